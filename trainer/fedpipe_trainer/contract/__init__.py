@@ -1,0 +1,86 @@
+"""What travels between operator and trainer: a task in, a manifest out, both plain JSON.
+
+This package is the wire format. It imports pydantic alone, so that the operator (which has no torch) and the
+trainer (which has no Kubernetes client) both read it. `SCHEMA_VERSION` goes up whenever a reader of the old
+form could misread the new one; a trainer refuses a task of a newer version by name.
+"""
+
+from fedpipe_trainer.contract.base import SCHEMA_VERSION, Wire
+from fedpipe_trainer.contract.exits import ExitCode, FailureReason
+from fedpipe_trainer.contract.manifest import (
+    Artifact,
+    BaseModelFacts,
+    EvaluationManifest,
+    ExportManifest,
+    Failure,
+    Manifest,
+    Measured,
+    Outcome,
+    ProfileManifest,
+    Sample,
+    Throughput,
+    UpdateManifest,
+    WeightShape,
+    parse_manifest,
+)
+from fedpipe_trainer.contract.objective import CausalLM, Objective, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.contract.plan import Bits, Forecast, Plan, Scaling, scale_of
+from fedpipe_trainer.contract.progress import Ended, Progress
+from fedpipe_trainer.contract.task import (
+    Data,
+    EvaluateTask,
+    Evaluation,
+    ExportTask,
+    GlobalAdapter,
+    Hyperparameters,
+    Model,
+    ProfileTask,
+    RunRef,
+    Task,
+    TrainTask,
+    parse_task,
+)
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Artifact",
+    "BaseModelFacts",
+    "Bits",
+    "CausalLM",
+    "Data",
+    "Ended",
+    "EvaluateTask",
+    "Evaluation",
+    "EvaluationManifest",
+    "ExitCode",
+    "ExportManifest",
+    "ExportTask",
+    "Failure",
+    "FailureReason",
+    "Forecast",
+    "GlobalAdapter",
+    "Hyperparameters",
+    "Manifest",
+    "Measured",
+    "Model",
+    "Objective",
+    "Outcome",
+    "Plan",
+    "ProfileManifest",
+    "ProfileTask",
+    "Progress",
+    "RunRef",
+    "Sample",
+    "Scaling",
+    "Seq2SeqLM",
+    "SequenceClassification",
+    "Task",
+    "Throughput",
+    "TrainTask",
+    "UpdateManifest",
+    "WeightShape",
+    "Wire",
+    "parse_manifest",
+    "parse_task",
+    "scale_of",
+]

@@ -1,0 +1,58 @@
+"""The plan for one site: which weights get an adapter, at which rank, on a base of how many bits, with which batch."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fedpipe_trainer.contract.base import Wire
+
+Bits = Literal[4, 8, 16, 32]
+
+
+class Scaling(StrEnum):
+    """How alpha and the rank make the scale of an adapter's product B·A."""
+
+    CLASSIC = "Classic"
+    """alpha / r (Hu et al., arXiv 2106.09685)."""
+    RSLORA = "RsLoRA"
+    """alpha / sqrt(r) (Kalajdzievski, arXiv 2312.03732)."""
+
+
+def scale_of(scaling: Scaling, alpha: float, rank: int) -> float:
+    """The factor before B·A for an adapter of this rank (dimensionless; 0 for rank 0)."""
+    if rank == 0:
+        return 0.0
+    return alpha / rank if scaling is Scaling.CLASSIC else alpha / float(rank) ** 0.5
+
+
+class Forecast(Wire):
+    """What the plan says a task will need; compared with what the manifest measured."""
+
+    memory_bytes: Annotated[int, Field(ge=0)]
+    """Peak memory of the trainer's process (CPU) or of its device (GPU)."""
+    seconds: Annotated[float, Field(ge=0)]
+    """From the task's start to its manifest, transfers included."""
+    upload_bytes: Annotated[int, Field(ge=0)]
+    download_bytes: Annotated[int, Field(ge=0)]
+
+
+class Plan(Wire):
+    """The choice for one site. `ranks` names every target weight; rank 0 is no adapter there."""
+
+    bits: Bits
+    batch_size: Annotated[int, Field(ge=1, le=4096)]
+    """Samples per optimiser step."""
+    steps: Annotated[int, Field(ge=1)]
+    """Optimiser steps per round: an upper bound that the deadline may cut."""
+    ranks: dict[str, Annotated[int, Field(ge=0, le=1024)]]
+    """Rank by weight, the weight named by its module path in the base model."""
+    scaling: Scaling = Scaling.RSLORA
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    forecast: Forecast
+    why: Annotated[tuple[str, ...], Field(max_length=32)] = ()
+    """The reasons of the choice, a sentence each."""
+
+    def scale(self, weight: str) -> float:
+        """The factor before B·A of this weight's adapter."""
+        return scale_of(self.scaling, self.alpha, self.ranks[weight])

@@ -1,0 +1,162 @@
+"""A task: all a trainer is told. It needs nothing else, no credentials and no API.
+
+URLs are `file://` or `http(s)://`; the latter are presigned for exactly one object and one verb.
+"""
+
+import json
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from fedpipe_trainer.contract.base import SCHEMA_VERSION, Wire
+from fedpipe_trainer.contract.objective import Objective
+from fedpipe_trainer.contract.plan import Bits, Plan
+
+Url = Annotated[str, Field(pattern=r"^(file|https?)://", max_length=8192)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class RunRef(Wire):
+    """Which run a task belongs to."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+class Model(Wire):
+    """The frozen base: a local folder, a hub repository at a revision, or files behind URLs."""
+
+    source: Annotated[str, Field(pattern=r"^(file:///|hf://|s3://).+", max_length=1024)]
+    files: dict[str, Url] = {}
+    """For `s3://`: each file of the model's folder and the URL to read it from."""
+    fingerprint: Sha256 | None = None
+    """The base every site must have (of the run's profiles); the task is refused when the local one differs."""
+
+
+class Data(Wire):
+    """The site's private data: paths on the machine where the task runs (jsonl, csv or parquet)."""
+
+    train: Annotated[str, Field(min_length=1, max_length=4096)]
+    validation: Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class GlobalAdapter(Wire):
+    """The aggregated adapter a task starts from. Its factors carry the scale: the update of a weight is B·A."""
+
+    url: Url
+    sha256: Sha256
+    size: Annotated[int, Field(ge=0)]
+
+
+class Hyperparameters(Wire):
+    """How a site trains (`spec.training`)."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-4
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    warmup_steps: Annotated[int, Field(ge=0, le=100000)] = 0
+    max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    gradient_checkpointing: bool = False
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+
+
+class Evaluation(Wire):
+    """How much of the validation data is used and what may be shown of it (`spec.evaluation`)."""
+
+    max_samples: Annotated[int, Field(ge=1, le=1000000)] = 1000
+    generations: Annotated[int, Field(ge=0, le=10000)] = 32
+    """Distinct prompts answered for BLEU, ROUGE-L and slot errors (generating tasks only)."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
+    samples: Annotated[int, Field(ge=0, le=20)] = 0
+    """Validation rows that leave the site in the manifest, with what was predicted. 0 unless the run asks for it."""
+
+
+class _TaskBase(Wire):
+    schema_version: Literal[1] = SCHEMA_VERSION
+    run: RunRef
+    site: str
+    round: Annotated[int, Field(ge=0)] = 0
+    attempt: Annotated[int, Field(ge=0)] = 0
+    model: Model
+    deadline_seconds: Annotated[float, Field(gt=0)] = 1800.0
+    """Seconds from the task's start after which it must have ended."""
+    manifest: Url
+    """Where the manifest goes, written last."""
+
+
+class ProfileTask(_TaskBase):
+    """Measure the site: model facts, labels, samples, memory and tokens per second at each bit width."""
+
+    kind: Literal["profile"] = "profile"
+    objective: Objective
+    data: Data
+    bits: Annotated[tuple[Bits, ...], Field(min_length=1)]
+    target_modules: tuple[str, ...] = ()
+    """Module name endings that get adapters; empty: found by architecture."""
+    batch_sizes: tuple[int, ...] = (1, 4)
+    rank: int = 8
+    seed: int = 0
+
+
+class TrainTask(_TaskBase):
+    """Train one round and send the update."""
+
+    kind: Literal["train"] = "train"
+    objective: Objective
+    data: Data
+    plan: Plan
+    hyperparameters: Hyperparameters
+    global_adapter: GlobalAdapter | None = None
+    """None in round 1: factors A start random from the seed, B at zero."""
+    validate_samples: Annotated[int, Field(ge=0)] = 0
+    """Validation rows for the update's own validation loss; 0 leaves it out."""
+    adapter: Url
+    checkpoint_read: Url | None = None
+    """Where an earlier attempt may have left a checkpoint."""
+    checkpoint_write: Url | None = None
+
+
+class EvaluateTask(_TaskBase):
+    """Measure an adapter (or, without one, the base) on the site's validation data."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    objective: Objective
+    data: Data
+    bits: Bits
+    batch_size: Annotated[int, Field(ge=1, le=4096)]
+    evaluation: Evaluation
+    global_adapter: GlobalAdapter | None = None
+    seed: int = 0
+
+
+class ExportTask(_TaskBase):
+    """Write the global adapter as a PEFT folder and as a merged model. Needs no data.
+
+    The two maps are file name to URL; a file the trainer makes that is not named there is an error.
+    """
+
+    kind: Literal["export"] = "export"
+    objective: Objective
+    global_adapter: GlobalAdapter
+    adapter_files: dict[str, Url] = {}
+    merged_files: dict[str, Url] = {}
+
+
+Task = Annotated[ProfileTask | TrainTask | EvaluateTask | ExportTask, Field(discriminator="kind")]
+
+_TASK: TypeAdapter[ProfileTask | TrainTask | EvaluateTask | ExportTask] = TypeAdapter(Task)
+
+
+def parse_task(text: str) -> ProfileTask | TrainTask | EvaluateTask | ExportTask:
+    """Read a task from JSON.
+
+    Raises:
+        ValueError: the text is not JSON, is of another schema version, or does not fit it (the message says where).
+    """
+    document = json.loads(text)
+    version = document.get("schemaVersion") if isinstance(document, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        msg = f"this task has schema version {version}, this trainer reads {SCHEMA_VERSION}: use a trainer image as new as the operator"
+        raise ValueError(msg)
+    return _TASK.validate_python(document)
