@@ -96,3 +96,12 @@ class RoundEvaluation(Wire):
     sites: dict[str, SiteEvaluation] = {}
     missing: dict[str, str] = {}
     """Sites that gave no result, with the reason."""
+
+
+class Comparison(Wire):
+    """What the federation was worth: the same evaluation of the base, of each site alone with the same budget, of the federated adapter."""
+
+    base: RoundEvaluation
+    alone: dict[str, RoundEvaluation]
+    """By the site that trained alone."""
+    federated: RoundEvaluation

@@ -1,0 +1,110 @@
+"""`EdgeSite`: where a site's trainer pods may run, what that pool can do, and where the site's private data is."""
+
+from typing import Annotated, Any, Literal
+
+from fedpipe_trainer.contract import Wire
+from pydantic import Field
+
+from fedpipe_operator.api.meta import API_VERSION, Condition, LabelMap, Metadata, Name
+from fedpipe_operator.api.quantities import Quantity
+
+RelativePath = Annotated[str, Field(pattern=r"^[^/].*$", min_length=1, max_length=1024)]
+
+
+class Accelerator(Wire):
+    """The GPUs one trainer pod of this site gets."""
+
+    resource: Annotated[str, Field(max_length=253)] = "nvidia.com/gpu"
+    count: Annotated[int, Field(ge=1, le=16)] = 1
+    memory: Quantity
+    """Memory of one device."""
+
+
+class Bandwidth(Wire):
+    """Between the site and the store, in bits per second."""
+
+    up: Quantity = "100M"
+    down: Quantity = "1G"
+
+
+class Capacity(Wire):
+    """What the site claims its pool can do. What is left out is measured by the profile."""
+
+    accelerator: Accelerator | None = None
+    cpu: Quantity | None = None
+    memory: Quantity | None = None
+    bandwidth: Bandwidth = Bandwidth()
+
+
+class ClaimReference(Wire):
+    """A PersistentVolumeClaim of the site's namespace."""
+
+    claim_name: Annotated[str, Field(min_length=1, max_length=253)]
+
+
+class Volume(Wire):
+    """Where the data lies."""
+
+    persistent_volume_claim: ClaimReference
+
+
+class SiteData(Wire):
+    """The private data, as paths within the volume; it is read in the site's own pods and never leaves them."""
+
+    train: RelativePath
+    validation: RelativePath
+    volume: Volume
+
+
+class Toleration(Wire):
+    """A Kubernetes toleration, for pools whose nodes are tainted."""
+
+    key: Annotated[str, Field(max_length=253)] | None = None
+    operator: Literal["Exists", "Equal"] = "Equal"
+    value: Annotated[str, Field(max_length=253)] | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    toleration_seconds: Annotated[int, Field(ge=0)] | None = None
+
+
+class PodOverrides(Wire):
+    """What an administrator adds to the site's trainer pods."""
+
+    labels: LabelMap = {}
+    annotations: LabelMap = {}
+    spec: dict[str, Any] = {}
+    """Merged into the pod's spec, which keeps its security settings."""
+
+
+class EdgeSiteSpec(Wire):
+    """What a site is."""
+
+    node_selector: LabelMap = {}
+    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] = ()
+    runtime_class_name: Annotated[str, Field(max_length=253)] | None = None
+    pod_template: PodOverrides | None = None
+    capacity: Capacity = Capacity()
+    data: SiteData
+    max_concurrent_jobs: Annotated[int, Field(ge=1, le=64)] = 1
+
+
+class EdgeSiteStatus(Wire):
+    """What the operator saw of a site."""
+
+    observed_generation: Annotated[int, Field(ge=0)] = 0
+    conditions: Annotated[tuple[Condition, ...], Field(max_length=8)] = ()
+    active_runs: Annotated[int, Field(ge=0)] = 0
+
+
+class EdgeSite(Wire):
+    """One site."""
+
+    api_version: Literal["fedpipe.io/v1alpha1"] = API_VERSION
+    kind: Literal["EdgeSite"] = "EdgeSite"
+    metadata: Metadata
+    spec: EdgeSiteSpec
+    status: EdgeSiteStatus = EdgeSiteStatus()
+
+    @property
+    def name(self) -> Name:
+        """The site's name, by which plans, updates and reports call it."""
+        return self.metadata.name

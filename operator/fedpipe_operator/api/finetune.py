@@ -1,0 +1,236 @@
+"""`FederatedFineTune`: a base model, a task, the sites, the rounds and the store. One object is one run."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from fedpipe_trainer.contract import Bits, Evaluation, Hyperparameters, Objective, Scaling, Wire
+from pydantic import Field, model_validator
+
+from fedpipe_operator.api.meta import API_VERSION, Condition, LabelMap, Metadata
+from fedpipe_operator.api.quantities import Duration
+
+MetricName = Literal["accuracy", "macroF1", "loss", "perplexity", "bleu", "rougeL", "slotErrorRate"]
+LOWER_IS_BETTER = frozenset({"loss", "perplexity", "slotErrorRate"})
+
+
+class ModelSpec(Wire):
+    """The frozen base model."""
+
+    source: Annotated[
+        str,
+        Field(
+            pattern=r"^(file:///.+|hf://[^/@]+/[^/@]+@[^/@]+|s3://[^/]+/.+|pvc://[^/]+/.+)$",
+            max_length=1024,
+        ),
+    ]
+
+
+class Selector(Wire):
+    """Which `EdgeSite`s of the namespace take part: those that carry all these labels. Empty: all."""
+
+    match_labels: LabelMap = {}
+
+
+class SitesSpec(Wire):
+    """Who takes part in a round, and how many updates it needs."""
+
+    selector: Selector = Selector()
+    per_round: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Sites drawn for each round; left out: all."""
+    quorum: Annotated[float, Field(gt=0, le=1)] = 0.8
+
+
+class Target(Wire):
+    """Stop as soon as a round's metric is this good."""
+
+    metric: MetricName
+    value: float
+
+
+class RoundsSpec(Wire):
+    """How long the run goes on."""
+
+    count: Annotated[int, Field(ge=1, le=1000)] = 10
+    deadline: Duration = "30m"
+    """For each stage of a round (training, evaluation) and for profiling and export."""
+    attempts: Annotated[int, Field(ge=1, le=10)] = 2
+    """Tries of one task at a site before the site is counted out."""
+    target: Target | None = None
+    patience: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Rounds without a better metric after which the run ends; left out: never."""
+
+
+class PlanningMode(StrEnum):
+    """How the plans are made."""
+
+    AUTO = "Auto"
+    """Each site gets what its hardware can carry."""
+    UNIFORM = "Uniform"
+    """Every site gets what the weakest can carry; for comparison."""
+
+
+class PlanningSpec(Wire):
+    """What the planner may choose from."""
+
+    mode: PlanningMode = PlanningMode.AUTO
+    bits: Annotated[tuple[Bits, ...], Field(min_length=1, max_length=4)] = (4, 8, 16)
+    ranks: Annotated[tuple[Annotated[int, Field(ge=0, le=1024)], ...], Field(min_length=1, max_length=16)] = (0, 4, 8, 16, 32)
+    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=16)] = (1, 2, 4, 8, 16)
+    target_modules: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=253)], ...], Field(max_length=64)] = ()
+    """Module name endings that get adapters; left out: the attention projections, found by architecture."""
+
+    @model_validator(mode="after")
+    def _some_rank_trains(self) -> "PlanningSpec":
+        if not any(self.ranks):
+            raise ValueError("ranks are all 0, so nothing would be trained: add a rank above 0")
+        return self
+
+
+class TrainingSpec(Hyperparameters):
+    """How the sites train."""
+
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """Passes over a site's data in each round."""
+    max_steps: Annotated[int, Field(ge=1, le=1000000)] | None = None
+    """At most so many optimiser steps in each round."""
+    alpha: Annotated[float, Field(gt=0, le=4096)] = 16.0
+    scaling: Scaling = Scaling.RSLORA
+
+
+class AggregationMethod(StrEnum):
+    """How a round's unlike adapters become one."""
+
+    EXACT = "Exact"
+    """The sample-weighted mean of the updates' products, factorised anew; what the cut to the rank loses is reported."""
+    FEDIT = "FedIT"
+    """A and B averaged apart (equal ranks only); inexact, for comparison."""
+    ZERO_PAD = "ZeroPad"
+    """A and B padded with zeros to the largest rank and averaged apart; inexact, for comparison."""
+
+
+class AggregationSpec(Wire):
+    """How updates are judged and combined."""
+
+    method: AggregationMethod = AggregationMethod.EXACT
+    max_norm: Annotated[float, Field(gt=0, le=1e9)] = 1e4
+    """An update whose increment of any weight has a larger Frobenius norm is refused."""
+
+
+class SecretReference(Wire):
+    """A Secret of the run's namespace."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+
+
+class StoreSpec(Wire):
+    """The S3-compatible store. The Secret holds `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`."""
+
+    bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", max_length=63)]
+    prefix: Annotated[str, Field(pattern=r"^[^/].*[^/]$|^[^/]$|^$", max_length=512)] = "fedpipe"
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^/]+$", max_length=1024)] | None = None
+    region: Annotated[str, Field(max_length=64)] = "us-east-1"
+    credentials_secret_ref: SecretReference | None = None
+
+
+class ExportSpec(Wire):
+    """What is left at the end."""
+
+    adapter: bool = True
+    merged: bool = True
+
+
+class FineTuneSpec(Wire):
+    """What a run is asked to do."""
+
+    model: ModelSpec
+    task: Objective
+    sites: SitesSpec = SitesSpec()
+    rounds: RoundsSpec = RoundsSpec()
+    planning: PlanningSpec = PlanningSpec()
+    training: TrainingSpec = TrainingSpec()
+    evaluation: Evaluation = Evaluation()
+    aggregation: AggregationSpec = AggregationSpec()
+    store: StoreSpec
+    export: ExportSpec = ExportSpec()
+    suspend: bool = False
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31536000)] | None = None
+
+    @model_validator(mode="after")
+    def _fedit_needs_equal_ranks(self) -> "FineTuneSpec":
+        if self.aggregation.method is AggregationMethod.FEDIT and self.planning.mode is not PlanningMode.UNIFORM:
+            raise ValueError("aggregation.method FedIT averages equal ranks only: set planning.mode to Uniform, or the method to Exact")
+        return self
+
+
+class MetricStatus(Wire):
+    """The newest federated evaluation."""
+
+    name: MetricName
+    value: float
+    round: Annotated[int, Field(ge=0)]
+
+
+class PlanStatus(Wire):
+    """One site's plan, and why."""
+
+    site: str
+    bits: Bits
+    batch_size: int
+    steps: int
+    rank: int
+    """The largest rank of any weight."""
+    adapters: int
+    """Weights with an adapter."""
+    memory: int
+    """Forecast, in bytes."""
+    seconds: float
+    """Forecast for a round."""
+    why: Annotated[tuple[Annotated[str, Field(max_length=1024)], ...], Field(max_length=8)] = ()
+
+
+class RoundStatus(Wire):
+    """One finished round."""
+
+    round: int
+    quorum: Annotated[str, Field(max_length=32)]
+    metric: float | None = None
+    loss: float | None = None
+    seconds: float
+    uploaded_bytes: int
+    truncated_energy: float
+    """The largest of any weight."""
+    left_out: Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=100)] = {}
+    """Sites whose update did not come or was refused, and why."""
+
+
+class FineTuneStatus(Wire):
+    """What the operator saw of a run. Bounded: the store has the rest."""
+
+    observed_generation: Annotated[int, Field(ge=0)] = 0
+    conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
+    round: Annotated[int, Field(ge=0)] = 0
+    quorum: Annotated[str, Field(max_length=32)] = ""
+    """Updates that came, of those needed and those asked for: `3 (2) of 3`."""
+    metric: MetricStatus | None = None
+    plans: Annotated[tuple[PlanStatus, ...], Field(max_length=100)] = ()
+    excluded: Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=100)] = {}
+    history: Annotated[tuple[RoundStatus, ...], Field(max_length=10)] = ()
+    export: Annotated[str, Field(max_length=1024)] = ""
+    """The key of the exported results in the store."""
+
+
+class FederatedFineTune(Wire):
+    """One run."""
+
+    api_version: Literal["fedpipe.io/v1alpha1"] = API_VERSION
+    kind: Literal["FederatedFineTune"] = "FederatedFineTune"
+    metadata: Metadata
+    spec: FineTuneSpec
+    status: FineTuneStatus = FineTuneStatus()
+
+
+def primary_metric(spec: FineTuneSpec) -> MetricName:
+    """The metric a run is judged by: its target's, else accuracy for a classification and perplexity for generation."""
+    if spec.rounds.target is not None:
+        return spec.rounds.target.metric
+    return "accuracy" if spec.task.type == "SequenceClassification" else "perplexity"

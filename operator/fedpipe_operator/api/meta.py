@@ -1,0 +1,55 @@
+"""What both kinds share: the API group, object metadata, conditions, label keys. Each word of the API is spelled here once."""
+
+from enum import StrEnum
+from typing import Annotated, Final
+
+from fedpipe_trainer.contract import Wire
+from pydantic import ConfigDict, Field
+
+GROUP: Final = "fedpipe.io"
+API_VERSION: Final = "fedpipe.io/v1alpha1"
+
+LABEL_RUN = f"{GROUP}/run"
+"""On every object a run makes: the run's name."""
+LABEL_SITE = f"{GROUP}/site"
+"""On a trainer's Job and pod: the site's name."""
+LABEL_ROUND = f"{GROUP}/round"
+"""On a trainer's Job and pod: the round, from 1."""
+
+NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+NAME_MAX = 63
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN, min_length=1, max_length=NAME_MAX)]
+LabelMap = Annotated[dict[str, Annotated[str, Field(max_length=253)]], Field(max_length=64)]
+
+
+class Metadata(Wire):
+    """The part of an object's metadata that the operator reads; what else the API server adds is passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: Name
+    namespace: Name = "default"
+    labels: LabelMap = {}
+    annotations: dict[str, str] = {}
+    uid: str = ""
+    generation: int = 1
+
+
+class ConditionStatus(StrEnum):
+    """Kubernetes' three-valued truth."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class Condition(Wire):
+    """One observation of an object, as the Kubernetes API conventions want it."""
+
+    type: Annotated[str, Field(max_length=63)]
+    status: ConditionStatus
+    reason: Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9]*$", max_length=63)]
+    message: Annotated[str, Field(max_length=4096)] = ""
+    observed_generation: Annotated[int, Field(ge=0)] = 0
+    last_transition_time: Annotated[str, Field(max_length=32)] = ""

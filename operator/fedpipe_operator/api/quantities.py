@@ -1,0 +1,38 @@
+"""Kubernetes quantities and Go durations as users write them, and the numbers they stand for."""
+
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$"
+_DURATION = r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?$"
+_FACTORS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15} | {
+    f"{letter}i": 1024.0**power for power, letter in enumerate("KMGTP", start=1)
+}
+_SECONDS = {"h": 3600, "m": 60, "s": 1}
+
+
+def _as_text(value: object) -> object:
+    """YAML reads `cpu: 8` as a number; Kubernetes takes both, so do we."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Quantity = Annotated[str, BeforeValidator(_as_text), Field(pattern=_QUANTITY, max_length=32)]
+"""A Kubernetes quantity such as `24Gi`, `8` or `500m`."""
+
+Duration = Annotated[str, Field(pattern=_DURATION, min_length=2, max_length=32)]
+"""A duration such as `90s`, `30m` or `1h30m`."""
+
+
+def amount(quantity: str) -> float:
+    """The number a quantity stands for: bytes, cores, or bits per second, whatever the field says."""
+    match = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", quantity)
+    if match is None or match[2] not in _FACTORS:
+        raise ValueError(f"{quantity!r} is no quantity: write a number with an optional suffix such as 24Gi or 100M")
+    return float(match[1]) * _FACTORS[match[2]]
+
+
+def seconds(duration: str) -> float:
+    """The seconds a duration stands for."""
+    return float(sum(int(number) * _SECONDS[unit] for number, unit in re.findall(r"([0-9]+)([hms])", duration)))

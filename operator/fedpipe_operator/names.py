@@ -1,0 +1,105 @@
+"""Every derived name and key, so that two looks at the same run always speak of the same object.
+
+Kubernetes names have at most 63 characters; a longer one keeps its beginning and gets a hash of the whole.
+Store keys are relative to the run's own prefix, `<prefix>/<namespace>/<name>/<uid>/`.
+"""
+
+import hashlib
+
+from fedpipe_operator.api.meta import NAME_MAX
+
+_HASH_LENGTH = 8
+
+COMPARISON = "comparison/comparison.json"
+REPORT = "report.html"
+EXPORT_ADAPTER = "export/adapter"
+EXPORT_MERGED = "export/merged"
+
+
+def bounded(name: str) -> str:
+    """The name itself if Kubernetes takes it, else its beginning and a hash of the whole: at most 63 characters, no collisions."""
+    if len(name) <= NAME_MAX:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:_HASH_LENGTH]
+    return f"{name[: NAME_MAX - _HASH_LENGTH - 1].rstrip('-')}-{digest}"
+
+
+def job(run: str, kind: str, *, site: str = "", round_: int = 0, attempt: int = 0) -> str:
+    """A Job's name: the same for the same run, kind of work, site, round and attempt."""
+    parts = [run, kind, f"r{round_}" if round_ else "", site, f"a{attempt}"]
+    return bounded("-".join(part for part in parts if part))
+
+
+def run_prefix(prefix: str, namespace: str, name: str, uid: str) -> str:
+    """Where all of a run's objects are in its bucket."""
+    return "/".join(part for part in (prefix, namespace, name, uid) if part)
+
+
+def profile_manifest(site: str, attempt: int) -> str:
+    """Key of what was measured at a site."""
+    return f"profile/{site}/{attempt}/manifest.json"
+
+
+def round_folder(round_: int) -> str:
+    """Prefix of all of a round's keys."""
+    return f"rounds/{round_:04d}"
+
+
+def round_plan(round_: int) -> str:
+    """Key of a round's `RoundPlan`."""
+    return f"{round_folder(round_)}/plan.json"
+
+
+def update_folder(round_: int, site: str, attempt: int) -> str:
+    """Prefix of one site's update."""
+    return f"{round_folder(round_)}/updates/{site}/{attempt}"
+
+
+def update_adapter(round_: int, site: str, attempt: int) -> str:
+    """Key of an update's adapter."""
+    return f"{update_folder(round_, site, attempt)}/adapter.safetensors"
+
+
+def update_manifest(round_: int, site: str, attempt: int) -> str:
+    """Key of an update's manifest, written after its adapter."""
+    return f"{update_folder(round_, site, attempt)}/manifest.json"
+
+
+def update_verdict(round_: int, site: str, attempt: int) -> str:
+    """Key of what the gate said of an update."""
+    return f"{update_folder(round_, site, attempt)}/verdict.json"
+
+
+def checkpoint(round_: int, site: str) -> str:
+    """Key of a site's checkpoint: one for all attempts of the round, so that the next goes on from it."""
+    return f"{round_folder(round_)}/updates/{site}/checkpoint.safetensors"
+
+
+def global_adapter(round_: int) -> str:
+    """Key of a round's global adapter."""
+    return f"{round_folder(round_)}/global/adapter.safetensors"
+
+
+def round_manifest(round_: int) -> str:
+    """Key of a round's commit."""
+    return f"{round_folder(round_)}/global/manifest.json"
+
+
+def evaluation_manifest(round_: int, site: str, attempt: int) -> str:
+    """Key of one site's evaluation of a round's global adapter (round 0: of the base)."""
+    return f"{round_folder(round_)}/evaluations/{site}/{attempt}/manifest.json"
+
+
+def round_evaluation(round_: int) -> str:
+    """Key of a round's `RoundEvaluation`."""
+    return f"{round_folder(round_)}/evaluation.json"
+
+
+def export_manifest(attempt: int) -> str:
+    """Key of the export's manifest."""
+    return f"export/{attempt}/manifest.json"
+
+
+def alone_folder(site: str) -> str:
+    """Prefix of what a site trained alone, for the comparison."""
+    return f"comparison/alone/{site}"
