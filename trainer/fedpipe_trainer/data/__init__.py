@@ -1,0 +1,25 @@
+"""From a file of a site's data to the batches of one step: rows, then examples, then tensors.
+
+Nothing of the data is written anywhere; error messages name files, lines, columns and labels, never a text.
+"""
+
+from fedpipe_trainer.data.batches import batch_indices, collate, target_count
+from fedpipe_trainer.data.encoding import IGNORED, Example, Tokenizer, encode, encode_prompts
+from fedpipe_trainer.data.rows import Row, Rows, read_rows
+from fedpipe_trainer.data.templates import columns_of, fill
+
+__all__ = [
+    "IGNORED",
+    "Example",
+    "Row",
+    "Rows",
+    "Tokenizer",
+    "batch_indices",
+    "collate",
+    "columns_of",
+    "encode",
+    "encode_prompts",
+    "fill",
+    "read_rows",
+    "target_count",
+]

@@ -1,0 +1,52 @@
+"""Peak memory of a task: of the device where a GPU did the work, else of this process.
+
+A process that serves several tasks keeps its peak from one to the next, so each task resets it at its start.
+torch is never imported from here: a task that failed before it needed torch ran on the CPU.
+"""
+
+import logging
+import resource
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+_LOG = logging.getLogger(__name__)
+
+_CLEAR_REFS: Final = Path("/proc/self/clear_refs")
+_RESET_PEAK: Final = "5"  # proc(5): resets the peak resident set size
+
+
+def reset_peak() -> None:
+    """Forget the peak so far."""
+    cuda = _cuda()
+    if cuda is not None:
+        cuda.reset_peak_memory_stats()
+    try:
+        _CLEAR_REFS.write_text(_RESET_PEAK)
+    except OSError as error:
+        _LOG.warning("the peak memory of this process cannot be reset (%s): what is reported is its peak since it started", error)
+
+
+def peak_bytes() -> int:
+    """Peak memory in bytes since `reset_peak`."""
+    cuda = _cuda()
+    if cuda is not None:
+        return int(cuda.max_memory_reserved())
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def device_name() -> str:
+    """The name of the GPU that this process computes on, or "cpu"."""
+    cuda = _cuda()
+    return "cpu" if cuda is None else str(cuda.get_device_name())
+
+
+def _cuda() -> "ModuleType | None":
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_available() else None
