@@ -119,6 +119,10 @@ class ProfileManifest(_ManifestBase):
     skipped_rows: int = 0
     mean_tokens: float = 0.0
     """Mean tokens of a training sample after cutting at maxLength."""
+    longest_tokens: int = 0
+    """Those of the longest training sample; 0: not recorded, so that maxLength must be planned for."""
+    rank: int = 8
+    """Rank of every weight's adapter while `throughput` was measured."""
     memory_bytes: int = 0
     """What the process may use: the device's memory, or the smaller of the machine's and the cgroup's."""
     runtime_bytes: int = 0
