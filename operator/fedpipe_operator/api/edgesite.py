@@ -5,16 +5,19 @@ from typing import Annotated, Any, Literal
 from fedpipe_trainer.contract import Wire
 from pydantic import Field
 
-from fedpipe_operator.api.meta import API_VERSION, Condition, LabelMap, Metadata, Name
+from fedpipe_operator.api.meta import API_VERSION, AnnotationMap, Condition, LabelMap, Metadata, Name, ObjectName
 from fedpipe_operator.api.quantities import Quantity
 
-RelativePath = Annotated[str, Field(pattern=r"^[^/].*$", min_length=1, max_length=1024)]
+DATA_PATTERN = r"^([^/.][^/]*/)*[^/.][^/]*\.(jsonl|csv|parquet)$"
+
+DataFile = Annotated[str, Field(pattern=DATA_PATTERN, max_length=1024)]
+"""A path that stays within its volume: no part of it begins with a dot, and it does not begin with a slash."""
 
 
 class Accelerator(Wire):
     """The GPUs one trainer pod of this site gets."""
 
-    resource: Annotated[str, Field(max_length=253)] = "nvidia.com/gpu"
+    resource: Annotated[str, Field(min_length=1, max_length=253)] = "nvidia.com/gpu"
     count: Annotated[int, Field(ge=1, le=16)] = 1
     memory: Quantity
     """Memory of one device."""
@@ -39,7 +42,7 @@ class Capacity(Wire):
 class ClaimReference(Wire):
     """A PersistentVolumeClaim of the site's namespace."""
 
-    claim_name: Annotated[str, Field(min_length=1, max_length=253)]
+    claim_name: ObjectName
 
 
 class Volume(Wire):
@@ -51,8 +54,8 @@ class Volume(Wire):
 class SiteData(Wire):
     """The private data, as paths within the volume; it is read in the site's own pods and never leaves them."""
 
-    train: RelativePath
-    validation: RelativePath
+    train: DataFile
+    validation: DataFile
     volume: Volume
 
 
@@ -63,15 +66,15 @@ class Toleration(Wire):
     operator: Literal["Exists", "Equal"] = "Equal"
     value: Annotated[str, Field(max_length=253)] | None = None
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    toleration_seconds: Annotated[int, Field(ge=0)] | None = None
+    toleration_seconds: Annotated[int, Field(ge=0, le=31536000)] | None = None
 
 
 class PodOverrides(Wire):
     """What an administrator adds to the site's trainer pods."""
 
     labels: LabelMap = {}
-    annotations: LabelMap = {}
-    spec: dict[str, Any] = {}
+    annotations: AnnotationMap = {}
+    spec: Annotated[dict[str, Any], Field(max_length=64)] = {}
     """Merged into the pod's spec, which keeps its security settings."""
 
 
@@ -80,7 +83,7 @@ class EdgeSiteSpec(Wire):
 
     node_selector: LabelMap = {}
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] = ()
-    runtime_class_name: Annotated[str, Field(max_length=253)] | None = None
+    runtime_class_name: ObjectName | None = None
     pod_template: PodOverrides | None = None
     capacity: Capacity = Capacity()
     data: SiteData

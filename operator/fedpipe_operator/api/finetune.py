@@ -6,23 +6,25 @@ from typing import Annotated, Literal
 from fedpipe_trainer.contract import Bits, Evaluation, Hyperparameters, Objective, Scaling, Wire
 from pydantic import Field, model_validator
 
-from fedpipe_operator.api.meta import API_VERSION, Condition, LabelMap, Metadata
+from fedpipe_operator.api.meta import API_VERSION, Condition, LabelMap, Metadata, Name, ObjectName, Sentence
 from fedpipe_operator.api.quantities import Duration
 
 MetricName = Literal["accuracy", "macroF1", "loss", "perplexity", "bleu", "rougeL", "slotErrorRate"]
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "slotErrorRate"})
+CLASSIFICATION_METRICS = ("accuracy", "macroF1", "loss")
+GENERATION_METRICS = ("loss", "perplexity", "bleu", "rougeL", "slotErrorRate")
+
+SOURCE_PATTERN = r"^(file:///.+|hf://[^/@]+/[^/@]+@[^/@]+|s3://[^/]+/.+|pvc://[a-z0-9][-a-z0-9.]*(/[^/.][^/]*)+)$"
+BUCKET_PATTERN = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
+PREFIX_PATTERN = r"^([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?$"
+ENDPOINT_PATTERN = r"^https?://[^/]+$"
 
 
 class ModelSpec(Wire):
     """The frozen base model."""
 
-    source: Annotated[
-        str,
-        Field(
-            pattern=r"^(file:///.+|hf://[^/@]+/[^/@]+@[^/@]+|s3://[^/]+/.+|pvc://[^/]+/.+)$",
-            max_length=1024,
-        ),
-    ]
+    source: Annotated[str, Field(pattern=SOURCE_PATTERN, max_length=1024)]
+    """`hf://org/name@revision`, `s3://bucket/folder`, `pvc://claim/folder`, or `file:///folder` on the machine of the trainer."""
 
 
 class Selector(Wire):
@@ -44,7 +46,7 @@ class Target(Wire):
     """Stop as soon as a round's metric is this good."""
 
     metric: MetricName
-    value: float
+    value: Annotated[float, Field(ge=0, le=1e9)]
 
 
 class RoundsSpec(Wire):
@@ -119,16 +121,17 @@ class AggregationSpec(Wire):
 class SecretReference(Wire):
     """A Secret of the run's namespace."""
 
-    name: Annotated[str, Field(min_length=1, max_length=253)]
+    name: ObjectName
 
 
 class StoreSpec(Wire):
     """The S3-compatible store. The Secret holds `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`."""
 
-    bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", max_length=63)]
-    prefix: Annotated[str, Field(pattern=r"^[^/].*[^/]$|^[^/]$|^$", max_length=512)] = "fedpipe"
-    endpoint: Annotated[str, Field(pattern=r"^https?://[^/]+$", max_length=1024)] | None = None
-    region: Annotated[str, Field(max_length=64)] = "us-east-1"
+    bucket: Annotated[str, Field(pattern=BUCKET_PATTERN, max_length=63)]
+    prefix: Annotated[str, Field(pattern=PREFIX_PATTERN, max_length=512)] = "fedpipe"
+    endpoint: Annotated[str, Field(pattern=ENDPOINT_PATTERN, max_length=1024)] | None = None
+    """Left out: Amazon's own."""
+    region: Annotated[str, Field(min_length=1, max_length=64)] = "us-east-1"
     credentials_secret_ref: SecretReference | None = None
 
 
@@ -161,6 +164,15 @@ class FineTuneSpec(Wire):
             raise ValueError("aggregation.method FedIT averages equal ranks only: set planning.mode to Uniform, or the method to Exact")
         return self
 
+    @model_validator(mode="after")
+    def _target_is_measured(self) -> "FineTuneSpec":
+        measured = CLASSIFICATION_METRICS if self.task.type == "SequenceClassification" else GENERATION_METRICS
+        if self.rounds.target is not None and self.rounds.target.metric not in measured:
+            raise ValueError(
+                f"rounds.target.metric {self.rounds.target.metric} is not measured for {self.task.type}: use one of {', '.join(measured)}"
+            )
+        return self
+
 
 class MetricStatus(Wire):
     """The newest federated evaluation."""
@@ -173,33 +185,33 @@ class MetricStatus(Wire):
 class PlanStatus(Wire):
     """One site's plan, and why."""
 
-    site: str
+    site: Name
     bits: Bits
-    batch_size: int
-    steps: int
-    rank: int
+    batch_size: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=1)]
+    rank: Annotated[int, Field(ge=0)]
     """The largest rank of any weight."""
-    adapters: int
+    adapters: Annotated[int, Field(ge=0)]
     """Weights with an adapter."""
-    memory: int
+    memory: Annotated[int, Field(ge=0)]
     """Forecast, in bytes."""
-    seconds: float
+    seconds: Annotated[float, Field(ge=0)]
     """Forecast for a round."""
-    why: Annotated[tuple[Annotated[str, Field(max_length=1024)], ...], Field(max_length=8)] = ()
+    why: Annotated[tuple[Sentence, ...], Field(max_length=8)] = ()
 
 
 class RoundStatus(Wire):
     """One finished round."""
 
-    round: int
+    round: Annotated[int, Field(ge=1)]
     quorum: Annotated[str, Field(max_length=32)]
     metric: float | None = None
     loss: float | None = None
-    seconds: float
-    uploaded_bytes: int
-    truncated_energy: float
+    seconds: Annotated[float, Field(ge=0)]
+    uploaded_bytes: Annotated[int, Field(ge=0)]
+    truncated_energy: Annotated[float, Field(ge=0)]
     """The largest of any weight."""
-    left_out: Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=100)] = {}
+    left_out: Annotated[dict[str, Sentence], Field(max_length=100)] = {}
     """Sites whose update did not come or was refused, and why."""
 
 
@@ -213,7 +225,7 @@ class FineTuneStatus(Wire):
     """Updates that came, of those needed and those asked for: `3 (2) of 3`."""
     metric: MetricStatus | None = None
     plans: Annotated[tuple[PlanStatus, ...], Field(max_length=100)] = ()
-    excluded: Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=100)] = {}
+    excluded: Annotated[dict[str, Sentence], Field(max_length=100)] = {}
     history: Annotated[tuple[RoundStatus, ...], Field(max_length=10)] = ()
     export: Annotated[str, Field(max_length=1024)] = ""
     """The key of the exported results in the store."""

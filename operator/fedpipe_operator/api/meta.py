@@ -16,11 +16,20 @@ LABEL_SITE = f"{GROUP}/site"
 LABEL_ROUND = f"{GROUP}/round"
 """On a trainer's Job and pod: the round, from 1."""
 
-NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+"""RFC 1035: the names of what we make begin with it, and Services among them allow no leading digit."""
 NAME_MAX = 63
+NAMESPACE_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+OBJECT_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+"""RFC 1123: the name of a Secret, a claim or a class that others made."""
 
-Name = Annotated[str, Field(pattern=NAME_PATTERN, min_length=1, max_length=NAME_MAX)]
-LabelMap = Annotated[dict[str, Annotated[str, Field(max_length=253)]], Field(max_length=64)]
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=NAME_MAX)]
+Namespace = Annotated[str, Field(pattern=NAMESPACE_PATTERN, max_length=NAME_MAX)]
+ObjectName = Annotated[str, Field(pattern=OBJECT_PATTERN, max_length=253)]
+LabelMap = Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=64)]
+AnnotationMap = Annotated[dict[str, Annotated[str, Field(max_length=4096)]], Field(max_length=64)]
+Sentence = Annotated[str, Field(max_length=1024)]
+"""A reason or an explanation in a status."""
 
 
 class Metadata(Wire):
@@ -29,7 +38,7 @@ class Metadata(Wire):
     model_config = ConfigDict(extra="ignore")
 
     name: Name
-    namespace: Name = "default"
+    namespace: Namespace = "default"
     labels: LabelMap = {}
     annotations: dict[str, str] = {}
     uid: str = ""

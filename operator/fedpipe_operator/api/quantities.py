@@ -5,8 +5,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$"
-_DURATION = r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?$"
+QUANTITY_PATTERN = r"^(0*[1-9][0-9]*(\.[0-9]+)?|0+\.0*[1-9][0-9]*)(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$"
+DURATION_PATTERN = r"^([1-9][0-9]*h([0-9]+m)?([0-9]+s)?|[1-9][0-9]*m([0-9]+s)?|[1-9][0-9]*s)$"
 _FACTORS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15} | {
     f"{letter}i": 1024.0**power for power, letter in enumerate("KMGTP", start=1)
 }
@@ -14,15 +14,15 @@ _SECONDS = {"h": 3600, "m": 60, "s": 1}
 
 
 def _as_text(value: object) -> object:
-    """YAML reads `cpu: 8` as a number; Kubernetes takes both, so do we."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    """YAML reads `cpu: 8` as an integer. Kubernetes takes an integer or a text here (and no fraction), so do we."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Quantity = Annotated[str, BeforeValidator(_as_text), Field(pattern=_QUANTITY, max_length=32)]
-"""A Kubernetes quantity such as `24Gi`, `8` or `500m`."""
+Quantity = Annotated[str, BeforeValidator(_as_text), Field(pattern=QUANTITY_PATTERN, max_length=32)]
+"""A Kubernetes quantity above 0 such as `24Gi`, `8` or `500m`."""
 
-Duration = Annotated[str, Field(pattern=_DURATION, min_length=2, max_length=32)]
-"""A duration such as `90s`, `30m` or `1h30m`."""
+Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=32)]
+"""A duration above 0 such as `90s`, `30m` or `1h30m`."""
 
 
 def amount(quantity: str) -> float:
