@@ -93,6 +93,8 @@ class BaseModelFacts(Wire):
     A dimension of -1 stands for the number of labels, which is not fixed before every site is profiled.
     """
     merged_bytes: Annotated[int, Field(ge=0)] = 0
+    materialised_attention: bool = False
+    """Whether attention keeps its batch × heads × length² scores (eager); fused kernels (sdpa, flash) do not."""
 
 
 class Throughput(Wire):
