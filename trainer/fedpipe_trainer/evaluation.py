@@ -1,0 +1,135 @@
+"""Passes of a model over examples without learning from them: losses, predicted classes, generated answers.
+
+Batches are made of examples of like length, the longest first: little padding, and memory that is too small shows at
+once. Order never changes a result's meaning: what is returned is in the order of what was given.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fedpipe_trainer.contract import CausalLM, Objective, Seq2SeqLM
+from fedpipe_trainer.data import Example, collate, target_count
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one batch gave."""
+
+    positions: list[int]
+    """Which examples were in it."""
+    loss_sum: float
+    """The loss summed over its targets."""
+    targets: int
+    tokens: int
+    logits: Tensor
+    """As the model returns them, in the order of `positions`."""
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, without gradients; afterwards as it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        # Not inference_mode: what a layer keeps from it could never take part in training again.
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def passes(model: nn.Module, examples: Sequence[Example], *, objective: Objective, pad_id: int, batch_size: int) -> Iterator[Pass]:
+    """Run the model over all examples, a batch at a time. The caller holds `evaluating(model)` open meanwhile."""
+    device = next(model.parameters()).device
+    for positions in _alike([len(example.input_ids) for example in examples], batch_size):
+        batch = {name: tensor.to(device) for name, tensor in collate([examples[i] for i in positions], objective, pad_id).items()}
+        outputs = model(**batch)
+        targets = target_count(batch)
+        # A batch without a target has a mean over nothing, which is not a number.
+        loss_sum = float(outputs.loss) * targets if targets else 0.0
+        yield Pass(positions, loss_sum, targets, int(batch["attention_mask"].sum()), outputs.logits)
+
+
+def mean_loss(model: nn.Module, examples: Sequence[Example], *, objective: Objective, pad_id: int, batch_size: int) -> tuple[float, int]:
+    """The mean loss over all targets of the examples, and how many targets they have.
+
+    For a language model a target is a token of a response, for a classification the label of an example. Without any
+    target the loss is 0.
+    """
+    loss_sum, targets = 0.0, 0
+    with evaluating(model):
+        for done in passes(model, examples, objective=objective, pad_id=pad_id, batch_size=batch_size):
+            loss_sum += done.loss_sum
+            targets += done.targets
+    return loss_sum / max(targets, 1), targets
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are generated: greedily, up to `max_new_tokens`, or to the end token."""
+
+    max_new_tokens: int
+    pad_id: int
+    end_id: int
+    batch_size: int
+
+
+def answers(
+    model: nn.Module, prompts: Sequence[list[int]], objective: CausalLM | Seq2SeqLM, *, how: Decoding, between: Callable[[], None]
+) -> list[list[int]]:
+    """The model's answer to each prompt: token ids without prompt, end token and padding.
+
+    Args:
+        model: a transformers model that generates.
+        prompts: token ids.
+        objective: whether the answer follows the prompt (CausalLM) or stands apart (Seq2SeqLM).
+        how: see `Decoding`.
+        between: called before each batch; it may raise to end the work.
+    """
+    device = next(model.parameters()).device
+    found: list[list[int]] = [[] for _ in prompts]
+    with evaluating(model):
+        for positions in _alike([len(prompt) for prompt in prompts], how.batch_size):
+            between()
+            inputs, mask = _padded_left([prompts[i] for i in positions], how.pad_id)
+            generated = _generate(model, inputs.to(device), mask.to(device), how)
+            skipped = inputs.shape[1] if isinstance(objective, CausalLM) else 1  # the decoder's start token
+            for position, ids in zip(positions, generated[:, skipped:].tolist(), strict=True):
+                found[position] = _until(ids, how.end_id)
+    return found
+
+
+def _generate(model: nn.Module, inputs: Tensor, mask: Tensor, how: Decoding) -> Tensor:
+    generate: Callable[..., Tensor] = model.generate  # type: ignore[assignment]  # torch types every attribute of a module as Tensor | Module
+    return generate(
+        input_ids=inputs,
+        attention_mask=mask,
+        max_new_tokens=how.max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        pad_token_id=how.pad_id,
+        eos_token_id=how.end_id,
+    )
+
+
+def _alike(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Positions in batches of like length, the longest first."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def _padded_left(prompts: Sequence[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Prompts that all end where the answers begin: ids and attention mask, both (batch, length), int64."""
+    length = max(len(prompt) for prompt in prompts)
+    ids = torch.tensor([[pad_id] * (length - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    return ids, mask
+
+
+def _until(ids: list[int], end_id: int) -> list[int]:
+    return ids[: ids.index(end_id)] if end_id in ids else ids
