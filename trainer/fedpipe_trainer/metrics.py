@@ -36,7 +36,7 @@ def of_classes(expected: Sequence[int], predicted: Sequence[int]) -> dict[str, f
 
 
 def perplexity(loss: float) -> float:
-    """e to the power of the mean loss per token (nats); finite for every finite loss."""
+    """Exponential of the mean loss per token (nats); finite for every finite loss."""
     return math.exp(min(loss, _LARGEST_EXPONENT))
 
 
