@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from fedpipe_trainer.contract import Wire
 from pydantic import Field
 
 from fedpipe_operator.api.meta import API_VERSION, AnnotationMap, Condition, LabelMap, Metadata, Name, ObjectName
 from fedpipe_operator.api.quantities import Quantity
+from fedpipe_trainer.contract import Wire
 
 DATA_PATTERN = r"^([^/.][^/]*/)*[^/.][^/]*\.(jsonl|csv|parquet)$"
 

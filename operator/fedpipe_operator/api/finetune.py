@@ -3,11 +3,11 @@
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from fedpipe_trainer.contract import Bits, Evaluation, Hyperparameters, Objective, Scaling, Wire
 from pydantic import Field, model_validator
 
 from fedpipe_operator.api.meta import API_VERSION, Condition, LabelMap, Metadata, Name, ObjectName, Sentence
 from fedpipe_operator.api.quantities import Duration
+from fedpipe_trainer.contract import Bits, Evaluation, Hyperparameters, Objective, Scaling, Wire
 
 MetricName = Literal["accuracy", "macroF1", "loss", "perplexity", "bleu", "rougeL", "slotErrorRate"]
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "slotErrorRate"})

@@ -3,8 +3,9 @@
 from enum import StrEnum
 from typing import Annotated, Final
 
-from fedpipe_trainer.contract import Wire
 from pydantic import ConfigDict, Field
+
+from fedpipe_trainer.contract import Wire
 
 GROUP: Final = "fedpipe.io"
 API_VERSION: Final = "fedpipe.io/v1alpha1"

@@ -1,0 +1,34 @@
+"""The command line, `fedpipe`: one module per command, imported only when it is asked for.
+
+A module named below has a function `command`; its docstring is the help, its annotations are the arguments.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final
+
+import typer
+
+COMMANDS: Final = {
+    "validate": "fedpipe_operator.cli.validate",
+}
+
+
+def app_for(arguments: Sequence[str]) -> typer.Typer:
+    """The application with the one command that `arguments` begin with, or with all of them (for the help, for a typing error)."""
+    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    app.callback()(_fedpipe)
+    wanted = [name for name in COMMANDS if name in arguments[:1]] or list(COMMANDS)
+    for name in wanted:
+        app.command(name)(import_module(COMMANDS[name]).command)
+    return app
+
+
+def main() -> None:
+    """Run the command that the process's arguments name."""
+    app_for(sys.argv[1:])()
+
+
+def _fedpipe() -> None:
+    """Federated fine-tuning, planned per site and aggregated exactly."""

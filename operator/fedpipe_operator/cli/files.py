@@ -1,0 +1,81 @@
+"""Reads the files that a command is given: the one place where YAML comes from the disk."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+
+import typer
+
+from fedpipe_operator.api import EdgeSite, FederatedFineTune
+from fedpipe_operator.api.checks import problems_between
+from fedpipe_operator.api.documents import Problem
+from fedpipe_operator.api.parse import Found, read_documents
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects of some files, in the order of the files."""
+
+    sites: list[EdgeSite]
+    runs: list[FederatedFineTune]
+
+
+def load(paths: Sequence[Path]) -> Objects:
+    """The objects of these files and folders; with a problem in them, print all problems and end the command with status 2."""
+    objects, problems = read(paths)
+    for problem in problems:
+        typer.echo(str(problem), err=True)
+    if problems:
+        raise typer.Exit(2)
+    return objects
+
+
+def read(paths: Sequence[Path]) -> tuple[Objects, list[Problem]]:
+    """The objects of these files and folders (of a folder: its *.yaml files), and every problem in them."""
+    found: list[Found] = []
+    problems: list[Problem] = []
+    for path in paths:
+        for file in _files(path):
+            text = _text(file)
+            if isinstance(text, Problem):
+                problems.append(text)
+                continue
+            reading = read_documents(text, str(file))
+            found.extend(reading.found)
+            problems.extend(reading.problems)
+    problems.extend(
+        found[index].document.problem(where, message) for index, where, message in problems_between([one.value for one in found])
+    )
+    return _sorted_by_kind(one.value for one in found), sorted(problems, key=attrgetter("position"))
+
+
+def _sorted_by_kind(values: Iterable[EdgeSite | FederatedFineTune]) -> Objects:
+    objects = Objects([], [])
+    for value in values:
+        if isinstance(value, EdgeSite):
+            objects.sites.append(value)
+        else:
+            objects.runs.append(value)
+    return objects
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(path.glob("*.yaml")) or [path] if path.is_dir() else [path]
+
+
+def _text(file: Path) -> str | Problem:
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return _unreadable(file, "there is no such file: correct the path")
+    except IsADirectoryError:
+        return _unreadable(file, "this folder holds no *.yaml file: name the file")
+    except UnicodeDecodeError:
+        return _unreadable(file, "this is no text in UTF-8: save it as UTF-8")
+    except OSError as error:
+        return _unreadable(file, f"it cannot be read ({error.strerror}): check its permissions")
+
+
+def _unreadable(file: Path, message: str) -> Problem:
+    return Problem(str(file), 1, 0, "", "", message)

@@ -1,0 +1,23 @@
+"""`fedpipe validate`: what is wrong in a file, before anything runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedpipe_operator.cli.files import read
+
+
+def command(
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Files, or folders whose *.yaml files are read.")],
+) -> None:
+    """Say everything that is wrong in these files: where, what, and what to do. The exit status is 2 if anything is."""
+    objects, problems = read(paths)
+    for problem in problems:
+        typer.echo(str(problem))
+    if problems:
+        raise typer.Exit(2)
+    for site in objects.sites:
+        typer.echo(f"{site.kind} {site.name}: valid")
+    for run in objects.runs:
+        typer.echo(f"{run.kind} {run.metadata.name}: valid")
