@@ -1,0 +1,101 @@
+"""The device a task runs on: its memory, its limit, its peak FLOP/s. The recipes call the same functions on CPU and CUDA."""
+
+import ctypes
+import gc
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import psutil
+import torch
+
+_STATUS = Path("/proc/self/status")
+_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "could not create a primitive")
+
+
+def choose() -> torch.device:
+    """The first CUDA device if there is one, else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def memory_bytes(device: torch.device, limit: int | None) -> int:
+    """Bytes a task may use: the device's memory, or the least of the machine's, the cgroup's and `limit`."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    texts = [path.read_text().strip() for path in _CGROUP_LIMITS if path.is_file()]
+    cgroup = [int(text) for text in texts if text.isdigit()]
+    return min([psutil.virtual_memory().total, *cgroup, *([limit] if limit else [])])
+
+
+def release_freed() -> None:
+    """Return freed memory to the kernel and the device, so that what counts as used is what is really held."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):  # glibc alone has it
+        libc.malloc_trim(0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device, the CPU allocator or Python ran out of memory."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _OUT_OF_MEMORY)
+
+
+@contextmanager
+def memory_limit(limit: int | None) -> Iterator[None]:
+    """Let the process's private memory grow no further than to `limit` resident bytes in here (CPU).
+
+    A refused allocation is an error that training can answer with a smaller micro-batch; without this the kernel
+    (or the site's watch) ends the process. The limit is on mapped memory (RLIMIT_DATA), of which the resident set
+    is a part: what is mapped but untouched now is allowed on top.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if limit is not None:
+        room = max(0, limit - _status_bytes("VmRSS"))
+        wanted = _status_bytes("VmData") + room
+        resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+@lru_cache(maxsize=4)
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of this device's best square matrix product of this type: what MFU is a share of.
+
+    Measured, not looked up: 2·n³ FLOP in the best of five runs, on the CPU with the threads this process has.
+    """
+    n = 8192 if device.type == "cuda" else 1024
+    a = torch.ones(n, n, device=device, dtype=dtype)
+    best = min(_seconds_of_product(a) for _ in range(5))
+    return 2.0 * n**3 / best
+
+
+def _seconds_of_product(a: torch.Tensor) -> float:
+    synchronise(a.device)
+    start = time.perf_counter()
+    torch.mm(a, a)
+    synchronise(a.device)
+    return time.perf_counter() - start
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _status_bytes(field: str) -> int:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    msg = f"/proc/self/status has no {field}: this needs Linux with /proc mounted"
+    raise OSError(msg)
