@@ -1,0 +1,153 @@
+"""Toy models of real architectures with random weights, made once a session, and what whole-script tests need around them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    BertConfig,
+    GPT2Config,
+    LlamaConfig,
+    MPNetConfig,
+    PreTrainedTokenizerFast,
+    T5Config,
+)
+
+from fedpipe_trainer.contract import Ended, Wire
+
+BYTES = 256
+PAD, END, START, MASK = range(BYTES, BYTES + 4)
+VOCABULARY = BYTES + 4
+
+_CONFIGS: dict[str, Callable[[], Any]] = {
+    "llama": lambda: LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=START,
+        eos_token_id=END,
+        pad_token_id=PAD,
+    ),
+    "gpt2": lambda: GPT2Config(
+        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=256, bos_token_id=START, eos_token_id=END, pad_token_id=PAD
+    ),
+    "bert": lambda: BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        pad_token_id=PAD,
+    ),
+    "mpnet": lambda: MPNetConfig(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=514
+    ),
+    "t5": lambda: T5Config(
+        vocab_size=VOCABULARY,
+        d_model=32,
+        d_ff=64,
+        d_kv=8,
+        num_layers=2,
+        num_heads=4,
+        pad_token_id=PAD,
+        eos_token_id=END,
+        decoder_start_token_id=PAD,
+    ),
+}
+_CLASSES: dict[str, Any] = {
+    "llama": AutoModelForCausalLM,
+    "gpt2": AutoModelForCausalLM,
+    "bert": AutoModelForMaskedLM,
+    "mpnet": AutoModelForMaskedLM,
+    "t5": AutoModelForSeq2SeqLM,
+}
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function from an architecture's name to the folder of a model of it: two layers, 32 wide, byte-level tokenizer."""
+    root = tmp_path_factory.mktemp("toys")
+
+    def made(name: str) -> Path:
+        folder = root / name
+        if not folder.exists():
+            torch.manual_seed(0)
+            _CLASSES[name].from_config(_CONFIGS[name]()).save_pretrained(folder)
+            byte_tokenizer(ends=name == "t5").save_pretrained(folder)
+        return folder
+
+    return made
+
+
+def byte_tokenizer(*, ends: bool) -> PreTrainedTokenizerFast:
+    """A token per byte; with `ends` it closes every text with the end token, as T5's does."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={sign: i for i, sign in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<pad>", "</s>", "<s>", "<mask>"])
+    if ends:
+        tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", END)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", bos_token="<s>", mask_token="<mask>")  # noqa: S106 - tokens of text
+
+
+class Trainer:
+    """A serving trainer in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    def do(self, task: Wire, folder: Path) -> int:
+        """Have it do the task, whose file goes into `folder`; the exit status."""
+        self.start(task, folder)
+        return self.wait()
+
+    def start(self, task: Wire, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "task.json"
+        path.write_text(task.to_json())
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{path}\n")
+        self.process.stdin.flush()
+
+    def line(self) -> dict[str, Any]:
+        """Its next line of standard output."""
+        assert self.process.stdout is not None
+        document: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return document
+
+    def wait(self) -> int:
+        while "ended" not in (line := self.line()):
+            pass
+        return Ended.model_validate(line).exit_code
+
+
+@pytest.fixture(scope="session")
+def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
+    """One serving trainer for all tests that do not stop it: the imports cost seconds."""
+    cache = tmp_path_factory.mktemp("cache")
+    yield (served := serving(cache))
+    assert served.process.stdin is not None
+    served.process.stdin.close()
+    assert served.process.wait() == 0
+
+
+def serving(cache: Path) -> Trainer:
+    environment = os.environ | {"FEDPIPE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "fedpipe_trainer", "--serve"]
+    return Trainer(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment))
