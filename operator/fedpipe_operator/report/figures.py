@@ -1,0 +1,135 @@
+"""The curves of the page as plotly figures: plain dicts of `data` and `layout`, without a window or a browser. Pure.
+
+Colours of text and grid are the page's affair (it knows dark from light); here are the traces and what they mean.
+Every name that came from a site goes through `escape`: plotly reads a subset of HTML in its texts.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+from fedpipe_operator.api import MetricName
+from fedpipe_operator.records import RoundEvaluation
+from fedpipe_operator.report.closing import best_value, value_of
+from fedpipe_operator.report.facts import metric_of
+from fedpipe_operator.report.palette import FEDERATED, MUTED, site_colour, site_dash
+from fedpipe_operator.report.record import RunRecord
+from fedpipe_operator.report.units import SHARES, TITLES
+
+Figure = dict[str, Any]
+"""A plotly figure as JSON: `{"data": [trace, …], "layout": {…}}`."""
+
+MOST_POINTS = 150
+"""Points of a training curve: longer ones are shown by the means of neighbouring steps."""
+
+
+def by_round(record: RunRecord, metric: MetricName) -> Figure | None:
+    """A metric of every round's global adapter: of the union of the sites' validation data, and of each site's own part."""
+    rounds = sorted(record.evaluations)
+    if not any(value_of(record.evaluations[round_], metric) is not None for round_ in rounds):
+        return None
+    factor = 100.0 if metric in SHARES else 1.0
+    traces = [_site_curve(record, position, (metric, factor)) for position in range(len(record.sites))]
+    values = [_scaled(value_of(record.evaluations[round_], metric), factor) for round_ in rounds]
+    traces.append(_line("federated, all sites", (rounds, values), FEDERATED, line={"width": 3.5}, marker={"size": 8}))
+    title = f"{TITLES[metric]}, %" if metric in SHARES else TITLES[metric]
+    layout = _layout("round (0: untouched base)", title)
+    layout["xaxis"] |= {"tickmode": "linear", "dtick": max(1, math.ceil(len(rounds) / 12))}
+    layout["shapes"], layout["annotations"] = _rival(record, metric, factor)
+    return {"data": [trace for trace in traces if trace["x"]], "layout": layout}
+
+
+def _site_curve(record: RunRecord, position: int, shown: tuple[MetricName, float]) -> Figure:
+    site, (metric, factor) = record.sites[position], shown
+    parts = {round_: evaluation.sites[site] for round_, evaluation in sorted(record.evaluations.items()) if site in evaluation.sites}
+    values = [_scaled(value_of(part, metric), factor) for part in parts.values()]
+    style = {"color": site_colour(position), "dash": site_dash(position), "width": 1.5}
+    return _line(f"{_name(site)}, its own data", (list(parts), values), site_colour(position), line=style, marker={"size": 5})
+
+
+def _rival(record: RunRecord, metric: MetricName, factor: float) -> tuple[list[Figure], list[Figure]]:
+    """A dashed line at the best site alone, when the run was compared, and its name above it."""
+    alone: Iterable[RoundEvaluation] = record.comparison.alone.values() if record.comparison else ()
+    best = best_value(metric, (value_of(evaluation, metric) for evaluation in alone))
+    if best is None:
+        return [], []
+    height = best * factor
+    line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": height, "y1": height, "line": {"color": MUTED, "dash": "dash", "width": 1.5}}
+    label = {"xref": "paper", "x": 1, "y": height, "xanchor": "right", "yanchor": "bottom", "showarrow": False, "text": "best site alone"}
+    return [line], [label | {"font": {"size": 11, "color": MUTED}}]
+
+
+def training_loss(record: RunRecord) -> Figure | None:
+    """Each site's training loss over its optimiser steps, the rounds one after the other."""
+    traces = [trace for position in range(len(record.sites)) if (trace := _loss_curve(record, position))["x"]]
+    return {"data": traces, "layout": _layout("optimiser step of the site, over all rounds", "training loss")} if traces else None
+
+
+def _loss_curve(record: RunRecord, position: int) -> Figure:
+    site = record.sites[position]
+    updates = [record.updates[round_][site] for round_ in sorted(record.updates) if site in record.updates[round_]]
+    steps, losses = thinned([loss for update in updates for loss in update.losses])
+    style = {"color": site_colour(position), "dash": site_dash(position), "width": 1.8}
+    return _line(_name(site), (steps, losses), site_colour(position), line=style, mode="lines")
+
+
+def thinned(values: Sequence[float], most: int = MOST_POINTS) -> tuple[list[float], list[float]]:
+    """Means of equally many neighbours, at most `most` of them, and the middle of each one's steps (counted from 1)."""
+    window = max(1, math.ceil(len(values) / most))
+    groups = [values[start : start + window] for start in range(0, len(values), window)]
+    return [index * window + (len(group) + 1) / 2 for index, group in enumerate(groups)], [sum(group) / len(group) for group in groups]
+
+
+def truncated_energy(record: RunRecord) -> Figure | None:
+    """What the cut to the global rank lost in each round, in %: the largest of any weight, and the mean over the weights."""
+    lost = {round_: list(commit.truncated_energy.values()) for round_, commit in sorted(record.rounds.items()) if commit.truncated_energy}
+    if not lost:
+        return None
+    largest = [100 * max(shares) for shares in lost.values()]
+    mean = [100 * sum(shares) / len(shares) for shares in lost.values()]
+    traces = [
+        _line("largest of any weight", (list(lost), largest), "#D55E00", line={"width": 2}, marker={"size": 7}),
+        _line("mean over the weights", (list(lost), mean), MUTED, line={"width": 2, "dash": "dot"}, marker={"size": 6}),
+    ]
+    layout = _layout("round", "energy lost, %")
+    layout["xaxis"] |= {"tickmode": "linear", "dtick": max(1, math.ceil(len(lost) / 12))}
+    layout["yaxis"] |= {"rangemode": "tozero"}
+    return {"data": traces, "layout": layout}
+
+
+def all_curves(record: RunRecord) -> dict[str, Figure]:
+    """The curves that this record has data for, by the name of their place on the page."""
+    metric = metric_of(record)
+    drawn = {
+        "metric": by_round(record, metric),
+        "loss": by_round(record, "loss") if metric != "loss" else None,
+        "training": training_loss(record),
+        "energy": truncated_energy(record),
+    }
+    return {place: figure for place, figure in drawn.items() if figure is not None}
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None or not math.isfinite(value) else value * factor
+
+
+def _name(site: str) -> str:
+    return escape(site)
+
+
+def _line(name: str, points: tuple[Sequence[float], Sequence[float | None]], colour: str, **style: Any) -> Figure:  # noqa: ANN401 -- plotly's own attributes
+    x, y = points
+    style["line"] = {"color": colour} | style.get("line", {})
+    template = "%{y:.4g}<extra>" + name + "</extra>"
+    return {"type": "scatter", "mode": "lines+markers", "name": name, "x": list(x), "y": list(y), "hovertemplate": template} | style
+
+
+def _layout(x: str, y: str) -> Figure:
+    return {
+        "xaxis": {"title": {"text": x}, "zeroline": False},
+        "yaxis": {"title": {"text": y}, "zeroline": False},
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "hovermode": "x unified",
+        "height": 340,
+    }

@@ -1,0 +1,34 @@
+"""One colour a site, the same in every figure and table. Okabe and Ito's colours, told apart by colour-blind readers too."""
+
+from typing import Final
+
+FEDERATED: Final = "#0072B2"
+MUTED: Final = "#8A8F98"
+"""What is only there to compare with."""
+
+_SITES: Final = ("#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+_DASHES: Final = ("solid", "dot", "dash", "dashdot")
+
+_RANKS: Final = ("#D9E6F2", "#A9C9E4", "#74A9D2", "#3D85BC", "#0F5F9E", "#083F6E", "#04284A")
+"""From the smallest rank above 0 to the largest; a light-to-dark order survives grey print."""
+_NO_ADAPTER: Final = "#EDEDED"
+
+
+def site_colour(position: int) -> str:
+    """The colour of the site at this position; they repeat, and then the dashes differ."""
+    return _SITES[position % len(_SITES)]
+
+
+def site_dash(position: int) -> str:
+    """The line style of the site at this position."""
+    return _DASHES[position // len(_SITES) % len(_DASHES)]
+
+
+def rank_colours(ranks: set[int]) -> dict[int, str]:
+    """A colour for each rank in use: grey for 0, else blue, the darker the higher, evenly spread over the ranks that occur."""
+    used = sorted(ranks - {0})
+    spread = max(len(used) - 1, 1)
+    colours = {rank: _RANKS[round(index * (len(_RANKS) - 1) / spread)] for index, rank in enumerate(used)}
+    if len(used) == 1:
+        colours = {used[0]: _RANKS[len(_RANKS) // 2]}
+    return ({0: _NO_ADAPTER} if 0 in ranks else {}) | colours

@@ -1,0 +1,89 @@
+"""The plan as a heat map: one band a site, a row a kind of weight, a column a layer, the rank in the cell. Pure.
+
+Site × weight would be 120 columns for 30 layers of 4 weights; folded by layer it stays readable.
+"""
+
+from html import escape
+
+from fedpipe_trainer.contract import Plan
+
+from fedpipe_operator.report.figures import Figure
+from fedpipe_operator.report.palette import rank_colours
+from fedpipe_operator.report.record import RunRecord
+from fedpipe_operator.report.weights import Grid, grid
+
+ROW_PIXELS = 22
+BAND_PIXELS = 42
+"""Of a site's title and the gap above it."""
+MOST_LABELLED_LAYERS = 40
+"""Columns that still have room for a number each."""
+_MARGIN = {"t": 4, "b": 48}
+_OUTSIDE = "none"
+
+
+def plan_map(record: RunRecord) -> Figure | None:
+    """The newest plan's ranks, site by site."""
+    plans = record.newest_plan.plans if record.newest_plan else {}
+    if not any(plan.ranks for plan in plans.values()):
+        return None
+    cells = grid(dict.fromkeys(weight for plan in plans.values() for weight in plan.ranks))
+    sites = sorted(plans)
+    inner = len(sites) * (len(cells.kinds) * ROW_PIXELS + BAND_PIXELS)
+    figure: Figure = {"data": [], "layout": {"height": inner + _MARGIN["t"] + _MARGIN["b"], "margin": _MARGIN, "annotations": []}}
+    scale = _colour_scale(ranks_in_use(record))
+    for position, site in enumerate(sites):
+        axis = "" if position == 0 else str(position + 1)
+        top = 1 - position / len(sites)
+        figure["data"].append(_band(site, plans[site], cells) | {"yaxis": f"y{axis}"} | scale)
+        figure["layout"][f"yaxis{axis}"] = _rows(top, 1 / len(sites), inner)
+        figure["layout"]["annotations"].append(_title(site, plans[site], top))
+    last = "y" if len(sites) == 1 else f"y{len(sites)}"
+    figure["layout"]["xaxis"] = {"title": {"text": "layer"}, "type": "category", "anchor": last, "showgrid": False, "automargin": True}
+    return figure
+
+
+def ranks_in_use(record: RunRecord) -> set[int]:
+    """Every rank that the newest plan gives to some weight of some site."""
+    plans = record.newest_plan.plans if record.newest_plan else {}
+    return {rank for plan in plans.values() for rank in plan.ranks.values()}
+
+
+def _band(site: str, plan: Plan, cells: Grid) -> Figure:
+    """One site's cells: the rank of every weight, None where the layer has no such weight."""
+    named = [[cells.weights[kind].get(layer) for layer in cells.layers] for kind in cells.kinds]
+    return {
+        "type": "heatmap",
+        "name": escape(site),
+        "x": [_OUTSIDE if layer is None else str(layer) for layer in cells.layers],
+        "y": [escape(kind) for kind in cells.kinds],
+        "z": [[None if weight is None else plan.ranks.get(weight) for weight in row] for row in named],
+        "customdata": [[escape(weight or "") for weight in row] for row in named],
+        "hovertemplate": f"%{{customdata}}<br>rank %{{z}} on a {plan.bits}-bit base<extra>{escape(site)}</extra>",
+        "texttemplate": "%{z}" if len(cells.layers) <= MOST_LABELLED_LAYERS else "",
+        "hoverongaps": False,
+        "showscale": False,
+        "xgap": 1,
+        "ygap": 1,
+    }
+
+
+def _colour_scale(ranks: set[int]) -> Figure:
+    """Each rank in use at its own place of the scale, so that neighbours such as 4 and 8 of 64 differ plainly."""
+    colours = rank_colours(ranks)
+    highest = max(max(ranks), 1)
+    stops = {rank / highest: colour for rank, colour in colours.items()}
+    ends = {0.0: colours.get(0, colours[min(ranks)]), 1.0: colours[max(ranks)]}
+    return {"colorscale": sorted([place, colour] for place, colour in (ends | stops).items()), "zmin": 0, "zmax": highest}
+
+
+def _rows(top: float, share: float, inner: int) -> Figure:
+    """A band's vertical axis: below its title, first kind on top."""
+    below_title = top - BAND_PIXELS / inner
+    return {"domain": [max(top - share, 0.0), below_title], "autorange": "reversed", "type": "category", "showgrid": False, "automargin": True}
+
+
+def _title(site: str, plan: Plan, top: float) -> Figure:
+    adapters = sum(rank > 0 for rank in plan.ranks.values())
+    text = f"<b>{escape(site)}</b>  {plan.bits}-bit base, batch {plan.batch_size}, {plan.steps} steps, {adapters} of {len(plan.ranks)} weights adapted"
+    place = {"xref": "paper", "yref": "paper", "x": 0, "y": top, "xanchor": "left", "yanchor": "top", "yshift": -14}
+    return place | {"text": text, "showarrow": False, "font": {"size": 13}}

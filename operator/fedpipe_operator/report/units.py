@@ -1,0 +1,102 @@
+"""Numbers as people read them: bytes in MiB, seconds in minutes, metrics in their own form. Pure."""
+
+import math
+from typing import Final
+
+from fedpipe_operator.api import MetricName
+
+MISSING: Final = "–"
+"""Stands where there is no number."""
+
+TITLES: Final[dict[MetricName, str]] = {
+    "accuracy": "accuracy",
+    "macroF1": "macro-F1",
+    "perplexity": "perplexity",
+    "bleu": "BLEU",
+    "rougeL": "ROUGE-L",
+    "slotErrorRate": "slot errors",
+    "loss": "loss",
+}
+"""Every metric's name in a table, in the order tables show them."""
+
+SHARES: Final = frozenset({"accuracy", "macroF1", "slotErrorRate"})
+"""Metrics from 0 to 1 that are shown in %."""
+
+_DIGITS: Final[dict[str, int]] = {"bleu": 1, "perplexity": 2}
+_BYTE_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+_MINUTE: Final = 60
+_HOUR: Final = 3600
+
+
+def metric_text(metric: MetricName, value: float | None) -> str:
+    """A metric's value: shares as `78.4 %`, perplexity `4.21`, BLEU `61.3`, others with three digits."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return percent(value) if metric in SHARES else f"{value:.{_DIGITS.get(metric, 3)}f}"
+
+
+def percent(share: float | None) -> str:
+    """A share of 1 in %: one digit, or two significant ones when it is smaller than that."""
+    if share is None or not math.isfinite(share):
+        return MISSING
+    value = 100 * share
+    tiny = 0 < abs(value) < 0.1  # noqa: PLR2004 -- what one digit still shows
+    return f"{value:.2g} %" if tiny else f"{value:.1f} %"
+
+
+def byte_unit(largest: float) -> tuple[str, float]:
+    """The unit in which this many bytes is a number from 1 to 1023, and its bytes."""
+    power = min(int(math.log(largest, 1024)), len(_BYTE_UNITS) - 1) if largest >= 1 else 0
+    return _BYTE_UNITS[power], 1024.0**power
+
+
+def bytes_text(count: float | None) -> str:
+    """`512 MiB`, `1.2 GiB`, `17 B`."""
+    if count is None:
+        return MISSING
+    unit, size = byte_unit(count)
+    return f"{short(count / size)} {unit}"
+
+
+def seconds_text(seconds: float | None) -> str:
+    """`8.4 s`, `7 min 12 s`, `2 h 05 min`."""
+    if seconds is None:
+        return MISSING
+    if seconds < _MINUTE:
+        return f"{short(seconds)} s"
+    whole = round(seconds)
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min {whole % _MINUTE:02d} s"
+    return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE:02d} min"
+
+
+def count_text(count: int | None) -> str:
+    """A count with thin spaces between thousands."""
+    return MISSING if count is None else f"{count:,}".replace(",", "\u2009")
+
+
+def ratio_text(ratio: float | None) -> str:
+    """`×1.08`: measured over predicted."""
+    return MISSING if ratio is None else f"×{ratio:.2f}"
+
+
+def short(value: float) -> str:
+    """One digit after the point below ten, none above."""
+    return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"  # noqa: PLR2004 -- 9.95 rounds to 10.0
+
+
+def spans(numbers: list[int]) -> str:
+    """Whole numbers as spans: `1–3, 5`."""
+    parts: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in parts)
+
+
+def excerpt(text: str, longest: int) -> str:
+    """One line of a text from a site: white space folded, what does not print left out (a terminal would obey it), cut to length."""
+    line = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+    return line if len(line) <= longest else f"{line[: longest - 1].rstrip()}…"

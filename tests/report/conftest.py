@@ -1,0 +1,191 @@
+"""A made-up run that looks like a real one: three unlike sites and one too small, six rounds, twelve layers of four weights."""
+
+import math
+import random
+
+import pytest
+from fedpipe_operator.api import FederatedFineTune
+from fedpipe_operator.records import Comparison, Contribution, RoundEvaluation, RoundManifest, RoundPlan, SiteEvaluation, Verdict
+from fedpipe_operator.report import RunRecord
+from fedpipe_trainer.contract import (
+    Artifact,
+    EvaluationManifest,
+    ExportManifest,
+    Failure,
+    FailureReason,
+    Forecast,
+    Measured,
+    Outcome,
+    Plan,
+    ProfileManifest,
+    RunRef,
+    Sample,
+    UpdateManifest,
+)
+
+ROUNDS = 6
+LAYERS = 12
+KINDS = ("q_proj", "k_proj", "v_proj", "o_proj")
+SITES = {"clinic-north": 16, "hospital-east": 8, "practice-south": 4}
+SAMPLES = {"clinic-north": 3180, "hospital-east": 1712, "practice-south": 655}
+MIB = 1024**2
+SHA = "a" * 64
+REF = RunRef(namespace="default", name="newsgroups", uid="0b5c")
+
+
+def weights() -> list[str]:
+    return [f"model.layers.{layer}.self_attn.{kind}" for layer in range(LAYERS) for kind in KINDS]
+
+
+def a_run(**status: object) -> FederatedFineTune:
+    return FederatedFineTune.model_validate(
+        {
+            "metadata": {"name": "newsgroups", "uid": "0b5c"},
+            "spec": {
+                "model": {"source": "hf://HuggingFaceTB/SmolLM2-135M@93efa2f"},
+                "task": {"type": "SequenceClassification"},
+                "rounds": {"count": ROUNDS},
+                "evaluation": {"samples": 2},
+                "store": {"bucket": "fedpipe"},
+            },
+            "status": status,
+        }
+    )
+
+
+def a_plan(site: str) -> Plan:
+    bits = SITES[site]
+    ranks = {name: _rank(site, index // len(KINDS), index % len(KINDS)) for index, name in enumerate(weights())}
+    forecast = Forecast(memory_bytes=bits * 52 * MIB, seconds=14.0 + 64 / bits, upload_bytes=bits * MIB // 4, download_bytes=4 * MIB)
+    why = (
+        f"{bits} bits is the most precise base that fits {bits * 60} MiB beside batch {bits // 2}.",
+        f"Rank {bits} is the highest that keeps the upload below a tenth of the round.",
+    )
+    return Plan.model_validate({"bits": bits, "batch_size": bits // 2, "steps": 40, "ranks": ranks, "forecast": forecast, "why": why})
+
+
+def _rank(site: str, layer: int, kind: int) -> int:
+    top = SITES[site] * 2
+    return 0 if site == "practice-south" and layer < 4 else top if kind in {0, 2} else top // 2
+
+
+def a_round_plan(round_: int) -> RoundPlan:
+    return RoundPlan(
+        round=round_,
+        started_at=1000.0 + 60 * round_,
+        fingerprint=SHA,
+        weights={name: (576, 576) for name in weights()},
+        plans={site: a_plan(site) for site in SITES},
+        selected=tuple(SITES),
+        needed=2,
+        excluded={"kiosk-west": "256 MiB cannot hold the model at any of 4, 8, 16 bits: the least is 391 MiB."},
+    )
+
+
+def an_update(site: str, round_: int, chance: random.Random) -> UpdateManifest:
+    forecast = a_plan(site).forecast
+    steps = range(40 * (round_ - 1), 40 * round_)
+    return UpdateManifest(
+        run=REF,
+        site=site,
+        round=round_,
+        attempt=0,
+        outcome=Outcome.COMPLETED,
+        adapter=Artifact(name="adapter.safetensors", size=MIB, sha256=SHA),
+        measured=Measured(
+            peak_memory_bytes=round(forecast.memory_bytes * chance.uniform(0.93, 1.06)),
+            seconds={"load": 2.5, "train": forecast.seconds * chance.uniform(0.8, 1.1), "transfer": 0.4},
+            uploaded_bytes=forecast.upload_bytes + 2048,
+            downloaded_bytes=forecast.download_bytes,
+        ),
+        samples=SAMPLES[site],
+        losses=tuple(0.7 + 2.2 * math.exp(-step / 90) + chance.gauss(0, 0.12) for step in steps),
+    )
+
+
+def an_evaluation(round_: int, *, best: float = 0.78) -> RoundEvaluation:
+    accuracy = best - (best - 0.061) * math.exp(-round_ / 1.6)
+    parts = {
+        site: SiteEvaluation(
+            samples=300, targets=300, loss=3.1 - 2.6 * (accuracy + 0.02 * at), metrics={"accuracy": accuracy + 0.04 * (at - 1)}
+        )
+        for at, site in enumerate(SITES)
+    }
+    metrics = {"accuracy": accuracy, "macroF1": accuracy - 0.013}
+    return RoundEvaluation(round=round_, finished_at=1052.0 + 60 * round_, loss=3.1 - 2.6 * accuracy, metrics=metrics, sites=parts)
+
+
+def a_commit(round_: int) -> RoundManifest:
+    there = [site for site in SITES if not (round_ == 3 and site == "practice-south")]
+    total = sum(SAMPLES[site] for site in there)
+    parts = [Contribution(site=site, attempt=0, sha256=SHA, samples=SAMPLES[site], share=SAMPLES[site] / total) for site in there]
+    refused = {} if len(there) == len(SITES) else {"practice-south": Verdict(accepted=False, reason="NotFinite", message="lora_B has NaN.")}
+    return RoundManifest(
+        round=round_,
+        method="Exact",
+        adapter=Artifact(name="adapter.safetensors", size=4 * MIB, sha256=SHA),
+        ranks=dict.fromkeys(weights(), 32),
+        contributions=tuple(parts),
+        refused=refused,
+        truncated_energy={name: 0.0004 * round_ * (1 + index % 7) for index, name in enumerate(weights())},
+    )
+
+
+def a_site_evaluation(site: str, round_: int) -> EvaluationManifest:
+    examples = (
+        Sample(text="The shuttle reached orbit this morning " * 6, expected="sci.space", predicted="sci.space"),
+        Sample(text="Selling a barely used 486 board & case, <fast>", expected="misc.forsale", predicted="comp.sys.ibm.pc.hardware"),
+    )
+    return EvaluationManifest(
+        run=REF, site=site, round=round_, attempt=0, outcome=Outcome.COMPLETED, measured=Measured(), samples=300, examples=examples
+    )
+
+
+def a_profile(site: str) -> ProfileManifest:
+    return ProfileManifest(
+        run=REF,
+        site=site,
+        round=0,
+        attempt=0,
+        outcome=Outcome.COMPLETED,
+        measured=Measured(device="cpu"),
+        software={"torch": "2.13.0", "peft": "0.21.2"},
+        train_samples=SAMPLES[site],
+        skipped_rows=3 if site == "hospital-east" else 0,
+        memory_bytes=SITES[site] * 60 * MIB,
+    )
+
+
+def a_failed_update(site: str, round_: int) -> UpdateManifest:
+    failure = Failure(reason=FailureReason.OUT_OF_MEMORY, message="batch 1 does not fit 240 MiB.")
+    return UpdateManifest(run=REF, site=site, round=round_, attempt=1, outcome=Outcome.FAILED, failure=failure, measured=Measured())
+
+
+@pytest.fixture
+def record() -> RunRecord:
+    """A finished run with everything a report can show."""
+    chance = random.Random(7)
+    rounds = range(1, ROUNDS + 1)
+    return RunRecord(
+        run=a_run(),
+        plans={round_: a_round_plan(round_) for round_ in rounds},
+        updates={round_: {site: an_update(site, round_, chance) for site in SITES} for round_ in rounds},
+        rounds={round_: a_commit(round_) for round_ in rounds},
+        evaluations={round_: an_evaluation(round_) for round_ in (0, *rounds)},
+        site_evaluations={ROUNDS: {site: a_site_evaluation(site, ROUNDS) for site in SITES}},
+        profiles={site: a_profile(site) for site in SITES},
+        export=ExportManifest(
+            run=REF, site="", round=ROUNDS, attempt=0, outcome=Outcome.COMPLETED, measured=Measured(), max_logit_difference=3.1e-5
+        ),
+        comparison=Comparison(
+            base=an_evaluation(0),
+            alone={site: an_evaluation(ROUNDS, best=0.5 + SAMPLES[site] / 16000) for site in SITES},
+            federated=an_evaluation(ROUNDS),
+        ),
+    )
+
+
+@pytest.fixture
+def bare_record() -> RunRecord:
+    """A run that was only just applied."""
+    return RunRecord(run=a_run())
