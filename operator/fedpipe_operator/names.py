@@ -75,9 +75,9 @@ def checkpoint(round_: int, site: str) -> str:
     return f"{round_folder(round_)}/updates/{site}/checkpoint.safetensors"
 
 
-def global_adapter(round_: int) -> str:
-    """Key of a round's global adapter."""
-    return f"{round_folder(round_)}/global/adapter.safetensors"
+def global_adapter(round_: int, sha256: str) -> str:
+    """Key of a global adapter of this round: the round's manifest says which one counts."""
+    return f"{round_folder(round_)}/global/adapter-{sha256[:_HASH_LENGTH * 2]}.safetensors"
 
 
 def round_manifest(round_: int) -> str:

@@ -26,6 +26,8 @@ class RoundPlan(Wire):
     """By site, for the sites that can take part."""
     selected: tuple[str, ...]
     """The round's sites: a choice out of `plans`."""
+    evaluators: tuple[str, ...]
+    """The sites that measure the round's global adapter."""
     needed: Annotated[int, Field(ge=1)]
     """Updates the round cannot do without (the quorum)."""
     excluded: dict[str, str] = {}

@@ -1,0 +1,154 @@
+"""Look, decide, act, write the status once, then tell: the loop's one turn, the same on a cluster and on one machine."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import singledispatchmethod
+from typing import Protocol
+
+from fedpipe_operator import names, tasks
+from fedpipe_operator.api import FineTuneStatus
+from fedpipe_operator.doors import Door, Job, Limits
+from fedpipe_operator.observe import Memory, observe
+from fedpipe_operator.records import RoundManifest, RoundPlan
+from fedpipe_operator.rounds import (
+    Action,
+    CommitEvaluation,
+    CommitPlan,
+    Decision,
+    Discard,
+    Event,
+    Run,
+    Seen,
+    StartAggregation,
+    StartEvaluation,
+    StartExport,
+    StartProfile,
+    StartTraining,
+    decide,
+    job_of,
+)
+from fedpipe_operator.store import Store
+from fedpipe_operator.store.address import StoreAddress
+from fedpipe_operator.worker import AggregationTask
+from fedpipe_trainer.contract import Wire
+
+
+class Voice(Protocol):
+    """Where a run's status is kept and its events are told."""
+
+    def write_status(self, run: Run, status: FineTuneStatus) -> None:
+        """Replace the run's status."""
+        ...
+
+    def tell(self, run: Run, event: Event) -> None:
+        """Tell people that this happened."""
+        ...
+
+
+class Map(Protocol):
+    """Where things are: differs between a cluster (mounts) and one machine (folders)."""
+
+    def place(self, run: Run, site: str) -> tasks.Place:
+        """Where a trainer of this site finds model and data; site "" needs the model alone."""
+        ...
+
+    def limits(self, run: Run, site: str) -> Limits:
+        """What a job of this site may use."""
+        ...
+
+
+@dataclass
+class Reconciler:
+    """One run's way through the doors. It keeps nothing that the store and the jobs do not also say."""
+
+    door: Door
+    store: Store
+    address: StoreAddress
+    map: Map
+    voice: Voice
+    resumed_at: float
+    clock: Callable[[], float] = time.time
+    memory: Memory = field(default_factory=Memory)
+
+    def turn(self, run: Run) -> Decision:
+        """Look, decide, act, write status, tell: one turn."""
+        seen = observe(run, self.door.observe(), self.store, self.memory, self.resumed_at)
+        decision = decide(run, seen, self.clock())
+        for action in decision.actions:
+            self._take(action, run, seen)
+        if decision.status != run.resource.status:
+            self.voice.write_status(run, decision.status)
+        for event in decision.events:
+            self.voice.tell(run, event)
+        return decision
+
+    @singledispatchmethod
+    def _take(self, action: Action, run: Run, seen: Seen) -> None:
+        """Take one action. Each is safe to take twice."""
+        raise NotImplementedError(f"no way to take {action}")
+
+    @_take.register
+    def _(self, action: StartProfile, run: Run, seen: Seen) -> None:
+        del seen
+        task = tasks.profile_task(self._desk(run), action, self.map.place(run, action.site))
+        self._start(run, job_of(run, "profile", site=action.site, attempt=action.attempt), task)
+
+    @_take.register
+    def _(self, action: CommitPlan, run: Run, seen: Seen) -> None:
+        del run, seen
+        self.store.create(names.round_plan(action.plan.round), action.plan.to_json().encode())
+
+    @_take.register
+    def _(self, action: StartTraining, run: Run, seen: Seen) -> None:
+        previous = seen.commits.get(action.round - 1)
+        place = self.map.place(run, action.site)
+        task = tasks.training_task(self._desk(run), action, place, plan=seen.plans[action.round], previous=previous)
+        self._start(run, job_of(run, "train", site=action.site, round_=action.round, attempt=action.attempt), task)
+
+    @_take.register
+    def _(self, action: StartAggregation, run: Run, seen: Seen) -> None:
+        del seen
+        task = AggregationTask(
+            store=self.address,
+            run=self._desk(run).ref,
+            round=action.round,
+            method=run.spec.aggregation.method,
+            max_rank=max(run.spec.planning.ranks),
+            max_norm=run.spec.aggregation.max_norm,
+            updates=action.updates,
+        )
+        self._start(run, job_of(run, "aggregate", round_=action.round, attempt=action.attempt), task)
+
+    @_take.register
+    def _(self, action: StartEvaluation, run: Run, seen: Seen) -> None:
+        plan, commit = _of_round(seen, action.round)
+        task = tasks.evaluation_task(self._desk(run), action, self.map.place(run, action.site), plan=plan, commit=commit)
+        self._start(run, job_of(run, "evaluate", site=action.site, round_=action.round, attempt=action.attempt), task)
+
+    @_take.register
+    def _(self, action: CommitEvaluation, run: Run, seen: Seen) -> None:
+        del run, seen
+        self.store.create(names.round_evaluation(action.evaluation.round), action.evaluation.to_json().encode())
+
+    @_take.register
+    def _(self, action: StartExport, run: Run, seen: Seen) -> None:
+        commit = seen.commits[action.round]
+        task = tasks.export_task(self._desk(run), action, self.map.place(run, ""), plan=seen.plans[action.round], commit=commit)
+        self._start(run, job_of(run, "export", attempt=action.attempt), task)
+
+    @_take.register
+    def _(self, action: Discard, run: Run, seen: Seen) -> None:
+        del run, seen
+        self.door.discard(action.job)
+
+    def _desk(self, run: Run) -> tasks.Desk:
+        return tasks.Desk(run, self.store)
+
+    def _start(self, run: Run, job: Job, task: Wire) -> None:
+        self.door.start(job, task.to_json(), self.map.limits(run, job.site))
+
+
+def _of_round(seen: Seen, round_: int) -> tuple[RoundPlan, RoundManifest | None]:
+    """A round's plan and commit; round 0, the base, goes by round 1's plan and has no commit."""
+    return seen.plans[max(round_, 1)], seen.commits.get(round_)

@@ -1,0 +1,124 @@
+"""`rounds.attempts`: where one piece of work at one site stands, from its manifests and its jobs."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import count
+
+from fedpipe_operator.doors import JobState, SeenJob
+from fedpipe_operator.rounds.seen import Run, Seen, job_of
+from fedpipe_trainer.contract import ExitCode, FailureReason, Manifest, Outcome
+
+
+@dataclass(frozen=True)
+class Work:
+    """A piece of work that is tried until it is done or counted out."""
+
+    kind: str
+    site: str = ""
+    round: int = 0
+
+
+@dataclass(frozen=True)
+class Todo:
+    """This attempt should be started."""
+
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Active:
+    """This attempt is waiting or at work."""
+
+    attempt: int
+    job: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """This attempt brought a result."""
+
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Out:
+    """There will be no result, and why. `job` is still at work and no longer wanted."""
+
+    why: str
+    job: str | None = None
+
+
+Standing = Todo | Active | Done | Out
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """An attempt that brought nothing."""
+
+    why: str
+    final: bool
+    counts: bool
+    """False where the attempt was interrupted through no fault of its own."""
+
+
+def standing(work: Work, run: Run, seen: Seen, *, manifests: Mapping[int, Manifest], expired: bool) -> Standing:
+    """Where this work stands: the first attempt that is done, at work or not yet made decides.
+
+    Interruptions (a drained node, Ctrl-C) do not use up `rounds.attempts`; a final failure ends the work at once.
+    """
+    spent = 0
+    for attempt in count():
+        name = job_of(run, work.kind, site=work.site, round_=work.round, attempt=attempt).name
+        outcome = _outcome(attempt, name, manifests.get(attempt), seen.jobs.get(name))
+        if not isinstance(outcome, _Failed):
+            return _too_late(outcome, run) if expired and not isinstance(outcome, Done) else outcome
+        spent += outcome.counts
+        if outcome.final or spent >= run.spec.rounds.attempts:
+            return Out(outcome.why)
+    raise AssertionError  # count() does not end
+
+
+def _too_late(standing_: Standing, run: Run) -> Out:
+    why = f"DeadlineExceeded: not done within {run.spec.rounds.deadline}"
+    return Out(why, standing_.job if isinstance(standing_, Active) else None)
+
+
+def _outcome(attempt: int, name: str, manifest: Manifest | None, job: SeenJob | None) -> Todo | Active | Done | _Failed:
+    """A manifest says more than a job does, so it is asked first."""
+    if manifest is not None and manifest.outcome is Outcome.COMPLETED:
+        return Done(attempt)
+    if manifest is not None and manifest.failure is not None:
+        failure = manifest.failure
+        final = failure.reason.exit_code.is_final
+        return _Failed(f"{failure.reason}: {failure.message}", final, failure.reason is not FailureReason.TERMINATED)
+    if job is None:
+        return Todo(attempt)
+    if job.state in (JobState.PENDING, JobState.RUNNING):
+        return Active(attempt, name)
+    return _dead(job)
+
+
+def _dead(job: SeenJob) -> _Failed:
+    """A job that ended and left no manifest behind."""
+    if job.state is JobState.SUCCEEDED:
+        return _Failed("NoResult: the job ended well but its manifest is not in the store", final=False, counts=True)
+    known = job.exit_code in tuple(ExitCode)
+    final = known and ExitCode(job.exit_code).is_final
+    return _Failed(f"{job.reason}: {job.message}", final, job.exit_code != ExitCode.TERMINATED)
+
+
+def stage_expired(run: Run, seen: Seen, kind: str, round_: int, now: float, deadline: float) -> bool:
+    """Whether the stage's deadline has passed, counted from its first job or from when the run was taken up again."""
+    started = stage_started(run, seen, kind, round_)
+    return started is not None and now >= started + deadline
+
+
+def stage_started(run: Run, seen: Seen, kind: str, round_: int) -> float | None:
+    """When the stage's first job was started; None before. No earlier than when the run was last taken up."""
+    starts = [job.started_at for job in _jobs_of(run, seen, kind, round_)]
+    return max(seen.resumed_at, min(starts)) if starts else None
+
+
+def _jobs_of(run: Run, seen: Seen, kind: str, round_: int) -> Iterable[SeenJob]:
+    """The stage's jobs; the door shows those of this run alone, under the names that `job_of` gives."""
+    return (seen_job for seen_job in seen.jobs.values() if seen_job.job.kind == kind and seen_job.job.round == round_)

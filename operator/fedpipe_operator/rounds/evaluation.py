@@ -1,0 +1,41 @@
+"""The federated evaluation: what the sites measured on their own validation data, as if on the union of it."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+from fedpipe_operator.records import RoundEvaluation, SiteEvaluation
+from fedpipe_trainer.contract import EvaluationManifest
+
+
+def union(round_: int, results: Mapping[str, EvaluationManifest], missing: Mapping[str, str], now: float) -> RoundEvaluation:
+    """One evaluation from the sites' own.
+
+    The loss is a mean over targets (tokens or labels) and is weighted by them; perplexity is its exponential. Other
+    metrics are weighted by samples: exact for accuracy and slot errors per prompt, a mean of the sites' values for
+    metrics of a whole set (macroF1, BLEU), which no weighting makes that of the union.
+    """
+    sites = {site: _site(manifest) for site, manifest in sorted(results.items())}
+    loss = _mean((site.loss, site.targets) for site in sites.values())
+    names = sorted({name for site in sites.values() for name in site.metrics})
+    metrics = {name: _mean((site.metrics.get(name), site.samples) for site in sites.values()) for name in names}
+    if "perplexity" in metrics and loss is not None:
+        metrics["perplexity"] = math.exp(loss)
+    return RoundEvaluation(
+        round=round_,
+        finished_at=now,
+        loss=loss,
+        metrics={name: value for name, value in metrics.items() if value is not None},
+        sites=sites,
+        missing=dict(missing),
+    )
+
+
+def _site(manifest: EvaluationManifest) -> SiteEvaluation:
+    return SiteEvaluation(samples=manifest.samples, targets=manifest.targets, loss=manifest.loss, metrics=manifest.metrics)
+
+
+def _mean(weighted: Iterable[tuple[float | None, int]]) -> float | None:
+    """The weighted mean of the values that exist; None if none does."""
+    known = [(value, weight) for value, weight in weighted if value is not None and weight > 0]
+    total = sum(weight for _, weight in known)
+    return math.fsum(value * weight for value, weight in known) / total if total else None

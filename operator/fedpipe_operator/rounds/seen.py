@@ -1,0 +1,56 @@
+"""What `decide` is given: what a run is, and what was seen of it in one look. Values only."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fedpipe_operator import names
+from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneSpec
+from fedpipe_operator.doors import Job, SeenJob
+from fedpipe_operator.records import RoundEvaluation, RoundManifest, RoundPlan, Verdict
+from fedpipe_trainer.contract import EvaluationManifest, ExportManifest, ProfileManifest, UpdateManifest
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run and its sites (those that the selector matches), sorted by name."""
+
+    resource: FederatedFineTune
+    sites: tuple[EdgeSite, ...]
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.resource.metadata.name
+
+    @property
+    def spec(self) -> FineTuneSpec:
+        """What is asked for."""
+        return self.resource.spec
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One look at the store and the jobs. Manifests are by site and attempt; those of rounds are the current round's."""
+
+    resumed_at: float = 0.0
+    """When this run was last taken up (start, end of a suspension): no deadline counts from before."""
+    jobs: Mapping[str, SeenJob] = field(default_factory=dict)
+    profiles: Mapping[str, Mapping[int, ProfileManifest]] = field(default_factory=dict)
+    plans: Mapping[int, RoundPlan] = field(default_factory=dict)
+    commits: Mapping[int, RoundManifest] = field(default_factory=dict)
+    evaluations: Mapping[int, RoundEvaluation] = field(default_factory=dict)
+    updates: Mapping[str, Mapping[int, UpdateManifest]] = field(default_factory=dict)
+    verdicts: Mapping[str, Mapping[int, Verdict]] = field(default_factory=dict)
+    site_evaluations: Mapping[str, Mapping[int, EvaluationManifest]] = field(default_factory=dict)
+    exports: Mapping[int, ExportManifest] = field(default_factory=dict)
+
+    @property
+    def round(self) -> int:
+        """The round under way: the one after the last evaluated one; 0 while the base itself is not evaluated."""
+        return max(self.evaluations, default=-1) + 1
+
+
+def job_of(run: Run, kind: str, *, site: str = "", round_: int = 0, attempt: int = 0) -> Job:
+    """The job for one attempt at a piece of work; its name is the same at every look."""
+    name = names.job(run.name, kind, site=site, round_=round_, attempt=attempt)
+    return Job(name=name, kind=kind, site=site, round=round_, attempt=attempt)

@@ -1,0 +1,152 @@
+"""The run's status: conditions and figures, made anew from one look and the step it led to. Lists are bounded."""
+
+from datetime import UTC, datetime
+
+from fedpipe_operator import names
+from fedpipe_operator.api import Condition, ConditionStatus, ConditionType, FineTuneStatus, MetricStatus, Reason, RoundStatus, primary_metric
+from fedpipe_operator.planning import plan_status
+from fedpipe_operator.records import RoundEvaluation, RoundManifest
+from fedpipe_operator.rounds.actions import Event
+from fedpipe_operator.rounds.attempts import Done
+from fedpipe_operator.rounds.stages import End, Look, Step, training_standings
+from fedpipe_operator.rounds.target import value_of
+
+HISTORY = 10
+"""Finished rounds that the status keeps; the store has all."""
+_MESSAGE_MAX = 4096
+
+
+def status_of(look: Look, step: Step) -> FineTuneStatus:
+    """The whole status after this step."""
+    plan = look.seen.plans.get(max(look.seen.round, 1))
+    return FineTuneStatus(
+        observed_generation=look.run.resource.metadata.generation,
+        conditions=_conditions(look, step),
+        round=look.seen.round if step.end is None else max(look.seen.commits, default=0),
+        quorum=_quorum(look),
+        metric=_metric(look),
+        plans=tuple(plan_status(site, plan.plans[site]) for site in sorted(plan.plans)[:100]) if plan else (),
+        excluded=dict(sorted(plan.excluded.items())[:100]) if plan else {},
+        history=tuple(_history(look, round_) for round_ in sorted(look.seen.commits)[-HISTORY:] if round_ in look.seen.evaluations),
+        export=names.EXPORT_ADAPTER if step.end is End.SUCCEEDED and look.run.spec.export.adapter else "",
+    )
+
+
+def events_of(before: FineTuneStatus, after: FineTuneStatus) -> tuple[Event, ...]:
+    """What is new between two statuses: conditions that changed their reason, and rounds that were finished."""
+    known = {(condition.type, condition.reason) for condition in before.conditions}
+    told = (ConditionType.PROGRESSING, ConditionType.SUCCEEDED, ConditionType.FAILED, ConditionType.SUSPENDED)
+    fresh = [
+        Event(condition.reason, condition.message, warning=condition.type == ConditionType.FAILED)
+        for condition in after.conditions
+        if condition.status is ConditionStatus.TRUE and condition.type in told and (condition.type, condition.reason) not in known
+    ]
+    finished = {entry.round for entry in before.history}
+    rounds = [_round_event(entry) for entry in after.history if entry.round not in finished]
+    return (*rounds, *fresh)
+
+
+def _round_event(entry: RoundStatus) -> Event:
+    lost = "".join(f"; {site}: {why}" for site, why in sorted(entry.left_out.items()))
+    return Event("RoundCompleted", f"round {entry.round}: {entry.quorum} updates{lost}", warning=bool(entry.left_out))
+
+
+def _conditions(look: Look, step: Step) -> tuple[Condition, ...]:
+    profiled = _profiled(look, step)
+    planned = max(look.seen.round, 1) in look.seen.plans
+    suspended = look.run.spec.suspend and step.end is None
+    ended, failed = step.end is not None, step.end is End.FAILED
+    succeeded = ended and not failed
+    told = [
+        (ConditionType.VALID, True, Reason.SPEC_VALID, ""),
+        (ConditionType.PROFILED, profiled, Reason.ALL_PROFILED if profiled else Reason.PROFILING, ""),
+        (ConditionType.PLANNED, planned, Reason.ROUND_PLANNED if planned else Reason.WAITING, _excluded(look)),
+        (ConditionType.PROGRESSING, not (ended or suspended), step.reason, step.message),
+        (ConditionType.SUSPENDED, suspended, Reason.SUSPENDED_BY_SPEC if suspended else Reason.NOT_SUSPENDED, ""),
+        (ConditionType.SUCCEEDED, succeeded, step.reason if succeeded else Reason.NOT_FINISHED, step.message if succeeded else ""),
+        (ConditionType.FAILED, failed, step.reason if failed else Reason.NOT_FAILED, step.message if failed else ""),
+        (ConditionType.READY, succeeded, step.reason, step.message),
+    ]
+    return tuple(_condition(look, *row) for row in told)
+
+
+def _profiled(look: Look, step: Step) -> bool:
+    return bool(look.seen.plans) or (step.reason is not Reason.PROFILING and bool(look.seen.profiles))
+
+
+def _condition(look: Look, kind: ConditionType, true: bool, reason: Reason, message: str) -> Condition:  # noqa: FBT001 -- a row of the table above
+    """A condition that keeps its transition time while its status stays the same."""
+    status = ConditionStatus.TRUE if true else ConditionStatus.FALSE
+    before = next((known for known in look.run.resource.status.conditions if known.type == kind), None)
+    unchanged = before is not None and before.status is status
+    return Condition(
+        type=kind,
+        status=status,
+        reason=reason,
+        message=message[:_MESSAGE_MAX],
+        observed_generation=look.run.resource.metadata.generation,
+        last_transition_time=before.last_transition_time if before is not None and unchanged else _rfc3339(look.now),
+    )
+
+
+def _rfc3339(now: float) -> str:
+    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _excluded(look: Look) -> str:
+    plan = look.seen.plans.get(max(look.seen.round, 1))
+    return "; ".join(f"{site} is left out: {why}" for site, why in sorted(plan.excluded.items())) if plan else ""
+
+
+def _quorum(look: Look) -> str:
+    """Updates that came, of those asked for."""
+    round_ = look.seen.round
+    if round_ in look.seen.plans and round_ not in look.seen.commits:
+        standings = training_standings(look)
+        return f"{sum(isinstance(one, Done) for one in standings.values())}/{len(standings)}"
+    last = max(look.seen.commits, default=None)
+    return _came(look.seen.commits[last], look) if last is not None else ""
+
+
+def _came(commit: RoundManifest, look: Look) -> str:
+    plan = look.seen.plans.get(commit.round)
+    return f"{len(commit.contributions)}/{len(plan.selected) if plan else len(commit.contributions)}"
+
+
+def _metric(look: Look) -> MetricStatus | None:
+    """The newest round's value of the run's metric."""
+    name = primary_metric(look.run.spec)
+    for round_ in sorted(look.seen.evaluations, reverse=True):
+        value = value_of(look.seen.evaluations[round_], name)
+        if value is not None:
+            return MetricStatus(name=name, value=value, round=round_)
+    return None
+
+
+def _history(look: Look, round_: int) -> RoundStatus:
+    commit, evaluation = look.seen.commits[round_], look.seen.evaluations[round_]
+    return RoundStatus(
+        round=round_,
+        quorum=_came(commit, look),
+        metric=value_of(evaluation, primary_metric(look.run.spec)),
+        loss=evaluation.loss,
+        seconds=_seconds(look, evaluation),
+        uploaded_bytes=commit.bytes_read,
+        truncated_energy=max(commit.truncated_energy.values(), default=0.0),
+        left_out=_left_out(look, commit),
+    )
+
+
+def _seconds(look: Look, evaluation: RoundEvaluation) -> float:
+    """From the round's plan to its evaluation; the wall clock, pauses included."""
+    plan = look.seen.plans.get(evaluation.round)
+    return max(0.0, evaluation.finished_at - plan.started_at) if plan else 0.0
+
+
+def _left_out(look: Look, commit: RoundManifest) -> dict[str, str]:
+    """The round's sites whose update is not in the commit."""
+    plan = look.seen.plans.get(commit.round)
+    came = {contribution.site for contribution in commit.contributions}
+    refused = {site: f"{verdict.reason}: {verdict.message}"[:1024] for site, verdict in commit.refused.items()}
+    absent = {site: "NoUpdate: its update did not come in time" for site in (plan.selected if plan else ()) if site not in came}
+    return dict(sorted((absent | refused).items())[:100])

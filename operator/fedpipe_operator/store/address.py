@@ -1,0 +1,45 @@
+"""Which store, as data: what a worker process is told so that it opens the same one. Credentials come by environment, never here."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fedpipe_operator.store.directory import DirectoryStore
+from fedpipe_operator.store.protocol import Store
+from fedpipe_operator.store.s3 import S3Store
+from fedpipe_trainer.contract import Wire
+
+
+class DirectoryAddress(Wire):
+    """A folder of this machine."""
+
+    kind: Literal["directory"] = "directory"
+    root: str
+
+
+class BucketAddress(Wire):
+    """A bucket; the key pair is in the environment, where boto3 finds it."""
+
+    kind: Literal["s3"] = "s3"
+    bucket: str
+    prefix: str
+    endpoint: str | None = None
+    region: str = "us-east-1"
+
+
+StoreAddress = Annotated[DirectoryAddress | BucketAddress, Field(discriminator="kind")]
+
+
+def open_store(address: DirectoryAddress | BucketAddress) -> Store:
+    """The store at this address."""
+    if isinstance(address, DirectoryAddress):
+        return DirectoryStore(Path(address.root))
+    return S3Store(address.bucket, address.prefix, endpoint=address.endpoint, region=address.region)
+
+
+def below(address: DirectoryAddress | BucketAddress, folder: str) -> DirectoryAddress | BucketAddress:
+    """The same store, seen from a folder in it."""
+    if isinstance(address, DirectoryAddress):
+        return address.model_copy(update={"root": str(Path(address.root) / folder)})
+    return address.model_copy(update={"prefix": f"{address.prefix}/{folder}"})

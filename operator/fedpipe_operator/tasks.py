@@ -1,0 +1,199 @@
+"""A decision's action as a task for a trainer: pure, given where things are and how objects are reached.
+
+The URLs are for exactly the objects the task may read and write; that is all a trainer ever learns of the store.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from fedpipe_operator import names
+from fedpipe_operator.api import FineTuneSpec, seconds
+from fedpipe_operator.records import RoundManifest, RoundPlan
+from fedpipe_operator.rounds import Run, StartEvaluation, StartExport, StartProfile, StartTraining
+from fedpipe_trainer.contract import (
+    Data,
+    EvaluateTask,
+    ExportTask,
+    GlobalAdapter,
+    Hyperparameters,
+    Model,
+    Objective,
+    ProfileTask,
+    RunRef,
+    SequenceClassification,
+    TrainTask,
+)
+from fedpipe_trainer.contract.task import EXPORT_ADAPTER_FILES, EXPORT_MERGED_FILES
+
+URL_SECONDS = 7 * 24 * 3600
+"""How long a task's URLs hold: the longest that S3 signs for. A task's own deadline is far shorter."""
+
+
+class Urls(Protocol):
+    """The part of a store that makes URLs."""
+
+    def url_to_read(self, key: str, seconds: float) -> str:
+        """A URL that reads this object and nothing else."""
+        ...
+
+    def url_to_write(self, key: str, seconds: float) -> str:
+        """A URL that writes this object and nothing else."""
+        ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a trainer of one site finds its model and its data."""
+
+    model: Model
+    data: Data | None = None
+    """None where no data is needed: an export."""
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What every task of a run is made from."""
+
+    run: Run
+    urls: Urls
+
+    @property
+    def spec(self) -> FineTuneSpec:
+        """What is asked for."""
+        return self.run.spec
+
+    @property
+    def ref(self) -> RunRef:
+        """The run, as tasks and manifests name it."""
+        meta = self.run.resource.metadata
+        return RunRef(namespace=meta.namespace, name=meta.name, uid=meta.uid)
+
+    @property
+    def deadline(self) -> float:
+        """Seconds a task has."""
+        return seconds(self.spec.rounds.deadline)
+
+    def read(self, key: str) -> str:
+        """A URL to read this key."""
+        return self.urls.url_to_read(key, URL_SECONDS)
+
+    def write(self, key: str) -> str:
+        """A URL to write this key."""
+        return self.urls.url_to_write(key, URL_SECONDS)
+
+
+def profile_task(desk: Desk, action: StartProfile, place: Place) -> ProfileTask:
+    """Measure a site."""
+    planning = desk.spec.planning
+    return ProfileTask(
+        run=desk.ref,
+        site=action.site,
+        attempt=action.attempt,
+        model=place.model,
+        deadline_seconds=desk.deadline,
+        manifest=desk.write(names.profile_manifest(action.site, action.attempt)),
+        objective=desk.spec.task,
+        data=_data(place),
+        bits=planning.bits,
+        target_modules=planning.target_modules,
+        batch_sizes=_measured_batches(planning.batch_sizes),
+        rank=max(planning.ranks),
+        seed=desk.spec.training.seed,
+    )
+
+
+def training_task(
+    desk: Desk, action: StartTraining, place: Place, *, plan: RoundPlan, previous: RoundManifest | None
+) -> TrainTask:
+    """Train one round from the previous round's global adapter."""
+    site, round_, attempt = action.site, action.round, action.attempt
+    return TrainTask(
+        run=desk.ref,
+        site=site,
+        round=round_,
+        attempt=attempt,
+        model=_pinned(place.model, plan),
+        deadline_seconds=desk.deadline,
+        manifest=desk.write(names.update_manifest(round_, site, attempt)),
+        objective=_objective(desk.spec, plan),
+        data=_data(place),
+        plan=plan.plans[site],
+        hyperparameters=Hyperparameters.model_validate(desk.spec.training.model_dump(include=set(Hyperparameters.model_fields))),
+        global_adapter=_adapter(desk, previous),
+        adapter=desk.write(names.update_adapter(round_, site, attempt)),
+        checkpoint_read=desk.read(names.checkpoint(round_, site)),
+        checkpoint_write=desk.write(names.checkpoint(round_, site)),
+    )
+
+
+def evaluation_task(
+    desk: Desk, action: StartEvaluation, place: Place, *, plan: RoundPlan, commit: RoundManifest | None
+) -> EvaluateTask:
+    """Measure a round's global adapter at a site; without a commit, the base itself."""
+    return EvaluateTask(
+        run=desk.ref,
+        site=action.site,
+        round=action.round,
+        attempt=action.attempt,
+        model=_pinned(place.model, plan),
+        deadline_seconds=desk.deadline,
+        manifest=desk.write(names.evaluation_manifest(action.round, action.site, action.attempt)),
+        objective=_objective(desk.spec, plan),
+        data=_data(place),
+        bits=plan.plans[action.site].bits,
+        batch_size=plan.plans[action.site].batch_size,
+        evaluation=desk.spec.evaluation,
+        global_adapter=_adapter(desk, commit),
+        seed=desk.spec.training.seed,
+    )
+
+
+def export_task(desk: Desk, action: StartExport, place: Place, *, plan: RoundPlan, commit: RoundManifest) -> ExportTask:
+    """Export a round's global adapter as a PEFT folder and a merged model."""
+    adapter = _adapter(desk, commit)
+    assert adapter is not None  # noqa: S101 -- a commit names its adapter
+    return ExportTask(
+        run=desk.ref,
+        site="",
+        round=action.round,
+        attempt=action.attempt,
+        model=_pinned(place.model, plan),
+        deadline_seconds=desk.deadline,
+        manifest=desk.write(names.export_manifest(action.attempt)),
+        objective=_objective(desk.spec, plan),
+        global_adapter=adapter,
+        adapter_files=_files(desk, names.EXPORT_ADAPTER, EXPORT_ADAPTER_FILES if desk.spec.export.adapter else ()),
+        merged_files=_files(desk, names.EXPORT_MERGED, EXPORT_MERGED_FILES if desk.spec.export.merged else ()),
+    )
+
+
+def _files(desk: Desk, folder: str, files: tuple[str, ...]) -> Mapping[str, str]:
+    return {name: desk.write(f"{folder}/{name}") for name in files}
+
+
+def _data(place: Place) -> Data:
+    if place.data is None:
+        raise ValueError("this task reads a site's data, and the site's place names none")
+    return place.data
+
+
+def _pinned(model: Model, plan: RoundPlan) -> Model:
+    """The model with the fingerprint that every update of the round must be made on."""
+    return model.model_copy(update={"fingerprint": plan.fingerprint})
+
+
+def _objective(spec: FineTuneSpec, plan: RoundPlan) -> Objective:
+    """The task with the labels that the first round fixed."""
+    return spec.task.model_copy(update={"labels": plan.labels}) if isinstance(spec.task, SequenceClassification) else spec.task
+
+
+def _adapter(desk: Desk, commit: RoundManifest | None) -> GlobalAdapter | None:
+    if commit is None:
+        return None
+    return GlobalAdapter(url=desk.read(commit.adapter.name), sha256=commit.adapter.sha256, size=commit.adapter.size)
+
+
+def _measured_batches(batch_sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """A small and the largest batch: between them the planner interpolates."""
+    return tuple(sorted({min(batch_sizes), max(batch_sizes)}))

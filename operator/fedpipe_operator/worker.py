@@ -1,0 +1,138 @@
+"""The operator's own heavy work, in a process apart: `python -m fedpipe_operator.worker TASK.json` aggregates one round.
+
+The same task runs as a child process or as a Job of the operator's image. It reads plan and updates from the store,
+writes verdicts, then the global adapter, and last the round's manifest: that is the commit. Run twice, the second
+finds the commit and does nothing.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from fedpipe_operator import names
+from fedpipe_operator.aggregation import Candidate, CannotAggregateError, RoundResult, aggregate_round
+from fedpipe_operator.errors import FedPipeError, TellUser, TryAgain
+from fedpipe_operator.records import RoundManifest, RoundPlan, UpdateRef
+from fedpipe_operator.store import Reader, Store
+from fedpipe_operator.store.address import StoreAddress, open_store
+from fedpipe_trainer.contract import ExitCode, RunRef, UpdateManifest, Wire, parse_manifest
+
+
+class AggregationTask(Wire):
+    """Aggregate one round. The store's credentials are in the environment."""
+
+    store: StoreAddress
+    run: RunRef
+    round: int
+    method: str
+    max_rank: int
+    max_norm: float
+    updates: tuple[UpdateRef, ...]
+
+
+def aggregate(task: AggregationTask, store: Store) -> None:
+    """Aggregate and commit the round, unless it is committed already or too few updates pass the gate.
+
+    Raises:
+        FedPipeError: the store cannot be read or written, or a plan, manifest or adapter is not there.
+        CannotAggregateError: the method cannot take these updates.
+    """
+    if store.read(names.round_manifest(task.round)) is not None:
+        return
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as readers:
+        path = Path(folder) / "adapter.safetensors"
+        result = _aggregated(task, store, readers, path)
+        for site, verdict in result.verdicts.items():
+            store.write(names.update_verdict(task.round, site, _attempt_of(task, site)), verdict.to_json().encode())
+        if result.manifest is not None:
+            _commit(store, result.manifest, path, time.monotonic() - started)
+
+
+def _aggregated(task: AggregationTask, store: Store, readers: ExitStack, path: Path) -> RoundResult:
+    plan = RoundPlan.model_validate_json(_required(store, names.round_plan(task.round)))
+    candidates = {update.site: _candidate(task.round, update, store, readers) for update in task.updates}
+    with path.open("wb") as sink:
+        return aggregate_round(
+            run=task.run,
+            plan=plan,
+            method=task.method,
+            max_rank=task.max_rank,
+            candidates=candidates,
+            previous=_previous(task.round, store, readers),
+            sink=sink,
+            max_norm=task.max_norm,
+        )
+
+
+def _candidate(round_: int, update: UpdateRef, store: Store, readers: ExitStack) -> Candidate:
+    manifest = parse_manifest(_required(store, names.update_manifest(round_, update.site, update.attempt)).decode())
+    if not isinstance(manifest, UpdateManifest):
+        raise TellUser("WrongManifest", f"the update of {update.site} has a manifest of kind {manifest.kind}, not train")
+    source = readers.enter_context(store.open_reader(names.update_adapter(round_, update.site, update.attempt)))
+    return Candidate(attempt=update.attempt, manifest=manifest, source=source)
+
+
+def _previous(round_: int, store: Store, readers: ExitStack) -> Reader | None:
+    """The global adapter that the round's sites started from; None in round 1."""
+    if round_ == 1:
+        return None
+    commit = RoundManifest.model_validate_json(_required(store, names.round_manifest(round_ - 1)))
+    return readers.enter_context(store.open_reader(commit.adapter.name))
+
+
+def _commit(store: Store, manifest: RoundManifest, path: Path, seconds: float) -> None:
+    """Write the adapter under a key that holds its hash, then the manifest, if nobody else has.
+
+    Two workers of one round may have seen different updates. Each writes its own key, and the manifest names one.
+    """
+    key = names.global_adapter(manifest.round, manifest.adapter.sha256)
+    store.write_file(key, path)
+    committed = manifest.model_copy(update={"adapter": manifest.adapter.model_copy(update={"name": key}), "seconds": seconds})
+    store.create(names.round_manifest(manifest.round), committed.to_json().encode())
+
+
+def _attempt_of(task: AggregationTask, site: str) -> int:
+    return next(update.attempt for update in task.updates if update.site == site)
+
+
+def _required(store: Store, key: str) -> bytes:
+    data = store.read(key)
+    if data is None:
+        raise TellUser("ObjectMissing", f"{key} is not in the store, though the round refers to it: was the store changed by hand?")
+    return data
+
+
+@contextmanager
+def _exit_statuses() -> Iterator[None]:
+    """Every way this process can fail, as an exit status and one line on stderr."""
+    try:
+        yield
+    except TryAgain as error:
+        _leave(ExitCode.TRANSFER_FAILED, error)
+    except (FedPipeError, CannotAggregateError, ValidationError) as error:
+        _leave(ExitCode.BAD_TASK, error)
+
+
+def _leave(code: ExitCode, error: Exception) -> None:
+    sys.stderr.write(f"{error}\n")
+    raise SystemExit(int(code)) from error
+
+
+def main(arguments: list[str]) -> None:
+    """Run the task in the file that the first argument names."""
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m fedpipe_operator.worker TASK.json\n")
+        raise SystemExit(int(ExitCode.BAD_TASK))
+    with _exit_statuses():
+        task = AggregationTask.model_validate_json(Path(arguments[0]).read_text(encoding="utf-8"))
+        aggregate(task, open_store(task.store))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
