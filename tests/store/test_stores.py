@@ -61,8 +61,10 @@ def test_a_reader_knows_its_size_and_reads_by_ranges(store: Store) -> None:
 
     with store.open_reader("adapter.safetensors") as reader:
         assert reader.size == 12
-        assert reader.read_range(6, 6) == b"tensor"
-        assert reader.read_range(0, 6) == b"header"
+        assert reader.read(6, 6) == b"tensor"
+        assert reader.read(0, 6) == b"header"
+        assert reader.read(6, 100) == b"tensor", "fewer where the object ends"
+        assert reader.read(12, 100) == b""
 
 
 def test_a_reader_of_an_absent_object_says_so(store: Store) -> None:

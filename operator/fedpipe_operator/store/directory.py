@@ -26,13 +26,10 @@ class FileReader:
     size: int
     key: str
 
-    def read_range(self, offset: int, length: int) -> bytes:
-        """The bytes from `offset`, exactly `length` of them."""
+    def read(self, offset: int, length: int) -> bytes:
+        """The `length` bytes from `offset` on; fewer only where the object ends."""
         with _translated(self.key):
-            data = os.pread(self.descriptor, length, offset)
-        if len(data) != length:
-            raise TellUser("ObjectTooShort", f"{self.key} has {self.size} bytes, {length} were asked for at {offset}")
-        return data
+            return os.pread(self.descriptor, length, offset)
 
 
 class DirectoryStore:
@@ -58,7 +55,10 @@ class DirectoryStore:
     def read_range(self, key: str, offset: int, length: int) -> bytes:
         """Exactly `length` bytes from `offset`."""
         with self.open_reader(key) as reader:
-            return reader.read_range(offset, length)
+            data = reader.read(offset, length)
+        if len(data) != length:
+            raise TellUser("ObjectTooShort", f"{key} has {reader.size} bytes, {length} were asked for at {offset}")
+        return data
 
     @contextmanager
     def open_reader(self, key: str) -> Iterator[FileReader]:

@@ -6,14 +6,14 @@ from typing import Protocol
 
 
 class Reader(Protocol):
-    """One object, read by byte ranges: what the aggregation needs to take a tensor out of a large file."""
+    """One object, read by byte ranges: the `Source` from which the aggregation takes tensors out of a large file."""
 
     @property
     def size(self) -> int:
         """Bytes in the object."""
 
-    def read_range(self, offset: int, length: int) -> bytes:
-        """The bytes from `offset`, exactly `length` of them."""
+    def read(self, offset: int, length: int) -> bytes:
+        """The `length` bytes from `offset` on; fewer only where the object ends."""
 
 
 class Store(Protocol):

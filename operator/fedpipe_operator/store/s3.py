@@ -51,9 +51,9 @@ class ObjectReader:
     key: str
     size: int
 
-    def read_range(self, offset: int, length: int) -> bytes:
-        """The bytes from `offset`, exactly `length` of them."""
-        return self.store.read_range(self.key, offset, length)
+    def read(self, offset: int, length: int) -> bytes:
+        """The `length` bytes from `offset` on; fewer only where the object ends."""
+        return self.store.read_range(self.key, offset, max(0, min(length, self.size - offset)))
 
 
 class S3Store:
