@@ -1,0 +1,29 @@
+"""How large adapters and heads are: what the memory model, the time model and the explanation all count with."""
+
+from collections.abc import Iterable, Mapping
+from math import prod
+
+from fedpipe_trainer.contract import WeightShape
+
+WIRE_BYTES = 4
+"""Adapters travel and are trained in fp32."""
+
+
+def adapter_parameters(weights: Iterable[WeightShape], ranks: Mapping[str, int]) -> int:
+    """Σ r·(d_in + d_out): elements of A (r × d_in) and B (d_out × r) over all weights; a weight not named has rank 0."""
+    return sum(ranks.get(weight.name, 0) * (weight.d_in + weight.d_out) for weight in weights)
+
+
+def uniform_ranks(weights: Iterable[WeightShape], rank: int) -> dict[str, int]:
+    """The same rank for every weight."""
+    return {weight.name: rank for weight in weights}
+
+
+def head_shapes(head: Mapping[str, tuple[int, ...]], labels: int) -> dict[str, tuple[int, ...]]:
+    """The head's tensors with -1 replaced by the number of labels."""
+    return {key: tuple(labels if size == -1 else size for size in shape) for key, shape in head.items()}
+
+
+def head_parameters(head: Mapping[str, tuple[int, ...]]) -> int:
+    """Elements of tensors that are trained and sent whole."""
+    return sum(prod(shape) for shape in head.values())
