@@ -3,12 +3,15 @@
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import BeforeValidator, Field, TypeAdapter
 
 from fedpipe_trainer.contract.base import SCHEMA_VERSION, Wire
 from fedpipe_trainer.contract.exits import FailureReason
 from fedpipe_trainer.contract.plan import Bits, Scaling
 from fedpipe_trainer.contract.task import RunRef, Sha256
+
+# JSON knows text alone as the key of an object.
+_BitsKey = Annotated[Bits, BeforeValidator(lambda key: int(key) if isinstance(key, str) and key.isdecimal() else key)]
 
 
 class Outcome(StrEnum):
@@ -129,13 +132,13 @@ class ProfileManifest(_ManifestBase):
     """What the process may use: the device's memory, or the smaller of the machine's and the cgroup's."""
     runtime_bytes: int = 0
     """Memory of the process before any model is loaded (interpreter, libraries, device context)."""
-    load_peak_bytes: dict[Bits, int] = {}
+    load_peak_bytes: dict[_BitsKey, int] = {}
     """Peak memory while the base is loaded, by bits."""
-    base_bytes: dict[Bits, int] = {}
+    base_bytes: dict[_BitsKey, int] = {}
     """Memory the loaded base holds, by bits."""
-    load_seconds: dict[Bits, float] = {}
+    load_seconds: dict[_BitsKey, float] = {}
     throughput: tuple[Throughput, ...] = ()
-    unsupported: dict[Bits, str] = {}
+    unsupported: dict[_BitsKey, str] = {}
     """Bit widths that this device cannot do, and why."""
 
 

@@ -1,0 +1,86 @@
+"""The wire format as files: what stands in `golden/` is what travels. A change there is a change for everyone who reads it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from fedpipe_trainer.contract import FailureReason, Manifest, Outcome, Task, UpdateManifest, Wire, parse_manifest, parse_task
+
+GOLDEN = Path(__file__).parent / "golden"
+TASKS = sorted(GOLDEN.glob("task-*.json"))
+MANIFESTS = sorted(GOLDEN.glob("manifest-*.json"))
+
+
+def parse(path: Path) -> Wire:
+    return (parse_task if path in TASKS else parse_manifest)(path.read_text())
+
+
+@pytest.mark.parametrize("path", TASKS + MANIFESTS, ids=lambda path: path.stem)
+def test_a_golden_file_is_read_and_written_back_to_the_letter(path: Path) -> None:
+    assert parse(path).to_json() + "\n" == path.read_text()
+
+
+@pytest.mark.parametrize("path", TASKS + MANIFESTS, ids=lambda path: path.stem)
+def test_values_are_frozen(path: Path) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        parse(path).site = "elsewhere"  # type: ignore[attr-defined]  # every task and manifest has a site
+
+
+@pytest.mark.parametrize(("kinds", "paths"), [(Task, TASKS), (Manifest, MANIFESTS)], ids=["tasks", "manifests"])
+def test_there_is_a_golden_file_for_every_kind(kinds: Any, paths: list[Path]) -> None:  # noqa: ANN401 - an annotated union
+    assert {type(parse(path)) for path in paths} == set(get_args(get_args(kinds)[0]))
+
+
+def test_the_golden_files_show_every_field() -> None:
+    shown: dict[type[Wire], set[str]] = {}
+    for path in TASKS + MANIFESTS:
+        for value in values_within(parse(path)):
+            shown.setdefault(type(value), set()).update(name for name, content in value if content not in (None, {}, ()))
+
+    missing = {f"{kind.__name__}.{name}" for kind, names in shown.items() for name in set(kind.model_fields) - names}
+
+    assert missing - {f"{kind.__name__}.failure" for kind in shown} == set()  # one golden failure is enough
+
+
+def test_a_failed_task_reports_the_reason_and_no_artifact() -> None:
+    manifest = parse_manifest((GOLDEN / "manifest-train-failed.json").read_text())
+
+    assert isinstance(manifest, UpdateManifest)
+    assert manifest.failure is not None
+    assert (manifest.outcome, manifest.failure.reason, manifest.adapter) == (Outcome.FAILED, FailureReason.BAD_DATA, None)
+
+
+def values_within(value: object) -> Iterator[Wire]:
+    """The value and all that it holds."""
+    if isinstance(value, Wire):
+        yield value
+        for _, content in value:
+            yield from values_within(content)
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from values_within(item)
+
+
+@pytest.mark.parametrize("path", TASKS + MANIFESTS, ids=lambda path: path.stem)
+def test_an_unknown_field_is_refused_by_name(path: Path) -> None:
+    document = json.loads(path.read_text()) | {"credentials": "none of your business"}
+
+    with pytest.raises(ValueError, match="credentials"):
+        (parse_task if path in TASKS else parse_manifest)(json.dumps(document))
+
+
+@pytest.mark.parametrize("path", TASKS, ids=lambda path: path.stem)
+def test_a_task_of_a_newer_schema_is_refused_by_its_version(path: Path) -> None:
+    document = json.loads(path.read_text()) | {"schemaVersion": 2, "somethingNew": True}
+
+    with pytest.raises(ValueError, match=r"schema version 2, this trainer reads 1: use a trainer image as new as the operator"):
+        parse_task(json.dumps(document))
+
+
+@pytest.mark.parametrize("text", ["", "not JSON", "[]", "null", '{"kind": "train"}', '{"kind": "bake"}'])
+def test_what_is_no_task_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse_task(text)

@@ -1,0 +1,30 @@
+"""The few rules the contract itself computes."""
+
+import pytest
+
+from fedpipe_trainer.contract import ExitCode, FailureReason, Scaling, scale_of
+
+
+@pytest.mark.parametrize("reason", FailureReason)
+def test_every_failure_reason_has_an_exit_status_of_its_own(reason: FailureReason) -> None:
+    others = [other.exit_code for other in FailureReason if other is not reason]
+
+    assert reason.exit_code not in {ExitCode.OK, *others}
+
+
+def test_another_attempt_is_pointless_when_the_input_is_wrong() -> None:
+    assert {code for code in ExitCode if code.is_final} == {
+        ExitCode.BAD_TASK,
+        ExitCode.BAD_DATA,
+        ExitCode.BAD_MODEL,
+        ExitCode.OUT_OF_MEMORY,
+        ExitCode.DIVERGED,
+    }
+
+
+@pytest.mark.parametrize(
+    ("scaling", "rank", "scale"),
+    [(Scaling.CLASSIC, 8, 2.0), (Scaling.CLASSIC, 16, 1.0), (Scaling.RSLORA, 16, 4.0), (Scaling.RSLORA, 64, 2.0), (Scaling.RSLORA, 0, 0.0)],
+)
+def test_the_scale_of_an_adapter_follows_from_alpha_and_rank(scaling: Scaling, rank: int, scale: float) -> None:
+    assert scale_of(scaling, 16.0, rank) == scale
