@@ -17,7 +17,7 @@ class SequenceClassification(Wire):
     type: Literal["SequenceClassification"] = "SequenceClassification"
     text: Column = "text"
     label: Column = "label"
-    labels: Annotated[tuple[str, ...], Field(max_length=10000)] = ()
+    labels: Annotated[tuple[Annotated[str, Field(max_length=1024)], ...], Field(max_length=10000)] = ()
     """Every label, in the order of the head's outputs; empty in a spec means: the union of what the sites' profiles found."""
     max_length: MaxLength = 256
 
