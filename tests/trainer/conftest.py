@@ -151,3 +151,9 @@ def serving(cache: Path) -> Trainer:
     environment = os.environ | {"FEDPIPE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "fedpipe_trainer", "--serve"]
     return Trainer(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment))
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A token per byte."""
+    return byte_tokenizer(ends=False)

@@ -1,0 +1,129 @@
+"""From rows to token ids and tensors."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from fedpipe_trainer.contract import CausalLM, FailureReason, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.data import IGNORED, Example, Tokenizer, batch_indices, collate, columns_of, encode, encode_prompts, fill, target_count
+from fedpipe_trainer.errors import TaskFailed
+
+PAD, END = 256, 257
+CLASSES = SequenceClassification(text="note", label="ward", labels=("cardiology", "surgery"), max_length=8)
+CAUSAL = CausalLM(prompt="{mr}>", response="{ref}", max_length=8)
+SEQ2SEQ = Seq2SeqLM(prompt="{mr}>", response="{ref}", max_length=8)
+
+Tokenize = Callable[[str], list[int]]
+
+
+@pytest.fixture
+def ids(tokenizer: Tokenizer) -> Tokenize:
+    return lambda text: list(tokenizer([text])["input_ids"][0])
+
+
+def test_a_classification_is_a_cut_text_and_the_place_of_its_label(tokenizer: Tokenizer, ids: Tokenize) -> None:
+    rows = [{"note": "short", "ward": "surgery"}, {"note": "much too long", "ward": "cardiology"}]
+
+    assert encode(rows, CLASSES, tokenizer) == [Example(ids("short"), [1]), Example(ids("much too"), [0])]
+
+
+def test_a_label_that_the_run_does_not_know_is_refused_by_name(tokenizer: Tokenizer) -> None:
+    with pytest.raises(TaskFailed, match=r"'oncology' in column 'ward' .* \(cardiology, surgery\)") as caught:
+        encode([{"note": "x", "ward": "oncology"}], CLASSES, tokenizer)
+    assert caught.value.reason is FailureReason.BAD_DATA
+
+
+def test_a_causal_example_learns_the_response_and_its_end_only(tokenizer: Tokenizer, ids: Tokenize) -> None:
+    [example] = encode([{"mr": "ab", "ref": "xyz"}], CAUSAL, tokenizer)
+
+    assert example == Example([*ids("ab>xyz"), END], [IGNORED] * 3 + ids("xyz") + [END])
+
+
+@pytest.mark.parametrize(
+    ("mr", "ref", "left"),
+    [
+        ("abcdefgh", "xy", "efgh>xy"),  # a long prompt keeps its end, next to the response
+        ("ab", "qrstuvwxyz", "ab>qrstu"),  # a long response loses its end, and the end token with it
+        ("abcdefgh", "qrstuvwxyz", "fgh>qrst"),  # both: half and half
+    ],
+)
+def test_what_is_too_long_is_cut_so_that_something_of_the_response_remains(
+    tokenizer: Tokenizer, ids: Tokenize, mr: str, ref: str, left: str
+) -> None:
+    [example] = encode([{"mr": mr, "ref": ref}], CAUSAL, tokenizer)
+
+    learned = [label for label in example.labels if label != IGNORED]
+    assert len(example.input_ids) == len(example.labels) == 8
+    assert [token for token in example.input_ids if token != END] == ids(left)
+    assert learned == example.input_ids[-len(learned) :]
+    assert learned[0] == ids(ref)[0]
+
+
+def test_a_prompt_is_asked_as_it_was_trained(tokenizer: Tokenizer, ids: Tokenize) -> None:
+    assert encode_prompts(["ab>", "abcdefgh>"], CAUSAL, tokenizer, room=3) == [ids("ab>"), ids("efgh>")]
+
+
+def test_source_and_target_of_an_encoder_decoder_stand_apart(tokenizer: Tokenizer, ids: Tokenize) -> None:
+    [example] = encode([{"mr": "ab", "ref": "a response"}], SEQ2SEQ, tokenizer)
+
+    assert example == Example(ids("ab>"), ids("a respon"))
+
+
+def test_a_batch_is_padded_to_its_longest_example() -> None:
+    batch = collate([Example([1, 2, 3], [IGNORED, 2, 3]), Example([4], [IGNORED])], CAUSAL, PAD)
+
+    assert batch["input_ids"].tolist() == [[1, 2, 3], [4, PAD, PAD]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch["labels"].tolist() == [[IGNORED, 2, 3], [IGNORED] * 3]
+    assert target_count(batch) == 2
+
+
+def test_the_labels_of_a_classification_are_a_vector() -> None:
+    batch = collate([Example([1, 2, 3], [1]), Example([4], [0])], CLASSES, PAD)
+
+    assert torch.equal(batch["labels"], torch.tensor([1, 0]))
+    assert target_count(batch) == 2
+
+
+def test_an_epoch_shows_every_example_once_and_the_next_in_another_order() -> None:
+    shown = [i for step in range(6) for i in batch_indices(12, 4, step, seed=1)]
+
+    assert sorted(shown[:12]) == sorted(shown[12:]) == list(range(12))
+    assert shown[:12] != shown[12:]
+
+
+def test_batches_run_on_over_the_end_of_an_epoch() -> None:
+    shown = [i for step in range(5) for i in batch_indices(10, 4, step, seed=1)]
+
+    assert sorted(shown[:10]) == sorted(shown[10:]) == list(range(10))
+
+
+def test_the_order_is_fixed_by_the_seed_for_ever() -> None:
+    assert batch_indices(10, 10, 0, seed=0) == [7, 0, 9, 1, 5, 3, 4, 8, 2, 6]
+    assert batch_indices(10, 10, 0, seed=1) != batch_indices(10, 10, 0, seed=0)
+
+
+def test_a_batch_may_be_larger_than_the_data() -> None:
+    assert sorted(batch_indices(2, 4, 0, seed=0)) == [0, 0, 1, 1]
+
+
+def test_the_columns_of_an_objective_are_those_it_names() -> None:
+    assert columns_of(CLASSES) == ("note", "ward")
+    assert columns_of(CausalLM(prompt="{a} {{b}} {c}", response="{a}{d e}")) == ("a", "c", "d e")
+
+
+def test_a_template_is_filled_with_the_texts_of_a_row_as_they_are() -> None:
+    assert fill("{{{a}}} {a}-{b}", {"a": "{b}", "b": "ü"}) == "{{b}} {b}-ü"
+
+
+@pytest.mark.parametrize("template", ["plain", "{}", "{a.b}", "{a[0]}", "{a!r}", "{a:>10}", "{a", "a}"])
+def test_a_template_may_hold_plain_column_names_only(template: str) -> None:
+    with pytest.raises(TaskFailed, match="template") as caught:
+        columns_of(CausalLM(prompt=template, response="{a}"))
+    assert caught.value.reason is FailureReason.BAD_TASK
+
+
+def test_a_template_over_a_column_that_is_not_there_says_which_are() -> None:
+    with pytest.raises(TaskFailed, match="names the column 'c', the data has: a, b"):
+        fill("{c}", {"a": "", "b": ""})

@@ -1,0 +1,199 @@
+"""Reading a site's data: what is good is kept, what is bad is counted, what is hopeless is refused by name."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from fedpipe_trainer.contract import FailureReason
+from fedpipe_trainer.data import read_rows
+from fedpipe_trainer.errors import TaskFailed
+
+COLUMNS = ("text", "label")
+GOOD = [{"text": f"text, “{i}”\nand more", "label": "a"} for i in range(300)]
+
+
+def jsonl(rows: Sequence[dict[str, str]]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def as_csv(rows: Sequence[dict[str, str]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["label", "text"])
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def as_parquet(rows: Sequence[dict[str, str]]) -> bytes:
+    sink = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(list(rows)), sink)
+    return sink.getvalue()
+
+
+KINDS = {"jsonl": jsonl, "csv": as_csv, "parquet": as_parquet}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_of_good_rows_is_read_whole_and_in_order(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"data.{kind}"
+    path.write_bytes(KINDS[kind](GOOD))
+
+    found = read_rows(path, COLUMNS)
+
+    assert found.rows == GOOD
+    assert found.skipped == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_the_columns_that_are_asked_for_are_kept(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"data.{kind}"
+    path.write_bytes(KINDS[kind](GOOD))
+
+    assert read_rows(path, ("label",)).rows == [{"label": "a"}] * 300
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_empty_text_is_a_bad_row(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"data.{kind}"
+    path.write_bytes(KINDS[kind]([*GOOD, {"text": "  ", "label": "a"}]))
+
+    found = read_rows(path, COLUMNS)
+
+    assert (len(found.rows), found.skipped) == (300, 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_without_rows_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"data.{kind}"
+    path.write_bytes(KINDS[kind]([]) if kind != "parquet" else as_parquet(GOOD[:0]))
+
+    failure = refused(path)
+
+    assert "holds no row" in failure.message
+
+
+BAD_LINES = {
+    "broken JSON": b'{"text": "cut off\n',
+    "no object": b'["text", "label"]\n',
+    "a column missing": b'{"text": "x"}\n',
+    "null": b'{"text": null, "label": "a"}\n',
+    "a number": b'{"text": 3, "label": "a"}\n',
+    "not UTF-8": b'{"text": "\xff\xfe", "label": "a"}\n',
+    "half a surrogate pair": b'{"text": "\\ud800", "label": "a"}\n',
+    "nested beyond reason": b"[" * 100_000 + b"\n",
+}
+
+
+@pytest.mark.parametrize("line", BAD_LINES.values(), ids=BAD_LINES)
+def test_a_bad_line_of_json_is_skipped_and_counted(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(jsonl(GOOD[:150]) + line + jsonl(GOOD[150:]))
+
+    found = read_rows(path, COLUMNS)
+
+    assert (found.rows, found.skipped) == (GOOD, 1)
+
+
+BAD_RECORDS = {
+    "too few fields": b"a\r\n",
+    "too many fields": b"a,b,c\r\n",
+    "not UTF-8": b"a,\xff\xfe\r\n",
+    "a quote out of place": b'a,"b"c\r\n',
+}
+
+
+@pytest.mark.parametrize("line", BAD_RECORDS.values(), ids=BAD_RECORDS)
+def test_a_bad_record_of_csv_is_skipped_and_counted(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "data.csv"
+    head, tail = as_csv(GOOD[:150]), as_csv(GOOD[150:]).split(b"\r\n", maxsplit=1)[1]
+    path.write_bytes(head + line + tail)
+
+    found = read_rows(path, COLUMNS)
+
+    assert (found.rows, found.skipped) == (GOOD, 1)
+
+
+def test_more_than_one_bad_row_in_a_hundred_is_refused_with_the_first_line_and_the_count(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(jsonl(GOOD[:7]) + b"oops\n" * 4 + jsonl(GOOD[7:]))
+
+    failure = refused(path)
+
+    assert f"4 of 304 rows of {path} cannot be used, the first at line 8: it is not JSON" in failure.message
+
+
+def test_exactly_one_bad_row_in_a_hundred_is_tolerated_and_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b"oops\n" + jsonl(GOOD[:99]))
+
+    assert read_rows(path, COLUMNS).skipped == 1
+    assert f"1 of 100 rows of {path} cannot be used, the first at line 1" in caplog.text
+
+
+def test_no_message_repeats_a_text_of_the_data(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b'{"text": "a secret", "label": }\n{"text": ["a secret"], "label": "a"}\n')
+
+    assert "secret" not in refused(path).message
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+    for kind in ("csv", "jsonl"):
+        path = tmp_path / f"data.{kind}"
+        path.write_bytes(b"\xef\xbb\xbf" + KINDS[kind](GOOD))
+
+        assert read_rows(path, COLUMNS).rows == GOOD
+
+
+def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
+    for kind in ("csv", "jsonl"):
+        path = tmp_path / f"data.{kind}"
+        path.write_bytes(KINDS[kind](GOOD) + b"\r\n\r\n")
+
+        assert read_rows(path, COLUMNS).skipped == 0
+
+
+def test_a_very_long_field_of_csv_is_a_field(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    row = {"text": "x" * 1_000_000, "label": "a"}
+    path.write_bytes(as_csv([row]))
+
+    assert read_rows(path, COLUMNS).rows == [row]
+
+
+def test_a_column_that_the_whole_file_lacks_is_named_beside_those_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_bytes(as_csv(GOOD))
+
+    assert "no value in column 'note' (columns: label, text)" in refused(path, ("note",)).message
+
+
+UNREADABLE: dict[str, Callable[[Path], object]] = {
+    "missing.jsonl": lambda _: None,
+    "folder.csv": Path.mkdir,
+    "broken.parquet": lambda path: path.write_bytes(b"PAR1 and no more"),
+    "empty.parquet": lambda path: path.write_bytes(b""),
+    "data.xlsx": lambda path: path.write_bytes(b"PK"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    UNREADABLE[name](path)
+
+    assert str(path) in refused(path).message
+
+
+def refused(path: Path, columns: Sequence[str] = COLUMNS) -> TaskFailed:
+    with pytest.raises(TaskFailed) as caught:
+        read_rows(path, columns)
+    assert caught.value.reason is FailureReason.BAD_DATA
+    assert str(path) in caught.value.message
+    return caught.value
