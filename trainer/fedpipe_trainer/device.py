@@ -67,6 +67,19 @@ def memory_limit(limit: int | None) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """On the CPU, the same bytes every time (given the same number of threads); CUDA kernels are left as they are."""
+    was = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(was or device.type == "cpu")
+    # Uninitialised memory would be filled with NaN: a safety net that costs time, for reads we do not make.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] - a property torch's stubs do not know
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was)
+
+
 @lru_cache(maxsize=4)
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of this device's best square matrix product of this type: what MFU is a share of.

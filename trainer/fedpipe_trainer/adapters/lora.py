@@ -17,6 +17,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from fedpipe_trainer.adapters.wire import Factors, GlobalUpdate, key_of, key_of_a, key_of_b
@@ -46,14 +47,10 @@ NOBODY: Final = Site(ranks={}, scale=lambda _weight: 0.0)
 class Adapters:
     """The adapters on a base."""
 
-    model: nn.Module
+    model: PreTrainedModel
     """The base with the adapters in it; call it as ever."""
     trained: Mapping[str, nn.Parameter] = field(default_factory=dict)
-    """What the optimiser changes, by its key in the adapter file, sorted."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The update as it is sent: factors without their scale, the head whole; copies."""
-        return {key: parameter.detach().clone() for key, parameter in self.trained.items()}
+    """What the optimiser changes and the site sends (factors without their scale), by its key in the adapter file, sorted."""
 
 
 @contextmanager
@@ -76,10 +73,12 @@ def attached(base: Base, site: Site, start: GlobalUpdate, seed: int) -> Iterator
     wrapped = _wrap(base.model, {_SITE: _site_config(base.model, ranks, site), _TAIL: _tail_config(base.model, tails)})
     layers = {name: module for name, module in base.model.named_modules() if isinstance(module, LoraLayer)}
     try:
-        for weight in ranks:
+        for weight, rank in ranks.items():
             learned = start.weights[weight].components(0, split[weight]) if weight in start.weights else None
-            _fill(layers[weight], _SITE, _started(weight, ranks[weight], shapes[weight], learned=learned, scale=site.scale(weight), seed=seed))
-            _check_scale(layers[weight], _SITE, site.scale(weight))
+            scale = site.scale(weight)
+            a = fresh_factor(weight, rank, shapes[weight][1], seed)
+            _fill(layers[weight], _SITE, _started(a, shapes[weight][0], learned, scale))
+            _check_scale(layers[weight], _SITE, scale)
         for weight in tails:
             _fill(layers[weight], _TAIL, start.weights[weight].components(split[weight], None))
             _check_scale(layers[weight], _TAIL, 1.0)
@@ -156,12 +155,9 @@ def _wrap(model: Any, configs: Mapping[str, LoraConfig | None]) -> PeftModel | N
     return wrapped
 
 
-def _started(
-    weight: str, rank: int, shape: tuple[int, int], *, learned: Factors | None, scale: float, seed: int
-) -> Factors:
-    """The site's factors: the first components of the global update (B divided by the scale), then fresh rows of A with zero B."""
-    a = fresh_factor(weight, rank, shape[1], seed)
-    b = torch.zeros(shape[0], rank)
+def _started(a: Tensor, d_out: int, learned: Factors | None, scale: float) -> Factors:
+    """The first components of the global update (B divided by the scale), then the fresh rows left of A with zero B."""
+    b = torch.zeros(d_out, a.shape[0])
     if learned is not None:
         a[: learned.rank] = learned.a
         b[:, : learned.rank] = learned.b / scale
@@ -200,7 +196,7 @@ def _select_trained(base: Base, layers: Mapping[str, Any], ranks: Mapping[str, i
         trained[key_of_b(weight)] = layers[weight].lora_B[_SITE].weight
     base.model.requires_grad_(requires_grad=False)
     for parameter in trained.values():
-        parameter.requires_grad_(requires_grad=True)
+        parameter.requires_grad = True
     return dict(sorted(trained.items()))
 
 

@@ -43,7 +43,7 @@ def read_config(folder: Path, objective: Objective) -> PretrainedConfig:
         TaskFailed: BadModel, config.json is no configuration that transformers knows.
     """
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise TaskFailed(FailureReason.BAD_MODEL, f"{folder}/config.json: {error}") from error
     if isinstance(objective, SequenceClassification):
@@ -114,6 +114,12 @@ def linear_shape(module: nn.Module) -> tuple[int, int] | None:
     if isinstance(module, nn.Linear):  # the quantised layers of bitsandbytes are subclasses
         return module.out_features, module.in_features
     return None
+
+
+def matrix_parameters(model: nn.Module) -> int:
+    """Elements of all linear layers: what a token's FLOP are counted from (2 a forward pass)."""
+    shapes = [shape for module in model.modules() if (shape := linear_shape(module)) is not None]
+    return sum(d_out * d_in for d_out, d_in in shapes)
 
 
 def head_shapes(folder: Path, objective: Objective) -> dict[str, tuple[int, ...]]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import bitsandbytes as bnb
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from fedpipe_trainer import device as devices
@@ -88,16 +88,21 @@ def load(folder: Path, bits: Bits, objective: Objective) -> Base:
     tokenizer = _tokenizer(folder)
     config.pad_token_id = pad_id = _pad_id(tokenizer, folder)
     head = head_parameters(skeleton(config, objective), objective)
-    model, missing = _from_pretrained(folder, objective, config=config, device=device, bits=bits, kept=modules_of(head))
+    model, missing = _from_pretrained(folder, objective, config=config, bits=bits, kept=modules_of(head))
     if fresh := tuple(sorted(missing - set(head))):
         head = _with_fresh(head, fresh, folder, objective)
-        model, _ = _from_pretrained(folder, objective, config=config, device=device, bits=bits, kept=modules_of(head))
+        model, _ = _from_pretrained(folder, objective, config=config, bits=bits, kept=modules_of(head))
     _prepare(model, head)
     return Base(model, tokenizer, pad_id, bits, device, fingerprint(folder), head)
 
 
 def _from_pretrained(
-    folder: Path, objective: Objective, *, config: Any, device: torch.device, bits: Bits, kept: tuple[str, ...]  # noqa: ANN401 - each model has its own class of configuration
+    folder: Path,
+    objective: Objective,
+    *,
+    config: PretrainedConfig,
+    bits: Bits,
+    kept: tuple[str, ...],
 ) -> tuple[PreTrainedModel, set[str]]:
     """The model, and the names of the parameters that the checkpoint has no value for."""
     transformers_logging.disable_progress_bar()
@@ -108,7 +113,7 @@ def _from_pretrained(
             folder,
             config=config,
             dtype=_COMPUTE[bits],
-            device_map={"": device},
+            device_map={"": devices.choose()},
             quantization_config=_quantisation(bits, kept),
             local_files_only=True,
             use_safetensors=True,

@@ -1,0 +1,102 @@
+"""One optimiser step, in parts: gradients (in as many micro-batches as memory needs), clipping, AdamW.
+
+Training and the profile take the same steps, so that what was measured is what will be done.
+"""
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from transformers import PreTrainedModel
+
+from fedpipe_trainer import device
+from fedpipe_trainer.adapters import Adapters
+from fedpipe_trainer.contract import CausalLM, FailureReason, Hyperparameters, Objective
+from fedpipe_trainer.data import IGNORED, Example, collate
+from fedpipe_trainer.errors import TaskFailed
+from fedpipe_trainer.losses import summed_loss
+from fedpipe_trainer.model import Base
+
+_LOG = logging.getLogger(__name__)
+
+
+@contextmanager
+def training_mode(model: PreTrainedModel, *, checkpointing: bool) -> Iterator[None]:
+    """The model in training mode, recomputing activations if asked to; afterwards in evaluation mode again."""
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    try:
+        yield
+    finally:
+        model.eval()
+        if checkpointing:
+            model.gradient_checkpointing_disable()
+
+
+def make_optimizer(hyper: Hyperparameters, adapters: Adapters) -> torch.optim.AdamW:
+    """AdamW over the trained parameters, its state allocated at once: memory is what it will be, a checkpoint can fill it."""
+    parameters = list(adapters.trained.values())
+    optimizer = torch.optim.AdamW(parameters, lr=hyper.learning_rate, weight_decay=hyper.weight_decay, fused=True)
+    for parameter in parameters:
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer
+
+
+def gradients(examples: Sequence[Example], objective: Objective, base: Base, *, adapters: Adapters, micro_batch: int) -> tuple[float, int]:
+    """Gradients of the mean loss over the examples' targets, in micro-batches, halved as often as memory needs it.
+
+    Returns:
+        The mean loss, and the micro-batch that fitted.
+
+    Raises:
+        TaskFailed: OutOfMemory at a micro-batch of one sample.
+    """
+    while True:
+        try:
+            return _accumulate(examples, objective, base, model=adapters.model, micro_batch=micro_batch), micro_batch
+        except (RuntimeError, MemoryError) as error:
+            if not device.is_out_of_memory(error):
+                raise
+            if micro_batch == 1:
+                longest = max(len(example.input_ids) for example in examples)
+                msg = f"one sample of up to {longest} tokens does not fit memory: plan fewer bits or a smaller maxLength"
+                raise TaskFailed(FailureReason.OUT_OF_MEMORY, msg) from error
+        for parameter in adapters.trained.values():
+            parameter.grad = None
+        device.release_freed()
+        micro_batch = (micro_batch + 1) // 2
+        _LOG.warning("memory ran out: going on in micro-batches of %d", micro_batch)
+
+
+def update(optimizer: torch.optim.Optimizer, *, learning_rate: float, max_grad_norm: float) -> float:
+    """One optimiser step with the gradients clipped; their norm before that. Nothing changes if it is not finite."""
+    group = optimizer.param_groups[0]
+    norm = float(torch.nn.utils.clip_grad_norm_(group["params"], max_grad_norm))
+    if math.isfinite(norm):
+        group["lr"] = learning_rate
+        optimizer.step()
+    optimizer.zero_grad()
+    return norm
+
+
+def _accumulate(examples: Sequence[Example], objective: Objective, base: Base, *, model: PreTrainedModel, micro_batch: int) -> float:
+    targets = max(1, sum(label != IGNORED for example in examples for label in _targets(example, objective)))
+    total = 0.0
+    for first in range(0, len(examples), micro_batch):
+        batch = collate(examples[first : first + micro_batch], objective, base.pad_id)
+        loss, _ = summed_loss(model, {name: tensor.to(base.device) for name, tensor in batch.items()}, objective)
+        (loss / targets).backward()
+        total += float(loss.detach())
+    return total / targets
+
+
+def _targets(example: Example, objective: Objective) -> list[int]:
+    # Nothing predicts a causal model's first position.
+    return example.labels[1:] if isinstance(objective, CausalLM) else example.labels
