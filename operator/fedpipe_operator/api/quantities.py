@@ -18,7 +18,7 @@ def _as_text(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Quantity = Annotated[str, BeforeValidator(_as_text), Field(pattern=QUANTITY_PATTERN, max_length=32)]
+Quantity = Annotated[str, Field(pattern=QUANTITY_PATTERN, max_length=32), BeforeValidator(_as_text)]
 """A Kubernetes quantity above 0 such as `24Gi`, `8` or `500m`."""
 
 Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=32)]
