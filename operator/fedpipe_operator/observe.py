@@ -82,7 +82,9 @@ class _Look:
 
     def by_round(self, key_of: Callable[[int], str], kind: type[WireT]) -> dict[int, WireT]:
         """By round, from the run's start to where it is."""
-        return {round_: value for round_ in range(self.run.spec.rounds.count + 1) if (value := self._read(key_of(round_), kind)) is not None}
+        return {
+            round_: value for round_ in range(self.run.spec.rounds.count + 1) if (value := self._read(key_of(round_), kind)) is not None
+        }
 
     def by_site(self, key_of: Callable[[str, int], str], kind: type[WireT]) -> dict[str, dict[int, WireT]]:
         """By site and attempt."""

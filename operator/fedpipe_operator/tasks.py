@@ -33,11 +33,11 @@ URL_SECONDS = 7 * 24 * 3600
 class Urls(Protocol):
     """The part of a store that makes URLs."""
 
-    def url_to_read(self, key: str, seconds: float) -> str:
+    def url_to_read(self, key: str, seconds: int) -> str:
         """A URL that reads this object and nothing else."""
         ...
 
-    def url_to_write(self, key: str, seconds: float) -> str:
+    def url_to_write(self, key: str, seconds: int) -> str:
         """A URL that writes this object and nothing else."""
         ...
 
@@ -103,9 +103,7 @@ def profile_task(desk: Desk, action: StartProfile, place: Place) -> ProfileTask:
     )
 
 
-def training_task(
-    desk: Desk, action: StartTraining, place: Place, *, plan: RoundPlan, previous: RoundManifest | None
-) -> TrainTask:
+def training_task(desk: Desk, action: StartTraining, place: Place, *, plan: RoundPlan, previous: RoundManifest | None) -> TrainTask:
     """Train one round from the previous round's global adapter."""
     site, round_, attempt = action.site, action.round, action.attempt
     return TrainTask(
@@ -127,9 +125,7 @@ def training_task(
     )
 
 
-def evaluation_task(
-    desk: Desk, action: StartEvaluation, place: Place, *, plan: RoundPlan, commit: RoundManifest | None
-) -> EvaluateTask:
+def evaluation_task(desk: Desk, action: StartEvaluation, place: Place, *, plan: RoundPlan, commit: RoundManifest | None) -> EvaluateTask:
     """Measure a round's global adapter at a site; without a commit, the base itself."""
     return EvaluateTask(
         run=desk.ref,

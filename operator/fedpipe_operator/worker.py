@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fedpipe_operator import names
-from fedpipe_operator.aggregation import Candidate, CannotAggregateError, RoundResult, aggregate_round
+from fedpipe_operator.aggregation import Candidate, CannotAggregateError, RoundInput, RoundResult, Rule, aggregate_round
 from fedpipe_operator.errors import FedPipeError, TellUser, TryAgain
 from fedpipe_operator.records import RoundManifest, RoundPlan, UpdateRef
 from fedpipe_operator.store import Reader, Store
@@ -57,17 +57,9 @@ def aggregate(task: AggregationTask, store: Store) -> None:
 def _aggregated(task: AggregationTask, store: Store, readers: ExitStack, path: Path) -> RoundResult:
     plan = RoundPlan.model_validate_json(_required(store, names.round_plan(task.round)))
     candidates = {update.site: _candidate(task.round, update, store, readers) for update in task.updates}
+    given = RoundInput(run=task.run, plan=plan, candidates=candidates, previous=_previous(task.round, store, readers))
     with path.open("wb") as sink:
-        return aggregate_round(
-            run=task.run,
-            plan=plan,
-            method=task.method,
-            max_rank=task.max_rank,
-            candidates=candidates,
-            previous=_previous(task.round, store, readers),
-            sink=sink,
-            max_norm=task.max_norm,
-        )
+        return aggregate_round(given, Rule(method=task.method, max_rank=task.max_rank, max_norm=task.max_norm), sink)
 
 
 def _candidate(round_: int, update: UpdateRef, store: Store, readers: ExitStack) -> Candidate:

@@ -1,9 +1,10 @@
 """`rounds.attempts`: where one piece of work at one site stands, from its manifests and its jobs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 
+from fedpipe_operator.api import seconds
 from fedpipe_operator.doors import JobState, SeenJob
 from fedpipe_operator.rounds.seen import Run, Seen, job_of
 from fedpipe_trainer.contract import ExitCode, FailureReason, Manifest, Outcome
@@ -102,23 +103,11 @@ def _dead(job: SeenJob) -> _Failed:
     """A job that ended and left no manifest behind."""
     if job.state is JobState.SUCCEEDED:
         return _Failed("NoResult: the job ended well but its manifest is not in the store", final=False, counts=True)
-    known = job.exit_code in tuple(ExitCode)
-    final = known and ExitCode(job.exit_code).is_final
+    final = any(job.exit_code == code and code.is_final for code in ExitCode)
     return _Failed(f"{job.reason}: {job.message}", final, job.exit_code != ExitCode.TERMINATED)
 
 
-def stage_expired(run: Run, seen: Seen, kind: str, round_: int, now: float, deadline: float) -> bool:
-    """Whether the stage's deadline has passed, counted from its first job or from when the run was taken up again."""
-    started = stage_started(run, seen, kind, round_)
-    return started is not None and now >= started + deadline
-
-
-def stage_started(run: Run, seen: Seen, kind: str, round_: int) -> float | None:
-    """When the stage's first job was started; None before. No earlier than when the run was last taken up."""
-    starts = [job.started_at for job in _jobs_of(run, seen, kind, round_)]
-    return max(seen.resumed_at, min(starts)) if starts else None
-
-
-def _jobs_of(run: Run, seen: Seen, kind: str, round_: int) -> Iterable[SeenJob]:
-    """The stage's jobs; the door shows those of this run alone, under the names that `job_of` gives."""
-    return (seen_job for seen_job in seen.jobs.values() if seen_job.job.kind == kind and seen_job.job.round == round_)
+def stage_expired(run: Run, seen: Seen, kind: str, round_: int, now: float) -> bool:
+    """Whether `rounds.deadline` has passed, counted from the stage's first job or from when the run was taken up again."""
+    starts = [one.started_at for one in seen.jobs.values() if one.job.kind == kind and one.job.round == round_]
+    return bool(starts) and now >= max(seen.resumed_at, min(starts)) + seconds(run.spec.rounds.deadline)

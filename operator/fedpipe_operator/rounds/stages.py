@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from fedpipe_operator.api import Reason, primary_metric, seconds
-from fedpipe_operator.records import RoundPlan, UpdateRef
+from fedpipe_operator.api import Reason, primary_metric
+from fedpipe_operator.records import RoundEvaluation, RoundPlan, UpdateRef
 from fedpipe_operator.rounds import evaluation, planned
 from fedpipe_operator.rounds.actions import (
     Action,
@@ -69,7 +69,7 @@ def profile(look: Look) -> Step | None:
     if max(look.seen.round, 1) in look.seen.plans:
         return None
     standings = _standings(look, "profile", (site.name for site in look.run.sites), look.seen.profiles, round_=0)
-    return _work_left(standings, Reason.PROFILING, lambda site, attempt: StartProfile(site, attempt))
+    return _work_left(standings, Reason.PROFILING, StartProfile)
 
 
 def plan(look: Look) -> Step | None:
@@ -129,7 +129,7 @@ def export(look: Look) -> Step | None:
         return None
     match standing(Work("export"), look.run, look.seen, manifests=look.seen.exports, expired=_expired(look, "export", 0)):
         case Todo(attempt):
-            return Step(Reason.EXPORTING, "", (StartExport(exported_round(look.run, look.seen), attempt),))
+            return Step(Reason.EXPORTING, "", (StartExport(exported_round(look.run, look.seen.evaluations), attempt),))
         case Active(_, job):
             return Step(Reason.EXPORTING, "", wanted=frozenset({job}))
         case Out(why):
@@ -138,9 +138,9 @@ def export(look: Look) -> Step | None:
             return None
 
 
-def exported_round(run: Run, seen: Seen) -> int:
+def exported_round(run: Run, evaluations: Mapping[int, RoundEvaluation]) -> int:
     """The round whose global adapter is the run's result: the best by the run's metric."""
-    return best_round(seen.evaluations, primary_metric(run.spec))
+    return best_round(evaluations, primary_metric(run.spec))
 
 
 def training_standings(look: Look) -> Standings:
@@ -157,9 +157,7 @@ def _judged(look: Look, site: str, site_standing: Standing) -> Standing:
     return Out(f"{verdict.reason}: {verdict.message}") if verdict is not None and refused else site_standing
 
 
-def _standings(
-    look: Look, kind: str, sites: Iterable[str], manifests: Mapping[str, Mapping[int, Manifest]], *, round_: int
-) -> Standings:
+def _standings(look: Look, kind: str, sites: Iterable[str], manifests: Mapping[str, Mapping[int, Manifest]], *, round_: int) -> Standings:
     expired = _expired(look, kind, round_)
     return {
         site: standing(Work(kind, site, round_), look.run, look.seen, manifests=manifests.get(site, {}), expired=expired) for site in sites
@@ -167,7 +165,7 @@ def _standings(
 
 
 def _expired(look: Look, kind: str, round_: int) -> bool:
-    return stage_expired(look.run, look.seen, kind, round_, look.now, seconds(look.run.spec.rounds.deadline))
+    return stage_expired(look.run, look.seen, kind, round_, look.now)
 
 
 def _work_left(standings: Standings, reason: Reason, start: Callable[[str, int], Action]) -> Step | None:

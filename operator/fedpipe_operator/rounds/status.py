@@ -3,7 +3,16 @@
 from datetime import UTC, datetime
 
 from fedpipe_operator import names
-from fedpipe_operator.api import Condition, ConditionStatus, ConditionType, FineTuneStatus, MetricStatus, Reason, RoundStatus, primary_metric
+from fedpipe_operator.api import (
+    Condition,
+    ConditionStatus,
+    ConditionType,
+    FineTuneStatus,
+    MetricStatus,
+    Reason,
+    RoundStatus,
+    primary_metric,
+)
 from fedpipe_operator.planning import plan_status
 from fedpipe_operator.records import RoundEvaluation, RoundManifest
 from fedpipe_operator.rounds.actions import Event

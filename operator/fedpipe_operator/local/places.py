@@ -1,0 +1,57 @@
+"""Where models and data are on this machine: a claim `X` of the YAML is the folder `<volumes>/X`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedpipe_operator.api import EdgeSite, amount
+from fedpipe_operator.doors import Limits
+from fedpipe_operator.rounds import Run
+from fedpipe_operator.store import S3Store
+from fedpipe_operator.tasks import URL_SECONDS, Place
+from fedpipe_trainer.contract import Data, Model
+
+_PVC = "pvc://"
+_S3 = "s3://"
+
+
+@dataclass(frozen=True)
+class LocalMap:
+    """The local door's map: folders below `volumes` stand for PersistentVolumeClaims."""
+
+    volumes: Path
+
+    def place(self, run: Run, site: str) -> Place:
+        """Where a trainer of this site finds model and data; site "" needs the model alone."""
+        return Place(model=self._model(run), data=self._data(_site(run, site)) if site else None)
+
+    def limits(self, run: Run, site: str) -> Limits:
+        """The site's claimed memory and cores; none for the run's own work."""
+        if not site:
+            return Limits(memory_bytes=None, cpus=None)
+        capacity = _site(run, site).spec.capacity
+        return Limits(
+            memory_bytes=int(amount(capacity.memory)) if capacity.memory else None,
+            cpus=max(1, int(amount(capacity.cpu))) if capacity.cpu else None,
+        )
+
+    def _model(self, run: Run) -> Model:
+        source = run.spec.model.source
+        if source.startswith(_PVC):
+            return Model(source=f"file://{self.volumes.resolve() / source.removeprefix(_PVC)}")
+        return Model(source=source, files=_signed_files(run) if source.startswith(_S3) else {})
+
+    def _data(self, site: EdgeSite) -> Data:
+        data = site.spec.data
+        volume = self.volumes.resolve() / data.volume.persistent_volume_claim.claim_name
+        return Data(train=str(volume / data.train), validation=str(volume / data.validation))
+
+
+def _site(run: Run, name: str) -> EdgeSite:
+    return next(site for site in run.sites if site.name == name)
+
+
+def _signed_files(run: Run) -> dict[str, str]:
+    """A URL for every file of a model folder in the run's own S3 endpoint: the trainer has no key to it."""
+    bucket, _, prefix = run.spec.model.source.removeprefix(_S3).partition("/")
+    store = S3Store(bucket, prefix, endpoint=run.spec.store.endpoint, region=run.spec.store.region)
+    return {key: store.url_to_read(key, URL_SECONDS) for key in store.list()}

@@ -1,0 +1,112 @@
+"""A run under way on this machine: its turns, and the comparison that follows it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from fedpipe_operator import comparison, names
+from fedpipe_operator.api import ConditionStatus, ConditionType, FineTuneStatus
+from fedpipe_operator.doors import Door
+from fedpipe_operator.reconcile import Map, Reconciler
+from fedpipe_operator.records import Comparison, RoundEvaluation, RoundManifest, RoundPlan
+from fedpipe_operator.rounds import Event, Run, exported_round, is_over
+from fedpipe_operator.store import Store
+from fedpipe_operator.store.address import StoreAddress, below, open_store
+from fedpipe_trainer.contract import Wire
+
+WireT = TypeVar("WireT", bound=Wire)
+
+
+@dataclass
+class Session:
+    """One run, its reconciler and its newest status. It is the run's own voice: the status is kept here."""
+
+    run: Run
+    door: Door
+    map: Map
+    address: StoreAddress
+    resumed_at: float
+    on_status: Callable[[FineTuneStatus], None] = lambda _status: None
+    on_event: Callable[[Event], None] = lambda _event: None
+    store: Store = field(init=False)
+    _reconciler: Reconciler = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.store = open_store(self.address)
+        self._reconciler = Reconciler(
+            door=self.door, store=self.store, address=self.address, map=self.map, voice=self, resumed_at=self.resumed_at
+        )
+
+    @property
+    def over(self) -> bool:
+        """Whether the run succeeded or failed."""
+        return is_over(self.run.resource)
+
+    @property
+    def failure(self) -> str | None:
+        """Why the run failed; None if it did not."""
+        failed = (one for one in self.run.resource.status.conditions if one.type == ConditionType.FAILED)
+        return next((f"{one.reason}: {one.message}" for one in failed if one.status is ConditionStatus.TRUE), None)
+
+    def turn(self) -> None:
+        """One turn of the loop."""
+        self._reconciler.turn(self.run)
+
+    def write_status(self, run: Run, status: FineTuneStatus) -> None:
+        """Keep the status; the next turn starts from it."""
+        self.run = replace(run, resource=run.resource.model_copy(update={"status": status}))
+        self.on_status(status)
+
+    def tell(self, run: Run, event: Event) -> None:
+        """Pass the event on."""
+        del run
+        self.on_event(event)
+
+
+def sessions_alone(parent: Session) -> dict[str, Session]:
+    """A session for each site alone, ready for its turns; by site. What an earlier process began is gone on with."""
+    first = _required(parent.store, names.round_plan(1), RoundPlan)
+    base = _required(parent.store, names.round_evaluation(0), RoundEvaluation)
+    commits = {round_: _required(parent.store, names.round_manifest(round_), RoundManifest) for round_ in _rounds(parent)}
+    trained = {site: comparison.rounds_trained(site, commits) for site in first.plans}
+    return {site: _alone(parent, site, rounds, first, base) for site, rounds in trained.items() if rounds > 0}
+
+
+def compare(parent: Session, alone: Mapping[str, Session]) -> Comparison:
+    """Put base, sites alone and the federated model side by side, and keep that in the store."""
+    base = _required(parent.store, names.round_evaluation(0), RoundEvaluation)
+    rounds = {round_: _required(parent.store, names.round_evaluation(round_), RoundEvaluation) for round_ in _rounds(parent)}
+    best = exported_round(parent.run, rounds)
+    results = {
+        site: _required(session.store, names.round_evaluation(1), RoundEvaluation)
+        for site, session in alone.items()
+        if session.failure is None
+    }
+    made = comparison.compared(base=base, federated=rounds[best], alone_results=results)
+    parent.store.write(names.COMPARISON, made.to_json().encode())
+    return made
+
+
+def _alone(parent: Session, site: str, rounds: int, first: RoundPlan, base: RoundEvaluation) -> Session:
+    session = Session(
+        run=comparison.alone(parent.run, site, rounds),
+        door=parent.door,
+        map=parent.map,
+        address=below(parent.address, names.alone_folder(site)),
+        resumed_at=parent.resumed_at,
+    )
+    session.store.create(names.round_plan(1), comparison.alone_plan(first, site, rounds).to_json().encode())
+    session.store.create(names.round_evaluation(0), base.to_json().encode())
+    return session
+
+
+def _rounds(parent: Session) -> range:
+    """The rounds that were evaluated."""
+    return range(1, parent.run.resource.status.round + 1)
+
+
+def _required(store: Store, key: str, kind: type[WireT]) -> WireT:
+    data = store.read(key)
+    if data is None:
+        raise LookupError(f"{key} is not in the store, though the run is over")
+    return kind.model_validate_json(data)
