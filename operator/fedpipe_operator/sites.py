@@ -6,10 +6,9 @@ The planner reads nothing else of a site. Pure: a spec and a manifest in, a valu
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedpipe_trainer.contract import BaseModelFacts, Bits, ProfileManifest, Throughput
-
 from fedpipe_operator.api import EdgeSite, amount
 from fedpipe_operator.api.edgesite import Capacity
+from fedpipe_trainer.contract import BaseModelFacts, Bits, ProfileManifest, Throughput
 
 CPU = "cpu"
 

@@ -15,20 +15,19 @@ _HIDDEN_ELEMENTS: Final = 16
 _INTERMEDIATE_ELEMENTS: Final = 5
 _SCORE_ELEMENTS: Final = 5
 """Per query, key and head where attention is not fused: scores, mask, softmax, dropout, product."""
-_LOGIT_BYTES: Final = 16
-"""Per token and vocabulary entry: logits, their fp32 copy, log-softmax and gradient."""
+_LOGIT_BYTES: Final = 20
+"""Per token and vocabulary entry: logits and their gradient, both in 16 bits and in fp32, and the fp32 log-softmax."""
 _GPU_ELEMENT_BYTES: Final[Mapping[Bits, int]] = {4: 2, 8: 2, 16: 2, 32: 4}
 _CPU_ELEMENT_BYTES: Final[Mapping[Bits, int]] = {4: 2, 8: 3, 16: 2, 32: 4}
 """8-bit layers on a CPU keep an fp16 copy beside; both models above need half as much again."""
 
 
-def activation_bytes(base: BaseModelFacts, *, bits: Bits, on_gpu: bool, batch: int, length: int, checkpointing: bool) -> float:
-    """Peak bytes kept between forward and backward of `batch` × `length` tokens.
+def activation_bytes(base: BaseModelFacts, *, element: int, batch: int, length: int, checkpointing: bool) -> float:
+    """Peak bytes kept between forward and backward of `batch` × `length` tokens, `element` bytes an element.
 
     A base with a head of its own to train is a classifier; any other makes logits over its vocabulary, which
     dominate small language models. Checkpointing keeps each layer's input and one layer in full.
     """
-    element = _element_bytes(bits, on_gpu=on_gpu)
     per_layer = element * (_HIDDEN_ELEMENTS * base.hidden_size + _INTERMEDIATE_ELEMENTS * base.intermediate_size)
     if base.materialised_attention:
         per_layer += element * _SCORE_ELEMENTS * base.attention_heads * length
@@ -37,8 +36,6 @@ def activation_bytes(base: BaseModelFacts, *, bits: Bits, on_gpu: bool, batch: i
     return batch * length * (layers + logits)
 
 
-def _element_bytes(bits: Bits, *, on_gpu: bool) -> int:
-    """Bytes of one kept element: of the compute type, not of the stored one."""
-    if on_gpu:
-        return _GPU_ELEMENT_BYTES[bits]
-    return _CPU_ELEMENT_BYTES[bits]
+def element_bytes(bits: Bits, *, on_gpu: bool) -> int:
+    """Bytes of one kept element: of the type computed in, not of the one stored."""
+    return _GPU_ELEMENT_BYTES[bits] if on_gpu else _CPU_ELEMENT_BYTES[bits]

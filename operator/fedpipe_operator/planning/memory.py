@@ -12,12 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from fedpipe_trainer.contract import Bits
-
-from fedpipe_operator.planning.activations import activation_bytes
+from fedpipe_operator.planning.activations import activation_bytes, element_bytes
 from fedpipe_operator.planning.calibration import Calibration, Observation, calibrate
 from fedpipe_operator.planning.sizes import WIRE_BYTES, adapter_parameters, head_parameters, head_shapes, uniform_ranks
 from fedpipe_operator.sites import SiteProfile
+from fedpipe_trainer.contract import Bits
 
 _TRAINED_BYTES: Final = 16
 """A trained parameter: fp32 weight, fp32 gradient, 8 bytes of Adam state."""
@@ -101,4 +100,5 @@ def _tail_parameters(profile: SiteProfile, ranks: Mapping[str, int], tail_rank: 
 
 
 def _activations(profile: SiteProfile, bits: Bits, *, batch: int, length: int, checkpointing: bool = False) -> float:
-    return activation_bytes(profile.base, bits=bits, on_gpu=profile.on_gpu, batch=batch, length=length, checkpointing=checkpointing)
+    element = element_bytes(bits, on_gpu=profile.on_gpu)
+    return activation_bytes(profile.base, element=element, batch=batch, length=length, checkpointing=checkpointing)
