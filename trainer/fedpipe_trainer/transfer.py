@@ -35,8 +35,9 @@ _SERVER_ERRORS: Final = range(500, 600)
 
 _LOG = logging.getLogger(__name__)
 
-# httpx logs every request's full URL at INFO, signature included.
-logging.getLogger("httpx").setLevel(logging.WARNING)
+# They log every request's full URL, signature included.
+for name in ("httpx", "httpcore"):
+    logging.getLogger(name).setLevel(logging.WARNING)
 
 Pause = Callable[[float], None]
 Result = TypeVar("Result")

@@ -1,0 +1,70 @@
+"""Metrics against values worked out by hand."""
+
+import math
+import re
+
+import pytest
+
+from fedpipe_trainer.contract import FailureReason
+from fedpipe_trainer.errors import TaskFailed
+from fedpipe_trainer.metrics import Answer, of_answers, of_classes, perplexity, slot_error_rate, slot_pattern
+
+SLOTS = re.compile(r"\[([^\]]*)\]")
+
+
+def test_accuracy_and_macro_f1() -> None:
+    found = of_classes([0, 0, 0, 1], [0, 0, 1, 1])
+
+    assert found["accuracy"] == 0.75
+    assert found["macroF1"] == pytest.approx((0.8 + 2 / 3) / 2)
+
+
+def test_a_class_that_is_never_right_counts_as_nought() -> None:
+    assert of_classes([0, 1], [0, 0])["macroF1"] == pytest.approx((2 / 3 + 0) / 2)
+
+
+def test_perplexity_is_finite_for_every_finite_loss() -> None:
+    assert perplexity(0.0) == 1.0
+    assert perplexity(2.0) == pytest.approx(math.e**2)
+    assert math.isfinite(perplexity(1e9))
+
+
+def test_an_answer_that_is_one_of_the_references_is_perfect() -> None:
+    right = "Alimentum is a place in the city centre."
+    answers = [Answer("name[Alimentum]", ("Something else entirely, my friend.", right), right), Answer("x", (right,), right)]
+
+    assert of_answers(answers, SLOTS) == {"bleu": pytest.approx(100.0), "rougeL": pytest.approx(1.0), "slotErrorRate": 0.0}
+
+
+def test_rouge_l_is_the_f_measure_of_the_longest_common_subsequence() -> None:
+    [answer] = [Answer("x", ("the cat sat on the mat",), "the cat on mat")]
+
+    assert of_answers([answer], None)["rougeL"] == pytest.approx(2 * 1.0 * (4 / 6) / (1.0 + 4 / 6))
+
+
+def test_an_empty_answer_is_worth_nothing() -> None:
+    assert of_answers([Answer("name[A]", ("a reference of words",), "")], SLOTS) == {"bleu": 0.0, "rougeL": 0.0, "slotErrorRate": 1.0}
+
+
+def test_no_answers_have_no_metrics() -> None:
+    assert of_answers([], SLOTS) == {}
+
+
+def test_the_slot_error_rate_is_the_share_of_values_left_out() -> None:
+    answers = [
+        Answer("name[Blue Spice], area[city centre], food[]", ("",), "blue spice is by the river"),
+        Answer("name[Aromi], name[Aromi]", ("",), "Aromi!"),
+    ]
+
+    assert slot_error_rate(answers, SLOTS) == pytest.approx(1 / 3)
+
+
+def test_prompts_without_slots_have_no_slot_error_rate() -> None:
+    assert "slotErrorRate" not in of_answers([Answer("plain", ("a",), "a")], SLOTS)
+
+
+@pytest.mark.parametrize(("pattern", "why"), [("([a-z", "no regular expression"), (r"\[[^\]]*\]", "no group")])
+def test_a_useless_slot_pattern_is_refused(pattern: str, why: str) -> None:
+    with pytest.raises(TaskFailed, match=why) as caught:
+        slot_pattern(pattern)
+    assert caught.value.reason is FailureReason.BAD_TASK
