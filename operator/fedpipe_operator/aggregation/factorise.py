@@ -5,21 +5,26 @@ carries, and one small rotation puts the components in singular-value order. The
 
 * `Gram`: R = C·Q by Cholesky of R·Rᵀ, then the eigenvectors of Cᵀ(LᵀL)C. Two symmetric products and one eigenproblem of size n.
   Rows of R are scaled to norm 1 first; if they are too dependent for a Cholesky in float64, Householder QR takes its place.
+* `Krylov`: the same two products, then block Lanczos instead of the eigenproblem; for many components and a low rank.
 * `Dense`: W = L·R and the eigenvectors of the smaller of WᵀW and W·Wᵀ; for stacks wider than the weight.
 
 All in float64. Projecting with a basis that is orthonormal to rounding makes the result exact for what the basis spans, so the
 squared condition of a Gram matrix costs accuracy only in how well the energy is caught, never in the product itself.
 """
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import numpy as np
 
+from fedpipe_operator.aggregation import krylov
 from fedpipe_operator.aggregation.tensors import Float32
 from fedpipe_operator.aggregation.values import ROW_NORM, Float64
 
 _EIGH: Final = 25
 """An eigendecomposition of size n takes the time of about this many n³ flops of matrix product (numpy, 2 cores, n = 256 to 1024)."""
+_THIN: Final = 3
+"""A product with a thin block takes the time of this many times its flops: it waits for memory."""
 _DEPENDENT: Final = 1e-4
 """Distance of a unit row of R from the span of those before it, below which the Cholesky factor is too inaccurate to use."""
 
@@ -39,22 +44,58 @@ class _Space(NamedTuple):
     energy: float
 
 
+class Size(NamedTuple):
+    """What the cost of a way depends on: L is d_out × count, R is count × d_in."""
+
+    d_out: int
+    d_in: int
+    count: int
+    rank: int
+
+
+class Way(NamedTuple):
+    """A way to the basis, and the flops that it takes."""
+
+    space: Callable[[Float64, Float64, int], _Space]
+    flops: Callable[[Size], float]
+
+
 def factorise(left: Float64, right: Float64, rank: int) -> Factorised:
     """The best approximation of left @ right (d_out × n, n × d_in) of this rank ≤ min(n, d_out, d_in)."""
-    way = _dense_space if _dense_is_cheaper(len(left), *right.shape) else _gram_space
-    space = way(left, right, rank)
+    count, d_in = right.shape
+    space = WAYS[cheapest(Size(len(left), d_in, count, rank))].space(left, right, rank)
     b, a = _ordered(left @ (right @ space.basis.T), space.basis)
-    caught = float(np.vdot(b, b))
-    whole = rank == len(right) or space.energy == 0
-    truncated = 0.0 if whole else max(0.0, 1.0 - caught / space.energy)
+    whole = rank == count or space.energy == 0
+    truncated = 0.0 if whole else max(0.0, 1.0 - float(np.vdot(b, b)) / space.energy)
     return Factorised((b / ROW_NORM).astype(np.float32), (a * ROW_NORM).astype(np.float32), truncated)
 
 
-def _dense_is_cheaper(d_out: int, n: int, d_in: int) -> bool:
-    small, large = sorted((d_out, d_in))
-    dense = 2 * small * large * n + small * small * large + _EIGH * small**3
-    gram = (d_out + d_in) * n * n + (4 + _EIGH) * n**3
-    return dense < gram
+def cheapest(size: Size) -> str:
+    """The name of the way that takes the fewest flops; of equals, the first."""
+    return min(WAYS, key=lambda name: WAYS[name].flops(size))
+
+
+def _gram_flops(size: Size) -> float:
+    return (size.d_out + size.d_in) * size.count**2 + (4 + _EIGH) * size.count**3
+
+
+def _krylov_flops(size: Size) -> float:
+    columns = krylov.TYPICAL_STEPS * krylov.block_size(size.rank)
+    lanczos = _THIN * 4 * size.count**2 * columns + 4 * size.count * columns**2 + 2 * _EIGH * columns**3
+    return (size.d_out + size.d_in) * size.count**2 + lanczos
+
+
+def _dense_flops(size: Size) -> float:
+    small, large = sorted((size.d_out, size.d_in))
+    return 2 * small * large * size.count + small * small * large + _EIGH * small**3
+
+
+def _krylov_space(left: Float64, right: Float64, rank: int) -> _Space:
+    left_gram, right_gram = left.T @ left, right @ right.T
+    found = krylov.dominant_coefficients(left_gram, right_gram, rank)
+    if found is None:
+        return _gram_space(left, right, rank)
+    return _Space(np.linalg.qr(right.T @ found).Q.T, float(np.vdot(left_gram, right_gram)))
 
 
 def _gram_space(left: Float64, right: Float64, rank: int) -> _Space:
@@ -74,7 +115,7 @@ def _cholesky(gram: Float64, norms: Float64) -> Float64 | None:
     if not norms.all():
         return None
     try:
-        lower = np.linalg.cholesky(gram / norms / norms[:, None])
+        lower = np.asarray(np.linalg.cholesky(gram / norms / norms[:, None]), dtype=np.float64)
     except np.linalg.LinAlgError:
         return None
     return lower if np.diag(lower).min() > _DEPENDENT else None
@@ -108,3 +149,10 @@ def _ordered(b: Float64, basis: Float64) -> tuple[Float64, Float64]:
     peaks = basis[np.arange(len(basis)), np.abs(basis).argmax(axis=1)]
     signs = np.where(peaks < 0, -1.0, 1.0)
     return b @ (rotation * signs), basis * signs[:, None]
+
+
+WAYS: Final[dict[str, Way]] = {
+    "Gram": Way(_gram_space, _gram_flops),
+    "Krylov": Way(_krylov_space, _krylov_flops),
+    "Dense": Way(_dense_space, _dense_flops),
+}
