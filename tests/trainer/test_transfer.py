@@ -35,54 +35,58 @@ class Store:
         return f"http://127.0.0.1:{self.port}/bucket/{name}?{SIGNATURE}"
 
 
-def handler_of(store: Store) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            content = store.objects.get(self.path)
-            if not self.refused():
-                self.answer(404 if content is None else 200, content or b"")
+class StoreServer(ThreadingHTTPServer):
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.store = Store(port=self.server_address[1])
 
-        def do_PUT(self) -> None:
-            content = self.rfile.read(int(self.headers["Content-Length"]))
-            if not self.refused():
-                store.objects[self.path] = content
-                self.answer(200, b"")
 
-        def refused(self) -> bool:
-            store.asked.append(self.command)
-            status = store.answers.pop(0) if store.answers else 200
-            if status == HANG_UP:
-                self.send_response(200)
-                self.send_header("Content-Length", "1000")
-                self.end_headers()
-                self.wfile.write(b"half")
-                self.close_connection = True
-            elif status != 200:
-                self.answer(status, b"<Error/>")
-            return status != 200
+class Handler(BaseHTTPRequestHandler):
+    server: StoreServer
 
-        def answer(self, status: int, content: bytes) -> None:
-            self.send_response(status)
-            for name, value in store.headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
+    def do_GET(self) -> None:
+        content = self.server.store.objects.get(self.path)
+        if not self.refused():
+            self.answer(404 if content is None else 200, content or b"")
+
+    def do_PUT(self) -> None:
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        if not self.refused():
+            self.server.store.objects[self.path] = content
+            self.answer(200, b"")
+
+    def refused(self) -> bool:
+        store = self.server.store
+        store.asked.append(self.command)
+        status = store.answers.pop(0) if store.answers else 200
+        if status == HANG_UP:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
             self.end_headers()
-            self.wfile.write(content)
+            self.wfile.write(b"half")
+            self.close_connection = True
+        elif status != 200:
+            self.answer(status, b"<Error/>")
+        return status != 200
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
+    def answer(self, status: int, content: bytes) -> None:
+        self.send_response(status)
+        for name, value in self.server.store.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
-    return Handler
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
 
 
 @pytest.fixture
 def store() -> Iterator[Store]:
-    store = Store()
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler_of(store)) as server:
-        store.port = server.server_address[1]
+    with StoreServer() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        yield store
+        yield server.store
         server.shutdown()
         thread.join()
 
