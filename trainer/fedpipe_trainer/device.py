@@ -73,7 +73,7 @@ def deterministic(device: torch.device) -> Iterator[None]:
     was = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(was or device.type == "cpu")
     # Uninitialised memory would be filled with NaN: a safety net that costs time, for reads we do not make.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] - a property torch's stubs do not know
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch's stubs lack it
     try:
         yield
     finally:

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from fedpipe_trainer.contract import FailureReason
 from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.model.architecture import linear_shape
+from fedpipe_trainer.model.architecture import KEY_PREFIX, linear_shape
 
-PREFIX: Final = "base_model.model."
 _A: Final = ".lora_A.weight"
 _B: Final = ".lora_B.weight"
 
@@ -51,17 +50,17 @@ class GlobalUpdate:
 
 def key_of_a(weight: str) -> str:
     """The key of a weight's factor A."""
-    return f"{PREFIX}{weight}{_A}"
+    return f"{KEY_PREFIX}{weight}{_A}"
 
 
 def key_of_b(weight: str) -> str:
     """The key of a weight's factor B."""
-    return f"{PREFIX}{weight}{_B}"
+    return f"{KEY_PREFIX}{weight}{_B}"
 
 
 def key_of(parameter: str) -> str:
     """The key of a parameter that is sent whole."""
-    return f"{PREFIX}{parameter}"
+    return f"{KEY_PREFIX}{parameter}"
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -90,7 +89,7 @@ def read_update(path: Path, model: nn.Module, head: tuple[str, ...]) -> GlobalUp
     whole = {name: _take_whole(tensors, name, model.get_parameter(name)) for name in head}
     weights = {}
     for key in [key for key in tensors if key.endswith(_A)]:
-        weight = key.removeprefix(PREFIX).removesuffix(_A)
+        weight = key.removeprefix(KEY_PREFIX).removesuffix(_A)
         weights[weight] = _take_factors(tensors, weight, model)
     if tensors:
         raise _refused(f"the global adapter's {min(tensors)} is nothing that this model has")

@@ -4,7 +4,7 @@ URLs are `file://` or `http(s)://`; the latter are presigned for exactly one obj
 """
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, TypeAdapter
 
@@ -14,6 +14,31 @@ from fedpipe_trainer.contract.plan import Bits, Plan
 
 Url = Annotated[str, Field(pattern=r"^(file|https?)://", max_length=8192)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+EXPORT_ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
+"""Every file that an export of the adapter writes."""
+EXPORT_MERGED_FILES: Final = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
+"""Every file that an export of the merged model may write; which ones depends on the tokenizer.
+
+The weights are one file whatever their size: one presigned PUT takes 5 GB at most on AWS, so a larger model is merged
+from the exported adapter where it is served.
+"""
 
 
 class RunRef(Wire):

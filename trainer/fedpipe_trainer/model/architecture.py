@@ -24,6 +24,9 @@ AUTO_CLASSES: Final[dict[str, Any]] = {
     "SequenceClassification": AutoModelForSequenceClassification,
 }
 
+KEY_PREFIX: Final = "base_model.model."
+"""What stands before a module's path in the keys of an adapter file (peft's wrapper)."""
+
 _LLAMA = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 _BERT = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
 # FedPipe (arXiv 2404.06448) adapts W_q, W_k, W_v, W_o of every block; each family spells them in its own way.
@@ -81,6 +84,12 @@ def modules_of(parameters: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted({name.rpartition(".")[0] for name in parameters}))
 
 
+def head_modules(parameters: tuple[str, ...]) -> tuple[str, ...]:
+    """The outermost modules of a head, as peft's `modules_to_save` wants them: `classifier`, `score`, `bert.pooler`."""
+    paths = [name.split(".") for name in parameters]
+    return tuple(sorted({".".join(path[: path.index("pooler") + 1]) if "pooler" in path else path[0] for path in paths}))
+
+
 def target_weights(model: nn.Module, model_type: str, target_modules: tuple[str, ...]) -> tuple[WeightShape, ...]:
     """The weights that may get an adapter, in the model's order.
 
@@ -131,7 +140,7 @@ def head_shapes(folder: Path, objective: Objective) -> dict[str, tuple[int, ...]
 
 
 def facts(folder: Path, objective: Objective, target_modules: tuple[str, ...]) -> BaseModelFacts:
-    """What the planner must know of the model in this folder. `head` is keyed by parameter name."""
+    """What the planner must know of the model in this folder."""
     config = read_config(folder, objective)
     model = skeleton(config, objective)
     text = config.get_text_config()
@@ -145,7 +154,8 @@ def facts(folder: Path, objective: Objective, target_modules: tuple[str, ...]) -
         attention_heads=text.num_attention_heads,
         vocabulary_size=text.vocab_size,
         weights=target_weights(model, config.model_type, target_modules),
-        head=head_shapes(folder, objective),
+        head={f"{KEY_PREFIX}{name}": shape for name, shape in head_shapes(folder, objective).items()},
+        materialised_attention=config._attn_implementation == "eager",  # noqa: SLF001 - transformers has no public name for it
         merged_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
     )
 

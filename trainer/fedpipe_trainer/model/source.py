@@ -3,8 +3,13 @@
 import hashlib
 import re
 import struct
+from collections import Counter
 from pathlib import Path
+from typing import Final
 from urllib.parse import unquote, urlparse
+
+import torch
+from safetensors import safe_open
 
 from fedpipe_trainer.contract import FailureReason, Model
 from fedpipe_trainer.errors import TaskFailed
@@ -12,6 +17,7 @@ from fedpipe_trainer.workplace import Workplace
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_DTYPES: Final = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _EDGE_BYTES = 1 << 20
 _HUB = re.compile(r"^hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>.+))?$")
 
@@ -49,6 +55,15 @@ def fingerprint(folder: Path) -> str:
             file.seek(max(0, size - _EDGE_BYTES))
             digest.update(file.read(_EDGE_BYTES))
     return digest.hexdigest()
+
+
+def checkpoint_dtype(folder: Path) -> torch.dtype:
+    """The type that most tensors of the checkpoint have."""
+    counts: Counter[torch.dtype] = Counter()
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            counts.update(_DTYPES[file.get_slice(key).get_dtype()] for key in file.keys() if file.get_slice(key).get_dtype() in _DTYPES)  # noqa: SIM118 - no mapping
+    return counts.most_common(1)[0][0] if counts else torch.float32
 
 
 def _local(model: Model, _workplace: Workplace) -> Path:
