@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
+
 from fedpipe_operator.aggregation import Candidate, RoundInput
 from fedpipe_operator.records import RoundPlan
 from fedpipe_trainer.contract import Artifact, Forecast, Measured, Outcome, Plan, RunRef, UpdateManifest
-from safetensors.numpy import save
 
 RUN = RunRef(namespace="default", name="demo", uid="0000")
 HEAD = "base_model.model.classifier.weight"
@@ -24,7 +25,7 @@ class RecordingSource:
 
     data: bytes
     reads: Counter[tuple[int, int]] = field(default_factory=Counter)
-    log: list[tuple["RecordingSource", int, int]] = field(default_factory=list)
+    log: list[tuple["RecordingSource", int, int]] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -60,6 +61,7 @@ class Fleet:
             head=dict(self.head),
             plans=plans,
             selected=tuple(plans),
+            evaluators=tuple(plans),
             needed=self.needed,
         )
 

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from fedpipe_operator.aggregation import exact, factorise
-from fedpipe_operator.aggregation.values import ROW_NORM, Factors, Merged, Outline, Part, Share
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from fedpipe_operator.aggregation import exact, factorise
+from fedpipe_operator.aggregation.values import ROW_NORM, Factors, Merged, Outline, Part, Share
 
 steadily = settings(derandomize=True, deadline=None, max_examples=60)
 RANKS = st.lists(st.integers(1, 64), min_size=1, max_size=5)
@@ -222,7 +223,7 @@ def test_golden_numbers_of_two_sites_of_unequal_rank() -> None:
     ],
 )
 def test_the_way_of_fewest_flops_is_taken(shape: tuple[int, int], count: int, rank: int, way: str) -> None:
-    assert factorise.cheapest(factorise.Size(d_out=shape[0], d_in=shape[1], count=count, rank=rank)) == way
+    assert factorise.cheapest(factorise.Size(d_out=shape[0], d_in=shape[1], components=count, rank=rank)) == way
 
 
 def test_components_that_every_site_trained_are_replaced_not_added_to() -> None:

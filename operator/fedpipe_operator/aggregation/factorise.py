@@ -45,11 +45,11 @@ class _Space(NamedTuple):
 
 
 class Size(NamedTuple):
-    """What the cost of a way depends on: L is d_out × count, R is count × d_in."""
+    """What the cost of a way depends on: L is d_out × components, R is components × d_in."""
 
     d_out: int
     d_in: int
-    count: int
+    components: int
     rank: int
 
 
@@ -76,18 +76,18 @@ def cheapest(size: Size) -> str:
 
 
 def _gram_flops(size: Size) -> float:
-    return (size.d_out + size.d_in) * size.count**2 + (4 + _EIGH) * size.count**3
+    return (size.d_out + size.d_in) * size.components**2 + (4 + _EIGH) * size.components**3
 
 
 def _krylov_flops(size: Size) -> float:
     columns = krylov.TYPICAL_STEPS * krylov.block_size(size.rank)
-    lanczos = _THIN * 4 * size.count**2 * columns + 4 * size.count * columns**2 + 2 * _EIGH * columns**3
-    return (size.d_out + size.d_in) * size.count**2 + lanczos
+    lanczos = _THIN * 4 * size.components**2 * columns + 4 * size.components * columns**2 + 2 * _EIGH * columns**3
+    return (size.d_out + size.d_in) * size.components**2 + lanczos
 
 
 def _dense_flops(size: Size) -> float:
     small, large = sorted((size.d_out, size.d_in))
-    return 2 * small * large * size.count + small * small * large + _EIGH * small**3
+    return 2 * small * large * size.components + small * small * large + _EIGH * small**3
 
 
 def _krylov_space(left: Float64, right: Float64, rank: int) -> _Space:

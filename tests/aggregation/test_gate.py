@@ -1,0 +1,171 @@
+"""The gate refuses each kind of bad update by its own name, and says what, where, and found against expected."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedpipe_operator.aggregation import Candidate
+from fedpipe_operator.aggregation.gate import Expected, check
+from fedpipe_operator.aggregation.refusals import REASONS
+from fedpipe_operator.aggregation.tensors import open_tensors
+from fedpipe_operator.records import Verdict
+from fedpipe_trainer.contract import Outcome, RunRef
+
+Q_A, Q_B = "base_model.model.layer.0.q.lora_A.weight", "base_model.model.layer.0.q.lora_B.weight"
+Fleet = Any  # of conftest, which importlib mode keeps from being imported
+HEAD = "base_model.model.classifier.weight"
+Change = Callable[[dict[str, np.ndarray]], Any]
+
+
+def judge(fleet: Fleet, candidate: Candidate, *, max_norm: float = 1e4, previous: bytes | None = None) -> Verdict:
+    run = RunRef(namespace="default", name="demo", uid="0000")
+    before = open_tensors(replace(candidate.source, data=previous)) if previous else None
+    expected = Expected(run=run, plan=fleet.plan(), site="alpha", attempt=0, max_norm=max_norm, previous=before)
+    return check(candidate.manifest, candidate.source, expected)
+
+
+def with_tensors(fleet: Fleet, change: Change) -> Candidate:
+    tensors = fleet.tensors("alpha")
+    change(tensors)
+    return fleet.candidate("alpha", tensors)
+
+
+def with_manifest(fleet: Fleet, **changes: object) -> Candidate:
+    candidate = fleet.candidate("alpha")
+    return replace(candidate, manifest=candidate.manifest.model_copy(update=changes))
+
+
+def with_bytes(fleet: Fleet, change: Callable[[bytes], bytes], *, vouched: bool) -> Candidate:
+    candidate = fleet.candidate("alpha")
+    data = change(candidate.source.data)
+    manifest = fleet.manifest("alpha", data) if vouched else candidate.manifest
+    return replace(candidate, manifest=manifest, source=replace(candidate.source, data=data))
+
+
+def spoil(key: str, value: float) -> Change:
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        tensors[key][-1, -1] = value
+
+    return change
+
+
+def reshape(key: str) -> Change:
+    return lambda tensors: tensors.update({key: np.ascontiguousarray(tensors[key].T)})
+
+
+CASES: dict[str, list[tuple[Callable[[Fleet], Candidate], str]]] = {
+    "NoAdapter": [
+        (lambda f: with_manifest(f, adapter=None), "expected a completed training"),
+        (lambda f: with_manifest(f, outcome=Outcome.FAILED), "outcome Failed"),
+    ],
+    "WrongRun": [(lambda f: with_manifest(f, run=RunRef(namespace="default", name="demo", uid="0001")), '"uid": "0001"')],
+    "WrongRound": [(lambda f: with_manifest(f, round=9), "round: found 9, expected 1")],
+    "WrongSite": [(lambda f: with_manifest(f, site="beta"), "site: found beta, expected alpha")],
+    "WrongAttempt": [(lambda f: with_manifest(f, attempt=3), "attempt: found 3, expected 0")],
+    "WrongBase": [
+        (lambda f: with_manifest(f, fingerprint="e" * 64), "found eeee"),
+        (lambda f: with_manifest(f, fingerprint=None), "found None"),
+    ],
+    "NoSamples": [
+        (lambda f: with_manifest(f, samples=0), "trained on 0 samples"),
+        (lambda f: with_manifest(f, samples=-5), "trained on -5 samples"),
+    ],
+    "WrongRank": [
+        (lambda f: with_manifest(f, ranks={"layer.0.q": 4, "layer.0.v": 3}), "rank of layer.0.v: found 3, expected 2"),
+        (lambda f: with_manifest(f, ranks={"layer.0.q": 4}), "rank of layer.0.v: found 0, expected 2"),
+        (lambda f: with_manifest(f, ranks={"layer.0.q": 4, "layer.0.v": 2, "x": 1}), "rank of x: found 1, expected 0"),
+    ],
+    "WrongScale": [
+        (lambda f: with_manifest(f, scales={"layer.0.q": 16.0, "layer.0.v": 11.3137085}), "layer.0.q: found 16.0, expected 8.0"),
+        (lambda f: with_manifest(f, scales={"layer.0.q": float("nan"), "layer.0.v": 11.3137085}), "found nan"),
+        (lambda f: with_manifest(f, scales={}), "layer.0.q: found None"),
+    ],
+    "HashMismatch": [
+        (lambda f: with_bytes(f, lambda data: data[:-1] + b"!", vouched=False), "SHA-256: found"),
+        (lambda f: with_bytes(f, lambda data: data[:-1], vouched=False), "size in bytes"),
+    ],
+    "Malformed": [
+        (lambda f: with_bytes(f, lambda data: data[:-1], vouched=True), "the tensors end at byte"),
+        (lambda f: with_bytes(f, lambda _: b"PK\x03\x04 a pickle, perhaps", vouched=True), "the header claims"),
+        (lambda f: with_bytes(f, lambda _: b"", vouched=True), "ends after 0 of 8 bytes"),
+    ],
+    "UnknownKey": [(lambda f: with_tensors(f, lambda t: t.update(extra=np.zeros(1, np.float32))), "names no tensor extra (1 such; 5")],
+    "MissingKey": [
+        (lambda f: with_tensors(f, lambda t: t.pop(Q_B)), f"has no tensor {Q_B} (1 such; 5"),
+        (lambda f: with_tensors(f, lambda t: t.pop(HEAD)), f"has no tensor {HEAD}"),
+    ],
+    "WrongShape": [
+        (lambda f: with_tensors(f, reshape(Q_A)), f"shape of {Q_A}: found (10, 4), expected (4, 10)"),
+        (lambda f: with_tensors(f, reshape(HEAD)), f"shape of {HEAD}: found (10, 3), expected (3, 10)"),
+    ],
+    "WrongDtype": [(lambda f: with_tensors(f, lambda t: t.update({Q_B: t[Q_B].astype(np.float16)})), f"{Q_B}: found F16, expected F32")],
+    "NotFinite": [
+        (lambda f: with_tensors(f, spoil(Q_A, np.nan)), f"1 of 40 values of {Q_A}"),
+        (lambda f: with_tensors(f, spoil(Q_B, np.inf)), f"1 of 48 values of {Q_B}"),
+        (lambda f: with_tensors(f, spoil(HEAD, -np.inf)), f"1 of 30 values of {HEAD}"),
+    ],
+    "NormTooLarge": [
+        (lambda f: with_tensors(f, spoil(Q_B, 3e38)), "at layer.0.q), expected at most 1e+04"),
+        (lambda f: with_tensors(f, spoil(HEAD, 1e9)), f"found 1e+09 (1e+09 of it at {HEAD})"),
+    ],
+}
+
+
+def test_a_sound_update_is_accepted(fleet: Fleet) -> None:
+    assert judge(fleet, fleet.candidate("alpha")) == Verdict(accepted=True)
+
+
+@pytest.mark.parametrize(
+    ("reason", "make", "words"),
+    [pytest.param(reason, make, words, id=f"{reason}-{i}") for reason, rows in CASES.items() for i, (make, words) in enumerate(rows)],
+)
+def test_a_bad_update_is_refused_by_name(fleet: Fleet, reason: str, make: Callable[[Fleet], Candidate], words: str) -> None:
+    verdict = judge(fleet, make(fleet))
+
+    assert (verdict.accepted, verdict.reason) == (False, reason)
+    assert words in verdict.message
+    assert "site alpha" in verdict.message
+
+
+def test_every_reason_has_a_case() -> None:
+    assert CASES.keys() == REASONS.keys()
+
+
+def test_a_site_without_a_plan_is_refused(fleet: Fleet) -> None:
+    plan = fleet.plan().model_copy(update={"plans": {}})
+    candidate = fleet.candidate("alpha")
+
+    verdict = check(candidate.manifest, candidate.source, Expected(candidate.manifest.run, plan, "alpha", 0, 1e4))
+
+    assert verdict.reason == "WrongSite"
+
+
+def test_the_norm_is_that_of_the_increment_from_the_global_adapter(fleet: Fleet) -> None:
+    tensors = fleet.tensors("alpha")
+    plan = fleet.plan().plans["alpha"]
+    unmoved = dict(tensors)
+    for weight in plan.ranks:
+        key = f"base_model.model.{weight}.lora_B.weight"
+        unmoved[key] = tensors[key] / np.float32(plan.scale(weight))
+    previous = fleet.candidate("alpha", tensors).source.data
+
+    still = judge(fleet, fleet.candidate("alpha", unmoved), max_norm=1e-3, previous=previous)
+    moved = judge(fleet, fleet.candidate("alpha", unmoved), max_norm=1e-3)
+
+    assert still.accepted
+    assert moved.reason == "NormTooLarge"
+
+
+def test_the_norm_is_the_dense_one(fleet: Fleet) -> None:
+    tensors, plan = fleet.tensors("alpha"), fleet.plan().plans["alpha"]
+    squares = [np.linalg.norm(tensors[HEAD].astype(float)) ** 2]
+    for weight in plan.ranks:
+        a, b = (tensors[f"base_model.model.{weight}.lora_{x}.weight"].astype(float) for x in "AB")
+        squares.append(np.linalg.norm(plan.scale(weight) * b @ a) ** 2)
+    norm = sum(squares) ** 0.5
+
+    assert judge(fleet, fleet.candidate("alpha"), max_norm=norm * 1.0001).accepted
+    assert judge(fleet, fleet.candidate("alpha"), max_norm=norm * 0.9999).reason == "NormTooLarge"

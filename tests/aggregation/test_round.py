@@ -1,0 +1,199 @@
+"""A round's aggregation from end to end: what is written, what is told, and how much is held and read on the way."""
+
+import hashlib
+import io
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load
+
+from fedpipe_operator.aggregation import CannotAggregateError, RoundInput, RoundResult, Rule, aggregate_round
+from fedpipe_operator.aggregation.tensors import open_tensors
+
+Fleet = Any  # of conftest, which importlib mode keeps from being imported
+HEAD = "base_model.model.classifier.weight"
+EXACT = Rule(method="Exact", max_rank=64)
+
+
+def run(given: RoundInput, rule: Rule = EXACT) -> tuple[RoundResult, bytes]:
+    sink = io.BytesIO()
+    return aggregate_round(given, rule, sink), sink.getvalue()
+
+
+def product(tensors: dict[str, np.ndarray], weight: str, rank: int | None = None) -> np.ndarray:
+    a, b = (tensors[f"base_model.model.{weight}.lora_{x}.weight"].astype(np.float64) for x in "AB")
+    return b[:, :rank] @ a[:rank]
+
+
+def test_two_rounds_equal_the_dense_recursion(fleet: Fleet) -> None:
+    dense = {weight: np.zeros(shape) for weight, shape in fleet.weights.items()}
+    written = None
+    for this in (fleet, fleet.next_round()):
+        before = load(written) if written else None
+        _, written = run(this.given(written))
+        for weight in fleet.weights:
+            sites = [site for site in fleet.ranks if fleet.ranks[site].get(weight)]
+            total = sum(fleet.samples[site] for site in sites)
+            for site in sites:
+                rank, scale = fleet.ranks[site][weight], fleet.plan().plans[site].scale(weight)
+                start = product(before, weight, rank) if before else 0
+                dense[weight] += fleet.samples[site] / total * (scale * product(this.tensors(site), weight) - start)
+            np.testing.assert_allclose(product(load(written), weight), dense[weight], atol=1e-6 * np.linalg.norm(dense[weight]))
+
+
+def test_head_tensors_are_averaged_by_samples(fleet: Fleet) -> None:
+    _, written = run(fleet.given())
+
+    mean = np.average([fleet.tensors(site)[HEAD].astype(float) for site in fleet.ranks], axis=0, weights=list(fleet.samples.values()))
+    np.testing.assert_allclose(load(written)[HEAD], mean, rtol=1e-6)
+
+
+def test_the_manifest_tells_what_was_made_of_what(fleet: Fleet) -> None:
+    given = fleet.given()
+    result, written = run(given, Rule(method="Exact", max_rank=3))
+
+    manifest = result.manifest
+    assert manifest is not None
+    assert (manifest.round, manifest.method, manifest.head) == (1, "Exact", fleet.head)
+    assert manifest.adapter.size == len(written)
+    assert manifest.adapter.sha256 == hashlib.sha256(written).hexdigest()
+    assert manifest.ranks == {"layer.0.q": 3, "layer.0.v": 3}
+    assert [(c.site, c.samples, round(c.share, 4)) for c in manifest.contributions] == [
+        ("alpha", 100, 0.7299),
+        ("beta", 30, 0.219),
+        ("gamma", 7, 0.0511),
+    ]
+    assert all(c.sha256 == given.candidates[c.site].manifest.adapter.sha256 for c in manifest.contributions)
+    assert 0 < manifest.truncated_energy["layer.0.q"] < 1
+    assert manifest.bytes_read == sum(candidate.source.size for candidate in given.candidates.values())
+
+
+@settings(derandomize=True, deadline=None, max_examples=10)
+@given(st.permutations(["alpha", "beta", "gamma"]))
+def test_the_bytes_do_not_depend_on_the_order_of_sites(fleet: Fleet, order: list[str]) -> None:
+    given = fleet.given()
+    permuted = replace(given, candidates={site: given.candidates[site] for site in order})
+
+    assert run(permuted) == run(given)
+
+
+def test_a_refused_update_costs_its_site_the_round_and_nothing_else(fleet: Fleet, make_fleet: Callable[..., Fleet]) -> None:
+    given = fleet.given()
+    bad = fleet.candidate("beta", fleet.tensors("beta") | {HEAD: np.full((3, 10), np.nan, np.float32)})
+    others = {site: fleet.ranks[site] for site in ("alpha", "gamma")}
+    without = make_fleet(weights=fleet.weights, ranks=others, samples=fleet.samples, head=fleet.head)
+
+    result, written = run(replace(given, candidates={**given.candidates, "beta": bad}))
+
+    assert result.manifest is not None
+    assert result.manifest.refused == {"beta": result.verdicts["beta"]}
+    assert result.verdicts["beta"].reason == "NotFinite"
+    assert [site for site, verdict in result.verdicts.items() if verdict.accepted] == ["alpha", "gamma"]
+    assert written == run(without.given())[1]
+
+
+def test_too_few_accepted_updates_write_nothing(fleet: Fleet) -> None:
+    given = replace(fleet, needed=3).given()
+    two = {site: given.candidates[site] for site in ("alpha", "beta")}
+
+    result, written = run(replace(given, candidates=two))
+
+    assert result.manifest is None
+    assert written == b""
+    assert result.verdicts.keys() == {"alpha", "beta"}
+
+
+def test_a_weight_that_nobody_trained_keeps_its_global_factors(fleet: Fleet) -> None:
+    _, first = run(fleet.given())
+    given = fleet.next_round().given(first)
+
+    result, second = run(replace(given, candidates={"beta": given.candidates["beta"]}))
+
+    assert result.manifest is not None
+    assert result.manifest.ranks["layer.0.v"] == 5
+    for key in (f"base_model.model.layer.0.v.lora_{x}.weight" for x in "AB"):
+        np.testing.assert_array_equal(load(second)[key], load(first)[key])
+
+
+def test_a_weight_that_nobody_ever_trained_has_rank_0_and_no_tensors(fleet: Fleet) -> None:
+    given = fleet.given()
+
+    result, written = run(replace(given, candidates={"beta": given.candidates["beta"]}))
+
+    assert result.manifest is not None
+    assert result.manifest.ranks == {"layer.0.q": 2, "layer.0.v": 0}
+    assert not [key for key in load(written) if "layer.0.v" in key]
+
+
+def test_a_method_that_cannot_take_the_updates_writes_nothing(fleet: Fleet) -> None:
+    sink = io.BytesIO()
+
+    with pytest.raises(CannotAggregateError, match=r"layer\.0\.q has alpha 4, beta 2, gamma 1"):
+        aggregate_round(fleet.given(), Rule(method="FedIT", max_rank=64), sink)
+
+    assert sink.getvalue() == b""
+
+
+def test_the_inexact_methods_obey_the_scale_1_convention(fleet: Fleet) -> None:
+    given = fleet.given()
+
+    _, written = run(replace(given, candidates={"alpha": given.candidates["alpha"]}), Rule(method="ZeroPad", max_rank=64))
+
+    expected = fleet.plan().plans["alpha"].scale("layer.0.q") * product(fleet.tensors("alpha"), "layer.0.q")
+    np.testing.assert_allclose(product(load(written), "layer.0.q"), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_each_tensor_is_read_once_by_the_gate_and_once_by_the_merge(fleet: Fleet) -> None:
+    given = fleet.given()
+
+    run(given)
+
+    for candidate in given.candidates.values():
+        entries = open_tensors(candidate.source).entries.values()
+        assert {candidate.source.reads[entry.offset, entry.length] for entry in entries} == {2}
+
+
+def test_the_merge_finishes_one_weight_of_all_sites_before_it_reads_the_next(fleet: Fleet) -> None:
+    given = fleet.given()
+    log: list[Any] = []
+    names = {}
+    for site, candidate in given.candidates.items():
+        names |= {(site, e.offset): key.rsplit(".lora_", 1)[0] for key, e in open_tensors(candidate.source).entries.items()}
+        candidate.source.log = log
+
+    run(given)
+
+    sites = {id(candidate.source): site for site, candidate in given.candidates.items()}
+    read = [(sites[id(source)], offset) for source, offset, _ in log]
+    merged = [names[one] for one in read if one in names][-sum(len(fleet.tensors(site)) for site in fleet.ranks) :]
+    assert [name for name, _ in groupby(merged)] == [HEAD, "base_model.model.layer.0.q", "base_model.model.layer.0.v"]
+
+
+@pytest.mark.parametrize("method", ["Exact", "FedIT", "ZeroPad"])
+def test_memory_does_not_grow_with_the_number_of_weights(make_fleet: Callable[..., Fleet], method: str) -> None:
+    def peak(count: int) -> int:
+        weights = {f"layer.{i}.q": (200, 200) for i in range(count)}
+        sites = ["one", "two", "three", "four"]
+        given = make_fleet(weights, dict.fromkeys(sites, dict.fromkeys(weights, 8)), dict.fromkeys(sites, 1)).given()
+        tracemalloc.start()
+        aggregate_round(given, Rule(method=method, max_rank=8), io.BufferedWriter(_Nowhere()))
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    assert peak(24) < 1.5 * peak(4)
+
+
+class _Nowhere(io.RawIOBase):
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes, /) -> int:
+        return memoryview(data).nbytes
