@@ -68,11 +68,11 @@ def test_predictions_come_under_the_position_of_their_example(toy: Toy) -> None:
     found = {}
     with evaluating(model):
         for done in passes(model, examples, objective=CLASSES, pad_id=PAD, batch_size=2):
-            found |= dict(zip(done.positions, done.logits.tolist(), strict=True))
+            found |= dict(zip(done.positions, done.predicted, strict=True))
+        alone = [int(model(**collate([example], CLASSES, PAD)).logits.argmax()) for example in examples]
 
-    for position, example in enumerate(examples):
-        batch = collate([example], CLASSES, PAD)
-        assert found[position] == pytest.approx(model(**batch).logits[0].tolist(), abs=1e-5)
+    assert len(set(alone)) > 1
+    assert [found[i] for i in range(len(examples))] == alone
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,15 @@ once. Order never changes a result's meaning: what is returned is in the order o
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from fedpipe_trainer.contract import CausalLM, Objective, Seq2SeqLM
-from fedpipe_trainer.data import Example, collate, target_count
+from fedpipe_trainer.contract import CausalLM, Objective, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.data import Example, collate
+from fedpipe_trainer.losses import summed_loss
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,31 @@ class Pass:
     """The loss summed over its targets."""
     targets: int
     tokens: int
-    logits: Tensor
-    """As the model returns them, in the order of `positions`."""
+    predicted: list[int]
+    """For a classification the likeliest class, in the order of `positions`; else empty."""
+
+
+@dataclass
+class Total:
+    """What the batches so far gave together."""
+
+    loss_sum: float = 0.0
+    targets: int = 0
+    tokens: int = 0
+    predicted: dict[int, int] = field(default_factory=dict)
+    """Class by position."""
+
+    def add(self, done: Pass) -> None:
+        """Count one more batch."""
+        self.loss_sum += done.loss_sum
+        self.targets += done.targets
+        self.tokens += done.tokens
+        self.predicted.update(zip(done.positions, done.predicted, strict=bool(done.predicted)))
+
+    @property
+    def mean_loss(self) -> float:
+        """The loss per target; 0 without any target."""
+        return self.loss_sum / max(self.targets, 1)
 
 
 @contextmanager
@@ -47,11 +72,14 @@ def passes(model: nn.Module, examples: Sequence[Example], *, objective: Objectiv
     device = next(model.parameters()).device
     for positions in _alike([len(example.input_ids) for example in examples], batch_size):
         batch = {name: tensor.to(device) for name, tensor in collate([examples[i] for i in positions], objective, pad_id).items()}
-        outputs = model(**batch)
-        targets = target_count(batch)
-        # A batch without a target has a mean over nothing, which is not a number.
-        loss_sum = float(outputs.loss) * targets if targets else 0.0
-        yield Pass(positions, loss_sum, targets, int(batch["attention_mask"].sum()), outputs.logits)
+        tokens = int(batch["attention_mask"].sum())
+        if isinstance(objective, SequenceClassification):
+            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+            loss = functional.cross_entropy(logits.float(), batch["labels"], reduction="sum")
+            yield Pass(positions, float(loss), len(positions), tokens, logits.argmax(dim=-1).tolist())
+        else:
+            loss, targets = summed_loss(model, batch, objective)
+            yield Pass(positions, float(loss), targets, tokens, [])
 
 
 def mean_loss(model: nn.Module, examples: Sequence[Example], *, objective: Objective, pad_id: int, batch_size: int) -> tuple[float, int]:
@@ -60,12 +88,11 @@ def mean_loss(model: nn.Module, examples: Sequence[Example], *, objective: Objec
     For a language model a target is a token of a response, for a classification the label of an example. Without any
     target the loss is 0.
     """
-    loss_sum, targets = 0.0, 0
+    total = Total()
     with evaluating(model):
         for done in passes(model, examples, objective=objective, pad_id=pad_id, batch_size=batch_size):
-            loss_sum += done.loss_sum
-            targets += done.targets
-    return loss_sum / max(targets, 1), targets
+            total.add(done)
+    return total.mean_loss, total.targets
 
 
 @dataclass(frozen=True)

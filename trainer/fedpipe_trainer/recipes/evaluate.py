@@ -5,8 +5,7 @@ two generating tasks. Rows of the data leave the site only where the run asks to
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from fedpipe_trainer import metrics
@@ -23,25 +22,14 @@ from fedpipe_trainer.contract import (
     Seq2SeqLM,
     SequenceClassification,
 )
-from fedpipe_trainer.data import Row, batch_indices, columns_of, encode, encode_prompts, fill, read_rows
+from fedpipe_trainer.data import Example, Row, batch_indices, columns_of, encode, encode_prompts, fill, read_rows
 from fedpipe_trainer.errors import TaskFailed, Terminated
-from fedpipe_trainer.evaluation import Decoding, answers, evaluating, passes
+from fedpipe_trainer.evaluation import Decoding, Total, answers, evaluating, passes
 from fedpipe_trainer.metrics import Answer
 from fedpipe_trainer.model import Base, borrow, fetch
 from fedpipe_trainer.workplace import Workplace
 
 _LONGEST_SHOWN: Final = 1000  # characters of a sample's text
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a pass over the validation rows found."""
-
-    loss: float
-    targets: int
-    metrics: dict[str, float] = field(default_factory=dict)
-    predicted: tuple[int, ...] = ()
-    """Class by row, for a classification."""
 
 
 def run(task: EvaluateTask, workplace: Workplace) -> EvaluationManifest:
@@ -51,7 +39,8 @@ def run(task: EvaluateTask, workplace: Workplace) -> EvaluationManifest:
         TaskFailed: the data, the model or the adapter is not what the task says; Diverged for a loss that is no number.
         Terminated: it was asked to stop.
     """
-    metrics.slot_pattern(_slots(task))
+    if not isinstance(task.objective, SequenceClassification):
+        metrics.slot_pattern(task.objective.slot_pattern)  # a useless one is refused before the work
     with workplace.phase("load"):
         workplace.progress(Progress(phase="load"))
         validation = read_rows(task.data.validation, columns_of(task.objective))
@@ -60,24 +49,22 @@ def run(task: EvaluateTask, workplace: Workplace) -> EvaluationManifest:
         update = _global_update(task, base, workplace)
     chosen = batch_indices(len(validation.rows), min(len(validation.rows), task.evaluation.max_samples), step=0, seed=task.seed)
     rows = [validation.rows[i] for i in chosen]
+    examples = encode(rows, task.objective, base.tokenizer)
     with workplace.phase("evaluate"), attached(base, NOBODY, update, task.seed):
-        found = _measure(task, base, rows, workplace)
-        answered = _answer(task, base, _asked(task, rows, validation.rows), _watch(task, workplace))
+        total = _measure(task, base, examples, workplace)
+        answered = _answer(task, base, _asked(task, rows, validation.rows), workplace)
+        found = _metrics(task, total, examples, answered)
     return EvaluationManifest(
         **workplace.heading(task),
         outcome=Outcome.COMPLETED,
         fingerprint=base.fingerprint,
         samples=len(rows),
-        targets=found.targets,
+        targets=total.targets,
         skipped_rows=validation.skipped,
-        loss=found.loss,
-        metrics={**found.metrics, **metrics.of_answers(answered, metrics.slot_pattern(_slots(task)))},
-        examples=_shown(task, rows, found.predicted, answered),
+        loss=total.mean_loss,
+        metrics=found,
+        examples=_shown(task, rows, total.predicted, answered),
     )
-
-
-def _slots(task: EvaluateTask) -> str | None:
-    return None if isinstance(task.objective, SequenceClassification) else task.objective.slot_pattern
 
 
 def _global_update(task: EvaluateTask, base: Base, workplace: Workplace) -> GlobalUpdate:
@@ -88,50 +75,35 @@ def _global_update(task: EvaluateTask, base: Base, workplace: Workplace) -> Glob
     return read_update(path, base.model, base.head)
 
 
-def _watch(task: EvaluateTask, workplace: Workplace) -> Callable[[], None]:
-    """A function that ends the task when it was asked to stop or is past its deadline."""
-
-    def look() -> None:
-        if workplace.stop_requested():
-            raise Terminated
-        if workplace.clock() > task.deadline_seconds:
-            raise TaskFailed(FailureReason.TERMINATED, f"the evaluation was not done by its deadline of {task.deadline_seconds:.0f} s")
-
-    return look
+def _look_up(task: EvaluateTask, workplace: Workplace) -> None:
+    """End the task if it was asked to stop, or is past its deadline."""
+    if workplace.stop_requested():
+        raise Terminated
+    if workplace.clock() > task.deadline_seconds:
+        raise TaskFailed(FailureReason.TERMINATED, f"the evaluation was not done by its deadline of {task.deadline_seconds:.0f} s")
 
 
-def _measure(task: EvaluateTask, base: Base, rows: Sequence[Row], workplace: Workplace) -> Found:
-    """Loss and, for a classification, predictions over all rows."""
-    examples = encode(rows, task.objective, base.tokenizer)
-    watch, steps = _watch(task, workplace), math.ceil(len(examples) / task.batch_size)
-    loss_sum, targets, tokens, started = 0.0, 0, 0, workplace.clock()
-    predicted = [0] * len(examples)
-    watch()
+def _measure(task: EvaluateTask, base: Base, examples: Sequence[Example], workplace: Workplace) -> Total:
+    """Loss and, for a classification, predictions over all examples."""
+    total, steps, began = Total(), math.ceil(len(examples) / task.batch_size), workplace.clock()
     with evaluating(base.model):
         done_passes = passes(base.model, examples, objective=task.objective, pad_id=base.pad_id, batch_size=task.batch_size)
         for step, done in enumerate(done_passes, start=1):
-            loss_sum, targets, tokens = loss_sum + done.loss_sum, targets + done.targets, tokens + done.tokens
-            if isinstance(task.objective, SequenceClassification):
-                for position, label in zip(done.positions, done.logits.argmax(dim=-1).tolist(), strict=True):
-                    predicted[position] = label
-            speed = tokens / max(workplace.clock() - started, 1e-9)
-            workplace.progress(
-                Progress(phase="evaluate", step=step, steps=steps, loss=_finite(loss_sum / max(targets, 1)), tokens_per_second=speed)
-            )
-            watch()
-    return _found(task, loss_sum / max(targets, 1), targets, tuple(predicted), [example.labels[0] for example in examples])
+            total.add(done)
+            if not math.isfinite(total.loss_sum):
+                raise TaskFailed(FailureReason.DIVERGED, "the loss on the validation data is no number: the adapter blows the model up")
+            speed = total.tokens / max(workplace.clock() - began, 1e-9)
+            workplace.progress(Progress(phase="evaluate", step=step, steps=steps, loss=total.mean_loss, tokens_per_second=speed))
+            _look_up(task, workplace)
+    return total
 
 
-def _finite(loss: float) -> float:
-    if not math.isfinite(loss):
-        raise TaskFailed(FailureReason.DIVERGED, f"the loss on the validation data is {loss}: the adapter's values blow the model up")
-    return loss
-
-
-def _found(task: EvaluateTask, loss: float, targets: int, predicted: tuple[int, ...], expected: list[int]) -> Found:
-    if isinstance(task.objective, SequenceClassification):
-        return Found(loss, targets, metrics.of_classes(expected, predicted), predicted)
-    return Found(loss, targets, {"perplexity": metrics.perplexity(loss)})
+def _metrics(task: EvaluateTask, total: Total, examples: Sequence[Example], answered: Sequence[Answer]) -> dict[str, float]:
+    objective = task.objective
+    if isinstance(objective, SequenceClassification):
+        predicted = [total.predicted[i] for i in range(len(examples))]
+        return metrics.of_classes([example.labels[0] for example in examples], predicted)
+    return {"perplexity": metrics.perplexity(total.mean_loss), **metrics.of_answers(answered, metrics.slot_pattern(objective.slot_pattern))}
 
 
 def _asked(task: EvaluateTask, rows: Sequence[Row], every_row: Sequence[Row]) -> dict[str, tuple[str, ...]]:
@@ -147,23 +119,23 @@ def _asked(task: EvaluateTask, rows: Sequence[Row], every_row: Sequence[Row]) ->
     return {prompt: tuple(dict.fromkeys(texts)) for prompt, texts in responses.items()}
 
 
-def _answer(task: EvaluateTask, base: Base, asked: dict[str, tuple[str, ...]], watch: Callable[[], None]) -> list[Answer]:
+def _answer(task: EvaluateTask, base: Base, asked: dict[str, tuple[str, ...]], workplace: Workplace) -> list[Answer]:
     if not asked or not isinstance(task.objective, CausalLM | Seq2SeqLM):
         return []
     room = task.evaluation.max_new_tokens
     end = base.tokenizer.eos_token_id
     prompts = encode_prompts(list(asked), task.objective, base.tokenizer, room=room)
     how = Decoding(max_new_tokens=room, pad_id=base.pad_id, end_id=end, batch_size=task.batch_size)
-    generated = answers(base.model, prompts, task.objective, how=how, between=watch)
+    generated = answers(base.model, prompts, task.objective, how=how, between=lambda: _look_up(task, workplace))
     texts = base.tokenizer.batch_decode(generated, skip_special_tokens=True)
     return [Answer(prompt, references, text.strip()) for (prompt, references), text in zip(asked.items(), texts, strict=True)]
 
 
-def _shown(task: EvaluateTask, rows: Sequence[Row], predicted: Sequence[int], answered: Sequence[Answer]) -> tuple[Sample, ...]:
+def _shown(task: EvaluateTask, rows: Sequence[Row], predicted: Mapping[int, int], answered: Sequence[Answer]) -> tuple[Sample, ...]:
     objective, count = task.objective, task.evaluation.samples
     if isinstance(objective, SequenceClassification):
-        pairs = zip(rows[:count], predicted, strict=False)
-        return tuple(_sample(row[objective.text], row[objective.label], objective.labels[label]) for row, label in pairs)
+        labels = objective.labels
+        return tuple(_sample(row[objective.text], row[objective.label], labels[predicted[i]]) for i, row in enumerate(rows[:count]))
     return tuple(_sample(answer.prompt, answer.references[0], answer.text) for answer in answered[:count])
 
 
