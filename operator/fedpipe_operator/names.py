@@ -77,7 +77,7 @@ def checkpoint(round_: int, site: str) -> str:
 
 def global_adapter(round_: int, sha256: str) -> str:
     """Key of a global adapter of this round: the round's manifest says which one counts."""
-    return f"{round_folder(round_)}/global/adapter-{sha256[:_HASH_LENGTH * 2]}.safetensors"
+    return f"{round_folder(round_)}/global/adapter-{sha256[: _HASH_LENGTH * 2]}.safetensors"
 
 
 def round_manifest(round_: int) -> str:

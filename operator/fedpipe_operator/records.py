@@ -5,8 +5,9 @@ All are small JSON objects, written once and never changed; the run's state is w
 
 from typing import Annotated
 
-from fedpipe_trainer.contract import Artifact, Plan, Wire
 from pydantic import Field
+
+from fedpipe_trainer.contract import Artifact, Plan, Wire
 
 
 class RoundPlan(Wire):

@@ -12,6 +12,9 @@ import typer
 
 COMMANDS: Final = {
     "validate": "fedpipe_operator.cli.validate",
+    "plan": "fedpipe_operator.cli.plan",
+    "run": "fedpipe_operator.cli.run",
+    "report": "fedpipe_operator.cli.report",
 }
 
 

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from fedpipe_operator.api import FineTuneStatus, PlanStatus, RoundStatus
+from fedpipe_operator.api import FineTuneStatus, MetricStatus, PlanStatus, RoundStatus
 from fedpipe_operator.doors import JobState, SeenJob
 from fedpipe_operator.report.units import bytes_text, metric_text, seconds_text
 from fedpipe_operator.rounds import Event
@@ -62,7 +62,7 @@ class Display:
         for entry in status.history:
             if entry.round not in self._told_rounds:
                 self._told_rounds.add(entry.round)
-                self.line(_round_line(entry, status.metric.name if status.metric else "metric"), style="bold")
+                self.line(_round_line(entry, status.metric), style="bold")
 
     def jobs(self, jobs: Mapping[str, SeenJob]) -> None:
         """The sites' lines."""
@@ -87,10 +87,10 @@ def plan_text(plan: PlanStatus) -> str:
     return f"{plan.bits} bits, rank {plan.rank} on {plan.adapters} weights, batch {plan.batch_size}, {plan.steps} steps"
 
 
-def _round_line(entry: RoundStatus, metric: str) -> str:
-    value = metric_text(metric, entry.metric) if entry.metric is not None else "not measured"
+def _round_line(entry: RoundStatus, metric: MetricStatus | None) -> str:
+    value = f"{metric.name} {metric_text(metric.name, entry.metric)}" if metric else "no metric"
     return (
-        f"round {entry.round}: {entry.quorum} updates, {metric} {value}, {seconds_text(entry.seconds)}, "
+        f"round {entry.round}: {entry.quorum} updates, {value}, {seconds_text(entry.seconds)}, "
         f"{bytes_text(entry.uploaded_bytes)} received, {entry.truncated_energy:.2%} energy cut"
     )
 

@@ -33,7 +33,6 @@ class RunFolder:
     def __init__(self, output: Path, resource: FederatedFineTune) -> None:
         self.path = output.resolve() / resource.metadata.namespace / resource.metadata.name
         self.store = self.path / "store"
-        self.jobs = self.path
         self._resource = resource
 
     @contextmanager
@@ -50,9 +49,7 @@ class RunFolder:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-                message = (
-                    f"another fedpipe run (process {holder}) works in {self.path}: wait for it, stop it, or name another --output"
-                )
+                message = f"another fedpipe run (process {holder}) works in {self.path}: wait for it, stop it, or name another --output"
                 raise TellUser("RunInProgress", message) from None
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, str(os.getpid()).encode(), 0)
@@ -77,6 +74,10 @@ class RunFolder:
         origin = self._origin()
         metadata = self._resource.metadata.model_copy(update={"uid": origin.uid})
         return self._resource.model_copy(update={"metadata": metadata, "status": self._status()})
+
+    def shown(self) -> FederatedFineTune:
+        """The run with the status this folder holds, for reading only."""
+        return self._resource.model_copy(update={"status": self._status()})
 
     def write_status(self, status: FineTuneStatus) -> None:
         """Replace the status whole."""

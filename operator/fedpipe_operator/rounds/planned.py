@@ -30,12 +30,14 @@ def round_plan(run: Run, seen: Seen, failed: Mapping[str, str], round_: int, now
         now: Unix seconds; the plan's start.
     """
     profiles = _profiles(run, seen)
+    per_round = run.spec.sites.per_round
+    need = needed(run.spec.sites.quorum, matched=len(run.sites), per_round=per_round)
+    if not profiles:
+        return OutOfReach(_too_few(round_, need, len(run.sites), failed))
     facts = _facts(run, seen, profiles)
     made = plan_round(run.spec, {name: one for name, one in profiles.items() if name not in facts.disagreeing}, facts.head)
     excluded = dict(failed) | dict(facts.disagreeing) | dict(made.excluded)
-    per_round = run.spec.sites.per_round
     selected = select(made.plans, per_round=per_round, seed=f"{run.spec.training.seed}/{run.name}", round_=round_)
-    need = needed(run.spec.sites.quorum, matched=len(run.sites), per_round=per_round)
     if len(selected) < need:
         return OutOfReach(_too_few(round_, need, len(run.sites), excluded))
     return RoundPlan(

@@ -14,7 +14,7 @@ from fedpipe_operator.api import (
     primary_metric,
 )
 from fedpipe_operator.planning import plan_status
-from fedpipe_operator.records import RoundEvaluation, RoundManifest
+from fedpipe_operator.records import RoundEvaluation, RoundManifest, RoundPlan
 from fedpipe_operator.rounds.actions import Event
 from fedpipe_operator.rounds.attempts import Done
 from fedpipe_operator.rounds.stages import End, Look, Step, training_standings
@@ -27,7 +27,7 @@ _MESSAGE_MAX = 4096
 
 def status_of(look: Look, step: Step) -> FineTuneStatus:
     """The whole status after this step."""
-    plan = look.seen.plans.get(max(look.seen.round, 1))
+    plan = _newest_plan(look)
     return FineTuneStatus(
         observed_generation=look.run.resource.metadata.generation,
         conditions=_conditions(look, step),
@@ -102,8 +102,13 @@ def _rfc3339(now: float) -> str:
     return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def _newest_plan(look: Look) -> RoundPlan | None:
+    """The plan of the round under way; after the last round, that round's."""
+    return look.seen.plans[max(look.seen.plans)] if look.seen.plans else None
+
+
 def _excluded(look: Look) -> str:
-    plan = look.seen.plans.get(max(look.seen.round, 1))
+    plan = _newest_plan(look)
     return "; ".join(f"{site} is left out: {why}" for site, why in sorted(plan.excluded.items())) if plan else ""
 
 

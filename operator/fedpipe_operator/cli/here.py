@@ -1,0 +1,164 @@
+"""A run taken up on this machine: its folder locked, its door open, its progress shown. What `run` and `plan` share."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import typer
+from rich.console import Console
+
+from fedpipe_operator import names
+from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneStatus
+from fedpipe_operator.cli.display import Display
+from fedpipe_operator.cli.files import load
+from fedpipe_operator.errors import TellUser, TryAgain
+from fedpipe_operator.local import LocalDoor
+from fedpipe_operator.local.places import LocalMap
+from fedpipe_operator.local.run_folder import RunFolder
+from fedpipe_operator.local.session import Session
+from fedpipe_operator.rounds import Run
+from fedpipe_operator.store.address import BucketAddress, DirectoryAddress
+
+INTERRUPTED = 130
+_TURN_SECONDS = 0.5
+"""How often the sites' lines are redrawn; the loop itself is woken by jobs."""
+_RETRY_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says beside the YAML."""
+
+    output: Path
+    volumes: Path
+    side_by_side: int = 1
+    fresh: bool = False
+    s3: bool = False
+
+
+@dataclass(frozen=True)
+class Here:
+    """A run that is ours to drive."""
+
+    folder: RunFolder
+    session: Session
+    door: LocalDoor
+    display: Display
+
+    def drive(self, sessions: Mapping[str, Session], until: Callable[[Session], bool] = lambda session: session.over) -> None:
+        """Turn every session until each has come where it should."""
+        while not all(until(session) for session in sessions.values()):
+            try:
+                for session in sessions.values():
+                    session.turn()
+            except TryAgain as error:
+                self.display.line(f"{error.reason}: {error.message}; trying again", style="yellow")
+                time.sleep(_RETRY_SECONDS)
+            self.display.jobs(self.door.observe())
+            if not all(until(session) for session in sessions.values()):
+                self.door.wait(_TURN_SECONDS)
+
+
+def load_one(paths: list[Path]) -> tuple[FederatedFineTune, list[EdgeSite]]:
+    """The one run of these files, and all their sites; anything else ends the command with status 2."""
+    objects = load(paths)
+    if len(objects.runs) != 1:
+        typer.echo(f"these files hold {len(objects.runs)} FederatedFineTunes: name files that hold exactly one", err=True)
+        raise typer.Exit(2)
+    return objects.runs[0], objects.sites
+
+
+def volumes_beside(path: Path) -> Path:
+    """The default for the folder of volumes: `volumes/` beside the YAML."""
+    return (path if path.is_dir() else path.parent) / "volumes"
+
+
+@contextmanager
+def taken_up(resource: FederatedFineTune, sites: list[EdgeSite], options: Options, console: Console) -> Iterator[Here]:
+    """Lock the run's folder, open the door, show progress; let go of all of it at the end.
+
+    Raises:
+        TellUser: the folder is in use, or of another spec.
+    """
+    folder = RunFolder(options.output, resource)
+    with folder.locked():
+        if options.fresh:
+            folder.start_over()
+        adopted = folder.adopt()
+        with _door(folder, options) as door, Display(console) as display:
+            session = Session(
+                run=Run(adopted, matching(adopted, sites)),
+                door=door,
+                map=LocalMap(options.volumes),
+                address=_address(adopted, folder, options),
+                resumed_at=time.time(),
+                on_status=_kept_and_shown(folder, display),
+                on_event=display.event,
+            )
+            display.status(adopted.status)
+            yield Here(folder, session, door, display)
+
+
+@contextmanager
+def endings(console: Console) -> Iterator[None]:
+    """Every way a command can be stopped, as a line for people and an exit status."""
+    try:
+        with _sigterm_as_interrupt():
+            yield
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on from here")
+        raise typer.Exit(INTERRUPTED) from None
+    except TellUser as error:
+        typer.echo(f"{error.reason}: {error.message}", err=True)
+        raise typer.Exit(1) from None
+
+
+def matching(resource: FederatedFineTune, sites: list[EdgeSite]) -> tuple[EdgeSite, ...]:
+    """The run's sites: those of its namespace that carry the selector's labels, by name."""
+    wanted = resource.spec.sites.selector.match_labels.items()
+    ours = (site for site in sites if site.metadata.namespace == resource.metadata.namespace)
+    return tuple(sorted((site for site in ours if wanted <= site.metadata.labels.items()), key=lambda site: site.name))
+
+
+def _kept_and_shown(folder: RunFolder, display: Display) -> Callable[[FineTuneStatus], None]:
+    def on_status(status: FineTuneStatus) -> None:
+        folder.write_status(status)
+        display.status(status)
+
+    return on_status
+
+
+def _address(resource: FederatedFineTune, folder: RunFolder, options: Options) -> DirectoryAddress | BucketAddress:
+    if not options.s3:
+        return DirectoryAddress(root=str(folder.store))
+    store, meta = resource.spec.store, resource.metadata
+    prefix = names.run_prefix(store.prefix, meta.namespace, meta.name, meta.uid)
+    return BucketAddress(bucket=store.bucket, prefix=prefix, endpoint=store.endpoint, region=store.region)
+
+
+@contextmanager
+def _door(folder: RunFolder, options: Options) -> Iterator[LocalDoor]:
+    """The door onto this machine; its processes end with it."""
+    door = LocalDoor(folder.path, side_by_side=options.side_by_side)
+    try:
+        yield door
+    finally:
+        door.close()
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """`kill` stops a run as Ctrl-C does."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,61 @@
+"""`fedpipe plan`: measure the sites, print each one's plan and why, and train nothing."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fedpipe_operator import names
+from fedpipe_operator.cli.here import Options, endings, load_one, taken_up, volumes_beside
+from fedpipe_operator.local.session import Session
+from fedpipe_operator.planning import Plans, Row, rows
+from fedpipe_operator.records import RoundPlan
+
+
+def command(
+    paths: Annotated[list[Path], typer.Argument(help="YAML files or folders: EdgeSites and one FederatedFineTune.")],
+    output: Annotated[Path, typer.Option(help="Where the run's folder is made.")] = Path("runs"),
+    volumes: Annotated[Path | None, typer.Option(help="Folder for the PersistentVolumeClaims; default: volumes/ beside the YAML.")] = None,
+    side_by_side: Annotated[int, typer.Option(min=1, help="Sites measured at the same time.")] = 1,
+) -> None:
+    """Measure the sites and explain the plan. `fedpipe run` goes on from there and does not measure again."""
+    resource, sites = load_one(paths)
+    console = Console()
+    options = Options(output, volumes or volumes_beside(paths[0]), side_by_side)
+    with endings(console), taken_up(resource, sites, options, console) as here:
+        here.drive({"run": here.session}, until=_is_planned)
+        session = here.session
+    if session.failure is not None:
+        console.print(f"failed: {session.failure}", style="red", soft_wrap=True)
+        raise typer.Exit(1)
+    _print(_plan(session), console)
+
+
+def _is_planned(session: Session) -> bool:
+    return session.over or session.store.read(names.round_plan(1)) is not None
+
+
+def _plan(session: Session) -> RoundPlan:
+    data = session.store.read(names.round_plan(1))
+    assert data is not None  # noqa: S101 -- the loop ran until it was there
+    return RoundPlan.model_validate_json(data)
+
+
+def _print(plan: RoundPlan, console: Console) -> None:
+    """A table of the plans, then each site's reasons."""
+    told = rows(Plans(plans=plan.plans, excluded=plan.excluded))
+    table = Table("site", "bits", "batch", "rank", "weights", "steps", "memory", "a round", "upload")
+    for row in told:
+        if row.bits:
+            table.add_row(row.site, row.bits, row.batch, row.rank, row.adapters, row.steps, row.memory, row.duration, row.upload)
+    console.print(table)
+    for row in told:
+        _print_why(row, console)
+
+
+def _print_why(row: Row, console: Console) -> None:
+    console.print(row.site if row.bits else f"{row.site} is left out", style="bold" if row.bits else "yellow")
+    for sentence in row.why:
+        console.print(f"  {sentence}", soft_wrap=True, highlight=False)

@@ -1,0 +1,338 @@
+"""A small fleet for tests: runs, sites and profiles to order, and a stand-in for the trainers.
+
+`StandInDoor` takes the place of processes and Jobs: it "does" a task by writing, through the task's own URLs, what a
+trainer would write (a tiny adapter, a manifest). Everything else around it is real: decide, tasks, the directory
+store, the aggregation.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save_file
+
+from fedpipe_operator import names
+from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneStatus
+from fedpipe_operator.doors import Job, JobState, Limits, SeenJob
+from fedpipe_operator.reconcile import Reconciler
+from fedpipe_operator.rounds import Event, Run
+from fedpipe_operator.store import DirectoryStore
+from fedpipe_operator.store.address import DirectoryAddress
+from fedpipe_operator.tasks import Place
+from fedpipe_operator.worker import AggregationTask, aggregate
+from fedpipe_trainer.contract import (
+    Artifact,
+    BaseModelFacts,
+    Data,
+    EvaluateTask,
+    EvaluationManifest,
+    ExitCode,
+    ExportManifest,
+    ExportTask,
+    Failure,
+    FailureReason,
+    Measured,
+    Model,
+    Outcome,
+    ProfileManifest,
+    ProfileTask,
+    Throughput,
+    TrainTask,
+    UpdateManifest,
+    WeightShape,
+    parse_task,
+)
+
+BASE = "ba5e" * 16
+WEIGHTS = {"layer.0.q": (8, 6), "layer.0.v": (4, 6)}
+HEAD = {"base_model.model.classifier.weight": (3, 8)}
+GIB = 2**30
+
+
+def a_site(name: str, **spec: Any) -> EdgeSite:
+    """A site with 8 GiB."""
+    data = {"train": "train.jsonl", "validation": "validation.jsonl", "volume": {"persistentVolumeClaim": {"claimName": name}}}
+    document = {"metadata": {"name": name}, "spec": {"data": data, "capacity": {"memory": "8Gi"}, **spec}}
+    return EdgeSite.model_validate(document)
+
+
+def a_run(fleet: int | list[EdgeSite] = 3, /, **spec: Any) -> Run:
+    """A classification run over this many sites (or these); `spec` replaces whole fields of the spec."""
+    body = {
+        "model": {"source": "pvc://models/toy"},
+        "task": {"type": "SequenceClassification", "labels": ["a", "b", "c"], "maxLength": 16},
+        "rounds": {"count": 2, "deadline": "10m"},
+        "planning": {"bits": [16], "ranks": [4], "batchSizes": [2]},
+        "store": {"bucket": "fedpipe"},
+    }
+    document = {"metadata": {"name": "toy", "uid": "uid-1"}, "spec": {**body, **spec}}
+    sites = [a_site(f"site-{letter}") for letter in "abcdefgh"[:fleet]] if isinstance(fleet, int) else fleet
+    return Run(FederatedFineTune.model_validate(document), tuple(sorted(sites, key=lambda site: site.name)))
+
+
+def a_profile(task: ProfileTask, **changes: Any) -> ProfileManifest:
+    """What a trainer measures at a site with a toy model and room enough."""
+    points = tuple(
+        Throughput(bits=bits, batch_size=batch, length=16, tokens_per_second=1e4, evaluate_tokens_per_second=3e4, peak_memory_bytes=GIB)
+        for bits in task.bits
+        for batch in task.batch_sizes
+    )
+    facts = BaseModelFacts(
+        architecture="toy",
+        parameters=1000,
+        quantised_parameters=800,
+        layers=1,
+        hidden_size=8,
+        intermediate_size=16,
+        attention_heads=2,
+        vocabulary_size=64,
+        weights=tuple(WeightShape(name=name, d_out=shape[0], d_in=shape[1]) for name, shape in WEIGHTS.items()),
+        head={"base_model.model.classifier.weight": (-1, 8)},
+    )
+    fields = {
+        "base": facts,
+        "fingerprint": BASE,
+        "labels": ("a", "b", "c"),
+        "train_samples": 100,
+        "validation_samples": 20,
+        "mean_tokens": 12.0,
+        "memory_bytes": 8 * GIB,
+        "runtime_bytes": GIB // 4,
+        "load_peak_bytes": dict.fromkeys(task.bits, GIB // 2),
+        "base_bytes": dict.fromkeys(task.bits, GIB // 8),
+        "load_seconds": dict.fromkeys(task.bits, 0.1),
+        "throughput": points,
+    }
+    return ProfileManifest(**_header(task), **(fields | changes))
+
+
+def an_update(task: TrainTask, folder: Path, **changes: Any) -> UpdateManifest:
+    """Write an adapter that depends on site, round and seed alone, through the task's URL, and say what it is."""
+    tensors = adapter_tensors(f"{task.site}/{task.round}/{task.hyperparameters.seed}", task.plan.ranks)
+    file = folder / "update.safetensors"
+    save_file(tensors, file)
+    data = file.read_bytes()
+    target = path_of(task.adapter)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(data)
+    fields = {
+        "adapter": Artifact(name="adapter.safetensors", size=len(data), sha256=hashlib.sha256(data).hexdigest()),
+        "tensors": {key: value.shape for key, value in tensors.items()},
+        "ranks": task.plan.ranks,
+        "scaling": task.plan.scaling,
+        "scales": {weight: task.plan.scale(weight) for weight in task.plan.ranks},
+        "bits": task.plan.bits,
+        "batch_size": task.plan.batch_size,
+        "micro_batch_size": task.plan.batch_size,
+        "steps": task.plan.steps,
+        "samples": 10,
+        "tokens": 120,
+        "fingerprint": BASE,
+        "train_loss": 1.0,
+    }
+    return UpdateManifest(**_header(task), **(fields | changes))
+
+
+def adapter_tensors(seed: str, ranks: Mapping[str, int]) -> dict[str, npt.NDArray[np.float32]]:
+    """Random factors and a head, the same for the same seed."""
+    random = np.random.default_rng(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "little"))
+    tensors = {}
+    for weight, rank in sorted(ranks.items()):
+        d_out, d_in = WEIGHTS[weight]
+        if rank:
+            tensors[f"base_model.model.{weight}.lora_A.weight"] = random.standard_normal((rank, d_in)).astype(np.float32)
+            tensors[f"base_model.model.{weight}.lora_B.weight"] = random.standard_normal((d_out, rank)).astype(np.float32)
+    return tensors | {key: random.standard_normal(shape).astype(np.float32) for key, shape in HEAD.items()}
+
+
+def an_evaluation(task: EvaluateTask, **changes: Any) -> EvaluationManifest:
+    """A metric that grows with the round."""
+    fields = {"samples": 20, "targets": 20, "loss": 2.0 / (1 + task.round), "metrics": {"accuracy": task.round / 10}}
+    return EvaluationManifest(**_header(task), **(fields | changes))
+
+
+def a_failure(kind: type[Any], task: Any, reason: FailureReason, message: str) -> Any:
+    """The manifest of a task that failed."""
+    return kind(**(_header(task) | {"outcome": Outcome.FAILED}), failure=Failure(reason=reason, message=message))
+
+
+def path_of(url: str) -> Path:
+    """The file behind a file:// URL."""
+    return Path(url.removeprefix("file://"))
+
+
+def _header(task: Any) -> dict[str, Any]:
+    return {
+        "run": task.run,
+        "site": task.site,
+        "round": task.round,
+        "attempt": task.attempt,
+        "outcome": Outcome.COMPLETED,
+        "measured": Measured(),
+    }
+
+
+Trainer = Callable[[Any, Path], Any]
+"""Given a task and a scratch folder, the manifest to leave behind; None leaves nothing (a killed trainer)."""
+
+
+def good_trainer(task: Any, folder: Path) -> Any:
+    """Does every task as it should be done."""
+    match task:
+        case ProfileTask():
+            return a_profile(task)
+        case TrainTask():
+            return an_update(task, folder)
+        case EvaluateTask():
+            return an_evaluation(task)
+        case ExportTask():
+            return ExportManifest(**_header(task))
+
+
+@dataclass
+class StandInDoor:
+    """A door behind which `trainer` does the work, one job at each `work()`; nothing happens by itself."""
+
+    folder: Path
+    trainer: Trainer = good_trainer
+    clock: Callable[[], float] = lambda: 0.0
+    jobs: dict[str, SeenJob] = field(default_factory=dict)
+    tasks: dict[str, str] = field(default_factory=dict)
+    started: list[str] = field(default_factory=list)
+    discarded: list[str] = field(default_factory=list)
+
+    def start(self, job: Job, task_json: str, limits: Limits) -> None:
+        """Queue the job, unless it is there."""
+        del limits
+        if job.name not in self.jobs:
+            self.started.append(job.name)
+            self.tasks[job.name] = task_json
+            self.jobs[job.name] = SeenJob(job, JobState.RUNNING, self.clock())
+
+    def observe(self) -> dict[str, SeenJob]:
+        """All jobs."""
+        return dict(self.jobs)
+
+    def discard(self, name: str) -> None:
+        """Forget a job."""
+        self.discarded.append(name)
+        self.jobs.pop(name, None)
+
+    def wait(self, timeout: float) -> bool:
+        """Nothing changes by waiting."""
+        del timeout
+        return False
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def at_work(self) -> list[str]:
+        """Jobs that have not ended, in order of name."""
+        return sorted(name for name, seen in self.jobs.items() if seen.state is JobState.RUNNING)
+
+    def work(self, name: str) -> None:
+        """Do one job to its end."""
+        seen, text = self.jobs[name], self.tasks[name]
+        if seen.job.kind == "aggregate":
+            task = AggregationTask.model_validate_json(text)
+            aggregate(task, DirectoryStore(path_of(f"file://{task.store.root}")))
+            self.jobs[name] = replace(seen, state=JobState.SUCCEEDED, exit_code=0)
+            return
+        trainer_task = parse_task(text)
+        manifest = self.trainer(trainer_task, self.folder)
+        if manifest is None:
+            self.jobs[name] = replace(seen, state=JobState.FAILED, exit_code=137, reason="Killed", message="the process was killed")
+            return
+        target = path_of(trainer_task.manifest)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(manifest.to_json())
+        code = manifest.failure.reason.exit_code if manifest.failure else ExitCode.OK
+        state = JobState.FAILED if manifest.failure else JobState.SUCCEEDED
+        self.jobs[name] = replace(seen, state=state, exit_code=int(code))
+
+
+@dataclass
+class StandInMap:
+    """Places that only the stand-in trainer visits."""
+
+    def place(self, run: Run, site: str) -> Place:
+        """The same model and data for everyone."""
+        del run, site
+        return Place(Model(source="file:///toy"), Data(train="/train", validation="/validation"))
+
+    def limits(self, run: Run, site: str) -> Limits:
+        """No limits."""
+        del run, site
+        return Limits()
+
+
+@dataclass
+class World:
+    """A run, its store in a folder, its door, and a clock that only `now` moves."""
+
+    run: Run
+    folder: Path
+    trainer: Trainer = good_trainer
+    now: float = 1000.0
+    events: list[Event] = field(default_factory=list)
+    door: StandInDoor = field(init=False)
+    store: DirectoryStore = field(init=False)
+    reconciler: Reconciler = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.store = DirectoryStore(self.folder / "store")
+        self.door = StandInDoor(self.folder, self.trainer, lambda: self.now)
+        self.restart()
+
+    def restart(self) -> None:
+        """A new operator: nothing is remembered but the store, the jobs and the object."""
+        address = DirectoryAddress(root=str(self.folder / "store"))
+        self.reconciler = Reconciler(
+            door=self.door, store=self.store, address=address, map=StandInMap(), voice=self, resumed_at=self.now, clock=lambda: self.now
+        )
+
+    def write_status(self, run: Run, status: FineTuneStatus) -> None:
+        """Keep the status on the object."""
+        self.run = replace(run, resource=run.resource.model_copy(update={"status": status}))
+
+    def tell(self, run: Run, event: Event) -> None:
+        """Keep the event."""
+        del run
+        self.events.append(event)
+
+    def turn(self) -> Any:
+        """One turn of the loop."""
+        return self.reconciler.turn(self.run)
+
+    def settle(self) -> None:
+        """Turn and work until nothing more happens."""
+        for _ in range(500):
+            decision = self.turn()
+            at_work = self.door.at_work()
+            if at_work:
+                self.door.work(at_work[0])
+            elif not decision.actions:
+                return
+        raise AssertionError(f"the run does not settle: {self.conditions()}")
+
+    def conditions(self) -> dict[str, str]:
+        """Reason by type, of the conditions that are true."""
+        return {str(one.type): str(one.reason) for one in self.run.resource.status.conditions if one.status == "True"}
+
+    def message(self, kind: str) -> str:
+        """The message of this condition."""
+        return next(one.message for one in self.run.resource.status.conditions if one.type == kind)
+
+    def final_adapter(self) -> bytes:
+        """The bytes of the last round's global adapter."""
+        keys = [key for key in self.store.list("rounds") if "/global/adapter-" in key]
+        data = self.store.read(max(keys))
+        assert data is not None
+        return data
+
+
+__all__ = ["World", "a_failure", "a_profile", "a_run", "a_site", "an_evaluation", "an_update", "good_trainer", "names"]

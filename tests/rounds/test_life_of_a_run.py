@@ -1,0 +1,352 @@
+"""A whole run through decide, tasks, store and aggregation; only the trainers are stand-ins."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet import World, a_failure, a_profile, a_run, a_site, an_evaluation, an_update, good_trainer
+
+from fedpipe_operator import names
+from fedpipe_operator.records import RoundManifest, RoundPlan
+from fedpipe_trainer.contract import EvaluateTask, ExportTask, FailureReason, ProfileManifest, ProfileTask, TrainTask, UpdateManifest
+
+
+def test_a_run_goes_from_profile_to_export_and_succeeds(tmp_path: Path) -> None:
+    world = World(a_run(), tmp_path)
+
+    world.settle()
+
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert [name.removeprefix("toy-") for name in world.door.started] == [
+        *(f"profile-site-{site}-a0" for site in "abc"),
+        *(f"evaluate-site-{site}-a0" for site in "abc"),
+        *(f"train-r1-site-{site}-a0" for site in "abc"),
+        "aggregate-r1-a0",
+        *(f"evaluate-r1-site-{site}-a0" for site in "abc"),
+        *(f"train-r2-site-{site}-a0" for site in "abc"),
+        "aggregate-r2-a0",
+        *(f"evaluate-r2-site-{site}-a0" for site in "abc"),
+        "export-a0",
+    ]
+
+
+def test_after_its_actions_are_applied_the_same_look_asks_for_nothing_more(tmp_path: Path) -> None:
+    world = World(a_run(), tmp_path)
+    for _ in range(60):
+        world.turn()
+        while world.turn().actions:  # commits make the next stage due at once; each is asked for once
+            pass
+        again = world.turn()
+
+        assert again.actions == ()
+        assert again.events == ()
+        if not world.door.at_work():
+            break
+        world.door.work(world.door.at_work()[0])
+    assert "Succeeded" in world.conditions()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_operator_restarted_at_every_turn_ends_with_the_same_bytes(tmp_path: Path, seed: int) -> None:
+    undisturbed, disturbed = World(a_run(), tmp_path / "one"), World(a_run(), tmp_path / "two")
+    undisturbed.settle()
+
+    for turn in range(500):
+        disturbed.restart()
+        disturbed.turn()
+        at_work = disturbed.door.at_work()
+        if at_work:
+            disturbed.door.work(at_work[(turn * 7 + seed) % len(at_work)])
+        if "Succeeded" in disturbed.conditions():
+            break
+
+    assert disturbed.final_adapter() == undisturbed.final_adapter()
+    assert disturbed.door.started == list(dict.fromkeys(disturbed.door.started))
+
+
+def test_a_status_lost_with_the_operator_is_made_anew_from_the_store(tmp_path: Path) -> None:
+    world = World(a_run(), tmp_path)
+    world.settle()
+    told = world.run.resource.status
+
+    world.run = a_run()
+    world.door.jobs.clear()
+    world.restart()
+    world.settle()
+
+    assert world.run.resource.status.history == told.history
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.door.started.count("toy-train-r1-site-a-a0") == 1
+
+
+def test_a_killed_trainer_is_tried_again_and_then_counted_out(tmp_path: Path) -> None:
+    def trainer(task: Any, folder: Path) -> Any:
+        killed = isinstance(task, TrainTask) and task.site == "site-b"
+        return None if killed else good_trainer(task, folder)
+
+    world = World(a_run(sites={"quorum": 0.6}, rounds={"count": 1}), tmp_path, trainer)
+    world.settle()
+
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert [name for name in world.door.started if "train-r1-site-b" in name] == ["toy-train-r1-site-b-a0", "toy-train-r1-site-b-a1"]
+    assert world.run.resource.status.history[0].quorum == "2/3"
+    assert "site-b" in world.run.resource.status.history[0].left_out
+
+
+def test_a_failure_that_no_second_attempt_can_mend_is_final(tmp_path: Path) -> None:
+    def trainer(task: Any, folder: Path) -> Any:
+        if isinstance(task, TrainTask) and task.site == "site-c":
+            return a_failure(UpdateManifest, task, FailureReason.BAD_DATA, "train.jsonl is gone")
+        return good_trainer(task, folder)
+
+    world = World(a_run(sites={"quorum": 1.0}), tmp_path, trainer)
+    world.settle()
+
+    assert world.conditions()["Failed"] == "QuorumOutOfReach"
+    assert "site-c: BadData: train.jsonl is gone" in world.message("Failed")
+    assert "toy-train-r1-site-c-a1" not in world.door.started
+
+
+def test_an_interrupted_attempt_does_not_use_up_the_attempts(tmp_path: Path) -> None:
+    def trainer(task: Any, folder: Path) -> Any:
+        if isinstance(task, TrainTask) and task.site == "site-a" and task.attempt < 3:
+            return a_failure(UpdateManifest, task, FailureReason.TERMINATED, "SIGTERM")
+        return good_trainer(task, folder)
+
+    world = World(a_run(rounds={"count": 1, "attempts": 1}), tmp_path, trainer)
+    world.settle()
+
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert "toy-train-r1-site-a-a3" in world.door.started
+
+
+def test_a_refused_update_costs_its_site_the_round_and_nothing_else(tmp_path: Path) -> None:
+    def trainer(task: Any, folder: Path) -> Any:
+        if isinstance(task, TrainTask) and task.site == "site-b" and task.round == 1:
+            return an_update(task, folder, fingerprint="0ff" + "0" * 61)
+        return good_trainer(task, folder)
+
+    world = World(a_run(sites={"quorum": 0.6}), tmp_path, trainer)
+    world.settle()
+
+    first, second = world.run.resource.status.history
+    assert first.left_out["site-b"].startswith("WrongBase")
+    assert second.quorum == "3/3"
+    assert not any("train-r1-site-b-a1" in name for name in world.door.started)
+
+
+def test_refusals_that_break_the_quorum_fail_the_run_with_their_reasons(tmp_path: Path) -> None:
+    def trainer(task: Any, folder: Path) -> Any:
+        if isinstance(task, TrainTask) and task.site != "site-a":
+            return an_update(task, folder, samples=0)
+        return good_trainer(task, folder)
+
+    world = World(a_run(), tmp_path, trainer)
+    world.settle()
+
+    assert world.conditions()["Failed"] == "QuorumOutOfReach"
+    assert "site-b: NoSamples" in world.message("Failed")
+    assert "site-c: NoSamples" in world.message("Failed")
+
+
+def test_a_site_that_cannot_hold_the_model_is_left_out_and_the_others_go_on(tmp_path: Path) -> None:
+    fleet = [a_site("big-1"), a_site("big-2"), a_site("big-3"), a_site("small", capacity={"memory": "64Mi"})]
+    world = World(a_run(fleet, sites={"quorum": 0.75}), tmp_path)
+    world.settle()
+
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert "small" in world.run.resource.status.excluded
+    assert not any("train" in name and "small" in name for name in world.door.started)
+
+
+def test_sites_that_cannot_hold_the_model_break_the_quorum_with_the_list(tmp_path: Path) -> None:
+    fleet = [a_site("big"), a_site("small-1", capacity={"memory": "64Mi"}), a_site("small-2", capacity={"memory": "64Mi"})]
+    world = World(a_run(fleet), tmp_path)
+    world.settle()
+
+    assert world.conditions()["Failed"] == "QuorumOutOfReach"
+    assert "small-1" in world.message("Failed")
+    assert "small-2" in world.message("Failed")
+
+
+def test_at_the_deadline_the_round_goes_on_with_the_quorum_and_ends_the_late_job(tmp_path: Path) -> None:
+    world = World(a_run(sites={"quorum": 0.6}, rounds={"count": 1, "deadline": "10m"}), tmp_path)
+    while not any("train-r1" in name for name in world.door.at_work()):
+        world.turn()
+        for name in world.door.at_work():
+            if "train" not in name:
+                world.door.work(name)
+    world.turn()
+    for name in world.door.at_work():
+        if "site-c" not in name:
+            world.door.work(name)
+
+    world.now += 599
+    world.turn()
+    before = list(world.door.discarded)
+    world.now += 1
+    world.settle()
+
+    assert before == []
+    assert world.door.discarded == ["toy-train-r1-site-c-a0"]
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+
+
+def test_a_deadline_does_not_count_the_time_the_run_was_stopped(tmp_path: Path) -> None:
+    world = World(a_run(rounds={"count": 1, "deadline": "10m"}), tmp_path)
+    while not any("train-r1" in name for name in world.door.at_work()):
+        world.turn()
+        for name in world.door.at_work():
+            if "train" not in name:
+                world.door.work(name)
+    world.door.work("toy-train-r1-site-a-a0")
+    for name in world.door.at_work():
+        world.door.discard(name)
+
+    world.now += 86400
+    world.restart()
+    world.settle()
+
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.run.resource.status.history[0].quorum == "3/3"
+
+
+def test_suspend_ends_the_jobs_and_resume_goes_on_in_the_same_round(tmp_path: Path) -> None:
+    world = World(a_run(), tmp_path)
+    while not any("train-r2" in name for name in world.door.at_work()):
+        world.turn()
+        for name in world.door.at_work():
+            if "train-r2" not in name:
+                world.door.work(name)
+    running = world.door.at_work()
+
+    suspended = world.run.spec.model_copy(update={"suspend": True})
+    resumed = world.run.spec
+    world.run = type(world.run)(world.run.resource.model_copy(update={"spec": suspended}), world.run.sites)
+    world.turn()
+
+    assert world.door.discarded == running
+    assert world.conditions()["Suspended"] == "SuspendedBySpec"
+    assert world.turn().actions == ()
+
+    world.run = type(world.run)(world.run.resource.model_copy(update={"spec": resumed}), world.run.sites)
+    world.settle()
+
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert sum("train-r1" in name for name in world.door.started) == 3
+
+
+def test_the_run_ends_as_soon_as_the_target_is_reached(tmp_path: Path) -> None:
+    world = World(a_run(rounds={"count": 9, "target": {"metric": "accuracy", "value": 0.3}}), tmp_path)
+    world.settle()
+
+    assert world.conditions()["Succeeded"] == "TargetReached"
+    assert len(world.run.resource.status.history) == 3
+
+
+def test_patience_ends_the_run_and_the_best_round_is_exported(tmp_path: Path) -> None:
+    accuracy = {0: 0.1, 1: 0.3, 2: 0.5, 3: 0.4, 4: 0.5}
+    exported: list[int] = []
+
+    def trainer(task: Any, folder: Path) -> Any:
+        if isinstance(task, EvaluateTask):
+            return an_evaluation(task, metrics={"accuracy": accuracy[task.round]})
+        if isinstance(task, ExportTask):
+            exported.append(task.round)
+        return good_trainer(task, folder)
+
+    world = World(a_run(rounds={"count": 9, "patience": 2}), tmp_path, trainer)
+    world.settle()
+
+    assert world.conditions()["Succeeded"] == "PatienceExhausted"
+    assert len(world.run.resource.status.history) == 4
+    assert exported == [2]
+
+
+def test_only_the_chosen_sites_of_a_round_train_and_the_choice_changes_with_the_round(tmp_path: Path) -> None:
+    world = World(a_run(8, sites={"perRound": 3}, rounds={"count": 6}), tmp_path)
+    world.settle()
+
+    chosen = [{name.split("-r")[1][2:].removesuffix("-a0") for name in world.door.started if f"train-r{r}-" in name} for r in range(1, 7)]
+    assert all(len(sites) == 3 for sites in chosen)
+    assert len({frozenset(sites) for sites in chosen}) > 1
+
+
+def test_a_run_without_sites_fails_and_says_so(tmp_path: Path) -> None:
+    world = World(a_run(0), tmp_path)
+    world.settle()
+
+    assert world.conditions()["Failed"] == "NoSites"
+
+
+def test_a_site_whose_profile_fails_is_left_out_with_the_trainers_words(tmp_path: Path) -> None:
+    def trainer(task: Any, folder: Path) -> Any:
+        if isinstance(task, ProfileTask) and task.site == "site-a":
+            return a_failure(ProfileManifest, task, FailureReason.BAD_MODEL, "no tokenizer.json in the model's folder")
+        return good_trainer(task, folder)
+
+    world = World(a_run(sites={"quorum": 0.6}), tmp_path, trainer)
+    world.settle()
+
+    assert world.run.resource.status.excluded["site-a"] == "BadModel: no tokenizer.json in the model's folder"
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+
+
+def test_a_site_on_another_base_is_left_out_by_name(tmp_path: Path) -> None:
+    def trainer(task: Any, folder: Path) -> Any:
+        if isinstance(task, ProfileTask) and task.site == "site-b":
+            return a_profile(task, fingerprint="f" * 64)
+        return good_trainer(task, folder)
+
+    world = World(a_run(sites={"quorum": 0.6}), tmp_path, trainer)
+    world.settle()
+
+    assert "WrongBase" in world.run.resource.status.excluded["site-b"]
+
+
+def test_without_labels_in_the_spec_the_union_of_the_sites_labels_is_learned(tmp_path: Path) -> None:
+    found = {"site-a": ("sports",), "site-b": ("politics", "sports"), "site-c": ("art",)}
+
+    def trainer(task: Any, folder: Path) -> Any:
+        if isinstance(task, ProfileTask):
+            return a_profile(task, labels=found[task.site])
+        if isinstance(task, TrainTask):
+            assert task.objective.labels == ("art", "politics", "sports")
+        return good_trainer(task, folder)
+
+    world = World(a_run(task={"type": "SequenceClassification"}), tmp_path, trainer)
+    world.settle()
+
+    plan = RoundPlan.model_validate_json(world.store.read(names.round_plan(1)) or b"")
+    assert plan.labels == ("art", "politics", "sports")
+    assert plan.head == {"base_model.model.classifier.weight": (3, 8)}
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+
+
+def test_a_round_that_another_operator_committed_first_stays_as_it_was_committed(tmp_path: Path) -> None:
+    world = World(a_run(rounds={"count": 1}), tmp_path)
+    while not any("aggregate" in name for name in world.door.at_work()):
+        world.turn()
+        for name in world.door.at_work():
+            if "aggregate" not in name:
+                world.door.work(name)
+    task = world.door.tasks["toy-aggregate-r1-a0"]
+    world.door.work("toy-aggregate-r1-a0")
+    committed = RoundManifest.model_validate_json(world.store.read(names.round_manifest(1)) or b"")
+
+    world.door.discard("toy-aggregate-r1-a0")
+    world.door.tasks["again"] = task
+    world.door.start(next(iter(world.door.jobs.values())).job, task, limits=None)  # type: ignore[arg-type] # the stand-in has no limits
+    world.settle()
+
+    assert RoundManifest.model_validate_json(world.store.read(names.round_manifest(1)) or b"") == committed
+    assert len(committed.contributions) == 3
+
+
+def test_each_finished_round_is_told_once(tmp_path: Path) -> None:
+    world = World(a_run(rounds={"count": 3}), tmp_path)
+    world.settle()
+    world.restart()
+    world.settle()
+
+    assert [event.message.split(":")[0] for event in world.events if event.reason == "RoundCompleted"] == ["round 1", "round 2", "round 3"]
