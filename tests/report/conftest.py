@@ -1,9 +1,9 @@
 """A made-up run that looks like a real one: three unlike sites and one too small, six rounds, twelve layers of four weights."""
 
 import math
-import random
 
 import pytest
+
 from fedpipe_operator.api import FederatedFineTune
 from fedpipe_operator.records import Comparison, Contribution, RoundEvaluation, RoundManifest, RoundPlan, SiteEvaluation, Verdict
 from fedpipe_operator.report import RunRecord
@@ -11,8 +11,6 @@ from fedpipe_trainer.contract import (
     Artifact,
     EvaluationManifest,
     ExportManifest,
-    Failure,
-    FailureReason,
     Forecast,
     Measured,
     Outcome,
@@ -74,15 +72,16 @@ def a_round_plan(round_: int) -> RoundPlan:
         round=round_,
         started_at=1000.0 + 60 * round_,
         fingerprint=SHA,
-        weights={name: (576, 576) for name in weights()},
+        weights=dict.fromkeys(weights(), (576, 576)),
         plans={site: a_plan(site) for site in SITES},
         selected=tuple(SITES),
+        evaluators=tuple(SITES),
         needed=2,
         excluded={"kiosk-west": "256 MiB cannot hold the model at any of 4, 8, 16 bits: the least is 391 MiB."},
     )
 
 
-def an_update(site: str, round_: int, chance: random.Random) -> UpdateManifest:
+def an_update(site: str, round_: int) -> UpdateManifest:
     forecast = a_plan(site).forecast
     steps = range(40 * (round_ - 1), 40 * round_)
     return UpdateManifest(
@@ -93,13 +92,13 @@ def an_update(site: str, round_: int, chance: random.Random) -> UpdateManifest:
         outcome=Outcome.COMPLETED,
         adapter=Artifact(name="adapter.safetensors", size=MIB, sha256=SHA),
         measured=Measured(
-            peak_memory_bytes=round(forecast.memory_bytes * chance.uniform(0.93, 1.06)),
-            seconds={"load": 2.5, "train": forecast.seconds * chance.uniform(0.8, 1.1), "transfer": 0.4},
-            uploaded_bytes=forecast.upload_bytes + 2048,
-            downloaded_bytes=forecast.download_bytes,
+            peak_memory_bytes=round(forecast.memory_bytes * (1 + round_ / 100)),
+            seconds={"load": forecast.seconds * 0.1, "train": forecast.seconds * 0.7, "transfer": forecast.seconds * 0.1},
+            uploaded_bytes=forecast.upload_bytes,
+            downloaded_bytes=forecast.download_bytes * 2,
         ),
         samples=SAMPLES[site],
-        losses=tuple(0.7 + 2.2 * math.exp(-step / 90) + chance.gauss(0, 0.12) for step in steps),
+        losses=tuple(0.7 + 2.2 * math.exp(-step / 90) + 0.12 * math.sin(7 * step + SAMPLES[site]) for step in steps),
     )
 
 
@@ -156,20 +155,14 @@ def a_profile(site: str) -> ProfileManifest:
     )
 
 
-def a_failed_update(site: str, round_: int) -> UpdateManifest:
-    failure = Failure(reason=FailureReason.OUT_OF_MEMORY, message="batch 1 does not fit 240 MiB.")
-    return UpdateManifest(run=REF, site=site, round=round_, attempt=1, outcome=Outcome.FAILED, failure=failure, measured=Measured())
-
-
 @pytest.fixture
 def record() -> RunRecord:
     """A finished run with everything a report can show."""
-    chance = random.Random(7)
     rounds = range(1, ROUNDS + 1)
     return RunRecord(
         run=a_run(),
         plans={round_: a_round_plan(round_) for round_ in rounds},
-        updates={round_: {site: an_update(site, round_, chance) for site in SITES} for round_ in rounds},
+        updates={round_: {site: an_update(site, round_) for site in SITES} for round_ in rounds},
         rounds={round_: a_commit(round_) for round_ in rounds},
         evaluations={round_: an_evaluation(round_) for round_ in (0, *rounds)},
         site_evaluations={ROUNDS: {site: a_site_evaluation(site, ROUNDS) for site in SITES}},

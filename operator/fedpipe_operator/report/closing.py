@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from fedpipe_trainer.contract import Sample
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +14,7 @@ from rich.text import Text
 from fedpipe_operator.api import LOWER_IS_BETTER, MetricName
 from fedpipe_operator.records import Comparison, RoundEvaluation, SiteEvaluation
 from fedpipe_operator.report.units import TITLES, count_text, excerpt, metric_text
+from fedpipe_trainer.contract import Sample
 
 BASE = "base model, untouched"
 FEDERATED = "federated"
@@ -25,7 +25,7 @@ _LONGEST_ANSWER = 60
 
 @dataclass(frozen=True)
 class ClosingRow:
-    """One row: a model, the samples it was trained on (None when unknown), its metrics, and whether its first metric is the best of all rows."""
+    """One row: a model, the samples it was trained on (None when unknown), its metrics; `best` when no row has a better first metric."""
 
     label: str
     samples: int | None

@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from fedpipe_trainer.contract import EvaluationManifest, Outcome, Plan, ProfileManifest, Sample
-
 from fedpipe_operator.api import Condition, ConditionStatus, ConditionType, MetricName, primary_metric
 from fedpipe_operator.records import Comparison
 from fedpipe_operator.report.closing import best_value, value_of
 from fedpipe_operator.report.record import RunRecord
 from fedpipe_operator.report.units import TITLES, metric_text, spans
+from fedpipe_trainer.contract import EvaluationManifest, Outcome, Plan, ProfileManifest, Sample
 
 NO_UPDATE = "no update came before the round went on"
 
@@ -101,7 +100,7 @@ def headline(record: RunRecord) -> str:
     if newest is None:
         return "No round has been evaluated yet."
     base = record.evaluations.get(0)
-    before = f"; the untouched base model has {metric_text(metric, value_of(base, metric))}" if base else ""
+    before = f", against {metric_text(metric, value_of(base, metric))} for the untouched base model" if base else ""
     return f"After round {newest.round} the federated model has {TITLES[metric]} {metric_text(metric, value_of(newest, metric))}{before}."
 
 
@@ -109,9 +108,9 @@ def _worth(comparison: Comparison, metric: MetricName) -> str:
     alone = {site: value_of(evaluation, metric) for site, evaluation in comparison.alone.items()}
     best = best_value(metric, alone.values())
     site = next((site for site, value in alone.items() if value is not None and value == best), None)
-    rival = f"the best site alone ({site}) {metric_text(metric, best)}, " if site is not None else ""
+    rival = f"{metric_text(metric, best)} for the best site alone ({site}) and " if site is not None else ""
     federated, base = (metric_text(metric, value_of(it, metric)) for it in (comparison.federated, comparison.base))
-    return f"The federated model has {TITLES[metric]} {federated}; {rival}the untouched base model {base}."
+    return f"The federated model has {TITLES[metric]} {federated}, against {rival}{base} for the untouched base model."
 
 
 def round_rows(record: RunRecord) -> list[RoundRow]:

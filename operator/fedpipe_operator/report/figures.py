@@ -1,6 +1,6 @@
 """The curves of the page as plotly figures: plain dicts of `data` and `layout`, without a window or a browser. Pure.
 
-Colours of text and grid are the page's affair (it knows dark from light); here are the traces and what they mean.
+Colours of text and grid are the page's affair (it knows dark from light), and so is the legend, one for all curves.
 Every name that came from a site goes through `escape`: plotly reads a subset of HTML in its texts.
 """
 
@@ -32,11 +32,11 @@ def by_round(record: RunRecord, metric: MetricName) -> Figure | None:
     factor = 100.0 if metric in SHARES else 1.0
     traces = [_site_curve(record, position, (metric, factor)) for position in range(len(record.sites))]
     values = [_scaled(value_of(record.evaluations[round_], metric), factor) for round_ in rounds]
-    traces.append(_line("federated, all sites", (rounds, values), FEDERATED, line={"width": 3.5}, marker={"size": 8}))
+    traces.append(_line("federated", (rounds, values), FEDERATED, line={"width": 3.5}, marker={"size": 8}))
     title = f"{TITLES[metric]}, %" if metric in SHARES else TITLES[metric]
     layout = _layout("round (0: untouched base)", title)
     layout["xaxis"] |= {"tickmode": "linear", "dtick": max(1, math.ceil(len(rounds) / 12))}
-    layout["shapes"], layout["annotations"] = _rival(record, metric, factor)
+    layout["shapes"] = _rival(record, metric, factor)
     return {"data": [trace for trace in traces if trace["x"]], "layout": layout}
 
 
@@ -45,19 +45,18 @@ def _site_curve(record: RunRecord, position: int, shown: tuple[MetricName, float
     parts = {round_: evaluation.sites[site] for round_, evaluation in sorted(record.evaluations.items()) if site in evaluation.sites}
     values = [_scaled(value_of(part, metric), factor) for part in parts.values()]
     style = {"color": site_colour(position), "dash": site_dash(position), "width": 1.5}
-    return _line(f"{_name(site)}, its own data", (list(parts), values), site_colour(position), line=style, marker={"size": 5})
+    return _line(escape(site), (list(parts), values), site_colour(position), line=style, marker={"size": 5})
 
 
-def _rival(record: RunRecord, metric: MetricName, factor: float) -> tuple[list[Figure], list[Figure]]:
-    """A dashed line at the best site alone, when the run was compared, and its name above it."""
+def _rival(record: RunRecord, metric: MetricName, factor: float) -> list[Figure]:
+    """A dashed line at the best site alone, when the run was compared."""
     alone: Iterable[RoundEvaluation] = record.comparison.alone.values() if record.comparison else ()
     best = best_value(metric, (value_of(evaluation, metric) for evaluation in alone))
     if best is None:
-        return [], []
+        return []
     height = best * factor
-    line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": height, "y1": height, "line": {"color": MUTED, "dash": "dash", "width": 1.5}}
-    label = {"xref": "paper", "x": 1, "y": height, "xanchor": "right", "yanchor": "bottom", "showarrow": False, "text": "best site alone"}
-    return [line], [label | {"font": {"size": 11, "color": MUTED}}]
+    style = {"color": MUTED, "dash": "dash", "width": 1.5}
+    return [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": height, "y1": height, "line": style}]
 
 
 def training_loss(record: RunRecord) -> Figure | None:
@@ -71,7 +70,7 @@ def _loss_curve(record: RunRecord, position: int) -> Figure:
     updates = [record.updates[round_][site] for round_ in sorted(record.updates) if site in record.updates[round_]]
     steps, losses = thinned([loss for update in updates for loss in update.losses])
     style = {"color": site_colour(position), "dash": site_dash(position), "width": 1.8}
-    return _line(_name(site), (steps, losses), site_colour(position), line=style, mode="lines")
+    return _line(escape(site), (steps, losses), site_colour(position), line=style, mode="lines")
 
 
 def thinned(values: Sequence[float], most: int = MOST_POINTS) -> tuple[list[float], list[float]]:
@@ -95,6 +94,7 @@ def truncated_energy(record: RunRecord) -> Figure | None:
     layout = _layout("round", "energy lost, %")
     layout["xaxis"] |= {"tickmode": "linear", "dtick": max(1, math.ceil(len(lost) / 12))}
     layout["yaxis"] |= {"rangemode": "tozero"}
+    layout |= {"showlegend": True, "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}}
     return {"data": traces, "layout": layout}
 
 
@@ -114,10 +114,6 @@ def _scaled(value: float | None, factor: float) -> float | None:
     return None if value is None or not math.isfinite(value) else value * factor
 
 
-def _name(site: str) -> str:
-    return escape(site)
-
-
 def _line(name: str, points: tuple[Sequence[float], Sequence[float | None]], colour: str, **style: Any) -> Figure:  # noqa: ANN401 -- plotly's own attributes
     x, y = points
     style["line"] = {"color": colour} | style.get("line", {})
@@ -129,7 +125,7 @@ def _layout(x: str, y: str) -> Figure:
     return {
         "xaxis": {"title": {"text": x}, "zeroline": False},
         "yaxis": {"title": {"text": y}, "zeroline": False},
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "showlegend": False,
         "hovermode": "x unified",
-        "height": 340,
+        "height": 300,
     }

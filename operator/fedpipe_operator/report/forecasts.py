@@ -6,14 +6,15 @@ from html import escape
 from statistics import fmean
 from typing import Final, NamedTuple
 
-from fedpipe_trainer.contract import Forecast, Measured, Outcome
-
 from fedpipe_operator.report.figures import Figure
 from fedpipe_operator.report.palette import MUTED, site_colour
 from fedpipe_operator.report.record import RunRecord
-from fedpipe_operator.report.units import byte_unit, ratio_text, short
+from fedpipe_operator.report.units import byte_unit, excerpt, ratio_text, short
+from fedpipe_trainer.contract import Forecast, Measured, Outcome
 
 ROW_PIXELS = 30
+LONGEST_NAME = 24
+"""Characters of a site's name beside its bars; the hover has the whole."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Compared:
 
 
 class Quantity(NamedTuple):
-    """What is compared: its title, how to take it from a forecast and from a measurement, and how to make one number of the rounds' many."""
+    """What is compared: its title, where a forecast and a measurement have it, and how the rounds' many become one number."""
 
     title: str
     predicted: Callable[[Forecast], float]
@@ -55,7 +56,9 @@ def compared(record: RunRecord, quantity: Quantity) -> list[Compared]:
 
 def _at_site(record: RunRecord, site: str, quantity: Quantity) -> Compared | None:
     """Only rounds that have both a forecast and a measurement; without any, the newest forecast alone."""
-    forecasts = {round_: plan.plans[site].forecast for round_, plan in sorted(record.plans.items()) if site in plan.selected and site in plan.plans}
+    forecasts = {
+        round_: plan.plans[site].forecast for round_, plan in sorted(record.plans.items()) if site in plan.selected and site in plan.plans
+    }
     if not forecasts:
         return None
     costs = {
@@ -75,15 +78,18 @@ def forecast_figure(record: RunRecord) -> Figure | None:
     if not tables[0]:
         return None
     sites = [row.site for row in tables[0]]
-    figure: Figure = {"data": [], "layout": {"height": 2 * (len(sites) * ROW_PIXELS + 76), "barmode": "overlay", "annotations": []}}
+    figure: Figure = {"data": [], "layout": {"height": 2 * (len(sites) * ROW_PIXELS + 64), "showlegend": False, "annotations": []}}
     for panel, (quantity, rows) in enumerate(zip(QUANTITIES, tables, strict=True)):
         unit, size = byte_unit(max(max(row.predicted, row.measured or 0) for row in rows)) if quantity.in_bytes else ("s", 1.0)
         axis = "" if panel == 0 else str(panel + 1)
-        axes = {"xaxis": f"x{axis}", "yaxis": f"y{axis}", "showlegend": panel == 0}
+        axes = {"xaxis": f"x{axis}", "yaxis": f"y{axis}"}
         figure["data"] += [_bars(record, rows, (unit, size)) | axes, _marks(rows, (unit, size)) | axes]
         figure["layout"] |= _axes(panel, axis, max(max(row.predicted, row.measured or 0) for row in rows) / size)
+        figure["layout"][f"yaxis{axis}"] |= {
+            "tickvals": [escape(site) for site in sites],
+            "ticktext": [escape(excerpt(site, LONGEST_NAME)) for site in sites],
+        }
         figure["layout"]["annotations"].append(_title(panel, f"{quantity.title}, {unit}"))
-    figure["layout"]["legend"] = {"orientation": "h", "x": 0, "y": -0.06, "yanchor": "top"}
     return figure
 
 
@@ -125,10 +131,23 @@ def _axes(panel: int, axis: str, largest: float) -> Figure:
     """The panel's two axes: two columns, two rows; room at the right for the text, sites named at the left only."""
     column, row = panel % 2, panel // 2
     x = {"domain": [0.53 * column, 0.47 + 0.53 * column], "range": [0, (largest or 1) * 1.45], "anchor": f"y{axis}", "nticks": 5}
-    y = {"domain": [0.56, 0.93] if row == 0 else [0.0, 0.37], "anchor": f"x{axis}", "autorange": "reversed", "type": "category", "showgrid": False}
+    y = {
+        "domain": [0.57, 0.94] if row == 0 else [0.0, 0.37],
+        "anchor": f"x{axis}",
+        "autorange": "reversed",
+        "type": "category",
+        "showgrid": False,
+    }
     return {f"xaxis{axis}": x, f"yaxis{axis}": y | {"showticklabels": column == 0, "automargin": True}}
 
 
 def _title(panel: int, text: str) -> Figure:
-    place = {"xref": "paper", "yref": "paper", "x": 0.53 * (panel % 2), "y": 0.94 if panel < 2 else 0.38, "xanchor": "left", "yanchor": "bottom"}
+    place = {
+        "xref": "paper",
+        "yref": "paper",
+        "x": 0.53 * (panel % 2),
+        "y": 0.95 if panel // 2 == 0 else 0.38,
+        "xanchor": "left",
+        "yanchor": "bottom",
+    }
     return place | {"text": f"<b>{text}</b>", "showarrow": False, "font": {"size": 13}}

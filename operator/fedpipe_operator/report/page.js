@@ -10,11 +10,12 @@ function screenLook() {
 }
 
 function template(look) {
-  const axis = { gridcolor: look.grid, linecolor: look.grid, tickcolor: look.grid, zerolinecolor: look.grid };
+  const title = { standoff: 8, font: { size: 12 } };
+  const axis = { gridcolor: look.grid, linecolor: look.grid, tickcolor: look.grid, zerolinecolor: look.grid, ticklabelstandoff: 4, title };
   const label = { bgcolor: look.paper, bordercolor: look.grid, font: { color: look.ink } };
   const font = { family: "system-ui, sans-serif", size: 12, color: look.ink };
   const clear = "rgba(0,0,0,0)";
-  const margin = { l: 56, r: 16, t: 28, b: 48 };
+  const margin = { l: 56, r: 16, t: 12, b: 44 };
   return { layout: { font, paper_bgcolor: clear, plot_bgcolor: clear, xaxis: axis, yaxis: axis, hoverlabel: label, margin } };
 }
 

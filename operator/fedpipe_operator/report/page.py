@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 from fedpipe_operator.report import closing, facts, units
 from fedpipe_operator.report.figures import all_curves
 from fedpipe_operator.report.forecasts import forecast_figure
-from fedpipe_operator.report.palette import rank_colours, site_colour
+from fedpipe_operator.report.palette import FEDERATED, MUTED, rank_colours, site_colour, svg_dashes
 from fedpipe_operator.report.plan_map import plan_map, ranks_in_use
 from fedpipe_operator.report.record import RunRecord
 
@@ -71,6 +71,9 @@ def _sections(record: RunRecord) -> dict[str, Any]:
         "seconds": facts.total_seconds(record),
         "sites": facts.site_rows(record),
         "colours": {site: site_colour(position) for position, site in enumerate(record.sites)},
+        "dashes": {site: svg_dashes(position) for position, site in enumerate(record.sites)},
+        "federated_colour": FEDERATED,
+        "muted": MUTED,
         "ranks": rank_colours(ranks_in_use(record)),
         "left_out": facts.left_out(record),
         "samples": facts.shown_samples(record),

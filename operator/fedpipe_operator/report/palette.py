@@ -7,9 +7,10 @@ MUTED: Final = "#8A8F98"
 """What is only there to compare with."""
 
 _SITES: Final = ("#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
-_DASHES: Final = ("solid", "dot", "dash", "dashdot")
+_DASHES: Final = {"solid": "none", "dot": "2 3", "dash": "7 4", "dashdot": "7 3 2 3"}
+"""plotly's names of line styles, and the same as SVG writes them."""
 
-_RANKS: Final = ("#D9E6F2", "#A9C9E4", "#74A9D2", "#3D85BC", "#0F5F9E", "#083F6E", "#04284A")
+_RANKS: Final = ("#D9E6F2", "#A9C9E4", "#83B4DA", "#3D85BC", "#0F5F9E", "#083F6E", "#04284A")
 """From the smallest rank above 0 to the largest; a light-to-dark order survives grey print."""
 _NO_ADAPTER: Final = "#EDEDED"
 
@@ -21,7 +22,12 @@ def site_colour(position: int) -> str:
 
 def site_dash(position: int) -> str:
     """The line style of the site at this position."""
-    return _DASHES[position // len(_SITES) % len(_DASHES)]
+    return list(_DASHES)[position // len(_SITES) % len(_DASHES)]
+
+
+def svg_dashes(position: int) -> str:
+    """The same line style for the page's legend."""
+    return _DASHES[site_dash(position)]
 
 
 def rank_colours(ranks: set[int]) -> dict[int, str]:

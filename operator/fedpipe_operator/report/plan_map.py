@@ -5,12 +5,11 @@ Site × weight would be 120 columns for 30 layers of 4 weights; folded by layer 
 
 from html import escape
 
-from fedpipe_trainer.contract import Plan
-
 from fedpipe_operator.report.figures import Figure
 from fedpipe_operator.report.palette import rank_colours
 from fedpipe_operator.report.record import RunRecord
 from fedpipe_operator.report.weights import Grid, grid
+from fedpipe_trainer.contract import Plan
 
 ROW_PIXELS = 22
 BAND_PIXELS = 42
@@ -70,7 +69,7 @@ def _band(site: str, plan: Plan, cells: Grid) -> Figure:
 def _colour_scale(ranks: set[int]) -> Figure:
     """Each rank in use at its own place of the scale, so that neighbours such as 4 and 8 of 64 differ plainly."""
     colours = rank_colours(ranks)
-    highest = max(max(ranks), 1)
+    highest = max(*ranks, 1)
     stops = {rank / highest: colour for rank, colour in colours.items()}
     ends = {0.0: colours.get(0, colours[min(ranks)]), 1.0: colours[max(ranks)]}
     return {"colorscale": sorted([place, colour] for place, colour in (ends | stops).items()), "zmin": 0, "zmax": highest}
@@ -79,11 +78,17 @@ def _colour_scale(ranks: set[int]) -> Figure:
 def _rows(top: float, share: float, inner: int) -> Figure:
     """A band's vertical axis: below its title, first kind on top."""
     below_title = top - BAND_PIXELS / inner
-    return {"domain": [max(top - share, 0.0), below_title], "autorange": "reversed", "type": "category", "showgrid": False, "automargin": True}
+    return {
+        "domain": [max(top - share, 0.0), below_title],
+        "autorange": "reversed",
+        "type": "category",
+        "showgrid": False,
+        "automargin": True,
+    }
 
 
 def _title(site: str, plan: Plan, top: float) -> Figure:
     adapters = sum(rank > 0 for rank in plan.ranks.values())
-    text = f"<b>{escape(site)}</b>  {plan.bits}-bit base, batch {plan.batch_size}, {plan.steps} steps, {adapters} of {len(plan.ranks)} weights adapted"
+    what = f"{plan.bits}-bit base, batch {plan.batch_size}, {plan.steps} steps, {adapters} of {len(plan.ranks)} weights adapted"
     place = {"xref": "paper", "yref": "paper", "x": 0, "y": top, "xanchor": "left", "yanchor": "top", "yshift": -14}
-    return place | {"text": text, "showarrow": False, "font": {"size": 13}}
+    return place | {"text": f"<b>{escape(site)}</b>  {what}", "showarrow": False, "font": {"size": 13}}

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from fedpipe_trainer.contract import EvaluationManifest, ExportManifest, ProfileManifest, UpdateManifest, Wire
 from pydantic import ValidationError
 
 from fedpipe_operator import names
 from fedpipe_operator.api import FederatedFineTune
 from fedpipe_operator.records import Comparison, RoundEvaluation, RoundManifest, RoundPlan, Verdict
 from fedpipe_operator.store import Store
+from fedpipe_trainer.contract import EvaluationManifest, ExportManifest, ProfileManifest, UpdateManifest, Wire
 
 MOST_ATTEMPTS = 10
 """As many as `spec.rounds.attempts` may ask for."""
@@ -45,9 +45,10 @@ class RunRecord:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Every site that was profiled, planned for or excluded, in the order all tables and figures show them."""
-        planned = {site for plan in self.plans.values() for site in (*plan.plans, *plan.excluded)}
-        return tuple(sorted(planned | set(self.profiles)))
+        """Every site that was planned for, then those that were only profiled or excluded: the order of all tables and figures."""
+        planned = {site for plan in self.plans.values() for site in plan.plans}
+        others = {site for plan in self.plans.values() for site in plan.excluded} | set(self.profiles)
+        return (*sorted(planned), *sorted(others - planned))
 
     @property
     def newest_plan(self) -> RoundPlan | None:
@@ -130,8 +131,7 @@ class _Shelf:
 def _attempts(shelf: _Shelf, round_: int, commit: RoundManifest | None) -> dict[str, int]:
     """By site, the attempt a reader wants to see: the one that contributed, else the newest."""
     newest = {
-        site: shelf.last(partial(names.update_manifest, round_, site))
-        for site in shelf.sites(f"{names.round_folder(round_)}/updates")
+        site: shelf.last(partial(names.update_manifest, round_, site)) for site in shelf.sites(f"{names.round_folder(round_)}/updates")
     }
     contributed = {} if commit is None else {part.site: part.attempt for part in commit.contributions}
     return {site: attempt for site, attempt in (newest | contributed).items() if attempt is not None}

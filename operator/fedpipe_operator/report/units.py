@@ -55,16 +55,16 @@ def bytes_text(count: float | None) -> str:
     if count is None:
         return MISSING
     unit, size = byte_unit(count)
-    return f"{short(count / size)} {unit}"
+    return f"{count:.0f} B" if unit == "B" else f"{short(count / size)} {unit}"
 
 
 def seconds_text(seconds: float | None) -> str:
     """`8.4 s`, `7 min 12 s`, `2 h 05 min`."""
     if seconds is None:
         return MISSING
-    if seconds < _MINUTE:
-        return f"{short(seconds)} s"
     whole = round(seconds)
+    if whole < _MINUTE:
+        return f"{short(seconds)} s"
     if whole < _HOUR:
         return f"{whole // _MINUTE} min {whole % _MINUTE:02d} s"
     return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE:02d} min"
@@ -85,6 +85,12 @@ def short(value: float) -> str:
     return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"  # noqa: PLR2004 -- 9.95 rounds to 10.0
 
 
+def excerpt(text: str, longest: int) -> str:
+    """One line of a text from a site: white space folded, what does not print left out (a terminal would obey it), cut to length."""
+    line = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+    return line if len(line) <= longest else f"{line[: longest - 1].rstrip()}…"
+
+
 def spans(numbers: list[int]) -> str:
     """Whole numbers as spans: `1–3, 5`."""
     parts: list[list[int]] = []
@@ -94,9 +100,3 @@ def spans(numbers: list[int]) -> str:
         else:
             parts.append([number])
     return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in parts)
-
-
-def excerpt(text: str, longest: int) -> str:
-    """One line of a text from a site: white space folded, what does not print left out (a terminal would obey it), cut to length."""
-    line = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
-    return line if len(line) <= longest else f"{line[: longest - 1].rstrip()}…"

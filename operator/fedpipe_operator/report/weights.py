@@ -51,7 +51,15 @@ def _short(patterns: set[str]) -> dict[str, str]:
 
 
 def _apart(last: str, group: list[str]) -> dict[str, str]:
-    words = {pattern: pattern.split(".")[:-1] for pattern in group}
-    common = set.intersection(*(set(parts) for parts in words.values()))
-    titles = {pattern: ".".join([*(part for part in parts if part not in common), last]) for pattern, parts in words.items()}
-    return titles if len(set(titles.values())) == len(group) else {pattern: pattern for pattern in group}
+    """Without numbers if that is enough (a T5 counts its sublayers), else with them, else the whole patterns."""
+    for skipped in (str.isdecimal, _nothing):
+        words = {pattern: [part for part in pattern.split(".")[:-1] if not skipped(part)] for pattern in group}
+        common = set.intersection(*(set(parts) for parts in words.values()))
+        titles = {pattern: ".".join([*(part for part in parts if part not in common), last]) for pattern, parts in words.items()}
+        if len(set(titles.values())) == len(group):
+            return titles
+    return {pattern: pattern for pattern in group}
+
+
+def _nothing(_part: str) -> bool:
+    return False

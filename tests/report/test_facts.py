@@ -1,0 +1,100 @@
+from dataclasses import replace
+
+from fedpipe_operator.api import FederatedFineTune
+from fedpipe_operator.report import RunRecord
+from fedpipe_operator.report.facts import (
+    NO_UPDATE,
+    LeftOut,
+    ending,
+    headline,
+    left_out,
+    round_rows,
+    shown_samples,
+    site_rows,
+    total_seconds,
+)
+from fedpipe_trainer.contract import Failure, FailureReason, Outcome
+
+
+def with_status(record: RunRecord, **status: object) -> RunRecord:
+    document = record.run.model_dump(by_alias=True) | {"status": status}
+    return replace(record, run=FederatedFineTune.model_validate(document))
+
+
+def test_an_exported_run_succeeded(record: RunRecord) -> None:
+    assert ending(record).word == "Succeeded"
+
+
+def test_a_failed_run_says_why_in_its_own_words(record: RunRecord) -> None:
+    condition = {"type": "Failed", "status": "True", "reason": "QuorumOutOfReach", "message": "kiosk-west cannot hold the model."}
+    assert ending(with_status(record, conditions=[condition])).sentence == "kiosk-west cannot hold the model."
+    assert ending(with_status(record, conditions=[condition])).tone == "bad"
+
+
+def test_a_condition_that_is_false_says_nothing(bare_record: RunRecord) -> None:
+    condition = {"type": "Failed", "status": "False", "reason": "NotFailed"}
+    assert ending(with_status(bare_record, conditions=[condition])).word == "Unfinished"
+
+
+def test_a_half_finished_run_says_how_far_it_came(record: RunRecord) -> None:
+    half = replace(record, export=None, rounds={1: record.rounds[1]})
+    assert ending(half).sentence == "1 of 6 rounds are committed."
+
+
+def test_the_headline_sets_the_federated_model_against_the_best_site_alone(record: RunRecord) -> None:
+    rivals = "68.4 % for the best site alone (clinic-north) and 6.1 % for the untouched base model"
+    assert headline(record) == f"The federated model has accuracy 76.3 %, against {rivals}."
+
+
+def test_without_a_comparison_the_headline_is_the_newest_round(record: RunRecord) -> None:
+    half = replace(record, comparison=None, evaluations={round_: record.evaluations[round_] for round_ in (0, 1)})
+    assert headline(half) == "After round 1 the federated model has accuracy 39.5 %, against 6.1 % for the untouched base model."
+
+
+def test_a_round_has_its_quorum_seconds_bytes_and_largest_lost_energy(record: RunRecord) -> None:
+    row = round_rows(record)[2]
+    assert (row.round, row.updates, row.selected, row.needed) == (3, 2, 3, 2)
+    assert row.seconds == 52.0
+    assert row.uploaded == sum(plan.forecast.upload_bytes for plan in record.plans[3].plans.values())
+    assert row.truncated == max(record.rounds[3].truncated_energy.values())
+    assert total_seconds(record) == 6 * 52.0
+
+
+def test_sites_left_out_are_named_once_with_all_their_rounds(record: RunRecord) -> None:
+    assert left_out(record) == [
+        LeftOut("kiosk-west", "planning of rounds 1–6", record.plans[1].excluded["kiosk-west"]),
+        LeftOut("practice-south", "training of round 3", "refused, NotFinite: lora_B has NaN."),
+    ]
+
+
+def test_a_site_whose_trainer_failed_is_left_out_for_the_trainers_own_reason(record: RunRecord) -> None:
+    commit = record.rounds[3].model_copy(update={"refused": {}})
+    failure = Failure(reason=FailureReason.OUT_OF_MEMORY, message="batch 1 does not fit.")
+    failed = record.updates[3]["practice-south"].model_copy(update={"outcome": Outcome.FAILED, "failure": failure})
+    changed = replace(record, rounds={3: commit}, updates={3: {"practice-south": failed}})
+    assert LeftOut("practice-south", "training of round 3", "OutOfMemory: batch 1 does not fit.") in left_out(changed)
+
+
+def test_a_site_that_sent_nothing_is_left_out_for_what_the_status_says_or_for_silence(record: RunRecord) -> None:
+    silent = replace(record, rounds={3: record.rounds[3].model_copy(update={"refused": {}})}, updates={})
+    assert LeftOut("practice-south", "training of round 3", NO_UPDATE) in left_out(silent)
+    told = {"leftOut": {"practice-south": "killed twice"}}
+    row = {"round": 3, "quorum": "2 of 3", "seconds": 1.0, "uploadedBytes": 0, "truncatedEnergy": 0.0} | told
+    assert LeftOut("practice-south", "training of round 3", "killed twice") in left_out(with_status(silent, history=[row]))
+
+
+def test_a_site_missing_from_an_evaluation_is_named(record: RunRecord) -> None:
+    gone = record.evaluations[2].model_copy(update={"missing": {"clinic-north": "the deadline passed"}})
+    changed = replace(record, evaluations=record.evaluations | {2: gone})
+    assert LeftOut("clinic-north", "evaluation of round 2", "the deadline passed") in left_out(changed)
+
+
+def test_sites_that_were_never_planned_for_come_last(record: RunRecord) -> None:
+    assert [row.site for row in site_rows(record)] == ["clinic-north", "hospital-east", "practice-south", "kiosk-west"]
+    assert [(row.ranks, row.adapters) for row in site_rows(record)] == [("16 to 32", 48), ("8 to 16", 48), ("4 to 8", 32), ("none", 0)]
+
+
+def test_the_shown_documents_are_those_of_the_newest_round_that_has_any(record: RunRecord) -> None:
+    silent = {site: it.model_copy(update={"examples": ()}) for site, it in record.site_evaluations[6].items()}
+    assert shown_samples(replace(record, site_evaluations={5: record.site_evaluations[6], 6: silent})) == shown_samples(record)
+    assert len(shown_samples(record)) == 6

@@ -1,0 +1,168 @@
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from fedpipe_operator.report import RunRecord, write_report
+from fedpipe_trainer.contract import Sample
+
+HOSTILE = "<script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)>"
+LOADING = {"src", "href", "data", "action", "poster", "srcset", "background"}
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """The page as a browser reads it: tags with their attributes, visible text, scripts, and whether every tag is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        inside = self.open[-1] if self.open else ""
+        if inside != "style":
+            (self.scripts if inside == "script" else self.words).append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    @property
+    def ids(self) -> set[str | None]:
+        return {attributes["id"] for _, attributes in self.tags if "id" in attributes}
+
+
+@pytest.fixture
+def page(record: RunRecord) -> Page:
+    return Page(write_report(record))
+
+
+def test_every_tag_of_the_page_is_closed(page: Page) -> None:
+    assert page.open == []
+
+
+def test_the_page_loads_nothing_from_anywhere(page: Page) -> None:
+    loading = [(tag, name) for tag, attributes in page.tags for name in attributes if name in LOADING]
+    assert loading == []
+    assert not {"link", "iframe", "img", "object", "embed"} & {tag for tag, _ in page.tags}
+
+
+def test_the_policy_allows_the_pages_own_scripts_and_nothing_else(page: Page) -> None:
+    policy = next(attributes["content"] for tag, attributes in page.tags if tag == "meta" and "http-equiv" in attributes)
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "http" not in policy
+    assert "unsafe" not in policy.split(";")[1]
+
+
+def test_plotly_is_inlined_once_before_the_script_that_uses_it(page: Page) -> None:
+    assert [tag for tag, _ in page.tags].count("script") == 3
+    assert sum("Copyright" in script and "Plotly" in script for script in page.scripts) == 1
+    assert "Plotly.react" in page.scripts[-1]
+
+
+def test_a_full_record_has_every_section_and_every_figure(page: Page) -> None:
+    assert {"comparison", "curves", "plan", "why", "forecast", "rounds", "left-out", "samples"} <= page.ids
+    assert {f"figure-{name}" for name in json.loads(page.scripts[0])} <= page.ids
+
+
+def test_title_outcome_and_result_are_at_the_top(page: Page) -> None:
+    assert re.search(
+        r"newsgroups Succeeded SmolLM2-135M@93efa2f, SequenceClassification, .* The federated model has accuracy 76.3 %", page.text
+    )
+
+
+def test_the_comparison_marks_the_best(page: Page) -> None:
+    assert "federated best 5 547 76.3 % 75.0 %" in page.text
+    assert sum(attributes.get("class") == "tag" for _, attributes in page.tags) == 1
+
+
+def test_the_reasons_of_the_plan_and_of_those_left_out_are_there(page: Page, record: RunRecord) -> None:
+    for plan in record.plans[6].plans.values():
+        assert all(sentence in page.text for sentence in plan.why)
+    assert "the least is 391 MiB" in page.text
+    assert "refused, NotFinite: lora_B has NaN." in page.text
+
+
+def test_a_run_that_was_only_just_applied_has_a_page_without_empty_sections(bare_record: RunRecord) -> None:
+    page = Page(write_report(bare_record))
+    assert page.ids == {"figures"}
+    assert "No round has been evaluated yet." in page.text
+    assert "0 of 6" in page.text
+
+
+@pytest.mark.parametrize(
+    ("absent", "section"),
+    [
+        ({"comparison": None}, "comparison"),
+        ({"evaluations": {}, "updates": {}}, "curves"),
+        ({"plans": {}, "profiles": {}}, "plan"),
+        ({"plans": {}}, "forecast"),
+        ({"rounds": {}}, "rounds"),
+        ({"site_evaluations": {}}, "samples"),
+    ],
+)
+def test_a_section_without_data_is_left_out_and_the_rest_stays(record: RunRecord, absent: dict[str, object], section: str) -> None:
+    page = Page(write_report(replace(record, **absent)))  # type: ignore[arg-type]  # names of fields, checked by replace itself
+    assert section not in page.ids
+    assert {"comparison", "rounds", "left-out"} - {section} <= page.ids
+
+
+def test_what_could_not_be_read_is_named(record: RunRecord) -> None:
+    page = Page(write_report(replace(record, unreadable={"profile/a/0/manifest.json": "not a ProfileManifest"})))
+    assert "profile/a/0/manifest.json this report not a ProfileManifest" in page.text
+
+
+def hostile(record: RunRecord) -> RunRecord:
+    """The record with markup in every text that a site can bring: name, label, document, message, weight, device, reason."""
+    plan = record.plans[6]
+    evil_plan = plan.plans["clinic-north"].model_copy(update={"why": (HOSTILE,), "ranks": {f"h.0.{HOSTILE}": 4}})
+    evil = plan.model_copy(update={"plans": {HOSTILE: evil_plan}, "selected": (HOSTILE,), "excluded": {"kiosk-west": HOSTILE}})
+    evaluation = record.site_evaluations[6]["clinic-north"]
+    samples = (Sample(text=HOSTILE, expected=HOSTILE, predicted=HOSTILE),)
+    profile = record.profiles["clinic-north"]
+    device = profile.measured.model_copy(update={"device": HOSTILE})
+    curves = {6: record.evaluations[6].model_copy(update={"sites": {HOSTILE: record.evaluations[6].sites["clinic-north"]}})}
+    return replace(
+        record,
+        plans={6: evil},
+        updates={6: {HOSTILE: record.updates[6]["clinic-north"]}},
+        evaluations=curves,
+        site_evaluations={6: {HOSTILE: evaluation.model_copy(update={"examples": samples})}},
+        profiles={HOSTILE: profile.model_copy(update={"measured": device, "software": {HOSTILE: HOSTILE}})},
+        comparison=record.comparison and record.comparison.model_copy(update={"alone": {HOSTILE: record.comparison.base}}),
+        unreadable={HOSTILE: HOSTILE},
+    )
+
+
+def test_markup_from_a_site_is_text_everywhere_on_the_page(record: RunRecord) -> None:
+    page = Page(write_report(hostile(record)))
+    assert [tag for tag, _ in page.tags].count("script") == 3
+    assert not {"img"} & {tag for tag, _ in page.tags}
+    assert page.text.count("<script>alert('x')</script>") >= 12
+
+
+def test_markup_from_a_site_is_text_in_the_figures_too(record: RunRecord) -> None:
+    page = Page(write_report(hostile(record)))
+    data = page.scripts[0]
+    assert "<" not in data
+    assert "<script" not in json.dumps(json.loads(data))
+    assert "&lt;script&gt;" in json.dumps(json.loads(data))

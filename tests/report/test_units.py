@@ -1,0 +1,64 @@
+import pytest
+
+from fedpipe_operator.api import MetricName
+from fedpipe_operator.report.units import bytes_text, excerpt, metric_text, percent, ratio_text, seconds_text, spans
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (512 * 1024**2, "512 MiB"),
+        (1_288_490_189, "1.2 GiB"),
+        (5 * 1024**5, "5120 TiB"),
+        (None, "–"),
+    ],
+)
+def test_bytes_are_read_in_binary_units(count: int | None, text: str) -> None:
+    assert bytes_text(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0, "0.0 s"), (8.44, "8.4 s"), (59.4, "59 s"), (59.7, "1 min 00 s"), (432.0, "7 min 12 s"), (7500.0, "2 h 05 min"), (None, "–")],
+)
+def test_seconds_become_minutes_and_hours(seconds: float | None, text: str) -> None:
+    assert seconds_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "text"),
+    [
+        ("accuracy", 0.7841, "78.4 %"),
+        ("slotErrorRate", 0.0123, "1.2 %"),
+        ("perplexity", 4.205, "4.21"),
+        ("bleu", 61.27, "61.3"),
+        ("rougeL", 0.6661, "0.666"),
+        ("loss", float("nan"), "–"),
+        ("accuracy", None, "–"),
+    ],
+)
+def test_each_metric_has_its_own_form(metric: MetricName, value: float | None, text: str) -> None:
+    assert metric_text(metric, value) == text
+
+
+def test_a_tiny_share_does_not_read_as_none_at_all() -> None:
+    assert percent(0.0000123) == "0.0012 %"
+    assert percent(0.0) == "0.0 %"
+
+
+def test_a_ratio_has_two_digits_and_may_be_missing() -> None:
+    assert ratio_text(1.0764) == "×1.08"
+    assert ratio_text(None) == "–"
+
+
+def test_rounds_in_a_row_are_one_span() -> None:
+    assert spans([3, 1, 2, 5, 2]) == "1–3, 5"
+
+
+def test_an_excerpt_is_one_printable_line_of_at_most_the_length_asked_for() -> None:
+    assert excerpt("a\n\t b\x1b[31m", 99) == "a b [31m"
+    assert excerpt("abcdef", 4) == "abc…"
+    assert excerpt("abcd", 4) == "abcd"
