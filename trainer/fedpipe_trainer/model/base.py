@@ -85,7 +85,7 @@ def load(folder: Path, bits: Bits, objective: Objective) -> Base:
     """
     device = devices.choose()
     config = read_config(folder, objective)
-    tokenizer = _tokenizer(folder)
+    tokenizer = read_tokenizer(folder)
     config.pad_token_id = pad_id = _pad_id(tokenizer, folder)
     head = head_parameters(skeleton(config, objective), objective)
     model, missing = _from_pretrained(folder, objective, config=config, bits=bits, kept=modules_of(head))
@@ -173,7 +173,12 @@ def _in_full_precision(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any
     return tuple(x.float() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
 
 
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder.
+
+    Raises:
+        TaskFailed: BadModel, its files cannot be read.
+    """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:

@@ -60,7 +60,8 @@ def write_merged(base: Base, update: GlobalUpdate, objective: Objective, *, dtyp
     with attached(base, NOBODY, update, seed=0) as adapters:
         wanted = _logits(adapters.model, base, objective)
     merge(base, update)
-    base.model.to(dtype=dtype)
+    model: nn.Module = base.model
+    model.to(dtype)
     base.model.save_pretrained(folder, max_shard_size=1 << 62)
     base.tokenizer.save_pretrained(folder)
     saved = AUTO_CLASSES[objective.type].from_pretrained(folder, dtype=torch.float32, local_files_only=True).to(base.device).eval()
