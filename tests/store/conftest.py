@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import boto3
 import pytest
-from fedpipe_operator.store import Credentials, DirectoryStore, S3Store, Store
 from moto.server import ThreadedMotoServer
+
+from fedpipe_operator.store import Credentials, DirectoryStore, S3Store, Store
 
 CREDENTIALS = Credentials("operator", "a-secret-of-the-tests")
 BUCKET = "fedpipe"

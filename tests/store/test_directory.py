@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
+
 from fedpipe_operator.errors import TellUser
 from fedpipe_operator.store import DirectoryStore
 

@@ -10,6 +10,7 @@ from typing import Protocol
 import httpx
 import pytest
 from botocore import auth
+
 from fedpipe_operator.errors import FedPipeError, TellUser, TryAgain
 from fedpipe_operator.store import Credentials, S3Store
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from fedpipe_operator.errors import TellUser
 from fedpipe_operator.store import Store
 from fedpipe_trainer import transfer

@@ -1,0 +1,243 @@
+"""`LocalDoor`: jobs as processes of this machine, one long-lived trainer for each site.
+
+One thread (`_supervise`) starts every process, because the kernel counts the thread that started a process as the parent
+whose death ends it; it also watches memory and kills what does not end. One thread a process reads what it says.
+All state is guarded by one condition, which every change notifies.
+"""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from fedpipe_operator.doors import Job, JobState, Limits, SeenJob
+from fedpipe_operator.local import children, folders, memory, outcomes
+from fedpipe_operator.local.children import Child
+from fedpipe_operator.local.inheritance import inherit
+from fedpipe_operator.local.turns import Give, MakeRoom, Spawn, next_turn, place_of
+from fedpipe_trainer.contract import Ended, Progress
+
+_LINE: TypeAdapter[Ended | Progress] = TypeAdapter(Ended | Progress)
+_WATCH_SECONDS = 0.1
+_UNKILLABLE_SECONDS = 10.0
+"""How long a process that was killed may stay in the kernel before we leave it there."""
+
+
+@dataclass(frozen=True)
+class ProcessSettings:
+    """How processes are run and kept."""
+
+    trainer: tuple[str, ...] = (sys.executable, "-m", "fedpipe_trainer", "--serve")
+    """Takes task files on its standard input."""
+    worker: tuple[str, ...] = (sys.executable, "-m", "fedpipe_operator.worker")
+    """Takes one task file as its argument."""
+    reuse: bool = True
+    """Whether a site's trainer outlives its task."""
+    grace_seconds: float = 60.0
+    """How long a process that is asked to end has to leave its checkpoint."""
+    cgroup: Path | None = None
+    """A cgroup's folder that was given to us for memory limits (see `memory`)."""
+
+
+class LocalDoor:
+    """A `Door` whose jobs leave their folders in `<folder>/jobs/`, and its processes what they log between tasks in `processes/`.
+
+    `side_by_side` is how many sites may be at work at once. `clock` gives Unix seconds, for the records only.
+
+    Raises:
+        TellUser: `StillAtWork`, another operator or the trainers of a killed one are at work in this folder;
+            `JobUnreadable`, a record of an ended job is damaged.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        side_by_side: int,
+        processes: ProcessSettings = ProcessSettings(),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._folder, self._side_by_side, self._settings, self._clock = folder.resolve(), side_by_side, processes, clock
+        for part in ("jobs", "processes"):
+            (self._folder / part).mkdir(parents=True, exist_ok=True)
+        self._seen = folders.ended_jobs(self._folder / "jobs")
+        self._lock = inherit(self._folder / "processes.lock", processes.grace_seconds)
+        self._waiting: dict[str, Limits] = {}
+        self._children: dict[str, Child] = {}
+        self._condition = threading.Condition()
+        self._has_news = bool(self._seen)
+        self._is_closing = False
+        self._supervisor = threading.Thread(target=self._supervise, name="local-door", daemon=True)
+        self._supervisor.start()
+
+    def start(self, job: Job, task_json: str, limits: Limits) -> None:
+        """Have the task done when its turn comes, unless a job of this name is there already."""
+        with self._condition:
+            if job.name in self._seen:
+                return
+            folders.lay_out(self._job_folder(job.name), task_json)
+            self._waiting[job.name] = limits
+            self._see(SeenJob(job=job, state=JobState.PENDING, started_at=self._clock()))
+
+    def observe(self) -> Mapping[str, SeenJob]:
+        """Every job that was started and not discarded, by name; those that ended before a restart included."""
+        with self._condition:
+            self._has_news = False
+            return dict(self._seen)
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until a job began or ended since the last `observe`, at most `timeout` seconds; whether one did."""
+        with self._condition:
+            return self._condition.wait_for(lambda: self._has_news, timeout)
+
+    def discard(self, name: str) -> None:
+        """End a job and forget it; its log stays."""
+        with self._condition:
+            self._waiting.pop(name, None)
+            if self._seen.pop(name, None) is not None:
+                (self._job_folder(name) / folders.EXIT).unlink(missing_ok=True)
+            for child in self._children.values():
+                if child.job == name:
+                    child.job = None
+                    children.ask_to_end(child, self._settings.grace_seconds)
+            self._condition.notify_all()
+
+    def close(self) -> None:
+        """Ask every process to end, kill those that do not within the grace, and let go of the folder."""
+        with self._condition:
+            if self._is_closing:
+                return
+            self._is_closing = True
+            for child in self._children.values():
+                children.ask_to_end(child, self._settings.grace_seconds)
+            self._condition.notify_all()
+        self._supervisor.join(self._settings.grace_seconds + _UNKILLABLE_SECONDS)
+        os.close(self._lock)
+
+    def _supervise(self) -> None:
+        with self._condition:
+            while self._children or not self._is_closing:
+                while not self._is_closing and self._take_turn():
+                    pass
+                for child in self._children.values():
+                    self._watch(child)
+                self._condition.wait(_WATCH_SECONDS if self._children else None)
+
+    def _take_turn(self) -> bool:
+        """Do the next thing that can be done; whether there was one."""
+        waiting = [(self._seen[name].job, limits) for name, limits in self._waiting.items()]
+        turn = next_turn(waiting, self._children, self._side_by_side)
+        match turn:
+            case Spawn(job, place):
+                self._spawn(job, place)
+            case Give(job, place):
+                self._give(job, self._children[place])
+            case MakeRoom(place):
+                children.ask_to_end(self._children[place], self._settings.grace_seconds)
+        return turn is not None
+
+    def _spawn(self, name: str, place: str) -> None:
+        """Start the process in which a job is done, and give it the job."""
+        job, limits = self._seen[name].job, self._waiting[name]
+        serves = job.kind != "aggregate"
+        command = self._settings.trainer if serves else (*self._settings.worker, str(self._job_folder(name) / folders.TASK))
+        log = self._process_log(place) if serves else self._job_folder(name) / folders.LOG
+        try:
+            group = self._group(place, limits)
+            env = children.environment(os.environ, limits, may_use_store=not serves)
+            process = children.spawn(command, env=env, log=log, lock=self._lock, group=group)
+        except OSError as error:
+            del self._waiting[name]
+            folders.add_to_log(self._job_folder(name) / folders.LOG, f"cannot start {command[0]}: {error}")
+            self._end(name, outcomes.end_of_task(outcomes.CANNOT_RUN))
+            return
+        child = Child(place=place, process=process, limits=limits, serves=serves, group=group)
+        self._children[place] = child
+        self._give(name, child)
+        threading.Thread(target=self._listen, args=(child,), name=f"local-door-{place}", daemon=True).start()
+
+    def _group(self, place: str, limits: Limits) -> Path | None:
+        if self._settings.cgroup is None or limits.memory_bytes is None:
+            return None
+        return memory.make_group(self._settings.cgroup, f"fedpipe-{os.getpid()}-{place}", limits.memory_bytes)
+
+    def _give(self, name: str, child: Child) -> None:
+        del self._waiting[name]
+        child.job = name
+        taken = [other.cpus for other in self._children.values() if other is not child and other.job]
+        child.cpus = children.least_used(os.sched_getaffinity(0), taken, child.limits.cpus)
+        children.pin(child.process.pid, child.cpus)
+        children.tell(child, str(self._job_folder(name) / folders.TASK))
+        self._see(replace(self._seen[name], state=JobState.RUNNING))
+
+    def _watch(self, child: Child) -> None:
+        if child.kill_at is not None and time.monotonic() > child.kill_at:
+            children.kill(child)
+        if not child.over_limit and children.is_over_limit(child):
+            child.over_limit = True
+            said = f"the resident set passed the limit of {child.limits.memory_bytes} bytes: ended as the kernel would, by SIGKILL"
+            folders.add_to_log(self._log_of(child), said)
+            children.kill(child)
+
+    def _listen(self, child: Child) -> None:
+        """Read what a process says until it is gone."""
+        for line in child.output:
+            with self._condition:
+                self._hear(child, line)
+        status = child.process.wait()
+        with self._condition:
+            self._bury(child, status)
+
+    def _hear(self, child: Child, line: str) -> None:
+        try:
+            said = _LINE.validate_json(line)
+        except ValidationError:
+            folders.add_to_log(self._log_of(child), line)
+            return
+        if child.job is None:
+            return
+        if isinstance(said, Progress):
+            self._seen[child.job] = replace(self._seen[child.job], progress=said)
+        elif said.ended == str(self._job_folder(child.job) / folders.TASK):
+            name, child.job = child.job, None
+            # What failed, or is no site's, does not get another task: it would start from what this one left.
+            if said.exit_code or not self._settings.reuse or not self._seen[name].job.site:
+                children.ask_to_end(child, self._settings.grace_seconds)
+            self._end(name, outcomes.end_of_task(said.exit_code))
+
+    def _bury(self, child: Child, status: int) -> None:
+        children.kill(child)  # what it may have started
+        children.hang_up(child)
+        for_memory = child.over_limit or (child.group is not None and memory.kills(child.group) > 0)
+        if child.group is not None:
+            memory.remove_group(child.group)
+        if child.job is not None:
+            self._end(child.job, outcomes.end_of_process(status, for_memory=for_memory, serves=child.serves))
+        del self._children[child.place]
+        self._condition.notify_all()
+
+    def _end(self, name: str, end: outcomes.End) -> None:
+        folder, place = self._job_folder(name), place_of(self._seen[name].job)
+        seen = outcomes.ended(self._seen[name], end, (folder / folders.LOG, self._process_log(place)))
+        folders.record_end(folder, seen, self._clock())
+        self._see(seen)
+
+    def _see(self, seen: SeenJob) -> None:
+        self._seen[seen.job.name] = seen
+        self._has_news = True
+        self._condition.notify_all()
+
+    def _log_of(self, child: Child) -> Path:
+        """Where to write about a process: to the log of its task, or to its own between tasks."""
+        return self._job_folder(child.job) / folders.LOG if child.job else self._process_log(child.place)
+
+    def _process_log(self, place: str) -> Path:
+        return self._folder / "processes" / f"{place}.log"
+
+    def _job_folder(self, name: str) -> Path:
+        return self._folder / "jobs" / name

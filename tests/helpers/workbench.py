@@ -1,0 +1,67 @@
+"""A local door with a stand-in trainer, and a place where a test and a task meet."""
+
+import json
+import os
+import select
+import sys
+from collections.abc import Callable, Mapping
+from itertools import count
+from pathlib import Path
+
+from fedpipe_operator.doors import Job, JobState, Limits, SeenJob
+from fedpipe_operator.local import LocalDoor, ProcessSettings
+
+STAND_IN = (sys.executable, str(Path(__file__).parent.with_name("local") / "stand_in_trainer.py"))
+STAND_INS = ProcessSettings(trainer=STAND_IN, worker=STAND_IN)
+NO_LIMITS = Limits()
+PATIENCE_SECONDS = 60.0
+ENDED = (JobState.SUCCEEDED, JobState.FAILED)
+
+
+class Meeting:
+    """A task and a test wait for one another here."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        os.mkfifo(f"{path}.here")
+        os.mkfifo(f"{path}.go")
+
+    def join(self) -> None:
+        """Wait until the task is here."""
+        here = os.open(f"{self.path}.here", os.O_RDONLY | os.O_NONBLOCK)
+        ready, _, _ = select.select([here], [], [], PATIENCE_SECONDS)
+        os.close(here)
+        assert ready, "the task did not come"
+
+    def release(self) -> None:
+        """Let the task go on."""
+        Path(f"{self.path}.go").write_text("go")
+
+
+class Bench:
+    """A door in a folder, and short words for what the tests do with it."""
+
+    def __init__(self, folder: Path, *, side_by_side: int = 2, processes: ProcessSettings = STAND_INS) -> None:
+        self.folder = folder
+        self.door = LocalDoor(folder, side_by_side=side_by_side, processes=processes, clock=count(1000.0).__next__)
+
+    def start(self, name: str, site: str = "", *, kind: str = "train", limits: Limits = NO_LIMITS, **task: object) -> None:
+        self.door.start(Job(name=name, kind=kind, site=site, round=1), json.dumps(task), limits)
+
+    def until(self, holds: Callable[[Mapping[str, SeenJob]], bool]) -> Mapping[str, SeenJob]:
+        while not holds(seen := self.door.observe()):
+            assert self.door.wait(PATIENCE_SECONDS), seen
+        return seen
+
+    def ended(self, name: str) -> SeenJob:
+        return self.until(lambda seen: seen[name].state in ENDED)[name]
+
+    def states(self) -> dict[str, str]:
+        return {name: seen.state.name for name, seen in self.door.observe().items()}
+
+    def log(self, name: str) -> str:
+        return (self.folder / "jobs" / name / "log").read_text()
+
+
+OpenBench = Callable[..., Bench]
+Meet = Callable[[str], Meeting]

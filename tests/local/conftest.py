@@ -1,0 +1,32 @@
+"""Doors that are closed when their test is over."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from workbench import STAND_INS, Bench, Meet, Meeting, OpenBench
+
+from fedpipe_operator.local import ProcessSettings
+
+
+@pytest.fixture
+def open_door(tmp_path: Path) -> Iterator[OpenBench]:
+    opened: list[Bench] = []
+
+    def open_(side_by_side: int = 2, processes: ProcessSettings = STAND_INS) -> Bench:
+        opened.append(Bench(tmp_path / "run", side_by_side=side_by_side, processes=processes))
+        return opened[-1]
+
+    yield open_
+    for bench in opened:
+        bench.door.close()
+
+
+@pytest.fixture
+def bench(open_door: OpenBench) -> Bench:
+    return open_door()
+
+
+@pytest.fixture
+def meeting(tmp_path: Path) -> Meet:
+    return lambda name: Meeting(tmp_path / name)

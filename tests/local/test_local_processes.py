@@ -1,0 +1,75 @@
+"""Processes that outlive, or must not outlive, their operator; and the real trainer behind the door."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from workbench import Bench, Meet, OpenBench
+
+from fedpipe_operator.doors import JobState
+from fedpipe_operator.errors import TellUser
+from fedpipe_operator.local import LocalDoor, ProcessSettings
+
+OPERATOR = """
+    import json, sys, threading
+    from pathlib import Path
+    from fedpipe_operator.doors import Job, Limits
+    from fedpipe_operator.local import LocalDoor, ProcessSettings
+
+    folder, stand_in, place = sys.argv[1:]
+    door = LocalDoor(Path(folder), side_by_side=1, processes=ProcessSettings(trainer=(sys.executable, stand_in)))
+    door.start(Job(name="train-a", kind="train", site="a"), json.dumps({"meet": place}), Limits())
+    threading.Event().wait()
+"""
+
+
+def test_a_killed_operators_trainer_leaves_its_checkpoint_before_the_next_operator_begins(
+    open_door: OpenBench, meeting: Meet, tmp_path: Path
+) -> None:
+    at = meeting("at")
+    stand_in = str(Path(__file__).with_name("stand_in_trainer.py"))
+    arguments = [str(tmp_path / "run"), stand_in, str(at.path)]
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(OPERATOR), *arguments]) as operator:
+        at.join()
+        operator.send_signal(signal.SIGKILL)
+
+    bench = open_door()
+
+    assert (bench.folder / "jobs/train-a/checkpoint").read_text() == "left in time"
+    assert bench.states() == {}, "it is to be done again, from its checkpoint"
+
+
+def test_a_door_does_not_open_while_another_is_at_work(bench: Bench) -> None:
+    with pytest.raises(TellUser) as refusal:
+        LocalDoor(bench.folder, side_by_side=1, processes=ProcessSettings(grace_seconds=0.1))
+
+    assert refusal.value.reason == "StillAtWork"
+
+
+def test_a_damaged_record_is_told_to_the_user(open_door: OpenBench) -> None:
+    before = open_door()
+    before.start("train-a", "a")
+    before.ended("train-a")
+    before.door.close()
+    (before.folder / "jobs/train-a/exit.json").write_text("{}")
+
+    with pytest.raises(TellUser) as failure:
+        open_door()
+
+    assert failure.value.reason == "JobUnreadable"
+    assert "jobs/train-a/exit.json" in failure.value.message
+
+
+def test_the_real_trainer_serves_behind_the_door(open_door: OpenBench) -> None:
+    bench = open_door(processes=ProcessSettings())
+    bench.start("train-a", "a", kind="train", schemaVersion=99)
+    bench.start("evaluate-a", "a", kind="evaluate")
+
+    newer, empty = bench.ended("train-a"), bench.ended("evaluate-a")
+
+    assert (newer.state, newer.exit_code, newer.reason) == (JobState.FAILED, 2, "BadTask")
+    assert "schema version 99" in bench.log("train-a")
+    assert (empty.state, empty.exit_code) == (JobState.FAILED, 2)
