@@ -1,0 +1,119 @@
+"""The policies one by one: values in, values out."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedpipe_operator.api import Target
+from fedpipe_operator.records import RoundEvaluation
+from fedpipe_operator.rounds.evaluation import union
+from fedpipe_operator.rounds.patience import best_round, exhausted
+from fedpipe_operator.rounds.quorum import needed
+from fedpipe_operator.rounds.selection import select
+from fedpipe_operator.rounds.target import reached
+from fedpipe_trainer.contract import EvaluationManifest, Measured, Outcome, RunRef
+
+names = st.lists(st.text("abcdef", min_size=1, max_size=4), unique=True, min_size=1, max_size=12)
+
+
+@pytest.mark.parametrize(
+    ("quorum", "matched", "per_round", "expected"),
+    [(0.8, 5, None, 4), (0.8, 10, 5, 4), (1.0, 3, None, 3), (0.01, 3, None, 1), (0.7, 10, None, 7), (0.5, 3, None, 2), (0.8, 3, 10, 3)],
+)
+def test_a_quorum_is_a_share_of_the_sites_that_were_asked_for(quorum: float, matched: int, per_round: int | None, expected: int) -> None:
+    assert needed(quorum, matched=matched, per_round=per_round) == expected
+
+
+@given(names, st.integers(1, 5), st.integers(1, 99))
+def test_the_choice_of_sites_does_not_depend_on_their_order(sites: list[str], per_round: int, round_: int) -> None:
+    chosen = select(sites, per_round=per_round, seed="0/toy", round_=round_)
+
+    assert chosen == select(reversed(sites), per_round=per_round, seed="0/toy", round_=round_)
+    assert len(chosen) == min(per_round, len(sites))
+
+
+@given(names, st.integers(1, 5))
+def test_a_site_that_leaves_changes_nobody_elses_place(sites: list[str], per_round: int) -> None:
+    before = select(sites, per_round=per_round, seed="0/toy", round_=1)
+    after = select([site for site in sites if site != sites[0]], per_round=per_round, seed="0/toy", round_=1)
+
+    assert set(before) - {sites[0]} <= set(after)
+
+
+def test_over_many_rounds_every_site_gets_its_turn() -> None:
+    sites = [f"site-{number}" for number in range(10)]
+    chosen = [site for round_ in range(1, 101) for site in select(sites, per_round=3, seed="0/toy", round_=round_)]
+
+    assert all(15 <= chosen.count(site) <= 45 for site in sites)
+
+
+@pytest.mark.parametrize(("metric", "value", "expected"), [("accuracy", 0.9, True), ("accuracy", 0.89, False), ("loss", 0.5, True)])
+def test_a_target_is_reached_by_an_equal_or_better_metric(metric: str, value: float, expected: bool) -> None:
+    goal = {"accuracy": 0.9, "loss": 0.6}[metric]
+    evaluation = an_evaluation(1, loss=value, accuracy=value)
+
+    assert reached(Target.model_validate({"metric": metric, "value": goal}), evaluation) is expected
+
+
+def test_the_best_round_is_the_earliest_of_equals_and_never_the_base() -> None:
+    evaluations = {round_: an_evaluation(round_, accuracy=value) for round_, value in enumerate([0.9, 0.2, 0.5, 0.5, 0.1])}
+
+    assert best_round(evaluations, "accuracy") == 2
+    assert best_round(evaluations, "loss") == 4, "the last, where nobody reported the metric"
+
+
+@pytest.mark.parametrize(("rounds", "expected"), [(2, False), (3, False), (4, True)])
+def test_patience_counts_rounds_since_the_best(rounds: int, expected: bool) -> None:
+    accuracy = [0.0, 0.3, 0.5, 0.4, 0.5]
+    evaluations = {round_: an_evaluation(round_, accuracy=accuracy[round_]) for round_ in range(rounds + 1)}
+
+    assert exhausted(2, evaluations, "accuracy") is expected
+    assert not exhausted(None, evaluations, "accuracy")
+
+
+def test_a_metric_that_nobody_reported_never_exhausts_patience() -> None:
+    assert not exhausted(1, {round_: an_evaluation(round_) for round_ in range(9)}, "bleu")
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 50)), min_size=1, max_size=6))
+def test_accuracy_over_sites_is_that_of_their_union(sites: list[tuple[int, int]]) -> None:
+    results = {f"site-{at}": a_manifest(samples, min(right, samples) / samples) for at, (samples, right) in enumerate(sites)}
+    total, right = sum(samples for samples, _ in sites), sum(min(right, samples) for samples, right in sites)
+
+    assert union(1, results, {}, 0.0).metrics["accuracy"] == pytest.approx(right / total)
+
+
+def test_perplexity_over_sites_is_the_exponential_of_the_loss_per_token() -> None:
+    results = {"few": a_manifest(1, 0.0, targets=10, loss=1.0), "many": a_manifest(1, 0.0, targets=30, loss=2.0)}
+    results = {site: one.model_copy(update={"metrics": {"perplexity": math.exp(one.loss or 0)}}) for site, one in results.items()}
+
+    assert union(1, results, {}, 0.0).metrics["perplexity"] == pytest.approx(math.exp(1.75))
+
+
+def test_a_site_without_a_loss_does_not_spoil_the_others() -> None:
+    evaluation = union(1, {"a": a_manifest(10, 0.5, loss=1.0), "b": a_manifest(10, 0.5, loss=None)}, {"c": "late"}, 7.0)
+
+    assert evaluation.loss == 1.0
+    assert evaluation.missing == {"c": "late"}
+    assert evaluation.finished_at == 7.0
+
+
+def an_evaluation(round_: int, loss: float | None = None, **metrics: float) -> RoundEvaluation:
+    return RoundEvaluation(round=round_, finished_at=0.0, loss=loss, metrics=metrics)
+
+
+def a_manifest(samples: int, accuracy: float, *, targets: int = 1, loss: float | None = 1.0) -> EvaluationManifest:
+    return EvaluationManifest(
+        run=RunRef(namespace="default", name="toy", uid="1"),
+        site="a",
+        round=1,
+        attempt=0,
+        outcome=Outcome.COMPLETED,
+        measured=Measured(),
+        samples=samples,
+        targets=targets,
+        loss=loss,
+        metrics={"accuracy": accuracy},
+    )
