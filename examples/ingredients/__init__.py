@@ -1,0 +1,1 @@
+"""What the examples' `prepare.py` share: packages as files, models from them, an uneven split, the sites' files."""

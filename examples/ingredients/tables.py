@@ -1,0 +1,39 @@
+"""Writes a site's rows in the format that the file's name asks for, so that the examples show all three."""
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+Row = dict[str, str]
+
+
+def write_rows(file: Path, rows: Sequence[Row]) -> None:
+    """Write rows of the same columns to a .jsonl, .csv or .parquet file.
+
+    Raises:
+        KeyError: the name has another ending.
+    """
+    _WRITERS[file.suffix](file, rows)
+
+
+def _jsonl(file: Path, rows: Sequence[Row]) -> None:
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def _csv(file: Path, rows: Sequence[Row]) -> None:
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _parquet(file: Path, rows: Sequence[Row]) -> None:
+    import pyarrow as pa  # noqa: PLC0415 - half a second that only parquet files cost
+    from pyarrow import parquet  # noqa: PLC0415 - likewise
+
+    parquet.write_table(pa.Table.from_pylist(list(rows)), file)
+
+
+_WRITERS: Final[dict[str, Callable[[Path, Sequence[Row]], None]]] = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
