@@ -23,7 +23,7 @@ from fedpipe_operator.local.turns import Give, MakeRoom, Spawn, next_turn, place
 from fedpipe_trainer.contract import Ended, Progress
 
 _LINE: TypeAdapter[Ended | Progress] = TypeAdapter(Ended | Progress)
-_WATCH_SECONDS = 0.1
+_WATCH_SECONDS = 0.2  # a look costs about 2 ms of processor time a process
 _UNKILLABLE_SECONDS = 10.0
 """How long a process that was killed may stay in the kernel before we leave it there."""
 
