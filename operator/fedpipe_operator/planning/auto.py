@@ -25,7 +25,7 @@ def auto(request: Request, sites: Mapping[str, SiteProfile]) -> Plans:
         if chosen is None:
             excluded[name] = why_excluded(request, site, candidates)
         else:
-            plans[name] = plan_of(request, chosen, why(request, site, chosen, candidates))
+            plans[name] = plan_of(request, chosen, why(request, site, chosen=chosen, candidates=candidates))
     return Plans(plans=plans, excluded=excluded)
 
 

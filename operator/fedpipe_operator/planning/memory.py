@@ -22,6 +22,8 @@ _TRAINED_BYTES: Final = 16
 """A trained parameter: fp32 weight, fp32 gradient, 8 bytes of Adam state."""
 _BYTES_PER_WEIGHT: Final[Mapping[Bits, float]] = {4: 4.127 / 8, 8: 1.0, 16: 2.0, 32: 4.0}
 """4 bits: NormalFloat in blocks of 64 with double quantisation (Dettmers et al., arXiv 2305.14314): 4.127 bits a weight."""
+_ROW_SCALE_BYTES: Final[Mapping[Bits, int]] = {8: 4}
+"""8 bits: an fp32 scale for each output row (Dettmers et al., arXiv 2208.07339), that is about one for `hidden_size` weights."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,13 @@ def predict_peak(  # noqa: PLR0913 -- the point of a profile, one by one, as the
     """
     fit = calibration_of(profile, bits)
     activations = _activations(profile, bits, batch=batch, length=length, checkpointing=terms.checkpointing)
-    held = _known_bytes(profile, bits, ranks, terms.head) + WIRE_BYTES * _tail_parameters(profile, ranks, terms.tail_rank)
+    held = _known_bytes(profile, bits, ranks, head=terms.head) + WIRE_BYTES * _tail_parameters(profile, ranks, terms.tail_rank)
     return int(max(load_peak_bytes(profile, bits), held + fit.offset + fit.factor * activations))
 
 
 def calibration_of(profile: SiteProfile, bits: Bits) -> Calibration:
     """What the site's points at this bit width say of the analytic form."""
-    known = _known_bytes(profile, bits, uniform_ranks(profile.base.weights, profile.rank))
+    known = _known_bytes(profile, bits, uniform_ranks(profile.base.weights, profile.rank), head=None)
     return calibrate(
         Observation(
             peak=float(point.peak_memory_bytes),
@@ -65,6 +67,7 @@ def calibration_of(profile: SiteProfile, bits: Bits) -> Calibration:
             activations=_activations(profile, bits, batch=point.batch_size, length=point.length),
         )
         for point in profile.measured(bits)
+        if point.peak_memory_bytes > 0
     )
 
 
@@ -73,10 +76,9 @@ def base_bytes(profile: SiteProfile, bits: Bits) -> float:
     if bits in profile.base_bytes:
         return profile.base_bytes[bits]
     facts = profile.base
-    quantised = _BYTES_PER_WEIGHT[bits] * facts.quantised_parameters
-    # The 8-bit form keeps an fp32 scale for every output row, that is one for each d_in weights.
-    scales = WIRE_BYTES * facts.quantised_parameters / facts.hidden_size if bits == 8 else 0.0  # noqa: PLR2004 -- a bit width
-    return quantised + scales + max(_BYTES_PER_WEIGHT[bits], _BYTES_PER_WEIGHT[16]) * (facts.parameters - facts.quantised_parameters)
+    per_weight = _BYTES_PER_WEIGHT[bits] + _ROW_SCALE_BYTES.get(bits, 0) / facts.hidden_size
+    others = facts.parameters - facts.quantised_parameters
+    return per_weight * facts.quantised_parameters + max(_BYTES_PER_WEIGHT[bits], _BYTES_PER_WEIGHT[16]) * others
 
 
 def load_peak_bytes(profile: SiteProfile, bits: Bits) -> float:
@@ -87,7 +89,7 @@ def load_peak_bytes(profile: SiteProfile, bits: Bits) -> float:
     return profile.runtime_bytes + base_bytes(profile, bits) + source
 
 
-def _known_bytes(profile: SiteProfile, bits: Bits, ranks: Mapping[str, int], head: Mapping[str, tuple[int, ...]] | None = None) -> float:
+def _known_bytes(profile: SiteProfile, bits: Bits, ranks: Mapping[str, int], *, head: Mapping[str, tuple[int, ...]] | None) -> float:
     """What is held whatever the batch: runtime, base, and all that is trained."""
     shapes = head_shapes(profile.base.head, len(profile.labels)) if head is None else head
     trained = adapter_parameters(profile.base.weights, ranks) + head_parameters(shapes)

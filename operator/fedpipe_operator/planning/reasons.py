@@ -10,12 +10,12 @@ from fedpipe_operator.planning.wording import duration, percent, size
 from fedpipe_operator.sites import SiteProfile
 
 
-def why(request: Request, site: SiteProfile, chosen: Candidate, candidates: Sequence[Candidate]) -> tuple[str, ...]:
+def why(request: Request, site: SiteProfile, *, chosen: Candidate, candidates: Sequence[Candidate]) -> tuple[str, ...]:
     """Why these bits, batch, rank and steps, and what the forecast rests on."""
     same_bits = [one for one in candidates if one.bits == chosen.bits]
     same_batch = [one for one in same_bits if one.batch == chosen.batch]
     sentences = (
-        f"{chosen.bits} bits: {_bits_obstacle(request, site, chosen, candidates)}",
+        f"{chosen.bits} bits: {_bits_obstacle(request, site, chosen=chosen, candidates=candidates)}",
         f"batch {chosen.batch}: {_batch_obstacle(site, chosen, same_bits)}",
         f"rank {chosen.rank}: {_rank_obstacle(site, chosen, same_batch)}",
         _steps(request, site, chosen),
@@ -25,7 +25,7 @@ def why(request: Request, site: SiteProfile, chosen: Candidate, candidates: Sequ
     return tuple(sentence for sentence in sentences if sentence)
 
 
-def why_uniform(request: Request, site: SiteProfile, chosen: Candidate, weakest: str) -> tuple[str, ...]:
+def why_uniform(request: Request, site: SiteProfile, *, chosen: Candidate, weakest: str) -> tuple[str, ...]:
     """Why this site gets what all get."""
     held = f"{_named(chosen)}: what all sites can carry, held to the weakest ({weakest})"
     return held, _steps(request, site, chosen), _forecast(site, chosen)
@@ -50,7 +50,7 @@ def why_excluded(request: Request, site: SiteProfile, candidates: Sequence[Candi
     return f"not one training step fits the {duration(request.deadline)} that may be planned of rounds.deadline: {needs}"
 
 
-def _bits_obstacle(request: Request, site: SiteProfile, chosen: Candidate, candidates: Sequence[Candidate]) -> str:
+def _bits_obstacle(request: Request, site: SiteProfile, *, chosen: Candidate, candidates: Sequence[Candidate]) -> str:
     wider = sorted({bits for bits in request.spec.planning.bits if bits > chosen.bits})
     if not wider:
         return "the most that planning.bits allows"
@@ -78,8 +78,8 @@ def _obstacle(name: str, options: Sequence[Candidate], site: SiteProfile) -> str
     fitting = [one for one in options if one.fits_memory(site)]
     if not fitting:
         return f"{name} would need {size(min(one.forecast.memory_bytes for one in options))}; {_may_plan(site)}"
-    fastest = max(fitting, key=lambda one: one.trained_share)
-    return f"{name} would train only {percent(fastest.trained_share)} of its {fastest.wanted_steps} steps before the deadline"
+    share = max(one.trained_share for one in fitting)
+    return f"{name} would train only {percent(share)} of its steps before the deadline"
 
 
 def _steps(request: Request, site: SiteProfile, chosen: Candidate) -> str:
@@ -94,11 +94,10 @@ def _steps(request: Request, site: SiteProfile, chosen: Candidate) -> str:
 
 
 def _forecast(site: SiteProfile, chosen: Candidate) -> str:
-    points = len(site.measured(chosen.bits))
-    figures = f"forecast {size(chosen.forecast.memory_bytes)} and {duration(chosen.forecast.seconds)} a round"
-    if points:
-        return f"{figures}, from {points} measured {'point' if points == 1 else 'points'} at {chosen.bits} bits"
-    return f"{figures}: analytic memory and the slowest measured speed, as nothing was measured at {chosen.bits} bits"
+    measured = any(point.peak_memory_bytes > 0 for point in site.measured(chosen.bits))
+    source = "memory fitted to what was measured" if measured else "memory by formula alone, as nothing was measured"
+    figures = f"{size(chosen.forecast.memory_bytes)} and {duration(chosen.forecast.seconds)} a round"
+    return f"forecast {figures}: {source} at {chosen.bits} bits"
 
 
 def _fewer_bits(site: SiteProfile, chosen: Candidate, candidates: Sequence[Candidate]) -> str:

@@ -26,7 +26,8 @@ def uniform(request: Request, sites: Mapping[str, SiteProfile]) -> Plans:
         if common is None or not choices:
             excluded[name] = why_excluded(request, sites[name], candidates[name])
         elif common in choices:
-            plans[name] = plan_of(request, choices[common], why_uniform(request, sites[name], choices[common], _weakest(possible)))
+            why = why_uniform(request, sites[name], chosen=choices[common], weakest=_weakest(possible))
+            plans[name] = plan_of(request, choices[common], why)
         else:
             excluded[name] = why_not_like_the_others(*common)
     return Plans(plans=plans, excluded=excluded)

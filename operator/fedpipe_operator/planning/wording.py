@@ -9,11 +9,12 @@ _STEP: Final = 1024
 
 
 def size(count: float) -> str:
-    """Bytes, such as `1.4 GiB`."""
+    """Bytes in three digits, such as `1.35 GiB`: two figures that are compared should not read alike."""
     unit = 0
-    while count >= _STEP and unit < len(_UNITS) - 1:
+    while round(count) >= _STEP and unit < len(_UNITS) - 1:
         count, unit = count / _STEP, unit + 1
-    return f"{count:.0f} {_UNITS[unit]}" if unit == 0 or count >= 100 else f"{count:.1f} {_UNITS[unit]}"  # noqa: PLR2004 -- three digits are enough
+    decimals = 0 if unit == 0 else max(0, 3 - len(str(int(count))))
+    return f"{count:.{decimals}f} {_UNITS[unit]}"
 
 
 def duration(seconds: float) -> str:
@@ -21,13 +22,9 @@ def duration(seconds: float) -> str:
     whole = round(seconds)
     if whole < _MINUTE:
         return f"{whole} s"
-    if whole < _HOUR:
-        return _two(whole // _MINUTE, "min", whole % _MINUTE, "s")
-    return _two(whole // _HOUR, "h", whole % _HOUR // _MINUTE, "min")
-
-
-def _two(first: int, first_unit: str, second: int, second_unit: str) -> str:
-    return f"{first} {first_unit} {second} {second_unit}" if second else f"{first} {first_unit}"
+    large, small, unit = (_MINUTE, 1, ("min", "s")) if whole < _HOUR else (_HOUR, _MINUTE, ("h", "min"))
+    rest = whole % large // small
+    return f"{whole // large} {unit[0]} {rest} {unit[1]}" if rest else f"{whole // large} {unit[0]}"
 
 
 def percent(share: float) -> str:

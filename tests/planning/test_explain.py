@@ -1,0 +1,89 @@
+"""Plans for people: the table of `fedpipe plan`, the status of a run, and a whole fleet in words."""
+
+from pathlib import Path
+
+from fleets import GIB, a_site, a_spec, point, speeds
+
+from fedpipe_operator.api import PlanStatus
+from fedpipe_operator.planning import Plans, Row, plan_round, plan_status, rows
+from fedpipe_operator.planning.wording import duration, percent, size
+from fedpipe_trainer.contract import Bits, Forecast, Plan
+
+GOLDEN = Path(__file__).with_name("golden") / "three_sites.txt"
+CLINIC: tuple[tuple[Bits, int, int, float], ...] = (
+    (4, 1, 265, 1.61e9),
+    (4, 8, 380, 3.19e9),
+    (8, 1, 150, 1.68e9),
+    (8, 8, 177, 3.36e9),
+    (16, 1, 325, 1.57e9),
+    (16, 8, 340, 3.12e9),
+)
+"""Bits, batch, tokens a second, peak: as measured with SmolLM2-135M on 2 cores."""
+
+
+def in_words(plans: Plans) -> str:
+    lines = []
+    for row in rows(plans):
+        lines.append(" · ".join(value for value in row if isinstance(value, str) and value))
+        lines += [f"  {sentence}" for sentence in row.why]
+    return "\n".join(lines) + "\n"
+
+
+def test_three_unlike_sites_read_as_recorded() -> None:
+    fleet = {
+        "clinic": a_site(
+            "clinic",
+            memory_bytes=3 * GIB,
+            train_samples=400,
+            runtime_bytes=838_000_000,
+            points=tuple(point(bits=bits, batch=batch, speed=speed, peak=peak) for bits, batch, speed, peak in CLINIC),
+        ),
+        "hospital": a_site("hospital", device="NVIDIA A10", memory_bytes=24 * GIB, train_samples=4000, points=speeds(20_000.0)),
+        "phone": a_site("phone", memory_bytes=int(1.75 * GIB), up=2e6, down=10e6, points=speeds(150.0), unsupported={8: "no int8 kernel"}),
+        "watch": a_site("watch", memory_bytes=GIB, train_samples=60),
+    }
+    spec = a_spec(planning={"bits": [4, 8, 16]}, rounds={"deadline": "3m"})
+
+    assert in_words(plan_round(spec, fleet, {})) == GOLDEN.read_text()
+
+
+def a_plan(why: tuple[str, ...]) -> Plan:
+    forecast = Forecast(memory_bytes=3 * GIB, seconds=75.0, upload_bytes=2048, download_bytes=4096)
+    return Plan(bits=4, batch_size=2, steps=9, ranks={"q": 8, "k": 0, "v": 16}, forecast=forecast, why=why)
+
+
+def test_a_row_shows_the_span_of_the_ranks_and_counts_the_adapters() -> None:
+    plans = Plans(plans={"b": a_plan(("because",))}, excluded={"a": "too small"})
+
+    planned, left_out = rows(plans)
+
+    assert planned == Row("b", ("because",), "4", "2", "8–16", "2", "9", "3.00 GiB", "1 min 15 s", "2.00 KiB")
+    assert left_out == Row("a", ("too small",))
+
+
+def test_a_status_is_bounded() -> None:
+    status = plan_status("b", a_plan(("x" * 2000,) * 20))
+
+    assert status == PlanStatus(
+        site="b", bits=4, batch_size=2, steps=9, rank=16, adapters=2, memory=3 * GIB, seconds=75.0, why=("x" * 1024,) * 8
+    )
+
+
+def test_numbers_read_as_people_write_them() -> None:
+    assert [size(count) for count in (0, 1023, 1024, 1536 * 1024, 870 * 1024**2, 17.25 * GIB)] == [
+        "0 B",
+        "1023 B",
+        "1.00 KiB",
+        "1.50 MiB",
+        "870 MiB",
+        "17.2 GiB",
+    ]
+    assert [duration(seconds) for seconds in (0.4, 59.4, 60, 200, 3599.7, 5400)] == [
+        "0 s",
+        "59 s",
+        "1 min",
+        "3 min 20 s",
+        "1 h",
+        "1 h 30 min",
+    ]
+    assert [percent(share) for share in (0, 0.284, 0.999, 1)] == ["0 %", "28 %", "99 %", "100 %"]

@@ -1,0 +1,57 @@
+"""What a run's rounds must know that only the profiles say."""
+
+import pytest
+from fleets import MPNET, a_site
+
+from fedpipe_operator.planning import facts_of
+from fedpipe_trainer.contract import CausalLM, SequenceClassification
+
+CLASSES = SequenceClassification()
+
+
+def test_labels_are_the_sorted_union_over_the_sites_and_shape_the_head() -> None:
+    fleet = {"a": a_site(base=MPNET, labels=("sport", "art")), "b": a_site(base=MPNET, labels=("war", "art"))}
+
+    facts = facts_of(fleet, CLASSES)
+
+    assert facts.labels == ("art", "sport", "war")
+    assert facts.head == {"classifier.dense.weight": (768, 768), "classifier.out_proj.weight": (3, 768)}
+
+
+def test_labels_that_the_objective_names_keep_their_order() -> None:
+    facts = facts_of({"a": a_site(base=MPNET, labels=("art",))}, SequenceClassification(labels=("war", "art")))
+
+    assert facts.labels == ("war", "art")
+
+
+def test_a_language_model_has_neither_labels_nor_head() -> None:
+    facts = facts_of({"a": a_site()}, CausalLM(prompt="{a}", response="{b}"))
+
+    assert (facts.labels, facts.head, facts.disagreeing) == ((), {}, {})
+    assert facts.weights["model.layers.0.self_attn.k_proj"] == (192, 576)
+
+
+def test_sites_with_another_base_than_most_are_named_and_their_labels_do_not_count() -> None:
+    fleet = {
+        "a": a_site(base=MPNET, labels=("art",), fingerprint="f" * 64),
+        "b": a_site(base=MPNET, labels=("war",), fingerprint="0" * 64),
+        "c": a_site(base=MPNET, labels=("art",), fingerprint="f" * 64),
+    }
+
+    facts = facts_of(fleet, CLASSES)
+
+    assert (facts.fingerprint, facts.labels) == ("f" * 64, ("art",))
+    assert facts.disagreeing == {
+        "b": "WrongBase: its base model is 000000000000…, most sites have ffffffffffff…: give it the same model files"
+    }
+
+
+def test_of_equally_common_bases_the_smallest_fingerprint_is_taken() -> None:
+    fleet = {"a": a_site(fingerprint="f" * 64), "b": a_site(fingerprint="0" * 64)}
+
+    assert facts_of(fleet, CLASSES).fingerprint == "0" * 64
+
+
+def test_without_a_profile_nothing_is_known() -> None:
+    with pytest.raises(ValueError, match="no site was profiled"):
+        facts_of({}, CLASSES)
