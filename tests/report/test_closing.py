@@ -65,6 +65,11 @@ def test_a_metric_that_was_not_measured_marks_nothing(classified: Comparison) ->
     assert not any(row.best for row in rows)
 
 
+def test_a_model_that_diverged_is_never_the_best(generated: Comparison) -> None:
+    diverged = generated.model_copy(update={"base": evaluation(perplexity=float("nan"))})
+    assert [row.best for row in closing_rows(diverged, "perplexity")] == [False, False, True]
+
+
 def test_the_loss_can_be_the_metric(classified: Comparison) -> None:
     assert [row.value for row in closing_rows(classified, "loss")] == [1.5] * 4
 

@@ -1,3 +1,4 @@
+import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -133,11 +134,12 @@ def test_ratios_are_measured_over_predicted(record: RunRecord) -> None:
 def test_the_forecast_figure_has_measured_bars_predicted_marks_and_the_ratio(record: RunRecord) -> None:
     figure = forecast_figure(record)
     assert figure is not None
-    bars, marks = figure["data"][:2]
+    bars, marks, labels = figure["data"][:3]
     row = compared(record, QUANTITY["peak memory"])[0]
     assert bars["x"][0] == pytest.approx((row.measured or math.nan) / 1024**2)
     assert marks["x"][0] == pytest.approx(row.predicted / 1024**2)
-    assert "×1.06" in bars["text"][0]
+    assert "×1.06" in labels["text"][0]
+    assert labels["x"][0] == max(bars["x"][0], marks["x"][0])
     assert "MiB" in figure["layout"]["annotations"][0]["text"]
 
 
@@ -150,6 +152,13 @@ def test_a_site_that_sent_nothing_has_its_prediction_alone(record: RunRecord) ->
 def test_a_site_that_was_never_selected_is_not_compared(record: RunRecord) -> None:
     plans = {round_: plan.model_copy(update={"selected": ("clinic-north",)}) for round_, plan in record.plans.items()}
     assert [row.site for row in compared(replace(record, plans=plans), QUANTITY["peak memory"])] == ["clinic-north"]
+
+
+def test_numbers_that_json_does_not_know_are_gaps(record: RunRecord) -> None:
+    diverged = record.updates[1]["clinic-north"].model_copy(update={"losses": (1.0, math.nan, math.inf)})
+    drawn = figures(replace(record, updates={1: {"clinic-north": diverged}}))
+    assert traces(drawn["training"])["clinic-north"]["y"] == [1.0, None, None]
+    json.dumps(drawn, allow_nan=False)
 
 
 def test_an_empty_record_has_no_figures(bare_record: RunRecord) -> None:

@@ -3,6 +3,7 @@
 Texts and names that came from sites go into `rich.text.Text`, never into markup.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -47,9 +48,9 @@ def closing_rows(comparison: Comparison, metric: MetricName, train_samples: Mapp
     alone = sorted(comparison.alone)
     known = [train_samples[site] for site in alone if site in train_samples]
     rows = (
-        _row(BASE, 0, comparison.base, metric),
-        *(_row(f"{site} alone", train_samples.get(site), comparison.alone[site], metric) for site in alone),
-        _row(FEDERATED, sum(known) if known else None, comparison.federated, metric),
+        _row((BASE, 0), comparison.base, metric),
+        *(_row((f"{site} alone", train_samples.get(site)), comparison.alone[site], metric) for site in alone),
+        _row((FEDERATED, sum(known) if known else None), comparison.federated, metric),
     )
     best = best_value(metric, (row.value for row in rows))
     return tuple(replace(row, best=row.value is not None and row.value == best) for row in rows)
@@ -57,7 +58,7 @@ def closing_rows(comparison: Comparison, metric: MetricName, train_samples: Mapp
 
 def best_value(metric: MetricName, values: Iterable[float | None]) -> float | None:
     """The best of these values of a metric, or None when there are none."""
-    there = [value for value in values if value is not None]
+    there = [value for value in values if value is not None and math.isfinite(value)]
     return (min if metric in LOWER_IS_BETTER else max)(there, default=None)
 
 
@@ -101,6 +102,7 @@ def is_right(sample: Sample) -> bool:
     return sample.expected.strip() == sample.predicted.strip()
 
 
-def _row(label: str, samples: int | None, evaluation: RoundEvaluation, metric: MetricName) -> ClosingRow:
+def _row(what: tuple[str, int | None], evaluation: RoundEvaluation, metric: MetricName) -> ClosingRow:
+    label, samples = what
     second = {name: evaluation.metrics[name] for name in TITLES if name in evaluation.metrics and name != metric}
     return ClosingRow(label=label, samples=samples, value=value_of(evaluation, metric), second=second)

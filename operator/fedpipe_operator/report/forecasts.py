@@ -13,6 +13,9 @@ from fedpipe_operator.report.units import byte_unit, excerpt, ratio_text, short
 from fedpipe_trainer.contract import Forecast, Measured, Outcome
 
 ROW_PIXELS = 30
+GAP_PIXELS = 72
+"""Between the upper panels and the lower: the axis of the one, the title of the other."""
+_MARGIN = {"t": 30, "b": 30}
 LONGEST_NAME = 24
 """Characters of a site's name beside its bars; the hover has the whole."""
 
@@ -72,82 +75,124 @@ def _at_site(record: RunRecord, site: str, quantity: Quantity) -> Compared | Non
     return Compared(site, predicted, quantity.over_rounds([quantity.measured(cost) for cost in costs.values()]))
 
 
+@dataclass(frozen=True)
+class _Panel:
+    """One quantity's place in the figure, two panels beside one another, and the unit its numbers are in."""
+
+    position: int
+    title: str
+    rows: list[Compared]
+    unit: str
+    size: float
+
+    @property
+    def axis(self) -> str:
+        """What plotly appends to `x` and `y` for this panel's axes."""
+        return "" if self.position == 0 else str(self.position + 1)
+
+    @property
+    def left(self) -> float:
+        """Where it begins, as a share of the width."""
+        return 0.53 * (self.position % 2)
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Bottom and top as shares of the height, so that every row has the same pixels however few there are."""
+        share = ROW_PIXELS * len(self.rows) / (2 * ROW_PIXELS * len(self.rows) + GAP_PIXELS)
+        return (1 - share, 1.0) if self.position // 2 == 0 else (0.0, share)
+
+
 def forecast_figure(record: RunRecord) -> Figure | None:
     """Four panels, a row a site: the bar is what was measured, the upright mark what was predicted, the text the ratio."""
-    tables = [compared(record, quantity) for quantity in QUANTITIES]
-    if not tables[0]:
+    panels = [_panel(position, quantity, compared(record, quantity)) for position, quantity in enumerate(QUANTITIES)]
+    if not panels[0].rows:
         return None
-    sites = [row.site for row in tables[0]]
-    figure: Figure = {"data": [], "layout": {"height": 2 * (len(sites) * ROW_PIXELS + 64), "showlegend": False, "annotations": []}}
-    for panel, (quantity, rows) in enumerate(zip(QUANTITIES, tables, strict=True)):
-        unit, size = byte_unit(max(max(row.predicted, row.measured or 0) for row in rows)) if quantity.in_bytes else ("s", 1.0)
-        axis = "" if panel == 0 else str(panel + 1)
-        axes = {"xaxis": f"x{axis}", "yaxis": f"y{axis}"}
-        figure["data"] += [_bars(record, rows, (unit, size)) | axes, _marks(rows, (unit, size)) | axes]
-        figure["layout"] |= _axes(panel, axis, max(max(row.predicted, row.measured or 0) for row in rows) / size)
-        figure["layout"][f"yaxis{axis}"] |= {
-            "tickvals": [escape(site) for site in sites],
-            "ticktext": [escape(excerpt(site, LONGEST_NAME)) for site in sites],
-        }
-        figure["layout"]["annotations"].append(_title(panel, f"{quantity.title}, {unit}"))
-    return figure
+    inner = 2 * ROW_PIXELS * len(panels[0].rows) + GAP_PIXELS
+    layout: Figure = {"height": inner + _MARGIN["t"] + _MARGIN["b"], "margin": _MARGIN, "showlegend": False}
+    layout["annotations"] = [_title(panel) for panel in panels]
+    for panel in panels:
+        layout |= _axes(panel)
+    colours = {site: site_colour(position) for position, site in enumerate(record.sites)}
+    return {"data": [trace for panel in panels for trace in (_bars(panel, colours), _marks(panel), _labels(panel))], "layout": layout}
 
 
-def _bars(record: RunRecord, rows: list[Compared], scale: tuple[str, float]) -> Figure:
-    unit, size = scale
+def _panel(position: int, quantity: Quantity, rows: list[Compared]) -> _Panel:
+    unit, size = byte_unit(_largest(rows)) if quantity.in_bytes else ("s", 1.0)
+    return _Panel(position, quantity.title, rows, unit, size)
+
+
+def _largest(rows: list[Compared]) -> float:
+    return max((max(row.predicted, row.measured or 0) for row in rows), default=0.0)
+
+
+def _bars(panel: _Panel, colours: dict[str, str]) -> Figure:
     return {
         "type": "bar",
         "orientation": "h",
         "name": "measured",
-        "y": [escape(row.site) for row in rows],
-        "x": [None if row.measured is None else row.measured / size for row in rows],
-        "text": [_label(row, size) for row in rows],
-        "textposition": "outside",
-        "cliponaxis": False,
+        "y": [escape(row.site) for row in panel.rows],
+        "x": [None if row.measured is None else row.measured / panel.size for row in panel.rows],
         "width": 0.5,
-        "marker": {"color": [site_colour(record.sites.index(row.site)) for row in rows]},
-        "hovertemplate": f"%{{y}}: %{{x:.4g}} {unit} measured<extra></extra>",
+        "marker": {"color": [colours[row.site] for row in panel.rows]},
+        "hovertemplate": f"%{{y}}: %{{x:.4g}} {panel.unit} measured<extra></extra>",
+        "xaxis": f"x{panel.axis}",
+        "yaxis": f"y{panel.axis}",
     }
 
 
-def _marks(rows: list[Compared], scale: tuple[str, float]) -> Figure:
-    unit, size = scale
+def _marks(panel: _Panel) -> Figure:
     return {
         "type": "scatter",
         "mode": "markers",
         "name": "predicted",
-        "y": [escape(row.site) for row in rows],
-        "x": [row.predicted / size for row in rows],
+        "y": [escape(row.site) for row in panel.rows],
+        "x": [row.predicted / panel.size for row in panel.rows],
         "marker": {"symbol": "line-ns", "size": 20, "line": {"width": 3, "color": MUTED}},
-        "hovertemplate": f"%{{y}}: %{{x:.4g}} {unit} predicted<extra></extra>",
+        "hovertemplate": f"%{{y}}: %{{x:.4g}} {panel.unit} predicted<extra></extra>",
+        "xaxis": f"x{panel.axis}",
+        "yaxis": f"y{panel.axis}",
+    }
+
+
+def _labels(panel: _Panel) -> Figure:
+    """The measured number and the ratio, right of both bar and mark."""
+    return {
+        "type": "scatter",
+        "mode": "text",
+        "name": "ratio",
+        "y": [escape(row.site) for row in panel.rows],
+        "x": [max(row.predicted, row.measured or 0) / panel.size for row in panel.rows],
+        "text": [_label(row, panel.size) for row in panel.rows],
+        "textposition": "middle right",
+        "cliponaxis": False,
+        "hoverinfo": "skip",
+        "xaxis": f"x{panel.axis}",
+        "yaxis": f"y{panel.axis}",
     }
 
 
 def _label(row: Compared, size: float) -> str:
-    return "" if row.measured is None else f"   {short(row.measured / size)}  <b>{ratio_text(row.ratio)}</b>"
+    return "  not measured" if row.measured is None else f"  {short(row.measured / size)}  <b>{ratio_text(row.ratio)}</b>"
 
 
-def _axes(panel: int, axis: str, largest: float) -> Figure:
-    """The panel's two axes: two columns, two rows; room at the right for the text, sites named at the left only."""
-    column, row = panel % 2, panel // 2
-    x = {"domain": [0.53 * column, 0.47 + 0.53 * column], "range": [0, (largest or 1) * 1.45], "anchor": f"y{axis}", "nticks": 5}
+def _axes(panel: _Panel) -> Figure:
+    """The panel's two axes: room at the right for the text, sites named at the left panels only."""
+    room = (_largest(panel.rows) / panel.size or 1) * 1.45
+    x = {"domain": [panel.left, panel.left + 0.47], "range": [0, room], "anchor": f"y{panel.axis}", "nticks": 5}
     y = {
-        "domain": [0.57, 0.94] if row == 0 else [0.0, 0.37],
-        "anchor": f"x{axis}",
+        "domain": list(panel.span),
+        "anchor": f"x{panel.axis}",
         "autorange": "reversed",
         "type": "category",
+        "tickvals": [escape(row.site) for row in panel.rows],
+        "ticktext": [escape(excerpt(row.site, LONGEST_NAME)) for row in panel.rows],
+        "showticklabels": panel.left == 0,
         "showgrid": False,
+        "automargin": True,
     }
-    return {f"xaxis{axis}": x, f"yaxis{axis}": y | {"showticklabels": column == 0, "automargin": True}}
+    return {f"xaxis{panel.axis}": x, f"yaxis{panel.axis}": y}
 
 
-def _title(panel: int, text: str) -> Figure:
-    place = {
-        "xref": "paper",
-        "yref": "paper",
-        "x": 0.53 * (panel % 2),
-        "y": 0.95 if panel // 2 == 0 else 0.38,
-        "xanchor": "left",
-        "yanchor": "bottom",
-    }
-    return place | {"text": f"<b>{text}</b>", "showarrow": False, "font": {"size": 13}}
+def _title(panel: _Panel) -> Figure:
+    place = {"xref": "paper", "yref": "paper", "x": panel.left, "y": panel.span[1], "xanchor": "left", "yanchor": "bottom"}
+    return place | {"text": f"<b>{panel.title}, {panel.unit}</b>", "showarrow": False, "font": {"size": 13}}

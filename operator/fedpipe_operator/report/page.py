@@ -6,6 +6,7 @@ page's own policy lets no script run but the two it was made with.
 
 import base64
 import hashlib
+import math
 from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any, Final
@@ -52,7 +53,16 @@ def write_report(record: RunRecord) -> str:
 def figures(record: RunRecord) -> dict[str, dict[str, Any]]:
     """The plotly figures that this record has data for, by the id of their place on the page."""
     drawn = {"plan": plan_map(record), "forecast": forecast_figure(record)}
-    return all_curves(record) | {place: figure for place, figure in drawn.items() if figure is not None}
+    return {place: _finite(figure) for place, figure in (all_curves(record) | drawn).items() if figure is not None}
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401 -- any JSON value
+    """The value with null for every number that JSON does not know: a diverged site's NaN must not cost the page its figures."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _sections(record: RunRecord) -> dict[str, Any]:

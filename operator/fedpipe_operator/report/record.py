@@ -71,8 +71,8 @@ def read_record(run: FederatedFineTune, store: Store) -> RunRecord:
     return RunRecord(
         run=run,
         plans=shelf.by_round(rounds, names.round_plan, RoundPlan),
-        updates=_by_round_and_site(shelf, chosen, names.update_manifest, UpdateManifest),
-        verdicts=_by_round_and_site(shelf, chosen, names.update_verdict, Verdict),
+        updates=_by_round_and_site(shelf, chosen, key_of=names.update_manifest, kind=UpdateManifest),
+        verdicts=_by_round_and_site(shelf, chosen, key_of=names.update_verdict, kind=Verdict),
         rounds=commits,
         evaluations=shelf.by_round(rounds, names.round_evaluation, RoundEvaluation),
         site_evaluations={round_: found for round_ in rounds if (found := _site_evaluations(shelf, round_))},
@@ -138,7 +138,7 @@ def _attempts(shelf: _Shelf, round_: int, commit: RoundManifest | None) -> dict[
 
 
 def _by_round_and_site(
-    shelf: _Shelf, chosen: dict[int, dict[str, int]], key_of: Callable[[int, str, int], str], kind: type[Read]
+    shelf: _Shelf, chosen: dict[int, dict[str, int]], *, key_of: Callable[[int, str, int], str], kind: type[Read]
 ) -> dict[int, dict[str, Read]]:
     table: dict[int, dict[str, Read]] = {}
     for round_, attempts in chosen.items():
