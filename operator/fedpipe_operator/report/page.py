@@ -30,7 +30,7 @@ _TEXT_FILTERS: Final = {
     "percent": units.percent,
     "size": units.bytes_text,
     "duration": units.seconds_text,
-    "count": units.count_text,
+    "grouped": units.count_text,
     "excerpt": units.excerpt,
 }
 
