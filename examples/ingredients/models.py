@@ -96,7 +96,7 @@ def _only_file(wheel: Path, part_of_name: str) -> bytes:
 
 
 def _quiet_and_offline() -> None:
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
     from transformers.utils import logging  # noqa: PLC0415 - see the module's docstring
 
     logging.set_verbosity_error()

@@ -1,0 +1,67 @@
+# Everything a fresh machine with Python 3.11 or newer needs. `make` alone lists the targets.
+#
+#   PYTHON=python3.12 make demo       another Python for the virtual environment
+#   TORCH_INDEX=<URL> make demo       PyTorch from that package index first: with the address of PyTorch's own index of CPU
+#                                     builds, the CUDA libraries (some 4 GB) stay out. Only its dry form is tested
+#                                     (`make -n`, and the filtered lock), for want of that index on the machines used.
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+FEDPIPE_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := requirements.lock
+# Named after what it was installed from: a changed lock is installed anew, a fresh checkout's file times mean nothing.
+INSTALLED := $(VENV)/installed-$(shell cat $(LOCK) pyproject.toml | cksum | cut -d' ' -f1)
+TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' $(LOCK))
+WITHOUT_TORCH = awk '/^[^ \#]/ { keep = ($$0 !~ /^(torch|triton|nvidia-|cuda-)/) } keep' $(LOCK)
+
+.PHONY: help venv demo test lint format lock bench clean
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+venv: $(INSTALLED) ## Create .venv with the pinned packages (hashes checked) and the project
+
+$(INSTALLED):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "FedPipe needs Python 3.11 or newer: name one, PYTHON=python3.12 make $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' || { echo "$(PYTHON) cannot make virtual environments: on Debian or Ubuntu, apt install python3-venv (and python3-pip)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+ifneq ($(TORCH_INDEX),)
+	$(BIN)/pip install --quiet --index-url $(TORCH_INDEX) $(TORCH)
+	$(WITHOUT_TORCH) > $(VENV)/without-torch.lock
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r $(VENV)/without-torch.lock
+else
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r $(LOCK)
+endif
+	$(BIN)/pip install --quiet --no-deps -e .
+	@rm -f $(VENV)/installed-*
+	@touch $@
+
+demo: $(INSTALLED) ## Fine-tune one model across three unlike sites on this machine, in ten minutes
+	$(BIN)/python examples/quickstart/prepare.py
+	$(BIN)/fedpipe run examples/quickstart/ $(FEDPIPE_ARGS)
+
+test: lint ## Lint, then run every test
+	$(BIN)/pytest
+
+lint: $(INSTALLED) ## Check style, types and the doors between the rooms
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy operator trainer
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## Bring the code into its form
+	$(BIN)/ruff check --fix --quiet . || true
+	$(BIN)/ruff format .
+
+lock: ## Pin every package below pyproject.toml anew, with hashes and without any index's address
+	$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --all-extras --quiet pyproject.toml -o $(LOCK)
+
+bench: $(INSTALLED) ## Run the benchmarks; they print the tables of benchmarks/README.md
+	for one in $(wildcard benchmarks/*.py); do $(BIN)/python $$one || exit 1; done
+
+clean: ## Remove what was built; the cache of models stays
+	rm -rf $(VENV) runs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache examples/*/volumes
