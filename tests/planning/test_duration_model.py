@@ -1,9 +1,11 @@
 """The time model."""
 
+from itertools import product
+
 import pytest
 from fleets import MPNET, a_site, point, speeds
 
-from fedpipe_operator.planning.duration import fixed_seconds, global_bytes, step_seconds, tokens_per_second, wire_bytes
+from fedpipe_operator.planning.duration import fixed_seconds, global_bytes, row_tokens, step_seconds, tokens_per_second, wire_bytes
 from fedpipe_operator.planning.sizes import uniform_ranks
 
 
@@ -13,10 +15,12 @@ def test_speed_is_linear_between_measured_batches_and_flat_beyond_them() -> None
     assert [tokens_per_second(site, 16, batch) for batch in (1, 2, 3, 4, 64)] == [100, 100, 200, 300, 300]
 
 
-def test_of_one_batch_at_two_lengths_the_longer_tells_the_speed() -> None:
-    site = a_site(points=(point(bits=16, batch=2, length=128, speed=100), point(bits=16, batch=2, length=64, speed=50)))
+def test_of_one_batch_at_two_lengths_the_one_nearest_to_the_rounds_tells_the_speed() -> None:
+    two = (point(bits=16, batch=2, length=128, speed=100), point(bits=16, batch=2, length=64, speed=50))
 
-    assert tokens_per_second(site, 16, 2) == 100
+    assert tokens_per_second(a_site(points=two, mean_tokens=120.0), 16, 2) == 100
+    assert tokens_per_second(a_site(points=two, mean_tokens=60.0, longest_tokens=70), 16, 2) == 50
+    assert tokens_per_second(a_site(points=two, mean_tokens=96.0, longest_tokens=0), 16, 2) == 100
 
 
 def test_bits_that_were_not_measured_are_as_slow_as_the_slowest_that_were() -> None:
@@ -31,7 +35,24 @@ def test_a_site_without_any_measured_step_has_no_speed() -> None:
 
 
 def test_a_step_takes_its_tokens_over_the_speed() -> None:
-    assert step_seconds(a_site(points=speeds(400.0), mean_tokens=50.0), 16, 8) == 1.0
+    assert step_seconds(a_site(points=speeds(400.0), mean_tokens=50.0, longest_tokens=50), 16, 8) == 1.0
+
+
+def test_rows_are_padded_to_the_longest_of_their_batch() -> None:
+    site = a_site(mean_tokens=60.0, longest_tokens=120)
+
+    assert [row_tokens(site, batch) for batch in (1, 2, 4)] == [60.0, 80.0, 96.0]
+    assert 119 < row_tokens(site, 1000) < 120
+
+
+def test_padding_is_what_random_pairs_of_evenly_spread_lengths_get() -> None:
+    widths = [max(pair) for pair in product(range(1, 121), repeat=2)]
+
+    assert row_tokens(a_site(mean_tokens=60.5, longest_tokens=120), 2) == pytest.approx(sum(widths) / len(widths), rel=0.01)
+
+
+def test_a_longest_sample_that_is_not_known_pads_nothing() -> None:
+    assert row_tokens(a_site(mean_tokens=60.0, longest_tokens=0), 16) == 60.0
 
 
 def test_an_update_is_4_bytes_for_each_element_of_its_factors_and_head() -> None:

@@ -117,7 +117,7 @@ def test_steps_stop_at_max_steps() -> None:
 
 def test_what_the_deadline_cuts_is_the_under_training_rate() -> None:
     # 640 samples of 64 tokens at 100 tokens/s take 410 s, and 4 of 5 minutes may be planned.
-    plan = the_plan(a_site(points=speeds(100.0)), planning=SMALL, rounds={"deadline": "5m"})
+    plan = the_plan(a_site(points=speeds(100.0), longest_tokens=64), planning=SMALL, rounds={"deadline": "5m"})
 
     assert plan.batch_size == 4
     assert plan.steps == 92

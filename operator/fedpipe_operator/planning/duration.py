@@ -1,6 +1,7 @@
 """The time model: seconds of a round at a site, and how many steps fit its deadline.
 
-seconds = load + steps · batch · mean tokens / (tokens per second) + 8 · upload bytes / up + 8 · download bytes / down
+seconds = load + steps · batch · tokens a row / (tokens per second) + 8 · upload bytes / up + 8 · download bytes / down,
+where a row counts as long as the batch it is padded to.
 """
 
 from collections.abc import Mapping
@@ -27,14 +28,27 @@ def tokens_per_second(profile: SiteProfile, bits: Bits, batch: int) -> float:
     measured = profile.measured(bits)
     if not measured:
         return min(tokens_per_second(profile, other, batch) for other in {point.bits for point in profile.points})
-    # Of one batch at several lengths the longest counts: it is what a full batch of the round looks like.
-    speeds = {point.batch_size: point.tokens_per_second for point in sorted(measured, key=lambda point: point.length)}
+    row = row_tokens(profile, batch)
+    # Of one batch at several lengths the one nearest to the round's counts; of equals the longer.
+    speeds = {
+        point.batch_size: point.tokens_per_second for point in sorted(measured, key=lambda point: (-abs(point.length - row), point.length))
+    }
     return _interpolated(speeds, batch)
 
 
+def row_tokens(profile: SiteProfile, batch: int) -> float:
+    """Mean tokens of a row, padding included: a batch is as long as its longest sample.
+
+    The mean of the largest of `batch` lengths that are spread evenly around the mean up to the longest; the mean
+    itself for one sample, the longest for very many.
+    """
+    mean = max(1.0, profile.mean_tokens)
+    return mean + max(0.0, profile.longest_tokens - mean) * (batch - 1) / (batch + 1)
+
+
 def step_seconds(profile: SiteProfile, bits: Bits, batch: int) -> float:
-    """Seconds of one optimiser step on samples of mean length."""
-    return batch * max(1.0, profile.mean_tokens) / tokens_per_second(profile, bits, batch)
+    """Seconds of one optimiser step."""
+    return batch * row_tokens(profile, batch) / tokens_per_second(profile, bits, batch)
 
 
 def wire_bytes(profile: SiteProfile, ranks: Mapping[str, int], head: Mapping[str, tuple[int, ...]]) -> int:
