@@ -36,16 +36,19 @@ def truth(parts: Sequence[Part], before: Factors | None) -> np.ndarray:
     return update
 
 
-def merged(parts: Sequence[Part], before: Factors | None = None, max_rank: int = NO_CUT) -> Merged:
-    shares = tuple(Share(site=str(i), samples=p.samples, rank=len(p.factors.a)) for i, p in enumerate(parts))
-    outline = Outline(
+def outline_of(parts: Sequence[Part], before: Factors | None = None) -> Outline:
+    return Outline(
         weight="w",
         d_out=len(parts[0].factors.b),
         d_in=parts[0].factors.a.shape[1],
-        shares=shares,
+        shares=tuple(Share(site=str(i), samples=p.samples, rank=len(p.factors.a)) for i, p in enumerate(parts)),
         global_rank=len(before.a) if before else 0,
     )
-    return exact.merge(parts, before, exact.rank(outline, max_rank))
+
+
+def merged(parts: Sequence[Part], before: Factors | None = None, max_rank: int = NO_CUT) -> Merged:
+    outline = outline_of(parts, before)
+    return exact.merge(outline, iter(parts), before, exact.rank(outline, max_rank))
 
 
 def distance(found: np.ndarray, expected: np.ndarray) -> float:
@@ -190,7 +193,8 @@ def test_components_are_in_singular_value_order_with_a_fixed_sign_and_row_norm(s
 @pytest.mark.parametrize("way", sorted(factorise.WAYS))
 def test_every_way_to_the_basis_catches_the_same_energy(way: str, shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(3)
-    left, right = exact.stacked([part(rng, shape, rank) for rank in (8, 8, 4)], None)
+    parts = [part(rng, shape, rank) for rank in (8, 8, 4)]
+    left, right = exact.stacked(outline_of(parts), parts, None)
     energies = np.linalg.svd(left @ right, compute_uv=False) ** 2
 
     basis, energy = factorise.WAYS[way].space(left, right, 5)
@@ -226,6 +230,11 @@ def test_the_way_of_fewest_flops_is_taken(shape: tuple[int, int], count: int, ra
     assert factorise.cheapest(factorise.Size(d_out=shape[0], d_in=shape[1], components=count, rank=rank)) == way
 
 
-def test_components_that_every_site_trained_are_replaced_not_added_to() -> None:
-    assert list(exact.kept_shares([4, 2, 1], [1, 1, 1], 5)) == pytest.approx([0, 1 / 3, 2 / 3, 2 / 3, 1])
-    assert exact.kept_shares([3, 3, 3], [10, 20, 41], 3).max() == 0
+@pytest.mark.parametrize(
+    ("ranks", "samples", "kept"),
+    [([4, 2, 1], [1, 1, 1], [0, 1 / 3, 2 / 3, 2 / 3, 1]), ([5, 9, 5], [10, 20, 41], [0, 0, 0, 0, 0])],
+)
+def test_components_that_every_site_trained_are_replaced_not_added_to(ranks: list[int], samples: list[int], kept: list[float]) -> None:
+    shares = tuple(Share(site=str(i), samples=n, rank=r) for i, (r, n) in enumerate(zip(ranks, samples, strict=True)))
+
+    assert list(exact.kept_shares(Outline("w", 10, 10, shares, global_rank=5))) == kept

@@ -5,7 +5,7 @@ import pytest
 
 from fedpipe_operator.aggregation import METHODS, CannotAggregateError
 from fedpipe_operator.aggregation.dense import average
-from fedpipe_operator.aggregation.values import Factors, Outline, Part, Share
+from fedpipe_operator.aggregation.values import Factors, Merged, Outline, Part, Share
 
 ONE = Part(samples=1, scale=2.0, factors=Factors(b=np.float32([[4], [8]]), a=np.float32([[1, 3]])))
 TWO = Part(samples=3, scale=4.0, factors=Factors(b=np.float32([[1, 1], [0, 2]]), a=np.float32([[5, -1], [4, 8]])))
@@ -17,8 +17,14 @@ def outline(*ranks: int, global_rank: int = 0) -> Outline:
     return Outline(weight="layer.0.q", d_out=2, d_in=2, shares=shares, global_rank=global_rank)
 
 
+def merged(method: str, parts: list[Part], before: Factors | None, rank: int) -> Merged:
+    shares = tuple(Share(site=str(i), samples=part.samples, rank=len(part.factors.a)) for i, part in enumerate(parts))
+    found = Outline(weight="layer.0.q", d_out=2, d_in=2, shares=shares, global_rank=len(before.a) if before else 0)
+    return METHODS[method].merge(found, iter(parts), before, rank)
+
+
 def test_zeropad_averages_a_and_scaled_b_apart() -> None:
-    result = METHODS["ZeroPad"].merge([ONE, TWO], None, 2)
+    result = merged("ZeroPad", [ONE, TWO], None, 2)
 
     np.testing.assert_array_equal(result.factors.b, np.float32([[5, 3], [4, 6]]))
     np.testing.assert_array_equal(result.factors.a, np.float32([[4, 0], [3, 6]]))
@@ -26,14 +32,14 @@ def test_zeropad_averages_a_and_scaled_b_apart() -> None:
 
 
 def test_zeropad_keeps_components_that_no_site_trained() -> None:
-    result = METHODS["ZeroPad"].merge([ONE, TWO], BEFORE, 3)
+    result = merged("ZeroPad", [ONE, TWO], BEFORE, 3)
 
     np.testing.assert_array_equal(result.factors.b[:, 2], BEFORE.b[:, 2])
     np.testing.assert_array_equal(result.factors.a[2], BEFORE.a[2])
 
 
 def test_fedit_averages_equal_ranks() -> None:
-    result = METHODS["FedIT"].merge([ONE, ONE], None, 1)
+    result = merged("FedIT", [ONE, ONE], None, 1)
 
     np.testing.assert_array_equal(result.factors.b, 2 * ONE.factors.b)
     np.testing.assert_array_equal(result.factors.a, ONE.factors.a)

@@ -10,8 +10,7 @@ c_j = 0 left out; then the compact form of methods in `factorise`. (FlexLoRA, ar
 frozen tail are ours.)
 """
 
-from collections.abc import Sequence
-from fractions import Fraction
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -21,44 +20,46 @@ from fedpipe_operator.aggregation.values import Factors, Float64, Merged, Method
 
 def rank(outline: Outline, max_rank: int) -> int:
     """The number of stacked components, as far as `max_rank` and the shape of the weight allow."""
-    ranks = [share.rank for share in outline.shares]
-    samples = [share.samples for share in outline.shares]
-    kept = int(np.count_nonzero(kept_shares(ranks, samples, outline.global_rank)))
-    return min(max_rank, kept + sum(ranks), outline.d_out, outline.d_in)
+    return min(max_rank, _components(outline), outline.d_out, outline.d_in)
 
 
-def kept_shares(ranks: Sequence[int], samples: Sequence[int], global_rank: int) -> Float64:
+def kept_shares(outline: Outline) -> Float64:
     """c_j for each global component: the share of the samples at sites that did not train it; exactly 0 if all did."""
-    total = sum(samples)
-    trained = (sum(n for r, n in zip(ranks, samples, strict=True) if r > j) for j in range(global_rank))
-    return np.array([float(Fraction(total - n, total)) for n in trained])
+    kept = [sum(share.samples for share in outline.shares if share.rank <= j) for j in range(outline.global_rank)]
+    return np.array(kept, dtype=np.float64) / outline.samples
 
 
-def merge(parts: Sequence[Part], before: Factors | None, rank: int) -> Merged:
+def merge(outline: Outline, parts: Iterable[Part], before: Factors | None, rank: int) -> Merged:
     """ΔW + Σ p_k D_k as factors of this rank."""
-    b, a, truncated = factorise(*stacked(parts, before), rank)
+    b, a, truncated = factorise(*stacked(outline, parts, before), rank)
     return Merged(Factors(b=b, a=a), truncated)
 
 
-def stacked(parts: Sequence[Part], before: Factors | None) -> tuple[Float64, Float64]:
-    """L (d_out × n) and R (n × d_in) in float64, with L @ R the new update before any cut."""
-    total = sum(part.samples for part in parts)
-    pieces = [(part.factors.b, part.factors.a, part.samples / total * part.scale) for part in parts]
-    if before is not None:
-        kept = kept_shares([len(a) for _, a, _ in pieces], [part.samples for part in parts], len(before.a))
-        alive = kept != 0
-        pieces.insert(0, (before.b[:, alive], before.a[alive], 1.0))
-    count = sum(len(a) for _, a, _ in pieces)
-    left, right = np.empty((len(pieces[0][0]), count)), np.empty((count, pieces[0][1].shape[1]))
+def stacked(outline: Outline, parts: Iterable[Part], before: Factors | None) -> tuple[Float64, Float64]:
+    """L (d_out × n) and R (n × d_in) in float64, with L @ R the new update before any cut. Parts are taken one at a time."""
+    count = _components(outline)
+    left, right = np.empty((outline.d_out, count)), np.empty((count, outline.d_in))
     start = 0
-    for b, a, share in pieces:
-        end = start + len(a)
-        left[:, start:end], right[start:end] = b, a
-        left[:, start:end] *= share
+    for weight, factors in _pieces(outline, parts, before):
+        end = start + len(factors.a)
+        left[:, start:end], right[start:end] = factors.b, factors.a
+        left[:, start:end] *= weight
         start = end
-    if before is not None:
-        left[:, : alive.sum()] *= kept[alive]
     return left, right
+
+
+def _components(outline: Outline) -> int:
+    return int(np.count_nonzero(kept_shares(outline))) + sum(share.rank for share in outline.shares)
+
+
+def _pieces(outline: Outline, parts: Iterable[Part], before: Factors | None) -> Iterator[tuple[Float64, Factors]]:
+    """Factors with the weights of their components (or one for all)."""
+    if before is not None:
+        kept = kept_shares(outline)
+        alive = kept != 0
+        yield kept[alive], Factors(b=before.b[:, alive], a=before.a[alive])
+    for part in parts:
+        yield np.array([part.samples / outline.samples * part.scale]), part.factors
 
 
 METHOD = Method(rank=rank, merge=merge)

@@ -4,7 +4,7 @@ All ranks must be equal. The scale is folded into B before the average, so that 
 global components that no site trained (the global rank is larger than the sites') are kept as they are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from fedpipe_operator.aggregation import zeropad
 from fedpipe_operator.aggregation.values import CannotAggregateError, Factors, Merged, Method, Outline, Part
@@ -24,9 +24,9 @@ def rank(outline: Outline, max_rank: int) -> int:
     return zeropad.rank(outline, max_rank)
 
 
-def merge(parts: Sequence[Part], before: Factors | None, rank: int) -> Merged:
+def merge(outline: Outline, parts: Iterable[Part], before: Factors | None, rank: int) -> Merged:
     """B = Σ p_k s_k B_k and A = Σ p_k A_k, then the untrained components of `before`: zero-padding with nothing to pad."""
-    return zeropad.merge(parts, before, rank)
+    return zeropad.merge(outline, parts, before, rank)
 
 
 METHOD = Method(rank=rank, merge=merge)

@@ -4,7 +4,7 @@ Pure: readers and a writer are arguments, and so is everything else. One weight 
 depends on the set of updates only, not on their order.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -153,12 +153,14 @@ def _merged(outline: Outline, method: Method, rank: int, sites: Mapping[str, Acc
     held = _factors(before, outline.weight) if before and outline.global_rank else None
     if held and not outline.shares:
         return Merged(held)
-    updates = [sites[share.site] for share in outline.shares]
-    parts = [
-        Part(update.manifest.samples, update.manifest.scales[outline.weight], _factors(update.tensors, outline.weight))
-        for update in updates
-    ]
-    return method.merge(parts, held, rank)
+    return method.merge(outline, _parts(outline, sites), held, rank)
+
+
+def _parts(outline: Outline, sites: Mapping[str, Accepted]) -> Iterator[Part]:
+    """Each site's part, read when it is asked for, so that a method may let go of it before the next."""
+    for share in outline.shares:
+        site = sites[share.site]
+        yield Part(share.samples, site.manifest.scales[outline.weight], _factors(site.tensors, outline.weight))
 
 
 def _factors(tensors: TensorFile, weight: str) -> Factors:

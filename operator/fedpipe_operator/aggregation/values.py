@@ -4,7 +4,7 @@ Shapes: `a` is r × d_in, `b` is d_out × r, so that the update of a weight W (d
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,6 +42,11 @@ class Outline:
     shares: tuple[Share, ...]
     global_rank: int
 
+    @property
+    def samples(self) -> int:
+        """Samples of all sites that trained this weight."""
+        return sum(share.samples for share in self.shares)
+
 
 @dataclass(frozen=True)
 class Factors:
@@ -74,5 +79,5 @@ class Method:
 
     rank: Callable[[Outline, int], int]
     """The rank of the result from the outline and the largest rank allowed; raises `CannotAggregateError`."""
-    merge: Callable[[Sequence[Part], Factors | None, int], Merged]
-    """The result of that rank from the parts (in the outline's order) and the global factors (None before the first round)."""
+    merge: Callable[[Outline, Iterable[Part], Factors | None, int], Merged]
+    """The result of that rank from the parts (in the outline's order, each read as it is asked for) and the global factors, if any."""

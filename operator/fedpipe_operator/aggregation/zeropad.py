@@ -6,7 +6,7 @@ the tail shrinks each round by the share of such sites. That is the rule's fault
 trained are kept as they are. The result is not in singular-value order; its first components are the ones that most sites trained.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -27,17 +27,15 @@ def rank(outline: Outline, max_rank: int) -> int:
     return largest
 
 
-def merge(parts: Sequence[Part], before: Factors | None, rank: int) -> Merged:
+def merge(outline: Outline, parts: Iterable[Part], before: Factors | None, rank: int) -> Merged:
     """B = Σ p_k s_k [B_k 0] and A = Σ p_k [A_k; 0], then the components of `before` beyond every site's rank."""
-    total = sum(part.samples for part in parts)
-    left = np.zeros((parts[0].factors.b.shape[0], rank))
-    right = np.zeros((rank, parts[0].factors.a.shape[1]))
+    left, right = np.zeros((outline.d_out, rank)), np.zeros((rank, outline.d_in))
     for part in parts:
-        share, r = part.samples / total, len(part.factors.a)
+        share, r = part.samples / outline.samples, len(part.factors.a)
         left[:, :r] += share * part.scale * part.factors.b.astype(np.float64)
         right[:r] += share * part.factors.a.astype(np.float64)
-    trained = max(len(part.factors.a) for part in parts)
     if before is not None:
+        trained = max(share.rank for share in outline.shares)
         left[:, trained:] = before.b[:, trained:]
         right[trained:] = before.a[trained:]
     return Merged(Factors(b=left.astype(np.float32), a=right.astype(np.float32)))

@@ -1,0 +1,231 @@
+"""How fast and how small the aggregation is, beside Flower's averaging of the same arrays in the same run.
+
+    python benchmarks/aggregate.py                      # all cases: 4, 16, 64 sites of 20 MB and 200 MB; needs 13 GB of disk
+    python benchmarks/aggregate.py --sites 4 16 --megabytes 20
+
+Every site sends rank-16 factors of 4096 × 4096 weights, drawn independently: the flattest spectrum there is, hence the slowest case for
+`Exact`. Each measurement runs in a fresh process and starts with the files in the page cache as far as they fit. `Exact` is timed from
+opening the files to the last byte of the written adapter (`round`: with the gate before it); Flower from arrays that already lie in
+memory to the averaged arrays. GB/s are bytes of updates per second. Peak memory is the process's largest resident set, imports included.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import psutil
+
+from fedpipe_operator.aggregation import Candidate, FileSource, RoundInput, Rule, aggregate_round
+from fedpipe_operator.aggregation.keys import factor_keys
+from fedpipe_operator.aggregation.round import Accepted, merge_adapters
+from fedpipe_operator.aggregation.tensors import TensorWriter, open_tensors
+from fedpipe_operator.records import RoundPlan
+from fedpipe_trainer.contract import Artifact, Forecast, Measured, Outcome, Plan, RunRef, UpdateManifest
+
+SIDE: Final = 4096
+RANK: Final = 16
+WEIGHT_BYTES: Final = 2 * RANK * SIDE * 4
+RUN: Final = RunRef(namespace="benchmark", name="aggregate", uid="0")
+RULE: Final = Rule(method="Exact", max_rank=RANK)
+FLOWER_COPIES: Final = 2.1
+"""Flower holds the updates and a weighted copy of each, and then the averages."""
+
+
+class Case(NamedTuple):
+    """Sites and the size of each one's update."""
+
+    sites: int
+    megabytes: int
+
+    @property
+    def weights(self) -> int:
+        """Weights that make an update of about this size."""
+        return round(self.megabytes * 1e6 / WEIGHT_BYTES)
+
+    @property
+    def total(self) -> int:
+        """Bytes of all updates."""
+        return self.sites * self.weights * WEIGHT_BYTES
+
+
+class Reading(NamedTuple):
+    """One measurement."""
+
+    seconds: float
+    peak_bytes: int
+
+
+def plan_of(case: Case) -> RoundPlan:
+    """A round in which every site trains every weight at one rank."""
+    weights = {f"layers.{i:03}.q_proj": (SIDE, SIDE) for i in range(case.weights)}
+    forecast = Forecast(memory_bytes=0, seconds=0, upload_bytes=0, download_bytes=0)
+    plan = Plan(bits=16, batch_size=1, steps=1, ranks=dict.fromkeys(weights, RANK), forecast=forecast)
+    sites = tuple(f"site-{i:02}" for i in range(case.sites))
+    return RoundPlan(
+        round=1,
+        started_at=0.0,
+        fingerprint="f" * 64,
+        weights=weights,
+        plans=dict.fromkeys(sites, plan),
+        selected=sites,
+        evaluators=sites,
+        needed=len(sites),
+    )
+
+
+def generate(case: Case, folder: Path) -> None:
+    """Write every site's update and its manifest."""
+    plan = plan_of(case)
+    for number, site in enumerate(plan.selected):
+        path = folder / f"{site}.safetensors"
+        manifest = _manifest(plan, site, samples=100 + number, adapter=_write_adapter(path, plan, number))
+        path.with_suffix(".json").write_text(manifest.to_json())
+
+
+def _write_adapter(path: Path, plan: RoundPlan, seed: int) -> Artifact:
+    rng = np.random.default_rng(seed)
+    shapes = {}
+    for weight in plan.weights:
+        shapes |= dict(zip(factor_keys(weight), ((RANK, SIDE), (SIDE, RANK)), strict=True))
+    with path.open("wb") as file:
+        writer = TensorWriter(file, shapes)
+        for key, shape in shapes.items():
+            writer.write(key, rng.standard_normal(shape, dtype=np.float32) / np.float32(SIDE**0.5))
+        return writer.close(path.name)
+
+
+def _manifest(plan: RoundPlan, site: str, *, samples: int, adapter: Artifact) -> UpdateManifest:
+    planned = plan.plans[site]
+    return UpdateManifest(
+        run=RUN,
+        site=site,
+        round=1,
+        attempt=0,
+        outcome=Outcome.COMPLETED,
+        fingerprint=plan.fingerprint,
+        measured=Measured(),
+        adapter=adapter,
+        ranks=planned.ranks,
+        scales={weight: planned.scale(weight) for weight in planned.ranks},
+        samples=samples,
+    )
+
+
+def _manifests(folder: Path) -> dict[str, UpdateManifest]:
+    return {path.stem: UpdateManifest.model_validate_json(path.read_text()) for path in sorted(folder.glob("site-*.json"))}
+
+
+def exact(case: Case, folder: Path) -> float:
+    """Seconds to open, merge and write, without the gate."""
+    plan, manifests = plan_of(case), _manifests(folder)
+    start = time.perf_counter()
+    with ExitStack() as stack:
+        files = {site: stack.enter_context((folder / f"{site}.safetensors").open("rb")) for site in manifests}
+        accepted = {site: Accepted(manifests[site], open_tensors(FileSource(file))) for site, file in files.items()}
+        sink = stack.enter_context((folder / "global").open("wb"))
+        merge_adapters(plan, RULE, accepted, before=None, sink=sink)
+    return time.perf_counter() - start
+
+
+def whole_round(case: Case, folder: Path) -> float:
+    """Seconds for the gate and the merge."""
+    plan, manifests = plan_of(case), _manifests(folder)
+    start = time.perf_counter()
+    with ExitStack() as stack:
+        sources = {site: FileSource(stack.enter_context((folder / f"{site}.safetensors").open("rb"))) for site in manifests}
+        candidates = {site: Candidate(0, manifests[site], source) for site, source in sources.items()}
+        sink = stack.enter_context((folder / "global").open("wb"))
+        result = aggregate_round(RoundInput(run=RUN, plan=plan, candidates=candidates), RULE, sink)
+    if result.manifest is None:
+        raise RuntimeError(f"the gate refused: {result.verdicts}")
+    return time.perf_counter() - start
+
+
+def flower(case: Case, folder: Path) -> float:
+    """Seconds of Flower's weighted average of arrays that are already in memory."""
+    from flwr.server.strategy.aggregate import aggregate  # noqa: PLC0415 (its imports would count in the other measurements' memory)
+
+    results = [(list(_arrays(folder / f"{site}.safetensors")), manifest.samples) for site, manifest in _manifests(folder).items()]
+    if len(results) != case.sites:
+        raise RuntimeError(f"{len(results)} updates in {folder}, expected {case.sites}")
+    start = time.perf_counter()
+    aggregate(results)
+    return time.perf_counter() - start
+
+
+def _arrays(path: Path) -> Iterator[np.ndarray]:
+    with path.open("rb") as file:
+        tensors = open_tensors(FileSource(file))
+        for key in tensors.entries:
+            yield tensors.read(key)
+
+
+MEASURES: Final[dict[str, Callable[[Case, Path], float]]] = {"exact": exact, "round": whole_round, "flower": flower}
+
+
+def peak_bytes() -> int:
+    """Largest resident set of this process since it started (unlike ru_maxrss, not that of the parent before exec)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("this system tells no VmHWM")
+
+
+def measured(name: str, case: Case, folder: Path, repeats: int) -> Reading:
+    """The fastest of some fresh processes, and the largest peak."""
+    command = [sys.executable, __file__, "--measure", name, str(case.sites), str(case.megabytes), str(folder)]
+    readings = [
+        Reading(**json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)) for _ in range(repeats)
+    ]
+    return Reading(min(r.seconds for r in readings), max(r.peak_bytes for r in readings))
+
+
+def row(case: Case, folder: Path, repeats: int) -> str:
+    """One line of the table."""
+    readings: dict[str, Reading | None] = {name: measured(name, case, folder, repeats) for name in ("exact", "round")}
+    fits = psutil.virtual_memory().available > FLOWER_COPIES * case.total
+    readings["flower"] = measured("flower", case, folder, repeats) if fits else None
+    ours, rival = readings["exact"], readings["flower"]
+    ratio = f"{rival.seconds / ours.seconds:.2f}" if ours and rival else "–"
+    cells = [str(case.sites), f"{case.megabytes} MB", f"{case.total / 1e9:.2f} GB", *(_cell(r, case) for r in readings.values()), ratio]
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(reading: Reading | None, case: Case) -> str:
+    if reading is None:
+        return f"needs {FLOWER_COPIES * case.total / 1e9:.0f} GB of memory"
+    return f"{case.total / reading.seconds / 1e9:.2f} GB/s, {reading.peak_bytes / 1e6:.0f} MB"
+
+
+def main() -> None:
+    """Print the table, a line per case as it is done."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sites", type=int, nargs="+", default=[4, 16, 64])
+    parser.add_argument("--megabytes", type=int, nargs="+", default=[20, 200])
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--folder", type=Path, help="where to put the updates; default: the system's temporary folder")
+    parser.add_argument("--measure", nargs=4, metavar=("NAME", "SITES", "MEGABYTES", "FOLDER"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.measure:
+        name, sites, megabytes, folder = given.measure
+        seconds = MEASURES[name](Case(int(sites), int(megabytes)), Path(folder))
+        print(json.dumps(Reading(seconds, peak_bytes())._asdict()))
+        return
+    print("| sites | update | all updates | Exact | Exact with gate | Flower's average | Exact's speed ÷ Flower's |")
+    print("|---|---|---|---|---|---|---|")
+    for case in (Case(sites, megabytes) for megabytes in given.megabytes for sites in given.sites):
+        with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+            generate(case, Path(folder))
+            print(row(case, Path(folder), given.repeats), flush=True)
+
+
+if __name__ == "__main__":
+    main()
