@@ -1,0 +1,143 @@
+"""`fedpipe validate` and what it shares with the other commands: files in, problems and the exit status out."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from fedpipe_operator.cli import app_for
+from fedpipe_operator.cli.files import load
+
+ROOT = Path(__file__).parents[2]
+
+SITE = """\
+apiVersion: fedpipe.io/v1alpha1
+kind: EdgeSite
+metadata: {name: north, labels: {demo: yes-please}}
+spec:
+  data: {train: train.jsonl, validation: validation.csv, volume: {persistentVolumeClaim: {claimName: notes}}}
+"""
+
+RUN = """\
+apiVersion: fedpipe.io/v1alpha1
+kind: FederatedFineTune
+metadata: {name: notes}
+spec:
+  model: {source: "pvc://models/base"}
+  task: {type: SequenceClassification}
+  sites: {selector: {matchLabels: {demo: yes-please}}}
+  store: {bucket: fedpipe}
+"""
+
+
+def validate(*paths: Path) -> tuple[int, list[str]]:
+    result = CliRunner().invoke(app_for(["validate"]), ["validate", *map(str, paths)])
+    return result.exit_code, result.output.splitlines()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "run.yaml").write_text(RUN)
+    (tmp_path / "sites.yaml").write_text(SITE)
+    (tmp_path / "notes.txt").write_text("not YAML: [")
+    return tmp_path
+
+
+def test_every_object_of_a_folder_that_is_right_is_named(folder: Path) -> None:
+    assert validate(folder) == (0, ["EdgeSite north: valid", "FederatedFineTune notes: valid"])
+
+
+def test_problems_of_all_files_are_told_in_order_and_the_status_is_2(folder: Path) -> None:
+    (folder / "run.yaml").write_text(RUN + "  suspend: 1\n  colour: red\n")
+    (folder / "sites.yaml").write_text(SITE + "  maxConcurrentJobs: 0\n")
+
+    status, lines = validate(folder)
+
+    assert status == 2
+    assert [line.split(": ")[0:3:2] for line in lines] == [
+        [f"{folder}/run.yaml:9", "spec.suspend"],
+        [f"{folder}/run.yaml:10", "spec.colour"],
+        [f"{folder}/sites.yaml:6", "spec.maxConcurrentJobs"],
+    ]
+
+
+def test_two_objects_of_one_kind_and_name_are_refused_wherever_they_stand(folder: Path) -> None:
+    (folder / "more.yaml").write_text(SITE)
+
+    status, lines = validate(folder)
+
+    assert status == 2
+    assert lines == [
+        f"{folder}/sites.yaml:3: document 1, EdgeSite north: metadata.name: 2 objects of kind EdgeSite have this name: rename all but one"
+    ]
+
+
+def test_the_same_name_in_two_namespaces_is_no_double(folder: Path) -> None:
+    (folder / "more.yaml").write_text(SITE.replace("name: north", "name: north, namespace: other"))
+
+    assert validate(folder)[0] == 0
+
+
+@pytest.mark.parametrize("change", [("demo: yes-please}}}", "demo: other}}}"), ("name: notes", "name: notes, namespace: other")])
+def test_a_run_that_none_of_the_given_sites_matches_is_refused(folder: Path, change: tuple[str, str]) -> None:
+    (folder / "run.yaml").write_text(RUN.replace(*change))
+
+    status, lines = validate(folder)
+
+    assert status == 2
+    assert [line for line in lines if "spec.sites.selector: none of the EdgeSites given (north)" in line] == lines != []
+
+
+def test_a_run_alone_may_have_its_sites_elsewhere(folder: Path) -> None:
+    assert validate(folder / "run.yaml") == (0, ["FederatedFineTune notes: valid"])
+
+
+def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "latin.yaml").write_bytes("kind: Bär".encode("latin-1"))
+
+    status, lines = validate(tmp_path / "empty", tmp_path / "latin.yaml", tmp_path / "none.yaml")
+
+    assert status == 2
+    assert [line.partition(":1: ")[2] for line in lines] == [
+        "this folder holds no *.yaml file: name the file",
+        "this is no text in UTF-8: save it as UTF-8",
+        "there is no such file: correct the path",
+    ]
+
+
+def test_the_other_commands_get_the_objects_of_right_files(folder: Path) -> None:
+    objects = load([folder])
+
+    assert [site.name for site in objects.sites] == ["north"]
+    assert [run.metadata.name for run in objects.runs] == ["notes"]
+
+
+def test_the_other_commands_end_with_status_2_on_wrong_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "run.yaml").write_text(RUN + "  suspend: 1\n")
+
+    with pytest.raises(typer.Exit) as ended:
+        load([folder])
+
+    assert ended.value.exit_code == 2
+    assert "spec.suspend" in capsys.readouterr().err
+
+
+def test_the_installed_command_runs_and_loads_nothing_that_validation_does_not_need(folder: Path) -> None:
+    unneeded = {"boto3", "torch", "plotly", "scipy"}
+    code = f"import sys; from fedpipe_operator.cli import main\ntry: main()\nfinally: print(sorted(set(sys.modules) & {unneeded}))"
+    result = subprocess.run([sys.executable, "-c", code, "validate", folder], capture_output=True, text=True, check=False)
+
+    assert (result.returncode, result.stdout.splitlines()[-1]) == (0, "[]"), result.stderr
+
+
+def test_the_console_script_says_what_is_wrong(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [Path(sys.executable).with_name("fedpipe"), "validate", tmp_path / "none.yaml"], capture_output=True, text=True, check=False
+    )
+
+    assert result.returncode == 2
+    assert "there is no such file" in result.stdout
