@@ -20,13 +20,13 @@ def uniform(request: Request, sites: Mapping[str, SiteProfile]) -> Plans:
     """Plan all sites alike."""
     candidates = {name: uniform_candidates(request, site) for name, site in sorted(sites.items())}
     possible = {name: {_key(one): one for one in candidates[name] if one.is_possible(sites[name])} for name in candidates}
-    common = _choose(list(possible.values()))
+    common, weakest = _choose(list(possible.values())), _weakest(possible)
     plans, excluded = {}, {}
     for name, choices in possible.items():
         if common is None or not choices:
             excluded[name] = why_excluded(request, sites[name], candidates[name])
         elif common in choices:
-            why = why_uniform(request, sites[name], chosen=choices[common], weakest=_weakest(possible))
+            why = why_uniform(request, sites[name], chosen=choices[common], weakest=weakest)
             plans[name] = plan_of(request, choices[common], why)
         else:
             excluded[name] = why_not_like_the_others(*common)
@@ -47,7 +47,7 @@ def _worth(key: _Key, possible: list[dict[_Key, Candidate]]) -> tuple[int, tuple
 def _weakest(possible: Mapping[str, dict[_Key, Candidate]]) -> str:
     """The site whose own best choice is the worst: the one that all are held to."""
     best = {name: max(map(preference, choices.values())) for name, choices in possible.items() if choices}
-    return min(best, key=lambda name: (best[name], name))
+    return min(best, key=lambda name: (best[name], name), default="")
 
 
 def _key(candidate: Candidate) -> _Key:
