@@ -141,10 +141,10 @@ class Trainer:
 def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
     """One serving trainer for all tests that do not stop it: the imports cost seconds."""
     cache = tmp_path_factory.mktemp("cache")
-    yield (served := serving(cache))
-    assert served.process.stdin is not None
-    served.process.stdin.close()
-    assert served.process.wait() == 0
+    served = serving(cache)
+    with served.process:
+        yield served
+    assert served.process.returncode == 0  # the end of its input is the end of its work
 
 
 def serving(cache: Path) -> Trainer:
@@ -157,3 +157,24 @@ def serving(cache: Path) -> Trainer:
 def tokenizer() -> PreTrainedTokenizerFast:
     """A token per byte."""
     return byte_tokenizer(ends=False)
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system of 64 KiB."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture
+def another_trainer(tmp_path: Path) -> Iterator[Trainer]:
+    """A serving trainer that a test may stop."""
+    served = serving(tmp_path)
+    with served.process:
+        yield served
+        served.process.kill()

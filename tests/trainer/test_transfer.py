@@ -223,18 +223,6 @@ def test_a_store_that_is_no_folder_is_told_by_its_path(local: Path) -> None:
     assert f"cannot write {local}/a: " in failure.message
 
 
-@pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a file system of 64 KiB."""
-    folder = tmp_path / "full"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
 def test_a_full_disk_at_the_store_is_told_by_its_path(local: Path, full_disk: Path) -> None:
     failure = failing(lambda: send(local, f"file://{full_disk}/a"))
 

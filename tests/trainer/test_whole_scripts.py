@@ -1,0 +1,351 @@
+"""Whole tasks, from their file to their manifest, in real trainer processes on toy models."""
+
+import fcntl
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+
+from fedpipe_trainer.contract import (
+    CausalLM,
+    Data,
+    EvaluateTask,
+    Evaluation,
+    EvaluationManifest,
+    ExportManifest,
+    ExportTask,
+    FailureReason,
+    Forecast,
+    GlobalAdapter,
+    Hyperparameters,
+    Manifest,
+    Model,
+    Objective,
+    Outcome,
+    Plan,
+    ProfileManifest,
+    ProfileTask,
+    Progress,
+    RunRef,
+    Seq2SeqLM,
+    SequenceClassification,
+    TrainTask,
+    UpdateManifest,
+    parse_manifest,
+)
+from fedpipe_trainer.transfer import describe
+
+Toy = Callable[[str], Path]
+RUN = RunRef(namespace="n", name="r", uid="u")
+LABELS = ("high", "low")
+EXPORTED = {
+    "adapter": ("adapter_config.json", "adapter_model.safetensors", "README.md"),
+    "merged": ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """An objective, a toy model for it, and two of its weights with their ranks."""
+
+    toy: str
+    objective: Objective
+    ranks: dict[str, int]
+    auto: Any
+
+
+CLASSES = SequenceClassification(labels=LABELS, max_length=32)
+LANGUAGE = CausalLM(prompt="{text}:", response="{answer}", max_length=32, slot_pattern=r"is (\w+)")
+REWRITING = Seq2SeqLM(prompt="{text}", response="{answer}", max_length=32)
+LLAMA = {"model.layers.0.self_attn.q_proj": 4, "model.layers.1.mlp.down_proj": 2, "model.layers.1.self_attn.v_proj": 0}
+CASES = {
+    "causal-llama": Case("llama", LANGUAGE, LLAMA, AutoModelForCausalLM),
+    "causal-gpt2": Case("gpt2", LANGUAGE, {"transformer.h.0.attn.c_attn": 4, "transformer.h.1.mlp.c_fc": 2}, AutoModelForCausalLM),
+    "classes-bert": Case(
+        "bert",
+        CLASSES,
+        {"bert.encoder.layer.0.attention.self.query": 4, "bert.encoder.layer.1.output.dense": 2},
+        AutoModelForSequenceClassification,
+    ),
+    "classes-llama": Case("llama", CLASSES, LLAMA, AutoModelForSequenceClassification),
+    "seq2seq-t5": Case(
+        "t5",
+        REWRITING,
+        {"encoder.block.0.layer.0.SelfAttention.q": 4, "decoder.block.1.layer.1.EncDecAttention.v": 2},
+        AutoModelForSeq2SeqLM,
+    ),
+}
+CAUSAL = CASES["causal-llama"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Data:
+    """A site's data: 200 rows to learn from, 24 to judge by; two answers to each of the latter's prompts."""
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row(i)) + "\n" for i in range(200)))
+    (tmp_path / "validation.jsonl").write_text("".join(json.dumps(row(i // 2)) + "\n" for i in range(24)))
+    return Data(train=str(tmp_path / "train.jsonl"), validation=str(tmp_path / "validation.jsonl"))
+
+
+def row(i: int) -> dict[str, str]:
+    label = LABELS[i % 2]
+    return {"text": f"{label}: {i} is {label}", "label": label, "answer": f"{label} {label}"}
+
+
+@dataclass(frozen=True)
+class Site:
+    """Makes the tasks of one site and reads what they leave."""
+
+    case: Case
+    model: Path
+    data: Data
+    folder: Path
+
+    def url(self, name: str) -> str:
+        return (self.folder / "store" / name).as_uri()
+
+    def common(self, name: str) -> dict[str, Any]:
+        model = Model(source=self.model.as_uri())
+        return {"run": RUN, "site": "a", "round": 1, "model": model, "objective": self.case.objective, "manifest": self.url(f"{name}.json")}
+
+    def train(self, name: str = "train", steps: int = 20, **changed: Any) -> TrainTask:
+        plan = Plan(
+            bits=32,
+            batch_size=4,
+            steps=steps,
+            ranks=self.case.ranks,
+            forecast=Forecast(memory_bytes=0, seconds=0, upload_bytes=0, download_bytes=0),
+        )
+        hyper = Hyperparameters(learning_rate=0.005, dropout=0.1, seed=1)
+        adapter = self.url(f"{name}.safetensors")
+        return TrainTask(**{**self.common(name), "data": self.data, "plan": plan, "hyperparameters": hyper, "adapter": adapter, **changed})
+
+    def evaluate(self, name: str, adapter: GlobalAdapter | None = None, **changed: Any) -> EvaluateTask:
+        wanted = Evaluation(max_samples=20, generations=4, max_new_tokens=8, samples=2)
+        fields = {**self.common(name), "data": self.data, "bits": 32, "batch_size": 4, "evaluation": wanted, "global_adapter": adapter}
+        return EvaluateTask(**{**fields, **changed})
+
+    def export(self, adapter: GlobalAdapter) -> ExportTask:
+        adapter_files, merged_files = ({name: self.url(f"{kind}/{name}") for name in names} for kind, names in EXPORTED.items())
+        return ExportTask(**self.common("export"), global_adapter=adapter, adapter_files=adapter_files, merged_files=merged_files)
+
+    def manifest(self, name: str) -> Manifest:
+        return parse_manifest((self.folder / "store" / f"{name}.json").read_text())
+
+    def global_adapter(self, update: UpdateManifest, name: str = "train") -> GlobalAdapter:
+        """The average over this one site: its own factors, the scale multiplied into B."""
+        tensors = load_file(self.folder / "store" / f"{name}.safetensors")
+        for weight, scale in update.scales.items():
+            tensors[f"base_model.model.{weight}.lora_B.weight"] *= scale
+        path = self.folder / "store" / "global.safetensors"
+        save_file(tensors, path)
+        artifact = describe(path)
+        return GlobalAdapter(url=path.as_uri(), sha256=artifact.sha256, size=artifact.size)
+
+
+@pytest.fixture
+def site(request: pytest.FixtureRequest, toy: Toy, data: Data, tmp_path: Path) -> Site:
+    case = getattr(request, "param", CAUSAL)
+    return Site(case, toy(case.toy), data, tmp_path)
+
+
+every_case = pytest.mark.parametrize("site", CASES.values(), ids=CASES, indirect=True)
+
+
+@every_case
+def test_a_round_from_training_to_the_merged_model(site: Site, trainer: Any) -> None:
+    assert trainer.do(site.evaluate("base"), site.folder / "0") == 0
+    assert trainer.do(site.train(), site.folder / "1") == 0
+    update = site.manifest("train")
+    assert isinstance(update, UpdateManifest)
+    adapter = site.global_adapter(update)
+    assert trainer.do(site.evaluate("after", adapter), site.folder / "2") == 0
+    assert trainer.do(site.export(adapter), site.folder / "3") == 0
+
+    check_update(site, update)
+    check_evaluations(site)
+    check_export(site)
+
+
+def check_update(site: Site, update: UpdateManifest) -> None:
+    assert update.outcome is Outcome.COMPLETED
+    assert update.adapter == describe(site.folder / "store" / "train.safetensors").model_copy(update={"name": "adapter.safetensors"})
+    assert update.ranks == {weight: rank for weight, rank in site.case.ranks.items() if rank}
+    assert (update.steps, update.samples, len(update.losses)) == (20, 80, 20)
+    assert sum(update.losses[-5:]) < sum(update.losses[:5])
+    assert update.measured.uploaded_bytes == update.adapter.size
+    assert update.measured.peak_memory_bytes > 100_000_000
+    assert set(update.measured.seconds) >= {"load", "train", "transfer"}
+
+
+def check_evaluations(site: Site) -> None:
+    base, after = site.manifest("base"), site.manifest("after")
+    assert isinstance(base, EvaluationManifest)
+    assert isinstance(after, EvaluationManifest)
+    assert base.loss is not None
+    assert after.loss is not None
+    assert after.loss < base.loss
+    assert (after.samples, after.targets, len(after.examples)) == (20, base.targets, 2)
+    assert [sample.text for sample in after.examples] == [sample.text for sample in base.examples]  # the same rows every round
+    expected = {"accuracy", "macroF1"} if site.case.objective == CLASSES else {"perplexity", "bleu", "rougeL"}
+    slots = {"slotErrorRate"} if site.case.objective == LANGUAGE else set()
+    assert set(after.metrics) == expected | slots
+
+
+def check_export(site: Site) -> None:
+    exported = site.manifest("export")
+    assert isinstance(exported, ExportManifest)
+    assert exported.max_logit_difference is not None
+    assert exported.max_logit_difference < 1e-4
+    labels = {"num_labels": len(LABELS)} if site.case.objective == CLASSES else {}
+    store = site.folder / "store"
+    adapted = PeftModel.from_pretrained(site.case.auto.from_pretrained(site.model, **labels), store / "adapter").eval()
+    merged = site.case.auto.from_pretrained(store / "merged").eval()
+    batch = {"input_ids": torch.arange(40).reshape(2, 20)}
+    more = {"decoder_input_ids": batch["input_ids"]} if site.case.objective == REWRITING else {}
+    with torch.no_grad():
+        assert torch.allclose(adapted(**batch, **more).logits, merged(**batch, **more).logits, atol=1e-4)
+
+
+def alone(task_file: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-m", "fedpipe_trainer", task_file], capture_output=True, text=True, check=False)
+
+
+def test_the_same_task_gives_the_same_bytes_in_another_process(site: Site, trainer: Any) -> None:
+    assert trainer.do(site.train("here"), site.folder / "1") == 0
+    (site.folder / "there-task.json").write_text(site.train("there").to_json())
+    ended = alone(site.folder / "there-task.json")
+
+    assert ended.returncode == 0, ended.stderr
+    assert [Progress.model_validate_json(line).phase for line in ended.stdout.splitlines()] == ["load"] + ["train"] * 20
+    here, there = ((site.folder / "store" / f"{name}.safetensors").read_bytes() for name in ("here", "there"))
+    assert here == there
+
+
+def test_a_task_that_was_stopped_goes_on_and_ends_with_the_same_bytes(site: Site, trainer: Any, another_trainer: Any) -> None:
+    where = {"checkpoint_read": site.url("checkpoint"), "checkpoint_write": site.url("checkpoint")}
+    # With a full pipe it cannot get further ahead of us than a few dozen steps.
+    fcntl.fcntl(another_trainer.process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+    another_trainer.start(site.train("stopped", steps=120, **where), site.folder / "1")
+    while another_trainer.line().get("step", 0) < 3:
+        pass
+    another_trainer.process.send_signal(signal.SIGTERM)
+
+    assert another_trainer.wait() == 143
+    assert another_trainer.process.wait() == 143
+    stopped = site.manifest("stopped")
+    assert stopped.failure is not None
+    assert stopped.failure.reason is FailureReason.TERMINATED
+    assert trainer.do(site.train("resumed", steps=120, attempt=1, **where), site.folder / "2") == 0
+    assert trainer.do(site.train("undisturbed", steps=120), site.folder / "3") == 0
+    resumed = site.manifest("resumed")
+    assert isinstance(resumed, UpdateManifest)
+    assert 3 <= resumed.resumed_from_step < 120
+    assert (resumed.steps, len(resumed.losses)) == (120, 120)
+    ends = [(site.folder / "store" / f"{name}.safetensors").read_bytes() for name in ("resumed", "undisturbed")]
+    assert ends[0] == ends[1]
+
+
+def test_a_profile_measures_every_bit_width_it_is_asked_for(site: Site, trainer: Any) -> None:
+    task = ProfileTask(**{**site.common("profile"), "round": 0}, data=site.data, bits=(16, 32), batch_sizes=(1, 2), rank=2)
+
+    assert trainer.do(task, site.folder / "1") == 0
+
+    profile = site.manifest("profile")
+    assert isinstance(profile, ProfileManifest)
+    assert profile.base is not None
+    assert (profile.train_samples, profile.validation_samples) == (200, 24)
+    assert {point.bits for point in profile.throughput} == {16, 32}
+
+
+def test_a_data_file_that_vanished_is_named(site: Site, trainer: Any) -> None:
+    Path(site.data.train).unlink()
+
+    assert trainer.do(site.train(), site.folder / "1") == 3
+    assert_failed(site, FailureReason.BAD_DATA, f"the data file {site.data.train} cannot be read: No such file or directory")
+
+
+def test_rows_that_are_not_utf8_are_counted(site: Site, trainer: Any) -> None:
+    with Path(site.data.train).open("ab") as file:
+        file.write(b'{"text": "caf\xe9", "label": "low", "answer": "low"}\n')
+
+    assert trainer.do(site.train(steps=1), site.folder / "1") == 0
+    update = site.manifest("train")
+    assert isinstance(update, UpdateManifest)
+    assert update.skipped_rows == 1
+
+
+def test_a_model_folder_without_tokenizer_is_named(site: Site, trainer: Any, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (bare / name).symlink_to(site.model / name)
+
+    assert trainer.do(site.train(model=Model(source=bare.as_uri())), site.folder / "1") == 4
+    assert_failed(site, FailureReason.BAD_MODEL, f"the model folder {bare} has no tokenizer.json")
+
+
+def test_a_global_adapter_of_another_hash_is_refused(site: Site, trainer: Any) -> None:
+    assert trainer.do(site.train("first", steps=1), site.folder / "1") == 0
+    other = GlobalAdapter(url=site.url("first.safetensors"), sha256="0" * 64, size=1)
+
+    assert trainer.do(site.train(global_adapter=other), site.folder / "2") == 10
+    assert_failed(site, FailureReason.TRANSFER_FAILED, "the task says 0000")
+
+
+def test_a_full_disk_at_the_store_is_told_in_the_manifest(site: Site, trainer: Any, full_disk: Path) -> None:
+    (full_disk / "filler").write_bytes(bytes(65_536))
+
+    assert trainer.do(site.train(steps=1, adapter=(full_disk / "a").as_uri()), site.folder / "1") == 10
+    assert_failed(site, FailureReason.TRANSFER_FAILED, f"cannot write {full_disk}/a: No space left on device")
+    assert [path.name for path in full_disk.iterdir()] == ["filler"]
+
+
+def test_a_manifest_that_cannot_be_written_is_told_in_the_log(site: Site, trainer: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    url = (tmp_path / "file" / "manifest.json").as_uri()
+
+    assert trainer.do(site.evaluate("e", manifest=url), site.folder / "1") == 10
+    assert f"the manifest cannot be written: cannot write {tmp_path}/file/manifest.json" in (site.folder / "1" / "log").read_text()
+
+
+def test_a_label_the_run_does_not_know_is_named(toy: Toy, data: Data, tmp_path: Path, trainer: Any) -> None:
+    site = Site(CASES["classes-bert"], toy("bert"), data, tmp_path)
+    task = site.evaluate("e", objective=SequenceClassification(labels=("high", "middle")))
+
+    assert trainer.do(task, site.folder / "1") == 3
+    assert (
+        "the label 'low' in column 'label' is none of the run's 2 labels (high, middle)" in (site.folder / "store" / "e.json").read_text()
+    )
+
+
+def test_no_row_leaves_the_site_unless_the_run_asks(site: Site, trainer: Any) -> None:
+    assert trainer.do(site.evaluate("e", evaluation=Evaluation(max_samples=4, generations=2, max_new_tokens=4)), site.folder / "1") == 0
+
+    manifest = site.manifest("e")
+    assert isinstance(manifest, EvaluationManifest)
+    assert manifest.examples == ()
+
+
+def test_an_evaluation_past_its_deadline_says_so(site: Site, trainer: Any) -> None:
+    assert trainer.do(site.evaluate("e", deadline_seconds=1e-6), site.folder / "1") == 143
+    failure = site.manifest("e").failure
+    assert failure is not None
+    assert "not done by its deadline" in failure.message
+
+
+def assert_failed(site: Site, reason: FailureReason, message: str) -> None:
+    manifest = site.manifest("train")
+    assert manifest.outcome is Outcome.FAILED
+    assert manifest.failure is not None
+    assert manifest.failure.reason is reason
+    assert message in manifest.failure.message
