@@ -7,7 +7,8 @@ def test_sites_at_work_side_by_side_get_processors_of_their_own() -> None:
     first = least_used({0, 1, 2, 3}, [], 2)
     second = least_used({0, 1, 2, 3}, [first], 2)
 
-    assert (first, second) == ({0, 1}, {2, 3})
+    assert first == {0, 1}
+    assert second == {2, 3}
 
 
 def test_when_all_are_taken_the_least_used_are_shared() -> None:
