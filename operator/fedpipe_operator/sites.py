@@ -32,6 +32,8 @@ class SiteProfile:
     mean_tokens: float
     longest_tokens: int
     """0 when the profile does not say."""
+    setup_seconds: float
+    """What a task spends before it loads the base: libraries, data, the model's facts."""
     runtime_bytes: int
     load_peak_bytes: Mapping[Bits, int]
     base_bytes: Mapping[Bits, int]
@@ -78,6 +80,7 @@ def site_profile(site: EdgeSite, measured: ProfileManifest) -> SiteProfile:
         validation_samples=measured.validation_samples,
         mean_tokens=measured.mean_tokens,
         longest_tokens=measured.longest_tokens,
+        setup_seconds=measured.measured.seconds.get("load", 0.0),
         runtime_bytes=measured.runtime_bytes,
         load_peak_bytes=measured.load_peak_bytes,
         base_bytes=measured.base_bytes,

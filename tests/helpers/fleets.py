@@ -88,6 +88,7 @@ def a_site(name: str = "ward", **changes: Any) -> SiteProfile:
         validation_samples=64,
         mean_tokens=64.0,
         longest_tokens=128,
+        setup_seconds=0.0,
         runtime_bytes=600_000_000,
         load_peak_bytes={},
         base_bytes={},

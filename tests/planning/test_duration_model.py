@@ -64,8 +64,8 @@ def test_an_update_is_4_bytes_for_each_element_of_its_factors_and_head() -> None
     assert global_bytes(site, 2, {}) == 4 * factors
 
 
-def test_loading_and_transfers_are_paid_whatever_the_steps() -> None:
-    site = a_site(up=8e6, down=80e6, load_seconds={16: 3.0, 4: 5.0})
+def test_set_up_loading_and_transfers_are_paid_whatever_the_steps() -> None:
+    site = a_site(up=8e6, down=80e6, setup_seconds=7.0, load_seconds={16: 3.0, 4: 5.0})
 
-    assert fixed_seconds(site, 16, upload=1_000_000, download=10_000_000) == 3.0 + 1.0 + 1.0
-    assert fixed_seconds(site, 8, upload=0, download=0) == 5.0
+    assert fixed_seconds(site, 16, upload=1_000_000, download=10_000_000) == 7.0 + 3.0 + 1.0 + 1.0
+    assert fixed_seconds(site, 8, upload=0, download=0) == 7.0 + 5.0

@@ -61,6 +61,7 @@ def test_what_was_measured_is_taken_over() -> None:
     site = site_profile(a_claim(), a_profile(labels=("a", "b"), load_seconds={4: 2.5}, unsupported={8: "no kernel"}, longest_tokens=77))
 
     assert (site.name, site.labels, site.mean_tokens, site.longest_tokens) == ("ward", ("a", "b"), 60.5, 77)
+    assert site_profile(a_claim(), a_profile(measured=Measured(seconds={"load": 9.5, "profile": 60.0}))).setup_seconds == 9.5
     assert (site.load_seconds, site.unsupported, site.base, site.fingerprint) == ({4: 2.5}, {8: "no kernel"}, SMOLLM2, FINGERPRINT)
 
 

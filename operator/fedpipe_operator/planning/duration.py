@@ -1,6 +1,6 @@
 """The time model: seconds of a round at a site, and how many steps fit its deadline.
 
-seconds = load + steps · batch · tokens a row / (tokens per second) + 8 · upload bytes / up + 8 · download bytes / down,
+seconds = set-up + load + steps · batch · tokens a row / (tokens per second) + 8 · upload bytes / up + 8 · download bytes / down,
 where a row counts as long as the batch it is padded to.
 """
 
@@ -62,9 +62,9 @@ def global_bytes(profile: SiteProfile, rank: int, head: Mapping[str, tuple[int, 
 
 
 def fixed_seconds(profile: SiteProfile, bits: Bits, *, upload: int, download: int) -> float:
-    """What a round costs whatever the steps: loading the base and the transfers. An unmeasured load is as slow as the slowest measured."""
+    """What a round costs whatever the steps: set-up, load, transfers. An unmeasured load is as slow as the slowest measured."""
     load = profile.load_seconds.get(bits, max(profile.load_seconds.values(), default=0.0))
-    return load + BITS_PER_BYTE * (upload / profile.up + download / profile.down)
+    return profile.setup_seconds + load + BITS_PER_BYTE * (upload / profile.up + download / profile.down)
 
 
 def _interpolated(values: Mapping[int, float], at: int) -> float:
