@@ -50,7 +50,7 @@ test: lint ## Lint, then run every test
 lint: $(INSTALLED) ## Check style, types and the doors between the rooms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy operator trainer
+	$(BIN)/mypy operator trainer examples/ingredients
 	$(BIN)/lint-imports
 
 format: $(INSTALLED) ## Bring the code into its form

@@ -75,7 +75,7 @@ def _smollm2(folder: Path) -> None:
     # transformers refuses to save what it read from a GGUF file, so a fresh model takes over its tensors.
     settings = {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config" and not key.startswith("_")}
     tokenizer.pad_token = "<|endoftext|>"  # noqa: S105 - not the end-of-sequence token, which a model must learn to write
-    model = LlamaForCausalLM(LlamaConfig.from_dict(settings | {"pad_token_id": tokenizer.pad_token_id})).to(torch.bfloat16)
+    model = LlamaForCausalLM(LlamaConfig.from_dict(settings | {"pad_token_id": tokenizer.pad_token_id})).bfloat16()
     model.load_state_dict(loaded.state_dict())
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
