@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from fedpipe_trainer.contract import BaseModelFacts, FailureReason, Objective, SequenceClassification, WeightShape
 from fedpipe_trainer.errors import TaskFailed
+from fedpipe_trainer.model.source import checkpoint_keys
 
 AUTO_CLASSES: Final[dict[str, Any]] = {
     "CausalLM": AutoModelForCausalLM,
@@ -71,12 +72,19 @@ def skeleton(config: PretrainedConfig, objective: Objective) -> PreTrainedModel:
     return model
 
 
-def head_parameters(model: nn.Module, objective: Objective) -> tuple[str, ...]:
-    """Names of the parameters of a classification head: what stands outside the pre-trained body. None for language models."""
+def head_parameters(model: PreTrainedModel, objective: Objective, folder: Path) -> tuple[str, ...]:
+    """Names of the parameters of a classification head. None for language models.
+
+    The head is what stands outside the pre-trained body, and a pooler between the two (BERT's) if the checkpoint in
+    `folder` has none: a masked language model is saved without.
+    """
     if not isinstance(objective, SequenceClassification):
         return ()
-    body = f"{model.base_model_prefix}."
-    return tuple(name for name, _ in model.named_parameters() if not name.startswith(body))
+    names = [name for name, _ in model.named_parameters()]
+    outside = [name for name in names if not name.startswith(f"{model.base_model_prefix}.")]
+    stored = {key.partition("pooler.")[2] for key in checkpoint_keys(folder)}
+    poolers = [name for name in names if "pooler." in name and name.partition("pooler.")[2] not in stored]
+    return (*outside, *(name for name in poolers if name not in outside))
 
 
 def modules_of(parameters: tuple[str, ...]) -> tuple[str, ...]:
@@ -147,7 +155,7 @@ def facts(folder: Path, objective: Objective, target_modules: tuple[str, ...]) -
     return BaseModelFacts(
         architecture=config.model_type,
         parameters=sum(p.numel() for p in model.parameters()),
-        quantised_parameters=_quantised_parameters(model, objective),
+        quantised_parameters=_quantised_parameters(model, objective, folder),
         layers=text.num_hidden_layers + getattr(text, "num_decoder_layers", 0) * bool(config.is_encoder_decoder),
         hidden_size=text.hidden_size,
         intermediate_size=_intermediate_size(text),
@@ -168,11 +176,11 @@ def _head_with(folder: Path, objective: SequenceClassification, labels: tuple[st
     with_labels = objective.model_copy(update={"labels": labels})
     model = skeleton(read_config(folder, with_labels), with_labels)
     parameters = dict(model.named_parameters())
-    return {name: tuple(parameters[name].shape) for name in head_parameters(model, with_labels)}
+    return {name: tuple(parameters[name].shape) for name in head_parameters(model, with_labels, folder)}
 
 
-def _quantised_parameters(model: PreTrainedModel, objective: Objective) -> int:
-    kept = set(modules_of(head_parameters(model, objective)))
+def _quantised_parameters(model: PreTrainedModel, objective: Objective, folder: Path) -> int:
+    kept = set(modules_of(head_parameters(model, objective, folder)))
     output = model.get_output_embeddings()
     return sum(
         shape[0] * shape[1]

@@ -87,11 +87,11 @@ def load(folder: Path, bits: Bits, objective: Objective) -> Base:
     config = read_config(folder, objective)
     tokenizer = read_tokenizer(folder)
     config.pad_token_id = pad_id = _pad_id(tokenizer, folder)
-    head = head_parameters(skeleton(config, objective), objective)
+    head = head_parameters(skeleton(config, objective), objective, folder)
     model, missing = _from_pretrained(folder, objective, config=config, bits=bits, kept=modules_of(head))
-    if fresh := tuple(sorted(missing - set(head))):
-        head = _with_fresh(head, fresh, folder, objective)
-        model, _ = _from_pretrained(folder, objective, config=config, bits=bits, kept=modules_of(head))
+    if stray := sorted(missing - set(head)):
+        msg = f"the checkpoint in {folder} has no weights for {', '.join(stray[:5])}: the file and config.json do not belong together"
+        raise TaskFailed(FailureReason.BAD_MODEL, msg)
     _prepare(model, head)
     return Base(model, tokenizer, pad_id, bits, device, fingerprint(folder), head)
 
@@ -142,17 +142,6 @@ def _quantisation(bits: Bits, kept: tuple[str, ...]) -> BitsAndBytesConfig | Non
             llm_int8_skip_modules=skipped,
         )
     return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped) if bits == 8 else None  # noqa: PLR2004 - likewise
-
-
-def _with_fresh(head: tuple[str, ...], fresh: tuple[str, ...], folder: Path, objective: Objective) -> tuple[str, ...]:
-    """A classifier may lack what stands between body and head (BERT's pooler): it is trained with the head."""
-    if not isinstance(objective, SequenceClassification):
-        msg = f"the checkpoint in {folder} has no weights for {', '.join(fresh[:5])}: it is not a complete {objective.type} model"
-        raise TaskFailed(FailureReason.BAD_MODEL, msg)
-    if stray := [name for name in fresh if "pooler." not in name]:
-        msg = f"the checkpoint in {folder} has no weights for {', '.join(stray[:5])}: the file and config.json do not belong together"
-        raise TaskFailed(FailureReason.BAD_MODEL, msg)
-    return head + fresh
 
 
 def _prepare(model: PreTrainedModel, head: tuple[str, ...]) -> None:

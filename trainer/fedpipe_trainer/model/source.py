@@ -57,12 +57,18 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def checkpoint_dtype(folder: Path) -> torch.dtype:
-    """The type that most tensors of the checkpoint have."""
-    counts: Counter[torch.dtype] = Counter()
+def checkpoint_keys(folder: Path) -> dict[str, str]:
+    """The checkpoint's tensors: type by key, as safetensors names them."""
+    keys: dict[str, str] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            counts.update(_DTYPES[file.get_slice(key).get_dtype()] for key in file.keys() if file.get_slice(key).get_dtype() in _DTYPES)  # noqa: SIM118 - no mapping
+            keys |= {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 - no mapping
+    return keys
+
+
+def checkpoint_dtype(folder: Path) -> torch.dtype:
+    """The type that most tensors of the checkpoint have, out of those that models are saved in."""
+    counts = Counter(_DTYPES[name] for name in checkpoint_keys(folder).values() if name in _DTYPES)
     return counts.most_common(1)[0][0] if counts else torch.float32
 
 

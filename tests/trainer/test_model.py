@@ -1,0 +1,221 @@
+"""The base model: folders good and bad, fingerprints, target weights by architecture, loading at every bit width."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedpipe_trainer.contract import Bits, CausalLM, FailureReason, Model, Objective, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.errors import TaskFailed
+from fedpipe_trainer.model import borrow, checkpoint_dtype, facts, fetch, fingerprint, load, release
+from fedpipe_trainer.workplace import Workplace
+
+Toy = Callable[[str], Path]
+CAUSAL = CausalLM(prompt="{a}", response="{b}")
+SEQ2SEQ = Seq2SeqLM(prompt="{a}", response="{b}")
+CLASSES = SequenceClassification(labels=("a", "b", "c"))
+ALL_BITS: tuple[Bits, ...] = (4, 8, 16, 32)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Workplace:
+    (tmp_path / "cache").mkdir()
+    return Workplace(folder=tmp_path, cache=tmp_path / "cache", say=lambda _progress: None, stop_requested=lambda: False)
+
+
+@pytest.fixture
+def copy(toy: Toy, tmp_path: Path) -> Path:
+    """A folder of a model that a test may spoil."""
+    return Path(shutil.copytree(toy("llama"), tmp_path / "model"))
+
+
+def source(folder: Path) -> Model:
+    return Model(source=f"file://{folder}")
+
+
+def test_a_complete_local_folder_is_used_where_it_is(copy: Path, workplace: Workplace) -> None:
+    assert fetch(source(copy), workplace) == copy
+
+
+@pytest.mark.parametrize(
+    ("removed", "said"),
+    [("config.json", "no config.json"), ("model.safetensors", "no model.safetensors"), ("tokenizer.json", "no tokenizer.json")],
+)
+def test_a_file_that_a_model_folder_lacks_is_named(copy: Path, workplace: Workplace, removed: str, said: str) -> None:
+    (copy / removed).unlink()
+
+    with pytest.raises(TaskFailed, match=said) as failed:
+        fetch(source(copy), workplace)
+
+    assert failed.value.reason is FailureReason.BAD_MODEL
+
+
+def test_a_model_folder_that_is_not_there_is_named(tmp_path: Path, workplace: Workplace) -> None:
+    with pytest.raises(TaskFailed, match=f"no model folder {tmp_path}/nowhere"):
+        fetch(source(tmp_path / "nowhere"), workplace)
+
+
+def test_another_model_than_the_runs_is_refused_with_both_fingerprints(toy: Toy, workplace: Workplace) -> None:
+    wanted, found = fingerprint(toy("gpt2")), fingerprint(toy("llama"))
+
+    with pytest.raises(TaskFailed, match=rf"{found}.*{wanted}"):
+        fetch(Model(source=f"file://{toy('llama')}", fingerprint=wanted), workplace)
+
+    assert fetch(Model(source=f"file://{toy('llama')}", fingerprint=found), workplace) == toy("llama")
+
+
+def test_the_fingerprint_follows_config_and_weights_and_nothing_else(copy: Path, toy: Toy) -> None:
+    original = fingerprint(toy("llama"))
+    (copy / "README.md").write_text("hello")
+    assert fingerprint(copy) == original
+
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    changed = fingerprint(copy)
+    assert changed != original
+
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"rope_theta": 1.0}))
+    assert fingerprint(copy) not in {changed, original}
+
+
+def test_a_model_behind_urls_is_downloaded_once(toy: Toy, workplace: Workplace) -> None:
+    files = {path.name: f"file://{path}" for path in toy("llama").iterdir()}
+    model = Model(source="s3://bucket/model", files=files)
+
+    folder = fetch(model, workplace)
+    downloaded = workplace.measured().downloaded_bytes
+    again = fetch(model, workplace)
+
+    assert fingerprint(folder) == fingerprint(toy("llama"))
+    assert folder == again
+    assert downloaded == workplace.measured().downloaded_bytes > 0
+
+
+def test_a_model_behind_urls_without_urls_is_refused(workplace: Workplace) -> None:
+    with pytest.raises(TaskFailed, match="names no files for s3://bucket/model"):
+        fetch(Model(source="s3://bucket/model"), workplace)
+
+
+@pytest.mark.parametrize(
+    ("name", "objective", "first", "shape", "count"),
+    [
+        ("llama", CAUSAL, "model.layers.0.self_attn.q_proj", (32, 32), 8),
+        ("gpt2", CAUSAL, "transformer.h.0.attn.c_attn", (96, 32), 4),
+        ("bert", CLASSES, "bert.encoder.layer.0.attention.self.query", (32, 32), 8),
+        ("mpnet", CLASSES, "mpnet.encoder.layer.0.attention.attn.q", (32, 32), 8),
+        ("t5", SEQ2SEQ, "encoder.block.0.layer.0.SelfAttention.q", (32, 32), 24),
+    ],
+)
+def test_the_attention_weights_of_each_architecture_are_found(  # noqa: PLR0913 - one row of a table
+    toy: Toy, name: str, objective: Objective, first: str, shape: tuple[int, int], count: int
+) -> None:
+    weights = facts(toy(name), objective, ()).weights
+
+    assert (weights[0].name, (weights[0].d_out, weights[0].d_in)) == (first, shape)
+    assert len(weights) == count
+
+
+def test_an_unknown_architecture_is_named_with_the_way_out() -> None:
+    from fedpipe_trainer.model import target_weights  # noqa: PLC0415 - beside its only test
+
+    with pytest.raises(TaskFailed, match="model type 'mamba'.*planning.targetModules"):
+        target_weights(torch.nn.Sequential(torch.nn.Linear(2, 2)), "mamba", ())
+
+
+def test_named_target_modules_replace_those_of_the_architecture(toy: Toy) -> None:
+    weights = facts(toy("llama"), CAUSAL, ("down_proj",)).weights
+
+    assert [(weight.name, weight.d_out, weight.d_in) for weight in weights] == [
+        ("model.layers.0.mlp.down_proj", 32, 64),
+        ("model.layers.1.mlp.down_proj", 32, 64),
+    ]
+
+
+def test_target_modules_that_match_nothing_are_refused(toy: Toy) -> None:
+    with pytest.raises(TaskFailed, match="ends in wide_proj"):
+        facts(toy("llama"), CAUSAL, ("wide_proj",))
+
+
+def test_the_number_of_labels_is_left_open_in_the_heads_shapes(toy: Toy) -> None:
+    assert facts(toy("llama"), CAUSAL, ()).head == {}
+    assert facts(toy("llama"), CLASSES, ()).head == {"base_model.model.score.weight": (-1, 32)}
+    assert facts(toy("mpnet"), CLASSES, ()).head == {
+        "base_model.model.classifier.dense.weight": (32, 32),
+        "base_model.model.classifier.dense.bias": (32,),
+        "base_model.model.classifier.out_proj.weight": (-1, 32),
+        "base_model.model.classifier.out_proj.bias": (-1,),
+    }
+
+
+def test_the_heads_facts_are_what_is_loaded_also_where_a_pooler_is_missing(toy: Toy) -> None:
+    told = facts(toy("bert"), CLASSES, ()).head
+    loaded = load(toy("bert"), 4, CLASSES)
+
+    assert set(told) == {f"base_model.model.{name}" for name in loaded.head}
+    assert "bert.pooler.dense.weight" in loaded.head
+
+
+@pytest.mark.parametrize("bits", ALL_BITS)
+@pytest.mark.parametrize("name", ["bert", "mpnet", "llama", "gpt2"])
+def test_a_classifier_runs_at_every_bit_width_with_its_head_in_full_precision(toy: Toy, name: str, bits: Bits) -> None:
+    base = load(toy(name), bits, CLASSES)
+    ids = torch.arange(1, 9).reshape(2, 4)
+
+    logits = base.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+
+    assert logits.shape == (2, 3)
+    assert {base.model.get_parameter(name).dtype for name in base.head} == {torch.float32}
+    assert not any(parameter.requires_grad for parameter in base.model.parameters())
+    assert base.model.config.id2label == {0: "a", 1: "b", 2: "c"}
+
+
+def test_fewer_bits_hold_fewer_bytes(toy: Toy) -> None:
+    sizes = [load(toy("llama"), bits, CAUSAL).held_bytes for bits in ALL_BITS]
+
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) == 4
+
+
+def test_a_language_model_without_all_its_weights_is_refused(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3, "layer_types": None}))
+
+    with pytest.raises(TaskFailed, match=r"no weights for model\.layers\.2\."):
+        load(copy, 32, CAUSAL)
+
+
+def test_a_base_is_kept_for_the_next_task_that_wants_the_same(toy: Toy) -> None:
+    release()
+    first = borrow(toy("llama"), 16, CAUSAL)
+
+    assert borrow(toy("llama"), 16, CAUSAL) is first
+    assert borrow(toy("llama"), 32, CAUSAL) is not first
+    assert borrow(toy("llama"), 16, CAUSAL) is not first
+    release()
+
+
+def test_the_checkpoints_own_type_is_read(toy: Toy) -> None:
+    assert checkpoint_dtype(toy("llama")) is torch.float32
+
+
+def test_a_local_model_loads_with_every_socket_blocked(toy: Toy) -> None:
+    script = f"""
+import os, socket
+os.environ.pop("HF_HUB_OFFLINE", None)
+def blocked(*_, **__): raise AssertionError("a socket was opened")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = blocked
+from pathlib import Path
+from fedpipe_trainer.contract import CausalLM
+from fedpipe_trainer.model import facts, load
+for bits in (4, 32):
+    load(Path({str(toy("llama"))!r}), bits, CausalLM(prompt="{{a}}", response="{{b}}"))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
