@@ -30,7 +30,7 @@ def test_values_are_frozen(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kinds", "paths"), [(Task, TASKS), (Manifest, MANIFESTS)], ids=["tasks", "manifests"])
-def test_there_is_a_golden_file_for_every_kind(kinds: Any, paths: list[Path]) -> None:  # noqa: ANN401 - an annotated union
+def test_there_is_a_golden_file_for_every_kind(kinds: Any, paths: list[Path]) -> None:
     assert {type(parse(path)) for path in paths} == set(get_args(get_args(kinds)[0]))
 
 
