@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from fedpipe_operator.doors import Job, JobState, Limits, SeenJob
 from fedpipe_operator.local import children, folders, memory, outcomes
 from fedpipe_operator.local.children import Child
-from fedpipe_operator.local.inheritance import inherit
+from fedpipe_operator.local.inheritance import PROCESSES_LOCK, inherit
 from fedpipe_operator.local.turns import Give, MakeRoom, Spawn, next_turn, place_of
 from fedpipe_trainer.contract import Ended, Progress
 
@@ -66,7 +66,7 @@ class LocalDoor:
         for part in ("jobs", "processes"):
             (self._folder / part).mkdir(parents=True, exist_ok=True)
         self._seen = folders.ended_jobs(self._folder / "jobs")
-        self._lock = inherit(self._folder / "processes.lock", processes.grace_seconds)
+        self._lock = inherit(self._folder / PROCESSES_LOCK, processes.grace_seconds)
         self._waiting: dict[str, Limits] = {}
         self._children: dict[str, Child] = {}
         self._condition = threading.Condition()

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from fedpipe_operator.errors import TellUser
 
+PROCESSES_LOCK = "processes.lock"
+"""Its name in a run's folder."""
 _PAUSE_SECONDS = 0.05
 
 

@@ -17,7 +17,12 @@ from pathlib import Path
 
 from fedpipe_operator.api import FederatedFineTune, FineTuneStatus
 from fedpipe_operator.errors import TellUser
+from fedpipe_operator.local.inheritance import PROCESSES_LOCK, inherit
 from fedpipe_trainer.contract import Wire
+
+
+_LOCK = "lock"
+_PATIENCE_SECONDS = 60.0
 
 
 class Origin(Wire):
@@ -43,7 +48,7 @@ class RunFolder:
             TellUser: another `fedpipe run` of the same name is at work in it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -58,11 +63,15 @@ class RunFolder:
             os.close(descriptor)
 
     def start_over(self) -> None:
-        """Remove everything an earlier run of this name left, but for the lock we hold."""
+        """Remove everything an earlier run of this name left, but for the locks.
+
+        A trainer that outlived a killed run is waited for: it may still be writing its checkpoint.
+        """
+        os.close(inherit(self.path / PROCESSES_LOCK, _PATIENCE_SECONDS))
         for entry in self.path.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)
-            elif entry.name != "lock":
+            elif entry.name not in {_LOCK, PROCESSES_LOCK}:
                 entry.unlink()
 
     def adopt(self) -> FederatedFineTune:
