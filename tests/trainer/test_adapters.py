@@ -165,7 +165,10 @@ def test_a_conv1d_takes_the_update_the_right_way_round(toy: Toy) -> None:
 
 
 def test_a_rank_for_a_weight_the_model_does_not_have_is_refused_by_name(base: Base) -> None:
-    with pytest.raises(TaskFailed, match="'model.layers.9.q'") as failed, attached(base, site({"model.layers.9.q": 2}), GlobalUpdate(), 0):
+    with (
+        pytest.raises(TaskFailed, match=r"'model\.layers\.9\.q'") as failed,
+        attached(base, site({"model.layers.9.q": 2}), GlobalUpdate(), 0),
+    ):
         pass
 
     assert failed.value.reason is FailureReason.BAD_TASK
@@ -219,7 +222,7 @@ def test_a_global_adapter_without_the_head_is_refused(toy: Toy, tmp_path: Path) 
     base = load(toy("llama"), 32, CLASSES)
     save_file(wire(update_of(3)), tmp_path / "global.safetensors")
 
-    with pytest.raises(TaskFailed, match="has no base_model.model.score.weight"):
+    with pytest.raises(TaskFailed, match=r"has no base_model\.model\.score\.weight"):
         read_update(tmp_path / "global.safetensors", base.model, base.head)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedpipe_trainer.contract import Bits, CausalLM, FailureReason, Model, Objective, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.contract import Bits, CausalLM, FailureReason, Model, Objective, Seq2SeqLM, SequenceClassification, WeightShape
 from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.model import borrow, checkpoint_dtype, facts, fetch, fingerprint, load, release
+from fedpipe_trainer.model import borrow, checkpoint_dtype, facts, fetch, fingerprint, load, release, target_weights
 from fedpipe_trainer.workplace import Workplace
 
 Toy = Callable[[str], Path]
@@ -103,28 +103,26 @@ def test_a_model_behind_urls_without_urls_is_refused(workplace: Workplace) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "objective", "first", "shape", "count"),
+    ("name", "objective", "first", "count"),
     [
-        ("llama", CAUSAL, "model.layers.0.self_attn.q_proj", (32, 32), 8),
-        ("gpt2", CAUSAL, "transformer.h.0.attn.c_attn", (96, 32), 4),
-        ("bert", CLASSES, "bert.encoder.layer.0.attention.self.query", (32, 32), 8),
-        ("mpnet", CLASSES, "mpnet.encoder.layer.0.attention.attn.q", (32, 32), 8),
-        ("t5", SEQ2SEQ, "encoder.block.0.layer.0.SelfAttention.q", (32, 32), 24),
+        ("llama", CAUSAL, WeightShape(name="model.layers.0.self_attn.q_proj", d_out=32, d_in=32), 8),
+        ("gpt2", CAUSAL, WeightShape(name="transformer.h.0.attn.c_attn", d_out=96, d_in=32), 4),
+        ("bert", CLASSES, WeightShape(name="bert.encoder.layer.0.attention.self.query", d_out=32, d_in=32), 8),
+        ("mpnet", CLASSES, WeightShape(name="mpnet.encoder.layer.0.attention.attn.q", d_out=32, d_in=32), 8),
+        ("t5", SEQ2SEQ, WeightShape(name="encoder.block.0.layer.0.SelfAttention.q", d_out=32, d_in=32), 24),
     ],
 )
-def test_the_attention_weights_of_each_architecture_are_found(  # noqa: PLR0913 - one row of a table
-    toy: Toy, name: str, objective: Objective, first: str, shape: tuple[int, int], count: int
+def test_the_attention_weights_of_each_architecture_are_found(
+    toy: Toy, name: str, objective: Objective, first: WeightShape, count: int
 ) -> None:
     weights = facts(toy(name), objective, ()).weights
 
-    assert (weights[0].name, (weights[0].d_out, weights[0].d_in)) == (first, shape)
+    assert weights[0] == first
     assert len(weights) == count
 
 
 def test_an_unknown_architecture_is_named_with_the_way_out() -> None:
-    from fedpipe_trainer.model import target_weights  # noqa: PLC0415 - beside its only test
-
-    with pytest.raises(TaskFailed, match="model type 'mamba'.*planning.targetModules"):
+    with pytest.raises(TaskFailed, match=r"model type 'mamba'.*planning\.targetModules"):
         target_weights(torch.nn.Sequential(torch.nn.Linear(2, 2)), "mamba", ())
 
 

@@ -29,9 +29,7 @@ def _of_responses(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, int]:  
     # Logits over a vocabulary of 50,000 are the largest tensor of a step: they are made only where some row has a target.
     targets = batch["labels"][:, 1:]
     columns = torch.nonzero((targets != IGNORED).any(dim=0)).squeeze(1)
-    output = model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], logits_to_keep=columns, use_cache=False
-    )
+    output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], logits_to_keep=columns, use_cache=False)
     return _summed(output.logits, targets[:, columns])
 
 

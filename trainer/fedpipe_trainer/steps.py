@@ -26,14 +26,14 @@ _LOG = logging.getLogger(__name__)
 def training_mode(model: PreTrainedModel, *, checkpointing: bool) -> Iterator[None]:
     """The model in training mode, recomputing activations if asked to; afterwards in evaluation mode again."""
     if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     model.train()
     try:
         yield
     finally:
         model.eval()
         if checkpointing:
-            model.gradient_checkpointing_disable()
+            model.activation_checkpointing_disable()
 
 
 def make_optimizer(hyper: Hyperparameters, adapters: Adapters) -> torch.optim.AdamW:

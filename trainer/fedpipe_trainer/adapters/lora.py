@@ -85,6 +85,7 @@ def attached(base: Base, site: Site, start: GlobalUpdate, seed: int) -> Iterator
         _start_head(base, start.head, seed)
         yield Adapters(base.model, _select_trained(base, layers, ranks))
     finally:
+        base.model.zero_grad()  # the head stays: gradients of a task that failed must not reach the next
         base.model.requires_grad_(requires_grad=False)
         if wrapped is not None:
             wrapped.unload()

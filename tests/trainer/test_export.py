@@ -1,0 +1,127 @@
+"""The export recipe: ranks that differ by weight, heads, 16-bit checkpoints, and files without a URL."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from fedpipe_trainer.adapters import write_tensors
+from fedpipe_trainer.contract import (
+    CausalLM,
+    ExportManifest,
+    ExportTask,
+    FailureReason,
+    GlobalAdapter,
+    Model,
+    Objective,
+    RunRef,
+    SequenceClassification,
+)
+from fedpipe_trainer.contract.task import EXPORT_ADAPTER_FILES, EXPORT_MERGED_FILES
+from fedpipe_trainer.errors import TaskFailed
+from fedpipe_trainer.model import facts
+from fedpipe_trainer.recipes import export
+from fedpipe_trainer.transfer import describe
+from fedpipe_trainer.workplace import Workplace
+
+Toy = Callable[[str], Path]
+CAUSAL = CausalLM(prompt="{a}", response="{b}")
+CLASSES = SequenceClassification(labels=("red", "green", "blue"))
+IDS = torch.arange(4, 24).reshape(2, 10)
+
+
+def global_adapter(model: Path, objective: Objective, folder: Path) -> GlobalAdapter:
+    """Ranks 1, 2, 3, … by weight, and a head."""
+    known, tensors = facts(model, objective, ()), {}
+    generator = torch.Generator().manual_seed(0)
+    for rank, weight in enumerate(known.weights[:5], start=1):
+        tensors[f"base_model.model.{weight.name}.lora_A.weight"] = torch.randn(rank, weight.d_in, generator=generator)
+        tensors[f"base_model.model.{weight.name}.lora_B.weight"] = torch.randn(weight.d_out, rank, generator=generator)
+    for key, shape in known.head.items():
+        tensors[key] = torch.randn([3 if size == -1 else size for size in shape], generator=generator)
+    path = folder / "global.safetensors"
+    write_tensors(tensors, path)
+    artifact = describe(path)
+    return GlobalAdapter(url=path.as_uri(), sha256=artifact.sha256, size=artifact.size)
+
+
+def exported(model: Path, objective: Objective, folder: Path, **changed: Any) -> ExportManifest:
+    (folder / "scratch").mkdir()
+    fields: dict[str, Any] = {
+        "run": RunRef(namespace="n", name="r", uid="u"),
+        "site": "a",
+        "model": Model(source=model.as_uri()),
+        "manifest": "file:///nowhere",
+        "objective": objective,
+        "global_adapter": global_adapter(model, objective, folder),
+        "adapter_files": {name: (folder / "adapter" / name).as_uri() for name in EXPORT_ADAPTER_FILES},
+        "merged_files": {name: (folder / "merged" / name).as_uri() for name in EXPORT_MERGED_FILES},
+    }
+    place = Workplace(folder=folder / "scratch", cache=folder, say=lambda _progress: None, stop_requested=lambda: False)
+    return export.run(ExportTask(**(fields | changed)), place)
+
+
+@pytest.mark.parametrize(
+    ("name", "objective", "auto"),
+    [
+        ("llama", CAUSAL, AutoModelForCausalLM),
+        ("gpt2", CAUSAL, AutoModelForCausalLM),
+        ("llama", CLASSES, AutoModelForSequenceClassification),
+        ("mpnet", CLASSES, AutoModelForSequenceClassification),
+        ("bert", CLASSES, AutoModelForSequenceClassification),
+    ],
+)
+def test_the_adapter_folder_and_the_merged_model_are_the_same_model(
+    toy: Toy, tmp_path: Path, name: str, objective: Objective, auto: Any
+) -> None:
+    manifest = exported(toy(name), objective, tmp_path)
+
+    labels = {"num_labels": 3} if objective == CLASSES else {}
+    base = auto.from_pretrained(toy(name), **labels)
+    adapted = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    merged = auto.from_pretrained(tmp_path / "merged").eval()
+    with torch.no_grad():
+        assert torch.allclose(adapted(IDS).logits, merged(IDS).logits, atol=1e-3, rtol=1e-4)
+    assert manifest.max_logit_difference is not None
+    assert manifest.max_logit_difference < 1e-3
+    assert adapted.peft_config["default"].r == adapted.peft_config["default"].lora_alpha == (4 if name == "gpt2" else 5)
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged").decode([104, 105])
+
+
+def test_the_merged_classifier_knows_its_labels(toy: Toy, tmp_path: Path) -> None:
+    exported(toy("mpnet"), CLASSES, tmp_path)
+
+    config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").config
+    assert config.id2label == {0: "red", 1: "green", 2: "blue"}
+    assert config.label2id == {"red": 0, "green": 1, "blue": 2}
+
+
+def test_the_merged_model_has_the_checkpoints_own_type(toy: Toy, tmp_path: Path) -> None:
+    half = Path(shutil.copytree(toy("llama"), tmp_path / "half"))
+    AutoModelForCausalLM.from_pretrained(toy("llama"), dtype=torch.bfloat16).save_pretrained(half)
+
+    manifest = exported(half, CAUSAL, tmp_path)
+
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged").dtype is torch.bfloat16
+    assert manifest.max_logit_difference is not None
+    assert 0 < manifest.max_logit_difference < 0.5
+
+
+def test_a_file_without_a_url_is_named(toy: Toy, tmp_path: Path) -> None:
+    with pytest.raises(TaskFailed, match=r"the export made .*model\.safetensors.*no URL") as failed:
+        exported(toy("llama"), CAUSAL, tmp_path, merged_files={"config.json": (tmp_path / "config.json").as_uri()})
+
+    assert failed.value.reason is FailureReason.BAD_TASK
+
+
+def test_only_what_has_urls_is_exported(toy: Toy, tmp_path: Path) -> None:
+    manifest = exported(toy("llama"), CAUSAL, tmp_path, merged_files={})
+
+    assert [artifact.name for artifact in manifest.adapter] == sorted(EXPORT_ADAPTER_FILES)
+    assert manifest.merged == ()
+    assert manifest.max_logit_difference is None

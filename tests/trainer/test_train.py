@@ -1,0 +1,292 @@
+"""The train recipe on toy models: lack of memory, deadlines, divergence, and one process that serves many tasks."""
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fedpipe_trainer import steps
+from fedpipe_trainer.adapters import GlobalUpdate, Site, attached
+from fedpipe_trainer.contract import (
+    CausalLM,
+    Data,
+    FailureReason,
+    Forecast,
+    Hyperparameters,
+    Model,
+    Objective,
+    Plan,
+    RunRef,
+    Seq2SeqLM,
+    SequenceClassification,
+    TrainTask,
+    UpdateManifest,
+)
+from fedpipe_trainer.data import IGNORED, Example, collate
+from fedpipe_trainer.errors import TaskFailed
+from fedpipe_trainer.losses import summed_loss
+from fedpipe_trainer.model import Base, load, release
+from fedpipe_trainer.recipes import train
+from fedpipe_trainer.workplace import Workplace
+
+Toy = Callable[[str], Path]
+CAUSAL = CausalLM(prompt="{a}", response="{b}", max_length=24)
+CLASSES = SequenceClassification(text="a", label="b", labels=("left", "right"), max_length=24)
+SEQ2SEQ = Seq2SeqLM(prompt="{a}", response="{b}", max_length=24)
+Q0, V1 = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.v_proj"
+
+
+@pytest.fixture
+def make_task(toy: Toy, tmp_path: Path) -> Callable[..., TrainTask]:
+    rows = [{"a": f"turn {i} to the", "b": ("left", "right")[i % 2]} for i in range(40)]
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+
+    def made(
+        ranks: dict[str, int], *, steps: int = 4, batch_size: int = 4, bits: Any = 32, toy_name: str = "llama", **changed: Any
+    ) -> TrainTask:
+        forecast = Forecast(memory_bytes=0, seconds=0, upload_bytes=0, download_bytes=0)
+        fields: dict[str, Any] = {
+            "run": RunRef(namespace="n", name="r", uid="u"),
+            "site": "a",
+            "model": Model(source=toy(toy_name).as_uri()),
+            "manifest": "file:///nowhere",
+            "objective": CAUSAL,
+            "data": Data(train=str(tmp_path / "train.jsonl"), validation=str(tmp_path / "validation.jsonl")),
+            "plan": Plan(bits=bits, batch_size=batch_size, steps=steps, ranks=ranks, forecast=forecast),
+            "hyperparameters": Hyperparameters(learning_rate=0.01),
+            "adapter": (tmp_path / "store" / "adapter.safetensors").as_uri(),
+        }
+        return TrainTask(**(fields | changed))
+
+    return made
+
+
+def workplace(folder: Path, ticks: Sequence[float] = ()) -> Workplace:
+    folder.mkdir(exist_ok=True)
+    place = Workplace(folder=folder, cache=folder, say=lambda _progress: None, stop_requested=lambda: False)
+    if ticks:
+        clock = itertools.chain(ticks, itertools.repeat(ticks[-1]))
+        place.clock = lambda: next(clock)  # type: ignore[method-assign]  # time is what this test is about
+    return place
+
+
+def trained(task: TrainTask, folder: Path) -> tuple[UpdateManifest, bytes]:
+    manifest = train.run(task, workplace(folder / "scratch"))
+    return manifest, (folder / "store" / "adapter.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16, 32])
+def test_training_lowers_the_loss_at_every_bit_width(make_task: Any, tmp_path: Path, bits: int) -> None:
+    manifest, _ = trained(make_task({Q0: 4, V1: 4}, bits=bits, steps=30, validate_samples=8), tmp_path)
+
+    # The toy's frozen output layer knows nothing, so the loss cannot fall far.
+    assert sum(manifest.losses[-5:]) < sum(manifest.losses[:5]) - 0.4
+    assert manifest.validation_loss is not None
+    assert manifest.validation_loss < manifest.losses[0]
+    assert manifest.mfu is not None
+    assert 0 < manifest.mfu < 1
+
+
+def test_an_update_holds_the_trained_weights_and_the_head_and_nothing_else(make_task: Any, tmp_path: Path) -> None:
+    manifest, _ = trained(make_task({Q0: 4, V1: 0}, objective=CLASSES), tmp_path)
+
+    tensors = load_file(tmp_path / "store" / "adapter.safetensors")
+    assert (
+        {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+        == manifest.tensors
+        == {
+            "base_model.model.score.weight": (2, 32),
+            f"base_model.model.{Q0}.lora_A.weight": (4, 32),
+            f"base_model.model.{Q0}.lora_B.weight": (32, 4),
+        }
+    )
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    assert manifest.scales == {Q0: 8.0}
+
+
+def test_a_task_gives_the_same_bytes_whatever_the_process_did_before(make_task: Any, tmp_path: Path) -> None:
+    task, other = make_task({Q0: 4}), make_task({Q0: 2, V1: 8}, hyperparameters=Hyperparameters(learning_rate=0.1, dropout=0.3))
+    release()
+    _, fresh = trained(task, tmp_path)
+    torch.manual_seed(99)
+    trained(other, tmp_path)
+
+    assert trained(task, tmp_path)[1] == fresh
+
+
+def test_rounds_and_sites_see_their_data_in_an_order_of_their_own(make_task: Any, tmp_path: Path) -> None:
+    losses = [trained(make_task({Q0: 4}, **place), tmp_path)[0].losses for place in ({}, {"round": 2}, {"site": "b"})]
+
+    assert len(set(losses)) == 3
+
+
+def test_checkpointed_activations_give_the_same_losses(make_task: Any, tmp_path: Path) -> None:
+    plain, _ = trained(make_task({Q0: 4}), tmp_path)
+    recomputed, _ = trained(make_task({Q0: 4}, hyperparameters=Hyperparameters(learning_rate=0.01, gradient_checkpointing=True)), tmp_path)
+
+    assert recomputed.losses == pytest.approx(plain.losses, rel=1e-5)
+
+
+def test_warm_up_raises_the_learning_rate_step_by_step(make_task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+
+    def noted(optimizer: Any, *, learning_rate: float, max_grad_norm: float) -> float:
+        rates.append(learning_rate)
+        return steps.update(optimizer, learning_rate=learning_rate, max_grad_norm=max_grad_norm)
+
+    monkeypatch.setattr(train, "update", noted)
+    trained(make_task({Q0: 4}, steps=5, hyperparameters=Hyperparameters(learning_rate=0.3, warmup_steps=3)), tmp_path)
+
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.3, 0.3])
+
+
+def test_a_deadline_stops_the_training_and_the_steps_really_done_are_told(make_task: Any, tmp_path: Path) -> None:
+    task = make_task({Q0: 4}, steps=100, deadline_seconds=20.0)
+
+    manifest = train.run(task, workplace(tmp_path / "scratch", ticks=[float(second) for second in range(1000)]))
+
+    assert 1 < manifest.steps < 20
+    assert manifest.samples == 4 * manifest.steps
+    assert len(manifest.losses) == manifest.steps
+
+
+def test_one_step_is_done_even_when_the_deadline_is_over(make_task: Any, tmp_path: Path) -> None:
+    manifest = train.run(make_task({Q0: 4}, deadline_seconds=1.0), workplace(tmp_path / "scratch", ticks=[50.0]))
+
+    assert (manifest.steps, manifest.samples) == (1, 4)
+
+
+def test_a_loss_that_blows_up_is_told_with_its_step(make_task: Any, tmp_path: Path) -> None:
+    task = make_task({Q0: 8, V1: 8}, steps=200, hyperparameters=Hyperparameters(learning_rate=1.0, max_grad_norm=1000.0))
+    task = task.model_copy(update={"hyperparameters": task.hyperparameters.model_copy(update={"learning_rate": 1e30})})  # past its bounds
+
+    with pytest.raises(TaskFailed, match=r"step \d+ has loss .*: lower the learning rate") as failed:
+        trained(task, tmp_path)
+
+    assert failed.value.reason is FailureReason.DIVERGED
+
+
+def test_a_plan_that_trains_nothing_is_refused(make_task: Any, tmp_path: Path) -> None:
+    with pytest.raises(TaskFailed, match="trains nothing"):
+        trained(make_task({Q0: 0}), tmp_path)
+
+
+def gradients_of(base: Base, examples: list[Example], objective: Objective, micro_batch: int) -> tuple[float, int, dict[str, torch.Tensor]]:
+    weight = next(name for name, _ in base.model.named_modules() if name.endswith(("q_proj", "SelfAttention.q")))
+    with attached(base, Site({weight: 2}, scale=lambda _weight: 1.0), GlobalUpdate(), seed=0) as adapters:
+        loss, fitted = steps.gradients(examples, objective, base, adapters=adapters, micro_batch=micro_batch)
+        return loss, fitted, {key: p.grad.clone() for key, p in adapters.trained.items() if p.grad is not None}
+
+
+CASES = [
+    ("llama", CAUSAL, [Example(list(range(1, n)), [IGNORED] * 2 + list(range(3, n))) for n in (20, 5, 9, 12)]),
+    ("llama", CLASSES, [Example(list(range(1, n)), [n % 2]) for n in (20, 5, 9, 12)]),
+    ("t5", SEQ2SEQ, [Example(list(range(1, n)), list(range(3, 2 * n))) for n in (10, 5, 9, 12)]),
+]
+
+
+@pytest.mark.parametrize(("name", "objective", "examples"), CASES)
+@pytest.mark.parametrize("micro_batch", [1, 3])
+def test_a_split_step_has_the_loss_and_gradients_of_a_whole_one(
+    toy: Toy, name: str, objective: Objective, examples: list[Example], micro_batch: int
+) -> None:
+    base = load(toy(name), 32, objective)
+
+    whole_loss, _, whole = gradients_of(base, examples, objective, len(examples))
+    loss, _, split = gradients_of(base, examples, objective, micro_batch)
+
+    assert loss == pytest.approx(whole_loss, rel=1e-5)
+    assert whole.keys() == split.keys()
+    for key, gradient in whole.items():
+        assert torch.allclose(split[key], gradient, atol=1e-6), key
+
+
+@pytest.mark.parametrize(("name", "objective", "examples"), CASES)
+def test_the_loss_is_the_one_transformers_computes(toy: Toy, name: str, objective: Objective, examples: list[Example]) -> None:
+    base = load(toy(name), 32, objective)
+    batch = collate(examples, objective, base.pad_id)
+    with torch.no_grad():
+        loss, targets = summed_loss(base.model, batch, objective)
+        wanted = base.model(**batch).loss
+
+    assert float(loss) / targets == pytest.approx(float(wanted), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "message", ["[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes", "CUDA out of memory"]
+)
+def test_a_step_that_does_not_fit_memory_is_halved_until_it_does(toy: Toy, monkeypatch: pytest.MonkeyPatch, message: str) -> None:
+    name, objective, examples = CASES[0]
+    base = load(toy(name), 32, objective)
+    wanted = gradients_of(base, examples, objective, 4)[2]
+    really = steps.summed_loss
+
+    def cramped(model: Any, batch: dict[str, torch.Tensor], objective: Objective) -> tuple[torch.Tensor, int]:
+        if len(batch["input_ids"]) > 1:
+            raise RuntimeError(message)
+        return really(model, batch, objective)
+
+    monkeypatch.setattr(steps, "summed_loss", cramped)
+    _, fitted, found = gradients_of(base, examples, objective, 4)
+
+    assert fitted == 1
+    assert all(torch.allclose(found[key], gradient, atol=1e-6) for key, gradient in wanted.items())
+
+
+def test_a_single_sample_that_does_not_fit_memory_ends_the_task(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(steps, "summed_loss", full)
+
+    with pytest.raises(TaskFailed, match="one sample of up to 19 tokens") as failed:
+        gradients_of(load(toy("llama"), 32, CAUSAL), CASES[0][2], CAUSAL, 4)
+
+    assert failed.value.reason is FailureReason.OUT_OF_MEMORY
+
+
+def test_an_error_that_is_not_about_memory_is_not_taken_for_it(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(steps, "summed_loss", broken)
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        gradients_of(load(toy("llama"), 32, CAUSAL), CASES[0][2], CAUSAL, 4)
+
+
+def test_a_memory_limit_makes_the_batch_smaller_instead_of_the_process_dead(toy: Toy) -> None:
+    script = f"""
+import psutil, torch
+from pathlib import Path
+from fedpipe_trainer import device, steps
+from fedpipe_trainer.adapters import GlobalUpdate, Site, attached
+from fedpipe_trainer.contract import SequenceClassification
+from fedpipe_trainer.data import Example
+from fedpipe_trainer.model import load
+objective = SequenceClassification(labels=("a", "b"), max_length=256)
+base = load(Path({str(toy("llama"))!r}), 32, objective)
+examples = [Example([1] * 250, [i % 2]) for i in range(256)]
+with attached(base, Site({{"{Q0}": 2}}, lambda _: 1.0), GlobalUpdate(), 0) as adapters:
+    steps.gradients(examples[:1], objective, base, adapters=adapters, micro_batch=1)
+    limit = psutil.Process().memory_info().rss + 100 * 2**20
+    with device.memory_limit(limit):
+        print(steps.gradients(examples, objective, base, adapters=adapters, micro_batch=256)[1])
+    print(psutil.Process().memory_info().rss <= limit)
+    print(steps.gradients(examples, objective, base, adapters=adapters, micro_batch=256)[1])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    limited, within, free = done.stdout.split()
+    assert 1 <= int(limited) < 256
+    assert within == "True"
+    assert int(free) == 256
