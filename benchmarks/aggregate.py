@@ -92,7 +92,7 @@ def generate(case: Case, folder: Path) -> None:
 
 def _write_adapter(path: Path, plan: RoundPlan, seed: int) -> Artifact:
     rng = np.random.default_rng(seed)
-    shapes = {}
+    shapes: dict[str, tuple[int, int]] = {}
     for weight in plan.weights:
         shapes |= dict(zip(factor_keys(weight), ((RANK, SIDE), (SIDE, RANK)), strict=True))
     with path.open("wb") as file:

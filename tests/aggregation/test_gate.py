@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
+from toy_rounds import HEAD, RUN, Fleet
 
 from fedpipe_operator.aggregation import Candidate
 from fedpipe_operator.aggregation.gate import Expected, check
@@ -15,15 +15,12 @@ from fedpipe_operator.records import Verdict
 from fedpipe_trainer.contract import Outcome, RunRef
 
 Q_A, Q_B = "base_model.model.layer.0.q.lora_A.weight", "base_model.model.layer.0.q.lora_B.weight"
-Fleet = Any  # of conftest, which importlib mode keeps from being imported
-HEAD = "base_model.model.classifier.weight"
-Change = Callable[[dict[str, np.ndarray]], Any]
+Change = Callable[[dict[str, np.ndarray]], object]
 
 
 def judge(fleet: Fleet, candidate: Candidate, *, max_norm: float = 1e4, previous: bytes | None = None) -> Verdict:
-    run = RunRef(namespace="default", name="demo", uid="0000")
     before = open_tensors(replace(candidate.source, data=previous)) if previous else None
-    expected = Expected(run=run, plan=fleet.plan(), site="alpha", attempt=0, max_norm=max_norm, previous=before)
+    expected = Expected(run=RUN, plan=fleet.plan(), site="alpha", attempt=0, max_norm=max_norm, previous=before)
     return check(candidate.manifest, candidate.source, expected)
 
 

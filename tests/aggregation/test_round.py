@@ -3,7 +3,6 @@
 import hashlib
 import io
 import tracemalloc
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -13,12 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load
+from toy_rounds import HEAD, Fleet
 
 from fedpipe_operator.aggregation import CannotAggregateError, RoundInput, RoundResult, Rule, aggregate_round
 from fedpipe_operator.aggregation.tensors import open_tensors
 
-Fleet = Any  # of conftest, which importlib mode keeps from being imported
-HEAD = "base_model.model.classifier.weight"
 EXACT = Rule(method="Exact", max_rank=64)
 
 
@@ -84,11 +82,11 @@ def test_the_bytes_do_not_depend_on_the_order_of_sites(fleet: Fleet, order: list
     assert run(permuted) == run(given)
 
 
-def test_a_refused_update_costs_its_site_the_round_and_nothing_else(fleet: Fleet, make_fleet: Callable[..., Fleet]) -> None:
+def test_a_refused_update_costs_its_site_the_round_and_nothing_else(fleet: Fleet) -> None:
     given = fleet.given()
     bad = fleet.candidate("beta", fleet.tensors("beta") | {HEAD: np.full((3, 10), np.nan, np.float32)})
     others = {site: fleet.ranks[site] for site in ("alpha", "gamma")}
-    without = make_fleet(weights=fleet.weights, ranks=others, samples=fleet.samples, head=fleet.head)
+    without = Fleet(weights=fleet.weights, ranks=others, samples=fleet.samples, head=fleet.head)
 
     result, written = run(replace(given, candidates={**given.candidates, "beta": bad}))
 
@@ -177,11 +175,11 @@ def test_the_merge_finishes_one_weight_of_all_sites_before_it_reads_the_next(fle
 
 
 @pytest.mark.parametrize("method", ["Exact", "FedIT", "ZeroPad"])
-def test_memory_does_not_grow_with_the_number_of_weights(make_fleet: Callable[..., Fleet], method: str) -> None:
+def test_memory_does_not_grow_with_the_number_of_weights(method: str) -> None:
     def peak(count: int) -> int:
         weights = {f"layer.{i}.q": (200, 200) for i in range(count)}
         sites = ["one", "two", "three", "four"]
-        given = make_fleet(weights, dict.fromkeys(sites, dict.fromkeys(weights, 8)), dict.fromkeys(sites, 1)).given()
+        given = Fleet(weights, dict.fromkeys(sites, dict.fromkeys(weights, 8)), dict.fromkeys(sites, 1)).given()
         tracemalloc.start()
         aggregate_round(given, Rule(method=method, max_rank=8), io.BufferedWriter(_Nowhere()))
         found = tracemalloc.get_traced_memory()[1]

@@ -5,7 +5,7 @@ kept the rest frozen but active, so its increment is D_k = s_k·B_k·A_k − B_g
 
     ΔW ← ΔW + Σ p_k D_k,   p_k = n_k / Σ n over the sites that trained this weight.
 
-As one factor pair that is L = [B_g·diag(c) | p_k s_k B_k …], R = [A_g ; A_k …] with c_j = 1 − Σ_{k: r_k > j} p_k, components of
+As one factor pair that is L = [B_g | B_k …], R = [diag(c)·A_g ; p_k s_k·A_k …] with c_j = 1 − Σ_{k: r_k > j} p_k, components of
 c_j = 0 left out; then the compact form of methods in `factorise`. (FlexLoRA, arXiv 2402.11505, averages products; the increments with a
 frozen tail are ours.)
 """
@@ -40,10 +40,10 @@ def stacked(outline: Outline, parts: Iterable[Part], before: Factors | None) -> 
     count = _components(outline)
     left, right = np.empty((outline.d_out, count)), np.empty((count, outline.d_in))
     start = 0
-    for weight, factors in _pieces(outline, parts, before):
+    for weights, factors in _pieces(outline, parts, before):
         end = start + len(factors.a)
-        left[:, start:end], right[start:end] = factors.b, factors.a
-        left[:, start:end] *= weight
+        left[:, start:end] = factors.b
+        np.multiply(factors.a, weights[:, None], out=right[start:end])
         start = end
     return left, right
 
@@ -58,8 +58,9 @@ def _pieces(outline: Outline, parts: Iterable[Part], before: Factors | None) -> 
         kept = kept_shares(outline)
         alive = kept != 0
         yield kept[alive], Factors(b=before.b[:, alive], a=before.a[alive])
+    total = outline.samples
     for part in parts:
-        yield np.array([part.samples / outline.samples * part.scale]), part.factors
+        yield np.array([part.samples / total * part.scale]), part.factors
 
 
 METHOD = Method(rank=rank, merge=merge)
