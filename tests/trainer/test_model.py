@@ -102,6 +102,24 @@ def test_a_model_behind_urls_without_urls_is_refused(workplace: Workplace) -> No
         fetch(Model(source="s3://bucket/model"), workplace)
 
 
+def test_a_hub_source_is_asked_for_at_its_revision(toy: Toy, workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, str] = {}
+
+    def snapshot_download(repository: str, *, revision: str, **_: object) -> str:
+        asked[repository] = revision
+        return str(toy("llama"))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+
+    assert fetch(Model(source="hf://org/name@abc/1"), workplace) == toy("llama")
+    assert asked == {"org/name": "abc/1"}
+
+
+def test_a_hub_source_that_names_no_repository_is_refused(workplace: Workplace) -> None:
+    with pytest.raises(TaskFailed, match="hf://name is not of the form"):
+        fetch(Model(source="hf://name"), workplace)
+
+
 @pytest.mark.parametrize(
     ("name", "objective", "first", "count"),
     [

@@ -33,8 +33,8 @@ def task(toy: Any, tmp_path: Path) -> ProfileTask:
     )
 
 
-def workplace(folder: Path, *, stopped: bool = False) -> Workplace:
-    return Workplace(folder=folder, cache=folder, say=lambda _progress: None, stop_requested=lambda: stopped, memory_limit_bytes=10**12)
+def workplace(folder: Path, *, stopped: bool = False, limit: int = 10**12) -> Workplace:
+    return Workplace(folder=folder, cache=folder, say=lambda _progress: None, stop_requested=lambda: stopped, memory_limit_bytes=limit)
 
 
 def test_a_profile_tells_what_a_planner_asks(task: ProfileTask, tmp_path: Path) -> None:
@@ -86,6 +86,13 @@ def test_a_site_that_can_do_no_bit_width_fails_with_all_reasons(task: ProfileTas
 
     with pytest.raises(TaskFailed, match="4 bits: memory ran out; 32 bits: memory ran out"):
         profile.run(task, workplace(tmp_path))
+
+
+def test_a_base_above_the_sites_limit_is_never_loaded(task: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile, "load", lambda *_: pytest.fail("it was loaded"))
+
+    with pytest.raises(TaskFailed, match=r"32 bits: the base alone takes .* MB, more than the site's limit of 1 MB leaves"):
+        profile.run(task, workplace(tmp_path, limit=10**6))
 
 
 def test_a_profile_that_is_asked_to_stop_ends(task: ProfileTask, tmp_path: Path) -> None:

@@ -278,7 +278,7 @@ examples = [Example([1] * 250, [i % 2]) for i in range(256)]
 with attached(base, Site({{"{Q0}": 2}}, lambda _: 1.0), GlobalUpdate(), 0) as adapters:
     steps.gradients(examples[:1], objective, base, adapters=adapters, micro_batch=1)
     limit = psutil.Process().memory_info().rss + 100 * 2**20
-    with device.memory_limit(limit):
+    with device.memory_limit(base.device, limit):
         print(steps.gradients(examples, objective, base, adapters=adapters, micro_batch=256)[1])
     print(psutil.Process().memory_info().rss <= limit)
     print(steps.gradients(examples, objective, base, adapters=adapters, micro_batch=256)[1])

@@ -64,7 +64,11 @@ def save(path: Path, identity: str, position: Position, *, trained: Mapping[str,
 
 
 def restore(path: Path, identity: str, *, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> Position | None:
-    """Read a checkpoint into the parameters, the optimizer and torch's generators; None if it is of another task."""
+    """Read a checkpoint into the parameters, the optimizer and torch's generators; None if it is of another task.
+
+    Raises:
+        safetensors.SafetensorError: the file is no checkpoint.
+    """
     with safe_open(path, framework="pt") as file, torch.no_grad():
         metadata = file.metadata()
         if metadata["identity"] != identity:

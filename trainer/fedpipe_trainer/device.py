@@ -49,15 +49,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def memory_limit(limit: int | None) -> Iterator[None]:
-    """Let the process's private memory grow no further than to `limit` resident bytes in here (CPU).
+def memory_limit(device: torch.device, limit: int | None) -> Iterator[None]:
+    """Let the process's private memory grow no further than to `limit` resident bytes in here. On a GPU: no effect.
 
     A refused allocation is an error that training can answer with a smaller micro-batch; without this the kernel
     (or the site's watch) ends the process. The limit is on mapped memory (RLIMIT_DATA), of which the resident set
     is a part: what is mapped but untouched now is allowed on top.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    if limit is not None:
+    if limit is not None and device.type == "cpu":
         room = max(0, limit - _status_bytes("VmRSS"))
         wanted = _status_bytes("VmData") + room
         resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))

@@ -139,7 +139,8 @@ def measure_all(task: ProfileTask, workplace: Workplace, studied: Studied) -> tu
     for number, bits in enumerate(wanted):
         workplace.progress(Progress(phase="profile", step=number, steps=len(wanted)))
         try:
-            found[bits] = measure(bits, task, workplace, studied)
+            with device.memory_limit(device.choose(), workplace.memory_limit_bytes):
+                found[bits] = measure(bits, task, workplace, studied)
         except (TaskFailed, RuntimeError, MemoryError, NotImplementedError, ImportError) as error:
             unsupported[bits] = "memory ran out" if device.is_out_of_memory(error) else str(error)
             _LOG.warning("this site cannot train at %d bits: %s", bits, unsupported[bits])
@@ -153,6 +154,7 @@ def measure_all(task: ProfileTask, workplace: Workplace, studied: Studied) -> tu
 def measure(bits: Bits, task: ProfileTask, workplace: Workplace, studied: Studied) -> Findings:
     """Load the base at one bit width and take training steps and forward passes on it."""
     release()
+    _check_room(bits, workplace, studied)
     memory.reset_peak()
     began = workplace.clock()
     base = load(studied.folder, bits, studied.objective)
@@ -160,7 +162,6 @@ def measure(bits: Bits, task: ProfileTask, workplace: Workplace, studied: Studie
     site = Site(ranks={weight.name: task.rank for weight in studied.base.weights}, scale=lambda _weight: 1.0)
     with (
         attached(base, site, GlobalUpdate(), task.seed) as adapters,
-        device.memory_limit(workplace.memory_limit_bytes),
         training_mode(adapters.model, checkpointing=False),
     ):
         bench = Bench(base, adapters, studied.objective, make_optimizer(_HYPER, adapters))
@@ -170,6 +171,18 @@ def measure(bits: Bits, task: ProfileTask, workplace: Workplace, studied: Studie
     if not points:
         raise TaskFailed(FailureReason.OUT_OF_MEMORY, "memory ran out in the first training step")
     return Findings(load_seconds, load_peak, base.held_bytes, tuple(points))
+
+
+def _check_room(bits: Bits, workplace: Workplace, studied: Studied) -> None:
+    """Refuse a base that cannot fit, before loading it gets the whole profile killed (what is mapped from a file has no other limit)."""
+    where, limit = device.choose(), workplace.memory_limit_bytes
+    if where.type == "cuda" or limit is None:
+        return
+    small = studied.base.quantised_parameters if bits < 16 else 0  # noqa: PLR2004 - a bit width is its own name
+    needed = (small * bits + (studied.base.parameters - small) * max(bits, 16)) // 8
+    if psutil.Process().memory_info().rss + needed > limit:
+        msg = f"the base alone takes {needed / 1e6:.0f} MB, more than the site's limit of {limit / 1e6:.0f} MB leaves"
+        raise TaskFailed(FailureReason.OUT_OF_MEMORY, msg)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ def run(task: TrainTask, workplace: Workplace) -> UpdateManifest:
     plan = task.plan
     site = Site(ranks=plan.ranks, scale=plan.scale, dropout=task.hyperparameters.dropout)
     with attached(ready.base, site, ready.start, task.hyperparameters.seed) as adapters:
-        with workplace.phase("train"), device.deterministic(ready.base.device), device.memory_limit(workplace.memory_limit_bytes):
+        where = ready.base.device
+        with workplace.phase("train"), device.deterministic(where), device.memory_limit(where, workplace.memory_limit_bytes):
             resumed, position, seconds = fit(task, workplace, ready, adapters)
         with workplace.phase("evaluate"):
             validation_loss = validate(task, ready.base, adapters)
