@@ -1,7 +1,7 @@
 """Whose turn it is: which waiting job is started where, and which idle process must make room. Pure.
 
 At most `side_by_side` sites are at work at once, in the order their jobs came. A process outlives its task, as its
-libraries and its base model cost seconds to load; but idle ones hold memory, so at most one more is kept than may work.
+libraries and its base model cost seconds to load; but idle ones hold memory, so a few are kept and no more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,10 @@ from dataclasses import dataclass
 
 from fedpipe_operator.doors import Job, Limits
 from fedpipe_operator.local.children import Child
+
+
+IDLE_KEPT = 2
+"""Idle processes kept beside those at work: three sites on one machine never wait for a start."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def _has_room(job: Job, children: Mapping[str, Child], side_by_side: int) -> boo
     """An export holds the whole model in 32 bits: it shares the machine with no idle process."""
     if job.kind == "export":
         return not any(child.is_idle or child.kill_at is not None for child in children.values())
-    return not job.site or len(children) <= side_by_side
+    return not job.site or len(children) < side_by_side + IDLE_KEPT
 
 
 def _room(children: Mapping[str, Child]) -> MakeRoom | None:

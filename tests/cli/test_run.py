@@ -1,0 +1,169 @@
+"""`fedpipe run` from YAML to adapter: real processes, a toy model, a folder or a real S3 server as the store."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from local_runs import Fleet
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+LABELS = ["art", "food", "sport"]
+
+
+def test_a_run_prints_plans_rounds_and_the_closing_table(finished: tuple[Fleet, str]) -> None:
+    _, printed = finished
+
+    assert "plan: 32 bits, rank 4 on 8 weights, batch 4, 4 steps" in printed
+    assert "round 2: 3/3 updates, accuracy" in printed
+    for row in ("base", "north", "south", "west", "federated"):
+        assert row in printed
+    assert "report.html" in printed
+
+
+def test_the_exported_adapter_and_the_merged_model_load_and_agree(finished: tuple[Fleet, str]) -> None:
+    fleet, _ = finished
+    base = AutoModelForSequenceClassification.from_pretrained(fleet.folder / "volumes/models/toy", num_labels=3)
+    adapted = PeftModel.from_pretrained(base, fleet.store / "export/adapter").eval()
+    merged = AutoModelForSequenceClassification.from_pretrained(fleet.store / "export/merged").eval()
+    text = AutoTokenizer.from_pretrained(fleet.store / "export/merged")(["ball goal", "oven salt bread"], return_tensors="pt", padding=True)
+
+    with torch.no_grad():
+        torch.testing.assert_close(merged(**text).logits, adapted(**text).logits, atol=1e-4, rtol=1e-4)
+    assert [merged.config.id2label[at] for at in range(3)] == LABELS
+
+
+def test_every_round_left_its_plan_updates_commit_and_evaluation(finished: tuple[Fleet, str]) -> None:
+    fleet, _ = finished
+    for round_ in ("0001", "0002"):
+        commit = json.loads((fleet.store / f"rounds/{round_}/global/manifest.json").read_text())
+
+        assert [one["site"] for one in commit["contributions"]] == ["north", "south", "west"]
+        assert (fleet.store / commit["adapter"]["name"]).stat().st_size == commit["adapter"]["size"]
+        assert (fleet.store / f"rounds/{round_}/evaluation.json").exists()
+
+
+def test_the_comparison_measures_every_model_on_the_union_of_the_validation_data(finished: tuple[Fleet, str]) -> None:
+    fleet, _ = finished
+    comparison = json.loads((fleet.store / "comparison/comparison.json").read_text())
+
+    assert sorted(comparison["alone"]) == ["north", "south", "west"]
+    for one in (comparison["base"], comparison["federated"], *comparison["alone"].values()):
+        assert sum(site["samples"] for site in one["sites"].values()) == 18
+
+
+def test_a_site_alone_takes_as_many_steps_as_it_took_in_all_rounds(finished: tuple[Fleet, str]) -> None:
+    fleet, _ = finished
+    alone = json.loads((fleet.store / "comparison/alone/north/rounds/0001/updates/north/0/manifest.json").read_text())
+
+    assert alone["steps"] == 8
+
+
+def test_the_same_command_after_the_end_shows_the_result_and_does_nothing_again(finished: tuple[Fleet, str]) -> None:
+    fleet, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in fleet.store.rglob("manifest.json")}
+
+    assert "federated" in fleet.run()
+    assert {path: path.stat().st_mtime_ns for path in fleet.store.rglob("manifest.json")} == before
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_bytes(
+    finished: tuple[Fleet, str], fleet: Fleet, how: signal.Signals
+) -> None:
+    stopped = fleet.start("--no-compare")
+    assert stopped.stdout is not None
+    for line in stopped.stdout:
+        if "train of round 1" in line:
+            break
+    os.kill(stopped.pid, how)
+    stopped.communicate()
+
+    assert stopped.returncode == (130 if how is signal.SIGINT else -signal.SIGKILL)
+    fleet.run("--no-compare")
+    assert fleet.adapters() == finished[0].adapters()
+
+
+def test_a_second_run_of_the_same_name_is_refused_while_the_first_is_at_work(fleet: Fleet) -> None:
+    first = fleet.start("--no-compare")
+    assert first.stdout is not None
+    next(iter(first.stdout))
+
+    assert f"RunInProgress: another fedpipe run (process {first.pid})" in fleet.run(expect=1)
+    first.send_signal(signal.SIGTERM)
+    assert "stopped; the same command goes on from here" in first.communicate()[0]
+
+
+def test_another_spec_under_the_same_name_is_refused_and_fresh_starts_over(finished: tuple[Fleet, str], tmp_path: Path) -> None:
+    copy = Fleet(tmp_path / "copy")
+    shutil.copytree(finished[0].folder, copy.folder)
+    assert "OtherSpec" in copy.run("--rounds", "1", expect=1)
+
+    printed = copy.run("--rounds", "1", "--no-compare", "--fresh")
+
+    assert "round 1:" in printed
+    assert not (copy.store / "rounds/0002").exists()
+
+
+def test_a_data_file_that_vanished_counts_its_site_out_and_the_run_goes_on(fleet: Fleet) -> None:
+    (fleet.folder / "volumes/west-data/train.jsonl").unlink()
+    fleet.change("FederatedFineTune", sites={"quorum": 0.6}, rounds={"count": 1})
+
+    printed = fleet.run("--no-compare")
+
+    assert "west" in printed
+    assert "BadData" in printed
+    assert "train.jsonl" in printed
+    assert "round 1: 2/2 updates" in printed
+
+
+def test_a_model_folder_without_tokenizer_fails_the_run_and_names_what_is_missing(fleet: Fleet) -> None:
+    for file in (fleet.folder / "volumes/models/toy").glob("tokenizer*"):
+        file.unlink()
+
+    printed = fleet.run(expect=1)
+
+    assert "QuorumOutOfReach" in printed
+    assert "tokenizer" in printed
+
+
+def test_a_site_whose_memory_holds_no_plan_is_left_out_with_the_numbers(fleet: Fleet) -> None:
+    documents = (fleet.folder / "run.yaml").read_text().split("---\n")
+    small = [text.replace("memory: 4Gi", "memory: 300Mi") if "name: south" in text else text for text in documents]
+    (fleet.folder / "run.yaml").write_text("---\n".join(small))
+    fleet.change("FederatedFineTune", sites={"quorum": 0.6}, rounds={"count": 1})
+
+    printed = fleet.run("--no-compare")
+
+    assert "south          left out: " in printed
+    assert "round 1: 2/2 updates" in printed
+
+
+def test_trainers_end_with_the_run_that_started_them(fleet: Fleet) -> None:
+    run = fleet.start("--no-compare")
+    assert run.stdout is not None
+    next(iter(run.stdout))
+    children = psutil.Process(run.pid).children(recursive=True)
+    run.send_signal(signal.SIGINT)
+    run.communicate()
+
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert alive == []
+
+
+def test_plan_explains_and_trains_nothing_and_run_goes_on_from_it(fleet: Fleet) -> None:
+    command = [part if part != "run" else "plan" for part in fleet.command()]
+    planned = subprocess.run(command, capture_output=True, text=True, check=True, env=fleet.environment(None)).stdout
+
+    assert "32 bits" in planned
+    assert "north" in planned
+    assert not list(fleet.store.glob("rounds/*/updates/*"))
+    before = (fleet.store / "profile/north/0/manifest.json").stat().st_mtime_ns
+    fleet.run("--no-compare", "--rounds", "2")
+    assert (fleet.store / "profile/north/0/manifest.json").stat().st_mtime_ns == before

@@ -1,0 +1,102 @@
+"""A small fleet on disk: a toy model, three sites' data and the YAML, as `fedpipe run` takes them."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from toys import make_toy
+
+WORDS = {"sport": "ball goal team", "art": "brush paint frame", "food": "bread salt oven"}
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A folder with the YAML and volumes of a run, and the command that runs it."""
+
+    folder: Path
+
+    def run(self, *options: str, expect: int = 0, env: dict[str, str] | None = None) -> str:
+        """`fedpipe run` to its end; what it printed."""
+        done = subprocess.run(self.command(*options), capture_output=True, text=True, check=False, env=self.environment(env))
+        assert done.returncode == expect, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        """`fedpipe run` in the background, in a process group of its own."""
+        return subprocess.Popen(
+            self.command(*options),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=self.environment(None),
+            start_new_session=True,
+        )
+
+    def command(self, *options: str) -> list[str]:
+        return [sys.executable, "-m", "fedpipe_operator.cli", "run", str(self.folder), "--output", str(self.folder / "runs"), *options]
+
+    def environment(self, env: dict[str, str] | None) -> dict[str, str]:
+        return os.environ | {"FEDPIPE_CACHE": str(self.folder / "cache"), "COLUMNS": "400"} | (env or {})
+
+    def change(self, kind: str, **spec: Any) -> None:
+        """Replace fields in the spec of every object of this kind."""
+        documents = list(yaml.safe_load_all((self.folder / "run.yaml").read_text()))
+        for document in documents:
+            if document["kind"] == kind:
+                document["spec"] |= spec
+        (self.folder / "run.yaml").write_text(yaml.safe_dump_all(documents))
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "runs" / "default" / "toy" / "store"
+
+    def adapters(self) -> dict[str, bytes]:
+        """Every global adapter of the run."""
+        return {
+            path.relative_to(self.store).as_posix(): path.read_bytes() for path in sorted(self.store.glob("rounds/*/global/*.safetensors"))
+        }
+
+
+def a_fleet(folder: Path) -> Fleet:
+    """Three sites that each see two of three classes, and two rounds of four steps."""
+    make_toy("bert", folder / "volumes" / "models" / "toy")
+    for site, labels in {"north": ("sport", "art"), "south": ("art", "food"), "west": ("food", "sport")}.items():
+        volume = folder / "volumes" / f"{site}-data"
+        volume.mkdir(parents=True)
+        for file, count in (("train", 24), ("validation", 6)):
+            rows = [{"text": f"{WORDS[labels[at % 2]]} {at}", "label": labels[at % 2]} for at in range(count)]
+            (volume / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "run.yaml").write_text(yaml.safe_dump_all([_run(), *(_site(site) for site in ("north", "south", "west"))]))
+    return Fleet(folder)
+
+
+def _run() -> dict[str, Any]:
+    return {
+        "apiVersion": "fedpipe.io/v1alpha1",
+        "kind": "FederatedFineTune",
+        "metadata": {"name": "toy"},
+        "spec": {
+            "model": {"source": "pvc://models/toy"},
+            "task": {"type": "SequenceClassification", "maxLength": 32},
+            "rounds": {"count": 2, "deadline": "5m"},
+            "planning": {"bits": [32], "ranks": [2, 4], "batchSizes": [4]},
+            "training": {"maxSteps": 4, "learningRate": 5e-3},
+            "evaluation": {"samples": 1},
+            "store": {"bucket": "fedpipe", "prefix": "runs"},
+        },
+    }
+
+
+def _site(name: str) -> dict[str, Any]:
+    data = {"train": "train.jsonl", "validation": "validation.jsonl", "volume": {"persistentVolumeClaim": {"claimName": f"{name}-data"}}}
+    return {
+        "apiVersion": "fedpipe.io/v1alpha1",
+        "kind": "EdgeSite",
+        "metadata": {"name": name},
+        "spec": {"capacity": {"cpu": 1, "memory": "4Gi"}, "data": data},
+    }
