@@ -43,7 +43,7 @@ class Display:
 
     def line(self, text: str, style: str = "") -> None:
         """One line that stays."""
-        self.console.print(Text(text, style=style))
+        self.console.print(Text(text, style=style), soft_wrap=True)
 
     def event(self, event: Event) -> None:
         """One line for an event that a person may have to act on; the others show in the lines of rounds and sites."""
