@@ -234,3 +234,16 @@ def test_where_the_condition_is_ignored_the_overwritten_writer_learns_so(nanio: 
     monkeypatch.setattr(ours, "_put_if_absent", put_and_be_overwritten)
 
     assert not ours.create("manifest.json", b"ours")
+
+
+@pytest.mark.parametrize("name", ["moto", "nanio"])
+def test_an_object_written_again_while_it_is_read_is_noticed(name: str, request: pytest.FixtureRequest) -> None:
+    store = request.getfixturevalue(name).store("rewritten")
+    store.write("adapter", b"what the gate saw")
+
+    with store.open_reader("adapter") as reader:
+        assert reader.read(0, 4) == b"what"
+        store.write("adapter", b"what it never saw")
+
+        with pytest.raises(TryAgain, match="ObjectChanged"):
+            reader.read(5, 4)

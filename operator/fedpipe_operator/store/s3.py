@@ -15,12 +15,13 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from fedpipe_operator.errors import TellUser
+from fedpipe_operator.errors import TellUser, TryAgain
 from fedpipe_operator.store.faults import ABSENT, BEYOND_THE_END, CONDITION_UNKNOWN, TAKEN, code_of, translated_faults
 from fedpipe_operator.store.keys import checked_key, checked_prefix, is_whole, is_within
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ObjectTypeDef
 
 _CONFIG = Config(
     signature_version="s3v4",
@@ -45,15 +46,23 @@ class Credentials:
 
 @dataclass(frozen=True)
 class ObjectReader:
-    """One object of a bucket, a request for each range."""
+    """One object of a bucket, a request for each range; all of them are of the same bytes."""
 
     store: "S3Store"
     key: str
     size: int
+    etag: str
 
     def read(self, offset: int, length: int) -> bytes:
-        """The `length` bytes from `offset` on; fewer only where the object ends."""
-        return self.store.read_range(self.key, offset, max(0, min(length, self.size - offset)))
+        """The `length` bytes from `offset` on; fewer only where the object ends.
+
+        Raises:
+            TryAgain: `ObjectChanged`: somebody wrote the object after it was opened, so what was read of it is worth nothing.
+        """
+        data, etag = self.store.ranged(self.key, offset, max(0, min(length, self.size - offset)))
+        if data and etag != self.etag:
+            raise TryAgain("ObjectChanged", f"{self.store.place}, {self.key}: it was written again while it was being read")
+        return data
 
 
 class S3Store:
@@ -90,34 +99,36 @@ class S3Store:
 
         By a listing: the answer to a HEAD has no body, so that a missing bucket would look like a missing object.
         """
-        full = self._full(key)
-        with self._faults(key):
-            found = self._client.list_objects_v2(Bucket=self.bucket, Prefix=full, MaxKeys=1).get("Contents", [])
-        return next((item["Size"] for item in found if item["Key"] == full), None)
+        found = self._listed(key)
+        return None if found is None else found["Size"]
 
     def read_range(self, key: str, offset: int, length: int) -> bytes:
         """Exactly `length` bytes from `offset`."""
-        full = self._full(key)
+        return self.ranged(key, offset, length)[0]
+
+    def ranged(self, key: str, offset: int, length: int) -> tuple[bytes, str]:
+        """Exactly `length` bytes from `offset`, and the ETag of the object they are of."""
         if length == 0:
-            return b""  # HTTP has no empty range
+            return b"", ""  # HTTP has no empty range
+        data, etag = b"", ""
         with self._faults(key):
             try:
-                data = self._client.get_object(Bucket=self.bucket, Key=full, Range=f"bytes={offset}-{offset + length - 1}")["Body"].read()
+                answer = self._client.get_object(Bucket=self.bucket, Key=self._full(key), Range=f"bytes={offset}-{offset + length - 1}")
+                data, etag = answer["Body"].read(), answer.get("ETag", "")
             except ClientError as error:
                 if code_of(error) not in BEYOND_THE_END:
                     raise
-                data = b""
         if len(data) != length:
             raise TellUser("ObjectTooShort", f"{self.place}, {key}: {length} bytes were asked for at {offset}, {len(data)} came")
-        return data
+        return data, etag
 
     @contextmanager
     def open_reader(self, key: str) -> Iterator[ObjectReader]:
         """The object for reading by ranges."""
-        size = self.size(key)
-        if size is None:
+        found = self._listed(key)
+        if found is None:
             raise TellUser("ObjectMissing", f"{self.place}, {key}: it is not, or no longer, in the store")
-        yield ObjectReader(self, key, size)
+        yield ObjectReader(self, key, found["Size"], found["ETag"])
 
     def write(self, key: str, data: bytes) -> None:
         """Write the object whole."""
@@ -163,6 +174,13 @@ class S3Store:
     def url_to_write(self, key: str, seconds: int) -> str:
         """A presigned URL for PUT of this one object."""
         return self._presigned("put_object", key, seconds)
+
+    def _listed(self, key: str) -> "ObjectTypeDef | None":
+        """The object's entry in the bucket's listing; None if it has none."""
+        full = self._full(key)
+        with self._faults(key):
+            found = self._client.list_objects_v2(Bucket=self.bucket, Prefix=full, MaxKeys=1).get("Contents", [])
+        return next((item for item in found if item["Key"] == full), None)
 
     def _presigned(self, method: str, key: str, seconds: int) -> str:
         with self._faults(key):
