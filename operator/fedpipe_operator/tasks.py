@@ -191,5 +191,6 @@ def _adapter(desk: Desk, commit: RoundManifest | None) -> GlobalAdapter | None:
 
 
 def _measured_batches(batch_sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """A small and the largest batch: between them the planner interpolates."""
-    return tuple(sorted({min(batch_sizes), max(batch_sizes)}))
+    """The smallest, a middle and the largest batch: between them the planner interpolates, and the largest may not fit."""
+    ascending = sorted(set(batch_sizes))
+    return tuple(sorted({ascending[0], ascending[len(ascending) // 2], ascending[-1]}))
