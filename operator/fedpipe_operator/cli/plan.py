@@ -18,7 +18,7 @@ def command(
     paths: Annotated[list[Path], typer.Argument(help="YAML files or folders: EdgeSites and one FederatedFineTune.")],
     output: Annotated[Path, typer.Option(help="Where the run's folder is made.")] = Path("runs"),
     volumes: Annotated[Path | None, typer.Option(help="Folder for the PersistentVolumeClaims; default: volumes/ beside the YAML.")] = None,
-    side_by_side: Annotated[int, typer.Option(min=1, help="Sites measured at the same time.")] = 1,
+    side_by_side: Annotated[int, typer.Option(min=1, help="Sites measured at the same time, as far as their claimed cores fit.")] = 2,
 ) -> None:
     """Measure the sites and explain the plan. `fedpipe run` goes on from there and does not measure again."""
     resource, sites = load_one(paths)

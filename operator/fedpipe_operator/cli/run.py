@@ -22,7 +22,7 @@ def command(
     paths: Annotated[list[Path], typer.Argument(help="YAML files or folders: EdgeSites and one FederatedFineTune.")],
     output: Annotated[Path, typer.Option(help="Where the run's folder is made.")] = Path("runs"),
     volumes: Annotated[Path | None, typer.Option(help="Folder for the PersistentVolumeClaims; default: volumes/ beside the YAML.")] = None,
-    side_by_side: Annotated[int, typer.Option(min=1, help="Sites at work at the same time.")] = 1,
+    side_by_side: Annotated[int, typer.Option(min=1, help="Sites at work at the same time, as far as their claimed cores fit.")] = 2,
     rounds: Annotated[int | None, typer.Option(min=1, help="Use this instead of rounds.count.")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Use this instead of training.maxSteps.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Use this instead of training.seed.")] = None,

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -19,7 +19,7 @@ from fedpipe_operator.doors import Job, JobState, Limits, SeenJob
 from fedpipe_operator.local import children, folders, memory, outcomes
 from fedpipe_operator.local.children import Child
 from fedpipe_operator.local.inheritance import PROCESSES_LOCK, inherit
-from fedpipe_operator.local.turns import Give, MakeRoom, Spawn, next_turn, place_of
+from fedpipe_operator.local.turns import Give, MakeRoom, Room, Spawn, next_turn, place_of
 from fedpipe_trainer.contract import Ended, Progress
 
 _LINE: TypeAdapter[Ended | Progress] = TypeAdapter(Ended | Progress)
@@ -42,6 +42,8 @@ class ProcessSettings:
     """How long a process that is asked to end has to leave its checkpoint."""
     cgroup: Path | None = None
     """A cgroup's folder that was given to us for memory limits (see `memory`)."""
+    processors: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    """How many the sites at work have among them."""
 
 
 class LocalDoor:
@@ -131,7 +133,7 @@ class LocalDoor:
     def _take_turn(self) -> bool:
         """Do the next thing that can be done; whether there was one."""
         waiting = [(self._seen[name].job, limits) for name, limits in self._waiting.items()]
-        turn = next_turn(waiting, self._children, self._side_by_side)
+        turn = next_turn(waiting, self._children, Room(self._side_by_side, self._settings.processors))
         match turn:
             case Spawn(job, place):
                 self._spawn(job, place)

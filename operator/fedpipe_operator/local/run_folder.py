@@ -20,7 +20,6 @@ from fedpipe_operator.errors import TellUser
 from fedpipe_operator.local.inheritance import PROCESSES_LOCK, inherit
 from fedpipe_trainer.contract import Wire
 
-
 _LOCK = "lock"
 _PATIENCE_SECONDS = 60.0
 
