@@ -88,7 +88,8 @@ def load(folder: Path, bits: Bits, objective: Objective) -> Base:
     tokenizer = read_tokenizer(folder)
     config.pad_token_id = pad_id = _pad_id(tokenizer, folder)
     head = head_parameters(skeleton(config, objective), objective, folder)
-    model, missing = _from_pretrained(folder, objective, config=config, bits=bits, kept=modules_of(head))
+    with devices.tight_heap():
+        model, missing = _from_pretrained(folder, objective, config=config, bits=bits, kept=modules_of(head))
     if stray := sorted(missing - set(head)):
         msg = f"the checkpoint in {folder} has no weights for {', '.join(stray[:5])}: the file and config.json do not belong together"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
