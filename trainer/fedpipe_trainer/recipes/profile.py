@@ -62,7 +62,8 @@ class Findings:
     """What is measured at one bit width."""
 
     load_seconds: float
-    load_peak_bytes: int
+    load_growth_bytes: int
+    """How far memory rose while the base was loaded."""
     base_bytes: int
     throughput: tuple[Throughput, ...]
 
@@ -77,7 +78,7 @@ def run(task: ProfileTask, workplace: Workplace) -> ProfileManifest:
     workplace.progress(Progress(phase="load"))
     release()
     where = device.choose()
-    runtime_bytes = 0 if where.type == "cuda" else psutil.Process().memory_info().rss
+    runtime_bytes = _resident_bytes(where)
     with workplace.phase("load"):
         studied = study(task, workplace)
     with workplace.phase("profile"):
@@ -100,7 +101,8 @@ def run(task: ProfileTask, workplace: Workplace) -> ProfileManifest:
         rank=task.rank,
         memory_bytes=device.memory_bytes(where, workplace.memory_limit_bytes),
         runtime_bytes=runtime_bytes,
-        load_peak_bytes={bits: findings.load_peak_bytes for bits, findings in found.items()},
+        # What earlier bit widths left behind in this process is not part of a fresh one's peak.
+        load_peak_bytes={bits: runtime_bytes + findings.load_growth_bytes for bits, findings in found.items()},
         base_bytes={bits: findings.base_bytes for bits, findings in found.items()},
         load_seconds={bits: findings.load_seconds for bits, findings in found.items()},
         throughput=tuple(point for findings in found.values() for point in findings.throughput),
@@ -156,9 +158,9 @@ def measure(bits: Bits, task: ProfileTask, workplace: Workplace, studied: Studie
     release()
     _check_room(bits, workplace, studied)
     memory.reset_peak()
-    began = workplace.clock()
+    began, before = workplace.clock(), _resident_bytes(device.choose())
     base = load(studied.folder, bits, studied.objective)
-    load_seconds, load_peak = workplace.clock() - began, memory.peak_bytes()
+    load_seconds, load_growth = workplace.clock() - began, memory.peak_bytes() - before
     site = Site(ranks={weight.name: task.rank for weight in studied.base.weights}, scale=lambda _weight: 1.0)
     with (
         attached(base, site, GlobalUpdate(), task.seed) as adapters,
@@ -170,7 +172,12 @@ def measure(bits: Bits, task: ProfileTask, workplace: Workplace, studied: Studie
         points = list(_points(bench, batches, workplace))
     if not points:
         raise TaskFailed(FailureReason.OUT_OF_MEMORY, "memory ran out in the first training step")
-    return Findings(load_seconds, load_peak, base.held_bytes, tuple(points))
+    return Findings(load_seconds, load_growth, base.held_bytes, tuple(points))
+
+
+def _resident_bytes(where: torch.device) -> int:
+    """What the process holds now; on a GPU nothing, since its peaks are of the device's allocator."""
+    return 0 if where.type == "cuda" else int(psutil.Process().memory_info().rss)
 
 
 def _check_room(bits: Bits, workplace: Workplace, studied: Studied) -> None:
@@ -228,7 +235,7 @@ def _points(bench: Bench, batches: Sequence[list[Example]], workplace: Workplace
         device.release_freed()
         memory.reset_peak()
         began = workplace.clock()
-        if not all(bench.step(examples) for _ in range(_TIMED_STEPS)):
+        if not _fits(bench, examples):
             return
         trained = workplace.clock()
         bench.forward(examples)
@@ -241,6 +248,16 @@ def _points(bench: Bench, batches: Sequence[list[Example]], workplace: Workplace
             evaluate_tokens_per_second=tokens / (workplace.clock() - trained),
             peak_memory_bytes=memory.peak_bytes(),
         )
+
+
+def _fits(bench: Bench, examples: Sequence[Example]) -> bool:
+    """Take the timed steps; whether memory sufficed for the whole batch. What was measured before stays."""
+    try:
+        return all(bench.step(examples) for _ in range(_TIMED_STEPS))
+    except TaskFailed as failure:
+        if failure.reason is FailureReason.OUT_OF_MEMORY:
+            return False
+        raise
 
 
 def _cycled(examples: Sequence[Example], count: int) -> list[Example]:
