@@ -27,7 +27,7 @@ from ingredients.tables import Row, write_rows  # noqa: E402 - likewise
 SITES = {"city-guide": (0.5, "jsonl"), "coast-guide": (0.3, "csv"), "valley-guide": (0.2, "parquet")}
 """By volume claim: the site's part of the meaning representations, and the format it keeps them in."""
 ALPHA = 0.5
-SEED = 5  # of the first ten, the one whose parts come nearest to those above
+SEED = 5  # of seeds 0 to 7, the one whose parts come nearest to those above
 TEST_MEANINGS = 90
 
 MODEL = "smollm2"
