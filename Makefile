@@ -17,7 +17,7 @@ INSTALLED := $(VENV)/installed-$(shell cat $(LOCK) pyproject.toml | cksum | cut 
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' $(LOCK))
 WITHOUT_TORCH = awk '/^[^ \#]/ { keep = ($$0 !~ /^(torch|triton|nvidia-|cuda-)/) } keep' $(LOCK)
 
-.PHONY: help venv demo test lint format lock bench clean
+.PHONY: help venv demo test slow lint format lock bench clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -47,6 +47,9 @@ demo: $(INSTALLED) ## Fine-tune one model across three unlike sites on this mach
 test: lint ## Lint, then run every test
 	$(BIN)/pytest
 
+slow: $(INSTALLED) ## Run the slow tests: whole runs in real processes, some ten minutes
+	$(BIN)/pytest -m slow
+
 lint: $(INSTALLED) ## Check style, types and the doors between the rooms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -61,7 +64,9 @@ lock: ## Pin every package below pyproject.toml anew, with hashes and without an
 	$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --all-extras --quiet pyproject.toml -o $(LOCK)
 
 bench: $(INSTALLED) ## Run the benchmarks; they print the tables of benchmarks/README.md
-	for one in $(wildcard benchmarks/*.py); do $(BIN)/python $$one || exit 1; done
+	$(BIN)/python benchmarks/aggregate.py
+	$(BIN)/python examples/quickstart/prepare.py
+	$(BIN)/python benchmarks/train_step.py examples/quickstart/volumes/models/mpnet --task classify
 
 clean: ## Remove what was built; the cache of models stays
 	rm -rf $(VENV) runs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache examples/*/volumes

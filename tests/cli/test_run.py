@@ -14,6 +14,9 @@ from local_runs import Fleet
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+# Each run starts trainers, and a trainer's imports alone take ten seconds: `make slow`.
+pytestmark = pytest.mark.slow
+
 LABELS = ["art", "food", "sport"]
 
 

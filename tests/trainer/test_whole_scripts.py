@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -217,7 +218,9 @@ def check_export(site: Site) -> None:
 
 
 def alone(task_file: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-m", "fedpipe_trainer", task_file], capture_output=True, text=True, check=False)
+    """One task in a process of its own, with as many threads as the serving trainer has: the same bytes need that."""
+    command, one_thread = [sys.executable, "-m", "fedpipe_trainer", task_file], os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=one_thread)
 
 
 def test_the_same_task_gives_the_same_bytes_in_another_process(site: Site, trainer: Any) -> None:
