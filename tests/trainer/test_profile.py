@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from fedpipe_trainer.contract import Bits, Data, Model, ProfileTask, RunRef, SequenceClassification
@@ -93,6 +94,14 @@ def test_a_base_above_the_sites_limit_is_never_loaded(task: ProfileTask, tmp_pat
 
     with pytest.raises(TaskFailed, match=r"32 bits: the base alone takes .* MB, more than the site's limit of 1 MB leaves"):
         profile.run(task, workplace(tmp_path, limit=10**6))
+
+
+def test_a_batch_that_is_sure_to_run_out_of_memory_is_not_tried(task: ProfileTask, tmp_path: Path) -> None:
+    greedy = task.model_copy(update={"bits": (32,), "batch_sizes": (256, 100_000)})
+    found = profile.run(greedy, workplace(tmp_path, limit=psutil.Process().memory_info().rss + 10**9))
+
+    assert [(point.batch_size, point.length) for point in found.throughput] == [(256, 32)]
+    assert found.unsupported == {}
 
 
 def test_a_profile_that_is_asked_to_stop_ends(task: ProfileTask, tmp_path: Path) -> None:

@@ -229,10 +229,14 @@ def _batches(examples: Sequence[Example], sizes: Sequence[int]) -> list[list[Exa
 
 def _points(bench: Bench, batches: Sequence[list[Example]], workplace: Workplace) -> Iterator[Throughput]:
     """One measured point a batch, up to the first that does not fit memory."""
+    bytes_per_token = 0.0
     for examples in batches:
         if workplace.stop_requested():
             raise Terminated
         device.release_freed()
+        resting = psutil.Process().memory_info().rss
+        if _is_too_much(resting + bytes_per_token * len(examples) * _width(examples), workplace.memory_limit_bytes, bench.base.device):
+            return
         memory.reset_peak()
         began = workplace.clock()
         if not _fits(bench, examples):
@@ -240,6 +244,7 @@ def _points(bench: Bench, batches: Sequence[list[Example]], workplace: Workplace
         trained = workplace.clock()
         bench.forward(examples)
         tokens = len(examples) * _width(examples)
+        bytes_per_token = max(0, memory.peak_bytes() - resting) / tokens
         yield Throughput(
             bits=bench.base.bits,
             batch_size=len(examples),
@@ -248,6 +253,14 @@ def _points(bench: Bench, batches: Sequence[list[Example]], workplace: Workplace
             evaluate_tokens_per_second=tokens / (workplace.clock() - trained),
             peak_memory_bytes=memory.peak_bytes(),
         )
+
+
+def _is_too_much(expected: float, limit: int | None, where: torch.device) -> bool:
+    """Whether a batch is sure to run out of memory, by the batch before it.
+
+    On a CPU it is better not tried: some libraries do not recover in a process whose memory ran out once.
+    """
+    return limit is not None and where.type == "cpu" and expected > limit
 
 
 def _fits(bench: Bench, examples: Sequence[Example]) -> bool:
