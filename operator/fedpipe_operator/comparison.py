@@ -7,6 +7,7 @@ and every site evaluates. So it goes through the same `decide`, plans, trainers 
 
 from collections.abc import Mapping
 
+from fedpipe_operator import names
 from fedpipe_operator.api import FederatedFineTune, seconds
 from fedpipe_operator.api.finetune import ExportSpec
 from fedpipe_operator.records import Comparison, RoundEvaluation, RoundManifest, RoundPlan
@@ -23,7 +24,7 @@ def alone(run: Run, site: str, rounds: int) -> Run:
     spec = run.spec
     deadline = f"{int(seconds(spec.rounds.deadline) * rounds)}s"
     one_round = spec.rounds.model_copy(update={"count": 1, "deadline": deadline, "target": None, "patience": None})
-    metadata = run.resource.metadata.model_copy(update={"name": f"{run.name}-alone-{site}"[:63].rstrip("-")})
+    metadata = run.resource.metadata.model_copy(update={"name": names.bounded(f"{run.name}-alone-{site}")})
     child_spec = spec.model_copy(update={"rounds": one_round, "export": ExportSpec(adapter=False, merged=False)})
     return Run(FederatedFineTune(metadata=metadata, spec=child_spec), run.sites)
 

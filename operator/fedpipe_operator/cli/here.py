@@ -13,6 +13,7 @@ from rich.console import Console
 
 from fedpipe_operator import names
 from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneStatus
+from fedpipe_operator.api.checks import matches
 from fedpipe_operator.cli.display import Display
 from fedpipe_operator.cli.files import load
 from fedpipe_operator.errors import TellUser, TryAgain
@@ -118,10 +119,8 @@ def endings(console: Console) -> Iterator[None]:
 
 
 def matching(resource: FederatedFineTune, sites: list[EdgeSite]) -> tuple[EdgeSite, ...]:
-    """The run's sites: those of its namespace that carry the selector's labels, by name."""
-    wanted = resource.spec.sites.selector.match_labels.items()
-    ours = (site for site in sites if site.metadata.namespace == resource.metadata.namespace)
-    return tuple(sorted((site for site in ours if wanted <= site.metadata.labels.items()), key=lambda site: site.name))
+    """The run's sites, by name."""
+    return tuple(sorted((site for site in sites if matches(resource, site)), key=lambda site: site.name))
 
 
 def _kept_and_shown(folder: RunFolder, display: Display) -> Callable[[FineTuneStatus], None]:

@@ -12,6 +12,7 @@ from fedpipe_operator.cli.here import Here, Options, endings, load_one, taken_up
 from fedpipe_operator.local.session import compare as put_side_by_side
 from fedpipe_operator.local.session import sessions_alone
 from fedpipe_operator.report import closing_table, read_record, samples_table, write_report
+from fedpipe_operator.report.facts import train_samples
 from fedpipe_operator.report.record import RunRecord
 from fedpipe_operator.rounds import exported_round
 from fedpipe_operator.store.address import DirectoryAddress
@@ -68,17 +69,13 @@ def _closed(here: Here, record: RunRecord, console: Console) -> bool:
         console.print(f"logs: {here.folder.path / 'jobs'}; mend what is said, then start over with --fresh", soft_wrap=True)
         return False
     if record.comparison is not None:
-        console.print(closing_table(record.comparison, primary_metric(session.run.spec), _samples_by_site(record)))
+        console.print(closing_table(record.comparison, primary_metric(session.run.spec), train_samples(record)))
     if samples := _samples_shown(here, record):
         console.print(samples_table(samples, marked=session.run.spec.task.type == "SequenceClassification"))
     where = str(here.folder.store) if isinstance(session.address, DirectoryAddress) else session.address.prefix
     for name in (names.EXPORT_ADAPTER, names.EXPORT_MERGED, names.REPORT):
         console.print(f"{name:<16} {where}/{name}", soft_wrap=True)
     return True
-
-
-def _samples_by_site(record: RunRecord) -> dict[str, int]:
-    return {site: profile.train_samples for site, profile in record.profiles.items()}
 
 
 def _samples_shown(here: Here, record: RunRecord) -> list[Sample]:

@@ -1,6 +1,6 @@
 """What `decide` may ask for. Every action is safe to take twice: names are fixed and creation is create-if-absent."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from fedpipe_operator.api import FineTuneStatus
 from fedpipe_operator.records import RoundEvaluation, RoundPlan, UpdateRef
@@ -88,6 +88,6 @@ class Decision:
 
     status: FineTuneStatus
     actions: tuple[Action, ...] = ()
-    events: tuple[Event, ...] = field(default=())
+    events: tuple[Event, ...] = ()
     look_again_at: float | None = None
     """Unix seconds: when to look even if nothing is heard; None when the run is over or paused."""

@@ -43,10 +43,9 @@ class Done:
 
 @dataclass(frozen=True)
 class Out:
-    """There will be no result, and why. `job` is still at work and no longer wanted."""
+    """There will be no result, and why."""
 
     why: str
-    job: str | None = None
 
 
 Standing = Todo | Active | Done | Out
@@ -72,16 +71,15 @@ def standing(work: Work, run: Run, seen: Seen, *, manifests: Mapping[int, Manife
         name = job_of(run, work.kind, site=work.site, round_=work.round, attempt=attempt).name
         outcome = _outcome(attempt, name, manifests.get(attempt), seen.jobs.get(name))
         if not isinstance(outcome, _Failed):
-            return _too_late(outcome, run) if expired and not isinstance(outcome, Done) else outcome
+            return _too_late(run) if expired and not isinstance(outcome, Done) else outcome
         spent += outcome.counts
         if outcome.final or spent >= run.spec.rounds.attempts:
             return Out(outcome.why)
     raise AssertionError  # count() does not end
 
 
-def _too_late(standing_: Standing, run: Run) -> Out:
-    why = f"DeadlineExceeded: not done within {run.spec.rounds.deadline}"
-    return Out(why, standing_.job if isinstance(standing_, Active) else None)
+def _too_late(run: Run) -> Out:
+    return Out(f"DeadlineExceeded: not done within {run.spec.rounds.deadline}")
 
 
 def _outcome(attempt: int, name: str, manifest: Manifest | None, job: SeenJob | None) -> Todo | Active | Done | _Failed:
