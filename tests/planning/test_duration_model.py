@@ -3,7 +3,7 @@
 from itertools import product
 
 import pytest
-from fleets import MPNET, a_site, point, speeds
+from site_profiles import MPNET, a_site, point, speeds
 
 from fedpipe_operator.planning.duration import fixed_seconds, global_bytes, row_tokens, step_seconds, tokens_per_second, wire_bytes
 from fedpipe_operator.planning.sizes import uniform_ranks

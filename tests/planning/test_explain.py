@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fleets import GIB, a_site, a_spec, point, speeds
+from site_profiles import GIB, a_site, a_spec, point, speeds
 
 from fedpipe_operator.api import PlanStatus
 from fedpipe_operator.planning import Plans, Row, plan_round, plan_status, rows

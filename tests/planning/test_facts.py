@@ -1,7 +1,7 @@
 """What a run's rounds must know that only the profiles say."""
 
 import pytest
-from fleets import MPNET, a_site
+from site_profiles import MPNET, a_site
 
 from fedpipe_operator.planning import facts_of
 from fedpipe_trainer.contract import CausalLM, SequenceClassification

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleets import LLAMA_7B, MPNET, SMOLLM2, a_site, point
+from site_profiles import LLAMA_7B, MPNET, SMOLLM2, a_site, point
 
 from fedpipe_operator.planning import Terms, predict_peak
 from fedpipe_operator.planning.calibration import Calibration, calibrate

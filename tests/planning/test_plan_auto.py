@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fleets import GIB, a_site, a_spec, point, speeds
+from site_profiles import GIB, a_site, a_spec, point, speeds
 
 from fedpipe_operator.planning import plan_round
 from fedpipe_operator.sites import SiteProfile

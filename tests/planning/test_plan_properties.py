@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from random import Random
 
-from fleets import GIB, MPNET, SMOLLM2, a_site, a_spec, point
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from site_profiles import GIB, MPNET, SMOLLM2, a_site, a_spec, point
 
 from fedpipe_operator.api import FineTuneSpec, PlanningMode, seconds
 from fedpipe_operator.planning import Plans, plan_round, predict_peak

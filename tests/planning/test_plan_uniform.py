@@ -1,6 +1,6 @@
 """Mode Uniform: all sites alike, held to the weakest."""
 
-from fleets import GIB, a_site, a_spec
+from site_profiles import GIB, a_site, a_spec
 
 from fedpipe_operator.planning import Plans, plan_round
 from fedpipe_operator.sites import SiteProfile

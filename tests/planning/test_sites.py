@@ -1,7 +1,7 @@
 """A site's claims, held against what was measured there."""
 
 import pytest
-from fleets import FINGERPRINT, GIB, SMOLLM2
+from site_profiles import FINGERPRINT, GIB, SMOLLM2
 
 from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.sites import site_profile

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet import World, a_failure, a_profile, a_run, a_site, an_evaluation, an_update, good_trainer
+from stand_in_runs import World, a_run, a_site
+from trainer_results import a_failure, a_profile, an_evaluation, an_update, good_trainer
 
 from fedpipe_operator import names
 from fedpipe_operator.records import RoundManifest, RoundPlan

@@ -1,4 +1,4 @@
-"""Sites, profiles and runs for tests of planning: two real models, and figures that were measured with them."""
+"""Profiles of sites, and specs, for tests of planning: two real models, and figures that were measured with them."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,21 +1,16 @@
-"""A small fleet for tests: runs, sites and profiles to order, and a stand-in for the trainers.
+"""Whole runs with nothing but stand-ins for the trainers: runs and sites to order, a door, and a world around both.
 
 `StandInDoor` takes the place of processes and Jobs: it "does" a task by writing, through the task's own URLs, what a
-trainer would write (a tiny adapter, a manifest). Everything else around it is real: decide, tasks, the directory
-store, the aggregation.
+trainer would write. Everything else around it is real: decide, tasks, the directory store, the aggregation.
 """
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from safetensors.numpy import save_file
+from trainer_results import Trainer, good_trainer, path_of
 
-from fedpipe_operator import names
 from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneStatus
 from fedpipe_operator.doors import Job, JobState, Limits, SeenJob
 from fedpipe_operator.reconcile import Reconciler
@@ -24,33 +19,7 @@ from fedpipe_operator.store import DirectoryStore
 from fedpipe_operator.store.address import DirectoryAddress
 from fedpipe_operator.tasks import Place
 from fedpipe_operator.worker import AggregationTask, aggregate
-from fedpipe_trainer.contract import (
-    Artifact,
-    BaseModelFacts,
-    Data,
-    EvaluateTask,
-    EvaluationManifest,
-    ExitCode,
-    ExportManifest,
-    ExportTask,
-    Failure,
-    FailureReason,
-    Measured,
-    Model,
-    Outcome,
-    ProfileManifest,
-    ProfileTask,
-    Throughput,
-    TrainTask,
-    UpdateManifest,
-    WeightShape,
-    parse_task,
-)
-
-BASE = "ba5e" * 16
-WEIGHTS = {"layer.0.q": (8, 6), "layer.0.v": (4, 6)}
-HEAD = {"base_model.model.classifier.weight": (3, 8)}
-GIB = 2**30
+from fedpipe_trainer.contract import Data, ExitCode, Model, parse_task
 
 
 def a_site(name: str, **spec: Any) -> EdgeSite:
@@ -72,125 +41,6 @@ def a_run(fleet: int | list[EdgeSite] = 3, /, **spec: Any) -> Run:
     document = {"metadata": {"name": "toy", "uid": "uid-1"}, "spec": {**body, **spec}}
     sites = [a_site(f"site-{letter}") for letter in "abcdefgh"[:fleet]] if isinstance(fleet, int) else fleet
     return Run(FederatedFineTune.model_validate(document), tuple(sorted(sites, key=lambda site: site.name)))
-
-
-def a_profile(task: ProfileTask, **changes: Any) -> ProfileManifest:
-    """What a trainer measures at a site with a toy model and room enough."""
-    points = tuple(
-        Throughput(bits=bits, batch_size=batch, length=16, tokens_per_second=1e4, evaluate_tokens_per_second=3e4, peak_memory_bytes=GIB)
-        for bits in task.bits
-        for batch in task.batch_sizes
-    )
-    facts = BaseModelFacts(
-        architecture="toy",
-        parameters=1000,
-        quantised_parameters=800,
-        layers=1,
-        hidden_size=8,
-        intermediate_size=16,
-        attention_heads=2,
-        vocabulary_size=64,
-        weights=tuple(WeightShape(name=name, d_out=shape[0], d_in=shape[1]) for name, shape in WEIGHTS.items()),
-        head={"base_model.model.classifier.weight": (-1, 8)},
-    )
-    fields = {
-        "base": facts,
-        "fingerprint": BASE,
-        "labels": ("a", "b", "c"),
-        "train_samples": 100,
-        "validation_samples": 20,
-        "mean_tokens": 12.0,
-        "memory_bytes": 8 * GIB,
-        "runtime_bytes": GIB // 4,
-        "load_peak_bytes": dict.fromkeys(task.bits, GIB // 2),
-        "base_bytes": dict.fromkeys(task.bits, GIB // 8),
-        "load_seconds": dict.fromkeys(task.bits, 0.1),
-        "throughput": points,
-    }
-    return ProfileManifest(**_header(task), **(fields | changes))
-
-
-def an_update(task: TrainTask, folder: Path, **changes: Any) -> UpdateManifest:
-    """Write an adapter that depends on site, round and seed alone, through the task's URL, and say what it is."""
-    tensors = adapter_tensors(f"{task.site}/{task.round}/{task.hyperparameters.seed}", task.plan.ranks)
-    file = folder / "update.safetensors"
-    save_file(tensors, file)
-    data = file.read_bytes()
-    target = path_of(task.adapter)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(data)
-    fields = {
-        "adapter": Artifact(name="adapter.safetensors", size=len(data), sha256=hashlib.sha256(data).hexdigest()),
-        "tensors": {key: value.shape for key, value in tensors.items()},
-        "ranks": task.plan.ranks,
-        "scaling": task.plan.scaling,
-        "scales": {weight: task.plan.scale(weight) for weight in task.plan.ranks},
-        "bits": task.plan.bits,
-        "batch_size": task.plan.batch_size,
-        "micro_batch_size": task.plan.batch_size,
-        "steps": task.plan.steps,
-        "samples": 10,
-        "tokens": 120,
-        "fingerprint": BASE,
-        "train_loss": 1.0,
-    }
-    return UpdateManifest(**_header(task), **(fields | changes))
-
-
-def adapter_tensors(seed: str, ranks: Mapping[str, int]) -> dict[str, npt.NDArray[np.float32]]:
-    """Random factors and a head, the same for the same seed."""
-    random = np.random.default_rng(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "little"))
-    tensors = {}
-    for weight, rank in sorted(ranks.items()):
-        d_out, d_in = WEIGHTS[weight]
-        if rank:
-            tensors[f"base_model.model.{weight}.lora_A.weight"] = random.standard_normal((rank, d_in)).astype(np.float32)
-            tensors[f"base_model.model.{weight}.lora_B.weight"] = random.standard_normal((d_out, rank)).astype(np.float32)
-    return tensors | {key: random.standard_normal(shape).astype(np.float32) for key, shape in HEAD.items()}
-
-
-def an_evaluation(task: EvaluateTask, **changes: Any) -> EvaluationManifest:
-    """A metric that grows with the round."""
-    fields = {"samples": 20, "targets": 20, "loss": 2.0 / (1 + task.round), "metrics": {"accuracy": task.round / 10}}
-    return EvaluationManifest(**_header(task), **(fields | changes))
-
-
-def a_failure(kind: type[Any], task: Any, reason: FailureReason, message: str) -> Any:
-    """The manifest of a task that failed."""
-    return kind(**(_header(task) | {"outcome": Outcome.FAILED}), failure=Failure(reason=reason, message=message))
-
-
-def path_of(url: str) -> Path:
-    """The file behind a file:// URL."""
-    return Path(url.removeprefix("file://"))
-
-
-def _header(task: Any) -> dict[str, Any]:
-    return {
-        "run": task.run,
-        "site": task.site,
-        "round": task.round,
-        "attempt": task.attempt,
-        "outcome": Outcome.COMPLETED,
-        "measured": Measured(),
-    }
-
-
-Trainer = Callable[[Any, Path], Any]
-"""Given a task and a scratch folder, the manifest to leave behind; None leaves nothing (a killed trainer)."""
-
-
-def good_trainer(task: Any, folder: Path) -> Any:
-    """Does every task as it should be done."""
-    match task:
-        case ProfileTask():
-            return a_profile(task)
-        case TrainTask():
-            return an_update(task, folder)
-        case EvaluateTask():
-            return an_evaluation(task)
-        case ExportTask():
-            return ExportManifest(**_header(task))
 
 
 @dataclass
@@ -333,6 +183,3 @@ class World:
         data = self.store.read(max(keys))
         assert data is not None
         return data
-
-
-__all__ = ["World", "a_failure", "a_profile", "a_run", "a_site", "an_evaluation", "an_update", "good_trainer", "names"]
