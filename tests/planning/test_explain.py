@@ -6,7 +6,6 @@ from site_profiles import GIB, a_site, a_spec, point, speeds
 
 from fedpipe_operator.api import PlanStatus
 from fedpipe_operator.planning import Plans, Row, plan_round, plan_status, rows
-from fedpipe_operator.planning.wording import duration, percent, size
 from fedpipe_trainer.contract import Bits, Forecast, Plan
 
 GOLDEN = Path(__file__).with_name("golden") / "three_sites.txt"
@@ -67,23 +66,3 @@ def test_a_status_is_bounded() -> None:
     assert status == PlanStatus(
         site="b", bits=4, batch_size=2, steps=9, rank=16, adapters=2, memory=3 * GIB, seconds=75.0, why=("x" * 1024,) * 8
     )
-
-
-def test_numbers_read_as_people_write_them() -> None:
-    assert [size(count) for count in (0, 1023, 1024, 1536 * 1024, 870 * 1024**2, 17.25 * GIB)] == [
-        "0 B",
-        "1023 B",
-        "1.00 KiB",
-        "1.50 MiB",
-        "870 MiB",
-        "17.2 GiB",
-    ]
-    assert [duration(seconds) for seconds in (0.4, 59.4, 60, 200, 3599.7, 5400)] == [
-        "0 s",
-        "59 s",
-        "1 min",
-        "3 min 20 s",
-        "1 h",
-        "1 h 30 min",
-    ]
-    assert [percent(share) for share in (0, 0.284, 0.999, 1)] == ["0 %", "28 %", "99 %", "100 %"]

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 from fedpipe_operator.api import FederatedFineTune
+from fedpipe_operator.records import RoundEvaluation
 from fedpipe_operator.report import RunRecord
 from fedpipe_operator.report.facts import (
     NO_UPDATE,
@@ -13,7 +14,23 @@ from fedpipe_operator.report.facts import (
     site_rows,
     total_seconds,
 )
-from fedpipe_trainer.contract import Failure, FailureReason, Outcome
+from fedpipe_trainer.contract import EvaluationManifest, Failure, FailureReason, Measured, Outcome, RunRef, Sample
+
+
+def evaluated(round_: int, **metrics: float) -> RoundEvaluation:
+    return RoundEvaluation(round=round_, finished_at=0.0, metrics=metrics)
+
+
+def a_site_evaluation(site: str, round_: int, *, answer: str) -> EvaluationManifest:
+    return EvaluationManifest(
+        run=RunRef(namespace="default", name="newsgroups", uid="0b5c"),
+        site=site,
+        round=round_,
+        attempt=0,
+        outcome=Outcome.COMPLETED,
+        measured=Measured(),
+        examples=(Sample(text="t", expected="e", predicted=answer),),
+    )
 
 
 def with_status(record: RunRecord, **status: object) -> RunRecord:
@@ -94,7 +111,21 @@ def test_sites_that_were_never_planned_for_come_last(record: RunRecord) -> None:
     assert [(row.ranks, row.adapters) for row in site_rows(record)] == [("16 to 32", 48), ("8 to 16", 48), ("4 to 8", 32), ("none", 0)]
 
 
-def test_the_shown_documents_are_those_of_the_newest_round_that_has_any(record: RunRecord) -> None:
-    silent = {site: it.model_copy(update={"examples": ()}) for site, it in record.site_evaluations[6].items()}
-    assert shown_samples(replace(record, site_evaluations={5: record.site_evaluations[6], 6: silent})) == shown_samples(record)
-    assert len(shown_samples(record)) == 6
+def test_what_is_shown_is_of_the_exported_round_also_where_a_later_one_was_worse(record: RunRecord) -> None:
+    answers = {round_: {"a": a_site_evaluation("a", round_, answer=f"of round {round_}")} for round_ in (0, 1, 2, 3)}
+    accuracy = {0: 0.9, 1: 0.3, 2: 0.5, 3: 0.4}
+    rounds = {round_: evaluated(round_, accuracy=value) for round_, value in accuracy.items()}
+    shown = replace(record, comparison=None, evaluations=rounds, site_evaluations=answers)
+
+    assert [(site, sample.predicted) for site, sample in shown_samples(shown)] == [("a", "of round 2")]
+    assert headline(shown) == "After round 2 the federated model has accuracy 50.0 %, against 90.0 % for the untouched base model."
+
+
+def test_the_base_models_answers_are_never_shown_as_the_runs(record: RunRecord) -> None:
+    begun = replace(record, evaluations={0: record.evaluations[0]}, site_evaluations={0: record.site_evaluations[6]})
+
+    assert shown_samples(begun) == []
+
+
+def test_the_shown_documents_are_in_order_of_the_sites(record: RunRecord) -> None:
+    assert [site for site, _ in shown_samples(record)] == [site for site in record.sites[:3] for _ in range(2)]

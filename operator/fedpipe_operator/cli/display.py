@@ -15,8 +15,8 @@ from rich.text import Text
 
 from fedpipe_operator.api import FineTuneStatus, MetricStatus, PlanStatus, RoundStatus
 from fedpipe_operator.doors import JobState, SeenJob
-from fedpipe_operator.report.units import bytes_text, metric_text, seconds_text
 from fedpipe_operator.rounds import Event
+from fedpipe_operator.units import bytes_text, metric_text, seconds_text
 
 _VERBS = {"profile": "measures", "train": "trains", "evaluate": "evaluates", "export": "exports", "aggregate": "aggregates"}
 

@@ -12,11 +12,9 @@ from fedpipe_operator.cli.here import Here, Options, endings, load_one, taken_up
 from fedpipe_operator.local.session import compare as put_side_by_side
 from fedpipe_operator.local.session import sessions_alone
 from fedpipe_operator.report import closing_table, read_record, samples_table, write_report
-from fedpipe_operator.report.facts import train_samples
+from fedpipe_operator.report.facts import shown_samples, train_samples
 from fedpipe_operator.report.record import RunRecord
-from fedpipe_operator.rounds import exported_round
 from fedpipe_operator.store.address import DirectoryAddress
-from fedpipe_trainer.contract import Sample
 
 
 def command(
@@ -70,18 +68,12 @@ def _closed(here: Here, record: RunRecord, console: Console) -> bool:
         return False
     if record.comparison is not None:
         console.print(closing_table(record.comparison, primary_metric(session.run.spec), train_samples(record)))
-    if samples := _samples_shown(here, record):
+    if samples := [sample for _, sample in shown_samples(record)]:
         console.print(samples_table(samples, marked=session.run.spec.task.type == "SequenceClassification"))
     where = str(here.folder.store) if isinstance(session.address, DirectoryAddress) else session.address.prefix
     for name in (names.EXPORT_ADAPTER, names.EXPORT_MERGED, names.REPORT):
         console.print(f"{name:<16} {where}/{name}", soft_wrap=True)
     return True
-
-
-def _samples_shown(here: Here, record: RunRecord) -> list[Sample]:
-    """What the sites showed of the exported round's answers, if the run asked for it."""
-    round_ = exported_round(here.session.run, record.evaluations)
-    return [sample for manifest in record.site_evaluations.get(round_, {}).values() for sample in manifest.examples]
 
 
 def _changed(resource: FederatedFineTune, *, rounds: int | None, max_steps: int | None, seed: int | None) -> FederatedFineTune:

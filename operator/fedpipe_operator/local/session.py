@@ -76,7 +76,7 @@ def compare(parent: Session, alone: Mapping[str, Session]) -> Comparison:
     """Put base, sites alone and the federated model side by side, and keep that in the store."""
     base = _required(parent.store, names.round_evaluation(0), RoundEvaluation)
     rounds = {round_: _required(parent.store, names.round_evaluation(round_), RoundEvaluation) for round_ in _rounds(parent)}
-    best = exported_round(parent.run, rounds)
+    best = exported_round(parent.run.spec, rounds)
     results = {
         site: _required(session.store, names.round_evaluation(1), RoundEvaluation)
         for site, session in alone.items()

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from fedpipe_operator.api import PlanStatus
 from fedpipe_operator.planning.plans import Plans
-from fedpipe_operator.planning.wording import duration, size
+from fedpipe_operator.units import bytes_text, seconds_text
 from fedpipe_trainer.contract import Plan
 
 _STATUS_WHY_COUNT = 8
@@ -56,9 +56,9 @@ def _row(site: str, plan: Plan) -> Row:
         rank="–".join(str(rank) for rank in sorted({ranks[0], ranks[-1]})) if ranks else "0",
         adapters=str(_adapters(plan)),
         steps=str(plan.steps),
-        memory=size(plan.forecast.memory_bytes),
-        duration=duration(plan.forecast.seconds),
-        upload=size(plan.forecast.upload_bytes),
+        memory=bytes_text(plan.forecast.memory_bytes),
+        duration=seconds_text(plan.forecast.seconds),
+        upload=bytes_text(plan.forecast.upload_bytes),
         why=plan.why,
     )
 

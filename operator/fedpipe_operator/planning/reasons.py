@@ -6,8 +6,8 @@ Bits, batch and rank are chosen in this order, so the better options of one are 
 from collections.abc import Sequence
 
 from fedpipe_operator.planning.candidates import MEMORY_SHARE, Candidate, Request
-from fedpipe_operator.planning.wording import duration, percent, size
 from fedpipe_operator.sites import SiteProfile
+from fedpipe_operator.units import bytes_text, seconds_text, whole_percent
 
 
 def why(request: Request, site: SiteProfile, *, chosen: Candidate, candidates: Sequence[Candidate]) -> tuple[str, ...]:
@@ -44,10 +44,10 @@ def why_excluded(request: Request, site: SiteProfile, candidates: Sequence[Candi
     fitting = [one for one in candidates if one.fits_memory(site)]
     if not fitting:
         least = min(candidates, key=lambda one: (one.forecast.memory_bytes, -one.bits))
-        return f"needs at least {size(least.forecast.memory_bytes)} at {_named(least)}; {_may_plan(site)}"
+        return f"needs at least {bytes_text(least.forecast.memory_bytes)} at {_named(least)}; {_may_plan(site)}"
     nearest = min(fitting, key=lambda one: one.forecast.seconds)
-    needs = f"loading and transfers alone take {duration(nearest.forecast.seconds)} at {_named(nearest)}"
-    return f"not one training step fits the {duration(request.deadline)} that may be planned of rounds.deadline: {needs}"
+    needs = f"loading and transfers alone take {seconds_text(nearest.forecast.seconds)} at {_named(nearest)}"
+    return f"not one training step fits the {seconds_text(request.deadline)} that may be planned of rounds.deadline: {needs}"
 
 
 def _bits_obstacle(request: Request, site: SiteProfile, *, chosen: Candidate, candidates: Sequence[Candidate]) -> str:
@@ -77,9 +77,9 @@ def _obstacle(name: str, options: Sequence[Candidate], site: SiteProfile) -> str
     """What kept the site from an option: memory in its cheapest form, else the deadline in its fastest."""
     fitting = [one for one in options if one.fits_memory(site)]
     if not fitting:
-        return f"{name} would need {size(min(one.forecast.memory_bytes for one in options))}; {_may_plan(site)}"
+        return f"{name} would need {bytes_text(min(one.forecast.memory_bytes for one in options))}; {_may_plan(site)}"
     share = max(one.trained_share for one in fitting)
-    return f"{name} would train only {percent(share)} of its steps before the deadline"
+    return f"{name} would train only {whole_percent(share)} of its steps before the deadline"
 
 
 def _steps(request: Request, site: SiteProfile, chosen: Candidate) -> str:
@@ -89,14 +89,14 @@ def _steps(request: Request, site: SiteProfile, chosen: Candidate) -> str:
         source = "training.maxSteps"
     if chosen.steps == chosen.wanted_steps:
         return f"{chosen.steps} steps: {source}; the deadline cuts nothing"
-    cut = percent(1 - chosen.trained_share)
+    cut = whole_percent(1 - chosen.trained_share)
     return f"{chosen.steps} of {chosen.wanted_steps} steps ({source}): under-training rate {cut}, cut by rounds.deadline"
 
 
 def _forecast(site: SiteProfile, chosen: Candidate) -> str:
     measured = any(point.peak_memory_bytes > 0 for point in site.measured(chosen.bits))
     source = "memory fitted to what was measured" if measured else "memory by formula alone, as nothing was measured"
-    figures = f"{size(chosen.forecast.memory_bytes)} and {duration(chosen.forecast.seconds)} a round"
+    figures = f"{bytes_text(chosen.forecast.memory_bytes)} and {seconds_text(chosen.forecast.seconds)} a round"
     return f"forecast {figures}: {source} at {chosen.bits} bits"
 
 
@@ -106,11 +106,11 @@ def _fewer_bits(site: SiteProfile, chosen: Candidate, candidates: Sequence[Candi
     least = min(below, key=lambda one: one.forecast.memory_bytes, default=None)
     if site.on_gpu or least is None or least.forecast.memory_bytes < chosen.forecast.memory_bytes:
         return ""
-    return f"fewer bits would save no memory on this CPU: {least.bits} bits would need {size(least.forecast.memory_bytes)}"
+    return f"fewer bits would save no memory on this CPU: {least.bits} bits would need {bytes_text(least.forecast.memory_bytes)}"
 
 
 def _may_plan(site: SiteProfile) -> str:
-    return f"{size(MEMORY_SHARE * site.memory_bytes)} of the site's {size(site.memory_bytes)} may be planned"
+    return f"{bytes_text(MEMORY_SHARE * site.memory_bytes)} of the site's {bytes_text(site.memory_bytes)} may be planned"
 
 
 def _named(candidate: Candidate) -> str:

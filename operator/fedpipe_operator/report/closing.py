@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fedpipe_operator.api import LOWER_IS_BETTER, MetricName
-from fedpipe_operator.records import Comparison, RoundEvaluation, SiteEvaluation
-from fedpipe_operator.report.units import TITLES, count_text, excerpt, metric_text
+from fedpipe_operator.records import Comparison, RoundEvaluation
+from fedpipe_operator.rounds.target import value_of
+from fedpipe_operator.units import TITLES, count_text, excerpt, metric_text
 from fedpipe_trainer.contract import Sample
 
 BASE = "base model, untouched"
@@ -33,11 +34,6 @@ class ClosingRow:
     value: float | None
     second: dict[MetricName, float]
     best: bool = False
-
-
-def value_of(evaluation: RoundEvaluation | SiteEvaluation, metric: MetricName) -> float | None:
-    """This metric of an evaluation, or None when it was not measured."""
-    return evaluation.loss if metric == "loss" else evaluation.metrics.get(metric)
 
 
 def closing_rows(comparison: Comparison, metric: MetricName, train_samples: Mapping[str, int] = _NO_SAMPLES) -> tuple[ClosingRow, ...]:

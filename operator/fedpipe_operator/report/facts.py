@@ -7,10 +7,11 @@ from typing import Literal
 
 from fedpipe_operator.api import Condition, ConditionStatus, ConditionType, MetricName, primary_metric
 from fedpipe_operator.records import Comparison
-from fedpipe_operator.report.closing import best_value, value_of
+from fedpipe_operator.report.closing import best_value
 from fedpipe_operator.report.record import RunRecord
-from fedpipe_operator.report.units import TITLES, metric_text, spans
-from fedpipe_trainer.contract import EvaluationManifest, Outcome, Plan, ProfileManifest, Sample
+from fedpipe_operator.rounds.target import value_of
+from fedpipe_operator.units import TITLES, metric_text, spans
+from fedpipe_trainer.contract import Outcome, Plan, ProfileManifest, Sample
 
 NO_UPDATE = "no update came before the round went on"
 
@@ -95,13 +96,13 @@ def headline(record: RunRecord) -> str:
     """The result in a sentence or two, with nothing but the numbers."""
     if record.comparison is not None:
         return _worth(record.comparison, metric_of(record))
-    newest = record.newest_evaluation
     metric = metric_of(record)
-    if newest is None:
+    if record.result is None:
         return "No round has been evaluated yet."
     base = record.evaluations.get(0)
     before = f", against {metric_text(metric, value_of(base, metric))} for the untouched base model" if base else ""
-    return f"After round {newest.round} the federated model has {TITLES[metric]} {metric_text(metric, value_of(newest, metric))}{before}."
+    value = metric_text(metric, value_of(record.result, metric))
+    return f"After round {record.result.round} the federated model has {TITLES[metric]} {value}{before}."
 
 
 def _worth(comparison: Comparison, metric: MetricName) -> str:
@@ -180,13 +181,9 @@ def _without_update(record: RunRecord, round_: int) -> dict[str, str]:
 
 
 def shown_samples(record: RunRecord) -> list[tuple[str, Sample]]:
-    """The documents sites were asked to show, with the site, as the newest evaluated round answered them."""
-    for round_ in sorted(record.site_evaluations, reverse=True):
-        manifests: dict[str, EvaluationManifest] = record.site_evaluations[round_]
-        found = [(site, sample) for site in sorted(manifests) for sample in manifests[site].examples]
-        if found:
-            return found
-    return []
+    """The documents sites were asked to show, with the site, as the exported round answered them; none before round 1."""
+    manifests = record.site_evaluations.get(record.result.round, {}) if record.result else {}
+    return [(site, sample) for site, manifest in sorted(manifests.items()) for sample in manifest.examples]
 
 
 def train_samples(record: RunRecord) -> dict[str, int]:

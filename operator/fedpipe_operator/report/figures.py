@@ -11,11 +11,12 @@ from typing import Any
 
 from fedpipe_operator.api import MetricName
 from fedpipe_operator.records import RoundEvaluation
-from fedpipe_operator.report.closing import best_value, value_of
+from fedpipe_operator.report.closing import best_value
 from fedpipe_operator.report.facts import metric_of
 from fedpipe_operator.report.palette import FEDERATED, MUTED, site_colour, site_dash
 from fedpipe_operator.report.record import RunRecord
-from fedpipe_operator.report.units import SHARES, TITLES
+from fedpipe_operator.rounds.target import value_of
+from fedpipe_operator.units import SHARES, TITLES
 
 Figure = dict[str, Any]
 """A plotly figure as JSON: `{"data": [trace, …], "layout": {…}}`."""

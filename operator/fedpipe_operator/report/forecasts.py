@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from fedpipe_operator.report.figures import Figure
 from fedpipe_operator.report.palette import MUTED, site_colour
 from fedpipe_operator.report.record import RunRecord
-from fedpipe_operator.report.units import byte_unit, excerpt, ratio_text, short
+from fedpipe_operator.units import byte_unit, excerpt, ratio_text, short
 from fedpipe_trainer.contract import Forecast, Measured, Outcome
 
 ROW_PIXELS = 30

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from fedpipe_operator import names
 from fedpipe_operator.api import FederatedFineTune
 from fedpipe_operator.records import Comparison, RoundEvaluation, RoundManifest, RoundPlan, Verdict
+from fedpipe_operator.rounds import exported_round
 from fedpipe_operator.store import Store
 from fedpipe_trainer.contract import EvaluationManifest, ExportManifest, ProfileManifest, UpdateManifest, Wire
 
@@ -56,10 +57,10 @@ class RunRecord:
         return self.plans[max(self.plans)] if self.plans else None
 
     @property
-    def newest_evaluation(self) -> RoundEvaluation | None:
-        """The evaluation of the last round that has one; None before a round was evaluated (the base does not count)."""
-        done = [round_ for round_ in self.evaluations if round_ > 0]
-        return self.evaluations[max(done)] if done else None
+    def result(self) -> RoundEvaluation | None:
+        """The evaluation of the round that is exported, the best so far; None before a round was evaluated (the base does not count)."""
+        round_ = exported_round(self.run.spec, self.evaluations)
+        return self.evaluations[round_] if round_ else None
 
 
 def read_record(run: FederatedFineTune, store: Store) -> RunRecord:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from fedpipe_operator.api import Reason, primary_metric
+from fedpipe_operator.api import FineTuneSpec, Reason, primary_metric
 from fedpipe_operator.records import RoundEvaluation, RoundPlan, UpdateRef
 from fedpipe_operator.rounds import evaluation, planned
 from fedpipe_operator.rounds.actions import (
@@ -129,7 +129,7 @@ def export(look: Look) -> Step | None:
         return None
     match standing(Work("export"), look.run, look.seen, manifests=look.seen.exports, expired=_expired(look, "export", 0)):
         case Todo(attempt):
-            return Step(Reason.EXPORTING, "", (StartExport(exported_round(look.run, look.seen.evaluations), attempt),))
+            return Step(Reason.EXPORTING, "", (StartExport(exported_round(look.run.spec, look.seen.evaluations), attempt),))
         case Active(_, job):
             return Step(Reason.EXPORTING, "", wanted=frozenset({job}))
         case Out(why):
@@ -138,9 +138,9 @@ def export(look: Look) -> Step | None:
             return None
 
 
-def exported_round(run: Run, evaluations: Mapping[int, RoundEvaluation]) -> int:
-    """The round whose global adapter is the run's result: the best by the run's metric."""
-    return best_round(evaluations, primary_metric(run.spec))
+def exported_round(spec: FineTuneSpec, evaluations: Mapping[int, RoundEvaluation]) -> int:
+    """The round whose global adapter is the run's result: the best by the run's metric; 0 before round 1."""
+    return best_round(evaluations, primary_metric(spec))
 
 
 def training_standings(look: Look) -> Standings:

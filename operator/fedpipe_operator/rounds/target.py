@@ -1,11 +1,11 @@
 """`rounds.target` and which of two values of a metric is the better one."""
 
 from fedpipe_operator.api import LOWER_IS_BETTER, Target
-from fedpipe_operator.records import RoundEvaluation
+from fedpipe_operator.records import RoundEvaluation, SiteEvaluation
 
 
-def value_of(evaluation: RoundEvaluation, metric: str) -> float | None:
-    """The evaluation's value of this metric; None if no site reported it."""
+def value_of(evaluation: RoundEvaluation | SiteEvaluation, metric: str) -> float | None:
+    """The evaluation's value of this metric; None if it was not reported."""
     return evaluation.loss if metric == "loss" else evaluation.metrics.get(metric)
 
 

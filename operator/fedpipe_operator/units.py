@@ -1,4 +1,4 @@
-"""Numbers as people read them: bytes in MiB, seconds in minutes, metrics in their own form. Pure."""
+"""Numbers as people read them, in plans, on the screen and in the report: bytes, seconds, metrics, each in one form. Pure."""
 
 import math
 from typing import Final
@@ -24,6 +24,7 @@ SHARES: Final = frozenset({"accuracy", "macroF1", "slotErrorRate"})
 
 _DIGITS: Final[dict[str, int]] = {"bleu": 1, "perplexity": 2}
 _BYTE_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+_STEP: Final = 1024
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 
@@ -44,30 +45,38 @@ def percent(share: float | None) -> str:
     return f"{value:.2g} %" if tiny else f"{value:.1f} %"
 
 
+def whole_percent(share: float) -> str:
+    """A share of 1, such as `60 %`; never rounded up to all of it."""
+    return f"{int(100 * share)} %"
+
+
 def byte_unit(largest: float) -> tuple[str, float]:
-    """The unit in which this many bytes is a number from 1 to 1023, and its bytes."""
-    power = min(int(math.log(largest, 1024)), len(_BYTE_UNITS) - 1) if largest >= 1 else 0
-    return _BYTE_UNITS[power], 1024.0**power
+    """The unit in which this many bytes, rounded, is a number below 1024, and its bytes."""
+    power = 0
+    while round(largest / _STEP**power) >= _STEP and power < len(_BYTE_UNITS) - 1:
+        power += 1
+    return _BYTE_UNITS[power], float(_STEP**power)
 
 
 def bytes_text(count: float | None) -> str:
-    """`512 MiB`, `1.2 GiB`, `17 B`."""
+    """Three digits, such as `1.35 GiB`: two figures that are compared should not read alike."""
     if count is None:
         return MISSING
     unit, size = byte_unit(count)
-    return f"{count:.0f} B" if unit == "B" else f"{short(count / size)} {unit}"
+    decimals = 0 if unit == "B" else max(0, 3 - len(str(int(count / size))))
+    return f"{count / size:.{decimals}f} {unit}"
 
 
 def seconds_text(seconds: float | None) -> str:
-    """`8.4 s`, `7 min 12 s`, `2 h 05 min`."""
+    """`8.4 s`, `7 min 12 s`, `2 h 5 min`, `3 min`."""
     if seconds is None:
         return MISSING
     whole = round(seconds)
     if whole < _MINUTE:
         return f"{short(seconds)} s"
-    if whole < _HOUR:
-        return f"{whole // _MINUTE} min {whole % _MINUTE:02d} s"
-    return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE:02d} min"
+    large, small, unit = (_MINUTE, 1, ("min", "s")) if whole < _HOUR else (_HOUR, _MINUTE, ("h", "min"))
+    rest = whole % large // small
+    return f"{whole // large} {unit[0]} {rest} {unit[1]}" if rest else f"{whole // large} {unit[0]}"
 
 
 def count_text(count: int | None) -> str:

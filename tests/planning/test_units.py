@@ -1,7 +1,7 @@
 import pytest
 
 from fedpipe_operator.api import MetricName
-from fedpipe_operator.report.units import bytes_text, excerpt, metric_text, percent, ratio_text, seconds_text, spans
+from fedpipe_operator.units import bytes_text, excerpt, metric_text, percent, ratio_text, seconds_text, spans, whole_percent
 
 
 @pytest.mark.parametrize(
@@ -9,20 +9,33 @@ from fedpipe_operator.report.units import bytes_text, excerpt, metric_text, perc
     [
         (0, "0 B"),
         (1023, "1023 B"),
-        (1024, "1.0 KiB"),
-        (512 * 1024**2, "512 MiB"),
-        (1_288_490_189, "1.2 GiB"),
+        (1023.6, "1.00 KiB"),
+        (1024, "1.00 KiB"),
+        (1536 * 1024, "1.50 MiB"),
+        (870 * 1024**2, "870 MiB"),
+        (1_288_490_189, "1.20 GiB"),
+        (17.25 * 1024**3, "17.2 GiB"),
         (5 * 1024**5, "5120 TiB"),
         (None, "–"),
     ],
 )
-def test_bytes_are_read_in_binary_units(count: int | None, text: str) -> None:
+def test_bytes_are_read_in_binary_units_with_three_digits(count: float | None, text: str) -> None:
     assert bytes_text(count) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.0, "0.0 s"), (8.44, "8.4 s"), (59.4, "59 s"), (59.7, "1 min 00 s"), (432.0, "7 min 12 s"), (7500.0, "2 h 05 min"), (None, "–")],
+    [
+        (0.0, "0.0 s"),
+        (8.44, "8.4 s"),
+        (59.4, "59 s"),
+        (59.7, "1 min"),
+        (200, "3 min 20 s"),
+        (432.0, "7 min 12 s"),
+        (3599.7, "1 h"),
+        (7500.0, "2 h 5 min"),
+        (None, "–"),
+    ],
 )
 def test_seconds_become_minutes_and_hours(seconds: float | None, text: str) -> None:
     assert seconds_text(seconds) == text
@@ -47,6 +60,10 @@ def test_each_metric_has_its_own_form(metric: MetricName, value: float | None, t
 def test_a_tiny_share_does_not_read_as_none_at_all() -> None:
     assert percent(0.0000123) == "0.0012 %"
     assert percent(0.0) == "0.0 %"
+
+
+def test_a_share_in_whole_percent_is_never_rounded_up_to_all() -> None:
+    assert [whole_percent(share) for share in (0, 0.284, 0.999, 1)] == ["0 %", "28 %", "99 %", "100 %"]
 
 
 def test_a_ratio_has_two_digits_and_may_be_missing() -> None:
