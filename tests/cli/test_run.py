@@ -30,6 +30,7 @@ def test_a_run_prints_plans_rounds_and_the_closing_table(finished: tuple[Fleet, 
     assert "report.html" in printed
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PeftModel reads it
 def test_the_exported_adapter_and_the_merged_model_load_and_agree(finished: tuple[Fleet, str]) -> None:
     fleet, _ = finished
     base = AutoModelForSequenceClassification.from_pretrained(fleet.folder / "volumes/models/toy", num_labels=3)

@@ -66,6 +66,7 @@ def exported(model: Path, objective: Objective, folder: Path, **changed: Any) ->
     return export.run(ExportTask(**(fields | changed)), place)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PeftModel reads it
 @pytest.mark.parametrize(
     ("name", "objective", "auto"),
     [

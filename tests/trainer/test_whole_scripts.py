@@ -162,6 +162,7 @@ def site(request: pytest.FixtureRequest, toy: Toy, data: Data, tmp_path: Path) -
 every_case = pytest.mark.parametrize("site", CASES.values(), ids=CASES, indirect=True)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PeftModel reads it
 @every_case
 def test_a_round_from_training_to_the_merged_model(site: Site, trainer: Any) -> None:
     assert trainer.do(site.evaluate("base"), site.folder / "0") == 0

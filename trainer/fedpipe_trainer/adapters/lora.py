@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, LoraModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -142,17 +142,20 @@ def _pattern_config(model: nn.Module, ranks: Mapping[str, int], alphas: Mapping[
     )
 
 
-def _wrap(model: Any, configs: Mapping[str, LoraConfig | None]) -> PeftModel | None:  # noqa: ANN401 - any transformers model
-    wrapped: Any = None
-    for name, config in configs.items():
-        if config is None:
-            continue
-        if wrapped is None:
-            wrapped = PeftModel(model, config, adapter_name=name)
-        else:
-            wrapped.add_adapter(name, config)
-    if wrapped is not None:
-        wrapped.base_model.set_adapter([name for name, config in configs.items() if config is not None])
+def _wrap(model: Any, configs: Mapping[str, LoraConfig | None]) -> LoraModel | None:  # noqa: ANN401 - any transformers model
+    """Put the adapters on the model, all of them active; None if there is no adapter.
+
+    Not by `PeftModel`, whose constructor asks transformers for a deprecated property to see whether inputs need
+    gradients for the reentrant kind of checkpointing: ours is not reentrant (`steps.training_mode`).
+    """
+    chosen = {name: config for name, config in configs.items() if config is not None}
+    if not chosen:
+        return None
+    first, *others = chosen
+    wrapped = LoraModel(model, chosen, first)
+    for name in others:
+        wrapped.inject_adapter(model, name)
+    wrapped.set_adapter(list(chosen))
     return wrapped
 
 
