@@ -5,6 +5,7 @@ Store keys are relative to the run's own prefix, `<prefix>/<namespace>/<name>/<u
 """
 
 import hashlib
+from collections.abc import Iterable
 
 from fedpipe_operator.api.meta import NAME_MAX
 
@@ -98,6 +99,11 @@ def round_evaluation(round_: int) -> str:
 def export_manifest(attempt: int) -> str:
     """Key of the export's manifest."""
     return f"export/{attempt}/manifest.json"
+
+
+def numbers_in(keys: Iterable[str]) -> list[int]:
+    """Every number that is a whole part of these keys, ascending: all their rounds and attempts are among them."""
+    return sorted({int(part) for key in keys for part in key.split("/") if part.isdecimal()})
 
 
 def alone_folder(site: str) -> str:

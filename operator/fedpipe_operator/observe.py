@@ -6,14 +6,26 @@ What is written once and never changed is kept, so a look costs one listing and 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from fedpipe_operator import names
 from fedpipe_operator.doors import SeenJob
+from fedpipe_operator.objects import parsed, unreadable
 from fedpipe_operator.records import RoundEvaluation, RoundManifest, RoundPlan, Verdict
 from fedpipe_operator.rounds import Run, Seen, job_of
 from fedpipe_operator.store import Store
-from fedpipe_trainer.contract import EvaluationManifest, ExportManifest, ProfileManifest, UpdateManifest, Wire
+from fedpipe_trainer.contract import (
+    EvaluationManifest,
+    ExportManifest,
+    Failure,
+    FailureReason,
+    Measured,
+    Outcome,
+    ProfileManifest,
+    UpdateManifest,
+    Wire,
+)
 
 WireT = TypeVar("WireT", bound=Wire)
 KEPT = 256
@@ -27,14 +39,14 @@ class Memory:
     objects: dict[str, Wire] = field(default_factory=dict)
 
     def read(self, store: Store, key: str, kind: type[WireT]) -> WireT | None:
-        """The object of this key, from memory or from the store; None if there is none."""
+        """The object of this key, from memory or from the store; None if there is none. Raises ValueError if it is none of its kind."""
         known = self.objects.get(key)
         if isinstance(known, kind):
             return known
         data = store.read(key)
         if data is None:
             return None
-        value = kind.model_validate_json(data)
+        value = parsed(data, kind)
         self._keep(key, value)
         return value
 
@@ -48,7 +60,7 @@ class Memory:
 def observe(run: Run, jobs: Mapping[str, SeenJob], store: Store, memory: Memory, resumed_at: float) -> Seen:
     """Everything `decide` needs to know of this run."""
     keys = frozenset(store.list())
-    look = _Look(run, store, memory, keys)
+    look = _Look(run, store, memory, keys, names.numbers_in(keys))
     evaluations = look.by_round(names.round_evaluation, RoundEvaluation)
     round_ = max(evaluations, default=-1) + 1
     return Seen(
@@ -58,9 +70,9 @@ def observe(run: Run, jobs: Mapping[str, SeenJob], store: Store, memory: Memory,
         plans=look.by_round(names.round_plan, RoundPlan),
         commits=look.by_round(names.round_manifest, RoundManifest),
         evaluations=evaluations,
-        updates=look.by_site(lambda site, attempt: names.update_manifest(round_, site, attempt), UpdateManifest),
-        verdicts=look.by_site(lambda site, attempt: names.update_verdict(round_, site, attempt), Verdict),
-        site_evaluations=look.by_site(lambda site, attempt: names.evaluation_manifest(round_, site, attempt), EvaluationManifest),
+        updates=look.by_site(partial(names.update_manifest, round_), UpdateManifest),
+        verdicts=look.by_site(partial(names.update_verdict, round_), Verdict),
+        site_evaluations=look.by_site(partial(names.evaluation_manifest, round_), EvaluationManifest),
         exports=look.attempts(names.export_manifest, ExportManifest),
     )
 
@@ -79,6 +91,7 @@ class _Look:
     store: Store
     memory: Memory
     keys: frozenset[str]
+    numbers: list[int]
 
     def by_round(self, key_of: Callable[[int], str], kind: type[WireT]) -> dict[int, WireT]:
         """By round, from the run's start to where it is."""
@@ -88,18 +101,22 @@ class _Look:
 
     def by_site(self, key_of: Callable[[str, int], str], kind: type[WireT]) -> dict[str, dict[int, WireT]]:
         """By site and attempt."""
-        return {site.name: self.attempts(lambda attempt, name=site.name: key_of(name, attempt), kind) for site in self.run.sites}  # type: ignore[misc] # the lambda's default binds the loop's variable
+        return {site.name: self.attempts(partial(key_of, site.name), kind) for site in self.run.sites}
 
     def attempts(self, key_of: Callable[[int], str], kind: type[WireT]) -> dict[int, WireT]:
-        """By attempt. Attempts are made one after the other, but one that was killed leaves a gap."""
-        found: dict[int, WireT] = {}
-        for attempt in range(len(self.keys)):
-            value = self._read(key_of(attempt), kind)
-            if value is not None:
-                found[attempt] = value
-            elif attempt > max(found, default=0) + self.run.spec.rounds.attempts:
-                break
-        return found
+        """By attempt. One that was killed left nothing, so there may be gaps, and interrupted ones make them as wide as they like."""
+        return {attempt: value for attempt in self.numbers if (value := self._read(key_of(attempt), kind)) is not None}
 
     def _read(self, key: str, kind: type[WireT]) -> WireT | None:
-        return self.memory.read(self.store, key, kind) if key in self.keys else None
+        try:
+            return self.memory.read(self.store, key, kind) if key in self.keys else None
+        except ValueError as error:
+            if "failure" not in kind.model_fields:
+                raise unreadable(key, error) from error
+            return kind.model_validate(self._failed(f"its manifest is {error}: does its trainer have the version of this operator?"))
+
+    def _failed(self, message: str) -> dict[str, Any]:
+        """What a trainer whose manifest cannot be read is taken to have said: sites are guests, it costs them the attempt and no more."""
+        failure = Failure(reason=FailureReason.UNEXPECTED, message=message)
+        heading = {"run": self.run.ref, "site": "", "round": 0, "attempt": 0, "measured": Measured()}
+        return heading | {"outcome": Outcome.FAILED, "failure": failure}

@@ -111,7 +111,7 @@ class Reconciler:
         del seen
         task = AggregationTask(
             store=self.address,
-            run=self._desk(run).ref,
+            run=run.ref,
             round=action.round,
             method=run.spec.aggregation.method,
             max_rank=max(run.spec.planning.ranks),

@@ -20,7 +20,6 @@ from fedpipe_trainer.contract import (
     Model,
     Objective,
     ProfileTask,
-    RunRef,
     SequenceClassification,
     TrainTask,
 )
@@ -64,12 +63,6 @@ class Desk:
         return self.run.spec
 
     @property
-    def ref(self) -> RunRef:
-        """The run, as tasks and manifests name it."""
-        meta = self.run.resource.metadata
-        return RunRef(namespace=meta.namespace, name=meta.name, uid=meta.uid)
-
-    @property
     def deadline(self) -> float:
         """Seconds a task has."""
         return seconds(self.spec.rounds.deadline)
@@ -87,7 +80,7 @@ def profile_task(desk: Desk, action: StartProfile, place: Place) -> ProfileTask:
     """Measure a site."""
     planning = desk.spec.planning
     return ProfileTask(
-        run=desk.ref,
+        run=desk.run.ref,
         site=action.site,
         attempt=action.attempt,
         model=place.model,
@@ -107,7 +100,7 @@ def training_task(desk: Desk, action: StartTraining, place: Place, *, plan: Roun
     """Train one round from the previous round's global adapter."""
     site, round_, attempt = action.site, action.round, action.attempt
     return TrainTask(
-        run=desk.ref,
+        run=desk.run.ref,
         site=site,
         round=round_,
         attempt=attempt,
@@ -128,7 +121,7 @@ def training_task(desk: Desk, action: StartTraining, place: Place, *, plan: Roun
 def evaluation_task(desk: Desk, action: StartEvaluation, place: Place, *, plan: RoundPlan, commit: RoundManifest | None) -> EvaluateTask:
     """Measure a round's global adapter at a site; without a commit, the base itself."""
     return EvaluateTask(
-        run=desk.ref,
+        run=desk.run.ref,
         site=action.site,
         round=action.round,
         attempt=action.attempt,
@@ -150,7 +143,7 @@ def export_task(desk: Desk, action: StartExport, place: Place, *, plan: RoundPla
     adapter = _adapter(desk, commit)
     assert adapter is not None  # noqa: S101 -- a commit names its adapter
     return ExportTask(
-        run=desk.ref,
+        run=desk.run.ref,
         site="",
         round=action.round,
         attempt=action.attempt,

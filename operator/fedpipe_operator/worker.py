@@ -5,22 +5,28 @@ writes verdicts, then the global adapter, and last the round's manifest: that is
 finds the commit and does nothing.
 """
 
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Final
 
 from pydantic import ValidationError
 
 from fedpipe_operator import names
 from fedpipe_operator.aggregation import Candidate, CannotAggregateError, RoundInput, RoundResult, Rule, aggregate_round
-from fedpipe_operator.errors import FedPipeError, TellUser, TryAgain
+from fedpipe_operator.errors import FedPipeError, TryAgain
+from fedpipe_operator.objects import required_object
 from fedpipe_operator.records import RoundManifest, RoundPlan, UpdateRef
 from fedpipe_operator.store import Reader, Store
 from fedpipe_operator.store.address import StoreAddress, open_store
-from fedpipe_trainer.contract import ExitCode, RunRef, UpdateManifest, Wire, parse_manifest
+from fedpipe_trainer.contract import ExitCode, RunRef, UpdateManifest, Wire
+
+_MOST_THREADS: Final = 4
+"""Each holds one weight of all sites in memory."""
 
 
 class AggregationTask(Wire):
@@ -55,17 +61,16 @@ def aggregate(task: AggregationTask, store: Store) -> None:
 
 
 def _aggregated(task: AggregationTask, store: Store, readers: ExitStack, path: Path) -> RoundResult:
-    plan = RoundPlan.model_validate_json(_required(store, names.round_plan(task.round)))
+    plan = required_object(store, names.round_plan(task.round), RoundPlan)
     candidates = {update.site: _candidate(task.round, update, store, readers) for update in task.updates}
     given = RoundInput(run=task.run, plan=plan, candidates=candidates, previous=_previous(task.round, store, readers))
     with path.open("wb") as sink:
-        return aggregate_round(given, Rule(method=task.method, max_rank=task.max_rank, max_norm=task.max_norm), sink)
+        rule = Rule(method=task.method, max_rank=task.max_rank, max_norm=task.max_norm)
+        return aggregate_round(given, rule, sink, threads=min(_MOST_THREADS, len(os.sched_getaffinity(0))))
 
 
 def _candidate(round_: int, update: UpdateRef, store: Store, readers: ExitStack) -> Candidate:
-    manifest = parse_manifest(_required(store, names.update_manifest(round_, update.site, update.attempt)).decode())
-    if not isinstance(manifest, UpdateManifest):
-        raise TellUser("WrongManifest", f"the update of {update.site} has a manifest of kind {manifest.kind}, not train")
+    manifest = required_object(store, names.update_manifest(round_, update.site, update.attempt), UpdateManifest)
     source = readers.enter_context(store.open_reader(names.update_adapter(round_, update.site, update.attempt)))
     return Candidate(attempt=update.attempt, manifest=manifest, source=source)
 
@@ -74,7 +79,7 @@ def _previous(round_: int, store: Store, readers: ExitStack) -> Reader | None:
     """The global adapter that the round's sites started from; None in round 1."""
     if round_ == 1:
         return None
-    commit = RoundManifest.model_validate_json(_required(store, names.round_manifest(round_ - 1)))
+    commit = required_object(store, names.round_manifest(round_ - 1), RoundManifest)
     return readers.enter_context(store.open_reader(commit.adapter.name))
 
 
@@ -91,13 +96,6 @@ def _commit(store: Store, manifest: RoundManifest, path: Path, seconds: float) -
 
 def _attempt_of(task: AggregationTask, site: str) -> int:
     return next(update.attempt for update in task.updates if update.site == site)
-
-
-def _required(store: Store, key: str) -> bytes:
-    data = store.read(key)
-    if data is None:
-        raise TellUser("ObjectMissing", f"{key} is not in the store, though the round refers to it: was the store changed by hand?")
-    return data
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from rich.table import Table
 from fedpipe_operator import names
 from fedpipe_operator.cli.here import Options, endings, load_one, taken_up, volumes_beside
 from fedpipe_operator.local.session import Session
+from fedpipe_operator.objects import required_object
 from fedpipe_operator.planning import Plans, Row, rows
 from fedpipe_operator.records import RoundPlan
 
@@ -30,17 +31,11 @@ def command(
     if session.failure is not None:
         console.print(f"failed: {session.failure}", style="red", soft_wrap=True)
         raise typer.Exit(1)
-    _print(_plan(session), console)
+    _print(required_object(session.store, names.round_plan(1), RoundPlan), console)
 
 
 def _is_planned(session: Session) -> bool:
     return session.over or session.store.read(names.round_plan(1)) is not None
-
-
-def _plan(session: Session) -> RoundPlan:
-    data = session.store.read(names.round_plan(1))
-    assert data is not None  # noqa: S101 -- the loop ran until it was there
-    return RoundPlan.model_validate_json(data)
 
 
 def _print(plan: RoundPlan, console: Console) -> None:

@@ -2,19 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 from fedpipe_operator import comparison, names
 from fedpipe_operator.api import ConditionStatus, ConditionType, FineTuneStatus
 from fedpipe_operator.doors import Door
+from fedpipe_operator.objects import required_object
 from fedpipe_operator.reconcile import Map, Reconciler
 from fedpipe_operator.records import Comparison, RoundEvaluation, RoundManifest, RoundPlan
 from fedpipe_operator.rounds import Event, Run, exported_round, is_over
 from fedpipe_operator.store import Store
 from fedpipe_operator.store.address import StoreAddress, below, open_store
-from fedpipe_trainer.contract import Wire
-
-WireT = TypeVar("WireT", bound=Wire)
 
 
 @dataclass
@@ -65,20 +62,20 @@ class Session:
 
 def sessions_alone(parent: Session) -> dict[str, Session]:
     """A session for each site alone, ready for its turns; by site. What an earlier process began is gone on with."""
-    first = _required(parent.store, names.round_plan(1), RoundPlan)
-    base = _required(parent.store, names.round_evaluation(0), RoundEvaluation)
-    commits = {round_: _required(parent.store, names.round_manifest(round_), RoundManifest) for round_ in _rounds(parent)}
+    first = required_object(parent.store, names.round_plan(1), RoundPlan)
+    base = required_object(parent.store, names.round_evaluation(0), RoundEvaluation)
+    commits = {round_: required_object(parent.store, names.round_manifest(round_), RoundManifest) for round_ in _rounds(parent)}
     trained = {site: comparison.rounds_trained(site, commits) for site in first.plans}
     return {site: _alone(parent, site, rounds, first, base) for site, rounds in trained.items() if rounds > 0}
 
 
 def compare(parent: Session, alone: Mapping[str, Session]) -> Comparison:
     """Put base, sites alone and the federated model side by side, and keep that in the store."""
-    base = _required(parent.store, names.round_evaluation(0), RoundEvaluation)
-    rounds = {round_: _required(parent.store, names.round_evaluation(round_), RoundEvaluation) for round_ in _rounds(parent)}
+    base = required_object(parent.store, names.round_evaluation(0), RoundEvaluation)
+    rounds = {round_: required_object(parent.store, names.round_evaluation(round_), RoundEvaluation) for round_ in _rounds(parent)}
     best = exported_round(parent.run.spec, rounds)
     results = {
-        site: _required(session.store, names.round_evaluation(1), RoundEvaluation)
+        site: required_object(session.store, names.round_evaluation(1), RoundEvaluation)
         for site, session in alone.items()
         if session.failure is None
     }
@@ -103,10 +100,3 @@ def _alone(parent: Session, site: str, rounds: int, first: RoundPlan, base: Roun
 def _rounds(parent: Session) -> range:
     """The rounds that were evaluated."""
     return range(1, parent.run.resource.status.round + 1)
-
-
-def _required(store: Store, key: str, kind: type[WireT]) -> WireT:
-    data = store.read(key)
-    if data is None:
-        raise LookupError(f"{key} is not in the store, though the run is over")
-    return kind.model_validate_json(data)

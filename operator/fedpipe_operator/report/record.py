@@ -6,20 +6,16 @@ there yet is absent from the record; what is there and cannot be read is named i
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeVar
-
-from pydantic import ValidationError
 
 from fedpipe_operator import names
 from fedpipe_operator.api import FederatedFineTune
+from fedpipe_operator.objects import parsed
 from fedpipe_operator.records import Comparison, RoundEvaluation, RoundManifest, RoundPlan, Verdict
 from fedpipe_operator.rounds import exported_round
 from fedpipe_operator.store import Store
 from fedpipe_trainer.contract import EvaluationManifest, ExportManifest, ProfileManifest, UpdateManifest, Wire
-
-MOST_ATTEMPTS = 10
-"""As many as `spec.rounds.attempts` may ask for."""
 
 Read = TypeVar("Read", bound=Wire)
 
@@ -65,7 +61,7 @@ class RunRecord:
 
 def read_record(run: FederatedFineTune, store: Store) -> RunRecord:
     """Everything the store holds of this run. The store's keys are relative to the run."""
-    shelf = _Shelf(store, frozenset(store.list()), {})
+    shelf = _Shelf(store, frozenset(store.list()))
     rounds = shelf.rounds()
     commits = shelf.by_round(rounds, names.round_manifest, RoundManifest)
     chosen = {round_: _attempts(shelf, round_, commits.get(round_)) for round_ in rounds}
@@ -90,18 +86,21 @@ class _Shelf:
 
     store: Store
     keys: frozenset[str]
-    unreadable: dict[str, str]
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def numbers(self) -> list[int]:
+        """All rounds and attempts in the keys."""
+        return names.numbers_in(self.keys)
 
     def take(self, key: str, kind: type[Read]) -> Read | None:
         data = self.store.read(key) if key in self.keys else None
         if data is None:
             return None
         try:
-            return kind.model_validate_json(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            self.unreadable[key] = f"not a {kind.__name__}: {where + ': ' if where else ''}{first['msg']}"
+            return parsed(data, kind)
+        except ValueError as error:
+            self.unreadable[key] = str(error)
             return None
 
     def rounds(self) -> list[int]:
@@ -113,7 +112,7 @@ class _Shelf:
 
     def last(self, key_of: Callable[[int], str]) -> int | None:
         """The newest attempt whose object exists."""
-        return max((attempt for attempt in range(MOST_ATTEMPTS) if key_of(attempt) in self.keys), default=None)
+        return max((attempt for attempt in self.numbers if key_of(attempt) in self.keys), default=None)
 
     def newest(self, key_of: Callable[[int], str], kind: type[Read]) -> Read | None:
         attempt = self.last(key_of)

@@ -7,7 +7,7 @@ from fedpipe_operator import names
 from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneSpec
 from fedpipe_operator.doors import Job, SeenJob
 from fedpipe_operator.records import RoundEvaluation, RoundManifest, RoundPlan, Verdict
-from fedpipe_trainer.contract import EvaluationManifest, ExportManifest, ProfileManifest, UpdateManifest
+from fedpipe_trainer.contract import EvaluationManifest, ExportManifest, ProfileManifest, RunRef, UpdateManifest
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,12 @@ class Run:
     def spec(self) -> FineTuneSpec:
         """What is asked for."""
         return self.resource.spec
+
+    @property
+    def ref(self) -> RunRef:
+        """The run, as tasks and manifests name it."""
+        meta = self.resource.metadata
+        return RunRef(namespace=meta.namespace, name=meta.name, uid=meta.uid)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,270 @@
+"""One look at a run: what of the store and the jobs belongs to it, and what is made of objects that cannot be read."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stand_in_runs import World, a_run
+from trainer_results import a_profile, an_update, good_trainer, path_of
+
+from fedpipe_operator import names
+from fedpipe_operator.doors import Job, JobState, SeenJob
+from fedpipe_operator.errors import TellUser
+from fedpipe_operator.observe import KEPT, Memory, observe
+from fedpipe_operator.records import RoundEvaluation, Verdict
+from fedpipe_operator.rounds import Run, Seen
+from fedpipe_operator.store import DirectoryStore
+from fedpipe_trainer.contract import (
+    EvaluateTask,
+    Measured,
+    Outcome,
+    ProfileManifest,
+    ProfileTask,
+    RunRef,
+    TrainTask,
+    UpdateManifest,
+)
+
+REF = RunRef(namespace="default", name="toy", uid="uid-1")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DirectoryStore:
+    return DirectoryStore(tmp_path / "store")
+
+
+def look(store: DirectoryStore, *, jobs: Mapping[str, SeenJob] | None = None, memory: Memory | None = None, run: Run | None = None) -> Seen:
+    return observe(run or a_run(), jobs or {}, store, memory or Memory(), 0.0)
+
+
+def put(store: DirectoryStore, key: str, value: Any) -> None:
+    store.write(key, value.to_json().encode())
+
+
+def an_update_of(site: str, round_: int, attempt: int, **changes: Any) -> UpdateManifest:
+    fields = {"run": REF, "site": site, "round": round_, "attempt": attempt, "outcome": Outcome.COMPLETED, "measured": Measured()}
+    return UpdateManifest(**(fields | changes))
+
+
+def evaluated(round_: int) -> RoundEvaluation:
+    return RoundEvaluation(round=round_, finished_at=0.0)
+
+
+def running(job: Job) -> SeenJob:
+    return SeenJob(job, JobState.RUNNING, 0.0)
+
+
+def test_an_empty_store_is_a_run_that_has_not_begun(store: DirectoryStore) -> None:
+    seen = look(store)
+
+    assert seen.round == 0
+    assert seen.profiles == {"site-a": {}, "site-b": {}, "site-c": {}}
+    assert (seen.plans, seen.commits, seen.evaluations, seen.exports) == ({}, {}, {}, {})
+
+
+def test_updates_and_verdicts_are_those_of_the_round_under_way(store: DirectoryStore) -> None:
+    for round_ in (0, 1):
+        put(store, names.round_evaluation(round_), evaluated(round_))
+    for round_ in (1, 2):
+        put(store, names.update_manifest(round_, "site-a", 0), an_update_of("site-a", round_, 0))
+        put(store, names.update_verdict(round_, "site-a", 0), Verdict(accepted=False, reason=f"OfRound{round_}"))
+
+    seen = look(store)
+
+    assert seen.round == 2
+    assert seen.updates["site-a"][0].round == 2
+    assert seen.verdicts["site-a"][0].reason == "OfRound2"
+
+
+def test_a_sites_attempts_are_found_behind_one_that_left_nothing(store: DirectoryStore) -> None:
+    put(store, names.round_evaluation(0), evaluated(0))
+    put(store, names.update_manifest(1, "site-b", 2), an_update_of("site-b", 1, 2))
+
+    assert {site: sorted(attempts) for site, attempts in look(store).updates.items()} == {"site-a": [], "site-b": [2], "site-c": []}
+
+
+def test_an_attempt_is_found_however_often_the_work_was_interrupted_before_it(store: DirectoryStore) -> None:
+    put(store, names.profile_manifest("site-a", 40), an_update_of("site-a", 0, 40).model_copy(update={"kind": "profile"}))
+
+    assert list(look(store).profiles["site-a"]) == [40]
+
+
+def test_a_run_of_one_site_whose_first_profile_was_killed_goes_on_with_the_second(tmp_path: Path) -> None:
+    def trainer(task: Any, folder: Path) -> Any:
+        return None if isinstance(task, ProfileTask) and task.attempt == 0 else good_trainer(task, folder)
+
+    world = World(a_run(1), tmp_path, trainer)
+    world.settle()
+
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+
+
+def test_a_site_that_is_not_the_runs_is_not_looked_at(store: DirectoryStore) -> None:
+    put(store, names.round_evaluation(0), evaluated(0))
+    put(store, names.update_manifest(1, "site-z", 0), an_update_of("site-z", 1, 0))
+
+    assert "site-z" not in look(store).updates
+
+
+def test_jobs_of_another_run_behind_the_same_door_are_not_seen(store: DirectoryStore) -> None:
+    ours = Job("toy-train-r1-site-a-a0", "train", "site-a", 1, 0)
+    others = Job("toy-alone-site-a-train-r1-site-a-a0", "train", "site-a", 1, 0)
+
+    seen = look(store, jobs={job.name: running(job) for job in (ours, others)})
+
+    assert list(seen.jobs) == [ours.name]
+
+
+def test_what_was_read_once_is_not_read_again(store: DirectoryStore) -> None:
+    memory = Memory()
+    put(store, names.round_evaluation(0), evaluated(0))
+    put(store, names.update_manifest(1, "site-a", 0), an_update_of("site-a", 1, 0, samples=7))
+    look(store, memory=memory)
+    put(store, names.update_manifest(1, "site-a", 0), an_update_of("site-a", 1, 0, samples=8))
+
+    assert look(store, memory=memory).updates["site-a"][0].samples == 7
+    assert look(store).updates["site-a"][0].samples == 8
+
+
+def test_what_was_not_there_at_the_first_look_is_seen_at_the_next(store: DirectoryStore) -> None:
+    memory = Memory()
+    look(store, memory=memory)
+    put(store, names.round_evaluation(0), evaluated(0))
+
+    assert look(store, memory=memory).round == 1
+
+
+def test_memory_lets_go_of_what_it_has_kept_longest(store: DirectoryStore) -> None:
+    memory = Memory()
+    for round_ in range(KEPT + 3):
+        put(store, names.round_evaluation(round_), evaluated(round_))
+        memory.read(store, names.round_evaluation(round_), RoundEvaluation)
+
+    assert len(memory.objects) == KEPT
+    assert names.round_evaluation(2) not in memory.objects
+    assert names.round_evaluation(3) in memory.objects
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (lambda text: text.replace('"schemaVersion": 1', '"schemaVersion": 2'), "schemaVersion: Input should be 1"),
+        (lambda text: text[: len(text) // 2], "Invalid JSON"),
+        (lambda text: text.replace('"kind": "train"', '"kind": "evaluate"'), "kind: Input should be 'train'"),
+        (lambda _text: "", "Invalid JSON"),
+    ],
+)
+def test_a_trainers_manifest_that_cannot_be_read_is_a_failed_attempt_of_that_site(store: DirectoryStore, damage: Any, what: str) -> None:
+    put(store, names.round_evaluation(0), evaluated(0))
+    store.write(names.update_manifest(1, "site-a", 0), damage(an_update_of("site-a", 1, 0).to_json()).encode())
+    put(store, names.update_manifest(1, "site-b", 0), an_update_of("site-b", 1, 0))
+
+    updates = look(store).updates
+
+    failure = updates["site-a"][0].failure
+    assert failure is not None
+    assert what in failure.message
+    assert not failure.reason.exit_code.is_final, "a second attempt may leave a better one"
+    assert updates["site-b"][0].outcome is Outcome.COMPLETED
+
+
+def test_an_object_of_the_operator_that_cannot_be_read_is_told_by_its_key(store: DirectoryStore) -> None:
+    store.write(names.round_plan(1), b'{"round": 1}')
+
+    with pytest.raises(TellUser, match=f"{names.round_plan(1)} is not a RoundPlan: startedAt: Field required") as told:
+        look(store)
+
+    assert told.value.reason == "ObjectUnreadable"
+
+
+@pytest.mark.parametrize("kind", [ProfileTask, TrainTask, EvaluateTask])
+def test_a_site_whose_trainer_is_of_a_newer_version_is_tried_again_then_counted_out_and_the_others_go_on(
+    tmp_path: Path, kind: type[Any]
+) -> None:
+    world = World(a_run(sites={"quorum": 0.6}, rounds={"count": 1}), tmp_path)
+    for _ in range(100):
+        world.turn()
+        for name in world.door.at_work():
+            world.door.work(name)
+            if kind.model_fields["kind"].default in name and "site-b" in name:
+                _write_as_newer(world, name)
+        if world.conditions().keys() & {"Succeeded", "Failed"}:
+            break
+
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    word = kind.model_fields["kind"].default
+    tried = [name for name in world.door.started if word in name and name.removesuffix("-a0").removesuffix("-a1").endswith("site-b")]
+    assert sorted({name[-2:] for name in tried}) == ["a0", "a1"]
+
+
+def _write_as_newer(world: World, name: str) -> None:
+    file = path_of(json.loads(world.door.tasks[name])["manifest"])
+    file.write_text(file.read_text().replace('"schemaVersion": 1', '"schemaVersion": 2'))
+
+
+def test_an_export_whose_manifest_cannot_be_read_fails_the_run_with_the_reason(tmp_path: Path) -> None:
+    world = World(a_run(rounds={"count": 1}), tmp_path)
+    for _ in range(100):
+        world.turn()
+        for name in world.door.at_work():
+            world.door.work(name)
+            if "export" in name:
+                _write_as_newer(world, name)
+        if world.conditions().keys() & {"Succeeded", "Failed"}:
+            break
+
+    assert world.conditions()["Failed"] == "ExportFailed"
+    assert "schemaVersion" in world.message("Failed")
+
+
+def test_an_update_that_comes_after_its_round_was_committed_changes_nothing(tmp_path: Path) -> None:
+    world = World(a_run(sites={"quorum": 0.6}, rounds={"count": 2, "deadline": "10m"}), tmp_path)
+    late = _until_late(world)
+    world.now += 600
+    while not world.store.read(names.round_manifest(1)):
+        world.turn()
+        for name in world.door.at_work():
+            world.door.work(name)
+    committed = world.store.read(names.round_manifest(1))
+
+    task = TrainTask.model_validate_json(world.door.tasks[late])
+    path_of(task.manifest).parent.mkdir(parents=True, exist_ok=True)
+    path_of(task.manifest).write_text(an_update(task, tmp_path).to_json())
+    world.settle()
+
+    first, second = world.run.resource.status.history
+    assert world.store.read(names.round_manifest(1)) == committed
+    assert (first.quorum, second.quorum) == ("2/3", "3/3")
+    assert list(first.left_out) == ["site-c"]
+
+
+def _until_late(world: World) -> str:
+    """Work until site-c alone is left training in round 1; the name of its job."""
+    while not any("train-r1" in name for name in world.door.at_work()):
+        world.turn()
+        for name in world.door.at_work():
+            if "train" not in name:
+                world.door.work(name)
+    late = next(name for name in world.door.at_work() if "site-c" in name)
+    for name in world.door.at_work():
+        if name != late:
+            world.door.work(name)
+    return late
+
+
+def test_a_good_trainer_leaves_what_a_look_can_read(tmp_path: Path) -> None:
+    def trainer(task: Any, folder: Path) -> Any:
+        return a_profile(task, train_samples=41) if isinstance(task, ProfileTask) else good_trainer(task, folder)
+
+    world = World(a_run(1), tmp_path, trainer)
+    world.settle()
+
+    seen = look(world.store, run=a_run(1))
+    profile = seen.profiles["site-a"][0]
+    assert isinstance(profile, ProfileManifest)
+    assert profile.train_samples == 41
+    assert sorted(seen.commits) == [1, 2]
+    assert seen.exports[0].outcome is Outcome.COMPLETED
+    assert seen.exports[0].failure is None
