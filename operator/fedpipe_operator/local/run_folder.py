@@ -18,6 +18,7 @@ from pathlib import Path
 from fedpipe_operator.api import FederatedFineTune, FineTuneStatus
 from fedpipe_operator.errors import TellUser
 from fedpipe_operator.local.inheritance import PROCESSES_LOCK, inherit
+from fedpipe_operator.objects import WireT, parsed, unreadable
 from fedpipe_trainer.contract import Wire
 
 _LOCK = "lock"
@@ -96,7 +97,7 @@ class RunFolder:
         sha256 = hashlib.sha256(self._resource.spec.to_json().encode()).hexdigest()
         if not file.exists():
             _replace(file, Origin(uid=str(uuid.uuid4()), spec_sha256=sha256).to_json())
-        origin = Origin.model_validate_json(file.read_text(encoding="utf-8"))
+        origin = _read(file, Origin)
         if origin.spec_sha256 != sha256:
             message = f"{self.path} holds a run of the same name with another spec: give the run another name, or start over with --fresh"
             raise TellUser("OtherSpec", message)
@@ -104,7 +105,14 @@ class RunFolder:
 
     def _status(self) -> FineTuneStatus:
         file = self.path / "status.json"
-        return FineTuneStatus.model_validate_json(file.read_text(encoding="utf-8")) if file.exists() else FineTuneStatus()
+        return _read(file, FineTuneStatus) if file.exists() else FineTuneStatus()
+
+
+def _read(file: Path, kind: type[WireT]) -> WireT:
+    try:
+        return parsed(file.read_bytes(), kind)
+    except ValueError as error:
+        raise unreadable(str(file), error) from error
 
 
 def _replace(file: Path, text: str) -> None:
