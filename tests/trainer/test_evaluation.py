@@ -1,15 +1,33 @@
 """Losses, predictions and answers on toy models."""
 
+import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
-from fedpipe_trainer.contract import CausalLM, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.contract import (
+    CausalLM,
+    Data,
+    EvaluateTask,
+    Evaluation,
+    FailureReason,
+    Model,
+    Objective,
+    Progress,
+    RunRef,
+    Seq2SeqLM,
+    SequenceClassification,
+)
 from fedpipe_trainer.data import IGNORED, Example, collate
-from fedpipe_trainer.evaluation import Decoding, answers, evaluating, mean_loss, passes
+from fedpipe_trainer.errors import TaskFailed
+from fedpipe_trainer.evaluation import Decoding, Total, answers, evaluating, mean_loss, passes
+from fedpipe_trainer.recipes import evaluate
+from fedpipe_trainer.workplace import Workplace
 
 CAUSAL = CausalLM(prompt="{a}", response="{b}")
 SEQ2SEQ = Seq2SeqLM(prompt="{a}", response="{b}")
@@ -89,6 +107,97 @@ def test_answers_are_the_greedy_ones_whatever_the_batch(toy: Toy, name: str, mod
     assert any(alone)
     assert alone == together
     assert alone == [greedily(model, prompt, objective, 6) for prompt in prompts]
+
+
+LENGTHS = (3, 9, 5, 4, 7, 6, 8)
+CASES: list[tuple[str, Any, Objective, list[Example]]] = [
+    ("llama", AutoModelForCausalLM, CAUSAL, [Example(list(range(1, n + 1)), [IGNORED, *range(2, n + 1)]) for n in LENGTHS]),
+    ("t5", AutoModelForSeq2SeqLM, SEQ2SEQ, [Example([i] * n, [n] * (i + 1)) for i, n in enumerate(LENGTHS)]),
+    ("bert", AutoModelForSequenceClassification, CLASSES, [Example([i] * n, [i % 2]) for i, n in enumerate(LENGTHS)]),
+]
+
+
+@pytest.mark.parametrize(("name", "model_class", "objective", "examples"), CASES, ids=[case[0] for case in CASES])
+def test_an_evaluation_whose_batch_does_not_fit_memory_goes_on_in_halves_to_the_same_result(
+    toy: Toy, name: str, model_class: Any, objective: Objective, examples: list[Example]
+) -> None:
+    model = model_class.from_pretrained(toy(name))
+    wanted, found = total(model, examples, objective), total(cramped(model, 3), examples, objective)
+
+    assert wanted.batches == [7]
+    assert found.batches == [2, 2, 2, 1]  # of 7, halved to 4, then to 2
+    assert (wanted.batch_size, found.batch_size) == (7, 2)
+    assert found.mean_loss == pytest.approx(wanted.mean_loss, rel=1e-5)
+    assert (found.targets, found.tokens, found.predicted) == (wanted.targets, wanted.tokens, wanted.predicted)
+
+
+@pytest.mark.parametrize(("name", "model_class", "objective"), [case[:3] for case in CASES[:2]], ids=["llama", "t5"])
+def test_answers_whose_batch_does_not_fit_memory_are_given_in_halves(
+    toy: Toy, name: str, model_class: Any, objective: CausalLM | Seq2SeqLM
+) -> None:
+    model = model_class.from_pretrained(toy(name))
+    prompts = [[5, 6, 7], [9] * 11, [1, 2, 3, 4, 5], [8, 8]]
+    how = Decoding(max_new_tokens=6, pad_id=PAD, end_id=END, batch_size=4)
+
+    wanted = answers(model, prompts, objective, how=how, between=lambda: None)
+    found = answers(cramped(model, 2), prompts, objective, how=how, between=lambda: None)
+
+    assert found == wanted
+
+
+def test_a_single_example_that_does_not_fit_memory_ends_the_evaluation(toy: Toy) -> None:
+    model = cramped(AutoModelForCausalLM.from_pretrained(toy("llama")), 0)
+
+    with pytest.raises(TaskFailed, match="one sample of up to 9 tokens") as failed:
+        mean_loss(model, causal_examples(), objective=CAUSAL, pad_id=PAD, batch_size=4)
+
+    assert failed.value.reason is FailureReason.OUT_OF_MEMORY
+
+
+def test_a_sites_limit_of_memory_holds_while_it_evaluates(toy: Toy, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "a", "label": "no"}) + "\n")
+    limits: dict[str, int] = {}
+
+    def say(progress: Progress) -> None:
+        limits[progress.phase] = resource.getrlimit(resource.RLIMIT_DATA)[0]
+
+    place = Workplace(folder=tmp_path, cache=tmp_path, say=say, stop_requested=lambda: False, memory_limit_bytes=64 * 2**30)
+    rows = str(tmp_path / "rows.jsonl")
+    task = EvaluateTask(
+        run=RunRef(namespace="n", name="r", uid="u"),
+        site="a",
+        round=1,
+        model=Model(source=toy("bert").as_uri()),
+        manifest=(tmp_path / "manifest.json").as_uri(),
+        objective=CLASSES,
+        data=Data(train=rows, validation=rows),
+        bits=32,
+        batch_size=2,
+        evaluation=Evaluation(),
+    )
+
+    assert evaluate.run(task, place).batch_size == 1
+    assert limits["load"] == resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY
+    assert 0 < limits["evaluate"] < 2 * 64 * 2**30
+
+
+def total(model: torch.nn.Module, examples: list[Example], objective: Objective) -> Total:
+    found = Total()
+    with evaluating(model):
+        for done in passes(model, examples, objective=objective, pad_id=PAD, batch_size=len(examples)):
+            found.add(done)
+    return found
+
+
+def cramped(model: torch.nn.Module, most: int) -> torch.nn.Module:
+    """The model on a device that holds no more than `most` samples at once."""
+
+    def check(_model: torch.nn.Module, _arguments: object, inputs: dict[str, torch.Tensor]) -> None:
+        if len(inputs["attention_mask"]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.register_forward_pre_hook(check, with_kwargs=True)
+    return model
 
 
 def greedily(model: torch.nn.Module, prompt: list[int], objective: CausalLM | Seq2SeqLM, count: int) -> list[int]:

@@ -1,12 +1,15 @@
 """Passes of a model over examples without learning from them: losses, predicted classes, generated answers.
 
 Batches are made of examples of like length, the longest first: little padding, and memory that is too small shows at
-once. Order never changes a result's meaning: what is returned is in the order of what was given.
+once; then they are halved. Neither changes what a result means: losses are sums over targets, padding is masked, and
+what is returned is in the order of what was given.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +17,10 @@ from torch.nn import functional
 
 from fedpipe_trainer.contract import CausalLM, Objective, Seq2SeqLM, SequenceClassification
 from fedpipe_trainer.data import Example, collate
+from fedpipe_trainer.fitting import fitted
 from fedpipe_trainer.losses import summed_loss
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,8 @@ class Total:
     loss_sum: float = 0.0
     targets: int = 0
     tokens: int = 0
+    batches: list[int] = field(default_factory=list)
+    """Examples in each batch."""
     predicted: dict[int, int] = field(default_factory=dict)
     """Class by position."""
 
@@ -46,12 +54,18 @@ class Total:
         self.loss_sum += done.loss_sum
         self.targets += done.targets
         self.tokens += done.tokens
+        self.batches.append(len(done.positions))
         self.predicted.update(zip(done.positions, done.predicted, strict=bool(done.predicted)))
 
     @property
     def mean_loss(self) -> float:
         """The loss per target; 0 without any target."""
         return self.loss_sum / max(self.targets, 1)
+
+    @property
+    def batch_size(self) -> int:
+        """Examples at once: those of the smallest batch but the last, which holds what is left."""
+        return min(self.batches[:-1] or self.batches, default=0)
 
 
 @contextmanager
@@ -68,18 +82,25 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def passes(model: nn.Module, examples: Sequence[Example], *, objective: Objective, pad_id: int, batch_size: int) -> Iterator[Pass]:
-    """Run the model over all examples, a batch at a time. The caller holds `evaluating(model)` open meanwhile."""
+    """Run the model over all examples, a batch at a time. The caller holds `evaluating(model)` open meanwhile.
+
+    Raises:
+        TaskFailed: OutOfMemory with a single example.
+    """
     device = next(model.parameters()).device
-    for positions in _alike([len(example.input_ids) for example in examples], batch_size):
+
+    def forward(positions: list[int]) -> Pass:
         batch = {name: tensor.to(device) for name, tensor in collate([examples[i] for i in positions], objective, pad_id).items()}
         tokens = int(batch["attention_mask"].sum())
         if isinstance(objective, SequenceClassification):
             logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
             loss = functional.cross_entropy(logits.float(), batch["labels"], reduction="sum")
-            yield Pass(positions, float(loss), len(positions), tokens, logits.argmax(dim=-1).tolist())
-        else:
-            loss, targets = summed_loss(model, batch, objective)
-            yield Pass(positions, float(loss), targets, tokens, [])
+            return Pass(positions, float(loss), len(positions), tokens, logits.argmax(dim=-1).tolist())
+        loss, targets = summed_loss(model, batch, objective)
+        return Pass(positions, float(loss), targets, tokens, [])
+
+    for _, done in _in_batches([len(example.input_ids) for example in examples], batch_size, forward):
+        yield done
 
 
 def mean_loss(model: nn.Module, examples: Sequence[Example], *, objective: Objective, pad_id: int, batch_size: int) -> tuple[float, int]:
@@ -116,17 +137,24 @@ def answers(
         objective: whether the answer follows the prompt (CausalLM) or stands apart (Seq2SeqLM).
         how: see `Decoding`.
         between: called before each batch; it may raise to end the work.
+
+    Raises:
+        TaskFailed: OutOfMemory with a single prompt.
     """
     device = next(model.parameters()).device
+
+    def answer(positions: list[int]) -> list[list[int]]:
+        between()
+        inputs, mask = _padded_left([prompts[i] for i in positions], how.pad_id)
+        generated = _generate(model, inputs.to(device), mask.to(device), how)
+        skipped = inputs.shape[1] if isinstance(objective, CausalLM) else 1  # the decoder's start token
+        return [_until(ids, how.end_id) for ids in generated[:, skipped:].tolist()]
+
     found: list[list[int]] = [[] for _ in prompts]
     with evaluating(model):
-        for positions in _alike([len(prompt) for prompt in prompts], how.batch_size):
-            between()
-            inputs, mask = _padded_left([prompts[i] for i in positions], how.pad_id)
-            generated = _generate(model, inputs.to(device), mask.to(device), how)
-            skipped = inputs.shape[1] if isinstance(objective, CausalLM) else 1  # the decoder's start token
-            for position, ids in zip(positions, generated[:, skipped:].tolist(), strict=True):
-                found[position] = _until(ids, how.end_id)
+        for positions, texts in _in_batches([len(prompt) for prompt in prompts], how.batch_size, answer):
+            for position, ids in zip(positions, texts, strict=True):
+                found[position] = ids
     return found
 
 
@@ -144,10 +172,20 @@ def _generate(model: nn.Module, inputs: Tensor, mask: Tensor, how: Decoding) -> 
     )
 
 
-def _alike(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Positions in batches of like length, the longest first."""
+def _in_batches(lengths: Sequence[int], batch_size: int, do: Callable[[list[int]], Result]) -> Iterator[tuple[list[int], Result]]:
+    """Each batch of positions and what `do` made of it: of like length, the longest first, smaller once memory ran out."""
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    while order:
+        batch = order[:batch_size]
+        result, count = fitted(partial(_with_first, do, batch), len(batch), longest=lengths[batch[0]])
+        yield batch[:count], result
+        del order[:count]
+        if count < len(batch):
+            batch_size = count
+
+
+def _with_first(do: Callable[[list[int]], Result], batch: list[int], count: int) -> Result:
+    return do(batch[:count])
 
 
 def _padded_left(prompts: Sequence[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,6 @@
 Training and the profile take the same steps, so that what was measured is what will be done.
 """
 
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,15 +10,12 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedModel
 
-from fedpipe_trainer import device
 from fedpipe_trainer.adapters import Adapters
-from fedpipe_trainer.contract import CausalLM, FailureReason, Hyperparameters, Objective
+from fedpipe_trainer.contract import CausalLM, Hyperparameters, Objective
 from fedpipe_trainer.data import IGNORED, Example, collate
-from fedpipe_trainer.errors import TaskFailed
+from fedpipe_trainer.fitting import fitted
 from fedpipe_trainer.losses import summed_loss
 from fedpipe_trainer.model import Base
-
-_LOG = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -58,21 +54,13 @@ def gradients(examples: Sequence[Example], objective: Objective, base: Base, *, 
     Raises:
         TaskFailed: OutOfMemory at a micro-batch of one sample.
     """
-    while True:
-        try:
-            return _accumulate(examples, objective, base, model=adapters.model, micro_batch=micro_batch), micro_batch
-        except (RuntimeError, MemoryError) as error:
-            if not device.is_out_of_memory(error):
-                raise
-            if micro_batch == 1:
-                longest = max(len(example.input_ids) for example in examples)
-                msg = f"one sample of up to {longest} tokens does not fit memory: plan fewer bits or a smaller maxLength"
-                raise TaskFailed(FailureReason.OUT_OF_MEMORY, msg) from error
+
+    def accumulate(size: int) -> float:
         for parameter in adapters.trained.values():
             parameter.grad = None
-        device.release_freed()
-        micro_batch = (micro_batch + 1) // 2
-        _LOG.warning("memory ran out: going on in micro-batches of %d", micro_batch)
+        return _accumulate(examples, objective, base, model=adapters.model, micro_batch=size)
+
+    return fitted(accumulate, micro_batch, longest=max(len(example.input_ids) for example in examples))
 
 
 def update(optimizer: torch.optim.Optimizer, *, learning_rate: float, max_grad_norm: float) -> float:

@@ -175,6 +175,8 @@ class EvaluationManifest(_ManifestBase):
     """An adapter's quality on one site's validation data."""
 
     kind: Literal["evaluate"] = "evaluate"
+    batch_size: int = 0
+    """Samples that went through the model at once; fewer than the task's when memory ran out or there are not so many."""
     samples: int = 0
     targets: int = 0
     """Tokens (or labels) that the loss is a mean over: the weight of `loss` in a union."""

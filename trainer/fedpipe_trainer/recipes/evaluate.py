@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from fedpipe_trainer import metrics
+from fedpipe_trainer import device, metrics
 from fedpipe_trainer.adapters import GlobalUpdate, attached, read_update
 from fedpipe_trainer.adapters.lora import NOBODY
 from fedpipe_trainer.contract import (
@@ -36,7 +36,8 @@ def run(task: EvaluateTask, workplace: Workplace) -> EvaluationManifest:
     """Do the task.
 
     Raises:
-        TaskFailed: the data, the model or the adapter is not what the task says; Diverged for a loss that is no number.
+        TaskFailed: the data, the model or the adapter is not what the task says; OutOfMemory with a single sample;
+            Diverged for a loss that is no number.
         Terminated: it was asked to stop.
     """
     if not isinstance(task.objective, SequenceClassification):
@@ -50,7 +51,8 @@ def run(task: EvaluateTask, workplace: Workplace) -> EvaluationManifest:
     chosen = batch_indices(len(validation.rows), min(len(validation.rows), task.evaluation.max_samples), step=0, seed=task.seed)
     rows = [validation.rows[i] for i in chosen]
     examples = encode(rows, task.objective, base.tokenizer)
-    with workplace.phase("evaluate"), attached(base, NOBODY, update, task.seed):
+    limit = device.memory_limit(base.device, workplace.memory_limit_bytes)
+    with workplace.phase("evaluate"), attached(base, NOBODY, update, task.seed), limit:
         total = _measure(task, base, examples, workplace)
         answered = _answer(task, base, _asked(task, rows, validation.rows), workplace)
         found = _metrics(task, total, examples, answered)
@@ -58,6 +60,7 @@ def run(task: EvaluateTask, workplace: Workplace) -> EvaluationManifest:
         **workplace.heading(task),
         outcome=Outcome.COMPLETED,
         fingerprint=base.fingerprint,
+        batch_size=total.batch_size,
         samples=len(rows),
         targets=total.targets,
         skipped_rows=validation.skipped,
@@ -88,11 +91,12 @@ def _measure(task: EvaluateTask, base: Base, examples: Sequence[Example], workpl
     total, steps, began = Total(), math.ceil(len(examples) / task.batch_size), workplace.clock()
     with evaluating(base.model):
         done_passes = passes(base.model, examples, objective=task.objective, pad_id=base.pad_id, batch_size=task.batch_size)
-        for step, done in enumerate(done_passes, start=1):
+        for done in done_passes:
             total.add(done)
             if not math.isfinite(total.loss_sum):
                 raise TaskFailed(FailureReason.DIVERGED, "the loss on the validation data is no number: the adapter blows the model up")
             speed = total.tokens / max(workplace.clock() - began, 1e-9)
+            step = math.ceil(sum(total.batches) / task.batch_size)
             workplace.progress(Progress(phase="evaluate", step=step, steps=steps, loss=total.mean_loss, tokens_per_second=speed))
             _look_up(task, workplace)
     return total

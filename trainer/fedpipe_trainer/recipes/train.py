@@ -58,7 +58,7 @@ def run(task: TrainTask, workplace: Workplace) -> UpdateManifest:
         where = ready.base.device
         with workplace.phase("train"), device.deterministic(where), device.memory_limit(where, workplace.memory_limit_bytes):
             resumed, position, seconds = fit(task, workplace, ready, adapters)
-        with workplace.phase("evaluate"):
+        with workplace.phase("evaluate"), device.memory_limit(where, workplace.memory_limit_bytes):
             validation_loss = validate(task, ready.base, adapters)
         artifact, shapes = send(task, workplace, adapters)
     tokens_per_second = (position.tokens - resumed.tokens) / seconds if seconds else None
