@@ -25,7 +25,7 @@ def parsed(data: bytes, kind: type[WireT]) -> WireT:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"not a {kind.__name__}: {where + ': ' if where else ''}{first['msg']}") from error
+        raise ValueError(f"no {kind.__name__}: {where + ': ' if where else ''}{first['msg']}") from error
 
 
 def read_object(store: Store, key: str, kind: type[WireT]) -> WireT | None:

@@ -156,5 +156,5 @@ def test_a_folder_written_by_another_version_is_told_by_the_file(tmp_path: Path,
         folder.adopt()
     (folder.path / file).write_text('{"invented": 1}')
 
-    with pytest.raises(TellUser, match=f"ObjectUnreadable: {folder.path / file} is not a"):
+    with pytest.raises(TellUser, match=f"ObjectUnreadable: {folder.path / file} is no "):
         folder.adopt()

@@ -173,7 +173,7 @@ def test_a_trainers_manifest_that_cannot_be_read_is_a_failed_attempt_of_that_sit
 def test_an_object_of_the_operator_that_cannot_be_read_is_told_by_its_key(store: DirectoryStore) -> None:
     store.write(names.round_plan(1), b'{"round": 1}')
 
-    with pytest.raises(TellUser, match=f"{names.round_plan(1)} is not a RoundPlan: startedAt: Field required") as told:
+    with pytest.raises(TellUser, match=f"{names.round_plan(1)} is no RoundPlan: startedAt: Field required") as told:
         look(store)
 
     assert told.value.reason == "ObjectUnreadable"

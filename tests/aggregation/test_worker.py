@@ -1,0 +1,152 @@
+"""The aggregation as a process of its own: a task in a file, an exit status and one line for people."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from stand_in_runs import World, a_run
+from trainer_results import path_of
+
+from fedpipe_operator import names, worker
+from fedpipe_operator.records import RoundManifest
+from fedpipe_operator.store import DirectoryStore
+from fedpipe_operator.store.address import DirectoryAddress
+from fedpipe_operator.worker import AggregationTask
+from fedpipe_trainer.contract import ExitCode, TrainTask
+
+Change = Callable[[DirectoryStore], None]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """A run whose second round waits for its aggregation."""
+    world = World(a_run(), tmp_path)
+    while "toy-aggregate-r2-a0" not in world.door.at_work():
+        world.turn()
+        for name in world.door.at_work():
+            if name != "toy-aggregate-r2-a0":
+                world.door.work(name)
+    return world
+
+
+def task_file(world: World, **changes: object) -> Path:
+    task = AggregationTask.model_validate_json(world.door.tasks["toy-aggregate-r2-a0"])
+    file = world.folder / "task.json"
+    file.write_text(task.model_copy(update=changes).to_json())
+    return file
+
+
+def exit_status(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        worker.main(list(arguments))
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def commit_of(world: World) -> RoundManifest:
+    return RoundManifest.model_validate_json(world.store.read(names.round_manifest(2)) or b"")
+
+
+def test_a_round_is_aggregated_by_a_process_that_is_given_its_task_file(world: World) -> None:
+    command = [sys.executable, "-m", "fedpipe_operator.worker", str(task_file(world))]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    commit = commit_of(world)
+    assert [one.site for one in commit.contributions] == ["site-a", "site-b", "site-c"]
+    assert world.store.size(commit.adapter.name) == commit.adapter.size
+    assert commit.adapter.sha256[:16] in commit.adapter.name
+    world.settle()
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+
+
+def test_a_round_that_is_committed_is_not_aggregated_again(world: World) -> None:
+    worker.main([str(task_file(world))])
+    commit = commit_of(world)
+    world.store.delete(commit.adapter.name)
+
+    worker.main([str(task_file(world))])
+
+    assert commit_of(world) == commit
+    assert world.store.size(commit.adapter.name) is None
+
+
+def test_without_enough_good_updates_there_are_verdicts_and_no_commit(world: World) -> None:
+    for site in ("site-a", "site-b", "site-c"):
+        world.store.write(names.update_adapter(2, site, 0), b"not what the manifest vouches for")
+
+    worker.main([str(task_file(world))])
+
+    assert world.store.read(names.round_manifest(2)) is None
+    assert b"Mismatch" in (world.store.read(names.update_verdict(2, "site-b", 0)) or b"")
+    assert not world.store.list("rounds/0002/global")
+
+
+def test_an_update_is_judged_under_its_own_attempt(world: World) -> None:
+    task = TrainTask.model_validate_json(world.door.tasks["toy-train-r2-site-a-a0"])
+    for key in (names.update_adapter(2, "site-a", 0), names.update_manifest(2, "site-a", 0)):
+        data = world.store.read(key)
+        assert data is not None
+        world.store.write(key.replace("/0/", "/3/"), data)
+        world.store.delete(key)
+    assert not path_of(task.manifest).exists()
+    manifest = names.update_manifest(2, "site-a", 3)
+    world.store.write(manifest, (world.store.read(manifest) or b"").replace(b'"attempt": 0', b'"attempt": 3'))
+    updates = AggregationTask.model_validate_json(world.door.tasks["toy-aggregate-r2-a0"]).updates
+    moved = tuple(one.model_copy(update={"attempt": 3}) if one.site == "site-a" else one for one in updates)
+
+    worker.main([str(task_file(world, updates=moved))])
+
+    assert {one.site: one.attempt for one in commit_of(world).contributions} == {"site-a": 3, "site-b": 0, "site-c": 0}
+    assert world.store.read(names.update_verdict(2, "site-a", 3)) is not None
+    assert world.store.read(names.update_verdict(2, "site-a", 0)) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda store: store.delete(names.round_plan(2)), f"ObjectMissing: {names.round_plan(2)} is not in the store"),
+        (lambda store: store.delete(names.round_manifest(1)), f"ObjectMissing: {names.round_manifest(1)} is not in the store"),
+        (lambda store: store.delete(names.update_adapter(2, "site-b", 0)), f"ObjectMissing: {names.update_adapter(2, 'site-b', 0)}"),
+        (
+            lambda store: store.write(names.update_manifest(2, "site-b", 0), b'{"schemaVersion": 2}'),
+            f"ObjectUnreadable: {names.update_manifest(2, 'site-b', 0)} is no UpdateManifest: schemaVersion: Input should be 1",
+        ),
+        (
+            lambda store: store.write(names.update_manifest(2, "site-b", 0), store.read(names.profile_manifest("site-b", 0)) or b""),
+            f"ObjectUnreadable: {names.update_manifest(2, 'site-b', 0)} is no UpdateManifest",
+        ),
+    ],
+)
+def test_a_store_that_does_not_hold_the_round_is_a_bad_task_told_by_its_key(
+    world: World, capsys: pytest.CaptureFixture[str], change: Change, said: str
+) -> None:
+    change(world.store)
+
+    assert exit_status(str(task_file(world))) == ExitCode.BAD_TASK
+    assert capsys.readouterr().err.startswith(said)
+    assert world.store.read(names.round_manifest(2)) is None
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"kind": "train"}'])
+def test_a_task_file_that_is_none_is_a_bad_task(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    (tmp_path / "task.json").write_text(text)
+
+    assert exit_status(str(tmp_path / "task.json")) == ExitCode.BAD_TASK
+    assert "AggregationTask" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["one.json", "two.json"]])
+def test_anything_but_one_task_file_is_told_how_it_is_used(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    assert exit_status(*arguments) == ExitCode.BAD_TASK
+    assert capsys.readouterr().err.startswith("usage: ")
+
+
+def test_a_store_that_is_a_file_cannot_be_aggregated_in(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    (world.folder / "file").write_text("")
+
+    assert exit_status(str(task_file(world, store=DirectoryAddress(root=str(world.folder / "file"))))) == ExitCode.BAD_TASK
+    assert str(world.folder / "file") in capsys.readouterr().err

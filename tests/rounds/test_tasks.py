@@ -1,0 +1,198 @@
+"""What a trainer is told: its plan, its data, and URLs for exactly the objects that its one task may read and write."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stand_in_runs import World, a_run
+from trainer_results import BASE, good_trainer
+
+from fedpipe_operator import names, tasks
+from fedpipe_operator.records import RoundManifest, RoundPlan
+from fedpipe_operator.rounds import Run, StartEvaluation, StartExport, StartProfile, StartTraining
+from fedpipe_operator.tasks import Desk, Place
+from fedpipe_trainer.contract import Data, Model, ProfileTask, Wire
+
+PLACE = Place(Model(source="file:///models/toy"), Data(train="/data/train.jsonl", validation="/data/validation.jsonl"))
+NOWHERE = Place(Model(source="file:///models/toy"))
+
+
+class Signed:
+    """URLs that say what they allow, as a signature does."""
+
+    def url_to_read(self, key: str, seconds: int) -> str:
+        return f"https://store/{key}?read={seconds}"
+
+    def url_to_write(self, key: str, seconds: int) -> str:
+        return f"https://store/{key}?write={seconds}"
+
+
+def a_desk(run: Run | None = None) -> Desk:
+    return Desk(run or a_run(), Signed())
+
+
+def may(task: Wire) -> set[tuple[str, str]]:
+    """What the task's URLs allow, wherever in it they stand: the verb and the key."""
+    return {(verb, key) for key, verb in re.findall(r'"https://store/([^"?]+)\?(read|write)=\d+"', task.to_json())}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A run of two rounds that is over; tests only look at its plans and commits."""
+    world = World(a_run(), tmp_path_factory.mktemp("finished"))
+    world.settle()
+    return world
+
+
+def plan_of(world: World, round_: int) -> RoundPlan:
+    return RoundPlan.model_validate_json(world.store.read(names.round_plan(round_)) or b"")
+
+
+def commit_of(world: World, round_: int) -> RoundManifest:
+    return RoundManifest.model_validate_json(world.store.read(names.round_manifest(round_)) or b"")
+
+
+def test_a_profile_may_write_its_manifest_and_read_nothing() -> None:
+    task = tasks.profile_task(a_desk(), StartProfile("site-b", 1), PLACE)
+
+    assert may(task) == {("write", "profile/site-b/1/manifest.json")}
+    assert (task.site, task.attempt, task.round) == ("site-b", 1, 0)
+
+
+def test_a_first_round_reads_its_checkpoint_and_writes_its_update(finished: World) -> None:
+    task = tasks.training_task(a_desk(), StartTraining("site-b", 1, 2), PLACE, plan=plan_of(finished, 1), previous=None)
+
+    assert may(task) == {
+        ("read", "rounds/0001/updates/site-b/checkpoint.safetensors"),
+        ("write", "rounds/0001/updates/site-b/checkpoint.safetensors"),
+        ("write", "rounds/0001/updates/site-b/2/adapter.safetensors"),
+        ("write", "rounds/0001/updates/site-b/2/manifest.json"),
+    }
+    assert task.global_adapter is None
+    assert (task.site, task.round, task.attempt) == ("site-b", 1, 2)
+
+
+def test_a_later_round_also_reads_the_adapter_that_the_round_before_committed(finished: World) -> None:
+    commit = commit_of(finished, 1)
+
+    task = tasks.training_task(a_desk(), StartTraining("site-a", 2, 0), PLACE, plan=plan_of(finished, 2), previous=commit)
+
+    assert {key for verb, key in may(task) if verb == "read"} == {
+        commit.adapter.name,
+        "rounds/0002/updates/site-a/checkpoint.safetensors",
+    }
+    assert task.global_adapter is not None
+    assert (task.global_adapter.sha256, task.global_adapter.size) == (commit.adapter.sha256, commit.adapter.size)
+
+
+def test_an_evaluation_reads_the_rounds_adapter_and_writes_its_manifest(finished: World) -> None:
+    commit = commit_of(finished, 2)
+
+    task = tasks.evaluation_task(a_desk(), StartEvaluation("site-c", 2, 0), PLACE, plan=plan_of(finished, 2), commit=commit)
+
+    assert may(task) == {("read", commit.adapter.name), ("write", "rounds/0002/evaluations/site-c/0/manifest.json")}
+
+
+def test_the_base_is_evaluated_without_an_adapter(finished: World) -> None:
+    task = tasks.evaluation_task(a_desk(), StartEvaluation("site-c", 0, 0), PLACE, plan=plan_of(finished, 1), commit=None)
+
+    assert may(task) == {("write", "rounds/0000/evaluations/site-c/0/manifest.json")}
+    assert task.global_adapter is None
+
+
+@pytest.mark.parametrize(("asked_for", "folders"), [({"adapter": True, "merged": False}, {"adapter"}), ({}, {"adapter", "merged"})])
+def test_an_export_writes_what_the_spec_asks_for_and_reads_the_adapter(
+    finished: World, asked_for: dict[str, bool], folders: set[str]
+) -> None:
+    commit = commit_of(finished, 2)
+
+    task = tasks.export_task(a_desk(a_run(export=asked_for)), StartExport(2, 1), NOWHERE, plan=plan_of(finished, 2), commit=commit)
+
+    written = {key for verb, key in may(task) if verb == "write"} - {"export/1/manifest.json"}
+    assert {key for verb, key in may(task) if verb == "read"} == {commit.adapter.name}
+    assert {key.split("/")[1] for key in written} == folders
+    assert ("export/merged/model.safetensors" in written) is ("merged" in folders)
+    assert task.site == ""
+
+
+def test_every_url_holds_for_a_week_and_no_longer(finished: World) -> None:
+    task = tasks.training_task(a_desk(), StartTraining("site-a", 1, 0), PLACE, plan=plan_of(finished, 1), previous=None)
+
+    assert set(re.findall(r"(?:read|write)=(\d+)", task.to_json())) == {str(7 * 24 * 3600)}
+
+
+def test_no_task_of_a_run_names_another_sites_objects(tmp_path: Path) -> None:
+    told: list[dict[str, Any]] = []
+
+    def trainer(task: Any, folder: Path) -> Any:
+        told.append(json.loads(task.to_json()))
+        return good_trainer(task, folder)
+
+    World(a_run(), tmp_path, trainer).settle()
+
+    for task in told:
+        others = {"site-a", "site-b", "site-c"} - {task["site"]}
+        assert not [other for other in others if other in json.dumps(task)]
+
+
+def test_a_site_trains_its_own_plan_on_the_base_and_labels_of_the_run(finished: World) -> None:
+    spec: dict[str, Any] = {"task": {"type": "SequenceClassification", "maxLength": 16}, "rounds": {"deadline": "90s"}}
+    unlike = plan_of(finished, 1)
+    unlike = unlike.model_copy(update={"plans": {**unlike.plans, "site-b": unlike.plans["site-b"].model_copy(update={"steps": 77})}})
+
+    task = tasks.training_task(a_desk(a_run(**spec)), StartTraining("site-b", 1, 0), PLACE, plan=unlike, previous=None)
+
+    assert task.plan.steps == 77
+    assert task.model.fingerprint == BASE
+    assert task.model.source == "file:///models/toy"
+    assert task.objective.labels == ("a", "b", "c")
+    assert task.data == PLACE.data
+    assert task.deadline_seconds == 90.0
+
+
+def test_the_specs_training_goes_into_the_task(finished: World) -> None:
+    training = {"learningRate": 0.003, "warmupSteps": 5, "weightDecay": 0.1, "dropout": 0.2, "seed": 4, "maxSteps": 9}
+
+    task = tasks.training_task(
+        a_desk(a_run(training=training)), StartTraining("site-a", 1, 0), PLACE, plan=plan_of(finished, 1), previous=None
+    )
+
+    hyper = task.hyperparameters
+    assert (hyper.learning_rate, hyper.warmup_steps, hyper.weight_decay, hyper.dropout, hyper.seed) == (0.003, 5, 0.1, 0.2, 4)
+
+
+def test_every_round_is_evaluated_on_the_same_rows_with_the_sites_own_plan(finished: World) -> None:
+    desk = a_desk(a_run(training={"seed": 4}, evaluation={"maxSamples": 50, "samples": 3}))
+    plan = plan_of(finished, 1)
+
+    base, first = (
+        tasks.evaluation_task(desk, StartEvaluation("site-a", round_, 0), PLACE, plan=plan, commit=commit_of(finished, 1))
+        for round_ in (0, 1)
+    )
+
+    assert base.seed == first.seed == 4
+    assert (first.evaluation.max_samples, first.evaluation.samples) == (50, 3)
+    assert (first.bits, first.batch_size) == (plan.plans["site-a"].bits, plan.plans["site-a"].batch_size)
+
+
+@pytest.mark.parametrize(
+    ("planned", "measured"),
+    [([1, 2, 4, 8, 16], (1, 4, 16)), ([8, 1, 4, 2], (1, 4, 8)), ([16, 2], (2, 16)), ([4], (4,))],
+)
+def test_a_profile_measures_the_smallest_a_middle_and_the_largest_batch_at_the_largest_rank(
+    planned: list[int], measured: tuple[int, ...]
+) -> None:
+    run = a_run(planning={"bits": [4, 16], "ranks": [4, 32, 0], "batchSizes": planned})
+
+    task: ProfileTask = tasks.profile_task(a_desk(run), StartProfile("site-a", 0), PLACE)
+
+    assert task.batch_sizes == measured
+    assert task.rank == 32
+    assert task.bits == (4, 16)
+
+
+def test_a_task_that_reads_data_needs_a_place_that_has_some() -> None:
+    with pytest.raises(ValueError, match="the site's place names none"):
+        tasks.profile_task(a_desk(), StartProfile("site-a", 0), NOWHERE)
