@@ -11,6 +11,7 @@ memory to the averaged arrays. GB/s are bytes of updates per second. Peak memory
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -34,7 +35,9 @@ SIDE: Final = 4096
 RANK: Final = 16
 WEIGHT_BYTES: Final = 2 * RANK * SIDE * 4
 RUN: Final = RunRef(namespace="benchmark", name="aggregate", uid="0")
-RULE: Final = Rule(method="Exact", max_rank=RANK)
+THREADS: Final = min(4, len(os.sched_getaffinity(0)))
+"""As the operator's worker takes them."""
+RULE: Final = Rule(method="Exact", max_rank=RANK, threads=THREADS)
 FLOWER_COPIES: Final = 2.1
 """Flower holds the updates and a weighted copy of each, and then the averages."""
 

@@ -65,8 +65,12 @@ def _aggregated(task: AggregationTask, store: Store, readers: ExitStack, path: P
     candidates = {update.site: _candidate(task.round, update, store, readers) for update in task.updates}
     given = RoundInput(run=task.run, plan=plan, candidates=candidates, previous=_previous(task.round, store, readers))
     with path.open("wb") as sink:
-        rule = Rule(method=task.method, max_rank=task.max_rank, max_norm=task.max_norm)
-        return aggregate_round(given, rule, sink, threads=min(_MOST_THREADS, len(os.sched_getaffinity(0))))
+        return aggregate_round(given, _rule(task), sink)
+
+
+def _rule(task: AggregationTask) -> Rule:
+    threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+    return Rule(method=task.method, max_rank=task.max_rank, max_norm=task.max_norm, threads=threads)
 
 
 def _candidate(round_: int, update: UpdateRef, store: Store, readers: ExitStack) -> Candidate:

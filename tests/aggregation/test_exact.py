@@ -1,6 +1,7 @@
 """Exact aggregation of one weight against the dense float64 truth."""
 
-from collections.abc import Sequence
+import tracemalloc
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -194,14 +195,41 @@ def test_components_are_in_singular_value_order_with_a_fixed_sign_and_row_norm(s
 def test_every_way_to_the_basis_catches_the_same_energy(way: str, shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(3)
     parts = [part(rng, shape, rank) for rank in (8, 8, 4)]
-    left, right = exact.stacked(outline_of(parts), parts, None)
-    energies = np.linalg.svd(left @ right, compute_uv=False) ** 2
+    dense = truth(parts, None)
+    energies = np.linalg.svd(dense, compute_uv=False) ** 2
 
-    basis, energy = factorise.WAYS[way].space(left, right, 5)
+    size = factorise.Size(d_out=shape[0], d_in=shape[1], components=20, rank=5)
+    basis, image, energy = factorise.WAYS[way].space(exact.pieces(outline_of(parts), parts, None), size)
 
     np.testing.assert_allclose(basis @ basis.T, np.eye(5), atol=1e-12)
-    np.testing.assert_allclose(np.linalg.norm(left @ right @ basis.T) ** 2, energies[:5].sum(), rtol=1e-10)
+    np.testing.assert_allclose(image, dense @ basis.T, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(np.linalg.norm(image) ** 2, energies[:5].sum(), rtol=1e-10)
     np.testing.assert_allclose(energy, energies.sum(), rtol=1e-10)
+
+
+def test_a_stack_wider_than_the_weight_is_never_formed() -> None:
+    rng = np.random.default_rng(4)
+    parts = [part(rng, (300, 280), 16) for _ in range(40)]
+    held = []
+
+    def one_at_a_time() -> Iterator[Part]:
+        for each in parts:
+            tracemalloc.reset_peak()
+            yield each
+            held.append(tracemalloc.get_traced_memory()[1])
+
+    outline = outline_of(parts)
+    tracemalloc.start()
+    try:
+        result = exact.merge(outline, one_at_a_time(), None, 8)
+    finally:
+        tracemalloc.stop()
+
+    assert max(held[1:]) < 3 * 300 * 280 * 8
+    lost = np.linalg.svd(truth(parts, None), compute_uv=False)[8:]
+    np.testing.assert_allclose(
+        distance(product(result.factors), truth(parts, None)), np.linalg.norm(lost) / np.linalg.norm(truth(parts, None)), atol=1e-6
+    )
 
 
 def test_golden_numbers_of_two_sites_of_unequal_rank() -> None:
@@ -222,6 +250,7 @@ def test_golden_numbers_of_two_sites_of_unequal_rank() -> None:
     [
         ((4096, 4096), 256, 16, "Gram"),
         ((576, 576), 1024, 64, "Dense"),
+        ((4096, 1024), 1025, 16, "Dense"),
         ((4096, 4096), 1024, 16, "Krylov"),
         ((4096, 4096), 1024, 512, "Gram"),
     ],

@@ -195,3 +195,14 @@ class _Nowhere(io.RawIOBase):
 
     def write(self, data: bytes, /) -> int:
         return memoryview(data).nbytes
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_the_number_of_threads_changes_no_byte_and_no_verdict(threads: int) -> None:
+    weights = {f"layer.{i}.q": (90, 70) for i in range(9)}
+    sites = ["one", "two", "three", "four"]
+    given = Fleet(weights, dict.fromkeys(sites, dict.fromkeys(weights, 8)), dict.fromkeys(sites, 3)).given()
+
+    alone, side_by_side = run(given, Rule(method="Exact", max_rank=8)), run(given, Rule(method="Exact", max_rank=8, threads=threads))
+
+    assert side_by_side == alone

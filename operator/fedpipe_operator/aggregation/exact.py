@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from fedpipe_operator.aggregation.factorise import factorise
+from fedpipe_operator.aggregation.factorise import Size, factorise
+from fedpipe_operator.aggregation.stack import Piece
 from fedpipe_operator.aggregation.values import Factors, Float64, Merged, Method, Outline, Part
 
 
@@ -31,36 +32,24 @@ def kept_shares(outline: Outline) -> Float64:
 
 def merge(outline: Outline, parts: Iterable[Part], before: Factors | None, rank: int) -> Merged:
     """ΔW + Σ p_k D_k as factors of this rank."""
-    b, a, truncated = factorise(*stacked(outline, parts, before), rank)
+    size = Size(d_out=outline.d_out, d_in=outline.d_in, components=_components(outline), rank=rank)
+    b, a, truncated = factorise(pieces(outline, parts, before), size)
     return Merged(Factors(b=b, a=a), truncated)
 
 
-def stacked(outline: Outline, parts: Iterable[Part], before: Factors | None) -> tuple[Float64, Float64]:
-    """L (d_out × n) and R (n × d_in) in float64, with L @ R the new update before any cut. Parts are taken one at a time."""
-    count = _components(outline)
-    left, right = np.empty((outline.d_out, count)), np.empty((count, outline.d_in))
-    start = 0
-    for weights, factors in _pieces(outline, parts, before):
-        end = start + len(factors.a)
-        left[:, start:end] = factors.b
-        np.multiply(factors.a, weights[:, None], out=right[start:end])
-        start = end
-    return left, right
+def pieces(outline: Outline, parts: Iterable[Part], before: Factors | None) -> Iterator[Piece]:
+    """What adds up to the new update before any cut. Parts are taken one at a time."""
+    if before is not None:
+        kept = kept_shares(outline)
+        alive = kept != 0
+        yield Piece(kept[alive], Factors(b=before.b[:, alive], a=before.a[alive]))
+    for part in parts:
+        weight = part.samples / outline.samples * part.scale
+        yield Piece(np.full(len(part.factors.a), weight), part.factors)
 
 
 def _components(outline: Outline) -> int:
     return int(np.count_nonzero(kept_shares(outline))) + sum(share.rank for share in outline.shares)
-
-
-def _pieces(outline: Outline, parts: Iterable[Part], before: Factors | None) -> Iterator[tuple[Float64, Factors]]:
-    """Factors with the weights of their components (or one for all)."""
-    if before is not None:
-        kept = kept_shares(outline)
-        alive = kept != 0
-        yield kept[alive], Factors(b=before.b[:, alive], a=before.a[alive])
-    total = outline.samples
-    for part in parts:
-        yield np.array([part.samples / total * part.scale]), part.factors
 
 
 METHOD = Method(rank=rank, merge=merge)

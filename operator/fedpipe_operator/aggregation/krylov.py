@@ -38,10 +38,13 @@ def block_size(rank: int) -> int:
     return max(rank, 8)
 
 
-def dominant_coefficients(left_gram: Float64, right_gram: Float64, rank: int) -> Float64 | None:
-    """Z (n × rank) with Rᵀ·Z spanning the dominant space; None if the residual check fails: use a direct way then."""
-    whole = float(np.vdot(left_gram, right_gram))
-    count, wide = len(right_gram), block_size(rank)
+def dominant_coefficients(left_gram: Float64, right_gram: Float64 | None, rank: int) -> Float64 | None:
+    """Z (n × rank) with Rᵀ·Z spanning the dominant space; None if the residual check fails: use a direct way then.
+
+    Without `right_gram` the rows of R are orthonormal, and Z itself is an orthonormal basis.
+    """
+    whole = float(np.trace(left_gram) if right_gram is None else np.vdot(left_gram, right_gram))
+    count, wide = len(left_gram), block_size(rank)
     most = min(_MOST_STEPS, count // wide)
     room = _Space(*(np.empty((count, most * wide)) for _ in range(3)))
     residue: Float64 = np.random.default_rng(0).standard_normal((count, wide))
@@ -62,9 +65,9 @@ def _bearable(caught: float, whole: float) -> float:
     return 2 * _TOLERANCE * math.sqrt(max(0.0, whole - caught) * whole)
 
 
-def _append(block: _Space, residue: Float64, left_gram: Float64, right_gram: Float64) -> bool:
+def _append(block: _Space, residue: Float64, left_gram: Float64, right_gram: Float64 | None) -> bool:
     """Fill the block with the residue made orthonormal; False if its columns have become dependent (the space is exhausted)."""
-    inner = right_gram @ residue
+    inner = _inner(right_gram, residue)
     try:
         lower = np.linalg.cholesky(residue.T @ inner)
     except np.linalg.LinAlgError:
@@ -82,10 +85,14 @@ def _orthogonal_to(space: _Space, image: Float64) -> Float64:
     return again
 
 
-def _ritz(space: _Space, residue: Float64, right_gram: Float64, rank: int) -> tuple[Float64, float, float]:
+def _ritz(space: _Space, residue: Float64, right_gram: Float64 | None, rank: int) -> tuple[Float64, float, float]:
     """The best `rank` vectors so far, the energy they catch, and the sum of their residuals' norms (at least the energy missed)."""
     values, vectors = np.linalg.eigh(space.inner.T @ space.image)
     best = vectors[:, -rank:]
     last = residue @ best[-residue.shape[1] :]
-    residuals = np.sqrt(np.maximum(0.0, np.einsum("ij,ij->j", last, right_gram @ last)))
+    residuals = np.sqrt(np.maximum(0.0, np.einsum("ij,ij->j", last, _inner(right_gram, last))))
     return space.z @ best, float(values[-rank:].sum()), float(residuals.sum())
+
+
+def _inner(right_gram: Float64 | None, columns: Float64) -> Float64:
+    return columns if right_gram is None else right_gram @ columns

@@ -1,7 +1,7 @@
 """One round's aggregation from end to end: gate every update, merge the accepted ones weight by weight, say what was done.
 
-Pure: readers and a writer are arguments, and so is everything else. One weight of all sites is in memory at a time. What is written
-depends on the set of updates only, not on their order.
+Pure: readers and a writer are arguments, and so is everything else. A thread holds one weight of all sites at a time. What is written
+depends on the set of updates only, not on their order, nor on the number of threads.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fedpipe_operator.aggregation import gate
+from fedpipe_operator.aggregation.abreast import in_order
 from fedpipe_operator.aggregation.dense import average
 from fedpipe_operator.aggregation.keys import factor_keys
 from fedpipe_operator.aggregation.methods import METHODS
@@ -52,6 +53,8 @@ class Rule:
     """Components of the global adapter per weight, at most."""
     max_norm: float = MAX_NORM
     """Bound on an update's increment: see `gate.Expected`."""
+    threads: int = 1
+    """Updates judged, and weights merged, at a time; what is written does not depend on it."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ def aggregate_round(given: RoundInput, rule: Rule, sink: Sink) -> RoundResult:
         OSError: a source or the sink failed.
     """
     before = open_tensors(given.previous) if given.previous else None
-    verdicts = {site: _judged(site, given, rule, before) for site in sorted(given.candidates)}
+    sites = sorted(given.candidates)
+    verdicts = dict(zip(sites, in_order(lambda site: _judged(site, given, rule, before), sites, rule.threads), strict=True))
     accepted = {
         site: Accepted(given.candidates[site].manifest, open_tensors(given.candidates[site].source))
         for site, verdict in verdicts.items()
@@ -114,12 +118,12 @@ def merge_adapters(plan: RoundPlan, rule: Rule, accepted: Mapping[str, Accepted]
     for key in sorted(plan.head):
         writer.write(key, average((site.manifest.samples, site.tensors.read(key)) for site in sites.values()))
     truncated = {}
-    for outline in outlines:
-        if rank := ranks[outline.weight]:
-            merged = _merged(outline, method, rank, sites, before)
-            for key, factor in zip(factor_keys(outline.weight), (merged.factors.a, merged.factors.b), strict=True):
-                writer.write(key, factor)
-            truncated[outline.weight] = merged.truncated_energy
+    adapted = [outline for outline in outlines if ranks[outline.weight]]
+    merges = in_order(lambda outline: _merged(outline, method, ranks[outline.weight], sites, before), adapted, rule.threads)
+    for outline, merged in zip(adapted, merges, strict=True):
+        for key, factor in zip(factor_keys(outline.weight), (merged.factors.a, merged.factors.b), strict=True):
+            writer.write(key, factor)
+        truncated[outline.weight] = merged.truncated_energy
     return Written(writer.close(ADAPTER_NAME), ranks, truncated)
 
 
