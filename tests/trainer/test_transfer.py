@@ -167,8 +167,8 @@ def test_attempts_are_finite(store: Store, local: Path) -> None:
 
     failure = failing(lambda: send(local, store.url("a"), pause=lambda _: None))
 
-    assert "503 Service Unavailable, 5 times in a row" in failure.message
-    assert len(store.asked) == 5
+    assert "503 Service Unavailable, 9 times in a row" in failure.message
+    assert len(store.asked) == 9
 
 
 def test_a_store_out_of_reach_is_told_by_name(store: Store, local: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_refusal_is_final(store: Store, local: Path, status: int) -> None:
     assert len(store.asked) == 1
 
 
-@pytest.mark.parametrize("answers", [[403], [503] * 5, [HANG_UP] * 5, [200]], ids=["refused", "down", "cut off", "other bytes"])
+@pytest.mark.parametrize("answers", [[403], [503] * 9, [HANG_UP] * 9, [200]], ids=["refused", "down", "cut off", "other bytes"])
 def test_no_signature_is_ever_told(store: Store, local: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, answers: list[int]) -> None:
     caplog.set_level("DEBUG")
     send(local, store.url("a"))

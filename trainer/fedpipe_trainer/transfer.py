@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -20,12 +21,15 @@ import httpx
 
 from fedpipe_trainer.contract import Artifact, FailureReason
 from fedpipe_trainer.errors import TaskFailed
+from fedpipe_trainer.presigned import code_in, may_be_missing
 
 _CHUNK: Final = 1 << 20
-_ATTEMPTS: Final = 5
+_ATTEMPTS: Final = 9
+"""With the pauses between them: a store may be away for a minute without costing a site its round."""
 _FIRST_PAUSE_SECONDS: Final = 0.5
 _LONGEST_PAUSE_SECONDS: Final = 20.0
 _TIMEOUT: Final = httpx.Timeout(60.0, connect=10.0)
+_LONGEST_ERROR: Final = 1 << 16
 _AS_STORED: Final = {"Accept-Encoding": "identity"}
 _OK: Final = range(200, 300)
 _NOT_FOUND: Final = 404
@@ -58,13 +62,20 @@ def without_query(url: str) -> str:
     return f"{parts.scheme}://{host}{parts.path}"
 
 
-def receive(url: str, to: Path, *, sha256: str | None = None, pause: Pause = time.sleep) -> int | None:
+def receive(url: str, to: Path, *, sha256: str | None = None, optional: bool = False, pause: Pause = time.sleep) -> int | None:
     """Read the object at `url` into the file `to`; its size in bytes, or None when there is no such object.
+
+    Args:
+        url: of the object.
+        to: the file.
+        sha256: what the object must be.
+        optional: the object need not be there: a store that may not say so, and answers 403, is taken to mean that.
+        pause: comes back after so many seconds.
 
     Raises:
         TaskFailed: TransferFailed when the store refuses, stays out of reach, or its bytes are not those of `sha256`.
     """
-    get = _get_file if urlsplit(url).scheme == "file" else _get_http
+    get = _get_file if urlsplit(url).scheme == "file" else partial(_get_http, optional=optional)
     try:
         received = _persist(lambda: get(url, to), url=url, pause=pause)
     except OSError as error:
@@ -121,11 +132,15 @@ def _get_file(url: str, to: Path) -> tuple[int, str] | None:
         raise
 
 
-def _get_http(url: str, to: Path) -> tuple[int, str] | None:
+def _get_http(url: str, to: Path, *, optional: bool) -> tuple[int, str] | None:
     with _weather(), httpx.stream("GET", url, headers=_AS_STORED, timeout=_TIMEOUT) as answer:
         if answer.status_code == _NOT_FOUND:
             return None
-        _check(answer, url)
+        code = _code(answer)
+        if optional and answer.status_code == _FORBIDDEN and may_be_missing(url, code, answer.headers.get("Date", "")):
+            _LOG.info("%s: the store may not say whether it is there (403, %s): taken as missing", without_query(url), code)
+            return None
+        _check(answer, url, code)
         return _save(answer.iter_raw(_CHUNK), to)
 
 
@@ -143,7 +158,7 @@ def _put_http(path: Path, url: str) -> None:
     # httpx would send a stream of unknown length in chunks; S3 wants the length, which signatures cover.
     length = {"Content-Length": str(path.stat().st_size)}
     with _weather(), path.open("rb") as file, httpx.stream("PUT", url, content=_chunks(file), headers=length, timeout=_TIMEOUT) as answer:
-        _check(answer, url)
+        _check(answer, url, _code(answer))
 
 
 def _path(url: str) -> Path:
@@ -201,14 +216,19 @@ def _weather() -> Iterator[None]:
         raise _TryAgainError(f"{type(error).__name__} ({error})" if str(error) else type(error).__name__) from error
 
 
-def _check(answer: httpx.Response, url: str) -> None:
+def _code(answer: httpx.Response) -> str:
+    """The store's own word for what is wrong, "" where nothing is. What else it says may quote the signature."""
+    return "" if answer.status_code in _OK else code_in(next(answer.iter_raw(_LONGEST_ERROR), b""))
+
+
+def _check(answer: httpx.Response, url: str, code: str) -> None:
     status = answer.status_code
     if status in _OK:
         return
-    said = f"the store answered {status} {answer.reason_phrase}".rstrip()
+    said = f"the store answered {status} {answer.reason_phrase}".rstrip() + (f" ({code})" if code else "")
     if status == _TOO_MANY_REQUESTS or status in _SERVER_ERRORS:
         raise _TryAgainError(said, retry_after=_retry_after(answer))
-    hint = {_FORBIDDEN: ": the presigned URL has expired or does not allow this", _NOT_FOUND: ": no such bucket or object"}
+    hint = {_FORBIDDEN: ": the presigned URL has expired or does not allow this, or there is no such object", _NOT_FOUND: ": no such bucket or object"}
     raise _failed(f"{without_query(url)}: {said}{hint.get(status, '')}")
 
 

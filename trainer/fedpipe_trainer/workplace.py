@@ -90,16 +90,13 @@ class Workplace:
         Raises:
             TaskFailed: TransferFailed when it is not there, out of reach, or not the one that `sha256` names.
         """
-        if not self.download_if_there(url, to, sha256):
+        if self._receive(url, to, sha256=sha256, optional=False) is None:
             raise TaskFailed(FailureReason.TRANSFER_FAILED, f"{transfer.without_query(url)} does not exist")
         return to
 
-    def download_if_there(self, url: str, to: Path, sha256: str | None = None) -> bool:
-        """Read an object into the file `to`; False when the store has no such object."""
-        with self.phase("transfer"):
-            size = transfer.receive(url, to, sha256=sha256)
-        self._downloaded += size or 0
-        return size is not None
+    def download_if_there(self, url: str, to: Path) -> bool:
+        """Read an object into the file `to`; False when the store has no such object, or may not say that it has."""
+        return self._receive(url, to, sha256=None, optional=True) is not None
 
     def upload(self, path: Path, url: str) -> Artifact:
         """Write a file to the store, whole or not at all; the artifact for the manifest."""
@@ -129,6 +126,12 @@ class Workplace:
             measured=self.measured(),
             software={name: version(name) for name in _SOFTWARE},
         )
+
+    def _receive(self, url: str, to: Path, *, sha256: str | None, optional: bool) -> int | None:
+        with self.phase("transfer"):
+            size = transfer.receive(url, to, sha256=sha256, optional=optional)
+        self._downloaded += size or 0
+        return size
 
     def _settle(self) -> None:
         now = time.monotonic()
