@@ -235,3 +235,14 @@ for bits in (4, 32):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
+
+
+def test_a_model_behind_urls_is_downloaded_again_when_it_was_changed(toy: Toy, workplace: Workplace) -> None:
+    def model(name: str, revision: str) -> Model:
+        files = {path.name: f"file://{path}" for path in toy(name).iterdir()}
+        return Model(source="s3://bucket/changing", files=files, revision=revision * 64)
+
+    before = fingerprint(fetch(model("llama", "a"), workplace))
+    after = fingerprint(fetch(model("gpt2", "b"), workplace))
+
+    assert (before, after) == (fingerprint(toy("llama")), fingerprint(toy("gpt2")))

@@ -6,7 +6,7 @@ from pathlib import Path
 from fedpipe_operator.api import EdgeSite, amount
 from fedpipe_operator.doors import Limits
 from fedpipe_operator.rounds import Run
-from fedpipe_operator.store import S3Store
+from fedpipe_operator.store import model_in_bucket
 from fedpipe_operator.tasks import URL_SECONDS, Place
 from fedpipe_trainer.contract import Data, Model
 
@@ -38,7 +38,10 @@ class LocalMap:
         source = run.spec.model.source
         if source.startswith(_PVC):
             return Model(source=f"file://{self.volumes.resolve() / source.removeprefix(_PVC)}")
-        return Model(source=source, files=_signed_files(run) if source.startswith(_S3) else {})
+        if source.startswith(_S3):
+            store = run.spec.store
+            return model_in_bucket(source, endpoint=store.endpoint, region=store.region, seconds=URL_SECONDS)
+        return Model(source=source)
 
     def _data(self, site: EdgeSite) -> Data:
         data = site.spec.data
@@ -48,10 +51,3 @@ class LocalMap:
 
 def _site(run: Run, name: str) -> EdgeSite:
     return next(site for site in run.sites if site.name == name)
-
-
-def _signed_files(run: Run) -> dict[str, str]:
-    """A URL for every file of a model folder in the run's own S3 endpoint: the trainer has no key to it."""
-    bucket, _, prefix = run.spec.model.source.removeprefix(_S3).partition("/")
-    store = S3Store(bucket, prefix, endpoint=run.spec.store.endpoint, region=run.spec.store.region)
-    return {key: store.url_to_read(key, URL_SECONDS) for key in store.list()}

@@ -5,7 +5,8 @@
 """
 
 from fedpipe_operator.store.directory import DirectoryStore
+from fedpipe_operator.store.models import model_in_bucket
 from fedpipe_operator.store.protocol import Reader, Store
 from fedpipe_operator.store.s3 import Credentials, S3Store
 
-__all__ = ["Credentials", "DirectoryStore", "Reader", "S3Store", "Store"]
+__all__ = ["Credentials", "DirectoryStore", "Reader", "S3Store", "Store", "model_in_bucket"]

@@ -154,12 +154,15 @@ class S3Store:
 
     def list(self, prefix: str = "") -> list[str]:
         """Sorted keys of the object `prefix` and of everything in the folder of that name, page by page."""
+        return sorted(self.etags(prefix))
+
+    def etags(self, prefix: str = "") -> dict[str, str]:
+        """What `list(prefix)` names, each key with a text that changes when the object does."""
         wanted = checked_prefix(prefix)
         with self._faults(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._below(wanted))
-            found = [item["Key"] for page in pages for item in page.get("Contents", [])]
-        keys = (key[len(self._below("")) :] for key in found)
-        return sorted(key for key in keys if is_within(key, wanted) and is_whole(key))
+            found = {item["Key"][len(self._below("")) :]: item["ETag"] for page in pages for item in page.get("Contents", [])}
+        return {key: etag for key, etag in found.items() if is_within(key, wanted) and is_whole(key)}
 
     def delete(self, prefix: str) -> None:
         """Delete what `list(prefix)` names, one by one: the batch request needs a checksum that not all stores take."""

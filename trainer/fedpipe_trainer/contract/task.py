@@ -55,6 +55,8 @@ class Model(Wire):
     source: Annotated[str, Field(pattern=r"^(file:///|hf://|s3://).+", max_length=1024)]
     files: dict[str, Url] = {}
     """For `s3://`: each file of the model's folder and the URL to read it from."""
+    revision: Sha256 | None = None
+    """For `s3://`: changes whenever one of the files does, so that what was downloaded before is used only while it is the same."""
     fingerprint: Sha256 | None = None
     """The base every site must have (of the run's profiles); the task is refused when the local one differs."""
 

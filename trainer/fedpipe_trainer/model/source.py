@@ -95,7 +95,7 @@ def _from_urls(model: Model, workplace: Workplace) -> Path:
     if not model.files:
         msg = f"the task names no files for {model.source}: `model.files` must give a URL for each file of the folder"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
-    folder = workplace.cache / "models" / hashlib.sha256(model.source.encode()).hexdigest()[:16]
+    folder = workplace.cache / "models" / hashlib.sha256(f"{model.source} {model.revision}".encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     for name, url in sorted(model.files.items()):
         if Path(name).name != name:

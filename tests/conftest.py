@@ -1,0 +1,25 @@
+"""What several test folders stand on: two S3 servers, started when the first test asks for them."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from s3_servers import Server
+
+
+@pytest.fixture(scope="session")
+def moto() -> "Iterator[Server]":
+    from s3_servers import running_moto  # noqa: PLC0415 - a second of imports that most tests do without
+
+    with running_moto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nanio(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Server]":
+    from s3_servers import running_nanio  # noqa: PLC0415 - likewise
+
+    with running_nanio(tmp_path_factory.mktemp("nanio")) as server:
+        yield server

@@ -1,0 +1,72 @@
+"""Two running S3 servers that must do for all.
+
+moto honours `If-None-Match` and checks no signature; nanio checks every signature and ignores `If-None-Match`.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import boto3
+from moto.server import ThreadedMotoServer
+
+from fedpipe_operator.store import Credentials, S3Store
+
+CREDENTIALS = Credentials("operator", "a-secret-of-the-tests")
+ENVIRONMENT = {"AWS_ACCESS_KEY_ID": CREDENTIALS.access_key, "AWS_SECRET_ACCESS_KEY": CREDENTIALS.secret_key}
+BUCKET = "fedpipe"
+
+
+class Server(NamedTuple):
+    endpoint: str
+
+    def store(self, prefix: str, *, bucket: str = BUCKET, credentials: Credentials = CREDENTIALS) -> S3Store:
+        return S3Store(bucket, prefix, endpoint=self.endpoint, credentials=credentials)
+
+
+@contextmanager
+def running_moto() -> Iterator[Server]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield _with_bucket(f"http://{host}:{port}")
+    server.stop()
+
+
+@contextmanager
+def running_nanio(folder: Path, *, port: int | None = None) -> Iterator[Server]:
+    """A server whose objects lie in `folder`; of a folder that was served before, with the objects it had."""
+    port = port or free_port()
+    options = ["--host", "127.0.0.1", "--port", str(port), "--data-dir", str(folder), "--no-access-log"]
+    keys = {"NANIO_ACCESS_KEY": CREDENTIALS.access_key, "NANIO_SECRET_KEY": CREDENTIALS.secret_key}
+    command = [sys.executable, "-m", "nanio", "serve", *options]
+    with subprocess.Popen(command, env=os.environ | keys, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout
+        assert any("running on" in line for line in process.stdout), "nanio ended before it listened"
+        yield _with_bucket(f"http://127.0.0.1:{port}")
+        process.terminate()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+def _with_bucket(endpoint: str) -> Server:
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=CREDENTIALS.access_key,
+        aws_secret_access_key=CREDENTIALS.secret_key,
+    )
+    if BUCKET not in [one["Name"] for one in client.list_buckets()["Buckets"]]:
+        client.create_bucket(Bucket=BUCKET)
+    return Server(endpoint)
