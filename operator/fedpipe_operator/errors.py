@@ -15,7 +15,7 @@ class FedPipeError(Exception):
 
 
 class TryAgain(FedPipeError):  # noqa: N818 -- named for what the caller does
-    """Weather: a server error, a timeout, throttling. The same call may succeed later."""
+    """Weather: no connection, a server error, a timeout, throttling. The same call may succeed later."""
 
 
 class TellUser(FedPipeError):  # noqa: N818 -- named for what the caller does

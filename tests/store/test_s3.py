@@ -5,20 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Barrier, Thread
-from typing import Protocol
 
 import httpx
 import pytest
 from botocore import auth
+from s3_servers import Server
 
 from fedpipe_operator.errors import FedPipeError, TellUser, TryAgain
 from fedpipe_operator.store import Credentials, S3Store
-
-
-class Server(Protocol):
-    endpoint: str
-    store: Callable[..., S3Store]
-
 
 Answering = Callable[[int, str], S3Store]
 
@@ -164,10 +158,10 @@ def test_a_servers_answer_becomes_one_of_two_failures(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_an_endpoint_where_nothing_listens_is_told_to_the_user() -> None:
+def test_an_endpoint_where_nothing_listens_may_be_tried_again_and_is_named() -> None:
     store = S3Store("fedpipe", "runs", endpoint="http://127.0.0.1:1", credentials=Credentials("a", "b"))
 
-    with pytest.raises(TellUser) as failure:
+    with pytest.raises(TryAgain) as failure:
         store.list()
 
     assert failure.value.reason == "StoreUnreachable"

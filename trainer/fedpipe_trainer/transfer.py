@@ -36,6 +36,10 @@ _NOT_FOUND: Final = 404
 _FORBIDDEN: Final = 403
 _TOO_MANY_REQUESTS: Final = 429
 _SERVER_ERRORS: Final = range(500, 600)
+_HINTS: Final = {
+    _FORBIDDEN: ": the presigned URL has expired or does not allow this, or there is no such object",
+    _NOT_FOUND: ": no such bucket or object",
+}
 
 _LOG = logging.getLogger(__name__)
 
@@ -228,8 +232,7 @@ def _check(answer: httpx.Response, url: str, code: str) -> None:
     said = f"the store answered {status} {answer.reason_phrase}".rstrip() + (f" ({code})" if code else "")
     if status == _TOO_MANY_REQUESTS or status in _SERVER_ERRORS:
         raise _TryAgainError(said, retry_after=_retry_after(answer))
-    hint = {_FORBIDDEN: ": the presigned URL has expired or does not allow this, or there is no such object", _NOT_FOUND: ": no such bucket or object"}
-    raise _failed(f"{without_query(url)}: {said}{hint.get(status, '')}")
+    raise _failed(f"{without_query(url)}: {said}{_HINTS.get(status, '')}")
 
 
 def _retry_after(answer: httpx.Response) -> float:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
@@ -16,18 +17,21 @@ from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneStatus
 from fedpipe_operator.api.checks import matches
 from fedpipe_operator.cli.display import Display
 from fedpipe_operator.cli.files import load
-from fedpipe_operator.errors import TellUser, TryAgain
+from fedpipe_operator.errors import FedPipeError
 from fedpipe_operator.local import LocalDoor
+from fedpipe_operator.local.outages import through_outages
 from fedpipe_operator.local.places import LocalMap
 from fedpipe_operator.local.run_folder import RunFolder
 from fedpipe_operator.local.session import Session
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.store.address import BucketAddress, DirectoryAddress
 
+Result = TypeVar("Result")
+
 INTERRUPTED = 130
+S3 = Annotated[bool, typer.Option("--s3", help="Use spec.store, with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")]
 _TURN_SECONDS = 0.5
 """How often the sites' lines are redrawn; the loop itself is woken by jobs."""
-_RETRY_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -52,16 +56,28 @@ class Here:
 
     def drive(self, sessions: Mapping[str, Session], until: Callable[[Session], bool] = lambda session: session.over) -> None:
         """Turn every session until each has come where it should."""
-        while not all(until(session) for session in sessions.values()):
-            try:
-                for session in sessions.values():
+
+        def turn() -> bool:
+            for session in sessions.values():
+                if not until(session):
                     session.turn()
-            except TryAgain as error:
-                self.display.line(f"{error.reason}: {error.message}; trying again", style="yellow")
-                time.sleep(_RETRY_SECONDS)
+            return all(until(session) for session in sessions.values())
+
+        while not self.patiently(turn):
             self.display.jobs(self.door.observe())
-            if not all(until(session) for session in sessions.values()):
-                self.door.wait(_TURN_SECONDS)
+            self.door.wait(_TURN_SECONDS)
+        self.display.jobs(self.door.observe())
+
+    def patiently(self, call: Callable[[], Result]) -> Result:
+        """What the call gives, once the store lets it: an outage is waited through, and shown."""
+        return through_outages(call, clock=time.time, wait=self._watch, say=lambda text: self.display.line(text, style="yellow"))
+
+    def _watch(self, seconds: float) -> None:
+        """Show for so many seconds how the jobs get on."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self.display.jobs(self.door.observe())
+            self.door.wait(min(left, _TURN_SECONDS))
 
 
 def load_one(paths: list[Path]) -> tuple[FederatedFineTune, list[EdgeSite]]:
@@ -95,11 +111,12 @@ def taken_up(resource: FederatedFineTune, sites: list[EdgeSite], options: Option
                 run=Run(adopted, matching(adopted, sites)),
                 door=door,
                 map=LocalMap(options.volumes),
-                address=_address(adopted, folder, options),
+                address=address_of(adopted, folder, s3=options.s3),
                 resumed_at=time.time(),
                 on_status=_kept_and_shown(folder, display),
                 on_event=display.event,
             )
+            session.store.list()  # an address or a key that is wrong from the start is told at once, not waited for
             display.status(adopted.status)
             yield Here(folder, session, door, display)
 
@@ -113,7 +130,7 @@ def endings(console: Console) -> Iterator[None]:
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here")
         raise typer.Exit(INTERRUPTED) from None
-    except TellUser as error:
+    except FedPipeError as error:
         typer.echo(f"{error.reason}: {error.message}", err=True)
         raise typer.Exit(1) from None
 
@@ -131,8 +148,9 @@ def _kept_and_shown(folder: RunFolder, display: Display) -> Callable[[FineTuneSt
     return on_status
 
 
-def _address(resource: FederatedFineTune, folder: RunFolder, options: Options) -> DirectoryAddress | BucketAddress:
-    if not options.s3:
+def address_of(resource: FederatedFineTune, folder: RunFolder, *, s3: bool) -> DirectoryAddress | BucketAddress:
+    """Where the run's objects are: in its folder, or in the bucket of its spec."""
+    if not s3:
         return DirectoryAddress(root=str(folder.store))
     store, meta = resource.spec.store, resource.metadata
     prefix = names.run_prefix(store.prefix, meta.namespace, meta.name, meta.uid)

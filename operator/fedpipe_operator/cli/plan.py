@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedpipe_operator import names
-from fedpipe_operator.cli.here import Options, endings, load_one, taken_up, volumes_beside
+from fedpipe_operator.cli.here import S3, Options, endings, load_one, taken_up, volumes_beside
 from fedpipe_operator.local.session import Session
 from fedpipe_operator.objects import required_object
 from fedpipe_operator.planning import Plans, Row, rows
@@ -20,18 +20,20 @@ def command(
     output: Annotated[Path, typer.Option(help="Where the run's folder is made.")] = Path("runs"),
     volumes: Annotated[Path | None, typer.Option(help="Folder for the PersistentVolumeClaims; default: volumes/ beside the YAML.")] = None,
     side_by_side: Annotated[int, typer.Option(min=1, help="Sites measured at the same time, as far as their claimed cores fit.")] = 2,
+    s3: S3 = False,
 ) -> None:
     """Measure the sites and explain the plan. `fedpipe run` goes on from there and does not measure again."""
     resource, sites = load_one(paths)
     console = Console()
-    options = Options(output, volumes or volumes_beside(paths[0]), side_by_side)
+    options = Options(output, volumes or volumes_beside(paths[0]), side_by_side, s3=s3)
     with endings(console), taken_up(resource, sites, options, console) as here:
         here.drive({"run": here.session}, until=_is_planned)
         session = here.session
-    if session.failure is not None:
-        console.print(f"failed: {session.failure}", style="red", soft_wrap=True)
-        raise typer.Exit(1)
-    _print(required_object(session.store, names.round_plan(1), RoundPlan), console)
+        if session.failure is not None:
+            console.print(f"failed: {session.failure}", style="red", soft_wrap=True)
+            raise typer.Exit(1)
+        plan = here.patiently(lambda: required_object(session.store, names.round_plan(1), RoundPlan))
+    _print(plan, console)
 
 
 def _is_planned(session: Session) -> bool:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from fedpipe_operator import names
 from fedpipe_operator.api import FederatedFineTune, primary_metric
-from fedpipe_operator.cli.here import Here, Options, endings, load_one, taken_up, volumes_beside
+from fedpipe_operator.cli.here import S3, Here, Options, endings, load_one, taken_up, volumes_beside
 from fedpipe_operator.local.session import compare as put_side_by_side
 from fedpipe_operator.local.session import sessions_alone
 from fedpipe_operator.report import closing_table, read_record, samples_table, write_report
@@ -27,7 +27,7 @@ def command(
     seed: Annotated[int | None, typer.Option(min=0, help="Use this instead of training.seed.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over: remove what an earlier run of this name left.")] = False,
     compare: Annotated[bool, typer.Option(help="At the end, also train each site alone with the same budget.")] = True,
-    s3: Annotated[bool, typer.Option("--s3", help="Use spec.store, with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")] = False,
+    s3: S3 = False,
 ) -> None:
     """Run a fine-tune on this machine. Ctrl-C stops it cleanly; the same command goes on where it stopped."""
     resource, sites = load_one(paths)
@@ -37,7 +37,7 @@ def command(
     with endings(console):
         with taken_up(changed, sites, options, console) as here:
             _to_the_end(here, compare=compare)
-            record = _reported(here)
+            record = here.patiently(lambda: _reported(here))
         succeeded = _closed(here, record, console)
     raise typer.Exit(0 if succeeded else 1)
 
@@ -47,9 +47,9 @@ def _to_the_end(here: Here, *, compare: bool) -> None:
     here.drive({"run": here.session})
     if compare and here.session.failure is None:
         here.display.line("each site alone, with the same budget:")
-        alone = sessions_alone(here.session)
+        alone = here.patiently(lambda: sessions_alone(here.session))
         here.drive(alone)
-        put_side_by_side(here.session, alone)
+        here.patiently(lambda: put_side_by_side(here.session, alone))
 
 
 def _reported(here: Here) -> RunRecord:
@@ -70,7 +70,7 @@ def _closed(here: Here, record: RunRecord, console: Console) -> bool:
         console.print(closing_table(record.comparison, primary_metric(session.run.spec), train_samples(record)))
     if samples := [sample for _, sample in shown_samples(record)]:
         console.print(samples_table(samples, marked=session.run.spec.task.type == "SequenceClassification"))
-    where = str(here.folder.store) if isinstance(session.address, DirectoryAddress) else session.address.prefix
+    where = session.address.root if isinstance(session.address, DirectoryAddress) else session.address.url
     for name in (names.EXPORT_ADAPTER, names.EXPORT_MERGED, names.REPORT):
         console.print(f"{name:<16} {where}/{name}", soft_wrap=True)
     return True

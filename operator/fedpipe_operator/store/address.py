@@ -27,6 +27,11 @@ class BucketAddress(Wire):
     endpoint: str | None = None
     region: str = "us-east-1"
 
+    @property
+    def url(self) -> str:
+        """The folder as people and S3's tools write it."""
+        return f"s3://{self.bucket}/{self.prefix}"
+
 
 StoreAddress = Annotated[DirectoryAddress | BucketAddress, Field(discriminator="kind")]
 

@@ -85,9 +85,9 @@ def _of_answer(error: ClientError, place: str) -> FedPipeError:
 def _of_no_answer(error: Exception, place: str) -> FedPipeError:
     """No answer came, or no request could be made."""
     if isinstance(error, _OWN_FAULT):
-        return TellUser("StoreDenied", f"{place}: {error}; give the store's credentials")
+        return TellUser("StoreDenied", f"{place}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     if isinstance(error, _UNREACHABLE):
-        return TellUser("StoreUnreachable", f"{place}: {error}; check the endpoint's address and that it runs")
+        return TryAgain("StoreUnreachable", f"{place}: {error}; check the endpoint's address and that it runs")
     if isinstance(error, HTTPClientError):
         return TryAgain("StoreUnavailable", f"{place}: {error}")
     if isinstance(error, ParamValidationError | ValueError):
