@@ -4,7 +4,8 @@
 trainer would write. Everything else around it is real: decide, tasks, the directory store, the aggregation.
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from trainer_results import Trainer, good_trainer, path_of
 
 from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneStatus
 from fedpipe_operator.doors import Job, JobState, Limits, SeenJob
+from fedpipe_operator.local.session import Session
 from fedpipe_operator.reconcile import Reconciler
 from fedpipe_operator.rounds import Event, Run
 from fedpipe_operator.store import DirectoryStore
@@ -183,3 +185,36 @@ class World:
         data = self.store.read(max(keys))
         assert data is not None
         return data
+
+
+@dataclass
+class Machine:
+    """A folder with a run's store, and the door that the run's session and those of its sites alone share."""
+
+    folder: Path
+    run: Run = field(default_factory=a_run)
+    trainer: Callable[[Any, Path], Any] = good_trainer
+
+    def __post_init__(self) -> None:
+        self.door = StandInDoor(self.folder, self.trainer, time.time)
+
+    def session(self, **voice: Any) -> Session:
+        """The run taken up, as a new process does."""
+        return Session(self.run, self.door, StandInMap(), DirectoryAddress(root=str(self.folder / "store")), resumed_at=0.0, **voice)
+
+    def drive(self, sessions: Mapping[str, Session]) -> None:
+        """Turn all of them, and work, until each is over."""
+        for _ in range(500):
+            for session in sessions.values():
+                session.turn()
+            for name in self.door.at_work():
+                self.door.work(name)
+            if all(session.over for session in sessions.values()):
+                return
+        raise AssertionError([session.run.resource.status for session in sessions.values()])
+
+    def finished(self) -> Session:
+        """The run, driven to its end."""
+        session = self.session()
+        self.drive({"run": session})
+        return session

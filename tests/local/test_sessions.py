@@ -1,12 +1,10 @@
 """A run as a session of this machine, and the comparison after it: each site alone, with the steps it took in all rounds."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from stand_in_runs import StandInDoor, StandInMap, a_run
+from stand_in_runs import Machine, a_run
 from trainer_results import a_failure, an_evaluation, good_trainer
 
 from fedpipe_operator import comparison, names
@@ -17,44 +15,10 @@ from fedpipe_operator.objects import required_object
 from fedpipe_operator.records import Comparison, RoundEvaluation, RoundManifest, RoundPlan
 from fedpipe_operator.report import closing_rows
 from fedpipe_operator.rounds import Event, Run
-from fedpipe_operator.store.address import DirectoryAddress
 from fedpipe_trainer.contract import EvaluateTask, FailureReason, ProfileManifest, ProfileTask, TrainTask, UpdateManifest
 
 ACCURACY = {"toy": {0: 0.1, 1: 0.6, 2: 0.5}, "toy-alone-site-a": {1: 0.2}, "toy-alone-site-b": {1: 0.4}, "toy-alone-site-c": {1: 0.3}}
 """By run and round; the run's second round is worse than its first."""
-
-
-@dataclass
-class Machine:
-    """A folder with a run's store and the door that its sessions share."""
-
-    folder: Path
-    run: Run = field(default_factory=a_run)
-    trainer: Callable[[Any, Path], Any] = good_trainer
-
-    def __post_init__(self) -> None:
-        self.door = StandInDoor(self.folder, self.trainer)
-
-    def session(self, **voice: Any) -> Session:
-        """The run taken up, as a new process does."""
-        return Session(self.run, self.door, StandInMap(), DirectoryAddress(root=str(self.folder / "store")), resumed_at=0.0, **voice)
-
-    def drive(self, sessions: Mapping[str, Session]) -> None:
-        """Turn all of them, and work, until each is over."""
-        for _ in range(500):
-            for session in sessions.values():
-                session.turn()
-            for name in self.door.at_work():
-                self.door.work(name)
-            if all(session.over for session in sessions.values()):
-                return
-        raise AssertionError([session.run.resource.status for session in sessions.values()])
-
-    def finished(self) -> Session:
-        """The run, driven to its end."""
-        session = self.session()
-        self.drive({"run": session})
-        return session
 
 
 def judged(task: Any, folder: Path) -> Any:
