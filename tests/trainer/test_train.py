@@ -1,29 +1,22 @@
 """The train recipe on toy models: lack of memory, deadlines, divergence, and one process that serves many tasks."""
 
-import itertools
-import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from toy_training import CAUSAL, Q0, V1, a_training_task, workplace
 
 from fedpipe_trainer import steps
 from fedpipe_trainer.adapters import GlobalUpdate, Site, attached
 from fedpipe_trainer.contract import (
-    CausalLM,
-    Data,
     FailureReason,
-    Forecast,
     Hyperparameters,
-    Model,
     Objective,
-    Plan,
-    RunRef,
     Seq2SeqLM,
     SequenceClassification,
     TrainTask,
@@ -34,48 +27,15 @@ from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.losses import summed_loss
 from fedpipe_trainer.model import Base, load, release
 from fedpipe_trainer.recipes import train
-from fedpipe_trainer.workplace import Workplace
 
 Toy = Callable[[str], Path]
-CAUSAL = CausalLM(prompt="{a}", response="{b}", max_length=24)
 CLASSES = SequenceClassification(text="a", label="b", labels=("left", "right"), max_length=24)
 SEQ2SEQ = Seq2SeqLM(prompt="{a}", response="{b}", max_length=24)
-Q0, V1 = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.v_proj"
 
 
 @pytest.fixture
 def make_task(toy: Toy, tmp_path: Path) -> Callable[..., TrainTask]:
-    rows = [{"a": f"turn {i} to the", "b": ("left", "right")[i % 2]} for i in range(40)]
-    for name in ("train", "validation"):
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-
-    def made(
-        ranks: dict[str, int], *, steps: int = 4, batch_size: int = 4, bits: Any = 32, toy_name: str = "llama", **changed: Any
-    ) -> TrainTask:
-        forecast = Forecast(memory_bytes=0, seconds=0, upload_bytes=0, download_bytes=0)
-        fields: dict[str, Any] = {
-            "run": RunRef(namespace="n", name="r", uid="u"),
-            "site": "a",
-            "model": Model(source=toy(toy_name).as_uri()),
-            "manifest": "file:///nowhere",
-            "objective": CAUSAL,
-            "data": Data(train=str(tmp_path / "train.jsonl"), validation=str(tmp_path / "validation.jsonl")),
-            "plan": Plan(bits=bits, batch_size=batch_size, steps=steps, ranks=ranks, forecast=forecast),
-            "hyperparameters": Hyperparameters(learning_rate=0.01),
-            "adapter": (tmp_path / "store" / "adapter.safetensors").as_uri(),
-        }
-        return TrainTask(**(fields | changed))
-
-    return made
-
-
-def workplace(folder: Path, ticks: Sequence[float] = ()) -> Workplace:
-    folder.mkdir(exist_ok=True)
-    place = Workplace(folder=folder, cache=folder, say=lambda _progress: None, stop_requested=lambda: False)
-    if ticks:
-        clock = itertools.chain(ticks, itertools.repeat(ticks[-1]))
-        place.clock = lambda: next(clock)  # type: ignore[method-assign]  # time is what this test is about
-    return place
+    return lambda ranks, **changed: a_training_task(toy("llama"), tmp_path, ranks, **changed)
 
 
 def trained(task: TrainTask, folder: Path) -> tuple[UpdateManifest, bytes]:
@@ -120,12 +80,6 @@ def test_a_task_gives_the_same_bytes_whatever_the_process_did_before(make_task: 
     trained(other, tmp_path)
 
     assert trained(task, tmp_path)[1] == fresh
-
-
-def test_rounds_and_sites_see_their_data_in_an_order_of_their_own(make_task: Any, tmp_path: Path) -> None:
-    losses = [trained(make_task({Q0: 4}, **place), tmp_path)[0].losses for place in ({}, {"round": 2}, {"site": "b"})]
-
-    assert len(set(losses)) == 3
 
 
 def test_checkpointed_activations_give_the_same_losses(make_task: Any, tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""Training tasks on toy models, and a workplace to do them in."""
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedpipe_trainer.contract import CausalLM, Data, Forecast, Hyperparameters, Model, Plan, RunRef, TrainTask
+from fedpipe_trainer.workplace import Workplace
+
+CAUSAL = CausalLM(prompt="{a}", response="{b}", max_length=24)
+Q0, V1 = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.v_proj"
+"""Two weights of the toy LLaMA."""
+ROWS = 40
+
+
+def a_training_task(model: Path, folder: Path, ranks: dict[str, int], *, steps: int = 4, bits: Any = 32, **changed: Any) -> TrainTask:
+    """Train a toy on 40 rows that are written into `folder`, as its adapter will be; `changed` replaces fields of the task."""
+    rows = [{"a": f"turn {i} to the", "b": ("left", "right")[i % 2]} for i in range(ROWS)]
+    for name in ("train", "validation"):
+        (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    forecast = Forecast(memory_bytes=0, seconds=0, upload_bytes=0, download_bytes=0)
+    fields: dict[str, Any] = {
+        "run": RunRef(namespace="n", name="r", uid="u"),
+        "site": "a",
+        "model": Model(source=model.as_uri()),
+        "manifest": "file:///nowhere",
+        "objective": CAUSAL,
+        "data": Data(train=str(folder / "train.jsonl"), validation=str(folder / "validation.jsonl")),
+        "plan": Plan(bits=bits, batch_size=4, steps=steps, ranks=ranks, forecast=forecast),
+        "hyperparameters": Hyperparameters(learning_rate=0.01),
+        "adapter": (folder / "store" / "adapter.safetensors").as_uri(),
+    }
+    return TrainTask(**(fields | changed))
+
+
+def workplace(folder: Path, ticks: Sequence[float] = ()) -> Workplace:
+    """A workplace in this folder; `ticks` are what its clock says, look by look."""
+    folder.mkdir(exist_ok=True)
+    place = Workplace(folder=folder, cache=folder, say=lambda _progress: None, stop_requested=lambda: False)
+    if ticks:
+        clock = itertools.chain(ticks, itertools.repeat(ticks[-1]))
+        place.clock = lambda: next(clock)  # type: ignore[method-assign]  # time is what this test is about
+    return place
