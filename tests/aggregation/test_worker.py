@@ -23,11 +23,7 @@ Change = Callable[[DirectoryStore], None]
 def world(tmp_path: Path) -> World:
     """A run whose second round waits for its aggregation."""
     world = World(a_run(), tmp_path)
-    while "toy-aggregate-r2-a0" not in world.door.at_work():
-        world.turn()
-        for name in world.door.at_work():
-            if name != "toy-aggregate-r2-a0":
-                world.door.work(name)
+    world.work_until("aggregate-r2")
     return world
 
 

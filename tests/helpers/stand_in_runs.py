@@ -160,6 +160,15 @@ class World:
         """One turn of the loop."""
         return self.reconciler.turn(self.run)
 
+    def work_until(self, word: str) -> list[str]:
+        """Turn and work until jobs with this word in their names wait to be done; these are left, and named."""
+        while not any(word in name for name in self.door.at_work()):
+            self.turn()
+            for name in self.door.at_work():
+                if word not in name:
+                    self.door.work(name)
+        return self.door.at_work()
+
     def settle(self) -> None:
         """Turn and work until nothing more happens."""
         for _ in range(500):

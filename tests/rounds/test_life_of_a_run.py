@@ -172,11 +172,7 @@ def test_sites_that_cannot_hold_the_model_break_the_quorum_with_the_list(tmp_pat
 
 def test_at_the_deadline_the_round_goes_on_with_the_quorum_and_ends_the_late_job(tmp_path: Path) -> None:
     world = World(a_run(sites={"quorum": 0.6}, rounds={"count": 1, "deadline": "10m"}), tmp_path)
-    while not any("train-r1" in name for name in world.door.at_work()):
-        world.turn()
-        for name in world.door.at_work():
-            if "train" not in name:
-                world.door.work(name)
+    world.work_until("train-r1")
     world.turn()
     for name in world.door.at_work():
         if "site-c" not in name:
@@ -195,11 +191,7 @@ def test_at_the_deadline_the_round_goes_on_with_the_quorum_and_ends_the_late_job
 
 def test_a_deadline_does_not_count_the_time_the_run_was_stopped(tmp_path: Path) -> None:
     world = World(a_run(rounds={"count": 1, "deadline": "10m"}), tmp_path)
-    while not any("train-r1" in name for name in world.door.at_work()):
-        world.turn()
-        for name in world.door.at_work():
-            if "train" not in name:
-                world.door.work(name)
+    world.work_until("train-r1")
     world.door.work("toy-train-r1-site-a-a0")
     for name in world.door.at_work():
         world.door.discard(name)
@@ -214,12 +206,7 @@ def test_a_deadline_does_not_count_the_time_the_run_was_stopped(tmp_path: Path) 
 
 def test_suspend_ends_the_jobs_and_resume_goes_on_in_the_same_round(tmp_path: Path) -> None:
     world = World(a_run(), tmp_path)
-    while not any("train-r2" in name for name in world.door.at_work()):
-        world.turn()
-        for name in world.door.at_work():
-            if "train-r2" not in name:
-                world.door.work(name)
-    running = world.door.at_work()
+    running = world.work_until("train-r2")
 
     suspended = world.run.spec.model_copy(update={"suspend": True})
     resumed = world.run.spec
@@ -326,11 +313,7 @@ def test_without_labels_in_the_spec_the_union_of_the_sites_labels_is_learned(tmp
 
 def test_a_round_that_another_operator_committed_first_stays_as_it_was_committed(tmp_path: Path) -> None:
     world = World(a_run(rounds={"count": 1}), tmp_path)
-    while not any("aggregate" in name for name in world.door.at_work()):
-        world.turn()
-        for name in world.door.at_work():
-            if "aggregate" not in name:
-                world.door.work(name)
+    world.work_until("aggregate")
     task = world.door.tasks["toy-aggregate-r1-a0"]
     world.door.work("toy-aggregate-r1-a0")
     committed = RoundManifest.model_validate_json(world.store.read(names.round_manifest(1)) or b"")

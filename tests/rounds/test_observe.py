@@ -242,13 +242,9 @@ def test_an_update_that_comes_after_its_round_was_committed_changes_nothing(tmp_
 
 def _until_late(world: World) -> str:
     """Work until site-c alone is left training in round 1; the name of its job."""
-    while not any("train-r1" in name for name in world.door.at_work()):
-        world.turn()
-        for name in world.door.at_work():
-            if "train" not in name:
-                world.door.work(name)
-    late = next(name for name in world.door.at_work() if "site-c" in name)
-    for name in world.door.at_work():
+    at_work = world.work_until("train-r1")
+    late = next(name for name in at_work if "site-c" in name)
+    for name in at_work:
         if name != late:
             world.door.work(name)
     return late

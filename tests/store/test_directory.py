@@ -9,25 +9,21 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
+from small_disks import small_disk
 
 from fedpipe_operator.errors import TellUser
 from fedpipe_operator.store import DirectoryStore
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of one megabyte."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=False, capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a file system is not allowed here")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
+    with small_disk(tmp_path / "disk", "1m") as folder:
+        yield folder
 
 
-def test_a_full_disk_is_told_to_the_user_and_leaves_the_old_object(small_disk: Path, tmp_path: Path) -> None:
-    store = DirectoryStore(small_disk)
+def test_a_full_disk_is_told_to_the_user_and_leaves_the_old_object(disk: Path, tmp_path: Path) -> None:
+    store = DirectoryStore(disk)
     store.write("adapter.safetensors", b"old")
     large = tmp_path / "large"
     large.write_bytes(bytes(2 * 2**20))
@@ -45,7 +41,7 @@ def test_a_full_disk_is_told_to_the_user_and_leaves_the_old_object(small_disk: P
 
     assert store.read("adapter.safetensors") == b"old"
     assert store.list() == ["adapter.safetensors"]
-    assert os.listdir(small_disk) == ["adapter.safetensors"], "the unfinished files are gone"  # noqa: PTH208 -- hidden files too
+    assert os.listdir(disk) == ["adapter.safetensors"], "the unfinished files are gone"  # noqa: PTH208 -- hidden files too
     store.write("adapter.safetensors", b"new")
 
 
@@ -105,9 +101,9 @@ def test_a_store_that_cannot_be_made_is_told_to_the_user(tmp_path: Path) -> None
     assert failure.value.reason == "StoreRefused"
 
 
-def test_a_folder_where_nothing_may_be_written_is_told_to_the_user(small_disk: Path) -> None:
-    store = DirectoryStore(small_disk)
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+def test_a_folder_where_nothing_may_be_written_is_told_to_the_user(disk: Path) -> None:
+    store = DirectoryStore(disk)
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
 
     with pytest.raises(TellUser) as failure:
         store.write("plan.json", b"{}")

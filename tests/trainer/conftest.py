@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_disks import small_disk
 from toys import byte_tokenizer, make_toy
 from transformers import PreTrainedTokenizerFast
 
@@ -85,13 +86,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
     """A folder on a file system of 64 KiB."""
-    folder = tmp_path / "full"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with small_disk(tmp_path / "full", "64k") as folder:
+        yield folder
 
 
 @pytest.fixture
