@@ -70,13 +70,19 @@ def test_source_and_target_of_an_encoder_decoder_stand_apart(tokenizer: Tokenize
     assert example == Example(ids("ab>"), ids("a respon"))
 
 
-def test_a_batch_is_padded_to_its_longest_example() -> None:
+def test_a_batch_is_padded_to_its_longest_example_and_on_to_a_multiple_of_eight() -> None:
     batch = collate([Example([1, 2, 3], [IGNORED, 2, 3]), Example([4], [IGNORED])], CAUSAL, PAD)
 
-    assert batch["input_ids"].tolist() == [[1, 2, 3], [4, PAD, PAD]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
-    assert batch["labels"].tolist() == [[IGNORED, 2, 3], [IGNORED] * 3]
+    assert batch["input_ids"].tolist() == [[1, 2, 3, *[PAD] * 5], [4, *[PAD] * 7]]
+    assert batch["attention_mask"].tolist() == [[1] * 3 + [0] * 5, [1] + [0] * 7]
+    assert batch["labels"].tolist() == [[IGNORED, 2, 3, *[IGNORED] * 5], [IGNORED] * 8]
     assert target_count(batch) == 2
+
+
+def test_padding_never_exceeds_the_longest_a_model_may_take() -> None:
+    batch = collate([Example(list(range(1, 11)), [IGNORED] * 10)], CAUSAL.model_copy(update={"max_length": 11}), PAD)
+
+    assert batch["input_ids"].tolist() == [[*range(1, 11), PAD]]
 
 
 def test_the_labels_of_a_classification_are_a_vector() -> None:

@@ -82,6 +82,7 @@ def memory_limit(device: torch.device, limit: int | None) -> Iterator[None]:
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if limit is not None and device.type == "cpu":
+        release_freed()  # what an earlier task of this process left must not count as used
         room = max(0, int(limit * (1 - _FILE_PAGES)) - _status_bytes("VmRSS"))
         wanted = _status_bytes("VmData") + room
         resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
