@@ -117,6 +117,7 @@ class Reconciler:
             max_rank=max(run.spec.planning.ranks),
             max_norm=run.spec.aggregation.max_norm,
             updates=action.updates,
+            absent=action.absent,
         )
         self._start(run, job_of(run, "aggregate", round_=action.round, attempt=action.attempt), task)
 

@@ -74,6 +74,8 @@ class RoundManifest(Wire):
     contributions: tuple[Contribution, ...]
     refused: dict[str, Verdict] = {}
     """By site."""
+    absent: dict[str, str] = {}
+    """Why no update came, by site."""
     truncated_energy: dict[str, float] = {}
     """By weight: the share of the update's squared singular values that the cut to the global rank lost."""
     seconds: float = 0.0

@@ -39,6 +39,8 @@ class AggregationTask(Wire):
     max_rank: int
     max_norm: float
     updates: tuple[UpdateRef, ...]
+    absent: dict[str, str] = {}
+    """Why no update came, by site: for the round's manifest."""
 
 
 def aggregate(task: AggregationTask, store: Store) -> None:
@@ -57,7 +59,8 @@ def aggregate(task: AggregationTask, store: Store) -> None:
         for site, verdict in result.verdicts.items():
             store.write(names.update_verdict(task.round, site, _attempt_of(task, site)), verdict.to_json().encode())
         if result.manifest is not None:
-            _commit(store, result.manifest, path, time.monotonic() - started)
+            told = {"absent": task.absent, "seconds": time.monotonic() - started}
+            _commit(store, result.manifest.model_copy(update=told), path)
 
 
 def _aggregated(task: AggregationTask, store: Store, readers: ExitStack, path: Path) -> RoundResult:
@@ -87,14 +90,14 @@ def _previous(round_: int, store: Store, readers: ExitStack) -> Reader | None:
     return readers.enter_context(store.open_reader(commit.adapter.name))
 
 
-def _commit(store: Store, manifest: RoundManifest, path: Path, seconds: float) -> None:
+def _commit(store: Store, manifest: RoundManifest, path: Path) -> None:
     """Write the adapter under a key that holds its hash, then the manifest, if nobody else has.
 
     Two workers of one round may have seen different updates. Each writes its own key, and the manifest names one.
     """
     key = names.global_adapter(manifest.round, manifest.adapter.sha256)
     store.write_file(key, path)
-    committed = manifest.model_copy(update={"adapter": manifest.adapter.model_copy(update={"name": key}), "seconds": seconds})
+    committed = manifest.model_copy(update={"adapter": manifest.adapter.model_copy(update={"name": key})})
     store.create(names.round_manifest(manifest.round), committed.to_json().encode())
 
 

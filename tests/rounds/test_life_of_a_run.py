@@ -91,7 +91,7 @@ def test_a_killed_trainer_is_tried_again_and_then_counted_out(tmp_path: Path) ->
     assert world.conditions()["Succeeded"] == "RoundsCompleted"
     assert [name for name in world.door.started if "train-r1-site-b" in name] == ["toy-train-r1-site-b-a0", "toy-train-r1-site-b-a1"]
     assert world.run.resource.status.history[0].quorum == "2/3"
-    assert "site-b" in world.run.resource.status.history[0].left_out
+    assert world.run.resource.status.history[0].left_out["site-b"] == "Killed: the process was killed"
 
 
 def test_a_failure_that_no_second_attempt_can_mend_is_final(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ class StartAggregation:
     round: int
     attempt: int
     updates: tuple[UpdateRef, ...]
+    absent: dict[str, str]
+    """Why no update came, by site; of refused ones the gate's verdict tells."""
 
 
 @dataclass(frozen=True)

@@ -102,8 +102,9 @@ def aggregate(look: Look) -> Step | None:
         return None
     match standing(Work("aggregate", round=round_), look.run, look.seen, manifests={}, expired=_expired(look, "aggregate", round_)):
         case Todo(attempt):
-            updates = tuple(UpdateRef(site=site, attempt=done.attempt) for site, done in _done(training_standings(look)).items())
-            return Step(Reason.AGGREGATING, f"{len(updates)} updates", (StartAggregation(round_, attempt, updates),))
+            standings = training_standings(look)
+            updates = tuple(UpdateRef(site=site, attempt=done.attempt) for site, done in _done(standings).items())
+            return Step(Reason.AGGREGATING, f"{len(updates)} updates", (StartAggregation(round_, attempt, updates, _out(standings)),))
         case Active(_, job):
             return Step(Reason.AGGREGATING, f"round {round_}", wanted=frozenset({job}))
         case Out(why):

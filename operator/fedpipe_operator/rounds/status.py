@@ -162,5 +162,7 @@ def _left_out(look: Look, commit: RoundManifest) -> dict[str, str]:
     plan = look.seen.plans.get(commit.round)
     came = {contribution.site for contribution in commit.contributions}
     refused = {site: f"{verdict.reason}: {verdict.message}"[:1024] for site, verdict in commit.refused.items()}
-    absent = {site: "NoUpdate: its update did not come in time" for site in (plan.selected if plan else ()) if site not in came}
+    absent = {
+        site: commit.absent.get(site, "NoUpdate: nothing came")[:1024] for site in (plan.selected if plan else ()) if site not in came
+    }
     return dict(sorted((absent | refused).items())[:100])
