@@ -12,7 +12,7 @@ from fedpipe_operator.doors import Job, JobState, Limits, SeenJob
 from fedpipe_operator.local import LocalDoor, ProcessSettings
 
 STAND_IN = (sys.executable, str(Path(__file__).parent.with_name("local") / "stand_in_trainer.py"))
-STAND_INS = ProcessSettings(trainer=STAND_IN, worker=STAND_IN, processors=4)
+STAND_INS = ProcessSettings(trainer=STAND_IN, worker=STAND_IN, processors=4, cgroup=None)
 NO_LIMITS = Limits()
 PATIENCE_SECONDS = 60.0
 ENDED = (JobState.SUCCEEDED, JobState.FAILED)

@@ -1,6 +1,5 @@
 """A site's memory limit is enforced, by a watch or by the kernel."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,17 +36,15 @@ def test_a_task_below_its_limit_is_left_alone_and_the_site_goes_on_after_one_abo
     assert bench.ended("below").state is JobState.SUCCEEDED
 
 
-def test_the_kernel_enforces_the_limit_in_a_cgroup_that_was_given(open_door: OpenBench, meeting: Meet) -> None:
-    given = os.environ.get("FEDPIPE_TEST_CGROUP")
-    if not given:
-        pytest.skip("FEDPIPE_TEST_CGROUP names no cgroup that is ours to use")
-    bench = open_door(processes=replace(STAND_INS, cgroup=Path(given)))
+@pytest.mark.skipif(memory.own_group() is None, reason="this process may not make cgroups with a memory limit here")
+def test_where_it_may_make_cgroups_the_kernel_enforces_the_limit(open_door: OpenBench, meeting: Meet) -> None:
+    bench = open_door(processes=replace(STAND_INS, cgroup=memory.own_group()))
     bench.start("train-a", "a", limits=LIMIT, allocate=300 * MEBI, meet=str(meeting("never").path))
 
     seen = bench.ended("train-a")
 
     assert (seen.exit_code, seen.reason) == (137, "OutOfMemory")
-    assert "resident set" not in bench.log("train-a")
+    assert f"the kernel ended it at the limit of {100 * MEBI} bytes" in bench.log("train-a")
 
 
 def test_where_a_cgroup_cannot_be_made_the_watch_takes_over(open_door: OpenBench, meeting: Meet, caplog: pytest.LogCaptureFixture) -> None:
@@ -71,3 +68,28 @@ def test_the_kernels_kills_are_read_from_either_version_of_cgroups(tmp_path: Pat
     (tmp_path / name).write_text(text)
 
     assert memory.kills(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("membership", "allowed"),
+    [
+        ("4:memory:/session/7\n0::/\n", "memory/session/7"),
+        ("9:cpu,memory:/session/7\n", "memory/session/7"),
+        ("0::/user/app/run.scope\n", "user/app"),
+        ("0::/user/other/run.scope\n", None),
+        ("0::/\n", None),
+        ("", None),
+    ],
+    ids=["version 1", "version 1 with two controllers", "version 2", "version 2 without the controller", "the root", "none"],
+)
+def test_a_cgroup_is_looked_for_where_the_kernel_would_allow_one(tmp_path: Path, membership: str, allowed: str | None) -> None:
+    for folder in ("memory/session/7", "user/app/run.scope", "user/other/run.scope"):
+        (tmp_path / folder).mkdir(parents=True)
+    for folder, controllers in (("user/app", "cpu memory"), ("user/other", "cpu"), ("memory/session/7", "")):
+        (tmp_path / folder / "cgroup.subtree_control").write_text(controllers)
+        (tmp_path / folder / "cgroup.procs").write_text("")
+    (tmp_path / "self").write_text(membership)
+
+    found = memory.own_group(tmp_path / "self", tmp_path)
+
+    assert found == (tmp_path / allowed if allowed else None)

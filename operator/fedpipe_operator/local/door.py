@@ -40,8 +40,8 @@ class ProcessSettings:
     """Whether a site's trainer outlives its task."""
     grace_seconds: float = 60.0
     """How long a process that is asked to end has to leave its checkpoint."""
-    cgroup: Path | None = None
-    """A cgroup's folder that was given to us for memory limits (see `memory`)."""
+    cgroup: Path | None = field(default_factory=memory.own_group)
+    """The cgroup's folder in which sites get cgroups of their own; None: their resident set is watched."""
     processors: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     """How many the sites at work have among them."""
 
@@ -215,8 +215,13 @@ class LocalDoor:
     def _bury(self, child: Child, status: int) -> None:
         children.kill(child)  # what it may have started
         children.hang_up(child)
-        for_memory = child.over_limit or (child.group is not None and memory.kills(child.group) > 0)
+        for_memory = child.over_limit
         if child.group is not None:
+            if memory.kills(child.group):
+                for_memory = True
+                folders.add_to_log(
+                    self._log_of(child), f"the kernel ended it at the limit of {child.limits.memory_bytes} bytes of its cgroup"
+                )
             memory.remove_group(child.group)
         if child.job is not None:
             self._end(child.job, outcomes.end_of_process(status, for_memory=for_memory, serves=child.serves))

@@ -1,11 +1,12 @@
-"""How a site's memory limit is enforced: by a cgroup that was given to us, else by a watch on the resident set.
+"""How a site's memory limit is enforced: by a cgroup where we may make one, else by a watch on the resident set.
 
-A cgroup is used only when its folder is named: it must be ours (systemd: `Delegate=yes`; a container's own), with no
-process directly in it, and the memory controller on. Both versions of cgroups will do. The watch needs nothing; it
-sees more than the kernel would charge (pages of mapped files count) and, between two looks, later.
+Both versions of cgroups will do, where the folder is ours to write to: root has it, and with version 2 whoever is logged in
+under systemd. The watch needs nothing; it sees more than the kernel would charge (pages of mapped files count) and, between
+two looks, later.
 """
 
 import logging
+import os
 from pathlib import Path
 
 import psutil
@@ -16,12 +17,34 @@ _V2_LIMIT = "memory.max"
 _V1_LIMIT = "memory.limit_in_bytes"
 
 
+def own_group(membership: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> Path | None:
+    """Where a cgroup with a memory limit can be made for a process that this one starts; None where that is not allowed.
+
+    Version 1: in the group this process is in. Version 2: beside it, for a group with processes of its own may not divide
+    its memory.
+    """
+    for line in membership.read_text().splitlines() if membership.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            return _if_ours(mounted / "memory" / path.lstrip("/"))
+        above = mounted / path.lstrip("/") / ".."
+        if not controllers and path != "/" and "memory" in _words(above / "cgroup.subtree_control"):
+            return _if_ours(above.resolve())
+    return None
+
+
+def _words(file: Path) -> list[str]:
+    return file.read_text().split() if file.exists() else []
+
+
+def _if_ours(group: Path) -> Path | None:
+    return group if os.access(group, os.W_OK) and os.access(group / "cgroup.procs", os.W_OK) else None
+
+
 def make_group(parent: Path, name: str, limit: int) -> Path | None:
     """A child cgroup that may use `limit` bytes, or None (and a line in the log) where that is not allowed."""
     group = parent / name
     try:
-        if (parent / "cgroup.subtree_control").exists():
-            (parent / "cgroup.subtree_control").write_text("+memory")
         group.mkdir(exist_ok=True)
         is_v2 = (group / _V2_LIMIT).exists()
         (group / (_V2_LIMIT if is_v2 else _V1_LIMIT)).write_text(str(limit))
