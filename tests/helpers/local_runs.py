@@ -26,14 +26,14 @@ class Fleet:
         assert done.returncode == expect, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    def start(self, *options: str) -> subprocess.Popen[str]:
+    def start(self, *options: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         """`fedpipe run` in the background, in a process group of its own."""
         return subprocess.Popen(
             self.command(*options),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=self.environment(None),
+            env=self.environment(env),
             start_new_session=True,
         )
 
