@@ -16,6 +16,9 @@ from fedpipe_operator.report.facts import (
 )
 from fedpipe_trainer.contract import EvaluationManifest, Failure, FailureReason, Measured, Outcome, RunRef, Sample
 
+ROUNDS = 6
+"""Of the record."""
+
 
 def evaluated(round_: int, **metrics: float) -> RoundEvaluation:
     return RoundEvaluation(round=round_, finished_at=0.0, metrics=metrics)
@@ -122,10 +125,14 @@ def test_what_is_shown_is_of_the_exported_round_also_where_a_later_one_was_worse
 
 
 def test_the_base_models_answers_are_never_shown_as_the_runs(record: RunRecord) -> None:
-    begun = replace(record, evaluations={0: record.evaluations[0]}, site_evaluations={0: record.site_evaluations[6]})
+    begun = replace(record, evaluations={0: record.evaluations[0]}, site_evaluations={0: record.site_evaluations[ROUNDS]})
 
     assert shown_samples(begun) == []
 
 
 def test_the_shown_documents_are_in_order_of_the_sites(record: RunRecord) -> None:
-    assert [site for site, _ in shown_samples(record)] == [site for site in record.sites[:3] for _ in range(2)]
+    answers = {ROUNDS: dict(reversed(record.site_evaluations[ROUNDS].items()))}
+
+    shown = shown_samples(replace(record, site_evaluations=answers))
+
+    assert [site for site, _ in shown] == [site for site in record.sites[:3] for _ in range(2)]

@@ -100,6 +100,22 @@ def test_a_site_without_a_loss_does_not_spoil_the_others() -> None:
     assert evaluation.finished_at == 7.0
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_site_whose_numbers_are_none_does_not_spoil_the_others(value: float) -> None:
+    evaluation = union(1, {"a": a_manifest(10, 0.5, loss=1.0), "b": a_manifest(10, value, loss=value)}, {}, 0.0)
+
+    assert evaluation.loss == 1.0
+    assert evaluation.metrics == {"accuracy": 0.5}
+
+
+def test_a_loss_beyond_all_bounds_still_has_a_perplexity() -> None:
+    huge = a_manifest(10, 0.5, loss=1e9).model_copy(update={"metrics": {"perplexity": 1.0}})
+
+    perplexity = union(1, {"a": huge}, {}, 0.0).metrics["perplexity"]
+
+    assert 1e300 < perplexity < math.inf
+
+
 def an_evaluation(round_: int, loss: float | None = None, **metrics: float) -> RoundEvaluation:
     return RoundEvaluation(round=round_, finished_at=0.0, loss=loss, metrics=metrics)
 

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from fedpipe_trainer.contract import FailureReason
+from fedpipe_trainer.contract import FailureReason, perplexity_of
 from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.metrics import Answer, of_answers, of_classes, perplexity, slot_error_rate, slot_pattern
+from fedpipe_trainer.metrics import Answer, of_answers, of_classes, slot_error_rate, slot_pattern
 
 SLOTS = re.compile(r"\[([^\]]*)\]")
 
@@ -24,9 +24,9 @@ def test_a_class_that_is_never_right_counts_as_nought() -> None:
 
 
 def test_perplexity_is_finite_for_every_finite_loss() -> None:
-    assert perplexity(0.0) == 1.0
-    assert perplexity(2.0) == pytest.approx(math.e**2)
-    assert math.isfinite(perplexity(1e9))
+    assert perplexity_of(0.0) == 1.0
+    assert perplexity_of(2.0) == pytest.approx(math.e**2)
+    assert math.isfinite(perplexity_of(1e9))
 
 
 def test_an_answer_that_is_one_of_the_references_is_perfect() -> None:

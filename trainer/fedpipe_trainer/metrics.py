@@ -3,17 +3,13 @@
 The libraries are imported where they are used: each costs about a second, and a task needs one kind of them.
 """
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Final
 
 from fedpipe_trainer.contract import FailureReason
 from fedpipe_trainer.errors import TaskFailed
-
-_LARGEST_EXPONENT: Final = 700.0  # exp of more is no double
 
 
 @dataclass(frozen=True)
@@ -33,11 +29,6 @@ def of_classes(expected: Sequence[int], predicted: Sequence[int]) -> dict[str, f
         "accuracy": float(accuracy_score(expected, predicted)),
         "macroF1": float(f1_score(expected, predicted, average="macro", zero_division=0.0)),
     }
-
-
-def perplexity(loss: float) -> float:
-    """Exponential of the mean loss per token (nats); finite for every finite loss."""
-    return math.exp(min(loss, _LARGEST_EXPONENT))
 
 
 def of_answers(answers: Sequence[Answer], slots: re.Pattern[str] | None) -> dict[str, float]:

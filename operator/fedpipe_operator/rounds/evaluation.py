@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from fedpipe_operator.records import RoundEvaluation, SiteEvaluation
-from fedpipe_trainer.contract import EvaluationManifest
+from fedpipe_trainer.contract import EvaluationManifest, perplexity_of
 
 
 def union(round_: int, results: Mapping[str, EvaluationManifest], missing: Mapping[str, str], now: float) -> RoundEvaluation:
@@ -19,7 +19,7 @@ def union(round_: int, results: Mapping[str, EvaluationManifest], missing: Mappi
     names = sorted({name for site in sites.values() for name in site.metrics})
     metrics = {name: _mean((site.metrics.get(name), site.samples) for site in sites.values()) for name in names}
     if "perplexity" in metrics and loss is not None:
-        metrics["perplexity"] = math.exp(loss)
+        metrics["perplexity"] = perplexity_of(loss)
     return RoundEvaluation(
         round=round_,
         finished_at=now,
@@ -35,7 +35,7 @@ def _site(manifest: EvaluationManifest) -> SiteEvaluation:
 
 
 def _mean(weighted: Iterable[tuple[float | None, int]]) -> float | None:
-    """The weighted mean of the values that exist; None if none does."""
-    known = [(value, weight) for value, weight in weighted if value is not None and weight > 0]
+    """The weighted mean of the values that exist; None if none does. What is no number would spoil the others' for good."""
+    known = [(value, weight) for value, weight in weighted if value is not None and math.isfinite(value) and weight > 0]
     total = sum(weight for _, weight in known)
     return math.fsum(value * weight for value, weight in known) / total if total else None

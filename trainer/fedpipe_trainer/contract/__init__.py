@@ -22,6 +22,7 @@ from fedpipe_trainer.contract.manifest import (
     UpdateManifest,
     WeightShape,
     parse_manifest,
+    perplexity_of,
 )
 from fedpipe_trainer.contract.objective import CausalLM, Objective, Seq2SeqLM, SequenceClassification
 from fedpipe_trainer.contract.plan import Bits, Forecast, Plan, Scaling, scale_of
@@ -82,5 +83,6 @@ __all__ = [
     "Wire",
     "parse_manifest",
     "parse_task",
+    "perplexity_of",
     "scale_of",
 ]

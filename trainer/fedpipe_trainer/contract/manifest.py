@@ -1,7 +1,8 @@
 """A manifest: what a trainer reports when it ends, well or not. It is written last and names its artifacts by hash."""
 
+import math
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter
 
@@ -12,6 +13,7 @@ from fedpipe_trainer.contract.task import RunRef, Sha256
 
 # JSON knows text alone as the key of an object.
 _BitsKey = Annotated[Bits, BeforeValidator(lambda key: int(key) if isinstance(key, str) and key.isdecimal() else key)]
+_LARGEST_EXPONENT: Final = 700.0  # exp of more is no double
 
 
 class Outcome(StrEnum):
@@ -209,3 +211,8 @@ def parse_manifest(text: str) -> ProfileManifest | UpdateManifest | EvaluationMa
         ValueError: the text is not JSON or does not fit the schema (the message says where).
     """
     return _MANIFEST.validate_json(text)
+
+
+def perplexity_of(loss: float) -> float:
+    """The exponential of a mean loss per token (nats); finite for every finite loss."""
+    return math.exp(min(loss, _LARGEST_EXPONENT))

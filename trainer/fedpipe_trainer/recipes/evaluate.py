@@ -21,6 +21,7 @@ from fedpipe_trainer.contract import (
     Sample,
     Seq2SeqLM,
     SequenceClassification,
+    perplexity_of,
 )
 from fedpipe_trainer.data import Example, Row, batch_indices, columns_of, encode, encode_prompts, fill, read_rows
 from fedpipe_trainer.errors import TaskFailed, Terminated
@@ -107,7 +108,7 @@ def _metrics(task: EvaluateTask, total: Total, examples: Sequence[Example], answ
     if isinstance(objective, SequenceClassification):
         predicted = [total.predicted[i] for i in range(len(examples))]
         return metrics.of_classes([example.labels[0] for example in examples], predicted)
-    return {"perplexity": metrics.perplexity(total.mean_loss), **metrics.of_answers(answered, metrics.slot_pattern(objective.slot_pattern))}
+    return {"perplexity": perplexity_of(total.mean_loss), **metrics.of_answers(answered, metrics.slot_pattern(objective.slot_pattern))}
 
 
 def _asked(task: EvaluateTask, rows: Sequence[Row], every_row: Sequence[Row]) -> dict[str, tuple[str, ...]]:
