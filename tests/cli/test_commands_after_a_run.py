@@ -235,6 +235,15 @@ def test_report_draws_a_run_under_way_as_far_as_it_came(tmp_path: Path) -> None:
     assert "No round has been evaluated yet." in page
 
 
+def test_report_draws_a_run_that_was_started_with_other_options_than_the_file_says(tmp_path: Path) -> None:
+    Place(tmp_path, rounds={"count": 1}).work(until="end")
+
+    status, _ = Place(tmp_path).call("report")
+
+    assert status == 0
+    assert "Succeeded" in (tmp_path / "runs/default/toy/store/report.html").read_text()
+
+
 def test_report_of_a_run_that_never_began_says_so_and_makes_nothing(tmp_path: Path) -> None:
     place = Place(tmp_path)
 
