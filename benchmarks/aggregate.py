@@ -5,8 +5,10 @@
 
 Every site sends rank-16 factors of 4096 × 4096 weights, drawn independently: the flattest spectrum there is, hence the slowest case for
 `Exact`. Each measurement runs in a fresh process and starts with the files in the page cache as far as they fit. `Exact` is timed from
-opening the files to the last byte of the written adapter (`round`: with the gate before it); Flower from arrays that already lie in
-memory to the averaged arrays. GB/s are bytes of updates per second. Peak memory is the process's largest resident set, imports included.
+opening the files to the last byte of the written adapter (`round`: with the gate before it). Flower twice: `aggregate`, its averaging
+function, from arrays that already lie in memory to the averaged arrays; and `FedAvg.aggregate_fit`, as its server calls it, from the
+bytes of all updates in memory to the bytes of the average. GB/s are bytes of updates per second. Peak memory is the process's largest
+resident set, imports included.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from fedpipe_operator.aggregation import Candidate, FileSource, RoundInput, Rule
 from fedpipe_operator.aggregation.keys import factor_keys
 from fedpipe_operator.aggregation.round import Accepted, merge_adapters
 from fedpipe_operator.aggregation.tensors import TensorWriter, open_tensors
+from fedpipe_operator.heap import keep_freed
 from fedpipe_operator.records import RoundPlan
 from fedpipe_trainer.contract import Artifact, Forecast, Measured, Outcome, Plan, RunRef, UpdateManifest
 
@@ -171,7 +174,32 @@ def _arrays(path: Path) -> Iterator[np.ndarray]:
             yield tensors.read(key)
 
 
-MEASURES: Final[dict[str, Callable[[Case, Path], float]]] = {"exact": exact, "round": whole_round, "flower": flower}
+def flower_server(case: Case, folder: Path) -> float:
+    """Seconds of Flower's default strategy from serialised updates to the serialised average."""
+    from flwr.common import Code, FitRes, Status, ndarrays_to_parameters  # noqa: PLC0415 (as above)
+    from flwr.server.strategy import FedAvg  # noqa: PLC0415 (as above)
+
+    status, results = Status(Code.OK, ""), []
+    for site, manifest in _manifests(folder).items():
+        parameters = ndarrays_to_parameters(list(_arrays(folder / f"{site}.safetensors")))
+        results.append((None, FitRes(status, parameters, manifest.samples, {})))
+    if len(results) != case.sites:
+        raise RuntimeError(f"{len(results)} updates in {folder}, expected {case.sites}")
+    strategy = FedAvg(fit_metrics_aggregation_fn=lambda _metrics: {})
+    start = time.perf_counter()
+    strategy.aggregate_fit(1, results, [])
+    return time.perf_counter() - start
+
+
+MEASURES: Final[dict[str, Callable[[Case, Path], float]]] = {
+    "exact": exact,
+    "round": whole_round,
+    "flower": flower,
+    "server": flower_server,
+}
+
+
+OURS: Final = ("exact", "round")
 
 
 def peak_bytes() -> int:
@@ -195,11 +223,15 @@ def row(case: Case, folder: Path, repeats: int) -> str:
     """One line of the table."""
     readings: dict[str, Reading | None] = {name: measured(name, case, folder, repeats) for name in ("exact", "round")}
     fits = psutil.virtual_memory().available > FLOWER_COPIES * case.total
-    readings["flower"] = measured("flower", case, folder, repeats) if fits else None
-    ours, rival = readings["exact"], readings["flower"]
-    ratio = f"{rival.seconds / ours.seconds:.2f}" if ours and rival else "–"
-    cells = [str(case.sites), f"{case.megabytes} MB", f"{case.total / 1e9:.2f} GB", *(_cell(r, case) for r in readings.values()), ratio]
+    for name in ("flower", "server"):
+        readings[name] = measured(name, case, folder, repeats) if fits else None
+    ratios = " / ".join(_ratio(readings["exact"], readings[name]) for name in ("flower", "server"))
+    cells = [str(case.sites), f"{case.megabytes} MB", f"{case.total / 1e9:.2f} GB", *(_cell(r, case) for r in readings.values()), ratios]
     return f"| {' | '.join(cells)} |"
+
+
+def _ratio(ours: Reading | None, rival: Reading | None) -> str:
+    return f"{rival.seconds / ours.seconds:.2f}" if ours and rival else "–"
 
 
 def _cell(reading: Reading | None, case: Case) -> str:
@@ -219,11 +251,13 @@ def main() -> None:
     given = parser.parse_args()
     if given.measure:
         name, sites, megabytes, folder = given.measure
+        if name in OURS:
+            keep_freed()  # as the operator's worker does; Flower's server does not
         seconds = MEASURES[name](Case(int(sites), int(megabytes)), Path(folder))
         print(json.dumps(Reading(seconds, peak_bytes())._asdict()))
         return
-    print("| sites | update | all updates | Exact | Exact with gate | Flower's average | Exact's speed ÷ Flower's |")
-    print("|---|---|---|---|---|---|---|")
+    print("| sites | update | all updates | Exact | Exact with gate | Flower `aggregate` | Flower `aggregate_fit` | speed ÷ Flower's |")
+    print("|---|---|---|---|---|---|---|---|")
     for case in (Case(sites, megabytes) for megabytes in given.megabytes for sites in given.sites):
         with tempfile.TemporaryDirectory(dir=given.folder) as folder:
             generate(case, Path(folder))

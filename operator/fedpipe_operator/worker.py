@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from fedpipe_operator import names
 from fedpipe_operator.aggregation import Candidate, CannotAggregateError, RoundInput, RoundResult, Rule, aggregate_round
 from fedpipe_operator.errors import FedPipeError, TryAgain
+from fedpipe_operator.heap import keep_freed
 from fedpipe_operator.objects import required_object
 from fedpipe_operator.records import RoundManifest, RoundPlan, UpdateRef
 from fedpipe_operator.store import Reader, Store
@@ -126,6 +127,7 @@ def main(arguments: list[str]) -> None:
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m fedpipe_operator.worker TASK.json\n")
         raise SystemExit(int(ExitCode.BAD_TASK))
+    keep_freed()
     with _exit_statuses():
         task = AggregationTask.model_validate_json(Path(arguments[0]).read_text(encoding="utf-8"))
         aggregate(task, open_store(task.store))
