@@ -222,7 +222,7 @@ class FineTuneStatus(Wire):
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
     round: Annotated[int, Field(ge=0)] = 0
     quorum: Annotated[str, Field(max_length=32)] = ""
-    """Updates that came, of those needed and those asked for: `3 (2) of 3`."""
+    """Updates that came, of the sites that were asked for one: `2/3`."""
     metric: MetricStatus | None = None
     plans: Annotated[tuple[PlanStatus, ...], Field(max_length=100)] = ()
     excluded: Annotated[dict[str, Sentence], Field(max_length=100)] = {}
