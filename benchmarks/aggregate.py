@@ -26,6 +26,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import psutil
 
+from fedpipe_operator import kernels
 from fedpipe_operator.aggregation import Candidate, FileSource, RoundInput, Rule, aggregate_round
 from fedpipe_operator.aggregation.keys import factor_keys
 from fedpipe_operator.aggregation.round import Accepted, merge_adapters
@@ -213,8 +214,10 @@ def peak_bytes() -> int:
 def measured(name: str, case: Case, folder: Path, repeats: int) -> Reading:
     """The fastest of some fresh processes, and the largest peak."""
     command = [sys.executable, __file__, "--measure", name, str(case.sites), str(case.megabytes), str(folder)]
+    env = kernels.environment() | os.environ
     readings = [
-        Reading(**json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)) for _ in range(repeats)
+        Reading(**json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env).stdout))
+        for _ in range(repeats)
     ]
     return Reading(min(r.seconds for r in readings), max(r.peak_bytes for r in readings))
 

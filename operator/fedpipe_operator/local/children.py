@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
+from fedpipe_operator import kernels
 from fedpipe_operator.doors import Limits
 from fedpipe_operator.local.memory import resident_bytes
 
@@ -51,9 +52,10 @@ class Child:
         return self.serves and self.job is None and self.kill_at is None and not self.over_limit
 
 
-def environment(inherited: Mapping[str, str], limits: Limits, *, may_use_store: bool) -> dict[str, str]:
+def environment(inherited: Mapping[str, str], limits: Limits, *, for_operator: bool) -> dict[str, str]:
     """A child's environment: ours, its limits, and the store's credentials only where it works for the operator."""
-    own = {name: value for name, value in inherited.items() if may_use_store or not name.startswith("AWS_")}
+    own = kernels.environment() if for_operator else {}
+    own |= {name: value for name, value in inherited.items() if for_operator or not name.startswith("AWS_")}
     if limits.memory_bytes is not None:
         own["FEDPIPE_MEMORY_LIMIT_BYTES"] = str(limits.memory_bytes)
     if limits.cpus is not None:

@@ -151,7 +151,7 @@ class LocalDoor:
         log = self._process_log(place) if serves else self._job_folder(name) / folders.LOG
         try:
             group = self._group(place, limits)
-            env = children.environment(os.environ, limits, may_use_store=not serves)
+            env = children.environment(os.environ, limits, for_operator=not serves)
             process = children.spawn(command, env=env, log=log, lock=self._lock, group=group)
         except OSError as error:
             del self._waiting[name]
