@@ -39,9 +39,7 @@ SIDE: Final = 4096
 RANK: Final = 16
 WEIGHT_BYTES: Final = 2 * RANK * SIDE * 4
 RUN: Final = RunRef(namespace="benchmark", name="aggregate", uid="0")
-THREADS: Final = min(4, len(os.sched_getaffinity(0)))
-"""As the operator's worker takes them."""
-RULE: Final = Rule(method="Exact", max_rank=RANK, threads=THREADS)
+RULE: Final = Rule(method="Exact", max_rank=RANK, threads=kernels.threads())
 FLOWER_COPIES: Final = 2.1
 """Flower holds the updates and a weighted copy of each, and then the averages."""
 
@@ -160,12 +158,19 @@ def flower(case: Case, folder: Path) -> float:
     """Seconds of Flower's weighted average of arrays that are already in memory."""
     from flwr.server.strategy.aggregate import aggregate  # noqa: PLC0415 (its imports would count in the other measurements' memory)
 
-    results = [(list(_arrays(folder / f"{site}.safetensors")), manifest.samples) for site, manifest in _manifests(folder).items()]
-    if len(results) != case.sites:
-        raise RuntimeError(f"{len(results)} updates in {folder}, expected {case.sites}")
+    results = list(_updates(case, folder))
     start = time.perf_counter()
     aggregate(results)
     return time.perf_counter() - start
+
+
+def _updates(case: Case, folder: Path) -> Iterator[tuple[list[np.ndarray], int]]:
+    """Each site's arrays and samples, one after the other."""
+    manifests = _manifests(folder)
+    if len(manifests) != case.sites:
+        raise RuntimeError(f"{len(manifests)} updates in {folder}, expected {case.sites}")
+    for site, manifest in manifests.items():
+        yield list(_arrays(folder / f"{site}.safetensors")), manifest.samples
 
 
 def _arrays(path: Path) -> Iterator[np.ndarray]:
@@ -180,12 +185,8 @@ def flower_server(case: Case, folder: Path) -> float:
     from flwr.common import Code, FitRes, Status, ndarrays_to_parameters  # noqa: PLC0415 (as above)
     from flwr.server.strategy import FedAvg  # noqa: PLC0415 (as above)
 
-    status, results = Status(Code.OK, ""), []
-    for site, manifest in _manifests(folder).items():
-        parameters = ndarrays_to_parameters(list(_arrays(folder / f"{site}.safetensors")))
-        results.append((None, FitRes(status, parameters, manifest.samples, {})))
-    if len(results) != case.sites:
-        raise RuntimeError(f"{len(results)} updates in {folder}, expected {case.sites}")
+    status = Status(Code.OK, "")
+    results = [(None, FitRes(status, ndarrays_to_parameters(arrays), samples, {})) for arrays, samples in _updates(case, folder)]
     strategy = FedAvg(fit_metrics_aggregation_fn=lambda _metrics: {})
     start = time.perf_counter()
     strategy.aggregate_fit(1, results, [])

@@ -1,10 +1,21 @@
-"""Which kernels OpenBLAS takes: on a processor that is younger than itself it falls back to those for AVX2, whatever the flags say."""
+"""How an aggregation uses the processor: its cores, and OpenBLAS's kernels for it.
 
+On a processor that is younger than itself, OpenBLAS falls back to kernels for AVX2, whatever the flags say.
+"""
+
+import os
 from pathlib import Path
 from typing import Final
 
 _SKYLAKE_X: Final = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
 """What the kernels of that name need; every later processor with AVX-512 has it."""
+_MOST_THREADS: Final = 4
+"""Each holds one weight of all sites in memory."""
+
+
+def threads() -> int:
+    """Weights to merge at a time."""
+    return min(_MOST_THREADS, len(os.sched_getaffinity(0)))
 
 
 def environment(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str]:

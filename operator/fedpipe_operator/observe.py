@@ -7,11 +7,11 @@ What is written once and never changed is kept, so a look costs one listing and 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from fedpipe_operator import names
 from fedpipe_operator.doors import SeenJob
-from fedpipe_operator.objects import parsed, unreadable
+from fedpipe_operator.objects import WireT, parsed, unreadable
 from fedpipe_operator.records import RoundEvaluation, RoundManifest, RoundPlan, Verdict
 from fedpipe_operator.rounds import Run, Seen, job_of
 from fedpipe_operator.store import Store
@@ -27,7 +27,6 @@ from fedpipe_trainer.contract import (
     Wire,
 )
 
-WireT = TypeVar("WireT", bound=Wire)
 KEPT = 256
 """Objects kept in memory; more than a round has with 64 sites, and small whatever the model's size."""
 

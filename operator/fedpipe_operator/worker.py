@@ -5,18 +5,16 @@ writes verdicts, then the global adapter, and last the round's manifest: that is
 finds the commit and does nothing.
 """
 
-import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Final
 
 from pydantic import ValidationError
 
-from fedpipe_operator import names
+from fedpipe_operator import kernels, names
 from fedpipe_operator.aggregation import Candidate, CannotAggregateError, RoundInput, RoundResult, Rule, aggregate_round
 from fedpipe_operator.errors import FedPipeError, TryAgain
 from fedpipe_operator.heap import keep_freed
@@ -25,9 +23,6 @@ from fedpipe_operator.records import RoundManifest, RoundPlan, UpdateRef
 from fedpipe_operator.store import Reader, Store
 from fedpipe_operator.store.address import StoreAddress, open_store
 from fedpipe_trainer.contract import ExitCode, RunRef, UpdateManifest, Wire
-
-_MOST_THREADS: Final = 4
-"""Each holds one weight of all sites in memory."""
 
 
 class AggregationTask(Wire):
@@ -73,8 +68,7 @@ def _aggregated(task: AggregationTask, store: Store, readers: ExitStack, path: P
 
 
 def _rule(task: AggregationTask) -> Rule:
-    threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
-    return Rule(method=task.method, max_rank=task.max_rank, max_norm=task.max_norm, threads=threads)
+    return Rule(method=task.method, max_rank=task.max_rank, max_norm=task.max_norm, threads=kernels.threads())
 
 
 def _candidate(round_: int, update: UpdateRef, store: Store, readers: ExitStack) -> Candidate:

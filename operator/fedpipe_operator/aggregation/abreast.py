@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
     """`work(item)` for each item, in the items' order; no more than `threads` + 1 items are under way or waiting to be taken.
 
-    Raises what `work` raises, when that item's turn comes; later items are then not begun.
+    Raises what `work` raises, when that item's turn comes; no further items are then taken.
     """
     under_way: deque[Future[Result]] = deque()
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from fedpipe_operator.aggregation.factorise import Size, factorise
-from fedpipe_operator.aggregation.stack import Piece
+from fedpipe_operator.aggregation.factorise import factorise
+from fedpipe_operator.aggregation.stack import Piece, Size
 from fedpipe_operator.aggregation.values import Factors, Float64, Merged, Method, Outline, Part
 
 

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from fedpipe_operator.aggregation import krylov
-from fedpipe_operator.aggregation.stack import Piece, Stack, stack
+from fedpipe_operator.aggregation.stack import Piece, Size, Stack, stack
 from fedpipe_operator.aggregation.tensors import Float32
 from fedpipe_operator.aggregation.values import ROW_NORM, Float64
 
@@ -49,15 +49,6 @@ class Space(NamedTuple):
     """W·Vᵀ, d_out × rank."""
     energy: float
     """‖W‖²_F."""
-
-
-class Size(NamedTuple):
-    """What the cost of a way depends on: L is d_out × components, R is components × d_in."""
-
-    d_out: int
-    d_in: int
-    components: int
-    rank: int
 
 
 class Way(NamedTuple):
@@ -102,12 +93,8 @@ def _lanczos_flops(count: int, rank: int) -> float:
     return _THIN * 4 * count**2 * columns + 4 * count * columns**2 + 2 * _EIGH * columns**3
 
 
-def _stack(pieces: Iterable[Piece], size: Size) -> Stack:
-    return stack(pieces, d_out=size.d_out, d_in=size.d_in, components=size.components)
-
-
 def _krylov_space(pieces: Iterable[Piece], size: Size) -> Space:
-    stacked = _stack(pieces, size)
+    stacked = stack(pieces, size)
     left_gram, right_gram = stacked.left_gram(), stacked.right_gram()
     found = krylov.dominant_coefficients(left_gram, right_gram, size.rank)
     if found is None:
@@ -116,7 +103,7 @@ def _krylov_space(pieces: Iterable[Piece], size: Size) -> Space:
 
 
 def _gram_space(pieces: Iterable[Piece], size: Size) -> Space:
-    stacked = _stack(pieces, size)
+    stacked = stack(pieces, size)
     return _direct_space(stacked, stacked.left_gram(), stacked.right_gram(), size.rank)
 
 

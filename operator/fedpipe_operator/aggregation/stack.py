@@ -23,6 +23,15 @@ class Piece(NamedTuple):
     factors: Factors
 
 
+class Size(NamedTuple):
+    """What the cost of a way depends on: L is d_out × components, R is components × d_in."""
+
+    d_out: int
+    d_in: int
+    components: int
+    rank: int
+
+
 class Stack(NamedTuple):
     """Shapes: `left` d_out × n, `weights` n, `right` n × d_in."""
 
@@ -45,17 +54,19 @@ class Stack(NamedTuple):
 
     def times(self, vectors: Float64) -> Float64:
         """W·v for vectors v (d_in × r): d_out × r."""
-        inner = sum(
-            (part @ rows for part, rows in zip(_slices(self.right), _rows(vectors, _width(len(self.right))), strict=True)), np.zeros(())
-        )
+        inner = np.zeros((len(self.right), vectors.shape[1]))
+        for span in _spans(self.right):
+            inner += self.right[:, span].astype(np.float64) @ vectors[span]
         weighted = (inner * self.weights[:, None]).T
         return np.hstack([weighted @ part for part in _slices(self.left.T)]).T
 
 
-def stack(pieces: Iterable[Piece], *, d_out: int, d_in: int, components: int) -> Stack:
+def stack(pieces: Iterable[Piece], size: Size) -> Stack:
     """The pieces side by side; each is let go of before the next is asked for."""
     made = Stack(
-        left=np.empty((d_out, components), np.float32), weights=np.empty(components), right=np.empty((components, d_in), np.float32)
+        left=np.empty((size.d_out, size.components), np.float32),
+        weights=np.empty(size.components),
+        right=np.empty((size.components, size.d_in), np.float32),
     )
     start = 0
     for weights, factors in pieces:
@@ -74,15 +85,10 @@ def _gram(rows: Float32) -> Float64:
 
 
 def _slices(matrix: Float32) -> Iterator[Float64]:
-    width = _width(len(matrix))
-    for start in range(0, matrix.shape[1], width):
-        yield matrix[:, start : start + width].astype(np.float64)
+    return (matrix[:, span].astype(np.float64) for span in _spans(matrix))
 
 
-def _rows(vectors: Float64, width: int) -> Iterator[Float64]:
-    for start in range(0, len(vectors), width):
-        yield vectors[start : start + width]
-
-
-def _width(components: int) -> int:
-    return max(1, _SLICE_BYTES // (8 * components))
+def _spans(matrix: Float32) -> Iterator[slice]:
+    """The columns of the slices of a matrix."""
+    width = max(1, _SLICE_BYTES // (8 * len(matrix)))
+    return (slice(start, start + width) for start in range(0, matrix.shape[1], width))

@@ -61,14 +61,15 @@ class LocalDoor:
         folder: Path,
         *,
         side_by_side: int,
-        processes: ProcessSettings = ProcessSettings(),
+        processes: ProcessSettings | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._folder, self._side_by_side, self._settings, self._clock = folder.resolve(), side_by_side, processes, clock
+        self._folder, self._side_by_side, self._clock = folder.resolve(), side_by_side, clock
+        self._settings = processes or ProcessSettings()
         for part in ("jobs", "processes"):
             (self._folder / part).mkdir(parents=True, exist_ok=True)
         self._seen = folders.ended_jobs(self._folder / "jobs")
-        self._lock = inherit(self._folder / PROCESSES_LOCK, processes.grace_seconds)
+        self._lock = inherit(self._folder / PROCESSES_LOCK, self._settings.grace_seconds)
         self._waiting: dict[str, Limits] = {}
         self._children: dict[str, Child] = {}
         self._condition = threading.Condition()
