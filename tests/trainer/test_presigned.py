@@ -1,6 +1,5 @@
 """A 403 to a presigned URL: when it may mean that the object is missing, on a server that answers as S3 stores do."""
 
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -9,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from serving import serving
 
 from fedpipe_trainer.contract import FailureReason
 from fedpipe_trainer.errors import TaskFailed
@@ -59,12 +59,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def bucket() -> Iterator[Bucket]:
-    with BucketServer() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with BucketServer() as server, serving(server):
         yield server.bucket
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 import hashlib
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from serving import serving
 
 from fedpipe_trainer.contract import Artifact, FailureReason
 from fedpipe_trainer.errors import TaskFailed
@@ -83,12 +83,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def store() -> Iterator[Store]:
-    with StoreServer() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with StoreServer() as server, serving(server):
         yield server.store
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
