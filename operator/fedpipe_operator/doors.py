@@ -40,6 +40,8 @@ class Limits:
 
     memory_bytes: int | None = None
     cpus: int | None = None
+    expected_bytes: int | None = None
+    """The memory that the plan foresees: what a scheduler is asked to set aside. No limit."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,10 @@ class SeenJob:
     exit_code: int | None = None
     """Set when it ended; 128 + n where signal n ended it."""
     reason: str = ""
-    """One CamelCase word when it failed."""
+    """One CamelCase word when it failed, or when it waits for something."""
     message: str = ""
+    is_final: bool = False
+    """Whether it failed of something that another attempt would meet again."""
     progress: Progress | None = None
     """The newest line of progress."""
 

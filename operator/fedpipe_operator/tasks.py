@@ -110,6 +110,7 @@ def training_task(desk: Desk, action: StartTraining, place: Place, *, plan: Roun
         objective=_objective(desk.spec, plan),
         data=_data(place),
         plan=plan.plans[site],
+        micro_batch=action.micro_batch,
         hyperparameters=Hyperparameters.model_validate(desk.spec.training.model_dump(include=set(Hyperparameters.model_fields))),
         global_adapter=_adapter(desk, previous),
         adapter=desk.write(names.update_adapter(round_, site, attempt)),

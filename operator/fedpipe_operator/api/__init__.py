@@ -5,6 +5,7 @@ from fedpipe_operator.api.edgesite import Capacity, EdgeSite, EdgeSiteSpec, Site
 from fedpipe_operator.api.finetune import (
     LOWER_IS_BETTER,
     AggregationMethod,
+    DeletionPolicy,
     FederatedFineTune,
     FineTuneSpec,
     FineTuneStatus,
@@ -30,6 +31,7 @@ __all__ = [
     "Condition",
     "ConditionStatus",
     "ConditionType",
+    "DeletionPolicy",
     "EdgeSite",
     "EdgeSiteSpec",
     "FederatedFineTune",

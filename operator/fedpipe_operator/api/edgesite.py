@@ -90,11 +90,60 @@ class EdgeSiteSpec(Wire):
     max_concurrent_jobs: Annotated[int, Field(ge=1, le=64)] = 1
 
 
+class ClaimedCapacity(Wire):
+    """What the spec says, in plain numbers."""
+
+    cpu: Annotated[float, Field(ge=0)] | None = None
+    memory: Annotated[int, Field(ge=0)] | None = None
+    """Bytes."""
+    accelerator_memory: Annotated[int, Field(ge=0)] | None = None
+    """Bytes of one device."""
+
+
+class DiscoveredCapacity(Wire):
+    """What the pool's nodes say: the most that any one of them can give to a pod."""
+
+    nodes: Annotated[int, Field(ge=0)]
+    """Nodes that carry the labels of `nodeSelector`."""
+    ready: Annotated[int, Field(ge=0)]
+    """Those of them that take pods."""
+    cpu: Annotated[float, Field(ge=0)] = 0.0
+    memory: Annotated[int, Field(ge=0)] = 0
+    """Bytes."""
+    accelerators: Annotated[int, Field(ge=0)] = 0
+    accelerator_product: Annotated[str, Field(max_length=253)] = ""
+    """As the nodes' label `nvidia.com/gpu.product` has it."""
+    accelerator_memory: Annotated[int, Field(ge=0)] = 0
+    """Bytes of one device, by the label `nvidia.com/gpu.memory`."""
+
+
+class MeasuredCapacity(Wire):
+    """What the newest profile measured at the site."""
+
+    run: Name
+    """The run that the profile was made for."""
+    device: Annotated[str, Field(max_length=253)]
+    memory: Annotated[int, Field(ge=0)]
+    """Bytes that a trainer may use."""
+    train_samples: Annotated[int, Field(ge=0)]
+    validation_samples: Annotated[int, Field(ge=0)]
+
+
+class CapacityStatus(Wire):
+    """What a site can do, three times over: said, looked up, and measured."""
+
+    claimed: ClaimedCapacity = ClaimedCapacity()
+    discovered: DiscoveredCapacity | None = None
+    """Left out where the operator may not see nodes."""
+    measured: MeasuredCapacity | None = None
+
+
 class EdgeSiteStatus(Wire):
     """What the operator saw of a site."""
 
     observed_generation: Annotated[int, Field(ge=0)] = 0
     conditions: Annotated[tuple[Condition, ...], Field(max_length=8)] = ()
+    capacity: CapacityStatus | None = None
     active_runs: Annotated[int, Field(ge=0)] = 0
 
 

@@ -135,6 +135,15 @@ class StoreSpec(Wire):
     credentials_secret_ref: SecretReference | None = None
 
 
+class DeletionPolicy(StrEnum):
+    """What becomes of a run's objects in the store when the run is deleted."""
+
+    RETAIN = "Retain"
+    """They stay."""
+    DELETE = "Delete"
+    """They are deleted with it, results included."""
+
+
 class ExportSpec(Wire):
     """What is left at the end."""
 
@@ -156,6 +165,7 @@ class FineTuneSpec(Wire):
     store: StoreSpec
     export: ExportSpec = ExportSpec()
     suspend: bool = False
+    deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31536000)] | None = None
 
     @model_validator(mode="after")

@@ -28,6 +28,8 @@ class StartTraining:
     site: str
     round: int
     attempt: int
+    micro_batch: int | None = None
+    """Samples at once, less than the plan's batch after an attempt that took too much memory; None: the whole batch."""
 
 
 @dataclass(frozen=True)

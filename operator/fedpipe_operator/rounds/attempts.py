@@ -24,6 +24,8 @@ class Todo:
     """This attempt should be started."""
 
     attempt: int
+    out_of_memory: int = 0
+    """How many attempts before it were ended for the memory they took."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Active:
 
     attempt: int
     job: str
+    waits_for: str = ""
+    """Why it is not at work yet, where that is known."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class _Failed:
     final: bool
     counts: bool
     """False where the attempt was interrupted through no fault of its own."""
+    for_memory: bool = False
+    """Whether the kernel ended it for the memory it took: less at once may fit."""
 
 
 def standing(work: Work, run: Run, seen: Seen, *, manifests: Mapping[int, Manifest], expired: bool) -> Standing:
@@ -66,20 +72,24 @@ def standing(work: Work, run: Run, seen: Seen, *, manifests: Mapping[int, Manife
 
     Interruptions (a drained node, Ctrl-C) do not use up `rounds.attempts`; a final failure ends the work at once.
     """
-    spent = 0
+    spent = out_of_memory = 0
     for attempt in count():
         name = job_of(run, work.kind, site=work.site, round_=work.round, attempt=attempt).name
         outcome = _outcome(attempt, name, manifests.get(attempt), seen.jobs.get(name))
+        if isinstance(outcome, Todo):
+            outcome = Todo(attempt, out_of_memory)
         if not isinstance(outcome, _Failed):
-            return _too_late(run) if expired and not isinstance(outcome, Done) else outcome
+            return _too_late(run, outcome) if expired and not isinstance(outcome, Done) else outcome
         spent += outcome.counts
+        out_of_memory += outcome.for_memory
         if outcome.final or spent >= run.spec.rounds.attempts:
             return Out(outcome.why)
     raise AssertionError  # count() does not end
 
 
-def _too_late(run: Run) -> Out:
-    return Out(f"DeadlineExceeded: not done within {run.spec.rounds.deadline}")
+def _too_late(run: Run, outcome: Todo | Active) -> Out:
+    waited = outcome.waits_for if isinstance(outcome, Active) else ""
+    return Out(f"DeadlineExceeded: not done within {run.spec.rounds.deadline}" + (f"; it waited for {waited}" if waited else ""))
 
 
 def _outcome(attempt: int, name: str, manifest: Manifest | None, job: SeenJob | None) -> Todo | Active | Done | _Failed:
@@ -93,7 +103,7 @@ def _outcome(attempt: int, name: str, manifest: Manifest | None, job: SeenJob | 
     if job is None:
         return Todo(attempt)
     if job.state in (JobState.PENDING, JobState.RUNNING):
-        return Active(attempt, name)
+        return Active(attempt, name, job.message if job.state is JobState.PENDING else "")
     return _dead(job)
 
 
@@ -101,8 +111,9 @@ def _dead(job: SeenJob) -> _Failed:
     """A job that ended and left no manifest behind."""
     if job.state is JobState.SUCCEEDED:
         return _Failed("NoResult: the job ended well but its manifest is not in the store", final=False, counts=True)
-    final = any(job.exit_code == code and code.is_final for code in ExitCode)
-    return _Failed(f"{job.reason}: {job.message}", final, job.exit_code != ExitCode.TERMINATED)
+    final = job.is_final or any(job.exit_code == code and code.is_final for code in ExitCode)
+    for_memory = job.reason == FailureReason.OUT_OF_MEMORY
+    return _Failed(f"{job.reason}: {job.message}", final, job.exit_code != ExitCode.TERMINATED, for_memory)
 
 
 def stage_expired(run: Run, seen: Seen, kind: str, round_: int, now: float) -> bool:

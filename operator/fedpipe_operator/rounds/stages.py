@@ -18,6 +18,7 @@ from fedpipe_operator.rounds.actions import (
     StartTraining,
 )
 from fedpipe_operator.rounds.attempts import Active, Done, Out, Standing, Todo, Work, stage_expired, standing
+from fedpipe_operator.rounds.memory import micro_batch
 from fedpipe_operator.rounds.patience import best_round, exhausted
 from fedpipe_operator.rounds.seen import Run, Seen
 from fedpipe_operator.rounds.target import reached
@@ -69,7 +70,7 @@ def profile(look: Look) -> Step | None:
     if max(look.seen.round, 1) in look.seen.plans:
         return None
     standings = _standings(look, "profile", (site.name for site in look.run.sites), look.seen.profiles, round_=0)
-    return _work_left(standings, Reason.PROFILING, StartProfile)
+    return _work_left(look, standings, Reason.PROFILING, lambda site, todo: StartProfile(site, todo.attempt))
 
 
 def plan(look: Look) -> Step | None:
@@ -92,7 +93,7 @@ def train(look: Look) -> Step | None:
     out = _out(standings)
     if len(standings) - len(out) < look.plan.needed:
         return fail(Reason.QUORUM_OUT_OF_REACH, _too_few(look.plan, out))
-    return _work_left(standings, Reason.TRAINING, lambda site, attempt: StartTraining(site, look.seen.round, attempt))
+    return _work_left(look, standings, Reason.TRAINING, lambda site, todo: _training(look, site, todo))
 
 
 def aggregate(look: Look) -> Step | None:
@@ -105,8 +106,8 @@ def aggregate(look: Look) -> Step | None:
             standings = training_standings(look)
             updates = tuple(UpdateRef(site=site, attempt=done.attempt) for site, done in _done(standings).items())
             return Step(Reason.AGGREGATING, f"{len(updates)} updates", (StartAggregation(round_, attempt, updates, _out(standings)),))
-        case Active(_, job):
-            return Step(Reason.AGGREGATING, f"round {round_}", wanted=frozenset({job}))
+        case Active(_, job, waits_for):
+            return Step(Reason.AGGREGATING, waits_for or f"round {round_}", wanted=frozenset({job}))
         case Out(why):
             return fail(Reason.AGGREGATION_FAILED, why)
     raise AssertionError  # an aggregation is done when it is committed, which the first lines saw
@@ -116,7 +117,7 @@ def evaluate(look: Look) -> Step | None:
     """Measure the round's global adapter (round 0: the base) at the plan's evaluators, then write what came of it."""
     round_ = look.seen.round
     standings = _standings(look, "evaluate", look.plan.evaluators, look.seen.site_evaluations, round_=round_)
-    step = _work_left(standings, Reason.EVALUATING, lambda site, attempt: StartEvaluation(site, round_, attempt))
+    step = _work_left(look, standings, Reason.EVALUATING, lambda site, todo: StartEvaluation(site, round_, todo.attempt))
     if step is not None:
         return step
     results = {site: look.seen.site_evaluations[site][done.attempt] for site, done in _done(standings).items()}
@@ -131,8 +132,8 @@ def export(look: Look) -> Step | None:
     match standing(Work("export"), look.run, look.seen, manifests=look.seen.exports, expired=_expired(look, "export", 0)):
         case Todo(attempt):
             return Step(Reason.EXPORTING, "", (StartExport(exported_round(look.run.spec, look.seen.evaluations), attempt),))
-        case Active(_, job):
-            return Step(Reason.EXPORTING, "", wanted=frozenset({job}))
+        case Active(_, job, waits_for):
+            return Step(Reason.EXPORTING, waits_for, wanted=frozenset({job}))
         case Out(why):
             return fail(Reason.EXPORT_FAILED, why)
         case Done():
@@ -169,13 +170,23 @@ def _expired(look: Look, kind: str, round_: int) -> bool:
     return stage_expired(look.run, look.seen, kind, round_, look.now)
 
 
-def _work_left(standings: Standings, reason: Reason, start: Callable[[str, int], Action]) -> Step | None:
-    """Start what is to do and wait for what is at work; None when every site is done or out."""
-    actions = tuple(start(site, todo.attempt) for site, todo in standings.items() if isinstance(todo, Todo))
-    wanted = frozenset(active.job for active in standings.values() if isinstance(active, Active))
-    if not actions and not wanted:
+def _training(look: Look, site: str, todo: Todo) -> StartTraining:
+    batch_size = look.plan.plans[site].batch_size
+    return StartTraining(site, look.seen.round, todo.attempt, micro_batch(batch_size, todo.out_of_memory))
+
+
+def _work_left(look: Look, standings: Standings, reason: Reason, start: Callable[[str, Todo], Action]) -> Step | None:
+    """Start what is to do where the site has room, and wait for what is at work; None when every site is done or out."""
+    todo = {site: one for site, one in standings.items() if isinstance(one, Todo)}
+    active = {site: one for site, one in standings.items() if isinstance(one, Active)}
+    if not todo and not active:
         return None
-    return Step(reason, f"{len(_done(standings))} of {len(standings)} sites done", actions, wanted)
+    waits = {site: look.seen.busy[site] for site in todo if site in look.seen.busy}
+    actions = tuple(start(site, one) for site, one in todo.items() if site not in waits)
+    waits |= {site: one.waits_for for site, one in active.items() if one.waits_for}
+    told = "".join(f"; {site} waits for {what}" for site, what in sorted(waits.items()))
+    message = f"{len(_done(standings))} of {len(standings)} sites done{told}"
+    return Step(reason, message, actions, frozenset(one.job for one in active.values()))
 
 
 def _done(standings: Standings) -> dict[str, Done]:

@@ -134,6 +134,8 @@ class TrainTask(_TaskBase):
     data: Data
     plan: Plan
     hyperparameters: Hyperparameters
+    micro_batch: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Samples to take at once to begin with, if not the plan's whole batch: an earlier attempt took too much memory."""
     global_adapter: GlobalAdapter | None = None
     """None in round 1: factors A start random from the seed, B at zero."""
     validate_samples: Annotated[int, Field(ge=0)] = 0

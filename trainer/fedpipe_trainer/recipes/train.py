@@ -112,7 +112,7 @@ def fit(task: TrainTask, workplace: Workplace, ready: Setup, adapters: Adapters)
     order = _data_seed(hyper.seed, task.site, task.round)
     torch.manual_seed(order)
     optimizer = make_optimizer(hyper, adapters)
-    start = position = _resume(task, workplace, adapters, optimizer) or Position(micro_batch=plan.batch_size)
+    start = position = _resume(task, workplace, adapters, optimizer) or Position(micro_batch=task.micro_batch or plan.batch_size)
     began, longest_step = workplace.clock(), 0.0
     with training_mode(adapters.model, checkpointing=hyper.gradient_checkpointing):
         while position.step < plan.steps and not _is_late(task, workplace, position, longest_step):
