@@ -74,9 +74,3 @@ class Door(Protocol):
 
     def discard(self, name: str) -> None:
         """End a job and forget it. One that is not there is no error."""
-
-    def wait(self, timeout: float) -> bool:
-        """Wait until a job's state changed since the last `observe`, at most `timeout` seconds; whether one did."""
-
-    def close(self) -> None:
-        """Let go of the door, leaving nothing at work that could not be found again."""

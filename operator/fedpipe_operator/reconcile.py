@@ -1,10 +1,10 @@
 """Look, decide, act, write the status once, then tell: the loop's one turn, the same on a cluster and on one machine."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import singledispatchmethod
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from fedpipe_operator import names, tasks
 from fedpipe_operator.api import FineTuneStatus
@@ -31,7 +31,7 @@ from fedpipe_operator.rounds import (
 from fedpipe_operator.store import Store
 from fedpipe_operator.store.address import StoreAddress
 from fedpipe_operator.worker import AggregationTask
-from fedpipe_trainer.contract import Wire
+from fedpipe_trainer.contract import TrainTask, UpdateManifest, Wire
 
 
 class Voice(Protocol):
@@ -58,6 +58,13 @@ class Map(Protocol):
         ...
 
 
+class Turn(NamedTuple):
+    """What a turn saw, and what it led to."""
+
+    seen: Seen
+    decision: Decision
+
+
 @dataclass
 class Reconciler:
     """One run's way through the doors. It keeps nothing that the store and the jobs do not also say."""
@@ -70,10 +77,12 @@ class Reconciler:
     resumed_at: float
     clock: Callable[[], float] = time.time
     memory: Memory = field(default_factory=Memory)
+    busy: Mapping[str, str] = field(default_factory=dict)
+    """Sites that other runs use up, as `Seen.busy` has it."""
 
-    def turn(self, run: Run) -> Decision:
+    def turn(self, run: Run) -> Turn:
         """Look, decide, act, write status, tell: one turn."""
-        seen = observe(run, self.door.observe(), self.store, self.memory, self.resumed_at)
+        seen = replace(observe(run, self.door.observe(), self.store, self.memory, self.resumed_at), busy=self.busy)
         decision = decide(run, seen, self.clock())
         for action in decision.actions:
             self._take(action, run, seen)
@@ -81,7 +90,7 @@ class Reconciler:
             self.voice.write_status(run, decision.status)
         for event in decision.events:
             self.voice.tell(run, event)
-        return decision
+        return Turn(seen, decision)
 
     @singledispatchmethod
     def _take(self, action: Action, run: Run, seen: Seen) -> None:
@@ -108,7 +117,6 @@ class Reconciler:
 
     @_take.register
     def _(self, action: StartAggregation, run: Run, seen: Seen) -> None:
-        del seen
         task = AggregationTask(
             store=self.address,
             run=run.ref,
@@ -118,6 +126,7 @@ class Reconciler:
             max_norm=run.spec.aggregation.max_norm,
             updates=action.updates,
             absent=action.absent,
+            update_bytes=sum(_size(seen.updates[update.site][update.attempt]) for update in action.updates),
         )
         self._start(run, job_of(run, "aggregate", round_=action.round, attempt=action.attempt), task)
 
@@ -147,7 +156,14 @@ class Reconciler:
         return tasks.Desk(run, self.store)
 
     def _start(self, run: Run, job: Job, task: Wire) -> None:
-        self.door.start(job, task.to_json(), self.map.limits(run, job.site))
+        limits = self.map.limits(run, job.site)
+        if isinstance(task, TrainTask):
+            limits = replace(limits, expected_bytes=task.plan.forecast.memory_bytes)
+        self.door.start(job, task.to_json(), limits)
+
+
+def _size(update: UpdateManifest) -> int:
+    return update.adapter.size if update.adapter else 0
 
 
 def _of_round(seen: Seen, round_: int) -> tuple[RoundPlan, RoundManifest | None]:

@@ -158,7 +158,7 @@ class World:
 
     def turn(self) -> Any:
         """One turn of the loop."""
-        return self.reconciler.turn(self.run)
+        return self.reconciler.turn(self.run).decision
 
     def work_until(self, word: str) -> list[str]:
         """Turn and work until jobs with this word in their names wait to be done; these are left, and named."""

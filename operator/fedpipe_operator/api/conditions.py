@@ -24,6 +24,17 @@ class ConditionType(StrEnum):
     """The summary: True once the run succeeded."""
 
 
+class SiteCondition(StrEnum):
+    """What is observed of a site."""
+
+    VALID = "Valid"
+    """The spec was read and makes sense."""
+    CAPACITY_MET = "CapacityMet"
+    """A node of the pool can carry what the spec claims, when it is idle."""
+    READY = "Ready"
+    """The summary: trainer pods can run here."""
+
+
 class Reason(StrEnum):
     """Why a condition is as it is."""
 
@@ -71,3 +82,11 @@ class Reason(StrEnum):
     """The export ended with an error, every attempt of it."""
     NOT_FAILED = "NotFailed"
     """Nothing that ends the run has happened."""
+    NODES_FOUND = "NodesFound"
+    """The pool has a node that can carry the site's claim."""
+    NODES_NOT_SEEN = "NodesNotSeen"
+    """The operator may not see nodes, so nobody knows."""
+    NO_NODE = "NoNode"
+    """No node carries the labels of `nodeSelector`."""
+    CLAIM_TOO_LARGE = "ClaimTooLarge"
+    """No node of the pool has what `capacity` claims, even when it is idle."""

@@ -8,18 +8,20 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 from pydantic import ValidationError
 
 from fedpipe_operator.api.checks import problems_within
-from fedpipe_operator.api.documents import Document, Problem, read_yaml
+from fedpipe_operator.api.documents import Document, Problem, dotted, read_yaml
 from fedpipe_operator.api.edgesite import EdgeSite
 from fedpipe_operator.api.finetune import FederatedFineTune
 from fedpipe_operator.api.meta import API_VERSION
 from fedpipe_operator.api.sentences import sentence
+from fedpipe_trainer.contract import Wire
 
 Kind = EdgeSite | FederatedFineTune
+KindT = TypeVar("KindT", bound=Wire)
 
 _KINDS: Final[dict[str, type[Kind]]] = {"EdgeSite": EdgeSite, "FederatedFineTune": FederatedFineTune}
 
@@ -58,13 +60,23 @@ def read_documents(text: str, where: str) -> Reading:
     return Reading(tuple(found), tuple(problems))
 
 
-def validate_strictly(value: object, kind: type[Kind]) -> Kind:
+def validate_strictly(value: object, kind: type[KindT]) -> KindT:
     """A plain value as an object of `kind`, judged as the API server would.
 
     Raises:
         pydantic.ValidationError: the value does not fit.
     """
     return kind.model_validate_json(json.dumps(_without_nulls(value), default=str), strict=True, by_alias=True, by_name=False)
+
+
+def problems_of(value: object, kind: type[KindT]) -> tuple[KindT | None, list[str]]:
+    """A plain value as an object of `kind`, judged like a document; and what is wrong with it, each problem with its path."""
+    try:
+        found = validate_strictly(value, kind)
+    except ValidationError as error:
+        told = (sentence(one, _schema(kind)) for one in error.errors(include_url=False))
+        return None, [f"{dotted(path)}: {message}" for path, message in told]
+    return found, [f"{dotted(path)}: {message}" for path, message in problems_within(cast("Kind", found))]
 
 
 def _read(document: Document) -> tuple[Kind | None, list[Problem]]:
@@ -83,7 +95,7 @@ def _read(document: Document) -> tuple[Kind | None, list[Problem]]:
 
 
 @cache
-def _schema(kind: type[Kind]) -> dict[str, Any]:
+def _schema(kind: type[Wire]) -> dict[str, Any]:
     return kind.model_json_schema(by_alias=True)
 
 

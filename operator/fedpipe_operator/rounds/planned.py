@@ -57,11 +57,12 @@ def round_plan(run: Run, seen: Seen, failed: Mapping[str, str], round_: int, now
 
 def _profiles(run: Run, seen: Seen) -> dict[str, SiteProfile]:
     """The sites' profiles as the planner reads them, the first completed attempt of each."""
-    completed = {site.name: _completed(seen.profiles.get(site.name, {})) for site in run.sites}
+    completed = {site.name: completed_profile(seen.profiles.get(site.name, {})) for site in run.sites}
     return {site.name: site_profile(site, manifest) for site in run.sites if (manifest := completed[site.name]) is not None}
 
 
-def _completed(attempts: Mapping[int, ProfileManifest]) -> ProfileManifest | None:
+def completed_profile(attempts: Mapping[int, ProfileManifest]) -> ProfileManifest | None:
+    """The profile of a site's first attempt that was completed; None if there is none."""
     return next((attempts[attempt] for attempt in sorted(attempts) if attempts[attempt].outcome is Outcome.COMPLETED), None)
 
 

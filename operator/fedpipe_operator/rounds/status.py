@@ -1,6 +1,6 @@
 """The run's status: conditions and figures, made anew from one look and the step it led to. Lists are bounded."""
 
-from datetime import UTC, datetime
+from collections.abc import Sequence
 
 from fedpipe_operator import names
 from fedpipe_operator.api import (
@@ -17,12 +17,12 @@ from fedpipe_operator.planning import plan_status
 from fedpipe_operator.records import RoundEvaluation, RoundManifest, RoundPlan
 from fedpipe_operator.rounds.actions import Event
 from fedpipe_operator.rounds.attempts import Done
+from fedpipe_operator.rounds.conditions import Told, conditions_of
 from fedpipe_operator.rounds.stages import End, Look, Step, training_standings
 from fedpipe_operator.rounds.target import value_of
 
 HISTORY = 10
 """Finished rounds that the status keeps; the store has all."""
-_MESSAGE_MAX = 4096
 
 
 def status_of(look: Look, step: Step) -> FineTuneStatus:
@@ -66,40 +66,38 @@ def _conditions(look: Look, step: Step) -> tuple[Condition, ...]:
     suspended = look.run.spec.suspend and step.end is None
     ended, failed = step.end is not None, step.end is End.FAILED
     succeeded = ended and not failed
-    told = [
-        (ConditionType.VALID, True, Reason.SPEC_VALID, ""),
-        (ConditionType.PROFILED, profiled, Reason.ALL_PROFILED if profiled else Reason.PROFILING, ""),
-        (ConditionType.PLANNED, planned, Reason.ROUND_PLANNED if planned else Reason.WAITING, _excluded(look)),
-        (ConditionType.PROGRESSING, not (ended or suspended), step.reason, step.message),
-        (ConditionType.SUSPENDED, suspended, Reason.SUSPENDED_BY_SPEC if suspended else Reason.NOT_SUSPENDED, ""),
-        (ConditionType.SUCCEEDED, succeeded, step.reason if succeeded else Reason.NOT_FINISHED, step.message if succeeded else ""),
-        (ConditionType.FAILED, failed, step.reason if failed else Reason.NOT_FAILED, step.message if failed else ""),
-        (ConditionType.READY, succeeded, step.reason, step.message),
-    ]
-    return tuple(_condition(look, *row) for row in told)
+    told = (
+        Told(ConditionType.VALID, True, Reason.SPEC_VALID),
+        Told(ConditionType.PROFILED, profiled, Reason.ALL_PROFILED if profiled else Reason.PROFILING),
+        Told(ConditionType.PLANNED, planned, Reason.ROUND_PLANNED if planned else Reason.WAITING, _excluded(look)),
+        Told(ConditionType.PROGRESSING, not (ended or suspended), step.reason, step.message),
+        Told(ConditionType.SUSPENDED, suspended, Reason.SUSPENDED_BY_SPEC if suspended else Reason.NOT_SUSPENDED),
+        Told(ConditionType.SUCCEEDED, succeeded, step.reason if succeeded else Reason.NOT_FINISHED, step.message if succeeded else ""),
+        Told(ConditionType.FAILED, failed, step.reason if failed else Reason.NOT_FAILED, step.message if failed else ""),
+        Told(ConditionType.READY, succeeded, step.reason, step.message),
+    )
+    resource = look.run.resource
+    return conditions_of(told, resource.status.conditions, generation=resource.metadata.generation, now=look.now)
 
 
 def _profiled(look: Look, step: Step) -> bool:
     return bool(look.seen.plans) or (step.reason is not Reason.PROFILING and bool(look.seen.profiles))
 
 
-def _condition(look: Look, kind: ConditionType, true: bool, reason: Reason, message: str) -> Condition:  # noqa: FBT001 -- a row of the table above
-    """A condition that keeps its transition time while its status stays the same."""
-    status = ConditionStatus.TRUE if true else ConditionStatus.FALSE
-    before = next((known for known in look.run.resource.status.conditions if known.type == kind), None)
-    unchanged = before is not None and before.status is status
-    return Condition(
-        type=kind,
-        status=status,
-        reason=reason,
-        message=message[:_MESSAGE_MAX],
-        observed_generation=look.run.resource.metadata.generation,
-        last_transition_time=before.last_transition_time if before is not None and unchanged else _rfc3339(look.now),
-    )
+def held_up(status: FineTuneStatus, reason: str, message: str, *, generation: int, now: float) -> FineTuneStatus:
+    """The status of a run that cannot go on for now: what it waits for is told, and all else stays as it was."""
+    told = (Told(ConditionType.PROGRESSING, False, reason, message), Told(ConditionType.READY, False, reason, message))
+    conditions = conditions_of(told, status.conditions, generation=generation, now=now)
+    return status.model_copy(update={"conditions": conditions, "observed_generation": generation})
 
 
-def _rfc3339(now: float) -> str:
-    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def invalid(status: FineTuneStatus, problems: Sequence[str], *, generation: int, now: float) -> FineTuneStatus:
+    """The status of a run whose spec cannot be used, until the next edit mends it."""
+    message = "; ".join(problems)
+    kinds = ((ConditionType.VALID, False), (ConditionType.PROGRESSING, False), (ConditionType.READY, False))
+    told = (Told(kind, true, Reason.SPEC_INVALID, message) for kind, true in kinds)
+    conditions = conditions_of(told, status.conditions, generation=generation, now=now)
+    return status.model_copy(update={"conditions": conditions, "observed_generation": generation})
 
 
 def _newest_plan(look: Look) -> RoundPlan | None:

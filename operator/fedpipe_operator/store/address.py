@@ -7,7 +7,7 @@ from pydantic import Field
 
 from fedpipe_operator.store.directory import DirectoryStore
 from fedpipe_operator.store.protocol import Store
-from fedpipe_operator.store.s3 import S3Store
+from fedpipe_operator.store.s3 import Credentials, S3Store
 from fedpipe_trainer.contract import Wire
 
 
@@ -36,11 +36,11 @@ class BucketAddress(Wire):
 StoreAddress = Annotated[DirectoryAddress | BucketAddress, Field(discriminator="kind")]
 
 
-def open_store(address: DirectoryAddress | BucketAddress) -> Store:
-    """The store at this address."""
+def open_store(address: DirectoryAddress | BucketAddress, credentials: Credentials | None = None) -> Store:
+    """The store at this address; without credentials, a bucket's are found as boto3 finds them."""
     if isinstance(address, DirectoryAddress):
         return DirectoryStore(Path(address.root))
-    return S3Store(address.bucket, address.prefix, endpoint=address.endpoint, region=address.region)
+    return S3Store(address.bucket, address.prefix, endpoint=address.endpoint, region=address.region, credentials=credentials)
 
 
 def below(address: DirectoryAddress | BucketAddress, folder: str) -> DirectoryAddress | BucketAddress:

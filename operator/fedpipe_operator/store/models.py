@@ -3,7 +3,7 @@
 from hashlib import sha256
 
 from fedpipe_operator.errors import FedPipeError, TellUser
-from fedpipe_operator.store.s3 import S3Store
+from fedpipe_operator.store.s3 import Credentials, S3Store
 from fedpipe_trainer.contract import Model
 
 _SCHEME = "s3://"
@@ -12,8 +12,8 @@ _KINDS = (".json", ".safetensors", ".model", ".txt", ".jinja")
 """What loading a model reads; weights of other formats beside it (.bin, .gguf, onnx/) are left where they are."""
 
 
-def model_in_bucket(source: str, *, endpoint: str | None, region: str, seconds: int) -> Model:
-    """The model at `s3://bucket/folder`, its URLs valid for so many seconds. Credentials are found as boto3 finds them.
+def model_in_bucket(source: str, *, endpoint: str | None, region: str, seconds: int, credentials: Credentials | None = None) -> Model:
+    """The model at `s3://bucket/folder`, its URLs valid for so many seconds. Without credentials, boto3 finds them.
 
     Raises:
         TellUser: `ModelMissing`, the folder holds no model; or what the bucket says of the bucket.
@@ -21,7 +21,7 @@ def model_in_bucket(source: str, *, endpoint: str | None, region: str, seconds: 
     """
     bucket, _, folder = source.removeprefix(_SCHEME).partition("/")
     try:
-        store = S3Store(bucket, folder, endpoint=endpoint, region=region)
+        store = S3Store(bucket, folder, endpoint=endpoint, region=region, credentials=credentials)
         etags = {key: etag for key, etag in store.etags().items() if "/" not in key and key.endswith(_KINDS)}
         if _CONFIG not in etags:
             raise TellUser("ModelMissing", f"{store.place}: there is no {folder.rstrip('/')}/{_CONFIG}; copy the model's folder there")

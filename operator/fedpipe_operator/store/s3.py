@@ -7,6 +7,7 @@ but where the protocol requires them (the newer defaults are refused by many).
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,21 @@ class Credentials:
     secret_key: str = field(repr=False)
 
 
+def _client(endpoint: str | None, region: str, credentials: Credentials | None) -> "S3Client":
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=region,
+        aws_access_key_id=credentials.access_key if credentials else None,
+        aws_secret_access_key=credentials.secret_key if credentials else None,
+        config=_CONFIG,
+    )
+
+
+_shared_client = lru_cache(maxsize=64)(_client)
+"""Runs with the same endpoint and key pair share a client, which takes megabytes; it is safe for several threads."""
+
+
 @dataclass(frozen=True)
 class ObjectReader:
     """One object of a bucket, a request for each range; all of them are of the same bytes."""
@@ -75,14 +91,7 @@ class S3Store:
         self.prefix = checked_prefix(prefix)
         self.place = f"bucket {bucket} at {endpoint or 'AWS'}"
         with translated_faults(self.place):
-            self._client: S3Client = boto3.client(
-                "s3",
-                endpoint_url=endpoint,
-                region_name=region,
-                aws_access_key_id=credentials.access_key if credentials else None,
-                aws_secret_access_key=credentials.secret_key if credentials else None,
-                config=_CONFIG,
-            )
+            self._client = _shared_client(endpoint, region, credentials) if credentials else _client(endpoint, region, None)
 
     def read(self, key: str) -> bytes | None:
         """The whole object, or None when there is none."""

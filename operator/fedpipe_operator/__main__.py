@@ -1,0 +1,50 @@
+"""The operator on a cluster: `python -m fedpipe_operator`, set up by its environment (`settings`)."""
+
+import os
+import sys
+import time
+
+import kopf
+
+from fedpipe_operator import settings as environment
+from fedpipe_operator.cluster import Runs, Sites, in_cluster
+from fedpipe_operator.cluster.door import Cluster
+from fedpipe_operator.cluster.recent import Recent
+from fedpipe_operator.cluster.stores import Stores
+from fedpipe_operator.cluster.voice import ClusterVoice
+from fedpipe_operator.cluster.workers import Workers
+from fedpipe_operator.control import Control
+from fedpipe_operator.settings import Settings
+
+
+def control_of(settings: Settings) -> Control:
+    """Everything that is at work, put together."""
+    api, clock = in_cluster(), time.time
+    voice = ClusterVoice(api, clock)
+    cluster = Cluster(api, settings, Recent(clock), Workers(clock), clock)
+    runs = Runs(cluster, Stores(api), voice)
+    return Control(runs, Sites(voice, clock), settings.threads)
+
+
+def main() -> None:
+    """Run until told to end."""
+    try:
+        settings = environment.read(os.environ)
+    except ValueError as error:
+        sys.exit(str(error))
+    from fedpipe_operator import handlers  # noqa: F401, PLC0415 -- registers with kopf
+
+    if settings.watch_nodes:
+        from fedpipe_operator.handlers import nodes  # noqa: F401, PLC0415 -- as above
+    kopf.configure(log_format=kopf.LogFormat.JSON if os.environ.get("FEDPIPE_LOG_FORMAT") == "json" else kopf.LogFormat.PLAIN)
+    kopf.run(
+        standalone=True,
+        clusterwide=not settings.namespaces,
+        namespaces=settings.namespaces,
+        liveness_endpoint=f"http://0.0.0.0:{settings.health_port}/healthz",
+        memo=kopf.Memo(control=control_of(settings)),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""The calls to the Kubernetes API: plain dicts in and out, every failure translated. The only file that imports the client.
+
+Trying again is left to the work queue: a turn that meets weather ends, and the next one looks anew.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+from kubernetes import client, config
+from urllib3.exceptions import HTTPError
+
+from fedpipe_operator.cluster.faults import of_answer, of_no_answer
+
+Plain = dict[str, Any]
+
+_TIMEOUT_SECONDS: Final = (5, 30)
+_CREATED: Final = 201
+_BAD: Final = 400
+MERGE: Final = "application/merge-patch+json"
+JSON_PATCH: Final = "application/json-patch+json"
+APPLY: Final = "application/apply-patch+yaml"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of object, as the API's paths spell it."""
+
+    group: str
+    version: str
+    plural: str
+
+    def path(self, namespace: str, name: str = "", subresource: str = "") -> str:
+        """The path of the kind's objects in a namespace, of one of them, or of a part of one."""
+        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+        parts = [root, "namespaces", namespace, self.plural, name, subresource]
+        return "/".join(quote(part, safe="/") for part in parts if part)
+
+
+JOBS: Final = Kind("batch", "v1", "jobs")
+PODS: Final = Kind("", "v1", "pods")
+SECRETS: Final = Kind("", "v1", "secrets")
+EVENTS: Final = Kind("", "v1", "events")
+RUNS: Final = Kind("fedpipe.io", "v1alpha1", "federatedfinetunes")
+SITES: Final = Kind("fedpipe.io", "v1alpha1", "edgesites")
+
+
+@dataclass
+class Api:
+    """The API server of one cluster. Safe for several threads. Raises `errors.TryAgain` or `errors.TellUser`."""
+
+    client: client.ApiClient
+    calls: dict[str, int] = field(default_factory=dict)
+    """How many calls were made so far, by verb and kind."""
+
+    def get(self, kind: Kind, namespace: str, name: str) -> Plain | None:
+        """The object, None if there is none."""
+        return self._call("GET", kind, namespace, name, absent_is_none=True)
+
+    def find(
+        self, kind: Kind, namespace: str, *, labels: Mapping[str, str] | None = None, fields: Mapping[str, str] | None = None
+    ) -> list[Plain]:
+        """The objects with all these labels and fields."""
+        selectors = {"labelSelector": _selector(labels or {}), "fieldSelector": _selector(fields or {})}
+        found = self._call("GET", kind, namespace, query={name: text for name, text in selectors.items() if text})
+        items: list[Plain] = found["items"] if found else []
+        return items
+
+    def create(self, kind: Kind, namespace: str, body: Plain) -> Plain | None:
+        """The object as it was created; None if one of this name is there."""
+        return self._call("POST", kind, namespace, body=body, taken_is_none=True)
+
+    def apply(self, kind: Kind, namespace: str, body: Plain) -> None:
+        """Make the object be like this, whether or not it is there (server-side apply)."""
+        query = {"fieldManager": "fedpipe", "force": "true"}
+        self._call("PATCH", kind, namespace, body["metadata"]["name"], body=body, query=query, content_type=APPLY)
+
+    def merge(self, kind: Kind, namespace: str, name: str, body: Plain) -> Plain | None:
+        """Change these fields; None if there is no such object."""
+        return self._call("PATCH", kind, namespace, name, body=body, content_type=MERGE, absent_is_none=True)
+
+    def replace_status(self, kind: Kind, namespace: str, name: str, status: Plain) -> Plain | None:
+        """Replace the whole status; the object as it is then, None if there is none."""
+        patch = [{"op": "add", "path": "/status", "value": status}]
+        return self._call("PATCH", kind, namespace, name, "status", body=patch, content_type=JSON_PATCH, absent_is_none=True)
+
+    def delete(self, kind: Kind, namespace: str, name: str, *, foreground: bool = False) -> None:
+        """Delete the object, and in the foreground it stays until what it owns is gone. One that is not there is no error."""
+        policy = "Foreground" if foreground else "Background"
+        self._call("DELETE", kind, namespace, name, query={"propagationPolicy": policy}, absent_is_none=True)
+
+    def delete_all(self, kind: Kind, namespace: str, labels: Mapping[str, str]) -> None:
+        """Delete the objects that carry all these labels."""
+        self._call("DELETE", kind, namespace, query={"labelSelector": _selector(labels), "propagationPolicy": "Background"})
+
+    def _call(  # noqa: PLR0913 -- one place for all that a request consists of
+        self,
+        method: str,
+        kind: Kind,
+        namespace: str,
+        name: str = "",
+        subresource: str = "",
+        *,
+        body: Plain | list[Plain] | None = None,
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+        absent_is_none: bool = False,
+        taken_is_none: bool = False,
+    ) -> Plain | None:
+        what = f"{method} {kind.plural}{f'/{subresource}' if subresource else ''}"
+        self.calls[what] = self.calls.get(what, 0) + 1
+        path = kind.path(namespace, name, subresource) + (f"?{urlencode(query)}" if query else "")
+        headers = {"Accept": "application/json", "Content-Type": content_type}
+        request = self.client.param_serialize(method, path, header_params=headers, body=body, auth_settings=["BearerToken"])
+        try:
+            answer = self.client.call_api(*request, _request_timeout=_TIMEOUT_SECONDS)
+            data: bytes = answer.read()  # type: ignore[no-untyped-call]
+        except (HTTPError, OSError) as error:
+            raise of_no_answer(error, f"{what} {namespace}/{name}") from error
+        if (answer.status == 404 and absent_is_none) or (answer.status == 409 and taken_is_none):  # noqa: PLR2004 -- HTTP's own numbers
+            return None
+        if answer.status >= _BAD:
+            raise of_answer(answer.status, data, f"{what} {namespace}/{name}")
+        found: Plain = json.loads(data)
+        return found
+
+
+def in_cluster() -> Api:
+    """The API server of the cluster that this pod runs in; else that of the user's kubeconfig."""
+    try:
+        config.load_incluster_config()  # type: ignore[no-untyped-call]
+    except config.ConfigException:
+        config.load_kube_config()  # type: ignore[no-untyped-call]
+    settings = client.Configuration.get_default_copy()
+    settings.connection_pool_maxsize = 32
+    settings.retries = False
+    return Api(client.ApiClient(settings))
+
+
+def _selector(labels: Mapping[str, str]) -> str:
+    return ",".join(f"{name}={value}" for name, value in sorted(labels.items()))

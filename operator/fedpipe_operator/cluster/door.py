@@ -1,0 +1,173 @@
+"""`ClusterDoor`: jobs as Kubernetes Jobs of one run, aggregation as processes of ours while it is small."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from fedpipe_operator.api import EdgeSite, seconds
+from fedpipe_operator.api.meta import ANNOTATION_MESSAGE, ANNOTATION_REASON
+from fedpipe_operator.capacity import Misfit, Node, misfit
+from fedpipe_operator.cluster.api import JOBS, SECRETS, Api
+from fedpipe_operator.cluster.map import site_of
+from fedpipe_operator.cluster.pods import UNSCHEDULABLE, Waiting
+from fedpipe_operator.cluster.recent import Recent
+from fedpipe_operator.cluster.seen import KubeJob, kube_job
+from fedpipe_operator.cluster.words import Words
+from fedpipe_operator.cluster.workers import Workers
+from fedpipe_operator.doors import Job, JobState, Limits, SeenJob
+from fedpipe_operator.errors import TryAgain
+from fedpipe_operator.manifests import aggregation_job, task_secret, trainer_job
+from fedpipe_operator.rounds import Run
+from fedpipe_operator.settings import Settings
+from fedpipe_operator.worker import AggregationTask
+
+FINAL: Final = frozenset({"NoNode", "ClaimTooLarge", "VolumeMissing"})
+"""Why a pod cannot start that another attempt would meet again."""
+
+
+@dataclass
+class Cluster:
+    """What all runs of an operator share."""
+
+    api: Api
+    settings: Settings
+    recent: Recent
+    workers: Workers
+    clock: Callable[[], float]
+    starting: threading.Lock = field(default_factory=threading.Lock)
+    """Held while a site's free places are counted and one is taken."""
+
+
+@dataclass
+class ClusterDoor:
+    """The `Door` of one run, for one turn: what the watch says was looked up before the turn began."""
+
+    cluster: Cluster
+    run: Run
+    jobs: Mapping[str, KubeJob]
+    """The run's own, by name."""
+    at_sites: Mapping[str, Sequence[KubeJob]]
+    """All runs' Jobs by site: those that the watch knows."""
+    nodes: Sequence[Node] | None
+    """None where the operator may not see nodes."""
+    words: Words
+    environment: Mapping[str, str]
+    """Where a process of ours finds the store's credentials."""
+
+    def observe(self) -> Mapping[str, SeenJob]:
+        """Every Job of the run that the watch knows, and the aggregations at work in this pod."""
+        return {name: self._seen(job) for name, job in self.jobs.items()} | self.cluster.workers.seen(self._uid)
+
+    def start(self, job: Job, task_json: str, limits: Limits) -> None:
+        """Have the task done, unless a job of this name is there or its site has no place free: then it is asked for again."""
+        if job.kind == "aggregate" and self._is_small(task_json):
+            time = seconds(self.run.spec.rounds.deadline)
+            self.cluster.workers.start(self._uid, job, task_json, environment=self.environment, seconds=time)
+            return
+        with self.cluster.starting:
+            if not job.site or self.busy_with(site_of(self.run, job.site)) is None:
+                self._create(job, task_json, limits)
+
+    def discard(self, name: str) -> None:
+        """End a job and forget it; it is seen until its pod has gone."""
+        self.cluster.workers.discard(self._uid, name)
+        job = self.jobs.get(name)
+        if job is not None and not job.is_deleting:
+            self.cluster.api.delete(JOBS, job.namespace, name, foreground=True)
+            self.cluster.recent.deleted(job)
+
+    def busy_with(self, site: EdgeSite) -> str | None:
+        """Whose Jobs have all places of the site, None while one is free."""
+        watched = {job.job.name: job for job in self.at_sites.get(site.name, ())}
+        known = self.cluster.recent.over(watched, lambda job: job.namespace == self._namespace and job.job.site == site.name)
+        at_work = sorted(job.run for job in known.values() if job.is_at_work)
+        if len(at_work) < site.spec.max_concurrent_jobs:
+            return None
+        return f"its turn: {', '.join(dict.fromkeys(at_work))} {'is' if len(set(at_work)) == 1 else 'are'} at work there"
+
+    def tend(self) -> None:
+        """End the Jobs whose pods cannot start, so that their attempt counts as failed and nothing waits for ever."""
+        for job in self.jobs.values():
+            if not _may_be_stuck(job):
+                continue
+            age = self.cluster.clock() - job.created_at
+            grace = self.cluster.settings.pending_grace_seconds
+            told = self.words.waiting(job, self.cluster.clock()) if age >= grace / 2 else None
+            if told is not None and age >= grace:
+                self._give_up_if_hopeless(job, told)
+
+    def _give_up_if_hopeless(self, job: KubeJob, told: Waiting) -> None:
+        wrong = self._misfit(job) if told.reason == UNSCHEDULABLE else None
+        if wrong is not None:
+            self._give_up(job, str(wrong.reason), f"{wrong.message} (the scheduler: {told.message})")
+        elif told.is_hopeless:
+            self._give_up(job, told.reason, told.message)
+
+    def _give_up(self, job: KubeJob, reason: str, message: str) -> None:
+        """The Job fails at once, and says why."""
+        annotations = {ANNOTATION_REASON: reason, ANNOTATION_MESSAGE: message}
+        body = {"metadata": {"annotations": annotations}, "spec": {"activeDeadlineSeconds": 1}}
+        self.cluster.api.merge(JOBS, job.namespace, job.job.name, body)
+        self.cluster.recent.given_up(job, reason, message)
+
+    def _misfit(self, job: KubeJob) -> Misfit | None:
+        site = next((site for site in self.run.sites if site.name == job.job.site), None)
+        return misfit(site, self.nodes) if site is not None and self.nodes is not None else None
+
+    def _create(self, job: Job, task_json: str, limits: Limits) -> None:
+        settings, api = self.cluster.settings, self.cluster.api
+        site = site_of(self.run, job.site) if job.site else None
+        body = aggregation_job(self.run, job, settings) if job.kind == "aggregate" else trainer_job(self.run, job, site, limits, settings)
+        api.apply(SECRETS, self._namespace, task_secret(self.run, job, task_json))
+        created = api.create(JOBS, self._namespace, body) or self._known(job)
+        self.cluster.recent.created(kube_job(created))
+
+    def _known(self, job: Job) -> dict[str, object]:
+        """The Job of this name that is there already, which the watch has yet to tell of."""
+        known = self.cluster.api.get(JOBS, self._namespace, job.name)
+        if known is None or kube_job(known).run_uid != self._uid:
+            raise TryAgain("NameTaken", f"the Job {self._namespace}/{job.name} of another run is still there: it is waited for")
+        return known
+
+    def _seen(self, job: KubeJob) -> SeenJob:
+        state, reason, message = JobState.PENDING, "", ""
+        exit_code: int | None = None
+        if job.ended == "Complete":
+            state, exit_code = JobState.SUCCEEDED, 0
+        elif job.given_up:
+            state, reason, message = JobState.FAILED, job.reason, job.message
+        elif job.ended:
+            state = JobState.FAILED
+            exit_code, reason, message = self._failure(job)
+        elif job.is_deleting:
+            message = "the pod to end"
+        elif job.is_suspended:
+            reason, message = "Queued", "the queue that holds its Job"
+        elif job.ready:
+            state = JobState.RUNNING
+        elif (told := self.words.last_waiting(job.job.name)) is not None:
+            reason, message = told.reason, f"{told.reason}: {told.message}"
+        return SeenJob(job.job, state, job.created_at, exit_code, reason, message, is_final=job.given_up and reason in FINAL)
+
+    def _failure(self, job: KubeJob) -> tuple[int | None, str, str]:
+        """Exit code, reason and message of a Job that failed: the pod's own words, or the Job controller's if it is gone."""
+        ending = self.words.ending(job) if job.reason != "DeadlineExceeded" else None
+        if ending is None:
+            return None, job.reason or "Died", job.message
+        return ending.exit_code, ending.reason, ending.message
+
+    def _is_small(self, task_json: str) -> bool:
+        return AggregationTask.model_validate_json(task_json).update_bytes <= self.cluster.settings.aggregation_limit
+
+    @property
+    def _uid(self) -> str:
+        return self.run.resource.metadata.uid
+
+    @property
+    def _namespace(self) -> str:
+        return self.run.resource.metadata.namespace
+
+
+def _may_be_stuck(job: KubeJob) -> bool:
+    return job.is_at_work and not (job.is_deleting or job.is_suspended or job.ready)

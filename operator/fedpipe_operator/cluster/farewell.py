@@ -1,0 +1,63 @@
+"""The end of a run's object: what lies outside Kubernetes goes with it if the spec says so. All else is the garbage collector's."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fedpipe_operator.api import DeletionPolicy, FederatedFineTune
+from fedpipe_operator.api.meta import FINALIZER, LABEL_RUN_UID
+from fedpipe_operator.cluster.api import JOBS, RUNS, Api
+from fedpipe_operator.cluster.bodies import read_body
+from fedpipe_operator.cluster.door import Cluster
+from fedpipe_operator.cluster.seen import KubeJob
+from fedpipe_operator.cluster.stores import Stores
+from fedpipe_operator.cluster.voice import RUN, ClusterVoice
+from fedpipe_operator.errors import TellUser
+from fedpipe_operator.rounds import Event, Run
+
+Body = Mapping[str, Any]
+
+_AGAIN_SECONDS: Final = 5.0
+_NOTHING_THERE: Final = ("BucketMissing",)
+
+
+def keep_finalizer(body: Body, resource: FederatedFineTune, api: Api) -> None:
+    """Have the finalizer on the object exactly while its results are to be deleted with it."""
+    wanted = resource.spec.deletion_policy is DeletionPolicy.DELETE
+    if wanted != (FINALIZER in body["metadata"].get("finalizers", ())):
+        _set_finalizer(body, api, present=wanted)
+
+
+def bid_farewell(body: Body, jobs: Mapping[str, KubeJob], cluster: Cluster, stores: Stores, voice: ClusterVoice) -> float | None:
+    """Delete the run's objects in the store, once nothing of it is at work any more; then let the object go."""
+    meta = body["metadata"]
+    if FINALIZER not in meta.get("finalizers", ()):
+        return None
+    cluster.workers.discard(meta["uid"])
+    if jobs:
+        cluster.api.delete_all(JOBS, meta["namespace"], {LABEL_RUN_UID: meta["uid"]})
+        return cluster.clock() + _AGAIN_SECONDS
+    resource = read_body(body, FederatedFineTune)
+    if isinstance(resource, FederatedFineTune):
+        _delete_results(resource, stores, voice)
+    _set_finalizer(body, cluster.api, present=False)
+    return None
+
+
+def _delete_results(resource: FederatedFineTune, stores: Stores, voice: ClusterVoice) -> None:
+    try:
+        stores.of(Run(resource, ())).store.delete("")
+    except TellUser as error:
+        if error.reason in _NOTHING_THERE:
+            return
+        told = f"{error.message}; mend this, or set spec.deletionPolicy to Retain and remove the finalizer {FINALIZER}"
+        voice.post(RUN, resource.metadata, Event("ResultsNotDeleted", told, warning=True))
+        raise
+
+
+def _set_finalizer(body: Body, api: Api, *, present: bool) -> None:
+    """With the resource version, so that a finalizer of somebody else is never lost."""
+    meta = body["metadata"]
+    others = [name for name in meta.get("finalizers", ()) if name != FINALIZER]
+    finalizers = [*others, FINALIZER] if present else others
+    change = {"metadata": {"finalizers": finalizers, "resourceVersion": meta["resourceVersion"]}}
+    api.merge(RUNS, meta["namespace"], meta["name"], change)

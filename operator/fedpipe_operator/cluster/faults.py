@@ -1,0 +1,36 @@
+"""What can go wrong at the Kubernetes API, translated at the border into the operator's two kinds of failure. Pure."""
+
+import json
+from typing import Final
+
+from fedpipe_operator.errors import FedPipeError, TellUser, TryAgain
+
+_CONFLICT: Final = 409
+_FORBIDDEN: Final = (401, 403)
+_WEATHER: Final = frozenset({408, 409, 429, *range(500, 600)})
+_QUOTA: Final = "exceeded quota"
+
+
+def of_answer(status: int, body: bytes, place: str) -> FedPipeError:
+    """The API server refused a call."""
+    said = _message(body)
+    if status in _FORBIDDEN and _QUOTA in said:
+        return TryAgain("QuotaExceeded", f"{place}: {said}; it is tried again, raise the ResourceQuota if that takes too long")
+    if status in _FORBIDDEN:
+        return TellUser("ApiForbidden", f"{place}: {said}; the operator's role lacks this right: install the chart's own")
+    if status in _WEATHER:
+        return TryAgain("ApiConflict" if status == _CONFLICT else "ApiUnavailable", f"{place}: {said} (HTTP {status})")
+    return TellUser("ApiRefused", f"{place}: {said} (HTTP {status}); correct what it names")
+
+
+def of_no_answer(error: Exception, place: str) -> TryAgain:
+    """No answer came."""
+    return TryAgain("ApiUnavailable", f"{place}: {error}")
+
+
+def _message(body: bytes) -> str:
+    try:
+        told = json.loads(body)
+    except ValueError:
+        return body.decode(errors="replace")[:500] or "no message"
+    return str(told.get("message") or told.get("reason") or "no message") if isinstance(told, dict) else str(told)

@@ -1,0 +1,103 @@
+"""What a Job's pod says: why it does not start, and how it ended. Pure: the pod as the API gave it, in plain values."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fedpipe_trainer.contract import FailureReason
+
+Body = Mapping[str, Any]
+
+_BAD_IMAGE: Final = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
+_BAD_START: Final = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError", "ContainerCannotRun")
+_STARTING: Final = ("ContainerCreating", "PodInitializing")
+_NO_CLAIM: Final = re.compile(r'persistentvolumeclaim "[^"]*" (not found|is being deleted)')
+STARTING: Final = "Starting"
+UNSCHEDULABLE: Final = "Unschedulable"
+_OOM: Final = "OOMKilled"
+_KILLED: Final = 137
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Why a pod is not at work."""
+
+    reason: str
+    """One CamelCase word."""
+    message: str
+    """In the words of the scheduler or the kubelet."""
+    is_hopeless: bool
+    """Whether waiting longer would not help."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a pod's container ended."""
+
+    exit_code: int | None
+    reason: str
+    message: str
+
+
+def waiting(pods: Sequence[Body]) -> Waiting | None:
+    """Why the newest of these pods is not at work; None if it is, or says nothing."""
+    pod = _newest(pods)
+    if pod is None:
+        return None
+    unscheduled = next((one for one in _conditions(pod) if one["type"] == "PodScheduled" and one["status"] == "False"), None)
+    if unscheduled is not None:
+        return _unscheduled(unscheduled.get("message", ""))
+    for held in _states(pod, "waiting"):
+        reason, message = held.get("reason", ""), held.get("message", "")
+        if reason in _STARTING:
+            return Waiting(STARTING, "its container is being made", is_hopeless=False)
+        if reason in _BAD_IMAGE:
+            return Waiting("ImageUnavailable", f"{reason}: {message}", is_hopeless=True)
+        if reason in _BAD_START:
+            return Waiting("CannotStart", f"{reason}: {message}", is_hopeless=True)
+    return None
+
+
+def _unscheduled(message: str) -> Waiting:
+    """In the scheduler's own words. Capacity may come; a claim that does not exist will not by itself."""
+    if _NO_CLAIM.search(message):
+        return Waiting("VolumeMissing", message, is_hopeless=True)
+    return Waiting(UNSCHEDULABLE, message, is_hopeless=False)
+
+
+def ending(pods: Sequence[Body]) -> Ending | None:
+    """How the newest of these pods ended; None if none did."""
+    pod = _newest(pods)
+    if pod is None:
+        return None
+    for ended in _states(pod, "terminated"):
+        code, reason = ended.get("exitCode"), ended.get("reason", "")
+        if reason == _OOM:
+            return Ending(code, str(FailureReason.OUT_OF_MEMORY), f"the kernel ended it at its memory limit (exit code {code})")
+        told = ended.get("message") or f"exit code {code}; kubectl logs has its own words, while the Job is kept"
+        return Ending(code, "Killed" if code == _KILLED else reason or "Died", told)
+    status = pod.get("status", {})
+    return Ending(None, status["reason"], status.get("message", "")) if status.get("reason") else None
+
+
+def mount_failure(events: Sequence[Body]) -> str:
+    """What the kubelet says of a volume that it cannot mount; empty if it says nothing."""
+    told = [one for one in events if one.get("reason") in ("FailedMount", "FailedAttachVolume")]
+    return str(told[-1].get("message", "")) if told else ""
+
+
+def _newest(pods: Sequence[Body]) -> Body | None:
+    return max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
+
+
+def _conditions(pod: Body) -> Sequence[Body]:
+    found: Sequence[Body] = pod.get("status", {}).get("conditions", ())
+    return found
+
+
+def _states(pod: Body, kind: str) -> Iterator[Body]:
+    status = pod.get("status", {})
+    for one in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
+        if kind in one.get("state", {}):
+            yield one["state"][kind]

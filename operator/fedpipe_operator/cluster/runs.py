@@ -1,0 +1,206 @@
+"""One turn of a run on a cluster: read the object, open its store, tend its Jobs, reconcile, and say what stands in the way.
+
+Everything a turn needs is in its view, its store and the API; what is kept between turns only saves questions.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from fedpipe_operator.api import Condition, ConditionStatus, ConditionType, EdgeSite, FederatedFineTune, FineTuneStatus, Metadata, Reason
+from fedpipe_operator.api.checks import matches
+from fedpipe_operator.capacity import Node
+from fedpipe_operator.cluster.api import JOBS, RUNS, SECRETS
+from fedpipe_operator.cluster.bodies import read_body, read_status
+from fedpipe_operator.cluster.door import Cluster, ClusterDoor
+from fedpipe_operator.cluster.farewell import bid_farewell, keep_finalizer
+from fedpipe_operator.cluster.map import ClusterMap
+from fedpipe_operator.cluster.seen import KubeJob, unix
+from fedpipe_operator.cluster.stores import Stores
+from fedpipe_operator.cluster.voice import RUN, ClusterVoice
+from fedpipe_operator.cluster.words import Words
+from fedpipe_operator.errors import FedPipeError, TryAgain
+from fedpipe_operator.manifests import labels_of
+from fedpipe_operator.manifests.metadata import round_labels
+from fedpipe_operator.observe import Memory
+from fedpipe_operator.reconcile import Reconciler, Turn
+from fedpipe_operator.rounds import CommitEvaluation, Event, Run, Seen, is_over
+from fedpipe_operator.rounds.status import held_up, invalid
+
+Body = Mapping[str, Any]
+
+_LOG: Final = logging.getLogger(__name__)
+_RESYNC_SECONDS: Final = 60.0
+"""A turn comes at least so often, should an event have been lost."""
+_PENDING_SECONDS: Final = 10.0
+"""And so often while a Job waits, to see why."""
+_TOLD_AFTER: Final = 2
+"""Failures in a row before passing trouble (a conflict, one lost request) is told to people."""
+
+
+@dataclass(frozen=True)
+class RunView:
+    """What the watch says at the moment a turn begins."""
+
+    body: Body
+    sites: Sequence[EdgeSite]
+    """Of the run's namespace, those that its selector takes."""
+    jobs: Mapping[str, KubeJob]
+    """The run's own, by name."""
+    at_sites: Mapping[str, Sequence[KubeJob]]
+    """All runs' Jobs, by site."""
+    nodes: Sequence[Node] | None
+    """None where the operator may not see nodes."""
+
+
+@dataclass
+class _Kept:
+    """What saves questions between two turns of one run."""
+
+    words: Words
+    memory: Memory = field(default_factory=Memory)
+    failures: int = 0
+    is_swept: bool = False
+
+
+@dataclass
+class Runs:
+    """All runs' turns. Turns of different runs may be made side by side, those of one run may not."""
+
+    cluster: Cluster
+    stores: Stores
+    voice: ClusterVoice
+    on_look: Callable[[Run, Seen], None] = lambda _run, _seen: None
+    """Told what a turn saw: the sites' own status has a part in it."""
+    _kept: dict[str, _Kept] = field(default_factory=dict)
+
+    def turn(self, view: RunView) -> float | None:
+        """One turn; when to look again (Unix seconds), None when only a change can bring more to do.
+
+        Raises:
+            TryAgain: weather; the next turn looks anew.
+        """
+        body = self.voice.newest(view.body)
+        if "deletionTimestamp" in body["metadata"]:
+            return bid_farewell(body, view.jobs, self.cluster, self.stores, self.voice)
+        resource = read_body(body, FederatedFineTune)
+        if isinstance(resource, list):
+            self._refuse(body, resource)
+            return None
+        run = Run(resource, tuple(sorted((site for site in view.sites if matches(resource, site)), key=lambda site: site.name)))
+        kept = self._kept.setdefault(resource.metadata.uid, _Kept(Words(self.cluster.api)))
+        if is_over(resource):
+            return self._after(run, view, kept)
+        keep_finalizer(body, resource, self.cluster.api)
+        return self._reconcile_or_say_why(run, view, kept)
+
+    def forget(self, body: Body) -> None:
+        """The object is gone."""
+        meta = body["metadata"]
+        self._kept.pop(meta["uid"], None)
+        self.stores.forget(meta["uid"])
+        self.cluster.workers.discard(meta["uid"])
+        self.voice.forget(RUN, meta["namespace"], meta["name"])
+
+    def _reconcile_or_say_why(self, run: Run, view: RunView, kept: _Kept) -> float:
+        now = self.cluster.clock()
+        try:
+            turn = self._reconcile(run, view, kept)
+        except FedPipeError as error:
+            kept.failures += 1
+            self.stores.forget(run.resource.metadata.uid)  # its Secret may be mended meanwhile
+            if not isinstance(error, TryAgain) or kept.failures >= _TOLD_AFTER:
+                self._say_why(run, error)
+            raise TryAgain(error.reason, error.message) from error
+        kept.failures = 0
+        kept.words.keep(set(view.jobs))
+        if any(isinstance(action, CommitEvaluation) for action in turn.decision.actions):
+            self._delete_tasks(run, turn.seen.round)
+        waits = any(job.is_at_work and not job.ready for job in view.jobs.values())
+        pause = _PENDING_SECONDS if waits or turn.seen.busy else _RESYNC_SECONDS
+        return min(turn.decision.look_again_at or now + pause, now + pause)
+
+    def _reconcile(self, run: Run, view: RunView, kept: _Kept) -> Turn:
+        opened = self.stores.of(run)
+        uid = run.resource.metadata.uid
+        door = ClusterDoor(
+            cluster=self.cluster,
+            run=run,
+            jobs=self.cluster.recent.over(view.jobs, lambda job: job.run_uid == uid),
+            at_sites=view.at_sites,
+            nodes=view.nodes,
+            words=kept.words,
+            environment=opened.environment,
+        )
+        door.tend()
+        reconciler = Reconciler(
+            door=door,
+            store=opened.store,
+            address=opened.address,
+            map=ClusterMap(opened.credentials),
+            voice=self.voice,
+            resumed_at=_resumed_at(run.resource),
+            clock=self.cluster.clock,
+            memory=kept.memory,
+            busy={site.name: why for site in run.sites if (why := door.busy_with(site)) is not None},
+        )
+        turn = reconciler.turn(run)
+        self.on_look(run, turn.seen)
+        return turn
+
+    def _after(self, run: Run, view: RunView, kept: _Kept) -> float | None:
+        """What is left to do for a run that is over: nothing of it stays at work, and in its time it goes."""
+        meta, now = run.resource.metadata, self.cluster.clock()
+        if not kept.is_swept:
+            self.cluster.workers.discard(meta.uid)
+            self.cluster.api.delete_all(SECRETS, meta.namespace, labels_of(run))
+            kept.memory, kept.words, kept.is_swept = Memory(), Words(self.cluster.api), True
+            self.on_look(run, Seen())
+        for job in view.jobs.values():
+            if job.is_at_work and not job.is_deleting:
+                self.cluster.api.delete(JOBS, job.namespace, job.job.name)
+        if run.spec.ttl_seconds_after_finished is None:
+            return None
+        due = _ended_at(run.resource) + run.spec.ttl_seconds_after_finished
+        if now >= due:
+            self.cluster.api.delete(RUNS, meta.namespace, meta.name)
+        return due if now < due else None
+
+    def _delete_tasks(self, run: Run, round_: int) -> None:
+        """The tasks of a round that is over, with the URLs in them."""
+        self.cluster.api.delete_all(SECRETS, run.resource.metadata.namespace, round_labels(run, round_))
+
+    def _refuse(self, body: Body, problems: Sequence[str]) -> None:
+        """Say what is wrong with the spec; the next edit brings the next turn."""
+        meta, before = Metadata.model_validate(body["metadata"]), read_status(body, FineTuneStatus)
+        after = invalid(before, problems, generation=meta.generation, now=self.cluster.clock())
+        if after != before:
+            self.voice.write(RUN, meta, after)
+            self.voice.post(RUN, meta, Event(Reason.SPEC_INVALID, "; ".join(problems), warning=True))
+
+    def _say_why(self, run: Run, error: FedPipeError) -> None:
+        """Tell what holds the run up, once for each new reason."""
+        _LOG.warning("%s/%s is held up: %s", run.resource.metadata.namespace, run.name, error)
+        before, meta = run.resource.status, run.resource.metadata
+        after = held_up(before, error.reason, error.message, generation=meta.generation, now=self.cluster.clock())
+        if after != before:
+            self.voice.write_status(run, after)
+        if _condition(before, ConditionType.PROGRESSING, ConditionStatus.FALSE, reason=error.reason) is None:
+            self.voice.tell(run, Event(error.reason, error.message, warning=True))
+
+
+def _condition(status: FineTuneStatus, kind: ConditionType, value: ConditionStatus, *, reason: str = "") -> Condition | None:
+    found = (one for one in status.conditions if one.type == kind and one.status is value and reason in ("", one.reason))
+    return next(found, None)
+
+
+def _resumed_at(resource: FederatedFineTune) -> float:
+    """When the run was last taken up: the end of its suspension, or its first look."""
+    resumed = _condition(resource.status, ConditionType.SUSPENDED, ConditionStatus.FALSE)
+    return unix(resumed.last_transition_time) if resumed else 0.0
+
+
+def _ended_at(resource: FederatedFineTune) -> float:
+    ends = (_condition(resource.status, kind, ConditionStatus.TRUE) for kind in (ConditionType.SUCCEEDED, ConditionType.FAILED))
+    return max(unix(end.last_transition_time) for end in ends if end is not None)

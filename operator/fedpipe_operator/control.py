@@ -1,0 +1,222 @@
+"""The operator at work: what the watch knows goes into a view, a turn is made of it in a thread, and turns wake one another.
+
+kopf's indices are read here as plain mappings, on the event loop's thread alone, since kopf changes them there.
+"""
+
+import asyncio
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple
+
+from fedpipe_operator.api import EdgeSite
+from fedpipe_operator.api.edgesite import MeasuredCapacity
+from fedpipe_operator.capacity import Node
+from fedpipe_operator.cluster import KubeJob, Runs, RunView, Sites, SiteView
+from fedpipe_operator.cluster.bodies import Place
+from fedpipe_operator.rounds import Run, Seen
+from fedpipe_operator.rounds.planned import completed_profile
+from fedpipe_operator.workqueue import WorkQueue
+
+Body = Mapping[str, Any]
+
+_SETTLE_SECONDS: Final = 3.0
+"""Where many objects change together, one turn for all of it."""
+
+
+class Key(NamedTuple):
+    """What a turn is made of."""
+
+    kind: Literal["run", "site"]
+    namespace: str
+    name: str
+
+
+class Outline(NamedTuple):
+    """As much of a run as a site's status needs."""
+
+    match_labels: Mapping[str, str]
+    is_over: bool
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What the watch knows, by what it is asked for. Read on the event loop's thread alone."""
+
+    run_bodies: Mapping[tuple[str, str], Collection[Body]]
+    """By namespace and name."""
+    run_outlines: Mapping[str, Collection[Outline]]
+    """By namespace."""
+    site_bodies: Mapping[tuple[str, str], Collection[Body]]
+    sites: Mapping[str, Collection[EdgeSite]]
+    """By namespace, those whose spec can be read."""
+    jobs_of_runs: Mapping[tuple[str, str], Collection[KubeJob]]
+    """By namespace and uid of the run."""
+    jobs_at_sites: Mapping[tuple[str, str], Collection[KubeJob]]
+    """By namespace and site."""
+    nodes: Mapping[None, Collection[Node]] | None
+    """None where the operator may not see nodes."""
+
+    def run_view(self, key: Key) -> RunView | None:
+        """A run and all that belongs to it, None if it is gone."""
+        body = _only(self.run_bodies.get((key.namespace, key.name), ()))
+        if body is None:
+            return None
+        wanted = _match_labels(body)
+        sites = [site for site in self.sites.get(key.namespace, ()) if wanted.items() <= site.metadata.labels.items()]
+        jobs = self.jobs_of_runs.get((key.namespace, body["metadata"]["uid"]), ())
+        return RunView(
+            body=body,
+            sites=sites,
+            jobs={job.job.name: job for job in jobs},
+            at_sites={site.name: tuple(self.jobs_at_sites.get((key.namespace, site.name), ())) for site in sites},
+            nodes=self._nodes(),
+        )
+
+    def site_view(self, key: Key) -> SiteView | None:
+        """A site and its nodes, None if it is gone."""
+        body = _only(self.site_bodies.get((key.namespace, key.name), ()))
+        if body is None:
+            return None
+        labels = body["metadata"].get("labels", {})
+        outlines = self.run_outlines.get(key.namespace, ())
+        active = sum(not one.is_over and one.match_labels.items() <= labels.items() for one in outlines)
+        return SiteView(body=body, nodes=self._nodes(), active_runs=active)
+
+    def _nodes(self) -> tuple[Node, ...] | None:
+        return None if self.nodes is None else tuple(sorted(self.nodes.get(None, ()), key=lambda node: node.name))
+
+
+@dataclass
+class Control:
+    """The turns of all runs and sites. `wake…` and `forget…` are for the event loop's thread."""
+
+    runs: Runs
+    sites: Sites
+    threads: int
+    queue: WorkQueue[Key] = field(init=False)
+    _watched: Watched = field(init=False)
+    _pool: ThreadPoolExecutor = field(init=False)
+    _loop: asyncio.AbstractEventLoop = field(init=False)
+    _uids: dict[str, Key] = field(default_factory=dict)
+    """The key of each run that is under way, by its uid."""
+    _held: dict[tuple[str, str], set[Key]] = field(default_factory=dict)
+    """Runs that wait for a place at a site."""
+
+    def __post_init__(self) -> None:
+        self.queue = WorkQueue(self._turn, self.runs.cluster.clock, self.threads)
+        self._pool = ThreadPoolExecutor(self.threads, "turn")
+
+    async def run(self, watched: Watched) -> None:
+        """Make turns until cancelled."""
+        self._watched, self._loop = watched, asyncio.get_running_loop()
+        self.runs.on_look, self.runs.cluster.workers.on_end = self.note_look, self.wake_run_of
+        try:
+            await self.queue.run()
+        finally:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self.runs.cluster.workers.close()
+
+    def wake_for(self, job: KubeJob) -> None:
+        """A Job was seen: its run has something to look at, and so have those that wait for its place."""
+        self.queue.wake(Key("run", job.namespace, job.run))
+        if not job.is_at_work:
+            for key in self._held.pop((job.namespace, job.job.site), ()):
+                self.queue.wake(key)
+
+    def wake_sites(self, namespace: str | None = None) -> None:
+        """All sites, or those of a namespace, may have a new status."""
+        for of, name in self._watched.site_bodies:
+            if namespace in (None, of):
+                self.queue.wake(Key("site", of, name), after=_SETTLE_SECONDS)
+
+    def forget_run(self, body: Body) -> None:
+        """The run's object is gone."""
+        meta = body["metadata"]
+        self.queue.forget(Key("run", meta["namespace"], meta["name"]))
+        self._uids.pop(meta["uid"], None)
+        self.runs.forget(body)
+        self.wake_sites(meta["namespace"])
+
+    def see_site(self, place: Place) -> None:
+        """A site is new, or changed: its own status, and the runs that may take it, have something to look at."""
+        self.queue.wake(Key("site", *place))
+        self._wake_runs(place.namespace)
+
+    def forget_site(self, place: Place) -> None:
+        """The site's object is gone."""
+        self.queue.forget(Key("site", *place))
+        self.sites.forget(*place)
+        self._wake_runs(place.namespace)
+
+    def wake_run_of(self, uid: str) -> None:
+        """A process of ours ended that worked for this run. From any thread."""
+        self._loop.call_soon_threadsafe(self._wake_uid, uid)
+
+    def note_look(self, run: Run, seen: Seen) -> None:
+        """What a turn saw. From any thread."""
+        self._loop.call_soon_threadsafe(self._note_look, run, seen)
+
+    async def _turn(self, key: Key) -> float | None:
+        if key.kind == "site":
+            site_view = self._watched.site_view(key)
+            return None if site_view is None else await self._loop.run_in_executor(self._pool, self.sites.turn, site_view)
+        run_view = self._watched.run_view(key)
+        return None if run_view is None else await self._loop.run_in_executor(self._pool, self.runs.turn, run_view)
+
+    def _wake_runs(self, namespace: str) -> None:
+        for place in self._watched.run_bodies:
+            if place[0] == namespace:
+                self.queue.wake(Key("run", *place), after=_SETTLE_SECONDS)
+
+    def _wake_uid(self, uid: str) -> None:
+        if uid in self._uids:
+            self.queue.wake(self._uids[uid])
+
+    def _note_look(self, run: Run, seen: Seen) -> None:
+        meta = run.resource.metadata
+        key = Key("run", meta.namespace, meta.name)
+        if self._uids.get(meta.uid) != key:
+            self._uids[meta.uid] = key
+            self._wake(run)
+        for site in seen.busy:
+            self._held.setdefault((meta.namespace, site), set()).add(key)
+        for site, found in _measured(run, seen).items():
+            if self.sites.measured(meta.namespace, site, found):
+                self.queue.wake(Key("site", meta.namespace, site))
+
+    def _wake(self, run: Run) -> None:
+        """The run's sites have a run more, or less."""
+        for site in run.sites:
+            self.queue.wake(Key("site", site.metadata.namespace, site.name), after=_SETTLE_SECONDS)
+
+
+def outline(body: Body) -> Outline:
+    """As much of a run's object as a site's status needs."""
+    conditions = body.get("status", {}).get("conditions", ())
+    return Outline(_match_labels(body), any(one["type"] in ("Succeeded", "Failed") and one["status"] == "True" for one in conditions))
+
+
+def _match_labels(body: Body) -> Mapping[str, str]:
+    found: Mapping[str, str] = body["spec"].get("sites", {}).get("selector", {}).get("matchLabels", {})
+    return found
+
+
+def _only(found: Collection[Body]) -> Body | None:
+    return next(iter(found), None)
+
+
+def _measured(run: Run, seen: Seen) -> dict[str, MeasuredCapacity]:
+    """What the run's profiles say of its sites."""
+    found = {}
+    for site, attempts in seen.profiles.items():
+        profile = completed_profile(attempts)
+        if profile is not None:
+            found[site] = MeasuredCapacity(
+                run=run.name,
+                device=profile.measured.device,
+                memory=profile.memory_bytes,
+                train_samples=profile.train_samples,
+                validation_samples=profile.validation_samples,
+            )
+    return found

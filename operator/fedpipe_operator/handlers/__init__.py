@@ -1,0 +1,128 @@
+"""kopf's decorators, and nothing else: watches fill the indices, events wake keys of the work queue.
+
+Only `index` and `on.event` are used, which leave no mark on the objects: no annotation, no finalizer, no progress that a restart
+would have to find again. Every decision is made in the level-triggered turns that `control` makes.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, Final
+
+import kopf
+
+from fedpipe_operator.api import EdgeSite
+from fedpipe_operator.api.meta import GROUP, LABEL_RUN, VERSION
+from fedpipe_operator.cluster import KubeJob, kube_job
+from fedpipe_operator.cluster.bodies import Place, place_of, read_body, slim
+from fedpipe_operator.control import Control, Key, Outline, Watched, outline
+
+RUNS: Final = (GROUP, VERSION, "federatedfinetunes")
+SITES: Final = (GROUP, VERSION, "edgesites")
+JOBS: Final = ("batch", "v1", "jobs")
+OURS: Final = {LABEL_RUN: kopf.PRESENT}
+
+Body = Mapping[str, Any]
+
+
+@kopf.on.startup()
+async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
+    """Have kopf only read from the API: it posts nothing, stores nothing, and notices a watch that has died."""
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.watching.server_timeout = 300
+    settings.watching.client_timeout = 330
+    settings.watching.connect_timeout = 10
+    settings.networking.request_timeout = 60
+    settings.queueing.worker_limit = 100
+
+
+@kopf.on.startup()
+async def begin(memo: kopf.Memo, **kwargs: Any) -> None:
+    """Begin to make turns; the first ones wait for the indices, since only events wake keys."""
+    indices: dict[str, Any] = {one.name: kwargs.get(one.name) for one in fields(Watched)}
+    watched = Watched(**indices)
+    memo.turns = asyncio.create_task(memo.control.run(watched))
+
+
+@kopf.on.cleanup()
+async def end(memo: kopf.Memo, **_: Any) -> None:
+    """End the turns; what they began is found again by the next operator."""
+    memo.turns.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await memo.turns
+
+
+@kopf.on.probe(id="turns")
+def is_turning(memo: kopf.Memo, **_: Any) -> bool:
+    """Whether turns are made: a queue that has died is a reason to be started anew."""
+    if memo.turns.done():
+        raise RuntimeError("the work queue has ended")
+    return True
+
+
+@kopf.index(*RUNS)
+def run_bodies(body: kopf.Body, **_: Any) -> Mapping[Place, Body]:
+    """Every run."""
+    return {place_of(body): slim(body)}
+
+
+@kopf.index(*RUNS)
+def run_outlines(body: kopf.Body, **_: Any) -> Mapping[str, Outline]:
+    """Every run, for the sites' status."""
+    return {place_of(body).namespace: outline(body)}
+
+
+@kopf.index(*SITES)
+def site_bodies(body: kopf.Body, **_: Any) -> Mapping[Place, Body]:
+    """Every site."""
+    return {place_of(body): slim(body)}
+
+
+@kopf.index(*SITES)
+def sites(body: kopf.Body, **_: Any) -> Mapping[str, EdgeSite] | None:
+    """Every site whose spec can be read."""
+    site = read_body(body, EdgeSite)
+    return {site.metadata.namespace: site} if isinstance(site, EdgeSite) else None
+
+
+@kopf.index(*JOBS, labels=OURS)
+def jobs_of_runs(body: kopf.Body, **_: Any) -> Mapping[tuple[str, str], KubeJob]:
+    """Every Job of ours by its run."""
+    job = kube_job(body)
+    return {(job.namespace, job.run_uid): job}
+
+
+@kopf.index(*JOBS, labels=OURS)
+def jobs_at_sites(body: kopf.Body, **_: Any) -> Mapping[tuple[str, str], KubeJob]:
+    """Every Job of ours by its site."""
+    job = kube_job(body)
+    return {(job.namespace, job.job.site): job}
+
+
+@kopf.on.event(*RUNS)
+def run_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
+    """A run was listed, created, changed or deleted."""
+    control: Control = memo.control
+    if type == "DELETED":
+        control.forget_run(slim(body))
+    else:
+        control.queue.wake(Key("run", *place_of(body)))
+
+
+@kopf.on.event(*SITES)
+def site_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
+    """A site was listed, created, changed or deleted: its own status, and the runs that take it, have something to look at."""
+    control: Control = memo.control
+    if type == "DELETED":
+        control.forget_site(place_of(body))
+    else:
+        control.see_site(place_of(body))
+
+
+@kopf.on.event(*JOBS, labels=OURS)
+def job_seen(body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
+    """A Job of ours was listed, created, changed or deleted."""
+    control: Control = memo.control
+    control.wake_for(kube_job(body))

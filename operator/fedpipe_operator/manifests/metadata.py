@@ -1,0 +1,72 @@
+"""What every object of a run has: names, labels, the owner; and the Secret that holds a task."""
+
+from typing import Any
+
+from fedpipe_operator.api import API_VERSION
+from fedpipe_operator.api.meta import (
+    LABEL_ATTEMPT,
+    LABEL_ROUND,
+    LABEL_RUN,
+    LABEL_RUN_UID,
+    LABEL_SITE,
+    LABEL_TASK,
+    QUEUE_PREFIX,
+)
+from fedpipe_operator.doors import Job
+from fedpipe_operator.rounds import Run
+
+Plain = dict[str, Any]
+
+TASK_FILE = "task.json"
+
+
+def labels_of(run: Run) -> dict[str, str]:
+    """The labels of everything that a run makes."""
+    meta = run.resource.metadata
+    return {LABEL_RUN: meta.name, LABEL_RUN_UID: meta.uid}
+
+
+def round_labels(run: Run, round_: int) -> dict[str, str]:
+    """The labels of everything that a run made for one round."""
+    return labels_of(run) | {LABEL_ROUND: str(round_)}
+
+
+def metadata(run: Run, job: Job, *, queued: bool = False) -> Plain:
+    """Metadata of an object that belongs to a job; `queued` for what a queue such as Kueue should hold back."""
+    labels = labels_of(run) | {
+        "app.kubernetes.io/name": "fedpipe",
+        "app.kubernetes.io/component": "aggregation" if job.kind == "aggregate" else "trainer",
+        "app.kubernetes.io/managed-by": "fedpipe-operator",
+        LABEL_TASK: job.kind,
+        LABEL_ROUND: str(job.round),
+        LABEL_ATTEMPT: str(job.attempt),
+    }
+    if job.site:
+        labels[LABEL_SITE] = job.site
+    if queued:
+        labels |= {name: value for name, value in run.resource.metadata.labels.items() if name.startswith(QUEUE_PREFIX)}
+    meta = run.resource.metadata
+    return {"name": job.name, "namespace": meta.namespace, "labels": labels, "ownerReferences": [_owner(run)]}
+
+
+def task_secret(run: Run, job: Job, task_json: str) -> Plain:
+    """The Secret with the job's task, URLs in it included."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": metadata(run, job),
+        "type": "fedpipe.io/task",
+        "stringData": {TASK_FILE: task_json},
+    }
+
+
+def _owner(run: Run) -> Plain:
+    meta = run.resource.metadata
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "FederatedFineTune",
+        "name": meta.name,
+        "uid": meta.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }

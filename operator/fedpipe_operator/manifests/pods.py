@@ -1,0 +1,91 @@
+"""A pod that fits the restricted Pod Security profile, whatever an administrator adds to it."""
+
+from typing import Any, Final
+
+from fedpipe_operator.doors import Job
+from fedpipe_operator.manifests.metadata import TASK_FILE
+from fedpipe_operator.settings import Settings
+
+Plain = dict[str, Any]
+
+USER: Final = 65532
+TASK_FOLDER: Final = "/task"
+SCRATCH: Final = "/scratch"
+_GRACE_SECONDS: Final = 120
+"""For a checkpoint to be written and sent."""
+_TASK_MODE: Final = 0o440
+
+_POD_SECURITY: Final = {
+    "runAsNonRoot": True,
+    "runAsUser": USER,
+    "runAsGroup": USER,
+    "fsGroup": USER,
+    "fsGroupChangePolicy": "OnRootMismatch",
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+_CONTAINER_SECURITY: Final = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "runAsNonRoot": True,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+_OF_THE_NODE: Final = ("hostNetwork", "hostPID", "hostIPC", "hostUsers", "serviceAccountName", "serviceAccount")
+"""What an override may not give to a pod that runs a guest's task."""
+
+
+def task_pod(job: Job, container: Plain, settings: Settings) -> Plain:
+    """The spec of a pod that does the task of this job in one container, with a scratch volume and nothing of Kubernetes' own."""
+    environment = [*container.get("env", []), *({"name": name, "value": SCRATCH} for name in ("HOME", "TMPDIR"))]
+    mounts = [
+        {"name": "task", "mountPath": TASK_FOLDER, "readOnly": True},
+        {"name": "scratch", "mountPath": SCRATCH},
+        *container.get("volumeMounts", []),
+    ]
+    spec: Plain = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": _GRACE_SECONDS,
+        "enableServiceLinks": False,
+        "volumes": [
+            {"name": "task", "secret": {"secretName": job.name, "defaultMode": _TASK_MODE}},
+            {"name": "scratch", "emptyDir": {"sizeLimit": settings.scratch}},
+        ],
+        "containers": [
+            container | {"env": environment, "volumeMounts": mounts, "imagePullPolicy": settings.image_pull_policy},
+        ],
+    }
+    if settings.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
+    return secured(spec)
+
+
+def secured(spec: Plain) -> Plain:
+    """The spec with its security settings as they must be."""
+    mine = {name: value for name, value in spec.items() if name not in _OF_THE_NODE}
+    for kind in ("containers", "initContainers"):
+        if kind in mine:
+            mine[kind] = [one | {"securityContext": _CONTAINER_SECURITY} for one in mine[kind]]
+    return mine | {"automountServiceAccountToken": False, "securityContext": _POD_SECURITY}
+
+
+def overridden(spec: Plain, override: Plain) -> Plain:
+    """The spec with an administrator's additions merged into it: maps field by field, lists of named things by name."""
+    return secured(_merged(spec, override))
+
+
+def task_argument() -> str:
+    """Where a container finds its task."""
+    return f"{TASK_FOLDER}/{TASK_FILE}"
+
+
+def _merged(base: Plain, override: Plain) -> Plain:
+    return base | {name: _merged_value(base.get(name), value) for name, value in override.items()}
+
+
+def _merged_value(base: Any, override: Any) -> Any:  # noqa: ANN401 -- whatever YAML holds
+    if isinstance(base, dict) and isinstance(override, dict):
+        return _merged(base, override)
+    if isinstance(base, list) and isinstance(override, list) and all(isinstance(one, dict) and "name" in one for one in [*base, *override]):
+        known = {one["name"]: one for one in base}
+        return list((known | {one["name"]: _merged(known.get(one["name"], {}), one) for one in override}).values())
+    return override
