@@ -1,0 +1,3 @@
+module fedpipe.io/tests/cluster/programs/pause
+
+go 1.21

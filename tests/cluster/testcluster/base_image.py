@@ -1,0 +1,53 @@
+"""The base of the product's images where no registry offers one: a small Debian with Python, made by debootstrap."""
+
+import hashlib
+import os
+import shutil
+import time
+from pathlib import Path
+
+from testcluster import builder_settings
+from testcluster.buildah import buildah
+from testcluster.layout import Layout
+from testcluster.shell import run
+from testcluster.versions import DEBIAN_SUITE
+
+_INCLUDED = ("python3", "python3-venv", "ca-certificates")
+_LEFT_OUT = ("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "var/cache/apt", "var/lib/apt/lists", "var/log", "etc/apt/sources.list")
+"""Nothing that an image needs; the last is the machine's own."""
+
+_RECIPE = hashlib.sha256(repr((DEBIAN_SUITE, _INCLUDED, _LEFT_OUT)).encode()).hexdigest()[:12]
+BASE = f"localhost/fedpipe-base:{DEBIAN_SUITE}-{_RECIPE}"
+
+
+def build_base(layout: Layout) -> None:
+    """Make the base image unless it is there."""
+    if BASE in buildah(layout, "images", "--format", "{{.Name}}:{{.Tag}}").split():
+        return
+    start = time.monotonic()
+    container = buildah(layout, "from", "scratch").strip()
+    root = Path(buildah(layout, "mount", container).strip())
+    try:
+        _debootstrap(root)
+        for name in _LEFT_OUT:
+            _empty(root / name)
+        buildah(layout, "config", "--env", "LANG=C.UTF-8", "--cmd", "python3", container)
+        buildah(layout, "commit", "--quiet", "--format", "oci", container, BASE)
+    finally:
+        buildah(layout, "umount", container)
+        buildah(layout, "rm", container)
+    print(f"{BASE} built in {time.monotonic() - start:.0f} s", flush=True)
+
+
+def _debootstrap(root: Path) -> None:
+    env = os.environ | builder_settings.apt_environment()
+    words = ("debootstrap", "--variant=minbase", f"--include={','.join(_INCLUDED)}", DEBIAN_SUITE, str(root))
+    run("nice", "-n", "19", *words, *builder_settings.debian_mirror(), env=env)
+
+
+def _empty(path: Path) -> None:
+    if path.is_dir():
+        for entry in path.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,96 @@
+"""Control groups, version 1 or 2: everything that the cluster starts is in ours, so that nothing of it is ever lost from sight."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+MOUNTS = Path("/proc/self/mounts")
+_NEEDED = ("cpu", "cpuset", "memory", "pids")
+
+
+def hierarchies(mounts: str) -> dict[str, Path]:
+    """Where control groups are mounted: those of version 1 by controller, that of version 2 as "unified"; some machines have both."""
+    rows = [line.split() for line in mounts.splitlines()]
+    first = {Path(row[1]).name: Path(row[1]) for row in rows if row[2] == "cgroup"}
+    return first | {"unified": Path(row[1]) for row in rows if row[2] == "cgroup2"}
+
+
+def missing_controllers(mounts: str) -> list[str]:
+    """What the kubelet needs and this machine's control groups lack."""
+    found = hierarchies(mounts)
+    if list(found) == ["unified"]:
+        available = (found["unified"] / "cgroup.controllers").read_text().split()
+        return [name for name in _NEEDED if name not in available]
+    offered = {controller for name in found for controller in name.split(",")}
+    return [name for name in _NEEDED if name not in offered]
+
+
+def create(name: str) -> None:
+    """Make the group under every controller."""
+    for root in hierarchies(MOUNTS.read_text()).values():
+        group = root
+        for part in Path(name).parts:
+            group /= part
+            group.mkdir(exist_ok=True)
+            _inherit(group, "cpuset.cpus")
+            _inherit(group, "cpuset.mems")
+
+
+def _inherit(group: Path, setting: str) -> None:
+    """In version 1 a new group has no processor and no memory until it is told which."""
+    file = group / setting
+    if file.exists() and not file.read_text().strip() and (above := (group.parent / setting).read_text().strip()):
+        file.write_text(above)
+
+
+def enter(name: str, pid: int) -> None:
+    """Move a process into the group, under the one controller that limits nothing: only to be found there."""
+    found = hierarchies(MOUNTS.read_text())
+    root = found.get("pids") or found["unified"]
+    (root / name / "cgroup.procs").write_text(str(pid))
+
+
+def _groups(name: str) -> list[Path]:
+    """The group and those below it, the deepest first, under every controller."""
+    roots = [root / name for root in hierarchies(MOUNTS.read_text()).values()]
+    return [Path(folder) for root in roots if root.exists() for folder, _, _ in os.walk(root, topdown=False)]
+
+
+def members(name: str) -> set[int]:
+    """The processes of the group and of those below it."""
+    found: set[int] = set()
+    for group in _groups(name):
+        try:
+            found.update(map(int, (group / "cgroup.procs").read_text().split()))
+        except OSError:
+            continue  # it went away while we looked
+    return found
+
+
+def kill(name: str, *, seconds: float = 15) -> set[int]:
+    """End every process of the group; what is left after so many seconds."""
+    until = time.monotonic() + seconds
+    while (left := members(name)) and time.monotonic() < until:
+        for pid in left:
+            _kill(pid)
+        time.sleep(0.05)
+    return left
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, os.WNOHANG)
+    except (ProcessLookupError, ChildProcessError):
+        return
+
+
+def remove(name: str) -> None:
+    """Remove the group, which must be empty."""
+    for group in _groups(name):
+        try:
+            group.rmdir()
+        except OSError:
+            time.sleep(0.2)  # the kernel lets go of the last process a moment later
+            group.rmdir()

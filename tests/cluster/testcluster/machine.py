@@ -1,0 +1,103 @@
+"""How the machine was before: settings that kubelet and pods change, and folders that programs make outside ours."""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from testcluster import network
+from testcluster.layout import NODES, Layout
+from testcluster.shell import run, try_to_run
+
+_SETTINGS = (
+    "net/ipv4/ip_forward",
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys",
+    "kernel/keys/root_maxbytes",
+)
+_FOLDERS = (
+    "/etc/cni",
+    "/run/containerd",
+    "/run/mount",
+    "/run/netns",
+    "/run/xtables.lock",
+    "/usr/libexec/kubernetes",
+    "/var/lib/cni",
+    "/var/lib/containers",
+    "/var/lib/kubelet",
+    "/var/log/containers",
+    "/var/log/pods",
+    "/var/run/kubernetes",
+)
+"""Some programs know these paths alone; those that are there already are not ours to remove."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """What `up` found."""
+
+    settings: dict[str, str]
+    absent: list[str]
+    tables: list[str]
+
+
+def look() -> Before:
+    """The machine as it is now."""
+    settings = {name: file.read_text().strip() for name in _SETTINGS if (file := Path("/proc/sys") / name).exists()}
+    return Before(settings, [folder for folder in _FOLDERS if not Path(folder).exists()], network.tables())
+
+
+def remember(layout: Layout) -> None:
+    """Write down how the machine is, unless that was done before."""
+    file = layout.run / "before.json"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(asdict(look()), indent=2))
+
+
+def restore(layout: Layout) -> None:
+    """Take bridge and rules away, give the machine its settings back, and remove what the programs left outside our folder."""
+    file = layout.run / "before.json"
+    if not file.exists():
+        return
+    before = Before(**json.loads(file.read_text()))
+    network.tear_down(before.tables)
+    for name, value in before.settings.items():
+        (Path("/proc/sys") / name).write_text(f"{value}\n")
+    for folder in before.absent:
+        _remove(Path(folder))
+    _remove_traces(layout)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _remove_traces(layout: Layout) -> None:
+    """Our files in folders that were there before."""
+    for link in Path("/var/log/containers").glob("*.log"):
+        if link.is_symlink() and str(layout.run) in str(link.readlink()):
+            link.unlink()
+    for node in NODES:
+        for result in Path("/var/lib/cni/results").glob(f"fedpipe-{node.name}-*"):
+            result.unlink()
+
+
+def mounts_below(folder: Path, mounts: str) -> list[str]:
+    """Where something is mounted in this folder, the last mounted first."""
+    points = [line.split()[1].encode().decode("unicode_escape") for line in mounts.splitlines()]
+    return [point for point in reversed(points) if Path(point).is_relative_to(folder)]
+
+
+def unmount(folder: Path) -> None:
+    """Take away every mount in this folder."""
+    for point in mounts_below(folder, Path("/proc/self/mounts").read_text()):
+        try_to_run("umount", "--lazy", point)
+    if left := mounts_below(folder, Path("/proc/self/mounts").read_text()):
+        run("umount", *left)

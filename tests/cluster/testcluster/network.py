@@ -1,0 +1,103 @@
+"""The bridge with the control plane's and the nodes' addresses, and the rules that let pods through; all of it removed again."""
+
+import ipaddress
+import json
+from pathlib import Path
+
+from testcluster.layout import BRIDGE, CHAINS, CLUSTER, HOST, NODES, SERVICES
+from testcluster.shell import run, try_to_run
+
+_RULES = f"""*filter
+:FEDPIPE-PODS - [0:0]
+-A FEDPIPE-PODS -s {CLUSTER} -j ACCEPT
+-A FEDPIPE-PODS -d {CLUSTER} -j ACCEPT
+-I INPUT -j FEDPIPE-PODS
+-I FORWARD -j FEDPIPE-PODS
+COMMIT
+*nat
+:FEDPIPE-OUT - [0:0]
+-A FEDPIPE-OUT -s {CLUSTER} ! -d {CLUSTER} -j MASQUERADE
+-A POSTROUTING -j FEDPIPE-OUT
+COMMIT
+"""
+"""Machines whose firewall forwards nothing by default forward for our pods; what they send outside has this machine's address."""
+
+
+_FAMILIES = {"iptables": "ip", "ip6tables": "ip6"}
+
+
+def bridge_exists() -> bool:
+    """Whether the bridge is there."""
+    return Path(f"/sys/class/net/{BRIDGE}").exists()
+
+
+def set_up() -> None:
+    """Make the bridge, give it the addresses, and let packets through."""
+    if not bridge_exists():
+        run("ip", "link", "add", BRIDGE, "type", "bridge")
+    run("ip", "link", "set", BRIDGE, "up")
+    present = {entry["local"] for device in json.loads(run("ip", "-j", "-4", "addr", "show", "dev", BRIDGE)) for entry in device["addr_info"]}
+    for address in (HOST, *(node.address for node in NODES)):
+        if address not in present:
+            run("ip", "addr", "add", f"{address}/24", "dev", BRIDGE)
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1\n")
+    if "FEDPIPE-PODS" not in run("iptables-save"):
+        run("iptables-restore", "--noflush", given=_RULES)
+
+
+def tear_down(tables_before: list[str]) -> None:
+    """Remove our rules and those of kubelet and kube-proxy, the tables that are empty now and were not there before, and the bridge."""
+    for program in _FAMILIES:
+        if removal := removal_of_chains(try_to_run(f"{program}-save")):
+            run(f"{program}-restore", "--noflush", given=removal)
+    for table in tables(only_bare=True):
+        if table not in tables_before:
+            try_to_run("nft", "delete", "table", *table.split())
+    if bridge_exists():
+        run("ip", "link", "delete", BRIDGE)
+
+
+def removal_of_chains(saved: str, prefixes: tuple[str, ...] = CHAINS) -> str:
+    """From what iptables-save prints, what iptables-restore must be given for the chains with these prefixes to go, and nothing else."""
+    tables = [_removal_of_table(table, prefixes) for table in saved.split("COMMIT\n")]
+    return "".join(table for table in tables if table)
+
+
+def _removal_of_table(table: str, prefixes: tuple[str, ...]) -> str:
+    lines = table.splitlines()
+    names = [line[1:].split()[0] for line in lines if line.startswith(":")]
+    ours = [name for name in names if name.startswith(prefixes)]
+    if not ours:
+        return ""
+    rules = [line for line in lines if line.startswith("-A ")]
+    unhooked = [f"-D{rule[2:]}" for rule in rules if rule.split()[1] not in ours and set(rule.split()) & set(ours)]
+    head = next(line for line in lines if line.startswith("*"))
+    return "\n".join([head, *unhooked, *(f"-F {name}" for name in ours), *(f"-X {name}" for name in ours), "COMMIT"]) + "\n"
+
+
+def tables(*, only_bare: bool = False) -> list[str]:
+    """The tables of rules that are there, as `ip nat`; or those alone that hold nothing."""
+    return [f"{family} {name}" for program, family in _FAMILIES.items() for name in tables_in(try_to_run(f"{program}-save"), only_bare=only_bare)]
+
+
+def tables_in(saved: str, *, only_bare: bool) -> list[str]:
+    """The tables that iptables-save names; or those alone without a rule, a chain or a policy of anyone's."""
+    found = [table for part in saved.split("COMMIT\n") if (table := [line for line in part.splitlines() if line and line[0] != "#"])]
+    return [head[1:] for head, *lines in found if not only_bare or all(line[0] == ":" and line.split()[1] == "ACCEPT" for line in lines)]
+
+
+def other_kubernetes(saved: str) -> bool:
+    """Whether chains of a kubelet or kube-proxy are there."""
+    return any(line.startswith(":KUBE-") for line in saved.splitlines())
+
+
+def taken(routes: str) -> str:
+    """Which of our networks the routes of /proc/net/route already lead to, other than the route to everywhere; empty if none."""
+    rows = [line.split() for line in routes.splitlines()[1:]]
+    known = [ipaddress.ip_network((_address(row[1]), _address(row[7]))) for row in rows if row[7] != "00000000"]
+    return next((ours for ours in (CLUSTER, SERVICES) if any(network.overlaps(ipaddress.ip_network(ours)) for network in known)), "")
+
+
+def _address(hexadecimal: str) -> str:
+    """The kernel writes an address's bytes from the last to the first."""
+    return str(ipaddress.IPv4Address(bytes.fromhex(hexadecimal)[::-1]))

@@ -1,0 +1,129 @@
+"""The cluster's processes: started in the background, found again by the next command, and asked whether they are well."""
+
+import os
+import signal
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from testcluster import cgroups
+from testcluster.layout import CGROUP, Layout
+from testcluster.shell import ClusterError, without_proxies
+
+DAEMONS = f"{CGROUP}/daemons"
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """A process that runs until it is stopped."""
+
+    name: str
+    argv: tuple[str, ...]
+    is_well: Callable[[], bool]
+    group: str = DAEMONS
+
+
+def answers(url: str) -> bool:
+    """Whether an address says that its server is well."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # components sign for themselves on loopback
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
+    try:
+        with opener.open(url, timeout=3) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def log_of(layout: Layout, name: str) -> Path:
+    """Where the process of this name writes."""
+    return layout.logs / f"{name}.log"
+
+
+def _pid_file(layout: Layout, name: str) -> Path:
+    return layout.run / "pids" / name
+
+
+def _stat(pid: int) -> tuple[str, str] | None:
+    """State and time of start, which with the number says which process it is; nothing for one that ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return fields[0], fields[19]
+
+
+def pid_of(layout: Layout, name: str) -> int | None:
+    """The number of the running process of this name."""
+    file = _pid_file(layout, name)
+    if not file.exists():
+        return None
+    pid, started = file.read_text().split()
+    _reap(int(pid))
+    match _stat(int(pid)):
+        case (state, start) if state != "Z" and start == started:
+            return int(pid)
+    return None
+
+
+def _reap(pid: int) -> None:
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return  # started by an earlier command
+
+
+def running(layout: Layout) -> list[str]:
+    """The names of the processes that run."""
+    folder = layout.run / "pids"
+    return sorted(file.name for file in folder.iterdir() if pid_of(layout, file.name)) if folder.exists() else []
+
+
+def start(layout: Layout, daemon: Daemon) -> None:
+    """Start the process unless it runs; it outlives this command."""
+    if pid_of(layout, daemon.name):
+        return
+    log, file = log_of(layout, daemon.name), _pid_file(layout, daemon.name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    appended = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_OPEN, 1, str(log), appended, 0o644)]
+    pid = os.posix_spawnp(daemon.argv[0], daemon.argv, without_proxies(), file_actions=[*actions, (os.POSIX_SPAWN_DUP2, 1, 2)], setsid=True)
+    started = _stat(pid)
+    file.write_text(f"{pid} {started[1] if started else 0}")
+    cgroups.create(daemon.group)
+    cgroups.enter(daemon.group, pid)
+
+
+def wait(layout: Layout, daemon: Daemon, *, seconds: float = 90) -> None:
+    """Until the process says that it is well; else the end of its log, and where the rest is."""
+    until = time.monotonic() + seconds
+    while not daemon.is_well():
+        if pid_of(layout, daemon.name) is None:
+            raise ClusterError(_complaint(layout, daemon.name, "ended"))
+        if time.monotonic() > until:
+            raise ClusterError(_complaint(layout, daemon.name, f"is not well after {seconds:.0f} s"))
+        time.sleep(0.1)
+
+
+def _complaint(layout: Layout, name: str, what: str) -> str:
+    log = log_of(layout, name)
+    end = "\n".join(log.read_text(errors="replace").splitlines()[-15:]) if log.exists() else ""
+    return f"{name} {what}. The end of its log, {log}:\n{end}"
+
+
+def stop(layout: Layout, name: str, *, seconds: float = 10, at_once: bool = False) -> None:
+    """Ask the process to end, and end it if it has not after so many seconds."""
+    until = time.monotonic() + (0 if at_once else seconds)
+    sent = None
+    while pid := pid_of(layout, name):
+        wanted = signal.SIGKILL if time.monotonic() >= until else signal.SIGTERM
+        if wanted != sent:
+            os.kill(pid, wanted)
+            sent = wanted
+        time.sleep(0.05)
+    _pid_file(layout, name).unlink(missing_ok=True)

@@ -1,0 +1,61 @@
+"""The programs that no package has: built from the Go module proxy, once a version."""
+
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+from testcluster.layout import Layout
+from testcluster.shell import ClusterError, locked, run, try_to_run
+from testcluster.versions import GO, PROGRAMS, Program
+
+
+def path_of(layout: Layout, program: Program) -> Path:
+    """Where the built program lies."""
+    return layout.cache / f"{program.name}-{program.version}"
+
+
+def binary(layout: Layout, name: str) -> Path:
+    """Where the program of this name lies, built or not."""
+    return path_of(layout, PROGRAMS[name])
+
+
+def build_all(layout: Layout) -> None:
+    """Build what is not there yet, one after the other; a line a program with its seconds."""
+    if all(path_of(layout, program).exists() for program in PROGRAMS.values()):
+        return
+    with locked(layout.cache / "programs.lock"):
+        for program in PROGRAMS.values():
+            if not path_of(layout, program).exists():
+                _build(layout, program)
+
+
+def _build(layout: Layout, program: Program) -> None:
+    _require_go()
+    built = path_of(layout, program)
+    unfinished = built.with_name(f".{built.name}.unfinished")
+    start = time.monotonic()
+    env = os.environ | {"CGO_ENABLED": "0"}
+    run(
+        *("nice", "-n", "19", "go", "build", "-C", program.folder, "-trimpath", "-buildvcs=false"),
+        *("-ldflags", program.flags, "-o", unfinished, program.package),
+        env=env,
+    )
+    unfinished.rename(built)
+    print(f"built {built.name} in {time.monotonic() - start:.0f} s", flush=True)
+
+
+def _require_go() -> None:
+    wanted = ".".join(map(str, GO))
+    if shutil.which("go") is None:
+        raise ClusterError(f"Go {wanted} or newer is not installed, and the cluster's programs are built with it")
+    said = try_to_run("go", "env", "GOVERSION")
+    if (found := go_version(said)) < GO:
+        raise ClusterError(f"The cluster's programs need Go {wanted} or newer; this is {'.'.join(map(str, found))}")
+
+
+def go_version(said: str) -> tuple[int, int]:
+    """Of `go1.26.8` the first two numbers; of a development version, as new as can be."""
+    numbers = re.match(r"go(\d+)\.(\d+)", said)
+    return (int(numbers[1]), int(numbers[2])) if numbers else (99, 0)

@@ -1,0 +1,94 @@
+"""The one place of versions: each program's is read from the go.mod that builds it, everything else is named here."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+PROGRAMS_FOLDER = Path(__file__).parents[1] / "programs"
+
+GO = (1, 26)
+"""The oldest Go that the modules of `programs/` accept."""
+
+DEBIAN_SUITE = "bookworm"
+"""What the base image is made of, and whose packages are installed on the machine."""
+
+DEBIAN_PACKAGES = {
+    "etcd-server": "etcd",
+    "containerd": "containerd",
+    "runc": "runc",
+    "containernetworking-plugins": "/usr/lib/cni/ptp",
+    "iptables": "iptables",
+    "nftables": "nft",
+    "conntrack": "conntrack",
+    "ethtool": "ethtool",
+    "socat": "socat",
+    "iproute2": "ip",
+    "mount": "mount",
+    "openssl": "openssl",
+    "buildah": "buildah",
+    "golang-github-containers-common": "/etc/containers/policy.json",
+    "debootstrap": "debootstrap",
+}
+"""Each package, with the program or file that shows that it is installed."""
+
+_GIT_VERSION = "-X k8s.io/component-base/version.gitVersion={version} -X k8s.io/component-base/version.gitMajor={major} -X k8s.io/component-base/version.gitMinor={minor}"
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program that is built here, by the Go module in the folder `programs/<module>`."""
+
+    name: str
+    module: str
+    package: str
+    """What `go build` is given."""
+    path: str
+    """The module, required in go.mod, whose version the program has; empty for one of our own."""
+    linker_flags: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """The Go module that builds it."""
+        return PROGRAMS_FOLDER / self.module
+
+    @property
+    def version(self) -> str:
+        """As go.mod requires it."""
+        return required_version((self.folder / "go.mod").read_text(), self.path) if self.path else "v1"
+
+    @property
+    def flags(self) -> str:
+        """The linker's flags, with the version that the program is to say of itself."""
+        major, minor = self.version.removeprefix("v").split(".")[:2] if self.path else ("1", "0")
+        return f"-s -w {self.linker_flags.format(version=self.version, major=major, minor=minor)}".strip()
+
+
+def required_version(go_mod: str, path: str) -> str:
+    """The version of the module `path` that this go.mod requires."""
+    found = re.search(rf"^(?:require\s+|\t){re.escape(path)} (\S+)", go_mod, re.MULTILINE)
+    if found is None:
+        raise LookupError(f"go.mod requires no {path}")
+    return found[1]
+
+
+def _kubernetes(name: str) -> Program:
+    return Program(name, "kubernetes", f"k8s.io/kubernetes/cmd/{name}", "k8s.io/kubernetes", _GIT_VERSION)
+
+
+PROGRAMS = {
+    program.name: program
+    for program in (
+        _kubernetes("kube-apiserver"),
+        _kubernetes("kube-controller-manager"),
+        _kubernetes("kube-scheduler"),
+        _kubernetes("kubelet"),
+        _kubernetes("kube-proxy"),
+        _kubernetes("kubectl"),
+        Program("registry", "registry", "github.com/distribution/distribution/v3/cmd/registry", "github.com/distribution/distribution/v3"),
+        Program("coredns", "coredns", "github.com/coredns/coredns", "github.com/coredns/coredns"),
+        Program("minio", "minio", "github.com/minio/minio", "github.com/minio/minio"),
+        Program("helm", "helm", "helm.sh/helm/v4/cmd/helm", "helm.sh/helm/v4"),
+        Program("kwok", "kwok", "sigs.k8s.io/kwok/cmd/kwok", "sigs.k8s.io/kwok"),
+        Program("pause", "pause", ".", ""),
+    )
+}
