@@ -15,13 +15,14 @@ LOCK := requirements.lock
 # Named after what it was installed from: a changed lock is installed anew, a fresh checkout's file times mean nothing.
 INSTALLED := $(VENV)/installed-$(shell cat $(LOCK) pyproject.toml | cksum | cut -d' ' -f1)
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' $(LOCK))
+COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --quiet
 WITHOUT_TORCH = awk '/^[^ \#]/ { keep = ($$0 !~ /^(torch|triton|nvidia-|cuda-)/) } keep' $(LOCK)
 
-.PHONY: help venv demo test slow lint format lock bench clean
+.PHONY: help venv demo test slow e2e cluster cluster-down lint format lock bench clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(INSTALLED) ## Create .venv with the pinned packages (hashes checked) and the project
 
@@ -50,18 +51,36 @@ test: lint ## Lint, then run every test
 slow: $(INSTALLED) ## Run the slow tests: whole runs in real processes, some ten minutes
 	$(BIN)/pytest -m slow
 
+e2e: $(INSTALLED) ## Run the end-to-end tests on the cluster that KUBECONFIG names, else on one made here (root, Debian, Go)
+ifdef KUBECONFIG
+	$(BIN)/pytest -m e2e tests/e2e
+else
+	@$(MAKE) --no-print-directory cluster
+	eval "$$($(PYTHON) tests/cluster env)" && $(BIN)/pytest -m e2e tests/e2e
+endif
+
+cluster: ## Bring up a real Kubernetes on this machine and build the images for it: docs/development/cluster.md
+	$(PYTHON) tests/cluster up
+	$(PYTHON) tests/cluster images
+
+cluster-down: ## Take that cluster down; what was built stays in the cache
+	$(PYTHON) tests/cluster down
+
 lint: $(INSTALLED) ## Check style, types and the doors between the rooms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy operator trainer examples/ingredients
+	$(BIN)/mypy operator trainer examples/ingredients tests/cluster
 	$(BIN)/lint-imports
 
 format: $(INSTALLED) ## Bring the code into its form
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
 
-lock: ## Pin every package below pyproject.toml anew, with hashes and without any index's address
-	$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --all-extras --quiet pyproject.toml -o $(LOCK)
+lock: ## Pin every package below pyproject.toml anew, with hashes and without any index's address; then each image's part of them
+	$(COMPILE) --all-extras pyproject.toml -o $(LOCK)
+	$(COMPILE) --extra operator --constraint $(LOCK) pyproject.toml -o requirements-operator.lock
+	$(COMPILE) --extra trainer --constraint $(LOCK) pyproject.toml -o requirements-trainer.lock
+	sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml | $(COMPILE) - -o requirements-build.lock
 
 bench: $(INSTALLED) ## Run the benchmarks; they print the tables of benchmarks/README.md
 	$(BIN)/python benchmarks/aggregate.py

@@ -19,7 +19,7 @@ GROUPS = {ADMIN: "system:masters", CONTROLLER_MANAGER: "", SCHEDULER: "", PROXY:
 
 def token_lines(tokens: dict[str, str]) -> str:
     """The token file of the API server."""
-    return "".join(f'{token},{user},{user}{f",{GROUPS[user]}" if GROUPS[user] else ""}\n' for user, token in tokens.items())
+    return "".join(f"{token},{user},{user}{f',{GROUPS[user]}' if GROUPS[user] else ''}\n" for user, token in tokens.items())
 
 
 def kubeconfig(*, user: str, token: str, authority: bytes) -> str:

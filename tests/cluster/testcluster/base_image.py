@@ -13,7 +13,16 @@ from testcluster.shell import run
 from testcluster.versions import DEBIAN_SUITE
 
 _INCLUDED = ("python3", "python3-venv", "ca-certificates")
-_LEFT_OUT = ("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "var/cache/apt", "var/lib/apt/lists", "var/log", "etc/apt/sources.list")
+_LEFT_OUT = (
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/info",
+    "usr/share/locale",
+    "var/cache/apt",
+    "var/lib/apt/lists",
+    "var/log",
+    "etc/apt/sources.list",
+)
 """Nothing that an image needs; the last is the machine's own."""
 
 _RECIPE = hashlib.sha256(repr((DEBIAN_SUITE, _INCLUDED, _LEFT_OUT)).encode()).hexdigest()[:12]

@@ -12,8 +12,7 @@ _NEEDED = ("cpu", "cpuset", "memory", "pids")
 def hierarchies(mounts: str) -> dict[str, Path]:
     """Where control groups are mounted: those of version 1 by controller, that of version 2 as "unified"; some machines have both."""
     rows = [line.split() for line in mounts.splitlines()]
-    first = {Path(row[1]).name: Path(row[1]) for row in rows if row[2] == "cgroup"}
-    return first | {"unified": Path(row[1]) for row in rows if row[2] == "cgroup2"}
+    return {Path(row[1]).name if row[2] == "cgroup" else "unified": Path(row[1]) for row in rows if row[2] in ("cgroup", "cgroup2")}
 
 
 def missing_controllers(mounts: str) -> list[str]:

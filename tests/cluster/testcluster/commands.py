@@ -53,7 +53,10 @@ def env(layout: Layout) -> int:
 def environment(layout: Layout) -> dict[str, str]:
     """The variables by which the end-to-end tests find cluster, images and store."""
     built = {f"FEDPIPE_{product.upper()}_IMAGE": image for product, image in images.names().items()}
-    store = {"FEDPIPE_STORE_ENDPOINT": workloads.STORE_ENDPOINT, "FEDPIPE_STORE_FROM_HOST": f"http://{STORE_SERVICE}:{workloads.STORE_PORT}"}
+    store = {
+        "FEDPIPE_STORE_ENDPOINT": workloads.STORE_ENDPOINT,
+        "FEDPIPE_STORE_FROM_HOST": f"http://{STORE_SERVICE}:{workloads.STORE_PORT}",
+    }
     return {"KUBECONFIG": str(layout.kubeconfig), **built, **store, "PATH": f"{layout.bin}:$PATH"}
 
 

@@ -9,6 +9,14 @@ from testcluster.versions import PROGRAMS
 PAUSE = f"{REGISTRY}/pause:{PROGRAMS['pause'].version}"
 STORE = f"{REGISTRY}/minio:{PROGRAMS['minio'].version}"
 
+_UNUSED = (
+    *(f"io.containerd.snapshotter.v1.{name}" for name in ("aufs", "btrfs", "devmapper", "zfs")),
+    "io.containerd.internal.v1.opt",
+    "io.containerd.internal.v1.tracing",
+    "io.containerd.tracing.processor.v1.otlp",
+)
+"""Plugins of containerd that would look for what is not there."""
+
 
 def containerd(layout: Layout, node: Node) -> str:
     """A node's containerd: its own folders and network; images come from our registry by plain HTTP."""
@@ -17,7 +25,7 @@ def containerd(layout: Layout, node: Node) -> str:
 root = "{layout.images(node)}"
 state = "{folder}/containerd"
 oom_score = 0
-disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.internal.v1.opt", "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing"]
+disabled_plugins = [{", ".join(f'"{plugin}"' for plugin in _UNUSED)}]
 
 [grpc]
   address = "{layout.socket(node)}"

@@ -20,7 +20,11 @@ def etcd(layout: Layout) -> Daemon:
 
 def registry(layout: Layout) -> Daemon:
     """Where the nodes pull images from."""
-    return Daemon("registry", (str(binary(layout, "registry")), "serve", str(layout.run / "registry.json")), partial(answers, f"http://{REGISTRY}/v2/"))
+    return Daemon(
+        "registry",
+        (str(binary(layout, "registry")), "serve", str(layout.run / "registry.json")),
+        partial(answers, f"http://{REGISTRY}/v2/"),
+    )
 
 
 def api_server(layout: Layout) -> Daemon:

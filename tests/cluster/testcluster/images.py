@@ -43,7 +43,7 @@ def _push(layout: Layout, image: str) -> None:
 def is_pushed(image: str) -> bool:
     """Whether the cluster's registry has it."""
     name, _, tag = image.removeprefix(f"{REGISTRY}/").partition(":")
-    asked = urllib.request.Request(f"http://{REGISTRY}/v2/{name}/manifests/{tag}", method="HEAD", headers={"Accept": _MANIFESTS})  # noqa: S310 - our own registry
+    asked = urllib.request.Request(f"http://{REGISTRY}/v2/{name}/manifests/{tag}", method="HEAD", headers={"Accept": _MANIFESTS})
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked, timeout=5):
             return True
@@ -60,7 +60,15 @@ def names() -> dict[str, str]:
 
 def sources_hash(product: str) -> str:
     """Of all that goes into the product's image."""
-    files = [f"Dockerfile.{product}", f"requirements-{product}.lock", "requirements-build.lock", "pyproject.toml", "README.md", "LICENSE", ".dockerignore"]
+    files = [
+        f"Dockerfile.{product}",
+        f"requirements-{product}.lock",
+        "requirements-build.lock",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        ".dockerignore",
+    ]
     code = [path for room in PRODUCTS for path in (REPOSITORY / room).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     digest = hashlib.sha256(BASE.encode())
     for path in sorted([*(REPOSITORY / file for file in files), *code]):
@@ -93,4 +101,3 @@ def _build_product(layout: Layout, product: str, image: str) -> None:
     built = time.monotonic()
     _push(layout, image)
     print(f"{image} built in {built - start:.0f} s, pushed in {time.monotonic() - built:.0f} s", flush=True)
-

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from testcluster import access, cgroups, certificates, configs, control_plane, images, machine, network, nodes, workloads
+from testcluster import access, certificates, cgroups, configs, control_plane, images, machine, network, nodes, workloads
 from testcluster.kubectl import apply, kubectl
 from testcluster.layout import CGROUP, NODES, Layout
 from testcluster.processes import Daemon, running, start, stop, wait
@@ -114,7 +114,12 @@ def purge(layout: Layout) -> None:
 
 def state(layout: Layout) -> dict[str, bool]:
     """Each process that belongs to the cluster, and whether it runs and is well."""
-    daemons = [*control_plane.foundations(layout), control_plane.api_server(layout), *control_plane.around_the_api(layout), *control_plane.around_the_nodes(layout)]
+    daemons = [
+        *control_plane.foundations(layout),
+        control_plane.api_server(layout),
+        *control_plane.around_the_api(layout),
+        *control_plane.around_the_nodes(layout),
+    ]
     daemons += [daemon(layout, node) for node in NODES for daemon in (nodes.containerd, nodes.kubelet)]
     alive = running(layout)
     return {daemon.name: daemon.name in alive and daemon.is_well() for daemon in daemons}

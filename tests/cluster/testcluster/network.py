@@ -36,7 +36,9 @@ def set_up() -> None:
     if not bridge_exists():
         run("ip", "link", "add", BRIDGE, "type", "bridge")
     run("ip", "link", "set", BRIDGE, "up")
-    present = {entry["local"] for device in json.loads(run("ip", "-j", "-4", "addr", "show", "dev", BRIDGE)) for entry in device["addr_info"]}
+    present = {
+        entry["local"] for device in json.loads(run("ip", "-j", "-4", "addr", "show", "dev", BRIDGE)) for entry in device["addr_info"]
+    }
     for address in (HOST, *(node.address for node in NODES)):
         if address not in present:
             run("ip", "addr", "add", f"{address}/24", "dev", BRIDGE)
@@ -77,7 +79,11 @@ def _removal_of_table(table: str, prefixes: tuple[str, ...]) -> str:
 
 def tables(*, only_bare: bool = False) -> list[str]:
     """The tables of rules that are there, as `ip nat`; or those alone that hold nothing."""
-    return [f"{family} {name}" for program, family in _FAMILIES.items() for name in tables_in(try_to_run(f"{program}-save"), only_bare=only_bare)]
+    return [
+        f"{family} {name}"
+        for program, family in _FAMILIES.items()
+        for name in tables_in(try_to_run(f"{program}-save"), only_bare=only_bare)
+    ]
 
 
 def tables_in(saved: str, *, only_bare: bool) -> list[str]:
@@ -94,7 +100,7 @@ def other_kubernetes(saved: str) -> bool:
 def taken(routes: str) -> str:
     """Which of our networks the routes of /proc/net/route already lead to, other than the route to everywhere; empty if none."""
     rows = [line.split() for line in routes.splitlines()[1:]]
-    known = [ipaddress.ip_network((_address(row[1]), _address(row[7]))) for row in rows if row[7] != "00000000"]
+    known = [ipaddress.ip_network(f"{_address(row[1])}/{_address(row[7])}") for row in rows if row[7] != "00000000"]
     return next((ours for ours in (CLUSTER, SERVICES) if any(network.overlaps(ipaddress.ip_network(ours)) for network in known)), "")
 
 

@@ -122,5 +122,8 @@ def _addresses(_: Layout) -> Lack | None:
     if taken := network.taken(Path("/proc/net/route").read_text()):
         return Lack("addresses", f"{taken} is in use on this machine, and the cluster needs it")
     if network.other_kubernetes(try_to_run("iptables-save") if is_there("iptables-save") else ""):
-        return Lack("iptables", f"there are chains named {CHAINS[0]}… of another Kubernetes on this machine; stop it, or give its KUBECONFIG to the tests")
+        return Lack(
+            "iptables",
+            f"there are chains named {CHAINS[0]}… of another Kubernetes on this machine; stop it, or give its KUBECONFIG to the tests",
+        )
     return None

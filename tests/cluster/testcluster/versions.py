@@ -31,7 +31,8 @@ DEBIAN_PACKAGES = {
 }
 """Each package, with the program or file that shows that it is installed."""
 
-_GIT_VERSION = "-X k8s.io/component-base/version.gitVersion={version} -X k8s.io/component-base/version.gitMajor={major} -X k8s.io/component-base/version.gitMinor={minor}"
+_SAYS = "k8s.io/component-base/version"
+_GIT_VERSION = f"-X {_SAYS}.gitVersion={{version}} -X {_SAYS}.gitMajor={{major}} -X {_SAYS}.gitMinor={{minor}}"
 
 
 @dataclass(frozen=True)

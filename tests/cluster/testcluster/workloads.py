@@ -53,7 +53,12 @@ def store(layout: Layout, credentials: dict[str, str]) -> list[Object]:
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": STORE_NAMESPACE}},
         store_secret(STORE_NAMESPACE, credentials),
-        {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"clusterIP": STORE_SERVICE, "selector": {"app": "minio"}, "ports": ports}},
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": metadata,
+            "spec": {"clusterIP": STORE_SERVICE, "selector": {"app": "minio"}, "ports": ports},
+        },
         {
             "apiVersion": "apps/v1",
             "kind": "Deployment",

@@ -1,0 +1,122 @@
+"""The images: what they are made of, what pip is told while they are, and what never enters them."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from testcluster import builder_settings, images, machine
+from testcluster.layout import REGISTRY, REPOSITORY
+
+PRODUCTS = ("operator", "trainer")
+
+
+def pins(lock: str) -> set[str]:
+    """The lines that pin a package, each with its hashes."""
+    text = (REPOSITORY / lock).read_text().replace("\\\n", "")
+    return {" ".join(line.split()) for line in text.splitlines() if line and line[0] not in "# "}
+
+
+def names(lock: str) -> set[str]:
+    return {line.partition("==")[0] for line in pins(lock)}
+
+
+def required(extra: str) -> set[str]:
+    """What pyproject.toml lists for an image, as `name==version` in lower case and without extras."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    return {re.sub(r"\[.*\]", "", line).lower() for line in project["dependencies"] + project["optional-dependencies"][extra]}
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_an_images_packages_are_pinned_as_in_the_lock(product: str) -> None:
+    assert pins(f"requirements-{product}.lock") <= pins("requirements.lock")
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_an_image_has_every_package_that_its_part_requires(product: str) -> None:
+    pinned = {line.partition(" ")[0] for line in pins(f"requirements-{product}.lock")}
+
+    assert required(product) <= pinned
+
+
+def test_the_operators_image_has_no_deep_learning_library() -> None:
+    assert not names("requirements-operator.lock") & {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "scipy"}
+
+
+def test_the_build_backend_is_pinned_as_pyproject_names_it() -> None:
+    [backend] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["build-system"]["requires"]
+
+    assert backend in {line.partition(" ")[0] for line in pins("requirements-build.lock")}
+
+
+@pytest.mark.parametrize("lock", ["requirements-build.lock", "requirements-operator.lock", "requirements-trainer.lock"])
+def test_every_pin_has_a_hash_and_no_index_is_named(lock: str) -> None:
+    assert all("--hash=sha256:" in pin for pin in pins(lock))
+    assert "://" not in (REPOSITORY / lock).read_text()
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_what_a_dockerfile_copies_is_let_through(product: str) -> None:
+    allowed = {line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copies = re.findall(r"^COPY (?!--from)(.+) \S+$", (REPOSITORY / f"Dockerfile.{product}").read_text(), re.MULTILINE)
+
+    copied = {word for words in copies for word in words.split()}
+
+    assert copied <= allowed
+    assert all((REPOSITORY / name).exists() for name in copied)
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_an_image_runs_as_a_numbered_user_who_is_not_root(product: str) -> None:
+    lines = (REPOSITORY / f"Dockerfile.{product}").read_text().splitlines()
+
+    assert [line for line in lines if line.startswith("USER")] == ["USER 65532:65532"]
+    assert f'ENTRYPOINT ["python", "-m", "fedpipe_{product}"]' in lines
+
+
+def test_an_image_is_named_after_its_sources() -> None:
+    found = images.names()
+
+    assert {product: image.rpartition(":")[0] for product, image in found.items()} == {
+        product: f"{REGISTRY}/fedpipe-{product}" for product in PRODUCTS
+    }
+    assert found == images.names()
+    assert len(set(found.values())) == 2
+
+
+def test_pip_is_told_where_packages_are_and_nothing_of_this_machine() -> None:
+    listing = """\
+:env:.index-url='https://second.example/simple'
+:env:.find-links='/opt/wheels'
+global.index-url='https://first.example/simple'
+global.extra-index-url='https://a.example\\nhttps://b.example'
+global.cert='/etc/here.pem'
+"""
+
+    assert builder_settings.pip_conf(listing, ca="/run/secrets/ca.pem").splitlines() == [
+        "[global]",
+        "index-url = https://second.example/simple",
+        "extra-index-url = https://a.example https://b.example",
+        "cert = /run/secrets/ca.pem",
+    ]
+
+
+def test_certificates_are_those_of_the_first_variable_that_names_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_text("pem")
+
+    assert builder_settings.certificates_named({"PIP_CERT": "/nowhere", "SSL_CERT_FILE": str(file)}) == str(file)
+    assert builder_settings.certificates_named({}) == ""
+
+
+def test_the_mirror_is_that_of_the_suite_itself() -> None:
+    listing = "bookworm-security main http://s.example\nbookworm contrib http://c.example\nbookworm main http://m.example/debian\n"
+
+    assert builder_settings.mirror_in(listing) == ("http://m.example/debian",)
+    assert builder_settings.mirror_in("") == ()
+
+
+def test_mounts_are_taken_away_from_the_last_to_the_first() -> None:
+    mounts = "proc /proc proc rw 0 0\na /c/run/x tmpfs rw 0 0\nb /c/run/x/y\\040z tmpfs rw 0 0\nc /c/runner tmpfs rw 0 0\n"
+
+    assert machine.mounts_below(Path("/c/run"), mounts) == ["/c/run/x/y z", "/c/run/x"]

@@ -1,0 +1,80 @@
+"""A machine that cannot run a cluster is told why, all of it at once, with an exit code of its own."""
+
+from pathlib import Path
+
+import pytest
+from testcluster import cgroups, commands, layout, packages, preflight, programs
+from testcluster.layout import Layout
+from testcluster.preflight import CannotRunError, Lack
+from testcluster.shell import ClusterError
+
+
+def test_a_user_who_is_not_root_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+
+    assert [lack.what for lack in preflight.lacks(Layout(tmp_path))] == ["root"]
+
+
+def test_another_system_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+
+    assert str(preflight.lacks(Layout(tmp_path))[0]) == "Linux: this is darwin"
+
+
+def test_all_that_is_missing_is_said_and_the_exit_code_is_three(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FEDPIPE_CACHE", str(tmp_path))
+    monkeypatch.setattr(preflight, "lacks", lambda _: [Lack("network bridge", "no"), Lack("overlay mounts", "neither")])
+
+    assert commands.main(["check"]) == commands.main(["up"]) == 3
+    assert capsys.readouterr().err.startswith("This machine cannot run a cluster:\n  network bridge: no\n  overlay mounts: neither\n")
+
+
+def test_a_machine_that_lacks_nothing_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(preflight, "lacks", lambda _: [])
+
+    preflight.require(Layout(tmp_path))
+    assert issubclass(CannotRunError, ClusterError)
+
+
+def test_missing_packages_are_those_whose_program_is_not_there() -> None:
+    assert preflight.missing_packages(lambda shown_by: shown_by not in ("ip", "/usr/lib/cni/ptp")) == [
+        "containernetworking-plugins",
+        "iproute2",
+    ]
+
+
+def test_without_apt_the_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "is_there", lambda program: program not in ("apt-get", "etcd"))
+
+    with pytest.raises(ClusterError, match="Install etcd-server: there is no apt-get"):
+        packages.install()
+
+
+ONE = "cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\ncgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw 0 0\n"
+TWO = "cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n"
+
+
+def test_control_groups_of_both_versions_are_found() -> None:
+    assert cgroups.hierarchies(TWO) == {"unified": Path("/sys/fs/cgroup")}
+    assert list(cgroups.hierarchies(ONE + TWO)) == ["memory", "cpu,cpuacct", "unified"]
+    assert cgroups.hierarchies("tmpfs /tmp tmpfs rw 0 0\n") == {}
+
+
+def test_missing_controllers_are_named() -> None:
+    assert cgroups.missing_controllers(ONE) == ["cpuset", "pids"]
+
+
+def test_where_everything_lies_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FEDPIPE_CACHE", str(tmp_path))
+
+    here = layout.default_layout()
+
+    assert here.cache == tmp_path / "cluster"
+    assert programs.binary(here, "kubectl").name.startswith("kubectl-v1.")
+
+
+@pytest.mark.parametrize(("said", "version"), [("go1.26.8\n", (1, 26)), ("go1.27rc1", (1, 27)), ("devel +abc", (99, 0))])
+def test_the_version_of_go_is_read(said: str, version: tuple[int, int]) -> None:
+    assert programs.go_version(said) == version
