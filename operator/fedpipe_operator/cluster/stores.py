@@ -11,7 +11,7 @@ from fedpipe_operator.cluster.api import SECRETS, Api
 from fedpipe_operator.errors import TellUser
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.store import Credentials, Store
-from fedpipe_operator.store.address import BucketAddress, open_store
+from fedpipe_operator.store.address import BucketAddress, StoreAddress, open_store
 
 ACCESS_KEY: Final = "AWS_ACCESS_KEY_ID"
 SECRET_KEY: Final = "AWS_SECRET_ACCESS_KEY"  # noqa: S105 -- the name of a variable
@@ -22,7 +22,7 @@ class Opened:
     """A run's store, and how a process of ours finds it again."""
 
     store: Store
-    address: BucketAddress
+    address: StoreAddress
     credentials: Credentials | None
 
     @property

@@ -1,0 +1,259 @@
+"""A stand-in for the API server and the Job controller: objects in a dict, Jobs that end when they are told to.
+
+What the real ones enforce is tested on a real cluster (tests/e2e); here the turns of the operator are.
+"""
+
+import copy
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from stand_in_runs import a_run
+from trainer_results import Trainer, good_trainer, path_of
+
+from fedpipe_operator.capacity import Node
+from fedpipe_operator.cluster import RunView, Runs, kube_job
+from fedpipe_operator.cluster.api import JOBS, PODS, RUNS, SECRETS, Kind, Plain
+from fedpipe_operator.cluster.door import Cluster
+from fedpipe_operator.cluster.recent import Recent
+from fedpipe_operator.cluster.stores import Opened
+from fedpipe_operator.cluster.voice import ClusterVoice
+from fedpipe_operator.cluster.workers import Workers
+from fedpipe_operator.errors import FedPipeError, TryAgain
+from fedpipe_operator.rounds import Run
+from fedpipe_operator.settings import Settings
+from fedpipe_operator.store import DirectoryStore
+from fedpipe_operator.store.address import DirectoryAddress
+from fedpipe_trainer.contract import ExitCode, parse_task
+
+SETTINGS = Settings(trainer_image="trainer:1", operator_image="operator:1")
+
+
+def stamp(now: float) -> str:
+    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass
+class StandInApi:
+    """Objects by plural, namespace and name; every call is noted."""
+
+    clock: Any
+    objects: dict[tuple[str, str, str], Plain] = field(default_factory=dict)
+    noted: list[str] = field(default_factory=list)
+    trouble: dict[str, FedPipeError] = field(default_factory=dict)
+    """What a call raises, by `verb plural`."""
+    version: int = 0
+
+    def get(self, kind: Kind, namespace: str, name: str) -> Plain | None:
+        self._note("get", kind, name)
+        return copy.deepcopy(self.objects.get((kind.plural, namespace, name)))
+
+    def find(
+        self, kind: Kind, namespace: str, *, labels: Mapping[str, str] | None = None, fields: Mapping[str, str] | None = None
+    ) -> list[Plain]:
+        self._note("list", kind, "")
+        del fields
+        return [one for one in self.all(kind, namespace) if (labels or {}).items() <= one["metadata"].get("labels", {}).items()]
+
+    def create(self, kind: Kind, namespace: str, body: Plain) -> Plain | None:
+        self._note("create", kind, body["metadata"].get("name", ""))
+        name = body["metadata"].get("name") or f"{body['metadata']['generateName']}{self.version}"
+        if (kind.plural, namespace, name) in self.objects:
+            return None
+        return self._put(kind, namespace, name, body)
+
+    def apply(self, kind: Kind, namespace: str, body: Plain) -> None:
+        self._note("apply", kind, body["metadata"]["name"])
+        self._put(kind, namespace, body["metadata"]["name"], body)
+
+    def merge(self, kind: Kind, namespace: str, name: str, body: Plain) -> Plain | None:
+        self._note("merge", kind, name)
+        known = self.objects.get((kind.plural, namespace, name))
+        return None if known is None else self._put(kind, namespace, name, _merged(known, body))
+
+    def replace_status(self, kind: Kind, namespace: str, name: str, status: Plain) -> Plain | None:
+        self._note("status", kind, name)
+        known = self.objects.get((kind.plural, namespace, name))
+        return None if known is None else self._put(kind, namespace, name, known | {"status": status})
+
+    def delete(self, kind: Kind, namespace: str, name: str, *, foreground: bool = False) -> None:
+        del foreground
+        self._note("delete", kind, name)
+        self.objects.pop((kind.plural, namespace, name), None)
+
+    def delete_all(self, kind: Kind, namespace: str, labels: Mapping[str, str]) -> None:
+        self._note("deletecollection", kind, "")
+        for one in self.all(kind, namespace):
+            if labels.items() <= one["metadata"].get("labels", {}).items():
+                del self.objects[kind.plural, namespace, one["metadata"]["name"]]
+
+    def all(self, kind: Kind, namespace: str = "default") -> list[Plain]:
+        return [copy.deepcopy(one) for (plural, of, _), one in self.objects.items() if (plural, of) == (kind.plural, namespace)]
+
+    def _put(self, kind: Kind, namespace: str, name: str, body: Plain) -> Plain:
+        self.version += 1
+        known = self.objects.get((kind.plural, namespace, name), {}).get("metadata", {})
+        made = {"creationTimestamp": stamp(self.clock()), "uid": f"uid-of-{kind.plural}-{name}", "generation": 1}
+        meta = made | known | body["metadata"] | {"name": name, "namespace": namespace, "resourceVersion": str(self.version)}
+        self.objects[kind.plural, namespace, name] = copy.deepcopy(body | {"metadata": meta})
+        return copy.deepcopy(self.objects[kind.plural, namespace, name])
+
+    def _note(self, verb: str, kind: Kind, name: str) -> None:
+        self.noted.append(f"{verb} {kind.plural} {name}".strip())
+        if (error := self.trouble.get(f"{verb} {kind.plural}")) is not None:
+            raise error
+
+
+@dataclass
+class StandInStores:
+    """Folders in the place of buckets."""
+
+    folder: Path
+    trouble: FedPipeError | None = None
+
+    def of(self, run: Run) -> Opened:
+        if self.trouble is not None:
+            raise self.trouble
+        root = self.folder / run.resource.metadata.uid
+        return Opened(DirectoryStore(root), DirectoryAddress(root=str(root)), None)
+
+    def forget(self, uid: str) -> None:
+        """Folders stay as they are."""
+
+
+@dataclass
+class KubeWorld:
+    """Runs on a stand-in cluster: the operator's own turns, and trainers that do the tasks of the Secrets."""
+
+    folder: Path
+    run: Run = field(default_factory=a_run)
+    trainer: Trainer = good_trainer
+    now: float = 1_000_000.0
+    settings: Settings = SETTINGS
+    nodes: tuple[Node, ...] | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.api = StandInApi(self.clock)
+        self.stores = StandInStores(self.folder / "stores")
+        self.add(self.run)
+        self.restart()
+
+    def clock(self) -> float:
+        return self.now
+
+    def add(self, run: Run) -> None:
+        """Apply the run's object."""
+        plain = run.resource.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"status"})
+        self.api._put(RUNS, run.resource.metadata.namespace, run.name, plain)
+
+    def restart(self) -> None:
+        """A new operator: nothing is remembered."""
+        workers = Workers(self.clock, on_end=lambda _uid: self.ended.set())
+        cluster = Cluster(self.api, self.settings, Recent(self.clock), workers, self.clock)  # type: ignore[arg-type]
+        voice = ClusterVoice(self.api, self.clock)  # type: ignore[arg-type]
+        self.runs = Runs(cluster, self.stores, voice)  # type: ignore[arg-type]
+
+    def body(self, run: str = "toy") -> Plain:
+        """The run's object as it is now."""
+        return copy.deepcopy(self.api.objects[RUNS.plural, "default", run])
+
+    def view(self, run: str = "toy") -> RunView:
+        """What the watch would say."""
+        body = self.body(run)
+        jobs = [kube_job(one) for one in self.api.all(JOBS)]
+        return RunView(
+            body=body,
+            sites=self.run.sites,
+            jobs={job.job.name: job for job in jobs if job.run_uid == body["metadata"]["uid"]},
+            at_sites={site.name: [job for job in jobs if job.job.site == site.name] for site in self.run.sites},
+            nodes=self.nodes,
+        )
+
+    def turn(self, run: str = "toy") -> float | None:
+        """One turn of the operator."""
+        return self.runs.turn(self.view(run))
+
+    def at_work(self) -> list[str]:
+        """Jobs that have not ended, by name."""
+        return sorted(job.job.name for job in map(kube_job, self.api.all(JOBS)) if job.is_at_work)
+
+    def work(self, name: str) -> None:
+        """Have the Job's pod do its task, and the Job end as that did."""
+        task = parse_task(self.api.objects[SECRETS.plural, "default", name]["stringData"]["task.json"])
+        manifest = self.trainer(task, self.folder)
+        if manifest is None:
+            self.end(name, "Failed", "BackoffLimitExceeded")
+            return
+        target = path_of(task.manifest)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(manifest.to_json())
+        code = manifest.failure.reason.exit_code if manifest.failure else ExitCode.OK
+        self.end(name, "Failed" if code else "Complete", "PodFailurePolicy" if code else "")
+
+    def end(self, name: str, condition: str, reason: str = "", message: str = "") -> None:
+        """Let the Job end."""
+        told = {"type": condition, "status": "True", "reason": reason, "message": message}
+        self.api.replace_status(JOBS, "default", name, {"conditions": [told]})
+
+    def pod(self, job: str, status: Plain) -> None:
+        """Let the Job have a pod with this status."""
+        labels = {"batch.kubernetes.io/job-name": job}
+        self.api._put(PODS, "default", f"{job}-pod", {"metadata": {"labels": labels}, "status": status})
+
+    def settle(self, run: str = "toy") -> None:
+        """Turn and work until the run is over."""
+        for _ in range(300):
+            try:
+                self.turn(run)
+            except TryAgain:
+                continue
+            if self.conditions(run).get("Ready") or self.conditions(run).get("Failed"):
+                return
+            at_work = [name for name in self.at_work() if name.startswith(run)]
+            if at_work:
+                self.work(at_work[0])
+            else:
+                self.await_workers()
+        raise AssertionError(f"the run does not settle: {json.dumps(self.body(run).get('status'), indent=1)}")
+
+    def await_workers(self) -> None:
+        """Wait for the aggregations that are under way."""
+        while any(seen.exit_code is None for seen in self.runs.cluster.workers.seen(self.run.resource.metadata.uid).values()):
+            assert self.ended.wait(60)
+            self.ended.clear()
+
+    def conditions(self, run: str = "toy") -> dict[str, str]:
+        """Reason by type, of the conditions that are true."""
+        told = self.body(run).get("status", {}).get("conditions", [])
+        return {one["type"]: one["reason"] for one in told if one["status"] == "True"}
+
+    def condition(self, kind: str, run: str = "toy") -> Plain:
+        """The condition of this type."""
+        found: Plain = next(one for one in self.body(run)["status"]["conditions"] if one["type"] == kind)
+        return found
+
+    def events(self) -> list[tuple[str, str]]:
+        """Reason and message of every event."""
+        return [(one["reason"], one["message"]) for (plural, _, _), one in self.api.objects.items() if plural == "events"]
+
+
+def renamed(run: Run, name: str) -> Run:
+    """The same run under another name."""
+    metadata = run.resource.metadata.model_copy(update={"name": name, "uid": f"uid-{name}"})
+    return replace(run, resource=run.resource.model_copy(update={"metadata": metadata}))
+
+
+def _merged(base: Plain, change: Plain) -> Plain:
+    """A JSON merge patch (RFC 7396)."""
+    merged = dict(base)
+    for name, value in change.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = _merged(base.get(name, {}), value) if isinstance(value, dict) and isinstance(base.get(name), dict) else value
+    return merged

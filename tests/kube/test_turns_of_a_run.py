@@ -1,0 +1,324 @@
+"""The operator's turns on a stand-in cluster: Jobs and Secrets in, status and events out."""
+
+from pathlib import Path
+
+import pytest
+from stand_in_cluster import SETTINGS, KubeWorld, renamed, stamp
+from stand_in_runs import a_run, a_site
+
+from fedpipe_operator.api import DeletionPolicy
+from fedpipe_operator.api.meta import FINALIZER
+from fedpipe_operator.capacity import Node
+from fedpipe_operator.cluster.api import JOBS, RUNS, SECRETS
+from fedpipe_operator.errors import TellUser, TryAgain
+from fedpipe_operator.settings import Settings
+
+GIB = 2**30
+IDLE = {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/2 nodes are available"}]}
+
+
+def a_node(name: str, **labels: str) -> Node:
+    return Node(name, labels, {"cpu": 4.0, "memory": 16.0 * GIB}, takes_pods=True)
+
+
+def test_a_run_goes_from_its_object_to_its_end_and_leaves_no_task_behind(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+
+    world.settle()
+    world.turn()
+
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.body()["status"]["round"] == 2
+    assert world.at_work() == []
+    assert world.api.all(SECRETS) == []
+
+
+def test_every_job_and_secret_is_made_once_even_with_a_new_operator_at_every_turn(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    for _ in range(200):
+        world.restart()
+        world.turn()
+        if "Succeeded" in world.conditions():
+            break
+        if world.at_work():
+            world.work(world.at_work()[-1])
+        else:
+            world.await_workers()
+            world.turn()
+    made = [call for call in world.api.noted if call.startswith("create jobs")]
+
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert made == list(dict.fromkeys(made))
+
+
+def test_a_turn_with_nothing_new_makes_no_call(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.turn()
+    world.turn()
+    world.api.noted.clear()
+
+    world.turn()
+
+    assert world.api.noted == []
+
+
+def test_a_watch_that_lags_does_not_make_the_operator_act_twice(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    before = world.view()
+    world.turn()
+    calls = len(world.api.noted)
+
+    world.runs.turn(before)
+
+    assert [call for call in world.api.noted[calls:] if not call.startswith("list")] == []
+
+
+def test_a_spec_that_does_not_parse_is_told_with_its_path_and_mended_by_the_next_edit(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run(task={"type": "CausalLM", "prompt": "{text}", "response": "{answer}"}))
+    body = world.body()
+    body["spec"]["task"]["slotPattern"] = "(no end"
+    world.api._put(RUNS, "default", "toy", body)
+
+    assert world.turn() is None
+    assert world.condition("Valid")["status"] == "False"
+    assert world.condition("Valid")["message"].startswith("spec.task.slotPattern: this is no regular expression")
+    assert world.events()[0][0] == "SpecInvalid"
+
+    world.add(world.run)
+    world.turn()
+
+    assert world.condition("Valid")["status"] == "True"
+    assert world.conditions()["Progressing"] == "Profiling"
+
+
+def test_a_job_of_an_earlier_run_of_the_same_name_is_waited_for(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    earlier = {"metadata": {"name": "toy-profile-site-a-a0", "labels": {"fedpipe.io/run": "toy", "fedpipe.io/run-uid": "another"}}}
+    world.api._put(JOBS, "default", "toy-profile-site-a-a0", earlier)
+
+    with pytest.raises(TryAgain, match="NameTaken"):
+        world.turn()
+
+    world.api.delete(JOBS, "default", "toy-profile-site-a-a0")
+    world.turn()
+
+    assert "toy-profile-site-a-a0" in world.at_work()
+
+
+def test_a_pod_that_no_node_of_its_pool_can_take_costs_its_site_the_run_with_the_schedulers_words(tmp_path: Path) -> None:
+    fleet = [a_site("site-a"), a_site("site-b"), a_site("site-c", nodeSelector={"pool": "gone"})]
+    world = KubeWorld(tmp_path, a_run(fleet, sites={"quorum": 0.6}), nodes=(a_node("one"),))
+    world.turn()
+    world.pod("toy-profile-site-c-a0", IDLE)
+    world.now += 40
+    world.turn()
+
+    assert "toy-profile-site-c-a0" not in world.at_work()
+    world.settle()
+
+    left_out = world.body()["status"]["excluded"]["site-c"]
+    assert left_out.startswith("NoNode: no node carries the labels pool=gone")
+    assert "0/2 nodes are available" in left_out
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+
+
+def test_a_pod_that_waits_for_room_waits_and_is_told_of(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, nodes=(a_node("one"),))
+    world.turn()
+    world.pod("toy-profile-site-a-a0", IDLE)
+    world.now += 40
+    world.turn()
+
+    assert "toy-profile-site-a-a0" in world.at_work()
+    assert "site-a waits for Unschedulable: 0/2 nodes are available" in world.condition("Progressing")["message"]
+
+
+def test_an_image_that_does_not_exist_fails_its_attempt_within_a_minute(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run(sites={"quorum": 0.6}, rounds={"count": 1, "attempts": 1}))
+    world.turn()
+    waiting = {"containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}]}
+    world.pod("toy-profile-site-b-a0", waiting)
+    world.now += 45
+    world.turn()
+
+    world.settle()
+
+    assert world.body()["status"]["excluded"] == {"site-b": "ImageUnavailable: ImagePullBackOff: no such image"}
+
+
+def test_a_pod_that_the_kernel_killed_for_its_memory_takes_half_as_much_at_once_the_next_time(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    while "toy-train-r1-site-a-a0" not in world.at_work():
+        world.turn()
+        for name in world.at_work():
+            if "train" not in name:
+                world.work(name)
+    killed = {"containerStatuses": [{"state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}]}
+    world.pod("toy-train-r1-site-a-a0", killed)
+    world.end("toy-train-r1-site-a-a0", "Failed", "BackoffLimitExceeded")
+    world.turn()
+
+    task = world.api.objects[SECRETS.plural, "default", "toy-train-r1-site-a-a1"]["stringData"]["task.json"]
+    assert '"microBatch": 1' in task
+
+
+def test_a_job_that_a_queue_holds_back_waits_and_goes_on(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.turn()
+    world.api.merge(JOBS, "default", "toy-profile-site-a-a0", {"spec": {"suspend": True}})
+    world.now += 300
+    world.turn()
+
+    assert "site-a waits for the queue that holds its Job" in world.condition("Progressing")["message"]
+    world.api.merge(JOBS, "default", "toy-profile-site-a-a0", {"spec": {"suspend": False}})
+    world.settle()
+    assert world.body()["status"]["quorum"] == "3/3"
+
+
+def test_two_runs_share_a_site_one_job_at_a_time(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run(1))
+    other = renamed(world.run, "other")
+    world.add(other)
+    world.turn("toy")
+    world.turn("other")
+
+    assert world.at_work() == ["toy-profile-site-a-a0"]
+    assert "site-a waits for its turn: toy is at work there" in world.condition("Progressing", "other")["message"]
+
+    world.work("toy-profile-site-a-a0")
+    world.turn("other")
+
+    assert world.at_work() == ["other-profile-site-a-a0"]
+
+
+def test_a_site_with_room_for_two_does_two_runs_at_once(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run([a_site("site-a", maxConcurrentJobs=2)]))
+    world.add(renamed(world.run, "other"))
+    world.turn("toy")
+    world.turn("other")
+
+    assert world.at_work() == ["other-profile-site-a-a0", "toy-profile-site-a-a0"]
+
+
+def test_suspension_ends_the_jobs_and_the_same_round_goes_on_after_it(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    while not any("train-r2" in name for name in world.at_work()):
+        world.turn()
+        for name in world.at_work():
+            if "train-r2" not in name:
+                world.work(name)
+        world.await_workers()
+    world.api.merge(RUNS, "default", "toy", {"spec": {"suspend": True}})
+    world.turn()
+
+    assert world.at_work() == []
+    assert world.conditions()["Suspended"] == "SuspendedBySpec"
+    assert world.body()["status"]["round"] == 2
+
+    world.api.merge(RUNS, "default", "toy", {"spec": {"suspend": False}})
+    world.now += 90000
+    world.settle()
+
+    assert world.body()["status"]["round"] == 2
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+
+
+def test_a_store_that_cannot_be_used_holds_the_run_up_and_is_told_once(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.turn()
+    world.stores.trouble = TellUser("StoreFull", "bucket fedpipe: no space left; free space")
+    for _ in range(3):
+        with pytest.raises(TryAgain):
+            world.turn()
+
+    assert world.condition("Progressing") | {"lastTransitionTime": ""} == {
+        "type": "Progressing",
+        "status": "False",
+        "reason": "StoreFull",
+        "message": "bucket fedpipe: no space left; free space",
+        "observedGeneration": 1,
+        "lastTransitionTime": "",
+    }
+    assert [reason for reason, _ in world.events()].count("StoreFull") == 1
+
+    world.stores.trouble = None
+    world.settle()
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+
+
+def test_passing_weather_is_not_told_to_people(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.turn()
+    world.stores.trouble = TryAgain("StoreUnavailable", "503")
+    with pytest.raises(TryAgain):
+        world.turn()
+
+    assert world.conditions()["Progressing"] == "Profiling"
+    with pytest.raises(TryAgain):
+        world.turn()
+    assert world.condition("Progressing")["reason"] == "StoreUnavailable"
+
+
+def test_an_aggregation_above_the_limit_is_a_job_of_the_operators_image_with_the_stores_credentials(tmp_path: Path) -> None:
+    run = a_run(store={"bucket": "fedpipe", "credentialsSecretRef": {"name": "store"}})
+    world = KubeWorld(tmp_path, run, settings=Settings(trainer_image="trainer:1", operator_image="operator:1", aggregation_limit=1))
+    while "toy-aggregate-r1-a0" not in world.at_work():
+        world.turn()
+        for name in world.at_work():
+            if "aggregate" not in name:
+                world.work(name)
+    job = world.api.objects[JOBS.plural, "default", "toy-aggregate-r1-a0"]
+    container = job["spec"]["template"]["spec"]["containers"][0]
+
+    assert container["image"] == "operator:1"
+    assert [one["valueFrom"]["secretKeyRef"]["name"] for one in container["env"] if "valueFrom" in one] == ["store", "store"]
+    assert world.runs.cluster.workers.seen("uid-1") == {}
+
+
+def test_no_trainer_gets_credentials_or_a_token(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run(store={"bucket": "fedpipe", "credentialsSecretRef": {"name": "store"}}))
+    world.settle()
+
+    for job in world.api.all(JOBS):
+        pod = job["spec"]["template"]["spec"]
+        assert pod["automountServiceAccountToken"] is False
+        assert "AWS_" not in str(pod)
+
+
+def test_a_finished_run_goes_in_its_time(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run(ttlSecondsAfterFinished=600))
+    world.settle()
+
+    assert world.turn() == world.now + 600
+    world.now += 600
+    world.turn()
+
+    assert world.api.all(RUNS) == []
+
+
+def test_results_are_deleted_with_the_run_only_if_the_spec_says_so_and_nothing_is_at_work(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run(deletionPolicy=str(DeletionPolicy.DELETE)))
+    world.turn()
+    assert world.body()["metadata"]["finalizers"] == [FINALIZER]
+    world.settle()
+    store = world.stores.of(world.run).store
+    world.api.merge(RUNS, "default", "toy", {"metadata": {"deletionTimestamp": stamp(world.now)}})
+
+    again = world.turn()
+    assert again is not None
+    assert store.list() != []
+
+    world.turn()
+    assert store.list() == []
+    assert world.body()["metadata"]["finalizers"] == []
+
+
+def test_a_run_whose_results_stay_has_no_finalizer(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.turn()
+
+    assert "finalizers" not in world.body()["metadata"]
+
+
+def test_the_settings_of_the_stand_in_are_those_that_users_get() -> None:
+    assert Settings("trainer:1", "operator:1") == SETTINGS
