@@ -1,0 +1,157 @@
+"""The chart's values, their schema, the template and the operator's settings say the same."""
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import yaml
+from charts import CHART, ROOT, Plain, values
+from jsonschema import Draft7Validator
+
+from fedpipe_operator import settings as environment
+from fedpipe_operator.api.quantities import QUANTITY_PATTERN
+from fedpipe_operator.settings import Settings
+
+SCHEMA: Plain = json.loads((CHART / "values.schema.json").read_text())
+HELPERS = (CHART / "templates" / "_helpers.tpl").read_text()
+TEMPLATES = sorted((CHART / "templates").glob("*.yaml"))
+
+_FREE = ("annotations", "podAnnotations", "nodeSelector", "affinity", "requests", "limits")
+"""Maps whose keys are the user's."""
+
+
+def test_every_setting_is_a_value_of_the_same_name() -> None:
+    assert {_camel(one.name) for one in fields(Settings)} <= values().keys()
+
+
+def test_every_setting_is_told_to_the_operator_from_its_value_and_nothing_else_is() -> None:
+    told = dict(re.findall(r"- name: FEDPIPE_(\w+)\n  value: \{\{(.*)\}\}", HELPERS))
+
+    assert told.keys() == {one.name.upper() for one in fields(Settings)} | {"LOG_FORMAT"}
+    for name, value in told.items():
+        assert "$secrets" in value if name == "IMAGE_PULL_SECRETS" else re.search(rf"\.Values\.{_camel(name.lower())}\b", value), name
+
+
+def test_a_default_is_the_same_in_the_chart_and_in_the_operator() -> None:
+    mine = {one.name: values()[_camel(one.name)] for one in fields(Settings) if not one.name.endswith("_image")}
+    environ = {f"FEDPIPE_{name.upper()}": _text(value) for name, value in mine.items()}
+
+    read = environment.read(environ | {"FEDPIPE_TRAINER_IMAGE": "trainer", "FEDPIPE_OPERATOR_IMAGE": "operator"})
+
+    assert read == Settings(trainer_image="trainer", operator_image="operator")
+
+
+def test_the_schema_describes_every_value_and_no_other() -> None:
+    assert set(_described(SCHEMA)) - {"global"} == set(_given(values()))
+
+
+def test_the_defaults_are_right_by_the_schema() -> None:
+    assert [error.message for error in Draft7Validator(SCHEMA).iter_errors(values())] == []
+
+
+def test_a_quantity_is_what_the_api_takes_for_one() -> None:
+    assert SCHEMA["definitions"]["quantity"]["pattern"] == QUANTITY_PATTERN
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"threds": 8},
+        {"threads": 0},
+        {"threads": "8"},
+        {"scratch": "20 GB"},
+        {"aggregationLimit": 536870912},
+        {"logFormat": "xml"},
+        {"imagePullPolicy": "Sometimes"},
+        {"imagePullSecrets": ["registry"]},
+        {"operatorImage": {"repository": "fedpipe operator"}},
+        {"operatorImage": {"repository": "fedpipe@sha256:0"}},
+        {"trainerImage": {"repository": "fedpipe-trainer", "digest": "sha256:short"}},
+        {"namespaces": ["one"]},
+        {"rbac": {"scope": "namespaces", "userRoles": False}},
+        {"namespaces": ["One"], "rbac": {"scope": "namespaces", "userRoles": False}},
+        {"rbac": {"scope": "everywhere"}},
+        {"crds": {"enabled": "yes", "keep": True}},
+        {"serviceAccount": {"create": False, "name": ""}},
+        {"extraEnv": [{"name": "FEDPIPE_THREADS", "value": "9"}]},
+        {"resources": {"memory": "2Gi"}},
+        {"podAnnotations": {"a": 1}},
+        {"healthPort": 80},
+    ],
+    ids=str,
+)
+def test_a_wrong_value_is_refused(wrong: Plain) -> None:
+    assert not Draft7Validator(SCHEMA).is_valid(values() | wrong)
+
+
+def test_namespaces_go_with_the_scope_of_that_name() -> None:
+    narrowed = {"namespaces": ["one", "two"], "rbac": {"scope": "namespaces", "userRoles": True}}
+
+    assert Draft7Validator(SCHEMA).is_valid(values() | narrowed)
+
+
+def test_every_value_is_used() -> None:
+    text = HELPERS + "".join(template.read_text() for template in TEMPLATES)
+
+    assert [path for path in _given(values()) if f".Values.{path.split('.')[0]}" not in text] == []
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.name)
+def test_a_template_spells_no_name(template: Any) -> None:
+    """Names of objects come from the helpers; what is named within a pod is the pod's own."""
+    spelled = re.findall(r"^  name: (?!\{\{ include)(.*)$", template.read_text(), re.MULTILINE)
+
+    assert spelled == []
+
+
+def test_the_crds_are_those_of_the_repository() -> None:
+    assert (CHART / "files" / "crds").resolve() == ROOT / "crds"
+    assert "files/crds/*.yaml" in (CHART / "templates" / "crds.yaml").read_text()
+
+
+def test_the_chart_has_the_version_of_the_project() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    assert (chart["version"], chart["appVersion"]) == (project["version"], project["version"])
+
+
+def test_the_chart_lists_the_crds() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    crds = [yaml.safe_load(file.read_text()) for file in sorted((ROOT / "crds").glob("*.yaml"))]
+
+    listed = yaml.safe_load(chart["annotations"]["artifacthub.io/crds"])
+
+    assert {one["name"]: (one["kind"], one["version"]) for one in listed} == {
+        one["metadata"]["name"]: (one["spec"]["names"]["kind"], one["spec"]["versions"][0]["name"]) for one in crds
+    }
+
+
+def _camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(word.capitalize() for word in others)
+
+
+def _text(value: Any) -> str:
+    """A value as the template writes it into a variable."""
+    return ",".join(value) if isinstance(value, list) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _given(found: Plain, above: str = "") -> Iterator[str]:
+    """The path of every value."""
+    for name, value in found.items():
+        yield above + name
+        if isinstance(value, dict) and name not in _FREE:
+            yield from _given(value, f"{above}{name}.")
+
+
+def _described(schema: Plain, above: str = "") -> Iterator[str]:
+    """The path of everything that a schema describes, entries of lists apart."""
+    for name, inner in schema.get("properties", {}).items():
+        yield above + name
+        reference = inner.get("$ref", "").rpartition("/")[2]
+        yield from _described(SCHEMA["definitions"].get(reference, inner), f"{above}{name}.")

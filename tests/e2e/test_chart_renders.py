@@ -1,0 +1,235 @@
+"""What Helm makes of the chart. Needs Helm and no cluster; what a cluster makes of the objects, the other files here test."""
+
+from typing import Any
+
+import pytest
+import yaml
+from charts import CHART, ROOT, Plain, granted, helm, of_kind, rendered, rules
+
+from fedpipe_operator import settings as environment
+from fedpipe_operator.settings import Settings
+
+pytestmark = pytest.mark.e2e
+
+CLUSTER_WIDE = ("ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition")
+NARROW: Plain = {"rbac.scope": "namespaces", "namespaces": ["ward", "lab"]}
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+
+
+def container(objects: list[Plain]) -> Plain:
+    """The operator's."""
+    found: Plain = of_kind(objects, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]
+    return found
+
+
+def read_by_the_operator(objects: list[Plain]) -> Settings:
+    return environment.read({one["name"]: one["value"] for one in container(objects)["env"]})
+
+
+def test_helm_finds_nothing_to_complain_of() -> None:
+    said = helm("lint", "--strict", CHART)
+
+    assert said.returncode == 0, said.stdout
+    assert "[WARNING]" not in said.stdout
+
+
+def test_the_crds_come_through_unchanged_and_are_kept() -> None:
+    crds = of_kind(rendered(), "CustomResourceDefinition")
+    sources = [yaml.safe_load(file.read_text()) for file in sorted((ROOT / "crds").glob("*.yaml"))]
+
+    assert [crd["spec"] for crd in crds] == [source["spec"] for source in sources]
+    assert [crd["metadata"]["name"] for crd in crds] == [source["metadata"]["name"] for source in sources]
+    assert {crd["metadata"]["annotations"]["helm.sh/resource-policy"] for crd in crds} == {"keep"}
+
+
+def test_the_crds_may_go_with_the_chart_or_stay_out_of_it() -> None:
+    assert all("annotations" not in crd["metadata"] for crd in of_kind(rendered({"crds.keep": False}), "CustomResourceDefinition"))
+    assert of_kind(rendered({"crds.enabled": False}), "CustomResourceDefinition") == []
+
+
+def test_a_chart_without_its_crds_is_not_installed(tmp_path: Any) -> None:
+    packed = helm("package", CHART, "--destination", tmp_path)
+    assert packed.returncode == 0
+    whole = helm("template", "fedpipe", next(tmp_path.glob("*.tgz")))
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    for name in ("Chart.yaml", "values.yaml", "templates"):
+        (copied / name).symlink_to(CHART / name)
+    halved = helm("template", "fedpipe", copied)
+
+    assert whole.returncode == 0
+    assert "kind: CustomResourceDefinition" in whole.stdout
+    assert halved.returncode != 0
+    assert "files/crds" in halved.stderr
+
+
+def test_the_operator_reads_its_defaults() -> None:
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+
+    assert read_by_the_operator(rendered()) == Settings(
+        trainer_image=f"fedpipe-trainer:{version}", operator_image=f"fedpipe-operator:{version}"
+    )
+
+
+def test_the_operator_reads_what_is_set() -> None:
+    given = {
+        "trainerImage": {"repository": "registry.example/trainer", "tag": "cpu"},
+        "operatorImage": {"repository": "registry.example/operator", "digest": DIGEST},
+        "imagePullPolicy": "Always",
+        "imagePullSecrets": [{"name": "ours"}, {"name": "theirs"}],
+        "watchNodes": False,
+        "aggregationLimit": "2Gi",
+        "scratch": "5G",
+        "jobTtlSeconds": 12345678,
+        "pendingGraceSeconds": 60,
+        "threads": 16,
+        "healthPort": 9000,
+    }
+    objects = rendered(given | NARROW)
+
+    assert read_by_the_operator(objects) == Settings(
+        trainer_image="registry.example/trainer:cpu",
+        operator_image=f"registry.example/operator@{DIGEST}",
+        namespaces=("ward", "lab"),
+        image_pull_policy="Always",
+        image_pull_secrets=("ours", "theirs"),
+        watch_nodes=False,
+        aggregation_limit=2 * 2**30,
+        scratch="5G",
+        job_ttl_seconds=12345678,
+        pending_grace_seconds=60,
+        threads=16,
+        health_port=9000,
+    )
+    assert container(objects)["image"] == f"registry.example/operator@{DIGEST}"
+    assert container(objects)["ports"] == [{"name": "health", "containerPort": 9000}]
+
+
+def test_the_operator_may_do_in_the_cluster_what_its_rules_say() -> None:
+    roles = {role["metadata"]["name"]: granted(role["rules"]) for role in of_kind(rendered({"rbac.userRoles": False}), "ClusterRole")}
+
+    assert roles == {"fedpipe-fedpipe": granted(rules("operator")), "fedpipe-fedpipe-nodes": granted(rules("nodes"))}
+
+
+def test_the_operator_may_do_the_same_in_its_namespaces_and_nothing_elsewhere() -> None:
+    objects = rendered(NARROW | {"watchNodes": False, "rbac.userRoles": False, "crds.enabled": False})
+
+    assert [one["metadata"]["name"] for one in objects if one["kind"] in CLUSTER_WIDE] == []
+    assert {role["metadata"]["namespace"]: granted(role["rules"]) for role in of_kind(objects, "Role")} == dict.fromkeys(
+        ("ward", "lab"), granted(rules("operator"))
+    )
+
+
+@pytest.mark.parametrize("given", [{}, NARROW], ids=["cluster", "namespaces"])
+def test_every_role_of_the_operator_is_bound_to_its_account_alone(given: Plain) -> None:
+    objects = rendered(given | {"rbac.userRoles": False})
+    account = of_kind(objects, "ServiceAccount")[0]["metadata"]
+    roles = [
+        (kind, one["metadata"]["name"], one["metadata"].get("namespace"))
+        for kind in ("ClusterRole", "Role")
+        for one in of_kind(objects, kind)
+    ]
+    bindings = of_kind(objects, "ClusterRoleBinding") + of_kind(objects, "RoleBinding")
+
+    bound = [(one["roleRef"]["kind"], one["roleRef"]["name"], one["metadata"].get("namespace")) for one in bindings]
+
+    assert sorted(bound, key=str) == sorted(roles, key=str)
+    assert all(
+        one["subjects"] == [{"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]}] for one in bindings
+    )
+
+
+def test_the_roles_for_people_are_added_to_those_of_kubernetes() -> None:
+    labelled = {
+        label.removeprefix("rbac.authorization.k8s.io/aggregate-to-"): granted(role["rules"])
+        for role in of_kind(rendered(), "ClusterRole")
+        for label in role["metadata"]["labels"]
+        if label.startswith("rbac.authorization.k8s.io/")
+    }
+
+    assert labelled == {role: granted(its_rules) for role, its_rules in rules("users").items()}
+
+
+def test_two_releases_share_no_name() -> None:
+    both = [
+        {
+            (one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"])
+            for one in rendered({"crds.enabled": False}, namespace=namespace)
+        }
+        for namespace in ("one", "two")
+    ]
+
+    assert both[0] & both[1] == set()
+
+
+def test_the_operators_pod_is_fit_for_a_restricted_namespace() -> None:
+    spec = of_kind(rendered(), "Deployment")[0]["spec"]["template"]["spec"]
+
+    assert spec["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": 65532,
+        "runAsGroup": 65532,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert spec["containers"][0]["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert spec["volumes"] == [{"name": "tmp", "emptyDir": {"sizeLimit": "4Gi"}}]
+
+
+def test_one_operator_at_a_time_and_its_labels_find_it() -> None:
+    deployment = of_kind(rendered(), "Deployment")[0]
+
+    assert (deployment["spec"]["replicas"], deployment["spec"]["strategy"]) == (1, {"type": "Recreate"})
+    assert deployment["spec"]["selector"]["matchLabels"].items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_where_and_how_the_pod_runs_is_the_administrators() -> None:
+    given = {
+        "nodeSelector": {"kind": "control"},
+        "tolerations": [{"operator": "Exists"}],
+        "affinity": {"nodeAffinity": {}},
+        "priorityClassName": "high",
+        "imagePullSecrets": [{"name": "ours"}],
+        "podAnnotations": {"a": "b"},
+        "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+        "resources": {"requests": {"memory": "1Gi"}, "limits": {"memory": "1Gi"}},
+    }
+    objects = rendered(given)
+    template = of_kind(objects, "Deployment")[0]["spec"]["template"]
+
+    assert {name: template["spec"][name] for name in given if name in template["spec"]} == {
+        name: given[name] for name in ("nodeSelector", "tolerations", "affinity", "priorityClassName", "imagePullSecrets")
+    }
+    assert template["metadata"]["annotations"] == given["podAnnotations"]
+    assert container(objects)["env"][-1:] == given["extraEnv"]
+    assert container(objects)["resources"]["requests"]["memory"] == "1Gi"
+
+
+def test_an_account_of_the_administrators_own_is_used() -> None:
+    objects = rendered({"serviceAccount": {"create": False, "name": "theirs"}})
+
+    assert of_kind(objects, "ServiceAccount") == []
+    assert of_kind(objects, "Deployment")[0]["spec"]["template"]["spec"]["serviceAccountName"] == "theirs"
+    assert of_kind(objects, "ClusterRoleBinding")[0]["subjects"][0]["name"] == "theirs"
+
+
+@pytest.mark.parametrize(
+    ("word", "complaint"),
+    [("threds=1", "threds"), ("namespaces[0]=ward", "namespaces"), ("rbac.scope=namespaces", "namespaces"), ("scratch=20 GB", "scratch")],
+)
+def test_a_wrong_value_is_named(word: str, complaint: str) -> None:
+    said = helm("template", "fedpipe", CHART, "--set", word)
+
+    assert said.returncode != 0
+    assert complaint in said.stderr
+
+
+def test_a_long_name_of_a_release_fits() -> None:
+    names = [
+        one["metadata"]["name"] for one in rendered(name="a" * 53, namespace="b" * 63) if one["kind"] in ("Deployment", "ServiceAccount")
+    ]
+
+    assert max(map(len, names)) <= 63
