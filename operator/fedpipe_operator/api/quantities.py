@@ -30,7 +30,8 @@ def amount(quantity: str) -> float:
     match = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", quantity)
     if match is None or match[2] not in _FACTORS:
         raise ValueError(f"{quantity!r} is no quantity: write a number with an optional suffix such as 24Gi or 100M")
-    return float(match[1]) * _FACTORS[match[2]]
+    # Divided, not multiplied by 0.001: so that 1900m is the very number that 1.9 is.
+    return float(match[1]) / 1000 if match[2] == "m" else float(match[1]) * _FACTORS[match[2]]
 
 
 def seconds(duration: str) -> float:

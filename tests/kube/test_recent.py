@@ -1,0 +1,74 @@
+"""What the operator has just done counts until the watch tells of it."""
+
+from dataclasses import replace
+
+from fedpipe_operator.cluster.recent import Recent
+from fedpipe_operator.cluster.seen import KubeJob
+from fedpipe_operator.doors import Job
+
+JOB = KubeJob("default", "toy", "uid-1", Job("toy-a0", "train", "site-a"), created_at=10.0)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def known(recent: Recent, *watched: KubeJob) -> dict[str, KubeJob]:
+    return recent.over({job.job.name: job for job in watched}, lambda job: job.run_uid == "uid-1")
+
+
+def test_a_job_just_created_is_seen_before_the_watch_knows_it() -> None:
+    recent = Recent(Clock())
+    recent.created(JOB)
+
+    assert known(recent) == {"toy-a0": JOB}
+
+
+def test_the_watch_is_believed_as_soon_as_it_knows_the_job() -> None:
+    recent = Recent(Clock())
+    recent.created(JOB)
+    at_work = replace(JOB, ready=1)
+
+    assert known(recent, at_work) == {"toy-a0": at_work}
+
+
+def test_a_job_just_deleted_is_on_its_way_out_and_then_gone() -> None:
+    recent = Recent(Clock())
+    recent.deleted(JOB)
+
+    assert known(recent, JOB)["toy-a0"].is_deleting
+    assert known(recent) == {}
+
+
+def test_a_job_given_up_is_no_longer_at_work_though_the_watch_thinks_so() -> None:
+    recent = Recent(Clock())
+    recent.given_up(JOB, "NoNode", "no node")
+
+    assert not known(recent, JOB)["toy-a0"].is_at_work
+
+
+def test_a_new_job_of_the_same_name_is_not_taken_for_the_one_that_was_deleted() -> None:
+    recent = Recent(Clock())
+    recent.deleted(JOB)
+    newer = replace(JOB, created_at=20.0)
+
+    assert known(recent, newer) == {"toy-a0": newer}
+
+
+def test_after_a_while_the_watch_alone_is_believed() -> None:
+    clock = Clock()
+    recent = Recent(clock)
+    recent.created(JOB)
+    clock.now += 61
+
+    assert known(recent) == {}
+
+
+def test_the_jobs_of_others_are_not_told() -> None:
+    recent = Recent(Clock())
+    recent.created(replace(JOB, run_uid="another"))
+
+    assert known(recent) == {}
