@@ -31,6 +31,11 @@ def test_all_that_is_missing_is_said_and_the_exit_code_is_three(
     assert capsys.readouterr().err.startswith("This machine cannot run a cluster:\n  network bridge: no\n  overlay mounts: neither\n")
 
 
+def test_a_full_disk_is_named_with_what_is_needed() -> None:
+    assert "7 GiB are free in /x; 36 are needed" in str(preflight.room_for(7, "/x"))
+    assert preflight.room_for(36, "/x") is None
+
+
 def test_a_machine_that_lacks_nothing_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(preflight, "lacks", lambda _: [])
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from testcluster import builder_settings, configs
 from testcluster.base_image import BASE, build_base
-from testcluster.buildah import buildah
+from testcluster.buildah import buildah, push
 from testcluster.layout import REGISTRY, REPOSITORY, Layout
 from testcluster.programs import binary
 from testcluster.shell import ClusterError, locked
@@ -33,11 +33,7 @@ def _push_program(layout: Layout, program: Path, name: str, image: str) -> None:
         shutil.copy2(program, Path(folder) / name)
         (Path(folder) / "Dockerfile").write_text(f'FROM scratch\nCOPY {name} /{name}\nENTRYPOINT ["/{name}"]\n')
         buildah(layout, "bud", "--isolation", "chroot", "--format", "oci", "--quiet", "--tag", image, folder)
-    _push(layout, image)
-
-
-def _push(layout: Layout, image: str) -> None:
-    buildah(layout, "push", "--quiet", "--tls-verify=false", "--compression-format", "zstd", "--compression-level", "3", image)
+    push(layout, image)
 
 
 def is_pushed(image: str) -> bool:
@@ -99,5 +95,5 @@ def _build_product(layout: Layout, product: str, image: str) -> None:
             *("--ignorefile", str(REPOSITORY / ".dockerignore"), "--tag", image, str(REPOSITORY)),
         )
     built = time.monotonic()
-    _push(layout, image)
+    push(layout, image)
     print(f"{image} built in {built - start:.0f} s, pushed in {time.monotonic() - built:.0f} s", flush=True)

@@ -9,7 +9,7 @@ _QUIET = ("-qq", "-o", "Dpkg::Use-Pty=0")
 
 
 def install() -> None:
-    """Install what is missing; nothing is asked and no service is started."""
+    """Install what is missing, without a question; where init scripts start services, those that come along are not started."""
     missing = missing_packages(is_there)
     if not missing:
         return

@@ -18,6 +18,8 @@ from testcluster.versions import DEBIAN_PACKAGES
 _ADD_BRIDGE, _DELETE_BRIDGE = 0x89A0, 0x89A1
 _TRIAL_BRIDGE = b"fedpipe-trial\0"
 _NETFILTER = 12
+_ROOM_GIB = 36
+"""22 for the images, which lie in the builder's store, in the registry and on each node; the rest for what Go keeps."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ def lacks(layout: Layout) -> list[Lack]:
         return [Lack("Linux", f"this is {sys.platform}")]
     if os.geteuid() != 0:
         return [Lack("root", "bridges, mounts and control groups are made by root alone; run it as root")]
-    trials = (_packages, _control_groups, _bridge, _overlay, _packet_rules, _addresses)
+    trials = (_packages, _room, _control_groups, _bridge, _overlay, _packet_rules, _addresses)
     return [lack for trial in trials if (lack := trial(layout))]
 
 
@@ -65,6 +67,21 @@ def _packages(_: Layout) -> Lack | None:
     missing = missing_packages(is_there)
     if missing and not is_there("apt-get"):
         return Lack("packages", f"install {', '.join(missing)}: there is no apt-get here to do it with")
+    return None
+
+
+def _room(layout: Layout) -> Lack | None:
+    if layout.registry.exists():
+        return None
+    layout.cache.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(layout.cache).free
+    return room_for(free >> 30, str(layout.cache))
+
+
+def room_for(free_gib: int, folder: str) -> Lack | None:
+    """Whether so much room holds programs, images and what is left over from making them."""
+    if free_gib < _ROOM_GIB:
+        return Lack("disk", f"{free_gib} GiB are free in {folder}; {_ROOM_GIB} are needed; name another folder by FEDPIPE_CACHE")
     return None
 
 

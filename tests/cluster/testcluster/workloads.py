@@ -90,6 +90,7 @@ def _store_pod(layout: Layout) -> Object:
     }
     return {
         "securityContext": {"runAsUser": USER, "runAsGroup": USER, "runAsNonRoot": True},
+        "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": 2,
         "tolerations": [{"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}],
         "containers": [container],
