@@ -1,7 +1,8 @@
 """Exact aggregation of one weight against the dense float64 truth."""
 
 import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -22,6 +23,10 @@ def part(rng: np.random.Generator, shape: tuple[int, int], rank: int) -> Part:
     b, a = rng.standard_normal((shape[0], rank)), rng.standard_normal((rank, shape[1]))
     factors = Factors(b=b.astype(np.float32), a=a.astype(np.float32))
     return Part(samples=int(rng.integers(1, 1000)), scale=float(rng.uniform(0.1, 8)), factors=factors)
+
+
+def same(given: Part) -> Part:
+    return given
 
 
 def product(factors: Factors) -> np.ndarray:
@@ -49,7 +54,7 @@ def outline_of(parts: Sequence[Part], before: Factors | None = None) -> Outline:
 
 def merged(parts: Sequence[Part], before: Factors | None = None, max_rank: int = NO_CUT) -> Merged:
     outline = outline_of(parts, before)
-    return exact.merge(outline, iter(parts), before, exact.rank(outline, max_rank))
+    return exact.merge(outline, [partial(same, part) for part in parts], before, exact.rank(outline, max_rank))
 
 
 def distance(found: np.ndarray, expected: np.ndarray) -> float:
@@ -199,12 +204,13 @@ def test_every_way_to_the_basis_catches_the_same_energy(way: str, shape: tuple[i
     energies = np.linalg.svd(dense, compute_uv=False) ** 2
 
     size = factorise.Size(d_out=shape[0], d_in=shape[1], components=20, rank=5)
-    basis, image, energy = factorise.WAYS[way].space(exact.pieces(outline_of(parts), parts, None), size)
+    basis, image, energy = factorise.WAYS[way](exact.pieces(outline_of(parts), [partial(same, part) for part in parts], None), size)
 
     np.testing.assert_allclose(basis @ basis.T, np.eye(5), atol=1e-12)
     np.testing.assert_allclose(image, dense @ basis.T, rtol=1e-10, atol=1e-10)
-    np.testing.assert_allclose(np.linalg.norm(image) ** 2, energies[:5].sum(), rtol=1e-10)
-    np.testing.assert_allclose(energy, energies.sum(), rtol=1e-10)
+    close = 1e-6 if way == "Iterated" else 1e-10
+    np.testing.assert_allclose(np.linalg.norm(image) ** 2, energies[:5].sum(), rtol=close)
+    np.testing.assert_allclose(energy, energies.sum(), rtol=close)
 
 
 def test_a_stack_wider_than_the_weight_is_never_formed() -> None:
@@ -212,16 +218,15 @@ def test_a_stack_wider_than_the_weight_is_never_formed() -> None:
     parts = [part(rng, (300, 280), 16) for _ in range(40)]
     held = []
 
-    def one_at_a_time() -> Iterator[Part]:
-        for each in parts:
-            tracemalloc.reset_peak()
-            yield each
-            held.append(tracemalloc.get_traced_memory()[1])
+    def read(number: int) -> Part:
+        held.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.reset_peak()
+        return parts[number]
 
     outline = outline_of(parts)
     tracemalloc.start()
     try:
-        result = exact.merge(outline, one_at_a_time(), None, 8)
+        result = exact.merge(outline, [partial(read, number) for number in range(len(parts))], None, 8)
     finally:
         tracemalloc.stop()
 
@@ -248,14 +253,17 @@ def test_golden_numbers_of_two_sites_of_unequal_rank() -> None:
 @pytest.mark.parametrize(
     ("shape", "count", "rank", "way"),
     [
-        ((4096, 4096), 256, 16, "Gram"),
+        ((4096, 4096), 64, 16, "Direct"),
+        ((4096, 4096), 256, 16, "Iterated"),
+        ((4096, 4096), 256, 100, "Direct"),
         ((576, 576), 1024, 64, "Dense"),
-        ((4096, 1024), 1025, 16, "Dense"),
-        ((4096, 4096), 1024, 16, "Krylov"),
-        ((4096, 4096), 1024, 512, "Gram"),
+        ((4096, 1024), 1025, 16, "Iterated"),
+        ((4096, 4096), 1024, 16, "Iterated"),
+        ((4096, 4096), 8192, 16, "Iterated"),
+        ((4096, 4096), 1024, 512, "Direct"),
     ],
 )
-def test_the_way_of_fewest_flops_is_taken(shape: tuple[int, int], count: int, rank: int, way: str) -> None:
+def test_the_way_of_least_time_within_the_bounds_of_memory_is_taken(shape: tuple[int, int], count: int, rank: int, way: str) -> None:
     assert factorise.cheapest(factorise.Size(d_out=shape[0], d_in=shape[1], components=count, rank=rank)) == way
 
 

@@ -10,13 +10,14 @@ c_j = 0 left out; then the compact form of methods in `factorise`. (FlexLoRA, ar
 frozen tail are ours.)
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from fedpipe_operator.aggregation.factorise import factorise
-from fedpipe_operator.aggregation.stack import Piece, Size
-from fedpipe_operator.aggregation.values import Factors, Float64, Merged, Method, Outline, Part
+from fedpipe_operator.aggregation.stack import Lazy, Piece, Size
+from fedpipe_operator.aggregation.values import Factors, Float64, Merged, Method, Outline, Part, Parts
 
 
 def rank(outline: Outline, max_rank: int) -> int:
@@ -30,22 +31,29 @@ def kept_shares(outline: Outline) -> Float64:
     return np.array(kept, dtype=np.float64) / outline.samples
 
 
-def merge(outline: Outline, parts: Iterable[Part], before: Factors | None, rank: int) -> Merged:
+def merge(outline: Outline, parts: Parts, before: Factors | None, rank: int) -> Merged:
     """ΔW + Σ p_k D_k as factors of this rank."""
     size = Size(d_out=outline.d_out, d_in=outline.d_in, components=_components(outline), rank=rank)
     b, a, truncated = factorise(pieces(outline, parts, before), size)
     return Merged(Factors(b=b, a=a), truncated)
 
 
-def pieces(outline: Outline, parts: Iterable[Part], before: Factors | None) -> Iterator[Piece]:
-    """What adds up to the new update before any cut. Parts are taken one at a time."""
+def pieces(outline: Outline, parts: Parts, before: Factors | None) -> list[Lazy]:
+    """What adds up to the new update before any cut."""
+    found = []
     if before is not None:
         kept = kept_shares(outline)
         alive = kept != 0
-        yield Piece(kept[alive], Factors(b=before.b[:, alive], a=before.a[alive]))
-    for part in parts:
-        weight = part.samples / outline.samples * part.scale
-        yield Piece(np.full(len(part.factors.a), weight), part.factors)
+        frozen = Piece(kept[alive], Factors(b=before.b[:, alive], a=before.a[alive]))
+        found.append(Lazy(len(frozen.weights), lambda: frozen))
+    total = outline.samples
+    return found + [Lazy(share.rank, partial(_piece, part, total)) for share, part in zip(outline.shares, parts, strict=True)]
+
+
+def _piece(read: Callable[[], Part], total: int) -> Piece:
+    part = read()
+    weight = part.samples / total * part.scale
+    return Piece(np.full(len(part.factors.a), weight), part.factors)
 
 
 def _components(outline: Outline) -> int:

@@ -4,10 +4,8 @@ All ranks must be equal. The scale is folded into B before the average, so that 
 global components that no site trained (the global rank is larger than the sites') are kept as they are.
 """
 
-from collections.abc import Iterable
-
 from fedpipe_operator.aggregation import zeropad
-from fedpipe_operator.aggregation.values import CannotAggregateError, Factors, Merged, Method, Outline, Part
+from fedpipe_operator.aggregation.values import CannotAggregateError, Factors, Merged, Method, Outline, Parts
 
 
 def rank(outline: Outline, max_rank: int) -> int:
@@ -24,7 +22,7 @@ def rank(outline: Outline, max_rank: int) -> int:
     return zeropad.rank(outline, max_rank)
 
 
-def merge(outline: Outline, parts: Iterable[Part], before: Factors | None, rank: int) -> Merged:
+def merge(outline: Outline, parts: Parts, before: Factors | None, rank: int) -> Merged:
     """B = Σ p_k s_k B_k and A = Σ p_k A_k, then the untrained components of `before`: zero-padding with nothing to pad."""
     return zeropad.merge(outline, parts, before, rank)
 

@@ -4,8 +4,9 @@ Pure: readers and a writer are arguments, and so is everything else. A thread ho
 depends on the set of updates only, not on their order, nor on the number of threads.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from fedpipe_operator.aggregation import gate
@@ -157,14 +158,12 @@ def _merged(outline: Outline, method: Method, rank: int, sites: Mapping[str, Acc
     held = _factors(before, outline.weight) if before and outline.global_rank else None
     if held and not outline.shares:
         return Merged(held)
-    return method.merge(outline, _parts(outline, sites), held, rank)
+    parts = [partial(_part, outline, share, sites[share.site]) for share in outline.shares]
+    return method.merge(outline, parts, held, rank)
 
 
-def _parts(outline: Outline, sites: Mapping[str, Accepted]) -> Iterator[Part]:
-    """Each site's part, read when it is asked for, so that a method may let go of it before the next."""
-    for share in outline.shares:
-        site = sites[share.site]
-        yield Part(share.samples, site.manifest.scales[outline.weight], _factors(site.tensors, outline.weight))
+def _part(outline: Outline, share: Share, site: Accepted) -> Part:
+    return Part(share.samples, site.manifest.scales[outline.weight], _factors(site.tensors, outline.weight))
 
 
 def _factors(tensors: TensorFile, weight: str) -> Factors:

@@ -4,7 +4,7 @@ Shapes: `a` is r × d_in, `b` is d_out × r, so that the update of a weight W (d
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -65,6 +65,10 @@ class Part:
     factors: Factors
 
 
+Parts = Sequence[Callable[[], Part]]
+"""Parts that are read when they are called for, every time anew: a method may let go of one before it takes the next."""
+
+
 @dataclass(frozen=True)
 class Merged:
     """The new global factors, and the share of the squared singular values that the cut to their rank lost."""
@@ -79,5 +83,5 @@ class Method:
 
     rank: Callable[[Outline, int], int]
     """The rank of the result from the outline and the largest rank allowed; raises `CannotAggregateError`."""
-    merge: Callable[[Outline, Iterable[Part], Factors | None, int], Merged]
-    """The result of that rank from the parts (in the outline's order, each read as it is asked for) and the global factors, if any."""
+    merge: Callable[[Outline, Parts, Factors | None, int], Merged]
+    """The result of that rank from the parts (in the outline's order) and the global factors, if any."""

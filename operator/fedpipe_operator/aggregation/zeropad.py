@@ -6,11 +6,9 @@ the tail shrinks each round by the share of such sites. That is the rule's fault
 trained are kept as they are. The result is not in singular-value order; its first components are the ones that most sites trained.
 """
 
-from collections.abc import Iterable
-
 import numpy as np
 
-from fedpipe_operator.aggregation.values import CannotAggregateError, Factors, Merged, Method, Outline, Part
+from fedpipe_operator.aggregation.values import CannotAggregateError, Factors, Merged, Method, Outline, Parts
 
 
 def rank(outline: Outline, max_rank: int) -> int:
@@ -27,10 +25,11 @@ def rank(outline: Outline, max_rank: int) -> int:
     return largest
 
 
-def merge(outline: Outline, parts: Iterable[Part], before: Factors | None, rank: int) -> Merged:
+def merge(outline: Outline, parts: Parts, before: Factors | None, rank: int) -> Merged:
     """B = Σ p_k s_k [B_k 0] and A = Σ p_k [A_k; 0], then the components of `before` beyond every site's rank."""
     left, right = np.zeros((outline.d_out, rank)), np.zeros((rank, outline.d_in))
-    for part in parts:
+    for read in parts:
+        part = read()
         share, r = part.samples / outline.samples, len(part.factors.a)
         left[:, :r] += share * part.scale * part.factors.b.astype(np.float64)
         right[:r] += share * part.factors.a.astype(np.float64)
