@@ -1,5 +1,7 @@
 """What goes wrong in a cluster, on purpose: an API server that restarts, a node that dies and comes back, a node that is emptied."""
 
+from pathlib import Path
+
 from testcluster import cgroups, control_plane, nodes
 from testcluster.kubectl import kubectl
 from testcluster.layout import Layout, node_called
@@ -53,3 +55,8 @@ def drain(layout: Layout, name: str) -> None:
 def uncordon(layout: Layout, name: str) -> None:
     """The node takes pods again."""
     kubectl(layout, "uncordon", name)
+
+
+def are_possible(layout: Layout, kubeconfig: str) -> bool:
+    """Whether the cluster that the tests were given is ours, and so ours to break."""
+    return bool(kubeconfig) and Path(kubeconfig).resolve() == layout.kubeconfig.resolve()
