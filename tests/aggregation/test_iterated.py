@@ -101,13 +101,34 @@ def test_the_cut_is_the_best_one_for_any_decay_and_likeness(seed: int, decay: fl
     assert_the_best_cut(fleet, factorise.factorise(pieces(fleet), size_of(fleet)))
 
 
+@pytest.mark.parametrize("size", [1e-25, 1e-12, 1e12, 1e25])
+def test_factors_beyond_the_range_of_float32_squares_lose_no_accuracy(size: float) -> None:
+    fleet = drawn(0, SPECTRA["slow decay"], 1.0)
+    uneven = [(b * np.float32(size), a / np.float32(size)) if site % 2 else (b, a) for site, (b, a) in enumerate(fleet)]
+
+    assert_the_best_cut(uneven, factorise.factorise(pieces(uneven), size_of(uneven)))
+
+
+@pytest.mark.parametrize("alive", [0, 1, 3])
+def test_sites_that_changed_nothing_are_no_trouble(alive: int) -> None:
+    fleet = [(b * np.float32(site < alive), a) for site, (b, a) in enumerate(drawn(0, SPECTRA["slow decay"]))]
+
+    found = factorise.factorise(pieces(fleet), size_of(fleet))
+
+    if alive:
+        assert_the_best_cut(fleet, found)
+    else:
+        assert not found.b.any()
+        assert found.truncated_energy == 0
+
+
 def test_float32_is_not_trusted_where_little_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
     original = iterated._from_grams
     monkeypatch.setattr(iterated, "_from_grams", lambda groups, dtype: (tried.append(dtype.name), original(groups, dtype))[1])
 
     for apart in (1.0, 1e-5):
-        fleet = drawn(0, lambda i: np.exp(-i / 4) * (i < RANK), apart)
+        fleet = drawn(0, lambda i: np.where(i < RANK, np.exp(-i / 4), 1e-6), apart)
         assert_the_best_cut(fleet, factorise.factorise(pieces(fleet), size_of(fleet)))
 
     assert tried == ["float32", "float32", "float64"]
