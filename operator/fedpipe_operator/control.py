@@ -100,6 +100,7 @@ class Control:
     _loop: asyncio.AbstractEventLoop = field(init=False)
     _uids: dict[str, Key] = field(default_factory=dict)
     """The key of each run that is under way, by its uid."""
+    _nodes: dict[str, Node] = field(default_factory=dict)
     _held: dict[tuple[str, str], set[Key]] = field(default_factory=dict)
     """Runs that wait for a place at a site."""
 
@@ -123,6 +124,17 @@ class Control:
         if not job.is_at_work:
             for key in self._held.pop((job.namespace, job.job.site), ()):
                 self.queue.wake(key)
+
+    def see_node(self, node: Node) -> None:
+        """A node was seen: news for all sites if it is another than before (its heartbeats are none)."""
+        if self._nodes.get(node.name) != node:
+            self._nodes[node.name] = node
+            self.wake_sites()
+
+    def forget_node(self, node: Node) -> None:
+        """A node is gone."""
+        self._nodes.pop(node.name, None)
+        self.wake_sites()
 
     def wake_sites(self, namespace: str | None = None) -> None:
         """All sites, or those of a namespace, may have a new status."""

@@ -7,7 +7,7 @@ no longer wanted; it never waits for one.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from fedpipe_trainer.contract import Progress
 
@@ -19,6 +19,9 @@ class JobState(StrEnum):
     RUNNING = "Running"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
+
+
+AT_WORK: Final = (JobState.PENDING, JobState.RUNNING)
 
 
 @dataclass(frozen=True)

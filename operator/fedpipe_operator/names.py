@@ -101,6 +101,22 @@ def export_manifest(attempt: int) -> str:
     return f"export/{attempt}/manifest.json"
 
 
+def manifest_of(kind: str, *, site: str, round_: int, attempt: int) -> str:
+    """Key of what a job of this kind writes last."""
+    match kind:
+        case "profile":
+            return profile_manifest(site, attempt)
+        case "train":
+            return update_manifest(round_, site, attempt)
+        case "evaluate":
+            return evaluation_manifest(round_, site, attempt)
+        case "export":
+            return export_manifest(attempt)
+        case "aggregate":
+            return round_manifest(round_)
+    raise ValueError(f"no job is of kind {kind!r}")
+
+
 def numbers_in(keys: Iterable[str]) -> list[int]:
     """Every number that is a whole part of these keys, ascending: all their rounds and attempts are among them."""
     return sorted({int(part) for key in keys for part in key.split("/") if part.isdecimal()})

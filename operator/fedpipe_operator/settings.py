@@ -8,6 +8,7 @@ from fedpipe_operator.api import amount
 
 Value = TypeVar("Value")
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
+LogFormat = Literal["json", "plain"]
 
 _TRUTHS: Final = {"true": True, "false": False}
 
@@ -37,6 +38,7 @@ class Settings:
     threads: int = 8
     """Runs that are looked at side by side."""
     health_port: int = 8080
+    log_format: LogFormat = "json"
 
 
 def read(environ: Mapping[str, str]) -> Settings:
@@ -58,6 +60,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         pending_grace_seconds=_read(environ, "PENDING_GRACE_SECONDS", _count, Settings.pending_grace_seconds),
         threads=_read(environ, "THREADS", _count, Settings.threads),
         health_port=_read(environ, "HEALTH_PORT", _count, Settings.health_port),
+        log_format=_read(environ, "LOG_FORMAT", _log_format, Settings.log_format),
     )
 
 
@@ -87,6 +90,12 @@ def _pull_policy(text: str) -> PullPolicy:
     if text not in get_args(PullPolicy):
         raise ValueError(f"write one of {', '.join(get_args(PullPolicy))}")
     return cast("PullPolicy", text)
+
+
+def _log_format(text: str) -> LogFormat:
+    if text not in get_args(LogFormat):
+        raise ValueError(f"write one of {', '.join(get_args(LogFormat))}")
+    return cast("LogFormat", text)
 
 
 def _truth(text: str) -> bool:

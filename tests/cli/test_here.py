@@ -175,6 +175,16 @@ def test_files_that_hold_no_run_or_several_are_refused(tmp_path: Path, capsys: p
     assert f"these files hold {len(runs)} FederatedFineTunes" in capsys.readouterr().err
 
 
+def test_a_run_whose_sites_are_not_among_the_files_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a_file(tmp_path, "run.yaml", a_document("FederatedFineTune", "run"))
+
+    with pytest.raises(typer.Exit) as left:
+        load_one([tmp_path])
+
+    assert left.value.exit_code == 2
+    assert "these files hold no EdgeSite that run selects" in capsys.readouterr().err
+
+
 def test_the_objects_of_a_folder_come_from_all_its_yaml_files_in_order(tmp_path: Path) -> None:
     a_file(tmp_path, "b.yaml", a_document("EdgeSite", "second"), a_document("EdgeSite", "third"))
     a_file(tmp_path, "a.yaml", a_document("FederatedFineTune", "run"), a_document("EdgeSite", "first"))

@@ -23,6 +23,7 @@ def test_every_setting_can_be_given() -> None:
         "PENDING_GRACE_SECONDS": "45",
         "THREADS": "2",
         "HEALTH_PORT": "9000",
+        "LOG_FORMAT": "plain",
     }
 
     assert read(IMAGES | {f"FEDPIPE_{name}": value for name, value in given.items()}) == Settings(
@@ -38,6 +39,7 @@ def test_every_setting_can_be_given() -> None:
         pending_grace_seconds=45,
         threads=2,
         health_port=9000,
+        log_format="plain",
     )
 
 

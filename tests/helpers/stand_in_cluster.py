@@ -16,7 +16,7 @@ from stand_in_runs import a_run
 from trainer_results import Trainer, good_trainer, path_of
 
 from fedpipe_operator.capacity import Node
-from fedpipe_operator.cluster import RunView, Runs, kube_job
+from fedpipe_operator.cluster import Runs, RunView, kube_job
 from fedpipe_operator.cluster.api import JOBS, PODS, RUNS, SECRETS, Kind, Plain
 from fedpipe_operator.cluster.door import Cluster
 from fedpipe_operator.cluster.recent import Recent

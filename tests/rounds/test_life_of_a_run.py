@@ -1,5 +1,6 @@
 """A whole run through decide, tasks, store and aggregation; only the trainers are stand-ins."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -260,11 +261,24 @@ def test_only_the_chosen_sites_of_a_round_train_and_the_choice_changes_with_the_
     assert len({frozenset(sites) for sites in chosen}) > 1
 
 
-def test_a_run_without_sites_fails_and_says_so(tmp_path: Path) -> None:
+def test_a_run_without_sites_waits_for_one_and_fails_when_its_time_is_up(tmp_path: Path) -> None:
     world = World(a_run(0), tmp_path)
+    world.turn()
+    assert world.conditions()["Progressing"] == "NoSites"
+
+    world.now += 600
+    world.turn()
+    assert world.conditions()["Failed"] == "NoSites"
+
+
+def test_a_run_that_was_there_before_its_sites_begins_as_soon_as_they_come(tmp_path: Path) -> None:
+    world = World(a_run(0), tmp_path)
+    world.turn()
+    world.run = replace(world.run, sites=a_run(3).sites)
+
     world.settle()
 
-    assert world.conditions()["Failed"] == "NoSites"
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
 
 
 def test_a_site_whose_profile_fails_is_left_out_with_the_trainers_words(tmp_path: Path) -> None:

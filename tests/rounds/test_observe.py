@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from stand_in_runs import World, a_run
@@ -12,9 +13,9 @@ from trainer_results import a_profile, an_update, good_trainer, path_of
 from fedpipe_operator import names
 from fedpipe_operator.doors import Job, JobState, SeenJob
 from fedpipe_operator.errors import TellUser
-from fedpipe_operator.observe import KEPT, Memory, observe
+from fedpipe_operator.observe import Memory, observe
 from fedpipe_operator.records import RoundEvaluation, Verdict
-from fedpipe_operator.rounds import Run, Seen
+from fedpipe_operator.rounds import Run, Seen, job_of
 from fedpipe_operator.store import DirectoryStore
 from fedpipe_trainer.contract import (
     EvaluateTask,
@@ -136,15 +137,62 @@ def test_what_was_not_there_at_the_first_look_is_seen_at_the_next(store: Directo
     assert look(store, memory=memory).round == 1
 
 
-def test_memory_lets_go_of_what_it_has_kept_longest(store: DirectoryStore) -> None:
+def test_memory_lets_go_of_what_a_look_does_not_ask_for_any_more(store: DirectoryStore) -> None:
     memory = Memory()
-    for round_ in range(KEPT + 3):
-        put(store, names.round_evaluation(round_), evaluated(round_))
-        memory.read(store, names.round_evaluation(round_), RoundEvaluation)
+    put(store, names.round_evaluation(0), evaluated(0))
+    put(store, names.update_manifest(1, "site-a", 0), an_update_of("site-a", 1, 0))
+    look(store, memory=memory)
+    assert names.update_manifest(1, "site-a", 0) in memory.objects
 
-    assert len(memory.objects) == KEPT
-    assert names.round_evaluation(2) not in memory.objects
-    assert names.round_evaluation(3) in memory.objects
+    put(store, names.round_evaluation(1), evaluated(1))
+    look(store, memory=memory)
+    look(store, memory=memory)
+
+    assert set(memory.objects) == {names.round_evaluation(0), names.round_evaluation(1)}
+
+
+def test_a_look_at_a_long_run_lists_the_round_under_way_and_no_other(store: DirectoryStore) -> None:
+    class Noting(DirectoryStore):
+        listed: ClassVar[list[str]] = []
+
+        def list(self, prefix: str = "") -> list[str]:
+            self.listed.append(prefix)
+            return super().list(prefix)
+
+    for round_ in range(50):
+        put(store, names.round_evaluation(round_), evaluated(round_))
+    noting = Noting(store.root)
+
+    seen = look(noting, run=a_run(rounds={"count": 100}))
+
+    assert seen.round == 50
+    assert noting.listed == ["profile", "rounds/0050", "export"]
+
+
+def test_a_job_that_left_its_manifest_is_about_to_end_whatever_round_it_was_of(store: DirectoryStore) -> None:
+    run = a_run()
+    done, at_it, earlier = (
+        job_of(run, "train", site="site-a", round_=2),
+        job_of(run, "train", site="site-b", round_=2),
+        job_of(run, "evaluate", site="site-a", round_=1),
+    )
+    for round_ in range(2):
+        put(store, names.round_evaluation(round_), evaluated(round_))
+    put(store, names.update_manifest(2, "site-a", 0), an_update_of("site-a", 2, 0))
+    store.write(names.evaluation_manifest(1, "site-a", 0), b"{}")
+
+    seen = look(store, run=run, jobs={job.name: running(job) for job in (done, at_it, earlier)})
+
+    assert seen.reported == {done.name, earlier.name}
+
+
+def test_an_update_of_a_site_that_is_gone_counts_if_it_came_in_time(tmp_path: Path) -> None:
+    world = World(a_run(), tmp_path)
+    world.work_until("train-r1")
+    world.door.work("toy-train-r1-site-a-a0")
+    world.run = replace(world.run, sites=world.run.sites[1:])
+
+    assert world.turn().status.quorum == "1/3"
 
 
 @pytest.mark.parametrize(

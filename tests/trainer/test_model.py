@@ -55,6 +55,17 @@ def test_a_file_that_a_model_folder_lacks_is_named(copy: Path, workplace: Workpl
     assert failed.value.reason is FailureReason.BAD_MODEL
 
 
+def test_a_file_that_the_trainer_may_not_read_is_named_with_what_to_do(
+    copy: Path, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, _mode: Path(path).name != "model.safetensors")  # root may read everything
+
+    with pytest.raises(TaskFailed, match=r"may not read model.safetensors .* make them readable \(chmod a\+r\)") as failed:
+        fetch(source(copy), workplace)
+
+    assert failed.value.reason is FailureReason.BAD_MODEL
+
+
 def test_a_model_folder_that_is_not_there_is_named(tmp_path: Path, workplace: Workplace) -> None:
     with pytest.raises(TaskFailed, match=f"no model folder {tmp_path}/nowhere"):
         fetch(source(tmp_path / "nowhere"), workplace)

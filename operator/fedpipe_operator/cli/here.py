@@ -86,7 +86,11 @@ def load_one(paths: list[Path]) -> tuple[FederatedFineTune, list[EdgeSite]]:
     if len(objects.runs) != 1:
         typer.echo(f"these files hold {len(objects.runs)} FederatedFineTunes: name files that hold exactly one", err=True)
         raise typer.Exit(2)
-    return objects.runs[0], objects.sites
+    run = objects.runs[0]
+    if not matching(run, objects.sites):
+        typer.echo(f"these files hold no EdgeSite that {run.metadata.name} selects: name files that do", err=True)
+        raise typer.Exit(2)
+    return run, objects.sites
 
 
 def volumes_beside(path: Path) -> Path:

@@ -59,6 +59,10 @@ class Api:
         """The object, None if there is none."""
         return self._call("GET", kind, namespace, name, absent_is_none=True)
 
+    def serves(self, kind: Kind, namespace: str) -> bool:
+        """Whether the API server knows this kind at all."""
+        return self._call("GET", kind, namespace, absent_is_none=True, query={"limit": "1"}) is not None
+
     def find(
         self, kind: Kind, namespace: str, *, labels: Mapping[str, str] | None = None, fields: Mapping[str, str] | None = None
     ) -> list[Plain]:

@@ -94,7 +94,7 @@ class ClusterDoor:
             age = self.cluster.clock() - job.created_at
             grace = self.cluster.settings.pending_grace_seconds
             told = self.words.waiting(job, self.cluster.clock()) if age >= grace / 2 else None
-            if told is not None and age >= grace:
+            if told is not None and age >= grace * (1 + told.is_slow):
                 self._give_up_if_hopeless(job, told)
 
     def _give_up_if_hopeless(self, job: KubeJob, told: Waiting) -> None:

@@ -29,6 +29,8 @@ class Waiting:
     """In the words of the scheduler or the kubelet."""
     is_hopeless: bool
     """Whether waiting longer would not help."""
+    is_slow: bool = False
+    """Whether it takes longer than other failures to tell a bad start from a slow one."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,16 @@ def ending(pods: Sequence[Body]) -> Ending | None:
     pod = _newest(pods)
     if pod is None:
         return None
+    status = pod.get("status", {})
+    if status.get("reason"):  # Evicted and the like: what became of the container is a consequence
+        return Ending(None, status["reason"], status.get("message", ""))
     for ended in _states(pod, "terminated"):
         code, reason = ended.get("exitCode"), ended.get("reason", "")
         if reason == _OOM:
             return Ending(code, str(FailureReason.OUT_OF_MEMORY), f"the kernel ended it at its memory limit (exit code {code})")
         told = ended.get("message") or f"exit code {code}; kubectl logs has its own words, while the Job is kept"
         return Ending(code, "Killed" if code == _KILLED else reason or "Died", told)
-    status = pod.get("status", {})
-    return Ending(None, status["reason"], status.get("message", "")) if status.get("reason") else None
+    return None
 
 
 def mount_failure(events: Sequence[Body]) -> str:

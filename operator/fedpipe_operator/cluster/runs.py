@@ -140,7 +140,7 @@ class Runs:
             address=opened.address,
             map=ClusterMap(opened.credentials),
             voice=self.voice,
-            resumed_at=_resumed_at(run.resource),
+            resumed_at=max(_resumed_at(run.resource), unix(view.body["metadata"]["creationTimestamp"])),
             clock=self.cluster.clock,
             memory=kept.memory,
             busy={site.name: why for site in run.sites if (why := door.busy_with(site)) is not None},

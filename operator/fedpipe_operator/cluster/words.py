@@ -55,4 +55,4 @@ class Words:
         """A container that is being made for long may wait for a volume; only the kubelet's events say so."""
         meta = found[0]["metadata"]
         told = pods.mount_failure(self.api.find(EVENTS, meta["namespace"], fields={"involvedObject.uid": meta["uid"]}))
-        return Waiting("MountFailed", told, is_hopeless=True) if told else None
+        return Waiting("MountFailed", told, is_hopeless=True, is_slow=True) if told else None

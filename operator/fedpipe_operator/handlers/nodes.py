@@ -19,7 +19,10 @@ def nodes(body: Body, **_: Any) -> Mapping[None, Node]:
 
 
 @kopf.on.event("", "v1", "nodes")
-def node_seen(memo: kopf.Memo, **_: Any) -> None:
+def node_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
     """A node was listed, created, changed or deleted: what pools can carry may be another now."""
     control: Control = memo.control
-    control.wake_sites()
+    if type == "DELETED":
+        control.forget_node(kube_node(body))
+    else:
+        control.see_node(kube_node(body))

@@ -24,6 +24,8 @@ def aggregation_job(run: Run, job: Job, settings: Settings) -> Plain:
         "image": settings.operator_image,
         "command": ["python", "-m", "fedpipe_operator.worker"],
         "args": [task_argument()],
+        # Its last words say what is wrong with the store. A trainer's stay in its log: they may quote data.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "env": _credentials(run),
         "resources": {"requests": {"cpu": _CPU, "memory": _MEMORY}, "limits": {"memory": "4Gi"}},
     }

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from fedpipe_operator.api import EdgeSite
+from fedpipe_operator.api import EdgeSite, amount
 from fedpipe_operator.api.edgesite import PodOverrides
 from fedpipe_operator.doors import Job, Limits
 from fedpipe_operator.manifests.jobs import job_around
@@ -16,6 +16,8 @@ Plain = dict[str, Any]
 DATA_FOLDER: Final = "/data"
 MODEL_FOLDER: Final = "/model"
 CLAIM_SCHEME: Final = "pvc://"
+_CPU_FLOOR: Final = 0.5
+"""Cores that are set aside, as a share of the claim: a node has less to give than it has cores, and a slower trainer is no failed one."""
 _HEADROOM: Final = 1.15
 """Memory that is asked for, as a multiple of the forecast: forecasts are within 15 %."""
 
@@ -63,6 +65,7 @@ def _resources(site: EdgeSite | None, limits: Limits) -> Plain:
         ceiling["memory"] = str(limits.memory_bytes)
     if site is not None and site.spec.capacity.cpu is not None:
         ceiling["cpu"] = site.spec.capacity.cpu
+        floor["cpu"] = f"{max(1, round(amount(site.spec.capacity.cpu) * 1000 * _CPU_FLOOR))}m"
     accelerator = site.spec.capacity.accelerator if site else None
     if accelerator is not None:
         ceiling[accelerator.resource] = str(accelerator.count)

@@ -8,7 +8,7 @@ It remembers nothing: after its actions and status are applied, and nothing else
 """
 
 from fedpipe_operator.api import ConditionStatus, ConditionType, FederatedFineTune, Reason, seconds
-from fedpipe_operator.doors import JobState
+from fedpipe_operator.doors import AT_WORK
 from fedpipe_operator.rounds.actions import (
     Action,
     CommitEvaluation,
@@ -85,13 +85,20 @@ def _next_step(look: Look) -> Step:
     """The first stage that is not done says what is to be done."""
     if look.run.spec.suspend:
         return Step(Reason.SUSPENDED_BY_SPEC, "set spec.suspend to false to go on in the same round")
-    if not look.run.sites:
-        return fail(Reason.NO_SITES, "no EdgeSite of this namespace carries the labels of sites.selector")
+    if not look.run.sites and look.seen.round not in look.seen.plans:
+        return _without_sites(look)
     why = ended(look)
     if why is not None:
         return export(look) or Step(why, f"after round {look.seen.round - 1}", end=End.SUCCEEDED)
     stages = (profile, plan, evaluate) if look.seen.round == 0 else (profile, plan, train, aggregate, evaluate)
     return next(step for stage in stages if (step := stage(look)) is not None)
+
+
+def _without_sites(look: Look) -> Step:
+    """Sites may be on their way: files are applied in the order of their names."""
+    message = "no EdgeSite of this namespace carries the labels of sites.selector: create one, or correct the selector"
+    over = look.now >= look.seen.resumed_at + seconds(look.run.spec.rounds.deadline)
+    return fail(Reason.NO_SITES, message) if over else Step(Reason.NO_SITES, message)
 
 
 def is_over(resource: FederatedFineTune) -> bool:
@@ -101,12 +108,12 @@ def is_over(resource: FederatedFineTune) -> bool:
 
 
 def _discards(seen: Seen, wanted: frozenset[str]) -> tuple[Discard, ...]:
-    """Jobs that are still at work though nobody wants their result: late, suspended, or of a run that is over."""
-    at_work = (JobState.PENDING, JobState.RUNNING)
-    return tuple(Discard(name) for name, job in sorted(seen.jobs.items()) if job.state in at_work and name not in wanted)
+    """Jobs that are still at work though nobody waits for their result: late, suspended, or of a run that is over."""
+    let_be = wanted | seen.reported
+    return tuple(Discard(name) for name, job in sorted(seen.jobs.items()) if job.state in AT_WORK and name not in let_be)
 
 
 def _next_deadline(look: Look) -> float:
     """When the time of the oldest job at work is up; a whole deadline from now if none is."""
-    at_work = [job.started_at for job in look.seen.jobs.values() if job.state in (JobState.PENDING, JobState.RUNNING)]
+    at_work = [job.started_at for job in look.seen.jobs.values() if job.state in AT_WORK]
     return max(look.seen.resumed_at, min(at_work, default=look.now)) + seconds(look.run.spec.rounds.deadline)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from fedpipe_operator.api import seconds
-from fedpipe_operator.doors import JobState, SeenJob
+from fedpipe_operator.doors import AT_WORK, JobState, SeenJob
 from fedpipe_operator.rounds.seen import Run, Seen, job_of
 from fedpipe_trainer.contract import ExitCode, FailureReason, Manifest, Outcome
 
@@ -102,7 +102,7 @@ def _outcome(attempt: int, name: str, manifest: Manifest | None, job: SeenJob | 
         return _Failed(f"{failure.reason}: {failure.message}", final, failure.reason is not FailureReason.TERMINATED)
     if job is None:
         return Todo(attempt)
-    if job.state in (JobState.PENDING, JobState.RUNNING):
+    if job.state in AT_WORK:
         return Active(attempt, name, job.message if job.state is JobState.PENDING else "")
     return _dead(job)
 

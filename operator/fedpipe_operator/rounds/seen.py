@@ -49,6 +49,8 @@ class Seen:
     verdicts: Mapping[str, Mapping[int, Verdict]] = field(default_factory=dict)
     site_evaluations: Mapping[str, Mapping[int, EvaluationManifest]] = field(default_factory=dict)
     exports: Mapping[int, ExportManifest] = field(default_factory=dict)
+    reported: frozenset[str] = frozenset()
+    """Jobs at work that have left their manifest: they are about to end by themselves."""
     busy: Mapping[str, str] = field(default_factory=dict)
     """Sites at which no further job may be started now, and what they are busy with."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Final
 
 from fedpipe_operator.api import FineTuneSpec, Reason, primary_metric
 from fedpipe_operator.records import RoundEvaluation, RoundPlan, UpdateRef
@@ -58,6 +59,8 @@ class Step:
 
 
 Standings = Mapping[str, Standing]
+
+_GONE: Final = "SiteGone: its EdgeSite was deleted, cannot be read, or no longer carries the labels of sites.selector"
 
 
 def fail(reason: Reason, message: str) -> Step:
@@ -161,9 +164,11 @@ def _judged(look: Look, site: str, site_standing: Standing) -> Standing:
 
 def _standings(look: Look, kind: str, sites: Iterable[str], manifests: Mapping[str, Mapping[int, Manifest]], *, round_: int) -> Standings:
     expired = _expired(look, kind, round_)
-    return {
+    standings = {
         site: standing(Work(kind, site, round_), look.run, look.seen, manifests=manifests.get(site, {}), expired=expired) for site in sites
     }
+    known = {site.name for site in look.run.sites}
+    return {site: one if site in known or isinstance(one, Done) else Out(_GONE) for site, one in standings.items()}
 
 
 def _expired(look: Look, kind: str, round_: int) -> bool:

@@ -68,8 +68,8 @@ def _conditions(look: Look, step: Step) -> tuple[Condition, ...]:
     succeeded = ended and not failed
     told = (
         Told(ConditionType.VALID, True, Reason.SPEC_VALID),
-        Told(ConditionType.PROFILED, profiled, Reason.ALL_PROFILED if profiled else Reason.PROFILING),
-        Told(ConditionType.PLANNED, planned, Reason.ROUND_PLANNED if planned else Reason.WAITING, _excluded(look)),
+        _told_profiled(look, profiled=profiled),
+        Told(ConditionType.PLANNED, planned, Reason.ROUND_PLANNED if planned else Reason.WAITING),
         Told(ConditionType.PROGRESSING, not (ended or suspended), step.reason, step.message),
         Told(ConditionType.SUSPENDED, suspended, Reason.SUSPENDED_BY_SPEC if suspended else Reason.NOT_SUSPENDED),
         Told(ConditionType.SUCCEEDED, succeeded, step.reason if succeeded else Reason.NOT_FINISHED, step.message if succeeded else ""),
@@ -78,6 +78,12 @@ def _conditions(look: Look, step: Step) -> tuple[Condition, ...]:
     )
     resource = look.run.resource
     return conditions_of(told, resource.status.conditions, generation=resource.metadata.generation, now=look.now)
+
+
+def _told_profiled(look: Look, *, profiled: bool) -> Told:
+    left_out = _excluded(look)
+    reason = (Reason.SITES_LEFT_OUT if left_out else Reason.ALL_PROFILED) if profiled else Reason.PROFILING
+    return Told(ConditionType.PROFILED, profiled, reason, left_out)
 
 
 def _profiled(look: Look, step: Step) -> bool:

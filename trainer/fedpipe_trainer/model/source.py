@@ -1,6 +1,7 @@
 """From a task's model source to a checked local folder. Only an `hf://` source may ask a hub."""
 
 import hashlib
+import os
 import re
 import struct
 from collections import Counter
@@ -117,3 +118,8 @@ def _check(folder: Path) -> None:
         missing = "tokenizer.json (nor any of the older tokenizer files)"
     if missing:
         raise TaskFailed(FailureReason.BAD_MODEL, f"the model folder {folder} has no {missing}")
+    closed = sorted(path.name for path in folder.iterdir() if path.is_file() and not os.access(path, os.R_OK))
+    if closed:
+        who = f"the trainer (user {os.getuid()})"
+        msg = f"{who} may not read {', '.join(closed)} of the model folder {folder}: make them readable (chmod a+r)"
+        raise TaskFailed(FailureReason.BAD_MODEL, msg)

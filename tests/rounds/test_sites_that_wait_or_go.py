@@ -1,0 +1,100 @@
+"""Sites that are busy, whose jobs wait, that run out of memory, or that go: what becomes of the run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from stand_in_runs import World, a_run
+
+from fedpipe_operator.doors import JobState, SeenJob
+from fedpipe_operator.rounds import Decision, Seen, StartTraining, decide, job_of
+from fedpipe_operator.rounds.memory import micro_batch
+
+
+def test_a_site_that_others_use_up_gets_no_job_and_is_waited_for(tmp_path: Path) -> None:
+    world = World(a_run(), tmp_path)
+    world.reconciler.busy = {"site-b": "its turn: another is at work there"}
+
+    world.turn()
+
+    assert world.door.at_work() == ["toy-profile-site-a-a0", "toy-profile-site-c-a0"]
+    assert world.message("Progressing") == "0 of 3 sites done; site-b waits for its turn: another is at work there"
+
+    world.reconciler.busy = {}
+    world.settle()
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+
+
+def test_a_job_that_waits_says_for_what_and_so_does_the_end_of_its_time(tmp_path: Path) -> None:
+    world = World(a_run(sites={"quorum": 0.6}, rounds={"count": 1, "deadline": "10m"}), tmp_path)
+    world.turn()
+    name = "toy-profile-site-c-a0"
+    world.door.jobs[name] = replace(world.door.jobs[name], state=JobState.PENDING, message="Unschedulable: 0/2 nodes are available")
+
+    world.turn()
+    assert world.message("Progressing") == "0 of 3 sites done; site-c waits for Unschedulable: 0/2 nodes are available"
+
+    world.door.work("toy-profile-site-a-a0")
+    world.door.work("toy-profile-site-b-a0")
+    world.now += 601
+    world.settle()
+    excluded = world.run.resource.status.excluded["site-c"]
+    assert excluded == "DeadlineExceeded: not done within 10m; it waited for Unschedulable: 0/2 nodes are available"
+
+
+def test_a_site_that_goes_in_the_middle_of_a_round_costs_the_round_its_update_and_no_more(tmp_path: Path) -> None:
+    world = World(a_run(sites={"quorum": 0.6}, rounds={"count": 1}), tmp_path)
+    world.work_until("train-r1")
+    world.run = replace(world.run, sites=world.run.sites[:2])
+
+    world.settle()
+
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert "toy-train-r1-site-c-a0" in world.door.discarded
+    assert world.run.resource.status.history[0].left_out["site-c"].startswith("SiteGone")
+
+
+def test_a_job_that_has_left_its_manifest_is_let_be() -> None:
+    run = a_run()
+    job = job_of(run, "train", site="site-a", round_=1)
+    seen = Seen(jobs={job.name: SeenJob(job, JobState.RUNNING, 0.0)}, reported=frozenset({job.name}))
+    suspended = replace(run, resource=run.resource.model_copy(update={"spec": run.spec.model_copy(update={"suspend": True})}))
+
+    assert decide(suspended, seen, 0.0).actions == ()
+    assert len(decide(suspended, replace(seen, reported=frozenset()), 0.0).actions) == 1
+
+
+def training_after(world: World, *, reason: str, times: int) -> StartTraining:
+    """What is asked for at site-a after so many attempts that ended like this."""
+    for attempt in range(times):
+        name = f"toy-train-r1-site-a-a{attempt}"
+        world.door.jobs[name] = replace(world.door.jobs[name], state=JobState.FAILED, exit_code=137, reason=reason, message="")
+        decision: Decision = world.turn()
+    return next(action for action in decision.actions if isinstance(action, StartTraining))
+
+
+@pytest.mark.parametrize(("reason", "times", "expected"), [("OutOfMemory", 1, 4), ("OutOfMemory", 2, 2), ("Killed", 1, None)])
+def test_after_running_out_of_memory_a_site_takes_half_as_much_at_once(tmp_path: Path, reason: str, times: int, expected: int) -> None:
+    planning = {"bits": [16], "ranks": [4], "batchSizes": [8]}
+    world = World(a_run(planning=planning, rounds={"count": 1, "attempts": 5}), tmp_path)
+    world.work_until("train-r1")
+
+    assert training_after(world, reason=reason, times=times).micro_batch == expected
+
+
+@pytest.mark.parametrize(("batch", "times", "expected"), [(8, 0, None), (8, 1, 4), (8, 3, 1), (8, 9, 1), (1, 1, 1), (6, 1, 3)])
+def test_a_micro_batch_is_never_below_one_sample(batch: int, times: int, expected: int | None) -> None:
+    assert micro_batch(batch, times) == expected
+
+
+def test_an_attempt_that_failed_for_good_is_not_tried_again(tmp_path: Path) -> None:
+    world = World(a_run(sites={"quorum": 0.6}), tmp_path)
+    world.turn()
+    name = "toy-profile-site-a-a0"
+    world.door.jobs[name] = replace(world.door.jobs[name], state=JobState.FAILED, reason="NoNode", message="no node", is_final=True)
+
+    world.settle()
+
+    assert "toy-profile-site-a-a1" not in world.door.started
+    assert world.run.resource.status.excluded == {"site-a": "NoNode: no node"}
+    assert world.message("Profiled") == "site-a is left out: NoNode: no node"
