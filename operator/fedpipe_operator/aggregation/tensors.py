@@ -9,8 +9,10 @@ import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, BinaryIO, Final, Protocol
 
 import numpy as np
@@ -22,6 +24,7 @@ Float32 = npt.NDArray[np.float32]
 
 CHUNK: Final = 4 * 2**20
 """Bytes read at a time where a file is streamed."""
+_MATRIX: Final = 2
 _MAX_HEADER: Final = 100_000_000
 """Bytes; the safetensors library refuses longer headers too."""
 _ITEM_BYTES: Final = {
@@ -84,7 +87,7 @@ def sha256_of(source: Source) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One tensor of a file: how it is stored and where its bytes are (from the start of the file)."""
 
@@ -127,7 +130,8 @@ def open_tensors(source: Source) -> TensorFile:
             f"the header claims {length} bytes, the file has {source.size} and {_MAX_HEADER} is the most a header may have"
         )
     header = _parse(_exactly(source, 8, length, "the header"))
-    entries = {key: _entry(key, value, 8 + length) for key, value in header.items() if key != "__metadata__"}
+    # Interned, as a round holds the entries of all its sites, and they are mostly alike.
+    entries = {sys.intern(key): _entry(key, value, 8 + length) for key, value in header.items() if key != "__metadata__"}
     _without_holes(entries, 8 + length, source.size)
     return TensorFile(source, entries)
 
@@ -165,9 +169,20 @@ def _entry(key: str, value: object, start: int) -> Entry:
                 raise MalformedError(f"tensor {key} has the shape {shape}")
             if end - begin != math.prod(shape) * _ITEM_BYTES[dtype]:
                 raise MalformedError(f"tensor {key} of shape {shape} and dtype {dtype} has {end - begin} bytes")
-            return Entry(dtype=dtype, shape=tuple(shape), offset=start + begin, length=end - begin)
+            return Entry(
+                dtype=sys.intern(dtype),
+                shape=_shared(*shape) if len(shape) == _MATRIX else tuple(shape),
+                offset=start + begin,
+                length=end - begin,
+            )
         case _:
             raise MalformedError(f"the header's entry of tensor {key} is not {{dtype, shape, data_offsets}} of a known dtype")
+
+
+@lru_cache(maxsize=1024)
+def _shared(rows: int, columns: int) -> tuple[int, int]:
+    """One tuple for all matrices of this shape."""
+    return rows, columns
 
 
 def _without_holes(entries: Mapping[str, Entry], start: int, size: int) -> None:
