@@ -52,7 +52,10 @@ def test_a_pod_that_is_not_at_work_says_why(pod: dict[str, Any], expected: Waiti
         pytest.param(
             ended(137, "OOMKilled"), Ending(137, "OutOfMemory", "the kernel ended it at its memory limit (exit code 137)"), id="memory"
         ),
-        pytest.param(ended(3, message="bad data"), Ending(3, "Error", "bad data"), id="its own words"),
+        pytest.param(ended(3, message="no rows"), Ending(3, "BadData", "no rows"), id="its own words"),
+        pytest.param(
+            ended(99), Ending(99, "Died", "exit code 99; kubectl logs has its own words, while the Job is kept"), id="nobody knows why"
+        ),
         pytest.param(
             ended(137), Ending(137, "Killed", "exit code 137; kubectl logs has its own words, while the Job is kept"), id="killed"
         ),

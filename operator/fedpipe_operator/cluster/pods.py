@@ -17,6 +17,8 @@ STARTING: Final = "Starting"
 UNSCHEDULABLE: Final = "Unschedulable"
 _OOM: Final = "OOMKilled"
 _KILLED: Final = 137
+_REASONS: Final = {int(reason.exit_code): str(reason) for reason in FailureReason} | {_KILLED: "Killed"}
+"""What a trainer or a worker means by its exit code."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def ending(pods: Sequence[Body]) -> Ending | None:
         if reason == _OOM:
             return Ending(code, str(FailureReason.OUT_OF_MEMORY), f"the kernel ended it at its memory limit (exit code {code})")
         told = ended.get("message") or f"exit code {code}; kubectl logs has its own words, while the Job is kept"
-        return Ending(code, "Killed" if code == _KILLED else reason or "Died", told)
+        return Ending(code, _REASONS.get(code, "Died"), told)
     return None
 
 

@@ -21,6 +21,8 @@ from fedpipe_operator.rounds.conditions import Told, conditions_of
 from fedpipe_operator.rounds.stages import End, Look, Step, training_standings
 from fedpipe_operator.rounds.target import value_of
 
+_DIGITS = 4
+"""Decimals of a metric in the status, for people; the store has all of them."""
 HISTORY = 10
 """Finished rounds that the status keeps; the store has all."""
 
@@ -137,7 +139,7 @@ def _metric(look: Look) -> MetricStatus | None:
     for round_ in sorted(look.seen.evaluations, reverse=True):
         value = value_of(look.seen.evaluations[round_], name)
         if value is not None:
-            return MetricStatus(name=name, value=value, round=round_)
+            return MetricStatus(name=name, value=round(value, _DIGITS), round=round_)
     return None
 
 
@@ -146,13 +148,17 @@ def _history(look: Look, round_: int) -> RoundStatus:
     return RoundStatus(
         round=round_,
         quorum=_came(commit, look),
-        metric=value_of(evaluation, primary_metric(look.run.spec)),
-        loss=evaluation.loss,
+        metric=_rounded(value_of(evaluation, primary_metric(look.run.spec))),
+        loss=_rounded(evaluation.loss),
         seconds=_seconds(look, evaluation),
         uploaded_bytes=commit.bytes_read,
         truncated_energy=max(commit.truncated_energy.values(), default=0.0),
         left_out=_left_out(look, commit),
     )
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, _DIGITS)
 
 
 def _seconds(look: Look, evaluation: RoundEvaluation) -> float:
