@@ -1,0 +1,251 @@
+"""Views out of what the watch knows, and who wakes whom. Turns are stand-ins: they note what they were given."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from stand_in_cluster import SETTINGS
+from stand_in_runs import a_run, a_site
+from trainer_results import a_profile
+
+from fedpipe_operator.api import EdgeSite
+from fedpipe_operator.capacity import Node
+from fedpipe_operator.cluster import KubeJob, RunView, SiteView
+from fedpipe_operator.cluster.bodies import Place
+from fedpipe_operator.control import Control, Key, Outline, Watched, outline
+from fedpipe_operator.doors import Job
+from fedpipe_operator.rounds import Seen
+from fedpipe_trainer.contract import Data, Model, ProfileTask, RunRef
+
+NODE = Node("one", {}, {"cpu": 4.0}, takes_pods=True)
+
+
+def a_body(name: str, *, uid: str = "", labels: dict[str, str] | None = None, spec: Any = None, status: Any = None) -> dict[str, Any]:
+    meta = {"namespace": "wards", "name": name, "uid": uid or f"uid-{name}", "labels": labels or {}}
+    return {"metadata": meta, "spec": spec or {}, "status": status or {}}
+
+
+def a_job(run: str, site: str, **changes: Any) -> KubeJob:
+    return KubeJob("wards", run, f"uid-{run}", Job(f"{run}-train-{site}-a0", "train", site), created_at=0.0, **changes)
+
+
+def in_wards(site: EdgeSite, **labels: str) -> EdgeSite:
+    return site.model_copy(update={"metadata": site.metadata.model_copy(update={"namespace": "wards", "labels": labels})})
+
+
+def watched(**known: Any) -> Watched:
+    names = ("run_bodies", "run_outlines", "site_bodies", "sites", "jobs_of_runs", "jobs_at_sites")
+    return Watched(**{name: known.get(name, {}) for name in names}, nodes=known.get("nodes"))
+
+
+def selecting(**labels: str) -> dict[str, Any]:
+    return {"sites": {"selector": {"matchLabels": labels}}}
+
+
+def test_a_runs_view_has_its_own_jobs_and_those_of_others_at_its_sites() -> None:
+    mine, others = a_job("mine", "north"), a_job("other", "north")
+    north, south = in_wards(a_site("north"), study="triage"), in_wards(a_site("south"), study="another")
+    view = watched(
+        run_bodies={("wards", "mine"): [a_body("mine", spec=selecting(study="triage"))]},
+        sites={"wards": [north, south]},
+        jobs_of_runs={("wards", "uid-mine"): [mine]},
+        jobs_at_sites={("wards", "north"): [mine, others], ("wards", "south"): [others]},
+        nodes={None: [NODE]},
+    ).run_view(Key("run", "wards", "mine"))
+
+    assert view is not None
+    assert view.sites == [north]
+    assert view.jobs == {mine.job.name: mine}
+    assert view.at_sites == {"north": (mine, others)}
+    assert view.nodes == (NODE,)
+
+
+def test_a_sites_view_counts_the_runs_that_take_it_and_are_not_over() -> None:
+    outlines = [Outline({}, is_over=False), Outline({"study": "triage"}, is_over=True), Outline({"study": "other"}, is_over=False)]
+    view = watched(
+        site_bodies={("wards", "north"): [a_body("north", labels={"study": "triage"})]}, run_outlines={"wards": outlines}
+    ).site_view(Key("site", "wards", "north"))
+
+    assert view is not None
+    assert (view.active_runs, view.nodes) == (1, None)
+
+
+def test_what_is_gone_has_no_view() -> None:
+    assert watched().run_view(Key("run", "wards", "mine")) is None
+    assert watched().site_view(Key("site", "wards", "north")) is None
+
+
+@pytest.mark.parametrize(("kind", "over"), [("Succeeded", True), ("Failed", True), ("Progressing", False)])
+def test_an_outline_says_what_a_run_selects_and_whether_it_is_over(kind: str, over: bool) -> None:
+    body = a_body("mine", spec=selecting(study="triage"), status={"conditions": [{"type": kind, "status": "True"}]})
+
+    assert outline(body) == Outline({"study": "triage"}, is_over=over)
+
+
+@dataclass
+class StandInRuns:
+    """Notes the turns of runs and their forgetting."""
+
+    cluster: Any
+    turned: list[str] = field(default_factory=list)
+    forgotten: list[str] = field(default_factory=list)
+    on_look: Callable[..., None] = lambda _run, _seen: None
+
+    def turn(self, view: RunView) -> None:
+        self.turned.append(view.body["metadata"]["name"])
+
+    def forget(self, body: dict[str, Any]) -> None:
+        self.forgotten.append(body["metadata"]["name"])
+
+
+@dataclass
+class StandInSites:
+    """Likewise those of sites."""
+
+    turned: list[str] = field(default_factory=list)
+    found: dict[tuple[str, str], Any] = field(default_factory=dict)
+
+    def turn(self, view: SiteView) -> None:
+        self.turned.append(view.body["metadata"]["name"])
+
+    def measured(self, namespace: str, site: str, found: Any) -> bool:
+        is_news = self.found.get((namespace, site)) != found
+        self.found[namespace, site] = found
+        return is_news
+
+    def forget(self, namespace: str, site: str) -> None:
+        self.found.pop((namespace, site), None)
+
+
+@dataclass
+class StandInWorkers:
+    on_end: Callable[[str], None] = lambda _uid: None
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+
+@dataclass
+class StandInCluster:
+    clock: Callable[[], float]
+    workers: StandInWorkers = field(default_factory=StandInWorkers)
+
+
+KNOWN = watched(
+    run_bodies={("wards", "mine"): [a_body("mine")], ("wards", "other"): [a_body("other")]},
+    site_bodies={("wards", "north"): [a_body("north")], ("labs", "south"): [a_body("south")]},
+)
+
+
+def played(scenario: Callable[[Control], Awaitable[None]], monkeypatch: pytest.MonkeyPatch) -> Control:
+    """The control after a scenario, and after everything that it woke was turned."""
+    monkeypatch.setattr("fedpipe_operator.control._SETTLE_SECONDS", 0.02)
+
+    async def play() -> Control:
+        clock = asyncio.get_running_loop().time
+        control = Control(StandInRuns(StandInCluster(clock)), StandInSites(), SETTINGS.threads)  # type: ignore[arg-type]
+        running = asyncio.create_task(control.run(KNOWN))
+        await asyncio.sleep(0)
+        await scenario(control)
+        async with asyncio.timeout(20):
+            while control.queue._entries:
+                await asyncio.sleep(0.01)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        return control
+
+    return asyncio.run(play())
+
+
+def turned(control: Control) -> tuple[list[str], list[str]]:
+    """The runs and the sites that were turned, each in order of name."""
+    return sorted(control.runs.turned), sorted(control.sites.turned)  # type: ignore[attr-defined]
+
+
+def test_a_job_wakes_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(control: Control) -> None:
+        control.wake_for(a_job("mine", "north"))
+
+    assert turned(played(scenario, monkeypatch)) == (["mine"], [])
+
+
+def test_the_end_of_a_job_wakes_the_runs_that_wait_for_its_place_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = a_run([in_wards(a_site("north"))])
+    metadata = waiting.resource.metadata.model_copy(update={"name": "other", "namespace": "wards", "uid": "uid-other"})
+    run = type(waiting)(waiting.resource.model_copy(update={"metadata": metadata}), waiting.sites)
+
+    async def scenario(control: Control) -> None:
+        control._note_look(run, Seen(busy={"north": "its turn"}))
+        control.wake_for(a_job("mine", "north", ready=1))
+        control.wake_for(a_job("mine", "north", ended="Complete"))
+
+    assert turned(played(scenario, monkeypatch)) == (["mine", "other"], ["north"])
+
+
+def test_a_node_that_changes_wakes_every_site_and_its_heartbeat_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(control: Control) -> None:
+        control.see_node(NODE)
+        await asyncio.sleep(0.2)
+        control.see_node(NODE)
+
+    assert turned(played(scenario, monkeypatch)) == ([], ["north", "south"])
+
+
+def test_a_site_that_changes_wakes_the_runs_of_its_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(control: Control) -> None:
+        control.see_site(Place("wards", "north"))
+
+    assert turned(played(scenario, monkeypatch)) == (["mine", "other"], ["north"])
+
+
+def test_a_run_that_is_deleted_is_forgotten_and_its_sites_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(control: Control) -> None:
+        control.forget_run(a_body("mine"))
+
+    control = played(scenario, monkeypatch)
+
+    assert control.runs.forgotten == ["mine"]  # type: ignore[attr-defined]
+    assert turned(control) == ([], ["north"])
+
+
+def test_what_a_profile_measured_reaches_its_site_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = in_wards(a_site("north"))
+    asked = a_run([site])
+    meta = asked.resource.metadata.model_copy(update={"name": "mine", "namespace": "wards", "uid": "uid-mine"})
+    run = type(asked)(asked.resource.model_copy(update={"metadata": meta}), asked.sites)
+    task = ProfileTask(
+        run=RunRef(namespace="wards", name="mine", uid="uid-mine"),
+        site="north",
+        model=Model(source="file:///toy"),
+        manifest="file:///m",
+        objective=run.spec.task,
+        data=Data(train="/t", validation="/v"),
+        bits=(16,),
+    )
+
+    async def scenario(control: Control) -> None:
+        for _ in range(2):
+            control.note_look(run, Seen(profiles={"north": {0: a_profile(task)}}))
+            await asyncio.sleep(0.2)
+
+    control = played(scenario, monkeypatch)
+
+    assert control.sites.found["wards", "north"].train_samples == 100  # type: ignore[attr-defined]
+    assert turned(control) == ([], ["north"])
+
+
+def test_a_process_that_ends_wakes_the_run_it_worked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = a_run([])
+    meta = asked.resource.metadata.model_copy(update={"name": "mine", "namespace": "wards", "uid": "uid-mine"})
+    run = type(asked)(asked.resource.model_copy(update={"metadata": meta}), ())
+
+    async def scenario(control: Control) -> None:
+        control._note_look(run, Seen())
+        control.runs.cluster.workers.on_end("uid-mine")
+        control.runs.cluster.workers.on_end("uid-unknown")
+        await asyncio.sleep(0)
+
+    assert turned(played(scenario, monkeypatch)) == (["mine"], [])

@@ -1,0 +1,172 @@
+"""A job as Kubernetes objects: whole objects against golden files, and what must hold whatever an administrator adds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stand_in_cluster import SETTINGS
+from stand_in_runs import a_run, a_site
+
+from fedpipe_operator.api import EdgeSite
+from fedpipe_operator.doors import Job, Limits
+from fedpipe_operator.manifests import aggregation_job, task_secret, trainer_job
+from fedpipe_operator.rounds import Run, job_of
+from fedpipe_operator.settings import Settings
+from fedpipe_trainer.contract import ExitCode
+
+GOLDEN = Path(__file__).with_name("golden")
+GIB = 2**30
+
+GPU_SITE = a_site(
+    "ward",
+    nodeSelector={"fedpipe.io/pool": "a10"},
+    tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    runtimeClassName="nvidia",
+    capacity={"cpu": 8, "memory": "64Gi", "accelerator": {"count": 2, "memory": "24Gi"}},
+)
+CPU_SITE = a_site("cabin", capacity={"cpu": "1500m", "memory": "2Gi"})
+
+
+def pod_of(body: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = body["spec"]["template"]["spec"]
+    return found
+
+
+def the_job(run: Run, kind: str = "train", site: str = "ward") -> Job:
+    return job_of(run, kind, site=site, round_=3, attempt=1)
+
+
+def made_for(site: EdgeSite, limits: Limits | None = None, **spec: Any) -> dict[str, Any]:
+    run = a_run([site], **spec)
+    return trainer_job(run, the_job(run, site=site.name), site, limits or Limits(), SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["train-on-gpus", "aggregate", "export", "task-secret"])
+def test_an_object_is_exactly_what_its_golden_file_shows(name: str) -> None:
+    run = a_run([GPU_SITE], store={"bucket": "fedpipe", "credentialsSecretRef": {"name": "store"}})
+    settings = Settings("trainer:1", "operator:1", image_pull_secrets=("registry",))
+    body = {
+        "train-on-gpus": lambda: trainer_job(run, the_job(run), GPU_SITE, Limits(64 * GIB, 8, 20 * GIB), settings),
+        "aggregate": lambda: aggregation_job(run, job_of(run, "aggregate", round_=3), settings),
+        "export": lambda: trainer_job(run, job_of(run, "export"), None, Limits(), settings),
+        "task-secret": lambda: task_secret(run, the_job(run), '{"kind": "train"}'),
+    }[name]()
+
+    assert body == json.loads((GOLDEN / f"{name}.json").read_text())
+
+
+def test_memory_is_asked_for_by_the_plan_and_allowed_by_the_claim() -> None:
+    resources = pod_of(made_for(CPU_SITE, Limits(2 * GIB, 1, GIB)))["containers"][0]["resources"]
+
+    assert resources == {
+        "limits": {"cpu": "1500m", "memory": str(2 * GIB)},
+        "requests": {"cpu": "750m", "memory": str(int(GIB * 1.15))},
+    }
+
+
+def test_no_more_memory_is_asked_for_than_allowed() -> None:
+    resources = pod_of(made_for(CPU_SITE, Limits(2 * GIB, 1, 3 * GIB)))["containers"][0]["resources"]
+
+    assert resources["requests"]["memory"] == resources["limits"]["memory"]
+
+
+def test_a_forecast_of_a_gpus_memory_is_not_asked_of_the_node() -> None:
+    resources = pod_of(made_for(GPU_SITE, Limits(64 * GIB, 8, 20 * GIB)))["containers"][0]["resources"]
+
+    assert resources["requests"]["memory"] == str(64 * GIB)
+    assert resources["limits"]["nvidia.com/gpu"] == resources["requests"]["nvidia.com/gpu"] == "2"
+
+
+def test_a_site_that_claims_nothing_is_limited_by_nothing() -> None:
+    assert pod_of(made_for(a_site("free", capacity={})))["containers"][0]["resources"] == {"limits": {}, "requests": {}}
+
+
+def test_a_failure_policy_knows_disruptions_and_the_final_exit_codes() -> None:
+    rules = made_for(CPU_SITE)["spec"]["podFailurePolicy"]["rules"]
+
+    assert [rule["action"] for rule in rules] == ["Ignore", "FailJob"]
+    assert rules[1]["onExitCodes"]["values"] == [int(code) for code in ExitCode if code.is_final]
+    assert ExitCode.TRANSFER_FAILED not in rules[1]["onExitCodes"]["values"]
+
+
+def test_the_labels_of_a_queue_go_from_the_run_to_its_jobs_alone() -> None:
+    run = a_run([CPU_SITE])
+    labels = {"kueue.x-k8s.io/queue-name": "research", "team": "a"}
+    resource = run.resource.model_copy(update={"metadata": run.resource.metadata.model_copy(update={"labels": labels})})
+    queued = Run(resource, run.sites)
+    body = trainer_job(queued, the_job(queued, site="cabin"), CPU_SITE, Limits(), SETTINGS)
+
+    assert body["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "research"
+    assert "team" not in body["metadata"]["labels"]
+    assert "kueue.x-k8s.io/queue-name" not in body["spec"]["template"]["metadata"]["labels"]
+
+
+def test_a_model_of_a_claim_is_mounted_and_one_of_a_bucket_is_not() -> None:
+    of_claim = {one["name"]: one for one in pod_of(made_for(CPU_SITE, model={"source": "pvc://models/base/v2"}))["volumes"]}
+    of_bucket = {one["name"]: one for one in pod_of(made_for(CPU_SITE, model={"source": "s3://models/base"}))["volumes"]}
+
+    assert of_claim["model"]["persistentVolumeClaim"] == {"claimName": "models", "readOnly": True}
+    assert "model" not in of_bucket
+    assert all(one["persistentVolumeClaim"]["readOnly"] for one in of_claim.values() if "persistentVolumeClaim" in one)
+
+
+OVERRIDES = {
+    "priorityClassName": "batch",
+    "affinity": {"nodeAffinity": {}},
+    "containers": [
+        {"name": "trainer", "env": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}]},
+        {"name": "side", "image": "side:1"},
+    ],
+    "volumes": [{"name": "ca", "configMap": {"name": "ca"}}],
+}
+
+
+def test_an_administrators_additions_are_merged_by_name() -> None:
+    site = a_site("ward", podTemplate={"labels": {"cost": "7"}, "annotations": {"note": "x"}, "spec": OVERRIDES})
+    template = made_for(site)["spec"]["template"]
+    trainer, side = template["spec"]["containers"]
+
+    assert template["metadata"]["labels"]["cost"] == "7"
+    assert template["metadata"]["labels"]["fedpipe.io/site"] == "ward"
+    assert template["metadata"]["annotations"] == {"note": "x"}
+    assert template["spec"]["priorityClassName"] == "batch"
+    assert trainer["image"] == "trainer:1"
+    assert {one["name"] for one in trainer["env"]} >= {"HTTPS_PROXY", "HOME", "FEDPIPE_CACHE"}
+    assert side["image"] == "side:1"
+    assert [one["name"] for one in template["spec"]["volumes"]] == ["task", "scratch", "data", "model", "ca"]
+
+
+@pytest.mark.parametrize(
+    "grab",
+    [
+        {"hostNetwork": True},
+        {"hostPID": True, "hostIPC": True},
+        {"serviceAccountName": "admin", "automountServiceAccountToken": True},
+        {"securityContext": {"runAsUser": 0, "runAsNonRoot": False}},
+        {"containers": [{"name": "trainer", "securityContext": {"privileged": True}}]},
+        {"initContainers": [{"name": "first", "image": "x", "securityContext": {"privileged": True}}]},
+    ],
+    ids=lambda grab: "-".join(grab),
+)
+def test_no_addition_loosens_the_security_of_a_guests_pod(grab: dict[str, Any]) -> None:
+    pod = pod_of(made_for(a_site("ward", podTemplate={"spec": grab})))
+
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] == 65532
+    assert not pod.keys() & {"hostNetwork", "hostPID", "hostIPC", "serviceAccountName"}
+    for container in [*pod["containers"], *pod.get("initContainers", [])]:
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert container["securityContext"].get("privileged") is None
+
+
+def test_names_and_labels_are_short_enough_whatever_the_run_and_the_site_are_called() -> None:
+    site = a_site("s" * 63)
+    run = a_run([site])
+    metadata = run.resource.metadata.model_copy(update={"name": "r" * 63})
+    long = Run(run.resource.model_copy(update={"metadata": metadata}), run.sites)
+    body = trainer_job(long, the_job(long, site=site.name), site, Limits(), SETTINGS)
+
+    assert len(body["metadata"]["name"]) <= 63
+    assert all(len(value) <= 63 for value in body["metadata"]["labels"].values())
