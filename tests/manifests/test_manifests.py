@@ -147,7 +147,7 @@ def test_an_administrators_additions_are_merged_by_name() -> None:
         {"containers": [{"name": "trainer", "securityContext": {"privileged": True}}]},
         {"initContainers": [{"name": "first", "image": "x", "securityContext": {"privileged": True}}]},
     ],
-    ids=lambda grab: "-".join(grab),
+    ids="-".join,
 )
 def test_no_addition_loosens_the_security_of_a_guests_pod(grab: dict[str, Any]) -> None:
     pod = pod_of(made_for(a_site("ward", podTemplate={"spec": grab})))
