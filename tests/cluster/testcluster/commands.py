@@ -1,4 +1,4 @@
-"""The command line: `python tests/cluster check | up | images | env | status | down`, and outages on purpose."""
+"""The command line: `python tests/cluster check | programs | up | images | env | status | down`, and outages on purpose."""
 
 import argparse
 import os
@@ -25,11 +25,17 @@ def check(layout: Layout) -> int:
     return 0
 
 
-def up(layout: Layout) -> int:
-    """Bring the cluster up, or back to health."""
+def build_programs(layout: Layout) -> int:
+    """Install and build what a cluster is made of, and start nothing."""
     preflight.require(layout)
     packages.install()
     programs.build_all(layout)
+    return 0
+
+
+def up(layout: Layout) -> int:
+    """Bring the cluster up, or back to health."""
+    build_programs(layout)
     with locked(layout.cache / "cluster.lock"):
         lifecycle.up(layout, _say)
     _say(f"export KUBECONFIG={layout.kubeconfig}")
@@ -91,6 +97,7 @@ def restart_api_server(layout: Layout) -> int:
 
 COMMANDS: dict[str, Callable[[Layout], int]] = {
     "check": check,
+    "programs": build_programs,
     "up": up,
     "images": build_images,
     "env": env,

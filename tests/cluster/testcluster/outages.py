@@ -39,6 +39,14 @@ def kill_node(layout: Layout, name: str) -> None:
     cgroups.kill(node.cgroup)
 
 
+def kill_pod(layout: Layout, uid: str) -> None:
+    """Every process of the pod dies at once, by SIGKILL; on whichever node it is."""
+    for node in NODES:
+        for group in cgroups.below(node.cgroup):
+            if uid in group or uid.replace("-", "_") in group:
+                cgroups.kill(group)
+
+
 def start_node(layout: Layout, name: str) -> None:
     """The node is there again and Ready."""
     node = node_called(name)
