@@ -5,10 +5,11 @@
 
 Every site sends rank-16 factors of 4096 × 4096 weights, drawn independently: the flattest spectrum there is, hence the slowest case for
 `Exact`. Each measurement runs in a fresh process and starts with the files in the page cache as far as they fit. `Exact` is timed from
-opening the files to the last byte of the written adapter (`round`: with the gate before it). Flower twice: `aggregate`, its averaging
-function, from arrays that already lie in memory to the averaged arrays; and `FedAvg.aggregate_fit`, as its server calls it, from the
-bytes of all updates in memory to the bytes of the average. GB/s are bytes of updates per second. Peak memory is the process's largest
-resident set, imports included.
+opening the files to the last byte of the written adapter (`round`: with the gate before it). Flower three times: the same job with
+`FedAvg.aggregate_fit`, as its server calls it, from opening files with each site's serialised parameters to the last byte of the
+serialised average in a file; the same without the files, all bytes in memory before and after; and `aggregate`, its averaging function
+alone, from arrays in memory to arrays in memory. GB/s are bytes of updates per second. Peak memory is the process's largest resident
+set, imports included. CPU seconds are of all threads and of the kernel on their behalf, while the clock runs.
 """
 
 import argparse
@@ -17,14 +18,15 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import flower
 import numpy as np
 import psutil
+from clock import Clock
 
 from fedpipe_operator import kernels
 from fedpipe_operator.aggregation import Candidate, FileSource, RoundInput, Rule, aggregate_round
@@ -65,6 +67,7 @@ class Reading(NamedTuple):
     """One measurement."""
 
     seconds: float
+    cpu_seconds: float
     peak_bytes: int
 
 
@@ -73,7 +76,7 @@ def plan_of(case: Case) -> RoundPlan:
     weights = {f"layers.{i:03}.q_proj": (SIDE, SIDE) for i in range(case.weights)}
     forecast = Forecast(memory_bytes=0, seconds=0, upload_bytes=0, download_bytes=0)
     plan = Plan(bits=16, batch_size=1, steps=1, ranks=dict.fromkeys(weights, RANK), forecast=forecast)
-    sites = tuple(f"site-{i:02}" for i in range(case.sites))
+    sites = tuple(f"site-{i:03}" for i in range(case.sites))
     return RoundPlan(
         round=1,
         started_at=0.0,
@@ -128,40 +131,28 @@ def _manifests(folder: Path) -> dict[str, UpdateManifest]:
     return {path.stem: UpdateManifest.model_validate_json(path.read_text()) for path in sorted(folder.glob("site-*.json"))}
 
 
-def exact(case: Case, folder: Path) -> float:
-    """Seconds to open, merge and write, without the gate."""
+def exact(case: Case, folder: Path) -> Clock:
+    """Open, merge and write, without the gate."""
     plan, manifests = plan_of(case), _manifests(folder)
-    start = time.perf_counter()
-    with ExitStack() as stack:
+    with Clock() as clock, ExitStack() as stack:
         files = {site: stack.enter_context((folder / f"{site}.safetensors").open("rb")) for site in manifests}
         accepted = {site: Accepted(manifests[site], open_tensors(FileSource(file))) for site, file in files.items()}
         sink = stack.enter_context((folder / "global").open("wb"))
         merge_adapters(plan, RULE, accepted, before=None, sink=sink)
-    return time.perf_counter() - start
+    return clock
 
 
-def whole_round(case: Case, folder: Path) -> float:
-    """Seconds for the gate and the merge."""
+def whole_round(case: Case, folder: Path) -> Clock:
+    """The gate and the merge."""
     plan, manifests = plan_of(case), _manifests(folder)
-    start = time.perf_counter()
-    with ExitStack() as stack:
+    with Clock() as clock, ExitStack() as stack:
         sources = {site: FileSource(stack.enter_context((folder / f"{site}.safetensors").open("rb"))) for site in manifests}
         candidates = {site: Candidate(0, manifests[site], source) for site, source in sources.items()}
         sink = stack.enter_context((folder / "global").open("wb"))
         result = aggregate_round(RoundInput(run=RUN, plan=plan, candidates=candidates), RULE, sink)
     if result.manifest is None:
         raise RuntimeError(f"the gate refused: {result.verdicts}")
-    return time.perf_counter() - start
-
-
-def flower(case: Case, folder: Path) -> float:
-    """Seconds of Flower's weighted average of arrays that are already in memory."""
-    from flwr.server.strategy.aggregate import aggregate  # noqa: PLC0415 (its imports would count in the other measurements' memory)
-
-    results = list(_updates(case, folder))
-    start = time.perf_counter()
-    aggregate(results)
-    return time.perf_counter() - start
+    return clock
 
 
 def _updates(case: Case, folder: Path) -> Iterator[tuple[list[np.ndarray], int]]:
@@ -180,28 +171,15 @@ def _arrays(path: Path) -> Iterator[np.ndarray]:
             yield tensors.read(key)
 
 
-def flower_server(case: Case, folder: Path) -> float:
-    """Seconds of Flower's default strategy from serialised updates to the serialised average."""
-    from flwr.common import Code, FitRes, Status, ndarrays_to_parameters  # noqa: PLC0415 (as above)
-    from flwr.server.strategy import FedAvg  # noqa: PLC0415 (as above)
-
-    status = Status(Code.OK, "")
-    results = [(None, FitRes(status, ndarrays_to_parameters(arrays), samples, {})) for arrays, samples in _updates(case, folder)]
-    strategy = FedAvg(fit_metrics_aggregation_fn=lambda _metrics: {})
-    start = time.perf_counter()
-    strategy.aggregate_fit(1, results, [])
-    return time.perf_counter() - start
-
-
-MEASURES: Final[dict[str, Callable[[Case, Path], float]]] = {
+MEASURES: Final[dict[str, Callable[[Case, Path], Clock]]] = {
     "exact": exact,
     "round": whole_round,
-    "flower": flower,
-    "server": flower_server,
+    "files": lambda case, folder: flower.from_files(_updates(case, folder), folder),
+    "server": lambda case, folder: flower.from_bytes(_updates(case, folder)),
+    "flower": lambda case, folder: flower.from_arrays(_updates(case, folder)),
 }
-
-
 OURS: Final = ("exact", "round")
+RIVALS: Final = ("files", "server", "flower")
 
 
 def peak_bytes() -> int:
@@ -212,26 +190,21 @@ def peak_bytes() -> int:
     raise RuntimeError("this system tells no VmHWM")
 
 
-def measured(name: str, case: Case, folder: Path, repeats: int) -> Reading:
-    """The fastest of some fresh processes, and the largest peak."""
+def measured(name: str, case: Case, folder: Path) -> Reading:
+    """One measurement in a fresh process."""
     command = [sys.executable, __file__, "--measure", name, str(case.sites), str(case.megabytes), str(folder)]
     env = kernels.environment() | os.environ
-    readings = [
-        Reading(**json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env).stdout))
-        for _ in range(repeats)
-    ]
-    return Reading(min(r.seconds for r in readings), max(r.peak_bytes for r in readings))
+    return Reading(**json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env).stdout))
 
 
 def row(case: Case, folder: Path, repeats: int) -> str:
-    """One line of the table."""
-    readings: dict[str, Reading | None] = {name: measured(name, case, folder, repeats) for name in ("exact", "round")}
+    """One line of the table: of each the fastest of some measurements, and the largest peak. They take turns: other work comes and goes."""
     fits = psutil.virtual_memory().available > FLOWER_COPIES * case.total
-    for name in ("flower", "server"):
-        readings[name] = measured(name, case, folder, repeats) if fits else None
-    ratios = " / ".join(_ratio(readings["exact"], readings[name]) for name in ("flower", "server"))
-    cells = [str(case.sites), f"{case.megabytes} MB", f"{case.total / 1e9:.2f} GB", *(_cell(r, case) for r in readings.values()), ratios]
-    return f"| {' | '.join(cells)} |"
+    turns = [{name: measured(name, case, folder) for name in (*OURS, *(RIVALS if fits else ()))} for _ in range(repeats)]
+    best = {name: min(turn[name] for turn in turns)._replace(peak_bytes=max(turn[name].peak_bytes for turn in turns)) for name in turns[0]}
+    ratios = " / ".join(_ratio(best["exact"], best.get(name)) for name in RIVALS)
+    cells = [_cell(best.get(name), case) for name in MEASURES]
+    return f"| {case.sites} | {case.megabytes} MB | {case.total / 1e9:.2f} GB | {' | '.join(cells)} | {ratios} |"
 
 
 def _ratio(ours: Reading | None, rival: Reading | None) -> str:
@@ -241,7 +214,7 @@ def _ratio(ours: Reading | None, rival: Reading | None) -> str:
 def _cell(reading: Reading | None, case: Case) -> str:
     if reading is None:
         return f"needs {FLOWER_COPIES * case.total / 1e9:.0f} GB of memory"
-    return f"{case.total / reading.seconds / 1e9:.2f} GB/s, {reading.peak_bytes / 1e6:.0f} MB"
+    return f"{case.total / reading.seconds / 1e9:.2f} GB/s, {reading.peak_bytes / 1e6:.0f} MB, {reading.cpu_seconds:.1f} s"
 
 
 def main() -> None:
@@ -257,14 +230,15 @@ def main() -> None:
         name, sites, megabytes, folder = given.measure
         if name in OURS:
             keep_freed()  # as the operator's worker does; Flower's server does not
-        seconds = MEASURES[name](Case(int(sites), int(megabytes)), Path(folder))
-        print(json.dumps(Reading(seconds, peak_bytes())._asdict()))
+        clock = MEASURES[name](Case(int(sites), int(megabytes)), Path(folder))
+        print(json.dumps(Reading(clock.seconds, clock.cpu_seconds, peak_bytes())._asdict()))
         return
-    print("| sites | update | all updates | Exact | Exact with gate | Flower `aggregate` | Flower `aggregate_fit` | speed ÷ Flower's |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| sites | update | all | Exact | with gate | Flower, files | Flower, bytes | Flower, arrays | speed ÷ each of Flower's |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for case in (Case(sites, megabytes) for megabytes in given.megabytes for sites in given.sites):
         with tempfile.TemporaryDirectory(dir=given.folder) as folder:
             generate(case, Path(folder))
+            os.sync()  # what is still on its way to the disk would slow the first measurement
             print(row(case, Path(folder), given.repeats), flush=True)
 
 

@@ -1,0 +1,75 @@
+"""Flower's averaging, measured: the rival of `aggregate.py`. Each function takes every site's arrays and samples.
+
+Flower is imported where it is used: its imports would count in the memory of the other measurements.
+"""
+
+# ruff: noqa: PLC0415 (see above)
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from clock import Clock
+
+Update = tuple[list[np.ndarray], int]
+Serialised = tuple[list[bytes], int]
+
+
+def from_arrays(updates: Iterable[Update]) -> Clock:
+    """Its averaging function alone, from arrays in memory to arrays in memory."""
+    from flwr.server.strategy.aggregate import aggregate
+
+    results = list(updates)
+    with Clock() as clock:
+        aggregate(results)
+    return clock
+
+
+def from_bytes(updates: Iterable[Update]) -> Clock:
+    """Its default strategy, as its server calls it, from serialised updates to the serialised average, both in memory."""
+    serialised = [_serialised(update) for update in updates]
+    _average([])  # its imports
+    with Clock() as clock:
+        _average(serialised)
+    return clock
+
+
+def from_files(updates: Iterable[Update], folder: Path) -> Clock:
+    """The same from a file of each site to a file."""
+    sites = []
+    for number, (blobs, samples) in enumerate(map(_serialised, updates)):
+        path = folder / f"flower-{number:03}"
+        path.write_bytes(b"".join(blobs))
+        sites.append((path, [len(blob) for blob in blobs], samples))
+    os.sync()  # as the updates of the others
+    _average([])  # its imports
+    with Clock() as clock:
+        average = _average([(_read(path, lengths), samples) for path, lengths, samples in sites])
+        with (folder / "flower-global").open("wb") as file:
+            file.writelines(average)
+    for path, _lengths, _samples in sites:
+        path.unlink()
+    return clock
+
+
+def _serialised(update: Update) -> Serialised:
+    from flwr.common import ndarrays_to_parameters
+
+    arrays, samples = update
+    return ndarrays_to_parameters(arrays).tensors, samples
+
+
+def _read(path: Path, lengths: list[int]) -> list[bytes]:
+    with path.open("rb", buffering=0) as file:
+        return [file.read(length) for length in lengths]
+
+
+def _average(serialised: list[Serialised]) -> list[bytes]:
+    from flwr.common import Code, FitRes, Parameters, Status
+    from flwr.server.strategy import FedAvg
+
+    status = Status(Code.OK, "")
+    results = [(None, FitRes(status, Parameters(blobs, "numpy.ndarray"), samples, {})) for blobs, samples in serialised]
+    parameters, _ = FedAvg(fit_metrics_aggregation_fn=lambda _metrics: {}).aggregate_fit(1, results, [])
+    return parameters.tensors if parameters else []
