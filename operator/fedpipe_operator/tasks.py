@@ -3,9 +3,10 @@
 The URLs are for exactly the objects the task may read and write; that is all a trainer ever learns of the store.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from fedpipe_operator import names
 from fedpipe_operator.api import FineTuneSpec, seconds
@@ -25,8 +26,15 @@ from fedpipe_trainer.contract import (
 )
 from fedpipe_trainer.contract.task import EXPORT_ADAPTER_FILES, EXPORT_MERGED_FILES
 
-URL_SECONDS = 7 * 24 * 3600
-"""How long a task's URLs hold: the longest that S3 signs for. A task's own deadline is far shorter."""
+_LONGEST_SECONDS: Final = 7 * 24 * 3600
+"""S3 signs for no longer."""
+_SLACK_SECONDS: Final = 3600
+"""For clocks that disagree, and for the last uploads of a task that ends at its deadline."""
+
+
+def url_seconds(spec: FineTuneSpec) -> int:
+    """How long a task's URLs hold: hardly longer than the task may wait and work, by the stage's deadline."""
+    return min(_LONGEST_SECONDS, math.ceil(seconds(spec.rounds.deadline)) + _SLACK_SECONDS)
 
 
 class Urls(Protocol):
@@ -69,11 +77,11 @@ class Desk:
 
     def read(self, key: str) -> str:
         """A URL to read this key."""
-        return self.urls.url_to_read(key, URL_SECONDS)
+        return self.urls.url_to_read(key, url_seconds(self.spec))
 
     def write(self, key: str) -> str:
         """A URL to write this key."""
-        return self.urls.url_to_write(key, URL_SECONDS)
+        return self.urls.url_to_write(key, url_seconds(self.spec))
 
 
 def profile_task(desk: Desk, action: StartProfile, place: Place) -> ProfileTask:

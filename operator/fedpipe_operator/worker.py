@@ -5,24 +5,29 @@ writes verdicts, then the global adapter, and last the round's manifest: that is
 finds the commit and does nothing.
 """
 
+import hashlib
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from pydantic import ValidationError
 
 from fedpipe_operator import kernels, names
-from fedpipe_operator.aggregation import Candidate, CannotAggregateError, RoundInput, RoundResult, Rule, aggregate_round
+from fedpipe_operator.aggregation import Candidate, CannotAggregateError, FileSource, RoundInput, RoundResult, Rule, Source, aggregate_round
 from fedpipe_operator.errors import FedPipeError, TryAgain
 from fedpipe_operator.heap import keep_freed
 from fedpipe_operator.objects import required_object
 from fedpipe_operator.records import RoundManifest, RoundPlan, UpdateRef
-from fedpipe_operator.store import Reader, Store
-from fedpipe_operator.store.address import StoreAddress, open_store
+from fedpipe_operator.store import Store
+from fedpipe_operator.store.address import BucketAddress, StoreAddress, open_store
 from fedpipe_trainer.contract import ExitCode, RunRef, UpdateManifest, Wire
+
+_PIECE_BYTES: Final = 16 * 2**20
 
 
 class AggregationTask(Wire):
@@ -63,8 +68,9 @@ def aggregate(task: AggregationTask, store: Store) -> None:
 
 def _aggregated(task: AggregationTask, store: Store, readers: ExitStack, path: Path) -> RoundResult:
     plan = required_object(store, names.round_plan(task.round), RoundPlan)
-    candidates = {update.site: _candidate(task.round, update, store, readers) for update in task.updates}
-    given = RoundInput(run=task.run, plan=plan, candidates=candidates, previous=_previous(task.round, store, readers))
+    shelf = _Shelf(store, readers, path.parent if isinstance(task.store, BucketAddress) else None)
+    candidates = {update.site: _candidate(task.round, update, shelf) for update in task.updates}
+    given = RoundInput(run=task.run, plan=plan, candidates=candidates, previous=_previous(task.round, shelf))
     with path.open("wb") as sink:
         return aggregate_round(given, _rule(task), sink)
 
@@ -73,18 +79,37 @@ def _rule(task: AggregationTask) -> Rule:
     return Rule(method=task.method, max_rank=task.max_rank, max_norm=task.max_norm, threads=kernels.threads())
 
 
-def _candidate(round_: int, update: UpdateRef, store: Store, readers: ExitStack) -> Candidate:
-    manifest = required_object(store, names.update_manifest(round_, update.site, update.attempt), UpdateManifest)
-    source = readers.enter_context(store.open_reader(names.update_adapter(round_, update.site, update.attempt)))
+@dataclass(frozen=True)
+class _Shelf:
+    """The adapters of the store, open for reading as long as `readers` is."""
+
+    store: Store
+    readers: ExitStack
+    copies: Path | None
+    """Where a bucket's objects are copied to; None for a store whose files are on this machine anyway."""
+
+    def adapter(self, key: str) -> Source:
+        """An adapter, from this machine's disk: it is read in many small pieces, and more than once where sites are many."""
+        source = self.readers.enter_context(self.store.open_reader(key))
+        if self.copies is None:
+            return source
+        file = self.readers.enter_context((self.copies / hashlib.sha256(key.encode()).hexdigest()).open("w+b"))
+        file.writelines(source.read(start, _PIECE_BYTES) for start in range(0, source.size, _PIECE_BYTES))
+        file.flush()
+        return FileSource(file)
+
+
+def _candidate(round_: int, update: UpdateRef, shelf: _Shelf) -> Candidate:
+    manifest = required_object(shelf.store, names.update_manifest(round_, update.site, update.attempt), UpdateManifest)
+    source = shelf.adapter(names.update_adapter(round_, update.site, update.attempt))
     return Candidate(attempt=update.attempt, manifest=manifest, source=source)
 
 
-def _previous(round_: int, store: Store, readers: ExitStack) -> Reader | None:
+def _previous(round_: int, shelf: _Shelf) -> Source | None:
     """The global adapter that the round's sites started from; None in round 1."""
     if round_ == 1:
         return None
-    commit = required_object(store, names.round_manifest(round_ - 1), RoundManifest)
-    return readers.enter_context(store.open_reader(commit.adapter.name))
+    return shelf.adapter(required_object(shelf.store, names.round_manifest(round_ - 1), RoundManifest).adapter.name)
 
 
 def _commit(store: Store, manifest: RoundManifest, path: Path) -> None:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stand_in_runs import World, a_run
@@ -12,7 +13,7 @@ from trainer_results import path_of
 from fedpipe_operator import names, worker
 from fedpipe_operator.records import RoundManifest
 from fedpipe_operator.store import DirectoryStore
-from fedpipe_operator.store.address import DirectoryAddress
+from fedpipe_operator.store.address import BucketAddress, DirectoryAddress
 from fedpipe_operator.worker import AggregationTask
 from fedpipe_trainer.contract import ExitCode, TrainTask
 
@@ -43,6 +44,25 @@ def exit_status(*arguments: str) -> int:
 
 def commit_of(world: World) -> RoundManifest:
     return RoundManifest.model_validate_json(world.store.read(names.round_manifest(2)) or b"")
+
+
+def test_a_buckets_adapters_are_copied_piece_by_piece_and_give_the_same_bytes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedpipe_operator.worker._PIECE_BYTES", 100)
+    task = AggregationTask.model_validate_json(world.door.tasks["toy-aggregate-r2-a0"])
+    opened: list[str] = []
+
+    class Remote(DirectoryStore):
+        def open_reader(self, key: str) -> Any:
+            opened.append(key)
+            return super().open_reader(key)
+
+    worker.aggregate(task.model_copy(update={"store": BucketAddress(bucket="b", prefix="p")}), Remote(world.store.root))
+    of_copies = commit_of(world).adapter.sha256
+    world.store.delete(names.round_manifest(2))
+    worker.aggregate(task, world.store)
+
+    assert of_copies == commit_of(world).adapter.sha256
+    assert len(opened) == 4
 
 
 def test_a_round_is_aggregated_by_a_process_that_is_given_its_task_file(world: World) -> None:

@@ -117,10 +117,12 @@ def test_an_export_writes_what_the_spec_asks_for_and_reads_the_adapter(
     assert task.site == ""
 
 
-def test_every_url_holds_for_a_week_and_no_longer(finished: World) -> None:
-    task = tasks.training_task(a_desk(), StartTraining("site-a", 1, 0), PLACE, plan=plan_of(finished, 1), previous=None)
+@pytest.mark.parametrize(("deadline", "holds"), [("10m", 600 + 3600), ("1000h", 7 * 24 * 3600)])
+def test_every_url_holds_an_hour_longer_than_the_deadline_and_a_week_at_most(finished: World, deadline: str, holds: int) -> None:
+    desk = a_desk(a_run(rounds={"count": 2, "deadline": deadline}))
+    task = tasks.training_task(desk, StartTraining("site-a", 1, 0), PLACE, plan=plan_of(finished, 1), previous=None)
 
-    assert set(re.findall(r"(?:read|write)=(\d+)", task.to_json())) == {str(7 * 24 * 3600)}
+    assert set(re.findall(r"(?:read|write)=(\d+)", task.to_json())) == {str(holds)}
 
 
 def test_no_task_of_a_run_names_another_sites_objects(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ Trying again is left to the work queue: a turn that meets weather ends, and the 
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -52,8 +52,6 @@ class Api:
     """The API server of one cluster. Safe for several threads. Raises `errors.TryAgain` or `errors.TellUser`."""
 
     client: client.ApiClient
-    calls: dict[str, int] = field(default_factory=dict)
-    """How many calls were made so far, by verb and kind."""
 
     def get(self, kind: Kind, namespace: str, name: str) -> Plain | None:
         """The object, None if there is none."""
@@ -114,7 +112,6 @@ class Api:
         taken_is_none: bool = False,
     ) -> Plain | None:
         what = f"{method} {kind.plural}{f'/{subresource}' if subresource else ''}"
-        self.calls[what] = self.calls.get(what, 0) + 1
         path = kind.path(namespace, name, subresource) + (f"?{urlencode(query)}" if query else "")
         headers = {"Accept": "application/json", "Content-Type": content_type}
         request = self.client.param_serialize(method, path, header_params=headers, body=body, auth_settings=["BearerToken"])

@@ -65,9 +65,21 @@ class ClusterDoor:
             time = seconds(self.run.spec.rounds.deadline)
             self.cluster.workers.start(self._uid, job, task_json, environment=self.environment, seconds=time)
             return
-        with self.cluster.starting:
-            if not job.site or self.busy_with(site_of(self.run, job.site)) is None:
+        mine = KubeJob(self._namespace, self.run.name, self._uid, job, created_at=self.cluster.clock())
+        if self._takes_place(mine):
+            try:
                 self._create(job, task_json, limits)
+            except BaseException:
+                self.cluster.recent.withdrawn(mine)
+                raise
+
+    def _takes_place(self, mine: KubeJob) -> bool:
+        """Whether the Job's site had a place free, which is the Job's from now on, before the API knows of it."""
+        with self.cluster.starting:
+            if mine.job.site and self.busy_with(site_of(self.run, mine.job.site)) is not None:
+                return False
+            self.cluster.recent.created(mine)
+            return True
 
     def discard(self, name: str) -> None:
         """End a job and forget it; it is seen until its pod has gone."""

@@ -7,7 +7,7 @@ from fedpipe_operator.doors import Limits
 from fedpipe_operator.manifests.trainer import CLAIM_SCHEME, DATA_FOLDER, MODEL_FOLDER
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.store import Credentials, model_in_bucket
-from fedpipe_operator.tasks import URL_SECONDS, Place
+from fedpipe_operator.tasks import Place, url_seconds
 from fedpipe_trainer.contract import Data, Model
 
 _S3 = "s3://"
@@ -38,7 +38,9 @@ class ClusterMap:
         if source.startswith(CLAIM_SCHEME):
             return Model(source=f"file://{MODEL_FOLDER}/{source.removeprefix(CLAIM_SCHEME).partition('/')[2]}")
         if source.startswith(_S3):
-            return model_in_bucket(source, endpoint=store.endpoint, region=store.region, seconds=URL_SECONDS, credentials=self.credentials)
+            return model_in_bucket(
+                source, endpoint=store.endpoint, region=store.region, seconds=url_seconds(run.spec), credentials=self.credentials
+            )
         return Model(source=source)
 
 

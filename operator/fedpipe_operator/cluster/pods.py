@@ -83,7 +83,7 @@ def ending(pods: Sequence[Body]) -> Ending | None:
         if reason == _OOM:
             return Ending(code, str(FailureReason.OUT_OF_MEMORY), f"the kernel ended it at its memory limit (exit code {code})")
         told = ended.get("message") or f"exit code {code}; kubectl logs has its own words, while the Job is kept"
-        return Ending(code, _REASONS.get(code, "Died"), told)
+        return Ending(code, _REASONS.get(code or 0, "Died"), told)
     return None
 
 

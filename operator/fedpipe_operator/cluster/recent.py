@@ -23,6 +23,11 @@ class Recent:
         """A Job that the watch has yet to tell of."""
         self._note(job)
 
+    def withdrawn(self, job: KubeJob) -> None:
+        """A Job that could not be created after all."""
+        with self._lock:
+            self._jobs.pop((job.namespace, job.job.name), None)
+
     def given_up(self, job: KubeJob, reason: str, message: str) -> None:
         """A Job whose pod could not start."""
         self._note(replace(job, given_up=True, reason=reason, message=message))

@@ -7,7 +7,7 @@ from fedpipe_operator.api import EdgeSite, amount
 from fedpipe_operator.doors import Limits
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.store import model_in_bucket
-from fedpipe_operator.tasks import URL_SECONDS, Place
+from fedpipe_operator.tasks import Place, url_seconds
 from fedpipe_trainer.contract import Data, Model
 
 _PVC = "pvc://"
@@ -40,7 +40,7 @@ class LocalMap:
             return Model(source=f"file://{self.volumes.resolve() / source.removeprefix(_PVC)}")
         if source.startswith(_S3):
             store = run.spec.store
-            return model_in_bucket(source, endpoint=store.endpoint, region=store.region, seconds=URL_SECONDS)
+            return model_in_bucket(source, endpoint=store.endpoint, region=store.region, seconds=url_seconds(run.spec))
         return Model(source=source)
 
     def _data(self, site: EdgeSite) -> Data:
