@@ -96,7 +96,8 @@ class ClusterDoor:
         at_work = sorted(job.run for job in known.values() if job.is_at_work)
         if len(at_work) < site.spec.max_concurrent_jobs:
             return None
-        return f"its turn: {', '.join(dict.fromkeys(at_work))} {'is' if len(set(at_work)) == 1 else 'are'} at work there"
+        others = sorted({run for run in at_work if run != self.run.name})
+        return f"its turn: {', '.join(others)} {'is' if len(others) == 1 else 'are'} at work there" if others else "its last Job to end"
 
     def tend(self) -> None:
         """End the Jobs whose pods cannot start, so that their attempt counts as failed and nothing waits for ever."""

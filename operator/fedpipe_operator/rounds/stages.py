@@ -132,11 +132,12 @@ def export(look: Look) -> Step | None:
     """Export the best round's global adapter, if the spec asks for anything."""
     if not (look.run.spec.export.adapter or look.run.spec.export.merged):
         return None
+    round_ = exported_round(look.run.spec, look.seen.evaluations)
     match standing(Work("export"), look.run, look.seen, manifests=look.seen.exports, expired=_expired(look, "export", 0)):
         case Todo(attempt):
-            return Step(Reason.EXPORTING, "", (StartExport(exported_round(look.run.spec, look.seen.evaluations), attempt),))
+            return Step(Reason.EXPORTING, f"round {round_}", (StartExport(round_, attempt),))
         case Active(_, job, waits_for):
-            return Step(Reason.EXPORTING, waits_for, wanted=frozenset({job}))
+            return Step(Reason.EXPORTING, waits_for or f"round {round_}", wanted=frozenset({job}))
         case Out(why):
             return fail(Reason.EXPORT_FAILED, why)
         case Done():

@@ -1,0 +1,154 @@
+"""The example of the README on three pools, with a small real model: from `kubectl apply` to an adapter that loads and is better."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from cluster_user import FFT, Kubectl, Plain
+from crds import ROOT
+from installed_operator import Operator
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from wards import Ward
+
+from fedpipe_operator import names
+from fedpipe_operator.records import RoundEvaluation, RoundPlan
+from fedpipe_operator.store import S3Store
+from fedpipe_trainer.data import read_rows
+
+pytestmark = pytest.mark.e2e
+
+MODEL = "minilm"
+EXAMPLE = ROOT / "examples" / "kubernetes"
+PREPARED = ROOT / "examples" / "quickstart"
+POOLS = {"campus": "large", "office": "small", "cabin": "large"}
+DOCUMENTS = 100
+
+
+@pytest.fixture(scope="module")
+def quickstart(ours: None, operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
+    """The example's claims, filled as its README says, in a namespace of their own."""
+    del ours
+    subprocess.run([sys.executable, PREPARED / "prepare.py", "--model", MODEL], check=True, capture_output=True)
+    folder = tmp_path_factory.mktemp("quickstart")
+    for claim in ("campus-news", "office-news", "cabin-news"):
+        shutil.copytree(PREPARED / "volumes" / claim, folder / "volumes" / claim)
+    shutil.copytree(PREPARED / "volumes" / "models" / MODEL, folder / "volumes" / "models" / MODEL)
+    for path in (folder.parent, folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    ward = Ward(Kubectl("e2e-quickstart"), operator, folder)
+    ward.open()
+    yield ward
+    ward.close()
+
+
+@pytest.fixture(scope="module")
+def finished(quickstart: Ward) -> Plain:
+    """The run, once it has succeeded: two rounds instead of four, to be done in some minutes."""
+    sites = [changed(site, nodeSelector={"fedpipe.io/pool": POOLS[site["metadata"]["name"]]}) for site in documents("sites.yaml")]
+    (run,) = documents("run.yaml")
+    rounds = {"count": 2, "deadline": "15m"}
+    quickstart.kubectl.apply(*sites, changed(run, model={"source": f"pvc://models/{MODEL}"}, rounds=rounds))
+    return quickstart.wait_for_success("quickstart", seconds=900)
+
+
+def documents(file: str) -> list[Plain]:
+    return list(yaml.safe_load_all((EXAMPLE / file).read_text()))
+
+
+def changed(document: Plain, **spec: Any) -> Plain:
+    return document | {"spec": document["spec"] | spec}
+
+
+@pytest.fixture(scope="module")
+def store(quickstart: Ward, finished: Plain) -> S3Store:
+    return quickstart.store_of(finished)
+
+
+@pytest.fixture(scope="module")
+def exported(store: S3Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the run left in S3, as a user would fetch it."""
+    folder = tmp_path_factory.mktemp("exported")
+    for key in store.list("export"):
+        data = store.read(key)
+        assert data is not None
+        (folder / key).parent.mkdir(parents=True, exist_ok=True)
+        (folder / key).write_bytes(data)
+    return folder / "export"
+
+
+def test_kubectl_get_shows_how_the_run_stands(quickstart: Ward, finished: Plain) -> None:
+    header, row = quickstart.kubectl("get", FFT, "quickstart").splitlines()
+
+    assert header.split() == ["NAME", "READY", "REASON", "ROUND", "QUORUM", "METRIC", "AGE"]
+    assert row.split()[:5] == ["quickstart", "True", "RoundsCompleted", "2", "3/3"]
+    assert float(row.split()[5]) == finished["status"]["metric"]["value"]
+
+
+def test_kubectl_describe_shows_each_sites_plan_with_its_reasons_the_rounds_and_the_events(quickstart: Ward, finished: Plain) -> None:
+    assert finished
+    said = quickstart.kubectl("describe", FFT, "quickstart")
+
+    assert {plan["site"] for plan in finished["status"]["plans"]} == set(POOLS)
+    assert all(plan["why"] for plan in finished["status"]["plans"])
+    for word in ("the most that planning.bits allows", "Profiling", "RoundCompleted", "round 2: 3/3 updates", "RoundsCompleted"):
+        assert word in said
+
+
+def test_every_site_trained_on_its_own_pool(quickstart: Ward, finished: Plain) -> None:
+    label = f"fedpipe.io/run-uid={finished['metadata']['uid']},fedpipe.io/task=train"
+    ran = {pod["metadata"]["labels"]["fedpipe.io/site"]: pod["spec"]["nodeName"] for pod in quickstart.kubectl.list("pods", label)}
+
+    assert set(ran) == set(POOLS)
+    assert ran["campus"] == ran["cabin"] != ran["office"]
+
+
+def test_what_was_measured_is_in_the_sites_status(quickstart: Ward, finished: Plain) -> None:
+    capacity = quickstart.of_site("campus")["status"]["capacity"]
+
+    assert finished["metadata"]["name"] == capacity["measured"]["run"]
+    assert capacity["claimed"]["memory"] == capacity["measured"]["memory"] == 3 * 2**30
+    assert capacity["discovered"]["nodes"] == 1
+
+
+def test_the_federated_model_is_better_than_the_base(store: S3Store, finished: Plain) -> None:
+    base = RoundEvaluation.model_validate_json(store.read(names.round_evaluation(0)) or b"")
+
+    assert finished["status"]["metric"]["name"] == "accuracy"
+    assert finished["status"]["metric"]["value"] > base.metrics["accuracy"] + 0.1
+
+
+def test_the_adapter_from_s3_loads_into_the_base_and_knows_the_groups(store: S3Store, exported: Path, quickstart: Ward) -> None:
+    plan = RoundPlan.model_validate_json(store.read(names.round_plan(1)) or b"")
+    base = AutoModelForSequenceClassification.from_pretrained(quickstart.fleet / "volumes/models" / MODEL, num_labels=len(plan.labels))
+    rows = list(read_rows(quickstart.fleet / "volumes/office-news/validation.csv", ("text", "label")).rows)[:DOCUMENTS]
+
+    adapted = PeftModel.from_pretrained(base, exported / "adapter")
+    merged = AutoModelForSequenceClassification.from_pretrained(exported / "merged")
+
+    scores = scores_of(adapted, rows, quickstart)
+    right = [plan.labels[int(best)] == row["label"] for best, row in zip(scores.argmax(dim=1), rows, strict=True)]
+    assert sum(right) / len(rows) > 0.15, "a guess is right once in twenty"
+    assert torch.allclose(scores, scores_of(merged, rows, quickstart), atol=1e-3)
+
+
+def scores_of(model: Any, rows: list[Mapping[str, str]], quickstart: Ward) -> torch.Tensor:
+    tokenizer = AutoTokenizer.from_pretrained(quickstart.fleet / "volumes/models" / MODEL)
+    texts = [row["text"] for row in rows]
+    batch = tokenizer(texts, truncation=True, max_length=64, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits: torch.Tensor = model.eval()(**batch).logits
+    return logits
+
+
+def test_nothing_of_the_run_is_left_when_it_is_deleted_but_its_results(quickstart: Ward, store: S3Store, finished: Plain) -> None:
+    quickstart.kubectl("delete", FFT, "quickstart")
+
+    quickstart.wait("all of it is gone", lambda: not quickstart.left_of(finished))
+    assert any(key.startswith(names.EXPORT_ADAPTER) for key in store.list("export"))
