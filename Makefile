@@ -18,7 +18,7 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' $(LOCK))
 COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --quiet
 WITHOUT_TORCH = awk '/^[^ \#]/ { keep = ($$0 !~ /^(torch|triton|nvidia-|cuda-)/) } keep' $(LOCK)
 
-.PHONY: help venv demo test slow e2e cluster cluster-down lint format lock bench clean
+.PHONY: help venv demo test slow e2e cluster cluster-down lint format lock bench bench-operator clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -86,6 +86,9 @@ bench: $(INSTALLED) ## Run the benchmarks; they print the tables of benchmarks/R
 	$(BIN)/python benchmarks/aggregate.py
 	$(BIN)/python examples/quickstart/prepare.py
 	$(BIN)/python benchmarks/train_step.py examples/quickstart/volumes/models/mpnet --task classify
+
+bench-operator: $(INSTALLED) ## Measure one operator with 1,000 sites and 100 runs; needs what `make cluster` needs, and most of an hour
+	$(BIN)/python benchmarks/operator
 
 clean: ## Remove what was built; the cache of models stays
 	rm -rf $(VENV) runs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache examples/*/volumes

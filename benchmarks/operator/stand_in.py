@@ -1,0 +1,99 @@
+"""A stand-in for every trainer: it reads a pod's task, lets a seeded time pass, writes what a trainer would, and ends the pod.
+
+Nothing is trained. Times are drawn by task name, so that two runs of the benchmark have the same ones.
+"""
+
+import asyncio
+import base64
+import random
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import trainer_results
+from api import Api, Plain
+from yarl import URL
+
+from fedpipe_trainer.contract import TrainTask, parse_task
+
+SECONDS: Mapping[str, tuple[float, float]] = {"profile": (5, 15), "train": (20, 60), "evaluate": (5, 15), "export": (5, 15)}
+"""Of a task of each kind at pace 1: evenly between the two."""
+
+_LAYERS, _SIDE = 12, 16
+_PODS = "/api/v1/pods?fieldSelector=status.phase%3DRunning&labelSelector=fedpipe.io%2Ftask"
+
+
+def widen_the_base() -> None:
+    """As many weights as a small real model has (plans, tasks and manifests are as large as theirs), each tiny."""
+    names = (f"layer.{layer}.{part}" for layer in range(_LAYERS) for part in "qkvo")
+    trainer_results.WEIGHTS.clear()
+    trainer_results.WEIGHTS.update(dict.fromkeys(names, (_SIDE, _SIDE)))
+
+
+@dataclass
+class StandIn:
+    """All trainers of all runs."""
+
+    api: Api
+    pace: float
+    seed: int
+    reported: dict[str, float] = field(default_factory=dict)
+    """When each Job's pod was told to have ended, Unix seconds, by the Job's name."""
+    _begun: set[str] = field(default_factory=set)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        widen_the_base()
+        timeout = aiohttp.ClientTimeout(total=60)
+        async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=32)) as store:
+            async for event in self.api.watch(_PODS):
+                if event["type"] in ("ADDED", "MODIFIED") and "deletionTimestamp" not in event["object"]["metadata"]:
+                    self._begin(event["object"], store)
+
+    def _begin(self, pod: Plain, store: aiohttp.ClientSession) -> None:
+        if pod["metadata"]["uid"] not in self._begun:
+            self._begun.add(pod["metadata"]["uid"])
+            task = asyncio.create_task(self._play(pod, store))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _play(self, pod: Plain, store: aiohttp.ClientSession) -> None:
+        meta, began = pod["metadata"], time.monotonic()
+        job, kind = meta["labels"]["batch.kubernetes.io/job-name"], meta["labels"]["fedpipe.io/task"]
+        seconds = random.Random(f"{self.seed}/{job}").uniform(*SECONDS[kind]) * self.pace  # noqa: S311 -- no secret
+        secret = await self.api.get(f"/api/v1/namespaces/{meta['namespace']}/secrets/{job}")
+        task = parse_task(base64.b64decode(secret["data"]["task.json"]).decode())
+        await asyncio.sleep(began + seconds - time.monotonic())
+        await _leave_behind(task, store)
+        self.reported[job] = time.time()
+        await self.api.patch(f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}/status", _ended(pod))
+
+
+async def _leave_behind(task: Any, store: aiohttp.ClientSession) -> None:  # noqa: ANN401 -- any kind of task
+    """The adapter first, the manifest last."""
+    with tempfile.TemporaryDirectory() as folder:
+        adapter = Path(folder) / "adapter"
+        local = task.model_copy(update={"adapter": f"file://{adapter}"}) if isinstance(task, TrainTask) else task
+        manifest = trainer_results.good_trainer(local, Path(folder))
+        if isinstance(task, TrainTask):
+            await _put(store, task.adapter, adapter.read_bytes())
+    await _put(store, task.manifest, manifest.to_json().encode())
+
+
+async def _put(store: aiohttp.ClientSession, url: str, data: bytes) -> None:
+
+    async with store.put(URL(url, encoded=True), data=data) as answer:
+        answer.raise_for_status()
+
+
+def _ended(pod: Plain) -> Plain:
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    started = pod["status"]["startTime"]
+    state = {"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": started, "finishedAt": now}}
+    containers = [one | {"ready": False, "state": state} for one in pod["status"]["containerStatuses"]]
+    return {"status": {"phase": "Succeeded", "containerStatuses": containers}}

@@ -1,0 +1,103 @@
+"""The figures as Markdown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import audit
+from audit import Log
+from sampling import Sample, growth
+from store_log import StoreLog
+
+MOST_CALLS, MOST_SECONDS, MOST_MEMORY = 12.0, 2.0, 300.0
+"""What is aimed at: calls a site and round, seconds from a Job's end to the next action (99 of 100), MiB."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that was measured."""
+
+    sites: int
+    runs: int
+    rounds: int
+    pace: float
+    seconds: float
+    log: Log
+    store: StoreLog
+    samples: Sequence[Sample]
+    processors: int
+
+    @property
+    def work(self) -> int:
+        """Sites times rounds."""
+        return self.sites * self.rounds
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that this share of all does not exceed."""
+    ascending = sorted(values)
+    return ascending[min(len(ascending) - 1, int(share * len(ascending)))] if ascending else float("nan")
+
+
+def lines(found: Measured) -> list[str]:
+    """The table, and what the calls were."""
+    rows = [_calls(found), *_reaction(found), *_memory(found), *_processor(found), *_store(found)]
+    table = ["| what | measured | aim |", "|---|---:|---:|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return [*table, "", *_by_kind(found)]
+
+
+def _calls(found: Measured) -> tuple[str, str, str]:
+    total = sum(found.log.calls.values())
+    return "API calls a site and round, whole life of a run", f"{total / found.work:.2f}", f"≤ {MOST_CALLS:.0f}"
+
+
+def _reaction(found: Measured) -> list[tuple[str, str, str]]:
+    seconds = [one for _, one in audit.reactions(found.log)]
+    median, last, most = (percentile(seconds, share) for share in (0.5, 0.99, 1.0))
+    return [
+        (f"seconds from a Job's end to the write that shows it, median ({len(seconds)} Jobs)", f"{median:.2f}", ""),
+        ("… 99 of 100", f"{last:.2f}", f"≤ {MOST_SECONDS:.0f}"),
+        ("… longest", f"{most:.2f}", ""),
+    ]
+
+
+def _memory(found: Measured) -> list[tuple[str, str, str]]:
+    samples = list(found.samples)
+    second, last = growth(samples)
+    most = max(one.rss for one in samples), max(one.pss for one in samples)
+    return [
+        ("operator's memory, most: RSS (PSS), MiB", f"{most[0]:.0f} ({most[1]:.0f})", f"≤ {MOST_MEMORY:.0f}"),
+        ("… mean PSS of the second and of the last quarter, MiB", f"{second:.0f}, {last:.0f} ({last - second:+.0f})", "flat"),
+        ("memory of its aggregation processes, most (PSS), MiB", f"{max(one.workers for one in samples):.0f}", ""),
+    ]
+
+
+def _processor(found: Measured) -> list[tuple[str, str, str]]:
+    first, last = found.samples[0], found.samples[-1]
+    own, workers = last.cpu - first.cpu, last.workers_cpu - first.workers_cpu
+    busy = (last.busy - first.busy) / (last.at - first.at) / found.processors
+    return [
+        ("operator's processor seconds a site and round", f"{own / found.work:.3f}", ""),
+        ("… of its aggregation processes", f"{workers / found.work:.3f}", ""),
+        (f"all processors of the machine at work, share of the {found.seconds:.0f} s", f"{busy:.0%}", ""),
+    ]
+
+
+def _store(found: Measured) -> list[tuple[str, str, str]]:
+    total, turns = sum(found.store.calls.values()), found.store.turns
+    told = ", ".join(f"{name} {count / max(1, turns):.1f}" for name, count in found.store.calls.most_common(4))
+    return [
+        ("turns of runs a site and round", f"{turns / found.work:.2f}", ""),
+        ("S3 requests a turn, those of aggregations included", f"{total / max(1, turns):.1f} ({told})", ""),
+    ]
+
+
+def _by_kind(found: Measured) -> list[str]:
+    rows = [f"| {name} | {count} | {count / found.work:.3f} |" for name, count in found.log.calls.most_common()]
+    refused = ", ".join(f"{name} ({count})" for name, count in found.log.refused.most_common()) or "none"
+    return [
+        "| call | times | a site and round |",
+        "|---|---:|---:|",
+        *rows,
+        "",
+        f"Watches opened: {found.log.watches}. Answered by an error: {refused}.",
+    ]
