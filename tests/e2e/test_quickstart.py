@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from cluster_user import FFT, Kubectl, Plain
 from crds import ROOT
 from installed_operator import Operator
@@ -18,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from wards import Ward
 
 from fedpipe_operator import names
+from fedpipe_operator.api.documents import read_yaml
 from fedpipe_operator.records import RoundEvaluation, RoundPlan
 from fedpipe_operator.store import S3Store
 from fedpipe_trainer.data import read_rows
@@ -50,16 +50,20 @@ def quickstart(ours: None, operator: Operator, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="module")
 def finished(quickstart: Ward) -> Plain:
-    """The run, once it has succeeded: two rounds instead of four, to be done in some minutes."""
+    """The run, once it has succeeded: two rounds instead of four, and one bit width to measure, to be done in some minutes."""
     sites = [changed(site, nodeSelector={"fedpipe.io/pool": POOLS[site["metadata"]["name"]]}) for site in documents("sites.yaml")]
     (run,) = documents("run.yaml")
     rounds = {"count": 2, "deadline": "15m"}
-    quickstart.kubectl.apply(*sites, changed(run, model={"source": f"pvc://models/{MODEL}"}, rounds=rounds))
+    planning = run["spec"]["planning"] | {"bits": [16]}
+    evaluation = {"maxSamples": 50}
+    shorter = changed(run, model={"source": f"pvc://models/{MODEL}"}, rounds=rounds, planning=planning, evaluation=evaluation)
+    quickstart.kubectl.apply(*sites, shorter)
     return quickstart.wait_for_success("quickstart", seconds=900)
 
 
 def documents(file: str) -> list[Plain]:
-    return list(yaml.safe_load_all((EXAMPLE / file).read_text()))
+    """The file's objects, its numbers read as the API server reads them (PyYAML takes 1e-3 for a text)."""
+    return [document.value for document in read_yaml((EXAMPLE / file).read_text(), file)[0]]
 
 
 def changed(document: Plain, **spec: Any) -> Plain:
@@ -124,6 +128,7 @@ def test_the_federated_model_is_better_than_the_base(store: S3Store, finished: P
     assert finished["status"]["metric"]["value"] > base.metrics["accuracy"] + 0.1
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks transformers
 def test_the_adapter_from_s3_loads_into_the_base_and_knows_the_groups(store: S3Store, exported: Path, quickstart: Ward) -> None:
     plan = RoundPlan.model_validate_json(store.read(names.round_plan(1)) or b"")
     base = AutoModelForSequenceClassification.from_pretrained(quickstart.fleet / "volumes/models" / MODEL, num_labels=len(plan.labels))
