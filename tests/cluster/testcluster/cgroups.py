@@ -56,6 +56,12 @@ def _groups(name: str) -> list[Path]:
     return [Path(folder) for root in roots if root.exists() for folder, _, _ in os.walk(root, topdown=False)]
 
 
+def called(name: str, *, below: str) -> set[str]:
+    """The groups of this name somewhere below another one."""
+    roots = hierarchies(MOUNTS.read_text()).values()
+    return {str(group.relative_to(root)) for root in roots for group in (root / below).rglob(name)}
+
+
 def members(name: str) -> set[int]:
     """The processes of the group and of those below it."""
     found: set[int] = set()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from testcluster import cgroups, control_plane, nodes
 from testcluster.kubectl import kubectl
-from testcluster.layout import Layout, node_called
+from testcluster.layout import NODES, Layout, node_called
 from testcluster.processes import start, stop, wait
 
 
@@ -39,12 +39,11 @@ def kill_node(layout: Layout, name: str) -> None:
     cgroups.kill(node.cgroup)
 
 
-def kill_pod(layout: Layout, uid: str) -> None:
+def kill_pod(uid: str) -> None:
     """Every process of the pod dies at once, by SIGKILL; on whichever node it is."""
     for node in NODES:
-        for group in cgroups.below(node.cgroup):
-            if uid in group or uid.replace("-", "_") in group:
-                cgroups.kill(group)
+        for group in cgroups.called(f"pod{uid}", below=node.cgroup):
+            cgroups.kill(group)
 
 
 def start_node(layout: Layout, name: str) -> None:

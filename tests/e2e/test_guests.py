@@ -1,0 +1,52 @@
+"""A trainer's pod: a guest that knows nobody, and waits where a queue tells it to."""
+
+from typing import Final
+
+import pytest
+from cluster_user import Plain, condition
+from wards import Ward
+
+pytestmark = pytest.mark.e2e
+
+QUEUE: Final = {"kueue.x-k8s.io/queue-name": "wards"}
+JOB: Final = "toy-profile-north-a0"
+CALL: Final = """
+import os, ssl, urllib.error, urllib.request
+print("token" if os.path.exists("/var/run/secrets/kubernetes.io/serviceaccount/token") else "no token")
+print(sorted(name for name in os.environ if name.startswith("AWS_")))
+try:
+    urllib.request.urlopen("https://kubernetes.default.svc/api/v1/namespaces/{namespace}/secrets", context=ssl._create_unverified_context())
+except urllib.error.HTTPError as error:
+    print(error.code)
+"""
+
+
+def queued_run(ward: Ward) -> Plain:
+    run = ward.run(rounds={"count": 1})
+    run["metadata"]["labels"] = QUEUE
+    return run
+
+
+def progress(ward: Ward) -> str:
+    told: str = condition(ward.look(), "Progressing")["message"]
+    return told
+
+
+def test_a_job_waits_in_an_outside_queue_and_its_trainer_has_no_credentials(ward: Ward) -> None:
+    ward.kubectl.apply(ward.site("north"), queued_run(ward))
+    job = ward.wait("the Job is there", lambda: ward.kubectl.list("jobs"), seconds=60)[0]
+
+    assert job["metadata"]["labels"].items() >= QUEUE.items()
+
+    ward.kubectl.patch("job", JOB, {"spec": {"suspend": True}})
+    ward.wait("the run tells of the queue", lambda: "north waits for the queue" in progress(ward), seconds=60)
+    ward.wait("its pod goes", lambda: ward.kubectl.list("pods") == [], seconds=60)
+
+    ward.kubectl.patch("job", JOB, {"spec": {"suspend": False}})
+    pod = ward.trainer_at_work(JOB)
+    said = ward.kubectl("exec", pod["metadata"]["name"], "--", "python", "-c", CALL.format(namespace=ward.name)).splitlines()
+    ward.wait_for("Evaluating")
+
+    assert said[:2] == ["no token", "[]"]
+    assert said[2] in ("401", "403")
+    assert [pod["spec"]["automountServiceAccountToken"] for pod in ward.kubectl.list("pods")] == [False] * len(ward.kubectl.list("pods"))
