@@ -13,7 +13,7 @@ from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.api.edgesite import MeasuredCapacity
 from fedpipe_operator.capacity import Node
 from fedpipe_operator.cluster import KubeJob, Runs, RunView, Sites, SiteView
-from fedpipe_operator.cluster.bodies import Place
+from fedpipe_operator.cluster.bodies import Place, place_of
 from fedpipe_operator.rounds import Run, Seen
 from fedpipe_operator.rounds.planned import completed_profile
 from fedpipe_operator.workqueue import WorkQueue
@@ -101,6 +101,8 @@ class Control:
     _uids: dict[str, Key] = field(default_factory=dict)
     """The key of each run that is under way, by its uid."""
     _nodes: dict[str, Node] = field(default_factory=dict)
+    _sites: dict[Place, tuple[object, ...]] = field(default_factory=dict)
+    """What would be news of each site, as it was last seen."""
     _held: dict[tuple[str, str], set[Key]] = field(default_factory=dict)
     """Runs that wait for a place at a site."""
 
@@ -118,10 +120,16 @@ class Control:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self.runs.cluster.workers.close()
 
-    def wake_for(self, job: KubeJob) -> None:
-        """A Job was seen: its run has something to look at, and so have those that wait for its place."""
-        self.queue.wake(Key("run", job.namespace, job.run))
-        if not job.is_at_work:
+    def see_run(self, body: Body) -> None:
+        """A run was listed, created or changed; that we wrote its status is no news."""
+        if self.runs.is_news(body):
+            self.queue.wake(Key("run", *place_of(body)))
+
+    def see_job(self, job: KubeJob, *, is_gone: bool = False) -> None:
+        """A Job was seen: its end is news for its run, and for those that wait for its place."""
+        if is_news(job, is_gone=is_gone):
+            self.queue.wake(Key("run", job.namespace, job.run))
+        if is_gone or not job.is_at_work:
             for key in self._held.pop((job.namespace, job.job.site), ()):
                 self.queue.wake(key)
 
@@ -150,14 +158,19 @@ class Control:
         self.runs.forget(body)
         self.wake_sites(meta["namespace"])
 
-    def see_site(self, place: Place) -> None:
-        """A site is new, or changed: its own status, and the runs that may take it, have something to look at."""
-        self.queue.wake(Key("site", *place))
-        self._wake_runs(place.namespace)
+    def see_site(self, body: Body) -> None:
+        """A site was listed, created or changed: news for itself and for the runs that may take it, unless only its status is another."""
+        place, meta = place_of(body), body["metadata"]
+        seen = (meta["uid"], meta.get("generation"), dict(meta.get("labels", {})))
+        if self._sites.get(place) != seen:
+            self._sites[place] = seen
+            self.queue.wake(Key("site", *place))
+            self._wake_runs(place.namespace)
 
     def forget_site(self, place: Place) -> None:
         """The site's object is gone."""
         self.queue.forget(Key("site", *place))
+        self._sites.pop(place, None)
         self.sites.forget(*place)
         self._wake_runs(place.namespace)
 
@@ -201,6 +214,15 @@ class Control:
         """The run's sites have a run more, or less."""
         for site in run.sites:
             self.queue.wake(Key("site", site.metadata.namespace, site.name), after=_SETTLE_SECONDS)
+
+
+def is_news(job: KubeJob, *, is_gone: bool) -> bool:
+    """Whether a turn of its run has something to do about a Job: it has ended, or is held up, or goes before its end.
+
+    What it does on the way (a pod that starts, or is ready) changes nothing, and is seen by the next turn anyway.
+    """
+    goes = is_gone or job.is_deleting
+    return goes or job.is_suspended if job.is_at_work else not goes
 
 
 def outline(body: Body) -> Outline:

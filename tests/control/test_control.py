@@ -13,7 +13,6 @@ from trainer_results import a_profile
 from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.capacity import Node
 from fedpipe_operator.cluster import KubeJob, RunView, SiteView
-from fedpipe_operator.cluster.bodies import Place
 from fedpipe_operator.control import Control, Key, Outline, Watched, outline
 from fedpipe_operator.doors import Job
 from fedpipe_operator.rounds import Seen
@@ -93,6 +92,9 @@ class StandInRuns:
     forgotten: list[str] = field(default_factory=list)
     on_look: Callable[..., None] = lambda _run, _seen: None
 
+    def is_news(self, body: dict[str, Any]) -> bool:
+        return not body["status"].get("ours")
+
     def turn(self, view: RunView) -> None:
         self.turned.append(view.body["metadata"]["name"])
 
@@ -165,11 +167,35 @@ def turned(control: Control) -> tuple[list[str], list[str]]:
     return sorted(control.runs.turned), sorted(control.sites.turned)  # type: ignore[attr-defined]
 
 
-def test_a_job_wakes_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("changes", "is_gone", "is_news"),
+    [
+        pytest.param({}, False, False, id="was created"),
+        pytest.param({"ready": 1}, False, False, id="its pod is at work"),
+        pytest.param({"ended": "Complete"}, False, True, id="ended"),
+        pytest.param({"given_up": True}, False, True, id="was given up"),
+        pytest.param({"is_suspended": True}, False, True, id="a queue holds it"),
+        pytest.param({"ready": 1, "is_deleting": True}, False, True, id="goes before its end"),
+        pytest.param({"ready": 1}, True, True, id="went before its end"),
+        pytest.param({"ended": "Complete", "is_deleting": True}, False, False, id="goes after its end"),
+        pytest.param({"ended": "Complete"}, True, False, id="went after its end"),
+    ],
+)
+def test_a_job_wakes_its_run_where_a_turn_has_something_to_do(
+    changes: dict[str, Any], is_gone: bool, is_news: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scenario(control: Control) -> None:
-        control.wake_for(a_job("mine", "north"))
+        control.see_job(a_job("mine", "north", **changes), is_gone=is_gone)
 
-    assert turned(played(scenario, monkeypatch)) == (["mine"], [])
+    assert turned(played(scenario, monkeypatch)) == (["mine"] if is_news else [], [])
+
+
+def test_a_run_is_woken_by_others_and_not_by_what_the_operator_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(control: Control) -> None:
+        control.see_run(a_body("mine", status={"ours": True}))
+        control.see_run(a_body("other"))
+
+    assert turned(played(scenario, monkeypatch)) == (["other"], [])
 
 
 def test_the_end_of_a_job_wakes_the_runs_that_wait_for_its_place_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,8 +205,8 @@ def test_the_end_of_a_job_wakes_the_runs_that_wait_for_its_place_too(monkeypatch
 
     async def scenario(control: Control) -> None:
         control._note_look(run, Seen(busy={"north": "its turn"}))
-        control.wake_for(a_job("mine", "north", ready=1))
-        control.wake_for(a_job("mine", "north", ended="Complete"))
+        control.see_job(a_job("mine", "north", ready=1))
+        control.see_job(a_job("mine", "north", ended="Complete"))
 
     assert turned(played(scenario, monkeypatch)) == (["mine", "other"], ["north"])
 
@@ -196,7 +222,16 @@ def test_a_node_that_changes_wakes_every_site_and_its_heartbeat_none(monkeypatch
 
 def test_a_site_that_changes_wakes_the_runs_of_its_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(control: Control) -> None:
-        control.see_site(Place("wards", "north"))
+        control.see_site(a_body("north"))
+
+    assert turned(played(scenario, monkeypatch)) == (["mine", "other"], ["north"])
+
+
+def test_a_site_whose_status_changes_wakes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(control: Control) -> None:
+        control.see_site(a_body("north"))
+        await asyncio.sleep(0.2)
+        control.see_site(a_body("north", status={"activeRuns": 1}))
 
     assert turned(played(scenario, monkeypatch)) == (["mine", "other"], ["north"])
 

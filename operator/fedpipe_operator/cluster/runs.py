@@ -25,7 +25,7 @@ from fedpipe_operator.manifests import labels_of
 from fedpipe_operator.manifests.metadata import round_labels
 from fedpipe_operator.observe import Memory
 from fedpipe_operator.reconcile import Reconciler, Turn
-from fedpipe_operator.rounds import CommitEvaluation, Event, Run, Seen, is_over
+from fedpipe_operator.rounds import CommitEvaluation, CommitPlan, Event, Run, Seen, is_over
 from fedpipe_operator.rounds.status import held_up, invalid
 
 Body = Mapping[str, Any]
@@ -35,6 +35,8 @@ _RESYNC_SECONDS: Final = 60.0
 """A turn comes at least so often, should an event have been lost."""
 _PENDING_SECONDS: Final = 10.0
 """And so often while a Job waits, to see why."""
+_ACTED_SECONDS: Final = 3.0
+"""And so soon after something was done, to see what came of it: by then a Job is there and its pod at work, or its place was another's."""
 _TOLD_AFTER: Final = 2
 """Failures in a row before passing trouble (a conflict, one lost request) is told to people."""
 
@@ -95,6 +97,10 @@ class Runs:
         keep_finalizer(body, resource, self.cluster.api)
         return self._reconcile_or_say_why(run, view, kept)
 
+    def is_news(self, body: Body) -> bool:
+        """Whether somebody else than us changed the object."""
+        return not self.voice.is_echo(body)
+
     def forget(self, body: Body) -> None:
         """The object is gone."""
         meta = body["metadata"]
@@ -117,9 +123,7 @@ class Runs:
         kept.words.keep(set(view.jobs))
         if any(isinstance(action, CommitEvaluation) for action in turn.decision.actions):
             self._delete_tasks(run, turn.seen.round)
-        waits = any(job.is_at_work and not job.ready for job in view.jobs.values())
-        pause = _PENDING_SECONDS if waits or turn.seen.busy else _RESYNC_SECONDS
-        return min(turn.decision.look_again_at or now + pause, now + pause)
+        return _look_again_at(run, view, turn, now)
 
     def _reconcile(self, run: Run, view: RunView, kept: _Kept) -> Turn:
         opened = self.stores.of(run)
@@ -188,6 +192,16 @@ class Runs:
             self.voice.write_status(run, after)
         if _condition(before, ConditionType.PROGRESSING, ConditionStatus.FALSE, reason=error.reason) is None:
             self.voice.tell(run, Event(error.reason, error.message, warning=True))
+
+
+def _look_again_at(run: Run, view: RunView, turn: Turn, now: float) -> float:
+    """When the next turn is due, should nothing be heard before. What only the store knows is heard of by nobody, so at once."""
+    actions, over = turn.decision.actions, run.resource.model_copy(update={"status": turn.decision.status})
+    if is_over(over) or any(isinstance(action, (CommitPlan, CommitEvaluation)) for action in actions):
+        return now
+    waits = turn.seen.busy or any(job.is_at_work and not job.ready for job in view.jobs.values())
+    pause = _ACTED_SECONDS if actions else _PENDING_SECONDS if waits else _RESYNC_SECONDS
+    return min(turn.decision.look_again_at or now + pause, now + pause)
 
 
 def _condition(status: FineTuneStatus, kind: ConditionType, value: ConditionStatus, *, reason: str = "") -> Condition | None:

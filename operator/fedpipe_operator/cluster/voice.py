@@ -57,6 +57,14 @@ class ClusterVoice:
                 return body
             return written
 
+    def is_echo(self, body: Body) -> bool:
+        """Whether the watch tells of what our own status write left, and of nothing that somebody else changed before it."""
+        meta = body["metadata"]
+        with self._lock:
+            written = self._written.get((body["kind"], meta["namespace"], meta["name"]))
+        is_ours = written is not None and written["metadata"]["resourceVersion"] == meta["resourceVersion"]
+        return is_ours and body["status"].get("observedGeneration") == meta["generation"] and "deletionTimestamp" not in meta
+
     def forget(self, kind: str, namespace: str, name: str) -> None:
         """The object is gone."""
         with self._lock:

@@ -16,7 +16,7 @@ from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.api.meta import GROUP, LABEL_RUN, VERSION
 from fedpipe_operator.cluster import KubeJob, kube_job
 from fedpipe_operator.cluster.bodies import Place, place_of, read_body, slim
-from fedpipe_operator.control import Control, Key, Outline, Watched, outline
+from fedpipe_operator.control import Control, Outline, Watched, outline
 
 RUNS: Final = (GROUP, VERSION, "federatedfinetunes")
 SITES: Final = (GROUP, VERSION, "edgesites")
@@ -108,7 +108,7 @@ def run_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> No
     if type == "DELETED":
         control.forget_run(slim(body))
     else:
-        control.queue.wake(Key("run", *place_of(body)))
+        control.see_run(body)
 
 
 @kopf.on.event(*SITES)
@@ -118,11 +118,11 @@ def site_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> N
     if type == "DELETED":
         control.forget_site(place_of(body))
     else:
-        control.see_site(place_of(body))
+        control.see_site(body)
 
 
 @kopf.on.event(*JOBS, labels=OURS)
-def job_seen(body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
+def job_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
     """A Job of ours was listed, created, changed or deleted."""
     control: Control = memo.control
-    control.wake_for(kube_job(body))
+    control.see_job(kube_job(body), is_gone=type == "DELETED")
