@@ -2,13 +2,16 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stand_in_runs import World, a_run
+from trainer_results import a_failure, good_trainer
 
 from fedpipe_operator.doors import JobState, SeenJob
 from fedpipe_operator.rounds import Decision, Seen, StartTraining, decide, job_of
 from fedpipe_operator.rounds.memory import micro_batch
+from fedpipe_trainer.contract import FailureReason, TrainTask, UpdateManifest
 
 
 def test_a_site_that_others_use_up_gets_no_job_and_is_waited_for(tmp_path: Path) -> None:
@@ -52,6 +55,28 @@ def test_a_site_that_goes_in_the_middle_of_a_round_costs_the_round_its_update_an
     assert world.conditions()["Succeeded"] == "RoundsCompleted"
     assert "toy-train-r1-site-c-a0" in world.door.discarded
     assert world.run.resource.status.history[0].left_out["site-c"].startswith("SiteGone")
+
+
+def test_a_job_whose_pod_is_replaced_goes_on_as_the_same_attempt(tmp_path: Path) -> None:
+    is_drained = True
+
+    def trainer(task: Any, folder: Path) -> Any:
+        if is_drained and isinstance(task, TrainTask) and task.site == "site-a":
+            return a_failure(UpdateManifest, task, FailureReason.TERMINATED, "SIGTERM")
+        return good_trainer(task, folder)
+
+    world = World(a_run(rounds={"count": 1}), tmp_path, trainer)
+    name = "toy-train-r1-site-a-a0"
+    world.work_until("train-r1")
+    world.door.work(name)
+    world.door.jobs[name] = replace(world.door.jobs[name], state=JobState.RUNNING, exit_code=None)
+    world.turn()
+    is_drained = False
+    world.settle()
+
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert "toy-train-r1-site-a-a1" not in world.door.started
+    assert name not in world.door.discarded
 
 
 def test_a_job_that_has_left_its_manifest_is_let_be() -> None:

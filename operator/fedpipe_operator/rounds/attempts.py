@@ -7,7 +7,7 @@ from itertools import count
 from fedpipe_operator.api import seconds
 from fedpipe_operator.doors import AT_WORK, JobState, SeenJob
 from fedpipe_operator.rounds.seen import Run, Seen, job_of
-from fedpipe_trainer.contract import ExitCode, FailureReason, Manifest, Outcome
+from fedpipe_trainer.contract import ExitCode, Failure, FailureReason, Manifest, Outcome
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _outcome(attempt: int, name: str, manifest: Manifest | None, job: SeenJob | 
     """A manifest says more than a job does, so it is asked first."""
     if manifest is not None and manifest.outcome is Outcome.COMPLETED:
         return Done(attempt)
-    if manifest is not None and manifest.failure is not None:
+    if manifest is not None and manifest.failure is not None and not _is_replaced(manifest.failure, job):
         failure = manifest.failure
         final = failure.reason.exit_code.is_final
         return _Failed(f"{failure.reason}: {failure.message}", final, failure.reason is not FailureReason.TERMINATED)
@@ -105,6 +105,11 @@ def _outcome(attempt: int, name: str, manifest: Manifest | None, job: SeenJob | 
     if job.state in AT_WORK:
         return Active(attempt, name, job.message if job.state is JobState.PENDING else "")
     return _dead(job)
+
+
+def _is_replaced(failure: Failure, job: SeenJob | None) -> bool:
+    """Whether another pod takes the place of one that its node let go of, or that a queue called back: the same attempt goes on."""
+    return failure.reason is FailureReason.TERMINATED and job is not None and job.state in AT_WORK
 
 
 def _dead(job: SeenJob) -> _Failed:
