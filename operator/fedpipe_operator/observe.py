@@ -1,13 +1,13 @@
 """One look at a run: its jobs through the door, then everything the store says of the current round.
 
 Jobs are read first: whatever a job wrote before it was seen to have ended is then in what is read from the store.
-What is written once and never changed is kept, so a look costs one listing and the objects that are new.
+What is written once and never changed is kept, so a look costs one listing, of the round under way, and the objects that are new.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from fedpipe_operator import names
 from fedpipe_operator.doors import AT_WORK, Job, SeenJob
@@ -22,6 +22,7 @@ from fedpipe_trainer.contract import (
     ExportManifest,
     Failure,
     FailureReason,
+    Manifest,
     Measured,
     Outcome,
     ProfileManifest,
@@ -29,13 +30,32 @@ from fedpipe_trainer.contract import (
     Wire,
 )
 
+_MANIFESTS: Final[Mapping[str, type[Manifest]]] = {
+    "profile": ProfileManifest,
+    "train": UpdateManifest,
+    "evaluate": EvaluationManifest,
+    "export": ExportManifest,
+}
+"""What a job of each kind writes last; an aggregation's is the round's commit."""
+
+
+def is_interrupted(value: Wire) -> bool:
+    """Whether it is the manifest of a trainer that was asked to end: the one that Kubernetes puts in its place writes it anew."""
+    failure = getattr(value, "failure", None)
+    return failure is not None and failure.reason is FailureReason.TERMINATED
+
 
 @dataclass
 class Memory:
     """What the last look read, by key. Objects that are written once never need to be read again while looks still ask for them."""
 
     objects: dict[str, Wire] = field(default_factory=dict)
+    has_looked: bool = False
     _asked: set[str] = field(default_factory=set)
+    _listed: dict[str, list[str]] = field(default_factory=dict)
+    """Keys by folder, of this look."""
+    _kept: dict[str, tuple[frozenset[str], list[str]]] = field(default_factory=dict)
+    """By folder that jobs of one kind alone write to: those of them that had ended before it was listed, and its keys."""
 
     def read(self, store: Store, key: str, kind: type[WireT]) -> WireT | None:
         """The object of this key, from memory or from the store; None if there is none. Raises ValueError if it is none of its kind."""
@@ -47,26 +67,47 @@ class Memory:
         if data is None:
             return None
         value = parsed(data, kind)
-        self.objects[key] = value
+        if not is_interrupted(value):
+            self.objects[key] = value
         return value
+
+    def listing(self, store: Store, folder: str) -> Sequence[str]:
+        """The keys in a folder, as they are at this look."""
+        if folder not in self._listed:
+            self._listed[folder] = store.list(folder)
+        return self._listed[folder]
+
+    def listing_of(self, store: Store, folder: str, writers: Mapping[str, SeenJob]) -> Sequence[str]:
+        """The keys in a folder that these jobs alone write to: listed anew while one of them may have written since."""
+        ended, keys = self._kept.get(folder, (frozenset[str](), []))
+        if folder not in self._kept or writers.keys() - ended:
+            ended = frozenset(name for name, seen in writers.items() if seen.state not in AT_WORK)
+            keys = store.list(folder)
+            self._kept[folder] = ended, keys
+        return keys
+
+    def begin_look(self) -> None:
+        """List anew, also where the last look was broken off."""
+        self._listed = {}
 
     def end_look(self) -> None:
         """Let go of what this look did not ask for, so that a long run keeps no more than a look needs."""
         self.objects = {key: value for key, value in self.objects.items() if key in self._asked}
-        self._asked = set()
+        self._asked, self._listed, self.has_looked = set(), {}, True
 
 
 def observe(run: Run, jobs: Mapping[str, SeenJob], store: Store, memory: Memory, resumed_at: float) -> Seen:
     """Everything `decide` needs to know of this run: of earlier rounds what came of them, of the current one every attempt."""
+    memory.begin_look()
+    ours = {name: seen for name, seen in jobs.items() if _is_ours(run, seen)}
     evaluations = _evaluations(run, store, memory)
     round_ = max(evaluations, default=-1) + 1
-    folders = _folders(round_)
-    keys = frozenset(key for folder in folders for key in store.list(folder))
+    listed = _listed(round_, ours, store, memory)
+    keys = frozenset(key for keys in listed.values() for key in keys)
     rounds = _rounds_kept(round_, exported_round(run.spec, evaluations))
-    look = _Look(run, store, memory, folders, keys, names.numbers_in(keys))
+    look = _Look(run, store, memory, list(listed), keys, names.numbers_in(keys))
     plans = look.by_round(names.round_plan, RoundPlan, rounds)
     sites = {site.name for site in run.sites} | (set(plans[max(plans)].plans) if plans else set())
-    ours = {name: seen for name, seen in jobs.items() if _is_ours(run, seen)}
     seen = Seen(
         resumed_at=resumed_at,
         jobs=ours,
@@ -88,16 +129,25 @@ def _evaluations(run: Run, store: Store, memory: Memory) -> dict[int, RoundEvalu
     """By round, from the base's on: they come one after the other, so the first that is missing is the round under way."""
     found: dict[int, RoundEvaluation] = {}
     for round_ in range(run.spec.rounds.count + 1):
-        evaluation = _object(memory, store, names.round_evaluation(round_), RoundEvaluation)
+        key = names.round_evaluation(round_)
+        if memory.has_looked and key not in memory.objects and key not in memory.listing(store, names.round_folder(round_)):
+            break  # it is the round under way, whose folder is listed anyway
+        evaluation = _object(memory, store, key, RoundEvaluation)
         if evaluation is None:
             break
         found[round_] = evaluation
     return found
 
 
-def _folders(round_: int) -> list[str]:
-    """Where a look finds every attempt that still counts; the base's evaluation, round 0, goes with the plan of round 1."""
-    return ["profile", *(names.round_folder(one) for one in sorted({round_, max(round_, 1)})), "export"]
+def _listed(round_: int, jobs: Mapping[str, SeenJob], store: Store, memory: Memory) -> dict[str, Sequence[str]]:
+    """By folder, the keys of every attempt that still counts; the base's evaluation, round 0, goes with the plan of round 1."""
+    rounds = [names.round_folder(one) for one in sorted({round_, max(round_, 1)})]
+    of = {kind: {name: seen for name, seen in jobs.items() if seen.job.kind == kind} for kind in ("profile", "export")}
+    return {
+        "profile": memory.listing_of(store, "profile", of["profile"]),
+        **{folder: memory.listing(store, folder) for folder in rounds},
+        "export": memory.listing_of(store, "export", of["export"]),
+    }
 
 
 def _rounds_kept(round_: int, exported: int) -> list[int]:
@@ -137,7 +187,8 @@ class _Look:
 
     def by_round(self, key_of: Callable[[int], str], kind: type[WireT], rounds: Iterable[int]) -> dict[int, WireT]:
         """By round."""
-        found = ((round_, _object(self.memory, self.store, key_of(round_), kind)) for round_ in rounds)
+        keys = {round_: key for round_ in rounds if not self._is_absent(key := key_of(round_))}
+        found = ((round_, _object(self.memory, self.store, key, kind)) for round_, key in keys.items())
         return {round_: value for round_, value in found if value is not None}
 
     def by_site(self, key_of: Callable[[str, int], str], kind: type[WireT], sites: Iterable[str]) -> dict[str, dict[int, WireT]]:
@@ -145,12 +196,19 @@ class _Look:
         return {site: self.attempts(partial(key_of, site), kind) for site in sorted(sites)}
 
     def has_reported(self, seen: SeenJob) -> bool:
-        """Whether a job that is at work has left its manifest."""
+        """Whether a job that is at work has left its manifest; that of an interrupted trainer is not its last word."""
         if seen.exit_code is not None or seen.state not in AT_WORK:
             return False
         key = _manifest_key(seen.job)
-        was_listed = any(is_within(key, folder) for folder in self.folders)
-        return key in self.keys if was_listed else self.store.size(key) is not None
+        if not any(is_within(key, folder) for folder in self.folders):
+            return self.store.size(key) is not None
+        kind = _MANIFESTS.get(seen.job.kind)
+        value = self._read(key, kind) if kind else None
+        return key in self.keys and not (value is not None and is_interrupted(value))
+
+    def _is_absent(self, key: str) -> bool:
+        """Whether the folder of this key was listed and it was not there."""
+        return key not in self.keys and any(is_within(key, folder) for folder in self.folders)
 
     def attempts(self, key_of: Callable[[int], str], kind: type[WireT]) -> dict[int, WireT]:
         """By attempt. One that was killed left nothing, so there may be gaps, and interrupted ones make them as wide as they like."""

@@ -19,6 +19,8 @@ from fedpipe_operator.rounds import Run, Seen, job_of
 from fedpipe_operator.store import DirectoryStore
 from fedpipe_trainer.contract import (
     EvaluateTask,
+    Failure,
+    FailureReason,
     Measured,
     Outcome,
     ProfileManifest,
@@ -151,22 +153,68 @@ def test_memory_lets_go_of_what_a_look_does_not_ask_for_any_more(store: Director
     assert set(memory.objects) == {names.round_evaluation(0), names.round_evaluation(1)}
 
 
+class Noting(DirectoryStore):
+    """Notes what it is asked."""
+
+    listed: ClassVar[list[str]] = []
+    read_keys: ClassVar[list[str]] = []
+
+    def list(self, prefix: str = "") -> list[str]:
+        self.listed.append(prefix)
+        return super().list(prefix)
+
+    def read(self, key: str) -> bytes | None:
+        self.read_keys.append(key)
+        return super().read(key)
+
+    def asked(self) -> tuple[Any, Any]:
+        """What was listed and read since the last time."""
+        asked = [*self.listed], [*self.read_keys]
+        self.listed.clear()
+        self.read_keys.clear()
+        return asked
+
+
+def test_a_look_asks_for_what_may_be_new_and_nothing_else(store: DirectoryStore) -> None:
+    memory, noting = Memory(), Noting(store.root)
+    profile = job_of(a_run(), "profile", site="site-a")
+    put(store, names.round_evaluation(0), evaluated(0))
+    look(noting, memory=memory)
+    noting.asked()
+
+    look(noting, memory=memory)
+    assert noting.asked() == (["rounds/0001"], [])
+    look(noting, memory=memory, jobs={profile.name: running(profile)})
+    assert sorted(noting.asked()[0]) == ["profile", "rounds/0001"]
+    ended = {profile.name: replace(running(profile), state=JobState.SUCCEEDED, exit_code=0)}
+    put(store, names.update_manifest(1, "site-a", 0), an_update_of("site-a", 1, 0))
+    put(store, names.profile_manifest("site-a", 0), an_update_of("site-a", 0, 0).model_copy(update={"kind": "profile"}))
+    assert list(look(noting, memory=memory, jobs=ended).profiles["site-a"]) == [0]
+    noting.asked()
+    look(noting, memory=memory, jobs=ended)
+    assert noting.asked()[0] == ["rounds/0001"]
+
+
+def test_a_look_that_was_broken_off_leaves_nothing_to_the_next(store: DirectoryStore) -> None:
+    memory = Memory()
+    look(store, memory=memory)
+    memory.listing(store, "rounds/0001")
+    put(store, names.update_manifest(1, "site-a", 0), an_update_of("site-a", 1, 0))
+    put(store, names.round_evaluation(0), evaluated(0))
+
+    assert list(look(store, memory=memory).updates["site-a"]) == [0]
+
+
 def test_a_look_at_a_long_run_lists_the_round_under_way_and_no_other(store: DirectoryStore) -> None:
-    class Noting(DirectoryStore):
-        listed: ClassVar[list[str]] = []
-
-        def list(self, prefix: str = "") -> list[str]:
-            self.listed.append(prefix)
-            return super().list(prefix)
-
     for round_ in range(50):
         put(store, names.round_evaluation(round_), evaluated(round_))
     noting = Noting(store.root)
+    noting.asked()
 
     seen = look(noting, run=a_run(rounds={"count": 100}))
 
     assert seen.round == 50
-    assert noting.listed == ["profile", "rounds/0050", "export"]
+    assert noting.asked()[0] == ["profile", "rounds/0050", "export"]
 
 
 def test_a_job_that_left_its_manifest_is_about_to_end_whatever_round_it_was_of(store: DirectoryStore) -> None:
@@ -184,6 +232,21 @@ def test_a_job_that_left_its_manifest_is_about_to_end_whatever_round_it_was_of(s
     seen = look(store, run=run, jobs={job.name: running(job) for job in (done, at_it, earlier)})
 
     assert seen.reported == {done.name, earlier.name}
+
+
+def test_an_interrupted_trainers_manifest_is_not_the_last_word_of_a_job_at_work(store: DirectoryStore) -> None:
+    run, memory = a_run(), Memory()
+    job = job_of(run, "train", site="site-a", round_=1)
+    interrupted = {"outcome": Outcome.FAILED, "failure": Failure(reason=FailureReason.TERMINATED, message="SIGTERM")}
+    put(store, names.round_evaluation(0), evaluated(0))
+    put(store, names.update_manifest(1, "site-a", 0), an_update_of("site-a", 1, 0, **interrupted))
+
+    before = look(store, run=run, jobs={job.name: running(job)}, memory=memory)
+    put(store, names.update_manifest(1, "site-a", 0), an_update_of("site-a", 1, 0))
+    after = look(store, run=run, jobs={job.name: running(job)}, memory=memory)
+
+    assert (before.reported, after.reported) == (frozenset(), {job.name})
+    assert after.updates["site-a"][0].outcome is Outcome.COMPLETED
 
 
 def test_an_update_of_a_site_that_is_gone_counts_if_it_came_in_time(tmp_path: Path) -> None:
