@@ -17,6 +17,7 @@ from fedpipe_operator.api.meta import GROUP, LABEL_RUN, VERSION
 from fedpipe_operator.cluster import KubeJob, kube_job
 from fedpipe_operator.cluster.bodies import Place, place_of, read_body, slim
 from fedpipe_operator.control import Control, Outline, Watched, outline
+from fedpipe_operator.handlers.undiffed import NoDiffs
 
 RUNS: Final = (GROUP, VERSION, "federatedfinetunes")
 SITES: Final = (GROUP, VERSION, "edgesites")
@@ -35,7 +36,9 @@ async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     settings.watching.client_timeout = 330
     settings.watching.connect_timeout = 10
     settings.networking.request_timeout = 60
+    settings.watching.label_selectors[JOBS] = LABEL_RUN
     settings.queueing.worker_limit = 100
+    settings.persistence.diffbase_storage = NoDiffs()
 
 
 @kopf.on.startup()
