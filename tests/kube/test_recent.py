@@ -17,7 +17,10 @@ class Clock:
 
 
 def known(recent: Recent, *watched: KubeJob) -> dict[str, KubeJob]:
-    return recent.over({job.job.name: job for job in watched}, lambda job: job.run_uid == "uid-1")
+    jobs = {job.job.name: job for job in watched}
+    of_run, at_site = recent.of_run("default", "uid-1", jobs), recent.at_site("default", "site-a", jobs)
+    assert of_run == at_site
+    return of_run
 
 
 def test_a_job_just_created_is_seen_before_the_watch_knows_it() -> None:
@@ -69,6 +72,24 @@ def test_after_a_while_the_watch_alone_is_believed() -> None:
 
 def test_the_jobs_of_others_are_not_told() -> None:
     recent = Recent(Clock())
-    recent.created(replace(JOB, run_uid="another"))
+    recent.created(replace(JOB, run_uid="another", job=replace(JOB.job, name="another-a0", site="site-b")))
 
     assert known(recent) == {}
+
+
+def test_a_job_of_another_run_counts_at_its_site_and_one_at_another_site_for_its_run() -> None:
+    recent = Recent(Clock())
+    recent.created(replace(JOB, run_uid="another"))
+
+    assert recent.of_run("default", "uid-1", {}) == {}
+    assert list(recent.at_site("default", "site-a", {})) == ["toy-a0"]
+    assert recent.at_site("elsewhere", "site-a", {}) == {}
+
+
+def test_a_job_that_was_withdrawn_was_never_there() -> None:
+    recent = Recent(Clock())
+    recent.created(JOB)
+    recent.withdrawn(JOB)
+
+    assert known(recent) == {}
+    assert not recent._of

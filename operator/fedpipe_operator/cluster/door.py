@@ -92,7 +92,7 @@ class ClusterDoor:
     def busy_with(self, site: EdgeSite) -> str | None:
         """Whose Jobs have all places of the site, None while one is free."""
         watched = {job.job.name: job for job in self.at_sites.get(site.name, ())}
-        known = self.cluster.recent.over(watched, lambda job: job.namespace == self._namespace and job.job.site == site.name)
+        known = self.cluster.recent.at_site(self._namespace, site.name, watched)
         at_work = sorted(job.run for job in known.values() if job.is_at_work)
         if len(at_work) < site.spec.max_concurrent_jobs:
             return None

@@ -126,12 +126,11 @@ class Runs:
         return _look_again_at(run, view, turn, now)
 
     def _reconcile(self, run: Run, view: RunView, kept: _Kept) -> Turn:
-        opened = self.stores.of(run)
-        uid = run.resource.metadata.uid
+        opened, meta = self.stores.of(run), run.resource.metadata
         door = ClusterDoor(
             cluster=self.cluster,
             run=run,
-            jobs=self.cluster.recent.over(view.jobs, lambda job: job.run_uid == uid),
+            jobs=self.cluster.recent.of_run(meta.namespace, meta.uid, view.jobs),
             at_sites=view.at_sites,
             nodes=view.nodes,
             words=kept.words,
