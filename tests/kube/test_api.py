@@ -87,6 +87,7 @@ def test_what_is_not_there_is_none_and_what_is_there_already_too() -> None:
         (403, "jobs is forbidden: user cannot create", TellUser, "ApiForbidden"),
         (401, "unauthorized", TellUser, "ApiForbidden"),
         (403, "exceeded quota: gpus", TryAgain, "QuotaExceeded"),
+        (403, "unable to create in wards because it is being terminated", TryAgain, "NamespaceTerminating"),
         (409, "the object has been modified", TryAgain, "ApiConflict"),
         (429, "too many requests", TryAgain, "ApiUnavailable"),
         (503, "shutting down", TryAgain, "ApiUnavailable"),

@@ -207,6 +207,20 @@ def test_no_trainer_gets_credentials_or_a_token(tmp_path: Path) -> None:
         assert "AWS_" not in str(pod)
 
 
+def test_what_is_at_work_long_after_its_run_ended_is_ended_too(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run(export={"adapter": False, "merged": False}))
+    world.settle()
+    world.end("toy-train-r2-site-a-a0", "Suspended")
+    assert world.at_work() == ["toy-train-r2-site-a-a0"]
+
+    assert world.turn() == world.now + 120
+    assert world.at_work() == ["toy-train-r2-site-a-a0"]
+
+    world.now += 120
+    world.turn()
+    assert world.at_work() == []
+
+
 def test_a_finished_run_goes_in_its_time(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path, a_run(ttlSecondsAfterFinished=600))
     world.settle()

@@ -9,6 +9,7 @@ _CONFLICT: Final = 409
 _FORBIDDEN: Final = (401, 403)
 _WEATHER: Final = frozenset({408, 409, 429, *range(500, 600)})
 _QUOTA: Final = "exceeded quota"
+_TERMINATING: Final = "because it is being terminated"
 
 
 def of_answer(status: int, body: bytes, place: str) -> FedPipeError:
@@ -16,6 +17,8 @@ def of_answer(status: int, body: bytes, place: str) -> FedPipeError:
     said = _message(body)
     if status in _FORBIDDEN and _QUOTA in said:
         return TryAgain("QuotaExceeded", f"{place}: {said}; it is tried again, raise the ResourceQuota if that takes too long")
+    if status in _FORBIDDEN and _TERMINATING in said:
+        return TryAgain("NamespaceTerminating", f"{place}: {said}; nothing more is made there")
     if status in _FORBIDDEN:
         return TellUser("ApiForbidden", f"{place}: {said}; the operator's role lacks this right: install the chart's own")
     if status in _WEATHER:

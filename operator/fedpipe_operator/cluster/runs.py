@@ -37,6 +37,8 @@ _PENDING_SECONDS: Final = 10.0
 """And so often while a Job waits, to see why."""
 _ACTED_SECONDS: Final = 3.0
 """And so soon after something was done, to see what came of it: by then a Job is there and its pod at work, or its place was another's."""
+_LINGER_SECONDS: Final = 120.0
+"""A Job that has reported ends by itself, and its log is kept; what is at work so long after its run ended nobody waits for."""
 _TOLD_AFTER: Final = 2
 """Failures in a row before passing trouble (a conflict, one lost request) is told to people."""
 
@@ -160,14 +162,20 @@ class Runs:
             self.cluster.api.delete_all(SECRETS, meta.namespace, labels_of(run))
             kept.memory, kept.words, kept.is_swept = Memory(), Words(self.cluster.api), True
             self.on_look(run, Seen())
-        for job in view.jobs.values():
-            if job.is_at_work and not job.is_deleting:
-                self.cluster.api.delete(JOBS, job.namespace, job.job.name)
+        left = [job for job in view.jobs.values() if job.is_at_work and not job.is_deleting]
+        if left and now < _ended_at(run.resource) + _LINGER_SECONDS:
+            return _ended_at(run.resource) + _LINGER_SECONDS
+        for job in left:
+            self.cluster.api.delete(JOBS, job.namespace, job.job.name)
+        return self._deleted_in_time(run, now)
+
+    def _deleted_in_time(self, run: Run, now: float) -> float | None:
+        """When the object of a run that is over is to be deleted; None once that is done, or if it stays."""
         if run.spec.ttl_seconds_after_finished is None:
             return None
         due = _ended_at(run.resource) + run.spec.ttl_seconds_after_finished
         if now >= due:
-            self.cluster.api.delete(RUNS, meta.namespace, meta.name)
+            self.cluster.api.delete(RUNS, run.resource.metadata.namespace, run.name)
         return due if now < due else None
 
     def _delete_tasks(self, run: Run, round_: int) -> None:
