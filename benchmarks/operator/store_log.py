@@ -1,12 +1,15 @@
 """What MinIO was asked: it tells of each request, and the requests of the operator and its aggregations are counted by kind."""
 
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 
 from aiohttp import web
 
 _OURS = "Boto3"
+_LOOK = re.compile(r"/rounds/(?!0000)\d{4}$")
+"""Round 0's folder is listed beside round 1's."""
 
 
 @dataclass
@@ -15,7 +18,7 @@ class StoreLog:
 
     calls: Counter[str] = field(default_factory=Counter)
     turns: int = 0
-    """Looks that a turn began: each lists the export's folder once."""
+    """Turns of runs: each lists the folder of the round under way, and where one begins, of the one before."""
 
     async def serve(self, port: int) -> web.AppRunner:
         """Listen for MinIO."""
@@ -36,4 +39,4 @@ class StoreLog:
         asked, query = entry.get("api"), entry.get("requestQuery") or {}
         if isinstance(asked, dict) and isinstance(query, dict) and _OURS in str(entry.get("userAgent")):
             self.calls[str(asked.get("name"))] += 1
-            self.turns += str(query.get("prefix", "")).endswith("/export")
+            self.turns += bool(_LOOK.search(str(query.get("prefix", ""))))
