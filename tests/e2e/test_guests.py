@@ -34,13 +34,13 @@ def progress(ward: Ward) -> str:
 
 def test_a_job_waits_in_an_outside_queue_and_its_trainer_has_no_credentials(ward: Ward) -> None:
     ward.kubectl.apply(ward.site("north"), queued_run(ward))
-    job = ward.wait("the Job is there", lambda: ward.kubectl.list("jobs"), seconds=60)[0]
+    job = ward.wait("the Job is there", lambda: ward.kubectl.list("jobs"))[0]
 
     assert job["metadata"]["labels"].items() >= QUEUE.items()
 
     ward.kubectl.patch("job", JOB, {"spec": {"suspend": True}})
-    ward.wait("the run tells of the queue", lambda: "north waits for the queue" in progress(ward), seconds=60)
-    ward.wait("its pod goes", lambda: ward.kubectl.list("pods") == [], seconds=60)
+    ward.wait("the run tells of the queue", lambda: "north waits for the queue" in progress(ward))
+    ward.wait("its pod goes", lambda: ward.kubectl.list("pods") == [])
 
     ward.kubectl.patch("job", JOB, {"spec": {"suspend": False}})
     pod = ward.trainer_at_work(JOB)

@@ -37,14 +37,23 @@ def spans_by_site(kubectl: Kubectl) -> dict[str, list[Span]]:
     return {site: sorted(spans) for site, spans in found.items()}
 
 
+def ended_at(job: Plain) -> float:
+    """When the Job ended, well or not."""
+    return min(_unix(one["lastTransitionTime"]) for one in job["status"]["conditions"] if one["type"] in ("Complete", "Failed"))
+
+
+def created_at(body: Plain) -> float:
+    """When the object was made."""
+    return _unix(body["metadata"]["creationTimestamp"])
+
+
 def overlaps(spans: list[Span]) -> list[tuple[str, str]]:
     """Jobs that were there at the same time."""
     return [(one.job, other.job) for one, other in pairwise(spans) if other.began < one.ended]
 
 
 def _span(job: Plain) -> Span:
-    ends = [one["lastTransitionTime"] for one in job["status"]["conditions"] if one["type"] in ("Complete", "Failed")]
-    return Span(_unix(job["metadata"]["creationTimestamp"]), min(map(_unix, ends)), job["metadata"]["name"])
+    return Span(created_at(job), ended_at(job), job["metadata"]["name"])
 
 
 def _unix(text: str) -> float:

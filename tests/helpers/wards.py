@@ -99,11 +99,11 @@ class Ward:
         """The site as it is now."""
         return self.kubectl.get(SITE, name)
 
-    def wait(self, what: str, is_so: Callable[[], Any], *, seconds: float = 120) -> Any:
+    def wait(self, what: str, is_so: Callable[[], Any], *, seconds: float = 300) -> Any:
         """Until it is so; what is seen then. A failure says how all stands."""
         return until(is_so, what, seconds=seconds, explain=self.explain)
 
-    def wait_for(self, reason: str, *, name: str = "toy", round_: int | None = None, seconds: float = 120) -> Plain:
+    def wait_for(self, reason: str, *, name: str = "toy", round_: int | None = None, seconds: float = 300) -> Plain:
         """Until the run is ready or held up for this reason, in this round."""
 
         def look() -> Plain | None:
@@ -115,7 +115,7 @@ class Ward:
         found: Plain = self.wait(f"{name} is {reason}{f' in round {round_}' if round_ else ''}", look, seconds=seconds)
         return found
 
-    def wait_for_success(self, name: str = "toy", *, seconds: float = 240) -> Plain:
+    def wait_for_success(self, name: str = "toy", *, seconds: float = 900) -> Plain:
         """Until the run has succeeded."""
 
         def look() -> Plain | None:
@@ -126,7 +126,7 @@ class Ward:
         found: Plain = self.wait(f"{name} succeeds", look, seconds=seconds)
         return found
 
-    def trainer_at_work(self, job: str, *, seconds: float = 120) -> Plain:
+    def trainer_at_work(self, job: str, *, seconds: float = 300) -> Plain:
         """The pod of this Job, once it runs."""
 
         def look() -> Plain | None:

@@ -1,0 +1,68 @@
+"""What goes wrong at sites costs them their part, is told within a minute, and the run succeeds without them."""
+
+from typing import Final
+
+import pytest
+from cluster_user import Plain, condition
+from deeds import created_at, ended_at
+from testcluster import outages
+from wards import Ward
+
+pytestmark = pytest.mark.e2e
+
+NOWHERE: Final = {"spec": {"containers": [{"name": "trainer", "image": "registry.invalid/no/such:image"}]}}
+WORDS: Final = {"far": "ImageUnavailable", "huge": "ClaimTooLarge", "lost": "NoNode"}
+WITHIN_SECONDS: Final = 60
+
+
+def the_good_and_the_lost(ward: Ward) -> list[Plain]:
+    return [
+        ward.site("north"),
+        ward.site("south"),
+        ward.site("far", "west", podTemplate=NOWHERE),
+        ward.site("huge", "west", capacity={"cpu": 1, "memory": "900Gi"}),
+        ward.site("lost", "west", nodeSelector={"fedpipe.io/pool": "nowhere"}),
+    ]
+
+
+def killed_pod(ward: Ward, job: str) -> None:
+    pod = ward.trainer_at_work(job)
+    outages.kill_pod(pod["metadata"]["uid"])
+
+
+def excluded(ward: Ward) -> dict[str, str]:
+    found: dict[str, str] = ward.look().get("status", {}).get("excluded", {})
+    return found
+
+
+def seconds_to_the_last_word(ward: Ward) -> dict[str, float]:
+    """From the run's creation until the last Job of each site that cannot was given up."""
+    began = created_at(ward.look())
+    jobs = {site: ward.kubectl.list("jobs", f"fedpipe.io/site={site}") for site in WORDS}
+    return {site: max(map(ended_at, found)) - began for site, found in jobs.items()}
+
+
+def first_words(told: dict[str, str]) -> dict[str, str]:
+    return {site: why.partition(":")[0] for site, why in told.items()}
+
+
+def test_a_run_succeeds_without_the_sites_that_cannot_and_despite_a_killed_pod(ward: Ward) -> None:
+    ward.kubectl.apply(*the_good_and_the_lost(ward), ward.run(sites={"quorum": 0.3}, rounds={"count": 1}))
+    left_out = ward.wait("three sites are left out", lambda: excluded(ward))
+    took = seconds_to_the_last_word(ward)
+    killed_pod(ward, "toy-train-r1-north-a0")
+    run = ward.wait_for_success()
+
+    print(f"seconds until a site was given up: {took}")  # noqa: T201
+    assert first_words(left_out) == WORDS
+    assert max(took.values()) < WITHIN_SECONDS
+    assert condition(run, "Profiled")["reason"] == "SitesLeftOut"
+    assert all(word in condition(run, "Profiled")["message"] for word in WORDS.values())
+    assert [(entry["quorum"], entry["leftOut"]) for entry in run["status"]["history"]] == [("2/2", {})]
+    assert condition(ward.kubectl.get("job", "toy-train-r1-north-a0"), "Failed")["status"] == "True"
+    assert condition(ward.kubectl.get("job", "toy-train-r1-north-a1"), "Complete")["status"] == "True"
+    assert {"RoundCompleted", "RoundsCompleted"} <= ward.events("FederatedFineTune", "toy").keys()
+    for site in ("huge", "lost"):
+        ready = condition(ward.of_site(site), "Ready")
+        assert (ready["status"], ready["reason"]) == ("False", WORDS[site])
+        assert WORDS[site] in ward.events("EdgeSite", site)
