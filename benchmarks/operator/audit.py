@@ -7,7 +7,6 @@ Other jobs' ends are told apart by counting, so a status written for one of them
 
 import json
 import re
-from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -40,8 +39,6 @@ class Log:
     """Of Jobs, by name."""
     marks: dict[str, list[tuple[Mark, float]]] = field(default_factory=lambda: defaultdict(list))
     """How far the operator's writes say that each run is, and when."""
-    writes: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """All writes for each run."""
 
 
 def read(file: Path) -> Log:
@@ -78,12 +75,10 @@ def _note_call(log: Log, entry: Mapping[str, Any], at: float) -> None:
 
 def _note_write(log: Log, kind: str, name: str, entry: Mapping[str, Any], at: float) -> None:
     if kind == "federatedfinetunes/status":
-        log.writes[name].append(at)
         mark = _told(entry["requestObject"][0]["value"])
         if mark is not None:
             log.marks[name].append((mark, at))
     elif kind == "jobs" and (found := _NAME.match(name)):
-        log.writes[found["run"]].append(at)
         log.marks[found["run"]].append((_stage_of(found), at))
 
 
@@ -123,15 +118,3 @@ def reactions(log: Log) -> list[tuple[float, float]]:
             if shown is not None:
                 found_all.append((end, max(0.0, shown - end)))
     return found_all
-
-
-def next_writes(log: Log) -> list[float]:
-    """Of each Job, the seconds until the operator wrote anything for its run: for comparison."""
-    found = []
-    for name, end in log.ends.items():
-        job = _NAME.match(name)
-        writes = sorted(log.writes[job["run"]]) if job else []
-        place = bisect_left(writes, end)
-        if place < len(writes):
-            found.append(writes[place] - end)
-    return found

@@ -16,20 +16,15 @@ MOST_CALLS, MOST_SECONDS, MOST_MEMORY = 12.0, 2.0, 300.0
 class Measured:
     """All that was measured."""
 
-    sites: int
-    runs: int
+    work: int
+    """Sites times rounds that were done."""
     rounds: int
-    pace: float
+    """Of all runs together."""
     seconds: float
     log: Log
     store: StoreLog
     samples: Sequence[Sample]
     processors: int
-
-    @property
-    def work(self) -> int:
-        """Sites times rounds."""
-        return self.sites * self.rounds
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -42,7 +37,7 @@ def lines(found: Measured) -> list[str]:
     """The table, and what the calls were."""
     rows = [_calls(found), *_reaction(found), *_memory(found), *_processor(found), *_store(found)]
     table = ["| what | measured | aim |", "|---|---:|---:|", *(f"| {' | '.join(row)} |" for row in rows)]
-    return [*table, "", *_by_kind(found)]
+    return [f"{found.rounds} rounds, {found.work} sites and rounds, in {found.seconds:.0f} s", "", *table, "", *_by_kind(found)]
 
 
 def _calls(found: Measured) -> tuple[str, str, str]:
