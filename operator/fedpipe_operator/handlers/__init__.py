@@ -29,7 +29,10 @@ Body = Mapping[str, Any]
 
 @kopf.on.startup()
 async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
-    """Have kopf only read from the API: it posts nothing, stores nothing, and notices a watch that has died."""
+    """Have kopf only read from the API: it posts nothing, stores nothing, and notices a watch that has died.
+
+    Its number of workers stays without a limit: each waits until every object is indexed, and with fewer than objects all wait for ever.
+    """
     settings.posting.enabled = False
     settings.scanning.disabled = True
     settings.watching.server_timeout = 300
@@ -37,7 +40,6 @@ async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     settings.watching.connect_timeout = 10
     settings.networking.request_timeout = 60
     settings.watching.label_selectors[JOBS] = LABEL_RUN
-    settings.queueing.worker_limit = 100
     settings.persistence.diffbase_storage = NoDiffs()
 
 
