@@ -85,8 +85,8 @@ class StandInApi:
         self._note("delete", kind, name)
         self.objects.pop((kind.plural, namespace, name), None)
 
-    def delete_all(self, kind: Kind, namespace: str, labels: Mapping[str, str]) -> None:
-        self._note("deletecollection", kind, "")
+    def delete_all(self, kind: Kind, namespace: str, labels: Mapping[str, str], *, foreground: bool = False) -> None:
+        self._note("deletecollection", kind, "foreground" if foreground else "")
         for one in self.all(kind, namespace):
             if labels.items() <= one["metadata"].get("labels", {}).items():
                 del self.objects[kind.plural, namespace, one["metadata"]["name"]]

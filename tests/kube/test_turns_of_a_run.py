@@ -242,6 +242,7 @@ def test_results_are_deleted_with_the_run_only_if_the_spec_says_so_and_nothing_i
 
     again = world.turn()
     assert again is not None
+    assert world.api.noted[-1] == "deletecollection jobs foreground", "a trainer that ends still writes: its Job must stay until it has"
     assert store.list() != []
 
     world.turn()

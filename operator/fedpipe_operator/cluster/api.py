@@ -93,9 +93,10 @@ class Api:
         policy = "Foreground" if foreground else "Background"
         self._call("DELETE", kind, namespace, name, query={"propagationPolicy": policy}, absent_is_none=True)
 
-    def delete_all(self, kind: Kind, namespace: str, labels: Mapping[str, str]) -> None:
-        """Delete the objects that carry all these labels."""
-        self._call("DELETE", kind, namespace, query={"labelSelector": _selector(labels), "propagationPolicy": "Background"})
+    def delete_all(self, kind: Kind, namespace: str, labels: Mapping[str, str], *, foreground: bool = False) -> None:
+        """Delete the objects that carry all these labels; `foreground` as for `delete`."""
+        policy = "Foreground" if foreground else "Background"
+        self._call("DELETE", kind, namespace, query={"labelSelector": _selector(labels), "propagationPolicy": policy})
 
     def _call(  # noqa: PLR0913 -- one place for all that a request consists of
         self,

@@ -33,8 +33,8 @@ def bid_farewell(body: Body, jobs: Mapping[str, KubeJob], cluster: Cluster, stor
     if FINALIZER not in meta.get("finalizers", ()):
         return None
     cluster.workers.discard(meta["uid"])
-    if jobs:
-        cluster.api.delete_all(JOBS, meta["namespace"], {LABEL_RUN_UID: meta["uid"]})
+    if jobs:  # in the foreground, so that they are there until their pods have ended: an ending trainer still writes
+        cluster.api.delete_all(JOBS, meta["namespace"], {LABEL_RUN_UID: meta["uid"]}, foreground=True)
         return cluster.clock() + _AGAIN_SECONDS
     resource = read_body(body, FederatedFineTune)
     if isinstance(resource, FederatedFineTune):
