@@ -87,7 +87,9 @@ class Runs:
         """
         body = self.voice.newest(view.body)
         if "deletionTimestamp" in body["metadata"]:
-            return bid_farewell(body, view.jobs, self.cluster, self.stores, self.voice)
+            meta = body["metadata"]
+            jobs = self.cluster.recent.of_run(meta["namespace"], meta["uid"], view.jobs)
+            return bid_farewell(body, jobs, self.cluster, self.stores, self.voice)
         resource = read_body(body, FederatedFineTune)
         if isinstance(resource, list):
             self._refuse(body, resource)
