@@ -216,6 +216,8 @@ def test_suspend_ends_the_jobs_and_resume_goes_on_in_the_same_round(tmp_path: Pa
 
     assert world.door.discarded == running
     assert world.conditions()["Suspended"] == "SuspendedBySpec"
+    assert "set spec.suspend to false" in world.message("Suspended")
+    assert all(event.message for event in world.events)
     assert world.turn().actions == ()
 
     world.run = type(world.run)(world.run.resource.model_copy(update={"spec": resumed}), world.run.sites)

@@ -73,13 +73,18 @@ def _conditions(look: Look, step: Step) -> tuple[Condition, ...]:
         _told_profiled(look, profiled=profiled),
         Told(ConditionType.PLANNED, planned, Reason.ROUND_PLANNED if planned else Reason.WAITING),
         Told(ConditionType.PROGRESSING, not (ended or suspended), step.reason, step.message),
-        Told(ConditionType.SUSPENDED, suspended, Reason.SUSPENDED_BY_SPEC if suspended else Reason.NOT_SUSPENDED),
+        _told_suspended(step, suspended=suspended),
         Told(ConditionType.SUCCEEDED, succeeded, step.reason if succeeded else Reason.NOT_FINISHED, step.message if succeeded else ""),
         Told(ConditionType.FAILED, failed, step.reason if failed else Reason.NOT_FAILED, step.message if failed else ""),
         Told(ConditionType.READY, succeeded, step.reason, step.message),
     )
     resource = look.run.resource
     return conditions_of(told, resource.status.conditions, generation=resource.metadata.generation, now=look.now)
+
+
+def _told_suspended(step: Step, *, suspended: bool) -> Told:
+    reason = Reason.SUSPENDED_BY_SPEC if suspended else Reason.NOT_SUSPENDED
+    return Told(ConditionType.SUSPENDED, suspended, reason, step.message if suspended else "")
 
 
 def _told_profiled(look: Look, *, profiled: bool) -> Told:
