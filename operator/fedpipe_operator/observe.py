@@ -97,7 +97,10 @@ class Memory:
 
 
 def observe(run: Run, jobs: Mapping[str, SeenJob], store: Store, memory: Memory, resumed_at: float) -> Seen:
-    """Everything `decide` needs to know of this run: of earlier rounds what came of them, of the current one every attempt."""
+    """Everything `decide` needs to know of this run: of earlier rounds what came of them, of the current one every attempt.
+
+    Profiles are for the next plan: once that is made, nobody asks for them.
+    """
     memory.begin_look()
     ours = {name: seen for name, seen in jobs.items() if _is_ours(run, seen)}
     evaluations = _evaluations(run, store, memory)
@@ -106,13 +109,13 @@ def observe(run: Run, jobs: Mapping[str, SeenJob], store: Store, memory: Memory,
     keys = frozenset(key for keys in listed.values() for key in keys)
     rounds = _rounds_kept(round_, exported_round(run.spec, evaluations))
     look = _Look(run, store, memory, list(listed), keys, names.numbers_in(keys))
-    plans = look.by_round(names.round_plan, RoundPlan, rounds)
+    plans = _shortened(look.by_round(names.round_plan, RoundPlan, rounds), memory)
     sites = {site.name for site in run.sites} | (set(plans[max(plans)].plans) if plans else set())
     seen = Seen(
         resumed_at=resumed_at,
         jobs=ours,
         reported=frozenset(name for name, seen in ours.items() if look.has_reported(seen)),
-        profiles=look.by_site(names.profile_manifest, ProfileManifest, sites),
+        profiles={} if max(round_, 1) in plans else look.by_site(names.profile_manifest, ProfileManifest, sites),
         plans=plans,
         commits=look.by_round(names.round_manifest, RoundManifest, rounds),
         evaluations=evaluations,
@@ -153,6 +156,16 @@ def _listed(round_: int, jobs: Mapping[str, SeenJob], store: Store, memory: Memo
 def _rounds_kept(round_: int, exported: int) -> list[int]:
     """The rounds whose plan and commit are looked at: the one under way, those of the status's history, the first and the best."""
     return sorted({1, exported, *range(max(1, round_ - HISTORY - 1), max(round_, 1) + 1)} - {0})
+
+
+def _shortened(plans: dict[int, RoundPlan], memory: Memory) -> dict[int, RoundPlan]:
+    """Of every round but the newest, what is told of it later: the plan of each site is the larger part of what a long run would keep."""
+    for round_ in sorted(plans)[:-1]:
+        if plans[round_].plans:
+            fixed_by_the_first: dict[str, object] = {} if round_ == 1 else {"weights": {}, "head": {}}
+            plans[round_] = plans[round_].model_copy(update={"plans": {}, **fixed_by_the_first})
+            memory.objects[names.round_plan(round_)] = plans[round_]
+    return plans
 
 
 def _object(memory: Memory, store: Store, key: str, kind: type[WireT]) -> WireT | None:

@@ -195,6 +195,20 @@ def test_a_look_asks_for_what_may_be_new_and_nothing_else(store: DirectoryStore)
     assert noting.asked()[0] == ["rounds/0001"]
 
 
+def test_of_earlier_rounds_plans_what_is_told_of_them_later_is_kept_and_profiles_of_none(tmp_path: Path) -> None:
+    world = World(a_run(2, rounds={"count": 3}), tmp_path)
+    world.work_until("r3")
+    memory = Memory()
+
+    for _ in range(2):
+        seen = look(world.store, memory=memory, run=world.run)  # type: ignore[arg-type]
+        assert {round_: sorted(plan.plans) for round_, plan in seen.plans.items()} == {1: [], 2: [], 3: ["site-a", "site-b"]}
+        assert [bool(plan.weights) for plan in seen.plans.values()] == [True, False, True]
+        assert all(plan.selected == ("site-a", "site-b") for plan in seen.plans.values())
+        assert seen.profiles == {}
+    assert not any(isinstance(value, ProfileManifest) for value in memory.objects.values())
+
+
 def test_a_look_that_was_broken_off_leaves_nothing_to_the_next(store: DirectoryStore) -> None:
     memory = Memory()
     look(store, memory=memory)

@@ -42,7 +42,9 @@ class Seen:
     """When this run was last taken up (start, end of a suspension): no deadline counts from before."""
     jobs: Mapping[str, SeenJob] = field(default_factory=dict)
     profiles: Mapping[str, Mapping[int, ProfileManifest]] = field(default_factory=dict)
+    """While the round is not planned."""
     plans: Mapping[int, RoundPlan] = field(default_factory=dict)
+    """Those of the sites in the newest alone."""
     commits: Mapping[int, RoundManifest] = field(default_factory=dict)
     evaluations: Mapping[int, RoundEvaluation] = field(default_factory=dict)
     updates: Mapping[str, Mapping[int, UpdateManifest]] = field(default_factory=dict)
