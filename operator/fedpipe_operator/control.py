@@ -48,8 +48,8 @@ class Watched:
     run_outlines: Mapping[str, Collection[Outline]]
     """By namespace."""
     site_bodies: Mapping[tuple[str, str], Collection[Body]]
-    sites: Mapping[str, Collection[EdgeSite]]
-    """By namespace, those whose spec can be read."""
+    sites: Mapping[tuple[str, str], Collection[EdgeSite]]
+    """By namespace and each of their labels, and all of a namespace by no label: those whose spec can be read."""
     jobs_of_runs: Mapping[tuple[str, str], Collection[KubeJob]]
     """By namespace and uid of the run."""
     jobs_at_sites: Mapping[tuple[str, str], Collection[KubeJob]]
@@ -62,8 +62,7 @@ class Watched:
         body = _only(self.run_bodies.get((key.namespace, key.name), ()))
         if body is None:
             return None
-        wanted = _match_labels(body)
-        sites = [site for site in self.sites.get(key.namespace, ()) if wanted.items() <= site.metadata.labels.items()]
+        sites = self._sites(key.namespace, _match_labels(body))
         jobs = self.jobs_of_runs.get((key.namespace, body["metadata"]["uid"]), ())
         return RunView(
             body=body,
@@ -82,6 +81,11 @@ class Watched:
         outlines = self.run_outlines.get(key.namespace, ())
         active = sum(not one.is_over and one.match_labels.items() <= labels.items() for one in outlines)
         return SiteView(body=body, nodes=self._nodes(), active_runs=active)
+
+    def _sites(self, namespace: str, wanted: Mapping[str, str]) -> list[EdgeSite]:
+        """Those with all these labels: a run is one of many, and its sites few of all."""
+        groups = [self.sites.get((namespace, label), ()) for label in labels_of(wanted)]
+        return [site for site in min(groups, key=len) if wanted.items() <= site.metadata.labels.items()]
 
     def _nodes(self) -> tuple[Node, ...] | None:
         return None if self.nodes is None else tuple(sorted(self.nodes.get(None, ()), key=lambda node: node.name))
@@ -223,6 +227,11 @@ def is_news(job: KubeJob, *, is_gone: bool) -> bool:
     """
     goes = is_gone or job.is_deleting
     return goes or job.is_suspended if job.is_at_work else not goes
+
+
+def labels_of(labels: Mapping[str, str]) -> list[str]:
+    """What an object with these labels is found by; the first is what all are found by."""
+    return ["", *(f"{name}={value}" for name, value in labels.items())]
 
 
 def outline(body: Body) -> Outline:

@@ -13,7 +13,7 @@ from trainer_results import a_profile
 from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.capacity import Node
 from fedpipe_operator.cluster import KubeJob, RunView, SiteView
-from fedpipe_operator.control import Control, Key, Outline, Watched, outline
+from fedpipe_operator.control import Control, Key, Outline, Watched, labels_of, outline
 from fedpipe_operator.doors import Job
 from fedpipe_operator.rounds import Seen
 from fedpipe_trainer.contract import Data, Model, ProfileTask, RunRef
@@ -48,7 +48,7 @@ def test_a_runs_view_has_its_own_jobs_and_those_of_others_at_its_sites() -> None
     north, south = in_wards(a_site("north"), study="triage"), in_wards(a_site("south"), study="another")
     view = watched(
         run_bodies={("wards", "mine"): [a_body("mine", spec=selecting(study="triage"))]},
-        sites={"wards": [north, south]},
+        sites={("wards", ""): [north, south], ("wards", "study=triage"): [north], ("wards", "study=another"): [south]},
         jobs_of_runs={("wards", "uid-mine"): [mine]},
         jobs_at_sites={("wards", "north"): [mine, others], ("wards", "south"): [others]},
         nodes={None: [NODE]},
@@ -59,6 +59,24 @@ def test_a_runs_view_has_its_own_jobs_and_those_of_others_at_its_sites() -> None
     assert view.jobs == {mine.job.name: mine}
     assert view.at_sites == {"north": (mine, others)}
     assert view.nodes == (NODE,)
+
+
+def test_a_run_without_a_selector_takes_all_sites_of_its_namespace_and_one_with_two_labels_those_with_both() -> None:
+    north, south = in_wards(a_site("north"), study="triage", floor="1"), in_wards(a_site("south"), study="triage", floor="2")
+    found: dict[tuple[str, str], list[EdgeSite]] = {}
+    for site in (north, south):
+        for label in labels_of(site.metadata.labels):
+            found.setdefault(("wards", label), []).append(site)
+
+    def taken(**labels: str) -> list[str]:
+        bodies = {("wards", "mine"): [a_body("mine", spec=selecting(**labels))]}
+        view = watched(run_bodies=bodies, sites=found).run_view(Key("run", "wards", "mine"))
+        assert view is not None
+        return [site.name for site in view.sites]
+
+    assert taken() == ["north", "south"]
+    assert taken(study="triage", floor="2") == ["south"]
+    assert taken(study="other") == []
 
 
 def test_a_sites_view_counts_the_runs_that_take_it_and_are_not_over() -> None:

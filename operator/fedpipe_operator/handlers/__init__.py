@@ -16,7 +16,7 @@ from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.api.meta import GROUP, LABEL_RUN, VERSION
 from fedpipe_operator.cluster import KubeJob, kube_job
 from fedpipe_operator.cluster.bodies import Place, place_of, read_body, slim
-from fedpipe_operator.control import Control, Outline, Watched, outline
+from fedpipe_operator.control import Control, Outline, Watched, labels_of, outline
 from fedpipe_operator.handlers.undiffed import NoDiffs
 
 RUNS: Final = (GROUP, VERSION, "federatedfinetunes")
@@ -86,10 +86,12 @@ def site_bodies(body: kopf.Body, **_: Any) -> Mapping[Place, Body]:
 
 
 @kopf.index(*SITES)
-def sites(body: kopf.Body, **_: Any) -> Mapping[str, EdgeSite] | None:
-    """Every site whose spec can be read."""
+def sites(body: kopf.Body, **_: Any) -> Mapping[tuple[str, str], EdgeSite] | None:
+    """Every site whose spec can be read, by each of its labels."""
     site = read_body(body, EdgeSite)
-    return {site.metadata.namespace: site} if isinstance(site, EdgeSite) else None
+    if not isinstance(site, EdgeSite):
+        return None
+    return {(site.metadata.namespace, label): site for label in labels_of(site.metadata.labels)}
 
 
 @kopf.index(*JOBS, labels=OURS)
