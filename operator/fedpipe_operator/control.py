@@ -20,6 +20,7 @@ from fedpipe_operator.workqueue import WorkQueue
 
 Body = Mapping[str, Any]
 
+_SITES_SIDE_BY_SIDE: Final = 2
 _SETTLE_SECONDS: Final = 3.0
 """Where many objects change together, one turn for all of it."""
 
@@ -99,6 +100,9 @@ class Control:
     sites: Sites
     threads: int
     queue: WorkQueue[Key] = field(init=False)
+    """The runs."""
+    site_queue: WorkQueue[Key] = field(init=False)
+    """The sites: news of a thousand of them, which change figures alone, must not keep a run waiting."""
     _watched: Watched = field(init=False)
     _pool: ThreadPoolExecutor = field(init=False)
     _loop: asyncio.AbstractEventLoop = field(init=False)
@@ -112,14 +116,17 @@ class Control:
 
     def __post_init__(self) -> None:
         self.queue = WorkQueue(self._turn, self.runs.cluster.clock, self.threads)
-        self._pool = ThreadPoolExecutor(self.threads, "turn")
+        self.site_queue = WorkQueue(self._turn, self.runs.cluster.clock, _SITES_SIDE_BY_SIDE)
+        self._pool = ThreadPoolExecutor(self.threads + _SITES_SIDE_BY_SIDE, "turn")
 
     async def run(self, watched: Watched) -> None:
         """Make turns until cancelled."""
         self._watched, self._loop = watched, asyncio.get_running_loop()
         self.runs.on_look, self.runs.cluster.workers.on_end = self.note_look, self.wake_run_of
         try:
-            await self.queue.run()
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self.queue.run())
+                both.create_task(self.site_queue.run())
         finally:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self.runs.cluster.workers.close()
@@ -152,7 +159,7 @@ class Control:
         """All sites, or those of a namespace, may have a new status."""
         for of, name in self._watched.site_bodies:
             if namespace in (None, of):
-                self.queue.wake(Key("site", of, name), after=_SETTLE_SECONDS)
+                self.site_queue.wake(Key("site", of, name), after=_SETTLE_SECONDS)
 
     def forget_run(self, body: Body) -> None:
         """The run's object is gone."""
@@ -168,12 +175,12 @@ class Control:
         seen = (meta["uid"], meta.get("generation"), dict(meta.get("labels", {})))
         if self._sites.get(place) != seen:
             self._sites[place] = seen
-            self.queue.wake(Key("site", *place))
+            self.site_queue.wake(Key("site", *place))
             self._wake_runs(place.namespace)
 
     def forget_site(self, place: Place) -> None:
         """The site's object is gone."""
-        self.queue.forget(Key("site", *place))
+        self.site_queue.forget(Key("site", *place))
         self._sites.pop(place, None)
         self.sites.forget(*place)
         self._wake_runs(place.namespace)
@@ -212,12 +219,12 @@ class Control:
             self._held.setdefault((meta.namespace, site), set()).add(key)
         for site, found in _measured(run, seen).items():
             if self.sites.measured(meta.namespace, site, found):
-                self.queue.wake(Key("site", meta.namespace, site))
+                self.site_queue.wake(Key("site", meta.namespace, site))
 
     def _wake(self, run: Run) -> None:
         """The run's sites have a run more, or less."""
         for site in run.sites:
-            self.queue.wake(Key("site", site.metadata.namespace, site.name), after=_SETTLE_SECONDS)
+            self.site_queue.wake(Key("site", site.metadata.namespace, site.name), after=_SETTLE_SECONDS)
 
 
 def is_news(job: KubeJob, *, is_gone: bool) -> bool:

@@ -170,7 +170,7 @@ def played(scenario: Callable[[Control], Awaitable[None]], monkeypatch: pytest.M
         await asyncio.sleep(0)
         await scenario(control)
         async with asyncio.timeout(20):
-            while control.queue._entries:  # noqa: ASYNC110 -- nothing tells when a queue is empty, as only a test wants it
+            while control.queue._entries or control.site_queue._entries:  # noqa: ASYNC110 -- nothing tells when a queue is empty, as only a test wants it
                 await asyncio.sleep(0.01)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
