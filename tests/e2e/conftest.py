@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,11 +11,9 @@ from charts import helm
 from cluster_user import FFT, Kubectl
 from installed_operator import RELEASE, Operator, cluster_is_ours, namespace
 from local_runs import a_fleet
-from wards import Ward
+from wards import Ward, WardCalled
 
 NEEDED = ("KUBECONFIG", "FEDPIPE_OPERATOR_IMAGE", "FEDPIPE_TRAINER_IMAGE", "FEDPIPE_STORE_ENDPOINT")
-
-WardCalled = Callable[[str], "contextmanager[Ward]"]
 
 
 @pytest.fixture(scope="session")

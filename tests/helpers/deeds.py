@@ -37,6 +37,11 @@ def spans_by_site(kubectl: Kubectl) -> dict[str, list[Span]]:
     return {site: sorted(spans) for site, spans in found.items()}
 
 
+def have_ended(kubectl: Kubectl) -> bool:
+    """Whether every Job has; one that has reported may take a moment longer than its run."""
+    return all({one["type"] for one in job["status"].get("conditions", ())} & {"Complete", "Failed"} for job in kubectl.list("jobs"))
+
+
 def ended_at(job: Plain) -> float:
     """When the Job ended, well or not."""
     return min(_unix(one["lastTransitionTime"]) for one in job["status"]["conditions"] if one["type"] in ("Complete", "Failed"))

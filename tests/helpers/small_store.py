@@ -2,15 +2,16 @@
 
 import re
 import subprocess
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from cluster_user import Kubectl, Plain
+from cluster_user import Kubectl, Plain, until
 from wards import BUCKET, SECRET, STORE, store_credentials
 
 NAME: Final = "small"
@@ -54,7 +55,7 @@ class SmallStore:
     """The store, filled and emptied through a port of this machine."""
 
     kubectl: Kubectl
-    _endpoint: str = field(default="", init=False)
+    _client: Any = field(default=None, init=False)
 
     @contextmanager
     def running(self) -> "Iterator[SmallStore]":
@@ -67,8 +68,8 @@ class SmallStore:
             assert forward.stdout
             found = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
             assert found, "kubectl port-forward ended"
-            self._endpoint = f"http://127.0.0.1:{found[1]}"
-            self._client().create_bucket(Bucket=BUCKET)
+            self._client = _client_of(f"http://127.0.0.1:{found[1]}")
+            self._client.create_bucket(Bucket=BUCKET)
             yield self
             forward.terminate()
 
@@ -78,30 +79,34 @@ class SmallStore:
         return {"bucket": BUCKET, "endpoint": endpoint, "credentialsSecretRef": {"name": SECRET}}
 
     def fill(self) -> None:
-        """Write until nothing more is taken, in smaller and smaller pieces."""
-        client, number = self._client(), 0
+        """Write in smaller and smaller pieces until nothing more is taken, and the store says that it is full."""
         for size in _PIECES:
-            try:
-                while True:
-                    client.put_object(Bucket=BUCKET, Key=f"{_FILLING}/{number}", Body=bytes(size))
-                    number += 1
-            except ClientError as error:
-                assert "Full" in str(error) or "Storage" in str(error), error  # noqa: PT017 -- that it is refused is what is waited for
+            while self._refusal(size) == "":
+                pass
+        until(lambda: self._refusal(1) == "XMinioStorageFull", "the small store is full", seconds=60)
 
     def clear(self) -> None:
         """Delete what filled it."""
-        client = self._client()
-        for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=_FILLING):
+        for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=_FILLING):
             for item in page.get("Contents", []):
-                client.delete_object(Bucket=BUCKET, Key=item["Key"])
+                self._client.delete_object(Bucket=BUCKET, Key=item["Key"])
 
-    def _client(self) -> "boto3.client":
-        keys = store_credentials()
-        return boto3.client(
-            "s3",
-            endpoint_url=self._endpoint,
-            region_name="us-east-1",
-            aws_access_key_id=keys.access_key,
-            aws_secret_access_key=keys.secret_key,
-            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}),
-        )
+    def _refusal(self, size: int) -> str:
+        """The code by which an object of this size is refused; empty if it is taken."""
+        try:
+            self._client.put_object(Bucket=BUCKET, Key=f"{_FILLING}/{uuid.uuid4()}", Body=bytes(size))
+        except ClientError as error:
+            return error.response["Error"]["Code"]
+        return ""
+
+
+def _client_of(endpoint: str) -> Any:
+    keys = store_credentials()
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=keys.access_key,
+        aws_secret_access_key=keys.secret_key,
+        config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}),
+    )

@@ -4,6 +4,7 @@ import base64
 import copy
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -143,7 +144,7 @@ class Ward:
     def events(self, kind: str, name: str) -> dict[str, str]:
         """The messages of the events about an object, by reason, the newest of each."""
         found = self.kubectl.list("events", fields=f"involvedObject.kind={kind},involvedObject.name={name}")
-        return {one["reason"]: one["message"] for one in sorted(found, key=lambda one: one["metadata"]["creationTimestamp"])}
+        return {one["reason"]: one.get("message", "") for one in sorted(found, key=lambda one: one["metadata"]["creationTimestamp"])}
 
     def store_of(self, run: Plain) -> S3Store:
         """The run's own part of the store."""
@@ -192,6 +193,10 @@ class Ward:
             "metadata": {"name": folder.name},
             "spec": {**shared, "volumeName": volume, "resources": {"requests": size}},
         }
+
+
+WardCalled = Callable[[str], AbstractContextManager[Ward]]
+"""Opens a namespace of this name, and closes it again."""
 
 
 def is_over(run: Plain) -> bool:

@@ -1,0 +1,84 @@
+"""The operator killed again and again: the same adapter, bit for bit, and nothing done twice."""
+
+import hashlib
+import random
+import time
+from datetime import datetime
+from typing import Final
+
+import pytest
+from cluster_user import Plain, condition
+from deeds import made_twice
+from testcluster import outages
+from testcluster.layout import default_layout
+from wards import Ward, is_over
+
+from fedpipe_operator import names
+from fedpipe_operator.objects import required_object
+from fedpipe_operator.records import RoundManifest
+
+pytestmark = pytest.mark.e2e
+
+KILLS: Final = 10
+SEED: Final = 20261124
+SHARE: Final = 0.9
+"""Of the time that an undisturbed run takes: a tormented one takes longer, so it is killed to the last in the midst of its work."""
+
+
+def adapters(ward: Ward) -> dict[int, str]:
+    """The SHA-256 of each round's global adapter, of the bytes that are in the store."""
+    run = ward.look()
+    store = ward.store_of(run)
+    found = {}
+    for round_ in range(1, run["spec"]["rounds"]["count"] + 1):
+        manifest = required_object(store, names.round_manifest(round_), RoundManifest)
+        data = store.read(names.global_adapter(round_, manifest.adapter.sha256))
+        found[round_] = hashlib.sha256(data or b"").hexdigest()
+    return found
+
+
+def duration(run: Plain) -> float:
+    """Seconds from the run's creation to its end."""
+    stamps = (condition(run, "Succeeded")["lastTransitionTime"], run["metadata"]["creationTimestamp"])
+    ended, began = (datetime.fromisoformat(stamp) for stamp in stamps)
+    return (ended - began).total_seconds()
+
+
+def torment(ward: Ward, instants: list[float]) -> int:
+    """Kill the operator at these seconds of the run, and restart the API server once; how often it was killed before the run's end."""
+    began = time.monotonic()
+    for number, instant in enumerate(instants):
+        time.sleep(max(0.0, began + instant - time.monotonic()))  # an instant drawn by chance, not something that is waited for
+        run = ward.look()
+        if is_over(run):
+            return number
+        print(f"kill {number + 1} at {instant:.1f} s: {condition(run, 'Ready').get('reason')}")  # noqa: T201
+        ward.operator.kill()
+        if number == len(instants) // 2:
+            outages.restart_api_server(default_layout())
+    return len(instants)
+
+
+def assert_nothing_is_left(ward: Ward, run: Plain) -> None:
+    """Jobs stay for their logs; Secrets with tasks, and pods at work, may not."""
+    ward.wait("no task is left", lambda: [one for one in ward.left_of(run) if not one.startswith("Job ")] == [])
+
+
+def test_an_undisturbed_run_does_nothing_twice_and_leaves_nothing(undisturbed: Ward) -> None:
+    assert made_twice(undisturbed.kubectl) == []
+    assert_nothing_is_left(undisturbed, undisturbed.look())
+
+
+def test_a_tormented_run_ends_with_the_same_adapters(undisturbed: Ward, ward: Ward) -> None:
+    chance, time_of_work = random.Random(SEED), SHARE * duration(undisturbed.look())  # noqa: S311 -- no secret
+    instants = sorted(chance.uniform(0, time_of_work) for _ in range(KILLS))
+    print(f"seed {SEED}, kills within {time_of_work:.0f} s")  # noqa: T201
+
+    ward.start("north", "south")
+    killed = torment(ward, instants)
+    run = ward.wait_for_success()
+
+    assert killed == KILLS
+    assert adapters(ward) == adapters(undisturbed)
+    assert made_twice(ward.kubectl) == []
+    assert_nothing_is_left(ward, run)

@@ -1,0 +1,81 @@
+"""A store that is away, and one that is full: told, waited for, and gone on from."""
+
+import time
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+from cluster_user import condition, until
+from small_store import SmallStore
+from wards import STORE, Ward
+
+pytestmark = pytest.mark.e2e
+
+AWAY_SECONDS: Final = 60
+SHORT: Final = {"rounds": {"count": 1}, "export": {"adapter": False, "merged": False}}
+
+
+def scale_store(replicas: int) -> None:
+    STORE("scale", "deployment", "minio", f"--replicas={replicas}")
+    until(lambda: _pods_ready() == [True] * replicas, f"{replicas} pods of the store", seconds=120)
+
+
+def _pods_ready() -> list[bool]:
+    found = [pod["status"].get("containerStatuses", [{}]) for pod in STORE.list("pods", "app=minio")]
+    return [bool(one and one[0].get("ready")) for one in found]
+
+
+@pytest.fixture
+def small_store(ward: Ward) -> Iterator[SmallStore]:
+    """A store of some MiB in the test's own namespace."""
+    with SmallStore(ward.kubectl).running() as store:
+        yield store
+
+
+def test_a_run_waits_for_a_store_that_is_away_for_a_minute(ward: Ward) -> None:
+    ward.start("north", **SHORT)
+    ward.trainer_at_work("toy-evaluate-north-a0")
+
+    scale_store(0)
+    gone_at = time.monotonic()
+    try:
+        held_up = ward.wait_for("StoreUnreachable")
+        told_after = time.monotonic() - gone_at
+        time.sleep(max(0.0, gone_at + AWAY_SECONDS - time.monotonic()))  # how long the outage is to last
+    finally:
+        scale_store(1)
+    run = ward.wait_for_success()
+
+    print(f"told after {told_after:.0f} s")  # noqa: T201
+    assert condition(held_up, "Progressing")["status"] == "False"
+    assert "minio" in condition(held_up, "Progressing")["message"]
+    assert run["status"]["history"][0]["quorum"] == "1/1"
+    assert "StoreUnreachable" in ward.events("FederatedFineTune", "toy")
+
+
+def test_a_trainer_that_finds_the_store_full_says_so_and_the_run_ends(ward: Ward, small_store: SmallStore) -> None:
+    small_store.fill()
+    ward.start("north", store=small_store.of_a_run(), rounds={"count": 1, "attempts": 1})
+
+    run = ward.wait("the run fails", lambda: ward.look() if condition(ward.look(), "Failed").get("status") == "True" else None)
+
+    told = condition(run, "Failed")
+    assert told["reason"] == "QuorumOutOfReach"
+    assert "north: TransferFailed" in told["message"]
+
+
+def test_an_operator_that_finds_the_store_full_waits_until_there_is_room(ward: Ward, small_store: SmallStore) -> None:
+    ward.start("north", store=small_store.of_a_run(), **SHORT)
+    ward.wait("the profile is asked for", lambda: ward.kubectl.list("jobs"))
+    ward.operator.scale(0)
+    try:
+        ward.kubectl("wait", "job/toy-profile-north-a0", "--for=condition=Complete", "--timeout=120s")
+        small_store.fill()
+    finally:
+        ward.operator.scale(1)
+    held_up = ward.wait_for("StoreFull")
+    small_store.clear()
+    ward.wait("the run goes on", lambda: condition(ward.look(), "Progressing")["status"] == "True")
+
+    assert condition(held_up, "Progressing")["status"] == "False"
+    assert "StoreFull" in ward.events("FederatedFineTune", "toy")
