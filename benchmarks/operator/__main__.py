@@ -64,8 +64,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     words.add_argument("--sites", type=int, default=1000)
     words.add_argument("--runs", type=int, default=100)
     words.add_argument("--rounds", type=int, default=10)
-    words.add_argument("--pace", type=float, default=1.0, help="of the stand-in's times: 1 is 20 to 60 s of training")
-    words.add_argument("--spread", type=float, default=60.0, help="seconds over which the runs are created")
+    words.add_argument("--pace", type=float, default=5.0, help="of the times of the stand-in: 1 is 20 to 60 s of training")
+    words.add_argument("--spread", type=float, default=300.0, help="seconds over which the runs are created")
     words.add_argument("--job-ttl", type=int, default=300, help="FEDPIPE_JOB_TTL_SECONDS of the operator")
     words.add_argument("--seed", type=int, default=0)
     words.add_argument("--limit", type=float, default=7200.0, help="seconds after which figures are of what was done until then")
@@ -130,8 +130,8 @@ def _outcome(run: objects.Plain) -> str:
 
 
 async def _create_runs(api: Api, size: Size) -> None:
-    times = sorted(random.Random(size.seed).uniform(0, size.spread) for _ in range(size.runs))  # noqa: S311 -- no secret
-    before = 0.0
+    chance, before = random.Random(size.seed), 0.0  # noqa: S311 -- no secret
+    times = sorted(chance.uniform(0, size.spread) for _ in range(size.runs))
     for number, at in enumerate(times):
         await asyncio.sleep(at - before)
         before = at
