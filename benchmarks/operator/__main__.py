@@ -98,7 +98,7 @@ async def measure(place: plane.Place, size: Size) -> table.Measured:
     await asyncio.to_thread(stop, place, "kube-apiserver")  # what it noted is written when it ends
     processors = os.cpu_count() or 1
     work = course.rounds * size.sites // size.runs
-    return table.Measured(work, course.rounds, seconds, audit.read(place.audit), log, course.samples, processors)
+    return table.Measured(work, course.rounds, seconds, audit.read(place.audit), stand_in.reported, log, course.samples, processors)
 
 
 async def _follow(api: Api, size: Size, pid: int) -> Course:

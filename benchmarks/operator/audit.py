@@ -1,8 +1,8 @@
 """The API server's audit log, read: what the operator asked, and how soon it did something about a Job that had ended.
 
-A Job has ended when the Job controller last wrote its status (it sets the condition Complete then). The operator has done something
-about it with the first write that shows it: a status that counts so many sites of the stage, or that of a later stage, or a Job of one.
-Other jobs' ends are told apart by counting, so a status written for one of them is not taken for an answer to this one.
+A Job has ended when the Job controller last wrote its status after its pod had ended (it sets the condition Complete then). The
+operator has done something about it with the first write that shows it: a status that counts so many sites of the stage, or that of
+a later stage, or a Job of one. Other Jobs' ends are told apart by counting: a status written for one of them is no answer to this one.
 """
 
 import json
@@ -23,6 +23,8 @@ _NAME = re.compile(r"^(?P<run>.+?)-(?P<kind>profile|train|evaluate|export)(?:-r(
 _STAGES = {"profile": 0, "train": 0, "aggregate": 1, "evaluate": 2}
 _REASONS = {"Profiling": "profile", "Training": "train", "Aggregating": "aggregate", "Evaluating": "evaluate"}
 _LAST = (10.0**6, 0, 0)
+_LAST_SECONDS = 30.0
+"""Jobs that end in the last of them may well not be acted on any more."""
 _DONE = re.compile(r"^(\d+) of \d+")
 
 
@@ -103,18 +105,21 @@ def _stage_of(job: re.Match[str]) -> Mark:
     return (-1.0 if job["kind"] == "profile" else float(job["round"] or 0), _STAGES[job["kind"]], 0)
 
 
-def reactions(log: Log) -> list[tuple[float, float]]:
-    """Of each Job: when it ended, and after how many seconds a write showed it; 0 where one had before (its manifest was there)."""
+def reactions(log: Log, reported: Mapping[str, float]) -> list[tuple[float, float]]:
+    """Of each Job: when it ended, and after how many seconds a write showed it; 0 where one had before (its manifest was there).
+
+    `reported` says when the pods ended, by the Job's name. What the operator did not get to before the measurement ended is left out.
+    """
     stages: dict[tuple[str, Mark], list[float]] = defaultdict(list)
+    until = max(log.ends.values(), default=0.0) - _LAST_SECONDS
     for name, at in log.ends.items():
-        if found := _NAME.match(name):
+        if reported.get(name, at) < at < until and (found := _NAME.match(name)):
             stages[found["run"], _stage_of(found)].append(at)
     found_all = []
     for (run, stage), ends in stages.items():
         marks = sorted(log.marks[run], key=lambda pair: pair[1])
         for number, end in enumerate(sorted(ends), 1):
             wanted = (*stage[:2], number)
-            shown = next((at for mark, at in marks if mark >= wanted), None)
-            if shown is not None:
-                found_all.append((end, max(0.0, shown - end)))
+            shown = next((at for mark, at in marks if mark >= wanted), until + _LAST_SECONDS)
+            found_all.append((end, max(0.0, shown - end)))
     return found_all

@@ -1,6 +1,6 @@
 """The figures as Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import audit
@@ -22,6 +22,8 @@ class Measured:
     """Of all runs together."""
     seconds: float
     log: Log
+    reported: Mapping[str, float]
+    """When each Job's pod ended, by the Job's name."""
     store: StoreLog
     samples: Sequence[Sample]
     processors: int
@@ -46,7 +48,7 @@ def _calls(found: Measured) -> tuple[str, str, str]:
 
 
 def _reaction(found: Measured) -> list[tuple[str, str, str]]:
-    seconds = [one for _, one in audit.reactions(found.log)]
+    seconds = [one for _, one in audit.reactions(found.log, found.reported)]
     median, last, most = (percentile(seconds, share) for share in (0.5, 0.99, 1.0))
     return [
         (f"seconds from a Job's end to the write that shows it, median ({len(seconds)} Jobs)", f"{median:.2f}", ""),
