@@ -14,7 +14,7 @@ from fedpipe_operator.api.edgesite import MeasuredCapacity
 from fedpipe_operator.capacity import Node
 from fedpipe_operator.cluster import KubeJob, Runs, RunView, Sites, SiteView
 from fedpipe_operator.cluster.bodies import Place, place_of
-from fedpipe_operator.rounds import Run, Seen
+from fedpipe_operator.rounds import Run, Seen, is_over
 from fedpipe_operator.rounds.planned import completed_profile
 from fedpipe_operator.workqueue import WorkQueue
 
@@ -212,7 +212,10 @@ class Control:
     def _note_look(self, run: Run, seen: Seen) -> None:
         meta = run.resource.metadata
         key = Key("run", meta.namespace, meta.name)
-        if self._uids.get(meta.uid) != key:
+        ended = is_over(run.resource)
+        if ended and self._uids.pop(meta.uid, None) is not None:
+            self._wake(run)
+        if not ended and meta.uid not in self._uids:
             self._uids[meta.uid] = key
             self._wake(run)
         for site in seen.busy:

@@ -10,7 +10,7 @@ from stand_in_cluster import SETTINGS
 from stand_in_runs import a_run, a_site
 from trainer_results import a_profile
 
-from fedpipe_operator.api import EdgeSite
+from fedpipe_operator.api import Condition, ConditionStatus, EdgeSite, FineTuneStatus
 from fedpipe_operator.capacity import Node
 from fedpipe_operator.cluster import KubeJob, RunView, SiteView
 from fedpipe_operator.control import Control, Key, Outline, Watched, labels_of, outline
@@ -262,6 +262,24 @@ def test_a_run_that_is_deleted_is_forgotten_and_its_sites_are_told(monkeypatch: 
 
     assert control.runs.forgotten == ["mine"]  # type: ignore[attr-defined]
     assert turned(control) == ([], ["north"])
+
+
+def test_the_sites_of_a_run_hear_that_it_begins_and_that_it_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = a_run([in_wards(a_site("north"))])
+    meta = asked.resource.metadata.model_copy(update={"name": "mine", "namespace": "wards", "uid": "uid-mine"})
+    ended = FineTuneStatus(conditions=(Condition(type="Succeeded", status=ConditionStatus.TRUE, reason="RoundsCompleted"),))
+    looks = [type(asked)(asked.resource.model_copy(update={"metadata": meta} | status), asked.sites) for status in ({}, {"status": ended})]
+    heard = []
+
+    async def scenario(control: Control) -> None:
+        for run in (looks[0], looks[0], looks[1], looks[1]):
+            control.note_look(run, Seen())
+            await asyncio.sleep(0.2)
+            heard.append(len(control.sites.turned))  # type: ignore[attr-defined]
+
+    played(scenario, monkeypatch)
+
+    assert heard == [1, 1, 2, 2]
 
 
 def test_what_a_profile_measured_reaches_its_site_once(monkeypatch: pytest.MonkeyPatch) -> None:
