@@ -103,3 +103,15 @@ def test_a_volume_that_cannot_be_mounted_is_given_twice_the_time_before_its_atte
     assert name not in world.at_work()
     world.settle()
     assert world.body()["status"]["excluded"] == {"site-b": "MountFailed: no such device"}
+
+
+def test_nobody_asks_why_a_pod_that_has_ended_does_not_start(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.turn()
+    for name in world.at_work():
+        world.api.replace_status(JOBS, "default", name, {"succeeded": 1})
+    world.now += 40
+    world.api.noted.clear()
+    world.turn()
+
+    assert "list pods" not in world.api.noted

@@ -1,5 +1,6 @@
 """A Job and a node as the watch brings them, reduced to what is kept."""
 
+import pytest
 from stand_in_cluster import SETTINGS
 from stand_in_runs import a_run
 
@@ -26,6 +27,21 @@ def test_a_job_with_a_ready_pod_is_at_work() -> None:
     seen = kube_job(a_body({"active": 1, "ready": 1}))
 
     assert (seen.ready, seen.is_at_work) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("status", "has_ended"),
+    [
+        ({"active": 1}, False),
+        ({"active": 1, "uncountedTerminatedPods": {}}, False),
+        ({"uncountedTerminatedPods": {"succeeded": ["uid-of-pod"]}}, True),
+        ({"uncountedTerminatedPods": {}, "succeeded": 1}, True),
+    ],
+)
+def test_a_pod_has_ended_before_its_job_is_over(status: dict[str, object], has_ended: bool) -> None:
+    seen = kube_job(a_body(status))
+
+    assert (seen.has_pod_ended, seen.is_at_work) == (has_ended, True)
 
 
 def test_a_job_is_over_when_the_controller_says_so_and_not_before() -> None:

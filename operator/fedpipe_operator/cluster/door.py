@@ -183,4 +183,4 @@ class ClusterDoor:
 
 
 def _may_be_stuck(job: KubeJob) -> bool:
-    return job.is_at_work and not (job.is_deleting or job.is_suspended or job.ready)
+    return job.is_at_work and not (job.is_deleting or job.is_suspended or job.ready or job.has_pod_ended)

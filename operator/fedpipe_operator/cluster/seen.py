@@ -37,6 +37,8 @@ class KubeJob:
     """Held back by a queue."""
     ready: int = 0
     """Pods at work."""
+    has_pod_ended: bool = False
+    """Whether its pod has ended, of which the Job will tell a moment later."""
     ended: str = ""
     """Complete or Failed once it is over."""
     reason: str = ""
@@ -72,6 +74,7 @@ def kube_job(body: Body) -> KubeJob:
         is_deleting="deletionTimestamp" in meta,
         is_suspended=bool(spec.get("suspend")),
         ready=status.get("ready", 0),
+        has_pod_ended=bool(status.get("succeeded") or any(status.get("uncountedTerminatedPods", {}).values())),
         ended=end.get("type", ""),
         reason=annotations[ANNOTATION_REASON] if given_up else end.get("reason", ""),
         message=annotations.get(ANNOTATION_MESSAGE, "") if given_up else end.get("message", ""),
