@@ -8,6 +8,7 @@
 PYTHON ?= python3
 TORCH_INDEX ?=
 FEDPIPE_ARGS ?=
+E2E_TESTS ?= tests/e2e
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -53,10 +54,10 @@ slow: $(INSTALLED) ## Run the slow tests: whole runs in real processes, some ten
 
 e2e: $(INSTALLED) ## Run the end-to-end tests on the cluster that KUBECONFIG names, else on one made here (root, Debian, Go)
 ifdef KUBECONFIG
-	$(BIN)/pytest -m e2e tests/e2e
+	$(BIN)/pytest -m e2e $(E2E_TESTS)
 else
 	@$(MAKE) --no-print-directory cluster
-	eval "$$($(PYTHON) tests/cluster env)" && $(BIN)/pytest -m e2e tests/e2e
+	eval "$$($(PYTHON) tests/cluster env)" && $(BIN)/pytest -m e2e $(E2E_TESTS)
 endif
 
 cluster: ## Bring up a real Kubernetes on this machine and build the images for it: docs/development/cluster.md
