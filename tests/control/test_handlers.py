@@ -1,6 +1,7 @@
 """How kopf is set up: it reads and nothing else, and comes up however much there is to read."""
 
 import asyncio
+import inspect
 
 import kopf
 import pytest
@@ -26,3 +27,14 @@ def test_kopf_leaves_no_mark_on_objects(settings: kopf.OperatorSettings) -> None
     assert not settings.posting.enabled
     assert storage.build(body=body) == {}
     assert storage.fetch(body=body) is None
+
+
+def test_every_handler_is_a_coroutine_for_kopf_calls_others_in_threads_and_the_work_queue_is_the_event_loops() -> None:
+    from fedpipe_operator import handlers  # noqa: PLC0415 -- registers with kopf
+    from fedpipe_operator.handlers import nodes  # noqa: PLC0415 -- likewise
+
+    found = [one for module in (handlers, nodes) for one in vars(module).values() if inspect.isfunction(one)]
+    ours = [one for one in found if one.__module__ in (handlers.__name__, nodes.__name__)]
+
+    assert len(ours) > 10
+    assert [one.__name__ for one in ours if not inspect.iscoroutinefunction(one)] == []

@@ -1,5 +1,6 @@
 """kopf's decorators, and nothing else: watches fill the indices, events wake keys of the work queue.
 
+All are coroutines: kopf would call plain functions in threads, and the work queue is the event loop's alone.
 Only `index` and `on.event` are used, which leave no mark on the objects: no annotation, no finalizer, no progress that a restart
 would have to find again. Every decision is made in the level-triggered turns that `control` makes.
 """
@@ -60,7 +61,7 @@ async def end(memo: kopf.Memo, **_: Any) -> None:
 
 
 @kopf.on.probe(id="turns")
-def is_turning(memo: kopf.Memo, **_: Any) -> bool:
+async def is_turning(memo: kopf.Memo, **_: Any) -> bool:
     """Whether turns are made: a queue that has died is a reason to be started anew."""
     if memo.turns.done():
         raise RuntimeError("the work queue has ended")
@@ -68,25 +69,25 @@ def is_turning(memo: kopf.Memo, **_: Any) -> bool:
 
 
 @kopf.index(*RUNS)
-def run_bodies(body: kopf.Body, **_: Any) -> Mapping[Place, Body]:
+async def run_bodies(body: kopf.Body, **_: Any) -> Mapping[Place, Body]:
     """Every run."""
     return {place_of(body): slim(body)}
 
 
 @kopf.index(*RUNS)
-def run_outlines(body: kopf.Body, **_: Any) -> Mapping[str, Outline]:
+async def run_outlines(body: kopf.Body, **_: Any) -> Mapping[str, Outline]:
     """Every run, for the sites' status."""
     return {place_of(body).namespace: outline(body)}
 
 
 @kopf.index(*SITES)
-def site_bodies(body: kopf.Body, **_: Any) -> Mapping[Place, Body]:
+async def site_bodies(body: kopf.Body, **_: Any) -> Mapping[Place, Body]:
     """Every site."""
     return {place_of(body): slim(body)}
 
 
 @kopf.index(*SITES)
-def sites(body: kopf.Body, **_: Any) -> Mapping[tuple[str, str], EdgeSite] | None:
+async def sites(body: kopf.Body, **_: Any) -> Mapping[tuple[str, str], EdgeSite] | None:
     """Every site whose spec can be read, by each of its labels."""
     site = read_body(body, EdgeSite)
     if not isinstance(site, EdgeSite):
@@ -95,21 +96,21 @@ def sites(body: kopf.Body, **_: Any) -> Mapping[tuple[str, str], EdgeSite] | Non
 
 
 @kopf.index(*JOBS, labels=OURS)
-def jobs_of_runs(body: kopf.Body, **_: Any) -> Mapping[tuple[str, str], KubeJob]:
+async def jobs_of_runs(body: kopf.Body, **_: Any) -> Mapping[tuple[str, str], KubeJob]:
     """Every Job of ours by its run."""
     job = kube_job(body)
     return {(job.namespace, job.run_uid): job}
 
 
 @kopf.index(*JOBS, labels=OURS)
-def jobs_at_sites(body: kopf.Body, **_: Any) -> Mapping[tuple[str, str], KubeJob]:
+async def jobs_at_sites(body: kopf.Body, **_: Any) -> Mapping[tuple[str, str], KubeJob]:
     """Every Job of ours by its site."""
     job = kube_job(body)
     return {(job.namespace, job.job.site): job}
 
 
 @kopf.on.event(*RUNS)
-def run_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
+async def run_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
     """A run was listed, created, changed or deleted."""
     control: Control = memo.control
     if type == "DELETED":
@@ -119,7 +120,7 @@ def run_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> No
 
 
 @kopf.on.event(*SITES)
-def site_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
+async def site_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
     """A site was listed, created, changed or deleted: its own status, and the runs that take it, have something to look at."""
     control: Control = memo.control
     if type == "DELETED":
@@ -129,7 +130,7 @@ def site_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> N
 
 
 @kopf.on.event(*JOBS, labels=OURS)
-def job_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
+async def job_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
     """A Job of ours was listed, created, changed or deleted."""
     control: Control = memo.control
     control.see_job(kube_job(body), is_gone=type == "DELETED")

@@ -13,13 +13,13 @@ Body = Mapping[str, Any]
 
 
 @kopf.index("", "v1", "nodes")
-def nodes(body: Body, **_: Any) -> Mapping[None, Node]:
+async def nodes(body: Body, **_: Any) -> Mapping[None, Node]:
     """Every node."""
     return {None: kube_node(body)}
 
 
 @kopf.on.event("", "v1", "nodes")
-def node_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
+async def node_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
     """A node was listed, created, changed or deleted: what pools can carry may be another now."""
     control: Control = memo.control
     if type == "DELETED":
