@@ -56,10 +56,17 @@ class Api:
     async def patch(self, path: str, change: Plain) -> bool:
         """Merge this into what is there; whether it was there."""
         headers = {"Content-Type": "application/merge-patch+json"}
-        async with self._free, self.session.patch(self.server + path, data=json.dumps(change), headers=headers) as answer:
-            if answer.status not in (404, 409):
-                answer.raise_for_status()
-            return answer.ok
+        for pause in (1.0, 5.0, 0.0):
+            try:
+                async with self._free, self.session.patch(self.server + path, data=json.dumps(change), headers=headers) as answer:
+                    if answer.status not in (404, 409):
+                        answer.raise_for_status()
+                    return answer.ok
+            except aiohttp.ClientError:  # the server is busy, or had closed a connection that was idle
+                if not pause:
+                    raise
+                await asyncio.sleep(pause)
+        return False
 
     async def watch(self, path: str) -> AsyncIterator[Plain]:
         """Everything that is there, then all that comes, again and again; an object may come twice."""
