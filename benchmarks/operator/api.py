@@ -70,14 +70,13 @@ class Api:
 
     async def watch(self, path: str) -> AsyncIterator[Plain]:
         """Everything that is there, then all that comes, again and again; an object may come twice."""
-        version = ""
         while True:
-            query = f"&watch=1&allowWatchBookmarks=true&resourceVersion={version}" if version else "&watch=1"
-            async with self.session.get(f"{self.server}{path}{query}", read_bufsize=2**22) as answer:
-                async for line in answer.content:
-                    event = json.loads(line)
-                    if event["type"] == "ERROR":
-                        version = ""
-                        break
-                    version = event["object"]["metadata"]["resourceVersion"]
-                    yield event
+            try:
+                async with self.session.get(f"{self.server}{path}&watch=1", read_bufsize=2**22) as answer:
+                    async for line in answer.content:
+                        event = json.loads(line)
+                        if event["type"] == "ERROR":
+                            break
+                        yield event
+            except aiohttp.ClientError:  # the server is busy
+                await asyncio.sleep(1)
