@@ -29,7 +29,14 @@ def _pods_ready() -> list[bool]:
 def small_store(ward: Ward) -> Iterator[SmallStore]:
     """A store of some MiB in the test's own namespace."""
     with SmallStore(ward.kubectl).running() as store:
+        ward.wait("its Service leads to it", lambda: is_healthy_from_the_operator(ward, store))
         yield store
+
+
+def is_healthy_from_the_operator(ward: Ward, store: SmallStore) -> bool:
+    """A Service that no node knows yet may lead anywhere, and the operator's connections last."""
+    ask = f"import urllib.request; print(urllib.request.urlopen('{store.endpoint}/minio/health/live', timeout=5).headers['Server'])"
+    return ward.operator.kubectl("exec", "deployment/fedpipe", "--", "python", "-c", ask).strip() == "MinIO"
 
 
 def test_a_run_waits_for_a_store_that_is_away_for_a_minute(ward: Ward) -> None:

@@ -73,10 +73,14 @@ class SmallStore:
             yield self
             forward.terminate()
 
+    @property
+    def endpoint(self) -> str:
+        """Where pods find it."""
+        return f"http://{NAME}.{self.kubectl.namespace}:{_PORT}"
+
     def of_a_run(self) -> Plain:
         """`spec.store` of a run that has its objects here."""
-        endpoint = f"http://{NAME}.{self.kubectl.namespace}:{_PORT}"
-        return {"bucket": BUCKET, "endpoint": endpoint, "credentialsSecretRef": {"name": SECRET}}
+        return {"bucket": BUCKET, "endpoint": self.endpoint, "credentialsSecretRef": {"name": SECRET}}
 
     def fill(self) -> None:
         """Write in smaller and smaller pieces until nothing more is taken, and the store says that it is full."""
