@@ -28,7 +28,6 @@ MODEL = "minilm"
 EXAMPLE = ROOT / "examples" / "kubernetes"
 PREPARED = ROOT / "examples" / "quickstart"
 POOLS = {"campus": "large", "office": "small", "cabin": "large"}
-DOCUMENTS = 100
 
 
 @pytest.fixture(scope="module")
@@ -125,21 +124,25 @@ def test_the_federated_model_is_better_than_the_base(store: S3Store, finished: P
     base = RoundEvaluation.model_validate_json(store.read(names.round_evaluation(0)) or b"")
 
     assert finished["status"]["metric"]["name"] == "accuracy"
-    assert finished["status"]["metric"]["value"] > base.metrics["accuracy"] + 0.1
+    assert finished["status"]["metric"]["value"] > base.metrics["accuracy"] + 0.05
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks transformers
-def test_the_adapter_from_s3_loads_into_the_base_and_knows_the_groups(store: S3Store, exported: Path, quickstart: Ward) -> None:
+def test_the_adapter_from_s3_loads_into_the_base_and_is_as_good_as_it_was_measured(
+    store: S3Store, exported: Path, quickstart: Ward, finished: Plain
+) -> None:
     plan = RoundPlan.model_validate_json(store.read(names.round_plan(1)) or b"")
     base = AutoModelForSequenceClassification.from_pretrained(quickstart.fleet / "volumes/models" / MODEL, num_labels=len(plan.labels))
-    rows = list(read_rows(quickstart.fleet / "volumes/office-news/validation.csv", ("text", "label")).rows)[:DOCUMENTS]
+    files = list(quickstart.fleet.glob("volumes/*-news/validation.*"))
+    rows = [row for file in files for row in read_rows(file, ("text", "label")).rows]
 
     adapted = PeftModel.from_pretrained(base, exported / "adapter")
     merged = AutoModelForSequenceClassification.from_pretrained(exported / "merged")
 
     scores = scores_of(adapted, rows, quickstart)
     right = [plan.labels[int(best)] == row["label"] for best, row in zip(scores.argmax(dim=1), rows, strict=True)]
-    assert sum(right) / len(rows) > 0.15, "a guess is right once in twenty"
+    assert len(files) == len(POOLS)
+    assert abs(sum(right) / len(rows) - finished["status"]["metric"]["value"]) < 0.08, "the run measured 150 of these documents"
     assert torch.allclose(scores, scores_of(merged, rows, quickstart), atol=1e-3)
 
 
