@@ -27,6 +27,7 @@ from sampling import Sample, sample  # noqa: E402
 from stand_in import StandIn  # noqa: E402
 from store_log import StoreLog  # noqa: E402
 from testcluster.processes import pid_of, stop  # noqa: E402
+from testcluster.shell import locked  # noqa: E402
 
 _SAMPLE_SECONDS, _LOOK_SECONDS = 5.0, 10.0
 _OVER = ("Succeeded", "Failed")
@@ -170,15 +171,16 @@ def main(argv: list[str]) -> int:
     place = plane.default_place()
     os.environ.setdefault("GOGC", "400")  # memory for processor time: what surrounds the operator is not what is measured
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    plane.down(place)
-    try:
-        plane.up(place)
-        found = asyncio.run(measure(place, size))
-        print("\n".join(table.lines(found)))
-    except KeyboardInterrupt:
-        return 130
-    finally:
-        plane.down(place, keep=asked.keep)
+    with locked(place.cache / "benchmark.lock"):  # one at a time: they share ports and folder
+        plane.down(place)
+        try:
+            plane.up(place)
+            found = asyncio.run(measure(place, size))
+            print("\n".join(table.lines(found)))
+        except KeyboardInterrupt:
+            return 130
+        finally:
+            plane.down(place, keep=asked.keep)
     return 0
 
 
