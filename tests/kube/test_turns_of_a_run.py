@@ -168,6 +168,16 @@ def test_a_store_that_cannot_be_used_holds_the_run_up_and_is_told_once(tmp_path:
     assert world.conditions()["Succeeded"] == "RoundsCompleted"
 
 
+def test_a_run_that_is_held_up_at_its_first_look_says_that_its_spec_is_valid(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.stores.trouble = TellUser("StoreFull", "bucket fedpipe: no space left; free space")
+    with pytest.raises(TryAgain):
+        world.turn()
+
+    assert world.condition("Ready")["reason"] == "StoreFull"
+    assert world.condition("Valid")["status"] == "True"
+
+
 def test_passing_weather_is_not_told_to_people(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
     world.turn()

@@ -142,6 +142,7 @@ def test_a_missing_bucket_is_told_to_the_user(server: str, request: pytest.Fixtu
         (400, "ExpiredToken", TellUser, "StoreDenied"),
         (404, "NoSuchBucket", TellUser, "BucketMissing"),
         (400, "InvalidArgument", TellUser, "StoreRefused"),
+        (404, "", TellUser, "StoreRefused"),
     ],
 )
 @pytest.mark.usefixtures("impatient")

@@ -98,8 +98,9 @@ def _profiled(look: Look, step: Step) -> bool:
 
 
 def held_up(status: FineTuneStatus, reason: str, message: str, *, generation: int, now: float) -> FineTuneStatus:
-    """The status of a run that cannot go on for now: what it waits for is told, and all else stays as it was."""
-    told = (Told(ConditionType.PROGRESSING, False, reason, message), Told(ConditionType.READY, False, reason, message))
+    """The status of a run that cannot go on for now: what it waits for is told, and all else stays as it was. Its spec could be read."""
+    waits = (Told(ConditionType.PROGRESSING, False, reason, message), Told(ConditionType.READY, False, reason, message))
+    told = (Told(ConditionType.VALID, True, Reason.SPEC_VALID), *waits)
     conditions = conditions_of(told, status.conditions, generation=generation, now=now)
     return status.model_copy(update={"conditions": conditions, "observed_generation": generation})
 

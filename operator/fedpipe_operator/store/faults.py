@@ -17,8 +17,8 @@ from botocore.exceptions import (
 
 from fedpipe_operator.errors import FedPipeError, TellUser, TryAgain
 
-ABSENT = frozenset({"NoSuchKey", "404"})
-"""Codes of an object that is not there."""
+ABSENT = frozenset({"NoSuchKey"})
+"""The code of an object that is not there. A 404 that says no more may come from any server at a wrong address."""
 BEYOND_THE_END = frozenset({"InvalidRange", "416", "InvalidArgument"})
 """Codes of a range that the object does not have (nanio has no word of its own for it)."""
 TAKEN = frozenset({"PreconditionFailed", "412"})
@@ -52,7 +52,7 @@ _RULES = (  # the first that fits; MinIO says with status 500 that it is full
         frozenset({401, 403}),
         "check the credentials, what they may do, and the clock",
     ),
-    _Rule(TellUser, "StoreRefused", frozenset(), frozenset(range(600)), "this store may not know what we asked for"),
+    _Rule(TellUser, "StoreRefused", frozenset(), frozenset(range(600)), "check the endpoint: is it an S3 store?"),
 )
 _OWN_FAULT = (NoCredentialsError, PartialCredentialsError)
 _UNREACHABLE = (EndpointConnectionError, ConnectTimeoutError)
