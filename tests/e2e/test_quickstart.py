@@ -1,5 +1,7 @@
 """The example of the README on three pools, with a small real model: from `kubectl apply` to an adapter that loads and is better."""
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from crds import ROOT
 from installed_operator import Operator
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-from wards import Ward
+from wards import Ward, store_credentials
 
 from fedpipe_operator import names
 from fedpipe_operator.api.documents import read_yaml
@@ -32,19 +34,58 @@ POOLS = {"campus": "large", "office": "small", "cabin": "large"}
 
 @pytest.fixture(scope="module")
 def quickstart(ours: None, operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
-    """The example's claims, filled as its README says, in a namespace of their own."""
+    """A namespace of its own with the example's Secret and claims, filled by the commands of its README."""
     del ours
-    subprocess.run([sys.executable, PREPARED / "prepare.py", "--model", MODEL], check=True, capture_output=True)
     folder = tmp_path_factory.mktemp("quickstart")
-    for claim in ("campus-news", "office-news", "cabin-news"):
-        shutil.copytree(PREPARED / "volumes" / claim, folder / "volumes" / claim)
-    shutil.copytree(PREPARED / "volumes" / "models" / MODEL, folder / "volumes" / "models" / MODEL)
-    for path in (folder.parent, folder, *folder.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+    for claim in ("models", *(f"{site}-news" for site in POOLS)):
+        (folder / "volumes" / claim).mkdir(parents=True)
+        (folder / "volumes" / claim).chmod(0o777)
+    for above in (folder.parent, folder):
+        above.chmod(0o755)
     ward = Ward(Kubectl("e2e-quickstart"), operator, folder)
-    ward.open()
+    ward.open_empty()
+    follow_the_readme(edited_examples(folder / "examples"), ward.kubectl)
     yield ward
     ward.close()
+
+
+def edited_examples(copy: Path) -> Path:
+    """The examples, and what its user has to write into them: the key pair, an image that the nodes can pull, a smaller model."""
+    keys = store_credentials()
+    shutil.copytree(EXAMPLE.parent, copy, ignore=shutil.ignore_patterns("volumes"))
+    edit(copy / "kubernetes/cluster/store.yaml", {"example-access-key": keys.access_key, "example-secret-key": keys.secret_key})
+    edit(copy / "kubernetes/cluster/fill.yaml", {"busybox:1.37": os.environ["FEDPIPE_TRAINER_IMAGE"]})
+    edit(copy / "kubernetes/README.md", {"quickstart/prepare.py": f"quickstart/prepare.py --model {MODEL}"})
+    return copy
+
+
+def edit(file: Path, words: Mapping[str, str]) -> None:
+    """Replace these words, each of which must be there."""
+    text = file.read_text()
+    assert [word for word in words if word not in text] == []
+    for word, other in words.items():
+        text = text.replace(word, other)
+    file.write_text(text)
+
+
+def follow_the_readme(examples: Path, kubectl: Kubectl) -> None:
+    """Run the commands of the example's README as they stand there, in this namespace."""
+    (commands,) = re.findall(r"```sh\n(.*?)```", (examples / "kubernetes/README.md").read_text(), re.DOTALL)
+    kubeconfig = examples / "kubeconfig"
+    kubeconfig.touch(mode=0o600)
+    kubeconfig.write_text(kubectl("config", "view", "--raw", "--flatten"))
+    kubectl("config", "set-context", "--current", f"--kubeconfig={kubeconfig}")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    shell = ["bash", "-euo", "pipefail", "-c", commands]
+    done = subprocess.run(
+        shell,
+        cwd=examples.parent,
+        env={**os.environ, "KUBECONFIG": str(kubeconfig), "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")

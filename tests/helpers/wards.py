@@ -3,7 +3,7 @@
 import base64
 import copy
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,13 +53,17 @@ class Ward:
     """The folder of a toy fleet: the objects in run.yaml, and a folder in volumes/ for each claim."""
 
     def open(self) -> None:
-        """Make the namespace, the store's Secret and the volumes; what is still going of an earlier one is waited for."""
-        self.kubectl("wait", "--for=delete", f"namespace/{self.name}", "--timeout=150s")
+        """Make the namespace, the store's Secret, the volumes and the claims that take them."""
         keys = store_credentials()
         pair = {"AWS_ACCESS_KEY_ID": keys.access_key, "AWS_SECRET_ACCESS_KEY": keys.secret_key}
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": pair}
-        self.kubectl.apply(namespace(self.name))
-        self.kubectl.apply(secret, *(one for folder in sorted((self.fleet / "volumes").iterdir()) for one in self._volume(folder)))
+        self.open_empty()
+        self.kubectl.apply(secret, *(self._claim(folder) for folder in self._folders()))
+
+    def open_empty(self) -> None:
+        """Make the namespace, and volumes for claims of their names; what is still going of an earlier one is waited for."""
+        self.kubectl("wait", "--for=delete", f"namespace/{self.name}", "--timeout=150s")
+        self.kubectl.apply(namespace(self.name), *(self._volume(folder) for folder in self._folders()))
 
     def close(self) -> None:
         """Remove all of it, the runs' objects in the store included."""
@@ -175,24 +179,28 @@ class Ward:
         found: Plain = next(one for one in documents if (one["kind"], one["metadata"]["name"]) == (kind, name))
         return found
 
-    def _volume(self, folder: Path) -> Iterable[Plain]:
-        """A volume of this machine's folder, which the nodes see, and the claim that takes it."""
-        size = {"storage": "1Gi"}
-        shared: Mapping[str, Any] = {"storageClassName": "", "accessModes": ["ReadOnlyMany"]}
-        volume = f"{self.name}-{folder.name}"
-        claim = {"namespace": self.name, "name": folder.name}
-        yield {
+    def _folders(self) -> list[Path]:
+        return sorted((self.fleet / "volumes").iterdir())
+
+    def _volume(self, folder: Path) -> Plain:
+        """A folder of this machine, which the nodes see, for the claim of its name."""
+        return {
             "apiVersion": "v1",
             "kind": "PersistentVolume",
-            "metadata": {"name": volume, "labels": {"fedpipe-test": self.name}},
-            "spec": {**shared, "capacity": size, "claimRef": claim, "hostPath": {"path": str(folder), "type": "Directory"}},
+            "metadata": {"name": f"{self.name}-{folder.name}", "labels": {"fedpipe-test": self.name}},
+            "spec": {
+                "storageClassName": "",
+                "accessModes": ["ReadOnlyMany", "ReadWriteOnce", "ReadWriteMany"],
+                "capacity": {"storage": "2Gi"},
+                "claimRef": {"namespace": self.name, "name": folder.name},
+                "hostPath": {"path": str(folder), "type": "Directory"},
+            },
         }
-        yield {
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": {"name": folder.name},
-            "spec": {**shared, "volumeName": volume, "resources": {"requests": size}},
-        }
+
+    def _claim(self, folder: Path) -> Plain:
+        size = {"requests": {"storage": "1Gi"}}
+        spec = {"storageClassName": "", "accessModes": ["ReadOnlyMany"], "volumeName": f"{self.name}-{folder.name}", "resources": size}
+        return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": folder.name}, "spec": spec}
 
 
 WardCalled = Callable[[str], AbstractContextManager[Ward]]
