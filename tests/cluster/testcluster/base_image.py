@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from testcluster import builder_settings
-from testcluster.buildah import buildah
+from testcluster.buildah import buildah, is_built
 from testcluster.layout import Layout
 from testcluster.shell import run
 from testcluster.versions import DEBIAN_SUITE
@@ -31,7 +31,7 @@ BASE = f"localhost/fedpipe-base:{DEBIAN_SUITE}-{_RECIPE}"
 
 def build_base(layout: Layout) -> None:
     """Make the base image unless it is there."""
-    if BASE in buildah(layout, "images", "--format", "{{.Name}}:{{.Tag}}").split():
+    if is_built(layout, BASE):
         return
     start = time.monotonic()
     container = buildah(layout, "from", "scratch").strip()

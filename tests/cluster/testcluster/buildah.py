@@ -17,6 +17,11 @@ def buildah(layout: Layout, *words: str) -> str:
     return run("nice", "-n", "19", "buildah", *where, *words)
 
 
+def is_built(layout: Layout, image: str) -> bool:
+    """Whether the image is in buildah's store."""
+    return image in buildah(layout, "images", "--format", "{{.Name}}:{{.Tag}}").split()
+
+
 def push(layout: Layout, image: str) -> None:
     """Send the registry those layers of the image that it lacks."""
     kept = layout.cache / "containers" / "known-blobs"

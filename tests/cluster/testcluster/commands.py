@@ -1,4 +1,4 @@
-"""The command line: `python tests/cluster check | programs | up | images | env | status | down`, and outages on purpose."""
+"""The command line: `python tests/cluster check | build | up | images | env | status | down`, and outages on purpose."""
 
 import argparse
 import os
@@ -33,6 +33,13 @@ def build_programs(layout: Layout) -> int:
     return 0
 
 
+def build(layout: Layout) -> int:
+    """Build the programs and the product's images, and start nothing."""
+    build_programs(layout)
+    images.build_products(layout)
+    return 0
+
+
 def up(layout: Layout) -> int:
     """Bring the cluster up, or back to health."""
     build_programs(layout)
@@ -42,9 +49,9 @@ def up(layout: Layout) -> int:
     return 0
 
 
-def build_images(layout: Layout) -> int:
+def push_images(layout: Layout) -> int:
     """Build the product's images and push them to the cluster's registry."""
-    for image in images.build_products(layout).values():
+    for image in images.push_products(layout).values():
         _say(image)
     return 0
 
@@ -98,8 +105,9 @@ def restart_api_server(layout: Layout) -> int:
 COMMANDS: dict[str, Callable[[Layout], int]] = {
     "check": check,
     "programs": build_programs,
+    "build": build,
     "up": up,
-    "images": build_images,
+    "images": push_images,
     "env": env,
     "status": status,
     "down": down,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from testcluster import builder_settings, configs
 from testcluster.base_image import BASE, build_base
-from testcluster.buildah import buildah, push
+from testcluster.buildah import buildah, is_built, push
 from testcluster.layout import REGISTRY, REPOSITORY, Layout
 from testcluster.programs import binary
 from testcluster.shell import ClusterError, locked
@@ -72,19 +72,35 @@ def sources_hash(product: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def build_products(layout: Layout) -> dict[str, str]:
-    """Build and push what the registry lacks; a line an image with its seconds."""
+def build_products(layout: Layout) -> None:
+    """Build what has not been built yet, for a registry that may not run; a line an image with its seconds."""
+    with locked(layout.cache / "images.lock"):
+        for product, image in names().items():
+            _build_once(layout, product, image)
+
+
+def push_products(layout: Layout) -> dict[str, str]:
+    """Push what the registry lacks, built before if need be; a line an image with its seconds."""
     images = names()
     with locked(layout.cache / "images.lock"):
         for product, image in images.items():
             if not is_pushed(image):
-                build_base(layout)
-                _build_product(layout, product, image)
+                _build_once(layout, product, image)
+                start = time.monotonic()
+                push(layout, image)
+                print(f"{image} pushed in {time.monotonic() - start:.0f} s", flush=True)
     return images
 
 
-def _build_product(layout: Layout, product: str, image: str) -> None:
-    start = time.monotonic()
+def _build_once(layout: Layout, product: str, image: str) -> None:
+    if not is_built(layout, image):
+        build_base(layout)
+        start = time.monotonic()
+        _build(layout, product, image)
+        print(f"{image} built in {time.monotonic() - start:.0f} s", flush=True)
+
+
+def _build(layout: Layout, product: str, image: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         secrets = builder_settings.secrets(Path(folder))
         given = [word for name, file in secrets.items() for word in ("--secret", f"id={name},src={file}")]
@@ -94,6 +110,3 @@ def _build_product(layout: Layout, product: str, image: str) -> None:
             *("--build-arg", f"BASE_IMAGE={BASE}", *given, "--file", str(REPOSITORY / f"Dockerfile.{product}")),
             *("--ignorefile", str(REPOSITORY / ".dockerignore"), "--tag", image, str(REPOSITORY)),
         )
-    built = time.monotonic()
-    push(layout, image)
-    print(f"{image} built in {built - start:.0f} s, pushed in {time.monotonic() - built:.0f} s", flush=True)
