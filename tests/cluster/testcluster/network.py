@@ -42,6 +42,8 @@ def set_up() -> None:
     for address in (HOST, *(node.address for node in NODES)):
         if address not in present:
             run("ip", "addr", "add", f"{address}/24", "dev", BRIDGE)
+    for network in (CLUSTER, SERVICES):  # else what is sent to a pod that is gone, or a Service not known yet, would leave the machine
+        run("ip", "route", "replace", network, "dev", BRIDGE, "src", HOST)
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1\n")
     if "FEDPIPE-PODS" not in run("iptables-save"):
         run("iptables-restore", "--noflush", given=_RULES)
