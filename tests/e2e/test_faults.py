@@ -4,7 +4,7 @@ from typing import Final
 
 import pytest
 from cluster_user import Plain, condition
-from deeds import created_at, ended_at
+from deeds import created_at, ended_at, have_ended
 from testcluster import outages
 from wards import Ward
 
@@ -49,9 +49,10 @@ def first_words(told: dict[str, str]) -> dict[str, str]:
 def test_a_run_succeeds_without_the_sites_that_cannot_and_despite_a_killed_pod(ward: Ward) -> None:
     ward.kubectl.apply(*the_good_and_the_lost(ward), ward.run(sites={"quorum": 0.3}, rounds={"count": 1}))
     left_out = ward.wait("three sites are left out", lambda: excluded(ward))
-    took = seconds_to_the_last_word(ward)
     killed_pod(ward, "toy-train-r1-north-a0")
     run = ward.wait_for_success()
+    ward.wait("every Job has ended", lambda: have_ended(ward.kubectl))
+    took = seconds_to_the_last_word(ward)
 
     print(f"seconds until a site was given up: {took}")  # noqa: T201
     assert first_words(left_out) == WORDS
