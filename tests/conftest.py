@@ -1,5 +1,6 @@
 """What several test folders stand on: two S3 servers, started when the first test asks for them."""
 
+import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,9 @@ import pytest
 
 if TYPE_CHECKING:
     from s3_servers import Server
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell leaves it so to what it starts with `&`, and it is inherited
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
