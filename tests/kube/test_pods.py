@@ -79,7 +79,11 @@ def test_without_a_pod_nothing_is_said() -> None:
 
 
 def test_a_volume_that_cannot_be_mounted_is_told_in_the_kubelets_newest_words() -> None:
-    events = [{"reason": "FailedMount", "message": "first"}, {"reason": "Pulled"}, {"reason": "FailedMount", "message": "second"}]
+    events = [{"reason": "FailedMount", "message": "first"}, {"reason": "Scheduled"}, {"reason": "FailedMount", "message": "second"}]
 
     assert mount_failure(events) == "second"
-    assert mount_failure([{"reason": "Pulled"}]) == ""
+    assert mount_failure([{"reason": "Scheduled"}]) == ""
+
+
+def test_a_volume_that_was_mounted_in_the_end_is_no_failure_while_the_image_is_pulled() -> None:
+    assert mount_failure([{"reason": "FailedAttachVolume", "message": "still attached elsewhere"}, {"reason": "Pulling"}]) == ""

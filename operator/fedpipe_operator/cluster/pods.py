@@ -11,6 +11,8 @@ Body = Mapping[str, Any]
 
 _BAD_IMAGE: Final = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 _BAD_START: Final = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError", "ContainerCannotRun")
+_MOUNTED: Final = ("Pulling", "Pulled")
+"""What a kubelet tells of once all volumes are mounted."""
 _STARTING: Final = ("ContainerCreating", "PodInitializing")
 _NO_CLAIM: Final = re.compile(r'persistentvolumeclaim "[^"]*" (not found|is being deleted)')
 STARTING: Final = "Starting"
@@ -88,7 +90,9 @@ def ending(pods: Sequence[Body]) -> Ending | None:
 
 
 def mount_failure(events: Sequence[Body]) -> str:
-    """What the kubelet says of a volume that it cannot mount; empty if it says nothing."""
+    """What the kubelet says of a volume that it cannot mount; empty if it says nothing, or has gone on to the image since."""
+    if any(one.get("reason") in _MOUNTED for one in events):
+        return ""
     told = [one for one in events if one.get("reason") in ("FailedMount", "FailedAttachVolume")]
     return str(told[-1].get("message", "")) if told else ""
 
