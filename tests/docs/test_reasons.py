@@ -12,6 +12,7 @@ from fedpipe_operator.api.conditions import SiteCondition
 from fedpipe_operator.cluster.door import FINAL
 from fedpipe_operator.cluster.pods import _KILLED as KILLED
 from fedpipe_operator.local.outcomes import CANNOT_RUN
+from fedpipe_operator.rounds.revision import FIXED
 from fedpipe_trainer.contract import ExitCode, FailureReason
 
 PAGE = Path(__file__).parents[2] / "docs" / "reasons.md"
@@ -57,6 +58,12 @@ def test_every_condition_has_a_line_where_it_belongs() -> None:
 
 def test_every_refusal_has_a_line_where_it_belongs() -> None:
     assert _sections()["An update that is refused"] == refusals.REASONS.keys()
+
+
+def test_the_fields_that_may_not_change_are_those_of_the_code() -> None:
+    (section,) = re.findall(r"^## What may change in a run\n(.*?)^## ", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+
+    assert set(re.findall(r"`spec\.([\w.]+)`", section)) == set(FIXED)
 
 
 def test_links_within_the_page_lead_somewhere() -> None:

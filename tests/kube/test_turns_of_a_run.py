@@ -1,5 +1,6 @@
 """The operator's turns on a stand-in cluster: Jobs and Secrets in, status and events out."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,35 @@ def test_a_spec_that_does_not_parse_is_told_with_its_path_and_mended_by_the_next
 
     assert world.condition("Valid")["status"] == "True"
     assert world.conditions()["Progressing"] == "Profiling"
+
+
+def test_a_change_of_what_the_rounds_rest_on_is_refused_where_the_crd_let_it_through(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.turn()
+    began = world.body()
+    other = copy.deepcopy(began)
+    other["spec"]["planning"] = {"ranks": [2]}
+    world.api._put(RUNS, "default", "toy", other)
+
+    with pytest.raises(TryAgain, match="SpecChanged"):
+        world.turn()
+    assert world.condition("Ready")["reason"] == "SpecChanged"
+    assert "spec.planning" in world.condition("Ready")["message"]
+
+    world.api._put(RUNS, "default", "toy", world.body() | {"spec": began["spec"]})
+    world.settle()
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+
+
+def test_what_may_change_may_change_in_the_midst_of_a_run(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.turn()
+    body = world.body()
+    body["spec"] |= {"rounds": {"count": 3}, "training": {"learningRate": 0.5}}
+    world.api._put(RUNS, "default", "toy", body)
+    world.settle()
+
+    assert [entry["round"] for entry in world.body()["status"]["history"]] == [1, 2, 3]
 
 
 def test_a_job_of_an_earlier_run_of_the_same_name_is_waited_for(tmp_path: Path) -> None:

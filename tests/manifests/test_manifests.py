@@ -161,6 +161,40 @@ def test_no_addition_loosens_the_security_of_a_guests_pod(grab: dict[str, Any]) 
         assert container["securityContext"].get("privileged") is None
 
 
+STORE_KEYS = {"name": "store"}
+GRABS = {
+    "variable": {"containers": [{"name": "trainer", "env": [{"name": "KEY", "valueFrom": {"secretKeyRef": STORE_KEYS | {"key": "k"}}}]}]},
+    "variables": {"initContainers": [{"name": "first", "image": "x", "envFrom": [{"secretRef": STORE_KEYS}]}]},
+    "volume": {"volumes": [{"name": "keys", "secret": {"secretName": "store"}}]},
+    "source": {"volumes": [{"name": "keys", "projected": {"sources": [{"secret": STORE_KEYS}, {"configMap": {"name": "ca"}}]}}]},
+    "token": {"volumes": [{"name": "keys", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}]},
+}
+
+
+@pytest.mark.parametrize("grab", GRABS.values(), ids=GRABS.keys())
+def test_no_addition_brings_the_stores_credentials_or_a_token_into_a_guests_pod(grab: dict[str, Any]) -> None:
+    pod = pod_of(made_for(a_site("ward", podTemplate={"spec": grab}), store={"bucket": "fedpipe", "credentialsSecretRef": STORE_KEYS}))
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    said = json.dumps(pod)
+
+    assert volumes.keys() - {"keys"} == {"task", "scratch", "data", "model"}
+    assert volumes.get("keys") in (
+        None,
+        {"name": "keys", "emptyDir": {}},
+        {"name": "keys", "projected": {"sources": []}},
+        {"name": "keys", "projected": {"sources": [{"configMap": {"name": "ca"}}]}},
+    )
+    assert [word for word in ("serviceAccountToken", '"store"', "secretKeyRef", "secretRef") if word in said] == []
+
+
+def test_an_addition_may_bring_another_secret() -> None:
+    wanted = {"name": "proxy", "valueFrom": {"secretKeyRef": {"name": "proxy", "key": "url"}}}
+    grab = {"containers": [{"name": "trainer", "env": [wanted]}]}
+    pod = pod_of(made_for(a_site("ward", podTemplate={"spec": grab}), store={"bucket": "fedpipe", "credentialsSecretRef": STORE_KEYS}))
+
+    assert wanted in pod["containers"][0]["env"]
+
+
 def test_names_and_labels_are_short_enough_whatever_the_run_and_the_site_are_called() -> None:
     site = a_site("s" * 63)
     run = a_run([site])

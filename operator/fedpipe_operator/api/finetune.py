@@ -229,6 +229,8 @@ class FineTuneStatus(Wire):
     """What the operator saw of a run. Bounded: the store has the rest."""
 
     observed_generation: Annotated[int, Field(ge=0)] = 0
+    revision: Annotated[str, Field(max_length=64)] = ""
+    """A hash of what may not change while the run is under way."""
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
     round: Annotated[int, Field(ge=0)] = 0
     quorum: Annotated[str, Field(max_length=32)] = ""

@@ -26,6 +26,7 @@ from fedpipe_operator.manifests.metadata import round_labels
 from fedpipe_operator.observe import Memory
 from fedpipe_operator.reconcile import Reconciler, Turn
 from fedpipe_operator.rounds import CommitEvaluation, CommitPlan, Event, Run, Seen, is_over
+from fedpipe_operator.rounds.revision import require_unchanged
 from fedpipe_operator.rounds.status import held_up, invalid
 
 Body = Mapping[str, Any]
@@ -130,6 +131,7 @@ class Runs:
         return _look_again_at(run, view, turn, now)
 
     def _reconcile(self, run: Run, view: RunView, kept: _Kept) -> Turn:
+        require_unchanged(run.resource)
         opened, meta = self.stores.of(run), run.resource.metadata
         door = ClusterDoor(
             cluster=self.cluster,

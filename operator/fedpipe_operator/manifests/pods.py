@@ -65,12 +65,48 @@ def secured(spec: Plain) -> Plain:
     for kind in ("containers", "initContainers"):
         if kind in mine:
             mine[kind] = [one | {"securityContext": _CONTAINER_SECURITY} for one in mine[kind]]
+    mine["volumes"] = [_without_token(volume) for volume in mine.get("volumes", [])]
     return mine | {"automountServiceAccountToken": False, "securityContext": _POD_SECURITY}
 
 
-def overridden(spec: Plain, override: Plain) -> Plain:
-    """The spec with an administrator's additions merged into it: maps field by field, lists of named things by name."""
-    return secured(_merged(spec, override))
+def overridden(spec: Plain, override: Plain, credentials: str | None) -> Plain:
+    """The spec with an administrator's additions merged into it: maps field by field, lists of named things by name.
+
+    Nothing of the Secret `credentials`, which opens the store, gets into the pod.
+    """
+    return secured(_merged(spec, _without_secret(override, credentials) if credentials else override))
+
+
+def _without_token(volume: Plain) -> Plain:
+    """The volume without a token for the API, which automountServiceAccountToken does not keep out of it."""
+    projected = volume.get("projected")
+    if not isinstance(projected, dict):
+        return volume
+    sources = [one for one in projected.get("sources", []) if "serviceAccountToken" not in one]
+    return volume | {"projected": projected | {"sources": sources}}
+
+
+def _without_secret(value: Any, name: str) -> Any:  # noqa: ANN401 -- whatever YAML holds
+    """The value without what it takes from this Secret: variables, sources of a volume; a volume of it stays, empty."""
+    if isinstance(value, list):
+        return [_without_secret(one, name) for one in value if not _takes_from(one, name)]
+    if isinstance(value, dict) and _refers(value, "secret", "secretName", name):
+        return {key: one for key, one in value.items() if key != "secret"} | {"emptyDir": {}}
+    return {key: _without_secret(one, name) for key, one in value.items()} if isinstance(value, dict) else value
+
+
+def _takes_from(one: Any, name: str) -> bool:  # noqa: ANN401 -- likewise
+    """Whether an entry of env, of envFrom or of a projected volume's sources is of this Secret."""
+    if not isinstance(one, dict):
+        return False
+    value = one.get("valueFrom")
+    is_variable = isinstance(value, dict) and _refers(value, "secretKeyRef", "name", name)
+    return is_variable or any(_refers(one, kind, "name", name) for kind in ("secretRef", "secret"))
+
+
+def _refers(value: Plain, kind: str, by: str, name: str) -> bool:
+    reference = value.get(kind)
+    return isinstance(reference, dict) and reference.get(by) == name
 
 
 def task_argument() -> str:

@@ -95,5 +95,6 @@ def _on_pool(run: Run, job: Job, spec: Plain, site: EdgeSite | None) -> Plain:
     if pool.runtime_class_name:
         spec["runtimeClassName"] = pool.runtime_class_name
     added = pool.pod_template or PodOverrides()
+    credentials = run.spec.store.credentials_secret_ref
     told = {"labels": dict(added.labels) | labels, "annotations": dict(added.annotations)}
-    return {"metadata": told, "spec": overridden(spec, added.spec)}
+    return {"metadata": told, "spec": overridden(spec, added.spec, credentials.name if credentials else None)}

@@ -18,6 +18,7 @@ from fedpipe_operator.records import RoundEvaluation, RoundManifest, RoundPlan
 from fedpipe_operator.rounds.actions import Event
 from fedpipe_operator.rounds.attempts import Done
 from fedpipe_operator.rounds.conditions import Told, conditions_of
+from fedpipe_operator.rounds.revision import revision_of
 from fedpipe_operator.rounds.stages import End, Look, Step, training_standings
 from fedpipe_operator.rounds.target import value_of
 
@@ -32,6 +33,7 @@ def status_of(look: Look, step: Step) -> FineTuneStatus:
     plan = _newest_plan(look)
     return FineTuneStatus(
         observed_generation=look.run.resource.metadata.generation,
+        revision=look.run.resource.status.revision or revision_of(look.run.spec),
         conditions=_conditions(look, step),
         round=look.seen.round if step.end is None else max(look.seen.commits, default=0),
         quorum=_quorum(look),
