@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 from cluster_user import Plain, condition
-from deeds import made_twice
+from deeds import have_ended, made_twice
 from testcluster import outages
 from testcluster.layout import default_layout
 from wards import Ward, is_over
@@ -33,7 +33,9 @@ def adapters(ward: Ward) -> dict[int, str]:
     for round_ in range(1, run["spec"]["rounds"]["count"] + 1):
         manifest = required_object(store, names.round_manifest(round_), RoundManifest)
         data = store.read(names.global_adapter(round_, manifest.adapter.sha256))
-        found[round_] = hashlib.sha256(data or b"").hexdigest()
+        assert data is not None
+        found[round_] = hashlib.sha256(data).hexdigest()
+        assert found[round_] == manifest.adapter.sha256
     return found
 
 
@@ -59,9 +61,16 @@ def torment(ward: Ward, instants: list[float]) -> int:
     return len(instants)
 
 
+def exported(ward: Ward) -> dict[str, str]:
+    """The SHA-256 of each file that the run exported."""
+    store = ward.store_of(ward.look())
+    return {key: hashlib.sha256(store.read(key) or b"").hexdigest() for key in store.list("export") if key.endswith(".safetensors")}
+
+
 def assert_nothing_is_left(ward: Ward, run: Plain) -> None:
-    """Jobs stay for their logs; Secrets with tasks, and pods at work, may not."""
-    ward.wait("no task is left", lambda: [one for one in ward.left_of(run) if not one.startswith("Job ")] == [])
+    """Ended Jobs and their pods stay for their logs; Secrets with tasks, and whatever is at work, may not."""
+    ward.wait("every Job has ended", lambda: have_ended(ward.kubectl))
+    ward.wait("no task is left", lambda: [one for one in ward.left_of(run) if one.startswith("Secret ")] == [])
 
 
 def test_an_undisturbed_run_does_nothing_twice_and_leaves_nothing(undisturbed: Ward) -> None:
@@ -80,5 +89,17 @@ def test_a_tormented_run_ends_with_the_same_adapters(undisturbed: Ward, ward: Wa
 
     assert killed == KILLS
     assert adapters(ward) == adapters(undisturbed)
+    assert exported(ward) == exported(undisturbed) != {}
     assert made_twice(ward.kubectl) == []
     assert_nothing_is_left(ward, run)
+
+
+def test_a_watch_that_an_api_server_lost_heals_by_itself(ward: Ward) -> None:
+    ward.start("north", rounds={"count": 1}, export={"adapter": False, "merged": False})
+    ward.trainer_at_work("toy-evaluate-north-a0")
+    before = ward.operator.incarnations()
+
+    outages.restart_api_server(default_layout())
+    ward.wait_for_success()
+
+    assert ward.operator.incarnations() == before

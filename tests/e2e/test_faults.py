@@ -11,12 +11,15 @@ from wards import Ward
 pytestmark = pytest.mark.e2e
 
 NOWHERE: Final = {"spec": {"containers": [{"name": "trainer", "image": "registry.invalid/no/such:image"}]}}
-WORDS: Final = {"far": "ImageUnavailable", "huge": "ClaimTooLarge", "lost": "NoNode"}
+WORDS: Final = {"bare": "VolumeMissing", "far": "ImageUnavailable", "huge": "ClaimTooLarge", "lost": "NoNode"}
 WITHIN_SECONDS: Final = 60
 
 
 def the_good_and_the_lost(ward: Ward) -> list[Plain]:
+    bare = ward.site("bare", "west")
+    bare["spec"]["data"]["volume"] = {"persistentVolumeClaim": {"claimName": "no-such-claim"}}
     return [
+        bare,
         ward.site("north"),
         ward.site("south"),
         ward.site("far", "west", podTemplate=NOWHERE),
@@ -48,7 +51,7 @@ def first_words(told: dict[str, str]) -> dict[str, str]:
 
 def test_a_run_succeeds_without_the_sites_that_cannot_and_despite_a_killed_pod(ward: Ward) -> None:
     ward.kubectl.apply(*the_good_and_the_lost(ward), ward.run(sites={"quorum": 0.3}, rounds={"count": 1}))
-    left_out = ward.wait("three sites are left out", lambda: excluded(ward))
+    left_out = ward.wait("four sites are left out", lambda: excluded(ward))
     killed_pod(ward, "toy-train-r1-north-a0")
     run = ward.wait_for_success()
     ward.wait("every Job has ended", lambda: have_ended(ward.kubectl))
@@ -56,6 +59,7 @@ def test_a_run_succeeds_without_the_sites_that_cannot_and_despite_a_killed_pod(w
 
     print(f"seconds until a site was given up: {took}")  # noqa: T201
     assert first_words(left_out) == WORDS
+    assert "nodes are available" in left_out["lost"], "in the words of the scheduler"
     assert max(took.values()) < WITHIN_SECONDS
     assert condition(run, "Profiled")["reason"] == "SitesLeftOut"
     assert all(word in condition(run, "Profiled")["message"] for word in WORDS.values())

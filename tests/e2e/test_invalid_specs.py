@@ -24,16 +24,22 @@ def told(kubectl: Kubectl, reason: str) -> Plain:
     return until(look, f"the run is {reason}", seconds=30, explain=lambda: kubectl("get", FFT, "run", "-o", "yaml"))
 
 
-def test_a_template_that_names_no_column_is_told_with_its_path(quarters: Kubectl) -> None:
-    quarters.apply(RUN_DOCUMENT | {"spec": RUN_DOCUMENT["spec"] | {"task": TASK, "suspend": False}})
+def test_a_template_that_names_no_column_is_told_with_its_path_and_mended_by_an_edit(quarters: Kubectl) -> None:
+    store = RUN_DOCUMENT["spec"]["store"] | {"credentialsSecretRef": {"name": "keys"}}
+    quarters.apply(RUN_DOCUMENT | {"spec": RUN_DOCUMENT["spec"] | {"task": TASK, "store": store, "suspend": False}})
 
     invalid = told(quarters, "SpecInvalid")
     quarters("patch", FFT, "run", "--type=merge", "-p", json.dumps({"spec": {"rounds": {"count": 3}}}))
     still_invalid = told(quarters, "SpecInvalid")
+    quarters("patch", FFT, "run", "--type=merge", "-p", json.dumps({"spec": {"task": {"prompt": "{question}"}}}))
+    mended = told(quarters, "SecretMissing")
+    refused = quarters.refused("patch", FFT, "run", "--type=merge", "-p", json.dumps({"spec": {"task": {"prompt": "{other}"}}}))
 
     assert (condition(invalid, "Valid")["status"], condition(still_invalid, "Valid")["status"]) == ("False", "False")
     assert "spec.task.prompt" in condition(invalid, "Valid")["message"]
     assert "patient.name" in condition(invalid, "Valid")["message"]
+    assert condition(mended, "Valid")["status"] == "True"
+    assert "spec.task may not change in a run" in refused
     assert quarters.list("jobs") == []
     assert "SpecInvalid" in {event["reason"] for event in quarters.list("events", fields="involvedObject.name=run")}
 

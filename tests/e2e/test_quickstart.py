@@ -19,7 +19,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from wards import Ward, store_credentials
 
 from fedpipe_operator import names
-from fedpipe_operator.api.documents import read_yaml
 from fedpipe_operator.records import RoundEvaluation, RoundPlan
 from fedpipe_operator.store import S3Store
 from fedpipe_trainer.data import read_rows
@@ -28,7 +27,13 @@ pytestmark = pytest.mark.e2e
 
 MODEL = "minilm"
 EXAMPLE = ROOT / "examples" / "kubernetes"
-PREPARED = ROOT / "examples" / "quickstart"
+SHORTER = {
+    "pvc://models/mpnet": f"pvc://models/{MODEL}",
+    "count: 4, deadline: 5m": "count: 2, deadline: 15m",
+    "[4, 16]": "[16]",
+    "maxSamples: 100": "maxSamples: 50",
+}
+"""Two rounds instead of four, and one bit width to measure, to be done in some minutes."""
 POOLS = {"campus": "large", "office": "small", "cabin": "large"}
 
 
@@ -50,12 +55,17 @@ def quickstart(ours: None, operator: Operator, tmp_path_factory: pytest.TempPath
 
 
 def edited_examples(copy: Path) -> Path:
-    """The examples, and what its user has to write into them: the key pair, an image that the nodes can pull, a smaller model."""
+    """The examples, and what its user has to write into them: the key pair, an image that can be pulled, a smaller model, the nodes."""
     keys = store_credentials()
     shutil.copytree(EXAMPLE.parent, copy, ignore=shutil.ignore_patterns("volumes"))
     edit(copy / "kubernetes/cluster/store.yaml", {"example-access-key": keys.access_key, "example-secret-key": keys.secret_key})
     edit(copy / "kubernetes/cluster/fill.yaml", {"busybox:1.37": os.environ["FEDPIPE_TRAINER_IMAGE"]})
     edit(copy / "kubernetes/README.md", {"quickstart/prepare.py": f"quickstart/prepare.py --model {MODEL}"})
+    edit(
+        copy / "kubernetes/sites.yaml",
+        {f"nodeSelector: {{fedpipe.io/pool: {site}}}": f"nodeSelector: {{fedpipe.io/pool: {POOLS[site]}}}" for site in POOLS},
+    )
+    edit(copy / "kubernetes/run.yaml", SHORTER)
     return copy
 
 
@@ -90,24 +100,9 @@ def follow_the_readme(examples: Path, kubectl: Kubectl) -> None:
 
 @pytest.fixture(scope="module")
 def finished(quickstart: Ward) -> Plain:
-    """The run, once it has succeeded: two rounds instead of four, and one bit width to measure, to be done in some minutes."""
-    sites = [changed(site, nodeSelector={"fedpipe.io/pool": POOLS[site["metadata"]["name"]]}) for site in documents("sites.yaml")]
-    (run,) = documents("run.yaml")
-    rounds = {"count": 2, "deadline": "15m"}
-    planning = run["spec"]["planning"] | {"bits": [16]}
-    evaluation = {"maxSamples": 50}
-    shorter = changed(run, model={"source": f"pvc://models/{MODEL}"}, rounds=rounds, planning=planning, evaluation=evaluation)
-    quickstart.kubectl.apply(*sites, shorter)
+    """The run, once it has succeeded."""
+    quickstart.kubectl("apply", "-f", str(quickstart.fleet / "examples/kubernetes"))
     return quickstart.wait_for_success("quickstart", seconds=900)
-
-
-def documents(file: str) -> list[Plain]:
-    """The file's objects, its numbers read as the API server reads them (PyYAML takes 1e-3 for a text)."""
-    return [document.value for document in read_yaml((EXAMPLE / file).read_text(), file)[0]]
-
-
-def changed(document: Plain, **spec: Any) -> Plain:
-    return document | {"spec": document["spec"] | spec}
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,9 @@
 """A store that is away, and one that is full: told, waited for, and gone on from."""
 
+import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import pytest
@@ -12,6 +14,19 @@ from wards import STORE, Ward
 pytestmark = pytest.mark.e2e
 
 AWAY_SECONDS: Final = 60
+BUSY: Final = """
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+class Busy(BaseHTTPRequestHandler):
+    def answer(self):
+        self.send_response(503)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_DELETE = do_GET = do_HEAD = do_POST = do_PUT = answer
+
+ThreadingHTTPServer(("", 9000), Busy).serve_forever()
+"""
 SHORT: Final = {"rounds": {"count": 1}, "export": {"adapter": False, "merged": False}}
 
 
@@ -23,6 +38,22 @@ def scale_store(replicas: int) -> None:
 def _pods_ready() -> list[bool]:
     found = [pod["status"].get("containerStatuses", [{}]) for pod in STORE.list("pods", "app=minio")]
     return [bool(one and one[0].get("ready")) for one in found]
+
+
+@contextmanager
+def a_busy_one_in_its_place() -> Iterator[None]:
+    """A server behind the store's own address that answers 503 to everything."""
+    container = {"name": "busy", "image": os.environ["FEDPIPE_TRAINER_IMAGE"], "command": ["python", "-c", BUSY]}
+    pod = {
+        "metadata": {"name": "busy", "labels": {"app": "minio"}},
+        "spec": {"terminationGracePeriodSeconds": 1, "containers": [container]},
+    }
+    STORE.apply({"apiVersion": "v1", "kind": "Pod"} | pod)
+    try:
+        STORE("wait", "pod/busy", "--for=condition=Ready", "--timeout=60s")
+        yield
+    finally:
+        STORE("delete", "pod", "busy")
 
 
 @pytest.fixture
@@ -39,7 +70,7 @@ def is_healthy_from_the_operator(ward: Ward, store: SmallStore) -> bool:
     return ward.operator.kubectl("exec", "deployment/fedpipe", "--", "python", "-c", ask).strip() == "MinIO"
 
 
-def test_a_run_waits_for_a_store_that_is_away_for_a_minute(ward: Ward) -> None:
+def test_a_run_waits_for_a_store_that_is_away_and_then_answers_503_for_a_minute(ward: Ward) -> None:
     ward.start("north", **SHORT)
     ward.trainer_at_work("toy-evaluate-north-a0")
 
@@ -48,7 +79,10 @@ def test_a_run_waits_for_a_store_that_is_away_for_a_minute(ward: Ward) -> None:
     try:
         held_up = ward.wait_for("StoreUnreachable")
         told_after = time.monotonic() - gone_at
-        time.sleep(max(0.0, gone_at + AWAY_SECONDS - time.monotonic()))  # how long the outage is to last
+        with a_busy_one_in_its_place():
+            busy_at = time.monotonic()
+            busy = ward.wait_for("StoreUnavailable")
+            time.sleep(max(0.0, busy_at + AWAY_SECONDS - time.monotonic()))  # how long the outage is to last
     finally:
         scale_store(1)
     run = ward.wait_for_success()
@@ -56,6 +90,7 @@ def test_a_run_waits_for_a_store_that_is_away_for_a_minute(ward: Ward) -> None:
     print(f"told after {told_after:.0f} s")  # noqa: T201
     assert condition(held_up, "Progressing")["status"] == "False"
     assert "minio" in condition(held_up, "Progressing")["message"]
+    assert "503" in condition(busy, "Progressing")["message"]
     assert run["status"]["history"][0]["quorum"] == "1/1"
     assert "StoreUnreachable" in ward.events("FederatedFineTune", "toy")
 
@@ -82,7 +117,7 @@ def test_an_operator_that_finds_the_store_full_waits_until_there_is_room(ward: W
         ward.operator.scale(1)
     held_up = ward.wait_for("StoreFull")
     small_store.clear()
-    ward.wait("the run goes on", lambda: condition(ward.look(), "Progressing")["status"] == "True")
+    ward.wait_for_success()
 
     assert condition(held_up, "Progressing")["status"] == "False"
     assert "StoreFull" in ward.events("FederatedFineTune", "toy")

@@ -26,7 +26,7 @@ def test_a_run_suspended_in_round_two_goes_on_in_round_two_with_an_upgraded_oper
     ward.wait_for("SuspendedBySpec")
     ward.wait("its pods end", lambda: pods_at_work(ward) == [])
     before = ward.operator.pods()[0]["metadata"]["uid"]
-    ward.operator.upgrade({"pendingGraceSeconds": GRACE_SECONDS + 1})
+    ward.operator.upgrade({"pendingGraceSeconds": GRACE_SECONDS + 1, "aggregationLimit": "1"})
 
     assert ward.operator.pods()[0]["metadata"]["uid"] != before
     assert operators_environment(ward)["FEDPIPE_PENDING_GRACE_SECONDS"] == str(GRACE_SECONDS + 1)
@@ -42,3 +42,5 @@ def test_a_run_suspended_in_round_two_goes_on_in_round_two_with_an_upgraded_oper
     assert {"SuspendedBySpec", "RoundsCompleted"} <= ward.events("FederatedFineTune", "toy").keys()
     rounds = [job["metadata"]["labels"]["fedpipe.io/round"] for job in ward.kubectl.list("jobs", "fedpipe.io/task=train")]
     assert sorted(rounds) in (["1", "2"], ["1", "2", "2"])
+    aggregations = ward.kubectl.list("jobs", "fedpipe.io/task=aggregate")
+    assert [job["metadata"]["name"] for job in aggregations] == ["toy-aggregate-r2-a0"], "the upgraded operator leaves it to a Job"

@@ -54,6 +54,10 @@ class Operator:
         """Those that are not being deleted."""
         return [pod for pod in self.kubectl.list("pods", LABELS) if "deletionTimestamp" not in pod["metadata"]]
 
+    def incarnations(self) -> list[tuple[str, int]]:
+        """Its pods, and how often the container of each was started again."""
+        return [(pod["metadata"]["uid"], one["restartCount"]) for pod in self.pods() for one in pod["status"]["containerStatuses"]]
+
     def kill(self) -> None:
         """SIGKILL, or as near to it as kubectl comes; back when another one is at work."""
         before = {pod["metadata"]["uid"] for pod in self.pods()}

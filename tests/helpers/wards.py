@@ -156,10 +156,9 @@ class Ward:
         return store_at(names.run_prefix(run["spec"]["store"]["prefix"], self.name, meta["name"], meta["uid"]))
 
     def left_of(self, run: Plain) -> list[str]:
-        """What is still there of a run: its Jobs and Secrets, and its pods that have not ended."""
+        """What is still there of a run: its Jobs, Secrets and pods."""
         label = f"fedpipe.io/run-uid={run['metadata']['uid']}"
-        pods = [pod for pod in self.kubectl.list("pods", label) if pod["status"]["phase"] in ("Pending", "Running")]
-        found = [*self.kubectl.list("jobs", label), *self.kubectl.list("secrets", label), *pods]
+        found = [one for kind in ("jobs", "secrets", "pods") for one in self.kubectl.list(kind, label)]
         return [f"{one['kind']} {one['metadata']['name']}" for one in found]
 
     def explain(self) -> str:
