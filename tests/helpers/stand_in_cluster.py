@@ -15,6 +15,7 @@ from typing import Any
 from stand_in_runs import a_run
 from trainer_results import Trainer, good_trainer, path_of
 
+from fedpipe_operator.api.meta import LABEL_SITE
 from fedpipe_operator.capacity import Node
 from fedpipe_operator.cluster import Runs, RunView, kube_job
 from fedpipe_operator.cluster.api import JOBS, PODS, RUNS, SECRETS, Kind, Plain
@@ -23,7 +24,7 @@ from fedpipe_operator.cluster.recent import Recent
 from fedpipe_operator.cluster.stores import Opened
 from fedpipe_operator.cluster.voice import ClusterVoice
 from fedpipe_operator.cluster.workers import Workers
-from fedpipe_operator.errors import FedPipeError, TryAgain
+from fedpipe_operator.errors import FedPipeError, TellUser, TryAgain
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.settings import Settings
 from fedpipe_operator.store import DirectoryStore
@@ -46,6 +47,8 @@ class StandInApi:
     noted: list[str] = field(default_factory=list)
     trouble: dict[str, FedPipeError] = field(default_factory=dict)
     """What a call raises, by `verb plural`."""
+    refused: set[str] = field(default_factory=set)
+    """Sites whose Jobs a policy denies."""
     version: int = 0
 
     def get(self, kind: Kind, namespace: str, name: str) -> Plain | None:
@@ -61,6 +64,8 @@ class StandInApi:
 
     def create(self, kind: Kind, namespace: str, body: Plain) -> Plain | None:
         self._note("create", kind, body["metadata"].get("name", ""))
+        if body["metadata"].get("labels", {}).get(LABEL_SITE) in self.refused:
+            raise TellUser("ApiRefused", "a policy denied the request")
         name = body["metadata"].get("name") or f"{body['metadata']['generateName']}{self.version}"
         if (kind.plural, namespace, name) in self.objects:
             return None

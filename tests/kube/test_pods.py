@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fedpipe_operator.cluster.pods import Ending, Waiting, ending, mount_failure, waiting
+from fedpipe_operator.cluster.pods import Ending, Waiting, ending, mount_failure, not_created, waiting
 
 
 def a_pod(created: str = "2026-01-01T00:00:00Z", **status: Any) -> dict[str, Any]:
@@ -87,3 +87,27 @@ def test_a_volume_that_cannot_be_mounted_is_told_in_the_kubelets_newest_words() 
 
 def test_a_volume_that_was_mounted_in_the_end_is_no_failure_while_the_image_is_pulled() -> None:
     assert mount_failure([{"reason": "FailedAttachVolume", "message": "still attached elsewhere"}, {"reason": "Pulling"}]) == ""
+
+
+def test_of_several_containers_our_own_tells_how_the_pod_ended() -> None:
+    proxy = {"name": "proxy", "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}
+    trainer = {"name": "trainer", "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}
+    found = ending([a_pod(initContainerStatuses=[proxy], containerStatuses=[proxy, trainer])])
+
+    assert found is not None
+    assert found.reason == "OutOfMemory"
+
+
+def test_a_container_that_failed_before_ours_began_tells_how_the_pod_ended() -> None:
+    first = {"name": "first", "state": {"terminated": {"exitCode": 9, "reason": "Error"}}}
+    trainer = {"name": "trainer", "state": {"waiting": {"reason": "PodInitializing"}}}
+    found = ending([a_pod(initContainerStatuses=[first], containerStatuses=[trainer])])
+
+    assert found is not None
+    assert found.exit_code == 9
+
+
+@pytest.mark.parametrize(("words", "hopeless"), [("violates PodSecurity", True), ("exceeded quota: pods", False)])
+def test_a_pod_that_may_not_be_made_says_why(words: str, *, hopeless: bool) -> None:
+    assert not_created([{"reason": "FailedCreate", "message": words}]) == Waiting("PodRefused", words, is_hopeless=hopeless)
+    assert not_created([{"reason": "SuccessfulCreate"}]) is None

@@ -300,3 +300,86 @@ def test_a_run_whose_results_stay_has_no_finalizer(tmp_path: Path) -> None:
 
 def test_the_settings_of_the_stand_in_are_those_that_users_get() -> None:
     assert Settings("trainer:1", "operator:1") == SETTINGS
+
+
+def test_a_run_that_is_resumed_late_has_its_whole_time_again_though_a_site_was_done_before(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    while not any("train-r1" in name for name in world.at_work()):
+        world.turn()
+        for name in world.at_work():
+            if "train-r1" not in name:
+                world.work(name)
+    world.work("toy-train-r1-site-a-a0")
+    world.api.merge(RUNS, "default", "toy", {"spec": {"suspend": True}})
+    world.turn()
+    world.now += 90000
+    world.api.merge(RUNS, "default", "toy", {"spec": {"suspend": False}})
+
+    world.settle()
+
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.body()["status"]["history"][0]["quorum"] == "3/3"
+
+
+@pytest.mark.parametrize("policy", list(DeletionPolicy))
+def test_whether_results_go_may_be_said_after_the_end(tmp_path: Path, policy: DeletionPolicy) -> None:
+    other = {DeletionPolicy.DELETE: DeletionPolicy.RETAIN, DeletionPolicy.RETAIN: DeletionPolicy.DELETE}[policy]
+    world = KubeWorld(tmp_path, a_run(deletionPolicy=str(other)))
+    world.settle()
+    world.api.merge(RUNS, "default", "toy", {"spec": {"deletionPolicy": str(policy)}})
+    world.turn()
+    assert world.body()["metadata"]["finalizers"] == ([FINALIZER] if policy is DeletionPolicy.DELETE else [])
+    world.api.merge(RUNS, "default", "toy", {"metadata": {"deletionTimestamp": stamp(world.now)}})
+    world.now += 61
+    while world.turn() is not None:
+        world.now += 61
+
+    assert (world.stores.of(world.run).store.list() == []) == (policy is DeletionPolicy.DELETE)
+
+
+def test_results_stay_if_that_is_said_while_the_run_is_being_deleted(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run(deletionPolicy=str(DeletionPolicy.DELETE)))
+    world.settle()
+    world.stores.trouble = TellUser("StoreDenied", "the key pair was changed")
+    world.api.merge(RUNS, "default", "toy", {"metadata": {"deletionTimestamp": stamp(world.now)}})
+    world.turn()
+    world.now += 61
+    with pytest.raises(TellUser, match="StoreDenied"):
+        world.turn()
+    world.stores.trouble = None
+    world.api.merge(RUNS, "default", "toy", {"spec": {"deletionPolicy": str(DeletionPolicy.RETAIN)}})
+    world.turn()
+
+    assert world.body()["metadata"]["finalizers"] == []
+    assert world.stores.of(world.run).store.list() != []
+
+
+def test_a_job_that_the_api_server_refuses_costs_its_site_and_not_the_run(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run(sites={"quorum": 0.6}))
+    world.api.refused = {"site-a"}
+
+    world.settle()
+
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.body()["status"]["excluded"]["site-a"] == "ApiRefused: a policy denied the request"
+
+
+def test_an_event_that_cannot_be_posted_stops_nothing(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.api.trouble["create events"] = TellUser("ApiForbidden", "events may not be created")
+
+    world.settle()
+
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+
+
+def test_a_fault_that_nobody_foresaw_is_told_and_gone_on_from(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.stores.trouble = ZeroDivisionError("of ours")  # type: ignore[assignment]
+    with pytest.raises(TryAgain, match="OperatorFault"):
+        world.turn()
+    assert "ZeroDivisionError: of ours" in world.condition("Ready")["message"]
+
+    world.stores.trouble = None
+    world.settle()
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"

@@ -114,3 +114,13 @@ def test_a_run_sees_its_own_jobs_alone(slow: Bench) -> None:
     slow.start()
 
     assert slow.workers.seen("uid-2") == {}
+
+
+def test_a_process_that_cannot_be_started_is_an_attempt_that_failed() -> None:
+    bench = Bench("")
+    bench.workers.command = ("/no/such/program",)
+    bench.start()
+
+    result = bench.result()
+    assert (result.state, result.reason) == (JobState.FAILED, "AggregationFailed")
+    assert "could not be started" in result.message

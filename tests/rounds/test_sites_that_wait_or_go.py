@@ -11,7 +11,7 @@ from trainer_results import a_failure, good_trainer
 from fedpipe_operator.doors import JobState, SeenJob
 from fedpipe_operator.rounds import Decision, Seen, StartTraining, decide, job_of
 from fedpipe_operator.rounds.memory import micro_batch
-from fedpipe_trainer.contract import FailureReason, TrainTask, UpdateManifest
+from fedpipe_trainer.contract import FailureReason, ProfileManifest, ProfileTask, TrainTask, UpdateManifest
 
 
 def test_a_site_that_others_use_up_gets_no_job_and_is_waited_for(tmp_path: Path) -> None:
@@ -123,3 +123,61 @@ def test_an_attempt_that_failed_for_good_is_not_tried_again(tmp_path: Path) -> N
     assert "toy-profile-site-a-a1" not in world.door.started
     assert world.run.resource.status.excluded == {"site-a": "NoNode: no node"}
     assert world.message("Profiled") == "site-a is left out: NoNode: no node"
+
+
+def test_a_site_that_joins_late_has_its_own_time_to_be_profiled(tmp_path: Path) -> None:
+    world = World(a_run(sites={"quorum": 1.0}, rounds={"count": 2, "deadline": "10m"}), tmp_path)
+    late = world.run.sites[2]
+    world.run = replace(world.run, sites=world.run.sites[:2])
+    world.work_until("train-r1")
+    world.now += 599  # the profiles of the others are old when the next plan is made
+    world.run = replace(world.run, sites=(*world.run.sites, late))
+
+    world.settle()
+
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert [entry.quorum for entry in world.run.resource.status.history] == ["2/2", "3/3"]
+
+
+def test_an_export_needs_no_site(tmp_path: Path) -> None:
+    world = World(a_run(rounds={"count": 1, "deadline": "10m"}), tmp_path)
+    for stage in ("train-r1", "export"):
+        world.work_until(stage)
+        world.now += 599  # together more than the deadline
+    world.run = replace(world.run, sites=())
+
+    world.settle()
+
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+
+
+def test_sites_that_are_replaced_between_two_rounds_are_waited_for(tmp_path: Path) -> None:
+    world = World(a_run(rounds={"count": 2, "deadline": "10m"}), tmp_path)
+    sites = world.run.sites
+    for stage in ("train-r1", "evaluate-r1"):
+        world.work_until(stage)
+        world.now += 599  # together more than the deadline
+    for name in world.door.at_work():
+        world.door.work(name)
+    world.turn()
+    world.run = replace(world.run, sites=())
+    world.turn()
+    assert world.conditions()["Progressing"] == "NoSites"
+    world.run = replace(world.run, sites=sites)
+
+    world.settle()
+
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+
+
+def test_a_long_story_of_a_site_is_cut_in_the_status_and_whole_in_the_store(tmp_path: Path) -> None:
+    def trainer(task: Any, folder: Path) -> Any:
+        if isinstance(task, ProfileTask) and task.site == "site-a":
+            return a_failure(ProfileManifest, task, FailureReason.BAD_MODEL, "x" * 4000)
+        return good_trainer(task, folder)
+
+    world = World(a_run(sites={"quorum": 0.6}), tmp_path, trainer)
+    world.settle()
+
+    assert len(world.run.resource.status.excluded["site-a"]) == 1024
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"

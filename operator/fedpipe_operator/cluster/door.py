@@ -3,12 +3,13 @@
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from fedpipe_operator.api import EdgeSite, seconds
 from fedpipe_operator.api.meta import ANNOTATION_MESSAGE, ANNOTATION_REASON
 from fedpipe_operator.capacity import Misfit, Node, misfit
 from fedpipe_operator.cluster.api import JOBS, SECRETS, Api
+from fedpipe_operator.cluster.faults import REFUSED
 from fedpipe_operator.cluster.map import site_of
 from fedpipe_operator.cluster.pods import UNSCHEDULABLE, Waiting
 from fedpipe_operator.cluster.recent import Recent
@@ -16,7 +17,7 @@ from fedpipe_operator.cluster.seen import KubeJob, kube_job
 from fedpipe_operator.cluster.words import Words
 from fedpipe_operator.cluster.workers import Workers
 from fedpipe_operator.doors import Job, JobState, Limits, SeenJob
-from fedpipe_operator.errors import TryAgain
+from fedpipe_operator.errors import TellUser, TryAgain
 from fedpipe_operator.manifests import aggregation_job, task_secret, trainer_job
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.settings import Settings
@@ -24,6 +25,14 @@ from fedpipe_operator.worker import AggregationTask
 
 FINAL: Final = frozenset({"NoNode", "ClaimTooLarge", "VolumeMissing"})
 """Why a pod cannot start that another attempt would meet again."""
+
+
+class Refused(NamedTuple):
+    """A Job that the API server did not take, most often for what the site's podTemplate adds: it costs the site, not the run."""
+
+    job: SeenJob
+    generation: int
+    """Of the site: an edit may mend it."""
 
 
 @dataclass
@@ -52,12 +61,16 @@ class ClusterDoor:
     nodes: Sequence[Node] | None
     """None where the operator may not see nodes."""
     words: Words
+    refused: dict[str, Refused]
+    """By the Job's name; what is refused in this turn is added."""
     environment: Mapping[str, str]
     """Where a process of ours finds the store's credentials."""
 
     def observe(self) -> Mapping[str, SeenJob]:
-        """Every Job of the run that the watch knows, and the aggregations at work in this pod."""
-        return {name: self._seen(job) for name, job in self.jobs.items()} | self.cluster.workers.seen(self._uid)
+        """Every Job of the run that the watch knows, those that were refused, and the aggregations at work in this pod."""
+        generations = {site.name: site.metadata.generation for site in self.run.sites}
+        refused = {name: one.job for name, one in self.refused.items() if generations.get(one.job.job.site) == one.generation}
+        return refused | {name: self._seen(job) for name, job in self.jobs.items()} | self.cluster.workers.seen(self._uid)
 
     def start(self, job: Job, task_json: str, limits: Limits) -> None:
         """Have the task done, unless a job of this name is there or its site has no place free: then it is asked for again."""
@@ -69,9 +82,15 @@ class ClusterDoor:
         if self._takes_place(mine):
             try:
                 self._create(job, task_json, limits)
-            except BaseException:
+            except BaseException as error:
                 self.cluster.recent.withdrawn(mine)
-                raise
+                if not (isinstance(error, TellUser) and error.reason == REFUSED and job.site):
+                    raise
+                self._remember_refused(job, error)
+
+    def _remember_refused(self, job: Job, error: TellUser) -> None:
+        seen = SeenJob(job, JobState.FAILED, self.cluster.clock(), None, error.reason, error.message, is_final=True)
+        self.refused[job.name] = Refused(seen, site_of(self.run, job.site).metadata.generation)
 
     def _takes_place(self, mine: KubeJob) -> bool:
         """Whether the Job's site had a place free, which is the Job's from now on, before the API knows of it."""

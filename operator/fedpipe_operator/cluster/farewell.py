@@ -37,7 +37,7 @@ def bid_farewell(body: Body, jobs: Mapping[str, KubeJob], cluster: Cluster, stor
         cluster.api.delete_all(JOBS, meta["namespace"], {LABEL_RUN_UID: meta["uid"]}, foreground=True)
         return cluster.clock() + _AGAIN_SECONDS
     resource = read_body(body, FederatedFineTune)
-    if isinstance(resource, FederatedFineTune):
+    if isinstance(resource, FederatedFineTune) and resource.spec.deletion_policy is DeletionPolicy.DELETE:
         _delete_results(resource, stores, voice)
     _set_finalizer(body, cluster.api, present=False)
     return None
@@ -47,9 +47,10 @@ def _delete_results(resource: FederatedFineTune, stores: Stores, voice: ClusterV
     try:
         stores.of(Run(resource, ())).store.delete("")
     except TellUser as error:
+        stores.forget(resource.metadata.uid)  # its Secret may be mended meanwhile
         if error.reason in _NOTHING_THERE:
             return
-        told = f"{error.message}; mend this, or set spec.deletionPolicy to Retain and remove the finalizer {FINALIZER}"
+        told = f"{error.message}; mend this, or set spec.deletionPolicy to Retain"
         voice.post(RUN, resource.metadata, Event("ResultsNotDeleted", told, warning=True))
         raise
 

@@ -1,6 +1,7 @@
 """What can go wrong at the Kubernetes API, translated at the border into the operator's two kinds of failure. Pure."""
 
 import json
+import re
 from typing import Final
 
 from fedpipe_operator.errors import FedPipeError, TellUser, TryAgain
@@ -9,6 +10,9 @@ _CONFLICT: Final = 409
 _FORBIDDEN: Final = (401, 403)
 _WEATHER: Final = frozenset({408, 409, 429, *range(500, 600)})
 _QUOTA: Final = "exceeded quota"
+_DENIED: Final = re.compile(r"denied (the )?request")
+"""By an admission webhook or policy, whoever asks."""
+REFUSED: Final = "ApiRefused"
 _TERMINATING: Final = "because it is being terminated"
 
 
@@ -19,11 +23,11 @@ def of_answer(status: int, body: bytes, place: str) -> FedPipeError:
         return TryAgain("QuotaExceeded", f"{place}: {said}; it is tried again, raise the ResourceQuota if that takes too long")
     if status in _FORBIDDEN and _TERMINATING in said:
         return TryAgain("NamespaceTerminating", f"{place}: {said}; nothing more is made there")
-    if status in _FORBIDDEN:
+    if status in _FORBIDDEN and not _DENIED.search(said):
         return TellUser("ApiForbidden", f"{place}: {said}; the operator's role lacks this right: install the chart's own")
     if status in _WEATHER:
         return TryAgain("ApiConflict" if status == _CONFLICT else "ApiUnavailable", f"{place}: {said} (HTTP {status})")
-    return TellUser("ApiRefused", f"{place}: {said} (HTTP {status}); correct what it names")
+    return TellUser(REFUSED, f"{place}: {said} (HTTP {status}); correct what it names")
 
 
 def of_no_answer(error: Exception, place: str) -> TryAgain:

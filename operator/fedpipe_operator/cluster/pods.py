@@ -17,6 +17,8 @@ _STARTING: Final = ("ContainerCreating", "PodInitializing")
 _NO_CLAIM: Final = re.compile(r'persistentvolumeclaim "[^"]*" (not found|is being deleted)')
 STARTING: Final = "Starting"
 UNSCHEDULABLE: Final = "Unschedulable"
+_QUOTA: Final = "exceeded quota"
+_OURS: Final = ("trainer", "worker")
 _OOM: Final = "OOMKilled"
 _KILLED: Final = 137
 _REASONS: Final = {int(reason.exit_code): str(reason) for reason in FailureReason} | {_KILLED: "Killed"}
@@ -80,13 +82,20 @@ def ending(pods: Sequence[Body]) -> Ending | None:
     status = pod.get("status", {})
     if status.get("reason"):  # Evicted and the like: what became of the container is a consequence
         return Ending(None, status["reason"], status.get("message", ""))
-    for ended in _states(pod, "terminated"):
-        code, reason = ended.get("exitCode"), ended.get("reason", "")
-        if reason == _OOM:
-            return Ending(code, str(FailureReason.OUT_OF_MEMORY), f"the kernel ended it at its memory limit (exit code {code})")
-        told = ended.get("message") or f"exit code {code}; kubectl logs has its own words, while the Job is kept"
-        return Ending(code, _REASONS.get(code or 0, "Died"), told)
-    return None
+    ended = _terminated(pod)
+    if ended is None:
+        return None
+    code, reason = ended.get("exitCode"), ended.get("reason", "")
+    if reason == _OOM:
+        return Ending(code, str(FailureReason.OUT_OF_MEMORY), f"the kernel ended it at its memory limit (exit code {code})")
+    told = ended.get("message") or f"exit code {code}; kubectl logs has its own words, while the Job is kept"
+    return Ending(code, _REASONS.get(code or 0, "Died"), told)
+
+
+def not_created(events: Sequence[Body]) -> Waiting | None:
+    """Why the Job controller may not make the pod at all, in the words that it was refused with; None if it says nothing."""
+    told = [str(one.get("message", "")) for one in events if one.get("reason") == "FailedCreate"]
+    return Waiting("PodRefused", told[-1], is_hopeless=_QUOTA not in told[-1]) if told else None
 
 
 def mount_failure(events: Sequence[Body]) -> str:
@@ -107,7 +116,17 @@ def _conditions(pod: Body) -> Sequence[Body]:
 
 
 def _states(pod: Body, kind: str) -> Iterator[Body]:
+    return (one["state"][kind] for one in _containers(pod) if kind in one.get("state", {}))
+
+
+def _terminated(pod: Body) -> Body | None:
+    """How our own container ended; of those that others added, one that failed."""
+    ended = [one for one in _containers(pod) if "terminated" in one.get("state", {})]
+    first = min(ended, key=lambda one: (one.get("name") not in _OURS, not one["state"]["terminated"].get("exitCode")), default=None)
+    found: Body | None = first and first["state"]["terminated"]
+    return found
+
+
+def _containers(pod: Body) -> Sequence[Body]:
     status = pod.get("status", {})
-    for one in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
-        if kind in one.get("state", {}):
-            yield one["state"][kind]
+    return (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ()))

@@ -13,14 +13,14 @@ from fedpipe_operator.api.checks import matches
 from fedpipe_operator.capacity import Node
 from fedpipe_operator.cluster.api import JOBS, RUNS, SECRETS
 from fedpipe_operator.cluster.bodies import read_body, read_status
-from fedpipe_operator.cluster.door import Cluster, ClusterDoor
+from fedpipe_operator.cluster.door import Cluster, ClusterDoor, Refused
 from fedpipe_operator.cluster.farewell import bid_farewell, keep_finalizer
 from fedpipe_operator.cluster.map import ClusterMap
 from fedpipe_operator.cluster.seen import KubeJob, unix
 from fedpipe_operator.cluster.stores import Stores
 from fedpipe_operator.cluster.voice import RUN, ClusterVoice
 from fedpipe_operator.cluster.words import Words
-from fedpipe_operator.errors import FedPipeError, TryAgain
+from fedpipe_operator.errors import FedPipeError, TellUser, TryAgain
 from fedpipe_operator.manifests import labels_of
 from fedpipe_operator.manifests.metadata import round_labels
 from fedpipe_operator.observe import Memory
@@ -40,6 +40,7 @@ _ACTED_SECONDS: Final = 3.0
 """And so soon after something was done, to see what came of it: by then a Job is there and its pod at work, or its place was another's."""
 _LINGER_SECONDS: Final = 120.0
 """A Job that has reported ends by itself, and its log is kept; what is at work so long after its run ended nobody waits for."""
+_TOLD_MAX: Final = 500
 _TOLD_AFTER: Final = 2
 """Failures in a row before passing trouble (a conflict, one lost request) is told to people."""
 
@@ -65,6 +66,7 @@ class _Kept:
 
     words: Words
     memory: Memory = field(default_factory=Memory)
+    refused: dict[str, Refused] = field(default_factory=dict)
     failures: int = 0
     is_swept: bool = False
 
@@ -97,9 +99,9 @@ class Runs:
             return None
         run = Run(resource, tuple(sorted((site for site in view.sites if matches(resource, site)), key=lambda site: site.name)))
         kept = self._kept.setdefault(resource.metadata.uid, _Kept(Words(self.cluster.api)))
+        keep_finalizer(body, resource, self.cluster.api)
         if is_over(resource):
             return self._after(run, view, kept)
-        keep_finalizer(body, resource, self.cluster.api)
         return self._reconcile_or_say_why(run, view, kept)
 
     def is_news(self, body: Body) -> bool:
@@ -118,12 +120,13 @@ class Runs:
         now = self.cluster.clock()
         try:
             turn = self._reconcile(run, view, kept)
-        except FedPipeError as error:
+        except Exception as fault:
+            error = fault if isinstance(fault, FedPipeError) else _own_fault(fault)
             kept.failures += 1
             self.stores.forget(run.resource.metadata.uid)  # its Secret may be mended meanwhile
             if not isinstance(error, TryAgain) or kept.failures >= _TOLD_AFTER:
                 self._say_why(run, error)
-            raise TryAgain(error.reason, error.message) from error
+            raise TryAgain(error.reason, error.message) from fault
         kept.failures = 0
         kept.words.keep(set(view.jobs))
         if any(isinstance(action, CommitEvaluation) for action in turn.decision.actions):
@@ -140,6 +143,7 @@ class Runs:
             at_sites=view.at_sites,
             nodes=view.nodes,
             words=kept.words,
+            refused=kept.refused,
             environment=opened.environment,
         )
         door.tend()
@@ -149,7 +153,7 @@ class Runs:
             address=opened.address,
             map=ClusterMap(opened.credentials),
             voice=self.voice,
-            resumed_at=max(_resumed_at(run.resource), unix(view.body["metadata"]["creationTimestamp"])),
+            resumed_at=max(_resumed_at(run.resource, self.cluster.clock()), unix(view.body["metadata"]["creationTimestamp"])),
             clock=self.cluster.clock,
             memory=kept.memory,
             busy={site.name: why for site in run.sites if (why := door.busy_with(site)) is not None},
@@ -164,6 +168,7 @@ class Runs:
         if not kept.is_swept:
             self.cluster.workers.discard(meta.uid)
             self.cluster.api.delete_all(SECRETS, meta.namespace, labels_of(run))
+            self.stores.forget(meta.uid)
             kept.memory, kept.words, kept.is_swept = Memory(), Words(self.cluster.api), True
             self.on_look(run, Seen())
         left = [job for job in view.jobs.values() if job.is_at_work and not job.is_deleting]
@@ -205,6 +210,13 @@ class Runs:
             self.voice.tell(run, Event(error.reason, error.message, warning=True))
 
 
+def _own_fault(fault: Exception) -> TellUser:
+    """What nobody foresaw: a run that stands still must say so, and its reason is in the log."""
+    _LOG.exception("a turn failed", exc_info=fault)
+    told = f"{type(fault).__name__}: {fault}"[:_TOLD_MAX]
+    return TellUser("OperatorFault", f"a fault of the operator, which tries again; report it with the operator's log: {told}")
+
+
 def _look_again_at(run: Run, view: RunView, turn: Turn, now: float) -> float:
     """When the next turn is due, should nothing be heard before. What only the store knows is heard of by nobody, so at once."""
     actions, over = turn.decision.actions, run.resource.model_copy(update={"status": turn.decision.status})
@@ -220,8 +232,10 @@ def _condition(status: FineTuneStatus, kind: ConditionType, value: ConditionStat
     return next(found, None)
 
 
-def _resumed_at(resource: FederatedFineTune) -> float:
-    """When the run was last taken up: the end of its suspension, or its first look."""
+def _resumed_at(resource: FederatedFineTune, now: float) -> float:
+    """When the run was last taken up: the end of its suspension, which may be this very turn, or its first look."""
+    if _condition(resource.status, ConditionType.SUSPENDED, ConditionStatus.TRUE) and not resource.spec.suspend:
+        return now
     resumed = _condition(resource.status, ConditionType.SUSPENDED, ConditionStatus.FALSE)
     return unix(resumed.last_transition_time) if resumed else 0.0
 

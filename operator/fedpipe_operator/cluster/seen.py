@@ -32,6 +32,7 @@ class KubeJob:
     job: Job
     created_at: float
     """Unix seconds."""
+    uid: str = ""
     is_deleting: bool = False
     is_suspended: bool = False
     """Held back by a queue."""
@@ -71,6 +72,7 @@ def kube_job(body: Body) -> KubeJob:
             attempt=int(labels.get(LABEL_ATTEMPT, 0)),
         ),
         created_at=unix(meta["creationTimestamp"]),
+        uid=meta.get("uid", ""),
         is_deleting="deletionTimestamp" in meta,
         is_suspended=bool(spec.get("suspend")),
         ready=status.get("ready", 0),
@@ -95,8 +97,11 @@ def kube_node(body: Body) -> Node:
 
 
 def _number(quantity: str) -> float:
-    """A quantity's number; 0 where none is left, which our own fields do not take."""
-    return 0.0 if set(quantity) <= set("0.") else amount(quantity)
+    """A quantity's number; 0 where none is left, or in a unit that our own fields do not take."""
+    try:
+        return amount(quantity)
+    except ValueError:
+        return 0.0
 
 
 def unix(timestamp: str) -> float:

@@ -1,5 +1,6 @@
 """Where the operator speaks to people: an object's status, and events beside it."""
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,10 +11,12 @@ from fedpipe_operator.api import API_VERSION, FineTuneStatus, Metadata
 from fedpipe_operator.api.edgesite import EdgeSiteStatus
 from fedpipe_operator.cluster.api import EVENTS, RUNS, SITES, Api, Kind
 from fedpipe_operator.cluster.bodies import slim, version_of
+from fedpipe_operator.errors import FedPipeError
 from fedpipe_operator.rounds import Event, Run
 
 Body = Mapping[str, Any]
 
+_LOG: Final = logging.getLogger(__name__)
 _NOTE_MAX: Final = 1024
 _COMPONENT: Final = "fedpipe-operator"
 RUN: Final = "FederatedFineTune"
@@ -35,8 +38,11 @@ class ClusterVoice:
         self.write(RUN, run.resource.metadata, status)
 
     def tell(self, run: Run, event: Event) -> None:
-        """Post an event on the run."""
-        self.post(RUN, run.resource.metadata, event)
+        """Post an event on the run. The status says the same, so that an event that cannot be posted stops nothing."""
+        try:
+            self.post(RUN, run.resource.metadata, event)
+        except FedPipeError as error:
+            _LOG.warning("the event %s of %s is not told: %s", event.reason, run.name, error)
 
     def write(self, kind: str, meta: Metadata, status: FineTuneStatus | EdgeSiteStatus) -> None:
         """Replace an object's whole status, in one call."""

@@ -33,7 +33,7 @@ class Words:
         if now - asked_at < _ASK_AGAIN_SECONDS:
             return known
         found = self._pods(job)
-        told = pods.waiting(found)
+        told = pods.waiting(found) if found else pods.not_created(self._events(job.namespace, job.uid))
         if told is not None and told.reason == pods.STARTING:
             told = self._mount_failure(found) or told
         self._waiting[job.job.name] = (now, told)
@@ -51,8 +51,11 @@ class Words:
     def _pods(self, job: KubeJob) -> list[Plain]:
         return self.api.find(PODS, job.namespace, labels={_JOB_NAME: job.job.name})
 
+    def _events(self, namespace: str, uid: str) -> list[Plain]:
+        return self.api.find(EVENTS, namespace, fields={"involvedObject.uid": uid})
+
     def _mount_failure(self, found: list[Plain]) -> Waiting | None:
         """A container that is being made for long may wait for a volume; only the kubelet's events say so."""
         meta = found[0]["metadata"]
-        told = pods.mount_failure(self.api.find(EVENTS, meta["namespace"], fields={"involvedObject.uid": meta["uid"]}))
+        told = pods.mount_failure(self._events(meta["namespace"], meta["uid"]))
         return Waiting("MountFailed", told, is_hopeless=True, is_slow=True) if told else None

@@ -74,6 +74,12 @@ class Workers:
         self._pool.shutdown(cancel_futures=True)
 
     def _work(self, key: tuple[str, str], work: _Work) -> None:
+        try:
+            self._do(key, work)
+        except OSError as error:  # no room for the task, or none for a process: the next attempt may have it
+            self._end(key, 1, f"it could not be started: {error}")
+
+    def _do(self, key: tuple[str, str], work: _Work) -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "task.json"
             path.write_text(work.task_json, encoding="utf-8")
@@ -100,7 +106,7 @@ class Workers:
 
     def _end(self, key: tuple[str, str], status: int, said: str) -> None:
         with self._lock:
-            del self._processes[key]
+            self._processes.pop(key, None)
             if key not in self._seen:
                 return
             state = JobState.FAILED if status else JobState.SUCCEEDED

@@ -85,11 +85,11 @@ def _next_step(look: Look) -> Step:
     """The first stage that is not done says what is to be done."""
     if look.run.spec.suspend:
         return Step(Reason.SUSPENDED_BY_SPEC, "set spec.suspend to false to go on in the same round")
-    if not look.run.sites and look.seen.round not in look.seen.plans:
-        return _without_sites(look)
     why = ended(look)
     if why is not None:
         return export(look) or Step(why, f"after round {look.seen.round - 1}", end=End.SUCCEEDED)
+    if not look.run.sites and look.seen.round not in look.seen.plans:
+        return _without_sites(look)
     stages = (profile, plan, evaluate) if look.seen.round == 0 else (profile, plan, train, aggregate, evaluate)
     return next(step for stage in stages if (step := stage(look)) is not None)
 
@@ -97,7 +97,7 @@ def _next_step(look: Look) -> Step:
 def _without_sites(look: Look) -> Step:
     """Sites may be on their way: files are applied in the order of their names."""
     message = "no EdgeSite of this namespace carries the labels of sites.selector: create one, or correct the selector"
-    over = look.now >= look.seen.resumed_at + seconds(look.run.spec.rounds.deadline)
+    over = look.now >= max(look.seen.resumed_at, look.seen.last_round_ended_at) + seconds(look.run.spec.rounds.deadline)
     return fail(Reason.NO_SITES, message) if over else Step(Reason.NO_SITES, message)
 
 

@@ -122,6 +122,10 @@ def _dead(job: SeenJob) -> _Failed:
 
 
 def stage_expired(run: Run, seen: Seen, kind: str, round_: int, now: float) -> bool:
-    """Whether `rounds.deadline` has passed, counted from the stage's first job or from when the run was taken up again."""
+    """Whether `rounds.deadline` has passed, counted from the stage's first job or from when the run was taken up again.
+
+    Sites are profiled once, but new ones may come: before each plan they have their time, counted from the end of the last round.
+    """
     starts = [one.started_at for one in seen.jobs.values() if one.job.kind == kind and one.job.round == round_]
-    return bool(starts) and now >= max(seen.resumed_at, min(starts)) + seconds(run.spec.rounds.deadline)
+    since = seen.last_round_ended_at if kind == "profile" else 0.0
+    return bool(starts) and now >= max(seen.resumed_at, since, min(starts)) + seconds(run.spec.rounds.deadline)

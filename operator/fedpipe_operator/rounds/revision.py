@@ -16,8 +16,10 @@ FIXED: Final = ("model", "task", "store", "planning", "aggregation.method")
 
 def revision_of(spec: FineTuneSpec) -> str:
     """A short hash of the fixed fields. Defaults are left out, so that a new field of a later version changes none."""
-    fixed = {"model": True, "task": True, "store": True, "planning": True, "aggregation": {"method"}}
-    return hashlib.sha256(spec.model_dump_json(include=fixed, exclude_defaults=True).encode()).hexdigest()[:16]
+    fixed = spec.model_dump_json(
+        include={"model": True, "task": True, "store": True, "planning": True, "aggregation": {"method"}}, exclude_defaults=True
+    )
+    return hashlib.sha256(fixed.encode()).hexdigest()[:16]
 
 
 def require_unchanged(resource: FederatedFineTune) -> None:

@@ -61,6 +61,11 @@ class Seen:
         """The round under way: the one after the last evaluated one; 0 while the base itself is not evaluated."""
         return max(self.evaluations, default=-1) + 1
 
+    @property
+    def last_round_ended_at(self) -> float:
+        """When the newest evaluation was written, Unix seconds; 0 before."""
+        return max((one.finished_at for one in self.evaluations.values()), default=0.0)
+
 
 def job_of(run: Run, kind: str, *, site: str = "", round_: int = 0, attempt: int = 0) -> Job:
     """The job for one attempt at a piece of work; its name is the same at every look."""

@@ -22,6 +22,8 @@ from fedpipe_operator.rounds.revision import revision_of
 from fedpipe_operator.rounds.stages import End, Look, Step, training_standings
 from fedpipe_operator.rounds.target import value_of
 
+_SENTENCE = 1024
+"""Characters of a site's reason in the status: the store has all of them."""
 _DIGITS = 4
 """Decimals of a metric in the status, for people; the store has all of them."""
 HISTORY = 10
@@ -39,7 +41,7 @@ def status_of(look: Look, step: Step) -> FineTuneStatus:
         quorum=_quorum(look),
         metric=_metric(look),
         plans=tuple(plan_status(site, plan.plans[site]) for site in sorted(plan.plans)[:100]) if plan else (),
-        excluded=dict(sorted(plan.excluded.items())[:100]) if plan else {},
+        excluded={site: why[:_SENTENCE] for site, why in sorted(plan.excluded.items())[:100]} if plan else {},
         history=tuple(_history(look, round_) for round_ in sorted(look.seen.commits)[-HISTORY:] if round_ in look.seen.evaluations),
         export=names.EXPORT_ADAPTER if step.end is End.SUCCEEDED and look.run.spec.export.adapter else "",
     )
@@ -179,8 +181,8 @@ def _left_out(look: Look, commit: RoundManifest) -> dict[str, str]:
     """The round's sites whose update is not in the commit."""
     plan = look.seen.plans.get(commit.round)
     came = {contribution.site for contribution in commit.contributions}
-    refused = {site: f"{verdict.reason}: {verdict.message}"[:1024] for site, verdict in commit.refused.items()}
+    refused = {site: f"{verdict.reason}: {verdict.message}"[:_SENTENCE] for site, verdict in commit.refused.items()}
     absent = {
-        site: commit.absent.get(site, "NoUpdate: nothing came")[:1024] for site in (plan.selected if plan else ()) if site not in came
+        site: commit.absent.get(site, "NoUpdate: nothing came")[:_SENTENCE] for site in (plan.selected if plan else ()) if site not in came
     }
     return dict(sorted((absent | refused).items())[:100])
