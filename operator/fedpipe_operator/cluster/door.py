@@ -74,7 +74,7 @@ class ClusterDoor:
 
     def start(self, job: Job, task_json: str, limits: Limits) -> None:
         """Have the task done, unless a job of this name is there or its site has no place free: then it is asked for again."""
-        if job.kind == "aggregate" and self._is_small(task_json):
+        if job.kind == "aggregate" and self._is_done_here(task_json):
             time = seconds(self.run.spec.rounds.deadline)
             self.cluster.workers.start(self._uid, job, task_json, environment=self.environment, seconds=time)
             return
@@ -189,8 +189,11 @@ class ClusterDoor:
             return None, job.reason or "Died", job.message
         return ending.exit_code, ending.reason, ending.message
 
-    def _is_small(self, task_json: str) -> bool:
-        return AggregationTask.model_validate_json(task_json).update_bytes <= self.cluster.settings.aggregation_limit
+    def _is_done_here(self, task_json: str) -> bool:
+        """Or for want of a Secret: credentials that come with the operator's own pod are not a Job's."""
+        limit = self.cluster.settings.aggregation_limit
+        is_bound_here = self.run.spec.store.credentials_secret_ref is None
+        return is_bound_here or AggregationTask.model_validate_json(task_json).update_bytes <= limit
 
     @property
     def _uid(self) -> str:

@@ -19,6 +19,7 @@ _BACKSTOP_SECONDS: Final = 300
 def job_around(run: Run, job: Job, pod: Plain, settings: Settings) -> Plain:
     """A Job of one attempt: the operator counts attempts, so a failed pod fails it, but for one that a node let go of."""
     container = pod["spec"]["containers"][0]["name"]
+    time = math.ceil(seconds(run.spec.rounds.deadline)) + _BACKSTOP_SECONDS
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -27,8 +28,9 @@ def job_around(run: Run, job: Job, pod: Plain, settings: Settings) -> Plain:
             "completions": 1,
             "parallelism": 1,
             "backoffLimit": 0,
-            "activeDeadlineSeconds": math.ceil(seconds(run.spec.rounds.deadline)) + _BACKSTOP_SECONDS,
-            "ttlSecondsAfterFinished": settings.job_ttl_seconds,
+            "activeDeadlineSeconds": time,
+            # Within its stage, a failed Job is all that tells of its attempt.
+            "ttlSecondsAfterFinished": max(settings.job_ttl_seconds, time),
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {"rules": [_disruption(), _final_exit(container)]},
             "template": pod,
