@@ -20,6 +20,13 @@ def test_as_many_objects_as_there_are_can_wait_for_the_indices_at_once(settings:
     assert settings.queueing.worker_limit is None
 
 
+def test_a_watch_that_has_died_without_a_word_is_noticed_within_minutes(settings: kopf.OperatorSettings) -> None:
+    watching = settings.watching
+
+    assert (watching.server_timeout, watching.client_timeout) == (300, 330), "the server ends it; if it does not, we do"
+    assert (watching.connect_timeout, settings.networking.request_timeout) == (10, 60)
+
+
 def test_kopf_leaves_no_mark_on_objects(settings: kopf.OperatorSettings) -> None:
     body = kopf.Body({"metadata": {"name": "toy"}, "spec": {"suspend": True}})
     storage = settings.persistence.diffbase_storage
