@@ -14,7 +14,7 @@ Plain = dict[str, Any]
 _MEMORY: Final = "1Gi"
 """Aggregation streams: its memory depends on one weight, not on the updates' bytes (benchmarks/README.md)."""
 _CPU: Final = "500m"
-"""What is set aside; without a limit it takes whatever is free. A small node has no whole core left, and a slow aggregation is no failed one."""
+"""What is set aside; without a limit it takes whatever is free. A small node has no whole core left."""
 CREDENTIALS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
