@@ -11,11 +11,12 @@ from cluster_user import Plain, condition
 from deeds import have_ended, made_twice
 from testcluster import outages
 from testcluster.layout import default_layout
-from wards import Ward, is_over
+from wards import SHORT, Ward, is_over
 
 from fedpipe_operator import names
 from fedpipe_operator.objects import required_object
 from fedpipe_operator.records import RoundManifest
+from fedpipe_operator.store import S3Store
 
 pytestmark = pytest.mark.e2e
 
@@ -25,6 +26,13 @@ SHARE: Final = 0.8
 """Of the time that an undisturbed run is at work: a tormented one takes longer, so it is killed to the last in the midst of its work."""
 
 
+def sha256_of(store: S3Store, key: str) -> str:
+    """Of an object that must be there."""
+    data = store.read(key)
+    assert data is not None, key
+    return hashlib.sha256(data).hexdigest()
+
+
 def adapters(ward: Ward) -> dict[int, str]:
     """The SHA-256 of each round's global adapter, of the bytes that are in the store."""
     run = ward.look()
@@ -32,9 +40,7 @@ def adapters(ward: Ward) -> dict[int, str]:
     found = {}
     for round_ in range(1, run["spec"]["rounds"]["count"] + 1):
         manifest = required_object(store, names.round_manifest(round_), RoundManifest)
-        data = store.read(names.global_adapter(round_, manifest.adapter.sha256))
-        assert data is not None
-        found[round_] = hashlib.sha256(data).hexdigest()
+        found[round_] = sha256_of(store, names.global_adapter(round_, manifest.adapter.sha256))
         assert found[round_] == manifest.adapter.sha256
     return found
 
@@ -64,7 +70,7 @@ def torment(ward: Ward, instants: list[float]) -> int:
 def exported(ward: Ward) -> dict[str, str]:
     """The SHA-256 of each file that the run exported."""
     store = ward.store_of(ward.look())
-    return {key: hashlib.sha256(store.read(key) or b"").hexdigest() for key in store.list("export") if key.endswith(".safetensors")}
+    return {key: sha256_of(store, key) for key in store.list("export") if key.endswith(".safetensors")}
 
 
 def assert_nothing_is_left(ward: Ward, run: Plain) -> None:
@@ -95,7 +101,7 @@ def test_a_tormented_run_ends_with_the_same_adapters(undisturbed: Ward, ward: Wa
 
 
 def test_a_watch_that_an_api_server_lost_heals_by_itself(ward: Ward) -> None:
-    ward.start("north", rounds={"count": 1}, export={"adapter": False, "merged": False})
+    ward.start("north", **SHORT)
     ward.trainer_at_work("toy-evaluate-north-a0")
     before = ward.operator.incarnations()
 

@@ -2,11 +2,9 @@
 
 import pytest
 from cluster_user import FFT
-from wards import Ward, WardCalled
+from wards import SHORT, Ward, WardCalled
 
 pytestmark = pytest.mark.e2e
-
-SHORT = {"rounds": {"count": 1}, "export": {"adapter": False, "merged": False}}
 
 
 def test_an_operator_confined_to_a_namespace_does_all_its_work_there_and_none_elsewhere(ward: Ward, ward_called: WardCalled) -> None:

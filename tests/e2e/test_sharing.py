@@ -2,11 +2,9 @@
 
 import pytest
 from deeds import have_ended, made_twice, overlaps, spans_by_site
-from wards import Ward
+from wards import SHORT, Ward
 
 pytestmark = pytest.mark.e2e
-
-SHORT = {"rounds": {"count": 1}, "export": {"adapter": False, "merged": False}}
 
 
 def test_two_runs_at_the_same_sites_take_turns(ward: Ward) -> None:

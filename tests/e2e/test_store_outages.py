@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 from cluster_user import condition, until
 from small_store import SmallStore
-from wards import STORE, Ward
+from wards import SHORT, STORE, Ward
 
 pytestmark = pytest.mark.e2e
 
@@ -27,7 +27,6 @@ class Busy(BaseHTTPRequestHandler):
 
 ThreadingHTTPServer(("", 9000), Busy).serve_forever()
 """
-SHORT: Final = {"rounds": {"count": 1}, "export": {"adapter": False, "merged": False}}
 
 
 def scale_store(replicas: int) -> None:

@@ -210,6 +210,15 @@ class KubeWorld:
         labels = {"batch.kubernetes.io/job-name": job}
         self.api._put(PODS, "default", f"{job}-pod", {"metadata": {"labels": labels}, "status": status})
 
+    def work_until(self, word: str) -> None:
+        """Turn and work until Jobs with this word in their names wait to be done; these are left."""
+        while not any(word in name for name in self.at_work()):
+            self.turn()
+            for name in self.at_work():
+                if word not in name:
+                    self.work(name)
+            self.await_workers()
+
     def settle(self, run: str = "toy") -> None:
         """Turn and work until the run is over."""
         for _ in range(300):

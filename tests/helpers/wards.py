@@ -19,6 +19,8 @@ from fedpipe_operator.store import Credentials, S3Store
 STORE: Final = Kubectl("minio")
 SECRET: Final = "fedpipe-store"  # noqa: S105 -- the Secret's name
 BUCKET: Final = "fedpipe"
+SHORT: Final = {"rounds": {"count": 1}, "export": {"adapter": False, "merged": False}}
+"""What makes a run of the toy fleet as short as can be."""
 POOLS: Final = {
     "north": {"fedpipe.io/pool": "small"},
     "south": {"fedpipe.io/pool": "large"},

@@ -154,12 +154,7 @@ def test_a_site_with_room_for_two_does_two_runs_at_once(tmp_path: Path) -> None:
 
 def test_suspension_ends_the_jobs_and_the_same_round_goes_on_after_it(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
-    while not any("train-r2" in name for name in world.at_work()):
-        world.turn()
-        for name in world.at_work():
-            if "train-r2" not in name:
-                world.work(name)
-        world.await_workers()
+    world.work_until("train-r2")
     world.api.merge(RUNS, "default", "toy", {"spec": {"suspend": True}})
     world.turn()
 
@@ -224,11 +219,7 @@ def test_passing_weather_is_not_told_to_people(tmp_path: Path) -> None:
 def test_an_aggregation_above_the_limit_is_a_job_of_the_operators_image_with_the_stores_credentials(tmp_path: Path) -> None:
     run = a_run(store={"bucket": "fedpipe", "credentialsSecretRef": {"name": "store"}})
     world = KubeWorld(tmp_path, run, settings=Settings(trainer_image="trainer:1", operator_image="operator:1", aggregation_limit=1))
-    while "toy-aggregate-r1-a0" not in world.at_work():
-        world.turn()
-        for name in world.at_work():
-            if "aggregate" not in name:
-                world.work(name)
+    world.work_until("aggregate-r1")
     job = world.api.objects[JOBS.plural, "default", "toy-aggregate-r1-a0"]
     container = job["spec"]["template"]["spec"]["containers"][0]
 
@@ -304,11 +295,7 @@ def test_the_settings_of_the_stand_in_are_those_that_users_get() -> None:
 
 def test_a_run_that_is_resumed_late_has_its_whole_time_again_though_a_site_was_done_before(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
-    while not any("train-r1" in name for name in world.at_work()):
-        world.turn()
-        for name in world.at_work():
-            if "train-r1" not in name:
-                world.work(name)
+    world.work_until("train-r1")
     world.work("toy-train-r1-site-a-a0")
     world.api.merge(RUNS, "default", "toy", {"spec": {"suspend": True}})
     world.turn()
