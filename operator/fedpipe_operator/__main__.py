@@ -12,6 +12,7 @@ from fedpipe_operator.cluster import Api, Runs, Sites, in_cluster
 from fedpipe_operator.cluster.api import RUNS, SITES
 from fedpipe_operator.cluster.door import Cluster
 from fedpipe_operator.cluster.recent import Recent
+from fedpipe_operator.cluster.roll import Roll
 from fedpipe_operator.cluster.stores import Stores
 from fedpipe_operator.cluster.voice import ClusterVoice
 from fedpipe_operator.cluster.workers import Workers
@@ -26,7 +27,7 @@ def control_of(settings: Settings) -> Control:
     voice = ClusterVoice(api, clock)
     cluster = Cluster(api, settings, Recent(clock), Workers(clock), clock)
     runs = Runs(cluster, Stores(api), voice)
-    return Control(runs, Sites(voice, clock), settings.threads)
+    return Control(runs, Sites(voice, clock), Roll(api, settings.namespaces, settings.watch_nodes), settings.threads)
 
 
 def _leave_without_kinds(api: Api, settings: Settings) -> None:

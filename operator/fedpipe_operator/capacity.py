@@ -24,6 +24,7 @@ class Node:
     """What pods may have of it, in plain numbers, by resource."""
     takes_pods: bool
     """Whether it is ready and not cordoned."""
+    uid: str = ""
 
 
 @dataclass(frozen=True)

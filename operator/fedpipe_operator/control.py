@@ -4,6 +4,7 @@ kopf's indices are read here as plain mappings, on the event loop's thread alone
 """
 
 import asyncio
+import logging
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,16 +14,23 @@ from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.api.edgesite import MeasuredCapacity
 from fedpipe_operator.capacity import Node
 from fedpipe_operator.cluster import KubeJob, Runs, RunView, Sites, SiteView
-from fedpipe_operator.cluster.bodies import Place, place_of
+from fedpipe_operator.cluster.bodies import Place, place_of, version_of
+from fedpipe_operator.cluster.roll import Names, Roll, strays
 from fedpipe_operator.rounds import Run, Seen, is_over
 from fedpipe_operator.rounds.planned import completed_profile
 from fedpipe_operator.workqueue import WorkQueue
 
 Body = Mapping[str, Any]
 
+_LOG: Final = logging.getLogger(__name__)
+_TOLD: Final = 10
 _SITES_SIDE_BY_SIDE: Final = 2
 _SETTLE_SECONDS: Final = 3.0
 """Where many objects change together, one turn for all of it."""
+_ROLL_SECONDS: Final = 600.0
+_ROLL_AFTER_LIST_SECONDS: Final = 10.0
+_ROLL_AGAIN_SECONDS: Final = 30.0
+"""News that is longer on its way than this is taken for lost."""
 
 
 class Key(NamedTuple):
@@ -58,9 +66,17 @@ class Watched:
     nodes: Mapping[None, Collection[Node]] | None
     """None where the operator may not see nodes."""
 
+    def names(self) -> dict[str, str]:
+        """Of everything, by uid."""
+        indices: tuple[Mapping[Any, Collection[Body]], ...] = (self.run_bodies, self.site_bodies)
+        metas = [body["metadata"] for index in indices for bodies in index.values() for body in bodies]
+        jobs = {job.uid: job.job.name for found in self.jobs_of_runs.values() for job in found}
+        nodes = {node.uid: node.name for node in self._nodes() or ()}
+        return {meta["uid"]: meta["name"] for meta in metas} | jobs | nodes
+
     def run_view(self, key: Key) -> RunView | None:
         """A run and all that belongs to it, None if it is gone."""
-        body = _only(self.run_bodies.get((key.namespace, key.name), ()))
+        body = _newest(self.run_bodies.get((key.namespace, key.name), ()))
         if body is None:
             return None
         sites = self._sites(key.namespace, _match_labels(body))
@@ -75,7 +91,7 @@ class Watched:
 
     def site_view(self, key: Key) -> SiteView | None:
         """A site and its nodes, None if it is gone."""
-        body = _only(self.site_bodies.get((key.namespace, key.name), ()))
+        body = _newest(self.site_bodies.get((key.namespace, key.name), ()))
         if body is None:
             return None
         labels = body["metadata"].get("labels", {})
@@ -98,14 +114,20 @@ class Control:
 
     runs: Runs
     sites: Sites
+    roll: Roll
     threads: int
+    strays: Names = field(default_factory=dict)
+    """What memory and API server did not agree on at two roll calls in a row: then only a new process knows better."""
     queue: WorkQueue[Key] = field(init=False)
     """The runs."""
     site_queue: WorkQueue[Key] = field(init=False)
     """The sites: news of a thousand of them, which change figures alone, must not keep a run waiting."""
+    roll_queue: WorkQueue[None] = field(init=False)
+    """Its one key is the next roll call."""
     _watched: Watched = field(init=False)
     _pool: ThreadPoolExecutor = field(init=False)
     _loop: asyncio.AbstractEventLoop = field(init=False)
+    _suspects: Names = field(default_factory=dict)
     _uids: dict[str, Key] = field(default_factory=dict)
     """The key of each run that is under way, by its uid."""
     _nodes: dict[str, Node] = field(default_factory=dict)
@@ -117,19 +139,26 @@ class Control:
     def __post_init__(self) -> None:
         self.queue = WorkQueue(self._turn, self.runs.cluster.clock, self.threads)
         self.site_queue = WorkQueue(self._turn, self.runs.cluster.clock, _SITES_SIDE_BY_SIDE)
-        self._pool = ThreadPoolExecutor(self.threads + _SITES_SIDE_BY_SIDE, "turn")
+        self.roll_queue = WorkQueue(self._roll_turn, self.runs.cluster.clock, 1)
+        self._pool = ThreadPoolExecutor(self.threads + _SITES_SIDE_BY_SIDE + 1, "turn")
 
     async def run(self, watched: Watched) -> None:
         """Make turns until cancelled."""
         self._watched, self._loop = watched, asyncio.get_running_loop()
         self.runs.on_look, self.runs.cluster.workers.on_end = self.note_look, self.wake_run_of
         try:
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self.queue.run())
-                both.create_task(self.site_queue.run())
+            async with asyncio.TaskGroup() as queues:
+                queues.create_task(self.queue.run())
+                queues.create_task(self.site_queue.run())
+                queues.create_task(self.roll_queue.run())
+                self.roll_queue.wake(None, after=_ROLL_SECONDS)
         finally:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self.runs.cluster.workers.close()
+
+    def call_the_roll(self) -> None:
+        """Something was listed: at the start, or because a watch was away for too long and may have missed the end of something."""
+        self.roll_queue.wake(None, after=_ROLL_AFTER_LIST_SECONDS)
 
     def see_run(self, body: Body) -> None:
         """A run was listed, created or changed; that we wrote its status is no news."""
@@ -200,6 +229,17 @@ class Control:
         run_view = self._watched.run_view(key)
         return None if run_view is None else await self._loop.run_in_executor(self._pool, self.runs.turn, run_view)
 
+    async def _roll_turn(self, _: None) -> float:
+        before = self._watched.names()
+        called = await self._loop.run_in_executor(self._pool, self.roll.call)
+        found = strays(before, called, self._watched.names())
+        self.strays = {uid: name for uid, name in found.items() if uid in self._suspects}
+        self._suspects = found
+        if self.strays:
+            told = ", ".join(sorted(self.strays.values())[:_TOLD])
+            _LOG.error("what is remembered is not what the API server has, for %.0f s: %s", _ROLL_AGAIN_SECONDS, told)
+        return self.runs.cluster.clock() + (_ROLL_AGAIN_SECONDS if found else _ROLL_SECONDS)
+
     def _wake_runs(self, namespace: str) -> None:
         for place in self._watched.run_bodies:
             if place[0] == namespace:
@@ -255,8 +295,9 @@ def _match_labels(body: Body) -> Mapping[str, str]:
     return found
 
 
-def _only(found: Collection[Body]) -> Body | None:
-    return next(iter(found), None)
+def _newest(found: Collection[Body]) -> Body | None:
+    """Of one name there is one object; until a roll call, one that is gone may be remembered beside it."""
+    return max(found, key=version_of, default=None)
 
 
 def _measured(run: Run, seen: Seen) -> dict[str, MeasuredCapacity]:

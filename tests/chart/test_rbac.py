@@ -24,7 +24,7 @@ from fedpipe_operator.manifests import task_secret
 Right = tuple[str, str, str]
 """Group, resource, verb."""
 
-METHODS = ("serves", "get", "find", "create", "apply", "merge", "replace_status", "delete", "delete_all")
+METHODS = ("serves", "get", "find", "names", "create", "apply", "merge", "replace_status", "delete", "delete_all")
 
 _ARGUMENTS: dict[str, Any] = {
     "namespace": "somewhere",
@@ -32,6 +32,7 @@ _ARGUMENTS: dict[str, Any] = {
     "body": {"metadata": {"name": "something"}},
     "status": {},
     "labels": {"of": "it"},
+    "uid": "1",
 }
 
 _WATCHES = """
@@ -47,9 +48,11 @@ print(json.dumps({"told": names(told), "acting": names(acting)}))
 
 
 def test_the_operators_rules_are_what_its_code_needs() -> None:
-    watched = {(group, plural, verb) for group, plural in _watched()["told"] for verb in ("list", "watch") if plural != "nodes"}
+    watched = {(group, plural, verb) for group, plural in _watched()["told"] for verb in ("list", "watch")}
+    of_nodes = {(group, resource, verb) for group, resource, verb in _called() | watched if resource == "nodes"}
 
-    assert granted(rules("operator")) == _called() | watched | _owning()
+    assert granted(rules("operator")) == (_called() | watched | _owning()) - of_nodes
+    assert granted(rules("nodes")) == of_nodes
 
 
 def test_nodes_are_listed_and_watched_and_nothing_more() -> None:
@@ -153,7 +156,7 @@ class _Sent:
         return self
 
     def read(self) -> bytes:
-        return b'{"items": []}'
+        return b'{"metadata": {}, "items": []}'
 
 
 @cache

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from trainer_results import a_profile
 from fedpipe_operator.api import Condition, ConditionStatus, EdgeSite, FineTuneStatus
 from fedpipe_operator.capacity import Node
 from fedpipe_operator.cluster import KubeJob, RunView, SiteView
+from fedpipe_operator.cluster.roll import strays
 from fedpipe_operator.control import Control, Key, Outline, Watched, labels_of, outline
 from fedpipe_operator.doors import Job
 from fedpipe_operator.rounds import Seen
@@ -21,9 +22,9 @@ from fedpipe_trainer.contract import Data, Model, ProfileTask, RunRef
 NODE = Node("one", {}, {"cpu": 4.0}, takes_pods=True)
 
 
-def a_body(name: str, *, uid: str = "", labels: dict[str, str] | None = None, spec: Any = None, status: Any = None) -> dict[str, Any]:
-    meta = {"namespace": "wards", "name": name, "uid": uid or f"uid-{name}", "labels": labels or {}}
-    return {"metadata": meta, "spec": spec or {}, "status": status or {}}
+def a_body(name: str, *, labels: dict[str, str] | None = None, spec: Any = None, status: Any = None, **meta: str) -> dict[str, Any]:
+    whole = {"namespace": "wards", "name": name, "uid": f"uid-{name}", "resourceVersion": "1", "labels": labels or {}} | meta
+    return {"metadata": whole, "spec": spec or {}, "status": status or {}}
 
 
 def a_job(run: str, site: str, **changes: Any) -> KubeJob:
@@ -153,6 +154,16 @@ class StandInCluster:
     workers: StandInWorkers = field(default_factory=StandInWorkers)
 
 
+@dataclass
+class StandInRoll:
+    """What the API server has, one call after another; the last for ever."""
+
+    calls: list[dict[str, str]] = field(default_factory=lambda: [{}])
+
+    def call(self) -> dict[str, str]:
+        return self.calls.pop(0) if len(self.calls) > 1 else self.calls[0]
+
+
 KNOWN = watched(
     run_bodies={("wards", "mine"): [a_body("mine")], ("wards", "other"): [a_body("other")]},
     site_bodies={("wards", "north"): [a_body("north")], ("labs", "south"): [a_body("south")]},
@@ -165,7 +176,7 @@ def played(scenario: Callable[[Control], Awaitable[None]], monkeypatch: pytest.M
 
     async def play() -> Control:
         clock = asyncio.get_running_loop().time
-        control = Control(StandInRuns(StandInCluster(clock)), StandInSites(), SETTINGS.threads)  # type: ignore[arg-type]
+        control = Control(StandInRuns(StandInCluster(clock)), StandInSites(), StandInRoll(), SETTINGS.threads)  # type: ignore[arg-type]
         running = asyncio.create_task(control.run(KNOWN))
         await asyncio.sleep(0)
         await scenario(control)
@@ -320,3 +331,67 @@ def test_a_process_that_ends_wakes_the_run_it_worked_for(monkeypatch: pytest.Mon
         await asyncio.sleep(0)
 
     assert turned(played(scenario, monkeypatch)) == (["mine"], [])
+
+
+THERE = {"uid-mine": "mine", "uid-other": "other", "uid-north": "north", "uid-south": "south"}
+GHOST = {"uid-mine": "mine"}
+MISSED = {"uid-west": "west"}
+
+
+def after_calls(*calls: dict[str, str]) -> dict[str, str]:
+    """What is astray after these roll calls."""
+
+    async def play() -> dict[str, str]:
+        control = Control(StandInRuns(StandInCluster(lambda: 0.0)), StandInSites(), StandInRoll(list(calls)), SETTINGS.threads)  # type: ignore[arg-type]
+        running = asyncio.create_task(control.run(KNOWN))
+        await asyncio.sleep(0)
+        for _ in calls:
+            await control._roll_turn(None)
+        running.cancel()
+        return dict(control.strays)
+
+    return asyncio.run(play())
+
+
+def without(names: dict[str, str], *gone: dict[str, str]) -> dict[str, str]:
+    return {uid: name for uid, name in names.items() if not any(uid in one for one in gone)}
+
+
+def test_what_is_remembered_and_not_there_at_two_roll_calls_is_astray() -> None:
+    assert after_calls(without(THERE, GHOST), without(THERE, GHOST)) == GHOST
+
+
+def test_what_is_there_and_not_remembered_at_two_roll_calls_is_astray() -> None:
+    assert after_calls(THERE | MISSED, THERE | MISSED) == MISSED
+
+
+def test_news_that_is_on_its_way_is_not_astray() -> None:
+    assert after_calls(THERE, THERE) == {}
+    assert after_calls(without(THERE, GHOST)) == {}
+    assert after_calls(without(THERE, GHOST), THERE) == {}
+    assert after_calls(without(THERE, GHOST), THERE | MISSED) == {}
+    assert after_calls(THERE | MISSED, THERE | MISSED, THERE) == {}
+
+
+def test_what_came_or_went_while_the_roll_was_called_is_not_astray() -> None:
+    assert strays(before={}, called={"1": "new"}, after={"1": "new"}) == {}
+    assert strays(before={}, called={}, after={"1": "newer"}) == {}
+    assert strays(before={"1": "old"}, called={"1": "old"}, after={}) == {}
+    assert strays(before={"1": "older"}, called={}, after={}) == {}
+
+
+def test_jobs_and_nodes_answer_the_roll_too() -> None:
+    jobs, nodes = [a_job("mine", "north", uid="uid-job")], [replace(NODE, uid="uid-node")]
+
+    known = watched(jobs_of_runs={("wards", "uid-mine"): jobs}, nodes={None: nodes})
+
+    assert known.names() == {"uid-job": "mine-train-north-a0", "uid-node": "one"}
+
+
+def test_of_two_objects_of_a_name_the_newer_one_is_there() -> None:
+    older, newer = a_body("mine", uid="before", resourceVersion="9"), a_body("mine", uid="now", resourceVersion="10")
+
+    view = watched(run_bodies={("wards", "mine"): [newer, older]}).run_view(Key("run", "wards", "mine"))
+
+    assert view is not None
+    assert view.body["metadata"]["uid"] == "now"

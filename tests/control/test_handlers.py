@@ -45,3 +45,24 @@ def test_every_handler_is_a_coroutine_for_kopf_calls_others_in_threads_and_the_w
 
     assert len(ours) > 10
     assert [one.__name__ for one in ours if not inspect.iscoroutinefunction(one)] == []
+
+
+class Turns:
+    """Of a control that is at work, or is not."""
+
+    def __init__(self, *, is_over: bool = False, strays: dict[str, str] | None = None) -> None:
+        self.memo = kopf.Memo(turns=self, control=self)
+        self.strays = strays or {}
+        self._is_over = is_over
+
+    def done(self) -> bool:
+        return self._is_over
+
+
+def test_the_probe_fails_once_the_queue_is_dead_or_memory_is_wrong() -> None:
+    from fedpipe_operator import handlers  # noqa: PLC0415 -- registers with kopf
+
+    assert asyncio.run(handlers.is_turning(Turns().memo))
+    for dead in (Turns(is_over=True), Turns(strays={"1": "ghost"})):
+        with pytest.raises(kopf.PermanentError):
+            asyncio.run(handlers.is_turning(dead.memo))

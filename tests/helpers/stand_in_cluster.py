@@ -85,10 +85,12 @@ class StandInApi:
         known = self.objects.get((kind.plural, namespace, name))
         return None if known is None else self._put(kind, namespace, name, known | {"status": status})
 
-    def delete(self, kind: Kind, namespace: str, name: str, *, foreground: bool = False) -> None:
+    def delete(self, kind: Kind, namespace: str, name: str, *, uid: str, foreground: bool = False) -> None:
         del foreground
         self._note("delete", kind, name)
-        self.objects.pop((kind.plural, namespace, name), None)
+        known = self.objects.get((kind.plural, namespace, name))
+        if known is not None and known["metadata"]["uid"] == uid:
+            del self.objects[kind.plural, namespace, name]
 
     def delete_all(self, kind: Kind, namespace: str, labels: Mapping[str, str], *, foreground: bool = False) -> None:
         self._note("deletecollection", kind, "foreground" if foreground else "")

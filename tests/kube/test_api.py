@@ -29,6 +29,8 @@ class Connection(client.ApiClient):
     body: Any = field(default_factory=dict)
     broken: Exception | None = None
     asked: list[tuple[str, str, Any, str]] = field(default_factory=list)
+    pages: list[Any] = field(default_factory=list)
+    """Of bodies, one for each request, before `body`."""
 
     def __post_init__(self) -> None:
         super().__init__(client.Configuration(host="http://api"))
@@ -37,6 +39,8 @@ class Connection(client.ApiClient):
         self.asked.append((method, url.removeprefix("http://api"), body, header_params["Content-Type"]))
         if self.broken is not None:
             raise self.broken
+        if self.pages:
+            return Answer(self.status, json.dumps(self.pages.pop(0)).encode())
         return Answer(self.status, json.dumps(self.body).encode() if not isinstance(self.body, bytes) else self.body)
 
 
@@ -51,7 +55,7 @@ def test_each_call_goes_where_the_api_wants_it() -> None:
     api.apply(SECRETS, "wards", secret)
     api.merge(JOBS, "wards", "one", {"spec": 2})
     api.replace_status(RUNS, "wards", "triage", {"round": 1})
-    api.delete(JOBS, "wards", "one", foreground=True)
+    api.delete(JOBS, "wards", "one", uid="1", foreground=True)
     api.delete_all(SECRETS, "wards", {"a": "1"})
 
     jobs, secrets = "/apis/batch/v1/namespaces/wards/jobs", "/api/v1/namespaces/wards/secrets"
@@ -68,7 +72,7 @@ def test_each_call_goes_where_the_api_wants_it() -> None:
             patch,
             "application/json-patch+json",
         ),
-        ("DELETE", f"{jobs}/one?propagationPolicy=Foreground", None, "application/json"),
+        ("DELETE", f"{jobs}/one", {"propagationPolicy": "Foreground", "preconditions": {"uid": "1"}}, "application/json"),
         ("DELETE", f"{secrets}?labelSelector=a%3D1&propagationPolicy=Background", None, "application/json"),
     ]
 
@@ -77,7 +81,22 @@ def test_what_is_not_there_is_none_and_what_is_there_already_too() -> None:
     assert Api(Connection(404)).get(JOBS, "wards", "one") is None
     assert Api(Connection(404)).replace_status(RUNS, "wards", "triage", {}) is None
     assert Api(Connection(409)).create(JOBS, "wards", {}) is None
-    Api(Connection(404)).delete(JOBS, "wards", "one")
+    Api(Connection(404)).delete(JOBS, "wards", "one", uid="1")
+
+
+def test_another_object_of_the_name_that_is_deleted_stays_and_is_no_error() -> None:
+    Api(Connection(409)).delete(JOBS, "wards", "one", uid="1")
+
+
+def test_names_come_in_pages_and_from_the_whole_cluster_where_no_namespace_is_told() -> None:
+    first = {"metadata": {"continue": "from here"}, "items": [{"metadata": {"uid": "1", "name": "one"}}]}
+    last = {"metadata": {}, "items": [{"metadata": {"uid": "2", "name": "two"}}]}
+    connection = Connection(pages=[first, last])
+
+    assert Api(connection).names(JOBS, "", label="fedpipe.io/run") == {"1": "one", "2": "two"}
+
+    path = "/apis/batch/v1/jobs?limit=500&labelSelector=fedpipe.io%2Frun"
+    assert [url for _, url, _, _ in connection.asked] == [path, f"{path}&continue=from+here"]
     assert not Api(Connection(404)).serves(RUNS, "wards")
 
 

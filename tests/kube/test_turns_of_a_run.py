@@ -121,7 +121,7 @@ def test_a_job_of_an_earlier_run_of_the_same_name_is_waited_for(tmp_path: Path) 
     with pytest.raises(TryAgain, match="NameTaken"):
         world.turn()
 
-    world.api.delete(JOBS, "default", "toy-profile-site-a-a0")
+    world.api.delete(JOBS, "default", "toy-profile-site-a-a0", uid="uid-of-jobs-toy-profile-site-a-a0")
     world.turn()
 
     assert "toy-profile-site-a-a0" in world.at_work()

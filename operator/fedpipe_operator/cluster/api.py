@@ -19,6 +19,9 @@ Plain = dict[str, Any]
 _TIMEOUT_SECONDS: Final = (5, 30)
 _CREATED: Final = 201
 _BAD: Final = 400
+_JSON: Final = "application/json"
+_METADATA: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_PAGE: Final = 500
 MERGE: Final = "application/merge-patch+json"
 JSON_PATCH: Final = "application/json-patch+json"
 APPLY: Final = "application/apply-patch+yaml"
@@ -33,9 +36,9 @@ class Kind:
     plural: str
 
     def path(self, namespace: str, name: str = "", subresource: str = "") -> str:
-        """The path of the kind's objects in a namespace, of one of them, or of a part of one."""
+        """The path of the kind's objects in a namespace (none: in all of the cluster), of one of them, or of a part of one."""
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
-        parts = [root, "namespaces", namespace, self.plural, name, subresource]
+        parts = [root, "namespaces" if namespace else "", namespace, self.plural, name, subresource]
         return "/".join(quote(part, safe="/") for part in parts if part)
 
 
@@ -43,6 +46,7 @@ JOBS: Final = Kind("batch", "v1", "jobs")
 PODS: Final = Kind("", "v1", "pods")
 SECRETS: Final = Kind("", "v1", "secrets")
 EVENTS: Final = Kind("", "v1", "events")
+NODES: Final = Kind("", "v1", "nodes")
 RUNS: Final = Kind("fedpipe.io", "v1alpha1", "federatedfinetunes")
 SITES: Final = Kind("fedpipe.io", "v1alpha1", "edgesites")
 
@@ -70,6 +74,19 @@ class Api:
         items: list[Plain] = found["items"] if found else []
         return items
 
+    def names(self, kind: Kind, namespace: str, *, label: str = "") -> dict[str, str]:
+        """The names of all objects by their uids, or of those that carry this label, whatever its value. In pages: they may be many."""
+        found: dict[str, str] = {}
+        query = {"limit": str(_PAGE)} | ({"labelSelector": label} if label else {})
+        while True:
+            page = self._call("GET", kind, namespace, query=query, accept=_METADATA)
+            metas = [item["metadata"] for item in page["items"]] if page else []
+            found |= {meta["uid"]: meta["name"] for meta in metas}
+            rest = page["metadata"].get("continue", "") if page else ""
+            if not rest:
+                return found
+            query["continue"] = rest
+
     def create(self, kind: Kind, namespace: str, body: Plain) -> Plain | None:
         """The object as it was created; None if one of this name is there."""
         return self._call("POST", kind, namespace, body=body, taken_is_none=True)
@@ -88,10 +105,13 @@ class Api:
         patch = [{"op": "add", "path": "/status", "value": status}]
         return self._call("PATCH", kind, namespace, name, "status", body=patch, content_type=JSON_PATCH, absent_is_none=True)
 
-    def delete(self, kind: Kind, namespace: str, name: str, *, foreground: bool = False) -> None:
-        """Delete the object, and in the foreground it stays until what it owns is gone. One that is not there is no error."""
-        policy = "Foreground" if foreground else "Background"
-        self._call("DELETE", kind, namespace, name, query={"propagationPolicy": policy}, absent_is_none=True)
+    def delete(self, kind: Kind, namespace: str, name: str, *, uid: str, foreground: bool = False) -> None:
+        """Delete the object, and in the foreground it stays until what it owns is gone.
+
+        One that is not there is no error, and another one that has its name by now stays.
+        """
+        options = {"propagationPolicy": "Foreground" if foreground else "Background", "preconditions": {"uid": uid}}
+        self._call("DELETE", kind, namespace, name, body=options, absent_is_none=True, taken_is_none=True)
 
     def delete_all(self, kind: Kind, namespace: str, labels: Mapping[str, str], *, foreground: bool = False) -> None:
         """Delete the objects that carry all these labels; `foreground` as for `delete`."""
@@ -108,13 +128,14 @@ class Api:
         *,
         body: Plain | list[Plain] | None = None,
         query: Mapping[str, str] | None = None,
-        content_type: str = "application/json",
+        content_type: str = _JSON,
+        accept: str = _JSON,
         absent_is_none: bool = False,
         taken_is_none: bool = False,
     ) -> Plain | None:
         what = f"{method} {kind.plural}{f'/{subresource}' if subresource else ''}"
         path = kind.path(namespace, name, subresource) + (f"?{urlencode(query)}" if query else "")
-        headers = {"Accept": "application/json", "Content-Type": content_type}
+        headers = {"Accept": accept, "Content-Type": content_type}
         request = self.client.param_serialize(method, path, header_params=headers, body=body, auth_settings=["BearerToken"])
         try:
             answer = self.client.call_api(*request, _request_timeout=_TIMEOUT_SECONDS)

@@ -105,7 +105,7 @@ class ClusterDoor:
         self.cluster.workers.discard(self._uid, name)
         job = self.jobs.get(name)
         if job is not None and not job.is_deleting:
-            self.cluster.api.delete(JOBS, job.namespace, name, foreground=True)
+            self.cluster.api.delete(JOBS, job.namespace, name, uid=job.uid, foreground=True)
             self.cluster.recent.deleted(job)
 
     def busy_with(self, site: EdgeSite) -> str | None:

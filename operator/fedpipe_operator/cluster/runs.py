@@ -175,7 +175,7 @@ class Runs:
         if left and now < _ended_at(run.resource) + _LINGER_SECONDS:
             return _ended_at(run.resource) + _LINGER_SECONDS
         for job in left:
-            self.cluster.api.delete(JOBS, job.namespace, job.job.name)
+            self.cluster.api.delete(JOBS, job.namespace, job.job.name, uid=job.uid)
         return self._deleted_in_time(run, now)
 
     def _deleted_in_time(self, run: Run, now: float) -> float | None:
@@ -184,7 +184,8 @@ class Runs:
             return None
         due = _ended_at(run.resource) + run.spec.ttl_seconds_after_finished
         if now >= due:
-            self.cluster.api.delete(RUNS, run.resource.metadata.namespace, run.name)
+            meta = run.resource.metadata
+            self.cluster.api.delete(RUNS, meta.namespace, run.name, uid=meta.uid)
         return due if now < due else None
 
     def _delete_tasks(self, run: Run, round_: int) -> None:

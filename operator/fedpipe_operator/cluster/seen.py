@@ -93,6 +93,7 @@ def kube_node(body: Body) -> Node:
         labels=dict(meta.get("labels", {})),
         allocatable={name: _number(text) for name, text in status.get("allocatable", {}).items()},
         takes_pods=ready and not body.get("spec", {}).get("unschedulable", False),
+        uid=meta.get("uid", ""),
     )
 
 

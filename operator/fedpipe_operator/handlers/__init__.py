@@ -62,9 +62,11 @@ async def end(memo: kopf.Memo, **_: Any) -> None:
 
 @kopf.on.probe(id="turns")
 async def is_turning(memo: kopf.Memo, **_: Any) -> bool:
-    """Whether turns are made: a queue that has died is a reason to be started anew."""
+    """Whether turns are made, of what is there: a queue that has died, and a memory that is wrong, are reasons to be started anew."""
     if memo.turns.done():
-        raise RuntimeError("the work queue has ended")
+        raise kopf.PermanentError("the work queue has ended")
+    if memo.control.strays:
+        raise kopf.PermanentError("what is remembered is not what there is")
     return True
 
 
@@ -107,6 +109,15 @@ async def jobs_at_sites(body: kopf.Body, **_: Any) -> Mapping[tuple[str, str], K
     """Every Job of ours by its site."""
     job = kube_job(body)
     return {(job.namespace, job.job.site): job}
+
+
+@kopf.on.event(*RUNS)
+@kopf.on.event(*SITES)
+@kopf.on.event(*JOBS, labels=OURS)
+async def listed(type: str | None, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
+    """A list brought something: the first one, or that of a watch which was away for too long."""
+    if type is None:
+        memo.control.call_the_roll()
 
 
 @kopf.on.event(*RUNS)
