@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Final
 
 import pytest
-from cluster_user import Plain, condition
+from cluster_user import FFT, Plain, condition
 from deeds import have_ended, made_twice
 from testcluster import outages
 from testcluster.layout import default_layout
@@ -109,3 +109,19 @@ def test_a_watch_that_an_api_server_lost_heals_by_itself(ward: Ward) -> None:
     ward.wait_for_success()
 
     assert ward.operator.incarnations() == before
+
+
+def test_what_went_while_the_watch_was_away_is_not_believed_in_for_ever(ward: Ward) -> None:
+    """The deletion is never told: the watch is too old for it when the operator comes to itself, and begins again with a list."""
+    ward.start("north", name="gone", **SHORT)
+    ward.trainer_at_work("gone-profile-north-a0")
+    (operator,) = ward.operator.pods()
+
+    with outages.held_still(operator["metadata"]["uid"]):
+        ward.kubectl("delete", FFT, "gone")
+        ward.wait("the Job is gone", lambda: ward.kubectl.list("jobs") == [], seconds=20)
+        outages.restart_api_server(default_layout())
+    ward.kubectl.apply(ward.run("next", **SHORT))
+    ward.wait_for_success("next")
+
+    assert "what is remembered is not what the API server has" in ward.operator.log(previous=True)

@@ -72,10 +72,10 @@ class Operator:
         self.kubectl("scale", "deployment", RELEASE, f"--replicas={replicas}")
         until(lambda: self._ready() == (replicas, replicas), f"{replicas} operators", seconds=120, explain=self.log)
 
-    def log(self) -> str:
-        """Its last lines."""
+    def log(self, *, previous: bool = False) -> str:
+        """Its last lines; of the container that was, before it was started again."""
         try:
-            return self.kubectl("logs", f"--selector={LABELS}", "--tail=15", "--prefix")
+            return self.kubectl("logs", f"--selector={LABELS}", "--tail=15", "--prefix", f"--previous={str(previous).lower()}")
         except Exception as error:  # noqa: BLE001 -- said beside the failure of a test, which it must not hide
             return f"no log of the operator: {error}"
 

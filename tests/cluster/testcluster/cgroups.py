@@ -3,6 +3,8 @@
 import os
 import signal
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 MOUNTS = Path("/proc/self/mounts")
@@ -81,6 +83,13 @@ def kill(name: str, *, seconds: float = 15) -> set[int]:
             _kill(pid)
         time.sleep(0.05)
     return left
+
+
+def tell(names: Iterable[str], what: signal.Signals) -> None:
+    """Send every process of these groups this signal."""
+    for pid in {pid for name in names for pid in members(name)}:
+        with suppress(ProcessLookupError):
+            os.kill(pid, what)
 
 
 def _kill(pid: int) -> None:

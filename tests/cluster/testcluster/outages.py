@@ -1,5 +1,8 @@
 """What goes wrong in a cluster, on purpose: an API server that restarts, a node that dies and comes back, a node that is emptied."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from testcluster import cgroups, control_plane, nodes
@@ -44,6 +47,17 @@ def kill_pod(uid: str) -> None:
     for node in NODES:
         for group in cgroups.called(f"pod{uid}", below=node.cgroup):
             cgroups.kill(group)
+
+
+@contextmanager
+def held_still(uid: str) -> Iterator[None]:
+    """Every process of the pod stands still meanwhile: it hears nothing, and goes on as if no time had passed."""
+    groups = [group for node in NODES for group in cgroups.called(f"pod{uid}", below=node.cgroup)]
+    cgroups.tell(groups, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        cgroups.tell(groups, signal.SIGCONT)
 
 
 def start_node(layout: Layout, name: str) -> None:
