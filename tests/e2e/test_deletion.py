@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 import pytest
 from cluster_user import FFT, Kubectl, Plain
+from installed_operator import namespace
 from wards import Ward, WardCalled
 
 pytestmark = pytest.mark.e2e
@@ -68,3 +69,14 @@ def test_a_run_deleted_in_any_phase_leaves_nothing_behind(phase: str, deletions:
     ward.wait(f"nothing is left of {phase}", lambda: ward.left_of(run) == [])
     kept = ward.store_of(run).list()
     assert (kept != []) == (phase in RETAINED), kept
+
+
+def test_a_namespace_goes_whole_though_a_secret_went_before_a_run_whose_results_should_go(ward: Ward) -> None:
+    going = Kubectl("e2e-going")
+    run = ward.run(deletionPolicy="Delete")
+    run["spec"]["store"] |= {"credentialsSecretRef": {"name": "gone"}}
+    going.apply(namespace(going.namespace), run)
+    await_reason(going, "toy", "SecretMissing")
+    assert going.get(FFT, "toy")["metadata"]["finalizers"]
+
+    going("delete", "namespace", going.namespace, "--timeout=120s")

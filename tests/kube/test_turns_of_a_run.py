@@ -1,6 +1,7 @@
 """The operator's turns on a stand-in cluster: Jobs and Secrets in, status and events out."""
 
 import copy
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from stand_in_runs import a_run, a_site
 from fedpipe_operator.api import DeletionPolicy
 from fedpipe_operator.api.meta import FINALIZER
 from fedpipe_operator.cluster.api import JOBS, RUNS, SECRETS
-from fedpipe_operator.errors import TellUser, TryAgain
+from fedpipe_operator.errors import FedPipeError, TellUser, TryAgain
 from fedpipe_operator.settings import Settings
 
 
@@ -339,6 +340,32 @@ def test_results_stay_if_that_is_said_while_the_run_is_being_deleted(tmp_path: P
 
     assert world.body()["metadata"]["finalizers"] == []
     assert world.stores.of(world.run).store.list() != []
+
+
+@pytest.mark.parametrize(
+    ("trouble", "refusal", "goes"),
+    [
+        pytest.param("SecretMissing", "NamespaceTerminating", True, id="its Secret went with the namespace"),
+        pytest.param("SecretMissing", None, False, id="its Secret may come back"),
+        pytest.param("StoreDenied", "NamespaceTerminating", False, id="the store may be mended"),
+    ],
+)
+def test_a_run_goes_without_its_results_only_where_nobody_could_mend_it(
+    tmp_path: Path, trouble: str, refusal: str | None, goes: bool
+) -> None:
+    world = KubeWorld(tmp_path, a_run(deletionPolicy=str(DeletionPolicy.DELETE)))
+    world.settle()
+    world.now += 61
+    world.stores.trouble = TellUser(trouble, "the results are out of reach")
+    if refusal is not None:
+        world.api.trouble["create events"] = TryAgain(refusal, "the namespace is being deleted")
+    world.api.merge(RUNS, "default", "toy", {"metadata": {"deletionTimestamp": stamp(world.now)}})
+
+    with nullcontext() if goes else pytest.raises(FedPipeError, match=trouble):
+        while world.turn() is not None:
+            world.now += 61
+
+    assert (world.body()["metadata"]["finalizers"] == []) == goes
 
 
 def test_a_job_that_the_api_server_refuses_costs_its_site_and_not_the_run(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The end of a run's object: what lies outside Kubernetes goes with it if the spec says so. All else is the garbage collector's."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -8,16 +9,19 @@ from fedpipe_operator.api.meta import FINALIZER, LABEL_RUN_UID
 from fedpipe_operator.cluster.api import JOBS, RUNS, Api
 from fedpipe_operator.cluster.bodies import read_body
 from fedpipe_operator.cluster.door import Cluster
+from fedpipe_operator.cluster.faults import NAMESPACE_TERMINATING
 from fedpipe_operator.cluster.seen import KubeJob
 from fedpipe_operator.cluster.stores import Stores
 from fedpipe_operator.cluster.voice import RUN, ClusterVoice
-from fedpipe_operator.errors import TellUser
+from fedpipe_operator.errors import TellUser, TryAgain
 from fedpipe_operator.rounds import Event, Run
 
 Body = Mapping[str, Any]
 
 _AGAIN_SECONDS: Final = 5.0
 _NOTHING_THERE: Final = ("BucketMissing",)
+_IN_THE_NAMESPACE: Final = ("SecretMissing", "SecretIncomplete")
+_LOG: Final = logging.getLogger(__name__)
 
 
 def keep_finalizer(body: Body, resource: FederatedFineTune, api: Api) -> None:
@@ -50,9 +54,21 @@ def _delete_results(resource: FederatedFineTune, stores: Stores, voice: ClusterV
         stores.forget(resource.metadata.uid)  # its Secret may be mended meanwhile
         if error.reason in _NOTHING_THERE:
             return
-        told = f"{error.message}; mend this, or set spec.deletionPolicy to Retain"
+        if _is_told(resource, error, voice) or error.reason not in _IN_THE_NAMESPACE:
+            raise
+        _LOG.warning("the results of %s/%s stay in the store: %s", resource.metadata.namespace, resource.metadata.name, error)
+
+
+def _is_told(resource: FederatedFineTune, error: TellUser, voice: ClusterVoice) -> bool:
+    """Whether somebody can mend it: in a namespace that is being deleted nothing is made any more, neither an event nor a Secret."""
+    told = f"{error.message}; mend this, or set spec.deletionPolicy to Retain"
+    try:
         voice.post(RUN, resource.metadata, Event("ResultsNotDeleted", told, warning=True))
-        raise
+    except TryAgain as refusal:
+        if refusal.reason != NAMESPACE_TERMINATING:
+            raise
+        return False
+    return True
 
 
 def _set_finalizer(body: Body, api: Api, *, present: bool) -> None:

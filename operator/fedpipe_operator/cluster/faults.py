@@ -13,6 +13,7 @@ _QUOTA: Final = "exceeded quota"
 _DENIED: Final = re.compile(r"denied (the )?request")
 """By an admission webhook or policy, whoever asks."""
 REFUSED: Final = "ApiRefused"
+NAMESPACE_TERMINATING: Final = "NamespaceTerminating"
 _TERMINATING: Final = "because it is being terminated"
 
 
@@ -22,7 +23,7 @@ def of_answer(status: int, body: bytes, place: str) -> FedPipeError:
     if status in _FORBIDDEN and _QUOTA in said:
         return TryAgain("QuotaExceeded", f"{place}: {said}; it is tried again, raise the ResourceQuota if that takes too long")
     if status in _FORBIDDEN and _TERMINATING in said:
-        return TryAgain("NamespaceTerminating", f"{place}: {said}; nothing more is made there")
+        return TryAgain(NAMESPACE_TERMINATING, f"{place}: {said}; nothing more is made there")
     if status in _FORBIDDEN and not _DENIED.search(said):
         return TellUser("ApiForbidden", f"{place}: {said}; the operator's role lacks this right: install the chart's own")
     if status in _WEATHER:
