@@ -57,6 +57,21 @@ def test_an_image_that_does_not_exist_fails_its_attempt_within_a_minute(tmp_path
     assert world.body()["status"]["excluded"] == {"site-b": "ImageUnavailable: ImagePullBackOff: no such image"}
 
 
+def test_a_pod_has_its_whole_grace_however_long_a_queue_held_its_job(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run(sites={"quorum": 0.6}, rounds={"count": 1, "attempts": 1}))
+    world.turn()
+    world.now += 300
+    waiting = {"containerStatuses": [{"state": {"waiting": {"reason": "ErrImagePull", "message": "the registry restarts"}}}]}
+    world.pod("toy-profile-site-b-a0", waiting)
+    world.now += 20
+    world.turn()
+    assert "toy-profile-site-b-a0" in world.at_work()
+    world.now += 20
+    world.turn()
+
+    assert "toy-profile-site-b-a0" not in world.at_work()
+
+
 def test_a_pod_that_the_kernel_killed_for_its_memory_takes_half_as_much_at_once_the_next_time(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
     while "toy-train-r1-site-a-a0" not in world.at_work():

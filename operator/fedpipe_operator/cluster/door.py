@@ -123,10 +123,10 @@ class ClusterDoor:
         for job in self.jobs.values():
             if not _may_be_stuck(job):
                 continue
-            age = self.cluster.clock() - job.created_at
-            grace = self.cluster.settings.pending_grace_seconds
-            told = self.words.waiting(job, self.cluster.clock()) if age >= grace / 2 else None
-            if told is not None and age >= grace * (1 + told.is_slow):
+            now, grace = self.cluster.clock(), self.cluster.settings.pending_grace_seconds
+            told = self.words.waiting(job, now) if now - job.created_at >= grace / 2 else None
+            # A Job that a queue held, or whose node was drained, has a younger pod.
+            if told is not None and now - max(job.created_at, told.since) >= grace * (1 + told.is_slow):
                 self._give_up_if_hopeless(job, told)
 
     def _give_up_if_hopeless(self, job: KubeJob, told: Waiting) -> None:

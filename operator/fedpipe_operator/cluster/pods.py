@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from fedpipe_operator.cluster.seen import unix
 from fedpipe_trainer.contract import FailureReason
 
 Body = Mapping[str, Any]
@@ -37,6 +38,8 @@ class Waiting:
     """Whether waiting longer would not help."""
     is_slow: bool = False
     """Whether it takes longer than other failures to tell a bad start from a slow one."""
+    since: float = 0.0
+    """Unix seconds: since when there has been this pod; 0 if there is none."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,11 @@ class Ending:
 def waiting(pods: Sequence[Body]) -> Waiting | None:
     """Why the newest of these pods is not at work; None if it is, or says nothing."""
     pod = _newest(pods)
-    if pod is None:
-        return None
+    told = pod and _why_waiting(pod)
+    return replace(told, since=unix(pod["metadata"]["creationTimestamp"])) if pod and told else None
+
+
+def _why_waiting(pod: Body) -> Waiting | None:
     unscheduled = next((one for one in _conditions(pod) if one["type"] == "PodScheduled" and one["status"] == "False"), None)
     if unscheduled is not None:
         return _unscheduled(unscheduled.get("message", ""))

@@ -1,6 +1,6 @@
 """What is asked of the API about a Job's pod: why it waits, how it ended. Asked seldom, and kept."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from fedpipe_operator.cluster import pods
@@ -35,7 +35,7 @@ class Words:
         found = self._pods(job)
         told = pods.waiting(found) if found else pods.not_created(self._events(job.namespace, job.uid))
         if told is not None and told.reason == pods.STARTING:
-            told = self._mount_failure(found) or told
+            told = self._with_mount_failure(found, told)
         self._waiting[job.job.name] = (now, told)
         return told
 
@@ -54,8 +54,8 @@ class Words:
     def _events(self, namespace: str, uid: str) -> list[Plain]:
         return self.api.find(EVENTS, namespace, fields={"involvedObject.uid": uid})
 
-    def _mount_failure(self, found: list[Plain]) -> Waiting | None:
+    def _with_mount_failure(self, found: list[Plain], told: Waiting) -> Waiting:
         """A container that is being made for long may wait for a volume; only the kubelet's events say so."""
         meta = found[0]["metadata"]
-        told = pods.mount_failure(self._events(meta["namespace"], meta["uid"]))
-        return Waiting("MountFailed", told, is_hopeless=True, is_slow=True) if told else None
+        why = pods.mount_failure(self._events(meta["namespace"], meta["uid"]))
+        return replace(told, reason="MountFailed", message=why, is_hopeless=True, is_slow=True) if why else told
