@@ -1,23 +1,20 @@
-"""The operator at work: what the watch knows goes into a view, a turn is made of it in a thread, and turns wake one another.
-
-kopf's indices are read here as plain mappings, on the event loop's thread alone, since kopf changes them there.
-"""
+"""The operator at work: what the watch knows goes into a view, a turn is made of it in a thread, and turns wake one another."""
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final
 
-from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.api.edgesite import MeasuredCapacity
 from fedpipe_operator.capacity import Node
-from fedpipe_operator.cluster import KubeJob, Runs, RunView, Sites, SiteView
-from fedpipe_operator.cluster.bodies import Place, place_of, version_of
+from fedpipe_operator.cluster import KubeJob, Runs, Sites
+from fedpipe_operator.cluster.bodies import Place, place_of
 from fedpipe_operator.cluster.roll import Names, Roll, strays
 from fedpipe_operator.rounds import Run, Seen, is_over
 from fedpipe_operator.rounds.planned import completed_profile
+from fedpipe_operator.watched import Key, Watched
 from fedpipe_operator.workqueue import WorkQueue
 
 Body = Mapping[str, Any]
@@ -31,81 +28,6 @@ _ROLL_SECONDS: Final = 600.0
 _ROLL_AFTER_LIST_SECONDS: Final = 10.0
 _ROLL_AGAIN_SECONDS: Final = 30.0
 """News that is longer on its way than this is taken for lost."""
-
-
-class Key(NamedTuple):
-    """What a turn is made of."""
-
-    kind: Literal["run", "site"]
-    namespace: str
-    name: str
-
-
-class Outline(NamedTuple):
-    """As much of a run as a site's status needs."""
-
-    match_labels: Mapping[str, str]
-    is_over: bool
-
-
-@dataclass(frozen=True)
-class Watched:
-    """What the watch knows, by what it is asked for. Read on the event loop's thread alone."""
-
-    run_bodies: Mapping[tuple[str, str], Collection[Body]]
-    """By namespace and name."""
-    run_outlines: Mapping[str, Collection[Outline]]
-    """By namespace."""
-    site_bodies: Mapping[tuple[str, str], Collection[Body]]
-    sites: Mapping[tuple[str, str], Collection[EdgeSite]]
-    """By namespace and each of their labels, and all of a namespace by no label: those whose spec can be read."""
-    jobs_of_runs: Mapping[tuple[str, str], Collection[KubeJob]]
-    """By namespace and uid of the run."""
-    jobs_at_sites: Mapping[tuple[str, str], Collection[KubeJob]]
-    """By namespace and site."""
-    nodes: Mapping[None, Collection[Node]] | None
-    """None where the operator may not see nodes."""
-
-    def names(self) -> dict[str, str]:
-        """Of everything, by uid."""
-        indices: tuple[Mapping[Any, Collection[Body]], ...] = (self.run_bodies, self.site_bodies)
-        metas = [body["metadata"] for index in indices for bodies in index.values() for body in bodies]
-        jobs = {job.uid: job.job.name for found in self.jobs_of_runs.values() for job in found}
-        nodes = {node.uid: node.name for node in self._nodes() or ()}
-        return {meta["uid"]: meta["name"] for meta in metas} | jobs | nodes
-
-    def run_view(self, key: Key) -> RunView | None:
-        """A run and all that belongs to it, None if it is gone."""
-        body = _newest(self.run_bodies.get((key.namespace, key.name), ()))
-        if body is None:
-            return None
-        sites = self._sites(key.namespace, _match_labels(body))
-        jobs = self.jobs_of_runs.get((key.namespace, body["metadata"]["uid"]), ())
-        return RunView(
-            body=body,
-            sites=sites,
-            jobs={job.job.name: job for job in jobs},
-            at_sites={site.name: tuple(self.jobs_at_sites.get((key.namespace, site.name), ())) for site in sites},
-            nodes=self._nodes(),
-        )
-
-    def site_view(self, key: Key) -> SiteView | None:
-        """A site and its nodes, None if it is gone."""
-        body = _newest(self.site_bodies.get((key.namespace, key.name), ()))
-        if body is None:
-            return None
-        labels = body["metadata"].get("labels", {})
-        outlines = self.run_outlines.get(key.namespace, ())
-        active = sum(not one.is_over and one.match_labels.items() <= labels.items() for one in outlines)
-        return SiteView(body=body, nodes=self._nodes(), active_runs=active)
-
-    def _sites(self, namespace: str, wanted: Mapping[str, str]) -> list[EdgeSite]:
-        """Those with all these labels: a run is one of many, and its sites few of all."""
-        groups = [self.sites.get((namespace, label), ()) for label in labels_of(wanted)]
-        return [site for site in min(groups, key=len) if wanted.items() <= site.metadata.labels.items()]
-
-    def _nodes(self) -> tuple[Node, ...] | None:
-        return None if self.nodes is None else tuple(sorted(self.nodes.get(None, ()), key=lambda node: node.name))
 
 
 @dataclass
@@ -277,27 +199,6 @@ def is_news(job: KubeJob, *, is_gone: bool) -> bool:
     """
     goes = is_gone or job.is_deleting
     return goes or job.is_suspended if job.is_at_work else not goes
-
-
-def labels_of(labels: Mapping[str, str]) -> list[str]:
-    """What an object with these labels is found by; the first is what all are found by."""
-    return ["", *(f"{name}={value}" for name, value in labels.items())]
-
-
-def outline(body: Body) -> Outline:
-    """As much of a run's object as a site's status needs."""
-    conditions = body.get("status", {}).get("conditions", ())
-    return Outline(_match_labels(body), any(one["type"] in ("Succeeded", "Failed") and one["status"] == "True" for one in conditions))
-
-
-def _match_labels(body: Body) -> Mapping[str, str]:
-    found: Mapping[str, str] = body["spec"].get("sites", {}).get("selector", {}).get("matchLabels", {})
-    return found
-
-
-def _newest(found: Collection[Body]) -> Body | None:
-    """Of one name there is one object; until a roll call, one that is gone may be remembered beside it."""
-    return max(found, key=version_of, default=None)
 
 
 def _measured(run: Run, seen: Seen) -> dict[str, MeasuredCapacity]:

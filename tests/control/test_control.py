@@ -14,9 +14,10 @@ from fedpipe_operator.api import Condition, ConditionStatus, EdgeSite, FineTuneS
 from fedpipe_operator.capacity import Node
 from fedpipe_operator.cluster import KubeJob, RunView, SiteView
 from fedpipe_operator.cluster.roll import strays
-from fedpipe_operator.control import Control, Key, Outline, Watched, labels_of, outline
+from fedpipe_operator.control import Control
 from fedpipe_operator.doors import Job
 from fedpipe_operator.rounds import Seen
+from fedpipe_operator.watched import Key, Outline, Watched, labels_of, outline
 from fedpipe_trainer.contract import Data, Model, ProfileTask, RunRef
 
 NODE = Node("one", {}, {"cpu": 4.0}, takes_pods=True)

@@ -17,8 +17,9 @@ from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.api.meta import GROUP, LABEL_RUN, VERSION
 from fedpipe_operator.cluster import KubeJob, kube_job
 from fedpipe_operator.cluster.bodies import Place, place_of, read_body, slim
-from fedpipe_operator.control import Control, Outline, Watched, labels_of, outline
+from fedpipe_operator.control import Control
 from fedpipe_operator.handlers.undiffed import NoDiffs
+from fedpipe_operator.watched import Outline, Watched, labels_of, outline
 
 RUNS: Final = (GROUP, VERSION, "federatedfinetunes")
 SITES: Final = (GROUP, VERSION, "edgesites")
