@@ -19,7 +19,8 @@ def revision_of(spec: FineTuneSpec) -> str:
     fixed = spec.model_dump_json(
         include={"model": True, "task": True, "store": True, "planning": True, "aggregation": {"method"}}, exclude_defaults=True
     )
-    return hashlib.sha256(fixed.encode()).hexdigest()[:16]
+    task = spec.task.type  # which is a default of its class, whichever it is
+    return hashlib.sha256(f"{task} {fixed}".encode()).hexdigest()[:16]
 
 
 def require_unchanged(resource: FederatedFineTune) -> None:

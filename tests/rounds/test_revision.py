@@ -1,0 +1,83 @@
+"""What may not change in a run, field by field: the hash of the fixed ones is another exactly if one of them is."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crds import ROOT
+
+from fedpipe_operator.api import FederatedFineTune
+from fedpipe_operator.api.documents import read_yaml
+from fedpipe_operator.api.parse import problems_of
+from fedpipe_operator.rounds.revision import FIXED, revision_of
+
+_EVERY_FIELD = ROOT / "tests" / "api" / "every_field.yaml"
+RUNS = [one.value for one in read_yaml(_EVERY_FIELD.read_text(), Path(_EVERY_FIELD).name)[0] if one.value["kind"] == "FederatedFineTune"]
+RUNS[0]["spec"]["aggregation"]["method"] = "Exact"  # FedIT allows no other planning
+OTHERS: dict[str, Any] = {
+    "rounds.deadline": "2h",
+    "rounds.target.metric": "loss",
+    "planning.mode": "Auto",
+    "planning.bits": [4, 16],
+    "planning.ranks": [4],
+    "planning.batchSizes": [8],
+    "planning.targetModules": ["k_proj"],
+    "training.learningRate": 0.01,
+    "training.scaling": "RsLoRA",
+    "aggregation.method": "ZeroPad",
+    "store.endpoint": "http://elsewhere:9000",
+    "task.labels": ["a", "b", "c"],
+    "deletionPolicy": "Retain",
+}
+"""Another value, where none can be made of the one that is there."""
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if not isinstance(value, dict):
+        yield path
+        return
+    for name, inner in value.items():
+        yield from leaves(inner, (*path, name))
+
+
+def changed(document: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    found = copy.deepcopy(document)
+    inner = found["spec"]
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[path[-1]] = OTHERS.get(".".join(path), another(inner[path[-1]]))
+    return found
+
+
+def another(value: Any) -> Any:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    return value / 2 if isinstance(value, float) else f"{value}x"
+
+
+def revision(document: dict[str, Any]) -> str:
+    resource, problems = problems_of(document, FederatedFineTune)
+    assert resource is not None, problems
+    assert problems == []
+    return revision_of(resource.spec)
+
+
+FIELDS = [pytest.param(run, path, id=f"{run['metadata']['name']}: {'.'.join(path)}") for run in RUNS for path in leaves(run["spec"])]
+
+
+@pytest.mark.parametrize(("document", "path"), [field for field in FIELDS if field.values[1] != ("task", "type")])
+def test_another_value_is_another_revision_if_and_only_if_the_field_is_fixed(document: dict[str, Any], path: tuple[str, ...]) -> None:
+    is_fixed = any(".".join(path).startswith(fixed) for fixed in FIXED)
+
+    assert (revision(changed(document, path)) != revision(document)) == is_fixed
+
+
+def test_another_type_of_task_is_another_revision() -> None:
+    sentences, summaries = RUNS[1], copy.deepcopy(RUNS[1])
+    summaries["spec"]["task"]["type"] = "Seq2SeqLM"
+
+    assert revision(sentences) != revision(summaries)
