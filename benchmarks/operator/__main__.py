@@ -65,8 +65,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     words.add_argument("--sites", type=int, default=1000)
     words.add_argument("--runs", type=int, default=100)
     words.add_argument("--rounds", type=int, default=10)
-    words.add_argument("--pace", type=float, default=5.0, help="of the times of the stand-in: 1 is 20 to 60 s of training")
-    words.add_argument("--spread", type=float, default=300.0, help="seconds over which the runs are created")
+    words.add_argument("--pace", type=float, default=3.0, help="of the times of the stand-in: 1 is 20 to 60 s of training")
+    words.add_argument("--spread", type=float, default=180.0, help="seconds over which the runs are created")
     words.add_argument("--job-ttl", type=int, default=300, help="FEDPIPE_JOB_TTL_SECONDS of the operator")
     words.add_argument("--seed", type=int, default=0)
     words.add_argument("--limit", type=float, default=7200.0, help="seconds after which figures are of what was done until then")
@@ -169,7 +169,9 @@ def main(argv: list[str]) -> int:
     asked = arguments(argv)
     size = Size(asked.sites, asked.runs, asked.rounds, asked.pace, asked.spread, asked.job_ttl, asked.seed, asked.limit)
     place = plane.default_place()
-    os.environ.setdefault("GOGC", "400")  # memory for processor time: what surrounds the operator is not what is measured
+    # Memory for processor time, within bounds: what surrounds the operator is not what is measured.
+    os.environ.setdefault("GOGC", "400")
+    os.environ.setdefault("GOMEMLIMIT", "6GiB")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with locked(place.cache / "benchmark.lock"):  # one at a time: they share ports and folder
         plane.down(place)

@@ -91,7 +91,7 @@ def run(number: int, rounds: int, endpoint: str) -> Plain:
             "model": {"source": "hf://benchmark/base@main"},
             "task": {"type": "SequenceClassification", "labels": ["a", "b", "c"], "maxLength": 64},
             "sites": {"selector": {"matchLabels": {"fleet": f"fleet-{number:03d}"}}},
-            "rounds": {"count": rounds, "deadline": "10m"},
+            "rounds": {"count": rounds, "deadline": "8m"},
             "planning": {"bits": [4, 16], "ranks": [0, 4, 8], "batchSizes": [8, 16]},
             "store": {"bucket": BUCKET, "endpoint": endpoint, "credentialsSecretRef": {"name": SECRET}},
         },

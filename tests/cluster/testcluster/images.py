@@ -96,11 +96,12 @@ def _build_once(layout: Layout, product: str, image: str) -> None:
     if not is_built(layout, image):
         build_base(layout)
         start = time.monotonic()
-        _build(layout, product, image)
+        build(layout, product, image)
         print(f"{image} built in {time.monotonic() - start:.0f} s", flush=True)
 
 
-def _build(layout: Layout, product: str, image: str) -> None:
+def build(layout: Layout, product: str, image: str) -> None:
+    """By the product's Dockerfile; steps that were done before are not done again."""
     with tempfile.TemporaryDirectory() as folder:
         secrets = builder_settings.secrets(Path(folder))
         given = [word for name, file in secrets.items() for word in ("--secret", f"id={name},src={file}")]

@@ -1,0 +1,73 @@
+"""The README's way to an operator at work: its commands as they stand there, with the cluster's registry for REGISTRY."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from crds import ROOT
+from installed_operator import Operator
+from testcluster.layout import REGISTRY
+from wards import SHORT, Ward
+
+pytestmark = pytest.mark.e2e
+
+DOCKER = f"""#!{sys.executable}
+# In docker's place buildah, with this machine's base image: `docker build -f Dockerfile.X -t IMAGE .` and `docker push IMAGE`.
+import sys
+sys.path.insert(0, {str(ROOT / "tests" / "cluster")!r})
+from testcluster import buildah, images, layout
+if sys.argv[1:3] == ["build", "-f"] and sys.argv[4] == "-t":
+    images.build(layout.default_layout(), sys.argv[3].removeprefix("Dockerfile."), sys.argv[5])
+elif sys.argv[1] == "push":
+    buildah.push(layout.default_layout(), sys.argv[2])
+else:
+    sys.exit(f"no such command here: {{sys.argv}}")
+"""
+
+
+def blocks() -> list[str]:
+    """The README's blocks of commands about Kubernetes."""
+    (section,) = re.findall(r"^## On Kubernetes\n(.*?)^## ", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    found: list[str] = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    return found
+
+
+def follow(commands: str, path: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", commands.replace("REGISTRY", REGISTRY)],
+        cwd=ROOT,
+        env=os.environ | {"PATH": f"{path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture
+def installed(ours: None, operator: Operator, tmp_path: Path) -> Iterator[Operator]:
+    """The operator, installed as the README says; in the end it is again what the other tests have."""
+    del ours
+    docker = tmp_path / "docker"
+    docker.write_text(DOCKER)
+    docker.chmod(0o755)
+    operator.uninstall()
+    try:
+        follow(blocks()[0], tmp_path)
+        yield operator
+    finally:
+        operator.upgrade()
+
+
+def test_what_the_readme_installs_runs_a_run_with_the_images_that_it_has_built(installed: Operator, ward: Ward) -> None:
+    ward.start("north", **SHORT)
+
+    ward.wait_for_success()
+
+    images = {one["image"] for pod in ward.kubectl.list("pods") for one in pod["spec"]["containers"]}
+    assert images == {f"{REGISTRY}/fedpipe-trainer:0.1.0"}
+    assert [pod["spec"]["containers"][0]["image"] for pod in installed.pods()] == [f"{REGISTRY}/fedpipe-operator:0.1.0"]
