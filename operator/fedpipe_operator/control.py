@@ -24,6 +24,7 @@ _TOLD: Final = 10
 _SITES_SIDE_BY_SIDE: Final = 2
 _SETTLE_SECONDS: Final = 3.0
 """Where many objects change together, one turn for all of it."""
+_ROLL: Final = "the roll call"
 _ROLL_SECONDS: Final = 600.0
 _ROLL_AFTER_LIST_SECONDS: Final = 10.0
 _ROLL_AGAIN_SECONDS: Final = 30.0
@@ -44,7 +45,7 @@ class Control:
     """The runs."""
     site_queue: WorkQueue[Key] = field(init=False)
     """The sites: news of a thousand of them, which change figures alone, must not keep a run waiting."""
-    roll_queue: WorkQueue[None] = field(init=False)
+    roll_queue: WorkQueue[str] = field(init=False)
     """Its one key is the next roll call."""
     _watched: Watched = field(init=False)
     _pool: ThreadPoolExecutor = field(init=False)
@@ -73,14 +74,14 @@ class Control:
                 queues.create_task(self.queue.run())
                 queues.create_task(self.site_queue.run())
                 queues.create_task(self.roll_queue.run())
-                self.roll_queue.wake(None, after=_ROLL_SECONDS)
+                self.roll_queue.wake(_ROLL, after=_ROLL_SECONDS)
         finally:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self.runs.cluster.workers.close()
 
     def call_the_roll(self) -> None:
         """Something was listed: at the start, or because a watch was away for too long and may have missed the end of something."""
-        self.roll_queue.wake(None, after=_ROLL_AFTER_LIST_SECONDS)
+        self.roll_queue.wake(_ROLL, after=_ROLL_AFTER_LIST_SECONDS)
 
     def see_run(self, body: Body) -> None:
         """A run was listed, created or changed; that we wrote its status is no news."""
@@ -151,7 +152,7 @@ class Control:
         run_view = self._watched.run_view(key)
         return None if run_view is None else await self._loop.run_in_executor(self._pool, self.runs.turn, run_view)
 
-    async def _roll_turn(self, _: None) -> float:
+    async def _roll_turn(self, _: str) -> float:
         before = self._watched.names()
         called = await self._loop.run_in_executor(self._pool, self.roll.call)
         found = strays(before, called, self._watched.names())

@@ -347,7 +347,7 @@ def after_calls(*calls: dict[str, str]) -> dict[str, str]:
         running = asyncio.create_task(control.run(KNOWN))
         await asyncio.sleep(0)
         for _ in calls:
-            await control._roll_turn(None)
+            await control._roll_turn("")
         running.cancel()
         return dict(control.strays)
 

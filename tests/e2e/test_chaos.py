@@ -118,9 +118,10 @@ def test_what_went_while_the_watch_was_away_is_not_believed_in_for_ever(ward: Wa
     (operator,) = ward.operator.pods()
 
     with outages.held_still(operator["metadata"]["uid"]):
+        outages.restart_api_server(default_layout())  # its connections are gone, else the kernel would keep the news for it
         ward.kubectl("delete", FFT, "gone")
         ward.wait("the Job is gone", lambda: ward.kubectl.list("jobs") == [], seconds=20)
-        outages.restart_api_server(default_layout())
+        outages.restart_api_server(default_layout())  # which knows of nothing that was before
     ward.kubectl.apply(ward.run("next", **SHORT))
     ward.wait_for_success("next")
 

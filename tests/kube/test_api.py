@@ -88,6 +88,10 @@ def test_another_object_of_the_name_that_is_deleted_stays_and_is_no_error() -> N
     Api(Connection(409)).delete(JOBS, "wards", "one", uid="1")
 
 
+def test_no_names_are_an_answer_too() -> None:
+    assert Api(Connection(body={"metadata": {}, "items": None})).names(JOBS, "wards") == {}
+
+
 def test_names_come_in_pages_and_from_the_whole_cluster_where_no_namespace_is_told() -> None:
     first = {"metadata": {"continue": "from here"}, "items": [{"metadata": {"uid": "1", "name": "one"}}]}
     last = {"metadata": {}, "items": [{"metadata": {"uid": "2", "name": "two"}}]}

@@ -80,7 +80,7 @@ class Api:
         query = {"limit": str(_PAGE)} | ({"labelSelector": label} if label else {})
         while True:
             page = self._call("GET", kind, namespace, query=query, accept=_METADATA)
-            metas = [item["metadata"] for item in page["items"]] if page else []
+            metas = [item["metadata"] for item in page["items"] or ()] if page else []  # without any, the API server writes null
             found |= {meta["uid"]: meta["name"] for meta in metas}
             rest = page["metadata"].get("continue", "") if page else ""
             if not rest:
