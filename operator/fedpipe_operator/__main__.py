@@ -62,7 +62,10 @@ def main() -> None:
         namespaces=settings.namespaces,
         liveness_endpoint=f"http://0.0.0.0:{settings.health_port}/healthz",
         memo=kopf.Memo(control=control),
+        stop_flag=control.astray,
     )
+    if control.astray.is_set():
+        sys.exit("to be started anew")
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ class Control:
     sites: Sites
     roll: Roll
     threads: int
-    strays: Names = field(default_factory=dict)
-    """What memory and API server did not agree on at two roll calls in a row: then only a new process knows better."""
+    astray: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once memory and API server did not agree on the same object at two roll calls: then only a new process knows better."""
     queue: WorkQueue[Key] = field(init=False)
     """The runs."""
     site_queue: WorkQueue[Key] = field(init=False)
@@ -156,11 +156,11 @@ class Control:
         before = self._watched.names()
         called = await self._loop.run_in_executor(self._pool, self.roll.call)
         found = strays(before, called, self._watched.names())
-        self.strays = {uid: name for uid, name in found.items() if uid in self._suspects}
+        lost = sorted(name for uid, name in found.items() if uid in self._suspects)
         self._suspects = found
-        if self.strays:
-            told = ", ".join(sorted(self.strays.values())[:_TOLD])
-            _LOG.error("what is remembered is not what the API server has, for %.0f s: %s", _ROLL_AGAIN_SECONDS, told)
+        if lost:
+            _LOG.error("what is remembered is not what the API server has, for %.0f s: %s", _ROLL_AGAIN_SECONDS, ", ".join(lost[:_TOLD]))
+            self.astray.set()
         return self.runs.cluster.clock() + (_ROLL_AGAIN_SECONDS if found else _ROLL_SECONDS)
 
     def _wake_runs(self, namespace: str) -> None:

@@ -339,17 +339,17 @@ GHOST = {"uid-mine": "mine"}
 MISSED = {"uid-west": "west"}
 
 
-def after_calls(*calls: dict[str, str]) -> dict[str, str]:
-    """What is astray after these roll calls."""
+def is_astray(*calls: dict[str, str]) -> bool:
+    """Whether the operator is astray after these roll calls."""
 
-    async def play() -> dict[str, str]:
+    async def play() -> bool:
         control = Control(StandInRuns(StandInCluster(lambda: 0.0)), StandInSites(), StandInRoll(list(calls)), SETTINGS.threads)  # type: ignore[arg-type]
         running = asyncio.create_task(control.run(KNOWN))
         await asyncio.sleep(0)
         for _ in calls:
             await control._roll_turn("")
         running.cancel()
-        return dict(control.strays)
+        return control.astray.is_set()
 
     return asyncio.run(play())
 
@@ -358,20 +358,21 @@ def without(names: dict[str, str], *gone: dict[str, str]) -> dict[str, str]:
     return {uid: name for uid, name in names.items() if not any(uid in one for one in gone)}
 
 
-def test_what_is_remembered_and_not_there_at_two_roll_calls_is_astray() -> None:
-    assert after_calls(without(THERE, GHOST), without(THERE, GHOST)) == GHOST
+def test_an_operator_that_remembers_what_is_not_there_is_astray_at_the_second_roll_call() -> None:
+    assert not is_astray(without(THERE, GHOST))
+    assert is_astray(without(THERE, GHOST), without(THERE, GHOST))
 
 
-def test_what_is_there_and_not_remembered_at_two_roll_calls_is_astray() -> None:
-    assert after_calls(THERE | MISSED, THERE | MISSED) == MISSED
+def test_an_operator_that_misses_what_is_there_is_astray_at_the_second_roll_call() -> None:
+    assert not is_astray(THERE | MISSED)
+    assert is_astray(THERE | MISSED, THERE | MISSED)
 
 
-def test_news_that_is_on_its_way_is_not_astray() -> None:
-    assert after_calls(THERE, THERE) == {}
-    assert after_calls(without(THERE, GHOST)) == {}
-    assert after_calls(without(THERE, GHOST), THERE) == {}
-    assert after_calls(without(THERE, GHOST), THERE | MISSED) == {}
-    assert after_calls(THERE | MISSED, THERE | MISSED, THERE) == {}
+def test_news_that_is_on_its_way_leads_nobody_astray() -> None:
+    assert not is_astray(THERE, THERE)
+    assert not is_astray(without(THERE, GHOST), THERE)
+    assert not is_astray(without(THERE, GHOST), THERE | MISSED)
+    assert not is_astray(THERE | MISSED, THERE, THERE | MISSED)
 
 
 def test_what_came_or_went_while_the_roll_was_called_is_not_astray() -> None:

@@ -48,21 +48,15 @@ def test_every_handler_is_a_coroutine_for_kopf_calls_others_in_threads_and_the_w
 
 
 class Turns:
-    """Of a control that is at work, or is not."""
+    """Those of a control, under way or over."""
 
-    def __init__(self, *, is_over: bool = False, strays: dict[str, str] | None = None) -> None:
-        self.memo = kopf.Memo(turns=self, control=self)
-        self.strays = strays or {}
-        self._is_over = is_over
-
-    def done(self) -> bool:
-        return self._is_over
+    def __init__(self, *, are_over: bool) -> None:
+        self.done = lambda: are_over
 
 
-def test_the_probe_fails_once_the_queue_is_dead_or_memory_is_wrong() -> None:
+def test_the_probe_fails_once_no_turns_are_made_any_more() -> None:
     from fedpipe_operator import handlers  # noqa: PLC0415 -- registers with kopf
 
-    assert asyncio.run(handlers.is_turning(Turns().memo))
-    for dead in (Turns(is_over=True), Turns(strays={"1": "ghost"})):
-        with pytest.raises(kopf.PermanentError):
-            asyncio.run(handlers.is_turning(dead.memo))
+    assert asyncio.run(handlers.is_turning(kopf.Memo(turns=Turns(are_over=False))))
+    with pytest.raises(kopf.PermanentError):
+        asyncio.run(handlers.is_turning(kopf.Memo(turns=Turns(are_over=True))))

@@ -75,7 +75,7 @@ class Operator:
     def log(self, *, previous: bool = False) -> str:
         """Its last lines; of the container that was, before it was started again."""
         try:
-            return self.kubectl("logs", f"--selector={LABELS}", "--tail=15", "--prefix", f"--previous={str(previous).lower()}")
+            return self.kubectl("logs", f"--selector={LABELS}", "--tail=40", "--prefix", f"--previous={str(previous).lower()}")
         except Exception as error:  # noqa: BLE001 -- said beside the failure of a test, which it must not hide
             return f"no log of the operator: {error}"
 

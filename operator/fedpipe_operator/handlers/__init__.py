@@ -63,11 +63,9 @@ async def end(memo: kopf.Memo, **_: Any) -> None:
 
 @kopf.on.probe(id="turns")
 async def is_turning(memo: kopf.Memo, **_: Any) -> bool:
-    """Whether turns are made, of what is there: a queue that has died, and a memory that is wrong, are reasons to be started anew."""
+    """Whether turns are made: a queue that has died is a reason to be started anew."""
     if memo.turns.done():
         raise kopf.PermanentError("the work queue has ended")
-    if memo.control.strays:
-        raise kopf.PermanentError("what is remembered is not what there is")
     return True
 
 
