@@ -60,12 +60,12 @@ class Ward:
         pair = {"AWS_ACCESS_KEY_ID": keys.access_key, "AWS_SECRET_ACCESS_KEY": keys.secret_key}
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": pair}
         self.open_empty()
-        self.kubectl.apply(secret, *(self._claim(folder) for folder in self._folders()))
+        self.kubectl.apply(secret, *(self.claim(folder) for folder in self._folders()))
 
     def open_empty(self) -> None:
         """Make the namespace, and volumes for claims of their names; what is still going of an earlier one is waited for."""
         self.kubectl("wait", "--for=delete", f"namespace/{self.name}", "--timeout=150s")
-        self.kubectl.apply(namespace(self.name), *(self._volume(folder) for folder in self._folders()))
+        self.kubectl.apply(namespace(self.name), *(self.volume(folder) for folder in self._folders()))
 
     def close(self) -> None:
         """Remove all of it, the runs' objects in the store included."""
@@ -93,6 +93,27 @@ class Ward:
         found["spec"]["store"] |= {"endpoint": store_endpoint(), "credentialsSecretRef": {"name": SECRET}}
         found["spec"] |= spec
         return found
+
+    def volume(self, folder: Path) -> Plain:
+        """A folder of this machine, which the nodes see, for the claim of its name."""
+        return {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": f"{self.name}-{folder.name}", "labels": {"fedpipe-test": self.name}},
+            "spec": {
+                "storageClassName": "",
+                "accessModes": ["ReadOnlyMany", "ReadWriteOnce", "ReadWriteMany"],
+                "capacity": {"storage": "2Gi"},
+                "claimRef": {"namespace": self.name, "name": folder.name},
+                "hostPath": {"path": str(folder), "type": "Directory"},
+            },
+        }
+
+    def claim(self, folder: Path) -> Plain:
+        """The claim of that volume."""
+        size = {"requests": {"storage": "1Gi"}}
+        spec = {"storageClassName": "", "accessModes": ["ReadOnlyMany"], "volumeName": f"{self.name}-{folder.name}", "resources": size}
+        return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": folder.name}, "spec": spec}
 
     def start(self, *sites: str, name: str = "toy", **spec: Any) -> None:
         """Create these sites of the toy fleet and a run."""
@@ -182,26 +203,6 @@ class Ward:
 
     def _folders(self) -> list[Path]:
         return sorted((self.fleet / "volumes").iterdir())
-
-    def _volume(self, folder: Path) -> Plain:
-        """A folder of this machine, which the nodes see, for the claim of its name."""
-        return {
-            "apiVersion": "v1",
-            "kind": "PersistentVolume",
-            "metadata": {"name": f"{self.name}-{folder.name}", "labels": {"fedpipe-test": self.name}},
-            "spec": {
-                "storageClassName": "",
-                "accessModes": ["ReadOnlyMany", "ReadWriteOnce", "ReadWriteMany"],
-                "capacity": {"storage": "2Gi"},
-                "claimRef": {"namespace": self.name, "name": folder.name},
-                "hostPath": {"path": str(folder), "type": "Directory"},
-            },
-        }
-
-    def _claim(self, folder: Path) -> Plain:
-        size = {"requests": {"storage": "1Gi"}}
-        spec = {"storageClassName": "", "accessModes": ["ReadOnlyMany"], "volumeName": f"{self.name}-{folder.name}", "resources": size}
-        return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": folder.name}, "spec": spec}
 
 
 WardCalled = Callable[[str], AbstractContextManager[Ward]]
