@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 from cluster_user import condition, until
 from small_store import SmallStore
-from wards import SHORT, STORE, Ward
+from wards import SHORT, STORE, Ward, WardCalled
 
 pytestmark = pytest.mark.e2e
 
@@ -55,12 +55,21 @@ def a_busy_one_in_its_place() -> Iterator[None]:
         STORE("delete", "pod", "busy")
 
 
-@pytest.fixture
-def small_store(ward: Ward) -> Iterator[SmallStore]:
-    """A store of some MiB in the test's own namespace."""
+@contextmanager
+def small_store_in(ward: Ward) -> Iterator[SmallStore]:
+    """A store of some MiB in the ward's own namespace."""
     with SmallStore(ward.kubectl).running() as store:
         ward.wait("its Service leads to it", lambda: is_healthy_from_the_operator(ward, store))
         yield store
+
+
+@pytest.fixture(scope="module", autouse=True)
+def with_a_full_store(ward_called: WardCalled) -> Iterator[Ward]:
+    """A namespace in which a run finds its store full; begun before all else, since its trainer tries for long."""
+    with ward_called("e2e-full-store") as ward, small_store_in(ward) as store:
+        store.fill()
+        ward.start("north", store=store.of_a_run(), rounds={"count": 1, "attempts": 1})
+        yield ward
 
 
 def is_healthy_from_the_operator(ward: Ward, store: SmallStore) -> bool:
@@ -94,9 +103,8 @@ def test_a_run_waits_for_a_store_that_is_away_and_then_answers_503_for_a_minute(
     assert "StoreUnreachable" in ward.events("FederatedFineTune", "toy")
 
 
-def test_a_trainer_that_finds_the_store_full_says_so_and_the_run_ends(ward: Ward, small_store: SmallStore) -> None:
-    small_store.fill()
-    ward.start("north", store=small_store.of_a_run(), rounds={"count": 1, "attempts": 1})
+def test_a_trainer_that_finds_the_store_full_says_so_and_the_run_ends(with_a_full_store: Ward) -> None:
+    ward = with_a_full_store
 
     run = ward.wait("the run fails", lambda: ward.look() if condition(ward.look(), "Failed").get("status") == "True" else None)
 
@@ -105,18 +113,19 @@ def test_a_trainer_that_finds_the_store_full_says_so_and_the_run_ends(ward: Ward
     assert "north: TransferFailed" in told["message"]
 
 
-def test_an_operator_that_finds_the_store_full_waits_until_there_is_room(ward: Ward, small_store: SmallStore) -> None:
-    ward.start("north", store=small_store.of_a_run(), **SHORT)
-    ward.wait("the profile is asked for", lambda: ward.kubectl.list("jobs"))
-    ward.operator.scale(0)
-    try:
-        ward.kubectl("wait", "job/toy-profile-north-a0", "--for=condition=Complete", "--timeout=120s")
-        small_store.fill()
-    finally:
-        ward.operator.scale(1)
-    held_up = ward.wait_for("StoreFull")
-    small_store.clear()
-    ward.wait_for_success()
+def test_an_operator_that_finds_the_store_full_waits_until_there_is_room(ward: Ward) -> None:
+    with small_store_in(ward) as small_store:
+        ward.start("north", store=small_store.of_a_run(), **SHORT)
+        ward.wait("the profile is asked for", lambda: ward.kubectl.list("jobs"))
+        ward.operator.scale(0)
+        try:
+            ward.kubectl("wait", "job/toy-profile-north-a0", "--for=condition=Complete", "--timeout=120s")
+            small_store.fill()
+        finally:
+            ward.operator.scale(1)
+        held_up = ward.wait_for("StoreFull")
+        small_store.clear()
+        ward.wait_for_success()
 
     assert condition(held_up, "Progressing")["status"] == "False"
     assert "StoreFull" in ward.events("FederatedFineTune", "toy")
