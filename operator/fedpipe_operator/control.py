@@ -26,8 +26,8 @@ _SETTLE_SECONDS: Final = 3.0
 """Where many objects change together, one turn for all of it."""
 _ROLL: Final = "the roll call"
 _ROLL_SECONDS: Final = 600.0
-_ROLL_AFTER_LIST_SECONDS: Final = 10.0
-_ROLL_AGAIN_SECONDS: Final = 30.0
+_ROLL_AFTER_LIST_SECONDS: Final = 5.0
+_ROLL_AGAIN_SECONDS: Final = 20.0
 """News that is longer on its way than this is taken for lost."""
 
 

@@ -18,10 +18,9 @@ PHASES: Final = {
     "aggregating": "Aggregating",
     "exporting": "Exporting",
     "suspended": "SuspendedBySpec",
-    "finished": "RoundsCompleted",
 }
-RETAINED: Final = ("aggregating", "finished")
-"""Phases of the runs whose objects in the store shall stay."""
+RETAINED: Final = ("aggregating",)
+"""Phases of the runs whose objects in the store shall stay. The quick start's run is deleted when it has finished."""
 REASON: Final = '{.status.conditions[?(@.type=="Ready")].reason}'
 ONE_ROUND: Final = {"count": 1}
 
