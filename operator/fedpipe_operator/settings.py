@@ -1,5 +1,6 @@
 """The environment, read once: all that the operator on a cluster takes from it."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar, cast, get_args
@@ -10,6 +11,7 @@ Value = TypeVar("Value")
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 LogFormat = Literal["json", "plain"]
 
+_NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _TRUTHS: Final = {"true": True, "false": False}
 
 
@@ -50,7 +52,7 @@ def read(environ: Mapping[str, str]) -> Settings:
     return Settings(
         trainer_image=_read(environ, "TRAINER_IMAGE", _image, None),
         operator_image=_read(environ, "OPERATOR_IMAGE", _image, None),
-        namespaces=_read(environ, "NAMESPACES", _words, ()),
+        namespaces=_read(environ, "NAMESPACES", _namespaces, ()),
         image_pull_policy=_read(environ, "IMAGE_PULL_POLICY", _pull_policy, "IfNotPresent"),
         image_pull_secrets=_read(environ, "IMAGE_PULL_SECRETS", _words, ()),
         watch_nodes=_read(environ, "WATCH_NODES", _truth, Settings.watch_nodes),
@@ -84,6 +86,14 @@ def _image(text: str) -> str:
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(word for part in text.split(",") if (word := part.strip()))
+
+
+def _namespaces(text: str) -> tuple[str, ...]:
+    """By their names: kopf would take patterns too, but the API serves one namespace at a time, or all."""
+    named = _words(text)
+    if not all(map(_NAMESPACE.fullmatch, named)):
+        raise ValueError("write names of namespaces, with commas between them")
+    return named
 
 
 def _pull_policy(text: str) -> PullPolicy:

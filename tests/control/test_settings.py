@@ -1,5 +1,7 @@
 """The environment of the operator, read once."""
 
+import re
+
 import pytest
 
 from fedpipe_operator.settings import Settings, read
@@ -46,6 +48,7 @@ def test_every_setting_can_be_given() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "advice"),
     [
+        ("NAMESPACES", "wards, lab-*", "write names of namespaces"),
         ("IMAGE_PULL_POLICY", "Sometimes", "write one of Always, IfNotPresent, Never"),
         ("WATCH_NODES", "yes", "write true or false"),
         ("AGGREGATION_LIMIT", "much", "write a number with an optional suffix"),
@@ -54,7 +57,7 @@ def test_every_setting_can_be_given() -> None:
     ],
 )
 def test_a_value_without_meaning_is_told_with_its_name_and_what_to_write(name: str, value: str, advice: str) -> None:
-    with pytest.raises(ValueError, match=f"FEDPIPE_{name} is '{value}': .*{advice}"):
+    with pytest.raises(ValueError, match=f"FEDPIPE_{name} is {re.escape(repr(value))}: .*{advice}"):
         read(IMAGES | {f"FEDPIPE_{name}": value})
 
 
