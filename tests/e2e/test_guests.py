@@ -4,7 +4,8 @@ from typing import Final
 
 import pytest
 from cluster_user import Plain, condition
-from wards import Ward
+from testcluster.configs import PAUSE
+from wards import POOLS, SHORT, Ward
 
 pytestmark = pytest.mark.e2e
 
@@ -21,6 +22,24 @@ except urllib.error.HTTPError as error:
 """
 
 
+GPUS: Final = "nvidia.com/gpu"
+SMALL: Final = POOLS["north"]
+
+
+def one_that_has_all_gpus(ward: Ward) -> Plain:
+    """A pod of somebody else on the node of the small pool."""
+    (node,) = ward.kubectl.list("nodes", ",".join(map("=".join, SMALL.items())))
+    security = {"runAsUser": 65532, "runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    container = {
+        "name": "guest",
+        "image": PAUSE,
+        "resources": {"limits": {GPUS: node["status"]["allocatable"][GPUS]}},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    spec = {"securityContext": security, "nodeSelector": SMALL, "containers": [container]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "guest"}, "spec": spec}
+
+
 def queued_run(ward: Ward) -> Plain:
     run = ward.run(rounds={"count": 1})
     run["metadata"]["labels"] = QUEUE
@@ -28,7 +47,7 @@ def queued_run(ward: Ward) -> Plain:
 
 
 def progress(ward: Ward) -> str:
-    told: str = condition(ward.look(), "Progressing")["message"]
+    told: str = condition(ward.look(), "Progressing").get("message", "")
     return told
 
 
@@ -50,3 +69,17 @@ def test_a_job_waits_in_an_outside_queue_and_its_trainer_has_no_credentials(ward
     assert said[:2] == ["no token", "[]"]
     assert said[2] in ("401", "403")
     assert [pod["spec"]["automountServiceAccountToken"] for pod in ward.kubectl.list("pods")] == [False] * len(ward.kubectl.list("pods"))
+
+
+def test_a_trainer_waits_until_its_pool_has_a_gpu_free_and_gets_it(ward: Ward) -> None:
+    ward.kubectl.apply(one_that_has_all_gpus(ward))
+    ward.kubectl("wait", "pod/guest", "--for=condition=Ready", "--timeout=60s")
+    accelerator = {"resource": GPUS, "count": 1, "memory": "1Gi"}
+    ward.kubectl.apply(ward.site("north", capacity={"cpu": 1, "memory": "2Gi", "accelerator": accelerator}), ward.run(**SHORT))
+
+    ward.wait("the run says what it waits for", lambda: f"Unschedulable: 0/2 nodes are available: 1 Insufficient {GPUS}" in progress(ward))
+    ward.kubectl("delete", "pod", "guest", "--force", "--grace-period=0")
+    pod = ward.trainer_at_work(JOB)
+    ward.wait_for("Evaluating")
+
+    assert pod["spec"]["containers"][0]["resources"]["limits"][GPUS] == "1"
