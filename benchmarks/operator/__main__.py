@@ -171,7 +171,7 @@ def main(argv: list[str]) -> int:
     place = plane.default_place()
     # Memory for processor time, within bounds: what surrounds the operator is not what is measured.
     os.environ.setdefault("GOGC", "400")
-    os.environ.setdefault("GOMEMLIMIT", "6GiB")
+    os.environ.setdefault("GOMEMLIMIT", "8GiB")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with locked(place.cache / "benchmark.lock"):  # one at a time: they share ports and folder
         plane.down(place)

@@ -3,15 +3,17 @@
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 
 Plain = dict[str, Any]
+Answer = TypeVar("Answer")
 
 _SIDE_BY_SIDE = 16
+_PAUSES = (1.0, 5.0, 15.0)
 _PATHS = {
     "Node": "/api/v1/nodes",
     "EdgeSite": "/apis/fedpipe.io/v1alpha1/namespaces/{namespace}/edgesites",
@@ -38,10 +40,14 @@ class Api:
 
     async def get(self, path: str) -> Plain:
         """What is there."""
-        async with self._free, self.session.get(self.server + path) as answer:
-            answer.raise_for_status()
-            found: Plain = await answer.json()
-            return found
+
+        async def ask() -> Plain:
+            async with self._free, self.session.get(self.server + path) as answer:
+                answer.raise_for_status()
+                found: Plain = await answer.json()
+                return found
+
+        return await _patiently(ask)
 
     async def create_all(self, wanted: Iterable[Plain]) -> None:
         """Create these objects."""
@@ -56,17 +62,14 @@ class Api:
     async def patch(self, path: str, change: Plain) -> bool:
         """Merge this into what is there; whether it was there."""
         headers = {"Content-Type": "application/merge-patch+json"}
-        for pause in (1.0, 5.0, 0.0):
-            try:
-                async with self._free, self.session.patch(self.server + path, data=json.dumps(change), headers=headers) as answer:
-                    if answer.status not in (404, 409):
-                        answer.raise_for_status()
-                    return answer.ok
-            except aiohttp.ClientError:  # the server is busy, or had closed a connection that was idle
-                if not pause:
-                    raise
-                await asyncio.sleep(pause)
-        return False
+
+        async def ask() -> bool:
+            async with self._free, self.session.patch(self.server + path, data=json.dumps(change), headers=headers) as answer:
+                if answer.status not in (404, 409):
+                    answer.raise_for_status()
+                return answer.ok
+
+        return await _patiently(ask)
 
     async def watch(self, path: str) -> AsyncIterator[Plain]:
         """Everything that is there, then all that comes, again and again; an object may come twice."""
@@ -80,3 +83,13 @@ class Api:
                         yield event
             except aiohttp.ClientError:  # the server is busy
                 await asyncio.sleep(1)
+
+
+async def _patiently(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Once more after a pause where the server is busy, or had closed a connection that was idle."""
+    for pause in _PAUSES:
+        try:
+            return await ask()
+        except (aiohttp.ClientError, TimeoutError):
+            await asyncio.sleep(pause)
+    return await ask()

@@ -56,10 +56,16 @@ class StandInApi:
         return copy.deepcopy(self.objects.get((kind.plural, namespace, name)))
 
     def find(
-        self, kind: Kind, namespace: str, *, labels: Mapping[str, str] | None = None, fields: Mapping[str, str] | None = None
+        self,
+        kind: Kind,
+        namespace: str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        fields: Mapping[str, str] | None = None,
+        may_be_old: bool = False,
     ) -> list[Plain]:
         self._note("list", kind, "")
-        del fields
+        del fields, may_be_old
         return [one for one in self.all(kind, namespace) if (labels or {}).items() <= one["metadata"].get("labels", {}).items()]
 
     def create(self, kind: Kind, namespace: str, body: Plain) -> Plain | None:

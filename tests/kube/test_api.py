@@ -51,6 +51,7 @@ def test_each_call_goes_where_the_api_wants_it() -> None:
 
     api.get(SECRETS, "wards", "store")
     api.find(JOBS, "wards", labels={"b": "2", "a": "1"}, fields={"x": "y"})
+    api.find(JOBS, "wards", labels={"a": "1"}, may_be_old=True)
     api.create(JOBS, "wards", {"spec": 1})
     api.apply(SECRETS, "wards", secret)
     api.merge(JOBS, "wards", "one", {"spec": 2})
@@ -63,6 +64,7 @@ def test_each_call_goes_where_the_api_wants_it() -> None:
     assert connection.asked == [
         ("GET", f"{secrets}/store", None, "application/json"),
         ("GET", f"{jobs}?labelSelector=a%3D1%2Cb%3D2&fieldSelector=x%3Dy", None, "application/json"),
+        ("GET", f"{jobs}?labelSelector=a%3D1&resourceVersion=0", None, "application/json"),
         ("POST", jobs, {"spec": 1}, "application/json"),
         ("PATCH", f"{secrets}/task?fieldManager=fedpipe&force=true", secret, "application/apply-patch+yaml"),
         ("PATCH", f"{jobs}/one", {"spec": 2}, "application/merge-patch+json"),
@@ -73,7 +75,7 @@ def test_each_call_goes_where_the_api_wants_it() -> None:
             "application/json-patch+json",
         ),
         ("DELETE", f"{jobs}/one", {"propagationPolicy": "Foreground", "preconditions": {"uid": "1"}}, "application/json"),
-        ("DELETE", f"{secrets}?labelSelector=a%3D1&propagationPolicy=Background", None, "application/json"),
+        ("DELETE", f"{secrets}?labelSelector=a%3D1&propagationPolicy=Background&resourceVersion=0", None, "application/json"),
     ]
 
 

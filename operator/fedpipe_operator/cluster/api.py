@@ -22,6 +22,7 @@ _BAD: Final = 400
 _JSON: Final = "application/json"
 _METADATA: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _PAGE: Final = 500
+_FROM_MEMORY: Final = {"resourceVersion": "0"}
 MERGE: Final = "application/merge-patch+json"
 JSON_PATCH: Final = "application/json-patch+json"
 APPLY: Final = "application/apply-patch+yaml"
@@ -66,11 +67,21 @@ class Api:
         return self._call("GET", kind, namespace, absent_is_none=True, query={"limit": "1"}) is not None
 
     def find(
-        self, kind: Kind, namespace: str, *, labels: Mapping[str, str] | None = None, fields: Mapping[str, str] | None = None
+        self,
+        kind: Kind,
+        namespace: str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        fields: Mapping[str, str] | None = None,
+        may_be_old: bool = False,
     ) -> list[Plain]:
-        """The objects with all these labels and fields."""
+        """The objects with all these labels and fields; where they may be some moments old, from the API server's own memory.
+
+        Otherwise many an API server reads all objects of the kind from its store, however few are asked for.
+        """
         selectors = {"labelSelector": _selector(labels or {}), "fieldSelector": _selector(fields or {})}
-        found = self._call("GET", kind, namespace, query={name: text for name, text in selectors.items() if text})
+        query = {name: text for name, text in selectors.items() if text} | (_FROM_MEMORY if may_be_old else {})
+        found = self._call("GET", kind, namespace, query=query)
         items: list[Plain] = found["items"] if found else []
         return items
 
@@ -114,9 +125,10 @@ class Api:
         self._call("DELETE", kind, namespace, name, body=options, absent_is_none=True, taken_is_none=True)
 
     def delete_all(self, kind: Kind, namespace: str, labels: Mapping[str, str], *, foreground: bool = False) -> None:
-        """Delete the objects that carry all these labels; `foreground` as for `delete`."""
+        """Delete the objects that carry all these labels; `foreground` as for `delete`. One that was made a moment ago may be left."""
         policy = "Foreground" if foreground else "Background"
-        self._call("DELETE", kind, namespace, query={"labelSelector": _selector(labels), "propagationPolicy": policy})
+        query = {"labelSelector": _selector(labels), "propagationPolicy": policy} | _FROM_MEMORY
+        self._call("DELETE", kind, namespace, query=query)
 
     def _call(  # noqa: PLR0913 -- one place for all that a request consists of
         self,

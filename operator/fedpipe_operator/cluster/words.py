@@ -32,7 +32,7 @@ class Words:
         asked_at, known = self._waiting.get(job.job.name, (0.0, None))
         if now - asked_at < _ASK_AGAIN_SECONDS:
             return known
-        found = self._pods(job)
+        found = self._pods(job, may_be_old=True)
         told = pods.waiting(found) if found else pods.not_created(self._events(job.namespace, job.uid))
         if told is not None and told.reason == pods.STARTING:
             told = self._with_mount_failure(found, told)
@@ -48,8 +48,8 @@ class Words:
         self._endings = {name: told for name, told in self._endings.items() if name in names}
         self._waiting = {name: told for name, told in self._waiting.items() if name in names}
 
-    def _pods(self, job: KubeJob) -> list[Plain]:
-        return self.api.find(PODS, job.namespace, labels={_JOB_NAME: job.job.name})
+    def _pods(self, job: KubeJob, *, may_be_old: bool = False) -> list[Plain]:
+        return self.api.find(PODS, job.namespace, labels={_JOB_NAME: job.job.name}, may_be_old=may_be_old)
 
     def _events(self, namespace: str, uid: str) -> list[Plain]:
         return self.api.find(EVENTS, namespace, fields={"involvedObject.uid": uid})
