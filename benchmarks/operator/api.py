@@ -47,7 +47,7 @@ class Api:
                 found: Plain = await answer.json()
                 return found
 
-        return await _patiently(ask)
+        return await patiently(ask)
 
     async def create_all(self, wanted: Iterable[Plain]) -> None:
         """Create these objects."""
@@ -69,7 +69,7 @@ class Api:
                     answer.raise_for_status()
                 return answer.ok
 
-        return await _patiently(ask)
+        return await patiently(ask)
 
     async def watch(self, path: str) -> AsyncIterator[Plain]:
         """Everything that is there, then all that comes, again and again; an object may come twice."""
@@ -85,7 +85,7 @@ class Api:
                 await asyncio.sleep(1)
 
 
-async def _patiently(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+async def patiently(ask: Callable[[], Awaitable[Answer]]) -> Answer:
     """Once more after a pause where the server is busy, or had closed a connection that was idle."""
     for pause in _PAUSES:
         try:

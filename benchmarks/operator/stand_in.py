@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 import trainer_results
-from api import Api, Plain
+from api import Api, Plain, patiently
 from yarl import URL
 
 from fedpipe_trainer.contract import TrainTask, parse_task
@@ -87,8 +87,11 @@ async def _leave_behind(task: Any, store: aiohttp.ClientSession) -> None:  # noq
 
 async def _put(store: aiohttp.ClientSession, url: str, data: bytes) -> None:
 
-    async with store.put(URL(url, encoded=True), data=data) as answer:
-        answer.raise_for_status()
+    async def send() -> None:
+        async with store.put(URL(url, encoded=True), data=data) as answer:
+            answer.raise_for_status()
+
+    await patiently(send)
 
 
 def _ended(pod: Plain) -> Plain:

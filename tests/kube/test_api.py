@@ -75,7 +75,7 @@ def test_each_call_goes_where_the_api_wants_it() -> None:
             "application/json-patch+json",
         ),
         ("DELETE", f"{jobs}/one", {"propagationPolicy": "Foreground", "preconditions": {"uid": "1"}}, "application/json"),
-        ("DELETE", f"{secrets}?labelSelector=a%3D1&propagationPolicy=Background&resourceVersion=0", None, "application/json"),
+        ("DELETE", f"{secrets}?labelSelector=a%3D1&propagationPolicy=Background", None, "application/json"),
     ]
 
 

@@ -125,10 +125,9 @@ class Api:
         self._call("DELETE", kind, namespace, name, body=options, absent_is_none=True, taken_is_none=True)
 
     def delete_all(self, kind: Kind, namespace: str, labels: Mapping[str, str], *, foreground: bool = False) -> None:
-        """Delete the objects that carry all these labels; `foreground` as for `delete`. One that was made a moment ago may be left."""
+        """Delete the objects that carry all these labels; `foreground` as for `delete`."""
         policy = "Foreground" if foreground else "Background"
-        query = {"labelSelector": _selector(labels), "propagationPolicy": policy} | _FROM_MEMORY
-        self._call("DELETE", kind, namespace, query=query)
+        self._call("DELETE", kind, namespace, query={"labelSelector": _selector(labels), "propagationPolicy": policy})
 
     def _call(  # noqa: PLR0913 -- one place for all that a request consists of
         self,
