@@ -130,7 +130,15 @@ def _daemon(name: str, argv: tuple[str, ...], is_well: Callable[[], bool]) -> Da
 def _etcd(place: Place) -> Daemon:
     client, peer = f"http://127.0.0.1:{ETCD_PORT}", f"http://127.0.0.1:{ETCD_PEER_PORT}"
     argv = (
-        *("etcd", "--name", "one", "--data-dir", str(place.run / "etcd"), "--unsafe-no-fsync", "--quota-backend-bytes=8589934592"),
+        *(
+            str(binary(place, "etcd")),
+            "--name",
+            "one",
+            "--data-dir",
+            str(place.run / "etcd"),
+            "--unsafe-no-fsync",
+            "--quota-backend-bytes=8589934592",
+        ),
         *("--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer),
         *("--initial-advertise-peer-urls", peer, "--initial-cluster", f"one={peer}"),
     )
@@ -147,7 +155,6 @@ def _api_server(place: Place) -> Daemon:
         f"--service-account-key-file={place.key('service-accounts')}",
         f"--service-account-signing-key-file={place.key('service-accounts')}",
         "--service-account-issuer=https://kubernetes.default.svc",
-        "--feature-gates=WatchList=false",  # Debian's etcd is too old for a list that comes as a watch, which kwok asks for
         *(f"--audit-policy-file={place.run / 'audit-policy.json'}", f"--audit-log-path={place.audit}"),
         *("--audit-log-mode=batch", "--audit-log-maxsize=100000"),
     )

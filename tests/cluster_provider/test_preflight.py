@@ -51,9 +51,9 @@ def test_missing_packages_are_those_whose_program_is_not_there() -> None:
 
 
 def test_without_apt_the_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packages, "is_there", lambda program: program not in ("apt-get", "etcd"))
+    monkeypatch.setattr(packages, "is_there", lambda program: program not in ("apt-get", "containerd"))
 
-    with pytest.raises(ClusterError, match="Install etcd-server: there is no apt-get"):
+    with pytest.raises(ClusterError, match="Install containerd: there is no apt-get"):
         packages.install()
 
 

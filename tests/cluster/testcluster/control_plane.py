@@ -11,7 +11,7 @@ def etcd(layout: Layout) -> Daemon:
     """The store of the API server, on loopback, where no pod reaches it."""
     client, peer = f"http://127.0.0.1:{ETCD_PORT}", f"http://127.0.0.1:{ETCD_PEER_PORT}"
     argv = (
-        *("etcd", "--name", "one", "--data-dir", str(layout.run / "etcd"), "--unsafe-no-fsync"),
+        *(str(binary(layout, "etcd")), "--name", "one", "--data-dir", str(layout.run / "etcd"), "--unsafe-no-fsync"),
         *("--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer),
         *("--initial-advertise-peer-urls", peer, "--initial-cluster", f"one={peer}"),
     )

@@ -13,7 +13,6 @@ DEBIAN_SUITE = "bookworm"
 """What the base image is made of, and whose packages are installed on the machine."""
 
 DEBIAN_PACKAGES = {
-    "etcd-server": "etcd",
     "containerd": "containerd",
     "runc": "runc",
     "containernetworking-plugins": "/usr/lib/cni/ptp",
@@ -85,6 +84,7 @@ PROGRAMS = {
         _kubernetes("kubelet"),
         _kubernetes("kube-proxy"),
         _kubernetes("kubectl"),
+        Program("etcd", "etcd", "go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/server/v3"),
         Program("registry", "registry", "github.com/distribution/distribution/v3/cmd/registry", "github.com/distribution/distribution/v3"),
         Program("coredns", "coredns", "github.com/coredns/coredns", "github.com/coredns/coredns"),
         Program("minio", "minio", "github.com/minio/minio", "github.com/minio/minio"),
