@@ -12,8 +12,8 @@ from wards import Ward
 pytestmark = pytest.mark.e2e
 
 NOWHERE: Final = {"spec": {"containers": [{"name": "trainer", "image": "registry.invalid/no/such:image"}]}}
-HOSTS_NETWORK: Final = {"spec": {"hostNetwork": True}}
-"""Which the restricted profile forbids."""
+NO_CLASS: Final = {"spec": {"priorityClassName": "no-such-class"}}
+"""A pod of a class that does not exist is refused."""
 NO_OPERATOR: Final = [{"key": "gpu", "operator": "Nope"}]
 """A toleration that no Job may have."""
 WORDS: Final = {
@@ -38,7 +38,7 @@ def the_good_and_the_lost(ward: Ward) -> list[Plain]:
         bare,
         torn,
         ward.site("odd", "west", podTemplate={"spec": {"tolerations": NO_OPERATOR}}),
-        ward.site("rude", "west", podTemplate=HOSTS_NETWORK),
+        ward.site("rude", "west", podTemplate=NO_CLASS),
         ward.site("north"),
         ward.site("south"),
         ward.site("far", "west", podTemplate=NOWHERE),

@@ -12,7 +12,7 @@ def test_an_operator_confined_to_a_namespace_does_all_its_work_there_and_none_el
         ward.operator.upgrade({"rbac.scope": "namespaces", "namespaces": [ward.name], "watchNodes": False})
         try:
             elsewhere.start("north", **SHORT)
-            ward.start("north", ttlSecondsAfterFinished=1, **SHORT)
+            ward.start("north", ttlSecondsAfterFinished=10, **SHORT)
             run = ward.wait_for_success()
             ward.wait("the run goes in its time", lambda: ward.kubectl.list(FFT) == [])
             assert "status" not in elsewhere.look()
