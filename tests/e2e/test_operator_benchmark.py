@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.e2e
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "operator"
-SMALL = ("--sites", "10", "--runs", "1", "--rounds", "2", "--pace", "0.1", "--spread", "1", "--limit", "240")
+SMALL = ("--sites", "10", "--runs", "1", "--rounds", "1", "--pace", "0.1", "--spread", "1", "--limit", "240")
 
 
 def test_the_benchmark_measures_a_small_run_to_its_end_and_clears_up(ours: None) -> None:
@@ -18,8 +18,8 @@ def test_the_benchmark_measures_a_small_run_to_its_end_and_clears_up(ours: None)
     done = subprocess.run([sys.executable, BENCHMARK, *SMALL], capture_output=True, text=True, check=False, timeout=400)
 
     assert done.returncode == 0, done.stderr
-    assert "1 of 1 runs over, 2 rounds done" in done.stdout
-    assert figure(done.stdout, "API calls a site and round") < 16
+    assert "1 of 1 runs over, 1 rounds done" in done.stdout
+    assert figure(done.stdout, "API calls a site and round") < 24, "of which a run of one round needs more than one of ten"
     assert figure(done.stdout, "operator's memory, most") < 300
     assert "Answered by an error: none." in done.stdout
     assert subprocess.run(["pgrep", "-f", "benchmark-operator"], capture_output=True, check=False).returncode == 1
