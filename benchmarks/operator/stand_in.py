@@ -51,9 +51,14 @@ class StandIn:
         widen_the_base()
         timeout = aiohttp.ClientTimeout(total=60)
         async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=32)) as store:
-            async for event in self.api.watch(_PODS):
-                if event["type"] in ("ADDED", "MODIFIED") and "deletionTimestamp" not in event["object"]["metadata"]:
-                    self._begin(event["object"], store)
+            try:
+                async for event in self.api.watch(_PODS):
+                    if event["type"] in ("ADDED", "MODIFIED") and "deletionTimestamp" not in event["object"]["metadata"]:
+                        self._begin(event["object"], store)
+            finally:
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _begin(self, pod: Plain, store: aiohttp.ClientSession) -> None:
         if pod["metadata"]["uid"] not in self._begun:
