@@ -130,15 +130,8 @@ def _daemon(name: str, argv: tuple[str, ...], is_well: Callable[[], bool]) -> Da
 def _etcd(place: Place) -> Daemon:
     client, peer = f"http://127.0.0.1:{ETCD_PORT}", f"http://127.0.0.1:{ETCD_PEER_PORT}"
     argv = (
-        *(
-            str(binary(place, "etcd")),
-            "--name",
-            "one",
-            "--data-dir",
-            str(place.run / "etcd"),
-            "--unsafe-no-fsync",
-            "--quota-backend-bytes=8589934592",
-        ),
+        str(binary(place, "etcd")),
+        *("--name", "one", "--data-dir", str(place.run / "etcd"), "--unsafe-no-fsync", "--quota-backend-bytes=8589934592"),
         *("--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer),
         *("--initial-advertise-peer-urls", peer, "--initial-cluster", f"one={peer}"),
     )

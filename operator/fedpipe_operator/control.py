@@ -79,9 +79,10 @@ class Control:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self.runs.cluster.workers.close()
 
-    def call_the_roll(self) -> None:
-        """Something was listed: at the start, or because a watch was away for too long and may have missed the end of something."""
-        self.roll_queue.wake(_ROLL, after=_ROLL_AFTER_LIST_SECONDS)
+    def note_list(self, event: str | None) -> None:
+        """An event of no type is of a list: the first one, or that of a watch which was away for too long and may have missed an end."""
+        if event is None:
+            self.roll_queue.wake(_ROLL, after=_ROLL_AFTER_LIST_SECONDS)
 
     def see_run(self, body: Body) -> None:
         """A run was listed, created or changed; that we wrote its status is no news."""

@@ -84,6 +84,7 @@ def test_what_is_not_there_is_none_and_what_is_there_already_too() -> None:
     assert Api(Connection(404)).replace_status(RUNS, "wards", "triage", {}) is None
     assert Api(Connection(409)).create(JOBS, "wards", {}) is None
     Api(Connection(404)).delete(JOBS, "wards", "one", uid="1")
+    assert not Api(Connection(404)).serves(RUNS, "wards")
 
 
 def test_another_object_of_the_name_that_is_deleted_stays_and_is_no_error() -> None:
@@ -103,7 +104,6 @@ def test_names_come_in_pages_and_from_the_whole_cluster_where_no_namespace_is_to
 
     path = "/apis/batch/v1/jobs?limit=500&labelSelector=fedpipe.io%2Frun"
     assert [url for _, url, _, _ in connection.asked] == [path, f"{path}&continue=from+here"]
-    assert not Api(Connection(404)).serves(RUNS, "wards")
 
 
 @pytest.mark.parametrize(

@@ -111,18 +111,10 @@ async def jobs_at_sites(body: kopf.Body, **_: Any) -> Mapping[tuple[str, str], K
 
 
 @kopf.on.event(*RUNS)
-@kopf.on.event(*SITES)
-@kopf.on.event(*JOBS, labels=OURS)
-async def listed(type: str | None, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
-    """A list brought something: the first one, or that of a watch which was away for too long."""
-    if type is None:
-        memo.control.call_the_roll()
-
-
-@kopf.on.event(*RUNS)
 async def run_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
     """A run was listed, created, changed or deleted."""
     control: Control = memo.control
+    control.note_list(type)
     if type == "DELETED":
         control.forget_run(slim(body))
     else:
@@ -133,6 +125,7 @@ async def run_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any)
 async def site_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
     """A site was listed, created, changed or deleted: its own status, and the runs that take it, have something to look at."""
     control: Control = memo.control
+    control.note_list(type)
     if type == "DELETED":
         control.forget_site(place_of(body))
     else:
@@ -143,4 +136,5 @@ async def site_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any
 async def job_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
     """A Job of ours was listed, created, changed or deleted."""
     control: Control = memo.control
+    control.note_list(type)
     control.see_job(kube_job(body), is_gone=type == "DELETED")

@@ -44,20 +44,24 @@ def kill_node(layout: Layout, name: str) -> None:
 
 def kill_pod(uid: str) -> None:
     """Every process of the pod dies at once, by SIGKILL; on whichever node it is."""
-    for node in NODES:
-        for group in cgroups.called(f"pod{uid}", below=node.cgroup):
-            cgroups.kill(group)
+    for group in _groups_of(uid):
+        cgroups.kill(group)
 
 
 @contextmanager
 def held_still(uid: str) -> Iterator[None]:
     """Every process of the pod stands still meanwhile: it hears nothing, and goes on as if no time had passed."""
-    groups = [group for node in NODES for group in cgroups.called(f"pod{uid}", below=node.cgroup)]
+    groups = _groups_of(uid)
     cgroups.tell(groups, signal.SIGSTOP)
     try:
         yield
     finally:
         cgroups.tell(groups, signal.SIGCONT)
+
+
+def _groups_of(pod: str) -> list[str]:
+    """The control groups of this pod, by its uid, on whichever node it is."""
+    return [group for node in NODES for group in cgroups.called(f"pod{pod}", below=node.cgroup)]
 
 
 def start_node(layout: Layout, name: str) -> None:
