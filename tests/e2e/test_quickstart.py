@@ -1,9 +1,7 @@
 """The example of the README on three pools, with a small real model: from `kubectl apply` to an adapter that loads and is better."""
 
 import os
-import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +13,7 @@ from cluster_user import FFT, Kubectl, Plain
 from crds import ROOT
 from installed_operator import Operator
 from peft import PeftModel
+from readmes import blocks, follow
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from wards import Ward, store_credentials
 
@@ -80,22 +79,12 @@ def edit(file: Path, words: Mapping[str, str]) -> None:
 
 def follow_the_readme(examples: Path, kubectl: Kubectl) -> None:
     """Run the commands of the example's README as they stand there, in this namespace."""
-    (commands,) = re.findall(r"```sh\n(.*?)```", (examples / "kubernetes/README.md").read_text(), re.DOTALL)
+    (commands,) = blocks((examples / "kubernetes/README.md").read_text())
     kubeconfig = examples / "kubeconfig"
     kubeconfig.touch(mode=0o600)
     kubeconfig.write_text(kubectl("config", "view", "--raw", "--flatten"))
     kubectl("config", "set-context", "--current", f"--kubeconfig={kubeconfig}")
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    shell = ["bash", "-euo", "pipefail", "-c", commands]
-    done = subprocess.run(
-        shell,
-        cwd=examples.parent,
-        env={**os.environ, "KUBECONFIG": str(kubeconfig), "PATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    follow(commands, folder=examples.parent, first_in_path=Path(sys.executable).parent, env={"KUBECONFIG": str(kubeconfig)})
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,6 @@
 """The README's way to an operator at work: its commands as they stand there, with the cluster's registry for REGISTRY."""
 
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +8,7 @@ from pathlib import Path
 import pytest
 from crds import ROOT
 from installed_operator import Operator
+from readmes import blocks, follow
 from testcluster.layout import REGISTRY
 from wards import SHORT, Ward
 
@@ -29,23 +28,10 @@ else:
 """
 
 
-def blocks() -> list[str]:
-    """The README's blocks of commands about Kubernetes."""
+def commands() -> str:
+    """What the README says of Kubernetes up to an operator at work."""
     (section,) = re.findall(r"^## On Kubernetes\n(.*?)^## ", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-    found: list[str] = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
-    return found
-
-
-def follow(commands: str, path: Path) -> None:
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", commands.replace("REGISTRY", REGISTRY)],
-        cwd=ROOT,
-        env=os.environ | {"PATH": f"{path}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    return blocks(section)[0].replace("REGISTRY", REGISTRY)
 
 
 @pytest.fixture
@@ -57,7 +43,7 @@ def installed(ours: None, operator: Operator, tmp_path: Path) -> Iterator[Operat
     docker.chmod(0o755)
     operator.uninstall()
     try:
-        follow(blocks()[0], tmp_path)
+        follow(commands(), folder=ROOT, first_in_path=tmp_path)
         yield operator
     finally:
         operator.upgrade()
