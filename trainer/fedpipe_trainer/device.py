@@ -17,7 +17,14 @@ _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory
 _FILE_PAGES = 0.08
 """Share of a memory limit that may still be taken by pages of files: kernels of libraries come in at their first use."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "could not create a primitive")
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "bad_alloc",
+    "alloc_failed",  # CUBLAS_STATUS_ALLOC_FAILED and its like
+    "could not create a primitive",
+)
 
 
 def choose() -> torch.device:
@@ -26,9 +33,14 @@ def choose() -> torch.device:
 
 
 def memory_bytes(device: torch.device, limit: int | None) -> int:
-    """Bytes a task may use: the device's memory, or the least of the machine's, the cgroup's and `limit`."""
+    """Bytes a task may use: what the device has for this process, or the least of the machine's, the cgroup's and `limit`.
+
+    The context of each process that uses a GPU takes some hundred megabytes that no tensor can have, so what counts is
+    what is free and what this process holds already.
+    """
     if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device))
     texts = [path.read_text().strip() for path in _CGROUP_LIMITS if path.is_file()]
     cgroup = [int(text) for text in texts if text.isdigit()]
     return min([psutil.virtual_memory().total, *cgroup, *([limit] if limit else [])])
@@ -112,7 +124,8 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     Measured, not looked up: 2·n³ FLOP in the best of five runs, on the CPU with the threads this process has.
     """
     n = 8192 if device.type == "cuda" else 1024
-    a = torch.ones(n, n, device=device, dtype=dtype)
+    # Numbers of no pattern, since a GPU multiplies equal ones faster; of their own generator, since training draws from the usual one.
+    a = torch.randn(n, n, device=device, dtype=dtype, generator=torch.Generator(device).manual_seed(0))
     best = min(_seconds_of_product(a) for _ in range(5))
     return 2.0 * n**3 / best
 

@@ -23,6 +23,7 @@ def reset_peak() -> None:
     """Forget the peak so far."""
     cuda = _cuda()
     if cuda is not None:
+        cuda.empty_cache()  # what an earlier task freed and the allocator kept is not this one's
         cuda.reset_peak_memory_stats()
     try:
         _CLEAR_REFS.write_text(_RESET_PEAK)
