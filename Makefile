@@ -19,7 +19,7 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' $(LOCK))
 COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --quiet
 WITHOUT_TORCH = awk '/^[^ \#]/ { keep = ($$0 !~ /^(torch|triton|nvidia-|cuda-)/) } keep' $(LOCK)
 
-.PHONY: help venv demo test slow e2e cluster cluster-down lint format lock bench bench-operator clean
+.PHONY: help venv demo test slow gpu e2e cluster cluster-down lint format lock bench bench-operator clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -51,6 +51,9 @@ test: lint ## Lint, then run every test
 
 slow: $(INSTALLED) ## Run the slow tests: whole runs in real processes, some ten minutes
 	$(BIN)/pytest -m slow
+
+gpu: $(INSTALLED) ## Run the tests that need a GPU, on the first one here
+	CUDA_VISIBLE_DEVICES=0 $(BIN)/pytest tests/trainer/test_on_a_gpu.py
 
 e2e: $(INSTALLED) ## Run the end-to-end tests on the cluster that KUBECONFIG names, else on one made here (root, Debian, Go)
 ifdef KUBECONFIG

@@ -15,6 +15,9 @@ from transformers import PreTrainedTokenizerFast
 
 from fedpipe_trainer.contract import Ended, Wire
 
+# The same bytes every time, limits of the process: what is tested here is the CPU's. A GPU is used by the tests that ask for one.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:

@@ -1,0 +1,54 @@
+"""A model of real size with random weights, where a real one cannot be had: speed and memory do not depend on their values.
+
+    python benchmarks/random_model.py FOLDER --shape llama-7b --tokenizer MODEL_FOLDER
+
+The weights are drawn on a GPU, if there is one, and saved in 16 bits; the vocabulary is the tokenizer's.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Final
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+from fedpipe_trainer import device
+
+SHAPES: Final = {
+    "llama-1b": {  # TinyLlama's: arXiv 2401.02385, table 2
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "num_hidden_layers": 22,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+    },
+    "llama-7b": {  # arXiv 2302.13971, table 2
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+    },
+}
+POSITIONS: Final = 2048
+
+
+def main() -> None:
+    """Write the model's folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--shape", choices=SHAPES, required=True)
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    said = parser.parse_args()
+    tokenizer = AutoTokenizer.from_pretrained(said.tokenizer, local_files_only=True)
+    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=POSITIONS, **SHAPES[said.shape], **special)
+    torch.manual_seed(0)
+    with torch.device(device.choose()):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(said.folder)
+    tokenizer.save_pretrained(said.folder)
+    print(f"{said.folder}: {said.shape}, {sum(parameter.numel() for parameter in model.parameters()) / 1e9:.2f} billion parameters")
+
+
+if __name__ == "__main__":
+    main()
