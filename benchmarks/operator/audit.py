@@ -16,6 +16,17 @@ from typing import Any
 
 from objects import OPERATOR
 
+
+@dataclass(frozen=True)
+class Reaction:
+    """How soon something was done about a Job's end."""
+
+    kind: str
+    end: float
+    """Unix seconds."""
+    seconds: float
+
+
 Mark = tuple[float, int, int]
 """How far a run is: the round, the stage in it, and the sites that are done with the stage."""
 
@@ -105,21 +116,21 @@ def _stage_of(job: re.Match[str]) -> Mark:
     return (-1.0 if job["kind"] == "profile" else float(job["round"] or 0), _STAGES[job["kind"]], 0)
 
 
-def reactions(log: Log, reported: Mapping[str, float]) -> list[tuple[float, float]]:
-    """Of each Job: when it ended, and after how many seconds a write showed it; 0 where one had before (its manifest was there).
+def reactions(log: Log, reported: Mapping[str, float]) -> list[Reaction]:
+    """Of each Job: after how many seconds a write showed its end; 0 where one had before (its manifest was there).
 
     `reported` says when the pods ended, by the Job's name. What the operator did not get to before the measurement ended is left out.
     """
-    stages: dict[tuple[str, Mark], list[float]] = defaultdict(list)
+    stages: dict[tuple[str, str, Mark], list[float]] = defaultdict(list)
     until = max(log.ends.values(), default=0.0) - _LAST_SECONDS
     for name, at in log.ends.items():
         if reported.get(name, at) < at < until and (found := _NAME.match(name)):
-            stages[found["run"], _stage_of(found)].append(at)
+            stages[found["run"], found["kind"], _stage_of(found)].append(at)
     found_all = []
-    for (run, stage), ends in stages.items():
+    for (run, kind, stage), ends in stages.items():
         marks = sorted(log.marks[run], key=lambda pair: pair[1])
         for number, end in enumerate(sorted(ends), 1):
             wanted = (*stage[:2], number)
             shown = next((at for mark, at in marks if mark >= wanted), until + _LAST_SECONDS)
-            found_all.append((end, max(0.0, shown - end)))
+            found_all.append(Reaction(kind, end, max(0.0, shown - end)))
     return found_all

@@ -48,11 +48,17 @@ def _calls(found: Measured) -> tuple[str, str, str]:
 
 
 def _reaction(found: Measured) -> list[tuple[str, str, str]]:
-    seconds = [one for _, one in audit.reactions(found.log, found.reported)]
+    reactions = audit.reactions(found.log, found.reported)
+    seconds = [one.seconds for one in reactions]
     median, last, most = (percentile(seconds, share) for share in (0.5, 0.99, 1.0))
+    kinds = {kind: [one.seconds for one in reactions if one.kind == kind] for kind in sorted({one.kind for one in reactions})}
+    told = ", ".join(f"{kind} {percentile(some, 0.99):.2f} ({len(some)})" for kind, some in kinds.items())
+    late = sum(one > MOST_SECONDS for one in seconds)
     return [
         (f"seconds from a Job's end to the write that shows it, median ({len(seconds)} Jobs)", f"{median:.2f}", ""),
         ("… 99 of 100", f"{last:.2f}", f"≤ {MOST_SECONDS:.0f}"),
+        ("… 99 of 100, by the Job's kind (Jobs)", told, ""),
+        (f"… above {MOST_SECONDS:.0f} s: Jobs, share", f"{late}, {late / max(1, len(seconds)):.2%}", ""),
         ("… longest", f"{most:.2f}", ""),
     ]
 
