@@ -27,6 +27,28 @@ def test_a_run_goes_from_its_object_to_its_end_and_leaves_no_task_behind(tmp_pat
     assert world.api.all(SECRETS) == []
 
 
+def test_the_tasks_of_a_round_go_after_the_next_jobs_are_made_since_deleting_takes_time(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.settle()
+    calls = [call for call in world.api.noted if call.startswith(("create jobs", "deletecollection secrets"))]
+    before = [calls[at - 1] for at, call in enumerate(calls) if call == "deletecollection secrets"]
+
+    assert before == [f"create jobs toy-{job}" for job in ("train-r1-site-c-a0", "train-r2-site-c-a0", "export-a0")]
+
+
+def test_tasks_that_could_not_be_deleted_are_deleted_by_a_later_turn(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.api.trouble["deletecollection secrets"] = TryAgain("Unreachable", "the API server is away")
+    with pytest.raises(TryAgain, match="Unreachable"):
+        world.work_until("train-r1")
+    before = world.api.all(SECRETS)
+    world.api.trouble.clear()
+    world.turn()
+
+    assert len(before) == 9
+    assert {one["metadata"]["name"] for one in world.api.all(SECRETS)} == {f"toy-train-r1-site-{site}-a0" for site in "abc"}
+
+
 def test_every_job_and_secret_is_made_once_even_with_a_new_operator_at_every_turn(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
     for _ in range(200):

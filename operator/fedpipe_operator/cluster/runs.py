@@ -69,6 +69,8 @@ class _Kept:
     refused: dict[str, Refused] = field(default_factory=dict)
     failures: int = 0
     is_swept: bool = False
+    round_over: int | None = None
+    """A round whose tasks are still to be deleted. A new operator does not know: they go when the run is over."""
 
 
 @dataclass
@@ -129,8 +131,7 @@ class Runs:
             raise TryAgain(error.reason, error.message) from fault
         kept.failures = 0
         kept.words.keep(set(view.jobs))
-        if any(isinstance(action, CommitEvaluation) for action in turn.decision.actions):
-            self._delete_tasks(run, turn.seen.round)
+        self._tidy(run, turn, kept)
         return _look_again_at(run, view, turn, now)
 
     def _reconcile(self, run: Run, view: RunView, kept: _Kept) -> Turn:
@@ -188,9 +189,14 @@ class Runs:
             self.cluster.api.delete(RUNS, meta.namespace, run.name, uid=meta.uid)
         return due if now < due else None
 
-    def _delete_tasks(self, run: Run, round_: int) -> None:
-        """The tasks of a round that is over, with the URLs in them."""
-        self.cluster.api.delete_all(SECRETS, run.resource.metadata.namespace, round_labels(run, round_))
+    def _tidy(self, run: Run, turn: Turn, kept: _Kept) -> None:
+        """Delete the tasks of a round that is over, with the URLs in them. It can take seconds: the next Jobs are made before."""
+        actions = turn.decision.actions
+        if any(isinstance(action, CommitEvaluation) for action in actions):
+            kept.round_over = turn.seen.round
+        elif kept.round_over is not None and not any(isinstance(action, CommitPlan) for action in actions):
+            self.cluster.api.delete_all(SECRETS, run.resource.metadata.namespace, round_labels(run, kept.round_over))
+            kept.round_over = None
 
     def _refuse(self, body: Body, problems: Sequence[str]) -> None:
         """Say what is wrong with the spec; the next edit brings the next turn."""
