@@ -375,6 +375,16 @@ def test_news_that_is_on_its_way_leads_nobody_astray() -> None:
     assert not is_astray(THERE | MISSED, THERE, THERE | MISSED)
 
 
+def test_after_a_list_the_roll_is_called_within_seconds_and_other_events_call_for_none() -> None:
+    control = Control(StandInRuns(StandInCluster(lambda: 100.0)), StandInSites(), StandInRoll(), SETTINGS.threads)  # type: ignore[arg-type]
+
+    control.note_list("MODIFIED")
+    assert control.roll_queue._entries == {}
+
+    control.note_list(None)
+    assert [entry.due for entry in control.roll_queue._entries.values()] == [105.0]
+
+
 def test_what_came_or_went_while_the_roll_was_called_is_not_astray() -> None:
     assert strays(before={}, called={"1": "new"}, after={"1": "new"}) == {}
     assert strays(before={}, called={}, after={"1": "newer"}) == {}

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+from collections.abc import Callable
 
 import kopf
 import pytest
@@ -45,6 +46,31 @@ def test_every_handler_is_a_coroutine_for_kopf_calls_others_in_threads_and_the_w
 
     assert len(ours) > 10
     assert [one.__name__ for one in ours if not inspect.iscoroutinefunction(one)] == []
+
+
+class Listener:
+    """In a control's place: what it was told, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[object, ...]] = []
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *said, **_: self.told.append((name, *said))
+
+
+META = {"name": "one", "namespace": "wards", "uid": "u", "labels": {}, "creationTimestamp": "2026-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize("handler", ["run_seen", "site_seen", "job_seen"])
+@pytest.mark.parametrize("event", [None, "ADDED", "MODIFIED", "DELETED"])
+def test_the_control_hears_of_every_event_and_so_of_every_list(handler: str, event: str | None) -> None:
+    from fedpipe_operator import handlers  # noqa: PLC0415 -- registers with kopf
+
+    control = Listener()
+    asyncio.run(getattr(handlers, handler)(type=event, body=kopf.Body({"metadata": META}), memo=kopf.Memo(control=control)))
+
+    assert control.told[0] == ("note_list", event)
+    assert len(control.told) == 2
 
 
 class Turns:
