@@ -1,4 +1,4 @@
-"""The memory model against peaks measured on a CPU with two real models, and its shape everywhere else."""
+"""The memory model against peaks measured on a CPU and on a GPU, and its shape everywhere else."""
 
 import csv
 from dataclasses import replace
@@ -52,6 +52,30 @@ def test_forecasts_are_within_15_percent_of_what_was_measured(model: str, bits: 
 
     assert len(ratios) == 7
     assert all(0.85 <= ratio <= 1.15 for ratio in ratios), ratios
+
+
+# The GPU's 7B has random weights and SmolLM2's vocabulary (benchmarks/random_model.py).
+ON_GPU = {"SmolLM2-135M": SMOLLM2, "LLaMA-7B": LLAMA_7B.model_copy(update={"vocabulary_size": SMOLLM2.vocabulary_size})}
+
+
+@pytest.mark.parametrize(("model", "bits"), [*(("SmolLM2-135M", bits) for bits in BITS), *(("LLaMA-7B", bits) for bits in (4, 16))])
+def test_on_a_gpu_forecasts_are_within_15_percent_of_what_was_measured(model: str, bits: Bits) -> None:
+    """Peaks of train tasks on an NVIDIA H100; a profile measures every batch at the one length and the largest at the other, too."""
+    with Path(__file__).with_name("measured_peaks_h100.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["model"] == model and row["bits"] == str(bits)]
+    peaks = {(int(row["batch"]), int(row["length"])): int(row["peak_mb"]) * 1e6 for row in rows}
+    points = tuple(
+        point(bits=bits, batch=batch, length=length, peak=seen)
+        for (batch, length), seen in peaks.items()
+        if length == min(peaks)[1] or (batch, length) == max(peaks)
+    )
+    site = a_site(device="NVIDIA H100", base=ON_GPU[model], runtime_bytes=0, load_peak_bytes={bits: 0}, points=points)
+    ranks = uniform_ranks(site.base.weights, 8)
+
+    forecasts = {(batch, length): predict_peak(site, bits=bits, batch=batch, length=length, ranks=ranks) for batch, length in peaks}
+
+    assert len(points) < len(peaks) >= 4
+    assert all(0.85 <= forecasts[at] / peaks[at] <= 1.15 for at in peaks), forecasts
 
 
 def peak(site: SiteProfile, *, rank: int = 8, **changes: Any) -> int:
