@@ -261,6 +261,16 @@ def test_a_process_that_does_not_end_when_asked_is_killed(open_door: OpenBench, 
     assert bench.door.observe()["train-a"].exit_code == 137
 
 
+def test_a_process_that_waits_for_work_and_does_not_hear_the_signal_hears_that_there_will_be_none(bench: Bench) -> None:
+    bench.start("train-a", "a", deaf=True)
+    bench.ended("train-a")
+    process = bench.door._children["a"].process
+
+    bench.door.close()
+
+    assert process.returncode == 0
+
+
 def test_closing_lets_every_task_leave_its_checkpoint(bench: Bench, meeting: Meet) -> None:
     at = {site: meeting(site) for site in "ab"}
     for site, place in at.items():

@@ -104,6 +104,9 @@ def ask_to_end(child: Child, grace_seconds: float) -> None:
     if child.kill_at is None:
         child.kill_at = time.monotonic() + grace_seconds
         child.process.terminate()
+        # One that was just about to wait for a line may sleep through the signal: the end of its input wakes it.
+        with contextlib.suppress(BrokenPipeError):
+            child.input.close()
 
 
 def kill(child: Child) -> None:
