@@ -138,6 +138,8 @@ def _evaluations(run: Run, store: Store, memory: Memory) -> dict[int, RoundEvalu
         evaluation = _object(memory, store, key, RoundEvaluation)
         if evaluation is None:
             break
+        if evaluation.sites:  # what each site measured is for the report, which reads it itself
+            evaluation = memory.objects[key] = evaluation.model_copy(update={"sites": {}})
         found[round_] = evaluation
     return found
 

@@ -14,7 +14,7 @@ from fedpipe_operator import names
 from fedpipe_operator.doors import Job, JobState, SeenJob
 from fedpipe_operator.errors import TellUser
 from fedpipe_operator.observe import Memory, observe
-from fedpipe_operator.records import RoundEvaluation, Verdict
+from fedpipe_operator.records import RoundEvaluation, SiteEvaluation, Verdict
 from fedpipe_operator.rounds import Run, Seen, job_of
 from fedpipe_operator.store import DirectoryStore
 from fedpipe_trainer.contract import (
@@ -207,6 +207,14 @@ def test_of_earlier_rounds_plans_what_is_told_of_them_later_is_kept_and_profiles
         assert all(plan.selected == ("site-a", "site-b") for plan in seen.plans.values())
         assert seen.profiles == {}
     assert not any(isinstance(value, ProfileManifest) for value in memory.objects.values())
+
+
+def test_of_evaluations_what_each_site_measured_is_not_kept(store: DirectoryStore) -> None:
+    memory, part = Memory(), SiteEvaluation(samples=4, targets=4, loss=0.5)
+    put(store, names.round_evaluation(0), evaluated(0).model_copy(update={"loss": 0.5, "sites": {"north": part}}))
+
+    assert look(store, memory=memory).evaluations == {0: evaluated(0).model_copy(update={"loss": 0.5})}
+    assert memory.objects == {names.round_evaluation(0): evaluated(0).model_copy(update={"loss": 0.5})}
 
 
 def test_a_look_that_was_broken_off_leaves_nothing_to_the_next(store: DirectoryStore) -> None:
