@@ -1,7 +1,6 @@
 """The trainer's process as a parent sees it: exit statuses, lines, logs, signals. No task here gets as far as torch."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from fedpipe_trainer import tasks
 from fedpipe_trainer.contract import EvaluateTask, ExitCode, Failure, FailureReason, Outcome, parse_manifest, parse_task
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.settings import Settings
-from fedpipe_trainer.stopping import Stop
 from fedpipe_trainer.workplace import Workplace
 
 GOLDEN = Path(__file__).parents[1] / "contract" / "golden"
@@ -98,30 +96,6 @@ def task(tmp_path: Path) -> EvaluateTask:
     return task.model_copy(update={"manifest": (tmp_path / "manifest.json").as_uri()})
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_trainer_that_is_asked_to_stop_while_its_libraries_load_ends_at_once(
-    task: EvaluateTask, tmp_path: Path, number: signal.Signals
-) -> None:
-    os.mkfifo(tmp_path / "loading")
-    (tmp_path / "torch.py").write_text(f"open({str(tmp_path / 'loading')!r}, 'w').close()\nwhile True: pass")
-    (tmp_path / "task.json").write_text(task.to_json())
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
-    with subprocess.Popen([sys.executable, "-m", "fedpipe_trainer", tmp_path / "task.json"], env=environment) as trainer:
-        (tmp_path / "loading").read_text()
-        trainer.send_signal(number)
-
-        assert trainer.wait() == ExitCode.TERMINATED
-    assert not (tmp_path / "manifest.json").exists()
-
-
-def test_a_request_from_before_there_was_nothing_to_do_is_not_forgotten() -> None:
-    stop = Stop()
-    stop.request()
-
-    with pytest.raises(SystemExit, match="143"), stop.idle():
-        pytest.fail("it went on")
-
-
 def perform_with(recipe: Any, task: EvaluateTask, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ExitCode, Failure]:
     """Do the task with this function in the place of its recipe; the exit status and the failure in the manifest."""
     module = ModuleType("a_recipe")
@@ -130,7 +104,7 @@ def perform_with(recipe: Any, task: EvaluateTask, folder: Path, monkeypatch: pyt
     monkeypatch.setitem(tasks._RECIPES, "evaluate", "a_recipe")
     (folder / "task.json").write_text(task.to_json())
 
-    code = tasks.perform(folder / "task.json", settings=Settings(cache=folder), say=lambda _: None, stop=Stop())
+    code = tasks.perform(folder / "task.json", settings=Settings(cache=folder), say=lambda _: None, stop_requested=lambda: False)
 
     manifest = parse_manifest((folder / "manifest.json").read_text())
     assert (manifest.kind, manifest.outcome, manifest.site, manifest.round) == ("evaluate", Outcome.FAILED, task.site, task.round)

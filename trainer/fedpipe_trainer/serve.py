@@ -48,4 +48,4 @@ def _serve_one(task_file: Path, *, settings: Settings, say: Say, stop: Stop) -> 
         _LOG.error("the log beside %s cannot be written: %s", task_file, error)
         return ExitCode.BAD_TASK
     with log, logging_into(log.fileno()):
-        return perform(task_file, settings=settings, say=say, stop=stop)
+        return perform(task_file, settings=settings, say=say, stop_requested=lambda: stop.requested)

@@ -35,15 +35,9 @@ class Stop:
 
     @contextmanager
     def idle(self) -> Iterator[None]:
-        """While the block runs there is nothing to finish: a request ends the process at once, and so does one from before.
-
-        Raises:
-            SystemExit: with 143, at a request.
-        """
+        """While the block runs there is nothing to finish: a request ends the process at once."""
         self._idle = True
         try:
-            if self.requested:
-                self.request()
             yield
         finally:
             self._idle = False

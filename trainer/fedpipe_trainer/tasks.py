@@ -30,7 +30,6 @@ from fedpipe_trainer.contract import (
 )
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.settings import Settings
-from fedpipe_trainer.stopping import Stop
 from fedpipe_trainer.workplace import AnyTask, Workplace
 
 _LONGEST_MESSAGE: Final = 4096
@@ -52,12 +51,8 @@ _MANIFESTS: Final[dict[str, Callable[..., Manifest]]] = {
 _LOG = logging.getLogger(__name__)
 
 
-def perform(task_file: Path, *, settings: Settings, say: Callable[[Progress], None], stop: Stop) -> ExitCode:
-    """Do the task in this file and write its manifest; the exit status that tells how it ended.
-
-    Raises:
-        SystemExit: with 143 and no manifest, asked to stop while the libraries were imported: nothing had begun.
-    """
+def perform(task_file: Path, *, settings: Settings, say: Callable[[Progress], None], stop_requested: Callable[[], bool]) -> ExitCode:
+    """Do the task in this file and write its manifest; the exit status that tells how it ended."""
     try:
         task = _read(task_file)
     except TaskFailed as error:
@@ -68,10 +63,10 @@ def perform(task_file: Path, *, settings: Settings, say: Callable[[Progress], No
             folder=Path(folder),
             cache=settings.cache,
             say=say,
-            stop_requested=lambda: stop.requested,
+            stop_requested=stop_requested,
             memory_limit_bytes=settings.memory_limit_bytes,
         )
-        return _report(_attempt(task, workplace, stop), task, workplace)
+        return _report(_attempt(task, workplace), task, workplace)
 
 
 def _read(task_file: Path) -> AnyTask:
@@ -86,11 +81,9 @@ def _read(task_file: Path) -> AnyTask:
     raise TaskFailed(FailureReason.BAD_TASK, f"the task file {task_file} cannot be used: {why}")
 
 
-def _attempt(task: AnyTask, workplace: Workplace, stop: Stop) -> Manifest:
+def _attempt(task: AnyTask, workplace: Workplace) -> Manifest:
     try:
-        with stop.idle():  # imports take seconds, and a pod that is to go should not make anybody wait for them
-            recipe = import_module(_RECIPES[task.kind])
-        manifest: Manifest = recipe.run(task, workplace)
+        manifest: Manifest = import_module(_RECIPES[task.kind]).run(task, workplace)
     except Exception as error:  # noqa: BLE001 - the one place where every failure becomes a manifest
         failure = _failure(error, workplace)
         _LOG.error("the %s task failed: %s: %s", task.kind, failure.reason, failure.message)
