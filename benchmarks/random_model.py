@@ -15,13 +15,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from fedpipe_trainer import device
 
 SHAPES: Final = {
-    "llama-1b": {  # TinyLlama's: arXiv 2401.02385, table 2
-        "hidden_size": 2048,
-        "intermediate_size": 5632,
-        "num_hidden_layers": 22,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 4,
-    },
     "llama-7b": {  # arXiv 2302.13971, table 2
         "hidden_size": 4096,
         "intermediate_size": 11008,

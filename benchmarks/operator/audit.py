@@ -22,8 +22,6 @@ class Reaction:
     """How soon something was done about a Job's end."""
 
     kind: str
-    end: float
-    """Unix seconds."""
     seconds: float
 
 
@@ -132,5 +130,5 @@ def reactions(log: Log, reported: Mapping[str, float]) -> list[Reaction]:
         for number, end in enumerate(sorted(ends), 1):
             wanted = (*stage[:2], number)
             shown = next((at for mark, at in marks if mark >= wanted), until + _LAST_SECONDS)
-            found_all.append(Reaction(kind, end, max(0.0, shown - end)))
+            found_all.append(Reaction(kind, max(0.0, shown - end)))
     return found_all

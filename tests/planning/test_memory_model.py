@@ -22,9 +22,9 @@ PROFILED = ((1, 128), (4, 128), (8, 128))
 """Batch and length of the points that a profile measures; the rest of the table is forecast from them."""
 
 
-def measured_peaks(model: str, bits: int) -> list[dict[str, int]]:
-    """Rows of the table (columns in MB): transformers and peft, LoRA of rank 8 on q, k, v and o, 2 cores."""
-    with Path(__file__).with_name("measured_peaks.csv").open() as file:
+def measured_peaks(model: str, bits: int, table: str = "measured_peaks.csv") -> list[dict[str, int]]:
+    """Rows of a table (columns in MB), LoRA of rank 8 on q, k, v and o; the usual one: transformers and peft, 2 cores."""
+    with Path(__file__).with_name(table).open() as file:
         rows = [row for row in csv.DictReader(file) if row["model"] == model and row["bits"] == str(bits)]
     return [{key: int(value) for key, value in row.items() if key != "model"} for row in rows]
 
@@ -61,9 +61,7 @@ ON_GPU = {"SmolLM2-135M": SMOLLM2, "LLaMA-7B": LLAMA_7B.model_copy(update={"voca
 @pytest.mark.parametrize(("model", "bits"), [*(("SmolLM2-135M", bits) for bits in BITS), *(("LLaMA-7B", bits) for bits in (4, 16))])
 def test_on_a_gpu_forecasts_are_within_15_percent_of_what_was_measured(model: str, bits: Bits) -> None:
     """Peaks of train tasks on an NVIDIA H100; a profile measures every batch at the one length and the largest at the other, too."""
-    with Path(__file__).with_name("measured_peaks_h100.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["model"] == model and row["bits"] == str(bits)]
-    peaks = {(int(row["batch"]), int(row["length"])): int(row["peak_mb"]) * 1e6 for row in rows}
+    peaks = {(row["batch"], row["length"]): row["peak_mb"] * 1e6 for row in measured_peaks(model, bits, "measured_peaks_h100.csv")}
     points = tuple(
         point(bits=bits, batch=batch, length=length, peak=seen)
         for (batch, length), seen in peaks.items()

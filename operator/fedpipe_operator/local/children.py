@@ -94,9 +94,7 @@ def tell(child: Child, line: str) -> None:
 def hang_up(child: Child) -> None:
     """Close the pipes of a process that is gone."""
     child.output.close()
-    # A line it never read is still in the buffer.
-    with contextlib.suppress(BrokenPipeError):
-        child.input.close()
+    _end_input(child)
 
 
 def ask_to_end(child: Child, grace_seconds: float) -> None:
@@ -105,8 +103,7 @@ def ask_to_end(child: Child, grace_seconds: float) -> None:
         child.kill_at = time.monotonic() + grace_seconds
         child.process.terminate()
         # One that was just about to wait for a line may sleep through the signal: the end of its input wakes it.
-        with contextlib.suppress(BrokenPipeError):
-            child.input.close()
+        _end_input(child)
 
 
 def kill(child: Child) -> None:
@@ -132,3 +129,9 @@ def pin(pid: int, cpus: frozenset[int]) -> None:
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 -- numbers, not paths
             os.sched_setaffinity(int(thread), cpus)
+
+
+def _end_input(child: Child) -> None:
+    # A line that a process which is gone never read is still in the buffer.
+    with contextlib.suppress(BrokenPipeError):
+        child.input.close()
