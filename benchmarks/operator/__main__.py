@@ -23,10 +23,10 @@ import objects  # noqa: E402
 import plane  # noqa: E402
 import table  # noqa: E402
 from api import Api  # noqa: E402
-from sampling import Sample, sample  # noqa: E402
+from sampling import Sample, programs, sample  # noqa: E402
 from stand_in import StandIn  # noqa: E402
 from store_log import StoreLog  # noqa: E402
-from testcluster.processes import pid_of, stop  # noqa: E402
+from testcluster.processes import pid_of, running, stop  # noqa: E402
 from testcluster.shell import locked  # noqa: E402
 
 _SAMPLE_SECONDS, _LOOK_SECONDS = 5.0, 10.0
@@ -87,19 +87,28 @@ async def measure(place: plane.Place, size: Size) -> table.Measured:
         pid = pid_of(place, operator.name)
         if pid is None:
             raise RuntimeError("the operator ended")
-        began = time.time()
+        pids = _around(place, operator.name)
+        began, before = time.time(), programs(pids)
         async with _beside(stand_in.run()):
             course = await _follow(api, size, pid)
-        seconds = time.time() - began
+        seconds, after = time.time() - began, programs(pids)
         _say_outcomes(course)
     finally:
         await listener.cleanup()
         await api.close()
     await asyncio.to_thread(stop, place, operator.name)
     await asyncio.to_thread(stop, place, "kube-apiserver")  # what it noted is written when it ends
-    processors = os.cpu_count() or 1
+    taken = {name: after[name] - before[name] for name in pids}
     work = course.rounds * size.sites // size.runs
-    return table.Measured(work, course.rounds, seconds, audit.read(place.audit), stand_in.reported, log, course.samples, processors)
+    return table.Measured(
+        work, course.rounds, seconds, audit.read(place.audit), stand_in.reported, log, course.samples, taken, os.cpu_count() or 1
+    )
+
+
+def _around(place: plane.Place, operator: str) -> dict[str, int]:
+    """The processes around the operator, this one among them, by name."""
+    others = {name: pid for name in running(place) if name != operator and (pid := pid_of(place, name)) is not None}
+    return others | {"stand-in": os.getpid()}
 
 
 async def _follow(api: Api, size: Size, pid: int) -> Course:

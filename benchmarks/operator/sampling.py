@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -39,6 +40,12 @@ def sample(pid: int) -> Sample:
     times = psutil.cpu_times()
     busy = sum(times) - times.idle - times.iowait - times.guest - times.guest_nice
     return Sample(time.time(), rss, pss, _workers(pid), user + system, of_user + of_system, busy)
+
+
+def programs(pids: Mapping[str, int]) -> dict[str, float]:
+    """Processor seconds that each of these processes has taken until now."""
+    times = {name: psutil.Process(pid).cpu_times() for name, pid in pids.items()}
+    return {name: taken.user + taken.system for name, taken in times.items()}
 
 
 def _memory(pid: int) -> tuple[float, float]:

@@ -26,6 +26,8 @@ class Measured:
     """When each Job's pod ended, by the Job's name."""
     store: StoreLog
     samples: Sequence[Sample]
+    others: Mapping[str, float]
+    """Processor seconds of what is around the operator, by program."""
     processors: int
 
 
@@ -77,10 +79,12 @@ def _memory(found: Measured) -> list[tuple[str, str, str]]:
 def _processor(found: Measured) -> list[tuple[str, str, str]]:
     first, last = found.samples[0], found.samples[-1]
     own, workers = last.cpu - first.cpu, last.workers_cpu - first.workers_cpu
+    others = ", ".join(f"{name} {taken / found.work:.3f}" for name, taken in sorted(found.others.items(), key=lambda pair: -pair[1]))
     busy = (last.busy - first.busy) / (last.at - first.at) / found.processors
     return [
         ("operator's processor seconds a site and round", f"{own / found.work:.3f}", ""),
         ("… of its aggregation processes", f"{workers / found.work:.3f}", ""),
+        ("… of what is around it", others, ""),
         (f"all processors of the machine at work, share of the {found.seconds:.0f} s", f"{busy:.0%}", ""),
     ]
 

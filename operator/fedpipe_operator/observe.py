@@ -117,7 +117,7 @@ def observe(run: Run, jobs: Mapping[str, SeenJob], store: Store, memory: Memory,
         reported=frozenset(name for name, seen in ours.items() if look.has_reported(seen)),
         profiles={} if max(round_, 1) in plans else look.by_site(names.profile_manifest, ProfileManifest, sites),
         plans=plans,
-        commits=look.by_round(names.round_manifest, RoundManifest, rounds),
+        commits=_outlined(look.by_round(names.round_manifest, RoundManifest, rounds), memory),
         evaluations=evaluations,
         updates=look.by_site(partial(names.update_manifest, round_), UpdateManifest, sites),
         verdicts=look.by_site(partial(names.update_verdict, round_), Verdict, sites),
@@ -168,6 +168,16 @@ def _shortened(plans: dict[int, RoundPlan], memory: Memory) -> dict[int, RoundPl
             plans[round_] = plans[round_].model_copy(update={"plans": {}, **fixed_by_the_first})
             memory.objects[names.round_plan(round_)] = plans[round_]
     return plans
+
+
+def _outlined(commits: dict[int, RoundManifest], memory: Memory) -> dict[int, RoundManifest]:
+    """Of commits, what is told of them later: adapter, contributions, the worst cut. What they say of each weight grows with the model."""
+    for round_, commit in commits.items():
+        if commit.ranks:
+            worst = sorted(commit.truncated_energy.items(), key=lambda pair: pair[1])[-1:]
+            commits[round_] = commit.model_copy(update={"ranks": {}, "head": {}, "truncated_energy": dict(worst)})
+            memory.objects[names.round_manifest(round_)] = commits[round_]
+    return commits
 
 
 def _object(memory: Memory, store: Store, key: str, kind: type[WireT]) -> WireT | None:

@@ -14,10 +14,11 @@ from fedpipe_operator import names
 from fedpipe_operator.doors import Job, JobState, SeenJob
 from fedpipe_operator.errors import TellUser
 from fedpipe_operator.observe import Memory, observe
-from fedpipe_operator.records import RoundEvaluation, SiteEvaluation, Verdict
+from fedpipe_operator.records import Contribution, RoundEvaluation, RoundManifest, SiteEvaluation, Verdict
 from fedpipe_operator.rounds import Run, Seen, job_of
 from fedpipe_operator.store import DirectoryStore
 from fedpipe_trainer.contract import (
+    Artifact,
     EvaluateTask,
     Failure,
     FailureReason,
@@ -207,6 +208,26 @@ def test_of_earlier_rounds_plans_what_is_told_of_them_later_is_kept_and_profiles
         assert all(plan.selected == ("site-a", "site-b") for plan in seen.plans.values())
         assert seen.profiles == {}
     assert not any(isinstance(value, ProfileManifest) for value in memory.objects.values())
+
+
+def test_of_commits_what_they_say_of_each_weight_is_not_kept_but_the_worst_cut(store: DirectoryStore) -> None:
+    memory = Memory()
+    whole = RoundManifest(
+        round=1,
+        method="exact",
+        adapter=Artifact(name="rounds/0001/global.safetensors", size=9, sha256="a" * 64),
+        ranks={"q": 8, "v": 4},
+        head={"classifier": (3, 8)},
+        contributions=(Contribution(site="site-a", attempt=0, sha256="b" * 64, samples=10, share=1.0),),
+        truncated_energy={"q": 0.25, "v": 0.125},
+    )
+    kept = whole.model_copy(update={"ranks": {}, "head": {}, "truncated_energy": {"q": 0.25}})
+    put(store, names.round_evaluation(0), evaluated(0))
+    put(store, names.round_manifest(1), whole)
+
+    for _ in range(2):
+        assert look(store, memory=memory).commits == {1: kept}
+        assert memory.objects[names.round_manifest(1)] == kept
 
 
 def test_of_evaluations_what_each_site_measured_is_not_kept(store: DirectoryStore) -> None:
