@@ -18,6 +18,7 @@ from fedpipe_operator.cluster.voice import ClusterVoice
 from fedpipe_operator.cluster.workers import Workers
 from fedpipe_operator.control import Control
 from fedpipe_operator.errors import FedPipeError
+from fedpipe_operator.heap import share_freed
 from fedpipe_operator.settings import Settings
 
 
@@ -47,6 +48,7 @@ def main() -> None:
         settings = environment.read(os.environ)
     except ValueError as error:
         sys.exit(str(error))
+    share_freed()
     control = control_of(settings)
     _leave_without_kinds(control.runs.cluster.api, settings)
     from fedpipe_operator import handlers  # noqa: F401, PLC0415 -- registers with kopf

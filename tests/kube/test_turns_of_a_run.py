@@ -67,6 +67,21 @@ def test_every_job_and_secret_is_made_once_even_with_a_new_operator_at_every_tur
     assert made == list(dict.fromkeys(made))
 
 
+def test_a_task_that_was_made_without_its_job_is_made_anew_with_urls_that_are_valid_again(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.api.trouble["create jobs"] = TryAgain("Unreachable", "the API server is away")
+    with pytest.raises(TryAgain, match="Unreachable"):
+        world.turn()
+    world.api.trouble.clear()
+    left = world.api.all(SECRETS)[0]
+    world.api.merge(SECRETS, "default", left["metadata"]["name"], {"stringData": {"task.json": "of yesterday"}})
+
+    world.settle()
+
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert [call for call in world.api.noted if call.startswith("apply secrets")] == [f"apply secrets {left['metadata']['name']}"]
+
+
 def test_a_turn_with_nothing_new_makes_no_call(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
     world.turn()

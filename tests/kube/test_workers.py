@@ -73,6 +73,13 @@ def test_a_process_finds_its_task_and_the_stores_keys() -> None:
     assert bench.result().message == "{}me"
 
 
+def test_a_process_yields_to_the_operators_own_turns() -> None:
+    bench = Bench("import os\nwhile os.getpriority(os.PRIO_PROCESS, 0) <= 0: pass")
+    bench.start()
+
+    assert bench.result().state is JobState.SUCCEEDED
+
+
 def test_a_process_that_takes_too_long_is_ended() -> None:
     bench = Bench(SLOW)
     bench.start(seconds=0.2)

@@ -151,7 +151,9 @@ class ClusterDoor:
         settings, api = self.cluster.settings, self.cluster.api
         site = site_of(self.run, job.site) if job.site else None
         body = aggregation_job(self.run, job, settings) if job.kind == "aggregate" else trainer_job(self.run, job, site, limits, settings)
-        api.apply(SECRETS, self._namespace, task_secret(self.run, job, task_json))
+        secret = task_secret(self.run, job, task_json)
+        if api.create(SECRETS, self._namespace, secret) is None:  # an earlier try left one, whose URLs may have expired
+            api.apply(SECRETS, self._namespace, secret)
         created = api.create(JOBS, self._namespace, body) or self._known(job)
         self.cluster.recent.created(kube_job(created))
 
