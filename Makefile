@@ -91,7 +91,7 @@ bench: $(INSTALLED) ## Run the benchmarks; they print the tables of benchmarks/R
 	$(BIN)/python examples/quickstart/prepare.py
 	$(BIN)/python benchmarks/train_step.py examples/quickstart/volumes/models/mpnet --task classify
 
-bench-operator: $(INSTALLED) ## Measure one operator with 1,000 sites and 100 runs; needs what `make cluster` needs, and most of an hour
+bench-operator: $(INSTALLED) ## Measure one operator with 1,000 sites and 100 runs; needs what `make cluster` needs, and 75 minutes
 	$(BIN)/python benchmarks/operator
 
 clean: ## Remove what was built; the cache of models stays
