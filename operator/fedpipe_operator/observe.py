@@ -173,7 +173,7 @@ def _shortened(plans: dict[int, RoundPlan], memory: Memory) -> dict[int, RoundPl
 def _outlined(commits: dict[int, RoundManifest], memory: Memory) -> dict[int, RoundManifest]:
     """Of commits, what is told of them later: adapter, contributions, the worst cut. What they say of each weight grows with the model."""
     for round_, commit in commits.items():
-        if commit.ranks:
+        if commit.ranks or commit.head:
             worst = sorted(commit.truncated_energy.items(), key=lambda pair: pair[1])[-1:]
             commits[round_] = commit.model_copy(update={"ranks": {}, "head": {}, "truncated_energy": dict(worst)})
             memory.objects[names.round_manifest(round_)] = commits[round_]

@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -102,8 +103,9 @@ class Workers:
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
             self._processes[key] = process
+            with suppress(OSError):  # where that is forbidden, it takes its share like any other
+                os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
             self._seen[key] = replace(self._seen[key], state=JobState.RUNNING, message="")
             return process
 
