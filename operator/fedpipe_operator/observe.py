@@ -45,6 +45,16 @@ def is_interrupted(value: Wire) -> bool:
     return failure is not None and failure.reason is FailureReason.TERMINATED
 
 
+def _as_kept(value: WireT) -> WireT:
+    """As much of an object as a look needs: what a commit says of each weight, and an evaluation of each site, the report reads itself."""
+    if isinstance(value, RoundEvaluation):
+        return value.model_copy(update={"sites": {}})
+    if isinstance(value, RoundManifest):
+        worst = sorted(value.truncated_energy.items(), key=lambda pair: pair[1])[-1:]
+        return value.model_copy(update={"ranks": {}, "head": {}, "truncated_energy": dict(worst)})
+    return value
+
+
 @dataclass
 class Memory:
     """What the last look read, by key. Objects that are written once never need to be read again while looks still ask for them."""
@@ -66,7 +76,7 @@ class Memory:
         data = store.read(key)
         if data is None:
             return None
-        value = parsed(data, kind)
+        value = _as_kept(parsed(data, kind))
         if not is_interrupted(value):
             self.objects[key] = value
         return value
@@ -117,7 +127,7 @@ def observe(run: Run, jobs: Mapping[str, SeenJob], store: Store, memory: Memory,
         reported=frozenset(name for name, seen in ours.items() if look.has_reported(seen)),
         profiles={} if max(round_, 1) in plans else look.by_site(names.profile_manifest, ProfileManifest, sites),
         plans=plans,
-        commits=_outlined(look.by_round(names.round_manifest, RoundManifest, rounds), memory),
+        commits=look.by_round(names.round_manifest, RoundManifest, rounds),
         evaluations=evaluations,
         updates=look.by_site(partial(names.update_manifest, round_), UpdateManifest, sites),
         verdicts=look.by_site(partial(names.update_verdict, round_), Verdict, sites),
@@ -138,8 +148,6 @@ def _evaluations(run: Run, store: Store, memory: Memory) -> dict[int, RoundEvalu
         evaluation = _object(memory, store, key, RoundEvaluation)
         if evaluation is None:
             break
-        if evaluation.sites:  # what each site measured is for the report, which reads it itself
-            evaluation = memory.objects[key] = evaluation.model_copy(update={"sites": {}})
         found[round_] = evaluation
     return found
 
@@ -168,16 +176,6 @@ def _shortened(plans: dict[int, RoundPlan], memory: Memory) -> dict[int, RoundPl
             plans[round_] = plans[round_].model_copy(update={"plans": {}, **fixed_by_the_first})
             memory.objects[names.round_plan(round_)] = plans[round_]
     return plans
-
-
-def _outlined(commits: dict[int, RoundManifest], memory: Memory) -> dict[int, RoundManifest]:
-    """Of commits, what is told of them later: adapter, contributions, the worst cut. What they say of each weight grows with the model."""
-    for round_, commit in commits.items():
-        if commit.ranks or commit.head:
-            worst = sorted(commit.truncated_energy.items(), key=lambda pair: pair[1])[-1:]
-            commits[round_] = commit.model_copy(update={"ranks": {}, "head": {}, "truncated_energy": dict(worst)})
-            memory.objects[names.round_manifest(round_)] = commits[round_]
-    return commits
 
 
 def _object(memory: Memory, store: Store, key: str, kind: type[WireT]) -> WireT | None:
