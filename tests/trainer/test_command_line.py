@@ -164,3 +164,39 @@ def test_the_scratch_folder_is_gone_after_the_task(task: EvaluateTask, tmp_path:
     perform_with(litters, task, tmp_path, monkeypatch)
 
     assert not seen[0].exists()
+
+
+FIRST_IMPORT = """
+import gc, sys
+from fedpipe_trainer import tasks
+
+sys.path.insert(0, "{folder}")
+tasks._RECIPES["evaluate"] = "a_recipe"
+sys.modules |= {already}
+try:
+    said = tasks._recipe("evaluate").COLLECTS
+except ImportError as error:
+    said = error
+print(said, gc.isenabled(), gc.get_freeze_count() > 0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("recipe", "already", "said"),
+    [
+        ("import gc; COLLECTS = gc.isenabled()", "{}", "False True True"),
+        ("import gc; COLLECTS = gc.isenabled()", "{'torch': gc}", "True True False"),
+        ("import no_such_library", "{}", "No module named 'no_such_library' True False"),
+    ],
+    ids=["the first", "a later one", "one that cannot be imported"],
+)
+def test_the_garbage_collector_passes_over_what_the_first_recipe_imports_and_is_at_work_afterwards(
+    tmp_path: Path, recipe: str, already: str, said: str
+) -> None:
+    (tmp_path / "a_recipe.py").write_text(recipe)
+
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_IMPORT.format(folder=tmp_path, already=already)], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.strip() == said

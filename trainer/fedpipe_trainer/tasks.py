@@ -4,6 +4,7 @@ This is the one place where a recipe's exceptions end. However a task ends, a ma
 exit status agrees with it; only a task that cannot be read has nowhere to report to but the log.
 """
 
+import gc
 import logging
 import sys
 import traceback
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -83,13 +85,30 @@ def _read(task_file: Path) -> AnyTask:
 
 def _attempt(task: AnyTask, workplace: Workplace) -> Manifest:
     try:
-        manifest: Manifest = import_module(_RECIPES[task.kind]).run(task, workplace)
+        manifest: Manifest = _recipe(task.kind).run(task, workplace)
     except Exception as error:  # noqa: BLE001 - the one place where every failure becomes a manifest
         failure = _failure(error, workplace)
         _LOG.error("the %s task failed: %s: %s", task.kind, failure.reason, failure.message)
         heading: dict[str, Any] = {**workplace.heading(task)}
         return _MANIFESTS[task.kind](**heading, outcome=Outcome.FAILED, failure=failure)
     return manifest
+
+
+def _recipe(kind: str) -> ModuleType:
+    """The module of this kind of task.
+
+    With the first one come torch and all that is built on it: a million objects that live as long as the process. The garbage collector
+    walks them again and again while they are made, and once more at the end: a third of the processor time of a short task.
+    """
+    if "torch" in sys.modules:
+        return import_module(_RECIPES[kind])
+    gc.disable()
+    try:
+        module = import_module(_RECIPES[kind])
+        gc.freeze()
+    finally:
+        gc.enable()
+    return module
 
 
 def _failure(error: Exception, workplace: Workplace) -> Failure:
