@@ -21,6 +21,7 @@ def test_the_benchmark_measures_a_small_run_to_its_end_and_clears_up(ours: None)
     assert "1 of 1 runs over, 1 rounds done" in done.stdout
     assert figure(done.stdout, "API calls a site and round") < 24, "of which a run of one round needs more than one of ten"
     assert figure(done.stdout, "operator's memory, most") < 300
+    assert re.search(r"what is around it \|.*kube-apiserver [\d.]+", done.stdout), "the processor time of programs is told by name"
     assert "Answered by an error: none." in done.stdout
     assert subprocess.run(["pgrep", "-f", "benchmark-operator"], capture_output=True, check=False).returncode == 1
 
