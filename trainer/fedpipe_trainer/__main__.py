@@ -24,7 +24,7 @@ _DEFAULTS: Final = {
     # a step then takes some thirty times as long (measured: 2 threads, one other busy process, 2 cores).
     "OMP_WAIT_POLICY": "PASSIVE",
     # Nothing is compiled here. bitsandbytes wraps its plainest kernels for torch's compiler whether or not they are used, and to load
-    # that takes one of the six seconds of processor time that all imports take.
+    # that takes a second of processor time.
     "TORCHDYNAMO_DISABLE": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
