@@ -9,6 +9,7 @@ from stand_in_runs import World, a_run, a_site
 from trainer_results import a_failure, a_profile, an_evaluation, an_update, good_trainer
 
 from fedpipe_operator import names
+from fedpipe_operator.objects import required_object
 from fedpipe_operator.records import RoundManifest, RoundPlan
 from fedpipe_trainer.contract import EvaluateTask, ExportTask, FailureReason, ProfileManifest, ProfileTask, TrainTask, UpdateManifest
 
@@ -64,6 +65,20 @@ def test_an_operator_restarted_at_every_turn_ends_with_the_same_bytes(tmp_path: 
 
     assert disturbed.final_adapter() == undisturbed.final_adapter()
     assert disturbed.door.started == list(dict.fromkeys(disturbed.door.started))
+
+
+def test_a_status_has_figures_for_people_and_the_store_has_all_digits(tmp_path: Path) -> None:
+    def trainer(task: Any, folder: Path) -> Any:
+        world.now += 1.23456  # nine times: three tasks of three sites, one of them the base's evaluation
+        return good_trainer(task, folder)
+
+    world = World(a_run(planning={"ranks": [1, 2]}), tmp_path, trainer)
+    world.settle()
+
+    entry = world.run.resource.status.history[0]
+    energy = max(required_object(world.store, names.round_manifest(1), RoundManifest).truncated_energy.values())
+    assert entry.truncated_energy == round(energy, 4) != energy
+    assert entry.seconds == 11.1
 
 
 def test_a_status_lost_with_the_operator_is_made_anew_from_the_store(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def plan_status(site: str, plan: Plan) -> PlanStatus:
         rank=max(plan.ranks.values(), default=0),
         adapters=_adapters(plan),
         memory=plan.forecast.memory_bytes,
-        seconds=plan.forecast.seconds,
+        seconds=round(plan.forecast.seconds, 1),
         why=tuple(sentence[:_STATUS_WHY_LENGTH] for sentence in plan.why[:_STATUS_WHY_COUNT]),
     )
 

@@ -25,7 +25,7 @@ from fedpipe_operator.rounds.target import value_of
 _SENTENCE = 1024
 """Characters of a site's reason in the status: the store has all of them."""
 _DIGITS = 4
-"""Decimals of a metric in the status, for people; the store has all of them."""
+"""Decimals of a metric and of a share in the status, for people; the store has all of them."""
 HISTORY = 10
 """Finished rounds that the status keeps; the store has all."""
 
@@ -160,9 +160,9 @@ def _history(look: Look, round_: int) -> RoundStatus:
         quorum=_came(commit, look),
         metric=_rounded(value_of(evaluation, primary_metric(look.run.spec))),
         loss=_rounded(evaluation.loss),
-        seconds=_seconds(look, evaluation),
+        seconds=round(_seconds(look, evaluation), 1),
         uploaded_bytes=commit.bytes_read,
-        truncated_energy=max(commit.truncated_energy.values(), default=0.0),
+        truncated_energy=round(max(commit.truncated_energy.values(), default=0.0), _DIGITS),
         left_out=_left_out(look, commit),
     )
 
