@@ -97,7 +97,7 @@ def _attempt(task: AnyTask, workplace: Workplace) -> Manifest:
 def _recipe(kind: str) -> ModuleType:
     """The module of this kind of task.
 
-    With the first one come torch and all that is built on it: a million objects that live as long as the process. The garbage collector
+    With the first one come torch and all that is built on it: 800,000 objects that live as long as the process. The garbage collector
     walks them again and again while they are made, and once more at the end: a third of the processor time of a short task.
     """
     if "torch" in sys.modules:
