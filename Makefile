@@ -70,7 +70,7 @@ cluster: ## Bring up a real Kubernetes on this machine and build the images for 
 cluster-down: ## Take that cluster down; what was built stays in the cache
 	$(PYTHON) tests/cluster down
 
-lint: $(INSTALLED) ## Check style, types and the doors between the rooms
+lint: $(INSTALLED) ## Check style, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy operator trainer examples/ingredients tests/cluster

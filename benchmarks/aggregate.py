@@ -28,20 +28,19 @@ import numpy as np
 import psutil
 from clock import Clock
 
-from fedpipe_operator import kernels
-from fedpipe_operator.aggregation import Candidate, FileSource, RoundInput, Rule, aggregate_round
+from fedpipe_operator.aggregation import Candidate, FileSource, RoundInput, Rule, aggregate_round, openblas
 from fedpipe_operator.aggregation.keys import factor_keys
+from fedpipe_operator.aggregation.malloc import keep_freed_memory
 from fedpipe_operator.aggregation.round import Accepted, merge_adapters
 from fedpipe_operator.aggregation.tensors import TensorWriter, open_tensors
-from fedpipe_operator.heap import keep_freed
-from fedpipe_operator.records import RoundPlan
-from fedpipe_trainer.contract import Artifact, Forecast, Measured, Outcome, Plan, RunRef, UpdateManifest
+from fedpipe_operator.rounds.records import RoundPlan
+from fedpipe_trainer.contract import Artifact, Forecast, Measured, Outcome, Plan, RunRef, TrainResult
 
 SIDE: Final = 4096
 RANK: Final = 16
 WEIGHT_BYTES: Final = 2 * RANK * SIDE * 4
 RUN: Final = RunRef(namespace="benchmark", name="aggregate", uid="0")
-RULE: Final = Rule(method="Exact", max_rank=RANK, threads=kernels.threads())
+RULE: Final = Rule(method="Exact", max_rank=RANK, threads=openblas.threads())
 FLOWER_COPIES: Final = 2.1
 """Flower holds the updates and a weighted copy of each, and then the averages."""
 
@@ -90,12 +89,12 @@ def plan_of(case: Case) -> RoundPlan:
 
 
 def generate(case: Case, folder: Path) -> None:
-    """Write every site's update and its manifest."""
+    """Write every site's update and its result."""
     plan = plan_of(case)
     for number, site in enumerate(plan.selected):
         path = folder / f"{site}.safetensors"
-        manifest = _manifest(plan, site, samples=100 + number, adapter=_write_adapter(path, plan, number))
-        path.with_suffix(".json").write_text(manifest.to_json())
+        result = _result(plan, site, samples=100 + number, adapter=_write_adapter(path, plan, number))
+        path.with_suffix(".json").write_text(result.to_json())
 
 
 def _write_adapter(path: Path, plan: RoundPlan, seed: int) -> Artifact:
@@ -110,9 +109,9 @@ def _write_adapter(path: Path, plan: RoundPlan, seed: int) -> Artifact:
         return writer.close(path.name)
 
 
-def _manifest(plan: RoundPlan, site: str, *, samples: int, adapter: Artifact) -> UpdateManifest:
+def _result(plan: RoundPlan, site: str, *, samples: int, adapter: Artifact) -> TrainResult:
     planned = plan.plans[site]
-    return UpdateManifest(
+    return TrainResult(
         run=RUN,
         site=site,
         round=1,
@@ -127,16 +126,16 @@ def _manifest(plan: RoundPlan, site: str, *, samples: int, adapter: Artifact) ->
     )
 
 
-def _manifests(folder: Path) -> dict[str, UpdateManifest]:
-    return {path.stem: UpdateManifest.model_validate_json(path.read_text()) for path in sorted(folder.glob("site-*.json"))}
+def _results(folder: Path) -> dict[str, TrainResult]:
+    return {path.stem: TrainResult.model_validate_json(path.read_text()) for path in sorted(folder.glob("site-*.json"))}
 
 
 def exact(case: Case, folder: Path) -> Clock:
     """Open, merge and write, without the gate."""
-    plan, manifests = plan_of(case), _manifests(folder)
+    plan, results = plan_of(case), _results(folder)
     with Clock() as clock, ExitStack() as stack:
-        files = {site: stack.enter_context((folder / f"{site}.safetensors").open("rb")) for site in manifests}
-        accepted = {site: Accepted(manifests[site], open_tensors(FileSource(file))) for site, file in files.items()}
+        files = {site: stack.enter_context((folder / f"{site}.safetensors").open("rb")) for site in results}
+        accepted = {site: Accepted(results[site], open_tensors(FileSource(file))) for site, file in files.items()}
         sink = stack.enter_context((folder / "global").open("wb"))
         merge_adapters(plan, RULE, accepted, before=None, sink=sink)
     return clock
@@ -144,24 +143,24 @@ def exact(case: Case, folder: Path) -> Clock:
 
 def whole_round(case: Case, folder: Path) -> Clock:
     """The gate and the merge."""
-    plan, manifests = plan_of(case), _manifests(folder)
+    plan, results = plan_of(case), _results(folder)
     with Clock() as clock, ExitStack() as stack:
-        sources = {site: FileSource(stack.enter_context((folder / f"{site}.safetensors").open("rb"))) for site in manifests}
-        candidates = {site: Candidate(0, manifests[site], source) for site, source in sources.items()}
+        sources = {site: FileSource(stack.enter_context((folder / f"{site}.safetensors").open("rb"))) for site in results}
+        candidates = {site: Candidate(0, results[site], source) for site, source in sources.items()}
         sink = stack.enter_context((folder / "global").open("wb"))
         result = aggregate_round(RoundInput(run=RUN, plan=plan, candidates=candidates), RULE, sink)
-    if result.manifest is None:
+    if result.commit is None:
         raise RuntimeError(f"the gate refused: {result.verdicts}")
     return clock
 
 
 def _updates(case: Case, folder: Path) -> Iterator[tuple[list[np.ndarray], int]]:
     """Each site's arrays and samples, one after the other."""
-    manifests = _manifests(folder)
-    if len(manifests) != case.sites:
-        raise RuntimeError(f"{len(manifests)} updates in {folder}, expected {case.sites}")
-    for site, manifest in manifests.items():
-        yield list(_arrays(folder / f"{site}.safetensors")), manifest.samples
+    results = _results(folder)
+    if len(results) != case.sites:
+        raise RuntimeError(f"{len(results)} updates in {folder}, expected {case.sites}")
+    for site, result in results.items():
+        yield list(_arrays(folder / f"{site}.safetensors")), result.samples
 
 
 def _arrays(path: Path) -> Iterator[np.ndarray]:
@@ -193,7 +192,7 @@ def peak_bytes() -> int:
 def measured(name: str, case: Case, folder: Path) -> Reading:
     """One measurement in a fresh process."""
     command = [sys.executable, __file__, "--measure", name, str(case.sites), str(case.megabytes), str(folder)]
-    env = kernels.environment() | os.environ
+    env = openblas.environment() | os.environ
     return Reading(**json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env).stdout))
 
 
@@ -229,7 +228,7 @@ def main() -> None:
     if given.measure:
         name, sites, megabytes, folder = given.measure
         if name in OURS:
-            keep_freed()  # as the operator's worker does; Flower's server does not
+            keep_freed_memory()  # as the operator's worker does; Flower's server does not
         clock = MEASURES[name](Case(int(sites), int(megabytes)), Path(folder))
         print(json.dumps(Reading(clock.seconds, clock.cpu_seconds, peak_bytes())._asdict()))
         return

@@ -32,7 +32,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.planning.duration import fixed_seconds, step_seconds
 from fedpipe_operator.planning.memory import predict_peak
-from fedpipe_operator.sites import SiteProfile, site_profile
+from fedpipe_operator.sites.profile import SiteProfile, site_profile
 from fedpipe_trainer import device
 from fedpipe_trainer.adapters import GlobalUpdate, Site, attached
 from fedpipe_trainer.contract import (
@@ -43,13 +43,13 @@ from fedpipe_trainer.contract import (
     Hyperparameters,
     Model,
     Plan,
-    ProfileManifest,
+    ProfileResult,
     ProfileTask,
     RunRef,
     SequenceClassification,
+    TrainResult,
     TrainTask,
-    UpdateManifest,
-    parse_manifest,
+    parse_result,
 )
 from fedpipe_trainer.data import Example, collate
 from fedpipe_trainer.model import facts, load
@@ -252,8 +252,8 @@ def print_memory(asked: Asked, site: SiteProfile, scratch: Path) -> None:
     print(f"Runtime before the model {site.runtime_bytes / 1e6:.0f} MB.\n")
     print("| bits | batch | length | predicted, MB | measured, MB | error |\n|---:|---:|---:|---:|---:|---:|")
     errors = []
-    with ThreadPoolExecutor(asked.at_once) as side_by_side:
-        for (bits, batch, length), peak in zip(points, side_by_side.map(measured, points), strict=True):
+    with ThreadPoolExecutor(asked.at_once) as max_concurrent:
+        for (bits, batch, length), peak in zip(points, max_concurrent.map(measured, points), strict=True):
             predicted = predict_peak(site, bits=bits, batch=batch, length=length, ranks=ranks)
             errors.append(predicted / peak - 1)
             print(f"| {bits} | {batch} | {length} | {predicted / 1e6:.0f} | {peak / 1e6:.0f} | {errors[-1]:+.1%} |", flush=True)
@@ -287,14 +287,14 @@ def profiled(asked: Asked, scratch: Path) -> SiteProfile:
     objective = objective_of(asked.task, asked.lengths[-1])
     batches = (asked.batches[0], asked.batches[len(asked.batches) // 2])
     task = ProfileTask(**common(asked, folder), objective=objective, data=data, bits=tuple(asked.bits), batch_sizes=batches, rank=RANK)
-    manifest = performed(task, folder)
-    assert isinstance(manifest, ProfileManifest)  # noqa: S101 - the task asked for it
+    result = performed(task, folder)
+    assert isinstance(result, ProfileResult)  # noqa: S101 - the task asked for it
     volume = {"persistentVolumeClaim": {"claimName": "data"}}
     spec = {"data": {"train": "train.jsonl", "validation": "validation.jsonl", "volume": volume}}
-    return site_profile(EdgeSite.model_validate({"metadata": {"name": "site"}, "spec": spec}), manifest)
+    return site_profile(EdgeSite.model_validate({"metadata": {"name": "site"}, "spec": spec}), result)
 
 
-def trained(asked: Asked, length: int, plan: Plan, words: range, folder: Path) -> UpdateManifest:
+def trained(asked: Asked, length: int, plan: Plan, words: range, folder: Path) -> TrainResult:
     """What a train task says of itself, on samples of so many `words`, cut at `length` tokens."""
     task = TrainTask(
         **common(asked, folder),
@@ -304,24 +304,24 @@ def trained(asked: Asked, length: int, plan: Plan, words: range, folder: Path) -
         hyperparameters=Hyperparameters(),
         adapter=(folder / "adapter.safetensors").as_uri(),
     )
-    manifest = performed(task, folder)
-    assert isinstance(manifest, UpdateManifest)  # noqa: S101 - likewise
-    return manifest
+    result = performed(task, folder)
+    assert isinstance(result, TrainResult)  # noqa: S101 - likewise
+    return result
 
 
 def common(asked: Asked, folder: Path) -> dict[str, Any]:
     """The fields that every task has."""
     run = RunRef(namespace="benchmark", name="train-step", uid="0")
-    return {"run": run, "site": "site", "model": Model(source=asked.folder.as_uri()), "manifest": (folder / "manifest.json").as_uri()}
+    return {"run": run, "site": "site", "model": Model(source=asked.folder.as_uri()), "result": (folder / "result.json").as_uri()}
 
 
-def performed(task: ProfileTask | TrainTask, folder: Path) -> Any:  # noqa: ANN401 - the manifest of its kind
-    """The manifest of a task done in a fresh process."""
+def performed(task: ProfileTask | TrainTask, folder: Path) -> Any:  # noqa: ANN401 - the result of its kind
+    """The result of a task done in a fresh process."""
     (folder / "task.json").write_text(task.to_json())
     done = subprocess.run([sys.executable, "-m", "fedpipe_trainer", folder / "task.json"], check=False, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"a {task.kind} task ended with exit status {done.returncode}:\n{done.stderr[-4000:]}")
-    return parse_manifest((folder / "manifest.json").read_text())
+    return parse_result((folder / "result.json").read_text())
 
 
 def mixed(asked: Asked) -> range:

@@ -12,7 +12,7 @@ import aiohttp
 Plain = dict[str, Any]
 Answer = TypeVar("Answer")
 
-_SIDE_BY_SIDE = 16
+_MAX_CONCURRENT = 16
 _PAUSES = (1.0, 5.0, 15.0)
 _PATHS = {
     "Node": "/api/v1/nodes",
@@ -32,7 +32,7 @@ class Api:
         connector = aiohttp.TCPConnector(ssl=context, limit=0)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
         self.session = aiohttp.ClientSession(connector=connector, headers={"Authorization": f"Bearer {token}"}, timeout=timeout)
-        self._free = asyncio.Semaphore(_SIDE_BY_SIDE)
+        self._free = asyncio.Semaphore(_MAX_CONCURRENT)
 
     async def close(self) -> None:
         """Let go of all connections."""

@@ -115,7 +115,7 @@ def _stage_of(job: re.Match[str]) -> Mark:
 
 
 def reactions(log: Log, reported: Mapping[str, float]) -> list[Reaction]:
-    """Of each Job: after how many seconds a write showed its end; 0 where one had before (its manifest was there).
+    """Of each Job: after how many seconds a write showed its end; 0 where one had before (its result was there).
 
     `reported` says when the pods ended, by the Job's name. What the operator did not get to before the measurement ended is left out.
     """

@@ -28,7 +28,7 @@ _PODS = "/api/v1/pods?fieldSelector=status.phase%3DRunning&labelSelector=fedpipe
 
 
 def widen_the_base() -> None:
-    """As many weights as a small real model has (plans, tasks and manifests are as large as theirs), each tiny."""
+    """As many weights as a small real model has (plans, tasks and results are as large as theirs), each tiny."""
     names = (f"layer.{layer}.{part}" for layer in range(_LAYERS) for part in "qkvo")
     trainer_results.WEIGHTS.clear()
     trainer_results.WEIGHTS.update(dict.fromkeys(names, (_SIDE, _SIDE)))
@@ -80,14 +80,14 @@ class StandIn:
 
 
 async def _leave_behind(task: Any, store: aiohttp.ClientSession) -> None:  # noqa: ANN401 -- any kind of task
-    """The adapter first, the manifest last."""
+    """The adapter first, the result last."""
     with tempfile.TemporaryDirectory() as folder:
         adapter = Path(folder) / "adapter"
         local = task.model_copy(update={"adapter": f"file://{adapter}"}) if isinstance(task, TrainTask) else task
-        manifest = trainer_results.good_trainer(local, Path(folder))
+        result = trainer_results.good_trainer(local, Path(folder))
         if isinstance(task, TrainTask):
             await _put(store, task.adapter, adapter.read_bytes())
-    await _put(store, task.manifest, manifest.to_json().encode())
+    await _put(store, task.result, result.to_json().encode())
 
 
 async def _put(store: aiohttp.ClientSession, url: str, data: bytes) -> None:

@@ -8,27 +8,29 @@ import time
 import kopf
 
 from fedpipe_operator import settings as environment
-from fedpipe_operator.cluster import Api, Runs, Sites, in_cluster
+from fedpipe_operator.aggregation.malloc import use_one_arena
+from fedpipe_operator.cluster import Api, RunReconciler, SiteReconciler, in_cluster
 from fedpipe_operator.cluster.api import RUNS, SITES
-from fedpipe_operator.cluster.door import Cluster
-from fedpipe_operator.cluster.recent import Recent
-from fedpipe_operator.cluster.roll import Roll
-from fedpipe_operator.cluster.stores import Stores
-from fedpipe_operator.cluster.voice import ClusterVoice
+from fedpipe_operator.cluster.backend import Cluster
+from fedpipe_operator.cluster.cache_check import CacheCheck
+from fedpipe_operator.cluster.credentials import StoreConnections
+from fedpipe_operator.cluster.expectations import Expectations
+from fedpipe_operator.cluster.status_writer import ClusterStatusWriter
 from fedpipe_operator.cluster.workers import Workers
-from fedpipe_operator.control import Control
 from fedpipe_operator.errors import FedPipeError
-from fedpipe_operator.heap import share_freed
+from fedpipe_operator.handlers.controller import Controller
 from fedpipe_operator.settings import Settings
 
 
-def control_of(settings: Settings) -> Control:
+def controller_of(settings: Settings) -> Controller:
     """Everything that is at work, put together."""
     api, clock = in_cluster(), time.time
-    voice = ClusterVoice(api, clock)
-    cluster = Cluster(api, settings, Recent(clock), Workers(clock), clock)
-    runs = Runs(cluster, Stores(api), voice)
-    return Control(runs, Sites(voice, clock), Roll(api, settings.namespaces, settings.watch_nodes), settings.threads)
+    status_writer = ClusterStatusWriter(api, clock)
+    cluster = Cluster(api, settings, Expectations(clock), Workers(clock), clock)
+    runs = RunReconciler(cluster, StoreConnections(api), status_writer)
+    return Controller(
+        runs, SiteReconciler(status_writer, clock), CacheCheck(api, settings.namespaces, settings.watch_nodes), settings.threads
+    )
 
 
 def _leave_without_kinds(api: Api, settings: Settings) -> None:
@@ -48,10 +50,10 @@ def main() -> None:
         settings = environment.read(os.environ)
     except ValueError as error:
         sys.exit(str(error))
-    share_freed()
-    control = control_of(settings)
-    _leave_without_kinds(control.runs.cluster.api, settings)
-    from fedpipe_operator import handlers  # noqa: F401, PLC0415 -- registers with kopf
+    use_one_arena()
+    controller = controller_of(settings)
+    _leave_without_kinds(controller.runs.cluster.api, settings)
+    from fedpipe_operator.handlers import watches  # noqa: F401, PLC0415 -- registers with kopf
 
     if settings.watch_nodes:
         from fedpipe_operator.handlers import nodes  # noqa: F401, PLC0415 -- as above
@@ -63,10 +65,10 @@ def main() -> None:
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
         liveness_endpoint=f"http://0.0.0.0:{settings.health_port}/healthz",
-        memo=kopf.Memo(control=control),
-        stop_flag=control.astray,
+        memo=kopf.Memo(controller=controller),
+        stop_flag=controller.diverged,
     )
-    if control.astray.is_set():
+    if controller.diverged.is_set():
         sys.exit("to be started anew")
 
 

@@ -1,6 +1,6 @@
 """The operator's two kinds of failure. Every door translates what the world throws into one of them.
 
-Either waiting may help (`TryAgain`), or a person must mend something (`TellUser`). Both carry a CamelCase
+Either waiting may help (`TransientError`), or a person must mend something (`UserError`). Both carry a CamelCase
 reason, which becomes a condition's reason, and a message that says what is wrong, where, and what to do.
 """
 
@@ -14,9 +14,9 @@ class FedPipeError(Exception):
         self.message = message
 
 
-class TryAgain(FedPipeError):  # noqa: N818 -- named for what the caller does
+class TransientError(FedPipeError):
     """Weather: no connection, a server error, a timeout, throttling. The same call may succeed later."""
 
 
-class TellUser(FedPipeError):  # noqa: N818 -- named for what the caller does
+class UserError(FedPipeError):
     """A person must mend this: a full store, a wrong key, a missing bucket. Trying again changes nothing."""

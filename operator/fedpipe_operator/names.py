@@ -36,9 +36,9 @@ def run_prefix(prefix: str, namespace: str, name: str, uid: str) -> str:
     return "/".join(part for part in (prefix, namespace, name, uid) if part)
 
 
-def profile_manifest(site: str, attempt: int) -> str:
+def profile_result(site: str, attempt: int) -> str:
     """Key of what was measured at a site."""
-    return f"profile/{site}/{attempt}/manifest.json"
+    return f"profile/{site}/{attempt}/result.json"
 
 
 def round_folder(round_: int) -> str:
@@ -61,9 +61,9 @@ def update_adapter(round_: int, site: str, attempt: int) -> str:
     return f"{update_folder(round_, site, attempt)}/adapter.safetensors"
 
 
-def update_manifest(round_: int, site: str, attempt: int) -> str:
-    """Key of an update's manifest, written after its adapter."""
-    return f"{update_folder(round_, site, attempt)}/manifest.json"
+def update_result(round_: int, site: str, attempt: int) -> str:
+    """Key of an update's result, written after its adapter."""
+    return f"{update_folder(round_, site, attempt)}/result.json"
 
 
 def update_verdict(round_: int, site: str, attempt: int) -> str:
@@ -77,18 +77,18 @@ def checkpoint(round_: int, site: str) -> str:
 
 
 def global_adapter(round_: int, sha256: str) -> str:
-    """Key of a global adapter of this round: the round's manifest says which one counts."""
+    """Key of a global adapter of this round: the round's commit says which one counts."""
     return f"{round_folder(round_)}/global/adapter-{sha256[: _HASH_LENGTH * 2]}.safetensors"
 
 
-def round_manifest(round_: int) -> str:
+def round_commit(round_: int) -> str:
     """Key of a round's commit."""
-    return f"{round_folder(round_)}/global/manifest.json"
+    return f"{round_folder(round_)}/global/commit.json"
 
 
-def evaluation_manifest(round_: int, site: str, attempt: int) -> str:
+def evaluation_result(round_: int, site: str, attempt: int) -> str:
     """Key of one site's evaluation of a round's global adapter (round 0: of the base)."""
-    return f"{round_folder(round_)}/evaluations/{site}/{attempt}/manifest.json"
+    return f"{round_folder(round_)}/evaluations/{site}/{attempt}/result.json"
 
 
 def round_evaluation(round_: int) -> str:
@@ -96,24 +96,24 @@ def round_evaluation(round_: int) -> str:
     return f"{round_folder(round_)}/evaluation.json"
 
 
-def export_manifest(attempt: int) -> str:
-    """Key of the export's manifest."""
-    return f"export/{attempt}/manifest.json"
+def export_result(attempt: int) -> str:
+    """Key of the export's result."""
+    return f"export/{attempt}/result.json"
 
 
-def manifest_of(kind: str, *, site: str, round_: int, attempt: int) -> str:
+def result_of(kind: str, *, site: str, round_: int, attempt: int) -> str:
     """Key of what a job of this kind writes last."""
     match kind:
         case "profile":
-            return profile_manifest(site, attempt)
+            return profile_result(site, attempt)
         case "train":
-            return update_manifest(round_, site, attempt)
+            return update_result(round_, site, attempt)
         case "evaluate":
-            return evaluation_manifest(round_, site, attempt)
+            return evaluation_result(round_, site, attempt)
         case "export":
-            return export_manifest(attempt)
+            return export_result(attempt)
         case "aggregate":
-            return round_manifest(round_)
+            return round_commit(round_)
     raise ValueError(f"no job is of kind {kind!r}")
 
 

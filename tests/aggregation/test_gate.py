@@ -11,7 +11,7 @@ from fedpipe_operator.aggregation import Candidate
 from fedpipe_operator.aggregation.gate import Expected, check
 from fedpipe_operator.aggregation.refusals import REASONS
 from fedpipe_operator.aggregation.tensors import open_tensors
-from fedpipe_operator.records import Verdict
+from fedpipe_operator.rounds.records import Verdict
 from fedpipe_trainer.contract import Outcome, RunRef
 
 Q_A, Q_B = "base_model.model.layer.0.q.lora_A.weight", "base_model.model.layer.0.q.lora_B.weight"
@@ -21,7 +21,7 @@ Change = Callable[[dict[str, np.ndarray]], object]
 def judge(fleet: Fleet, candidate: Candidate, *, max_norm: float = 1e4, previous: bytes | None = None) -> Verdict:
     before = open_tensors(replace(candidate.source, data=previous)) if previous else None
     expected = Expected(run=RUN, plan=fleet.plan(), site="alpha", attempt=0, max_norm=max_norm, previous=before)
-    return check(candidate.manifest, candidate.source, expected)
+    return check(candidate.result, candidate.source, expected)
 
 
 def with_tensors(fleet: Fleet, change: Change) -> Candidate:
@@ -30,16 +30,16 @@ def with_tensors(fleet: Fleet, change: Change) -> Candidate:
     return fleet.candidate("alpha", tensors)
 
 
-def with_manifest(fleet: Fleet, **changes: object) -> Candidate:
+def with_result(fleet: Fleet, **changes: object) -> Candidate:
     candidate = fleet.candidate("alpha")
-    return replace(candidate, manifest=candidate.manifest.model_copy(update=changes))
+    return replace(candidate, result=candidate.result.model_copy(update=changes))
 
 
 def with_bytes(fleet: Fleet, change: Callable[[bytes], bytes], *, vouched: bool) -> Candidate:
     candidate = fleet.candidate("alpha")
     data = change(candidate.source.data)
-    manifest = fleet.manifest("alpha", data) if vouched else candidate.manifest
-    return replace(candidate, manifest=manifest, source=replace(candidate.source, data=data))
+    result = fleet.result("alpha", data) if vouched else candidate.result
+    return replace(candidate, result=result, source=replace(candidate.source, data=data))
 
 
 def spoil(key: str, value: float) -> Change:
@@ -55,30 +55,30 @@ def reshape(key: str) -> Change:
 
 CASES: dict[str, list[tuple[Callable[[Fleet], Candidate], str]]] = {
     "NoAdapter": [
-        (lambda f: with_manifest(f, adapter=None), "expected a completed training"),
-        (lambda f: with_manifest(f, outcome=Outcome.FAILED), "outcome Failed"),
+        (lambda f: with_result(f, adapter=None), "expected a completed training"),
+        (lambda f: with_result(f, outcome=Outcome.FAILED), "outcome Failed"),
     ],
-    "WrongRun": [(lambda f: with_manifest(f, run=RunRef(namespace="default", name="demo", uid="0001")), '"uid": "0001"')],
-    "WrongRound": [(lambda f: with_manifest(f, round=9), "round: found 9, expected 1")],
-    "WrongSite": [(lambda f: with_manifest(f, site="beta"), "site: found beta, expected alpha")],
-    "WrongAttempt": [(lambda f: with_manifest(f, attempt=3), "attempt: found 3, expected 0")],
+    "WrongRun": [(lambda f: with_result(f, run=RunRef(namespace="default", name="demo", uid="0001")), '"uid": "0001"')],
+    "WrongRound": [(lambda f: with_result(f, round=9), "round: found 9, expected 1")],
+    "WrongSite": [(lambda f: with_result(f, site="beta"), "site: found beta, expected alpha")],
+    "WrongAttempt": [(lambda f: with_result(f, attempt=3), "attempt: found 3, expected 0")],
     "WrongBase": [
-        (lambda f: with_manifest(f, fingerprint="e" * 64), "found eeee"),
-        (lambda f: with_manifest(f, fingerprint=None), "found None"),
+        (lambda f: with_result(f, fingerprint="e" * 64), "found eeee"),
+        (lambda f: with_result(f, fingerprint=None), "found None"),
     ],
     "NoSamples": [
-        (lambda f: with_manifest(f, samples=0), "trained on 0 samples"),
-        (lambda f: with_manifest(f, samples=-5), "trained on -5 samples"),
+        (lambda f: with_result(f, samples=0), "trained on 0 samples"),
+        (lambda f: with_result(f, samples=-5), "trained on -5 samples"),
     ],
     "WrongRank": [
-        (lambda f: with_manifest(f, ranks={"layer.0.q": 4, "layer.0.v": 3}), "rank of layer.0.v: found 3, expected 2"),
-        (lambda f: with_manifest(f, ranks={"layer.0.q": 4}), "rank of layer.0.v: found 0, expected 2"),
-        (lambda f: with_manifest(f, ranks={"layer.0.q": 4, "layer.0.v": 2, "x": 1}), "rank of x: found 1, expected 0"),
+        (lambda f: with_result(f, ranks={"layer.0.q": 4, "layer.0.v": 3}), "rank of layer.0.v: found 3, expected 2"),
+        (lambda f: with_result(f, ranks={"layer.0.q": 4}), "rank of layer.0.v: found 0, expected 2"),
+        (lambda f: with_result(f, ranks={"layer.0.q": 4, "layer.0.v": 2, "x": 1}), "rank of x: found 1, expected 0"),
     ],
     "WrongScale": [
-        (lambda f: with_manifest(f, scales={"layer.0.q": 16.0, "layer.0.v": 11.3137085}), "layer.0.q: found 16.0, expected 8.0"),
-        (lambda f: with_manifest(f, scales={"layer.0.q": float("nan"), "layer.0.v": 11.3137085}), "found nan"),
-        (lambda f: with_manifest(f, scales={}), "layer.0.q: found None"),
+        (lambda f: with_result(f, scales={"layer.0.q": 16.0, "layer.0.v": 11.3137085}), "layer.0.q: found 16.0, expected 8.0"),
+        (lambda f: with_result(f, scales={"layer.0.q": float("nan"), "layer.0.v": 11.3137085}), "found nan"),
+        (lambda f: with_result(f, scales={}), "layer.0.q: found None"),
     ],
     "HashMismatch": [
         (lambda f: with_bytes(f, lambda data: data[:-1] + b"!", vouched=False), "SHA-256: found"),
@@ -135,7 +135,7 @@ def test_a_site_without_a_plan_is_refused(fleet: Fleet) -> None:
     plan = fleet.plan().model_copy(update={"plans": {}})
     candidate = fleet.candidate("alpha")
 
-    verdict = check(candidate.manifest, candidate.source, Expected(candidate.manifest.run, plan, "alpha", 0, 1e4))
+    verdict = check(candidate.result, candidate.source, Expected(candidate.result.run, plan, "alpha", 0, 1e4))
 
     assert verdict.reason == "WrongSite"
 

@@ -53,24 +53,24 @@ def test_head_tensors_are_averaged_by_samples(fleet: Fleet) -> None:
     np.testing.assert_allclose(load(written)[HEAD], mean, rtol=1e-6)
 
 
-def test_the_manifest_tells_what_was_made_of_what(fleet: Fleet) -> None:
+def test_the_commit_tells_what_was_made_of_what(fleet: Fleet) -> None:
     given = fleet.given()
     result, written = run(given, Rule(method="Exact", max_rank=3))
 
-    manifest = result.manifest
-    assert manifest is not None
-    assert (manifest.round, manifest.method, manifest.head) == (1, "Exact", fleet.head)
-    assert manifest.adapter.size == len(written)
-    assert manifest.adapter.sha256 == hashlib.sha256(written).hexdigest()
-    assert manifest.ranks == {"layer.0.q": 3, "layer.0.v": 3}
-    assert [(c.site, c.samples, round(c.share, 4)) for c in manifest.contributions] == [
+    commit = result.commit
+    assert commit is not None
+    assert (commit.round, commit.method, commit.head) == (1, "Exact", fleet.head)
+    assert commit.adapter.size == len(written)
+    assert commit.adapter.sha256 == hashlib.sha256(written).hexdigest()
+    assert commit.ranks == {"layer.0.q": 3, "layer.0.v": 3}
+    assert [(c.site, c.samples, round(c.share, 4)) for c in commit.contributions] == [
         ("alpha", 100, 0.7299),
         ("beta", 30, 0.219),
         ("gamma", 7, 0.0511),
     ]
-    assert all(c.sha256 == given.candidates[c.site].manifest.adapter.sha256 for c in manifest.contributions)
-    assert 0 < manifest.truncated_energy["layer.0.q"] < 1
-    assert manifest.bytes_read == sum(candidate.source.size for candidate in given.candidates.values())
+    assert all(c.sha256 == given.candidates[c.site].result.adapter.sha256 for c in commit.contributions)
+    assert 0 < commit.truncated_energy["layer.0.q"] < 1
+    assert commit.bytes_read == sum(candidate.source.size for candidate in given.candidates.values())
 
 
 @settings(derandomize=True, deadline=None, max_examples=10)
@@ -90,8 +90,8 @@ def test_a_refused_update_costs_its_site_the_round_and_nothing_else(fleet: Fleet
 
     result, written = run(replace(given, candidates={**given.candidates, "beta": bad}))
 
-    assert result.manifest is not None
-    assert result.manifest.refused == {"beta": result.verdicts["beta"]}
+    assert result.commit is not None
+    assert result.commit.refused == {"beta": result.verdicts["beta"]}
     assert result.verdicts["beta"].reason == "NotFinite"
     assert [site for site, verdict in result.verdicts.items() if verdict.accepted] == ["alpha", "gamma"]
     assert written == run(without.given())[1]
@@ -103,7 +103,7 @@ def test_too_few_accepted_updates_write_nothing(fleet: Fleet) -> None:
 
     result, written = run(replace(given, candidates=two))
 
-    assert result.manifest is None
+    assert result.commit is None
     assert written == b""
     assert result.verdicts.keys() == {"alpha", "beta"}
 
@@ -114,8 +114,8 @@ def test_a_weight_that_nobody_trained_keeps_its_global_factors(fleet: Fleet) -> 
 
     result, second = run(replace(given, candidates={"beta": given.candidates["beta"]}))
 
-    assert result.manifest is not None
-    assert result.manifest.ranks["layer.0.v"] == 5
+    assert result.commit is not None
+    assert result.commit.ranks["layer.0.v"] == 5
     for key in (f"base_model.model.layer.0.v.lora_{x}.weight" for x in "AB"):
         np.testing.assert_array_equal(load(second)[key], load(first)[key])
 
@@ -125,8 +125,8 @@ def test_a_weight_that_nobody_ever_trained_has_rank_0_and_no_tensors(fleet: Flee
 
     result, written = run(replace(given, candidates={"beta": given.candidates["beta"]}))
 
-    assert result.manifest is not None
-    assert result.manifest.ranks == {"layer.0.q": 2, "layer.0.v": 0}
+    assert result.commit is not None
+    assert result.commit.ranks == {"layer.0.q": 2, "layer.0.v": 0}
     assert not [key for key in load(written) if "layer.0.v" in key]
 
 
@@ -203,6 +203,6 @@ def test_the_number_of_threads_changes_no_byte_and_no_verdict(threads: int) -> N
     sites = ["one", "two", "three", "four"]
     given = Fleet(weights, dict.fromkeys(sites, dict.fromkeys(weights, 8)), dict.fromkeys(sites, 3)).given()
 
-    alone, side_by_side = run(given, Rule(method="Exact", max_rank=8)), run(given, Rule(method="Exact", max_rank=8, threads=threads))
+    alone, max_concurrent = run(given, Rule(method="Exact", max_rank=8)), run(given, Rule(method="Exact", max_rank=8, threads=threads))
 
-    assert side_by_side == alone
+    assert max_concurrent == alone

@@ -10,11 +10,12 @@ import pytest
 from stand_in_runs import World, a_run
 from trainer_results import path_of
 
-from fedpipe_operator import names, worker
-from fedpipe_operator.records import RoundManifest
+from fedpipe_operator import names
+from fedpipe_operator.aggregation import worker
+from fedpipe_operator.aggregation.worker import AggregationTask
+from fedpipe_operator.rounds.records import RoundCommit
 from fedpipe_operator.store import DirectoryStore
 from fedpipe_operator.store.address import BucketAddress, DirectoryAddress
-from fedpipe_operator.worker import AggregationTask
 from fedpipe_trainer.contract import ExitCode, TrainTask
 
 Change = Callable[[DirectoryStore], None]
@@ -29,7 +30,7 @@ def world(tmp_path: Path) -> World:
 
 
 def task_file(world: World, **changes: object) -> Path:
-    task = AggregationTask.model_validate_json(world.door.tasks["toy-aggregate-r2-a0"])
+    task = AggregationTask.model_validate_json(world.backend.tasks["toy-aggregate-r2-a0"])
     file = world.folder / "task.json"
     file.write_text(task.model_copy(update=changes).to_json())
     return file
@@ -42,13 +43,13 @@ def exit_status(*arguments: str) -> int:
     return ended.value.code
 
 
-def commit_of(world: World) -> RoundManifest:
-    return RoundManifest.model_validate_json(world.store.read(names.round_manifest(2)) or b"")
+def commit_of(world: World) -> RoundCommit:
+    return RoundCommit.model_validate_json(world.store.read(names.round_commit(2)) or b"")
 
 
 def test_a_buckets_adapters_are_copied_piece_by_piece_and_give_the_same_bytes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedpipe_operator.worker._PIECE_BYTES", 100)
-    task = AggregationTask.model_validate_json(world.door.tasks["toy-aggregate-r2-a0"])
+    monkeypatch.setattr("fedpipe_operator.aggregation.worker._PIECE_BYTES", 100)
+    task = AggregationTask.model_validate_json(world.backend.tasks["toy-aggregate-r2-a0"])
     opened: list[str] = []
 
     class Remote(DirectoryStore):
@@ -58,7 +59,7 @@ def test_a_buckets_adapters_are_copied_piece_by_piece_and_give_the_same_bytes(wo
 
     worker.aggregate(task.model_copy(update={"store": BucketAddress(bucket="b", prefix="p")}), Remote(world.store.root))
     of_copies = commit_of(world).adapter.sha256
-    world.store.delete(names.round_manifest(2))
+    world.store.delete(names.round_commit(2))
     worker.aggregate(task, world.store)
 
     assert of_copies == commit_of(world).adapter.sha256
@@ -66,7 +67,7 @@ def test_a_buckets_adapters_are_copied_piece_by_piece_and_give_the_same_bytes(wo
 
 
 def test_a_round_is_aggregated_by_a_process_that_is_given_its_task_file(world: World) -> None:
-    command = [sys.executable, "-m", "fedpipe_operator.worker", str(task_file(world))]
+    command = [sys.executable, "-m", "fedpipe_operator.aggregation.worker", str(task_file(world))]
 
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -92,26 +93,26 @@ def test_a_round_that_is_committed_is_not_aggregated_again(world: World) -> None
 
 def test_without_enough_good_updates_there_are_verdicts_and_no_commit(world: World) -> None:
     for site in ("site-a", "site-b", "site-c"):
-        world.store.write(names.update_adapter(2, site, 0), b"not what the manifest vouches for")
+        world.store.write(names.update_adapter(2, site, 0), b"not what the result vouches for")
 
     worker.main([str(task_file(world))])
 
-    assert world.store.read(names.round_manifest(2)) is None
+    assert world.store.read(names.round_commit(2)) is None
     assert b"Mismatch" in (world.store.read(names.update_verdict(2, "site-b", 0)) or b"")
     assert not world.store.list("rounds/0002/global")
 
 
 def test_an_update_is_judged_under_its_own_attempt(world: World) -> None:
-    task = TrainTask.model_validate_json(world.door.tasks["toy-train-r2-site-a-a0"])
-    for key in (names.update_adapter(2, "site-a", 0), names.update_manifest(2, "site-a", 0)):
+    task = TrainTask.model_validate_json(world.backend.tasks["toy-train-r2-site-a-a0"])
+    for key in (names.update_adapter(2, "site-a", 0), names.update_result(2, "site-a", 0)):
         data = world.store.read(key)
         assert data is not None
         world.store.write(key.replace("/0/", "/3/"), data)
         world.store.delete(key)
-    assert not path_of(task.manifest).exists()
-    manifest = names.update_manifest(2, "site-a", 3)
-    world.store.write(manifest, (world.store.read(manifest) or b"").replace(b'"attempt": 0', b'"attempt": 3'))
-    updates = AggregationTask.model_validate_json(world.door.tasks["toy-aggregate-r2-a0"]).updates
+    assert not path_of(task.result).exists()
+    result = names.update_result(2, "site-a", 3)
+    world.store.write(result, (world.store.read(result) or b"").replace(b'"attempt": 0', b'"attempt": 3'))
+    updates = AggregationTask.model_validate_json(world.backend.tasks["toy-aggregate-r2-a0"]).updates
     moved = tuple(one.model_copy(update={"attempt": 3}) if one.site == "site-a" else one for one in updates)
 
     worker.main([str(task_file(world, updates=moved))])
@@ -125,15 +126,15 @@ def test_an_update_is_judged_under_its_own_attempt(world: World) -> None:
     ("change", "said"),
     [
         (lambda store: store.delete(names.round_plan(2)), f"ObjectMissing: {names.round_plan(2)} is not in the store"),
-        (lambda store: store.delete(names.round_manifest(1)), f"ObjectMissing: {names.round_manifest(1)} is not in the store"),
+        (lambda store: store.delete(names.round_commit(1)), f"ObjectMissing: {names.round_commit(1)} is not in the store"),
         (lambda store: store.delete(names.update_adapter(2, "site-b", 0)), f"ObjectMissing: {names.update_adapter(2, 'site-b', 0)}"),
         (
-            lambda store: store.write(names.update_manifest(2, "site-b", 0), b'{"schemaVersion": 2}'),
-            f"ObjectUnreadable: {names.update_manifest(2, 'site-b', 0)} is no UpdateManifest: schemaVersion: Input should be 1",
+            lambda store: store.write(names.update_result(2, "site-b", 0), b'{"schemaVersion": 2}'),
+            f"ObjectUnreadable: {names.update_result(2, 'site-b', 0)} is no TrainResult: schemaVersion: Input should be 1",
         ),
         (
-            lambda store: store.write(names.update_manifest(2, "site-b", 0), store.read(names.profile_manifest("site-b", 0)) or b""),
-            f"ObjectUnreadable: {names.update_manifest(2, 'site-b', 0)} is no UpdateManifest",
+            lambda store: store.write(names.update_result(2, "site-b", 0), store.read(names.profile_result("site-b", 0)) or b""),
+            f"ObjectUnreadable: {names.update_result(2, 'site-b', 0)} is no TrainResult",
         ),
     ],
 )
@@ -144,7 +145,7 @@ def test_a_store_that_does_not_hold_the_round_is_a_bad_task_told_by_its_key(
 
     assert exit_status(str(task_file(world))) == ExitCode.BAD_TASK
     assert capsys.readouterr().err.startswith(said)
-    assert world.store.read(names.round_manifest(2)) is None
+    assert world.store.read(names.round_commit(2)) is None
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"kind": "train"}'])

@@ -17,8 +17,8 @@ from charts import granted, rules
 from stand_in_runs import a_run
 
 from fedpipe_operator import cluster
+from fedpipe_operator.backend import Job
 from fedpipe_operator.cluster.api import APPLY, Api, Kind
-from fedpipe_operator.doors import Job
 from fedpipe_operator.manifests import task_secret
 
 Right = tuple[str, str, str]
@@ -37,7 +37,7 @@ _ARGUMENTS: dict[str, Any] = {
 
 _WATCHES = """
 import json, kopf
-from fedpipe_operator import handlers
+from fedpipe_operator.handlers import watches
 from fedpipe_operator.handlers import nodes
 registry = kopf.get_default_registry()
 told = [registry._indexing, registry._watching]
@@ -100,7 +100,7 @@ def _called() -> set[Right]:
 
 def _modules() -> Iterator[ModuleType]:
     names = {one.name for one in pkgutil.iter_modules(cluster.__path__)}
-    assert names >= {"runs", "door", "stores", "voice", "words", "farewell"}
+    assert names >= {"run_reconciler", "backend", "credentials", "status_writer", "pod_diagnostics", "finalizer"}
     yield from (import_module(f"{cluster.__name__}.{name}") for name in sorted(names - {"api"}))
 
 

@@ -56,8 +56,8 @@ class Place:
             session = machine.session(on_status=self.runs.write_status)
             while until == "plan" and session.store.read(names.round_plan(1)) is None:
                 session.turn()
-                for name in machine.door.at_work():
-                    machine.door.work(name)
+                for name in machine.backend.at_work():
+                    machine.backend.work(name)
             if until in ("end", "comparison"):
                 machine.drive({"run": session})
             if until == "comparison":

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from fedpipe_operator.api import FineTuneStatus
+from fedpipe_operator.backend import Job, JobState, JobStatus
 from fedpipe_operator.cli.display import Display
-from fedpipe_operator.doors import Job, JobState, SeenJob
 from fedpipe_operator.rounds import Event
 from fedpipe_trainer.contract import Progress
 
@@ -28,12 +28,12 @@ def a_status(rounds: int = 2, plans: int = 2, **fields: object) -> FineTuneStatu
     return FineTuneStatus.model_validate(document | fields)
 
 
-def at_work(site: str, kind: str = "train", *, step: int = 3, loss: float | None = None, speed: float | None = None) -> SeenJob:
+def at_work(site: str, kind: str = "train", *, step: int = 3, loss: float | None = None, speed: float | None = None) -> JobStatus:
     progress = Progress(phase="train", step=step, steps=90, loss=loss, tokens_per_second=speed)
-    return SeenJob(Job(f"{kind}-{site}", kind, site, 2, 0), JobState.RUNNING, 1000.0, progress=progress)
+    return JobStatus(Job(f"{kind}-{site}", kind, site, 2, 0), JobState.RUNNING, 1000.0, progress=progress)
 
 
-def by_name(*seen: SeenJob) -> dict[str, SeenJob]:
+def by_name(*seen: JobStatus) -> dict[str, JobStatus]:
     return {one.job.name: one for one in seen}
 
 
@@ -94,7 +94,7 @@ def test_the_line_of_an_idle_site_shows_the_job_that_was_started_last(terminal: 
 
 
 def test_the_runs_own_work_has_a_line_of_its_own(terminal: Screen) -> None:
-    aggregation = SeenJob(Job("aggregate-r2", "aggregate", "", 2, 0), JobState.RUNNING, 1000.0)
+    aggregation = JobStatus(Job("aggregate-r2", "aggregate", "", 2, 0), JobState.RUNNING, 1000.0)
 
     with terminal.display as display:
         display.jobs(by_name(aggregation, at_work("clinic", speed=1.0)))

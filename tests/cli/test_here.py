@@ -15,7 +15,7 @@ from fedpipe_operator.api import FineTuneStatus
 from fedpipe_operator.cli.display import Display
 from fedpipe_operator.cli.files import load
 from fedpipe_operator.cli.here import INTERRUPTED, Here, Options, endings, load_one, matching, taken_up, volumes_beside
-from fedpipe_operator.errors import TellUser
+from fedpipe_operator.errors import UserError
 from fedpipe_operator.local.run_folder import RunFolder
 from fedpipe_operator.local.session import Session
 from fedpipe_operator.store.address import DirectoryAddress
@@ -46,9 +46,9 @@ class WillingDoor(StandInDoor):
         return True
 
 
-def here_with(door: StandInDoor, folder: Path, console: Console) -> Here:
-    session = Session(RUN, door, StandInMap(), DirectoryAddress(root=str(folder / "store")), resumed_at=0.0)
-    return Here(RunFolder(folder, RUN.resource), session, door, Display(console))  # type: ignore[arg-type] # a stand-in has all that is called
+def here_with(backend: StandInDoor, folder: Path, console: Console) -> Here:
+    session = Session(RUN, backend, StandInMap(), DirectoryAddress(root=str(folder / "store")), resumed_at=0.0)
+    return Here(RunFolder(folder, RUN.resource), session, backend, Display(console))  # type: ignore[arg-type] # a stand-in has all that is called
 
 
 def test_a_run_is_driven_to_its_end_and_shown_on_the_way(tmp_path: Path) -> None:
@@ -62,13 +62,13 @@ def test_a_run_is_driven_to_its_end_and_shown_on_the_way(tmp_path: Path) -> None
 
 
 def test_a_run_is_driven_as_far_as_is_asked_for_and_no_further(tmp_path: Path) -> None:
-    door = WillingDoor(tmp_path, clock=time.time)
-    here = here_with(door, tmp_path, a_console())
+    backend = WillingDoor(tmp_path, clock=time.time)
+    here = here_with(backend, tmp_path, a_console())
 
     here.drive({"run": here.session}, until=lambda session: session.run.resource.status.plans != ())
 
     assert not here.session.over
-    assert not [name for name in door.started if "train" in name]
+    assert not [name for name in backend.started if "train" in name]
 
 
 def test_a_run_that_is_taken_up_again_has_its_uid_and_its_status(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_fresh_starts_over(tmp_path: Path) -> None:
 def test_a_run_that_is_taken_up_keeps_others_out_until_it_is_let_go(tmp_path: Path) -> None:
     with taken_up(RUN.resource, list(RUN.sites), options(tmp_path), a_console()):
         again = taken_up(RUN.resource, list(RUN.sites), options(tmp_path), a_console())
-        with pytest.raises(TellUser, match="RunInProgress"):
+        with pytest.raises(UserError, match="RunInProgress"):
             again.__enter__()
 
     with taken_up(RUN.resource, list(RUN.sites), options(tmp_path), a_console()):
@@ -124,7 +124,7 @@ def test_a_signal_stops_a_command_with_a_line_and_a_status_of_its_own(how: signa
 
 def test_what_a_person_must_mend_is_one_line_on_stderr_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit) as ended, endings(a_console()):
-        raise TellUser("StoreFull", "the disk is full; free space")
+        raise UserError("StoreFull", "the disk is full; free space")
 
     assert ended.value.exit_code == 1
     assert capsys.readouterr().err == "StoreFull: the disk is full; free space\n"

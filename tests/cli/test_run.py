@@ -46,7 +46,7 @@ def test_the_exported_adapter_and_the_merged_model_load_and_agree(finished: tupl
 def test_every_round_left_its_plan_updates_commit_and_evaluation(finished: tuple[Fleet, str]) -> None:
     fleet, _ = finished
     for round_ in ("0001", "0002"):
-        commit = json.loads((fleet.store / f"rounds/{round_}/global/manifest.json").read_text())
+        commit = json.loads((fleet.store / f"rounds/{round_}/global/commit.json").read_text())
 
         assert [one["site"] for one in commit["contributions"]] == ["north", "south", "west"]
         assert (fleet.store / commit["adapter"]["name"]).stat().st_size == commit["adapter"]["size"]
@@ -64,17 +64,17 @@ def test_the_comparison_measures_every_model_on_the_union_of_the_validation_data
 
 def test_a_site_alone_takes_as_many_steps_as_it_took_in_all_rounds(finished: tuple[Fleet, str]) -> None:
     fleet, _ = finished
-    alone = json.loads((fleet.store / "comparison/alone/north/rounds/0001/updates/north/0/manifest.json").read_text())
+    alone = json.loads((fleet.store / "comparison/alone/north/rounds/0001/updates/north/0/result.json").read_text())
 
     assert alone["steps"] == 8
 
 
 def test_the_same_command_after_the_end_shows_the_result_and_does_nothing_again(finished: tuple[Fleet, str]) -> None:
     fleet, _ = finished
-    before = {path: path.stat().st_mtime_ns for path in fleet.store.rglob("manifest.json")}
+    before = {path: path.stat().st_mtime_ns for path in fleet.store.rglob("result.json")}
 
     assert "federated" in fleet.run()
-    assert {path: path.stat().st_mtime_ns for path in fleet.store.rglob("manifest.json")} == before
+    assert {path: path.stat().st_mtime_ns for path in fleet.store.rglob("result.json")} == before
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
@@ -169,6 +169,6 @@ def test_plan_explains_and_trains_nothing_and_run_goes_on_from_it(fleet: Fleet) 
     assert "32 bits" in planned
     assert "north" in planned
     assert not list(fleet.store.glob("rounds/*/updates/*"))
-    before = (fleet.store / "profile/north/0/manifest.json").stat().st_mtime_ns
+    before = (fleet.store / "profile/north/0/result.json").stat().st_mtime_ns
     fleet.run("--no-compare")
-    assert (fleet.store / "profile/north/0/manifest.json").stat().st_mtime_ns == before
+    assert (fleet.store / "profile/north/0/result.json").stat().st_mtime_ns == before

@@ -133,7 +133,7 @@ def test_trainers_get_signed_urls_alone(told: Told) -> None:
 def test_a_run_that_was_interrupted_goes_on_and_measures_no_site_again(told: Told) -> None:
     assert "stopped; the same command goes on from here" in told.interrupted
     assert "round 2: 3/3 updates" in told.gone_on
-    assert told.store.list("profile") == [f"profile/{site}/0/manifest.json" for site in ("north", "south", "west")]
+    assert told.store.list("profile") == [f"profile/{site}/0/result.json" for site in ("north", "south", "west")]
 
 
 def test_an_outage_of_the_store_is_told_once_and_waited_through(told: Told) -> None:

@@ -7,15 +7,15 @@ from typing import Any, get_args
 
 import pytest
 
-from fedpipe_trainer.contract import FailureReason, Manifest, Outcome, Task, UpdateManifest, Wire, parse_manifest, parse_task
+from fedpipe_trainer.contract import FailureReason, Manifest, Outcome, Task, TrainResult, Wire, parse_result, parse_task
 
 GOLDEN = Path(__file__).parent / "golden"
 TASKS = sorted(GOLDEN.glob("task-*.json"))
-MANIFESTS = sorted(GOLDEN.glob("manifest-*.json"))
+MANIFESTS = sorted(GOLDEN.glob("result-*.json"))
 
 
 def parse(path: Path) -> Wire:
-    return (parse_task if path in TASKS else parse_manifest)(path.read_text())
+    return (parse_task if path in TASKS else parse_result)(path.read_text())
 
 
 @pytest.mark.parametrize("path", TASKS + MANIFESTS, ids=lambda path: path.stem)
@@ -26,10 +26,10 @@ def test_a_golden_file_is_read_and_written_back_to_the_letter(path: Path) -> Non
 @pytest.mark.parametrize("path", TASKS + MANIFESTS, ids=lambda path: path.stem)
 def test_values_are_frozen(path: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
-        parse(path).site = "elsewhere"  # type: ignore[attr-defined]  # every task and manifest has a site
+        parse(path).site = "elsewhere"  # type: ignore[attr-defined]  # every task and result has a site
 
 
-@pytest.mark.parametrize(("kinds", "paths"), [(Task, TASKS), (Manifest, MANIFESTS)], ids=["tasks", "manifests"])
+@pytest.mark.parametrize(("kinds", "paths"), [(Task, TASKS), (Manifest, MANIFESTS)], ids=["tasks", "results"])
 def test_there_is_a_golden_file_for_every_kind(kinds: Any, paths: list[Path]) -> None:
     assert {type(parse(path)) for path in paths} == set(get_args(get_args(kinds)[0]))
 
@@ -46,11 +46,11 @@ def test_the_golden_files_show_every_field() -> None:
 
 
 def test_a_failed_task_reports_the_reason_and_no_artifact() -> None:
-    manifest = parse_manifest((GOLDEN / "manifest-train-failed.json").read_text())
+    result = parse_result((GOLDEN / "result-train-failed.json").read_text())
 
-    assert isinstance(manifest, UpdateManifest)
-    assert manifest.failure is not None
-    assert (manifest.outcome, manifest.failure.reason, manifest.adapter) == (Outcome.FAILED, FailureReason.BAD_DATA, None)
+    assert isinstance(result, TrainResult)
+    assert result.failure is not None
+    assert (result.outcome, result.failure.reason, result.adapter) == (Outcome.FAILED, FailureReason.BAD_DATA, None)
 
 
 def values_within(value: object) -> Iterator[Wire]:
@@ -69,7 +69,7 @@ def test_an_unknown_field_is_refused_by_name(path: Path) -> None:
     document = json.loads(path.read_text()) | {"credentials": "none of your business"}
 
     with pytest.raises(ValueError, match="credentials"):
-        (parse_task if path in TASKS else parse_manifest)(json.dumps(document))
+        (parse_task if path in TASKS else parse_result)(json.dumps(document))
 
 
 @pytest.mark.parametrize("path", TASKS, ids=lambda path: path.stem)

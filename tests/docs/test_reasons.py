@@ -9,9 +9,9 @@ import fedpipe_operator
 from fedpipe_operator.aggregation import refusals
 from fedpipe_operator.api import ConditionType, Reason
 from fedpipe_operator.api.conditions import SiteCondition
-from fedpipe_operator.cluster.door import FINAL
+from fedpipe_operator.cluster.backend import FINAL
 from fedpipe_operator.cluster.pods import _KILLED as KILLED
-from fedpipe_operator.local.outcomes import CANNOT_RUN
+from fedpipe_operator.local.exit_status import CANNOT_RUN
 from fedpipe_operator.rounds.revision import FIXED
 from fedpipe_trainer.contract import ExitCode, FailureReason
 
@@ -20,7 +20,7 @@ OPERATOR = Path(next(iter(fedpipe_operator.__path__)))
 
 _WORD = re.compile(r"[A-Z][a-z]+(?:[A-Z][a-z]+)*")
 _WORD_IN_FRONT = re.compile(r"([A-Z][a-z]+(?:[A-Z][a-z]+)+): ")
-_REASON_AT = {"TellUser": 0, "TryAgain": 0, "_Rule": 1, "Waiting": 0, "Ending": 1, "Event": 0, "Told": 2, "Misfit": 0, "End": 1}
+_REASON_AT = {"UserError": 0, "TransientError": 0, "_Rule": 1, "Waiting": 0, "Ending": 1, "Event": 0, "Told": 2, "Misfit": 0, "End": 1}
 """Where a call of this name has the reason."""
 _PASSED_ON = "Kubernetes' own words"
 """The section of words that Kubernetes has and the operator passes on; none of them is in our code."""

@@ -14,9 +14,9 @@ from testcluster.layout import default_layout
 from wards import SHORT, Ward, is_over
 
 from fedpipe_operator import names
-from fedpipe_operator.objects import required_object
-from fedpipe_operator.records import RoundManifest
+from fedpipe_operator.rounds.records import RoundCommit
 from fedpipe_operator.store import S3Store
+from fedpipe_operator.store.objects import required_object
 
 pytestmark = pytest.mark.e2e
 
@@ -39,9 +39,9 @@ def adapters(ward: Ward) -> dict[int, str]:
     store = ward.store_of(run)
     found = {}
     for round_ in range(1, run["spec"]["rounds"]["count"] + 1):
-        manifest = required_object(store, names.round_manifest(round_), RoundManifest)
-        found[round_] = sha256_of(store, names.global_adapter(round_, manifest.adapter.sha256))
-        assert found[round_] == manifest.adapter.sha256
+        result = required_object(store, names.round_commit(round_), RoundCommit)
+        found[round_] = sha256_of(store, names.global_adapter(round_, result.adapter.sha256))
+        assert found[round_] == result.adapter.sha256
     return found
 
 

@@ -8,8 +8,8 @@ from testcluster.layout import default_layout
 from wards import Ward
 
 from fedpipe_operator import names
-from fedpipe_operator.objects import read_object
-from fedpipe_trainer.contract import Outcome, UpdateManifest
+from fedpipe_operator.store.objects import read_object
+from fedpipe_trainer.contract import Outcome, TrainResult
 
 pytestmark = pytest.mark.e2e
 
@@ -17,10 +17,10 @@ LONG: Final = {"learningRate": 1e-3, "epochs": 1000, "maxSteps": 2000}
 """Steps of milliseconds, so many that a drain meets them."""
 
 
-def updates(ward: Ward) -> list[UpdateManifest]:
+def updates(ward: Ward) -> list[TrainResult]:
     """What the site reported of its attempts at round 1."""
     store = ward.store_of(ward.look())
-    found = (read_object(store, names.update_manifest(1, "north", attempt), UpdateManifest) for attempt in range(3))
+    found = (read_object(store, names.update_result(1, "north", attempt), TrainResult) for attempt in range(3))
     return [one for one in found if one is not None]
 
 

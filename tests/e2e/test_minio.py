@@ -73,7 +73,7 @@ def test_a_url_to_read_does_not_allow_to_write_or_delete(store: S3Store) -> None
 
 def test_of_several_writers_of_one_commit_one_wins(store: S3Store) -> None:
     for attempt in range(10):
-        key, start = f"rounds/{attempt}/manifest.json", Barrier(WRITERS)
+        key, start = f"rounds/{attempt}/result.json", Barrier(WRITERS)
 
         def write(data: bytes, key: str = key, start: Barrier = start) -> bool:
             start.wait()
@@ -87,6 +87,6 @@ def test_of_several_writers_of_one_commit_one_wins(store: S3Store) -> None:
 
 
 def test_what_is_committed_is_not_committed_again(store: S3Store) -> None:
-    assert store.create("manifest.json", b"first")
-    assert not store.create("manifest.json", b"second")
-    assert store.read("manifest.json") == b"first"
+    assert store.create("result.json", b"first")
+    assert not store.create("result.json", b"second")
+    assert store.read("result.json") == b"first"

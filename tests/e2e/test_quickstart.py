@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from wards import Ward, store_credentials
 
 from fedpipe_operator import names
-from fedpipe_operator.records import RoundEvaluation, RoundPlan
+from fedpipe_operator.rounds.records import RoundEvaluation, RoundPlan
 from fedpipe_operator.store import S3Store
 from fedpipe_trainer.data import read_rows
 

@@ -85,7 +85,7 @@ def test_a_run_waits_for_a_store_that_is_away_and_then_answers_503_for_a_minute(
     scale_store(0)
     gone_at = time.monotonic()
     try:
-        held_up = ward.wait_for("StoreUnreachable")
+        blocked = ward.wait_for("StoreUnreachable")
         told_after = time.monotonic() - gone_at
         with a_busy_one_in_its_place():
             busy_at = time.monotonic()
@@ -96,8 +96,8 @@ def test_a_run_waits_for_a_store_that_is_away_and_then_answers_503_for_a_minute(
     run = ward.wait_for_success()
 
     print(f"told after {told_after:.0f} s")  # noqa: T201
-    assert condition(held_up, "Progressing")["status"] == "False"
-    assert "minio" in condition(held_up, "Progressing")["message"]
+    assert condition(blocked, "Progressing")["status"] == "False"
+    assert "minio" in condition(blocked, "Progressing")["message"]
     assert "503" in condition(busy, "Progressing")["message"]
     assert run["status"]["history"][0]["quorum"] == "1/1"
     assert "StoreUnreachable" in ward.events("FederatedFineTune", "toy")
@@ -123,9 +123,9 @@ def test_an_operator_that_finds_the_store_full_waits_until_there_is_room(ward: W
             small_store.fill()
         finally:
             ward.operator.scale(1)
-        held_up = ward.wait_for("StoreFull")
+        blocked = ward.wait_for("StoreFull")
         small_store.clear()
         ward.wait_for_success()
 
-    assert condition(held_up, "Progressing")["status"] == "False"
+    assert condition(blocked, "Progressing")["status"] == "False"
     assert "StoreFull" in ward.events("FederatedFineTune", "toy")

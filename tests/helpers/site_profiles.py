@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from fedpipe_operator.api import FineTuneSpec
-from fedpipe_operator.sites import SiteProfile
+from fedpipe_operator.sites.profile import SiteProfile
 from fedpipe_trainer.contract import BaseModelFacts, Bits, Throughput, WeightShape
 
 GIB = 1024**3

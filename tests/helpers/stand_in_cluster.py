@@ -16,17 +16,17 @@ from stand_in_runs import a_run
 from trainer_results import Trainer, good_trainer, path_of
 
 from fedpipe_operator.api.meta import LABEL_SITE
-from fedpipe_operator.capacity import Node
-from fedpipe_operator.cluster import Runs, RunView, kube_job
+from fedpipe_operator.cluster import RunReconciler, RunView, kube_job
 from fedpipe_operator.cluster.api import JOBS, PODS, RUNS, SECRETS, Kind, Plain
-from fedpipe_operator.cluster.door import Cluster
-from fedpipe_operator.cluster.recent import Recent
-from fedpipe_operator.cluster.stores import Opened
-from fedpipe_operator.cluster.voice import ClusterVoice
+from fedpipe_operator.cluster.backend import Cluster
+from fedpipe_operator.cluster.credentials import StoreConnection
+from fedpipe_operator.cluster.expectations import Expectations
+from fedpipe_operator.cluster.status_writer import ClusterStatusWriter
 from fedpipe_operator.cluster.workers import Workers
-from fedpipe_operator.errors import FedPipeError, TellUser, TryAgain
+from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.settings import Settings
+from fedpipe_operator.sites.capacity import Node
 from fedpipe_operator.store import DirectoryStore
 from fedpipe_operator.store.address import DirectoryAddress
 from fedpipe_trainer.contract import ExitCode, parse_task
@@ -71,7 +71,7 @@ class StandInApi:
     def create(self, kind: Kind, namespace: str, body: Plain) -> Plain | None:
         self._note("create", kind, body["metadata"].get("name", ""))
         if body["metadata"].get("labels", {}).get(LABEL_SITE) in self.refused:
-            raise TellUser("ApiRefused", "a policy denied the request")
+            raise UserError("ApiRefused", "a policy denied the request")
         name = body["metadata"].get("name") or f"{body['metadata']['generateName']}{self.version}"
         if (kind.plural, namespace, name) in self.objects:
             return None
@@ -128,11 +128,11 @@ class StandInStores:
     folder: Path
     trouble: FedPipeError | None = None
 
-    def of(self, run: Run) -> Opened:
+    def of(self, run: Run) -> StoreConnection:
         if self.trouble is not None:
             raise self.trouble
         root = self.folder / run.resource.metadata.uid
-        return Opened(DirectoryStore(root), DirectoryAddress(root=str(root)), None)
+        return StoreConnection(DirectoryStore(root), DirectoryAddress(root=str(root)), None)
 
     def forget(self, uid: str) -> None:
         """Folders stay as they are."""
@@ -167,9 +167,9 @@ class KubeWorld:
     def restart(self) -> None:
         """A new operator: nothing is remembered."""
         workers = Workers(self.clock, on_end=lambda _uid: self.ended.set())
-        cluster = Cluster(self.api, self.settings, Recent(self.clock), workers, self.clock)  # type: ignore[arg-type]
-        voice = ClusterVoice(self.api, self.clock)  # type: ignore[arg-type]
-        self.runs = Runs(cluster, self.stores, voice)  # type: ignore[arg-type]
+        cluster = Cluster(self.api, self.settings, Expectations(self.clock), workers, self.clock)  # type: ignore[arg-type]
+        status_writer = ClusterStatusWriter(self.api, self.clock)  # type: ignore[arg-type]
+        self.runs = RunReconciler(cluster, self.stores, status_writer)  # type: ignore[arg-type]
 
     def body(self, run: str = "toy") -> Plain:
         """The run's object as it is now."""
@@ -193,19 +193,19 @@ class KubeWorld:
 
     def at_work(self) -> list[str]:
         """Jobs that have not ended, by name."""
-        return sorted(job.job.name for job in map(kube_job, self.api.all(JOBS)) if job.is_at_work)
+        return sorted(job.job.name for job in map(kube_job, self.api.all(JOBS)) if job.is_active)
 
     def work(self, name: str) -> None:
         """Have the Job's pod do its task, and the Job end as that did."""
         task = parse_task(self.api.objects[SECRETS.plural, "default", name]["stringData"]["task.json"])
-        manifest = self.trainer(task, self.folder)
-        if manifest is None:
+        result = self.trainer(task, self.folder)
+        if result is None:
             self.end(name, "Failed", "BackoffLimitExceeded")
             return
-        target = path_of(task.manifest)
+        target = path_of(task.result)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(manifest.to_json())
-        code = manifest.failure.reason.exit_code if manifest.failure else ExitCode.OK
+        target.write_text(result.to_json())
+        code = result.failure.reason.exit_code if result.failure else ExitCode.OK
         self.end(name, "Failed" if code else "Complete", "PodFailurePolicy" if code else "")
 
     def end(self, name: str, condition: str, reason: str = "", message: str = "") -> None:
@@ -232,7 +232,7 @@ class KubeWorld:
         for _ in range(300):
             try:
                 self.turn(run)
-            except TryAgain:
+            except TransientError:
                 continue
             if self.conditions(run).get("Ready") or self.conditions(run).get("Failed"):
                 return

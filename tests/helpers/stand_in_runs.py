@@ -12,15 +12,15 @@ from typing import Any
 
 from trainer_results import Trainer, good_trainer, path_of
 
+from fedpipe_operator.aggregation.worker import AggregationTask, aggregate
 from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneStatus
-from fedpipe_operator.doors import Job, JobState, Limits, SeenJob
+from fedpipe_operator.backend import Job, JobState, JobStatus, Limits
 from fedpipe_operator.local.session import Session
-from fedpipe_operator.reconcile import Reconciler
+from fedpipe_operator.reconcile.reconciler import Reconciler
+from fedpipe_operator.reconcile.tasks import TaskInputs
 from fedpipe_operator.rounds import Event, Run
 from fedpipe_operator.store import DirectoryStore
 from fedpipe_operator.store.address import DirectoryAddress
-from fedpipe_operator.tasks import Place
-from fedpipe_operator.worker import AggregationTask, aggregate
 from fedpipe_trainer.contract import Data, ExitCode, Model, parse_task
 
 
@@ -52,7 +52,7 @@ class StandInDoor:
     folder: Path
     trainer: Trainer = good_trainer
     clock: Callable[[], float] = lambda: 0.0
-    jobs: dict[str, SeenJob] = field(default_factory=dict)
+    jobs: dict[str, JobStatus] = field(default_factory=dict)
     tasks: dict[str, str] = field(default_factory=dict)
     started: list[str] = field(default_factory=list)
     discarded: list[str] = field(default_factory=list)
@@ -63,9 +63,9 @@ class StandInDoor:
         if job.name not in self.jobs:
             self.started.append(job.name)
             self.tasks[job.name] = task_json
-            self.jobs[job.name] = SeenJob(job, JobState.RUNNING, self.clock())
+            self.jobs[job.name] = JobStatus(job, JobState.RUNNING, self.clock())
 
-    def observe(self) -> dict[str, SeenJob]:
+    def observe(self) -> dict[str, JobStatus]:
         """All jobs."""
         return dict(self.jobs)
 
@@ -95,15 +95,15 @@ class StandInDoor:
             self.jobs[name] = replace(seen, state=JobState.SUCCEEDED, exit_code=0)
             return
         trainer_task = parse_task(text)
-        manifest = self.trainer(trainer_task, self.folder)
-        if manifest is None:
+        result = self.trainer(trainer_task, self.folder)
+        if result is None:
             self.jobs[name] = replace(seen, state=JobState.FAILED, exit_code=137, reason="Killed", message="the process was killed")
             return
-        target = path_of(trainer_task.manifest)
+        target = path_of(trainer_task.result)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(manifest.to_json())
-        code = manifest.failure.reason.exit_code if manifest.failure else ExitCode.OK
-        state = JobState.FAILED if manifest.failure else JobState.SUCCEEDED
+        target.write_text(result.to_json())
+        code = result.failure.reason.exit_code if result.failure else ExitCode.OK
+        state = JobState.FAILED if result.failure else JobState.SUCCEEDED
         self.jobs[name] = replace(seen, state=state, exit_code=int(code))
 
 
@@ -111,10 +111,10 @@ class StandInDoor:
 class StandInMap:
     """Places that only the stand-in trainer visits."""
 
-    def place(self, run: Run, site: str) -> Place:
+    def inputs(self, run: Run, site: str) -> TaskInputs:
         """The same model and data for everyone."""
         del run, site
-        return Place(Model(source="file:///toy"), Data(train="/train", validation="/validation"))
+        return TaskInputs(Model(source="file:///toy"), Data(train="/train", validation="/validation"))
 
     def limits(self, run: Run, site: str) -> Limits:
         """No limits."""
@@ -131,27 +131,33 @@ class World:
     trainer: Trainer = good_trainer
     now: float = 1000.0
     events: list[Event] = field(default_factory=list)
-    door: StandInDoor = field(init=False)
+    backend: StandInDoor = field(init=False)
     store: DirectoryStore = field(init=False)
     reconciler: Reconciler = field(init=False)
 
     def __post_init__(self) -> None:
         self.store = DirectoryStore(self.folder / "store")
-        self.door = StandInDoor(self.folder, self.trainer, lambda: self.now)
+        self.backend = StandInDoor(self.folder, self.trainer, lambda: self.now)
         self.restart()
 
     def restart(self) -> None:
         """A new operator: nothing is remembered but the store, the jobs and the object."""
         address = DirectoryAddress(root=str(self.folder / "store"))
         self.reconciler = Reconciler(
-            door=self.door, store=self.store, address=address, map=StandInMap(), voice=self, resumed_at=self.now, clock=lambda: self.now
+            backend=self.backend,
+            store=self.store,
+            address=address,
+            placement=StandInMap(),
+            status_writer=self,
+            resumed_at=self.now,
+            clock=lambda: self.now,
         )
 
     def write_status(self, run: Run, status: FineTuneStatus) -> None:
         """Keep the status on the object."""
         self.run = replace(run, resource=run.resource.model_copy(update={"status": status}))
 
-    def tell(self, run: Run, event: Event) -> None:
+    def record_event(self, run: Run, event: Event) -> None:
         """Keep the event."""
         del run
         self.events.append(event)
@@ -162,20 +168,20 @@ class World:
 
     def work_until(self, word: str) -> list[str]:
         """Turn and work until jobs with this word in their names wait to be done; these are left, and named."""
-        while not any(word in name for name in self.door.at_work()):
+        while not any(word in name for name in self.backend.at_work()):
             self.turn()
-            for name in self.door.at_work():
+            for name in self.backend.at_work():
                 if word not in name:
-                    self.door.work(name)
-        return self.door.at_work()
+                    self.backend.work(name)
+        return self.backend.at_work()
 
     def settle(self) -> None:
         """Turn and work until nothing more happens."""
         for _ in range(500):
             decision = self.turn()
-            at_work = self.door.at_work()
+            at_work = self.backend.at_work()
             if at_work:
-                self.door.work(at_work[0])
+                self.backend.work(at_work[0])
             elif not decision.actions:
                 return
         raise AssertionError(f"the run does not settle: {self.conditions()}")
@@ -205,19 +211,21 @@ class Machine:
     trainer: Callable[[Any, Path], Any] = good_trainer
 
     def __post_init__(self) -> None:
-        self.door = StandInDoor(self.folder, self.trainer, time.time)
+        self.backend = StandInDoor(self.folder, self.trainer, time.time)
 
-    def session(self, **voice: Any) -> Session:
+    def session(self, **status_writer: Any) -> Session:
         """The run taken up, as a new process does."""
-        return Session(self.run, self.door, StandInMap(), DirectoryAddress(root=str(self.folder / "store")), resumed_at=0.0, **voice)
+        return Session(
+            self.run, self.backend, StandInMap(), DirectoryAddress(root=str(self.folder / "store")), resumed_at=0.0, **status_writer
+        )
 
     def drive(self, sessions: Mapping[str, Session]) -> None:
         """Turn all of them, and work, until each is over."""
         for _ in range(500):
             for session in sessions.values():
                 session.turn()
-            for name in self.door.at_work():
-                self.door.work(name)
+            for name in self.backend.at_work():
+                self.backend.work(name)
             if all(session.over for session in sessions.values()):
                 return
         raise AssertionError([session.run.resource.status for session in sessions.values()])

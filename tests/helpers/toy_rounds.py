@@ -9,8 +9,8 @@ import numpy as np
 from safetensors.numpy import save
 
 from fedpipe_operator.aggregation import Candidate, RoundInput
-from fedpipe_operator.records import RoundPlan
-from fedpipe_trainer.contract import Artifact, Forecast, Measured, Outcome, Plan, RunRef, UpdateManifest
+from fedpipe_operator.rounds.records import RoundPlan
+from fedpipe_trainer.contract import Artifact, Forecast, Measured, Outcome, Plan, RunRef, TrainResult
 
 RUN = RunRef(namespace="default", name="demo", uid="0000")
 HEAD = "base_model.model.classifier.weight"
@@ -72,9 +72,9 @@ class Fleet:
                 found[f"base_model.model.{weight}.lora_B.weight"] = rng.standard_normal((d_out, rank))
         return {key: np.ascontiguousarray(value, dtype=np.float32) for key, value in found.items()}
 
-    def manifest(self, site: str, data: bytes) -> UpdateManifest:
+    def result(self, site: str, data: bytes) -> TrainResult:
         plan = self.plan().plans[site]
-        return UpdateManifest(
+        return TrainResult(
             run=RUN,
             site=site,
             round=self.round,
@@ -90,7 +90,7 @@ class Fleet:
 
     def candidate(self, site: str, tensors: Mapping[str, np.ndarray] | None = None) -> Candidate:
         data = save(dict(self.tensors(site) if tensors is None else tensors))
-        return Candidate(attempt=0, manifest=self.manifest(site, data), source=RecordingSource(data))
+        return Candidate(attempt=0, result=self.result(site, data), source=RecordingSource(data))
 
     def given(self, previous: bytes | None = None) -> RoundInput:
         candidates = {site: self.candidate(site) for site in self.ranks}

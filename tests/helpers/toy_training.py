@@ -25,7 +25,7 @@ def a_training_task(model: Path, folder: Path, ranks: dict[str, int], *, steps: 
         "run": RunRef(namespace="n", name="r", uid="u"),
         "site": "a",
         "model": Model(source=model.as_uri()),
-        "manifest": "file:///nowhere",
+        "result": "file:///nowhere",
         "objective": CAUSAL,
         "data": Data(train=str(folder / "train.jsonl"), validation=str(folder / "validation.jsonl")),
         "plan": Plan(bits=bits, batch_size=4, steps=steps, ranks=ranks, forecast=forecast),

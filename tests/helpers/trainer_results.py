@@ -15,19 +15,19 @@ from safetensors.numpy import save_file
 from fedpipe_trainer.contract import (
     Artifact,
     BaseModelFacts,
+    EvaluateResult,
     EvaluateTask,
-    EvaluationManifest,
-    ExportManifest,
+    ExportResult,
     ExportTask,
     Failure,
     FailureReason,
     Measured,
     Outcome,
-    ProfileManifest,
+    ProfileResult,
     ProfileTask,
     Throughput,
+    TrainResult,
     TrainTask,
-    UpdateManifest,
     WeightShape,
 )
 
@@ -37,7 +37,7 @@ HEAD = {"base_model.model.classifier.weight": (3, 8)}
 GIB = 2**30
 
 
-def a_profile(task: ProfileTask, **changes: Any) -> ProfileManifest:
+def a_profile(task: ProfileTask, **changes: Any) -> ProfileResult:
     """What a trainer measures at a site with a toy model and room enough."""
     points = tuple(
         Throughput(bits=bits, batch_size=batch, length=16, tokens_per_second=1e4, evaluate_tokens_per_second=3e4, peak_memory_bytes=GIB)
@@ -70,10 +70,10 @@ def a_profile(task: ProfileTask, **changes: Any) -> ProfileManifest:
         "load_seconds": dict.fromkeys(task.bits, 0.1),
         "throughput": points,
     }
-    return ProfileManifest(**_header(task), **(fields | changes))
+    return ProfileResult(**_header(task), **(fields | changes))
 
 
-def an_update(task: TrainTask, folder: Path, **changes: Any) -> UpdateManifest:
+def an_update(task: TrainTask, folder: Path, **changes: Any) -> TrainResult:
     """Write an adapter that depends on site, round and seed alone, through the task's URL, and say what it is."""
     tensors = adapter_tensors(f"{task.site}/{task.round}/{task.hyperparameters.seed}", task.plan.ranks)
     file = folder / "update.safetensors"
@@ -97,7 +97,7 @@ def an_update(task: TrainTask, folder: Path, **changes: Any) -> UpdateManifest:
         "fingerprint": BASE,
         "train_loss": 1.0,
     }
-    return UpdateManifest(**_header(task), **(fields | changes))
+    return TrainResult(**_header(task), **(fields | changes))
 
 
 def adapter_tensors(seed: str, ranks: Mapping[str, int]) -> dict[str, npt.NDArray[np.float32]]:
@@ -112,14 +112,14 @@ def adapter_tensors(seed: str, ranks: Mapping[str, int]) -> dict[str, npt.NDArra
     return tensors | {key: random.standard_normal(shape).astype(np.float32) for key, shape in HEAD.items()}
 
 
-def an_evaluation(task: EvaluateTask, **changes: Any) -> EvaluationManifest:
+def an_evaluation(task: EvaluateTask, **changes: Any) -> EvaluateResult:
     """A metric that grows with the round."""
     fields = {"samples": 20, "targets": 20, "loss": 2.0 / (1 + task.round), "metrics": {"accuracy": task.round / 10}}
-    return EvaluationManifest(**_header(task), **(fields | changes))
+    return EvaluateResult(**_header(task), **(fields | changes))
 
 
 def a_failure(kind: type[Any], task: Any, reason: FailureReason, message: str) -> Any:
-    """The manifest of a task that failed."""
+    """The result of a task that failed."""
     return kind(**(_header(task) | {"outcome": Outcome.FAILED}), failure=Failure(reason=reason, message=message))
 
 
@@ -140,7 +140,7 @@ def _header(task: Any) -> dict[str, Any]:
 
 
 Trainer = Callable[[Any, Path], Any]
-"""Given a task and a scratch folder, the manifest to leave behind; None leaves nothing (a killed trainer)."""
+"""Given a task and a scratch folder, the result to leave behind; None leaves nothing (a killed trainer)."""
 
 
 def good_trainer(task: Any, folder: Path) -> Any:
@@ -153,4 +153,4 @@ def good_trainer(task: Any, folder: Path) -> Any:
         case EvaluateTask():
             return an_evaluation(task)
         case ExportTask():
-            return ExportManifest(**_header(task))
+            return ExportResult(**_header(task))

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
 
-from fedpipe_operator.doors import Job, JobState, Limits, SeenJob
-from fedpipe_operator.local import LocalDoor, ProcessSettings
+from fedpipe_operator.backend import Job, JobState, JobStatus, Limits
+from fedpipe_operator.local import LocalBackend, ProcessSettings
 
 STAND_IN = (sys.executable, str(Path(__file__).parent.with_name("local") / "stand_in_trainer.py"))
 STAND_INS = ProcessSettings(trainer=STAND_IN, worker=STAND_IN, processors=4, cgroup=None)
@@ -41,23 +41,23 @@ class Meeting:
 class Bench:
     """A door in a folder, and short words for what the tests do with it."""
 
-    def __init__(self, folder: Path, *, side_by_side: int = 2, processes: ProcessSettings = STAND_INS) -> None:
+    def __init__(self, folder: Path, *, max_concurrent: int = 2, processes: ProcessSettings = STAND_INS) -> None:
         self.folder = folder
-        self.door = LocalDoor(folder, side_by_side=side_by_side, processes=processes, clock=count(1000.0).__next__)
+        self.backend = LocalBackend(folder, max_concurrent=max_concurrent, processes=processes, clock=count(1000.0).__next__)
 
     def start(self, name: str, site: str = "", *, kind: str = "train", limits: Limits = NO_LIMITS, **task: object) -> None:
-        self.door.start(Job(name=name, kind=kind, site=site, round=1), json.dumps(task), limits)
+        self.backend.start(Job(name=name, kind=kind, site=site, round=1), json.dumps(task), limits)
 
-    def until(self, holds: Callable[[Mapping[str, SeenJob]], bool]) -> Mapping[str, SeenJob]:
-        while not holds(seen := self.door.observe()):
-            assert self.door.wait(PATIENCE_SECONDS), seen
+    def until(self, holds: Callable[[Mapping[str, JobStatus]], bool]) -> Mapping[str, JobStatus]:
+        while not holds(seen := self.backend.observe()):
+            assert self.backend.wait(PATIENCE_SECONDS), seen
         return seen
 
-    def ended(self, name: str) -> SeenJob:
+    def ended(self, name: str) -> JobStatus:
         return self.until(lambda seen: seen[name].state in ENDED)[name]
 
     def states(self) -> dict[str, str]:
-        return {name: seen.state.name for name, seen in self.door.observe().items()}
+        return {name: seen.state.name for name, seen in self.backend.observe().items()}
 
     def log(self, name: str) -> str:
         return (self.folder / "jobs" / name / "log").read_text()

@@ -10,21 +10,21 @@ from fedpipe_operator.local import ProcessSettings
 
 
 @pytest.fixture
-def open_door(tmp_path: Path) -> Iterator[OpenBench]:
+def open_backend(tmp_path: Path) -> Iterator[OpenBench]:
     opened: list[Bench] = []
 
-    def open_(side_by_side: int = 2, processes: ProcessSettings = STAND_INS) -> Bench:
-        opened.append(Bench(tmp_path / "run", side_by_side=side_by_side, processes=processes))
+    def open_(max_concurrent: int = 2, processes: ProcessSettings = STAND_INS) -> Bench:
+        opened.append(Bench(tmp_path / "run", max_concurrent=max_concurrent, processes=processes))
         return opened[-1]
 
     yield open_
     for bench in opened:
-        bench.door.close()
+        bench.backend.close()
 
 
 @pytest.fixture
-def bench(open_door: OpenBench) -> Bench:
-    return open_door()
+def bench(open_backend: OpenBench) -> Bench:
+    return open_backend()
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from workbench import STAND_INS, Bench, Meet, OpenBench
 
-from fedpipe_operator.doors import JobState, Limits
-from fedpipe_operator.local import memory
+from fedpipe_operator.backend import JobState, Limits
+from fedpipe_operator.local import memory_limit
 
 MEBI = 2**20
 LIMIT = Limits(memory_bytes=100 * MEBI)
@@ -36,9 +36,9 @@ def test_a_task_below_its_limit_is_left_alone_and_the_site_goes_on_after_one_abo
     assert bench.ended("below").state is JobState.SUCCEEDED
 
 
-@pytest.mark.skipif(memory.own_group() is None, reason="this process may not make cgroups with a memory limit here")
-def test_where_it_may_make_cgroups_the_kernel_enforces_the_limit(open_door: OpenBench, meeting: Meet) -> None:
-    bench = open_door(processes=replace(STAND_INS, cgroup=memory.own_group()))
+@pytest.mark.skipif(memory_limit.own_group() is None, reason="this process may not make cgroups with a memory limit here")
+def test_where_it_may_make_cgroups_the_kernel_enforces_the_limit(open_backend: OpenBench, meeting: Meet) -> None:
+    bench = open_backend(processes=replace(STAND_INS, cgroup=memory_limit.own_group()))
     bench.start("train-a", "a", limits=LIMIT, allocate=300 * MEBI, meet=str(meeting("never").path))
 
     seen = bench.ended("train-a")
@@ -47,8 +47,10 @@ def test_where_it_may_make_cgroups_the_kernel_enforces_the_limit(open_door: Open
     assert f"the kernel ended it at the limit of {100 * MEBI} bytes" in bench.log("train-a")
 
 
-def test_where_a_cgroup_cannot_be_made_the_watch_takes_over(open_door: OpenBench, meeting: Meet, caplog: pytest.LogCaptureFixture) -> None:
-    bench = open_door(processes=replace(STAND_INS, cgroup=Path("/proc/self")))
+def test_where_a_cgroup_cannot_be_made_the_watch_takes_over(
+    open_backend: OpenBench, meeting: Meet, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = open_backend(processes=replace(STAND_INS, cgroup=Path("/proc/self")))
     bench.start("train-a", "a", limits=LIMIT, allocate=300 * MEBI, meet=str(meeting("never").path))
 
     assert bench.ended("train-a").reason == "OutOfMemory"
@@ -67,7 +69,7 @@ def test_where_a_cgroup_cannot_be_made_the_watch_takes_over(open_door: OpenBench
 def test_the_kernels_kills_are_read_from_either_version_of_cgroups(tmp_path: Path, name: str, text: str, expected: int) -> None:
     (tmp_path / name).write_text(text)
 
-    assert memory.kills(tmp_path) == expected
+    assert memory_limit.kills(tmp_path) == expected
 
 
 @pytest.mark.parametrize(
@@ -90,6 +92,6 @@ def test_a_cgroup_is_looked_for_where_the_kernel_would_allow_one(tmp_path: Path,
         (tmp_path / folder / "cgroup.procs").write_text("")
     (tmp_path / "self").write_text(membership)
 
-    found = memory.own_group(tmp_path / "self", tmp_path)
+    found = memory_limit.own_group(tmp_path / "self", tmp_path)
 
     assert found == (tmp_path / allowed if allowed else None)

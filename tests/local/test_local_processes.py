@@ -1,4 +1,4 @@
-"""Processes that outlive, or must not outlive, their operator; and the real trainer behind the door."""
+"""Processes that outlive, or must not outlive, their operator; and the real trainer behind the backend."""
 
 import signal
 import subprocess
@@ -9,25 +9,25 @@ from pathlib import Path
 import pytest
 from workbench import Bench, Meet, OpenBench
 
-from fedpipe_operator.doors import JobState
-from fedpipe_operator.errors import TellUser
-from fedpipe_operator.local import LocalDoor, ProcessSettings
+from fedpipe_operator.backend import JobState
+from fedpipe_operator.errors import UserError
+from fedpipe_operator.local import LocalBackend, ProcessSettings
 
 OPERATOR = """
     import json, sys, threading
     from pathlib import Path
-    from fedpipe_operator.doors import Job, Limits
-    from fedpipe_operator.local import LocalDoor, ProcessSettings
+    from fedpipe_operator.backend import Job, Limits
+    from fedpipe_operator.local import LocalBackend, ProcessSettings
 
     folder, stand_in, place = sys.argv[1:]
-    door = LocalDoor(Path(folder), side_by_side=1, processes=ProcessSettings(trainer=(sys.executable, stand_in)))
-    door.start(Job(name="train-a", kind="train", site="a"), json.dumps({"meet": place}), Limits())
+    backend = LocalBackend(Path(folder), max_concurrent=1, processes=ProcessSettings(trainer=(sys.executable, stand_in)))
+    backend.start(Job(name="train-a", kind="train", site="a"), json.dumps({"meet": place}), Limits())
     threading.Event().wait()
 """
 
 
 def test_a_killed_operators_trainer_leaves_its_checkpoint_before_the_next_operator_begins(
-    open_door: OpenBench, meeting: Meet, tmp_path: Path
+    open_backend: OpenBench, meeting: Meet, tmp_path: Path
 ) -> None:
     at = meeting("at")
     stand_in = str(Path(__file__).with_name("stand_in_trainer.py"))
@@ -36,35 +36,35 @@ def test_a_killed_operators_trainer_leaves_its_checkpoint_before_the_next_operat
         at.join()
         operator.send_signal(signal.SIGKILL)
 
-    bench = open_door()
+    bench = open_backend()
 
     assert (bench.folder / "jobs/train-a/checkpoint").read_text() == "left in time"
     assert bench.states() == {}, "it is to be done again, from its checkpoint"
 
 
 def test_a_door_does_not_open_while_another_is_at_work(bench: Bench) -> None:
-    with pytest.raises(TellUser) as refusal:
-        LocalDoor(bench.folder, side_by_side=1, processes=ProcessSettings(grace_seconds=0.1))
+    with pytest.raises(UserError) as refusal:
+        LocalBackend(bench.folder, max_concurrent=1, processes=ProcessSettings(grace_seconds=0.1))
 
     assert refusal.value.reason == "StillAtWork"
 
 
-def test_a_damaged_record_is_told_to_the_user(open_door: OpenBench) -> None:
-    before = open_door()
+def test_a_damaged_record_is_told_to_the_user(open_backend: OpenBench) -> None:
+    before = open_backend()
     before.start("train-a", "a")
     before.ended("train-a")
-    before.door.close()
+    before.backend.close()
     (before.folder / "jobs/train-a/exit.json").write_text("{}")
 
-    with pytest.raises(TellUser) as failure:
-        open_door()
+    with pytest.raises(UserError) as failure:
+        open_backend()
 
     assert failure.value.reason == "JobUnreadable"
     assert "jobs/train-a/exit.json" in failure.value.message
 
 
-def test_the_real_trainer_serves_behind_the_door(open_door: OpenBench) -> None:
-    bench = open_door(processes=ProcessSettings())
+def test_the_real_trainer_serves_behind_the_door(open_backend: OpenBench) -> None:
+    bench = open_backend(processes=ProcessSettings())
     bench.start("train-a", "a", kind="train", schemaVersion=99)
     bench.start("evaluate-a", "a", kind="evaluate")
 

@@ -3,9 +3,9 @@
 import subprocess
 import sys
 
-from fedpipe_operator.doors import Job, Limits
+from fedpipe_operator.backend import Job, Limits
 from fedpipe_operator.local.children import Child, least_used
-from fedpipe_operator.local.turns import Give, Room, Spawn, next_turn
+from fedpipe_operator.local.scheduling import Give, Room, Spawn, next_turn
 
 
 def test_sites_at_work_side_by_side_get_processors_of_their_own() -> None:
@@ -32,16 +32,16 @@ def test_sites_share_a_machine_only_as_far_as_their_processors_fit() -> None:
     waiting = [(Job("wide", "train", "a"), Limits(cpus=2)), (Job("narrow", "train", "b"), Limits(cpus=1))]
     at_work = {"c": a_child("c", cpus=1)}
 
-    assert next_turn(waiting, at_work, Room(side_by_side=2, processors=2)) == Spawn("narrow", "b")
-    assert next_turn(waiting, at_work, Room(side_by_side=2, processors=3)) == Spawn("wide", "a")
-    assert next_turn(waiting, at_work, Room(side_by_side=1, processors=9)) is None
+    assert next_turn(waiting, at_work, Room(max_concurrent=2, processors=2)) == Spawn("narrow", "b")
+    assert next_turn(waiting, at_work, Room(max_concurrent=2, processors=3)) == Spawn("wide", "a")
+    assert next_turn(waiting, at_work, Room(max_concurrent=1, processors=9)) is None
 
 
 def test_a_site_that_claims_more_processors_than_there_are_works_alone() -> None:
     waiting = [(Job("huge", "train", "a"), Limits(cpus=64))]
 
-    assert next_turn(waiting, {}, Room(side_by_side=2, processors=2)) == Spawn("huge", "a")
-    assert next_turn(waiting, {"c": a_child("c", cpus=1)}, Room(side_by_side=2, processors=2)) is None
+    assert next_turn(waiting, {}, Room(max_concurrent=2, processors=2)) == Spawn("huge", "a")
+    assert next_turn(waiting, {"c": a_child("c", cpus=1)}, Room(max_concurrent=2, processors=2)) is None
 
 
 def test_an_idle_process_takes_no_processor_and_does_its_sites_next_job() -> None:

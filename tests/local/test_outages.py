@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from fedpipe_operator.errors import TellUser, TryAgain
+from fedpipe_operator.errors import TransientError, UserError
 from fedpipe_operator.local.outages import LONGEST_SECONDS, Outage, after, through_outages
 
-DOWN = TryAgain("StoreUnreachable", "bucket fedpipe at http://minio:9000: no connection")
+DOWN = TransientError("StoreUnreachable", "bucket fedpipe at http://minio:9000: no connection")
 
 
 @dataclass
@@ -56,7 +56,7 @@ def test_an_outage_is_waited_through_with_growing_pauses_and_told_when_it_begins
 def test_an_outage_that_lasts_too_long_ends_with_what_was_wrong_and_what_to_do() -> None:
     world = World(away_until=float("inf"))
 
-    with pytest.raises(TellUser) as failure:
+    with pytest.raises(UserError) as failure:
         world.patiently()
 
     assert failure.value.reason == "StoreUnreachable"
@@ -79,9 +79,9 @@ def test_what_only_a_person_can_mend_is_not_waited_for() -> None:
     world = World(away_until=0)
 
     def denied() -> str:
-        raise TellUser("StoreDenied", "wrong key")
+        raise UserError("StoreDenied", "wrong key")
 
-    with pytest.raises(TellUser, match="StoreDenied"):
+    with pytest.raises(UserError, match="StoreDenied"):
         world.patiently(denied)
     assert world.waits == []
 
@@ -91,5 +91,5 @@ def test_an_outage_counts_from_its_first_failure() -> None:
     second = after(DOWN, first, now=51.0)
 
     assert (first, second) == (Outage(50.0, 1), Outage(50.0, 2))
-    with pytest.raises(TellUser):
+    with pytest.raises(UserError):
         after(DOWN, second, now=50.0 + LONGEST_SECONDS)

@@ -8,9 +8,9 @@ import pytest
 from stand_in_runs import a_run
 
 from fedpipe_operator.api import FederatedFineTune, FineTuneStatus
-from fedpipe_operator.errors import TellUser
+from fedpipe_operator.errors import UserError
 from fedpipe_operator.local import run_folder
-from fedpipe_operator.local.inheritance import PROCESSES_LOCK, inherit
+from fedpipe_operator.local.process_lock import PROCESSES_LOCK, acquire_process_lock
 from fedpipe_operator.local.run_folder import RunFolder
 
 
@@ -22,9 +22,9 @@ def a_resource(name: str = "toy", namespace: str = "default", **spec: object) ->
 
 def test_a_run_has_a_folder_of_its_own_by_namespace_and_name(tmp_path: Path) -> None:
     runs = [("default", "toy"), ("default", "toy-2"), ("ward", "toy")]
-    folders = [RunFolder(tmp_path, a_resource(name, namespace)).path for namespace, name in runs]
+    job_folder = [RunFolder(tmp_path, a_resource(name, namespace)).path for namespace, name in runs]
 
-    assert folders == [tmp_path / "default/toy", tmp_path / "default/toy-2", tmp_path / "ward/toy"]
+    assert job_folder == [tmp_path / "default/toy", tmp_path / "default/toy-2", tmp_path / "ward/toy"]
 
 
 def test_a_run_gets_a_uid_at_its_first_start_and_keeps_it(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_folder_of_another_spec_is_refused_and_stays_as_it_was(tmp_path: Path)
     with folder.locked():
         uid = folder.adopt().metadata.uid
 
-    with pytest.raises(TellUser, match="another spec: give the run another name, or start over with --fresh") as refused:
+    with pytest.raises(UserError, match="another spec: give the run another name, or start over with --fresh") as refused:
         RunFolder(tmp_path, a_resource(rounds={"count": 9})).adopt()
 
     assert refused.value.reason == "OtherSpec"
@@ -93,7 +93,7 @@ def test_labels_may_change_as_the_spec_may_not(tmp_path: Path) -> None:
 
 
 def test_a_second_run_of_the_same_name_is_kept_out_and_told_who_is_in(tmp_path: Path) -> None:
-    with RunFolder(tmp_path, a_resource()).locked(), pytest.raises(TellUser, match=rf"process {os.getpid()}\) works in") as refused:
+    with RunFolder(tmp_path, a_resource()).locked(), pytest.raises(UserError, match=rf"process {os.getpid()}\) works in") as refused:
         RunFolder(tmp_path, a_resource()).locked().__enter__()
 
     assert refused.value.reason == "RunInProgress"
@@ -125,7 +125,7 @@ def test_starting_over_leaves_nothing_of_the_run_and_keeps_others_out(tmp_path: 
         folder.start_over()
 
         assert sorted(path.name for path in folder.path.iterdir()) == ["lock", PROCESSES_LOCK]
-        with pytest.raises(TellUser, match="another fedpipe run"):
+        with pytest.raises(UserError, match="another fedpipe run"):
             RunFolder(tmp_path, a_resource()).locked().__enter__()
         started_over = RunFolder(tmp_path, a_resource(rounds={"count": 9})).adopt()
 
@@ -138,9 +138,9 @@ def test_starting_over_removes_nothing_while_a_trainer_of_a_killed_run_is_at_wor
     folder = RunFolder(tmp_path, a_resource())
     with folder.locked():
         folder.adopt()
-        trainer = inherit(folder.path / PROCESSES_LOCK, 0.0)
+        trainer = acquire_process_lock(folder.path / PROCESSES_LOCK, 0.0)
 
-        with pytest.raises(TellUser, match="StillAtWork"):
+        with pytest.raises(UserError, match="StillAtWork"):
             folder.start_over()
 
         assert (folder.path / "run.json").exists()
@@ -156,5 +156,5 @@ def test_a_folder_written_by_another_version_is_told_by_the_file(tmp_path: Path,
         folder.adopt()
     (folder.path / file).write_text('{"invented": 1}')
 
-    with pytest.raises(TellUser, match=f"ObjectUnreadable: {folder.path / file} is no "):
+    with pytest.raises(UserError, match=f"ObjectUnreadable: {folder.path / file} is no "):
         folder.adopt()

@@ -7,15 +7,15 @@ import pytest
 from stand_in_runs import Machine, a_run
 from trainer_results import a_failure, an_evaluation, good_trainer
 
-from fedpipe_operator import comparison, names
+from fedpipe_operator import names
 from fedpipe_operator.api import FineTuneStatus, seconds
-from fedpipe_operator.errors import TellUser
+from fedpipe_operator.errors import UserError
 from fedpipe_operator.local.session import Session, compare, sessions_alone
-from fedpipe_operator.objects import required_object
-from fedpipe_operator.records import Comparison, RoundEvaluation, RoundManifest, RoundPlan
-from fedpipe_operator.report import closing_rows
+from fedpipe_operator.report import closing_rows, comparison
 from fedpipe_operator.rounds import Event, Run
-from fedpipe_trainer.contract import EvaluateTask, FailureReason, ProfileManifest, ProfileTask, TrainTask, UpdateManifest
+from fedpipe_operator.rounds.records import Comparison, RoundCommit, RoundEvaluation, RoundPlan
+from fedpipe_operator.store.objects import required_object
+from fedpipe_trainer.contract import EvaluateTask, FailureReason, ProfileResult, ProfileTask, TrainResult, TrainTask
 
 ACCURACY = {"toy": {0: 0.1, 1: 0.6, 2: 0.5}, "toy-alone-site-a": {1: 0.2}, "toy-alone-site-b": {1: 0.4}, "toy-alone-site-c": {1: 0.3}}
 """By run and round; the run's second round is worse than its first."""
@@ -51,7 +51,7 @@ def test_a_session_keeps_its_status_and_passes_on_status_and_events(tmp_path: Pa
 def test_a_session_that_failed_says_why(tmp_path: Path) -> None:
     def trainer(task: Any, folder: Path) -> Any:
         if isinstance(task, ProfileTask):
-            return a_failure(ProfileManifest, task, FailureReason.BAD_MODEL, "no tokenizer.json")
+            return a_failure(ProfileResult, task, FailureReason.BAD_MODEL, "no tokenizer.json")
         return good_trainer(task, folder)
 
     session = Machine(tmp_path, trainer=trainer).finished()
@@ -64,13 +64,13 @@ def test_a_session_that_failed_says_why(tmp_path: Path) -> None:
 def test_every_site_alone_trains_by_itself_as_long_as_in_all_rounds_and_everyone_evaluates_it(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     parent = machine.finished()
-    before = len(machine.door.started)
+    before = len(machine.backend.started)
 
     alone = sessions_alone(parent)
     machine.drive(alone)
 
     assert list(alone) == ["site-a", "site-b", "site-c"]
-    assert sorted(machine.door.started[before:]) == sorted(
+    assert sorted(machine.backend.started[before:]) == sorted(
         name
         for site in alone
         for name in (
@@ -80,7 +80,7 @@ def test_every_site_alone_trains_by_itself_as_long_as_in_all_rounds_and_everyone
         )
     )
     once = stored(parent, names.round_plan(1), RoundPlan).plans["site-b"]
-    task = TrainTask.model_validate_json(machine.door.tasks["toy-alone-site-b-train-r1-site-b-a0"])
+    task = TrainTask.model_validate_json(machine.backend.tasks["toy-alone-site-b-train-r1-site-b-a0"])
     assert task.plan == once.model_copy(update={"steps": 2 * once.steps})
     assert task.deadline_seconds == 2 * seconds(parent.run.spec.rounds.deadline)
     assert task.global_adapter is None
@@ -91,7 +91,7 @@ def test_a_model_of_a_site_alone_is_that_sites_update(tmp_path: Path) -> None:
     alone = sessions_alone(machine.finished())
     machine.drive(alone)
 
-    commit = stored(alone["site-c"], names.round_manifest(1), RoundManifest)
+    commit = stored(alone["site-c"], names.round_commit(1), RoundCommit)
 
     assert [(one.site, one.share) for one in commit.contributions] == [("site-c", 1.0)]
     assert not alone["site-c"].run.resource.status.history[0].left_out
@@ -100,7 +100,7 @@ def test_a_model_of_a_site_alone_is_that_sites_update(tmp_path: Path) -> None:
 def test_a_site_that_gave_one_update_of_two_gets_the_steps_of_one_and_a_site_that_gave_none_is_not_compared(tmp_path: Path) -> None:
     def trainer(task: Any, folder: Path) -> Any:
         gone = isinstance(task, TrainTask) and (task.site == "site-c" or (task.site == "site-b" and task.round == 2))
-        return a_failure(UpdateManifest, task, FailureReason.BAD_DATA, "gone") if gone else good_trainer(task, folder)
+        return a_failure(TrainResult, task, FailureReason.BAD_DATA, "gone") if gone else good_trainer(task, folder)
 
     machine = Machine(tmp_path, a_run(sites={"quorum": 0.3}), trainer)
     parent = machine.finished()
@@ -117,14 +117,14 @@ def test_a_comparison_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> N
     parent = machine.finished()
     alone = sessions_alone(parent)
     machine.drive({"site-a": alone["site-a"]})
-    started = len(machine.door.started)
-    machine.door.jobs.clear()
+    started = len(machine.backend.started)
+    machine.backend.jobs.clear()
 
     again = sessions_alone(parent)
     machine.drive(again)
 
-    assert machine.door.started[started:]
-    assert not [name for name in machine.door.started[started:] if "alone-site-a" in name]
+    assert machine.backend.started[started:]
+    assert not [name for name in machine.backend.started[started:] if "alone-site-a" in name]
 
 
 def test_base_sites_alone_and_the_best_round_are_put_side_by_side_each_with_its_own_result(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_where_lower_is_better_the_round_and_the_row_with_the_least_are_the_best
 def test_a_site_alone_that_failed_has_no_row(tmp_path: Path) -> None:
     def trainer(task: Any, folder: Path) -> Any:
         diverged = isinstance(task, TrainTask) and task.run.name == "toy-alone-site-b"
-        return a_failure(UpdateManifest, task, FailureReason.DIVERGED, "step 9") if diverged else good_trainer(task, folder)
+        return a_failure(TrainResult, task, FailureReason.DIVERGED, "step 9") if diverged else good_trainer(task, folder)
 
     machine = Machine(tmp_path, trainer=trainer)
     parent = machine.finished()
@@ -174,9 +174,9 @@ def test_a_site_alone_that_failed_has_no_row(tmp_path: Path) -> None:
 
 def test_a_store_that_lost_a_commit_is_told_by_its_key(tmp_path: Path) -> None:
     parent = Machine(tmp_path).finished()
-    parent.store.delete(names.round_manifest(2))
+    parent.store.delete(names.round_commit(2))
 
-    with pytest.raises(TellUser, match=f"ObjectMissing: {names.round_manifest(2)}"):
+    with pytest.raises(UserError, match=f"ObjectMissing: {names.round_commit(2)}"):
         sessions_alone(parent)
 
 
@@ -205,7 +205,7 @@ def test_the_names_of_runs_alone_stay_within_bounds_and_apart() -> None:
 
 def test_a_site_counts_the_rounds_that_its_update_went_into(tmp_path: Path) -> None:
     parent = Machine(tmp_path, a_run(8, sites={"perRound": 3}, rounds={"count": 4})).finished()
-    commits = {round_: stored(parent, names.round_manifest(round_), RoundManifest) for round_ in range(1, 5)}
+    commits = {round_: stored(parent, names.round_commit(round_), RoundCommit) for round_ in range(1, 5)}
 
     trained = {site.name: comparison.rounds_trained(site.name, commits) for site in parent.run.sites}
 

@@ -9,7 +9,7 @@ from stand_in_cluster import SETTINGS
 from stand_in_runs import a_run, a_site
 
 from fedpipe_operator.api import EdgeSite
-from fedpipe_operator.doors import Job, Limits
+from fedpipe_operator.backend import Job, Limits
 from fedpipe_operator.manifests import aggregation_job, task_secret, trainer_job
 from fedpipe_operator.rounds import Run, job_of
 from fedpipe_operator.settings import Settings

@@ -13,7 +13,7 @@ from fedpipe_operator.planning import Terms, predict_peak
 from fedpipe_operator.planning.calibration import Calibration, calibrate
 from fedpipe_operator.planning.memory import base_bytes, calibration_of
 from fedpipe_operator.planning.sizes import uniform_ranks
-from fedpipe_operator.sites import SiteProfile
+from fedpipe_operator.sites.profile import SiteProfile
 from fedpipe_trainer.contract import Bits
 
 MODELS = {"SmolLM2-135M": SMOLLM2, "MPNet-base": MPNET}

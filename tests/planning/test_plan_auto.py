@@ -5,7 +5,7 @@ from typing import Any
 from site_profiles import GIB, a_site, a_spec, point, speeds
 
 from fedpipe_operator.planning import plan_round
-from fedpipe_operator.sites import SiteProfile
+from fedpipe_operator.sites.profile import SiteProfile
 from fedpipe_trainer.contract import Bits, Plan
 
 SMALL = {"bits": [4, 8, 16], "batchSizes": [1, 2, 4], "ranks": [0, 4, 8]}

@@ -12,7 +12,7 @@ from fedpipe_operator.api import FineTuneSpec, PlanningMode, seconds
 from fedpipe_operator.planning import Plans, plan_round, predict_peak
 from fedpipe_operator.planning.candidates import wanted_steps
 from fedpipe_operator.planning.sizes import uniform_ranks
-from fedpipe_operator.sites import SiteProfile
+from fedpipe_operator.sites.profile import SiteProfile
 from fedpipe_trainer.contract import BaseModelFacts, Bits, Plan
 
 BITS: tuple[Bits, ...] = (4, 8, 16, 32)

@@ -3,7 +3,7 @@
 from site_profiles import GIB, a_site, a_spec
 
 from fedpipe_operator.planning import Plans, plan_round
-from fedpipe_operator.sites import SiteProfile
+from fedpipe_operator.sites.profile import SiteProfile
 
 
 def uniform(*sites: SiteProfile) -> Plans:

@@ -4,8 +4,8 @@ import pytest
 from site_profiles import FINGERPRINT, GIB, SMOLLM2
 
 from fedpipe_operator.api import EdgeSite
-from fedpipe_operator.sites import site_profile
-from fedpipe_trainer.contract import Failure, FailureReason, Measured, Outcome, ProfileManifest, RunRef
+from fedpipe_operator.sites.profile import site_profile
+from fedpipe_trainer.contract import Failure, FailureReason, Measured, Outcome, ProfileResult, RunRef
 
 DATA = {"train": "train.jsonl", "validation": "v.jsonl", "volume": {"persistentVolumeClaim": {"claimName": "notes"}}}
 
@@ -14,7 +14,7 @@ def a_claim(**capacity: object) -> EdgeSite:
     return EdgeSite.model_validate({"metadata": {"name": "ward"}, "spec": {"data": DATA, "capacity": capacity}})
 
 
-def a_profile(**changes: object) -> ProfileManifest:
+def a_profile(**changes: object) -> ProfileResult:
     fields = {
         "run": RunRef(namespace="default", name="notes", uid="u"),
         "site": "ward",
@@ -27,7 +27,7 @@ def a_profile(**changes: object) -> ProfileManifest:
         "memory_bytes": 4 * GIB,
         "mean_tokens": 60.5,
     }
-    return ProfileManifest.model_validate(fields | changes)
+    return ProfileResult.model_validate(fields | changes)
 
 
 def test_of_claimed_and_measured_memory_the_smaller_counts() -> None:

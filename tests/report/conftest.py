@@ -5,20 +5,20 @@ import math
 import pytest
 
 from fedpipe_operator.api import FederatedFineTune
-from fedpipe_operator.records import Comparison, Contribution, RoundEvaluation, RoundManifest, RoundPlan, SiteEvaluation, Verdict
 from fedpipe_operator.report import RunRecord
+from fedpipe_operator.rounds.records import Comparison, Contribution, RoundCommit, RoundEvaluation, RoundPlan, SiteEvaluation, Verdict
 from fedpipe_trainer.contract import (
     Artifact,
-    EvaluationManifest,
-    ExportManifest,
+    EvaluateResult,
+    ExportResult,
     Forecast,
     Measured,
     Outcome,
     Plan,
-    ProfileManifest,
+    ProfileResult,
     RunRef,
     Sample,
-    UpdateManifest,
+    TrainResult,
 )
 
 ROUNDS = 6
@@ -81,10 +81,10 @@ def a_round_plan(round_: int) -> RoundPlan:
     )
 
 
-def an_update(site: str, round_: int) -> UpdateManifest:
+def an_update(site: str, round_: int) -> TrainResult:
     forecast = a_plan(site).forecast
     steps = range(40 * (round_ - 1), 40 * round_)
-    return UpdateManifest(
+    return TrainResult(
         run=REF,
         site=site,
         round=round_,
@@ -114,12 +114,12 @@ def an_evaluation(round_: int, *, best: float = 0.78) -> RoundEvaluation:
     return RoundEvaluation(round=round_, finished_at=1052.0 + 60 * round_, loss=3.1 - 2.6 * accuracy, metrics=metrics, sites=parts)
 
 
-def a_commit(round_: int) -> RoundManifest:
+def a_commit(round_: int) -> RoundCommit:
     there = [site for site in SITES if not (round_ == 3 and site == "practice-south")]
     total = sum(SAMPLES[site] for site in there)
     parts = [Contribution(site=site, attempt=0, sha256=SHA, samples=SAMPLES[site], share=SAMPLES[site] / total) for site in there]
     refused = {} if len(there) == len(SITES) else {"practice-south": Verdict(accepted=False, reason="NotFinite", message="lora_B has NaN.")}
-    return RoundManifest(
+    return RoundCommit(
         round=round_,
         method="Exact",
         adapter=Artifact(name="adapter.safetensors", size=4 * MIB, sha256=SHA),
@@ -130,18 +130,18 @@ def a_commit(round_: int) -> RoundManifest:
     )
 
 
-def a_site_evaluation(site: str, round_: int) -> EvaluationManifest:
+def a_site_evaluation(site: str, round_: int) -> EvaluateResult:
     examples = (
         Sample(text="The shuttle reached orbit this morning " * 6, expected="sci.space", predicted="sci.space"),
         Sample(text="Selling a barely used 486 board & case, <fast>", expected="misc.forsale", predicted="comp.sys.ibm.pc.hardware"),
     )
-    return EvaluationManifest(
+    return EvaluateResult(
         run=REF, site=site, round=round_, attempt=0, outcome=Outcome.COMPLETED, measured=Measured(), samples=300, examples=examples
     )
 
 
-def a_profile(site: str) -> ProfileManifest:
-    return ProfileManifest(
+def a_profile(site: str) -> ProfileResult:
+    return ProfileResult(
         run=REF,
         site=site,
         round=0,
@@ -167,7 +167,7 @@ def record() -> RunRecord:
         evaluations={round_: an_evaluation(round_) for round_ in (0, *rounds)},
         site_evaluations={ROUNDS: {site: a_site_evaluation(site, ROUNDS) for site in SITES}},
         profiles={site: a_profile(site) for site in SITES},
-        export=ExportManifest(
+        export=ExportResult(
             run=REF, site="", round=ROUNDS, attempt=0, outcome=Outcome.COMPLETED, measured=Measured(), max_logit_difference=3.1e-5
         ),
         comparison=Comparison(

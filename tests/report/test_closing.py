@@ -3,8 +3,8 @@ from io import StringIO
 import pytest
 from rich.console import Console, RenderableType
 
-from fedpipe_operator.records import Comparison, RoundEvaluation
 from fedpipe_operator.report import closing_rows, closing_table, samples_table
+from fedpipe_operator.rounds.records import Comparison, RoundEvaluation
 from fedpipe_trainer.contract import Sample
 
 

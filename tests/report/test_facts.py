@@ -1,7 +1,6 @@
 from dataclasses import replace
 
 from fedpipe_operator.api import FederatedFineTune
-from fedpipe_operator.records import RoundEvaluation
 from fedpipe_operator.report import RunRecord
 from fedpipe_operator.report.facts import (
     NO_UPDATE,
@@ -14,7 +13,8 @@ from fedpipe_operator.report.facts import (
     site_rows,
     total_seconds,
 )
-from fedpipe_trainer.contract import EvaluationManifest, Failure, FailureReason, Measured, Outcome, RunRef, Sample
+from fedpipe_operator.rounds.records import RoundEvaluation
+from fedpipe_trainer.contract import EvaluateResult, Failure, FailureReason, Measured, Outcome, RunRef, Sample
 
 ROUNDS = 6
 """Of the record."""
@@ -24,8 +24,8 @@ def evaluated(round_: int, **metrics: float) -> RoundEvaluation:
     return RoundEvaluation(round=round_, finished_at=0.0, metrics=metrics)
 
 
-def a_site_evaluation(site: str, round_: int, *, answer: str) -> EvaluationManifest:
-    return EvaluationManifest(
+def a_site_evaluation(site: str, round_: int, *, answer: str) -> EvaluateResult:
+    return EvaluateResult(
         run=RunRef(namespace="default", name="newsgroups", uid="0b5c"),
         site=site,
         round=round_,

@@ -127,8 +127,8 @@ def test_a_section_without_data_is_left_out_and_the_rest_stays(record: RunRecord
 
 
 def test_what_could_not_be_read_is_named(record: RunRecord) -> None:
-    page = Page(write_report(replace(record, unreadable={"profile/a/0/manifest.json": "not a ProfileManifest"})))
-    assert "profile/a/0/manifest.json this report not a ProfileManifest" in page.text
+    page = Page(write_report(replace(record, unreadable={"profile/a/0/result.json": "not a ProfileResult"})))
+    assert "profile/a/0/result.json this report not a ProfileResult" in page.text
 
 
 def hostile(record: RunRecord) -> RunRecord:

@@ -5,7 +5,7 @@ import pytest
 from fedpipe_operator import names
 from fedpipe_operator.report import RunRecord, read_record
 from fedpipe_operator.store import DirectoryStore
-from fedpipe_trainer.contract import Outcome, UpdateManifest, Wire
+from fedpipe_trainer.contract import Outcome, TrainResult, Wire
 
 
 @pytest.fixture
@@ -16,15 +16,15 @@ def store(tmp_path: Path) -> DirectoryStore:
 def put(store: DirectoryStore, record: RunRecord) -> None:
     """Write what a run leaves in its store, as the run does."""
     objects: dict[str, Wire] = {names.round_plan(round_): plan for round_, plan in record.plans.items()}
-    objects |= {names.round_manifest(round_): commit for round_, commit in record.rounds.items()}
+    objects |= {names.round_commit(round_): commit for round_, commit in record.rounds.items()}
     objects |= {names.round_evaluation(round_): it for round_, it in record.evaluations.items()}
-    objects |= {names.profile_manifest(site, 0): profile for site, profile in record.profiles.items()}
+    objects |= {names.profile_result(site, 0): profile for site, profile in record.profiles.items()}
     for round_, updates in record.updates.items():
-        objects |= {names.update_manifest(round_, site, 0): update for site, update in updates.items()}
+        objects |= {names.update_result(round_, site, 0): update for site, update in updates.items()}
     for round_, parts in record.site_evaluations.items():
-        objects |= {names.evaluation_manifest(round_, site, 0): part for site, part in parts.items()}
+        objects |= {names.evaluation_result(round_, site, 0): part for site, part in parts.items()}
     if record.export is not None:
-        objects[names.export_manifest(0)] = record.export
+        objects[names.export_result(0)] = record.export
     if record.comparison is not None:
         objects[names.COMPARISON] = record.comparison
     for key, value in objects.items():
@@ -45,7 +45,7 @@ def test_a_round_that_is_not_committed_shows_each_sites_newest_attempt(record: R
     second = first.model_copy(update={"attempt": 2, "outcome": Outcome.COMPLETED})
     store.write(names.round_plan(1), record.plans[1].to_json().encode())
     for update in (first, second):
-        store.write(names.update_manifest(1, update.site, update.attempt), update.to_json().encode())
+        store.write(names.update_result(1, update.site, update.attempt), update.to_json().encode())
     found = read_record(record.run, store)
     assert found.updates == {1: {"clinic-north": second}}
     assert found.rounds == {}
@@ -54,7 +54,7 @@ def test_a_round_that_is_not_committed_shows_each_sites_newest_attempt(record: R
 def test_a_committed_round_shows_the_attempt_that_contributed_not_a_later_one(record: RunRecord, store: DirectoryStore) -> None:
     put(store, record)
     late = record.updates[1]["clinic-north"].model_copy(update={"attempt": 1, "samples": 1})
-    store.write(names.update_manifest(1, "clinic-north", 1), late.to_json().encode())
+    store.write(names.update_result(1, "clinic-north", 1), late.to_json().encode())
     assert read_record(record.run, store).updates[1]["clinic-north"].attempt == 0
 
 
@@ -67,12 +67,12 @@ def test_the_verdict_on_an_update_is_read_with_it(record: RunRecord, store: Dire
 
 def test_an_object_that_cannot_be_read_is_named_and_the_rest_is_shown(record: RunRecord, store: DirectoryStore) -> None:
     put(store, record)
-    store.write(names.update_manifest(2, "clinic-north", 0), b'{"kind": "train", "samples": "many"}')
+    store.write(names.update_result(2, "clinic-north", 0), b'{"kind": "train", "samples": "many"}')
     found = read_record(record.run, store)
-    assert list(found.unreadable) == [names.update_manifest(2, "clinic-north", 0)]
-    assert "UpdateManifest" in found.unreadable[names.update_manifest(2, "clinic-north", 0)]
+    assert list(found.unreadable) == [names.update_result(2, "clinic-north", 0)]
+    assert "TrainResult" in found.unreadable[names.update_result(2, "clinic-north", 0)]
     assert "clinic-north" not in found.updates[2]
-    assert isinstance(found.updates[2]["hospital-east"], UpdateManifest)
+    assert isinstance(found.updates[2]["hospital-east"], TrainResult)
 
 
 def test_files_of_the_export_and_adapters_do_not_disturb_the_reading(record: RunRecord, store: DirectoryStore) -> None:

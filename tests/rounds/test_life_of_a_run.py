@@ -9,9 +9,9 @@ from stand_in_runs import World, a_run, a_site
 from trainer_results import a_failure, a_profile, an_evaluation, an_update, good_trainer
 
 from fedpipe_operator import names
-from fedpipe_operator.objects import required_object
-from fedpipe_operator.records import RoundManifest, RoundPlan
-from fedpipe_trainer.contract import EvaluateTask, ExportTask, FailureReason, ProfileManifest, ProfileTask, TrainTask, UpdateManifest
+from fedpipe_operator.rounds.records import RoundCommit, RoundPlan
+from fedpipe_operator.store.objects import required_object
+from fedpipe_trainer.contract import EvaluateTask, ExportTask, FailureReason, ProfileResult, ProfileTask, TrainResult, TrainTask
 
 
 def test_a_run_goes_from_profile_to_export_and_succeeds(tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_a_run_goes_from_profile_to_export_and_succeeds(tmp_path: Path) -> None:
     world.settle()
 
     assert world.conditions()["Succeeded"] == "RoundsCompleted"
-    assert [name.removeprefix("toy-") for name in world.door.started] == [
+    assert [name.removeprefix("toy-") for name in world.backend.started] == [
         *(f"profile-site-{site}-a0" for site in "abc"),
         *(f"evaluate-site-{site}-a0" for site in "abc"),
         *(f"train-r1-site-{site}-a0" for site in "abc"),
@@ -43,9 +43,9 @@ def test_after_its_actions_are_applied_the_same_look_asks_for_nothing_more(tmp_p
 
         assert again.actions == ()
         assert again.events == ()
-        if not world.door.at_work():
+        if not world.backend.at_work():
             break
-        world.door.work(world.door.at_work()[0])
+        world.backend.work(world.backend.at_work()[0])
     assert "Succeeded" in world.conditions()
 
 
@@ -57,14 +57,14 @@ def test_an_operator_restarted_at_every_turn_ends_with_the_same_bytes(tmp_path: 
     for turn in range(500):
         disturbed.restart()
         disturbed.turn()
-        at_work = disturbed.door.at_work()
+        at_work = disturbed.backend.at_work()
         if at_work:
-            disturbed.door.work(at_work[(turn * 7 + seed) % len(at_work)])
+            disturbed.backend.work(at_work[(turn * 7 + seed) % len(at_work)])
         if "Succeeded" in disturbed.conditions():
             break
 
     assert disturbed.final_adapter() == undisturbed.final_adapter()
-    assert disturbed.door.started == list(dict.fromkeys(disturbed.door.started))
+    assert disturbed.backend.started == list(dict.fromkeys(disturbed.backend.started))
 
 
 def test_a_status_has_figures_for_people_and_the_store_has_all_digits(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_status_has_figures_for_people_and_the_store_has_all_digits(tmp_path: 
     world.settle()
 
     entry = world.run.resource.status.history[0]
-    energy = max(required_object(world.store, names.round_manifest(1), RoundManifest).truncated_energy.values())
+    energy = max(required_object(world.store, names.round_commit(1), RoundCommit).truncated_energy.values())
     assert entry.truncated_energy == round(energy, 4) != energy
     assert entry.seconds == 11.1
 
@@ -87,13 +87,13 @@ def test_a_status_lost_with_the_operator_is_made_anew_from_the_store(tmp_path: P
     told = world.run.resource.status
 
     world.run = a_run()
-    world.door.jobs.clear()
+    world.backend.jobs.clear()
     world.restart()
     world.settle()
 
     assert world.run.resource.status.history == told.history
     assert world.conditions()["Succeeded"] == "RoundsCompleted"
-    assert world.door.started.count("toy-train-r1-site-a-a0") == 1
+    assert world.backend.started.count("toy-train-r1-site-a-a0") == 1
 
 
 def test_a_killed_trainer_is_tried_again_and_then_counted_out(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_killed_trainer_is_tried_again_and_then_counted_out(tmp_path: Path) ->
     world.settle()
 
     assert world.conditions()["Succeeded"] == "RoundsCompleted"
-    assert [name for name in world.door.started if "train-r1-site-b" in name] == ["toy-train-r1-site-b-a0", "toy-train-r1-site-b-a1"]
+    assert [name for name in world.backend.started if "train-r1-site-b" in name] == ["toy-train-r1-site-b-a0", "toy-train-r1-site-b-a1"]
     assert world.run.resource.status.history[0].quorum == "2/3"
     assert world.run.resource.status.history[0].left_out["site-b"] == "Killed: the process was killed"
 
@@ -113,7 +113,7 @@ def test_a_killed_trainer_is_tried_again_and_then_counted_out(tmp_path: Path) ->
 def test_a_failure_that_no_second_attempt_can_mend_is_final(tmp_path: Path) -> None:
     def trainer(task: Any, folder: Path) -> Any:
         if isinstance(task, TrainTask) and task.site == "site-c":
-            return a_failure(UpdateManifest, task, FailureReason.BAD_DATA, "train.jsonl is gone")
+            return a_failure(TrainResult, task, FailureReason.BAD_DATA, "train.jsonl is gone")
         return good_trainer(task, folder)
 
     world = World(a_run(sites={"quorum": 1.0}), tmp_path, trainer)
@@ -121,20 +121,20 @@ def test_a_failure_that_no_second_attempt_can_mend_is_final(tmp_path: Path) -> N
 
     assert world.conditions()["Failed"] == "QuorumOutOfReach"
     assert "site-c: BadData: train.jsonl is gone" in world.message("Failed")
-    assert "toy-train-r1-site-c-a1" not in world.door.started
+    assert "toy-train-r1-site-c-a1" not in world.backend.started
 
 
 def test_an_interrupted_attempt_does_not_use_up_the_attempts(tmp_path: Path) -> None:
     def trainer(task: Any, folder: Path) -> Any:
         if isinstance(task, TrainTask) and task.site == "site-a" and task.attempt < 3:
-            return a_failure(UpdateManifest, task, FailureReason.TERMINATED, "SIGTERM")
+            return a_failure(TrainResult, task, FailureReason.TERMINATED, "SIGTERM")
         return good_trainer(task, folder)
 
     world = World(a_run(rounds={"count": 1, "attempts": 1}), tmp_path, trainer)
     world.settle()
 
     assert world.conditions()["Succeeded"] == "RoundsCompleted"
-    assert "toy-train-r1-site-a-a3" in world.door.started
+    assert "toy-train-r1-site-a-a3" in world.backend.started
 
 
 def test_a_refused_update_costs_its_site_the_round_and_nothing_else(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_refused_update_costs_its_site_the_round_and_nothing_else(tmp_path: Pa
     first, second = world.run.resource.status.history
     assert first.left_out["site-b"].startswith("WrongBase")
     assert second.quorum == "3/3"
-    assert not any("train-r1-site-b-a1" in name for name in world.door.started)
+    assert not any("train-r1-site-b-a1" in name for name in world.backend.started)
 
 
 def test_refusals_that_break_the_quorum_fail_the_run_with_their_reasons(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_site_that_cannot_hold_the_model_is_left_out_and_the_others_go_on(tmp_
 
     assert world.conditions()["Succeeded"] == "RoundsCompleted"
     assert "small" in world.run.resource.status.excluded
-    assert not any("train" in name and "small" in name for name in world.door.started)
+    assert not any("train" in name and "small" in name for name in world.backend.started)
 
 
 def test_sites_that_cannot_hold_the_model_break_the_quorum_with_the_list(tmp_path: Path) -> None:
@@ -190,27 +190,27 @@ def test_at_the_deadline_the_round_goes_on_with_the_quorum_and_ends_the_late_job
     world = World(a_run(sites={"quorum": 0.6}, rounds={"count": 1, "deadline": "10m"}), tmp_path)
     world.work_until("train-r1")
     world.turn()
-    for name in world.door.at_work():
+    for name in world.backend.at_work():
         if "site-c" not in name:
-            world.door.work(name)
+            world.backend.work(name)
 
     world.now += 599
     world.turn()
-    before = list(world.door.discarded)
+    before = list(world.backend.discarded)
     world.now += 1
     world.settle()
 
     assert before == []
-    assert world.door.discarded == ["toy-train-r1-site-c-a0"]
+    assert world.backend.discarded == ["toy-train-r1-site-c-a0"]
     assert world.conditions()["Succeeded"] == "RoundsCompleted"
 
 
 def test_a_deadline_does_not_count_the_time_the_run_was_stopped(tmp_path: Path) -> None:
     world = World(a_run(rounds={"count": 1, "deadline": "10m"}), tmp_path)
     world.work_until("train-r1")
-    world.door.work("toy-train-r1-site-a-a0")
-    for name in world.door.at_work():
-        world.door.discard(name)
+    world.backend.work("toy-train-r1-site-a-a0")
+    for name in world.backend.at_work():
+        world.backend.discard(name)
 
     world.now += 86400
     world.restart()
@@ -229,7 +229,7 @@ def test_suspend_ends_the_jobs_and_resume_goes_on_in_the_same_round(tmp_path: Pa
     world.run = type(world.run)(world.run.resource.model_copy(update={"spec": suspended}), world.run.sites)
     world.turn()
 
-    assert world.door.discarded == running
+    assert world.backend.discarded == running
     assert world.conditions()["Suspended"] == "SuspendedBySpec"
     assert "set spec.suspend to false" in world.message("Suspended")
     assert all(event.message for event in world.events)
@@ -239,7 +239,7 @@ def test_suspend_ends_the_jobs_and_resume_goes_on_in_the_same_round(tmp_path: Pa
     world.settle()
 
     assert world.conditions()["Succeeded"] == "RoundsCompleted"
-    assert sum("train-r1" in name for name in world.door.started) == 3
+    assert sum("train-r1" in name for name in world.backend.started) == 3
 
 
 def test_the_run_ends_as_soon_as_the_target_is_reached(tmp_path: Path) -> None:
@@ -273,7 +273,9 @@ def test_only_the_chosen_sites_of_a_round_train_and_the_choice_changes_with_the_
     world = World(a_run(8, sites={"perRound": 3}, rounds={"count": 6}), tmp_path)
     world.settle()
 
-    chosen = [{name.split("-r")[1][2:].removesuffix("-a0") for name in world.door.started if f"train-r{r}-" in name} for r in range(1, 7)]
+    chosen = [
+        {name.split("-r")[1][2:].removesuffix("-a0") for name in world.backend.started if f"train-r{r}-" in name} for r in range(1, 7)
+    ]
     assert all(len(sites) == 3 for sites in chosen)
     assert len({frozenset(sites) for sites in chosen}) > 1
 
@@ -301,7 +303,7 @@ def test_a_run_that_was_there_before_its_sites_begins_as_soon_as_they_come(tmp_p
 def test_a_site_whose_profile_fails_is_left_out_with_the_trainers_words(tmp_path: Path) -> None:
     def trainer(task: Any, folder: Path) -> Any:
         if isinstance(task, ProfileTask) and task.site == "site-a":
-            return a_failure(ProfileManifest, task, FailureReason.BAD_MODEL, "no tokenizer.json in the model's folder")
+            return a_failure(ProfileResult, task, FailureReason.BAD_MODEL, "no tokenizer.json in the model's folder")
         return good_trainer(task, folder)
 
     world = World(a_run(sites={"quorum": 0.6}), tmp_path, trainer)
@@ -345,16 +347,16 @@ def test_without_labels_in_the_spec_the_union_of_the_sites_labels_is_learned(tmp
 def test_a_round_that_another_operator_committed_first_stays_as_it_was_committed(tmp_path: Path) -> None:
     world = World(a_run(rounds={"count": 1}), tmp_path)
     world.work_until("aggregate")
-    task = world.door.tasks["toy-aggregate-r1-a0"]
-    world.door.work("toy-aggregate-r1-a0")
-    committed = RoundManifest.model_validate_json(world.store.read(names.round_manifest(1)) or b"")
+    task = world.backend.tasks["toy-aggregate-r1-a0"]
+    world.backend.work("toy-aggregate-r1-a0")
+    committed = RoundCommit.model_validate_json(world.store.read(names.round_commit(1)) or b"")
 
-    world.door.discard("toy-aggregate-r1-a0")
-    world.door.tasks["again"] = task
-    world.door.start(next(iter(world.door.jobs.values())).job, task, limits=None)  # type: ignore[arg-type] # the stand-in has no limits
+    world.backend.discard("toy-aggregate-r1-a0")
+    world.backend.tasks["again"] = task
+    world.backend.start(next(iter(world.backend.jobs.values())).job, task, limits=None)  # type: ignore[arg-type] # the stand-in has no limits
     world.settle()
 
-    assert RoundManifest.model_validate_json(world.store.read(names.round_manifest(1)) or b"") == committed
+    assert RoundCommit.model_validate_json(world.store.read(names.round_commit(1)) or b"") == committed
     assert len(committed.contributions) == 3
 
 

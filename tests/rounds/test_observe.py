@@ -11,11 +11,11 @@ from stand_in_runs import World, a_run
 from trainer_results import a_profile, an_update, good_trainer, path_of
 
 from fedpipe_operator import names
-from fedpipe_operator.doors import Job, JobState, SeenJob
-from fedpipe_operator.errors import TellUser
-from fedpipe_operator.observe import Memory, observe
-from fedpipe_operator.records import Contribution, RoundEvaluation, RoundManifest, SiteEvaluation, Verdict
-from fedpipe_operator.rounds import Run, Seen, job_of
+from fedpipe_operator.backend import Job, JobState, JobStatus
+from fedpipe_operator.errors import UserError
+from fedpipe_operator.reconcile.observe import ObjectCache, observe
+from fedpipe_operator.rounds import Observed, Run, job_of
+from fedpipe_operator.rounds.records import Contribution, RoundCommit, RoundEvaluation, SiteEvaluation, Verdict
 from fedpipe_operator.store import DirectoryStore
 from fedpipe_trainer.contract import (
     Artifact,
@@ -24,11 +24,11 @@ from fedpipe_trainer.contract import (
     FailureReason,
     Measured,
     Outcome,
-    ProfileManifest,
+    ProfileResult,
     ProfileTask,
     RunRef,
+    TrainResult,
     TrainTask,
-    UpdateManifest,
 )
 
 REF = RunRef(namespace="default", name="toy", uid="uid-1")
@@ -39,60 +39,62 @@ def store(tmp_path: Path) -> DirectoryStore:
     return DirectoryStore(tmp_path / "store")
 
 
-def look(store: DirectoryStore, *, jobs: Mapping[str, SeenJob] | None = None, memory: Memory | None = None, run: Run | None = None) -> Seen:
-    return observe(run or a_run(), jobs or {}, store, memory or Memory(), 0.0)
+def context(
+    store: DirectoryStore, *, jobs: Mapping[str, JobStatus] | None = None, cache: ObjectCache | None = None, run: Run | None = None
+) -> Observed:
+    return observe(run or a_run(), jobs or {}, store, cache or ObjectCache(), 0.0)
 
 
 def put(store: DirectoryStore, key: str, value: Any) -> None:
     store.write(key, value.to_json().encode())
 
 
-def an_update_of(site: str, round_: int, attempt: int, **changes: Any) -> UpdateManifest:
+def an_update_of(site: str, round_: int, attempt: int, **changes: Any) -> TrainResult:
     fields = {"run": REF, "site": site, "round": round_, "attempt": attempt, "outcome": Outcome.COMPLETED, "measured": Measured()}
-    return UpdateManifest(**(fields | changes))
+    return TrainResult(**(fields | changes))
 
 
 def evaluated(round_: int) -> RoundEvaluation:
     return RoundEvaluation(round=round_, finished_at=0.0)
 
 
-def running(job: Job) -> SeenJob:
-    return SeenJob(job, JobState.RUNNING, 0.0)
+def running(job: Job) -> JobStatus:
+    return JobStatus(job, JobState.RUNNING, 0.0)
 
 
 def test_an_empty_store_is_a_run_that_has_not_begun(store: DirectoryStore) -> None:
-    seen = look(store)
+    observed = context(store)
 
-    assert seen.round == 0
-    assert seen.profiles == {"site-a": {}, "site-b": {}, "site-c": {}}
-    assert (seen.plans, seen.commits, seen.evaluations, seen.exports) == ({}, {}, {}, {})
+    assert observed.round == 0
+    assert observed.profiles == {"site-a": {}, "site-b": {}, "site-c": {}}
+    assert (observed.plans, observed.commits, observed.evaluations, observed.exports) == ({}, {}, {}, {})
 
 
 def test_updates_and_verdicts_are_those_of_the_round_under_way(store: DirectoryStore) -> None:
     for round_ in (0, 1):
         put(store, names.round_evaluation(round_), evaluated(round_))
     for round_ in (1, 2):
-        put(store, names.update_manifest(round_, "site-a", 0), an_update_of("site-a", round_, 0))
+        put(store, names.update_result(round_, "site-a", 0), an_update_of("site-a", round_, 0))
         put(store, names.update_verdict(round_, "site-a", 0), Verdict(accepted=False, reason=f"OfRound{round_}"))
 
-    seen = look(store)
+    observed = context(store)
 
-    assert seen.round == 2
-    assert seen.updates["site-a"][0].round == 2
-    assert seen.verdicts["site-a"][0].reason == "OfRound2"
+    assert observed.round == 2
+    assert observed.updates["site-a"][0].round == 2
+    assert observed.verdicts["site-a"][0].reason == "OfRound2"
 
 
 def test_a_sites_attempts_are_found_behind_one_that_left_nothing(store: DirectoryStore) -> None:
     put(store, names.round_evaluation(0), evaluated(0))
-    put(store, names.update_manifest(1, "site-b", 2), an_update_of("site-b", 1, 2))
+    put(store, names.update_result(1, "site-b", 2), an_update_of("site-b", 1, 2))
 
-    assert {site: sorted(attempts) for site, attempts in look(store).updates.items()} == {"site-a": [], "site-b": [2], "site-c": []}
+    assert {site: sorted(attempts) for site, attempts in context(store).updates.items()} == {"site-a": [], "site-b": [2], "site-c": []}
 
 
 def test_an_attempt_is_found_however_often_the_work_was_interrupted_before_it(store: DirectoryStore) -> None:
-    put(store, names.profile_manifest("site-a", 40), an_update_of("site-a", 0, 40).model_copy(update={"kind": "profile"}))
+    put(store, names.profile_result("site-a", 40), an_update_of("site-a", 0, 40).model_copy(update={"kind": "profile"}))
 
-    assert list(look(store).profiles["site-a"]) == [40]
+    assert list(context(store).profiles["site-a"]) == [40]
 
 
 def test_a_run_of_one_site_whose_first_profile_was_killed_goes_on_with_the_second(tmp_path: Path) -> None:
@@ -107,51 +109,51 @@ def test_a_run_of_one_site_whose_first_profile_was_killed_goes_on_with_the_secon
 
 def test_a_site_that_is_not_the_runs_is_not_looked_at(store: DirectoryStore) -> None:
     put(store, names.round_evaluation(0), evaluated(0))
-    put(store, names.update_manifest(1, "site-z", 0), an_update_of("site-z", 1, 0))
+    put(store, names.update_result(1, "site-z", 0), an_update_of("site-z", 1, 0))
 
-    assert "site-z" not in look(store).updates
+    assert "site-z" not in context(store).updates
 
 
 def test_jobs_of_another_run_behind_the_same_door_are_not_seen(store: DirectoryStore) -> None:
     ours = Job("toy-train-r1-site-a-a0", "train", "site-a", 1, 0)
     others = Job("toy-alone-site-a-train-r1-site-a-a0", "train", "site-a", 1, 0)
 
-    seen = look(store, jobs={job.name: running(job) for job in (ours, others)})
+    observed = context(store, jobs={job.name: running(job) for job in (ours, others)})
 
-    assert list(seen.jobs) == [ours.name]
+    assert list(observed.jobs) == [ours.name]
 
 
 def test_what_was_read_once_is_not_read_again(store: DirectoryStore) -> None:
-    memory = Memory()
+    cache = ObjectCache()
     put(store, names.round_evaluation(0), evaluated(0))
-    put(store, names.update_manifest(1, "site-a", 0), an_update_of("site-a", 1, 0, samples=7))
-    look(store, memory=memory)
-    put(store, names.update_manifest(1, "site-a", 0), an_update_of("site-a", 1, 0, samples=8))
+    put(store, names.update_result(1, "site-a", 0), an_update_of("site-a", 1, 0, samples=7))
+    context(store, cache=cache)
+    put(store, names.update_result(1, "site-a", 0), an_update_of("site-a", 1, 0, samples=8))
 
-    assert look(store, memory=memory).updates["site-a"][0].samples == 7
-    assert look(store).updates["site-a"][0].samples == 8
+    assert context(store, cache=cache).updates["site-a"][0].samples == 7
+    assert context(store).updates["site-a"][0].samples == 8
 
 
 def test_what_was_not_there_at_the_first_look_is_seen_at_the_next(store: DirectoryStore) -> None:
-    memory = Memory()
-    look(store, memory=memory)
+    cache = ObjectCache()
+    context(store, cache=cache)
     put(store, names.round_evaluation(0), evaluated(0))
 
-    assert look(store, memory=memory).round == 1
+    assert context(store, cache=cache).round == 1
 
 
 def test_memory_lets_go_of_what_a_look_does_not_ask_for_any_more(store: DirectoryStore) -> None:
-    memory = Memory()
+    cache = ObjectCache()
     put(store, names.round_evaluation(0), evaluated(0))
-    put(store, names.update_manifest(1, "site-a", 0), an_update_of("site-a", 1, 0))
-    look(store, memory=memory)
-    assert names.update_manifest(1, "site-a", 0) in memory.objects
+    put(store, names.update_result(1, "site-a", 0), an_update_of("site-a", 1, 0))
+    context(store, cache=cache)
+    assert names.update_result(1, "site-a", 0) in cache.objects
 
     put(store, names.round_evaluation(1), evaluated(1))
-    look(store, memory=memory)
-    look(store, memory=memory)
+    context(store, cache=cache)
+    context(store, cache=cache)
 
-    assert set(memory.objects) == {names.round_evaluation(0), names.round_evaluation(1)}
+    assert set(cache.objects) == {names.round_evaluation(0), names.round_evaluation(1)}
 
 
 class Noting(DirectoryStore):
@@ -177,42 +179,42 @@ class Noting(DirectoryStore):
 
 
 def test_a_look_asks_for_what_may_be_new_and_nothing_else(store: DirectoryStore) -> None:
-    memory, noting = Memory(), Noting(store.root)
+    cache, noting = ObjectCache(), Noting(store.root)
     profile = job_of(a_run(), "profile", site="site-a")
     put(store, names.round_evaluation(0), evaluated(0))
-    look(noting, memory=memory)
+    context(noting, cache=cache)
     noting.asked()
 
-    look(noting, memory=memory)
+    context(noting, cache=cache)
     assert noting.asked() == (["rounds/0001"], [])
-    look(noting, memory=memory, jobs={profile.name: running(profile)})
+    context(noting, cache=cache, jobs={profile.name: running(profile)})
     assert sorted(noting.asked()[0]) == ["profile", "rounds/0001"]
     ended = {profile.name: replace(running(profile), state=JobState.SUCCEEDED, exit_code=0)}
-    put(store, names.update_manifest(1, "site-a", 0), an_update_of("site-a", 1, 0))
-    put(store, names.profile_manifest("site-a", 0), an_update_of("site-a", 0, 0).model_copy(update={"kind": "profile"}))
-    assert list(look(noting, memory=memory, jobs=ended).profiles["site-a"]) == [0]
+    put(store, names.update_result(1, "site-a", 0), an_update_of("site-a", 1, 0))
+    put(store, names.profile_result("site-a", 0), an_update_of("site-a", 0, 0).model_copy(update={"kind": "profile"}))
+    assert list(context(noting, cache=cache, jobs=ended).profiles["site-a"]) == [0]
     noting.asked()
-    look(noting, memory=memory, jobs=ended)
+    context(noting, cache=cache, jobs=ended)
     assert noting.asked()[0] == ["rounds/0001"]
 
 
 def test_of_earlier_rounds_plans_what_is_told_of_them_later_is_kept_and_profiles_of_none(tmp_path: Path) -> None:
     world = World(a_run(2, rounds={"count": 3}), tmp_path)
     world.work_until("r3")
-    memory = Memory()
+    cache = ObjectCache()
 
     for _ in range(2):
-        seen = look(world.store, memory=memory, run=world.run)  # type: ignore[arg-type]
-        assert {round_: sorted(plan.plans) for round_, plan in seen.plans.items()} == {1: [], 2: [], 3: ["site-a", "site-b"]}
-        assert [bool(plan.weights) for plan in seen.plans.values()] == [True, False, True]
-        assert all(plan.selected == ("site-a", "site-b") for plan in seen.plans.values())
-        assert seen.profiles == {}
-    assert not any(isinstance(value, ProfileManifest) for value in memory.objects.values())
+        observed = context(world.store, cache=cache, run=world.run)  # type: ignore[arg-type]
+        assert {round_: sorted(plan.plans) for round_, plan in observed.plans.items()} == {1: [], 2: [], 3: ["site-a", "site-b"]}
+        assert [bool(plan.weights) for plan in observed.plans.values()] == [True, False, True]
+        assert all(plan.selected == ("site-a", "site-b") for plan in observed.plans.values())
+        assert observed.profiles == {}
+    assert not any(isinstance(value, ProfileResult) for value in cache.objects.values())
 
 
 def test_of_commits_what_they_say_of_each_weight_is_not_kept_but_the_worst_cut(store: DirectoryStore) -> None:
-    memory = Memory()
-    whole = RoundManifest(
+    cache = ObjectCache()
+    whole = RoundCommit(
         round=1,
         method="exact",
         adapter=Artifact(name="rounds/0001/global.safetensors", size=9, sha256="a" * 64),
@@ -223,29 +225,29 @@ def test_of_commits_what_they_say_of_each_weight_is_not_kept_but_the_worst_cut(s
     )
     kept = whole.model_copy(update={"ranks": {}, "head": {}, "truncated_energy": {"q": 0.25}})
     put(store, names.round_evaluation(0), evaluated(0))
-    put(store, names.round_manifest(1), whole)
+    put(store, names.round_commit(1), whole)
 
     for _ in range(2):
-        assert look(store, memory=memory).commits == {1: kept}
-        assert memory.objects[names.round_manifest(1)] == kept
+        assert context(store, cache=cache).commits == {1: kept}
+        assert cache.objects[names.round_commit(1)] == kept
 
 
 def test_of_evaluations_what_each_site_measured_is_not_kept(store: DirectoryStore) -> None:
-    memory, part = Memory(), SiteEvaluation(samples=4, targets=4, loss=0.5)
+    cache, part = ObjectCache(), SiteEvaluation(samples=4, targets=4, loss=0.5)
     put(store, names.round_evaluation(0), evaluated(0).model_copy(update={"loss": 0.5, "sites": {"north": part}}))
 
-    assert look(store, memory=memory).evaluations == {0: evaluated(0).model_copy(update={"loss": 0.5})}
-    assert memory.objects == {names.round_evaluation(0): evaluated(0).model_copy(update={"loss": 0.5})}
+    assert context(store, cache=cache).evaluations == {0: evaluated(0).model_copy(update={"loss": 0.5})}
+    assert cache.objects == {names.round_evaluation(0): evaluated(0).model_copy(update={"loss": 0.5})}
 
 
 def test_a_look_that_was_broken_off_leaves_nothing_to_the_next(store: DirectoryStore) -> None:
-    memory = Memory()
-    look(store, memory=memory)
-    memory.listing(store, "rounds/0001")
-    put(store, names.update_manifest(1, "site-a", 0), an_update_of("site-a", 1, 0))
+    cache = ObjectCache()
+    context(store, cache=cache)
+    cache.listing(store, "rounds/0001")
+    put(store, names.update_result(1, "site-a", 0), an_update_of("site-a", 1, 0))
     put(store, names.round_evaluation(0), evaluated(0))
 
-    assert list(look(store, memory=memory).updates["site-a"]) == [0]
+    assert list(context(store, cache=cache).updates["site-a"]) == [0]
 
 
 def test_a_look_at_a_long_run_lists_the_round_under_way_and_no_other(store: DirectoryStore) -> None:
@@ -254,13 +256,13 @@ def test_a_look_at_a_long_run_lists_the_round_under_way_and_no_other(store: Dire
     noting = Noting(store.root)
     noting.asked()
 
-    seen = look(noting, run=a_run(rounds={"count": 100}))
+    observed = context(noting, run=a_run(rounds={"count": 100}))
 
-    assert seen.round == 50
+    assert observed.round == 50
     assert noting.asked()[0] == ["profile", "rounds/0050", "export"]
 
 
-def test_a_job_that_left_its_manifest_is_about_to_end_whatever_round_it_was_of(store: DirectoryStore) -> None:
+def test_a_job_that_left_its_result_is_about_to_end_whatever_round_it_was_of(store: DirectoryStore) -> None:
     run = a_run()
     done, at_it, earlier = (
         job_of(run, "train", site="site-a", round_=2),
@@ -269,24 +271,24 @@ def test_a_job_that_left_its_manifest_is_about_to_end_whatever_round_it_was_of(s
     )
     for round_ in range(2):
         put(store, names.round_evaluation(round_), evaluated(round_))
-    put(store, names.update_manifest(2, "site-a", 0), an_update_of("site-a", 2, 0))
-    store.write(names.evaluation_manifest(1, "site-a", 0), b"{}")
+    put(store, names.update_result(2, "site-a", 0), an_update_of("site-a", 2, 0))
+    store.write(names.evaluation_result(1, "site-a", 0), b"{}")
 
-    seen = look(store, run=run, jobs={job.name: running(job) for job in (done, at_it, earlier)})
+    observed = context(store, run=run, jobs={job.name: running(job) for job in (done, at_it, earlier)})
 
-    assert seen.reported == {done.name, earlier.name}
+    assert observed.reported == {done.name, earlier.name}
 
 
-def test_an_interrupted_trainers_manifest_is_not_the_last_word_of_a_job_at_work(store: DirectoryStore) -> None:
-    run, memory = a_run(), Memory()
+def test_an_interrupted_trainers_result_is_not_the_last_word_of_a_job_at_work(store: DirectoryStore) -> None:
+    run, cache = a_run(), ObjectCache()
     job = job_of(run, "train", site="site-a", round_=1)
     interrupted = {"outcome": Outcome.FAILED, "failure": Failure(reason=FailureReason.TERMINATED, message="SIGTERM")}
     put(store, names.round_evaluation(0), evaluated(0))
-    put(store, names.update_manifest(1, "site-a", 0), an_update_of("site-a", 1, 0, **interrupted))
+    put(store, names.update_result(1, "site-a", 0), an_update_of("site-a", 1, 0, **interrupted))
 
-    before = look(store, run=run, jobs={job.name: running(job)}, memory=memory)
-    put(store, names.update_manifest(1, "site-a", 0), an_update_of("site-a", 1, 0))
-    after = look(store, run=run, jobs={job.name: running(job)}, memory=memory)
+    before = context(store, run=run, jobs={job.name: running(job)}, cache=cache)
+    put(store, names.update_result(1, "site-a", 0), an_update_of("site-a", 1, 0))
+    after = context(store, run=run, jobs={job.name: running(job)}, cache=cache)
 
     assert (before.reported, after.reported) == (frozenset(), {job.name})
     assert after.updates["site-a"][0].outcome is Outcome.COMPLETED
@@ -295,7 +297,7 @@ def test_an_interrupted_trainers_manifest_is_not_the_last_word_of_a_job_at_work(
 def test_an_update_of_a_site_that_is_gone_counts_if_it_came_in_time(tmp_path: Path) -> None:
     world = World(a_run(), tmp_path)
     world.work_until("train-r1")
-    world.door.work("toy-train-r1-site-a-a0")
+    world.backend.work("toy-train-r1-site-a-a0")
     world.run = replace(world.run, sites=world.run.sites[1:])
 
     assert world.turn().status.quorum == "1/3"
@@ -310,12 +312,12 @@ def test_an_update_of_a_site_that_is_gone_counts_if_it_came_in_time(tmp_path: Pa
         (lambda _text: "", "Invalid JSON"),
     ],
 )
-def test_a_trainers_manifest_that_cannot_be_read_is_a_failed_attempt_of_that_site(store: DirectoryStore, damage: Any, what: str) -> None:
+def test_a_trainers_result_that_cannot_be_read_is_a_failed_attempt_of_that_site(store: DirectoryStore, damage: Any, what: str) -> None:
     put(store, names.round_evaluation(0), evaluated(0))
-    store.write(names.update_manifest(1, "site-a", 0), damage(an_update_of("site-a", 1, 0).to_json()).encode())
-    put(store, names.update_manifest(1, "site-b", 0), an_update_of("site-b", 1, 0))
+    store.write(names.update_result(1, "site-a", 0), damage(an_update_of("site-a", 1, 0).to_json()).encode())
+    put(store, names.update_result(1, "site-b", 0), an_update_of("site-b", 1, 0))
 
-    updates = look(store).updates
+    updates = context(store).updates
 
     failure = updates["site-a"][0].failure
     assert failure is not None
@@ -327,8 +329,8 @@ def test_a_trainers_manifest_that_cannot_be_read_is_a_failed_attempt_of_that_sit
 def test_an_object_of_the_operator_that_cannot_be_read_is_told_by_its_key(store: DirectoryStore) -> None:
     store.write(names.round_plan(1), b'{"round": 1}')
 
-    with pytest.raises(TellUser, match=f"{names.round_plan(1)} is no RoundPlan: startedAt: Field required") as told:
-        look(store)
+    with pytest.raises(UserError, match=f"{names.round_plan(1)} is no RoundPlan: startedAt: Field required") as told:
+        context(store)
 
     assert told.value.reason == "ObjectUnreadable"
 
@@ -340,8 +342,8 @@ def test_a_site_whose_trainer_is_of_a_newer_version_is_tried_again_then_counted_
     world = World(a_run(sites={"quorum": 0.6}, rounds={"count": 1}), tmp_path)
     for _ in range(100):
         world.turn()
-        for name in world.door.at_work():
-            world.door.work(name)
+        for name in world.backend.at_work():
+            world.backend.work(name)
             if kind.model_fields["kind"].default in name and "site-b" in name:
                 _write_as_newer(world, name)
         if world.conditions().keys() & {"Succeeded", "Failed"}:
@@ -349,21 +351,21 @@ def test_a_site_whose_trainer_is_of_a_newer_version_is_tried_again_then_counted_
 
     assert world.conditions()["Succeeded"] == "RoundsCompleted"
     word = kind.model_fields["kind"].default
-    tried = [name for name in world.door.started if word in name and name.removesuffix("-a0").removesuffix("-a1").endswith("site-b")]
+    tried = [name for name in world.backend.started if word in name and name.removesuffix("-a0").removesuffix("-a1").endswith("site-b")]
     assert sorted({name[-2:] for name in tried}) == ["a0", "a1"]
 
 
 def _write_as_newer(world: World, name: str) -> None:
-    file = path_of(json.loads(world.door.tasks[name])["manifest"])
+    file = path_of(json.loads(world.backend.tasks[name])["result"])
     file.write_text(file.read_text().replace('"schemaVersion": 1', '"schemaVersion": 2'))
 
 
-def test_an_export_whose_manifest_cannot_be_read_fails_the_run_with_the_reason(tmp_path: Path) -> None:
+def test_an_export_whose_result_cannot_be_read_fails_the_run_with_the_reason(tmp_path: Path) -> None:
     world = World(a_run(rounds={"count": 1}), tmp_path)
     for _ in range(100):
         world.turn()
-        for name in world.door.at_work():
-            world.door.work(name)
+        for name in world.backend.at_work():
+            world.backend.work(name)
             if "export" in name:
                 _write_as_newer(world, name)
         if world.conditions().keys() & {"Succeeded", "Failed"}:
@@ -377,19 +379,19 @@ def test_an_update_that_comes_after_its_round_was_committed_changes_nothing(tmp_
     world = World(a_run(sites={"quorum": 0.6}, rounds={"count": 2, "deadline": "10m"}), tmp_path)
     late = _until_late(world)
     world.now += 600
-    while not world.store.read(names.round_manifest(1)):
+    while not world.store.read(names.round_commit(1)):
         world.turn()
-        for name in world.door.at_work():
-            world.door.work(name)
-    committed = world.store.read(names.round_manifest(1))
+        for name in world.backend.at_work():
+            world.backend.work(name)
+    committed = world.store.read(names.round_commit(1))
 
-    task = TrainTask.model_validate_json(world.door.tasks[late])
-    path_of(task.manifest).parent.mkdir(parents=True, exist_ok=True)
-    path_of(task.manifest).write_text(an_update(task, tmp_path).to_json())
+    task = TrainTask.model_validate_json(world.backend.tasks[late])
+    path_of(task.result).parent.mkdir(parents=True, exist_ok=True)
+    path_of(task.result).write_text(an_update(task, tmp_path).to_json())
     world.settle()
 
     first, second = world.run.resource.status.history
-    assert world.store.read(names.round_manifest(1)) == committed
+    assert world.store.read(names.round_commit(1)) == committed
     assert (first.quorum, second.quorum) == ("2/3", "3/3")
     assert list(first.left_out) == ["site-c"]
 
@@ -400,7 +402,7 @@ def _until_late(world: World) -> str:
     late = next(name for name in at_work if "site-c" in name)
     for name in at_work:
         if name != late:
-            world.door.work(name)
+            world.backend.work(name)
     return late
 
 
@@ -411,10 +413,10 @@ def test_a_good_trainer_leaves_what_a_look_can_read(tmp_path: Path) -> None:
     world = World(a_run(1), tmp_path, trainer)
     world.settle()
 
-    seen = look(world.store, run=a_run(1))
-    profile = seen.profiles["site-a"][0]
-    assert isinstance(profile, ProfileManifest)
+    observed = context(world.store, run=a_run(1))
+    profile = observed.profiles["site-a"][0]
+    assert isinstance(profile, ProfileResult)
     assert profile.train_samples == 41
-    assert sorted(seen.commits) == [1, 2]
-    assert seen.exports[0].outcome is Outcome.COMPLETED
-    assert seen.exports[0].failure is None
+    assert sorted(observed.commits) == [1, 2]
+    assert observed.exports[0].outcome is Outcome.COMPLETED
+    assert observed.exports[0].failure is None

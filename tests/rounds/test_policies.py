@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpipe_operator.api import Target
-from fedpipe_operator.records import RoundEvaluation
 from fedpipe_operator.rounds.evaluation import union
 from fedpipe_operator.rounds.patience import best_round, exhausted
 from fedpipe_operator.rounds.quorum import needed
+from fedpipe_operator.rounds.records import RoundEvaluation
 from fedpipe_operator.rounds.selection import select
 from fedpipe_operator.rounds.target import reached
-from fedpipe_trainer.contract import EvaluationManifest, Measured, Outcome, RunRef
+from fedpipe_trainer.contract import EvaluateResult, Measured, Outcome, RunRef
 
 names = st.lists(st.text("abcdef", min_size=1, max_size=4), unique=True, min_size=1, max_size=12)
 
@@ -79,21 +79,21 @@ def test_a_metric_that_nobody_reported_never_exhausts_patience() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 50)), min_size=1, max_size=6))
 def test_accuracy_over_sites_is_that_of_their_union(sites: list[tuple[int, int]]) -> None:
-    results = {f"site-{at}": a_manifest(samples, min(right, samples) / samples) for at, (samples, right) in enumerate(sites)}
+    results = {f"site-{at}": a_result(samples, min(right, samples) / samples) for at, (samples, right) in enumerate(sites)}
     total, right = sum(samples for samples, _ in sites), sum(min(right, samples) for samples, right in sites)
 
     assert union(1, results, {}, 0.0).metrics["accuracy"] == pytest.approx(right / total)
 
 
 def test_perplexity_over_sites_is_the_exponential_of_the_loss_per_token() -> None:
-    results = {"few": a_manifest(1, 0.0, targets=10, loss=1.0), "many": a_manifest(1, 0.0, targets=30, loss=2.0)}
+    results = {"few": a_result(1, 0.0, targets=10, loss=1.0), "many": a_result(1, 0.0, targets=30, loss=2.0)}
     results = {site: one.model_copy(update={"metrics": {"perplexity": math.exp(one.loss or 0)}}) for site, one in results.items()}
 
     assert union(1, results, {}, 0.0).metrics["perplexity"] == pytest.approx(math.exp(1.75))
 
 
 def test_a_site_without_a_loss_does_not_spoil_the_others() -> None:
-    evaluation = union(1, {"a": a_manifest(10, 0.5, loss=1.0), "b": a_manifest(10, 0.5, loss=None)}, {"c": "late"}, 7.0)
+    evaluation = union(1, {"a": a_result(10, 0.5, loss=1.0), "b": a_result(10, 0.5, loss=None)}, {"c": "late"}, 7.0)
 
     assert evaluation.loss == 1.0
     assert evaluation.missing == {"c": "late"}
@@ -102,14 +102,14 @@ def test_a_site_without_a_loss_does_not_spoil_the_others() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_site_whose_numbers_are_none_does_not_spoil_the_others(value: float) -> None:
-    evaluation = union(1, {"a": a_manifest(10, 0.5, loss=1.0), "b": a_manifest(10, value, loss=value)}, {}, 0.0)
+    evaluation = union(1, {"a": a_result(10, 0.5, loss=1.0), "b": a_result(10, value, loss=value)}, {}, 0.0)
 
     assert evaluation.loss == 1.0
     assert evaluation.metrics == {"accuracy": 0.5}
 
 
 def test_a_loss_beyond_all_bounds_still_has_a_perplexity() -> None:
-    huge = a_manifest(10, 0.5, loss=1e9).model_copy(update={"metrics": {"perplexity": 1.0}})
+    huge = a_result(10, 0.5, loss=1e9).model_copy(update={"metrics": {"perplexity": 1.0}})
 
     perplexity = union(1, {"a": huge}, {}, 0.0).metrics["perplexity"]
 
@@ -120,8 +120,8 @@ def an_evaluation(round_: int, loss: float | None = None, **metrics: float) -> R
     return RoundEvaluation(round=round_, finished_at=0.0, loss=loss, metrics=metrics)
 
 
-def a_manifest(samples: int, accuracy: float, *, targets: int = 1, loss: float | None = 1.0) -> EvaluationManifest:
-    return EvaluationManifest(
+def a_result(samples: int, accuracy: float, *, targets: int = 1, loss: float | None = 1.0) -> EvaluateResult:
+    return EvaluateResult(
         run=RunRef(namespace="default", name="toy", uid="1"),
         site="a",
         round=1,

@@ -8,10 +8,10 @@ import pytest
 from stand_in_runs import World, a_run
 from trainer_results import a_failure, good_trainer
 
-from fedpipe_operator.doors import JobState, SeenJob
-from fedpipe_operator.rounds import Decision, Seen, StartTraining, decide, job_of
-from fedpipe_operator.rounds.memory import micro_batch
-from fedpipe_trainer.contract import FailureReason, ProfileManifest, ProfileTask, TrainTask, UpdateManifest
+from fedpipe_operator.backend import JobState, JobStatus
+from fedpipe_operator.rounds import Decision, Observed, StartTraining, decide, job_of
+from fedpipe_operator.rounds.out_of_memory import micro_batch
+from fedpipe_trainer.contract import FailureReason, ProfileResult, ProfileTask, TrainResult, TrainTask
 
 
 def test_a_site_that_others_use_up_gets_no_job_and_is_waited_for(tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_a_site_that_others_use_up_gets_no_job_and_is_waited_for(tmp_path: Path)
 
     world.turn()
 
-    assert world.door.at_work() == ["toy-profile-site-a-a0", "toy-profile-site-c-a0"]
+    assert world.backend.at_work() == ["toy-profile-site-a-a0", "toy-profile-site-c-a0"]
     assert world.message("Progressing") == "0 of 3 sites done; site-b waits for its turn: another is at work there"
 
     world.reconciler.busy = {}
@@ -32,13 +32,13 @@ def test_a_job_that_waits_says_for_what_and_so_does_the_end_of_its_time(tmp_path
     world = World(a_run(sites={"quorum": 0.6}, rounds={"count": 1, "deadline": "10m"}), tmp_path)
     world.turn()
     name = "toy-profile-site-c-a0"
-    world.door.jobs[name] = replace(world.door.jobs[name], state=JobState.PENDING, message="Unschedulable: 0/2 nodes are available")
+    world.backend.jobs[name] = replace(world.backend.jobs[name], state=JobState.PENDING, message="Unschedulable: 0/2 nodes are available")
 
     world.turn()
     assert world.message("Progressing") == "0 of 3 sites done; site-c waits for Unschedulable: 0/2 nodes are available"
 
-    world.door.work("toy-profile-site-a-a0")
-    world.door.work("toy-profile-site-b-a0")
+    world.backend.work("toy-profile-site-a-a0")
+    world.backend.work("toy-profile-site-b-a0")
     world.now += 601
     world.settle()
     excluded = world.run.resource.status.excluded["site-c"]
@@ -53,7 +53,7 @@ def test_a_site_that_goes_in_the_middle_of_a_round_costs_the_round_its_update_an
     world.settle()
 
     assert world.conditions()["Succeeded"] == "RoundsCompleted"
-    assert "toy-train-r1-site-c-a0" in world.door.discarded
+    assert "toy-train-r1-site-c-a0" in world.backend.discarded
     assert world.run.resource.status.history[0].left_out["site-c"].startswith("SiteGone")
 
 
@@ -62,38 +62,38 @@ def test_a_job_whose_pod_is_replaced_goes_on_as_the_same_attempt(tmp_path: Path)
 
     def trainer(task: Any, folder: Path) -> Any:
         if is_drained and isinstance(task, TrainTask) and task.site == "site-a":
-            return a_failure(UpdateManifest, task, FailureReason.TERMINATED, "SIGTERM")
+            return a_failure(TrainResult, task, FailureReason.TERMINATED, "SIGTERM")
         return good_trainer(task, folder)
 
     world = World(a_run(rounds={"count": 1}), tmp_path, trainer)
     name = "toy-train-r1-site-a-a0"
     world.work_until("train-r1")
-    world.door.work(name)
-    world.door.jobs[name] = replace(world.door.jobs[name], state=JobState.RUNNING, exit_code=None)
+    world.backend.work(name)
+    world.backend.jobs[name] = replace(world.backend.jobs[name], state=JobState.RUNNING, exit_code=None)
     world.turn()
     is_drained = False
     world.settle()
 
     assert world.conditions()["Succeeded"] == "RoundsCompleted"
-    assert "toy-train-r1-site-a-a1" not in world.door.started
-    assert name not in world.door.discarded
+    assert "toy-train-r1-site-a-a1" not in world.backend.started
+    assert name not in world.backend.discarded
 
 
-def test_a_job_that_has_left_its_manifest_is_let_be() -> None:
+def test_a_job_that_has_left_its_result_is_let_be() -> None:
     run = a_run()
     job = job_of(run, "train", site="site-a", round_=1)
-    seen = Seen(jobs={job.name: SeenJob(job, JobState.RUNNING, 0.0)}, reported=frozenset({job.name}))
+    observed = Observed(jobs={job.name: JobStatus(job, JobState.RUNNING, 0.0)}, reported=frozenset({job.name}))
     suspended = replace(run, resource=run.resource.model_copy(update={"spec": run.spec.model_copy(update={"suspend": True})}))
 
-    assert decide(suspended, seen, 0.0).actions == ()
-    assert len(decide(suspended, replace(seen, reported=frozenset()), 0.0).actions) == 1
+    assert decide(suspended, observed, 0.0).actions == ()
+    assert len(decide(suspended, replace(observed, reported=frozenset()), 0.0).actions) == 1
 
 
 def training_after(world: World, *, reason: str, times: int) -> StartTraining:
     """What is asked for at site-a after so many attempts that ended like this."""
     for attempt in range(times):
         name = f"toy-train-r1-site-a-a{attempt}"
-        world.door.jobs[name] = replace(world.door.jobs[name], state=JobState.FAILED, exit_code=137, reason=reason, message="")
+        world.backend.jobs[name] = replace(world.backend.jobs[name], state=JobState.FAILED, exit_code=137, reason=reason, message="")
         decision: Decision = world.turn()
     return next(action for action in decision.actions if isinstance(action, StartTraining))
 
@@ -116,11 +116,11 @@ def test_an_attempt_that_failed_for_good_is_not_tried_again(tmp_path: Path) -> N
     world = World(a_run(sites={"quorum": 0.6}), tmp_path)
     world.turn()
     name = "toy-profile-site-a-a0"
-    world.door.jobs[name] = replace(world.door.jobs[name], state=JobState.FAILED, reason="NoNode", message="no node", is_final=True)
+    world.backend.jobs[name] = replace(world.backend.jobs[name], state=JobState.FAILED, reason="NoNode", message="no node", is_final=True)
 
     world.settle()
 
-    assert "toy-profile-site-a-a1" not in world.door.started
+    assert "toy-profile-site-a-a1" not in world.backend.started
     assert world.run.resource.status.excluded == {"site-a": "NoNode: no node"}
     assert world.message("Profiled") == "site-a is left out: NoNode: no node"
 
@@ -157,8 +157,8 @@ def test_sites_that_are_replaced_between_two_rounds_are_waited_for(tmp_path: Pat
     for stage in ("train-r1", "evaluate-r1"):
         world.work_until(stage)
         world.now += 599  # together more than the deadline
-    for name in world.door.at_work():
-        world.door.work(name)
+    for name in world.backend.at_work():
+        world.backend.work(name)
     world.turn()
     world.run = replace(world.run, sites=())
     world.turn()
@@ -173,7 +173,7 @@ def test_sites_that_are_replaced_between_two_rounds_are_waited_for(tmp_path: Pat
 def test_a_long_story_of_a_site_is_cut_in_the_status_and_whole_in_the_store(tmp_path: Path) -> None:
     def trainer(task: Any, folder: Path) -> Any:
         if isinstance(task, ProfileTask) and task.site == "site-a":
-            return a_failure(ProfileManifest, task, FailureReason.BAD_MODEL, "x" * 4000)
+            return a_failure(ProfileResult, task, FailureReason.BAD_MODEL, "x" * 4000)
         return good_trainer(task, folder)
 
     world = World(a_run(sites={"quorum": 0.6}), tmp_path, trainer)

@@ -9,14 +9,15 @@ import pytest
 from stand_in_runs import World, a_run
 from trainer_results import BASE, good_trainer
 
-from fedpipe_operator import names, tasks
-from fedpipe_operator.records import RoundManifest, RoundPlan
+from fedpipe_operator import names
+from fedpipe_operator.reconcile.reconciler import tasks
+from fedpipe_operator.reconcile.tasks import TaskContext, TaskInputs
 from fedpipe_operator.rounds import Run, StartEvaluation, StartExport, StartProfile, StartTraining
-from fedpipe_operator.tasks import Desk, Place
+from fedpipe_operator.rounds.records import RoundCommit, RoundPlan
 from fedpipe_trainer.contract import Data, Model, ProfileTask, Wire
 
-PLACE = Place(Model(source="file:///models/toy"), Data(train="/data/train.jsonl", validation="/data/validation.jsonl"))
-NOWHERE = Place(Model(source="file:///models/toy"))
+PLACE = TaskInputs(Model(source="file:///models/toy"), Data(train="/data/train.jsonl", validation="/data/validation.jsonl"))
+NOWHERE = TaskInputs(Model(source="file:///models/toy"))
 
 
 class Signed:
@@ -29,8 +30,8 @@ class Signed:
         return f"https://store/{key}?write={seconds}"
 
 
-def a_desk(run: Run | None = None) -> Desk:
-    return Desk(run or a_run(), Signed())
+def a_desk(run: Run | None = None) -> TaskContext:
+    return TaskContext(run or a_run(), Signed())
 
 
 def may(task: Wire) -> set[tuple[str, str]]:
@@ -50,14 +51,14 @@ def plan_of(world: World, round_: int) -> RoundPlan:
     return RoundPlan.model_validate_json(world.store.read(names.round_plan(round_)) or b"")
 
 
-def commit_of(world: World, round_: int) -> RoundManifest:
-    return RoundManifest.model_validate_json(world.store.read(names.round_manifest(round_)) or b"")
+def commit_of(world: World, round_: int) -> RoundCommit:
+    return RoundCommit.model_validate_json(world.store.read(names.round_commit(round_)) or b"")
 
 
-def test_a_profile_may_write_its_manifest_and_read_nothing() -> None:
+def test_a_profile_may_write_its_result_and_read_nothing() -> None:
     task = tasks.profile_task(a_desk(), StartProfile("site-b", 1), PLACE)
 
-    assert may(task) == {("write", "profile/site-b/1/manifest.json")}
+    assert may(task) == {("write", "profile/site-b/1/result.json")}
     assert (task.site, task.attempt, task.round) == ("site-b", 1, 0)
 
 
@@ -68,7 +69,7 @@ def test_a_first_round_reads_its_checkpoint_and_writes_its_update(finished: Worl
         ("read", "rounds/0001/updates/site-b/checkpoint.safetensors"),
         ("write", "rounds/0001/updates/site-b/checkpoint.safetensors"),
         ("write", "rounds/0001/updates/site-b/2/adapter.safetensors"),
-        ("write", "rounds/0001/updates/site-b/2/manifest.json"),
+        ("write", "rounds/0001/updates/site-b/2/result.json"),
     }
     assert task.global_adapter is None
     assert (task.site, task.round, task.attempt) == ("site-b", 1, 2)
@@ -87,18 +88,18 @@ def test_a_later_round_also_reads_the_adapter_that_the_round_before_committed(fi
     assert (task.global_adapter.sha256, task.global_adapter.size) == (commit.adapter.sha256, commit.adapter.size)
 
 
-def test_an_evaluation_reads_the_rounds_adapter_and_writes_its_manifest(finished: World) -> None:
+def test_an_evaluation_reads_the_rounds_adapter_and_writes_its_result(finished: World) -> None:
     commit = commit_of(finished, 2)
 
     task = tasks.evaluation_task(a_desk(), StartEvaluation("site-c", 2, 0), PLACE, plan=plan_of(finished, 2), commit=commit)
 
-    assert may(task) == {("read", commit.adapter.name), ("write", "rounds/0002/evaluations/site-c/0/manifest.json")}
+    assert may(task) == {("read", commit.adapter.name), ("write", "rounds/0002/evaluations/site-c/0/result.json")}
 
 
 def test_the_base_is_evaluated_without_an_adapter(finished: World) -> None:
     task = tasks.evaluation_task(a_desk(), StartEvaluation("site-c", 0, 0), PLACE, plan=plan_of(finished, 1), commit=None)
 
-    assert may(task) == {("write", "rounds/0000/evaluations/site-c/0/manifest.json")}
+    assert may(task) == {("write", "rounds/0000/evaluations/site-c/0/result.json")}
     assert task.global_adapter is None
 
 
@@ -110,7 +111,7 @@ def test_an_export_writes_what_the_spec_asks_for_and_reads_the_adapter(
 
     task = tasks.export_task(a_desk(a_run(export=asked_for)), StartExport(2, 1), NOWHERE, plan=plan_of(finished, 2), commit=commit)
 
-    written = {key for verb, key in may(task) if verb == "write"} - {"export/1/manifest.json"}
+    written = {key for verb, key in may(task) if verb == "write"} - {"export/1/result.json"}
     assert {key for verb, key in may(task) if verb == "read"} == {commit.adapter.name}
     assert {key.split("/")[1] for key in written} == folders
     assert ("export/merged/model.safetensors" in written) is ("merged" in folders)
@@ -119,8 +120,8 @@ def test_an_export_writes_what_the_spec_asks_for_and_reads_the_adapter(
 
 @pytest.mark.parametrize(("deadline", "holds"), [("10m", 600 + 3600), ("1000h", 7 * 24 * 3600)])
 def test_every_url_holds_an_hour_longer_than_the_deadline_and_a_week_at_most(finished: World, deadline: str, holds: int) -> None:
-    desk = a_desk(a_run(rounds={"count": 2, "deadline": deadline}))
-    task = tasks.training_task(desk, StartTraining("site-a", 1, 0), PLACE, plan=plan_of(finished, 1), previous=None)
+    context = a_desk(a_run(rounds={"count": 2, "deadline": deadline}))
+    task = tasks.training_task(context, StartTraining("site-a", 1, 0), PLACE, plan=plan_of(finished, 1), previous=None)
 
     assert set(re.findall(r"(?:read|write)=(\d+)", task.to_json())) == {str(holds)}
 
@@ -166,11 +167,11 @@ def test_the_specs_training_goes_into_the_task(finished: World) -> None:
 
 
 def test_every_round_is_evaluated_on_the_same_rows_with_the_sites_own_plan(finished: World) -> None:
-    desk = a_desk(a_run(training={"seed": 4}, evaluation={"maxSamples": 50, "samples": 3}))
+    context = a_desk(a_run(training={"seed": 4}, evaluation={"maxSamples": 50, "samples": 3}))
     plan = plan_of(finished, 1)
 
     base, first = (
-        tasks.evaluation_task(desk, StartEvaluation("site-a", round_, 0), PLACE, plan=plan, commit=commit_of(finished, 1))
+        tasks.evaluation_task(context, StartEvaluation("site-a", round_, 0), PLACE, plan=plan, commit=commit_of(finished, 1))
         for round_ in (0, 1)
     )
 

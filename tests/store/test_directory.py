@@ -11,7 +11,7 @@ from threading import Barrier
 import pytest
 from small_disks import small_disk
 
-from fedpipe_operator.errors import TellUser
+from fedpipe_operator.errors import UserError
 from fedpipe_operator.store import DirectoryStore
 
 
@@ -33,7 +33,7 @@ def test_a_full_disk_is_told_to_the_user_and_leaves_the_old_object(disk: Path, t
         lambda: store.write_file("adapter.safetensors", large),
         lambda: store.create("another", bytes(2 * 2**20)),
     ):
-        with pytest.raises(TellUser) as failure:
+        with pytest.raises(UserError) as failure:
             use()
 
         assert failure.value.reason == "StoreFull"
@@ -50,7 +50,7 @@ def test_a_file_larger_than_allowed_is_told_as_a_full_store(tmp_path: Path) -> N
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
     try:
-        with pytest.raises(TellUser) as failure:
+        with pytest.raises(UserError) as failure:
             store.write("adapter.safetensors", bytes(2 * 2**20))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -65,13 +65,13 @@ def test_of_many_writers_of_one_commit_one_wins(tmp_path: Path) -> None:
 
     def write(number: int) -> bool:
         start.wait()
-        return DirectoryStore(tmp_path).create("rounds/0001/manifest.json", str(number).encode())
+        return DirectoryStore(tmp_path).create("rounds/0001/result.json", str(number).encode())
 
     with ThreadPoolExecutor(writers) as pool:
         outcome = list(pool.map(write, range(writers)))
 
     assert outcome.count(True) == 1
-    assert DirectoryStore(tmp_path).read("rounds/0001/manifest.json") == str(outcome.index(True)).encode()
+    assert DirectoryStore(tmp_path).read("rounds/0001/result.json") == str(outcome.index(True)).encode()
 
 
 def test_a_reader_keeps_its_object_when_it_is_written_anew(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_an_unfinished_file_is_no_object(tmp_path: Path) -> None:
 def test_a_store_that_cannot_be_made_is_told_to_the_user(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
-    with pytest.raises(TellUser) as failure:
+    with pytest.raises(UserError) as failure:
         DirectoryStore(tmp_path / "file" / "store")
 
     assert failure.value.reason == "StoreRefused"
@@ -105,7 +105,7 @@ def test_a_folder_where_nothing_may_be_written_is_told_to_the_user(disk: Path) -
     store = DirectoryStore(disk)
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
 
-    with pytest.raises(TellUser) as failure:
+    with pytest.raises(UserError) as failure:
         store.write("plan.json", b"{}")
 
     assert failure.value.reason == "StoreDenied"

@@ -5,7 +5,7 @@ import httpx
 import pytest
 from s3_servers import CREDENTIALS, Server
 
-from fedpipe_operator.errors import FedPipeError, TellUser, TryAgain
+from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.store import Credentials, model_in_bucket
 from fedpipe_trainer.contract import Model
 
@@ -71,7 +71,7 @@ def test_a_folder_without_a_model_is_named_with_its_bucket(nanio: Server) -> Non
     for folder in ("models/empty", "models/nowhere"):
         failure = failing(nanio, f"s3://fedpipe/{folder}")
 
-        assert (type(failure), failure.reason) == (TellUser, "ModelMissing")
+        assert (type(failure), failure.reason) == (UserError, "ModelMissing")
         assert failure.message.startswith(f"spec.model.source s3://fedpipe/{folder}: bucket fedpipe at {nanio.endpoint}")
         assert f"there is no {folder}/config.json" in failure.message
 
@@ -97,7 +97,7 @@ def test_a_missing_bucket_is_told_with_the_model_it_was_for(nanio: Server) -> No
 def test_a_bucket_out_of_reach_may_be_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
 
-    assert isinstance(failing(Server("http://127.0.0.1:1"), "s3://fedpipe/models/toy"), TryAgain)
+    assert isinstance(failing(Server("http://127.0.0.1:1"), "s3://fedpipe/models/toy"), TransientError)
 
 
 def failing(server: Server, source: str) -> FedPipeError:

@@ -11,7 +11,7 @@ import pytest
 from botocore import auth
 from s3_servers import Server
 
-from fedpipe_operator.errors import FedPipeError, TellUser, TryAgain
+from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.store import Credentials, S3Store
 
 Answering = Callable[[int, str], S3Store]
@@ -96,7 +96,7 @@ def test_wrong_credentials_are_told_to_the_user(nanio: Server, credentials: Cred
 
     # The write comes last: nanio leaves a refused body unread, which spoils the connection for a next request.
     for use in (store.list, lambda: store.read("plan.json"), lambda: store.size("plan.json"), lambda: store.write("plan.json", b"{}")):
-        with pytest.raises(TellUser) as refusal:
+        with pytest.raises(UserError) as refusal:
             use()
 
         assert refusal.value.reason == "StoreDenied"
@@ -120,7 +120,7 @@ def test_a_missing_bucket_is_told_to_the_user(server: str, request: pytest.Fixtu
     store = request.getfixturevalue(server).store("runs", bucket="no-such-bucket")
 
     for use in (store.list, lambda: store.read("plan.json"), lambda: store.create("plan.json", b"{}")):
-        with pytest.raises(TellUser) as refusal:
+        with pytest.raises(UserError) as refusal:
             use()
 
         assert refusal.value.reason == "BucketMissing"
@@ -130,19 +130,19 @@ def test_a_missing_bucket_is_told_to_the_user(server: str, request: pytest.Fixtu
 @pytest.mark.parametrize(
     ("status", "code", "kind", "reason"),
     [
-        (500, "InternalError", TryAgain, "StoreUnavailable"),
-        (503, "SlowDown", TryAgain, "StoreUnavailable"),
-        (429, "TooManyRequests", TryAgain, "StoreUnavailable"),
-        (400, "RequestTimeout", TryAgain, "StoreUnavailable"),
-        (507, "InsufficientStorage", TellUser, "StoreFull"),
-        (500, "XMinioStorageFull", TellUser, "StoreFull"),
-        (403, "QuotaExceeded", TellUser, "StoreFull"),
-        (403, "AccessDenied", TellUser, "StoreDenied"),
-        (403, "RequestTimeTooSkewed", TellUser, "StoreDenied"),
-        (400, "ExpiredToken", TellUser, "StoreDenied"),
-        (404, "NoSuchBucket", TellUser, "BucketMissing"),
-        (400, "InvalidArgument", TellUser, "StoreRefused"),
-        (404, "", TellUser, "StoreRefused"),
+        (500, "InternalError", TransientError, "StoreUnavailable"),
+        (503, "SlowDown", TransientError, "StoreUnavailable"),
+        (429, "TooManyRequests", TransientError, "StoreUnavailable"),
+        (400, "RequestTimeout", TransientError, "StoreUnavailable"),
+        (507, "InsufficientStorage", UserError, "StoreFull"),
+        (500, "XMinioStorageFull", UserError, "StoreFull"),
+        (403, "QuotaExceeded", UserError, "StoreFull"),
+        (403, "AccessDenied", UserError, "StoreDenied"),
+        (403, "RequestTimeTooSkewed", UserError, "StoreDenied"),
+        (400, "ExpiredToken", UserError, "StoreDenied"),
+        (404, "NoSuchBucket", UserError, "BucketMissing"),
+        (400, "InvalidArgument", UserError, "StoreRefused"),
+        (404, "", UserError, "StoreRefused"),
     ],
 )
 @pytest.mark.usefixtures("impatient")
@@ -162,7 +162,7 @@ def test_a_servers_answer_becomes_one_of_two_failures(
 def test_an_endpoint_where_nothing_listens_may_be_tried_again_and_is_named() -> None:
     store = S3Store("fedpipe", "runs", endpoint="http://127.0.0.1:1", credentials=Credentials("a", "b"))
 
-    with pytest.raises(TryAgain) as failure:
+    with pytest.raises(TransientError) as failure:
         store.list()
 
     assert failure.value.reason == "StoreUnreachable"
@@ -170,14 +170,14 @@ def test_an_endpoint_where_nothing_listens_may_be_tried_again_and_is_named() -> 
 
 
 def test_an_endpoint_that_is_no_address_is_told_to_the_user() -> None:
-    with pytest.raises(TellUser) as failure:
+    with pytest.raises(UserError) as failure:
         S3Store("fedpipe", "runs", endpoint="minio:9000", credentials=Credentials("a", "b"))
 
     assert failure.value.reason == "StoreRefused"
 
 
 def test_a_bucket_name_that_cannot_be_is_told_to_the_user(moto: Server) -> None:
-    with pytest.raises(TellUser) as failure:
+    with pytest.raises(UserError) as failure:
         moto.store("runs", bucket="no bucket!").list()
 
     assert failure.value.reason == "StoreRefused"
@@ -185,10 +185,10 @@ def test_a_bucket_name_that_cannot_be_is_told_to_the_user(moto: Server) -> None:
 
 def test_of_two_writers_of_one_commit_one_wins(moto: Server) -> None:
     for attempt in range(10):
-        outcome = race(moto.store("race"), f"rounds/{attempt}/manifest.json")
+        outcome = race(moto.store("race"), f"rounds/{attempt}/result.json")
 
         assert sorted(outcome.values()) == [False, True]
-        assert moto.store("race").read(f"rounds/{attempt}/manifest.json") == next(data for data, won in outcome.items() if won)
+        assert moto.store("race").read(f"rounds/{attempt}/result.json") == next(data for data, won in outcome.items() if won)
 
 
 def race(store: S3Store, key: str) -> dict[bytes, bool]:
@@ -212,9 +212,9 @@ def test_where_the_condition_is_ignored_the_later_writer_still_loses(nanio: Serv
 
     assert ours._put_if_absent("ignored", b"one")
     assert theirs._put_if_absent("ignored", b"two"), "this server began to honour If-None-Match: the fallback needs another one"
-    assert ours.create("manifest.json", b"ours")
-    assert not theirs.create("manifest.json", b"theirs")
-    assert theirs.read("manifest.json") == b"ours"
+    assert ours.create("result.json", b"ours")
+    assert not theirs.create("result.json", b"theirs")
+    assert theirs.read("result.json") == b"ours"
 
 
 def test_where_the_condition_is_ignored_the_overwritten_writer_learns_so(nanio: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +228,7 @@ def test_where_the_condition_is_ignored_the_overwritten_writer_learns_so(nanio: 
 
     monkeypatch.setattr(ours, "_put_if_absent", put_and_be_overwritten)
 
-    assert not ours.create("manifest.json", b"ours")
+    assert not ours.create("result.json", b"ours")
 
 
 @pytest.mark.parametrize("name", ["moto", "nanio"])
@@ -240,5 +240,5 @@ def test_an_object_written_again_while_it_is_read_is_noticed(name: str, request:
         assert reader.read(0, 4) == b"what"
         store.write("adapter", b"what it never saw")
 
-        with pytest.raises(TryAgain, match="ObjectChanged"):
+        with pytest.raises(TransientError, match="ObjectChanged"):
             reader.read(5, 4)

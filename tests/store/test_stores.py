@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from fedpipe_operator.errors import TellUser
+from fedpipe_operator.errors import UserError
 from fedpipe_operator.store import Store
 from fedpipe_trainer import transfer
 
-MANIFEST = "rounds/0001/global/manifest.json"
+MANIFEST = "rounds/0001/global/commit.json"
 
 
 def test_what_was_written_is_read_again(store: Store) -> None:
@@ -43,14 +43,14 @@ def test_a_range_gives_exactly_its_bytes(store: Store) -> None:
 def test_a_range_beyond_the_end_is_refused(store: Store, offset: int, length: int) -> None:
     store.write("adapter.safetensors", bytes(10))
 
-    with pytest.raises(TellUser) as refusal:
+    with pytest.raises(UserError) as refusal:
         store.read_range("adapter.safetensors", offset, length)
 
     assert refusal.value.reason == "ObjectTooShort"
 
 
 def test_a_range_of_an_absent_object_says_so(store: Store) -> None:
-    with pytest.raises(TellUser) as refusal:
+    with pytest.raises(UserError) as refusal:
         store.read_range("adapter.safetensors", 0, 1)
 
     assert refusal.value.reason == "ObjectMissing"
@@ -69,7 +69,7 @@ def test_a_reader_knows_its_size_and_reads_by_ranges(store: Store) -> None:
 
 
 def test_a_reader_of_an_absent_object_says_so(store: Store) -> None:
-    with pytest.raises(TellUser) as refusal, store.open_reader("adapter.safetensors"):
+    with pytest.raises(UserError) as refusal, store.open_reader("adapter.safetensors"):
         pass
 
     assert refusal.value.reason == "ObjectMissing"
@@ -93,18 +93,18 @@ def test_creating_what_exists_changes_nothing(store: Store) -> None:
 
 
 def test_a_listing_names_a_folder_whole_and_no_neighbour(store: Store) -> None:
-    for key in ("rounds/0001/plan.json", "rounds/0001/global/manifest.json", "rounds/00010/plan.json", "report.html"):
+    for key in ("rounds/0001/plan.json", "rounds/0001/global/commit.json", "rounds/00010/plan.json", "report.html"):
         store.write(key, b"{}")
 
-    assert store.list("rounds/0001") == ["rounds/0001/global/manifest.json", "rounds/0001/plan.json"]
+    assert store.list("rounds/0001") == ["rounds/0001/global/commit.json", "rounds/0001/plan.json"]
     assert store.list("rounds/0001/") == store.list("rounds/0001")
     assert store.list("report.html") == ["report.html"]
     assert store.list("profile") == []
-    assert store.list() == ["report.html", "rounds/0001/global/manifest.json", "rounds/0001/plan.json", "rounds/00010/plan.json"]
+    assert store.list() == ["report.html", "rounds/0001/global/commit.json", "rounds/0001/plan.json", "rounds/00010/plan.json"]
 
 
 def test_deleting_takes_a_folder_and_no_neighbour(store: Store) -> None:
-    for key in ("rounds/1/plan.json", "rounds/1/global/manifest.json", "rounds/10/plan.json"):
+    for key in ("rounds/1/plan.json", "rounds/1/global/commit.json", "rounds/10/plan.json"):
         store.write(key, b"{}")
 
     store.delete("rounds/1")
@@ -128,7 +128,7 @@ def test_deleting_everything_leaves_an_empty_store_that_works(store: Store) -> N
 )
 def test_a_key_that_could_leave_the_store_is_refused(store: Store, key: str) -> None:
     for use in (store.read, store.size, lambda key: store.write(key, b""), lambda key: store.url_to_write(key, 60)):
-        with pytest.raises(TellUser) as refusal:
+        with pytest.raises(UserError) as refusal:
             use(key)
 
         assert refusal.value.reason == "BadKey"
@@ -137,7 +137,7 @@ def test_a_key_that_could_leave_the_store_is_refused(store: Store, key: str) -> 
 @pytest.mark.parametrize("prefix", ["..", "/", "rounds/../.."])
 def test_a_prefix_that_could_leave_the_store_is_refused(store: Store, prefix: str) -> None:
     for use in (store.list, store.delete):
-        with pytest.raises(TellUser) as refusal:
+        with pytest.raises(UserError) as refusal:
             use(prefix)
 
         assert refusal.value.reason == "BadKey"

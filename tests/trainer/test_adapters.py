@@ -9,7 +9,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fedpipe_trainer.adapters import NOBODY, Factors, GlobalUpdate, Site, attached, read_update, write_tensors
+from fedpipe_trainer.adapters import NO_ADAPTER_SPEC, Factors, GlobalUpdate, Site, attached, read_update, write_tensors
 from fedpipe_trainer.adapters.lora import fresh_factor
 from fedpipe_trainer.contract import Bits, CausalLM, FailureReason, Forecast, Plan, Scaling, SequenceClassification
 from fedpipe_trainer.errors import TaskFailed
@@ -59,7 +59,7 @@ def test_peft_scales_each_weight_as_the_plan_says(base: Base, scaling: Scaling) 
 def test_a_site_of_any_rank_starts_from_the_whole_global_model(toy: Toy, rank: int, bits: Bits) -> None:
     base = load(toy("llama"), bits, CAUSAL)
     update = update_of(5)
-    with attached(base, NOBODY, update, seed=0):
+    with attached(base, NO_ADAPTER_SPEC, update, seed=0):
         wanted = logits(base)
     with attached(base, site({Q0: rank, O1: rank}), update, seed=0):
         found = logits(base)
@@ -70,7 +70,7 @@ def test_a_site_of_any_rank_starts_from_the_whole_global_model(toy: Toy, rank: i
 
 def test_the_global_update_is_added_as_the_product_of_its_factors(base: Base) -> None:
     update = update_of(3)
-    with attached(base, NOBODY, update, seed=0):
+    with attached(base, NO_ADAPTER_SPEC, update, seed=0):
         found = logits(base)
     with torch.no_grad():
         for weight, factors in update.weights.items():
@@ -120,7 +120,7 @@ def test_a_head_starts_equal_at_every_site_and_from_the_global_one_later(toy: To
     for start in (GlobalUpdate(), GlobalUpdate(), GlobalUpdate(head={"score.weight": torch.full((3, 32), 0.5)})):
         torch.manual_seed(len(heads))
         base = load(toy("llama"), 16, CLASSES)
-        with attached(base, NOBODY, start, seed=7) as adapters:
+        with attached(base, NO_ADAPTER_SPEC, start, seed=7) as adapters:
             heads.append(adapters.trained["base_model.model.score.weight"].detach().clone())
 
     assert torch.equal(heads[0], heads[1])

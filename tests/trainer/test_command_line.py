@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fedpipe_trainer import tasks
-from fedpipe_trainer.contract import EvaluateTask, ExitCode, Failure, FailureReason, Outcome, parse_manifest, parse_task
+from fedpipe_trainer.contract import EvaluateTask, ExitCode, Failure, FailureReason, Outcome, parse_result, parse_task
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.settings import Settings
 from fedpipe_trainer.workplace import Workplace
@@ -93,11 +93,11 @@ def test_an_idle_trainer_that_is_asked_to_stop_ends_at_once(tmp_path: Path, anot
 def task(tmp_path: Path) -> EvaluateTask:
     task = parse_task((GOLDEN / "task-evaluate.json").read_text())
     assert isinstance(task, EvaluateTask)
-    return task.model_copy(update={"manifest": (tmp_path / "manifest.json").as_uri()})
+    return task.model_copy(update={"result": (tmp_path / "result.json").as_uri()})
 
 
 def perform_with(recipe: Any, task: EvaluateTask, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ExitCode, Failure]:
-    """Do the task with this function in the place of its recipe; the exit status and the failure in the manifest."""
+    """Do the task with this function in the place of its recipe; the exit status and the failure in the result."""
     module = ModuleType("a_recipe")
     module.run = recipe  # type: ignore[attr-defined]  # that makes it a recipe
     monkeypatch.setitem(sys.modules, "a_recipe", module)
@@ -106,10 +106,10 @@ def perform_with(recipe: Any, task: EvaluateTask, folder: Path, monkeypatch: pyt
 
     code = tasks.perform(folder / "task.json", settings=Settings(cache=folder), say=lambda _: None, stop_requested=lambda: False)
 
-    manifest = parse_manifest((folder / "manifest.json").read_text())
-    assert (manifest.kind, manifest.outcome, manifest.site, manifest.round) == ("evaluate", Outcome.FAILED, task.site, task.round)
-    assert manifest.failure is not None
-    return code, manifest.failure
+    result = parse_result((folder / "result.json").read_text())
+    assert (result.kind, result.outcome, result.site, result.round) == ("evaluate", Outcome.FAILED, task.site, task.round)
+    assert result.failure is not None
+    return code, result.failure
 
 
 def test_a_failed_task_reports_its_reason(task: EvaluateTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,7 +168,7 @@ def test_a_sites_limit_of_memory_holds_while_it_evaluates(toy: Toy, tmp_path: Pa
         site="a",
         round=1,
         model=Model(source=toy("bert").as_uri()),
-        manifest=(tmp_path / "manifest.json").as_uri(),
+        result=(tmp_path / "result.json").as_uri(),
         objective=CLASSES,
         data=Data(train=rows, validation=rows),
         bits=32,

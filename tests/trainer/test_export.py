@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from fedpipe_trainer.adapters import write_tensors
 from fedpipe_trainer.contract import (
     CausalLM,
-    ExportManifest,
+    ExportResult,
     ExportTask,
     FailureReason,
     GlobalAdapter,
@@ -50,13 +50,13 @@ def global_adapter(model: Path, objective: Objective, folder: Path) -> GlobalAda
     return GlobalAdapter(url=path.as_uri(), sha256=artifact.sha256, size=artifact.size)
 
 
-def exported(model: Path, objective: Objective, folder: Path, **changed: Any) -> ExportManifest:
+def exported(model: Path, objective: Objective, folder: Path, **changed: Any) -> ExportResult:
     (folder / "scratch").mkdir()
     fields: dict[str, Any] = {
         "run": RunRef(namespace="n", name="r", uid="u"),
         "site": "a",
         "model": Model(source=model.as_uri()),
-        "manifest": "file:///nowhere",
+        "result": "file:///nowhere",
         "objective": objective,
         "global_adapter": global_adapter(model, objective, folder),
         "adapter_files": {name: (folder / "adapter" / name).as_uri() for name in EXPORT_ADAPTER_FILES},
@@ -80,7 +80,7 @@ def exported(model: Path, objective: Objective, folder: Path, **changed: Any) ->
 def test_the_adapter_folder_and_the_merged_model_are_the_same_model(
     toy: Toy, tmp_path: Path, name: str, objective: Objective, auto: Any
 ) -> None:
-    manifest = exported(toy(name), objective, tmp_path)
+    result = exported(toy(name), objective, tmp_path)
 
     labels = {"num_labels": 3} if objective == CLASSES else {}
     base = auto.from_pretrained(toy(name), **labels)
@@ -88,8 +88,8 @@ def test_the_adapter_folder_and_the_merged_model_are_the_same_model(
     merged = auto.from_pretrained(tmp_path / "merged").eval()
     with torch.no_grad():
         assert torch.allclose(adapted(IDS).logits, merged(IDS).logits, atol=1e-3, rtol=1e-4)
-    assert manifest.max_logit_difference is not None
-    assert manifest.max_logit_difference < 1e-3
+    assert result.max_logit_difference is not None
+    assert result.max_logit_difference < 1e-3
     assert adapted.peft_config["default"].r == adapted.peft_config["default"].lora_alpha == (4 if name == "gpt2" else 5)
     assert AutoTokenizer.from_pretrained(tmp_path / "merged").decode([104, 105])
 
@@ -106,11 +106,11 @@ def test_the_merged_model_has_the_checkpoints_own_type(toy: Toy, tmp_path: Path)
     half = Path(shutil.copytree(toy("llama"), tmp_path / "half"))
     AutoModelForCausalLM.from_pretrained(toy("llama"), dtype=torch.bfloat16).save_pretrained(half)
 
-    manifest = exported(half, CAUSAL, tmp_path)
+    result = exported(half, CAUSAL, tmp_path)
 
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged").dtype is torch.bfloat16
-    assert manifest.max_logit_difference is not None
-    assert 0 < manifest.max_logit_difference < 0.5
+    assert result.max_logit_difference is not None
+    assert 0 < result.max_logit_difference < 0.5
 
 
 def test_a_file_without_a_url_is_named(toy: Toy, tmp_path: Path) -> None:
@@ -121,8 +121,8 @@ def test_a_file_without_a_url_is_named(toy: Toy, tmp_path: Path) -> None:
 
 
 def test_only_what_has_urls_is_exported(toy: Toy, tmp_path: Path) -> None:
-    manifest = exported(toy("llama"), CAUSAL, tmp_path, merged_files={})
+    result = exported(toy("llama"), CAUSAL, tmp_path, merged_files={})
 
-    assert [artifact.name for artifact in manifest.adapter] == sorted(EXPORT_ADAPTER_FILES)
-    assert manifest.merged == ()
-    assert manifest.max_logit_difference is None
+    assert [artifact.name for artifact in result.adapter] == sorted(EXPORT_ADAPTER_FILES)
+    assert result.merged == ()
+    assert result.max_logit_difference is None

@@ -9,7 +9,7 @@ import torch
 from toy_training import Q0, V1, a_training_task, workplace
 
 from fedpipe_trainer import device
-from fedpipe_trainer.contract import TrainTask, UpdateManifest
+from fedpipe_trainer.contract import TrainResult, TrainTask
 from fedpipe_trainer.model import release
 from fedpipe_trainer.recipes import train
 
@@ -33,7 +33,7 @@ def narrow() -> Iterator[Callable[[int], None]]:
     release()
 
 
-def trained(task: TrainTask, folder: Path) -> UpdateManifest:
+def trained(task: TrainTask, folder: Path) -> TrainResult:
     return train.run(task, workplace(folder / "scratch"))
 
 
@@ -47,12 +47,12 @@ def test_a_batch_that_its_memory_cannot_hold_is_halved_and_trains_the_same(make_
     wide = trained(task, tmp_path)
 
     narrow(wide.measured.peak_memory_bytes * 6 // 10)
-    manifest = trained(task, tmp_path)
+    result = trained(task, tmp_path)
 
     assert wide.micro_batch_size == MANY
-    assert manifest.micro_batch_size < MANY
-    assert manifest.measured.peak_memory_bytes < wide.measured.peak_memory_bytes
-    assert manifest.losses == pytest.approx(wide.losses, rel=0.01)
+    assert result.micro_batch_size < MANY
+    assert result.measured.peak_memory_bytes < wide.measured.peak_memory_bytes
+    assert result.losses == pytest.approx(wide.losses, rel=0.01)
 
 
 def test_a_peak_is_of_its_own_task_alone(make_task: Any, tmp_path: Path) -> None:
@@ -65,8 +65,8 @@ def test_a_peak_is_of_its_own_task_alone(make_task: Any, tmp_path: Path) -> None
 
 
 def test_a_task_may_use_what_the_device_has_without_the_context(make_task: Any, tmp_path: Path) -> None:
-    manifest = trained(make_task(), tmp_path)
+    result = trained(make_task(), tmp_path)
 
     whole = torch.cuda.get_device_properties(0)
-    assert manifest.measured.device == whole.name
+    assert result.measured.device == whole.name
     assert 0 < device.memory_bytes(device.choose(), limit=1) < whole.total_memory

@@ -25,7 +25,7 @@ def task(toy: Any, tmp_path: Path) -> ProfileTask:
         run=RunRef(namespace="n", name="r", uid="u"),
         site="a",
         model=Model(source=toy("mpnet").as_uri()),
-        manifest="file:///nowhere",
+        result="file:///nowhere",
         objective=CLASSES,
         data=Data(train=str(tmp_path / "train.jsonl"), validation=str(tmp_path / "validation.jsonl")),
         bits=(32, 4),

@@ -13,15 +13,7 @@ from toy_training import CAUSAL, Q0, V1, a_training_task, workplace
 
 from fedpipe_trainer import steps
 from fedpipe_trainer.adapters import GlobalUpdate, Site, attached
-from fedpipe_trainer.contract import (
-    FailureReason,
-    Hyperparameters,
-    Objective,
-    Seq2SeqLM,
-    SequenceClassification,
-    TrainTask,
-    UpdateManifest,
-)
+from fedpipe_trainer.contract import FailureReason, Hyperparameters, Objective, Seq2SeqLM, SequenceClassification, TrainResult, TrainTask
 from fedpipe_trainer.data import IGNORED, Example, collate
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.losses import summed_loss
@@ -38,30 +30,30 @@ def make_task(toy: Toy, tmp_path: Path) -> Callable[..., TrainTask]:
     return lambda ranks, **changed: a_training_task(toy("llama"), tmp_path, ranks, **changed)
 
 
-def trained(task: TrainTask, folder: Path) -> tuple[UpdateManifest, bytes]:
-    manifest = train.run(task, workplace(folder / "scratch"))
-    return manifest, (folder / "store" / "adapter.safetensors").read_bytes()
+def trained(task: TrainTask, folder: Path) -> tuple[TrainResult, bytes]:
+    result = train.run(task, workplace(folder / "scratch"))
+    return result, (folder / "store" / "adapter.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("bits", [4, 8, 16, 32])
 def test_training_lowers_the_loss_at_every_bit_width(make_task: Any, tmp_path: Path, bits: int) -> None:
-    manifest, _ = trained(make_task({Q0: 4, V1: 4}, bits=bits, steps=30, validate_samples=8), tmp_path)
+    result, _ = trained(make_task({Q0: 4, V1: 4}, bits=bits, steps=30, validate_samples=8), tmp_path)
 
     # The toy's frozen output layer knows nothing, so the loss cannot fall far.
-    assert sum(manifest.losses[-5:]) < sum(manifest.losses[:5]) - 0.4
-    assert manifest.validation_loss is not None
-    assert manifest.validation_loss < manifest.losses[0]
-    assert manifest.mfu is not None
-    assert 0 < manifest.mfu < 1
+    assert sum(result.losses[-5:]) < sum(result.losses[:5]) - 0.4
+    assert result.validation_loss is not None
+    assert result.validation_loss < result.losses[0]
+    assert result.mfu is not None
+    assert 0 < result.mfu < 1
 
 
 def test_an_update_holds_the_trained_weights_and_the_head_and_nothing_else(make_task: Any, tmp_path: Path) -> None:
-    manifest, _ = trained(make_task({Q0: 4, V1: 0}, objective=CLASSES), tmp_path)
+    result, _ = trained(make_task({Q0: 4, V1: 0}, objective=CLASSES), tmp_path)
 
     tensors = load_file(tmp_path / "store" / "adapter.safetensors")
     assert (
         {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-        == manifest.tensors
+        == result.tensors
         == {
             "base_model.model.score.weight": (2, 32),
             f"base_model.model.{Q0}.lora_A.weight": (4, 32),
@@ -69,7 +61,7 @@ def test_an_update_holds_the_trained_weights_and_the_head_and_nothing_else(make_
         }
     )
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
-    assert manifest.scales == {Q0: 8.0}
+    assert result.scales == {Q0: 8.0}
 
 
 def test_a_task_gives_the_same_bytes_whatever_the_process_did_before(make_task: Any, tmp_path: Path) -> None:
@@ -105,17 +97,17 @@ def test_warm_up_raises_the_learning_rate_step_by_step(make_task: Any, tmp_path:
 def test_a_deadline_stops_the_training_and_the_steps_really_done_are_told(make_task: Any, tmp_path: Path) -> None:
     task = make_task({Q0: 4}, steps=100, deadline_seconds=20.0)
 
-    manifest = train.run(task, workplace(tmp_path / "scratch", ticks=[float(second) for second in range(1000)]))
+    result = train.run(task, workplace(tmp_path / "scratch", ticks=[float(second) for second in range(1000)]))
 
-    assert 1 < manifest.steps < 20
-    assert manifest.samples == 4 * manifest.steps
-    assert len(manifest.losses) == manifest.steps
+    assert 1 < result.steps < 20
+    assert result.samples == 4 * result.steps
+    assert len(result.losses) == result.steps
 
 
 def test_one_step_is_done_even_when_the_deadline_is_over(make_task: Any, tmp_path: Path) -> None:
-    manifest = train.run(make_task({Q0: 4}, deadline_seconds=1.0), workplace(tmp_path / "scratch", ticks=[50.0]))
+    result = train.run(make_task({Q0: 4}, deadline_seconds=1.0), workplace(tmp_path / "scratch", ticks=[50.0]))
 
-    assert (manifest.steps, manifest.samples) == (1, 4)
+    assert (result.steps, result.samples) == (1, 4)
 
 
 def test_a_loss_that_blows_up_is_told_with_its_step(make_task: Any, tmp_path: Path) -> None:
@@ -136,8 +128,8 @@ def test_a_plan_that_trains_nothing_is_refused(make_task: Any, tmp_path: Path) -
 def gradients_of(base: Base, examples: list[Example], objective: Objective, micro_batch: int) -> tuple[float, int, dict[str, torch.Tensor]]:
     weight = next(name for name, _ in base.model.named_modules() if name.endswith(("q_proj", "SelfAttention.q")))
     with attached(base, Site({weight: 2}, scale=lambda _weight: 1.0), GlobalUpdate(), seed=0) as adapters:
-        loss, fitted = steps.gradients(examples, objective, base, adapters=adapters, micro_batch=micro_batch)
-        return loss, fitted, {key: p.grad.clone() for key, p in adapters.trained.items() if p.grad is not None}
+        loss, fits = steps.gradients(examples, objective, base, adapters=adapters, micro_batch=micro_batch)
+        return loss, fits, {key: p.grad.clone() for key, p in adapters.trained.items() if p.grad is not None}
 
 
 CASES = [
@@ -189,9 +181,9 @@ def test_a_step_that_does_not_fit_memory_is_halved_until_it_does(toy: Toy, monke
         return really(model, batch, objective)
 
     monkeypatch.setattr(steps, "summed_loss", cramped)
-    _, fitted, found = gradients_of(base, examples, objective, 4)
+    _, fits, found = gradients_of(base, examples, objective, 4)
 
-    assert fitted == 1
+    assert fits == 1
     assert all(torch.allclose(found[key], gradient, atol=1e-6) for key, gradient in wanted.items())
 
 

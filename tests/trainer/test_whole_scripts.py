@@ -1,4 +1,4 @@
-"""Whole tasks, from their file to their manifest, in real trainer processes on toy models."""
+"""Whole tasks, from their file to their result, in real trainer processes on toy models."""
 
 import fcntl
 import json
@@ -20,10 +20,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelF
 from fedpipe_trainer.contract import (
     CausalLM,
     Data,
+    EvaluateResult,
     EvaluateTask,
     Evaluation,
-    EvaluationManifest,
-    ExportManifest,
+    ExportResult,
     ExportTask,
     FailureReason,
     Forecast,
@@ -34,15 +34,15 @@ from fedpipe_trainer.contract import (
     Objective,
     Outcome,
     Plan,
-    ProfileManifest,
+    ProfileResult,
     ProfileTask,
     Progress,
     RunRef,
     Seq2SeqLM,
     SequenceClassification,
+    TrainResult,
     TrainTask,
-    UpdateManifest,
-    parse_manifest,
+    parse_result,
 )
 from fedpipe_trainer.transfer import describe
 
@@ -116,7 +116,7 @@ class Site:
 
     def common(self, name: str) -> dict[str, Any]:
         model = Model(source=self.model.as_uri())
-        return {"run": RUN, "site": "a", "round": 1, "model": model, "objective": self.case.objective, "manifest": self.url(f"{name}.json")}
+        return {"run": RUN, "site": "a", "round": 1, "model": model, "objective": self.case.objective, "result": self.url(f"{name}.json")}
 
     def train(self, name: str = "train", steps: int = 20, **changed: Any) -> TrainTask:
         plan = Plan(
@@ -139,10 +139,10 @@ class Site:
         adapter_files, merged_files = ({name: self.url(f"{kind}/{name}") for name in names} for kind, names in EXPORTED.items())
         return ExportTask(**self.common("export"), global_adapter=adapter, adapter_files=adapter_files, merged_files=merged_files)
 
-    def manifest(self, name: str) -> Manifest:
-        return parse_manifest((self.folder / "store" / f"{name}.json").read_text())
+    def result(self, name: str) -> Manifest:
+        return parse_result((self.folder / "store" / f"{name}.json").read_text())
 
-    def global_adapter(self, update: UpdateManifest, name: str = "train") -> GlobalAdapter:
+    def global_adapter(self, update: TrainResult, name: str = "train") -> GlobalAdapter:
         """The average over this one site: its own factors, the scale multiplied into B."""
         tensors = load_file(self.folder / "store" / f"{name}.safetensors")
         for weight, scale in update.scales.items():
@@ -167,8 +167,8 @@ every_case = pytest.mark.parametrize("site", CASES.values(), ids=CASES, indirect
 def test_a_round_from_training_to_the_merged_model(site: Site, trainer: Any) -> None:
     assert trainer.do(site.evaluate("base"), site.folder / "0") == 0
     assert trainer.do(site.train(), site.folder / "1") == 0
-    update = site.manifest("train")
-    assert isinstance(update, UpdateManifest)
+    update = site.result("train")
+    assert isinstance(update, TrainResult)
     adapter = site.global_adapter(update)
     assert trainer.do(site.evaluate("after", adapter), site.folder / "2") == 0
     assert trainer.do(site.export(adapter), site.folder / "3") == 0
@@ -178,7 +178,7 @@ def test_a_round_from_training_to_the_merged_model(site: Site, trainer: Any) -> 
     check_export(site)
 
 
-def check_update(site: Site, update: UpdateManifest) -> None:
+def check_update(site: Site, update: TrainResult) -> None:
     assert update.outcome is Outcome.COMPLETED
     assert update.adapter == describe(site.folder / "store" / "train.safetensors").model_copy(update={"name": "adapter.safetensors"})
     assert update.ranks == {weight: rank for weight, rank in site.case.ranks.items() if rank}
@@ -190,9 +190,9 @@ def check_update(site: Site, update: UpdateManifest) -> None:
 
 
 def check_evaluations(site: Site) -> None:
-    base, after = site.manifest("base"), site.manifest("after")
-    assert isinstance(base, EvaluationManifest)
-    assert isinstance(after, EvaluationManifest)
+    base, after = site.result("base"), site.result("after")
+    assert isinstance(base, EvaluateResult)
+    assert isinstance(after, EvaluateResult)
     assert base.loss is not None
     assert after.loss is not None
     assert after.loss < base.loss
@@ -204,8 +204,8 @@ def check_evaluations(site: Site) -> None:
 
 
 def check_export(site: Site) -> None:
-    exported = site.manifest("export")
-    assert isinstance(exported, ExportManifest)
+    exported = site.result("export")
+    assert isinstance(exported, ExportResult)
     assert exported.max_logit_difference is not None
     assert exported.max_logit_difference < 1e-4
     labels = {"num_labels": len(LABELS)} if site.case.objective == CLASSES else {}
@@ -246,13 +246,13 @@ def test_a_task_that_was_stopped_goes_on_and_ends_with_the_same_bytes(site: Site
 
     assert another_trainer.wait() == 143
     assert another_trainer.process.wait() == 143
-    stopped = site.manifest("stopped")
+    stopped = site.result("stopped")
     assert stopped.failure is not None
     assert stopped.failure.reason is FailureReason.TERMINATED
     assert trainer.do(site.train("resumed", steps=120, attempt=1, **where), site.folder / "2") == 0
     assert trainer.do(site.train("undisturbed", steps=120), site.folder / "3") == 0
-    resumed = site.manifest("resumed")
-    assert isinstance(resumed, UpdateManifest)
+    resumed = site.result("resumed")
+    assert isinstance(resumed, TrainResult)
     assert 3 <= resumed.resumed_from_step < 120
     assert (resumed.steps, len(resumed.losses)) == (120, 120)
     ends = [(site.folder / "store" / f"{name}.safetensors").read_bytes() for name in ("resumed", "undisturbed")]
@@ -264,8 +264,8 @@ def test_a_profile_measures_every_bit_width_it_is_asked_for(site: Site, trainer:
 
     assert trainer.do(task, site.folder / "1") == 0
 
-    profile = site.manifest("profile")
-    assert isinstance(profile, ProfileManifest)
+    profile = site.result("profile")
+    assert isinstance(profile, ProfileResult)
     assert profile.base is not None
     assert (profile.train_samples, profile.validation_samples) == (200, 24)
     assert {point.bits for point in profile.throughput} == {16, 32}
@@ -283,8 +283,8 @@ def test_rows_that_are_not_utf8_are_counted(site: Site, trainer: Any) -> None:
         file.write(b'{"text": "caf\xe9", "label": "low", "answer": "low"}\n')
 
     assert trainer.do(site.train(steps=1), site.folder / "1") == 0
-    update = site.manifest("train")
-    assert isinstance(update, UpdateManifest)
+    update = site.result("train")
+    assert isinstance(update, TrainResult)
     assert update.skipped_rows == 1
 
 
@@ -306,7 +306,7 @@ def test_a_global_adapter_of_another_hash_is_refused(site: Site, trainer: Any) -
     assert_failed(site, FailureReason.TRANSFER_FAILED, "the task says 0000")
 
 
-def test_a_full_disk_at_the_store_is_told_in_the_manifest(site: Site, trainer: Any, full_disk: Path) -> None:
+def test_a_full_disk_at_the_store_is_told_in_the_result(site: Site, trainer: Any, full_disk: Path) -> None:
     (full_disk / "filler").write_bytes(bytes(65_536))
 
     assert trainer.do(site.train(steps=1, adapter=(full_disk / "a").as_uri()), site.folder / "1") == 10
@@ -314,12 +314,12 @@ def test_a_full_disk_at_the_store_is_told_in_the_manifest(site: Site, trainer: A
     assert [path.name for path in full_disk.iterdir()] == ["filler"]
 
 
-def test_a_manifest_that_cannot_be_written_is_told_in_the_log(site: Site, trainer: Any, tmp_path: Path) -> None:
+def test_a_result_that_cannot_be_written_is_told_in_the_log(site: Site, trainer: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    url = (tmp_path / "file" / "manifest.json").as_uri()
+    url = (tmp_path / "file" / "result.json").as_uri()
 
-    assert trainer.do(site.evaluate("e", manifest=url), site.folder / "1") == 10
-    assert f"the manifest cannot be written: cannot write {tmp_path}/file/manifest.json" in (site.folder / "1" / "log").read_text()
+    assert trainer.do(site.evaluate("e", result=url), site.folder / "1") == 10
+    assert f"the result cannot be written: cannot write {tmp_path}/file/result.json" in (site.folder / "1" / "log").read_text()
 
 
 def test_a_label_the_run_does_not_know_is_named(toy: Toy, data: Data, tmp_path: Path, trainer: Any) -> None:
@@ -335,21 +335,21 @@ def test_a_label_the_run_does_not_know_is_named(toy: Toy, data: Data, tmp_path: 
 def test_no_row_leaves_the_site_unless_the_run_asks(site: Site, trainer: Any) -> None:
     assert trainer.do(site.evaluate("e", evaluation=Evaluation(max_samples=4, generations=2, max_new_tokens=4)), site.folder / "1") == 0
 
-    manifest = site.manifest("e")
-    assert isinstance(manifest, EvaluationManifest)
-    assert manifest.examples == ()
+    result = site.result("e")
+    assert isinstance(result, EvaluateResult)
+    assert result.examples == ()
 
 
 def test_an_evaluation_past_its_deadline_says_so(site: Site, trainer: Any) -> None:
     assert trainer.do(site.evaluate("e", deadline_seconds=1e-6), site.folder / "1") == 143
-    failure = site.manifest("e").failure
+    failure = site.result("e").failure
     assert failure is not None
     assert "not done by its deadline" in failure.message
 
 
 def assert_failed(site: Site, reason: FailureReason, message: str) -> None:
-    manifest = site.manifest("train")
-    assert manifest.outcome is Outcome.FAILED
-    assert manifest.failure is not None
-    assert manifest.failure.reason is reason
-    assert message in manifest.failure.message
+    result = site.result("train")
+    assert result.outcome is Outcome.FAILED
+    assert result.failure is not None
+    assert result.failure.reason is reason
+    assert message in result.failure.message

@@ -70,7 +70,7 @@ def test_the_peak_of_memory_is_this_tasks_own(tmp_path: Path) -> None:
     assert big - small > 300_000_000
 
 
-def test_a_heading_says_whose_manifest_it_is(workplace: Workplace) -> None:
+def test_a_heading_says_whose_result_it_is(workplace: Workplace) -> None:
     task = parse_task((GOLDEN / "task-export.json").read_text())
     assert isinstance(task, ExportTask)
 

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
         parser.error(str(error))
     stop = Stop()
     stop.listen()
-    say = speaker(claim_stdout(), on_deaf=stop.request)
+    say = speaker(claim_stdout(), on_broken_pipe=stop.request)
     if chosen.serve:
         return serve(sys.stdin, settings=settings, say=say, stop=stop)
     return perform(chosen.task, settings=settings, say=say, stop_requested=lambda: stop.requested)

@@ -3,7 +3,7 @@
 from fedpipe_trainer.contract import FailureReason
 
 
-class TaskFailed(Exception):  # noqa: N818 - the outcome of a task, named as the manifest names it
+class TaskFailed(Exception):  # noqa: N818 - the outcome of a task, named as the result names it
     """The task cannot be done, for a reason the operator acts on and in words a person acts on."""
 
     def __init__(self, reason: FailureReason, message: str) -> None:

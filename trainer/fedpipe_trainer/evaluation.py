@@ -17,10 +17,10 @@ from torch.nn import functional
 
 from fedpipe_trainer.contract import CausalLM, Objective, Seq2SeqLM, SequenceClassification
 from fedpipe_trainer.data import Example, collate
-from fedpipe_trainer.fitting import fitted
+from fedpipe_trainer.executable_batch_size import find_executable_batch_size
 from fedpipe_trainer.losses import summed_loss
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -172,19 +172,19 @@ def _generate(model: nn.Module, inputs: Tensor, mask: Tensor, how: Decoding) -> 
     )
 
 
-def _in_batches(lengths: Sequence[int], batch_size: int, do: Callable[[list[int]], Result]) -> Iterator[tuple[list[int], Result]]:
+def _in_batches(lengths: Sequence[int], batch_size: int, do: Callable[[list[int]], T]) -> Iterator[tuple[list[int], T]]:
     """Each batch of positions and what `do` made of it: of like length, the longest first, smaller once memory ran out."""
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     while order:
         batch = order[:batch_size]
-        result, count = fitted(partial(_with_first, do, batch), len(batch), longest=lengths[batch[0]])
+        result, count = find_executable_batch_size(partial(_with_first, do, batch), len(batch), longest=lengths[batch[0]])
         yield batch[:count], result
         del order[:count]
         if count < len(batch):
             batch_size = count
 
 
-def _with_first(do: Callable[[list[int]], Result], batch: list[int], count: int) -> Result:
+def _with_first(do: Callable[[list[int]], T], batch: list[int], count: int) -> T:
     return do(batch[:count])
 
 

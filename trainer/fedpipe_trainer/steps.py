@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from fedpipe_trainer.adapters import Adapters
 from fedpipe_trainer.contract import CausalLM, Hyperparameters, Objective
 from fedpipe_trainer.data import IGNORED, Example, collate
-from fedpipe_trainer.fitting import fitted
+from fedpipe_trainer.executable_batch_size import find_executable_batch_size
 from fedpipe_trainer.losses import summed_loss
 from fedpipe_trainer.model import Base
 
@@ -60,7 +60,7 @@ def gradients(examples: Sequence[Example], objective: Objective, base: Base, *, 
             parameter.grad = None
         return _accumulate(examples, objective, base, model=adapters.model, micro_batch=size)
 
-    return fitted(accumulate, micro_batch, longest=max(len(example.input_ids) for example in examples))
+    return find_executable_batch_size(accumulate, micro_batch, longest=max(len(example.input_ids) for example in examples))
 
 
 def update(optimizer: torch.optim.Optimizer, *, learning_rate: float, max_grad_norm: float) -> float:

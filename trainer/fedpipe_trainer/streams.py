@@ -27,15 +27,15 @@ def claim_stdout() -> TextIO:
     return own
 
 
-def speaker(out: TextIO, on_deaf: Callable[[], None]) -> Say:
-    """A function that writes one JSON line to `out`; it calls `on_deaf` once nobody reads there any more."""
+def speaker(out: TextIO, on_broken_pipe: Callable[[], None]) -> Say:
+    """A function that writes one JSON line to `out`; it calls `on_broken_pipe` once nobody reads there any more."""
 
     def say(line: Progress | Ended) -> None:
         try:
             out.write(line.model_dump_json(by_alias=True, exclude_none=True) + "\n")
             out.flush()
         except BrokenPipeError:
-            on_deaf()
+            on_broken_pipe()
 
     return say
 

@@ -1,6 +1,6 @@
 """One task, from its file to its exit status: the shell around every recipe.
 
-This is the one place where a recipe's exceptions end. However a task ends, a manifest of its kind says so and the
+This is the one place where a recipe's exceptions end. However a task ends, a result of its kind says so and the
 exit status agrees with it; only a task that cannot be read has nowhere to report to but the log.
 """
 
@@ -18,16 +18,16 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from fedpipe_trainer.contract import (
-    EvaluationManifest,
+    EvaluateResult,
     ExitCode,
-    ExportManifest,
+    ExportResult,
     Failure,
     FailureReason,
     Manifest,
     Outcome,
-    ProfileManifest,
+    ProfileResult,
     Progress,
-    UpdateManifest,
+    TrainResult,
     parse_task,
 )
 from fedpipe_trainer.errors import TaskFailed, Terminated
@@ -43,18 +43,18 @@ _RECIPES: Final = {
     "evaluate": "fedpipe_trainer.recipes.evaluate",
     "export": "fedpipe_trainer.recipes.export",
 }
-_MANIFESTS: Final[dict[str, Callable[..., Manifest]]] = {
-    "profile": ProfileManifest,
-    "train": UpdateManifest,
-    "evaluate": EvaluationManifest,
-    "export": ExportManifest,
+_RESULTS: Final[dict[str, Callable[..., Manifest]]] = {
+    "profile": ProfileResult,
+    "train": TrainResult,
+    "evaluate": EvaluateResult,
+    "export": ExportResult,
 }
 
 _LOG = logging.getLogger(__name__)
 
 
 def perform(task_file: Path, *, settings: Settings, say: Callable[[Progress], None], stop_requested: Callable[[], bool]) -> ExitCode:
-    """Do the task in this file and write its manifest; the exit status that tells how it ended."""
+    """Do the task in this file and write its result; the exit status that tells how it ended."""
     try:
         task = _read(task_file)
     except TaskFailed as error:
@@ -85,13 +85,13 @@ def _read(task_file: Path) -> AnyTask:
 
 def _attempt(task: AnyTask, workplace: Workplace) -> Manifest:
     try:
-        manifest: Manifest = _recipe(task.kind).run(task, workplace)
-    except Exception as error:  # noqa: BLE001 - the one place where every failure becomes a manifest
+        result: Manifest = _recipe(task.kind).run(task, workplace)
+    except Exception as error:  # noqa: BLE001 - the one place where every failure becomes a result
         failure = _failure(error, workplace)
         _LOG.error("the %s task failed: %s: %s", task.kind, failure.reason, failure.message)
         heading: dict[str, Any] = {**workplace.heading(task)}
-        return _MANIFESTS[task.kind](**heading, outcome=Outcome.FAILED, failure=failure)
-    return manifest
+        return _RESULTS[task.kind](**heading, outcome=Outcome.FAILED, failure=failure)
+    return result
 
 
 def _recipe(kind: str) -> ModuleType:
@@ -142,13 +142,13 @@ def _place(error: Exception) -> str:
     return f"{frames[-1].name} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else "an unknown place"
 
 
-def _report(manifest: Manifest, task: AnyTask, workplace: Workplace) -> ExitCode:
-    ended = ExitCode.OK if manifest.failure is None else manifest.failure.reason.exit_code
-    path = workplace.folder / "manifest.json"
+def _report(result: Manifest, task: AnyTask, workplace: Workplace) -> ExitCode:
+    ended = ExitCode.OK if result.failure is None else result.failure.reason.exit_code
+    path = workplace.folder / "result.json"
     try:
-        path.write_text(manifest.to_json(), encoding="utf-8")
-        workplace.upload(path, task.manifest)
+        path.write_text(result.to_json(), encoding="utf-8")
+        workplace.upload(path, task.result)
     except (TaskFailed, OSError) as error:
-        _LOG.error("the manifest cannot be written: %s", error)
+        _LOG.error("the result cannot be written: %s", error)
         return ended if ended is not ExitCode.OK else ExitCode.TRANSFER_FAILED
     return ended

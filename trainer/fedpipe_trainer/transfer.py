@@ -48,10 +48,10 @@ for name in ("httpx", "httpcore"):
     logging.getLogger(name).setLevel(logging.WARNING)
 
 Pause = Callable[[float], None]
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
-class _TryAgainError(Exception):
+class _TransientError(Exception):
     """The store may answer otherwise in a moment."""
 
     def __init__(self, message: str, retry_after: float = 0.0) -> None:
@@ -94,7 +94,7 @@ def receive(url: str, to: Path, *, sha256: str | None = None, optional: bool = F
 
 
 def send(path: Path, url: str, *, pause: Pause = time.sleep) -> Artifact:
-    """Write the file `path` to `url`, replacing what may be there; the object as a manifest names it.
+    """Write the file `path` to `url`, replacing what may be there; the object as a result names it.
 
     Raises:
         TaskFailed: TransferFailed when the store refuses, is full, or stays out of reach.
@@ -112,11 +112,11 @@ def describe(path: Path) -> Artifact:
     return Artifact(name=path.name, size=path.stat().st_size, sha256=digest)
 
 
-def _persist(attempt: Callable[[], Result], *, url: str, pause: Pause) -> Result:
+def _persist(attempt: Callable[[], T], *, url: str, pause: Pause) -> T:
     for number in range(1, _ATTEMPTS + 1):
         try:
             return attempt()
-        except _TryAgainError as error:
+        except _TransientError as error:
             if number == _ATTEMPTS:
                 raise _failed(f"{without_query(url)}: {error}, {_ATTEMPTS} times in a row") from error
             seconds = min(max(_FIRST_PAUSE_SECONDS * 2 ** (number - 1), error.retry_after), _LONGEST_PAUSE_SECONDS)
@@ -217,7 +217,7 @@ def _weather() -> Iterator[None]:
     try:
         yield
     except httpx.TransportError as error:
-        raise _TryAgainError(f"{type(error).__name__} ({error})" if str(error) else type(error).__name__) from error
+        raise _TransientError(f"{type(error).__name__} ({error})" if str(error) else type(error).__name__) from error
 
 
 def _code(answer: httpx.Response) -> str:
@@ -231,7 +231,7 @@ def _check(answer: httpx.Response, url: str, code: str) -> None:
         return
     said = f"the store answered {status} {answer.reason_phrase}".rstrip() + (f" ({code})" if code else "")
     if status == _TOO_MANY_REQUESTS or status in _SERVER_ERRORS:
-        raise _TryAgainError(said, retry_after=_retry_after(answer))
+        raise _TransientError(said, retry_after=_retry_after(answer))
     raise _failed(f"{without_query(url)}: {said}{_HINTS.get(status, '')}")
 
 

@@ -12,18 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final, TypedDict
 
-from fedpipe_trainer import memory, transfer
-from fedpipe_trainer.contract import (
-    Artifact,
-    EvaluateTask,
-    ExportTask,
-    FailureReason,
-    Measured,
-    ProfileTask,
-    Progress,
-    RunRef,
-    TrainTask,
-)
+from fedpipe_trainer import peak_memory, transfer
+from fedpipe_trainer.contract import Artifact, EvaluateTask, ExportTask, FailureReason, Measured, ProfileTask, Progress, RunRef, TrainTask
 from fedpipe_trainer.errors import TaskFailed
 
 AnyTask = ProfileTask | TrainTask | EvaluateTask | ExportTask
@@ -32,7 +22,7 @@ _SOFTWARE: Final = ("torch", "transformers", "peft", "bitsandbytes", "fedpipe")
 
 
 class Heading(TypedDict):
-    """The fields that every manifest begins with."""
+    """The fields that every result begins with."""
 
     run: RunRef
     site: str
@@ -63,7 +53,7 @@ class Workplace:
     _uploaded: int = 0
 
     def __post_init__(self) -> None:
-        memory.reset_peak()
+        peak_memory.reset_peak()
 
     def progress(self, progress: Progress) -> None:
         """Tell whoever watches how far the task is."""
@@ -99,7 +89,7 @@ class Workplace:
         return self._receive(url, to, sha256=None, optional=True) is not None
 
     def upload(self, path: Path, url: str) -> Artifact:
-        """Write a file to the store, whole or not at all; the artifact for the manifest."""
+        """Write a file to the store, whole or not at all; the artifact for the result."""
         with self.phase("transfer"):
             artifact = transfer.send(path, url)
         self._uploaded += artifact.size
@@ -109,15 +99,15 @@ class Workplace:
         """What the task cost so far."""
         self._settle()
         return Measured(
-            device=memory.device_name(),
-            peak_memory_bytes=memory.peak_bytes(),
+            device=peak_memory.device_name(),
+            peak_memory_bytes=peak_memory.peak_bytes(),
             seconds=dict(self._seconds),
             uploaded_bytes=self._uploaded,
             downloaded_bytes=self._downloaded,
         )
 
     def heading(self, task: AnyTask) -> Heading:
-        """What every manifest of this task begins with: `UpdateManifest(**workplace.heading(task), …)`."""
+        """What every result of this task begins with: `TrainResult(**workplace.heading(task), …)`."""
         return Heading(
             run=task.run,
             site=task.site,

@@ -1,7 +1,7 @@
 """The gate: what an update must be before it may touch the global model. A refusal costs that site the round and nothing else.
 
-It runs before aggregation, on every update, and trusts nothing that came from the site: first the manifest against the plan, then the
-bytes against the manifest, then the tensors against the plan. It streams: one weight's tensors are held at a time.
+It runs before aggregation, on every update, and trusts nothing that came from the site: first the result against the plan, then the
+bytes against the result, then the tensors against the plan. It streams: one weight's tensors are held at a time.
 """
 
 import math
@@ -15,8 +15,8 @@ from fedpipe_operator.aggregation import refusals
 from fedpipe_operator.aggregation.keys import factor_keys
 from fedpipe_operator.aggregation.tensors import Float32, MalformedError, Source, TensorFile, open_tensors, sha256_of
 from fedpipe_operator.aggregation.values import Float64
-from fedpipe_operator.records import RoundPlan, Verdict
-from fedpipe_trainer.contract import Outcome, RunRef, UpdateManifest
+from fedpipe_operator.rounds.records import RoundPlan, Verdict
+from fedpipe_trainer.contract import Outcome, RunRef, TrainResult
 
 _SCALE_TOLERANCE: Final = 1e-6
 
@@ -41,7 +41,7 @@ class _Refused(Exception):  # noqa: N818 (it is a verdict on its way up, not an 
         self.verdict = Verdict(accepted=False, reason=reason, message=message)
 
 
-def check(update: UpdateManifest, source: Source, expected: Expected) -> Verdict:
+def check(update: TrainResult, source: Source, expected: Expected) -> Verdict:
     """Accepted, or refused for a reason of `refusals.REASONS` with a message that says what, where, and found against expected.
 
     Bad bytes are refused, never raised; an OSError of the source itself is the caller's.
@@ -73,8 +73,8 @@ def _require_equal(reason: str, *, found: object, expected: object, what: str) -
         raise _Refused(reason, f"{what}: found {found}, expected {expected}")
 
 
-def _check_task(update: UpdateManifest, expected: Expected) -> None:
-    of = f"manifest of site {expected.site}"
+def _check_task(update: TrainResult, expected: Expected) -> None:
+    of = f"result of site {expected.site}"
     _require_equal(refusals.WRONG_RUN, found=update.run.to_json(), expected=expected.run.to_json(), what=f"{of}: run")
     _require_equal(refusals.WRONG_ROUND, found=update.round, expected=expected.plan.round, what=f"{of}: round")
     _require_equal(refusals.WRONG_SITE, found=update.site, expected=expected.site, what=f"{of}: site")
@@ -83,8 +83,8 @@ def _check_task(update: UpdateManifest, expected: Expected) -> None:
     _require_equal(refusals.WRONG_ATTEMPT, found=update.attempt, expected=expected.attempt, what=f"{of}: attempt")
 
 
-def _check_plan(update: UpdateManifest, expected: Expected) -> None:
-    of, plan = f"manifest of site {expected.site}", expected.plan.plans[expected.site]
+def _check_plan(update: TrainResult, expected: Expected) -> None:
+    of, plan = f"result of site {expected.site}", expected.plan.plans[expected.site]
     if update.outcome is not Outcome.COMPLETED or update.adapter is None:
         raise _Refused(refusals.NO_ADAPTER, f"{of}: outcome {update.outcome}, adapter {update.adapter}, expected a completed training")
     _require_equal(refusals.WRONG_BASE, found=update.fingerprint, expected=expected.plan.fingerprint, what=f"{of}: base fingerprint")
@@ -98,10 +98,10 @@ def _check_plan(update: UpdateManifest, expected: Expected) -> None:
             raise _Refused(refusals.WRONG_SCALE, f"{of}: scale of {weight}: found {scale}, expected {plan.scale(weight)}")
 
 
-def _check_bytes(update: UpdateManifest, source: Source, site: str) -> None:
+def _check_bytes(update: TrainResult, source: Source, site: str) -> None:
     vouched = update.adapter
     if vouched is None:
-        raise _Refused(refusals.NO_ADAPTER, f"manifest of site {site}: names no adapter")
+        raise _Refused(refusals.NO_ADAPTER, f"result of site {site}: names no adapter")
     of = f"adapter of site {site}"
     _require_equal(refusals.HASH_MISMATCH, found=source.size, expected=vouched.size, what=f"{of}: size in bytes")
     _require_equal(refusals.HASH_MISMATCH, found=sha256_of(source), expected=vouched.sha256, what=f"{of}: SHA-256")
@@ -128,7 +128,7 @@ def _check_tensors(tensors: TensorFile, expected: Expected) -> None:
         _require_equal(refusals.WRONG_DTYPE, found=entry.dtype, expected="F32", what=f"{of}: dtype of {key}")
 
 
-def _check_values(tensors: TensorFile, update: UpdateManifest, expected: Expected) -> None:
+def _check_values(tensors: TensorFile, update: TrainResult, expected: Expected) -> None:
     """Everything is finite, and the increment from the global adapter is bounded."""
     site, plan = expected.site, expected.plan
     squares = {key: _squared_step(_finite(tensors, key, site), expected.previous, key) for key in sorted(plan.head)}

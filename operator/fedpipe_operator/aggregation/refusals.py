@@ -21,16 +21,16 @@ NOT_FINITE: Final = "NotFinite"
 NORM_TOO_LARGE: Final = "NormTooLarge"
 
 REASONS: Final[dict[str, str]] = {
-    NO_ADAPTER: "The manifest reports no completed training with an adapter.",
-    WRONG_RUN: "The manifest belongs to another run.",
-    WRONG_ROUND: "The manifest belongs to another round.",
-    WRONG_SITE: "The manifest belongs to another site, or to one that has no plan in this round.",
-    WRONG_ATTEMPT: "The manifest belongs to another attempt.",
+    NO_ADAPTER: "The result reports no completed training with an adapter.",
+    WRONG_RUN: "The result belongs to another run.",
+    WRONG_ROUND: "The result belongs to another round.",
+    WRONG_SITE: "The result belongs to another site, or to one that has no plan in this round.",
+    WRONG_ATTEMPT: "The result belongs to another attempt.",
     WRONG_BASE: "The update was made on another base model.",
     NO_SAMPLES: "The site trained on no samples, so that its update has no weight.",
     WRONG_RANK: "The ranks are not the planned ones.",
     WRONG_SCALE: "The scales before B·A are not the planned ones.",
-    HASH_MISMATCH: "The adapter's bytes are not those that the manifest vouches for.",
+    HASH_MISMATCH: "The adapter's bytes are not those that the result vouches for.",
     MALFORMED: "The adapter is not a whole safetensors file.",
     UNKNOWN_KEY: "The adapter holds a tensor that the plan does not name.",
     MISSING_KEY: "The adapter lacks a tensor that the plan names.",

@@ -10,14 +10,14 @@ from functools import partial
 from typing import Final
 
 from fedpipe_operator.aggregation import gate
-from fedpipe_operator.aggregation.abreast import in_order
 from fedpipe_operator.aggregation.dense import average
 from fedpipe_operator.aggregation.keys import factor_keys
 from fedpipe_operator.aggregation.methods import METHODS
+from fedpipe_operator.aggregation.parallel import ordered_parallel_map
 from fedpipe_operator.aggregation.tensors import Sink, Source, TensorFile, TensorWriter, open_tensors
 from fedpipe_operator.aggregation.values import Factors, Merged, Method, Outline, Part, Share
-from fedpipe_operator.records import Contribution, RoundManifest, RoundPlan, Verdict
-from fedpipe_trainer.contract import Artifact, RunRef, UpdateManifest
+from fedpipe_operator.rounds.records import Contribution, RoundCommit, RoundPlan, Verdict
+from fedpipe_trainer.contract import Artifact, RunRef, TrainResult
 
 MAX_NORM: Final = 1e4
 """Default bound on an update's increment (Frobenius norm over all its tensors); a 7B base itself has a norm of some thousands."""
@@ -26,10 +26,10 @@ ADAPTER_NAME: Final = "adapter.safetensors"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A site's update as it lies in the store: the attempt it is filed under, its manifest, its adapter's bytes."""
+    """A site's update as it lies in the store: the attempt it is filed under, its result, its adapter's bytes."""
 
     attempt: int
-    manifest: UpdateManifest
+    result: TrainResult
     source: Source
 
 
@@ -60,17 +60,17 @@ class Rule:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """The gate's verdict on every candidate, and the round's manifest; None if too few were accepted (nothing is written then)."""
+    """The gate's verdict on every candidate, and the round's commit; None if too few were accepted (nothing is written then)."""
 
     verdicts: dict[str, Verdict]
-    manifest: RoundManifest | None
+    commit: RoundCommit | None
 
 
 @dataclass(frozen=True)
 class Accepted:
     """An update that passed the gate."""
 
-    manifest: UpdateManifest
+    result: TrainResult
     tensors: TensorFile
 
 
@@ -86,7 +86,7 @@ class Written:
 def aggregate_round(given: RoundInput, rule: Rule, sink: Sink) -> RoundResult:
     """Gate the candidates, and if at least `plan.needed` pass, write the new global adapter to `sink`.
 
-    The manifest's `seconds` is left at 0: the caller has the clock.
+    The result's `seconds` is left at 0: the caller has the clock.
 
     Raises:
         CannotAggregateError: the method cannot take these updates (nothing was written).
@@ -95,16 +95,16 @@ def aggregate_round(given: RoundInput, rule: Rule, sink: Sink) -> RoundResult:
     """
     before = open_tensors(given.previous) if given.previous else None
     sites = sorted(given.candidates)
-    verdicts = dict(zip(sites, in_order(lambda site: _judged(site, given, rule, before), sites, rule.threads), strict=True))
+    verdicts = dict(zip(sites, ordered_parallel_map(lambda site: _judged(site, given, rule, before), sites, rule.threads), strict=True))
     accepted = {
-        site: Accepted(given.candidates[site].manifest, open_tensors(given.candidates[site].source))
+        site: Accepted(given.candidates[site].result, open_tensors(given.candidates[site].source))
         for site, verdict in verdicts.items()
         if verdict.accepted
     }
     if len(accepted) < given.plan.needed:
         return RoundResult(verdicts, None)
     written = merge_adapters(given.plan, rule, accepted, before=before, sink=sink)
-    return RoundResult(verdicts, _manifest(plan=given.plan, rule=rule, accepted=accepted, verdicts=verdicts, written=written))
+    return RoundResult(verdicts, _round_commit(plan=given.plan, rule=rule, accepted=accepted, verdicts=verdicts, written=written))
 
 
 def merge_adapters(plan: RoundPlan, rule: Rule, accepted: Mapping[str, Accepted], *, before: TensorFile | None, sink: Sink) -> Written:
@@ -117,10 +117,10 @@ def merge_adapters(plan: RoundPlan, rule: Rule, accepted: Mapping[str, Accepted]
     ranks = {outline.weight: method.rank(outline, rule.max_rank) if outline.shares else outline.global_rank for outline in outlines}
     writer = TensorWriter(sink, _shapes(plan, ranks))
     for key in sorted(plan.head):
-        writer.write(key, average((site.manifest.samples, site.tensors.read(key)) for site in sites.values()))
+        writer.write(key, average((site.result.samples, site.tensors.read(key)) for site in sites.values()))
     truncated = {}
     adapted = [outline for outline in outlines if ranks[outline.weight]]
-    merges = in_order(lambda outline: _merged(outline, method, ranks[outline.weight], sites, before), adapted, rule.threads)
+    merges = ordered_parallel_map(lambda outline: _merged(outline, method, ranks[outline.weight], sites, before), adapted, rule.threads)
     for outline, merged in zip(adapted, merges, strict=True):
         for key, factor in zip(factor_keys(outline.weight), (merged.factors.a, merged.factors.b), strict=True):
             writer.write(key, factor)
@@ -131,15 +131,15 @@ def merge_adapters(plan: RoundPlan, rule: Rule, accepted: Mapping[str, Accepted]
 def _judged(site: str, given: RoundInput, rule: Rule, before: TensorFile | None) -> Verdict:
     candidate = given.candidates[site]
     expected = gate.Expected(run=given.run, plan=given.plan, site=site, attempt=candidate.attempt, max_norm=rule.max_norm, previous=before)
-    return gate.check(candidate.manifest, candidate.source, expected)
+    return gate.check(candidate.result, candidate.source, expected)
 
 
 def _outline(weight: str, plan: RoundPlan, sites: Mapping[str, Accepted], before: TensorFile | None) -> Outline:
     d_out, d_in = plan.weights[weight]
     shares = tuple(
-        Share(site=name, samples=site.manifest.samples, rank=rank)
+        Share(site=name, samples=site.result.samples, rank=rank)
         for name, site in sites.items()
-        if (rank := site.manifest.ranks.get(weight, 0))
+        if (rank := site.result.ranks.get(weight, 0))
     )
     held = before.entries.get(factor_keys(weight)[0]) if before else None
     return Outline(weight=weight, d_out=d_out, d_in=d_in, shares=shares, global_rank=held.shape[0] if held else 0)
@@ -163,7 +163,7 @@ def _merged(outline: Outline, method: Method, rank: int, sites: Mapping[str, Acc
 
 
 def _part(outline: Outline, share: Share, site: Accepted) -> Part:
-    return Part(share.samples, site.manifest.scales[outline.weight], _factors(site.tensors, outline.weight))
+    return Part(share.samples, site.result.scales[outline.weight], _factors(site.tensors, outline.weight))
 
 
 def _factors(tensors: TensorFile, weight: str) -> Factors:
@@ -171,23 +171,23 @@ def _factors(tensors: TensorFile, weight: str) -> Factors:
     return Factors(b=b, a=a)
 
 
-def _manifest(
+def _round_commit(
     *, plan: RoundPlan, rule: Rule, accepted: Mapping[str, Accepted], verdicts: Mapping[str, Verdict], written: Written
-) -> RoundManifest:
-    total = sum(site.manifest.samples for site in accepted.values())
-    return RoundManifest(
+) -> RoundCommit:
+    total = sum(site.result.samples for site in accepted.values())
+    return RoundCommit(
         round=plan.round,
         method=rule.method,
         adapter=written.adapter,
         ranks=written.ranks,
         head=plan.head,
-        contributions=tuple(_contribution(name, site.manifest, total) for name, site in sorted(accepted.items())),
+        contributions=tuple(_contribution(name, site.result, total) for name, site in sorted(accepted.items())),
         refused={site: verdict for site, verdict in verdicts.items() if not verdict.accepted},
         truncated_energy=written.truncated_energy,
         bytes_read=sum(site.tensors.source.size for site in accepted.values()),
     )
 
 
-def _contribution(site: str, manifest: UpdateManifest, total: int) -> Contribution:
-    sha256 = manifest.adapter.sha256 if manifest.adapter else ""
-    return Contribution(site=site, attempt=manifest.attempt, sha256=sha256, samples=manifest.samples, share=manifest.samples / total)
+def _contribution(site: str, result: TrainResult, total: int) -> Contribution:
+    sha256 = result.adapter.sha256 if result.adapter else ""
+    return Contribution(site=site, attempt=result.attempt, sha256=sha256, samples=result.samples, share=result.samples / total)

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedpipe_operator.api import FineTuneStatus, MetricStatus, PlanStatus, RoundStatus
-from fedpipe_operator.doors import JobState, SeenJob
+from fedpipe_operator.backend import JobState, JobStatus
 from fedpipe_operator.rounds import Event
 from fedpipe_operator.units import bytes_text, metric_text, seconds_text
 
@@ -64,7 +64,7 @@ class Display:
                 self._told_rounds.add(entry.round)
                 self.line(_round_line(entry, status.metric), style="bold")
 
-    def jobs(self, jobs: Mapping[str, SeenJob]) -> None:
+    def jobs(self, jobs: Mapping[str, JobStatus]) -> None:
         """The sites' lines."""
         if self._live:
             self._live.update(self._table(_newest_by_site(jobs.values())))
@@ -74,7 +74,7 @@ class Display:
                 self._told_jobs.add(name)
                 self.line(_job_line(seen), style="" if seen.state is JobState.SUCCEEDED else "yellow")
 
-    def _table(self, newest: Mapping[str, SeenJob]) -> Group:
+    def _table(self, newest: Mapping[str, JobStatus]) -> Group:
         table = Table.grid(padding=(0, 2))
         for site, seen in sorted(newest.items()):
             plan = self._plans.get(site)
@@ -95,13 +95,13 @@ def _round_line(entry: RoundStatus, metric: MetricStatus | None) -> str:
     )
 
 
-def _job_line(seen: SeenJob) -> str:
+def _job_line(seen: JobStatus) -> str:
     where = seen.job.site or "run"
     done = f"  {where:<14} {seen.job.kind} of round {seen.job.round}: {', '.join(filter(None, _cells(seen)))}"
     return done if seen.state is JobState.SUCCEEDED else f"{done} ({seen.reason}: {seen.message})"
 
 
-def _cells(seen: SeenJob) -> tuple[str, str, str, str]:
+def _cells(seen: JobStatus) -> tuple[str, str, str, str]:
     """State, step, loss and speed of a job."""
     progress = seen.progress
     state = _VERBS[seen.job.kind] if seen.state is JobState.RUNNING else seen.state.lower()
@@ -113,7 +113,7 @@ def _cells(seen: SeenJob) -> tuple[str, str, str, str]:
     return state, step, loss, speed
 
 
-def _newest_by_site(jobs: Iterable[SeenJob]) -> dict[str, SeenJob]:
+def _newest_by_site(jobs: Iterable[JobStatus]) -> dict[str, JobStatus]:
     """Each site's job at work, else the one started last."""
     order = sorted(jobs, key=lambda seen: (seen.state is JobState.RUNNING, seen.started_at))
     return {seen.job.site: seen for seen in order}

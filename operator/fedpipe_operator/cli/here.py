@@ -18,15 +18,15 @@ from fedpipe_operator.api.checks import matches
 from fedpipe_operator.cli.display import Display
 from fedpipe_operator.cli.files import load
 from fedpipe_operator.errors import FedPipeError
-from fedpipe_operator.local import LocalDoor
+from fedpipe_operator.local import LocalBackend
 from fedpipe_operator.local.outages import through_outages
-from fedpipe_operator.local.places import LocalMap
+from fedpipe_operator.local.placement import LocalPlacement
 from fedpipe_operator.local.run_folder import RunFolder
 from fedpipe_operator.local.session import Session
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.store.address import BucketAddress, DirectoryAddress
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 INTERRUPTED = 130
 S3 = Annotated[bool, typer.Option("--s3", help="Use spec.store, with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")]
@@ -40,7 +40,7 @@ class Options:
 
     output: Path
     volumes: Path
-    side_by_side: int = 1
+    max_concurrent: int = 1
     fresh: bool = False
     s3: bool = False
 
@@ -51,7 +51,7 @@ class Here:
 
     folder: RunFolder
     session: Session
-    door: LocalDoor
+    backend: LocalBackend
     display: Display
 
     def drive(self, sessions: Mapping[str, Session], until: Callable[[Session], bool] = lambda session: session.over) -> None:
@@ -64,11 +64,11 @@ class Here:
             return all(until(session) for session in sessions.values())
 
         while not self.patiently(turn):
-            self.display.jobs(self.door.observe())
-            self.door.wait(_TURN_SECONDS)
-        self.display.jobs(self.door.observe())
+            self.display.jobs(self.backend.observe())
+            self.backend.wait(_TURN_SECONDS)
+        self.display.jobs(self.backend.observe())
 
-    def patiently(self, call: Callable[[], Result]) -> Result:
+    def patiently(self, call: Callable[[], T]) -> T:
         """What the call gives, once the store lets it: an outage is waited through, and shown."""
         return through_outages(call, clock=time.time, wait=self._watch, say=lambda text: self.display.line(text, style="yellow"))
 
@@ -76,8 +76,8 @@ class Here:
         """Show for so many seconds how the jobs get on."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            self.display.jobs(self.door.observe())
-            self.door.wait(min(left, _TURN_SECONDS))
+            self.display.jobs(self.backend.observe())
+            self.backend.wait(min(left, _TURN_SECONDS))
 
 
 def load_one(paths: list[Path]) -> tuple[FederatedFineTune, list[EdgeSite]]:
@@ -103,18 +103,18 @@ def taken_up(resource: FederatedFineTune, sites: list[EdgeSite], options: Option
     """Lock the run's folder, open the door, show progress; let go of all of it at the end.
 
     Raises:
-        TellUser: the folder is in use, or of another spec.
+        UserError: the folder is in use, or of another spec.
     """
     folder = RunFolder(options.output, resource)
     with folder.locked():
         if options.fresh:
             folder.start_over()
         adopted = folder.adopt()
-        with _door(folder, options) as door, Display(console) as display:
+        with _backend(folder, options) as backend, Display(console) as display:
             session = Session(
                 run=Run(adopted, matching(adopted, sites)),
-                door=door,
-                map=LocalMap(options.volumes),
+                backend=backend,
+                placement=LocalPlacement(options.volumes),
                 address=address_of(adopted, folder, s3=options.s3),
                 resumed_at=time.time(),
                 on_status=_kept_and_shown(folder, display),
@@ -122,7 +122,7 @@ def taken_up(resource: FederatedFineTune, sites: list[EdgeSite], options: Option
             )
             session.store.list()  # an address or a key that is wrong from the start is told at once, not waited for
             display.status(adopted.status)
-            yield Here(folder, session, door, display)
+            yield Here(folder, session, backend, display)
 
 
 @contextmanager
@@ -162,13 +162,13 @@ def address_of(resource: FederatedFineTune, folder: RunFolder, *, s3: bool) -> D
 
 
 @contextmanager
-def _door(folder: RunFolder, options: Options) -> Iterator[LocalDoor]:
+def _backend(folder: RunFolder, options: Options) -> Iterator[LocalBackend]:
     """The door onto this machine; its processes end with it."""
-    door = LocalDoor(folder.path, side_by_side=options.side_by_side)
+    backend = LocalBackend(folder.path, max_concurrent=options.max_concurrent)
     try:
-        yield door
+        yield backend
     finally:
-        door.close()
+        backend.close()
 
 
 @contextmanager

@@ -10,22 +10,22 @@ from rich.table import Table
 from fedpipe_operator import names
 from fedpipe_operator.cli.here import S3, Options, endings, load_one, taken_up, volumes_beside
 from fedpipe_operator.local.session import Session
-from fedpipe_operator.objects import required_object
 from fedpipe_operator.planning import Plans, Row, rows
-from fedpipe_operator.records import RoundPlan
+from fedpipe_operator.rounds.records import RoundPlan
+from fedpipe_operator.store.objects import required_object
 
 
 def command(
     paths: Annotated[list[Path], typer.Argument(help="YAML files or folders: EdgeSites and one FederatedFineTune.")],
     output: Annotated[Path, typer.Option(help="Where the run's folder is made.")] = Path("runs"),
     volumes: Annotated[Path | None, typer.Option(help="Folder for the PersistentVolumeClaims; default: volumes/ beside the YAML.")] = None,
-    side_by_side: Annotated[int, typer.Option(min=1, help="Sites measured at the same time, as far as their claimed cores fit.")] = 2,
+    max_concurrent: Annotated[int, typer.Option(min=1, help="Sites measured at the same time, as far as their claimed cores fit.")] = 2,
     s3: S3 = False,
 ) -> None:
     """Measure the sites and explain the plan. `fedpipe run` goes on from there and does not measure again."""
     resource, sites = load_one(paths)
     console = Console()
-    options = Options(output, volumes or volumes_beside(paths[0]), side_by_side, s3=s3)
+    options = Options(output, volumes or volumes_beside(paths[0]), max_concurrent, s3=s3)
     with endings(console), taken_up(resource, sites, options, console) as here:
         here.drive({"run": here.session}, until=_is_planned)
         session = here.session

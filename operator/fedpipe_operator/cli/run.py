@@ -21,7 +21,7 @@ def command(
     paths: Annotated[list[Path], typer.Argument(help="YAML files or folders: EdgeSites and one FederatedFineTune.")],
     output: Annotated[Path, typer.Option(help="Where the run's folder is made.")] = Path("runs"),
     volumes: Annotated[Path | None, typer.Option(help="Folder for the PersistentVolumeClaims; default: volumes/ beside the YAML.")] = None,
-    side_by_side: Annotated[int, typer.Option(min=1, help="Sites at work at the same time, as far as their claimed cores fit.")] = 2,
+    max_concurrent: Annotated[int, typer.Option(min=1, help="Sites at work at the same time, as far as their claimed cores fit.")] = 2,
     rounds: Annotated[int | None, typer.Option(min=1, help="Use this instead of rounds.count.")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Use this instead of training.maxSteps.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Use this instead of training.seed.")] = None,
@@ -32,7 +32,7 @@ def command(
     """Run a fine-tune on this machine. Ctrl-C stops it cleanly; the same command goes on where it stopped."""
     resource, sites = load_one(paths)
     changed = _changed(resource, rounds=rounds, max_steps=max_steps, seed=seed)
-    options = Options(output, volumes or volumes_beside(paths[0]), side_by_side, fresh, s3)
+    options = Options(output, volumes or volumes_beside(paths[0]), max_concurrent, fresh, s3)
     console = Console()
     with endings(console):
         with taken_up(changed, sites, options, console) as here:

@@ -5,8 +5,8 @@ brings is reduced to small values (`seen`) and handed to a turn whole, so that a
 """
 
 from fedpipe_operator.cluster.api import Api, in_cluster
-from fedpipe_operator.cluster.runs import Runs, RunView
-from fedpipe_operator.cluster.seen import KubeJob, kube_job, kube_node
-from fedpipe_operator.cluster.sites import Sites, SiteView
+from fedpipe_operator.cluster.objects import KubeJob, kube_job, kube_node
+from fedpipe_operator.cluster.run_reconciler import RunReconciler, RunView
+from fedpipe_operator.cluster.site_reconciler import SiteReconciler, SiteView
 
-__all__ = ["Api", "KubeJob", "RunView", "Runs", "SiteView", "Sites", "in_cluster", "kube_job", "kube_node"]
+__all__ = ["Api", "KubeJob", "RunReconciler", "RunView", "SiteReconciler", "SiteView", "in_cluster", "kube_job", "kube_node"]

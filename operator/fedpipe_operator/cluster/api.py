@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 from kubernetes import client, config
 from urllib3.exceptions import HTTPError
 
-from fedpipe_operator.cluster.faults import of_answer, of_no_answer
+from fedpipe_operator.cluster.api_errors import of_answer, of_no_answer
 
 Plain = dict[str, Any]
 
@@ -54,7 +54,7 @@ SITES: Final = Kind("fedpipe.io", "v1alpha1", "edgesites")
 
 @dataclass
 class Api:
-    """The API server of one cluster. Safe for several threads. Raises `errors.TryAgain` or `errors.TellUser`."""
+    """The API server of one cluster. Safe for several threads. Raises `errors.TransientError` or `errors.UserError`."""
 
     client: client.ApiClient
 

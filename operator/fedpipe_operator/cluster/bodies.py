@@ -34,16 +34,16 @@ def read_status(body: Body, kind: type[Status]) -> Status:
         return kind()
 
 
-class Place(NamedTuple):
+class NamespacedName(NamedTuple):
     """Where an object is."""
 
     namespace: str
     name: str
 
 
-def place_of(body: Body) -> Place:
+def namespaced_name(body: Body) -> NamespacedName:
     """Where this object is."""
-    return Place(body["metadata"]["namespace"], body["metadata"]["name"])
+    return NamespacedName(body["metadata"]["namespace"], body["metadata"]["name"])
 
 
 def slim(body: Body) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from fedpipe_operator.cluster.seen import unix
+from fedpipe_operator.cluster.objects import unix
 from fedpipe_trainer.contract import FailureReason
 
 Body = Mapping[str, Any]

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from fedpipe_operator import kernels
-from fedpipe_operator.doors import Job, JobState, SeenJob
+from fedpipe_operator.aggregation import openblas
+from fedpipe_operator.backend import Job, JobState, JobStatus
 
-_SIDE_BY_SIDE: Final = 2
-_COMMAND: Final = (sys.executable, "-m", "fedpipe_operator.worker")
+_MAX_CONCURRENT: Final = 2
+_COMMAND: Final = (sys.executable, "-m", "fedpipe_operator.aggregation.worker")
 _STOPPED: Final = -9
 _KEPT_CHARACTERS: Final = 1000
 _NICENESS: Final = 10
@@ -41,9 +41,9 @@ class Workers:
     command: tuple[str, ...] = _COMMAND
     on_end: Callable[[str], None] = lambda _uid: None
     """Told the uid of the run whose process ended."""
-    _seen: dict[tuple[str, str], SeenJob] = field(default_factory=dict)
+    _seen: dict[tuple[str, str], JobStatus] = field(default_factory=dict)
     _processes: dict[tuple[str, str], subprocess.Popen[str]] = field(default_factory=dict)
-    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_SIDE_BY_SIDE, "aggregation"))
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_MAX_CONCURRENT, "aggregation"))
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self, uid: str, job: Job, task_json: str, *, environment: Mapping[str, str], seconds: float) -> None:
@@ -52,10 +52,10 @@ class Workers:
         with self._lock:
             if key in self._seen:
                 return
-            self._seen[key] = SeenJob(job=job, state=JobState.PENDING, started_at=self.clock(), message="an aggregation before it to end")
+            self._seen[key] = JobStatus(job=job, state=JobState.PENDING, started_at=self.clock(), message="an aggregation before it to end")
         self._pool.submit(self._work, key, _Work(task_json, environment, seconds))
 
-    def seen(self, uid: str) -> dict[str, SeenJob]:
+    def seen(self, uid: str) -> dict[str, JobStatus]:
         """The jobs of a run, by name, those that ended included."""
         with self._lock:
             return {name: seen for (of, name), seen in self._seen.items() if of == uid}
@@ -97,7 +97,7 @@ class Workers:
                 return None
             process = subprocess.Popen(  # noqa: S603 -- our own module
                 [*self.command, str(path)],
-                env=kernels.environment() | os.environ | dict(work.environment),
+                env=openblas.environment() | os.environ | dict(work.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,

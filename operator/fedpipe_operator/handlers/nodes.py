@@ -5,9 +5,9 @@ from typing import Any
 
 import kopf
 
-from fedpipe_operator.capacity import Node
 from fedpipe_operator.cluster import kube_node
-from fedpipe_operator.control import Control
+from fedpipe_operator.handlers.controller import Controller
+from fedpipe_operator.sites.capacity import Node
 
 Body = Mapping[str, Any]
 
@@ -21,8 +21,8 @@ async def nodes(body: Body, **_: Any) -> Mapping[None, Node]:
 @kopf.on.event("", "v1", "nodes")
 async def node_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
     """A node was listed, created, changed or deleted: what pools can carry may be another now."""
-    control: Control = memo.control
+    controller: Controller = memo.controller
     if type == "DELETED":
-        control.forget_node(kube_node(body))
+        controller.forget_node(kube_node(body))
     else:
-        control.see_node(kube_node(body))
+        controller.see_node(kube_node(body))

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from fedpipe_operator import kernels
-from fedpipe_operator.doors import Limits
-from fedpipe_operator.local.memory import resident_bytes
+from fedpipe_operator.aggregation import openblas
+from fedpipe_operator.backend import Limits
+from fedpipe_operator.local.memory_limit import resident_bytes
 
 _LAUNCHER = Path(__file__).with_name("launch.py")
 
@@ -54,7 +54,7 @@ class Child:
 
 def environment(inherited: Mapping[str, str], limits: Limits, *, for_operator: bool) -> dict[str, str]:
     """A child's environment: ours, its limits, and the store's credentials only where it works for the operator."""
-    own = kernels.environment() if for_operator else {}
+    own = openblas.environment() if for_operator else {}
     own |= {name: value for name, value in inherited.items() if for_operator or not name.startswith("AWS_")}
     if limits.memory_bytes is not None:
         own["FEDPIPE_MEMORY_LIMIT_BYTES"] = str(limits.memory_bytes)
@@ -80,7 +80,7 @@ def spawn(command: Sequence[str], *, env: Mapping[str, str], log: Path, lock: in
         )
 
 
-def tell(child: Child, line: str) -> None:
+def send_line(child: Child, line: str) -> None:
     """Write a line to its standard input, or close that where it takes no more."""
     # One that died meanwhile is reported by its reader.
     with contextlib.suppress(BrokenPipeError):
@@ -91,7 +91,7 @@ def tell(child: Child, line: str) -> None:
             child.input.close()
 
 
-def hang_up(child: Child) -> None:
+def close_pipes(child: Child) -> None:
     """Close the pipes of a process that is gone."""
     child.output.close()
     _end_input(child)

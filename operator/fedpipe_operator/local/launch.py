@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
-_CANNOT_RUN = 126  # as a shell has it; `outcomes` gives it its reason
+_CANNOT_RUN = 126  # as a shell has it; `exit_status` gives it its reason
 
 
 def main(parent: str, group: str, *command: str) -> None:

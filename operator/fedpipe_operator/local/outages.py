@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from fedpipe_operator.errors import TellUser, TryAgain
+from fedpipe_operator.errors import TransientError, UserError
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 LONGEST_SECONDS = 600.0
 """How long a run waits: a store that is started anew, a network that is mended. Jobs meanwhile use up their own deadlines."""
@@ -31,22 +31,20 @@ class Outage:
         return min(_FIRST_PAUSE_SECONDS * 2.0 ** (self.failures - 1), _LONGEST_PAUSE_SECONDS)
 
 
-def after(failure: TryAgain, before: Outage | None, now: float) -> Outage:
+def after(failure: TransientError, before: Outage | None, now: float) -> Outage:
     """The outage with one more failure in it.
 
     Raises:
-        TellUser: it has lasted too long. The reason is the failure's.
+        UserError: it has lasted too long. The reason is the failure's.
     """
     outage = Outage(now) if before is None else replace(before, failures=before.failures + 1)
     if now - outage.since < LONGEST_SECONDS:
         return outage
     waited = f"waited {LONGEST_SECONDS / 60:.0f} minutes for it; mend this, then the same command goes on from here"
-    raise TellUser(failure.reason, f"{failure.message}; {waited}") from failure
+    raise UserError(failure.reason, f"{failure.message}; {waited}") from failure
 
 
-def through_outages(
-    call: Callable[[], Result], *, clock: Callable[[], float], wait: Callable[[float], None], say: Callable[[str], None]
-) -> Result:
+def through_outages(call: Callable[[], T], *, clock: Callable[[], float], wait: Callable[[float], None], say: Callable[[str], None]) -> T:
     """What `call` gives, however often it says to try again.
 
     Args:
@@ -56,13 +54,13 @@ def through_outages(
         say: tells people, once when an outage begins and once when it ends.
 
     Raises:
-        TellUser: the call's own, or the outage has lasted too long.
+        UserError: the call's own, or the outage has lasted too long.
     """
     outage: Outage | None = None
     while True:
         try:
             result = call()
-        except TryAgain as failure:
+        except TransientError as failure:
             if outage is None:
                 say(f"store not reachable since {_hour(clock())}, waiting ({failure})")
             outage = after(failure, outage, clock())

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fedpipe_operator.api import FederatedFineTune, FineTuneStatus
-from fedpipe_operator.errors import TellUser
-from fedpipe_operator.local.inheritance import PROCESSES_LOCK, inherit
-from fedpipe_operator.objects import WireT, parsed, unreadable
+from fedpipe_operator.errors import UserError
+from fedpipe_operator.local.process_lock import PROCESSES_LOCK, acquire_process_lock
+from fedpipe_operator.store.objects import WireT, parsed, unreadable
 from fedpipe_trainer.contract import Wire
 
 _LOCK = "lock"
@@ -45,7 +45,7 @@ class RunFolder:
         """Keep every other process out of this folder.
 
         Raises:
-            TellUser: another `fedpipe run` of the same name is at work in it.
+            UserError: another `fedpipe run` of the same name is at work in it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -55,7 +55,7 @@ class RunFolder:
             except BlockingIOError:
                 holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
                 message = f"another fedpipe run (process {holder}) works in {self.path}: wait for it, stop it, or name another --output"
-                raise TellUser("RunInProgress", message) from None
+                raise UserError("RunInProgress", message) from None
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, str(os.getpid()).encode(), 0)
             yield
@@ -67,7 +67,7 @@ class RunFolder:
 
         A trainer that outlived a killed run is waited for: it may still be writing its checkpoint.
         """
-        os.close(inherit(self.path / PROCESSES_LOCK, _PATIENCE_SECONDS))
+        os.close(acquire_process_lock(self.path / PROCESSES_LOCK, _PATIENCE_SECONDS))
         for entry in self.path.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)
@@ -78,7 +78,7 @@ class RunFolder:
         """The run with this folder's uid and status; a new folder is made the run's own.
 
         Raises:
-            TellUser: the folder is of a run with another spec.
+            UserError: the folder is of a run with another spec.
         """
         origin = self._origin()
         metadata = self._resource.metadata.model_copy(update={"uid": origin.uid})
@@ -100,7 +100,7 @@ class RunFolder:
         origin = _read(file, Origin)
         if origin.spec_sha256 != sha256:
             message = f"{self.path} holds a run of the same name with another spec: give the run another name, or start over with --fresh"
-            raise TellUser("OtherSpec", message)
+            raise UserError("OtherSpec", message)
         return origin
 
     def _status(self) -> FineTuneStatus:

@@ -3,15 +3,16 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from fedpipe_operator import comparison, names
+from fedpipe_operator import names
 from fedpipe_operator.api import ConditionStatus, ConditionType, FineTuneStatus
-from fedpipe_operator.doors import Door
-from fedpipe_operator.objects import required_object
-from fedpipe_operator.reconcile import Map, Reconciler
-from fedpipe_operator.records import Comparison, RoundEvaluation, RoundManifest, RoundPlan
+from fedpipe_operator.backend import JobBackend
+from fedpipe_operator.reconcile.reconciler import Placement, Reconciler
+from fedpipe_operator.report import comparison
 from fedpipe_operator.rounds import Event, Run, exported_round, is_over
+from fedpipe_operator.rounds.records import Comparison, RoundCommit, RoundEvaluation, RoundPlan
 from fedpipe_operator.store import Store
 from fedpipe_operator.store.address import StoreAddress, below, open_store
+from fedpipe_operator.store.objects import required_object
 
 
 @dataclass
@@ -19,8 +20,8 @@ class Session:
     """One run, its reconciler and its newest status. It is the run's own voice: the status is kept here."""
 
     run: Run
-    door: Door
-    map: Map
+    backend: JobBackend
+    placement: Placement
     address: StoreAddress
     resumed_at: float
     on_status: Callable[[FineTuneStatus], None] = lambda _status: None
@@ -31,7 +32,12 @@ class Session:
     def __post_init__(self) -> None:
         self.store = open_store(self.address)
         self._reconciler = Reconciler(
-            door=self.door, store=self.store, address=self.address, map=self.map, voice=self, resumed_at=self.resumed_at
+            backend=self.backend,
+            store=self.store,
+            address=self.address,
+            placement=self.placement,
+            status_writer=self,
+            resumed_at=self.resumed_at,
         )
 
     @property
@@ -54,7 +60,7 @@ class Session:
         self.run = replace(run, resource=run.resource.model_copy(update={"status": status}))
         self.on_status(status)
 
-    def tell(self, run: Run, event: Event) -> None:
+    def record_event(self, run: Run, event: Event) -> None:
         """Pass the event on."""
         del run
         self.on_event(event)
@@ -64,7 +70,7 @@ def sessions_alone(parent: Session) -> dict[str, Session]:
     """A session for each site alone, ready for its turns; by site. What an earlier process began is gone on with."""
     first = required_object(parent.store, names.round_plan(1), RoundPlan)
     base = required_object(parent.store, names.round_evaluation(0), RoundEvaluation)
-    commits = {round_: required_object(parent.store, names.round_manifest(round_), RoundManifest) for round_ in _rounds(parent)}
+    commits = {round_: required_object(parent.store, names.round_commit(round_), RoundCommit) for round_ in _rounds(parent)}
     trained = {site: comparison.rounds_trained(site, commits) for site in first.plans}
     return {site: _alone(parent, site, rounds, first, base) for site, rounds in trained.items() if rounds > 0}
 
@@ -87,8 +93,8 @@ def compare(parent: Session, alone: Mapping[str, Session]) -> Comparison:
 def _alone(parent: Session, site: str, rounds: int, first: RoundPlan, base: RoundEvaluation) -> Session:
     session = Session(
         run=comparison.alone(parent.run, site, rounds),
-        door=parent.door,
-        map=parent.map,
+        backend=parent.backend,
+        placement=parent.placement,
         address=below(parent.address, names.alone_folder(site)),
         resumed_at=parent.resumed_at,
     )

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from fedpipe_operator.doors import Job
+from fedpipe_operator.backend import Job
 from fedpipe_operator.manifests.jobs import job_around
 from fedpipe_operator.manifests.metadata import metadata
 from fedpipe_operator.manifests.pods import task_argument, task_pod
@@ -23,7 +23,7 @@ def aggregation_job(run: Run, job: Job, settings: Settings) -> Plain:
     container = {
         "name": "worker",
         "image": settings.operator_image,
-        "command": ["python", "-m", "fedpipe_operator.worker"],
+        "command": ["python", "-m", "fedpipe_operator.aggregation.worker"],
         "args": [task_argument()],
         # Its last words say what is wrong with the store. A trainer's stay in its log: they may quote data.
         "terminationMessagePolicy": "FallbackToLogsOnError",

@@ -4,7 +4,7 @@ import math
 from typing import Any, Final
 
 from fedpipe_operator.api import seconds
-from fedpipe_operator.doors import Job
+from fedpipe_operator.backend import Job
 from fedpipe_operator.manifests.metadata import metadata
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.settings import Settings

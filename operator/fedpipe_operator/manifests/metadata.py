@@ -3,16 +3,8 @@
 from typing import Any
 
 from fedpipe_operator.api import API_VERSION
-from fedpipe_operator.api.meta import (
-    LABEL_ATTEMPT,
-    LABEL_ROUND,
-    LABEL_RUN,
-    LABEL_RUN_UID,
-    LABEL_SITE,
-    LABEL_TASK,
-    QUEUE_PREFIX,
-)
-from fedpipe_operator.doors import Job
+from fedpipe_operator.api.meta import LABEL_ATTEMPT, LABEL_ROUND, LABEL_RUN, LABEL_RUN_UID, LABEL_SITE, LABEL_TASK, QUEUE_PREFIX
+from fedpipe_operator.backend import Job
 from fedpipe_operator.rounds import Run
 
 Plain = dict[str, Any]

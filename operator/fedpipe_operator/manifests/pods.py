@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from fedpipe_operator.doors import Job
+from fedpipe_operator.backend import Job
 from fedpipe_operator.manifests.metadata import TASK_FILE
 from fedpipe_operator.settings import Settings
 

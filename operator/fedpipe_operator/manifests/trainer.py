@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from fedpipe_operator.api import EdgeSite, amount
 from fedpipe_operator.api.edgesite import PodOverrides
-from fedpipe_operator.doors import Job, Limits
+from fedpipe_operator.backend import Job, Limits
 from fedpipe_operator.manifests.jobs import job_around
 from fedpipe_operator.manifests.metadata import metadata
 from fedpipe_operator.manifests.pods import SCRATCH, overridden, task_argument, task_pod

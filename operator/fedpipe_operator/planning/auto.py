@@ -13,7 +13,7 @@ from fedpipe_operator.planning.candidates import Candidate, Request, plan_of, un
 from fedpipe_operator.planning.plans import Plans
 from fedpipe_operator.planning.preference import preference
 from fedpipe_operator.planning.reasons import why, why_excluded
-from fedpipe_operator.sites import SiteProfile
+from fedpipe_operator.sites.profile import SiteProfile
 
 
 def auto(request: Request, sites: Mapping[str, SiteProfile]) -> Plans:

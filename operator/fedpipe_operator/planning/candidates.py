@@ -13,7 +13,7 @@ from fedpipe_operator.api import FineTuneSpec, seconds
 from fedpipe_operator.planning.duration import fixed_seconds, global_bytes, step_seconds, wire_bytes
 from fedpipe_operator.planning.memory import Terms, predict_peak
 from fedpipe_operator.planning.sizes import uniform_ranks
-from fedpipe_operator.sites import SiteProfile
+from fedpipe_operator.sites.profile import SiteProfile
 from fedpipe_trainer.contract import Bits, Forecast, Plan
 
 MEMORY_SHARE: Final = 0.85

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Final
 
 from fedpipe_operator.planning.sizes import WIRE_BYTES, adapter_parameters, head_parameters, uniform_ranks
-from fedpipe_operator.sites import SiteProfile
+from fedpipe_operator.sites.profile import SiteProfile
 from fedpipe_trainer.contract import Bits
 
 BITS_PER_BYTE: Final = 8

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedpipe_operator.planning.sizes import head_shapes
-from fedpipe_operator.sites import SiteProfile
+from fedpipe_operator.sites.profile import SiteProfile
 from fedpipe_trainer.contract import Objective, SequenceClassification
 
 _SHOWN = 12

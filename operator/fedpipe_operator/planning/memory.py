@@ -15,7 +15,7 @@ from typing import Final
 from fedpipe_operator.planning.activations import activation_bytes, element_bytes
 from fedpipe_operator.planning.calibration import Calibration, Observation, calibrate
 from fedpipe_operator.planning.sizes import WIRE_BYTES, adapter_parameters, head_parameters, head_shapes, uniform_ranks
-from fedpipe_operator.sites import SiteProfile
+from fedpipe_operator.sites.profile import SiteProfile
 from fedpipe_trainer.contract import Bits
 
 _TRAINED_BYTES: Final = 16

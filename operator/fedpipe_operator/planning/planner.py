@@ -8,7 +8,7 @@ from fedpipe_operator.planning.auto import auto
 from fedpipe_operator.planning.candidates import Request
 from fedpipe_operator.planning.plans import Plans
 from fedpipe_operator.planning.uniform import uniform
-from fedpipe_operator.sites import SiteProfile
+from fedpipe_operator.sites.profile import SiteProfile
 
 MODES: Final[Mapping[PlanningMode, Callable[[Request, Mapping[str, SiteProfile]], Plans]]] = {
     PlanningMode.AUTO: auto,

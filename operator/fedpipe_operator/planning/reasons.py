@@ -6,7 +6,7 @@ Bits, batch and rank are chosen in this order, so the better options of one are 
 from collections.abc import Sequence
 
 from fedpipe_operator.planning.candidates import MEMORY_SHARE, Candidate, Request
-from fedpipe_operator.sites import SiteProfile
+from fedpipe_operator.sites.profile import SiteProfile
 from fedpipe_operator.units import bytes_text, seconds_text, whole_percent
 
 

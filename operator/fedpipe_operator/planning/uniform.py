@@ -10,7 +10,7 @@ from fedpipe_operator.planning.candidates import Candidate, Request, plan_of, un
 from fedpipe_operator.planning.plans import Plans
 from fedpipe_operator.planning.preference import preference
 from fedpipe_operator.planning.reasons import why_excluded, why_not_like_the_others, why_uniform
-from fedpipe_operator.sites import SiteProfile
+from fedpipe_operator.sites.profile import SiteProfile
 
 _Key = tuple[int, int, int]
 """Bits, batch, rank: what is the same at all sites."""

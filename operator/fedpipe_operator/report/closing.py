@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedpipe_operator.api import LOWER_IS_BETTER, MetricName
-from fedpipe_operator.records import Comparison, RoundEvaluation
+from fedpipe_operator.rounds.records import Comparison, RoundEvaluation
 from fedpipe_operator.rounds.target import value_of
 from fedpipe_operator.units import TITLES, count_text, excerpt, metric_text
 from fedpipe_trainer.contract import Sample

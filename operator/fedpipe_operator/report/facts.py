@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedpipe_operator.api import Condition, ConditionStatus, ConditionType, MetricName, primary_metric
-from fedpipe_operator.records import Comparison
 from fedpipe_operator.report.closing import best_value
 from fedpipe_operator.report.record import RunRecord
+from fedpipe_operator.rounds.records import Comparison
 from fedpipe_operator.rounds.target import value_of
 from fedpipe_operator.units import TITLES, metric_text, spans
-from fedpipe_trainer.contract import Outcome, Plan, ProfileManifest, Sample
+from fedpipe_trainer.contract import Outcome, Plan, ProfileResult, Sample
 
 NO_UPDATE = "no update came before the round went on"
 
@@ -45,7 +45,7 @@ class SiteRow:
     """One site: what was measured there and what was planned for it. Either may be missing."""
 
     site: str
-    profile: ProfileManifest | None
+    profile: ProfileResult | None
     plan: Plan | None
 
     @property
@@ -182,8 +182,8 @@ def _without_update(record: RunRecord, round_: int) -> dict[str, str]:
 
 def shown_samples(record: RunRecord) -> list[tuple[str, Sample]]:
     """The documents sites were asked to show, with the site, as the exported round answered them; none before round 1."""
-    manifests = record.site_evaluations.get(record.result.round, {}) if record.result else {}
-    return [(site, sample) for site, manifest in sorted(manifests.items()) for sample in manifest.examples]
+    results = record.site_evaluations.get(record.result.round, {}) if record.result else {}
+    return [(site, sample) for site, result in sorted(results.items()) for sample in result.examples]
 
 
 def train_samples(record: RunRecord) -> dict[str, int]:

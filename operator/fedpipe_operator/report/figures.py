@@ -10,11 +10,11 @@ from html import escape
 from typing import Any
 
 from fedpipe_operator.api import MetricName
-from fedpipe_operator.records import RoundEvaluation
 from fedpipe_operator.report.closing import best_value
 from fedpipe_operator.report.facts import metric_of
 from fedpipe_operator.report.palette import FEDERATED, MUTED, site_colour, site_dash
 from fedpipe_operator.report.record import RunRecord
+from fedpipe_operator.rounds.records import RoundEvaluation
 from fedpipe_operator.rounds.target import value_of
 from fedpipe_operator.units import SHARES, TITLES
 

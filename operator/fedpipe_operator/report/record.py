@@ -11,11 +11,11 @@ from typing import TypeVar
 
 from fedpipe_operator import names
 from fedpipe_operator.api import FederatedFineTune
-from fedpipe_operator.objects import parsed
-from fedpipe_operator.records import Comparison, RoundEvaluation, RoundManifest, RoundPlan, Verdict
 from fedpipe_operator.rounds import exported_round
+from fedpipe_operator.rounds.records import Comparison, RoundCommit, RoundEvaluation, RoundPlan, Verdict
 from fedpipe_operator.store import Store
-from fedpipe_trainer.contract import EvaluationManifest, ExportManifest, ProfileManifest, UpdateManifest, Wire
+from fedpipe_operator.store.objects import parsed
+from fedpipe_trainer.contract import EvaluateResult, ExportResult, ProfileResult, TrainResult, Wire
 
 Read = TypeVar("Read", bound=Wire)
 
@@ -26,16 +26,16 @@ class RunRecord:
 
     run: FederatedFineTune
     plans: dict[int, RoundPlan] = field(default_factory=dict)
-    updates: dict[int, dict[str, UpdateManifest]] = field(default_factory=dict)
+    updates: dict[int, dict[str, TrainResult]] = field(default_factory=dict)
     """By round and site: the update that contributed, else the site's last one, refused or failed."""
     verdicts: dict[int, dict[str, Verdict]] = field(default_factory=dict)
     """By round and site: what the gate said of that update."""
-    rounds: dict[int, RoundManifest] = field(default_factory=dict)
+    rounds: dict[int, RoundCommit] = field(default_factory=dict)
     """The committed rounds."""
     evaluations: dict[int, RoundEvaluation] = field(default_factory=dict)
-    site_evaluations: dict[int, dict[str, EvaluationManifest]] = field(default_factory=dict)
-    profiles: dict[str, ProfileManifest] = field(default_factory=dict)
-    export: ExportManifest | None = None
+    site_evaluations: dict[int, dict[str, EvaluateResult]] = field(default_factory=dict)
+    profiles: dict[str, ProfileResult] = field(default_factory=dict)
+    export: ExportResult | None = None
     comparison: Comparison | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
     """By key: why an object of the run could not be read."""
@@ -63,18 +63,18 @@ def read_record(run: FederatedFineTune, store: Store) -> RunRecord:
     """Everything the store holds of this run. The store's keys are relative to the run."""
     shelf = _Shelf(store, frozenset(store.list()))
     rounds = shelf.rounds()
-    commits = shelf.by_round(rounds, names.round_manifest, RoundManifest)
+    commits = shelf.by_round(rounds, names.round_commit, RoundCommit)
     chosen = {round_: _attempts(shelf, round_, commits.get(round_)) for round_ in rounds}
     return RunRecord(
         run=run,
         plans=shelf.by_round(rounds, names.round_plan, RoundPlan),
-        updates=_by_round_and_site(shelf, chosen, key_of=names.update_manifest, kind=UpdateManifest),
+        updates=_by_round_and_site(shelf, chosen, key_of=names.update_result, kind=TrainResult),
         verdicts=_by_round_and_site(shelf, chosen, key_of=names.update_verdict, kind=Verdict),
         rounds=commits,
         evaluations=shelf.by_round(rounds, names.round_evaluation, RoundEvaluation),
         site_evaluations={round_: found for round_ in rounds if (found := _site_evaluations(shelf, round_))},
-        profiles=shelf.by_site("profile", names.profile_manifest, ProfileManifest),
-        export=shelf.newest(names.export_manifest, ExportManifest),
+        profiles=shelf.by_site("profile", names.profile_result, ProfileResult),
+        export=shelf.newest(names.export_result, ExportResult),
         comparison=shelf.take(names.COMPARISON, Comparison),
         unreadable=shelf.unreadable,
     )
@@ -128,11 +128,9 @@ class _Shelf:
         return {site: value for site, value in found.items() if value is not None}
 
 
-def _attempts(shelf: _Shelf, round_: int, commit: RoundManifest | None) -> dict[str, int]:
+def _attempts(shelf: _Shelf, round_: int, commit: RoundCommit | None) -> dict[str, int]:
     """By site, the attempt a reader wants to see: the one that contributed, else the newest."""
-    newest = {
-        site: shelf.last(partial(names.update_manifest, round_, site)) for site in shelf.sites(f"{names.round_folder(round_)}/updates")
-    }
+    newest = {site: shelf.last(partial(names.update_result, round_, site)) for site in shelf.sites(f"{names.round_folder(round_)}/updates")}
     contributed = {} if commit is None else {part.site: part.attempt for part in commit.contributions}
     return {site: attempt for site, attempt in (newest | contributed).items() if attempt is not None}
 
@@ -149,6 +147,6 @@ def _by_round_and_site(
     return table
 
 
-def _site_evaluations(shelf: _Shelf, round_: int) -> dict[str, EvaluationManifest]:
+def _site_evaluations(shelf: _Shelf, round_: int) -> dict[str, EvaluateResult]:
     folder = f"{names.round_folder(round_)}/evaluations"
-    return shelf.by_site(folder, partial(names.evaluation_manifest, round_), EvaluationManifest)
+    return shelf.by_site(folder, partial(names.evaluation_result, round_), EvaluateResult)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from fedpipe_operator.api import FineTuneStatus
-from fedpipe_operator.records import RoundEvaluation, RoundPlan, UpdateRef
+from fedpipe_operator.rounds.records import RoundEvaluation, RoundPlan, UpdateRef
 
 
 @dataclass(frozen=True)
@@ -93,5 +93,5 @@ class Decision:
     status: FineTuneStatus
     actions: tuple[Action, ...] = ()
     events: tuple[Event, ...] = ()
-    look_again_at: float | None = None
+    requeue_at: float | None = None
     """Unix seconds: when to look even if nothing is heard; None when the run is over or paused."""

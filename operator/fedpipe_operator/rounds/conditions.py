@@ -9,7 +9,7 @@ from fedpipe_operator.api import Condition, ConditionStatus
 _MESSAGE_MAX: Final = 4096
 
 
-class Told(NamedTuple):
+class Observation(NamedTuple):
     """One observation."""
 
     type: str
@@ -18,14 +18,14 @@ class Told(NamedTuple):
     message: str = ""
 
 
-def conditions_of(told: Iterable[Told], before: Iterable[Condition], *, generation: int, now: float) -> tuple[Condition, ...]:
+def conditions_of(told: Iterable[Observation], before: Iterable[Condition], *, generation: int, now: float) -> tuple[Condition, ...]:
     """These observations as conditions; `before` are those of the status so far, and what is not told of is kept from it."""
     known = {condition.type: condition for condition in before}
     made = {one.type: _condition(one, known.get(one.type), generation, now) for one in told}
     return tuple((known | made).values())
 
 
-def _condition(told: Told, before: Condition | None, generation: int, now: float) -> Condition:
+def _condition(told: Observation, before: Condition | None, generation: int, now: float) -> Condition:
     status = ConditionStatus.TRUE if told.is_true else ConditionStatus.FALSE
     unchanged = before is not None and before.status is status
     return Condition(

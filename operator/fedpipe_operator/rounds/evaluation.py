@@ -3,18 +3,18 @@
 import math
 from collections.abc import Iterable, Mapping
 
-from fedpipe_operator.records import RoundEvaluation, SiteEvaluation
-from fedpipe_trainer.contract import EvaluationManifest, perplexity_of
+from fedpipe_operator.rounds.records import RoundEvaluation, SiteEvaluation
+from fedpipe_trainer.contract import EvaluateResult, perplexity_of
 
 
-def union(round_: int, results: Mapping[str, EvaluationManifest], missing: Mapping[str, str], now: float) -> RoundEvaluation:
+def union(round_: int, results: Mapping[str, EvaluateResult], missing: Mapping[str, str], now: float) -> RoundEvaluation:
     """One evaluation from the sites' own.
 
     The loss is a mean over targets (tokens or labels) and is weighted by them; perplexity is its exponential. Other
     metrics are weighted by samples: exact for accuracy and slot errors per prompt, a mean of the sites' values for
     metrics of a whole set (macroF1, BLEU), which no weighting makes that of the union.
     """
-    sites = {site: _site(manifest) for site, manifest in sorted(results.items())}
+    sites = {site: _site(result) for site, result in sorted(results.items())}
     loss = _mean((site.loss, site.targets) for site in sites.values())
     names = sorted({name for site in sites.values() for name in site.metrics})
     metrics = {name: _mean((site.metrics.get(name), site.samples) for site in sites.values()) for name in names}
@@ -30,8 +30,8 @@ def union(round_: int, results: Mapping[str, EvaluationManifest], missing: Mappi
     )
 
 
-def _site(manifest: EvaluationManifest) -> SiteEvaluation:
-    return SiteEvaluation(samples=manifest.samples, targets=manifest.targets, loss=manifest.loss, metrics=manifest.metrics)
+def _site(result: EvaluateResult) -> SiteEvaluation:
+    return SiteEvaluation(samples=result.samples, targets=result.targets, loss=result.loss, metrics=result.metrics)
 
 
 def _mean(weighted: Iterable[tuple[float | None, int]]) -> float | None:

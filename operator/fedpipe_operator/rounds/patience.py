@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from fedpipe_operator.records import RoundEvaluation
+from fedpipe_operator.rounds.records import RoundEvaluation
 from fedpipe_operator.rounds.target import better, value_of
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from fedpipe_operator.api import FederatedFineTune
 from fedpipe_operator.api.finetune import FineTuneSpec
-from fedpipe_operator.errors import TellUser
+from fedpipe_operator.errors import UserError
 
 FIXED: Final = ("model", "task", "store", "planning", "aggregation.method")
 """Fields of the spec; all others may change."""
@@ -27,8 +27,8 @@ def require_unchanged(resource: FederatedFineTune) -> None:
     """Refuse a run whose fixed fields are others than those it began with.
 
     Raises:
-        TellUser: `SpecChanged`.
+        UserError: `SpecChanged`.
     """
     if resource.status.revision not in ("", revision_of(resource.spec)):
         fields = ", ".join(f"spec.{field}" for field in FIXED)
-        raise TellUser("SpecChanged", f"one of {fields} is another than when the run began: set it back, or create another run")
+        raise UserError("SpecChanged", f"one of {fields} is another than when the run began: set it back, or create another run")

@@ -14,12 +14,12 @@ from fedpipe_operator.api import (
     primary_metric,
 )
 from fedpipe_operator.planning import plan_status
-from fedpipe_operator.records import RoundEvaluation, RoundManifest, RoundPlan
 from fedpipe_operator.rounds.actions import Event
 from fedpipe_operator.rounds.attempts import Done
-from fedpipe_operator.rounds.conditions import Told, conditions_of
+from fedpipe_operator.rounds.conditions import Observation, conditions_of
+from fedpipe_operator.rounds.records import RoundCommit, RoundEvaluation, RoundPlan
 from fedpipe_operator.rounds.revision import revision_of
-from fedpipe_operator.rounds.stages import End, Look, Step, training_standings
+from fedpipe_operator.rounds.stages import End, StageContext, Step, training_states
 from fedpipe_operator.rounds.target import value_of
 
 _SENTENCE = 1024
@@ -30,20 +30,22 @@ HISTORY = 10
 """Finished rounds that the status keeps; the store has all."""
 
 
-def status_of(look: Look, step: Step) -> FineTuneStatus:
+def status_of(context: StageContext, step: Step) -> FineTuneStatus:
     """The whole status after this step."""
-    plan = _newest_plan(look)
+    plan = _newest_plan(context)
     return FineTuneStatus(
-        observed_generation=look.run.resource.metadata.generation,
-        revision=look.run.resource.status.revision or revision_of(look.run.spec),
-        conditions=_conditions(look, step),
-        round=look.seen.round if step.end is None else max(look.seen.commits, default=0),
-        quorum=_quorum(look),
-        metric=_metric(look),
+        observed_generation=context.run.resource.metadata.generation,
+        revision=context.run.resource.status.revision or revision_of(context.run.spec),
+        conditions=_conditions(context, step),
+        round=context.observed.round if step.end is None else max(context.observed.commits, default=0),
+        quorum=_quorum(context),
+        metric=_metric(context),
         plans=tuple(plan_status(site, plan.plans[site]) for site in sorted(plan.plans)[:100]) if plan else (),
         excluded={site: why[:_SENTENCE] for site, why in sorted(plan.excluded.items())[:100]} if plan else {},
-        history=tuple(_history(look, round_) for round_ in sorted(look.seen.commits)[-HISTORY:] if round_ in look.seen.evaluations),
-        export=names.EXPORT_ADAPTER if step.end is End.SUCCEEDED and look.run.spec.export.adapter else "",
+        history=tuple(
+            _history(context, round_) for round_ in sorted(context.observed.commits)[-HISTORY:] if round_ in context.observed.evaluations
+        ),
+        export=names.EXPORT_ADAPTER if step.end is End.SUCCEEDED and context.run.spec.export.adapter else "",
     )
 
 
@@ -66,45 +68,47 @@ def _round_event(entry: RoundStatus) -> Event:
     return Event("RoundCompleted", f"round {entry.round}: {entry.quorum} updates{lost}", warning=bool(entry.left_out))
 
 
-def _conditions(look: Look, step: Step) -> tuple[Condition, ...]:
-    profiled = _profiled(look, step)
-    planned = max(look.seen.round, 1) in look.seen.plans
-    suspended = look.run.spec.suspend and step.end is None
+def _conditions(context: StageContext, step: Step) -> tuple[Condition, ...]:
+    profiled = _profiled(context, step)
+    planned = max(context.observed.round, 1) in context.observed.plans
+    suspended = context.run.spec.suspend and step.end is None
     ended, failed = step.end is not None, step.end is End.FAILED
     succeeded = ended and not failed
     told = (
-        Told(ConditionType.VALID, True, Reason.SPEC_VALID),
-        _told_profiled(look, profiled=profiled),
-        Told(ConditionType.PLANNED, planned, Reason.ROUND_PLANNED if planned else Reason.WAITING),
-        Told(ConditionType.PROGRESSING, not (ended or suspended), step.reason, step.message),
+        Observation(ConditionType.VALID, True, Reason.SPEC_VALID),
+        _told_profiled(context, profiled=profiled),
+        Observation(ConditionType.PLANNED, planned, Reason.ROUND_PLANNED if planned else Reason.WAITING),
+        Observation(ConditionType.PROGRESSING, not (ended or suspended), step.reason, step.message),
         _told_suspended(step, suspended=suspended),
-        Told(ConditionType.SUCCEEDED, succeeded, step.reason if succeeded else Reason.NOT_FINISHED, step.message if succeeded else ""),
-        Told(ConditionType.FAILED, failed, step.reason if failed else Reason.NOT_FAILED, step.message if failed else ""),
-        Told(ConditionType.READY, succeeded, step.reason, step.message),
+        Observation(
+            ConditionType.SUCCEEDED, succeeded, step.reason if succeeded else Reason.NOT_FINISHED, step.message if succeeded else ""
+        ),
+        Observation(ConditionType.FAILED, failed, step.reason if failed else Reason.NOT_FAILED, step.message if failed else ""),
+        Observation(ConditionType.READY, succeeded, step.reason, step.message),
     )
-    resource = look.run.resource
-    return conditions_of(told, resource.status.conditions, generation=resource.metadata.generation, now=look.now)
+    resource = context.run.resource
+    return conditions_of(told, resource.status.conditions, generation=resource.metadata.generation, now=context.now)
 
 
-def _told_suspended(step: Step, *, suspended: bool) -> Told:
+def _told_suspended(step: Step, *, suspended: bool) -> Observation:
     reason = Reason.SUSPENDED_BY_SPEC if suspended else Reason.NOT_SUSPENDED
-    return Told(ConditionType.SUSPENDED, suspended, reason, step.message if suspended else "")
+    return Observation(ConditionType.SUSPENDED, suspended, reason, step.message if suspended else "")
 
 
-def _told_profiled(look: Look, *, profiled: bool) -> Told:
-    left_out = _excluded(look)
+def _told_profiled(context: StageContext, *, profiled: bool) -> Observation:
+    left_out = _excluded(context)
     reason = (Reason.SITES_LEFT_OUT if left_out else Reason.ALL_PROFILED) if profiled else Reason.PROFILING
-    return Told(ConditionType.PROFILED, profiled, reason, left_out)
+    return Observation(ConditionType.PROFILED, profiled, reason, left_out)
 
 
-def _profiled(look: Look, step: Step) -> bool:
-    return bool(look.seen.plans) or (step.reason is not Reason.PROFILING and bool(look.seen.profiles))
+def _profiled(context: StageContext, step: Step) -> bool:
+    return bool(context.observed.plans) or (step.reason is not Reason.PROFILING and bool(context.observed.profiles))
 
 
-def held_up(status: FineTuneStatus, reason: str, message: str, *, generation: int, now: float) -> FineTuneStatus:
+def blocked(status: FineTuneStatus, reason: str, message: str, *, generation: int, now: float) -> FineTuneStatus:
     """The status of a run that cannot go on for now: what it waits for is told, and all else stays as it was. Its spec could be read."""
-    waits = (Told(ConditionType.PROGRESSING, False, reason, message), Told(ConditionType.READY, False, reason, message))
-    told = (Told(ConditionType.VALID, True, Reason.SPEC_VALID), *waits)
+    waits = (Observation(ConditionType.PROGRESSING, False, reason, message), Observation(ConditionType.READY, False, reason, message))
+    told = (Observation(ConditionType.VALID, True, Reason.SPEC_VALID), *waits)
     conditions = conditions_of(told, status.conditions, generation=generation, now=now)
     return status.model_copy(update={"conditions": conditions, "observed_generation": generation})
 
@@ -113,57 +117,57 @@ def invalid(status: FineTuneStatus, problems: Sequence[str], *, generation: int,
     """The status of a run whose spec cannot be used, until the next edit mends it."""
     message = "; ".join(problems)
     kinds = ((ConditionType.VALID, False), (ConditionType.PROGRESSING, False), (ConditionType.READY, False))
-    told = (Told(kind, true, Reason.SPEC_INVALID, message) for kind, true in kinds)
+    told = (Observation(kind, true, Reason.SPEC_INVALID, message) for kind, true in kinds)
     conditions = conditions_of(told, status.conditions, generation=generation, now=now)
     return status.model_copy(update={"conditions": conditions, "observed_generation": generation})
 
 
-def _newest_plan(look: Look) -> RoundPlan | None:
+def _newest_plan(context: StageContext) -> RoundPlan | None:
     """The plan of the round under way; after the last round, that round's."""
-    return look.seen.plans[max(look.seen.plans)] if look.seen.plans else None
+    return context.observed.plans[max(context.observed.plans)] if context.observed.plans else None
 
 
-def _excluded(look: Look) -> str:
-    plan = _newest_plan(look)
+def _excluded(context: StageContext) -> str:
+    plan = _newest_plan(context)
     return "; ".join(f"{site} is left out: {why}" for site, why in sorted(plan.excluded.items())) if plan else ""
 
 
-def _quorum(look: Look) -> str:
+def _quorum(context: StageContext) -> str:
     """Updates that came, of those asked for."""
-    round_ = look.seen.round
-    if round_ in look.seen.plans and round_ not in look.seen.commits:
-        standings = training_standings(look)
-        return f"{sum(isinstance(one, Done) for one in standings.values())}/{len(standings)}"
-    last = max(look.seen.commits, default=None)
-    return _came(look.seen.commits[last], look) if last is not None else ""
+    round_ = context.observed.round
+    if round_ in context.observed.plans and round_ not in context.observed.commits:
+        states = training_states(context)
+        return f"{sum(isinstance(one, Done) for one in states.values())}/{len(states)}"
+    last = max(context.observed.commits, default=None)
+    return _came(context.observed.commits[last], context) if last is not None else ""
 
 
-def _came(commit: RoundManifest, look: Look) -> str:
-    plan = look.seen.plans.get(commit.round)
+def _came(commit: RoundCommit, context: StageContext) -> str:
+    plan = context.observed.plans.get(commit.round)
     return f"{len(commit.contributions)}/{len(plan.selected) if plan else len(commit.contributions)}"
 
 
-def _metric(look: Look) -> MetricStatus | None:
+def _metric(context: StageContext) -> MetricStatus | None:
     """The newest round's value of the run's metric."""
-    name = primary_metric(look.run.spec)
-    for round_ in sorted(look.seen.evaluations, reverse=True):
-        value = value_of(look.seen.evaluations[round_], name)
+    name = primary_metric(context.run.spec)
+    for round_ in sorted(context.observed.evaluations, reverse=True):
+        value = value_of(context.observed.evaluations[round_], name)
         if value is not None:
             return MetricStatus(name=name, value=round(value, _DIGITS), round=round_)
     return None
 
 
-def _history(look: Look, round_: int) -> RoundStatus:
-    commit, evaluation = look.seen.commits[round_], look.seen.evaluations[round_]
+def _history(context: StageContext, round_: int) -> RoundStatus:
+    commit, evaluation = context.observed.commits[round_], context.observed.evaluations[round_]
     return RoundStatus(
         round=round_,
-        quorum=_came(commit, look),
-        metric=_rounded(value_of(evaluation, primary_metric(look.run.spec))),
+        quorum=_came(commit, context),
+        metric=_rounded(value_of(evaluation, primary_metric(context.run.spec))),
         loss=_rounded(evaluation.loss),
-        seconds=round(_seconds(look, evaluation), 1),
+        seconds=round(_seconds(context, evaluation), 1),
         uploaded_bytes=commit.bytes_read,
         truncated_energy=round(max(commit.truncated_energy.values(), default=0.0), _DIGITS),
-        left_out=_left_out(look, commit),
+        left_out=_left_out(context, commit),
     )
 
 
@@ -171,15 +175,15 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, _DIGITS)
 
 
-def _seconds(look: Look, evaluation: RoundEvaluation) -> float:
+def _seconds(context: StageContext, evaluation: RoundEvaluation) -> float:
     """From the round's plan to its evaluation; the wall clock, pauses included."""
-    plan = look.seen.plans.get(evaluation.round)
+    plan = context.observed.plans.get(evaluation.round)
     return max(0.0, evaluation.finished_at - plan.started_at) if plan else 0.0
 
 
-def _left_out(look: Look, commit: RoundManifest) -> dict[str, str]:
+def _left_out(context: StageContext, commit: RoundCommit) -> dict[str, str]:
     """The round's sites whose update is not in the commit."""
-    plan = look.seen.plans.get(commit.round)
+    plan = context.observed.plans.get(commit.round)
     came = {contribution.site for contribution in commit.contributions}
     refused = {site: f"{verdict.reason}: {verdict.message}"[:_SENTENCE] for site, verdict in commit.refused.items()}
     absent = {

@@ -1,7 +1,7 @@
 """`rounds.target` and which of two values of a metric is the better one."""
 
 from fedpipe_operator.api import LOWER_IS_BETTER, Target
-from fedpipe_operator.records import RoundEvaluation, SiteEvaluation
+from fedpipe_operator.rounds.records import RoundEvaluation, SiteEvaluation
 
 
 def value_of(evaluation: RoundEvaluation | SiteEvaluation, metric: str) -> float | None:

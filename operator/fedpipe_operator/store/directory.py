@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from fedpipe_operator.errors import FedPipeError, TellUser, TryAgain
+from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.store.keys import checked_key, checked_prefix, is_whole
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -57,7 +57,7 @@ class DirectoryStore:
         with self.open_reader(key) as reader:
             data = reader.read(offset, length)
         if len(data) != length:
-            raise TellUser("ObjectTooShort", f"{key} has {reader.size} bytes, {length} were asked for at {offset}")
+            raise UserError("ObjectTooShort", f"{key} has {reader.size} bytes, {length} were asked for at {offset}")
         return data
 
     @contextmanager
@@ -159,11 +159,11 @@ def translated(error: OSError, key: str) -> FedPipeError:
     """The operator's own error for one of the operating system's."""
     what = f"{key}: {error.strerror or error}"
     if error.errno in _FULL:
-        return TellUser("StoreFull", f"{what}; free space where the store is, then go on")
+        return UserError("StoreFull", f"{what}; free space where the store is, then go on")
     if error.errno in _DENIED:
-        return TellUser("StoreDenied", f"{what}; let the operator's user read and write there")
+        return UserError("StoreDenied", f"{what}; let the operator's user read and write there")
     if error.errno == errno.ENOENT:
-        return TellUser("ObjectMissing", f"{what}; it is not, or no longer, in the store")
+        return UserError("ObjectMissing", f"{what}; it is not, or no longer, in the store")
     if error.errno in _WEATHER:
-        return TryAgain("StoreUnavailable", what)
-    return TellUser("StoreRefused", what)
+        return TransientError("StoreUnavailable", what)
+    return UserError("StoreRefused", what)

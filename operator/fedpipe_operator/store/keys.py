@@ -3,7 +3,7 @@
 A name that begins with a dot is none: it is a file somebody is still writing, to be renamed when it is whole.
 """
 
-from fedpipe_operator.errors import TellUser
+from fedpipe_operator.errors import UserError
 
 LONGEST_KEY = 1024
 """Bytes; S3's own limit."""
@@ -13,10 +13,10 @@ def checked_key(key: str) -> str:
     """The key as given, once it is known to stay inside the store.
 
     Raises:
-        TellUser: `BadKey`, the key is empty, absolute, too long, or has an empty part or one that begins with a dot.
+        UserError: `BadKey`, the key is empty, absolute, too long, or has an empty part or one that begins with a dot.
     """
     if not is_whole(key) or "" in key.split("/") or not key.isprintable() or "\\" in key or len(key.encode()) > LONGEST_KEY:
-        raise TellUser("BadKey", f"{key!r} is no key of this store: use names divided by '/', none of them empty or beginning with a dot")
+        raise UserError("BadKey", f"{key!r} is no key of this store: use names divided by '/', none of them empty or beginning with a dot")
     return key
 
 

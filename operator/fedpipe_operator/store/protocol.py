@@ -17,7 +17,7 @@ class Reader(Protocol):
 
 
 class Store(Protocol):
-    """Objects by key. Every method raises `errors.TryAgain` or `errors.TellUser`, and nothing else on purpose."""
+    """Objects by key. Every method raises `errors.TransientError` or `errors.UserError`, and nothing else on purpose."""
 
     def read(self, key: str) -> bytes | None:
         """The whole object, or None when there is none."""

@@ -16,9 +16,9 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from fedpipe_operator.errors import TellUser, TryAgain
-from fedpipe_operator.store.faults import ABSENT, BEYOND_THE_END, CONDITION_UNKNOWN, TAKEN, code_of, translated_faults
+from fedpipe_operator.errors import TransientError, UserError
 from fedpipe_operator.store.keys import checked_key, checked_prefix, is_whole, is_within
+from fedpipe_operator.store.s3_errors import ABSENT, BEYOND_THE_END, CONDITION_UNKNOWN, TAKEN, code_of, translated_faults
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -73,11 +73,11 @@ class ObjectReader:
         """The `length` bytes from `offset` on; fewer only where the object ends.
 
         Raises:
-            TryAgain: `ObjectChanged`: somebody wrote the object after it was opened, so what was read of it is worth nothing.
+            TransientError: `ObjectChanged`: somebody wrote the object after it was opened, so what was read of it is worth nothing.
         """
         data, etag = self.store.ranged(self.key, offset, max(0, min(length, self.size - offset)))
         if data and etag != self.etag:
-            raise TryAgain("ObjectChanged", f"{self.store.place}, {self.key}: it was written again while it was being read")
+            raise TransientError("ObjectChanged", f"{self.store.place}, {self.key}: it was written again while it was being read")
         return data
 
 
@@ -128,7 +128,7 @@ class S3Store:
                 if code_of(error) not in BEYOND_THE_END:
                     raise
         if len(data) != length:
-            raise TellUser("ObjectTooShort", f"{self.place}, {key}: {length} bytes were asked for at {offset}, {len(data)} came")
+            raise UserError("ObjectTooShort", f"{self.place}, {key}: {length} bytes were asked for at {offset}, {len(data)} came")
         return data, etag
 
     @contextmanager
@@ -136,7 +136,7 @@ class S3Store:
         """The object for reading by ranges."""
         found = self._listed(key)
         if found is None:
-            raise TellUser("ObjectMissing", f"{self.place}, {key}: it is not, or no longer, in the store")
+            raise UserError("ObjectMissing", f"{self.place}, {key}: it is not, or no longer, in the store")
         yield ObjectReader(self, key, found["Size"], found["ETag"])
 
     def write(self, key: str, data: bytes) -> None:

@@ -17,7 +17,7 @@ from testcluster.shell import ClusterError, locked
 
 PRODUCTS = ("operator", "trainer")
 
-_MANIFESTS = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
+_RESULTS = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
 
 
 def push_our_programs(layout: Layout) -> None:
@@ -39,7 +39,7 @@ def _push_program(layout: Layout, program: Path, name: str, image: str) -> None:
 def is_pushed(image: str) -> bool:
     """Whether the cluster's registry has it."""
     name, _, tag = image.removeprefix(f"{REGISTRY}/").partition(":")
-    asked = urllib.request.Request(f"http://{REGISTRY}/v2/{name}/manifests/{tag}", method="HEAD", headers={"Accept": _MANIFESTS})
+    asked = urllib.request.Request(f"http://{REGISTRY}/v2/{name}/manifests/{tag}", method="HEAD", headers={"Accept": _RESULTS})
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked, timeout=5):
             return True

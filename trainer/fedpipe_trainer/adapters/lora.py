@@ -39,7 +39,7 @@ class Site:
     dropout: float = 0.0
 
 
-NOBODY: Final = Site(ranks={}, scale=lambda _weight: 0.0)
+NO_ADAPTER_SPEC: Final = Site(ranks={}, scale=lambda _weight: 0.0)
 """Nothing is trained: the whole global update is tail. For evaluation and export."""
 
 

@@ -1,4 +1,4 @@
-"""What travels between operator and trainer: a task in, a manifest out, both plain JSON.
+"""What travels between operator and trainer: a task in, a result out, both plain JSON.
 
 This package is the wire format. It imports pydantic alone, so that the operator (which has no torch) and the
 trainer (which has no Kubernetes client) both read it. `SCHEMA_VERSION` goes up whenever a reader of the old
@@ -7,26 +7,26 @@ form could misread the new one; a trainer refuses a task of a newer version by n
 
 from fedpipe_trainer.contract.base import SCHEMA_VERSION, Wire
 from fedpipe_trainer.contract.exits import ExitCode, FailureReason
-from fedpipe_trainer.contract.manifest import (
+from fedpipe_trainer.contract.objective import CausalLM, Objective, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.contract.plan import Bits, Forecast, Plan, Scaling, scale_of
+from fedpipe_trainer.contract.progress import Ended, Progress
+from fedpipe_trainer.contract.result import (
     Artifact,
     BaseModelFacts,
-    EvaluationManifest,
-    ExportManifest,
+    EvaluateResult,
+    ExportResult,
     Failure,
     Manifest,
     Measured,
     Outcome,
-    ProfileManifest,
+    ProfileResult,
     Sample,
     Throughput,
-    UpdateManifest,
+    TrainResult,
     WeightShape,
-    parse_manifest,
+    parse_result,
     perplexity_of,
 )
-from fedpipe_trainer.contract.objective import CausalLM, Objective, Seq2SeqLM, SequenceClassification
-from fedpipe_trainer.contract.plan import Bits, Forecast, Plan, Scaling, scale_of
-from fedpipe_trainer.contract.progress import Ended, Progress
 from fedpipe_trainer.contract.task import (
     Data,
     EvaluateTask,
@@ -50,11 +50,11 @@ __all__ = [
     "CausalLM",
     "Data",
     "Ended",
+    "EvaluateResult",
     "EvaluateTask",
     "Evaluation",
-    "EvaluationManifest",
     "ExitCode",
-    "ExportManifest",
+    "ExportResult",
     "ExportTask",
     "Failure",
     "FailureReason",
@@ -67,7 +67,7 @@ __all__ = [
     "Objective",
     "Outcome",
     "Plan",
-    "ProfileManifest",
+    "ProfileResult",
     "ProfileTask",
     "Progress",
     "RunRef",
@@ -77,11 +77,11 @@ __all__ = [
     "SequenceClassification",
     "Task",
     "Throughput",
+    "TrainResult",
     "TrainTask",
-    "UpdateManifest",
     "WeightShape",
     "Wire",
-    "parse_manifest",
+    "parse_result",
     "parse_task",
     "perplexity_of",
     "scale_of",

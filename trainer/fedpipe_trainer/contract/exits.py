@@ -23,7 +23,7 @@ class ExitCode(IntEnum):
 
 
 class FailureReason(StrEnum):
-    """Why a task failed, in one CamelCase word; the manifest's message says the rest."""
+    """Why a task failed, in one CamelCase word; the result's message says the rest."""
 
     UNEXPECTED = "Unexpected"
     BAD_TASK = "BadTask"

@@ -27,12 +27,12 @@ def scale_of(scaling: Scaling, alpha: float, rank: int) -> float:
 
 
 class Forecast(Wire):
-    """What the plan says a task will need; compared with what the manifest measured."""
+    """What the plan says a task will need; compared with what the result measured."""
 
     memory_bytes: Annotated[int, Field(ge=0)]
     """Peak memory of the trainer's process (CPU) or of its device (GPU)."""
     seconds: Annotated[float, Field(ge=0)]
-    """From the task's start to its manifest, transfers included."""
+    """From the task's start to its result, transfers included."""
     upload_bytes: Annotated[int, Field(ge=0)]
     download_bytes: Annotated[int, Field(ge=0)]
 

@@ -96,7 +96,7 @@ class Evaluation(Wire):
     """Distinct prompts answered for BLEU, ROUGE-L and slot errors (generating tasks only)."""
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
     samples: Annotated[int, Field(ge=0, le=20)] = 0
-    """Validation rows that leave the site in the manifest, with what was predicted. 0 unless the run asks for it."""
+    """Validation rows that leave the site in the result, with what was predicted. 0 unless the run asks for it."""
 
 
 class _TaskBase(Wire):
@@ -108,8 +108,8 @@ class _TaskBase(Wire):
     model: Model
     deadline_seconds: Annotated[float, Field(gt=0)] = 1800.0
     """Seconds from the task's start after which it must have ended."""
-    manifest: Url
-    """Where the manifest goes, written last."""
+    result: Url
+    """Where the result goes, written last."""
 
 
 class ProfileTask(_TaskBase):

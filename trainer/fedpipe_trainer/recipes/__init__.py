@@ -1,1 +1,1 @@
-"""The four things a trainer does, each a recipe that reads top to bottom: `run(task, workplace) -> manifest`."""
+"""The four things a trainer does, each a recipe that reads top to bottom: `run(task, workplace) -> result`."""

@@ -10,11 +10,11 @@ from typing import Final
 
 from fedpipe_trainer import device, metrics
 from fedpipe_trainer.adapters import GlobalUpdate, attached, read_update
-from fedpipe_trainer.adapters.lora import NOBODY
+from fedpipe_trainer.adapters.lora import NO_ADAPTER_SPEC
 from fedpipe_trainer.contract import (
     CausalLM,
+    EvaluateResult,
     EvaluateTask,
-    EvaluationManifest,
     FailureReason,
     Outcome,
     Progress,
@@ -33,7 +33,7 @@ from fedpipe_trainer.workplace import Workplace
 _LONGEST_SHOWN: Final = 1000  # characters of a sample's text
 
 
-def run(task: EvaluateTask, workplace: Workplace) -> EvaluationManifest:
+def run(task: EvaluateTask, workplace: Workplace) -> EvaluateResult:
     """Do the task.
 
     Raises:
@@ -53,11 +53,11 @@ def run(task: EvaluateTask, workplace: Workplace) -> EvaluationManifest:
     rows = [validation.rows[i] for i in chosen]
     examples = encode(rows, task.objective, base.tokenizer)
     limit = device.memory_limit(base.device, workplace.memory_limit_bytes)
-    with workplace.phase("evaluate"), attached(base, NOBODY, update, task.seed), limit:
+    with workplace.phase("evaluate"), attached(base, NO_ADAPTER_SPEC, update, task.seed), limit:
         total = _measure(task, base, examples, workplace)
         answered = _answer(task, base, _asked(task, rows, validation.rows), workplace)
         found = _metrics(task, total, examples, answered)
-    return EvaluationManifest(
+    return EvaluateResult(
         **workplace.heading(task),
         outcome=Outcome.COMPLETED,
         fingerprint=base.fingerprint,

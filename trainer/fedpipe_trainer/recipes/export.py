@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fedpipe_trainer.adapters import NOBODY, GlobalUpdate, attached, merge, read_update, write_peft_folder
-from fedpipe_trainer.contract import Artifact, ExportManifest, ExportTask, FailureReason, Objective, Outcome, Progress, Seq2SeqLM
+from fedpipe_trainer.adapters import NO_ADAPTER_SPEC, GlobalUpdate, attached, merge, read_update, write_peft_folder
+from fedpipe_trainer.contract import Artifact, ExportResult, ExportTask, FailureReason, Objective, Outcome, Progress, Seq2SeqLM
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model import AUTO_CLASSES, Base, checkpoint_dtype, fetch, load, release
 from fedpipe_trainer.workplace import Workplace
@@ -14,7 +14,7 @@ from fedpipe_trainer.workplace import Workplace
 _SAMPLES, _LENGTH = 2, 16
 
 
-def run(task: ExportTask, workplace: Workplace) -> ExportManifest:
+def run(task: ExportTask, workplace: Workplace) -> ExportResult:
     """Export what the task has URLs for.
 
     Raises:
@@ -40,7 +40,7 @@ def run(task: ExportTask, workplace: Workplace) -> ExportManifest:
             written = _folder(workplace, "merged")
             difference = write_merged(base, update, task.objective, dtype=checkpoint_dtype(folder), folder=written)
             merged = _send(written, task.merged_files, workplace)
-    return ExportManifest(
+    return ExportResult(
         **workplace.heading(task),
         outcome=Outcome.COMPLETED,
         fingerprint=base.fingerprint,
@@ -57,7 +57,7 @@ def write_merged(base: Base, update: GlobalUpdate, objective: Objective, *, dtyp
         The largest difference of a logit between the saved model, loaded and run in 32 bits, and base + adapter. For a
         16-bit checkpoint that includes the rounding of the merged weights to 16 bits.
     """
-    with attached(base, NOBODY, update, seed=0) as adapters:
+    with attached(base, NO_ADAPTER_SPEC, update, seed=0) as adapters:
         wanted = _logits(adapters.model, base, objective)
     merge(base, update)
     model: nn.Module = base.model

@@ -15,7 +15,7 @@ from typing import Final
 import psutil
 import torch
 
-from fedpipe_trainer import device, memory
+from fedpipe_trainer import device, peak_memory
 from fedpipe_trainer.adapters import Adapters, GlobalUpdate, Site, attached
 from fedpipe_trainer.contract import (
     BaseModelFacts,
@@ -24,7 +24,7 @@ from fedpipe_trainer.contract import (
     Hyperparameters,
     Objective,
     Outcome,
-    ProfileManifest,
+    ProfileResult,
     ProfileTask,
     Progress,
     SequenceClassification,
@@ -68,7 +68,7 @@ class Findings:
     throughput: tuple[Throughput, ...]
 
 
-def run(task: ProfileTask, workplace: Workplace) -> ProfileManifest:
+def run(task: ProfileTask, workplace: Workplace) -> ProfileResult:
     """Measure the site.
 
     Raises:
@@ -87,7 +87,7 @@ def run(task: ProfileTask, workplace: Workplace) -> ProfileManifest:
     heading = workplace.heading(task)
     heading["measured"] = heading["measured"].model_copy(update={"peak_memory_bytes": peak})
     lengths = [len(example.input_ids) for example in studied.examples]
-    return ProfileManifest(
+    return ProfileResult(
         **heading,
         outcome=Outcome.COMPLETED,
         fingerprint=fingerprint(studied.folder),
@@ -157,10 +157,10 @@ def measure(bits: Bits, task: ProfileTask, workplace: Workplace, studied: Studie
     """Load the base at one bit width and take training steps and forward passes on it."""
     release()
     _check_room(bits, workplace, studied)
-    memory.reset_peak()
+    peak_memory.reset_peak()
     began, before = workplace.clock(), _resident_bytes(device.choose())
     base = load(studied.folder, bits, studied.objective)
-    load_seconds, load_growth = workplace.clock() - began, memory.peak_bytes() - before
+    load_seconds, load_growth = workplace.clock() - began, peak_memory.peak_bytes() - before
     site = Site(ranks={weight.name: task.rank for weight in studied.base.weights}, scale=lambda _weight: 1.0)
     with (
         attached(base, site, GlobalUpdate(), task.seed) as adapters,
@@ -204,10 +204,10 @@ class Bench:
     def step(self, examples: Sequence[Example]) -> bool:
         """One training step; False when the batch had to be split to fit memory."""
         whole = len(examples)
-        _, fitted = gradients(examples, self.objective, self.base, adapters=self.adapters, micro_batch=whole)
+        _, fits = gradients(examples, self.objective, self.base, adapters=self.adapters, micro_batch=whole)
         update(self.optimizer, learning_rate=_HYPER.learning_rate, max_grad_norm=_HYPER.max_grad_norm)
         device.synchronise(self.base.device)
-        return fitted == whole
+        return fits == whole
 
     def forward(self, examples: Sequence[Example]) -> None:
         """One pass without gradients."""
@@ -237,21 +237,21 @@ def _points(bench: Bench, batches: Sequence[list[Example]], workplace: Workplace
         resting = psutil.Process().memory_info().rss
         if _is_too_much(resting + bytes_per_token * len(examples) * _width(examples), workplace.memory_limit_bytes, bench.base.device):
             return
-        memory.reset_peak()
+        peak_memory.reset_peak()
         began = workplace.clock()
         if not _fits(bench, examples):
             return
         trained = workplace.clock()
         bench.forward(examples)
         tokens = len(examples) * _width(examples)
-        bytes_per_token = max(0, memory.peak_bytes() - resting) / tokens
+        bytes_per_token = max(0, peak_memory.peak_bytes() - resting) / tokens
         yield Throughput(
             bits=bench.base.bits,
             batch_size=len(examples),
             length=_width(examples),
             tokens_per_second=_TIMED_STEPS * tokens / (trained - began),
             evaluate_tokens_per_second=tokens / (workplace.clock() - trained),
-            peak_memory_bytes=memory.peak_bytes(),
+            peak_memory_bytes=peak_memory.peak_bytes(),
         )
 
 

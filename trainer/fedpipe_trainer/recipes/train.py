@@ -11,16 +11,7 @@ import torch
 from fedpipe_trainer import checkpoint, device
 from fedpipe_trainer.adapters import Adapters, GlobalUpdate, Site, attached, read_update, write_tensors
 from fedpipe_trainer.checkpoint import Position
-from fedpipe_trainer.contract import (
-    Artifact,
-    FailureReason,
-    Objective,
-    Outcome,
-    Progress,
-    Seq2SeqLM,
-    TrainTask,
-    UpdateManifest,
-)
+from fedpipe_trainer.contract import Artifact, FailureReason, Objective, Outcome, Progress, Seq2SeqLM, TrainResult, TrainTask
 from fedpipe_trainer.data import Example, batch_indices, columns_of, encode, read_rows
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import mean_loss
@@ -43,7 +34,7 @@ class Setup:
     matrix_parameters: int
 
 
-def run(task: TrainTask, workplace: Workplace) -> UpdateManifest:
+def run(task: TrainTask, workplace: Workplace) -> TrainResult:
     """Train one round and send the update.
 
     Raises:
@@ -62,7 +53,7 @@ def run(task: TrainTask, workplace: Workplace) -> UpdateManifest:
             validation_loss = validate(task, ready.base, adapters)
         artifact, shapes = send(task, workplace, adapters)
     tokens_per_second = (position.tokens - resumed.tokens) / seconds if seconds else None
-    return UpdateManifest(
+    return TrainResult(
         **workplace.heading(task),
         outcome=Outcome.COMPLETED,
         fingerprint=ready.base.fingerprint,

@@ -1,0 +1,99 @@
+"""Where the operator speaks to people: an object's status, and events beside it."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from fedpipe_operator.api import API_VERSION, FineTuneStatus, Metadata
+from fedpipe_operator.api.edgesite import EdgeSiteStatus
+from fedpipe_operator.cluster.api import EVENTS, RUNS, SITES, Api, Kind
+from fedpipe_operator.cluster.bodies import slim, version_of
+from fedpipe_operator.errors import FedPipeError
+from fedpipe_operator.rounds import Event, Run
+
+Body = Mapping[str, Any]
+
+_LOG: Final = logging.getLogger(__name__)
+_NOTE_MAX: Final = 1024
+_COMPONENT: Final = "fedpipe-operator"
+RUN: Final = "FederatedFineTune"
+SITE: Final = "EdgeSite"
+_KINDS: Final[dict[str, Kind]] = {RUN: RUNS, SITE: SITES}
+
+
+@dataclass
+class ClusterStatusWriter:
+    """Status and events of all objects. It remembers what it wrote until the watch tells of it. Safe for several threads."""
+
+    api: Api
+    clock: Callable[[], float]
+    _written: dict[tuple[str, str, str], Body] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def write_status(self, run: Run, status: FineTuneStatus) -> None:
+        """Replace the run's status."""
+        self.write(RUN, run.resource.metadata, status)
+
+    def record_event(self, run: Run, event: Event) -> None:
+        """Post an event on the run. The status says the same, so that an event that cannot be posted stops nothing."""
+        try:
+            self.post(RUN, run.resource.metadata, event)
+        except FedPipeError as error:
+            _LOG.warning("the event %s of %s is not told: %s", event.reason, run.name, error)
+
+    def write(self, kind: str, meta: Metadata, status: FineTuneStatus | EdgeSiteStatus) -> None:
+        """Replace an object's whole status, in one call."""
+        plain = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+        written = self.api.replace_status(_KINDS[kind], meta.namespace, meta.name, plain)
+        if written is not None:
+            with self._lock:
+                self._written[kind, meta.namespace, meta.name] = slim(written)
+
+    def newest(self, body: Body) -> Body:
+        """The object as the watch has it, or as our last write left it if that is newer."""
+        meta = body["metadata"]
+        key = (body["kind"], meta["namespace"], meta["name"])
+        with self._lock:
+            written = self._written.get(key)
+            if written is None or written["metadata"]["uid"] != meta["uid"] or version_of(written) <= version_of(body):
+                self._written.pop(key, None)
+                return body
+            return written
+
+    def is_echo(self, body: Body) -> bool:
+        """Whether the watch tells of what our own status write left, and of nothing that somebody else changed before it."""
+        meta = body["metadata"]
+        with self._lock:
+            written = self._written.get((body["kind"], meta["namespace"], meta["name"]))
+        is_ours = written is not None and written["metadata"]["resourceVersion"] == meta["resourceVersion"]
+        return is_ours and body["status"].get("observedGeneration") == meta["generation"] and "deletionTimestamp" not in meta
+
+    def forget(self, kind: str, namespace: str, name: str) -> None:
+        """The object is gone."""
+        with self._lock:
+            self._written.pop((kind, namespace, name), None)
+
+    def post(self, kind: str, meta: Metadata, event: Event) -> None:
+        """Post an event on an object."""
+        now = datetime.fromtimestamp(self.clock(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        about = {"apiVersion": API_VERSION, "kind": kind, "namespace": meta.namespace, "name": meta.name, "uid": meta.uid}
+        body = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{meta.name}.", "namespace": meta.namespace},
+            "involvedObject": about,
+            "reason": event.reason,
+            "message": event.message[:_NOTE_MAX],
+            "type": "Warning" if event.warning else "Normal",
+            "source": {"component": _COMPONENT},
+            "reportingComponent": _COMPONENT,
+            "reportingInstance": _COMPONENT,
+            "action": event.reason,
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+        self.api.create(EVENTS, meta.namespace, body)

@@ -1,0 +1,108 @@
+"""What the watch knows, put together for a turn. Read on the event loop's thread alone, where kopf changes it."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from fedpipe_operator.api import EdgeSite
+from fedpipe_operator.cluster import KubeJob, RunView, SiteView
+from fedpipe_operator.cluster.bodies import version_of
+from fedpipe_operator.sites.capacity import Node
+
+Body = Mapping[str, Any]
+
+
+class Key(NamedTuple):
+    """What a turn is made of."""
+
+    kind: Literal["run", "site"]
+    namespace: str
+    name: str
+
+
+class RunSummary(NamedTuple):
+    """As much of a run as a site's status needs."""
+
+    match_labels: Mapping[str, str]
+    is_over: bool
+
+
+@dataclass(frozen=True)
+class Cache:
+    """kopf's indices as plain mappings, by what each is asked for."""
+
+    run_bodies: Mapping[tuple[str, str], Collection[Body]]
+    """By namespace and name."""
+    run_summaries: Mapping[str, Collection[RunSummary]]
+    """By namespace."""
+    site_bodies: Mapping[tuple[str, str], Collection[Body]]
+    sites: Mapping[tuple[str, str], Collection[EdgeSite]]
+    """By namespace and each of their labels, and all of a namespace by no label: those whose spec can be read."""
+    jobs_of_runs: Mapping[tuple[str, str], Collection[KubeJob]]
+    """By namespace and uid of the run."""
+    jobs_at_sites: Mapping[tuple[str, str], Collection[KubeJob]]
+    """By namespace and site."""
+    nodes: Mapping[None, Collection[Node]] | None
+    """None where the operator may not see nodes."""
+
+    def names(self) -> dict[str, str]:
+        """Of everything, by uid."""
+        indices: tuple[Mapping[Any, Collection[Body]], ...] = (self.run_bodies, self.site_bodies)
+        metas = [body["metadata"] for index in indices for bodies in index.values() for body in bodies]
+        jobs = {job.uid: job.job.name for found in self.jobs_of_runs.values() for job in found}
+        nodes = {node.uid: node.name for node in self._nodes() or ()}
+        return {meta["uid"]: meta["name"] for meta in metas} | jobs | nodes
+
+    def run_view(self, key: Key) -> RunView | None:
+        """A run and all that belongs to it, None if it is gone."""
+        body = _newest(self.run_bodies.get((key.namespace, key.name), ()))
+        if body is None:
+            return None
+        sites = self._sites(key.namespace, _match_labels(body))
+        jobs = self.jobs_of_runs.get((key.namespace, body["metadata"]["uid"]), ())
+        return RunView(
+            body=body,
+            sites=sites,
+            jobs={job.job.name: job for job in jobs},
+            at_sites={site.name: tuple(self.jobs_at_sites.get((key.namespace, site.name), ())) for site in sites},
+            nodes=self._nodes(),
+        )
+
+    def site_view(self, key: Key) -> SiteView | None:
+        """A site and its nodes, None if it is gone."""
+        body = _newest(self.site_bodies.get((key.namespace, key.name), ()))
+        if body is None:
+            return None
+        labels = body["metadata"].get("labels", {})
+        outlines = self.run_summaries.get(key.namespace, ())
+        active = sum(not one.is_over and one.match_labels.items() <= labels.items() for one in outlines)
+        return SiteView(body=body, nodes=self._nodes(), active_runs=active)
+
+    def _sites(self, namespace: str, wanted: Mapping[str, str]) -> list[EdgeSite]:
+        """Those with all these labels: a run is one of many, and its sites few of all."""
+        groups = [self.sites.get((namespace, label), ()) for label in labels_of(wanted)]
+        return [site for site in min(groups, key=len) if wanted.items() <= site.metadata.labels.items()]
+
+    def _nodes(self) -> tuple[Node, ...] | None:
+        return None if self.nodes is None else tuple(sorted(self.nodes.get(None, ()), key=lambda node: node.name))
+
+
+def labels_of(labels: Mapping[str, str]) -> list[str]:
+    """What an object with these labels is found by; the first is what all are found by."""
+    return ["", *(f"{name}={value}" for name, value in labels.items())]
+
+
+def run_summary(body: Body) -> RunSummary:
+    """As much of a run's object as a site's status needs."""
+    conditions = body.get("status", {}).get("conditions", ())
+    return RunSummary(_match_labels(body), any(one["type"] in ("Succeeded", "Failed") and one["status"] == "True" for one in conditions))
+
+
+def _match_labels(body: Body) -> Mapping[str, str]:
+    found: Mapping[str, str] = body["spec"].get("sites", {}).get("selector", {}).get("matchLabels", {})
+    return found
+
+
+def _newest(found: Collection[Body]) -> Body | None:
+    """Of one name there is one object; until a roll call, one that is gone may be remembered beside it."""
+    return max(found, key=version_of, default=None)

@@ -1,0 +1,202 @@
+"""A decision's action as a task for a trainer: pure, given where things are and how objects are reached.
+
+The URLs are for exactly the objects the task may read and write; that is all a trainer ever learns of the store.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from fedpipe_operator import names
+from fedpipe_operator.api import FineTuneSpec, seconds
+from fedpipe_operator.rounds import Run, StartEvaluation, StartExport, StartProfile, StartTraining
+from fedpipe_operator.rounds.records import RoundCommit, RoundPlan
+from fedpipe_trainer.contract import (
+    Data,
+    EvaluateTask,
+    ExportTask,
+    GlobalAdapter,
+    Hyperparameters,
+    Model,
+    Objective,
+    ProfileTask,
+    SequenceClassification,
+    TrainTask,
+)
+from fedpipe_trainer.contract.task import EXPORT_ADAPTER_FILES, EXPORT_MERGED_FILES
+
+_LONGEST_SECONDS: Final = 7 * 24 * 3600
+"""S3 signs for no longer."""
+_SLACK_SECONDS: Final = 3600
+"""For clocks that disagree, and for the last uploads of a task that ends at its deadline."""
+
+
+def url_seconds(spec: FineTuneSpec) -> int:
+    """How long a task's URLs hold: hardly longer than the task may wait and work, by the stage's deadline."""
+    return min(_LONGEST_SECONDS, math.ceil(seconds(spec.rounds.deadline)) + _SLACK_SECONDS)
+
+
+class Urls(Protocol):
+    """The part of a store that makes URLs."""
+
+    def url_to_read(self, key: str, seconds: int) -> str:
+        """A URL that reads this object and nothing else."""
+        ...
+
+    def url_to_write(self, key: str, seconds: int) -> str:
+        """A URL that writes this object and nothing else."""
+        ...
+
+
+@dataclass(frozen=True)
+class TaskInputs:
+    """Where a trainer of one site finds its model and its data."""
+
+    model: Model
+    data: Data | None = None
+    """None where no data is needed: an export."""
+
+
+@dataclass(frozen=True)
+class TaskContext:
+    """What every task of a run is made from."""
+
+    run: Run
+    urls: Urls
+
+    @property
+    def spec(self) -> FineTuneSpec:
+        """What is asked for."""
+        return self.run.spec
+
+    @property
+    def deadline(self) -> float:
+        """Seconds a task has."""
+        return seconds(self.spec.rounds.deadline)
+
+    def read(self, key: str) -> str:
+        """A URL to read this key."""
+        return self.urls.url_to_read(key, url_seconds(self.spec))
+
+    def write(self, key: str) -> str:
+        """A URL to write this key."""
+        return self.urls.url_to_write(key, url_seconds(self.spec))
+
+
+def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs) -> ProfileTask:
+    """Measure a site."""
+    planning = context.spec.planning
+    return ProfileTask(
+        run=context.run.ref,
+        site=action.site,
+        attempt=action.attempt,
+        model=inputs.model,
+        deadline_seconds=context.deadline,
+        result=context.write(names.profile_result(action.site, action.attempt)),
+        objective=context.spec.task,
+        data=_data(inputs),
+        bits=planning.bits,
+        target_modules=planning.target_modules,
+        batch_sizes=_measured_batches(planning.batch_sizes),
+        rank=max(planning.ranks),
+        seed=context.spec.training.seed,
+    )
+
+
+def training_task(
+    context: TaskContext, action: StartTraining, inputs: TaskInputs, *, plan: RoundPlan, previous: RoundCommit | None
+) -> TrainTask:
+    """Train one round from the previous round's global adapter."""
+    site, round_, attempt = action.site, action.round, action.attempt
+    return TrainTask(
+        run=context.run.ref,
+        site=site,
+        round=round_,
+        attempt=attempt,
+        model=_pinned(inputs.model, plan),
+        deadline_seconds=context.deadline,
+        result=context.write(names.update_result(round_, site, attempt)),
+        objective=_objective(context.spec, plan),
+        data=_data(inputs),
+        plan=plan.plans[site],
+        micro_batch=action.micro_batch,
+        hyperparameters=Hyperparameters.model_validate(context.spec.training.model_dump(include=set(Hyperparameters.model_fields))),
+        global_adapter=_adapter(context, previous),
+        adapter=context.write(names.update_adapter(round_, site, attempt)),
+        checkpoint_read=context.read(names.checkpoint(round_, site)),
+        checkpoint_write=context.write(names.checkpoint(round_, site)),
+    )
+
+
+def evaluation_task(
+    context: TaskContext, action: StartEvaluation, inputs: TaskInputs, *, plan: RoundPlan, commit: RoundCommit | None
+) -> EvaluateTask:
+    """Measure a round's global adapter at a site; without a commit, the base itself."""
+    return EvaluateTask(
+        run=context.run.ref,
+        site=action.site,
+        round=action.round,
+        attempt=action.attempt,
+        model=_pinned(inputs.model, plan),
+        deadline_seconds=context.deadline,
+        result=context.write(names.evaluation_result(action.round, action.site, action.attempt)),
+        objective=_objective(context.spec, plan),
+        data=_data(inputs),
+        bits=plan.plans[action.site].bits,
+        batch_size=plan.plans[action.site].batch_size,
+        evaluation=context.spec.evaluation,
+        global_adapter=_adapter(context, commit),
+        seed=context.spec.training.seed,
+    )
+
+
+def export_task(context: TaskContext, action: StartExport, inputs: TaskInputs, *, plan: RoundPlan, commit: RoundCommit) -> ExportTask:
+    """Export a round's global adapter as a PEFT folder and a merged model."""
+    adapter = _adapter(context, commit)
+    assert adapter is not None  # noqa: S101 -- a commit names its adapter
+    return ExportTask(
+        run=context.run.ref,
+        site="",
+        round=action.round,
+        attempt=action.attempt,
+        model=_pinned(inputs.model, plan),
+        deadline_seconds=context.deadline,
+        result=context.write(names.export_result(action.attempt)),
+        objective=_objective(context.spec, plan),
+        global_adapter=adapter,
+        adapter_files=_files(context, names.EXPORT_ADAPTER, EXPORT_ADAPTER_FILES if context.spec.export.adapter else ()),
+        merged_files=_files(context, names.EXPORT_MERGED, EXPORT_MERGED_FILES if context.spec.export.merged else ()),
+    )
+
+
+def _files(context: TaskContext, folder: str, files: tuple[str, ...]) -> Mapping[str, str]:
+    return {name: context.write(f"{folder}/{name}") for name in files}
+
+
+def _data(inputs: TaskInputs) -> Data:
+    if inputs.data is None:
+        raise ValueError("this task reads a site's data, and the site's place names none")
+    return inputs.data
+
+
+def _pinned(model: Model, plan: RoundPlan) -> Model:
+    """The model with the fingerprint that every update of the round must be made on."""
+    return model.model_copy(update={"fingerprint": plan.fingerprint})
+
+
+def _objective(spec: FineTuneSpec, plan: RoundPlan) -> Objective:
+    """The task with the labels that the first round fixed."""
+    return spec.task.model_copy(update={"labels": plan.labels}) if isinstance(spec.task, SequenceClassification) else spec.task
+
+
+def _adapter(context: TaskContext, commit: RoundCommit | None) -> GlobalAdapter | None:
+    if commit is None:
+        return None
+    return GlobalAdapter(url=context.read(commit.adapter.name), sha256=commit.adapter.sha256, size=commit.adapter.size)
+
+
+def _measured_batches(batch_sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The smallest, a middle and the largest batch: between them the planner interpolates, and the largest may not fit."""
+    ascending = sorted(set(batch_sizes))
+    return tuple(sorted({ascending[0], ascending[len(ascending) // 2], ascending[-1]}))

@@ -1,0 +1,74 @@
+"""`decide`: the whole life of a run on one screen. Pure: no clock, no chance, no I/O.
+
+It is called again and again with what was seen (`Observed`) and the time, and each time says the next step (`Decision`).
+It remembers nothing: after its actions and status are applied, and nothing else happened, it asks for nothing more.
+
+    profile ──▶ plan ──▶ evaluate the base ──▶ ┌ plan ──▶ train ──▶ aggregate ──▶ evaluate ┐ ──▶ export
+                                               └──────────── until `ended` ───────────────┘
+"""
+
+from fedpipe_operator.api import ConditionStatus, ConditionType, FederatedFineTune, Reason, seconds
+from fedpipe_operator.backend import ACTIVE_STATES
+from fedpipe_operator.rounds.actions import Decision, Discard
+from fedpipe_operator.rounds.observed import Observed, Run
+from fedpipe_operator.rounds.stages import End, StageContext, Step, aggregate, ended, evaluate, export, fail, plan, profile, train
+from fedpipe_operator.rounds.status import events_of, status_of
+
+
+def decide(run: Run, observed: Observed, now: float) -> Decision:
+    """The next step of a run.
+
+    Args:
+        run: what is asked for, and the sites that match.
+        observed: one look at the store and the jobs.
+        now: the time in Unix seconds.
+    """
+    if is_over(run.resource):
+        return Decision(run.resource.status, _discards(observed, frozenset()))
+    context = StageContext(run, observed, now)
+    step = _next_step(context)
+    status = status_of(context, step)
+    return Decision(
+        status=status,
+        actions=step.actions + _discards(observed, step.wanted),
+        events=events_of(run.resource.status, status),
+        requeue_at=None if step.end or run.spec.suspend else _next_deadline(context),
+    )
+
+
+def _next_step(context: StageContext) -> Step:
+    """The first stage that is not done says what is to be done."""
+    if context.run.spec.suspend:
+        return Step(Reason.SUSPENDED_BY_SPEC, "set spec.suspend to false to go on in the same round")
+    why = ended(context)
+    if why is not None:
+        return export(context) or Step(why, f"after round {context.observed.round - 1}", end=End.SUCCEEDED)
+    if not context.run.sites and context.observed.round not in context.observed.plans:
+        return _without_sites(context)
+    stages = (profile, plan, evaluate) if context.observed.round == 0 else (profile, plan, train, aggregate, evaluate)
+    return next(step for stage in stages if (step := stage(context)) is not None)
+
+
+def _without_sites(context: StageContext) -> Step:
+    """Sites may be on their way: files are applied in the order of their names."""
+    message = "no EdgeSite of this namespace carries the labels of sites.selector: create one, or correct the selector"
+    over = context.now >= max(context.observed.resumed_at, context.observed.last_round_ended_at) + seconds(context.run.spec.rounds.deadline)
+    return fail(Reason.NO_SITES, message) if over else Step(Reason.NO_SITES, message)
+
+
+def is_over(resource: FederatedFineTune) -> bool:
+    """Whether the run's status says that it succeeded or failed: nothing is ever done for it again."""
+    ends = (ConditionType.SUCCEEDED, ConditionType.FAILED)
+    return any(one.type in ends and one.status is ConditionStatus.TRUE for one in resource.status.conditions)
+
+
+def _discards(observed: Observed, wanted: frozenset[str]) -> tuple[Discard, ...]:
+    """Jobs that are still at work though nobody waits for their result: late, suspended, or of a run that is over."""
+    let_be = wanted | observed.reported
+    return tuple(Discard(name) for name, job in sorted(observed.jobs.items()) if job.state in ACTIVE_STATES and name not in let_be)
+
+
+def _next_deadline(context: StageContext) -> float:
+    """When the time of the oldest job at work is up; a whole deadline from now if none is."""
+    at_work = [job.started_at for job in context.observed.jobs.values() if job.state in ACTIVE_STATES]
+    return max(context.observed.resumed_at, min(at_work, default=context.now)) + seconds(context.run.spec.rounds.deadline)

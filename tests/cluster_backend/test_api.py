@@ -1,0 +1,137 @@
+"""Calls to the API: paths, bodies, and what becomes of refusals. The client is real, its connection is a stand-in."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from kubernetes import client
+from urllib3.exceptions import ProtocolError
+
+from fedpipe_operator.cluster.api import JOBS, RUNS, SECRETS, Api
+from fedpipe_operator.errors import FedPipeError, TransientError, UserError
+
+
+@dataclass
+class Answer:
+    status: int
+    data: bytes
+
+    def read(self) -> bytes:
+        return self.data
+
+
+@dataclass
+class Connection(client.ApiClient):
+    """Notes each request, and answers it as told."""
+
+    status: int = 200
+    body: Any = field(default_factory=dict)
+    broken: Exception | None = None
+    asked: list[tuple[str, str, Any, str]] = field(default_factory=list)
+    pages: list[Any] = field(default_factory=list)
+    """Of bodies, one for each request, before `body`."""
+
+    def __post_init__(self) -> None:
+        super().__init__(client.Configuration(host="http://api"))
+
+    def call_api(self, method: str, url: str, header_params: Any = None, body: Any = None, *_: Any, **__: Any) -> Any:
+        self.asked.append((method, url.removeprefix("http://api"), body, header_params["Content-Type"]))
+        if self.broken is not None:
+            raise self.broken
+        if self.pages:
+            return Answer(self.status, json.dumps(self.pages.pop(0)).encode())
+        return Answer(self.status, json.dumps(self.body).encode() if not isinstance(self.body, bytes) else self.body)
+
+
+def test_each_call_goes_where_the_api_wants_it() -> None:
+    connection = Connection(body={"items": [1]})
+    api = Api(connection)
+    secret = {"metadata": {"name": "task"}}
+
+    api.get(SECRETS, "wards", "store")
+    api.find(JOBS, "wards", labels={"b": "2", "a": "1"}, fields={"x": "y"})
+    api.find(JOBS, "wards", labels={"a": "1"}, may_be_old=True)
+    api.create(JOBS, "wards", {"spec": 1})
+    api.apply(SECRETS, "wards", secret)
+    api.merge(JOBS, "wards", "one", {"spec": 2})
+    api.replace_status(RUNS, "wards", "triage", {"round": 1})
+    api.delete(JOBS, "wards", "one", uid="1", foreground=True)
+    api.delete_all(SECRETS, "wards", {"a": "1"})
+
+    jobs, secrets = "/apis/batch/v1/namespaces/wards/jobs", "/api/v1/namespaces/wards/secrets"
+    patch = [{"op": "add", "path": "/status", "value": {"round": 1}}]
+    assert connection.asked == [
+        ("GET", f"{secrets}/store", None, "application/json"),
+        ("GET", f"{jobs}?labelSelector=a%3D1%2Cb%3D2&fieldSelector=x%3Dy", None, "application/json"),
+        ("GET", f"{jobs}?labelSelector=a%3D1&resourceVersion=0", None, "application/json"),
+        ("POST", jobs, {"spec": 1}, "application/json"),
+        ("PATCH", f"{secrets}/task?fieldManager=fedpipe&force=true", secret, "application/apply-patch+yaml"),
+        ("PATCH", f"{jobs}/one", {"spec": 2}, "application/merge-patch+json"),
+        (
+            "PATCH",
+            "/apis/fedpipe.io/v1alpha1/namespaces/wards/federatedfinetunes/triage/status",
+            patch,
+            "application/json-patch+json",
+        ),
+        ("DELETE", f"{jobs}/one", {"propagationPolicy": "Foreground", "preconditions": {"uid": "1"}}, "application/json"),
+        ("DELETE", f"{secrets}?labelSelector=a%3D1&propagationPolicy=Background", None, "application/json"),
+    ]
+
+
+def test_what_is_not_there_is_none_and_what_is_there_already_too() -> None:
+    assert Api(Connection(404)).get(JOBS, "wards", "one") is None
+    assert Api(Connection(404)).replace_status(RUNS, "wards", "triage", {}) is None
+    assert Api(Connection(409)).create(JOBS, "wards", {}) is None
+    Api(Connection(404)).delete(JOBS, "wards", "one", uid="1")
+    assert not Api(Connection(404)).serves(RUNS, "wards")
+
+
+def test_another_object_of_the_name_that_is_deleted_stays_and_is_no_error() -> None:
+    Api(Connection(409)).delete(JOBS, "wards", "one", uid="1")
+
+
+def test_no_names_are_an_answer_too() -> None:
+    assert Api(Connection(body={"metadata": {}, "items": None})).names(JOBS, "wards") == {}
+
+
+def test_names_come_in_pages_and_from_the_whole_cluster_where_no_namespace_is_told() -> None:
+    first = {"metadata": {"continue": "from here"}, "items": [{"metadata": {"uid": "1", "name": "one"}}]}
+    last = {"metadata": {}, "items": [{"metadata": {"uid": "2", "name": "two"}}]}
+    connection = Connection(pages=[first, last])
+
+    assert Api(connection).names(JOBS, "", label="fedpipe.io/run") == {"1": "one", "2": "two"}
+
+    path = "/apis/batch/v1/jobs?limit=500&labelSelector=fedpipe.io%2Frun"
+    assert [url for _, url, _, _ in connection.asked] == [path, f"{path}&continue=from+here"]
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind", "reason"),
+    [
+        (403, "jobs is forbidden: user cannot create", UserError, "ApiForbidden"),
+        (401, "unauthorized", UserError, "ApiForbidden"),
+        (403, "exceeded quota: gpus", TransientError, "QuotaExceeded"),
+        (403, "unable to create in wards because it is being terminated", TransientError, "NamespaceTerminating"),
+        (409, "the object has been modified", TransientError, "ApiConflict"),
+        (429, "too many requests", TransientError, "ApiUnavailable"),
+        (503, "shutting down", TransientError, "ApiUnavailable"),
+        (422, "spec.template is immutable", UserError, "ApiRefused"),
+    ],
+)
+def test_a_refusal_is_weather_or_for_a_person_to_mend(status: int, message: str, kind: type[FedPipeError], reason: str) -> None:
+    with pytest.raises(kind) as refused:
+        Api(Connection(status, {"message": message})).merge(JOBS, "wards", "one", {})
+
+    assert refused.value.reason == reason
+    assert refused.value.message.startswith(f"PATCH jobs wards/one: {message}")
+
+
+def test_an_answer_that_is_no_json_is_shown_as_it_is() -> None:
+    with pytest.raises(TransientError, match="upstream timed out"):
+        Api(Connection(504, b"<html>upstream timed out</html>")).find(JOBS, "wards")
+
+
+def test_no_answer_is_weather() -> None:
+    with pytest.raises(TransientError, match="ApiUnavailable: GET jobs wards/one"):
+        Api(Connection(broken=ProtocolError("Connection aborted."))).get(JOBS, "wards", "one")

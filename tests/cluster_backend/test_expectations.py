@@ -1,0 +1,95 @@
+"""What the operator has just done counts until the watch tells of it."""
+
+from dataclasses import replace
+
+from fedpipe_operator.backend import Job
+from fedpipe_operator.cluster.expectations import Expectations
+from fedpipe_operator.cluster.objects import KubeJob
+
+JOB = KubeJob("default", "toy", "uid-1", Job("toy-a0", "train", "site-a"), created_at=10.0)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def known(expectations: Expectations, *watched: KubeJob) -> dict[str, KubeJob]:
+    jobs = {job.job.name: job for job in watched}
+    of_run, at_site = expectations.of_run("default", "uid-1", jobs), expectations.at_site("default", "site-a", jobs)
+    assert of_run == at_site
+    return of_run
+
+
+def test_a_job_just_created_is_seen_before_the_watch_knows_it() -> None:
+    expectations = Expectations(Clock())
+    expectations.created(JOB)
+
+    assert known(expectations) == {"toy-a0": JOB}
+
+
+def test_the_watch_is_believed_as_soon_as_it_knows_the_job() -> None:
+    expectations = Expectations(Clock())
+    expectations.created(JOB)
+    at_work = replace(JOB, ready=1)
+
+    assert known(expectations, at_work) == {"toy-a0": at_work}
+
+
+def test_a_job_just_deleted_is_on_its_way_out_and_then_gone() -> None:
+    expectations = Expectations(Clock())
+    expectations.deleted(JOB)
+
+    assert known(expectations, JOB)["toy-a0"].is_deleting
+    assert known(expectations) == {}
+
+
+def test_a_job_given_up_is_no_longer_at_work_though_the_watch_thinks_so() -> None:
+    expectations = Expectations(Clock())
+    expectations.given_up(JOB, "NoNode", "no node")
+
+    assert not known(expectations, JOB)["toy-a0"].is_active
+
+
+def test_a_new_job_of_the_same_name_is_not_taken_for_the_one_that_was_deleted() -> None:
+    expectations = Expectations(Clock())
+    expectations.deleted(JOB)
+    newer = replace(JOB, created_at=20.0)
+
+    assert known(expectations, newer) == {"toy-a0": newer}
+
+
+def test_after_a_while_the_watch_alone_is_believed() -> None:
+    clock = Clock()
+    expectations = Expectations(clock)
+    expectations.created(JOB)
+    clock.now += 61
+
+    assert known(expectations) == {}
+
+
+def test_the_jobs_of_others_are_not_told() -> None:
+    expectations = Expectations(Clock())
+    expectations.created(replace(JOB, run_uid="another", job=replace(JOB.job, name="another-a0", site="site-b")))
+
+    assert known(expectations) == {}
+
+
+def test_a_job_of_another_run_counts_at_its_site_and_one_at_another_site_for_its_run() -> None:
+    expectations = Expectations(Clock())
+    expectations.created(replace(JOB, run_uid="another"))
+
+    assert expectations.of_run("default", "uid-1", {}) == {}
+    assert list(expectations.at_site("default", "site-a", {})) == ["toy-a0"]
+    assert expectations.at_site("elsewhere", "site-a", {}) == {}
+
+
+def test_a_job_that_was_withdrawn_was_never_there() -> None:
+    expectations = Expectations(Clock())
+    expectations.created(JOB)
+    expectations.withdrawn(JOB)
+
+    assert known(expectations) == {}
+    assert not expectations._of

@@ -1,0 +1,436 @@
+"""The operator's turns on a stand-in cluster: Jobs and Secrets in, status and events out."""
+
+import copy
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+from stand_in_cluster import SETTINGS, KubeWorld, renamed, stamp
+from stand_in_runs import a_run, a_site
+
+from fedpipe_operator.api import DeletionPolicy
+from fedpipe_operator.api.meta import FINALIZER
+from fedpipe_operator.cluster.api import JOBS, RUNS, SECRETS
+from fedpipe_operator.errors import FedPipeError, TransientError, UserError
+from fedpipe_operator.settings import Settings
+
+
+def test_a_run_goes_from_its_object_to_its_end_and_leaves_no_task_behind(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+
+    world.settle()
+    world.turn()
+
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.body()["status"]["round"] == 2
+    assert world.at_work() == []
+    assert world.api.all(SECRETS) == []
+
+
+def test_the_tasks_of_a_round_go_after_the_next_jobs_are_made_since_deleting_takes_time(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.settle()
+    calls = [call for call in world.api.noted if call.startswith(("create jobs", "deletecollection secrets"))]
+    before = [calls[at - 1] for at, call in enumerate(calls) if call == "deletecollection secrets"]
+
+    assert before == [f"create jobs toy-{job}" for job in ("train-r1-site-c-a0", "train-r2-site-c-a0", "export-a0")]
+
+
+def test_tasks_that_could_not_be_deleted_are_deleted_by_a_later_turn(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.api.trouble["deletecollection secrets"] = TransientError("Unreachable", "the API server is away")
+    with pytest.raises(TransientError, match="Unreachable"):
+        world.work_until("train-r1")
+    before = world.api.all(SECRETS)
+    world.api.trouble.clear()
+    world.turn()
+
+    assert len(before) == 9
+    assert {one["metadata"]["name"] for one in world.api.all(SECRETS)} == {f"toy-train-r1-site-{site}-a0" for site in "abc"}
+
+
+def test_every_job_and_secret_is_made_once_even_with_a_new_operator_at_every_turn(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    for _ in range(200):
+        world.restart()
+        world.turn()
+        if "Succeeded" in world.conditions():
+            break
+        if world.at_work():
+            world.work(world.at_work()[-1])
+        else:
+            world.await_workers()
+            world.turn()
+    made = [call for call in world.api.noted if call.startswith("create jobs")]
+
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert made == list(dict.fromkeys(made))
+
+
+def test_a_task_that_was_made_without_its_job_is_made_anew_with_urls_that_are_valid_again(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.api.trouble["create jobs"] = TransientError("Unreachable", "the API server is away")
+    with pytest.raises(TransientError, match="Unreachable"):
+        world.turn()
+    world.api.trouble.clear()
+    left = world.api.all(SECRETS)[0]
+    world.api.merge(SECRETS, "default", left["metadata"]["name"], {"stringData": {"task.json": "of yesterday"}})
+
+    world.settle()
+
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert [call for call in world.api.noted if call.startswith("apply secrets")] == [f"apply secrets {left['metadata']['name']}"]
+
+
+def test_a_turn_with_nothing_new_makes_no_call(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.turn()
+    world.turn()
+    world.api.noted.clear()
+
+    world.turn()
+
+    assert world.api.noted == []
+
+
+def test_a_watch_that_lags_does_not_make_the_operator_act_twice(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    before = world.view()
+    world.turn()
+    calls = len(world.api.noted)
+
+    world.runs.turn(before)
+
+    assert [call for call in world.api.noted[calls:] if not call.startswith("list")] == []
+
+
+def test_a_spec_that_does_not_parse_is_told_with_its_path_and_mended_by_the_next_edit(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run(task={"type": "CausalLM", "prompt": "{text}", "response": "{answer}"}))
+    body = world.body()
+    body["spec"]["task"]["slotPattern"] = "(no end"
+    world.api._put(RUNS, "default", "toy", body)
+
+    assert world.turn() is None
+    assert world.condition("Valid")["status"] == "False"
+    assert world.condition("Valid")["message"].startswith("spec.task.slotPattern: this is no regular expression")
+    assert world.events()[0][0] == "SpecInvalid"
+
+    world.add(world.run)
+    world.turn()
+
+    assert world.condition("Valid")["status"] == "True"
+    assert world.conditions()["Progressing"] == "Profiling"
+
+
+def test_a_change_of_what_the_rounds_rest_on_is_refused_where_the_crd_let_it_through(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.turn()
+    began = world.body()
+    other = copy.deepcopy(began)
+    other["spec"]["planning"] = {"ranks": [2]}
+    world.api._put(RUNS, "default", "toy", other)
+
+    with pytest.raises(TransientError, match="SpecChanged"):
+        world.turn()
+    assert world.condition("Ready")["reason"] == "SpecChanged"
+    assert "spec.planning" in world.condition("Ready")["message"]
+
+    world.api._put(RUNS, "default", "toy", world.body() | {"spec": began["spec"]})
+    world.settle()
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+
+
+def test_what_may_change_may_change_in_the_midst_of_a_run(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.turn()
+    body = world.body()
+    body["spec"] |= {"rounds": {"count": 3}, "training": {"learningRate": 0.5}}
+    world.api._put(RUNS, "default", "toy", body)
+    world.settle()
+
+    assert [entry["round"] for entry in world.body()["status"]["history"]] == [1, 2, 3]
+
+
+def test_a_job_of_an_earlier_run_of_the_same_name_is_waited_for(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    earlier = {"metadata": {"name": "toy-profile-site-a-a0", "labels": {"fedpipe.io/run": "toy", "fedpipe.io/run-uid": "another"}}}
+    world.api._put(JOBS, "default", "toy-profile-site-a-a0", earlier)
+
+    with pytest.raises(TransientError, match="NameTaken"):
+        world.turn()
+
+    world.api.delete(JOBS, "default", "toy-profile-site-a-a0", uid="uid-of-jobs-toy-profile-site-a-a0")
+    world.turn()
+
+    assert "toy-profile-site-a-a0" in world.at_work()
+
+
+def test_two_runs_share_a_site_one_job_at_a_time(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run(1))
+    other = renamed(world.run, "other")
+    world.add(other)
+    world.turn("toy")
+    world.turn("other")
+
+    assert world.at_work() == ["toy-profile-site-a-a0"]
+    assert "site-a waits for its turn: toy is at work there" in world.condition("Progressing", "other")["message"]
+
+    world.work("toy-profile-site-a-a0")
+    world.turn("other")
+
+    assert world.at_work() == ["other-profile-site-a-a0"]
+
+
+def test_a_site_with_room_for_two_does_two_runs_at_once(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run([a_site("site-a", maxConcurrentJobs=2)]))
+    world.add(renamed(world.run, "other"))
+    world.turn("toy")
+    world.turn("other")
+
+    assert world.at_work() == ["other-profile-site-a-a0", "toy-profile-site-a-a0"]
+
+
+def test_suspension_ends_the_jobs_and_the_same_round_goes_on_after_it(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.work_until("train-r2")
+    world.api.merge(RUNS, "default", "toy", {"spec": {"suspend": True}})
+    world.turn()
+
+    assert world.at_work() == []
+    assert world.conditions()["Suspended"] == "SuspendedBySpec"
+    assert world.body()["status"]["round"] == 2
+
+    world.api.merge(RUNS, "default", "toy", {"spec": {"suspend": False}})
+    world.now += 90000
+    world.settle()
+
+    assert world.body()["status"]["round"] == 2
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+
+
+def test_a_store_that_cannot_be_used_holds_the_run_up_and_is_told_once(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.turn()
+    world.stores.trouble = UserError("StoreFull", "bucket fedpipe: no space left; free space")
+    for _ in range(3):
+        with pytest.raises(TransientError):
+            world.turn()
+
+    assert world.condition("Progressing") | {"lastTransitionTime": ""} == {
+        "type": "Progressing",
+        "status": "False",
+        "reason": "StoreFull",
+        "message": "bucket fedpipe: no space left; free space",
+        "observedGeneration": 1,
+        "lastTransitionTime": "",
+    }
+    assert [reason for reason, _ in world.events()].count("StoreFull") == 1
+
+    world.stores.trouble = None
+    world.settle()
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+
+
+def test_a_run_that_is_held_up_at_its_first_look_says_that_its_spec_is_valid(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.stores.trouble = UserError("StoreFull", "bucket fedpipe: no space left; free space")
+    with pytest.raises(TransientError):
+        world.turn()
+
+    assert world.condition("Ready")["reason"] == "StoreFull"
+    assert world.condition("Valid")["status"] == "True"
+
+
+def test_passing_weather_is_not_told_to_people(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.turn()
+    world.stores.trouble = TransientError("StoreUnavailable", "503")
+    with pytest.raises(TransientError):
+        world.turn()
+
+    assert world.conditions()["Progressing"] == "Profiling"
+    with pytest.raises(TransientError):
+        world.turn()
+    assert world.condition("Progressing")["reason"] == "StoreUnavailable"
+
+
+def test_an_aggregation_above_the_limit_is_a_job_of_the_operators_image_with_the_stores_credentials(tmp_path: Path) -> None:
+    run = a_run(store={"bucket": "fedpipe", "credentialsSecretRef": {"name": "store"}})
+    world = KubeWorld(tmp_path, run, settings=Settings(trainer_image="trainer:1", operator_image="operator:1", aggregation_limit=1))
+    world.work_until("aggregate-r1")
+    job = world.api.objects[JOBS.plural, "default", "toy-aggregate-r1-a0"]
+    container = job["spec"]["template"]["spec"]["containers"][0]
+
+    assert container["image"] == "operator:1"
+    assert [one["valueFrom"]["secretKeyRef"]["name"] for one in container["env"] if "valueFrom" in one] == ["store", "store"]
+    assert world.runs.cluster.workers.seen("uid-1") == {}
+
+
+def test_no_trainer_gets_credentials_or_a_token(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run(store={"bucket": "fedpipe", "credentialsSecretRef": {"name": "store"}}))
+    world.settle()
+
+    for job in world.api.all(JOBS):
+        pod = job["spec"]["template"]["spec"]
+        assert pod["automountServiceAccountToken"] is False
+        assert "AWS_" not in str(pod)
+
+
+def test_what_is_at_work_long_after_its_run_ended_is_ended_too(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run(export={"adapter": False, "merged": False}))
+    world.settle()
+    world.end("toy-train-r2-site-a-a0", "Suspended")
+    assert world.at_work() == ["toy-train-r2-site-a-a0"]
+
+    assert world.turn() == world.now + 120
+    assert world.at_work() == ["toy-train-r2-site-a-a0"]
+
+    world.now += 120
+    world.turn()
+    assert world.at_work() == []
+
+
+def test_a_finished_run_goes_in_its_time(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run(ttlSecondsAfterFinished=600))
+    world.settle()
+
+    assert world.turn() == world.now + 600
+    world.now += 600
+    world.turn()
+
+    assert world.api.all(RUNS) == []
+
+
+def test_results_are_deleted_with_the_run_only_if_the_spec_says_so_and_nothing_is_at_work(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run(deletionPolicy=str(DeletionPolicy.DELETE)))
+    world.turn()
+    assert world.body()["metadata"]["finalizers"] == [FINALIZER]
+    world.settle()
+    store = world.stores.of(world.run).store
+    world.api.merge(RUNS, "default", "toy", {"metadata": {"deletionTimestamp": stamp(world.now)}})
+
+    again = world.turn()
+    assert again is not None
+    assert world.api.noted[-1] == "deletecollection jobs foreground", "a trainer that ends still writes: its Job must stay until it has"
+    assert store.list() != []
+
+    world.now += 61  # what was made in the last minute may be unknown to the watch
+    world.turn()
+    assert store.list() == []
+    assert world.body()["metadata"]["finalizers"] == []
+
+
+def test_a_run_whose_results_stay_has_no_finalizer(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.turn()
+
+    assert "finalizers" not in world.body()["metadata"]
+
+
+def test_the_settings_of_the_stand_in_are_those_that_users_get() -> None:
+    assert Settings("trainer:1", "operator:1") == SETTINGS
+
+
+def test_a_run_that_is_resumed_late_has_its_whole_time_again_though_a_site_was_done_before(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.work_until("train-r1")
+    world.work("toy-train-r1-site-a-a0")
+    world.api.merge(RUNS, "default", "toy", {"spec": {"suspend": True}})
+    world.turn()
+    world.now += 90000
+    world.api.merge(RUNS, "default", "toy", {"spec": {"suspend": False}})
+
+    world.settle()
+
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.body()["status"]["history"][0]["quorum"] == "3/3"
+
+
+@pytest.mark.parametrize("policy", list(DeletionPolicy))
+def test_whether_results_go_may_be_said_after_the_end(tmp_path: Path, policy: DeletionPolicy) -> None:
+    other = {DeletionPolicy.DELETE: DeletionPolicy.RETAIN, DeletionPolicy.RETAIN: DeletionPolicy.DELETE}[policy]
+    world = KubeWorld(tmp_path, a_run(deletionPolicy=str(other)))
+    world.settle()
+    world.api.merge(RUNS, "default", "toy", {"spec": {"deletionPolicy": str(policy)}})
+    world.turn()
+    assert world.body()["metadata"]["finalizers"] == ([FINALIZER] if policy is DeletionPolicy.DELETE else [])
+    world.api.merge(RUNS, "default", "toy", {"metadata": {"deletionTimestamp": stamp(world.now)}})
+    world.now += 61
+    while world.turn() is not None:
+        world.now += 61
+
+    assert (world.stores.of(world.run).store.list() == []) == (policy is DeletionPolicy.DELETE)
+
+
+def test_results_stay_if_that_is_said_while_the_run_is_being_deleted(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run(deletionPolicy=str(DeletionPolicy.DELETE)))
+    world.settle()
+    world.stores.trouble = UserError("StoreDenied", "the key pair was changed")
+    world.api.merge(RUNS, "default", "toy", {"metadata": {"deletionTimestamp": stamp(world.now)}})
+    world.turn()
+    world.now += 61
+    with pytest.raises(UserError, match="StoreDenied"):
+        world.turn()
+    world.stores.trouble = None
+    world.api.merge(RUNS, "default", "toy", {"spec": {"deletionPolicy": str(DeletionPolicy.RETAIN)}})
+    world.turn()
+
+    assert world.body()["metadata"]["finalizers"] == []
+    assert world.stores.of(world.run).store.list() != []
+
+
+@pytest.mark.parametrize(
+    ("trouble", "refusal", "goes"),
+    [
+        pytest.param("SecretMissing", "NamespaceTerminating", True, id="its Secret went with the namespace"),
+        pytest.param("SecretMissing", None, False, id="its Secret may come back"),
+        pytest.param("StoreDenied", "NamespaceTerminating", False, id="the store may be mended"),
+    ],
+)
+def test_a_run_goes_without_its_results_only_where_nobody_could_mend_it(
+    tmp_path: Path, trouble: str, refusal: str | None, goes: bool
+) -> None:
+    world = KubeWorld(tmp_path, a_run(deletionPolicy=str(DeletionPolicy.DELETE)))
+    world.settle()
+    world.now += 61
+    world.stores.trouble = UserError(trouble, "the results are out of reach")
+    if refusal is not None:
+        world.api.trouble["create events"] = TransientError(refusal, "the namespace is being deleted")
+    world.api.merge(RUNS, "default", "toy", {"metadata": {"deletionTimestamp": stamp(world.now)}})
+
+    with nullcontext() if goes else pytest.raises(FedPipeError, match=trouble):
+        while world.turn() is not None:
+            world.now += 61
+
+    assert (world.body()["metadata"]["finalizers"] == []) == goes
+
+
+def test_a_job_that_the_api_server_refuses_costs_its_site_and_not_the_run(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run(sites={"quorum": 0.6}))
+    world.api.refused = {"site-a"}
+
+    world.settle()
+
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.body()["status"]["excluded"]["site-a"] == "ApiRefused: a policy denied the request"
+
+
+def test_an_event_that_cannot_be_posted_stops_nothing(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.api.trouble["create events"] = UserError("ApiForbidden", "events may not be created")
+
+    world.settle()
+
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+
+
+def test_a_fault_that_nobody_foresaw_is_told_and_gone_on_from(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.stores.trouble = ZeroDivisionError("of ours")  # type: ignore[assignment]
+    with pytest.raises(TransientError, match="OperatorFault"):
+        world.turn()
+    assert "ZeroDivisionError: of ours" in world.condition("Ready")["message"]
+
+    world.stores.trouble = None
+    world.settle()
+    assert world.conditions()["Succeeded"] == "RoundsCompleted"

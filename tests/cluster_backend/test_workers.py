@@ -1,0 +1,133 @@
+"""Aggregation in processes of the operator's own: started once, watched, ended, never waited for."""
+
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from fedpipe_operator.backend import Job, JobState, JobStatus
+from fedpipe_operator.cluster.workers import Workers
+
+JOB = Job("toy-aggregate-r1-a0", "aggregate", round=1)
+SLOW = "import time; time.sleep(600)"
+
+
+class Bench:
+    """Workers that run a line of Python instead of an aggregation."""
+
+    def __init__(self, line: str) -> None:
+        self.ended = threading.Event()
+        self.told: list[str] = []
+        self.workers = Workers(lambda: 7.0, command=(sys.executable, "-c", line), on_end=self._on_end)
+
+    def _on_end(self, uid: str) -> None:
+        self.told.append(uid)
+        self.ended.set()
+
+    def start(self, *, seconds: float = 60, **environment: str) -> None:
+        self.workers.start("uid-1", JOB, "{}", environment=environment, seconds=seconds)
+
+    def result(self) -> JobStatus:
+        assert self.ended.wait(60)
+        return self.workers.seen("uid-1")[JOB.name]
+
+    def until_running(self) -> None:
+        while self.workers.seen("uid-1")[JOB.name].state is not JobState.RUNNING:
+            threading.Event().wait(0.01)
+
+
+@pytest.fixture
+def slow() -> Iterator[Bench]:
+    bench = Bench(SLOW)
+    yield bench
+    bench.workers.close()
+
+
+def test_a_process_that_ends_well_is_seen_to_and_its_run_is_woken() -> None:
+    bench = Bench("")
+    bench.start()
+
+    assert bench.result() == JobStatus(JOB, JobState.SUCCEEDED, 7.0, exit_code=0)
+    assert bench.told == ["uid-1"]
+
+
+def test_a_process_that_fails_is_seen_with_its_last_words_and_its_exit_code() -> None:
+    bench = Bench("import sys; sys.exit('StoreFull: no space left')")
+    bench.start()
+
+    result = bench.result()
+    assert (result.state, result.exit_code, result.reason, result.message) == (
+        JobState.FAILED,
+        1,
+        "AggregationFailed",
+        "StoreFull: no space left",
+    )
+
+
+def test_a_process_finds_its_task_and_the_stores_keys() -> None:
+    line = "import os, sys; sys.exit(open(sys.argv[1]).read() + os.environ['AWS_ACCESS_KEY_ID'])"
+    bench = Bench(line)
+    bench.start(AWS_ACCESS_KEY_ID="me")
+
+    assert bench.result().message == "{}me"
+
+
+def test_a_process_yields_to_the_operators_own_turns() -> None:
+    bench = Bench("import os\nwhile os.getpriority(os.PRIO_PROCESS, 0) <= 0: pass")
+    bench.start()
+
+    assert bench.result().state is JobState.SUCCEEDED
+
+
+def test_a_process_that_takes_too_long_is_ended() -> None:
+    bench = Bench(SLOW)
+    bench.start(seconds=0.2)
+
+    result = bench.result()
+    assert (result.exit_code, result.reason, result.message) == (137, "Killed", "not done within 0 s")
+
+
+def test_a_job_is_started_once(slow: Bench) -> None:
+    slow.start()
+    slow.until_running()
+    slow.start()
+
+    assert len(slow.workers._processes) == 1
+
+
+def test_a_job_that_is_discarded_is_ended_and_forgotten(slow: Bench) -> None:
+    slow.start()
+    slow.until_running()
+    process = next(iter(slow.workers._processes.values()))
+
+    slow.workers.discard("uid-1", JOB.name)
+
+    assert process.wait(60) < 0
+    assert slow.workers.seen("uid-1") == {}
+
+
+def test_no_process_outlives_the_operator(slow: Bench) -> None:
+    slow.start()
+    slow.until_running()
+    process = next(iter(slow.workers._processes.values()))
+
+    slow.workers.close()
+
+    assert process.wait(60) < 0
+
+
+def test_a_run_sees_its_own_jobs_alone(slow: Bench) -> None:
+    slow.start()
+
+    assert slow.workers.seen("uid-2") == {}
+
+
+def test_a_process_that_cannot_be_started_is_an_attempt_that_failed() -> None:
+    bench = Bench("")
+    bench.workers.command = ("/no/such/program",)
+    bench.start()
+
+    result = bench.result()
+    assert (result.state, result.reason) == (JobState.FAILED, "AggregationFailed")
+    assert "could not be started" in result.message

@@ -1,0 +1,87 @@
+"""How kopf is set up: it reads and nothing else, and comes up however much there is to read."""
+
+import asyncio
+import inspect
+from collections.abc import Callable
+
+import kopf
+import pytest
+
+
+@pytest.fixture
+def settings() -> kopf.OperatorSettings:
+    from fedpipe_operator.handlers import watches  # noqa: PLC0415 -- registers with kopf
+
+    settings = kopf.OperatorSettings()
+    asyncio.run(watches.configure(settings))  # type: ignore[arg-type]
+    return settings
+
+
+def test_as_many_objects_as_there_are_can_wait_for_the_indices_at_once(settings: kopf.OperatorSettings) -> None:
+    assert settings.queueing.worker_limit is None
+
+
+def test_a_watch_that_has_died_without_a_word_is_noticed_within_minutes(settings: kopf.OperatorSettings) -> None:
+    watching = settings.watching
+
+    assert (watching.server_timeout, watching.client_timeout) == (300, 330), "the server ends it; if it does not, we do"
+    assert (watching.connect_timeout, settings.networking.request_timeout) == (10, 60)
+
+
+def test_kopf_leaves_no_mark_on_objects(settings: kopf.OperatorSettings) -> None:
+    body = kopf.Body({"metadata": {"name": "toy"}, "spec": {"suspend": True}})
+    storage = settings.persistence.diffbase_storage
+
+    assert not settings.posting.enabled
+    assert storage.build(body=body) == {}
+    assert storage.fetch(body=body) is None
+
+
+def test_every_handler_is_a_coroutine_for_kopf_calls_others_in_threads_and_the_work_queue_is_the_event_loops() -> None:
+    from fedpipe_operator.handlers import nodes, watches  # noqa: PLC0415 -- registers with kopf
+
+    found = [one for module in (watches, nodes) for one in vars(module).values() if inspect.isfunction(one)]
+    ours = [one for one in found if one.__module__ in (watches.__name__, nodes.__name__)]
+
+    assert len(ours) > 10
+    assert [one.__name__ for one in ours if not inspect.iscoroutinefunction(one)] == []
+
+
+class Listener:
+    """In a control's place: what it was told, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[object, ...]] = []
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *said, **_: self.told.append((name, *said))
+
+
+META = {"name": "one", "namespace": "wards", "uid": "u", "labels": {}, "creationTimestamp": "2026-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize("handler", ["run_seen", "site_seen", "job_seen"])
+@pytest.mark.parametrize("event", [None, "ADDED", "MODIFIED", "DELETED"])
+def test_the_control_hears_of_every_event_and_so_of_every_list(handler: str, event: str | None) -> None:
+    from fedpipe_operator.handlers import watches  # noqa: PLC0415 -- registers with kopf
+
+    controller = Listener()
+    asyncio.run(getattr(watches, handler)(type=event, body=kopf.Body({"metadata": META}), memo=kopf.Memo(controller=controller)))
+
+    assert controller.told[0] == ("note_list", event)
+    assert len(controller.told) == 2
+
+
+class Turns:
+    """Those of a control, under way or over."""
+
+    def __init__(self, *, are_over: bool) -> None:
+        self.done = lambda: are_over
+
+
+def test_the_probe_fails_once_no_turns_are_made_any_more() -> None:
+    from fedpipe_operator.handlers import watches  # noqa: PLC0415 -- registers with kopf
+
+    assert asyncio.run(watches.is_turning(kopf.Memo(turns=Turns(are_over=False))))
+    with pytest.raises(kopf.PermanentError):
+        asyncio.run(watches.is_turning(kopf.Memo(turns=Turns(are_over=True))))

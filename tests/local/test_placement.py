@@ -1,0 +1,60 @@
+"""The map of this machine: where a site's trainer finds model and data, and what it may use."""
+
+from pathlib import Path
+
+import pytest
+from stand_in_runs import a_run, a_site
+
+from fedpipe_operator.backend import Limits
+from fedpipe_operator.local.placement import LocalPlacement
+from fedpipe_trainer.contract import Data
+
+
+def test_a_claim_is_the_folder_of_that_name_below_the_volumes(tmp_path: Path) -> None:
+    run = a_run(2, model={"source": "pvc://models/deep/toy"})
+
+    inputs = LocalPlacement(tmp_path).inputs(run, "site-b")
+
+    assert inputs.model.source == f"file://{tmp_path}/models/deep/toy"
+    assert inputs.data == Data(train=f"{tmp_path}/site-b/train.jsonl", validation=f"{tmp_path}/site-b/validation.jsonl")
+
+
+def test_volumes_beside_a_relative_path_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    inputs = LocalPlacement(Path("volumes")).inputs(a_run(1), "site-a")
+
+    assert inputs.model.source == f"file://{tmp_path}/volumes/models/toy"
+    assert inputs.data is not None
+    assert inputs.data.train == f"{tmp_path}/volumes/site-a/train.jsonl"
+
+
+@pytest.mark.parametrize("source", ["hf://org/name@revision", "file:///models/toy"])
+def test_a_model_that_is_in_no_claim_is_where_the_spec_says(tmp_path: Path, source: str) -> None:
+    assert LocalPlacement(tmp_path).inputs(a_run(model={"source": source}), "site-a").model.source == source
+
+
+def test_the_runs_own_work_gets_the_model_and_no_sites_data(tmp_path: Path) -> None:
+    inputs = LocalPlacement(tmp_path).inputs(a_run(), "")
+
+    assert inputs.data is None
+    assert inputs.model.source.endswith("/models/toy")
+
+
+@pytest.mark.parametrize(
+    ("capacity", "limits"),
+    [
+        ({"memory": "3Gi", "cpu": "2"}, Limits(memory_bytes=3 * 2**30, cpus=2)),
+        ({"memory": "500M", "cpu": "2500m"}, Limits(memory_bytes=500_000_000, cpus=2)),
+        ({"cpu": "250m"}, Limits(memory_bytes=None, cpus=1)),
+        ({}, Limits(memory_bytes=None, cpus=None)),
+    ],
+)
+def test_a_site_may_use_what_it_claims(tmp_path: Path, capacity: dict[str, str], limits: Limits) -> None:
+    run = a_run([a_site("small", capacity=capacity), a_site("large", capacity={"memory": "64Gi", "cpu": "32"})])
+
+    assert LocalPlacement(tmp_path).limits(run, "small") == limits
+
+
+def test_the_runs_own_work_has_no_sites_limits(tmp_path: Path) -> None:
+    assert LocalPlacement(tmp_path).limits(a_run([a_site("a", capacity={"memory": "1Gi", "cpu": "1"})]), "") == Limits()
