@@ -1,4 +1,4 @@
-"""The operator on a cluster: `python -m fedpipe_operator`, set up by its environment (`settings`)."""
+"""The operator on a cluster: `python -m fedpipe_operator`, configured by its environment (`settings`)."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from fedpipe_operator.aggregation.malloc import use_one_arena
 from fedpipe_operator.cluster import Api, RunReconciler, SiteReconciler, in_cluster
 from fedpipe_operator.cluster.api import RUNS, SITES
 from fedpipe_operator.cluster.backend import Cluster
-from fedpipe_operator.cluster.cache_check import CacheCheck
+from fedpipe_operator.cluster.cache_check import LiveObjects
 from fedpipe_operator.cluster.credentials import StoreConnections
 from fedpipe_operator.cluster.expectations import Expectations
 from fedpipe_operator.cluster.status_writer import ClusterStatusWriter
@@ -22,19 +22,18 @@ from fedpipe_operator.handlers.controller import Controller
 from fedpipe_operator.settings import Settings
 
 
-def controller_of(settings: Settings) -> Controller:
-    """Everything that is at work, put together."""
+def make_controller(settings: Settings) -> Controller:
+    """The controller with everything it works with."""
     api, clock = in_cluster(), time.time
     status_writer = ClusterStatusWriter(api, clock)
     cluster = Cluster(api, settings, Expectations(clock), Workers(clock), clock)
     runs = RunReconciler(cluster, StoreConnections(api), status_writer)
-    return Controller(
-        runs, SiteReconciler(status_writer, clock), CacheCheck(api, settings.namespaces, settings.watch_nodes), settings.threads
-    )
+    live_objects = LiveObjects(api, settings.namespaces, settings.watch_nodes)
+    return Controller(runs, SiteReconciler(status_writer, clock), live_objects, settings.threads)
 
 
-def _leave_without_kinds(api: Api, settings: Settings) -> None:
-    """Which kinds are served is looked up once, and one that comes later would be waited for in vain: better to be started again."""
+def _exit_without_crds(api: Api, settings: Settings) -> None:
+    """Exit if a CRD is missing: kopf looks up the kinds once, and would never watch one that is installed later."""
     namespaces = settings.namespaces or ("default",)
     try:
         missing = [kind.plural for kind in (RUNS, SITES) if not api.serves(kind, namespaces[0])]
@@ -45,14 +44,14 @@ def _leave_without_kinds(api: Api, settings: Settings) -> None:
 
 
 def main() -> None:
-    """Run until told to end."""
+    """Run until terminated."""
     try:
         settings = environment.read(os.environ)
     except ValueError as error:
         sys.exit(str(error))
     use_one_arena()
-    controller = controller_of(settings)
-    _leave_without_kinds(controller.runs.cluster.api, settings)
+    controller = make_controller(settings)
+    _exit_without_crds(controller.runs.cluster.api, settings)
     from fedpipe_operator.handlers import watches  # noqa: F401, PLC0415 -- registers with kopf
 
     if settings.watch_nodes:
@@ -69,7 +68,7 @@ def main() -> None:
         stop_flag=controller.diverged,
     )
     if controller.diverged.is_set():
-        sys.exit("to be started anew")
+        sys.exit("the cache differs from the API server: restart the operator to rebuild it")
 
 
 if __name__ == "__main__":

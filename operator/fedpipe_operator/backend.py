@@ -1,7 +1,7 @@
-"""What every door to work looks like: `local` (processes of this machine) and `cluster` (Jobs) both are one.
+"""The job backend: what a run's jobs are, and what `local` (processes of this machine) and `cluster` (Kubernetes Jobs) both offer.
 
-Values and a protocol only. The loop starts jobs by deterministic names, looks at all of them, and discards those
-no longer wanted; it never waits for one.
+Values and a protocol only. The reconciler starts jobs under deterministic names, observes all of them, and discards those that
+are no longer wanted; it never blocks on one.
 """
 
 from collections.abc import Mapping
@@ -12,8 +12,18 @@ from typing import Final, Protocol
 from fedpipe_trainer.contract import Progress
 
 
+class TaskKind(StrEnum):
+    """The kinds of work. A trainer knows all but `aggregate` under the same words."""
+
+    PROFILE = "profile"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    EXPORT = "export"
+    AGGREGATE = "aggregate"
+
+
 class JobState(StrEnum):
-    """Where a job stands."""
+    """The state of a job."""
 
     PENDING = "Pending"
     RUNNING = "Running"
@@ -26,54 +36,55 @@ ACTIVE_STATES: Final = (JobState.PENDING, JobState.RUNNING)
 
 @dataclass(frozen=True)
 class Job:
-    """One attempt at one piece of work. The name is derived from the rest (`names.job`) and is its identity."""
+    """One attempt at one task. The name is derived from the other fields (`names.job`) and is its identity."""
 
     name: str
-    kind: str
-    """profile, train, evaluate, export or aggregate."""
+    kind: TaskKind
     site: str = ""
-    """Empty for export and aggregate."""
+    """Empty for an export and an aggregation."""
     round: int = 0
     attempt: int = 0
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a job may use; None is no limit."""
+    """What a job may use (None: no limit), and what it is expected to use."""
 
     memory_bytes: int | None = None
     cpus: int | None = None
     expected_bytes: int | None = None
-    """The memory that the plan foresees: what a scheduler is asked to set aside. No limit."""
+    """The plan's forecast of memory, which a scheduler is asked to reserve. Not a limit."""
+    update_bytes: int = 0
+    """Of all updates that an aggregation reads. Not a limit: it decides where the aggregation runs on a cluster."""
 
 
 @dataclass(frozen=True)
 class JobStatus:
-    """A job as it was last seen."""
+    """A job as it was last observed."""
 
     job: Job
     state: JobState
     started_at: float
-    """Unix seconds of its `start`, the time it waited for its turn included."""
+    """Unix seconds of its `start`, the time in the queue included."""
     exit_code: int | None = None
-    """Set when it ended; 128 + n where signal n ended it."""
+    """Set when it ended; 128 + n if signal n ended it."""
     reason: str = ""
-    """One CamelCase word when it failed, or when it waits for something."""
+    """One CamelCase word if it failed, or if it is blocked."""
     message: str = ""
     is_final: bool = False
-    """Whether it failed of something that another attempt would meet again."""
+    """Whether it failed for a cause that another attempt would meet again."""
     progress: Progress | None = None
     """The newest line of progress."""
 
 
 class JobBackend(Protocol):
-    """Work somewhere else, by name. Raises `errors.TransientError` or `errors.UserError`."""
+    """Runs jobs by name. Raises `errors.TransientError` or `errors.UserError`."""
 
     def start(self, job: Job, task_json: str, limits: Limits) -> None:
-        """Have the task done, unless a job of this name is there already."""
+        """Run the task, unless a job of this name exists."""
 
     def observe(self) -> Mapping[str, JobStatus]:
-        """Every job that was started and not discarded, by name, ended ones included."""
+        """Every job that was started and not discarded, by name; ended ones too."""
 
     def discard(self, name: str) -> None:
-        """End a job and forget it. One that is not there is no error."""
+        """End a job and forget it. A job that does not exist is no error."""

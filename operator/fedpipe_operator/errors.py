@@ -1,7 +1,7 @@
-"""The operator's two kinds of failure. Every door translates what the world throws into one of them.
+"""The operator's two kinds of error. Every backend and store translates what it meets into one of them.
 
-Either waiting may help (`TransientError`), or a person must mend something (`UserError`). Both carry a CamelCase
-reason, which becomes a condition's reason, and a message that says what is wrong, where, and what to do.
+Either a retry may help (`TransientError`; kopf calls it temporary), or a person must act (`UserError`; kopf: permanent). Both carry a
+CamelCase reason, which becomes a condition's reason, and a message that says what is wrong, where, and what to do.
 """
 
 
@@ -15,8 +15,8 @@ class FedPipeError(Exception):
 
 
 class TransientError(FedPipeError):
-    """Weather: no connection, a server error, a timeout, throttling. The same call may succeed later."""
+    """No connection, a server error, a timeout, throttling: the same call may succeed later."""
 
 
 class UserError(FedPipeError):
-    """A person must mend this: a full store, a wrong key, a missing bucket. Trying again changes nothing."""
+    """A full store, a wrong key, a missing bucket: retrying changes nothing until a person corrects it."""

@@ -5,11 +5,17 @@ Store keys are relative to the run's own prefix, `<prefix>/<namespace>/<name>/<u
 """
 
 import hashlib
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
 
 from fedpipe_operator.api.meta import NAME_MAX
 
-_HASH_LENGTH = 8
+_HASH_LENGTH: Final = 8
+_ATTEMPT: Final = re.compile(r"(?P<folder>.+)/(?P<attempt>0|[1-9][0-9]*)/(?P<file>[^/]+)")
+"""A key of an attempt. Rounds are padded with zeros, so that none is taken for an attempt."""
 
 COMPARISON = "comparison/comparison.json"
 REPORT = "report.html"
@@ -101,25 +107,25 @@ def export_result(attempt: int) -> str:
     return f"export/{attempt}/result.json"
 
 
-def result_of(kind: str, *, site: str, round_: int, attempt: int) -> str:
-    """Key of what a job of this kind writes last."""
-    match kind:
-        case "profile":
-            return profile_result(site, attempt)
-        case "train":
-            return update_result(round_, site, attempt)
-        case "evaluate":
-            return evaluation_result(round_, site, attempt)
-        case "export":
-            return export_result(attempt)
-        case "aggregate":
-            return round_commit(round_)
-    raise ValueError(f"no job is of kind {kind!r}")
+@dataclass(frozen=True)
+class Listing:
+    """Keys that a store listed, with the attempts among them, so that what is absent costs no request."""
 
+    keys: frozenset[str]
 
-def numbers_in(keys: Iterable[str]) -> list[int]:
-    """Every number that is a whole part of these keys, ascending: all their rounds and attempts are among them."""
-    return sorted({int(part) for key in keys for part in key.split("/") if part.isdecimal()})
+    @cached_property
+    def _attempts(self) -> Mapping[tuple[str, str], tuple[int, ...]]:
+        """Ascending, by folder and file."""
+        found: dict[tuple[str, str], list[int]] = {}
+        for key in self.keys:
+            if match := _ATTEMPT.fullmatch(key):
+                found.setdefault((match["folder"], match["file"]), []).append(int(match["attempt"]))
+        return {place: tuple(sorted(attempts)) for place, attempts in found.items()}
+
+    def attempts(self, key_of: Callable[[int], str]) -> tuple[int, ...]:
+        """The attempts whose key was listed, ascending. `key_of` gives an attempt's key; an attempt that was killed left none."""
+        folder, _, file = key_of(0).rsplit("/", 2)
+        return self._attempts.get((folder, file), ())
 
 
 def alone_folder(site: str) -> str:

@@ -17,7 +17,7 @@ from charts import granted, rules
 from stand_in_runs import a_run
 
 from fedpipe_operator import cluster
-from fedpipe_operator.backend import Job
+from fedpipe_operator.backend import Job, TaskKind
 from fedpipe_operator.cluster.api import APPLY, Api, Kind
 from fedpipe_operator.manifests import task_secret
 
@@ -170,6 +170,6 @@ def _watched() -> dict[str, list[Any]]:
 def _owning() -> set[Right]:
     """Where an owner is to wait for what it owns, naming it as such needs a right on its finalizers."""
     run = a_run()
-    owners = task_secret(run, Job("job", "export"), "{}")["metadata"]["ownerReferences"]
+    owners = task_secret(run, Job("job", TaskKind.EXPORT), "{}")["metadata"]["ownerReferences"]
     assert [one["blockOwnerDeletion"] for one in owners] == [True]
     return {("fedpipe.io", "federatedfinetunes/finalizers", "update")}

@@ -55,7 +55,7 @@ class Place:
             machine = Machine(self.runs.path, Run(self.runs.adopt(), self.run.sites), trainer)
             session = machine.session(on_status=self.runs.write_status)
             while until == "plan" and session.store.read(names.round_plan(1)) is None:
-                session.turn()
+                session.reconcile()
                 for name in machine.backend.at_work():
                     machine.backend.work(name)
             if until in ("end", "comparison"):

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from fedpipe_operator.api import FineTuneStatus
-from fedpipe_operator.backend import Job, JobState, JobStatus
+from fedpipe_operator.backend import Job, JobState, JobStatus, TaskKind
 from fedpipe_operator.cli.display import Display
 from fedpipe_operator.rounds import Event
 from fedpipe_trainer.contract import Progress
@@ -94,7 +94,7 @@ def test_the_line_of_an_idle_site_shows_the_job_that_was_started_last(terminal: 
 
 
 def test_the_runs_own_work_has_a_line_of_its_own(terminal: Screen) -> None:
-    aggregation = JobStatus(Job("aggregate-r2", "aggregate", "", 2, 0), JobState.RUNNING, 1000.0)
+    aggregation = JobStatus(Job("aggregate-r2", TaskKind.AGGREGATE, "", 2, 0), JobState.RUNNING, 1000.0)
 
     with terminal.display as display:
         display.jobs(by_name(aggregation, at_work("clinic", speed=1.0)))

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from fedpipe_operator.backend import Job
+from fedpipe_operator.backend import Job, TaskKind
 from fedpipe_operator.cluster.expectations import Expectations
 from fedpipe_operator.cluster.objects import KubeJob
 
-JOB = KubeJob("default", "toy", "uid-1", Job("toy-a0", "train", "site-a"), created_at=10.0)
+JOB = KubeJob("default", "toy", "uid-1", Job("toy-a0", TaskKind.TRAIN, "site-a"), created_at=10.0)
 
 
 class Clock:
@@ -92,4 +92,4 @@ def test_a_job_that_was_withdrawn_was_never_there() -> None:
     expectations.withdrawn(JOB)
 
     assert known(expectations) == {}
-    assert not expectations._of
+    assert not expectations._by_group

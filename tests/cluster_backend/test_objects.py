@@ -4,13 +4,13 @@ import pytest
 from stand_in_cluster import SETTINGS
 from stand_in_runs import a_run
 
-from fedpipe_operator.backend import Limits
+from fedpipe_operator.backend import Limits, TaskKind
 from fedpipe_operator.cluster.objects import KubeJob, kube_job, kube_node
 from fedpipe_operator.manifests import trainer_job
 from fedpipe_operator.rounds import job_of
 
 RUN = a_run()
-JOB = job_of(RUN, "train", site="site-a", round_=2, attempt=1)
+JOB = job_of(RUN, TaskKind.TRAIN, site="site-a", round_=2, attempt=1)
 
 
 def a_body(status: dict[str, object] | None = None, **changes: object) -> dict[str, object]:

@@ -19,10 +19,10 @@ def a_node(name: str, **labels: str) -> Node:
 def test_a_pod_that_no_node_of_its_pool_can_take_costs_its_site_the_run_with_the_schedulers_words(tmp_path: Path) -> None:
     fleet = [a_site("site-a"), a_site("site-b"), a_site("site-c", nodeSelector={"pool": "gone"})]
     world = KubeWorld(tmp_path, a_run(fleet, sites={"quorum": 0.6}), nodes=(a_node("one"),))
-    world.turn()
+    world.reconcile()
     world.pod("toy-profile-site-c-a0", IDLE)
     world.now += 40
-    world.turn()
+    world.reconcile()
 
     assert "toy-profile-site-c-a0" not in world.at_work()
     world.settle()
@@ -35,10 +35,10 @@ def test_a_pod_that_no_node_of_its_pool_can_take_costs_its_site_the_run_with_the
 
 def test_a_pod_that_waits_for_room_waits_and_is_told_of(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path, nodes=(a_node("one"),))
-    world.turn()
+    world.reconcile()
     world.pod("toy-profile-site-a-a0", IDLE)
     world.now += 40
-    world.turn()
+    world.reconcile()
 
     assert "toy-profile-site-a-a0" in world.at_work()
     assert "site-a waits for Unschedulable: 0/2 nodes are available" in world.condition("Progressing")["message"]
@@ -46,11 +46,11 @@ def test_a_pod_that_waits_for_room_waits_and_is_told_of(tmp_path: Path) -> None:
 
 def test_an_image_that_does_not_exist_fails_its_attempt_within_a_minute(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path, a_run(sites={"quorum": 0.6}, rounds={"count": 1, "attempts": 1}))
-    world.turn()
-    waiting = {"containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}]}
-    world.pod("toy-profile-site-b-a0", waiting)
+    world.reconcile()
+    why_waiting = {"containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}]}
+    world.pod("toy-profile-site-b-a0", why_waiting)
     world.now += 45
-    world.turn()
+    world.reconcile()
 
     world.settle()
 
@@ -59,15 +59,15 @@ def test_an_image_that_does_not_exist_fails_its_attempt_within_a_minute(tmp_path
 
 def test_a_pod_has_its_whole_grace_however_long_a_queue_held_its_job(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path, a_run(sites={"quorum": 0.6}, rounds={"count": 1, "attempts": 1}))
-    world.turn()
+    world.reconcile()
     world.now += 300
-    waiting = {"containerStatuses": [{"state": {"waiting": {"reason": "ErrImagePull", "message": "the registry restarts"}}}]}
-    world.pod("toy-profile-site-b-a0", waiting)
+    why_waiting = {"containerStatuses": [{"state": {"waiting": {"reason": "ErrImagePull", "message": "the registry restarts"}}}]}
+    world.pod("toy-profile-site-b-a0", why_waiting)
     world.now += 20
-    world.turn()
+    world.reconcile()
     assert "toy-profile-site-b-a0" in world.at_work()
     world.now += 20
-    world.turn()
+    world.reconcile()
 
     assert "toy-profile-site-b-a0" not in world.at_work()
 
@@ -75,14 +75,14 @@ def test_a_pod_has_its_whole_grace_however_long_a_queue_held_its_job(tmp_path: P
 def test_a_pod_that_the_kernel_killed_for_its_memory_takes_half_as_much_at_once_the_next_time(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
     while "toy-train-r1-site-a-a0" not in world.at_work():
-        world.turn()
+        world.reconcile()
         for name in world.at_work():
             if "train" not in name:
                 world.work(name)
     killed = {"containerStatuses": [{"state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}]}
     world.pod("toy-train-r1-site-a-a0", killed)
     world.end("toy-train-r1-site-a-a0", "Failed", "BackoffLimitExceeded")
-    world.turn()
+    world.reconcile()
 
     task = world.api.objects[SECRETS.plural, "default", "toy-train-r1-site-a-a1"]["stringData"]["task.json"]
     assert '"microBatch": 1' in task
@@ -90,12 +90,12 @@ def test_a_pod_that_the_kernel_killed_for_its_memory_takes_half_as_much_at_once_
 
 def test_a_job_that_a_queue_holds_back_waits_and_goes_on(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
-    world.turn()
+    world.reconcile()
     world.api.merge(JOBS, "default", "toy-profile-site-a-a0", {"spec": {"suspend": True}})
     world.now += 300
-    world.turn()
+    world.reconcile()
 
-    assert "site-a waits for the queue that holds its Job" in world.condition("Progressing")["message"]
+    assert "site-a waits for the queue to admit its Job" in world.condition("Progressing")["message"]
     world.api.merge(JOBS, "default", "toy-profile-site-a-a0", {"spec": {"suspend": False}})
     world.settle()
     assert world.body()["status"]["quorum"] == "3/3"
@@ -103,18 +103,18 @@ def test_a_job_that_a_queue_holds_back_waits_and_goes_on(tmp_path: Path) -> None
 
 def test_a_volume_that_cannot_be_mounted_is_given_twice_the_time_before_its_attempt_fails(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path, a_run(sites={"quorum": 0.6}, rounds={"count": 1, "attempts": 1}))
-    world.turn()
+    world.reconcile()
     name = "toy-profile-site-b-a0"
     world.pod(name, {"containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}]})
     event = {"metadata": {"name": "one"}, "reason": "FailedMount", "message": "no such device"}
     world.api.create(EVENTS, "default", event)
 
     world.now += 45
-    world.turn()
+    world.reconcile()
     assert name in world.at_work()
 
     world.now += 20
-    world.turn()
+    world.reconcile()
     assert name not in world.at_work()
     world.settle()
     assert world.body()["status"]["excluded"] == {"site-b": "MountFailed: no such device"}
@@ -122,11 +122,11 @@ def test_a_volume_that_cannot_be_mounted_is_given_twice_the_time_before_its_atte
 
 def test_nobody_asks_why_a_pod_that_has_ended_does_not_start(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
-    world.turn()
+    world.reconcile()
     for name in world.at_work():
         world.api.replace_status(JOBS, "default", name, {"succeeded": 1})
     world.now += 40
     world.api.noted.clear()
-    world.turn()
+    world.reconcile()
 
     assert "list pods" not in world.api.noted

@@ -19,7 +19,7 @@ def test_a_run_goes_from_its_object_to_its_end_and_leaves_no_task_behind(tmp_pat
     world = KubeWorld(tmp_path)
 
     world.settle()
-    world.turn()
+    world.reconcile()
 
     assert world.conditions()["Succeeded"] == "RoundsCompleted"
     assert world.body()["status"]["round"] == 2
@@ -43,7 +43,7 @@ def test_tasks_that_could_not_be_deleted_are_deleted_by_a_later_turn(tmp_path: P
         world.work_until("train-r1")
     before = world.api.all(SECRETS)
     world.api.trouble.clear()
-    world.turn()
+    world.reconcile()
 
     assert len(before) == 9
     assert {one["metadata"]["name"] for one in world.api.all(SECRETS)} == {f"toy-train-r1-site-{site}-a0" for site in "abc"}
@@ -53,14 +53,14 @@ def test_every_job_and_secret_is_made_once_even_with_a_new_operator_at_every_tur
     world = KubeWorld(tmp_path)
     for _ in range(200):
         world.restart()
-        world.turn()
+        world.reconcile()
         if "Succeeded" in world.conditions():
             break
         if world.at_work():
             world.work(world.at_work()[-1])
         else:
             world.await_workers()
-            world.turn()
+            world.reconcile()
     made = [call for call in world.api.noted if call.startswith("create jobs")]
 
     assert world.conditions()["Succeeded"] == "RoundsCompleted"
@@ -71,7 +71,7 @@ def test_a_task_that_was_made_without_its_job_is_made_anew_with_urls_that_are_va
     world = KubeWorld(tmp_path)
     world.api.trouble["create jobs"] = TransientError("Unreachable", "the API server is away")
     with pytest.raises(TransientError, match="Unreachable"):
-        world.turn()
+        world.reconcile()
     world.api.trouble.clear()
     left = world.api.all(SECRETS)[0]
     world.api.merge(SECRETS, "default", left["metadata"]["name"], {"stringData": {"task.json": "of yesterday"}})
@@ -84,11 +84,11 @@ def test_a_task_that_was_made_without_its_job_is_made_anew_with_urls_that_are_va
 
 def test_a_turn_with_nothing_new_makes_no_call(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
-    world.turn()
-    world.turn()
+    world.reconcile()
+    world.reconcile()
     world.api.noted.clear()
 
-    world.turn()
+    world.reconcile()
 
     assert world.api.noted == []
 
@@ -96,10 +96,10 @@ def test_a_turn_with_nothing_new_makes_no_call(tmp_path: Path) -> None:
 def test_a_watch_that_lags_does_not_make_the_operator_act_twice(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
     before = world.view()
-    world.turn()
+    world.reconcile()
     calls = len(world.api.noted)
 
-    world.runs.turn(before)
+    world.runs.reconcile(before, 0)
 
     assert [call for call in world.api.noted[calls:] if not call.startswith("list")] == []
 
@@ -110,13 +110,13 @@ def test_a_spec_that_does_not_parse_is_told_with_its_path_and_mended_by_the_next
     body["spec"]["task"]["slotPattern"] = "(no end"
     world.api._put(RUNS, "default", "toy", body)
 
-    assert world.turn() is None
+    assert world.reconcile() is None
     assert world.condition("Valid")["status"] == "False"
     assert world.condition("Valid")["message"].startswith("spec.task.slotPattern: this is no regular expression")
     assert world.events()[0][0] == "SpecInvalid"
 
     world.add(world.run)
-    world.turn()
+    world.reconcile()
 
     assert world.condition("Valid")["status"] == "True"
     assert world.conditions()["Progressing"] == "Profiling"
@@ -124,14 +124,14 @@ def test_a_spec_that_does_not_parse_is_told_with_its_path_and_mended_by_the_next
 
 def test_a_change_of_what_the_rounds_rest_on_is_refused_where_the_crd_let_it_through(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
-    world.turn()
+    world.reconcile()
     began = world.body()
     other = copy.deepcopy(began)
     other["spec"]["planning"] = {"ranks": [2]}
     world.api._put(RUNS, "default", "toy", other)
 
     with pytest.raises(TransientError, match="SpecChanged"):
-        world.turn()
+        world.reconcile()
     assert world.condition("Ready")["reason"] == "SpecChanged"
     assert "spec.planning" in world.condition("Ready")["message"]
 
@@ -142,7 +142,7 @@ def test_a_change_of_what_the_rounds_rest_on_is_refused_where_the_crd_let_it_thr
 
 def test_what_may_change_may_change_in_the_midst_of_a_run(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
-    world.turn()
+    world.reconcile()
     body = world.body()
     body["spec"] |= {"rounds": {"count": 3}, "training": {"learningRate": 0.5}}
     world.api._put(RUNS, "default", "toy", body)
@@ -157,10 +157,10 @@ def test_a_job_of_an_earlier_run_of_the_same_name_is_waited_for(tmp_path: Path) 
     world.api._put(JOBS, "default", "toy-profile-site-a-a0", earlier)
 
     with pytest.raises(TransientError, match="NameTaken"):
-        world.turn()
+        world.reconcile()
 
     world.api.delete(JOBS, "default", "toy-profile-site-a-a0", uid="uid-of-jobs-toy-profile-site-a-a0")
-    world.turn()
+    world.reconcile()
 
     assert "toy-profile-site-a-a0" in world.at_work()
 
@@ -169,14 +169,14 @@ def test_two_runs_share_a_site_one_job_at_a_time(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path, a_run(1))
     other = renamed(world.run, "other")
     world.add(other)
-    world.turn("toy")
-    world.turn("other")
+    world.reconcile("toy")
+    world.reconcile("other")
 
     assert world.at_work() == ["toy-profile-site-a-a0"]
-    assert "site-a waits for its turn: toy is at work there" in world.condition("Progressing", "other")["message"]
+    assert "site-a waits for a free job slot, which toy uses" in world.condition("Progressing", "other")["message"]
 
     world.work("toy-profile-site-a-a0")
-    world.turn("other")
+    world.reconcile("other")
 
     assert world.at_work() == ["other-profile-site-a-a0"]
 
@@ -184,8 +184,8 @@ def test_two_runs_share_a_site_one_job_at_a_time(tmp_path: Path) -> None:
 def test_a_site_with_room_for_two_does_two_runs_at_once(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path, a_run([a_site("site-a", maxConcurrentJobs=2)]))
     world.add(renamed(world.run, "other"))
-    world.turn("toy")
-    world.turn("other")
+    world.reconcile("toy")
+    world.reconcile("other")
 
     assert world.at_work() == ["other-profile-site-a-a0", "toy-profile-site-a-a0"]
 
@@ -194,7 +194,7 @@ def test_suspension_ends_the_jobs_and_the_same_round_goes_on_after_it(tmp_path: 
     world = KubeWorld(tmp_path)
     world.work_until("train-r2")
     world.api.merge(RUNS, "default", "toy", {"spec": {"suspend": True}})
-    world.turn()
+    world.reconcile()
 
     assert world.at_work() == []
     assert world.conditions()["Suspended"] == "SuspendedBySpec"
@@ -210,11 +210,11 @@ def test_suspension_ends_the_jobs_and_the_same_round_goes_on_after_it(tmp_path: 
 
 def test_a_store_that_cannot_be_used_holds_the_run_up_and_is_told_once(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
-    world.turn()
+    world.reconcile()
     world.stores.trouble = UserError("StoreFull", "bucket fedpipe: no space left; free space")
     for _ in range(3):
         with pytest.raises(TransientError):
-            world.turn()
+            world.reconcile()
 
     assert world.condition("Progressing") | {"lastTransitionTime": ""} == {
         "type": "Progressing",
@@ -235,7 +235,7 @@ def test_a_run_that_is_held_up_at_its_first_look_says_that_its_spec_is_valid(tmp
     world = KubeWorld(tmp_path)
     world.stores.trouble = UserError("StoreFull", "bucket fedpipe: no space left; free space")
     with pytest.raises(TransientError):
-        world.turn()
+        world.reconcile()
 
     assert world.condition("Ready")["reason"] == "StoreFull"
     assert world.condition("Valid")["status"] == "True"
@@ -243,14 +243,14 @@ def test_a_run_that_is_held_up_at_its_first_look_says_that_its_spec_is_valid(tmp
 
 def test_passing_weather_is_not_told_to_people(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
-    world.turn()
+    world.reconcile()
     world.stores.trouble = TransientError("StoreUnavailable", "503")
     with pytest.raises(TransientError):
-        world.turn()
+        world.reconcile()
 
     assert world.conditions()["Progressing"] == "Profiling"
     with pytest.raises(TransientError):
-        world.turn()
+        world.reconcile()
     assert world.condition("Progressing")["reason"] == "StoreUnavailable"
 
 
@@ -263,7 +263,7 @@ def test_an_aggregation_above_the_limit_is_a_job_of_the_operators_image_with_the
 
     assert container["image"] == "operator:1"
     assert [one["valueFrom"]["secretKeyRef"]["name"] for one in container["env"] if "valueFrom" in one] == ["store", "store"]
-    assert world.runs.cluster.workers.seen("uid-1") == {}
+    assert world.runs.cluster.workers.statuses("uid-1") == {}
 
 
 def test_no_trainer_gets_credentials_or_a_token(tmp_path: Path) -> None:
@@ -282,11 +282,11 @@ def test_what_is_at_work_long_after_its_run_ended_is_ended_too(tmp_path: Path) -
     world.end("toy-train-r2-site-a-a0", "Suspended")
     assert world.at_work() == ["toy-train-r2-site-a-a0"]
 
-    assert world.turn() == world.now + 120
+    assert world.reconcile() == world.now + 120
     assert world.at_work() == ["toy-train-r2-site-a-a0"]
 
     world.now += 120
-    world.turn()
+    world.reconcile()
     assert world.at_work() == []
 
 
@@ -294,35 +294,35 @@ def test_a_finished_run_goes_in_its_time(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path, a_run(ttlSecondsAfterFinished=600))
     world.settle()
 
-    assert world.turn() == world.now + 600
+    assert world.reconcile() == world.now + 600
     world.now += 600
-    world.turn()
+    world.reconcile()
 
     assert world.api.all(RUNS) == []
 
 
 def test_results_are_deleted_with_the_run_only_if_the_spec_says_so_and_nothing_is_at_work(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path, a_run(deletionPolicy=str(DeletionPolicy.DELETE)))
-    world.turn()
+    world.reconcile()
     assert world.body()["metadata"]["finalizers"] == [FINALIZER]
     world.settle()
     store = world.stores.of(world.run).store
     world.api.merge(RUNS, "default", "toy", {"metadata": {"deletionTimestamp": stamp(world.now)}})
 
-    again = world.turn()
+    again = world.reconcile()
     assert again is not None
     assert world.api.noted[-1] == "deletecollection jobs foreground", "a trainer that ends still writes: its Job must stay until it has"
     assert store.list() != []
 
     world.now += 61  # what was made in the last minute may be unknown to the watch
-    world.turn()
+    world.reconcile()
     assert store.list() == []
     assert world.body()["metadata"]["finalizers"] == []
 
 
 def test_a_run_whose_results_stay_has_no_finalizer(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
-    world.turn()
+    world.reconcile()
 
     assert "finalizers" not in world.body()["metadata"]
 
@@ -336,7 +336,7 @@ def test_a_run_that_is_resumed_late_has_its_whole_time_again_though_a_site_was_d
     world.work_until("train-r1")
     world.work("toy-train-r1-site-a-a0")
     world.api.merge(RUNS, "default", "toy", {"spec": {"suspend": True}})
-    world.turn()
+    world.reconcile()
     world.now += 90000
     world.api.merge(RUNS, "default", "toy", {"spec": {"suspend": False}})
 
@@ -352,11 +352,11 @@ def test_whether_results_go_may_be_said_after_the_end(tmp_path: Path, policy: De
     world = KubeWorld(tmp_path, a_run(deletionPolicy=str(other)))
     world.settle()
     world.api.merge(RUNS, "default", "toy", {"spec": {"deletionPolicy": str(policy)}})
-    world.turn()
+    world.reconcile()
     assert world.body()["metadata"]["finalizers"] == ([FINALIZER] if policy is DeletionPolicy.DELETE else [])
     world.api.merge(RUNS, "default", "toy", {"metadata": {"deletionTimestamp": stamp(world.now)}})
     world.now += 61
-    while world.turn() is not None:
+    while world.reconcile() is not None:
         world.now += 61
 
     assert (world.stores.of(world.run).store.list() == []) == (policy is DeletionPolicy.DELETE)
@@ -367,13 +367,13 @@ def test_results_stay_if_that_is_said_while_the_run_is_being_deleted(tmp_path: P
     world.settle()
     world.stores.trouble = UserError("StoreDenied", "the key pair was changed")
     world.api.merge(RUNS, "default", "toy", {"metadata": {"deletionTimestamp": stamp(world.now)}})
-    world.turn()
+    world.reconcile()
     world.now += 61
     with pytest.raises(UserError, match="StoreDenied"):
-        world.turn()
+        world.reconcile()
     world.stores.trouble = None
     world.api.merge(RUNS, "default", "toy", {"spec": {"deletionPolicy": str(DeletionPolicy.RETAIN)}})
-    world.turn()
+    world.reconcile()
 
     assert world.body()["metadata"]["finalizers"] == []
     assert world.stores.of(world.run).store.list() != []
@@ -399,7 +399,7 @@ def test_a_run_goes_without_its_results_only_where_nobody_could_mend_it(
     world.api.merge(RUNS, "default", "toy", {"metadata": {"deletionTimestamp": stamp(world.now)}})
 
     with nullcontext() if goes else pytest.raises(FedPipeError, match=trouble):
-        while world.turn() is not None:
+        while world.reconcile() is not None:
             world.now += 61
 
     assert (world.body()["metadata"]["finalizers"] == []) == goes
@@ -428,7 +428,7 @@ def test_a_fault_that_nobody_foresaw_is_told_and_gone_on_from(tmp_path: Path) ->
     world = KubeWorld(tmp_path)
     world.stores.trouble = ZeroDivisionError("of ours")  # type: ignore[assignment]
     with pytest.raises(TransientError, match="OperatorFault"):
-        world.turn()
+        world.reconcile()
     assert "ZeroDivisionError: of ours" in world.condition("Ready")["message"]
 
     world.stores.trouble = None

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from fedpipe_operator.backend import Job, JobState, JobStatus
+from fedpipe_operator.backend import Job, JobState, JobStatus, TaskKind
 from fedpipe_operator.cluster.workers import Workers
 
-JOB = Job("toy-aggregate-r1-a0", "aggregate", round=1)
+JOB = Job("toy-aggregate-r1-a0", TaskKind.AGGREGATE, round=1)
 SLOW = "import time; time.sleep(600)"
 
 
@@ -30,10 +30,10 @@ class Bench:
 
     def result(self) -> JobStatus:
         assert self.ended.wait(60)
-        return self.workers.seen("uid-1")[JOB.name]
+        return self.workers.statuses("uid-1")[JOB.name]
 
     def until_running(self) -> None:
-        while self.workers.seen("uid-1")[JOB.name].state is not JobState.RUNNING:
+        while self.workers.statuses("uid-1")[JOB.name].state is not JobState.RUNNING:
             threading.Event().wait(0.01)
 
 
@@ -85,7 +85,7 @@ def test_a_process_that_takes_too_long_is_ended() -> None:
     bench.start(seconds=0.2)
 
     result = bench.result()
-    assert (result.exit_code, result.reason, result.message) == (137, "Killed", "not done within 0 s")
+    assert (result.exit_code, result.reason, result.message) == (137, "Killed", "exceeded the deadline of 0 s")
 
 
 def test_a_job_is_started_once(slow: Bench) -> None:
@@ -104,7 +104,7 @@ def test_a_job_that_is_discarded_is_ended_and_forgotten(slow: Bench) -> None:
     slow.workers.discard("uid-1", JOB.name)
 
     assert process.wait(60) < 0
-    assert slow.workers.seen("uid-1") == {}
+    assert slow.workers.statuses("uid-1") == {}
 
 
 def test_no_process_outlives_the_operator(slow: Bench) -> None:
@@ -120,7 +120,7 @@ def test_no_process_outlives_the_operator(slow: Bench) -> None:
 def test_a_run_sees_its_own_jobs_alone(slow: Bench) -> None:
     slow.start()
 
-    assert slow.workers.seen("uid-2") == {}
+    assert slow.workers.statuses("uid-2") == {}
 
 
 def test_a_process_that_cannot_be_started_is_an_attempt_that_failed() -> None:

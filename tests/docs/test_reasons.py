@@ -10,7 +10,7 @@ from fedpipe_operator.aggregation import refusals
 from fedpipe_operator.api import ConditionType, Reason
 from fedpipe_operator.api.conditions import SiteCondition
 from fedpipe_operator.cluster.backend import FINAL
-from fedpipe_operator.cluster.pods import _KILLED as KILLED
+from fedpipe_operator.cluster.pod_diagnostics import _KILLED as KILLED
 from fedpipe_operator.local.exit_status import CANNOT_RUN
 from fedpipe_operator.rounds.revision import FIXED
 from fedpipe_trainer.contract import ExitCode, FailureReason

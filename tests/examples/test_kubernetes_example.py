@@ -8,7 +8,7 @@ from crds import ROOT
 
 from fedpipe_operator.cli.files import Objects, read
 from fedpipe_operator.cluster.credentials import ACCESS_KEY, SECRET_KEY
-from fedpipe_operator.manifests.trainer import CLAIM_SCHEME
+from fedpipe_operator.manifests.jobs import CLAIM_SCHEME
 
 HERE = ROOT / "examples" / "kubernetes"
 FILES = sorted((HERE / "cluster").iterdir())

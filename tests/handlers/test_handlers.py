@@ -48,40 +48,40 @@ def test_every_handler_is_a_coroutine_for_kopf_calls_others_in_threads_and_the_w
 
 
 class Listener:
-    """In a control's place: what it was told, in order."""
+    """In place of a controller: its calls, in order."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[object, ...]] = []
+        self.calls: list[tuple[object, ...]] = []
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *said, **_: self.told.append((name, *said))
+        return lambda *arguments, **_: self.calls.append((name, *arguments))
 
 
 META = {"name": "one", "namespace": "wards", "uid": "u", "labels": {}, "creationTimestamp": "2026-01-01T00:00:00Z"}
 
 
-@pytest.mark.parametrize("handler", ["run_seen", "site_seen", "job_seen"])
+@pytest.mark.parametrize("handler", ["run_changed", "site_changed", "job_changed"])
 @pytest.mark.parametrize("event", [None, "ADDED", "MODIFIED", "DELETED"])
-def test_the_control_hears_of_every_event_and_so_of_every_list(handler: str, event: str | None) -> None:
+def test_the_controller_hears_of_every_event_and_so_of_every_list(handler: str, event: str | None) -> None:
     from fedpipe_operator.handlers import watches  # noqa: PLC0415 -- registers with kopf
 
     controller = Listener()
     asyncio.run(getattr(watches, handler)(type=event, body=kopf.Body({"metadata": META}), memo=kopf.Memo(controller=controller)))
 
-    assert controller.told[0] == ("note_list", event)
-    assert len(controller.told) == 2
+    assert controller.calls[0] == ("objects_listed", event)
+    assert len(controller.calls) == 2
 
 
-class Turns:
-    """Those of a control, under way or over."""
+class Queues:
+    """The task of the controller's work queues."""
 
     def __init__(self, *, are_over: bool) -> None:
         self.done = lambda: are_over
 
 
-def test_the_probe_fails_once_no_turns_are_made_any_more() -> None:
+def test_the_probe_fails_once_the_work_queues_have_ended() -> None:
     from fedpipe_operator.handlers import watches  # noqa: PLC0415 -- registers with kopf
 
-    assert asyncio.run(watches.is_turning(kopf.Memo(turns=Turns(are_over=False))))
+    assert asyncio.run(watches.is_reconciling(kopf.Memo(queues=Queues(are_over=False))))
     with pytest.raises(kopf.PermanentError):
-        asyncio.run(watches.is_turning(kopf.Memo(turns=Turns(are_over=True))))
+        asyncio.run(watches.is_reconciling(kopf.Memo(queues=Queues(are_over=True))))

@@ -1,4 +1,4 @@
-"""Keys are turned when they are due, one turn of a key at a time, and again after weather."""
+"""Keys are reconciled when they are due, one reconcile of a key at a time, and again after a back-off if one fails."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -6,21 +6,23 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from fedpipe_operator.errors import TransientError
+from fedpipe_operator.errors import TransientError, UserError
 from fedpipe_operator.handlers.workqueue import WorkQueue, backoff_seconds
 
 
 @dataclass
-class Turns:
-    """Notes every turn; a key's turn ends when it is let go, and gives what was prepared for it."""
+class Reconciles:
+    """Records every reconcile. A key with a gate is reconciled until its gate opens, and each returns or raises what was prepared."""
 
     made: list[str] = field(default_factory=list)
+    failures: list[int] = field(default_factory=list)
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
     results: dict[str, list[float | Exception | None]] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def __call__(self, key: str) -> float | None:
+    async def __call__(self, key: str, failures: int) -> float | None:
         self.made.append(key)
+        self.failures.append(failures)
         self.changed.set()
         if key in self.gates:
             await self.gates[key].wait()
@@ -30,99 +32,147 @@ class Turns:
         return result
 
     async def until(self, count: int) -> None:
-        """Until so many turns have begun."""
+        """Until so many reconciles have begun."""
         while len(self.made) < count:
             self.changed.clear()
             await self.changed.wait()
 
 
-def in_a_loop(scenario: Callable[[Turns, WorkQueue[str]], Awaitable[None]], *, max_concurrent: int = 4) -> Turns:
-    async def play() -> Turns:
-        turns = Turns()
-        queue = WorkQueue(turns, clock=asyncio.get_running_loop().time, max_concurrent=max_concurrent)
+def in_a_loop(scenario: Callable[[Reconciles, WorkQueue[str]], Awaitable[None]], *, max_concurrent: int = 4) -> Reconciles:
+    async def play() -> Reconciles:
+        reconciles = Reconciles()
+        queue = WorkQueue(reconciles, clock=asyncio.get_running_loop().time, max_concurrent=max_concurrent)
         running = asyncio.create_task(queue.run())
         async with asyncio.timeout(20):
-            await scenario(turns, queue)
+            await scenario(reconciles, queue)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        return turns
+        return reconciles
 
     return asyncio.run(play())
 
 
-def test_a_key_that_is_woken_often_is_turned_once() -> None:
-    async def scenario(turns: Turns, queue: WorkQueue[str]) -> None:
+def test_a_key_that_is_enqueued_often_is_reconciled_once() -> None:
+    async def scenario(reconciles: Reconciles, queue: WorkQueue[str]) -> None:
         for _ in range(10):
-            queue.wake("a")
-        await turns.until(1)
-        queue.wake("b")
-        await turns.until(2)
+            queue.enqueue("a")
+        await reconciles.until(1)
+        queue.enqueue("b")
+        await reconciles.until(2)
 
     assert in_a_loop(scenario).made == ["a", "b"]
 
 
-def test_a_key_that_is_woken_during_its_turn_comes_again_after_it_and_never_beside_it() -> None:
-    async def scenario(turns: Turns, queue: WorkQueue[str]) -> None:
-        turns.gates["a"] = asyncio.Event()
-        queue.wake("a", after=0)
-        await turns.until(1)
-        queue.wake("a", after=0)
-        queue.wake("b", after=0)
-        await turns.until(2)
-        assert turns.made == ["a", "b"]
-        turns.gates["a"].set()
-        await turns.until(3)
+def test_a_key_that_is_enqueued_during_its_reconcile_is_reconciled_again_after_it_and_never_beside_it() -> None:
+    async def scenario(reconciles: Reconciles, queue: WorkQueue[str]) -> None:
+        reconciles.gates["a"] = asyncio.Event()
+        queue.enqueue("a", after=0)
+        await reconciles.until(1)
+        queue.enqueue("a", after=0)
+        queue.enqueue("b", after=0)
+        await reconciles.until(2)
+        assert reconciles.made == ["a", "b"]
+        reconciles.gates["a"].set()
+        await reconciles.until(3)
 
     assert in_a_loop(scenario).made == ["a", "b", "a"]
 
 
-def test_no_more_keys_are_turned_side_by_side_than_allowed_and_the_longest_waiting_comes_first() -> None:
-    async def scenario(turns: Turns, queue: WorkQueue[str]) -> None:
-        turns.gates["a"] = asyncio.Event()
-        queue.wake("a", after=0)
-        await turns.until(1)
-        queue.wake("late", after=0.02)
-        queue.wake("early", after=0.01)
+def test_no_more_keys_are_reconciled_at_once_than_allowed_and_the_oldest_comes_first() -> None:
+    async def scenario(reconciles: Reconciles, queue: WorkQueue[str]) -> None:
+        reconciles.gates["a"] = asyncio.Event()
+        queue.enqueue("a", after=0)
+        await reconciles.until(1)
+        queue.enqueue("late", after=0.02)
+        queue.enqueue("early", after=0.01)
         await asyncio.sleep(0.05)
-        assert turns.made == ["a"]
-        turns.gates["a"].set()
-        await turns.until(3)
+        assert reconciles.made == ["a"]
+        reconciles.gates["a"].set()
+        await reconciles.until(3)
 
     assert in_a_loop(scenario, max_concurrent=1).made == ["a", "early", "late"]
 
 
-def test_a_turn_says_when_to_look_again() -> None:
-    async def scenario(turns: Turns, queue: WorkQueue[str]) -> None:
-        turns.results["a"] = [asyncio.get_running_loop().time() + 0.01]
-        queue.wake("a", after=0)
-        await turns.until(2)
+def test_a_reconcile_says_when_its_key_is_requeued() -> None:
+    async def scenario(reconciles: Reconciles, queue: WorkQueue[str]) -> None:
+        reconciles.results["a"] = [asyncio.get_running_loop().time() + 0.01]
+        queue.enqueue("a", after=0)
+        await reconciles.until(2)
 
     assert in_a_loop(scenario).made == ["a", "a"]
 
 
-@pytest.mark.parametrize("error", [TransientError("StoreUnavailable", "503"), KeyError("a fault of ours")])
-def test_a_turn_that_fails_is_made_again_and_holds_up_no_other(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedpipe_operator.handlers.workqueue._FIRST_PAUSE_SECONDS", 0.01)
+@pytest.fixture
+def short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedpipe_operator.handlers.workqueue._FIRST_BACKOFF_SECONDS", 0.01)
 
-    async def scenario(turns: Turns, queue: WorkQueue[str]) -> None:
-        turns.results["a"] = [error]
-        queue.wake("a", after=0)
-        queue.wake("b", after=0)
-        await turns.until(3)
+
+FAILURES = [TransientError("StoreUnavailable", "503"), UserError("SecretMissing", "create it"), KeyError("a fault of the operator")]
+
+
+@pytest.mark.usefixtures("short_backoff")
+@pytest.mark.parametrize("error", FAILURES)
+def test_a_reconcile_that_fails_is_retried_and_delays_no_other(error: Exception) -> None:
+    async def scenario(reconciles: Reconciles, queue: WorkQueue[str]) -> None:
+        reconciles.results["a"] = [error]
+        queue.enqueue("a", after=0)
+        queue.enqueue("b", after=0)
+        await reconciles.until(3)
 
     assert in_a_loop(scenario).made == ["a", "b", "a"]
 
 
-def test_a_key_that_is_forgotten_is_not_turned_any_more() -> None:
-    async def scenario(turns: Turns, queue: WorkQueue[str]) -> None:
-        queue.wake("a", after=0.01)
-        queue.forget("a")
-        queue.wake("b", after=0.02)
-        await turns.until(1)
+@pytest.mark.usefixtures("short_backoff")
+def test_a_reconcile_is_told_how_often_its_key_failed_in_a_row() -> None:
+    async def scenario(reconciles: Reconciles, queue: WorkQueue[str]) -> None:
+        reconciles.results["a"] = [FAILURES[0], FAILURES[1], asyncio.get_running_loop().time()]
+        queue.enqueue("a", after=0)
+        await reconciles.until(4)
+
+    assert in_a_loop(scenario).failures == [0, 1, 2, 0]
+
+
+def after_a_failure(event: Callable[[WorkQueue[str]], None], *, during: bool) -> float:
+    """Seconds from a failure to the next reconcile that the queue schedules, with an event during the reconcile or after it."""
+    due: list[float] = []
+
+    async def scenario(reconciles: Reconciles, queue: WorkQueue[str]) -> None:
+        reconciles.results["a"] = [FAILURES[0]]
+        reconciles.gates["a"] = asyncio.Event()
+        queue.enqueue("a", after=0)
+        await reconciles.until(1)
+        if during:
+            event(queue)
+        reconciles.gates["a"].set()
+        while queue._entries["a"].in_progress:  # noqa: ASYNC110 -- only a test waits for that
+            await asyncio.sleep(0)
+        if not during:
+            event(queue)
+        due.append((queue._entries["a"].due or 0.0) - asyncio.get_running_loop().time())
+
+    in_a_loop(scenario)
+    return due[0]
+
+
+@pytest.mark.parametrize("during", [True, False])
+def test_an_event_does_not_shorten_the_backoff(during: bool) -> None:
+    assert after_a_failure(lambda queue: queue.enqueue("a", after=0), during=during) > 0.5
+
+
+def test_a_change_of_the_object_itself_ends_the_backoff() -> None:
+    assert after_a_failure(lambda queue: queue.enqueue("a", after=0, reset_backoff=True), during=False) <= 0
+
+
+def test_a_key_that_is_removed_is_not_reconciled_any_more() -> None:
+    async def scenario(reconciles: Reconciles, queue: WorkQueue[str]) -> None:
+        queue.enqueue("a", after=0.01)
+        queue.remove("a")
+        queue.enqueue("b", after=0.02)
+        await reconciles.until(1)
 
     assert in_a_loop(scenario).made == ["b"]
 
 
-def test_pauses_double_up_to_a_minute() -> None:
+def test_the_backoff_doubles_up_to_a_minute() -> None:
     assert [backoff_seconds(failures) for failures in (1, 2, 3, 7, 50)] == [1.0, 2.0, 4.0, 60.0, 60.0]

@@ -149,6 +149,8 @@ class KubeWorld:
     settings: Settings = SETTINGS
     nodes: tuple[Node, ...] | None = None
     ended: threading.Event = field(default_factory=threading.Event)
+    failures: dict[str, int] = field(default_factory=dict)
+    """Failed reconciles in a row, by run."""
 
     def __post_init__(self) -> None:
         self.api = StandInApi(self.clock)
@@ -187,9 +189,13 @@ class KubeWorld:
             nodes=self.nodes,
         )
 
-    def turn(self, run: str = "toy") -> float | None:
-        """One turn of the operator."""
-        return self.runs.turn(self.view(run))
+    def reconcile(self, run: str = "toy") -> float | None:
+        """One reconcile, as the work queue does it: failures in a row are counted, and errors come out."""
+        failures = self.failures.get(run, 0)
+        self.failures[run] = failures + 1
+        requeue_at = self.runs.reconcile(self.view(run), failures)
+        self.failures[run] = 0
+        return requeue_at
 
     def at_work(self) -> list[str]:
         """Jobs that have not ended, by name."""
@@ -221,7 +227,7 @@ class KubeWorld:
     def work_until(self, word: str) -> None:
         """Turn and work until Jobs with this word in their names wait to be done; these are left."""
         while not any(word in name for name in self.at_work()):
-            self.turn()
+            self.reconcile()
             for name in self.at_work():
                 if word not in name:
                     self.work(name)
@@ -231,7 +237,7 @@ class KubeWorld:
         """Turn and work until the run is over."""
         for _ in range(300):
             try:
-                self.turn(run)
+                self.reconcile(run)
             except TransientError:
                 continue
             if self.conditions(run).get("Ready") or self.conditions(run).get("Failed"):
@@ -245,7 +251,7 @@ class KubeWorld:
 
     def await_workers(self) -> None:
         """Wait for the aggregations that are under way."""
-        while any(seen.exit_code is None for seen in self.runs.cluster.workers.seen(self.run.resource.metadata.uid).values()):
+        while any(statuses.exit_code is None for statuses in self.runs.cluster.workers.statuses(self.run.resource.metadata.uid).values()):
             assert self.ended.wait(60)
             self.ended.clear()
 

@@ -162,14 +162,14 @@ class World:
         del run
         self.events.append(event)
 
-    def turn(self) -> Any:
+    def reconcile(self) -> Any:
         """One turn of the loop."""
-        return self.reconciler.turn(self.run).decision
+        return self.reconciler.reconcile(self.run).decision
 
     def work_until(self, word: str) -> list[str]:
         """Turn and work until jobs with this word in their names wait to be done; these are left, and named."""
         while not any(word in name for name in self.backend.at_work()):
-            self.turn()
+            self.reconcile()
             for name in self.backend.at_work():
                 if word not in name:
                     self.backend.work(name)
@@ -178,7 +178,7 @@ class World:
     def settle(self) -> None:
         """Turn and work until nothing more happens."""
         for _ in range(500):
-            decision = self.turn()
+            decision = self.reconcile()
             at_work = self.backend.at_work()
             if at_work:
                 self.backend.work(at_work[0])
@@ -223,7 +223,7 @@ class Machine:
         """Turn all of them, and work, until each is over."""
         for _ in range(500):
             for session in sessions.values():
-                session.turn()
+                session.reconcile()
             for name in self.backend.at_work():
                 self.backend.work(name)
             if all(session.over for session in sessions.values()):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
 
-from fedpipe_operator.backend import Job, JobState, JobStatus, Limits
+from fedpipe_operator.backend import Job, JobState, JobStatus, Limits, TaskKind
 from fedpipe_operator.local import LocalBackend, ProcessSettings
 
 STAND_IN = (sys.executable, str(Path(__file__).parent.with_name("local") / "stand_in_trainer.py"))
@@ -46,7 +46,7 @@ class Bench:
         self.backend = LocalBackend(folder, max_concurrent=max_concurrent, processes=processes, clock=count(1000.0).__next__)
 
     def start(self, name: str, site: str = "", *, kind: str = "train", limits: Limits = NO_LIMITS, **task: object) -> None:
-        self.backend.start(Job(name=name, kind=kind, site=site, round=1), json.dumps(task), limits)
+        self.backend.start(Job(name=name, kind=TaskKind(kind), site=site, round=1), json.dumps(task), limits)
 
     def until(self, holds: Callable[[Mapping[str, JobStatus]], bool]) -> Mapping[str, JobStatus]:
         while not holds(seen := self.backend.observe()):

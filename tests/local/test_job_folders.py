@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from fedpipe_operator.backend import Job, JobState, JobStatus
+from fedpipe_operator.backend import Job, JobState, JobStatus, TaskKind
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.local import exit_status, job_folder
 from fedpipe_operator.local.exit_status import End
 from fedpipe_trainer.contract import ExitCode
 
-JOB = Job(name="toy-train-r2-a-a1", kind="train", site="a", round=2, attempt=1)
+JOB = Job(name="toy-train-r2-a-a1", kind=TaskKind.TRAIN, site="a", round=2, attempt=1)
 
 
 def running(job: Job = JOB) -> JobStatus:

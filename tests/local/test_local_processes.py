@@ -16,12 +16,12 @@ from fedpipe_operator.local import LocalBackend, ProcessSettings
 OPERATOR = """
     import json, sys, threading
     from pathlib import Path
-    from fedpipe_operator.backend import Job, Limits
+    from fedpipe_operator.backend import Job, Limits, TaskKind
     from fedpipe_operator.local import LocalBackend, ProcessSettings
 
     folder, stand_in, place = sys.argv[1:]
     backend = LocalBackend(Path(folder), max_concurrent=1, processes=ProcessSettings(trainer=(sys.executable, stand_in)))
-    backend.start(Job(name="train-a", kind="train", site="a"), json.dumps({"meet": place}), Limits())
+    backend.start(Job(name="train-a", kind=TaskKind.TRAIN, site="a"), json.dumps({"meet": place}), Limits())
     threading.Event().wait()
 """
 

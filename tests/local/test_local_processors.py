@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from fedpipe_operator.backend import Job, Limits
+from fedpipe_operator.backend import Job, Limits, TaskKind
 from fedpipe_operator.local.children import Child, least_used
 from fedpipe_operator.local.scheduling import Give, Room, Spawn, next_turn
 
@@ -29,7 +29,7 @@ def test_a_site_that_claims_more_than_there_are_gets_all() -> None:
 
 
 def test_sites_share_a_machine_only_as_far_as_their_processors_fit() -> None:
-    waiting = [(Job("wide", "train", "a"), Limits(cpus=2)), (Job("narrow", "train", "b"), Limits(cpus=1))]
+    waiting = [(Job("wide", TaskKind.TRAIN, "a"), Limits(cpus=2)), (Job("narrow", TaskKind.TRAIN, "b"), Limits(cpus=1))]
     at_work = {"c": a_child("c", cpus=1)}
 
     assert next_turn(waiting, at_work, Room(max_concurrent=2, processors=2)) == Spawn("narrow", "b")
@@ -38,7 +38,7 @@ def test_sites_share_a_machine_only_as_far_as_their_processors_fit() -> None:
 
 
 def test_a_site_that_claims_more_processors_than_there_are_works_alone() -> None:
-    waiting = [(Job("huge", "train", "a"), Limits(cpus=64))]
+    waiting = [(Job("huge", TaskKind.TRAIN, "a"), Limits(cpus=64))]
 
     assert next_turn(waiting, {}, Room(max_concurrent=2, processors=2)) == Spawn("huge", "a")
     assert next_turn(waiting, {"c": a_child("c", cpus=1)}, Room(max_concurrent=2, processors=2)) is None
@@ -48,7 +48,7 @@ def test_an_idle_process_takes_no_processor_and_does_its_sites_next_job() -> Non
     idle = a_child("a", cpus=2)
     idle.job = None
 
-    assert next_turn([(Job("next", "train", "a"), Limits(cpus=2))], {"a": idle}, Room(1, 2)) == Give("next", "a")
+    assert next_turn([(Job("next", TaskKind.TRAIN, "a"), Limits(cpus=2))], {"a": idle}, Room(1, 2)) == Give("next", "a")
 
 
 def a_child(place: str, *, cpus: int) -> Child:

@@ -9,7 +9,7 @@ from stand_in_cluster import SETTINGS
 from stand_in_runs import a_run, a_site
 
 from fedpipe_operator.api import EdgeSite
-from fedpipe_operator.backend import Job, Limits
+from fedpipe_operator.backend import Job, Limits, TaskKind
 from fedpipe_operator.manifests import aggregation_job, task_secret, trainer_job
 from fedpipe_operator.rounds import Run, job_of
 from fedpipe_operator.settings import Settings
@@ -48,8 +48,8 @@ def test_an_object_is_exactly_what_its_golden_file_shows(name: str) -> None:
     settings = Settings("trainer:1", "operator:1", image_pull_secrets=("registry",))
     body = {
         "train-on-gpus": lambda: trainer_job(run, the_job(run), GPU_SITE, Limits(64 * GIB, 8, 20 * GIB), settings),
-        "aggregate": lambda: aggregation_job(run, job_of(run, "aggregate", round_=3), settings),
-        "export": lambda: trainer_job(run, job_of(run, "export"), None, Limits(), settings),
+        "aggregate": lambda: aggregation_job(run, job_of(run, TaskKind.AGGREGATE, round_=3), settings),
+        "export": lambda: trainer_job(run, job_of(run, TaskKind.EXPORT), None, Limits(), settings),
         "task-secret": lambda: task_secret(run, the_job(run), '{"kind": "train"}'),
     }[name]()
 

@@ -36,10 +36,10 @@ def test_a_run_goes_from_profile_to_export_and_succeeds(tmp_path: Path) -> None:
 def test_after_its_actions_are_applied_the_same_look_asks_for_nothing_more(tmp_path: Path) -> None:
     world = World(a_run(), tmp_path)
     for _ in range(60):
-        world.turn()
-        while world.turn().actions:  # commits make the next stage due at once; each is asked for once
+        world.reconcile()
+        while world.reconcile().actions:  # commits make the next stage due at once; each is asked for once
             pass
-        again = world.turn()
+        again = world.reconcile()
 
         assert again.actions == ()
         assert again.events == ()
@@ -54,12 +54,12 @@ def test_an_operator_restarted_at_every_turn_ends_with_the_same_bytes(tmp_path: 
     undisturbed, disturbed = World(a_run(), tmp_path / "one"), World(a_run(), tmp_path / "two")
     undisturbed.settle()
 
-    for turn in range(500):
+    for reconcile in range(500):
         disturbed.restart()
-        disturbed.turn()
+        disturbed.reconcile()
         at_work = disturbed.backend.at_work()
         if at_work:
-            disturbed.backend.work(at_work[(turn * 7 + seed) % len(at_work)])
+            disturbed.backend.work(at_work[(reconcile * 7 + seed) % len(at_work)])
         if "Succeeded" in disturbed.conditions():
             break
 
@@ -189,13 +189,13 @@ def test_sites_that_cannot_hold_the_model_break_the_quorum_with_the_list(tmp_pat
 def test_at_the_deadline_the_round_goes_on_with_the_quorum_and_ends_the_late_job(tmp_path: Path) -> None:
     world = World(a_run(sites={"quorum": 0.6}, rounds={"count": 1, "deadline": "10m"}), tmp_path)
     world.work_until("train-r1")
-    world.turn()
+    world.reconcile()
     for name in world.backend.at_work():
         if "site-c" not in name:
             world.backend.work(name)
 
     world.now += 599
-    world.turn()
+    world.reconcile()
     before = list(world.backend.discarded)
     world.now += 1
     world.settle()
@@ -227,13 +227,13 @@ def test_suspend_ends_the_jobs_and_resume_goes_on_in_the_same_round(tmp_path: Pa
     suspended = world.run.spec.model_copy(update={"suspend": True})
     resumed = world.run.spec
     world.run = type(world.run)(world.run.resource.model_copy(update={"spec": suspended}), world.run.sites)
-    world.turn()
+    world.reconcile()
 
     assert world.backend.discarded == running
     assert world.conditions()["Suspended"] == "SuspendedBySpec"
     assert "set spec.suspend to false" in world.message("Suspended")
     assert all(event.message for event in world.events)
-    assert world.turn().actions == ()
+    assert world.reconcile().actions == ()
 
     world.run = type(world.run)(world.run.resource.model_copy(update={"spec": resumed}), world.run.sites)
     world.settle()
@@ -282,17 +282,17 @@ def test_only_the_chosen_sites_of_a_round_train_and_the_choice_changes_with_the_
 
 def test_a_run_without_sites_waits_for_one_and_fails_when_its_time_is_up(tmp_path: Path) -> None:
     world = World(a_run(0), tmp_path)
-    world.turn()
+    world.reconcile()
     assert world.conditions()["Progressing"] == "NoSites"
 
     world.now += 600
-    world.turn()
+    world.reconcile()
     assert world.conditions()["Failed"] == "NoSites"
 
 
 def test_a_run_that_was_there_before_its_sites_begins_as_soon_as_they_come(tmp_path: Path) -> None:
     world = World(a_run(0), tmp_path)
-    world.turn()
+    world.reconcile()
     world.run = replace(world.run, sites=a_run(3).sites)
 
     world.settle()

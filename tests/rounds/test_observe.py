@@ -11,7 +11,7 @@ from stand_in_runs import World, a_run
 from trainer_results import a_profile, an_update, good_trainer, path_of
 
 from fedpipe_operator import names
-from fedpipe_operator.backend import Job, JobState, JobStatus
+from fedpipe_operator.backend import Job, JobState, JobStatus, TaskKind
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.reconcile.observe import ObjectCache, observe
 from fedpipe_operator.rounds import Observed, Run, job_of
@@ -115,8 +115,8 @@ def test_a_site_that_is_not_the_runs_is_not_looked_at(store: DirectoryStore) -> 
 
 
 def test_jobs_of_another_run_behind_the_same_door_are_not_seen(store: DirectoryStore) -> None:
-    ours = Job("toy-train-r1-site-a-a0", "train", "site-a", 1, 0)
-    others = Job("toy-alone-site-a-train-r1-site-a-a0", "train", "site-a", 1, 0)
+    ours = Job("toy-train-r1-site-a-a0", TaskKind.TRAIN, "site-a", 1, 0)
+    others = Job("toy-alone-site-a-train-r1-site-a-a0", TaskKind.TRAIN, "site-a", 1, 0)
 
     observed = context(store, jobs={job.name: running(job) for job in (ours, others)})
 
@@ -180,7 +180,7 @@ class Noting(DirectoryStore):
 
 def test_a_look_asks_for_what_may_be_new_and_nothing_else(store: DirectoryStore) -> None:
     cache, noting = ObjectCache(), Noting(store.root)
-    profile = job_of(a_run(), "profile", site="site-a")
+    profile = job_of(a_run(), TaskKind.PROFILE, site="site-a")
     put(store, names.round_evaluation(0), evaluated(0))
     context(noting, cache=cache)
     noting.asked()
@@ -265,9 +265,9 @@ def test_a_look_at_a_long_run_lists_the_round_under_way_and_no_other(store: Dire
 def test_a_job_that_left_its_result_is_about_to_end_whatever_round_it_was_of(store: DirectoryStore) -> None:
     run = a_run()
     done, at_it, earlier = (
-        job_of(run, "train", site="site-a", round_=2),
-        job_of(run, "train", site="site-b", round_=2),
-        job_of(run, "evaluate", site="site-a", round_=1),
+        job_of(run, TaskKind.TRAIN, site="site-a", round_=2),
+        job_of(run, TaskKind.TRAIN, site="site-b", round_=2),
+        job_of(run, TaskKind.EVALUATE, site="site-a", round_=1),
     )
     for round_ in range(2):
         put(store, names.round_evaluation(round_), evaluated(round_))
@@ -281,7 +281,7 @@ def test_a_job_that_left_its_result_is_about_to_end_whatever_round_it_was_of(sto
 
 def test_an_interrupted_trainers_result_is_not_the_last_word_of_a_job_at_work(store: DirectoryStore) -> None:
     run, cache = a_run(), ObjectCache()
-    job = job_of(run, "train", site="site-a", round_=1)
+    job = job_of(run, TaskKind.TRAIN, site="site-a", round_=1)
     interrupted = {"outcome": Outcome.FAILED, "failure": Failure(reason=FailureReason.TERMINATED, message="SIGTERM")}
     put(store, names.round_evaluation(0), evaluated(0))
     put(store, names.update_result(1, "site-a", 0), an_update_of("site-a", 1, 0, **interrupted))
@@ -300,7 +300,7 @@ def test_an_update_of_a_site_that_is_gone_counts_if_it_came_in_time(tmp_path: Pa
     world.backend.work("toy-train-r1-site-a-a0")
     world.run = replace(world.run, sites=world.run.sites[1:])
 
-    assert world.turn().status.quorum == "1/3"
+    assert world.reconcile().status.quorum == "1/3"
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_a_site_whose_trainer_is_of_a_newer_version_is_tried_again_then_counted_
 ) -> None:
     world = World(a_run(sites={"quorum": 0.6}, rounds={"count": 1}), tmp_path)
     for _ in range(100):
-        world.turn()
+        world.reconcile()
         for name in world.backend.at_work():
             world.backend.work(name)
             if kind.model_fields["kind"].default in name and "site-b" in name:
@@ -363,7 +363,7 @@ def _write_as_newer(world: World, name: str) -> None:
 def test_an_export_whose_result_cannot_be_read_fails_the_run_with_the_reason(tmp_path: Path) -> None:
     world = World(a_run(rounds={"count": 1}), tmp_path)
     for _ in range(100):
-        world.turn()
+        world.reconcile()
         for name in world.backend.at_work():
             world.backend.work(name)
             if "export" in name:
@@ -380,7 +380,7 @@ def test_an_update_that_comes_after_its_round_was_committed_changes_nothing(tmp_
     late = _until_late(world)
     world.now += 600
     while not world.store.read(names.round_commit(1)):
-        world.turn()
+        world.reconcile()
         for name in world.backend.at_work():
             world.backend.work(name)
     committed = world.store.read(names.round_commit(1))

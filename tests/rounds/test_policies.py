@@ -7,12 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpipe_operator.api import Target
-from fedpipe_operator.rounds.evaluation import union
-from fedpipe_operator.rounds.patience import best_round, exhausted
-from fedpipe_operator.rounds.quorum import needed
+from fedpipe_operator.rounds.evaluation import aggregate_metrics
+from fedpipe_operator.rounds.policies import best_round, is_patience_exhausted, is_target_reached, needed_updates, select
 from fedpipe_operator.rounds.records import RoundEvaluation
-from fedpipe_operator.rounds.selection import select
-from fedpipe_operator.rounds.target import reached
 from fedpipe_trainer.contract import EvaluateResult, Measured, Outcome, RunRef
 
 names = st.lists(st.text("abcdef", min_size=1, max_size=4), unique=True, min_size=1, max_size=12)
@@ -23,7 +20,7 @@ names = st.lists(st.text("abcdef", min_size=1, max_size=4), unique=True, min_siz
     [(0.8, 5, None, 4), (0.8, 10, 5, 4), (1.0, 3, None, 3), (0.01, 3, None, 1), (0.7, 10, None, 7), (0.5, 3, None, 2), (0.8, 3, 10, 3)],
 )
 def test_a_quorum_is_a_share_of_the_sites_that_were_asked_for(quorum: float, matched: int, per_round: int | None, expected: int) -> None:
-    assert needed(quorum, matched=matched, per_round=per_round) == expected
+    assert needed_updates(quorum, matched=matched, per_round=per_round) == expected
 
 
 @given(names, st.integers(1, 5), st.integers(1, 99))
@@ -54,7 +51,7 @@ def test_a_target_is_reached_by_an_equal_or_better_metric(metric: str, value: fl
     goal = {"accuracy": 0.9, "loss": 0.6}[metric]
     evaluation = an_evaluation(1, loss=value, accuracy=value)
 
-    assert reached(Target.model_validate({"metric": metric, "value": goal}), evaluation) is expected
+    assert is_target_reached(Target.model_validate({"metric": metric, "value": goal}), evaluation) is expected
 
 
 def test_the_best_round_is_the_earliest_of_equals_and_never_the_base() -> None:
@@ -69,12 +66,12 @@ def test_patience_counts_rounds_since_the_best(rounds: int, expected: bool) -> N
     accuracy = [0.0, 0.3, 0.5, 0.4, 0.5]
     evaluations = {round_: an_evaluation(round_, accuracy=accuracy[round_]) for round_ in range(rounds + 1)}
 
-    assert exhausted(2, evaluations, "accuracy") is expected
-    assert not exhausted(None, evaluations, "accuracy")
+    assert is_patience_exhausted(2, evaluations, "accuracy") is expected
+    assert not is_patience_exhausted(None, evaluations, "accuracy")
 
 
 def test_a_metric_that_nobody_reported_never_exhausts_patience() -> None:
-    assert not exhausted(1, {round_: an_evaluation(round_) for round_ in range(9)}, "bleu")
+    assert not is_patience_exhausted(1, {round_: an_evaluation(round_) for round_ in range(9)}, "bleu")
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 50)), min_size=1, max_size=6))
@@ -82,18 +79,18 @@ def test_accuracy_over_sites_is_that_of_their_union(sites: list[tuple[int, int]]
     results = {f"site-{at}": a_result(samples, min(right, samples) / samples) for at, (samples, right) in enumerate(sites)}
     total, right = sum(samples for samples, _ in sites), sum(min(right, samples) for samples, right in sites)
 
-    assert union(1, results, {}, 0.0).metrics["accuracy"] == pytest.approx(right / total)
+    assert aggregate_metrics(1, results, {}, 0.0).metrics["accuracy"] == pytest.approx(right / total)
 
 
 def test_perplexity_over_sites_is_the_exponential_of_the_loss_per_token() -> None:
     results = {"few": a_result(1, 0.0, targets=10, loss=1.0), "many": a_result(1, 0.0, targets=30, loss=2.0)}
     results = {site: one.model_copy(update={"metrics": {"perplexity": math.exp(one.loss or 0)}}) for site, one in results.items()}
 
-    assert union(1, results, {}, 0.0).metrics["perplexity"] == pytest.approx(math.exp(1.75))
+    assert aggregate_metrics(1, results, {}, 0.0).metrics["perplexity"] == pytest.approx(math.exp(1.75))
 
 
 def test_a_site_without_a_loss_does_not_spoil_the_others() -> None:
-    evaluation = union(1, {"a": a_result(10, 0.5, loss=1.0), "b": a_result(10, 0.5, loss=None)}, {"c": "late"}, 7.0)
+    evaluation = aggregate_metrics(1, {"a": a_result(10, 0.5, loss=1.0), "b": a_result(10, 0.5, loss=None)}, {"c": "late"}, 7.0)
 
     assert evaluation.loss == 1.0
     assert evaluation.missing == {"c": "late"}
@@ -102,7 +99,7 @@ def test_a_site_without_a_loss_does_not_spoil_the_others() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_site_whose_numbers_are_none_does_not_spoil_the_others(value: float) -> None:
-    evaluation = union(1, {"a": a_result(10, 0.5, loss=1.0), "b": a_result(10, value, loss=value)}, {}, 0.0)
+    evaluation = aggregate_metrics(1, {"a": a_result(10, 0.5, loss=1.0), "b": a_result(10, value, loss=value)}, {}, 0.0)
 
     assert evaluation.loss == 1.0
     assert evaluation.metrics == {"accuracy": 0.5}
@@ -111,7 +108,7 @@ def test_a_site_whose_numbers_are_none_does_not_spoil_the_others(value: float) -
 def test_a_loss_beyond_all_bounds_still_has_a_perplexity() -> None:
     huge = a_result(10, 0.5, loss=1e9).model_copy(update={"metrics": {"perplexity": 1.0}})
 
-    perplexity = union(1, {"a": huge}, {}, 0.0).metrics["perplexity"]
+    perplexity = aggregate_metrics(1, {"a": huge}, {}, 0.0).metrics["perplexity"]
 
     assert 1e300 < perplexity < math.inf
 

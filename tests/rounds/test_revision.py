@@ -11,7 +11,7 @@ from crds import ROOT
 from fedpipe_operator.api import FederatedFineTune
 from fedpipe_operator.api.documents import read_yaml
 from fedpipe_operator.api.parse import problems_of
-from fedpipe_operator.rounds.revision import FIXED, revision_of
+from fedpipe_operator.rounds.revision import IMMUTABLE, revision_of
 
 _EVERY_FIELD = ROOT / "tests" / "api" / "every_field.yaml"
 RUNS = [one.value for one in read_yaml(_EVERY_FIELD.read_text(), Path(_EVERY_FIELD).name)[0] if one.value["kind"] == "FederatedFineTune"]
@@ -71,7 +71,7 @@ FIELDS = [pytest.param(run, path, id=f"{run['metadata']['name']}: {'.'.join(path
 
 @pytest.mark.parametrize(("document", "path"), [field for field in FIELDS if field.values[1] != ("task", "type")])
 def test_another_value_is_another_revision_if_and_only_if_the_field_is_fixed(document: dict[str, Any], path: tuple[str, ...]) -> None:
-    is_fixed = any(".".join(path).startswith(fixed) for fixed in FIXED)
+    is_fixed = any(".".join(path).startswith(fixed) for fixed in IMMUTABLE)
 
     assert (revision(changed(document, path)) != revision(document)) == is_fixed
 

@@ -8,9 +8,9 @@ import pytest
 from stand_in_runs import World, a_run
 from trainer_results import a_failure, good_trainer
 
-from fedpipe_operator.backend import JobState, JobStatus
+from fedpipe_operator.backend import JobState, JobStatus, TaskKind
 from fedpipe_operator.rounds import Decision, Observed, StartTraining, decide, job_of
-from fedpipe_operator.rounds.out_of_memory import micro_batch
+from fedpipe_operator.rounds.policies import retry_micro_batch
 from fedpipe_trainer.contract import FailureReason, ProfileResult, ProfileTask, TrainResult, TrainTask
 
 
@@ -18,7 +18,7 @@ def test_a_site_that_others_use_up_gets_no_job_and_is_waited_for(tmp_path: Path)
     world = World(a_run(), tmp_path)
     world.reconciler.busy = {"site-b": "its turn: another is at work there"}
 
-    world.turn()
+    world.reconcile()
 
     assert world.backend.at_work() == ["toy-profile-site-a-a0", "toy-profile-site-c-a0"]
     assert world.message("Progressing") == "0 of 3 sites done; site-b waits for its turn: another is at work there"
@@ -30,11 +30,11 @@ def test_a_site_that_others_use_up_gets_no_job_and_is_waited_for(tmp_path: Path)
 
 def test_a_job_that_waits_says_for_what_and_so_does_the_end_of_its_time(tmp_path: Path) -> None:
     world = World(a_run(sites={"quorum": 0.6}, rounds={"count": 1, "deadline": "10m"}), tmp_path)
-    world.turn()
+    world.reconcile()
     name = "toy-profile-site-c-a0"
     world.backend.jobs[name] = replace(world.backend.jobs[name], state=JobState.PENDING, message="Unschedulable: 0/2 nodes are available")
 
-    world.turn()
+    world.reconcile()
     assert world.message("Progressing") == "0 of 3 sites done; site-c waits for Unschedulable: 0/2 nodes are available"
 
     world.backend.work("toy-profile-site-a-a0")
@@ -70,7 +70,7 @@ def test_a_job_whose_pod_is_replaced_goes_on_as_the_same_attempt(tmp_path: Path)
     world.work_until("train-r1")
     world.backend.work(name)
     world.backend.jobs[name] = replace(world.backend.jobs[name], state=JobState.RUNNING, exit_code=None)
-    world.turn()
+    world.reconcile()
     is_drained = False
     world.settle()
 
@@ -81,7 +81,7 @@ def test_a_job_whose_pod_is_replaced_goes_on_as_the_same_attempt(tmp_path: Path)
 
 def test_a_job_that_has_left_its_result_is_let_be() -> None:
     run = a_run()
-    job = job_of(run, "train", site="site-a", round_=1)
+    job = job_of(run, TaskKind.TRAIN, site="site-a", round_=1)
     observed = Observed(jobs={job.name: JobStatus(job, JobState.RUNNING, 0.0)}, reported=frozenset({job.name}))
     suspended = replace(run, resource=run.resource.model_copy(update={"spec": run.spec.model_copy(update={"suspend": True})}))
 
@@ -94,7 +94,7 @@ def training_after(world: World, *, reason: str, times: int) -> StartTraining:
     for attempt in range(times):
         name = f"toy-train-r1-site-a-a{attempt}"
         world.backend.jobs[name] = replace(world.backend.jobs[name], state=JobState.FAILED, exit_code=137, reason=reason, message="")
-        decision: Decision = world.turn()
+        decision: Decision = world.reconcile()
     return next(action for action in decision.actions if isinstance(action, StartTraining))
 
 
@@ -109,12 +109,12 @@ def test_after_running_out_of_memory_a_site_takes_half_as_much_at_once(tmp_path:
 
 @pytest.mark.parametrize(("batch", "times", "expected"), [(8, 0, None), (8, 1, 4), (8, 3, 1), (8, 9, 1), (1, 1, 1), (6, 1, 3)])
 def test_a_micro_batch_is_never_below_one_sample(batch: int, times: int, expected: int | None) -> None:
-    assert micro_batch(batch, times) == expected
+    assert retry_micro_batch(batch, times) == expected
 
 
 def test_an_attempt_that_failed_for_good_is_not_tried_again(tmp_path: Path) -> None:
     world = World(a_run(sites={"quorum": 0.6}), tmp_path)
-    world.turn()
+    world.reconcile()
     name = "toy-profile-site-a-a0"
     world.backend.jobs[name] = replace(world.backend.jobs[name], state=JobState.FAILED, reason="NoNode", message="no node", is_final=True)
 
@@ -159,9 +159,9 @@ def test_sites_that_are_replaced_between_two_rounds_are_waited_for(tmp_path: Pat
         world.now += 599  # together more than the deadline
     for name in world.backend.at_work():
         world.backend.work(name)
-    world.turn()
+    world.reconcile()
     world.run = replace(world.run, sites=())
-    world.turn()
+    world.reconcile()
     assert world.conditions()["Progressing"] == "NoSites"
     world.run = replace(world.run, sites=sites)
 

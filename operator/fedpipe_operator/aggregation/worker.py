@@ -52,8 +52,6 @@ class AggregationTask(Wire):
     updates: tuple[UpdateRef, ...]
     absent: dict[str, str] = {}
     """Why no update came, by site: for the round's commit."""
-    update_bytes: int = 0
-    """Of all updates together: decides where on a cluster this is done."""
 
 
 def aggregate(task: AggregationTask, store: Store) -> None:

@@ -16,9 +16,8 @@ from rich.text import Text
 from fedpipe_operator.api import FineTuneStatus, MetricStatus, PlanStatus, RoundStatus
 from fedpipe_operator.backend import JobState, JobStatus
 from fedpipe_operator.rounds import Event
+from fedpipe_operator.rounds.kinds import KINDS
 from fedpipe_operator.units import bytes_text, metric_text, seconds_text
-
-_VERBS = {"profile": "measures", "train": "trains", "evaluate": "evaluates", "export": "exports", "aggregate": "aggregates"}
 
 
 class Display:
@@ -104,7 +103,7 @@ def _job_line(seen: JobStatus) -> str:
 def _cells(seen: JobStatus) -> tuple[str, str, str, str]:
     """State, step, loss and speed of a job."""
     progress = seen.progress
-    state = _VERBS[seen.job.kind] if seen.state is JobState.RUNNING else seen.state.lower()
+    state = KINDS[seen.job.kind].verb if seen.state is JobState.RUNNING else seen.state.lower()
     if progress is None:
         return state, "", "", ""
     step = f"{progress.phase} {progress.step}/{progress.steps}" if progress.steps else progress.phase

@@ -20,9 +20,9 @@ from fedpipe_operator.cli.files import load
 from fedpipe_operator.errors import FedPipeError
 from fedpipe_operator.local import LocalBackend
 from fedpipe_operator.local.outages import through_outages
-from fedpipe_operator.local.placement import LocalPlacement
 from fedpipe_operator.local.run_folder import RunFolder
 from fedpipe_operator.local.session import Session
+from fedpipe_operator.reconcile.placement import in_folders
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.store.address import BucketAddress, DirectoryAddress
 
@@ -57,13 +57,13 @@ class Here:
     def drive(self, sessions: Mapping[str, Session], until: Callable[[Session], bool] = lambda session: session.over) -> None:
         """Turn every session until each has come where it should."""
 
-        def turn() -> bool:
+        def reconcile() -> bool:
             for session in sessions.values():
                 if not until(session):
-                    session.turn()
+                    session.reconcile()
             return all(until(session) for session in sessions.values())
 
-        while not self.patiently(turn):
+        while not self.patiently(reconcile):
             self.display.jobs(self.backend.observe())
             self.backend.wait(_TURN_SECONDS)
         self.display.jobs(self.backend.observe())
@@ -114,7 +114,7 @@ def taken_up(resource: FederatedFineTune, sites: list[EdgeSite], options: Option
             session = Session(
                 run=Run(adopted, matching(adopted, sites)),
                 backend=backend,
-                placement=LocalPlacement(options.volumes),
+                placement=in_folders(options.volumes),
                 address=address_of(adopted, folder, s3=options.s3),
                 resumed_at=time.time(),
                 on_status=_kept_and_shown(folder, display),

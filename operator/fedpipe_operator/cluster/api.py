@@ -1,6 +1,6 @@
 """The calls to the Kubernetes API: plain dicts in and out, every failure translated. The only file that imports the client.
 
-Trying again is left to the work queue: a turn that meets weather ends, and the next one looks anew.
+It does not retry: a reconcile that meets a transient error ends, and the work queue retries it.
 """
 
 import json
@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 from kubernetes import client, config
 from urllib3.exceptions import HTTPError
 
-from fedpipe_operator.cluster.api_errors import of_answer, of_no_answer
+from fedpipe_operator.cluster.api_errors import error_of_response, error_without_response
 
 Plain = dict[str, Any]
 
@@ -22,7 +22,7 @@ _BAD: Final = 400
 _JSON: Final = "application/json"
 _METADATA: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _PAGE: Final = 500
-_FROM_MEMORY: Final = {"resourceVersion": "0"}
+_FROM_WATCH_CACHE: Final = {"resourceVersion": "0"}
 MERGE: Final = "application/merge-patch+json"
 JSON_PATCH: Final = "application/json-patch+json"
 APPLY: Final = "application/apply-patch+yaml"
@@ -37,7 +37,7 @@ class Kind:
     plural: str
 
     def path(self, namespace: str, name: str = "", subresource: str = "") -> str:
-        """The path of the kind's objects in a namespace (none: in all of the cluster), of one of them, or of a part of one."""
+        """The path of the kind's objects in a namespace (empty: in all of the cluster), of one of them, or of its subresource."""
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         parts = [root, "namespaces" if namespace else "", namespace, self.plural, name, subresource]
         return "/".join(quote(part, safe="/") for part in parts if part)
@@ -54,7 +54,7 @@ SITES: Final = Kind("fedpipe.io", "v1alpha1", "edgesites")
 
 @dataclass
 class Api:
-    """The API server of one cluster. Safe for several threads. Raises `errors.TransientError` or `errors.UserError`."""
+    """The API server of one cluster. Thread-safe. Raises `errors.TransientError` or `errors.UserError`."""
 
     client: client.ApiClient
 
@@ -75,35 +75,35 @@ class Api:
         fields: Mapping[str, str] | None = None,
         may_be_old: bool = False,
     ) -> list[Plain]:
-        """The objects with all these labels and fields; where they may be some moments old, from the API server's own memory.
+        """The objects with all these labels and fields; if they may be some moments old, from the API server's watch cache.
 
-        Otherwise many an API server reads all objects of the kind from its store, however few are asked for.
+        Without the cache, API servers read all objects of the kind from etcd, however few match.
         """
         selectors = {"labelSelector": _selector(labels or {}), "fieldSelector": _selector(fields or {})}
-        query = {name: text for name, text in selectors.items() if text} | (_FROM_MEMORY if may_be_old else {})
+        query = {name: text for name, text in selectors.items() if text} | (_FROM_WATCH_CACHE if may_be_old else {})
         found = self._call("GET", kind, namespace, query=query)
         items: list[Plain] = found["items"] if found else []
         return items
 
     def names(self, kind: Kind, namespace: str, *, label: str = "") -> dict[str, str]:
-        """The names of all objects by their uids, or of those that carry this label, whatever its value. In pages: they may be many."""
+        """The names of all objects by uid, or of those that carry this label with any value. Paged: there may be many."""
         found: dict[str, str] = {}
         query = {"limit": str(_PAGE)} | ({"labelSelector": label} if label else {})
         while True:
             page = self._call("GET", kind, namespace, query=query, accept=_METADATA)
-            metas = [item["metadata"] for item in page["items"] or ()] if page else []  # without any, the API server writes null
+            metas = [item["metadata"] for item in page["items"] or ()] if page else []  # the API server writes null for an empty list
             found |= {meta["uid"]: meta["name"] for meta in metas}
-            rest = page["metadata"].get("continue", "") if page else ""
-            if not rest:
+            token = page["metadata"].get("continue", "") if page else ""
+            if not token:
                 return found
-            query["continue"] = rest
+            query["continue"] = token
 
     def create(self, kind: Kind, namespace: str, body: Plain) -> Plain | None:
-        """The object as it was created; None if one of this name is there."""
+        """The object as it was created; None if one of this name exists."""
         return self._call("POST", kind, namespace, body=body, taken_is_none=True)
 
     def apply(self, kind: Kind, namespace: str, body: Plain) -> None:
-        """Make the object be like this, whether or not it is there (server-side apply)."""
+        """Create or update the object (server-side apply)."""
         query = {"fieldManager": "fedpipe", "force": "true"}
         self._call("PATCH", kind, namespace, body["metadata"]["name"], body=body, query=query, content_type=APPLY)
 
@@ -117,9 +117,9 @@ class Api:
         return self._call("PATCH", kind, namespace, name, "status", body=patch, content_type=JSON_PATCH, absent_is_none=True)
 
     def delete(self, kind: Kind, namespace: str, name: str, *, uid: str, foreground: bool = False) -> None:
-        """Delete the object, and in the foreground it stays until what it owns is gone.
+        """Delete the object; in the foreground it stays until its dependents are gone.
 
-        One that is not there is no error, and another one that has its name by now stays.
+        An object that does not exist is no error, and a newer object of the same name is kept.
         """
         options = {"propagationPolicy": "Foreground" if foreground else "Background", "preconditions": {"uid": uid}}
         self._call("DELETE", kind, namespace, name, body=options, absent_is_none=True, taken_is_none=True)
@@ -129,7 +129,7 @@ class Api:
         policy = "Foreground" if foreground else "Background"
         self._call("DELETE", kind, namespace, query={"labelSelector": _selector(labels), "propagationPolicy": policy})
 
-    def _call(  # noqa: PLR0913 -- one place for all that a request consists of
+    def _call(  # noqa: PLR0913 -- everything that a request consists of
         self,
         method: str,
         kind: Kind,
@@ -152,17 +152,17 @@ class Api:
             answer = self.client.call_api(*request, _request_timeout=_TIMEOUT_SECONDS)
             data: bytes = answer.read()  # type: ignore[no-untyped-call]
         except (HTTPError, OSError) as error:
-            raise of_no_answer(error, f"{what} {namespace}/{name}") from error
+            raise error_without_response(error, f"{what} {namespace}/{name}") from error
         if (answer.status == 404 and absent_is_none) or (answer.status == 409 and taken_is_none):  # noqa: PLR2004 -- HTTP's own numbers
             return None
         if answer.status >= _BAD:
-            raise of_answer(answer.status, data, f"{what} {namespace}/{name}")
+            raise error_of_response(answer.status, data, f"{what} {namespace}/{name}")
         found: Plain = json.loads(data)
         return found
 
 
 def in_cluster() -> Api:
-    """The API server of the cluster that this pod runs in; else that of the user's kubeconfig."""
+    """The API server of the cluster that this pod runs in, else that of the user's kubeconfig."""
     try:
         config.load_incluster_config()  # type: ignore[no-untyped-call]
     except config.ConfigException:

@@ -1,32 +1,33 @@
-"""The roll call: all objects that the operator watches, as the API server has them, to hold what it remembers against.
+"""The cache check: the operator's cache of watched objects against a fresh list of the API server.
 
-A watch that was away for too long begins again with a list, and what that list lacks kopf goes on to remember. Nothing else tells.
+A watch that was interrupted for too long begins again with a list, and kopf keeps what that list lacks: a deleted object would be
+cached for ever. Nothing else reveals that.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedpipe_operator.api.meta import LABEL_RUN
 from fedpipe_operator.cluster.api import JOBS, NODES, RUNS, SITES, Api
 
-Names = Mapping[str, str]
-"""Of objects, by their uids."""
+NamesByUid = Mapping[str, str]
+"""The names of objects, by uid."""
 
 
 @dataclass(frozen=True)
-class CacheCheck:
-    """What is watched, and where."""
+class LiveObjects:
+    """The objects that the operator watches, as the API server has them."""
 
     api: Api
     namespaces: Sequence[str]
-    """None: all of the cluster."""
+    """Empty: all of the cluster."""
     with_nodes: bool
 
-    def call(self) -> Names:
-        """Every object that there is now.
+    def list(self) -> NamesByUid:
+        """Every object that exists now.
 
         Raises:
-            TransientError: weather.
+            TransientError: the API server does not answer.
         """
         found = self.api.names(NODES, "") if self.with_nodes else {}
         for namespace in self.namespaces or ("",):
@@ -36,7 +37,26 @@ class CacheCheck:
         return found
 
 
-def drift(before: Names, called: Names, after: Names) -> Names:
-    """What is remembered and is not there, or is there and not remembered; what is remembered since or until the call is neither."""
-    ghosts = {uid: name for uid, name in after.items() if uid in before and uid not in called}
-    return ghosts | {uid: name for uid, name in called.items() if uid not in before and uid not in after}
+@dataclass
+class DriftDetector:
+    """Tells events that are still on their way from a cache that has diverged: by the same drift in two checks in a row."""
+
+    _suspects: NamesByUid = field(default_factory=dict)
+
+    def check(self, drifted: NamesByUid) -> list[str]:
+        """Take the drift of one check; the names of the objects that drifted in the last check as well."""
+        diverged = sorted(name for uid, name in drifted.items() if uid in self._suspects)
+        self._suspects = drifted
+        return diverged
+
+
+def drift(before: NamesByUid, live: NamesByUid, after: NamesByUid) -> NamesByUid:
+    """Objects that are cached and do not exist, or exist and are not cached.
+
+    Args:
+        before: the cache before `live` was listed.
+        live: what exists.
+        after: the cache after that. What entered or left the cache in between has not drifted.
+    """
+    deleted = {uid: name for uid, name in after.items() if uid in before and uid not in live}
+    return deleted | {uid: name for uid, name in live.items() if uid not in before and uid not in after}

@@ -1,4 +1,7 @@
-"""Each run's store, with the credentials of the Secret that its spec names."""
+"""Where credentials live: each run's store is opened with the Secret that its `spec.store.credentialsSecretRef` names.
+
+The credentials stay in the operator's memory; trainers get presigned URLs only.
+"""
 
 import base64
 import threading
@@ -19,7 +22,7 @@ SECRET_KEY: Final = "AWS_SECRET_ACCESS_KEY"  # noqa: S105 -- the name of a varia
 
 @dataclass(frozen=True)
 class StoreConnection:
-    """A run's store, and how a process of ours finds it again."""
+    """A run's open store, and what an aggregation process needs to open it again."""
 
     store: Store
     address: StoreAddress
@@ -27,13 +30,13 @@ class StoreConnection:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The variables in which a worker finds the key pair."""
+        """The variables in which an aggregation process finds the key pair."""
         return {ACCESS_KEY: self.credentials.access_key, SECRET_KEY: self.credentials.secret_key} if self.credentials else {}
 
 
 @dataclass
 class StoreConnections:
-    """Open stores by the run's uid. Safe for several threads."""
+    """Open stores by the run's uid. Thread-safe."""
 
     api: Api
     _opened: dict[str, StoreConnection] = field(default_factory=dict)
@@ -54,7 +57,7 @@ class StoreConnections:
         return opened
 
     def forget(self, uid: str) -> None:
-        """Open it anew the next time: the run is gone, or its Secret may have changed."""
+        """Open it again next time: the run is gone, or its Secret may have changed."""
         with self._lock:
             self._opened.pop(uid, None)
 

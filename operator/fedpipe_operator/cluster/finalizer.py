@@ -1,4 +1,4 @@
-"""The end of a run's object: what lies outside Kubernetes goes with it if the spec says so. All else is the garbage collector's."""
+"""The finalizer of a run: deletes its objects in the store if the spec says so. Kubernetes' garbage collector deletes the rest."""
 
 import logging
 from collections.abc import Mapping
@@ -9,23 +9,22 @@ from fedpipe_operator.api.meta import FINALIZER, LABEL_RUN_UID
 from fedpipe_operator.cluster.api import JOBS, RUNS, Api
 from fedpipe_operator.cluster.api_errors import NAMESPACE_TERMINATING
 from fedpipe_operator.cluster.backend import Cluster
-from fedpipe_operator.cluster.bodies import read_body
 from fedpipe_operator.cluster.credentials import StoreConnections
-from fedpipe_operator.cluster.objects import KubeJob
+from fedpipe_operator.cluster.objects import KubeJob, read_body
 from fedpipe_operator.cluster.status_writer import RUN, ClusterStatusWriter
 from fedpipe_operator.errors import TransientError, UserError
 from fedpipe_operator.rounds import Event, Run
 
 Body = Mapping[str, Any]
 
-_AGAIN_SECONDS: Final = 5.0
-_NOTHING_THERE: Final = ("BucketMissing",)
-_IN_THE_NAMESPACE: Final = ("SecretMissing", "SecretIncomplete")
+_REQUEUE_SECONDS: Final = 5.0
+_NOTHING_TO_DELETE: Final = ("BucketMissing",)
+_SECRET_ERRORS: Final = ("SecretMissing", "SecretIncomplete")
 _LOG: Final = logging.getLogger(__name__)
 
 
 def sync_finalizer(body: Body, resource: FederatedFineTune, api: Api) -> None:
-    """Have the finalizer on the object exactly while its results are to be deleted with it."""
+    """Set the finalizer if the results are to be deleted with the object, else remove it."""
     wanted = resource.spec.deletion_policy is DeletionPolicy.DELETE
     if wanted != (FINALIZER in body["metadata"].get("finalizers", ())):
         _set_finalizer(body, api, present=wanted)
@@ -34,14 +33,14 @@ def sync_finalizer(body: Body, resource: FederatedFineTune, api: Api) -> None:
 def finalize(
     body: Body, jobs: Mapping[str, KubeJob], cluster: Cluster, stores: StoreConnections, status_writer: ClusterStatusWriter
 ) -> float | None:
-    """Delete the run's objects in the store, once nothing of it is at work any more; then let the object go."""
+    """Delete the run's objects in the store once none of its Jobs is left; then remove the finalizer."""
     meta = body["metadata"]
     if FINALIZER not in meta.get("finalizers", ()):
         return None
     cluster.workers.discard(meta["uid"])
-    if jobs:  # in the foreground, so that they are there until their pods have ended: an ending trainer still writes
+    if jobs:  # in the foreground, so that they exist until their pods have ended: a terminating trainer still writes
         cluster.api.delete_all(JOBS, meta["namespace"], {LABEL_RUN_UID: meta["uid"]}, foreground=True)
-        return cluster.clock() + _AGAIN_SECONDS
+        return cluster.clock() + _REQUEUE_SECONDS
     resource = read_body(body, FederatedFineTune)
     if isinstance(resource, FederatedFineTune) and resource.spec.deletion_policy is DeletionPolicy.DELETE:
         _delete_results(resource, stores, status_writer)
@@ -53,19 +52,19 @@ def _delete_results(resource: FederatedFineTune, stores: StoreConnections, statu
     try:
         stores.of(Run(resource, ())).store.delete("")
     except UserError as error:
-        stores.forget(resource.metadata.uid)  # its Secret may be mended meanwhile
-        if error.reason in _NOTHING_THERE:
+        stores.forget(resource.metadata.uid)  # its Secret may be corrected in the meantime
+        if error.reason in _NOTHING_TO_DELETE:
             return
-        if _is_told(resource, error, status_writer) or error.reason not in _IN_THE_NAMESPACE:
+        if _is_reported(resource, error, status_writer) or error.reason not in _SECRET_ERRORS:
             raise
         _LOG.warning("the results of %s/%s stay in the store: %s", resource.metadata.namespace, resource.metadata.name, error)
 
 
-def _is_told(resource: FederatedFineTune, error: UserError, status_writer: ClusterStatusWriter) -> bool:
-    """Whether somebody can mend it: in a namespace that is being deleted nothing is made any more, neither an event nor a Secret."""
-    told = f"{error.message}; mend this, or set spec.deletionPolicy to Retain"
+def _is_reported(resource: FederatedFineTune, error: UserError, status_writer: ClusterStatusWriter) -> bool:
+    """Report the error as an event; False in a namespace that is being deleted, where nobody can create an event or a Secret any more."""
+    message = f"{error.message}; correct this, or set spec.deletionPolicy to Retain"
     try:
-        status_writer.post(RUN, resource.metadata, Event("ResultsNotDeleted", told, warning=True))
+        status_writer.post_event(RUN, resource.metadata, Event("ResultsNotDeleted", message, warning=True))
     except TransientError as refusal:
         if refusal.reason != NAMESPACE_TERMINATING:
             raise
@@ -74,7 +73,7 @@ def _is_told(resource: FederatedFineTune, error: UserError, status_writer: Clust
 
 
 def _set_finalizer(body: Body, api: Api, *, present: bool) -> None:
-    """With the resource version, so that a finalizer of somebody else is never lost."""
+    """With the resource version, so that another controller's finalizer is never lost."""
     meta = body["metadata"]
     others = [name for name in meta.get("finalizers", ()) if name != FINALIZER]
     finalizers = [*others, FINALIZER] if present else others

@@ -1,11 +1,17 @@
-"""What is kept of a Job and of a node: reduced as soon as the watch brings them, so that thousands of them stay small. Pure."""
+"""Objects as a watch delivers them, read into values: runs and sites, Jobs and nodes. Pure.
+
+Jobs and nodes are reduced to a few fields as soon as they arrive, so that thousands of them need little memory.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final, NamedTuple, TypeVar
 
-from fedpipe_operator.api import amount
+from pydantic import ValidationError
+
+from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneStatus, amount
+from fedpipe_operator.api.edgesite import EdgeSiteStatus
 from fedpipe_operator.api.meta import (
     ANNOTATION_MESSAGE,
     ANNOTATION_REASON,
@@ -16,15 +22,62 @@ from fedpipe_operator.api.meta import (
     LABEL_SITE,
     LABEL_TASK,
 )
-from fedpipe_operator.backend import Job
+from fedpipe_operator.api.parse import problems_of
+from fedpipe_operator.backend import Job, TaskKind
 from fedpipe_operator.sites.capacity import Node
+from fedpipe_trainer.contract import Wire
 
 Body = Mapping[str, Any]
+Kind = TypeVar("Kind", bound=Wire)
+Status = TypeVar("Status", bound=Wire)
+
+_STATUS_OF: Final[dict[type[Wire], type[Wire]]] = {EdgeSite: EdgeSiteStatus, FederatedFineTune: FineTuneStatus}
+
+
+def read_body(body: Body, kind: type[Kind]) -> Kind | list[str]:
+    """The object, or the problems of its spec. A status that an older version wrote is dropped; it never makes the spec invalid."""
+    plain = {name: body[name] for name in ("apiVersion", "kind", "metadata", "spec") if name in body}
+    value, problems = problems_of(plain, kind)
+    if value is None or problems:
+        return problems
+    return value.model_copy(update={"status": read_status(body, _STATUS_OF[kind])})
+
+
+def read_status(body: Body, kind: type[Status]) -> Status:
+    """The object's status; an empty one if it cannot be read."""
+    try:
+        return kind.model_validate(body.get("status") or {})
+    except ValidationError:
+        return kind()
+
+
+class NamespacedName(NamedTuple):
+    """The identity of a namespaced object."""
+
+    namespace: str
+    name: str
+
+
+def namespaced_name(body: Body) -> NamespacedName:
+    """The identity of this object."""
+    return NamespacedName(body["metadata"]["namespace"], body["metadata"]["name"])
+
+
+def slim(body: Body) -> dict[str, Any]:
+    """The object without the fields that the operator never reads."""
+    metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+    return {name: value for name, value in body.items() if name != "metadata"} | {"metadata": metadata}
+
+
+def version_of(body: Body) -> int:
+    """The object's resource version as a number: a larger one is newer."""
+    text = str(body["metadata"].get("resourceVersion", "0"))
+    return int(text) if text.isdecimal() else 0
 
 
 @dataclass(frozen=True)
 class KubeJob:
-    """A Job of ours."""
+    """A Job of a run."""
 
     namespace: str
     run: str
@@ -35,13 +88,13 @@ class KubeJob:
     uid: str = ""
     is_deleting: bool = False
     is_suspended: bool = False
-    """Held back by a queue."""
+    """By a queue such as Kueue."""
     ready: int = 0
-    """Pods at work."""
+    """Pods that are ready."""
     has_pod_ended: bool = False
-    """Whether its pod has ended, of which the Job will tell a moment later."""
+    """Whether its pod has ended; the Job's condition follows a moment later."""
     ended: str = ""
-    """Complete or Failed once it is over."""
+    """Complete or Failed, once it ended."""
     reason: str = ""
     """Of its failure: by the operator's own annotation, else by the Job controller."""
     message: str = ""
@@ -50,12 +103,12 @@ class KubeJob:
 
     @property
     def is_active(self) -> bool:
-        """Whether it holds, or may yet get, a place at its site."""
+        """Whether it occupies, or may yet occupy, one of its site's job slots."""
         return not self.ended and not self.given_up
 
 
 def kube_job(body: Body) -> KubeJob:
-    """The Job of this object, which carries our labels."""
+    """The Job of this object, which carries FedPipe's labels."""
     meta, spec, status = body["metadata"], body.get("spec", {}), body.get("status", {})
     labels, annotations = meta["labels"], meta.get("annotations", {})
     end: Body = next((one for one in status.get("conditions", ()) if one["type"] in ("Complete", "Failed") and one["status"] == "True"), {})
@@ -66,7 +119,7 @@ def kube_job(body: Body) -> KubeJob:
         run_uid=labels.get(LABEL_RUN_UID, ""),
         job=Job(
             name=meta["name"],
-            kind=labels.get(LABEL_TASK, ""),
+            kind=_task_kind(labels.get(LABEL_TASK, "")),
             site=labels.get(LABEL_SITE, ""),
             round=int(labels.get(LABEL_ROUND, 0)),
             attempt=int(labels.get(LABEL_ATTEMPT, 0)),
@@ -84,6 +137,11 @@ def kube_job(body: Body) -> KubeJob:
     )
 
 
+def _task_kind(label: str) -> TaskKind:
+    """The kind of a Job. One that somebody else labelled may carry any value; it counts as a training, whose name it does not have."""
+    return TaskKind(label) if label in set(TaskKind) else TaskKind.TRAIN
+
+
 def kube_node(body: Body) -> Node:
     """The node of this object."""
     meta, status = body["metadata"], body.get("status", {})
@@ -98,7 +156,7 @@ def kube_node(body: Body) -> Node:
 
 
 def _number(quantity: str) -> float:
-    """A quantity's number; 0 where none is left, or in a unit that our own fields do not take."""
+    """A quantity as a number; 0 if its unit is one that FedPipe's own fields do not accept."""
     try:
         return amount(quantity)
     except ValueError:

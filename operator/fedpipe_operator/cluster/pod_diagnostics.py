@@ -1,52 +1,190 @@
-"""What is asked of the API about a Job's pod: why it waits, how it ended. Asked seldom, and kept."""
+"""Why a Job's pod does not start, and how it ended.
 
+First pure functions over pods and events as the API returns them, then `PodDiagnostics`, which fetches and caches them.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
-from fedpipe_operator.cluster import pods
 from fedpipe_operator.cluster.api import EVENTS, PODS, Api, Plain
-from fedpipe_operator.cluster.objects import KubeJob
-from fedpipe_operator.cluster.pods import Ending, Waiting
+from fedpipe_operator.cluster.objects import KubeJob, unix
+from fedpipe_trainer.contract import FailureReason
 
-_ASK_AGAIN_SECONDS: Final = 10.0
+Body = Mapping[str, Any]
+
+_IMAGE_ERRORS: Final = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
+_START_ERRORS: Final = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError", "ContainerCannotRun")
+_AFTER_MOUNT: Final = ("Pulling", "Pulled")
+"""Reasons of the kubelet's events once all volumes are mounted."""
+_STARTING: Final = ("ContainerCreating", "PodInitializing")
+_NO_CLAIM: Final = re.compile(r'persistentvolumeclaim "[^"]*" (not found|is being deleted)')
+STARTING: Final = "Starting"
+UNSCHEDULABLE: Final = "Unschedulable"
+_QUOTA: Final = "exceeded quota"
+_OUR_CONTAINERS: Final = ("trainer", "worker")
+_OOM: Final = "OOMKilled"
+_KILLED: Final = 137
+_REASONS: Final = {int(reason.exit_code): str(reason) for reason in FailureReason} | {_KILLED: "Killed"}
+"""The reason that each exit code of a trainer or a worker stands for."""
+_REFETCH_SECONDS: Final = 10.0
 _JOB_NAME: Final = "batch.kubernetes.io/job-name"
 
 
+@dataclass(frozen=True)
+class PodWaiting:
+    """Why a pod does not run yet."""
+
+    reason: str
+    """One CamelCase word."""
+    message: str
+    """In the words of the scheduler or the kubelet."""
+    is_hopeless: bool
+    """Whether waiting longer would not help."""
+    is_slow: bool = False
+    """Whether it takes longer than for other causes to tell a failed start from a slow one."""
+    since: float = 0.0
+    """Unix seconds of the pod's creation; 0 if there is no pod."""
+
+
+@dataclass(frozen=True)
+class PodEnd:
+    """How a pod's container ended."""
+
+    exit_code: int | None
+    reason: str
+    message: str
+
+
+def why_waiting(pods: Sequence[Body]) -> PodWaiting | None:
+    """Why the newest of these pods does not run; None if it runs, or gives no cause."""
+    pod = _newest(pods)
+    waiting = pod and _cause(pod)
+    return replace(waiting, since=unix(pod["metadata"]["creationTimestamp"])) if pod and waiting else None
+
+
+def _cause(pod: Body) -> PodWaiting | None:
+    unscheduled = next((one for one in _conditions(pod) if one["type"] == "PodScheduled" and one["status"] == "False"), None)
+    if unscheduled is not None:
+        return _unscheduled(unscheduled.get("message", ""))
+    for state in _states(pod, "waiting"):
+        reason, message = state.get("reason", ""), state.get("message", "")
+        if reason in _STARTING:
+            return PodWaiting(STARTING, "its container is being created", is_hopeless=False)
+        if reason in _IMAGE_ERRORS:
+            return PodWaiting("ImageUnavailable", f"{reason}: {message}", is_hopeless=True)
+        if reason in _START_ERRORS:
+            return PodWaiting("CannotStart", f"{reason}: {message}", is_hopeless=True)
+    return None
+
+
+def _unscheduled(message: str) -> PodWaiting:
+    """In the scheduler's words. Capacity may become free; a claim that does not exist will not appear by itself."""
+    if _NO_CLAIM.search(message):
+        return PodWaiting("VolumeMissing", message, is_hopeless=True)
+    return PodWaiting(UNSCHEDULABLE, message, is_hopeless=False)
+
+
+def pod_end(pods: Sequence[Body]) -> PodEnd | None:
+    """How the newest of these pods ended; None if it did not."""
+    pod = _newest(pods)
+    if pod is None:
+        return None
+    status = pod.get("status", {})
+    if status.get("reason"):  # Evicted and the like: the container's own state is only a consequence
+        return PodEnd(None, status["reason"], status.get("message", ""))
+    terminated = _terminated(pod)
+    if terminated is None:
+        return None
+    code, reason = terminated.get("exitCode"), terminated.get("reason", "")
+    if reason == _OOM:
+        return PodEnd(code, str(FailureReason.OUT_OF_MEMORY), f"the kernel killed it at its memory limit (exit code {code})")
+    message = terminated.get("message") or f"exit code {code}; see `kubectl logs` while the Job is kept"
+    return PodEnd(code, _REASONS.get(code or 0, "Died"), message)
+
+
+def why_not_created(events: Sequence[Body]) -> PodWaiting | None:
+    """Why the Job controller cannot create the pod, from the Job's events; None if they do not say."""
+    messages = [str(one.get("message", "")) for one in events if one.get("reason") == "FailedCreate"]
+    return PodWaiting("PodRefused", messages[-1], is_hopeless=_QUOTA not in messages[-1]) if messages else None
+
+
+def mount_failure(events: Sequence[Body]) -> str:
+    """The kubelet's message about a volume that it cannot mount; empty if there is none, or if it went on to the image since."""
+    if any(one.get("reason") in _AFTER_MOUNT for one in events):
+        return ""
+    messages = [str(one.get("message", "")) for one in events if one.get("reason") in ("FailedMount", "FailedAttachVolume")]
+    return messages[-1] if messages else ""
+
+
+def _newest(pods: Sequence[Body]) -> Body | None:
+    return max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
+
+
+def _conditions(pod: Body) -> Sequence[Body]:
+    found: Sequence[Body] = pod.get("status", {}).get("conditions", ())
+    return found
+
+
+def _states(pod: Body, kind: str) -> Iterator[Body]:
+    return (one["state"][kind] for one in _containers(pod) if kind in one.get("state", {}))
+
+
+def _terminated(pod: Body) -> Body | None:
+    """The end of our own container; among sidecars that others injected, that of one that failed."""
+    ended = [one for one in _containers(pod) if "terminated" in one.get("state", {})]
+    first = min(
+        ended, key=lambda one: (one.get("name") not in _OUR_CONTAINERS, not one["state"]["terminated"].get("exitCode")), default=None
+    )
+    found: Body | None = first and first["state"]["terminated"]
+    return found
+
+
+def _our_own_then_failed(container: Body) -> tuple[bool, bool]:
+    return container.get("name") not in _OUR_CONTAINERS, not container["state"]["terminated"].get("exitCode")
+
+
+def _containers(pod: Body) -> Sequence[Body]:
+    status = pod.get("status", {})
+    return (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ()))
+
+
 @dataclass
-class Words:
-    """The pods of one run's Jobs, by the Job's name. Not shared between threads."""
+class PodDiagnostics:
+    """What is known of the pods of one run's Jobs, by the Job's name. Not shared between threads."""
 
     api: Api
-    _endings: dict[str, Ending | None] = field(default_factory=dict)
-    _waiting: dict[str, tuple[float, Waiting | None]] = field(default_factory=dict)
+    _ends: dict[str, PodEnd | None] = field(default_factory=dict)
+    _waiting: dict[str, tuple[float, PodWaiting | None]] = field(default_factory=dict)
 
-    def ending(self, job: KubeJob) -> Ending | None:
-        """How the Job's pod ended; None if it is not there any more."""
+    def end(self, job: KubeJob) -> PodEnd | None:
+        """How the Job's pod ended; None if the pod no longer exists."""
         name = job.job.name
-        if name not in self._endings:
-            self._endings[name] = pods.ending(self._pods(job))
-        return self._endings[name]
+        if name not in self._ends:
+            self._ends[name] = pod_end(self._pods(job))
+        return self._ends[name]
 
-    def waiting(self, job: KubeJob, now: float) -> Waiting | None:
-        """Why the Job's pod is not at work, as it was some seconds ago at most."""
-        asked_at, known = self._waiting.get(job.job.name, (0.0, None))
-        if now - asked_at < _ASK_AGAIN_SECONDS:
+    def waiting(self, job: KubeJob, now: float) -> PodWaiting | None:
+        """Why the Job's pod does not run, at most a few seconds old."""
+        fetched_at, known = self._waiting.get(job.job.name, (0.0, None))
+        if now - fetched_at < _REFETCH_SECONDS:
             return known
-        found = self._pods(job, may_be_old=True)
-        told = pods.waiting(found) if found else pods.not_created(self._events(job.namespace, job.uid))
-        if told is not None and told.reason == pods.STARTING:
-            told = self._with_mount_failure(found, told)
-        self._waiting[job.job.name] = (now, told)
-        return told
+        pods = self._pods(job, may_be_old=True)
+        waiting = why_waiting(pods) if pods else why_not_created(self._events(job.namespace, job.uid))
+        if waiting is not None and waiting.reason == STARTING:
+            waiting = self._with_mount_failure(pods, waiting)
+        self._waiting[job.job.name] = (now, waiting)
+        return waiting
 
-    def last_waiting(self, name: str) -> Waiting | None:
-        """What was told last of a Job that waits."""
+    def last_waiting(self, name: str) -> PodWaiting | None:
+        """What `waiting` last returned for this Job."""
         return self._waiting.get(name, (0.0, None))[1]
 
     def keep(self, names: set[str]) -> None:
         """Forget all Jobs but these."""
-        self._endings = {name: told for name, told in self._endings.items() if name in names}
-        self._waiting = {name: told for name, told in self._waiting.items() if name in names}
+        self._ends = {name: end for name, end in self._ends.items() if name in names}
+        self._waiting = {name: waiting for name, waiting in self._waiting.items() if name in names}
 
     def _pods(self, job: KubeJob, *, may_be_old: bool = False) -> list[Plain]:
         return self.api.find(PODS, job.namespace, labels={_JOB_NAME: job.job.name}, may_be_old=may_be_old)
@@ -54,8 +192,8 @@ class Words:
     def _events(self, namespace: str, uid: str) -> list[Plain]:
         return self.api.find(EVENTS, namespace, fields={"involvedObject.uid": uid})
 
-    def _with_mount_failure(self, found: list[Plain], told: Waiting) -> Waiting:
-        """A container that is being made for long may wait for a volume; only the kubelet's events say so."""
-        meta = found[0]["metadata"]
-        why = pods.mount_failure(self._events(meta["namespace"], meta["uid"]))
-        return replace(told, reason="MountFailed", message=why, is_hopeless=True, is_slow=True) if why else told
+    def _with_mount_failure(self, pods: list[Plain], waiting: PodWaiting) -> PodWaiting:
+        """A container that takes long to create may wait for a volume; only the kubelet's events say so."""
+        meta = pods[0]["metadata"]
+        message = mount_failure(self._events(meta["namespace"], meta["uid"]))
+        return replace(waiting, reason="MountFailed", message=message, is_hopeless=True, is_slow=True) if message else waiting

@@ -1,4 +1,4 @@
-"""One turn of an `EdgeSite` on a cluster: its pool's nodes and its profiles in, its status out."""
+"""One reconcile of an `EdgeSite` on a cluster: its pool's nodes and its profiles in, its status out."""
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,10 +8,11 @@ from typing import Any
 from fedpipe_operator.api import Condition, ConditionStatus, EdgeSite, Metadata, Reason
 from fedpipe_operator.api.conditions import SiteCondition
 from fedpipe_operator.api.edgesite import CapacityStatus, EdgeSiteStatus, MeasuredCapacity
-from fedpipe_operator.cluster.bodies import read_body, read_status
+from fedpipe_operator.cluster.objects import read_body, read_status
 from fedpipe_operator.cluster.status_writer import SITE, ClusterStatusWriter
-from fedpipe_operator.rounds import Event
+from fedpipe_operator.rounds import Event, Observed, Run
 from fedpipe_operator.rounds.conditions import Observation, conditions_of
+from fedpipe_operator.rounds.round_plan import completed_profile
 from fedpipe_operator.sites.capacity import Node, claimed, discovered, misfit
 
 Body = Mapping[str, Any]
@@ -19,40 +20,44 @@ Body = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class SiteView:
-    """What the watch says at the moment a turn begins."""
+    """What the cache holds at the moment a reconcile begins."""
 
     body: Body
     nodes: Sequence[Node] | None
-    """None where the operator may not see nodes."""
+    """None if the operator does not watch nodes."""
     active_runs: int
 
 
 @dataclass
 class SiteReconciler:
-    """All sites' turns. Safe for several threads."""
+    """Reconciles all sites. Thread-safe."""
 
     status_writer: ClusterStatusWriter
     clock: Callable[[], float]
     _measured: dict[tuple[str, str], MeasuredCapacity] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def turn(self, view: SiteView) -> None:
-        """Write what is to be said of the site, if anything has changed."""
+    def reconcile(self, view: SiteView) -> None:
+        """Write the site's status and events, if anything has changed."""
         body = self.status_writer.newest(view.body)
         before, meta = read_status(body, EdgeSiteStatus), Metadata.model_validate(body["metadata"])
         site = read_body(body, EdgeSite)
-        after = self._refused(site, before, meta) if isinstance(site, list) else self._status(site, view, before)
+        after = self._invalid(site, before, meta) if isinstance(site, list) else self._status(site, view, before)
         if after != before:
             self.status_writer.write(SITE, meta, after)
             for event in _events(before, after):
-                self.status_writer.post(SITE, meta, event)
+                self.status_writer.post_event(SITE, meta, event)
 
-    def measured(self, namespace: str, site: str, found: MeasuredCapacity) -> bool:
-        """Keep what a profile measured; whether that is news."""
-        with self._lock:
-            is_news = self._measured.get((namespace, site)) != found
-            self._measured[namespace, site] = found
-        return is_news
+    def record_measurements(self, run: Run, observed: Observed) -> list[str]:
+        """Keep what the run's profiles measured; the sites whose figures changed."""
+        changed = []
+        namespace = run.resource.metadata.namespace
+        for site, measured in measured_capacities(run, observed).items():
+            with self._lock:
+                if self._measured.get((namespace, site)) != measured:
+                    self._measured[namespace, site] = measured
+                    changed.append(site)
+        return changed
 
     def forget(self, namespace: str, site: str) -> None:
         """The site is gone."""
@@ -60,10 +65,11 @@ class SiteReconciler:
             self._measured.pop((namespace, site), None)
         self.status_writer.forget(SITE, namespace, site)
 
-    def _refused(self, problems: Sequence[str], before: EdgeSiteStatus, meta: Metadata) -> EdgeSiteStatus:
+    def _invalid(self, problems: Sequence[str], before: EdgeSiteStatus, meta: Metadata) -> EdgeSiteStatus:
         kinds = (SiteCondition.VALID, SiteCondition.READY)
-        told = (Observation(kind, False, Reason.SPEC_INVALID, "; ".join(problems)) for kind in kinds)
-        return before.model_copy(update={"conditions": self._conditions(told, before, meta), "observed_generation": meta.generation})
+        observations = (Observation(kind, False, Reason.SPEC_INVALID, "; ".join(problems)) for kind in kinds)
+        conditions = self._conditions(observations, before, meta)
+        return before.model_copy(update={"conditions": conditions, "observed_generation": meta.generation})
 
     def _status(self, site: EdgeSite, view: SiteView, before: EdgeSiteStatus) -> EdgeSiteStatus:
         with self._lock:
@@ -74,29 +80,44 @@ class SiteReconciler:
             discovered=None if view.nodes is None else discovered(site, view.nodes),
             measured=measured or known,
         )
-        conditions = self._conditions(_told(site, view.nodes), before, site.metadata)
+        conditions = self._conditions(_observations(site, view.nodes), before, site.metadata)
         return EdgeSiteStatus(
             observed_generation=site.metadata.generation, conditions=conditions, capacity=capacity, active_runs=view.active_runs
         )
 
-    def _conditions(self, told: Iterable[Observation], before: EdgeSiteStatus, meta: Metadata) -> tuple[Condition, ...]:
-        return conditions_of(told, before.conditions, generation=meta.generation, now=self.clock())
+    def _conditions(self, observations: Iterable[Observation], before: EdgeSiteStatus, meta: Metadata) -> tuple[Condition, ...]:
+        return conditions_of(observations, before.conditions, generation=meta.generation, now=self.clock())
 
 
-def _told(site: EdgeSite, nodes: Sequence[Node] | None) -> tuple[Observation, ...]:
-    if nodes is None:
-        found = Observation(
-            SiteCondition.CAPACITY_MET, True, Reason.NODES_NOT_SEEN, "the operator may not see nodes: the claim is taken as it is"
+def measured_capacities(run: Run, observed: Observed) -> dict[str, MeasuredCapacity]:
+    """What the run's completed profiles measured, by site."""
+    profiles = {site: completed_profile(attempts) for site, attempts in observed.profiles.items()}
+    return {
+        site: MeasuredCapacity(
+            run=run.name,
+            device=profile.measured.device,
+            memory=profile.memory_bytes,
+            train_samples=profile.train_samples,
+            validation_samples=profile.validation_samples,
         )
+        for site, profile in profiles.items()
+        if profile is not None
+    }
+
+
+def _observations(site: EdgeSite, nodes: Sequence[Node] | None) -> tuple[Observation, ...]:
+    met = SiteCondition.CAPACITY_MET
+    if nodes is None:
+        capacity = Observation(met, True, Reason.NODES_NOT_SEEN, "the operator does not watch nodes: the claim is not checked")
     elif (wrong := misfit(site, nodes)) is not None:
-        found = Observation(SiteCondition.CAPACITY_MET, False, wrong.reason, wrong.message)
+        capacity = Observation(met, False, wrong.reason, wrong.message)
     else:
-        found = Observation(SiteCondition.CAPACITY_MET, True, Reason.NODES_FOUND)
-    return Observation(SiteCondition.VALID, True, Reason.SPEC_VALID), found, found._replace(type=SiteCondition.READY)
+        capacity = Observation(met, True, Reason.NODES_FOUND)
+    return Observation(SiteCondition.VALID, True, Reason.SPEC_VALID), capacity, capacity._replace(type=SiteCondition.READY)
 
 
 def _events(before: EdgeSiteStatus, after: EdgeSiteStatus) -> tuple[Event, ...]:
-    """A pool that comes to fit its claim, or no longer does."""
+    """One event when the pool becomes able, or unable, to carry the claim."""
     known = {(one.type, one.reason) for one in before.conditions}
     return tuple(
         Event(one.reason, one.message or "a node of the pool can carry the claim", warning=one.status is ConditionStatus.FALSE)

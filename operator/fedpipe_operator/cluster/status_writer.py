@@ -1,4 +1,4 @@
-"""Where the operator speaks to people: an object's status, and events beside it."""
+"""The status writer and event recorder of the cluster: the status of runs and sites, and events on them."""
 
 import logging
 import threading
@@ -10,14 +10,14 @@ from typing import Any, Final
 from fedpipe_operator.api import API_VERSION, FineTuneStatus, Metadata
 from fedpipe_operator.api.edgesite import EdgeSiteStatus
 from fedpipe_operator.cluster.api import EVENTS, RUNS, SITES, Api, Kind
-from fedpipe_operator.cluster.bodies import slim, version_of
+from fedpipe_operator.cluster.objects import slim, version_of
 from fedpipe_operator.errors import FedPipeError
 from fedpipe_operator.rounds import Event, Run
 
 Body = Mapping[str, Any]
 
 _LOG: Final = logging.getLogger(__name__)
-_NOTE_MAX: Final = 1024
+_MESSAGE_MAX: Final = 1024
 _COMPONENT: Final = "fedpipe-operator"
 RUN: Final = "FederatedFineTune"
 SITE: Final = "EdgeSite"
@@ -26,7 +26,7 @@ _KINDS: Final[dict[str, Kind]] = {RUN: RUNS, SITE: SITES}
 
 @dataclass
 class ClusterStatusWriter:
-    """Status and events of all objects. It remembers what it wrote until the watch tells of it. Safe for several threads."""
+    """Writes status and events of all objects. It keeps what it wrote until the watch reports it. Thread-safe."""
 
     api: Api
     clock: Callable[[], float]
@@ -38,11 +38,11 @@ class ClusterStatusWriter:
         self.write(RUN, run.resource.metadata, status)
 
     def record_event(self, run: Run, event: Event) -> None:
-        """Post an event on the run. The status says the same, so that an event that cannot be posted stops nothing."""
+        """Post an event on the run. The status says the same, so an event that cannot be posted stops nothing."""
         try:
-            self.post(RUN, run.resource.metadata, event)
+            self.post_event(RUN, run.resource.metadata, event)
         except FedPipeError as error:
-            _LOG.warning("the event %s of %s is not told: %s", event.reason, run.name, error)
+            _LOG.warning("the event %s of %s could not be posted: %s", event.reason, run.name, error)
 
     def write(self, kind: str, meta: Metadata, status: FineTuneStatus | EdgeSiteStatus) -> None:
         """Replace an object's whole status, in one call."""
@@ -64,7 +64,7 @@ class ClusterStatusWriter:
             return written
 
     def is_echo(self, body: Body) -> bool:
-        """Whether the watch tells of what our own status write left, and of nothing that somebody else changed before it."""
+        """Whether the watch reports our own status write and no change that somebody else made before it."""
         meta = body["metadata"]
         with self._lock:
             written = self._written.get((body["kind"], meta["namespace"], meta["name"]))
@@ -76,7 +76,7 @@ class ClusterStatusWriter:
         with self._lock:
             self._written.pop((kind, namespace, name), None)
 
-    def post(self, kind: str, meta: Metadata, event: Event) -> None:
+    def post_event(self, kind: str, meta: Metadata, event: Event) -> None:
         """Post an event on an object."""
         now = datetime.fromtimestamp(self.clock(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         about = {"apiVersion": API_VERSION, "kind": kind, "namespace": meta.namespace, "name": meta.name, "uid": meta.uid}
@@ -86,7 +86,7 @@ class ClusterStatusWriter:
             "metadata": {"generateName": f"{meta.name}.", "namespace": meta.namespace},
             "involvedObject": about,
             "reason": event.reason,
-            "message": event.message[:_NOTE_MAX],
+            "message": event.message[:_MESSAGE_MAX],
             "type": "Warning" if event.warning else "Normal",
             "source": {"component": _COMPONENT},
             "reportingComponent": _COMPONENT,

@@ -1,4 +1,4 @@
-"""Aggregation in processes of the operator's own pod: the event loop never waits for one, and none outlives the operator."""
+"""Aggregations in processes of the operator's pod: the event loop never waits for one, and none outlives the operator."""
 
 import os
 import subprocess
@@ -18,114 +18,118 @@ from fedpipe_operator.backend import Job, JobState, JobStatus
 _MAX_CONCURRENT: Final = 2
 _COMMAND: Final = (sys.executable, "-m", "fedpipe_operator.aggregation.worker")
 _STOPPED: Final = -9
-_KEPT_CHARACTERS: Final = 1000
+_MESSAGE_MAX: Final = 1000
 _NICENESS: Final = 10
-"""The operator's own turns come first: what its processes take seconds for, nobody waits for by the second."""
+"""Reconciles have priority over aggregations, which take seconds anyway."""
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Launch:
     """What a process is started with."""
 
     task_json: str
     environment: Mapping[str, str]
     seconds: float
-    """After which it is ended."""
+    """The deadline, counted from its start."""
 
 
 @dataclass
 class Workers:
-    """Processes by the run they work for and the name of their job. Safe for several threads."""
+    """Processes by the uid of their run and the name of their job. Thread-safe."""
 
     clock: Callable[[], float]
     command: tuple[str, ...] = _COMMAND
     on_end: Callable[[str], None] = lambda _uid: None
-    """Told the uid of the run whose process ended."""
-    _seen: dict[tuple[str, str], JobStatus] = field(default_factory=dict)
+    """Called with the uid of the run whose process ended."""
+    _statuses: dict[tuple[str, str], JobStatus] = field(default_factory=dict)
     _processes: dict[tuple[str, str], subprocess.Popen[str]] = field(default_factory=dict)
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_MAX_CONCURRENT, "aggregation"))
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self, uid: str, job: Job, task_json: str, *, environment: Mapping[str, str], seconds: float) -> None:
-        """Have the task done when its turn comes, unless a job of this name is there already."""
+        """Queue the task, unless a job of this name exists."""
         key = (uid, job.name)
         with self._lock:
-            if key in self._seen:
+            if key in self._statuses:
                 return
-            self._seen[key] = JobStatus(job=job, state=JobState.PENDING, started_at=self.clock(), message="an aggregation before it to end")
-        self._pool.submit(self._work, key, _Work(task_json, environment, seconds))
+            self._statuses[key] = JobStatus(
+                job=job, state=JobState.PENDING, started_at=self.clock(), message="an earlier aggregation to end"
+            )
+        self._pool.submit(self._run, key, _Launch(task_json, environment, seconds))
 
-    def seen(self, uid: str) -> dict[str, JobStatus]:
-        """The jobs of a run, by name, those that ended included."""
+    def statuses(self, uid: str) -> dict[str, JobStatus]:
+        """The jobs of a run by name; ended ones too."""
         with self._lock:
-            return {name: seen for (of, name), seen in self._seen.items() if of == uid}
+            return {name: status for (of, name), status in self._statuses.items() if of == uid}
 
     def discard(self, uid: str, name: str = "") -> None:
         """End and forget a job of the run, or all of them."""
         with self._lock:
-            for key in [key for key in self._seen if key[0] == uid and name in ("", key[1])]:
-                del self._seen[key]
+            for key in [key for key in self._statuses if key[0] == uid and name in ("", key[1])]:
+                del self._statuses[key]
                 if key in self._processes:
                     self._processes[key].kill()
 
     def close(self) -> None:
         """End all of them."""
         with self._lock:
-            self._seen.clear()
+            self._statuses.clear()
             for process in self._processes.values():
                 process.kill()
         self._pool.shutdown(cancel_futures=True)
 
-    def _work(self, key: tuple[str, str], work: _Work) -> None:
+    def _run(self, key: tuple[str, str], launch: _Launch) -> None:
         try:
-            self._do(key, work)
-        except OSError as error:  # no room for the task, or none for a process: the next attempt may have it
+            self._execute(key, launch)
+        except OSError as error:  # no space for the task file, or no memory for a process: the next attempt may succeed
             self._end(key, 1, f"it could not be started: {error}")
 
-    def _do(self, key: tuple[str, str], work: _Work) -> None:
+    def _execute(self, key: tuple[str, str], launch: _Launch) -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "task.json"
-            path.write_text(work.task_json, encoding="utf-8")
-            started = self._spawn(key, path, work)
+            path.write_text(launch.task_json, encoding="utf-8")
+            started = self._spawn(key, path, launch)
             if started is not None:
-                self._end(key, *_result(started, work.seconds))
+                self._end(key, *_result(started, launch.seconds))
 
-    def _spawn(self, key: tuple[str, str], path: Path, work: _Work) -> "subprocess.Popen[str] | None":
-        """The process, or None if nobody wants its result any more."""
+    def _spawn(self, key: tuple[str, str], path: Path, launch: _Launch) -> "subprocess.Popen[str] | None":
+        """The process, or None if the job was discarded."""
         with self._lock:
-            if key not in self._seen:
+            if key not in self._statuses:
                 return None
             process = subprocess.Popen(  # noqa: S603 -- our own module
                 [*self.command, str(path)],
-                env=openblas.environment() | os.environ | dict(work.environment),
+                env=openblas.environment() | os.environ | dict(launch.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
             )
             self._processes[key] = process
-            with suppress(OSError):  # where that is forbidden, it takes its share like any other
+            with suppress(OSError):  # where that is forbidden, it runs at normal priority
                 os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
-            self._seen[key] = replace(self._seen[key], state=JobState.RUNNING, message="")
+            self._statuses[key] = replace(self._statuses[key], state=JobState.RUNNING, message="")
             return process
 
-    def _end(self, key: tuple[str, str], status: int, said: str) -> None:
+    def _end(self, key: tuple[str, str], status: int, message: str) -> None:
         with self._lock:
             self._processes.pop(key, None)
-            if key not in self._seen:
+            if key not in self._statuses:
                 return
             state = JobState.FAILED if status else JobState.SUCCEEDED
             reason = ("Killed" if status < 0 else "AggregationFailed") if status else ""
-            self._seen[key] = replace(self._seen[key], state=state, exit_code=abs(status) + 128 * (status < 0), reason=reason, message=said)
+            self._statuses[key] = replace(
+                self._statuses[key], state=state, exit_code=abs(status) + 128 * (status < 0), reason=reason, message=message
+            )
         self.on_end(key[0])
 
 
 def _result(process: "subprocess.Popen[str]", seconds: float) -> tuple[int, str]:
-    """The exit status (negative for a signal), and the end of what the process said."""
+    """The exit status (negative for a signal), and the end of the process's stderr."""
     try:
-        _, said = process.communicate(timeout=seconds)
+        _, stderr = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        return _STOPPED, f"not done within {seconds:.0f} s"
-    return process.returncode, said.strip()[-_KEPT_CHARACTERS:]
+        return _STOPPED, f"exceeded the deadline of {seconds:.0f} s"
+    return process.returncode, stderr.strip()[-_MESSAGE_MAX:]

@@ -1,23 +1,16 @@
-"""What the watch knows, put together for a turn. Read on the event loop's thread alone, where kopf changes it."""
+"""The cache that the watches fill, put together for a reconcile. Read only on the event loop's thread, where kopf changes it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.cluster import KubeJob, RunView, SiteView
-from fedpipe_operator.cluster.bodies import version_of
+from fedpipe_operator.cluster.objects import version_of
+from fedpipe_operator.handlers.enqueue import Key
 from fedpipe_operator.sites.capacity import Node
 
 Body = Mapping[str, Any]
-
-
-class Key(NamedTuple):
-    """What a turn is made of."""
-
-    kind: Literal["run", "site"]
-    namespace: str
-    name: str
 
 
 class RunSummary(NamedTuple):
@@ -29,24 +22,33 @@ class RunSummary(NamedTuple):
 
 @dataclass(frozen=True)
 class Cache:
-    """kopf's indices as plain mappings, by what each is asked for."""
+    """kopf's indices as plain mappings, each by what it is looked up by."""
 
     run_bodies: Mapping[tuple[str, str], Collection[Body]]
     """By namespace and name."""
     run_summaries: Mapping[str, Collection[RunSummary]]
     """By namespace."""
     site_bodies: Mapping[tuple[str, str], Collection[Body]]
+    """By namespace and name."""
     sites: Mapping[tuple[str, str], Collection[EdgeSite]]
-    """By namespace and each of their labels, and all of a namespace by no label: those whose spec can be read."""
+    """Sites with a valid spec, by namespace and each of their labels; all of a namespace under the label ""."""
     jobs_of_runs: Mapping[tuple[str, str], Collection[KubeJob]]
     """By namespace and uid of the run."""
     jobs_at_sites: Mapping[tuple[str, str], Collection[KubeJob]]
     """By namespace and site."""
     nodes: Mapping[None, Collection[Node]] | None
-    """None where the operator may not see nodes."""
+    """None if the operator does not watch nodes."""
+
+    def run_keys(self, namespace: str) -> Iterator[Key]:
+        """The runs of a namespace."""
+        return (Key("run", of, name) for of, name in self.run_bodies if of == namespace)
+
+    def site_keys(self, namespace: str | None) -> Iterator[Key]:
+        """The sites of a namespace; None: of all."""
+        return (Key("site", of, name) for of, name in self.site_bodies if namespace in (None, of))
 
     def names(self) -> dict[str, str]:
-        """Of everything, by uid."""
+        """The names of all objects, by uid."""
         indices: tuple[Mapping[Any, Collection[Body]], ...] = (self.run_bodies, self.site_bodies)
         metas = [body["metadata"] for index in indices for bodies in index.values() for body in bodies]
         jobs = {job.uid: job.job.name for found in self.jobs_of_runs.values() for job in found}
@@ -54,7 +56,7 @@ class Cache:
         return {meta["uid"]: meta["name"] for meta in metas} | jobs | nodes
 
     def run_view(self, key: Key) -> RunView | None:
-        """A run and all that belongs to it, None if it is gone."""
+        """A run and everything that belongs to it; None if it is gone."""
         body = _newest(self.run_bodies.get((key.namespace, key.name), ()))
         if body is None:
             return None
@@ -69,17 +71,17 @@ class Cache:
         )
 
     def site_view(self, key: Key) -> SiteView | None:
-        """A site and its nodes, None if it is gone."""
+        """A site and its nodes; None if it is gone."""
         body = _newest(self.site_bodies.get((key.namespace, key.name), ()))
         if body is None:
             return None
         labels = body["metadata"].get("labels", {})
-        outlines = self.run_summaries.get(key.namespace, ())
-        active = sum(not one.is_over and one.match_labels.items() <= labels.items() for one in outlines)
+        summaries = self.run_summaries.get(key.namespace, ())
+        active = sum(not one.is_over and one.match_labels.items() <= labels.items() for one in summaries)
         return SiteView(body=body, nodes=self._nodes(), active_runs=active)
 
     def _sites(self, namespace: str, wanted: Mapping[str, str]) -> list[EdgeSite]:
-        """Those with all these labels: a run is one of many, and its sites few of all."""
+        """Sites with all these labels. The smallest group is searched: a run takes few of a namespace's many sites."""
         groups = [self.sites.get((namespace, label), ()) for label in labels_of(wanted)]
         return [site for site in min(groups, key=len) if wanted.items() <= site.metadata.labels.items()]
 
@@ -88,7 +90,7 @@ class Cache:
 
 
 def labels_of(labels: Mapping[str, str]) -> list[str]:
-    """What an object with these labels is found by; the first is what all are found by."""
+    """The index keys of an object with these labels; the first is common to all objects."""
     return ["", *(f"{name}={value}" for name, value in labels.items())]
 
 
@@ -104,5 +106,5 @@ def _match_labels(body: Body) -> Mapping[str, str]:
 
 
 def _newest(found: Collection[Body]) -> Body | None:
-    """Of one name there is one object; until a roll call, one that is gone may be remembered beside it."""
+    """There is one object of a name; until the cache check, one that was deleted may be cached beside it."""
     return max(found, key=version_of, default=None)

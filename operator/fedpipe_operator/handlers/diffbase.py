@@ -1,4 +1,4 @@
-"""kopf's way to tell what has changed since it last handled an object, left out: nothing here is handled by its changes."""
+"""Null diff-base storage for kopf: no handler of this operator depends on diffs."""
 
 from typing import Any, cast
 
@@ -6,14 +6,14 @@ import kopf
 
 
 class NullDiffBaseStorage(kopf.DiffBaseStorage):
-    """Spares a deep copy of every object at every event."""
+    """Stores nothing, which saves a deep copy of every object at every event."""
 
     def build(self, **_: Any) -> kopf.BodyEssence:
-        """Nothing of the object."""
+        """An empty essence."""
         return cast("kopf.BodyEssence", {})
 
     def fetch(self, **_: Any) -> None:
-        """Nothing was kept."""
+        """Nothing was stored."""
 
     def store(self, **_: Any) -> None:
-        """Keep nothing."""
+        """Store nothing."""

@@ -1,4 +1,4 @@
-"""The nodes, where the operator may see them; imported only then."""
+"""The watch on nodes; imported only if the operator may watch them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,10 +19,10 @@ async def nodes(body: Body, **_: Any) -> Mapping[None, Node]:
 
 
 @kopf.on.event("", "v1", "nodes")
-async def node_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
-    """A node was listed, created, changed or deleted: what pools can carry may be another now."""
+async def node_changed(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
+    """A node was listed, created, changed or deleted: pools may have another capacity now."""
     controller: Controller = memo.controller
     if type == "DELETED":
-        controller.forget_node(kube_node(body))
+        controller.node_deleted(kube_node(body))
     else:
-        controller.see_node(kube_node(body))
+        controller.node_changed(kube_node(body))

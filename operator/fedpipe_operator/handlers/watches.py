@@ -1,8 +1,8 @@
-"""kopf's decorators, and nothing else: watches fill the indices, events wake keys of the work queue.
+"""kopf's decorators and nothing else: watches fill the indices of the cache, events go to the controller.
 
-All are coroutines: kopf would call plain functions in threads, and the work queue is the event loop's alone.
-Only `index` and `on.event` are used, which leave no mark on the objects: no annotation, no finalizer, no progress that a restart
-would have to find again. Every decision is made in the level-triggered turns that `controller` makes.
+All handlers are coroutines: kopf would call plain functions in threads, and the work queues belong to the event loop.
+Only `index` and `on.event` are used, which leave nothing on the objects: no annotation, no finalizer, no progress that a restart
+would have to restore. Every decision is made in the level-triggered reconciles of the controller.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import kopf
 from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.api.meta import GROUP, LABEL_RUN, VERSION
 from fedpipe_operator.cluster import KubeJob, kube_job
-from fedpipe_operator.cluster.bodies import NamespacedName, namespaced_name, read_body, slim
+from fedpipe_operator.cluster.objects import NamespacedName, namespaced_name, read_body, slim
 from fedpipe_operator.handlers.cache import Cache, RunSummary, labels_of, run_summary
 from fedpipe_operator.handlers.controller import Controller
 from fedpipe_operator.handlers.diffbase import NullDiffBaseStorage
@@ -31,9 +31,10 @@ Body = Mapping[str, Any]
 
 @kopf.on.startup()
 async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
-    """Have kopf only read from the API: it posts nothing, stores nothing, and notices a watch that has died.
+    """Have kopf only read from the API: it posts nothing, stores nothing, and notices a dead watch.
 
-    Its number of workers stays without a limit: each waits until every object is indexed, and with fewer than objects all wait for ever.
+    kopf's number of workers stays unlimited: each waits until every object is indexed, so a limit below the object count deadlocks
+    start-up indexing.
     """
     settings.posting.enabled = False
     settings.scanning.disabled = True
@@ -46,26 +47,26 @@ async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
 
 
 @kopf.on.startup()
-async def begin(memo: kopf.Memo, **kwargs: Any) -> None:
-    """Begin to make turns; the first ones wait for the indices, since only events wake keys."""
+async def start(memo: kopf.Memo, **kwargs: Any) -> None:
+    """Start the controller. Its first reconciles wait for the indices, since only events enqueue keys."""
     indices: dict[str, Any] = {one.name: kwargs.get(one.name) for one in fields(Cache)}
     cache = Cache(**indices)
-    memo.turns = asyncio.create_task(memo.controller.run(cache))
+    memo.queues = asyncio.create_task(memo.controller.run(cache))
 
 
 @kopf.on.cleanup()
-async def end(memo: kopf.Memo, **_: Any) -> None:
-    """End the turns; what they began is found again by the next operator."""
-    memo.turns.cancel()
+async def stop(memo: kopf.Memo, **_: Any) -> None:
+    """Stop the controller. The next operator finds in the store and the cluster what was begun."""
+    memo.queues.cancel()
     with contextlib.suppress(asyncio.CancelledError):
-        await memo.turns
+        await memo.queues
 
 
-@kopf.on.probe(id="turns")
-async def is_turning(memo: kopf.Memo, **_: Any) -> bool:
-    """Whether turns are made: a queue that has died is a reason to be started anew."""
-    if memo.turns.done():
-        raise kopf.PermanentError("the work queue has ended")
+@kopf.on.probe(id="queues")
+async def is_reconciling(memo: kopf.Memo, **_: Any) -> bool:
+    """Liveness: fails once the work queues have ended, so that Kubernetes restarts the operator."""
+    if memo.queues.done():
+        raise kopf.PermanentError("the work queues have ended")
     return True
 
 
@@ -77,7 +78,7 @@ async def run_bodies(body: kopf.Body, **_: Any) -> Mapping[NamespacedName, Body]
 
 @kopf.index(*RUNS)
 async def run_summaries(body: kopf.Body, **_: Any) -> Mapping[str, RunSummary]:
-    """Every run, for the sites' status."""
+    """Summaries of the runs, for the sites' status."""
     return {namespaced_name(body).namespace: run_summary(body)}
 
 
@@ -89,7 +90,7 @@ async def site_bodies(body: kopf.Body, **_: Any) -> Mapping[NamespacedName, Body
 
 @kopf.index(*SITES)
 async def sites(body: kopf.Body, **_: Any) -> Mapping[tuple[str, str], EdgeSite] | None:
-    """Every site whose spec can be read, by each of its labels."""
+    """Every site with a valid spec, by each of its labels."""
     site = read_body(body, EdgeSite)
     if not isinstance(site, EdgeSite):
         return None
@@ -98,43 +99,43 @@ async def sites(body: kopf.Body, **_: Any) -> Mapping[tuple[str, str], EdgeSite]
 
 @kopf.index(*JOBS, labels=OURS)
 async def jobs_of_runs(body: kopf.Body, **_: Any) -> Mapping[tuple[str, str], KubeJob]:
-    """Every Job of ours by its run."""
+    """Every Job of FedPipe, by its run."""
     job = kube_job(body)
     return {(job.namespace, job.run_uid): job}
 
 
 @kopf.index(*JOBS, labels=OURS)
 async def jobs_at_sites(body: kopf.Body, **_: Any) -> Mapping[tuple[str, str], KubeJob]:
-    """Every Job of ours by its site."""
+    """Every Job of FedPipe, by its site."""
     job = kube_job(body)
     return {(job.namespace, job.job.site): job}
 
 
 @kopf.on.event(*RUNS)
-async def run_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
+async def run_changed(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
     """A run was listed, created, changed or deleted."""
     controller: Controller = memo.controller
-    controller.note_list(type)
+    controller.objects_listed(type)
     if type == "DELETED":
-        controller.forget_run(slim(body))
+        controller.run_deleted(slim(body))
     else:
-        controller.see_run(body)
+        controller.run_changed(body)
 
 
 @kopf.on.event(*SITES)
-async def site_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
-    """A site was listed, created, changed or deleted: its own status, and the runs that take it, have something to look at."""
+async def site_changed(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
+    """A site was listed, created, changed or deleted."""
     controller: Controller = memo.controller
-    controller.note_list(type)
+    controller.objects_listed(type)
     if type == "DELETED":
-        controller.forget_site(namespaced_name(body))
+        controller.site_deleted(namespaced_name(body))
     else:
-        controller.see_site(body)
+        controller.site_changed(body)
 
 
 @kopf.on.event(*JOBS, labels=OURS)
-async def job_seen(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
-    """A Job of ours was listed, created, changed or deleted."""
+async def job_changed(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
+    """A Job of FedPipe was listed, created, changed or deleted."""
     controller: Controller = memo.controller
-    controller.note_list(type)
-    controller.see_job(kube_job(body), is_gone=type == "DELETED")
+    controller.objects_listed(type)
+    controller.job_changed(kube_job(body), is_gone=type == "DELETED")

@@ -1,7 +1,8 @@
-"""A work queue as Kubernetes controllers have it: keys that are to be looked at, each at its time and by one turn at a time.
+"""A work queue as Kubernetes controllers have it: keys to reconcile, each when it is due, one reconcile of a key at a time.
 
-A key that is woken while its turn is made comes again right after. A turn that meets weather (`TransientError`) is made again after a
-pause that doubles each time. Nothing here knows what a key stands for. Runs on one event loop; the turns themselves are in threads.
+A key that is enqueued while it is being reconciled is requeued afterwards. A reconcile that fails is retried after a back-off that
+doubles with each failure in a row; events that arrive meanwhile do not shorten it. The queue does not know what a key stands for.
+It runs on one event loop; the reconciles themselves are in threads.
 """
 
 import asyncio
@@ -15,95 +16,115 @@ from fedpipe_operator.errors import FedPipeError, TransientError
 Key = TypeVar("Key", bound=Hashable)
 
 _LOG: Final = logging.getLogger(__name__)
-_FIRST_PAUSE_SECONDS: Final = 1.0
-_LONGEST_PAUSE_SECONDS: Final = 60.0
-_GATHER_SECONDS: Final = 0.05
-"""Events come in groups (a Job, its pod): one turn for all of them."""
+_FIRST_BACKOFF_SECONDS: Final = 1.0
+_LONGEST_BACKOFF_SECONDS: Final = 60.0
+BATCH_SECONDS: Final = 0.05
+"""Events come in groups (a Job, its pod): one reconcile serves all of them."""
 
 
 @dataclass
 class _Entry:
     due: float | None = None
-    """Clock seconds of the next turn; None: none is wanted."""
-    is_turning: bool = False
+    """Clock seconds of the next reconcile; None: none is wanted."""
+    not_before: float = 0.0
+    """Clock seconds at which the back-off ends."""
+    in_progress: bool = False
     failures: int = 0
+    """In a row."""
+
+    def schedule(self, at: float) -> None:
+        """Reconcile at this time or earlier, but not before the back-off ends."""
+        wanted = max(at, self.not_before)
+        self.due = wanted if self.due is None else min(self.due, wanted)
 
 
 def backoff_seconds(failures: int) -> float:
-    """Seconds before the next try after so many failures in a row."""
-    return min(_FIRST_PAUSE_SECONDS * 2.0 ** (failures - 1), _LONGEST_PAUSE_SECONDS)
+    """Seconds before the next attempt after this many failures in a row."""
+    return min(_FIRST_BACKOFF_SECONDS * 2.0 ** (failures - 1), _LONGEST_BACKOFF_SECONDS)
 
 
 @dataclass
 class WorkQueue(Generic[Key]):
-    """Keys and their times."""
+    """Keys and when each is due."""
 
-    turn: Callable[[Key], Awaitable[float | None]]
-    """One turn of a key; gives the time to look again, None for only when woken."""
+    reconcile: Callable[[Key, int], Awaitable[float | None]]
+    """One reconcile of a key, given its failures in a row so far; returns when to requeue the key, None: only when an event does."""
     clock: Callable[[], float]
     """Unix seconds."""
     max_concurrent: int
     _entries: dict[Key, _Entry] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def wake(self, key: Key, *, after: float = _GATHER_SECONDS) -> None:
-        """Have a turn of this key made, in so many seconds at the latest. From the event loop's own thread."""
+    def enqueue(self, key: Key, *, after: float = BATCH_SECONDS, reset_backoff: bool = False) -> None:
+        """Reconcile this key within so many seconds, or when its back-off ends. Call it from the event loop's thread.
+
+        Args:
+            key: the key.
+            after: seconds.
+            reset_backoff: end the back-off, because the cause of the failures may have been corrected.
+        """
         entry = self._entries.setdefault(key, _Entry())
-        due = self.clock() + after
-        entry.due = due if entry.due is None else min(entry.due, due)
+        if reset_backoff:
+            entry.not_before = 0.0
+        entry.schedule(self.clock() + after)
         self._changed.set()
 
-    def forget(self, key: Key) -> None:
-        """No further turns of this key."""
+    def remove(self, key: Key) -> None:
+        """Drop the key: its object is gone."""
         entry = self._entries.get(key)
         if entry is not None:
             entry.due = None
-            if not entry.is_turning:
+            if not entry.in_progress:
                 del self._entries[key]
 
     async def run(self) -> None:
-        """Make turns as they fall due, until cancelled."""
-        async with asyncio.TaskGroup() as turns:
+        """Reconcile keys as they fall due, until cancelled."""
+        async with asyncio.TaskGroup() as reconciles:
             while True:
                 self._changed.clear()
                 now = self.clock()
                 for key in self._ready(now):
-                    self._entries[key].is_turning, self._entries[key].due = True, None
-                    turns.create_task(self._make(key))
-                await self._until_something_is_due(now)
+                    self._entries[key].in_progress, self._entries[key].due = True, None
+                    reconciles.create_task(self._reconcile(key))
+                await self._wait_for_change_or_due(now)
 
     def _ready(self, now: float) -> list[Key]:
-        """The keys to turn now: due, not at it, those that have waited longest first, as many as may be at it."""
-        free = self.max_concurrent - sum(entry.is_turning for entry in self._entries.values())
-        idle = [(entry.due, key) for key, entry in self._entries.items() if entry.due is not None and not entry.is_turning]
+        """Due keys that are not in progress, oldest first, up to the limit."""
+        free = self.max_concurrent - sum(entry.in_progress for entry in self._entries.values())
+        idle = [(entry.due, key) for key, entry in self._entries.items() if entry.due is not None and not entry.in_progress]
         return [key for due, key in sorted(idle, key=lambda pair: pair[0])[:free] if due <= now]
 
-    async def _until_something_is_due(self, now: float) -> None:
-        free = self.max_concurrent > sum(entry.is_turning for entry in self._entries.values())
-        times = [entry.due for entry in self._entries.values() if entry.due is not None and not entry.is_turning]
-        pause = max(0.0, min(times) - now) if times and free else None
+    async def _wait_for_change_or_due(self, now: float) -> None:
+        has_capacity = self.max_concurrent > sum(entry.in_progress for entry in self._entries.values())
+        times = [entry.due for entry in self._entries.values() if entry.due is not None and not entry.in_progress]
+        timeout = max(0.0, min(times) - now) if times and has_capacity else None
         try:
-            await asyncio.wait_for(self._changed.wait(), pause)
+            await asyncio.wait_for(self._changed.wait(), timeout)
         except TimeoutError:
             return
 
-    async def _make(self, key: Key) -> None:
+    async def _reconcile(self, key: Key) -> None:
         entry = self._entries[key]
         try:
-            again = await self.turn(key)
-            entry.failures = 0
+            requeue_at = await self.reconcile(key, entry.failures)
         except FedPipeError as error:
-            entry.failures += 1
-            again = self.clock() + backoff_seconds(entry.failures)
             level = logging.INFO if isinstance(error, TransientError) else logging.WARNING
-            _LOG.log(level, "%s: %s; the next try in %.0f s", key, error, backoff_seconds(entry.failures))
-        except Exception:  # noqa: BLE001 -- one run's fault must not end all the others'; it is logged whole, counted, and tried again
-            entry.failures += 1
-            again = self.clock() + backoff_seconds(entry.failures)
-            _LOG.exception("%s: a fault of the operator; the next try in %.0f s", key, backoff_seconds(entry.failures))
-        entry.is_turning = False
-        if again is not None:
-            entry.due = again if entry.due is None else min(entry.due, again)
-        elif entry.due is None:
+            _LOG.log(level, "%s: %s; retry in %.0f s", key, error, self._back_off(entry))
+        except Exception:  # noqa: BLE001 -- one run's fault must not end the others' reconciles; it is logged whole, counted, and retried
+            _LOG.exception("%s: internal error of the operator; retry in %.0f s", key, self._back_off(entry))
+        else:
+            entry.failures, entry.not_before = 0, 0.0
+            if requeue_at is not None:
+                entry.schedule(requeue_at)
+        entry.in_progress = False
+        if entry.due is None:
             del self._entries[key]
         self._changed.set()
+
+    def _back_off(self, entry: _Entry) -> float:
+        """Requeue the key after its back-off, also if an event asked for an earlier reconcile meanwhile; the back-off in seconds."""
+        entry.failures += 1
+        backoff = backoff_seconds(entry.failures)
+        entry.not_before = self.clock() + backoff
+        entry.due = entry.not_before
+        return backoff

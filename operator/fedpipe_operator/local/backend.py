@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from fedpipe_operator.backend import Job, JobState, JobStatus, Limits
+from fedpipe_operator.backend import Job, JobState, JobStatus, Limits, TaskKind
 from fedpipe_operator.local import children, exit_status, job_folder, memory_limit
 from fedpipe_operator.local.children import Child
 from fedpipe_operator.local.process_lock import PROCESSES_LOCK, acquire_process_lock
@@ -147,7 +147,7 @@ class LocalBackend:
     def _spawn(self, name: str, place: str) -> None:
         """Start the process in which a job is done, and give it the job."""
         job, limits = self._seen[name].job, self._waiting[name]
-        serves = job.kind != "aggregate"
+        serves = job.kind is not TaskKind.AGGREGATE
         command = self._settings.trainer if serves else (*self._settings.worker, str(self._job_folder(name) / job_folder.TASK))
         log = self._process_log(place) if serves else self._job_folder(name) / job_folder.LOG
         try:

@@ -4,7 +4,7 @@ import logging
 import os
 from pathlib import Path
 
-from fedpipe_operator.backend import Job, JobState, JobStatus
+from fedpipe_operator.backend import Job, JobState, JobStatus, TaskKind
 from fedpipe_operator.errors import UserError
 from fedpipe_trainer.contract import Wire
 
@@ -20,7 +20,7 @@ _LOG = logging.getLogger(__name__)
 class Exit(Wire):
     """How a job ended, and which one it was."""
 
-    kind: str
+    kind: TaskKind
     site: str
     round: int
     attempt: int

@@ -8,7 +8,7 @@ libraries and its base model cost seconds to load; but idle ones hold memory, so
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fedpipe_operator.backend import Job, Limits
+from fedpipe_operator.backend import Job, Limits, TaskKind
 from fedpipe_operator.local.children import Child
 
 IDLE_KEPT = 2
@@ -93,7 +93,7 @@ def _works_for_a_site(child: Child) -> bool:
 
 def _has_room(job: Job, children: Mapping[str, Child], room: Room) -> bool:
     """An export holds the whole model in 32 bits: it shares the machine with no idle process."""
-    if job.kind == "export":
+    if job.kind is TaskKind.EXPORT:
         return not any(child.is_idle or child.kill_at is not None for child in children.values())
     return not job.site or len(children) < room.max_concurrent + IDLE_KEPT
 

@@ -51,9 +51,9 @@ class Session:
         failed = (one for one in self.run.resource.status.conditions if one.type == ConditionType.FAILED)
         return next((f"{one.reason}: {one.message}" for one in failed if one.status is ConditionStatus.TRUE), None)
 
-    def turn(self) -> None:
+    def reconcile(self) -> None:
         """One turn of the loop."""
-        self._reconciler.turn(self.run)
+        self._reconciler.reconcile(self.run)
 
     def write_status(self, run: Run, status: FineTuneStatus) -> None:
         """Keep the status; the next turn starts from it."""

@@ -1,25 +1,74 @@
-"""The Job around a pod: how often, how long, and what its failures mean."""
+"""The Jobs of a run: a trainer's task on a site's pool, or an aggregation in the operator's image; one attempt each."""
 
 import math
 from typing import Any, Final
 
-from fedpipe_operator.api import seconds
-from fedpipe_operator.backend import Job
+from fedpipe_operator.api import EdgeSite, amount, seconds
+from fedpipe_operator.api.edgesite import PodOverrides
+from fedpipe_operator.backend import Job, Limits
 from fedpipe_operator.manifests.metadata import metadata
+from fedpipe_operator.manifests.pods import SCRATCH, task_argument, task_pod, with_overrides
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.settings import Settings
 from fedpipe_trainer.contract import ExitCode
 
 Plain = dict[str, Any]
 
+DATA_FOLDER: Final = "/data"
+MODEL_FOLDER: Final = "/model"
+CLAIM_SCHEME: Final = "pvc://"
+CREDENTIALS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+"""Keys of the Secret that a store's `credentialsSecretRef` names, and the variables in which boto3 looks for them."""
+_CPU_REQUEST: Final = 0.5
+"""Requested cores as a share of the claim: a node can give less than it has, and a slower trainer has not failed."""
+_MEMORY_REQUEST: Final = 1.15
+"""Requested memory as a multiple of the forecast: forecasts are within 15 %."""
+_AGGREGATION_MEMORY: Final = "1Gi"
+"""Requested. Aggregation streams: its memory depends on one weight, not on the size of the updates (benchmarks/README.md)."""
+_AGGREGATION_CPU: Final = "500m"
+"""Requested; without a limit it uses what is free. A small node has no whole core left."""
 _BACKSTOP_SECONDS: Final = 300
-"""After the stage's own deadline, by which the operator ends a Job itself, Kubernetes would: should the operator be away."""
+"""Beyond the stage's deadline, at which the operator ends a Job, Kubernetes ends it: in case the operator is down."""
 
 
-def job_around(run: Run, job: Job, pod: Plain, settings: Settings) -> Plain:
-    """A Job of one attempt: the operator counts attempts, so a failed pod fails it, but for one that a node let go of."""
-    container = pod["spec"]["containers"][0]["name"]
-    time = math.ceil(seconds(run.spec.rounds.deadline)) + _BACKSTOP_SECONDS
+def trainer_job(run: Run, job: Job, site: EdgeSite | None, limits: Limits, settings: Settings) -> Plain:
+    """The Job for a trainer's task; `site` is None for an export, which needs no data and may run on any node."""
+    claims = _claims(run, site)
+    container = {
+        "name": "trainer",
+        "image": settings.trainer_image,
+        "args": [task_argument()],
+        "env": _environment(limits),
+        "resources": _resources(site, limits),
+        "volumeMounts": [{"name": name, "mountPath": folder, "readOnly": True} for name, (folder, _) in claims.items()],
+    }
+    spec = task_pod(job, container, settings)
+    spec["volumes"] += [
+        {"name": name, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}} for name, (_, claim) in claims.items()
+    ]
+    return _job(run, job, _pool_template(run, job, spec, site), settings)
+
+
+def aggregation_job(run: Run, job: Job, settings: Settings) -> Plain:
+    """The Job that aggregates a round. It runs the operator's own code, so it gets the store's credentials from the run's Secret."""
+    container = {
+        "name": "worker",
+        "image": settings.operator_image,
+        "command": ["python", "-m", "fedpipe_operator.aggregation.worker"],
+        "args": [task_argument()],
+        # Its last log lines say what is wrong with the store. A trainer's stay in its log: they may quote data.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "env": _credentials(run),
+        "resources": {"requests": {"cpu": _AGGREGATION_CPU, "memory": _AGGREGATION_MEMORY}, "limits": {"memory": "4Gi"}},
+    }
+    template = {"metadata": {"labels": metadata(run, job)["labels"]}, "spec": task_pod(job, container, settings)}
+    return _job(run, job, template, settings)
+
+
+def _job(run: Run, job: Job, template: Plain, settings: Settings) -> Plain:
+    """The Job of one attempt. The operator counts attempts, so a failed pod fails the Job, unless its node evicted the pod."""
+    container = template["spec"]["containers"][0]["name"]
+    deadline = math.ceil(seconds(run.spec.rounds.deadline)) + _BACKSTOP_SECONDS
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -28,22 +77,89 @@ def job_around(run: Run, job: Job, pod: Plain, settings: Settings) -> Plain:
             "completions": 1,
             "parallelism": 1,
             "backoffLimit": 0,
-            "activeDeadlineSeconds": time,
-            # Within its stage, a failed Job is all that tells of its attempt.
-            "ttlSecondsAfterFinished": max(settings.job_ttl_seconds, time),
+            "activeDeadlineSeconds": deadline,
+            # Until its stage is over, a failed Job is the only record of its attempt.
+            "ttlSecondsAfterFinished": max(settings.job_ttl_seconds, deadline),
             "podReplacementPolicy": "Failed",
-            "podFailurePolicy": {"rules": [_disruption(), _final_exit(container)]},
-            "template": pod,
+            "podFailurePolicy": {"rules": [_ignore_disruption(), _fail_on_final_exit(container)]},
+            "template": template,
         },
     }
 
 
-def _disruption() -> Plain:
-    """A drained node, a preempted pod: another one takes its place, and no attempt is used up."""
+def _ignore_disruption() -> Plain:
+    """A drained node or a preemption: another pod replaces this one, and the attempt goes on."""
     return {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
 
 
-def _final_exit(container: str) -> Plain:
-    """The task, the data or the model is at fault: another pod would end the same."""
+def _fail_on_final_exit(container: str) -> Plain:
+    """The task, the data or the model is at fault: another pod would fail in the same way."""
     values = sorted(int(code) for code in ExitCode if code.is_final)
     return {"action": "FailJob", "onExitCodes": {"containerName": container, "operator": "In", "values": values}}
+
+
+def _credentials(run: Run) -> list[Plain]:
+    reference = run.spec.store.credentials_secret_ref
+    if reference is None:
+        return []
+    return [{"name": name, "valueFrom": {"secretKeyRef": {"name": reference.name, "key": name}}} for name in CREDENTIALS]
+
+
+def _claims(run: Run, site: EdgeSite | None) -> dict[str, tuple[str, str]]:
+    """Volumes by name: where each is mounted, and its claim."""
+    claims = {"data": (DATA_FOLDER, site.spec.data.volume.persistent_volume_claim.claim_name)} if site else {}
+    source = run.spec.model.source
+    if source.startswith(CLAIM_SCHEME):
+        claims["model"] = (MODEL_FOLDER, source.removeprefix(CLAIM_SCHEME).partition("/")[0])
+    return claims
+
+
+def _environment(limits: Limits) -> list[Plain]:
+    """Caches go to the scratch volume. One thread per claimed core: libraries would count the cores of the node."""
+    variables = {"FEDPIPE_CACHE": f"{SCRATCH}/cache", "XDG_CACHE_HOME": f"{SCRATCH}/cache"}
+    if limits.cpus is not None:
+        variables["OMP_NUM_THREADS"] = str(limits.cpus)
+    return [{"name": name, "value": value} for name, value in variables.items()]
+
+
+def _resources(site: EdgeSite | None, limits: Limits) -> Plain:
+    """Requests by the plan's forecast, limits by the site's claim."""
+    maximum: Plain = {}
+    requests: Plain = {}
+    if limits.memory_bytes is not None:
+        maximum["memory"] = str(limits.memory_bytes)
+    if site is not None and site.spec.capacity.cpu is not None:
+        maximum["cpu"] = site.spec.capacity.cpu
+        requests["cpu"] = f"{max(1, round(amount(site.spec.capacity.cpu) * 1000 * _CPU_REQUEST))}m"
+    accelerator = site.spec.capacity.accelerator if site else None
+    if accelerator is not None:
+        maximum[accelerator.resource] = str(accelerator.count)
+    memory = _requested_memory(limits, on_gpu=accelerator is not None)
+    if memory is not None:
+        requests["memory"] = str(memory)
+    return {"limits": maximum, "requests": requests | {name: value for name, value in maximum.items() if name not in requests}}
+
+
+def _requested_memory(limits: Limits, *, on_gpu: bool) -> int | None:
+    """Memory to request. A forecast for a GPU is about the device's memory and says nothing about the node's."""
+    if limits.expected_bytes is None or on_gpu:
+        return None
+    requested = int(limits.expected_bytes * _MEMORY_REQUEST)
+    return requested if limits.memory_bytes is None else min(requested, limits.memory_bytes)
+
+
+def _pool_template(run: Run, job: Job, spec: Plain, site: EdgeSite | None) -> Plain:
+    """The pod template, on the nodes of the site's pool and with its administrator's additions."""
+    labels = metadata(run, job)["labels"]
+    if site is None:
+        return {"metadata": {"labels": labels}, "spec": spec}
+    pool = site.spec
+    spec |= {"nodeSelector": pool.node_selector} if pool.node_selector else {}
+    if pool.tolerations:
+        spec["tolerations"] = [one.model_dump(by_alias=True, exclude_none=True) for one in pool.tolerations]
+    if pool.runtime_class_name:
+        spec["runtimeClassName"] = pool.runtime_class_name
+    added = pool.pod_template or PodOverrides()
+    credentials = run.spec.store.credentials_secret_ref
+    meta = {"labels": dict(added.labels) | labels, "annotations": dict(added.annotations)}
+    return {"metadata": meta, "spec": with_overrides(spec, added.spec, credentials.name if credentials else None)}

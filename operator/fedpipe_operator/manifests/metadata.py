@@ -1,10 +1,10 @@
-"""What every object of a run has: names, labels, the owner; and the Secret that holds a task."""
+"""The metadata of a run's objects: name, labels, owner; and the Secret that holds a task."""
 
 from typing import Any
 
 from fedpipe_operator.api import API_VERSION
 from fedpipe_operator.api.meta import LABEL_ATTEMPT, LABEL_ROUND, LABEL_RUN, LABEL_RUN_UID, LABEL_SITE, LABEL_TASK, QUEUE_PREFIX
-from fedpipe_operator.backend import Job
+from fedpipe_operator.backend import Job, TaskKind
 from fedpipe_operator.rounds import Run
 
 Plain = dict[str, Any]
@@ -13,21 +13,21 @@ TASK_FILE = "task.json"
 
 
 def labels_of(run: Run) -> dict[str, str]:
-    """The labels of everything that a run makes."""
+    """The labels of all objects of a run."""
     meta = run.resource.metadata
     return {LABEL_RUN: meta.name, LABEL_RUN_UID: meta.uid}
 
 
 def round_labels(run: Run, round_: int) -> dict[str, str]:
-    """The labels of everything that a run made for one round."""
+    """The labels of a run's objects for one round."""
     return labels_of(run) | {LABEL_ROUND: str(round_)}
 
 
 def metadata(run: Run, job: Job, *, queued: bool = False) -> Plain:
-    """Metadata of an object that belongs to a job; `queued` for what a queue such as Kueue should hold back."""
+    """Metadata of an object that belongs to a job; `queued` copies the labels by which a queue such as Kueue admits the Job."""
     labels = labels_of(run) | {
         "app.kubernetes.io/name": "fedpipe",
-        "app.kubernetes.io/component": "aggregation" if job.kind == "aggregate" else "trainer",
+        "app.kubernetes.io/component": "aggregation" if job.kind is TaskKind.AGGREGATE else "trainer",
         "app.kubernetes.io/managed-by": "fedpipe-operator",
         LABEL_TASK: job.kind,
         LABEL_ROUND: str(job.round),
@@ -42,7 +42,7 @@ def metadata(run: Run, job: Job, *, queued: bool = False) -> Plain:
 
 
 def task_secret(run: Run, job: Job, task_json: str) -> Plain:
-    """The Secret with the job's task, URLs in it included."""
+    """The Secret with the job's task, including its presigned URLs."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",

@@ -1,4 +1,4 @@
-"""A pod that fits the restricted Pod Security profile, whatever an administrator adds to it."""
+"""Pods, and their security context: each fits the restricted Pod Security profile, whatever an administrator adds to it."""
 
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ USER: Final = 65532
 TASK_FOLDER: Final = "/task"
 SCRATCH: Final = "/scratch"
 _GRACE_SECONDS: Final = 120
-"""For a checkpoint to be written and sent."""
+"""For writing and uploading a checkpoint."""
 _TASK_MODE: Final = 0o440
 
 _POD_SECURITY: Final = {
@@ -30,12 +30,12 @@ _CONTAINER_SECURITY: Final = {
     "capabilities": {"drop": ["ALL"]},
     "seccompProfile": {"type": "RuntimeDefault"},
 }
-_OF_THE_NODE: Final = ("hostNetwork", "hostPID", "hostIPC", "hostUsers", "serviceAccountName", "serviceAccount")
-"""What an override may not give to a pod that runs a guest's task."""
+_FORBIDDEN_FIELDS: Final = ("hostNetwork", "hostPID", "hostIPC", "hostUsers", "serviceAccountName", "serviceAccount")
+"""Fields of a pod that an override may not set."""
 
 
 def task_pod(job: Job, container: Plain, settings: Settings) -> Plain:
-    """The spec of a pod that does the task of this job in one container, with a scratch volume and nothing of Kubernetes' own."""
+    """The spec of a pod that runs this job's task in one container, with a scratch volume and without access to the Kubernetes API."""
     environment = [*container.get("env", []), *({"name": name, "value": SCRATCH} for name in ("HOME", "TMPDIR"))]
     mounts = [
         {"name": "task", "mountPath": TASK_FOLDER, "readOnly": True},
@@ -56,29 +56,29 @@ def task_pod(job: Job, container: Plain, settings: Settings) -> Plain:
     }
     if settings.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
-    return secured(spec)
+    return with_security_context(spec)
 
 
-def secured(spec: Plain) -> Plain:
-    """The spec with its security settings as they must be."""
-    mine = {name: value for name, value in spec.items() if name not in _OF_THE_NODE}
+def with_security_context(spec: Plain) -> Plain:
+    """The spec with the security context of pod and containers, without forbidden fields and API tokens."""
+    secured = {name: value for name, value in spec.items() if name not in _FORBIDDEN_FIELDS}
     for kind in ("containers", "initContainers"):
-        if kind in mine:
-            mine[kind] = [one | {"securityContext": _CONTAINER_SECURITY} for one in mine[kind]]
-    mine["volumes"] = [_without_token(volume) for volume in mine.get("volumes", [])]
-    return mine | {"automountServiceAccountToken": False, "securityContext": _POD_SECURITY}
+        if kind in secured:
+            secured[kind] = [one | {"securityContext": _CONTAINER_SECURITY} for one in secured[kind]]
+    secured["volumes"] = [_without_token(volume) for volume in secured.get("volumes", [])]
+    return secured | {"automountServiceAccountToken": False, "securityContext": _POD_SECURITY}
 
 
-def overridden(spec: Plain, override: Plain, credentials: str | None) -> Plain:
-    """The spec with an administrator's additions merged into it: maps field by field, lists of named things by name.
+def with_overrides(spec: Plain, override: Plain, credentials: str | None) -> Plain:
+    """The spec with an administrator's additions merged into it: maps field by field, lists of named items by name.
 
-    Nothing of the Secret `credentials`, which opens the store, gets into the pod.
+    The pod gets nothing from the Secret `credentials`, which gives access to the store.
     """
-    return secured(_merged(spec, _without_secret(override, credentials) if credentials else override))
+    return with_security_context(_merge(spec, _without_secret(override, credentials) if credentials else override))
 
 
 def _without_token(volume: Plain) -> Plain:
-    """The volume without a token for the API, which automountServiceAccountToken does not keep out of it."""
+    """The volume without API tokens: automountServiceAccountToken does not concern projected volumes."""
     projected = volume.get("projected")
     if not isinstance(projected, dict):
         return volume
@@ -87,24 +87,24 @@ def _without_token(volume: Plain) -> Plain:
 
 
 def _without_secret(value: Any, name: str) -> Any:  # noqa: ANN401 -- whatever YAML holds
-    """The value without what it takes from this Secret: variables, sources of a volume; a volume of it stays, empty."""
+    """The value without its references to this Secret: variables and sources of volumes; a volume of the Secret becomes an empty one."""
     if isinstance(value, list):
-        return [_without_secret(one, name) for one in value if not _takes_from(one, name)]
-    if isinstance(value, dict) and _refers(value, "secret", "secretName", name):
+        return [_without_secret(one, name) for one in value if not _reads_secret(one, name)]
+    if isinstance(value, dict) and _references(value, "secret", "secretName", name):
         return {key: one for key, one in value.items() if key != "secret"} | {"emptyDir": {}}
     return {key: _without_secret(one, name) for key, one in value.items()} if isinstance(value, dict) else value
 
 
-def _takes_from(one: Any, name: str) -> bool:  # noqa: ANN401 -- likewise
-    """Whether an entry of env, of envFrom or of a projected volume's sources is of this Secret."""
+def _reads_secret(one: Any, name: str) -> bool:  # noqa: ANN401 -- likewise
+    """Whether an entry of env, envFrom or a projected volume's sources reads this Secret."""
     if not isinstance(one, dict):
         return False
     value = one.get("valueFrom")
-    is_variable = isinstance(value, dict) and _refers(value, "secretKeyRef", "name", name)
-    return is_variable or any(_refers(one, kind, "name", name) for kind in ("secretRef", "secret"))
+    is_variable = isinstance(value, dict) and _references(value, "secretKeyRef", "name", name)
+    return is_variable or any(_references(one, kind, "name", name) for kind in ("secretRef", "secret"))
 
 
-def _refers(value: Plain, kind: str, by: str, name: str) -> bool:
+def _references(value: Plain, kind: str, by: str, name: str) -> bool:
     reference = value.get(kind)
     return isinstance(reference, dict) and reference.get(by) == name
 
@@ -114,14 +114,14 @@ def task_argument() -> str:
     return f"{TASK_FOLDER}/{TASK_FILE}"
 
 
-def _merged(base: Plain, override: Plain) -> Plain:
-    return base | {name: _merged_value(base.get(name), value) for name, value in override.items()}
+def _merge(base: Plain, override: Plain) -> Plain:
+    return base | {name: _merge_value(base.get(name), value) for name, value in override.items()}
 
 
-def _merged_value(base: Any, override: Any) -> Any:  # noqa: ANN401 -- whatever YAML holds
+def _merge_value(base: Any, override: Any) -> Any:  # noqa: ANN401 -- whatever YAML holds
     if isinstance(base, dict) and isinstance(override, dict):
-        return _merged(base, override)
+        return _merge(base, override)
     if isinstance(base, list) and isinstance(override, list) and all(isinstance(one, dict) and "name" in one for one in [*base, *override]):
         known = {one["name"]: one for one in base}
-        return list((known | {one["name"]: _merged(known.get(one["name"], {}), one) for one in override}).values())
+        return list((known | {one["name"]: _merge(known.get(one["name"], {}), one) for one in override}).values())
     return override

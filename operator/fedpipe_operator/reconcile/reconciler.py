@@ -1,15 +1,14 @@
-"""Look, decide, act, write the status once, then tell: the loop's one turn, the same on a cluster and on one machine."""
+"""One reconcile of a run: observe, decide, apply, write the status once, record events. The same on a cluster and on one machine."""
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import singledispatchmethod
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, assert_never
 
 from fedpipe_operator import names
 from fedpipe_operator.aggregation.worker import AggregationTask
 from fedpipe_operator.api import FineTuneStatus
-from fedpipe_operator.backend import Job, JobBackend, Limits
+from fedpipe_operator.backend import Job, JobBackend, Limits, TaskKind
 from fedpipe_operator.reconcile import tasks
 from fedpipe_operator.reconcile.observe import ObjectCache, observe
 from fedpipe_operator.rounds import (
@@ -29,29 +28,28 @@ from fedpipe_operator.rounds import (
     decide,
     job_of,
 )
-from fedpipe_operator.rounds.records import RoundCommit, RoundPlan
 from fedpipe_operator.store import Store
 from fedpipe_operator.store.address import StoreAddress
-from fedpipe_trainer.contract import TrainResult, TrainTask, Wire
+from fedpipe_trainer.contract import TrainResult, Wire
 
 
 class StatusWriter(Protocol):
-    """Where a run's status is kept and its events are told."""
+    """Keeps a run's status and records its events."""
 
     def write_status(self, run: Run, status: FineTuneStatus) -> None:
         """Replace the run's status."""
         ...
 
     def record_event(self, run: Run, event: Event) -> None:
-        """Tell people that this happened."""
+        """Record that this happened."""
         ...
 
 
 class Placement(Protocol):
-    """Where things are: differs between a cluster (mounts) and one machine (folders)."""
+    """Where trainers find model and data, and what they may use: mounts on a cluster, folders on one machine."""
 
     def inputs(self, run: Run, site: str) -> tasks.TaskInputs:
-        """Where a trainer of this site finds model and data; site "" needs the model alone."""
+        """Where a trainer of this site finds model and data; site "" needs the model only."""
         ...
 
     def limits(self, run: Run, site: str) -> Limits:
@@ -60,7 +58,7 @@ class Placement(Protocol):
 
 
 class ReconcileResult(NamedTuple):
-    """What a turn saw, and what it led to."""
+    """What a reconcile observed and decided."""
 
     observed: Observed
     decision: Decision
@@ -68,7 +66,7 @@ class ReconcileResult(NamedTuple):
 
 @dataclass
 class Reconciler:
-    """One run's way through the doors. It keeps nothing that the store and the jobs do not also say."""
+    """Reconciles one run. It keeps nothing that the store and the jobs do not hold as well."""
 
     backend: JobBackend
     store: Store
@@ -79,46 +77,55 @@ class Reconciler:
     clock: Callable[[], float] = time.time
     cache: ObjectCache = field(default_factory=ObjectCache)
     busy: Mapping[str, str] = field(default_factory=dict)
-    """Sites that other runs use up, as `Observed.busy` has it."""
+    """Sites whose job slots other runs occupy, as `Observed.busy` has it."""
 
-    def turn(self, run: Run) -> ReconcileResult:
-        """Look, decide, act, write status, tell: one turn."""
+    def reconcile(self, run: Run) -> ReconcileResult:
+        """Take the run one step further, as far as that is possible now."""
         observed = replace(observe(run, self.backend.observe(), self.store, self.cache, self.resumed_at), busy=self.busy)
         decision = decide(run, observed, self.clock())
         for action in decision.actions:
-            self._take(action, run, observed)
+            self._apply(action, run, observed)
         if decision.status != run.resource.status:
             self.status_writer.write_status(run, decision.status)
         for event in decision.events:
             self.status_writer.record_event(run, event)
         return ReconcileResult(observed, decision)
 
-    @singledispatchmethod
-    def _take(self, action: Action, run: Run, observed: Observed) -> None:
-        """Take one action. Each is safe to take twice."""
-        raise NotImplementedError(f"no way to take {action}")
+    def _apply(self, action: Action, run: Run, observed: Observed) -> None:
+        """Apply one action. Each is safe to apply twice: names are fixed, and creation is create-if-absent."""
+        context = tasks.TaskContext(run, self.store)
+        match action:
+            case StartProfile(site, attempt):
+                profile = tasks.profile_task(context, action, self.placement.inputs(run, site))
+                self._start(run, job_of(run, TaskKind.PROFILE, site=site, attempt=attempt), profile)
+            case CommitPlan(plan):
+                self._commit(names.round_plan(plan.round), plan)
+            case StartTraining(site, round_, attempt):
+                inputs, plan = self.placement.inputs(run, site), observed.plans[round_]
+                train = tasks.training_task(context, action, inputs, plan=plan, previous=observed.commits.get(round_ - 1))
+                job = job_of(run, TaskKind.TRAIN, site=site, round_=round_, attempt=attempt)
+                self._start(run, job, train, Limits(expected_bytes=train.plan.forecast.memory_bytes))
+            case StartAggregation(round_, attempt):
+                job = job_of(run, TaskKind.AGGREGATE, round_=round_, attempt=attempt)
+                self._start(run, job, self._aggregation(run, action), Limits(update_bytes=_update_bytes(action, observed)))
+            case StartEvaluation(site, round_, attempt):
+                inputs, commit = self.placement.inputs(run, site), observed.commits.get(round_)
+                # Round 0 evaluates the base, for which there is no commit, with the plan of round 1.
+                evaluate = tasks.evaluation_task(context, action, inputs, plan=observed.plans[max(round_, 1)], commit=commit)
+                self._start(run, job_of(run, TaskKind.EVALUATE, site=site, round_=round_, attempt=attempt), evaluate)
+            case CommitEvaluation(evaluation):
+                self._commit(names.round_evaluation(evaluation.round), evaluation)
+            case StartExport(round_, attempt):
+                inputs, plan, commit = self.placement.inputs(run, ""), observed.plans[round_], observed.commits[round_]
+                export = tasks.export_task(context, action, inputs, plan=plan, commit=commit)
+                self._start(run, job_of(run, TaskKind.EXPORT, attempt=attempt), export)
+            case Discard(job_name):
+                self.backend.discard(job_name)
+            case _:
+                assert_never(action)
 
-    @_take.register
-    def _(self, action: StartProfile, run: Run, observed: Observed) -> None:
-        del observed
-        task = tasks.profile_task(self._task_context(run), action, self.placement.inputs(run, action.site))
-        self._start(run, job_of(run, "profile", site=action.site, attempt=action.attempt), task)
-
-    @_take.register
-    def _(self, action: CommitPlan, run: Run, observed: Observed) -> None:
-        del run, observed
-        self.store.create(names.round_plan(action.plan.round), action.plan.to_json().encode())
-
-    @_take.register
-    def _(self, action: StartTraining, run: Run, observed: Observed) -> None:
-        previous = observed.commits.get(action.round - 1)
-        inputs = self.placement.inputs(run, action.site)
-        task = tasks.training_task(self._task_context(run), action, inputs, plan=observed.plans[action.round], previous=previous)
-        self._start(run, job_of(run, "train", site=action.site, round_=action.round, attempt=action.attempt), task)
-
-    @_take.register
-    def _(self, action: StartAggregation, run: Run, observed: Observed) -> None:
-        task = AggregationTask(
+    def _aggregation(self, run: Run, action: StartAggregation) -> AggregationTask:
+        return AggregationTask(
             store=self.address,
             run=run.ref,
             round=action.round,
@@ -127,48 +134,22 @@ class Reconciler:
             max_norm=run.spec.aggregation.max_norm,
             updates=action.updates,
             absent=action.absent,
-            update_bytes=sum(_size(observed.updates[update.site][update.attempt]) for update in action.updates),
         )
-        self._start(run, job_of(run, "aggregate", round_=action.round, attempt=action.attempt), task)
 
-    @_take.register
-    def _(self, action: StartEvaluation, run: Run, observed: Observed) -> None:
-        plan, commit = _of_round(observed, action.round)
-        task = tasks.evaluation_task(self._task_context(run), action, self.placement.inputs(run, action.site), plan=plan, commit=commit)
-        self._start(run, job_of(run, "evaluate", site=action.site, round_=action.round, attempt=action.attempt), task)
-
-    @_take.register
-    def _(self, action: CommitEvaluation, run: Run, observed: Observed) -> None:
-        del run, observed
-        self.store.create(names.round_evaluation(action.evaluation.round), action.evaluation.to_json().encode())
-
-    @_take.register
-    def _(self, action: StartExport, run: Run, observed: Observed) -> None:
-        commit = observed.commits[action.round]
-        task = tasks.export_task(
-            self._task_context(run), action, self.placement.inputs(run, ""), plan=observed.plans[action.round], commit=commit
-        )
-        self._start(run, job_of(run, "export", attempt=action.attempt), task)
-
-    @_take.register
-    def _(self, action: Discard, run: Run, observed: Observed) -> None:
-        del run, observed
-        self.backend.discard(action.job)
-
-    def _task_context(self, run: Run) -> tasks.TaskContext:
-        return tasks.TaskContext(run, self.store)
-
-    def _start(self, run: Run, job: Job, task: Wire) -> None:
+    def _start(self, run: Run, job: Job, task: Wire, expected: Limits = Limits()) -> None:  # noqa: B008 -- frozen
+        """Start a job within its site's limits; `expected` holds what is known of this task beside them."""
         limits = self.placement.limits(run, job.site)
-        if isinstance(task, TrainTask):
-            limits = replace(limits, expected_bytes=task.plan.forecast.memory_bytes)
+        limits = replace(limits, expected_bytes=expected.expected_bytes, update_bytes=expected.update_bytes)
         self.backend.start(job, task.to_json(), limits)
 
+    def _commit(self, key: str, value: Wire) -> None:
+        self.store.create(key, value.to_json().encode())
 
-def _size(update: TrainResult) -> int:
+
+def _update_bytes(action: StartAggregation, observed: Observed) -> int:
+    updates = (observed.updates[update.site][update.attempt] for update in action.updates)
+    return sum(_adapter_bytes(update) for update in updates)
+
+
+def _adapter_bytes(update: TrainResult) -> int:
     return update.adapter.size if update.adapter else 0
-
-
-def _of_round(observed: Observed, round_: int) -> tuple[RoundPlan, RoundCommit | None]:
-    """A round's plan and commit; round 0, the base, goes by round 1's plan and has no commit."""
-    return observed.plans[max(round_, 1)], observed.commits.get(round_)

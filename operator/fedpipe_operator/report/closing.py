@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fedpipe_operator.api import LOWER_IS_BETTER, MetricName
+from fedpipe_operator.rounds.policies import metric_value
 from fedpipe_operator.rounds.records import Comparison, RoundEvaluation
-from fedpipe_operator.rounds.target import value_of
 from fedpipe_operator.units import TITLES, count_text, excerpt, metric_text
 from fedpipe_trainer.contract import Sample
 
@@ -101,4 +101,4 @@ def is_right(sample: Sample) -> bool:
 def _row(what: tuple[str, int | None], evaluation: RoundEvaluation, metric: MetricName) -> ClosingRow:
     label, samples = what
     second = {name: evaluation.metrics[name] for name in TITLES if name in evaluation.metrics and name != metric}
-    return ClosingRow(label=label, samples=samples, value=value_of(evaluation, metric), second=second)
+    return ClosingRow(label=label, samples=samples, value=metric_value(evaluation, metric), second=second)

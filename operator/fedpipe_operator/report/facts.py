@@ -8,8 +8,8 @@ from typing import Literal
 from fedpipe_operator.api import Condition, ConditionStatus, ConditionType, MetricName, primary_metric
 from fedpipe_operator.report.closing import best_value
 from fedpipe_operator.report.record import RunRecord
+from fedpipe_operator.rounds.policies import metric_value
 from fedpipe_operator.rounds.records import Comparison
-from fedpipe_operator.rounds.target import value_of
 from fedpipe_operator.units import TITLES, metric_text, spans
 from fedpipe_trainer.contract import Outcome, Plan, ProfileResult, Sample
 
@@ -100,17 +100,17 @@ def headline(record: RunRecord) -> str:
     if record.result is None:
         return "No round has been evaluated yet."
     base = record.evaluations.get(0)
-    before = f", against {metric_text(metric, value_of(base, metric))} for the untouched base model" if base else ""
-    value = metric_text(metric, value_of(record.result, metric))
+    before = f", against {metric_text(metric, metric_value(base, metric))} for the untouched base model" if base else ""
+    value = metric_text(metric, metric_value(record.result, metric))
     return f"After round {record.result.round} the federated model has {TITLES[metric]} {value}{before}."
 
 
 def _worth(comparison: Comparison, metric: MetricName) -> str:
-    alone = {site: value_of(evaluation, metric) for site, evaluation in comparison.alone.items()}
+    alone = {site: metric_value(evaluation, metric) for site, evaluation in comparison.alone.items()}
     best = best_value(metric, alone.values())
     site = next((site for site, value in alone.items() if value is not None and value == best), None)
     rival = f"{metric_text(metric, best)} for the best site alone ({site}) and " if site is not None else ""
-    federated, base = (metric_text(metric, value_of(it, metric)) for it in (comparison.federated, comparison.base))
+    federated, base = (metric_text(metric, metric_value(it, metric)) for it in (comparison.federated, comparison.base))
     return f"The federated model has {TITLES[metric]} {federated}, against {rival}{base} for the untouched base model."
 
 
@@ -126,7 +126,7 @@ def _round_row(record: RunRecord, round_: int) -> RoundRow:
         updates=len(commit.contributions),
         selected=len(plan.selected) if plan else None,
         needed=plan.needed if plan else None,
-        metric=value_of(evaluation, metric_of(record)) if evaluation else None,
+        metric=metric_value(evaluation, metric_of(record)) if evaluation else None,
         loss=evaluation.loss if evaluation else None,
         seconds=evaluation.finished_at - plan.started_at if evaluation and plan else None,
         uploaded=sum(update.measured.uploaded_bytes for update in record.updates.get(round_, {}).values()),

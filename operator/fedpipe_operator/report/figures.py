@@ -14,8 +14,8 @@ from fedpipe_operator.report.closing import best_value
 from fedpipe_operator.report.facts import metric_of
 from fedpipe_operator.report.palette import FEDERATED, MUTED, site_colour, site_dash
 from fedpipe_operator.report.record import RunRecord
+from fedpipe_operator.rounds.policies import metric_value
 from fedpipe_operator.rounds.records import RoundEvaluation
-from fedpipe_operator.rounds.target import value_of
 from fedpipe_operator.units import SHARES, TITLES
 
 Figure = dict[str, Any]
@@ -28,11 +28,11 @@ MOST_POINTS = 150
 def by_round(record: RunRecord, metric: MetricName) -> Figure | None:
     """A metric of every round's global adapter: of the union of the sites' validation data, and of each site's own part."""
     rounds = sorted(record.evaluations)
-    if not any(value_of(record.evaluations[round_], metric) is not None for round_ in rounds):
+    if not any(metric_value(record.evaluations[round_], metric) is not None for round_ in rounds):
         return None
     factor = 100.0 if metric in SHARES else 1.0
     traces = [_site_curve(record, position, (metric, factor)) for position in range(len(record.sites))]
-    values = [_scaled(value_of(record.evaluations[round_], metric), factor) for round_ in rounds]
+    values = [_scaled(metric_value(record.evaluations[round_], metric), factor) for round_ in rounds]
     traces.append(_line("federated", (rounds, values), FEDERATED, line={"width": 3.5}, marker={"size": 8}))
     title = f"{TITLES[metric]}, %" if metric in SHARES else TITLES[metric]
     layout = _layout("round (0: untouched base)", title)
@@ -44,7 +44,7 @@ def by_round(record: RunRecord, metric: MetricName) -> Figure | None:
 def _site_curve(record: RunRecord, position: int, shown: tuple[MetricName, float]) -> Figure:
     site, (metric, factor) = record.sites[position], shown
     parts = {round_: evaluation.sites[site] for round_, evaluation in sorted(record.evaluations.items()) if site in evaluation.sites}
-    values = [_scaled(value_of(part, metric), factor) for part in parts.values()]
+    values = [_scaled(metric_value(part, metric), factor) for part in parts.values()]
     style = {"color": site_colour(position), "dash": site_dash(position), "width": 1.5}
     return _line(escape(site), (list(parts), values), site_colour(position), line=style, marker={"size": 5})
 
@@ -52,7 +52,7 @@ def _site_curve(record: RunRecord, position: int, shown: tuple[MetricName, float
 def _rival(record: RunRecord, metric: MetricName, factor: float) -> list[Figure]:
     """A dashed line at the best site alone, when the run was compared."""
     alone: Iterable[RoundEvaluation] = record.comparison.alone.values() if record.comparison else ()
-    best = best_value(metric, (value_of(evaluation, metric) for evaluation in alone))
+    best = best_value(metric, (metric_value(evaluation, metric) for evaluation in alone))
     if best is None:
         return []
     height = best * factor

@@ -22,7 +22,7 @@ from fedpipe_operator.report.forecasts import forecast_figure
 from fedpipe_operator.report.palette import FEDERATED, MUTED, rank_colours, site_colour, svg_dashes
 from fedpipe_operator.report.plan_map import plan_map, ranks_in_use
 from fedpipe_operator.report.record import RunRecord
-from fedpipe_operator.rounds.target import value_of
+from fedpipe_operator.rounds.policies import metric_value
 
 LONGEST_DOCUMENT = 600
 """Characters of a sample's document that the page shows."""
@@ -77,7 +77,7 @@ def _sections(record: RunRecord) -> dict[str, Any]:
         "ending": facts.ending(record),
         "headline": facts.headline(record),
         "model": record.run.spec.model.source.rstrip("/").rsplit("/", 1)[-1],
-        "result": value_of(record.result, metric) if record.result else None,
+        "result": metric_value(record.result, metric) if record.result else None,
         "compared": compared,
         "second": list(closing.second_metrics(compared)),
         "rounds": facts.round_rows(record),

@@ -89,9 +89,9 @@ class _Shelf:
     unreadable: dict[str, str] = field(default_factory=dict)
 
     @cached_property
-    def numbers(self) -> list[int]:
-        """All rounds and attempts in the keys."""
-        return names.numbers_in(self.keys)
+    def listing(self) -> names.Listing:
+        """The keys, with the attempts among them."""
+        return names.Listing(self.keys)
 
     def take(self, key: str, kind: type[Read]) -> Read | None:
         data = self.store.read(key) if key in self.keys else None
@@ -112,7 +112,7 @@ class _Shelf:
 
     def last(self, key_of: Callable[[int], str]) -> int | None:
         """The newest attempt whose object exists."""
-        return max((attempt for attempt in self.numbers if key_of(attempt) in self.keys), default=None)
+        return max(self.listing.attempts(key_of), default=None)
 
     def newest(self, key_of: Callable[[int], str], kind: type[Read]) -> Read | None:
         attempt = self.last(key_of)

@@ -1,4 +1,4 @@
-"""What `decide` may ask for. Every action is safe to take twice: names are fixed and creation is create-if-absent."""
+"""The actions that `decide` may ask for. Each is safe to apply twice: names are fixed and creation is create-if-absent."""
 
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ class StartTraining:
     round: int
     attempt: int
     micro_batch: int | None = None
-    """Samples at once, less than the plan's batch after an attempt that took too much memory; None: the whole batch."""
+    """Samples per micro-batch, fewer than the plan's batch after an attempt that ran out of memory; None: the whole batch."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class StartAggregation:
     attempt: int
     updates: tuple[UpdateRef, ...]
     absent: dict[str, str]
-    """Why no update came, by site; of refused ones the gate's verdict tells."""
+    """By site without an update: the reason. Refused updates have the gate's verdict instead."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class StartExport:
 
 @dataclass(frozen=True)
 class Discard:
-    """End a job whose result is no longer wanted."""
+    """End a job whose result is not wanted any more."""
 
     job: str
 
@@ -79,7 +79,7 @@ Action = StartProfile | CommitPlan | StartTraining | StartAggregation | StartEva
 
 @dataclass(frozen=True)
 class Event:
-    """Something a person may want to know happened, once."""
+    """Something that happened once and that a person may want to know."""
 
     reason: str
     message: str
@@ -94,4 +94,4 @@ class Decision:
     actions: tuple[Action, ...] = ()
     events: tuple[Event, ...] = ()
     requeue_at: float | None = None
-    """Unix seconds: when to look even if nothing is heard; None when the run is over or paused."""
+    """Unix seconds: when to reconcile even if no event comes; None when the run is over or suspended."""

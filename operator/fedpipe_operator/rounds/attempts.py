@@ -1,20 +1,20 @@
-"""`rounds.attempts`: where one piece of work at one site stands, from its results and its jobs."""
+"""`rounds.attempts`: the state of one task at one site, from its results and its jobs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 
 from fedpipe_operator.api import seconds
-from fedpipe_operator.backend import ACTIVE_STATES, JobState, JobStatus
+from fedpipe_operator.backend import ACTIVE_STATES, JobState, JobStatus, TaskKind
 from fedpipe_operator.rounds.observed import Observed, Run, job_of
 from fedpipe_trainer.contract import ExitCode, Failure, FailureReason, Manifest, Outcome
 
 
 @dataclass(frozen=True)
 class Work:
-    """A piece of work that is tried until it is done or counted out."""
+    """A task that is attempted until it is done or dropped."""
 
-    kind: str
+    kind: TaskKind
     site: str = ""
     round: int = 0
 
@@ -25,29 +25,29 @@ class Pending:
 
     attempt: int
     out_of_memory: int = 0
-    """How many attempts before it were ended for the memory they took."""
+    """How many earlier attempts ran out of memory."""
 
 
 @dataclass(frozen=True)
 class Active:
-    """This attempt is waiting or at work."""
+    """This attempt is waiting or running."""
 
     attempt: int
     job: str
     waits_for: str = ""
-    """Why it is not at work yet, where that is known."""
+    """Why it does not run yet, if that is known."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """This attempt brought a result."""
+    """This attempt has a result."""
 
     attempt: int
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """There will be no result, and why."""
+    """There will be no result."""
 
     why: str
 
@@ -57,20 +57,20 @@ WorkState = Pending | Active | Done | Dropped
 
 @dataclass(frozen=True)
 class _Failed:
-    """An attempt that brought nothing."""
+    """An attempt without a result."""
 
     why: str
     final: bool
     counts: bool
-    """False where the attempt was interrupted through no fault of its own."""
-    for_memory: bool = False
-    """Whether the kernel ended it for the memory it took: less at once may fit."""
+    """False if the attempt was interrupted from outside."""
+    out_of_memory: bool = False
+    """Whether the kernel killed it at its memory limit: a smaller micro-batch may fit."""
 
 
 def work_state(work: Work, run: Run, observed: Observed, *, results: Mapping[int, Manifest], expired: bool) -> WorkState:
-    """Where this work stands: the first attempt that is done, at work or not yet made decides.
+    """The state of this task: that of the first attempt that is done, active or not yet started.
 
-    Interruptions (a drained node, Ctrl-C) do not use up `rounds.attempts`; a final failure ends the work at once.
+    Interruptions (a drained node, Ctrl-C) do not count towards `rounds.attempts`; a final failure ends the task at once.
     """
     spent = out_of_memory = 0
     for attempt in count():
@@ -79,21 +79,21 @@ def work_state(work: Work, run: Run, observed: Observed, *, results: Mapping[int
         if isinstance(outcome, Pending):
             outcome = Pending(attempt, out_of_memory)
         if not isinstance(outcome, _Failed):
-            return _too_late(run, outcome) if expired and not isinstance(outcome, Done) else outcome
+            return _late(run, outcome) if expired and not isinstance(outcome, Done) else outcome
         spent += outcome.counts
-        out_of_memory += outcome.for_memory
+        out_of_memory += outcome.out_of_memory
         if outcome.final or spent >= run.spec.rounds.attempts:
             return Dropped(outcome.why)
     raise AssertionError  # count() does not end
 
 
-def _too_late(run: Run, outcome: Pending | Active) -> Dropped:
-    waited = outcome.waits_for if isinstance(outcome, Active) else ""
-    return Dropped(f"DeadlineExceeded: not done within {run.spec.rounds.deadline}" + (f"; it waited for {waited}" if waited else ""))
+def _late(run: Run, outcome: Pending | Active) -> Dropped:
+    waits_for = outcome.waits_for if isinstance(outcome, Active) else ""
+    return Dropped(f"DeadlineExceeded: not done within {run.spec.rounds.deadline}" + (f"; it waited for {waits_for}" if waits_for else ""))
 
 
 def _outcome(attempt: int, name: str, result: Manifest | None, job: JobStatus | None) -> Pending | Active | Done | _Failed:
-    """A result says more than a job does, so it is asked first."""
+    """A result says more than its job, so it comes first."""
     if result is not None and result.outcome is Outcome.COMPLETED:
         return Done(attempt)
     if result is not None and result.failure is not None and not _is_replaced(result.failure, job):
@@ -104,28 +104,28 @@ def _outcome(attempt: int, name: str, result: Manifest | None, job: JobStatus | 
         return Pending(attempt)
     if job.state in ACTIVE_STATES:
         return Active(attempt, name, job.message if job.state is JobState.PENDING else "")
-    return _dead(job)
+    return _without_result(job)
 
 
 def _is_replaced(failure: Failure, job: JobStatus | None) -> bool:
-    """Whether another pod takes the place of one that its node let go of, or that a queue called back: the same attempt goes on."""
+    """Whether another pod replaces one that its node evicted, or that a queue preempted: the same attempt goes on."""
     return failure.reason is FailureReason.TERMINATED and job is not None and job.state in ACTIVE_STATES
 
 
-def _dead(job: JobStatus) -> _Failed:
-    """A job that ended and left no result behind."""
+def _without_result(job: JobStatus) -> _Failed:
+    """A job that ended without a result in the store."""
     if job.state is JobState.SUCCEEDED:
-        return _Failed("NoResult: the job ended well but its result is not in the store", final=False, counts=True)
+        return _Failed("NoResult: the job succeeded but its result is not in the store", final=False, counts=True)
     final = job.is_final or any(job.exit_code == code and code.is_final for code in ExitCode)
-    for_memory = job.reason == FailureReason.OUT_OF_MEMORY
-    return _Failed(f"{job.reason}: {job.message}", final, job.exit_code != ExitCode.TERMINATED, for_memory)
+    out_of_memory = job.reason == FailureReason.OUT_OF_MEMORY
+    return _Failed(f"{job.reason}: {job.message}", final, job.exit_code != ExitCode.TERMINATED, out_of_memory)
 
 
-def stage_expired(run: Run, observed: Observed, kind: str, round_: int, now: float) -> bool:
-    """Whether `rounds.deadline` has passed, counted from the stage's first job or from when the run was taken up again.
+def stage_expired(run: Run, observed: Observed, kind: TaskKind, round_: int, now: float) -> bool:
+    """Whether `rounds.deadline` has passed, counted from the stage's first job or from when the run was last resumed.
 
-    Sites are profiled once, but new ones may come: before each plan they have their time, counted from the end of the last round.
+    Sites are profiled once, but new ones may join: before each plan they have a whole deadline, counted from the end of the last round.
     """
     starts = [one.started_at for one in observed.jobs.values() if one.job.kind == kind and one.job.round == round_]
-    since = observed.last_round_ended_at if kind == "profile" else 0.0
+    since = observed.last_round_ended_at if kind is TaskKind.PROFILE else 0.0
     return bool(starts) and now >= max(observed.resumed_at, since, min(starts)) + seconds(run.spec.rounds.deadline)

@@ -1,7 +1,7 @@
 """`decide`: the whole life of a run on one screen. Pure: no clock, no chance, no I/O.
 
-It is called again and again with what was seen (`Observed`) and the time, and each time says the next step (`Decision`).
-It remembers nothing: after its actions and status are applied, and nothing else happened, it asks for nothing more.
+It is called again and again with what was observed (`Observed`) and the time, and returns the next step (`Decision`).
+It keeps no state: after its actions and status are applied, and nothing else happened, it asks for no further action.
 
     profile ──▶ plan ──▶ evaluate the base ──▶ ┌ plan ──▶ train ──▶ aggregate ──▶ evaluate ┐ ──▶ export
                                                └──────────── until `ended` ───────────────┘
@@ -11,7 +11,7 @@ from fedpipe_operator.api import ConditionStatus, ConditionType, FederatedFineTu
 from fedpipe_operator.backend import ACTIVE_STATES
 from fedpipe_operator.rounds.actions import Decision, Discard
 from fedpipe_operator.rounds.observed import Observed, Run
-from fedpipe_operator.rounds.stages import End, StageContext, Step, aggregate, ended, evaluate, export, fail, plan, profile, train
+from fedpipe_operator.rounds.stages import End, StageContext, Step, aggregate, end_reason_of, evaluate, export, fail, plan, profile, train
 from fedpipe_operator.rounds.status import events_of, status_of
 
 
@@ -19,8 +19,8 @@ def decide(run: Run, observed: Observed, now: float) -> Decision:
     """The next step of a run.
 
     Args:
-        run: what is asked for, and the sites that match.
-        observed: one look at the store and the jobs.
+        run: the spec, and the sites that match its selector.
+        observed: the store and the jobs.
         now: the time in Unix seconds.
     """
     if is_over(run.resource):
@@ -37,12 +37,12 @@ def decide(run: Run, observed: Observed, now: float) -> Decision:
 
 
 def _next_step(context: StageContext) -> Step:
-    """The first stage that is not done says what is to be done."""
+    """The step of the first stage that is not done."""
     if context.run.spec.suspend:
-        return Step(Reason.SUSPENDED_BY_SPEC, "set spec.suspend to false to go on in the same round")
-    why = ended(context)
-    if why is not None:
-        return export(context) or Step(why, f"after round {context.observed.round - 1}", end=End.SUCCEEDED)
+        return Step(Reason.SUSPENDED_BY_SPEC, "set spec.suspend to false to continue in the same round")
+    end_reason = end_reason_of(context)
+    if end_reason is not None:
+        return export(context) or Step(end_reason, f"after round {context.observed.round - 1}", end=End.SUCCEEDED)
     if not context.run.sites and context.observed.round not in context.observed.plans:
         return _without_sites(context)
     stages = (profile, plan, evaluate) if context.observed.round == 0 else (profile, plan, train, aggregate, evaluate)
@@ -50,25 +50,25 @@ def _next_step(context: StageContext) -> Step:
 
 
 def _without_sites(context: StageContext) -> Step:
-    """Sites may be on their way: files are applied in the order of their names."""
+    """Wait for sites until the deadline: they may be applied after the run."""
     message = "no EdgeSite of this namespace carries the labels of sites.selector: create one, or correct the selector"
     over = context.now >= max(context.observed.resumed_at, context.observed.last_round_ended_at) + seconds(context.run.spec.rounds.deadline)
     return fail(Reason.NO_SITES, message) if over else Step(Reason.NO_SITES, message)
 
 
 def is_over(resource: FederatedFineTune) -> bool:
-    """Whether the run's status says that it succeeded or failed: nothing is ever done for it again."""
+    """Whether the run's status says that it is complete or failed: no action is taken for it any more."""
     ends = (ConditionType.SUCCEEDED, ConditionType.FAILED)
     return any(one.type in ends and one.status is ConditionStatus.TRUE for one in resource.status.conditions)
 
 
 def _discards(observed: Observed, wanted: frozenset[str]) -> tuple[Discard, ...]:
-    """Jobs that are still at work though nobody waits for their result: late, suspended, or of a run that is over."""
-    let_be = wanted | observed.reported
-    return tuple(Discard(name) for name, job in sorted(observed.jobs.items()) if job.state in ACTIVE_STATES and name not in let_be)
+    """Jobs that are still at work though nobody waits for their result: late, suspend_reason_of, or of a run that is over."""
+    kept = wanted | observed.reported
+    return tuple(Discard(name) for name, job in sorted(observed.jobs.items()) if job.state in ACTIVE_STATES and name not in kept)
 
 
 def _next_deadline(context: StageContext) -> float:
-    """When the time of the oldest job at work is up; a whole deadline from now if none is."""
-    at_work = [job.started_at for job in context.observed.jobs.values() if job.state in ACTIVE_STATES]
-    return max(context.observed.resumed_at, min(at_work, default=context.now)) + seconds(context.run.spec.rounds.deadline)
+    """The deadline of the oldest active job; a whole deadline from now if none is active."""
+    starts = [job.started_at for job in context.observed.jobs.values() if job.state in ACTIVE_STATES]
+    return max(context.observed.resumed_at, min(starts, default=context.now)) + seconds(context.run.spec.rounds.deadline)

@@ -1,4 +1,4 @@
-"""The federated evaluation: what the sites measured on their own validation data, as if on the union of it."""
+"""The federated evaluation: the sites' results on their own validation data as aggregated (weighted) metrics."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -7,12 +7,12 @@ from fedpipe_operator.rounds.records import RoundEvaluation, SiteEvaluation
 from fedpipe_trainer.contract import EvaluateResult, perplexity_of
 
 
-def union(round_: int, results: Mapping[str, EvaluateResult], missing: Mapping[str, str], now: float) -> RoundEvaluation:
+def aggregate_metrics(round_: int, results: Mapping[str, EvaluateResult], missing: Mapping[str, str], now: float) -> RoundEvaluation:
     """One evaluation from the sites' own.
 
-    The loss is a mean over targets (tokens or labels) and is weighted by them; perplexity is its exponential. Other
-    metrics are weighted by samples: exact for accuracy and slot errors per prompt, a mean of the sites' values for
-    metrics of a whole set (macroF1, BLEU), which no weighting makes that of the union.
+    The loss is a mean over targets (tokens or labels) and is weighted by them; perplexity is its exponential. Other metrics are
+    weighted by samples: that is exact for accuracy and slot errors per prompt, and only a mean of the sites' values for metrics of a
+    whole set (macro-F1, BLEU).
     """
     sites = {site: _site(result) for site, result in sorted(results.items())}
     loss = _mean((site.loss, site.targets) for site in sites.values())
@@ -35,7 +35,7 @@ def _site(result: EvaluateResult) -> SiteEvaluation:
 
 
 def _mean(weighted: Iterable[tuple[float | None, int]]) -> float | None:
-    """The weighted mean of the values that exist; None if none does. What is no number would spoil the others' for good."""
+    """The weighted mean of the finite values; None if there is none. A NaN or an infinity would make the mean useless."""
     known = [(value, weight) for value, weight in weighted if value is not None and math.isfinite(value) and weight > 0]
     total = sum(weight for _, weight in known)
     return math.fsum(value * weight for value, weight in known) / total if total else None

@@ -1,6 +1,6 @@
-"""What the operator itself writes into the store: a round's plan, verdicts on updates, the commit, the evaluation.
+"""The records that the operator writes into the store: a round's plan, verdicts on updates, the commit, the evaluation.
 
-All are small JSON objects, written once and never changed; the run's state is what they say.
+All are small JSON objects, written once and never changed; together they are the run's state.
 """
 
 from typing import Annotated
@@ -15,44 +15,44 @@ class RoundPlan(Wire):
 
     round: Annotated[int, Field(ge=1)]
     started_at: float
-    """Unix seconds: the round's deadline counts from here, also after a restart of the operator."""
+    """Unix seconds. Each stage's deadline counts from the stage's first job, not from here."""
     fingerprint: str
-    """The base model every update must be made on."""
+    """Of the base model that every update must be made on."""
     labels: tuple[str, ...] = ()
     weights: dict[str, tuple[int, int]]
     """(d_out, d_in) of every weight that may get an adapter."""
     head: dict[str, tuple[int, ...]] = {}
-    """Shape of every tensor that is trained and averaged whole, by its key in the adapter file."""
+    """Shape of every tensor that is trained and averaged as a whole, by its key in the adapter file."""
     plans: dict[str, Plan]
     """By site, for the sites that can take part."""
     selected: tuple[str, ...]
-    """The round's sites: a choice out of `plans`."""
+    """The round's sites, out of `plans`."""
     evaluators: tuple[str, ...]
     """The sites that measure the round's global adapter."""
     needed: Annotated[int, Field(ge=1)]
-    """Updates the round cannot do without (the quorum)."""
+    """Updates that the round needs (the quorum)."""
     excluded: dict[str, str] = {}
-    """Sites left out, with the reason."""
+    """Sites that cannot take part, with the reason."""
 
 
 class UpdateRef(Wire):
-    """One site's update, as the aggregation is told of it."""
+    """Which update of a site an aggregation reads."""
 
     site: str
     attempt: int
 
 
 class Verdict(Wire):
-    """What the gate said of one update: accepted, or refused for a named reason."""
+    """The gate's verdict on one update: accepted, or refused for a named reason."""
 
     accepted: bool
     reason: str = ""
-    """One CamelCase word when refused: HashMismatch, UnknownKey, MissingKey, WrongShape, NotFinite, WrongBase, …"""
+    """One CamelCase word if refused: HashMismatch, UnknownKey, MissingKey, WrongShape, NotFinite, WrongBase, …"""
     message: str = ""
 
 
 class Contribution(Wire):
-    """One update that went into a round."""
+    """One update that was aggregated."""
 
     site: str
     attempt: int
@@ -63,7 +63,7 @@ class Contribution(Wire):
 
 
 class RoundCommit(Wire):
-    """The commit of a round, written after the global adapter. A round is done when, and only when, this exists."""
+    """The commit of a round, written after the global adapter. A round is aggregated if and only if this exists."""
 
     round: int
     method: str
@@ -75,9 +75,9 @@ class RoundCommit(Wire):
     refused: dict[str, Verdict] = {}
     """By site."""
     absent: dict[str, str] = {}
-    """Why no update came, by site."""
+    """By site without an update: the reason."""
     truncated_energy: dict[str, float] = {}
-    """By weight: the share of the update's squared singular values that the cut to the global rank lost."""
+    """By weight: the share of the update's squared singular values that the truncation to the global rank lost."""
     seconds: float = 0.0
     bytes_read: int = 0
 
@@ -92,7 +92,7 @@ class SiteEvaluation(Wire):
 
 
 class RoundEvaluation(Wire):
-    """The federated evaluation of a global adapter: the sites' results weighted by their samples. Round 0 is the base."""
+    """The federated evaluation of a global adapter: the loss weighted by targets, other metrics by samples. Round 0 is the base."""
 
     round: int
     finished_at: float
@@ -100,11 +100,11 @@ class RoundEvaluation(Wire):
     metrics: dict[str, float] = {}
     sites: dict[str, SiteEvaluation] = {}
     missing: dict[str, str] = {}
-    """Sites that gave no result, with the reason."""
+    """Sites without a result, with the reason."""
 
 
 class Comparison(Wire):
-    """What the federation was worth: the same evaluation of the base, of each site alone with the same budget, of the federated adapter."""
+    """The same evaluation of the base, of each site's local-only baseline with the same budget, and of the federated adapter."""
 
     base: RoundEvaluation
     alone: dict[str, RoundEvaluation]

@@ -1,20 +1,19 @@
-"""The plan of a round: the planner's choice for every site, the round's sites, and what it takes for a quorum."""
+"""The plan of a round: the planner's choice for every site, the selected sites, and how many updates the round needs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedpipe_operator.planning import RunFacts, facts_of, plan_round
 from fedpipe_operator.rounds.observed import Observed, Run
-from fedpipe_operator.rounds.quorum import needed
+from fedpipe_operator.rounds.policies import needed_updates, select
 from fedpipe_operator.rounds.records import RoundPlan
-from fedpipe_operator.rounds.selection import select
 from fedpipe_operator.sites.profile import SiteProfile, site_profile
 from fedpipe_trainer.contract import Outcome, ProfileResult
 
 
 @dataclass(frozen=True)
 class OutOfReach:
-    """Too few sites can take part; the message lists the others with their reasons."""
+    """Too few sites can take part; the message lists the others with the reasons."""
 
     message: str
 
@@ -24,14 +23,14 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
 
     Args:
         run: the run and its sites.
-        observed: the look; its profiles are all that will come.
+        observed: its profiles are all that will arrive.
         failed: sites without a profile, with the reason.
         round_: the round, from 1.
         now: Unix seconds; the plan's start.
     """
     profiles = _profiles(run, observed)
     per_round = run.spec.sites.per_round
-    need = needed(run.spec.sites.quorum, matched=len(run.sites), per_round=per_round)
+    need = needed_updates(run.spec.sites.quorum, matched=len(run.sites), per_round=per_round)
     if not profiles:
         return OutOfReach(_too_few(round_, need, len(run.sites), failed))
     facts = _facts(run, observed, profiles)
@@ -56,27 +55,27 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
 
 
 def _profiles(run: Run, observed: Observed) -> dict[str, SiteProfile]:
-    """The sites' profiles as the planner reads them, the first completed attempt of each."""
+    """The sites' profiles as the planner reads them: each site's first completed attempt."""
     completed = {site.name: completed_profile(observed.profiles.get(site.name, {})) for site in run.sites}
     return {site.name: site_profile(site, result) for site in run.sites if (result := completed[site.name]) is not None}
 
 
 def completed_profile(attempts: Mapping[int, ProfileResult]) -> ProfileResult | None:
-    """The profile of a site's first attempt that was completed; None if there is none."""
+    """The profile of a site's first completed attempt; None if there is none."""
     return next((attempts[attempt] for attempt in sorted(attempts) if attempts[attempt].outcome is Outcome.COMPLETED), None)
 
 
 def _facts(run: Run, observed: Observed, profiles: Mapping[str, SiteProfile]) -> RunFacts:
-    """What all sites must agree on. Round 1 fixes it: a site profiled later adds no label and moves no majority."""
+    """What all sites must agree on. Round 1 fixes it: a site that is profiled later adds no label and changes no majority."""
     if 1 not in observed.plans:
         return facts_of(profiles, run.spec.task)
     first = observed.plans[1]
-    other = {
+    disagreeing = {
         name: f"WrongBase: its base model has fingerprint {one.fingerprint[:12]}, the run's has {first.fingerprint[:12]}"
         for name, one in profiles.items()
         if one.fingerprint != first.fingerprint
     }
-    return RunFacts(labels=first.labels, head=first.head, weights=first.weights, fingerprint=first.fingerprint, disagreeing=other)
+    return RunFacts(labels=first.labels, head=first.head, weights=first.weights, fingerprint=first.fingerprint, disagreeing=disagreeing)
 
 
 def _too_few(round_: int, need: int, matched: int, excluded: Mapping[str, str]) -> str:

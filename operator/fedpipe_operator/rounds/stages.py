@@ -1,4 +1,4 @@
-"""The stages of a round. Each looks, and says the next step, or None when what it stands for is done."""
+"""The stages of a round. Each returns the next step, or None when it is done."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -6,7 +6,8 @@ from enum import Enum, auto
 from typing import Final
 
 from fedpipe_operator.api import FineTuneSpec, Reason, primary_metric
-from fedpipe_operator.rounds import evaluation, round_plan
+from fedpipe_operator.backend import TaskKind
+from fedpipe_operator.rounds import round_plan
 from fedpipe_operator.rounds.actions import (
     Action,
     CommitEvaluation,
@@ -18,11 +19,10 @@ from fedpipe_operator.rounds.actions import (
     StartTraining,
 )
 from fedpipe_operator.rounds.attempts import Active, Done, Dropped, Pending, Work, WorkState, stage_expired, work_state
+from fedpipe_operator.rounds.evaluation import aggregate_metrics
 from fedpipe_operator.rounds.observed import Observed, Run
-from fedpipe_operator.rounds.out_of_memory import micro_batch
-from fedpipe_operator.rounds.patience import best_round, exhausted
+from fedpipe_operator.rounds.policies import best_round, is_patience_exhausted, is_target_reached, retry_micro_batch
 from fedpipe_operator.rounds.records import RoundEvaluation, RoundPlan, UpdateRef
-from fedpipe_operator.rounds.target import reached
 from fedpipe_trainer.contract import Manifest
 
 
@@ -35,7 +35,7 @@ class End(Enum):
 
 @dataclass(frozen=True)
 class StageContext:
-    """What every stage is given."""
+    """The input of every stage."""
 
     run: Run
     observed: Observed
@@ -43,13 +43,13 @@ class StageContext:
 
     @property
     def plan(self) -> RoundPlan:
-        """The plan of the round under way (round 0, the base's evaluation, goes by round 1's)."""
+        """The plan of the current round. Round 0, the evaluation of the base, uses the plan of round 1."""
         return self.observed.plans[max(self.observed.round, 1)]
 
 
 @dataclass(frozen=True)
 class Step:
-    """The next step of a run: what to do, which jobs are still wanted, and how to call it."""
+    """The next step of a run: its actions, the jobs that are still wanted, and how the status describes it."""
 
     reason: Reason
     message: str
@@ -60,11 +60,11 @@ class Step:
 
 WorkStates = Mapping[str, WorkState]
 
-_GONE: Final = "SiteGone: its EdgeSite was deleted, cannot be read, or no longer carries the labels of sites.selector"
+_GONE: Final = "SiteGone: its EdgeSite was deleted, is invalid, or no longer has the labels of sites.selector"
 
 
 def fail(reason: Reason, message: str) -> Step:
-    """The end of a run that cannot go on."""
+    """The end of a run that cannot continue."""
     return Step(reason, message, end=End.FAILED)
 
 
@@ -72,16 +72,15 @@ def profile(context: StageContext) -> Step | None:
     """Measure every site before the next plan is made."""
     if max(context.observed.round, 1) in context.observed.plans:
         return None
-    states = _work_states(context, "profile", (site.name for site in context.run.sites), context.observed.profiles, round_=0)
-    return _work_left(context, states, Reason.PROFILING, lambda site, pending: StartProfile(site, pending.attempt))
+    return _work_left(context, _profiling(context), Reason.PROFILING, lambda site, pending: StartProfile(site, pending.attempt))
 
 
 def plan(context: StageContext) -> Step | None:
-    """Give every site its plan, and the round its sites; fail where too few can take part."""
+    """Plan every site and select the round's sites; fail if too few can take part."""
     round_ = max(context.observed.round, 1)
     if round_ in context.observed.plans:
         return None
-    failed = _dropped(_work_states(context, "profile", (site.name for site in context.run.sites), context.observed.profiles, round_=0))
+    failed = _dropped(_profiling(context))
     made = round_plan.round_plan(context.run, context.observed, failed, round_, context.now)
     if isinstance(made, round_plan.OutOfReach):
         return fail(Reason.QUORUM_OUT_OF_REACH, made.message)
@@ -89,7 +88,7 @@ def plan(context: StageContext) -> Step | None:
 
 
 def train(context: StageContext) -> Step | None:
-    """Have the round's sites train, until all are settled; fail as soon as the quorum is out of reach."""
+    """Have the selected sites train until each is done or dropped; fail as soon as the quorum is out of reach."""
     if context.observed.round in context.observed.commits:
         return None
     states = training_states(context)
@@ -100,13 +99,11 @@ def train(context: StageContext) -> Step | None:
 
 
 def aggregate(context: StageContext) -> Step | None:
-    """Aggregate the updates that came; the job's commit ends this stage."""
+    """Aggregate the updates that were received; the job's commit ends this stage."""
     round_ = context.observed.round
     if round_ in context.observed.commits:
         return None
-    match work_state(
-        Work("aggregate", round=round_), context.run, context.observed, results={}, expired=_expired(context, "aggregate", round_)
-    ):
+    match _work_state(context, Work(TaskKind.AGGREGATE, round=round_), {}):
         case Pending(attempt):
             states = training_states(context)
             updates = tuple(UpdateRef(site=site, attempt=done.attempt) for site, done in _done(states).items())
@@ -115,29 +112,27 @@ def aggregate(context: StageContext) -> Step | None:
             return Step(Reason.AGGREGATING, waits_for or f"round {round_}", wanted=frozenset({job}))
         case Dropped(why):
             return fail(Reason.AGGREGATION_FAILED, why)
-    raise AssertionError  # an aggregation is done when it is committed, which the first lines saw
+    raise AssertionError  # an aggregation is done when it is committed, which the first lines checked
 
 
 def evaluate(context: StageContext) -> Step | None:
-    """Measure the round's global adapter (round 0: the base) at the plan's evaluators, then write what came of it."""
+    """Measure the round's global adapter (round 0: the base) at the plan's evaluators, then commit the federated evaluation."""
     round_ = context.observed.round
-    states = _work_states(context, "evaluate", context.plan.evaluators, context.observed.site_evaluations, round_=round_)
+    states = _work_states(context, TaskKind.EVALUATE, context.plan.evaluators, context.observed.site_evaluations, round_=round_)
     step = _work_left(context, states, Reason.EVALUATING, lambda site, pending: StartEvaluation(site, round_, pending.attempt))
     if step is not None:
         return step
     results = {site: context.observed.site_evaluations[site][done.attempt] for site, done in _done(states).items()}
-    union = evaluation.union(round_, results, _dropped(states), context.now)
-    return Step(Reason.EVALUATING, f"round {round_} is evaluated", (CommitEvaluation(union),))
+    federated = aggregate_metrics(round_, results, _dropped(states), context.now)
+    return Step(Reason.EVALUATING, f"round {round_} is evaluated", (CommitEvaluation(federated),))
 
 
 def export(context: StageContext) -> Step | None:
-    """Export the best round's global adapter, if the spec asks for anything."""
+    """Export the best round's global adapter, if the spec asks for an export."""
     if not (context.run.spec.export.adapter or context.run.spec.export.merged):
         return None
     round_ = exported_round(context.run.spec, context.observed.evaluations)
-    match work_state(
-        Work("export"), context.run, context.observed, results=context.observed.exports, expired=_expired(context, "export", 0)
-    ):
+    match _work_state(context, Work(TaskKind.EXPORT), context.observed.exports):
         case Pending(attempt):
             return Step(Reason.EXPORTING, f"round {round_}", (StartExport(round_, attempt),))
         case Active(_, job, waits_for):
@@ -154,12 +149,12 @@ def exported_round(spec: FineTuneSpec, evaluations: Mapping[int, RoundEvaluation
 
 
 def training_states(context: StageContext) -> WorkStates:
-    """Where each of the round's sites stands; an update that the gate refused costs its site the round."""
-    states = _work_states(context, "train", context.plan.selected, context.observed.updates, round_=context.observed.round)
-    return {site: _judged(context, site, state) for site, state in states.items()}
+    """The state of each of the round's sites; one whose update the gate refused is dropped from the round."""
+    states = _work_states(context, TaskKind.TRAIN, context.plan.selected, context.observed.updates, round_=context.observed.round)
+    return {site: _after_verdict(context, site, state) for site, state in states.items()}
 
 
-def _judged(context: StageContext, site: str, state: WorkState) -> WorkState:
+def _after_verdict(context: StageContext, site: str, state: WorkState) -> WorkState:
     if not isinstance(state, Done):
         return state
     verdict = context.observed.verdicts.get(site, {}).get(state.attempt)
@@ -167,29 +162,31 @@ def _judged(context: StageContext, site: str, state: WorkState) -> WorkState:
     return Dropped(f"{verdict.reason}: {verdict.message}") if verdict is not None and refused else state
 
 
+def _profiling(context: StageContext) -> WorkStates:
+    return _work_states(context, TaskKind.PROFILE, (site.name for site in context.run.sites), context.observed.profiles, round_=0)
+
+
 def _work_states(
-    context: StageContext, kind: str, sites: Iterable[str], results: Mapping[str, Mapping[int, Manifest]], *, round_: int
+    context: StageContext, kind: TaskKind, sites: Iterable[str], results: Mapping[str, Mapping[int, Manifest]], *, round_: int
 ) -> WorkStates:
-    expired = _expired(context, kind, round_)
-    states = {
-        site: work_state(Work(kind, site, round_), context.run, context.observed, results=results.get(site, {}), expired=expired)
-        for site in sites
-    }
+    """By site. A site that is gone is dropped, unless it is done."""
+    states = {site: _work_state(context, Work(kind, site, round_), results.get(site, {})) for site in sites}
     known = {site.name for site in context.run.sites}
-    return {site: one if site in known or isinstance(one, Done) else Dropped(_GONE) for site, one in states.items()}
+    return {site: state if site in known or isinstance(state, Done) else Dropped(_GONE) for site, state in states.items()}
 
 
-def _expired(context: StageContext, kind: str, round_: int) -> bool:
-    return stage_expired(context.run, context.observed, kind, round_, context.now)
+def _work_state(context: StageContext, work: Work, results: Mapping[int, Manifest]) -> WorkState:
+    expired = stage_expired(context.run, context.observed, work.kind, work.round, context.now)
+    return work_state(work, context.run, context.observed, results=results, expired=expired)
 
 
 def _training(context: StageContext, site: str, pending: Pending) -> StartTraining:
     batch_size = context.plan.plans[site].batch_size
-    return StartTraining(site, context.observed.round, pending.attempt, micro_batch(batch_size, pending.out_of_memory))
+    return StartTraining(site, context.observed.round, pending.attempt, retry_micro_batch(batch_size, pending.out_of_memory))
 
 
 def _work_left(context: StageContext, states: WorkStates, reason: Reason, start: Callable[[str, Pending], Action]) -> Step | None:
-    """Start what is to do where the site has room, and wait for what is at work; None when every site is done or out."""
+    """Start pending tasks at sites with a free job slot, and wait for active ones; None when every site is done or dropped."""
     pending = {site: one for site, one in states.items() if isinstance(one, Pending)}
     active = {site: one for site, one in states.items() if isinstance(one, Active)}
     if not pending and not active:
@@ -197,8 +194,8 @@ def _work_left(context: StageContext, states: WorkStates, reason: Reason, start:
     waits = {site: context.observed.busy[site] for site in pending if site in context.observed.busy}
     actions = tuple(start(site, one) for site, one in pending.items() if site not in waits)
     waits |= {site: one.waits_for for site, one in active.items() if one.waits_for}
-    told = "".join(f"; {site} waits for {what}" for site, what in sorted(waits.items()))
-    message = f"{len(_done(states))} of {len(states)} sites done{told}"
+    waiting = "".join(f"; {site} waits for {what}" for site, what in sorted(waits.items()))
+    message = f"{len(_done(states))} of {len(states)} sites done{waiting}"
     return Step(reason, message, actions, frozenset(one.job for one in active.values()))
 
 
@@ -215,14 +212,14 @@ def _too_few(round_plan: RoundPlan, dropped: Mapping[str, str]) -> str:
     return f"round {round_plan.round} needs {round_plan.needed} updates of {len(round_plan.selected)} sites; lost: {lost}"
 
 
-def ended(context: StageContext) -> Reason | None:
-    """Why no further round is wanted; None while one is."""
+def end_reason_of(context: StageContext) -> Reason | None:
+    """Why the run ends after the last round; None while a further round is wanted."""
     last = context.observed.evaluations.get(context.observed.round - 1)
     rounds = context.run.spec.rounds
     if last is None or last.round == 0:
         return None
-    if reached(rounds.target, last):
+    if is_target_reached(rounds.target, last):
         return Reason.TARGET_REACHED
-    if exhausted(rounds.patience, context.observed.evaluations, primary_metric(context.run.spec)):
+    if is_patience_exhausted(rounds.patience, context.observed.evaluations, primary_metric(context.run.spec)):
         return Reason.PATIENCE_EXHAUSTED
     return Reason.ROUNDS_COMPLETED if last.round >= rounds.count else None

@@ -17,10 +17,10 @@ from fedpipe_operator.planning import plan_status
 from fedpipe_operator.rounds.actions import Event
 from fedpipe_operator.rounds.attempts import Done
 from fedpipe_operator.rounds.conditions import Observation, conditions_of
+from fedpipe_operator.rounds.policies import metric_value
 from fedpipe_operator.rounds.records import RoundCommit, RoundEvaluation, RoundPlan
 from fedpipe_operator.rounds.revision import revision_of
 from fedpipe_operator.rounds.stages import End, StageContext, Step, training_states
-from fedpipe_operator.rounds.target import value_of
 
 _SENTENCE = 1024
 """Characters of a site's reason in the status: the store has all of them."""
@@ -151,7 +151,7 @@ def _metric(context: StageContext) -> MetricStatus | None:
     """The newest round's value of the run's metric."""
     name = primary_metric(context.run.spec)
     for round_ in sorted(context.observed.evaluations, reverse=True):
-        value = value_of(context.observed.evaluations[round_], name)
+        value = metric_value(context.observed.evaluations[round_], name)
         if value is not None:
             return MetricStatus(name=name, value=round(value, _DIGITS), round=round_)
     return None
@@ -162,7 +162,7 @@ def _history(context: StageContext, round_: int) -> RoundStatus:
     return RoundStatus(
         round=round_,
         quorum=_came(commit, context),
-        metric=_rounded(value_of(evaluation, primary_metric(context.run.spec))),
+        metric=_rounded(metric_value(evaluation, primary_metric(context.run.spec))),
         loss=_rounded(evaluation.loss),
         seconds=round(_seconds(context, evaluation), 1),
         uploaded_bytes=commit.bytes_read,

@@ -6,14 +6,14 @@ import pytest
 from stand_in_runs import a_run, a_site
 
 from fedpipe_operator.backend import Limits
-from fedpipe_operator.local.placement import LocalPlacement
+from fedpipe_operator.reconcile.placement import in_folders
 from fedpipe_trainer.contract import Data
 
 
 def test_a_claim_is_the_folder_of_that_name_below_the_volumes(tmp_path: Path) -> None:
     run = a_run(2, model={"source": "pvc://models/deep/toy"})
 
-    inputs = LocalPlacement(tmp_path).inputs(run, "site-b")
+    inputs = in_folders(tmp_path).inputs(run, "site-b")
 
     assert inputs.model.source == f"file://{tmp_path}/models/deep/toy"
     assert inputs.data == Data(train=f"{tmp_path}/site-b/train.jsonl", validation=f"{tmp_path}/site-b/validation.jsonl")
@@ -22,7 +22,7 @@ def test_a_claim_is_the_folder_of_that_name_below_the_volumes(tmp_path: Path) ->
 def test_volumes_beside_a_relative_path_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
-    inputs = LocalPlacement(Path("volumes")).inputs(a_run(1), "site-a")
+    inputs = in_folders(Path("volumes")).inputs(a_run(1), "site-a")
 
     assert inputs.model.source == f"file://{tmp_path}/volumes/models/toy"
     assert inputs.data is not None
@@ -31,11 +31,11 @@ def test_volumes_beside_a_relative_path_are_found_from_anywhere(tmp_path: Path, 
 
 @pytest.mark.parametrize("source", ["hf://org/name@revision", "file:///models/toy"])
 def test_a_model_that_is_in_no_claim_is_where_the_spec_says(tmp_path: Path, source: str) -> None:
-    assert LocalPlacement(tmp_path).inputs(a_run(model={"source": source}), "site-a").model.source == source
+    assert in_folders(tmp_path).inputs(a_run(model={"source": source}), "site-a").model.source == source
 
 
 def test_the_runs_own_work_gets_the_model_and_no_sites_data(tmp_path: Path) -> None:
-    inputs = LocalPlacement(tmp_path).inputs(a_run(), "")
+    inputs = in_folders(tmp_path).inputs(a_run(), "")
 
     assert inputs.data is None
     assert inputs.model.source.endswith("/models/toy")
@@ -53,8 +53,8 @@ def test_the_runs_own_work_gets_the_model_and_no_sites_data(tmp_path: Path) -> N
 def test_a_site_may_use_what_it_claims(tmp_path: Path, capacity: dict[str, str], limits: Limits) -> None:
     run = a_run([a_site("small", capacity=capacity), a_site("large", capacity={"memory": "64Gi", "cpu": "32"})])
 
-    assert LocalPlacement(tmp_path).limits(run, "small") == limits
+    assert in_folders(tmp_path).limits(run, "small") == limits
 
 
 def test_the_runs_own_work_has_no_sites_limits(tmp_path: Path) -> None:
-    assert LocalPlacement(tmp_path).limits(a_run([a_site("a", capacity={"memory": "1Gi", "cpu": "1"})]), "") == Limits()
+    assert in_folders(tmp_path).limits(a_run([a_site("a", capacity={"memory": "1Gi", "cpu": "1"})]), "") == Limits()

@@ -1,0 +1,72 @@
+"""Where a trainer finds model and data, and what it may use: claims are mounts in a pod, and folders on one machine."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fedpipe_operator.api import EdgeSite, amount
+from fedpipe_operator.backend import Limits
+from fedpipe_operator.manifests.jobs import CLAIM_SCHEME, DATA_FOLDER, MODEL_FOLDER
+from fedpipe_operator.reconcile.tasks import TaskInputs, url_seconds
+from fedpipe_operator.rounds import Run
+from fedpipe_operator.store import Credentials, model_in_bucket
+from fedpipe_trainer.contract import Data, Model
+
+_S3_SCHEME: Final = "s3://"
+
+
+@dataclass(frozen=True)
+class ClaimPlacement:
+    """The `Placement` of a run. Both functions give the folder of a claim's volume, as the trainer sees it."""
+
+    model_folder: Callable[[str], str]
+    data_folder: Callable[[str], str]
+    credentials: Credentials | None = None
+    """For a model in a bucket; None: those of the environment."""
+
+    def inputs(self, run: Run, site: str) -> TaskInputs:
+        """Where a trainer of this site finds model and data; site "" needs the model only."""
+        return TaskInputs(model=self._model(run), data=self._data(site_of(run, site)) if site else None)
+
+    def limits(self, run: Run, site: str) -> Limits:
+        """The site's claimed memory and cores; no limits for the run's own tasks."""
+        if not site:
+            return Limits()
+        capacity = site_of(run, site).spec.capacity
+        return Limits(
+            memory_bytes=int(amount(capacity.memory)) if capacity.memory else None,
+            cpus=max(1, int(amount(capacity.cpu))) if capacity.cpu else None,
+        )
+
+    def _model(self, run: Run) -> Model:
+        source, store = run.spec.model.source, run.spec.store
+        if source.startswith(CLAIM_SCHEME):
+            claim, _, path = source.removeprefix(CLAIM_SCHEME).partition("/")
+            return Model(source=f"file://{self.model_folder(claim)}/{path}")
+        if source.startswith(_S3_SCHEME):
+            return model_in_bucket(
+                source, endpoint=store.endpoint, region=store.region, seconds=url_seconds(run.spec), credentials=self.credentials
+            )
+        return Model(source=source)
+
+    def _data(self, site: EdgeSite) -> Data:
+        data = site.spec.data
+        folder = self.data_folder(data.volume.persistent_volume_claim.claim_name)
+        return Data(train=f"{folder}/{data.train}", validation=f"{folder}/{data.validation}")
+
+
+def in_pods(credentials: Credentials | None) -> ClaimPlacement:
+    """The placement on a cluster: every trainer pod mounts its claims at the same two paths."""
+    return ClaimPlacement(lambda _claim: MODEL_FOLDER, lambda _claim: DATA_FOLDER, credentials)
+
+
+def in_folders(volumes: Path) -> ClaimPlacement:
+    """The placement on one machine: the claim `X` is the folder `<volumes>/X`."""
+    root = volumes.resolve()
+    return ClaimPlacement(lambda claim: str(root / claim), lambda claim: str(root / claim))
+
+
+def site_of(run: Run, name: str) -> EdgeSite:
+    """The run's site of this name."""
+    return next(site for site in run.sites if site.name == name)

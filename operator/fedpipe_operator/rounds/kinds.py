@@ -1,0 +1,28 @@
+"""The table of the kinds of work: what each writes last, under which key, and how it is called. `backend.TaskKind` is the enum."""
+
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+from fedpipe_operator import names
+from fedpipe_operator.backend import Job, TaskKind
+from fedpipe_operator.rounds.records import RoundCommit
+from fedpipe_trainer.contract import EvaluateResult, ExportResult, ProfileResult, TrainResult, Wire
+
+
+class Kind(NamedTuple):
+    """One kind of work."""
+
+    result: type[Wire]
+    """The object that a job of this kind writes last."""
+    result_key: Callable[[Job], str]
+    verb: str
+    """As in "site ward-3 trains"."""
+
+
+KINDS: Final[Mapping[TaskKind, Kind]] = {
+    TaskKind.PROFILE: Kind(ProfileResult, lambda job: names.profile_result(job.site, job.attempt), "measures"),
+    TaskKind.TRAIN: Kind(TrainResult, lambda job: names.update_result(job.round, job.site, job.attempt), "trains"),
+    TaskKind.AGGREGATE: Kind(RoundCommit, lambda job: names.round_commit(job.round), "aggregates"),
+    TaskKind.EVALUATE: Kind(EvaluateResult, lambda job: names.evaluation_result(job.round, job.site, job.attempt), "evaluates"),
+    TaskKind.EXPORT: Kind(ExportResult, lambda job: names.export_result(job.attempt), "exports"),
+}

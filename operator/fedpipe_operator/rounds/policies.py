@@ -1,0 +1,89 @@
+"""The policies of a run, one section for each field of the spec that decides something. Pure.
+
+`sites.perRound` selects a round's sites · `sites.quorum` says how many updates a round needs · `rounds.target` and `rounds.patience`
+end a run early · an attempt that ran out of memory is retried with a smaller micro-batch.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+
+from fedpipe_operator.api import LOWER_IS_BETTER, Target
+from fedpipe_operator.rounds.records import RoundEvaluation, SiteEvaluation
+
+# --- sites.perRound
+
+
+def select(candidates: Iterable[str], *, per_round: int | None, seed: str, round_: int) -> tuple[str, ...]:
+    """The sites of a round: a seeded choice, sorted by name, independent of the order of the candidates.
+
+    Each site's rank is a hash of seed, round and name, so a site that joins or leaves does not change the others' ranks.
+    """
+    ranked = sorted(candidates, key=lambda site: hashlib.sha256(f"{seed}/{round_}/{site}".encode()).hexdigest())
+    return tuple(sorted(ranked if per_round is None else ranked[:per_round]))
+
+
+# --- sites.quorum
+
+
+def needed_updates(quorum: float, *, matched: int, per_round: int | None) -> int:
+    """Updates that a round needs: the share `quorum` of the sites that the spec asks for, at least one.
+
+    The share is of the sites that match the selector, not of those that turn out to be able to train: a fleet of which too many sites
+    cannot hold the model fails with their reasons, instead of training on with the rest.
+    """
+    requested = matched if per_round is None else min(per_round, matched)
+    # Rounded first: 0.8 * 5 must be 4 sites, and not 5 because of a rounding error.
+    return max(1, math.ceil(round(quorum * requested, 9)))
+
+
+# --- rounds.target
+
+
+def metric_value(evaluation: RoundEvaluation | SiteEvaluation, metric: str) -> float | None:
+    """The evaluation's value of this metric; None if it was not reported."""
+    return evaluation.loss if metric == "loss" else evaluation.metrics.get(metric)
+
+
+def is_better(metric: str, value: float, than: float) -> bool:
+    """Whether `value` is strictly better than `than`."""
+    return value < than if metric in LOWER_IS_BETTER else value > than
+
+
+def is_target_reached(target: Target | None, evaluation: RoundEvaluation) -> bool:
+    """Whether this round's metric is at least as good as the target."""
+    if target is None:
+        return False
+    value = metric_value(evaluation, target.metric)
+    return value is not None and not is_better(target.metric, target.value, value)
+
+
+# --- rounds.patience
+
+
+def best_round(evaluations: Mapping[int, RoundEvaluation], metric: str) -> int:
+    """The round with the best metric, the earliest of equals; the last round if none has the metric; 0 before round 1."""
+    trained = sorted(round_ for round_ in evaluations if round_ > 0)
+    best, best_value = (trained[-1] if trained else 0), None
+    for round_ in trained:
+        value = metric_value(evaluations[round_], metric)
+        if value is not None and (best_value is None or is_better(metric, value, best_value)):
+            best, best_value = round_, value
+    return best
+
+
+def is_patience_exhausted(patience: int | None, evaluations: Mapping[int, RoundEvaluation], metric: str) -> bool:
+    """Whether none of the last `patience` rounds was better than an earlier one."""
+    last = max(evaluations, default=0)
+    return patience is not None and last > 0 and last - best_round(evaluations, metric) >= patience
+
+
+# --- out-of-memory retry
+
+
+def retry_micro_batch(batch_size: int, out_of_memory: int) -> int | None:
+    """The micro-batch after so many attempts that ran out of memory: the batch, halved each time; None for the whole batch.
+
+    The plan, and so the mathematics of the step, stays the same.
+    """
+    return max(1, batch_size >> out_of_memory) if out_of_memory else None
