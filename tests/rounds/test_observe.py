@@ -15,6 +15,7 @@ from fedpipe_operator.backend import Job, JobState, JobStatus, TaskKind
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.reconcile.observe import ObjectCache, observe
 from fedpipe_operator.rounds import Observed, Run, job_of
+from fedpipe_operator.rounds.observed import EvaluationSummary, summarize_commit
 from fedpipe_operator.rounds.records import Contribution, RoundCommit, RoundEvaluation, SiteEvaluation, Verdict
 from fedpipe_operator.store import DirectoryStore
 from fedpipe_trainer.contract import (
@@ -205,8 +206,11 @@ def test_of_earlier_rounds_plans_what_is_told_of_them_later_is_kept_and_profiles
 
     for _ in range(2):
         observed = context(world.store, cache=cache, run=world.run)  # type: ignore[arg-type]
-        assert {round_: sorted(plan.plans) for round_, plan in observed.plans.items()} == {1: [], 2: [], 3: ["site-a", "site-b"]}
-        assert [bool(plan.weights) for plan in observed.plans.values()] == [True, False, True]
+        assert observed.plan is not None
+        assert (observed.plan.round, sorted(observed.plan.plans)) == (3, ["site-a", "site-b"])
+        assert [round_ for round_, plan in observed.plans.items() if plan.facts] == [1]
+        assert observed.plans[1].facts is not None
+        assert observed.plans[1].facts.weights == observed.plan.weights
         assert all(plan.selected == ("site-a", "site-b") for plan in observed.plans.values())
         assert observed.profiles == {}
     assert not any(isinstance(value, ProfileResult) for value in cache.objects.values())
@@ -223,7 +227,8 @@ def test_of_commits_what_they_say_of_each_weight_is_not_kept_but_the_worst_cut(s
         contributions=(Contribution(site="site-a", attempt=0, sha256="b" * 64, samples=10, share=1.0),),
         truncated_energy={"q": 0.25, "v": 0.125},
     )
-    kept = whole.model_copy(update={"ranks": {}, "head": {}, "truncated_energy": {"q": 0.25}})
+    kept = summarize_commit(whole)
+    assert kept.truncated_energy == 0.25
     put(store, names.round_evaluation(0), evaluated(0))
     put(store, names.round_commit(1), whole)
 
@@ -236,8 +241,9 @@ def test_of_evaluations_what_each_site_measured_is_not_kept(store: DirectoryStor
     cache, part = ObjectCache(), SiteEvaluation(samples=4, targets=4, loss=0.5)
     put(store, names.round_evaluation(0), evaluated(0).model_copy(update={"loss": 0.5, "sites": {"north": part}}))
 
-    assert context(store, cache=cache).evaluations == {0: evaluated(0).model_copy(update={"loss": 0.5})}
-    assert cache.objects == {names.round_evaluation(0): evaluated(0).model_copy(update={"loss": 0.5})}
+    summary = EvaluationSummary(round=0, finished_at=0.0, loss=0.5, metrics={})
+    assert context(store, cache=cache).evaluations == {0: summary}
+    assert cache.objects == {names.round_evaluation(0): summary}
 
 
 def test_a_look_that_was_broken_off_leaves_nothing_to_the_next(store: DirectoryStore) -> None:

@@ -7,12 +7,13 @@ written once and never change are cached, so an observation costs one listing of
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from fedpipe_operator import names
 from fedpipe_operator.backend import ACTIVE_STATES, JobStatus, TaskKind
 from fedpipe_operator.rounds import Observed, Run, exported_round, job_of
 from fedpipe_operator.rounds.kinds import KINDS
+from fedpipe_operator.rounds.observed import EvaluationSummary, PlanSummary, summarize_commit, summarize_evaluation, summarize_plan
 from fedpipe_operator.rounds.records import RoundCommit, RoundEvaluation, RoundPlan, Verdict
 from fedpipe_operator.rounds.status import HISTORY
 from fedpipe_operator.store import Store
@@ -30,6 +31,8 @@ from fedpipe_trainer.contract import (
     Wire,
 )
 
+Summary = TypeVar("Summary")
+
 
 def is_interrupted(value: Wire) -> bool:
     """Whether it is the result of a trainer that was terminated: the pod that replaces it will overwrite the result."""
@@ -37,21 +40,12 @@ def is_interrupted(value: Wire) -> bool:
     return failure is not None and failure.reason is FailureReason.TERMINATED
 
 
-def _as_kept(value: WireT) -> WireT:
-    """As much of an object as a look needs: what a commit says of each weight, and an evaluation of each site, the report reads itself."""
-    if isinstance(value, RoundEvaluation):
-        return value.model_copy(update={"sites": {}})
-    if isinstance(value, RoundCommit):
-        worst = sorted(value.truncated_energy.items(), key=lambda pair: pair[1])[-1:]
-        return value.model_copy(update={"ranks": {}, "head": {}, "truncated_energy": dict(worst)})
-    return value
-
-
 @dataclass
 class ObjectCache:
     """What the last observation read, by key. An object that is written once is read once, as long as observations still need it."""
 
-    objects: dict[str, Wire] = field(default_factory=dict)
+    objects: dict[str, object] = field(default_factory=dict)
+    """Values, or their summaries."""
     is_warm: bool = False
     """Whether an observation was completed."""
     _used: set[str] = field(default_factory=set)
@@ -69,10 +63,21 @@ class ObjectCache:
         data = store.read(key)
         if data is None:
             return None
-        value = _as_kept(parsed(data, kind))
+        value = parsed(data, kind)
         if not is_interrupted(value):
             self.objects[key] = value
         return value
+
+    def read_summary(self, store: Store, key: str, kind: type[WireT], summarize: Callable[[WireT], Summary]) -> Summary | None:
+        """The summary of this key's object, which replaces the object in the cache; None if there is none. Raises ValueError likewise."""
+        known = self.objects.get(key)
+        if known is None or isinstance(known, kind):
+            value = self.read(store, key, kind)
+            if value is None:
+                return None
+            self.objects[key] = known = summarize(value)
+        self._used.add(key)
+        return cast("Summary", known)
 
     def listing(self, store: Store, folder: str) -> Sequence[str]:
         """The keys in a folder, listed once per observation."""
@@ -110,15 +115,16 @@ def observe(run: Run, jobs: Mapping[str, JobStatus], store: Store, cache: Object
     round_ = max(evaluations, default=-1) + 1
     reader = _reader(run, own_jobs, store, cache, round_)
     rounds = _observed_rounds(round_, exported_round(run.spec, evaluations))
-    plans = _shortened(reader.by_round(names.round_plan, RoundPlan, rounds), cache)
-    sites = {site.name for site in run.sites} | (set(plans[max(plans)].plans) if plans else set())
+    plan, plans = _plans(reader, rounds)
+    sites = {site.name for site in run.sites} | (set(plan.plans) if plan else set())
     observed = Observed(
         resumed_at=resumed_at,
         jobs=own_jobs,
         reported=frozenset(name for name, status in own_jobs.items() if reader.has_reported(status)),
         profiles={} if max(round_, 1) in plans else reader.by_site(names.profile_result, ProfileResult, sites),
+        plan=plan,
         plans=plans,
-        commits=reader.by_round(names.round_commit, RoundCommit, rounds),
+        commits=reader.by_round(names.round_commit, RoundCommit, summarize_commit, rounds),
         evaluations=evaluations,
         updates=reader.by_site(partial(names.update_result, round_), TrainResult, sites),
         verdicts=reader.by_site(partial(names.update_verdict, round_), Verdict, sites),
@@ -129,14 +135,14 @@ def observe(run: Run, jobs: Mapping[str, JobStatus], store: Store, cache: Object
     return observed
 
 
-def _evaluations(run: Run, store: Store, cache: ObjectCache) -> dict[int, RoundEvaluation]:
+def _evaluations(run: Run, store: Store, cache: ObjectCache) -> dict[int, EvaluationSummary]:
     """By round, beginning with the base's: rounds are evaluated in order, so the first that is missing is the current round."""
-    found: dict[int, RoundEvaluation] = {}
+    found: dict[int, EvaluationSummary] = {}
     for round_ in range(run.spec.rounds.count + 1):
         key = names.round_evaluation(round_)
         if cache.is_warm and key not in cache.objects and key not in cache.listing(store, names.round_folder(round_)):
             break  # the current round, whose folder is listed anyway
-        evaluation = _own_object(cache, store, key, RoundEvaluation)
+        evaluation = _own_summary(cache, store, key, RoundEvaluation, summarize_evaluation)
         if evaluation is None:
             break
         found[round_] = evaluation
@@ -148,20 +154,29 @@ def _observed_rounds(round_: int, exported: int) -> list[int]:
     return sorted({1, exported, *range(max(1, round_ - HISTORY - 1), max(round_, 1) + 1)} - {0})
 
 
-def _shortened(plans: dict[int, RoundPlan], cache: ObjectCache) -> dict[int, RoundPlan]:
-    """Of every round but the newest, what is told of it later: the plan of each site is the larger part of what a long run would keep."""
-    for round_ in sorted(plans)[:-1]:
-        if plans[round_].plans:
-            fixed_by_the_first: dict[str, object] = {} if round_ == 1 else {"weights": {}, "head": {}}
-            plans[round_] = plans[round_].model_copy(update={"plans": {}, **fixed_by_the_first})
-            cache.objects[names.round_plan(round_)] = plans[round_]
-    return plans
+def _plans(reader: "_StoreReader", rounds: Sequence[int]) -> tuple[RoundPlan | None, dict[int, PlanSummary]]:
+    """The newest plan, and the summaries of all: the plans of the sites are the larger part of what a long run would keep."""
+    newest = next((round_ for round_ in reversed(rounds) if reader.exists(names.round_plan(round_))), None)
+    if newest is None:
+        return None, {}
+    earlier = [round_ for round_ in rounds if round_ < newest]
+    summaries = reader.by_round(names.round_plan, RoundPlan, summarize_plan, earlier)
+    plan = _own_object(reader.cache, reader.store, names.round_plan(newest), RoundPlan)
+    return (None, summaries) if plan is None else (plan, summaries | {newest: summarize_plan(plan)})
 
 
 def _own_object(cache: ObjectCache, store: Store, key: str, kind: type[WireT]) -> WireT | None:
     """An object that the operator itself wrote."""
     try:
         return cache.read(store, key, kind)
+    except ValueError as error:
+        raise unreadable(key, error) from error
+
+
+def _own_summary(cache: ObjectCache, store: Store, key: str, kind: type[WireT], summarize: Callable[[WireT], Summary]) -> Summary | None:
+    """The summary of an object that the operator itself wrote."""
+    try:
+        return cache.read_summary(store, key, kind, summarize)
     except ValueError as error:
         raise unreadable(key, error) from error
 
@@ -197,10 +212,16 @@ class _StoreReader:
     """What was listed."""
     listing: names.Listing
 
-    def by_round(self, key_of: Callable[[int], str], kind: type[WireT], rounds: Iterable[int]) -> dict[int, WireT]:
-        """By round."""
+    def exists(self, key: str) -> bool:
+        """Whether there is an object of this key."""
+        return key in self.listing.keys or (not self._is_absent(key) and self.store.size(key) is not None)
+
+    def by_round(
+        self, key_of: Callable[[int], str], kind: type[WireT], summarize: Callable[[WireT], Summary], rounds: Iterable[int]
+    ) -> dict[int, Summary]:
+        """Summaries by round."""
         keys = {round_: key for round_ in rounds if not self._is_absent(key := key_of(round_))}
-        found = ((round_, _own_object(self.cache, self.store, key, kind)) for round_, key in keys.items())
+        found = ((round_, _own_summary(self.cache, self.store, key, kind, summarize)) for round_, key in keys.items())
         return {round_: value for round_, value in found if value is not None}
 
     def by_site(self, key_of: Callable[[str, int], str], kind: type[WireT], sites: Iterable[str]) -> dict[str, dict[int, WireT]]:

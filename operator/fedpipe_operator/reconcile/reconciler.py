@@ -28,6 +28,7 @@ from fedpipe_operator.rounds import (
     decide,
     job_of,
 )
+from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_operator.store import Store
 from fedpipe_operator.store.address import StoreAddress
 from fedpipe_trainer.contract import TrainResult, Wire
@@ -101,8 +102,8 @@ class Reconciler:
             case CommitPlan(plan):
                 self._commit(names.round_plan(plan.round), plan)
             case StartTraining(site, round_, attempt):
-                inputs, plan = self.placement.inputs(run, site), observed.plans[round_]
-                train = tasks.training_task(context, action, inputs, plan=plan, previous=observed.commits.get(round_ - 1))
+                inputs, previous = self.placement.inputs(run, site), observed.commits.get(round_ - 1)
+                train = tasks.training_task(context, action, inputs, plan=_newest_plan(observed), previous=previous)
                 job = job_of(run, TaskKind.TRAIN, site=site, round_=round_, attempt=attempt)
                 self._start(run, job, train, Limits(expected_bytes=train.plan.forecast.memory_bytes))
             case StartAggregation(round_, attempt):
@@ -110,14 +111,14 @@ class Reconciler:
                 self._start(run, job, self._aggregation(run, action), Limits(update_bytes=_update_bytes(action, observed)))
             case StartEvaluation(site, round_, attempt):
                 inputs, commit = self.placement.inputs(run, site), observed.commits.get(round_)
-                # Round 0 evaluates the base, for which there is no commit, with the plan of round 1.
-                evaluate = tasks.evaluation_task(context, action, inputs, plan=observed.plans[max(round_, 1)], commit=commit)
+                # Round 0 evaluates the base, without a commit, and with the plan of round 1.
+                evaluate = tasks.evaluation_task(context, action, inputs, plan=_newest_plan(observed), commit=commit)
                 self._start(run, job_of(run, TaskKind.EVALUATE, site=site, round_=round_, attempt=attempt), evaluate)
             case CommitEvaluation(evaluation):
                 self._commit(names.round_evaluation(evaluation.round), evaluation)
             case StartExport(round_, attempt):
-                inputs, plan, commit = self.placement.inputs(run, ""), observed.plans[round_], observed.commits[round_]
-                export = tasks.export_task(context, action, inputs, plan=plan, commit=commit)
+                inputs, summary, commit = self.placement.inputs(run, ""), observed.plans[round_], observed.commits[round_]
+                export = tasks.export_task(context, action, inputs, plan=summary, commit=commit)
                 self._start(run, job_of(run, TaskKind.EXPORT, attempt=attempt), export)
             case Discard(job_name):
                 self.backend.discard(job_name)
@@ -144,6 +145,11 @@ class Reconciler:
 
     def _commit(self, key: str, value: Wire) -> None:
         self.store.create(key, value.to_json().encode())
+
+
+def _newest_plan(observed: Observed) -> RoundPlan:
+    assert observed.plan is not None  # noqa: S101 -- sites train and evaluate after the plan only
+    return observed.plan
 
 
 def _update_bytes(action: StartAggregation, observed: Observed) -> int:

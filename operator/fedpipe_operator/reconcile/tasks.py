@@ -11,7 +11,8 @@ from typing import Final, Protocol
 from fedpipe_operator import names
 from fedpipe_operator.api import FineTuneSpec, seconds
 from fedpipe_operator.rounds import Run, StartEvaluation, StartExport, StartProfile, StartTraining
-from fedpipe_operator.rounds.records import RoundCommit, RoundPlan
+from fedpipe_operator.rounds.observed import CommitSummary, PlanSummary
+from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_trainer.contract import (
     Data,
     EvaluateTask,
@@ -105,7 +106,7 @@ def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs)
 
 
 def training_task(
-    context: TaskContext, action: StartTraining, inputs: TaskInputs, *, plan: RoundPlan, previous: RoundCommit | None
+    context: TaskContext, action: StartTraining, inputs: TaskInputs, *, plan: RoundPlan, previous: CommitSummary | None
 ) -> TrainTask:
     """Train one round from the previous round's global adapter."""
     site, round_, attempt = action.site, action.round, action.attempt
@@ -130,7 +131,7 @@ def training_task(
 
 
 def evaluation_task(
-    context: TaskContext, action: StartEvaluation, inputs: TaskInputs, *, plan: RoundPlan, commit: RoundCommit | None
+    context: TaskContext, action: StartEvaluation, inputs: TaskInputs, *, plan: RoundPlan, commit: CommitSummary | None
 ) -> EvaluateTask:
     """Measure a round's global adapter at a site; without a commit, the base itself."""
     return EvaluateTask(
@@ -151,7 +152,7 @@ def evaluation_task(
     )
 
 
-def export_task(context: TaskContext, action: StartExport, inputs: TaskInputs, *, plan: RoundPlan, commit: RoundCommit) -> ExportTask:
+def export_task(context: TaskContext, action: StartExport, inputs: TaskInputs, *, plan: PlanSummary, commit: CommitSummary) -> ExportTask:
     """Export a round's global adapter as a PEFT folder and a merged model."""
     adapter = _adapter(context, commit)
     assert adapter is not None  # noqa: S101 -- a commit names its adapter
@@ -180,17 +181,17 @@ def _data(inputs: TaskInputs) -> Data:
     return inputs.data
 
 
-def _pinned(model: Model, plan: RoundPlan) -> Model:
+def _pinned(model: Model, plan: RoundPlan | PlanSummary) -> Model:
     """The model with the fingerprint that every update of the round must be made on."""
     return model.model_copy(update={"fingerprint": plan.fingerprint})
 
 
-def _objective(spec: FineTuneSpec, plan: RoundPlan) -> Objective:
+def _objective(spec: FineTuneSpec, plan: RoundPlan | PlanSummary) -> Objective:
     """The task with the labels that the first round fixed."""
     return spec.task.model_copy(update={"labels": plan.labels}) if isinstance(spec.task, SequenceClassification) else spec.task
 
 
-def _adapter(context: TaskContext, commit: RoundCommit | None) -> GlobalAdapter | None:
+def _adapter(context: TaskContext, commit: CommitSummary | None) -> GlobalAdapter | None:
     if commit is None:
         return None
     return GlobalAdapter(url=context.read(commit.adapter.name), sha256=commit.adapter.sha256, size=commit.adapter.size)

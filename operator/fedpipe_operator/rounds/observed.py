@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from fedpipe_operator import names
 from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneSpec
 from fedpipe_operator.backend import Job, JobStatus, TaskKind
-from fedpipe_operator.rounds.records import RoundCommit, RoundEvaluation, RoundPlan, Verdict
-from fedpipe_trainer.contract import EvaluateResult, ExportResult, ProfileResult, RunRef, TrainResult
+from fedpipe_operator.planning import RunFacts
+from fedpipe_operator.rounds.records import Contribution, RoundCommit, RoundEvaluation, RoundPlan, Verdict
+from fedpipe_trainer.contract import Artifact, EvaluateResult, ExportResult, ProfileResult, RunRef, TrainResult
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,76 @@ class Run:
 
 
 @dataclass(frozen=True)
+class PlanSummary:
+    """What is needed of a round's plan after the round."""
+
+    round: int
+    started_at: float
+    fingerprint: str
+    labels: tuple[str, ...]
+    selected: tuple[str, ...]
+    needed: int
+    facts: RunFacts | None
+    """What round 1 fixed for all later rounds; None for the plans of later rounds."""
+
+
+@dataclass(frozen=True)
+class CommitSummary:
+    """What is needed of a round's commit after the round; the figures of each weight stay in the store."""
+
+    round: int
+    adapter: Artifact
+    contributions: tuple[Contribution, ...]
+    refused: Mapping[str, Verdict]
+    absent: Mapping[str, str]
+    truncated_energy: float
+    """The largest of any weight."""
+    bytes_read: int
+
+
+@dataclass(frozen=True)
+class EvaluationSummary:
+    """What is needed of a round's federated evaluation; the results of each site stay in the store."""
+
+    round: int
+    finished_at: float
+    loss: float | None
+    metrics: Mapping[str, float]
+
+
+def summarize_plan(plan: RoundPlan) -> PlanSummary:
+    """The summary of a plan."""
+    facts = RunFacts(labels=plan.labels, head=plan.head, weights=plan.weights, fingerprint=plan.fingerprint, disagreeing={})
+    return PlanSummary(
+        round=plan.round,
+        started_at=plan.started_at,
+        fingerprint=plan.fingerprint,
+        labels=plan.labels,
+        selected=plan.selected,
+        needed=plan.needed,
+        facts=facts if plan.round == 1 else None,
+    )
+
+
+def summarize_commit(commit: RoundCommit) -> CommitSummary:
+    """The summary of a commit."""
+    return CommitSummary(
+        round=commit.round,
+        adapter=commit.adapter,
+        contributions=commit.contributions,
+        refused=commit.refused,
+        absent=commit.absent,
+        truncated_energy=max(commit.truncated_energy.values(), default=0.0),
+        bytes_read=commit.bytes_read,
+    )
+
+
+def summarize_evaluation(evaluation: RoundEvaluation) -> EvaluationSummary:
+    """The summary of a federated evaluation."""
+    return EvaluationSummary(round=evaluation.round, finished_at=evaluation.finished_at, loss=evaluation.loss, metrics=evaluation.metrics)
+
+
+@dataclass(frozen=True)
 class Observed:
     """One look at the store and the jobs. Manifests are by site and attempt; those of rounds are the current round's."""
 
@@ -43,10 +114,12 @@ class Observed:
     jobs: Mapping[str, JobStatus] = field(default_factory=dict)
     profiles: Mapping[str, Mapping[int, ProfileResult]] = field(default_factory=dict)
     """Only until the round is planned."""
-    plans: Mapping[int, RoundPlan] = field(default_factory=dict)
-    """Only the newest one has the plans of the sites."""
-    commits: Mapping[int, RoundCommit] = field(default_factory=dict)
-    evaluations: Mapping[int, RoundEvaluation] = field(default_factory=dict)
+    plan: RoundPlan | None = None
+    """The newest one, whole."""
+    plans: Mapping[int, PlanSummary] = field(default_factory=dict)
+    """The newest one too."""
+    commits: Mapping[int, CommitSummary] = field(default_factory=dict)
+    evaluations: Mapping[int, EvaluationSummary] = field(default_factory=dict)
     updates: Mapping[str, Mapping[int, TrainResult]] = field(default_factory=dict)
     verdicts: Mapping[str, Mapping[int, Verdict]] = field(default_factory=dict)
     site_evaluations: Mapping[str, Mapping[int, EvaluateResult]] = field(default_factory=dict)

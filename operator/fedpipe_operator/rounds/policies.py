@@ -7,9 +7,9 @@ end a run early · an attempt that ran out of memory is retried with a smaller m
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from fedpipe_operator.api import LOWER_IS_BETTER, Target
-from fedpipe_operator.rounds.records import RoundEvaluation, SiteEvaluation
 
 # --- sites.perRound
 
@@ -40,7 +40,19 @@ def needed_updates(quorum: float, *, matched: int, per_round: int | None) -> int
 # --- rounds.target
 
 
-def metric_value(evaluation: RoundEvaluation | SiteEvaluation, metric: str) -> float | None:
+class Metrics(Protocol):
+    """An evaluation of a round or of a site, or a summary of one."""
+
+    @property
+    def loss(self) -> float | None:
+        """The loss; None if it was not reported."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The other metrics by name."""
+
+
+def metric_value(evaluation: Metrics, metric: str) -> float | None:
     """The evaluation's value of this metric; None if it was not reported."""
     return evaluation.loss if metric == "loss" else evaluation.metrics.get(metric)
 
@@ -50,7 +62,7 @@ def is_better(metric: str, value: float, than: float) -> bool:
     return value < than if metric in LOWER_IS_BETTER else value > than
 
 
-def is_target_reached(target: Target | None, evaluation: RoundEvaluation) -> bool:
+def is_target_reached(target: Target | None, evaluation: Metrics) -> bool:
     """Whether this round's metric is at least as good as the target."""
     if target is None:
         return False
@@ -61,7 +73,7 @@ def is_target_reached(target: Target | None, evaluation: RoundEvaluation) -> boo
 # --- rounds.patience
 
 
-def best_round(evaluations: Mapping[int, RoundEvaluation], metric: str) -> int:
+def best_round(evaluations: Mapping[int, Metrics], metric: str) -> int:
     """The round with the best metric, the earliest of equals; the last round if none has the metric; 0 before round 1."""
     trained = sorted(round_ for round_ in evaluations if round_ > 0)
     best, best_value = (trained[-1] if trained else 0), None
@@ -72,7 +84,7 @@ def best_round(evaluations: Mapping[int, RoundEvaluation], metric: str) -> int:
     return best
 
 
-def is_patience_exhausted(patience: int | None, evaluations: Mapping[int, RoundEvaluation], metric: str) -> bool:
+def is_patience_exhausted(patience: int | None, evaluations: Mapping[int, Metrics], metric: str) -> bool:
     """Whether none of the last `patience` rounds was better than an earlier one."""
     last = max(evaluations, default=0)
     return patience is not None and last > 0 and last - best_round(evaluations, metric) >= patience

@@ -67,9 +67,9 @@ def completed_profile(attempts: Mapping[int, ProfileResult]) -> ProfileResult | 
 
 def _facts(run: Run, observed: Observed, profiles: Mapping[str, SiteProfile]) -> RunFacts:
     """What all sites must agree on. Round 1 fixes it: a site that is profiled later adds no label and changes no majority."""
-    if 1 not in observed.plans:
+    first = observed.plans[1].facts if 1 in observed.plans else None
+    if first is None:
         return facts_of(profiles, run.spec.task)
-    first = observed.plans[1]
     disagreeing = {
         name: f"WrongBase: its base model has fingerprint {one.fingerprint[:12]}, the run's has {first.fingerprint[:12]}"
         for name, one in profiles.items()

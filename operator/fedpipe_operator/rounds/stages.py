@@ -21,8 +21,8 @@ from fedpipe_operator.rounds.actions import (
 from fedpipe_operator.rounds.attempts import Active, Done, Dropped, Pending, Work, WorkState, stage_expired, work_state
 from fedpipe_operator.rounds.evaluation import aggregate_metrics
 from fedpipe_operator.rounds.observed import Observed, Run
-from fedpipe_operator.rounds.policies import best_round, is_patience_exhausted, is_target_reached, retry_micro_batch
-from fedpipe_operator.rounds.records import RoundEvaluation, RoundPlan, UpdateRef
+from fedpipe_operator.rounds.policies import Metrics, best_round, is_patience_exhausted, is_target_reached, retry_micro_batch
+from fedpipe_operator.rounds.records import RoundPlan, UpdateRef
 from fedpipe_trainer.contract import Manifest
 
 
@@ -44,7 +44,8 @@ class StageContext:
     @property
     def plan(self) -> RoundPlan:
         """The plan of the current round. Round 0, the evaluation of the base, uses the plan of round 1."""
-        return self.observed.plans[max(self.observed.round, 1)]
+        assert self.observed.plan is not None  # noqa: S101 -- stages that use it come after the planning stage
+        return self.observed.plan
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def export(context: StageContext) -> Step | None:
             return None
 
 
-def exported_round(spec: FineTuneSpec, evaluations: Mapping[int, RoundEvaluation]) -> int:
+def exported_round(spec: FineTuneSpec, evaluations: Mapping[int, Metrics]) -> int:
     """The round whose global adapter is the run's result: the best by the run's metric; 0 before round 1."""
     return best_round(evaluations, primary_metric(spec))
 

@@ -17,8 +17,9 @@ from fedpipe_operator.planning import plan_status
 from fedpipe_operator.rounds.actions import Event
 from fedpipe_operator.rounds.attempts import Done
 from fedpipe_operator.rounds.conditions import Observation, conditions_of
+from fedpipe_operator.rounds.observed import CommitSummary, EvaluationSummary
 from fedpipe_operator.rounds.policies import metric_value
-from fedpipe_operator.rounds.records import RoundCommit, RoundEvaluation, RoundPlan
+from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_operator.rounds.revision import revision_of
 from fedpipe_operator.rounds.stages import End, StageContext, Step, training_states
 
@@ -124,7 +125,7 @@ def invalid(status: FineTuneStatus, problems: Sequence[str], *, generation: int,
 
 def _newest_plan(context: StageContext) -> RoundPlan | None:
     """The plan of the round under way; after the last round, that round's."""
-    return context.observed.plans[max(context.observed.plans)] if context.observed.plans else None
+    return context.observed.plan
 
 
 def _excluded(context: StageContext) -> str:
@@ -142,7 +143,7 @@ def _quorum(context: StageContext) -> str:
     return _came(context.observed.commits[last], context) if last is not None else ""
 
 
-def _came(commit: RoundCommit, context: StageContext) -> str:
+def _came(commit: CommitSummary, context: StageContext) -> str:
     plan = context.observed.plans.get(commit.round)
     return f"{len(commit.contributions)}/{len(plan.selected) if plan else len(commit.contributions)}"
 
@@ -166,7 +167,7 @@ def _history(context: StageContext, round_: int) -> RoundStatus:
         loss=_rounded(evaluation.loss),
         seconds=round(_seconds(context, evaluation), 1),
         uploaded_bytes=commit.bytes_read,
-        truncated_energy=round(max(commit.truncated_energy.values(), default=0.0), _DIGITS),
+        truncated_energy=round(commit.truncated_energy, _DIGITS),
         left_out=_left_out(context, commit),
     )
 
@@ -175,13 +176,13 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, _DIGITS)
 
 
-def _seconds(context: StageContext, evaluation: RoundEvaluation) -> float:
+def _seconds(context: StageContext, evaluation: EvaluationSummary) -> float:
     """From the round's plan to its evaluation; the wall clock, pauses included."""
     plan = context.observed.plans.get(evaluation.round)
     return max(0.0, evaluation.finished_at - plan.started_at) if plan else 0.0
 
 
-def _left_out(context: StageContext, commit: RoundCommit) -> dict[str, str]:
+def _left_out(context: StageContext, commit: CommitSummary) -> dict[str, str]:
     """The round's sites whose update is not in the commit."""
     plan = context.observed.plans.get(commit.round)
     came = {contribution.site for contribution in commit.contributions}
