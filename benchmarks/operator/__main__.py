@@ -30,7 +30,7 @@ from testcluster.processes import pid_of, running, stop  # noqa: E402
 from testcluster.shell import locked  # noqa: E402
 
 _SAMPLE_SECONDS, _LOOK_SECONDS = 5.0, 10.0
-_OVER = ("Succeeded", "Failed")
+_OVER = ("Complete", "Failed")
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def _note_write(log: Log, kind: str, name: str, entry: Mapping[str, Any], at: fl
 def _told(status: Mapping[str, Any]) -> Mark | None:
     """How far a status says that its run is; None where it says nothing of it."""
     conditions = {one["type"]: one for one in status["conditions"]}
-    if conditions["Succeeded"]["status"] == "True":
+    if conditions["Complete"]["status"] == "True":
         return (_LAST[0], 0, 1)
     told = conditions["Progressing"]
     if told["reason"] == "Exporting":

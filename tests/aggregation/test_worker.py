@@ -77,7 +77,7 @@ def test_a_round_is_aggregated_by_a_process_that_is_given_its_task_file(world: W
     assert world.store.size(commit.adapter.name) == commit.adapter.size
     assert commit.adapter.sha256[:16] in commit.adapter.name
     world.settle()
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
 
 
 def test_a_round_that_is_committed_is_not_aggregated_again(world: World) -> None:

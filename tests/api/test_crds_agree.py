@@ -1,4 +1,4 @@
-"""The CRDs' YAML and the pydantic models are written apart and must say the same. Each difference is told with its path.
+"""The CRDs' YAML and the pydantic models are written separately and must agree. Each difference is reported with its path.
 
 Names, types, what is required, defaults, bounds, enums and patterns are compared here; the CRDs' CEL rules are not (they
 need the real API server).
@@ -9,21 +9,22 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from crds import openapi_schema
+from crds import default_status, is_accepted, openapi_schema
+from smallest_documents import RUN_DOCUMENT, SITE_DOCUMENT
 
-from fedpipe_operator.api import EdgeSite, FederatedFineTune
+from fedpipe_operator.api import EdgeSite, FederatedFineTune, Reason
 
 KINDS = {"EdgeSite": EdgeSite, "FederatedFineTune": FederatedFineTune}
 FACTS = ("type", "enum", "pattern", "minLength", "maxLength", "minimum", "maximum", "minItems", "maxItems", "maxProperties")
 EXCLUSIVE = ("exclusiveMinimum", "exclusiveMaximum")
 
 Plain = Any
-"""What YAML and JSON hold."""
+"""A value of YAML or JSON."""
 Facts = dict[str, dict[str, Any]]
-"""What one side says of each path of spec and status: `[]` stands for an entry of a list, `{}` for a value of a map."""
+"""The facts of one side about each path of spec and status: `[]` stands for an entry of a list, `{}` for a value of a map."""
 
 
-# --- What the models say ---
+# --- The models ---
 
 
 def model_facts(kind: str) -> Facts:
@@ -58,7 +59,7 @@ def _flat(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
 
 
 def _union(members: list[dict[str, Any]]) -> dict[str, Any]:
-    """A default that not all members have would be filled into the others by the API server, so the CRD must have none."""
+    """The API server would set a default of one member in all others too, so the CRD must have none."""
     properties: dict[str, Any] = {}
     for name in dict.fromkeys(name for member in members for name in member["properties"]):
         fields = [member["properties"][name] for member in members if name in member["properties"]]
@@ -72,13 +73,13 @@ def _union(members: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _plain_default(default: Plain, path: str) -> Plain:
-    """The default as a CRD spells it: none when empty or in status, which is written whole; `{}` where the fields have defaults."""
+    """The default as the CRD has it: none if empty or within status, which is written as a whole; `{}` if the fields have defaults."""
     if default in (None, [], {}, "") or path.startswith(".status"):
         return None
     return {} if isinstance(default, dict) else default
 
 
-# --- What the CRDs say ---
+# --- The CRDs ---
 
 
 def crd_facts(schema: dict[str, Any]) -> Facts:
@@ -89,7 +90,7 @@ def crd_facts(schema: dict[str, Any]) -> Facts:
 def _walk_crd(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if schema.get("x-kubernetes-int-or-string"):  # the models read a number there as its text
         schema = {key: value for key, value in schema.items() if key != "minimum"} | {"type": "string"}
-    yield path, _facts(schema) | {"default": schema.get("default")}
+    yield path, _facts(schema) | {"default": None if path == ".status" else schema.get("default")}
     for name, field in schema.get("properties", {}).items():
         for inner, facts in _walk_crd(field, f"{path}.{name}"):
             yield inner, facts | ({"required": name in schema.get("required", [])} if inner == f"{path}.{name}" else {})
@@ -99,7 +100,7 @@ def _walk_crd(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str
 
 
 def _facts(schema: dict[str, Any]) -> dict[str, Any]:
-    """Bounds are compared as numbers with a flag: JSON Schema gives an exclusive bound itself, OpenAPI 3.0 a flag beside it."""
+    """Bounds are compared as a number and a flag: JSON Schema has the exclusive bound itself, OpenAPI 3.0 a flag beside it."""
     facts = {name: schema.get(name) for name in FACTS}
     for exclusive, bound in zip(EXCLUSIVE, ("minimum", "maximum"), strict=True):
         value = schema.get(exclusive)
@@ -110,39 +111,51 @@ def _facts(schema: dict[str, Any]) -> dict[str, Any]:
     return facts
 
 
-# --- The two against each other ---
+# --- The comparison ---
 
 
 def differences(model: Facts, crd: Facts) -> list[str]:
-    told = [f"{path}: only in the CRD" for path in crd.keys() - model.keys()]
-    told += [f"{path}: only in the model" for path in model.keys() - crd.keys()]
+    found = [f"{path}: only in the CRD" for path in crd.keys() - model.keys()]
+    found += [f"{path}: only in the model" for path in model.keys() - crd.keys()]
     for path in model.keys() & crd.keys():
         for fact, value in model[path].items():
             if value != crd[path].get(fact):
-                told.append(f"{path}: {fact} is {value} in the model, {crd[path].get(fact)} in the CRD")
-    return sorted(told)
+                found.append(f"{path}: {fact} is {value} in the model, {crd[path].get(fact)} in the CRD")
+    return sorted(found)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_model_and_crd_say_the_same_of_every_field(kind: str) -> None:
+def test_model_and_crd_agree_on_every_field(kind: str) -> None:
     assert differences(model_facts(kind), crd_facts(openapi_schema(kind))) == []
 
 
-def test_a_field_that_the_crd_lacks_is_told_with_its_path() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_model_and_crd_accept_the_default_status_which_says_that_the_object_was_not_observed(kind: str) -> None:
+    status = default_status(kind)
+    document = {"EdgeSite": SITE_DOCUMENT, "FederatedFineTune": RUN_DOCUMENT}[kind] | {"status": status}
+    (ready,) = KINDS[kind].model_validate(document).status.conditions
+
+    assert is_accepted(document)
+    assert status["observedGeneration"] == -1
+    assert (ready.type, ready.status, ready.reason) == ("Ready", "Unknown", Reason.PENDING)
+    assert ready.last_transition_time == "1970-01-01T00:00:00Z"
+
+
+def test_a_field_that_the_crd_lacks_is_reported_with_its_path() -> None:
     schema = copy.deepcopy(openapi_schema("FederatedFineTune"))
     del schema["properties"]["spec"]["properties"]["rounds"]["properties"]["patience"]
 
     assert differences(model_facts("FederatedFineTune"), crd_facts(schema)) == [".spec.rounds.patience: only in the model"]
 
 
-def test_a_field_that_the_model_lacks_is_told_with_its_path() -> None:
+def test_a_field_that_the_model_lacks_is_reported_with_its_path() -> None:
     schema = copy.deepcopy(openapi_schema("EdgeSite"))
     schema["properties"]["spec"]["properties"]["colour"] = {"type": "string"}
 
     assert differences(model_facts("EdgeSite"), crd_facts(schema)) == [".spec.colour: only in the CRD"]
 
 
-def test_a_changed_bound_is_told_with_its_path() -> None:
+def test_a_changed_bound_is_reported_with_its_path() -> None:
     schema = copy.deepcopy(openapi_schema("FederatedFineTune"))
     schema["properties"]["spec"]["properties"]["sites"]["properties"]["quorum"]["exclusiveMinimum"] = False
 

@@ -1,4 +1,4 @@
-"""Every field of the CRDs is described, by the sentence that stands below the model's field where there is one."""
+"""Every field of the CRDs has a description: the docstring of the model's field where there is one."""
 
 import ast
 import inspect
@@ -16,7 +16,7 @@ KINDS = {"EdgeSite": EdgeSite, "FederatedFineTune": FederatedFineTune}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_field_is_described_with_the_model_s_own_sentence_where_it_has_one(kind: str) -> None:
+def test_every_field_has_a_description_which_is_the_model_s_docstring_where_there_is_one(kind: str) -> None:
     assert list(_wrong_descriptions(openapi_schema(kind), KINDS[kind], kind)) == []
 
 
@@ -37,7 +37,7 @@ def _wrong_descriptions(schema: dict[str, Any], model: type[BaseModel], path: st
 
 
 def _docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """The string below each field, of the class and of those it is made from."""
+    """The docstring below each field, of the class and of its base classes."""
     found: dict[str, str] = {}
     for cls in reversed([cls for cls in model.__mro__ if issubclass(cls, BaseModel) and cls is not BaseModel]):
         body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]

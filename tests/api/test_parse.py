@@ -1,4 +1,4 @@
-"""`read_documents`: the two kinds from YAML, and for everything that is wrong a sentence with its place."""
+"""`read_documents`: both kinds from YAML, and for every problem a sentence with its place."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def read(text: str) -> Reading:
     return read_documents(text, "file.yaml")
 
 
-def told(text: str) -> list[str]:
+def problems(text: str) -> list[str]:
     return [str(problem) for problem in read(text).problems]
 
 
@@ -53,7 +53,7 @@ def test_numbers_and_texts_are_read_as_the_api_server_reads_them() -> None:
 
 
 @pytest.mark.parametrize("value", ["1:30", "2026-01-01", "007x"])
-def test_text_that_yaml_1_1_takes_for_something_else_stays_text(value: str) -> None:
+def test_text_that_yaml_1_1_would_convert_stays_text(value: str) -> None:
     (found,) = read(SITE.replace("claimName: notes", "claimName: notes") + f"  nodeSelector: {{zone: {value}}}\n").found
 
     assert isinstance(found.value, EdgeSite)
@@ -94,21 +94,21 @@ def test_text_that_yaml_1_1_takes_for_something_else_stays_text(value: str) -> N
         ),
     ],
 )
-def test_a_wrong_field_is_told_with_its_path_and_what_to_write(addition: str, expected: tuple[str, str]) -> None:
+def test_a_wrong_field_is_reported_with_its_path_and_what_to_write(addition: str, expected: tuple[str, str]) -> None:
     (problem,) = read(RUN + addition).problems
 
     assert (problem.path, problem.message) == expected
 
 
-def test_a_problem_is_told_with_file_line_document_and_object() -> None:
-    (line,) = told(f"{SITE}---\n{RUN}  suspend: 1\n")
+def test_a_problem_is_reported_with_file_line_document_and_object() -> None:
+    (line,) = problems(f"{SITE}---\n{RUN}  suspend: 1\n")
 
     assert line.startswith(
         "file.yaml:14: document 2, FederatedFineTune notes: spec.suspend: must be true or false, not a number (1): write"
     )
 
 
-def test_every_problem_of_a_file_is_told_at_once() -> None:
+def test_all_problems_of_a_file_are_reported_at_once() -> None:
     paths = [
         problem.path for problem in read(f"{SITE}  capacity: {{cpu: 1.5, memory: 0}}\n---\n{RUN}  suspend: 1\n  colour: red\n").problems
     ]
@@ -130,7 +130,7 @@ def test_every_problem_of_a_file_is_told_at_once() -> None:
         (('"{ref}"', '"{ref}", text: a'), "spec.task.text", "there is no such field"),
     ],
 )
-def test_a_wrong_task_is_told_without_the_names_of_our_classes(change: tuple[str, str], path: str, message: str) -> None:
+def test_a_wrong_task_is_reported_without_the_names_of_python_classes(change: tuple[str, str], path: str, message: str) -> None:
     problem = read(GENERATING.replace(*change)).problems[0]
 
     assert problem.path == path
@@ -149,7 +149,7 @@ def test_a_wrong_task_is_told_without_the_names_of_our_classes(change: tuple[str
         (("{name: north}", "{name: north, labls: {}}"), "metadata.labls"),
     ],
 )
-def test_a_path_out_of_the_volume_and_a_name_that_kubernetes_refuses_are_refused(change: tuple[str, str], path: str) -> None:
+def test_a_path_outside_the_volume_and_an_invalid_name_are_rejected(change: tuple[str, str], path: str) -> None:
     (problem,) = read(SITE.replace(*change)).problems
 
     assert problem.path == path
@@ -169,11 +169,11 @@ def test_a_path_out_of_the_volume_and_a_name_that_kubernetes_refuses_are_refused
         ("kind: !!python/object:os.system {}\n", "file.yaml:1: document 1: this is no YAML"),
     ],
 )
-def test_what_is_no_object_of_ours_is_told(text: str, expected: str) -> None:
-    assert told(text)[0].startswith(expected)
+def test_a_document_that_is_not_of_our_kinds_is_reported(text: str, expected: str) -> None:
+    assert problems(text)[0].startswith(expected)
 
 
-def test_what_stands_before_broken_yaml_is_still_read() -> None:
+def test_documents_before_broken_yaml_are_still_read() -> None:
     reading = read(f"{SITE}---\na: [\n")
 
     assert [found.value.metadata.name for found in reading.found] == ["north"]
@@ -183,4 +183,4 @@ def test_what_stands_before_broken_yaml_is_still_read() -> None:
 def test_a_template_and_an_example_read_without_a_problem() -> None:
     text = Path(__file__).with_name("every_field.yaml").read_text()
 
-    assert told(text) == []
+    assert problems(text) == []

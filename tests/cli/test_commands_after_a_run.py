@@ -241,7 +241,7 @@ def test_report_draws_a_run_that_was_started_with_other_options_than_the_file_sa
     status, _ = Place(tmp_path).call("report")
 
     assert status == 0
-    assert "Succeeded" in (tmp_path / "runs/default/toy/store/report.html").read_text()
+    assert "Complete" in (tmp_path / "runs/default/toy/store/report.html").read_text()
 
 
 def test_report_of_a_run_that_never_began_says_so_and_makes_nothing(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ PLANS = (
     {"site": "hospital", "bits": 16, "rank": 32, "adapters": 48, "batchSize": 16, "steps": 90, "memory": 1, "seconds": 1},
 )
 ROUNDS = (
-    {"round": 1, "quorum": "3/3", "metric": 0.412, "seconds": 95.0, "uploadedBytes": 3_145_728, "truncatedEnergy": 0.0123},
-    {"round": 2, "quorum": "2/3", "metric": 0.507, "seconds": 8.25, "uploadedBytes": 1024, "truncatedEnergy": 0.5},
+    {"round": 1, "updates": "3/3", "metric": 0.412, "seconds": 95.0, "uploadedBytes": 3_145_728, "truncatedEnergy": 0.0123},
+    {"round": 2, "updates": "2/3", "metric": 0.507, "seconds": 8.25, "uploadedBytes": 1024, "truncatedEnergy": 0.5},
 )
 
 

@@ -30,7 +30,7 @@ def test_a_pod_that_no_node_of_its_pool_can_take_costs_its_site_the_run_with_the
     left_out = world.body()["status"]["excluded"]["site-c"]
     assert left_out.startswith("NoNode: no node carries the labels pool=gone")
     assert "0/2 nodes are available" in left_out
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
 
 
 def test_a_pod_that_waits_for_room_waits_and_is_told_of(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_job_that_a_queue_holds_back_waits_and_goes_on(tmp_path: Path) -> None
     assert "site-a waits for the queue to admit its Job" in world.condition("Progressing")["message"]
     world.api.merge(JOBS, "default", "toy-profile-site-a-a0", {"spec": {"suspend": False}})
     world.settle()
-    assert world.body()["status"]["quorum"] == "3/3"
+    assert world.body()["status"]["updates"]["summary"] == "3/3"
 
 
 def test_a_volume_that_cannot_be_mounted_is_given_twice_the_time_before_its_attempt_fails(tmp_path: Path) -> None:

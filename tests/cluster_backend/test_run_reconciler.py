@@ -5,10 +5,11 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from health import is_met, kstatus
 from stand_in_cluster import SETTINGS, KubeWorld, renamed, stamp
 from stand_in_runs import a_run, a_site
 
-from fedpipe_operator.api import DeletionPolicy
+from fedpipe_operator.api import ConditionType, DeletionPolicy
 from fedpipe_operator.api.meta import FINALIZER
 from fedpipe_operator.cluster.api import JOBS, RUNS, SECRETS
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
@@ -21,7 +22,7 @@ def test_a_run_goes_from_its_object_to_its_end_and_leaves_no_task_behind(tmp_pat
     world.settle()
     world.reconcile()
 
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
     assert world.body()["status"]["round"] == 2
     assert world.at_work() == []
     assert world.api.all(SECRETS) == []
@@ -54,7 +55,7 @@ def test_every_job_and_secret_is_made_once_even_with_a_new_operator_at_every_tur
     for _ in range(200):
         world.restart()
         world.reconcile()
-        if "Succeeded" in world.conditions():
+        if "Complete" in world.conditions():
             break
         if world.at_work():
             world.work(world.at_work()[-1])
@@ -63,7 +64,7 @@ def test_every_job_and_secret_is_made_once_even_with_a_new_operator_at_every_tur
             world.reconcile()
     made = [call for call in world.api.noted if call.startswith("create jobs")]
 
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
     assert made == list(dict.fromkeys(made))
 
 
@@ -78,7 +79,7 @@ def test_a_task_that_was_made_without_its_job_is_made_anew_with_urls_that_are_va
 
     world.settle()
 
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
     assert [call for call in world.api.noted if call.startswith("apply secrets")] == [f"apply secrets {left['metadata']['name']}"]
 
 
@@ -137,7 +138,7 @@ def test_a_change_of_what_the_rounds_rest_on_is_refused_where_the_crd_let_it_thr
 
     world.api._put(RUNS, "default", "toy", world.body() | {"spec": began["spec"]})
     world.settle()
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
 
 
 def test_what_may_change_may_change_in_the_midst_of_a_run(tmp_path: Path) -> None:
@@ -205,7 +206,7 @@ def test_suspension_ends_the_jobs_and_the_same_round_goes_on_after_it(tmp_path: 
     world.settle()
 
     assert world.body()["status"]["round"] == 2
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
 
 
 def test_a_store_that_cannot_be_used_holds_the_run_up_and_is_told_once(tmp_path: Path) -> None:
@@ -228,7 +229,7 @@ def test_a_store_that_cannot_be_used_holds_the_run_up_and_is_told_once(tmp_path:
 
     world.stores.trouble = None
     world.settle()
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
 
 
 def test_a_run_that_is_held_up_at_its_first_look_says_that_its_spec_is_valid(tmp_path: Path) -> None:
@@ -342,8 +343,8 @@ def test_a_run_that_is_resumed_late_has_its_whole_time_again_though_a_site_was_d
 
     world.settle()
 
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
-    assert world.body()["status"]["history"][0]["quorum"] == "3/3"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+    assert world.body()["status"]["history"][0]["updates"] == "3/3"
 
 
 @pytest.mark.parametrize("policy", list(DeletionPolicy))
@@ -411,7 +412,7 @@ def test_a_job_that_the_api_server_refuses_costs_its_site_and_not_the_run(tmp_pa
 
     world.settle()
 
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
     assert world.body()["status"]["excluded"]["site-a"] == "ApiRefused: a policy denied the request"
 
 
@@ -421,7 +422,7 @@ def test_an_event_that_cannot_be_posted_stops_nothing(tmp_path: Path) -> None:
 
     world.settle()
 
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
 
 
 def test_a_fault_that_nobody_foresaw_is_told_and_gone_on_from(tmp_path: Path) -> None:
@@ -433,4 +434,75 @@ def test_a_fault_that_nobody_foresaw_is_told_and_gone_on_from(tmp_path: Path) ->
 
     world.stores.trouble = None
     world.settle()
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+
+
+def edited(world: KubeWorld, generation: int, **spec: object) -> None:
+    """Change fields of the run's spec, as the API server stores an edit."""
+    world.api.merge(RUNS, "default", "toy", {"spec": spec, "metadata": {"generation": generation}})
+
+
+def test_an_unobserved_run_is_in_progress_and_the_first_reconcile_sets_every_condition(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    before = world.body()
+    world.reconcile()
+
+    assert kstatus(before) == kstatus(world.body()) == "InProgress"
+    assert [one["type"] for one in before["status"]["conditions"]] == ["Ready"]
+    assert [one["type"] for one in world.body()["status"]["conditions"]] == list(ConditionType)
+    assert world.body()["status"]["observedGeneration"] == 1
+
+
+def test_an_edit_after_the_end_is_observed_in_one_write_and_the_run_stays_complete(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.settle()
+    world.reconcile()
+    ended = world.condition("Complete")
+    world.now += 60
+    edited(world, 2, rounds={"count": 5})
+    stale = kstatus(world.body())
+    world.reconcile()
+    calls = [call for call in world.api.noted if call == "status federatedfinetunes toy"]
+    world.reconcile()
+
+    assert (stale, kstatus(world.body())) == ("InProgress", "Current")
+    assert is_met(world.body(), "Complete")
+    assert world.condition("Complete") == ended | {"observedGeneration": 2}
+    assert [call for call in world.api.noted if call == "status federatedfinetunes toy"] == calls
+    assert world.at_work() == []
+
+
+def test_a_complete_run_whose_spec_becomes_invalid_is_stalled_until_an_edit_corrects_it(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.settle()
+    edited(world, 2, rounds={"count": 0})
+    world.reconcile()
+    invalid = world.body()
+    edited(world, 3, rounds={"count": 2})
+    world.reconcile()
+
+    assert kstatus(invalid) == "Failed"
+    assert world.condition("Stalled")["status"] == "False"
+    assert world.conditions()["Complete"] == world.conditions()["Ready"] == "RoundsCompleted"
+    assert kstatus(world.body()) == "Current"
+
+
+def test_a_run_whose_spec_is_corrected_is_no_longer_stalled(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    edited(world, 1, rounds={"count": 0})
+    world.reconcile()
+    invalid = world.body()
+    edited(world, 2, rounds={"count": 2})
+    world.reconcile()
+
+    assert kstatus(invalid) == "Failed"
+    assert [one["type"] for one in invalid["status"]["conditions"]] == list(ConditionType)
+    assert world.condition("Stalled") | {"lastTransitionTime": ""} == {
+        "type": "Stalled",
+        "status": "False",
+        "reason": "NotStalled",
+        "message": "",
+        "observedGeneration": 2,
+        "lastTransitionTime": "",
+    }
+    assert kstatus(world.body()) == "InProgress"

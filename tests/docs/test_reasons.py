@@ -1,4 +1,4 @@
-"""docs/reasons.md has a line for every word that a user can meet, and for no other: held against the code in both directions."""
+"""docs/reasons.md has a line for every reason that a user can see, and for no other: compared with the code in both directions."""
 
 import ast
 import re
@@ -12,29 +12,29 @@ from fedpipe_operator.api.conditions import SiteCondition
 from fedpipe_operator.cluster.backend import FINAL
 from fedpipe_operator.cluster.pod_diagnostics import _KILLED as KILLED
 from fedpipe_operator.local.exit_status import CANNOT_RUN
-from fedpipe_operator.rounds.revision import FIXED
+from fedpipe_operator.rounds.revision import IMMUTABLE
 from fedpipe_trainer.contract import ExitCode, FailureReason
 
 PAGE = Path(__file__).parents[2] / "docs" / "reasons.md"
 OPERATOR = Path(next(iter(fedpipe_operator.__path__)))
 
-_WORD = re.compile(r"[A-Z][a-z]+(?:[A-Z][a-z]+)*")
-_WORD_IN_FRONT = re.compile(r"([A-Z][a-z]+(?:[A-Z][a-z]+)+): ")
-_REASON_AT = {"UserError": 0, "TransientError": 0, "_Rule": 1, "Waiting": 0, "Ending": 1, "Event": 0, "Told": 2, "Misfit": 0, "End": 1}
-"""Where a call of this name has the reason."""
+_REASON = re.compile(r"[A-Z][a-z]+(?:[A-Z][a-z]+)*")
+_REASON_PREFIX = re.compile(r"([A-Z][a-z]+(?:[A-Z][a-z]+)+): ")
+_REASON_AT = {"UserError": 0, "TransientError": 0, "_Rule": 1, "PodWaiting": 0, "PodEnd": 1, "Event": 0, "Observation": 2, "Misfit": 0, "End": 1}
+"""The position of the reason among the arguments of a call of this name."""
 _PASSED_ON = "Kubernetes' own words"
-"""The section of words that Kubernetes has and the operator passes on; none of them is in our code."""
+"""The section of reasons that Kubernetes gives and the operator passes on; none of them is in this code."""
 
 
-def test_every_word_of_the_code_has_a_line_and_every_line_has_a_word_of_the_code() -> None:
-    code = _enumerated() | _spelled()
+def test_every_reason_of_the_code_has_a_line_and_every_line_has_a_reason_of_the_code() -> None:
+    code = _listed_reasons() | _literal_reasons()
     lines = {word for title, words in _sections().items() if title != _PASSED_ON for word in words}
 
     assert sorted(code - lines) == []
     assert sorted(lines - code) == []
 
 
-def test_every_exit_code_has_a_line_with_its_word() -> None:
+def test_every_exit_code_has_a_line_with_its_reason() -> None:
     lines = dict(re.findall(r"^\| (\d+) \| ([^|]*) \|", PAGE.read_text(), re.MULTILINE))
     words = {int(one.exit_code): str(one) for one in FailureReason}
 
@@ -42,38 +42,38 @@ def test_every_exit_code_has_a_line_with_its_word() -> None:
     assert {code: word for code, word in words.items() if f"`{word}`" not in lines[str(code)]} == {}
 
 
-def test_what_is_final_is_said_to_be() -> None:
+def test_final_failures_are_documented_as_final() -> None:
     lines = {int(code): line for code, line in re.findall(r"^\| (\d+) (\|.*)$", PAGE.read_text(), re.MULTILINE)}
 
     assert {code for code, line in lines.items() if "*final*" in line} == {code for code in ExitCode if code.is_final}
     assert {word for word in FINAL if not re.search(rf"^\| .*`{word}`.*\*final\*", PAGE.read_text(), re.MULTILINE)} == set()
 
 
-def test_every_condition_has_a_line_where_it_belongs() -> None:
+def test_every_condition_has_a_line_in_its_section() -> None:
     sections = _sections()
 
     assert sections["The conditions of a run"] == {str(one) for one in ConditionType}
     assert sections["The conditions of a site"] >= {str(one) for one in SiteCondition}
 
 
-def test_every_refusal_has_a_line_where_it_belongs() -> None:
+def test_every_refusal_has_a_line_in_its_section() -> None:
     assert _sections()["An update that is refused"] == refusals.REASONS.keys()
 
 
-def test_the_fields_that_may_not_change_are_those_of_the_code() -> None:
+def test_the_documented_fixed_fields_are_those_of_the_code() -> None:
     (section,) = re.findall(r"^## What may change in a run\n(.*?)^## ", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
-    assert set(re.findall(r"`spec\.([\w.]+)`", section)) == set(FIXED)
+    assert set(re.findall(r"`spec\.([\w.]+)`", section)) == set(IMMUTABLE)
 
 
-def test_links_within_the_page_lead_somewhere() -> None:
+def test_links_within_the_page_have_a_target() -> None:
     headings = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in _sections()}
 
     assert set(re.findall(r"\]\(#([^)]+)\)", PAGE.read_text())) <= headings
 
 
 def _sections() -> dict[str, set[str]]:
-    """The words in the first column of each section's tables (exit codes have theirs in the second)."""
+    """The reasons in the first column of each section's tables (of exit codes: in the second column)."""
     found: dict[str, set[str]] = {}
     for part in re.split(r"^#{2,3} ", PAGE.read_text(), flags=re.MULTILINE)[1:]:
         title, _, text = part.partition("\n")
@@ -82,42 +82,42 @@ def _sections() -> dict[str, set[str]]:
     return found
 
 
-def _enumerated() -> set[str]:
-    """The words that are listed in the code: conditions, their reasons, the trainer's failures, the gate's refusals."""
+def _listed_reasons() -> set[str]:
+    """The reasons that enums and tables of the code list: conditions, their reasons, the trainer's failures, the gate's refusals."""
     return {str(one) for kind in (ConditionType, SiteCondition, Reason, FailureReason) for one in kind} | refusals.REASONS.keys()
 
 
-def _spelled() -> set[str]:
-    """The words that stand in the code where a reason is given: to a call, to a name, or in front of a sentence."""
-    return {word for file in OPERATOR.rglob("*.py") for word in _words_of(ast.parse(file.read_text()))}
+def _literal_reasons() -> set[str]:
+    """The reasons in the code where one is given: as an argument, as the value of a name, or in front of a sentence."""
+    return {word for file in OPERATOR.rglob("*.py") for word in _reasons_in(ast.parse(file.read_text()))}
 
 
-def _words_of(module: ast.Module) -> Iterator[str]:
-    constants = {name: value.value for name, value in _assigned(module.body) if isinstance(value, ast.Constant)}
+def _reasons_in(module: ast.Module) -> Iterator[str]:
+    constants = {name: value.value for name, value in _assignments(module.body) if isinstance(value, ast.Constant)}
     for node in ast.walk(module):
-        for given in _given(node):
-            for inner in ast.walk(given):
+        for expression in _reason_expressions(node):
+            for inner in ast.walk(expression):
                 text = inner.value if isinstance(inner, ast.Constant) else constants.get(inner.id) if isinstance(inner, ast.Name) else None
-                if isinstance(text, str) and _WORD.fullmatch(text):
+                if isinstance(text, str) and _REASON.fullmatch(text):
                     yield text
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and (told := _WORD_IN_FRONT.match(node.value)):
-            yield told[1]
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and (found := _REASON_PREFIX.match(node.value)):
+            yield found[1]
 
 
-def _given(node: ast.AST) -> Iterator[ast.expr]:
-    """The expressions in this node that are reasons."""
+def _reason_expressions(node: ast.AST) -> Iterator[ast.expr]:
+    """The expressions in this node that give a reason."""
     if isinstance(node, ast.Call):
-        place = _REASON_AT.get(_last_name(node.func))
-        yield from (argument for at, argument in enumerate(node.args) if at == place)
+        position = _REASON_AT.get(_last_name(node.func))
+        yield from (argument for at, argument in enumerate(node.args) if at == position)
         yield from (keyword.value for keyword in node.keywords if keyword.arg == "reason")
     elif isinstance(node, ast.BoolOp) and any(_last_name(value) == "reason" for value in node.values):
         yield node
     elif isinstance(node, ast.stmt):
-        yield from (value for name, value in _assigned([node]) if name.lower().strip("_") in ("reason", "reasons"))
+        yield from (value for name, value in _assignments([node]) if name.lower().strip("_") in ("reason", "reasons"))
 
 
-def _assigned(statements: list[ast.stmt]) -> Iterator[tuple[str, ast.expr]]:
-    """Names and what each is set to."""
+def _assignments(statements: list[ast.stmt]) -> Iterator[tuple[str, ast.expr]]:
+    """Names with the value that is assigned to each."""
     for node in statements:
         targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
         value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
@@ -127,7 +127,7 @@ def _assigned(statements: list[ast.stmt]) -> Iterator[tuple[str, ast.expr]]:
                 if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple)
                 else [(target, value)]
             )
-            yield from ((_last_name(one), given) for one, given in pairs)
+            yield from ((_last_name(one), assigned) for one, assigned in pairs)
 
 
 def _last_name(node: ast.expr) -> str:

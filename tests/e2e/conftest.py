@@ -91,10 +91,10 @@ def quarters(operator: Operator, request: pytest.FixtureRequest) -> Iterator[Kub
 
 @pytest.fixture(scope="session")
 def undisturbed(ward_called: WardCalled) -> Iterator[Ward]:
-    """A namespace in which the run `toy` of two sites and two rounds has succeeded."""
+    """A namespace in which the run `toy` of two sites and two rounds is complete."""
     with ward_called("e2e-undisturbed") as ward:
         ward.start("north", "south")
-        ward.wait_for_success()
+        ward.wait_until_complete()
         yield ward
 
 

@@ -49,7 +49,7 @@ def seconds_at_work(ward: Ward) -> float:
     """From the start of the run's first container, before which a node may have pulled the image for long, to the run's end."""
     states = [one["state"] for pod in ward.kubectl.list("pods") for one in pod["status"].get("containerStatuses", ())]
     began = min(datetime.fromisoformat(state["terminated"]["startedAt"]) for state in states if "terminated" in state)
-    return (datetime.fromisoformat(condition(ward.look(), "Succeeded")["lastTransitionTime"]) - began).total_seconds()
+    return (datetime.fromisoformat(condition(ward.look(), "Complete")["lastTransitionTime"]) - began).total_seconds()
 
 
 def torment(ward: Ward, instants: list[float]) -> int:
@@ -91,7 +91,7 @@ def test_a_tormented_run_ends_with_the_same_adapters(undisturbed: Ward, ward: Wa
 
     ward.start("north", "south")
     killed = torment(ward, instants)
-    run = ward.wait_for_success()
+    run = ward.wait_until_complete()
 
     assert killed == KILLS
     assert adapters(ward) == adapters(undisturbed)
@@ -106,7 +106,7 @@ def test_a_watch_that_an_api_server_lost_heals_by_itself(ward: Ward) -> None:
     before = ward.operator.incarnations()
 
     outages.restart_api_server(default_layout())
-    ward.wait_for_success()
+    ward.wait_until_complete()
 
     assert ward.operator.incarnations() == before
 
@@ -123,6 +123,6 @@ def test_what_went_while_the_watch_was_away_is_not_believed_in_for_ever(ward: Wa
         ward.wait("the Job is gone", lambda: ward.kubectl.list("jobs") == [], seconds=20)
         outages.restart_api_server(default_layout())  # which knows of nothing that was before
     ward.kubectl.apply(ward.run("next", **SHORT))
-    ward.wait_for_success("next")
+    ward.wait_until_complete("next")
 
     assert "what is remembered is not what the API server has" in ward.operator.log(previous=True)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from cluster_user import FFT, Kubectl, Plain
 from crds import ROOT
+from health import is_met, kstatus
 from installed_operator import Operator
 from peft import PeftModel
 from readmes import blocks, follow
@@ -89,9 +90,9 @@ def follow_the_readme(examples: Path, kubectl: Kubectl) -> None:
 
 @pytest.fixture(scope="module")
 def finished(quickstart: Ward) -> Plain:
-    """The run, once it has succeeded."""
+    """The run, once it is complete."""
     quickstart.kubectl("apply", "-f", str(quickstart.fleet / "examples/kubernetes"))
-    return quickstart.wait_for_success("quickstart", seconds=900)
+    return quickstart.wait_until_complete("quickstart", seconds=900)
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +115,16 @@ def exported(store: S3Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_kubectl_get_shows_how_the_run_stands(quickstart: Ward, finished: Plain) -> None:
     header, row = quickstart.kubectl("get", FFT, "quickstart").splitlines()
 
-    assert header.split() == ["NAME", "READY", "REASON", "ROUND", "QUORUM", "METRIC", "AGE"]
+    assert header.split() == ["NAME", "READY", "REASON", "ROUND", "UPDATES", "METRIC", "AGE"]
     assert row.split()[:5] == ["quickstart", "True", "RoundsCompleted", "2", "3/3"]
     assert float(row.split()[5]) == finished["status"]["metric"]["value"]
+
+
+def test_kubectl_wait_returns_for_the_condition_complete(quickstart: Ward, finished: Plain) -> None:
+    said = quickstart.kubectl("wait", "--for=condition=Complete", "fft/quickstart", "--timeout=10s")
+
+    assert "condition met" in said
+    assert (is_met(finished, "Complete"), kstatus(finished)) == (True, "Current")
 
 
 def test_kubectl_describe_shows_each_sites_plan_with_its_reasons_the_rounds_and_the_events(quickstart: Ward, finished: Plain) -> None:

@@ -52,7 +52,7 @@ def installed(ours: None, operator: Operator, tmp_path: Path) -> Iterator[Operat
 def test_what_the_readme_installs_runs_a_run_with_the_images_that_it_has_built(installed: Operator, ward: Ward) -> None:
     ward.start("north", **SHORT)
 
-    ward.wait_for_success()
+    ward.wait_until_complete()
 
     images = {one["image"] for pod in ward.kubectl.list("pods") for one in pod["spec"]["containers"]}
     assert images == {f"{REGISTRY}/fedpipe-trainer:0.1.0"}

@@ -2,6 +2,7 @@
 
 import pytest
 from cluster_user import FFT
+from crds import default_status
 from wards import SHORT, Ward, WardCalled
 
 pytestmark = pytest.mark.e2e
@@ -13,9 +14,9 @@ def test_an_operator_confined_to_a_namespace_does_all_its_work_there_and_none_el
         try:
             elsewhere.start("north", **SHORT)
             ward.start("north", ttlSecondsAfterFinished=10, **SHORT)
-            run = ward.wait_for_success()
+            run = ward.wait_until_complete()
             ward.wait("the run goes in its time", lambda: ward.kubectl.list(FFT) == [])
-            assert "status" not in elsewhere.look()
+            assert elsewhere.look()["status"] == default_status("FederatedFineTune")
         finally:
             ward.operator.upgrade()
 

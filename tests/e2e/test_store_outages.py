@@ -93,13 +93,13 @@ def test_a_run_waits_for_a_store_that_is_away_and_then_answers_503_for_a_minute(
             time.sleep(max(0.0, busy_at + AWAY_SECONDS - time.monotonic()))  # how long the outage is to last
     finally:
         scale_store(1)
-    run = ward.wait_for_success()
+    run = ward.wait_until_complete()
 
     print(f"told after {told_after:.0f} s")  # noqa: T201
     assert condition(blocked, "Progressing")["status"] == "False"
     assert "minio" in condition(blocked, "Progressing")["message"]
     assert "503" in condition(busy, "Progressing")["message"]
-    assert run["status"]["history"][0]["quorum"] == "1/1"
+    assert run["status"]["history"][0]["updates"] == "1/1"
     assert "StoreUnreachable" in ward.events("FederatedFineTune", "toy")
 
 
@@ -125,7 +125,7 @@ def test_an_operator_that_finds_the_store_full_waits_until_there_is_room(ward: W
             ward.operator.scale(1)
         blocked = ward.wait_for("StoreFull")
         small_store.clear()
-        ward.wait_for_success()
+        ward.wait_until_complete()
 
     assert condition(blocked, "Progressing")["status"] == "False"
     assert "StoreFull" in ward.events("FederatedFineTune", "toy")

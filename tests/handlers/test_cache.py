@@ -66,7 +66,7 @@ def test_what_is_gone_has_no_view() -> None:
     assert a_cache().site_view(Key("site", "wards", "north")) is None
 
 
-@pytest.mark.parametrize(("kind", "over"), [("Succeeded", True), ("Failed", True), ("Progressing", False)])
+@pytest.mark.parametrize(("kind", "over"), [("Complete", True), ("Failed", True), ("Progressing", False)])
 def test_a_summary_says_what_a_run_selects_and_whether_it_is_over(kind: str, over: bool) -> None:
     body = a_body("mine", spec=selecting(study="triage"), status={"conditions": [{"type": kind, "status": "True"}]})
 

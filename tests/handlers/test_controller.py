@@ -177,7 +177,7 @@ def test_a_run_that_is_deleted_is_forgotten_and_its_sites_are_reconciled(monkeyp
 
 
 def test_the_sites_of_a_run_are_reconciled_when_it_starts_and_when_it_has_finished(monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = FineTuneStatus(conditions=(Condition(type="Succeeded", status=ConditionStatus.TRUE, reason="RoundsCompleted"),))
+    ended = FineTuneStatus(conditions=(Condition(type="Complete", status=ConditionStatus.TRUE, reason="RoundsCompleted"),))
     started, finished = (named(a_run([in_wards(a_site("north"))]), "mine", **status) for status in ({}, {"status": ended}))
     counts = []
 

@@ -1,5 +1,6 @@
 """The CRDs as the API server would use them, for a test: its schema as JSON Schema. CEL rules are not evaluated here."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,12 @@ def openapi_schema(kind: str) -> dict[str, Any]:
     """The schema of the one version of this kind, as it stands in the YAML."""
     schema: dict[str, Any] = _CRDS[kind]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     return schema
+
+
+def default_status(kind: str) -> dict[str, Any]:
+    """The status that the API server shows of an object of this kind while nothing has written one."""
+    status: dict[str, Any] = copy.deepcopy(openapi_schema(kind)["properties"]["status"]["default"])
+    return status
 
 
 def is_accepted(document: dict[str, Any]) -> bool:

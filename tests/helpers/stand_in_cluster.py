@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from crds import default_status
 from stand_in_runs import a_run
 from trainer_results import Trainer, good_trainer, path_of
 
@@ -164,7 +165,7 @@ class KubeWorld:
     def add(self, run: Run) -> None:
         """Apply the run's object."""
         plain = run.resource.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"status"})
-        self.api._put(RUNS, run.resource.metadata.namespace, run.name, plain)
+        self.api._put(RUNS, run.resource.metadata.namespace, run.name, plain | {"status": default_status("FederatedFineTune")})
 
     def restart(self) -> None:
         """A new operator: nothing is remembered."""

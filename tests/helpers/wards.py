@@ -143,15 +143,15 @@ class Ward:
         found: Plain = self.wait(f"{name} is {reason}{f' in round {round_}' if round_ else ''}", look, seconds=seconds)
         return found
 
-    def wait_for_success(self, name: str = "toy", *, seconds: float = 900) -> Plain:
-        """Until the run has succeeded."""
+    def wait_until_complete(self, name: str = "toy", *, seconds: float = 900) -> Plain:
+        """Until the run is complete."""
 
         def look() -> Plain | None:
             body = self.look(name)
             assert condition(body, "Failed").get("status") != "True", f"{name} failed\n{self.explain()}"
-            return body if condition(body, "Succeeded").get("status") == "True" else None
+            return body if condition(body, "Complete").get("status") == "True" else None
 
-        found: Plain = self.wait(f"{name} succeeds", look, seconds=seconds)
+        found: Plain = self.wait(f"{name} is complete", look, seconds=seconds)
         return found
 
     def trainer_at_work(self, job: str, *, seconds: float = 300) -> Plain:
@@ -211,7 +211,7 @@ WardCalled = Callable[[str], AbstractContextManager[Ward]]
 
 def is_over(run: Plain) -> bool:
     """Whether the run has ended, well or not."""
-    return any(condition(run, kind).get("status") == "True" for kind in ("Succeeded", "Failed"))
+    return any(condition(run, kind).get("status") == "True" for kind in ("Complete", "Failed"))
 
 
 def _told(run: Plain) -> str:

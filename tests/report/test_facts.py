@@ -41,8 +41,8 @@ def with_status(record: RunRecord, **status: object) -> RunRecord:
     return replace(record, run=FederatedFineTune.model_validate(document))
 
 
-def test_an_exported_run_succeeded(record: RunRecord) -> None:
-    assert ending(record).word == "Succeeded"
+def test_an_exported_run_is_complete(record: RunRecord) -> None:
+    assert ending(record).word == "Complete"
 
 
 def test_a_failed_run_says_why_in_its_own_words(record: RunRecord) -> None:
@@ -99,7 +99,7 @@ def test_a_site_that_sent_nothing_is_left_out_for_what_the_status_says_or_for_si
     silent = replace(record, rounds={3: record.rounds[3].model_copy(update={"refused": {}})}, updates={})
     assert LeftOut("practice-south", "training of round 3", NO_UPDATE) in left_out(silent)
     told = {"leftOut": {"practice-south": "killed twice"}}
-    row = {"round": 3, "quorum": "2 of 3", "seconds": 1.0, "uploadedBytes": 0, "truncatedEnergy": 0.0} | told
+    row = {"round": 3, "updates": "2 of 3", "seconds": 1.0, "uploadedBytes": 0, "truncatedEnergy": 0.0} | told
     assert LeftOut("practice-south", "training of round 3", "killed twice") in left_out(with_status(silent, history=[row]))
 
 

@@ -86,7 +86,7 @@ def test_a_full_record_has_every_section_and_every_figure(page: Page) -> None:
 
 def test_title_outcome_and_result_are_at_the_top(page: Page) -> None:
     assert re.search(
-        r"newsgroups Succeeded SmolLM2-135M@93efa2f, SequenceClassification, .* The federated model has accuracy 76.3 %", page.text
+        r"newsgroups Complete SmolLM2-135M@93efa2f, SequenceClassification, .* The federated model has accuracy 76.3 %", page.text
     )
 
 

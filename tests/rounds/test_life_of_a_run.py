@@ -19,7 +19,7 @@ def test_a_run_goes_from_profile_to_export_and_succeeds(tmp_path: Path) -> None:
 
     world.settle()
 
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
     assert [name.removeprefix("toy-") for name in world.backend.started] == [
         *(f"profile-site-{site}-a0" for site in "abc"),
         *(f"evaluate-site-{site}-a0" for site in "abc"),
@@ -46,7 +46,7 @@ def test_after_its_actions_are_applied_the_same_look_asks_for_nothing_more(tmp_p
         if not world.backend.at_work():
             break
         world.backend.work(world.backend.at_work()[0])
-    assert "Succeeded" in world.conditions()
+    assert "Complete" in world.conditions()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -60,7 +60,7 @@ def test_an_operator_restarted_at_every_turn_ends_with_the_same_bytes(tmp_path: 
         at_work = disturbed.backend.at_work()
         if at_work:
             disturbed.backend.work(at_work[(reconcile * 7 + seed) % len(at_work)])
-        if "Succeeded" in disturbed.conditions():
+        if "Complete" in disturbed.conditions():
             break
 
     assert disturbed.final_adapter() == undisturbed.final_adapter()
@@ -92,7 +92,7 @@ def test_a_status_lost_with_the_operator_is_made_anew_from_the_store(tmp_path: P
     world.settle()
 
     assert world.run.resource.status.history == told.history
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
     assert world.backend.started.count("toy-train-r1-site-a-a0") == 1
 
 
@@ -104,9 +104,9 @@ def test_a_killed_trainer_is_tried_again_and_then_counted_out(tmp_path: Path) ->
     world = World(a_run(sites={"quorum": 0.6}, rounds={"count": 1}), tmp_path, trainer)
     world.settle()
 
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
     assert [name for name in world.backend.started if "train-r1-site-b" in name] == ["toy-train-r1-site-b-a0", "toy-train-r1-site-b-a1"]
-    assert world.run.resource.status.history[0].quorum == "2/3"
+    assert world.run.resource.status.history[0].updates == "2/3"
     assert world.run.resource.status.history[0].left_out["site-b"] == "Killed: the process was killed"
 
 
@@ -133,7 +133,7 @@ def test_an_interrupted_attempt_does_not_use_up_the_attempts(tmp_path: Path) -> 
     world = World(a_run(rounds={"count": 1, "attempts": 1}), tmp_path, trainer)
     world.settle()
 
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
     assert "toy-train-r1-site-a-a3" in world.backend.started
 
 
@@ -148,7 +148,7 @@ def test_a_refused_update_costs_its_site_the_round_and_nothing_else(tmp_path: Pa
 
     first, second = world.run.resource.status.history
     assert first.left_out["site-b"].startswith("WrongBase")
-    assert second.quorum == "3/3"
+    assert second.updates == "3/3"
     assert not any("train-r1-site-b-a1" in name for name in world.backend.started)
 
 
@@ -171,7 +171,7 @@ def test_a_site_that_cannot_hold_the_model_is_left_out_and_the_others_go_on(tmp_
     world = World(a_run(fleet, sites={"quorum": 0.75}), tmp_path)
     world.settle()
 
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
     assert "small" in world.run.resource.status.excluded
     assert not any("train" in name and "small" in name for name in world.backend.started)
 
@@ -202,7 +202,7 @@ def test_at_the_deadline_the_round_goes_on_with_the_quorum_and_ends_the_late_job
 
     assert before == []
     assert world.backend.discarded == ["toy-train-r1-site-c-a0"]
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
 
 
 def test_a_deadline_does_not_count_the_time_the_run_was_stopped(tmp_path: Path) -> None:
@@ -216,8 +216,8 @@ def test_a_deadline_does_not_count_the_time_the_run_was_stopped(tmp_path: Path) 
     world.restart()
     world.settle()
 
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
-    assert world.run.resource.status.history[0].quorum == "3/3"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+    assert world.run.resource.status.history[0].updates == "3/3"
 
 
 def test_suspend_ends_the_jobs_and_resume_goes_on_in_the_same_round(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_suspend_ends_the_jobs_and_resume_goes_on_in_the_same_round(tmp_path: Pa
     world.run = type(world.run)(world.run.resource.model_copy(update={"spec": resumed}), world.run.sites)
     world.settle()
 
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
     assert sum("train-r1" in name for name in world.backend.started) == 3
 
 
@@ -246,7 +246,7 @@ def test_the_run_ends_as_soon_as_the_target_is_reached(tmp_path: Path) -> None:
     world = World(a_run(rounds={"count": 9, "target": {"metric": "accuracy", "value": 0.3}}), tmp_path)
     world.settle()
 
-    assert world.conditions()["Succeeded"] == "TargetReached"
+    assert world.conditions()["Complete"] == "TargetReached"
     assert len(world.run.resource.status.history) == 3
 
 
@@ -264,7 +264,7 @@ def test_patience_ends_the_run_and_the_best_round_is_exported(tmp_path: Path) ->
     world = World(a_run(rounds={"count": 9, "patience": 2}), tmp_path, trainer)
     world.settle()
 
-    assert world.conditions()["Succeeded"] == "PatienceExhausted"
+    assert world.conditions()["Complete"] == "PatienceExhausted"
     assert len(world.run.resource.status.history) == 4
     assert exported == [2]
 
@@ -297,7 +297,7 @@ def test_a_run_that_was_there_before_its_sites_begins_as_soon_as_they_come(tmp_p
 
     world.settle()
 
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
 
 
 def test_a_site_whose_profile_fails_is_left_out_with_the_trainers_words(tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def test_a_site_whose_profile_fails_is_left_out_with_the_trainers_words(tmp_path
     world.settle()
 
     assert world.run.resource.status.excluded["site-a"] == "BadModel: no tokenizer.json in the model's folder"
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
 
 
 def test_a_site_on_another_base_is_left_out_by_name(tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_without_labels_in_the_spec_the_union_of_the_sites_labels_is_learned(tmp
     plan = RoundPlan.model_validate_json(world.store.read(names.round_plan(1)) or b"")
     assert plan.labels == ("art", "politics", "sports")
     assert plan.head == {"base_model.model.classifier.weight": (3, 8)}
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
 
 
 def test_a_round_that_another_operator_committed_first_stays_as_it_was_committed(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_a_run_of_one_site_whose_first_profile_was_killed_goes_on_with_the_secon
     world = World(a_run(1), tmp_path, trainer)
     world.settle()
 
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
 
 
 def test_a_site_that_is_not_the_runs_is_not_looked_at(store: DirectoryStore) -> None:
@@ -306,7 +306,7 @@ def test_an_update_of_a_site_that_is_gone_counts_if_it_came_in_time(tmp_path: Pa
     world.backend.work("toy-train-r1-site-a-a0")
     world.run = replace(world.run, sites=world.run.sites[1:])
 
-    assert world.reconcile().status.quorum == "1/3"
+    assert world.reconcile().status.updates.summary == "1/3"
 
 
 @pytest.mark.parametrize(
@@ -352,10 +352,10 @@ def test_a_site_whose_trainer_is_of_a_newer_version_is_tried_again_then_counted_
             world.backend.work(name)
             if kind.model_fields["kind"].default in name and "site-b" in name:
                 _write_as_newer(world, name)
-        if world.conditions().keys() & {"Succeeded", "Failed"}:
+        if world.conditions().keys() & {"Complete", "Failed"}:
             break
 
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
     word = kind.model_fields["kind"].default
     tried = [name for name in world.backend.started if word in name and name.removesuffix("-a0").removesuffix("-a1").endswith("site-b")]
     assert sorted({name[-2:] for name in tried}) == ["a0", "a1"]
@@ -374,7 +374,7 @@ def test_an_export_whose_result_cannot_be_read_fails_the_run_with_the_reason(tmp
             world.backend.work(name)
             if "export" in name:
                 _write_as_newer(world, name)
-        if world.conditions().keys() & {"Succeeded", "Failed"}:
+        if world.conditions().keys() & {"Complete", "Failed"}:
             break
 
     assert world.conditions()["Failed"] == "ExportFailed"
@@ -398,7 +398,7 @@ def test_an_update_that_comes_after_its_round_was_committed_changes_nothing(tmp_
 
     first, second = world.run.resource.status.history
     assert world.store.read(names.round_commit(1)) == committed
-    assert (first.quorum, second.quorum) == ("2/3", "3/3")
+    assert (first.updates, second.updates) == ("2/3", "3/3")
     assert list(first.left_out) == ["site-c"]
 
 

@@ -25,7 +25,7 @@ def test_a_site_that_others_use_up_gets_no_job_and_is_waited_for(tmp_path: Path)
 
     world.reconciler.busy = {}
     world.settle()
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
 
 
 def test_a_job_that_waits_says_for_what_and_so_does_the_end_of_its_time(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_site_that_goes_in_the_middle_of_a_round_costs_the_round_its_update_an
 
     world.settle()
 
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
     assert "toy-train-r1-site-c-a0" in world.backend.discarded
     assert world.run.resource.status.history[0].left_out["site-c"].startswith("SiteGone")
 
@@ -74,7 +74,7 @@ def test_a_job_whose_pod_is_replaced_goes_on_as_the_same_attempt(tmp_path: Path)
     is_drained = False
     world.settle()
 
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
     assert "toy-train-r1-site-a-a1" not in world.backend.started
     assert name not in world.backend.discarded
 
@@ -135,8 +135,8 @@ def test_a_site_that_joins_late_has_its_own_time_to_be_profiled(tmp_path: Path) 
 
     world.settle()
 
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
-    assert [entry.quorum for entry in world.run.resource.status.history] == ["2/2", "3/3"]
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+    assert [entry.updates for entry in world.run.resource.status.history] == ["2/2", "3/3"]
 
 
 def test_an_export_needs_no_site(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_an_export_needs_no_site(tmp_path: Path) -> None:
 
     world.settle()
 
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
 
 
 def test_sites_that_are_replaced_between_two_rounds_are_waited_for(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_sites_that_are_replaced_between_two_rounds_are_waited_for(tmp_path: Pat
 
     world.settle()
 
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
 
 
 def test_a_long_story_of_a_site_is_cut_in_the_status_and_whole_in_the_store(tmp_path: Path) -> None:
@@ -180,4 +180,4 @@ def test_a_long_story_of_a_site_is_cut_in_the_status_and_whole_in_the_store(tmp_
     world.settle()
 
     assert len(world.run.resource.status.excluded["site-a"]) == 1024
-    assert world.conditions()["Succeeded"] == "RoundsCompleted"
+    assert world.conditions()["Complete"] == "RoundsCompleted"

@@ -17,6 +17,7 @@ from fedpipe_operator.api.finetune import (
     RoundStatus,
     StoreSpec,
     Target,
+    UpdatesStatus,
     primary_metric,
 )
 from fedpipe_operator.api.meta import API_VERSION, GROUP, Condition, ConditionStatus, Metadata
@@ -48,6 +49,7 @@ __all__ = [
     "SiteData",
     "StoreSpec",
     "Target",
+    "UpdatesStatus",
     "amount",
     "primary_metric",
     "seconds",

@@ -91,7 +91,7 @@ class EdgeSiteSpec(Wire):
 
 
 class ClaimedCapacity(Wire):
-    """What the spec says, in plain numbers."""
+    """The capacity that the spec claims, in plain numbers."""
 
     cpu: Annotated[float, Field(ge=0)] | None = None
     memory: Annotated[int, Field(ge=0)] | None = None
@@ -106,42 +106,43 @@ class DiscoveredCapacity(Wire):
     nodes: Annotated[int, Field(ge=0)]
     """Nodes that carry the labels of `nodeSelector`."""
     ready: Annotated[int, Field(ge=0)]
-    """Those of them that take pods."""
+    """Nodes of these that are ready and schedulable."""
     cpu: Annotated[float, Field(ge=0)] = 0.0
     memory: Annotated[int, Field(ge=0)] = 0
     """Bytes."""
     accelerators: Annotated[int, Field(ge=0)] = 0
     accelerator_product: Annotated[str, Field(max_length=253)] = ""
-    """As the nodes' label `nvidia.com/gpu.product` has it."""
+    """The value of the nodes' label `nvidia.com/gpu.product`."""
     accelerator_memory: Annotated[int, Field(ge=0)] = 0
-    """Bytes of one device, by the label `nvidia.com/gpu.memory`."""
+    """Bytes of one device, from the label `nvidia.com/gpu.memory`."""
 
 
 class MeasuredCapacity(Wire):
-    """What the newest profile measured at the site."""
+    """The capacity that the newest profile measured at the site."""
 
     run: Name
     """The run that the profile was made for."""
     device: Annotated[str, Field(max_length=253)]
     memory: Annotated[int, Field(ge=0)]
-    """Bytes that a trainer may use."""
+    """Bytes of memory that a trainer may use."""
     train_samples: Annotated[int, Field(ge=0)]
     validation_samples: Annotated[int, Field(ge=0)]
 
 
 class CapacityStatus(Wire):
-    """What a site can do, three times over: said, looked up, and measured."""
+    """The site's capacity from three sources: claimed by the spec, discovered on the nodes, and measured by a profile."""
 
     claimed: ClaimedCapacity = ClaimedCapacity()
     discovered: DiscoveredCapacity | None = None
-    """Left out where the operator may not see nodes."""
+    """The capacity that the pool's nodes report; absent where the operator is not permitted to read nodes."""
     measured: MeasuredCapacity | None = None
 
 
 class EdgeSiteStatus(Wire):
-    """What the operator saw of a site."""
+    """The observed state of a site."""
 
-    observed_generation: Annotated[int, Field(ge=0)] = 0
+    observed_generation: Annotated[int, Field(ge=-1)] = 0
+    """The generation of the spec that this status describes; -1: the operator has not observed the object yet."""
     conditions: Annotated[tuple[Condition, ...], Field(max_length=8)] = ()
     capacity: CapacityStatus | None = None
     active_runs: Annotated[int, Field(ge=0)] = 0

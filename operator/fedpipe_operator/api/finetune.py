@@ -115,7 +115,7 @@ class AggregationSpec(Wire):
 
     method: AggregationMethod = AggregationMethod.EXACT
     max_norm: Annotated[float, Field(gt=0, le=1e9)] = 1e4
-    """An update whose increment of any weight has a larger Frobenius norm is refused."""
+    """The gate refuses an update whose increment, over all weights and head tensors together, has a larger Frobenius norm."""
 
 
 class SecretReference(Wire):
@@ -185,7 +185,7 @@ class FineTuneSpec(Wire):
 
 
 class MetricStatus(Wire):
-    """The newest federated evaluation."""
+    """The newest value of the metric that the run is judged by."""
 
     name: MetricName
     value: float
@@ -193,20 +193,20 @@ class MetricStatus(Wire):
 
 
 class PlanStatus(Wire):
-    """One site's plan, and why."""
+    """The plan of one site, with its reasons."""
 
     site: Name
     bits: Bits
     batch_size: Annotated[int, Field(ge=1)]
     steps: Annotated[int, Field(ge=1)]
     rank: Annotated[int, Field(ge=0)]
-    """The largest rank of any weight."""
+    """The largest rank of the adapters."""
     adapters: Annotated[int, Field(ge=0)]
-    """Weights with an adapter."""
+    """Weights that get an adapter."""
     memory: Annotated[int, Field(ge=0)]
-    """Forecast, in bytes."""
+    """Forecast of the peak memory, in bytes."""
     seconds: Annotated[float, Field(ge=0)]
-    """Forecast for a round."""
+    """Forecast of the seconds that one round's training takes, transfers included."""
     why: Annotated[tuple[Sentence, ...], Field(max_length=8)] = ()
 
 
@@ -214,27 +214,45 @@ class RoundStatus(Wire):
     """One finished round."""
 
     round: Annotated[int, Field(ge=1)]
-    quorum: Annotated[str, Field(max_length=32)]
+    updates: Annotated[str, Field(max_length=32)]
+    """Updates in the round's commit, of the sites that were asked for one: `2/3`."""
     metric: float | None = None
     loss: float | None = None
     seconds: Annotated[float, Field(ge=0)]
     uploaded_bytes: Annotated[int, Field(ge=0)]
     truncated_energy: Annotated[float, Field(ge=0)]
-    """The largest of any weight."""
+    """The largest share of squared singular values that the truncation to the global rank lost in any weight."""
     left_out: Annotated[dict[str, Sentence], Field(max_length=100)] = {}
-    """Sites whose update did not come or was refused, and why."""
+    """Sites whose update did not arrive or was refused, with the reason of each."""
+
+
+class UpdatesStatus(Wire):
+    """The updates of the round under way; between two rounds, those of the last committed round."""
+
+    expected: Annotated[int, Field(ge=0)]
+    """Sites that the round asks for an update."""
+    needed: Annotated[int, Field(ge=0)]
+    """Updates that the round needs, from `sites.quorum`; the run fails when fewer can arrive."""
+    received: Annotated[int, Field(ge=0)]
+    """Updates that arrived in time and were not refused; until the round is committed, the gate may still refuse some of them."""
+    refused: Annotated[int, Field(ge=0)]
+    """Updates that the gate before the aggregation refused."""
+    late: Annotated[int, Field(ge=0)]
+    """Sites that the round went on without because their update did not arrive within `rounds.deadline`."""
+    summary: Annotated[str, Field(max_length=32)]
+    """`received/expected`, such as `2/3`: the column *Updates*."""
 
 
 class FineTuneStatus(Wire):
-    """What the operator saw of a run. Bounded: the store has the rest."""
+    """The observed state of a run. Its size is bounded: the store has the complete records."""
 
-    observed_generation: Annotated[int, Field(ge=0)] = 0
+    observed_generation: Annotated[int, Field(ge=-1)] = 0
+    """The generation of the spec that this status describes; -1: the operator has not observed the object yet."""
     revision: Annotated[str, Field(max_length=64)] = ""
-    """A hash of what may not change while the run is under way."""
+    """A hash of the fields that may not change during the run."""
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
     round: Annotated[int, Field(ge=0)] = 0
-    quorum: Annotated[str, Field(max_length=32)] = ""
-    """Updates that came, of the sites that were asked for one: `2/3`."""
+    updates: UpdatesStatus | None = None
     metric: MetricStatus | None = None
     plans: Annotated[tuple[PlanStatus, ...], Field(max_length=100)] = ()
     excluded: Annotated[dict[str, Sentence], Field(max_length=100)] = {}

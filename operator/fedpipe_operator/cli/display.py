@@ -89,7 +89,7 @@ def plan_text(plan: PlanStatus) -> str:
 def _round_line(entry: RoundStatus, metric: MetricStatus | None) -> str:
     value = f"{metric.name} {metric_text(metric.name, entry.metric)}" if metric else "no metric"
     return (
-        f"round {entry.round}: {entry.quorum} updates, {value}, {seconds_text(entry.seconds)}, "
+        f"round {entry.round}: {entry.updates} updates, {value}, {seconds_text(entry.seconds)}, "
         f"{bytes_text(entry.uploaded_bytes)} received, {entry.truncated_energy:.2%} energy cut"
     )
 

@@ -25,7 +25,7 @@ from fedpipe_operator.reconcile.placement import in_pods
 from fedpipe_operator.reconcile.reconciler import Reconciler, ReconcileResult
 from fedpipe_operator.rounds import CommitEvaluation, CommitPlan, Event, Observed, Run, is_over
 from fedpipe_operator.rounds.revision import require_unchanged
-from fedpipe_operator.rounds.status import blocked, invalid
+from fedpipe_operator.rounds.status import blocked, finished, invalid
 from fedpipe_operator.sites.capacity import Node
 
 Body = Mapping[str, Any]
@@ -175,6 +175,9 @@ class RunReconciler:
             self.stores.forget(meta.uid)
             state.cache, state.diagnostics, state.is_cleaned_up = ObjectCache(), PodDiagnostics(self.cluster.api), True
             self.on_reconciled(run, Observed())
+        status = finished(run.resource.status, generation=meta.generation, now=now)
+        if status != run.resource.status:
+            self.status_writer.write_status(run, status)
         active = [job for job in view.jobs.values() if job.is_active and not job.is_deleting]
         if active and now < _ended_at(run.resource) + _LINGER_SECONDS:
             return _ended_at(run.resource) + _LINGER_SECONDS
@@ -251,5 +254,5 @@ def _resumed_at(resource: FederatedFineTune, now: float) -> float:
 
 
 def _ended_at(resource: FederatedFineTune) -> float:
-    ends = (_condition(resource.status, kind, ConditionStatus.TRUE) for kind in (ConditionType.SUCCEEDED, ConditionType.FAILED))
+    ends = (_condition(resource.status, kind, ConditionStatus.TRUE) for kind in (ConditionType.COMPLETE, ConditionType.FAILED))
     return max(unix(end.last_transition_time) for end in ends if end is not None)

@@ -86,7 +86,7 @@ class SiteReconciler:
         )
 
     def _conditions(self, observations: Iterable[Observation], before: EdgeSiteStatus, meta: Metadata) -> tuple[Condition, ...]:
-        return conditions_of(observations, before.conditions, generation=meta.generation, now=self.clock())
+        return conditions_of(observations, before.conditions, kinds=SiteCondition, generation=meta.generation, now=self.clock())
 
 
 def measured_capacities(run: Run, observed: Observed) -> dict[str, MeasuredCapacity]:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from fedpipe_operator.api import EdgeSite
+from fedpipe_operator.api import ConditionType, EdgeSite
 from fedpipe_operator.cluster import KubeJob, RunView, SiteView
 from fedpipe_operator.cluster.objects import version_of
 from fedpipe_operator.handlers.enqueue import Key
@@ -96,8 +96,8 @@ def labels_of(labels: Mapping[str, str]) -> list[str]:
 
 def run_summary(body: Body) -> RunSummary:
     """As much of a run's object as a site's status needs."""
-    conditions = body.get("status", {}).get("conditions", ())
-    return RunSummary(_match_labels(body), any(one["type"] in ("Succeeded", "Failed") and one["status"] == "True" for one in conditions))
+    true = {one["type"] for one in body.get("status", {}).get("conditions", ()) if one["status"] == "True"}
+    return RunSummary(_match_labels(body), is_over=bool(true & {ConditionType.COMPLETE, ConditionType.FAILED}))
 
 
 def _match_labels(body: Body) -> Mapping[str, str]:

@@ -42,7 +42,7 @@ class Session:
 
     @property
     def over(self) -> bool:
-        """Whether the run succeeded or failed."""
+        """Whether the run is complete or failed."""
         return is_over(self.run.resource)
 
     @property

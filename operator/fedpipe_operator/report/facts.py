@@ -78,11 +78,11 @@ def ending(record: RunRecord) -> Ending:
     """As the run's own conditions say, else as its store shows."""
     if failed := _condition(record, ConditionType.FAILED):
         return Ending("Failed", "bad", failed.message)
-    if succeeded := _condition(record, ConditionType.SUCCEEDED):
-        return Ending("Succeeded", "good", succeeded.message)
+    if complete := _condition(record, ConditionType.COMPLETE):
+        return Ending("Complete", "good", complete.message)
     if record.export is not None:
         failure = record.export.failure
-        return Ending("Export failed", "bad", failure.message) if failure else Ending("Succeeded", "good")
+        return Ending("Export failed", "bad", failure.message) if failure else Ending("Complete", "good")
     word = "Suspended" if record.run.spec.suspend else "Unfinished"
     return Ending(word, "open", f"{len(record.rounds)} of {record.run.spec.rounds.count} rounds are committed.")
 

@@ -3,11 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
+from typing import Final
 
 from fedpipe_operator.api import seconds
 from fedpipe_operator.backend import ACTIVE_STATES, JobState, JobStatus, TaskKind
 from fedpipe_operator.rounds.observed import Observed, Run, job_of
 from fedpipe_trainer.contract import ExitCode, Failure, FailureReason, Manifest, Outcome
+
+DEADLINE_EXCEEDED: Final = "DeadlineExceeded: "
+"""What the reason of work that was not done within `rounds.deadline` begins with."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def work_state(work: Work, run: Run, observed: Observed, *, results: Mapping[int
 
 def _late(run: Run, outcome: Pending | Active) -> Dropped:
     waits_for = outcome.waits_for if isinstance(outcome, Active) else ""
-    return Dropped(f"DeadlineExceeded: not done within {run.spec.rounds.deadline}" + (f"; it waited for {waits_for}" if waits_for else ""))
+    return Dropped(f"{DEADLINE_EXCEEDED}not done within {run.spec.rounds.deadline}" + (f"; it waited for {waits_for}" if waits_for else ""))
 
 
 def _outcome(attempt: int, name: str, result: Manifest | None, job: JobStatus | None) -> Pending | Active | Done | _Failed:

@@ -1,41 +1,57 @@
-"""Conditions as the Kubernetes API conventions want them: made anew at each look, the time of a transition kept until the next."""
+"""Conditions as the Kubernetes API conventions define them: written anew by each reconcile, with the time of the last transition kept."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Final, NamedTuple
 
-from fedpipe_operator.api import Condition, ConditionStatus
+from fedpipe_operator.api import Condition, ConditionStatus, Reason
 
 _MESSAGE_MAX: Final = 4096
 
 
 class Observation(NamedTuple):
-    """One observation."""
+    """What a reconcile observed of one condition."""
 
     type: str
-    is_true: bool
+    is_true: bool | None
+    """None: not determined yet; the condition is Unknown."""
     reason: str
     message: str = ""
 
 
-def conditions_of(told: Iterable[Observation], before: Iterable[Condition], *, generation: int, now: float) -> tuple[Condition, ...]:
-    """These observations as conditions; `before` are those of the status so far, and what is not told of is kept from it."""
+def conditions_of(
+    observations: Iterable[Observation], before: Iterable[Condition], *, kinds: type[StrEnum], generation: int, now: float
+) -> tuple[Condition, ...]:
+    """A condition of each of these kinds, in their order.
+
+    A condition that was not observed this time is kept from `before` (the status so far); one that never was is Unknown.
+    """
     known = {condition.type: condition for condition in before}
-    made = {one.type: _condition(one, known.get(one.type), generation, now) for one in told}
-    return tuple((known | made).values())
+    observed = {str(kind): Observation(kind, None, Reason.PENDING) for kind in kinds if kind not in known}
+    observed |= {observation.type: observation for observation in observations}
+    conditions = known | {kind: _condition(one, known.get(kind), generation, now) for kind, one in observed.items()}
+    order = {str(kind): index for index, kind in enumerate(kinds)}
+    return tuple(sorted(conditions.values(), key=lambda condition: order.get(condition.type, len(order))))
 
 
-def _condition(told: Observation, before: Condition | None, generation: int, now: float) -> Condition:
-    status = ConditionStatus.TRUE if told.is_true else ConditionStatus.FALSE
-    unchanged = before is not None and before.status is status
+def _condition(observation: Observation, before: Condition | None, generation: int, now: float) -> Condition:
+    status = _status(observation)
+    is_same = before is not None and before.status is status
     return Condition(
-        type=told.type,
+        type=observation.type,
         status=status,
-        reason=told.reason,
-        message=told.message[:_MESSAGE_MAX],
+        reason=observation.reason,
+        message=observation.message[:_MESSAGE_MAX],
         observed_generation=generation,
-        last_transition_time=before.last_transition_time if before is not None and unchanged else _rfc3339(now),
+        last_transition_time=before.last_transition_time if before is not None and is_same else _rfc3339(now),
     )
+
+
+def _status(observation: Observation) -> ConditionStatus:
+    if observation.is_true is None:
+        return ConditionStatus.UNKNOWN
+    return ConditionStatus.TRUE if observation.is_true else ConditionStatus.FALSE
 
 
 def _rfc3339(now: float) -> str:

@@ -42,7 +42,7 @@ def _next_step(context: StageContext) -> Step:
         return Step(Reason.SUSPENDED_BY_SPEC, "set spec.suspend to false to continue in the same round")
     end_reason = end_reason_of(context)
     if end_reason is not None:
-        return export(context) or Step(end_reason, f"after round {context.observed.round - 1}", end=End.SUCCEEDED)
+        return export(context) or Step(end_reason, f"after round {context.observed.round - 1}", end=End.COMPLETE)
     if not context.run.sites and context.observed.round not in context.observed.plans:
         return _without_sites(context)
     stages = (profile, plan, evaluate) if context.observed.round == 0 else (profile, plan, train, aggregate, evaluate)
@@ -58,7 +58,7 @@ def _without_sites(context: StageContext) -> Step:
 
 def is_over(resource: FederatedFineTune) -> bool:
     """Whether the run's status says that it is complete or failed: no action is taken for it any more."""
-    ends = (ConditionType.SUCCEEDED, ConditionType.FAILED)
+    ends = (ConditionType.COMPLETE, ConditionType.FAILED)
     return any(one.type in ends and one.status is ConditionStatus.TRUE for one in resource.status.conditions)
 
 

@@ -29,7 +29,7 @@ from fedpipe_trainer.contract import Manifest
 class End(Enum):
     """How a run can end."""
 
-    SUCCEEDED = auto()
+    COMPLETE = auto()
     FAILED = auto()
 
 

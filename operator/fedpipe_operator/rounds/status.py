@@ -1,6 +1,6 @@
-"""The run's status: conditions and figures, made anew from one look and the step it led to. Lists are bounded."""
+"""The status of a run: conditions and figures, derived anew by each reconcile from observed state and the next step. Lists are bounded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from fedpipe_operator import names
 from fedpipe_operator.api import (
@@ -11,24 +11,27 @@ from fedpipe_operator.api import (
     MetricStatus,
     Reason,
     RoundStatus,
+    UpdatesStatus,
     primary_metric,
 )
 from fedpipe_operator.planning import plan_status
 from fedpipe_operator.rounds.actions import Event
-from fedpipe_operator.rounds.attempts import Done
+from fedpipe_operator.rounds.attempts import DEADLINE_EXCEEDED, Done, Dropped
 from fedpipe_operator.rounds.conditions import Observation, conditions_of
-from fedpipe_operator.rounds.observed import CommitSummary, EvaluationSummary
+from fedpipe_operator.rounds.observed import CommitSummary, EvaluationSummary, PlanSummary
 from fedpipe_operator.rounds.policies import metric_value
-from fedpipe_operator.rounds.records import RoundPlan
+from fedpipe_operator.rounds.records import RoundPlan, Verdict
 from fedpipe_operator.rounds.revision import revision_of
-from fedpipe_operator.rounds.stages import End, StageContext, Step, training_states
+from fedpipe_operator.rounds.stages import End, StageContext, Step, WorkStates, training_states
 
-_SENTENCE = 1024
-"""Characters of a site's reason in the status: the store has all of them."""
+_SENTENCE_MAX = 1024
+"""Characters of a site's reason in the status; the store has the whole text."""
 _DIGITS = 4
-"""Decimals of a metric and of a share in the status, for people; the store has all of them."""
+"""Decimals of metrics, losses and energies in the status, for people; the store has all of them."""
 HISTORY = 10
-"""Finished rounds that the status keeps; the store has all."""
+"""Finished rounds that the status keeps; the store has all of them."""
+_EVENTS = (ConditionType.PROGRESSING, ConditionType.COMPLETE, ConditionType.FAILED, ConditionType.SUSPENDED)
+"""Conditions whose new reasons are recorded as events."""
 
 
 def status_of(context: StageContext, step: Step) -> FineTuneStatus:
@@ -39,88 +42,123 @@ def status_of(context: StageContext, step: Step) -> FineTuneStatus:
         revision=context.run.resource.status.revision or revision_of(context.run.spec),
         conditions=_conditions(context, step),
         round=context.observed.round if step.end is None else max(context.observed.commits, default=0),
-        quorum=_quorum(context),
+        updates=_updates(context),
         metric=_metric(context),
         plans=tuple(plan_status(site, plan.plans[site]) for site in sorted(plan.plans)[:100]) if plan else (),
-        excluded={site: why[:_SENTENCE] for site, why in sorted(plan.excluded.items())[:100]} if plan else {},
+        excluded={site: why[:_SENTENCE_MAX] for site, why in sorted(plan.excluded.items())[:100]} if plan else {},
         history=tuple(
-            _history(context, round_) for round_ in sorted(context.observed.commits)[-HISTORY:] if round_ in context.observed.evaluations
+            _history_entry(context, round_)
+            for round_ in sorted(context.observed.commits)[-HISTORY:]
+            if round_ in context.observed.evaluations
         ),
-        export=names.EXPORT_ADAPTER if step.end is End.SUCCEEDED and context.run.spec.export.adapter else "",
+        export=names.EXPORT_ADAPTER if step.end is End.COMPLETE and context.run.spec.export.adapter else "",
     )
-
-
-def events_of(before: FineTuneStatus, after: FineTuneStatus) -> tuple[Event, ...]:
-    """What is new between two statuses: conditions that changed their reason, and rounds that were finished."""
-    known = {(condition.type, condition.reason) for condition in before.conditions}
-    told = (ConditionType.PROGRESSING, ConditionType.SUCCEEDED, ConditionType.FAILED, ConditionType.SUSPENDED)
-    fresh = [
-        Event(condition.reason, condition.message, warning=condition.type == ConditionType.FAILED)
-        for condition in after.conditions
-        if condition.status is ConditionStatus.TRUE and condition.type in told and (condition.type, condition.reason) not in known
-    ]
-    finished = {entry.round for entry in before.history}
-    rounds = [_round_event(entry) for entry in after.history if entry.round not in finished]
-    return (*rounds, *fresh)
-
-
-def _round_event(entry: RoundStatus) -> Event:
-    lost = "".join(f"; {site}: {why}" for site, why in sorted(entry.left_out.items()))
-    return Event("RoundCompleted", f"round {entry.round}: {entry.quorum} updates{lost}", warning=bool(entry.left_out))
-
-
-def _conditions(context: StageContext, step: Step) -> tuple[Condition, ...]:
-    profiled = _profiled(context, step)
-    planned = max(context.observed.round, 1) in context.observed.plans
-    suspended = context.run.spec.suspend and step.end is None
-    ended, failed = step.end is not None, step.end is End.FAILED
-    succeeded = ended and not failed
-    told = (
-        Observation(ConditionType.VALID, True, Reason.SPEC_VALID),
-        _told_profiled(context, profiled=profiled),
-        Observation(ConditionType.PLANNED, planned, Reason.ROUND_PLANNED if planned else Reason.WAITING),
-        Observation(ConditionType.PROGRESSING, not (ended or suspended), step.reason, step.message),
-        _told_suspended(step, suspended=suspended),
-        Observation(
-            ConditionType.SUCCEEDED, succeeded, step.reason if succeeded else Reason.NOT_FINISHED, step.message if succeeded else ""
-        ),
-        Observation(ConditionType.FAILED, failed, step.reason if failed else Reason.NOT_FAILED, step.message if failed else ""),
-        Observation(ConditionType.READY, succeeded, step.reason, step.message),
-    )
-    resource = context.run.resource
-    return conditions_of(told, resource.status.conditions, generation=resource.metadata.generation, now=context.now)
-
-
-def _told_suspended(step: Step, *, suspended: bool) -> Observation:
-    reason = Reason.SUSPENDED_BY_SPEC if suspended else Reason.NOT_SUSPENDED
-    return Observation(ConditionType.SUSPENDED, suspended, reason, step.message if suspended else "")
-
-
-def _told_profiled(context: StageContext, *, profiled: bool) -> Observation:
-    left_out = _excluded(context)
-    reason = (Reason.SITES_LEFT_OUT if left_out else Reason.ALL_PROFILED) if profiled else Reason.PROFILING
-    return Observation(ConditionType.PROFILED, profiled, reason, left_out)
-
-
-def _profiled(context: StageContext, step: Step) -> bool:
-    return bool(context.observed.plans) or (step.reason is not Reason.PROFILING and bool(context.observed.profiles))
 
 
 def blocked(status: FineTuneStatus, reason: str, message: str, *, generation: int, now: float) -> FineTuneStatus:
-    """The status of a run that cannot go on for now: what it waits for is told, and all else stays as it was. Its spec could be read."""
-    waits = (Observation(ConditionType.PROGRESSING, False, reason, message), Observation(ConditionType.READY, False, reason, message))
-    told = (Observation(ConditionType.VALID, True, Reason.SPEC_VALID), *waits)
-    conditions = conditions_of(told, status.conditions, generation=generation, now=now)
-    return status.model_copy(update={"conditions": conditions, "observed_generation": generation})
+    """The status of a run that cannot continue for now, for this reason. Its spec is valid; what else is known stays as it was."""
+    observations = (
+        Observation(ConditionType.VALID, True, Reason.SPEC_VALID),
+        Observation(ConditionType.PROGRESSING, False, reason, message),
+        *_end_observations(None, reason, message),
+    )
+    return _with_conditions(status, observations, generation=generation, now=now)
 
 
 def invalid(status: FineTuneStatus, problems: Sequence[str], *, generation: int, now: float) -> FineTuneStatus:
-    """The status of a run whose spec cannot be used, until the next edit mends it."""
-    message = "; ".join(problems)
-    kinds = ((ConditionType.VALID, False), (ConditionType.PROGRESSING, False), (ConditionType.READY, False))
-    told = (Observation(kind, true, Reason.SPEC_INVALID, message) for kind, true in kinds)
-    conditions = conditions_of(told, status.conditions, generation=generation, now=now)
+    """The status of a run whose spec is invalid, until an edit corrects it. A run that has ended stays Complete or Failed."""
+    truths = {ConditionType.VALID: False, ConditionType.PROGRESSING: False, ConditionType.STALLED: True, ConditionType.READY: False}
+    observations = [Observation(kind, is_true, Reason.SPEC_INVALID, "; ".join(problems)) for kind, is_true in truths.items()]
+    if _end_condition(status) is None:
+        observations += [
+            Observation(ConditionType.COMPLETE, False, Reason.NOT_FINISHED),
+            Observation(ConditionType.FAILED, False, Reason.NOT_FAILED),
+        ]
+    return _with_conditions(status, observations, generation=generation, now=now)
+
+
+def finished(status: FineTuneStatus, *, generation: int, now: float) -> FineTuneStatus:
+    """The status of a run that has ended, for this generation of its spec: an edit does not change how the run ended."""
+    condition = _end_condition(status)
+    if condition is None:
+        return status
+    end = End.FAILED if condition.type == ConditionType.FAILED else End.COMPLETE
+    observations = (
+        Observation(ConditionType.VALID, True, Reason.SPEC_VALID),
+        Observation(ConditionType.PROGRESSING, False, condition.reason, condition.message),
+        *_end_observations(end, condition.reason, condition.message),
+    )
+    return _with_conditions(status, observations, generation=generation, now=now)
+
+
+def events_of(before: FineTuneStatus, after: FineTuneStatus) -> tuple[Event, ...]:
+    """What is new between two statuses: conditions that became true or changed their reason, and rounds that were finished."""
+    known = {(condition.type, condition.reason) for condition in before.conditions}
+    changes = [
+        Event(condition.reason, condition.message, warning=condition.type == ConditionType.FAILED)
+        for condition in after.conditions
+        if condition.status is ConditionStatus.TRUE and condition.type in _EVENTS and (condition.type, condition.reason) not in known
+    ]
+    finished_before = {entry.round for entry in before.history}
+    rounds = [_round_event(entry) for entry in after.history if entry.round not in finished_before]
+    return (*rounds, *changes)
+
+
+def _round_event(entry: RoundStatus) -> Event:
+    missing = "".join(f"; {site}: {why}" for site, why in sorted(entry.left_out.items()))
+    return Event("RoundCompleted", f"round {entry.round}: {entry.updates} updates{missing}", warning=bool(entry.left_out))
+
+
+def _with_conditions(status: FineTuneStatus, observations: Sequence[Observation], *, generation: int, now: float) -> FineTuneStatus:
+    conditions = conditions_of(observations, status.conditions, kinds=ConditionType, generation=generation, now=now)
     return status.model_copy(update={"conditions": conditions, "observed_generation": generation})
+
+
+def _conditions(context: StageContext, step: Step) -> tuple[Condition, ...]:
+    planned = max(context.observed.round, 1) in context.observed.plans
+    suspended = context.run.spec.suspend and step.end is None
+    observations = (
+        Observation(ConditionType.VALID, True, Reason.SPEC_VALID),
+        _profiled_observation(context, step),
+        Observation(ConditionType.PLANNED, planned, Reason.ROUND_PLANNED if planned else Reason.WAITING),
+        Observation(ConditionType.PROGRESSING, step.end is None and not suspended, step.reason, step.message),
+        Observation(
+            ConditionType.SUSPENDED,
+            suspended,
+            Reason.SUSPENDED_BY_SPEC if suspended else Reason.NOT_SUSPENDED,
+            step.message if suspended else "",
+        ),
+        *_end_observations(step.end, step.reason, step.message),
+    )
+    resource = context.run.resource
+    return conditions_of(
+        observations, resource.status.conditions, kinds=ConditionType, generation=resource.metadata.generation, now=context.now
+    )
+
+
+def _end_observations(end: End | None, reason: str, message: str) -> tuple[Observation, ...]:
+    """Whether and how the run has ended, as batch tools (Complete, Failed) and kstatus (Stalled, Ready) read it."""
+    is_complete, is_failed = end is End.COMPLETE, end is End.FAILED
+    return (
+        Observation(ConditionType.COMPLETE, is_complete, *((reason, message) if end else (Reason.NOT_FINISHED,))),
+        Observation(ConditionType.FAILED, is_failed, *((reason, message) if is_failed else (Reason.NOT_FAILED,))),
+        Observation(ConditionType.STALLED, is_failed, *((reason, message) if is_failed else (Reason.NOT_STALLED,))),
+        Observation(ConditionType.READY, is_complete, reason, message),
+    )
+
+
+def _end_condition(status: FineTuneStatus) -> Condition | None:
+    """The condition that says how the run ended; None while it has not."""
+    ends = (ConditionType.COMPLETE, ConditionType.FAILED)
+    return next((one for one in status.conditions if one.type in ends and one.status is ConditionStatus.TRUE), None)
+
+
+def _profiled_observation(context: StageContext, step: Step) -> Observation:
+    is_profiled = bool(context.observed.plans) or (step.reason is not Reason.PROFILING and bool(context.observed.profiles))
+    plan = _newest_plan(context)
+    excluded = "; ".join(f"{site} is left out: {why}" for site, why in sorted(plan.excluded.items())) if plan else ""
+    reason = (Reason.SITES_LEFT_OUT if excluded else Reason.ALL_PROFILED) if is_profiled else Reason.PROFILING
+    return Observation(ConditionType.PROFILED, is_profiled, reason, excluded)
 
 
 def _newest_plan(context: StageContext) -> RoundPlan | None:
@@ -128,28 +166,55 @@ def _newest_plan(context: StageContext) -> RoundPlan | None:
     return context.observed.plan
 
 
-def _excluded(context: StageContext) -> str:
-    plan = _newest_plan(context)
-    return "; ".join(f"{site} is left out: {why}" for site, why in sorted(plan.excluded.items())) if plan else ""
+def _updates(context: StageContext) -> UpdatesStatus | None:
+    """The updates of the round under way or, when it is committed or not planned, of the last commit; None before round 1 is trained."""
+    observed = context.observed
+    if observed.round in observed.plans and observed.round not in observed.commits:
+        return updates_under_way(context.plan, training_states(context), observed.verdicts)
+    last = max(observed.commits, default=None)
+    return None if last is None else committed_updates(observed.commits[last], observed.plans.get(last))
 
 
-def _quorum(context: StageContext) -> str:
-    """Updates that came, of those asked for."""
-    round_ = context.observed.round
-    if round_ in context.observed.plans and round_ not in context.observed.commits:
-        states = training_states(context)
-        return f"{sum(isinstance(one, Done) for one in states.values())}/{len(states)}"
-    last = max(context.observed.commits, default=None)
-    return _came(context.observed.commits[last], context) if last is not None else ""
+def updates_under_way(plan: RoundPlan, states: WorkStates, verdicts: Mapping[str, Mapping[int, Verdict]]) -> UpdatesStatus:
+    """The updates of a round before its commit.
+
+    Args:
+        plan: the round's plan.
+        states: the training of each of the round's sites; that of a refused update is dropped.
+        verdicts: the gate's verdicts on this round's updates, by site and attempt.
+    """
+    received = sum(isinstance(state, Done) for state in states.values())
+    dropped = {site: state.why for site, state in states.items() if isinstance(state, Dropped)}
+    refused = {site for site in dropped if any(not verdict.accepted for verdict in verdicts.get(site, {}).values())}
+    return UpdatesStatus(
+        expected=len(states),
+        needed=plan.needed,
+        received=received,
+        refused=len(refused),
+        late=_late(why for site, why in dropped.items() if site not in refused),
+        summary=f"{received}/{len(states)}",
+    )
 
 
-def _came(commit: CommitSummary, context: StageContext) -> str:
-    plan = context.observed.plans.get(commit.round)
-    return f"{len(commit.contributions)}/{len(plan.selected) if plan else len(commit.contributions)}"
+def committed_updates(commit: CommitSummary, plan: PlanSummary | None) -> UpdatesStatus:
+    """The updates of a committed round; of a round whose plan is no longer observed, those that it received were expected and needed."""
+    received = len(commit.contributions)
+    return UpdatesStatus(
+        expected=len(plan.selected) if plan else received,
+        needed=plan.needed if plan else received,
+        received=received,
+        refused=len(commit.refused),
+        late=_late(commit.absent.values()),
+        summary=f"{received}/{len(plan.selected) if plan else received}",
+    )
+
+
+def _late(reasons: Iterable[str]) -> int:
+    return sum(why.startswith(DEADLINE_EXCEEDED) for why in reasons)
 
 
 def _metric(context: StageContext) -> MetricStatus | None:
-    """The newest round's value of the run's metric."""
+    """The newest value of the run's metric."""
     name = primary_metric(context.run.spec)
     for round_ in sorted(context.observed.evaluations, reverse=True):
         value = metric_value(context.observed.evaluations[round_], name)
@@ -158,17 +223,17 @@ def _metric(context: StageContext) -> MetricStatus | None:
     return None
 
 
-def _history(context: StageContext, round_: int) -> RoundStatus:
+def _history_entry(context: StageContext, round_: int) -> RoundStatus:
     commit, evaluation = context.observed.commits[round_], context.observed.evaluations[round_]
     return RoundStatus(
         round=round_,
-        quorum=_came(commit, context),
+        updates=committed_updates(commit, context.observed.plans.get(round_)).summary,
         metric=_rounded(metric_value(evaluation, primary_metric(context.run.spec))),
         loss=_rounded(evaluation.loss),
         seconds=round(_seconds(context, evaluation), 1),
         uploaded_bytes=commit.bytes_read,
         truncated_energy=round(commit.truncated_energy, _DIGITS),
-        left_out=_left_out(context, commit),
+        left_out=_sites_without_contribution(context, commit),
     )
 
 
@@ -177,17 +242,19 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _seconds(context: StageContext, evaluation: EvaluationSummary) -> float:
-    """From the round's plan to its evaluation; the wall clock, pauses included."""
+    """Wall-clock seconds from the round's plan to its evaluation, suspensions included."""
     plan = context.observed.plans.get(evaluation.round)
     return max(0.0, evaluation.finished_at - plan.started_at) if plan else 0.0
 
 
-def _left_out(context: StageContext, commit: CommitSummary) -> dict[str, str]:
-    """The round's sites whose update is not in the commit."""
+def _sites_without_contribution(context: StageContext, commit: CommitSummary) -> dict[str, str]:
+    """The round's sites whose update is not in the commit, with the reason of each."""
     plan = context.observed.plans.get(commit.round)
-    came = {contribution.site for contribution in commit.contributions}
-    refused = {site: f"{verdict.reason}: {verdict.message}"[:_SENTENCE] for site, verdict in commit.refused.items()}
+    contributed = {contribution.site for contribution in commit.contributions}
+    refused = {site: f"{verdict.reason}: {verdict.message}"[:_SENTENCE_MAX] for site, verdict in commit.refused.items()}
     absent = {
-        site: commit.absent.get(site, "NoUpdate: nothing came")[:_SENTENCE] for site in (plan.selected if plan else ()) if site not in came
+        site: commit.absent.get(site, "NoUpdate: the site sent no update, and no reason is known")[:_SENTENCE_MAX]
+        for site in (plan.selected if plan else ())
+        if site not in contributed
     }
     return dict(sorted((absent | refused).items())[:100])

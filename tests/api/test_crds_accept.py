@@ -1,7 +1,7 @@
-"""Whatever stands in a document, its CRD's schema and its model judge it alike: field by field, value by value.
+"""The CRD's schema and the model accept and reject the same documents: tested field by field, value by value.
 
-The CRDs' CEL rules are not evaluated here (that takes the real API server), so what the models refuse by a rule of their own
-counts as accepted, and `spec.task`, whose fields depend on its type, is left out where fields come and go.
+The CRDs' CEL rules are not evaluated here (only the real API server can), so a document that only a validator of the model rejects
+counts as accepted, and `spec.task`, whose fields depend on its type, is skipped when fields are removed or added.
 """
 
 import copy
@@ -22,7 +22,7 @@ KINDS = {"EdgeSite": EdgeSite, "FederatedFineTune": FederatedFineTune}
 DOCUMENTS = [document.value for document in read_yaml(Path(__file__).with_name("every_field.yaml").read_text(), "every_field.yaml")[0]]
 
 Plain = Any
-"""What YAML and JSON hold."""
+"""A value of YAML or JSON."""
 
 
 def model_accepts(document: dict[str, Any]) -> bool:
@@ -104,23 +104,23 @@ VALUES += ({}, {"a": "b"}, {"a": 1}, [1] * 20, ["a"] * 100, {str(n): "x" for n i
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document["metadata"]["name"])
-def test_both_judge_alike_whatever_stands_in_a_field(document: dict[str, Any]) -> None:
+def test_both_accept_the_same_values_of_every_field(document: dict[str, Any]) -> None:
     fields = [
         path for path in _places(document) if path[:1] in (("spec",), ("status",)) and path[-1] != "type" and "podTemplate" not in path[:-1]
     ]
-    unlike = [
+    differing = [
         f"{_generic(path)} = {json.dumps(value)[:60]}: the model {'accepts' if model_accepts(changed) else 'refuses'} it"
         for path in fields
         for value in VALUES
         if model_accepts(changed := _changed(document, path, value)) != is_accepted(changed)
     ]
 
-    assert unlike == []
+    assert differing == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document["metadata"]["name"])
-def test_both_judge_alike_a_missing_and_an_unknown_field(document: dict[str, Any]) -> None:
-    unlike = []
+def test_both_agree_on_a_missing_and_an_unknown_field(document: dict[str, Any]) -> None:
+    differing = []
     for path in _places(document):
         if path[:1] not in (("spec",), ("status",)) or path[:2] == ("spec", "task"):
             continue
@@ -130,9 +130,9 @@ def test_both_judge_alike_a_missing_and_an_unknown_field(document: dict[str, Any
             holder = holder[part]
         del holder[path[-1]]
         added = _changed(document, (*path, "typo"), "x") if isinstance(_value(document, path), dict) else without
-        unlike += [f"{_generic(path)}" for one in (without, added) if model_accepts(one) != is_accepted(one)]
+        differing += [f"{_generic(path)}" for one in (without, added) if model_accepts(one) != is_accepted(one)]
 
-    assert unlike == []
+    assert differing == []
 
 
 def _value(document: Plain, path: tuple[str | int, ...]) -> Plain:

@@ -1,0 +1,347 @@
+"""The conditions and figures of a run in every situation, and what kstatus and `kubectl wait` conclude from them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crds import default_status, is_accepted
+from health import is_met, kstatus
+from stand_in_runs import World, a_run
+from trainer_results import an_update, good_trainer
+
+from fedpipe_operator import names
+from fedpipe_operator.api import Condition, ConditionStatus, ConditionType, FineTuneStatus, Reason
+from fedpipe_operator.rounds import Observed, Run
+from fedpipe_operator.rounds.attempts import Active, Done, Dropped, Pending, WorkState
+from fedpipe_operator.rounds.observed import summarize_commit, summarize_plan
+from fedpipe_operator.rounds.records import Contribution, RoundCommit, RoundPlan, Verdict
+from fedpipe_operator.rounds.stages import End, StageContext, Step
+from fedpipe_operator.rounds.status import blocked, committed_updates, finished, invalid, status_of, updates_under_way
+from fedpipe_trainer.contract import Artifact, TrainTask
+
+RUNNING = Step(Reason.TRAINING, "1 of 3 sites done")
+COMPLETE = Step(Reason.ROUNDS_COMPLETED, "after round 2", end=End.COMPLETE)
+FAILED = Step(Reason.QUORUM_OUT_OF_REACH, "round 1 needs 3 updates of 3 sites", end=End.FAILED)
+TRUE, FALSE, UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
+
+
+def status_after(
+    step: Step, before: FineTuneStatus | None = None, *, generation: int = 1, now: float = 1000.0, **spec: Any
+) -> FineTuneStatus:
+    """The status that a reconcile with this step leaves."""
+    run = a_run(**spec)
+    metadata = run.resource.metadata.model_copy(update={"generation": generation})
+    resource = run.resource.model_copy(update={"metadata": metadata, "status": before or FineTuneStatus()})
+    return status_of(StageContext(Run(resource, run.sites), Observed(), now), step)
+
+
+def suspended_status(before: FineTuneStatus | None = None) -> FineTuneStatus:
+    return status_after(Step(Reason.SUSPENDED_BY_SPEC, "set spec.suspend to false"), before, suspend=True)
+
+
+def blocked_status(before: FineTuneStatus | None = None, *, generation: int = 1) -> FineTuneStatus:
+    return blocked(before or FineTuneStatus(), "StoreUnreachable", "no connection", generation=generation, now=1000.0)
+
+
+def invalid_status(before: FineTuneStatus | None = None, *, generation: int = 1) -> FineTuneStatus:
+    return invalid(before or FineTuneStatus(), ["spec.task.prompt: wrong"], generation=generation, now=1000.0)
+
+
+def finished_status(before: FineTuneStatus, *, generation: int) -> FineTuneStatus:
+    return finished(before, generation=generation, now=2000.0)
+
+
+def unobserved_status() -> FineTuneStatus:
+    return FineTuneStatus.model_validate(default_status("FederatedFineTune"))
+
+
+SITUATIONS: dict[str, tuple[FineTuneStatus, dict[str, str], str]] = {
+    "running": (
+        status_after(RUNNING),
+        {"Ready": "False Training", "Stalled": "False NotStalled", "Complete": "False NotFinished", "Failed": "False NotFailed"}
+        | {"Progressing": "True Training", "Suspended": "False NotSuspended", "Valid": "True SpecValid"},
+        "InProgress",
+    ),
+    "running, first seen with the default status": (
+        status_after(RUNNING, unobserved_status()),
+        {"Ready": "False Training", "Stalled": "False NotStalled", "Complete": "False NotFinished", "Progressing": "True Training"},
+        "InProgress",
+    ),
+    "suspended": (
+        suspended_status(),
+        {"Ready": "False SuspendedBySpec", "Stalled": "False NotStalled", "Complete": "False NotFinished", "Failed": "False NotFailed"}
+        | {"Progressing": "False SuspendedBySpec", "Suspended": "True SuspendedBySpec"},
+        "InProgress",
+    ),
+    "resumed": (
+        status_after(RUNNING, suspended_status()),
+        {"Ready": "False Training", "Stalled": "False NotStalled", "Progressing": "True Training", "Suspended": "False NotSuspended"},
+        "InProgress",
+    ),
+    "blocked when first seen": (
+        blocked_status(unobserved_status()),
+        {"Ready": "False StoreUnreachable", "Stalled": "False NotStalled", "Complete": "False NotFinished", "Failed": "False NotFailed"}
+        | {"Progressing": "False StoreUnreachable", "Valid": "True SpecValid", "Suspended": "Unknown Pending"}
+        | {"Profiled": "Unknown Pending", "Planned": "Unknown Pending"},
+        "InProgress",
+    ),
+    "blocked while it ran": (
+        blocked_status(status_after(RUNNING)),
+        {"Ready": "False StoreUnreachable", "Stalled": "False NotStalled", "Complete": "False NotFinished", "Failed": "False NotFailed"}
+        | {"Progressing": "False StoreUnreachable", "Suspended": "False NotSuspended", "Planned": "False Waiting"},
+        "InProgress",
+    ),
+    "no longer blocked": (
+        status_after(RUNNING, blocked_status(unobserved_status())),
+        {"Ready": "False Training", "Stalled": "False NotStalled", "Progressing": "True Training", "Suspended": "False NotSuspended"},
+        "InProgress",
+    ),
+    "invalid when first seen": (
+        invalid_status(unobserved_status()),
+        {"Ready": "False SpecInvalid", "Stalled": "True SpecInvalid", "Complete": "False NotFinished", "Failed": "False NotFailed"}
+        | {"Progressing": "False SpecInvalid", "Valid": "False SpecInvalid", "Suspended": "Unknown Pending"},
+        "Failed",
+    ),
+    "invalid by an edit while it ran": (
+        invalid_status(status_after(RUNNING)),
+        {"Ready": "False SpecInvalid", "Stalled": "True SpecInvalid", "Complete": "False NotFinished", "Failed": "False NotFailed"}
+        | {"Progressing": "False SpecInvalid", "Valid": "False SpecInvalid", "Suspended": "False NotSuspended"},
+        "Failed",
+    ),
+    "corrected, and running": (
+        status_after(RUNNING, invalid_status(unobserved_status())),
+        {"Ready": "False Training", "Stalled": "False NotStalled", "Progressing": "True Training", "Valid": "True SpecValid"},
+        "InProgress",
+    ),
+    "corrected, and blocked": (
+        blocked_status(invalid_status(unobserved_status())),
+        {"Ready": "False StoreUnreachable", "Stalled": "False NotStalled", "Progressing": "False StoreUnreachable"}
+        | {"Valid": "True SpecValid"},
+        "InProgress",
+    ),
+    "failed": (
+        status_after(FAILED),
+        {"Ready": "False QuorumOutOfReach", "Stalled": "True QuorumOutOfReach", "Complete": "False QuorumOutOfReach"}
+        | {"Failed": "True QuorumOutOfReach", "Progressing": "False QuorumOutOfReach", "Suspended": "False NotSuspended"},
+        "Failed",
+    ),
+    "complete": (
+        status_after(COMPLETE),
+        {"Ready": "True RoundsCompleted", "Stalled": "False NotStalled", "Complete": "True RoundsCompleted", "Failed": "False NotFailed"}
+        | {"Progressing": "False RoundsCompleted", "Suspended": "False NotSuspended"},
+        "Current",
+    ),
+    "complete, with an invalid edit": (
+        invalid_status(status_after(COMPLETE)),
+        {"Ready": "False SpecInvalid", "Stalled": "True SpecInvalid", "Complete": "True RoundsCompleted", "Failed": "False NotFailed"},
+        "Failed",
+    ),
+    "complete, with that edit corrected": (
+        finished_status(invalid_status(status_after(COMPLETE)), generation=1),
+        {"Ready": "True RoundsCompleted", "Stalled": "False NotStalled", "Complete": "True RoundsCompleted", "Failed": "False NotFailed"}
+        | {"Valid": "True SpecValid", "Progressing": "False RoundsCompleted"},
+        "Current",
+    ),
+    "failed, with an invalid edit corrected": (
+        finished_status(invalid_status(status_after(FAILED)), generation=1),
+        {"Ready": "False QuorumOutOfReach", "Stalled": "True QuorumOutOfReach", "Failed": "True QuorumOutOfReach"}
+        | {"Valid": "True SpecValid"},
+        "Failed",
+    ),
+}
+
+
+def body_of(status: FineTuneStatus, *, generation: int = 1) -> dict[str, Any]:
+    run = a_run().resource.model_dump(mode="json", by_alias=True, exclude_none=True)
+    plain = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return run | {"status": plain, "metadata": run["metadata"] | {"generation": generation}}
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_the_conditions_of_a_run_and_the_health_that_kstatus_computes(situation: str) -> None:
+    status, expected, health = SITUATIONS[situation]
+    found = {str(one.type): f"{one.status} {one.reason}" for one in status.conditions}
+
+    assert {kind: found[kind] for kind in expected} == expected
+    assert kstatus(body_of(status)) == health
+    assert is_met(body_of(status), "Complete") == expected.get("Complete", "").startswith("True")
+    assert is_met(body_of(status), "failed") == expected.get("Failed", "").startswith("True")
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_every_condition_is_there_once_in_the_same_order_and_the_crd_accepts_it(situation: str) -> None:
+    status, _, _ = SITUATIONS[situation]
+
+    assert [one.type for one in status.conditions] == list(ConditionType)
+    assert status.observed_generation == 1
+    assert is_accepted(body_of(status))
+
+
+@pytest.mark.parametrize("kind", ["FederatedFineTune", "EdgeSite"])
+def test_an_object_that_the_operator_has_not_observed_is_not_current(kind: str) -> None:
+    body = {"metadata": {"generation": 1}, "status": default_status(kind)}
+
+    assert kstatus(body) == "InProgress"
+    assert not is_met(body, "Ready")
+    assert body["status"]["conditions"][0]["reason"] == "Pending"
+
+
+@pytest.mark.parametrize(
+    ("before", "health"), [(status_after(COMPLETE), "Current"), (status_after(FAILED), "Failed")], ids=["complete", "failed"]
+)
+def test_an_edit_after_the_end_is_observed_and_does_not_change_the_end(before: FineTuneStatus, health: str) -> None:
+    edited = finished_status(before, generation=2)
+
+    assert kstatus(body_of(before, generation=2)) == "InProgress"
+    assert kstatus(body_of(edited, generation=2)) == health
+    assert is_met(body_of(edited, generation=2), "Complete") == (health == "Current")
+    assert [(one.type, one.status, one.last_transition_time) for one in edited.conditions] == [
+        (one.type, one.status, one.last_transition_time) for one in before.conditions
+    ]
+    assert finished_status(edited, generation=2) == edited
+
+
+def test_a_status_that_has_not_ended_is_not_finished() -> None:
+    assert finished_status(status_after(RUNNING), generation=2) == status_after(RUNNING)
+
+
+def test_the_time_of_a_transition_changes_with_the_status_alone() -> None:
+    first = status_after(RUNNING, now=1000.0)
+    second = status_after(Step(Reason.AGGREGATING, "round 1"), first, now=2000.0)
+    third = status_after(COMPLETE, second, now=3000.0)
+    times = [{one.type: one.last_transition_time for one in status.conditions} for status in (first, second, third)]
+
+    assert times[0] == times[1]
+    assert {kind for kind in times[2] if times[2][kind] != times[1][kind]} == {"Progressing", "Complete", "Ready"}
+
+
+def test_a_condition_of_another_controller_is_kept_after_ours() -> None:
+    other = Condition(type="Audited", status=TRUE, reason="ByHand")
+
+    status = status_after(RUNNING, FineTuneStatus(conditions=(other,)))
+
+    assert status.conditions[-1] == other
+    assert [one.type for one in status.conditions[:-1]] == list(ConditionType)
+
+
+# --- Updates ---
+
+SITES = ("a", "b", "c")
+
+
+def a_plan(**changes: Any) -> RoundPlan:
+    fields = {"round": 1, "started_at": 0.0, "fingerprint": "f", "weights": {}, "plans": {}, "selected": SITES, "evaluators": SITES}
+    return RoundPlan(**(fields | {"needed": 2} | changes))
+
+
+def a_commit(*sites: str, refused: Mapping[str, Verdict] | None = None, absent: Mapping[str, str] | None = None) -> RoundCommit:
+    contributions = tuple(Contribution(site=site, attempt=0, sha256="0", samples=1, share=1 / len(sites)) for site in sites)
+    adapter = Artifact(name="adapter", sha256="0" * 64, size=1)
+    return RoundCommit(
+        round=1, method="Exact", adapter=adapter, ranks={}, contributions=contributions, refused=refused or {}, absent=absent or {}
+    )
+
+
+REFUSED = Verdict(accepted=False, reason="NotFinite", message="NaN")
+ACCEPTED = Verdict(accepted=True)
+LATE = "DeadlineExceeded: not done within 30m"
+
+UNDER_WAY: dict[str, tuple[dict[str, WorkState], dict[str, Verdict], tuple[int, int, int, str]]] = {
+    "nothing has started": ({site: Pending(0) for site in SITES}, {}, (0, 0, 0, "0/3")),
+    "all sites train": ({site: Active(0, "job") for site in SITES}, {}, (0, 0, 0, "0/3")),
+    "one has arrived": ({"a": Done(0), "b": Active(0, "job"), "c": Active(0, "job")}, {}, (1, 0, 0, "1/3")),
+    "all have arrived": ({site: Done(0) for site in SITES}, {}, (3, 0, 0, "3/3")),
+    "one is refused": ({"a": Done(0), "b": Done(0), "c": Dropped("NotFinite: NaN")}, {"a": ACCEPTED, "c": REFUSED}, (2, 1, 0, "2/3")),
+    "one is late": ({"a": Done(0), "b": Done(0), "c": Dropped(LATE)}, {}, (2, 0, 1, "2/3")),
+    "one failed": ({"a": Done(0), "b": Done(0), "c": Dropped("BadData: train.jsonl is gone")}, {}, (2, 0, 0, "2/3")),
+    "one of each": ({"a": Done(0), "b": Dropped("NotFinite: NaN"), "c": Dropped(LATE)}, {"b": REFUSED}, (1, 1, 1, "1/3")),
+}
+
+
+@pytest.mark.parametrize("situation", UNDER_WAY)
+def test_the_updates_of_a_round_under_way(situation: str) -> None:
+    states, verdicts, expected = UNDER_WAY[situation]
+
+    found = updates_under_way(a_plan(), states, {site: {0: verdict} for site, verdict in verdicts.items()})
+
+    assert (found.expected, found.needed) == (3, 2)
+    assert (found.received, found.refused, found.late, found.summary) == expected
+
+
+@pytest.mark.parametrize(
+    ("commit", "expected"),
+    [
+        (a_commit("a", "b", "c"), (3, 0, 0, "3/3")),
+        (a_commit("a", "b", refused={"c": REFUSED}), (2, 1, 0, "2/3")),
+        (a_commit("a", "b", absent={"c": LATE}), (2, 0, 1, "2/3")),
+        (a_commit("a", "b", absent={"c": "Killed: by the kernel"}), (2, 0, 0, "2/3")),
+        (a_commit("a", refused={"b": REFUSED}, absent={"c": LATE}), (1, 1, 1, "1/3")),
+    ],
+    ids=["all", "one refused", "one late", "one failed", "one of each"],
+)
+def test_the_updates_of_a_committed_round(commit: RoundCommit, expected: tuple[int, int, int, str]) -> None:
+    found = committed_updates(summarize_commit(commit), summarize_plan(a_plan()))
+
+    assert (found.expected, found.needed) == (3, 2)
+    assert (found.received, found.refused, found.late, found.summary) == expected
+
+
+def test_without_its_plan_a_committed_round_expected_what_it_received() -> None:
+    found = committed_updates(summarize_commit(a_commit("a", "b")), None)
+
+    assert (found.expected, found.received, found.summary) == (2, 2, "2/2")
+
+
+def counts(world: World) -> tuple[int, int, int, int, int] | None:
+    found = world.run.resource.status.updates
+    return found and (found.expected, found.needed, found.received, found.refused, found.late)
+
+
+def test_the_updates_from_the_first_profile_to_the_end_of_a_run(tmp_path: Path) -> None:
+    def trainer(task: Any, folder: Path) -> Any:
+        wrong = isinstance(task, TrainTask) and task.site == "site-b" and task.round == 2
+        return an_update(task, folder, samples=0) if wrong else good_trainer(task, folder)
+
+    world = World(a_run(4, sites={"quorum": 0.5}, rounds={"count": 2, "deadline": "10m"}), tmp_path, trainer)
+    world.reconcile()
+    before_the_plan = counts(world)
+    world.work_until("train-r1")
+    world.reconcile()
+    before_training = counts(world)
+    world.backend.work("toy-train-r1-site-a-a0")
+    world.backend.work("toy-train-r1-site-b-a0")
+    world.reconcile()
+    half = counts(world)
+    world.now += 600
+    world.reconcile()
+    at_the_deadline = counts(world)
+    world.work_until("evaluate-r1")
+    world.reconcile()
+    committed = counts(world)
+    world.settle()
+
+    assert before_the_plan is None
+    assert before_training == (4, 2, 0, 0, 0)
+    assert half == (4, 2, 2, 0, 0)
+    assert at_the_deadline == (4, 2, 2, 0, 2)
+    assert committed == (4, 2, 2, 0, 2)
+    assert world.store.read(names.round_commit(2)) is not None
+    assert counts(world) == (4, 2, 3, 1, 0)
+    assert [entry.updates for entry in world.run.resource.status.history] == ["2/4", "3/4"]
+
+
+def test_the_updates_of_a_run_that_failed_stay_in_its_status(tmp_path: Path) -> None:
+    world = World(a_run(sites={"quorum": 1.0}, rounds={"count": 1, "deadline": "10m"}), tmp_path)
+    world.work_until("train-r1")
+    world.backend.work("toy-train-r1-site-a-a0")
+    world.now += 600
+    world.reconcile()
+    failed = world.run.resource.status
+    world.run = replace(world.run, sites=())
+    world.reconcile()
+
+    assert world.conditions()["Failed"] == "QuorumOutOfReach"
+    assert counts(world) == (3, 3, 1, 0, 2)
+    assert world.run.resource.status == failed
