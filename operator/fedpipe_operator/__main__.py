@@ -8,7 +8,7 @@ import time
 import kopf
 
 from fedpipe_operator import settings as environment
-from fedpipe_operator.aggregation.malloc import use_one_arena
+from fedpipe_operator.aggregation.malloc import limit_malloc_to_one_arena
 from fedpipe_operator.cluster import Api, RunReconciler, SiteReconciler, in_cluster
 from fedpipe_operator.cluster.api import RUNS, SITES
 from fedpipe_operator.cluster.backend import Cluster
@@ -49,7 +49,7 @@ def main() -> None:
         settings = environment.read(os.environ)
     except ValueError as error:
         sys.exit(str(error))
-    use_one_arena()
+    limit_malloc_to_one_arena()
     controller = make_controller(settings)
     _exit_without_crds(controller.runs.cluster.api, settings)
     from fedpipe_operator.handlers import watches  # noqa: F401, PLC0415 -- registers with kopf

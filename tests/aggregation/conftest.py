@@ -1,4 +1,4 @@
-"""The toy fleet that most tests of the aggregation use."""
+"""Fixtures of the aggregation's tests."""
 
 import io
 
@@ -8,7 +8,7 @@ from toy_rounds import HEAD, Fleet
 
 @pytest.fixture(scope="session")
 def fleet() -> Fleet:
-    """Three unlike sites, two weights (one of which a site leaves out) and a head."""
+    """Three heterogeneous sites, two weights (one of which one site does not train) and a head."""
     return Fleet(
         weights={"layer.0.q": (12, 10), "layer.0.v": (10, 14)},
         ranks={"alpha": {"layer.0.q": 4, "layer.0.v": 2}, "beta": {"layer.0.q": 2}, "gamma": {"layer.0.q": 1, "layer.0.v": 3}},

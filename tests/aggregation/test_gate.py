@@ -1,4 +1,4 @@
-"""The gate refuses each kind of bad update by its own name, and says what, where, and found against expected."""
+"""The gate refuses each kind of invalid update with a reason of its own; the message names the object, what was found and expected."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,8 +8,7 @@ import pytest
 from toy_rounds import HEAD, RUN, Fleet
 
 from fedpipe_operator.aggregation import Candidate
-from fedpipe_operator.aggregation.gate import Expected, check
-from fedpipe_operator.aggregation.refusals import REASONS
+from fedpipe_operator.aggregation.gate import Expected, RefusalReason, check
 from fedpipe_operator.aggregation.tensors import open_tensors
 from fedpipe_operator.rounds.records import Verdict
 from fedpipe_trainer.contract import Outcome, RunRef
@@ -18,9 +17,9 @@ Q_A, Q_B = "base_model.model.layer.0.q.lora_A.weight", "base_model.model.layer.0
 Change = Callable[[dict[str, np.ndarray]], object]
 
 
-def judge(fleet: Fleet, candidate: Candidate, *, max_norm: float = 1e4, previous: bytes | None = None) -> Verdict:
-    before = open_tensors(replace(candidate.source, data=previous)) if previous else None
-    expected = Expected(run=RUN, plan=fleet.plan(), site="alpha", attempt=0, max_norm=max_norm, previous=before)
+def check_alpha(fleet: Fleet, candidate: Candidate, *, max_norm: float = 1e4, previous: bytes | None = None) -> Verdict:
+    previous_tensors = open_tensors(replace(candidate.source, data=previous)) if previous else None
+    expected = Expected(run=RUN, plan=fleet.plan(), site="alpha", attempt=0, max_norm=max_norm, previous=previous_tensors)
     return check(candidate.result, candidate.source, expected)
 
 
@@ -35,14 +34,14 @@ def with_result(fleet: Fleet, **changes: object) -> Candidate:
     return replace(candidate, result=candidate.result.model_copy(update=changes))
 
 
-def with_bytes(fleet: Fleet, change: Callable[[bytes], bytes], *, vouched: bool) -> Candidate:
+def with_bytes(fleet: Fleet, change: Callable[[bytes], bytes], *, restated: bool) -> Candidate:
     candidate = fleet.candidate("alpha")
     data = change(candidate.source.data)
-    result = fleet.result("alpha", data) if vouched else candidate.result
+    result = fleet.result("alpha", data) if restated else candidate.result
     return replace(candidate, result=result, source=replace(candidate.source, data=data))
 
 
-def spoil(key: str, value: float) -> Change:
+def overwrite_last(key: str, value: float) -> Change:
     def change(tensors: dict[str, np.ndarray]) -> None:
         tensors[key][-1, -1] = value
 
@@ -81,15 +80,17 @@ CASES: dict[str, list[tuple[Callable[[Fleet], Candidate], str]]] = {
         (lambda f: with_result(f, scales={}), "layer.0.q: found None"),
     ],
     "HashMismatch": [
-        (lambda f: with_bytes(f, lambda data: data[:-1] + b"!", vouched=False), "SHA-256: found"),
-        (lambda f: with_bytes(f, lambda data: data[:-1], vouched=False), "size in bytes"),
+        (lambda f: with_bytes(f, lambda data: data[:-1] + b"!", restated=False), "SHA-256: found"),
+        (lambda f: with_bytes(f, lambda data: data[:-1], restated=False), "size in bytes"),
     ],
     "Malformed": [
-        (lambda f: with_bytes(f, lambda data: data[:-1], vouched=True), "the tensors end at byte"),
-        (lambda f: with_bytes(f, lambda _: b"PK\x03\x04 a pickle, perhaps", vouched=True), "the header claims"),
-        (lambda f: with_bytes(f, lambda _: b"", vouched=True), "ends after 0 of 8 bytes"),
+        (lambda f: with_bytes(f, lambda data: data[:-1], restated=True), "the tensors end at byte"),
+        (lambda f: with_bytes(f, lambda _: b"PK\x03\x04 a pickle, perhaps", restated=True), "the header claims"),
+        (lambda f: with_bytes(f, lambda _: b"", restated=True), "ends after 0 of 8 bytes"),
     ],
-    "UnknownKey": [(lambda f: with_tensors(f, lambda t: t.update(extra=np.zeros(1, np.float32))), "names no tensor extra (1 such; 5")],
+    "UnknownKey": [
+        (lambda f: with_tensors(f, lambda t: t.update(extra=np.zeros(1, np.float32))), "the plan has no tensor extra (1 such; 5")
+    ],
     "MissingKey": [
         (lambda f: with_tensors(f, lambda t: t.pop(Q_B)), f"has no tensor {Q_B} (1 such; 5"),
         (lambda f: with_tensors(f, lambda t: t.pop(HEAD)), f"has no tensor {HEAD}"),
@@ -100,35 +101,35 @@ CASES: dict[str, list[tuple[Callable[[Fleet], Candidate], str]]] = {
     ],
     "WrongDtype": [(lambda f: with_tensors(f, lambda t: t.update({Q_B: t[Q_B].astype(np.float16)})), f"{Q_B}: found F16, expected F32")],
     "NotFinite": [
-        (lambda f: with_tensors(f, spoil(Q_A, np.nan)), f"1 of 40 values of {Q_A}"),
-        (lambda f: with_tensors(f, spoil(Q_B, np.inf)), f"1 of 48 values of {Q_B}"),
-        (lambda f: with_tensors(f, spoil(HEAD, -np.inf)), f"1 of 30 values of {HEAD}"),
+        (lambda f: with_tensors(f, overwrite_last(Q_A, np.nan)), f"1 of 40 values of {Q_A}"),
+        (lambda f: with_tensors(f, overwrite_last(Q_B, np.inf)), f"1 of 48 values of {Q_B}"),
+        (lambda f: with_tensors(f, overwrite_last(HEAD, -np.inf)), f"1 of 30 values of {HEAD}"),
     ],
     "NormTooLarge": [
-        (lambda f: with_tensors(f, spoil(Q_B, 3e38)), "at layer.0.q), expected at most 1e+04"),
-        (lambda f: with_tensors(f, spoil(HEAD, 1e9)), f"found 1e+09 (1e+09 of it at {HEAD})"),
+        (lambda f: with_tensors(f, overwrite_last(Q_B, 3e38)), "at layer.0.q), expected at most 1e+04"),
+        (lambda f: with_tensors(f, overwrite_last(HEAD, 1e9)), f"found 1e+09 (1e+09 of it at {HEAD})"),
     ],
 }
 
 
-def test_a_sound_update_is_accepted(fleet: Fleet) -> None:
-    assert judge(fleet, fleet.candidate("alpha")) == Verdict(accepted=True)
+def test_a_valid_update_is_accepted(fleet: Fleet) -> None:
+    assert check_alpha(fleet, fleet.candidate("alpha")) == Verdict(accepted=True)
 
 
 @pytest.mark.parametrize(
-    ("reason", "make", "words"),
-    [pytest.param(reason, make, words, id=f"{reason}-{i}") for reason, rows in CASES.items() for i, (make, words) in enumerate(rows)],
+    ("reason", "make", "text"),
+    [pytest.param(reason, make, text, id=f"{reason}-{i}") for reason, rows in CASES.items() for i, (make, text) in enumerate(rows)],
 )
-def test_a_bad_update_is_refused_by_name(fleet: Fleet, reason: str, make: Callable[[Fleet], Candidate], words: str) -> None:
-    verdict = judge(fleet, make(fleet))
+def test_an_invalid_update_is_refused_with_its_reason(fleet: Fleet, reason: str, make: Callable[[Fleet], Candidate], text: str) -> None:
+    verdict = check_alpha(fleet, make(fleet))
 
     assert (verdict.accepted, verdict.reason) == (False, reason)
-    assert words in verdict.message
+    assert text in verdict.message
     assert "site alpha" in verdict.message
 
 
 def test_every_reason_has_a_case() -> None:
-    assert CASES.keys() == REASONS.keys()
+    assert CASES.keys() == set(RefusalReason)
 
 
 def test_a_site_without_a_plan_is_refused(fleet: Fleet) -> None:
@@ -143,20 +144,20 @@ def test_a_site_without_a_plan_is_refused(fleet: Fleet) -> None:
 def test_the_norm_is_that_of_the_increment_from_the_global_adapter(fleet: Fleet) -> None:
     tensors = fleet.tensors("alpha")
     plan = fleet.plan().plans["alpha"]
-    unmoved = dict(tensors)
+    unchanged = dict(tensors)
     for weight in plan.ranks:
         key = f"base_model.model.{weight}.lora_B.weight"
-        unmoved[key] = tensors[key] / np.float32(plan.scale(weight))
+        unchanged[key] = tensors[key] / np.float32(plan.scale(weight))
     previous = fleet.candidate("alpha", tensors).source.data
 
-    still = judge(fleet, fleet.candidate("alpha", unmoved), max_norm=1e-3, previous=previous)
-    moved = judge(fleet, fleet.candidate("alpha", unmoved), max_norm=1e-3)
+    from_global = check_alpha(fleet, fleet.candidate("alpha", unchanged), max_norm=1e-3, previous=previous)
+    from_zero = check_alpha(fleet, fleet.candidate("alpha", unchanged), max_norm=1e-3)
 
-    assert still.accepted
-    assert moved.reason == "NormTooLarge"
+    assert from_global.accepted
+    assert from_zero.reason == "NormTooLarge"
 
 
-def test_the_norm_is_the_dense_one(fleet: Fleet) -> None:
+def test_the_norm_equals_that_of_all_dense_increments_together(fleet: Fleet) -> None:
     tensors, plan = fleet.tensors("alpha"), fleet.plan().plans["alpha"]
     squares = [np.linalg.norm(tensors[HEAD].astype(float)) ** 2]
     for weight in plan.ranks:
@@ -164,5 +165,5 @@ def test_the_norm_is_the_dense_one(fleet: Fleet) -> None:
         squares.append(np.linalg.norm(plan.scale(weight) * b @ a) ** 2)
     norm = sum(squares) ** 0.5
 
-    assert judge(fleet, fleet.candidate("alpha"), max_norm=norm * 1.0001).accepted
-    assert judge(fleet, fleet.candidate("alpha"), max_norm=norm * 0.9999).reason == "NormTooLarge"
+    assert check_alpha(fleet, fleet.candidate("alpha"), max_norm=norm * 1.0001).accepted
+    assert check_alpha(fleet, fleet.candidate("alpha"), max_norm=norm * 0.9999).reason == "NormTooLarge"

@@ -1,4 +1,4 @@
-"""The inexact methods and plain averaging, by hand-made numbers."""
+"""The methods' ranks, the inexact methods and sample-weighted averaging, checked against numbers computed by hand."""
 
 from functools import partial
 
@@ -6,31 +6,31 @@ import numpy as np
 import pytest
 
 from fedpipe_operator.aggregation import METHODS, CannotAggregateError
-from fedpipe_operator.aggregation.dense import average
-from fedpipe_operator.aggregation.values import Factors, Merged, Outline, Part, Share
+from fedpipe_operator.aggregation.factors import AggregatedFactors, Factors, SiteFactors, SiteWeight, WeightUpdates
+from fedpipe_operator.aggregation.round import average
 
-ONE = Part(samples=1, scale=2.0, factors=Factors(b=np.float32([[4], [8]]), a=np.float32([[1, 3]])))
-TWO = Part(samples=3, scale=4.0, factors=Factors(b=np.float32([[1, 1], [0, 2]]), a=np.float32([[5, -1], [4, 8]])))
-BEFORE = Factors(b=np.float32([[1, 2, 3], [4, 5, 6]]), a=np.float32([[1, 2], [3, 4], [5, 6]]))
-
-
-def outline(*ranks: int, global_rank: int = 0) -> Outline:
-    shares = tuple(Share(site=f"site-{i}", samples=1, rank=rank) for i, rank in enumerate(ranks))
-    return Outline(weight="layer.0.q", d_out=2, d_in=2, shares=shares, global_rank=global_rank)
+ONE = SiteFactors(samples=1, scale=2.0, factors=Factors(b=np.float32([[4], [8]]), a=np.float32([[1, 3]])))
+TWO = SiteFactors(samples=3, scale=4.0, factors=Factors(b=np.float32([[1, 1], [0, 2]]), a=np.float32([[5, -1], [4, 8]])))
+PREVIOUS = Factors(b=np.float32([[1, 2, 3], [4, 5, 6]]), a=np.float32([[1, 2], [3, 4], [5, 6]]))
 
 
-def _same(part: Part) -> Part:
-    return part
+def updates_of(*ranks: int, global_rank: int = 0) -> WeightUpdates:
+    sites = tuple(SiteWeight(site=f"site-{i}", samples=1, rank=rank) for i, rank in enumerate(ranks))
+    return WeightUpdates(weight="layer.0.q", d_out=2, d_in=2, sites=sites, global_rank=global_rank)
 
 
-def merged(method: str, parts: list[Part], before: Factors | None, rank: int) -> Merged:
-    shares = tuple(Share(site=str(i), samples=part.samples, rank=len(part.factors.a)) for i, part in enumerate(parts))
-    found = Outline(weight="layer.0.q", d_out=2, d_in=2, shares=shares, global_rank=len(before.a) if before else 0)
-    return METHODS[method].merge(found, [partial(_same, part) for part in parts], before, rank)
+def _identity(site: SiteFactors) -> SiteFactors:
+    return site
 
 
-def test_zeropad_averages_a_and_scaled_b_apart() -> None:
-    result = merged("ZeroPad", [ONE, TWO], None, 2)
+def aggregate(method: str, factors: list[SiteFactors], previous: Factors | None, rank: int) -> AggregatedFactors:
+    sites = tuple(SiteWeight(site=str(i), samples=site.samples, rank=len(site.factors.a)) for i, site in enumerate(factors))
+    updates = WeightUpdates(weight="layer.0.q", d_out=2, d_in=2, sites=sites, global_rank=len(previous.a) if previous else 0)
+    return METHODS[method].aggregate(updates, [partial(_identity, site) for site in factors], previous, rank)
+
+
+def test_zeropad_averages_a_and_scaled_b_separately() -> None:
+    result = aggregate("ZeroPad", [ONE, TWO], None, 2)
 
     np.testing.assert_array_equal(result.factors.b, np.float32([[5, 3], [4, 6]]))
     np.testing.assert_array_equal(result.factors.a, np.float32([[4, 0], [3, 6]]))
@@ -38,14 +38,14 @@ def test_zeropad_averages_a_and_scaled_b_apart() -> None:
 
 
 def test_zeropad_keeps_components_that_no_site_trained() -> None:
-    result = merged("ZeroPad", [ONE, TWO], BEFORE, 3)
+    result = aggregate("ZeroPad", [ONE, TWO], PREVIOUS, 3)
 
-    np.testing.assert_array_equal(result.factors.b[:, 2], BEFORE.b[:, 2])
-    np.testing.assert_array_equal(result.factors.a[2], BEFORE.a[2])
+    np.testing.assert_array_equal(result.factors.b[:, 2], PREVIOUS.b[:, 2])
+    np.testing.assert_array_equal(result.factors.a[2], PREVIOUS.a[2])
 
 
 def test_fedit_averages_equal_ranks() -> None:
-    result = merged("FedIT", [ONE, ONE], None, 1)
+    result = aggregate("FedIT", [ONE, ONE], None, 1)
 
     np.testing.assert_array_equal(result.factors.b, 2 * ONE.factors.b)
     np.testing.assert_array_equal(result.factors.a, ONE.factors.a)
@@ -53,26 +53,26 @@ def test_fedit_averages_equal_ranks() -> None:
 
 def test_fedit_refuses_unequal_ranks_and_names_them() -> None:
     with pytest.raises(CannotAggregateError, match=r"layer\.0\.q has site-0 1, site-1 2: .*Exact"):
-        METHODS["FedIT"].rank(outline(1, 2), 64)
+        METHODS["FedIT"].rank(updates_of(1, 2), 64)
 
 
 @pytest.mark.parametrize("method", ["FedIT", "ZeroPad"])
-def test_factors_that_cannot_be_cut_are_not_made_larger_than_allowed(method: str) -> None:
-    assert METHODS[method].rank(outline(2, 2, global_rank=3), 3) == 3
+def test_factors_that_cannot_be_truncated_are_refused_above_the_largest_rank(method: str) -> None:
+    assert METHODS[method].rank(updates_of(2, 2, global_rank=3), 3) == 3
     with pytest.raises(CannotAggregateError, match="rank 3 above the largest rank allowed, 2"):
-        METHODS[method].rank(outline(2, 2, global_rank=3), 2)
+        METHODS[method].rank(updates_of(2, 2, global_rank=3), 2)
 
 
 @pytest.mark.parametrize(("allowed", "rank"), [(64, 2), (1, 1)])
-def test_exact_takes_what_the_weight_and_the_limit_allow(allowed: int, rank: int) -> None:
-    assert METHODS["Exact"].rank(outline(8, 4, global_rank=3), allowed) == rank
+def test_exact_has_the_largest_rank_that_the_weight_and_the_limit_allow(allowed: int, rank: int) -> None:
+    assert METHODS["Exact"].rank(updates_of(8, 4, global_rank=3), allowed) == rank
 
 
-def test_dense_tensors_are_averaged_by_samples() -> None:
-    found = average([(1, np.float32([[1, 2]])), (3, np.float32([[5, -2]]))])
+def test_head_tensors_are_averaged_by_samples() -> None:
+    mean = average([(1, np.float32([[1, 2]])), (3, np.float32([[5, -2]]))])
 
-    np.testing.assert_array_equal(found, np.float32([[4, -1]]))
-    assert found.dtype == np.float32
+    np.testing.assert_array_equal(mean, np.float32([[4, -1]]))
+    assert mean.dtype == np.float32
 
 
 def test_nothing_to_average_is_an_error() -> None:

@@ -1,4 +1,4 @@
-"""Work side by side, results in order."""
+"""Parallel work with ordered results."""
 
 import threading
 from collections.abc import Iterator
@@ -8,20 +8,20 @@ import pytest
 from fedpipe_operator.aggregation.parallel import ordered_parallel_map
 
 
-def test_results_come_in_the_order_of_the_items_though_the_first_ends_last() -> None:
-    second_is_done = threading.Event()
+def test_results_are_in_the_order_of_the_items_even_if_the_first_ends_last() -> None:
+    second_done = threading.Event()
 
     def work(item: int) -> int:
         if item == 0:
-            assert second_is_done.wait(60)
+            assert second_done.wait(60)
         if item == 1:
-            second_is_done.set()
+            second_done.set()
         return item * 10
 
     assert list(ordered_parallel_map(work, range(6), threads=2)) == [0, 10, 20, 30, 40, 50]
 
 
-def test_no_more_items_are_taken_than_threads_and_one_before_the_first_result_is() -> None:
+def test_at_most_one_item_more_than_threads_is_taken_before_the_first_result() -> None:
     taken: list[int] = []
 
     def items() -> Iterator[int]:
@@ -36,7 +36,7 @@ def test_no_more_items_are_taken_than_threads_and_one_before_the_first_result_is
     results.close()  # type: ignore[attr-defined]  # a generator, as every caller uses it
 
 
-def test_an_error_comes_at_its_items_turn() -> None:
+def test_an_exception_is_raised_at_the_position_of_its_item() -> None:
     def work(item: int) -> int:
         if item == 1:
             raise ValueError("item 1")

@@ -1,4 +1,4 @@
-"""A round's aggregation from end to end: what is written, what is told, and how much is held and read on the way."""
+"""Aggregation of a round from end to end: the adapter and the commit it writes, its memory, and what it reads."""
 
 import hashlib
 import io
@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from safetensors.numpy import load
 from toy_rounds import HEAD, Fleet
 
-from fedpipe_operator.aggregation import CannotAggregateError, RoundInput, RoundResult, Rule, aggregate_round
+from fedpipe_operator.aggregation import AggregationConfig, CannotAggregateError, RoundInput, RoundResult, aggregate_round
 from fedpipe_operator.aggregation.tensors import open_tensors
 
-EXACT = Rule(method="Exact", max_rank=64)
+EXACT = AggregationConfig(method="Exact", max_rank=64)
 
 
-def run(given: RoundInput, rule: Rule = EXACT) -> tuple[RoundResult, bytes]:
+def run(round_input: RoundInput, config: AggregationConfig = EXACT) -> tuple[RoundResult, bytes]:
     sink = io.BytesIO()
-    return aggregate_round(given, rule, sink), sink.getvalue()
+    return aggregate_round(round_input, config, sink), sink.getvalue()
 
 
 def product(tensors: dict[str, np.ndarray], weight: str, rank: int | None = None) -> np.ndarray:
@@ -35,7 +35,7 @@ def test_two_rounds_equal_the_dense_recursion(fleet: Fleet) -> None:
     written = None
     for this in (fleet, fleet.next_round()):
         before = load(written) if written else None
-        _, written = run(this.given(written))
+        _, written = run(this.round_input(written))
         for weight in fleet.weights:
             sites = [site for site in fleet.ranks if fleet.ranks[site].get(weight)]
             total = sum(fleet.samples[site] for site in sites)
@@ -47,15 +47,15 @@ def test_two_rounds_equal_the_dense_recursion(fleet: Fleet) -> None:
 
 
 def test_head_tensors_are_averaged_by_samples(fleet: Fleet) -> None:
-    _, written = run(fleet.given())
+    _, written = run(fleet.round_input())
 
     mean = np.average([fleet.tensors(site)[HEAD].astype(float) for site in fleet.ranks], axis=0, weights=list(fleet.samples.values()))
     np.testing.assert_allclose(load(written)[HEAD], mean, rtol=1e-6)
 
 
-def test_the_commit_tells_what_was_made_of_what(fleet: Fleet) -> None:
-    given = fleet.given()
-    result, written = run(given, Rule(method="Exact", max_rank=3))
+def test_the_commit_records_the_adapter_and_its_contributions(fleet: Fleet) -> None:
+    round_input = fleet.round_input()
+    result, written = run(round_input, AggregationConfig(method="Exact", max_rank=3))
 
     commit = result.commit
     assert commit is not None
@@ -68,51 +68,51 @@ def test_the_commit_tells_what_was_made_of_what(fleet: Fleet) -> None:
         ("beta", 30, 0.219),
         ("gamma", 7, 0.0511),
     ]
-    assert all(c.sha256 == given.candidates[c.site].result.adapter.sha256 for c in commit.contributions)
+    assert all(c.sha256 == round_input.candidates[c.site].result.adapter.sha256 for c in commit.contributions)
     assert 0 < commit.truncated_energy["layer.0.q"] < 1
-    assert commit.bytes_read == sum(candidate.source.size for candidate in given.candidates.values())
+    assert commit.bytes_read == sum(candidate.source.size for candidate in round_input.candidates.values())
 
 
 @settings(derandomize=True, deadline=None, max_examples=10)
 @given(st.permutations(["alpha", "beta", "gamma"]))
 def test_the_bytes_do_not_depend_on_the_order_of_sites(fleet: Fleet, order: list[str]) -> None:
-    given = fleet.given()
-    permuted = replace(given, candidates={site: given.candidates[site] for site in order})
+    round_input = fleet.round_input()
+    permuted = replace(round_input, candidates={site: round_input.candidates[site] for site in order})
 
-    assert run(permuted) == run(given)
+    assert run(permuted) == run(round_input)
 
 
 def test_a_refused_update_costs_its_site_the_round_and_nothing_else(fleet: Fleet) -> None:
-    given = fleet.given()
-    bad = fleet.candidate("beta", fleet.tensors("beta") | {HEAD: np.full((3, 10), np.nan, np.float32)})
+    round_input = fleet.round_input()
+    invalid = fleet.candidate("beta", fleet.tensors("beta") | {HEAD: np.full((3, 10), np.nan, np.float32)})
     others = {site: fleet.ranks[site] for site in ("alpha", "gamma")}
     without = Fleet(weights=fleet.weights, ranks=others, samples=fleet.samples, head=fleet.head)
 
-    result, written = run(replace(given, candidates={**given.candidates, "beta": bad}))
+    result, written = run(replace(round_input, candidates={**round_input.candidates, "beta": invalid}))
 
     assert result.commit is not None
     assert result.commit.refused == {"beta": result.verdicts["beta"]}
     assert result.verdicts["beta"].reason == "NotFinite"
     assert [site for site, verdict in result.verdicts.items() if verdict.accepted] == ["alpha", "gamma"]
-    assert written == run(without.given())[1]
+    assert written == run(without.round_input())[1]
 
 
 def test_too_few_accepted_updates_write_nothing(fleet: Fleet) -> None:
-    given = replace(fleet, needed=3).given()
-    two = {site: given.candidates[site] for site in ("alpha", "beta")}
+    round_input = replace(fleet, needed=3).round_input()
+    two = {site: round_input.candidates[site] for site in ("alpha", "beta")}
 
-    result, written = run(replace(given, candidates=two))
+    result, written = run(replace(round_input, candidates=two))
 
     assert result.commit is None
     assert written == b""
     assert result.verdicts.keys() == {"alpha", "beta"}
 
 
-def test_a_weight_that_nobody_trained_keeps_its_global_factors(fleet: Fleet) -> None:
-    _, first = run(fleet.given())
-    given = fleet.next_round().given(first)
+def test_a_weight_that_no_site_trained_keeps_its_global_factors(fleet: Fleet) -> None:
+    _, first = run(fleet.round_input())
+    round_input = fleet.next_round().round_input(first)
 
-    result, second = run(replace(given, candidates={"beta": given.candidates["beta"]}))
+    result, second = run(replace(round_input, candidates={"beta": round_input.candidates["beta"]}))
 
     assert result.commit is not None
     assert result.commit.ranks["layer.0.v"] == 5
@@ -120,58 +120,60 @@ def test_a_weight_that_nobody_trained_keeps_its_global_factors(fleet: Fleet) -> 
         np.testing.assert_array_equal(load(second)[key], load(first)[key])
 
 
-def test_a_weight_that_nobody_ever_trained_has_rank_0_and_no_tensors(fleet: Fleet) -> None:
-    given = fleet.given()
+def test_a_weight_that_no_site_has_trained_yet_has_rank_0_and_no_tensors(fleet: Fleet) -> None:
+    round_input = fleet.round_input()
 
-    result, written = run(replace(given, candidates={"beta": given.candidates["beta"]}))
+    result, written = run(replace(round_input, candidates={"beta": round_input.candidates["beta"]}))
 
     assert result.commit is not None
     assert result.commit.ranks == {"layer.0.q": 2, "layer.0.v": 0}
     assert not [key for key in load(written) if "layer.0.v" in key]
 
 
-def test_a_method_that_cannot_take_the_updates_writes_nothing(fleet: Fleet) -> None:
+def test_a_method_that_cannot_aggregate_the_updates_writes_nothing(fleet: Fleet) -> None:
     sink = io.BytesIO()
 
     with pytest.raises(CannotAggregateError, match=r"layer\.0\.q has alpha 4, beta 2, gamma 1"):
-        aggregate_round(fleet.given(), Rule(method="FedIT", max_rank=64), sink)
+        aggregate_round(fleet.round_input(), AggregationConfig(method="FedIT", max_rank=64), sink)
 
     assert sink.getvalue() == b""
 
 
-def test_the_inexact_methods_obey_the_scale_1_convention(fleet: Fleet) -> None:
-    given = fleet.given()
+def test_the_adapter_of_an_inexact_method_has_scale_1(fleet: Fleet) -> None:
+    round_input = fleet.round_input()
 
-    _, written = run(replace(given, candidates={"alpha": given.candidates["alpha"]}), Rule(method="ZeroPad", max_rank=64))
+    _, written = run(
+        replace(round_input, candidates={"alpha": round_input.candidates["alpha"]}), AggregationConfig(method="ZeroPad", max_rank=64)
+    )
 
     expected = fleet.plan().plans["alpha"].scale("layer.0.q") * product(fleet.tensors("alpha"), "layer.0.q")
     np.testing.assert_allclose(product(load(written), "layer.0.q"), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_each_tensor_is_read_once_by_the_gate_and_once_by_the_merge(fleet: Fleet) -> None:
-    given = fleet.given()
+def test_each_tensor_is_read_once_by_the_gate_and_once_by_the_aggregation(fleet: Fleet) -> None:
+    round_input = fleet.round_input()
 
-    run(given)
+    run(round_input)
 
-    for candidate in given.candidates.values():
+    for candidate in round_input.candidates.values():
         entries = open_tensors(candidate.source).entries.values()
         assert {candidate.source.reads[entry.offset, entry.length] for entry in entries} == {2}
 
 
-def test_the_merge_finishes_one_weight_of_all_sites_before_it_reads_the_next(fleet: Fleet) -> None:
-    given = fleet.given()
+def test_one_weight_of_all_sites_is_aggregated_before_the_next_is_read(fleet: Fleet) -> None:
+    round_input = fleet.round_input()
     log: list[Any] = []
     names = {}
-    for site, candidate in given.candidates.items():
+    for site, candidate in round_input.candidates.items():
         names |= {(site, e.offset): key.rsplit(".lora_", 1)[0] for key, e in open_tensors(candidate.source).entries.items()}
         candidate.source.log = log
 
-    run(given)
+    run(round_input)
 
-    sites = {id(candidate.source): site for site, candidate in given.candidates.items()}
+    sites = {id(candidate.source): site for site, candidate in round_input.candidates.items()}
     read = [(sites[id(source)], offset) for source, offset, _ in log]
-    merged = [names[one] for one in read if one in names][-sum(len(fleet.tensors(site)) for site in fleet.ranks) :]
-    assert [name for name, _ in groupby(merged)] == [HEAD, "base_model.model.layer.0.q", "base_model.model.layer.0.v"]
+    aggregated = [names[key] for key in read if key in names][-sum(len(fleet.tensors(site)) for site in fleet.ranks) :]
+    assert [name for name, _ in groupby(aggregated)] == [HEAD, "base_model.model.layer.0.q", "base_model.model.layer.0.v"]
 
 
 @pytest.mark.parametrize("method", ["Exact", "FedIT", "ZeroPad"])
@@ -179,17 +181,17 @@ def test_memory_does_not_grow_with_the_number_of_weights(method: str) -> None:
     def peak(count: int) -> int:
         weights = {f"layer.{i}.q": (200, 200) for i in range(count)}
         sites = ["one", "two", "three", "four"]
-        given = Fleet(weights, dict.fromkeys(sites, dict.fromkeys(weights, 8)), dict.fromkeys(sites, 1)).given()
+        round_input = Fleet(weights, dict.fromkeys(sites, dict.fromkeys(weights, 8)), dict.fromkeys(sites, 1)).round_input()
         tracemalloc.start()
-        aggregate_round(given, Rule(method=method, max_rank=8), io.BufferedWriter(_Nowhere()))
-        found = tracemalloc.get_traced_memory()[1]
+        aggregate_round(round_input, AggregationConfig(method=method, max_rank=8), io.BufferedWriter(_NullWriter()))
+        peak_bytes = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        return found
+        return peak_bytes
 
     assert peak(24) < 1.5 * peak(4)
 
 
-class _Nowhere(io.RawIOBase):
+class _NullWriter(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
@@ -201,8 +203,11 @@ class _Nowhere(io.RawIOBase):
 def test_the_number_of_threads_changes_no_byte_and_no_verdict(threads: int) -> None:
     weights = {f"layer.{i}.q": (90, 70) for i in range(9)}
     sites = ["one", "two", "three", "four"]
-    given = Fleet(weights, dict.fromkeys(sites, dict.fromkeys(weights, 8)), dict.fromkeys(sites, 3)).given()
+    round_input = Fleet(weights, dict.fromkeys(sites, dict.fromkeys(weights, 8)), dict.fromkeys(sites, 3)).round_input()
 
-    alone, max_concurrent = run(given, Rule(method="Exact", max_rank=8)), run(given, Rule(method="Exact", max_rank=8, threads=threads))
+    sequential, parallel = (
+        run(round_input, AggregationConfig(method="Exact", max_rank=8)),
+        run(round_input, AggregationConfig(method="Exact", max_rank=8, threads=threads)),
+    )
 
-    assert max_concurrent == alone
+    assert parallel == sequential

@@ -1,4 +1,4 @@
-"""The aggregation as a process of its own: a task in a file, an exit status and one line for people."""
+"""Aggregation as a separate process: a task file in, an exit status and one line on stderr out."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ Change = Callable[[DirectoryStore], None]
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    """A run whose second round waits for its aggregation."""
+    """A run whose second round is ready to be aggregated."""
     world = World(a_run(), tmp_path)
     world.work_until("aggregate-r2")
     return world
@@ -37,50 +37,50 @@ def task_file(world: World, **changes: object) -> Path:
 
 
 def exit_status(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_:
         worker.main(list(arguments))
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
+    assert isinstance(exit_.value.code, int)
+    return exit_.value.code
 
 
 def commit_of(world: World) -> RoundCommit:
     return RoundCommit.model_validate_json(world.store.read(names.round_commit(2)) or b"")
 
 
-def test_a_buckets_adapters_are_copied_piece_by_piece_and_give_the_same_bytes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedpipe_operator.aggregation.worker._PIECE_BYTES", 100)
+def test_adapters_from_a_bucket_are_copied_in_chunks_and_give_the_same_bytes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedpipe_operator.aggregation.worker._COPY_CHUNK", 100)
     task = AggregationTask.model_validate_json(world.backend.tasks["toy-aggregate-r2-a0"])
     opened: list[str] = []
 
-    class Remote(DirectoryStore):
+    class RecordingStore(DirectoryStore):
         def open_reader(self, key: str) -> Any:
             opened.append(key)
             return super().open_reader(key)
 
-    worker.aggregate(task.model_copy(update={"store": BucketAddress(bucket="b", prefix="p")}), Remote(world.store.root))
-    of_copies = commit_of(world).adapter.sha256
+    worker.aggregate(task.model_copy(update={"store": BucketAddress(bucket="b", prefix="p")}), RecordingStore(world.store.root))
+    hash_from_copies = commit_of(world).adapter.sha256
     world.store.delete(names.round_commit(2))
     worker.aggregate(task, world.store)
 
-    assert of_copies == commit_of(world).adapter.sha256
+    assert hash_from_copies == commit_of(world).adapter.sha256
     assert len(opened) == 4
 
 
-def test_a_round_is_aggregated_by_a_process_that_is_given_its_task_file(world: World) -> None:
+def test_a_process_aggregates_the_round_of_its_task_file(world: World) -> None:
     command = [sys.executable, "-m", "fedpipe_operator.aggregation.worker", str(task_file(world))]
 
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
 
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
     commit = commit_of(world)
-    assert [one.site for one in commit.contributions] == ["site-a", "site-b", "site-c"]
+    assert [contribution.site for contribution in commit.contributions] == ["site-a", "site-b", "site-c"]
     assert world.store.size(commit.adapter.name) == commit.adapter.size
     assert commit.adapter.sha256[:16] in commit.adapter.name
     world.settle()
     assert world.conditions()["Complete"] == "RoundsCompleted"
 
 
-def test_a_round_that_is_committed_is_not_aggregated_again(world: World) -> None:
+def test_a_committed_round_is_not_aggregated_again(world: World) -> None:
     worker.main([str(task_file(world))])
     commit = commit_of(world)
     world.store.delete(commit.adapter.name)
@@ -91,9 +91,9 @@ def test_a_round_that_is_committed_is_not_aggregated_again(world: World) -> None
     assert world.store.size(commit.adapter.name) is None
 
 
-def test_without_enough_good_updates_there_are_verdicts_and_no_commit(world: World) -> None:
+def test_with_too_few_accepted_updates_verdicts_are_written_but_no_commit(world: World) -> None:
     for site in ("site-a", "site-b", "site-c"):
-        world.store.write(names.update_adapter(2, site, 0), b"not what the result vouches for")
+        world.store.write(names.update_adapter(2, site, 0), b"not the bytes that the result states")
 
     worker.main([str(task_file(world))])
 
@@ -102,7 +102,7 @@ def test_without_enough_good_updates_there_are_verdicts_and_no_commit(world: Wor
     assert not world.store.list("rounds/0002/global")
 
 
-def test_an_update_is_judged_under_its_own_attempt(world: World) -> None:
+def test_an_update_is_checked_against_its_own_attempt(world: World) -> None:
     task = TrainTask.model_validate_json(world.backend.tasks["toy-train-r2-site-a-a0"])
     for key in (names.update_adapter(2, "site-a", 0), names.update_result(2, "site-a", 0)):
         data = world.store.read(key)
@@ -113,17 +113,21 @@ def test_an_update_is_judged_under_its_own_attempt(world: World) -> None:
     result = names.update_result(2, "site-a", 3)
     world.store.write(result, (world.store.read(result) or b"").replace(b'"attempt": 0', b'"attempt": 3'))
     updates = AggregationTask.model_validate_json(world.backend.tasks["toy-aggregate-r2-a0"]).updates
-    moved = tuple(one.model_copy(update={"attempt": 3}) if one.site == "site-a" else one for one in updates)
+    moved = tuple(update.model_copy(update={"attempt": 3}) if update.site == "site-a" else update for update in updates)
 
     worker.main([str(task_file(world, updates=moved))])
 
-    assert {one.site: one.attempt for one in commit_of(world).contributions} == {"site-a": 3, "site-b": 0, "site-c": 0}
+    assert {contribution.site: contribution.attempt for contribution in commit_of(world).contributions} == {
+        "site-a": 3,
+        "site-b": 0,
+        "site-c": 0,
+    }
     assert world.store.read(names.update_verdict(2, "site-a", 3)) is not None
     assert world.store.read(names.update_verdict(2, "site-a", 0)) is None
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda store: store.delete(names.round_plan(2)), f"ObjectMissing: {names.round_plan(2)} is not in the store"),
         (lambda store: store.delete(names.round_commit(1)), f"ObjectMissing: {names.round_commit(1)} is not in the store"),
@@ -138,18 +142,18 @@ def test_an_update_is_judged_under_its_own_attempt(world: World) -> None:
         ),
     ],
 )
-def test_a_store_that_does_not_hold_the_round_is_a_bad_task_told_by_its_key(
-    world: World, capsys: pytest.CaptureFixture[str], change: Change, said: str
+def test_a_missing_or_unreadable_object_is_a_bad_task_and_the_message_has_its_key(
+    world: World, capsys: pytest.CaptureFixture[str], change: Change, message: str
 ) -> None:
     change(world.store)
 
     assert exit_status(str(task_file(world))) == ExitCode.BAD_TASK
-    assert capsys.readouterr().err.startswith(said)
+    assert capsys.readouterr().err.startswith(message)
     assert world.store.read(names.round_commit(2)) is None
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"kind": "train"}'])
-def test_a_task_file_that_is_none_is_a_bad_task(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+def test_an_invalid_task_file_is_a_bad_task(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     (tmp_path / "task.json").write_text(text)
 
     assert exit_status(str(tmp_path / "task.json")) == ExitCode.BAD_TASK
@@ -157,12 +161,12 @@ def test_a_task_file_that_is_none_is_a_bad_task(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize("arguments", [[], ["one.json", "two.json"]])
-def test_anything_but_one_task_file_is_told_how_it_is_used(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+def test_anything_but_one_task_file_prints_the_usage(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     assert exit_status(*arguments) == ExitCode.BAD_TASK
     assert capsys.readouterr().err.startswith("usage: ")
 
 
-def test_a_store_that_is_a_file_cannot_be_aggregated_in(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_store_that_is_a_file_is_a_bad_task(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     (world.folder / "file").write_text("")
 
     assert exit_status(str(task_file(world, store=DirectoryAddress(root=str(world.folder / "file"))))) == ExitCode.BAD_TASK

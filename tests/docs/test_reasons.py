@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fedpipe_operator
-from fedpipe_operator.aggregation import refusals
+from fedpipe_operator.aggregation.gate import RefusalReason
 from fedpipe_operator.api import ConditionType, Reason
 from fedpipe_operator.api.conditions import SiteCondition
 from fedpipe_operator.cluster.backend import FINAL
@@ -57,7 +57,7 @@ def test_every_condition_has_a_line_in_its_section() -> None:
 
 
 def test_every_refusal_has_a_line_in_its_section() -> None:
-    assert _sections()["An update that is refused"] == refusals.REASONS.keys()
+    assert _sections()["An update that is refused"] == set(RefusalReason)
 
 
 def test_the_documented_fixed_fields_are_those_of_the_code() -> None:
@@ -84,7 +84,7 @@ def _sections() -> dict[str, set[str]]:
 
 def _listed_reasons() -> set[str]:
     """The reasons that enums and tables of the code list: conditions, their reasons, the trainer's failures, the gate's refusals."""
-    return {str(one) for kind in (ConditionType, SiteCondition, Reason, FailureReason) for one in kind} | refusals.REASONS.keys()
+    return {str(one) for kind in (ConditionType, SiteCondition, Reason, FailureReason, RefusalReason) for one in kind}
 
 
 def _literal_reasons() -> set[str]:

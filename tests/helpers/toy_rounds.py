@@ -1,4 +1,4 @@
-"""A toy fleet: plans, updates as peft saves them, and sources that count what is read."""
+"""A toy fleet: plans, updates as peft saves them, and sources that record the reads."""
 
 import hashlib
 from collections import Counter
@@ -19,7 +19,7 @@ FORECAST = Forecast(memory_bytes=0, seconds=0, upload_bytes=0, download_bytes=0)
 
 @dataclass
 class RecordingSource:
-    """Bytes in memory that remember how often each range was read, and when."""
+    """Bytes in memory, with a count of the reads of each range and a log of them in order."""
 
     data: bytes
     reads: Counter[tuple[int, int]] = field(default_factory=Counter)
@@ -37,7 +37,7 @@ class RecordingSource:
 
 @dataclass(frozen=True)
 class Fleet:
-    """Makes the inputs of a round. Values are drawn from the site's name, so that a site is the same wherever it appears."""
+    """Makes the inputs of a round. A site's name seeds its values, so that a site is the same in every fleet."""
 
     weights: Mapping[str, tuple[int, int]]
     ranks: Mapping[str, Mapping[str, int]]
@@ -65,12 +65,12 @@ class Fleet:
 
     def tensors(self, site: str) -> dict[str, np.ndarray]:
         rng = np.random.default_rng([*site.encode(), self.round])
-        found = {key: rng.standard_normal(shape) for key, shape in self.head.items()}
+        tensors = {key: rng.standard_normal(shape) for key, shape in self.head.items()}
         for weight, (d_out, d_in) in self.weights.items():
             if rank := self.ranks[site].get(weight, 0):
-                found[f"base_model.model.{weight}.lora_A.weight"] = rng.standard_normal((rank, d_in))
-                found[f"base_model.model.{weight}.lora_B.weight"] = rng.standard_normal((d_out, rank))
-        return {key: np.ascontiguousarray(value, dtype=np.float32) for key, value in found.items()}
+                tensors[f"base_model.model.{weight}.lora_A.weight"] = rng.standard_normal((rank, d_in))
+                tensors[f"base_model.model.{weight}.lora_B.weight"] = rng.standard_normal((d_out, rank))
+        return {key: np.ascontiguousarray(value, dtype=np.float32) for key, value in tensors.items()}
 
     def result(self, site: str, data: bytes) -> TrainResult:
         plan = self.plan().plans[site]
@@ -92,7 +92,7 @@ class Fleet:
         data = save(dict(self.tensors(site) if tensors is None else tensors))
         return Candidate(attempt=0, result=self.result(site, data), source=RecordingSource(data))
 
-    def given(self, previous: bytes | None = None) -> RoundInput:
+    def round_input(self, previous: bytes | None = None) -> RoundInput:
         candidates = {site: self.candidate(site) for site in self.ranks}
         return RoundInput(run=RUN, plan=self.plan(), candidates=candidates, previous=RecordingSource(previous) if previous else None)
 

@@ -1,22 +1,23 @@
-"""Updates in, global adapter out: the gate, the methods, and a round's aggregation from end to end.
+"""Aggregation of a round: check the updates in the gate, aggregate the accepted ones, write the global adapter.
 
-Given readers and writers, it touches nothing else: no files, no network, no clock.
+Apart from the worker, which is the entry point, the package reads and writes through the readers and the writer that it is given: it opens
+no files or connections and reads no clock.
 """
 
+from fedpipe_operator.aggregation.factors import CannotAggregateError
 from fedpipe_operator.aggregation.methods import METHODS
-from fedpipe_operator.aggregation.round import Candidate, RoundInput, RoundResult, Rule, aggregate_round
+from fedpipe_operator.aggregation.round import AggregationConfig, Candidate, RoundInput, RoundResult, aggregate_round
 from fedpipe_operator.aggregation.tensors import FileSource, MalformedError, Sink, Source
-from fedpipe_operator.aggregation.values import CannotAggregateError
 
 __all__ = [
     "METHODS",
+    "AggregationConfig",
     "Candidate",
     "CannotAggregateError",
     "FileSource",
     "MalformedError",
     "RoundInput",
     "RoundResult",
-    "Rule",
     "Sink",
     "Source",
     "aggregate_round",

@@ -1,13 +1,13 @@
-"""Exact: average the increments of the products, so that unequal ranks lose nothing but what the last cut to rank takes.
+"""Exact: average the increments of the products, so that different ranks lose nothing but what the final truncation to rank removes.
 
 The global update of a weight is ΔW = B_g·A_g, components in singular-value order. Site k of rank r_k trained the first r_k of them and
-kept the rest frozen but active, so its increment is D_k = s_k·B_k·A_k − B_g[:, :r_k]·A_g[:r_k], and
+kept the rest frozen but active (the frozen residual), so its increment is D_k = s_k·B_k·A_k − B_g[:, :r_k]·A_g[:r_k], and
 
     ΔW ← ΔW + Σ p_k D_k,   p_k = n_k / Σ n over the sites that trained this weight.
 
-As one factor pair that is L = [B_g | B_k …], R = [diag(c)·A_g ; p_k s_k·A_k …] with c_j = 1 − Σ_{k: r_k > j} p_k, components of
-c_j = 0 left out; then the compact form of methods in `factorise`. (FlexLoRA, arXiv 2402.11505, averages products; the increments with a
-frozen tail are ours.)
+As one factor pair that is L = [B_g | B_k …], R = [diag(c)·A_g ; p_k s_k·A_k …] with c_j = 1 − Σ_{k: r_k > j} p_k, where components with
+c_j = 0 are left out; `truncated_svd` reduces it to the wanted rank. (FlexLoRA, arXiv 2402.11505, averages products; the increments with
+a frozen residual are ours.)
 """
 
 from collections.abc import Callable
@@ -15,49 +15,48 @@ from functools import partial
 
 import numpy as np
 
-from fedpipe_operator.aggregation.factorise import factorise
-from fedpipe_operator.aggregation.stack import Lazy, Piece, Size
-from fedpipe_operator.aggregation.values import Factors, Float64, Merged, Method, Outline, Part, Parts
+from fedpipe_operator.aggregation.factors import AggregatedFactors, Factors, Float64, SiteFactorReaders, SiteFactors, WeightUpdates
+from fedpipe_operator.aggregation.stacked_factors import LazyFactors, StackShape, WeightedFactors
+from fedpipe_operator.aggregation.truncated_svd import truncated_svd
 
 
-def rank(outline: Outline, max_rank: int) -> int:
-    """The number of stacked components, as far as `max_rank` and the shape of the weight allow."""
-    return min(max_rank, _components(outline), outline.d_out, outline.d_in)
+def rank(updates: WeightUpdates, max_rank: int) -> int:
+    """The number of stacked components, limited by `max_rank` and by the shape of the weight."""
+    return min(max_rank, _component_count(updates), updates.d_out, updates.d_in)
 
 
-def kept_shares(outline: Outline) -> Float64:
-    """c_j for each global component: the share of the samples at sites that did not train it; exactly 0 if all did."""
-    kept = [sum(share.samples for share in outline.shares if share.rank <= j) for j in range(outline.global_rank)]
-    return np.array(kept, dtype=np.float64) / outline.samples
+def frozen_fractions(updates: WeightUpdates) -> Float64:
+    """c_j for each global component: the fraction of the samples at sites that did not train it; exactly 0 if all sites did."""
+    frozen = [sum(site.samples for site in updates.sites if site.rank <= j) for j in range(updates.global_rank)]
+    return np.array(frozen, dtype=np.float64) / updates.samples
 
 
-def merge(outline: Outline, parts: Parts, before: Factors | None, rank: int) -> Merged:
+def aggregate(updates: WeightUpdates, readers: SiteFactorReaders, previous: Factors | None, rank: int) -> AggregatedFactors:
     """ΔW + Σ p_k D_k as factors of this rank."""
-    size = Size(d_out=outline.d_out, d_in=outline.d_in, components=_components(outline), rank=rank)
-    b, a, truncated = factorise(pieces(outline, parts, before), size)
-    return Merged(Factors(b=b, a=a), truncated)
+    shape = StackShape(d_out=updates.d_out, d_in=updates.d_in, components=_component_count(updates), rank=rank)
+    b, a, truncated_energy = truncated_svd(summands(updates, readers, previous), shape)
+    return AggregatedFactors(Factors(b=b, a=a), truncated_energy)
 
 
-def pieces(outline: Outline, parts: Parts, before: Factors | None) -> list[Lazy]:
-    """What adds up to the new update before any cut."""
-    found = []
-    if before is not None:
-        kept = kept_shares(outline)
-        alive = kept != 0
-        frozen = Piece(kept[alive], Factors(b=before.b[:, alive], a=before.a[alive]))
-        found.append(Lazy(len(frozen.weights), lambda: frozen))
-    total = outline.samples
-    return found + [Lazy(share.rank, partial(_piece, part, total)) for share, part in zip(outline.shares, parts, strict=True)]
+def summands(updates: WeightUpdates, readers: SiteFactorReaders, previous: Factors | None) -> list[LazyFactors]:
+    """The factors whose sum is the new update before truncation: the frozen residual, if any, then each site's."""
+    residual = [_frozen_residual(frozen_fractions(updates), previous)] if previous is not None else []
+    total = updates.samples
+    sites = zip(updates.sites, readers, strict=True)
+    return residual + [LazyFactors(site.rank, partial(_weighted_factors, read, total)) for site, read in sites]
 
 
-def _piece(read: Callable[[], Part], total: int) -> Piece:
-    part = read()
-    weight = part.samples / total * part.scale
-    return Piece(np.full(len(part.factors.a), weight), part.factors)
+def _frozen_residual(fractions: Float64, previous: Factors) -> LazyFactors:
+    frozen = fractions != 0
+    residual = WeightedFactors(fractions[frozen], Factors(b=previous.b[:, frozen], a=previous.a[frozen]))
+    return LazyFactors(len(residual.weights), lambda: residual)
 
 
-def _components(outline: Outline) -> int:
-    return int(np.count_nonzero(kept_shares(outline))) + sum(share.rank for share in outline.shares)
+def _weighted_factors(read: Callable[[], SiteFactors], total_samples: int) -> WeightedFactors:
+    site = read()
+    weight = site.samples / total_samples * site.scale
+    return WeightedFactors(np.full(len(site.factors.a), weight), site.factors)
 
 
-METHOD = Method(rank=rank, merge=merge)
+def _component_count(updates: WeightUpdates) -> int:
+    return int(np.count_nonzero(frozen_fractions(updates))) + sum(site.rank for site in updates.sites)

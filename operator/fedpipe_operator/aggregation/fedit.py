@@ -1,30 +1,27 @@
-"""FedIT (Zhang et al., arXiv 2305.05644): average A and B apart. For comparison; mean(B)·mean(A) is not mean(B·A).
+"""FedIT (Zhang et al., arXiv 2305.05644): average A and B separately. For comparison; mean(B)·mean(A) is not mean(B·A).
 
-All ranks must be equal. The scale is folded into B before the average, so that the result obeys the scale-1 convention. Frozen tail:
-global components that no site trained (the global rank is larger than the sites') are kept as they are.
+All ranks must be equal. The scale is folded into B before the average, so that the result has scale 1. Frozen residual: global
+components that no site trained (where the global rank is larger than the sites') are kept unchanged.
 """
 
 from fedpipe_operator.aggregation import zeropad
-from fedpipe_operator.aggregation.values import CannotAggregateError, Factors, Merged, Method, Outline, Parts
+from fedpipe_operator.aggregation.factors import AggregatedFactors, CannotAggregateError, Factors, SiteFactorReaders, WeightUpdates
 
 
-def rank(outline: Outline, max_rank: int) -> int:
+def rank(updates: WeightUpdates, max_rank: int) -> int:
     """The sites' common rank, or that of the global factors if it is larger.
 
     Raises:
-        CannotAggregateError: ranks differ between the sites, or exceed `max_rank`.
+        CannotAggregateError: the ranks differ between the sites, or exceed `max_rank`.
     """
-    if len({share.rank for share in outline.shares}) > 1:
-        ranks = ", ".join(f"{share.site} {share.rank}" for share in outline.shares)
+    if len({site.rank for site in updates.sites}) > 1:
+        ranks = ", ".join(f"{site.site} {site.rank}" for site in updates.sites)
         raise CannotAggregateError(
-            f"FedIT needs equal ranks, weight {outline.weight} has {ranks}: plan with mode Uniform, or use the method Exact"
+            f"FedIT needs equal ranks, weight {updates.weight} has {ranks}: set planning.mode to Uniform, or aggregation.method to Exact"
         )
-    return zeropad.rank(outline, max_rank)
+    return zeropad.rank(updates, max_rank)
 
 
-def merge(outline: Outline, parts: Parts, before: Factors | None, rank: int) -> Merged:
-    """B = Σ p_k s_k B_k and A = Σ p_k A_k, then the untrained components of `before`: zero-padding with nothing to pad."""
-    return zeropad.merge(outline, parts, before, rank)
-
-
-METHOD = Method(rank=rank, merge=merge)
+def aggregate(updates: WeightUpdates, readers: SiteFactorReaders, previous: Factors | None, rank: int) -> AggregatedFactors:
+    """B = Σ p_k s_k B_k and A = Σ p_k A_k, then the untrained components of `previous`: zero-padding without anything to pad."""
+    return zeropad.aggregate(updates, readers, previous, rank)

@@ -1,32 +1,32 @@
-"""One round's aggregation from end to end: gate every update, merge the accepted ones weight by weight, say what was done.
+"""Aggregation of one round from end to end: check every update in the gate, aggregate the accepted ones weight by weight, make the commit.
 
-Pure: readers and a writer are arguments, and so is everything else. A thread holds one weight of all sites at a time. What is written
-depends on the set of updates only, not on their order, nor on the number of threads.
+Pure: the readers, the writer and everything else are arguments. A thread holds one weight of all sites at a time. The bytes written
+depend on the set of updates only, not on their order or on the number of threads.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+import numpy as np
+
 from fedpipe_operator.aggregation import gate
-from fedpipe_operator.aggregation.dense import average
-from fedpipe_operator.aggregation.keys import factor_keys
-from fedpipe_operator.aggregation.methods import METHODS
+from fedpipe_operator.aggregation.factors import AggregatedFactors, Factors, Float64, SiteFactors, SiteWeight, WeightUpdates
+from fedpipe_operator.aggregation.methods import METHODS, Method
 from fedpipe_operator.aggregation.parallel import ordered_parallel_map
-from fedpipe_operator.aggregation.tensors import Sink, Source, TensorFile, TensorWriter, open_tensors
-from fedpipe_operator.aggregation.values import Factors, Merged, Method, Outline, Part, Share
+from fedpipe_operator.aggregation.tensors import Float32, Sink, Source, TensorFile, TensorWriter, factor_keys, open_tensors
 from fedpipe_operator.rounds.records import Contribution, RoundCommit, RoundPlan, Verdict
 from fedpipe_trainer.contract import Artifact, RunRef, TrainResult
 
 MAX_NORM: Final = 1e4
-"""Default bound on an update's increment (Frobenius norm over all its tensors); a 7B base itself has a norm of some thousands."""
+"""Default bound on the Frobenius norm of a whole update's increment; the norm of a 7B base model itself is several thousand."""
 ADAPTER_NAME: Final = "adapter.safetensors"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A site's update as it lies in the store: the attempt it is filed under, its result, its adapter's bytes."""
+    """A site's update as it is in the store: the attempt it is stored under, its result, and a reader of its adapter."""
 
     attempt: int
     result: TrainResult
@@ -35,27 +35,28 @@ class Candidate:
 
 @dataclass(frozen=True)
 class RoundInput:
-    """What a round's aggregation is made from. `previous` is the global adapter that the round started from; None in round 1."""
+    """The inputs of a round's aggregation."""
 
     run: RunRef
     plan: RoundPlan
     candidates: Mapping[str, Candidate]
     """By site."""
     previous: Source | None = None
+    """The global adapter that the round started from; None in round 1."""
 
 
 @dataclass(frozen=True)
-class Rule:
-    """How updates are judged and merged."""
+class AggregationConfig:
+    """How updates are checked and aggregated."""
 
     method: str
     """A key of `METHODS`."""
     max_rank: int
-    """Components of the global adapter per weight, at most."""
+    """Maximum rank of the global adapter, the same for every weight."""
     max_norm: float = MAX_NORM
-    """Bound on an update's increment: see `gate.Expected`."""
+    """Upper bound on the norm of a whole update's increment, over all weights together: see `gate.Expected`."""
     threads: int = 1
-    """Updates judged, and weights merged, at a time; what is written does not depend on it."""
+    """Updates checked, and weights aggregated, at a time; the bytes written do not depend on it."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class RoundResult:
 
 
 @dataclass(frozen=True)
-class Accepted:
+class AcceptedUpdate:
     """An update that passed the gate."""
 
     result: TrainResult
@@ -75,74 +76,113 @@ class Accepted:
 
 
 @dataclass(frozen=True)
-class Written:
-    """The new global adapter: its bytes, the rank of each weight (0: no factors), and what the cut to rank lost."""
+class GlobalAdapter:
+    """The new global adapter: its file, the rank of each weight (0: no factors), and the energy lost by truncation to that rank."""
 
-    adapter: Artifact
+    artifact: Artifact
     ranks: dict[str, int]
     truncated_energy: dict[str, float]
 
 
-def aggregate_round(given: RoundInput, rule: Rule, sink: Sink) -> RoundResult:
-    """Gate the candidates, and if at least `plan.needed` pass, write the new global adapter to `sink`.
+def aggregate_round(round_input: RoundInput, config: AggregationConfig, sink: Sink) -> RoundResult:
+    """Check the candidates and, if at least `plan.needed` are accepted, write the new global adapter to `sink`.
 
-    The result's `seconds` is left at 0: the caller has the clock.
+    The commit's `seconds` is left at 0: the caller measures the time.
 
     Raises:
-        CannotAggregateError: the method cannot take these updates (nothing was written).
-        MalformedError: the previous global adapter is no safetensors file.
+        CannotAggregateError: the method cannot aggregate these updates (nothing was written).
+        MalformedError: the previous global adapter is not a safetensors file.
         OSError: a source or the sink failed.
     """
-    before = open_tensors(given.previous) if given.previous else None
-    sites = sorted(given.candidates)
-    verdicts = dict(zip(sites, ordered_parallel_map(lambda site: _judged(site, given, rule, before), sites, rule.threads), strict=True))
+    plan = round_input.plan
+    previous = open_tensors(round_input.previous) if round_input.previous else None
+    verdicts = _check_updates(round_input, config, previous)
     accepted = {
-        site: Accepted(given.candidates[site].result, open_tensors(given.candidates[site].source))
+        site: AcceptedUpdate(round_input.candidates[site].result, open_tensors(round_input.candidates[site].source))
         for site, verdict in verdicts.items()
         if verdict.accepted
     }
-    if len(accepted) < given.plan.needed:
+    if len(accepted) < plan.needed:
         return RoundResult(verdicts, None)
-    written = merge_adapters(given.plan, rule, accepted, before=before, sink=sink)
-    return RoundResult(verdicts, _round_commit(plan=given.plan, rule=rule, accepted=accepted, verdicts=verdicts, written=written))
+    adapter = aggregate_adapters(plan, config, accepted, previous=previous, sink=sink)
+    return RoundResult(verdicts, _make_commit(plan=plan, config=config, accepted=accepted, verdicts=verdicts, adapter=adapter))
 
 
-def merge_adapters(plan: RoundPlan, rule: Rule, accepted: Mapping[str, Accepted], *, before: TensorFile | None, sink: Sink) -> Written:
-    """Write the new global adapter to `sink`: head tensors averaged, then each weight's factors merged, each in order of name.
+def aggregate_adapters(
+    plan: RoundPlan, config: AggregationConfig, accepted: Mapping[str, AcceptedUpdate], *, previous: TensorFile | None, sink: Sink
+) -> GlobalAdapter:
+    """Write the new global adapter to `sink`: the averaged head tensors, then each weight's aggregated factors, both in order of name.
 
-    A weight that nobody trained keeps its global factors. Raises as `aggregate_round` does.
+    A weight that no site trained keeps its global factors. Raises as `aggregate_round` does.
     """
-    method, sites = METHODS[rule.method], dict(sorted(accepted.items()))
-    outlines = [_outline(weight, plan, sites, before) for weight in sorted(plan.weights)]
-    ranks = {outline.weight: method.rank(outline, rule.max_rank) if outline.shares else outline.global_rank for outline in outlines}
+    method, sites = METHODS[config.method], dict(sorted(accepted.items()))
+    all_updates = [_weight_updates(weight, plan, sites, previous) for weight in sorted(plan.weights)]
+    ranks = {updates.weight: _global_rank(updates, method, config.max_rank) for updates in all_updates}
     writer = TensorWriter(sink, _shapes(plan, ranks))
     for key in sorted(plan.head):
         writer.write(key, average((site.result.samples, site.tensors.read(key)) for site in sites.values()))
-    truncated = {}
-    adapted = [outline for outline in outlines if ranks[outline.weight]]
-    merges = ordered_parallel_map(lambda outline: _merged(outline, method, ranks[outline.weight], sites, before), adapted, rule.threads)
-    for outline, merged in zip(adapted, merges, strict=True):
-        for key, factor in zip(factor_keys(outline.weight), (merged.factors.a, merged.factors.b), strict=True):
-            writer.write(key, factor)
-        truncated[outline.weight] = merged.truncated_energy
-    return Written(writer.close(ADAPTER_NAME), ranks, truncated)
-
-
-def _judged(site: str, given: RoundInput, rule: Rule, before: TensorFile | None) -> Verdict:
-    candidate = given.candidates[site]
-    expected = gate.Expected(run=given.run, plan=given.plan, site=site, attempt=candidate.attempt, max_norm=rule.max_norm, previous=before)
-    return gate.check(candidate.result, candidate.source, expected)
-
-
-def _outline(weight: str, plan: RoundPlan, sites: Mapping[str, Accepted], before: TensorFile | None) -> Outline:
-    d_out, d_in = plan.weights[weight]
-    shares = tuple(
-        Share(site=name, samples=site.result.samples, rank=rank)
-        for name, site in sites.items()
-        if (rank := site.result.ranks.get(weight, 0))
+    truncated_energy = {}
+    with_factors = [updates for updates in all_updates if ranks[updates.weight]]
+    results = ordered_parallel_map(
+        lambda updates: _aggregate_weight(updates, method, ranks[updates.weight], sites, previous), with_factors, config.threads
     )
-    held = before.entries.get(factor_keys(weight)[0]) if before else None
-    return Outline(weight=weight, d_out=d_out, d_in=d_in, shares=shares, global_rank=held.shape[0] if held else 0)
+    for updates, result in zip(with_factors, results, strict=True):
+        for key, factor in zip(factor_keys(updates.weight), (result.factors.a, result.factors.b), strict=True):
+            writer.write(key, factor)
+        truncated_energy[updates.weight] = result.truncated_energy
+    return GlobalAdapter(writer.close(ADAPTER_NAME), ranks, truncated_energy)
+
+
+def average(tensors: Iterable[tuple[int, Float32]]) -> Float32:
+    """The sample-weighted mean Σ n_k x_k / Σ n_k over (n_k, x_k), summed in float64 in the given order; one x_k is in memory at a time.
+
+    For tensors that are trained and sent as they are (a classification head).
+
+    Raises:
+        ValueError: there are no tensors.
+    """
+    total_samples, weighted_sum = 0, None
+    for samples, tensor in tensors:
+        term: Float64 = tensor.astype(np.float64) * samples
+        weighted_sum = term if weighted_sum is None else weighted_sum + term
+        total_samples += samples
+    if weighted_sum is None:
+        raise ValueError("no tensor to average")
+    return (weighted_sum / total_samples).astype(np.float32)
+
+
+def _check_updates(round_input: RoundInput, config: AggregationConfig, previous: TensorFile | None) -> dict[str, Verdict]:
+    """The verdicts by site, in order of site."""
+
+    def check(site: str) -> Verdict:
+        candidate = round_input.candidates[site]
+        expected = gate.Expected(
+            run=round_input.run,
+            plan=round_input.plan,
+            site=site,
+            attempt=candidate.attempt,
+            max_norm=config.max_norm,
+            previous=previous,
+        )
+        return gate.check(candidate.result, candidate.source, expected)
+
+    sites = sorted(round_input.candidates)
+    return dict(zip(sites, ordered_parallel_map(check, sites, config.threads), strict=True))
+
+
+def _weight_updates(weight: str, plan: RoundPlan, accepted: Mapping[str, AcceptedUpdate], previous: TensorFile | None) -> WeightUpdates:
+    d_out, d_in = plan.weights[weight]
+    sites = tuple(
+        SiteWeight(site=site, samples=update.result.samples, rank=rank)
+        for site, update in accepted.items()
+        if (rank := update.result.ranks.get(weight, 0))
+    )
+    entry = previous.entries.get(factor_keys(weight)[0]) if previous else None
+    return WeightUpdates(weight=weight, d_out=d_out, d_in=d_in, sites=sites, global_rank=entry.shape[0] if entry else 0)
+
+
+def _global_rank(updates: WeightUpdates, method: Method, max_rank: int) -> int:
+    return method.rank(updates, max_rank) if updates.sites else updates.global_rank
 
 
 def _shapes(plan: RoundPlan, ranks: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
@@ -154,40 +194,47 @@ def _shapes(plan: RoundPlan, ranks: Mapping[str, int]) -> dict[str, tuple[int, .
     return shapes
 
 
-def _merged(outline: Outline, method: Method, rank: int, sites: Mapping[str, Accepted], before: TensorFile | None) -> Merged:
-    held = _factors(before, outline.weight) if before and outline.global_rank else None
-    if held and not outline.shares:
-        return Merged(held)
-    parts = [partial(_part, outline, share, sites[share.site]) for share in outline.shares]
-    return method.merge(outline, parts, held, rank)
+def _aggregate_weight(
+    updates: WeightUpdates, method: Method, rank: int, accepted: Mapping[str, AcceptedUpdate], previous: TensorFile | None
+) -> AggregatedFactors:
+    previous_factors = _read_factors(previous, updates.weight) if previous and updates.global_rank else None
+    if previous_factors and not updates.sites:
+        return AggregatedFactors(previous_factors)
+    readers = [partial(_read_site_factors, updates.weight, accepted[site.site]) for site in updates.sites]
+    return method.aggregate(updates, readers, previous_factors, rank)
 
 
-def _part(outline: Outline, share: Share, site: Accepted) -> Part:
-    return Part(share.samples, site.result.scales[outline.weight], _factors(site.tensors, outline.weight))
+def _read_site_factors(weight: str, update: AcceptedUpdate) -> SiteFactors:
+    return SiteFactors(update.result.samples, update.result.scales[weight], _read_factors(update.tensors, weight))
 
 
-def _factors(tensors: TensorFile, weight: str) -> Factors:
+def _read_factors(tensors: TensorFile, weight: str) -> Factors:
     a, b = (tensors.read(key) for key in factor_keys(weight))
     return Factors(b=b, a=a)
 
 
-def _round_commit(
-    *, plan: RoundPlan, rule: Rule, accepted: Mapping[str, Accepted], verdicts: Mapping[str, Verdict], written: Written
+def _make_commit(
+    *,
+    plan: RoundPlan,
+    config: AggregationConfig,
+    accepted: Mapping[str, AcceptedUpdate],
+    verdicts: Mapping[str, Verdict],
+    adapter: GlobalAdapter,
 ) -> RoundCommit:
-    total = sum(site.result.samples for site in accepted.values())
+    total_samples = sum(update.result.samples for update in accepted.values())
     return RoundCommit(
         round=plan.round,
-        method=rule.method,
-        adapter=written.adapter,
-        ranks=written.ranks,
+        method=config.method,
+        adapter=adapter.artifact,
+        ranks=adapter.ranks,
         head=plan.head,
-        contributions=tuple(_contribution(name, site.result, total) for name, site in sorted(accepted.items())),
+        contributions=tuple(_contribution(site, update.result, total_samples) for site, update in sorted(accepted.items())),
         refused={site: verdict for site, verdict in verdicts.items() if not verdict.accepted},
-        truncated_energy=written.truncated_energy,
-        bytes_read=sum(site.tensors.source.size for site in accepted.values()),
+        truncated_energy=adapter.truncated_energy,
+        bytes_read=sum(update.tensors.source.size for update in accepted.values()),
     )
 
 
-def _contribution(site: str, result: TrainResult, total: int) -> Contribution:
+def _contribution(site: str, result: TrainResult, total_samples: int) -> Contribution:
     sha256 = result.adapter.sha256 if result.adapter else ""
-    return Contribution(site=site, attempt=result.attempt, sha256=sha256, samples=result.samples, share=result.samples / total)
+    return Contribution(site=site, attempt=result.attempt, sha256=sha256, samples=result.samples, share=result.samples / total_samples)

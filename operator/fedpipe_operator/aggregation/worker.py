@@ -1,8 +1,7 @@
-"""The operator's own heavy work, in a process apart: `python -m fedpipe_operator.aggregation.worker TASK.json` aggregates one round.
+"""Aggregation as a separate process: `python -m fedpipe_operator.aggregation.worker TASK.json` aggregates one round.
 
-The same task runs as a child process or as a Job of the operator's image. It reads plan and updates from the store,
-writes verdicts, then the global adapter, and last the round's commit. Run twice, the second
-finds the commit and does nothing.
+The same task runs as a child process or as a Job with the operator's image. It reads the plan and the updates from the store and writes
+the verdicts, then the global adapter, and last the round's commit. If the commit exists already, it does nothing.
 """
 
 import hashlib
@@ -19,17 +18,17 @@ from pydantic import ValidationError
 
 from fedpipe_operator import names
 from fedpipe_operator.aggregation import (
+    AggregationConfig,
     Candidate,
     CannotAggregateError,
     FileSource,
     RoundInput,
     RoundResult,
-    Rule,
     Source,
     aggregate_round,
-    openblas,
 )
-from fedpipe_operator.aggregation.malloc import keep_freed_memory
+from fedpipe_operator.aggregation.malloc import tune_malloc_for_aggregation
+from fedpipe_operator.aggregation.parallel import thread_count
 from fedpipe_operator.errors import FedPipeError, TransientError
 from fedpipe_operator.rounds.records import RoundCommit, RoundPlan, UpdateRef
 from fedpipe_operator.store import Store
@@ -37,11 +36,11 @@ from fedpipe_operator.store.address import BucketAddress, StoreAddress, open_sto
 from fedpipe_operator.store.objects import required_object
 from fedpipe_trainer.contract import ExitCode, RunRef, TrainResult, Wire
 
-_PIECE_BYTES: Final = 16 * 2**20
+_COPY_CHUNK: Final = 16 * 2**20
 
 
 class AggregationTask(Wire):
-    """Aggregate one round. The store's credentials are in the environment."""
+    """Aggregate one round. The store's credentials are in environment variables."""
 
     store: StoreAddress
     run: RunRef
@@ -49,81 +48,80 @@ class AggregationTask(Wire):
     method: str
     max_rank: int
     max_norm: float
+    """Upper bound on the Frobenius norm of a whole update's increment, over all weights together."""
     updates: tuple[UpdateRef, ...]
     absent: dict[str, str] = {}
-    """Why no update came, by site: for the round's commit."""
+    """By site, the reason why there is no update: for the round's commit."""
 
 
 def aggregate(task: AggregationTask, store: Store) -> None:
     """Aggregate and commit the round, unless it is committed already or too few updates pass the gate.
 
     Raises:
-        FedPipeError: the store cannot be read or written, or a plan, result or adapter is not there.
-        CannotAggregateError: the method cannot take these updates.
+        FedPipeError: the store cannot be read or written, or a plan, result or adapter is missing.
+        CannotAggregateError: the method cannot aggregate these updates.
     """
     if store.read(names.round_commit(task.round)) is not None:
         return
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as readers:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as open_files:
         path = Path(folder) / "adapter.safetensors"
-        result = _aggregated(task, store, readers, path)
+        result = _write_adapter(task, store, open_files, path)
         for site, verdict in result.verdicts.items():
             store.write(names.update_verdict(task.round, site, _attempt_of(task, site)), verdict.to_json().encode())
         if result.commit is not None:
-            told = {"absent": task.absent, "seconds": time.monotonic() - started}
-            _commit(store, result.commit.model_copy(update=told), path)
+            changes = {"absent": task.absent, "seconds": time.monotonic() - started}
+            _commit(store, result.commit.model_copy(update=changes), path)
 
 
-def _aggregated(task: AggregationTask, store: Store, readers: ExitStack, path: Path) -> RoundResult:
+def _write_adapter(task: AggregationTask, store: Store, open_files: ExitStack, path: Path) -> RoundResult:
+    """Check and aggregate the task's updates; write the global adapter to the file at `path`."""
     plan = required_object(store, names.round_plan(task.round), RoundPlan)
-    shelf = _Shelf(store, readers, path.parent if isinstance(task.store, BucketAddress) else None)
-    candidates = {update.site: _candidate(task.round, update, shelf) for update in task.updates}
-    given = RoundInput(run=task.run, plan=plan, candidates=candidates, previous=_previous(task.round, shelf))
+    reader = _AdapterReader(store, open_files, path.parent if isinstance(task.store, BucketAddress) else None)
+    candidates = {update.site: _candidate(task.round, update, reader) for update in task.updates}
+    round_input = RoundInput(run=task.run, plan=plan, candidates=candidates, previous=_previous_adapter(task.round, reader))
+    config = AggregationConfig(method=task.method, max_rank=task.max_rank, max_norm=task.max_norm, threads=thread_count())
     with path.open("wb") as sink:
-        return aggregate_round(given, _rule(task), sink)
-
-
-def _rule(task: AggregationTask) -> Rule:
-    return Rule(method=task.method, max_rank=task.max_rank, max_norm=task.max_norm, threads=openblas.threads())
+        return aggregate_round(round_input, config, sink)
 
 
 @dataclass(frozen=True)
-class _Shelf:
-    """The adapters of the store, open for reading as long as `readers` is."""
+class _AdapterReader:
+    """Opens adapters in the store for reading; they are closed together with `open_files`."""
 
     store: Store
-    readers: ExitStack
-    copies: Path | None
-    """Where a bucket's objects are copied to; None for a store whose files are on this machine anyway."""
+    open_files: ExitStack
+    local_folder: Path | None
+    """Where a bucket's objects are copied to; None for a store whose files are on this machine already."""
 
-    def adapter(self, key: str) -> Source:
-        """An adapter, from this machine's disk: it is read in many small pieces, and more than once where sites are many."""
-        source = self.readers.enter_context(self.store.open_reader(key))
-        if self.copies is None:
+    def open(self, key: str) -> Source:
+        """An adapter on this machine's disk: it is read in many small ranges, and more than once if there are many sites."""
+        source = self.open_files.enter_context(self.store.open_reader(key))
+        if self.local_folder is None:
             return source
-        file = self.readers.enter_context((self.copies / hashlib.sha256(key.encode()).hexdigest()).open("w+b"))
-        file.writelines(source.read(start, _PIECE_BYTES) for start in range(0, source.size, _PIECE_BYTES))
+        file = self.open_files.enter_context((self.local_folder / hashlib.sha256(key.encode()).hexdigest()).open("w+b"))
+        file.writelines(source.read(start, _COPY_CHUNK) for start in range(0, source.size, _COPY_CHUNK))
         file.flush()
         return FileSource(file)
 
 
-def _candidate(round_: int, update: UpdateRef, shelf: _Shelf) -> Candidate:
-    result = required_object(shelf.store, names.update_result(round_, update.site, update.attempt), TrainResult)
-    source = shelf.adapter(names.update_adapter(round_, update.site, update.attempt))
+def _candidate(round_: int, update: UpdateRef, reader: _AdapterReader) -> Candidate:
+    result = required_object(reader.store, names.update_result(round_, update.site, update.attempt), TrainResult)
+    source = reader.open(names.update_adapter(round_, update.site, update.attempt))
     return Candidate(attempt=update.attempt, result=result, source=source)
 
 
-def _previous(round_: int, shelf: _Shelf) -> Source | None:
+def _previous_adapter(round_: int, reader: _AdapterReader) -> Source | None:
     """The global adapter that the round's sites started from; None in round 1."""
     if round_ == 1:
         return None
-    return shelf.adapter(required_object(shelf.store, names.round_commit(round_ - 1), RoundCommit).adapter.name)
+    return reader.open(required_object(reader.store, names.round_commit(round_ - 1), RoundCommit).adapter.name)
 
 
 def _commit(store: Store, commit: RoundCommit, path: Path) -> None:
-    """Write the adapter under a key that holds its hash, then the commit, if nobody else has.
+    """Write the adapter under a key that contains its hash, then create the commit unless it exists.
 
-    Two workers of one round may have seen different updates. Each writes its own key, and the commit names one.
+    Two workers of one round may aggregate different updates. Each writes an adapter under its own key, and the commit names one of them.
     """
     key = names.global_adapter(commit.round, commit.adapter.sha256)
     store.write_file(key, path)
@@ -136,28 +134,28 @@ def _attempt_of(task: AggregationTask, site: str) -> int:
 
 
 @contextmanager
-def _exit_statuses() -> Iterator[None]:
-    """Every way this process can fail, as an exit status and one line on stderr."""
+def _exit_on_error() -> Iterator[None]:
+    """Turn the errors that this process can fail with into an exit status and one line on stderr."""
     try:
         yield
     except TransientError as error:
-        _leave(ExitCode.TRANSFER_FAILED, error)
+        _fail(ExitCode.TRANSFER_FAILED, error)
     except (FedPipeError, CannotAggregateError, ValidationError) as error:
-        _leave(ExitCode.BAD_TASK, error)
+        _fail(ExitCode.BAD_TASK, error)
 
 
-def _leave(code: ExitCode, error: Exception) -> None:
+def _fail(code: ExitCode, error: Exception) -> None:
     sys.stderr.write(f"{error}\n")
     raise SystemExit(int(code)) from error
 
 
 def main(arguments: list[str]) -> None:
-    """Run the task in the file that the first argument names."""
+    """Run the task in the file that the only argument names."""
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m fedpipe_operator.aggregation.worker TASK.json\n")
         raise SystemExit(int(ExitCode.BAD_TASK))
-    keep_freed_memory()
-    with _exit_statuses():
+    tune_malloc_for_aggregation()
+    with _exit_on_error():
         task = AggregationTask.model_validate_json(Path(arguments[0]).read_text(encoding="utf-8"))
         aggregate(task, open_store(task.store))
 

@@ -1,0 +1,73 @@
+"""The values that aggregation methods take and return: the factors of one weight, from the sites and of the global adapter.
+
+Shapes: `a` is r × d_in, `b` is d_out × r, so that the update of a weight W (d_out × d_in) is scale · b @ a.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fedpipe_operator.aggregation.tensors import Float32
+
+Float64 = npt.NDArray[np.float64]
+
+
+class CannotAggregateError(ValueError):
+    """The method cannot aggregate these updates; the message names the weight and the reason."""
+
+
+@dataclass(frozen=True)
+class SiteWeight:
+    """What one site contributes to one weight, known before any tensor is read."""
+
+    site: str
+    samples: int
+    rank: int
+
+
+@dataclass(frozen=True)
+class WeightUpdates:
+    """The updates of one weight before any tensor is read: its shape, the sites that trained it, the rank of its global factors."""
+
+    weight: str
+    d_out: int
+    d_in: int
+    sites: tuple[SiteWeight, ...]
+    """Sorted by site; every rank is positive."""
+    global_rank: int
+
+    @property
+    def samples(self) -> int:
+        """Samples of all sites that trained this weight."""
+        return sum(site.samples for site in self.sites)
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A pair of factors; the update they represent is b @ a."""
+
+    b: Float32
+    a: Float32
+
+
+@dataclass(frozen=True)
+class SiteFactors:
+    """One site's trained factors of a weight: its update is scale · b @ a."""
+
+    samples: int
+    scale: float
+    factors: Factors
+
+
+SiteFactorReaders = Sequence[Callable[[], SiteFactors]]
+"""One reader per site. Each call reads the factors again, so that a method needs to hold those of one site only."""
+
+
+@dataclass(frozen=True)
+class AggregatedFactors:
+    """The new global factors, and the fraction of the squared singular values that truncation to their rank lost."""
+
+    factors: Factors
+    truncated_energy: float = 0.0
