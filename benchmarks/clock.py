@@ -1,11 +1,11 @@
-"""How long a piece of a benchmark takes."""
+"""Wall-clock and CPU time of a block of code."""
 
 import time
 from typing import Self
 
 
 class Clock:
-    """Measures the body of its `with`."""
+    """A context manager that measures its body."""
 
     seconds = cpu_seconds = 0.0
 

@@ -1,6 +1,6 @@
-"""Flower's averaging, measured: the rival of `aggregate.py`. Each function takes every site's arrays and samples.
+"""Measures Flower's averaging, for comparison in `aggregate.py`. Each function takes the arrays and samples of every site.
 
-Flower is imported where it is used: its imports would count in the memory of the other measurements.
+Flower is imported inside the functions, because its imports would add to the memory of the other measurements.
 """
 
 # ruff: noqa: PLC0415 (see above)
@@ -17,7 +17,7 @@ Serialised = tuple[list[bytes], int]
 
 
 def from_arrays(updates: Iterable[Update]) -> Clock:
-    """Its averaging function alone, from arrays in memory to arrays in memory."""
+    """Only its averaging function, from arrays in memory to arrays in memory."""
     from flwr.server.strategy.aggregate import aggregate
 
     results = list(updates)
@@ -28,22 +28,22 @@ def from_arrays(updates: Iterable[Update]) -> Clock:
 
 def from_bytes(updates: Iterable[Update]) -> Clock:
     """Its default strategy, as its server calls it, from serialised updates to the serialised average, both in memory."""
-    serialised = [_serialised(update) for update in updates]
-    _average([])  # its imports
+    serialised = [_serialise(update) for update in updates]
+    _average([])  # imports Flower before the measurement
     with Clock() as clock:
         _average(serialised)
     return clock
 
 
 def from_files(updates: Iterable[Update], folder: Path) -> Clock:
-    """The same from a file of each site to a file."""
+    """The same from one file per site to a file."""
     sites = []
-    for number, (blobs, samples) in enumerate(map(_serialised, updates)):
+    for number, (blobs, samples) in enumerate(map(_serialise, updates)):
         path = folder / f"flower-{number:03}"
         path.write_bytes(b"".join(blobs))
         sites.append((path, [len(blob) for blob in blobs], samples))
-    os.sync()  # as the updates of the others
-    _average([])  # its imports
+    os.sync()  # as before the other measurements
+    _average([])  # imports Flower before the measurement
     with Clock() as clock:
         average = _average([(_read(path, lengths), samples) for path, lengths, samples in sites])
         with (folder / "flower-global").open("wb") as file:
@@ -53,7 +53,7 @@ def from_files(updates: Iterable[Update], folder: Path) -> Clock:
     return clock
 
 
-def _serialised(update: Update) -> Serialised:
+def _serialise(update: Update) -> Serialised:
     from flwr.common import ndarrays_to_parameters
 
     arrays, samples = update

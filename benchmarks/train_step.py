@@ -1,11 +1,11 @@
-"""Speed and memory of the trainer's step: against a plain transformers + peft loop, and against the planner's forecasts.
+"""Speed and memory of the trainer's step, compared with a plain transformers + peft loop and with the planner's forecasts.
 
     python benchmarks/train_step.py MODEL_FOLDER --task classify|generate [--speed] [--memory] [--time]
 
-Speed: both loops train LoRA of the same rank on the same model, batch and length in one process, a step of one after
-a step of the other, so that a machine that slows down slows both. Memory and time: a profile is taken as a site takes
-it, of the smallest and a middle batch; then every point is a real train task in a fresh process, whose measured peak,
-or whose seconds, are held against what the planner says. On a GPU, if there is one.
+Speed: both loops train LoRA of the same rank on the same model, batch and length in one process with alternating steps, so that a
+slowdown of the machine affects both. Memory and time: a profile task runs as on a site, with the smallest and a middle batch; then every
+point is a real train task in a fresh process, whose measured peak memory or seconds are compared with the planner's prediction. Runs on a
+GPU, if there is one.
 """
 
 import argparse
@@ -88,8 +88,8 @@ Step = Callable[[list[Example]], None]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is measured, and on what."""
+class Options:
+    """The model, the task and the points to measure."""
 
     folder: Path
     task: str
@@ -97,47 +97,54 @@ class Asked:
     batches: Sequence[int]
     """In ascending order."""
     lengths: Sequence[int]
-    """Likewise."""
-    at_once: int
+    """In ascending order."""
+    parallel: int
 
 
 def main() -> None:
-    """Print the tables that were asked for (all if none was)."""
+    """Print the tables that the options select (all by default)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--task", choices=("classify", "generate"), required=True)
     parser.add_argument("--bits", type=int, nargs="+", choices=BITS, default=BITS)
     parser.add_argument("--batches", type=int, nargs="+", default=(1, 4, 8))
     parser.add_argument("--lengths", type=int, nargs="+", default=(64, 128))
-    parser.add_argument("--at-once", type=int, default=1, help="tasks side by side for --memory: on a GPU each one's peak is its own")
+    parser.add_argument(
+        "--parallel",
+        type=int,
+        default=1,
+        help="train tasks to run at the same time for --memory (on a GPU, peaks are measured per process)",
+    )
     for table in ("speed", "memory", "time"):
         parser.add_argument(f"--{table}", action="store_true")
-    said = parser.parse_args()
-    asked = Asked(said.model.resolve(), said.task, said.bits, sorted(said.batches), sorted(said.lengths), said.at_once)
-    everything = not (said.speed or said.memory or said.time)
-    if said.speed or everything:
-        print_speed(asked)
-    if said.memory or said.time or everything:
+    arguments = parser.parse_args()
+    options = Options(
+        arguments.model.resolve(), arguments.task, arguments.bits, sorted(arguments.batches), sorted(arguments.lengths), arguments.parallel
+    )
+    all_tables = not (arguments.speed or arguments.memory or arguments.time)
+    if arguments.speed or all_tables:
+        print_speed(options)
+    if arguments.memory or arguments.time or all_tables:
         with tempfile.TemporaryDirectory() as scratch:
-            print_forecasts(asked, Path(scratch), memory=said.memory or everything, seconds=said.time or everything)
+            print_forecasts(options, Path(scratch), memory=arguments.memory or all_tables, seconds=arguments.time or all_tables)
 
 
 def objective_of(task: str, length: int) -> Objective:
-    """The objective, its samples cut at `length` tokens."""
+    """The objective, with samples truncated at `length` tokens."""
     if task == "classify":
         return SequenceClassification(labels=LABELS, max_length=length)
     return CausalLM(prompt="{text}", response="{answer}", max_length=length)
 
 
-def print_speed(asked: Asked) -> None:
-    """Tokens per second of both loops, and their ratio, at every bit width; the largest batch of the greatest length."""
-    batch, length = asked.batches[-1], asked.lengths[-1]
-    objective = objective_of(asked.task, length)
-    print(f"{where()}; batch {batch} × {length}, rank {RANK}; medians of {PAIRS} alternating steps.\n")
+def print_speed(options: Options) -> None:
+    """Tokens per second of both loops, and their ratio, at every bit width, for the largest batch and length."""
+    batch, length = options.batches[-1], options.lengths[-1]
+    objective = objective_of(options.task, length)
+    print(f"{device_name()}; batch {batch} × {length}, rank {RANK}; medians of {PAIRS} alternating steps.\n")
     print("| bits | plain loop, tokens/s | ours, tokens/s | ratio |\n|---:|---:|---:|---:|")
-    for bits in asked.bits:
-        with our_step(asked.folder, bits, objective) as ours:
-            plain = plain_step(asked.folder, bits, objective)
+    for bits in options.bits:
+        with our_step(options.folder, bits, objective) as ours:
+            plain = plain_step(options.folder, bits, objective)
             seconds = alternate(plain, ours, examples_of(objective, batch))
         speeds = [batch * length / statistics.median(column) for column in seconds]
         ratio = statistics.median(p / o for p, o in zip(*seconds, strict=True))
@@ -147,28 +154,28 @@ def print_speed(asked: Asked) -> None:
     print()
 
 
-def where() -> str:
-    """The device, in the words of a table's heading."""
+def device_name() -> str:
+    """The device, for the heading of a table."""
     chosen = device.choose()
     return f"CPU, {torch.get_num_threads()} threads" if chosen.type == "cpu" else torch.cuda.get_device_name(chosen)
 
 
 def alternate(plain: Step, ours: Step, examples: list[Example]) -> tuple[list[float], list[float]]:
-    """Seconds of each loop's steps, one of each by turns, after one of each that is not counted."""
+    """Seconds of each loop's steps, alternating, after one warm-up step of each."""
     columns: tuple[list[float], list[float]] = ([], [])
     for pair in range(PAIRS + 1):
         for step, column in zip((plain, ours), columns, strict=True):
-            began = time.perf_counter()
+            start = time.perf_counter()
             step(examples)
             device.synchronise(device.choose())
             if pair:
-                column.append(time.perf_counter() - began)
+                column.append(time.perf_counter() - start)
     return columns
 
 
 @contextmanager
 def our_step(folder: Path, bits: Bits, objective: Objective) -> Iterator[Step]:
-    """A step as the train recipe takes it."""
+    """A step of the train recipe."""
     base = load(folder, bits, objective)
     site = Site({weight.name: RANK for weight in facts(folder, objective, ()).weights}, scale=lambda _weight: ALPHA / RANK)
     with attached(base, site, GlobalUpdate(), seed=0) as adapters, training_mode(adapters.model, checkpointing=False):
@@ -182,7 +189,7 @@ def our_step(folder: Path, bits: Bits, objective: Objective) -> Iterator[Step]:
 
 
 def plain_step(folder: Path, bits: Bits, objective: Objective) -> Step:
-    """A step as the libraries' own examples take it."""
+    """A step as in the libraries' examples."""
     classifies = isinstance(objective, SequenceClassification)
     auto: Any = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
     skipped = ["classifier", "score"] if classifies else None
@@ -213,7 +220,7 @@ def plain_step(folder: Path, bits: Bits, objective: Objective) -> Step:
 
 
 def examples_of(objective: Objective, batch: int) -> list[Example]:
-    """A batch without padding; a language model has its targets in the second half."""
+    """A batch without padding; for a language model, the targets are the second half."""
     length = objective.max_length
     ids = [[100 + (7 * i + 3 * j) % 900 for j in range(length)] for i in range(batch)]
     if isinstance(objective, SequenceClassification):
@@ -222,121 +229,126 @@ def examples_of(objective: Objective, batch: int) -> list[Example]:
     return [Example(row, [-100] * half + row[half:]) for row in ids]
 
 
-def print_forecasts(asked: Asked, scratch: Path, *, memory: bool, seconds: bool) -> None:
-    """What the planner says after a profile, against what tasks in fresh processes then measure."""
-    began = time.perf_counter()
-    site = profiled(asked, scratch)
-    print(f"{where()}; rank {RANK}; profiled in {time.perf_counter() - began:.0f} s; {site.memory_bytes / 1e6:.0f} MB may be planned.\n")
-    for bits, why in site.unsupported.items():
-        print(f"Not supported at {bits} bits: {why}\n")
+def print_forecasts(options: Options, scratch: Path, *, memory: bool, seconds: bool) -> None:
+    """The planner's predictions from a profile, compared with what tasks in fresh processes measure."""
+    start = time.perf_counter()
+    site = run_profile(options, scratch)
+    print(f"{device_name()}; rank {RANK}; the profile took {time.perf_counter() - start:.0f} s.")
+    print(f"The planner may use {site.memory_bytes / 1e6:.0f} MB.\n")
+    for bits, reason in site.unsupported.items():
+        print(f"Not supported at {bits} bits: {reason}\n")
     if memory:
-        print_memory(asked, site, scratch)
+        print_memory(options, site, scratch)
     if seconds:
-        print_seconds(asked, site, scratch)
-    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    print(f"The largest of these processes held {most / 1e6:.0f} MB of the machine's own memory.\n")
+        print_seconds(options, site, scratch)
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    print(f"Peak host memory of the largest of these processes: {largest / 1e6:.0f} MB.\n")
 
 
-def print_memory(asked: Asked, site: SiteProfile, scratch: Path) -> None:
-    """Predicted against measured peaks, of samples that fill the length."""
+def print_memory(options: Options, site: SiteProfile, scratch: Path) -> None:
+    """Predicted and measured peaks, for samples that fill the length."""
     ranks = {weight.name: RANK for weight in site.base.weights}
-    points = [point for point in itertools.product(asked.bits, asked.batches, asked.lengths) if point[0] not in site.unsupported]
+    points = [point for point in itertools.product(options.bits, options.batches, options.lengths) if point[0] not in site.unsupported]
 
-    def measured(point: tuple[Bits, int, int]) -> int:
+    def measure(point: tuple[Bits, int, int]) -> int:
         bits, batch, length = point
         plan = Plan(bits=bits, batch_size=batch, steps=3, ranks=ranks, forecast=NO_FORECAST)
         folder = scratch / "-".join(map(str, point))
         full = range(2 * length, 2 * length + 1)
-        return trained(asked, length, plan, full, folder).measured.peak_memory_bytes
+        return run_training(options, length, plan, full, folder).measured.peak_memory_bytes
 
     print(f"Runtime before the model {site.runtime_bytes / 1e6:.0f} MB.\n")
     print("| bits | batch | length | predicted, MB | measured, MB | error |\n|---:|---:|---:|---:|---:|---:|")
     errors = []
-    with ThreadPoolExecutor(asked.at_once) as max_concurrent:
-        for (bits, batch, length), peak in zip(points, max_concurrent.map(measured, points), strict=True):
+    with ThreadPoolExecutor(options.parallel) as pool:
+        for (bits, batch, length), peak in zip(points, pool.map(measure, points), strict=True):
             predicted = predict_peak(site, bits=bits, batch=batch, length=length, ranks=ranks)
             errors.append(predicted / peak - 1)
             print(f"| {bits} | {batch} | {length} | {predicted / 1e6:.0f} | {peak / 1e6:.0f} | {errors[-1]:+.1%} |", flush=True)
     print(f"\nLargest error {max(abs(e) for e in errors):.1%}, mean {statistics.mean(abs(e) for e in errors):.1%}.\n")
 
 
-def print_seconds(asked: Asked, site: SiteProfile, scratch: Path) -> None:
-    """Predicted against measured seconds, of samples as mixed as the profile's: a step, and all that comes before the first.
+def print_seconds(options: Options, site: SiteProfile, scratch: Path) -> None:
+    """Predicted and measured seconds of a step, and of everything before the first, for samples of the same mixed lengths as the profile's.
 
-    At the two largest batches: of three, one that the profile measured and one beyond.
+    For the two largest batches: of three batches, one that the profile measured and one larger.
     """
     ranks = {weight.name: RANK for weight in site.base.weights}
-    print(f"Seconds, a step's the mean of {TIMED_STEPS}.\n")
+    print(f"Seconds; those of a step are the mean of {TIMED_STEPS} steps.\n")
     print("| bits | batch | a step: predicted | measured | error | set-up and load: predicted | measured |")
     print("|---:|---:|---:|---:|---:|---:|---:|")
-    for bits, batch in itertools.product(asked.bits, asked.batches[-2:]):
+    for bits, batch in itertools.product(options.bits, options.batches[-2:]):
         if bits in site.unsupported:
             continue
         plan = Plan(bits=bits, batch_size=batch, steps=TIMED_STEPS, ranks=ranks, forecast=NO_FORECAST)
-        spent = trained(asked, asked.lengths[-1], plan, mixed(asked), scratch / f"time-{bits}-{batch}").measured.seconds
-        predicted, step = step_seconds(site, bits, batch), spent["train"] / TIMED_STEPS
+        seconds = run_training(
+            options, options.lengths[-1], plan, mixed_lengths(options), scratch / f"time-{bits}-{batch}"
+        ).measured.seconds
+        predicted, step = step_seconds(site, bits, batch), seconds["train"] / TIMED_STEPS
         line = f"| {bits} | {batch} | {predicted:.3f} | {step:.3f} | {predicted / step - 1:+.0%} "
-        print(f"{line}| {fixed_seconds(site, bits, upload=0, download=0):.1f} | {spent['load']:.1f} |", flush=True)
+        print(f"{line}| {fixed_seconds(site, bits, upload=0, download=0):.1f} | {seconds['load']:.1f} |", flush=True)
     print()
 
 
-def profiled(asked: Asked, scratch: Path) -> SiteProfile:
-    """The site as its profile and the planner see it, on samples that are mixed up to the greatest length."""
+def run_profile(options: Options, scratch: Path) -> SiteProfile:
+    """Run a profile task on samples of mixed lengths; return the site as the planner sees it."""
     folder = scratch / "profile"
-    data = rows(folder, mixed(asked))
-    objective = objective_of(asked.task, asked.lengths[-1])
-    batches = (asked.batches[0], asked.batches[len(asked.batches) // 2])
-    task = ProfileTask(**common(asked, folder), objective=objective, data=data, bits=tuple(asked.bits), batch_sizes=batches, rank=RANK)
-    result = performed(task, folder)
-    assert isinstance(result, ProfileResult)  # noqa: S101 - the task asked for it
+    data = write_rows(folder, mixed_lengths(options))
+    objective = objective_of(options.task, options.lengths[-1])
+    batches = (options.batches[0], options.batches[len(options.batches) // 2])
+    task = ProfileTask(
+        **common_fields(options, folder), objective=objective, data=data, bits=tuple(options.bits), batch_sizes=batches, rank=RANK
+    )
+    result = run_task(task, folder)
+    assert isinstance(result, ProfileResult)  # noqa: S101 - a profile task has such a result
     volume = {"persistentVolumeClaim": {"claimName": "data"}}
     spec = {"data": {"train": "train.jsonl", "validation": "validation.jsonl", "volume": volume}}
     return site_profile(EdgeSite.model_validate({"metadata": {"name": "site"}, "spec": spec}), result)
 
 
-def trained(asked: Asked, length: int, plan: Plan, words: range, folder: Path) -> TrainResult:
-    """What a train task says of itself, on samples of so many `words`, cut at `length` tokens."""
+def run_training(options: Options, length: int, plan: Plan, words: range, folder: Path) -> TrainResult:
+    """Run a train task on samples of so many `words`, truncated at `length` tokens; return its result."""
     task = TrainTask(
-        **common(asked, folder),
-        objective=objective_of(asked.task, length),
-        data=rows(folder, words),
+        **common_fields(options, folder),
+        objective=objective_of(options.task, length),
+        data=write_rows(folder, words),
         plan=plan,
         hyperparameters=Hyperparameters(),
         adapter=(folder / "adapter.safetensors").as_uri(),
     )
-    result = performed(task, folder)
-    assert isinstance(result, TrainResult)  # noqa: S101 - likewise
+    result = run_task(task, folder)
+    assert isinstance(result, TrainResult)  # noqa: S101 - a train task has such a result
     return result
 
 
-def common(asked: Asked, folder: Path) -> dict[str, Any]:
+def common_fields(options: Options, folder: Path) -> dict[str, Any]:
     """The fields that every task has."""
     run = RunRef(namespace="benchmark", name="train-step", uid="0")
-    return {"run": run, "site": "site", "model": Model(source=asked.folder.as_uri()), "result": (folder / "result.json").as_uri()}
+    return {"run": run, "site": "site", "model": Model(source=options.folder.as_uri()), "result": (folder / "result.json").as_uri()}
 
 
-def performed(task: ProfileTask | TrainTask, folder: Path) -> Any:  # noqa: ANN401 - the result of its kind
-    """The result of a task done in a fresh process."""
+def run_task(task: ProfileTask | TrainTask, folder: Path) -> Any:  # noqa: ANN401 - the result of its kind
+    """Run a task in a fresh process; return its result."""
     (folder / "task.json").write_text(task.to_json())
-    done = subprocess.run([sys.executable, "-m", "fedpipe_trainer", folder / "task.json"], check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"a {task.kind} task ended with exit status {done.returncode}:\n{done.stderr[-4000:]}")
+    process = subprocess.run([sys.executable, "-m", "fedpipe_trainer", folder / "task.json"], check=False, capture_output=True, text=True)
+    if process.returncode:
+        raise SystemExit(f"a {task.kind} task ended with exit status {process.returncode}:\n{process.stderr[-4000:]}")
     return parse_result((folder / "result.json").read_text())
 
 
-def mixed(asked: Asked) -> range:
-    """Words of a sample whose length differs from row to row; some are cut."""
-    return range(20, 3 * asked.lengths[-1] // 2)
+def mixed_lengths(options: Options) -> range:
+    """The numbers of words that a sample may have; the longest samples are truncated."""
+    return range(20, 3 * options.lengths[-1] // 2)
 
 
-def rows(folder: Path, words: range) -> Data:
-    """200 rows of so many words, the same every time; a prompt is a third of them, its response the rest."""
+def write_rows(folder: Path, words: range) -> Data:
+    """Write 200 rows of so many words, the same at every call; the prompt is the first third of the words, the response the rest."""
     folder.mkdir(exist_ok=True)
     path = folder / "rows.jsonl"
-    draw = random.Random(0)  # noqa: S311 - no secret
+    rng = random.Random(0)  # noqa: S311 - not for cryptography
     lines = []
     for i in range(200):
-        text = [draw.choice(WORDS) for _ in range(draw.choice(words))]
+        text = [rng.choice(WORDS) for _ in range(rng.choice(words))]
         third = len(text) // 3
         row = {"text": " ".join(text), "label": LABELS[i % len(LABELS)], "answer": " ".join(text[third:])}
         lines.append(json.dumps(row))

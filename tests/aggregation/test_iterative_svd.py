@@ -143,13 +143,13 @@ def test_float64_is_used_where_little_energy_is_lost(monkeypatch: pytest.MonkeyP
 
 def test_the_result_does_not_depend_on_the_memory_budget_beyond_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = random_fleet(1, SPECTRA["slow decay"], 1.0)
-    whole = truncated_svd(summands(fleet), shape_of(fleet))
+    reference = truncated_svd(summands(fleet), shape_of(fleet))
     shrink_budget(monkeypatch, gram_bytes=0)
 
     batched = truncated_svd(summands(fleet), shape_of(fleet))
 
-    np.testing.assert_allclose(batched.b @ batched.a, whole.b @ whole.a, atol=1e-4 * np.abs(whole.b @ whole.a).max())
-    assert batched.truncated_energy == pytest.approx(whole.truncated_energy, abs=1e-6)
+    np.testing.assert_allclose(batched.b @ batched.a, reference.b @ reference.a, atol=1e-4 * np.abs(reference.b @ reference.a).max())
+    assert batched.truncated_energy == pytest.approx(reference.truncated_energy, abs=1e-6)
 
 
 @pytest.mark.parametrize("gram_bytes", [0, 4 * (SITE_RANK * 40) ** 2])
