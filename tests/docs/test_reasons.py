@@ -20,7 +20,17 @@ OPERATOR = Path(next(iter(fedpipe_operator.__path__)))
 
 _REASON = re.compile(r"[A-Z][a-z]+(?:[A-Z][a-z]+)*")
 _REASON_PREFIX = re.compile(r"([A-Z][a-z]+(?:[A-Z][a-z]+)+): ")
-_REASON_AT = {"UserError": 0, "TransientError": 0, "_Rule": 1, "PodWaiting": 0, "PodEnd": 1, "Event": 0, "Observation": 2, "Misfit": 0, "End": 1}
+_REASON_AT = {
+    "UserError": 0,
+    "TransientError": 0,
+    "_Rule": 1,
+    "PodWaiting": 0,
+    "PodEnd": 1,
+    "Event": 0,
+    "Observation": 2,
+    "Misfit": 0,
+    "End": 1,
+}
 """The position of the reason among the arguments of a call of this name."""
 _PASSED_ON = "Kubernetes' own words"
 """The section of reasons that Kubernetes gives and the operator passes on; none of them is in this code."""
