@@ -30,9 +30,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
 from fedpipe_operator.api import EdgeSite
-from fedpipe_operator.planning.duration import fixed_seconds, step_seconds
-from fedpipe_operator.planning.memory import predict_peak
-from fedpipe_operator.sites.profile import SiteProfile, site_profile
+from fedpipe_operator.planning.memory_model import predict_peak
+from fedpipe_operator.planning.time_model import fixed_seconds, step_seconds
+from fedpipe_operator.sites import SiteProfile, site_profile
 from fedpipe_trainer import device
 from fedpipe_trainer.adapters import GlobalUpdate, Site, attached
 from fedpipe_trainer.contract import (

@@ -128,6 +128,6 @@ class Listing:
         return self._attempts.get((folder, file), ())
 
 
-def alone_folder(site: str) -> str:
-    """Prefix of what a site trained alone, for the comparison."""
-    return f"comparison/alone/{site}"
+def local_only_folder(site: str) -> str:
+    """Prefix of the objects of a site's local-only baseline."""
+    return f"comparison/local-only/{site}"

@@ -15,15 +15,15 @@ from typer.testing import CliRunner
 from fedpipe_operator import names
 from fedpipe_operator.cli import app_for
 from fedpipe_operator.local.run_folder import RunFolder
-from fedpipe_operator.local.session import compare, sessions_alone
+from fedpipe_operator.local.session import compare, local_only_sessions
 from fedpipe_operator.rounds import Run
 from fedpipe_trainer.contract import EvaluateTask, Sample
 
 ACCURACY = {
     "toy": {0: 0.125, 1: 0.75, 2: 0.5},
-    "toy-alone-site-a": {1: 0.25},
-    "toy-alone-site-b": {1: 0.625},
-    "toy-alone-site-c": {1: 0.375},
+    "toy-local-only-site-a": {1: 0.25},
+    "toy-local-only-site-b": {1: 0.625},
+    "toy-local-only-site-c": {1: 0.375},
 }
 """By run and round; the second round is worse than the first, which is exported."""
 
@@ -61,9 +61,9 @@ class Place:
             if until in ("end", "comparison"):
                 machine.drive({"run": session})
             if until == "comparison":
-                alone = sessions_alone(session)
-                machine.drive(alone)
-                compare(session, alone)
+                baselines = local_only_sessions(session)
+                machine.drive(baselines)
+                compare(session, baselines)
 
     def call(self, command: str, *options: str) -> tuple[int, list[str]]:
         """The exit status, and the lines with white space folded."""
@@ -82,23 +82,23 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 def rows_of(lines: list[str]) -> list[str]:
     """The rows of the closing table, without the loss and the like that stand between."""
-    return [line for line in lines if re.match(r"(base model|site-. alone|federated) ?", line)]
+    return [line for line in lines if re.match(r"(base model|site-., local only|federated) ?", line)]
 
 
-def test_the_closing_table_ranks_unlike_models_and_marks_the_one_that_is_best(compared: Place) -> None:
+def test_the_comparison_table_shows_all_models_and_marks_the_best(compared: Place) -> None:
     status, lines = compared.call("run")
 
     assert status == 0
     assert rows_of(lines) == [
         "base model, untouched 0 12.5 %",
-        "site-a alone 100 25.0 %",
-        "site-b alone 100 62.5 %",
-        "site-c alone 100 37.5 %",
+        "site-a, local only 100 25.0 %",
+        "site-b, local only 100 62.5 %",
+        "site-c, local only 100 37.5 %",
         "federated 300 75.0 % best",
     ]
 
 
-def test_where_the_least_is_the_best_the_closing_table_marks_the_least(tmp_path: Path) -> None:
+def test_where_lower_is_better_the_comparison_table_marks_the_lowest(tmp_path: Path) -> None:
     place = Place(tmp_path, rounds={"count": 2, "target": {"metric": "loss", "value": 0.01}})
     place.work(until="comparison")
 
@@ -106,23 +106,23 @@ def test_where_the_least_is_the_best_the_closing_table_marks_the_least(tmp_path:
 
     assert [re.sub(r"[0-9.]+ %", "", line) for line in rows_of(lines)] == [
         "base model, untouched 0 0.875 ",
-        "site-a alone 100 0.750 ",
-        "site-b alone 100 0.375 ",
-        "site-c alone 100 0.625 ",
+        "site-a, local only 100 0.750 ",
+        "site-b, local only 100 0.375 ",
+        "site-c, local only 100 0.625 ",
         "federated 300 0.250  best",
     ]
 
 
-def test_a_site_that_did_better_alone_is_marked_and_the_federated_model_is_not(tmp_path: Path) -> None:
-    def better_alone(task: Any, folder: Path) -> Any:
-        if isinstance(task, EvaluateTask) and task.run.name == "toy-alone-site-b":
+def test_a_local_only_baseline_that_is_best_is_marked_and_the_federated_model_is_not(tmp_path: Path) -> None:
+    def better_local_only(task: Any, folder: Path) -> Any:
+        if isinstance(task, EvaluateTask) and task.run.name == "toy-local-only-site-b":
             return an_evaluation(task, metrics={"accuracy": 0.875})
         return judged(task, folder)
 
     place = Place(tmp_path)
-    place.work(until="comparison", trainer=better_alone)
+    place.work(until="comparison", trainer=better_local_only)
 
-    assert [line for line in rows_of(place.call("run")[1]) if line.endswith("best")] == ["site-b alone 100 87.5 % best"]
+    assert [line for line in rows_of(place.call("run")[1]) if line.endswith("best")] == ["site-b, local only 100 87.5 % best"]
 
 
 def test_the_documents_shown_are_those_of_the_exported_round_on_the_screen_and_in_the_report(compared: Place) -> None:
@@ -194,7 +194,7 @@ def test_plan_prints_each_sites_plan_and_why_and_trains_nothing(tmp_path: Path) 
     assert status == 0
     table = [line for line in lines if line.startswith("│ site-")]
     assert [line.split("│")[1:6] for line in table] == [[f" site-{site} ", " 16 ", " 2 ", " 4 ", " 2 "] for site in "abc"]
-    assert lines.count("16 bits: the most that planning.bits allows") == 3
+    assert lines.count("16 bits: the largest value in planning.bits") == 3
     assert sorted(place.runs.store.rglob("*.json")) == before
 
 

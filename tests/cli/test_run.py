@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 LABELS = ["art", "food", "sport"]
 
 
-def test_a_run_prints_plans_rounds_and_the_closing_table(finished: tuple[Fleet, str]) -> None:
+def test_a_run_prints_plans_rounds_and_the_comparison_table(finished: tuple[Fleet, str]) -> None:
     _, printed = finished
 
     assert "plan: 32 bits, rank 4 on 8 weights, batch 4, 4 steps" in printed
@@ -57,16 +57,16 @@ def test_the_comparison_measures_every_model_on_the_union_of_the_validation_data
     fleet, _ = finished
     comparison = json.loads((fleet.store / "comparison/comparison.json").read_text())
 
-    assert sorted(comparison["alone"]) == ["north", "south", "west"]
-    for one in (comparison["base"], comparison["federated"], *comparison["alone"].values()):
+    assert sorted(comparison["localOnly"]) == ["north", "south", "west"]
+    for one in (comparison["base"], comparison["federated"], *comparison["localOnly"].values()):
         assert sum(site["samples"] for site in one["sites"].values()) == 18
 
 
-def test_a_site_alone_takes_as_many_steps_as_it_took_in_all_rounds(finished: tuple[Fleet, str]) -> None:
+def test_a_local_only_baseline_takes_as_many_steps_as_the_site_took_in_all_rounds(finished: tuple[Fleet, str]) -> None:
     fleet, _ = finished
-    alone = json.loads((fleet.store / "comparison/alone/north/rounds/0001/updates/north/0/result.json").read_text())
+    baseline = json.loads((fleet.store / "comparison/local-only/north/rounds/0001/updates/north/0/result.json").read_text())
 
-    assert alone["steps"] == 8
+    assert baseline["steps"] == 8
 
 
 def test_the_same_command_after_the_end_shows_the_result_and_does_nothing_again(finished: tuple[Fleet, str]) -> None:

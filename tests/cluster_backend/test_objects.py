@@ -64,4 +64,4 @@ def test_a_node_is_its_labels_what_pods_may_have_and_whether_it_takes_any() -> N
     cordoned = kube_node({"metadata": {"name": "one"}, "spec": {"unschedulable": True}, "status": status})
 
     assert node.allocatable == {"cpu": 1.9, "memory": 2.0 * 2**30, "nvidia.com/gpu": 0.0}
-    assert (node.takes_pods, cordoned.takes_pods) == (True, False)
+    assert (node.schedulable, cordoned.schedulable) == (True, False)

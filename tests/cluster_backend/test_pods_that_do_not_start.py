@@ -6,14 +6,14 @@ from stand_in_cluster import KubeWorld
 from stand_in_runs import a_run, a_site
 
 from fedpipe_operator.cluster.api import EVENTS, JOBS, SECRETS
-from fedpipe_operator.sites.capacity import Node
+from fedpipe_operator.sites import Node
 
 GIB = 2**30
 IDLE = {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/2 nodes are available"}]}
 
 
 def a_node(name: str, **labels: str) -> Node:
-    return Node(name, labels, {"cpu": 4.0, "memory": 16.0 * GIB}, takes_pods=True)
+    return Node(name, labels, {"cpu": 4.0, "memory": 16.0 * GIB}, schedulable=True)
 
 
 def test_a_pod_that_no_node_of_its_pool_can_take_costs_its_site_the_run_with_the_schedulers_words(tmp_path: Path) -> None:

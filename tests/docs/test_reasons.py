@@ -28,7 +28,7 @@ _REASON_AT = {
     "PodEnd": 1,
     "Event": 0,
     "Observation": 2,
-    "Misfit": 0,
+    "PoolProblem": 0,
     "End": 1,
 }
 """The position of the reason among the arguments of a call of this name."""

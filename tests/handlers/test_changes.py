@@ -59,6 +59,6 @@ def test_a_node_matters_if_anything_but_its_heartbeat_changed() -> None:
 
     assert changes.matters(NODE)
     assert not changes.matters(replace(NODE))
-    assert changes.matters(replace(NODE, takes_pods=False))
+    assert changes.matters(replace(NODE, schedulable=False))
     changes.remove(NODE)
-    assert changes.matters(replace(NODE, takes_pods=False))
+    assert changes.matters(replace(NODE, schedulable=False))

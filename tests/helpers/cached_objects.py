@@ -7,9 +7,9 @@ from fedpipe_operator.backend import Job, TaskKind
 from fedpipe_operator.cluster import KubeJob
 from fedpipe_operator.handlers.cache import Cache
 from fedpipe_operator.rounds import Run
-from fedpipe_operator.sites.capacity import Node
+from fedpipe_operator.sites import Node
 
-NODE = Node("one", {}, {"cpu": 4.0}, takes_pods=True)
+NODE = Node("one", {}, {"cpu": 4.0}, schedulable=True)
 
 
 def a_body(name: str, *, labels: dict[str, str] | None = None, spec: Any = None, status: Any = None, **meta: Any) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""Profiles of sites, and specs, for tests of planning: two real models, and figures that were measured with them."""
+"""Site profiles and specs for tests of planning: real models, and measurements of two of them."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from fedpipe_operator.api import FineTuneSpec
-from fedpipe_operator.sites.profile import SiteProfile
+from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import BaseModelFacts, Bits, Throughput, WeightShape
 
 GIB = 1024**3
@@ -69,12 +69,12 @@ def point(*, bits: Bits, batch: int, length: int = 128, speed: float = 400.0, pe
 
 
 def speeds(tokens_per_second: float) -> tuple[Throughput, ...]:
-    """One point for each bit width: it tells a speed, and with a peak of 0 nothing of memory."""
+    """One point for each bit width, with a speed and without a peak (0)."""
     return tuple(point(bits=bits, batch=1, speed=tokens_per_second) for bits in (4, 8, 16, 32))
 
 
 def a_site(name: str = "ward", **changes: Any) -> SiteProfile:
-    """A site that trains SmolLM2 on a CPU at 400 tokens a second, and whose memory the analytic form alone forecasts."""
+    """A site that trains SmolLM2 on a CPU at 400 tokens a second and has no measured peaks: its memory forecast is analytic."""
     site = SiteProfile(
         name=name,
         device="cpu",

@@ -27,7 +27,7 @@ from fedpipe_operator.cluster.workers import Workers
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.settings import Settings
-from fedpipe_operator.sites.capacity import Node
+from fedpipe_operator.sites import Node
 from fedpipe_operator.store import DirectoryStore
 from fedpipe_operator.store.address import DirectoryAddress
 from fedpipe_trainer.contract import ExitCode, parse_task

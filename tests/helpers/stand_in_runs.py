@@ -204,7 +204,7 @@ class World:
 
 @dataclass
 class Machine:
-    """A folder with a run's store, and the door that the run's session and those of its sites alone share."""
+    """A folder with a run's store, and the backend that the run's session and those of its local-only baselines share."""
 
     folder: Path
     run: Run = field(default_factory=a_run)

@@ -1,4 +1,4 @@
-"""A run as a session of this machine, and the comparison after it: each site alone, with the steps it took in all rounds."""
+"""A run as a session of this machine, and the comparison after it: local-only baselines with the steps of all rounds."""
 
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,19 @@ from trainer_results import a_failure, an_evaluation, good_trainer
 from fedpipe_operator import names
 from fedpipe_operator.api import FineTuneStatus, seconds
 from fedpipe_operator.errors import UserError
-from fedpipe_operator.local.session import Session, compare, sessions_alone
-from fedpipe_operator.report import closing_rows, comparison
+from fedpipe_operator.local.session import Session, compare, local_only_sessions
+from fedpipe_operator.report import comparison, comparison_rows
 from fedpipe_operator.rounds import Event, Run
 from fedpipe_operator.rounds.records import Comparison, RoundCommit, RoundEvaluation, RoundPlan
 from fedpipe_operator.store.objects import required_object
 from fedpipe_trainer.contract import EvaluateTask, FailureReason, ProfileResult, ProfileTask, TrainResult, TrainTask
 
-ACCURACY = {"toy": {0: 0.1, 1: 0.6, 2: 0.5}, "toy-alone-site-a": {1: 0.2}, "toy-alone-site-b": {1: 0.4}, "toy-alone-site-c": {1: 0.3}}
+ACCURACY = {
+    "toy": {0: 0.1, 1: 0.6, 2: 0.5},
+    "toy-local-only-site-a": {1: 0.2},
+    "toy-local-only-site-b": {1: 0.4},
+    "toy-local-only-site-c": {1: 0.3},
+}
 """By run and round; the run's second round is worse than its first."""
 
 
@@ -61,40 +66,40 @@ def test_a_session_that_failed_says_why(tmp_path: Path) -> None:
     assert "site-a: BadModel: no tokenizer.json" in session.failure
 
 
-def test_every_site_alone_trains_by_itself_as_long_as_in_all_rounds_and_everyone_evaluates_it(tmp_path: Path) -> None:
+def test_each_local_only_baseline_trains_as_many_steps_as_in_all_rounds_and_every_site_evaluates_it(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     parent = machine.finished()
     before = len(machine.backend.started)
 
-    alone = sessions_alone(parent)
-    machine.drive(alone)
+    baselines = local_only_sessions(parent)
+    machine.drive(baselines)
 
-    assert list(alone) == ["site-a", "site-b", "site-c"]
+    assert list(baselines) == ["site-a", "site-b", "site-c"]
     assert sorted(machine.backend.started[before:]) == sorted(
         name
-        for site in alone
+        for site in baselines
         for name in (
-            f"toy-alone-{site}-train-r1-{site}-a0",
-            f"toy-alone-{site}-aggregate-r1-a0",
-            *(f"toy-alone-{site}-evaluate-r1-{other}-a0" for other in alone),
+            f"toy-local-only-{site}-train-r1-{site}-a0",
+            f"toy-local-only-{site}-aggregate-r1-a0",
+            *(f"toy-local-only-{site}-evaluate-r1-{other}-a0" for other in baselines),
         )
     )
     once = stored(parent, names.round_plan(1), RoundPlan).plans["site-b"]
-    task = TrainTask.model_validate_json(machine.backend.tasks["toy-alone-site-b-train-r1-site-b-a0"])
+    task = TrainTask.model_validate_json(machine.backend.tasks["toy-local-only-site-b-train-r1-site-b-a0"])
     assert task.plan == once.model_copy(update={"steps": 2 * once.steps})
     assert task.deadline_seconds == 2 * seconds(parent.run.spec.rounds.deadline)
     assert task.global_adapter is None
 
 
-def test_a_model_of_a_site_alone_is_that_sites_update(tmp_path: Path) -> None:
+def test_the_model_of_a_local_only_baseline_is_that_sites_update(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
-    alone = sessions_alone(machine.finished())
-    machine.drive(alone)
+    baselines = local_only_sessions(machine.finished())
+    machine.drive(baselines)
 
-    commit = stored(alone["site-c"], names.round_commit(1), RoundCommit)
+    commit = stored(baselines["site-c"], names.round_commit(1), RoundCommit)
 
     assert [(one.site, one.share) for one in commit.contributions] == [("site-c", 1.0)]
-    assert not alone["site-c"].run.resource.status.history[0].left_out
+    assert not baselines["site-c"].run.resource.status.history[0].left_out
 
 
 def test_a_site_that_gave_one_update_of_two_gets_the_steps_of_one_and_a_site_that_gave_none_is_not_compared(tmp_path: Path) -> None:
@@ -105,9 +110,9 @@ def test_a_site_that_gave_one_update_of_two_gets_the_steps_of_one_and_a_site_tha
     machine = Machine(tmp_path, a_run(sites={"quorum": 0.3}), trainer)
     parent = machine.finished()
 
-    alone = sessions_alone(parent)
+    baselines = local_only_sessions(parent)
 
-    steps = {site: stored(session, names.round_plan(1), RoundPlan).plans[site].steps for site, session in alone.items()}
+    steps = {site: stored(session, names.round_plan(1), RoundPlan).plans[site].steps for site, session in baselines.items()}
     once = {site: plan.steps for site, plan in stored(parent, names.round_plan(1), RoundPlan).plans.items()}
     assert steps == {"site-a": 2 * once["site-a"], "site-b": once["site-b"]}
 
@@ -115,32 +120,32 @@ def test_a_site_that_gave_one_update_of_two_gets_the_steps_of_one_and_a_site_tha
 def test_a_comparison_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     parent = machine.finished()
-    alone = sessions_alone(parent)
-    machine.drive({"site-a": alone["site-a"]})
+    baselines = local_only_sessions(parent)
+    machine.drive({"site-a": baselines["site-a"]})
     started = len(machine.backend.started)
     machine.backend.jobs.clear()
 
-    again = sessions_alone(parent)
+    again = local_only_sessions(parent)
     machine.drive(again)
 
     assert machine.backend.started[started:]
-    assert not [name for name in machine.backend.started[started:] if "alone-site-a" in name]
+    assert not [name for name in machine.backend.started[started:] if "local-only-site-a" in name]
 
 
-def test_base_sites_alone_and_the_best_round_are_put_side_by_side_each_with_its_own_result(tmp_path: Path) -> None:
+def test_base_local_only_baselines_and_the_best_round_are_compared_each_with_its_own_result(tmp_path: Path) -> None:
     machine = Machine(tmp_path, trainer=judged)
     parent = machine.finished()
-    alone = sessions_alone(parent)
-    machine.drive(alone)
+    baselines = local_only_sessions(parent)
+    machine.drive(baselines)
 
-    made = compare(parent, alone)
+    made = compare(parent, baselines)
 
     assert made.federated.round == 1, "the second round was worse, and is not what is exported"
-    assert [(row.label, row.value, row.best) for row in closing_rows(made, "accuracy")] == [
+    assert [(row.label, row.value, row.best) for row in comparison_rows(made, "accuracy")] == [
         ("base model, untouched", 0.1, False),
-        ("site-a alone", 0.2, False),
-        ("site-b alone", 0.4, False),
-        ("site-c alone", 0.3, False),
+        ("site-a, local only", 0.2, False),
+        ("site-b, local only", 0.4, False),
+        ("site-c, local only", 0.3, False),
         ("federated", 0.6, True),
     ]
     assert stored(parent, names.COMPARISON, Comparison) == made
@@ -150,26 +155,26 @@ def test_where_lower_is_better_the_round_and_the_row_with_the_least_are_the_best
     target = {"metric": "loss", "value": 0.01}
     machine = Machine(tmp_path, a_run(rounds={"count": 2, "target": target}), judged)
     parent = machine.finished()
-    alone = sessions_alone(parent)
-    machine.drive(alone)
+    baselines = local_only_sessions(parent)
+    machine.drive(baselines)
 
-    made = compare(parent, alone)
+    made = compare(parent, baselines)
 
     assert made.federated.round == 1
-    assert [(row.label, row.best) for row in closing_rows(made, "loss") if row.best] == [("federated", True)]
+    assert [(row.label, row.best) for row in comparison_rows(made, "loss") if row.best] == [("federated", True)]
 
 
-def test_a_site_alone_that_failed_has_no_row(tmp_path: Path) -> None:
+def test_a_local_only_baseline_that_failed_has_no_row(tmp_path: Path) -> None:
     def trainer(task: Any, folder: Path) -> Any:
-        diverged = isinstance(task, TrainTask) and task.run.name == "toy-alone-site-b"
+        diverged = isinstance(task, TrainTask) and task.run.name == "toy-local-only-site-b"
         return a_failure(TrainResult, task, FailureReason.DIVERGED, "step 9") if diverged else good_trainer(task, folder)
 
     machine = Machine(tmp_path, trainer=trainer)
     parent = machine.finished()
-    alone = sessions_alone(parent)
-    machine.drive(alone)
+    baselines = local_only_sessions(parent)
+    machine.drive(baselines)
 
-    assert list(compare(parent, alone).alone) == ["site-a", "site-c"]
+    assert list(compare(parent, baselines).local_only) == ["site-a", "site-c"]
 
 
 def test_a_store_that_lost_a_commit_is_told_by_its_key(tmp_path: Path) -> None:
@@ -177,13 +182,13 @@ def test_a_store_that_lost_a_commit_is_told_by_its_key(tmp_path: Path) -> None:
     parent.store.delete(names.round_commit(2))
 
     with pytest.raises(UserError, match=f"ObjectMissing: {names.round_commit(2)}"):
-        sessions_alone(parent)
+        local_only_sessions(parent)
 
 
-def test_a_run_alone_asks_for_one_round_without_target_patience_or_export() -> None:
+def test_a_baseline_run_has_one_round_without_target_patience_or_export() -> None:
     run = a_run(rounds={"count": 7, "deadline": "1m30s", "target": {"metric": "accuracy", "value": 0.9}, "patience": 3})
 
-    child = comparison.alone(run, "site-a", 4)
+    child = comparison.local_only_run(run, "site-a", 4)
 
     rounds = child.spec.rounds
     assert (rounds.count, rounds.target, rounds.patience, seconds(rounds.deadline)) == (1, None, None, 360.0)
@@ -192,12 +197,12 @@ def test_a_run_alone_asks_for_one_round_without_target_patience_or_export() -> N
     assert child.spec.training == run.spec.training
 
 
-def test_the_names_of_runs_alone_stay_within_bounds_and_apart() -> None:
+def test_the_names_of_baseline_runs_are_bounded_and_distinct() -> None:
     run = a_run()
     long = run.resource.metadata.model_copy(update={"name": "x" * 63})
     run = Run(run.resource.model_copy(update={"metadata": long}), run.sites)
 
-    names_ = {comparison.alone(run, site, 1).name for site in ("site-a", "site-b")}
+    names_ = {comparison.local_only_run(run, site, 1).name for site in ("site-a", "site-b")}
 
     assert len(names_) == 2
     assert all(len(name) <= 63 for name in names_)
@@ -217,6 +222,6 @@ def test_a_site_counts_the_rounds_that_its_update_went_into(tmp_path: Path) -> N
 def test_the_comparison_lists_the_sites_by_name() -> None:
     results = {site: RoundEvaluation(round=1, finished_at=0.0) for site in ("b", "c", "a")}
 
-    made = comparison.compared(base=results["a"], federated=results["b"], alone_results=results)
+    made = comparison.make_comparison(base=results["a"], federated=results["b"], local_only=results)
 
-    assert list(made.alone) == ["a", "b", "c"]
+    assert list(made.local_only) == ["a", "b", "c"]

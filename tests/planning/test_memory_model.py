@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from site_profiles import LLAMA_7B, MPNET, SMOLLM2, a_site, point
 
-from fedpipe_operator.planning import Terms, predict_peak
+from fedpipe_operator.planning import RunOptions, predict_peak
 from fedpipe_operator.planning.calibration import Calibration, calibrate
-from fedpipe_operator.planning.memory import base_bytes, calibration_of
+from fedpipe_operator.planning.memory_model import base_bytes, calibration_of
 from fedpipe_operator.planning.sizes import uniform_ranks
-from fedpipe_operator.sites.profile import SiteProfile
+from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Bits
 
 MODELS = {"SmolLM2-135M": SMOLLM2, "MPNet-base": MPNET}
@@ -122,20 +122,20 @@ def test_the_frozen_tail_costs_4_bytes_for_each_parameter_a_site_does_not_train(
     site = a_site()
     parameters = sum(weight.d_in + weight.d_out for weight in site.base.weights)
 
-    assert peak(site, terms=Terms(tail_rank=32)) - peak(site) == pytest.approx(24 * 4 * parameters, abs=1)
-    assert peak(site, terms=Terms(tail_rank=8)) == peak(site)
+    assert peak(site, options=RunOptions(global_rank=32)) - peak(site) == pytest.approx(24 * 4 * parameters, abs=1)
+    assert peak(site, options=RunOptions(global_rank=8)) == peak(site)
 
 
 def test_a_trained_head_counts_with_the_runs_labels() -> None:
     site = a_site(base=MPNET, labels=("a", "b"))
-    wide = Terms(head={"classifier.dense.weight": (768, 768), "classifier.out_proj.weight": (1002, 768)})
+    wide = RunOptions(head={"classifier.dense.weight": (768, 768), "classifier.out_proj.weight": (1002, 768)})
 
-    assert peak(site, terms=wide) - peak(site) == pytest.approx(16 * 1000 * 768, abs=1)
+    assert peak(site, options=wide) - peak(site) == pytest.approx(16 * 1000 * 768, abs=1)
 
 
 def test_checkpointing_keeps_the_logits_and_little_else() -> None:
     site = a_site(load_peak_bytes={16: 0})
-    saved = peak(site, batch=8) - peak(site, batch=8, terms=Terms(checkpointing=True))
+    saved = peak(site, batch=8) - peak(site, batch=8, options=RunOptions(checkpointing=True))
     logits = 8 * 128 * 20 * SMOLLM2.vocabulary_size
 
     assert 0.8e9 < saved < peak(site, batch=8) - logits

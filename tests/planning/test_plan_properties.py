@@ -1,4 +1,4 @@
-"""What holds for every fleet: plans fit, deadlines are kept, more memory never makes a plan worse, order does not matter."""
+"""Properties of every fleet: plans fit, deadlines are met, more memory never makes a plan worse, order does not matter."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,9 +10,9 @@ from site_profiles import GIB, MPNET, SMOLLM2, a_site, a_spec, point
 
 from fedpipe_operator.api import FineTuneSpec, PlanningMode, seconds
 from fedpipe_operator.planning import Plans, plan_round, predict_peak
-from fedpipe_operator.planning.candidates import wanted_steps
+from fedpipe_operator.planning.candidates import requested_steps
 from fedpipe_operator.planning.sizes import uniform_ranks
-from fedpipe_operator.sites.profile import SiteProfile
+from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import BaseModelFacts, Bits, Plan
 
 BITS: tuple[Bits, ...] = (4, 8, 16, 32)
@@ -44,7 +44,7 @@ sites = st.builds(
     unsupported=st.dictionaries(st.sampled_from(BITS), st.just("no kernel"), max_size=2),
 )
 fleets = st.lists(sites, min_size=1, max_size=4).map(
-    lambda made: {f"site-{at}": replace(one, name=f"site-{at}") for at, one in enumerate(made)}
+    lambda drawn: {f"site-{index}": replace(site, name=f"site-{index}") for index, site in enumerate(drawn)}
 )
 deadlines = st.sampled_from(("30s", "5m", "1h"))
 specs = st.builds(
@@ -63,12 +63,12 @@ def in_mode(spec: FineTuneSpec, mode: PlanningMode) -> FineTuneSpec:
     return spec.model_copy(update={"planning": spec.planning.model_copy(update={"mode": mode})})
 
 
-def worth(spec: FineTuneSpec, site: SiteProfile, plan: Plan | None) -> tuple[int, int, int, int]:
-    """The lexicographic order that plans are chosen by; a site without a plan is worst."""
+def score(spec: FineTuneSpec, site: SiteProfile, plan: Plan | None) -> tuple[int, int, int, int]:
+    """The lexicographic order by which plans are chosen; no plan is the worst."""
     if plan is None:
         return (-1, 0, 0, 0)
-    share = plan.steps / wanted_steps(spec, site.train_samples, plan.batch_size)
-    return (int(20 * share), plan.bits, plan.batch_size, max(plan.ranks.values()))
+    fraction = plan.steps / requested_steps(spec, site.train_samples, plan.batch_size)
+    return (int(20 * fraction), plan.bits, plan.batch_size, max(plan.ranks.values()))
 
 
 def plans_of(spec: FineTuneSpec, fleet: Mapping[str, SiteProfile]) -> Plans:
@@ -88,7 +88,7 @@ def test_every_site_has_either_a_plan_that_fits_or_a_reason(
     for name, plan in plans.plans.items():
         assert plan.forecast.memory_bytes <= fleet[name].memory_bytes
         assert plan.forecast.seconds <= seconds(spec.rounds.deadline)
-        assert 1 <= plan.steps <= wanted_steps(spec, fleet[name].train_samples, plan.batch_size)
+        assert 1 <= plan.steps <= requested_steps(spec, fleet[name].train_samples, plan.batch_size)
         assert plan.bits in spec.planning.bits
         assert plan.bits not in fleet[name].unsupported
         assert any(plan.ranks.values())
@@ -101,7 +101,7 @@ def test_more_memory_never_makes_a_plan_worse(spec: FineTuneSpec, site: SiteProf
     less_plan = plans_of(spec, {"ward": site}).plans.get("ward")
     more_plan = plans_of(spec, {"ward": replace(site, memory_bytes=site.memory_bytes + more)}).plans.get("ward")
 
-    assert worth(spec, site, less_plan) <= worth(spec, site, more_plan)
+    assert score(spec, site, less_plan) <= score(spec, site, more_plan)
 
 
 @settings(max_examples=30, deadline=None)
@@ -112,17 +112,17 @@ def test_uniform_is_nowhere_better_than_auto(spec: FineTuneSpec, fleet: Mapping[
 
     assert set(uniform) <= set(auto)
     for name, plan in uniform.items():
-        assert worth(spec, fleet[name], plan) <= worth(spec, fleet[name], auto[name])
+        assert score(spec, fleet[name], plan) <= score(spec, fleet[name], auto[name])
     assert len({(plan.bits, plan.batch_size, *set(plan.ranks.values())) for plan in uniform.values()}) <= 1
 
 
 @settings(max_examples=30, deadline=None)
 @given(specs, fleets, st.randoms(use_true_random=False), st.sampled_from(PlanningMode))
 def test_the_order_of_the_sites_does_not_matter(
-    spec: FineTuneSpec, fleet: dict[str, SiteProfile], chance: Random, mode: PlanningMode
+    spec: FineTuneSpec, fleet: dict[str, SiteProfile], random: Random, mode: PlanningMode
 ) -> None:
     names = list(fleet)
-    chance.shuffle(names)
+    random.shuffle(names)
 
     assert plans_of(in_mode(spec, mode), {name: fleet[name] for name in names}) == plans_of(in_mode(spec, mode), fleet)
 

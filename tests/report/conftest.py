@@ -1,4 +1,4 @@
-"""A made-up run that looks like a real one: three unlike sites and one too small, six rounds, twelve layers of four weights."""
+"""An invented but realistic run: three heterogeneous sites and one too small, six rounds, twelve layers of four weights."""
 
 import math
 
@@ -104,27 +104,29 @@ def an_update(site: str, round_: int) -> TrainResult:
 
 def an_evaluation(round_: int, *, best: float = 0.78) -> RoundEvaluation:
     accuracy = best - (best - 0.061) * math.exp(-round_ / 1.6)
-    parts = {
+    sites = {
         site: SiteEvaluation(
-            samples=300, targets=300, loss=3.1 - 2.6 * (accuracy + 0.02 * at), metrics={"accuracy": accuracy + 0.04 * (at - 1)}
+            samples=300, targets=300, loss=3.1 - 2.6 * (accuracy + 0.02 * index), metrics={"accuracy": accuracy + 0.04 * (index - 1)}
         )
-        for at, site in enumerate(SITES)
+        for index, site in enumerate(SITES)
     }
     metrics = {"accuracy": accuracy, "macroF1": accuracy - 0.013}
-    return RoundEvaluation(round=round_, finished_at=1052.0 + 60 * round_, loss=3.1 - 2.6 * accuracy, metrics=metrics, sites=parts)
+    return RoundEvaluation(round=round_, finished_at=1052.0 + 60 * round_, loss=3.1 - 2.6 * accuracy, metrics=metrics, sites=sites)
 
 
 def a_commit(round_: int) -> RoundCommit:
-    there = [site for site in SITES if not (round_ == 3 and site == "practice-south")]
-    total = sum(SAMPLES[site] for site in there)
-    parts = [Contribution(site=site, attempt=0, sha256=SHA, samples=SAMPLES[site], share=SAMPLES[site] / total) for site in there]
-    refused = {} if len(there) == len(SITES) else {"practice-south": Verdict(accepted=False, reason="NotFinite", message="lora_B has NaN.")}
+    updated = [site for site in SITES if not (round_ == 3 and site == "practice-south")]
+    total = sum(SAMPLES[site] for site in updated)
+    contributions = [Contribution(site=site, attempt=0, sha256=SHA, samples=SAMPLES[site], share=SAMPLES[site] / total) for site in updated]
+    refused = (
+        {} if len(updated) == len(SITES) else {"practice-south": Verdict(accepted=False, reason="NotFinite", message="lora_B has NaN.")}
+    )
     return RoundCommit(
         round=round_,
         method="Exact",
         adapter=Artifact(name="adapter.safetensors", size=4 * MIB, sha256=SHA),
         ranks=dict.fromkeys(weights(), 32),
-        contributions=tuple(parts),
+        contributions=tuple(contributions),
         refused=refused,
         truncated_energy={name: 0.0004 * round_ * (1 + index % 7) for index, name in enumerate(weights())},
     )
@@ -172,7 +174,7 @@ def record() -> RunRecord:
         ),
         comparison=Comparison(
             base=an_evaluation(0),
-            alone={site: an_evaluation(ROUNDS, best=0.5 + SAMPLES[site] / 16000) for site in SITES},
+            local_only={site: an_evaluation(ROUNDS, best=0.5 + SAMPLES[site] / 16000) for site in SITES},
             federated=an_evaluation(ROUNDS),
         ),
     )
@@ -180,5 +182,5 @@ def record() -> RunRecord:
 
 @pytest.fixture
 def bare_record() -> RunRecord:
-    """A run that was only just applied."""
+    """A run that was just applied."""
     return RunRecord(run=a_run())

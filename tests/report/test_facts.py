@@ -5,9 +5,9 @@ from fedpipe_operator.report import RunRecord
 from fedpipe_operator.report.facts import (
     NO_UPDATE,
     LeftOut,
-    ending,
     headline,
     left_out,
+    outcome_of,
     round_rows,
     shown_samples,
     site_rows,
@@ -17,7 +17,7 @@ from fedpipe_operator.rounds.records import RoundEvaluation
 from fedpipe_trainer.contract import EvaluateResult, Failure, FailureReason, Measured, Outcome, RunRef, Sample
 
 ROUNDS = 6
-"""Of the record."""
+"""The number of rounds of the record."""
 
 
 def evaluated(round_: int, **metrics: float) -> RoundEvaluation:
@@ -42,36 +42,36 @@ def with_status(record: RunRecord, **status: object) -> RunRecord:
 
 
 def test_an_exported_run_is_complete(record: RunRecord) -> None:
-    assert ending(record).word == "Complete"
+    assert outcome_of(record).label == "Complete"
 
 
-def test_a_failed_run_says_why_in_its_own_words(record: RunRecord) -> None:
+def test_a_failed_run_has_the_message_of_its_condition(record: RunRecord) -> None:
     condition = {"type": "Failed", "status": "True", "reason": "QuorumOutOfReach", "message": "kiosk-west cannot hold the model."}
-    assert ending(with_status(record, conditions=[condition])).sentence == "kiosk-west cannot hold the model."
-    assert ending(with_status(record, conditions=[condition])).tone == "bad"
+    assert outcome_of(with_status(record, conditions=[condition])).message == "kiosk-west cannot hold the model."
+    assert outcome_of(with_status(record, conditions=[condition])).tone == "bad"
 
 
-def test_a_condition_that_is_false_says_nothing(bare_record: RunRecord) -> None:
+def test_a_condition_that_is_false_is_ignored(bare_record: RunRecord) -> None:
     condition = {"type": "Failed", "status": "False", "reason": "NotFailed"}
-    assert ending(with_status(bare_record, conditions=[condition])).word == "Unfinished"
+    assert outcome_of(with_status(bare_record, conditions=[condition])).label == "Unfinished"
 
 
-def test_a_half_finished_run_says_how_far_it_came(record: RunRecord) -> None:
+def test_an_unfinished_run_has_the_number_of_its_committed_rounds(record: RunRecord) -> None:
     half = replace(record, export=None, rounds={1: record.rounds[1]})
-    assert ending(half).sentence == "1 of 6 rounds are committed."
+    assert outcome_of(half).message == "1 of 6 rounds are committed."
 
 
-def test_the_headline_sets_the_federated_model_against_the_best_site_alone(record: RunRecord) -> None:
-    rivals = "68.4 % for the best site alone (clinic-north) and 6.1 % for the untouched base model"
-    assert headline(record) == f"The federated model has accuracy 76.3 %, against {rivals}."
+def test_the_headline_compares_the_federated_model_with_the_best_local_only_baseline(record: RunRecord) -> None:
+    compared = "68.4 % for the best local-only baseline (clinic-north) and 6.1 % for the base model"
+    assert headline(record) == f"The federated model has accuracy 76.3 %, against {compared}."
 
 
 def test_without_a_comparison_the_headline_is_the_newest_round(record: RunRecord) -> None:
     half = replace(record, comparison=None, evaluations={round_: record.evaluations[round_] for round_ in (0, 1)})
-    assert headline(half) == "After round 1 the federated model has accuracy 39.5 %, against 6.1 % for the untouched base model."
+    assert headline(half) == "After round 1 the federated model has accuracy 39.5 %, against 6.1 % for the base model."
 
 
-def test_a_round_has_its_quorum_seconds_bytes_and_largest_lost_energy(record: RunRecord) -> None:
+def test_a_round_has_its_quorum_seconds_bytes_and_largest_truncated_energy(record: RunRecord) -> None:
     row = round_rows(record)[2]
     assert (row.round, row.updates, row.selected, row.needed) == (3, 2, 3, 2)
     assert row.seconds == 52.0
@@ -80,14 +80,14 @@ def test_a_round_has_its_quorum_seconds_bytes_and_largest_lost_energy(record: Ru
     assert total_seconds(record) == 6 * 52.0
 
 
-def test_sites_left_out_are_named_once_with_all_their_rounds(record: RunRecord) -> None:
+def test_an_absent_site_has_one_row_with_all_its_rounds(record: RunRecord) -> None:
     assert left_out(record) == [
         LeftOut("kiosk-west", "planning of rounds 1–6", record.plans[1].excluded["kiosk-west"]),
         LeftOut("practice-south", "training of round 3", "refused, NotFinite: lora_B has NaN."),
     ]
 
 
-def test_a_site_whose_trainer_failed_is_left_out_for_the_trainers_own_reason(record: RunRecord) -> None:
+def test_a_site_whose_trainer_failed_is_left_out_with_the_trainers_reason(record: RunRecord) -> None:
     commit = record.rounds[3].model_copy(update={"refused": {}})
     failure = Failure(reason=FailureReason.OUT_OF_MEMORY, message="batch 1 does not fit.")
     failed = record.updates[3]["practice-south"].model_copy(update={"outcome": Outcome.FAILED, "failure": failure})
@@ -95,39 +95,39 @@ def test_a_site_whose_trainer_failed_is_left_out_for_the_trainers_own_reason(rec
     assert LeftOut("practice-south", "training of round 3", "OutOfMemory: batch 1 does not fit.") in left_out(changed)
 
 
-def test_a_site_that_sent_nothing_is_left_out_for_what_the_status_says_or_for_silence(record: RunRecord) -> None:
+def test_a_site_without_an_update_is_left_out_with_the_reason_of_the_status_or_a_default(record: RunRecord) -> None:
     silent = replace(record, rounds={3: record.rounds[3].model_copy(update={"refused": {}})}, updates={})
     assert LeftOut("practice-south", "training of round 3", NO_UPDATE) in left_out(silent)
-    told = {"leftOut": {"practice-south": "killed twice"}}
-    row = {"round": 3, "updates": "2 of 3", "seconds": 1.0, "uploadedBytes": 0, "truncatedEnergy": 0.0} | told
+    reasons = {"leftOut": {"practice-south": "killed twice"}}
+    row = {"round": 3, "updates": "2 of 3", "seconds": 1.0, "uploadedBytes": 0, "truncatedEnergy": 0.0} | reasons
     assert LeftOut("practice-south", "training of round 3", "killed twice") in left_out(with_status(silent, history=[row]))
 
 
 def test_a_site_missing_from_an_evaluation_is_named(record: RunRecord) -> None:
-    gone = record.evaluations[2].model_copy(update={"missing": {"clinic-north": "the deadline passed"}})
-    changed = replace(record, evaluations=record.evaluations | {2: gone})
+    incomplete = record.evaluations[2].model_copy(update={"missing": {"clinic-north": "the deadline passed"}})
+    changed = replace(record, evaluations=record.evaluations | {2: incomplete})
     assert LeftOut("clinic-north", "evaluation of round 2", "the deadline passed") in left_out(changed)
 
 
-def test_sites_that_were_never_planned_for_come_last(record: RunRecord) -> None:
+def test_sites_without_a_plan_come_last(record: RunRecord) -> None:
     assert [row.site for row in site_rows(record)] == ["clinic-north", "hospital-east", "practice-south", "kiosk-west"]
     assert [(row.ranks, row.adapters) for row in site_rows(record)] == [("16 to 32", 48), ("8 to 16", 48), ("4 to 8", 32), ("none", 0)]
 
 
-def test_what_is_shown_is_of_the_exported_round_also_where_a_later_one_was_worse(record: RunRecord) -> None:
+def test_samples_and_headline_are_of_the_exported_round_also_where_a_later_one_was_worse(record: RunRecord) -> None:
     answers = {round_: {"a": a_site_evaluation("a", round_, answer=f"of round {round_}")} for round_ in (0, 1, 2, 3)}
     accuracy = {0: 0.9, 1: 0.3, 2: 0.5, 3: 0.4}
     rounds = {round_: evaluated(round_, accuracy=value) for round_, value in accuracy.items()}
     shown = replace(record, comparison=None, evaluations=rounds, site_evaluations=answers)
 
     assert [(site, sample.predicted) for site, sample in shown_samples(shown)] == [("a", "of round 2")]
-    assert headline(shown) == "After round 2 the federated model has accuracy 50.0 %, against 90.0 % for the untouched base model."
+    assert headline(shown) == "After round 2 the federated model has accuracy 50.0 %, against 90.0 % for the base model."
 
 
-def test_the_base_models_answers_are_never_shown_as_the_runs(record: RunRecord) -> None:
-    begun = replace(record, evaluations={0: record.evaluations[0]}, site_evaluations={0: record.site_evaluations[ROUNDS]})
+def test_the_base_models_answers_are_never_shown_as_those_of_the_run(record: RunRecord) -> None:
+    unfinished = replace(record, evaluations={0: record.evaluations[0]}, site_evaluations={0: record.site_evaluations[ROUNDS]})
 
-    assert shown_samples(begun) == []
+    assert shown_samples(unfinished) == []
 
 
 def test_the_shown_documents_are_in_order_of_the_sites(record: RunRecord) -> None:

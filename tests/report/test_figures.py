@@ -7,8 +7,8 @@ import plotly.graph_objects as go
 import pytest
 
 from fedpipe_operator.report import RunRecord
-from fedpipe_operator.report.figures import by_round, thinned, training_loss, truncated_energy
-from fedpipe_operator.report.forecasts import QUANTITIES, compared, forecast_figure
+from fedpipe_operator.report.figures import downsample, metric_figure, training_loss_figure, truncated_energy_figure
+from fedpipe_operator.report.forecasts import QUANTITIES, forecast_figure, forecast_rows
 from fedpipe_operator.report.page import figures
 from fedpipe_operator.report.palette import rank_colours
 from fedpipe_operator.report.plan_map import plan_map
@@ -21,7 +21,7 @@ def traces(figure: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
     return {trace["name"]: trace for trace in figure["data"]}
 
 
-def test_plotly_takes_every_figure(record: RunRecord) -> None:
+def test_plotly_accepts_every_figure(record: RunRecord) -> None:
     drawn = figures(record)
     assert set(drawn) == {"metric", "loss", "training", "energy", "plan", "forecast"}
     for figure in drawn.values():
@@ -29,54 +29,54 @@ def test_plotly_takes_every_figure(record: RunRecord) -> None:
 
 
 def test_the_metric_curve_has_every_round_from_the_base_on_in_percent(record: RunRecord) -> None:
-    lines = traces(by_round(record, "accuracy"))
+    lines = traces(metric_figure(record, "accuracy"))
     assert lines["federated"]["x"] == [0, 1, 2, 3, 4, 5, 6]
     assert lines["federated"]["y"] == [100 * record.evaluations[round_].metrics["accuracy"] for round_ in range(7)]
     assert lines["clinic-north"]["y"] == [100 * record.evaluations[round_].sites["clinic-north"].metrics["accuracy"] for round_ in range(7)]
     assert "kiosk-west" not in lines
 
 
-def test_the_best_site_alone_is_a_line_across_when_the_run_was_compared(record: RunRecord) -> None:
+def test_the_best_local_only_baseline_is_a_horizontal_line_when_the_run_was_compared(record: RunRecord) -> None:
     assert record.comparison is not None
-    figure = by_round(record, "accuracy")
+    figure = metric_figure(record, "accuracy")
     assert figure is not None
-    assert figure["layout"]["shapes"][0]["y0"] == 100 * record.comparison.alone["clinic-north"].metrics["accuracy"]
-    alone = by_round(replace(record, comparison=None), "accuracy")
-    assert alone is not None
-    assert alone["layout"]["shapes"] == []
+    assert figure["layout"]["shapes"][0]["y0"] == 100 * record.comparison.local_only["clinic-north"].metrics["accuracy"]
+    not_compared = metric_figure(replace(record, comparison=None), "accuracy")
+    assert not_compared is not None
+    assert not_compared["layout"]["shapes"] == []
 
 
 def test_the_loss_curve_is_the_loss_itself(record: RunRecord) -> None:
-    assert traces(by_round(record, "loss"))["federated"]["y"] == [record.evaluations[round_].loss for round_ in range(7)]
+    assert traces(metric_figure(record, "loss"))["federated"]["y"] == [record.evaluations[round_].loss for round_ in range(7)]
 
 
 def test_a_site_that_missed_a_round_has_no_point_there(record: RunRecord) -> None:
     second = record.evaluations[2]
     without = second.model_copy(update={"sites": {site: part for site, part in second.sites.items() if site != "clinic-north"}})
-    lines = traces(by_round(replace(record, evaluations=record.evaluations | {2: without}), "accuracy"))
+    lines = traces(metric_figure(replace(record, evaluations=record.evaluations | {2: without}), "accuracy"))
     assert lines["clinic-north"]["x"] == [0, 1, 3, 4, 5, 6]
 
 
-def test_a_metric_nobody_measured_has_no_figure(record: RunRecord) -> None:
-    assert by_round(record, "bleu") is None
+def test_a_metric_that_was_not_measured_has_no_figure(record: RunRecord) -> None:
+    assert metric_figure(record, "bleu") is None
 
 
 def test_the_training_loss_runs_over_the_steps_of_all_rounds(record: RunRecord) -> None:
-    line = traces(training_loss(record))["clinic-north"]
+    line = traces(training_loss_figure(record))["clinic-north"]
     losses = [loss for round_ in range(1, 7) for loss in record.updates[round_]["clinic-north"].losses]
     assert line["y"][0] == pytest.approx(sum(losses[:2]) / 2)
     assert line["x"][0] == 1.5
     assert line["x"][-1] == 239.5
 
 
-def test_thinning_keeps_short_curves_and_means_of_long_ones() -> None:
-    assert thinned([3.0, 1.0], most=2) == ([1.0, 2.0], [3.0, 1.0])
-    assert thinned([1.0, 3.0, 5.0], most=2) == ([1.5, 3.0], [2.0, 5.0])
-    assert thinned([]) == ([], [])
+def test_downsampling_keeps_short_curves_and_averages_long_ones() -> None:
+    assert downsample([3.0, 1.0], limit=2) == ([1.0, 2.0], [3.0, 1.0])
+    assert downsample([1.0, 3.0, 5.0], limit=2) == ([1.5, 3.0], [2.0, 5.0])
+    assert downsample([]) == ([], [])
 
 
 def test_the_energy_curve_is_the_largest_and_the_mean_of_the_weights_in_percent(record: RunRecord) -> None:
-    lines = traces(truncated_energy(record))
+    lines = traces(truncated_energy_figure(record))
     shares = list(record.rounds[4].truncated_energy.values())
     assert lines["largest of any weight"]["y"][3] == pytest.approx(100 * max(shares))
     assert lines["mean over the weights"]["y"][3] == pytest.approx(100 * sum(shares) / len(shares))
@@ -108,11 +108,11 @@ def test_each_rank_in_use_has_its_own_colour_on_the_scale(record: RunRecord) -> 
     assert len(set(rank_colours({0, 4, 8, 16, 32}).values())) == 5
 
 
-def test_a_plan_of_one_rank_alone_still_has_a_scale_from_0_to_1(record: RunRecord) -> None:
+def test_a_plan_with_a_single_rank_still_has_a_scale_from_0_to_1(record: RunRecord) -> None:
     newest = record.plans[6]
     plans = {site: plan.model_copy(update={"ranks": dict.fromkeys(plan.ranks, 8)}) for site, plan in newest.plans.items()}
     band = traces(plan_map(replace(record, plans={6: newest.model_copy(update={"plans": plans})})))["clinic-north"]
-    assert [place for place, _ in band["colorscale"]] == [0.0, 1.0]
+    assert [stop for stop, _ in band["colorscale"]] == [0.0, 1.0]
 
 
 def test_a_layer_without_some_weight_is_a_gap(record: RunRecord) -> None:
@@ -124,18 +124,18 @@ def test_a_layer_without_some_weight_is_a_gap(record: RunRecord) -> None:
 
 
 def test_ratios_are_measured_over_predicted(record: RunRecord) -> None:
-    ratios = {title: [row.ratio for row in compared(record, quantity)] for title, quantity in QUANTITY.items()}
+    ratios = {title: [row.ratio for row in forecast_rows(record, quantity)] for title, quantity in QUANTITY.items()}
     assert ratios["peak memory"] == pytest.approx([1.06] * 3), "the largest peak, of round 6"
-    assert ratios["time a round"] == pytest.approx([0.9] * 3)
-    assert ratios["sent a round"] == [1.0] * 3
-    assert ratios["received a round"] == [2.0] * 3
+    assert ratios["time per round"] == pytest.approx([0.9] * 3)
+    assert ratios["sent per round"] == [1.0] * 3
+    assert ratios["received per round"] == [2.0] * 3
 
 
 def test_the_forecast_figure_has_measured_bars_predicted_marks_and_the_ratio(record: RunRecord) -> None:
     figure = forecast_figure(record)
     assert figure is not None
     bars, marks, labels = figure["data"][:3]
-    row = compared(record, QUANTITY["peak memory"])[0]
+    row = forecast_rows(record, QUANTITY["peak memory"])[0]
     assert bars["x"][0] == pytest.approx((row.measured or math.nan) / 1024**2)
     assert marks["x"][0] == pytest.approx(row.predicted / 1024**2)
     assert "×1.06" in labels["text"][0]
@@ -143,18 +143,18 @@ def test_the_forecast_figure_has_measured_bars_predicted_marks_and_the_ratio(rec
     assert "MiB" in figure["layout"]["annotations"][0]["text"]
 
 
-def test_a_site_that_sent_nothing_has_its_prediction_alone(record: RunRecord) -> None:
-    row = compared(replace(record, updates={}), QUANTITY["peak memory"])[0]
+def test_a_site_without_an_update_has_its_prediction_only(record: RunRecord) -> None:
+    row = forecast_rows(replace(record, updates={}), QUANTITY["peak memory"])[0]
     assert (row.measured, row.ratio) == (None, None)
     assert row.predicted == record.plans[6].plans["clinic-north"].forecast.memory_bytes
 
 
 def test_a_site_that_was_never_selected_is_not_compared(record: RunRecord) -> None:
     plans = {round_: plan.model_copy(update={"selected": ("clinic-north",)}) for round_, plan in record.plans.items()}
-    assert [row.site for row in compared(replace(record, plans=plans), QUANTITY["peak memory"])] == ["clinic-north"]
+    assert [row.site for row in forecast_rows(replace(record, plans=plans), QUANTITY["peak memory"])] == ["clinic-north"]
 
 
-def test_numbers_that_json_does_not_know_are_gaps(record: RunRecord) -> None:
+def test_non_finite_numbers_are_gaps(record: RunRecord) -> None:
     diverged = record.updates[1]["clinic-north"].model_copy(update={"losses": (1.0, math.nan, math.inf)})
     drawn = figures(replace(record, updates={1: {"clinic-north": diverged}}))
     assert traces(drawn["training"])["clinic-north"]["y"] == [1.0, None, None]

@@ -14,7 +14,7 @@ VOID = {"meta", "br", "img", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """The page as a browser reads it: tags with their attributes, visible text, scripts, and whether every tag is closed."""
+    """The parsed page: tags with their attributes, visible text, scripts, and the tags that are still open."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ def test_every_tag_of_the_page_is_closed(page: Page) -> None:
     assert page.open == []
 
 
-def test_the_page_loads_nothing_from_anywhere(page: Page) -> None:
+def test_the_page_loads_no_external_resource(page: Page) -> None:
     loading = [(tag, name) for tag, attributes in page.tags for name in attributes if name in LOADING]
     assert loading == []
     assert not {"link", "iframe", "img", "object", "embed"} & {tag for tag, _ in page.tags}
@@ -95,14 +95,14 @@ def test_the_comparison_marks_the_best(page: Page) -> None:
     assert sum(attributes.get("class") == "tag" for _, attributes in page.tags) == 1
 
 
-def test_the_reasons_of_the_plan_and_of_those_left_out_are_there(page: Page, record: RunRecord) -> None:
+def test_the_reasons_of_the_plan_and_of_absent_sites_are_shown(page: Page, record: RunRecord) -> None:
     for plan in record.plans[6].plans.values():
         assert all(sentence in page.text for sentence in plan.why)
     assert "the least is 391 MiB" in page.text
     assert "refused, NotFinite: lora_B has NaN." in page.text
 
 
-def test_a_run_that_was_only_just_applied_has_a_page_without_empty_sections(bare_record: RunRecord) -> None:
+def test_a_run_that_was_just_applied_has_a_page_without_empty_sections(bare_record: RunRecord) -> None:
     page = Page(write_report(bare_record))
     assert page.ids == {"figures"}
     assert "No round has been evaluated yet." in page.text
@@ -126,13 +126,13 @@ def test_a_section_without_data_is_left_out_and_the_rest_stays(record: RunRecord
     assert {"comparison", "rounds", "left-out"} - {section} <= page.ids
 
 
-def test_what_could_not_be_read_is_named(record: RunRecord) -> None:
+def test_unreadable_objects_are_listed(record: RunRecord) -> None:
     page = Page(write_report(replace(record, unreadable={"profile/a/0/result.json": "not a ProfileResult"})))
     assert "profile/a/0/result.json this report not a ProfileResult" in page.text
 
 
 def hostile(record: RunRecord) -> RunRecord:
-    """The record with markup in every text that a site can bring: name, label, document, message, weight, device, reason."""
+    """The record with markup in every text that a site can set: name, label, document, message, weight, device, reason."""
     plan = record.plans[6]
     evil_plan = plan.plans["clinic-north"].model_copy(update={"why": (HOSTILE,), "ranks": {f"h.0.{HOSTILE}": 4}})
     evil = plan.model_copy(update={"plans": {HOSTILE: evil_plan}, "selected": (HOSTILE,), "excluded": {"kiosk-west": HOSTILE}})
@@ -148,7 +148,7 @@ def hostile(record: RunRecord) -> RunRecord:
         evaluations=curves,
         site_evaluations={6: {HOSTILE: evaluation.model_copy(update={"examples": samples})}},
         profiles={HOSTILE: profile.model_copy(update={"measured": device, "software": {HOSTILE: HOSTILE}})},
-        comparison=record.comparison and record.comparison.model_copy(update={"alone": {HOSTILE: record.comparison.base}}),
+        comparison=record.comparison and record.comparison.model_copy(update={"local_only": {HOSTILE: record.comparison.base}}),
         unreadable={HOSTILE: HOSTILE},
     )
 

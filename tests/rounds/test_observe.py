@@ -117,7 +117,7 @@ def test_a_site_that_is_not_the_runs_is_not_looked_at(store: DirectoryStore) -> 
 
 def test_jobs_of_another_run_behind_the_same_door_are_not_seen(store: DirectoryStore) -> None:
     ours = Job("toy-train-r1-site-a-a0", TaskKind.TRAIN, "site-a", 1, 0)
-    others = Job("toy-alone-site-a-train-r1-site-a-a0", TaskKind.TRAIN, "site-a", 1, 0)
+    others = Job("toy-local-only-site-a-train-r1-site-a-a0", TaskKind.TRAIN, "site-a", 1, 0)
 
     observed = context(store, jobs={job.name: running(job) for job in (ours, others)})
 

@@ -15,9 +15,10 @@ from rich.text import Text
 
 from fedpipe_operator.api import FineTuneStatus, MetricStatus, PlanStatus, RoundStatus
 from fedpipe_operator.backend import JobState, JobStatus
+from fedpipe_operator.formatting import bytes_text, metric_text, seconds_text
 from fedpipe_operator.rounds import Event
 from fedpipe_operator.rounds.kinds import KINDS
-from fedpipe_operator.units import bytes_text, metric_text, seconds_text
+from fedpipe_operator.formatting import bytes_text, metric_text, seconds_text
 
 
 class Display:

@@ -10,7 +10,7 @@ from rich.table import Table
 from fedpipe_operator import names
 from fedpipe_operator.cli.here import S3, Options, endings, load_one, taken_up, volumes_beside
 from fedpipe_operator.local.session import Session
-from fedpipe_operator.planning import Plans, Row, rows
+from fedpipe_operator.planning import PlanRow, Plans, plan_rows
 from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_operator.store.objects import required_object
 
@@ -42,17 +42,17 @@ def _is_planned(session: Session) -> bool:
 
 def _print(plan: RoundPlan, console: Console) -> None:
     """A table of the plans, then each site's reasons."""
-    told = rows(Plans(plans=plan.plans, excluded=plan.excluded))
+    table_rows = plan_rows(Plans(plans=plan.plans, excluded=plan.excluded))
     table = Table("site", "bits", "batch", "rank", "weights", "steps", "memory", "a round", "upload")
-    for row in told:
+    for row in table_rows:
         if row.bits:
             table.add_row(row.site, row.bits, row.batch, row.rank, row.adapters, row.steps, row.memory, row.duration, row.upload)
     console.print(table)
-    for row in told:
+    for row in table_rows:
         _print_why(row, console)
 
 
-def _print_why(row: Row, console: Console) -> None:
+def _print_why(row: PlanRow, console: Console) -> None:
     console.print(row.site if row.bits else f"{row.site} is left out", style="bold" if row.bits else "yellow")
     for sentence in row.why:
         console.print(f"  {sentence}", soft_wrap=True, highlight=False)

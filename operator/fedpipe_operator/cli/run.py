@@ -9,9 +9,9 @@ from rich.console import Console
 from fedpipe_operator import names
 from fedpipe_operator.api import FederatedFineTune, primary_metric
 from fedpipe_operator.cli.here import S3, Here, Options, endings, load_one, taken_up, volumes_beside
-from fedpipe_operator.local.session import compare as put_side_by_side
-from fedpipe_operator.local.session import sessions_alone
-from fedpipe_operator.report import closing_table, read_record, samples_table, write_report
+from fedpipe_operator.local.session import compare as write_comparison
+from fedpipe_operator.local.session import local_only_sessions
+from fedpipe_operator.report import comparison_table, read_record, samples_table, write_report
 from fedpipe_operator.report.facts import shown_samples, train_samples
 from fedpipe_operator.report.record import RunRecord
 from fedpipe_operator.store.address import DirectoryAddress
@@ -26,7 +26,7 @@ def command(
     max_steps: Annotated[int | None, typer.Option(min=1, help="Use this instead of training.maxSteps.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Use this instead of training.seed.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over: remove what an earlier run of this name left.")] = False,
-    compare: Annotated[bool, typer.Option(help="At the end, also train each site alone with the same budget.")] = True,
+    compare: Annotated[bool, typer.Option(help="After the run, train each site's local-only baseline with the same budget.")] = True,
     s3: S3 = False,
 ) -> None:
     """Run a fine-tune on this machine. Ctrl-C stops it cleanly; the same command goes on where it stopped."""
@@ -43,13 +43,13 @@ def command(
 
 
 def _to_the_end(here: Here, *, compare: bool) -> None:
-    """The run, and then each site alone."""
+    """The run, then each site's local-only baseline."""
     here.drive({"run": here.session})
     if compare and here.session.failure is None:
-        here.display.line("each site alone, with the same budget:")
-        alone = here.patiently(lambda: sessions_alone(here.session))
-        here.drive(alone)
-        here.patiently(lambda: put_side_by_side(here.session, alone))
+        here.display.line("local-only baseline of each site, with the same budget:")
+        baselines = here.patiently(lambda: local_only_sessions(here.session))
+        here.drive(baselines)
+        here.patiently(lambda: write_comparison(here.session, baselines))
 
 
 def _reported(here: Here) -> RunRecord:
@@ -67,7 +67,7 @@ def _closed(here: Here, record: RunRecord, console: Console) -> bool:
         console.print(f"logs: {here.folder.path / 'jobs'}; mend what is said, then start over with --fresh", soft_wrap=True)
         return False
     if record.comparison is not None:
-        console.print(closing_table(record.comparison, primary_metric(session.run.spec), train_samples(record)))
+        console.print(comparison_table(record.comparison, primary_metric(session.run.spec), train_samples(record)))
     if samples := [sample for _, sample in shown_samples(record)]:
         console.print(samples_table(samples, marked=session.run.spec.task.type == "SequenceClassification"))
     where = session.address.root if isinstance(session.address, DirectoryAddress) else session.address.url

@@ -19,7 +19,7 @@ from fedpipe_operator.manifests import aggregation_job, task_secret, trainer_job
 from fedpipe_operator.reconcile.placement import site_of
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.settings import Settings
-from fedpipe_operator.sites.capacity import Misfit, Node, misfit
+from fedpipe_operator.sites import Node, PoolProblem, find_pool_problem
 
 FINAL: Final = frozenset({"NoNode", "ClaimTooLarge", "VolumeMissing"})
 """Reasons why a pod cannot start that another attempt would meet again."""
@@ -116,7 +116,7 @@ class ClusterBackend:
                 self._give_up_if_hopeless(job, waiting)
 
     def _give_up_if_hopeless(self, job: KubeJob, waiting: PodWaiting) -> None:
-        wrong = self._misfit(job) if waiting.reason == UNSCHEDULABLE else None
+        wrong = self._pool_problem(job) if waiting.reason == UNSCHEDULABLE else None
         if wrong is not None:
             self._give_up(job, str(wrong.reason), f"{wrong.message} (the scheduler: {waiting.message})")
         elif waiting.is_hopeless:
@@ -129,9 +129,9 @@ class ClusterBackend:
         self.cluster.api.merge(JOBS, job.namespace, job.job.name, body)
         self.cluster.expectations.given_up(job, reason, message)
 
-    def _misfit(self, job: KubeJob) -> Misfit | None:
+    def _pool_problem(self, job: KubeJob) -> PoolProblem | None:
         site = next((site for site in self.run.sites if site.name == job.job.site), None)
-        return misfit(site, self.nodes) if site is not None and self.nodes is not None else None
+        return find_pool_problem(site, self.nodes) if site is not None and self.nodes is not None else None
 
     def _remember_refused(self, job: Job, error: UserError) -> None:
         status = JobStatus(job, JobState.FAILED, self.cluster.clock(), None, error.reason, error.message, is_final=True)

@@ -24,7 +24,7 @@ from fedpipe_operator.api.meta import (
 )
 from fedpipe_operator.api.parse import problems_of
 from fedpipe_operator.backend import Job, TaskKind
-from fedpipe_operator.sites.capacity import Node
+from fedpipe_operator.sites import Node
 from fedpipe_trainer.contract import Wire
 
 Body = Mapping[str, Any]
@@ -150,7 +150,7 @@ def kube_node(body: Body) -> Node:
         name=meta["name"],
         labels=dict(meta.get("labels", {})),
         allocatable={name: _number(text) for name, text in status.get("allocatable", {}).items()},
-        takes_pods=ready and not body.get("spec", {}).get("unschedulable", False),
+        schedulable=ready and not body.get("spec", {}).get("unschedulable", False),
         uid=meta.get("uid", ""),
     )
 

@@ -26,7 +26,7 @@ from fedpipe_operator.reconcile.reconciler import Reconciler, ReconcileResult
 from fedpipe_operator.rounds import CommitEvaluation, CommitPlan, Event, Observed, Run, is_over
 from fedpipe_operator.rounds.revision import require_unchanged
 from fedpipe_operator.rounds.status import blocked, finished, invalid
-from fedpipe_operator.sites.capacity import Node
+from fedpipe_operator.sites import Node
 
 Body = Mapping[str, Any]
 

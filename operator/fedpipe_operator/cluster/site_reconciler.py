@@ -13,7 +13,7 @@ from fedpipe_operator.cluster.status_writer import SITE, ClusterStatusWriter
 from fedpipe_operator.rounds import Event, Observed, Run
 from fedpipe_operator.rounds.conditions import Observation, conditions_of
 from fedpipe_operator.rounds.round_plan import completed_profile
-from fedpipe_operator.sites.capacity import Node, claimed, discovered, misfit
+from fedpipe_operator.sites import Node, claimed_capacity, discovered_capacity, find_pool_problem
 
 Body = Mapping[str, Any]
 
@@ -76,8 +76,8 @@ class SiteReconciler:
             measured = self._measured.get((site.metadata.namespace, site.name))
         known = before.capacity.measured if before.capacity else None
         capacity = CapacityStatus(
-            claimed=claimed(site),
-            discovered=None if view.nodes is None else discovered(site, view.nodes),
+            claimed=claimed_capacity(site),
+            discovered=None if view.nodes is None else discovered_capacity(site, view.nodes),
             measured=measured or known,
         )
         conditions = self._conditions(_observations(site, view.nodes), before, site.metadata)
@@ -109,7 +109,7 @@ def _observations(site: EdgeSite, nodes: Sequence[Node] | None) -> tuple[Observa
     met = SiteCondition.CAPACITY_MET
     if nodes is None:
         capacity = Observation(met, True, Reason.NODES_NOT_SEEN, "the operator does not watch nodes: the claim is not checked")
-    elif (wrong := misfit(site, nodes)) is not None:
+    elif (wrong := find_pool_problem(site, nodes)) is not None:
         capacity = Observation(met, False, wrong.reason, wrong.message)
     else:
         capacity = Observation(met, True, Reason.NODES_FOUND)

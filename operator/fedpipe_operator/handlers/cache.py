@@ -8,7 +8,7 @@ from fedpipe_operator.api import ConditionType, EdgeSite
 from fedpipe_operator.cluster import KubeJob, RunView, SiteView
 from fedpipe_operator.cluster.objects import version_of
 from fedpipe_operator.handlers.enqueue import Key
-from fedpipe_operator.sites.capacity import Node
+from fedpipe_operator.sites import Node
 
 Body = Mapping[str, Any]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from fedpipe_operator.cluster import KubeJob
 from fedpipe_operator.cluster.objects import NamespacedName, namespaced_name
-from fedpipe_operator.sites.capacity import Node
+from fedpipe_operator.sites import Node
 
 Body = Mapping[str, Any]
 

@@ -19,7 +19,7 @@ from fedpipe_operator.handlers.enqueue import CACHE, TABLE, Event, Key, Subject,
 from fedpipe_operator.handlers.tracking import ActiveRuns, WaitingRuns
 from fedpipe_operator.handlers.workqueue import WorkQueue
 from fedpipe_operator.rounds import Observed, Run, is_over
-from fedpipe_operator.sites.capacity import Node
+from fedpipe_operator.sites import Node
 
 Body = Mapping[str, Any]
 

@@ -7,7 +7,7 @@ import kopf
 
 from fedpipe_operator.cluster import kube_node
 from fedpipe_operator.handlers.controller import Controller
-from fedpipe_operator.sites.capacity import Node
+from fedpipe_operator.sites import Node
 
 Body = Mapping[str, Any]
 

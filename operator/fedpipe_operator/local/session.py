@@ -66,39 +66,39 @@ class Session:
         self.on_event(event)
 
 
-def sessions_alone(parent: Session) -> dict[str, Session]:
-    """A session for each site alone, ready for its turns; by site. What an earlier process began is gone on with."""
+def local_only_sessions(parent: Session) -> dict[str, Session]:
+    """By site, a session that trains its local-only baseline; one that an earlier process began is continued."""
     first = required_object(parent.store, names.round_plan(1), RoundPlan)
     base = required_object(parent.store, names.round_evaluation(0), RoundEvaluation)
     commits = {round_: required_object(parent.store, names.round_commit(round_), RoundCommit) for round_ in _rounds(parent)}
     trained = {site: comparison.rounds_trained(site, commits) for site in first.plans}
-    return {site: _alone(parent, site, rounds, first, base) for site, rounds in trained.items() if rounds > 0}
+    return {site: _local_only_session(parent, site, rounds, first, base) for site, rounds in trained.items() if rounds > 0}
 
 
-def compare(parent: Session, alone: Mapping[str, Session]) -> Comparison:
-    """Put base, sites alone and the federated model side by side, and keep that in the store."""
+def compare(parent: Session, local_only: Mapping[str, Session]) -> Comparison:
+    """Compare base, local-only baselines and the federated model, and write the comparison to the store."""
     base = required_object(parent.store, names.round_evaluation(0), RoundEvaluation)
     rounds = {round_: required_object(parent.store, names.round_evaluation(round_), RoundEvaluation) for round_ in _rounds(parent)}
     best = exported_round(parent.run.spec, rounds)
     results = {
         site: required_object(session.store, names.round_evaluation(1), RoundEvaluation)
-        for site, session in alone.items()
+        for site, session in local_only.items()
         if session.failure is None
     }
-    made = comparison.compared(base=base, federated=rounds[best], alone_results=results)
+    made = comparison.make_comparison(base=base, federated=rounds[best], local_only=results)
     parent.store.write(names.COMPARISON, made.to_json().encode())
     return made
 
 
-def _alone(parent: Session, site: str, rounds: int, first: RoundPlan, base: RoundEvaluation) -> Session:
+def _local_only_session(parent: Session, site: str, rounds: int, first: RoundPlan, base: RoundEvaluation) -> Session:
     session = Session(
-        run=comparison.alone(parent.run, site, rounds),
+        run=comparison.local_only_run(parent.run, site, rounds),
         backend=parent.backend,
         placement=parent.placement,
-        address=below(parent.address, names.alone_folder(site)),
+        address=below(parent.address, names.local_only_folder(site)),
         resumed_at=parent.resumed_at,
     )
-    session.store.create(names.round_plan(1), comparison.alone_plan(first, site, rounds).to_json().encode())
+    session.store.create(names.round_plan(1), comparison.local_only_plan(first, site, rounds).to_json().encode())
     session.store.create(names.round_evaluation(0), base.to_json().encode())
     return session
 

@@ -1,12 +1,12 @@
-"""Planning: which site trains what, with which batch, on a base of how many bits. Pure.
+"""Planning: per site the base's bit width, the batch size, the ranks and the number of steps. Pure.
 
-SiteProfile ─▶ candidates (priced by memory and duration) ─▶ a mode chooses (auto | uniform) ─▶ Plans, with reasons
+SiteProfile ─▶ candidates, each with its memory and time forecast ─▶ a mode chooses (Auto | Uniform) ─▶ Plans, with reasons
 """
 
-from fedpipe_operator.planning.explain import Row, plan_status, rows
-from fedpipe_operator.planning.facts import RunFacts, facts_of
-from fedpipe_operator.planning.memory import Terms, predict_peak
+from fedpipe_operator.planning.memory_model import RunOptions, predict_peak
+from fedpipe_operator.planning.modes import Plans
 from fedpipe_operator.planning.planner import MODES, plan_round
-from fedpipe_operator.planning.plans import Plans
+from fedpipe_operator.planning.run_facts import RunFacts, facts_of
+from fedpipe_operator.planning.summary import PlanRow, plan_rows, plan_status
 
-__all__ = ["MODES", "Plans", "Row", "RunFacts", "Terms", "facts_of", "plan_round", "plan_status", "predict_peak", "rows"]
+__all__ = ["MODES", "PlanRow", "Plans", "RunFacts", "RunOptions", "facts_of", "plan_round", "plan_rows", "plan_status", "predict_peak"]

@@ -1,27 +1,27 @@
-"""How a site's measured peaks correct the analytic memory model.
+"""Calibration of the analytic memory model with a site's measured peaks.
 
-The analytic form knows how memory grows with batch and length, but not what an allocator, a kernel or a library
-adds. So for each bit width `peak = known + offset + factor · activations` is fitted to the profile's points. Without
-points the factor is 1 and the offset 0, the analytic form; each point moves them as far as it outweighs that.
+The analytic form describes how memory grows with batch and length, but not what an allocator, a kernel or a library
+adds. For each bit width, `peak = known + offset + factor · activations` is therefore fitted to the profile's points, with
+the analytic form (factor 1, offset 0) as the prior. Without points the fit is the prior.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-# How sure each part is, as standard deviations. Peaks of the same step differ by some 5 % between processes (the
-# allocator); the analytic activations are right to about a half, the rest to about 200 MB (root mean square of what is
-# left over in the eight combinations of model and bit width of tests/planning/measured_peaks.csv: 194 MB).
-_POINT_SHARE: Final = 0.05
-_FACTOR_SPREAD: Final = 0.5
-_OFFSET_SPREAD: Final = 200e6
-_LEAST_FACTOR: Final = 0.1
-"""More tokens never need less memory, whatever the points say."""
+# Standard deviations of the three error terms. Peaks of the same step differ by some 5 % between processes (the
+# allocator); the analytic activations are accurate to about a half, everything else to about 200 MB (root mean square of
+# the residuals of the eight combinations of model and bit width in tests/planning/measured_peaks.csv: 194 MB).
+_PEAK_RELATIVE_SD: Final = 0.05
+_FACTOR_SD: Final = 0.5
+_OFFSET_SD: Final = 200e6
+_MIN_FACTOR: Final = 0.1
+"""Keeps the forecast increasing with the number of tokens, whatever the points imply."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One measured peak, and what the model knew of it. All in bytes."""
+    """One measured peak and the two terms that the analytic form gives for it. All in bytes."""
 
     peak: float
     known: float
@@ -38,15 +38,15 @@ class Calibration:
 
 def calibrate(observations: Iterable[Observation]) -> Calibration:
     """The most probable factor and offset: weighted least squares with the analytic form as a prior (two unknowns)."""
-    ff, fo, oo = 1 / _FACTOR_SPREAD**2, 0.0, 1 / _OFFSET_SPREAD**2
-    f, o = 1 / _FACTOR_SPREAD**2, 0.0
-    for seen in observations:
-        certainty = 1 / (_POINT_SHARE * seen.peak) ** 2
-        excess = seen.peak - seen.known
-        ff += certainty * seen.activations**2
-        fo += certainty * seen.activations
-        oo += certainty
-        f += certainty * seen.activations * excess
-        o += certainty * excess
-    factor = max(_LEAST_FACTOR, (f * oo - o * fo) / (ff * oo - fo * fo))
+    ff, fo, oo = 1 / _FACTOR_SD**2, 0.0, 1 / _OFFSET_SD**2
+    f, o = 1 / _FACTOR_SD**2, 0.0
+    for observed in observations:
+        precision = 1 / (_PEAK_RELATIVE_SD * observed.peak) ** 2
+        excess = observed.peak - observed.known
+        ff += precision * observed.activations**2
+        fo += precision * observed.activations
+        oo += precision
+        f += precision * observed.activations * excess
+        o += precision * excess
+    factor = max(_MIN_FACTOR, (f * oo - o * fo) / (ff * oo - fo * fo))
     return Calibration(factor=factor, offset=(o - factor * fo) / oo)

@@ -1,7 +1,7 @@
-"""The candidates: every choice that a run allows at a site, priced by the memory model and the time model.
+"""The candidates of a site: every choice that the run allows, each with its memory, time and byte forecast.
 
-A mode (`auto`, `uniform`) only chooses among these. One that gives each weight a rank of its own prices its
-choices by `price` as well.
+A mode (`modes`) only chooses among these. A mode that gives each weight its own rank builds its choices with
+`make_candidate` as well.
 """
 
 from collections.abc import Mapping
@@ -10,116 +10,117 @@ from math import ceil
 from typing import Final
 
 from fedpipe_operator.api import FineTuneSpec, seconds
-from fedpipe_operator.planning.duration import fixed_seconds, global_bytes, step_seconds, wire_bytes
-from fedpipe_operator.planning.memory import Terms, predict_peak
+from fedpipe_operator.planning.memory_model import RunOptions, predict_peak
 from fedpipe_operator.planning.sizes import uniform_ranks
-from fedpipe_operator.sites.profile import SiteProfile
+from fedpipe_operator.planning.time_model import fixed_seconds, global_bytes, step_seconds, wire_bytes
+from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Bits, Forecast, Plan
 
-MEMORY_SHARE: Final = 0.85
-"""Of a site's memory, what a plan may be forecast to need: forecasts are held to 15 % of what is measured."""
-DEADLINE_SHARE: Final = 0.8
-"""Of a round's deadline, what a plan may be forecast to take: the rest is for starting up, validating, and a site that slows down."""
+MEMORY_FRACTION: Final = 0.85
+"""The fraction of a site's memory that a plan's forecast may use: forecasts are required to be within 15 % of the measurement."""
+DEADLINE_FRACTION: Final = 0.8
+"""The fraction of a round's deadline that a plan's forecast may use: the rest is for start-up, validation and a site that slows down."""
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the run asks of every site."""
+class PlanRequest:
+    """What the run requests of every site."""
 
     spec: FineTuneSpec
     head: Mapping[str, tuple[int, ...]]
-    """Shapes of the tensors that are trained whole."""
+    """Shapes of the tensors that are trained in full."""
 
     @property
     def deadline(self) -> float:
-        """Seconds a round may be forecast to take."""
-        return DEADLINE_SHARE * seconds(self.spec.rounds.deadline)
+        """Seconds that the forecast of a round may use."""
+        return DEADLINE_FRACTION * seconds(self.spec.rounds.deadline)
 
     @property
-    def terms(self) -> Terms:
-        """What the memory model must know of the run. The global adapter has at most the largest rank that the run allows."""
-        return Terms(
+    def options(self) -> RunOptions:
+        """The run's part of the memory model's input. The global adapter has at most the largest rank that the run allows."""
+        return RunOptions(
             head=self.head,
-            tail_rank=max(self.spec.planning.ranks),
+            global_rank=max(self.spec.planning.ranks),
             checkpointing=self.spec.training.gradient_checkpointing,
         )
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One choice for one site, with its price."""
+    """One choice for one site, with its forecast."""
 
     bits: Bits
     batch: int
     ranks: Mapping[str, int]
-    wanted_steps: int
-    """Those of all epochs, or `training.maxSteps`."""
+    requested_steps: int
+    """The steps of all epochs, or `training.maxSteps`."""
     steps: int
-    """What of them the deadline leaves; 0: not even one."""
+    """The requested steps that fit before the deadline; 0: none fits."""
     forecast: Forecast
 
     @property
     def rank(self) -> int:
-        """The largest of any weight."""
+        """The largest rank of any weight."""
         return max(self.ranks.values(), default=0)
 
     @property
-    def trained_share(self) -> float:
-        """Share of the wanted steps that the deadline leaves: 1 − the under-training rate."""
-        return self.steps / self.wanted_steps
+    def trained_fraction(self) -> float:
+        """Fraction of the requested steps that fit before the deadline: 1 − the under-training rate."""
+        return self.steps / self.requested_steps
 
     def fits_memory(self, site: SiteProfile) -> bool:
-        """Whether the forecast leaves the site its margin."""
-        return self.forecast.memory_bytes <= MEMORY_SHARE * site.memory_bytes
+        """Whether the forecast leaves the site its memory margin."""
+        return self.forecast.memory_bytes <= MEMORY_FRACTION * site.memory_bytes
 
-    def is_possible(self, site: SiteProfile) -> bool:
-        """Whether the site can carry this at all."""
+    def is_feasible(self, site: SiteProfile) -> bool:
+        """Whether it fits the site's memory and at least one step fits before the deadline."""
         return self.fits_memory(site) and self.steps > 0
 
 
-def uniform_candidates(request: Request, site: SiteProfile) -> tuple[Candidate, ...]:
-    """All bits, batches and ranks that the run allows and the device can do, one rank for all weights."""
+def uniform_candidates(request: PlanRequest, site: SiteProfile) -> tuple[Candidate, ...]:
+    """All bits, batches and ranks that the run allows and the device supports, one rank for all weights."""
     planning = request.spec.planning
     return tuple(
-        price(request, site, bits=bits, batch=batch, ranks=uniform_ranks(site.base.weights, rank))
+        make_candidate(request, site, bits=bits, batch=batch, ranks=uniform_ranks(site.base.weights, rank))
         for bits in sorted(set(planning.bits) - set(site.unsupported))
         for batch in sorted(set(planning.batch_sizes))
         for rank in sorted(set(planning.ranks) - {0})
     )
 
 
-def price(request: Request, site: SiteProfile, *, bits: Bits, batch: int, ranks: Mapping[str, int]) -> Candidate:
-    """What a choice would need at a site, with as many of the wanted steps as the deadline leaves."""
+def make_candidate(request: PlanRequest, site: SiteProfile, *, bits: Bits, batch: int, ranks: Mapping[str, int]) -> Candidate:
+    """Forecast what a choice needs at a site, with as many of the requested steps as fit before the deadline."""
     upload = wire_bytes(site, ranks, request.head)
-    download = global_bytes(site, request.terms.tail_rank, request.head)
+    download = global_bytes(site, request.options.global_rank, request.head)
     fixed = fixed_seconds(site, bits, upload=upload, download=download)
     step = step_seconds(site, bits, batch)
-    wanted = wanted_steps(request.spec, site.train_samples, batch)
-    steps = min(wanted, max(0, int((request.deadline - fixed) / step)))
-    memory = predict_peak(site, bits=bits, batch=batch, length=longest(request.spec, site), ranks=ranks, terms=request.terms)
+    requested = requested_steps(request.spec, site.train_samples, batch)
+    steps = min(requested, max(0, int((request.deadline - fixed) / step)))
+    length = longest_sequence(request.spec, site)
+    memory = predict_peak(site, bits=bits, batch=batch, length=length, ranks=ranks, options=request.options)
     return Candidate(
         bits=bits,
         batch=batch,
         ranks=ranks,
-        wanted_steps=wanted,
+        requested_steps=requested,
         steps=steps,
         forecast=Forecast(memory_bytes=memory, seconds=fixed + steps * step, upload_bytes=upload, download_bytes=download),
     )
 
 
-def wanted_steps(spec: FineTuneSpec, samples: int, batch: int) -> int:
-    """Optimiser steps that take `training.epochs` passes over the samples, at most `training.maxSteps`, at least one."""
+def requested_steps(spec: FineTuneSpec, samples: int, batch: int) -> int:
+    """Optimiser steps of `training.epochs` passes over the samples, at most `training.maxSteps`, at least one."""
     steps = max(1, ceil(spec.training.epochs * samples / batch))
     return steps if spec.training.max_steps is None else min(steps, spec.training.max_steps)
 
 
-def longest(spec: FineTuneSpec, site: SiteProfile) -> int:
-    """Tokens of the site's longest sample; `task.maxLength` when its profile does not say."""
+def longest_sequence(spec: FineTuneSpec, site: SiteProfile) -> int:
+    """Tokens of the site's longest sample; `task.maxLength` when its profile does not contain that length."""
     return min(spec.task.max_length, site.longest_tokens or spec.task.max_length)
 
 
-def plan_of(request: Request, candidate: Candidate, why: tuple[str, ...]) -> Plan:
-    """A possible candidate as the plan that the trainer gets."""
+def make_plan(request: PlanRequest, candidate: Candidate, reasons: tuple[str, ...]) -> Plan:
+    """A feasible candidate as the plan that the trainer gets."""
     training = request.spec.training
     return Plan(
         bits=candidate.bits,
@@ -129,5 +130,5 @@ def plan_of(request: Request, candidate: Candidate, why: tuple[str, ...]) -> Pla
         scaling=training.scaling,
         alpha=training.alpha,
         forecast=candidate.forecast,
-        why=why,
+        why=reasons,
     )

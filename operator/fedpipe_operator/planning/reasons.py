@@ -1,121 +1,124 @@
-"""The reasons: a sentence for each choice of a plan that says what the next better option would have needed.
+"""The reasons of a plan: a sentence for each choice that states what the next better option would have needed.
 
-Bits, batch and rank are chosen in this order, so the better options of one are judged with the earlier ones fixed.
+Bits, batch and rank are chosen in this order, so the better options of one are examined with the earlier ones fixed.
 """
 
 from collections.abc import Sequence
 
-from fedpipe_operator.planning.candidates import MEMORY_SHARE, Candidate, Request
-from fedpipe_operator.sites.profile import SiteProfile
-from fedpipe_operator.units import bytes_text, seconds_text, whole_percent
+from fedpipe_operator.formatting import bytes_text, seconds_text, whole_percent
+from fedpipe_operator.planning.candidates import MEMORY_FRACTION, Candidate, PlanRequest
+from fedpipe_operator.sites import SiteProfile
 
 
-def why(request: Request, site: SiteProfile, *, chosen: Candidate, candidates: Sequence[Candidate]) -> tuple[str, ...]:
-    """Why these bits, batch, rank and steps, and what the forecast rests on."""
-    same_bits = [one for one in candidates if one.bits == chosen.bits]
-    same_batch = [one for one in same_bits if one.batch == chosen.batch]
+def plan_reasons(request: PlanRequest, site: SiteProfile, *, chosen: Candidate, candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    """The reasons for bits, batch, rank and steps, and the basis of the forecast."""
+    same_bits = [option for option in candidates if option.bits == chosen.bits]
+    same_batch = [option for option in same_bits if option.batch == chosen.batch]
     sentences = (
-        f"{chosen.bits} bits: {_bits_obstacle(request, site, chosen=chosen, candidates=candidates)}",
-        f"batch {chosen.batch}: {_batch_obstacle(site, chosen, same_bits)}",
-        f"rank {chosen.rank}: {_rank_obstacle(site, chosen, same_batch)}",
-        _steps(request, site, chosen),
-        _forecast(site, chosen),
-        _fewer_bits(site, chosen, candidates),
+        f"{chosen.bits} bits: {_bits_reason(request, site, chosen=chosen, candidates=candidates)}",
+        f"batch {chosen.batch}: {_batch_reason(site, chosen, same_bits)}",
+        f"rank {chosen.rank}: {_rank_reason(site, chosen, same_batch)}",
+        _steps_reason(request, site, chosen),
+        _forecast_basis(site, chosen),
+        _fewer_bits_note(site, chosen, candidates),
     )
     return tuple(sentence for sentence in sentences if sentence)
 
 
-def why_uniform(request: Request, site: SiteProfile, *, chosen: Candidate, weakest: str) -> tuple[str, ...]:
-    """Why this site gets what all get."""
-    held = f"{_named(chosen)}: what all sites can carry, held to the weakest ({weakest})"
-    return held, _steps(request, site, chosen), _forecast(site, chosen)
+def uniform_reasons(request: PlanRequest, site: SiteProfile, *, chosen: Candidate, weakest: str) -> tuple[str, ...]:
+    """The reasons of a uniform plan: which site limits the common choice, the steps, and the basis of the forecast."""
+    common = f"{_describe(chosen)}: the same for all sites, limited by the weakest site ({weakest})"
+    return common, _steps_reason(request, site, chosen), _forecast_basis(site, chosen)
 
 
-def why_not_like_the_others(bits: int, batch: int, rank: int) -> str:
-    """Why a site that could carry something is left out of a uniform plan."""
+def no_common_choice_reason(bits: int, batch: int, rank: int) -> str:
+    """Why a site that has feasible candidates is excluded from a uniform plan."""
     common = f"{bits} bits, batch {batch}, rank {rank}"
-    return f"cannot carry what most sites can ({common}): allow bits that all support, or set planning.mode to Auto"
+    return f"cannot run the choice that most sites can ({common}): allow bits that all sites support, or set planning.mode to Auto"
 
 
-def why_excluded(request: Request, site: SiteProfile, candidates: Sequence[Candidate]) -> str:
-    """Why nothing is possible at a site, with the numbers of what comes nearest."""
+def exclusion_reason(request: PlanRequest, site: SiteProfile, candidates: Sequence[Candidate]) -> str:
+    """Why no candidate is feasible at a site, with the figures of the one that comes nearest."""
     if not candidates:
-        return f"its device can do none of the planned bits ({_unsupported(request, site)}): add bits that it supports to planning.bits"
-    fitting = [one for one in candidates if one.fits_memory(site)]
+        return f"its device supports none of planning.bits ({_unsupported_bits(request, site)}): add bits that it supports"
+    fitting = [option for option in candidates if option.fits_memory(site)]
     if not fitting:
-        least = min(candidates, key=lambda one: (one.forecast.memory_bytes, -one.bits))
-        return f"needs at least {bytes_text(least.forecast.memory_bytes)} at {_named(least)}; {_may_plan(site)}"
-    nearest = min(fitting, key=lambda one: one.forecast.seconds)
-    needs = f"loading and transfers alone take {seconds_text(nearest.forecast.seconds)} at {_named(nearest)}"
-    return f"not one training step fits the {seconds_text(request.deadline)} that may be planned of rounds.deadline: {needs}"
+        least = min(candidates, key=lambda option: (option.forecast.memory_bytes, -option.bits))
+        return f"needs at least {bytes_text(least.forecast.memory_bytes)} of memory ({_describe(least)}); {_memory_budget(site)}"
+    nearest = min(fitting, key=lambda option: option.forecast.seconds)
+    fixed = f"loading and transfers already take {seconds_text(nearest.forecast.seconds)} ({_describe(nearest)})"
+    return f"no training step fits into the {seconds_text(request.deadline)} that a plan may use of rounds.deadline: {fixed}"
 
 
-def _bits_obstacle(request: Request, site: SiteProfile, *, chosen: Candidate, candidates: Sequence[Candidate]) -> str:
-    wider = sorted({bits for bits in request.spec.planning.bits if bits > chosen.bits})
-    if not wider:
-        return "the most that planning.bits allows"
-    if wider[0] in site.unsupported:
-        return f"its device cannot do {wider[0]} bits: {site.unsupported[wider[0]]}"
-    return _obstacle(f"{wider[0]} bits", [one for one in candidates if one.bits == wider[0]], site)
+def _bits_reason(request: PlanRequest, site: SiteProfile, *, chosen: Candidate, candidates: Sequence[Candidate]) -> str:
+    higher = sorted({bits for bits in request.spec.planning.bits if bits > chosen.bits})
+    if not higher:
+        return "the largest value in planning.bits"
+    if higher[0] in site.unsupported:
+        return f"the device does not support {higher[0]} bits: {site.unsupported[higher[0]]}"
+    return _limit(f"{higher[0]} bits", [option for option in candidates if option.bits == higher[0]], site)
 
 
-def _batch_obstacle(site: SiteProfile, chosen: Candidate, same_bits: Sequence[Candidate]) -> str:
-    larger = min((one.batch for one in same_bits if one.batch > chosen.batch), default=None)
+def _batch_reason(site: SiteProfile, chosen: Candidate, same_bits: Sequence[Candidate]) -> str:
+    larger = min((option.batch for option in same_bits if option.batch > chosen.batch), default=None)
     if larger is None:
-        return "the most that planning.batchSizes allows"
-    return _obstacle(f"batch {larger}", [one for one in same_bits if one.batch == larger], site)
+        return "the largest value in planning.batchSizes"
+    return _limit(f"batch {larger}", [option for option in same_bits if option.batch == larger], site)
 
 
-def _rank_obstacle(site: SiteProfile, chosen: Candidate, same_batch: Sequence[Candidate]) -> str:
-    larger = min((one.rank for one in same_batch if one.rank > chosen.rank), default=None)
+def _rank_reason(site: SiteProfile, chosen: Candidate, same_batch: Sequence[Candidate]) -> str:
+    larger = min((option.rank for option in same_batch if option.rank > chosen.rank), default=None)
     if larger is None:
-        return "the most that planning.ranks allows"
-    return _obstacle(f"rank {larger}", [one for one in same_batch if one.rank == larger], site)
+        return "the largest value in planning.ranks"
+    return _limit(f"rank {larger}", [option for option in same_batch if option.rank == larger], site)
 
 
-def _obstacle(name: str, options: Sequence[Candidate], site: SiteProfile) -> str:
-    """What kept the site from an option: memory in its cheapest form, else the deadline in its fastest."""
-    fitting = [one for one in options if one.fits_memory(site)]
+def _limit(name: str, options: Sequence[Candidate], site: SiteProfile) -> str:
+    """The constraint that rules an option out: memory in its smallest form, else the deadline in its fastest."""
+    fitting = [option for option in options if option.fits_memory(site)]
     if not fitting:
-        return f"{name} would need {bytes_text(min(one.forecast.memory_bytes for one in options))}; {_may_plan(site)}"
-    share = max(one.trained_share for one in fitting)
-    return f"{name} would train only {whole_percent(share)} of its steps before the deadline"
+        return f"{name} would need {bytes_text(min(option.forecast.memory_bytes for option in options))} of memory; {_memory_budget(site)}"
+    fraction = max(option.trained_fraction for option in fitting)
+    return f"{name} would complete only {whole_percent(fraction)} of its steps before the deadline"
 
 
-def _steps(request: Request, site: SiteProfile, chosen: Candidate) -> str:
+def _steps_reason(request: PlanRequest, site: SiteProfile, chosen: Candidate) -> str:
     limit = request.spec.training.max_steps
     source = f"{request.spec.training.epochs:g} × {site.train_samples} samples in batches of {chosen.batch}"
-    if chosen.wanted_steps == limit:
+    if chosen.requested_steps == limit:
         source = "training.maxSteps"
-    if chosen.steps == chosen.wanted_steps:
-        return f"{chosen.steps} steps: {source}; the deadline cuts nothing"
-    cut = whole_percent(1 - chosen.trained_share)
-    return f"{chosen.steps} of {chosen.wanted_steps} steps ({source}): under-training rate {cut}, cut by rounds.deadline"
+    if chosen.steps == chosen.requested_steps:
+        return f"{chosen.steps} steps: {source}; all fit before the deadline"
+    cut = whole_percent(1 - chosen.trained_fraction)
+    return f"{chosen.steps} of {chosen.requested_steps} steps ({source}): rounds.deadline cuts the rest; under-training rate {cut}"
 
 
-def _forecast(site: SiteProfile, chosen: Candidate) -> str:
-    measured = any(point.peak_memory_bytes > 0 for point in site.measured(chosen.bits))
-    source = "memory fitted to what was measured" if measured else "memory by formula alone, as nothing was measured"
-    figures = f"{bytes_text(chosen.forecast.memory_bytes)} and {seconds_text(chosen.forecast.seconds)} a round"
-    return f"forecast {figures}: {source} at {chosen.bits} bits"
+def _forecast_basis(site: SiteProfile, chosen: Candidate) -> str:
+    measured = any(point.peak_memory_bytes > 0 for point in site.points_at(chosen.bits))
+    basis = (
+        f"calibrated with peaks measured at {chosen.bits} bits"
+        if measured
+        else f"by formula only, no peak was measured at {chosen.bits} bits"
+    )
+    return f"forecast per round: {bytes_text(chosen.forecast.memory_bytes)} and {seconds_text(chosen.forecast.seconds)}; memory {basis}"
 
 
-def _fewer_bits(site: SiteProfile, chosen: Candidate, candidates: Sequence[Candidate]) -> str:
-    """On a CPU, that the bits below would have saved no memory: what one expects of them and does not get."""
-    below = [one for one in candidates if one.bits < chosen.bits and (one.batch, one.rank) == (chosen.batch, chosen.rank)]
-    least = min(below, key=lambda one: one.forecast.memory_bytes, default=None)
+def _fewer_bits_note(site: SiteProfile, chosen: Candidate, candidates: Sequence[Candidate]) -> str:
+    """On a CPU: that fewer bits would not save memory, contrary to what a user expects; empty where they would."""
+    fewer = [option for option in candidates if option.bits < chosen.bits and (option.batch, option.rank) == (chosen.batch, chosen.rank)]
+    least = min(fewer, key=lambda option: option.forecast.memory_bytes, default=None)
     if site.on_gpu or least is None or least.forecast.memory_bytes < chosen.forecast.memory_bytes:
         return ""
     return f"fewer bits would save no memory on this CPU: {least.bits} bits would need {bytes_text(least.forecast.memory_bytes)}"
 
 
-def _may_plan(site: SiteProfile) -> str:
-    return f"{bytes_text(MEMORY_SHARE * site.memory_bytes)} of the site's {bytes_text(site.memory_bytes)} may be planned"
+def _memory_budget(site: SiteProfile) -> str:
+    return f"a plan may use {bytes_text(MEMORY_FRACTION * site.memory_bytes)} of the site's {bytes_text(site.memory_bytes)}"
 
 
-def _named(candidate: Candidate) -> str:
+def _describe(candidate: Candidate) -> str:
     return f"{candidate.bits} bits, batch {candidate.batch}, rank {candidate.rank}"
 
 
-def _unsupported(request: Request, site: SiteProfile) -> str:
+def _unsupported_bits(request: PlanRequest, site: SiteProfile) -> str:
     return "; ".join(f"{bits}: {site.unsupported[bits]}" for bits in sorted(set(request.spec.planning.bits)))

@@ -1,4 +1,4 @@
-"""How large adapters and heads are: what the memory model, the time model and the explanation all count with."""
+"""Numbers of parameters of adapters and heads, for the memory model and the time model."""
 
 from collections.abc import Iterable, Mapping
 from math import prod
@@ -6,11 +6,11 @@ from math import prod
 from fedpipe_trainer.contract import WeightShape
 
 WIRE_BYTES = 4
-"""Adapters travel and are trained in fp32."""
+"""Per parameter: adapters are trained and sent in fp32."""
 
 
 def adapter_parameters(weights: Iterable[WeightShape], ranks: Mapping[str, int]) -> int:
-    """Σ r·(d_in + d_out): elements of A (r × d_in) and B (d_out × r) over all weights; a weight not named has rank 0."""
+    """Σ r·(d_in + d_out): elements of A (r × d_in) and B (d_out × r) over all weights; a weight without an entry has rank 0."""
     return sum(ranks.get(weight.name, 0) * (weight.d_in + weight.d_out) for weight in weights)
 
 
@@ -25,5 +25,5 @@ def head_shapes(head: Mapping[str, tuple[int, ...]], labels: int) -> dict[str, t
 
 
 def head_parameters(head: Mapping[str, tuple[int, ...]]) -> int:
-    """Elements of tensors that are trained and sent whole."""
+    """Elements of the tensors that are trained and sent in full."""
     return sum(prod(shape) for shape in head.values())

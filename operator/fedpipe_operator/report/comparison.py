@@ -1,8 +1,8 @@
-"""What the federation was worth: each site alone with the same budget, beside the federated model and the base.
+"""The local-only baselines: each site trains by itself with the same budget, to compare with the base and the federated model.
 
-A site alone is a run of one round in which only that site trains, for as many steps as it took in all the rounds,
-and every site evaluates. So it goes through the same `decide`, plans, trainers and aggregation as the run itself
-(whose aggregation of a single update is the identity), in a folder of the run's own store.
+A baseline is a run of one round in which one site trains, for as many steps as it took in all the rounds, and every site
+evaluates. It uses the same `decide`, plans, trainers and aggregation as the run itself (whose aggregation of a single
+update is the identity), in a folder of the run's own store.
 """
 
 from collections.abc import Mapping
@@ -15,27 +15,27 @@ from fedpipe_operator.rounds.records import Comparison, RoundCommit, RoundEvalua
 
 
 def rounds_trained(site: str, commits: Mapping[int, RoundCommit]) -> int:
-    """How many of the run's rounds this site's updates went into."""
-    return sum(any(one.site == site for one in commit.contributions) for commit in commits.values())
+    """In how many of the run's rounds this site's update was aggregated."""
+    return sum(any(update.site == site for update in commit.contributions) for commit in commits.values())
 
 
-def alone(run: Run, site: str, rounds: int) -> Run:
-    """The run of one round in which only `site` trains, with the time of `rounds` rounds."""
+def local_only_run(run: Run, site: str, rounds: int) -> Run:
+    """The baseline run of `site`: one round, with the deadlines of `rounds` rounds added up."""
     spec = run.spec
     deadline = f"{int(seconds(spec.rounds.deadline) * rounds)}s"
     one_round = spec.rounds.model_copy(update={"count": 1, "deadline": deadline, "target": None, "patience": None})
-    metadata = run.resource.metadata.model_copy(update={"name": names.bounded(f"{run.name}-alone-{site}")})
+    metadata = run.resource.metadata.model_copy(update={"name": names.bounded(f"{run.name}-local-only-{site}")})
     child_spec = spec.model_copy(update={"rounds": one_round, "export": ExportSpec(adapter=False, merged=False)})
     return Run(FederatedFineTune(metadata=metadata, spec=child_spec), run.sites)
 
 
-def alone_plan(first: RoundPlan, site: str, rounds: int) -> RoundPlan:
-    """The plan of that run: the site's own plan with all its rounds' steps, and the run's evaluators."""
+def local_only_plan(first: RoundPlan, site: str, rounds: int) -> RoundPlan:
+    """The plan of the baseline run: the site's plan with the steps of all its rounds, and the run's evaluators."""
     plan = first.plans[site]
     longer = plan.model_copy(update={"steps": plan.steps * rounds})
     return first.model_copy(update={"plans": {**first.plans, site: longer}, "selected": (site,), "needed": 1})
 
 
-def compared(*, base: RoundEvaluation, federated: RoundEvaluation, alone_results: Mapping[str, RoundEvaluation]) -> Comparison:
-    """The three side by side, all measured on the union of the sites' validation data."""
-    return Comparison(base=base, alone=dict(sorted(alone_results.items())), federated=federated)
+def make_comparison(*, base: RoundEvaluation, federated: RoundEvaluation, local_only: Mapping[str, RoundEvaluation]) -> Comparison:
+    """Base, baselines in order of site, and federated model; all evaluated on the validation data of all sites together."""
+    return Comparison(base=base, local_only=dict(sorted(local_only.items())), federated=federated)

@@ -1,4 +1,4 @@
-"""What a record says, in the words and rows of the page: outcome, headline, rounds, sites, who was left out and why. Pure."""
+"""The content of the page, computed from a record: outcome, headline, rounds, sites, absent sites with the reason. Pure."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -6,28 +6,28 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedpipe_operator.api import Condition, ConditionStatus, ConditionType, MetricName, primary_metric
-from fedpipe_operator.report.closing import best_value
+from fedpipe_operator.formatting import METRIC_TITLES, metric_text, ranges_text
 from fedpipe_operator.report.record import RunRecord
-from fedpipe_operator.rounds.policies import metric_value
+from fedpipe_operator.report.tables import best_value
 from fedpipe_operator.rounds.records import Comparison
-from fedpipe_operator.units import TITLES, metric_text, spans
+from fedpipe_operator.rounds.policies import metric_value
 from fedpipe_trainer.contract import Outcome, Plan, ProfileResult, Sample
 
-NO_UPDATE = "no update came before the round went on"
+NO_UPDATE = "no update arrived before the round was aggregated"
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How the run stands: a word, its tone (a colour on the page), and a sentence."""
+class RunOutcome:
+    """The state of the run: a label, its tone (a colour on the page), and a message."""
 
-    word: str
+    label: str
     tone: Literal["good", "bad", "open"]
-    sentence: str = ""
+    message: str = ""
 
 
 @dataclass(frozen=True)
 class RoundRow:
-    """One committed round. Seconds from its plan to its evaluation, bytes as its sites sent them, energy as the largest of any weight."""
+    """One committed round: seconds from its plan to its evaluation, bytes sent by its sites, the largest truncated energy of any weight."""
 
     round: int
     updates: int
@@ -42,7 +42,7 @@ class RoundRow:
 
 @dataclass(frozen=True)
 class SiteRow:
-    """One site: what was measured there and what was planned for it. Either may be missing."""
+    """One site: its profile and its plan. Either may be missing."""
 
     site: str
     profile: ProfileResult | None
@@ -50,19 +50,19 @@ class SiteRow:
 
     @property
     def ranks(self) -> str:
-        """The ranks of the adapters in use, as a span."""
+        """The range of the ranks of its adapters."""
         used = sorted({rank for rank in self.plan.ranks.values() if rank}) if self.plan else []
         return "none" if not used else f"{used[0]}" if used[0] == used[-1] else f"{used[0]} to {used[-1]}"
 
     @property
     def adapters(self) -> int:
-        """Weights with an adapter."""
+        """The number of weights with an adapter."""
         return sum(rank > 0 for rank in self.plan.ranks.values()) if self.plan else 0
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A site that did not take part in some rounds, or did not report, and why."""
+    """A site that did not take part in some rounds, or sent no result, with the reason."""
 
     site: str
     when: str
@@ -70,21 +70,21 @@ class LeftOut:
 
 
 def metric_of(record: RunRecord) -> MetricName:
-    """The metric the run is judged by."""
+    """The run's primary metric."""
     return primary_metric(record.run.spec)
 
 
-def ending(record: RunRecord) -> Ending:
-    """As the run's own conditions say, else as its store shows."""
+def outcome_of(record: RunRecord) -> RunOutcome:
+    """From the run's conditions; without them, from its store."""
     if failed := _condition(record, ConditionType.FAILED):
-        return Ending("Failed", "bad", failed.message)
+        return RunOutcome("Failed", "bad", failed.message)
     if complete := _condition(record, ConditionType.COMPLETE):
-        return Ending("Complete", "good", complete.message)
+        return RunOutcome("Complete", "good", complete.message)
     if record.export is not None:
         failure = record.export.failure
-        return Ending("Export failed", "bad", failure.message) if failure else Ending("Complete", "good")
-    word = "Suspended" if record.run.spec.suspend else "Unfinished"
-    return Ending(word, "open", f"{len(record.rounds)} of {record.run.spec.rounds.count} rounds are committed.")
+        return RunOutcome("Export failed", "bad", failure.message) if failure else RunOutcome("Complete", "good")
+    label = "Suspended" if record.run.spec.suspend else "Unfinished"
+    return RunOutcome(label, "open", f"{len(record.rounds)} of {record.run.spec.rounds.count} rounds are committed.")
 
 
 def _condition(record: RunRecord, kind: ConditionType) -> Condition | None:
@@ -93,25 +93,25 @@ def _condition(record: RunRecord, kind: ConditionType) -> Condition | None:
 
 
 def headline(record: RunRecord) -> str:
-    """The result in a sentence or two, with nothing but the numbers."""
+    """The result in one sentence, with its figures."""
     if record.comparison is not None:
-        return _worth(record.comparison, metric_of(record))
+        return _comparison_headline(record.comparison, metric_of(record))
     metric = metric_of(record)
     if record.result is None:
         return "No round has been evaluated yet."
     base = record.evaluations.get(0)
-    before = f", against {metric_text(metric, metric_value(base, metric))} for the untouched base model" if base else ""
+    before = f", against {metric_text(metric, metric_value(base, metric))} for the base model" if base else ""
     value = metric_text(metric, metric_value(record.result, metric))
-    return f"After round {record.result.round} the federated model has {TITLES[metric]} {value}{before}."
+    return f"After round {record.result.round} the federated model has {METRIC_TITLES[metric]} {value}{before}."
 
 
-def _worth(comparison: Comparison, metric: MetricName) -> str:
-    alone = {site: metric_value(evaluation, metric) for site, evaluation in comparison.alone.items()}
-    best = best_value(metric, alone.values())
-    site = next((site for site, value in alone.items() if value is not None and value == best), None)
-    rival = f"{metric_text(metric, best)} for the best site alone ({site}) and " if site is not None else ""
-    federated, base = (metric_text(metric, metric_value(it, metric)) for it in (comparison.federated, comparison.base))
-    return f"The federated model has {TITLES[metric]} {federated}, against {rival}{base} for the untouched base model."
+def _comparison_headline(comparison: Comparison, metric: MetricName) -> str:
+    baselines = {site: metric_value(evaluation, metric) for site, evaluation in comparison.local_only.items()}
+    best = best_value(metric, baselines.values())
+    site = next((site for site, value in baselines.items() if value is not None and value == best), None)
+    rival = f"{metric_text(metric, best)} for the best local-only baseline ({site}) and " if site is not None else ""
+    federated, base = (metric_text(metric, metric_value(evaluation, metric)) for evaluation in (comparison.federated, comparison.base))
+    return f"The federated model has {METRIC_TITLES[metric]} {federated}, against {rival}{base} for the base model."
 
 
 def round_rows(record: RunRecord) -> list[RoundRow]:
@@ -135,7 +135,7 @@ def _round_row(record: RunRecord, round_: int) -> RoundRow:
 
 
 def total_seconds(record: RunRecord) -> float | None:
-    """The rounds' seconds together, as far as they are known; None when none is."""
+    """The sum of the known seconds of the rounds; None when none is known."""
     known = [row.seconds for row in round_rows(record) if row.seconds is not None]
     return sum(known) if known else None
 
@@ -147,18 +147,18 @@ def site_rows(record: RunRecord) -> list[SiteRow]:
 
 
 def left_out(record: RunRecord) -> list[LeftOut]:
-    """Every site, round and reason, rounds of one reason together."""
+    """Every absence of a site; the rounds with the same reason are one row."""
     rounds: dict[tuple[str, str, str], list[int]] = defaultdict(list)
-    for what, site, round_, reason in _absences(record):
-        rounds[site, what, reason].append(round_)
+    for phase, site, round_, reason in _absences(record):
+        rounds[site, phase, reason].append(round_)
     return [
-        LeftOut(site, f"{what} of round{'s' if len(set(when)) > 1 else ''} {spans(when)}", reason)
-        for (site, what, reason), when in sorted(rounds.items())
+        LeftOut(site, f"{phase} of round{'s' if len(set(when)) > 1 else ''} {ranges_text(when)}", reason)
+        for (site, phase, reason), when in sorted(rounds.items())
     ]
 
 
 def _absences(record: RunRecord) -> Iterator[tuple[str, str, int, str]]:
-    """What the site missed, the site, the round, the reason."""
+    """The phase that the site missed, the site, the round, the reason."""
     for round_, plan in record.plans.items():
         yield from (("planning", site, round_, reason) for site, reason in plan.excluded.items())
     for round_ in record.rounds:
@@ -168,25 +168,25 @@ def _absences(record: RunRecord) -> Iterator[tuple[str, str, int, str]]:
 
 
 def _without_update(record: RunRecord, round_: int) -> dict[str, str]:
-    """The selected sites that did not contribute to this committed round: as the commit, the run's status, or the site itself says."""
+    """By selected site whose update is not in this committed round: the reason, from the commit, the run's status, or the site's result."""
     commit, plan = record.rounds[round_], record.plans.get(round_)
-    contributed = {part.site for part in commit.contributions}
-    told = next((row.left_out for row in record.run.status.history if row.round == round_), {})
+    contributed = {update.site for update in commit.contributions}
+    reported = next((row.left_out for row in record.run.status.history if row.round == round_), {})
     reasons = dict.fromkeys(plan.selected if plan else (), NO_UPDATE)
     for site, update in record.updates.get(round_, {}).items():
         if update.failure is not None:
             reasons[site] = f"{update.failure.reason}: {update.failure.message}"
     refused = {site: f"refused, {verdict.reason}: {verdict.message}" for site, verdict in commit.refused.items()}
-    return {site: reason for site, reason in (reasons | told | refused).items() if site not in contributed}
+    return {site: reason for site, reason in (reasons | reported | refused).items() if site not in contributed}
 
 
 def shown_samples(record: RunRecord) -> list[tuple[str, Sample]]:
-    """The documents sites were asked to show, with the site, as the exported round answered them; none before round 1."""
+    """The sample documents by site, with the answers of the exported round; none before round 1."""
     results = record.site_evaluations.get(record.result.round, {}) if record.result else {}
     return [(site, sample) for site, result in sorted(results.items()) for sample in result.examples]
 
 
 def train_samples(record: RunRecord) -> dict[str, int]:
-    """Training samples by site, as profiled."""
-    done = {site: profile for site, profile in record.profiles.items() if profile.outcome is Outcome.COMPLETED}
-    return {site: profile.train_samples for site, profile in done.items()}
+    """Training samples by site, from its profile."""
+    completed = {site: profile for site, profile in record.profiles.items() if profile.outcome is Outcome.COMPLETED}
+    return {site: profile.train_samples for site, profile in completed.items()}

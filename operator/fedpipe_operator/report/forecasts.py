@@ -1,4 +1,4 @@
-"""Predicted against measured: what each site's plan said a round would need, and what its trainer reported. Pure."""
+"""Predicted against measured: the forecast of each site's plan for a round, and the measurement of its trainer. Pure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,23 +6,23 @@ from html import escape
 from statistics import fmean
 from typing import Final, NamedTuple
 
+from fedpipe_operator.formatting import byte_unit, excerpt, ratio_text, short_text
 from fedpipe_operator.report.figures import Figure
 from fedpipe_operator.report.palette import MUTED, site_colour
 from fedpipe_operator.report.record import RunRecord
-from fedpipe_operator.units import byte_unit, excerpt, ratio_text, short
 from fedpipe_trainer.contract import Forecast, Measured, Outcome
 
 ROW_PIXELS = 30
 GAP_PIXELS = 72
-"""Between the upper panels and the lower: the axis of the one, the title of the other."""
+"""Between the upper and the lower panels, for the axis of the upper and the title of the lower ones."""
 _MARGIN = {"t": 30, "b": 30}
-LONGEST_NAME = 24
-"""Characters of a site's name beside its bars; the hover has the whole."""
+MAX_NAME = 24
+"""Characters of a site's name beside its bars; the hover text has the full name."""
 
 
 @dataclass(frozen=True)
-class Compared:
-    """One quantity at one site. `measured` is None when no update of the site came."""
+class ForecastRow:
+    """One quantity at one site. `measured` is None when the site sent no update."""
 
     site: str
     predicted: float
@@ -35,7 +35,7 @@ class Compared:
 
 
 class Quantity(NamedTuple):
-    """What is compared: its title, where a forecast and a measurement have it, and how the rounds' many become one number."""
+    """A compared quantity: its title, how to read it from a forecast and from a measurement, and how the rounds are aggregated."""
 
     title: str
     predicted: Callable[[Forecast], float]
@@ -46,42 +46,42 @@ class Quantity(NamedTuple):
 
 QUANTITIES: Final = (
     Quantity("peak memory", lambda it: it.memory_bytes, lambda it: it.peak_memory_bytes, max),
-    Quantity("time a round", lambda it: it.seconds, lambda it: sum(it.seconds.values()), fmean, in_bytes=False),
-    Quantity("sent a round", lambda it: it.upload_bytes, lambda it: it.uploaded_bytes, fmean),
-    Quantity("received a round", lambda it: it.download_bytes, lambda it: it.downloaded_bytes, fmean),
+    Quantity("time per round", lambda it: it.seconds, lambda it: sum(it.seconds.values()), fmean, in_bytes=False),
+    Quantity("sent per round", lambda it: it.upload_bytes, lambda it: it.uploaded_bytes, fmean),
+    Quantity("received per round", lambda it: it.download_bytes, lambda it: it.downloaded_bytes, fmean),
 )
 
 
-def compared(record: RunRecord, quantity: Quantity) -> list[Compared]:
-    """This quantity for every site that was ever selected, over the rounds it finished: the largest peak, the mean of the others."""
-    return [found for site in record.sites if (found := _at_site(record, site, quantity)) is not None]
+def forecast_rows(record: RunRecord, quantity: Quantity) -> list[ForecastRow]:
+    """The quantity for every site that was ever selected, over its completed rounds: the largest peak, the mean of the others."""
+    return [row for site in record.sites if (row := _forecast_row(record, site, quantity)) is not None]
 
 
-def _at_site(record: RunRecord, site: str, quantity: Quantity) -> Compared | None:
-    """Only rounds that have both a forecast and a measurement; without any, the newest forecast alone."""
+def _forecast_row(record: RunRecord, site: str, quantity: Quantity) -> ForecastRow | None:
+    """Over the rounds that have both a forecast and a measurement; without such a round, the newest forecast only."""
     forecasts = {
         round_: plan.plans[site].forecast for round_, plan in sorted(record.plans.items()) if site in plan.selected and site in plan.plans
     }
     if not forecasts:
         return None
-    costs = {
+    measurements = {
         round_: record.updates[round_][site].measured
         for round_ in forecasts
         if site in record.updates.get(round_, {}) and record.updates[round_][site].outcome is Outcome.COMPLETED
     }
-    if not costs:
-        return Compared(site, quantity.predicted(forecasts[max(forecasts)]), None)
-    predicted = quantity.over_rounds([quantity.predicted(forecasts[round_]) for round_ in costs])
-    return Compared(site, predicted, quantity.over_rounds([quantity.measured(cost) for cost in costs.values()]))
+    if not measurements:
+        return ForecastRow(site, quantity.predicted(forecasts[max(forecasts)]), None)
+    predicted = quantity.over_rounds([quantity.predicted(forecasts[round_]) for round_ in measurements])
+    return ForecastRow(site, predicted, quantity.over_rounds([quantity.measured(measured) for measured in measurements.values()]))
 
 
 @dataclass(frozen=True)
 class _Panel:
-    """One quantity's place in the figure, two panels beside one another, and the unit its numbers are in."""
+    """One quantity's panel in the figure, which has two columns, and the unit of its numbers."""
 
     position: int
     title: str
-    rows: list[Compared]
+    rows: list[ForecastRow]
     unit: str
     size: float
 
@@ -92,19 +92,19 @@ class _Panel:
 
     @property
     def left(self) -> float:
-        """Where it begins, as a share of the width."""
+        """Left edge as a fraction of the width."""
         return 0.53 * (self.position % 2)
 
     @property
     def span(self) -> tuple[float, float]:
-        """Bottom and top as shares of the height, so that every row has the same pixels however few there are."""
-        share = ROW_PIXELS * len(self.rows) / (2 * ROW_PIXELS * len(self.rows) + GAP_PIXELS)
-        return (1 - share, 1.0) if self.position // 2 == 0 else (0.0, share)
+        """Bottom and top as fractions of the height, so that a row has the same height in pixels for any number of rows."""
+        fraction = ROW_PIXELS * len(self.rows) / (2 * ROW_PIXELS * len(self.rows) + GAP_PIXELS)
+        return (1 - fraction, 1.0) if self.position // 2 == 0 else (0.0, fraction)
 
 
 def forecast_figure(record: RunRecord) -> Figure | None:
-    """Four panels, a row a site: the bar is what was measured, the upright mark what was predicted, the text the ratio."""
-    panels = [_panel(position, quantity, compared(record, quantity)) for position, quantity in enumerate(QUANTITIES)]
+    """Four panels with a row per site: the bar is the measurement, the vertical mark the prediction, the text the ratio."""
+    panels = [_panel(position, quantity, forecast_rows(record, quantity)) for position, quantity in enumerate(QUANTITIES)]
     if not panels[0].rows:
         return None
     inner = 2 * ROW_PIXELS * len(panels[0].rows) + GAP_PIXELS
@@ -116,12 +116,12 @@ def forecast_figure(record: RunRecord) -> Figure | None:
     return {"data": [trace for panel in panels for trace in (_bars(panel, colours), _marks(panel), _labels(panel))], "layout": layout}
 
 
-def _panel(position: int, quantity: Quantity, rows: list[Compared]) -> _Panel:
+def _panel(position: int, quantity: Quantity, rows: list[ForecastRow]) -> _Panel:
     unit, size = byte_unit(_largest(rows)) if quantity.in_bytes else ("s", 1.0)
     return _Panel(position, quantity.title, rows, unit, size)
 
 
-def _largest(rows: list[Compared]) -> float:
+def _largest(rows: list[ForecastRow]) -> float:
     return max((max(row.predicted, row.measured or 0) for row in rows), default=0.0)
 
 
@@ -155,7 +155,7 @@ def _marks(panel: _Panel) -> Figure:
 
 
 def _labels(panel: _Panel) -> Figure:
-    """The measured number and the ratio, right of both bar and mark."""
+    """The measured number and the ratio, to the right of both bar and mark."""
     return {
         "type": "scatter",
         "mode": "text",
@@ -171,21 +171,21 @@ def _labels(panel: _Panel) -> Figure:
     }
 
 
-def _label(row: Compared, size: float) -> str:
-    return "  not measured" if row.measured is None else f"  {short(row.measured / size)}  <b>{ratio_text(row.ratio)}</b>"
+def _label(row: ForecastRow, size: float) -> str:
+    return "  not measured" if row.measured is None else f"  {short_text(row.measured / size)}  <b>{ratio_text(row.ratio)}</b>"
 
 
 def _axes(panel: _Panel) -> Figure:
-    """The panel's two axes: room at the right for the text, sites named at the left panels only."""
-    room = (_largest(panel.rows) / panel.size or 1) * 1.45
-    x = {"domain": [panel.left, panel.left + 0.47], "range": [0, room], "anchor": f"y{panel.axis}", "nticks": 5}
+    """The panel's two axes: with space at the right for the text, and site names at the left panels only."""
+    limit = (_largest(panel.rows) / panel.size or 1) * 1.45
+    x = {"domain": [panel.left, panel.left + 0.47], "range": [0, limit], "anchor": f"y{panel.axis}", "nticks": 5}
     y = {
         "domain": list(panel.span),
         "anchor": f"x{panel.axis}",
         "autorange": "reversed",
         "type": "category",
         "tickvals": [escape(row.site) for row in panel.rows],
-        "ticktext": [escape(excerpt(row.site, LONGEST_NAME)) for row in panel.rows],
+        "ticktext": [escape(excerpt(row.site, MAX_NAME)) for row in panel.rows],
         "showticklabels": panel.left == 0,
         "showgrid": False,
         "automargin": True,
@@ -194,5 +194,5 @@ def _axes(panel: _Panel) -> Figure:
 
 
 def _title(panel: _Panel) -> Figure:
-    place = {"xref": "paper", "yref": "paper", "x": panel.left, "y": panel.span[1], "xanchor": "left", "yanchor": "bottom"}
-    return place | {"text": f"<b>{panel.title}, {panel.unit}</b>", "showarrow": False, "font": {"size": 13}}
+    position = {"xref": "paper", "yref": "paper", "x": panel.left, "y": panel.span[1], "xanchor": "left", "yanchor": "bottom"}
+    return position | {"text": f"<b>{panel.title}, {panel.unit}</b>", "showarrow": False, "font": {"size": 13}}

@@ -1,7 +1,7 @@
-"""`report.html`: one file with all it needs, plotly's JavaScript included; it opens from a disk and loads nothing. Pure.
+"""`report.html`: one self-contained file including plotly's JavaScript; it opens from a disk and loads nothing. Pure.
 
-Whatever came from a site (names, labels, texts, messages) is escaped by the template or by `figures`, and the
-page's own policy lets no script run but the two it was made with.
+Everything from a site (names, labels, texts, messages) is escaped by the template or by `figures`, and the page's
+content security policy allows only the page's own two scripts.
 """
 
 import base64
@@ -15,8 +15,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from fedpipe_operator import units
-from fedpipe_operator.report import closing, facts
+from fedpipe_operator import formatting
+from fedpipe_operator.report import facts, tables
 from fedpipe_operator.report.figures import all_curves
 from fedpipe_operator.report.forecasts import forecast_figure
 from fedpipe_operator.report.palette import FEDERATED, MUTED, rank_colours, site_colour, svg_dashes
@@ -24,62 +24,62 @@ from fedpipe_operator.report.plan_map import plan_map, ranks_in_use
 from fedpipe_operator.report.record import RunRecord
 from fedpipe_operator.rounds.policies import metric_value
 
-LONGEST_DOCUMENT = 600
+MAX_DOCUMENT = 600
 """Characters of a sample's document that the page shows."""
 
 _TEXT_FILTERS: Final = {
-    "metric": lambda value, name: units.metric_text(name, value),
-    "percent": units.percent,
-    "size": units.bytes_text,
-    "duration": units.seconds_text,
-    "grouped": units.count_text,
-    "excerpt": units.excerpt,
+    "metric": lambda value, name: formatting.metric_text(name, value),
+    "percent": formatting.percent,
+    "size": formatting.bytes_text,
+    "duration": formatting.seconds_text,
+    "grouped": formatting.count_text,
+    "excerpt": formatting.excerpt,
 }
 
 
 def write_report(record: RunRecord) -> str:
-    """The whole page as HTML text (about 5 MB, nearly all of it plotly)."""
+    """The page as HTML text (about 5 MB, nearly all of it plotly)."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= _TEXT_FILTERS
-    scripts = (get_plotlyjs(), _part("page.js"))
-    return environment.from_string(_part("page.html.j2")).render(
-        _sections(record),
+    scripts = (get_plotlyjs(), _read_asset("page.js"))
+    return environment.from_string(_read_asset("page.html.j2")).render(
+        _template_context(record),
         record=record,
         figures=figures(record),
-        style=Markup(_part("page.css")),  # noqa: S704 -- our own file
+        style=Markup(_read_asset("page.css")),  # noqa: S704 -- our own file
         scripts=[Markup(script) for script in scripts],  # noqa: S704 -- plotly's and our own
-        policy=_policy(scripts),
+        policy=_content_security_policy(scripts),
     )
 
 
 def figures(record: RunRecord) -> dict[str, dict[str, Any]]:
-    """The plotly figures that this record has data for, by the id of their place on the page."""
-    drawn = {"plan": plan_map(record), "forecast": forecast_figure(record)}
-    return {place: _finite(figure) for place, figure in (all_curves(record) | drawn).items() if figure is not None}
+    """The plotly figures that this record has data for, by the id of their element on the page."""
+    others = {"plan": plan_map(record), "forecast": forecast_figure(record)}
+    return {name: _replace_non_finite(figure) for name, figure in (all_curves(record) | others).items() if figure is not None}
 
 
-def _finite(value: Any) -> Any:  # noqa: ANN401 -- any JSON value
-    """The value with null for every number that JSON does not know: a diverged site's NaN must not cost the page its figures."""
+def _replace_non_finite(value: Any) -> Any:  # noqa: ANN401 -- any JSON value
+    """Replace NaN and infinity by None: JSON has neither, and a diverged site's NaN must not make the figures unreadable."""
     if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
+        return {key: _replace_non_finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(part) for part in value]
+        return [_replace_non_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _sections(record: RunRecord) -> dict[str, Any]:
-    """What the template shows beside the figures, as plain rows."""
+def _template_context(record: RunRecord) -> dict[str, Any]:
+    """The values that the template shows beside the figures."""
     metric = facts.metric_of(record)
-    compared = closing.closing_rows(record.comparison, metric, facts.train_samples(record)) if record.comparison else ()
+    compared = tables.comparison_rows(record.comparison, metric, facts.train_samples(record)) if record.comparison else ()
     return {
         "metric": metric,
-        "titles": units.TITLES,
-        "ending": facts.ending(record),
+        "titles": formatting.METRIC_TITLES,
+        "outcome": facts.outcome_of(record),
         "headline": facts.headline(record),
         "model": record.run.spec.model.source.rstrip("/").rsplit("/", 1)[-1],
         "result": metric_value(record.result, metric) if record.result else None,
         "compared": compared,
-        "second": list(closing.second_metrics(compared)),
+        "second": list(tables.second_metrics(compared)),
         "rounds": facts.round_rows(record),
         "seconds": facts.total_seconds(record),
         "sites": facts.site_rows(record),
@@ -91,18 +91,18 @@ def _sections(record: RunRecord) -> dict[str, Any]:
         "left_out": facts.left_out(record),
         "samples": facts.shown_samples(record),
         "marked": record.run.spec.task.type == "SequenceClassification",
-        "is_right": closing.is_right,
-        "longest": LONGEST_DOCUMENT,
-        "software": sorted({f"{name} {version}" for it in record.profiles.values() for name, version in it.software.items()}),
+        "is_right": tables.is_right,
+        "max_document": MAX_DOCUMENT,
+        "software": sorted({f"{name} {version}" for profile in record.profiles.values() for name, version in profile.software.items()}),
     }
 
 
-def _policy(scripts: Iterable[str]) -> str:
-    """The page's content security policy: these scripts and inline style, nothing from anywhere."""
+def _content_security_policy(scripts: Iterable[str]) -> str:
+    """Allows these scripts and inline style, and no other source."""
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts)
     return f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:"
 
 
-def _part(name: str) -> str:
-    """One of the page's own files, from beside this module."""
+def _read_asset(name: str) -> str:
+    """The text of one of the page's files in this package."""
     return files(__package__).joinpath(name).read_text(encoding="utf-8")

@@ -1,22 +1,22 @@
-"""One colour a site, the same in every figure and table. Okabe and Ito's colours, told apart by colour-blind readers too."""
+"""One colour per site, the same in every figure and table: Okabe and Ito's colours, which colour-blind readers can distinguish."""
 
 from typing import Final
 
 FEDERATED: Final = "#0072B2"
 MUTED: Final = "#8A8F98"
-"""What is only there to compare with."""
+"""For reference values."""
 
 _SITES: Final = ("#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 _DASHES: Final = {"solid": "none", "dot": "2 3", "dash": "7 4", "dashdot": "7 3 2 3"}
-"""plotly's names of line styles, and the same as SVG writes them."""
+"""By plotly's name of a line style: the SVG dash array."""
 
 _RANKS: Final = ("#D9E6F2", "#A9C9E4", "#83B4DA", "#3D85BC", "#0F5F9E", "#083F6E", "#04284A")
-"""From the smallest rank above 0 to the largest; a light-to-dark order survives grey print."""
+"""From the smallest rank above 0 to the largest; the order from light to dark is also visible in grey print."""
 _NO_ADAPTER: Final = "#EDEDED"
 
 
 def site_colour(position: int) -> str:
-    """The colour of the site at this position; they repeat, and then the dashes differ."""
+    """The colour of the site at this position; sites that share a colour differ in their line style."""
     return _SITES[position % len(_SITES)]
 
 
@@ -26,12 +26,12 @@ def site_dash(position: int) -> str:
 
 
 def svg_dashes(position: int) -> str:
-    """The same line style for the page's legend."""
+    """The line style of the site as an SVG dash array, for the page's legend."""
     return _DASHES[site_dash(position)]
 
 
 def rank_colours(ranks: set[int]) -> dict[int, str]:
-    """A colour for each rank in use: grey for 0, else blue, the darker the higher, evenly spread over the ranks that occur."""
+    """A colour for each rank in use: grey for 0, else blue, darker for higher ranks, evenly spread over the ranks in use."""
     used = sorted(ranks - {0})
     spread = max(len(used) - 1, 1)
     colours = {rank: _RANKS[round(index * (len(_RANKS) - 1) / spread)] for index, rank in enumerate(used)}

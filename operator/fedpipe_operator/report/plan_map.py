@@ -1,6 +1,6 @@
-"""The plan as a heat map: one band a site, a row a kind of weight, a column a layer, the rank in the cell. Pure.
+"""The plan as a heat map: a band per site, a row per kind of weight, a column per layer, the rank in the cell. Pure.
 
-Site × weight would be 120 columns for 30 layers of 4 weights; folded by layer it stays readable.
+A column per weight would be 120 columns for 30 layers of 4 weights.
 """
 
 from html import escape
@@ -8,24 +8,24 @@ from html import escape
 from fedpipe_operator.report.figures import Figure
 from fedpipe_operator.report.palette import rank_colours
 from fedpipe_operator.report.record import RunRecord
-from fedpipe_operator.report.weights import Grid, grid
+from fedpipe_operator.report.weights import WeightGrid, weight_grid
 from fedpipe_trainer.contract import Plan
 
 ROW_PIXELS = 22
 BAND_PIXELS = 42
-"""Of a site's title and the gap above it."""
-MOST_LABELLED_LAYERS = 40
-"""Columns that still have room for a number each."""
+"""For a site's title and the gap above it."""
+MAX_LABELLED_LAYERS = 40
+"""The largest number of columns whose cells have space for a number."""
 _MARGIN = {"t": 4, "b": 48}
-_OUTSIDE = "none"
+_NO_LAYER = "none"
 
 
 def plan_map(record: RunRecord) -> Figure | None:
-    """The newest plan's ranks, site by site."""
+    """The ranks of the newest plan."""
     plans = record.newest_plan.plans if record.newest_plan else {}
     if not any(plan.ranks for plan in plans.values()):
         return None
-    cells = grid(dict.fromkeys(weight for plan in plans.values() for weight in plan.ranks))
+    cells = weight_grid(dict.fromkeys(weight for plan in plans.values() for weight in plan.ranks))
     sites = sorted(plans)
     inner = len(sites) * (len(cells.kinds) * ROW_PIXELS + BAND_PIXELS)
     figure: Figure = {"data": [], "layout": {"height": inner + _MARGIN["t"] + _MARGIN["b"], "margin": _MARGIN, "annotations": []}}
@@ -42,23 +42,23 @@ def plan_map(record: RunRecord) -> Figure | None:
 
 
 def ranks_in_use(record: RunRecord) -> set[int]:
-    """Every rank that the newest plan gives to some weight of some site."""
+    """All ranks in the newest plan."""
     plans = record.newest_plan.plans if record.newest_plan else {}
     return {rank for plan in plans.values() for rank in plan.ranks.values()}
 
 
-def _band(site: str, plan: Plan, cells: Grid) -> Figure:
-    """One site's cells: the rank of every weight, None where the layer has no such weight."""
+def _band(site: str, plan: Plan, cells: WeightGrid) -> Figure:
+    """One site's cells: the rank of every weight; None where the layer has no such weight."""
     named = [[cells.weights[kind].get(layer) for layer in cells.layers] for kind in cells.kinds]
     return {
         "type": "heatmap",
         "name": escape(site),
-        "x": [_OUTSIDE if layer is None else str(layer) for layer in cells.layers],
+        "x": [_NO_LAYER if layer is None else str(layer) for layer in cells.layers],
         "y": [escape(kind) for kind in cells.kinds],
         "z": [[None if weight is None else plan.ranks.get(weight) for weight in row] for row in named],
         "customdata": [[escape(weight or "") for weight in row] for row in named],
         "hovertemplate": f"%{{customdata}}<br>rank %{{z}} on a {plan.bits}-bit base<extra>{escape(site)}</extra>",
-        "texttemplate": "%{z}" if len(cells.layers) <= MOST_LABELLED_LAYERS else "",
+        "texttemplate": "%{z}" if len(cells.layers) <= MAX_LABELLED_LAYERS else "",
         "hoverongaps": False,
         "showscale": False,
         "xgap": 1,
@@ -67,19 +67,19 @@ def _band(site: str, plan: Plan, cells: Grid) -> Figure:
 
 
 def _colour_scale(ranks: set[int]) -> Figure:
-    """Each rank in use at its own place of the scale, so that neighbours such as 4 and 8 of 64 differ plainly."""
+    """A stop for each rank in use, so that neighbours such as 4 and 8 of 64 have clearly different colours."""
     colours = rank_colours(ranks)
     highest = max(*ranks, 1)
     stops = {rank / highest: colour for rank, colour in colours.items()}
     ends = {0.0: colours.get(0, colours[min(ranks)]), 1.0: colours[max(ranks)]}
-    return {"colorscale": sorted([place, colour] for place, colour in (ends | stops).items()), "zmin": 0, "zmax": highest}
+    return {"colorscale": sorted([stop, colour] for stop, colour in (ends | stops).items()), "zmin": 0, "zmax": highest}
 
 
-def _rows(top: float, share: float, inner: int) -> Figure:
-    """A band's vertical axis: below its title, first kind on top."""
+def _rows(top: float, height: float, inner: int) -> Figure:
+    """A band's vertical axis: below its title, the first kind at the top."""
     below_title = top - BAND_PIXELS / inner
     return {
-        "domain": [max(top - share, 0.0), below_title],
+        "domain": [max(top - height, 0.0), below_title],
         "autorange": "reversed",
         "type": "category",
         "showgrid": False,
@@ -89,6 +89,6 @@ def _rows(top: float, share: float, inner: int) -> Figure:
 
 def _title(site: str, plan: Plan, top: float) -> Figure:
     adapters = sum(rank > 0 for rank in plan.ranks.values())
-    what = f"{plan.bits}-bit base, batch {plan.batch_size}, {plan.steps} steps, {adapters} of {len(plan.ranks)} weights adapted"
-    place = {"xref": "paper", "yref": "paper", "x": 0, "y": top, "xanchor": "left", "yanchor": "top", "yshift": -14}
-    return place | {"text": f"<b>{escape(site)}</b>  {what}", "showarrow": False, "font": {"size": 13}}
+    summary = f"{plan.bits}-bit base, batch {plan.batch_size}, {plan.steps} steps, {adapters} of {len(plan.ranks)} weights adapted"
+    position = {"xref": "paper", "yref": "paper", "x": 0, "y": top, "xanchor": "left", "yanchor": "top", "yshift": -14}
+    return position | {"text": f"<b>{escape(site)}</b>  {summary}", "showarrow": False, "font": {"size": 13}}

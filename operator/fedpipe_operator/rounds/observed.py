@@ -75,7 +75,7 @@ class EvaluationSummary:
 
 def summarize_plan(plan: RoundPlan) -> PlanSummary:
     """The summary of a plan."""
-    facts = RunFacts(labels=plan.labels, head=plan.head, weights=plan.weights, fingerprint=plan.fingerprint, disagreeing={})
+    facts = RunFacts(labels=plan.labels, head=plan.head, weights=plan.weights, fingerprint=plan.fingerprint, wrong_base={})
     return PlanSummary(
         round=plan.round,
         started_at=plan.started_at,

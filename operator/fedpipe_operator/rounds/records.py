@@ -107,6 +107,6 @@ class Comparison(Wire):
     """The same evaluation of the base, of each site's local-only baseline with the same budget, and of the federated adapter."""
 
     base: RoundEvaluation
-    alone: dict[str, RoundEvaluation]
-    """By the site that trained alone."""
+    local_only: dict[str, RoundEvaluation]
+    """By site: its local-only baseline."""
     federated: RoundEvaluation

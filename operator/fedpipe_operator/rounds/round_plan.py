@@ -7,7 +7,7 @@ from fedpipe_operator.planning import RunFacts, facts_of, plan_round
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import needed_updates, select
 from fedpipe_operator.rounds.records import RoundPlan
-from fedpipe_operator.sites.profile import SiteProfile, site_profile
+from fedpipe_operator.sites import SiteProfile, site_profile
 from fedpipe_trainer.contract import Outcome, ProfileResult
 
 
@@ -34,8 +34,8 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
     if not profiles:
         return OutOfReach(_too_few(round_, need, len(run.sites), failed))
     facts = _facts(run, observed, profiles)
-    made = plan_round(run.spec, {name: one for name, one in profiles.items() if name not in facts.disagreeing}, facts.head)
-    excluded = dict(failed) | dict(facts.disagreeing) | dict(made.excluded)
+    made = plan_round(run.spec, {name: one for name, one in profiles.items() if name not in facts.wrong_base}, facts.head)
+    excluded = dict(failed) | dict(facts.wrong_base) | dict(made.excluded)
     selected = select(made.plans, per_round=per_round, seed=f"{run.spec.training.seed}/{run.name}", round_=round_)
     if len(selected) < need:
         return OutOfReach(_too_few(round_, need, len(run.sites), excluded))
@@ -75,7 +75,7 @@ def _facts(run: Run, observed: Observed, profiles: Mapping[str, SiteProfile]) ->
         for name, one in profiles.items()
         if one.fingerprint != first.fingerprint
     }
-    return RunFacts(labels=first.labels, head=first.head, weights=first.weights, fingerprint=first.fingerprint, disagreeing=disagreeing)
+    return RunFacts(labels=first.labels, head=first.head, weights=first.weights, fingerprint=first.fingerprint, wrong_base=disagreeing)
 
 
 def _too_few(round_: int, need: int, matched: int, excluded: Mapping[str, str]) -> str:

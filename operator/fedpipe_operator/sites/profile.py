@@ -1,6 +1,6 @@
-"""A site as the planner sees it: what its spec claims, held against what its profile measured.
+"""A site as the planner sees it: the claims of its spec combined with the measurements of its profile. Pure.
 
-The planner reads nothing else of a site. Pure: a spec and a result in, a value out.
+The planner reads nothing else of a site.
 """
 
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ CPU = "cpu"
 
 @dataclass(frozen=True)
 class SiteProfile:
-    """One site's means, and what was measured there. Memory in bytes, bandwidth in bits per second."""
+    """One site's resources and measurements. Memory in bytes, bandwidth in bits per second."""
 
     name: str
     device: str
     """`cpu`, or the GPU's name."""
     memory_bytes: int
-    """What a trainer may use of the device's memory (CPU: of the machine's)."""
+    """Device memory that a trainer may use (CPU: of the machine's memory)."""
     up: float
     down: float
     fingerprint: str
@@ -31,9 +31,9 @@ class SiteProfile:
     validation_samples: int
     mean_tokens: float
     longest_tokens: int
-    """0 when the profile does not say."""
+    """0 when the profile does not contain it."""
     setup_seconds: float
-    """What a task spends before it loads the base: libraries, data, the model's facts."""
+    """Seconds of a task before it loads the base: importing libraries, reading the data and the model's configuration."""
     runtime_bytes: int
     load_peak_bytes: Mapping[Bits, int]
     base_bytes: Mapping[Bits, int]
@@ -41,31 +41,31 @@ class SiteProfile:
     points: tuple[Throughput, ...]
     """Measured training steps: speed and peak memory by bits, batch and length."""
     rank: int
-    """Of the adapters while `points` were measured."""
+    """Rank of the adapters while `points` were measured."""
     unsupported: Mapping[Bits, str]
-    """Bit widths that the device cannot do, and why."""
+    """By bit width that the device does not support: the reason."""
 
     @property
     def on_gpu(self) -> bool:
         """Whether the trainer computes on a GPU."""
         return self.device != CPU
 
-    def measured(self, bits: Bits) -> tuple[Throughput, ...]:
-        """The measured points of one bit width."""
+    def points_at(self, bits: Bits) -> tuple[Throughput, ...]:
+        """The points measured at one bit width."""
         return tuple(point for point in self.points if point.bits == bits)
 
 
 def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
-    """Hold a site's claims against its profile; of two figures for the same memory the smaller counts.
+    """Combine a site's claims with its profile; where memory is both claimed and measured, the smaller figure counts.
 
     Raises:
-        ValueError: the profile is of another site, or failed and so holds no facts of the base model.
+        ValueError: the profile belongs to another site, or it failed and so contains no facts about the base model.
     """
     if measured.site != site.name:
-        raise ValueError(f"the profile is of site {measured.site!r}, not of {site.name!r}: read the profile under the site's own key")
+        raise ValueError(f"the profile belongs to site {measured.site!r}, not to {site.name!r}: read the profile under the site's own key")
     if measured.base is None or measured.fingerprint is None:
         reason = f": {measured.failure.message}" if measured.failure else ""
-        raise ValueError(f"the profile of site {site.name!r} holds no facts of the base model{reason}")
+        raise ValueError(f"the profile of site {site.name!r} contains no facts about the base model{reason}")
     capacity, device = site.spec.capacity, measured.measured.device
     return SiteProfile(
         name=site.name,
@@ -92,7 +92,7 @@ def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
 
 
 def _usable_memory(capacity: Capacity, device: str, measured: int) -> int:
-    """The smaller of claimed and measured; a figure that is missing (None, or 0 of the profile) does not count."""
+    """The smaller of claimed and measured memory; a missing figure (claim None, measurement 0) is ignored."""
     accelerator = capacity.accelerator if device != CPU else None
     claimed = accelerator.memory if accelerator is not None else capacity.memory
     figures = (amount(claimed) if claimed is not None else 0.0, float(measured))

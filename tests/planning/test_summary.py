@@ -1,11 +1,11 @@
-"""Plans for people: the table of `fedpipe plan`, the status of a run, and a whole fleet in words."""
+"""Summaries of plans: the table of `fedpipe plan`, the status of a run, and all sentences of a fleet."""
 
 from pathlib import Path
 
 from site_profiles import GIB, a_site, a_spec, point, speeds
 
 from fedpipe_operator.api import PlanStatus
-from fedpipe_operator.planning import Plans, Row, plan_round, plan_status, rows
+from fedpipe_operator.planning import PlanRow, Plans, plan_round, plan_rows, plan_status
 from fedpipe_trainer.contract import Bits, Forecast, Plan
 
 GOLDEN = Path(__file__).with_name("golden") / "three_sites.txt"
@@ -20,15 +20,15 @@ CLINIC: tuple[tuple[Bits, int, int, float], ...] = (
 """Bits, batch, tokens a second, peak: as measured with SmolLM2-135M on 2 cores."""
 
 
-def in_words(plans: Plans) -> str:
+def as_text(plans: Plans) -> str:
     lines = []
-    for row in rows(plans):
+    for row in plan_rows(plans):
         lines.append(" · ".join(value for value in row if isinstance(value, str) and value))
         lines += [f"  {sentence}" for sentence in row.why]
     return "\n".join(lines) + "\n"
 
 
-def test_three_unlike_sites_read_as_recorded() -> None:
+def test_the_reasons_of_three_heterogeneous_sites_are_as_recorded() -> None:
     fleet = {
         "clinic": a_site(
             "clinic",
@@ -43,7 +43,7 @@ def test_three_unlike_sites_read_as_recorded() -> None:
     }
     spec = a_spec(planning={"bits": [4, 8, 16]}, rounds={"deadline": "3m"})
 
-    assert in_words(plan_round(spec, fleet, {})) == GOLDEN.read_text()
+    assert as_text(plan_round(spec, fleet, {})) == GOLDEN.read_text()
 
 
 def a_plan(why: tuple[str, ...]) -> Plan:
@@ -51,16 +51,16 @@ def a_plan(why: tuple[str, ...]) -> Plan:
     return Plan(bits=4, batch_size=2, steps=9, ranks={"q": 8, "k": 0, "v": 16}, forecast=forecast, why=why)
 
 
-def test_a_row_shows_the_span_of_the_ranks_and_counts_the_adapters() -> None:
+def test_a_row_shows_the_range_of_the_ranks_and_counts_the_adapters() -> None:
     plans = Plans(plans={"b": a_plan(("because",))}, excluded={"a": "too small"})
 
-    planned, left_out = rows(plans)
+    planned, excluded = plan_rows(plans)
 
-    assert planned == Row("b", ("because",), "4", "2", "8–16", "2", "9", "3.00 GiB", "1 min 15 s", "2.00 KiB")
-    assert left_out == Row("a", ("too small",))
+    assert planned == PlanRow("b", ("because",), "4", "2", "8–16", "2", "9", "3.00 GiB", "1 min 15 s", "2.00 KiB")
+    assert excluded == PlanRow("a", ("too small",))
 
 
-def test_a_status_is_bounded_and_for_people() -> None:
+def test_a_status_is_bounded_and_rounded() -> None:
     status = plan_status("b", a_plan(("x" * 2000,) * 20))
 
     assert status == PlanStatus(

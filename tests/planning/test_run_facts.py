@@ -1,4 +1,4 @@
-"""What a run's rounds must know that only the profiles say."""
+"""Facts of a run that come from its sites' profiles."""
 
 import pytest
 from site_profiles import MPNET, a_site
@@ -27,11 +27,11 @@ def test_labels_that_the_objective_names_keep_their_order() -> None:
 def test_a_language_model_has_neither_labels_nor_head() -> None:
     facts = facts_of({"a": a_site()}, CausalLM(prompt="{a}", response="{b}"))
 
-    assert (facts.labels, facts.head, facts.disagreeing) == ((), {}, {})
+    assert (facts.labels, facts.head, facts.wrong_base) == ((), {}, {})
     assert facts.weights["model.layers.0.self_attn.k_proj"] == (192, 576)
 
 
-def test_sites_with_another_base_than_most_are_named_and_their_labels_do_not_count() -> None:
+def test_sites_with_another_base_than_most_are_named_and_their_labels_are_ignored() -> None:
     fleet = {
         "a": a_site(base=MPNET, labels=("art",), fingerprint="f" * 64),
         "b": a_site(base=MPNET, labels=("war",), fingerprint="0" * 64),
@@ -41,8 +41,8 @@ def test_sites_with_another_base_than_most_are_named_and_their_labels_do_not_cou
     facts = facts_of(fleet, CLASSES)
 
     assert (facts.fingerprint, facts.labels) == ("f" * 64, ("art",))
-    assert facts.disagreeing == {
-        "b": "WrongBase: its base model is 000000000000…, most sites have ffffffffffff…: give it the same model files"
+    assert facts.wrong_base == {
+        "b": "WrongBase: its base model has fingerprint 000000000000…, but most sites have ffffffffffff…: give it the same model files"
     }
 
 
@@ -52,6 +52,6 @@ def test_of_equally_common_bases_the_smallest_fingerprint_is_taken() -> None:
     assert facts_of(fleet, CLASSES).fingerprint == "0" * 64
 
 
-def test_without_a_profile_nothing_is_known() -> None:
+def test_without_a_profile_there_are_no_facts() -> None:
     with pytest.raises(ValueError, match="no site was profiled"):
         facts_of({}, CLASSES)

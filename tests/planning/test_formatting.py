@@ -1,7 +1,7 @@
 import pytest
 
 from fedpipe_operator.api import MetricName
-from fedpipe_operator.units import bytes_text, excerpt, metric_text, percent, ratio_text, seconds_text, spans, whole_percent
+from fedpipe_operator.formatting import bytes_text, excerpt, metric_text, percent, ranges_text, ratio_text, seconds_text, whole_percent
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from fedpipe_operator.units import bytes_text, excerpt, metric_text, percent, ra
         (None, "–"),
     ],
 )
-def test_bytes_are_read_in_binary_units_with_three_digits(count: float | None, text: str) -> None:
+def test_bytes_are_in_binary_units_with_three_digits(count: float | None, text: str) -> None:
     assert bytes_text(count) == text
 
 
@@ -57,13 +57,13 @@ def test_each_metric_has_its_own_form(metric: MetricName, value: float | None, t
     assert metric_text(metric, value) == text
 
 
-def test_a_tiny_share_does_not_read_as_none_at_all() -> None:
+def test_a_tiny_fraction_is_not_shown_as_zero() -> None:
     assert percent(0.0000123) == "0.0012 %"
     assert percent(0.0) == "0.0 %"
 
 
-def test_a_share_in_whole_percent_is_never_rounded_up_to_all() -> None:
-    assert [whole_percent(share) for share in (0, 0.284, 0.999, 1)] == ["0 %", "28 %", "99 %", "100 %"]
+def test_a_fraction_in_whole_percent_is_rounded_down() -> None:
+    assert [whole_percent(fraction) for fraction in (0, 0.284, 0.999, 1)] == ["0 %", "28 %", "99 %", "100 %"]
 
 
 def test_a_ratio_has_two_digits_and_may_be_missing() -> None:
@@ -71,11 +71,11 @@ def test_a_ratio_has_two_digits_and_may_be_missing() -> None:
     assert ratio_text(None) == "–"
 
 
-def test_rounds_in_a_row_are_one_span() -> None:
-    assert spans([3, 1, 2, 5, 2]) == "1–3, 5"
+def test_consecutive_rounds_are_one_range() -> None:
+    assert ranges_text([3, 1, 2, 5, 2]) == "1–3, 5"
 
 
-def test_an_excerpt_is_one_printable_line_of_at_most_the_length_asked_for() -> None:
+def test_an_excerpt_is_one_printable_line_of_at_most_the_given_length() -> None:
     assert excerpt("a\n\t b\x1b[31m", 99) == "a b [31m"
     assert excerpt("abcdef", 4) == "abc…"
     assert excerpt("abcd", 4) == "abcd"

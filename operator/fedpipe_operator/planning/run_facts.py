@@ -1,15 +1,15 @@
-"""What a run's rounds must know that only the sites' profiles say: labels, the head's shapes, the weights, the common base."""
+"""Facts of a run that come from its sites' profiles: the labels, the head's shapes, the weights, the common base model."""
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedpipe_operator.planning.sizes import head_shapes
-from fedpipe_operator.sites.profile import SiteProfile
+from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Objective, SequenceClassification
 
-_SHOWN = 12
-"""Digits of a fingerprint that a message shows."""
+_SHOWN_DIGITS = 12
+"""Of a fingerprint, in a message."""
 
 
 @dataclass(frozen=True)
@@ -17,24 +17,24 @@ class RunFacts:
     """The fields of a `records.RoundPlan` that come from profiles."""
 
     labels: tuple[str, ...]
-    """In the order of the head's outputs; empty when nothing is classified."""
+    """In the order of the head's outputs; empty unless the task is a classification."""
     head: dict[str, tuple[int, ...]]
     weights: dict[str, tuple[int, int]]
     """(d_out, d_in) of every weight that may get an adapter."""
     fingerprint: str
-    """The base that most sites have."""
-    disagreeing: dict[str, str]
-    """Sites with another base, and what to do about it; they take no part."""
+    """The fingerprint of the base model that most sites have."""
+    wrong_base: dict[str, str]
+    """By site with another base model: the reason why it takes no part, and what to do."""
 
 
 def facts_of(profiles: Mapping[str, SiteProfile], objective: Objective) -> RunFacts:
-    """Settle on the common base (most sites, of equals the smallest fingerprint) and what follows from its sites' profiles.
+    """Determine the common base (that of most sites; in a tie the smallest fingerprint) and the facts from its sites' profiles.
 
     Raises:
-        ValueError: there is no profile at all.
+        ValueError: there is no profile.
     """
     if not profiles:
-        raise ValueError("no site was profiled, so nothing is known of the base model: at least one profile is needed")
+        raise ValueError("no site was profiled: at least one profile is needed to know the base model")
     fingerprint = _most_common(profiles)
     agreeing = [profiles[name] for name in sorted(profiles) if profiles[name].fingerprint == fingerprint]
     labels = _labels(agreeing, objective)
@@ -44,8 +44,8 @@ def facts_of(profiles: Mapping[str, SiteProfile], objective: Objective) -> RunFa
         head=head_shapes(base.head, len(labels)),
         weights={weight.name: (weight.d_out, weight.d_in) for weight in base.weights},
         fingerprint=fingerprint,
-        disagreeing={
-            name: _wrong_base(profile.fingerprint, fingerprint)
+        wrong_base={
+            name: _wrong_base_reason(profile.fingerprint, fingerprint)
             for name, profile in sorted(profiles.items())
             if profile.fingerprint != fingerprint
         },
@@ -63,5 +63,8 @@ def _labels(agreeing: list[SiteProfile], objective: Objective) -> tuple[str, ...
     return objective.labels or tuple(sorted({label for profile in agreeing for label in profile.labels}))
 
 
-def _wrong_base(found: str, wanted: str) -> str:
-    return f"WrongBase: its base model is {found[:_SHOWN]}…, most sites have {wanted[:_SHOWN]}…: give it the same model files"
+def _wrong_base_reason(found: str, common: str) -> str:
+    return (
+        f"WrongBase: its base model has fingerprint {found[:_SHOWN_DIGITS]}…, but most sites have {common[:_SHOWN_DIGITS]}…:"
+        " give it the same model files"
+    )

@@ -1,0 +1,111 @@
+"""Formatting of numbers and texts for people, in plans, in the terminal and in the report: each kind has one form. Pure."""
+
+import math
+from typing import Final
+
+from fedpipe_operator.api import MetricName
+
+MISSING: Final = "–"
+"""Shown where there is no number."""
+
+METRIC_TITLES: Final[dict[MetricName, str]] = {
+    "accuracy": "accuracy",
+    "macroF1": "macro-F1",
+    "perplexity": "perplexity",
+    "bleu": "BLEU",
+    "rougeL": "ROUGE-L",
+    "slotErrorRate": "slot errors",
+    "loss": "loss",
+}
+"""By metric: its title in a table, in the order of the tables."""
+
+FRACTION_METRICS: Final = frozenset({"accuracy", "macroF1", "slotErrorRate"})
+"""Metrics from 0 to 1, which are shown in %."""
+
+_DECIMALS: Final[dict[str, int]] = {"bleu": 1, "perplexity": 2}
+_BYTE_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+_STEP: Final = 1024
+_MINUTE: Final = 60
+_HOUR: Final = 3600
+
+
+def metric_text(metric: MetricName, value: float | None) -> str:
+    """A metric's value: fractions as `78.4 %`, perplexity `4.21`, BLEU `61.3`, others with three decimals."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return percent(value) if metric in FRACTION_METRICS else f"{value:.{_DECIMALS.get(metric, 3)}f}"
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction in %: with one decimal, or with two significant digits when it is below 0.1 %."""
+    if fraction is None or not math.isfinite(fraction):
+        return MISSING
+    value = 100 * fraction
+    tiny = 0 < abs(value) < 0.1  # noqa: PLR2004 -- the smallest value that one decimal shows
+    return f"{value:.2g} %" if tiny else f"{value:.1f} %"
+
+
+def whole_percent(fraction: float) -> str:
+    """A fraction rounded down to whole percent, such as `60 %`, so that only 1 becomes `100 %`."""
+    return f"{int(100 * fraction)} %"
+
+
+def byte_unit(largest: float) -> tuple[str, float]:
+    """The unit in which this number of bytes, rounded, is below 1024, and the bytes of that unit."""
+    power = 0
+    while round(largest / _STEP**power) >= _STEP and power < len(_BYTE_UNITS) - 1:
+        power += 1
+    return _BYTE_UNITS[power], float(_STEP**power)
+
+
+def bytes_text(count: float | None) -> str:
+    """Bytes with three digits, such as `1.35 GiB`, so that two figures that are compared do not look equal."""
+    if count is None:
+        return MISSING
+    unit, size = byte_unit(count)
+    decimals = 0 if unit == "B" else max(0, 3 - len(str(int(count / size))))
+    return f"{count / size:.{decimals}f} {unit}"
+
+
+def seconds_text(seconds: float | None) -> str:
+    """`8.4 s`, `7 min 12 s`, `2 h 5 min`, `3 min`."""
+    if seconds is None:
+        return MISSING
+    whole = round(seconds)
+    if whole < _MINUTE:
+        return f"{short_text(seconds)} s"
+    large, small, unit = (_MINUTE, 1, ("min", "s")) if whole < _HOUR else (_HOUR, _MINUTE, ("h", "min"))
+    rest = whole % large // small
+    return f"{whole // large} {unit[0]} {rest} {unit[1]}" if rest else f"{whole // large} {unit[0]}"
+
+
+def count_text(count: int | None) -> str:
+    """A count with thin spaces between the thousands."""
+    return MISSING if count is None else f"{count:,}".replace(",", "\u2009")
+
+
+def ratio_text(ratio: float | None) -> str:
+    """A ratio of measured to predicted, such as `×1.08`."""
+    return MISSING if ratio is None else f"×{ratio:.2f}"
+
+
+def short_text(value: float) -> str:
+    """A number with one decimal below ten, none above."""
+    return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"  # noqa: PLR2004 -- 9.95 rounds to 10.0
+
+
+def excerpt(text: str, limit: int) -> str:
+    """A text from a site as one line of at most `limit` characters, without unprintable ones (terminal control codes)."""
+    line = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+    return line if len(line) <= limit else f"{line[: limit - 1].rstrip()}…"
+
+
+def ranges_text(numbers: list[int]) -> str:
+    """Whole numbers as ranges: `1–3, 5`."""
+    ranges: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if ranges and number == ranges[-1][-1] + 1:
+            ranges[-1].append(number)
+        else:
+            ranges.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in ranges)
