@@ -74,14 +74,14 @@ class Place:
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """A run that is over and compared, its models all unlike; tests change nothing that others read."""
+    """A run that is over and compared; all its models differ. Tests must not change what other tests read."""
     place = Place(tmp_path_factory.mktemp("compared"))
     place.work(until="comparison")
     return place
 
 
 def rows_of(lines: list[str]) -> list[str]:
-    """The rows of the closing table, without the loss and the like that stand between."""
+    """The rows of the comparison table, without the other lines between them."""
     return [line for line in lines if re.match(r"(base model|site-., local only|federated) ?", line)]
 
 

@@ -1,4 +1,4 @@
-"""The memory model against peaks measured on a CPU and on a GPU, and its shape everywhere else."""
+"""The memory model: compared with peaks measured on a CPU and on a GPU, and its general properties."""
 
 import csv
 from dataclasses import replace
@@ -19,11 +19,11 @@ from fedpipe_trainer.contract import Bits
 MODELS = {"SmolLM2-135M": SMOLLM2, "MPNet-base": MPNET}
 BITS: tuple[Bits, ...] = (4, 8, 16, 32)
 PROFILED = ((1, 128), (4, 128), (8, 128))
-"""Batch and length of the points that a profile measures; the rest of the table is forecast from them."""
+"""Batch and length of the points that a profile measures; the other rows of the table are forecast from them."""
 
 
 def measured_peaks(model: str, bits: int, table: str = "measured_peaks.csv") -> list[dict[str, int]]:
-    """Rows of a table (columns in MB), LoRA of rank 8 on q, k, v and o; the usual one: transformers and peft, 2 cores."""
+    """Rows of a table (columns in MB), LoRA of rank 8 on q, k, v and o; the default table: transformers and peft, 2 cores."""
     with Path(__file__).with_name(table).open() as file:
         rows = [row for row in csv.DictReader(file) if row["model"] == model and row["bits"] == str(bits)]
     return [{key: int(value) for key, value in row.items() if key != "model"} for row in rows]
@@ -35,7 +35,7 @@ def profiled(model: str, bits: Bits, rows: list[dict[str, int]]) -> SiteProfile:
         base=MODELS[model],
         labels=tuple(map(str, range(20))) if MODELS[model].head else (),
         runtime_bytes=rows[0]["runtime_mb"] * 10**6,
-        # These peaks are of the training alone: the loading's is left out of what they are compared with.
+        # The table has peaks of training only, so the forecast must not include the peak of loading.
         load_peak_bytes={bits: 0},
         points=tuple(point(bits=bits, batch=row["batch"], length=row["length"], peak=row["peak_mb"] * 1e6) for row in points),
     )
@@ -43,7 +43,7 @@ def profiled(model: str, bits: Bits, rows: list[dict[str, int]]) -> SiteProfile:
 
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("model", MODELS)
-def test_forecasts_are_within_15_percent_of_what_was_measured(model: str, bits: Bits) -> None:
+def test_forecasts_are_within_15_percent_of_the_measurement(model: str, bits: Bits) -> None:
     rows = measured_peaks(model, bits)
     site = profiled(model, bits, rows)
     ranks = uniform_ranks(site.base.weights, 8)
@@ -59,12 +59,12 @@ ON_GPU = {"SmolLM2-135M": SMOLLM2, "LLaMA-7B": LLAMA_7B.model_copy(update={"voca
 
 
 @pytest.mark.parametrize(("model", "bits"), [*(("SmolLM2-135M", bits) for bits in BITS), *(("LLaMA-7B", bits) for bits in (4, 16))])
-def test_on_a_gpu_forecasts_are_within_15_percent_of_what_was_measured(model: str, bits: Bits) -> None:
-    """Peaks of train tasks on an NVIDIA H100; a profile measures every batch at the one length and the largest at the other, too."""
+def test_on_a_gpu_forecasts_are_within_15_percent_of_the_measurement(model: str, bits: Bits) -> None:
+    """Peaks of train tasks on an NVIDIA H100; a profile measures every batch at one length, and the largest batch at both."""
     peaks = {(row["batch"], row["length"]): row["peak_mb"] * 1e6 for row in measured_peaks(model, bits, "measured_peaks_h100.csv")}
     points = tuple(
-        point(bits=bits, batch=batch, length=length, peak=seen)
-        for (batch, length), seen in peaks.items()
+        point(bits=bits, batch=batch, length=length, peak=measured)
+        for (batch, length), measured in peaks.items()
         if length == min(peaks)[1] or (batch, length) == max(peaks)
     )
     site = a_site(device="NVIDIA H100", base=ON_GPU[model], runtime_bytes=0, load_peak_bytes={bits: 0}, points=points)
@@ -73,7 +73,7 @@ def test_on_a_gpu_forecasts_are_within_15_percent_of_what_was_measured(model: st
     forecasts = {(batch, length): predict_peak(site, bits=bits, batch=batch, length=length, ranks=ranks) for batch, length in peaks}
 
     assert len(points) < len(peaks) >= 4
-    assert all(0.85 <= forecasts[at] / peaks[at] <= 1.15 for at in peaks), forecasts
+    assert all(0.85 <= forecasts[step] / peaks[step] <= 1.15 for step in peaks), forecasts
 
 
 def peak(site: SiteProfile, *, rank: int = 8, **changes: Any) -> int:
@@ -103,7 +103,7 @@ def test_a_7b_base_in_4_bits_has_4_127_bits_for_each_quantised_weight() -> None:
     assert base_bytes(a_site(base=LLAMA_7B), 4) == pytest.approx(expected)
 
 
-def test_what_was_measured_of_the_base_replaces_the_formula() -> None:
+def test_measured_bytes_of_the_base_replace_the_formula() -> None:
     assert base_bytes(a_site(base_bytes={4: 123}), 4) == 123
 
 
@@ -118,7 +118,7 @@ def test_each_parameter_of_an_adapter_costs_16_bytes() -> None:
     assert peak(site, rank=9) - peak(site, rank=8) == pytest.approx(16 * parameters, abs=1)
 
 
-def test_the_frozen_tail_costs_4_bytes_for_each_parameter_a_site_does_not_train() -> None:
+def test_the_frozen_residual_costs_4_bytes_for_each_parameter_that_a_site_does_not_train() -> None:
     site = a_site()
     parameters = sum(weight.d_in + weight.d_out for weight in site.base.weights)
 
@@ -126,14 +126,14 @@ def test_the_frozen_tail_costs_4_bytes_for_each_parameter_a_site_does_not_train(
     assert peak(site, options=RunOptions(global_rank=8)) == peak(site)
 
 
-def test_a_trained_head_counts_with_the_runs_labels() -> None:
+def test_a_trained_head_has_the_runs_labels() -> None:
     site = a_site(base=MPNET, labels=("a", "b"))
     wide = RunOptions(head={"classifier.dense.weight": (768, 768), "classifier.out_proj.weight": (1002, 768)})
 
     assert peak(site, options=wide) - peak(site) == pytest.approx(16 * 1000 * 768, abs=1)
 
 
-def test_checkpointing_keeps_the_logits_and_little_else() -> None:
+def test_checkpointing_saves_activations_but_keeps_the_logits() -> None:
     site = a_site(load_peak_bytes={16: 0})
     saved = peak(site, batch=8) - peak(site, batch=8, options=RunOptions(checkpointing=True))
     logits = 8 * 128 * 20 * SMOLLM2.vocabulary_size
@@ -150,18 +150,18 @@ def test_attention_that_keeps_its_scores_grows_with_the_square_of_the_length() -
     assert scores[1] == pytest.approx(4 * scores[0], rel=1e-6)
 
 
-def test_without_points_the_analytic_form_stands() -> None:
+def test_without_points_the_analytic_form_is_used() -> None:
     assert calibrate([]) == Calibration(factor=1.0, offset=0.0)
 
 
-def test_points_of_another_bit_width_calibrate_nothing() -> None:
+def test_points_of_another_bit_width_are_not_used_for_calibration() -> None:
     site = a_site(points=(point(bits=16, batch=8, peak=9e9),))
 
     assert calibration_of(site, 4) == Calibration()
     assert calibration_of(site, 16).factor > 1
 
 
-def test_peaks_that_shrink_with_the_batch_are_not_believed() -> None:
+def test_peaks_that_shrink_with_the_batch_do_not_make_the_forecast_shrink() -> None:
     site = a_site(load_peak_bytes={16: 0}, points=(point(bits=16, batch=1, peak=4e9), point(bits=16, batch=8, peak=2e9)))
 
     assert peak(site, batch=8) > peak(site, batch=1)

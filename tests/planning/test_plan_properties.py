@@ -133,11 +133,11 @@ def test_a_larger_batch_length_or_rank_never_needs_less_memory(site: SiteProfile
     def peak(batch: int, length: int, rank: int) -> int:
         return predict_peak(site, bits=bits, batch=batch, length=length, ranks=uniform_ranks(site.base.weights, rank))
 
-    here = peak(batch, length, rank)
+    usual = peak(batch, length, rank)
 
-    assert here <= peak(batch + 1, length, rank)
-    assert here <= peak(batch, length + 1, rank)
-    assert here <= peak(batch, length, rank + 1)
+    assert usual <= peak(batch + 1, length, rank)
+    assert usual <= peak(batch, length + 1, rank)
+    assert usual <= peak(batch, length, rank + 1)
 
 
 @settings(max_examples=50, deadline=None)

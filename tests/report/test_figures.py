@@ -77,9 +77,9 @@ def test_downsampling_keeps_short_curves_and_averages_long_ones() -> None:
 
 def test_the_energy_curve_is_the_largest_and_the_mean_of_the_weights_in_percent(record: RunRecord) -> None:
     lines = traces(truncated_energy_figure(record))
-    shares = list(record.rounds[4].truncated_energy.values())
-    assert lines["largest of any weight"]["y"][3] == pytest.approx(100 * max(shares))
-    assert lines["mean over the weights"]["y"][3] == pytest.approx(100 * sum(shares) / len(shares))
+    fractions = list(record.rounds[4].truncated_energy.values())
+    assert lines["largest of any weight"]["y"][3] == pytest.approx(100 * max(fractions))
+    assert lines["mean over the weights"]["y"][3] == pytest.approx(100 * sum(fractions) / len(fractions))
 
 
 def test_the_heat_map_shows_exactly_the_plans_ranks(record: RunRecord) -> None:

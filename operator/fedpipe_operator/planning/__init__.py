@@ -4,8 +4,7 @@ SiteProfile ─▶ candidates, each with its memory and time forecast ─▶ a m
 """
 
 from fedpipe_operator.planning.memory_model import RunOptions, predict_peak
-from fedpipe_operator.planning.modes import Plans
-from fedpipe_operator.planning.planner import MODES, plan_round
+from fedpipe_operator.planning.planner import MODES, Plans, plan_round
 from fedpipe_operator.planning.run_facts import RunFacts, facts_of
 from fedpipe_operator.planning.summary import PlanRow, plan_rows, plan_status
 

@@ -1,6 +1,6 @@
 """The candidates of a site: every choice that the run allows, each with its memory, time and byte forecast.
 
-A mode (`modes`) only chooses among these. A mode that gives each weight its own rank builds its choices with
+A mode (`planner`) only chooses among these. A mode that gives each weight its own rank builds its choices with
 `make_candidate` as well.
 """
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from fedpipe_operator.api import PlanStatus
 from fedpipe_operator.formatting import bytes_text, seconds_text
-from fedpipe_operator.planning.modes import Plans
+from fedpipe_operator.planning.planner import Plans
 from fedpipe_trainer.contract import Plan
 
 _STATUS_MAX_REASONS = 8

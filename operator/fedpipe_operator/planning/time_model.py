@@ -62,7 +62,10 @@ def global_bytes(profile: SiteProfile, rank: int, head: Mapping[str, tuple[int, 
 
 
 def fixed_seconds(profile: SiteProfile, bits: Bits, *, upload: int, download: int) -> float:
-    """Seconds of a round that do not depend on the steps: set-up, load, transfers. Unmeasured loads are as slow as the slowest one."""
+    """Seconds of a round that do not depend on the steps: set-up, load, transfers.
+
+    A load that was not measured is assumed to be as slow as the slowest measured one.
+    """
     load = profile.load_seconds.get(bits, max(profile.load_seconds.values(), default=0.0))
     return profile.setup_seconds + load + BITS_PER_BYTE * (upload / profile.up + download / profile.down)
 

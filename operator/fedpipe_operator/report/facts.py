@@ -109,9 +109,9 @@ def _comparison_headline(comparison: Comparison, metric: MetricName) -> str:
     baselines = {site: metric_value(evaluation, metric) for site, evaluation in comparison.local_only.items()}
     best = best_value(metric, baselines.values())
     site = next((site for site, value in baselines.items() if value is not None and value == best), None)
-    rival = f"{metric_text(metric, best)} for the best local-only baseline ({site}) and " if site is not None else ""
+    best_baseline = f"{metric_text(metric, best)} for the best local-only baseline ({site}) and " if site is not None else ""
     federated, base = (metric_text(metric, metric_value(evaluation, metric)) for evaluation in (comparison.federated, comparison.base))
-    return f"The federated model has {METRIC_TITLES[metric]} {federated}, against {rival}{base} for the base model."
+    return f"The federated model has {METRIC_TITLES[metric]} {federated}, against {best_baseline}{base} for the base model."
 
 
 def round_rows(record: RunRecord) -> list[RoundRow]:
