@@ -18,7 +18,6 @@ from fedpipe_operator.backend import JobState, JobStatus
 from fedpipe_operator.formatting import bytes_text, metric_text, seconds_text
 from fedpipe_operator.rounds import Event
 from fedpipe_operator.rounds.kinds import KINDS
-from fedpipe_operator.formatting import bytes_text, metric_text, seconds_text
 
 
 class Display:

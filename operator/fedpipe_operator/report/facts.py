@@ -9,8 +9,8 @@ from fedpipe_operator.api import Condition, ConditionStatus, ConditionType, Metr
 from fedpipe_operator.formatting import METRIC_TITLES, metric_text, ranges_text
 from fedpipe_operator.report.record import RunRecord
 from fedpipe_operator.report.tables import best_value
-from fedpipe_operator.rounds.records import Comparison
 from fedpipe_operator.rounds.policies import metric_value
+from fedpipe_operator.rounds.records import Comparison
 from fedpipe_trainer.contract import Outcome, Plan, ProfileResult, Sample
 
 NO_UPDATE = "no update arrived before the round was aggregated"

@@ -15,8 +15,8 @@ from fedpipe_operator.report.facts import metric_of
 from fedpipe_operator.report.palette import FEDERATED, MUTED, site_colour, site_dash
 from fedpipe_operator.report.record import RunRecord
 from fedpipe_operator.report.tables import best_value
-from fedpipe_operator.rounds.records import RoundEvaluation
 from fedpipe_operator.rounds.policies import metric_value
+from fedpipe_operator.rounds.records import RoundEvaluation
 
 Figure = dict[str, Any]
 """A plotly figure as JSON: `{"data": [trace, …], "layout": {…}}`."""

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from fedpipe_operator.api import LOWER_IS_BETTER, MetricName
 from fedpipe_operator.formatting import METRIC_TITLES, count_text, excerpt, metric_text
-from fedpipe_operator.rounds.records import Comparison, RoundEvaluation
 from fedpipe_operator.rounds.policies import metric_value
+from fedpipe_operator.rounds.records import Comparison, RoundEvaluation
 from fedpipe_trainer.contract import Sample
 
 BASE = "base model, untouched"

@@ -70,12 +70,12 @@ def _facts(run: Run, observed: Observed, profiles: Mapping[str, SiteProfile]) ->
     first = observed.plans[1].facts if 1 in observed.plans else None
     if first is None:
         return facts_of(profiles, run.spec.task)
-    disagreeing = {
+    wrong_base = {
         name: f"WrongBase: its base model has fingerprint {one.fingerprint[:12]}, the run's has {first.fingerprint[:12]}"
         for name, one in profiles.items()
         if one.fingerprint != first.fingerprint
     }
-    return RunFacts(labels=first.labels, head=first.head, weights=first.weights, fingerprint=first.fingerprint, wrong_base=disagreeing)
+    return RunFacts(labels=first.labels, head=first.head, weights=first.weights, fingerprint=first.fingerprint, wrong_base=wrong_base)
 
 
 def _too_few(round_: int, need: int, matched: int, excluded: Mapping[str, str]) -> str:
