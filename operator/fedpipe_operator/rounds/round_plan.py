@@ -80,4 +80,4 @@ def _facts(run: Run, observed: Observed, profiles: Mapping[str, SiteProfile]) ->
 
 def _too_few(round_: int, need: int, matched: int, excluded: Mapping[str, str]) -> str:
     reasons = "; ".join(f"{site}: {why}" for site, why in sorted(excluded.items()))
-    return f"round {round_} needs {need} of {matched} sites, and these cannot take part: {reasons or 'none is left dropped'}"
+    return f"round {round_} needs {need} of {matched} sites, and these cannot take part: {reasons or 'none is excluded'}"
