@@ -34,7 +34,7 @@ from fedpipe_operator.planning.memory_model import predict_peak
 from fedpipe_operator.planning.time_model import fixed_seconds, step_seconds
 from fedpipe_operator.sites import SiteProfile, site_profile
 from fedpipe_trainer import device
-from fedpipe_trainer.adapters import GlobalUpdate, Site, attached
+from fedpipe_trainer.adapters import AdapterSpec, AdapterTensors, attach_adapters
 from fedpipe_trainer.contract import (
     Bits,
     CausalLM,
@@ -53,7 +53,7 @@ from fedpipe_trainer.contract import (
 )
 from fedpipe_trainer.data import Example, collate
 from fedpipe_trainer.model import facts, load
-from fedpipe_trainer.steps import gradients, make_optimizer, training_mode, update
+from fedpipe_trainer.steps import compute_gradients, make_optimizer, optimizer_step, training_mode
 
 BITS: Final[tuple[Bits, ...]] = (4, 8, 16, 32)
 DTYPES: Final = {4: torch.bfloat16, 8: torch.bfloat16, 16: torch.bfloat16, 32: torch.float32}
@@ -150,7 +150,7 @@ def print_speed(options: Options) -> None:
         ratio = statistics.median(p / o for p, o in zip(*seconds, strict=True))
         print(f"| {bits} | {speeds[0]:.0f} | {speeds[1]:.0f} | {ratio:.3f} |", flush=True)
         del ours, plain
-        device.release_freed()
+        device.trim_memory()
     print()
 
 
@@ -177,13 +177,13 @@ def alternate(plain: Step, ours: Step, examples: list[Example]) -> tuple[list[fl
 def our_step(folder: Path, bits: Bits, objective: Objective) -> Iterator[Step]:
     """A step of the train recipe."""
     base = load(folder, bits, objective)
-    site = Site({weight.name: RANK for weight in facts(folder, objective, ()).weights}, scale=lambda _weight: ALPHA / RANK)
-    with attached(base, site, GlobalUpdate(), seed=0) as adapters, training_mode(adapters.model, checkpointing=False):
+    spec = AdapterSpec({weight.name: RANK for weight in facts(folder, objective, ()).weights}, scale=lambda _weight: ALPHA / RANK)
+    with attach_adapters(base, spec, AdapterTensors(), seed=0) as adapters, training_mode(adapters.model, checkpointing=False):
         optimizer = make_optimizer(Hyperparameters(), adapters)
 
         def step(examples: list[Example]) -> None:
-            gradients(examples, objective, base, adapters=adapters, micro_batch=len(examples))
-            update(optimizer, learning_rate=2e-4, max_grad_norm=1.0)
+            compute_gradients(examples, objective, base, adapters=adapters, micro_batch=len(examples))
+            optimizer_step(optimizer, learning_rate=2e-4, max_grad_norm=1.0)
 
         yield step
 

@@ -1,4 +1,4 @@
-"""The wire format as files: what stands in `golden/` is what travels. A change there is a change for everyone who reads it."""
+"""The wire format as golden files. A change of a file in `golden/` is a change of the format for every reader."""
 
 import json
 from collections.abc import Iterator
@@ -7,42 +7,42 @@ from typing import Any, get_args
 
 import pytest
 
-from fedpipe_trainer.contract import FailureReason, Manifest, Outcome, Task, TrainResult, Wire, parse_result, parse_task
+from fedpipe_trainer.contract import FailureReason, Outcome, Result, Task, TrainResult, Wire, parse_result, parse_task
 
 GOLDEN = Path(__file__).parent / "golden"
 TASKS = sorted(GOLDEN.glob("task-*.json"))
-MANIFESTS = sorted(GOLDEN.glob("result-*.json"))
+RESULTS = sorted(GOLDEN.glob("result-*.json"))
 
 
 def parse(path: Path) -> Wire:
     return (parse_task if path in TASKS else parse_result)(path.read_text())
 
 
-@pytest.mark.parametrize("path", TASKS + MANIFESTS, ids=lambda path: path.stem)
-def test_a_golden_file_is_read_and_written_back_to_the_letter(path: Path) -> None:
+@pytest.mark.parametrize("path", TASKS + RESULTS, ids=lambda path: path.stem)
+def test_a_golden_file_is_parsed_and_written_back_byte_for_byte(path: Path) -> None:
     assert parse(path).to_json() + "\n" == path.read_text()
 
 
-@pytest.mark.parametrize("path", TASKS + MANIFESTS, ids=lambda path: path.stem)
-def test_values_are_frozen(path: Path) -> None:
+@pytest.mark.parametrize("path", TASKS + RESULTS, ids=lambda path: path.stem)
+def test_messages_are_frozen(path: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
         parse(path).site = "elsewhere"  # type: ignore[attr-defined]  # every task and result has a site
 
 
-@pytest.mark.parametrize(("kinds", "paths"), [(Task, TASKS), (Manifest, MANIFESTS)], ids=["tasks", "results"])
+@pytest.mark.parametrize(("kinds", "paths"), [(Task, TASKS), (Result, RESULTS)], ids=["tasks", "results"])
 def test_there_is_a_golden_file_for_every_kind(kinds: Any, paths: list[Path]) -> None:
     assert {type(parse(path)) for path in paths} == set(get_args(get_args(kinds)[0]))
 
 
 def test_the_golden_files_show_every_field() -> None:
-    shown: dict[type[Wire], set[str]] = {}
-    for path in TASKS + MANIFESTS:
+    fields_with_content: dict[type[Wire], set[str]] = {}
+    for path in TASKS + RESULTS:
         for value in values_within(parse(path)):
-            shown.setdefault(type(value), set()).update(name for name, content in value if content not in (None, {}, ()))
+            fields_with_content.setdefault(type(value), set()).update(name for name, content in value if content not in (None, {}, ()))
 
-    missing = {f"{kind.__name__}.{name}" for kind, names in shown.items() for name in set(kind.model_fields) - names}
+    missing = {f"{kind.__name__}.{name}" for kind, names in fields_with_content.items() for name in set(kind.model_fields) - names}
 
-    assert missing - {f"{kind.__name__}.failure" for kind in shown} == set()  # one golden failure is enough
+    assert missing - {f"{kind.__name__}.failure" for kind in fields_with_content} == set()  # one golden file with a failure is enough
 
 
 def test_a_failed_task_reports_the_reason_and_no_artifact() -> None:
@@ -54,7 +54,7 @@ def test_a_failed_task_reports_the_reason_and_no_artifact() -> None:
 
 
 def values_within(value: object) -> Iterator[Wire]:
-    """The value and all that it holds."""
+    """The value and all values nested in it."""
     if isinstance(value, Wire):
         yield value
         for _, content in value:
@@ -64,16 +64,16 @@ def values_within(value: object) -> Iterator[Wire]:
             yield from values_within(item)
 
 
-@pytest.mark.parametrize("path", TASKS + MANIFESTS, ids=lambda path: path.stem)
-def test_an_unknown_field_is_refused_by_name(path: Path) -> None:
-    document = json.loads(path.read_text()) | {"credentials": "none of your business"}
+@pytest.mark.parametrize("path", TASKS + RESULTS, ids=lambda path: path.stem)
+def test_an_unknown_field_is_refused_and_the_message_names_it(path: Path) -> None:
+    document = json.loads(path.read_text()) | {"credentials": "secret"}
 
     with pytest.raises(ValueError, match="credentials"):
         (parse_task if path in TASKS else parse_result)(json.dumps(document))
 
 
 @pytest.mark.parametrize("path", TASKS, ids=lambda path: path.stem)
-def test_a_task_of_a_newer_schema_is_refused_by_its_version(path: Path) -> None:
+def test_a_task_with_a_newer_schema_version_is_refused_and_the_message_names_the_version(path: Path) -> None:
     document = json.loads(path.read_text()) | {"schemaVersion": 2, "somethingNew": True}
 
     with pytest.raises(ValueError, match=r"schema version 2, this trainer reads 1: use a trainer image as new as the operator"):
@@ -81,6 +81,6 @@ def test_a_task_of_a_newer_schema_is_refused_by_its_version(path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "not JSON", "[]", "null", '{"kind": "train"}', '{"kind": "bake"}'])
-def test_what_is_no_task_is_refused(text: str) -> None:
+def test_a_text_that_is_not_a_task_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_task(text)

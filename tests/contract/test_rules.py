@@ -1,4 +1,4 @@
-"""The few rules the contract itself computes."""
+"""The functions of the contract: exit codes and the scale of an adapter."""
 
 import pytest
 
@@ -6,13 +6,13 @@ from fedpipe_trainer.contract import ExitCode, FailureReason, Scaling, scale_of
 
 
 @pytest.mark.parametrize("reason", FailureReason)
-def test_every_failure_reason_has_an_exit_status_of_its_own(reason: FailureReason) -> None:
+def test_every_failure_reason_has_a_different_exit_status(reason: FailureReason) -> None:
     others = [other.exit_code for other in FailureReason if other is not reason]
 
     assert reason.exit_code not in {ExitCode.OK, *others}
 
 
-def test_another_attempt_is_pointless_when_the_input_is_wrong() -> None:
+def test_exit_codes_are_final_when_the_input_is_wrong() -> None:
     assert {code for code in ExitCode if code.is_final} == {
         ExitCode.BAD_TASK,
         ExitCode.BAD_DATA,

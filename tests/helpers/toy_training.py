@@ -1,4 +1,4 @@
-"""Training tasks on toy models, and a workplace to do them in."""
+"""Training tasks for toy models, and a runtime to perform them."""
 
 import itertools
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedpipe_trainer.contract import CausalLM, Data, Forecast, Hyperparameters, Model, Plan, RunRef, TrainTask
-from fedpipe_trainer.workplace import Workplace
+from fedpipe_trainer.task_runtime import TaskRuntime
 
 CAUSAL = CausalLM(prompt="{a}", response="{b}", max_length=24)
 Q0, V1 = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.v_proj"
@@ -16,7 +16,7 @@ ROWS = 40
 
 
 def a_training_task(model: Path, folder: Path, ranks: dict[str, int], *, steps: int = 4, bits: Any = 32, **changed: Any) -> TrainTask:
-    """Train a toy on 40 rows that are written into `folder`, as its adapter will be; `changed` replaces fields of the task."""
+    """A task that trains a toy model on 40 rows, which are written into `folder` as the adapter will be; `changed` replaces fields."""
     rows = [{"a": f"turn {i} to the", "b": ("left", "right")[i % 2]} for i in range(ROWS)]
     for name in ("train", "validation"):
         (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
@@ -35,11 +35,11 @@ def a_training_task(model: Path, folder: Path, ranks: dict[str, int], *, steps: 
     return TrainTask(**(fields | changed))
 
 
-def workplace(folder: Path, ticks: Sequence[float] = ()) -> Workplace:
-    """A workplace in this folder; `ticks` are what its clock says, look by look."""
+def make_runtime(folder: Path, ticks: Sequence[float] = ()) -> TaskRuntime:
+    """A runtime in this folder; `ticks` are the values that its clock returns, one per call."""
     folder.mkdir(exist_ok=True)
-    place = Workplace(folder=folder, cache=folder, say=lambda _progress: None, stop_requested=lambda: False)
+    runtime = TaskRuntime(folder=folder, cache=folder, write_progress=lambda _progress: None, stop_requested=lambda: False)
     if ticks:
         clock = itertools.chain(ticks, itertools.repeat(ticks[-1]))
-        place.clock = lambda: next(clock)  # type: ignore[method-assign]  # time is what this test is about
-    return place
+        runtime.elapsed_seconds = lambda: next(clock)  # type: ignore[method-assign]  # such a test controls the time
+    return runtime

@@ -1,4 +1,4 @@
-"""Toy models of real architectures with random weights: two layers, 32 wide, a token per byte."""
+"""Toy models of real architectures with random weights: two layers, hidden size 32, one token per byte."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -72,19 +72,19 @@ _CLASSES: dict[str, Any] = {
 
 
 def make_toy(name: str, folder: Path) -> None:
-    """Write a model of this architecture, always the same, and its tokenizer."""
+    """Write a model of this architecture, with the same weights every time, and its tokenizer."""
     torch.manual_seed(0)
     _CLASSES[name].from_config(_CONFIGS[name]()).save_pretrained(folder)
-    byte_tokenizer(ends=name == "t5").save_pretrained(folder)
+    byte_tokenizer(add_end_token=name == "t5").save_pretrained(folder)
 
 
-def byte_tokenizer(*, ends: bool) -> PreTrainedTokenizerFast:
-    """A token per byte; with `ends` it closes every text with the end token, as T5's does."""
+def byte_tokenizer(*, add_end_token: bool) -> PreTrainedTokenizerFast:
+    """A tokenizer with one token per byte; with `add_end_token` it adds the end token to every text, as T5's does."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={sign: i for i, sign in enumerate(alphabet)}, merges=[]))
+    tokenizer = Tokenizer(models.BPE(vocab={character: i for i, character in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<pad>", "</s>", "<s>", "<mask>"])
-    if ends:
+    if add_end_token:
         tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", END)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", bos_token="<s>", mask_token="<mask>")  # noqa: S106 - tokens of text

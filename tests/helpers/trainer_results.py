@@ -1,6 +1,6 @@
-"""What trainers leave behind, to order: profiles, updates, evaluations, failures; and a trainer that does every task well.
+"""Makes results of trainers for tests: profiles, updates, evaluations, failures; and a trainer that succeeds at every task.
 
-An update's adapter is tiny and really written, through the task's own URL.
+The adapter of an update is tiny, but it is really written to the task's URL.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ GIB = 2**30
 
 
 def a_profile(task: ProfileTask, **changes: Any) -> ProfileResult:
-    """What a trainer measures at a site with a toy model and room enough."""
+    """The profile of a site that has a toy model and enough memory."""
     points = tuple(
         Throughput(bits=bits, batch_size=batch, length=16, tokens_per_second=1e4, evaluate_tokens_per_second=3e4, peak_memory_bytes=GIB)
         for bits in task.bits
@@ -74,7 +74,7 @@ def a_profile(task: ProfileTask, **changes: Any) -> ProfileResult:
 
 
 def an_update(task: TrainTask, folder: Path, **changes: Any) -> TrainResult:
-    """Write an adapter that depends on site, round and seed alone, through the task's URL, and say what it is."""
+    """Write an adapter that depends only on site, round and seed to the task's URL; the result for it."""
     tensors = adapter_tensors(f"{task.site}/{task.round}/{task.hyperparameters.seed}", task.plan.ranks)
     file = folder / "update.safetensors"
     save_file(tensors, file)
@@ -101,7 +101,7 @@ def an_update(task: TrainTask, folder: Path, **changes: Any) -> TrainResult:
 
 
 def adapter_tensors(seed: str, ranks: Mapping[str, int]) -> dict[str, npt.NDArray[np.float32]]:
-    """Random factors and a head, the same for the same seed."""
+    """Random factors and a head that depend only on the seed."""
     random = np.random.default_rng(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "little"))
     tensors = {}
     for weight, rank in sorted(ranks.items()):
@@ -113,18 +113,18 @@ def adapter_tensors(seed: str, ranks: Mapping[str, int]) -> dict[str, npt.NDArra
 
 
 def an_evaluation(task: EvaluateTask, **changes: Any) -> EvaluateResult:
-    """A metric that grows with the round."""
+    """An evaluation whose metric grows with the round."""
     fields = {"samples": 20, "targets": 20, "loss": 2.0 / (1 + task.round), "metrics": {"accuracy": task.round / 10}}
     return EvaluateResult(**_header(task), **(fields | changes))
 
 
 def a_failure(kind: type[Any], task: Any, reason: FailureReason, message: str) -> Any:
-    """The result of a task that failed."""
+    """The result of a failed task."""
     return kind(**(_header(task) | {"outcome": Outcome.FAILED}), failure=Failure(reason=reason, message=message))
 
 
 def path_of(url: str) -> Path:
-    """The file behind a file:// URL."""
+    """The path of a file:// URL."""
     return Path(url.removeprefix("file://"))
 
 
@@ -140,11 +140,11 @@ def _header(task: Any) -> dict[str, Any]:
 
 
 Trainer = Callable[[Any, Path], Any]
-"""Given a task and a scratch folder, the result to leave behind; None leaves nothing (a killed trainer)."""
+"""Takes a task and a scratch folder, returns the result to write; None writes nothing, like a killed trainer."""
 
 
 def good_trainer(task: Any, folder: Path) -> Any:
-    """Does every task as it should be done."""
+    """Succeeds at every task."""
     match task:
         case ProfileTask():
             return a_profile(task)

@@ -1,4 +1,4 @@
-"""A local door with a stand-in trainer, and a place where a test and a task meet."""
+"""A local backend with a stand-in trainer, and a rendezvous of a test and a task."""
 
 import json
 import os
@@ -19,7 +19,7 @@ ENDED = (JobState.SUCCEEDED, JobState.FAILED)
 
 
 class Meeting:
-    """A task and a test wait for one another here."""
+    """A rendezvous: a task and a test wait for each other."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -27,19 +27,19 @@ class Meeting:
         os.mkfifo(f"{path}.go")
 
     def join(self) -> None:
-        """Wait until the task is here."""
+        """Wait until the task has reached the rendezvous."""
         here = os.open(f"{self.path}.here", os.O_RDONLY | os.O_NONBLOCK)
         ready, _, _ = select.select([here], [], [], PATIENCE_SECONDS)
         os.close(here)
-        assert ready, "the task did not come"
+        assert ready, "the task did not reach the rendezvous"
 
     def release(self) -> None:
-        """Let the task go on."""
+        """Let the task continue."""
         Path(f"{self.path}.go").write_text("go")
 
 
 class Bench:
-    """A door in a folder, and short words for what the tests do with it."""
+    """A local backend in a folder, with short methods for tests."""
 
     def __init__(self, folder: Path, *, max_concurrent: int = 2, processes: ProcessSettings = STAND_INS) -> None:
         self.folder = folder

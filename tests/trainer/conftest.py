@@ -1,4 +1,4 @@
-"""Toy models of real architectures with random weights, made once a session, and what whole-script tests need around them."""
+"""Fixtures: toy models of real architectures with random weights, made once per session, and trainer processes."""
 
 import json
 import os
@@ -13,34 +13,34 @@ from small_disks import small_disk
 from toys import byte_tokenizer, make_toy
 from transformers import PreTrainedTokenizerFast
 
-from fedpipe_trainer.contract import Ended, Wire
+from fedpipe_trainer.contract import TaskEnded, Wire
 
-# The same bytes every time, limits of the process: what is tested here is the CPU's. A GPU is used by the tests that ask for one.
+# Reproducible bytes and memory limits of the process exist only on the CPU. Only the tests in test_on_a_gpu.py use a GPU.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A function from an architecture's name to the folder of a model of it: two layers, 32 wide, byte-level tokenizer."""
+    """A function that returns the folder of a toy model of an architecture: two layers, hidden size 32, byte-level tokenizer."""
     root = tmp_path_factory.mktemp("toys")
 
-    def made(name: str) -> Path:
+    def make(name: str) -> Path:
         folder = root / name
         if not folder.exists():
             make_toy(name, folder)
         return folder
 
-    return made
+    return make
 
 
 class Trainer:
-    """A serving trainer in a process of its own."""
+    """A serving trainer in a separate process."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
 
-    def do(self, task: Wire, folder: Path) -> int:
-        """Have it do the task, whose file goes into `folder`; the exit status."""
+    def perform(self, task: Wire, folder: Path) -> int:
+        """Perform the task, whose file is written into `folder`; the exit status."""
         self.start(task, folder)
         return self.wait()
 
@@ -52,29 +52,29 @@ class Trainer:
         self.process.stdin.write(f"{path}\n")
         self.process.stdin.flush()
 
-    def line(self) -> dict[str, Any]:
-        """Its next line of standard output."""
+    def read_line(self) -> dict[str, Any]:
+        """The next line of its standard output."""
         assert self.process.stdout is not None
         document: dict[str, Any] = json.loads(self.process.stdout.readline())
         return document
 
     def wait(self) -> int:
-        while "ended" not in (line := self.line()):
+        while "ended" not in (line := self.read_line()):
             pass
-        return Ended.model_validate(line).exit_code
+        return TaskEnded.model_validate(line).exit_code
 
 
 @pytest.fixture(scope="session")
 def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
-    """One serving trainer for all tests that do not stop it: the imports cost seconds."""
+    """One serving trainer for all tests that do not stop it, since its imports take seconds."""
     cache = tmp_path_factory.mktemp("cache")
-    served = serving(cache)
+    served = start_serving_trainer(cache)
     with served.process:
         yield served
-    assert served.process.returncode == 0  # the end of its input is the end of its work
+    assert served.process.returncode == 0  # it exits at the end of its input
 
 
-def serving(cache: Path) -> Trainer:
+def start_serving_trainer(cache: Path) -> Trainer:
     environment = os.environ | {"FEDPIPE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "fedpipe_trainer", "--serve"]
     return Trainer(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment))
@@ -82,8 +82,8 @@ def serving(cache: Path) -> Trainer:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A token per byte."""
-    return byte_tokenizer(ends=False)
+    """A tokenizer with one token per byte."""
+    return byte_tokenizer(add_end_token=False)
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def another_trainer(tmp_path: Path) -> Iterator[Trainer]:
     """A serving trainer that a test may stop."""
-    served = serving(tmp_path)
+    served = start_serving_trainer(tmp_path)
     with served.process:
         yield served
         served.process.kill()

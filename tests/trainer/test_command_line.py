@@ -1,4 +1,4 @@
-"""The trainer's process as a parent sees it: exit statuses, lines, logs, signals. No task here gets as far as torch."""
+"""The trainer's process from outside: exit statuses, lines, logs, signals. No task here imports torch."""
 
 import json
 import signal
@@ -14,7 +14,7 @@ from fedpipe_trainer import tasks
 from fedpipe_trainer.contract import EvaluateTask, ExitCode, Failure, FailureReason, Outcome, parse_result, parse_task
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.settings import Settings
-from fedpipe_trainer.workplace import Workplace
+from fedpipe_trainer.task_runtime import TaskRuntime
 
 GOLDEN = Path(__file__).parents[1] / "contract" / "golden"
 
@@ -24,7 +24,7 @@ def command(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b'{"schemaVersion": 2}', "schema version 2, this trainer reads 1"),
         (b"\xff", "codec can't decode"),
@@ -32,19 +32,19 @@ def command(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
         (b'{"kind": "bake"}', "'bake' found using 'kind' does not match any of the expected tags"),
     ],
 )
-def test_a_task_that_cannot_be_read_ends_with_2_and_a_sentence(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_task_that_cannot_be_parsed_ends_with_status_2_and_a_message(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "task.json").write_bytes(content)
 
     ended = command(tmp_path / "task.json")
 
     assert ended.returncode == ExitCode.BAD_TASK
-    assert said in ended.stderr
+    assert message in ended.stderr
     assert f"the task file {tmp_path}/task.json cannot be used" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert ended.stdout == ""
 
 
-def test_a_wrong_url_in_a_task_is_not_repeated_in_the_log(tmp_path: Path) -> None:
+def test_an_invalid_url_in_a_task_is_not_written_to_the_log(tmp_path: Path) -> None:
     document = json.loads((GOLDEN / "task-train.json").read_text()) | {"adapter": "ftp://store?signature=5ec2e7"}
     (tmp_path / "task.json").write_text(json.dumps(document))
 
@@ -59,7 +59,7 @@ def test_a_command_line_without_a_task_is_refused() -> None:
     assert command().returncode == 2
 
 
-def test_a_serving_trainer_names_each_task_that_ended_and_logs_beside_it(tmp_path: Path) -> None:
+def test_a_serving_trainer_reports_each_task_that_ended_and_logs_beside_its_file(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "task.json").write_text(f'{{"kind": "{name}"}}')
@@ -74,11 +74,11 @@ def test_a_serving_trainer_names_each_task_that_ended_and_logs_beside_it(tmp_pat
     assert "'one'" in (tmp_path / "one" / "log").read_text()
     assert "'two'" not in (tmp_path / "one" / "log").read_text()
     assert "'two'" in (tmp_path / "two" / "log").read_text()
-    assert f"the log beside {paths[2]} cannot be written" in ended.stderr
+    assert f"cannot open the log beside {paths[2]}" in ended.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_idle_trainer_that_is_asked_to_stop_ends_at_once(tmp_path: Path, another_trainer: Any, number: signal.Signals) -> None:
+def test_an_idle_trainer_ends_at_once_on_a_signal(tmp_path: Path, another_trainer: Any, number: signal.Signals) -> None:
     (tmp_path / "task.json").write_text("{}")
     another_trainer.process.stdin.write(f"{tmp_path}/task.json\n")
     another_trainer.process.stdin.flush()
@@ -97,14 +97,14 @@ def task(tmp_path: Path) -> EvaluateTask:
 
 
 def perform_with(recipe: Any, task: EvaluateTask, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ExitCode, Failure]:
-    """Do the task with this function in the place of its recipe; the exit status and the failure in the result."""
+    """Perform the task with this function as its recipe; the exit status and the failure in the result."""
     module = ModuleType("a_recipe")
-    module.run = recipe  # type: ignore[attr-defined]  # that makes it a recipe
+    module.run = recipe  # type: ignore[attr-defined]  # a recipe is a module with this function
     monkeypatch.setitem(sys.modules, "a_recipe", module)
     monkeypatch.setitem(tasks._RECIPES, "evaluate", "a_recipe")
     (folder / "task.json").write_text(task.to_json())
 
-    code = tasks.perform(folder / "task.json", settings=Settings(cache=folder), say=lambda _: None, stop_requested=lambda: False)
+    code = tasks.perform(folder / "task.json", settings=Settings(cache=folder), write_progress=lambda _: None, stop_requested=lambda: False)
 
     result = parse_result((folder / "result.json").read_text())
     assert (result.kind, result.outcome, result.site, result.round) == ("evaluate", Outcome.FAILED, task.site, task.round)
@@ -113,7 +113,7 @@ def perform_with(recipe: Any, task: EvaluateTask, folder: Path, monkeypatch: pyt
 
 
 def test_a_failed_task_reports_its_reason(task: EvaluateTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(_task: EvaluateTask, _workplace: Workplace) -> None:
+    def fails(_task: EvaluateTask, _runtime: TaskRuntime) -> None:
         raise TaskFailed(FailureReason.BAD_MODEL, "no tokenizer" * 1000)
 
     code, failure = perform_with(fails, task, tmp_path, monkeypatch)
@@ -122,27 +122,27 @@ def test_a_failed_task_reports_its_reason(task: EvaluateTask, tmp_path: Path, mo
     assert failure.message == ("no tokenizer" * 1000)[:4096]
 
 
-def test_a_stopped_task_reports_how_far_it_was(task: EvaluateTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stops(_task: EvaluateTask, _workplace: Workplace) -> None:
+def test_a_stopped_task_reports_its_progress(task: EvaluateTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stops(_task: EvaluateTask, _runtime: TaskRuntime) -> None:
         raise Terminated("after step 3 of 9")
 
     code, failure = perform_with(stops, task, tmp_path, monkeypatch)
 
     assert (code, failure.reason) == (ExitCode.TERMINATED, FailureReason.TERMINATED)
-    assert failure.message.endswith("as it was asked to: after step 3 of 9")
+    assert failure.message.endswith(" s, after step 3 of 9")
 
 
-def test_memory_that_ran_out_has_a_status_of_its_own(task: EvaluateTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def grows(_task: EvaluateTask, _workplace: Workplace) -> None:
+def test_running_out_of_memory_has_its_own_exit_status(task: EvaluateTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def grows(_task: EvaluateTask, _runtime: TaskRuntime) -> None:
         bytearray(1 << 62)
 
     assert perform_with(grows, task, tmp_path, monkeypatch)[0] is ExitCode.OUT_OF_MEMORY
 
 
-def test_what_nobody_foresaw_is_traced_in_the_log_and_says_no_more_than_where(
+def test_an_unexpected_exception_has_its_traceback_in_the_log_and_only_its_location_in_the_result(
     task: EvaluateTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def breaks(_task: EvaluateTask, _workplace: Workplace) -> None:
+    def breaks(_task: EvaluateTask, _runtime: TaskRuntime) -> None:
         raise KeyError("a patient's name")
 
     code, failure = perform_with(breaks, task, tmp_path, monkeypatch)
@@ -153,17 +153,17 @@ def test_what_nobody_foresaw_is_traced_in_the_log_and_says_no_more_than_where(
     assert "patient" in caplog.text
 
 
-def test_the_scratch_folder_is_gone_after_the_task(task: EvaluateTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Path] = []
+def test_the_scratch_folder_is_removed_after_the_task(task: EvaluateTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders: list[Path] = []
 
-    def litters(_task: EvaluateTask, workplace: Workplace) -> None:
-        seen.append(workplace.folder)
-        (workplace.folder / "litter").touch()
+    def litters(_task: EvaluateTask, runtime: TaskRuntime) -> None:
+        folders.append(runtime.folder)
+        (runtime.folder / "litter").touch()
         raise Terminated
 
     perform_with(litters, task, tmp_path, monkeypatch)
 
-    assert not seen[0].exists()
+    assert not folders[0].exists()
 
 
 FIRST_IMPORT = """
@@ -174,15 +174,15 @@ sys.path.insert(0, "{folder}")
 tasks._RECIPES["evaluate"] = "a_recipe"
 sys.modules |= {already}
 try:
-    said = tasks._recipe("evaluate").COLLECTS
+    outcome = tasks._import_recipe("evaluate").COLLECTS
 except ImportError as error:
-    said = error
-print(said, gc.isenabled(), gc.get_freeze_count() > 0)
+    outcome = error
+print(outcome, gc.isenabled(), gc.get_freeze_count() > 0)
 """
 
 
 @pytest.mark.parametrize(
-    ("recipe", "already", "said"),
+    ("recipe", "already", "output"),
     [
         ("import gc; COLLECTS = gc.isenabled()", "{}", "False True True"),
         ("import gc; COLLECTS = gc.isenabled()", "{'torch': gc}", "True True False"),
@@ -190,8 +190,8 @@ print(said, gc.isenabled(), gc.get_freeze_count() > 0)
     ],
     ids=["the first", "a later one", "one that cannot be imported"],
 )
-def test_the_garbage_collector_passes_over_what_the_first_recipe_imports_and_is_at_work_afterwards(
-    tmp_path: Path, recipe: str, already: str, said: str
+def test_the_garbage_collector_ignores_what_the_first_recipe_imports_and_is_enabled_afterwards(
+    tmp_path: Path, recipe: str, already: str, output: str
 ) -> None:
     (tmp_path / "a_recipe.py").write_text(recipe)
 
@@ -199,4 +199,4 @@ def test_the_garbage_collector_passes_over_what_the_first_recipe_imports_and_is_
         [sys.executable, "-c", FIRST_IMPORT.format(folder=tmp_path, already=already)], capture_output=True, text=True, check=True
     )
 
-    assert done.stdout.strip() == said
+    assert done.stdout.strip() == output

@@ -1,4 +1,4 @@
-"""From rows to token ids and tensors."""
+"""Encoding rows as token ids and tensors."""
 
 from collections.abc import Callable
 
@@ -22,19 +22,19 @@ def ids(tokenizer: Tokenizer) -> Tokenize:
     return lambda text: list(tokenizer([text])["input_ids"][0])
 
 
-def test_a_classification_is_a_cut_text_and_the_place_of_its_label(tokenizer: Tokenizer, ids: Tokenize) -> None:
+def test_an_example_of_a_classification_is_a_truncated_text_and_the_index_of_its_label(tokenizer: Tokenizer, ids: Tokenize) -> None:
     rows = [{"note": "short", "ward": "surgery"}, {"note": "much too long", "ward": "cardiology"}]
 
     assert encode(rows, CLASSES, tokenizer) == [Example(ids("short"), [1]), Example(ids("much too"), [0])]
 
 
-def test_a_label_that_the_run_does_not_know_is_refused_by_name(tokenizer: Tokenizer) -> None:
+def test_a_label_that_the_run_does_not_have_is_refused_and_the_message_names_it(tokenizer: Tokenizer) -> None:
     with pytest.raises(TaskFailed, match=r"'oncology' in column 'ward' .* \(cardiology, surgery\)") as caught:
         encode([{"note": "x", "ward": "oncology"}], CLASSES, tokenizer)
     assert caught.value.reason is FailureReason.BAD_DATA
 
 
-def test_a_causal_example_learns_the_response_and_its_end_only(tokenizer: Tokenizer, ids: Tokenize) -> None:
+def test_a_causal_example_has_labels_only_for_the_response_and_its_end_token(tokenizer: Tokenizer, ids: Tokenize) -> None:
     [example] = encode([{"mr": "ab", "ref": "xyz"}], CAUSAL, tokenizer)
 
     assert example == Example([*ids("ab>xyz"), END], [IGNORED] * 3 + ids("xyz") + [END])
@@ -43,28 +43,28 @@ def test_a_causal_example_learns_the_response_and_its_end_only(tokenizer: Tokeni
 @pytest.mark.parametrize(
     ("mr", "ref", "left"),
     [
-        ("abcdefgh", "xy", "efgh>xy"),  # a long prompt keeps its end, next to the response
-        ("ab", "qrstuvwxyz", "ab>qrstu"),  # a long response loses its end, and the end token with it
-        ("abcdefgh", "qrstuvwxyz", "fgh>qrst"),  # both: half and half
+        ("abcdefgh", "xy", "efgh>xy"),  # of a long prompt the end is kept, next to the response
+        ("ab", "qrstuvwxyz", "ab>qrstu"),  # a long response is truncated, including the end token
+        ("abcdefgh", "qrstuvwxyz", "fgh>qrst"),  # both: each keeps half
     ],
 )
-def test_what_is_too_long_is_cut_so_that_something_of_the_response_remains(
+def test_a_long_example_is_truncated_so_that_part_of_the_response_remains(
     tokenizer: Tokenizer, ids: Tokenize, mr: str, ref: str, left: str
 ) -> None:
     [example] = encode([{"mr": mr, "ref": ref}], CAUSAL, tokenizer)
 
-    learned = [label for label in example.labels if label != IGNORED]
+    targets = [label for label in example.labels if label != IGNORED]
     assert len(example.input_ids) == len(example.labels) == 8
     assert [token for token in example.input_ids if token != END] == ids(left)
-    assert learned == example.input_ids[-len(learned) :]
-    assert learned[0] == ids(ref)[0]
+    assert targets == example.input_ids[-len(targets) :]
+    assert targets[0] == ids(ref)[0]
 
 
-def test_a_prompt_is_asked_as_it_was_trained(tokenizer: Tokenizer, ids: Tokenize) -> None:
-    assert encode_prompts(["ab>", "abcdefgh>"], CAUSAL, tokenizer, room=3) == [ids("ab>"), ids("efgh>")]
+def test_a_prompt_is_truncated_in_evaluation_as_in_training(tokenizer: Tokenizer, ids: Tokenize) -> None:
+    assert encode_prompts(["ab>", "abcdefgh>"], CAUSAL, tokenizer, max_new_tokens=3) == [ids("ab>"), ids("efgh>")]
 
 
-def test_source_and_target_of_an_encoder_decoder_stand_apart(tokenizer: Tokenizer, ids: Tokenize) -> None:
+def test_source_and_target_of_an_encoder_decoder_are_separate(tokenizer: Tokenizer, ids: Tokenize) -> None:
     [example] = encode([{"mr": "ab", "ref": "a response"}], SEQ2SEQ, tokenizer)
 
     assert example == Example(ids("ab>"), ids("a respon"))
@@ -79,7 +79,7 @@ def test_a_batch_is_padded_to_its_longest_example_and_on_to_a_multiple_of_eight(
     assert target_count(batch) == 2
 
 
-def test_padding_never_exceeds_the_longest_a_model_may_take() -> None:
+def test_padding_never_exceeds_max_length() -> None:
     batch = collate([Example(list(range(1, 11)), [IGNORED] * 10)], CAUSAL.model_copy(update={"max_length": 11}), PAD)
 
     assert batch["input_ids"].tolist() == [[*range(1, 11), PAD]]
@@ -92,20 +92,20 @@ def test_the_labels_of_a_classification_are_a_vector() -> None:
     assert target_count(batch) == 2
 
 
-def test_an_epoch_shows_every_example_once_and_the_next_in_another_order() -> None:
-    shown = [i for step in range(6) for i in batch_indices(12, 4, step, seed=1)]
+def test_an_epoch_contains_every_example_once_and_the_next_has_another_order() -> None:
+    indices = [i for step in range(6) for i in batch_indices(12, 4, step, seed=1)]
 
-    assert sorted(shown[:12]) == sorted(shown[12:]) == list(range(12))
-    assert shown[:12] != shown[12:]
-
-
-def test_batches_run_on_over_the_end_of_an_epoch() -> None:
-    shown = [i for step in range(5) for i in batch_indices(10, 4, step, seed=1)]
-
-    assert sorted(shown[:10]) == sorted(shown[10:]) == list(range(10))
+    assert sorted(indices[:12]) == sorted(indices[12:]) == list(range(12))
+    assert indices[:12] != indices[12:]
 
 
-def test_the_order_is_fixed_by_the_seed_for_ever() -> None:
+def test_a_batch_may_span_two_epochs() -> None:
+    indices = [i for step in range(5) for i in batch_indices(10, 4, step, seed=1)]
+
+    assert sorted(indices[:10]) == sorted(indices[10:]) == list(range(10))
+
+
+def test_the_order_depends_only_on_the_seed() -> None:
     assert batch_indices(10, 10, 0, seed=0) == [7, 0, 9, 1, 5, 3, 4, 8, 2, 6]
     assert batch_indices(10, 10, 0, seed=1) != batch_indices(10, 10, 0, seed=0)
 
@@ -119,17 +119,17 @@ def test_the_columns_of_an_objective_are_those_it_names() -> None:
     assert columns_of(CausalLM(prompt="{a} {{b}} {c}", response="{a}{d e}")) == ("a", "c", "d e")
 
 
-def test_a_template_is_filled_with_the_texts_of_a_row_as_they_are() -> None:
+def test_a_template_is_filled_with_the_unchanged_texts_of_a_row() -> None:
     assert fill("{{{a}}} {a}-{b}", {"a": "{b}", "b": "ü"}) == "{{b}} {b}-ü"
 
 
 @pytest.mark.parametrize("template", ["plain", "{}", "{a.b}", "{a[0]}", "{a!r}", "{a:>10}", "{a", "a}"])
-def test_a_template_may_hold_plain_column_names_only(template: str) -> None:
+def test_a_template_may_contain_only_plain_column_names(template: str) -> None:
     with pytest.raises(TaskFailed, match="template") as caught:
         columns_of(CausalLM(prompt=template, response="{a}"))
     assert caught.value.reason is FailureReason.BAD_TASK
 
 
-def test_a_template_over_a_column_that_is_not_there_says_which_are() -> None:
-    with pytest.raises(TaskFailed, match="names the column 'c', the data has: a, b"):
+def test_a_template_with_a_missing_column_is_refused_and_the_message_lists_the_columns() -> None:
+    with pytest.raises(TaskFailed, match=r"names the column 'c', which is not in the data \(a, b\)"):
         fill("{c}", {"a": "", "b": ""})

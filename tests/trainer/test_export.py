@@ -26,8 +26,8 @@ from fedpipe_trainer.contract.task import EXPORT_ADAPTER_FILES, EXPORT_MERGED_FI
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model import facts
 from fedpipe_trainer.recipes import export
+from fedpipe_trainer.task_runtime import TaskRuntime
 from fedpipe_trainer.transfer import describe
-from fedpipe_trainer.workplace import Workplace
 
 Toy = Callable[[str], Path]
 CAUSAL = CausalLM(prompt="{a}", response="{b}")
@@ -37,12 +37,12 @@ IDS = torch.arange(4, 24).reshape(2, 10)
 
 def global_adapter(model: Path, objective: Objective, folder: Path) -> GlobalAdapter:
     """Ranks 1, 2, 3, … by weight, and a head."""
-    known, tensors = facts(model, objective, ()), {}
+    base, tensors = facts(model, objective, ()), {}
     generator = torch.Generator().manual_seed(0)
-    for rank, weight in enumerate(known.weights[:5], start=1):
+    for rank, weight in enumerate(base.weights[:5], start=1):
         tensors[f"base_model.model.{weight.name}.lora_A.weight"] = torch.randn(rank, weight.d_in, generator=generator)
         tensors[f"base_model.model.{weight.name}.lora_B.weight"] = torch.randn(weight.d_out, rank, generator=generator)
-    for key, shape in known.head.items():
+    for key, shape in base.head.items():
         tensors[key] = torch.randn([3 if size == -1 else size for size in shape], generator=generator)
     path = folder / "global.safetensors"
     write_tensors(tensors, path)
@@ -50,7 +50,7 @@ def global_adapter(model: Path, objective: Objective, folder: Path) -> GlobalAda
     return GlobalAdapter(url=path.as_uri(), sha256=artifact.sha256, size=artifact.size)
 
 
-def exported(model: Path, objective: Objective, folder: Path, **changed: Any) -> ExportResult:
+def run_export(model: Path, objective: Objective, folder: Path, **changed: Any) -> ExportResult:
     (folder / "scratch").mkdir()
     fields: dict[str, Any] = {
         "run": RunRef(namespace="n", name="r", uid="u"),
@@ -62,8 +62,8 @@ def exported(model: Path, objective: Objective, folder: Path, **changed: Any) ->
         "adapter_files": {name: (folder / "adapter" / name).as_uri() for name in EXPORT_ADAPTER_FILES},
         "merged_files": {name: (folder / "merged" / name).as_uri() for name in EXPORT_MERGED_FILES},
     }
-    place = Workplace(folder=folder / "scratch", cache=folder, say=lambda _progress: None, stop_requested=lambda: False)
-    return export.run(ExportTask(**(fields | changed)), place)
+    runtime = TaskRuntime(folder=folder / "scratch", cache=folder, write_progress=lambda _progress: None, stop_requested=lambda: False)
+    return export.run(ExportTask(**(fields | changed)), runtime)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PeftModel reads it
@@ -80,7 +80,7 @@ def exported(model: Path, objective: Objective, folder: Path, **changed: Any) ->
 def test_the_adapter_folder_and_the_merged_model_are_the_same_model(
     toy: Toy, tmp_path: Path, name: str, objective: Objective, auto: Any
 ) -> None:
-    result = exported(toy(name), objective, tmp_path)
+    result = run_export(toy(name), objective, tmp_path)
 
     labels = {"num_labels": 3} if objective == CLASSES else {}
     base = auto.from_pretrained(toy(name), **labels)
@@ -94,34 +94,34 @@ def test_the_adapter_folder_and_the_merged_model_are_the_same_model(
     assert AutoTokenizer.from_pretrained(tmp_path / "merged").decode([104, 105])
 
 
-def test_the_merged_classifier_knows_its_labels(toy: Toy, tmp_path: Path) -> None:
-    exported(toy("mpnet"), CLASSES, tmp_path)
+def test_the_merged_classifier_has_the_labels(toy: Toy, tmp_path: Path) -> None:
+    run_export(toy("mpnet"), CLASSES, tmp_path)
 
     config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").config
     assert config.id2label == {0: "red", 1: "green", 2: "blue"}
     assert config.label2id == {"red": 0, "green": 1, "blue": 2}
 
 
-def test_the_merged_model_has_the_checkpoints_own_type(toy: Toy, tmp_path: Path) -> None:
+def test_the_merged_model_has_the_type_of_the_checkpoint(toy: Toy, tmp_path: Path) -> None:
     half = Path(shutil.copytree(toy("llama"), tmp_path / "half"))
     AutoModelForCausalLM.from_pretrained(toy("llama"), dtype=torch.bfloat16).save_pretrained(half)
 
-    result = exported(half, CAUSAL, tmp_path)
+    result = run_export(half, CAUSAL, tmp_path)
 
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged").dtype is torch.bfloat16
     assert result.max_logit_difference is not None
     assert 0 < result.max_logit_difference < 0.5
 
 
-def test_a_file_without_a_url_is_named(toy: Toy, tmp_path: Path) -> None:
+def test_a_file_without_a_url_is_an_error_that_names_it(toy: Toy, tmp_path: Path) -> None:
     with pytest.raises(TaskFailed, match=r"the export made .*model\.safetensors.*no URL") as failed:
-        exported(toy("llama"), CAUSAL, tmp_path, merged_files={"config.json": (tmp_path / "config.json").as_uri()})
+        run_export(toy("llama"), CAUSAL, tmp_path, merged_files={"config.json": (tmp_path / "config.json").as_uri()})
 
     assert failed.value.reason is FailureReason.BAD_TASK
 
 
-def test_only_what_has_urls_is_exported(toy: Toy, tmp_path: Path) -> None:
-    result = exported(toy("llama"), CAUSAL, tmp_path, merged_files={})
+def test_only_files_with_urls_are_exported(toy: Toy, tmp_path: Path) -> None:
+    result = run_export(toy("llama"), CAUSAL, tmp_path, merged_files={})
 
     assert [artifact.name for artifact in result.adapter] == sorted(EXPORT_ADAPTER_FILES)
     assert result.merged == ()

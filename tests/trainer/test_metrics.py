@@ -1,4 +1,4 @@
-"""Metrics against values worked out by hand."""
+"""Metrics compared with values computed by hand."""
 
 import math
 import re
@@ -7,20 +7,20 @@ import pytest
 
 from fedpipe_trainer.contract import FailureReason, perplexity_of
 from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.metrics import Answer, of_answers, of_classes, slot_error_rate, slot_pattern
+from fedpipe_trainer.metrics import Answer, classification_metrics, compile_slot_pattern, generation_metrics, slot_error_rate
 
 SLOTS = re.compile(r"\[([^\]]*)\]")
 
 
 def test_accuracy_and_macro_f1() -> None:
-    found = of_classes([0, 0, 0, 1], [0, 0, 1, 1])
+    values = classification_metrics([0, 0, 0, 1], [0, 0, 1, 1])
 
-    assert found["accuracy"] == 0.75
-    assert found["macroF1"] == pytest.approx((0.8 + 2 / 3) / 2)
+    assert values["accuracy"] == 0.75
+    assert values["macroF1"] == pytest.approx((0.8 + 2 / 3) / 2)
 
 
-def test_a_class_that_is_never_right_counts_as_nought() -> None:
-    assert of_classes([0, 1], [0, 0])["macroF1"] == pytest.approx((2 / 3 + 0) / 2)
+def test_a_class_that_is_never_predicted_counts_as_zero() -> None:
+    assert classification_metrics([0, 1], [0, 0])["macroF1"] == pytest.approx((2 / 3 + 0) / 2)
 
 
 def test_perplexity_is_finite_for_every_finite_loss() -> None:
@@ -33,24 +33,28 @@ def test_an_answer_that_is_one_of_the_references_is_perfect() -> None:
     right = "Alimentum is a place in the city centre."
     answers = [Answer("name[Alimentum]", ("Something else entirely, my friend.", right), right), Answer("x", (right,), right)]
 
-    assert of_answers(answers, SLOTS) == {"bleu": pytest.approx(100.0), "rougeL": pytest.approx(1.0), "slotErrorRate": 0.0}
+    assert generation_metrics(answers, SLOTS) == {"bleu": pytest.approx(100.0), "rougeL": pytest.approx(1.0), "slotErrorRate": 0.0}
 
 
 def test_rouge_l_is_the_f_measure_of_the_longest_common_subsequence() -> None:
     [answer] = [Answer("x", ("the cat sat on the mat",), "the cat on mat")]
 
-    assert of_answers([answer], None)["rougeL"] == pytest.approx(2 * 1.0 * (4 / 6) / (1.0 + 4 / 6))
+    assert generation_metrics([answer], None)["rougeL"] == pytest.approx(2 * 1.0 * (4 / 6) / (1.0 + 4 / 6))
 
 
-def test_an_empty_answer_is_worth_nothing() -> None:
-    assert of_answers([Answer("name[A]", ("a reference of words",), "")], SLOTS) == {"bleu": 0.0, "rougeL": 0.0, "slotErrorRate": 1.0}
+def test_an_empty_answer_has_the_worst_metrics() -> None:
+    assert generation_metrics([Answer("name[A]", ("a reference of words",), "")], SLOTS) == {
+        "bleu": 0.0,
+        "rougeL": 0.0,
+        "slotErrorRate": 1.0,
+    }
 
 
 def test_no_answers_have_no_metrics() -> None:
-    assert of_answers([], SLOTS) == {}
+    assert generation_metrics([], SLOTS) == {}
 
 
-def test_the_slot_error_rate_is_the_share_of_values_left_out() -> None:
+def test_the_slot_error_rate_is_the_share_of_missing_values() -> None:
     answers = [
         Answer("name[Blue Spice], area[city centre], food[]", ("",), "blue spice is by the river"),
         Answer("name[Aromi], name[Aromi]", ("",), "Aromi!"),
@@ -60,11 +64,11 @@ def test_the_slot_error_rate_is_the_share_of_values_left_out() -> None:
 
 
 def test_prompts_without_slots_have_no_slot_error_rate() -> None:
-    assert "slotErrorRate" not in of_answers([Answer("plain", ("a",), "a")], SLOTS)
+    assert "slotErrorRate" not in generation_metrics([Answer("plain", ("a",), "a")], SLOTS)
 
 
-@pytest.mark.parametrize(("pattern", "why"), [("([a-z", "no regular expression"), (r"\[[^\]]*\]", "no group")])
-def test_a_useless_slot_pattern_is_refused(pattern: str, why: str) -> None:
-    with pytest.raises(TaskFailed, match=why) as caught:
-        slot_pattern(pattern)
+@pytest.mark.parametrize(("pattern", "message"), [("([a-z", "not a regular expression"), (r"\[[^\]]*\]", "no group")])
+def test_an_invalid_slot_pattern_is_refused(pattern: str, message: str) -> None:
+    with pytest.raises(TaskFailed, match=message) as caught:
+        compile_slot_pattern(pattern)
     assert caught.value.reason is FailureReason.BAD_TASK

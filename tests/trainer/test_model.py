@@ -1,4 +1,4 @@
-"""The base model: folders good and bad, fingerprints, target weights by architecture, loading at every bit width."""
+"""The base model: valid and invalid folders, fingerprints, target weights by architecture, loading at every bit width."""
 
 import json
 import shutil
@@ -12,8 +12,8 @@ import torch
 
 from fedpipe_trainer.contract import Bits, CausalLM, FailureReason, Model, Objective, Seq2SeqLM, SequenceClassification, WeightShape
 from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.model import borrow, checkpoint_dtype, facts, fetch, fingerprint, load, release, target_weights
-from fedpipe_trainer.workplace import Workplace
+from fedpipe_trainer.model import checkpoint_dtype, clear_cache, facts, fetch, fingerprint, load, load_cached, target_weights
+from fedpipe_trainer.task_runtime import TaskRuntime
 
 Toy = Callable[[str], Path]
 CAUSAL = CausalLM(prompt="{a}", response="{b}")
@@ -23,14 +23,14 @@ ALL_BITS: tuple[Bits, ...] = (4, 8, 16, 32)
 
 
 @pytest.fixture
-def workplace(tmp_path: Path) -> Workplace:
+def runtime(tmp_path: Path) -> TaskRuntime:
     (tmp_path / "cache").mkdir()
-    return Workplace(folder=tmp_path, cache=tmp_path / "cache", say=lambda _progress: None, stop_requested=lambda: False)
+    return TaskRuntime(folder=tmp_path, cache=tmp_path / "cache", write_progress=lambda _progress: None, stop_requested=lambda: False)
 
 
 @pytest.fixture
 def copy(toy: Toy, tmp_path: Path) -> Path:
-    """A folder of a model that a test may spoil."""
+    """A copy of a model's folder that a test may change."""
     return Path(shutil.copytree(toy("llama"), tmp_path / "model"))
 
 
@@ -38,49 +38,49 @@ def source(folder: Path) -> Model:
     return Model(source=f"file://{folder}")
 
 
-def test_a_complete_local_folder_is_used_where_it_is(copy: Path, workplace: Workplace) -> None:
-    assert fetch(source(copy), workplace) == copy
+def test_a_complete_local_folder_is_used_in_place(copy: Path, runtime: TaskRuntime) -> None:
+    assert fetch(source(copy), runtime) == copy
 
 
 @pytest.mark.parametrize(
-    ("removed", "said"),
+    ("removed", "message"),
     [("config.json", "no config.json"), ("model.safetensors", "no model.safetensors"), ("tokenizer.json", "no tokenizer.json")],
 )
-def test_a_file_that_a_model_folder_lacks_is_named(copy: Path, workplace: Workplace, removed: str, said: str) -> None:
+def test_a_missing_file_of_a_model_folder_is_an_error_that_names_it(copy: Path, runtime: TaskRuntime, removed: str, message: str) -> None:
     (copy / removed).unlink()
 
-    with pytest.raises(TaskFailed, match=said) as failed:
-        fetch(source(copy), workplace)
+    with pytest.raises(TaskFailed, match=message) as failed:
+        fetch(source(copy), runtime)
 
     assert failed.value.reason is FailureReason.BAD_MODEL
 
 
-def test_a_file_that_the_trainer_may_not_read_is_named_with_what_to_do(
-    copy: Path, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_the_trainer_may_not_read_is_an_error_that_names_it_and_says_what_to_do(
+    copy: Path, runtime: TaskRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.access", lambda path, _mode: Path(path).name != "model.safetensors")  # root may read everything
 
     with pytest.raises(TaskFailed, match=r"may not read model.safetensors .* make them readable \(chmod a\+r\)") as failed:
-        fetch(source(copy), workplace)
+        fetch(source(copy), runtime)
 
     assert failed.value.reason is FailureReason.BAD_MODEL
 
 
-def test_a_model_folder_that_is_not_there_is_named(tmp_path: Path, workplace: Workplace) -> None:
-    with pytest.raises(TaskFailed, match=f"no model folder {tmp_path}/nowhere"):
-        fetch(source(tmp_path / "nowhere"), workplace)
+def test_a_missing_model_folder_is_an_error_that_names_it(tmp_path: Path, runtime: TaskRuntime) -> None:
+    with pytest.raises(TaskFailed, match=f"the model folder {tmp_path}/nowhere does not exist"):
+        fetch(source(tmp_path / "nowhere"), runtime)
 
 
-def test_another_model_than_the_runs_is_refused_with_both_fingerprints(toy: Toy, workplace: Workplace) -> None:
-    wanted, found = fingerprint(toy("gpt2")), fingerprint(toy("llama"))
+def test_a_model_that_is_not_the_runs_is_refused_with_both_fingerprints(toy: Toy, runtime: TaskRuntime) -> None:
+    expected, actual = fingerprint(toy("gpt2")), fingerprint(toy("llama"))
 
-    with pytest.raises(TaskFailed, match=rf"{found}.*{wanted}"):
-        fetch(Model(source=f"file://{toy('llama')}", fingerprint=wanted), workplace)
+    with pytest.raises(TaskFailed, match=rf"{actual}.*{expected}"):
+        fetch(Model(source=f"file://{toy('llama')}", fingerprint=expected), runtime)
 
-    assert fetch(Model(source=f"file://{toy('llama')}", fingerprint=found), workplace) == toy("llama")
+    assert fetch(Model(source=f"file://{toy('llama')}", fingerprint=actual), runtime) == toy("llama")
 
 
-def test_the_fingerprint_follows_config_and_weights_and_nothing_else(copy: Path, toy: Toy) -> None:
+def test_the_fingerprint_depends_only_on_config_and_weights(copy: Path, toy: Toy) -> None:
     original = fingerprint(toy("llama"))
     (copy / "README.md").write_text("hello")
     assert fingerprint(copy) == original
@@ -95,40 +95,40 @@ def test_the_fingerprint_follows_config_and_weights_and_nothing_else(copy: Path,
     assert fingerprint(copy) not in {changed, original}
 
 
-def test_a_model_behind_urls_is_downloaded_once(toy: Toy, workplace: Workplace) -> None:
+def test_a_model_at_urls_is_downloaded_once(toy: Toy, runtime: TaskRuntime) -> None:
     files = {path.name: f"file://{path}" for path in toy("llama").iterdir()}
     model = Model(source="s3://bucket/model", files=files)
 
-    folder = fetch(model, workplace)
-    downloaded = workplace.measured().downloaded_bytes
-    again = fetch(model, workplace)
+    folder = fetch(model, runtime)
+    downloaded = runtime.measured().downloaded_bytes
+    again = fetch(model, runtime)
 
     assert fingerprint(folder) == fingerprint(toy("llama"))
     assert folder == again
-    assert downloaded == workplace.measured().downloaded_bytes > 0
+    assert downloaded == runtime.measured().downloaded_bytes > 0
 
 
-def test_a_model_behind_urls_without_urls_is_refused(workplace: Workplace) -> None:
-    with pytest.raises(TaskFailed, match="names no files for s3://bucket/model"):
-        fetch(Model(source="s3://bucket/model"), workplace)
+def test_an_s3_model_without_urls_is_refused(runtime: TaskRuntime) -> None:
+    with pytest.raises(TaskFailed, match="has no file URLs for s3://bucket/model"):
+        fetch(Model(source="s3://bucket/model"), runtime)
 
 
-def test_a_hub_source_is_asked_for_at_its_revision(toy: Toy, workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, str] = {}
+def test_a_hub_source_is_downloaded_at_its_revision(toy: Toy, runtime: TaskRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    requested: dict[str, str] = {}
 
     def snapshot_download(repository: str, *, revision: str, **_: object) -> str:
-        asked[repository] = revision
+        requested[repository] = revision
         return str(toy("llama"))
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
 
-    assert fetch(Model(source="hf://org/name@abc/1"), workplace) == toy("llama")
-    assert asked == {"org/name": "abc/1"}
+    assert fetch(Model(source="hf://org/name@abc/1"), runtime) == toy("llama")
+    assert requested == {"org/name": "abc/1"}
 
 
-def test_a_hub_source_that_names_no_repository_is_refused(workplace: Workplace) -> None:
-    with pytest.raises(TaskFailed, match="hf://name is not of the form"):
-        fetch(Model(source="hf://name"), workplace)
+def test_a_hub_source_without_a_repository_is_refused(runtime: TaskRuntime) -> None:
+    with pytest.raises(TaskFailed, match="hf://name does not have the form"):
+        fetch(Model(source="hf://name"), runtime)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_the_attention_weights_of_each_architecture_are_found(
     assert len(weights) == count
 
 
-def test_an_unknown_architecture_is_named_with_the_way_out() -> None:
+def test_an_unknown_architecture_is_an_error_that_names_it_and_says_what_to_do() -> None:
     with pytest.raises(TaskFailed, match=r"model type 'mamba'.*planning\.targetModules"):
         target_weights(torch.nn.Sequential(torch.nn.Linear(2, 2)), "mamba", ())
 
@@ -164,12 +164,12 @@ def test_named_target_modules_replace_those_of_the_architecture(toy: Toy) -> Non
     ]
 
 
-def test_target_modules_that_match_nothing_are_refused(toy: Toy) -> None:
+def test_target_modules_that_match_no_layer_are_refused(toy: Toy) -> None:
     with pytest.raises(TaskFailed, match="ends in wide_proj"):
         facts(toy("llama"), CAUSAL, ("wide_proj",))
 
 
-def test_the_number_of_labels_is_left_open_in_the_heads_shapes(toy: Toy) -> None:
+def test_the_number_of_labels_is_minus_one_in_the_shapes_of_the_head(toy: Toy) -> None:
     assert facts(toy("llama"), CAUSAL, ()).head == {}
     assert facts(toy("llama"), CLASSES, ()).head == {"base_model.model.score.weight": (-1, 32)}
     assert facts(toy("mpnet"), CLASSES, ()).head == {
@@ -180,11 +180,11 @@ def test_the_number_of_labels_is_left_open_in_the_heads_shapes(toy: Toy) -> None
     }
 
 
-def test_the_heads_facts_are_what_is_loaded_also_where_a_pooler_is_missing(toy: Toy) -> None:
-    told = facts(toy("bert"), CLASSES, ()).head
+def test_the_head_in_the_facts_is_the_loaded_one_even_if_the_checkpoint_has_no_pooler(toy: Toy) -> None:
+    head = facts(toy("bert"), CLASSES, ()).head
     loaded = load(toy("bert"), 4, CLASSES)
 
-    assert set(told) == {f"base_model.model.{name}" for name in loaded.head}
+    assert set(head) == {f"base_model.model.{name}" for name in loaded.head}
     assert "bert.pooler.dense.weight" in loaded.head
 
 
@@ -202,8 +202,8 @@ def test_a_classifier_runs_at_every_bit_width_with_its_head_in_full_precision(to
     assert base.model.config.id2label == {0: "a", 1: "b", 2: "c"}
 
 
-def test_fewer_bits_hold_fewer_bytes(toy: Toy) -> None:
-    sizes = [load(toy("llama"), bits, CAUSAL).held_bytes for bits in ALL_BITS]
+def test_fewer_bits_take_fewer_bytes(toy: Toy) -> None:
+    sizes = [load(toy("llama"), bits, CAUSAL).memory_bytes for bits in ALL_BITS]
 
     assert sizes == sorted(sizes)
     assert len(set(sizes)) == 4
@@ -217,17 +217,17 @@ def test_a_language_model_without_all_its_weights_is_refused(copy: Path) -> None
         load(copy, 32, CAUSAL)
 
 
-def test_a_base_is_kept_for_the_next_task_that_wants_the_same(toy: Toy) -> None:
-    release()
-    first = borrow(toy("llama"), 16, CAUSAL)
+def test_a_base_is_cached_for_the_next_task_with_the_same_base(toy: Toy) -> None:
+    clear_cache()
+    first = load_cached(toy("llama"), 16, CAUSAL)
 
-    assert borrow(toy("llama"), 16, CAUSAL) is first
-    assert borrow(toy("llama"), 32, CAUSAL) is not first
-    assert borrow(toy("llama"), 16, CAUSAL) is not first
-    release()
+    assert load_cached(toy("llama"), 16, CAUSAL) is first
+    assert load_cached(toy("llama"), 32, CAUSAL) is not first
+    assert load_cached(toy("llama"), 16, CAUSAL) is not first
+    clear_cache()
 
 
-def test_the_checkpoints_own_type_is_read(toy: Toy) -> None:
+def test_the_type_of_the_checkpoint_is_read(toy: Toy) -> None:
     assert checkpoint_dtype(toy("llama")) is torch.float32
 
 
@@ -248,12 +248,12 @@ for bits in (4, 32):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_model_behind_urls_is_downloaded_again_when_it_was_changed(toy: Toy, workplace: Workplace) -> None:
+def test_a_model_at_urls_is_downloaded_again_after_a_change(toy: Toy, runtime: TaskRuntime) -> None:
     def model(name: str, revision: str) -> Model:
         files = {path.name: f"file://{path}" for path in toy(name).iterdir()}
         return Model(source="s3://bucket/changing", files=files, revision=revision * 64)
 
-    before = fingerprint(fetch(model("llama", "a"), workplace))
-    after = fingerprint(fetch(model("gpt2", "b"), workplace))
+    before = fingerprint(fetch(model("llama", "a"), runtime))
+    after = fingerprint(fetch(model("gpt2", "b"), runtime))
 
     assert (before, after) == (fingerprint(toy("llama")), fingerprint(toy("gpt2")))

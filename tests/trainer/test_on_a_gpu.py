@@ -1,4 +1,4 @@
-"""What only a GPU shows: its memory runs out and is counted (`make gpu`)."""
+"""Tests that need a GPU: running out of its memory, and measuring it (`make gpu`)."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from toy_training import Q0, V1, a_training_task, workplace
+from toy_training import Q0, V1, a_training_task, make_runtime
 
 from fedpipe_trainer import device
 from fedpipe_trainer.contract import TrainResult, TrainTask
-from fedpipe_trainer.model import release
+from fedpipe_trainer.model import clear_cache
 from fedpipe_trainer.recipes import train
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here, or it is hidden: `make gpu` shows it")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible: use `make gpu`")
 
 MB = 10**6
 MANY = 2048
@@ -25,16 +25,16 @@ def make_task(toy: Callable[[str], Path], tmp_path: Path) -> Callable[..., Train
 
 
 @pytest.fixture
-def narrow() -> Iterator[Callable[[int], None]]:
-    """A function that leaves this process so many bytes of the GPU until the test ends."""
-    whole = torch.cuda.get_device_properties(0).total_memory
-    yield lambda allowed: torch.cuda.set_per_process_memory_fraction(allowed / whole)
+def limit_memory() -> Iterator[Callable[[int], None]]:
+    """A function that limits this process to a number of bytes of GPU memory until the test ends."""
+    total = torch.cuda.get_device_properties(0).total_memory
+    yield lambda allowed: torch.cuda.set_per_process_memory_fraction(allowed / total)
     torch.cuda.set_per_process_memory_fraction(1.0)
-    release()
+    clear_cache()
 
 
-def trained(task: TrainTask, folder: Path) -> TrainResult:
-    return train.run(task, workplace(folder / "scratch"))
+def run_training(task: TrainTask, folder: Path) -> TrainResult:
+    return train.run(task, make_runtime(folder / "scratch"))
 
 
 def with_batch(task: TrainTask, size: int) -> TrainTask:
@@ -42,31 +42,33 @@ def with_batch(task: TrainTask, size: int) -> TrainTask:
 
 
 @pytest.mark.parametrize("bits", [4, 8, 16, 32])
-def test_a_batch_that_its_memory_cannot_hold_is_halved_and_trains_the_same(make_task: Any, tmp_path: Path, narrow: Any, bits: int) -> None:
+def test_a_batch_that_does_not_fit_in_memory_is_halved_and_trains_the_same(
+    make_task: Any, tmp_path: Path, limit_memory: Any, bits: int
+) -> None:
     task = with_batch(make_task(bits=bits, steps=3), MANY)
-    wide = trained(task, tmp_path)
+    unlimited = run_training(task, tmp_path)
 
-    narrow(wide.measured.peak_memory_bytes * 6 // 10)
-    result = trained(task, tmp_path)
+    limit_memory(unlimited.measured.peak_memory_bytes * 6 // 10)
+    result = run_training(task, tmp_path)
 
-    assert wide.micro_batch_size == MANY
+    assert unlimited.micro_batch_size == MANY
     assert result.micro_batch_size < MANY
-    assert result.measured.peak_memory_bytes < wide.measured.peak_memory_bytes
-    assert result.losses == pytest.approx(wide.losses, rel=0.01)
+    assert result.measured.peak_memory_bytes < unlimited.measured.peak_memory_bytes
+    assert result.losses == pytest.approx(unlimited.losses, rel=0.01)
 
 
-def test_a_peak_is_of_its_own_task_alone(make_task: Any, tmp_path: Path) -> None:
-    alone = trained(make_task(), tmp_path)
-    large = trained(with_batch(make_task(), MANY), tmp_path)
-    after = trained(make_task(), tmp_path)
+def test_a_peak_belongs_to_its_task_only(make_task: Any, tmp_path: Path) -> None:
+    before = run_training(make_task(), tmp_path)
+    large = run_training(with_batch(make_task(), MANY), tmp_path)
+    after = run_training(make_task(), tmp_path)
 
-    assert large.measured.peak_memory_bytes > 100 * MB + alone.measured.peak_memory_bytes
-    assert after.measured.peak_memory_bytes < 20 * MB + alone.measured.peak_memory_bytes
+    assert large.measured.peak_memory_bytes > 100 * MB + before.measured.peak_memory_bytes
+    assert after.measured.peak_memory_bytes < 20 * MB + before.measured.peak_memory_bytes
 
 
-def test_a_task_may_use_what_the_device_has_without_the_context(make_task: Any, tmp_path: Path) -> None:
-    result = trained(make_task(), tmp_path)
+def test_the_memory_of_a_task_is_that_of_the_device_without_the_context(make_task: Any, tmp_path: Path) -> None:
+    result = run_training(make_task(), tmp_path)
 
-    whole = torch.cuda.get_device_properties(0)
-    assert result.measured.device == whole.name
-    assert 0 < device.memory_bytes(device.choose(), limit=1) < whole.total_memory
+    properties = torch.cuda.get_device_properties(0)
+    assert result.measured.device == properties.name
+    assert 0 < device.memory_bytes(device.choose(), limit=1) < properties.total_memory

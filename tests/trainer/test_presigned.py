@@ -1,4 +1,4 @@
-"""A 403 to a presigned URL: when it may mean that the object is missing, on a server that answers as S3 stores do."""
+"""A 403 for a presigned URL: when it may mean that the object is missing, tested with the responses of S3 stores."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ from serving import serving
 
 from fedpipe_trainer.contract import FailureReason
 from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.presigned import code_in, may_be_missing
-from fedpipe_trainer.workplace import Workplace
+from fedpipe_trainer.presigned import error_code, may_be_missing
+from fedpipe_trainer.task_runtime import TaskRuntime
 
 SIGNED = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -26,12 +26,12 @@ SESSION_OVER = "<Error><Code>ExpiredToken</Code><Message>The provided token has 
 
 @dataclass
 class Bucket:
-    """A bucket that answers every request with the same 403, at a time of its own."""
+    """A bucket that answers every request with the same 403, and whose clock is set by the test."""
 
     port: int
     body: str = AWS_DENIED
     now: datetime = SIGNED + timedelta(minutes=5)
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
 
     def url(self) -> str:
         signature = f"X-Amz-Date={SIGNED:%Y%m%dT%H%M%SZ}&X-Amz-Expires=3600&X-Amz-Signature=5ec2e7"
@@ -49,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         bucket, body = self.server.bucket, self.server.bucket.body.encode()
-        bucket.asked.append(self.path)
+        bucket.requests.append(self.path)
         self.send_response_only(403)
         self.send_header("Date", format_datetime(bucket.now, usegmt=True))
         self.send_header("Content-Length", str(len(body)))
@@ -64,19 +64,19 @@ def bucket() -> Iterator[Bucket]:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path) -> Workplace:
-    return Workplace(folder=tmp_path, cache=tmp_path, say=lambda _: None, stop_requested=lambda: False)
+def runtime(tmp_path: Path) -> TaskRuntime:
+    return TaskRuntime(folder=tmp_path, cache=tmp_path, write_progress=lambda _: None, stop_requested=lambda: False)
 
 
 @pytest.mark.parametrize("body", [AWS_DENIED, CEPH_DENIED_OR_EXPIRED], ids=["aws", "ceph"])
-def test_a_checkpoint_of_which_the_store_may_not_say_that_it_is_missing_is_missing(
-    bucket: Bucket, workplace: Workplace, tmp_path: Path, body: str
+def test_a_checkpoint_counts_as_missing_if_the_store_does_not_reveal_that_it_is_missing(
+    bucket: Bucket, runtime: TaskRuntime, tmp_path: Path, body: str
 ) -> None:
     bucket.body = body
 
-    assert not workplace.download_if_there(bucket.url(), tmp_path / "checkpoint")
+    assert not runtime.download_if_exists(bucket.url(), tmp_path / "checkpoint")
     assert not (tmp_path / "checkpoint").exists()
-    assert len(bucket.asked) == 1
+    assert len(bucket.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -90,39 +90,39 @@ def test_a_checkpoint_of_which_the_store_may_not_say_that_it_is_missing_is_missi
         ("", timedelta(0)),
         ("<html>a proxy's own page</html>", timedelta(0)),
     ],
-    ids=["expired", "expired, no message", "dated ahead", "wrong signature", "session over", "no word", "no store"],
+    ids=["expired", "expired, no message", "dated ahead", "wrong signature", "session over", "no body", "not a store"],
 )
-def test_a_url_that_was_refused_itself_is_not_taken_for_a_missing_object(
-    bucket: Bucket, workplace: Workplace, tmp_path: Path, body: str, age: timedelta
+def test_a_refused_url_does_not_count_as_a_missing_object(
+    bucket: Bucket, runtime: TaskRuntime, tmp_path: Path, body: str, age: timedelta
 ) -> None:
     bucket.body, bucket.now = body, SIGNED + age
 
     with pytest.raises(TaskFailed, match="403 Forbidden") as failed:
-        workplace.download_if_there(bucket.url(), tmp_path / "checkpoint")
+        runtime.download_if_exists(bucket.url(), tmp_path / "checkpoint")
 
     assert failed.value.reason is FailureReason.TRANSFER_FAILED
     assert "5ec2e7" not in failed.value.message
 
 
-def test_an_object_that_must_be_there_is_never_taken_as_missing_but_refused_with_the_stores_word(
-    bucket: Bucket, workplace: Workplace, tmp_path: Path
+def test_a_required_object_never_counts_as_missing_and_the_error_has_the_code_of_the_store(
+    bucket: Bucket, runtime: TaskRuntime, tmp_path: Path
 ) -> None:
     with pytest.raises(TaskFailed, match=r"403 Forbidden \(AccessDenied\): the presigned URL has expired or does not allow this"):
-        workplace.download(bucket.url(), tmp_path / "adapter")
+        runtime.download(bucket.url(), tmp_path / "adapter")
 
 
 @pytest.mark.parametrize("url", ["http://h/b/k", "http://h/b/k?X-Amz-Date=today&X-Amz-Expires=60", "http://h/b/k?X-Amz-Expires=60"])
-def test_a_url_that_does_not_say_how_long_it_holds_may_have_expired(url: str) -> None:
+def test_a_url_without_an_expiry_time_may_have_expired(url: str) -> None:
     assert not may_be_missing(url, "AccessDenied", "Sun, 01 Mar 2026 12:05:00 GMT")
 
 
 @pytest.mark.parametrize("date", ["", "yesterday", "Sun, 01 Mar 2026 12:05:00"])
-def test_a_store_that_does_not_tell_its_time_may_have_found_the_url_expired(date: str) -> None:
+def test_without_the_time_of_the_store_the_url_may_have_expired(date: str) -> None:
     assert not may_be_missing(Bucket(80).url(), "AccessDenied", date)
 
 
-def test_the_code_is_found_in_the_errors_of_every_store() -> None:
-    assert [code_in(body.encode()) for body in (AWS_DENIED, CEPH_DENIED_OR_EXPIRED, WRONG_SIGNATURE, "", "<Code>a b</Code>")] == [
+def test_the_error_code_is_found_in_the_responses_of_every_store() -> None:
+    assert [error_code(body.encode()) for body in (AWS_DENIED, CEPH_DENIED_OR_EXPIRED, WRONG_SIGNATURE, "", "<Code>a b</Code>")] == [
         "AccessDenied",
         "AccessDenied",
         "SignatureDoesNotMatch",

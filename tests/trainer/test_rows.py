@@ -1,4 +1,4 @@
-"""Reading a site's data: what is good is kept, what is bad is counted, what is hopeless is refused by name."""
+"""Reading a site's data: good rows are kept, bad rows are counted, unusable files are errors that name the file."""
 
 import csv
 import io
@@ -40,18 +40,18 @@ KINDS = {"jsonl": jsonl, "csv": as_csv, "parquet": as_parquet}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_of_good_rows_is_read_whole_and_in_order(tmp_path: Path, kind: str) -> None:
+def test_a_file_of_good_rows_is_read_completely_and_in_order(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"data.{kind}"
     path.write_bytes(KINDS[kind](GOOD))
 
-    found = read_rows(path, COLUMNS)
+    result = read_rows(path, COLUMNS)
 
-    assert found.rows == GOOD
-    assert found.skipped == 0
+    assert result.rows == GOOD
+    assert result.skipped == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_only_the_columns_that_are_asked_for_are_kept(tmp_path: Path, kind: str) -> None:
+def test_only_the_requested_columns_are_kept(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"data.{kind}"
     path.write_bytes(KINDS[kind](GOOD))
 
@@ -63,19 +63,19 @@ def test_an_empty_text_is_a_bad_row(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"data.{kind}"
     path.write_bytes(KINDS[kind]([*GOOD, {"text": "  ", "label": "a"}]))
 
-    found = read_rows(path, COLUMNS)
+    result = read_rows(path, COLUMNS)
 
-    assert (len(found.rows), found.skipped) == (300, 1)
+    assert (len(result.rows), result.skipped) == (300, 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_without_rows_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+def test_a_file_without_rows_is_an_error_that_names_it(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"data.{kind}"
     path.write_bytes(KINDS[kind]([]) if kind != "parquet" else as_parquet(GOOD[:0]))
 
-    failure = refused(path)
+    failure = failure_of(path)
 
-    assert "holds no row" in failure.message
+    assert "has no rows" in failure.message
 
 
 BAD_LINES = {
@@ -86,7 +86,7 @@ BAD_LINES = {
     "a number": b'{"text": 3, "label": "a"}\n',
     "not UTF-8": b'{"text": "\xff\xfe", "label": "a"}\n',
     "half a surrogate pair": b'{"text": "\\ud800", "label": "a"}\n',
-    "nested beyond reason": b"[" * 100_000 + b"\n",
+    "nested too deeply": b"[" * 100_000 + b"\n",
 }
 
 
@@ -95,9 +95,9 @@ def test_a_bad_line_of_json_is_skipped_and_counted(tmp_path: Path, line: bytes) 
     path = tmp_path / "data.jsonl"
     path.write_bytes(jsonl(GOOD[:150]) + line + jsonl(GOOD[150:]))
 
-    found = read_rows(path, COLUMNS)
+    result = read_rows(path, COLUMNS)
 
-    assert (found.rows, found.skipped) == (GOOD, 1)
+    assert (result.rows, result.skipped) == (GOOD, 1)
 
 
 BAD_RECORDS = {
@@ -114,16 +114,16 @@ def test_a_bad_record_of_csv_is_skipped_and_counted(tmp_path: Path, line: bytes)
     head, tail = as_csv(GOOD[:150]), as_csv(GOOD[150:]).split(b"\r\n", maxsplit=1)[1]
     path.write_bytes(head + line + tail)
 
-    found = read_rows(path, COLUMNS)
+    result = read_rows(path, COLUMNS)
 
-    assert (found.rows, found.skipped) == (GOOD, 1)
+    assert (result.rows, result.skipped) == (GOOD, 1)
 
 
-def test_more_than_one_bad_row_in_a_hundred_is_refused_with_the_first_line_and_the_count(tmp_path: Path) -> None:
+def test_more_than_one_bad_row_in_a_hundred_is_an_error_with_the_first_line_and_the_count(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_bytes(jsonl(GOOD[:7]) + b"oops\n" * 4 + jsonl(GOOD[7:]))
 
-    failure = refused(path)
+    failure = failure_of(path)
 
     assert f"4 of 304 rows of {path} cannot be used, the first at line 8: it is not JSON" in failure.message
 
@@ -136,14 +136,14 @@ def test_exactly_one_bad_row_in_a_hundred_is_tolerated_and_reported(tmp_path: Pa
     assert f"1 of 100 rows of {path} cannot be used, the first at line 1" in caplog.text
 
 
-def test_no_message_repeats_a_text_of_the_data(tmp_path: Path) -> None:
+def test_no_message_quotes_a_text_of_the_data(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_bytes(b'{"text": "a secret", "label": }\n{"text": ["a secret"], "label": "a"}\n')
 
-    assert "secret" not in refused(path).message
+    assert "secret" not in failure_of(path).message
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_first_column(tmp_path: Path) -> None:
     for kind in ("csv", "jsonl"):
         path = tmp_path / f"data.{kind}"
         path.write_bytes(b"\xef\xbb\xbf" + KINDS[kind](GOOD))
@@ -151,7 +151,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
         assert read_rows(path, COLUMNS).rows == GOOD
 
 
-def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
+def test_blank_lines_are_not_rows(tmp_path: Path) -> None:
     for kind in ("csv", "jsonl"):
         path = tmp_path / f"data.{kind}"
         path.write_bytes(KINDS[kind](GOOD) + b"\r\n\r\n")
@@ -159,7 +159,7 @@ def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
         assert read_rows(path, COLUMNS).skipped == 0
 
 
-def test_a_very_long_field_of_csv_is_a_field(tmp_path: Path) -> None:
+def test_a_very_long_field_of_csv_is_read(tmp_path: Path) -> None:
     path = tmp_path / "data.csv"
     row = {"text": "x" * 1_000_000, "label": "a"}
     path.write_bytes(as_csv([row]))
@@ -167,11 +167,11 @@ def test_a_very_long_field_of_csv_is_a_field(tmp_path: Path) -> None:
     assert read_rows(path, COLUMNS).rows == [row]
 
 
-def test_a_column_that_the_whole_file_lacks_is_named_beside_those_it_has(tmp_path: Path) -> None:
+def test_a_column_missing_from_the_whole_file_is_an_error_that_lists_the_columns(tmp_path: Path) -> None:
     path = tmp_path / "data.csv"
     path.write_bytes(as_csv(GOOD))
 
-    assert "no value in column 'note' (columns: label, text)" in refused(path, ("note",)).message
+    assert "no value in column 'note' (columns: label, text)" in failure_of(path, ("note",)).message
 
 
 UNREADABLE: dict[str, Callable[[Path], object]] = {
@@ -184,14 +184,14 @@ UNREADABLE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
-def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path, name: str) -> None:
+def test_an_unreadable_file_is_an_error_that_names_it(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     UNREADABLE[name](path)
 
-    assert str(path) in refused(path).message
+    assert str(path) in failure_of(path).message
 
 
-def refused(path: Path, columns: Sequence[str] = COLUMNS) -> TaskFailed:
+def failure_of(path: Path, columns: Sequence[str] = COLUMNS) -> TaskFailed:
     with pytest.raises(TaskFailed) as caught:
         read_rows(path, columns)
     assert caught.value.reason is FailureReason.BAD_DATA

@@ -1,4 +1,4 @@
-"""Objects in and out, against real files and a real HTTP server that has bad days."""
+"""Downloads and uploads with real files and a real HTTP server that can fail."""
 
 import hashlib
 import subprocess
@@ -17,17 +17,17 @@ from fedpipe_trainer.transfer import receive, send, without_query
 
 CONTENT = bytes(range(256)) * 5000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-HANG_UP = 0  # in the middle of the answer
+CLOSE_CONNECTION = 0  # in the middle of the response
 SIGNATURE = "X-Amz-Signature=5ec2e7"
 
 
 @dataclass
 class Store:
-    """An object store of one bucket, that first gives the answers it was told to give."""
+    """An object store with one bucket, whose first responses have the statuses in `statuses`."""
 
     objects: dict[str, bytes] = field(default_factory=dict)
-    answers: list[int] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     port: int = 0
 
@@ -46,20 +46,20 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         content = self.server.store.objects.get(self.path)
-        if not self.refused():
+        if not self.refuse():
             self.answer(404 if content is None else 200, content or b"")
 
     def do_PUT(self) -> None:
         content = self.rfile.read(int(self.headers["Content-Length"]))
-        if not self.refused():
+        if not self.refuse():
             self.server.store.objects[self.path] = content
             self.answer(200, b"")
 
-    def refused(self) -> bool:
+    def refuse(self) -> bool:
         store = self.server.store
-        store.asked.append(self.command)
-        status = store.answers.pop(0) if store.answers else 200
-        if status == HANG_UP:
+        store.requests.append(self.command)
+        status = store.statuses.pop(0) if store.statuses else 200
+        if status == CLOSE_CONNECTION:
             self.send_response(200)
             self.send_header("Content-Length", "1000")
             self.end_headers()
@@ -78,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Write no log."""
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def local(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_is_sent_can_be_received(store: Store, local: Path, tmp_path: Path) -> None:
+def test_an_uploaded_file_can_be_downloaded(store: Store, local: Path, tmp_path: Path) -> None:
     for url in (store.url("a"), f"file://{tmp_path}/store/rounds/0001/a%20b"):
         artifact = send(local, url)
         size = receive(url, tmp_path / "back", sha256=SHA256)
@@ -105,7 +105,7 @@ def test_what_is_sent_can_be_received(store: Store, local: Path, tmp_path: Path)
     assert (tmp_path / "store/rounds/0001/a b").is_file()
 
 
-def test_an_empty_file_travels_too(store: Store, tmp_path: Path) -> None:
+def test_an_empty_file_can_be_uploaded_and_downloaded(store: Store, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.touch()
 
@@ -114,93 +114,97 @@ def test_an_empty_file_travels_too(store: Store, tmp_path: Path) -> None:
     assert receive(store.url("empty"), tmp_path / "back") == 0
 
 
-def test_a_missing_object_is_no_error(store: Store, tmp_path: Path) -> None:
+def test_a_missing_object_is_not_an_error(store: Store, tmp_path: Path) -> None:
     assert receive(store.url("nothing"), tmp_path / "back") is None
     assert receive(f"file://{tmp_path}/nothing", tmp_path / "back") is None
     assert not (tmp_path / "back").exists()
 
 
-def test_other_bytes_than_the_task_names_are_refused_and_not_kept(store: Store, local: Path, tmp_path: Path) -> None:
+def test_an_object_with_another_hash_is_an_error_and_is_not_kept(store: Store, local: Path, tmp_path: Path) -> None:
     send(local, store.url("a"))
 
-    failure = failing(lambda: receive(store.url("a"), tmp_path / "back", sha256="0" * 64))
+    failure = failure_of(lambda: receive(store.url("a"), tmp_path / "back", sha256="0" * 64))
 
     assert f"has SHA-256 {SHA256}, the task says 000" in failure.message
     assert not (tmp_path / "back").exists()
 
 
-@pytest.mark.parametrize("bad_days", [[500], [503, 429], [HANG_UP], [HANG_UP, 500, HANG_UP, 502]])
-def test_a_store_that_recovers_is_asked_again_after_a_growing_pause(store: Store, local: Path, tmp_path: Path, bad_days: list[int]) -> None:
+@pytest.mark.parametrize("statuses", [[500], [503, 429], [CLOSE_CONNECTION], [CLOSE_CONNECTION, 500, CLOSE_CONNECTION, 502]])
+def test_a_failed_request_is_retried_after_growing_pauses(store: Store, local: Path, tmp_path: Path, statuses: list[int]) -> None:
     send(local, store.url("a"))
-    store.answers = list(bad_days)
+    store.statuses = list(statuses)
     pauses: list[float] = []
 
-    receive(store.url("a"), tmp_path / "back", sha256=SHA256, pause=pauses.append)
+    receive(store.url("a"), tmp_path / "back", sha256=SHA256, sleep=pauses.append)
 
-    assert pauses == [0.5, 1.0, 2.0, 4.0][: len(bad_days)]
+    assert pauses == [0.5, 1.0, 2.0, 4.0][: len(statuses)]
 
 
-def test_an_upload_is_sent_again_whole(store: Store, local: Path) -> None:
-    store.answers = [503, 500]
+def test_a_failed_upload_is_retried_from_the_start(store: Store, local: Path) -> None:
+    store.statuses = [503, 500]
 
-    send(local, store.url("a"), pause=lambda _: None)
+    send(local, store.url("a"), sleep=lambda _: None)
 
     assert list(store.objects.values()) == [CONTENT]
-    assert store.asked == ["PUT"] * 3
+    assert store.requests == ["PUT"] * 3
 
 
-def test_the_store_says_how_long_to_wait_but_not_too_long(store: Store, local: Path) -> None:
+def test_the_retry_after_header_is_respected_up_to_a_limit(store: Store, local: Path) -> None:
     pauses: list[float] = []
     for seconds in ("7", "86400"):
-        store.answers, store.headers = [429], {"Retry-After": seconds}
-        send(local, store.url("a"), pause=pauses.append)
+        store.statuses, store.headers = [429], {"Retry-After": seconds}
+        send(local, store.url("a"), sleep=pauses.append)
 
     assert pauses == [7.0, 20.0]
 
 
-def test_attempts_are_finite(store: Store, local: Path) -> None:
-    store.answers = [503] * 100
+def test_the_number_of_attempts_is_limited(store: Store, local: Path) -> None:
+    store.statuses = [503] * 100
 
-    failure = failing(lambda: send(local, store.url("a"), pause=lambda _: None))
+    failure = failure_of(lambda: send(local, store.url("a"), sleep=lambda _: None))
 
     assert "503 Service Unavailable, 9 times in a row" in failure.message
-    assert len(store.asked) == 9
+    assert len(store.requests) == 9
 
 
-def test_a_store_out_of_reach_is_told_by_name(store: Store, local: Path) -> None:
-    failure = failing(lambda: send(local, "http://127.0.0.1:1/bucket/a?X-Amz-Signature=5ec2e7", pause=lambda _: None))
+def test_an_unreachable_store_is_an_error_that_names_its_url(store: Store, local: Path) -> None:
+    failure = failure_of(lambda: send(local, "http://127.0.0.1:1/bucket/a?X-Amz-Signature=5ec2e7", sleep=lambda _: None))
 
     assert failure.message.startswith("http://127.0.0.1:1/bucket/a: ConnectError")
-    assert store.asked == []
+    assert store.requests == []
 
 
 @pytest.mark.parametrize("status", [301, 400, 403, 404, 412])
-def test_a_refusal_is_final(store: Store, local: Path, status: int) -> None:
-    store.answers = [status]
+def test_a_refused_request_is_not_retried(store: Store, local: Path, status: int) -> None:
+    store.statuses = [status]
 
-    failure = failing(lambda: send(local, store.url("a")))
+    failure = failure_of(lambda: send(local, store.url("a")))
 
     assert f"the store answered {status}" in failure.message
-    assert len(store.asked) == 1
+    assert len(store.requests) == 1
 
 
-@pytest.mark.parametrize("answers", [[403], [503] * 9, [HANG_UP] * 9, [200]], ids=["refused", "down", "cut off", "other bytes"])
-def test_no_signature_is_ever_told(store: Store, local: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, answers: list[int]) -> None:
+@pytest.mark.parametrize(
+    "statuses", [[403], [503] * 9, [CLOSE_CONNECTION] * 9, [200]], ids=["refused", "down", "connection closed", "other bytes"]
+)
+def test_a_signature_is_never_logged_or_reported(
+    store: Store, local: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, statuses: list[int]
+) -> None:
     caplog.set_level("DEBUG")
     send(local, store.url("a"))
-    store.answers = answers
+    store.statuses = statuses
 
-    failure = failing(lambda: receive(store.url("a"), tmp_path / "back", sha256="0" * 64, pause=lambda _: None))
+    failure = failure_of(lambda: receive(store.url("a"), tmp_path / "back", sha256="0" * 64, sleep=lambda _: None))
 
     assert "5ec2e7" in store.url("a")
     assert "5ec2e7" not in failure.message + caplog.text
 
 
-def test_a_url_is_shown_without_what_is_secret_in_it() -> None:
+def test_a_url_is_shown_without_its_secrets() -> None:
     assert without_query("https://user:key@host:9000/a/b?c=d#e") == "https://host:9000/a/b"
 
 
-def test_a_reader_never_sees_half_a_file(local: Path, tmp_path: Path) -> None:
+def test_a_reader_never_sees_a_partial_file(local: Path, tmp_path: Path) -> None:
     target = tmp_path / "store" / "a"
     send(local, target.as_uri())
     old = target.stat().st_ino
@@ -208,19 +212,19 @@ def test_a_reader_never_sees_half_a_file(local: Path, tmp_path: Path) -> None:
     local.write_bytes(b"new")
     send(local, target.as_uri())
 
-    assert target.stat().st_ino != old  # a new file took its place
+    assert target.stat().st_ino != old  # it was replaced by a new file
     assert target.read_bytes() == b"new"
-    assert list(target.parent.iterdir()) == [target]  # nothing is left beside it
+    assert list(target.parent.iterdir()) == [target]  # no temporary file is left
 
 
-def test_a_store_that_is_no_folder_is_told_by_its_path(local: Path) -> None:
-    failure = failing(lambda: send(local, f"{local.as_uri()}/a"))
+def test_a_store_that_is_not_a_folder_is_an_error_that_names_its_path(local: Path) -> None:
+    failure = failure_of(lambda: send(local, f"{local.as_uri()}/a"))
 
     assert f"cannot write {local}/a: " in failure.message
 
 
-def test_a_full_disk_at_the_store_is_told_by_its_path(local: Path, full_disk: Path) -> None:
-    failure = failing(lambda: send(local, f"file://{full_disk}/a"))
+def test_a_full_disk_of_the_store_is_an_error_that_names_the_path(local: Path, full_disk: Path) -> None:
+    failure = failure_of(lambda: send(local, f"file://{full_disk}/a"))
 
     assert failure.message == f"cannot write {full_disk}/a: No space left on device"
     assert list(full_disk.iterdir()) == []
@@ -239,16 +243,16 @@ except TaskFailed as failure:
 """
 
 
-def test_a_limit_on_file_size_is_told_by_its_path(local: Path, tmp_path: Path) -> None:
+def test_a_file_size_limit_is_an_error_that_names_the_path(local: Path, tmp_path: Path) -> None:
     target = tmp_path / "store" / "a"
 
-    said = subprocess.run([sys.executable, "-c", LIMITED, local, target.as_uri()], capture_output=True, text=True, check=True).stdout
+    output = subprocess.run([sys.executable, "-c", LIMITED, local, target.as_uri()], capture_output=True, text=True, check=True).stdout
 
-    assert said.strip() == f"TransferFailed cannot write {target}: File too large"
+    assert output.strip() == f"TransferFailed cannot write {target}: File too large"
     assert list(target.parent.iterdir()) == []
 
 
-def failing(transfer: object) -> TaskFailed:
+def failure_of(transfer: object) -> TaskFailed:
     assert callable(transfer)
     with pytest.raises(TaskFailed) as caught:
         transfer()

@@ -1,4 +1,4 @@
-"""Whole tasks, from their file to their result, in real trainer processes on toy models."""
+"""Complete tasks, from the task file to the result, in real trainer processes on toy models."""
 
 import fcntl
 import json
@@ -29,7 +29,6 @@ from fedpipe_trainer.contract import (
     Forecast,
     GlobalAdapter,
     Hyperparameters,
-    Manifest,
     Model,
     Objective,
     Outcome,
@@ -37,6 +36,7 @@ from fedpipe_trainer.contract import (
     ProfileResult,
     ProfileTask,
     Progress,
+    Result,
     RunRef,
     Seq2SeqLM,
     SequenceClassification,
@@ -57,7 +57,7 @@ EXPORTED = {
 
 @dataclass(frozen=True)
 class Case:
-    """An objective, a toy model for it, and two of its weights with their ranks."""
+    """An objective, a toy model for it, and the ranks of some of its weights."""
 
     toy: str
     objective: Objective
@@ -91,7 +91,7 @@ CAUSAL = CASES["causal-llama"]
 
 @pytest.fixture
 def data(tmp_path: Path) -> Data:
-    """A site's data: 200 rows to learn from, 24 to judge by; two answers to each of the latter's prompts."""
+    """A site's data: 200 training rows, and 24 validation rows with two answers to each prompt."""
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row(i)) + "\n" for i in range(200)))
     (tmp_path / "validation.jsonl").write_text("".join(json.dumps(row(i // 2)) + "\n" for i in range(24)))
     return Data(train=str(tmp_path / "train.jsonl"), validation=str(tmp_path / "validation.jsonl"))
@@ -104,7 +104,7 @@ def row(i: int) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Site:
-    """Makes the tasks of one site and reads what they leave."""
+    """Makes the tasks of one site and reads their results."""
 
     case: Case
     model: Path
@@ -131,19 +131,19 @@ class Site:
         return TrainTask(**{**self.common(name), "data": self.data, "plan": plan, "hyperparameters": hyper, "adapter": adapter, **changed})
 
     def evaluate(self, name: str, adapter: GlobalAdapter | None = None, **changed: Any) -> EvaluateTask:
-        wanted = Evaluation(max_samples=20, generations=4, max_new_tokens=8, samples=2)
-        fields = {**self.common(name), "data": self.data, "bits": 32, "batch_size": 4, "evaluation": wanted, "global_adapter": adapter}
+        evaluation = Evaluation(max_samples=20, generations=4, max_new_tokens=8, samples=2)
+        fields = {**self.common(name), "data": self.data, "bits": 32, "batch_size": 4, "evaluation": evaluation, "global_adapter": adapter}
         return EvaluateTask(**{**fields, **changed})
 
     def export(self, adapter: GlobalAdapter) -> ExportTask:
         adapter_files, merged_files = ({name: self.url(f"{kind}/{name}") for name in names} for kind, names in EXPORTED.items())
         return ExportTask(**self.common("export"), global_adapter=adapter, adapter_files=adapter_files, merged_files=merged_files)
 
-    def result(self, name: str) -> Manifest:
+    def result(self, name: str) -> Result:
         return parse_result((self.folder / "store" / f"{name}.json").read_text())
 
     def global_adapter(self, update: TrainResult, name: str = "train") -> GlobalAdapter:
-        """The average over this one site: its own factors, the scale multiplied into B."""
+        """The average over this single site: its factors, with B multiplied by the scale."""
         tensors = load_file(self.folder / "store" / f"{name}.safetensors")
         for weight, scale in update.scales.items():
             tensors[f"base_model.model.{weight}.lora_B.weight"] *= scale
@@ -165,13 +165,13 @@ every_case = pytest.mark.parametrize("site", CASES.values(), ids=CASES, indirect
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PeftModel reads it
 @every_case
 def test_a_round_from_training_to_the_merged_model(site: Site, trainer: Any) -> None:
-    assert trainer.do(site.evaluate("base"), site.folder / "0") == 0
-    assert trainer.do(site.train(), site.folder / "1") == 0
+    assert trainer.perform(site.evaluate("base"), site.folder / "0") == 0
+    assert trainer.perform(site.train(), site.folder / "1") == 0
     update = site.result("train")
     assert isinstance(update, TrainResult)
     adapter = site.global_adapter(update)
-    assert trainer.do(site.evaluate("after", adapter), site.folder / "2") == 0
-    assert trainer.do(site.export(adapter), site.folder / "3") == 0
+    assert trainer.perform(site.evaluate("after", adapter), site.folder / "2") == 0
+    assert trainer.perform(site.export(adapter), site.folder / "3") == 0
 
     check_update(site, update)
     check_evaluations(site)
@@ -197,37 +197,37 @@ def check_evaluations(site: Site) -> None:
     assert after.loss is not None
     assert after.loss < base.loss
     assert (after.samples, after.targets, len(after.examples)) == (20, base.targets, 2)
-    assert [sample.text for sample in after.examples] == [sample.text for sample in base.examples]  # the same rows every round
+    assert [sample.text for sample in after.examples] == [sample.text for sample in base.examples]  # the same rows in every round
     expected = {"accuracy", "macroF1"} if site.case.objective == CLASSES else {"perplexity", "bleu", "rougeL"}
     slots = {"slotErrorRate"} if site.case.objective == LANGUAGE else set()
     assert set(after.metrics) == expected | slots
 
 
 def check_export(site: Site) -> None:
-    exported = site.result("export")
-    assert isinstance(exported, ExportResult)
-    assert exported.max_logit_difference is not None
-    assert exported.max_logit_difference < 1e-4
+    result = site.result("export")
+    assert isinstance(result, ExportResult)
+    assert result.max_logit_difference is not None
+    assert result.max_logit_difference < 1e-4
     labels = {"num_labels": len(LABELS)} if site.case.objective == CLASSES else {}
     store = site.folder / "store"
     adapted = PeftModel.from_pretrained(site.case.auto.from_pretrained(site.model, **labels), store / "adapter").eval()
     merged = site.case.auto.from_pretrained(store / "merged").eval()
     batch = {"input_ids": torch.arange(40).reshape(2, 20)}
-    more = {"decoder_input_ids": batch["input_ids"]} if site.case.objective == REWRITING else {}
+    decoder_inputs = {"decoder_input_ids": batch["input_ids"]} if site.case.objective == REWRITING else {}
     with torch.no_grad():
-        assert torch.allclose(adapted(**batch, **more).logits, merged(**batch, **more).logits, atol=1e-4)
+        assert torch.allclose(adapted(**batch, **decoder_inputs).logits, merged(**batch, **decoder_inputs).logits, atol=1e-4)
 
 
-def alone(task_file: Path) -> "subprocess.CompletedProcess[str]":
-    """One task in a process of its own, with as many threads as the serving trainer has: the same bytes need that."""
+def run_process(task_file: Path) -> "subprocess.CompletedProcess[str]":
+    """Perform one task in a new process, with as many threads as the serving trainer, since equal bytes require that."""
     command, one_thread = [sys.executable, "-m", "fedpipe_trainer", task_file], os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=one_thread)
 
 
 def test_the_same_task_gives_the_same_bytes_in_another_process(site: Site, trainer: Any) -> None:
-    assert trainer.do(site.train("here"), site.folder / "1") == 0
+    assert trainer.perform(site.train("here"), site.folder / "1") == 0
     (site.folder / "there-task.json").write_text(site.train("there").to_json())
-    ended = alone(site.folder / "there-task.json")
+    ended = run_process(site.folder / "there-task.json")
 
     assert ended.returncode == 0, ended.stderr
     assert [Progress.model_validate_json(line).phase for line in ended.stdout.splitlines()] == ["load"] + ["train"] * 20
@@ -235,12 +235,12 @@ def test_the_same_task_gives_the_same_bytes_in_another_process(site: Site, train
     assert here == there
 
 
-def test_a_task_that_was_stopped_goes_on_and_ends_with_the_same_bytes(site: Site, trainer: Any, another_trainer: Any) -> None:
-    where = {"checkpoint_read": site.url("checkpoint"), "checkpoint_write": site.url("checkpoint")}
-    # With a full pipe it cannot get further ahead of us than a few dozen steps.
+def test_a_stopped_task_resumes_and_ends_with_the_same_bytes(site: Site, trainer: Any, another_trainer: Any) -> None:
+    checkpoint_urls = {"checkpoint_read": site.url("checkpoint"), "checkpoint_write": site.url("checkpoint")}
+    # The small pipe fills up, so the trainer gets at most a few dozen steps ahead of this test.
     fcntl.fcntl(another_trainer.process.stdout, fcntl.F_SETPIPE_SZ, 4096)
-    another_trainer.start(site.train("stopped", steps=120, **where), site.folder / "1")
-    while another_trainer.line().get("step", 0) < 3:
+    another_trainer.start(site.train("stopped", steps=120, **checkpoint_urls), site.folder / "1")
+    while another_trainer.read_line().get("step", 0) < 3:
         pass
     another_trainer.process.send_signal(signal.SIGTERM)
 
@@ -249,20 +249,20 @@ def test_a_task_that_was_stopped_goes_on_and_ends_with_the_same_bytes(site: Site
     stopped = site.result("stopped")
     assert stopped.failure is not None
     assert stopped.failure.reason is FailureReason.TERMINATED
-    assert trainer.do(site.train("resumed", steps=120, attempt=1, **where), site.folder / "2") == 0
-    assert trainer.do(site.train("undisturbed", steps=120), site.folder / "3") == 0
+    assert trainer.perform(site.train("resumed", steps=120, attempt=1, **checkpoint_urls), site.folder / "2") == 0
+    assert trainer.perform(site.train("undisturbed", steps=120), site.folder / "3") == 0
     resumed = site.result("resumed")
     assert isinstance(resumed, TrainResult)
     assert 3 <= resumed.resumed_from_step < 120
     assert (resumed.steps, len(resumed.losses)) == (120, 120)
-    ends = [(site.folder / "store" / f"{name}.safetensors").read_bytes() for name in ("resumed", "undisturbed")]
-    assert ends[0] == ends[1]
+    adapters = [(site.folder / "store" / f"{name}.safetensors").read_bytes() for name in ("resumed", "undisturbed")]
+    assert adapters[0] == adapters[1]
 
 
-def test_a_profile_measures_every_bit_width_it_is_asked_for(site: Site, trainer: Any) -> None:
+def test_a_profile_measures_every_requested_bit_width(site: Site, trainer: Any) -> None:
     task = ProfileTask(**{**site.common("profile"), "round": 0}, data=site.data, bits=(16, 32), batch_sizes=(1, 2), rank=2)
 
-    assert trainer.do(task, site.folder / "1") == 0
+    assert trainer.perform(task, site.folder / "1") == 0
 
     profile = site.result("profile")
     assert isinstance(profile, ProfileResult)
@@ -271,10 +271,10 @@ def test_a_profile_measures_every_bit_width_it_is_asked_for(site: Site, trainer:
     assert {point.bits for point in profile.throughput} == {16, 32}
 
 
-def test_a_data_file_that_vanished_is_named(site: Site, trainer: Any) -> None:
+def test_a_missing_data_file_is_an_error_that_names_it(site: Site, trainer: Any) -> None:
     Path(site.data.train).unlink()
 
-    assert trainer.do(site.train(), site.folder / "1") == 3
+    assert trainer.perform(site.train(), site.folder / "1") == 3
     assert_failed(site, FailureReason.BAD_DATA, f"the data file {site.data.train} cannot be read: No such file or directory")
 
 
@@ -282,69 +282,72 @@ def test_rows_that_are_not_utf8_are_counted(site: Site, trainer: Any) -> None:
     with Path(site.data.train).open("ab") as file:
         file.write(b'{"text": "caf\xe9", "label": "low", "answer": "low"}\n')
 
-    assert trainer.do(site.train(steps=1), site.folder / "1") == 0
+    assert trainer.perform(site.train(steps=1), site.folder / "1") == 0
     update = site.result("train")
     assert isinstance(update, TrainResult)
     assert update.skipped_rows == 1
 
 
-def test_a_model_folder_without_tokenizer_is_named(site: Site, trainer: Any, tmp_path: Path) -> None:
+def test_a_model_folder_without_a_tokenizer_is_an_error_that_names_it(site: Site, trainer: Any, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()
     for name in ("config.json", "model.safetensors"):
         (bare / name).symlink_to(site.model / name)
 
-    assert trainer.do(site.train(model=Model(source=bare.as_uri())), site.folder / "1") == 4
+    assert trainer.perform(site.train(model=Model(source=bare.as_uri())), site.folder / "1") == 4
     assert_failed(site, FailureReason.BAD_MODEL, f"the model folder {bare} has no tokenizer.json")
 
 
-def test_a_global_adapter_of_another_hash_is_refused(site: Site, trainer: Any) -> None:
-    assert trainer.do(site.train("first", steps=1), site.folder / "1") == 0
+def test_a_global_adapter_with_another_hash_is_refused(site: Site, trainer: Any) -> None:
+    assert trainer.perform(site.train("first", steps=1), site.folder / "1") == 0
     other = GlobalAdapter(url=site.url("first.safetensors"), sha256="0" * 64, size=1)
 
-    assert trainer.do(site.train(global_adapter=other), site.folder / "2") == 10
+    assert trainer.perform(site.train(global_adapter=other), site.folder / "2") == 10
     assert_failed(site, FailureReason.TRANSFER_FAILED, "the task says 0000")
 
 
-def test_a_full_disk_at_the_store_is_told_in_the_result(site: Site, trainer: Any, full_disk: Path) -> None:
+def test_a_full_disk_of_the_store_is_reported_in_the_result(site: Site, trainer: Any, full_disk: Path) -> None:
     (full_disk / "filler").write_bytes(bytes(65_536))
 
-    assert trainer.do(site.train(steps=1, adapter=(full_disk / "a").as_uri()), site.folder / "1") == 10
+    assert trainer.perform(site.train(steps=1, adapter=(full_disk / "a").as_uri()), site.folder / "1") == 10
     assert_failed(site, FailureReason.TRANSFER_FAILED, f"cannot write {full_disk}/a: No space left on device")
     assert [path.name for path in full_disk.iterdir()] == ["filler"]
 
 
-def test_a_result_that_cannot_be_written_is_told_in_the_log(site: Site, trainer: Any, tmp_path: Path) -> None:
+def test_a_result_that_cannot_be_written_is_reported_in_the_log(site: Site, trainer: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     url = (tmp_path / "file" / "result.json").as_uri()
 
-    assert trainer.do(site.evaluate("e", result=url), site.folder / "1") == 10
-    assert f"the result cannot be written: cannot write {tmp_path}/file/result.json" in (site.folder / "1" / "log").read_text()
+    assert trainer.perform(site.evaluate("e", result=url), site.folder / "1") == 10
+    assert f"cannot write the result: cannot write {tmp_path}/file/result.json" in (site.folder / "1" / "log").read_text()
 
 
-def test_a_label_the_run_does_not_know_is_named(toy: Toy, data: Data, tmp_path: Path, trainer: Any) -> None:
+def test_a_label_that_the_run_does_not_have_is_an_error_that_names_it(toy: Toy, data: Data, tmp_path: Path, trainer: Any) -> None:
     site = Site(CASES["classes-bert"], toy("bert"), data, tmp_path)
     task = site.evaluate("e", objective=SequenceClassification(labels=("high", "middle")))
 
-    assert trainer.do(task, site.folder / "1") == 3
+    assert trainer.perform(task, site.folder / "1") == 3
     assert (
-        "the label 'low' in column 'label' is none of the run's 2 labels (high, middle)" in (site.folder / "store" / "e.json").read_text()
+        "the label 'low' in column 'label' is not one of the run's 2 labels (high, middle)"
+        in (site.folder / "store" / "e.json").read_text()
     )
 
 
-def test_no_row_leaves_the_site_unless_the_run_asks(site: Site, trainer: Any) -> None:
-    assert trainer.do(site.evaluate("e", evaluation=Evaluation(max_samples=4, generations=2, max_new_tokens=4)), site.folder / "1") == 0
+def test_no_row_leaves_the_site_unless_the_run_requests_it(site: Site, trainer: Any) -> None:
+    assert (
+        trainer.perform(site.evaluate("e", evaluation=Evaluation(max_samples=4, generations=2, max_new_tokens=4)), site.folder / "1") == 0
+    )
 
     result = site.result("e")
     assert isinstance(result, EvaluateResult)
     assert result.examples == ()
 
 
-def test_an_evaluation_past_its_deadline_says_so(site: Site, trainer: Any) -> None:
-    assert trainer.do(site.evaluate("e", deadline_seconds=1e-6), site.folder / "1") == 143
+def test_an_evaluation_past_its_deadline_is_reported(site: Site, trainer: Any) -> None:
+    assert trainer.perform(site.evaluate("e", deadline_seconds=1e-6), site.folder / "1") == 143
     failure = site.result("e").failure
     assert failure is not None
-    assert "not done by its deadline" in failure.message
+    assert "did not end by its deadline" in failure.message
 
 
 def assert_failed(site: Site, reason: FailureReason, message: str) -> None:

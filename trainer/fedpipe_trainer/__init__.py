@@ -1,4 +1,4 @@
-"""The trainer: one task in (a JSON file), one result out, nothing else known of the world.
+"""The trainer: it reads a task (a JSON file), performs it, and writes a result.
 
-The operator imports `fedpipe_trainer.contract` and nothing more, so this file imports nothing heavy.
+The operator imports only `fedpipe_trainer.contract`, so this file must not import large libraries.
 """

@@ -1,6 +1,6 @@
-"""The trainer's command line: `python -m fedpipe_trainer TASK.json` does one task and ends; `--serve` does many.
+"""The trainer's command line: `python -m fedpipe_trainer TASK.json` performs one task; `--serve` performs several.
 
-One task: progress on standard output, the log on standard error, the exit status as `contract.ExitCode` lists them.
+For one task, progress goes to standard output and the log to standard error. The exit status is a `contract.ExitCode`.
 """
 
 import argparse
@@ -13,18 +13,17 @@ from typing import Final
 
 from fedpipe_trainer import settings as environment
 from fedpipe_trainer.contract import ExitCode
+from fedpipe_trainer.process import StopRequest, json_line_writer, reserve_stdout
 from fedpipe_trainer.serve import serve
-from fedpipe_trainer.stopping import Stop
-from fedpipe_trainer.streams import claim_stdout, speaker
 from fedpipe_trainer.tasks import perform
 
-# Libraries read these when they are imported; a user's own choice stands.
-_DEFAULTS: Final = {
-    # OpenMP's threads wait for one another by spinning; where a core is shared, or a pod has less than it has threads,
-    # a step then takes some thirty times as long (measured: 2 threads, one other busy process, 2 cores).
+# Environment variables that libraries read when they are imported; values that the user has set are kept.
+_LIBRARY_DEFAULTS: Final = {
+    # OpenMP's threads wait for one another by spinning. If a core is shared, or a pod has fewer cores than threads, a
+    # step then takes about thirty times as long (measured with 2 threads and one other busy process on 2 cores).
     "OMP_WAIT_POLICY": "PASSIVE",
-    # Nothing is compiled here. bitsandbytes wraps its plainest kernels for torch's compiler whether or not they are used, and to load
-    # that takes a second of processor time.
+    # Nothing is compiled here. bitsandbytes wraps its default kernels for torch's compiler even if they are not used, and loading the
+    # compiler takes a second of processor time.
     "TORCHDYNAMO_DISABLE": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
@@ -36,31 +35,31 @@ _DEFAULTS: Final = {
 
 
 def main(arguments: Sequence[str] | None = None) -> ExitCode:
-    """Parse the command line, do what it says; the exit status."""
-    parser = argparse.ArgumentParser(prog="fedpipe_trainer", description="Does FedPipe tasks: profile, train, evaluate, export.")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("task", nargs="?", type=Path, help="a task file (JSON)")
-    what.add_argument("--serve", action="store_true", help="do the task files named on standard input, one a line")
-    chosen = parser.parse_args(arguments)
+    """Run the command line; the exit status."""
+    parser = argparse.ArgumentParser(prog="fedpipe_trainer", description="Performs FedPipe tasks: profile, train, evaluate, export.")
+    mode = parser.add_mutually_exclusive_group(required=True)
+    mode.add_argument("task", nargs="?", type=Path, help="path of a task file (JSON)")
+    mode.add_argument("--serve", action="store_true", help="perform the task files whose paths are read from standard input, one per line")
+    options = parser.parse_args(arguments)
     _prepare_libraries()
     try:
         settings = environment.read(os.environ)
     except ValueError as error:
         parser.error(str(error))
-    stop = Stop()
-    stop.listen()
-    say = speaker(claim_stdout(), on_broken_pipe=stop.request)
-    if chosen.serve:
-        return serve(sys.stdin, settings=settings, say=say, stop=stop)
-    return perform(chosen.task, settings=settings, say=say, stop_requested=lambda: stop.requested)
+    stop = StopRequest()
+    stop.handle_signals()
+    write_line = json_line_writer(reserve_stdout(), on_broken_pipe=stop.request)
+    if options.serve:
+        return serve(sys.stdin, settings=settings, write_line=write_line, stop=stop)
+    return perform(options.task, settings=settings, write_progress=write_line, stop_requested=lambda: stop.requested)
 
 
 def _prepare_libraries() -> None:
-    for name, value in _DEFAULTS.items():
+    for name, value in _LIBRARY_DEFAULTS.items():
         os.environ.setdefault(name, value)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.captureWarnings(capture=True)
-    # At int8 on bf16 it logs a line per layer call.
+    # int8 layers log a line per call when their input is bf16.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 

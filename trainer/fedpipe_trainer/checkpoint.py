@@ -1,7 +1,7 @@
-"""Where training stands, in one safetensors file: what a stopped attempt leaves and the next one goes on from.
+"""Checkpoints of training: one safetensors file that a stopped attempt writes and the next attempt resumes from.
 
-Everything that the following steps depend on is in it, so an attempt that was stopped and one that was not end with
-the same bytes.
+It holds everything that the remaining steps depend on, so an attempt that was stopped and resumed ends with the same
+bytes as one that was not stopped.
 """
 
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ _RNG = "rng"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
-class Position(BaseModel):
-    """How far training is: steps, samples and tokens done, the loss of each step, and the micro-batch that fits memory."""
+class TrainingState(BaseModel):
+    """The state of the training loop: steps, samples and tokens so far, the loss of each step, and the micro-batch that fits in memory."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,7 +32,7 @@ class Position(BaseModel):
     losses: tuple[float, ...] = ()
 
     def after(self, *, loss: float, samples: int, tokens: int, micro_batch: int) -> Self:
-        """The position one step on."""
+        """The state after one more step."""
         return self.model_copy(
             update={
                 "micro_batch": micro_batch,
@@ -44,40 +44,42 @@ class Position(BaseModel):
         )
 
 
-def save(path: Path, identity: str, position: Position, *, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+def save(
+    path: Path, identity: str, state: TrainingState, *, trainable: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> None:
     """Write a checkpoint.
 
     Args:
         path: the file.
-        identity: says which task it belongs to; `restore` ignores a checkpoint of any other.
-        position: how far training is.
-        trained: the trained parameters by key.
-        optimizer: AdamW over these parameters, its state allocated.
+        identity: identifies the task; `restore` ignores a checkpoint of another task.
+        state: the state of the training loop.
+        trainable: the trainable parameters by key.
+        optimizer: AdamW over these parameters, with its state allocated.
     """
     tensors: dict[str, Tensor] = {_RNG: torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors[f"{_RNG}.cuda"] = torch.cuda.get_rng_state()
-    for key, parameter in trained.items():
+    for key, parameter in trainable.items():
         tensors[f"value.{key}"] = parameter
         tensors |= {f"{moment}.{key}": optimizer.state[parameter][moment] for moment in _MOMENTS}
-    write_tensors(tensors, path, {_META: position.model_dump_json(), "identity": identity})
+    write_tensors(tensors, path, {_META: state.model_dump_json(), "identity": identity})
 
 
-def restore(path: Path, identity: str, *, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> Position | None:
-    """Read a checkpoint into the parameters, the optimizer and torch's generators; None if it is of another task.
+def restore(path: Path, identity: str, *, trainable: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> TrainingState | None:
+    """Restore the parameters, the optimizer and torch's random generators from a checkpoint; None if it belongs to another task.
 
     Raises:
-        safetensors.SafetensorError: the file is no checkpoint.
+        safetensors.SafetensorError: the file is not a checkpoint.
     """
     with safe_open(path, framework="pt") as file, torch.no_grad():
         metadata = file.metadata()
         if metadata["identity"] != identity:
             return None
-        for key, parameter in trained.items():
+        for key, parameter in trainable.items():
             parameter.copy_(file.get_tensor(f"value.{key}"))
             for moment in _MOMENTS:
                 optimizer.state[parameter][moment].copy_(file.get_tensor(f"{moment}.{key}"))
         torch.set_rng_state(file.get_tensor(_RNG))
         if torch.cuda.is_available():
             torch.cuda.set_rng_state(file.get_tensor(f"{_RNG}.cuda"))
-        return Position.model_validate_json(metadata[_META])
+        return TrainingState.model_validate_json(metadata[_META])

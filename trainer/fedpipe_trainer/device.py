@@ -1,4 +1,4 @@
-"""The device a task runs on: its memory, its limit, its peak FLOP/s. The recipes call the same functions on CPU and CUDA."""
+"""The device that a task runs on: its memory, memory limit and peak FLOP/s. Recipes call the same functions for CPU and CUDA."""
 
 import ctypes
 import gc
@@ -14,15 +14,15 @@ import torch
 
 _STATUS = Path("/proc/self/status")
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-_FILE_PAGES = 0.08
-"""Share of a memory limit that may still be taken by pages of files: kernels of libraries come in at their first use."""
+_FILE_PAGES_SHARE = 0.08
+"""Share of a memory limit that is reserved for file pages: libraries load kernels when they are first used."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _OUT_OF_MEMORY = (
     "can't allocate memory",
     "not enough memory",
     "out of memory",
     "bad_alloc",
-    "alloc_failed",  # CUBLAS_STATUS_ALLOC_FAILED and its like
+    "alloc_failed",  # CUBLAS_STATUS_ALLOC_FAILED and similar
     "could not create a primitive",
 )
 
@@ -33,10 +33,10 @@ def choose() -> torch.device:
 
 
 def memory_bytes(device: torch.device, limit: int | None) -> int:
-    """Bytes a task may use: what the device has for this process, or the least of the machine's, the cgroup's and `limit`.
+    """Bytes that a task may use: device memory on a GPU; the least of the machine's memory, the cgroup's limit and `limit` on a CPU.
 
-    The context of each process that uses a GPU takes some hundred megabytes that no tensor can have, so what counts is
-    what is free and what this process holds already.
+    On a GPU, each process has a context of some hundred megabytes that tensors cannot use. So the memory is computed as
+    what is free plus what this process has reserved already.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -46,25 +46,26 @@ def memory_bytes(device: torch.device, limit: int | None) -> int:
     return min([psutil.virtual_memory().total, *cgroup, *([limit] if limit else [])])
 
 
-def release_freed() -> None:
-    """Return freed memory to the kernel and the device, so that what counts as used is what is really held."""
+def trim_memory() -> None:
+    """Return freed memory to the kernel and the device, so that the measured memory is what is really in use."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):  # glibc alone has it
+    if hasattr(libc, "malloc_trim"):  # only in glibc
         libc.malloc_trim(0)
 
 
 @contextmanager
-def tight_heap() -> Iterator[None]:
-    """Blocks freed in here go back to the kernel at once; afterwards the C heap keeps them, as training wants it.
+def tune_malloc_for_loading() -> Iterator[None]:
+    """Tune malloc while a base is loaded: freed blocks are returned to the kernel at once. Afterwards the heap keeps them, for training.
 
-    glibc raises its threshold for mapping a block of its own with every large block that is freed. While a base is
-    loaded and quantised, whether the short-lived 32-bit weights then pile up in the heap is chance: the loading peak of
-    MPNet at 4 bits was 1.43 GB or 1.85 GB from one process to the next. A fixed threshold gives 1.43 GB every time.
+    By default glibc raises M_MMAP_THRESHOLD, the size from which a block gets its own mapping, whenever a large block is
+    freed. Then it depends on chance whether the short-lived 32-bit weights accumulate in the heap while a base is loaded
+    and quantised: the peak memory of loading MPNet at 4 bits was 1.43 GB in one process and 1.85 GB in the next. With a
+    fixed threshold it is 1.43 GB every time.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc alone has it
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only in glibc
     if mallopt is None:
         yield
         return
@@ -72,12 +73,12 @@ def tight_heap() -> Iterator[None]:
     try:
         yield
     finally:
-        mallopt(_M_MMAP_THRESHOLD, 1 << 25)  # where glibc's own rule would end
+        mallopt(_M_MMAP_THRESHOLD, 1 << 25)  # the largest value that glibc's dynamic threshold reaches
         mallopt(_M_TRIM_THRESHOLD, 1 << 26)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device, the CPU allocator or Python ran out of memory."""
+    """Whether the error means that the device, the CPU allocator or Python ran out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _OUT_OF_MEMORY)
@@ -85,19 +86,19 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def memory_limit(device: torch.device, limit: int | None) -> Iterator[None]:
-    """Let the process's private memory grow no further than to `limit` resident bytes in here. On a GPU: no effect.
+    """Limit the private memory of this process to `limit` resident bytes in this context. It has no effect on a GPU.
 
-    A refused allocation is an error that training can answer with a smaller micro-batch; without this the kernel
-    (or the site's watch) ends the process. The limit is on mapped memory (RLIMIT_DATA), of which the resident set
-    is a part: what is mapped but untouched now is allowed on top, and pages of files (weights, libraries) have no
-    limit of this kind, so a part of the room is left to them.
+    After a failed allocation, training can continue with a smaller micro-batch; without this limit the kernel (or the
+    memory limit of the local backend) kills the process. The limit is set on mapped memory (RLIMIT_DATA), which includes
+    memory that is mapped but not resident: what is not resident now is added to the limit. File pages (weights,
+    libraries) do not count towards RLIMIT_DATA, so a share of the limit is reserved for them.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if limit is not None and device.type == "cpu":
-        release_freed()  # what an earlier task of this process left must not count as used
-        room = max(0, int(limit * (1 - _FILE_PAGES)) - _status_bytes("VmRSS"))
-        wanted = _status_bytes("VmData") + room
-        resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+        trim_memory()  # what an earlier task of this process freed must not count as used
+        available = max(0, int(limit * (1 - _FILE_PAGES_SHARE)) - _status_bytes("VmRSS"))
+        data_limit = _status_bytes("VmData") + available
+        resource.setrlimit(resource.RLIMIT_DATA, (data_limit if hard == resource.RLIM_INFINITY else min(data_limit, hard), hard))
     try:
         yield
     finally:
@@ -106,25 +107,25 @@ def memory_limit(device: torch.device, limit: int | None) -> Iterator[None]:
 
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """On the CPU, the same bytes every time (given the same number of threads); CUDA kernels are left as they are."""
-    was = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(was or device.type == "cpu")
-    # Uninitialised memory would be filled with NaN: a safety net that costs time, for reads we do not make.
+    """Make results on the CPU reproducible bit for bit (with the same number of threads). CUDA kernels are not changed."""
+    enabled_before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(enabled_before or device.type == "cpu")
+    # By default torch then fills uninitialised memory with NaN. That costs time, and nothing here reads uninitialised memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch's stubs lack it
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(was)
+        torch.use_deterministic_algorithms(enabled_before)
 
 
 @lru_cache(maxsize=4)
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of this device's best square matrix product of this type: what MFU is a share of.
+    """Peak FLOP/s of square matrix products of this type on this device: the denominator of MFU.
 
-    Measured, not looked up: 2·n³ FLOP in the best of five runs, on the CPU with the threads this process has.
+    It is measured: 2·n³ FLOP, the fastest of five runs, on the CPU with as many threads as this process has.
     """
     n = 8192 if device.type == "cuda" else 1024
-    # Numbers of no pattern, since a GPU multiplies equal ones faster; of their own generator, since training draws from the usual one.
+    # Random values, since a GPU multiplies equal values faster; from a separate generator, since training uses the default one.
     a = torch.randn(n, n, device=device, dtype=dtype, generator=torch.Generator(device).manual_seed(0))
     best = min(_seconds_of_product(a) for _ in range(5))
     return 2.0 * n**3 / best
@@ -139,7 +140,7 @@ def _seconds_of_product(a: torch.Tensor) -> float:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done all it was given."""
+    """Wait until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -148,5 +149,5 @@ def _status_bytes(field: str) -> int:
     for line in _STATUS.read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
-    msg = f"/proc/self/status has no {field}: this needs Linux with /proc mounted"
+    msg = f"/proc/self/status has no {field}: the trainer needs Linux with /proc mounted"
     raise OSError(msg)

@@ -1,10 +1,10 @@
-"""The two ways a recipe ends early on purpose; anything else that escapes a recipe is a fault of ours (`Unexpected`)."""
+"""The exceptions with which a recipe ends early on purpose. Any other exception is reported as `Unexpected`: a bug in the trainer."""
 
 from fedpipe_trainer.contract import FailureReason
 
 
-class TaskFailed(Exception):  # noqa: N818 - the outcome of a task, named as the result names it
-    """The task cannot be done, for a reason the operator acts on and in words a person acts on."""
+class TaskFailed(Exception):  # noqa: N818 - named after the outcome in the result
+    """The task failed: a reason for the operator and a message for a person, both reported in the result."""
 
     def __init__(self, reason: FailureReason, message: str) -> None:
         super().__init__(message)
@@ -12,5 +12,5 @@ class TaskFailed(Exception):  # noqa: N818 - the outcome of a task, named as the
         self.message = message
 
 
-class Terminated(Exception):  # noqa: N818 - an order that was obeyed, not an error
-    """Raised by a recipe that was asked to stop, after it left its checkpoint: another attempt goes on from there."""
+class Terminated(Exception):  # noqa: N818 - stopping on request is not an error
+    """Raised by a recipe that was requested to stop, after it wrote its checkpoint: another attempt resumes from there."""

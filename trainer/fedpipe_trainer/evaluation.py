@@ -1,8 +1,8 @@
-"""Passes of a model over examples without learning from them: losses, predicted classes, generated answers.
+"""Forward passes of a model over examples without training: losses, predicted classes, generated answers.
 
-Batches are made of examples of like length, the longest first: little padding, and memory that is too small shows at
-once; then they are halved. Neither changes what a result means: losses are sums over targets, padding is masked, and
-what is returned is in the order of what was given.
+A batch holds examples of similar length, and the longest come first: there is little padding, and if memory is too small,
+the first batch shows it and the batch size is halved. The results do not depend on either: losses are sums over targets,
+padding is masked, and results are in the order of the examples.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,101 +24,103 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Pass:
-    """What one batch gave."""
+class BatchResult:
+    """The result of one batch."""
 
     positions: list[int]
-    """Which examples were in it."""
+    """Indices of the examples in the batch."""
     loss_sum: float
-    """The loss summed over its targets."""
+    """The loss, summed over the targets."""
     targets: int
     tokens: int
     predicted: list[int]
-    """For a classification the likeliest class, in the order of `positions`; else empty."""
+    """For a classification, the most probable class of each example, in the order of `positions`; otherwise empty."""
 
 
 @dataclass
-class Total:
-    """What the batches so far gave together."""
+class EvaluationTotals:
+    """The sums over all batches so far."""
 
     loss_sum: float = 0.0
     targets: int = 0
     tokens: int = 0
     batches: list[int] = field(default_factory=list)
-    """Examples in each batch."""
+    """The number of examples in each batch."""
     predicted: dict[int, int] = field(default_factory=dict)
-    """Class by position."""
+    """Predicted class by index of the example."""
 
-    def add(self, done: Pass) -> None:
-        """Count one more batch."""
-        self.loss_sum += done.loss_sum
-        self.targets += done.targets
-        self.tokens += done.tokens
-        self.batches.append(len(done.positions))
-        self.predicted.update(zip(done.positions, done.predicted, strict=bool(done.predicted)))
+    def add(self, batch: BatchResult) -> None:
+        """Add the result of a batch."""
+        self.loss_sum += batch.loss_sum
+        self.targets += batch.targets
+        self.tokens += batch.tokens
+        self.batches.append(len(batch.positions))
+        self.predicted.update(zip(batch.positions, batch.predicted, strict=bool(batch.predicted)))
 
     @property
     def mean_loss(self) -> float:
-        """The loss per target; 0 without any target."""
+        """The mean loss per target; 0 if there are no targets."""
         return self.loss_sum / max(self.targets, 1)
 
     @property
     def batch_size(self) -> int:
-        """Examples at once: those of the smallest batch but the last, which holds what is left."""
+        """Examples per batch: the size of the smallest batch, except for the last, which holds the remaining examples."""
         return min(self.batches[:-1] or self.batches, default=0)
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, without gradients; afterwards as it was."""
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put the model into evaluation mode without gradients; at the end, restore its mode."""
     was_training = model.training
     model.eval()
     try:
-        # Not inference_mode: what a layer keeps from it could never take part in training again.
+        # Not inference_mode: tensors that a layer caches in it could not be used in training later.
         with torch.no_grad():
             yield
     finally:
         model.train(was_training)
 
 
-def passes(model: nn.Module, examples: Sequence[Example], *, objective: Objective, pad_id: int, batch_size: int) -> Iterator[Pass]:
-    """Run the model over all examples, a batch at a time. The caller holds `evaluating(model)` open meanwhile.
+def evaluate_batches(
+    model: nn.Module, examples: Sequence[Example], *, objective: Objective, pad_id: int, batch_size: int
+) -> Iterator[BatchResult]:
+    """Run the model on all examples, one batch at a time. The caller must have entered `evaluation_mode(model)`.
 
     Raises:
-        TaskFailed: OutOfMemory with a single example.
+        TaskFailed: OutOfMemory, a single example does not fit in memory.
     """
     device = next(model.parameters()).device
 
-    def forward(positions: list[int]) -> Pass:
+    def forward(positions: list[int]) -> BatchResult:
         batch = {name: tensor.to(device) for name, tensor in collate([examples[i] for i in positions], objective, pad_id).items()}
         tokens = int(batch["attention_mask"].sum())
         if isinstance(objective, SequenceClassification):
             logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
             loss = functional.cross_entropy(logits.float(), batch["labels"], reduction="sum")
-            return Pass(positions, float(loss), len(positions), tokens, logits.argmax(dim=-1).tolist())
+            return BatchResult(positions, float(loss), len(positions), tokens, logits.argmax(dim=-1).tolist())
         loss, targets = summed_loss(model, batch, objective)
-        return Pass(positions, float(loss), targets, tokens, [])
+        return BatchResult(positions, float(loss), targets, tokens, [])
 
-    for _, done in _in_batches([len(example.input_ids) for example in examples], batch_size, forward):
-        yield done
+    for _, result in _run_in_batches([len(example.input_ids) for example in examples], batch_size, forward):
+        yield result
 
 
 def mean_loss(model: nn.Module, examples: Sequence[Example], *, objective: Objective, pad_id: int, batch_size: int) -> tuple[float, int]:
-    """The mean loss over all targets of the examples, and how many targets they have.
+    """The mean loss over all targets of the examples, and the number of targets.
 
-    For a language model a target is a token of a response, for a classification the label of an example. Without any
-    target the loss is 0.
+    A target is a token of a response for a language model, the label of an example for a classification. If there are no
+    targets, the loss is 0.
     """
-    total = Total()
-    with evaluating(model):
-        for done in passes(model, examples, objective=objective, pad_id=pad_id, batch_size=batch_size):
-            total.add(done)
-    return total.mean_loss, total.targets
+    totals = EvaluationTotals()
+    with evaluation_mode(model):
+        for batch in evaluate_batches(model, examples, objective=objective, pad_id=pad_id, batch_size=batch_size):
+            totals.add(batch)
+    return totals.mean_loss, totals.targets
 
 
 @dataclass(frozen=True)
-class Decoding:
-    """How answers are generated: greedily, up to `max_new_tokens`, or to the end token."""
+class DecodingConfig:
+    """How answers are generated: greedily, up to the end token or `max_new_tokens`."""
 
     max_new_tokens: int
     pad_id: int
@@ -126,75 +128,80 @@ class Decoding:
     batch_size: int
 
 
-def answers(
-    model: nn.Module, prompts: Sequence[list[int]], objective: CausalLM | Seq2SeqLM, *, how: Decoding, between: Callable[[], None]
+def generate_answers(
+    model: nn.Module,
+    prompts: Sequence[list[int]],
+    objective: CausalLM | Seq2SeqLM,
+    *,
+    decoding: DecodingConfig,
+    before_batch: Callable[[], None],
 ) -> list[list[int]]:
-    """The model's answer to each prompt: token ids without prompt, end token and padding.
+    """Generate an answer to each prompt: token ids without prompt, end token and padding.
 
     Args:
-        model: a transformers model that generates.
+        model: a transformers model with a `generate` method.
         prompts: token ids.
-        objective: whether the answer follows the prompt (CausalLM) or stands apart (Seq2SeqLM).
-        how: see `Decoding`.
-        between: called before each batch; it may raise to end the work.
+        objective: whether the model's output begins with the prompt (CausalLM) or not (Seq2SeqLM).
+        decoding: see `DecodingConfig`.
+        before_batch: called before each batch; it may raise an exception to stop.
 
     Raises:
-        TaskFailed: OutOfMemory with a single prompt.
+        TaskFailed: OutOfMemory, a single prompt does not fit in memory.
     """
     device = next(model.parameters()).device
 
-    def answer(positions: list[int]) -> list[list[int]]:
-        between()
-        inputs, mask = _padded_left([prompts[i] for i in positions], how.pad_id)
-        generated = _generate(model, inputs.to(device), mask.to(device), how)
+    def generate(positions: list[int]) -> list[list[int]]:
+        before_batch()
+        inputs, mask = _pad_left([prompts[i] for i in positions], decoding.pad_id)
+        output = _generate(model, inputs.to(device), mask.to(device), decoding)
         skipped = inputs.shape[1] if isinstance(objective, CausalLM) else 1  # the decoder's start token
-        return [_until(ids, how.end_id) for ids in generated[:, skipped:].tolist()]
+        return [_cut_at_end_token(ids, decoding.end_id) for ids in output[:, skipped:].tolist()]
 
-    found: list[list[int]] = [[] for _ in prompts]
-    with evaluating(model):
-        for positions, texts in _in_batches([len(prompt) for prompt in prompts], how.batch_size, answer):
-            for position, ids in zip(positions, texts, strict=True):
-                found[position] = ids
-    return found
+    answers: list[list[int]] = [[] for _ in prompts]
+    with evaluation_mode(model):
+        for positions, generated in _run_in_batches([len(prompt) for prompt in prompts], decoding.batch_size, generate):
+            for position, ids in zip(positions, generated, strict=True):
+                answers[position] = ids
+    return answers
 
 
-def _generate(model: nn.Module, inputs: Tensor, mask: Tensor, how: Decoding) -> Tensor:
+def _generate(model: nn.Module, inputs: Tensor, mask: Tensor, decoding: DecodingConfig) -> Tensor:
     generate: Callable[..., Tensor] = model.generate  # type: ignore[assignment]  # torch types every attribute of a module as Tensor | Module
     return generate(
         input_ids=inputs,
         attention_mask=mask,
-        max_new_tokens=how.max_new_tokens,
+        max_new_tokens=decoding.max_new_tokens,
         do_sample=False,
         num_beams=1,
         use_cache=True,
-        pad_token_id=how.pad_id,
-        eos_token_id=how.end_id,
+        pad_token_id=decoding.pad_id,
+        eos_token_id=decoding.end_id,
     )
 
 
-def _in_batches(lengths: Sequence[int], batch_size: int, do: Callable[[list[int]], T]) -> Iterator[tuple[list[int], T]]:
-    """Each batch of positions and what `do` made of it: of like length, the longest first, smaller once memory ran out."""
+def _run_in_batches(lengths: Sequence[int], batch_size: int, function: Callable[[list[int]], T]) -> Iterator[tuple[list[int], T]]:
+    """Call `function` on batches of positions, sorted by length with the longest first; smaller batches after memory ran out."""
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     while order:
         batch = order[:batch_size]
-        result, count = find_executable_batch_size(partial(_with_first, do, batch), len(batch), longest=lengths[batch[0]])
+        result, count = find_executable_batch_size(partial(_call_on_first, function, batch), len(batch), longest=lengths[batch[0]])
         yield batch[:count], result
         del order[:count]
         if count < len(batch):
             batch_size = count
 
 
-def _with_first(do: Callable[[list[int]], T], batch: list[int], count: int) -> T:
-    return do(batch[:count])
+def _call_on_first(function: Callable[[list[int]], T], batch: list[int], count: int) -> T:
+    return function(batch[:count])
 
 
-def _padded_left(prompts: Sequence[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Prompts that all end where the answers begin: ids and attention mask, both (batch, length), int64."""
+def _pad_left(prompts: Sequence[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Pad prompts on the left, so that all answers begin at the same position: ids and attention mask, both (batch, length), int64."""
     length = max(len(prompt) for prompt in prompts)
     ids = torch.tensor([[pad_id] * (length - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     return ids, mask
 
 
-def _until(ids: list[int], end_id: int) -> list[int]:
+def _cut_at_end_token(ids: list[int], end_id: int) -> list[int]:
     return ids[: ids.index(end_id)] if end_id in ids else ids

@@ -1,4 +1,4 @@
-"""Batches that memory can hold: halved as often as it runs out, down to one sample. Training and evaluation share it."""
+"""Finds a batch size that fits in memory by halving it, down to one sample. Training and evaluation both use it."""
 
 import logging
 from collections.abc import Callable
@@ -13,27 +13,27 @@ T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 
 
-def find_executable_batch_size(do: Callable[[int], T], size: int, *, longest: int) -> tuple[T, int]:
-    """What `do(size)` gives, the size halved as often as memory needs it; and the size that fitted.
+def find_executable_batch_size(function: Callable[[int], T], size: int, *, longest: int) -> tuple[T, int]:
+    """Call `function(size)`, with half the size whenever memory runs out; the result, and the size that fitted in memory.
 
     Args:
-        do: work on so many samples at once. It is begun anew with each size, so it may build on nothing it left before.
-        size: the samples to begin with.
-        longest: tokens of the longest sample, for the message.
+        function: processes this many samples at once. It is called again for each size, so it must discard what a failed call left.
+        size: the number of samples to begin with.
+        longest: number of tokens of the longest sample, for the error message.
 
     Raises:
-        TaskFailed: OutOfMemory with a single sample.
+        TaskFailed: OutOfMemory, a single sample does not fit in memory.
     """
     while True:
         try:
-            return do(size), size
+            return function(size), size
         except (RuntimeError, MemoryError) as error:
             if not device.is_out_of_memory(error):
                 raise
             if size == 1:
-                msg = f"one sample of up to {longest} tokens does not fit memory: plan fewer bits or a smaller maxLength"
+                msg = f"one sample of up to {longest} tokens does not fit in memory: use fewer bits or a smaller maxLength"
                 raise TaskFailed(FailureReason.OUT_OF_MEMORY, msg) from error
-        # Out here the error is gone, and with its traceback the tensors of what failed.
-        device.release_freed()
+        # Outside of the except block, the error and its traceback are gone, and with them the tensors of the failed call.
+        device.trim_memory()
         size = (size + 1) // 2
-        _LOG.warning("memory ran out: going on with %d at once", size)
+        _LOG.warning("out of memory: continuing with %d samples at once", size)

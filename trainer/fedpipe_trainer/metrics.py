@@ -1,6 +1,6 @@
-"""How good predictions are, by known libraries: scikit-learn, sacrebleu, rouge-score. Values in, numbers out.
+"""Metrics of predictions, computed by scikit-learn, sacrebleu and rouge-score.
 
-The libraries are imported where they are used: each costs about a second, and a task needs one kind of them.
+The libraries are imported where they are used: each import takes about a second, and a task needs only some of them.
 """
 
 import re
@@ -14,15 +14,15 @@ from fedpipe_trainer.errors import TaskFailed
 
 @dataclass(frozen=True)
 class Answer:
-    """A generated text, what it answers, and what would have been right."""
+    """A generated text, its prompt, and the reference texts."""
 
     prompt: str
     references: tuple[str, ...]
     text: str
 
 
-def of_classes(expected: Sequence[int], predicted: Sequence[int]) -> dict[str, float]:
-    """`accuracy` and `macroF1`, both from 0 to 1; the latter over the classes that are expected or predicted here."""
+def classification_metrics(expected: Sequence[int], predicted: Sequence[int]) -> dict[str, float]:
+    """`accuracy` and `macroF1`, both from 0 to 1; macroF1 is over the classes that are expected or predicted here."""
     from sklearn.metrics import accuracy_score, f1_score  # noqa: PLC0415 - see the module's docstring
 
     return {
@@ -31,13 +31,13 @@ def of_classes(expected: Sequence[int], predicted: Sequence[int]) -> dict[str, f
     }
 
 
-def of_answers(answers: Sequence[Answer], slots: re.Pattern[str] | None) -> dict[str, float]:
-    """`bleu` (0 to 100), `rougeL` (F-measure, 0 to 1), and `slotErrorRate` where prompts name slots; nothing for no answers."""
+def generation_metrics(answers: Sequence[Answer], slots: re.Pattern[str] | None) -> dict[str, float]:
+    """`bleu` (0 to 100), `rougeL` (F-measure, 0 to 1), and `slotErrorRate` if prompts name slots; no metrics if there are no answers."""
     if not answers:
         return {}
-    found = {"bleu": bleu(answers), "rougeL": rouge_l(answers)}
-    wrong = None if slots is None else slot_error_rate(answers, slots)
-    return found if wrong is None else {**found, "slotErrorRate": wrong}
+    metrics = {"bleu": bleu(answers), "rougeL": rouge_l(answers)}
+    error_rate = None if slots is None else slot_error_rate(answers, slots)
+    return metrics if error_rate is None else {**metrics, "slotErrorRate": error_rate}
 
 
 def bleu(answers: Sequence[Answer]) -> float:
@@ -49,7 +49,7 @@ def bleu(answers: Sequence[Answer]) -> float:
 
 
 def rouge_l(answers: Sequence[Answer]) -> float:
-    """Mean over the answers of ROUGE-L's F-measure (Lin 2004) against the best reference, 0 to 1."""
+    """ROUGE-L's F-measure (Lin 2004) against the best reference, averaged over the answers, 0 to 1."""
     from rouge_score.rouge_scorer import RougeScorer  # noqa: PLC0415 - see the module's docstring
 
     scorer = RougeScorer(["rougeL"])
@@ -58,27 +58,29 @@ def rouge_l(answers: Sequence[Answer]) -> float:
 
 
 def slot_error_rate(answers: Sequence[Answer], slots: re.Pattern[str]) -> float | None:
-    """The share of slot values named in prompts that the answers leave out, letter case apart; None without any value."""
-    named = missing = 0
+    """The share of slot values in prompts that are missing from the answers, ignoring case; None if there are no slot values."""
+    total = missing = 0
     for answer in answers:
         values = {match.group(1).casefold() for match in slots.finditer(answer.prompt) if match.group(1)}
-        named += len(values)
+        total += len(values)
         missing += sum(value not in answer.text.casefold() for value in values)
-    return missing / named if named else None
+    return missing / total if total else None
 
 
-def slot_pattern(pattern: str | None) -> re.Pattern[str] | None:
+def compile_slot_pattern(pattern: str | None) -> re.Pattern[str] | None:
     """The objective's slot pattern, compiled.
 
     Raises:
-        TaskFailed: BadTask, it is no regular expression, or has no group.
+        TaskFailed: BadTask, it is not a regular expression, or it has no group.
     """
     if pattern is None:
         return None
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise TaskFailed(FailureReason.BAD_TASK, f"the slot pattern {pattern!r} is no regular expression: {error}") from error
+        raise TaskFailed(FailureReason.BAD_TASK, f"the slot pattern {pattern!r} is not a regular expression: {error}") from error
     if not compiled.groups:
-        raise TaskFailed(FailureReason.BAD_TASK, f"the slot pattern {pattern!r} has no group: put what is a slot's value in ( )")
+        raise TaskFailed(
+            FailureReason.BAD_TASK, f"the slot pattern {pattern!r} has no group: put the part that matches a slot's value in ( )"
+        )
     return compiled

@@ -1,7 +1,7 @@
-"""Peak memory of a task: of the device where a GPU did the work, else of this process.
+"""Peak memory of a task: of the device if a GPU was used, otherwise of this process.
 
-A process that serves several tasks keeps its peak from one to the next, so each task resets it at its start.
-torch is never imported from here: a task that failed before it needed torch ran on the CPU.
+The peak of a process that serves several tasks persists from one task to the next, so each task resets it at its start.
+This module never imports torch: a task that failed before it needed torch ran on the CPU.
 """
 
 import logging
@@ -20,15 +20,15 @@ _RESET_PEAK: Final = "5"  # proc(5): resets the peak resident set size
 
 
 def reset_peak() -> None:
-    """Forget the peak so far."""
+    """Reset the peak, so that `peak_bytes` measures from now on."""
     cuda = _cuda()
     if cuda is not None:
-        cuda.empty_cache()  # what an earlier task freed and the allocator kept is not this one's
+        cuda.empty_cache()  # memory that an earlier task freed and the allocator kept is not used by this task
         cuda.reset_peak_memory_stats()
     try:
         _CLEAR_REFS.write_text(_RESET_PEAK)
     except OSError as error:
-        _LOG.warning("the peak memory of this process cannot be reset (%s): what is reported is its peak since it started", error)
+        _LOG.warning("cannot reset the peak memory of this process (%s): the reported peak is that since the process started", error)
 
 
 def peak_bytes() -> int:

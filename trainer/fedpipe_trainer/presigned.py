@@ -1,8 +1,8 @@
-"""What an S3 store means by 403 to a presigned URL. Pure: the answer is an argument, and so is the time, as the store tells it.
+"""Interprets a 403 response of an S3 store to a presigned URL. Pure: the response is an argument, and so is the store's time.
 
-To a key that may not list the bucket (or only a prefix of it, which no single object counts as), S3 does not say that an
-object is missing: it answers 403 with the code AccessDenied. An expired URL gets the same status and code, and no two
-stores the same sentence beside them; a wrong signature or an expired session has a code of its own.
+If the credentials may not list the bucket (or may list only a prefix, which does not cover a single object), S3 does not
+report that an object is missing: it responds with 403 and the code AccessDenied. For an expired URL the status and the
+code are the same, and the error message differs between stores; a wrong signature or an expired session has its own code.
 """
 
 import re
@@ -14,25 +14,25 @@ from urllib.parse import parse_qs, urlsplit
 _CODE: Final = re.compile(rb"<Code>\s*(\w{1,64})\s*</Code>")
 _DENIED: Final = "AccessDenied"
 _SKEW: Final = timedelta(minutes=15)
-"""How far ahead of its own clock S3 lets a signature be dated."""
+"""How far in the future of its own clock S3 accepts the date of a signature."""
 
 
-def code_in(body: bytes) -> str:
-    """The store's word for what is wrong, from the body of its answer; "" if it has none."""
-    found = _CODE.search(body)
-    return found[1].decode() if found else ""
+def error_code(body: bytes) -> str:
+    """The S3 error code in the body of a response; "" if there is none."""
+    match = _CODE.search(body)
+    return match[1].decode() if match else ""
 
 
 def may_be_missing(url: str, code: str, date: str) -> bool:
-    """Whether a 403 with this code means that there is no such object, or that it may not be known whether there is.
+    """Whether a 403 with this code means that the object is missing, or that the credentials may not see whether it is missing.
 
     Args:
         url: the presigned URL (signature version 4).
-        code: of the answer.
-        date: the answer's Date header: the time by which the store judged the URL.
+        code: the error code of the response.
+        date: the Date header of the response, which is the store's time when it checked the URL.
 
     Returns:
-        False whenever the URL itself may be what was refused: expired, dated ahead, or nothing is known of either.
+        False if the URL itself may be the cause: it is expired or dated in the future, or the times are unknown.
     """
     if code != _DENIED:
         return False

@@ -1,4 +1,4 @@
-"""The environment, read once: all that a trainer takes from it, apart from its task."""
+"""The trainer's settings from environment variables, read once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,23 +7,23 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Settings:
-    """What the machine says, where the task says the rest."""
+    """Settings of the machine; everything else is in the task."""
 
     cache: Path
-    """Where base models are kept from one task to the next (FEDPIPE_CACHE)."""
+    """Folder where base models are kept from one task to the next (FEDPIPE_CACHE)."""
     memory_limit_bytes: int | None = None
-    """What the process may use where no cgroup says it (FEDPIPE_MEMORY_LIMIT_BYTES)."""
+    """Memory limit of the process where no cgroup sets one (FEDPIPE_MEMORY_LIMIT_BYTES)."""
 
 
 def read(environ: Mapping[str, str]) -> Settings:
-    """The settings in these environment variables.
+    """Read the settings from these environment variables.
 
     Raises:
-        ValueError: a variable has no meaning (the message names it).
+        ValueError: a variable has an invalid value (the message names the variable).
     """
-    home = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache_home = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Settings(
-        cache=Path(environ.get("FEDPIPE_CACHE") or home / "fedpipe"),
+        cache=Path(environ.get("FEDPIPE_CACHE") or cache_home / "fedpipe"),
         memory_limit_bytes=_bytes(environ, "FEDPIPE_MEMORY_LIMIT_BYTES"),
     )
 
@@ -33,5 +33,5 @@ def _bytes(environ: Mapping[str, str], name: str) -> int | None:
     if not text:
         return None
     if not text.isdecimal() or int(text) == 0:
-        raise ValueError(f"{name} is {text!r}: give a whole number of bytes above 0, or leave it unset")
+        raise ValueError(f"{name} is {text!r}: set it to a whole number of bytes above 0, or leave it unset")
     return int(text)

@@ -1,6 +1,6 @@
-"""One optimiser step, in parts: gradients (in as many micro-batches as memory needs), clipping, AdamW.
+"""The parts of an optimiser step: gradients (in as many micro-batches as memory requires), clipping, AdamW.
 
-Training and the profile take the same steps, so that what was measured is what will be done.
+Training and the profile share this code, so that the profile measures what training will do.
 """
 
 import math
@@ -20,7 +20,7 @@ from fedpipe_trainer.model import Base
 
 @contextmanager
 def training_mode(model: PreTrainedModel, *, checkpointing: bool) -> Iterator[None]:
-    """The model in training mode, recomputing activations if asked to; afterwards in evaluation mode again."""
+    """Put the model into training mode, with activation checkpointing if requested; at the end, back into evaluation mode."""
     if checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     model.train()
@@ -33,8 +33,8 @@ def training_mode(model: PreTrainedModel, *, checkpointing: bool) -> Iterator[No
 
 
 def make_optimizer(hyper: Hyperparameters, adapters: Adapters) -> torch.optim.AdamW:
-    """AdamW over the trained parameters, its state allocated at once: memory is what it will be, a checkpoint can fill it."""
-    parameters = list(adapters.trained.values())
+    """AdamW over the trainable parameters. Its state is allocated here, for measurements of memory and for `checkpoint.restore`."""
+    parameters = list(adapters.trainable.values())
     optimizer = torch.optim.AdamW(parameters, lr=hyper.learning_rate, weight_decay=hyper.weight_decay, fused=True)
     for parameter in parameters:
         optimizer.state[parameter] = {
@@ -45,26 +45,28 @@ def make_optimizer(hyper: Hyperparameters, adapters: Adapters) -> torch.optim.Ad
     return optimizer
 
 
-def gradients(examples: Sequence[Example], objective: Objective, base: Base, *, adapters: Adapters, micro_batch: int) -> tuple[float, int]:
-    """Gradients of the mean loss over the examples' targets, in micro-batches, halved as often as memory needs it.
+def compute_gradients(
+    examples: Sequence[Example], objective: Objective, base: Base, *, adapters: Adapters, micro_batch: int
+) -> tuple[float, int]:
+    """Compute the gradients of the mean loss over the examples' targets, in micro-batches that are halved whenever memory runs out.
 
     Returns:
-        The mean loss, and the micro-batch that fitted.
+        The mean loss, and the micro-batch size that fitted in memory.
 
     Raises:
-        TaskFailed: OutOfMemory at a micro-batch of one sample.
+        TaskFailed: OutOfMemory with a micro-batch of one sample.
     """
 
     def accumulate(size: int) -> float:
-        for parameter in adapters.trained.values():
+        for parameter in adapters.trainable.values():
             parameter.grad = None
-        return _accumulate(examples, objective, base, model=adapters.model, micro_batch=size)
+        return _accumulate_gradients(examples, objective, base, model=adapters.model, micro_batch=size)
 
     return find_executable_batch_size(accumulate, micro_batch, longest=max(len(example.input_ids) for example in examples))
 
 
-def update(optimizer: torch.optim.Optimizer, *, learning_rate: float, max_grad_norm: float) -> float:
-    """One optimiser step with the gradients clipped; their norm before that. Nothing changes if it is not finite."""
+def optimizer_step(optimizer: torch.optim.Optimizer, *, learning_rate: float, max_grad_norm: float) -> float:
+    """Clip the gradients and take one optimiser step, unless the gradient norm is not finite; the norm before clipping."""
     group = optimizer.param_groups[0]
     norm = float(torch.nn.utils.clip_grad_norm_(group["params"], max_grad_norm))
     if math.isfinite(norm):
@@ -74,7 +76,9 @@ def update(optimizer: torch.optim.Optimizer, *, learning_rate: float, max_grad_n
     return norm
 
 
-def _accumulate(examples: Sequence[Example], objective: Objective, base: Base, *, model: PreTrainedModel, micro_batch: int) -> float:
+def _accumulate_gradients(
+    examples: Sequence[Example], objective: Objective, base: Base, *, model: PreTrainedModel, micro_batch: int
+) -> float:
     targets = max(1, sum(label != IGNORED for example in examples for label in _targets(example, objective)))
     total = 0.0
     for first in range(0, len(examples), micro_batch):
@@ -86,5 +90,5 @@ def _accumulate(examples: Sequence[Example], objective: Objective, base: Base, *
 
 
 def _targets(example: Example, objective: Objective) -> list[int]:
-    # Nothing predicts a causal model's first position.
+    # In a causal model, no position predicts the first one.
     return example.labels[1:] if isinstance(objective, CausalLM) else example.labels

@@ -1,8 +1,8 @@
-"""The trainer's only door to the store: objects behind URLs, in and out, streamed and hashed on the way.
+"""Downloads and uploads objects by URL, streamed and hashed. Only this module of the trainer accesses the store.
 
-A task's URLs are `file://` (a directory store) or `http(s)://` (presigned for one object and one verb). A presigned
-URL is a credential: nothing here ever logs or reports its query. Whoever reads a store sees whole objects only:
-a file is written beside its place and renamed into it, an HTTP PUT is atomic by itself.
+A task's URLs are `file://` (a directory store) or `http(s)://` (presigned for one object and one HTTP method). A presigned
+URL is a credential: its query is never logged or reported. Readers of a store never see a partial object: a file is
+written under a temporary name in the same folder and then renamed, and an HTTP PUT is atomic.
 """
 
 import hashlib
@@ -21,16 +21,16 @@ import httpx
 
 from fedpipe_trainer.contract import Artifact, FailureReason
 from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.presigned import code_in, may_be_missing
+from fedpipe_trainer.presigned import error_code, may_be_missing
 
 _CHUNK: Final = 1 << 20
 _ATTEMPTS: Final = 9
-"""With the pauses between them: a store may be away for a minute without costing a site its round."""
+"""Together with the pauses between them: a store may be unavailable for a minute without a site losing its round."""
 _FIRST_PAUSE_SECONDS: Final = 0.5
 _LONGEST_PAUSE_SECONDS: Final = 20.0
 _TIMEOUT: Final = httpx.Timeout(60.0, connect=10.0)
 _LONGEST_ERROR: Final = 1 << 16
-_AS_STORED: Final = {"Accept-Encoding": "identity"}
+_NO_COMPRESSION: Final = {"Accept-Encoding": "identity"}
 _OK: Final = range(200, 300)
 _NOT_FOUND: Final = 404
 _FORBIDDEN: Final = 403
@@ -43,16 +43,16 @@ _HINTS: Final = {
 
 _LOG = logging.getLogger(__name__)
 
-# They log every request's full URL, signature included.
+# These libraries log the full URL of every request, including the signature.
 for name in ("httpx", "httpcore"):
     logging.getLogger(name).setLevel(logging.WARNING)
 
-Pause = Callable[[float], None]
+Sleep = Callable[[float], None]
 T = TypeVar("T")
 
 
 class _TransientError(Exception):
-    """The store may answer otherwise in a moment."""
+    """A failure after which another attempt may succeed."""
 
     def __init__(self, message: str, retry_after: float = 0.0) -> None:
         super().__init__(message)
@@ -60,48 +60,48 @@ class _TransientError(Exception):
 
 
 def without_query(url: str) -> str:
-    """The URL as it may be shown: without its query, where a signature would stand, and without user information."""
+    """The URL without its query, which may contain a signature, and without user information, so that it can be shown."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}"
 
 
-def receive(url: str, to: Path, *, sha256: str | None = None, optional: bool = False, pause: Pause = time.sleep) -> int | None:
-    """Read the object at `url` into the file `to`; its size in bytes, or None when there is no such object.
+def receive(url: str, to: Path, *, sha256: str | None = None, optional: bool = False, sleep: Sleep = time.sleep) -> int | None:
+    """Download the object at `url` into the file `to`; its size in bytes, or None if it does not exist.
 
     Args:
-        url: of the object.
-        to: the file.
-        sha256: what the object must be.
-        optional: the object need not be there: a store that may not say so, and answers 403, is taken to mean that.
-        pause: comes back after so many seconds.
+        url: URL of the object.
+        to: the file to write.
+        sha256: the hash that the object must have.
+        optional: the object may be missing, so a 403 from a store that does not reveal missing objects counts as missing.
+        sleep: called with the seconds to wait before another attempt.
 
     Raises:
-        TaskFailed: TransferFailed when the store refuses, stays out of reach, or its bytes are not those of `sha256`.
+        TaskFailed: TransferFailed, the store refuses the request, is unreachable, or the object does not have the hash `sha256`.
     """
     get = _get_file if urlsplit(url).scheme == "file" else partial(_get_http, optional=optional)
     try:
-        received = _persist(lambda: get(url, to), url=url, pause=pause)
+        received = _retry(lambda: get(url, to), url=url, sleep=sleep)
     except OSError as error:
-        raise _failed(f"cannot copy {without_query(url)} to {to}: {error.strerror}") from error
+        raise _transfer_failed(f"cannot copy {without_query(url)} to {to}: {error.strerror}") from error
     if received is None:
         return None
     size, digest = received
     if sha256 is not None and digest != sha256:
         to.unlink()
-        raise _failed(f"{without_query(url)} has SHA-256 {digest}, the task says {sha256}: the object was changed or cut short")
+        raise _transfer_failed(f"{without_query(url)} has SHA-256 {digest}, the task says {sha256}: the object was changed or truncated")
     return size
 
 
-def send(path: Path, url: str, *, pause: Pause = time.sleep) -> Artifact:
-    """Write the file `path` to `url`, replacing what may be there; the object as a result names it.
+def send(path: Path, url: str, *, sleep: Sleep = time.sleep) -> Artifact:
+    """Upload the file `path` to `url`, replacing an existing object; the artifact for the result.
 
     Raises:
-        TaskFailed: TransferFailed when the store refuses, is full, or stays out of reach.
+        TaskFailed: TransferFailed, the store refuses the request, is full, or is unreachable.
     """
     artifact = describe(path)
     put = _put_file if urlsplit(url).scheme == "file" else _put_http
-    _persist(lambda: put(path, url), url=url, pause=pause)
+    _retry(lambda: put(path, url), url=url, sleep=sleep)
     return artifact
 
 
@@ -112,16 +112,16 @@ def describe(path: Path) -> Artifact:
     return Artifact(name=path.name, size=path.stat().st_size, sha256=digest)
 
 
-def _persist(attempt: Callable[[], T], *, url: str, pause: Pause) -> T:
+def _retry(attempt: Callable[[], T], *, url: str, sleep: Sleep) -> T:
     for number in range(1, _ATTEMPTS + 1):
         try:
             return attempt()
         except _TransientError as error:
             if number == _ATTEMPTS:
-                raise _failed(f"{without_query(url)}: {error}, {_ATTEMPTS} times in a row") from error
+                raise _transfer_failed(f"{without_query(url)}: {error}, {_ATTEMPTS} times in a row") from error
             seconds = min(max(_FIRST_PAUSE_SECONDS * 2 ** (number - 1), error.retry_after), _LONGEST_PAUSE_SECONDS)
-            _LOG.warning("%s: %s; trying again in %.1f s", without_query(url), error, seconds)
-            pause(seconds)
+            _LOG.warning("%s: %s; retrying in %.1f s", without_query(url), error, seconds)
+            sleep(seconds)
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -137,15 +137,15 @@ def _get_file(url: str, to: Path) -> tuple[int, str] | None:
 
 
 def _get_http(url: str, to: Path, *, optional: bool) -> tuple[int, str] | None:
-    with _weather(), httpx.stream("GET", url, headers=_AS_STORED, timeout=_TIMEOUT) as answer:
-        if answer.status_code == _NOT_FOUND:
+    with _translate_transport_errors(), httpx.stream("GET", url, headers=_NO_COMPRESSION, timeout=_TIMEOUT) as response:
+        if response.status_code == _NOT_FOUND:
             return None
-        code = _code(answer)
-        if optional and answer.status_code == _FORBIDDEN and may_be_missing(url, code, answer.headers.get("Date", "")):
-            _LOG.info("%s: the store may not say whether it is there (403, %s): taken as missing", without_query(url), code)
+        code = _read_error_code(response)
+        if optional and response.status_code == _FORBIDDEN and may_be_missing(url, code, response.headers.get("Date", "")):
+            _LOG.info("%s: the store does not reveal whether the object exists (403, %s); it counts as missing", without_query(url), code)
             return None
-        _check(answer, url, code)
-        return _save(answer.iter_raw(_CHUNK), to)
+        _check_status(response, url, code)
+        return _save(response.iter_raw(_CHUNK), to)
 
 
 def _put_file(path: Path, url: str) -> None:
@@ -155,14 +155,18 @@ def _put_file(path: Path, url: str) -> None:
         with path.open("rb") as file:
             _save(_chunks(file), target)
     except OSError as error:
-        raise _failed(f"cannot write {target}: {error.strerror}") from error
+        raise _transfer_failed(f"cannot write {target}: {error.strerror}") from error
 
 
 def _put_http(path: Path, url: str) -> None:
-    # httpx would send a stream of unknown length in chunks; S3 wants the length, which signatures cover.
+    # Without a length, httpx would use chunked transfer encoding; S3 requires the length, which the signature covers.
     length = {"Content-Length": str(path.stat().st_size)}
-    with _weather(), path.open("rb") as file, httpx.stream("PUT", url, content=_chunks(file), headers=length, timeout=_TIMEOUT) as answer:
-        _check(answer, url, _code(answer))
+    with (
+        _translate_transport_errors(),
+        path.open("rb") as file,
+        httpx.stream("PUT", url, content=_chunks(file), headers=length, timeout=_TIMEOUT) as response,
+    ):
+        _check_status(response, url, _read_error_code(response))
 
 
 def _path(url: str) -> Path:
@@ -175,9 +179,9 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _save(chunks: Iterator[bytes], to: Path) -> tuple[int, str]:
-    """Write the chunks to `to`, whole or not at all; their size and SHA-256."""
+    """Write the chunks to the file `to` atomically; their size and SHA-256."""
     size, digest = 0, hashlib.sha256()
-    with _whole(to) as file:
+    with _atomic_file(to) as file:
         for chunk in chunks:
             file.write(chunk)
             digest.update(chunk)
@@ -186,19 +190,19 @@ def _save(chunks: Iterator[bytes], to: Path) -> tuple[int, str]:
 
 
 @contextmanager
-def _whole(to: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `to` when the block ends well, and leaves no trace when it does not."""
+def _atomic_file(to: Path) -> Iterator[BinaryIO]:
+    """A temporary file that replaces `to` at the end of this context; after an exception it is removed."""
     handle, name = tempfile.mkstemp(dir=to.parent, prefix=f".{to.name}.")
-    beside = Path(name)
+    temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        beside.chmod(0o644)
-        beside.replace(to)
+        temporary.chmod(0o644)
+        temporary.replace(to)
     except BaseException:
-        beside.unlink()
+        temporary.unlink()
         raise
     _sync_folder(to.parent)
 
@@ -212,33 +216,33 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _weather() -> Iterator[None]:
-    """What the network does on a bad day is worth another attempt."""
+def _translate_transport_errors() -> Iterator[None]:
+    """Raise errors of the network connection as transient errors."""
     try:
         yield
     except httpx.TransportError as error:
         raise _TransientError(f"{type(error).__name__} ({error})" if str(error) else type(error).__name__) from error
 
 
-def _code(answer: httpx.Response) -> str:
-    """The store's own word for what is wrong, "" where nothing is. What else it says may quote the signature."""
-    return "" if answer.status_code in _OK else code_in(next(answer.iter_raw(_LONGEST_ERROR), b""))
+def _read_error_code(response: httpx.Response) -> str:
+    """The S3 error code of the response, "" if it succeeded. The rest of its body is not reported, since it may quote the signature."""
+    return "" if response.status_code in _OK else error_code(next(response.iter_raw(_LONGEST_ERROR), b""))
 
 
-def _check(answer: httpx.Response, url: str, code: str) -> None:
-    status = answer.status_code
+def _check_status(response: httpx.Response, url: str, code: str) -> None:
+    status = response.status_code
     if status in _OK:
         return
-    said = f"the store answered {status} {answer.reason_phrase}".rstrip() + (f" ({code})" if code else "")
+    message = f"the store answered {status} {response.reason_phrase}".rstrip() + (f" ({code})" if code else "")
     if status == _TOO_MANY_REQUESTS or status in _SERVER_ERRORS:
-        raise _TransientError(said, retry_after=_retry_after(answer))
-    raise _failed(f"{without_query(url)}: {said}{_HINTS.get(status, '')}")
+        raise _TransientError(message, retry_after=_retry_after(response))
+    raise _transfer_failed(f"{without_query(url)}: {message}{_HINTS.get(status, '')}")
 
 
-def _retry_after(answer: httpx.Response) -> float:
-    text = answer.headers.get("Retry-After", "")
+def _retry_after(response: httpx.Response) -> float:
+    text = response.headers.get("Retry-After", "")
     return float(text) if text.isdecimal() else 0.0
 
 
-def _failed(message: str) -> TaskFailed:
+def _transfer_failed(message: str) -> TaskFailed:
     return TaskFailed(FailureReason.TRANSFER_FAILED, message)

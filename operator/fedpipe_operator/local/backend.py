@@ -20,9 +20,9 @@ from fedpipe_operator.local import children, exit_status, job_folder, memory_lim
 from fedpipe_operator.local.children import Child
 from fedpipe_operator.local.process_lock import PROCESSES_LOCK, acquire_process_lock
 from fedpipe_operator.local.scheduling import Give, MakeRoom, Room, Spawn, next_turn, place_of
-from fedpipe_trainer.contract import Ended, Progress
+from fedpipe_trainer.contract import Progress, TaskEnded
 
-_LINE: TypeAdapter[Ended | Progress] = TypeAdapter(Ended | Progress)
+_LINE: TypeAdapter[TaskEnded | Progress] = TypeAdapter(TaskEnded | Progress)
 _WATCH_SECONDS = 0.2  # a look costs about 2 ms of processor time a process
 _UNKILLABLE_SECONDS = 10.0
 """How long a process that was killed may stay in the kernel before we leave it there."""

@@ -8,7 +8,7 @@ from typing import Final
 from fedpipe_operator.api import seconds
 from fedpipe_operator.backend import ACTIVE_STATES, JobState, JobStatus, TaskKind
 from fedpipe_operator.rounds.observed import Observed, Run, job_of
-from fedpipe_trainer.contract import ExitCode, Failure, FailureReason, Manifest, Outcome
+from fedpipe_trainer.contract import ExitCode, Failure, FailureReason, Outcome, Result
 
 DEADLINE_EXCEEDED: Final = "DeadlineExceeded: "
 """What the reason of work that was not done within `rounds.deadline` begins with."""
@@ -71,7 +71,7 @@ class _Failed:
     """Whether the kernel killed it at its memory limit: a smaller micro-batch may fit."""
 
 
-def work_state(work: Work, run: Run, observed: Observed, *, results: Mapping[int, Manifest], expired: bool) -> WorkState:
+def work_state(work: Work, run: Run, observed: Observed, *, results: Mapping[int, Result], expired: bool) -> WorkState:
     """The state of this task: that of the first attempt that is done, active or not yet started.
 
     Interruptions (a drained node, Ctrl-C) do not count towards `rounds.attempts`; a final failure ends the task at once.
@@ -96,7 +96,7 @@ def _late(run: Run, outcome: Pending | Active) -> Dropped:
     return Dropped(f"{DEADLINE_EXCEEDED}not done within {run.spec.rounds.deadline}" + (f"; it waited for {waits_for}" if waits_for else ""))
 
 
-def _outcome(attempt: int, name: str, result: Manifest | None, job: JobStatus | None) -> Pending | Active | Done | _Failed:
+def _outcome(attempt: int, name: str, result: Result | None, job: JobStatus | None) -> Pending | Active | Done | _Failed:
     """A result says more than its job, so it comes first."""
     if result is not None and result.outcome is Outcome.COMPLETED:
         return Done(attempt)

@@ -23,7 +23,7 @@ from fedpipe_operator.rounds.evaluation import aggregate_metrics
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import Metrics, best_round, is_patience_exhausted, is_target_reached, retry_micro_batch
 from fedpipe_operator.rounds.records import RoundPlan, UpdateRef
-from fedpipe_trainer.contract import Manifest
+from fedpipe_trainer.contract import Result
 
 
 class End(Enum):
@@ -168,7 +168,7 @@ def _profiling(context: StageContext) -> WorkStates:
 
 
 def _work_states(
-    context: StageContext, kind: TaskKind, sites: Iterable[str], results: Mapping[str, Mapping[int, Manifest]], *, round_: int
+    context: StageContext, kind: TaskKind, sites: Iterable[str], results: Mapping[str, Mapping[int, Result]], *, round_: int
 ) -> WorkStates:
     """By site. A site that is gone is dropped, unless it is done."""
     states = {site: _work_state(context, Work(kind, site, round_), results.get(site, {})) for site in sites}
@@ -176,7 +176,7 @@ def _work_states(
     return {site: state if site in known or isinstance(state, Done) else Dropped(_GONE) for site, state in states.items()}
 
 
-def _work_state(context: StageContext, work: Work, results: Mapping[int, Manifest]) -> WorkState:
+def _work_state(context: StageContext, work: Work, results: Mapping[int, Result]) -> WorkState:
     expired = stage_expired(context.run, context.observed, work.kind, work.round, context.now)
     return work_state(work, context.run, context.observed, results=results, expired=expired)
 

@@ -1,18 +1,18 @@
-"""Adapters: how they travel, how they are put on a base and taken off, how they leave as a PEFT folder."""
+"""Adapters: their wire format, attaching them to a base model, merging them, and exporting them as a PEFT folder."""
 
 from fedpipe_trainer.adapters.export import merge, write_peft_folder
-from fedpipe_trainer.adapters.lora import NO_ADAPTER_SPEC, Adapters, Site, attached
-from fedpipe_trainer.adapters.wire import Factors, GlobalUpdate, read_update, write_tensors
+from fedpipe_trainer.adapters.lora import FROZEN_ADAPTER, Adapters, AdapterSpec, attach_adapters
+from fedpipe_trainer.adapters.wire import AdapterTensors, Factors, read_global_adapter, write_tensors
 
 __all__ = [
-    "NO_ADAPTER_SPEC",
+    "FROZEN_ADAPTER",
+    "AdapterSpec",
+    "AdapterTensors",
     "Adapters",
     "Factors",
-    "GlobalUpdate",
-    "Site",
-    "attached",
+    "attach_adapters",
     "merge",
-    "read_update",
+    "read_global_adapter",
     "write_peft_folder",
     "write_tensors",
 ]

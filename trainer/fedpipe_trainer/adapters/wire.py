@@ -1,8 +1,8 @@
-"""The wire format of adapters: one safetensors file, float32, keys as peft saves them, sorted, so equal values are equal bytes.
+"""The wire format of adapters: one safetensors file in float32 with peft's keys, sorted, so that equal values give equal bytes.
 
-A weight has `base_model.model.<weight>.lora_A.weight` (rank × d_in) and `….lora_B.weight` (d_out × rank); a head's
-parameter has `base_model.model.<parameter>`. In the global adapter B·A is the update itself (scale 1), its components
-in the order of their singular values.
+A weight has the keys `base_model.model.<weight>.lora_A.weight` (rank × d_in) and `….lora_B.weight` (d_out × rank); a
+parameter of the head has `base_model.model.<parameter>`. In the global adapter the scale is 1: B·A is added to the
+weight as it is. Its components are sorted by their singular values, largest first.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ _B: Final = ".lora_B.weight"
 
 @dataclass(frozen=True)
 class Factors:
-    """A weight's update B·A: A of rank × d_in, B of d_out × rank."""
+    """The change B·A of a weight: A is rank × d_in, B is d_out × rank."""
 
     a: Tensor
     b: Tensor
@@ -36,87 +36,92 @@ class Factors:
         return self.a.shape[0]
 
     def components(self, start: int, stop: int | None) -> "Factors":
-        """The components from `start` up to `stop`, as contiguous copies."""
+        """The components from `start` up to, but not including, `stop`, as contiguous copies."""
         return Factors(self.a[start:stop].clone(), self.b[:, start:stop].clone())
 
 
 @dataclass(frozen=True)
-class GlobalUpdate:
-    """A global adapter's content. Empty before the first round."""
+class AdapterTensors:
+    """The tensors of a global adapter. Empty before the first round."""
 
     weights: Mapping[str, Factors] = field(default_factory=dict)
     head: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def key_of_a(weight: str) -> str:
+def lora_a_key(weight: str) -> str:
     """The key of a weight's factor A."""
     return f"{KEY_PREFIX}{weight}{_A}"
 
 
-def key_of_b(weight: str) -> str:
+def lora_b_key(weight: str) -> str:
     """The key of a weight's factor B."""
     return f"{KEY_PREFIX}{weight}{_B}"
 
 
-def key_of(parameter: str) -> str:
-    """The key of a parameter that is sent whole."""
+def parameter_key(parameter: str) -> str:
+    """The key of a parameter that is sent in full."""
     return f"{KEY_PREFIX}{parameter}"
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write tensors in the order of their keys, moved to the CPU."""
+    """Write the tensors in the order of their keys."""
     save_file({key: tensors[key].detach().cpu().contiguous() for key in sorted(tensors)}, path, metadata or {"format": "pt"})
 
 
-def read_update(path: Path, model: nn.Module, head: tuple[str, ...]) -> GlobalUpdate:
-    """Read a global adapter and hold every key and shape of it against the model it is for.
+def read_global_adapter(path: Path, model: nn.Module, head: tuple[str, ...]) -> AdapterTensors:
+    """Read a global adapter and check every key and shape against the model.
 
     Args:
         path: the safetensors file.
         model: the base, without adapters.
-        head: names of the model's parameters that are sent whole; each must be there.
+        head: names of the model's parameters that are sent in full; the file must contain each of them.
 
     Raises:
-        TaskFailed: BadTask, the file is unreadable, or a key is unknown, missing, of a wrong shape or not finite (by name).
+        TaskFailed: BadTask, the file is unreadable, or a tensor is unknown, missing, not finite or of a wrong shape
+            (the message names its key).
     """
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise _refused(f"the global adapter cannot be read: {error}") from error
+        raise _invalid_adapter(f"the global adapter cannot be read: {error}") from error
     for key, tensor in tensors.items():
         if tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all()):
-            raise _refused(f"the global adapter's {key} is not finite float32")
-    whole = {name: _take_whole(tensors, name, model.get_parameter(name)) for name in head}
+            raise _invalid_adapter(f"the global adapter's {key} is not float32 or has values that are not finite")
+    head_tensors = {name: _take_head_parameter(tensors, name, model.get_parameter(name)) for name in head}
     weights = {}
     for key in [key for key in tensors if key.endswith(_A)]:
         weight = key.removeprefix(KEY_PREFIX).removesuffix(_A)
         weights[weight] = _take_factors(tensors, weight, model)
     if tensors:
-        raise _refused(f"the global adapter's {min(tensors)} is nothing that this model has")
-    return GlobalUpdate(weights, whole)
+        raise _invalid_adapter(f"the global adapter's {min(tensors)} belongs to no parameter of this model")
+    return AdapterTensors(weights, head_tensors)
 
 
-def _take_whole(tensors: dict[str, Tensor], name: str, parameter: nn.Parameter) -> Tensor:
-    tensor = tensors.pop(key_of(name), None)
+def _take_head_parameter(tensors: dict[str, Tensor], name: str, parameter: nn.Parameter) -> Tensor:
+    tensor = tensors.pop(parameter_key(name), None)
     if tensor is None:
-        raise _refused(f"the global adapter has no {key_of(name)}")
+        raise _invalid_adapter(f"the global adapter has no {parameter_key(name)}")
     if tensor.shape != parameter.shape:
-        raise _refused(f"the global adapter's {key_of(name)} has shape {tuple(tensor.shape)}, the model's {tuple(parameter.shape)}")
+        raise _invalid_adapter(
+            f"the global adapter's {parameter_key(name)} has shape {tuple(tensor.shape)}, the model's {tuple(parameter.shape)}"
+        )
     return tensor
 
 
 def _take_factors(tensors: dict[str, Tensor], weight: str, model: nn.Module) -> Factors:
     shape = linear_shape(dict(model.named_modules()).get(weight, nn.Identity()))
     if shape is None:
-        raise _refused(f"the global adapter's {key_of_a(weight)} is for no linear layer of this model")
-    a, b = tensors.pop(key_of_a(weight)), tensors.pop(key_of_b(weight), None)
+        raise _invalid_adapter(f"the global adapter's {lora_a_key(weight)} belongs to no linear layer of this model")
+    a, b = tensors.pop(lora_a_key(weight)), tensors.pop(lora_b_key(weight), None)
     if b is None:
-        raise _refused(f"the global adapter has no {key_of_b(weight)}")
+        raise _invalid_adapter(f"the global adapter has no {lora_b_key(weight)}")
     if a.ndim != 2 or b.ndim != 2 or (b.shape[0], a.shape[1]) != shape or a.shape[0] != b.shape[1]:  # noqa: PLR2004 - matrices
         sizes = f"{tuple(a.shape)} and {tuple(b.shape)}"
-        raise _refused(f"the global adapter's {key_of_a(weight)} and its lora_B have shapes {sizes}, which is no update of {shape}")
+        raise _invalid_adapter(
+            f"the global adapter's {lora_a_key(weight)} and its lora_B have shapes {sizes}, which do not fit a weight of shape {shape}"
+        )
     return Factors(a, b)
 
 
-def _refused(message: str) -> TaskFailed:
+def _invalid_adapter(message: str) -> TaskFailed:
     return TaskFailed(FailureReason.BAD_TASK, message)

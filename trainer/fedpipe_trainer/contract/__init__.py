@@ -1,26 +1,28 @@
-"""What travels between operator and trainer: a task in, a result out, both plain JSON.
+"""The messages between operator and trainer: a task in, a result out, both plain JSON.
 
-This package is the wire format. It imports pydantic alone, so that the operator (which has no torch) and the
-trainer (which has no Kubernetes client) both read it. `SCHEMA_VERSION` goes up whenever a reader of the old
-form could misread the new one; a trainer refuses a task of a newer version by name.
+This package is the wire format. It imports only pydantic, so that both the operator (which has no torch) and the
+trainer (which has no Kubernetes client) can use it. `SCHEMA_VERSION` is raised whenever a reader of the old
+version could misread the new one; a trainer refuses a task with a newer version and names that version.
 """
 
 from fedpipe_trainer.contract.base import SCHEMA_VERSION, Wire
-from fedpipe_trainer.contract.exits import ExitCode, FailureReason
 from fedpipe_trainer.contract.objective import CausalLM, Objective, Seq2SeqLM, SequenceClassification
 from fedpipe_trainer.contract.plan import Bits, Forecast, Plan, Scaling, scale_of
-from fedpipe_trainer.contract.progress import Ended, Progress
 from fedpipe_trainer.contract.result import (
     Artifact,
     BaseModelFacts,
     EvaluateResult,
+    ExitCode,
     ExportResult,
     Failure,
-    Manifest,
+    FailureReason,
     Measured,
     Outcome,
     ProfileResult,
+    Progress,
+    Result,
     Sample,
+    TaskEnded,
     Throughput,
     TrainResult,
     WeightShape,
@@ -49,7 +51,6 @@ __all__ = [
     "Bits",
     "CausalLM",
     "Data",
-    "Ended",
     "EvaluateResult",
     "EvaluateTask",
     "Evaluation",
@@ -61,7 +62,6 @@ __all__ = [
     "Forecast",
     "GlobalAdapter",
     "Hyperparameters",
-    "Manifest",
     "Measured",
     "Model",
     "Objective",
@@ -70,12 +70,14 @@ __all__ = [
     "ProfileResult",
     "ProfileTask",
     "Progress",
+    "Result",
     "RunRef",
     "Sample",
     "Scaling",
     "Seq2SeqLM",
     "SequenceClassification",
     "Task",
+    "TaskEnded",
     "Throughput",
     "TrainResult",
     "TrainTask",

@@ -1,4 +1,4 @@
-"""The one base class of everything on the wire."""
+"""The base class of every message and value of the wire format."""
 
 from typing import Final
 
@@ -9,17 +9,17 @@ SCHEMA_VERSION: Final = 1
 
 
 class Wire(BaseModel):
-    """A frozen value that is camelCase in JSON, snake_case in Python, and refuses fields it does not know."""
+    """A frozen value: camelCase keys in JSON, snake_case attributes in Python; unknown fields are refused."""
 
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
         alias_generator=to_camel,
         populate_by_name=True,
-        # `model_` is a word of this field: a field may be called model_length without a warning.
+        # "model" has a meaning in machine learning: a field may be called model_length without a warning from pydantic.
         protected_namespaces=(),
     )
 
     def to_json(self) -> str:
-        """This value as JSON text, keys in camelCase, unset optional fields left out."""
+        """This value as JSON text, with keys in camelCase and without optional fields that are not set."""
         return self.model_dump_json(by_alias=True, exclude_none=True, indent=2)

@@ -1,4 +1,4 @@
-"""The plan for one site: which weights get an adapter, at which rank, on a base of how many bits, with which batch."""
+"""The plan for one site: which weights get an adapter, the rank of each, the bit width of the base, and the batch size."""
 
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ Bits = Literal[4, 8, 16, 32]
 
 
 class Scaling(StrEnum):
-    """How alpha and the rank make the scale of an adapter's product B·A."""
+    """How the scale of an adapter's product B·A follows from alpha and the rank."""
 
     CLASSIC = "Classic"
     """alpha / r (Hu et al., arXiv 2106.09685)."""
@@ -20,14 +20,14 @@ class Scaling(StrEnum):
 
 
 def scale_of(scaling: Scaling, alpha: float, rank: int) -> float:
-    """The factor before B·A for an adapter of this rank (dimensionless; 0 for rank 0)."""
+    """The factor that multiplies B·A for an adapter of this rank (dimensionless; 0 for rank 0)."""
     if rank == 0:
         return 0.0
     return alpha / rank if scaling is Scaling.CLASSIC else alpha / float(rank) ** 0.5
 
 
 class Forecast(Wire):
-    """What the plan says a task will need; compared with what the result measured."""
+    """The resources that a task is predicted to need. They are compared with those that its result measured."""
 
     memory_bytes: Annotated[int, Field(ge=0)]
     """Peak memory of the trainer's process (CPU) or of its device (GPU)."""
@@ -38,21 +38,21 @@ class Forecast(Wire):
 
 
 class Plan(Wire):
-    """The choice for one site. `ranks` names every target weight; rank 0 is no adapter there."""
+    """The plan for one site. `ranks` names every target weight; rank 0 means that the weight gets no adapter."""
 
     bits: Bits
     batch_size: Annotated[int, Field(ge=1, le=4096)]
     """Samples per optimiser step."""
     steps: Annotated[int, Field(ge=1)]
-    """Optimiser steps per round: an upper bound that the deadline may cut."""
+    """Optimiser steps per round: an upper bound, since the deadline can end training earlier."""
     ranks: dict[str, Annotated[int, Field(ge=0, le=1024)]]
-    """Rank by weight, the weight named by its module path in the base model."""
+    """Rank by weight. A weight is named by its module path in the base model."""
     scaling: Scaling = Scaling.RSLORA
     alpha: Annotated[float, Field(gt=0)] = 16.0
     forecast: Forecast
     why: Annotated[tuple[str, ...], Field(max_length=32)] = ()
-    """The reasons of the choice, a sentence each."""
+    """The reasons for this plan, one sentence each."""
 
     def scale(self, weight: str) -> float:
-        """The factor before B·A of this weight's adapter."""
+        """The factor that multiplies B·A of this weight's adapter."""
         return scale_of(self.scaling, self.alpha, self.ranks[weight])

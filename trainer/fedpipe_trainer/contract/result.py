@@ -1,37 +1,94 @@
-"""A result: what a trainer reports when it ends, well or not. It is written last and names its artifacts by hash."""
+"""What a trainer reports: progress while it works, then an exit status and a result, whether the task succeeded or failed.
+
+The result is the last object that a task writes; it names the task's artifacts by size and SHA-256.
+"""
 
 import math
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter
 
 from fedpipe_trainer.contract.base import SCHEMA_VERSION, Wire
-from fedpipe_trainer.contract.exits import FailureReason
 from fedpipe_trainer.contract.plan import Bits, Scaling
 from fedpipe_trainer.contract.task import RunRef, Sha256
 
-# JSON knows text alone as the key of an object.
+# Keys of a JSON object are always strings.
 _BitsKey = Annotated[Bits, BeforeValidator(lambda key: int(key) if isinstance(key, str) and key.isdecimal() else key)]
-_LARGEST_EXPONENT: Final = 700.0  # exp of more is no double
+_LARGEST_EXPONENT: Final = 700.0  # above this, exp overflows a double
+
+
+class ExitCode(IntEnum):
+    """The trainer's exit status. Codes 2 to 9 are final: another attempt at the same task would end in the same way."""
+
+    OK = 0
+    UNEXPECTED = 1
+    BAD_TASK = 2
+    BAD_DATA = 3
+    BAD_MODEL = 4
+    OUT_OF_MEMORY = 5
+    DIVERGED = 6
+    TRANSFER_FAILED = 10
+    TERMINATED = 143
+
+    @property
+    def is_final(self) -> bool:
+        """Whether another attempt is pointless, because the cause is the task's input and not a transient error."""
+        return ExitCode.BAD_TASK <= self < ExitCode.TRANSFER_FAILED
+
+
+class FailureReason(StrEnum):
+    """Why a task failed, as one CamelCase word; the result's message gives the details."""
+
+    UNEXPECTED = "Unexpected"
+    BAD_TASK = "BadTask"
+    BAD_DATA = "BadData"
+    BAD_MODEL = "BadModel"
+    OUT_OF_MEMORY = "OutOfMemory"
+    DIVERGED = "Diverged"
+    TRANSFER_FAILED = "TransferFailed"
+    TERMINATED = "Terminated"
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The exit status for this reason."""
+        return ExitCode[self.name]
+
+
+class Progress(Wire):
+    """One line of progress on standard output. A line that does not parse as this is an ordinary log line."""
+
+    phase: Literal["load", "profile", "train", "evaluate", "export", "transfer"]
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    tokens_per_second: float | None = None
+
+
+class TaskEnded(Wire):
+    """The line that a serving trainer writes to standard output when a task has ended."""
+
+    ended: str
+    """The path of the task file, as it was given."""
+    exit_code: int
 
 
 class Outcome(StrEnum):
-    """How the task ended."""
+    """Whether the task succeeded."""
 
     COMPLETED = "Completed"
     FAILED = "Failed"
 
 
 class Failure(Wire):
-    """Why a task failed: one word, and a sentence that says what is wrong, where, and what to do."""
+    """Why a task failed: a reason, and a sentence that says what is wrong, where, and what to do."""
 
     reason: FailureReason
     message: Annotated[str, Field(max_length=4096)]
 
 
 class Artifact(Wire):
-    """An object this result vouches for, by the name of its file."""
+    """An object that the task wrote, under the name of its file."""
 
     name: str
     size: Annotated[int, Field(ge=0)]
@@ -39,18 +96,18 @@ class Artifact(Wire):
 
 
 class Measured(Wire):
-    """What the task cost. Compared with the plan's forecast."""
+    """The resources that the task used. They are compared with the plan's forecast."""
 
     device: str = "cpu"
     peak_memory_bytes: Annotated[int, Field(ge=0)] = 0
     seconds: dict[str, float] = {}
-    """Seconds by phase: load, train, evaluate, export, transfer; they add up to the task's own time."""
+    """Seconds by phase: load, train, evaluate, export, transfer. They add up to the duration of the task."""
     uploaded_bytes: Annotated[int, Field(ge=0)] = 0
     downloaded_bytes: Annotated[int, Field(ge=0)] = 0
 
 
 class Sample(Wire):
-    """One validation row that the run asked to see."""
+    """One validation row that the run requested, with its prediction."""
 
     text: str
     expected: str
@@ -66,13 +123,13 @@ class _ResultBase(Wire):
     outcome: Outcome
     failure: Failure | None = None
     fingerprint: Sha256 | None = None
-    """The base model's, as read at the site."""
+    """Fingerprint of the base model, as computed at the site."""
     measured: Measured
     software: dict[str, str] = {}
 
 
 class WeightShape(Wire):
-    """A weight that may get an adapter: y = W·x with W of d_out × d_in."""
+    """A weight that may get an adapter: y = W·x, where W is d_out × d_in."""
 
     name: str
     d_out: Annotated[int, Field(ge=1)]
@@ -80,12 +137,12 @@ class WeightShape(Wire):
 
 
 class BaseModelFacts(Wire):
-    """What the planner must know of the base. Counts are of elements, not bytes."""
+    """Facts about the base model that the planner needs. Parameters are counted in elements, not bytes."""
 
     architecture: str
     parameters: Annotated[int, Field(ge=1)]
     quantised_parameters: Annotated[int, Field(ge=0)]
-    """Those of linear layers that a 4- or 8-bit load shrinks; the rest (embeddings, norms, head) stays at 16 bits."""
+    """Parameters of the linear layers that are quantised at 4 or 8 bits; the others (embeddings, norms, head) stay at 16 bits."""
     layers: int
     hidden_size: int
     intermediate_size: int
@@ -93,30 +150,30 @@ class BaseModelFacts(Wire):
     vocabulary_size: int
     weights: tuple[WeightShape, ...]
     head: dict[str, tuple[int, ...]] = {}
-    """Tensors trained and sent whole (a classification head): shape by key of the adapter file.
+    """Tensors that are trained and sent in full (a classification head): shape by key of the adapter file.
 
-    A dimension of -1 stands for the number of labels, which is not fixed before every site is profiled.
+    A dimension of -1 is the number of labels, which is known only after every site has been profiled.
     """
     merged_bytes: Annotated[int, Field(ge=0)] = 0
     materialised_attention: bool = False
-    """Whether attention keeps its batch × heads × length² scores (eager); fused kernels (sdpa, flash) do not."""
+    """Whether attention stores its scores, batch × heads × length² values (eager). Fused kernels (sdpa, flash) do not."""
 
 
 class Throughput(Wire):
-    """One measured point: training steps of `batch_size` × `length` tokens on a base of `bits`."""
+    """One measurement: training steps of `batch_size` × `length` tokens on a base at `bits` bits."""
 
     bits: Bits
     batch_size: int
     length: int
     tokens_per_second: float
-    """Tokens trained per second (forward, backward and optimiser step)."""
+    """Tokens per second in training (forward pass, backward pass and optimiser step)."""
     evaluate_tokens_per_second: float
     peak_memory_bytes: int
-    """Peak of the process (CPU) or device (GPU) while these steps ran."""
+    """Peak memory of the process (CPU) or device (GPU) during these steps."""
 
 
 class ProfileResult(_ResultBase):
-    """What was measured at a site."""
+    """The measurements at a site."""
 
     kind: Literal["profile"] = "profile"
     base: BaseModelFacts | None = None
@@ -125,27 +182,27 @@ class ProfileResult(_ResultBase):
     validation_samples: int = 0
     skipped_rows: int = 0
     mean_tokens: float = 0.0
-    """Mean tokens of a training sample after cutting at maxLength."""
+    """Mean number of tokens of a training sample, truncated to maxLength."""
     longest_tokens: int = 0
-    """Those of the longest training sample; 0: not recorded, so that maxLength must be planned for."""
+    """Number of tokens of the longest training sample. 0: not recorded, so the planner has to assume maxLength."""
     rank: int = 8
-    """Rank of every weight's adapter while `throughput` was measured."""
+    """Rank of every adapter while `throughput` was measured."""
     memory_bytes: int = 0
-    """What the process may use: the device's memory, or the smaller of the machine's and the cgroup's."""
+    """Memory that the process may use: that of the device, or the smaller of the machine's and the cgroup's."""
     runtime_bytes: int = 0
-    """Memory of the process before any model is loaded (interpreter, libraries, device context)."""
+    """Memory of the process before a model is loaded (interpreter, libraries, device context)."""
     load_peak_bytes: dict[_BitsKey, int] = {}
     """Peak memory while the base is loaded, by bits."""
     base_bytes: dict[_BitsKey, int] = {}
-    """Memory the loaded base holds, by bits."""
+    """Memory of the loaded base, by bits."""
     load_seconds: dict[_BitsKey, float] = {}
     throughput: tuple[Throughput, ...] = ()
     unsupported: dict[_BitsKey, str] = {}
-    """Bit widths that this device cannot do, and why."""
+    """Bit widths that this device does not support, with the reason."""
 
 
 class TrainResult(_ResultBase):
-    """What a site sends back beside its adapter."""
+    """The result that belongs to a site's update."""
 
     kind: Literal["train"] = "train"
     adapter: Artifact | None = None
@@ -157,51 +214,51 @@ class TrainResult(_ResultBase):
     bits: Bits | None = None
     batch_size: int = 0
     micro_batch_size: int = 0
-    """Smaller than `batch_size` when memory ran out and the step was split."""
+    """Smaller than `batch_size` if memory ran out and steps were split into micro-batches."""
     steps: int = 0
     resumed_from_step: int = 0
     samples: int = 0
-    """Samples really trained on in this round: the site's weight in the average."""
+    """Samples that were actually trained on in this round: the site's weight in the aggregation."""
     tokens: int = 0
     skipped_rows: int = 0
     losses: tuple[float, ...] = ()
-    """Training loss by step."""
+    """Training loss of each step."""
     train_loss: float | None = None
     validation_loss: float | None = None
     tokens_per_second: float | None = None
     mfu: float | None = None
-    """Share of the device's peak FLOP/s that useful work reached (4·N FLOP a token for a frozen base)."""
+    """Model FLOPs utilisation: the share of the device's peak FLOP/s that was used (4·N FLOP per token for a frozen base)."""
 
 
 class EvaluateResult(_ResultBase):
-    """An adapter's quality on one site's validation data."""
+    """The evaluation of an adapter on one site's validation data."""
 
     kind: Literal["evaluate"] = "evaluate"
     batch_size: int = 0
-    """Samples that went through the model at once; fewer than the task's when memory ran out or there are not so many."""
+    """Samples per batch. Smaller than the task's batch size if memory ran out or there are fewer samples."""
     samples: int = 0
     targets: int = 0
-    """Tokens (or labels) that the loss is a mean over: the weight of `loss` in a union."""
+    """Number of tokens (or labels) over which `loss` is a mean: the weight of `loss` in the aggregated metrics."""
     skipped_rows: int = 0
     loss: float | None = None
     metrics: dict[str, float] = {}
-    """accuracy and macroF1; perplexity, bleu, rougeL, slotErrorRate."""
+    """accuracy and macroF1, or perplexity, bleu, rougeL and slotErrorRate."""
     examples: tuple[Sample, ...] = ()
 
 
 class ExportResult(_ResultBase):
-    """What was exported, and how far the merged model is from base + adapter."""
+    """The exported files, and the difference between the merged model and base + adapter."""
 
     kind: Literal["export"] = "export"
     adapter: tuple[Artifact, ...] = ()
     merged: tuple[Artifact, ...] = ()
     max_logit_difference: float | None = None
-    """Largest |merged − (base + adapter)| of any logit on a fixed random input, both in 32 bits."""
+    """Largest |merged − (base + adapter)| over the logits of a fixed random input, both computed in 32 bits."""
 
 
-Manifest = Annotated[ProfileResult | TrainResult | EvaluateResult | ExportResult, Field(discriminator="kind")]
+Result = Annotated[ProfileResult | TrainResult | EvaluateResult | ExportResult, Field(discriminator="kind")]
 
-_RESULT: TypeAdapter[ProfileResult | TrainResult | EvaluateResult | ExportResult] = TypeAdapter(Manifest)
+_RESULT: TypeAdapter[ProfileResult | TrainResult | EvaluateResult | ExportResult] = TypeAdapter(Result)
 
 
 def parse_result(text: str) -> ProfileResult | TrainResult | EvaluateResult | ExportResult:
@@ -214,5 +271,5 @@ def parse_result(text: str) -> ProfileResult | TrainResult | EvaluateResult | Ex
 
 
 def perplexity_of(loss: float) -> float:
-    """The exponential of a mean loss per token (nats); finite for every finite loss."""
+    """The exponential of a mean loss per token (in nats); finite for every finite loss."""
     return math.exp(min(loss, _LARGEST_EXPONENT))

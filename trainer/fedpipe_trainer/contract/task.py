@@ -1,6 +1,6 @@
-"""A task: all a trainer is told. It needs nothing else, no credentials and no API.
+"""A task: all the information that a trainer gets. It needs no credentials and no API beside it.
 
-URLs are `file://` or `http(s)://`; the latter are presigned for exactly one object and one verb.
+URLs are `file://` or `http(s)://`; an `http(s)://` URL is presigned for exactly one object and one HTTP method.
 """
 
 import json
@@ -34,15 +34,15 @@ EXPORT_MERGED_FILES: Final = (
     "vocab.json",
     "merges.txt",
 )
-"""Every file that an export of the merged model may write; which ones depends on the tokenizer.
+"""Every file that an export of the merged model may write; which of them it writes depends on the tokenizer.
 
-The weights are one file whatever their size: one presigned PUT takes 5 GB at most on AWS, so a larger model is merged
+The weights are always a single file. On AWS a presigned PUT accepts at most 5 GB, so a larger model has to be merged
 from the exported adapter where it is served.
 """
 
 
 class RunRef(Wire):
-    """Which run a task belongs to."""
+    """The run that a task belongs to."""
 
     namespace: str
     name: str
@@ -50,15 +50,15 @@ class RunRef(Wire):
 
 
 class Model(Wire):
-    """The frozen base: a local folder, a hub repository at a revision, or files behind URLs."""
+    """The frozen base model: a local folder, a hub repository at a revision, or files at URLs."""
 
     source: Annotated[str, Field(pattern=r"^(file:///|hf://|s3://).+", max_length=1024)]
     files: dict[str, Url] = {}
-    """For `s3://`: each file of the model's folder and the URL to read it from."""
+    """For `s3://`: the URL of each file in the model's folder."""
     revision: Sha256 | None = None
-    """For `s3://`: changes whenever one of the files does, so that what was downloaded before is used only while it is the same."""
+    """For `s3://`: changes whenever one of the files changes, so that an outdated download is not used."""
     fingerprint: Sha256 | None = None
-    """The base every site must have (of the run's profiles); the task is refused when the local one differs."""
+    """The fingerprint that the base model must have at every site (from the run's profiles). The task fails if it differs."""
 
 
 class Data(Wire):
@@ -69,7 +69,7 @@ class Data(Wire):
 
 
 class GlobalAdapter(Wire):
-    """The aggregated adapter a task starts from. Its factors carry the scale: the update of a weight is B·A."""
+    """The aggregated adapter that a task starts from. The scale is part of its factors: a weight changes by B·A."""
 
     url: Url
     sha256: Sha256
@@ -77,7 +77,7 @@ class GlobalAdapter(Wire):
 
 
 class Hyperparameters(Wire):
-    """How a site trains (`spec.training`)."""
+    """How a site trains."""
 
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-4
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -89,14 +89,14 @@ class Hyperparameters(Wire):
 
 
 class Evaluation(Wire):
-    """How much of the validation data is used and what may be shown of it (`spec.evaluation`)."""
+    """How much of the validation data is used, and how many of its rows the result may contain."""
 
     max_samples: Annotated[int, Field(ge=1, le=1000000)] = 1000
     generations: Annotated[int, Field(ge=0, le=10000)] = 32
-    """Distinct prompts answered for BLEU, ROUGE-L and slot errors (generating tasks only)."""
+    """Distinct prompts for which a text is generated to compute BLEU, ROUGE-L and the slot error rate (CausalLM and Seq2SeqLM only)."""
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
     samples: Annotated[int, Field(ge=0, le=20)] = 0
-    """Validation rows that leave the site in the result, with what was predicted. 0 unless the run asks for it."""
+    """Validation rows that leave the site in the result, with their predictions. 0 unless the run requests them."""
 
 
 class _TaskBase(Wire):
@@ -107,27 +107,27 @@ class _TaskBase(Wire):
     attempt: Annotated[int, Field(ge=0)] = 0
     model: Model
     deadline_seconds: Annotated[float, Field(gt=0)] = 1800.0
-    """Seconds from the task's start after which it must have ended."""
+    """Seconds from the task's start by which it must have ended."""
     result: Url
-    """Where the result goes, written last."""
+    """Where the result is written. It is written last."""
 
 
 class ProfileTask(_TaskBase):
-    """Measure the site: model facts, labels, samples, memory and tokens per second at each bit width."""
+    """Measure the site: facts about the base model, labels, samples, memory, and tokens per second at each bit width."""
 
     kind: Literal["profile"] = "profile"
     objective: Objective
     data: Data
     bits: Annotated[tuple[Bits, ...], Field(min_length=1)]
     target_modules: tuple[str, ...] = ()
-    """Module name endings that get adapters; empty: found by architecture."""
+    """Suffixes of the names of modules that get adapters. Empty: the defaults of the model's architecture."""
     batch_sizes: tuple[int, ...] = (1, 4)
     rank: int = 8
     seed: int = 0
 
 
 class TrainTask(_TaskBase):
-    """Train one round and send the update."""
+    """Train for one round and upload the update."""
 
     kind: Literal["train"] = "train"
     objective: Objective
@@ -135,19 +135,19 @@ class TrainTask(_TaskBase):
     plan: Plan
     hyperparameters: Hyperparameters
     micro_batch: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Samples to take at once to begin with, if not the plan's whole batch: an earlier attempt took too much memory."""
+    """Samples per micro-batch to begin with, when an earlier attempt ran out of memory. None: the plan's whole batch."""
     global_adapter: GlobalAdapter | None = None
-    """None in round 1: factors A start random from the seed, B at zero."""
+    """None in round 1: the factors A are drawn from the seed, the factors B are zero."""
     validate_samples: Annotated[int, Field(ge=0)] = 0
-    """Validation rows for the update's own validation loss; 0 leaves it out."""
+    """Number of validation rows to compute `validationLoss` of the result on; 0: it is not computed."""
     adapter: Url
     checkpoint_read: Url | None = None
-    """Where an earlier attempt may have left a checkpoint."""
+    """Where an earlier attempt may have written a checkpoint."""
     checkpoint_write: Url | None = None
 
 
 class EvaluateTask(_TaskBase):
-    """Measure an adapter (or, without one, the base) on the site's validation data."""
+    """Evaluate the global adapter (or, without one, the base model) on the site's validation data."""
 
     kind: Literal["evaluate"] = "evaluate"
     objective: Objective
@@ -160,9 +160,9 @@ class EvaluateTask(_TaskBase):
 
 
 class ExportTask(_TaskBase):
-    """Write the global adapter as a PEFT folder and as a merged model. Needs no data.
+    """Write the global adapter as a PEFT folder and as a merged model. This needs no data.
 
-    The two maps are file name to URL; a file the trainer makes that is not named there is an error.
+    `adapter_files` and `merged_files` map file names to URLs. If the export makes a file without a URL, the task fails.
     """
 
     kind: Literal["export"] = "export"
@@ -181,7 +181,7 @@ def parse_task(text: str) -> ProfileTask | TrainTask | EvaluateTask | ExportTask
     """Read a task from JSON.
 
     Raises:
-        ValueError: the text is not JSON, is of another schema version, or does not fit it (the message says where).
+        ValueError: the text is not JSON, has a newer schema version, or does not fit the schema (the message says where).
     """
     document = json.loads(text)
     version = document.get("schemaVersion") if isinstance(document, dict) else None

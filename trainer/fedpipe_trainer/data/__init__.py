@@ -1,6 +1,6 @@
-"""From a file of a site's data to the batches of one step: rows, then examples, then tensors.
+"""From a site's data file to the batches of a step: rows, then examples, then tensors.
 
-Nothing of the data is written anywhere; error messages name files, lines, columns and labels, never a text.
+The data is never written anywhere. Error messages name files, lines, columns and labels, but never quote a text.
 """
 
 from fedpipe_trainer.data.batches import batch_indices, collate, target_count

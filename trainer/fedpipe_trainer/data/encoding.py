@@ -1,4 +1,4 @@
-"""Rows to token ids, by objective. Nothing is padded here, so an example has one form whatever batch it lands in."""
+"""Encodes rows as token ids, by objective. Nothing is padded here, so an example does not depend on its batch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,91 +10,96 @@ from fedpipe_trainer.data.templates import fill
 from fedpipe_trainer.errors import TaskFailed
 
 IGNORED: Final = -100
-"""The label of a position that the loss leaves out (what torch's cross entropy ignores by default)."""
+"""The label of a position that does not count in the loss (the default `ignore_index` of torch's cross entropy)."""
 
 
 class Tokenizer(Protocol):
-    """What we use of a transformers tokenizer."""
+    """The part of a transformers tokenizer that is used here."""
 
     eos_token_id: int | None
 
     def __call__(self, text: list[str] | None = None, **options: Any) -> Any:  # noqa: ANN401 - transformers' own signature
-        """Token ids under "input_ids", a list per text."""
+        """Token ids under "input_ids", one list per text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One sample. `labels`: one class index; or a token per input position (CausalLM) or per target position (Seq2SeqLM)."""
+    """One sample. `labels` is one class index, or one token per input position (CausalLM) or per target position (Seq2SeqLM)."""
 
     input_ids: list[int]
     labels: list[int]
 
 
 def encode(rows: Sequence[Row], objective: SequenceClassification | CausalLM | Seq2SeqLM, tokenizer: Tokenizer) -> list[Example]:
-    """The examples of these rows, in their order, none longer than `objective.max_length`.
+    """The examples of these rows, in the same order, each truncated to `objective.max_length` tokens.
 
     Raises:
-        TaskFailed: BadData for a label the run does not know; BadModel for a tokenizer without an end-of-sequence token.
+        TaskFailed: BadData for a label that the run does not have; BadModel for a tokenizer without an end-of-sequence token.
     """
     if not rows:
         return []
     return _ENCODERS[type(objective)](rows, objective, tokenizer)
 
 
-def encode_prompts(prompts: Sequence[str], objective: CausalLM | Seq2SeqLM, tokenizer: Tokenizer, *, room: int) -> list[list[int]]:
-    """Token ids of prompts to be answered with up to `room` tokens, cut as `encode` cuts them."""
+def encode_prompts(
+    prompts: Sequence[str], objective: CausalLM | Seq2SeqLM, tokenizer: Tokenizer, *, max_new_tokens: int
+) -> list[list[int]]:
+    """Token ids of prompts, truncated as by `encode` for responses of up to `max_new_tokens` tokens."""
     if isinstance(objective, Seq2SeqLM):
-        return _ids(tokenizer, prompts, truncation=True, max_length=objective.max_length)
-    keep = _prompt_room(objective.max_length, room)
-    return [ids[-keep:] for ids in _ids(tokenizer, prompts)]
+        return _tokenize(tokenizer, prompts, truncation=True, max_length=objective.max_length)
+    keep = _prompt_budget(objective.max_length, max_new_tokens)
+    return [ids[-keep:] for ids in _tokenize(tokenizer, prompts)]
 
 
 def _classification(rows: Sequence[Row], objective: SequenceClassification, tokenizer: Tokenizer) -> list[Example]:
     index = {label: position for position, label in enumerate(objective.labels)}
     for row in rows:
         if row[objective.label] not in index:
-            known = ", ".join(objective.labels[:20]) + (", …" if len(objective.labels) > 20 else "")  # noqa: PLR2004 - as many as one line shows
+            shown = ", ".join(objective.labels[:20]) + (", …" if len(objective.labels) > 20 else "")  # noqa: PLR2004 - as many as fit in one message
             raise TaskFailed(
                 FailureReason.BAD_DATA,
-                f"the label {row[objective.label]!r} in column {objective.label!r} is none of the run's {len(index)} labels ({known}): "
-                "correct the row, or name the label in the run's task",
+                f"the label {row[objective.label]!r} in column {objective.label!r} is not one of the run's {len(index)} labels ({shown}): "
+                "correct the row, or add the label to spec.task.labels of the run",
             )
-    ids = _ids(tokenizer, [row[objective.text] for row in rows], truncation=True, max_length=objective.max_length)
+    ids = _tokenize(tokenizer, [row[objective.text] for row in rows], truncation=True, max_length=objective.max_length)
     return [Example(tokens, [index[row[objective.label]]]) for tokens, row in zip(ids, rows, strict=True)]
 
 
 def _causal(rows: Sequence[Row], objective: CausalLM, tokenizer: Tokenizer) -> list[Example]:
     end = tokenizer.eos_token_id
     if end is None:
-        raise TaskFailed(FailureReason.BAD_MODEL, "the tokenizer has no end-of-sequence token: a model could never learn to stop")
-    prompts = _ids(tokenizer, [fill(objective.prompt, row) for row in rows])
-    # Special tokens belong at the start of the prompt, not between prompt and response.
-    responses = _ids(tokenizer, [fill(objective.response, row) for row in rows], add_special_tokens=False)
-    return [_continued(prompt, [*response, end], objective.max_length) for prompt, response in zip(prompts, responses, strict=True)]
+        raise TaskFailed(
+            FailureReason.BAD_MODEL,
+            "the tokenizer has no end-of-sequence token, so the model cannot learn where a response ends: use a tokenizer that has one",
+        )
+    prompts = _tokenize(tokenizer, [fill(objective.prompt, row) for row in rows])
+    # The tokenizer adds special tokens only at the start of the prompt, not between prompt and response.
+    responses = _tokenize(tokenizer, [fill(objective.response, row) for row in rows], add_special_tokens=False)
+    return [_join(prompt, [*response, end], objective.max_length) for prompt, response in zip(prompts, responses, strict=True)]
 
 
-def _continued(prompt: list[int], response: list[int], max_length: int) -> Example:
-    prompt = prompt[-_prompt_room(max_length, len(response)) :]
+def _join(prompt: list[int], response: list[int], max_length: int) -> Example:
+    prompt = prompt[-_prompt_budget(max_length, len(response)) :]
     response = response[: max_length - len(prompt)]
-    # Nothing predicts the first position, so without a prompt it has no label either.
+    # No position predicts the first one, so without a prompt the first token has no label.
     labels = [IGNORED] * len(prompt) + response if prompt else [IGNORED, *response[1:]]
     return Example(prompt + response, labels)
 
 
-def _prompt_room(max_length: int, response: int) -> int:
-    """Tokens a prompt may keep, counted from its end: what the response leaves, and never less than half."""
+def _prompt_budget(max_length: int, response: int) -> int:
+    """Tokens of a prompt to keep, counted from its end: what the response leaves of `max_length`, but at least half of it."""
     return max(max_length - response, max_length // 2)
 
 
 def _seq2seq(rows: Sequence[Row], objective: Seq2SeqLM, tokenizer: Tokenizer) -> list[Example]:
     longest = objective.max_length
-    sources = _ids(tokenizer, [fill(objective.prompt, row) for row in rows], truncation=True, max_length=longest)
+    sources = _tokenize(tokenizer, [fill(objective.prompt, row) for row in rows], truncation=True, max_length=longest)
     responses = [fill(objective.response, row) for row in rows]
     targets = tokenizer(text_target=responses, truncation=True, max_length=longest)["input_ids"]
     return [Example(source, list(target)) for source, target in zip(sources, targets, strict=True)]
 
 
-def _ids(tokenizer: Tokenizer, texts: Sequence[str], **options: object) -> list[list[int]]:
+def _tokenize(tokenizer: Tokenizer, texts: Sequence[str], **options: object) -> list[list[int]]:
     return [list(ids) for ids in tokenizer(list(texts), **options)["input_ids"]]
 
 

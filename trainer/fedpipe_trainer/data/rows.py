@@ -1,7 +1,7 @@
-"""Reads the rows of a data file: jsonl, csv or parquet, by the ending of its name.
+"""Reads the rows of a data file. The file extension determines the format: jsonl, csv or parquet.
 
-Real files have a few broken rows. One is skipped, counted and reported; more than one in a hundred means that the
-file is not what the run takes it for, and training on the rest would hide that.
+Real files contain a few bad rows. They are skipped, counted and reported. If more than one row in a hundred is bad, the
+file is probably the wrong one, and training on the other rows would hide that; so the task fails.
 """
 
 import csv
@@ -17,7 +17,7 @@ from fedpipe_trainer.errors import TaskFailed
 
 Row = dict[str, str]
 
-_TOLERATED: Final = 0.01
+_MAX_BAD_SHARE: Final = 0.01
 _LONGEST_FIELD: Final = 2**31 - 1
 _PARQUET_BATCH: Final = 1024
 
@@ -26,28 +26,28 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Rows:
-    """The good rows, in the order of the file, and how many were skipped."""
+    """The good rows in the order of the file, and the number of rows that were skipped."""
 
     rows: list[Row]
     skipped: int
 
 
 class _BadRowError(Exception):
-    """This row cannot be used; the message says why."""
+    """This row cannot be used; the message gives the reason."""
 
 
 Record = Mapping[str, Any] | _BadRowError
-"""A row as it stands in the file, or why it could not be read as one."""
+"""A row as it is in the file, or the reason why it cannot be read."""
 
 
 def read_rows(path: str | Path, columns: Sequence[str]) -> Rows:
-    """The rows of the file `path`, cut down to these columns.
+    """Read these columns of the rows of the file `path`.
 
-    A bad row (broken JSON or CSV, not UTF-8, a column missing, empty or not text) is skipped, counted and logged.
+    A bad row (invalid JSON or CSV, not UTF-8, a column that is missing, empty or not text) is skipped, counted and logged.
 
     Raises:
-        TaskFailed: BadData when the file cannot be read, has no good row, or more than 1 % bad ones; the message
-            names the file, and the first bad line.
+        TaskFailed: BadData if the file cannot be read, has no good row, or has more than 1 % bad rows. The message
+            names the file and the line of the first bad row.
     """
     path = Path(path)
     rows: list[Row] = []
@@ -55,34 +55,34 @@ def read_rows(path: str | Path, columns: Sequence[str]) -> Rows:
     try:
         for line, record in _reader(path)(path):
             try:
-                rows.append(_row(record, columns))
+                rows.append(_select_columns(record, columns))
             except _BadRowError as error:
                 bad.append((line, str(error)))
     except OSError as error:
-        raise _failed(f"the data file {path} cannot be read: {error.strerror or error}") from error
-    _judge(path, rows, bad)
+        raise _bad_data(f"the data file {path} cannot be read: {error.strerror or error}") from error
+    _check_bad_share(path, rows, bad)
     return Rows(rows, len(bad))
 
 
 def _reader(path: Path) -> Callable[[Path], Iterator[tuple[int, Record]]]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise _failed(f"the data file {path} is of an unknown kind: its name must end in one of {', '.join(_READERS)}")
+        raise _bad_data(f"the data file {path} has an unknown format: its name must end in one of {', '.join(_READERS)}")
     return reader
 
 
-def _judge(path: Path, rows: list[Row], bad: list[tuple[int, str]]) -> None:
+def _check_bad_share(path: Path, rows: list[Row], bad: list[tuple[int, str]]) -> None:
     if bad:
-        line, why = bad[0]
-        found = f"{len(bad)} of {len(rows) + len(bad)} rows of {path} cannot be used, the first at line {line}: {why}"
-        if not rows or len(bad) > _TOLERATED * (len(rows) + len(bad)):
-            raise _failed(f"{found}. More than 1 % is taken for the wrong file: mend it, or leave those rows out")
-        _LOG.warning("%s. They are skipped", found)
+        line, reason = bad[0]
+        summary = f"{len(bad)} of {len(rows) + len(bad)} rows of {path} cannot be used, the first at line {line}: {reason}"
+        if not rows or len(bad) > _MAX_BAD_SHARE * (len(rows) + len(bad)):
+            raise _bad_data(f"{summary}. At most 1 % of the rows may be bad: correct or remove them, or use the right file")
+        _LOG.warning("%s. They are skipped", summary)
     if not rows:
-        raise _failed(f"the data file {path} holds no row")
+        raise _bad_data(f"the data file {path} has no rows")
 
 
-def _row(record: Record, columns: Sequence[str]) -> Row:
+def _select_columns(record: Record, columns: Sequence[str]) -> Row:
     if isinstance(record, _BadRowError):
         raise record
     return {column: _text(record, column) for column in columns}
@@ -124,12 +124,12 @@ def _json_object(line: bytes) -> Record:
         return _BadRowError("it is not UTF-8")
     except (ValueError, RecursionError) as error:
         return _BadRowError(f"it is not JSON ({error})")
-    return value if isinstance(value, dict) else _BadRowError("it is JSON, but no object")
+    return value if isinstance(value, dict) else _BadRowError("it is JSON, but not an object")
 
 
 def _csv(path: Path) -> Iterator[tuple[int, Record]]:
     csv.field_size_limit(_LONGEST_FIELD)
-    # A byte that is not UTF-8 becomes a lone surrogate, which spoils its own row and no other.
+    # A byte that is not UTF-8 becomes a lone surrogate, which makes only its own row bad.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, strict=True)
         header: list[str] | None = None
@@ -154,8 +154,8 @@ def _csv_record(header: list[str], values: list[str]) -> Record:
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Record]]:
-    import pyarrow as pa  # noqa: PLC0415 - half a second that only parquet files cost
-    from pyarrow import parquet  # noqa: PLC0415 - likewise
+    import pyarrow as pa  # noqa: PLC0415 - the import takes half a second and only parquet files need it
+    from pyarrow import parquet  # noqa: PLC0415 - only parquet files need it
 
     try:
         with parquet.ParquetFile(path) as file:
@@ -165,11 +165,11 @@ def _parquet(path: Path) -> Iterator[tuple[int, Record]]:
                     number += 1
                     yield number, record
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise _failed(f"the data file {path} cannot be read as parquet: {error}") from error
+        raise _bad_data(f"the data file {path} cannot be read as parquet: {error}") from error
 
 
 _READERS: Final[dict[str, Callable[[Path], Iterator[tuple[int, Record]]]]] = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
 
 
-def _failed(message: str) -> TaskFailed:
+def _bad_data(message: str) -> TaskFailed:
     return TaskFailed(FailureReason.BAD_DATA, message)

@@ -1,7 +1,7 @@
-"""Templates over columns: `{column}` stands for a row's text, `{{` and `}}` for the braces themselves.
+"""Templates over columns: `{column}` is replaced by a row's text, `{{` and `}}` by braces.
 
-Plain column names only. Python's own `str.format` would also follow attributes and indices, which a document that
-a user applies has no business with.
+Only plain column names are allowed. Python's `str.format` would also evaluate attributes and indices, which a document
+from a user must not do.
 """
 
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ from fedpipe_trainer.errors import TaskFailed
 
 
 def columns_of(objective: SequenceClassification | CausalLM | Seq2SeqLM) -> tuple[str, ...]:
-    """The columns that the objective reads, each once, in the order of their first use.
+    """The columns that the objective reads, without duplicates, in the order of their first use.
 
     Raises:
-        TaskFailed: BadTask, a template names no column or not a plain one.
+        TaskFailed: BadTask, a template names no column, or something that is not a plain column name.
     """
     if isinstance(objective, SequenceClassification):
         return tuple(dict.fromkeys((objective.text, objective.label)))
@@ -24,17 +24,19 @@ def columns_of(objective: SequenceClassification | CausalLM | Seq2SeqLM) -> tupl
 
 
 def fill(template: str, row: Mapping[str, str]) -> str:
-    """The template with the row's texts in the place of its columns.
+    """The template with its columns replaced by the row's texts.
 
     Raises:
-        TaskFailed: BadTask, the row has no such column.
+        TaskFailed: BadTask, the template names a column that the row does not have.
     """
     filled = []
     for literal, column, _, _ in Formatter().parse(template):
         filled.append(literal)
         if column is not None:
             if column not in row:
-                raise _bad(f"the template {template!r} names the column {column!r}, the data has: {', '.join(sorted(row))}")
+                raise _bad_template(
+                    f"the template {template!r} names the column {column!r}, which is not in the data ({', '.join(sorted(row))})"
+                )
             filled.append(row[column])
     return "".join(filled)
 
@@ -43,14 +45,16 @@ def _columns(which: str, template: str) -> list[str]:
     try:
         fields = [(name, spec, conversion) for _, name, spec, conversion in Formatter().parse(template) if name is not None]
     except ValueError as error:
-        raise _bad(f"the {which} template {template!r} cannot be read: {error}; write a brace that is meant as such twice") from error
+        raise _bad_template(f"the {which} template {template!r} cannot be parsed: {error}; write a literal brace twice") from error
     for name, spec, conversion in fields:
         if not name or spec or conversion or set(name) & set(".[]"):
-            raise _bad(f"the {which} template {template!r} may hold plain column names only, like {{text}}; this is none: {{{name}}}")
+            raise _bad_template(
+                f"the {which} template {template!r} may contain only plain column names, such as {{text}}; this is not one: {{{name}}}"
+            )
     if not fields:
-        raise _bad(f"the {which} template {template!r} names no column: every row would give the same text")
+        raise _bad_template(f"the {which} template {template!r} names no column, so every row would give the same text: add a {{column}}")
     return [name for name, _, _ in fields]
 
 
-def _bad(message: str) -> TaskFailed:
+def _bad_template(message: str) -> TaskFailed:
     return TaskFailed(FailureReason.BAD_TASK, message)

@@ -1,4 +1,4 @@
-"""What a model is made of, read from its configuration alone: target weights, head, sizes. No weight is loaded here."""
+"""The architecture of a model, read from its configuration: target weights, head, sizes. No weights are loaded here."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -26,11 +26,11 @@ AUTO_CLASSES: Final[dict[str, Any]] = {
 }
 
 KEY_PREFIX: Final = "base_model.model."
-"""What stands before a module's path in the keys of an adapter file (peft's wrapper)."""
+"""Prefix of a module's path in the keys of an adapter file (from peft's wrapper)."""
 
 _LLAMA = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 _BERT = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
-# FedPipe (arXiv 2404.06448) adapts W_q, W_k, W_v, W_o of every block; each family spells them in its own way.
+# FedPipe (arXiv 2404.06448) adapts W_q, W_k, W_v, W_o of every block; each model family names them differently.
 _TARGETS: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "olmo", "olmo2", "granite", "smollm3"), _LLAMA),
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), _BERT),
@@ -41,15 +41,15 @@ _TARGETS: Final[dict[str, tuple[str, ...]]] = {
 
 
 def read_config(folder: Path, objective: Objective) -> PretrainedConfig:
-    """The model's configuration, with the objective's labels in it.
+    """The model's configuration, with the objective's labels set.
 
     Raises:
-        TaskFailed: BadModel, config.json is no configuration that transformers knows.
+        TaskFailed: BadModel, config.json is not a configuration that transformers knows.
     """
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise TaskFailed(FailureReason.BAD_MODEL, f"{folder}/config.json: {error}") from error
+        raise TaskFailed(FailureReason.BAD_MODEL, f"{folder}/config.json cannot be read: {error}") from error
     if isinstance(objective, SequenceClassification):
         config.id2label = dict(enumerate(objective.labels))
         config.label2id = {label: index for index, label in enumerate(objective.labels)}
@@ -57,11 +57,11 @@ def read_config(folder: Path, objective: Objective) -> PretrainedConfig:
     return config
 
 
-def skeleton(config: PretrainedConfig, objective: Objective) -> PreTrainedModel:
-    """The model without memory: every module and shape on the meta device.
+def build_meta_model(config: PretrainedConfig, objective: Objective) -> PreTrainedModel:
+    """The model on the meta device: every module and shape, without memory for the weights.
 
     Raises:
-        TaskFailed: BadModel, transformers has no such model for this objective.
+        TaskFailed: BadModel, transformers has no model class of this type for the objective.
     """
     try:
         with torch.device("meta"):
@@ -73,10 +73,10 @@ def skeleton(config: PretrainedConfig, objective: Objective) -> PreTrainedModel:
 
 
 def head_parameters(model: PreTrainedModel, objective: Objective, folder: Path) -> tuple[str, ...]:
-    """Names of the parameters of a classification head. None for language models.
+    """Names of the parameters of a classification head; empty for language models.
 
-    The head is what stands outside the pre-trained body, and a pooler between the two (BERT's) if the checkpoint in
-    `folder` has none: a masked language model is saved without.
+    The head consists of the parameters outside the pre-trained body. A pooler between them (as in BERT) belongs to the
+    head if the checkpoint in `folder` does not contain it: a masked language model is saved without one.
     """
     if not isinstance(objective, SequenceClassification):
         return ()
@@ -88,12 +88,12 @@ def head_parameters(model: PreTrainedModel, objective: Objective, folder: Path) 
 
 
 def modules_of(parameters: tuple[str, ...]) -> tuple[str, ...]:
-    """The modules that hold these parameters, by name, sorted."""
+    """The names of the modules that hold these parameters, sorted."""
     return tuple(sorted({name.rpartition(".")[0] for name in parameters}))
 
 
 def head_modules(parameters: tuple[str, ...]) -> tuple[str, ...]:
-    """The outermost modules of a head, as peft's `modules_to_save` wants them: `classifier`, `score`, `bert.pooler`."""
+    """The outermost modules of a head, as in peft's `modules_to_save`: `classifier`, `score`, `bert.pooler`."""
     paths = [name.split(".") for name in parameters]
     return tuple(sorted({".".join(path[: path.index("pooler") + 1]) if "pooler" in path else path[0] for path in paths}))
 
@@ -102,30 +102,30 @@ def target_weights(model: nn.Module, model_type: str, target_modules: tuple[str,
     """The weights that may get an adapter, in the model's order.
 
     Args:
-        model: loaded or a skeleton.
+        model: a loaded model or one on the meta device.
         model_type: `config.model_type`.
-        target_modules: name endings, or empty for those of the architecture.
+        target_modules: suffixes of module names; empty for the defaults of the architecture.
 
     Raises:
-        TaskFailed: BadModel, the architecture is not known or no linear layer's name ends so.
+        TaskFailed: BadModel, the architecture is unknown, or no linear layer has a name with such a suffix.
     """
-    endings = target_modules or _TARGETS.get(model_type, ())
-    if not endings:
-        msg = f"which weights to adapt is not known for model type {model_type!r}: name them in planning.targetModules"
+    suffixes = target_modules or _TARGETS.get(model_type, ())
+    if not suffixes:
+        msg = f"there are no default target modules for model type {model_type!r}: name them in planning.targetModules"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
     weights = tuple(
         WeightShape(name=name, d_out=shape[0], d_in=shape[1])
         for name, module in model.named_modules()
-        if _ends_in(name, endings) and (shape := linear_shape(module)) is not None
+        if _has_suffix(name, suffixes) and (shape := linear_shape(module)) is not None
     )
     if not weights:
-        msg = f"no linear layer of this {model_type} model has a name that ends in {', '.join(endings)}: see planning.targetModules"
+        msg = f"no linear layer of this {model_type} model has a name that ends in {', '.join(suffixes)}: see planning.targetModules"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
     return weights
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int] | None:
-    """(d_out, d_in) of a linear layer of any kind; None for any other module. GPT-2's Conv1D stores its weight transposed."""
+    """(d_out, d_in) of any kind of linear layer; None for other modules. GPT-2's Conv1D stores its weight transposed."""
     if isinstance(module, Conv1D):
         return module.weight.shape[1], module.weight.shape[0]
     if isinstance(module, nn.Linear):  # the quantised layers of bitsandbytes are subclasses
@@ -134,13 +134,13 @@ def linear_shape(module: nn.Module) -> tuple[int, int] | None:
 
 
 def matrix_parameters(model: nn.Module) -> int:
-    """Elements of all linear layers: what a token's FLOP are counted from (2 a forward pass)."""
+    """Number of elements of all linear layers, from which the FLOP of a token are computed (2 per element in a forward pass)."""
     shapes = [shape for module in model.modules() if (shape := linear_shape(module)) is not None]
     return sum(d_out * d_in for d_out, d_in in shapes)
 
 
 def head_shapes(folder: Path, objective: Objective) -> dict[str, tuple[int, ...]]:
-    """Shape by name of the head's parameters; -1 for the number of labels, which is found by comparing two sizes of head."""
+    """Shape by name of the head's parameters. The number of labels is -1; its dimension is found by comparing two sizes of the head."""
     if not isinstance(objective, SequenceClassification):
         return {}
     two, three = (_head_with(folder, objective, labels) for labels in (("0", "1"), ("0", "1", "2")))
@@ -148,9 +148,9 @@ def head_shapes(folder: Path, objective: Objective) -> dict[str, tuple[int, ...]
 
 
 def facts(folder: Path, objective: Objective, target_modules: tuple[str, ...]) -> BaseModelFacts:
-    """What the planner must know of the model in this folder."""
+    """The facts about the model in this folder that the planner needs."""
     config = read_config(folder, objective)
-    model = skeleton(config, objective)
+    model = build_meta_model(config, objective)
     text = config.get_text_config()
     return BaseModelFacts(
         architecture=config.model_type,
@@ -168,27 +168,27 @@ def facts(folder: Path, objective: Objective, target_modules: tuple[str, ...]) -
     )
 
 
-def _ends_in(name: str, endings: tuple[str, ...]) -> bool:
-    return any(f".{name}".endswith(ending if ending[0].isupper() else f".{ending}") for ending in endings)
+def _has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:
+    return any(f".{name}".endswith(suffix if suffix[0].isupper() else f".{suffix}") for suffix in suffixes)
 
 
 def _head_with(folder: Path, objective: SequenceClassification, labels: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     with_labels = objective.model_copy(update={"labels": labels})
-    model = skeleton(read_config(folder, with_labels), with_labels)
+    model = build_meta_model(read_config(folder, with_labels), with_labels)
     parameters = dict(model.named_parameters())
     return {name: tuple(parameters[name].shape) for name in head_parameters(model, with_labels, folder)}
 
 
 def _quantised_parameters(model: PreTrainedModel, objective: Objective, folder: Path) -> int:
-    kept = set(modules_of(head_parameters(model, objective, folder)))
+    unquantised = set(modules_of(head_parameters(model, objective, folder)))
     output = model.get_output_embeddings()
     return sum(
         shape[0] * shape[1]
         for name, module in model.named_modules()
-        if (shape := linear_shape(module)) is not None and name not in kept and module is not output
+        if (shape := linear_shape(module)) is not None and name not in unquantised and module is not output
     )
 
 
 def _intermediate_size(config: PretrainedConfig) -> int:
-    found = next((getattr(config, name, None) for name in ("intermediate_size", "d_ff", "n_inner") if getattr(config, name, None)), None)
-    return int(found or 4 * config.hidden_size)
+    size = next((getattr(config, name, None) for name in ("intermediate_size", "d_ff", "n_inner") if getattr(config, name, None)), None)
+    return int(size or 4 * config.hidden_size)

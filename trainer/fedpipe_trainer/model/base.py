@@ -1,6 +1,6 @@
-"""Loads the frozen base at 4, 8, 16 or 32 bits, the same way on CPU and CUDA, and keeps one loaded between tasks.
+"""Loads the frozen base at 4, 8, 16 or 32 bits, in the same way on CPU and CUDA, and caches the last one between tasks.
 
-Only the body is quantised. A classification head is trained, so it stays in 32 bits and starts from the run's seed.
+Only the body is quantised. A classification head is trained, so it stays in 32 bits and is initialised from the run's seed.
 """
 
 import logging
@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from fedpipe_trainer import device as devices
 from fedpipe_trainer.contract import Bits, FailureReason, Objective, SequenceClassification
 from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.model.architecture import AUTO_CLASSES, head_parameters, modules_of, read_config, skeleton
+from fedpipe_trainer.model.architecture import AUTO_CLASSES, build_meta_model, head_parameters, modules_of, read_config
 from fedpipe_trainer.model.source import fingerprint
 
 _COMPUTE: Final[dict[Bits, torch.dtype]] = {4: torch.bfloat16, 8: torch.bfloat16, 16: torch.bfloat16, 32: torch.float32}
@@ -28,7 +28,7 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 @dataclass(frozen=True)
 class Base:
-    """A loaded base: every parameter frozen, dropout off, the head's values undefined until adapters are attached."""
+    """A loaded base: every parameter is frozen, dropout is off, and the head's values are undefined until adapters are attached."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -37,7 +37,7 @@ class Base:
     device: torch.device
     fingerprint: str
     head: tuple[str, ...]
-    """Parameters that are trained and sent whole, by name."""
+    """Names of the parameters that are trained and sent in full."""
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -45,8 +45,8 @@ class Base:
         return _COMPUTE[self.bits]
 
     @property
-    def held_bytes(self) -> int:
-        """Bytes of the weights as loaded, quantisation statistics included."""
+    def memory_bytes(self) -> int:
+        """Bytes of the loaded weights, including quantisation statistics."""
         tensors: dict[int, Tensor] = {}
         for _, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
             tensors |= {t.data_ptr(): t for t in [tensor, *_statistics(tensor)]}
@@ -54,46 +54,46 @@ class Base:
 
 
 _Key = tuple[str, Bits, str, tuple[str, ...]]
-_kept: dict[_Key, Base] = {}
+_cache: dict[_Key, Base] = {}
 
 
-def borrow(folder: Path, bits: Bits, objective: Objective) -> Base:
-    """The base at this bit width: the one kept from the last task if it is the same, else newly loaded and kept.
+def load_cached(folder: Path, bits: Bits, objective: Objective) -> Base:
+    """The base at this bit width: from the cache if the last task used the same one, otherwise loaded and cached.
 
     Raises:
         TaskFailed: BadModel, see `load`.
     """
     labels = objective.labels if isinstance(objective, SequenceClassification) else ()
     key = (fingerprint(folder), bits, objective.type, labels)
-    if key not in _kept:
-        release()
-        _kept[key] = load(folder, bits, objective)
-    return _kept[key]
+    if key not in _cache:
+        clear_cache()
+        _cache[key] = load(folder, bits, objective)
+    return _cache[key]
 
 
-def release() -> None:
-    """Forget the base that was kept and give its memory back."""
-    _kept.clear()
-    devices.release_freed()
+def clear_cache() -> None:
+    """Drop the cached base and release its memory."""
+    _cache.clear()
+    devices.trim_memory()
 
 
 def load(folder: Path, bits: Bits, objective: Objective) -> Base:
-    """Load the base from a local folder; nothing asks a hub.
+    """Load the base from a local folder, without access to a hub.
 
     Raises:
-        TaskFailed: BadModel, the checkpoint does not fit its configuration, or lacks weights.
+        TaskFailed: BadModel, the checkpoint does not fit its configuration or lacks weights.
     """
     device = devices.choose()
     config = read_config(folder, objective)
     tokenizer = read_tokenizer(folder)
     config.pad_token_id = pad_id = _pad_id(tokenizer, folder)
-    head = head_parameters(skeleton(config, objective), objective, folder)
-    with devices.tight_heap():
-        model, missing = _from_pretrained(folder, objective, config=config, bits=bits, kept=modules_of(head))
-    if stray := sorted(missing - set(head)):
-        msg = f"the checkpoint in {folder} has no weights for {', '.join(stray[:5])}: the file and config.json do not belong together"
+    head = head_parameters(build_meta_model(config, objective), objective, folder)
+    with devices.tune_malloc_for_loading():
+        model, missing = _from_pretrained(folder, objective, config=config, bits=bits, unquantised=modules_of(head))
+    if missing_weights := sorted(missing - set(head)):
+        msg = f"the checkpoint in {folder} has no weights for {', '.join(missing_weights[:5])}: config.json belongs to another model"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
-    _prepare(model, head)
+    _freeze(model, head)
     return Base(model, tokenizer, pad_id, bits, device, fingerprint(folder), head)
 
 
@@ -103,19 +103,19 @@ def _from_pretrained(
     *,
     config: PretrainedConfig,
     bits: Bits,
-    kept: tuple[str, ...],
+    unquantised: tuple[str, ...],
 ) -> tuple[PreTrainedModel, set[str]]:
-    """The model, and the names of the parameters that the checkpoint has no value for."""
+    """The model, and the names of the parameters for which the checkpoint has no value."""
     transformers_logging.disable_progress_bar()
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # a head that is missing is expected, and told by the return value
+    transformers_logging.set_verbosity_error()  # a missing head is expected, and reported in the return value
     try:
         model, info = AUTO_CLASSES[objective.type].from_pretrained(
             folder,
             config=config,
             dtype=_COMPUTE[bits],
             device_map={"": devices.choose()},
-            quantization_config=_quantisation(bits, kept),
+            quantization_config=_quantisation(bits, unquantised),
             local_files_only=True,
             use_safetensors=True,
             ignore_mismatched_sizes=True,
@@ -127,44 +127,44 @@ def _from_pretrained(
         raise TaskFailed(FailureReason.BAD_MODEL, f"the model in {folder} cannot be loaded at {bits} bits: {error}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
-    misfits = {entry[0] for entry in info["mismatched_keys"]}
-    return model, set(info["missing_keys"]) | misfits
+    mismatched = {entry[0] for entry in info["mismatched_keys"]}
+    return model, set(info["missing_keys"]) | mismatched
 
 
-def _quantisation(bits: Bits, kept: tuple[str, ...]) -> BitsAndBytesConfig | None:
-    """NF4 with double quantisation (Dettmers et al., arXiv 2305.14314) or LLM.int8(); `kept` modules stay as they are."""
-    skipped = list(kept) or None
-    if bits == 4:  # noqa: PLR2004 - a bit width is its own name
+def _quantisation(bits: Bits, unquantised: tuple[str, ...]) -> BitsAndBytesConfig | None:
+    """NF4 with double quantisation (Dettmers et al., arXiv 2305.14314) or LLM.int8(); `unquantised` modules are left out."""
+    skip_modules = list(unquantised) or None
+    if bits == 4:  # noqa: PLR2004 - a bit width needs no name
         return BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
-            llm_int8_skip_modules=skipped,
+            llm_int8_skip_modules=skip_modules,
         )
-    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped) if bits == 8 else None  # noqa: PLR2004 - likewise
+    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip_modules) if bits == 8 else None  # noqa: PLR2004 - a bit width needs no name
 
 
-def _prepare(model: PreTrainedModel, head: tuple[str, ...]) -> None:
+def _freeze(model: PreTrainedModel, head: tuple[str, ...]) -> None:
     model.eval()
     model.requires_grad_(requires_grad=False)
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
-            # On CPUs with AVX512-BF16 a forward pass in eval mode would repack the weight for a kernel that has no
-            # backward: all later gradients of the layers below would vanish without an error.
+            # On CPUs with AVX512-BF16, a forward pass in eval mode would repack the weight for a kernel that has no
+            # backward pass: all later gradients of the layers below would be zero, without an error.
             module.support_avx512bf16_for_cpu = False
     for name in modules_of(head):
         module = model.get_submodule(name)
         module.float()
-        module.register_forward_pre_hook(_in_full_precision)
+        module.register_forward_pre_hook(_cast_inputs_to_float32)
 
 
-def _in_full_precision(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def _cast_inputs_to_float32(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(x.float() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder.
+    """Read the tokenizer of a model folder.
 
     Raises:
         TaskFailed: BadModel, its files cannot be read.
@@ -180,12 +180,15 @@ def _pad_id(tokenizer: PreTrainedTokenizerBase, folder: Path) -> int:
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if token is not None:
             return int(token)
-    raise TaskFailed(FailureReason.BAD_MODEL, f"the tokenizer in {folder} has neither a padding nor an end-of-sequence token")
+    raise TaskFailed(
+        FailureReason.BAD_MODEL,
+        f"the tokenizer in {folder} has neither a padding token nor an end-of-sequence token: add one to its configuration",
+    )
 
 
 def _statistics(tensor: Tensor) -> list[Tensor]:
-    """What bitsandbytes keeps beside a quantised weight."""
+    """The tensors that bitsandbytes stores beside a quantised weight."""
     state = getattr(tensor, "quant_state", None)
     nested = getattr(state, "state2", None)
-    found = [getattr(tensor, "SCB", None), getattr(state, "absmax", None), getattr(nested, "absmax", None)]
-    return [t for t in found if isinstance(t, Tensor)]
+    statistics = [getattr(tensor, "SCB", None), getattr(state, "absmax", None), getattr(nested, "absmax", None)]
+    return [t for t in statistics if isinstance(t, Tensor)]

@@ -1,4 +1,4 @@
-"""From a task's model source to a checked local folder. Only an `hf://` source may ask a hub."""
+"""Resolves the model source of a task to a verified local folder. Only an `hf://` source accesses a hub."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from fedpipe_trainer.contract import FailureReason, Model
 from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.workplace import Workplace
+from fedpipe_trainer.task_runtime import TaskRuntime
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -23,26 +23,26 @@ _EDGE_BYTES = 1 << 20
 _HUB = re.compile(r"^hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>.+))?$")
 
 
-def fetch(model: Model, workplace: Workplace) -> Path:
-    """The local folder of a model, downloaded if need be, with all that loading needs and the wanted fingerprint.
+def fetch(model: Model, runtime: TaskRuntime) -> Path:
+    """The local folder of a model, downloaded if necessary, with all files that loading needs and the expected fingerprint.
 
     Raises:
-        TaskFailed: BadModel, the folder or a file of it is missing, or it is another model than the task says.
+        TaskFailed: BadModel, the folder or one of its files is missing, or the fingerprint is not the task's.
     """
     scheme = urlparse(model.source).scheme
-    folder = {"file": _local, "hf": _from_hub, "s3": _from_urls}[scheme](model, workplace)
-    _check(folder)
-    if model.fingerprint is not None and (found := fingerprint(folder)) != model.fingerprint:
-        msg = f"the model in {folder} has fingerprint {found}, the run's is {model.fingerprint}: give every site the same model files"
+    folder = {"file": _local, "hf": _from_hub, "s3": _from_urls}[scheme](model, runtime)
+    _check_folder(folder)
+    if model.fingerprint is not None and (actual := fingerprint(folder)) != model.fingerprint:
+        msg = f"the model in {folder} has fingerprint {actual}, the run's is {model.fingerprint}: use the same model files at every site"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
     return folder
 
 
 def fingerprint(folder: Path) -> str:
-    """A quick hash of the model's content: of config.json and, for every weight file, name, size, header and ends.
+    """A fast hash of the model: of config.json and, for every weight file, its name, size, header, first and last MiB.
 
-    It reads at most about 2 MiB and the header of each file, so it tells models and revisions apart in milliseconds; it is
-    no defence against somebody who changes the middle of a file on purpose.
+    It reads at most about 2 MiB and the header of each file, so it distinguishes models and revisions within milliseconds.
+    It does not protect against deliberate changes in the middle of a file.
     """
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for path in sorted(folder.glob("*.safetensors")):
@@ -59,31 +59,31 @@ def fingerprint(folder: Path) -> str:
 
 
 def checkpoint_keys(folder: Path) -> dict[str, str]:
-    """The checkpoint's tensors: type by key, as safetensors names them."""
+    """The type of each tensor of the checkpoint, by key, as named by safetensors."""
     keys: dict[str, str] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            keys |= {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 - no mapping
+            keys |= {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 - it is not a mapping
     return keys
 
 
 def checkpoint_dtype(folder: Path) -> torch.dtype:
-    """The type that most tensors of the checkpoint have, out of those that models are saved in."""
+    """The most frequent type among the tensors of the checkpoint: float32, float16 or bfloat16."""
     counts = Counter(_DTYPES[name] for name in checkpoint_keys(folder).values() if name in _DTYPES)
     return counts.most_common(1)[0][0] if counts else torch.float32
 
 
-def _local(model: Model, _workplace: Workplace) -> Path:
+def _local(model: Model, _runtime: TaskRuntime) -> Path:
     return Path(unquote(urlparse(model.source).path))
 
 
-def _from_hub(model: Model, _workplace: Workplace) -> Path:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - nothing of a hub is loaded for a local source
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415 - likewise
+def _from_hub(model: Model, _runtime: TaskRuntime) -> Path:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - a local source needs no hub client
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415 - a local source needs no hub client
 
     match = _HUB.match(model.source)
     if match is None:
-        msg = f"{model.source} is not of the form hf://organisation/name@revision"
+        msg = f"{model.source} does not have the form hf://organisation/name@revision"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
     try:
         return Path(snapshot_download(match["repository"], revision=match["revision"], allow_patterns=_HUB_FILES))
@@ -92,34 +92,34 @@ def _from_hub(model: Model, _workplace: Workplace) -> Path:
         raise TaskFailed(FailureReason.TRANSFER_FAILED, msg) from error
 
 
-def _from_urls(model: Model, workplace: Workplace) -> Path:
+def _from_urls(model: Model, runtime: TaskRuntime) -> Path:
     if not model.files:
-        msg = f"the task names no files for {model.source}: `model.files` must give a URL for each file of the folder"
+        msg = f"the task has no file URLs for {model.source}: `model.files` must have a URL for each file of the model folder"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
-    folder = workplace.cache / "models" / hashlib.sha256(f"{model.source} {model.revision}".encode()).hexdigest()[:16]
+    folder = runtime.cache / "models" / hashlib.sha256(f"{model.source} {model.revision}".encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     for name, url in sorted(model.files.items()):
         if Path(name).name != name:
             raise TaskFailed(FailureReason.BAD_MODEL, f"model file {name!r} of {model.source} is not a plain file name")
         if not (folder / name).is_file():
-            workplace.download(url, folder / name, None)
+            runtime.download(url, folder / name, None)
     return folder
 
 
-def _check(folder: Path) -> None:
+def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
-        raise TaskFailed(FailureReason.BAD_MODEL, f"there is no model folder {folder} at this site")
+        raise TaskFailed(FailureReason.BAD_MODEL, f"the model folder {folder} does not exist at this site")
     missing = None
     if not (folder / "config.json").is_file():
         missing = "config.json"
     elif not any(folder.glob("*.safetensors")):
-        missing = "model.safetensors (only safetensors checkpoints are read)"
+        missing = "model.safetensors (only safetensors checkpoints are supported)"
     elif not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        missing = "tokenizer.json (nor any of the older tokenizer files)"
+        missing = "tokenizer.json (and none of the older tokenizer files)"
     if missing:
         raise TaskFailed(FailureReason.BAD_MODEL, f"the model folder {folder} has no {missing}")
-    closed = sorted(path.name for path in folder.iterdir() if path.is_file() and not os.access(path, os.R_OK))
-    if closed:
-        who = f"the trainer (user {os.getuid()})"
-        msg = f"{who} may not read {', '.join(closed)} of the model folder {folder}: make them readable (chmod a+r)"
+    unreadable = sorted(path.name for path in folder.iterdir() if path.is_file() and not os.access(path, os.R_OK))
+    if unreadable:
+        user = f"the trainer (user {os.getuid()})"
+        msg = f"{user} may not read {', '.join(unreadable)} of the model folder {folder}: make them readable (chmod a+r)"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)

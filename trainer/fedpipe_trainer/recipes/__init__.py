@@ -1,1 +1,1 @@
-"""The four things a trainer does, each a recipe that reads top to bottom: `run(task, workplace) -> result`."""
+"""The recipes for the four kinds of tasks, each a module with a function `run(task, runtime) -> result`."""

@@ -1,7 +1,7 @@
-"""Evaluate: how good a global adapter (or the base alone) is on the validation data of one site.
+"""Recipe: evaluate a global adapter (or only the base) on the validation data of one site.
 
-Losses for every task, accuracy and macro-F1 for a classification, generated answers against their references for the
-two generating tasks. Rows of the data leave the site only where the run asks to see some.
+It measures the loss for every objective, accuracy and macro-F1 for a classification, and compares generated answers with
+their references for CausalLM and Seq2SeqLM. Rows of the data leave the site only if the run requests some.
 """
 
 import math
@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from fedpipe_trainer import device, metrics
-from fedpipe_trainer.adapters import GlobalUpdate, attached, read_update
-from fedpipe_trainer.adapters.lora import NO_ADAPTER_SPEC
+from fedpipe_trainer.adapters import FROZEN_ADAPTER, AdapterTensors, attach_adapters, read_global_adapter
 from fedpipe_trainer.contract import (
     CausalLM,
     EvaluateResult,
@@ -25,124 +24,132 @@ from fedpipe_trainer.contract import (
 )
 from fedpipe_trainer.data import Example, Row, batch_indices, columns_of, encode, encode_prompts, fill, read_rows
 from fedpipe_trainer.errors import TaskFailed, Terminated
-from fedpipe_trainer.evaluation import Decoding, Total, answers, evaluating, passes
+from fedpipe_trainer.evaluation import DecodingConfig, EvaluationTotals, evaluate_batches, evaluation_mode, generate_answers
 from fedpipe_trainer.metrics import Answer
-from fedpipe_trainer.model import Base, borrow, fetch
-from fedpipe_trainer.workplace import Workplace
+from fedpipe_trainer.model import Base, fetch, load_cached
+from fedpipe_trainer.task_runtime import TaskRuntime
 
-_LONGEST_SHOWN: Final = 1000  # characters of a sample's text
+_MAX_SAMPLE_CHARACTERS: Final = 1000
 
 
-def run(task: EvaluateTask, workplace: Workplace) -> EvaluateResult:
-    """Do the task.
+def run(task: EvaluateTask, runtime: TaskRuntime) -> EvaluateResult:
+    """Perform the task.
 
     Raises:
-        TaskFailed: the data, the model or the adapter is not what the task says; OutOfMemory with a single sample;
-            Diverged for a loss that is no number.
-        Terminated: it was asked to stop.
+        TaskFailed: the data, the model or the adapter does not fit the task; OutOfMemory with a single sample;
+            Diverged, the loss is not finite.
+        Terminated: the task was requested to stop.
     """
     if not isinstance(task.objective, SequenceClassification):
-        metrics.slot_pattern(task.objective.slot_pattern)  # a useless one is refused before the work
-    with workplace.phase("load"):
-        workplace.progress(Progress(phase="load"))
+        metrics.compile_slot_pattern(task.objective.slot_pattern)  # so that an invalid pattern fails before the evaluation
+    with runtime.phase("load"):
+        runtime.report(Progress(phase="load"))
         validation = read_rows(task.data.validation, columns_of(task.objective))
-        folder = fetch(task.model, workplace)
-        base = borrow(folder, task.bits, task.objective)
-        update = _global_update(task, base, workplace)
-    chosen = batch_indices(len(validation.rows), min(len(validation.rows), task.evaluation.max_samples), step=0, seed=task.seed)
-    rows = [validation.rows[i] for i in chosen]
+        folder = fetch(task.model, runtime)
+        base = load_cached(folder, task.bits, task.objective)
+        adapter = _load_global_adapter(task, base, runtime)
+    selected = batch_indices(len(validation.rows), min(len(validation.rows), task.evaluation.max_samples), step=0, seed=task.seed)
+    rows = [validation.rows[i] for i in selected]
     examples = encode(rows, task.objective, base.tokenizer)
-    limit = device.memory_limit(base.device, workplace.memory_limit_bytes)
-    with workplace.phase("evaluate"), attached(base, NO_ADAPTER_SPEC, update, task.seed), limit:
-        total = _measure(task, base, examples, workplace)
-        answered = _answer(task, base, _asked(task, rows, validation.rows), workplace)
-        found = _metrics(task, total, examples, answered)
+    limit = device.memory_limit(base.device, runtime.memory_limit_bytes)
+    with runtime.phase("evaluate"), attach_adapters(base, FROZEN_ADAPTER, adapter, task.seed), limit:
+        totals = _measure_loss(task, base, examples, runtime)
+        answers = _generate(task, base, _references_by_prompt(task, rows, validation.rows), runtime)
+        values = _metrics(task, totals, examples, answers)
     return EvaluateResult(
-        **workplace.heading(task),
+        **runtime.result_header(task),
         outcome=Outcome.COMPLETED,
         fingerprint=base.fingerprint,
-        batch_size=total.batch_size,
+        batch_size=totals.batch_size,
         samples=len(rows),
-        targets=total.targets,
+        targets=totals.targets,
         skipped_rows=validation.skipped,
-        loss=total.mean_loss,
-        metrics=found,
-        examples=_shown(task, rows, total.predicted, answered),
+        loss=totals.mean_loss,
+        metrics=values,
+        examples=_select_samples(task, rows, totals.predicted, answers),
     )
 
 
-def _global_update(task: EvaluateTask, base: Base, workplace: Workplace) -> GlobalUpdate:
+def _load_global_adapter(task: EvaluateTask, base: Base, runtime: TaskRuntime) -> AdapterTensors:
     if task.global_adapter is None:
-        return GlobalUpdate()
-    path = workplace.folder / "global.safetensors"
-    workplace.download(task.global_adapter.url, path, task.global_adapter.sha256)
-    return read_update(path, base.model, base.head)
+        return AdapterTensors()
+    path = runtime.folder / "global.safetensors"
+    runtime.download(task.global_adapter.url, path, task.global_adapter.sha256)
+    return read_global_adapter(path, base.model, base.head)
 
 
-def _look_up(task: EvaluateTask, workplace: Workplace) -> None:
-    """End the task if it was asked to stop, or is past its deadline."""
-    if workplace.stop_requested():
+def _check_stop_and_deadline(task: EvaluateTask, runtime: TaskRuntime) -> None:
+    """Raise an exception if the task was requested to stop or its deadline has passed."""
+    if runtime.stop_requested():
         raise Terminated
-    if workplace.clock() > task.deadline_seconds:
-        raise TaskFailed(FailureReason.TERMINATED, f"the evaluation was not done by its deadline of {task.deadline_seconds:.0f} s")
+    if runtime.elapsed_seconds() > task.deadline_seconds:
+        raise TaskFailed(FailureReason.TERMINATED, f"the evaluation did not end by its deadline of {task.deadline_seconds:.0f} s")
 
 
-def _measure(task: EvaluateTask, base: Base, examples: Sequence[Example], workplace: Workplace) -> Total:
-    """Loss and, for a classification, predictions over all examples."""
-    total, steps, began = Total(), math.ceil(len(examples) / task.batch_size), workplace.clock()
-    with evaluating(base.model):
-        done_passes = passes(base.model, examples, objective=task.objective, pad_id=base.pad_id, batch_size=task.batch_size)
-        for done in done_passes:
-            total.add(done)
-            if not math.isfinite(total.loss_sum):
-                raise TaskFailed(FailureReason.DIVERGED, "the loss on the validation data is no number: the adapter blows the model up")
-            speed = total.tokens / max(workplace.clock() - began, 1e-9)
-            step = math.ceil(sum(total.batches) / task.batch_size)
-            workplace.progress(Progress(phase="evaluate", step=step, steps=steps, loss=total.mean_loss, tokens_per_second=speed))
-            _look_up(task, workplace)
-    return total
+def _measure_loss(task: EvaluateTask, base: Base, examples: Sequence[Example], runtime: TaskRuntime) -> EvaluationTotals:
+    """The loss and, for a classification, the predictions over all examples."""
+    totals, steps, started = EvaluationTotals(), math.ceil(len(examples) / task.batch_size), runtime.elapsed_seconds()
+    with evaluation_mode(base.model):
+        batches = evaluate_batches(base.model, examples, objective=task.objective, pad_id=base.pad_id, batch_size=task.batch_size)
+        for batch in batches:
+            totals.add(batch)
+            if not math.isfinite(totals.loss_sum):
+                loss = "NaN" if math.isnan(totals.loss_sum) else "infinite"
+                raise TaskFailed(FailureReason.DIVERGED, f"validation loss is {loss}: the adapter diverged; lower the learning rate")
+            speed = totals.tokens / max(runtime.elapsed_seconds() - started, 1e-9)
+            step = math.ceil(sum(totals.batches) / task.batch_size)
+            runtime.report(Progress(phase="evaluate", step=step, steps=steps, loss=totals.mean_loss, tokens_per_second=speed))
+            _check_stop_and_deadline(task, runtime)
+    return totals
 
 
-def _metrics(task: EvaluateTask, total: Total, examples: Sequence[Example], answered: Sequence[Answer]) -> dict[str, float]:
+def _metrics(task: EvaluateTask, totals: EvaluationTotals, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
     objective = task.objective
     if isinstance(objective, SequenceClassification):
-        predicted = [total.predicted[i] for i in range(len(examples))]
-        return metrics.of_classes([example.labels[0] for example in examples], predicted)
-    return {"perplexity": perplexity_of(total.mean_loss), **metrics.of_answers(answered, metrics.slot_pattern(objective.slot_pattern))}
+        predicted = [totals.predicted[i] for i in range(len(examples))]
+        return metrics.classification_metrics([example.labels[0] for example in examples], predicted)
+    slots = metrics.compile_slot_pattern(objective.slot_pattern)
+    return {"perplexity": perplexity_of(totals.mean_loss), **metrics.generation_metrics(answers, slots)}
 
 
-def _asked(task: EvaluateTask, rows: Sequence[Row], every_row: Sequence[Row]) -> dict[str, tuple[str, ...]]:
-    """The prompts to be answered, each with all the responses that the whole file has to it."""
+def _references_by_prompt(task: EvaluateTask, rows: Sequence[Row], all_rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
+    """The prompts to generate answers to, each with all its responses in the whole file as references."""
     objective = task.objective
     if isinstance(objective, SequenceClassification):
         return {}
     prompts = list(dict.fromkeys(fill(objective.prompt, row) for row in rows))[: task.evaluation.generations]
     responses: dict[str, list[str]] = {prompt: [] for prompt in prompts}
-    for row in every_row:
+    for row in all_rows:
         if (prompt := fill(objective.prompt, row)) in responses:
             responses[prompt].append(fill(objective.response, row).strip())
     return {prompt: tuple(dict.fromkeys(texts)) for prompt, texts in responses.items()}
 
 
-def _answer(task: EvaluateTask, base: Base, asked: dict[str, tuple[str, ...]], workplace: Workplace) -> list[Answer]:
-    if not asked or not isinstance(task.objective, CausalLM | Seq2SeqLM):
+def _generate(task: EvaluateTask, base: Base, references_by_prompt: dict[str, tuple[str, ...]], runtime: TaskRuntime) -> list[Answer]:
+    if not references_by_prompt or not isinstance(task.objective, CausalLM | Seq2SeqLM):
         return []
-    room = task.evaluation.max_new_tokens
-    end = base.tokenizer.eos_token_id
-    prompts = encode_prompts(list(asked), task.objective, base.tokenizer, room=room)
-    how = Decoding(max_new_tokens=room, pad_id=base.pad_id, end_id=end, batch_size=task.batch_size)
-    generated = answers(base.model, prompts, task.objective, how=how, between=lambda: _look_up(task, workplace))
+    limit = task.evaluation.max_new_tokens
+    prompts = encode_prompts(list(references_by_prompt), task.objective, base.tokenizer, max_new_tokens=limit)
+    generated = generate_answers(
+        base.model,
+        prompts,
+        task.objective,
+        decoding=DecodingConfig(max_new_tokens=limit, pad_id=base.pad_id, end_id=base.tokenizer.eos_token_id, batch_size=task.batch_size),
+        before_batch=lambda: _check_stop_and_deadline(task, runtime),
+    )
     texts = base.tokenizer.batch_decode(generated, skip_special_tokens=True)
-    return [Answer(prompt, references, text.strip()) for (prompt, references), text in zip(asked.items(), texts, strict=True)]
+    return [
+        Answer(prompt, references, text.strip()) for (prompt, references), text in zip(references_by_prompt.items(), texts, strict=True)
+    ]
 
 
-def _shown(task: EvaluateTask, rows: Sequence[Row], predicted: Mapping[int, int], answered: Sequence[Answer]) -> tuple[Sample, ...]:
+def _select_samples(task: EvaluateTask, rows: Sequence[Row], predicted: Mapping[int, int], answers: Sequence[Answer]) -> tuple[Sample, ...]:
     objective, count = task.objective, task.evaluation.samples
     if isinstance(objective, SequenceClassification):
         labels = objective.labels
         return tuple(_sample(row[objective.text], row[objective.label], labels[predicted[i]]) for i, row in enumerate(rows[:count]))
-    return tuple(_sample(answer.prompt, answer.references[0], answer.text) for answer in answered[:count])
+    return tuple(_sample(answer.prompt, answer.references[0], answer.text) for answer in answers[:count])
 
 
 def _sample(text: str, expected: str, predicted: str) -> Sample:
-    return Sample(text=text[:_LONGEST_SHOWN], expected=expected, predicted=predicted)
+    return Sample(text=text[:_MAX_SAMPLE_CHARACTERS], expected=expected, predicted=predicted)

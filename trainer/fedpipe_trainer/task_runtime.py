@@ -1,7 +1,7 @@
-"""Where one task works and what it tells the world meanwhile: its scratch folder, clock, progress lines and transfers.
+"""The runtime of one task: its scratch folder, clock, progress lines and transfers.
 
-`__main__` and `serve` make a workplace for each task and hand it to the recipe. It is the only thing a recipe needs
-beside the task itself, and the only place that counts: bytes in and out, seconds by phase, peak memory.
+`tasks.perform` creates a runtime for each task and passes it to the recipe, which needs nothing else beside the task.
+The runtime also measures the task: bytes transferred, seconds by phase, peak memory.
 """
 
 import time
@@ -21,8 +21,8 @@ AnyTask = ProfileTask | TrainTask | EvaluateTask | ExportTask
 _SOFTWARE: Final = ("torch", "transformers", "peft", "bitsandbytes", "fedpipe")
 
 
-class Heading(TypedDict):
-    """The fields that every result begins with."""
+class ResultHeader(TypedDict):
+    """The fields that all kinds of results have in common."""
 
     run: RunRef
     site: str
@@ -33,20 +33,20 @@ class Heading(TypedDict):
 
 
 @dataclass
-class Workplace:
-    """One task's surroundings; not shared, not reused."""
+class TaskRuntime:
+    """What a recipe needs to perform one task. Each task has its own."""
 
     folder: Path
-    """Scratch, removed after the task."""
+    """Scratch folder, removed after the task."""
     cache: Path
-    """Kept from task to task: base models fetched from elsewhere."""
-    say: Callable[[Progress], None]
+    """Folder that is kept from one task to the next, for downloaded base models."""
+    write_progress: Callable[[Progress], None]
     stop_requested: Callable[[], bool]
-    """Whether the task was asked to stop: the recipe leaves a checkpoint and raises `Terminated`."""
+    """Whether the task was requested to stop: then the recipe writes a checkpoint and raises `Terminated`."""
     memory_limit_bytes: int | None = None
     _started: float = field(default_factory=time.monotonic)
-    _entered: float = field(default_factory=time.monotonic)
-    # What happens outside any phase is imports and the like: it counts as loading, so that the phases add up.
+    _phase_started: float = field(default_factory=time.monotonic)
+    # Time outside of any phase (imports, for example) counts as loading, so that the phases add up.
     _phases: list[str] = field(default_factory=lambda: ["load"])
     _seconds: dict[str, float] = field(default_factory=dict)
     _downloaded: int = 0
@@ -55,49 +55,49 @@ class Workplace:
     def __post_init__(self) -> None:
         peak_memory.reset_peak()
 
-    def progress(self, progress: Progress) -> None:
-        """Tell whoever watches how far the task is."""
-        self.say(progress)
+    def report(self, progress: Progress) -> None:
+        """Report the progress of the task."""
+        self.write_progress(progress)
 
-    def clock(self) -> float:
-        """Seconds since the task's start."""
+    def elapsed_seconds(self) -> float:
+        """Seconds since the start of the task."""
         return time.monotonic() - self._started
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count the block's seconds under `name`; a phase within a phase counts for the inner one alone."""
-        self._settle()
+        """Count the time in this context under `name`. In a nested phase, the time counts only for the inner one."""
+        self._add_elapsed()
         self._phases.append(name)
         try:
             yield
         finally:
-            self._settle()
+            self._add_elapsed()
             self._phases.pop()
 
     def download(self, url: str, to: Path, sha256: str | None = None) -> Path:
-        """Read an object into the file `to`.
+        """Download an object into the file `to`.
 
         Raises:
-            TaskFailed: TransferFailed when it is not there, out of reach, or not the one that `sha256` names.
+            TaskFailed: TransferFailed, the object does not exist, cannot be read, or does not have the hash `sha256`.
         """
         if self._receive(url, to, sha256=sha256, optional=False) is None:
             raise TaskFailed(FailureReason.TRANSFER_FAILED, f"{transfer.without_query(url)} does not exist")
         return to
 
-    def download_if_there(self, url: str, to: Path) -> bool:
-        """Read an object into the file `to`; False when the store has no such object, or may not say that it has."""
+    def download_if_exists(self, url: str, to: Path) -> bool:
+        """Download an object into the file `to`; False if it does not exist, or the store may not reveal whether it exists."""
         return self._receive(url, to, sha256=None, optional=True) is not None
 
     def upload(self, path: Path, url: str) -> Artifact:
-        """Write a file to the store, whole or not at all; the artifact for the result."""
+        """Upload a file atomically; the artifact for the result."""
         with self.phase("transfer"):
             artifact = transfer.send(path, url)
         self._uploaded += artifact.size
         return artifact
 
     def measured(self) -> Measured:
-        """What the task cost so far."""
-        self._settle()
+        """The resources that the task has used so far."""
+        self._add_elapsed()
         return Measured(
             device=peak_memory.device_name(),
             peak_memory_bytes=peak_memory.peak_bytes(),
@@ -106,9 +106,9 @@ class Workplace:
             downloaded_bytes=self._downloaded,
         )
 
-    def heading(self, task: AnyTask) -> Heading:
-        """What every result of this task begins with: `TrainResult(**workplace.heading(task), …)`."""
-        return Heading(
+    def result_header(self, task: AnyTask) -> ResultHeader:
+        """The common fields of this task's result: `TrainResult(**runtime.result_header(task), …)`."""
+        return ResultHeader(
             run=task.run,
             site=task.site,
             round=task.round,
@@ -123,8 +123,8 @@ class Workplace:
         self._downloaded += size or 0
         return size
 
-    def _settle(self) -> None:
+    def _add_elapsed(self) -> None:
         now = time.monotonic()
         phase = self._phases[-1]
-        self._seconds[phase] = self._seconds.get(phase, 0.0) + now - self._entered
-        self._entered = now
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + now - self._phase_started
+        self._phase_started = now
