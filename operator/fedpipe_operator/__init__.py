@@ -1,1 +1,1 @@
-"""The operator: it watches runs and sites, decides the next step of each run, and takes it through a door."""
+"""The operator: it watches runs and sites, decides the next step of each run, and has a job backend execute it."""

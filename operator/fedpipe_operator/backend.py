@@ -13,7 +13,7 @@ from fedpipe_trainer.contract import Progress
 
 
 class TaskKind(StrEnum):
-    """The kinds of work. A trainer knows all but `aggregate` under the same words."""
+    """The kinds of work. The trainer's contract has the same names for all but `aggregate`."""
 
     PROFILE = "profile"
     TRAIN = "train"

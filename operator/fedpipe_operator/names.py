@@ -1,4 +1,4 @@
-"""Every derived name and key, so that two looks at the same run always speak of the same object.
+"""Every derived name and key, so that two reconciles of a run always name the same object.
 
 Kubernetes names have at most 63 characters; a longer one keeps its beginning and gets a hash of the whole.
 Store keys are relative to the run's own prefix, `<prefix>/<namespace>/<name>/<uid>/`.
@@ -78,7 +78,7 @@ def update_verdict(round_: int, site: str, attempt: int) -> str:
 
 
 def checkpoint(round_: int, site: str) -> str:
-    """Key of a site's checkpoint: one for all attempts of the round, so that the next goes on from it."""
+    """Key of a site's checkpoint: one for all attempts of the round, so that the next attempt resumes from it."""
     return f"{round_folder(round_)}/updates/{site}/checkpoint.safetensors"
 
 
@@ -120,7 +120,7 @@ class Listing:
         for key in self.keys:
             if match := _ATTEMPT.fullmatch(key):
                 found.setdefault((match["folder"], match["file"]), []).append(int(match["attempt"]))
-        return {place: tuple(sorted(attempts)) for place, attempts in found.items()}
+        return {location: tuple(sorted(attempts)) for location, attempts in found.items()}
 
     def attempts(self, key_of: Callable[[int], str]) -> tuple[int, ...]:
         """The attempts whose key was listed, ascending. `key_of` gives an attempt's key; an attempt that was killed left none."""

@@ -1,7 +1,7 @@
-"""The only door to Kubernetes: Jobs, pods and nodes in, Jobs, Secrets, status and events out.
+"""The job backend on Kubernetes, the only user of its API: Jobs, pods and nodes in, Jobs, Secrets, status and events out.
 
-`runs` and `sites` are one turn each for a `FederatedFineTune` and an `EdgeSite`; the work queue calls them. What the watch
-brings is reduced to small values (`seen`) and handed to a turn whole, so that a turn sees one moment.
+`run_reconciler` and `site_reconciler` reconcile one `FederatedFineTune` and one `EdgeSite`; the work queue calls them. What the
+watches deliver is reduced to small values (`objects`) and passed in as one view, so that a reconcile sees one moment.
 """
 
 from fedpipe_operator.cluster.api import Api, in_cluster

@@ -17,23 +17,25 @@ NAMESPACE_TERMINATING: Final = "NamespaceTerminating"
 _TERMINATING: Final = "because it is being terminated"
 
 
-def error_of_response(status: int, body: bytes, place: str) -> FedPipeError:
+def error_of_response(status: int, body: bytes, request: str) -> FedPipeError:
     """The error for a response whose status is not a success."""
     message = _message(body)
     if status in _FORBIDDEN and _QUOTA in message:
-        return TransientError("QuotaExceeded", f"{place}: {message}; the operator retries; raise the ResourceQuota if this takes too long")
+        return TransientError(
+            "QuotaExceeded", f"{request}: {message}; the operator retries; raise the ResourceQuota if this takes too long"
+        )
     if status in _FORBIDDEN and _TERMINATING in message:
-        return TransientError(NAMESPACE_TERMINATING, f"{place}: {message}; nothing can be created there any more")
+        return TransientError(NAMESPACE_TERMINATING, f"{request}: {message}; nothing can be created there any more")
     if status in _FORBIDDEN and not _DENIED.search(message):
-        return UserError("ApiForbidden", f"{place}: {message}; the operator's role lacks this right: install the chart's own")
+        return UserError("ApiForbidden", f"{request}: {message}; the operator's role lacks this right: install the chart's own")
     if status in _TRANSIENT:
-        return TransientError("ApiConflict" if status == _CONFLICT else "ApiUnavailable", f"{place}: {message} (HTTP {status})")
-    return UserError(REFUSED, f"{place}: {message} (HTTP {status}); correct what it names")
+        return TransientError("ApiConflict" if status == _CONFLICT else "ApiUnavailable", f"{request}: {message} (HTTP {status})")
+    return UserError(REFUSED, f"{request}: {message} (HTTP {status}); correct what it names")
 
 
-def error_without_response(error: Exception, place: str) -> TransientError:
+def error_without_response(error: Exception, request: str) -> TransientError:
     """The error for a request that got no response."""
-    return TransientError("ApiUnavailable", f"{place}: {error}")
+    return TransientError("ApiUnavailable", f"{request}: {error}")
 
 
 def _message(body: bytes) -> str:

@@ -39,7 +39,7 @@ class LiveObjects:
 
 @dataclass
 class DriftDetector:
-    """Tells events that are still on their way from a cache that has diverged: by the same drift in two checks in a row."""
+    """Distinguishes delayed events from a cache that has diverged: there the same object drifts in two checks in a row."""
 
     _suspects: NamesByUid = field(default_factory=dict)
 

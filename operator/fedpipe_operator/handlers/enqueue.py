@@ -23,7 +23,7 @@ CACHE: Final = Key("cache", "", "")
 
 
 class Event(Enum):
-    """What happened, after `changes` has filtered out what matters to nobody."""
+    """What happened; `changes` has filtered out what no key depends on."""
 
     RUN_CHANGED = auto()
     """A run was listed, created, or changed by somebody else than the operator."""

@@ -4,7 +4,7 @@ It is called again and again with what was observed (`Observed`) and the time, a
 It keeps no state: after its actions and status are applied, and nothing else happened, it asks for no further action.
 
     profile ──▶ plan ──▶ evaluate the base ──▶ ┌ plan ──▶ train ──▶ aggregate ──▶ evaluate ┐ ──▶ export
-                                               └──────────── until `ended` ───────────────┘
+                                               └───── until `end_reason_of` gives one ─────┘
 """
 
 from fedpipe_operator.api import ConditionStatus, ConditionType, FederatedFineTune, Reason, seconds
@@ -63,7 +63,7 @@ def is_over(resource: FederatedFineTune) -> bool:
 
 
 def _discards(observed: Observed, wanted: frozenset[str]) -> tuple[Discard, ...]:
-    """Jobs that are still at work though nobody waits for their result: late, suspend_reason_of, or of a run that is over."""
+    """Active jobs whose result is not wanted any more: late ones, and those of a run that is suspended or over."""
     kept = wanted | observed.reported
     return tuple(Discard(name) for name, job in sorted(observed.jobs.items()) if job.state in ACTIVE_STATES and name not in kept)
 

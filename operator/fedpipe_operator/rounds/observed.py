@@ -107,7 +107,7 @@ def summarize_evaluation(evaluation: RoundEvaluation) -> EvaluationSummary:
 
 @dataclass(frozen=True)
 class Observed:
-    """One look at the store and the jobs. Manifests are by site and attempt; those of rounds are the current round's."""
+    """The store and the jobs. Results are by site and attempt; those of a round are the current round's."""
 
     resumed_at: float = 0.0
     """When this run was last resumed (its start, the end of a suspension), Unix seconds: no deadline counts from before."""

@@ -11,7 +11,7 @@ from fedpipe_trainer.contract import Artifact, Plan, Wire
 
 
 class RoundPlan(Wire):
-    """The start of a round: who takes part, with which plan, and what an update must look like."""
+    """The start of a round: the selected sites, the plan of each, and what an update must look like."""
 
     round: Annotated[int, Field(ge=1)]
     started_at: float
