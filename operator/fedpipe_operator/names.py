@@ -16,6 +16,7 @@ from fedpipe_operator.api.meta import NAME_MAX
 _HASH_LENGTH: Final = 8
 _ATTEMPT: Final = re.compile(r"(?P<folder>.+)/(?P<attempt>0|[1-9][0-9]*)/(?P<file>[^/]+)")
 """A key of an attempt. Rounds are padded with zeros, so that none is taken for an attempt."""
+_ROUND: Final = re.compile(r"rounds/([0-9]+)/")
 
 COMPARISON = "comparison/comparison.json"
 REPORT = "report.html"
@@ -121,6 +122,14 @@ class Listing:
             if match := _ATTEMPT.fullmatch(key):
                 found.setdefault((match["folder"], match["file"]), []).append(int(match["attempt"]))
         return {location: tuple(sorted(attempts)) for location, attempts in found.items()}
+
+    def rounds(self) -> list[int]:
+        """The rounds that have a folder, ascending; the base's evaluation is round 0."""
+        return sorted({int(match[1]) for key in self.keys if (match := _ROUND.match(key))})
+
+    def sites(self, folder: str) -> list[str]:
+        """The names of the subfolders of this folder, sorted."""
+        return sorted({key.removeprefix(f"{folder}/").split("/")[0] for key in self.keys if key.startswith(f"{folder}/")})
 
     def attempts(self, key_of: Callable[[int], str]) -> tuple[int, ...]:
         """The attempts whose key was listed, ascending. `key_of` gives an attempt's key; an attempt that was killed left none."""

@@ -21,9 +21,7 @@ def error_of_response(status: int, body: bytes, request: str) -> FedPipeError:
     """The error for a response whose status is not a success."""
     message = _message(body)
     if status in _FORBIDDEN and _QUOTA in message:
-        return TransientError(
-            "QuotaExceeded", f"{request}: {message}; the operator retries; raise the ResourceQuota if this takes too long"
-        )
+        return TransientError("QuotaExceeded", f"{request}: {message}; it is retried; raise the ResourceQuota if this takes too long")
     if status in _FORBIDDEN and _TERMINATING in message:
         return TransientError(NAMESPACE_TERMINATING, f"{request}: {message}; nothing can be created there any more")
     if status in _FORBIDDEN and not _DENIED.search(message):

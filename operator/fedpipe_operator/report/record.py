@@ -6,7 +6,7 @@ Objects that do not exist yet are absent from the record; objects that cannot be
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import TypeVar
 
 from fedpipe_operator import names
@@ -61,8 +61,8 @@ class RunRecord:
 
 def read_record(run: FederatedFineTune, store: Store) -> RunRecord:
     """Read everything that the store has of this run. The store's keys are relative to the run."""
-    reader = _RecordReader(store, frozenset(store.list()))
-    rounds = reader.rounds()
+    reader = _RecordReader(store, names.Listing(frozenset(store.list())))
+    rounds = reader.listing.rounds()
     commits = reader.read_by_round(rounds, names.round_commit, RoundCommit)
     attempts = {round_: _attempts(reader, round_, commits.get(round_)) for round_ in rounds}
     return RunRecord(
@@ -85,16 +85,11 @@ class _RecordReader:
     """A store reader: lists the store once, so that a missing object costs no request, and collects the unreadable objects."""
 
     store: Store
-    keys: frozenset[str]
+    listing: names.Listing
     unreadable: dict[str, str] = field(default_factory=dict)
 
-    @cached_property
-    def listing(self) -> names.Listing:
-        """The keys, with the attempts among them."""
-        return names.Listing(self.keys)
-
     def read(self, key: str, kind: type[Read]) -> Read | None:
-        data = self.store.read(key) if key in self.keys else None
+        data = self.store.read(key) if key in self.listing.keys else None
         if data is None:
             return None
         try:
@@ -102,13 +97,6 @@ class _RecordReader:
         except ValueError as error:
             self.unreadable[key] = str(error)
             return None
-
-    def rounds(self) -> list[int]:
-        parts = {key.split("/")[1] for key in self.keys if key.startswith("rounds/")}
-        return sorted(int(part) for part in parts if part.isdecimal())
-
-    def sites(self, folder: str) -> list[str]:
-        return sorted({key.removeprefix(f"{folder}/").split("/")[0] for key in self.keys if key.startswith(f"{folder}/")})
 
     def newest_attempt(self, key_of: Callable[[int], str]) -> int | None:
         """The newest attempt whose object exists; None if there is none."""
@@ -124,7 +112,7 @@ class _RecordReader:
 
     def read_by_site(self, folder: str, key_of: Callable[[str, int], str], kind: type[Read]) -> dict[str, Read]:
         """By site with a subfolder of `folder`: the object of its newest attempt."""
-        values = {site: self.read_newest(partial(key_of, site), kind) for site in self.sites(folder)}
+        values = {site: self.read_newest(partial(key_of, site), kind) for site in self.listing.sites(folder)}
         return {site: value for site, value in values.items() if value is not None}
 
 
@@ -132,7 +120,7 @@ def _attempts(reader: _RecordReader, round_: int, commit: RoundCommit | None) ->
     """By site, the attempt to show: the aggregated one, else the newest."""
     newest = {
         site: reader.newest_attempt(partial(names.update_result, round_, site))
-        for site in reader.sites(f"{names.round_folder(round_)}/updates")
+        for site in reader.listing.sites(f"{names.round_folder(round_)}/updates")
     }
     aggregated = {} if commit is None else {update.site: update.attempt for update in commit.contributions}
     return {site: attempt for site, attempt in (newest | aggregated).items() if attempt is not None}
