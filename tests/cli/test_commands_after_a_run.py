@@ -56,7 +56,7 @@ class Place:
             session = machine.session(on_status=self.runs.write_status)
             while until == "plan" and session.store.read(names.round_plan(1)) is None:
                 session.reconcile()
-                for name in machine.backend.at_work():
+                for name in machine.backend.active_jobs():
                     machine.backend.work(name)
             if until in ("end", "comparison"):
                 machine.drive({"run": session})

@@ -28,7 +28,7 @@ def a_status(rounds: int = 2, plans: int = 2, **fields: object) -> FineTuneStatu
     return FineTuneStatus.model_validate(document | fields)
 
 
-def at_work(site: str, kind: str = "train", *, step: int = 3, loss: float | None = None, speed: float | None = None) -> JobStatus:
+def active_jobs(site: str, kind: str = "train", *, step: int = 3, loss: float | None = None, speed: float | None = None) -> JobStatus:
     progress = Progress(phase="train", step=step, steps=90, loss=loss, tokens_per_second=speed)
     return JobStatus(Job(f"{kind}-{site}", kind, site, 2, 0), JobState.RUNNING, 1000.0, progress=progress)
 
@@ -63,7 +63,9 @@ def terminal() -> Screen:
 def test_on_a_terminal_every_site_has_a_line_with_its_own_plan_step_loss_and_speed(terminal: Screen) -> None:
     with terminal.display as display:
         display.status(a_status(rounds=0))
-        display.jobs(by_name(at_work("hospital", step=41, loss=0.25, speed=1404.4), at_work("clinic", step=7, loss=1.5, speed=88.0)))
+        display.jobs(
+            by_name(active_jobs("hospital", step=41, loss=0.25, speed=1404.4), active_jobs("clinic", step=7, loss=1.5, speed=88.0))
+        )
 
     assert terminal.lines()[-2:] == [
         "clinic 4 bits, rank 8 on 24 weights, batch 2, 70 steps trains train 7/90 loss 1.500 88 tokens/s",
@@ -72,8 +74,8 @@ def test_on_a_terminal_every_site_has_a_line_with_its_own_plan_step_loss_and_spe
 
 
 def test_a_sites_line_shows_what_it_is_at_and_not_what_it_was_at(terminal: Screen) -> None:
-    done = replace(at_work("clinic", step=90, speed=88.0), state=JobState.SUCCEEDED, started_at=2000.0)
-    now = at_work("clinic", "evaluate", step=1, speed=300.0)
+    done = replace(active_jobs("clinic", step=90, speed=88.0), state=JobState.SUCCEEDED, started_at=2000.0)
+    now = active_jobs("clinic", "evaluate", step=1, speed=300.0)
 
     with terminal.display as display:
         display.jobs(by_name(now, done))
@@ -83,7 +85,7 @@ def test_a_sites_line_shows_what_it_is_at_and_not_what_it_was_at(terminal: Scree
 
 def test_the_line_of_an_idle_site_shows_the_job_that_was_started_last(terminal: Screen) -> None:
     jobs = [
-        replace(at_work("clinic", kind, speed=speed), state=JobState.SUCCEEDED, started_at=started)
+        replace(active_jobs("clinic", kind, speed=speed), state=JobState.SUCCEEDED, started_at=started)
         for kind, speed, started in (("train", 2.0, 2000.0), ("evaluate", 3.0, 3000.0), ("profile", 1.0, 1000.0))
     ]
 
@@ -97,13 +99,13 @@ def test_the_runs_own_work_has_a_line_of_its_own(terminal: Screen) -> None:
     aggregation = JobStatus(Job("aggregate-r2", TaskKind.AGGREGATE, "", 2, 0), JobState.RUNNING, 1000.0)
 
     with terminal.display as display:
-        display.jobs(by_name(aggregation, at_work("clinic", speed=1.0)))
+        display.jobs(by_name(aggregation, active_jobs("clinic", speed=1.0)))
 
     assert terminal.lines()[-2] == "(run) aggregates"
 
 
 def test_in_a_log_a_job_has_one_line_when_it_ended_with_its_own_numbers(log: Screen) -> None:
-    working = by_name(at_work("clinic", loss=1.5, speed=88.0), at_work("hospital", loss=0.25, speed=1404.0))
+    working = by_name(active_jobs("clinic", loss=1.5, speed=88.0), active_jobs("hospital", loss=0.25, speed=1404.0))
     ended = working | by_name(replace(working["train-hospital"], state=JobState.SUCCEEDED))
 
     with log.display as display:
@@ -114,7 +116,9 @@ def test_in_a_log_a_job_has_one_line_when_it_ended_with_its_own_numbers(log: Scr
 
 
 def test_in_a_log_a_job_that_failed_says_why(log: Screen) -> None:
-    failed = replace(at_work("clinic"), state=JobState.FAILED, reason="Killed", message="exit code 137: nothing in the log", progress=None)
+    failed = replace(
+        active_jobs("clinic"), state=JobState.FAILED, reason="Killed", message="exit code 137: nothing in the log", progress=None
+    )
 
     with log.display as display:
         display.jobs(by_name(failed))
@@ -157,7 +161,7 @@ def test_of_the_events_only_the_warnings_are_told(log: Screen) -> None:
 
 
 def test_markup_in_what_a_site_says_is_text(log: Screen) -> None:
-    failed = replace(at_work("clinic"), state=JobState.FAILED, reason="Died", message="[red]boo[/red] [/]")
+    failed = replace(active_jobs("clinic"), state=JobState.FAILED, reason="Died", message="[red]boo[/red] [/]")
 
     log.display.jobs(by_name(failed))
 

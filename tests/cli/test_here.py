@@ -41,7 +41,7 @@ class WillingDoor(StandInDoor):
 
     def wait(self, timeout: float) -> bool:
         del timeout
-        for name in self.at_work()[:1]:
+        for name in self.active_jobs()[:1]:
             self.work(name)
         return True
 

@@ -23,12 +23,12 @@ class Answer:
 
 @dataclass
 class Connection(client.ApiClient):
-    """Notes each request, and answers it as told."""
+    """Records each request, and returns the prepared response."""
 
     status: int = 200
     body: Any = field(default_factory=dict)
     broken: Exception | None = None
-    asked: list[tuple[str, str, Any, str]] = field(default_factory=list)
+    requests: list[tuple[str, str, Any, str]] = field(default_factory=list)
     pages: list[Any] = field(default_factory=list)
     """Of bodies, one for each request, before `body`."""
 
@@ -36,7 +36,7 @@ class Connection(client.ApiClient):
         super().__init__(client.Configuration(host="http://api"))
 
     def call_api(self, method: str, url: str, header_params: Any = None, body: Any = None, *_: Any, **__: Any) -> Any:
-        self.asked.append((method, url.removeprefix("http://api"), body, header_params["Content-Type"]))
+        self.requests.append((method, url.removeprefix("http://api"), body, header_params["Content-Type"]))
         if self.broken is not None:
             raise self.broken
         if self.pages:
@@ -61,7 +61,7 @@ def test_each_call_goes_where_the_api_wants_it() -> None:
 
     jobs, secrets = "/apis/batch/v1/namespaces/wards/jobs", "/api/v1/namespaces/wards/secrets"
     patch = [{"op": "add", "path": "/status", "value": {"round": 1}}]
-    assert connection.asked == [
+    assert connection.requests == [
         ("GET", f"{secrets}/store", None, "application/json"),
         ("GET", f"{jobs}?labelSelector=a%3D1%2Cb%3D2&fieldSelector=x%3Dy", None, "application/json"),
         ("GET", f"{jobs}?labelSelector=a%3D1&resourceVersion=0", None, "application/json"),
@@ -95,7 +95,7 @@ def test_no_names_are_an_answer_too() -> None:
     assert Api(Connection(body={"metadata": {}, "items": None})).names(JOBS, "wards") == {}
 
 
-def test_names_come_in_pages_and_from_the_whole_cluster_where_no_namespace_is_told() -> None:
+def test_names_come_in_pages_and_from_the_whole_cluster_where_no_namespace_is_given() -> None:
     first = {"metadata": {"continue": "from here"}, "items": [{"metadata": {"uid": "1", "name": "one"}}]}
     last = {"metadata": {}, "items": [{"metadata": {"uid": "2", "name": "two"}}]}
     connection = Connection(pages=[first, last])
@@ -103,7 +103,7 @@ def test_names_come_in_pages_and_from_the_whole_cluster_where_no_namespace_is_to
     assert Api(connection).names(JOBS, "", label="fedpipe.io/run") == {"1": "one", "2": "two"}
 
     path = "/apis/batch/v1/jobs?limit=500&labelSelector=fedpipe.io%2Frun"
-    assert [url for _, url, _, _ in connection.asked] == [path, f"{path}&continue=from+here"]
+    assert [url for _, url, _, _ in connection.requests] == [path, f"{path}&continue=from+here"]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_names_come_in_pages_and_from_the_whole_cluster_where_no_namespace_is_to
         (422, "spec.template is immutable", UserError, "ApiRefused"),
     ],
 )
-def test_a_refusal_is_weather_or_for_a_person_to_mend(status: int, message: str, kind: type[FedPipeError], reason: str) -> None:
+def test_a_refusal_is_a_transient_error_or_a_user_error(status: int, message: str, kind: type[FedPipeError], reason: str) -> None:
     with pytest.raises(kind) as refused:
         Api(Connection(status, {"message": message})).merge(JOBS, "wards", "one", {})
 
@@ -132,6 +132,6 @@ def test_an_answer_that_is_no_json_is_shown_as_it_is() -> None:
         Api(Connection(504, b"<html>upstream timed out</html>")).find(JOBS, "wards")
 
 
-def test_no_answer_is_weather() -> None:
+def test_no_response_is_a_transient_error() -> None:
     with pytest.raises(TransientError, match="ApiUnavailable: GET jobs wards/one"):
         Api(Connection(broken=ProtocolError("Connection aborted."))).get(JOBS, "wards", "one")

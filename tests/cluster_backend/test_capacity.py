@@ -40,7 +40,7 @@ def test_a_pool_is_the_most_that_any_one_of_its_nodes_offers() -> None:
     }
 
 
-def test_a_claim_is_told_in_plain_numbers() -> None:
+def test_a_claim_is_converted_to_plain_numbers() -> None:
     found = claimed_capacity(claiming(cpu="500m", memory="8Gi", accelerator={"memory": "24Gi"}))
 
     assert (found.cpu, found.memory, found.accelerator_memory) == (0.5, 8 * GIB, 24 * GIB)

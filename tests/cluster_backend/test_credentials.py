@@ -54,12 +54,12 @@ def test_the_secret_is_read_once_until_it_is_forgotten(api: StandInApi) -> None:
     assert api.noted.count("get secrets keys") == 2
 
 
-def test_a_secret_that_is_not_there_is_told_by_its_name(api: StandInApi) -> None:
+def test_a_secret_that_does_not_exist_is_reported_by_its_name(api: StandInApi) -> None:
     with pytest.raises(UserError, match=r"SecretMissing: spec.store.credentialsSecretRef: there is no Secret default/keys: create it"):
         opened(api)
 
 
-def test_what_a_secret_lacks_is_told(api: StandInApi) -> None:
+def test_what_a_secret_lacks_is_reported(api: StandInApi) -> None:
     api.apply(SECRETS, "default", encoded(AWS_ACCESS_KEY_ID="me"))
 
     with pytest.raises(UserError, match=r"SecretIncomplete: the Secret default/keys has no AWS_SECRET_ACCESS_KEY: add it"):

@@ -1,4 +1,4 @@
-"""What the operator has just done counts until the watch tells of it."""
+"""What the operator has just done counts until the watch reports it."""
 
 from dataclasses import replace
 
@@ -33,9 +33,9 @@ def test_a_job_just_created_is_seen_before_the_watch_knows_it() -> None:
 def test_the_watch_is_believed_as_soon_as_it_knows_the_job() -> None:
     expectations = Expectations(Clock())
     expectations.created(JOB)
-    at_work = replace(JOB, ready=1)
+    active_jobs = replace(JOB, ready=1)
 
-    assert known(expectations, at_work) == {"toy-a0": at_work}
+    assert known(expectations, active_jobs) == {"toy-a0": active_jobs}
 
 
 def test_a_job_just_deleted_is_on_its_way_out_and_then_gone() -> None:
@@ -46,7 +46,7 @@ def test_a_job_just_deleted_is_on_its_way_out_and_then_gone() -> None:
     assert known(expectations) == {}
 
 
-def test_a_job_given_up_is_no_longer_at_work_though_the_watch_thinks_so() -> None:
+def test_a_job_given_up_is_no_longer_active_though_the_watch_has_it_so() -> None:
     expectations = Expectations(Clock())
     expectations.given_up(JOB, "NoNode", "no node")
 
@@ -61,7 +61,7 @@ def test_a_new_job_of_the_same_name_is_not_taken_for_the_one_that_was_deleted() 
     assert known(expectations, newer) == {"toy-a0": newer}
 
 
-def test_after_a_while_the_watch_alone_is_believed() -> None:
+def test_after_a_while_only_the_watch_counts() -> None:
     clock = Clock()
     expectations = Expectations(clock)
     expectations.created(JOB)
@@ -70,7 +70,7 @@ def test_after_a_while_the_watch_alone_is_believed() -> None:
     assert known(expectations) == {}
 
 
-def test_the_jobs_of_others_are_not_told() -> None:
+def test_the_jobs_of_others_are_not_among_them() -> None:
     expectations = Expectations(Clock())
     expectations.created(replace(JOB, run_uid="another", job=replace(JOB.job, name="another-a0", site="site-b")))
 

@@ -23,7 +23,7 @@ def test_what_the_operator_writes_into_a_job_it_reads_back() -> None:
     assert kube_job(a_body()) == KubeJob(namespace="default", run="toy", run_uid="uid-1", job=JOB, created_at=1767225600.0, uid="1")
 
 
-def test_a_job_with_a_ready_pod_is_at_work() -> None:
+def test_a_job_with_a_ready_pod_is_running() -> None:
     seen = kube_job(a_body({"active": 1, "ready": 1}))
 
     assert (seen.ready, seen.is_active) == (1, True)

@@ -43,7 +43,7 @@ def unscheduled(message: str) -> dict[str, Any]:
         pytest.param(a_pod(containerStatuses=[{"state": {"running": {}}}]), None, id="running"),
     ],
 )
-def test_a_pod_that_is_not_at_work_says_why(pod: dict[str, Any], expected: PodWaiting | None) -> None:
+def test_a_pod_that_does_not_run_says_why(pod: dict[str, Any], expected: PodWaiting | None) -> None:
     assert why_waiting([pod]) == (expected and replace(expected, since=1767225600.0))
 
 
@@ -75,7 +75,7 @@ def test_without_a_pod_nothing_is_said() -> None:
     assert pod_end([]) is None
 
 
-def test_a_volume_that_cannot_be_mounted_is_told_in_the_kubelets_newest_words() -> None:
+def test_a_volume_that_cannot_be_mounted_is_reported_in_the_kubelets_newest_message() -> None:
     events = [{"reason": "FailedMount", "message": "first"}, {"reason": "Scheduled"}, {"reason": "FailedMount", "message": "second"}]
 
     assert mount_failure(events) == "second"
@@ -86,7 +86,7 @@ def test_a_volume_that_was_mounted_in_the_end_is_no_failure_while_the_image_is_p
     assert mount_failure([{"reason": "FailedAttachVolume", "message": "still attached elsewhere"}, {"reason": "Pulling"}]) == ""
 
 
-def test_of_several_containers_our_own_tells_how_the_pod_ended() -> None:
+def test_of_several_containers_our_own_says_how_the_pod_ended() -> None:
     proxy = {"name": "proxy", "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}
     trainer = {"name": "trainer", "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}
     found = pod_end([a_pod(initContainerStatuses=[proxy], containerStatuses=[proxy, trainer])])
@@ -95,7 +95,7 @@ def test_of_several_containers_our_own_tells_how_the_pod_ended() -> None:
     assert found.reason == "OutOfMemory"
 
 
-def test_a_container_that_failed_before_ours_began_tells_how_the_pod_ended() -> None:
+def test_a_container_that_failed_before_ours_began_says_how_the_pod_ended() -> None:
     first = {"name": "first", "state": {"terminated": {"exitCode": 9, "reason": "Error"}}}
     trainer = {"name": "trainer", "state": {"waiting": {"reason": "PodInitializing"}}}
     found = pod_end([a_pod(initContainerStatuses=[first], containerStatuses=[trainer])])

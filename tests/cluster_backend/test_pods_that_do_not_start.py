@@ -1,4 +1,4 @@
-"""Pods that wait, cannot start or are killed: what a turn makes of them."""
+"""Pods that wait, cannot start or are killed: what a reconcile makes of them."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def test_a_pod_that_no_node_of_its_pool_can_take_costs_its_site_the_run_with_the
     world.now += 40
     world.reconcile()
 
-    assert "toy-profile-site-c-a0" not in world.at_work()
+    assert "toy-profile-site-c-a0" not in world.active_jobs()
     world.settle()
 
     left_out = world.body()["status"]["excluded"]["site-c"]
@@ -33,14 +33,14 @@ def test_a_pod_that_no_node_of_its_pool_can_take_costs_its_site_the_run_with_the
     assert world.conditions()["Complete"] == "RoundsCompleted"
 
 
-def test_a_pod_that_waits_for_room_waits_and_is_told_of(tmp_path: Path) -> None:
+def test_a_pod_that_waits_for_room_waits_and_is_reported(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path, nodes=(a_node("one"),))
     world.reconcile()
     world.pod("toy-profile-site-a-a0", IDLE)
     world.now += 40
     world.reconcile()
 
-    assert "toy-profile-site-a-a0" in world.at_work()
+    assert "toy-profile-site-a-a0" in world.active_jobs()
     assert "site-a waits for Unschedulable: 0/2 nodes are available" in world.condition("Progressing")["message"]
 
 
@@ -65,18 +65,18 @@ def test_a_pod_has_its_whole_grace_however_long_a_queue_held_its_job(tmp_path: P
     world.pod("toy-profile-site-b-a0", why_waiting)
     world.now += 20
     world.reconcile()
-    assert "toy-profile-site-b-a0" in world.at_work()
+    assert "toy-profile-site-b-a0" in world.active_jobs()
     world.now += 20
     world.reconcile()
 
-    assert "toy-profile-site-b-a0" not in world.at_work()
+    assert "toy-profile-site-b-a0" not in world.active_jobs()
 
 
 def test_a_pod_that_the_kernel_killed_for_its_memory_takes_half_as_much_at_once_the_next_time(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
-    while "toy-train-r1-site-a-a0" not in world.at_work():
+    while "toy-train-r1-site-a-a0" not in world.active_jobs():
         world.reconcile()
-        for name in world.at_work():
+        for name in world.active_jobs():
             if "train" not in name:
                 world.work(name)
     killed = {"containerStatuses": [{"state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}]}
@@ -111,19 +111,19 @@ def test_a_volume_that_cannot_be_mounted_is_given_twice_the_time_before_its_atte
 
     world.now += 45
     world.reconcile()
-    assert name in world.at_work()
+    assert name in world.active_jobs()
 
     world.now += 20
     world.reconcile()
-    assert name not in world.at_work()
+    assert name not in world.active_jobs()
     world.settle()
     assert world.body()["status"]["excluded"] == {"site-b": "MountFailed: no such device"}
 
 
-def test_nobody_asks_why_a_pod_that_has_ended_does_not_start(tmp_path: Path) -> None:
+def test_a_pod_that_has_ended_is_not_asked_why_it_does_not_start(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
     world.reconcile()
-    for name in world.at_work():
+    for name in world.active_jobs():
         world.api.replace_status(JOBS, "default", name, {"succeeded": 1})
     world.now += 40
     world.api.noted.clear()

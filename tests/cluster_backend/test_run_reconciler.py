@@ -1,4 +1,4 @@
-"""The operator's turns on a stand-in cluster: Jobs and Secrets in, status and events out."""
+"""The operator's reconciles on a stand-in cluster: Jobs and Secrets in, status and events out."""
 
 import copy
 from contextlib import nullcontext
@@ -24,7 +24,7 @@ def test_a_run_goes_from_its_object_to_its_end_and_leaves_no_task_behind(tmp_pat
 
     assert world.conditions()["Complete"] == "RoundsCompleted"
     assert world.body()["status"]["round"] == 2
-    assert world.at_work() == []
+    assert world.active_jobs() == []
     assert world.api.all(SECRETS) == []
 
 
@@ -37,7 +37,7 @@ def test_the_tasks_of_a_round_go_after_the_next_jobs_are_made_since_deleting_tak
     assert before == [f"create jobs toy-{job}" for job in ("train-r1-site-c-a0", "train-r2-site-c-a0", "export-a0")]
 
 
-def test_tasks_that_could_not_be_deleted_are_deleted_by_a_later_turn(tmp_path: Path) -> None:
+def test_tasks_that_could_not_be_deleted_are_deleted_by_a_later_reconcile(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
     world.api.trouble["deletecollection secrets"] = TransientError("Unreachable", "the API server is away")
     with pytest.raises(TransientError, match="Unreachable"):
@@ -50,15 +50,15 @@ def test_tasks_that_could_not_be_deleted_are_deleted_by_a_later_turn(tmp_path: P
     assert {one["metadata"]["name"] for one in world.api.all(SECRETS)} == {f"toy-train-r1-site-{site}-a0" for site in "abc"}
 
 
-def test_every_job_and_secret_is_made_once_even_with_a_new_operator_at_every_turn(tmp_path: Path) -> None:
+def test_every_job_and_secret_is_made_once_even_with_a_new_operator_at_every_reconcile(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
     for _ in range(200):
         world.restart()
         world.reconcile()
         if "Complete" in world.conditions():
             break
-        if world.at_work():
-            world.work(world.at_work()[-1])
+        if world.active_jobs():
+            world.work(world.active_jobs()[-1])
         else:
             world.await_workers()
             world.reconcile()
@@ -68,7 +68,7 @@ def test_every_job_and_secret_is_made_once_even_with_a_new_operator_at_every_tur
     assert made == list(dict.fromkeys(made))
 
 
-def test_a_task_that_was_made_without_its_job_is_made_anew_with_urls_that_are_valid_again(tmp_path: Path) -> None:
+def test_a_task_that_was_made_without_its_job_is_created_again_with_urls_that_are_valid(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
     world.api.trouble["create jobs"] = TransientError("Unreachable", "the API server is away")
     with pytest.raises(TransientError, match="Unreachable"):
@@ -83,7 +83,7 @@ def test_a_task_that_was_made_without_its_job_is_made_anew_with_urls_that_are_va
     assert [call for call in world.api.noted if call.startswith("apply secrets")] == [f"apply secrets {left['metadata']['name']}"]
 
 
-def test_a_turn_with_nothing_new_makes_no_call(tmp_path: Path) -> None:
+def test_a_reconcile_with_nothing_new_makes_no_call(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
     world.reconcile()
     world.reconcile()
@@ -105,7 +105,7 @@ def test_a_watch_that_lags_does_not_make_the_operator_act_twice(tmp_path: Path) 
     assert [call for call in world.api.noted[calls:] if not call.startswith("list")] == []
 
 
-def test_a_spec_that_does_not_parse_is_told_with_its_path_and_mended_by_the_next_edit(tmp_path: Path) -> None:
+def test_a_spec_that_does_not_parse_is_reported_with_its_path_and_corrected_by_the_next_edit(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path, a_run(task={"type": "CausalLM", "prompt": "{text}", "response": "{answer}"}))
     body = world.body()
     body["spec"]["task"]["slotPattern"] = "(no end"
@@ -163,7 +163,7 @@ def test_a_job_of_an_earlier_run_of_the_same_name_is_waited_for(tmp_path: Path) 
     world.api.delete(JOBS, "default", "toy-profile-site-a-a0", uid="uid-of-jobs-toy-profile-site-a-a0")
     world.reconcile()
 
-    assert "toy-profile-site-a-a0" in world.at_work()
+    assert "toy-profile-site-a-a0" in world.active_jobs()
 
 
 def test_two_runs_share_a_site_one_job_at_a_time(tmp_path: Path) -> None:
@@ -173,13 +173,13 @@ def test_two_runs_share_a_site_one_job_at_a_time(tmp_path: Path) -> None:
     world.reconcile("toy")
     world.reconcile("other")
 
-    assert world.at_work() == ["toy-profile-site-a-a0"]
+    assert world.active_jobs() == ["toy-profile-site-a-a0"]
     assert "site-a waits for a free job slot, which toy uses" in world.condition("Progressing", "other")["message"]
 
     world.work("toy-profile-site-a-a0")
     world.reconcile("other")
 
-    assert world.at_work() == ["other-profile-site-a-a0"]
+    assert world.active_jobs() == ["other-profile-site-a-a0"]
 
 
 def test_a_site_with_room_for_two_does_two_runs_at_once(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_site_with_room_for_two_does_two_runs_at_once(tmp_path: Path) -> None:
     world.reconcile("toy")
     world.reconcile("other")
 
-    assert world.at_work() == ["other-profile-site-a-a0", "toy-profile-site-a-a0"]
+    assert world.active_jobs() == ["other-profile-site-a-a0", "toy-profile-site-a-a0"]
 
 
 def test_suspension_ends_the_jobs_and_the_same_round_goes_on_after_it(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_suspension_ends_the_jobs_and_the_same_round_goes_on_after_it(tmp_path: 
     world.api.merge(RUNS, "default", "toy", {"spec": {"suspend": True}})
     world.reconcile()
 
-    assert world.at_work() == []
+    assert world.active_jobs() == []
     assert world.conditions()["Suspended"] == "SuspendedBySpec"
     assert world.body()["status"]["round"] == 2
 
@@ -209,7 +209,7 @@ def test_suspension_ends_the_jobs_and_the_same_round_goes_on_after_it(tmp_path: 
     assert world.conditions()["Complete"] == "RoundsCompleted"
 
 
-def test_a_store_that_cannot_be_used_holds_the_run_up_and_is_told_once(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_used_blocks_the_run_and_is_reported_once(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
     world.reconcile()
     world.stores.trouble = UserError("StoreFull", "bucket fedpipe: no space left; free space")
@@ -232,7 +232,7 @@ def test_a_store_that_cannot_be_used_holds_the_run_up_and_is_told_once(tmp_path:
     assert world.conditions()["Complete"] == "RoundsCompleted"
 
 
-def test_a_run_that_is_held_up_at_its_first_look_says_that_its_spec_is_valid(tmp_path: Path) -> None:
+def test_a_run_that_is_blocked_at_its_first_reconcile_says_that_its_spec_is_valid(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
     world.stores.trouble = UserError("StoreFull", "bucket fedpipe: no space left; free space")
     with pytest.raises(TransientError):
@@ -242,7 +242,7 @@ def test_a_run_that_is_held_up_at_its_first_look_says_that_its_spec_is_valid(tmp
     assert world.condition("Valid")["status"] == "True"
 
 
-def test_passing_weather_is_not_told_to_people(tmp_path: Path) -> None:
+def test_a_single_transient_error_is_not_reported(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
     world.reconcile()
     world.stores.trouble = TransientError("StoreUnavailable", "503")
@@ -277,18 +277,18 @@ def test_no_trainer_gets_credentials_or_a_token(tmp_path: Path) -> None:
         assert "AWS_" not in str(pod)
 
 
-def test_what_is_at_work_long_after_its_run_ended_is_ended_too(tmp_path: Path) -> None:
+def test_what_is_active_long_after_its_run_ended_is_ended_too(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path, a_run(export={"adapter": False, "merged": False}))
     world.settle()
     world.end("toy-train-r2-site-a-a0", "Suspended")
-    assert world.at_work() == ["toy-train-r2-site-a-a0"]
+    assert world.active_jobs() == ["toy-train-r2-site-a-a0"]
 
     assert world.reconcile() == world.now + 120
-    assert world.at_work() == ["toy-train-r2-site-a-a0"]
+    assert world.active_jobs() == ["toy-train-r2-site-a-a0"]
 
     world.now += 120
     world.reconcile()
-    assert world.at_work() == []
+    assert world.active_jobs() == []
 
 
 def test_a_finished_run_goes_in_its_time(tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_a_finished_run_goes_in_its_time(tmp_path: Path) -> None:
     assert world.api.all(RUNS) == []
 
 
-def test_results_are_deleted_with_the_run_only_if_the_spec_says_so_and_nothing_is_at_work(tmp_path: Path) -> None:
+def test_results_are_deleted_with_the_run_only_if_the_spec_says_so_and_nothing_is_active(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path, a_run(deletionPolicy=str(DeletionPolicy.DELETE)))
     world.reconcile()
     assert world.body()["metadata"]["finalizers"] == [FINALIZER]
@@ -388,7 +388,7 @@ def test_results_stay_if_that_is_said_while_the_run_is_being_deleted(tmp_path: P
         pytest.param("StoreDenied", "NamespaceTerminating", False, id="the store may be mended"),
     ],
 )
-def test_a_run_goes_without_its_results_only_where_nobody_could_mend_it(
+def test_a_run_goes_without_its_results_only_where_nobody_could_correct_it(
     tmp_path: Path, trouble: str, refusal: str | None, goes: bool
 ) -> None:
     world = KubeWorld(tmp_path, a_run(deletionPolicy=str(DeletionPolicy.DELETE)))
@@ -425,7 +425,7 @@ def test_an_event_that_cannot_be_posted_stops_nothing(tmp_path: Path) -> None:
     assert world.conditions()["Complete"] == "RoundsCompleted"
 
 
-def test_a_fault_that_nobody_foresaw_is_told_and_gone_on_from(tmp_path: Path) -> None:
+def test_an_internal_error_is_reported_and_the_run_continues(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
     world.stores.trouble = ZeroDivisionError("of ours")  # type: ignore[assignment]
     with pytest.raises(TransientError, match="OperatorFault"):
@@ -469,7 +469,7 @@ def test_an_edit_after_the_end_is_observed_in_one_write_and_the_run_stays_comple
     assert is_met(world.body(), "Complete")
     assert world.condition("Complete") == ended | {"observedGeneration": 2}
     assert [call for call in world.api.noted if call == "status federatedfinetunes toy"] == calls
-    assert world.at_work() == []
+    assert world.active_jobs() == []
 
 
 def test_a_complete_run_whose_spec_becomes_invalid_is_stalled_until_an_edit_corrects_it(tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ class Bench:
 
     def __init__(self, line: str) -> None:
         self.ended = threading.Event()
-        self.told: list[str] = []
+        self.ended_for: list[str] = []
         self.workers = Workers(lambda: 7.0, command=(sys.executable, "-c", line), on_end=self._on_end)
 
     def _on_end(self, uid: str) -> None:
-        self.told.append(uid)
+        self.ended_for.append(uid)
         self.ended.set()
 
     def start(self, *, seconds: float = 60, **environment: str) -> None:
@@ -44,12 +44,12 @@ def slow() -> Iterator[Bench]:
     bench.workers.close()
 
 
-def test_a_process_that_ends_well_is_seen_to_and_its_run_is_woken() -> None:
+def test_a_process_that_ends_well_is_observed_and_its_run_is_enqueued() -> None:
     bench = Bench("")
     bench.start()
 
     assert bench.result() == JobStatus(JOB, JobState.SUCCEEDED, 7.0, exit_code=0)
-    assert bench.told == ["uid-1"]
+    assert bench.ended_for == ["uid-1"]
 
 
 def test_a_process_that_fails_is_seen_with_its_last_words_and_its_exit_code() -> None:
@@ -73,7 +73,7 @@ def test_a_process_finds_its_task_and_the_stores_keys() -> None:
     assert bench.result().message == "{}me"
 
 
-def test_a_process_yields_to_the_operators_own_turns() -> None:
+def test_a_process_yields_to_the_operators_reconciles() -> None:
     bench = Bench("import os\nwhile os.getpriority(os.PRIO_PROCESS, 0) <= 0: pass")
     bench.start()
 

@@ -124,7 +124,7 @@ def test_a_reconcile_that_fails_is_retried_and_delays_no_other(error: Exception)
 
 
 @pytest.mark.usefixtures("short_backoff")
-def test_a_reconcile_is_told_how_often_its_key_failed_in_a_row() -> None:
+def test_a_reconcile_gets_how_often_its_key_failed_in_a_row() -> None:
     async def scenario(reconciles: Reconciles, queue: WorkQueue[str]) -> None:
         reconciles.results["a"] = [FAILURES[0], FAILURES[1], asyncio.get_running_loop().time()]
         queue.enqueue("a", after=0)

@@ -1,6 +1,6 @@
-"""A stand-in for the API server and the Job controller: objects in a dict, Jobs that end when they are told to.
+"""A stand-in for the API server and the Job controller: objects in a dict, Jobs that end when a test ends them.
 
-What the real ones enforce is tested on a real cluster (tests/e2e); here the turns of the operator are.
+What the real ones enforce is tested on a real cluster (tests/e2e); here the operator's reconciles are.
 """
 
 import copy
@@ -141,7 +141,7 @@ class StandInStores:
 
 @dataclass
 class KubeWorld:
-    """Runs on a stand-in cluster: the operator's own turns, and trainers that do the tasks of the Secrets."""
+    """Runs on a stand-in cluster: the operator's reconciles, and trainers that do the tasks of the Secrets."""
 
     folder: Path
     run: Run = field(default_factory=a_run)
@@ -198,7 +198,7 @@ class KubeWorld:
         self.failures[run] = 0
         return requeue_at
 
-    def at_work(self) -> list[str]:
+    def active_jobs(self) -> list[str]:
         """Jobs that have not ended, by name."""
         return sorted(job.job.name for job in map(kube_job, self.api.all(JOBS)) if job.is_active)
 
@@ -217,8 +217,8 @@ class KubeWorld:
 
     def end(self, name: str, condition: str, reason: str = "", message: str = "") -> None:
         """Let the Job end."""
-        told = {"type": condition, "status": "True", "reason": reason, "message": message}
-        self.api.replace_status(JOBS, "default", name, {"conditions": [told]})
+        conditions = {"type": condition, "status": "True", "reason": reason, "message": message}
+        self.api.replace_status(JOBS, "default", name, {"conditions": [conditions]})
 
     def pod(self, job: str, status: Plain) -> None:
         """Let the Job have a pod with this status."""
@@ -226,16 +226,16 @@ class KubeWorld:
         self.api._put(PODS, "default", f"{job}-pod", {"metadata": {"labels": labels}, "status": status})
 
     def work_until(self, word: str) -> None:
-        """Turn and work until Jobs with this word in their names wait to be done; these are left."""
-        while not any(word in name for name in self.at_work()):
+        """Reconcile and work until Jobs with this word in their names wait to be done; these are left."""
+        while not any(word in name for name in self.active_jobs()):
             self.reconcile()
-            for name in self.at_work():
+            for name in self.active_jobs():
                 if word not in name:
                     self.work(name)
             self.await_workers()
 
     def settle(self, run: str = "toy") -> None:
-        """Turn and work until the run is over."""
+        """Reconcile and work until the run is over."""
         for _ in range(300):
             try:
                 self.reconcile(run)
@@ -243,9 +243,9 @@ class KubeWorld:
                 continue
             if self.conditions(run).get("Ready") or self.conditions(run).get("Failed"):
                 return
-            at_work = [name for name in self.at_work() if name.startswith(run)]
-            if at_work:
-                self.work(at_work[0])
+            active_jobs = [name for name in self.active_jobs() if name.startswith(run)]
+            if active_jobs:
+                self.work(active_jobs[0])
             else:
                 self.await_workers()
         raise AssertionError(f"the run does not settle: {json.dumps(self.body(run).get('status'), indent=1)}")
@@ -258,8 +258,8 @@ class KubeWorld:
 
     def conditions(self, run: str = "toy") -> dict[str, str]:
         """Reason by type, of the conditions that are true."""
-        told = self.body(run).get("status", {}).get("conditions", [])
-        return {one["type"]: one["reason"] for one in told if one["status"] == "True"}
+        conditions = self.body(run).get("status", {}).get("conditions", [])
+        return {one["type"]: one["reason"] for one in conditions if one["status"] == "True"}
 
     def condition(self, kind: str, run: str = "toy") -> Plain:
         """The condition of this type."""

@@ -1,4 +1,4 @@
-"""Whole runs with nothing but stand-ins for the trainers: runs and sites to order, a door, and a world around both.
+"""Whole runs with stand-ins for the trainers: runs and sites as a test wants them, a job backend, and a world around both.
 
 `StandInDoor` takes the place of processes and Jobs: it "does" a task by writing, through the task's own URLs, what a
 trainer would write. Everything else around it is real: decide, tasks, the directory store, the aggregation.
@@ -47,7 +47,7 @@ def a_run(fleet: int | list[EdgeSite] = 3, /, **spec: Any) -> Run:
 
 @dataclass
 class StandInDoor:
-    """A door behind which `trainer` does the work, one job at each `work()`; nothing happens by itself."""
+    """A job backend: `trainer` does one job at each `work()`; nothing happens by itself."""
 
     folder: Path
     trainer: Trainer = good_trainer
@@ -80,9 +80,9 @@ class StandInDoor:
         return False
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """There is nothing to close."""
 
-    def at_work(self) -> list[str]:
+    def active_jobs(self) -> list[str]:
         """Jobs that have not ended, in order of name."""
         return sorted(name for name, seen in self.jobs.items() if seen.state is JobState.RUNNING)
 
@@ -124,7 +124,7 @@ class StandInMap:
 
 @dataclass
 class World:
-    """A run, its store in a folder, its door, and a clock that only `now` moves."""
+    """A run, its store in a folder, its job backend, and a clock that only `now` moves."""
 
     run: Run
     folder: Path
@@ -163,25 +163,25 @@ class World:
         self.events.append(event)
 
     def reconcile(self) -> Any:
-        """One turn of the loop."""
+        """One reconcile."""
         return self.reconciler.reconcile(self.run).decision
 
     def work_until(self, word: str) -> list[str]:
-        """Turn and work until jobs with this word in their names wait to be done; these are left, and named."""
-        while not any(word in name for name in self.backend.at_work()):
+        """Reconcile and work until jobs with this word in their names wait to be done; these are left, and named."""
+        while not any(word in name for name in self.backend.active_jobs()):
             self.reconcile()
-            for name in self.backend.at_work():
+            for name in self.backend.active_jobs():
                 if word not in name:
                     self.backend.work(name)
-        return self.backend.at_work()
+        return self.backend.active_jobs()
 
     def settle(self) -> None:
-        """Turn and work until nothing more happens."""
+        """Reconcile and work until nothing more happens."""
         for _ in range(500):
             decision = self.reconcile()
-            at_work = self.backend.at_work()
-            if at_work:
-                self.backend.work(at_work[0])
+            active_jobs = self.backend.active_jobs()
+            if active_jobs:
+                self.backend.work(active_jobs[0])
             elif not decision.actions:
                 return
         raise AssertionError(f"the run does not settle: {self.conditions()}")
@@ -220,11 +220,11 @@ class Machine:
         )
 
     def drive(self, sessions: Mapping[str, Session]) -> None:
-        """Turn all of them, and work, until each is over."""
+        """Reconcile all of them, and work, until each is over."""
         for _ in range(500):
             for session in sessions.values():
                 session.reconcile()
-            for name in self.backend.at_work():
+            for name in self.backend.active_jobs():
                 self.backend.work(name)
             if all(session.over for session in sessions.values()):
                 return

@@ -149,7 +149,7 @@ def test_an_administrators_additions_are_merged_by_name() -> None:
     ],
     ids="-".join,
 )
-def test_no_addition_loosens_the_security_of_a_guests_pod(grab: dict[str, Any]) -> None:
+def test_no_addition_loosens_the_security_of_a_trainer_pod(grab: dict[str, Any]) -> None:
     pod = pod_of(made_for(a_site("ward", podTemplate={"spec": grab})))
 
     assert pod["automountServiceAccountToken"] is False
@@ -172,7 +172,7 @@ GRABS = {
 
 
 @pytest.mark.parametrize("grab", GRABS.values(), ids=GRABS.keys())
-def test_no_addition_brings_the_stores_credentials_or_a_token_into_a_guests_pod(grab: dict[str, Any]) -> None:
+def test_no_addition_brings_the_stores_credentials_or_a_token_into_a_trainer_pod(grab: dict[str, Any]) -> None:
     pod = pod_of(made_for(a_site("ward", podTemplate={"spec": grab}), store={"bucket": "fedpipe", "credentialsSecretRef": STORE_KEYS}))
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     said = json.dumps(pod)

@@ -33,7 +33,7 @@ def test_a_run_goes_from_profile_to_export_and_succeeds(tmp_path: Path) -> None:
     ]
 
 
-def test_after_its_actions_are_applied_the_same_look_asks_for_nothing_more(tmp_path: Path) -> None:
+def test_after_its_actions_are_applied_the_same_observation_asks_for_nothing_more(tmp_path: Path) -> None:
     world = World(a_run(), tmp_path)
     for _ in range(60):
         world.reconcile()
@@ -43,23 +43,23 @@ def test_after_its_actions_are_applied_the_same_look_asks_for_nothing_more(tmp_p
 
         assert again.actions == ()
         assert again.events == ()
-        if not world.backend.at_work():
+        if not world.backend.active_jobs():
             break
-        world.backend.work(world.backend.at_work()[0])
+        world.backend.work(world.backend.active_jobs()[0])
     assert "Complete" in world.conditions()
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_an_operator_restarted_at_every_turn_ends_with_the_same_bytes(tmp_path: Path, seed: int) -> None:
+def test_an_operator_restarted_at_every_reconcile_ends_with_the_same_bytes(tmp_path: Path, seed: int) -> None:
     undisturbed, disturbed = World(a_run(), tmp_path / "one"), World(a_run(), tmp_path / "two")
     undisturbed.settle()
 
     for reconcile in range(500):
         disturbed.restart()
         disturbed.reconcile()
-        at_work = disturbed.backend.at_work()
-        if at_work:
-            disturbed.backend.work(at_work[(reconcile * 7 + seed) % len(at_work)])
+        active_jobs = disturbed.backend.active_jobs()
+        if active_jobs:
+            disturbed.backend.work(active_jobs[(reconcile * 7 + seed) % len(active_jobs)])
         if "Complete" in disturbed.conditions():
             break
 
@@ -81,17 +81,17 @@ def test_a_status_has_figures_for_people_and_the_store_has_all_digits(tmp_path: 
     assert entry.seconds == 11.1
 
 
-def test_a_status_lost_with_the_operator_is_made_anew_from_the_store(tmp_path: Path) -> None:
+def test_a_status_lost_with_the_operator_is_derived_again_from_the_store(tmp_path: Path) -> None:
     world = World(a_run(), tmp_path)
     world.settle()
-    told = world.run.resource.status
+    before = world.run.resource.status
 
     world.run = a_run()
     world.backend.jobs.clear()
     world.restart()
     world.settle()
 
-    assert world.run.resource.status.history == told.history
+    assert world.run.resource.status.history == before.history
     assert world.conditions()["Complete"] == "RoundsCompleted"
     assert world.backend.started.count("toy-train-r1-site-a-a0") == 1
 
@@ -190,7 +190,7 @@ def test_at_the_deadline_the_round_goes_on_with_the_quorum_and_ends_the_late_job
     world = World(a_run(sites={"quorum": 0.6}, rounds={"count": 1, "deadline": "10m"}), tmp_path)
     world.work_until("train-r1")
     world.reconcile()
-    for name in world.backend.at_work():
+    for name in world.backend.active_jobs():
         if "site-c" not in name:
             world.backend.work(name)
 
@@ -209,7 +209,7 @@ def test_a_deadline_does_not_count_the_time_the_run_was_stopped(tmp_path: Path) 
     world = World(a_run(rounds={"count": 1, "deadline": "10m"}), tmp_path)
     world.work_until("train-r1")
     world.backend.work("toy-train-r1-site-a-a0")
-    for name in world.backend.at_work():
+    for name in world.backend.active_jobs():
         world.backend.discard(name)
 
     world.now += 86400
@@ -325,7 +325,7 @@ def test_a_site_on_another_base_is_left_out_by_name(tmp_path: Path) -> None:
     assert "WrongBase" in world.run.resource.status.excluded["site-b"]
 
 
-def test_without_labels_in_the_spec_the_union_of_the_sites_labels_is_learned(tmp_path: Path) -> None:
+def test_without_labels_in_the_spec_all_labels_of_the_sites_are_learned(tmp_path: Path) -> None:
     found = {"site-a": ("sports",), "site-b": ("politics", "sports"), "site-c": ("art",)}
 
     def trainer(task: Any, folder: Path) -> Any:
@@ -360,7 +360,7 @@ def test_a_round_that_another_operator_committed_first_stays_as_it_was_committed
     assert len(committed.contributions) == 3
 
 
-def test_each_finished_round_is_told_once(tmp_path: Path) -> None:
+def test_each_finished_round_is_recorded_once(tmp_path: Path) -> None:
     world = World(a_run(rounds={"count": 3}), tmp_path)
     world.settle()
     world.restart()

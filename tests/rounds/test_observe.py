@@ -1,4 +1,4 @@
-"""One look at a run: what of the store and the jobs belongs to it, and what is made of objects that cannot be read."""
+"""What is observed of a run: the objects and jobs that belong to it, and what becomes of objects that cannot be read."""
 
 import json
 from collections.abc import Mapping
@@ -108,14 +108,14 @@ def test_a_run_of_one_site_whose_first_profile_was_killed_goes_on_with_the_secon
     assert world.conditions()["Complete"] == "RoundsCompleted"
 
 
-def test_a_site_that_is_not_the_runs_is_not_looked_at(store: DirectoryStore) -> None:
+def test_a_site_that_is_not_the_runs_is_not_read(store: DirectoryStore) -> None:
     put(store, names.round_evaluation(0), evaluated(0))
     put(store, names.update_result(1, "site-z", 0), an_update_of("site-z", 1, 0))
 
     assert "site-z" not in context(store).updates
 
 
-def test_jobs_of_another_run_behind_the_same_door_are_not_seen(store: DirectoryStore) -> None:
+def test_jobs_of_another_run_of_the_same_backend_are_not_observed(store: DirectoryStore) -> None:
     ours = Job("toy-train-r1-site-a-a0", TaskKind.TRAIN, "site-a", 1, 0)
     others = Job("toy-local-only-site-a-train-r1-site-a-a0", TaskKind.TRAIN, "site-a", 1, 0)
 
@@ -135,7 +135,7 @@ def test_what_was_read_once_is_not_read_again(store: DirectoryStore) -> None:
     assert context(store).updates["site-a"][0].samples == 8
 
 
-def test_what_was_not_there_at_the_first_look_is_seen_at_the_next(store: DirectoryStore) -> None:
+def test_what_was_not_there_at_the_first_observation_is_found_at_the_next(store: DirectoryStore) -> None:
     cache = ObjectCache()
     context(store, cache=cache)
     put(store, names.round_evaluation(0), evaluated(0))
@@ -143,7 +143,7 @@ def test_what_was_not_there_at_the_first_look_is_seen_at_the_next(store: Directo
     assert context(store, cache=cache).round == 1
 
 
-def test_memory_lets_go_of_what_a_look_does_not_ask_for_any_more(store: DirectoryStore) -> None:
+def test_the_cache_drops_what_an_observation_does_not_use_any_more(store: DirectoryStore) -> None:
     cache = ObjectCache()
     put(store, names.round_evaluation(0), evaluated(0))
     put(store, names.update_result(1, "site-a", 0), an_update_of("site-a", 1, 0))
@@ -157,8 +157,8 @@ def test_memory_lets_go_of_what_a_look_does_not_ask_for_any_more(store: Director
     assert set(cache.objects) == {names.round_evaluation(0), names.round_evaluation(1)}
 
 
-class Noting(DirectoryStore):
-    """Notes what it is asked."""
+class RecordingStore(DirectoryStore):
+    """Records what is listed and read."""
 
     listed: ClassVar[list[str]] = []
     read_keys: ClassVar[list[str]] = []
@@ -171,35 +171,35 @@ class Noting(DirectoryStore):
         self.read_keys.append(key)
         return super().read(key)
 
-    def asked(self) -> tuple[Any, Any]:
+    def requests(self) -> tuple[Any, Any]:
         """What was listed and read since the last time."""
-        asked = [*self.listed], [*self.read_keys]
+        requests = [*self.listed], [*self.read_keys]
         self.listed.clear()
         self.read_keys.clear()
-        return asked
+        return requests
 
 
-def test_a_look_asks_for_what_may_be_new_and_nothing_else(store: DirectoryStore) -> None:
-    cache, noting = ObjectCache(), Noting(store.root)
+def test_an_observation_reads_what_may_be_new_and_nothing_else(store: DirectoryStore) -> None:
+    cache, counting = ObjectCache(), RecordingStore(store.root)
     profile = job_of(a_run(), TaskKind.PROFILE, site="site-a")
     put(store, names.round_evaluation(0), evaluated(0))
-    context(noting, cache=cache)
-    noting.asked()
+    context(counting, cache=cache)
+    counting.requests()
 
-    context(noting, cache=cache)
-    assert noting.asked() == (["rounds/0001"], [])
-    context(noting, cache=cache, jobs={profile.name: running(profile)})
-    assert sorted(noting.asked()[0]) == ["profile", "rounds/0001"]
+    context(counting, cache=cache)
+    assert counting.requests() == (["rounds/0001"], [])
+    context(counting, cache=cache, jobs={profile.name: running(profile)})
+    assert sorted(counting.requests()[0]) == ["profile", "rounds/0001"]
     ended = {profile.name: replace(running(profile), state=JobState.SUCCEEDED, exit_code=0)}
     put(store, names.update_result(1, "site-a", 0), an_update_of("site-a", 1, 0))
     put(store, names.profile_result("site-a", 0), an_update_of("site-a", 0, 0).model_copy(update={"kind": "profile"}))
-    assert list(context(noting, cache=cache, jobs=ended).profiles["site-a"]) == [0]
-    noting.asked()
-    context(noting, cache=cache, jobs=ended)
-    assert noting.asked()[0] == ["rounds/0001"]
+    assert list(context(counting, cache=cache, jobs=ended).profiles["site-a"]) == [0]
+    counting.requests()
+    context(counting, cache=cache, jobs=ended)
+    assert counting.requests()[0] == ["rounds/0001"]
 
 
-def test_of_earlier_rounds_plans_what_is_told_of_them_later_is_kept_and_profiles_of_none(tmp_path: Path) -> None:
+def test_of_earlier_rounds_plans_a_summary_is_kept_and_of_profiles_nothing(tmp_path: Path) -> None:
     world = World(a_run(2, rounds={"count": 3}), tmp_path)
     world.work_until("r3")
     cache = ObjectCache()
@@ -216,7 +216,7 @@ def test_of_earlier_rounds_plans_what_is_told_of_them_later_is_kept_and_profiles
     assert not any(isinstance(value, ProfileResult) for value in cache.objects.values())
 
 
-def test_of_commits_what_they_say_of_each_weight_is_not_kept_but_the_worst_cut(store: DirectoryStore) -> None:
+def test_of_commits_the_figures_of_each_weight_are_not_kept_but_the_largest_truncation(store: DirectoryStore) -> None:
     cache = ObjectCache()
     whole = RoundCommit(
         round=1,
@@ -246,7 +246,7 @@ def test_of_evaluations_what_each_site_measured_is_not_kept(store: DirectoryStor
     assert cache.objects == {names.round_evaluation(0): summary}
 
 
-def test_a_look_that_was_broken_off_leaves_nothing_to_the_next(store: DirectoryStore) -> None:
+def test_an_interrupted_observation_leaves_nothing_to_the_next(store: DirectoryStore) -> None:
     cache = ObjectCache()
     context(store, cache=cache)
     cache.listing(store, "rounds/0001")
@@ -256,16 +256,16 @@ def test_a_look_that_was_broken_off_leaves_nothing_to_the_next(store: DirectoryS
     assert list(context(store, cache=cache).updates["site-a"]) == [0]
 
 
-def test_a_look_at_a_long_run_lists_the_round_under_way_and_no_other(store: DirectoryStore) -> None:
+def test_observing_a_long_run_lists_the_current_round_and_no_other(store: DirectoryStore) -> None:
     for round_ in range(50):
         put(store, names.round_evaluation(round_), evaluated(round_))
-    noting = Noting(store.root)
-    noting.asked()
+    counting = RecordingStore(store.root)
+    counting.requests()
 
-    observed = context(noting, run=a_run(rounds={"count": 100}))
+    observed = context(counting, run=a_run(rounds={"count": 100}))
 
     assert observed.round == 50
-    assert noting.asked()[0] == ["profile", "rounds/0050", "export"]
+    assert counting.requests()[0] == ["profile", "rounds/0050", "export"]
 
 
 def test_a_job_that_left_its_result_is_about_to_end_whatever_round_it_was_of(store: DirectoryStore) -> None:
@@ -285,7 +285,7 @@ def test_a_job_that_left_its_result_is_about_to_end_whatever_round_it_was_of(sto
     assert observed.reported == {done.name, earlier.name}
 
 
-def test_an_interrupted_trainers_result_is_not_the_last_word_of_a_job_at_work(store: DirectoryStore) -> None:
+def test_an_interrupted_trainers_result_is_not_final_while_its_job_is_active(store: DirectoryStore) -> None:
     run, cache = a_run(), ObjectCache()
     job = job_of(run, TaskKind.TRAIN, site="site-a", round_=1)
     interrupted = {"outcome": Outcome.FAILED, "failure": Failure(reason=FailureReason.TERMINATED, message="SIGTERM")}
@@ -332,13 +332,13 @@ def test_a_trainers_result_that_cannot_be_read_is_a_failed_attempt_of_that_site(
     assert updates["site-b"][0].outcome is Outcome.COMPLETED
 
 
-def test_an_object_of_the_operator_that_cannot_be_read_is_told_by_its_key(store: DirectoryStore) -> None:
+def test_an_object_of_the_operator_that_cannot_be_read_is_reported_by_its_key(store: DirectoryStore) -> None:
     store.write(names.round_plan(1), b'{"round": 1}')
 
-    with pytest.raises(UserError, match=f"{names.round_plan(1)} is no RoundPlan: startedAt: Field required") as told:
+    with pytest.raises(UserError, match=f"{names.round_plan(1)} is no RoundPlan: startedAt: Field required") as before:
         context(store)
 
-    assert told.value.reason == "ObjectUnreadable"
+    assert before.value.reason == "ObjectUnreadable"
 
 
 @pytest.mark.parametrize("kind", [ProfileTask, TrainTask, EvaluateTask])
@@ -348,7 +348,7 @@ def test_a_site_whose_trainer_is_of_a_newer_version_is_tried_again_then_counted_
     world = World(a_run(sites={"quorum": 0.6}, rounds={"count": 1}), tmp_path)
     for _ in range(100):
         world.reconcile()
-        for name in world.backend.at_work():
+        for name in world.backend.active_jobs():
             world.backend.work(name)
             if kind.model_fields["kind"].default in name and "site-b" in name:
                 _write_as_newer(world, name)
@@ -370,7 +370,7 @@ def test_an_export_whose_result_cannot_be_read_fails_the_run_with_the_reason(tmp
     world = World(a_run(rounds={"count": 1}), tmp_path)
     for _ in range(100):
         world.reconcile()
-        for name in world.backend.at_work():
+        for name in world.backend.active_jobs():
             world.backend.work(name)
             if "export" in name:
                 _write_as_newer(world, name)
@@ -387,7 +387,7 @@ def test_an_update_that_comes_after_its_round_was_committed_changes_nothing(tmp_
     world.now += 600
     while not world.store.read(names.round_commit(1)):
         world.reconcile()
-        for name in world.backend.at_work():
+        for name in world.backend.active_jobs():
             world.backend.work(name)
     committed = world.store.read(names.round_commit(1))
 
@@ -404,15 +404,15 @@ def test_an_update_that_comes_after_its_round_was_committed_changes_nothing(tmp_
 
 def _until_late(world: World) -> str:
     """Work until site-c alone is left training in round 1; the name of its job."""
-    at_work = world.work_until("train-r1")
-    late = next(name for name in at_work if "site-c" in name)
-    for name in at_work:
+    active_jobs = world.work_until("train-r1")
+    late = next(name for name in active_jobs if "site-c" in name)
+    for name in active_jobs:
         if name != late:
             world.backend.work(name)
     return late
 
 
-def test_a_good_trainer_leaves_what_a_look_can_read(tmp_path: Path) -> None:
+def test_a_good_trainer_leaves_what_can_be_observed(tmp_path: Path) -> None:
     def trainer(task: Any, folder: Path) -> Any:
         return a_profile(task, train_samples=41) if isinstance(task, ProfileTask) else good_trainer(task, folder)
 

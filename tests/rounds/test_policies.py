@@ -32,14 +32,14 @@ def test_the_choice_of_sites_does_not_depend_on_their_order(sites: list[str], pe
 
 
 @given(names, st.integers(1, 5))
-def test_a_site_that_leaves_changes_nobody_elses_place(sites: list[str], per_round: int) -> None:
+def test_a_site_that_leaves_does_not_change_the_choice_of_others(sites: list[str], per_round: int) -> None:
     before = select(sites, per_round=per_round, seed="0/toy", round_=1)
     after = select([site for site in sites if site != sites[0]], per_round=per_round, seed="0/toy", round_=1)
 
     assert set(before) - {sites[0]} <= set(after)
 
 
-def test_over_many_rounds_every_site_gets_its_turn() -> None:
+def test_over_many_rounds_every_site_is_selected() -> None:
     sites = [f"site-{number}" for number in range(10)]
     chosen = [site for round_ in range(1, 101) for site in select(sites, per_round=3, seed="0/toy", round_=round_)]
 
@@ -70,12 +70,12 @@ def test_patience_counts_rounds_since_the_best(rounds: int, expected: bool) -> N
     assert not is_patience_exhausted(None, evaluations, "accuracy")
 
 
-def test_a_metric_that_nobody_reported_never_exhausts_patience() -> None:
+def test_a_metric_that_no_site_reported_never_exhausts_patience() -> None:
     assert not is_patience_exhausted(1, {round_: an_evaluation(round_) for round_ in range(9)}, "bleu")
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 50)), min_size=1, max_size=6))
-def test_accuracy_over_sites_is_that_of_their_union(sites: list[tuple[int, int]]) -> None:
+def test_accuracy_over_sites_is_that_of_their_pooled_data(sites: list[tuple[int, int]]) -> None:
     results = {f"site-{at}": a_result(samples, min(right, samples) / samples) for at, (samples, right) in enumerate(sites)}
     total, right = sum(samples for samples, _ in sites), sum(min(right, samples) for samples, right in sites)
 

@@ -127,15 +127,15 @@ def test_every_url_holds_an_hour_longer_than_the_deadline_and_a_week_at_most(fin
 
 
 def test_no_task_of_a_run_names_another_sites_objects(tmp_path: Path) -> None:
-    told: list[dict[str, Any]] = []
+    before: list[dict[str, Any]] = []
 
     def trainer(task: Any, folder: Path) -> Any:
-        told.append(json.loads(task.to_json()))
+        before.append(json.loads(task.to_json()))
         return good_trainer(task, folder)
 
     World(a_run(), tmp_path, trainer).settle()
 
-    for task in told:
+    for task in before:
         others = {"site-a", "site-b", "site-c"} - {task["site"]}
         assert not [other for other in others if other in json.dumps(task)]
 

@@ -20,7 +20,7 @@ def test_a_site_that_others_use_up_gets_no_job_and_is_waited_for(tmp_path: Path)
 
     world.reconcile()
 
-    assert world.backend.at_work() == ["toy-profile-site-a-a0", "toy-profile-site-c-a0"]
+    assert world.backend.active_jobs() == ["toy-profile-site-a-a0", "toy-profile-site-c-a0"]
     assert world.message("Progressing") == "0 of 3 sites done; site-b waits for its turn: another is at work there"
 
     world.reconciler.busy = {}
@@ -79,7 +79,7 @@ def test_a_job_whose_pod_is_replaced_goes_on_as_the_same_attempt(tmp_path: Path)
     assert name not in world.backend.discarded
 
 
-def test_a_job_that_has_left_its_result_is_let_be() -> None:
+def test_a_job_that_has_left_its_result_is_not_ended() -> None:
     run = a_run()
     job = job_of(run, TaskKind.TRAIN, site="site-a", round_=1)
     observed = Observed(jobs={job.name: JobStatus(job, JobState.RUNNING, 0.0)}, reported=frozenset({job.name}))
@@ -157,7 +157,7 @@ def test_sites_that_are_replaced_between_two_rounds_are_waited_for(tmp_path: Pat
     for stage in ("train-r1", "evaluate-r1"):
         world.work_until(stage)
         world.now += 599  # together more than the deadline
-    for name in world.backend.at_work():
+    for name in world.backend.active_jobs():
         world.backend.work(name)
     world.reconcile()
     world.run = replace(world.run, sites=())
