@@ -134,11 +134,11 @@ def test_an_update_is_checked_against_its_own_attempt(world: World) -> None:
         (lambda store: store.delete(names.update_adapter(2, "site-b", 0)), f"ObjectMissing: {names.update_adapter(2, 'site-b', 0)}"),
         (
             lambda store: store.write(names.update_result(2, "site-b", 0), b'{"schemaVersion": 2}'),
-            f"ObjectUnreadable: {names.update_result(2, 'site-b', 0)} is no TrainResult: schemaVersion: Input should be 1",
+            f"ObjectUnreadable: {names.update_result(2, 'site-b', 0)} is not a valid TrainResult: schemaVersion: Input should be 1",
         ),
         (
             lambda store: store.write(names.update_result(2, "site-b", 0), store.read(names.profile_result("site-b", 0)) or b""),
-            f"ObjectUnreadable: {names.update_result(2, 'site-b', 0)} is no TrainResult",
+            f"ObjectUnreadable: {names.update_result(2, 'site-b', 0)} is not a valid TrainResult",
         ),
     ],
 )

@@ -8,12 +8,12 @@ from local_runs import Fleet, a_fleet
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Fleet, str]:
-    """A fleet whose run is over, undisturbed, and what was printed; tests only look at it."""
+    """A fleet whose run ended without interruption, and its output; tests do not change it."""
     fleet = a_fleet(tmp_path_factory.mktemp("finished"))
     return fleet, fleet.run()
 
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Fleet:
-    """A fleet whose run has not begun."""
+    """A fleet whose run has not started."""
     return a_fleet(tmp_path)

@@ -1,4 +1,4 @@
-"""What a person sees of a run: each site's own plan, step, loss and speed; every round once; warnings, and no more."""
+"""The progress of a run in the terminal: plan, step, loss and speed of each site, every round once, and warnings."""
 
 import re
 from dataclasses import replace
@@ -28,24 +28,24 @@ def a_status(rounds: int = 2, plans: int = 2, **fields: object) -> FineTuneStatu
     return FineTuneStatus.model_validate(document | fields)
 
 
-def active_jobs(site: str, kind: str = "train", *, step: int = 3, loss: float | None = None, speed: float | None = None) -> JobStatus:
+def running(site: str, kind: str = "train", *, step: int = 3, loss: float | None = None, speed: float | None = None) -> JobStatus:
     progress = Progress(phase="train", step=step, steps=90, loss=loss, tokens_per_second=speed)
-    return JobStatus(Job(f"{kind}-{site}", kind, site, 2, 0), JobState.RUNNING, 1000.0, progress=progress)
+    return JobStatus(Job(f"{kind}-{site}", TaskKind(kind), site, 2, 0), JobState.RUNNING, 1000.0, progress=progress)
 
 
-def by_name(*seen: JobStatus) -> dict[str, JobStatus]:
-    return {one.job.name: one for one in seen}
+def by_name(*jobs: JobStatus) -> dict[str, JobStatus]:
+    return {status.job.name: status for status in jobs}
 
 
 class Screen:
-    """A display and what it wrote: to a log, or to a terminal."""
+    """A display and its output, to a log or to a terminal."""
 
     def __init__(self, *, terminal: bool = False) -> None:
         self.file = StringIO()
         self.display = Display(Console(file=self.file, width=200, force_terminal=terminal, color_system=None, legacy_windows=False))
 
     def lines(self) -> list[str]:
-        """What stands on it, without the terminal's codes, white space folded."""
+        """The lines of the output, without terminal codes and with white space folded."""
         plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", self.file.getvalue())
         return [" ".join(line.split()) for line in plain.splitlines() if line.strip()]
 
@@ -60,32 +60,30 @@ def terminal() -> Screen:
     return Screen(terminal=True)
 
 
-def test_on_a_terminal_every_site_has_a_line_with_its_own_plan_step_loss_and_speed(terminal: Screen) -> None:
+def test_on_a_terminal_every_site_has_a_line_with_its_plan_step_loss_and_speed(terminal: Screen) -> None:
     with terminal.display as display:
         display.status(a_status(rounds=0))
-        display.jobs(
-            by_name(active_jobs("hospital", step=41, loss=0.25, speed=1404.4), active_jobs("clinic", step=7, loss=1.5, speed=88.0))
-        )
+        display.jobs(by_name(running("hospital", step=41, loss=0.25, speed=1404.4), running("clinic", step=7, loss=1.5, speed=88.0)))
 
     assert terminal.lines()[-2:] == [
-        "clinic 4 bits, rank 8 on 24 weights, batch 2, 70 steps trains train 7/90 loss 1.500 88 tokens/s",
-        "hospital 16 bits, rank 32 on 48 weights, batch 16, 90 steps trains train 41/90 loss 0.250 1404 tokens/s",
+        "clinic 4 bits, rank 8 on 24 weights, batch 2, 70 steps training train 7/90 loss 1.500 88 tokens/s",
+        "hospital 16 bits, rank 32 on 48 weights, batch 16, 90 steps training train 41/90 loss 0.250 1404 tokens/s",
     ]
 
 
-def test_a_sites_line_shows_what_it_is_at_and_not_what_it_was_at(terminal: Screen) -> None:
-    done = replace(active_jobs("clinic", step=90, speed=88.0), state=JobState.SUCCEEDED, started_at=2000.0)
-    now = active_jobs("clinic", "evaluate", step=1, speed=300.0)
+def test_the_line_of_a_site_shows_its_running_job(terminal: Screen) -> None:
+    ended = replace(running("clinic", step=90, speed=88.0), state=JobState.SUCCEEDED, started_at=2000.0)
+    current = running("clinic", "evaluate", step=1, speed=300.0)
 
     with terminal.display as display:
-        display.jobs(by_name(now, done))
+        display.jobs(by_name(current, ended))
 
-    assert [line for line in terminal.lines() if line.startswith("clinic")][-1] == "clinic evaluates train 1/90 300 tokens/s"
+    assert [line for line in terminal.lines() if line.startswith("clinic")][-1] == "clinic evaluating train 1/90 300 tokens/s"
 
 
-def test_the_line_of_an_idle_site_shows_the_job_that_was_started_last(terminal: Screen) -> None:
+def test_the_line_of_an_idle_site_shows_the_job_that_started_last(terminal: Screen) -> None:
     jobs = [
-        replace(active_jobs("clinic", kind, speed=speed), state=JobState.SUCCEEDED, started_at=started)
+        replace(running("clinic", kind, speed=speed), state=JobState.SUCCEEDED, started_at=started)
         for kind, speed, started in (("train", 2.0, 2000.0), ("evaluate", 3.0, 3000.0), ("profile", 1.0, 1000.0))
     ]
 
@@ -95,30 +93,28 @@ def test_the_line_of_an_idle_site_shows_the_job_that_was_started_last(terminal: 
     assert terminal.lines()[-1] == "clinic succeeded train 3/90 3 tokens/s"
 
 
-def test_the_runs_own_work_has_a_line_of_its_own(terminal: Screen) -> None:
+def test_a_job_of_the_run_itself_has_its_own_line(terminal: Screen) -> None:
     aggregation = JobStatus(Job("aggregate-r2", TaskKind.AGGREGATE, "", 2, 0), JobState.RUNNING, 1000.0)
 
     with terminal.display as display:
-        display.jobs(by_name(aggregation, active_jobs("clinic", speed=1.0)))
+        display.jobs(by_name(aggregation, running("clinic", speed=1.0)))
 
-    assert terminal.lines()[-2] == "(run) aggregates"
+    assert terminal.lines()[-2] == "(run) aggregating"
 
 
-def test_in_a_log_a_job_has_one_line_when_it_ended_with_its_own_numbers(log: Screen) -> None:
-    working = by_name(active_jobs("clinic", loss=1.5, speed=88.0), active_jobs("hospital", loss=0.25, speed=1404.0))
-    ended = working | by_name(replace(working["train-hospital"], state=JobState.SUCCEEDED))
+def test_in_a_log_an_ended_job_has_one_line_with_its_numbers(log: Screen) -> None:
+    before = by_name(running("clinic", loss=1.5, speed=88.0), running("hospital", loss=0.25, speed=1404.0))
+    ended = before | by_name(replace(before["train-hospital"], state=JobState.SUCCEEDED))
 
     with log.display as display:
-        for jobs in (working, ended, ended):
+        for jobs in (before, ended, ended):
             display.jobs(jobs)
 
     assert log.lines() == ["hospital train of round 2: succeeded, train 3/90, loss 0.250, 1404 tokens/s"]
 
 
-def test_in_a_log_a_job_that_failed_says_why(log: Screen) -> None:
-    failed = replace(
-        active_jobs("clinic"), state=JobState.FAILED, reason="Killed", message="exit code 137: nothing in the log", progress=None
-    )
+def test_in_a_log_a_failed_job_has_its_reason(log: Screen) -> None:
+    failed = replace(running("clinic"), state=JobState.FAILED, reason="Killed", message="exit code 137: nothing in the log", progress=None)
 
     with log.display as display:
         display.jobs(by_name(failed))
@@ -126,7 +122,7 @@ def test_in_a_log_a_job_that_failed_says_why(log: Screen) -> None:
     assert log.lines() == ["clinic train of round 2: failed (Killed: exit code 137: nothing in the log)"]
 
 
-def test_the_plans_are_told_when_they_are_new_and_when_they_changed(log: Screen) -> None:
+def test_the_plans_are_printed_when_they_are_new_or_changed(log: Screen) -> None:
     changed = a_status(rounds=0, plans=1, excluded={"phone": "needs at least 1.07 GiB"})
 
     for status in (a_status(rounds=0), a_status(rounds=0), changed, changed):
@@ -134,41 +130,41 @@ def test_the_plans_are_told_when_they_are_new_and_when_they_changed(log: Screen)
 
     clinic = "clinic plan: 4 bits, rank 8 on 24 weights, batch 2, 70 steps"
     hospital = "hospital plan: 16 bits, rank 32 on 48 weights, batch 16, 90 steps"
-    assert log.lines() == [clinic, hospital, clinic, "phone left out: needs at least 1.07 GiB"]
+    assert log.lines() == [clinic, hospital, clinic, "phone excluded: needs at least 1.07 GiB"]
 
 
-def test_every_round_is_told_once_in_order(log: Screen) -> None:
+def test_every_round_is_printed_once_in_order(log: Screen) -> None:
     for rounds in (0, 1, 1, 2, 2):
         log.display.status(a_status(rounds=rounds, plans=0))
 
     assert log.lines() == [
-        "round 1: 3/3 updates, accuracy 41.2 %, 1 min 35 s, 3.00 MiB received, 1.23% energy cut",
-        "round 2: 2/3 updates, accuracy 50.7 %, 8.2 s, 1.00 KiB received, 50.00% energy cut",
+        "round 1: 3/3 updates, accuracy 41.2 %, 1 min 35 s, 3.00 MiB received, 1.23% energy truncated",
+        "round 2: 2/3 updates, accuracy 50.7 %, 8.2 s, 1.00 KiB received, 50.00% energy truncated",
     ]
 
 
-def test_a_round_that_nobody_measured_says_so(log: Screen) -> None:
+def test_a_round_without_a_metric_says_so(log: Screen) -> None:
     log.display.status(a_status(rounds=1, plans=0, metric=None))
 
     assert log.lines()[0].startswith("round 1: 3/3 updates, no metric, ")
 
 
-def test_of_the_events_only_the_warnings_are_told(log: Screen) -> None:
+def test_only_warning_events_are_printed(log: Screen) -> None:
     log.display.event(Event("RoundCompleted", "round 1: accuracy 0.4"))
     log.display.event(Event("UpdateRefused", "clinic: NotFinite", warning=True))
 
     assert log.lines() == ["UpdateRefused: clinic: NotFinite"]
 
 
-def test_markup_in_what_a_site_says_is_text(log: Screen) -> None:
-    failed = replace(active_jobs("clinic"), state=JobState.FAILED, reason="Died", message="[red]boo[/red] [/]")
+def test_markup_in_the_message_of_a_site_is_printed_as_text(log: Screen) -> None:
+    failed = replace(running("clinic"), state=JobState.FAILED, reason="Died", message="[red]boo[/red] [/]")
 
     log.display.jobs(by_name(failed))
 
     assert "[red]boo[/red] [/]" in log.lines()[0]
 
 
-def test_a_long_line_is_not_broken_for_a_narrow_log(log: Screen) -> None:
+def test_a_long_line_is_not_wrapped_in_a_log(log: Screen) -> None:
     log.display.line("word " * 100)
 
     assert len(log.lines()) == 1

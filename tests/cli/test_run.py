@@ -14,20 +14,20 @@ from local_runs import Fleet
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-# Each run starts trainers, and a trainer's imports alone take ten seconds: `make slow`.
+# Slow (`make slow`): each run starts trainers, and the imports of a trainer take ten seconds.
 pytestmark = pytest.mark.slow
 
 LABELS = ["art", "food", "sport"]
 
 
 def test_a_run_prints_plans_rounds_and_the_comparison_table(finished: tuple[Fleet, str]) -> None:
-    _, printed = finished
+    _, output = finished
 
-    assert "plan: 32 bits, rank 4 on 8 weights, batch 4, 4 steps" in printed
-    assert "round 2: 3/3 updates, accuracy" in printed
+    assert "plan: 32 bits, rank 4 on 8 weights, batch 4, 4 steps" in output
+    assert "round 2: 3/3 updates, accuracy" in output
     for row in ("base", "north", "south", "west", "federated"):
-        assert row in printed
-    assert "report.html" in printed
+        assert row in output
+    assert "report.html" in output
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PeftModel reads it
@@ -48,28 +48,28 @@ def test_every_round_left_its_plan_updates_commit_and_evaluation(finished: tuple
     for round_ in ("0001", "0002"):
         commit = json.loads((fleet.store / f"rounds/{round_}/global/commit.json").read_text())
 
-        assert [one["site"] for one in commit["contributions"]] == ["north", "south", "west"]
+        assert [contribution["site"] for contribution in commit["contributions"]] == ["north", "south", "west"]
         assert (fleet.store / commit["adapter"]["name"]).stat().st_size == commit["adapter"]["size"]
         assert (fleet.store / f"rounds/{round_}/evaluation.json").exists()
 
 
-def test_the_comparison_measures_every_model_on_the_union_of_the_validation_data(finished: tuple[Fleet, str]) -> None:
+def test_the_comparison_evaluates_every_model_on_the_validation_data_of_all_sites(finished: tuple[Fleet, str]) -> None:
     fleet, _ = finished
     comparison = json.loads((fleet.store / "comparison/comparison.json").read_text())
 
     assert sorted(comparison["localOnly"]) == ["north", "south", "west"]
-    for one in (comparison["base"], comparison["federated"], *comparison["localOnly"].values()):
-        assert sum(site["samples"] for site in one["sites"].values()) == 18
+    for evaluation in (comparison["base"], comparison["federated"], *comparison["localOnly"].values()):
+        assert sum(site["samples"] for site in evaluation["sites"].values()) == 18
 
 
-def test_a_local_only_baseline_takes_as_many_steps_as_the_site_took_in_all_rounds(finished: tuple[Fleet, str]) -> None:
+def test_a_local_only_baseline_takes_as_many_steps_as_its_site_took_in_all_rounds(finished: tuple[Fleet, str]) -> None:
     fleet, _ = finished
-    baseline = json.loads((fleet.store / "comparison/local-only/north/rounds/0001/updates/north/0/result.json").read_text())
+    result = json.loads((fleet.store / "comparison/local-only/north/rounds/0001/updates/north/0/result.json").read_text())
 
-    assert baseline["steps"] == 8
+    assert result["steps"] == 8
 
 
-def test_the_same_command_after_the_end_shows_the_result_and_does_nothing_again(finished: tuple[Fleet, str]) -> None:
+def test_the_same_command_after_the_end_prints_the_result_and_runs_no_task(finished: tuple[Fleet, str]) -> None:
     fleet, _ = finished
     before = {path: path.stat().st_mtime_ns for path in fleet.store.rglob("result.json")}
 
@@ -77,31 +77,29 @@ def test_the_same_command_after_the_end_shows_the_result_and_does_nothing_again(
     assert {path: path.stat().st_mtime_ns for path in fleet.store.rglob("result.json")} == before
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_bytes(
-    finished: tuple[Fleet, str], fleet: Fleet, how: signal.Signals
-) -> None:
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_is_resumed_and_ends_with_the_same_bytes(finished: tuple[Fleet, str], fleet: Fleet, signal_: signal.Signals) -> None:
     stopped = fleet.start("--no-compare")
     assert stopped.stdout is not None
     for line in stopped.stdout:
         if "train of round 1" in line:
             break
-    os.kill(stopped.pid, how)
+    os.kill(stopped.pid, signal_)
     stopped.communicate()
 
-    assert stopped.returncode == (130 if how is signal.SIGINT else -signal.SIGKILL)
+    assert stopped.returncode == (130 if signal_ is signal.SIGINT else -signal.SIGKILL)
     fleet.run("--no-compare")
     assert fleet.adapters() == finished[0].adapters()
 
 
-def test_a_second_run_of_the_same_name_is_refused_while_the_first_is_at_work(fleet: Fleet) -> None:
+def test_a_second_run_of_the_same_name_is_refused_while_the_first_is_active(fleet: Fleet) -> None:
     first = fleet.start("--no-compare")
     assert first.stdout is not None
     next(iter(first.stdout))
 
     assert f"RunInProgress: another fedpipe run (process {first.pid})" in fleet.run(expect=1)
     first.send_signal(signal.SIGTERM)
-    assert "stopped; the same command goes on from here" in first.communicate()[0]
+    assert "stopped; run the same command again to resume" in first.communicate()[0]
 
 
 def test_another_spec_under_the_same_name_is_refused_and_fresh_starts_over(finished: tuple[Fleet, str], tmp_path: Path) -> None:
@@ -109,44 +107,44 @@ def test_another_spec_under_the_same_name_is_refused_and_fresh_starts_over(finis
     shutil.copytree(finished[0].folder, copy.folder)
     assert "OtherSpec" in copy.run("--rounds", "1", expect=1)
 
-    printed = copy.run("--rounds", "1", "--no-compare", "--fresh")
+    output = copy.run("--rounds", "1", "--no-compare", "--fresh")
 
-    assert "round 1:" in printed
+    assert "round 1:" in output
     assert not (copy.store / "rounds/0002").exists()
 
 
-def test_a_data_file_that_vanished_counts_its_site_out_and_the_run_goes_on(fleet: Fleet) -> None:
+def test_a_run_continues_without_a_site_whose_data_file_is_missing(fleet: Fleet) -> None:
     (fleet.folder / "volumes/west-data/train.jsonl").unlink()
     fleet.change("FederatedFineTune", sites={"quorum": 0.6}, rounds={"count": 1})
 
-    printed = fleet.run("--no-compare")
+    output = fleet.run("--no-compare")
 
-    assert "west" in printed
-    assert "BadData" in printed
-    assert "train.jsonl" in printed
-    assert "round 1: 2/2 updates" in printed
+    assert "west" in output
+    assert "BadData" in output
+    assert "train.jsonl" in output
+    assert "round 1: 2/2 updates" in output
 
 
-def test_a_model_folder_without_tokenizer_fails_the_run_and_names_what_is_missing(fleet: Fleet) -> None:
+def test_a_model_folder_without_tokenizer_fails_the_run_with_the_missing_file(fleet: Fleet) -> None:
     for file in (fleet.folder / "volumes/models/toy").glob("tokenizer*"):
         file.unlink()
 
-    printed = fleet.run(expect=1)
+    output = fleet.run(expect=1)
 
-    assert "QuorumOutOfReach" in printed
-    assert "tokenizer" in printed
+    assert "QuorumOutOfReach" in output
+    assert "tokenizer" in output
 
 
-def test_a_site_whose_memory_holds_no_plan_is_left_out_with_the_numbers(fleet: Fleet) -> None:
+def test_a_site_with_too_little_memory_is_excluded_with_the_numbers(fleet: Fleet) -> None:
     documents = (fleet.folder / "run.yaml").read_text().split("---\n")
     small = [text.replace("memory: 4Gi", "memory: 300Mi") if "name: south" in text else text for text in documents]
     (fleet.folder / "run.yaml").write_text("---\n".join(small))
     fleet.change("FederatedFineTune", sites={"quorum": 0.6}, rounds={"count": 1})
 
-    printed = fleet.run("--no-compare")
+    output = fleet.run("--no-compare")
 
-    assert "south          left out: " in printed
-    assert "round 1: 2/2 updates" in printed
+    assert "south          excluded: " in output
+    assert "round 1: 2/2 updates" in output
 
 
 def test_trainers_end_with_the_run_that_started_them(fleet: Fleet) -> None:
@@ -161,7 +159,7 @@ def test_trainers_end_with_the_run_that_started_them(fleet: Fleet) -> None:
     assert alive == []
 
 
-def test_plan_explains_and_trains_nothing_and_run_goes_on_from_it(fleet: Fleet) -> None:
+def test_plan_trains_nothing_and_run_continues_from_it(fleet: Fleet) -> None:
     fleet.change("FederatedFineTune", rounds={"count": 1})
     command = [part if part != "run" else "plan" for part in fleet.command()]
     planned = subprocess.run(command, capture_output=True, text=True, check=True, env=fleet.environment(None)).stdout

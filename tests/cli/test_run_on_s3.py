@@ -1,4 +1,4 @@
-"""`fedpipe run --s3` from YAML to adapter, with the base model in the bucket too, on a server that enforces signatures."""
+"""`fedpipe run --s3` from YAML to adapter, with the base model in the bucket too, on a server that checks signatures."""
 
 import json
 import re
@@ -25,17 +25,17 @@ MODEL = "models/toy"
 
 
 @dataclass(frozen=True)
-class Told:
-    """A run on S3 that is over, and what was seen of it meanwhile."""
+class FinishedRun:
+    """A finished run on S3, and what was observed while it was active."""
 
     fleet: Fleet
     server: Server
     environments: list[dict[str, str]]
-    """Of its trainers."""
+    """Of its trainer processes."""
     interrupted: str
-    """What was printed up to the interruption."""
-    gone_on: str
-    """What the second start printed."""
+    """The output up to the interruption."""
+    resumed: str
+    """The output of the second start."""
 
     @property
     def store(self) -> S3Store:
@@ -44,41 +44,41 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
-    """A run that is interrupted in its first round, goes on, and after that round loses its store for a while."""
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FinishedRun]:
+    """A run that is interrupted in its first round, is resumed, and after that round cannot reach its store for a while."""
     fleet, objects, port = a_fleet(tmp_path_factory.mktemp("on-s3")), tmp_path_factory.mktemp("objects"), free_port()
     with running_nanio(objects, port=port) as server:
-        put_in_bucket(fleet, server)
+        upload_model(fleet, server)
         first = fleet.start("--no-compare", "--s3", env=ENVIRONMENT)
-        interrupted = printed_until(first, "train of round 1")
+        interrupted = output_until(first, "train of round 1")
         environments = trainers_environments(first.pid)
         first.send_signal(signal.SIGINT)
         interrupted += first.communicate()[0]
         second = fleet.start("--no-compare", "--s3", env=ENVIRONMENT)
-        gone_on = printed_until(second, "round 1: ")
-    gone_on += printed_until(second, "store not reachable since")
+        resumed = output_until(second, "round 1: ")
+    resumed += output_until(second, "store not reachable since")
     with running_nanio(objects, port=port) as server:
-        gone_on += second.communicate()[0]
-        assert second.returncode == 0, gone_on
-        yield Told(fleet, server, environments, interrupted, gone_on)
+        resumed += second.communicate()[0]
+        assert second.returncode == 0, resumed
+        yield FinishedRun(fleet, server, environments, interrupted, resumed)
 
 
-def put_in_bucket(fleet: Fleet, server: Server) -> None:
-    """The model's folder, and a spec that names it and the bucket."""
+def upload_model(fleet: Fleet, server: Server) -> None:
+    """Upload the model's folder, and change the spec to name it and the bucket."""
     for path in (fleet.folder / "volumes/models/toy").iterdir():
         server.store(MODEL).write(path.name, path.read_bytes())
     store = {"bucket": BUCKET, "prefix": "runs", "endpoint": server.endpoint}
     fleet.change("FederatedFineTune", store=store, model={"source": f"s3://{BUCKET}/{MODEL}"})
 
 
-def printed_until(run: "subprocess.Popen[str]", wanted: str) -> str:
+def output_until(run: "subprocess.Popen[str]", wanted: str) -> str:
     assert run.stdout is not None
-    printed = ""
+    output = ""
     for line in run.stdout:
-        printed += line
+        output += line
         if wanted in line:
-            return printed
-    raise AssertionError(printed)
+            return output
+    raise AssertionError(output)
 
 
 def trainers_environments(pid: int) -> list[dict[str, str]]:
@@ -86,19 +86,19 @@ def trainers_environments(pid: int) -> list[dict[str, str]]:
     return [child.environ() for child in children if "fedpipe_trainer" in child.cmdline()]
 
 
-def test_the_adapters_are_those_of_a_run_in_a_folder_to_the_byte(told: Told, finished: tuple[Fleet, str]) -> None:
+def test_the_adapters_are_byte_for_byte_those_of_a_run_in_a_folder(finished_run: FinishedRun, finished: tuple[Fleet, str]) -> None:
     in_folder = finished[0].adapters()
 
-    assert {key: told.store.read(key) for key in in_folder} == in_folder
+    assert {key: finished_run.store.read(key) for key in in_folder} == in_folder
     exported = "export/adapter/adapter_model.safetensors"
-    assert told.store.read(exported) == (finished[0].store / exported).read_bytes()
+    assert finished_run.store.read(exported) == (finished[0].store / exported).read_bytes()
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PeftModel reads it
-def test_the_adapter_in_the_bucket_loads(told: Told, tmp_path: Path) -> None:
-    for key in told.store.list("export/adapter"):
-        (tmp_path / Path(key).name).write_bytes(told.store.read(key) or b"")
-    base = AutoModelForSequenceClassification.from_pretrained(told.fleet.folder / "volumes/models/toy", num_labels=3)
+def test_the_adapter_in_the_bucket_loads(finished_run: FinishedRun, tmp_path: Path) -> None:
+    for key in finished_run.store.list("export/adapter"):
+        (tmp_path / Path(key).name).write_bytes(finished_run.store.read(key) or b"")
+    base = AutoModelForSequenceClassification.from_pretrained(finished_run.fleet.folder / "volumes/models/toy", num_labels=3)
 
     adapted = PeftModel.from_pretrained(base, tmp_path)
 
@@ -109,45 +109,45 @@ def test_the_adapter_in_the_bucket_loads(told: Told, tmp_path: Path) -> None:
     assert sent[factor].any()
 
 
-def test_nothing_of_the_run_is_written_beside_the_bucket(told: Told) -> None:
-    assert not told.fleet.store.exists()
-    assert told.store.read("report.html")
+def test_no_object_of_the_run_is_written_outside_the_bucket(finished_run: FinishedRun) -> None:
+    assert not finished_run.fleet.store.exists()
+    assert finished_run.store.read("report.html")
 
 
-def test_trainers_have_no_credentials(told: Told) -> None:
-    assert told.environments
-    for environment in told.environments:
+def test_trainers_have_no_credentials(finished_run: FinishedRun) -> None:
+    assert finished_run.environments
+    for environment in finished_run.environments:
         assert not [name for name in environment if name.startswith("AWS_")]
         assert CREDENTIALS.secret_key not in environment.values()
 
 
-def test_trainers_get_signed_urls_alone(told: Told) -> None:
-    tasks = [path.read_text() for path in (told.fleet.folder / "runs/default/toy/jobs").glob("*/task.json")]
-    urls = [url for task in tasks for url in re.findall(r'"(http[^"]+)"', task) if url != told.server.endpoint]
+def test_trainers_get_only_presigned_urls(finished_run: FinishedRun) -> None:
+    tasks = [path.read_text() for path in (finished_run.fleet.folder / "runs/default/toy/jobs").glob("*/task.json")]
+    urls = [url for task in tasks for url in re.findall(r'"(http[^"]+)"', task) if url != finished_run.server.endpoint]
 
     assert any(f"/{BUCKET}/{MODEL}/model.safetensors?" in url for url in urls)
     assert all("X-Amz-Signature=" in url for url in urls)
     assert CREDENTIALS.secret_key not in "".join(tasks)
 
 
-def test_a_run_that_was_interrupted_goes_on_and_measures_no_site_again(told: Told) -> None:
-    assert "stopped; the same command goes on from here" in told.interrupted
-    assert "round 2: 3/3 updates" in told.gone_on
-    assert told.store.list("profile") == [f"profile/{site}/0/result.json" for site in ("north", "south", "west")]
+def test_an_interrupted_run_is_resumed_and_profiles_no_site_again(finished_run: FinishedRun) -> None:
+    assert "stopped; run the same command again to resume" in finished_run.interrupted
+    assert "round 2: 3/3 updates" in finished_run.resumed
+    assert finished_run.store.list("profile") == [f"profile/{site}/0/result.json" for site in ("north", "south", "west")]
 
 
-def test_an_outage_of_the_store_is_told_once_and_waited_through(told: Told) -> None:
-    assert told.gone_on.count("store not reachable since") == 1
-    assert told.server.endpoint in told.gone_on
-    assert "the store answers again after" in told.gone_on
+def test_an_outage_of_the_store_is_reported_once_and_survived(finished_run: FinishedRun) -> None:
+    assert finished_run.resumed.count("store not reachable since") == 1
+    assert finished_run.server.endpoint in finished_run.resumed
+    assert "the store is reachable again after" in finished_run.resumed
 
 
-def test_the_closing_lines_say_where_in_the_bucket_everything_is(told: Told) -> None:
-    assert f"s3://{BUCKET}/{told.store.prefix}/export/adapter" in told.gone_on
+def test_the_last_lines_have_the_location_of_the_results_in_the_bucket(finished_run: FinishedRun) -> None:
+    assert f"s3://{BUCKET}/{finished_run.store.prefix}/export/adapter" in finished_run.resumed
 
 
-def test_plan_measures_a_model_in_a_bucket_and_leaves_the_plan_there(fleet: Fleet, moto: Server) -> None:
-    put_in_bucket(fleet, moto)
+def test_plan_profiles_a_model_in_a_bucket_and_writes_the_plan_there(fleet: Fleet, moto: Server) -> None:
+    upload_model(fleet, moto)
     command = [part if part != "run" else "plan" for part in fleet.command("--s3")]
 
     planned = subprocess.run(command, capture_output=True, text=True, check=True, env=fleet.environment(ENVIRONMENT)).stdout

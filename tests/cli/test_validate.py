@@ -1,4 +1,4 @@
-"""`fedpipe validate` and what it shares with the other commands: files in, problems and the exit status out."""
+"""`fedpipe validate`, and the reading of files that all commands share: problems and the exit status."""
 
 import subprocess
 import sys
@@ -46,11 +46,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_object_of_a_folder_that_is_right_is_named(folder: Path) -> None:
+def test_every_valid_object_of_a_folder_is_named(folder: Path) -> None:
     assert validate(folder) == (0, ["EdgeSite north: valid", "FederatedFineTune notes: valid"])
 
 
-def test_problems_of_all_files_are_told_in_order_and_the_status_is_2(folder: Path) -> None:
+def test_the_problems_of_all_files_are_printed_in_order_and_the_status_is_2(folder: Path) -> None:
     (folder / "run.yaml").write_text(RUN + "  suspend: 1\n  colour: red\n")
     (folder / "sites.yaml").write_text(SITE + "  maxConcurrentJobs: 0\n")
 
@@ -64,7 +64,7 @@ def test_problems_of_all_files_are_told_in_order_and_the_status_is_2(folder: Pat
     ]
 
 
-def test_two_objects_of_one_kind_and_name_are_refused_wherever_they_stand(folder: Path) -> None:
+def test_two_objects_of_one_kind_and_name_are_refused_in_any_files(folder: Path) -> None:
     (folder / "more.yaml").write_text(SITE)
 
     status, lines = validate(folder)
@@ -75,14 +75,14 @@ def test_two_objects_of_one_kind_and_name_are_refused_wherever_they_stand(folder
     ]
 
 
-def test_the_same_name_in_two_namespaces_is_no_double(folder: Path) -> None:
+def test_the_same_name_in_two_namespaces_is_no_duplicate(folder: Path) -> None:
     (folder / "more.yaml").write_text(SITE.replace("name: north", "name: north, namespace: other"))
 
     assert validate(folder)[0] == 0
 
 
 @pytest.mark.parametrize("change", [("demo: yes-please}}}", "demo: other}}}"), ("name: notes", "name: notes, namespace: other")])
-def test_a_run_that_none_of_the_given_sites_matches_is_refused(folder: Path, change: tuple[str, str]) -> None:
+def test_a_run_that_matches_none_of_the_given_sites_is_refused(folder: Path, change: tuple[str, str]) -> None:
     (folder / "run.yaml").write_text(RUN.replace(*change))
 
     status, lines = validate(folder)
@@ -91,11 +91,11 @@ def test_a_run_that_none_of_the_given_sites_matches_is_refused(folder: Path, cha
     assert [line for line in lines if "spec.sites.selector: none of the EdgeSites given (north)" in line] == lines != []
 
 
-def test_a_run_alone_may_have_its_sites_elsewhere(folder: Path) -> None:
+def test_a_run_without_any_sites_in_the_files_is_valid(folder: Path) -> None:
     assert validate(folder / "run.yaml") == (0, ["FederatedFineTune notes: valid"])
 
 
-def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read_are_problems(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "latin.yaml").write_bytes("kind: Bär".encode("latin-1"))
 
@@ -103,20 +103,20 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
 
     assert status == 2
     assert [line.partition(":1: ")[2] for line in lines] == [
-        "this folder holds no *.yaml file: name the file",
-        "this is no text in UTF-8: save it as UTF-8",
-        "there is no such file: correct the path",
+        "this folder has no *.yaml file: name the file",
+        "not a text file in UTF-8: save it as UTF-8",
+        "no such file: correct the path",
     ]
 
 
-def test_the_other_commands_get_the_objects_of_right_files(folder: Path) -> None:
+def test_the_other_commands_get_the_objects_of_valid_files(folder: Path) -> None:
     objects = load([folder])
 
     assert [site.name for site in objects.sites] == ["north"]
     assert [run.metadata.name for run in objects.runs] == ["notes"]
 
 
-def test_the_other_commands_end_with_status_2_on_wrong_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_other_commands_exit_with_status_2_on_invalid_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "run.yaml").write_text(RUN + "  suspend: 1\n")
 
     with pytest.raises(typer.Exit) as ended:
@@ -126,7 +126,7 @@ def test_the_other_commands_end_with_status_2_on_wrong_files(folder: Path, capsy
     assert "spec.suspend" in capsys.readouterr().err
 
 
-def test_the_installed_command_runs_and_loads_nothing_that_validation_does_not_need(folder: Path) -> None:
+def test_validate_imports_no_library_that_it_does_not_need(folder: Path) -> None:
     unneeded = {"boto3", "torch", "plotly", "scipy"}
     code = f"import sys; from fedpipe_operator.cli import main\ntry: main()\nfinally: print(sorted(set(sys.modules) & {unneeded}))"
     result = subprocess.run([sys.executable, "-c", code, "validate", folder], capture_output=True, text=True, check=False)
@@ -134,10 +134,10 @@ def test_the_installed_command_runs_and_loads_nothing_that_validation_does_not_n
     assert (result.returncode, result.stdout.splitlines()[-1]) == (0, "[]"), result.stderr
 
 
-def test_the_console_script_says_what_is_wrong(tmp_path: Path) -> None:
+def test_the_console_script_prints_problems(tmp_path: Path) -> None:
     result = subprocess.run(
         [Path(sys.executable).with_name("fedpipe"), "validate", tmp_path / "none.yaml"], capture_output=True, text=True, check=False
     )
 
     assert result.returncode == 2
-    assert "there is no such file" in result.stdout
+    assert "no such file" in result.stdout

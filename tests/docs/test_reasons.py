@@ -11,7 +11,7 @@ from fedpipe_operator.api import ConditionType, Reason
 from fedpipe_operator.api.conditions import SiteCondition
 from fedpipe_operator.cluster.backend import FINAL
 from fedpipe_operator.cluster.pod_diagnostics import _KILLED as KILLED
-from fedpipe_operator.local.exit_status import CANNOT_RUN
+from fedpipe_operator.local.job_folder import CANNOT_RUN
 from fedpipe_operator.rounds.revision import IMMUTABLE
 from fedpipe_trainer.contract import ExitCode, FailureReason
 

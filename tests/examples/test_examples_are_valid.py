@@ -1,4 +1,4 @@
-"""Every YAML file under `examples/` is right, for the models and for the CRDs."""
+"""Every YAML file in `examples/` is valid, for the models and for the CRDs."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_the_files_of_an_example_are_right_and_fit_one_another(folder: Path) -> None:
+def test_the_files_of_an_example_are_valid_and_consistent(folder: Path) -> None:
     objects, problems = read([folder])
 
     assert problems == []

@@ -226,7 +226,7 @@ class Machine:
                 session.reconcile()
             for name in self.backend.active_jobs():
                 self.backend.work(name)
-            if all(session.over for session in sessions.values()):
+            if all(session.is_finished for session in sessions.values()):
                 return
         raise AssertionError([session.run.resource.status for session in sessions.values()])
 

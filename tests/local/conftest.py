@@ -1,4 +1,4 @@
-"""Doors that are closed when their test is over."""
+"""Local backends that are closed at the end of their test."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +11,14 @@ from fedpipe_operator.local import ProcessSettings
 
 @pytest.fixture
 def open_backend(tmp_path: Path) -> Iterator[OpenBench]:
-    opened: list[Bench] = []
+    benches: list[Bench] = []
 
     def open_(max_concurrent: int = 2, processes: ProcessSettings = STAND_INS) -> Bench:
-        opened.append(Bench(tmp_path / "run", max_concurrent=max_concurrent, processes=processes))
-        return opened[-1]
+        benches.append(Bench(tmp_path / "run", max_concurrent=max_concurrent, processes=processes))
+        return benches[-1]
 
     yield open_
-    for bench in opened:
+    for bench in benches:
         bench.backend.close()
 
 

@@ -1,6 +1,6 @@
-"""A stand-in for the trainer, for the door's tests: it speaks the serve protocol and does as its task file says.
+"""A stand-in for the trainer in tests of the local backend: it speaks the serve protocol and does what its task file says.
 
-With a path as its argument it does that one task and ends, as the operator's worker does.
+With a path as its argument, it runs that one task and ends, like the operator's worker.
 """
 
 import json
@@ -16,45 +16,50 @@ TERMINATED = 143
 
 
 class StoppedError(Exception):
-    """SIGTERM came."""
+    """SIGTERM was received."""
 
 
 def stop(_number: int, _frame: FrameType | None) -> None:
     raise StoppedError
 
 
-def say(**fields: object) -> None:
+def send_message(**fields: object) -> None:
     sys.stdout.write(json.dumps(fields) + "\n")
     sys.stdout.flush()
 
 
 def wait_for(pipe: str) -> None:
-    """Until somebody writes there, or a signal comes. To open it and sleep would be to sleep through one that came just before."""
-    woken, wakes = os.pipe()
-    os.set_blocking(wakes, False)
-    signal.set_wakeup_fd(wakes)
-    select.select([os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), woken], [], [])
+    """Wait until something is written to the pipe or a signal comes, also one that came just before."""
+    readable, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
+    signal.set_wakeup_fd(wakeup)
+    select.select([os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), readable], [], [])
 
 
 def perform(task_file: Path) -> int:
     task = json.loads(task_file.read_text())
     folder = task_file.parent
-    if "say" in task:
-        sys.stdout.write(task["say"] + "\n")
+    if "print" in task:
+        sys.stdout.write(task["print"] + "\n")
     if "log" in task:
         (folder / "log").write_text(task["log"])
-    if "tell" in task:
-        about = {"pid": os.getpid(), "session": os.getsid(0), "cpus": sorted(os.sched_getaffinity(0)), "environment": dict(os.environ)}
-        Path(task["tell"]).write_text(json.dumps(about))
-    if task.get("deaf"):
+    if "describe" in task:
+        description = {
+            "pid": os.getpid(),
+            "session": os.getsid(0),
+            "cpus": sorted(os.sched_getaffinity(0)),
+            "environment": dict(os.environ),
+        }
+        Path(task["describe"]).write_text(json.dumps(description))
+    if task.get("ignore_sigterm"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    held = b"x" * task.get("allocate", 0)
+    memory = b"x" * task.get("allocate", 0)
     if "child_allocates" in task:
-        code = f"import sys; held = b'x' * {task['child_allocates']}; sys.stdin.read()"
+        code = f"import sys; memory = b'x' * {task['child_allocates']}; sys.stdin.read()"
         subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    say(phase="train", step=1, steps=2, loss=0.5)
+    send_message(phase="train", step=1, steps=2, loss=0.5)
     if "meet" in task:
-        Path(task["meet"] + ".here").write_text(str(len(held)))
+        Path(task["meet"] + ".here").write_text(str(len(memory)))
         wait_for(task["meet"] + ".go")
     if "signal" in task:
         os.kill(os.getpid(), task["signal"])
@@ -73,7 +78,7 @@ def serve() -> int:
     try:
         for line in iter(sys.stdin.readline, ""):
             code = perform_or_stop(Path(line.rstrip("\n")))
-            say(ended=line.rstrip("\n"), exitCode=code)
+            send_message(ended=line.rstrip("\n"), exitCode=code)
             if code == TERMINATED:
                 return code
     except StoppedError:

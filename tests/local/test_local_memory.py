@@ -1,4 +1,4 @@
-"""A site's memory limit is enforced, by a watch or by the kernel."""
+"""A site's memory limit is enforced, by watching the resident set or by the kernel."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,22 +13,22 @@ MEBI = 2**20
 LIMIT = Limits(memory_bytes=100 * MEBI)
 
 
-def test_a_task_that_passes_its_limit_is_killed_and_its_log_says_so(bench: Bench, meeting: Meet) -> None:
+def test_a_task_that_exceeds_its_limit_is_killed_and_its_log_says_so(bench: Bench, meeting: Meet) -> None:
     bench.start("train-a", "a", limits=LIMIT, allocate=300 * MEBI, meet=str(meeting("never").path))
 
-    seen = bench.ended("train-a")
+    status = bench.ended("train-a")
 
-    assert (seen.state, seen.exit_code, seen.reason) == (JobState.FAILED, 137, "OutOfMemory")
+    assert (status.state, status.exit_code, status.reason) == (JobState.FAILED, 137, "OutOfMemory")
     assert str(100 * MEBI) in bench.log("train-a")
 
 
-def test_what_a_task_starts_counts_too_and_dies_with_it(bench: Bench, meeting: Meet) -> None:
+def test_the_child_processes_of_a_task_count_and_are_killed_with_it(bench: Bench, meeting: Meet) -> None:
     bench.start("train-a", "a", limits=LIMIT, child_allocates=300 * MEBI, meet=str(meeting("never").path))
 
     assert bench.ended("train-a").reason == "OutOfMemory"
 
 
-def test_a_task_below_its_limit_is_left_alone_and_the_site_goes_on_after_one_above(bench: Bench, meeting: Meet) -> None:
+def test_a_task_below_its_limit_succeeds_after_another_of_the_site_was_killed(bench: Bench, meeting: Meet) -> None:
     bench.start("above", "a", limits=LIMIT, allocate=300 * MEBI, meet=str(meeting("never").path))
     bench.ended("above")
     bench.start("below", "a", limits=LIMIT, allocate=30 * MEBI)
@@ -37,17 +37,17 @@ def test_a_task_below_its_limit_is_left_alone_and_the_site_goes_on_after_one_abo
 
 
 @pytest.mark.skipif(memory_limit.own_group() is None, reason="this process may not make cgroups with a memory limit here")
-def test_where_it_may_make_cgroups_the_kernel_enforces_the_limit(open_backend: OpenBench, meeting: Meet) -> None:
+def test_the_kernel_enforces_the_limit_where_cgroups_can_be_made(open_backend: OpenBench, meeting: Meet) -> None:
     bench = open_backend(processes=replace(STAND_INS, cgroup=memory_limit.own_group()))
     bench.start("train-a", "a", limits=LIMIT, allocate=300 * MEBI, meet=str(meeting("never").path))
 
-    seen = bench.ended("train-a")
+    status = bench.ended("train-a")
 
-    assert (seen.exit_code, seen.reason) == (137, "OutOfMemory")
-    assert f"the kernel ended it at the limit of {100 * MEBI} bytes" in bench.log("train-a")
+    assert (status.exit_code, status.reason) == (137, "OutOfMemory")
+    assert f"the kernel killed the process at the memory limit of its cgroup, {100 * MEBI} bytes" in bench.log("train-a")
 
 
-def test_where_a_cgroup_cannot_be_made_the_watch_takes_over(
+def test_where_a_cgroup_cannot_be_made_the_resident_set_is_watched(
     open_backend: OpenBench, meeting: Meet, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench = open_backend(processes=replace(STAND_INS, cgroup=Path("/proc/self")))
@@ -66,10 +66,10 @@ def test_where_a_cgroup_cannot_be_made_the_watch_takes_over(
     ],
     ids=["version 2", "version 1", "none"],
 )
-def test_the_kernels_kills_are_read_from_either_version_of_cgroups(tmp_path: Path, name: str, text: str, expected: int) -> None:
+def test_kills_by_the_kernel_are_counted_with_either_version_of_cgroups(tmp_path: Path, name: str, text: str, expected: int) -> None:
     (tmp_path / name).write_text(text)
 
-    assert memory_limit.kills(tmp_path) == expected
+    assert memory_limit.count_kills(tmp_path) == expected
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_the_kernels_kills_are_read_from_either_version_of_cgroups(tmp_path: Pat
     ],
     ids=["version 1", "version 1 with two controllers", "version 2", "version 2 without the controller", "the root", "none"],
 )
-def test_a_cgroup_is_looked_for_where_the_kernel_would_allow_one(tmp_path: Path, membership: str, allowed: str | None) -> None:
+def test_the_parent_cgroup_is_one_where_the_kernel_allows_children(tmp_path: Path, membership: str, allowed: str | None) -> None:
     for folder in ("memory/session/7", "user/app/run.scope", "user/other/run.scope"):
         (tmp_path / folder).mkdir(parents=True)
     for folder, controllers in (("user/app", "cpu memory"), ("user/other", "cpu"), ("memory/session/7", "")):
@@ -92,6 +92,6 @@ def test_a_cgroup_is_looked_for_where_the_kernel_would_allow_one(tmp_path: Path,
         (tmp_path / folder / "cgroup.procs").write_text("")
     (tmp_path / "self").write_text(membership)
 
-    found = memory_limit.own_group(tmp_path / "self", tmp_path)
+    group = memory_limit.own_group(tmp_path / "self", tmp_path)
 
-    assert found == (tmp_path / allowed if allowed else None)
+    assert group == (tmp_path / allowed if allowed else None)

@@ -1,4 +1,4 @@
-"""Processes that outlive, or must not outlive, their operator; and the real trainer behind the backend."""
+"""Processes after the end of their operator; and the real trainer with the backend."""
 
 import signal
 import subprocess
@@ -19,9 +19,9 @@ OPERATOR = """
     from fedpipe_operator.backend import Job, Limits, TaskKind
     from fedpipe_operator.local import LocalBackend, ProcessSettings
 
-    folder, stand_in, place = sys.argv[1:]
+    folder, stand_in, meeting = sys.argv[1:]
     backend = LocalBackend(Path(folder), max_concurrent=1, processes=ProcessSettings(trainer=(sys.executable, stand_in)))
-    backend.start(Job(name="train-a", kind=TaskKind.TRAIN, site="a"), json.dumps({"meet": place}), Limits())
+    backend.start(Job(name="train-a", kind=TaskKind.TRAIN, site="a"), json.dumps({"meet": meeting}), Limits())
     threading.Event().wait()
 """
 
@@ -39,17 +39,17 @@ def test_a_killed_operators_trainer_leaves_its_checkpoint_before_the_next_operat
     bench = open_backend()
 
     assert (bench.folder / "jobs/train-a/checkpoint").read_text() == "left in time"
-    assert bench.states() == {}, "it is to be done again, from its checkpoint"
+    assert bench.states() == {}, "it must run again, from its checkpoint"
 
 
-def test_a_door_does_not_open_while_another_is_at_work(bench: Bench) -> None:
+def test_a_backend_does_not_start_while_another_uses_the_folder(bench: Bench) -> None:
     with pytest.raises(UserError) as refusal:
         LocalBackend(bench.folder, max_concurrent=1, processes=ProcessSettings(grace_seconds=0.1))
 
-    assert refusal.value.reason == "StillAtWork"
+    assert refusal.value.reason == "ProcessesRunning"
 
 
-def test_a_damaged_record_is_told_to_the_user(open_backend: OpenBench) -> None:
+def test_a_damaged_record_is_a_user_error(open_backend: OpenBench) -> None:
     before = open_backend()
     before.start("train-a", "a")
     before.ended("train-a")
@@ -63,13 +63,13 @@ def test_a_damaged_record_is_told_to_the_user(open_backend: OpenBench) -> None:
     assert "jobs/train-a/exit.json" in failure.value.message
 
 
-def test_the_real_trainer_serves_behind_the_door(open_backend: OpenBench) -> None:
+def test_the_real_trainer_serves_the_backend(open_backend: OpenBench) -> None:
     bench = open_backend(processes=ProcessSettings())
     bench.start("train-a", "a", kind="train", schemaVersion=99)
     bench.start("evaluate-a", "a", kind="evaluate")
 
-    newer, empty = bench.ended("train-a"), bench.ended("evaluate-a")
+    newer_version, without_task = bench.ended("train-a"), bench.ended("evaluate-a")
 
-    assert (newer.state, newer.exit_code, newer.reason) == (JobState.FAILED, 2, "BadTask")
+    assert (newer_version.state, newer_version.exit_code, newer_version.reason) == (JobState.FAILED, 2, "BadTask")
     assert "schema version 99" in bench.log("train-a")
-    assert (empty.state, empty.exit_code) == (JobState.FAILED, 2)
+    assert (without_task.state, without_task.exit_code) == (JobState.FAILED, 2)

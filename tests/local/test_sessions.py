@@ -1,4 +1,4 @@
-"""A run as a session of this machine, and the comparison after it: local-only baselines with the steps of all rounds."""
+"""A run as a session on this machine, and the comparison with local-only baselines, which take the steps of all rounds."""
 
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,18 @@ ACCURACY = {
     "toy-local-only-site-b": {1: 0.4},
     "toy-local-only-site-c": {1: 0.3},
 }
-"""By run and round; the run's second round is worse than its first."""
+"""By run and round. The second round of the run is worse than the first."""
 
 
-def judged(task: Any, folder: Path) -> Any:
-    """A trainer by whose evaluations every model has an accuracy, and a loss, of its own."""
+def distinct_results(task: Any, folder: Path) -> Any:
+    """A trainer whose evaluations give every model a different accuracy and loss."""
     if isinstance(task, EvaluateTask):
         accuracy = ACCURACY[task.run.name][task.round]
         return an_evaluation(task, metrics={"accuracy": accuracy}, loss=1 - accuracy)
     return good_trainer(task, folder)
 
 
-def stored(session: Session, key: str, kind: type[Any]) -> Any:
+def read(session: Session, key: str, kind: type[Any]) -> Any:
     return required_object(session.store, key, kind)
 
 
@@ -43,17 +43,17 @@ def test_a_session_keeps_its_status_and_passes_on_status_and_events(tmp_path: Pa
     statuses: list[FineTuneStatus] = []
     events: list[Event] = []
     session = machine.session(on_status=statuses.append, on_event=events.append)
-    assert not session.over
+    assert not session.is_finished
 
     machine.drive({"run": session})
 
-    assert session.over
+    assert session.is_finished
     assert session.failure is None
     assert session.run.resource.status == statuses[-1]
     assert [event.reason for event in events].count("RoundCompleted") == 2
 
 
-def test_a_session_that_failed_says_why(tmp_path: Path) -> None:
+def test_a_failed_session_has_a_message(tmp_path: Path) -> None:
     def trainer(task: Any, folder: Path) -> Any:
         if isinstance(task, ProfileTask):
             return a_failure(ProfileResult, task, FailureReason.BAD_MODEL, "no tokenizer.json")
@@ -66,7 +66,7 @@ def test_a_session_that_failed_says_why(tmp_path: Path) -> None:
     assert "site-a: BadModel: no tokenizer.json" in session.failure
 
 
-def test_each_local_only_baseline_trains_as_many_steps_as_in_all_rounds_and_every_site_evaluates_it(tmp_path: Path) -> None:
+def test_a_baseline_trains_at_its_site_as_long_as_in_all_rounds_and_all_sites_evaluate_it(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     parent = machine.finished()
     before = len(machine.backend.started)
@@ -84,40 +84,40 @@ def test_each_local_only_baseline_trains_as_many_steps_as_in_all_rounds_and_ever
             *(f"toy-local-only-{site}-evaluate-r1-{other}-a0" for other in baselines),
         )
     )
-    once = stored(parent, names.round_plan(1), RoundPlan).plans["site-b"]
+    once = read(parent, names.round_plan(1), RoundPlan).plans["site-b"]
     task = TrainTask.model_validate_json(machine.backend.tasks["toy-local-only-site-b-train-r1-site-b-a0"])
     assert task.plan == once.model_copy(update={"steps": 2 * once.steps})
     assert task.deadline_seconds == 2 * seconds(parent.run.spec.rounds.deadline)
     assert task.global_adapter is None
 
 
-def test_the_model_of_a_local_only_baseline_is_that_sites_update(tmp_path: Path) -> None:
+def test_the_model_of_a_baseline_is_the_update_of_its_site(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     baselines = local_only_sessions(machine.finished())
     machine.drive(baselines)
 
-    commit = stored(baselines["site-c"], names.round_commit(1), RoundCommit)
+    commit = read(baselines["site-c"], names.round_commit(1), RoundCommit)
 
     assert [(one.site, one.share) for one in commit.contributions] == [("site-c", 1.0)]
     assert not baselines["site-c"].run.resource.status.history[0].left_out
 
 
-def test_a_site_that_gave_one_update_of_two_gets_the_steps_of_one_and_a_site_that_gave_none_is_not_compared(tmp_path: Path) -> None:
+def test_a_site_with_one_update_of_two_gets_the_steps_of_one_and_a_site_without_updates_gets_no_baseline(tmp_path: Path) -> None:
     def trainer(task: Any, folder: Path) -> Any:
-        gone = isinstance(task, TrainTask) and (task.site == "site-c" or (task.site == "site-b" and task.round == 2))
-        return a_failure(TrainResult, task, FailureReason.BAD_DATA, "gone") if gone else good_trainer(task, folder)
+        fails = isinstance(task, TrainTask) and (task.site == "site-c" or (task.site == "site-b" and task.round == 2))
+        return a_failure(TrainResult, task, FailureReason.BAD_DATA, "no data") if fails else good_trainer(task, folder)
 
     machine = Machine(tmp_path, a_run(sites={"quorum": 0.3}), trainer)
     parent = machine.finished()
 
     baselines = local_only_sessions(parent)
 
-    steps = {site: stored(session, names.round_plan(1), RoundPlan).plans[site].steps for site, session in baselines.items()}
-    once = {site: plan.steps for site, plan in stored(parent, names.round_plan(1), RoundPlan).plans.items()}
+    steps = {site: read(session, names.round_plan(1), RoundPlan).plans[site].steps for site, session in baselines.items()}
+    once = {site: plan.steps for site, plan in read(parent, names.round_plan(1), RoundPlan).plans.items()}
     assert steps == {"site-a": 2 * once["site-a"], "site-b": once["site-b"]}
 
 
-def test_a_comparison_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_comparison_that_was_stopped_is_resumed(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     parent = machine.finished()
     baselines = local_only_sessions(parent)
@@ -125,46 +125,46 @@ def test_a_comparison_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> N
     started = len(machine.backend.started)
     machine.backend.jobs.clear()
 
-    again = local_only_sessions(parent)
-    machine.drive(again)
+    resumed = local_only_sessions(parent)
+    machine.drive(resumed)
 
     assert machine.backend.started[started:]
     assert not [name for name in machine.backend.started[started:] if "local-only-site-a" in name]
 
 
-def test_base_local_only_baselines_and_the_best_round_are_compared_each_with_its_own_result(tmp_path: Path) -> None:
-    machine = Machine(tmp_path, trainer=judged)
+def test_the_comparison_has_the_results_of_the_base_the_baselines_and_the_best_round(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, trainer=distinct_results)
     parent = machine.finished()
     baselines = local_only_sessions(parent)
     machine.drive(baselines)
 
-    made = compare(parent, baselines)
+    result = compare(parent, baselines)
 
-    assert made.federated.round == 1, "the second round was worse, and is not what is exported"
-    assert [(row.label, row.value, row.best) for row in comparison_rows(made, "accuracy")] == [
+    assert result.federated.round == 1, "the second round was worse, so the first is exported"
+    assert [(row.label, row.value, row.best) for row in comparison_rows(result, "accuracy")] == [
         ("base model, untouched", 0.1, False),
         ("site-a, local only", 0.2, False),
         ("site-b, local only", 0.4, False),
         ("site-c, local only", 0.3, False),
         ("federated", 0.6, True),
     ]
-    assert stored(parent, names.COMPARISON, Comparison) == made
+    assert read(parent, names.COMPARISON, Comparison) == result
 
 
-def test_where_lower_is_better_the_round_and_the_row_with_the_least_are_the_best(tmp_path: Path) -> None:
+def test_where_lower_is_better_the_round_and_the_row_with_the_lowest_value_are_the_best(tmp_path: Path) -> None:
     target = {"metric": "loss", "value": 0.01}
-    machine = Machine(tmp_path, a_run(rounds={"count": 2, "target": target}), judged)
+    machine = Machine(tmp_path, a_run(rounds={"count": 2, "target": target}), distinct_results)
     parent = machine.finished()
     baselines = local_only_sessions(parent)
     machine.drive(baselines)
 
-    made = compare(parent, baselines)
+    result = compare(parent, baselines)
 
-    assert made.federated.round == 1
-    assert [(row.label, row.best) for row in comparison_rows(made, "loss") if row.best] == [("federated", True)]
+    assert result.federated.round == 1
+    assert [(row.label, row.best) for row in comparison_rows(result, "loss") if row.best] == [("federated", True)]
 
 
-def test_a_local_only_baseline_that_failed_has_no_row(tmp_path: Path) -> None:
+def test_a_baseline_that_failed_has_no_row(tmp_path: Path) -> None:
     def trainer(task: Any, folder: Path) -> Any:
         diverged = isinstance(task, TrainTask) and task.run.name == "toy-local-only-site-b"
         return a_failure(TrainResult, task, FailureReason.DIVERGED, "step 9") if diverged else good_trainer(task, folder)
@@ -177,7 +177,7 @@ def test_a_local_only_baseline_that_failed_has_no_row(tmp_path: Path) -> None:
     assert list(compare(parent, baselines).local_only) == ["site-a", "site-c"]
 
 
-def test_a_store_that_lost_a_commit_is_told_by_its_key(tmp_path: Path) -> None:
+def test_a_missing_commit_is_an_error_with_its_key(tmp_path: Path) -> None:
     parent = Machine(tmp_path).finished()
     parent.store.delete(names.round_commit(2))
 
@@ -185,7 +185,7 @@ def test_a_store_that_lost_a_commit_is_told_by_its_key(tmp_path: Path) -> None:
         local_only_sessions(parent)
 
 
-def test_a_baseline_run_has_one_round_without_target_patience_or_export() -> None:
+def test_a_baseline_has_one_round_without_target_patience_or_export() -> None:
     run = a_run(rounds={"count": 7, "deadline": "1m30s", "target": {"metric": "accuracy", "value": 0.9}, "patience": 3})
 
     child = comparison.local_only_run(run, "site-a", 4)
@@ -197,7 +197,7 @@ def test_a_baseline_run_has_one_round_without_target_patience_or_export() -> Non
     assert child.spec.training == run.spec.training
 
 
-def test_the_names_of_baseline_runs_are_bounded_and_distinct() -> None:
+def test_the_names_of_baselines_are_distinct_and_not_too_long() -> None:
     run = a_run()
     long = run.resource.metadata.model_copy(update={"name": "x" * 63})
     run = Run(run.resource.model_copy(update={"metadata": long}), run.sites)
@@ -208,9 +208,9 @@ def test_the_names_of_baseline_runs_are_bounded_and_distinct() -> None:
     assert all(len(name) <= 63 for name in names_)
 
 
-def test_a_site_counts_the_rounds_that_its_update_went_into(tmp_path: Path) -> None:
+def test_the_rounds_of_a_site_are_those_with_its_update(tmp_path: Path) -> None:
     parent = Machine(tmp_path, a_run(8, sites={"perRound": 3}, rounds={"count": 4})).finished()
-    commits = {round_: stored(parent, names.round_commit(round_), RoundCommit) for round_ in range(1, 5)}
+    commits = {round_: read(parent, names.round_commit(round_), RoundCommit) for round_ in range(1, 5)}
 
     trained = {site.name: comparison.rounds_trained(site.name, commits) for site in parent.run.sites}
 
@@ -222,6 +222,6 @@ def test_a_site_counts_the_rounds_that_its_update_went_into(tmp_path: Path) -> N
 def test_the_comparison_lists_the_sites_by_name() -> None:
     results = {site: RoundEvaluation(round=1, finished_at=0.0) for site in ("b", "c", "a")}
 
-    made = comparison.make_comparison(base=results["a"], federated=results["b"], local_only=results)
+    result = comparison.make_comparison(base=results["a"], federated=results["b"], local_only=results)
 
-    assert list(made.local_only) == ["a", "b", "c"]
+    assert list(result.local_only) == ["a", "b", "c"]

@@ -335,10 +335,10 @@ def test_a_trainers_result_that_cannot_be_read_is_a_failed_attempt_of_that_site(
 def test_an_object_of_the_operator_that_cannot_be_read_is_reported_by_its_key(store: DirectoryStore) -> None:
     store.write(names.round_plan(1), b'{"round": 1}')
 
-    with pytest.raises(UserError, match=f"{names.round_plan(1)} is no RoundPlan: startedAt: Field required") as before:
+    with pytest.raises(UserError, match=f"{names.round_plan(1)} is not a valid RoundPlan: startedAt: Field required") as raised:
         context(store)
 
-    assert before.value.reason == "ObjectUnreadable"
+    assert raised.value.reason == "ObjectUnreadable"
 
 
 @pytest.mark.parametrize("kind", [ProfileTask, TrainTask, EvaluateTask])

@@ -30,11 +30,11 @@ def test_volumes_beside_a_relative_path_are_found_from_anywhere(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("source", ["hf://org/name@revision", "file:///models/toy"])
-def test_a_model_that_is_in_no_claim_is_where_the_spec_says(tmp_path: Path, source: str) -> None:
+def test_a_model_that_is_not_in_a_claim_keeps_its_source(tmp_path: Path, source: str) -> None:
     assert in_folders(tmp_path).inputs(a_run(model={"source": source}), "site-a").model.source == source
 
 
-def test_the_runs_own_work_gets_the_model_and_no_sites_data(tmp_path: Path) -> None:
+def test_a_task_of_the_run_itself_gets_the_model_and_no_data(tmp_path: Path) -> None:
     inputs = in_folders(tmp_path).inputs(a_run(), "")
 
     assert inputs.data is None
@@ -50,11 +50,11 @@ def test_the_runs_own_work_gets_the_model_and_no_sites_data(tmp_path: Path) -> N
         ({}, Limits(memory_bytes=None, cpus=None)),
     ],
 )
-def test_a_site_may_use_what_it_claims(tmp_path: Path, capacity: dict[str, str], limits: Limits) -> None:
+def test_the_limits_of_a_site_are_its_claimed_capacity(tmp_path: Path, capacity: dict[str, str], limits: Limits) -> None:
     run = a_run([a_site("small", capacity=capacity), a_site("large", capacity={"memory": "64Gi", "cpu": "32"})])
 
     assert in_folders(tmp_path).limits(run, "small") == limits
 
 
-def test_the_runs_own_work_has_no_sites_limits(tmp_path: Path) -> None:
+def test_a_task_of_the_run_itself_has_no_limits(tmp_path: Path) -> None:
     assert in_folders(tmp_path).limits(a_run([a_site("a", capacity={"memory": "1Gi", "cpu": "1"})]), "") == Limits()

@@ -1,4 +1,4 @@
-"""Three stores that must behave alike: a directory, and two running S3 servers."""
+"""Three stores that must behave the same: a directory and two S3 servers."""
 
 from itertools import count
 from pathlib import Path

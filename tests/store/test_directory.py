@@ -1,4 +1,4 @@
-"""What only a directory has: other writers on the same disk, a full disk, permissions."""
+"""Tests for directories only: other writers on the same disk, a full disk, permissions."""
 
 import os
 import resource
@@ -22,7 +22,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-def test_a_full_disk_is_told_to_the_user_and_leaves_the_old_object(disk: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_a_user_error_and_leaves_the_old_object(disk: Path, tmp_path: Path) -> None:
     store = DirectoryStore(disk)
     store.write("adapter.safetensors", b"old")
     large = tmp_path / "large"
@@ -41,11 +41,11 @@ def test_a_full_disk_is_told_to_the_user_and_leaves_the_old_object(disk: Path, t
 
     assert store.read("adapter.safetensors") == b"old"
     assert store.list() == ["adapter.safetensors"]
-    assert os.listdir(disk) == ["adapter.safetensors"], "the unfinished files are gone"  # noqa: PTH208 -- hidden files too
+    assert os.listdir(disk) == ["adapter.safetensors"], "unfinished files are removed"  # noqa: PTH208 -- hidden files too
     store.write("adapter.safetensors", b"new")
 
 
-def test_a_file_larger_than_allowed_is_told_as_a_full_store(tmp_path: Path) -> None:
+def test_a_file_larger_than_allowed_is_reported_as_a_full_store(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
@@ -59,7 +59,7 @@ def test_a_file_larger_than_allowed_is_told_as_a_full_store(tmp_path: Path) -> N
     assert store.list() == []
 
 
-def test_of_many_writers_of_one_commit_one_wins(tmp_path: Path) -> None:
+def test_one_of_many_writers_of_a_commit_wins(tmp_path: Path) -> None:
     writers = 8
     start = Barrier(writers)
 
@@ -74,7 +74,7 @@ def test_of_many_writers_of_one_commit_one_wins(tmp_path: Path) -> None:
     assert DirectoryStore(tmp_path).read("rounds/0001/result.json") == str(outcome.index(True)).encode()
 
 
-def test_a_reader_keeps_its_object_when_it_is_written_anew(tmp_path: Path) -> None:
+def test_a_reader_keeps_its_content_when_the_object_is_replaced(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     store.write("adapter.safetensors", b"old bytes")
 
@@ -84,15 +84,15 @@ def test_a_reader_keeps_its_object_when_it_is_written_anew(tmp_path: Path) -> No
         assert reader.read(0, reader.size) == b"old bytes"
 
 
-def test_an_unfinished_file_is_no_object(tmp_path: Path) -> None:
+def test_an_unfinished_file_is_not_listed(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
-    store.write("updates/a/adapter.safetensors", b"whole")
+    store.write("updates/a/adapter.safetensors", b"complete")
     (tmp_path / "updates/a/.adapter.safetensors.x7").write_bytes(b"ha")
 
     assert store.list() == ["updates/a/adapter.safetensors"]
 
 
-def test_a_store_that_cannot_be_made_is_told_to_the_user(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     with pytest.raises(UserError) as failure:
@@ -101,7 +101,7 @@ def test_a_store_that_cannot_be_made_is_told_to_the_user(tmp_path: Path) -> None
     assert failure.value.reason == "StoreRefused"
 
 
-def test_a_folder_where_nothing_may_be_written_is_told_to_the_user(disk: Path) -> None:
+def test_a_read_only_folder_is_a_user_error(disk: Path) -> None:
     store = DirectoryStore(disk)
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
 

@@ -1,4 +1,4 @@
-"""What only buckets have: signatures, presigned URLs, faults of a server."""
+"""Tests for buckets only: signatures, presigned URLs, errors of a server."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,16 +14,16 @@ from s3_servers import Server
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.store import Credentials, S3Store
 
-Answering = Callable[[int, str], S3Store]
+Responding = Callable[[int, str], S3Store]
 
 
 @pytest.fixture
-def answering() -> Iterator[Answering]:
-    """A store behind a server that gives one and the same answer to everything."""
+def responding() -> Iterator[Responding]:
+    """A store with a server that sends the same response to every request."""
     servers: list[ThreadingHTTPServer] = []
 
     def start(status: int, code: str) -> S3Store:
-        body = f"<Error><Code>{code}</Code><Message>so it is</Message></Error>".encode()
+        body = f"<Error><Code>{code}</Code><Message>the message</Message></Error>".encode()
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -46,8 +46,8 @@ def answering() -> Iterator[Answering]:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No further attempts, whose pauses would only slow the test."""
+def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No retries, which would only slow down the test."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
 
 
@@ -61,7 +61,7 @@ def test_a_presigned_url_puts_and_gets_exactly_one_object(nanio: Server) -> None
     assert got.content == b"factors"
 
 
-def test_a_presigned_url_moved_to_another_key_is_refused(nanio: Server) -> None:
+def test_a_presigned_url_changed_to_another_key_is_refused(nanio: Server) -> None:
     store = nanio.store("moved")
     store.write("updates/b/adapter.safetensors", b"of site b")
 
@@ -72,7 +72,7 @@ def test_a_presigned_url_moved_to_another_key_is_refused(nanio: Server) -> None:
     assert store.read("updates/b/adapter.safetensors") == b"of site b"
 
 
-def test_a_url_to_read_does_not_allow_to_write(nanio: Server) -> None:
+def test_a_url_to_read_does_not_allow_writing(nanio: Server) -> None:
     store = nanio.store("verbs")
 
     assert httpx.put(store.url_to_read("plan.json", 60), content=b"forged").status_code == 403
@@ -91,10 +91,10 @@ def test_an_expired_url_is_refused(nanio: Server, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("credentials", [Credentials("operator", "wrong"), Credentials("stranger", "wrong")], ids=["secret", "name"])
-def test_wrong_credentials_are_told_to_the_user(nanio: Server, credentials: Credentials) -> None:
+def test_wrong_credentials_are_a_user_error(nanio: Server, credentials: Credentials) -> None:
     store = nanio.store("denied", credentials=credentials)
 
-    # The write comes last: nanio leaves a refused body unread, which spoils the connection for a next request.
+    # The write is last: nanio does not read the body of a refused request, which breaks the next request on this connection.
     for use in (store.list, lambda: store.read("plan.json"), lambda: store.size("plan.json"), lambda: store.write("plan.json", b"{}")):
         with pytest.raises(UserError) as refusal:
             use()
@@ -102,7 +102,7 @@ def test_wrong_credentials_are_told_to_the_user(nanio: Server, credentials: Cred
         assert refusal.value.reason == "StoreDenied"
 
 
-def test_a_listing_goes_on_past_a_thousand_keys(nanio: Server) -> None:
+def test_a_listing_can_have_more_than_a_thousand_keys(nanio: Server) -> None:
     store = nanio.store("paged")
     keys = [f"rounds/{number:04d}/plan.json" for number in range(1001)]
     with ThreadPoolExecutor(4) as pool:
@@ -116,7 +116,7 @@ def test_the_secret_is_not_shown() -> None:
 
 
 @pytest.mark.parametrize("server", ["moto", "nanio"])
-def test_a_missing_bucket_is_told_to_the_user(server: str, request: pytest.FixtureRequest) -> None:
+def test_a_missing_bucket_is_a_user_error(server: str, request: pytest.FixtureRequest) -> None:
     store = request.getfixturevalue(server).store("runs", bucket="no-such-bucket")
 
     for use in (store.list, lambda: store.read("plan.json"), lambda: store.create("plan.json", b"{}")):
@@ -145,11 +145,11 @@ def test_a_missing_bucket_is_told_to_the_user(server: str, request: pytest.Fixtu
         (404, "", UserError, "StoreRefused"),
     ],
 )
-@pytest.mark.usefixtures("impatient")
-def test_a_servers_answer_becomes_one_of_two_failures(
-    answering: Answering, *, status: int, code: str, kind: type[FedPipeError], reason: str
+@pytest.mark.usefixtures("no_retries")
+def test_an_error_response_becomes_a_transient_or_a_user_error(
+    responding: Responding, *, status: int, code: str, kind: type[FedPipeError], reason: str
 ) -> None:
-    store = answering(status, code)
+    store = responding(status, code)
 
     with pytest.raises(kind) as failure:
         store.read("plan.json")
@@ -158,8 +158,8 @@ def test_a_servers_answer_becomes_one_of_two_failures(
     assert "fedpipe" in failure.value.message
 
 
-@pytest.mark.usefixtures("impatient")
-def test_an_endpoint_where_nothing_listens_may_be_tried_again_and_is_named() -> None:
+@pytest.mark.usefixtures("no_retries")
+def test_an_endpoint_that_is_not_reachable_is_a_transient_error_that_names_it() -> None:
     store = S3Store("fedpipe", "runs", endpoint="http://127.0.0.1:1", credentials=Credentials("a", "b"))
 
     with pytest.raises(TransientError) as failure:
@@ -169,21 +169,21 @@ def test_an_endpoint_where_nothing_listens_may_be_tried_again_and_is_named() -> 
     assert "http://127.0.0.1:1" in failure.value.message
 
 
-def test_an_endpoint_that_is_no_address_is_told_to_the_user() -> None:
+def test_an_invalid_endpoint_is_a_user_error() -> None:
     with pytest.raises(UserError) as failure:
         S3Store("fedpipe", "runs", endpoint="minio:9000", credentials=Credentials("a", "b"))
 
     assert failure.value.reason == "StoreRefused"
 
 
-def test_a_bucket_name_that_cannot_be_is_told_to_the_user(moto: Server) -> None:
+def test_an_invalid_bucket_name_is_a_user_error(moto: Server) -> None:
     with pytest.raises(UserError) as failure:
         moto.store("runs", bucket="no bucket!").list()
 
     assert failure.value.reason == "StoreRefused"
 
 
-def test_of_two_writers_of_one_commit_one_wins(moto: Server) -> None:
+def test_one_of_two_writers_of_a_commit_wins(moto: Server) -> None:
     for attempt in range(10):
         outcome = race(moto.store("race"), f"rounds/{attempt}/result.json")
 
@@ -192,7 +192,7 @@ def test_of_two_writers_of_one_commit_one_wins(moto: Server) -> None:
 
 
 def race(store: S3Store, key: str) -> dict[bytes, bool]:
-    """Two writers at the same moment; by their bytes, whether they believe to have won."""
+    """Two simultaneous writers; by their data, whether `create` returned True."""
     start, outcome = Barrier(2), {}
 
     def write(data: bytes) -> None:
@@ -207,38 +207,38 @@ def race(store: S3Store, key: str) -> dict[bytes, bool]:
     return outcome
 
 
-def test_where_the_condition_is_ignored_the_later_writer_still_loses(nanio: Server) -> None:
-    ours, theirs = nanio.store("fallback"), nanio.store("fallback")
+def test_if_the_store_ignores_the_condition_the_later_writer_still_loses(nanio: Server) -> None:
+    first, second = nanio.store("fallback"), nanio.store("fallback")
 
-    assert ours._put_if_absent("ignored", b"one")
-    assert theirs._put_if_absent("ignored", b"two"), "this server began to honour If-None-Match: the fallback needs another one"
-    assert ours.create("result.json", b"ours")
-    assert not theirs.create("result.json", b"theirs")
-    assert theirs.read("result.json") == b"ours"
+    assert first._put_if_absent("ignored", b"one")
+    assert second._put_if_absent("ignored", b"two"), "this server now supports If-None-Match: the fallback needs another server"
+    assert first.create("result.json", b"first")
+    assert not second.create("result.json", b"second")
+    assert second.read("result.json") == b"first"
 
 
-def test_where_the_condition_is_ignored_the_overwritten_writer_learns_so(nanio: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, theirs = nanio.store("overwritten"), nanio.store("overwritten")
-    put = ours._put_if_absent
+def test_if_the_store_ignores_the_condition_the_overwritten_writer_loses(nanio: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = nanio.store("overwritten"), nanio.store("overwritten")
+    put = first._put_if_absent
 
     def put_and_be_overwritten(key: str, data: bytes) -> bool:
-        done = put(key, data)
-        theirs.write(key, b"theirs")
-        return done
+        is_written = put(key, data)
+        second.write(key, b"second")
+        return is_written
 
-    monkeypatch.setattr(ours, "_put_if_absent", put_and_be_overwritten)
+    monkeypatch.setattr(first, "_put_if_absent", put_and_be_overwritten)
 
-    assert not ours.create("result.json", b"ours")
+    assert not first.create("result.json", b"first")
 
 
 @pytest.mark.parametrize("name", ["moto", "nanio"])
-def test_an_object_written_again_while_it_is_read_is_noticed(name: str, request: pytest.FixtureRequest) -> None:
+def test_an_object_that_is_replaced_while_it_is_read_is_an_error(name: str, request: pytest.FixtureRequest) -> None:
     store = request.getfixturevalue(name).store("rewritten")
-    store.write("adapter", b"what the gate saw")
+    store.write("adapter", b"what was opened")
 
     with store.open_reader("adapter") as reader:
         assert reader.read(0, 4) == b"what"
-        store.write("adapter", b"what it never saw")
+        store.write("adapter", b"what came after")
 
         with pytest.raises(TransientError, match="ObjectChanged"):
             reader.read(5, 4)

@@ -1,4 +1,4 @@
-"""What every store does, tried on a directory and on two running S3 servers."""
+"""The behaviour of every store, tested with a directory and two S3 servers."""
 
 from pathlib import Path
 
@@ -8,24 +8,24 @@ from fedpipe_operator.errors import UserError
 from fedpipe_operator.store import Store
 from fedpipe_trainer import transfer
 
-MANIFEST = "rounds/0001/global/commit.json"
+COMMIT = "rounds/0001/global/commit.json"
 
 
-def test_what_was_written_is_read_again(store: Store) -> None:
-    store.write(MANIFEST, b"first")
-    store.write(MANIFEST, b"second")
+def test_an_object_is_read_as_it_was_last_written(store: Store) -> None:
+    store.write(COMMIT, b"first")
+    store.write(COMMIT, b"second")
 
-    assert store.read(MANIFEST) == b"second"
-    assert store.size(MANIFEST) == 6
+    assert store.read(COMMIT) == b"second"
+    assert store.size(COMMIT) == 6
 
 
 def test_an_absent_object_reads_as_none(store: Store) -> None:
-    assert store.read(MANIFEST) is None
-    assert store.size(MANIFEST) is None
+    assert store.read(COMMIT) is None
+    assert store.size(COMMIT) is None
 
 
-def test_a_folder_is_no_object(store: Store) -> None:
-    store.write(MANIFEST, b"{}")
+def test_a_folder_is_not_an_object(store: Store) -> None:
+    store.write(COMMIT, b"{}")
 
     assert store.read("rounds/0001") is None
     assert store.size("rounds/0001") is None
@@ -49,7 +49,7 @@ def test_a_range_beyond_the_end_is_refused(store: Store, offset: int, length: in
     assert refusal.value.reason == "ObjectTooShort"
 
 
-def test_a_range_of_an_absent_object_says_so(store: Store) -> None:
+def test_a_range_of_an_absent_object_is_an_error(store: Store) -> None:
     with pytest.raises(UserError) as refusal:
         store.read_range("adapter.safetensors", 0, 1)
 
@@ -64,18 +64,18 @@ def test_a_reader_knows_its_size_and_reads_by_ranges(store: Store) -> None:
         assert reader.size == 12
         assert reader.read(6, 6) == b"tensor"
         assert reader.read(0, 6) == b"header"
-        assert reader.read(6, 100) == b"tensor", "fewer where the object ends"
+        assert reader.read(6, 100) == b"tensor", "fewer bytes where the object ends"
         assert reader.read(12, 100) == b""
 
 
-def test_a_reader_of_an_absent_object_says_so(store: Store) -> None:
+def test_a_reader_of_an_absent_object_is_an_error(store: Store) -> None:
     with pytest.raises(UserError) as refusal, store.open_reader("adapter.safetensors"):
         pass
 
     assert refusal.value.reason == "ObjectMissing"
 
 
-@pytest.mark.parametrize("mebibytes", [0, 1, 40], ids=["empty", "one piece", "several parts"])
+@pytest.mark.parametrize("mebibytes", [0, 1, 40], ids=["empty", "one part", "several parts"])
 def test_a_file_is_stored_byte_for_byte(store: Store, tmp_path: Path, mebibytes: int) -> None:
     file = tmp_path / "merged.safetensors"
     file.write_bytes(bytes(range(256)) * 4096 * mebibytes)
@@ -85,14 +85,14 @@ def test_a_file_is_stored_byte_for_byte(store: Store, tmp_path: Path, mebibytes:
     assert store.read("export/merged/model.safetensors") == file.read_bytes()
 
 
-def test_creating_what_exists_changes_nothing(store: Store) -> None:
-    assert store.create(MANIFEST, b"ours")
-    assert not store.create(MANIFEST, b"theirs")
+def test_creating_an_object_that_exists_changes_nothing(store: Store) -> None:
+    assert store.create(COMMIT, b"first")
+    assert not store.create(COMMIT, b"second")
 
-    assert store.read(MANIFEST) == b"ours"
+    assert store.read(COMMIT) == b"first"
 
 
-def test_a_listing_names_a_folder_whole_and_no_neighbour(store: Store) -> None:
+def test_a_listing_has_the_whole_folder_and_no_folder_with_a_longer_name(store: Store) -> None:
     for key in ("rounds/0001/plan.json", "rounds/0001/global/commit.json", "rounds/00010/plan.json", "report.html"):
         store.write(key, b"{}")
 
@@ -103,7 +103,7 @@ def test_a_listing_names_a_folder_whole_and_no_neighbour(store: Store) -> None:
     assert store.list() == ["report.html", "rounds/0001/global/commit.json", "rounds/0001/plan.json", "rounds/00010/plan.json"]
 
 
-def test_deleting_takes_a_folder_and_no_neighbour(store: Store) -> None:
+def test_deleting_removes_the_folder_and_no_folder_with_a_longer_name(store: Store) -> None:
     for key in ("rounds/1/plan.json", "rounds/1/global/commit.json", "rounds/10/plan.json"):
         store.write(key, b"{}")
 
@@ -113,14 +113,14 @@ def test_deleting_takes_a_folder_and_no_neighbour(store: Store) -> None:
     assert store.list() == ["rounds/10/plan.json"]
 
 
-def test_deleting_everything_leaves_an_empty_store_that_works(store: Store) -> None:
-    store.write(MANIFEST, b"{}")
+def test_deleting_everything_leaves_an_empty_usable_store(store: Store) -> None:
+    store.write(COMMIT, b"{}")
 
     store.delete("")
 
     assert store.list() == []
-    store.write(MANIFEST, b"again")
-    assert store.read(MANIFEST) == b"again"
+    store.write(COMMIT, b"again")
+    assert store.read(COMMIT) == b"again"
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_prefix_that_could_leave_the_store_is_refused(store: Store, prefix: st
         assert refusal.value.reason == "BadKey"
 
 
-def test_what_a_trainer_sends_to_a_url_is_in_the_store(store: Store, tmp_path: Path) -> None:
+def test_a_file_that_a_trainer_sends_to_a_url_is_in_the_store(store: Store, tmp_path: Path) -> None:
     adapter = tmp_path / "adapter.safetensors"
     adapter.write_bytes(b"factors" * 1000)
 
@@ -156,5 +156,5 @@ def test_what_a_trainer_sends_to_a_url_is_in_the_store(store: Store, tmp_path: P
     assert received == artifact.size
 
 
-def test_a_trainer_that_reads_an_absent_object_learns_so(store: Store, tmp_path: Path) -> None:
+def test_a_trainer_that_reads_an_absent_object_receives_none(store: Store, tmp_path: Path) -> None:
     assert transfer.receive(store.url_to_read("checkpoint", 60), tmp_path / "checkpoint") is None

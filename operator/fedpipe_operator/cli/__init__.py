@@ -1,6 +1,6 @@
-"""The command line, `fedpipe`: one module per command, imported only when it is asked for.
+"""The command line, `fedpipe`: one module for each command, imported only when the command is used.
 
-A module named below has a function `command`; its docstring is the help, its annotations are the arguments.
+Each module of `COMMANDS` has a function `command`: its docstring is the help, its annotations are the arguments.
 """
 
 import sys
@@ -19,19 +19,19 @@ COMMANDS: Final = {
 
 
 def app_for(arguments: Sequence[str]) -> typer.Typer:
-    """The application with the one command that `arguments` begin with, or with all of them (for the help, for a typing error)."""
+    """The application with the command that `arguments` begin with, or with all commands (for the help, or a mistyped command)."""
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.callback()(_fedpipe)
-    wanted = [name for name in COMMANDS if name in arguments[:1]] or list(COMMANDS)
-    for name in wanted:
+    selected = [name for name in COMMANDS if name in arguments[:1]] or list(COMMANDS)
+    for name in selected:
         app.command(name)(import_module(COMMANDS[name]).command)
     return app
 
 
 def main() -> None:
-    """Run the command that the process's arguments name."""
+    """Run the command that the arguments of the process name."""
     app_for(sys.argv[1:])()
 
 
 def _fedpipe() -> None:
-    """Federated fine-tuning, planned per site and aggregated exactly."""
+    """Federated fine-tuning of language models, planned for each site and aggregated exactly."""

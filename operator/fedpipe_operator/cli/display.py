@@ -1,7 +1,6 @@
-"""Live progress of a run: a line per site while it works, a line per round when it is over.
+"""Live progress of a run: a line for each site while its job runs, and a line for each completed round.
 
-On a terminal the sites' lines are redrawn in place. Elsewhere (a log, a pipe) every site has a line when its work
-changes, so that a log stays readable.
+On a terminal the lines of the sites are redrawn in place. Elsewhere (a log, a pipe) there is one line for each job when it ends.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,15 +20,15 @@ from fedpipe_operator.rounds.kinds import KINDS
 
 
 class Display:
-    """What a person sees of a run. Use with `with`."""
+    """Prints the progress of a run. A context manager."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
         self._plans: dict[str, PlanStatus] = {}
-        self._told_rounds: set[int] = set()
-        self._told_jobs: set[str] = set()
-        self._told_plans: dict[str, PlanStatus] = {}
+        self._printed_rounds: set[int] = set()
+        self._printed_jobs: set[str] = set()
+        self._printed_plans: dict[str, PlanStatus] = {}
 
     def __enter__(self) -> Self:
         if self._live:
@@ -41,48 +40,48 @@ class Display:
             self._live.stop()
 
     def line(self, text: str, style: str = "") -> None:
-        """One line that stays."""
+        """Print a line."""
         self.console.print(Text(text, style=style), soft_wrap=True)
 
     def event(self, event: Event) -> None:
-        """One line for an event that a person may have to act on; the others show in the lines of rounds and sites."""
+        """Print a warning event, which may need action. Other events are covered by the lines of rounds and sites."""
         if event.warning:
             self.line(f"{event.reason}: {event.message}", style="yellow")
 
     def status(self, status: FineTuneStatus) -> None:
-        """Plans when they are new, and a line for every round that is over."""
+        """Print the plans when they change, and a line for every new round."""
         self._plans = {plan.site: plan for plan in status.plans}
-        if self._plans != self._told_plans and self._plans:
-            self._told_plans = self._plans
+        if self._plans != self._printed_plans and self._plans:
+            self._printed_plans = self._plans
             for plan in status.plans:
                 self.line(f"  {plan.site:<14} plan: {plan_text(plan)}")
             for site, why in status.excluded.items():
-                self.line(f"  {site:<14} left out: {why}", style="yellow")
+                self.line(f"  {site:<14} excluded: {why}", style="yellow")
         for entry in status.history:
-            if entry.round not in self._told_rounds:
-                self._told_rounds.add(entry.round)
+            if entry.round not in self._printed_rounds:
+                self._printed_rounds.add(entry.round)
                 self.line(_round_line(entry, status.metric), style="bold")
 
     def jobs(self, jobs: Mapping[str, JobStatus]) -> None:
-        """The sites' lines."""
+        """Redraw the lines of the sites; in a log, print a line for every job that ended."""
         if self._live:
             self._live.update(self._table(_newest_by_site(jobs.values())))
             return
-        for name, seen in jobs.items():
-            if name not in self._told_jobs and seen.state in (JobState.SUCCEEDED, JobState.FAILED):
-                self._told_jobs.add(name)
-                self.line(_job_line(seen), style="" if seen.state is JobState.SUCCEEDED else "yellow")
+        for name, status in jobs.items():
+            if name not in self._printed_jobs and status.state in (JobState.SUCCEEDED, JobState.FAILED):
+                self._printed_jobs.add(name)
+                self.line(_job_line(status), style="" if status.state is JobState.SUCCEEDED else "yellow")
 
     def _table(self, newest: Mapping[str, JobStatus]) -> Group:
         table = Table.grid(padding=(0, 2))
-        for site, seen in sorted(newest.items()):
+        for site, status in sorted(newest.items()):
             plan = self._plans.get(site)
-            table.add_row(site or "(run)", plan_text(plan) if plan else "", *_cells(seen))
+            table.add_row(site or "(run)", plan_text(plan) if plan else "", *_cells(status))
         return Group(table)
 
 
 def plan_text(plan: PlanStatus) -> str:
-    """A plan in a few words."""
+    """A plan in one line."""
     return f"{plan.bits} bits, rank {plan.rank} on {plan.adapters} weights, batch {plan.batch_size}, {plan.steps} steps"
 
 
@@ -90,20 +89,20 @@ def _round_line(entry: RoundStatus, metric: MetricStatus | None) -> str:
     value = f"{metric.name} {metric_text(metric.name, entry.metric)}" if metric else "no metric"
     return (
         f"round {entry.round}: {entry.updates} updates, {value}, {seconds_text(entry.seconds)}, "
-        f"{bytes_text(entry.uploaded_bytes)} received, {entry.truncated_energy:.2%} energy cut"
+        f"{bytes_text(entry.uploaded_bytes)} received, {entry.truncated_energy:.2%} energy truncated"
     )
 
 
-def _job_line(seen: JobStatus) -> str:
-    where = seen.job.site or "run"
-    done = f"  {where:<14} {seen.job.kind} of round {seen.job.round}: {', '.join(filter(None, _cells(seen)))}"
-    return done if seen.state is JobState.SUCCEEDED else f"{done} ({seen.reason}: {seen.message})"
+def _job_line(status: JobStatus) -> str:
+    site = status.job.site or "run"
+    line = f"  {site:<14} {status.job.kind} of round {status.job.round}: {', '.join(filter(None, _cells(status)))}"
+    return line if status.state is JobState.SUCCEEDED else f"{line} ({status.reason}: {status.message})"
 
 
-def _cells(seen: JobStatus) -> tuple[str, str, str, str]:
-    """State, step, loss and speed of a job."""
-    progress = seen.progress
-    state = KINDS[seen.job.kind].verb if seen.state is JobState.RUNNING else seen.state.lower()
+def _cells(status: JobStatus) -> tuple[str, str, str, str]:
+    """State, step, loss and tokens per second of a job."""
+    progress = status.progress
+    state = KINDS[status.job.kind].activity if status.state is JobState.RUNNING else status.state.lower()
     if progress is None:
         return state, "", "", ""
     step = f"{progress.phase} {progress.step}/{progress.steps}" if progress.steps else progress.phase
@@ -113,6 +112,6 @@ def _cells(seen: JobStatus) -> tuple[str, str, str, str]:
 
 
 def _newest_by_site(jobs: Iterable[JobStatus]) -> dict[str, JobStatus]:
-    """Each site's job at work, else the one started last."""
-    order = sorted(jobs, key=lambda seen: (seen.state is JobState.RUNNING, seen.started_at))
-    return {seen.job.site: seen for seen in order}
+    """By site, its running job, or if none runs the one that started last."""
+    order = sorted(jobs, key=lambda status: (status.state is JobState.RUNNING, status.started_at))
+    return {status.job.site: status for status in order}

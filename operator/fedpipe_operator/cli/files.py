@@ -1,4 +1,4 @@
-"""Reads the files that a command is given: the one place where YAML comes from the disk."""
+"""Reads the YAML files that are passed to a command."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from fedpipe_operator.api.parse import Found, read_documents
 
 @dataclass(frozen=True)
 class Objects:
-    """The objects of some files, in the order of the files."""
+    """The objects of the files, in the order of the files."""
 
     sites: list[EdgeSite]
     runs: list[FederatedFineTune]
 
 
 def load(paths: Sequence[Path]) -> Objects:
-    """The objects of these files and folders; with a problem in them, print all problems and end the command with status 2."""
+    """The objects of these files and folders. If there is a problem, print all problems and exit with status 2."""
     objects, problems = read(paths)
     for problem in problems:
         typer.echo(str(problem), err=True)
@@ -32,7 +32,7 @@ def load(paths: Sequence[Path]) -> Objects:
 
 
 def read(paths: Sequence[Path]) -> tuple[Objects, list[Problem]]:
-    """The objects of these files and folders (of a folder: its *.yaml files), and every problem in them."""
+    """The objects of these files and folders (the *.yaml files of a folder), and every problem in them."""
     found: list[Found] = []
     problems: list[Problem] = []
     for path in paths:
@@ -44,13 +44,12 @@ def read(paths: Sequence[Path]) -> tuple[Objects, list[Problem]]:
             reading = read_documents(text, str(file))
             found.extend(reading.found)
             problems.extend(reading.problems)
-    problems.extend(
-        found[index].document.problem(where, message) for index, where, message in problems_between([one.value for one in found])
-    )
-    return _sorted_by_kind(one.value for one in found), sorted(problems, key=attrgetter("position"))
+    values = [entry.value for entry in found]
+    problems.extend(found[index].document.problem(where, message) for index, where, message in problems_between(values))
+    return _split_by_kind(values), sorted(problems, key=attrgetter("position"))
 
 
-def _sorted_by_kind(values: Iterable[EdgeSite | FederatedFineTune]) -> Objects:
+def _split_by_kind(values: Iterable[EdgeSite | FederatedFineTune]) -> Objects:
     objects = Objects([], [])
     for value in values:
         if isinstance(value, EdgeSite):
@@ -68,13 +67,13 @@ def _text(file: Path) -> str | Problem:
     try:
         return file.read_text(encoding="utf-8")
     except FileNotFoundError:
-        return _unreadable(file, "there is no such file: correct the path")
+        return _unreadable(file, "no such file: correct the path")
     except IsADirectoryError:
-        return _unreadable(file, "this folder holds no *.yaml file: name the file")
+        return _unreadable(file, "this folder has no *.yaml file: name the file")
     except UnicodeDecodeError:
-        return _unreadable(file, "this is no text in UTF-8: save it as UTF-8")
+        return _unreadable(file, "not a text file in UTF-8: save it as UTF-8")
     except OSError as error:
-        return _unreadable(file, f"it cannot be read ({error.strerror}): check its permissions")
+        return _unreadable(file, f"cannot be read ({error.strerror}): check its path and permissions")
 
 
 def _unreadable(file: Path, message: str) -> Problem:

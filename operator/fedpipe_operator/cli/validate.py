@@ -1,4 +1,4 @@
-"""`fedpipe validate`: what is wrong in a file, before anything runs."""
+"""`fedpipe validate`: check YAML files without running anything."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,9 +9,9 @@ from fedpipe_operator.cli.files import read
 
 
 def command(
-    paths: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Files, or folders whose *.yaml files are read.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE…", help="YAML files, or folders whose *.yaml files are read.")],
 ) -> None:
-    """Say everything that is wrong in these files: where, what, and what to do. The exit status is 2 if anything is."""
+    """Print every problem in these files: where it is, what is wrong, and what to do. The exit status is 2 if there is one."""
     objects, problems = read(paths)
     for problem in problems:
         typer.echo(str(problem))

@@ -1,4 +1,4 @@
-"""The door onto this machine: a site's work in a process of its own. For `fedpipe run` and for tests."""
+"""The local job backend: each site's jobs run in a process of this machine. For `fedpipe run` and for tests."""
 
 from fedpipe_operator.local.backend import LocalBackend, ProcessSettings
 

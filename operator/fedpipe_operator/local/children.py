@@ -1,4 +1,4 @@
-"""A process of this machine that does a site's tasks: how it is started, told what to do, and ended."""
+"""A child process that runs a site's tasks: how it is started, receives its tasks, and is ended."""
 
 import contextlib
 import os
@@ -21,53 +21,53 @@ _LAUNCHER = Path(__file__).with_name("launch.py")
 
 @dataclass(eq=False)
 class Child:
-    """A process, what it is allowed, and what it is at. Guarded by the door's lock."""
+    """A child process, its limits and its current job. Guarded by the lock of `LocalBackend`."""
 
-    place: str
-    """The site it works for, or a word for what is no site's."""
+    slot: str
+    """Its process slot: see `scheduling.slot_of`."""
     process: subprocess.Popen[str]
     limits: Limits
     serves: bool
-    """Whether it takes one task after another; else it ends with its task."""
+    """Whether it takes one task after another; otherwise it ends with its task."""
     group: Path | None = None
     cpus: frozenset[int] = frozenset()
     job: str | None = None
     kill_at: float | None = None
-    """Set when it was asked to end: the moment (monotonic seconds) after which it is not asked any more."""
+    """Set when SIGTERM was sent: the time (monotonic seconds) after which it is killed."""
     over_limit: bool = False
 
     @property
-    def input(self) -> IO[str]:
-        """Where it is told its tasks."""
+    def stdin(self) -> IO[str]:
+        """The pipe from which it reads its tasks."""
         return cast("IO[str]", self.process.stdin)  # `spawn` made a pipe
 
     @property
-    def output(self) -> IO[str]:
-        """Where it says how it gets on."""
+    def stdout(self) -> IO[str]:
+        """The pipe to which it writes its progress."""
         return cast("IO[str]", self.process.stdout)
 
     @property
     def is_idle(self) -> bool:
-        """Whether it could take a task now."""
+        """Whether it can take a task now."""
         return self.serves and self.job is None and self.kill_at is None and not self.over_limit
 
 
 def environment(inherited: Mapping[str, str], limits: Limits, *, for_operator: bool) -> dict[str, str]:
-    """A child's environment: ours, its limits, and the store's credentials only where it works for the operator."""
-    own = openblas.environment() if for_operator else {}
-    own |= {name: value for name, value in inherited.items() if for_operator or not name.startswith("AWS_")}
+    """A child's environment: the inherited one and its limits; the store's credentials only for the operator's own work."""
+    variables = openblas.environment() if for_operator else {}
+    variables |= {name: value for name, value in inherited.items() if for_operator or not name.startswith("AWS_")}
     if limits.memory_bytes is not None:
-        own["FEDPIPE_MEMORY_LIMIT_BYTES"] = str(limits.memory_bytes)
+        variables["FEDPIPE_MEMORY_LIMIT_BYTES"] = str(limits.memory_bytes)
     if limits.cpus is not None:
-        own["OMP_NUM_THREADS"] = str(limits.cpus)
-    return own
+        variables["OMP_NUM_THREADS"] = str(limits.cpus)
+    return variables
 
 
 def spawn(command: Sequence[str], *, env: Mapping[str, str], log: Path, lock: int, group: Path | None) -> "subprocess.Popen[str]":
-    """Start a process that ends with us, in a session of its own so that Ctrl-C does not reach it. `lock` is handed down."""
+    """Start a process that ends with this one, in its own session so that Ctrl-C does not reach it. It inherits the descriptor `lock`."""
     launcher = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), str(group or "")]
     with log.open("ab") as errors:
-        return subprocess.Popen(  # noqa: S603 -- our own programs, from `ProcessSettings`
+        return subprocess.Popen(  # noqa: S603 -- the programs of `ProcessSettings`
             [*launcher, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -81,57 +81,57 @@ def spawn(command: Sequence[str], *, env: Mapping[str, str], log: Path, lock: in
 
 
 def send_line(child: Child, line: str) -> None:
-    """Write a line to its standard input, or close that where it takes no more."""
-    # One that died meanwhile is reported by its reader.
+    """Write a line to its standard input; if it does not serve, close its standard input instead."""
+    # The thread that reads its output reports a process that died in the meantime.
     with contextlib.suppress(BrokenPipeError):
         if child.serves:
-            child.input.write(line + "\n")
-            child.input.flush()
+            child.stdin.write(line + "\n")
+            child.stdin.flush()
         else:
-            child.input.close()
+            child.stdin.close()
 
 
 def close_pipes(child: Child) -> None:
-    """Close the pipes of a process that is gone."""
-    child.output.close()
-    _end_input(child)
+    """Close the pipes of a process that ended."""
+    child.stdout.close()
+    _close_stdin(child)
 
 
-def ask_to_end(child: Child, grace_seconds: float) -> None:
-    """SIGTERM: it leaves a checkpoint and ends, or is killed after the grace. Asking again changes nothing."""
+def terminate(child: Child, grace_seconds: float) -> None:
+    """Send SIGTERM: the process leaves a checkpoint and ends, or is killed after the grace period. A second call changes nothing."""
     if child.kill_at is None:
         child.kill_at = time.monotonic() + grace_seconds
         child.process.terminate()
-        # One that was just about to wait for a line may sleep through the signal: the end of its input wakes it.
-        _end_input(child)
+        # A process that is just about to wait for a line may miss the signal; the end of its input wakes it.
+        _close_stdin(child)
 
 
 def kill(child: Child) -> None:
-    """SIGKILL to it and to all it started."""
+    """Send SIGKILL to the process and to all that it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.process.pid, signal.SIGKILL)
 
 
 def is_over_limit(child: Child) -> bool:
-    """Whether it holds more memory than it may, where no cgroup watches over that."""
+    """Whether its resident set exceeds the limit; always False where a cgroup enforces the limit."""
     limit = child.limits.memory_bytes
     return limit is not None and child.group is None and resident_bytes(child.process.pid) > limit
 
 
-def least_used(allowed: Collection[int], taken: Collection[frozenset[int]], wanted: int | None) -> frozenset[int]:
-    """Which processors to use: the `wanted` ones on which the fewest others are; all when None are counted. Pure."""
-    load = Counter(cpu for cpus in taken for cpu in cpus)
+def least_loaded(allowed: Collection[int], used: Collection[frozenset[int]], wanted: int | None) -> frozenset[int]:
+    """The `wanted` processors that the fewest other processes use; all of `allowed` if `wanted` is None. Pure."""
+    load = Counter(cpu for cpus in used for cpu in cpus)
     return frozenset(sorted(allowed, key=lambda cpu: (load[cpu], cpu))[: wanted or None])
 
 
 def pin(pid: int, cpus: frozenset[int]) -> None:
-    """Let every thread of the process run on these processors only; threads it starts later follow."""
+    """Restrict every thread of the process to these processors; threads that it starts later inherit that."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 -- numbers, not paths
             os.sched_setaffinity(int(thread), cpus)
 
 
-def _end_input(child: Child) -> None:
-    # A line that a process which is gone never read is still in the buffer.
+def _close_stdin(child: Child) -> None:
+    # The buffer may still hold a line that the ended process never read.
     with contextlib.suppress(BrokenPipeError):
-        child.input.close()
+        child.stdin.close()

@@ -1,6 +1,6 @@
-"""Waiting through a store that does not answer: asked again after growing pauses, and given up after a bounded time.
+"""Retries while the store is not reachable, with exponential backoff and a time limit.
 
-`after` decides and is pure; `through_outages` acts, by the clock and the wait it is given.
+`next_outage` decides and is pure; `retry_through_outages` acts, with the clock and the wait that it is given.
 """
 
 import time
@@ -12,49 +12,51 @@ from fedpipe_operator.errors import TransientError, UserError
 
 T = TypeVar("T")
 
-LONGEST_SECONDS = 600.0
-"""How long a run waits: a store that is started anew, a network that is mended. Jobs meanwhile use up their own deadlines."""
+MAX_OUTAGE_SECONDS = 600.0
+"""How long a run waits, for a store that restarts or a network that is repaired. The deadlines of its jobs go on."""
 _FIRST_PAUSE_SECONDS = 1.0
-_LONGEST_PAUSE_SECONDS = 30.0
+_MAX_PAUSE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Outage:
-    """A store that has not answered since `since` (Unix seconds), as often as it was asked."""
+    """A store that has not been reachable since `since` (Unix seconds), with the number of failed calls."""
 
     since: float
     failures: int = 1
 
     @property
     def pause(self) -> float:
-        """Seconds until it is asked again."""
-        return min(_FIRST_PAUSE_SECONDS * 2.0 ** (self.failures - 1), _LONGEST_PAUSE_SECONDS)
+        """Seconds until the next call."""
+        return min(_FIRST_PAUSE_SECONDS * 2.0 ** (self.failures - 1), _MAX_PAUSE_SECONDS)
 
 
-def after(failure: TransientError, before: Outage | None, now: float) -> Outage:
-    """The outage with one more failure in it.
+def next_outage(failure: TransientError, outage: Outage | None, now: float) -> Outage:
+    """The outage after one more failed call; `outage` is None if this is the first.
 
     Raises:
-        UserError: it has lasted too long. The reason is the failure's.
+        UserError: the outage has lasted too long. The reason is that of `failure`.
     """
-    outage = Outage(now) if before is None else replace(before, failures=before.failures + 1)
-    if now - outage.since < LONGEST_SECONDS:
+    outage = Outage(now) if outage is None else replace(outage, failures=outage.failures + 1)
+    if now - outage.since < MAX_OUTAGE_SECONDS:
         return outage
-    waited = f"waited {LONGEST_SECONDS / 60:.0f} minutes for it; mend this, then the same command goes on from here"
-    raise UserError(failure.reason, f"{failure.message}; {waited}") from failure
+    advice = "correct this, then run the same command again: it continues from here"
+    raise UserError(failure.reason, f"{failure.message}; waited {MAX_OUTAGE_SECONDS / 60:.0f} minutes; {advice}") from failure
 
 
-def through_outages(call: Callable[[], T], *, clock: Callable[[], float], wait: Callable[[float], None], say: Callable[[str], None]) -> T:
-    """What `call` gives, however often it says to try again.
+def retry_through_outages(
+    call: Callable[[], T], *, clock: Callable[[], float], wait: Callable[[float], None], report: Callable[[str], None]
+) -> T:
+    """The result of `call`, which is retried when it raises `TransientError`.
 
     Args:
-        call: asks the store; asking again does no harm.
+        call: accesses the store; must be idempotent.
         clock: Unix seconds.
-        wait: comes back after so many seconds.
-        say: tells people, once when an outage begins and once when it ends.
+        wait: returns after this many seconds.
+        report: shows a message to the user, when an outage begins and when it ends.
 
     Raises:
-        UserError: the call's own, or the outage has lasted too long.
+        UserError: from `call`, or the outage has lasted too long.
     """
     outage: Outage | None = None
     while True:
@@ -62,14 +64,14 @@ def through_outages(call: Callable[[], T], *, clock: Callable[[], float], wait: 
             result = call()
         except TransientError as failure:
             if outage is None:
-                say(f"store not reachable since {_hour(clock())}, waiting ({failure})")
-            outage = after(failure, outage, clock())
+                report(f"store not reachable since {_time_of_day(clock())}, retrying ({failure})")
+            outage = next_outage(failure, outage, clock())
             wait(outage.pause)
         else:
             if outage is not None:
-                say(f"the store answers again after {clock() - outage.since:.0f} s")
+                report(f"the store is reachable again after {clock() - outage.since:.0f} s")
             return result
 
 
-def _hour(moment: float) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(moment))
+def _time_of_day(unix_seconds: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(unix_seconds))

@@ -1,15 +1,18 @@
-"""A run's folder on this machine: `<output>/<namespace>/<name>/` with its store, its jobs' logs, its status, and a lock.
+"""A run's folder on this machine, `<output>/<namespace>/<name>/`, and its two locks.
 
-store/        what an S3 bucket would hold, below the run's prefix: adapter, merged model, report.html, every round
-jobs/         a folder per job: the task, the log, how it ended
-run.json      which spec this folder is of, and since when
-status.json   the run's status, as `kubectl get -o yaml` would show it
+store/          what a bucket would hold below the run's prefix: adapter, merged model, report.html, every round
+jobs/           a folder for each job: the task, the log, how it ended
+run.json        the uid of the run and the hash of its spec
+status.json     the run's status, as `kubectl get -o yaml` would show it
+lock            held by the one `fedpipe run` that may work in the folder
+processes.lock  inherited by the processes of its jobs, so that it is free only when all of them ended
 """
 
 import fcntl
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,23 +20,24 @@ from pathlib import Path
 
 from fedpipe_operator.api import FederatedFineTune, FineTuneStatus
 from fedpipe_operator.errors import UserError
-from fedpipe_operator.local.process_lock import PROCESSES_LOCK, acquire_process_lock
-from fedpipe_operator.store.objects import WireT, parsed, unreadable
+from fedpipe_operator.store.objects import WireT, parse_object, unreadable_error
 from fedpipe_trainer.contract import Wire
 
+PROCESSES_LOCK = "processes.lock"
 _LOCK = "lock"
-_PATIENCE_SECONDS = 60.0
+_LOCK_TIMEOUT_SECONDS = 60.0
+_LOCK_POLL_SECONDS = 0.05
 
 
 class Origin(Wire):
-    """What a folder was made for."""
+    """The run that a folder was made for: the content of `run.json`."""
 
     uid: str
     spec_sha256: str
 
 
 class RunFolder:
-    """The folder of one run, ours while it is locked."""
+    """The folder of one run. Only `read_only` may be used without the lock."""
 
     def __init__(self, output: Path, resource: FederatedFineTune) -> None:
         self.path = output.resolve() / resource.metadata.namespace / resource.metadata.name
@@ -41,21 +45,19 @@ class RunFolder:
         self._resource = resource
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep every other process out of this folder.
+    def lock(self) -> Iterator[None]:
+        """Hold the lock of this folder.
 
         Raises:
-            UserError: another `fedpipe run` of the same name is at work in it.
+            UserError: `RunInProgress`, another `fedpipe run` of the same name holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _try_lock(descriptor):
                 holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-                message = f"another fedpipe run (process {holder}) works in {self.path}: wait for it, stop it, or name another --output"
-                raise UserError("RunInProgress", message) from None
+                message = f"another fedpipe run (process {holder}) uses {self.path}: wait for it, stop it, or choose another --output"
+                raise UserError("RunInProgress", message)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, str(os.getpid()).encode(), 0)
             yield
@@ -63,33 +65,36 @@ class RunFolder:
             os.close(descriptor)
 
     def start_over(self) -> None:
-        """Remove everything an earlier run of this name left, but for the locks.
+        """Remove everything that an earlier run of this name left, except the locks.
 
-        A trainer that outlived a killed run is waited for: it may still be writing its checkpoint.
+        This waits for the trainers of a killed run, which may still be writing their checkpoints.
+
+        Raises:
+            UserError: `ProcessesRunning`, see `acquire_process_lock`.
         """
-        os.close(acquire_process_lock(self.path / PROCESSES_LOCK, _PATIENCE_SECONDS))
+        os.close(acquire_process_lock(self.path / PROCESSES_LOCK, _LOCK_TIMEOUT_SECONDS))
         for entry in self.path.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)
             elif entry.name not in {_LOCK, PROCESSES_LOCK}:
                 entry.unlink()
 
-    def adopt(self) -> FederatedFineTune:
-        """The run with this folder's uid and status; a new folder is made the run's own.
+    def resume(self) -> FederatedFineTune:
+        """The run with the uid and the status of this folder; a new folder gets a new uid.
 
         Raises:
-            UserError: the folder is of a run with another spec.
+            UserError: `OtherSpec`, the folder is of a run with another spec; `ObjectUnreadable`, a file of it is damaged.
         """
         origin = self._origin()
         metadata = self._resource.metadata.model_copy(update={"uid": origin.uid})
         return self._resource.model_copy(update={"metadata": metadata, "status": self._status()})
 
-    def shown(self) -> FederatedFineTune:
-        """The run with the status this folder holds, for reading only."""
+    def read_only(self) -> FederatedFineTune:
+        """The run with the status of this folder. Nothing is written."""
         return self._resource.model_copy(update={"status": self._status()})
 
     def write_status(self, status: FineTuneStatus) -> None:
-        """Replace the status whole."""
+        """Replace the status atomically."""
         _replace(self.path / "status.json", status.to_json())
 
     def _origin(self) -> Origin:
@@ -99,7 +104,7 @@ class RunFolder:
             _replace(file, Origin(uid=str(uuid.uuid4()), spec_sha256=sha256).to_json())
         origin = _read(file, Origin)
         if origin.spec_sha256 != sha256:
-            message = f"{self.path} holds a run of the same name with another spec: give the run another name, or start over with --fresh"
+            message = f"{self.path} holds a run of the same name with another spec: rename the run, or start over with --fresh"
             raise UserError("OtherSpec", message)
         return origin
 
@@ -110,13 +115,41 @@ class RunFolder:
 
 def _read(file: Path, kind: type[WireT]) -> WireT:
     try:
-        return parsed(file.read_bytes(), kind)
+        return parse_object(file.read_bytes(), kind)
     except ValueError as error:
-        raise unreadable(str(file), error) from error
+        raise unreadable_error(str(file), error) from error
 
 
 def _replace(file: Path, text: str) -> None:
-    """Write a file whole: a reader, and a process killed here, leaves the old text or the new."""
-    part = file.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)
+    """Write a file atomically: a reader sees the old text or the new, also after this process is killed."""
+    unfinished = file.with_suffix(".part")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(file)
+
+
+def acquire_process_lock(file: Path, timeout_seconds: float) -> int:
+    """Wait for the process lock of a folder. The result is the locked descriptor, which every process of a job must inherit.
+
+    The kernel frees a lock when the last process that holds it open ends. A trainer whose operator was killed is still
+    writing its checkpoint: a second one for the same task would double the memory and race for that checkpoint.
+
+    Raises:
+        UserError: `ProcessesRunning`, processes of an earlier run do not end within `timeout_seconds`.
+    """
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    give_up_at = time.monotonic() + timeout_seconds
+    while not _try_lock(descriptor):
+        if time.monotonic() > give_up_at:
+            os.close(descriptor)
+            message = f"processes of an earlier run are still running and hold {file}: find them with `fuser {file}` and end them"
+            raise UserError("ProcessesRunning", message)
+        time.sleep(_LOCK_POLL_SECONDS)
+    return descriptor
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

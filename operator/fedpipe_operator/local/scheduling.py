@@ -1,8 +1,10 @@
-"""Whose turn it is: which waiting job is started where, and which idle process must make room. Pure.
+"""Scheduling: which waiting job starts in which process, and which idle process is evicted. Pure.
 
-At most `max_concurrent` sites are at work at once, in the order their jobs came, and no more than there are processors
-for: two sites that share one take more than twice as long. A process outlives its task, as its
-libraries and its base model cost seconds to load; but idle ones hold memory, so a few are kept and no more.
+At most `max_concurrent` sites run at the same time, in the order in which their jobs were started, and they claim no more
+processors than there are: two sites that share one take more than twice as long. A process outlives its task, because loading
+its libraries and its base model takes seconds. Idle processes hold memory, so only a few are kept.
+
+A process slot is what at most one process occupies at a time: a site, or a job that belongs to no site.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,95 +13,95 @@ from dataclasses import dataclass
 from fedpipe_operator.backend import Job, Limits, TaskKind
 from fedpipe_operator.local.children import Child
 
-IDLE_KEPT = 2
-"""Idle processes kept beside those at work: three sites on one machine never wait for a start."""
+EXTRA_PROCESSES = 2
+"""Processes that may exist beyond `max_concurrent`, idle: with two, three sites on one machine never wait for a process to start."""
 
 
 @dataclass(frozen=True)
-class Give:
-    """Let the idle process at `place` do the job."""
+class Assign:
+    """Assign the job to the idle process in `slot`."""
 
     job: str
-    place: str
+    slot: str
 
 
 @dataclass(frozen=True)
 class Spawn:
-    """Start a process at `place` for the job."""
+    """Start a process in `slot` for the job."""
 
     job: str
-    place: str
+    slot: str
 
 
 @dataclass(frozen=True)
-class MakeRoom:
-    """End the idle process at `place`."""
+class Evict:
+    """End the idle process in `slot`."""
 
-    place: str
-
-
-Turn = Give | Spawn | MakeRoom
-Waiting = tuple[Job, Limits]
+    slot: str
 
 
-def place_of(job: Job) -> str:
-    """Where a job is done: at its site; what is no site's has a place of its own (no site's name has a colon)."""
+Decision = Assign | Spawn | Evict
+WaitingJob = tuple[Job, Limits]
+
+
+def slot_of(job: Job) -> str:
+    """The process slot of a job: its site, or a slot for this job alone (the name of a site has no colon)."""
     return job.site or f"{job.kind}:{job.name}"
 
 
 @dataclass(frozen=True)
-class Room:
-    """How much may be at work at once."""
+class MachineLimits:
+    """How many sites, and how many claimed processors, may be active at the same time."""
 
     max_concurrent: int
     processors: int
 
 
-def next_turn(waiting: Sequence[Waiting], children: Mapping[str, Child], room: Room) -> Turn | None:
-    """The next thing to do, or None while all that wait must go on waiting."""
-    for job, limits in waiting:
-        turn = _turn(job, limits, children, room)
-        if turn is not None:
-            return turn
+def next_decision(waiting: Sequence[WaitingJob], children: Mapping[str, Child], limits: MachineLimits) -> Decision | None:
+    """The next scheduling decision, or None if every waiting job must keep waiting. `children` are by slot, oldest first."""
+    for job, job_limits in waiting:
+        decision = _decide(job, job_limits, children, limits)
+        if decision is not None:
+            return decision
     return None
 
 
-def _turn(job: Job, limits: Limits, children: Mapping[str, Child], room: Room) -> Turn | None:
-    place = place_of(job)
-    if job.site and not _may_work(limits, [child for child in children.values() if _works_for_a_site(child)], room):
+def _decide(job: Job, job_limits: Limits, children: Mapping[str, Child], limits: MachineLimits) -> Decision | None:
+    slot = slot_of(job)
+    if job.site and not _fits(job_limits, [child for child in children.values() if _is_active_site(child)], limits):
         return None
-    child = children.get(place)
+    child = children.get(slot)
     if child is None:
-        return Spawn(job.name, place) if _has_room(job, children, room) else _room(children)
+        return Spawn(job.name, slot) if _may_spawn(job, children, limits) else _evict_oldest_idle(children)
     if not child.is_idle:
         return None
-    return Give(job.name, place) if child.limits == limits else MakeRoom(place)
+    return Assign(job.name, slot) if child.limits == job_limits else Evict(slot)
 
 
-def _may_work(limits: Limits, at_work: Sequence[Child], room: Room) -> bool:
-    """Whether one more site may be at work; one that claims more processors than there are works alone."""
-    taken = sum(_processors(child.limits) for child in at_work)
-    return not at_work or (len(at_work) < room.max_concurrent and taken + _processors(limits) <= room.processors)
+def _fits(job_limits: Limits, active: Sequence[Child], limits: MachineLimits) -> bool:
+    """Whether one more site may be active. A site that claims more processors than there are runs only when no other does."""
+    claimed = sum(_processors(child.limits) for child in active)
+    return not active or (len(active) < limits.max_concurrent and claimed + _processors(job_limits) <= limits.processors)
 
 
 def _processors(limits: Limits) -> int:
-    """What a site needs, as it claims; at least one."""
+    """The processors that a site claims; at least one."""
     return limits.cpus or 1
 
 
-def _works_for_a_site(child: Child) -> bool:
-    return ":" not in child.place and not child.is_idle
+def _is_active_site(child: Child) -> bool:
+    return ":" not in child.slot and not child.is_idle
 
 
-def _has_room(job: Job, children: Mapping[str, Child], room: Room) -> bool:
-    """An export holds the whole model in 32 bits: it shares the machine with no idle process."""
+def _may_spawn(job: Job, children: Mapping[str, Child], limits: MachineLimits) -> bool:
+    """An export holds the whole model in 32 bits, so it starts only when no idle process is left."""
     if job.kind is TaskKind.EXPORT:
         return not any(child.is_idle or child.kill_at is not None for child in children.values())
-    return not job.site or len(children) < room.max_concurrent + IDLE_KEPT
+    return not job.site or len(children) < limits.max_concurrent + EXTRA_PROCESSES
 
 
-def _room(children: Mapping[str, Child]) -> MakeRoom | None:
-    """End the idle process that is oldest, one at a time; none while one is ending already."""
+def _evict_oldest_idle(children: Mapping[str, Child]) -> Evict | None:
+    """Evict one process at a time: None while another is still ending."""
     if any(child.kill_at is not None for child in children.values()):
         return None
-    return next((MakeRoom(place) for place, child in children.items() if child.is_idle), None)
+    return next((Evict(slot) for slot, child in children.items() if child.is_idle), None)

@@ -1,4 +1,4 @@
-"""A run under way on this machine: its turns, and the comparison that follows it."""
+"""A run on this machine: its reconciliation, and the comparison with local-only baselines that follows it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,13 +11,13 @@ from fedpipe_operator.report import comparison
 from fedpipe_operator.rounds import Event, Run, exported_round, is_over
 from fedpipe_operator.rounds.records import Comparison, RoundCommit, RoundEvaluation, RoundPlan
 from fedpipe_operator.store import Store
-from fedpipe_operator.store.address import StoreAddress, below, open_store
+from fedpipe_operator.store.address import StoreAddress, open_store, subfolder
 from fedpipe_operator.store.objects import required_object
 
 
 @dataclass
 class Session:
-    """One run, its reconciler and its newest status. It is the run's own voice: the status is kept here."""
+    """One run, its reconciler and its newest status. It is the status writer of its reconciler."""
 
     run: Run
     backend: JobBackend
@@ -41,22 +41,22 @@ class Session:
         )
 
     @property
-    def over(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether the run is complete or failed."""
         return is_over(self.run.resource)
 
     @property
     def failure(self) -> str | None:
-        """Why the run failed; None if it did not."""
-        failed = (one for one in self.run.resource.status.conditions if one.type == ConditionType.FAILED)
-        return next((f"{one.reason}: {one.message}" for one in failed if one.status is ConditionStatus.TRUE), None)
+        """Reason and message of the failure; None if the run did not fail."""
+        failed = (condition for condition in self.run.resource.status.conditions if condition.type == ConditionType.FAILED)
+        return next((f"{condition.reason}: {condition.message}" for condition in failed if condition.status is ConditionStatus.TRUE), None)
 
     def reconcile(self) -> None:
-        """One turn of the loop."""
+        """Reconcile the run once."""
         self._reconciler.reconcile(self.run)
 
     def write_status(self, run: Run, status: FineTuneStatus) -> None:
-        """Keep the status; the next turn starts from it."""
+        """Keep the status for the next `reconcile`, and pass it on."""
         self.run = replace(run, resource=run.resource.model_copy(update={"status": status}))
         self.on_status(status)
 
@@ -67,7 +67,7 @@ class Session:
 
 
 def local_only_sessions(parent: Session) -> dict[str, Session]:
-    """By site, a session that trains its local-only baseline; one that an earlier process began is continued."""
+    """By site, the session of its local-only baseline. A baseline that an earlier process began is resumed."""
     first = required_object(parent.store, names.round_plan(1), RoundPlan)
     base = required_object(parent.store, names.round_evaluation(0), RoundEvaluation)
     commits = {round_: required_object(parent.store, names.round_commit(round_), RoundCommit) for round_ in _rounds(parent)}
@@ -75,19 +75,19 @@ def local_only_sessions(parent: Session) -> dict[str, Session]:
     return {site: _local_only_session(parent, site, rounds, first, base) for site, rounds in trained.items() if rounds > 0}
 
 
-def compare(parent: Session, local_only: Mapping[str, Session]) -> Comparison:
-    """Compare base, local-only baselines and the federated model, and write the comparison to the store."""
+def compare(parent: Session, baselines: Mapping[str, Session]) -> Comparison:
+    """Compare the base, the local-only baselines and the federated model, and write the result to the store."""
     base = required_object(parent.store, names.round_evaluation(0), RoundEvaluation)
     rounds = {round_: required_object(parent.store, names.round_evaluation(round_), RoundEvaluation) for round_ in _rounds(parent)}
     best = exported_round(parent.run.spec, rounds)
     results = {
         site: required_object(session.store, names.round_evaluation(1), RoundEvaluation)
-        for site, session in local_only.items()
+        for site, session in baselines.items()
         if session.failure is None
     }
-    made = comparison.make_comparison(base=base, federated=rounds[best], local_only=results)
-    parent.store.write(names.COMPARISON, made.to_json().encode())
-    return made
+    result = comparison.make_comparison(base=base, federated=rounds[best], local_only=results)
+    parent.store.write(names.COMPARISON, result.to_json().encode())
+    return result
 
 
 def _local_only_session(parent: Session, site: str, rounds: int, first: RoundPlan, base: RoundEvaluation) -> Session:
@@ -95,7 +95,7 @@ def _local_only_session(parent: Session, site: str, rounds: int, first: RoundPla
         run=comparison.local_only_run(parent.run, site, rounds),
         backend=parent.backend,
         placement=parent.placement,
-        address=below(parent.address, names.local_only_folder(site)),
+        address=subfolder(parent.address, names.local_only_folder(site)),
         resumed_at=parent.resumed_at,
     )
     session.store.create(names.round_plan(1), comparison.local_only_plan(first, site, rounds).to_json().encode())
@@ -104,5 +104,5 @@ def _local_only_session(parent: Session, site: str, rounds: int, first: RoundPla
 
 
 def _rounds(parent: Session) -> range:
-    """The rounds that were evaluated."""
+    """The rounds that have been evaluated."""
     return range(1, parent.run.resource.status.round + 1)

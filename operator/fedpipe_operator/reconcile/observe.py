@@ -17,8 +17,8 @@ from fedpipe_operator.rounds.observed import EvaluationSummary, PlanSummary, sum
 from fedpipe_operator.rounds.records import RoundCommit, RoundEvaluation, RoundPlan, Verdict
 from fedpipe_operator.rounds.status import HISTORY
 from fedpipe_operator.store import Store
-from fedpipe_operator.store.keys import is_within
-from fedpipe_operator.store.objects import WireT, parsed, unreadable
+from fedpipe_operator.store.objects import WireT, parse_object, unreadable_error
+from fedpipe_operator.store.protocol import is_in_folder
 from fedpipe_trainer.contract import (
     EvaluateResult,
     ExportResult,
@@ -63,7 +63,7 @@ class ObjectCache:
         data = store.read(key)
         if data is None:
             return None
-        value = parsed(data, kind)
+        value = parse_object(data, kind)
         if not is_interrupted(value):
             self.objects[key] = value
         return value
@@ -170,7 +170,7 @@ def _own_object(cache: ObjectCache, store: Store, key: str, kind: type[WireT]) -
     try:
         return cache.read(store, key, kind)
     except ValueError as error:
-        raise unreadable(key, error) from error
+        raise unreadable_error(key, error) from error
 
 
 def _own_summary(cache: ObjectCache, store: Store, key: str, kind: type[WireT], summarize: Callable[[WireT], Summary]) -> Summary | None:
@@ -178,7 +178,7 @@ def _own_summary(cache: ObjectCache, store: Store, key: str, kind: type[WireT], 
     try:
         return cache.read_summary(store, key, kind, summarize)
     except ValueError as error:
-        raise unreadable(key, error) from error
+        raise unreadable_error(key, error) from error
 
 
 def _belongs_to(run: Run, status: JobStatus) -> bool:
@@ -239,21 +239,21 @@ class _StoreReader:
             return False
         kind = KINDS[status.job.kind]
         key = kind.result_key(status.job)
-        if not any(is_within(key, folder) for folder in self.folders):
+        if not any(is_in_folder(key, folder) for folder in self.folders):
             return self.store.size(key) is not None
         value = None if status.job.kind is TaskKind.AGGREGATE else self._read(key, kind.result)
         return key in self.listing.keys and not (value is not None and is_interrupted(value))
 
     def _is_absent(self, key: str) -> bool:
         """Whether the key's folder was listed without it."""
-        return key not in self.listing.keys and any(is_within(key, folder) for folder in self.folders)
+        return key not in self.listing.keys and any(is_in_folder(key, folder) for folder in self.folders)
 
     def _read(self, key: str, kind: type[WireT]) -> WireT | None:
         try:
             return self.cache.read(self.store, key, kind) if key in self.listing.keys else None
         except ValueError as error:
             if "failure" not in kind.model_fields:
-                raise unreadable(key, error) from error
+                raise unreadable_error(key, error) from error
             message = f"its result is {error}: does its trainer have the version of this operator?"
             return kind.model_validate(self._failed_result(message))
 

@@ -15,14 +15,14 @@ class Kind(NamedTuple):
     result: type[Wire]
     """The object that a job of this kind writes last."""
     result_key: Callable[[Job], str]
-    verb: str
-    """As in "site ward-3 trains"."""
+    activity: str
+    """What `fedpipe run` displays while a job of this kind is running."""
 
 
 KINDS: Final[Mapping[TaskKind, Kind]] = {
-    TaskKind.PROFILE: Kind(ProfileResult, lambda job: names.profile_result(job.site, job.attempt), "measures"),
-    TaskKind.TRAIN: Kind(TrainResult, lambda job: names.update_result(job.round, job.site, job.attempt), "trains"),
-    TaskKind.AGGREGATE: Kind(RoundCommit, lambda job: names.round_commit(job.round), "aggregates"),
-    TaskKind.EVALUATE: Kind(EvaluateResult, lambda job: names.evaluation_result(job.round, job.site, job.attempt), "evaluates"),
-    TaskKind.EXPORT: Kind(ExportResult, lambda job: names.export_result(job.attempt), "exports"),
+    TaskKind.PROFILE: Kind(ProfileResult, lambda job: names.profile_result(job.site, job.attempt), "profiling"),
+    TaskKind.TRAIN: Kind(TrainResult, lambda job: names.update_result(job.round, job.site, job.attempt), "training"),
+    TaskKind.AGGREGATE: Kind(RoundCommit, lambda job: names.round_commit(job.round), "aggregating"),
+    TaskKind.EVALUATE: Kind(EvaluateResult, lambda job: names.evaluation_result(job.round, job.site, job.attempt), "evaluating"),
+    TaskKind.EXPORT: Kind(ExportResult, lambda job: names.export_result(job.attempt), "exporting"),
 }

@@ -1,7 +1,7 @@
-"""The only door to objects: a directory of this machine, or a bucket of any S3 endpoint.
+"""The run's objects: in a directory of this machine, or in a bucket of any S3 endpoint.
 
-`Store` says what both can do; nothing outside this room knows which one it has. Keys are relative to the run
-(`rounds/0001/plan.json`) and are refused when they try to leave it.
+`Store` is the interface; nothing outside this package depends on which of the two it is. Keys are relative to the run
+(`rounds/0001/plan.json`), and a key that could leave the run's folder is refused.
 """
 
 from fedpipe_operator.store.directory import DirectoryStore

@@ -1,4 +1,4 @@
-"""Which store, as data: what a worker process is told so that it opens the same one. Credentials come by environment, never here."""
+"""The address of a store as data, from which a worker process opens the same store. Credentials come from the environment only."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,7 +19,7 @@ class DirectoryAddress(Wire):
 
 
 class BucketAddress(Wire):
-    """A bucket; the key pair is in the environment, where boto3 finds it."""
+    """A prefix in a bucket. boto3 finds the credentials in the environment."""
 
     kind: Literal["s3"] = "s3"
     bucket: str
@@ -29,7 +29,7 @@ class BucketAddress(Wire):
 
     @property
     def url(self) -> str:
-        """The folder as people and S3's tools write it."""
+        """The prefix as S3 tools write it."""
         return f"s3://{self.bucket}/{self.prefix}"
 
 
@@ -37,14 +37,14 @@ StoreAddress = Annotated[DirectoryAddress | BucketAddress, Field(discriminator="
 
 
 def open_store(address: DirectoryAddress | BucketAddress, credentials: Credentials | None = None) -> Store:
-    """The store at this address; without credentials, a bucket's are found as boto3 finds them."""
+    """The store at this address. Without `credentials`, boto3 finds those of a bucket."""
     if isinstance(address, DirectoryAddress):
         return DirectoryStore(Path(address.root))
     return S3Store(address.bucket, address.prefix, endpoint=address.endpoint, region=address.region, credentials=credentials)
 
 
-def below(address: DirectoryAddress | BucketAddress, folder: str) -> DirectoryAddress | BucketAddress:
-    """The same store, seen from a folder in it."""
+def subfolder(address: DirectoryAddress | BucketAddress, folder: str) -> DirectoryAddress | BucketAddress:
+    """The address of a folder in the store."""
     if isinstance(address, DirectoryAddress):
         return address.model_copy(update={"root": str(Path(address.root) / folder)})
     return address.model_copy(update={"prefix": f"{address.prefix}/{folder}"})

@@ -1,4 +1,4 @@
-"""A base model that lies in a bucket, as a task names it: a URL for each of its files, since a trainer has no key to the bucket."""
+"""A base model in a bucket, as a task names it: a presigned URL for each of its files, as a trainer has no credentials."""
 
 from hashlib import sha256
 
@@ -8,23 +8,23 @@ from fedpipe_trainer.contract import Model
 
 _SCHEME = "s3://"
 _CONFIG = "config.json"
-_KINDS = (".json", ".safetensors", ".model", ".txt", ".jinja")
-"""What loading a model reads; weights of other formats beside it (.bin, .gguf, onnx/) are left where they are."""
+_SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja")
+"""The files that are read when a model is loaded. Weights in other formats (.bin, .gguf, onnx/) are ignored."""
 
 
 def model_in_bucket(source: str, *, endpoint: str | None, region: str, seconds: int, credentials: Credentials | None = None) -> Model:
-    """The model at `s3://bucket/folder`, its URLs valid for so many seconds. Without credentials, boto3 finds them.
+    """The model at `s3://bucket/folder`, with URLs that are valid for `seconds`. Without `credentials`, boto3 finds them.
 
     Raises:
-        UserError: `ModelMissing`, the folder holds no model; or what the bucket says of the bucket.
-        TransientError: the bucket cannot be reached.
+        UserError: `ModelMissing`, the folder holds no model; or an error of `S3Store`.
+        TransientError: the bucket is not reachable.
     """
     bucket, _, folder = source.removeprefix(_SCHEME).partition("/")
     try:
         store = S3Store(bucket, folder, endpoint=endpoint, region=region, credentials=credentials)
-        etags = {key: etag for key, etag in store.etags().items() if "/" not in key and key.endswith(_KINDS)}
+        etags = {key: etag for key, etag in store.etags().items() if "/" not in key and key.endswith(_SUFFIXES)}
         if _CONFIG not in etags:
-            raise UserError("ModelMissing", f"{store.place}: there is no {folder.rstrip('/')}/{_CONFIG}; copy the model's folder there")
+            raise UserError("ModelMissing", f"{store.location}: there is no {folder.rstrip('/')}/{_CONFIG}; copy the model's folder there")
         files = {key: store.url_to_read(key, seconds) for key in etags}
     except FedPipeError as error:
         raise type(error)(error.reason, f"spec.model.source {source}: {error.message}") from error

@@ -1,6 +1,6 @@
-"""The run's small JSON objects, read from its store: the one place where bytes become values.
+"""The run's small JSON objects, read from its store and parsed.
 
-What a site's trainer wrote may be damaged or of another version; the text of the error is fit for the one who reads it.
+A trainer's object may be damaged or of another version; the message of the error is written for the user.
 """
 
 from typing import TypeVar
@@ -14,45 +14,45 @@ from fedpipe_trainer.contract import Wire
 WireT = TypeVar("WireT", bound=Wire)
 
 
-def parsed(data: bytes, kind: type[WireT]) -> WireT:
-    """The value that these bytes are.
+def parse_object(data: bytes, kind: type[WireT]) -> WireT:
+    """The value of a JSON object.
 
     Raises:
-        ValueError: they are not, in one line that names the first field that is wrong.
+        ValueError: the JSON is not valid for `kind`; the message is one line that names the first wrong field.
     """
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"no {kind.__name__}: {where + ': ' if where else ''}{first['msg']}") from error
+        raise ValueError(f"not a valid {kind.__name__}: {where + ': ' if where else ''}{first['msg']}") from error
 
 
 def read_object(store: Store, key: str, kind: type[WireT]) -> WireT | None:
-    """The object of this key, None if there is none.
+    """The object with this key, or None if there is none.
 
     Raises:
-        UserError: `ObjectUnreadable`, it is damaged or of another version; or what the store raises.
+        UserError: `ObjectUnreadable`, it is damaged or of another version; or an error of the store.
     """
     data = store.read(key)
     try:
-        return None if data is None else parsed(data, kind)
+        return None if data is None else parse_object(data, kind)
     except ValueError as error:
-        raise unreadable(key, error) from error
+        raise unreadable_error(key, error) from error
 
 
-def unreadable(key: str, error: ValueError) -> UserError:
-    """What a person is told of an object of ours that is none of its kind."""
-    return UserError("ObjectUnreadable", f"{key} is {error}; go on with the version that wrote it, or start over")
+def unreadable_error(key: str, error: ValueError) -> UserError:
+    """The error for an object of the operator that cannot be parsed."""
+    return UserError("ObjectUnreadable", f"{key} is {error}; use the version of FedPipe that wrote it, or start the run over")
 
 
 def required_object(store: Store, key: str, kind: type[WireT]) -> WireT:
-    """The object of this key, which must be there.
+    """The object with this key, which must exist.
 
     Raises:
-        UserError: `ObjectMissing`, and what `read_object` raises.
+        UserError: `ObjectMissing`; or an error of `read_object`.
     """
     value = read_object(store, key, kind)
     if value is None:
-        raise UserError("ObjectMissing", f"{key} is not in the store, though the run refers to it: was the store changed by hand?")
+        raise UserError("ObjectMissing", f"{key} is not in the store, but the run refers to it; was it deleted by hand?")
     return value

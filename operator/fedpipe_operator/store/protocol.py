@@ -1,38 +1,47 @@
-"""What a store can do. The rest of the operator is written against this."""
+"""The interface of a store, and the rules for its keys.
+
+A key is relative and cannot leave the store. No part of it begins with a dot: such names are of files that are still being
+written, and that are renamed when they are complete.
+"""
 
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+from fedpipe_operator.errors import UserError
+
+MAX_KEY_BYTES = 1024
+"""The limit of S3."""
+
 
 class Reader(Protocol):
-    """One object, read by byte ranges: the `Source` from which the aggregation takes tensors out of a large file."""
+    """One object, read by byte ranges: the `Source` from which the aggregation reads single tensors of a large file."""
 
     @property
     def size(self) -> int:
-        """Bytes in the object."""
+        """Size of the object in bytes."""
 
     def read(self, offset: int, length: int) -> bytes:
         """The `length` bytes from `offset` on; fewer only where the object ends."""
 
 
 class Store(Protocol):
-    """Objects by key. Every method raises `errors.TransientError` or `errors.UserError`, and nothing else on purpose."""
+    """Objects by key. Every method raises `errors.TransientError` or `errors.UserError`."""
 
     def read(self, key: str) -> bytes | None:
-        """The whole object, or None when there is none."""
+        """The content of the object, or None if there is none."""
 
     def size(self, key: str) -> int | None:
-        """Bytes in the object, or None when there is none."""
+        """Size of the object in bytes, or None if there is none."""
 
     def read_range(self, key: str, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes from `offset`; less is an error (`ObjectMissing`, `ObjectTooShort`)."""
+        """Exactly `length` bytes from `offset`; fewer are an error (`ObjectMissing`, `ObjectTooShort`)."""
 
     def open_reader(self, key: str) -> AbstractContextManager[Reader]:
-        """The object for reading by ranges, to be closed by `with`."""
+        """A reader of the object, to be closed by `with`."""
 
     def write(self, key: str, data: bytes) -> None:
-        """Write the object whole: a reader sees the old bytes or the new ones, never a part."""
+        """Write the object atomically: a reader sees the old content or the new, never a part."""
 
     def write_file(self, key: str, path: Path) -> None:
         """Write the object from a file, streamed."""
@@ -41,13 +50,40 @@ class Store(Protocol):
         """Write the object unless it exists; whether this call wrote it."""
 
     def list(self, prefix: str = "") -> list[str]:
-        """Sorted keys of the object `prefix` and of everything in the folder of that name; "" is all."""
+        """Sorted keys of the object `prefix` and of everything in the folder of that name; "" lists everything."""
 
     def delete(self, prefix: str) -> None:
-        """Delete what `list(prefix)` names. What is already gone is no error."""
+        """Delete the objects of `list(prefix)`. An object that is already deleted is no error."""
 
     def url_to_read(self, key: str, seconds: int) -> str:
-        """A URL with which anyone may GET this one object for so many seconds."""
+        """A URL with which anyone may GET this object, valid for `seconds`."""
 
     def url_to_write(self, key: str, seconds: int) -> str:
-        """A URL with which anyone may PUT this one object for so many seconds."""
+        """A URL with which anyone may PUT this object, valid for `seconds`."""
+
+
+def check_key(key: str) -> str:
+    """The key, unchanged.
+
+    Raises:
+        UserError: `BadKey`, the key is empty, absolute or too long, or a part of it is empty or begins with a dot.
+    """
+    if not is_object_key(key) or "" in key.split("/") or not key.isprintable() or "\\" in key or len(key.encode()) > MAX_KEY_BYTES:
+        advice = f"use names separated by '/', none of them empty or beginning with a dot, {MAX_KEY_BYTES} bytes at most"
+        raise UserError("BadKey", f"{key!r} is not a valid key: {advice}")
+    return key
+
+
+def check_prefix(prefix: str) -> str:
+    """The prefix without a trailing '/'; "" is the whole store. Raises like `check_key`."""
+    return check_key(prefix.removesuffix("/")) if prefix else ""
+
+
+def is_in_folder(key: str, folder: str) -> bool:
+    """Whether the key is `folder` itself or lies in the folder of that name (`round/10` does not lie in `round/1`)."""
+    return not folder or key == folder or key.startswith(folder + "/")
+
+
+def is_object_key(key: str) -> bool:
+    """Whether the key is that of an object, not of an unfinished file."""
+    return not any(part.startswith(".") for part in key.split("/"))

@@ -1,7 +1,7 @@
 """The store as a bucket of any S3 endpoint. The only file that imports boto3.
 
-Set up for stores that only resemble S3: path-style addresses, signature version 4, and no checksum headers
-but where the protocol requires them (the newer defaults are refused by many).
+Configured for S3-compatible stores: path-style addresses, signature version 4, and checksum headers only where the protocol
+requires them (many stores refuse the newer defaults).
 """
 
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from fedpipe_operator.errors import TransientError, UserError
-from fedpipe_operator.store.keys import checked_key, checked_prefix, is_whole, is_within
-from fedpipe_operator.store.s3_errors import ABSENT, BEYOND_THE_END, CONDITION_UNKNOWN, TAKEN, code_of, translated_faults
+from fedpipe_operator.store.protocol import check_key, check_prefix, is_in_folder, is_object_key
+from fedpipe_operator.store.s3_errors import BAD_RANGE, CONDITION_FAILED, CONDITION_UNSUPPORTED, NOT_FOUND, code_of, translate_s3_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -34,12 +34,12 @@ _CONFIG = Config(
     read_timeout=60,
 )
 
-_PARTS = TransferConfig(multipart_threshold=16 * 2**20, multipart_chunksize=16 * 2**20, max_concurrency=4)
+_MULTIPART = TransferConfig(multipart_threshold=16 * 2**20, multipart_chunksize=16 * 2**20, max_concurrency=4)
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """A key pair for the bucket. The secret stays out of logs."""
+    """A key pair for the bucket. `repr` hides the secret key."""
 
     access_key: str
     secret_key: str = field(repr=False)
@@ -57,12 +57,12 @@ def _client(endpoint: str | None, region: str, credentials: Credentials | None) 
 
 
 _shared_client = lru_cache(maxsize=64)(_client)
-"""Runs with the same endpoint and key pair share a client, which takes megabytes; it is safe for several threads."""
+"""Runs with the same endpoint and key pair share a client: a client takes megabytes, and is thread-safe."""
 
 
 @dataclass(frozen=True)
 class ObjectReader:
-    """One object of a bucket, a request for each range; all of them are of the same bytes."""
+    """One object of a bucket, read with one request for each range. All ranges are of the same version of the object."""
 
     store: "S3Store"
     key: str
@@ -73,89 +73,91 @@ class ObjectReader:
         """The `length` bytes from `offset` on; fewer only where the object ends.
 
         Raises:
-            TransientError: `ObjectChanged`: somebody wrote the object after it was opened, so what was read of it is worth nothing.
+            TransientError: `ObjectChanged`, the object was replaced after it was opened, so the ranges do not fit together.
         """
-        data, etag = self.store.ranged(self.key, offset, max(0, min(length, self.size - offset)))
+        data, etag = self.store.read_range_and_etag(self.key, offset, max(0, min(length, self.size - offset)))
         if data and etag != self.etag:
-            raise TransientError("ObjectChanged", f"{self.store.place}, {self.key}: it was written again while it was being read")
+            raise TransientError("ObjectChanged", f"{self.store.location}, {self.key}: the object was replaced while it was being read")
         return data
 
 
 class S3Store:
-    """The keys of `bucket` below `prefix`. Without credentials, boto3's own chain finds them. Safe for several threads."""
+    """The objects of `bucket` below `prefix`. Without `credentials`, boto3 finds them by its own rules. Thread-safe."""
 
     def __init__(
         self, bucket: str, prefix: str, *, endpoint: str | None = None, region: str = "us-east-1", credentials: Credentials | None = None
     ) -> None:
         self.bucket = bucket
-        self.prefix = checked_prefix(prefix)
-        self.place = f"bucket {bucket} at {endpoint or 'AWS'}"
-        with translated_faults(self.place):
+        self.prefix = check_prefix(prefix)
+        self.location = f"bucket {bucket} at {endpoint or 'AWS'}"
+        with translate_s3_errors(self.location):
             self._client = _shared_client(endpoint, region, credentials) if credentials else _client(endpoint, region, None)
 
     def read(self, key: str) -> bytes | None:
-        """The whole object, or None when there is none."""
-        with self._faults(key):
+        """The content of the object, or None if there is none."""
+        with self._translate_errors(key):
             try:
-                return self._client.get_object(Bucket=self.bucket, Key=self._full(key))["Body"].read()
+                return self._client.get_object(Bucket=self.bucket, Key=self._full_key(key))["Body"].read()
             except ClientError as error:
-                if code_of(error) in ABSENT:
+                if code_of(error) in NOT_FOUND:
                     return None
                 raise
 
     def size(self, key: str) -> int | None:
-        """Bytes in the object, or None when there is none.
+        """Size of the object in bytes, or None if there is none.
 
-        By a listing: the answer to a HEAD has no body, so that a missing bucket would look like a missing object.
+        Read from a listing: the response to HEAD has no body, so a missing bucket would look like a missing object.
         """
-        found = self._listed(key)
-        return None if found is None else found["Size"]
+        entry = self._list_entry(key)
+        return None if entry is None else entry["Size"]
 
     def read_range(self, key: str, offset: int, length: int) -> bytes:
         """Exactly `length` bytes from `offset`."""
-        return self.ranged(key, offset, length)[0]
+        return self.read_range_and_etag(key, offset, length)[0]
 
-    def ranged(self, key: str, offset: int, length: int) -> tuple[bytes, str]:
-        """Exactly `length` bytes from `offset`, and the ETag of the object they are of."""
+    def read_range_and_etag(self, key: str, offset: int, length: int) -> tuple[bytes, str]:
+        """Exactly `length` bytes from `offset`, and the ETag of the object."""
         if length == 0:
             return b"", ""  # HTTP has no empty range
         data, etag = b"", ""
-        with self._faults(key):
+        with self._translate_errors(key):
             try:
-                answer = self._client.get_object(Bucket=self.bucket, Key=self._full(key), Range=f"bytes={offset}-{offset + length - 1}")
-                data, etag = answer["Body"].read(), answer.get("ETag", "")
+                response = self._client.get_object(
+                    Bucket=self.bucket, Key=self._full_key(key), Range=f"bytes={offset}-{offset + length - 1}"
+                )
+                data, etag = response["Body"].read(), response.get("ETag", "")
             except ClientError as error:
-                if code_of(error) not in BEYOND_THE_END:
+                if code_of(error) not in BAD_RANGE:
                     raise
         if len(data) != length:
-            raise UserError("ObjectTooShort", f"{self.place}, {key}: {length} bytes were asked for at {offset}, {len(data)} came")
+            raise UserError("ObjectTooShort", f"{self.location}, {key}: requested {length} bytes at offset {offset}, received {len(data)}")
         return data, etag
 
     @contextmanager
     def open_reader(self, key: str) -> Iterator[ObjectReader]:
-        """The object for reading by ranges."""
-        found = self._listed(key)
-        if found is None:
-            raise UserError("ObjectMissing", f"{self.place}, {key}: it is not, or no longer, in the store")
-        yield ObjectReader(self, key, found["Size"], found["ETag"])
+        """A reader of the object."""
+        entry = self._list_entry(key)
+        if entry is None:
+            raise UserError("ObjectMissing", f"{self.location}, {key}: the object is not in the store")
+        yield ObjectReader(self, key, entry["Size"], entry["ETag"])
 
     def write(self, key: str, data: bytes) -> None:
-        """Write the object whole."""
-        with self._faults(key):
-            self._client.put_object(Bucket=self.bucket, Key=self._full(key), Body=data)
+        """Write the object atomically."""
+        with self._translate_errors(key):
+            self._client.put_object(Bucket=self.bucket, Key=self._full_key(key), Body=data)
 
     def write_file(self, key: str, path: Path) -> None:
-        """Write the object from a file, streamed; in parts when it is large."""
-        with path.open("rb") as file, self._faults(key):
-            self._client.upload_fileobj(file, self.bucket, self._full(key), Config=_PARTS)
+        """Write the object from a file, streamed; a large one in parts."""
+        with path.open("rb") as file, self._translate_errors(key):
+            self._client.upload_fileobj(file, self.bucket, self._full_key(key), Config=_MULTIPART)
 
     def create(self, key: str, data: bytes) -> bool:
         """Write the object unless it exists; whether this call wrote it.
 
-        `If-None-Match: *` decides where the store honours it. Some stores ignore it and some refuse it, so we look
-        before and read back after: of two writers a moment apart the first wins there too, and of two at the same
-        moment the one that was overwritten before it looked learns so. What remains is a window of one request, in
-        which both may believe to have won; the operator is a single writer by its deployment.
+        Where the store supports `If-None-Match: *`, it decides. Some stores ignore or refuse it, so this method also checks
+        before the write and reads back after it: of two writers one after the other the first wins, and of two simultaneous
+        writers the one that was overwritten before it read back learns it. A window of one request remains in which both
+        may believe that they won; the operator is a single writer by its deployment.
         """
         if self.size(key) is not None or not self._put_if_absent(key, data):
             return False
@@ -166,56 +168,58 @@ class S3Store:
         return sorted(self.etags(prefix))
 
     def etags(self, prefix: str = "") -> dict[str, str]:
-        """What `list(prefix)` names, each key with a text that changes when the object does."""
-        wanted = checked_prefix(prefix)
-        with self._faults(prefix):
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._below(wanted))
-            found = {item["Key"][len(self._below("")) :]: item["ETag"] for page in pages for item in page.get("Contents", [])}
-        return {key: etag for key, etag in found.items() if is_within(key, wanted) and is_whole(key)}
+        """The keys of `list(prefix)`, each with the ETag of its object, which changes when the object does."""
+        folder = check_prefix(prefix)
+        with self._translate_errors(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._with_prefix(folder))
+            found = {item["Key"][len(self._with_prefix("")) :]: item["ETag"] for page in pages for item in page.get("Contents", [])}
+        return {key: etag for key, etag in found.items() if is_in_folder(key, folder) and is_object_key(key)}
 
     def delete(self, prefix: str) -> None:
-        """Delete what `list(prefix)` names, one by one: the batch request needs a checksum that not all stores take."""
+        """Delete the objects of `list(prefix)` one by one: the batch request needs a checksum that not all stores accept."""
         for key in self.list(prefix):
-            with self._faults(key):
-                self._client.delete_object(Bucket=self.bucket, Key=self._full(key))
+            with self._translate_errors(key):
+                self._client.delete_object(Bucket=self.bucket, Key=self._full_key(key))
 
     def url_to_read(self, key: str, seconds: int) -> str:
-        """A presigned URL for GET of this one object."""
-        return self._presigned("get_object", key, seconds)
+        """A presigned URL for GET of this object."""
+        return self._presign("get_object", key, seconds)
 
     def url_to_write(self, key: str, seconds: int) -> str:
-        """A presigned URL for PUT of this one object."""
-        return self._presigned("put_object", key, seconds)
+        """A presigned URL for PUT of this object."""
+        return self._presign("put_object", key, seconds)
 
-    def _listed(self, key: str) -> "ObjectTypeDef | None":
-        """The object's entry in the bucket's listing; None if it has none."""
-        full = self._full(key)
-        with self._faults(key):
-            found = self._client.list_objects_v2(Bucket=self.bucket, Prefix=full, MaxKeys=1).get("Contents", [])
-        return next((item for item in found if item["Key"] == full), None)
+    def _list_entry(self, key: str) -> "ObjectTypeDef | None":
+        """The entry of the object in the bucket's listing, or None."""
+        full = self._full_key(key)
+        with self._translate_errors(key):
+            entries = self._client.list_objects_v2(Bucket=self.bucket, Prefix=full, MaxKeys=1).get("Contents", [])
+        return next((entry for entry in entries if entry["Key"] == full), None)
 
-    def _presigned(self, method: str, key: str, seconds: int) -> str:
-        with self._faults(key):
-            return self._client.generate_presigned_url(method, Params={"Bucket": self.bucket, "Key": self._full(key)}, ExpiresIn=seconds)
+    def _presign(self, method: str, key: str, seconds: int) -> str:
+        with self._translate_errors(key):
+            return self._client.generate_presigned_url(
+                method, Params={"Bucket": self.bucket, "Key": self._full_key(key)}, ExpiresIn=seconds
+            )
 
     def _put_if_absent(self, key: str, data: bytes) -> bool:
-        with self._faults(key):
+        with self._translate_errors(key):
             try:
-                self._client.put_object(Bucket=self.bucket, Key=self._full(key), Body=data, IfNoneMatch="*")
+                self._client.put_object(Bucket=self.bucket, Key=self._full_key(key), Body=data, IfNoneMatch="*")
             except ClientError as error:
-                if code_of(error) in TAKEN:
+                if code_of(error) in CONDITION_FAILED:
                     return False
-                if code_of(error) not in CONDITION_UNKNOWN:
+                if code_of(error) not in CONDITION_UNSUPPORTED:
                     raise
                 self.write(key, data)
             return True
 
-    def _below(self, prefix: str) -> str:
-        """The full key of a prefix, which may be empty."""
-        return f"{self.prefix}/{prefix}" if self.prefix else prefix
+    def _with_prefix(self, key: str) -> str:
+        """A key or folder of this store as a key of the bucket; "" is the folder of the store."""
+        return f"{self.prefix}/{key}" if self.prefix else key
 
-    def _full(self, key: str) -> str:
-        return self._below(checked_key(key))
+    def _full_key(self, key: str) -> str:
+        return self._with_prefix(check_key(key))
 
-    def _faults(self, key: str) -> AbstractContextManager[None]:
-        return translated_faults(f"{self.place}, {key or 'everything'}")
+    def _translate_errors(self, key: str) -> AbstractContextManager[None]:
+        return translate_s3_errors(f"{self.location}, {key or 'all objects'}")

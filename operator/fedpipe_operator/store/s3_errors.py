@@ -1,4 +1,4 @@
-"""What can go wrong at an S3 endpoint, translated at the border into the operator's two kinds of failure."""
+"""Translates the errors of boto3 and S3 endpoints to `TransientError` and `UserError`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,18 +17,18 @@ from botocore.exceptions import (
 
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 
-ABSENT = frozenset({"NoSuchKey"})
-"""The code of an object that is not there. A 404 that says no more may come from any server at a wrong address."""
-BEYOND_THE_END = frozenset({"InvalidRange", "416", "InvalidArgument"})
-"""Codes of a range that the object does not have (nanio has no word of its own for it)."""
-TAKEN = frozenset({"PreconditionFailed", "412"})
-"""Codes of a conditional write that lost."""
-CONDITION_UNKNOWN = frozenset({"NotImplemented", "501"})
-"""Codes of a store that refuses a conditional write because it knows none."""
+NOT_FOUND = frozenset({"NoSuchKey"})
+"""The code for an object that does not exist. A 404 without this code may come from any server at a wrong address."""
+BAD_RANGE = frozenset({"InvalidRange", "416", "InvalidArgument"})
+"""Codes for a range outside the object (nanio has no specific code for it)."""
+CONDITION_FAILED = frozenset({"PreconditionFailed", "412"})
+"""Codes for a conditional write whose object existed."""
+CONDITION_UNSUPPORTED = frozenset({"NotImplemented", "501"})
+"""Codes of a store that does not support conditional writes."""
 
 
 class _Rule(NamedTuple):
-    """Answers that mean the same, and what to do about them."""
+    """The error to raise for any of these codes or HTTP statuses, and the advice in its message."""
 
     kind: type[TransientError | UserError]
     reason: str
@@ -40,56 +40,56 @@ class _Rule(NamedTuple):
 _FULL = {"InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}
 _BUSY = {"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "OperationAborted", "ConditionalRequestConflict"}
 
-_RULES = (  # the first that fits; MinIO says with status 500 that it is full
-    _Rule(UserError, "StoreFull", frozenset(_FULL), frozenset({507}), "free space or raise the quota, then go on"),
+_RULES = (  # the first that matches; a full MinIO responds with status 500
+    _Rule(UserError, "StoreFull", frozenset(_FULL), frozenset({507}), "free space or raise the quota"),
     _Rule(UserError, "BucketMissing", frozenset({"NoSuchBucket"}), frozenset(), "create the bucket or correct its name"),
-    _Rule(UserError, "ObjectMissing", ABSENT, frozenset(), "it is not, or no longer, in the store"),
+    _Rule(UserError, "ObjectMissing", NOT_FOUND, frozenset(), "the object is not in the store"),
     _Rule(TransientError, "StoreUnavailable", frozenset(_BUSY), frozenset({408, 429, *range(500, 600)}), "the store may recover"),
     _Rule(
         UserError,
         "StoreDenied",
         frozenset({"ExpiredToken", "InvalidToken"}),
         frozenset({401, 403}),
-        "check the credentials, what they may do, and the clock",
+        "check the credentials, their permissions, and the clock",
     ),
     _Rule(UserError, "StoreRefused", frozenset(), frozenset(range(600)), "check the endpoint: is it an S3 store?"),
 )
-_OWN_FAULT = (NoCredentialsError, PartialCredentialsError)
+_NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError)
 _UNREACHABLE = (EndpointConnectionError, ConnectTimeoutError)
 
 
 def code_of(error: ClientError) -> str:
-    """The store's own word for what happened, or the HTTP status where it gave none."""
+    """The error code of the store, or the HTTP status if it sent none."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
 @contextmanager
-def translated_faults(place: str) -> Iterator[None]:
-    """Raise what boto3 raises as `TransientError` or `UserError`, saying where (`place`)."""
+def translate_s3_errors(location: str) -> Iterator[None]:
+    """Translate errors of boto3 to `TransientError` or `UserError`; the message begins with `location`."""
     try:
         yield
     except ClientError as error:
-        raise _of_answer(error, place) from error
+        raise _response_error(error, location) from error
     except (BotoCoreError, HTTPClientError, ValueError) as error:
-        raise _of_no_answer(error, place) from error
+        raise _request_error(error, location) from error
 
 
-def _of_answer(error: ClientError, place: str) -> FedPipeError:
-    """The store answered, with an error."""
+def _response_error(error: ClientError, location: str) -> FedPipeError:
+    """The error for an error response of the store."""
     code, status = code_of(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     rule = next(rule for rule in _RULES if code in rule.codes or status in rule.statuses)
-    said = error.response.get("Error", {}).get("Message") or "no message"
-    return rule.kind(rule.reason, f"{place}: {said} ({code}, HTTP {status}); {rule.advice}")
+    message = error.response.get("Error", {}).get("Message") or "no message"
+    return rule.kind(rule.reason, f"{location}: {message} ({code}, HTTP {status}); {rule.advice}")
 
 
-def _of_no_answer(error: Exception, place: str) -> FedPipeError:
-    """No answer came, or no request could be made."""
-    if isinstance(error, _OWN_FAULT):
-        return UserError("StoreDenied", f"{place}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+def _request_error(error: Exception, location: str) -> FedPipeError:
+    """The error when there was no response, or no request could be made."""
+    if isinstance(error, _NO_CREDENTIALS):
+        return UserError("StoreDenied", f"{location}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     if isinstance(error, _UNREACHABLE):
-        return TransientError("StoreUnreachable", f"{place}: {error}; check the endpoint's address and that it runs")
+        return TransientError("StoreUnreachable", f"{location}: {error}; check the endpoint's address and that the store is running")
     if isinstance(error, HTTPClientError):
-        return TransientError("StoreUnavailable", f"{place}: {error}")
+        return TransientError("StoreUnavailable", f"{location}: {error}")
     if isinstance(error, ParamValidationError | ValueError):
-        return UserError("StoreRefused", f"{place}: {error}; correct the bucket's name or the endpoint")
-    return TransientError("StoreUnavailable", f"{place}: {error}")
+        return UserError("StoreRefused", f"{location}: {error}; correct the name of the bucket or the endpoint")
+    return TransientError("StoreUnavailable", f"{location}: {error}")
