@@ -1,1 +1,1 @@
-"""What the examples' `prepare.py` share: packages as files, models from them, an uneven split, the sites' files."""
+"""Shared by the `prepare.py` of the examples: package downloads, models, an uneven split of data sets, data files."""

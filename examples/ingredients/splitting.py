@@ -1,7 +1,7 @@
-"""Deals rows among sites unevenly: each kind of row in shares of its own, drawn from a Dirichlet distribution.
+"""Splits rows among sites unevenly: for each class, the shares of the sites are drawn from a Dirichlet distribution.
 
-The usual way to make data of one place look like data of several (Hsu et al., arXiv 1909.06335): the smaller alpha, the
-fewer sites have rows of the same kind. Pure: chance comes from the seed.
+The usual way to simulate heterogeneous (non-IID) sites with one data set (Hsu et al., arXiv 1909.06335): the smaller alpha,
+the fewer sites have rows of the same class. Pure: the random numbers come from the seed.
 """
 
 from collections import defaultdict
@@ -11,42 +11,42 @@ import numpy as np
 import numpy.typing as npt
 
 Shares = dict[str, npt.NDArray[np.float64]]
-"""By kind of row: each site's share, adding up to 1."""
+"""By class: the share of each site; the sum is 1."""
 
 
-def uneven_shares(kinds: Sequence[str], sizes: Sequence[float], *, alpha: float, seed: int) -> Shares:
-    """Shares of the sites for each kind that occurs; on average over kinds, a site gets its part of `sizes`.
+def dirichlet_shares(classes: Sequence[str], sizes: Sequence[float], *, alpha: float, seed: int) -> Shares:
+    """The shares of the sites for each class; the mean over all classes is proportional to `sizes`.
 
     Args:
-        kinds: the kind of each row (its label, say).
-        sizes: how much of everything each site should have, in any unit.
+        classes: the class of each row, for example its label.
+        sizes: the relative size of each site, in any unit.
         alpha: mean concentration; 0.5 is quite uneven, 100 almost even.
-        seed: of the draw.
+        seed: of the random numbers.
     """
-    chance = np.random.default_rng(seed)
+    random = np.random.default_rng(seed)
     concentration = alpha * len(sizes) * np.asarray(sizes) / sum(sizes)
-    return {kind: chance.dirichlet(concentration) for kind in sorted(set(kinds))}
+    return {class_: random.dirichlet(concentration) for class_ in sorted(set(classes))}
 
 
-def dealt(kinds: Sequence[str], shares: Shares, *, seed: int) -> list[list[int]]:
-    """The rows of each site, as positions in `kinds`, in an order by chance. Every row goes to exactly one site."""
-    chance = np.random.default_rng(seed)
+def split_rows(classes: Sequence[str], shares: Shares, *, seed: int) -> list[list[int]]:
+    """The rows of each site, as positions in `classes`, in random order. Every row goes to exactly one site."""
+    random = np.random.default_rng(seed)
     sites: list[list[int]] = [[] for _ in next(iter(shares.values()))]
-    for kind, rows in sorted(_by_kind(kinds).items()):
-        cuts = np.round(np.cumsum(shares[kind])[:-1] * len(rows)).astype(int)
-        for site, part in zip(sites, np.split(chance.permutation(rows), cuts), strict=True):
-            site.extend(int(row) for row in part)
-    return [[site[position] for position in chance.permutation(len(site))] for site in sites]
+    for class_, rows in sorted(_by_class(classes).items()):
+        cuts = np.round(np.cumsum(shares[class_])[:-1] * len(rows)).astype(int)
+        for site, site_rows in zip(sites, np.split(random.permutation(rows), cuts), strict=True):
+            site.extend(int(row) for row in site_rows)
+    return [[site[position] for position in random.permutation(len(site))] for site in sites]
 
 
-def even_sample(kinds: Sequence[str], per_kind: int, *, seed: int) -> list[int]:
-    """Positions of `per_kind` rows of each kind (all where there are fewer), drawn by chance, in their order."""
-    chance = np.random.default_rng(seed)
-    return sorted(int(row) for _, rows in sorted(_by_kind(kinds).items()) for row in chance.permutation(rows)[:per_kind])
+def balanced_sample(classes: Sequence[str], per_class: int, *, seed: int) -> list[int]:
+    """Sorted positions of `per_class` random rows of each class (all rows of a class that has fewer)."""
+    random = np.random.default_rng(seed)
+    return sorted(int(row) for _, rows in sorted(_by_class(classes).items()) for row in random.permutation(rows)[:per_class])
 
 
-def _by_kind(kinds: Sequence[str]) -> dict[str, list[int]]:
+def _by_class(classes: Sequence[str]) -> dict[str, list[int]]:
     rows: dict[str, list[int]] = defaultdict(list)
-    for position, kind in enumerate(kinds):
-        rows[kind].append(position)
+    for position, class_ in enumerate(classes):
+        rows[class_].append(position)
     return rows

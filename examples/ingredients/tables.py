@@ -1,4 +1,4 @@
-"""Writes a site's rows in the format that the file's name asks for, so that the examples show all three."""
+"""Writes rows in the format of the file's suffix, so that the examples use all three formats."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ def write_rows(file: Path, rows: Sequence[Row]) -> None:
     """Write rows of the same columns to a .jsonl, .csv or .parquet file.
 
     Raises:
-        KeyError: the name has another ending.
+        KeyError: the file has another suffix.
     """
     _WRITERS[file.suffix](file, rows)
 
@@ -30,7 +30,7 @@ def _csv(file: Path, rows: Sequence[Row]) -> None:
 
 
 def _parquet(file: Path, rows: Sequence[Row]) -> None:
-    import pyarrow as pa  # noqa: PLC0415 - half a second that only parquet files cost
+    import pyarrow as pa  # noqa: PLC0415 - takes half a second, needed for parquet only
     from pyarrow import parquet  # noqa: PLC0415 - likewise
 
     parquet.write_table(pa.Table.from_pylist(list(rows)), file)

@@ -1,8 +1,8 @@
-"""Fetches the quick start's model and data, and deals 20 Newsgroups among its three sites: `volumes/` beside this file.
+"""Downloads the model and the data of the quick start, and splits 20 Newsgroups among its three sites, in `volumes/` beside this file.
 
-Run it again and it does nothing. The sites' training documents are dealt group by group in uneven shares, and the test
-documents in the same shares: each site is measured on groups as it has them, and the three validation sets together are the
-test sample itself, every document once and every group as often as the others: a fair judge of a model for all sites.
+Run again, it does nothing. The training documents of each group are split in uneven shares, and the test documents in the same
+shares. So each site is evaluated on its own mix of groups, and the three validation sets together are the balanced test sample:
+every document once, and the same number of documents for every group.
 """
 
 import argparse
@@ -13,15 +13,15 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from ingredients.folders import digest_of, linked, made_once  # noqa: E402 - found by the line above
+from ingredients.folders import digest_of, link_folder, make_once  # noqa: E402 - needs the path above
 from ingredients.models import MAKERS, model_folder  # noqa: E402 - likewise
 from ingredients.newsgroups import newsgroups  # noqa: E402 - likewise
 from ingredients.packages import cache_folder  # noqa: E402 - likewise
-from ingredients.splitting import dealt, even_sample, uneven_shares  # noqa: E402 - likewise
+from ingredients.splitting import balanced_sample, dirichlet_shares, split_rows  # noqa: E402 - likewise
 from ingredients.tables import Row, write_rows  # noqa: E402 - likewise
 
 SITES = {"campus-news": (0.5, "jsonl"), "office-news": (0.3, "csv"), "cabin-news": (0.2, "parquet")}
-"""By volume claim: the site's part of the documents, and the format it keeps them in."""
+"""By volume claim: the site's share of the documents, and the format of its files."""
 ALPHA = 0.5
 SEED = 0
 TRAIN_PER_GROUP = 300
@@ -31,25 +31,27 @@ VOLUMES = HERE / "volumes"
 
 
 def main() -> None:
-    """Make what is missing below `volumes/`."""
+    """Create what is missing in `volumes/`."""
     arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     arguments.add_argument("--model", choices=list(MAKERS), default="mpnet", help="the base model; name it in run.yaml too")
     model = arguments.parse_args().model
     cache = cache_folder()
-    linked(VOLUMES / "models" / model, model_folder(model, cache))
+    link_folder(VOLUMES / "models" / model, model_folder(model, cache))
     code = digest_of([Path(__file__), *sorted((HERE.parent / "ingredients").glob("*.py"))])
     for claim in SITES:
-        made_once(VOLUMES / claim, partial(_write, claim=claim, cache=cache), made_from=code)
+        make_once(VOLUMES / claim, partial(_write, claim=claim, cache=cache), made_from=code)
     print(f"ready: {model} and the data of {len(SITES)} sites in {VOLUMES}")
 
 
 def sites_rows(train: list[Row], test: list[Row]) -> dict[str, tuple[list[Row], list[Row]]]:
-    """By volume claim: the site's training and validation rows."""
-    train = [train[row] for row in even_sample([row["label"] for row in train], TRAIN_PER_GROUP, seed=SEED)]
-    test = [test[row] for row in even_sample([row["label"] for row in test], TEST_PER_GROUP, seed=SEED)]
-    shares = uneven_shares([row["label"] for row in train], [size for size, _ in SITES.values()], alpha=ALPHA, seed=SEED)
-    parts = [[[rows[at] for at in site] for site in dealt([row["label"] for row in rows], shares, seed=SEED)] for rows in (train, test)]
-    return {claim: (parts[0][site], parts[1][site]) for site, claim in enumerate(SITES)}
+    """By volume claim: the training and validation rows of the site."""
+    train = [train[row] for row in balanced_sample([row["label"] for row in train], TRAIN_PER_GROUP, seed=SEED)]
+    test = [test[row] for row in balanced_sample([row["label"] for row in test], TEST_PER_GROUP, seed=SEED)]
+    shares = dirichlet_shares([row["label"] for row in train], [size for size, _ in SITES.values()], alpha=ALPHA, seed=SEED)
+    splits = [
+        [[rows[at] for at in site] for site in split_rows([row["label"] for row in rows], shares, seed=SEED)] for rows in (train, test)
+    ]
+    return {claim: (splits[0][site], splits[1][site]) for site, claim in enumerate(SITES)}
 
 
 def _write(folder: Path, *, claim: str, cache: Path) -> None:
@@ -58,7 +60,7 @@ def _write(folder: Path, *, claim: str, cache: Path) -> None:
     write_rows(folder / f"train.{suffix}", train)
     write_rows(folder / f"validation.{suffix}", validation)
     groups = len({row["label"] for row in train})
-    print(f"  {claim}: {len(train)} documents of {groups} groups to train on, {len(validation)} to measure on ({suffix})")
+    print(f"  {claim}: {len(train)} documents of {groups} groups for training, {len(validation)} for validation ({suffix})")
 
 
 if __name__ == "__main__":

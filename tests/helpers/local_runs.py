@@ -1,4 +1,4 @@
-"""A small fleet on disk: a toy model, three sites' data and the YAML, as `fedpipe run` takes them."""
+"""A small fleet on disk: a toy model, the data of three sites and the YAML for `fedpipe run`."""
 
 import json
 import os
@@ -21,13 +21,13 @@ class Fleet:
     folder: Path
 
     def run(self, *options: str, expect: int = 0, env: dict[str, str] | None = None) -> str:
-        """`fedpipe run` to its end; what it printed."""
-        done = subprocess.run(self.command(*options), capture_output=True, text=True, check=False, env=self.environment(env))
-        assert done.returncode == expect, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        """Execute `fedpipe run` to its end; the result is its output."""
+        result = subprocess.run(self.command(*options), capture_output=True, text=True, check=False, env=self.environment(env))
+        assert result.returncode == expect, result.stdout + result.stderr
+        return result.stdout + result.stderr
 
     def start(self, *options: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-        """`fedpipe run` in the background, in a process group of its own."""
+        """Start `fedpipe run` in the background, in its own process group."""
         return subprocess.Popen(
             self.command(*options),
             stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""The commands of our READMEs, followed as they stand there."""
+"""Executes the commands in READMEs as they are written."""
 
 import os
 import re
@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def blocks(text: str) -> list[str]:
-    """The blocks of commands in a README's text."""
-    found: list[str] = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    return found
+    """The shell code blocks in the text of a README."""
+    code: list[str] = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    return code
 
 
 def follow(commands: str, *, folder: Path, first_in_path: Path, env: Mapping[str, str] | None = None) -> None:
     """Run the commands in this folder; each of them must succeed."""
-    done = subprocess.run(
+    result = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", commands],
         cwd=folder,
         env={**os.environ, **(env or {}), "PATH": f"{first_in_path}:{os.environ['PATH']}"},
@@ -23,4 +23,4 @@ def follow(commands: str, *, folder: Path, first_in_path: Path, env: Mapping[str
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert result.returncode == 0, result.stdout + result.stderr

@@ -1,6 +1,6 @@
-"""Two running S3 servers that must do for all.
+"""Two S3 servers that stand for all others.
 
-moto honours `If-None-Match` and checks no signature; nanio checks every signature and ignores `If-None-Match`.
+moto supports `If-None-Match` but checks no signature; nanio checks every signature but ignores `If-None-Match`.
 """
 
 import os
@@ -40,7 +40,7 @@ def running_moto() -> Iterator[Server]:
 
 @contextmanager
 def running_nanio(folder: Path, *, port: int | None = None) -> Iterator[Server]:
-    """A server whose objects lie in `folder`; of a folder that was served before, with the objects it had."""
+    """A server with its objects in `folder`, which may have objects of an earlier server."""
     port = port or free_port()
     options = ["--host", "127.0.0.1", "--port", str(port), "--data-dir", str(folder), "--no-access-log"]
     keys = {"NANIO_ACCESS_KEY": CREDENTIALS.access_key, "NANIO_SECRET_KEY": CREDENTIALS.secret_key}
@@ -53,9 +53,9 @@ def running_nanio(folder: Path, *, port: int | None = None) -> Iterator[Server]:
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
+    with socket.socket() as socket_:
+        socket_.bind(("127.0.0.1", 0))
+        port: int = socket_.getsockname()[1]
     return port
 
 
@@ -67,6 +67,6 @@ def _with_bucket(endpoint: str) -> Server:
         aws_access_key_id=CREDENTIALS.access_key,
         aws_secret_access_key=CREDENTIALS.secret_key,
     )
-    if BUCKET not in [one["Name"] for one in client.list_buckets()["Buckets"]]:
+    if BUCKET not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
         client.create_bucket(Bucket=BUCKET)
     return Server(endpoint)

@@ -1,4 +1,4 @@
-"""A small server of this process, at work while a test runs."""
+"""A server in a thread of this process, for the duration of a test."""
 
 import threading
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from socketserver import BaseServer
 
 @contextmanager
 def serving(server: BaseServer) -> Iterator[None]:
-    """The server answers in here, from a thread of its own."""
+    """Serve requests in a thread until the block ends."""
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:

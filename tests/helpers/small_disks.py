@@ -1,4 +1,4 @@
-"""A disk that is soon full, for tests of what happens then."""
+"""A small disk, for tests with a full disk."""
 
 import subprocess
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import pytest
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A file system of this size (as `mount` takes it) at `folder`; without the right to mount, the test is skipped."""
+    """A file system of this size (in the notation of `mount`) at `folder`. Skips the test if mounting is not permitted."""
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=False, capture_output=True)
     if mounted.returncode:

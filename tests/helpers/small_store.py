@@ -1,4 +1,4 @@
-"""A MinIO of some MiB in a test's own namespace, which can be filled."""
+"""A MinIO with a small disk in the namespace of a test, which the test can fill."""
 
 import re
 import subprocess
@@ -17,8 +17,8 @@ from wards import BUCKET, SECRET, STORE, store_credentials
 NAME: Final = "small"
 _PORT: Final = 9000
 _SIZE: Final = "64Mi"
-_FILLING: Final = "filling"
-_PIECES: Final = (2**20, 2**16, 2**12, 2**8)
+_FILL_PREFIX: Final = "filling"
+_FILL_SIZES: Final = (2**20, 2**16, 2**12, 2**8)
 
 
 def _pod(image: str) -> Plain:
@@ -52,14 +52,14 @@ def _service() -> Plain:
 
 @dataclass
 class SmallStore:
-    """The store, filled and emptied through a port of this machine."""
+    """The store, which is filled and cleared through a forwarded port."""
 
     kubectl: Kubectl
     _client: Any = field(default=None, init=False)
 
     @contextmanager
     def running(self) -> "Iterator[SmallStore]":
-        """The store with its bucket."""
+        """Run the store and create its bucket."""
         image = STORE.get("deployment", "minio")["spec"]["template"]["spec"]["containers"][0]["image"]
         self.kubectl.apply(_pod(image), _service())
         self.kubectl("wait", f"pod/{NAME}", "--for=condition=Ready", "--timeout=90s")
@@ -75,30 +75,30 @@ class SmallStore:
 
     @property
     def endpoint(self) -> str:
-        """Where pods find it."""
+        """Its address for pods."""
         return f"http://{NAME}.{self.kubectl.namespace}:{_PORT}"
 
     def of_a_run(self) -> Plain:
-        """`spec.store` of a run that has its objects here."""
+        """`spec.store` of a run that uses this store."""
         return {"bucket": BUCKET, "endpoint": self.endpoint, "credentialsSecretRef": {"name": SECRET}}
 
     def fill(self) -> None:
-        """Write in smaller and smaller pieces until nothing more is taken, and the store says that it is full."""
-        for size in _PIECES:
+        """Write objects of decreasing size until the store refuses every write because it is full."""
+        for size in _FILL_SIZES:
             while self._refusal(size) == "":
                 pass
         until(lambda: self._refusal(1) == "XMinioStorageFull", "the small store is full", seconds=60)
 
     def clear(self) -> None:
-        """Delete what filled it."""
-        for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=_FILLING):
+        """Delete the objects of `fill`."""
+        for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=_FILL_PREFIX):
             for item in page.get("Contents", []):
                 self._client.delete_object(Bucket=BUCKET, Key=item["Key"])
 
     def _refusal(self, size: int) -> str:
-        """The code by which an object of this size is refused; empty if it is taken."""
+        """The error code with which an object of this size is refused; empty if it is accepted."""
         try:
-            self._client.put_object(Bucket=BUCKET, Key=f"{_FILLING}/{uuid.uuid4()}", Body=bytes(size))
+            self._client.put_object(Bucket=BUCKET, Key=f"{_FILL_PREFIX}/{uuid.uuid4()}", Body=bytes(size))
         except ClientError as error:
             return error.response["Error"]["Code"]
         return ""
