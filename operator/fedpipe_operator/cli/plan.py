@@ -17,7 +17,7 @@ from fedpipe_operator.store.objects import required_object
 
 def command(
     paths: Annotated[list[Path], typer.Argument(help="YAML files or folders: EdgeSites and one FederatedFineTune.")],
-    output: Annotated[Path, typer.Option(help="Folder in which the run gets its folder.")] = Path("runs"),
+    output: Annotated[Path, typer.Option(help="Folder for runs; this one uses OUTPUT/NAMESPACE/NAME.")] = Path("runs"),
     volumes: Annotated[Path | None, typer.Option(help="Folder for the PersistentVolumeClaims; default: volumes/ beside the YAML.")] = None,
     max_concurrent: Annotated[int, typer.Option(min=1, help="Sites profiled at the same time, if the claimed processors allow it.")] = 2,
     s3: S3 = False,

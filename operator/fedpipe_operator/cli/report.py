@@ -14,7 +14,7 @@ from fedpipe_operator.store import DirectoryStore
 
 def command(
     paths: Annotated[list[Path], typer.Argument(help="YAML files or folders: EdgeSites and one FederatedFineTune.")],
-    output: Annotated[Path, typer.Option(help="Folder in which the run has its folder.")] = Path("runs"),
+    output: Annotated[Path, typer.Option(help="Folder for runs; this one uses OUTPUT/NAMESPACE/NAME.")] = Path("runs"),
 ) -> None:
     """Write report.html of a run that was started with `fedpipe run`."""
     resource, _ = load_run(paths)

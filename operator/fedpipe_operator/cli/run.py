@@ -19,7 +19,7 @@ from fedpipe_operator.store.address import DirectoryAddress
 
 def command(
     paths: Annotated[list[Path], typer.Argument(help="YAML files or folders: EdgeSites and one FederatedFineTune.")],
-    output: Annotated[Path, typer.Option(help="Folder in which the run gets its folder.")] = Path("runs"),
+    output: Annotated[Path, typer.Option(help="Folder for runs; this one uses OUTPUT/NAMESPACE/NAME.")] = Path("runs"),
     volumes: Annotated[Path | None, typer.Option(help="Folder for the PersistentVolumeClaims; default: volumes/ beside the YAML.")] = None,
     max_concurrent: Annotated[int, typer.Option(min=1, help="Sites that train at the same time, if the claimed processors allow it.")] = 2,
     rounds: Annotated[int | None, typer.Option(min=1, help="Overrides rounds.count.")] = None,
