@@ -11,6 +11,7 @@ from stand_in_cluster import SETTINGS
 from stand_in_runs import a_run, a_site
 from trainer_results import a_profile
 
+from fedpipe_operator import conversion
 from fedpipe_operator.api import Condition, ConditionStatus, FineTuneStatus
 from fedpipe_operator.cluster import RunView, SiteReconciler, SiteView
 from fedpipe_operator.handlers.controller import Controller
@@ -198,7 +199,7 @@ def profiled(run: Run) -> Observed:
         site="north",
         model=Model(source="file:///toy"),
         result="file:///m",
-        objective=run.spec.task,
+        objective=conversion.objective(run.spec.task),
         data=Data(train="/t", validation="/v"),
         bits=(16,),
     )

@@ -3,10 +3,10 @@
 import pytest
 from site_profiles import MPNET, a_site
 
+from fedpipe_operator.api import CausalLMTask, SequenceClassificationTask
 from fedpipe_operator.planning import facts_of
-from fedpipe_trainer.contract import CausalLM, SequenceClassification
 
-CLASSES = SequenceClassification()
+CLASSES = SequenceClassificationTask()
 
 
 def test_labels_are_the_sorted_union_over_the_sites_and_shape_the_head() -> None:
@@ -19,13 +19,13 @@ def test_labels_are_the_sorted_union_over_the_sites_and_shape_the_head() -> None
 
 
 def test_labels_that_the_objective_names_keep_their_order() -> None:
-    facts = facts_of({"a": a_site(base=MPNET, labels=("art",))}, SequenceClassification(labels=("war", "art")))
+    facts = facts_of({"a": a_site(base=MPNET, labels=("art",))}, SequenceClassificationTask(labels=("war", "art")))
 
     assert facts.labels == ("war", "art")
 
 
 def test_a_language_model_has_neither_labels_nor_head() -> None:
-    facts = facts_of({"a": a_site()}, CausalLM(prompt="{a}", response="{b}"))
+    facts = facts_of({"a": a_site()}, CausalLMTask(prompt="{a}", response="{b}"))
 
     assert (facts.labels, facts.head, facts.wrong_base) == ((), {}, {})
     assert facts.weights["model.layers.0.self_attn.k_proj"] == (192, 576)

@@ -81,3 +81,13 @@ def test_another_type_of_task_is_another_revision() -> None:
     summaries["spec"]["task"]["type"] = "Seq2SeqLM"
 
     assert revision(sentences) != revision(summaries)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("notes", "8ba271788aa32ada"), ("sentences", "1aa4a8909cbd346f"), ("summaries", "1c3c028f2eb328ba")]
+)
+def test_a_spec_has_the_same_revision_in_every_version_of_the_operator(name: str, expected: str) -> None:
+    """Otherwise an upgrade of the operator would refuse every run under way with `SpecChanged`."""
+    (document,) = [run for run in RUNS if run["metadata"]["name"] == name]
+
+    assert revision(document) == expected

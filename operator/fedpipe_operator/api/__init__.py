@@ -20,21 +20,35 @@ from fedpipe_operator.api.finetune import (
     UpdatesStatus,
     primary_metric,
 )
-from fedpipe_operator.api.meta import API_VERSION, GROUP, Condition, ConditionStatus, Metadata
+from fedpipe_operator.api.meta import API_VERSION, GROUP, ApiModel, Condition, ConditionStatus, Metadata
 from fedpipe_operator.api.quantities import amount, seconds
+from fedpipe_operator.api.training import (
+    Bits,
+    CausalLMTask,
+    EvaluationSpec,
+    Scaling,
+    Seq2SeqLMTask,
+    SequenceClassificationTask,
+    TaskSpec,
+    TrainingSpec,
+)
 
 __all__ = [
     "API_VERSION",
     "GROUP",
     "LOWER_IS_BETTER",
     "AggregationMethod",
+    "ApiModel",
+    "Bits",
     "Capacity",
+    "CausalLMTask",
     "Condition",
     "ConditionStatus",
     "ConditionType",
     "DeletionPolicy",
     "EdgeSite",
     "EdgeSiteSpec",
+    "EvaluationSpec",
     "FederatedFineTune",
     "FineTuneSpec",
     "FineTuneStatus",
@@ -46,9 +60,14 @@ __all__ = [
     "PlanningSpec",
     "Reason",
     "RoundStatus",
+    "Scaling",
+    "Seq2SeqLMTask",
+    "SequenceClassificationTask",
     "SiteData",
     "StoreSpec",
     "Target",
+    "TaskSpec",
+    "TrainingSpec",
     "UpdatesStatus",
     "amount",
     "primary_metric",

@@ -8,7 +8,7 @@ from string import Formatter
 from fedpipe_operator.api.documents import Path
 from fedpipe_operator.api.edgesite import EdgeSite
 from fedpipe_operator.api.finetune import FederatedFineTune
-from fedpipe_trainer.contract import SequenceClassification
+from fedpipe_operator.api.training import SequenceClassificationTask
 
 Told = tuple[Path, str]
 """Where in the object, and what to tell the user."""
@@ -16,7 +16,7 @@ Told = tuple[Path, str]
 
 def problems_within(value: EdgeSite | FederatedFineTune) -> list[Told]:
     """What is wrong in one object although its fields have the right form."""
-    if isinstance(value, EdgeSite) or isinstance(value.spec.task, SequenceClassification):
+    if isinstance(value, EdgeSite) or isinstance(value.spec.task, SequenceClassificationTask):
         return []
     task = value.spec.task
     told = [*_template("prompt", task.prompt), *_template("response", task.response)]

@@ -4,9 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from fedpipe_operator.api.meta import API_VERSION, AnnotationMap, Condition, LabelMap, Metadata, Name, ObjectName
+from fedpipe_operator.api.meta import API_VERSION, AnnotationMap, ApiModel, Condition, LabelMap, Metadata, Name, ObjectName
 from fedpipe_operator.api.quantities import Quantity
-from fedpipe_trainer.contract import Wire
 
 DATA_PATTERN = r"^([^/.][^/]*/)*[^/.][^/]*\.(jsonl|csv|parquet)$"
 
@@ -14,7 +13,7 @@ DataFile = Annotated[str, Field(pattern=DATA_PATTERN, max_length=1024)]
 """A path that stays within its volume: no part of it begins with a dot, and it does not begin with a slash."""
 
 
-class Accelerator(Wire):
+class Accelerator(ApiModel):
     """The GPUs one trainer pod of this site gets."""
 
     resource: Annotated[str, Field(min_length=1, max_length=253)] = "nvidia.com/gpu"
@@ -23,14 +22,14 @@ class Accelerator(Wire):
     """Memory of one device."""
 
 
-class Bandwidth(Wire):
+class Bandwidth(ApiModel):
     """Between the site and the store, in bits per second."""
 
     up: Quantity = "100M"
     down: Quantity = "1G"
 
 
-class Capacity(Wire):
+class Capacity(ApiModel):
     """What the site claims its pool can do. What is left out is measured by the profile."""
 
     accelerator: Accelerator | None = None
@@ -39,19 +38,19 @@ class Capacity(Wire):
     bandwidth: Bandwidth = Bandwidth()
 
 
-class ClaimReference(Wire):
+class ClaimReference(ApiModel):
     """A PersistentVolumeClaim of the site's namespace."""
 
     claim_name: ObjectName
 
 
-class Volume(Wire):
+class Volume(ApiModel):
     """Where the data lies."""
 
     persistent_volume_claim: ClaimReference
 
 
-class SiteData(Wire):
+class SiteData(ApiModel):
     """The private data, as paths within the volume; it is read in the site's own pods and never leaves them."""
 
     train: DataFile
@@ -59,7 +58,7 @@ class SiteData(Wire):
     volume: Volume
 
 
-class Toleration(Wire):
+class Toleration(ApiModel):
     """A Kubernetes toleration, for pools whose nodes are tainted."""
 
     key: Annotated[str, Field(max_length=253)] | None = None
@@ -69,7 +68,7 @@ class Toleration(Wire):
     toleration_seconds: Annotated[int, Field(ge=0, le=31536000)] | None = None
 
 
-class PodOverrides(Wire):
+class PodOverrides(ApiModel):
     """What an administrator adds to the site's trainer pods."""
 
     labels: LabelMap = {}
@@ -78,7 +77,7 @@ class PodOverrides(Wire):
     """Merged into the pod's spec, which keeps its security settings."""
 
 
-class EdgeSiteSpec(Wire):
+class EdgeSiteSpec(ApiModel):
     """What a site is."""
 
     node_selector: LabelMap = {}
@@ -90,7 +89,7 @@ class EdgeSiteSpec(Wire):
     max_concurrent_jobs: Annotated[int, Field(ge=1, le=64)] = 1
 
 
-class ClaimedCapacity(Wire):
+class ClaimedCapacity(ApiModel):
     """The capacity that the spec claims, in plain numbers."""
 
     cpu: Annotated[float, Field(ge=0)] | None = None
@@ -100,7 +99,7 @@ class ClaimedCapacity(Wire):
     """Bytes of one device."""
 
 
-class DiscoveredCapacity(Wire):
+class DiscoveredCapacity(ApiModel):
     """What the pool's nodes say: the most that any one of them can give to a pod."""
 
     nodes: Annotated[int, Field(ge=0)]
@@ -117,7 +116,7 @@ class DiscoveredCapacity(Wire):
     """Bytes of one device, from the label `nvidia.com/gpu.memory`."""
 
 
-class MeasuredCapacity(Wire):
+class MeasuredCapacity(ApiModel):
     """The capacity that the newest profile measured at the site."""
 
     run: Name
@@ -129,7 +128,7 @@ class MeasuredCapacity(Wire):
     validation_samples: Annotated[int, Field(ge=0)]
 
 
-class CapacityStatus(Wire):
+class CapacityStatus(ApiModel):
     """The site's capacity from three sources: claimed by the spec, discovered on the nodes, and measured by a profile."""
 
     claimed: ClaimedCapacity = ClaimedCapacity()
@@ -138,7 +137,7 @@ class CapacityStatus(Wire):
     measured: MeasuredCapacity | None = None
 
 
-class EdgeSiteStatus(Wire):
+class EdgeSiteStatus(ApiModel):
     """The observed state of a site."""
 
     observed_generation: Annotated[int, Field(ge=-1)] = 0
@@ -148,7 +147,7 @@ class EdgeSiteStatus(Wire):
     active_runs: Annotated[int, Field(ge=0)] = 0
 
 
-class EdgeSite(Wire):
+class EdgeSite(ApiModel):
     """One site."""
 
     api_version: Literal["fedpipe.io/v1alpha1"] = API_VERSION

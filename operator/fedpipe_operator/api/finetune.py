@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from fedpipe_operator.api.meta import API_VERSION, Condition, LabelMap, Metadata, Name, ObjectName, Sentence
+from fedpipe_operator.api.meta import API_VERSION, ApiModel, Condition, LabelMap, Metadata, Name, ObjectName, Sentence
 from fedpipe_operator.api.quantities import Duration
-from fedpipe_trainer.contract import Bits, Evaluation, Hyperparameters, Objective, Scaling, Wire
+from fedpipe_operator.api.training import Bits, EvaluationSpec, TaskSpec, TrainingSpec
 
 MetricName = Literal["accuracy", "macroF1", "loss", "perplexity", "bleu", "rougeL", "slotErrorRate"]
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "slotErrorRate"})
@@ -20,20 +20,20 @@ PREFIX_PATTERN = r"^([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)
 ENDPOINT_PATTERN = r"^https?://[^/]+$"
 
 
-class ModelSpec(Wire):
+class ModelSpec(ApiModel):
     """The frozen base model."""
 
     source: Annotated[str, Field(pattern=SOURCE_PATTERN, max_length=1024)]
     """`hf://org/name@revision`, `s3://bucket/folder`, `pvc://claim/folder`, or `file:///folder` on the machine of the trainer."""
 
 
-class Selector(Wire):
+class Selector(ApiModel):
     """Which `EdgeSite`s of the namespace take part: those that carry all these labels. Empty: all."""
 
     match_labels: LabelMap = {}
 
 
-class SitesSpec(Wire):
+class SitesSpec(ApiModel):
     """Who takes part in a round, and how many updates it needs."""
 
     selector: Selector = Selector()
@@ -42,14 +42,14 @@ class SitesSpec(Wire):
     quorum: Annotated[float, Field(gt=0, le=1)] = 0.8
 
 
-class Target(Wire):
+class Target(ApiModel):
     """Stop as soon as a round's metric is this good."""
 
     metric: MetricName
     value: Annotated[float, Field(ge=0, le=1e9)]
 
 
-class RoundsSpec(Wire):
+class RoundsSpec(ApiModel):
     """How long the run goes on."""
 
     count: Annotated[int, Field(ge=1, le=1000)] = 10
@@ -71,7 +71,7 @@ class PlanningMode(StrEnum):
     """Every site gets what the weakest can carry; for comparison."""
 
 
-class PlanningSpec(Wire):
+class PlanningSpec(ApiModel):
     """What the planner may choose from."""
 
     mode: PlanningMode = PlanningMode.AUTO
@@ -88,17 +88,6 @@ class PlanningSpec(Wire):
         return self
 
 
-class TrainingSpec(Hyperparameters):
-    """How the sites train."""
-
-    epochs: Annotated[float, Field(gt=0, le=1000)] = 1.0
-    """Passes over a site's data in each round."""
-    max_steps: Annotated[int, Field(ge=1, le=1000000)] | None = None
-    """At most so many optimiser steps in each round."""
-    alpha: Annotated[float, Field(gt=0, le=4096)] = 16.0
-    scaling: Scaling = Scaling.RSLORA
-
-
 class AggregationMethod(StrEnum):
     """How a round's unlike adapters become one."""
 
@@ -110,7 +99,7 @@ class AggregationMethod(StrEnum):
     """A and B padded with zeros to the largest rank and averaged apart; inexact, for comparison."""
 
 
-class AggregationSpec(Wire):
+class AggregationSpec(ApiModel):
     """How updates are judged and combined."""
 
     method: AggregationMethod = AggregationMethod.EXACT
@@ -118,13 +107,13 @@ class AggregationSpec(Wire):
     """The gate refuses an update whose increment, over all weights and head tensors together, has a larger Frobenius norm."""
 
 
-class SecretReference(Wire):
+class SecretReference(ApiModel):
     """A Secret of the run's namespace."""
 
     name: ObjectName
 
 
-class StoreSpec(Wire):
+class StoreSpec(ApiModel):
     """The S3-compatible store. The Secret holds `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`."""
 
     bucket: Annotated[str, Field(pattern=BUCKET_PATTERN, max_length=63)]
@@ -144,23 +133,23 @@ class DeletionPolicy(StrEnum):
     """They are deleted with it, results included."""
 
 
-class ExportSpec(Wire):
+class ExportSpec(ApiModel):
     """What is left at the end."""
 
     adapter: bool = True
     merged: bool = True
 
 
-class FineTuneSpec(Wire):
+class FineTuneSpec(ApiModel):
     """What a run is asked to do."""
 
     model: ModelSpec
-    task: Objective
+    task: TaskSpec
     sites: SitesSpec = SitesSpec()
     rounds: RoundsSpec = RoundsSpec()
     planning: PlanningSpec = PlanningSpec()
     training: TrainingSpec = TrainingSpec()
-    evaluation: Evaluation = Evaluation()
+    evaluation: EvaluationSpec = EvaluationSpec()
     aggregation: AggregationSpec = AggregationSpec()
     store: StoreSpec
     export: ExportSpec = ExportSpec()
@@ -184,7 +173,7 @@ class FineTuneSpec(Wire):
         return self
 
 
-class MetricStatus(Wire):
+class MetricStatus(ApiModel):
     """The newest value of the metric that the run is judged by."""
 
     name: MetricName
@@ -192,7 +181,7 @@ class MetricStatus(Wire):
     round: Annotated[int, Field(ge=0)]
 
 
-class PlanStatus(Wire):
+class PlanStatus(ApiModel):
     """The plan of one site, with its reasons."""
 
     site: Name
@@ -210,7 +199,7 @@ class PlanStatus(Wire):
     why: Annotated[tuple[Sentence, ...], Field(max_length=8)] = ()
 
 
-class RoundStatus(Wire):
+class RoundStatus(ApiModel):
     """One finished round."""
 
     round: Annotated[int, Field(ge=1)]
@@ -226,7 +215,7 @@ class RoundStatus(Wire):
     """Sites whose update did not arrive or was refused, with the reason of each."""
 
 
-class UpdatesStatus(Wire):
+class UpdatesStatus(ApiModel):
     """The updates of the round under way; between two rounds, those of the last committed round."""
 
     expected: Annotated[int, Field(ge=0)]
@@ -243,7 +232,7 @@ class UpdatesStatus(Wire):
     """`received/expected`, such as `2/3`: the column *Updates*."""
 
 
-class FineTuneStatus(Wire):
+class FineTuneStatus(ApiModel):
     """The observed state of a run. Its size is bounded: the store has the complete records."""
 
     observed_generation: Annotated[int, Field(ge=-1)] = 0
@@ -261,7 +250,7 @@ class FineTuneStatus(Wire):
     """The key of the exported results in the store."""
 
 
-class FederatedFineTune(Wire):
+class FederatedFineTune(ApiModel):
     """One run."""
 
     api_version: Literal["fedpipe.io/v1alpha1"] = API_VERSION

@@ -3,9 +3,8 @@
 from enum import StrEnum
 from typing import Annotated, Final
 
-from pydantic import ConfigDict, Field
-
-from fedpipe_trainer.contract import Wire
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
 
 GROUP: Final = "fedpipe.io"
 API_VERSION: Final = "fedpipe.io/v1alpha1"
@@ -49,7 +48,23 @@ Sentence = Annotated[str, Field(max_length=1024)]
 """A reason or an explanation in a status."""
 
 
-class Metadata(Wire):
+class ApiModel(BaseModel):
+    """The base of every type of the API: frozen, camelCase in JSON, snake_case in Python, unknown fields refused."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        populate_by_name=True,
+        protected_namespaces=(),  # a field may be called `model`
+    )
+
+    def to_json(self) -> str:
+        """This value as JSON text, keys in camelCase, unset optional fields left out."""
+        return self.model_dump_json(by_alias=True, exclude_none=True, indent=2)
+
+
+class Metadata(ApiModel):
     """The part of an object's metadata that the operator reads; what else the API server adds is passed over."""
 
     model_config = ConfigDict(extra="ignore")
@@ -70,7 +85,7 @@ class ConditionStatus(StrEnum):
     UNKNOWN = "Unknown"
 
 
-class Condition(Wire):
+class Condition(ApiModel):
     """One observation of an object, as the Kubernetes API conventions want it."""
 
     type: Annotated[str, Field(max_length=63)]

@@ -16,12 +16,11 @@ from fedpipe_operator.api.checks import problems_within
 from fedpipe_operator.api.documents import Document, Problem, dotted, read_yaml
 from fedpipe_operator.api.edgesite import EdgeSite
 from fedpipe_operator.api.finetune import FederatedFineTune
-from fedpipe_operator.api.meta import API_VERSION
+from fedpipe_operator.api.meta import API_VERSION, ApiModel
 from fedpipe_operator.api.sentences import sentence
-from fedpipe_trainer.contract import Wire
 
 Kind = EdgeSite | FederatedFineTune
-KindT = TypeVar("KindT", bound=Wire)
+KindT = TypeVar("KindT", bound=ApiModel)
 
 _KINDS: Final[dict[str, type[Kind]]] = {"EdgeSite": EdgeSite, "FederatedFineTune": FederatedFineTune}
 
@@ -95,7 +94,7 @@ def _read(document: Document) -> tuple[Kind | None, list[Problem]]:
 
 
 @cache
-def _schema(kind: type[Wire]) -> dict[str, Any]:
+def _schema(kind: type[ApiModel]) -> dict[str, Any]:
     return kind.model_json_schema(by_alias=True)
 
 

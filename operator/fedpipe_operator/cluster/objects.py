@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
-from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneStatus, amount
+from fedpipe_operator.api import ApiModel, EdgeSite, FederatedFineTune, FineTuneStatus, amount
 from fedpipe_operator.api.edgesite import EdgeSiteStatus
 from fedpipe_operator.api.meta import (
     ANNOTATION_MESSAGE,
@@ -25,13 +25,12 @@ from fedpipe_operator.api.meta import (
 from fedpipe_operator.api.parse import problems_of
 from fedpipe_operator.backend import Job, TaskKind
 from fedpipe_operator.sites import Node
-from fedpipe_trainer.contract import Wire
 
 Body = Mapping[str, Any]
-Kind = TypeVar("Kind", bound=Wire)
-Status = TypeVar("Status", bound=Wire)
+Kind = TypeVar("Kind", bound=ApiModel)
+Status = TypeVar("Status", bound=ApiModel)
 
-_STATUS_OF: Final[dict[type[Wire], type[Wire]]] = {EdgeSite: EdgeSiteStatus, FederatedFineTune: FineTuneStatus}
+_STATUS_OF: Final[dict[type[ApiModel], type[ApiModel]]] = {EdgeSite: EdgeSiteStatus, FederatedFineTune: FineTuneStatus}
 
 
 def read_body(body: Body, kind: type[Kind]) -> Kind | list[str]:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from fedpipe_operator.api import FederatedFineTune, FineTuneStatus
 from fedpipe_operator.errors import UserError
-from fedpipe_operator.store.objects import WireT, parse_object, unreadable_error
+from fedpipe_operator.store.objects import ModelT, parse_object, unreadable_error
 from fedpipe_trainer.contract import Wire
 
 PROCESSES_LOCK = "processes.lock"
@@ -113,7 +113,7 @@ class RunFolder:
         return _read(file, FineTuneStatus) if file.exists() else FineTuneStatus()
 
 
-def _read(file: Path, kind: type[WireT]) -> WireT:
+def _read(file: Path, kind: type[ModelT]) -> ModelT:
     try:
         return parse_object(file.read_bytes(), kind)
     except ValueError as error:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
+from fedpipe_operator import conversion
 from fedpipe_operator.api import FineTuneSpec, seconds
 from fedpipe_operator.planning.memory_model import RunOptions, predict_peak
 from fedpipe_operator.planning.sizes import uniform_ranks
@@ -127,7 +128,7 @@ def make_plan(request: PlanRequest, candidate: Candidate, reasons: tuple[str, ..
         batch_size=candidate.batch,
         steps=candidate.steps,
         ranks=dict(candidate.ranks),
-        scaling=training.scaling,
+        scaling=conversion.scaling(training.scaling),
         alpha=training.alpha,
         forecast=candidate.forecast,
         why=reasons,

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fedpipe_operator.api import SequenceClassificationTask, TaskSpec
 from fedpipe_operator.planning.sizes import head_shapes
 from fedpipe_operator.sites import SiteProfile
-from fedpipe_trainer.contract import Objective, SequenceClassification
 
 _SHOWN_DIGITS = 12
 """Of a fingerprint, in a message."""
@@ -27,7 +27,7 @@ class RunFacts:
     """By site with another base model: the reason why it takes no part, and what to do."""
 
 
-def facts_of(profiles: Mapping[str, SiteProfile], objective: Objective) -> RunFacts:
+def facts_of(profiles: Mapping[str, SiteProfile], task: TaskSpec) -> RunFacts:
     """Determine the common base (that of most sites; in a tie the smallest fingerprint) and the facts from its sites' profiles.
 
     Raises:
@@ -37,7 +37,7 @@ def facts_of(profiles: Mapping[str, SiteProfile], objective: Objective) -> RunFa
         raise ValueError("no site was profiled: at least one profile is needed to know the base model")
     fingerprint = _most_common(profiles)
     agreeing = [profiles[name] for name in sorted(profiles) if profiles[name].fingerprint == fingerprint]
-    labels = _labels(agreeing, objective)
+    labels = _labels(agreeing, task)
     base = agreeing[0].base
     return RunFacts(
         labels=labels,
@@ -57,10 +57,10 @@ def _most_common(profiles: Mapping[str, SiteProfile]) -> str:
     return min(counts, key=lambda fingerprint: (-counts[fingerprint], fingerprint))
 
 
-def _labels(agreeing: list[SiteProfile], objective: Objective) -> tuple[str, ...]:
-    if not isinstance(objective, SequenceClassification):
+def _labels(agreeing: list[SiteProfile], task: TaskSpec) -> tuple[str, ...]:
+    if not isinstance(task, SequenceClassificationTask):
         return ()
-    return objective.labels or tuple(sorted({label for profile in agreeing for label in profile.labels}))
+    return task.labels or tuple(sorted({label for profile in agreeing for label in profile.labels}))
 
 
 def _wrong_base_reason(found: str, common: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from fedpipe_operator import names
+from fedpipe_operator import conversion, names
 from fedpipe_operator.api import FineTuneSpec, seconds
 from fedpipe_operator.rounds import Run, StartEvaluation, StartExport, StartProfile, StartTraining
 from fedpipe_operator.rounds.observed import CommitSummary, PlanSummary
@@ -18,11 +18,8 @@ from fedpipe_trainer.contract import (
     EvaluateTask,
     ExportTask,
     GlobalAdapter,
-    Hyperparameters,
     Model,
-    Objective,
     ProfileTask,
-    SequenceClassification,
     TrainTask,
 )
 from fedpipe_trainer.contract.task import EXPORT_ADAPTER_FILES, EXPORT_MERGED_FILES
@@ -95,7 +92,7 @@ def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs)
         model=inputs.model,
         deadline_seconds=context.deadline,
         result=context.write(names.profile_result(action.site, action.attempt)),
-        objective=context.spec.task,
+        objective=conversion.objective(context.spec.task),
         data=_data(inputs),
         bits=planning.bits,
         target_modules=planning.target_modules,
@@ -118,11 +115,11 @@ def training_task(
         model=_pinned(inputs.model, plan),
         deadline_seconds=context.deadline,
         result=context.write(names.update_result(round_, site, attempt)),
-        objective=_objective(context.spec, plan),
+        objective=conversion.objective(context.spec.task, plan.labels),
         data=_data(inputs),
         plan=plan.plans[site],
         micro_batch=action.micro_batch,
-        hyperparameters=Hyperparameters.model_validate(context.spec.training.model_dump(include=set(Hyperparameters.model_fields))),
+        hyperparameters=conversion.hyperparameters(context.spec.training),
         global_adapter=_adapter(context, previous),
         adapter=context.write(names.update_adapter(round_, site, attempt)),
         checkpoint_read=context.read(names.checkpoint(round_, site)),
@@ -142,11 +139,11 @@ def evaluation_task(
         model=_pinned(inputs.model, plan),
         deadline_seconds=context.deadline,
         result=context.write(names.evaluation_result(action.round, action.site, action.attempt)),
-        objective=_objective(context.spec, plan),
+        objective=conversion.objective(context.spec.task, plan.labels),
         data=_data(inputs),
         bits=plan.plans[action.site].bits,
         batch_size=plan.plans[action.site].batch_size,
-        evaluation=context.spec.evaluation,
+        evaluation=conversion.evaluation(context.spec.evaluation),
         global_adapter=_adapter(context, commit),
         seed=context.spec.training.seed,
     )
@@ -164,7 +161,7 @@ def export_task(context: TaskContext, action: StartExport, inputs: TaskInputs, *
         model=_pinned(inputs.model, plan),
         deadline_seconds=context.deadline,
         result=context.write(names.export_result(action.attempt)),
-        objective=_objective(context.spec, plan),
+        objective=conversion.objective(context.spec.task, plan.labels),
         global_adapter=adapter,
         adapter_files=_files(context, names.EXPORT_ADAPTER, EXPORT_ADAPTER_FILES if context.spec.export.adapter else ()),
         merged_files=_files(context, names.EXPORT_MERGED, EXPORT_MERGED_FILES if context.spec.export.merged else ()),
@@ -184,11 +181,6 @@ def _data(inputs: TaskInputs) -> Data:
 def _pinned(model: Model, plan: RoundPlan | PlanSummary) -> Model:
     """The model with the fingerprint that every update of the round must be made on."""
     return model.model_copy(update={"fingerprint": plan.fingerprint})
-
-
-def _objective(spec: FineTuneSpec, plan: RoundPlan | PlanSummary) -> Objective:
-    """The task with the labels that the first round fixed."""
-    return spec.task.model_copy(update={"labels": plan.labels}) if isinstance(spec.task, SequenceClassification) else spec.task
 
 
 def _adapter(context: TaskContext, commit: CommitSummary | None) -> GlobalAdapter | None:

@@ -5,16 +5,17 @@ A trainer's object may be damaged or of another version; the message of the erro
 
 from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.store import Store
 from fedpipe_trainer.contract import Wire
 
+ModelT = TypeVar("ModelT", bound=BaseModel)
 WireT = TypeVar("WireT", bound=Wire)
 
 
-def parse_object(data: bytes, kind: type[WireT]) -> WireT:
+def parse_object(data: bytes, kind: type[ModelT]) -> ModelT:
     """The value of a JSON object.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The learning objective: the type of task and the columns of the site's data that it reads (`spec.task` of a run)."""
+"""The learning objective: the type of task and the columns of the site's data that it reads."""
 
 from typing import Annotated, Literal
 
@@ -18,7 +18,7 @@ class SequenceClassification(Wire):
     text: Column = "text"
     label: Column = "label"
     labels: Annotated[tuple[Annotated[str, Field(max_length=1024)], ...], Field(max_length=10000)] = ()
-    """Every label, in the order of the head's outputs. Empty in a spec: all labels that the sites' profiles found are used."""
+    """Every label, in the order of the head's outputs. Empty in a profile task: the profile reports the labels that it finds."""
     max_length: MaxLength = 256
 
 

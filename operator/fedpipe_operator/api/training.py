@@ -1,0 +1,94 @@
+"""`spec.task`, `spec.training` and `spec.evaluation`: what is learned, how each site trains, and how the result is measured.
+
+These are the API's own types. The wire format to the trainer (`fedpipe_trainer.contract`) has types of its own, and
+`fedpipe_operator.conversion` is the only place where one becomes the other.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fedpipe_operator.api.meta import ApiModel
+
+Bits = Literal[4, 8, 16, 32]
+"""Bit width of the frozen base model's weights."""
+
+Column = Annotated[str, Field(min_length=1, max_length=253)]
+Template = Annotated[str, Field(min_length=1, max_length=8192)]
+MaxLength = Annotated[int, Field(ge=8, le=131072)]
+SlotPattern = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+class SequenceClassificationTask(ApiModel):
+    """One label for a text. The classification head is trained, sent and averaged too."""
+
+    type: Literal["SequenceClassification"] = "SequenceClassification"
+    text: Column = "text"
+    label: Column = "label"
+    labels: Annotated[tuple[Annotated[str, Field(max_length=1024)], ...], Field(max_length=10000)] = ()
+    """Every label, in the order of the head's outputs; empty: the sorted union of the labels that the sites' profiles found."""
+    max_length: MaxLength = 256
+
+
+class CausalLMTask(ApiModel):
+    """Continue a prompt. `prompt` and `response` are templates over columns, `{column}`; the loss is on the response only."""
+
+    type: Literal["CausalLM"] = "CausalLM"
+    prompt: Template
+    response: Template
+    max_length: MaxLength = 512
+    slot_pattern: SlotPattern | None = None
+    """A regular expression whose first group finds, in a prompt, the values a good response must name (slot error rate)."""
+
+
+class Seq2SeqLMTask(ApiModel):
+    """Rewrite a source text into a target text with an encoder-decoder. Both are templates over columns."""
+
+    type: Literal["Seq2SeqLM"] = "Seq2SeqLM"
+    prompt: Template
+    response: Template
+    max_length: MaxLength = 512
+    slot_pattern: SlotPattern | None = None
+    """As of CausalLM."""
+
+
+TaskSpec = Annotated[SequenceClassificationTask | CausalLMTask | Seq2SeqLMTask, Field(discriminator="type")]
+
+
+class Scaling(StrEnum):
+    """How alpha and the rank make the scale of an adapter's product B·A."""
+
+    CLASSIC = "Classic"
+    """alpha / r (Hu et al., arXiv 2106.09685)."""
+    RSLORA = "RsLoRA"
+    """alpha / sqrt(r) (Kalajdzievski, arXiv 2312.03732)."""
+
+
+class TrainingSpec(ApiModel):
+    """How the sites train."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-4
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    warmup_steps: Annotated[int, Field(ge=0, le=100000)] = 0
+    max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    gradient_checkpointing: bool = False
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """Passes over a site's data in each round."""
+    max_steps: Annotated[int, Field(ge=1, le=1000000)] | None = None
+    """At most so many optimiser steps in each round."""
+    alpha: Annotated[float, Field(gt=0, le=4096)] = 16.0
+    scaling: Scaling = Scaling.RSLORA
+
+
+class EvaluationSpec(ApiModel):
+    """How much of the validation data is used and what may be shown of it (`spec.evaluation`)."""
+
+    max_samples: Annotated[int, Field(ge=1, le=1000000)] = 1000
+    generations: Annotated[int, Field(ge=0, le=10000)] = 32
+    """Distinct prompts answered for BLEU, ROUGE-L and slot errors (generating tasks only)."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
+    samples: Annotated[int, Field(ge=0, le=20)] = 0
+    """Validation rows that leave the site in the result, with what was predicted. 0 unless the run asks for it."""

@@ -1,0 +1,56 @@
+"""The API's types as the wire format's, field by field: the one place that knows both versions. Pure.
+
+A field that is added to one side only changes nothing here; a field that both sides have is named here, so that the
+two may be renamed, bounded or given defaults apart. Every field is passed, so the trainer's own defaults never apply.
+"""
+
+from typing import Final
+
+from fedpipe_operator.api import CausalLMTask, EvaluationSpec, Scaling, Seq2SeqLMTask, SequenceClassificationTask, TaskSpec, TrainingSpec
+from fedpipe_trainer import contract
+
+_SCALINGS: Final = {Scaling.CLASSIC: contract.Scaling.CLASSIC, Scaling.RSLORA: contract.Scaling.RSLORA}
+
+
+def objective(task: TaskSpec, labels: tuple[str, ...] | None = None) -> contract.Objective:
+    """`spec.task`.
+
+    Args:
+        task: the task of the run.
+        labels: the labels that round 1 fixed for a classification; None before that: those that the spec names.
+    """
+    match task:
+        case SequenceClassificationTask():
+            known = task.labels if labels is None else labels
+            return contract.SequenceClassification(text=task.text, label=task.label, labels=known, max_length=task.max_length)
+        case CausalLMTask():
+            return contract.CausalLM(prompt=task.prompt, response=task.response, max_length=task.max_length, slot_pattern=task.slot_pattern)
+        case Seq2SeqLMTask():
+            return contract.Seq2SeqLM(
+                prompt=task.prompt, response=task.response, max_length=task.max_length, slot_pattern=task.slot_pattern
+            )
+
+
+def hyperparameters(training: TrainingSpec) -> contract.Hyperparameters:
+    """`spec.training`, but for what the planner turns into the plan: epochs, maxSteps, alpha and scaling."""
+    return contract.Hyperparameters(
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        warmup_steps=training.warmup_steps,
+        max_grad_norm=training.max_grad_norm,
+        dropout=training.dropout,
+        gradient_checkpointing=training.gradient_checkpointing,
+        seed=training.seed,
+    )
+
+
+def evaluation(spec: EvaluationSpec) -> contract.Evaluation:
+    """`spec.evaluation`."""
+    return contract.Evaluation(
+        max_samples=spec.max_samples, generations=spec.generations, max_new_tokens=spec.max_new_tokens, samples=spec.samples
+    )
+
+
+def scaling(choice: Scaling) -> contract.Scaling:
+    """`spec.training.scaling`."""
+    return _SCALINGS[choice]

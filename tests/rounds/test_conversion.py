@@ -1,0 +1,112 @@
+"""The API's types and the wire format's: every field of the spec that a trainer reads reaches it, and nothing else decides."""
+
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel
+
+from fedpipe_operator import conversion
+from fedpipe_operator.api import (
+    ApiModel,
+    Bits,
+    CausalLMTask,
+    EvaluationSpec,
+    Scaling,
+    Seq2SeqLMTask,
+    SequenceClassificationTask,
+    TrainingSpec,
+)
+from fedpipe_trainer import contract
+
+TASKS: dict[type[ApiModel], dict[str, Any]] = {
+    SequenceClassificationTask: {"text": "note", "label": "code", "labels": ("b", "a"), "max_length": 99},
+    CausalLMTask: {"prompt": "{a}", "response": "{b}", "max_length": 98, "slot_pattern": "(x)"},
+    Seq2SeqLMTask: {"prompt": "{c}", "response": "{d}", "max_length": 97, "slot_pattern": "(y)"},
+}
+TRAINING: dict[str, Any] = {
+    "learning_rate": 0.003,
+    "weight_decay": 0.1,
+    "warmup_steps": 5,
+    "max_grad_norm": 2.0,
+    "dropout": 0.2,
+    "gradient_checkpointing": True,
+    "seed": 4,
+}
+PLANNED: dict[str, Any] = {"epochs": 3.0, "max_steps": 9, "alpha": 8.0, "scaling": Scaling.CLASSIC}
+"""Fields of `spec.training` that the planner turns into the plan's steps and scale."""
+EVALUATION: dict[str, Any] = {"max_samples": 50, "generations": 3, "max_new_tokens": 7, "samples": 2}
+
+
+def of_wire(value: BaseModel) -> dict[str, Any]:
+    """The value's fields, and that each of them was passed."""
+    assert value.model_fields_set == set(type(value).model_fields) - {"type"}
+    return {name: getattr(value, name) for name in type(value).model_fields}
+
+
+def defaults(model: type[BaseModel]) -> dict[str, Any]:
+    return {name: field.default for name, field in model.model_fields.items() if name != "type"}
+
+
+@pytest.mark.parametrize("model", TASKS)
+def test_every_field_of_a_task_reaches_the_trainer(model: type[Any]) -> None:
+    fields = TASKS[model]
+    assert set(fields) == set(model.model_fields) - {"type"}
+    assert not [name for name, value in fields.items() if value == model.model_fields[name].default]
+
+    task = model(**fields)
+
+    assert of_wire(conversion.objective(task)) == fields | {"type": task.type}
+
+
+def test_every_field_of_the_training_reaches_the_trainer_or_the_plan() -> None:
+    assert set(TRAINING) | set(PLANNED) == set(TrainingSpec.model_fields)
+    assert not [name for name, value in (TRAINING | PLANNED).items() if value == TrainingSpec.model_fields[name].default]
+
+    assert of_wire(conversion.hyperparameters(TrainingSpec(**TRAINING, **PLANNED))) == TRAINING
+
+
+def test_every_field_of_the_evaluation_reaches_the_trainer() -> None:
+    assert set(EVALUATION) == set(EvaluationSpec.model_fields)
+    assert not [name for name, value in EVALUATION.items() if value == EvaluationSpec.model_fields[name].default]
+
+    assert of_wire(conversion.evaluation(EvaluationSpec(**EVALUATION))) == EVALUATION
+
+
+def test_labels_that_the_first_round_fixed_replace_those_of_the_spec() -> None:
+    task = SequenceClassificationTask(labels=("b", "a"))
+
+    assert conversion.objective(task, ("a", "b", "c")).labels == ("a", "b", "c")  # type: ignore[union-attr]
+    assert conversion.objective(CausalLMTask(prompt="{a}", response="{b}"), ("a",)).type == "CausalLM"
+
+
+@pytest.mark.parametrize("choice", Scaling)
+def test_every_scaling_has_the_trainer_s_of_the_same_name(choice: Scaling) -> None:
+    assert conversion.scaling(choice).value == choice.value
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (SequenceClassificationTask, contract.SequenceClassification),
+        (CausalLMTask, contract.CausalLM),
+        (Seq2SeqLMTask, contract.Seq2SeqLM),
+        (EvaluationSpec, contract.Evaluation),
+        (TrainingSpec, contract.Hyperparameters),
+    ],
+)
+def test_a_field_that_both_sides_have_has_the_same_default(ours: type[BaseModel], theirs: type[BaseModel]) -> None:
+    of_api = defaults(ours)
+
+    assert {name: of_api[name] for name in defaults(theirs)} == defaults(theirs)
+
+
+def test_every_default_of_the_spec_is_within_the_trainer_s_bounds_and_is_sent() -> None:
+    """Also where the defaults should differ one day: the trainer's own never apply."""
+    hyperparameters, evaluation = conversion.hyperparameters(TrainingSpec()), conversion.evaluation(EvaluationSpec())
+
+    assert set(hyperparameters.model_dump(exclude_unset=True)) == set(contract.Hyperparameters.model_fields)
+    assert set(evaluation.model_dump(exclude_unset=True)) == set(contract.Evaluation.model_fields)
+
+
+def test_the_api_and_the_trainer_know_the_same_bit_widths() -> None:
+    assert get_args(Bits) == get_args(contract.Bits)
