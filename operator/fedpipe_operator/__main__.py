@@ -29,7 +29,7 @@ def make_controller(settings: Settings) -> Controller:
     cluster = Cluster(api, settings, Expectations(clock), Workers(clock), clock)
     runs = RunReconciler(cluster, StoreConnections(api), status_writer)
     live_objects = LiveObjects(api, settings.namespaces, settings.watch_nodes)
-    return Controller(runs, SiteReconciler(status_writer, clock), live_objects, settings.threads)
+    return Controller(runs, SiteReconciler(status_writer, clock), live_objects, settings.max_concurrent_reconciles)
 
 
 def _exit_without_crds(api: Api, settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""The environment, read once: all that the operator on a cluster takes from it."""
+"""The operator's settings on a cluster, read once from environment variables."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -12,33 +12,33 @@ PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 LogFormat = Literal["json", "plain"]
 
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-_TRUTHS: Final = {"true": True, "false": False}
+_BOOLEANS: Final = {"true": True, "false": False}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What an administrator decides for all runs. Each field is the variable `FEDPIPE_<FIELD>` and a value of the chart."""
+    """The administrator's settings for all runs. Each field is the variable `FEDPIPE_<FIELD>` and a value of the chart."""
 
     trainer_image: str
     operator_image: str
-    """For the Jobs that aggregate."""
+    """For aggregation Jobs."""
     namespaces: tuple[str, ...] = ()
-    """Those that are served; none: all of the cluster."""
+    """Namespaces whose runs and sites are reconciled; empty: all of the cluster."""
     image_pull_policy: PullPolicy = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
-    """Secrets of the runs' namespaces with which their pods pull images."""
+    """Names of image pull Secrets, which must exist in each run's namespace."""
     watch_nodes: bool = True
-    """Whether the operator may see nodes: capacities are discovered, and pods that no node can ever take are told from those that wait."""
-    aggregation_limit: int = 512 * 2**20
-    """Bytes of a round's updates above which a Job aggregates them instead of a process of the operator."""
+    """Whether the operator may list and watch nodes: needed to discover capacities and to detect pods that no node can ever schedule."""
+    aggregation_job_threshold: int = 512 * 2**20
+    """If a round's updates are larger than this (bytes), a Job aggregates them instead of a child process of the operator."""
     scratch: str = "20Gi"
-    """What a trainer pod may write to its scratch volume: a downloaded base, checkpoints, the exported model."""
+    """Size limit of a trainer pod's scratch volume: the downloaded base model, checkpoints, the exported model."""
     job_ttl_seconds: int = 86400
-    """How long a finished Job and its log stay."""
+    """How long a finished Job and its logs are kept."""
     pending_grace_seconds: int = 30
-    """How long a pod may fail to start (no such image, no such volume, no such node) before its attempt counts as failed."""
-    threads: int = 8
-    """Runs that are looked at side by side."""
+    """How long a pod may fail to start (missing image, volume or node) before its attempt counts as failed."""
+    max_concurrent_reconciles: int = 8
+    """Runs that are reconciled in parallel."""
     health_port: int = 8080
     log_format: LogFormat = "json"
 
@@ -47,53 +47,53 @@ def read(environ: Mapping[str, str]) -> Settings:
     """The settings in these environment variables.
 
     Raises:
-        ValueError: a variable is missing or has no meaning (the message names it).
+        ValueError: a variable is missing or invalid (the message names it).
     """
     return Settings(
         trainer_image=_read(environ, "TRAINER_IMAGE", _image, None),
         operator_image=_read(environ, "OPERATOR_IMAGE", _image, None),
         namespaces=_read(environ, "NAMESPACES", _namespaces, ()),
         image_pull_policy=_read(environ, "IMAGE_PULL_POLICY", _pull_policy, "IfNotPresent"),
-        image_pull_secrets=_read(environ, "IMAGE_PULL_SECRETS", _words, ()),
-        watch_nodes=_read(environ, "WATCH_NODES", _truth, Settings.watch_nodes),
-        aggregation_limit=_read(environ, "AGGREGATION_LIMIT", _bytes, Settings.aggregation_limit),
+        image_pull_secrets=_read(environ, "IMAGE_PULL_SECRETS", _comma_separated, ()),
+        watch_nodes=_read(environ, "WATCH_NODES", _boolean, Settings.watch_nodes),
+        aggregation_job_threshold=_read(environ, "AGGREGATION_JOB_THRESHOLD", _bytes, Settings.aggregation_job_threshold),
         scratch=_read(environ, "SCRATCH", _quantity, Settings.scratch),
-        job_ttl_seconds=_read(environ, "JOB_TTL_SECONDS", _count, Settings.job_ttl_seconds),
-        pending_grace_seconds=_read(environ, "PENDING_GRACE_SECONDS", _count, Settings.pending_grace_seconds),
-        threads=_read(environ, "THREADS", _count, Settings.threads),
-        health_port=_read(environ, "HEALTH_PORT", _count, Settings.health_port),
+        job_ttl_seconds=_read(environ, "JOB_TTL_SECONDS", _positive_integer, Settings.job_ttl_seconds),
+        pending_grace_seconds=_read(environ, "PENDING_GRACE_SECONDS", _positive_integer, Settings.pending_grace_seconds),
+        max_concurrent_reconciles=_read(environ, "MAX_CONCURRENT_RECONCILES", _positive_integer, Settings.max_concurrent_reconciles),
+        health_port=_read(environ, "HEALTH_PORT", _positive_integer, Settings.health_port),
         log_format=_read(environ, "LOG_FORMAT", _log_format, Settings.log_format),
     )
 
 
-def _read(environ: Mapping[str, str], name: str, kind: Callable[[str], Value], default: Value | None) -> Value:
+def _read(environ: Mapping[str, str], name: str, parse: Callable[[str], Value], default: Value | None) -> Value:
     text = environ.get(f"FEDPIPE_{name}", "")
     if not text:
         if default is None:
-            raise ValueError(f"FEDPIPE_{name} is not set: the chart sets it, or give it by hand")
+            raise ValueError(f"FEDPIPE_{name} is not set: set it, or install the operator with the chart, which sets it")
         return default
     try:
-        return kind(text)
+        return parse(text)
     except ValueError as error:
         raise ValueError(f"FEDPIPE_{name} is {text!r}: {error}") from error
 
 
 def _image(text: str) -> str:
     if " " in text:
-        raise ValueError("write the name of an image, such as registry/name:tag")
+        raise ValueError("write an image name such as registry/name:tag")
     return text
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word for part in text.split(",") if (word := part.strip()))
+def _comma_separated(text: str) -> tuple[str, ...]:
+    return tuple(entry for part in text.split(",") if (entry := part.strip()))
 
 
 def _namespaces(text: str) -> tuple[str, ...]:
-    """By their names: kopf would take patterns too, but the API serves one namespace at a time, or all."""
-    named = _words(text)
-    if not all(map(_NAMESPACE.fullmatch, named)):
-        raise ValueError("write names of namespaces, with commas between them")
-    return named
+    """Exact names only: kopf accepts patterns, but the Kubernetes API lists one namespace or all of them."""
+    namespaces = _comma_separated(text)
+    if not all(map(_NAMESPACE.fullmatch, namespaces)):
+        raise ValueError("write namespace names separated by commas")
+    return namespaces
 
 
 def _pull_policy(text: str) -> PullPolicy:
@@ -108,13 +108,13 @@ def _log_format(text: str) -> LogFormat:
     return cast("LogFormat", text)
 
 
-def _truth(text: str) -> bool:
-    if text not in _TRUTHS:
+def _boolean(text: str) -> bool:
+    if text not in _BOOLEANS:
         raise ValueError("write true or false")
-    return _TRUTHS[text]
+    return _BOOLEANS[text]
 
 
-def _count(text: str) -> int:
+def _positive_integer(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise ValueError("write a whole number above 0")
     return int(text)

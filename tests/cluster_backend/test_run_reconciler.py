@@ -257,7 +257,7 @@ def test_a_single_transient_error_is_not_reported(tmp_path: Path) -> None:
 
 def test_an_aggregation_above_the_limit_is_a_job_of_the_operators_image_with_the_stores_credentials(tmp_path: Path) -> None:
     run = a_run(store={"bucket": "fedpipe", "credentialsSecretRef": {"name": "store"}})
-    world = KubeWorld(tmp_path, run, settings=Settings(trainer_image="trainer:1", operator_image="operator:1", aggregation_limit=1))
+    world = KubeWorld(tmp_path, run, settings=Settings(trainer_image="trainer:1", operator_image="operator:1", aggregation_job_threshold=1))
     world.work_until("aggregate-r1")
     job = world.api.objects[JOBS.plural, "default", "toy-aggregate-r1-a0"]
     container = job["spec"]["template"]["spec"]["containers"][0]

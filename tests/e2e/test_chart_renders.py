@@ -78,11 +78,11 @@ def test_the_operator_reads_what_is_set() -> None:
         "imagePullPolicy": "Always",
         "imagePullSecrets": [{"name": "ours"}, {"name": "theirs"}],
         "watchNodes": False,
-        "aggregationLimit": "2Gi",
+        "aggregationJobThreshold": "2Gi",
         "scratch": "5G",
         "jobTtlSeconds": 12345678,
         "pendingGraceSeconds": 60,
-        "threads": 16,
+        "maxConcurrentReconciles": 16,
         "healthPort": 9000,
     }
     objects = rendered(given | NARROW)
@@ -94,11 +94,11 @@ def test_the_operator_reads_what_is_set() -> None:
         image_pull_policy="Always",
         image_pull_secrets=("ours", "theirs"),
         watch_nodes=False,
-        aggregation_limit=2 * 2**30,
+        aggregation_job_threshold=2 * 2**30,
         scratch="5G",
         job_ttl_seconds=12345678,
         pending_grace_seconds=60,
-        threads=16,
+        max_concurrent_reconciles=16,
         health_port=9000,
     )
     assert container(objects)["image"] == f"registry.example/operator@{DIGEST}"
@@ -218,7 +218,12 @@ def test_an_account_of_the_administrators_own_is_used() -> None:
 
 @pytest.mark.parametrize(
     ("word", "complaint"),
-    [("threds=1", "threds"), ("namespaces[0]=ward", "namespaces"), ("rbac.scope=namespaces", "namespaces"), ("scratch=20 GB", "scratch")],
+    [
+        ("maxConcurrentReconcile=1", "maxConcurrentReconcile"),
+        ("namespaces[0]=ward", "namespaces"),
+        ("rbac.scope=namespaces", "namespaces"),
+        ("scratch=20 GB", "scratch"),
+    ],
 )
 def test_a_wrong_value_is_named(word: str, complaint: str) -> None:
     said = helm("template", "fedpipe", CHART, "--set", word)

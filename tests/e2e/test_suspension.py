@@ -26,7 +26,7 @@ def test_a_run_suspended_in_round_two_goes_on_in_round_two_with_an_upgraded_oper
     ward.wait_for("SuspendedBySpec")
     ward.wait("its pods end", lambda: pods_at_work(ward) == [])
     before = ward.operator.pods()[0]["metadata"]["uid"]
-    ward.operator.upgrade({"pendingGraceSeconds": GRACE_SECONDS + 1, "aggregationLimit": "1"})
+    ward.operator.upgrade({"pendingGraceSeconds": GRACE_SECONDS + 1, "aggregationJobThreshold": "1"})
 
     assert ward.operator.pods()[0]["metadata"]["uid"] != before
     assert operators_environment(ward)["FEDPIPE_PENDING_GRACE_SECONDS"] == str(GRACE_SECONDS + 1)

@@ -83,7 +83,7 @@ KNOWN = a_cache(
 
 def a_controller(clock: Callable[[], float], *lists: dict[str, str]) -> Controller:
     runs, sites = StandInRuns(StandInCluster(clock)), StandInSites(None, clock)  # type: ignore[arg-type]
-    return Controller(runs, sites, StandInLiveObjects(list(lists) or [{}]), SETTINGS.threads)  # type: ignore[arg-type]
+    return Controller(runs, sites, StandInLiveObjects(list(lists) or [{}]), SETTINGS.max_concurrent_reconciles)  # type: ignore[arg-type]
 
 
 def played(scenario: Callable[[Controller], Awaitable[None]], monkeypatch: pytest.MonkeyPatch) -> Controller:

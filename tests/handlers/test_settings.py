@@ -13,17 +13,17 @@ def test_two_images_are_enough() -> None:
     assert read(IMAGES) == Settings("registry/trainer:1", "registry/operator:1")
 
 
-def test_every_setting_can_be_given() -> None:
+def test_every_setting_can_be_set() -> None:
     given = {
         "NAMESPACES": "wards, labs",
         "IMAGE_PULL_POLICY": "Always",
         "IMAGE_PULL_SECRETS": "registry",
         "WATCH_NODES": "false",
-        "AGGREGATION_LIMIT": "1Gi",
+        "AGGREGATION_JOB_THRESHOLD": "1Gi",
         "SCRATCH": "5Gi",
         "JOB_TTL_SECONDS": "60",
         "PENDING_GRACE_SECONDS": "45",
-        "THREADS": "2",
+        "MAX_CONCURRENT_RECONCILES": "2",
         "HEALTH_PORT": "9000",
         "LOG_FORMAT": "plain",
     }
@@ -35,11 +35,11 @@ def test_every_setting_can_be_given() -> None:
         image_pull_policy="Always",
         image_pull_secrets=("registry",),
         watch_nodes=False,
-        aggregation_limit=2**30,
+        aggregation_job_threshold=2**30,
         scratch="5Gi",
         job_ttl_seconds=60,
         pending_grace_seconds=45,
-        threads=2,
+        max_concurrent_reconciles=2,
         health_port=9000,
         log_format="plain",
     )
@@ -48,19 +48,19 @@ def test_every_setting_can_be_given() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "advice"),
     [
-        ("NAMESPACES", "wards, lab-*", "write names of namespaces"),
+        ("NAMESPACES", "wards, lab-*", "write namespace names separated by commas"),
         ("IMAGE_PULL_POLICY", "Sometimes", "write one of Always, IfNotPresent, Never"),
         ("WATCH_NODES", "yes", "write true or false"),
-        ("AGGREGATION_LIMIT", "much", "write a number with an optional suffix"),
-        ("THREADS", "0", "write a whole number above 0"),
-        ("TRAINER_IMAGE", "two words", "write the name of an image"),
+        ("AGGREGATION_JOB_THRESHOLD", "much", "write a number with an optional suffix"),
+        ("MAX_CONCURRENT_RECONCILES", "0", "write a whole number above 0"),
+        ("TRAINER_IMAGE", "two words", "write an image name"),
     ],
 )
-def test_a_value_without_meaning_is_told_with_its_name_and_what_to_write(name: str, value: str, advice: str) -> None:
+def test_an_invalid_value_is_reported_with_its_variable_and_what_to_write(name: str, value: str, advice: str) -> None:
     with pytest.raises(ValueError, match=f"FEDPIPE_{name} is {re.escape(repr(value))}: .*{advice}"):
         read(IMAGES | {f"FEDPIPE_{name}": value})
 
 
-def test_a_missing_image_is_told_by_its_variable() -> None:
+def test_a_missing_image_is_reported_with_its_variable() -> None:
     with pytest.raises(ValueError, match="FEDPIPE_TRAINER_IMAGE is not set"):
         read({})

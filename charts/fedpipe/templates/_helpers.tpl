@@ -1,16 +1,16 @@
-{{/* Every name is spelled here, once. */}}
+{{/* The names of all objects are defined here and nowhere else. */}}
 
 {{- define "fedpipe.name" -}}
 {{ .Values.nameOverride | default .Chart.Name | trunc 40 | trimSuffix "-" }}
 {{- end }}
 
-{{/* The release, for what is in its namespace or in one of a run. */}}
+{{/* Name of the namespaced objects: the release's. */}}
 {{- define "fedpipe.fullname" -}}
 {{- $both := ternary .Release.Name (printf "%s-%s" .Release.Name (include "fedpipe.name" .)) (contains (include "fedpipe.name" .) .Release.Name) }}
 {{- .Values.fullnameOverride | default $both | trunc 50 | trimSuffix "-" }}
 {{- end }}
 
-{{/* The release among those of all namespaces, for what is in none. */}}
+{{/* Name of the cluster-scoped objects: unique among the releases of all namespaces. */}}
 {{- define "fedpipe.clusterName" -}}
 {{ printf "%s-%s" .Release.Namespace (include "fedpipe.fullname" .) }}
 {{- end }}
@@ -23,7 +23,7 @@
 {{ .Values.serviceAccount.name | default (include "fedpipe.fullname" .) }}
 {{- end }}
 
-{{/* Image by digest, else by tag. Given the chart's context and the image's values. */}}
+{{/* Image reference by digest, or by tag if there is none. Arguments: the chart's context, the image's values. */}}
 {{- define "fedpipe.image" -}}
 {{- $root := index . 0 }}{{ $image := index . 1 }}
 {{- if $image.digest }}{{ $image.repository }}@{{ $image.digest }}
@@ -44,14 +44,14 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{/* The operator's service account, as a binding names it. */}}
+{{/* The subjects of a role binding: the operator's service account. */}}
 {{- define "fedpipe.subjects" -}}
 - kind: ServiceAccount
   name: {{ include "fedpipe.serviceAccount" . }}
   namespace: {{ .Release.Namespace }}
 {{- end }}
 
-{{/* Each setting of the operator as the variable that it reads. */}}
+{{/* Each setting of the operator as its environment variable. */}}
 {{- define "fedpipe.environment" -}}
 {{- $secrets := list }}{{- range .Values.imagePullSecrets }}{{ $secrets = append $secrets .name }}{{ end -}}
 - name: FEDPIPE_OPERATOR_IMAGE
@@ -66,16 +66,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: {{ join "," .Values.namespaces | quote }}
 - name: FEDPIPE_WATCH_NODES
   value: {{ .Values.watchNodes | quote }}
-- name: FEDPIPE_AGGREGATION_LIMIT
-  value: {{ .Values.aggregationLimit | quote }}
+- name: FEDPIPE_AGGREGATION_JOB_THRESHOLD
+  value: {{ .Values.aggregationJobThreshold | quote }}
 - name: FEDPIPE_SCRATCH
   value: {{ .Values.scratch | quote }}
 - name: FEDPIPE_JOB_TTL_SECONDS
   value: {{ .Values.jobTtlSeconds | int64 | quote }}
 - name: FEDPIPE_PENDING_GRACE_SECONDS
   value: {{ .Values.pendingGraceSeconds | int64 | quote }}
-- name: FEDPIPE_THREADS
-  value: {{ .Values.threads | int64 | quote }}
+- name: FEDPIPE_MAX_CONCURRENT_RECONCILES
+  value: {{ .Values.maxConcurrentReconciles | int64 | quote }}
 - name: FEDPIPE_HEALTH_PORT
   value: {{ .Values.healthPort | int64 | quote }}
 - name: FEDPIPE_LOG_FORMAT

@@ -193,7 +193,7 @@ class ClusterBackend:
     def _aggregates_here(self, limits: Limits) -> bool:
         """Whether an aggregation runs as a process of the operator: small ones, and all whose credentials only the operator's pod has."""
         has_no_secret = self.run.spec.store.credentials_secret_ref is None
-        return has_no_secret or limits.update_bytes <= self.cluster.settings.aggregation_limit
+        return has_no_secret or limits.update_bytes <= self.cluster.settings.aggregation_job_threshold
 
     @property
     def _uid(self) -> str:
