@@ -88,7 +88,7 @@ def test_a_run_that_matches_none_of_the_given_sites_is_refused(folder: Path, cha
     status, lines = validate(folder)
 
     assert status == 2
-    assert [line for line in lines if "spec.sites.selector: none of the EdgeSites given (north)" in line] == lines != []
+    assert [line for line in lines if "spec.sites.selector: no EdgeSite given (north) is in the run" in line] == lines != []
 
 
 def test_a_run_without_any_sites_in_the_files_is_valid(folder: Path) -> None:

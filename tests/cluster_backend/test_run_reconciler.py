@@ -113,7 +113,7 @@ def test_a_spec_that_does_not_parse_is_reported_with_its_path_and_corrected_by_t
 
     assert world.reconcile() is None
     assert world.condition("Valid")["status"] == "False"
-    assert world.condition("Valid")["message"].startswith("spec.task.slotPattern: this is no regular expression")
+    assert world.condition("Valid")["message"].startswith("spec.task.slotPattern: invalid regular expression")
     assert world.events()[0][0] == "SpecInvalid"
 
     world.add(world.run)

@@ -20,14 +20,14 @@ CREATED: Final[dict[str, Plain]] = {
     "CausalLM and Seq2SeqLM need prompt and response": {"task": {"type": "CausalLM", "prompt": "{question}"}},
     "text, label and labels belong to SequenceClassification": {"task": CAUSAL | {"label": "topic"}},
     "prompt, response and slotPattern belong to CausalLM and Seq2SeqLM": {"task": {"type": "SequenceClassification", "slotPattern": "x"}},
-    "prompt names no column": {"task": CAUSAL | {"prompt": "the question"}},
-    "response names no column": {"task": CAUSAL | {"response": "{}"}},
+    "prompt contains no column": {"task": CAUSAL | {"prompt": "the question"}},
+    "response contains no column": {"task": CAUSAL | {"response": "{}"}},
     "ranks are all 0, so nothing would be trained": {"planning": {"ranks": [0, 0]}},
 }
 """By the beginning of a rule's message, what of a run's spec breaks it."""
 NAMED: Final = {
-    "metadata.name begins the names of what is made for the site": SITE_DOCUMENT,
-    "metadata.name begins the names of what the run makes": RUN_DOCUMENT,
+    "metadata.name is the prefix of the names of the site's objects": SITE_DOCUMENT,
+    "metadata.name is the prefix of the names of the run's objects": RUN_DOCUMENT,
 }
 CHANGED: Final[list[tuple[str, Plain]]] = [
     ("spec.model may not change in a run", {"model": {"source": "pvc://models/other"}}),

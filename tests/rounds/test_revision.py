@@ -10,7 +10,7 @@ from crds import ROOT
 
 from fedpipe_operator.api import FederatedFineTune
 from fedpipe_operator.api.documents import read_yaml
-from fedpipe_operator.api.parse import problems_of
+from fedpipe_operator.api.parse import parse_object
 from fedpipe_operator.rounds.revision import IMMUTABLE, revision_of
 
 _EVERY_FIELD = ROOT / "tests" / "api" / "every_field.yaml"
@@ -60,7 +60,7 @@ def another(value: Any) -> Any:
 
 
 def revision(document: dict[str, Any]) -> str:
-    resource, problems = problems_of(document, FederatedFineTune)
+    resource, problems = parse_object(document, FederatedFineTune)
     assert resource is not None, problems
     assert problems == []
     return revision_of(resource.spec)

@@ -1,4 +1,4 @@
-"""The API: two kinds as frozen values. Parse, dump, defaults, and every word users see, spelled once."""
+"""The API: the two kinds as frozen models, with their defaults, bounds, condition types and reasons."""
 
 from fedpipe_operator.api.conditions import ConditionType, Reason
 from fedpipe_operator.api.edgesite import Capacity, EdgeSite, EdgeSiteSpec, SiteData

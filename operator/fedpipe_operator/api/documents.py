@@ -1,6 +1,6 @@
-"""YAML text to plain values that still know their line: the first step of `parse`, and where a problem is put into words.
+"""YAML text to plain values with their line numbers, the first step of `parse`; and `Problem`, what is reported to the user.
 
-Scalars are read as the Kubernetes API server reads them, not as PyYAML would: `2e-4` is a number, `1:30` and dates are text.
+Scalars are read as the Kubernetes API server reads them, not as PyYAML does: `2e-4` is a number, `1:30` and dates are strings.
 """
 
 import re
@@ -10,7 +10,11 @@ from typing import Any, Final, cast
 
 import yaml
 
-Path = Sequence[str | int]
+FieldPath = Sequence[str | int]
+"""Names of fields and indices of list entries, from the document's root."""
+
+FieldProblem = tuple[FieldPath, str]
+"""The path of a field, and the message: what is wrong and what to write."""
 
 _SCALARS: Final = (
     ("null", r"^(~|null|Null|NULL|)$", ["~", "n", "N", ""]),
@@ -23,7 +27,7 @@ _SCALARS: Final = (
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader with its own table of plain scalars."""
+    """A safe loader with its own resolvers for plain scalars."""
 
     yaml_implicit_resolvers = {}
 
@@ -34,32 +38,32 @@ for _tag, _pattern, _first in _SCALARS:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: where it stands, and a sentence that says what it is and what to do."""
+    """One problem in a file: its location, and a message that says what is wrong and what to do."""
 
     file: str
     line: int
     document: int
-    """From 1; 0 when it is about the file."""
+    """Number of the document in the file, from 1; 0 if the problem concerns the file."""
     object: str
-    """Kind and name as far as they are known."""
+    """Kind and name, as far as known."""
     path: str
-    """Within the document, as `spec.planning.bits[1]`."""
+    """Path of the field within the document, such as `spec.planning.bits[1]`."""
     message: str
 
     def __str__(self) -> str:
-        """The line that a user reads, its beginning as editors understand it."""
-        place = ", ".join(part for part in (f"document {self.document}" if self.document else "", self.object) if part)
-        return ": ".join(part for part in (f"{self.file}:{self.line}", place, self.path, self.message) if part)
+        """One line for the user; it begins with `file:line`, which editors recognise."""
+        location = ", ".join(part for part in (f"document {self.document}" if self.document else "", self.object) if part)
+        return ": ".join(part for part in (f"{self.file}:{self.line}", location, self.path, self.message) if part)
 
     @property
     def position(self) -> tuple[str, int, int]:
-        """By which problems are sorted."""
+        """The sort key of problems."""
         return self.file, self.document, self.line
 
 
 @dataclass(frozen=True)
 class Document:
-    """One document of a file: its value, and the node tree that knows the lines."""
+    """One document of a file: its value, and the YAML nodes, which hold the line numbers."""
 
     file: str
     number: int
@@ -68,26 +72,26 @@ class Document:
 
     @property
     def title(self) -> str:
-        """Kind and name, as far as the document has them."""
+        """Kind and name, as far as the document has them, such as `EdgeSite north`."""
         value = self.value if isinstance(self.value, dict) else {}
         metadata = value.get("metadata")
         name = metadata.get("name") if isinstance(metadata, dict) else None
         return " ".join(str(word) for word in (value.get("kind"), name) if word)
 
-    def problem(self, path: Path, message: str) -> Problem:
+    def problem(self, path: FieldPath, message: str) -> Problem:
         """A problem at `path` in this document."""
-        return Problem(self.file, _line(self.node, path), self.number, self.title, dotted(path), message)
+        return Problem(self.file, _line_of(self.node, path), self.number, self.title, format_path(path), message)
 
 
-def dotted(path: Path) -> str:
-    """A path as users write it: `spec.planning.bits[1]`."""
+def format_path(path: FieldPath) -> str:
+    """A path as users write it, such as `spec.planning.bits[1]`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
 
 
 def read_yaml(text: str, file: str) -> tuple[list[Document], list[Problem]]:
-    """Every document of a YAML text that is not empty, and what is wrong with the YAML itself.
+    """The documents of a YAML text that are not empty, and the problems of the YAML syntax.
 
-    Broken YAML ends the reading: where the next document begins is then anyone's guess.
+    Reading stops at the first syntax error, since the start of the next document cannot be determined.
     """
     documents: list[Document] = []
     problems: list[Problem] = []
@@ -96,44 +100,46 @@ def read_yaml(text: str, file: str) -> tuple[list[Document], list[Problem]]:
         while loader.check_node():
             node = cast("yaml.Node", loader.get_node())  # never None after check_node
             number = len(documents) + 1
-            problems.extend(_repeated_keys(node, file, number))
+            problems.extend(_duplicate_keys(node, file, number))
             documents.append(Document(file, number, loader.construct_document(node), node))
     except yaml.YAMLError as error:
-        problems.append(_broken(error, file, len(documents) + 1))
+        problems.append(_syntax_problem(error, file, len(documents) + 1))
     return [document for document in documents if document.value is not None], problems
 
 
-def _broken(error: yaml.YAMLError, file: str, number: int) -> Problem:
+def _syntax_problem(error: yaml.YAMLError, file: str, number: int) -> Problem:
     mark = getattr(error, "problem_mark", None)
-    what = " ".join(str(part) for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part) or str(error)
-    return Problem(file, mark.line + 1 if mark else 1, number, "", "", f"this is no YAML ({what}): mend the line, or the one above it")
+    cause = " ".join(str(part) for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part) or str(error)
+    return Problem(file, mark.line + 1 if mark else 1, number, "", "", f"invalid YAML ({cause}): correct this line or the one above it")
 
 
-def _repeated_keys(node: yaml.Node, file: str, number: int) -> Iterator[Problem]:
-    """PyYAML keeps the last of two equal keys without a word; the API server refuses them, so do we."""
+def _duplicate_keys(node: yaml.Node, file: str, number: int) -> Iterator[Problem]:
+    """PyYAML silently keeps the last of two equal keys; the API server refuses them, and so does this check."""
     children = [value for _, value in node.value] if isinstance(node, yaml.MappingNode) else node.value
     if isinstance(node, yaml.MappingNode):
         names = [key.value for key, _ in node.value]
         for position, (key, _) in enumerate(node.value):
             if key.value in names[:position]:
-                message = f"the field {key.value!r} is written twice: remove one of them"
+                message = f"duplicate field {key.value!r}: remove one of the two"
                 yield Problem(file, key.start_mark.line + 1, number, "", "", message)
     for child in children if isinstance(node, yaml.CollectionNode) else ():
-        yield from _repeated_keys(child, file, number)
+        yield from _duplicate_keys(child, file, number)
 
 
-def _line(node: yaml.Node, path: Path) -> int:
-    """The line, from 1, of the deepest part of `path` that the document has."""
+def _line_of(node: yaml.Node, path: FieldPath) -> int:
+    """The line, from 1, of the longest prefix of `path` that exists in the document."""
     line = node.start_mark.line + 1
     for part in path:
-        entries = _entries(node)
-        if part not in entries:
+        children = _children(node)
+        if part not in children:
             break
-        line, node = entries[part]
+        line, node = children[part]
     return int(line)
 
 
-def _entries(node: yaml.Node) -> dict[str | int, tuple[int, yaml.Node]]:
+def _children(node: yaml.Node) -> dict[str | int, tuple[int, yaml.Node]]:
+    """Line and node of each child, by its key or index."""
+    """Line and node of each child, by its key or index."""
     if isinstance(node, yaml.MappingNode):
         return {key.value: (key.start_mark.line + 1, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)}
     children = node.value if isinstance(node, yaml.SequenceNode) else []

@@ -1,4 +1,4 @@
-"""`EdgeSite`: where a site's trainer pods may run, what that pool can do, and where the site's private data is."""
+"""`EdgeSite`: where a site's trainer pods may run, the capacity of that node pool, and where the site's private data is."""
 
 from typing import Annotated, Any, Literal
 
@@ -14,7 +14,7 @@ DataFile = Annotated[str, Field(pattern=DATA_PATTERN, max_length=1024)]
 
 
 class Accelerator(ApiModel):
-    """The GPUs one trainer pod of this site gets."""
+    """The GPUs of one trainer pod of this site."""
 
     resource: Annotated[str, Field(min_length=1, max_length=253)] = "nvidia.com/gpu"
     count: Annotated[int, Field(ge=1, le=16)] = 1
@@ -23,14 +23,14 @@ class Accelerator(ApiModel):
 
 
 class Bandwidth(ApiModel):
-    """Between the site and the store, in bits per second."""
+    """Network bandwidth between the site and the store, in bits per second."""
 
     up: Quantity = "100M"
     down: Quantity = "1G"
 
 
 class Capacity(ApiModel):
-    """What the site claims its pool can do. What is left out is measured by the profile."""
+    """The claimed capacity of the site's node pool. Fields left out are measured by the profile."""
 
     accelerator: Accelerator | None = None
     cpu: Quantity | None = None
@@ -45,7 +45,7 @@ class ClaimReference(ApiModel):
 
 
 class Volume(ApiModel):
-    """Where the data lies."""
+    """The volume that holds the data."""
 
     persistent_volume_claim: ClaimReference
 
@@ -69,16 +69,16 @@ class Toleration(ApiModel):
 
 
 class PodOverrides(ApiModel):
-    """What an administrator adds to the site's trainer pods."""
+    """Labels, annotations and spec fields that are added to the site's trainer pods."""
 
     labels: LabelMap = {}
     annotations: AnnotationMap = {}
     spec: Annotated[dict[str, Any], Field(max_length=64)] = {}
-    """Merged into the pod's spec, which keeps its security settings."""
+    """Merged into the pod's spec, whose security settings cannot be overridden."""
 
 
 class EdgeSiteSpec(ApiModel):
-    """What a site is."""
+    """The specification of a site."""
 
     node_selector: LabelMap = {}
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] = ()
@@ -158,5 +158,5 @@ class EdgeSite(ApiModel):
 
     @property
     def name(self) -> Name:
-        """The site's name, by which plans, updates and reports call it."""
+        """The site's name, as used in plans, updates and reports."""
         return self.metadata.name

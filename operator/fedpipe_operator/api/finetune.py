@@ -28,17 +28,17 @@ class ModelSpec(ApiModel):
 
 
 class Selector(ApiModel):
-    """Which `EdgeSite`s of the namespace take part: those that carry all these labels. Empty: all."""
+    """Selects the `EdgeSite`s of the namespace that carry all these labels. Empty: all of them."""
 
     match_labels: LabelMap = {}
 
 
 class SitesSpec(ApiModel):
-    """Who takes part in a round, and how many updates it needs."""
+    """The sites of a round, and how many of their updates it needs."""
 
     selector: Selector = Selector()
     per_round: Annotated[int, Field(ge=1, le=1000)] | None = None
-    """Sites drawn for each round; left out: all."""
+    """Number of sites selected at random for each round; left out: all."""
     quorum: Annotated[float, Field(gt=0, le=1)] = 0.8
 
 
@@ -50,57 +50,57 @@ class Target(ApiModel):
 
 
 class RoundsSpec(ApiModel):
-    """How long the run goes on."""
+    """The number of rounds, their time limits, and when the run stops early."""
 
     count: Annotated[int, Field(ge=1, le=1000)] = 10
     deadline: Duration = "30m"
-    """For each stage of a round (training, evaluation) and for profiling and export."""
+    """Time limit of each stage of a round (training, evaluation), of profiling and of the export."""
     attempts: Annotated[int, Field(ge=1, le=10)] = 2
-    """Tries of one task at a site before the site is counted out."""
+    """Attempts of one task at a site before the site is dropped."""
     target: Target | None = None
     patience: Annotated[int, Field(ge=1, le=1000)] | None = None
-    """Rounds without a better metric after which the run ends; left out: never."""
+    """Number of rounds without a better metric after which the run ends; left out: no limit."""
 
 
 class PlanningMode(StrEnum):
-    """How the plans are made."""
+    """How the planner chooses the sites' plans."""
 
     AUTO = "Auto"
-    """Each site gets what its hardware can carry."""
+    """Each site gets a plan that suits its own hardware."""
     UNIFORM = "Uniform"
-    """Every site gets what the weakest can carry; for comparison."""
+    """Every site gets the plan that the weakest site can run; for comparison."""
 
 
 class PlanningSpec(ApiModel):
-    """What the planner may choose from."""
+    """The options that the planner may choose from."""
 
     mode: PlanningMode = PlanningMode.AUTO
     bits: Annotated[tuple[Bits, ...], Field(min_length=1, max_length=4)] = (4, 8, 16)
     ranks: Annotated[tuple[Annotated[int, Field(ge=0, le=1024)], ...], Field(min_length=1, max_length=16)] = (0, 4, 8, 16, 32)
     batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=16)] = (1, 2, 4, 8, 16)
     target_modules: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=253)], ...], Field(max_length=64)] = ()
-    """Module name endings that get adapters; left out: the attention projections, found by architecture."""
+    """Modules whose names end in one of these get adapters; left out: the attention projections of the architecture."""
 
     @model_validator(mode="after")
-    def _some_rank_trains(self) -> "PlanningSpec":
+    def _require_a_rank_above_0(self) -> "PlanningSpec":
         if not any(self.ranks):
             raise ValueError("ranks are all 0, so nothing would be trained: add a rank above 0")
         return self
 
 
 class AggregationMethod(StrEnum):
-    """How a round's unlike adapters become one."""
+    """How the heterogeneous adapters of a round are aggregated."""
 
     EXACT = "Exact"
-    """The sample-weighted mean of the updates' products, factorised anew; what the cut to the rank loses is reported."""
+    """The sample-weighted mean of the products B·A, factorised again; the energy lost by truncating to the rank is reported."""
     FEDIT = "FedIT"
-    """A and B averaged apart (equal ranks only); inexact, for comparison."""
+    """A and B are averaged separately (equal ranks only); inexact, for comparison."""
     ZERO_PAD = "ZeroPad"
-    """A and B padded with zeros to the largest rank and averaged apart; inexact, for comparison."""
+    """A and B are padded with zeros to the largest rank and averaged separately; inexact, for comparison."""
 
 
 class AggregationSpec(ApiModel):
-    """How updates are judged and combined."""
+    """How updates are checked and aggregated."""
 
     method: AggregationMethod = AggregationMethod.EXACT
     max_norm: Annotated[float, Field(gt=0, le=1e9)] = 1e4
@@ -119,29 +119,29 @@ class StoreSpec(ApiModel):
     bucket: Annotated[str, Field(pattern=BUCKET_PATTERN, max_length=63)]
     prefix: Annotated[str, Field(pattern=PREFIX_PATTERN, max_length=512)] = "fedpipe"
     endpoint: Annotated[str, Field(pattern=ENDPOINT_PATTERN, max_length=1024)] | None = None
-    """Left out: Amazon's own."""
+    """URL of the S3 endpoint; left out: that of AWS."""
     region: Annotated[str, Field(min_length=1, max_length=64)] = "us-east-1"
     credentials_secret_ref: SecretReference | None = None
 
 
 class DeletionPolicy(StrEnum):
-    """What becomes of a run's objects in the store when the run is deleted."""
+    """What happens to a run's objects in the store when the run is deleted."""
 
     RETAIN = "Retain"
-    """They stay."""
+    """The objects are kept."""
     DELETE = "Delete"
-    """They are deleted with it, results included."""
+    """The objects are deleted with the run, results included."""
 
 
 class ExportSpec(ApiModel):
-    """What is left at the end."""
+    """What the run exports after its last round."""
 
     adapter: bool = True
     merged: bool = True
 
 
 class FineTuneSpec(ApiModel):
-    """What a run is asked to do."""
+    """The specification of a run."""
 
     model: ModelSpec
     task: TaskSpec
@@ -158,13 +158,13 @@ class FineTuneSpec(ApiModel):
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31536000)] | None = None
 
     @model_validator(mode="after")
-    def _fedit_needs_equal_ranks(self) -> "FineTuneSpec":
+    def _require_uniform_plans_for_fedit(self) -> "FineTuneSpec":
         if self.aggregation.method is AggregationMethod.FEDIT and self.planning.mode is not PlanningMode.UNIFORM:
             raise ValueError("aggregation.method FedIT averages equal ranks only: set planning.mode to Uniform, or the method to Exact")
         return self
 
     @model_validator(mode="after")
-    def _target_is_measured(self) -> "FineTuneSpec":
+    def _require_a_measured_target(self) -> "FineTuneSpec":
         measured = CLASSIFICATION_METRICS if self.task.type == "SequenceClassification" else GENERATION_METRICS
         if self.rounds.target is not None and self.rounds.target.metric not in measured:
             raise ValueError(
@@ -261,7 +261,7 @@ class FederatedFineTune(ApiModel):
 
 
 def primary_metric(spec: FineTuneSpec) -> MetricName:
-    """The metric a run is judged by: its target's, else accuracy for a classification and perplexity for generation."""
+    """The metric by which rounds are compared: that of `rounds.target`, else accuracy for classification and perplexity for generation."""
     if spec.rounds.target is not None:
         return spec.rounds.target.metric
     return "accuracy" if spec.task.type == "SequenceClassification" else "perplexity"

@@ -1,4 +1,4 @@
-"""What both kinds share: the API group, object metadata, conditions, label keys. Each word of the API is spelled here once."""
+"""What both kinds share: the API group, object metadata, conditions, and the keys of labels and annotations."""
 
 from enum import StrEnum
 from typing import Annotated, Final
@@ -12,32 +12,32 @@ API_VERSION: Final = "fedpipe.io/v1alpha1"
 VERSION: Final = "v1alpha1"
 
 LABEL_RUN: Final = f"{GROUP}/run"
-"""On every object a run makes: the run's name."""
+"""On every object that a run creates: the run's name."""
 LABEL_RUN_UID: Final = f"{GROUP}/run-uid"
-"""Likewise its uid: another run of the same name is another run."""
+"""Also there: the run's uid, which distinguishes it from a deleted run of the same name."""
 LABEL_TASK: Final = f"{GROUP}/task"
 """On a Job, its Secret and its pod: profile, train, evaluate, export or aggregate."""
 LABEL_SITE: Final = f"{GROUP}/site"
-"""Likewise the site's name, if the work is a site's."""
+"""Also there: the site's name, for the tasks of a site."""
 LABEL_ROUND: Final = f"{GROUP}/round"
-"""Likewise the round, from 1; 0 for what belongs to none."""
+"""Also there: the round, from 1; 0 for tasks outside of rounds."""
 LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
-"""Likewise the attempt, from 0."""
+"""Also there: the attempt, from 0."""
 ANNOTATION_REASON: Final = f"{GROUP}/reason"
-"""On a Job that the operator gave up before it ran: why, in one CamelCase word."""
+"""On a Job that the operator gave up before its pod ran: the reason, one CamelCase word."""
 ANNOTATION_MESSAGE: Final = f"{GROUP}/message"
-"""Likewise in a sentence."""
+"""Also there: the reason as a sentence."""
 FINALIZER: Final = f"{GROUP}/results"
-"""On a run whose results are to be deleted with it."""
+"""On a run whose objects in the store are deleted with it."""
 QUEUE_PREFIX: Final = "kueue.x-k8s.io/"
-"""Labels of a run that its Jobs carry too, so that they wait in the same queue."""
+"""Labels with this prefix are copied from a run to its Jobs, so that Kueue admits them through the same queue."""
 
 NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
-"""RFC 1035: the names of what we make begin with it, and Services among them allow no leading digit."""
+"""RFC 1035: derived objects' names begin with it, and Services among them allow no leading digit."""
 NAME_MAX = 63
 NAMESPACE_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 OBJECT_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
-"""RFC 1123: the name of a Secret, a claim or a class that others made."""
+"""RFC 1123: the name of a Secret, a PersistentVolumeClaim or a RuntimeClass that the user created."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=NAME_MAX)]
 Namespace = Annotated[str, Field(pattern=NAMESPACE_PATTERN, max_length=NAME_MAX)]
@@ -65,7 +65,7 @@ class ApiModel(BaseModel):
 
 
 class Metadata(ApiModel):
-    """The part of an object's metadata that the operator reads; what else the API server adds is passed over."""
+    """The part of an object's metadata that the operator reads; other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -78,7 +78,7 @@ class Metadata(ApiModel):
 
 
 class ConditionStatus(StrEnum):
-    """Kubernetes' three-valued truth."""
+    """The status of a Kubernetes condition."""
 
     TRUE = "True"
     FALSE = "False"
@@ -86,7 +86,7 @@ class ConditionStatus(StrEnum):
 
 
 class Condition(ApiModel):
-    """One observation of an object, as the Kubernetes API conventions want it."""
+    """A condition of an object, as defined by the Kubernetes API conventions."""
 
     type: Annotated[str, Field(max_length=63)]
     status: ConditionStatus

@@ -1,7 +1,7 @@
-"""YAML text to the two kinds, with every problem in words: for `fedpipe validate`, and for all that reads a user's file.
+"""YAML text to objects of the two kinds, with a message for every problem: for `fedpipe validate` and every command that reads files.
 
-Pure: it reads no file (the command line does). A document is judged as the API server would judge it: strict types,
-camelCase names only, unknown fields refused, an empty field as if it were left out.
+Pure: the command line reads the files. A document is validated as the API server would: strict types, camelCase names
+only, unknown fields refused, an empty field treated as absent.
 """
 
 import json
@@ -12,12 +12,12 @@ from typing import Any, Final, TypeVar, cast
 
 from pydantic import ValidationError
 
-from fedpipe_operator.api.checks import problems_within
-from fedpipe_operator.api.documents import Document, Problem, dotted, read_yaml
+from fedpipe_operator.api.checks import check_object
+from fedpipe_operator.api.documents import Document, FieldProblem, Problem, format_path, read_yaml
 from fedpipe_operator.api.edgesite import EdgeSite
 from fedpipe_operator.api.finetune import FederatedFineTune
+from fedpipe_operator.api.messages import problem_of
 from fedpipe_operator.api.meta import API_VERSION, ApiModel
-from fedpipe_operator.api.sentences import sentence
 
 Kind = EdgeSite | FederatedFineTune
 KindT = TypeVar("KindT", bound=ApiModel)
@@ -28,69 +28,71 @@ _METADATA: Final = frozenset(
     {"name", "generateName", "namespace", "labels", "annotations", "uid", "generation", "resourceVersion", "creationTimestamp"}
     | {"deletionTimestamp", "deletionGracePeriodSeconds", "finalizers", "ownerReferences", "managedFields", "selfLink"}
 )
-"""What Kubernetes knows in `metadata`. The models pass over what they do not read, so a typing error is caught here."""
+"""The fields of Kubernetes' `metadata`. The models ignore the fields that they do not read, so misspelled ones are detected here."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """An object, and the document it was read from."""
+class ParsedObject:
+    """An object, and the document that it was read from."""
 
     value: Kind
     document: Document
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a text held: the objects that are right, and everything that is wrong."""
+class ParseResult:
+    """The valid objects of a text, and all problems."""
 
-    found: tuple[Found, ...]
+    objects: tuple[ParsedObject, ...]
     problems: tuple[Problem, ...]
 
 
-def read_documents(text: str, where: str) -> Reading:
-    """Read the objects of a YAML text of one or more documents; `where` names it in the problems."""
-    documents, problems = read_yaml(text, where)
-    found = []
+def read_documents(text: str, file: str) -> ParseResult:
+    """Read the objects of a YAML text of one or more documents; `file` is its name in the problems."""
+    documents, problems = read_yaml(text, file)
+    objects = []
     for document in documents:
-        value, wrong = _read(document)
-        problems.extend(wrong)
+        value, found = _parse_document(document)
+        problems.extend(found)
         if value is not None:
-            found.append(Found(value, document))
-    return Reading(tuple(found), tuple(problems))
+            objects.append(ParsedObject(value, document))
+    return ParseResult(tuple(objects), tuple(problems))
 
 
 def validate_strictly(value: object, kind: type[KindT]) -> KindT:
-    """A plain value as an object of `kind`, judged as the API server would.
+    """A plain value as an object of `kind`, validated as the API server would.
 
     Raises:
-        pydantic.ValidationError: the value does not fit.
+        pydantic.ValidationError: the value is invalid.
     """
-    return kind.model_validate_json(json.dumps(_without_nulls(value), default=str), strict=True, by_alias=True, by_name=False)
+    return kind.model_validate_json(json.dumps(_drop_nulls(value), default=str), strict=True, by_alias=True, by_name=False)
 
 
-def problems_of(value: object, kind: type[KindT]) -> tuple[KindT | None, list[str]]:
-    """A plain value as an object of `kind`, judged like a document; and what is wrong with it, each problem with its path."""
+def parse_object(value: object, kind: type[KindT]) -> tuple[KindT | None, list[str]]:
+    """A plain value as an object of `kind`, None if a field is invalid; and all problems, each message with its path."""
     try:
-        found = validate_strictly(value, kind)
+        parsed = validate_strictly(value, kind)
     except ValidationError as error:
-        told = (sentence(one, _schema(kind)) for one in error.errors(include_url=False))
-        return None, [f"{dotted(path)}: {message}" for path, message in told]
-    return found, [f"{dotted(path)}: {message}" for path, message in problems_within(cast("Kind", found))]
+        return None, [f"{format_path(path)}: {message}" for path, message in _problems_of(error, kind)]
+    return parsed, [f"{format_path(path)}: {message}" for path, message in check_object(cast("Kind", parsed))]
 
 
-def _read(document: Document) -> tuple[Kind | None, list[Problem]]:
-    strange = _strange(document)
-    if strange is not None:
-        return None, [strange]
+def _parse_document(document: Document) -> tuple[Kind | None, list[Problem]]:
+    unknown = _kind_problem(document)
+    if unknown is not None:
+        return None, [unknown]
     kind = _KINDS[document.value["kind"]]
     problems = list(_unknown_metadata(document))
     try:
         value = validate_strictly(document.value, kind)
     except ValidationError as error:
-        told = (sentence(one, _schema(kind)) for one in error.errors(include_url=False))
-        return None, [*problems, *(document.problem(path, message) for path, message in told)]
-    problems.extend(document.problem(path, message) for path, message in problems_within(value))
+        return None, [*problems, *(document.problem(path, message) for path, message in _problems_of(error, kind))]
+    problems.extend(document.problem(path, message) for path, message in check_object(value))
     return (None if problems else value), problems
+
+
+def _problems_of(error: ValidationError, kind: type[ApiModel]) -> list[FieldProblem]:
+    return [problem_of(details, _schema(kind)) for details in error.errors(include_url=False)]
 
 
 @cache
@@ -98,18 +100,18 @@ def _schema(kind: type[ApiModel]) -> dict[str, Any]:
     return kind.model_json_schema(by_alias=True)
 
 
-def _strange(document: Document) -> Problem | None:
-    """Why the document is none of ours, if it is not: then there is nothing to hold its fields against."""
+def _kind_problem(document: Document) -> Problem | None:
+    """Why the document is not an object of a known kind and version, if it is not: its fields cannot be validated then."""
     value = document.value
     if not isinstance(value, dict):
-        return document.problem((), f"this is no object: write apiVersion: {API_VERSION}, kind, metadata and spec")
+        return document.problem((), f"not a Kubernetes object: write apiVersion: {API_VERSION}, kind, metadata and spec")
     if value.get("kind") not in _KINDS:
         kinds = " or ".join(_KINDS)
         return document.problem(
-            ("kind",), f"{value.get('kind')!r} is no kind of FedPipe: write {kinds}, or move the document to another file"
+            ("kind",), f"{value.get('kind')!r} is not a FedPipe kind: write {kinds}, or move the document to another file"
         )
     if value.get("apiVersion") != API_VERSION:
-        return document.problem(("apiVersion",), f"{value.get('apiVersion')!r} is not known: write {API_VERSION}")
+        return document.problem(("apiVersion",), f"unknown version {value.get('apiVersion')!r}: write {API_VERSION}")
     return None
 
 
@@ -117,11 +119,11 @@ def _unknown_metadata(document: Document) -> Iterator[Problem]:
     metadata = document.value.get("metadata")
     for name in metadata if isinstance(metadata, dict) else ():
         if name not in _METADATA:
-            yield document.problem(("metadata", name), "there is no such field: write name, namespace, labels or annotations")
+            yield document.problem(("metadata", name), "unknown field: write name, namespace, labels or annotations")
 
 
-def _without_nulls(value: object) -> object:
-    """The API server drops a field that is written without a value, before it fills in the defaults."""
+def _drop_nulls(value: object) -> object:
+    """The API server drops null fields before it applies defaults."""
     if isinstance(value, dict):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
-    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
+        return {key: _drop_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_drop_nulls(inner) for inner in value] if isinstance(value, list) else value

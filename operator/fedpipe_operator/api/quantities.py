@@ -1,4 +1,4 @@
-"""Kubernetes quantities and Go durations as users write them, and the numbers they stand for."""
+"""Kubernetes quantities and Go durations as users write them, and their parsers."""
 
 import re
 from typing import Annotated
@@ -13,12 +13,12 @@ _FACTORS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e
 _SECONDS = {"h": 3600, "m": 60, "s": 1}
 
 
-def _as_text(value: object) -> object:
-    """YAML reads `cpu: 8` as an integer. Kubernetes takes an integer or a text here (and no fraction), so do we."""
+def _as_string(value: object) -> object:
+    """YAML reads `cpu: 8` as an integer. Like Kubernetes, accept an integer or a string here, and no fraction."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Quantity = Annotated[str, Field(pattern=QUANTITY_PATTERN, max_length=32), BeforeValidator(_as_text)]
+Quantity = Annotated[str, Field(pattern=QUANTITY_PATTERN, max_length=32), BeforeValidator(_as_string)]
 """A Kubernetes quantity above 0 such as `24Gi`, `8` or `500m`."""
 
 Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=32)]
@@ -26,14 +26,14 @@ Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=32)]
 
 
 def amount(quantity: str) -> float:
-    """The number a quantity stands for: bytes, cores, or bits per second, whatever the field says."""
+    """The number that a quantity denotes: bytes, cores, or bits per second, depending on the field."""
     match = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", quantity)
     if match is None or match[2] not in _FACTORS:
-        raise ValueError(f"{quantity!r} is no quantity: write a number with an optional suffix such as 24Gi or 100M")
-    # Divided, not multiplied by 0.001: so that 1900m is the very number that 1.9 is.
+        raise ValueError(f"{quantity!r} is not a quantity: write a number with an optional suffix such as 24Gi or 100M")
+    # Divided by 1000, not multiplied by 0.001, so that 1900m equals 1.9 exactly.
     return float(match[1]) / 1000 if match[2] == "m" else float(match[1]) * _FACTORS[match[2]]
 
 
 def seconds(duration: str) -> float:
-    """The seconds a duration stands for."""
+    """The duration in seconds."""
     return float(sum(int(number) * _SECONDS[unit] for number, unit in re.findall(r"([0-9]+)([hms])", duration)))

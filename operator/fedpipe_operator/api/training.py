@@ -1,7 +1,7 @@
-"""`spec.task`, `spec.training` and `spec.evaluation`: what is learned, how each site trains, and how the result is measured.
+"""`spec.task`, `spec.training` and `spec.evaluation`: what the model learns, how each site trains, and how the result is evaluated.
 
-These are the API's own types. The wire format to the trainer (`fedpipe_trainer.contract`) has types of its own, and
-`fedpipe_operator.conversion` is the only place where one becomes the other.
+These types are the API's own. The wire format to the trainer (`fedpipe_trainer.contract`) has separate types, and
+`fedpipe_operator.conversion` is the only module that converts between them.
 """
 
 from enum import StrEnum
@@ -21,7 +21,7 @@ SlotPattern = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
 class SequenceClassificationTask(ApiModel):
-    """One label for a text. The classification head is trained, sent and averaged too."""
+    """Predict one label for a text. The classification head is trained, uploaded and averaged too."""
 
     type: Literal["SequenceClassification"] = "SequenceClassification"
     text: Column = "text"
@@ -39,7 +39,7 @@ class CausalLMTask(ApiModel):
     response: Template
     max_length: MaxLength = 512
     slot_pattern: SlotPattern | None = None
-    """A regular expression whose first group finds, in a prompt, the values a good response must name (slot error rate)."""
+    """A regular expression whose first group matches, in a prompt, the values that a good response must contain (slot error rate)."""
 
 
 class Seq2SeqLMTask(ApiModel):
@@ -50,14 +50,14 @@ class Seq2SeqLMTask(ApiModel):
     response: Template
     max_length: MaxLength = 512
     slot_pattern: SlotPattern | None = None
-    """As of CausalLM."""
+    """As in `CausalLMTask`."""
 
 
 TaskSpec = Annotated[SequenceClassificationTask | CausalLMTask | Seq2SeqLMTask, Field(discriminator="type")]
 
 
 class Scaling(StrEnum):
-    """How alpha and the rank make the scale of an adapter's product B·A."""
+    """How the scale of an adapter's product B·A follows from alpha and the rank."""
 
     CLASSIC = "Classic"
     """alpha / r (Hu et al., arXiv 2106.09685)."""
@@ -78,17 +78,17 @@ class TrainingSpec(ApiModel):
     epochs: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """Passes over a site's data in each round."""
     max_steps: Annotated[int, Field(ge=1, le=1000000)] | None = None
-    """At most so many optimiser steps in each round."""
+    """Maximum number of optimiser steps in each round."""
     alpha: Annotated[float, Field(gt=0, le=4096)] = 16.0
     scaling: Scaling = Scaling.RSLORA
 
 
 class EvaluationSpec(ApiModel):
-    """How much of the validation data is used and what may be shown of it (`spec.evaluation`)."""
+    """How much of the validation data is used, and how much of it may leave the site."""
 
     max_samples: Annotated[int, Field(ge=1, le=1000000)] = 1000
     generations: Annotated[int, Field(ge=0, le=10000)] = 32
-    """Distinct prompts answered for BLEU, ROUGE-L and slot errors (generating tasks only)."""
+    """Distinct prompts that the model answers for BLEU, ROUGE-L and slot error rate (generation tasks only)."""
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
     samples: Annotated[int, Field(ge=0, le=20)] = 0
-    """Validation rows that leave the site in the result, with what was predicted. 0 unless the run asks for it."""
+    """Validation rows that leave the site in the result, each with its prediction."""

@@ -8,9 +8,9 @@ from pathlib import Path
 import typer
 
 from fedpipe_operator.api import EdgeSite, FederatedFineTune
-from fedpipe_operator.api.checks import problems_between
+from fedpipe_operator.api.checks import check_objects
 from fedpipe_operator.api.documents import Problem
-from fedpipe_operator.api.parse import Found, read_documents
+from fedpipe_operator.api.parse import ParsedObject, read_documents
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ def load(paths: Sequence[Path]) -> Objects:
 
 
 def read(paths: Sequence[Path]) -> tuple[Objects, list[Problem]]:
-    """The objects of these files and folders (the *.yaml files of a folder), and every problem in them."""
-    found: list[Found] = []
+    """The objects of these files and folders (of a folder: its *.yaml files), and every problem in them."""
+    found: list[ParsedObject] = []
     problems: list[Problem] = []
     for path in paths:
         for file in _files(path):
@@ -41,11 +41,11 @@ def read(paths: Sequence[Path]) -> tuple[Objects, list[Problem]]:
             if isinstance(text, Problem):
                 problems.append(text)
                 continue
-            reading = read_documents(text, str(file))
-            found.extend(reading.found)
-            problems.extend(reading.problems)
+            result = read_documents(text, str(file))
+            found.extend(result.objects)
+            problems.extend(result.problems)
     values = [entry.value for entry in found]
-    problems.extend(found[index].document.problem(where, message) for index, where, message in problems_between(values))
+    problems.extend(found[index].document.problem(where, message) for index, where, message in check_objects(values))
     return _split_by_kind(values), sorted(problems, key=attrgetter("position"))
 
 

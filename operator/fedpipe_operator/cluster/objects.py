@@ -22,7 +22,7 @@ from fedpipe_operator.api.meta import (
     LABEL_SITE,
     LABEL_TASK,
 )
-from fedpipe_operator.api.parse import problems_of
+from fedpipe_operator.api.parse import parse_object
 from fedpipe_operator.backend import Job, TaskKind
 from fedpipe_operator.sites import Node
 
@@ -36,7 +36,7 @@ _STATUS_OF: Final[dict[type[ApiModel], type[ApiModel]]] = {EdgeSite: EdgeSiteSta
 def read_body(body: Body, kind: type[Kind]) -> Kind | list[str]:
     """The object, or the problems of its spec. A status that an older version wrote is dropped; it never makes the spec invalid."""
     plain = {name: body[name] for name in ("apiVersion", "kind", "metadata", "spec") if name in body}
-    value, problems = problems_of(plain, kind)
+    value, problems = parse_object(plain, kind)
     if value is None or problems:
         return problems
     return value.model_copy(update={"status": read_status(body, _STATUS_OF[kind])})
