@@ -1,4 +1,4 @@
-"""The operator's role is what its code calls and what kopf watches for it: no verb and no resource more, or less."""
+"""The operator's role allows exactly the API calls of its code and the watches of kopf: no verb and no resource more or less."""
 
 import ast
 import inspect
@@ -40,46 +40,46 @@ import json, kopf
 from fedpipe_operator.handlers import watches
 from fedpipe_operator.handlers import nodes
 registry = kopf.get_default_registry()
-told = [registry._indexing, registry._watching]
+watching = [registry._indexing, registry._watching]
 acting = [registry._changing, registry._spawning, registry._webhooks]
-names = lambda kinds: sorted({(one.group, one.any_name) for kind in kinds for one in kind.get_all_selectors()})
-print(json.dumps({"told": names(told), "acting": names(acting)}))
+names = lambda kinds: sorted({(selector.group, selector.any_name) for kind in kinds for selector in kind.get_all_selectors()})
+print(json.dumps({"watching": names(watching), "acting": names(acting)}))
 """
 
 
 def test_the_operators_rules_are_what_its_code_needs() -> None:
-    watched = {(group, plural, verb) for group, plural in _watched()["told"] for verb in ("list", "watch")}
+    watched = {(group, plural, verb) for group, plural in _watched()["watching"] for verb in ("list", "watch")}
     of_nodes = {(group, resource, verb) for group, resource, verb in _called() | watched if resource == "nodes"}
 
-    assert granted(rules("operator")) == (_called() | watched | _owning()) - of_nodes
+    assert granted(rules("operator")) == (_called() | watched | _owner_rights()) - of_nodes
     assert granted(rules("nodes")) == of_nodes
 
 
 def test_nodes_are_listed_and_watched_and_nothing_more() -> None:
     assert granted(rules("nodes")) == {("", "nodes", "list"), ("", "nodes", "watch")}
-    assert ["", "nodes"] in _watched()["told"]
+    assert ["", "nodes"] in _watched()["watching"]
 
 
-def test_kopf_only_looks_so_it_writes_to_nothing() -> None:
-    """Handlers that keep a state, and admission webhooks, would have kopf patch what it watches and more."""
+def test_kopf_only_watches_and_writes_nothing() -> None:
+    """With state-keeping handlers or admission webhooks, kopf would patch the watched objects and others."""
     assert _watched()["acting"] == []
 
 
-def test_every_call_that_there_is_is_known_here() -> None:
-    public = {name for name, one in inspect.getmembers(Api, inspect.isfunction) if not name.startswith("_")}
+def test_every_method_of_the_api_is_listed_here() -> None:
+    public = {name for name, _ in inspect.getmembers(Api, inspect.isfunction) if not name.startswith("_")}
 
     assert public == set(METHODS)
 
 
 @pytest.mark.parametrize("kind", ["federatedfinetunes", "edgesites"])
-def test_people_may_read_a_status_and_write_none(kind: str) -> None:
+def test_users_may_read_a_status_and_not_write_it(kind: str) -> None:
     for role, its_rules in rules("users").items():
         verbs = {verb for group, resource, verb in granted(its_rules) if (group, resource) == ("fedpipe.io", f"{kind}/status")}
 
         assert verbs == {"get"}, role
 
 
-def test_a_viewer_only_looks_an_editor_makes_runs_and_an_admin_makes_sites_too() -> None:
+def test_a_viewer_only_reads_an_editor_creates_runs_and_an_admin_creates_sites_too() -> None:
     writes = {
         role: {resource for _, resource, verb in granted(its_rules) if verb not in ("get", "list", "watch")}
         for role, its_rules in rules("users").items()
@@ -89,7 +89,7 @@ def test_a_viewer_only_looks_an_editor_makes_runs_and_an_admin_makes_sites_too()
 
 
 def _called() -> set[Right]:
-    """Every call of the API in `cluster`."""
+    """Every API call in `cluster`."""
     found = set()
     for module in _modules():
         for method, kinds in _calls(module):
@@ -99,13 +99,13 @@ def _called() -> set[Right]:
 
 
 def _modules() -> Iterator[ModuleType]:
-    names = {one.name for one in pkgutil.iter_modules(cluster.__path__)}
+    names = {module.name for module in pkgutil.iter_modules(cluster.__path__)}
     assert names >= {"run_reconciler", "backend", "credentials", "status_writer", "pod_diagnostics", "finalizer"}
     yield from (import_module(f"{cluster.__name__}.{name}") for name in sorted(names - {"api"}))
 
 
 def _calls(module: ModuleType) -> Iterator[tuple[str, list[Kind]]]:
-    """Method and kinds of each call on something called `api`, or about a kind."""
+    """Method and kinds of each call on an object named `api`, or with a kind as its first argument."""
     for node in ast.walk(ast.parse(inspect.getsource(module))):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
             continue
@@ -121,30 +121,32 @@ def _last_name(node: ast.expr) -> str:
 
 
 def _kinds(node: ast.expr, module: ModuleType) -> list[Kind]:
-    """What a first argument can be: a kind by its name, or any of a table's; none if it is something else."""
+    """The kinds that a first argument can be: a named kind, or any kind of a table; empty for anything else."""
     named = vars(module).get(_last_name(node.value if isinstance(node, ast.Subscript) else node))
     found = list(named.values()) if isinstance(named, dict) else [named]
-    return [one for one in found if isinstance(one, Kind)]
+    return [kind for kind in found if isinstance(kind, Kind)]
 
 
 def _rights(method: str, kind: Kind) -> set[Right]:
-    """What the API server asks before it does what this method sends."""
-    sent = _Sent()
-    call = getattr(Api(sent), method)  # type: ignore[arg-type]
-    needed = [name for name, one in inspect.signature(call).parameters.items() if one.default is one.empty and name != "kind"]
+    """The rights that the API server requires for the request that this method sends."""
+    client = _RecordingClient()
+    call = getattr(Api(client), method)  # type: ignore[arg-type]
+    needed = [
+        name for name, parameter in inspect.signature(call).parameters.items() if parameter.default is parameter.empty and name != "kind"
+    ]
     call(kind, **{name: _ARGUMENTS[name] for name in needed})
-    name, _, subresource = sent.path.partition("?")[0].removeprefix(kind.path("somewhere")).strip("/").partition("/")
+    name, _, subresource = client.path.partition("?")[0].removeprefix(kind.path("somewhere")).strip("/").partition("/")
     verbs = {
         "GET": {"get" if name else "list"},
         "POST": {"create"},
-        "PATCH": {"patch", "create"} if sent.content_type == APPLY else {"patch"},
+        "PATCH": {"patch", "create"} if client.content_type == APPLY else {"patch"},
         "DELETE": {"delete" if name else "deletecollection"},
     }
-    return {(kind.group, f"{kind.plural}/{subresource}" if subresource else kind.plural, verb) for verb in verbs[sent.method]}
+    return {(kind.group, f"{kind.plural}/{subresource}" if subresource else kind.plural, verb) for verb in verbs[client.method]}
 
 
-class _Sent:
-    """A client that notes the one request that it is given."""
+class _RecordingClient:
+    """A client that records the one request that it gets."""
 
     status = 200
 
@@ -152,7 +154,7 @@ class _Sent:
         self.method, self.path, self.content_type = method, path, header_params["Content-Type"]
         return ()
 
-    def call_api(self, **_: Any) -> "_Sent":
+    def call_api(self, **_: Any) -> "_RecordingClient":
         return self
 
     def read(self) -> bytes:
@@ -161,15 +163,15 @@ class _Sent:
 
 @cache
 def _watched() -> dict[str, list[Any]]:
-    """What the handlers have kopf watch. In a process of its own: handlers register where they are imported."""
-    said = subprocess.run([sys.executable, "-c", _WATCHES], capture_output=True, text=True, check=True)
-    found: dict[str, list[Any]] = json.loads(said.stdout)
+    """What the handlers have kopf watch. Runs in a separate process, since importing the handlers registers them."""
+    output = subprocess.run([sys.executable, "-c", _WATCHES], capture_output=True, text=True, check=True)
+    found: dict[str, list[Any]] = json.loads(output.stdout)
     return found
 
 
-def _owning() -> set[Right]:
-    """Where an owner is to wait for what it owns, naming it as such needs a right on its finalizers."""
+def _owner_rights() -> set[Right]:
+    """An ownerReference with blockOwnerDeletion requires the right to update the owner's finalizers."""
     run = a_run()
     owners = task_secret(run, Job("job", TaskKind.EXPORT), "{}")["metadata"]["ownerReferences"]
-    assert [one["blockOwnerDeletion"] for one in owners] == [True]
+    assert [owner["blockOwnerDeletion"] for owner in owners] == [True]
     return {("fedpipe.io", "federatedfinetunes/finalizers", "update")}

@@ -1,4 +1,4 @@
-"""The chart's values, their schema, the template and the operator's settings say the same."""
+"""The chart's values, their schema, the templates and the operator's settings agree."""
 
 import json
 import re
@@ -21,24 +21,24 @@ HELPERS = (CHART / "templates" / "_helpers.tpl").read_text()
 TEMPLATES = sorted((CHART / "templates").glob("*.yaml"))
 
 _FREE = ("annotations", "podAnnotations", "nodeSelector", "affinity", "requests", "limits")
-"""Maps whose keys are the user's."""
+"""Maps whose keys the user chooses."""
 
 
 def test_every_setting_is_a_value_of_the_same_name() -> None:
-    assert {_camel(one.name) for one in fields(Settings)} <= values().keys()
+    assert {_camel(field.name) for field in fields(Settings)} <= values().keys()
 
 
-def test_every_setting_is_told_to_the_operator_from_its_value_and_nothing_else_is() -> None:
-    told = dict(re.findall(r"- name: FEDPIPE_(\w+)\n  value: \{\{(.*)\}\}", HELPERS))
+def test_every_setting_is_passed_to_the_operator_from_its_value_and_no_other_variable_is() -> None:
+    variables = dict(re.findall(r"- name: FEDPIPE_(\w+)\n  value: \{\{(.*)\}\}", HELPERS))
 
-    assert told.keys() == {one.name.upper() for one in fields(Settings)} | {"LOG_FORMAT"}
-    for name, value in told.items():
+    assert variables.keys() == {field.name.upper() for field in fields(Settings)} | {"LOG_FORMAT"}
+    for name, value in variables.items():
         assert "$secrets" in value if name == "IMAGE_PULL_SECRETS" else re.search(rf"\.Values\.{_camel(name.lower())}\b", value), name
 
 
 def test_a_default_is_the_same_in_the_chart_and_in_the_operator() -> None:
-    mine = {one.name: values()[_camel(one.name)] for one in fields(Settings) if not one.name.endswith("_image")}
-    environ = {f"FEDPIPE_{name.upper()}": _text(value) for name, value in mine.items()}
+    defaults = {field.name: values()[_camel(field.name)] for field in fields(Settings) if not field.name.endswith("_image")}
+    environ = {f"FEDPIPE_{name.upper()}": _text(value) for name, value in defaults.items()}
 
     read = environment.read(environ | {"FEDPIPE_TRAINER_IMAGE": "trainer", "FEDPIPE_OPERATOR_IMAGE": "operator"})
 
@@ -49,16 +49,16 @@ def test_the_schema_describes_every_value_and_no_other() -> None:
     assert set(_described(SCHEMA)) - {"global"} == set(_given(values()))
 
 
-def test_the_defaults_are_right_by_the_schema() -> None:
+def test_the_defaults_are_valid_by_the_schema() -> None:
     assert [error.message for error in Draft7Validator(SCHEMA).iter_errors(values())] == []
 
 
-def test_a_quantity_is_what_the_api_takes_for_one() -> None:
+def test_the_chart_and_the_api_have_the_same_pattern_of_a_quantity() -> None:
     assert SCHEMA["definitions"]["quantity"]["pattern"] == QUANTITY_PATTERN
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid",
     [
         {"maxConcurrentReconcile": 8},
         {"maxConcurrentReconciles": 0},
@@ -84,11 +84,11 @@ def test_a_quantity_is_what_the_api_takes_for_one() -> None:
     ],
     ids=str,
 )
-def test_a_wrong_value_is_refused(wrong: Plain) -> None:
-    assert not Draft7Validator(SCHEMA).is_valid(values() | wrong)
+def test_an_invalid_value_is_refused(invalid: Plain) -> None:
+    assert not Draft7Validator(SCHEMA).is_valid(values() | invalid)
 
 
-def test_namespaces_go_with_the_scope_of_that_name() -> None:
+def test_namespaces_are_set_with_the_scope_namespaces() -> None:
     narrowed = {"namespaces": ["one", "two"], "rbac": {"scope": "namespaces", "userRoles": True}}
 
     assert Draft7Validator(SCHEMA).is_valid(values() | narrowed)
@@ -101,11 +101,11 @@ def test_every_value_is_used() -> None:
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.name)
-def test_a_template_spells_no_name(template: Any) -> None:
-    """Names of objects come from the helpers; what is named within a pod is the pod's own."""
-    spelled = re.findall(r"^  name: (?!\{\{ include)(.*)$", template.read_text(), re.MULTILINE)
+def test_a_template_takes_object_names_from_the_helpers(template: Any) -> None:
+    """Only names within a pod, such as those of containers, are written out."""
+    literal_names = re.findall(r"^  name: (?!\{\{ include)(.*)$", template.read_text(), re.MULTILINE)
 
-    assert spelled == []
+    assert literal_names == []
 
 
 def test_the_crds_are_those_of_the_repository() -> None:
@@ -126,8 +126,8 @@ def test_the_chart_lists_the_crds() -> None:
 
     listed = yaml.safe_load(chart["annotations"]["artifacthub.io/crds"])
 
-    assert {one["name"]: (one["kind"], one["version"]) for one in listed} == {
-        one["metadata"]["name"]: (one["spec"]["names"]["kind"], one["spec"]["versions"][0]["name"]) for one in crds
+    assert {crd["name"]: (crd["kind"], crd["version"]) for crd in listed} == {
+        crd["metadata"]["name"]: (crd["spec"]["names"]["kind"], crd["spec"]["versions"][0]["name"]) for crd in crds
     }
 
 
@@ -137,7 +137,7 @@ def _camel(name: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """A value as the template writes it into a variable."""
+    """A value as the template writes it into an environment variable."""
     return ",".join(value) if isinstance(value, list) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -150,7 +150,7 @@ def _given(found: Plain, above: str = "") -> Iterator[str]:
 
 
 def _described(schema: Plain, above: str = "") -> Iterator[str]:
-    """The path of everything that a schema describes, entries of lists apart."""
+    """The path of every property of a schema, except within lists."""
     for name, inner in schema.get("properties", {}).items():
         yield above + name
         reference = inner.get("$ref", "").rpartition("/")[2]

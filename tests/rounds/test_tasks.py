@@ -1,4 +1,4 @@
-"""What a trainer is told: its plan, its data, and URLs for exactly the objects that its one task may read and write."""
+"""The task of a trainer: its plan, its data, and URLs for exactly the objects that this task may read and write."""
 
 import json
 import re
@@ -16,12 +16,12 @@ from fedpipe_operator.rounds import Run, StartEvaluation, StartExport, StartProf
 from fedpipe_operator.rounds.records import RoundCommit, RoundPlan
 from fedpipe_trainer.contract import Data, Model, ProfileTask, Wire
 
-PLACE = TaskInputs(Model(source="file:///models/toy"), Data(train="/data/train.jsonl", validation="/data/validation.jsonl"))
-NOWHERE = TaskInputs(Model(source="file:///models/toy"))
+INPUTS = TaskInputs(Model(source="file:///models/toy"), Data(train="/data/train.jsonl", validation="/data/validation.jsonl"))
+INPUTS_WITHOUT_DATA = TaskInputs(Model(source="file:///models/toy"))
 
 
-class Signed:
-    """URLs that say what they allow, as a signature does."""
+class SignedUrls:
+    """URLs that name the key and the verb that they allow, as a signature does."""
 
     def url_to_read(self, key: str, seconds: int) -> str:
         return f"https://store/{key}?read={seconds}"
@@ -30,18 +30,18 @@ class Signed:
         return f"https://store/{key}?write={seconds}"
 
 
-def a_desk(run: Run | None = None) -> TaskContext:
-    return TaskContext(run or a_run(), Signed())
+def a_context(run: Run | None = None) -> TaskContext:
+    return TaskContext(run or a_run(), SignedUrls())
 
 
-def may(task: Wire) -> set[tuple[str, str]]:
-    """What the task's URLs allow, wherever in it they stand: the verb and the key."""
+def allowed(task: Wire) -> set[tuple[str, str]]:
+    """Verb and key of every URL anywhere in the task."""
     return {(verb, key) for key, verb in re.findall(r'"https://store/([^"?]+)\?(read|write)=\d+"', task.to_json())}
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A run of two rounds that is over; tests only look at its plans and commits."""
+    """A completed run of two rounds; tests only read its plans and commits."""
     world = World(a_run(), tmp_path_factory.mktemp("finished"))
     world.settle()
     return world
@@ -56,16 +56,16 @@ def commit_of(world: World, round_: int) -> RoundCommit:
 
 
 def test_a_profile_may_write_its_result_and_read_nothing() -> None:
-    task = tasks.profile_task(a_desk(), StartProfile("site-b", 1), PLACE)
+    task = tasks.profile_task(a_context(), StartProfile("site-b", 1), INPUTS)
 
-    assert may(task) == {("write", "profile/site-b/1/result.json")}
+    assert allowed(task) == {("write", "profile/site-b/1/result.json")}
     assert (task.site, task.attempt, task.round) == ("site-b", 1, 0)
 
 
 def test_a_first_round_reads_its_checkpoint_and_writes_its_update(finished: World) -> None:
-    task = tasks.training_task(a_desk(), StartTraining("site-b", 1, 2), PLACE, plan=plan_of(finished, 1), previous=None)
+    task = tasks.training_task(a_context(), StartTraining("site-b", 1, 2), INPUTS, plan=plan_of(finished, 1), previous=None)
 
-    assert may(task) == {
+    assert allowed(task) == {
         ("read", "rounds/0001/updates/site-b/checkpoint.safetensors"),
         ("write", "rounds/0001/updates/site-b/checkpoint.safetensors"),
         ("write", "rounds/0001/updates/site-b/2/adapter.safetensors"),
@@ -78,9 +78,9 @@ def test_a_first_round_reads_its_checkpoint_and_writes_its_update(finished: Worl
 def test_a_later_round_also_reads_the_adapter_that_the_round_before_committed(finished: World) -> None:
     commit = commit_of(finished, 1)
 
-    task = tasks.training_task(a_desk(), StartTraining("site-a", 2, 0), PLACE, plan=plan_of(finished, 2), previous=commit)
+    task = tasks.training_task(a_context(), StartTraining("site-a", 2, 0), INPUTS, plan=plan_of(finished, 2), previous=commit)
 
-    assert {key for verb, key in may(task) if verb == "read"} == {
+    assert {key for verb, key in allowed(task) if verb == "read"} == {
         commit.adapter.name,
         "rounds/0002/updates/site-a/checkpoint.safetensors",
     }
@@ -91,75 +91,77 @@ def test_a_later_round_also_reads_the_adapter_that_the_round_before_committed(fi
 def test_an_evaluation_reads_the_rounds_adapter_and_writes_its_result(finished: World) -> None:
     commit = commit_of(finished, 2)
 
-    task = tasks.evaluation_task(a_desk(), StartEvaluation("site-c", 2, 0), PLACE, plan=plan_of(finished, 2), commit=commit)
+    task = tasks.evaluation_task(a_context(), StartEvaluation("site-c", 2, 0), INPUTS, plan=plan_of(finished, 2), commit=commit)
 
-    assert may(task) == {("read", commit.adapter.name), ("write", "rounds/0002/evaluations/site-c/0/result.json")}
+    assert allowed(task) == {("read", commit.adapter.name), ("write", "rounds/0002/evaluations/site-c/0/result.json")}
 
 
 def test_the_base_is_evaluated_without_an_adapter(finished: World) -> None:
-    task = tasks.evaluation_task(a_desk(), StartEvaluation("site-c", 0, 0), PLACE, plan=plan_of(finished, 1), commit=None)
+    task = tasks.evaluation_task(a_context(), StartEvaluation("site-c", 0, 0), INPUTS, plan=plan_of(finished, 1), commit=None)
 
-    assert may(task) == {("write", "rounds/0000/evaluations/site-c/0/result.json")}
+    assert allowed(task) == {("write", "rounds/0000/evaluations/site-c/0/result.json")}
     assert task.global_adapter is None
 
 
-@pytest.mark.parametrize(("asked_for", "folders"), [({"adapter": True, "merged": False}, {"adapter"}), ({}, {"adapter", "merged"})])
+@pytest.mark.parametrize(("exported", "folders"), [({"adapter": True, "merged": False}, {"adapter"}), ({}, {"adapter", "merged"})])
 def test_an_export_writes_what_the_spec_asks_for_and_reads_the_adapter(
-    finished: World, asked_for: dict[str, bool], folders: set[str]
+    finished: World, exported: dict[str, bool], folders: set[str]
 ) -> None:
     commit = commit_of(finished, 2)
 
-    task = tasks.export_task(a_desk(a_run(export=asked_for)), StartExport(2, 1), NOWHERE, plan=plan_of(finished, 2), commit=commit)
+    task = tasks.export_task(
+        a_context(a_run(export=exported)), StartExport(2, 1), INPUTS_WITHOUT_DATA, plan=plan_of(finished, 2), commit=commit
+    )
 
-    written = {key for verb, key in may(task) if verb == "write"} - {"export/1/result.json"}
-    assert {key for verb, key in may(task) if verb == "read"} == {commit.adapter.name}
+    written = {key for verb, key in allowed(task) if verb == "write"} - {"export/1/result.json"}
+    assert {key for verb, key in allowed(task) if verb == "read"} == {commit.adapter.name}
     assert {key.split("/")[1] for key in written} == folders
     assert ("export/merged/model.safetensors" in written) is ("merged" in folders)
     assert task.site == ""
 
 
-@pytest.mark.parametrize(("deadline", "holds"), [("10m", 600 + 3600), ("1000h", 7 * 24 * 3600)])
-def test_every_url_holds_an_hour_longer_than_the_deadline_and_a_week_at_most(finished: World, deadline: str, holds: int) -> None:
-    context = a_desk(a_run(rounds={"count": 2, "deadline": deadline}))
-    task = tasks.training_task(context, StartTraining("site-a", 1, 0), PLACE, plan=plan_of(finished, 1), previous=None)
+@pytest.mark.parametrize(("deadline", "valid_seconds"), [("10m", 600 + 3600), ("1000h", 7 * 24 * 3600)])
+def test_every_url_is_valid_an_hour_longer_than_the_deadline_and_a_week_at_most(finished: World, deadline: str, valid_seconds: int) -> None:
+    context = a_context(a_run(rounds={"count": 2, "deadline": deadline}))
+    task = tasks.training_task(context, StartTraining("site-a", 1, 0), INPUTS, plan=plan_of(finished, 1), previous=None)
 
-    assert set(re.findall(r"(?:read|write)=(\d+)", task.to_json())) == {str(holds)}
+    assert set(re.findall(r"(?:read|write)=(\d+)", task.to_json())) == {str(valid_seconds)}
 
 
 def test_no_task_of_a_run_names_another_sites_objects(tmp_path: Path) -> None:
-    before: list[dict[str, Any]] = []
+    written_tasks: list[dict[str, Any]] = []
 
     def trainer(task: Any, folder: Path) -> Any:
-        before.append(json.loads(task.to_json()))
+        written_tasks.append(json.loads(task.to_json()))
         return good_trainer(task, folder)
 
     World(a_run(), tmp_path, trainer).settle()
 
-    for task in before:
+    for task in written_tasks:
         others = {"site-a", "site-b", "site-c"} - {task["site"]}
         assert not [other for other in others if other in json.dumps(task)]
 
 
 def test_a_site_trains_its_own_plan_on_the_base_and_labels_of_the_run(finished: World) -> None:
     spec: dict[str, Any] = {"task": {"type": "SequenceClassification", "maxLength": 16}, "rounds": {"deadline": "90s"}}
-    unlike = plan_of(finished, 1)
-    unlike = unlike.model_copy(update={"plans": {**unlike.plans, "site-b": unlike.plans["site-b"].model_copy(update={"steps": 77})}})
+    plan = plan_of(finished, 1)
+    plan = plan.model_copy(update={"plans": {**plan.plans, "site-b": plan.plans["site-b"].model_copy(update={"steps": 77})}})
 
-    task = tasks.training_task(a_desk(a_run(**spec)), StartTraining("site-b", 1, 0), PLACE, plan=unlike, previous=None)
+    task = tasks.training_task(a_context(a_run(**spec)), StartTraining("site-b", 1, 0), INPUTS, plan=plan, previous=None)
 
     assert task.plan.steps == 77
     assert task.model.fingerprint == BASE
     assert task.model.source == "file:///models/toy"
     assert task.objective.labels == ("a", "b", "c")
-    assert task.data == PLACE.data
+    assert task.data == INPUTS.data
     assert task.deadline_seconds == 90.0
 
 
-def test_the_specs_training_goes_into_the_task(finished: World) -> None:
+def test_spec_training_is_copied_into_the_task(finished: World) -> None:
     training = {"learningRate": 0.003, "warmupSteps": 5, "weightDecay": 0.1, "dropout": 0.2, "seed": 4, "maxSteps": 9}
 
     task = tasks.training_task(
-        a_desk(a_run(training=training)), StartTraining("site-a", 1, 0), PLACE, plan=plan_of(finished, 1), previous=None
+        a_context(a_run(training=training)), StartTraining("site-a", 1, 0), INPUTS, plan=plan_of(finished, 1), previous=None
     )
 
     hyper = task.hyperparameters
@@ -167,11 +169,11 @@ def test_the_specs_training_goes_into_the_task(finished: World) -> None:
 
 
 def test_every_round_is_evaluated_on_the_same_rows_with_the_sites_own_plan(finished: World) -> None:
-    context = a_desk(a_run(training={"seed": 4}, evaluation={"maxSamples": 50, "samples": 3}))
+    context = a_context(a_run(training={"seed": 4}, evaluation={"maxSamples": 50, "samples": 3}))
     plan = plan_of(finished, 1)
 
     base, first = (
-        tasks.evaluation_task(context, StartEvaluation("site-a", round_, 0), PLACE, plan=plan, commit=commit_of(finished, 1))
+        tasks.evaluation_task(context, StartEvaluation("site-a", round_, 0), INPUTS, plan=plan, commit=commit_of(finished, 1))
         for round_ in (0, 1)
     )
 
@@ -189,13 +191,13 @@ def test_a_profile_measures_the_smallest_a_middle_and_the_largest_batch_at_the_l
 ) -> None:
     run = a_run(planning={"bits": [4, 16], "ranks": [4, 32, 0], "batchSizes": planned})
 
-    task: ProfileTask = tasks.profile_task(a_desk(run), StartProfile("site-a", 0), PLACE)
+    task: ProfileTask = tasks.profile_task(a_context(run), StartProfile("site-a", 0), INPUTS)
 
     assert task.batch_sizes == measured
     assert task.rank == 32
     assert task.bits == (4, 16)
 
 
-def test_a_task_that_reads_data_needs_a_place_that_has_some() -> None:
-    with pytest.raises(ValueError, match="the site's place names none"):
-        tasks.profile_task(a_desk(), StartProfile("site-a", 0), NOWHERE)
+def test_a_task_that_reads_data_needs_inputs_with_data() -> None:
+    with pytest.raises(ValueError, match="its inputs have none"):
+        tasks.profile_task(a_context(), StartProfile("site-a", 0), INPUTS_WITHOUT_DATA)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from fedpipe_operator.api import FederatedFineTune, FineTuneStatus
 from fedpipe_operator.errors import UserError
-from fedpipe_operator.store.objects import ModelT, parse_object, unreadable_error
+from fedpipe_operator.store.objects import ModelT, decode_object, unreadable_error
 from fedpipe_trainer.contract import Wire
 
 PROCESSES_LOCK = "processes.lock"
@@ -115,7 +115,7 @@ class RunFolder:
 
 def _read(file: Path, kind: type[ModelT]) -> ModelT:
     try:
-        return parse_object(file.read_bytes(), kind)
+        return decode_object(file.read_bytes(), kind)
     except ValueError as error:
         raise unreadable_error(str(file), error) from error
 

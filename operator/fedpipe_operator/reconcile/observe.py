@@ -17,7 +17,7 @@ from fedpipe_operator.rounds.observed import EvaluationSummary, PlanSummary, sum
 from fedpipe_operator.rounds.records import RoundCommit, RoundEvaluation, RoundPlan, Verdict
 from fedpipe_operator.rounds.status import HISTORY
 from fedpipe_operator.store import Store
-from fedpipe_operator.store.objects import WireT, parse_object, unreadable_error
+from fedpipe_operator.store.objects import WireT, decode_object, unreadable_error
 from fedpipe_operator.store.protocol import is_in_folder
 from fedpipe_trainer.contract import (
     EvaluateResult,
@@ -63,7 +63,7 @@ class ObjectCache:
         data = store.read(key)
         if data is None:
             return None
-        value = parse_object(data, kind)
+        value = decode_object(data, kind)
         if not is_interrupted(value):
             self.objects[key] = value
         return value

@@ -1,6 +1,6 @@
-"""A decision's action as a task for a trainer: pure, given where things are and how objects are reached.
+"""Converts an action of a decision to the task that a trainer gets. Pure: placement and presigned URLs are arguments.
 
-The URLs are for exactly the objects the task may read and write; that is all a trainer ever learns of the store.
+A task has a URL for each object that it may read or write and for no other: a trainer has no other access to the store.
 """
 
 import math
@@ -24,19 +24,19 @@ from fedpipe_trainer.contract import (
 )
 from fedpipe_trainer.contract.task import EXPORT_ADAPTER_FILES, EXPORT_MERGED_FILES
 
-_LONGEST_SECONDS: Final = 7 * 24 * 3600
-"""S3 signs for no longer."""
+_MAX_VALIDITY_SECONDS: Final = 7 * 24 * 3600
+"""The longest validity of a presigned S3 URL."""
 _SLACK_SECONDS: Final = 3600
-"""For clocks that disagree, and for the last uploads of a task that ends at its deadline."""
+"""Margin for clock skew, and for the uploads of a task that ends at its deadline."""
 
 
 def url_seconds(spec: FineTuneSpec) -> int:
-    """How long a task's URLs hold: hardly longer than the task may wait and work, by the stage's deadline."""
-    return min(_LONGEST_SECONDS, math.ceil(seconds(spec.rounds.deadline)) + _SLACK_SECONDS)
+    """How long a task's URLs are valid: the stage's deadline plus a margin."""
+    return min(_MAX_VALIDITY_SECONDS, math.ceil(seconds(spec.rounds.deadline)) + _SLACK_SECONDS)
 
 
 class Urls(Protocol):
-    """The part of a store that makes URLs."""
+    """The part of a store that makes presigned URLs."""
 
     def url_to_read(self, key: str, seconds: int) -> str:
         """A URL that reads this object and nothing else."""
@@ -49,41 +49,41 @@ class Urls(Protocol):
 
 @dataclass(frozen=True)
 class TaskInputs:
-    """Where a trainer of one site finds its model and its data."""
+    """The model and the data of a site's trainer."""
 
     model: Model
     data: Data | None = None
-    """None where no data is needed: an export."""
+    """None for an export, which needs no data."""
 
 
 @dataclass(frozen=True)
 class TaskContext:
-    """What every task of a run is made from."""
+    """What every task of a run is built from."""
 
     run: Run
     urls: Urls
 
     @property
     def spec(self) -> FineTuneSpec:
-        """What is asked for."""
+        """The run's spec."""
         return self.run.spec
 
     @property
     def deadline(self) -> float:
-        """Seconds a task has."""
+        """Seconds that a task may take."""
         return seconds(self.spec.rounds.deadline)
 
     def read(self, key: str) -> str:
-        """A URL to read this key."""
+        """A URL that reads this key."""
         return self.urls.url_to_read(key, url_seconds(self.spec))
 
     def write(self, key: str) -> str:
-        """A URL to write this key."""
+        """A URL that writes this key."""
         return self.urls.url_to_write(key, url_seconds(self.spec))
 
 
 def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs) -> ProfileTask:
-    """Measure a site."""
+    """The task that profiles a site."""
     planning = context.spec.planning
     return ProfileTask(
         run=context.run.ref,
@@ -96,7 +96,7 @@ def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs)
         data=_data(inputs),
         bits=planning.bits,
         target_modules=planning.target_modules,
-        batch_sizes=_measured_batches(planning.batch_sizes),
+        batch_sizes=_batches_to_profile(planning.batch_sizes),
         rank=max(planning.ranks),
         seed=context.spec.training.seed,
     )
@@ -105,14 +105,14 @@ def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs)
 def training_task(
     context: TaskContext, action: StartTraining, inputs: TaskInputs, *, plan: RoundPlan, previous: CommitSummary | None
 ) -> TrainTask:
-    """Train one round from the previous round's global adapter."""
+    """The task that trains one round from the previous round's global adapter."""
     site, round_, attempt = action.site, action.round, action.attempt
     return TrainTask(
         run=context.run.ref,
         site=site,
         round=round_,
         attempt=attempt,
-        model=_pinned(inputs.model, plan),
+        model=_with_fingerprint(inputs.model, plan),
         deadline_seconds=context.deadline,
         result=context.write(names.update_result(round_, site, attempt)),
         objective=conversion.objective(context.spec.task, plan.labels),
@@ -120,7 +120,7 @@ def training_task(
         plan=plan.plans[site],
         micro_batch=action.micro_batch,
         hyperparameters=conversion.hyperparameters(context.spec.training),
-        global_adapter=_adapter(context, previous),
+        global_adapter=_global_adapter(context, previous),
         adapter=context.write(names.update_adapter(round_, site, attempt)),
         checkpoint_read=context.read(names.checkpoint(round_, site)),
         checkpoint_write=context.write(names.checkpoint(round_, site)),
@@ -130,13 +130,13 @@ def training_task(
 def evaluation_task(
     context: TaskContext, action: StartEvaluation, inputs: TaskInputs, *, plan: RoundPlan, commit: CommitSummary | None
 ) -> EvaluateTask:
-    """Measure a round's global adapter at a site; without a commit, the base itself."""
+    """The task that evaluates a round's global adapter at a site; without a commit, the base model."""
     return EvaluateTask(
         run=context.run.ref,
         site=action.site,
         round=action.round,
         attempt=action.attempt,
-        model=_pinned(inputs.model, plan),
+        model=_with_fingerprint(inputs.model, plan),
         deadline_seconds=context.deadline,
         result=context.write(names.evaluation_result(action.round, action.site, action.attempt)),
         objective=conversion.objective(context.spec.task, plan.labels),
@@ -144,52 +144,52 @@ def evaluation_task(
         bits=plan.plans[action.site].bits,
         batch_size=plan.plans[action.site].batch_size,
         evaluation=conversion.evaluation(context.spec.evaluation),
-        global_adapter=_adapter(context, commit),
+        global_adapter=_global_adapter(context, commit),
         seed=context.spec.training.seed,
     )
 
 
 def export_task(context: TaskContext, action: StartExport, inputs: TaskInputs, *, plan: PlanSummary, commit: CommitSummary) -> ExportTask:
-    """Export a round's global adapter as a PEFT folder and a merged model."""
-    adapter = _adapter(context, commit)
-    assert adapter is not None  # noqa: S101 -- a commit names its adapter
+    """The task that exports a round's global adapter as a PEFT folder and a merged model."""
+    adapter = _global_adapter(context, commit)
+    assert adapter is not None  # noqa: S101 -- a commit always has an adapter
     return ExportTask(
         run=context.run.ref,
         site="",
         round=action.round,
         attempt=action.attempt,
-        model=_pinned(inputs.model, plan),
+        model=_with_fingerprint(inputs.model, plan),
         deadline_seconds=context.deadline,
         result=context.write(names.export_result(action.attempt)),
         objective=conversion.objective(context.spec.task, plan.labels),
         global_adapter=adapter,
-        adapter_files=_files(context, names.EXPORT_ADAPTER, EXPORT_ADAPTER_FILES if context.spec.export.adapter else ()),
-        merged_files=_files(context, names.EXPORT_MERGED, EXPORT_MERGED_FILES if context.spec.export.merged else ()),
+        adapter_files=_urls_to_write(context, names.EXPORT_ADAPTER, EXPORT_ADAPTER_FILES if context.spec.export.adapter else ()),
+        merged_files=_urls_to_write(context, names.EXPORT_MERGED, EXPORT_MERGED_FILES if context.spec.export.merged else ()),
     )
 
 
-def _files(context: TaskContext, folder: str, files: tuple[str, ...]) -> Mapping[str, str]:
+def _urls_to_write(context: TaskContext, folder: str, files: tuple[str, ...]) -> Mapping[str, str]:
     return {name: context.write(f"{folder}/{name}") for name in files}
 
 
 def _data(inputs: TaskInputs) -> Data:
     if inputs.data is None:
-        raise ValueError("this task reads a site's data, and the site's place names none")
+        raise ValueError("this task reads a site's data, but its inputs have none")
     return inputs.data
 
 
-def _pinned(model: Model, plan: RoundPlan | PlanSummary) -> Model:
-    """The model with the fingerprint that every update of the round must be made on."""
+def _with_fingerprint(model: Model, plan: RoundPlan | PlanSummary) -> Model:
+    """The model with the fingerprint of the base that the round plan requires."""
     return model.model_copy(update={"fingerprint": plan.fingerprint})
 
 
-def _adapter(context: TaskContext, commit: CommitSummary | None) -> GlobalAdapter | None:
+def _global_adapter(context: TaskContext, commit: CommitSummary | None) -> GlobalAdapter | None:
     if commit is None:
         return None
     return GlobalAdapter(url=context.read(commit.adapter.name), sha256=commit.adapter.sha256, size=commit.adapter.size)
 
 
-def _measured_batches(batch_sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """The smallest, a middle and the largest batch: between them the planner interpolates, and the largest may not fit."""
+def _batches_to_profile(batch_sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The smallest, a middle and the largest batch size: the planner interpolates between them, and the largest may not fit."""
     ascending = sorted(set(batch_sizes))
     return tuple(sorted({ascending[0], ascending[len(ascending) // 2], ascending[-1]}))

@@ -14,7 +14,7 @@ from fedpipe_operator.api import FederatedFineTune
 from fedpipe_operator.rounds import exported_round
 from fedpipe_operator.rounds.records import Comparison, RoundCommit, RoundEvaluation, RoundPlan, Verdict
 from fedpipe_operator.store import Store
-from fedpipe_operator.store.objects import parse_object
+from fedpipe_operator.store.objects import decode_object
 from fedpipe_trainer.contract import EvaluateResult, ExportResult, ProfileResult, TrainResult, Wire
 
 Read = TypeVar("Read", bound=Wire)
@@ -93,7 +93,7 @@ class _RecordReader:
         if data is None:
             return None
         try:
-            return parse_object(data, kind)
+            return decode_object(data, kind)
         except ValueError as error:
             self.unreadable[key] = str(error)
             return None

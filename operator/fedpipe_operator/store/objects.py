@@ -15,7 +15,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 WireT = TypeVar("WireT", bound=Wire)
 
 
-def parse_object(data: bytes, kind: type[ModelT]) -> ModelT:
+def decode_object(data: bytes, kind: type[ModelT]) -> ModelT:
     """The value of a JSON object.
 
     Raises:
@@ -37,7 +37,7 @@ def read_object(store: Store, key: str, kind: type[WireT]) -> WireT | None:
     """
     data = store.read(key)
     try:
-        return None if data is None else parse_object(data, kind)
+        return None if data is None else decode_object(data, kind)
     except ValueError as error:
         raise unreadable_error(key, error) from error
 
