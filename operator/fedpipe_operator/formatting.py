@@ -6,7 +6,7 @@ from typing import Final
 from fedpipe_operator.api import MetricName
 
 MISSING: Final = "–"
-"""Shown where there is no number."""
+"""Shown in place of a missing number."""
 
 METRIC_TITLES: Final[dict[MetricName, str]] = {
     "accuracy": "accuracy",
