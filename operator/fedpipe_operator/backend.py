@@ -47,7 +47,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Limits:
+class JobResources:
     """What a job may use (None: no limit), and what it is expected to use."""
 
     memory_bytes: int | None = None
@@ -80,7 +80,7 @@ class JobStatus:
 class JobBackend(Protocol):
     """Runs jobs by name. Raises `errors.TransientError` or `errors.UserError`."""
 
-    def start(self, job: Job, task_json: str, limits: Limits) -> None:
+    def start(self, job: Job, task_json: str, resources: JobResources) -> None:
         """Run the task, unless a job of this name exists."""
 
     def observe(self) -> Mapping[str, JobStatus]:

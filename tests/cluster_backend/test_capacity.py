@@ -64,7 +64,7 @@ def test_a_claim_that_no_node_can_ever_meet_is_reported_with_the_shortage(capaci
     wrong = find_pool_problem(claiming(**capacity), [node])
 
     assert wrong is not None
-    assert wrong.reason == "ClaimTooLarge"
+    assert wrong.reason == "CapacityTooLarge"
     assert shortage in wrong.message
     assert "one comes closest" in wrong.message
 

@@ -4,7 +4,7 @@ import pytest
 from stand_in_cluster import SETTINGS
 from stand_in_runs import a_run
 
-from fedpipe_operator.backend import Limits, TaskKind
+from fedpipe_operator.backend import JobResources, TaskKind
 from fedpipe_operator.cluster.objects import KubeJob, kube_job, kube_node
 from fedpipe_operator.manifests import trainer_job
 from fedpipe_operator.rounds import job_of
@@ -14,7 +14,7 @@ JOB = job_of(RUN, TaskKind.TRAIN, site="site-a", round_=2, attempt=1)
 
 
 def a_body(status: dict[str, object] | None = None, **changes: object) -> dict[str, object]:
-    body = trainer_job(RUN, JOB, RUN.sites[0], Limits(), SETTINGS)
+    body = trainer_job(RUN, JOB, RUN.sites[0], JobResources(), SETTINGS)
     body["metadata"] |= {"creationTimestamp": "2026-01-01T00:00:00Z", "uid": "1"} | changes
     return body | {"status": status or {}}
 

@@ -19,7 +19,7 @@ NO_OPERATOR: Final = [{"key": "gpu", "operator": "Nope"}]
 WORDS: Final = {
     "bare": "VolumeMissing",
     "far": "ImageUnavailable",
-    "huge": "ClaimTooLarge",
+    "huge": "CapacityTooLarge",
     "lost": "NoNode",
     "odd": "ApiRefused",
     "rude": "PodRefused",

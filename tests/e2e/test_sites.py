@@ -72,14 +72,14 @@ def test_a_pool_whose_nodes_come_and_go_is_seen_within_seconds(quarters: Kubectl
 def test_a_claim_that_no_node_can_meet_is_told_and_so_is_its_correction(quarters: Kubectl, node: Plain) -> None:
     label(quarters, node, POOL | GPU)
     quarters.apply(site(capacity={"memory": "900Gi", "accelerator": {"memory": "40Gi"}}))
-    told = condition(seen(quarters, "ClaimTooLarge", "False"), "Ready")["message"]
+    told = condition(seen(quarters, "CapacityTooLarge", "False"), "Ready")["message"]
     quarters.apply(site(capacity={"memory": "1Gi"}))
     seen(quarters, "NodesFound", "True")
 
     assert node["metadata"]["name"] in told
     assert "memory" in told
     events = quarters.list("events", fields="involvedObject.kind=EdgeSite,involvedObject.name=ward")
-    assert {"ClaimTooLarge", "NodesFound"} <= {event["reason"] for event in events}
+    assert {"CapacityTooLarge", "NodesFound"} <= {event["reason"] for event in events}
 
 
 def test_an_edit_that_makes_no_sense_is_refused_and_changes_nothing(quarters: Kubectl, node: Plain) -> None:

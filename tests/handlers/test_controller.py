@@ -88,7 +88,7 @@ def a_controller(clock: Callable[[], float], *lists: dict[str, str]) -> Controll
 
 def played(scenario: Callable[[Controller], Awaitable[None]], monkeypatch: pytest.MonkeyPatch) -> Controller:
     """The controller after a scenario, once every key that it enqueued was reconciled."""
-    sooner = {event: tuple(one._replace(after=min(one.after, 0.05)) for one in entries) for event, entries in TABLE.items()}
+    sooner = {trigger: tuple(one._replace(after=min(one.after, 0.05)) for one in entries) for trigger, entries in TABLE.items()}
     monkeypatch.setattr("fedpipe_operator.handlers.controller.TABLE", sooner)
 
     async def play() -> Controller:

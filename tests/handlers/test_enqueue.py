@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedpipe_operator.handlers.enqueue import CACHE, TABLE, Event, Key, Subject, Target, keys
+from fedpipe_operator.handlers.enqueue import CACHE, TABLE, Key, Scope, Subject, Trigger, keys
 
 
 class Wards:
@@ -21,39 +21,39 @@ MINE, OTHER, WAITING = Key("run", "wards", "mine"), Key("run", "wards", "other")
 NORTH, EAST, SOUTH = Key("site", "wards", "north"), Key("site", "wards", "east"), Key("site", "labs", "south")
 
 EXPECTED = {
-    Event.RUN_CHANGED: [MINE],
-    Event.RUN_DELETED: [NORTH],
-    Event.RUN_STARTED: [NORTH, EAST],
-    Event.RUN_FINISHED: [NORTH, EAST],
-    Event.AGGREGATION_ENDED: [MINE],
-    Event.JOB_CHANGED: [MINE],
-    Event.JOB_SLOT_FREED: [WAITING],
-    Event.SITE_CHANGED: [NORTH, MINE, OTHER],
-    Event.SITE_DELETED: [MINE, OTHER],
-    Event.SITE_MEASURED: [NORTH],
-    Event.NODE_CHANGED: [NORTH, SOUTH],
-    Event.OBJECTS_LISTED: [CACHE],
+    Trigger.RUN_CHANGED: [MINE],
+    Trigger.RUN_DELETED: [NORTH],
+    Trigger.RUN_STARTED: [NORTH, EAST],
+    Trigger.RUN_FINISHED: [NORTH, EAST],
+    Trigger.AGGREGATION_ENDED: [MINE],
+    Trigger.JOB_CHANGED: [MINE],
+    Trigger.JOB_SLOT_FREED: [WAITING],
+    Trigger.SITE_CHANGED: [NORTH, MINE, OTHER],
+    Trigger.SITE_DELETED: [MINE, OTHER],
+    Trigger.SITE_MEASURED: [NORTH],
+    Trigger.NODE_CHANGED: [NORTH, SOUTH],
+    Trigger.OBJECTS_LISTED: [CACHE],
 }
 
 
-def enqueued(event: Event) -> list[Key]:
-    return [key for entry in TABLE[event] for key in keys(entry.target, SUBJECT, Wards(), [WAITING])]
+def enqueued(trigger: Trigger) -> list[Key]:
+    return [key for entry in TABLE[trigger] for key in keys(entry.scope, SUBJECT, Wards(), [WAITING])]
 
 
-@pytest.mark.parametrize("event", Event)
-def test_an_event_enqueues_these_keys(event: Event) -> None:
-    assert enqueued(event) == EXPECTED[event]
+@pytest.mark.parametrize("trigger", Trigger)
+def test_an_event_enqueues_these_keys(trigger: Trigger) -> None:
+    assert enqueued(trigger) == EXPECTED[trigger]
 
 
 def test_only_a_change_of_the_run_itself_ends_its_backoff() -> None:
-    assert [event for event, entries in TABLE.items() if any(entry.reset_backoff for entry in entries)] == [Event.RUN_CHANGED]
+    assert [trigger for trigger, entries in TABLE.items() if any(entry.reset_backoff for entry in entries)] == [Trigger.RUN_CHANGED]
 
 
 def test_where_many_objects_change_together_one_reconcile_serves_all_changes() -> None:
-    many = {Target.RUNS_OF_NAMESPACE, Target.SITES_OF_NAMESPACE, Target.SITES_OF_RUN, Target.ALL_SITES}
+    many = {Scope.RUNS_OF_NAMESPACE, Scope.SITES_OF_NAMESPACE, Scope.SITES_OF_RUN, Scope.ALL_SITES}
 
-    assert {entry.after for entries in TABLE.values() for entry in entries if entry.target in many} == {3.0}
+    assert {entry.after for entries in TABLE.values() for entry in entries if entry.scope in many} == {3.0}
 
 
 def test_every_target_is_used() -> None:
-    assert {entry.target for entries in TABLE.values() for entry in entries} == set(Target)
+    assert {entry.scope for entries in TABLE.values() for entry in entries} == set(Scope)

@@ -5,7 +5,7 @@ from typing import Any
 from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.backend import Job, TaskKind
 from fedpipe_operator.cluster import KubeJob
-from fedpipe_operator.handlers.cache import Cache
+from fedpipe_operator.handlers.cache import WatchCache
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.sites import Node
 
@@ -31,9 +31,9 @@ def named(run: Run, name: str, **changes: Any) -> Run:
     return Run(run.resource.model_copy(update={"metadata": meta} | changes), run.sites)
 
 
-def a_cache(**known: Any) -> Cache:
+def a_cache(**known: Any) -> WatchCache:
     names = ("run_bodies", "run_summaries", "site_bodies", "sites", "jobs_of_runs", "jobs_at_sites")
-    return Cache(**{name: known.get(name, {}) for name in names}, nodes=known.get("nodes"))
+    return WatchCache(**{name: known.get(name, {}) for name in names}, nodes=known.get("nodes"))
 
 
 def selecting(**labels: str) -> dict[str, Any]:

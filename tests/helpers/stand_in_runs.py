@@ -14,7 +14,7 @@ from trainer_results import Trainer, good_trainer, path_of
 
 from fedpipe_operator.aggregation.worker import AggregationTask, aggregate
 from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneStatus
-from fedpipe_operator.backend import Job, JobState, JobStatus, Limits
+from fedpipe_operator.backend import Job, JobResources, JobState, JobStatus
 from fedpipe_operator.local.session import Session
 from fedpipe_operator.reconcile.reconciler import Reconciler
 from fedpipe_operator.reconcile.tasks import TaskInputs
@@ -57,7 +57,7 @@ class StandInDoor:
     started: list[str] = field(default_factory=list)
     discarded: list[str] = field(default_factory=list)
 
-    def start(self, job: Job, task_json: str, limits: Limits) -> None:
+    def start(self, job: Job, task_json: str, limits: JobResources) -> None:
         """Queue the job, unless it is there."""
         del limits
         if job.name not in self.jobs:
@@ -116,10 +116,10 @@ class StandInMap:
         del run, site
         return TaskInputs(Model(source="file:///toy"), Data(train="/train", validation="/validation"))
 
-    def limits(self, run: Run, site: str) -> Limits:
+    def limits(self, run: Run, site: str) -> JobResources:
         """No limits."""
         del run, site
-        return Limits()
+        return JobResources()
 
 
 @dataclass

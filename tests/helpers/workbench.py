@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
 
-from fedpipe_operator.backend import Job, JobState, JobStatus, Limits, TaskKind
+from fedpipe_operator.backend import Job, JobResources, JobState, JobStatus, TaskKind
 from fedpipe_operator.local import LocalBackend, ProcessSettings
 
 STAND_IN = (sys.executable, str(Path(__file__).parent.with_name("local") / "stand_in_trainer.py"))
 STAND_INS = ProcessSettings(trainer=STAND_IN, worker=STAND_IN, processors=4, cgroup=None)
-NO_LIMITS = Limits()
+NO_LIMITS = JobResources()
 PATIENCE_SECONDS = 60.0
 ENDED = (JobState.SUCCEEDED, JobState.FAILED)
 
@@ -45,7 +45,7 @@ class Bench:
         self.folder = folder
         self.backend = LocalBackend(folder, max_concurrent=max_concurrent, processes=processes, clock=count(1000.0).__next__)
 
-    def start(self, name: str, site: str = "", *, kind: str = "train", limits: Limits = NO_LIMITS, **task: object) -> None:
+    def start(self, name: str, site: str = "", *, kind: str = "train", limits: JobResources = NO_LIMITS, **task: object) -> None:
         self.backend.start(Job(name=name, kind=TaskKind(kind), site=site, round=1), json.dumps(task), limits)
 
     def until(self, holds: Callable[[Mapping[str, JobStatus]], bool]) -> Mapping[str, JobStatus]:

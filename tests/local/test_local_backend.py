@@ -11,7 +11,7 @@ import psutil
 import pytest
 from workbench import STAND_INS, Bench, Meet, OpenBench
 
-from fedpipe_operator.backend import JobState, JobStatus, Limits
+from fedpipe_operator.backend import JobResources, JobState, JobStatus
 from fedpipe_operator.local import ProcessSettings
 from fedpipe_trainer.contract import Progress
 
@@ -102,7 +102,7 @@ def test_without_reuse_every_task_has_its_own_process(open_backend: OpenBench, t
 
 def test_a_task_with_other_limits_gets_a_new_process(bench: Bench, tmp_path: Path) -> None:
     for name, memory_limit in (("one", 2**30), ("two", 2**31)):
-        bench.start(name, "a", limits=Limits(memory_bytes=memory_limit), describe=str(tmp_path / name))
+        bench.start(name, "a", resources=JobResources(memory_bytes=memory_limit), describe=str(tmp_path / name))
         bench.ended(name)
 
     assert description(tmp_path / "one")["pid"] != description(tmp_path / "two")["pid"]
@@ -328,7 +328,7 @@ def test_a_trainer_gets_no_store_credentials_but_a_worker_does(bench: Bench, tmp
 
 
 def test_a_sites_processors_are_limited(bench: Bench, tmp_path: Path) -> None:
-    bench.start("train-a", "a", limits=Limits(cpus=1), describe=str(tmp_path / "a"))
+    bench.start("train-a", "a", resources=JobResources(cpus=1), describe=str(tmp_path / "a"))
     bench.ended("train-a")
 
     process = description(tmp_path / "a")

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from workbench import STAND_INS, Bench, Meet, OpenBench
 
-from fedpipe_operator.backend import JobState, Limits
+from fedpipe_operator.backend import JobResources, JobState
 from fedpipe_operator.local import memory_limit
 
 MEBI = 2**20
-LIMIT = Limits(memory_bytes=100 * MEBI)
+LIMIT = JobResources(memory_bytes=100 * MEBI)
 
 
 def test_a_task_that_exceeds_its_limit_is_killed_and_its_log_says_so(bench: Bench, meeting: Meet) -> None:
-    bench.start("train-a", "a", limits=LIMIT, allocate=300 * MEBI, meet=str(meeting("never").path))
+    bench.start("train-a", "a", resources=LIMIT, allocate=300 * MEBI, meet=str(meeting("never").path))
 
     status = bench.ended("train-a")
 
@@ -23,15 +23,15 @@ def test_a_task_that_exceeds_its_limit_is_killed_and_its_log_says_so(bench: Benc
 
 
 def test_the_child_processes_of_a_task_count_and_are_killed_with_it(bench: Bench, meeting: Meet) -> None:
-    bench.start("train-a", "a", limits=LIMIT, child_allocates=300 * MEBI, meet=str(meeting("never").path))
+    bench.start("train-a", "a", resources=LIMIT, child_allocates=300 * MEBI, meet=str(meeting("never").path))
 
     assert bench.ended("train-a").reason == "OutOfMemory"
 
 
 def test_a_task_below_its_limit_succeeds_after_another_of_the_site_was_killed(bench: Bench, meeting: Meet) -> None:
-    bench.start("above", "a", limits=LIMIT, allocate=300 * MEBI, meet=str(meeting("never").path))
+    bench.start("above", "a", resources=LIMIT, allocate=300 * MEBI, meet=str(meeting("never").path))
     bench.ended("above")
-    bench.start("below", "a", limits=LIMIT, allocate=30 * MEBI)
+    bench.start("below", "a", resources=LIMIT, allocate=30 * MEBI)
 
     assert bench.ended("below").state is JobState.SUCCEEDED
 
@@ -39,7 +39,7 @@ def test_a_task_below_its_limit_succeeds_after_another_of_the_site_was_killed(be
 @pytest.mark.skipif(memory_limit.own_group() is None, reason="this process may not make cgroups with a memory limit here")
 def test_the_kernel_enforces_the_limit_where_cgroups_can_be_made(open_backend: OpenBench, meeting: Meet) -> None:
     bench = open_backend(processes=replace(STAND_INS, cgroup=memory_limit.own_group()))
-    bench.start("train-a", "a", limits=LIMIT, allocate=300 * MEBI, meet=str(meeting("never").path))
+    bench.start("train-a", "a", resources=LIMIT, allocate=300 * MEBI, meet=str(meeting("never").path))
 
     status = bench.ended("train-a")
 
@@ -51,7 +51,7 @@ def test_where_a_cgroup_cannot_be_made_the_resident_set_is_watched(
     open_backend: OpenBench, meeting: Meet, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench = open_backend(processes=replace(STAND_INS, cgroup=Path("/proc/self")))
-    bench.start("train-a", "a", limits=LIMIT, allocate=300 * MEBI, meet=str(meeting("never").path))
+    bench.start("train-a", "a", resources=LIMIT, allocate=300 * MEBI, meet=str(meeting("never").path))
 
     assert bench.ended("train-a").reason == "OutOfMemory"
     assert "the resident set is watched instead" in caplog.text

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from fedpipe_operator.backend import Job, Limits, TaskKind
+from fedpipe_operator.backend import Job, JobResources, TaskKind
 from fedpipe_operator.local.children import Child, least_loaded
 from fedpipe_operator.local.scheduling import Assign, MachineLimits, Spawn, next_decision
 
@@ -29,7 +29,7 @@ def test_a_site_that_claims_more_than_there_are_gets_all() -> None:
 
 
 def test_sites_are_active_at_once_only_if_their_claimed_processors_fit() -> None:
-    waiting = [(Job("wide", TaskKind.TRAIN, "a"), Limits(cpus=2)), (Job("narrow", TaskKind.TRAIN, "b"), Limits(cpus=1))]
+    waiting = [(Job("wide", TaskKind.TRAIN, "a"), JobResources(cpus=2)), (Job("narrow", TaskKind.TRAIN, "b"), JobResources(cpus=1))]
     active = {"c": a_child("c", cpus=1)}
 
     assert next_decision(waiting, active, MachineLimits(max_concurrent=2, processors=2)) == Spawn("narrow", "b")
@@ -38,7 +38,7 @@ def test_sites_are_active_at_once_only_if_their_claimed_processors_fit() -> None
 
 
 def test_a_site_that_claims_more_processors_than_there_are_runs_only_when_no_other_does() -> None:
-    waiting = [(Job("huge", TaskKind.TRAIN, "a"), Limits(cpus=64))]
+    waiting = [(Job("huge", TaskKind.TRAIN, "a"), JobResources(cpus=64))]
 
     assert next_decision(waiting, {}, MachineLimits(max_concurrent=2, processors=2)) == Spawn("huge", "a")
     assert next_decision(waiting, {"c": a_child("c", cpus=1)}, MachineLimits(max_concurrent=2, processors=2)) is None
@@ -48,10 +48,12 @@ def test_an_idle_process_uses_no_processor_and_is_assigned_its_sites_next_job() 
     idle = a_child("a", cpus=2)
     idle.job = None
 
-    assert next_decision([(Job("next", TaskKind.TRAIN, "a"), Limits(cpus=2))], {"a": idle}, MachineLimits(1, 2)) == Assign("next", "a")
+    assert next_decision([(Job("next", TaskKind.TRAIN, "a"), JobResources(cpus=2))], {"a": idle}, MachineLimits(1, 2)) == Assign(
+        "next", "a"
+    )
 
 
 def a_child(slot: str, *, cpus: int) -> Child:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    return Child(slot=slot, process=process, limits=Limits(cpus=cpus), serves=True, group=None, job="active")
+    return Child(slot=slot, process=process, resources=JobResources(cpus=cpus), serves=True, group=None, job="active")

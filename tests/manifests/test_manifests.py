@@ -9,7 +9,7 @@ from stand_in_cluster import SETTINGS
 from stand_in_runs import a_run, a_site
 
 from fedpipe_operator.api import EdgeSite
-from fedpipe_operator.backend import Job, Limits, TaskKind
+from fedpipe_operator.backend import Job, JobResources, TaskKind
 from fedpipe_operator.manifests import aggregation_job, task_secret, trainer_job
 from fedpipe_operator.rounds import Run, job_of
 from fedpipe_operator.settings import Settings
@@ -37,9 +37,9 @@ def the_job(run: Run, kind: str = "train", site: str = "ward") -> Job:
     return job_of(run, kind, site=site, round_=3, attempt=1)
 
 
-def made_for(site: EdgeSite, limits: Limits | None = None, **spec: Any) -> dict[str, Any]:
+def made_for(site: EdgeSite, resources: JobResources | None = None, **spec: Any) -> dict[str, Any]:
     run = a_run([site], **spec)
-    return trainer_job(run, the_job(run, site=site.name), site, limits or Limits(), SETTINGS)
+    return trainer_job(run, the_job(run, site=site.name), site, resources or JobResources(), SETTINGS)
 
 
 @pytest.mark.parametrize("name", ["train-on-gpus", "aggregate", "export", "task-secret"])
@@ -47,9 +47,9 @@ def test_an_object_is_exactly_what_its_golden_file_shows(name: str) -> None:
     run = a_run([GPU_SITE], store={"bucket": "fedpipe", "credentialsSecretRef": {"name": "store"}})
     settings = Settings("trainer:1", "operator:1", image_pull_secrets=("registry",))
     body = {
-        "train-on-gpus": lambda: trainer_job(run, the_job(run), GPU_SITE, Limits(64 * GIB, 8, 20 * GIB), settings),
+        "train-on-gpus": lambda: trainer_job(run, the_job(run), GPU_SITE, JobResources(64 * GIB, 8, 20 * GIB), settings),
         "aggregate": lambda: aggregation_job(run, job_of(run, TaskKind.AGGREGATE, round_=3), settings),
-        "export": lambda: trainer_job(run, job_of(run, TaskKind.EXPORT), None, Limits(), settings),
+        "export": lambda: trainer_job(run, job_of(run, TaskKind.EXPORT), None, JobResources(), settings),
         "task-secret": lambda: task_secret(run, the_job(run), '{"kind": "train"}'),
     }[name]()
 
@@ -57,7 +57,7 @@ def test_an_object_is_exactly_what_its_golden_file_shows(name: str) -> None:
 
 
 def test_memory_is_asked_for_by_the_plan_and_allowed_by_the_claim() -> None:
-    resources = pod_of(made_for(CPU_SITE, Limits(2 * GIB, 1, GIB)))["containers"][0]["resources"]
+    resources = pod_of(made_for(CPU_SITE, JobResources(2 * GIB, 1, GIB)))["containers"][0]["resources"]
 
     assert resources == {
         "limits": {"cpu": "1500m", "memory": str(2 * GIB)},
@@ -66,13 +66,13 @@ def test_memory_is_asked_for_by_the_plan_and_allowed_by_the_claim() -> None:
 
 
 def test_no_more_memory_is_asked_for_than_allowed() -> None:
-    resources = pod_of(made_for(CPU_SITE, Limits(2 * GIB, 1, 3 * GIB)))["containers"][0]["resources"]
+    resources = pod_of(made_for(CPU_SITE, JobResources(2 * GIB, 1, 3 * GIB)))["containers"][0]["resources"]
 
     assert resources["requests"]["memory"] == resources["limits"]["memory"]
 
 
 def test_a_forecast_of_a_gpus_memory_is_not_asked_of_the_node() -> None:
-    resources = pod_of(made_for(GPU_SITE, Limits(64 * GIB, 8, 20 * GIB)))["containers"][0]["resources"]
+    resources = pod_of(made_for(GPU_SITE, JobResources(64 * GIB, 8, 20 * GIB)))["containers"][0]["resources"]
 
     assert resources["requests"]["memory"] == str(64 * GIB)
     assert resources["limits"]["nvidia.com/gpu"] == resources["requests"]["nvidia.com/gpu"] == "2"
@@ -95,7 +95,7 @@ def test_the_labels_of_a_queue_go_from_the_run_to_its_jobs_alone() -> None:
     labels = {"kueue.x-k8s.io/queue-name": "research", "team": "a"}
     resource = run.resource.model_copy(update={"metadata": run.resource.metadata.model_copy(update={"labels": labels})})
     queued = Run(resource, run.sites)
-    body = trainer_job(queued, the_job(queued, site="cabin"), CPU_SITE, Limits(), SETTINGS)
+    body = trainer_job(queued, the_job(queued, site="cabin"), CPU_SITE, JobResources(), SETTINGS)
 
     assert body["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "research"
     assert "team" not in body["metadata"]["labels"]
@@ -200,7 +200,7 @@ def test_names_and_labels_are_short_enough_whatever_the_run_and_the_site_are_cal
     run = a_run([site])
     metadata = run.resource.metadata.model_copy(update={"name": "r" * 63})
     long = Run(run.resource.model_copy(update={"metadata": metadata}), run.sites)
-    body = trainer_job(long, the_job(long, site=site.name), site, Limits(), SETTINGS)
+    body = trainer_job(long, the_job(long, site=site.name), site, JobResources(), SETTINGS)
 
     assert len(body["metadata"]["name"]) <= 63
     assert all(len(value) <= 63 for value in body["metadata"]["labels"].values())

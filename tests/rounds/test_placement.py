@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from stand_in_runs import a_run, a_site
 
-from fedpipe_operator.backend import Limits
+from fedpipe_operator.backend import JobResources
 from fedpipe_operator.reconcile.placement import in_folders
 from fedpipe_trainer.contract import Data
 
@@ -44,17 +44,17 @@ def test_a_task_of_the_run_itself_gets_the_model_and_no_data(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("capacity", "limits"),
     [
-        ({"memory": "3Gi", "cpu": "2"}, Limits(memory_bytes=3 * 2**30, cpus=2)),
-        ({"memory": "500M", "cpu": "2500m"}, Limits(memory_bytes=500_000_000, cpus=2)),
-        ({"cpu": "250m"}, Limits(memory_bytes=None, cpus=1)),
-        ({}, Limits(memory_bytes=None, cpus=None)),
+        ({"memory": "3Gi", "cpu": "2"}, JobResources(memory_bytes=3 * 2**30, cpus=2)),
+        ({"memory": "500M", "cpu": "2500m"}, JobResources(memory_bytes=500_000_000, cpus=2)),
+        ({"cpu": "250m"}, JobResources(memory_bytes=None, cpus=1)),
+        ({}, JobResources(memory_bytes=None, cpus=None)),
     ],
 )
-def test_the_limits_of_a_site_are_its_claimed_capacity(tmp_path: Path, capacity: dict[str, str], limits: Limits) -> None:
+def test_the_limits_of_a_site_are_its_claimed_capacity(tmp_path: Path, capacity: dict[str, str], resources: JobResources) -> None:
     run = a_run([a_site("small", capacity=capacity), a_site("large", capacity={"memory": "64Gi", "cpu": "32"})])
 
-    assert in_folders(tmp_path).limits(run, "small") == limits
+    assert in_folders(tmp_path).resources(run, "small") == resources
 
 
 def test_a_task_of_the_run_itself_has_no_limits(tmp_path: Path) -> None:
-    assert in_folders(tmp_path).limits(a_run([a_site("a", capacity={"memory": "1Gi", "cpu": "1"})]), "") == Limits()
+    assert in_folders(tmp_path).resources(a_run([a_site("a", capacity={"memory": "1Gi", "cpu": "1"})]), "") == JobResources()

@@ -94,5 +94,5 @@ class Reason(StrEnum):
     """The operator is not permitted to read nodes, so the claim cannot be verified."""
     NO_NODE = "NoNode"
     """No node has the labels of `nodeSelector`."""
-    CLAIM_TOO_LARGE = "ClaimTooLarge"
+    CAPACITY_TOO_LARGE = "CapacityTooLarge"
     """No node of the pool has the capacity that `capacity` claims, even when idle."""

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from fedpipe_operator.api import EdgeSite, seconds
 from fedpipe_operator.api.meta import ANNOTATION_MESSAGE, ANNOTATION_REASON
-from fedpipe_operator.backend import Job, JobState, JobStatus, Limits, TaskKind
+from fedpipe_operator.backend import Job, JobResources, JobState, JobStatus, TaskKind
 from fedpipe_operator.cluster.api import JOBS, SECRETS, Api
 from fedpipe_operator.cluster.api_errors import REFUSED
 from fedpipe_operator.cluster.expectations import Expectations
@@ -21,7 +21,7 @@ from fedpipe_operator.rounds import Run
 from fedpipe_operator.settings import Settings
 from fedpipe_operator.sites import Node, PoolProblem, find_pool_problem
 
-FINAL: Final = frozenset({"NoNode", "ClaimTooLarge", "VolumeMissing"})
+FINAL: Final = frozenset({"NoNode", "CapacityTooLarge", "VolumeMissing"})
 """Reasons why a pod cannot start that another attempt would meet again."""
 
 
@@ -70,16 +70,16 @@ class ClusterBackend:
         refused = {name: one.status for name, one in self.refused.items() if generations.get(one.status.job.site) == one.generation}
         return refused | {name: self._status(job) for name, job in self.jobs.items()} | self.cluster.workers.statuses(self._uid)
 
-    def start(self, job: Job, task_json: str, limits: Limits) -> None:
+    def start(self, job: Job, task_json: str, resources: JobResources) -> None:
         """Run the task, unless a job of this name exists or its site has no free job slot: then it is asked for again."""
-        if job.kind is TaskKind.AGGREGATE and self._aggregates_here(limits):
+        if job.kind is TaskKind.AGGREGATE and self._aggregates_here(resources):
             deadline = seconds(self.run.spec.rounds.deadline)
             self.cluster.workers.start(self._uid, job, task_json, environment=self.environment, seconds=deadline)
             return
         expected = KubeJob(self._namespace, self.run.name, self._uid, job, created_at=self.cluster.clock())
         if self._take_slot(expected):
             try:
-                self._create(job, task_json, limits)
+                self._create(job, task_json, resources)
             except BaseException as error:
                 self.cluster.expectations.withdrawn(expected)
                 if not (isinstance(error, UserError) and error.reason == REFUSED and job.site):
@@ -145,11 +145,11 @@ class ClusterBackend:
             self.cluster.expectations.created(expected)
             return True
 
-    def _create(self, job: Job, task_json: str, limits: Limits) -> None:
+    def _create(self, job: Job, task_json: str, resources: JobResources) -> None:
         settings, api = self.cluster.settings, self.cluster.api
         site = site_of(self.run, job.site) if job.site else None
         is_aggregation = job.kind is TaskKind.AGGREGATE
-        body = aggregation_job(self.run, job, settings) if is_aggregation else trainer_job(self.run, job, site, limits, settings)
+        body = aggregation_job(self.run, job, settings) if is_aggregation else trainer_job(self.run, job, site, resources, settings)
         secret = task_secret(self.run, job, task_json)
         if api.create(SECRETS, self._namespace, secret) is None:  # an earlier attempt left one, whose URLs may have expired
             api.apply(SECRETS, self._namespace, secret)
@@ -190,10 +190,10 @@ class ClusterBackend:
             return None, job.reason or "Died", job.message
         return end.exit_code, end.reason, end.message
 
-    def _aggregates_here(self, limits: Limits) -> bool:
+    def _aggregates_here(self, resources: JobResources) -> bool:
         """Whether an aggregation runs as a process of the operator: small ones, and all whose credentials only the operator's pod has."""
         has_no_secret = self.run.spec.store.credentials_secret_ref is None
-        return has_no_secret or limits.update_bytes <= self.cluster.settings.aggregation_job_threshold
+        return has_no_secret or resources.update_bytes <= self.cluster.settings.aggregation_job_threshold
 
     @property
     def _uid(self) -> str:

@@ -1,23 +1,23 @@
 """Where credentials live: each run's store is opened with the Secret that its `spec.store.credentialsSecretRef` names.
 
-The credentials stay in the operator's memory; trainers get presigned URLs only.
+They stay in the operator's pod, in memory and in the environment of its aggregation processes; a Job that aggregates refers to the same
+Secret (`manifests.jobs`). Trainers get presigned URLs only.
 """
 
 import base64
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 from fedpipe_operator import names
 from fedpipe_operator.cluster.api import SECRETS, Api
 from fedpipe_operator.errors import UserError
+from fedpipe_operator.manifests.jobs import CREDENTIALS
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.store import Credentials, Store
 from fedpipe_operator.store.address import BucketAddress, StoreAddress, open_store
 
-ACCESS_KEY: Final = "AWS_ACCESS_KEY_ID"
-SECRET_KEY: Final = "AWS_SECRET_ACCESS_KEY"  # noqa: S105 -- the name of a variable
+ACCESS_KEY, SECRET_KEY = CREDENTIALS
 
 
 @dataclass(frozen=True)

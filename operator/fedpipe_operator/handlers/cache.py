@@ -21,7 +21,7 @@ class RunSummary(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cache:
+class WatchCache:
     """kopf's indices as plain mappings, each by what it is looked up by."""
 
     run_bodies: Mapping[tuple[str, str], Collection[Body]]

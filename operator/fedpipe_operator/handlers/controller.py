@@ -13,9 +13,9 @@ from typing import Any, Final
 from fedpipe_operator.cluster import KubeJob, RunReconciler, SiteReconciler
 from fedpipe_operator.cluster.cache_check import DriftDetector, LiveObjects, drift
 from fedpipe_operator.cluster.objects import NamespacedName, namespaced_name
-from fedpipe_operator.handlers.cache import Cache
+from fedpipe_operator.handlers.cache import WatchCache
 from fedpipe_operator.handlers.changes import NodeChanges, SiteChanges, job_matters
-from fedpipe_operator.handlers.enqueue import CACHE, TABLE, Event, Key, Subject, keys
+from fedpipe_operator.handlers.enqueue import CACHE, TABLE, Key, Subject, Trigger, keys
 from fedpipe_operator.handlers.tracking import ActiveRuns, WaitingRuns
 from fedpipe_operator.handlers.workqueue import WorkQueue
 from fedpipe_operator.rounds import Observed, Run, is_over
@@ -46,7 +46,7 @@ class Controller:
     """Apart from the runs', so that a thousand sites whose figures change do not delay a run."""
     cache_queue: WorkQueue[Key] = field(init=False)
     """Its only key is the cache check."""
-    _cache: Cache = field(init=False)
+    _cache: WatchCache = field(init=False)
     _pool: ThreadPoolExecutor = field(init=False)
     _loop: asyncio.AbstractEventLoop = field(init=False)
     _drift: DriftDetector = field(default_factory=DriftDetector)
@@ -62,7 +62,7 @@ class Controller:
         self.cache_queue = WorkQueue(self._check_cache, clock, 1)
         self._pool = ThreadPoolExecutor(self.max_concurrent_runs + _MAX_CONCURRENT_SITES + 1, "reconcile")
 
-    async def run(self, cache: Cache) -> None:
+    async def run(self, cache: WatchCache) -> None:
         """Reconcile until cancelled."""
         self._cache, self._loop = cache, asyncio.get_running_loop()
         self.runs.on_reconciled, self.runs.cluster.workers.on_end = self.run_reconciled, self.aggregation_ended
@@ -78,13 +78,13 @@ class Controller:
     def objects_listed(self, event_type: str | None) -> None:
         """An event without a type is part of a list."""
         if event_type is None:
-            self._enqueue(Event.OBJECTS_LISTED, Subject())
+            self._enqueue(Trigger.OBJECTS_LISTED, Subject())
 
     def run_changed(self, body: Body) -> None:
         """A run was listed, created or changed; the operator's own status writes are ignored."""
         if self.runs.is_changed_by_others(body):
             name = namespaced_name(body)
-            self._enqueue(Event.RUN_CHANGED, Subject(name.namespace, run=name.name))
+            self._enqueue(Trigger.RUN_CHANGED, Subject(name.namespace, run=name.name))
 
     def run_deleted(self, body: Body) -> None:
         """The run's object is gone."""
@@ -92,38 +92,38 @@ class Controller:
         self.run_queue.remove(Key("run", *name))
         self._active.remove(body["metadata"]["uid"])
         self.runs.forget(body)
-        self._enqueue(Event.RUN_DELETED, Subject(name.namespace))
+        self._enqueue(Trigger.RUN_DELETED, Subject(name.namespace))
 
     def site_changed(self, body: Body) -> None:
         """A site was listed, created or changed."""
         if self._site_changes.matters(body):
             name = namespaced_name(body)
-            self._enqueue(Event.SITE_CHANGED, Subject(name.namespace, site=name.name))
+            self._enqueue(Trigger.SITE_CHANGED, Subject(name.namespace, site=name.name))
 
     def site_deleted(self, name: NamespacedName) -> None:
         """The site's object is gone."""
         self.site_queue.remove(Key("site", *name))
         self._site_changes.remove(name)
         self.sites.forget(*name)
-        self._enqueue(Event.SITE_DELETED, Subject(name.namespace))
+        self._enqueue(Trigger.SITE_DELETED, Subject(name.namespace))
 
     def job_changed(self, job: KubeJob, *, is_gone: bool = False) -> None:
         """A Job was listed, created, changed or deleted."""
         subject = Subject(job.namespace, run=job.run, site=job.job.site)
         if job_matters(job, is_gone=is_gone):
-            self._enqueue(Event.JOB_CHANGED, subject)
+            self._enqueue(Trigger.JOB_CHANGED, subject)
         if is_gone or not job.is_active:
-            self._enqueue(Event.JOB_SLOT_FREED, subject)
+            self._enqueue(Trigger.JOB_SLOT_FREED, subject)
 
     def node_changed(self, node: Node) -> None:
         """A node was listed, created or changed."""
         if self._node_changes.matters(node):
-            self._enqueue(Event.NODE_CHANGED, Subject())
+            self._enqueue(Trigger.NODE_CHANGED, Subject())
 
     def node_deleted(self, node: Node) -> None:
         """A node is gone."""
         self._node_changes.remove(node)
-        self._enqueue(Event.NODE_CHANGED, Subject())
+        self._enqueue(Trigger.NODE_CHANGED, Subject())
 
     def aggregation_ended(self, uid: str) -> None:
         """A process of the operator that aggregated for this run ended. From any thread."""
@@ -136,24 +136,24 @@ class Controller:
     def _aggregation_ended(self, uid: str) -> None:
         key = self._active.key_of(uid)
         if key is not None:
-            self._enqueue(Event.AGGREGATION_ENDED, Subject(key.namespace, run=key.name))
+            self._enqueue(Trigger.AGGREGATION_ENDED, Subject(key.namespace, run=key.name))
 
     def _run_reconciled(self, run: Run, observed: Observed) -> None:
         meta, ended = run.resource.metadata, is_over(run.resource)
         key = Key("run", meta.namespace, meta.name)
         if self._active.update(meta.uid, key, is_over=ended):
             sites = tuple(site.name for site in run.sites)
-            self._enqueue(Event.RUN_FINISHED if ended else Event.RUN_STARTED, Subject(meta.namespace, sites=sites))
+            self._enqueue(Trigger.RUN_FINISHED if ended else Trigger.RUN_STARTED, Subject(meta.namespace, sites=sites))
         for site in observed.busy:
             self._waiting.add(meta.namespace, site, key)
         for site in self.sites.record_measurements(run, observed):
-            self._enqueue(Event.SITE_MEASURED, Subject(meta.namespace, site=site))
+            self._enqueue(Trigger.SITE_MEASURED, Subject(meta.namespace, site=site))
 
-    def _enqueue(self, event: Event, subject: Subject) -> None:
-        waiting = self._waiting.pop(subject.namespace, subject.site) if event is Event.JOB_SLOT_FREED else ()
+    def _enqueue(self, trigger: Trigger, subject: Subject) -> None:
+        waiting = self._waiting.pop(subject.namespace, subject.site) if trigger is Trigger.JOB_SLOT_FREED else ()
         queues = {"run": self.run_queue, "site": self.site_queue, "cache": self.cache_queue}
-        for target, after, reset_backoff in TABLE[event]:
-            for key in keys(target, subject, self._cache, waiting):
+        for scope, after, reset_backoff in TABLE[trigger]:
+            for key in keys(scope, subject, self._cache, waiting):
                 queues[key.kind].enqueue(key, after=after, reset_backoff=reset_backoff)
 
     async def _reconcile_run(self, key: Key, failures: int) -> float | None:

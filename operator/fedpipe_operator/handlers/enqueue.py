@@ -1,4 +1,7 @@
-"""Which event enqueues which key: `TABLE`. Pure: events and what is known in, keys out."""
+"""Which event enqueues which key: `TABLE`. Pure: triggers and what is known in, keys out.
+
+`watches` and `nodes` receive the events of watched objects, the reconcilers and the aggregation processes report the others.
+"""
 
 from collections.abc import Iterable, Mapping
 from enum import Enum, auto
@@ -22,7 +25,7 @@ class Key(NamedTuple):
 CACHE: Final = Key("cache", "", "")
 
 
-class Event(Enum):
+class Trigger(Enum):
     """What happened; `changes` has filtered out what no key depends on."""
 
     RUN_CHANGED = auto()
@@ -49,7 +52,7 @@ class Event(Enum):
     """A watch began with a list: the first one, or after an interruption in which deletions may have been missed."""
 
 
-class Target(Enum):
+class Scope(Enum):
     """Which keys, seen from the object of the event."""
 
     RUN = auto()
@@ -65,26 +68,26 @@ class Target(Enum):
 class Enqueue(NamedTuple):
     """One entry of the table."""
 
-    target: Target
+    scope: Scope
     after: float = BATCH_SECONDS
     """Seconds."""
     reset_backoff: bool = False
 
 
-TABLE: Final[Mapping[Event, tuple[Enqueue, ...]]] = {
+TABLE: Final[Mapping[Trigger, tuple[Enqueue, ...]]] = {
     # A person may have corrected what failed: the back-off ends.
-    Event.RUN_CHANGED: (Enqueue(Target.RUN, reset_backoff=True),),
-    Event.RUN_DELETED: (Enqueue(Target.SITES_OF_NAMESPACE, SETTLE_SECONDS),),
-    Event.RUN_STARTED: (Enqueue(Target.SITES_OF_RUN, SETTLE_SECONDS),),
-    Event.RUN_FINISHED: (Enqueue(Target.SITES_OF_RUN, SETTLE_SECONDS),),
-    Event.AGGREGATION_ENDED: (Enqueue(Target.RUN),),
-    Event.JOB_CHANGED: (Enqueue(Target.RUN),),
-    Event.JOB_SLOT_FREED: (Enqueue(Target.RUNS_WAITING_FOR_SITE),),
-    Event.SITE_CHANGED: (Enqueue(Target.SITE), Enqueue(Target.RUNS_OF_NAMESPACE, SETTLE_SECONDS)),
-    Event.SITE_DELETED: (Enqueue(Target.RUNS_OF_NAMESPACE, SETTLE_SECONDS),),
-    Event.SITE_MEASURED: (Enqueue(Target.SITE),),
-    Event.NODE_CHANGED: (Enqueue(Target.ALL_SITES, SETTLE_SECONDS),),
-    Event.OBJECTS_LISTED: (Enqueue(Target.CACHE, RESYNC_AFTER_LIST_SECONDS),),
+    Trigger.RUN_CHANGED: (Enqueue(Scope.RUN, reset_backoff=True),),
+    Trigger.RUN_DELETED: (Enqueue(Scope.SITES_OF_NAMESPACE, SETTLE_SECONDS),),
+    Trigger.RUN_STARTED: (Enqueue(Scope.SITES_OF_RUN, SETTLE_SECONDS),),
+    Trigger.RUN_FINISHED: (Enqueue(Scope.SITES_OF_RUN, SETTLE_SECONDS),),
+    Trigger.AGGREGATION_ENDED: (Enqueue(Scope.RUN),),
+    Trigger.JOB_CHANGED: (Enqueue(Scope.RUN),),
+    Trigger.JOB_SLOT_FREED: (Enqueue(Scope.RUNS_WAITING_FOR_SITE),),
+    Trigger.SITE_CHANGED: (Enqueue(Scope.SITE), Enqueue(Scope.RUNS_OF_NAMESPACE, SETTLE_SECONDS)),
+    Trigger.SITE_DELETED: (Enqueue(Scope.RUNS_OF_NAMESPACE, SETTLE_SECONDS),),
+    Trigger.SITE_MEASURED: (Enqueue(Scope.SITE),),
+    Trigger.NODE_CHANGED: (Enqueue(Scope.ALL_SITES, SETTLE_SECONDS),),
+    Trigger.OBJECTS_LISTED: (Enqueue(Scope.CACHE, RESYNC_AFTER_LIST_SECONDS),),
 }
 
 
@@ -111,31 +114,31 @@ class Known(Protocol):
 
 
 def keys(  # noqa: PLR0911 -- one return per target
-    target: Target, subject: Subject, known: Known, waiting: Iterable[Key]
+    scope: Scope, subject: Subject, known: Known, waiting: Iterable[Key]
 ) -> list[Key]:
     """The keys to enqueue.
 
     Args:
-        target: of the table.
+        scope: of the table.
         subject: the object of the event.
         known: which objects there are.
         waiting: the runs that wait for a job slot of the subject's site.
     """
     namespace = subject.namespace
-    match target:
-        case Target.RUN:
+    match scope:
+        case Scope.RUN:
             return [Key("run", namespace, subject.run)]
-        case Target.SITE:
+        case Scope.SITE:
             return [Key("site", namespace, subject.site)]
-        case Target.SITES_OF_RUN:
+        case Scope.SITES_OF_RUN:
             return [Key("site", namespace, site) for site in subject.sites]
-        case Target.RUNS_OF_NAMESPACE:
+        case Scope.RUNS_OF_NAMESPACE:
             return list(known.run_keys(namespace))
-        case Target.SITES_OF_NAMESPACE:
+        case Scope.SITES_OF_NAMESPACE:
             return list(known.site_keys(namespace))
-        case Target.ALL_SITES:
+        case Scope.ALL_SITES:
             return list(known.site_keys(None))
-        case Target.RUNS_WAITING_FOR_SITE:
+        case Scope.RUNS_WAITING_FOR_SITE:
             return list(waiting)
-        case Target.CACHE:
+        case Scope.CACHE:
             return [CACHE]

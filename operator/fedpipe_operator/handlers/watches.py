@@ -1,4 +1,4 @@
-"""kopf's decorators and nothing else: watches fill the indices of the cache, events go to the controller.
+"""kopf's decorators and nothing else: watches fill the indices of the cache, events go to the controller. Nodes are in `nodes`.
 
 All handlers are coroutines: kopf would call plain functions in threads, and the work queues belong to the event loop.
 Only `index` and `on.event` are used, which leave nothing on the objects: no annotation, no finalizer, no progress that a restart
@@ -17,7 +17,7 @@ from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.api.meta import GROUP, LABEL_RUN, VERSION
 from fedpipe_operator.cluster import KubeJob, kube_job
 from fedpipe_operator.cluster.objects import NamespacedName, namespaced_name, read_body, slim
-from fedpipe_operator.handlers.cache import Cache, RunSummary, labels_of, run_summary
+from fedpipe_operator.handlers.cache import RunSummary, WatchCache, labels_of, run_summary
 from fedpipe_operator.handlers.controller import Controller
 from fedpipe_operator.handlers.diffbase import NullDiffBaseStorage
 
@@ -49,8 +49,8 @@ async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
 @kopf.on.startup()
 async def start(memo: kopf.Memo, **kwargs: Any) -> None:
     """Start the controller. Its first reconciles wait for the indices, since only events enqueue keys."""
-    indices: dict[str, Any] = {one.name: kwargs.get(one.name) for one in fields(Cache)}
-    cache = Cache(**indices)
+    indices: dict[str, Any] = {one.name: kwargs.get(one.name) for one in fields(WatchCache)}
+    cache = WatchCache(**indices)
     memo.queues = asyncio.create_task(memo.controller.run(cache))
 
 

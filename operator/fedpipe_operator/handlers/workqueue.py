@@ -1,7 +1,8 @@
 """A work queue as Kubernetes controllers have it: keys to reconcile, each when it is due, one reconcile of a key at a time.
 
 A key that is enqueued while it is being reconciled is requeued afterwards. A reconcile that fails is retried after a back-off that
-doubles with each failure in a row; events that arrive meanwhile do not shorten it. The queue does not know what a key stands for.
+doubles with each failure in a row. Events that arrive meanwhile do not shorten it, unless they may have corrected the cause. The
+queue does not know what a key stands for.
 It runs on one event loop; the reconciles themselves are in threads.
 """
 
@@ -29,6 +30,8 @@ class _Entry:
     not_before: float = 0.0
     """Clock seconds at which the back-off ends."""
     in_progress: bool = False
+    is_reset: bool = False
+    """Whether the cause of a failure may have been corrected while the key was being reconciled."""
     failures: int = 0
     """In a row."""
 
@@ -65,7 +68,7 @@ class WorkQueue(Generic[Key]):
         """
         entry = self._entries.setdefault(key, _Entry())
         if reset_backoff:
-            entry.not_before = 0.0
+            entry.not_before, entry.is_reset = 0.0, entry.in_progress
         entry.schedule(self.clock() + after)
         self._changed.set()
 
@@ -84,7 +87,8 @@ class WorkQueue(Generic[Key]):
                 self._changed.clear()
                 now = self.clock()
                 for key in self._ready(now):
-                    self._entries[key].in_progress, self._entries[key].due = True, None
+                    entry = self._entries[key]
+                    entry.in_progress, entry.is_reset, entry.due = True, False, None
                     reconciles.create_task(self._reconcile(key))
                 await self._wait_for_change_or_due(now)
 
@@ -122,9 +126,9 @@ class WorkQueue(Generic[Key]):
         self._changed.set()
 
     def _back_off(self, entry: _Entry) -> float:
-        """Requeue the key after its back-off, also if an event asked for an earlier reconcile meanwhile; the back-off in seconds."""
+        """Requeue the key after its back-off, whatever events asked for meanwhile, unless one reset it; the seconds until then."""
         entry.failures += 1
-        backoff = backoff_seconds(entry.failures)
-        entry.not_before = self.clock() + backoff
-        entry.due = entry.not_before
-        return backoff
+        now = self.clock()
+        if not entry.is_reset or entry.due is None:
+            entry.due = entry.not_before = now + backoff_seconds(entry.failures)
+        return max(0.0, entry.due - now)

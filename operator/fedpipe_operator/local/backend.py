@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from fedpipe_operator.backend import Job, JobState, JobStatus, Limits, TaskKind
+from fedpipe_operator.backend import Job, JobResources, JobState, JobStatus, TaskKind
 from fedpipe_operator.local import children, job_folder, memory_limit
 from fedpipe_operator.local.children import Child
 from fedpipe_operator.local.run_folder import PROCESSES_LOCK, acquire_process_lock
@@ -70,7 +70,7 @@ class LocalBackend:
             (self._folder / name).mkdir(parents=True, exist_ok=True)
         self._statuses = job_folder.read_ended_jobs(self._folder / "jobs")
         self._lock = acquire_process_lock(self._folder / PROCESSES_LOCK, self._settings.grace_seconds)
-        self._waiting: dict[str, Limits] = {}
+        self._waiting: dict[str, JobResources] = {}
         self._children: dict[str, Child] = {}
         self._condition = threading.Condition()
         self._changed = bool(self._statuses)
@@ -78,13 +78,13 @@ class LocalBackend:
         self._supervisor = threading.Thread(target=self._supervise, name="local-backend", daemon=True)
         self._supervisor.start()
 
-    def start(self, job: Job, task_json: str, limits: Limits) -> None:
+    def start(self, job: Job, task_json: str, resources: JobResources) -> None:
         """Queue the task, unless a job of this name exists."""
         with self._condition:
             if job.name in self._statuses:
                 return
             job_folder.write_task(self._job_folder(job.name), task_json)
-            self._waiting[job.name] = limits
+            self._waiting[job.name] = resources
             self._update(JobStatus(job=job, state=JobState.PENDING, started_at=self._clock()))
 
     def observe(self) -> Mapping[str, JobStatus]:
@@ -133,7 +133,7 @@ class LocalBackend:
 
     def _schedule(self) -> bool:
         """Carry out the next scheduling decision; whether there was one."""
-        waiting = [(self._statuses[name].job, limits) for name, limits in self._waiting.items()]
+        waiting = [(self._statuses[name].job, resources) for name, resources in self._waiting.items()]
         decision = next_decision(waiting, self._children, MachineLimits(self._max_concurrent, self._settings.processors))
         match decision:
             case Spawn(job, slot):
@@ -146,34 +146,34 @@ class LocalBackend:
 
     def _spawn(self, name: str, slot: str) -> None:
         """Start a process for a job and assign the job to it."""
-        job, limits = self._statuses[name].job, self._waiting[name]
+        job, resources = self._statuses[name].job, self._waiting[name]
         serves = job.kind is not TaskKind.AGGREGATE
         command = self._settings.trainer if serves else (*self._settings.worker, str(self._job_folder(name) / job_folder.TASK))
         log = self._process_log(slot) if serves else self._job_folder(name) / job_folder.LOG
         try:
-            group = self._group(slot, limits)
-            env = children.environment(os.environ, limits, for_operator=not serves)
+            group = self._group(slot, resources)
+            env = children.environment(os.environ, resources, for_operator=not serves)
             process = children.spawn(command, env=env, log=log, lock=self._lock, group=group)
         except OSError as error:
             del self._waiting[name]
             job_folder.append_to_log(self._job_folder(name) / job_folder.LOG, f"cannot start {command[0]}: {error}")
             self._finish(name, job_folder.task_exit_status(job_folder.CANNOT_RUN))
             return
-        child = Child(slot=slot, process=process, limits=limits, serves=serves, group=group)
+        child = Child(slot=slot, process=process, resources=resources, serves=serves, group=group)
         self._children[slot] = child
         self._assign(name, child)
         threading.Thread(target=self._read_output, args=(child,), name=f"local-backend-{slot}", daemon=True).start()
 
-    def _group(self, slot: str, limits: Limits) -> Path | None:
-        if self._settings.cgroup is None or limits.memory_bytes is None:
+    def _group(self, slot: str, resources: JobResources) -> Path | None:
+        if self._settings.cgroup is None or resources.memory_bytes is None:
             return None
-        return memory_limit.make_group(self._settings.cgroup, f"fedpipe-{os.getpid()}-{slot}", limits.memory_bytes)
+        return memory_limit.make_group(self._settings.cgroup, f"fedpipe-{os.getpid()}-{slot}", resources.memory_bytes)
 
     def _assign(self, name: str, child: Child) -> None:
         del self._waiting[name]
         child.job = name
         used = [other.cpus for other in self._children.values() if other is not child and other.job]
-        child.cpus = children.least_loaded(os.sched_getaffinity(0), used, child.limits.cpus)
+        child.cpus = children.least_loaded(os.sched_getaffinity(0), used, child.resources.cpus)
         children.pin(child.process.pid, child.cpus)
         children.send_line(child, str(self._job_folder(name) / job_folder.TASK))
         self._update(replace(self._statuses[name], state=JobState.RUNNING))
@@ -183,7 +183,7 @@ class LocalBackend:
             children.kill(child)
         if not child.over_limit and children.is_over_limit(child):
             child.over_limit = True
-            message = f"the resident set exceeded the limit of {child.limits.memory_bytes} bytes: the process was killed (SIGKILL)"
+            message = f"the resident set exceeded the limit of {child.resources.memory_bytes} bytes: the process was killed (SIGKILL)"
             job_folder.append_to_log(self._log_file(child), message)
             children.kill(child)
 
@@ -220,7 +220,7 @@ class LocalBackend:
         if child.group is not None:
             if memory_limit.count_kills(child.group):
                 out_of_memory = True
-                message = f"the kernel killed the process at the memory limit of its cgroup, {child.limits.memory_bytes} bytes"
+                message = f"the kernel killed the process at the memory limit of its cgroup, {child.resources.memory_bytes} bytes"
                 job_folder.append_to_log(self._log_file(child), message)
             memory_limit.remove_group(child.group)
         if child.job is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from fedpipe_operator.aggregation import openblas
-from fedpipe_operator.backend import Limits
+from fedpipe_operator.backend import JobResources
 from fedpipe_operator.local.memory_limit import resident_bytes
 
 _LAUNCHER = Path(__file__).with_name("launch.py")
@@ -26,7 +26,7 @@ class Child:
     slot: str
     """Its process slot: see `scheduling.slot_of`."""
     process: subprocess.Popen[str]
-    limits: Limits
+    resources: JobResources
     serves: bool
     """Whether it takes one task after another; otherwise it ends with its task."""
     group: Path | None = None
@@ -52,14 +52,14 @@ class Child:
         return self.serves and self.job is None and self.kill_at is None and not self.over_limit
 
 
-def environment(inherited: Mapping[str, str], limits: Limits, *, for_operator: bool) -> dict[str, str]:
+def environment(inherited: Mapping[str, str], resources: JobResources, *, for_operator: bool) -> dict[str, str]:
     """A child's environment: the inherited one and its limits; the store's credentials only for the operator's own work."""
     variables = openblas.environment() if for_operator else {}
     variables |= {name: value for name, value in inherited.items() if for_operator or not name.startswith("AWS_")}
-    if limits.memory_bytes is not None:
-        variables["FEDPIPE_MEMORY_LIMIT_BYTES"] = str(limits.memory_bytes)
-    if limits.cpus is not None:
-        variables["OMP_NUM_THREADS"] = str(limits.cpus)
+    if resources.memory_bytes is not None:
+        variables["FEDPIPE_MEMORY_LIMIT_BYTES"] = str(resources.memory_bytes)
+    if resources.cpus is not None:
+        variables["OMP_NUM_THREADS"] = str(resources.cpus)
     return variables
 
 
@@ -114,7 +114,7 @@ def kill(child: Child) -> None:
 
 def is_over_limit(child: Child) -> bool:
     """Whether its resident set exceeds the limit; always False where a cgroup enforces the limit."""
-    limit = child.limits.memory_bytes
+    limit = child.resources.memory_bytes
     return limit is not None and child.group is None and resident_bytes(child.process.pid) > limit
 
 

@@ -10,7 +10,7 @@ A process slot is what at most one process occupies at a time: a site, or a job 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fedpipe_operator.backend import Job, Limits, TaskKind
+from fedpipe_operator.backend import Job, JobResources, TaskKind
 from fedpipe_operator.local.children import Child
 
 EXTRA_PROCESSES = 2
@@ -41,7 +41,7 @@ class Evict:
 
 
 Decision = Assign | Spawn | Evict
-WaitingJob = tuple[Job, Limits]
+WaitingJob = tuple[Job, JobResources]
 
 
 def slot_of(job: Job) -> str:
@@ -57,47 +57,47 @@ class MachineLimits:
     processors: int
 
 
-def next_decision(waiting: Sequence[WaitingJob], children: Mapping[str, Child], limits: MachineLimits) -> Decision | None:
+def next_decision(waiting: Sequence[WaitingJob], children: Mapping[str, Child], resources: MachineLimits) -> Decision | None:
     """The next scheduling decision, or None if every waiting job must keep waiting. `children` are by slot, oldest first."""
     for job, job_limits in waiting:
-        decision = _decide(job, job_limits, children, limits)
+        decision = _decide(job, job_limits, children, resources)
         if decision is not None:
             return decision
     return None
 
 
-def _decide(job: Job, job_limits: Limits, children: Mapping[str, Child], limits: MachineLimits) -> Decision | None:
+def _decide(job: Job, job_limits: JobResources, children: Mapping[str, Child], resources: MachineLimits) -> Decision | None:
     slot = slot_of(job)
-    if job.site and not _fits(job_limits, [child for child in children.values() if _is_active_site(child)], limits):
+    if job.site and not _fits(job_limits, [child for child in children.values() if _is_active_site(child)], resources):
         return None
     child = children.get(slot)
     if child is None:
-        return Spawn(job.name, slot) if _may_spawn(job, children, limits) else _evict_oldest_idle(children)
+        return Spawn(job.name, slot) if _may_spawn(job, children, resources) else _evict_oldest_idle(children)
     if not child.is_idle:
         return None
-    return Assign(job.name, slot) if child.limits == job_limits else Evict(slot)
+    return Assign(job.name, slot) if child.resources == job_limits else Evict(slot)
 
 
-def _fits(job_limits: Limits, active: Sequence[Child], limits: MachineLimits) -> bool:
+def _fits(job_limits: JobResources, active: Sequence[Child], resources: MachineLimits) -> bool:
     """Whether one more site may be active. A site that claims more processors than there are runs only when no other does."""
-    claimed = sum(_processors(child.limits) for child in active)
-    return not active or (len(active) < limits.max_concurrent and claimed + _processors(job_limits) <= limits.processors)
+    claimed = sum(_processors(child.resources) for child in active)
+    return not active or (len(active) < resources.max_concurrent and claimed + _processors(job_limits) <= resources.processors)
 
 
-def _processors(limits: Limits) -> int:
+def _processors(resources: JobResources) -> int:
     """The processors that a site claims; at least one."""
-    return limits.cpus or 1
+    return resources.cpus or 1
 
 
 def _is_active_site(child: Child) -> bool:
     return ":" not in child.slot and not child.is_idle
 
 
-def _may_spawn(job: Job, children: Mapping[str, Child], limits: MachineLimits) -> bool:
+def _may_spawn(job: Job, children: Mapping[str, Child], resources: MachineLimits) -> bool:
     """An export holds the whole model in 32 bits, so it starts only when no idle process is left."""
     if job.kind is TaskKind.EXPORT:
         return not any(child.is_idle or child.kill_at is not None for child in children.values())
-    return not job.site or len(children) < limits.max_concurrent + EXTRA_PROCESSES
+    return not job.site or len(children) < resources.max_concurrent + EXTRA_PROCESSES
 
 
 def _evict_oldest_idle(children: Mapping[str, Child]) -> Evict | None:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from fedpipe_operator.api import EdgeSite, amount, seconds
 from fedpipe_operator.api.edgesite import PodOverrides
-from fedpipe_operator.backend import Job, Limits
+from fedpipe_operator.backend import Job, JobResources
 from fedpipe_operator.manifests.metadata import metadata
 from fedpipe_operator.manifests.pods import SCRATCH, task_argument, task_pod, with_overrides
 from fedpipe_operator.rounds import Run
@@ -31,15 +31,15 @@ _BACKSTOP_SECONDS: Final = 300
 """Beyond the stage's deadline, at which the operator ends a Job, Kubernetes ends it: in case the operator is down."""
 
 
-def trainer_job(run: Run, job: Job, site: EdgeSite | None, limits: Limits, settings: Settings) -> Plain:
+def trainer_job(run: Run, job: Job, site: EdgeSite | None, resources: JobResources, settings: Settings) -> Plain:
     """The Job for a trainer's task; `site` is None for an export, which needs no data and may run on any node."""
     claims = _claims(run, site)
     container = {
         "name": "trainer",
         "image": settings.trainer_image,
         "args": [task_argument()],
-        "env": _environment(limits),
-        "resources": _resources(site, limits),
+        "env": _environment(resources),
+        "resources": _resources(site, resources),
         "volumeMounts": [{"name": name, "mountPath": folder, "readOnly": True} for name, (folder, _) in claims.items()],
     }
     spec = task_pod(job, container, settings)
@@ -114,38 +114,38 @@ def _claims(run: Run, site: EdgeSite | None) -> dict[str, tuple[str, str]]:
     return claims
 
 
-def _environment(limits: Limits) -> list[Plain]:
+def _environment(resources: JobResources) -> list[Plain]:
     """Caches go to the scratch volume. One thread per claimed core: libraries would count the cores of the node."""
     variables = {"FEDPIPE_CACHE": f"{SCRATCH}/cache", "XDG_CACHE_HOME": f"{SCRATCH}/cache"}
-    if limits.cpus is not None:
-        variables["OMP_NUM_THREADS"] = str(limits.cpus)
+    if resources.cpus is not None:
+        variables["OMP_NUM_THREADS"] = str(resources.cpus)
     return [{"name": name, "value": value} for name, value in variables.items()]
 
 
-def _resources(site: EdgeSite | None, limits: Limits) -> Plain:
+def _resources(site: EdgeSite | None, resources: JobResources) -> Plain:
     """Requests by the plan's forecast, limits by the site's claim."""
     maximum: Plain = {}
     requests: Plain = {}
-    if limits.memory_bytes is not None:
-        maximum["memory"] = str(limits.memory_bytes)
+    if resources.memory_bytes is not None:
+        maximum["memory"] = str(resources.memory_bytes)
     if site is not None and site.spec.capacity.cpu is not None:
         maximum["cpu"] = site.spec.capacity.cpu
         requests["cpu"] = f"{max(1, round(amount(site.spec.capacity.cpu) * 1000 * _CPU_REQUEST))}m"
     accelerator = site.spec.capacity.accelerator if site else None
     if accelerator is not None:
         maximum[accelerator.resource] = str(accelerator.count)
-    memory = _requested_memory(limits, on_gpu=accelerator is not None)
+    memory = _requested_memory(resources, on_gpu=accelerator is not None)
     if memory is not None:
         requests["memory"] = str(memory)
     return {"limits": maximum, "requests": requests | {name: value for name, value in maximum.items() if name not in requests}}
 
 
-def _requested_memory(limits: Limits, *, on_gpu: bool) -> int | None:
+def _requested_memory(resources: JobResources, *, on_gpu: bool) -> int | None:
     """Memory to request. A forecast for a GPU is about the device's memory and says nothing about the node's."""
-    if limits.expected_bytes is None or on_gpu:
+    if resources.expected_bytes is None or on_gpu:
         return None
-    requested = int(limits.expected_bytes * _MEMORY_REQUEST)
-    return requested if limits.memory_bytes is None else min(requested, limits.memory_bytes)
+    requested = int(resources.expected_bytes * _MEMORY_REQUEST)
+    return requested if resources.memory_bytes is None else min(requested, resources.memory_bytes)
 
 
 def _pool_template(run: Run, job: Job, spec: Plain, site: EdgeSite | None) -> Plain:

@@ -78,7 +78,7 @@ class Candidate:
         return self.fits_memory(site) and self.steps > 0
 
 
-def uniform_candidates(request: PlanRequest, site: SiteProfile) -> tuple[Candidate, ...]:
+def single_rank_candidates(request: PlanRequest, site: SiteProfile) -> tuple[Candidate, ...]:
     """All bits, batches and ranks that the run allows and the device supports, one rank for all weights."""
     planning = request.spec.planning
     return tuple(

@@ -17,7 +17,7 @@ from math import floor
 from typing import Final
 
 from fedpipe_operator.api import FineTuneSpec, PlanningMode
-from fedpipe_operator.planning.candidates import Candidate, PlanRequest, make_plan, uniform_candidates
+from fedpipe_operator.planning.candidates import Candidate, PlanRequest, make_plan, single_rank_candidates
 from fedpipe_operator.planning.reasons import exclusion_reason, no_common_choice_reason, plan_reasons, uniform_reasons
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Plan
@@ -71,7 +71,7 @@ def plan_auto(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> Plans:
     """Plan every site independently."""
     plans, excluded = {}, {}
     for name, site in sorted(sites.items()):
-        candidates = uniform_candidates(request, site)
+        candidates = single_rank_candidates(request, site)
         chosen = _best(site, candidates)
         if chosen is None:
             excluded[name] = exclusion_reason(request, site, candidates)
@@ -86,7 +86,7 @@ def _best(site: SiteProfile, candidates: tuple[Candidate, ...]) -> Candidate | N
 
 def plan_uniform(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> Plans:
     """Plan all sites with one choice of bits, batch and rank."""
-    candidates = {name: uniform_candidates(request, site) for name, site in sorted(sites.items())}
+    candidates = {name: single_rank_candidates(request, site) for name, site in sorted(sites.items())}
     feasible = {name: _feasible_choices(sites[name], options) for name, options in candidates.items()}
     common, weakest = _best_common_choice(list(feasible.values())), _weakest_site(feasible)
     plans, excluded = {}, {}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from fedpipe_operator.api import EdgeSite, amount
-from fedpipe_operator.backend import Limits
+from fedpipe_operator.backend import JobResources
 from fedpipe_operator.manifests.jobs import CLAIM_SCHEME, DATA_FOLDER, MODEL_FOLDER
 from fedpipe_operator.reconcile.tasks import TaskInputs, url_seconds
 from fedpipe_operator.rounds import Run
@@ -29,12 +29,12 @@ class ClaimPlacement:
         """Where a trainer of this site finds model and data; site "" needs the model only."""
         return TaskInputs(model=self._model(run), data=self._data(site_of(run, site)) if site else None)
 
-    def limits(self, run: Run, site: str) -> Limits:
+    def resources(self, run: Run, site: str) -> JobResources:
         """The site's claimed memory and cores; no limits for the run's own tasks."""
         if not site:
-            return Limits()
+            return JobResources()
         capacity = site_of(run, site).spec.capacity
-        return Limits(
+        return JobResources(
             memory_bytes=int(amount(capacity.memory)) if capacity.memory else None,
             cpus=max(1, int(amount(capacity.cpu))) if capacity.cpu else None,
         )

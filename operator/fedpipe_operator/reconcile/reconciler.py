@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, assert_never
 from fedpipe_operator import names
 from fedpipe_operator.aggregation.worker import AggregationTask
 from fedpipe_operator.api import FineTuneStatus
-from fedpipe_operator.backend import Job, JobBackend, Limits, TaskKind
+from fedpipe_operator.backend import Job, JobBackend, JobResources, TaskKind
 from fedpipe_operator.reconcile import tasks
 from fedpipe_operator.reconcile.observe import ObjectCache, observe
 from fedpipe_operator.rounds import (
@@ -53,7 +53,7 @@ class Placement(Protocol):
         """Where a trainer of this site finds model and data; site "" needs the model only."""
         ...
 
-    def limits(self, run: Run, site: str) -> Limits:
+    def resources(self, run: Run, site: str) -> JobResources:
         """What a job of this site may use."""
         ...
 
@@ -105,10 +105,10 @@ class Reconciler:
                 inputs, previous = self.placement.inputs(run, site), observed.commits.get(round_ - 1)
                 train = tasks.training_task(context, action, inputs, plan=_newest_plan(observed), previous=previous)
                 job = job_of(run, TaskKind.TRAIN, site=site, round_=round_, attempt=attempt)
-                self._start(run, job, train, Limits(expected_bytes=train.plan.forecast.memory_bytes))
+                self._start(run, job, train, JobResources(expected_bytes=train.plan.forecast.memory_bytes))
             case StartAggregation(round_, attempt):
                 job = job_of(run, TaskKind.AGGREGATE, round_=round_, attempt=attempt)
-                self._start(run, job, self._aggregation(run, action), Limits(update_bytes=_update_bytes(action, observed)))
+                self._start(run, job, self._aggregation(run, action), JobResources(update_bytes=_update_bytes(action, observed)))
             case StartEvaluation(site, round_, attempt):
                 inputs, commit = self.placement.inputs(run, site), observed.commits.get(round_)
                 # Round 0 evaluates the base, without a commit, and with the plan of round 1.
@@ -137,11 +137,11 @@ class Reconciler:
             absent=action.absent,
         )
 
-    def _start(self, run: Run, job: Job, task: Wire, expected: Limits = Limits()) -> None:  # noqa: B008 -- frozen
+    def _start(self, run: Run, job: Job, task: Wire, expected: JobResources = JobResources()) -> None:  # noqa: B008 -- frozen
         """Start a job within its site's limits; `expected` holds what is known of this task beside them."""
-        limits = self.placement.limits(run, job.site)
-        limits = replace(limits, expected_bytes=expected.expected_bytes, update_bytes=expected.update_bytes)
-        self.backend.start(job, task.to_json(), limits)
+        resources = self.placement.resources(run, job.site)
+        resources = replace(resources, expected_bytes=expected.expected_bytes, update_bytes=expected.update_bytes)
+        self.backend.start(job, task.to_json(), resources)
 
     def _commit(self, key: str, value: Wire) -> None:
         self.store.create(key, value.to_json().encode())

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
-from fedpipe_operator.api import seconds
 from fedpipe_operator.backend import ACTIVE_STATES, JobState, JobStatus, TaskKind
 from fedpipe_operator.rounds.observed import Observed, Run, job_of
 from fedpipe_trainer.contract import ExitCode, Failure, FailureReason, Outcome, Result
@@ -123,13 +122,3 @@ def _without_result(job: JobStatus) -> _Failed:
     final = job.is_final or any(job.exit_code == code and code.is_final for code in ExitCode)
     out_of_memory = job.reason == FailureReason.OUT_OF_MEMORY
     return _Failed(f"{job.reason}: {job.message}", final, job.exit_code != ExitCode.TERMINATED, out_of_memory)
-
-
-def stage_expired(run: Run, observed: Observed, kind: TaskKind, round_: int, now: float) -> bool:
-    """Whether `rounds.deadline` has passed, counted from the stage's first job or from when the run was last resumed.
-
-    Sites are profiled once, but new ones may join: before each plan they have a whole deadline, counted from the end of the last round.
-    """
-    starts = [one.started_at for one in observed.jobs.values() if one.job.kind == kind and one.job.round == round_]
-    since = observed.last_round_ended_at if kind is TaskKind.PROFILE else 0.0
-    return bool(starts) and now >= max(observed.resumed_at, since, min(starts)) + seconds(run.spec.rounds.deadline)

@@ -1,7 +1,8 @@
 """The policies of a run, one section for each field of the spec that decides something. Pure.
 
-`sites.perRound` selects a round's sites · `sites.quorum` says how many updates a round needs · `rounds.target` and `rounds.patience`
-end a run early · an attempt that ran out of memory is retried with a smaller micro-batch.
+`sites.perRound` selects a round's sites · `sites.quorum` says how many updates a round needs · `rounds.deadline` ends a stage without
+its stragglers · `rounds.target` and `rounds.patience` end a run early · an attempt that ran out of memory is retried with a smaller
+micro-batch.
 """
 
 import hashlib
@@ -9,7 +10,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from fedpipe_operator.api import LOWER_IS_BETTER, Target
+from fedpipe_operator.api import LOWER_IS_BETTER, Target, seconds
+from fedpipe_operator.backend import TaskKind
+from fedpipe_operator.rounds.observed import Observed, Run
 
 # --- sites.perRound
 
@@ -35,6 +38,19 @@ def needed_updates(quorum: float, *, matched: int, per_round: int | None) -> int
     requested = matched if per_round is None else min(per_round, matched)
     # Rounded first: 0.8 * 5 must be 4 sites, and not 5 because of a rounding error.
     return max(1, math.ceil(round(quorum * requested, 9)))
+
+
+# --- rounds.deadline
+
+
+def stage_expired(run: Run, observed: Observed, kind: TaskKind, round_: int, now: float) -> bool:
+    """Whether `rounds.deadline` has passed, counted from the stage's first job or from when the run was last resumed.
+
+    Sites are profiled once, but new ones may join: before each plan they have a whole deadline, counted from the end of the last round.
+    """
+    starts = [one.started_at for one in observed.jobs.values() if one.job.kind == kind and one.job.round == round_]
+    since = observed.last_round_ended_at if kind is TaskKind.PROFILE else 0.0
+    return bool(starts) and now >= max(observed.resumed_at, since, min(starts)) + seconds(run.spec.rounds.deadline)
 
 
 # --- rounds.target

@@ -18,10 +18,10 @@ from fedpipe_operator.rounds.actions import (
     StartProfile,
     StartTraining,
 )
-from fedpipe_operator.rounds.attempts import Active, Done, Dropped, Pending, Work, WorkState, stage_expired, work_state
+from fedpipe_operator.rounds.attempts import Active, Done, Dropped, Pending, Work, WorkState, work_state
 from fedpipe_operator.rounds.evaluation import aggregate_metrics
 from fedpipe_operator.rounds.observed import Observed, Run
-from fedpipe_operator.rounds.policies import Metrics, best_round, is_patience_exhausted, is_target_reached, retry_micro_batch
+from fedpipe_operator.rounds.policies import Metrics, best_round, is_patience_exhausted, is_target_reached, retry_micro_batch, stage_expired
 from fedpipe_operator.rounds.records import RoundPlan, UpdateRef
 from fedpipe_trainer.contract import Result
 

@@ -76,7 +76,7 @@ def find_pool_problem(site: EdgeSite, nodes: Sequence[Node]) -> PoolProblem | No
         return None
     best = min(pool, key=lambda node: (len(_shortages(site, node)), node.name))
     return PoolProblem(
-        Reason.CLAIM_TOO_LARGE,
+        Reason.CAPACITY_TOO_LARGE,
         f"no node of the pool is large enough for spec.capacity; {best.name} comes closest and has {'; '.join(_shortages(site, best))}:"
         " lower spec.capacity, or add a node",
     )
