@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar, cast, get_args
 
-from fedpipe_operator.api import amount
+from fedpipe_operator.api import parse_quantity
 
 Value = TypeVar("Value")
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
@@ -121,9 +121,9 @@ def _positive_integer(text: str) -> int:
 
 
 def _quantity(text: str) -> str:
-    amount(text)
+    parse_quantity(text)
     return text
 
 
 def _bytes(text: str) -> int:
-    return int(amount(text))
+    return int(parse_quantity(text))

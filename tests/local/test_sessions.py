@@ -8,7 +8,7 @@ from stand_in_runs import Machine, a_run
 from trainer_results import a_failure, an_evaluation, good_trainer
 
 from fedpipe_operator import names
-from fedpipe_operator.api import FineTuneStatus, seconds
+from fedpipe_operator.api import FineTuneStatus, parse_duration
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.local.session import Session, compare, local_only_sessions
 from fedpipe_operator.report import comparison, comparison_rows
@@ -87,7 +87,7 @@ def test_a_baseline_trains_at_its_site_as_long_as_in_all_rounds_and_all_sites_ev
     once = read(parent, names.round_plan(1), RoundPlan).plans["site-b"]
     task = TrainTask.model_validate_json(machine.backend.tasks["toy-local-only-site-b-train-r1-site-b-a0"])
     assert task.plan == once.model_copy(update={"steps": 2 * once.steps})
-    assert task.deadline_seconds == 2 * seconds(parent.run.spec.rounds.deadline)
+    assert task.deadline_seconds == 2 * parse_duration(parent.run.spec.rounds.deadline)
     assert task.global_adapter is None
 
 
@@ -191,7 +191,7 @@ def test_a_baseline_has_one_round_without_target_patience_or_export() -> None:
     child = comparison.local_only_run(run, "site-a", 4)
 
     rounds = child.spec.rounds
-    assert (rounds.count, rounds.target, rounds.patience, seconds(rounds.deadline)) == (1, None, None, 360.0)
+    assert (rounds.count, rounds.target, rounds.patience, parse_duration(rounds.deadline)) == (1, None, None, 360.0)
     assert (child.spec.export.adapter, child.spec.export.merged) == (False, False)
     assert child.sites == run.sites
     assert child.spec.training == run.spec.training

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from site_profiles import GIB, MPNET, SMOLLM2, a_site, a_spec, point
 
-from fedpipe_operator.api import FineTuneSpec, PlanningMode, seconds
+from fedpipe_operator.api import FineTuneSpec, PlanningMode, parse_duration
 from fedpipe_operator.planning import Plans, plan_round, predict_peak
 from fedpipe_operator.planning.candidates import requested_steps
 from fedpipe_operator.planning.sizes import uniform_ranks
@@ -87,7 +87,7 @@ def test_every_site_has_either_a_plan_that_fits_or_a_reason(
     assert all(plans.excluded.values())
     for name, plan in plans.plans.items():
         assert plan.forecast.memory_bytes <= fleet[name].memory_bytes
-        assert plan.forecast.seconds <= seconds(spec.rounds.deadline)
+        assert plan.forecast.seconds <= parse_duration(spec.rounds.deadline)
         assert 1 <= plan.steps <= requested_steps(spec, fleet[name].train_samples, plan.batch_size)
         assert plan.bits in spec.planning.bits
         assert plan.bits not in fleet[name].unsupported

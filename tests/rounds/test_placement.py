@@ -42,7 +42,7 @@ def test_a_task_of_the_run_itself_gets_the_model_and_no_data(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("capacity", "limits"),
+    ("capacity", "resources"),
     [
         ({"memory": "3Gi", "cpu": "2"}, JobResources(memory_bytes=3 * 2**30, cpus=2)),
         ({"memory": "500M", "cpu": "2500m"}, JobResources(memory_bytes=500_000_000, cpus=2)),

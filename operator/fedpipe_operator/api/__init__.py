@@ -21,7 +21,7 @@ from fedpipe_operator.api.finetune import (
     primary_metric,
 )
 from fedpipe_operator.api.meta import API_VERSION, GROUP, ApiModel, Condition, ConditionStatus, Metadata
-from fedpipe_operator.api.quantities import amount, seconds
+from fedpipe_operator.api.quantities import parse_duration, parse_quantity
 from fedpipe_operator.api.training import (
     Bits,
     CausalLMTask,
@@ -69,7 +69,7 @@ __all__ = [
     "TaskSpec",
     "TrainingSpec",
     "UpdatesStatus",
-    "amount",
+    "parse_duration",
+    "parse_quantity",
     "primary_metric",
-    "seconds",
 ]

@@ -25,7 +25,7 @@ Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=32)]
 """A duration above 0 such as `90s`, `30m` or `1h30m`."""
 
 
-def amount(quantity: str) -> float:
+def parse_quantity(quantity: str) -> float:
     """The number that a quantity denotes: bytes, cores, or bits per second, depending on the field."""
     match = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", quantity)
     if match is None or match[2] not in _FACTORS:
@@ -34,6 +34,6 @@ def amount(quantity: str) -> float:
     return float(match[1]) / 1000 if match[2] == "m" else float(match[1]) * _FACTORS[match[2]]
 
 
-def seconds(duration: str) -> float:
+def parse_duration(duration: str) -> float:
     """The duration in seconds."""
     return float(sum(int(number) * _SECONDS[unit] for number, unit in re.findall(r"([0-9]+)([hms])", duration)))

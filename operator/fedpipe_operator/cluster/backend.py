@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from fedpipe_operator.api import EdgeSite, seconds
+from fedpipe_operator.api import EdgeSite, parse_duration
 from fedpipe_operator.api.meta import ANNOTATION_MESSAGE, ANNOTATION_REASON
 from fedpipe_operator.backend import Job, JobResources, JobState, JobStatus, TaskKind
 from fedpipe_operator.cluster.api import JOBS, SECRETS, Api
@@ -73,7 +73,7 @@ class ClusterBackend:
     def start(self, job: Job, task_json: str, resources: JobResources) -> None:
         """Run the task, unless a job of this name exists or its site has no free job slot: then it is asked for again."""
         if job.kind is TaskKind.AGGREGATE and self._aggregates_here(resources):
-            deadline = seconds(self.run.spec.rounds.deadline)
+            deadline = parse_duration(self.run.spec.rounds.deadline)
             self.cluster.workers.start(self._uid, job, task_json, environment=self.environment, seconds=deadline)
             return
         expected = KubeJob(self._namespace, self.run.name, self._uid, job, created_at=self.cluster.clock())

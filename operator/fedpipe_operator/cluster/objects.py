@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
-from fedpipe_operator.api import ApiModel, EdgeSite, FederatedFineTune, FineTuneStatus, amount
+from fedpipe_operator.api import ApiModel, EdgeSite, FederatedFineTune, FineTuneStatus, parse_quantity
 from fedpipe_operator.api.edgesite import EdgeSiteStatus
 from fedpipe_operator.api.meta import (
     ANNOTATION_MESSAGE,
@@ -157,7 +157,7 @@ def kube_node(body: Body) -> Node:
 def _number(quantity: str) -> float:
     """A quantity as a number; 0 if its unit is one that FedPipe's own fields do not accept."""
     try:
-        return amount(quantity)
+        return parse_quantity(quantity)
     except ValueError:
         return 0.0
 

@@ -3,7 +3,7 @@
 import math
 from typing import Any, Final
 
-from fedpipe_operator.api import EdgeSite, amount, seconds
+from fedpipe_operator.api import EdgeSite, parse_duration, parse_quantity
 from fedpipe_operator.api.edgesite import PodOverrides
 from fedpipe_operator.backend import Job, JobResources
 from fedpipe_operator.manifests.metadata import metadata
@@ -68,7 +68,7 @@ def aggregation_job(run: Run, job: Job, settings: Settings) -> Plain:
 def _job(run: Run, job: Job, template: Plain, settings: Settings) -> Plain:
     """The Job of one attempt. The operator counts attempts, so a failed pod fails the Job, unless its node evicted the pod."""
     container = template["spec"]["containers"][0]["name"]
-    deadline = math.ceil(seconds(run.spec.rounds.deadline)) + _BACKSTOP_SECONDS
+    deadline = math.ceil(parse_duration(run.spec.rounds.deadline)) + _BACKSTOP_SECONDS
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -130,7 +130,7 @@ def _resources(site: EdgeSite | None, resources: JobResources) -> Plain:
         maximum["memory"] = str(resources.memory_bytes)
     if site is not None and site.spec.capacity.cpu is not None:
         maximum["cpu"] = site.spec.capacity.cpu
-        requests["cpu"] = f"{max(1, round(amount(site.spec.capacity.cpu) * 1000 * _CPU_REQUEST))}m"
+        requests["cpu"] = f"{max(1, round(parse_quantity(site.spec.capacity.cpu) * 1000 * _CPU_REQUEST))}m"
     accelerator = site.spec.capacity.accelerator if site else None
     if accelerator is not None:
         maximum[accelerator.resource] = str(accelerator.count)

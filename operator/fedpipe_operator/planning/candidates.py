@@ -10,7 +10,7 @@ from math import ceil
 from typing import Final
 
 from fedpipe_operator import conversion
-from fedpipe_operator.api import FineTuneSpec, seconds
+from fedpipe_operator.api import FineTuneSpec, parse_duration
 from fedpipe_operator.planning.memory_model import RunOptions, predict_peak
 from fedpipe_operator.planning.sizes import uniform_ranks
 from fedpipe_operator.planning.time_model import fixed_seconds, global_bytes, step_seconds, wire_bytes
@@ -34,7 +34,7 @@ class PlanRequest:
     @property
     def deadline(self) -> float:
         """Seconds that the forecast of a round may use."""
-        return DEADLINE_FRACTION * seconds(self.spec.rounds.deadline)
+        return DEADLINE_FRACTION * parse_duration(self.spec.rounds.deadline)
 
     @property
     def options(self) -> RunOptions:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fedpipe_operator.api import EdgeSite, amount
+from fedpipe_operator.api import EdgeSite, parse_quantity
 from fedpipe_operator.backend import JobResources
 from fedpipe_operator.manifests.jobs import CLAIM_SCHEME, DATA_FOLDER, MODEL_FOLDER
 from fedpipe_operator.reconcile.tasks import TaskInputs, url_seconds
@@ -35,8 +35,8 @@ class ClaimPlacement:
             return JobResources()
         capacity = site_of(run, site).spec.capacity
         return JobResources(
-            memory_bytes=int(amount(capacity.memory)) if capacity.memory else None,
-            cpus=max(1, int(amount(capacity.cpu))) if capacity.cpu else None,
+            memory_bytes=int(parse_quantity(capacity.memory)) if capacity.memory else None,
+            cpus=max(1, int(parse_quantity(capacity.cpu))) if capacity.cpu else None,
         )
 
     def _model(self, run: Run) -> Model:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from fedpipe_operator import conversion, names
-from fedpipe_operator.api import FineTuneSpec, seconds
+from fedpipe_operator.api import FineTuneSpec, parse_duration
 from fedpipe_operator.rounds import Run, StartEvaluation, StartExport, StartProfile, StartTraining
 from fedpipe_operator.rounds.observed import CommitSummary, PlanSummary
 from fedpipe_operator.rounds.records import RoundPlan
@@ -32,7 +32,7 @@ _SLACK_SECONDS: Final = 3600
 
 def url_seconds(spec: FineTuneSpec) -> int:
     """How long a task's URLs are valid: the stage's deadline plus a margin."""
-    return min(_MAX_VALIDITY_SECONDS, math.ceil(seconds(spec.rounds.deadline)) + _SLACK_SECONDS)
+    return min(_MAX_VALIDITY_SECONDS, math.ceil(parse_duration(spec.rounds.deadline)) + _SLACK_SECONDS)
 
 
 class Urls(Protocol):
@@ -71,7 +71,7 @@ class TaskContext:
     @property
     def deadline(self) -> float:
         """Seconds that a task may take."""
-        return seconds(self.spec.rounds.deadline)
+        return parse_duration(self.spec.rounds.deadline)
 
     def read(self, key: str) -> str:
         """A URL that reads this key."""

@@ -8,7 +8,7 @@ update is the identity), in a folder of the run's own store.
 from collections.abc import Mapping
 
 from fedpipe_operator import names
-from fedpipe_operator.api import FederatedFineTune, seconds
+from fedpipe_operator.api import FederatedFineTune, parse_duration
 from fedpipe_operator.api.finetune import ExportSpec
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.rounds.records import Comparison, RoundCommit, RoundEvaluation, RoundPlan
@@ -22,7 +22,7 @@ def rounds_trained(site: str, commits: Mapping[int, RoundCommit]) -> int:
 def local_only_run(run: Run, site: str, rounds: int) -> Run:
     """The baseline run of `site`: one round, with the deadlines of `rounds` rounds added up."""
     spec = run.spec
-    deadline = f"{int(seconds(spec.rounds.deadline) * rounds)}s"
+    deadline = f"{int(parse_duration(spec.rounds.deadline) * rounds)}s"
     one_round = spec.rounds.model_copy(update={"count": 1, "deadline": deadline, "target": None, "patience": None})
     metadata = run.resource.metadata.model_copy(update={"name": names.bounded(f"{run.name}-local-only-{site}")})
     child_spec = spec.model_copy(update={"rounds": one_round, "export": ExportSpec(adapter=False, merged=False)})

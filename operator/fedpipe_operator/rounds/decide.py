@@ -7,7 +7,7 @@ It keeps no state: after its actions and status are applied, and nothing else ha
                                                └───── until `end_reason_of` gives one ─────┘
 """
 
-from fedpipe_operator.api import ConditionStatus, ConditionType, FederatedFineTune, Reason, seconds
+from fedpipe_operator.api import ConditionStatus, ConditionType, FederatedFineTune, Reason, parse_duration
 from fedpipe_operator.backend import ACTIVE_STATES
 from fedpipe_operator.rounds.actions import Decision, Discard
 from fedpipe_operator.rounds.observed import Observed, Run
@@ -52,7 +52,9 @@ def _next_step(context: StageContext) -> Step:
 def _without_sites(context: StageContext) -> Step:
     """Wait for sites until the deadline: they may be applied after the run."""
     message = "no EdgeSite of this namespace carries the labels of sites.selector: create one, or correct the selector"
-    over = context.now >= max(context.observed.resumed_at, context.observed.last_round_ended_at) + seconds(context.run.spec.rounds.deadline)
+    over = context.now >= max(context.observed.resumed_at, context.observed.last_round_ended_at) + parse_duration(
+        context.run.spec.rounds.deadline
+    )
     return fail(Reason.NO_SITES, message) if over else Step(Reason.NO_SITES, message)
 
 
@@ -71,4 +73,4 @@ def _discards(observed: Observed, wanted: frozenset[str]) -> tuple[Discard, ...]
 def _next_deadline(context: StageContext) -> float:
     """The deadline of the oldest active job; a whole deadline from now if none is active."""
     starts = [job.started_at for job in context.observed.jobs.values() if job.state in ACTIVE_STATES]
-    return max(context.observed.resumed_at, min(starts, default=context.now)) + seconds(context.run.spec.rounds.deadline)
+    return max(context.observed.resumed_at, min(starts, default=context.now)) + parse_duration(context.run.spec.rounds.deadline)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from fedpipe_operator.api import LOWER_IS_BETTER, Target, seconds
+from fedpipe_operator.api import LOWER_IS_BETTER, Target, parse_duration
 from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.rounds.observed import Observed, Run
 
@@ -50,7 +50,7 @@ def stage_expired(run: Run, observed: Observed, kind: TaskKind, round_: int, now
     """
     starts = [one.started_at for one in observed.jobs.values() if one.job.kind == kind and one.job.round == round_]
     since = observed.last_round_ended_at if kind is TaskKind.PROFILE else 0.0
-    return bool(starts) and now >= max(observed.resumed_at, since, min(starts)) + seconds(run.spec.rounds.deadline)
+    return bool(starts) and now >= max(observed.resumed_at, since, min(starts)) + parse_duration(run.spec.rounds.deadline)
 
 
 # --- rounds.target

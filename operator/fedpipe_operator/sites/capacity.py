@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fedpipe_operator.api import EdgeSite, Reason, amount
+from fedpipe_operator.api import EdgeSite, Reason, parse_quantity
 from fedpipe_operator.api.edgesite import ClaimedCapacity, DiscoveredCapacity
 from fedpipe_operator.formatting import bytes_text
 
@@ -44,9 +44,9 @@ def claimed_capacity(site: EdgeSite) -> ClaimedCapacity:
     """The claim of `spec.capacity` in base units."""
     capacity = site.spec.capacity
     return ClaimedCapacity(
-        cpu=amount(capacity.cpu) if capacity.cpu else None,
-        memory=int(amount(capacity.memory)) if capacity.memory else None,
-        accelerator_memory=int(amount(capacity.accelerator.memory)) if capacity.accelerator else None,
+        cpu=parse_quantity(capacity.cpu) if capacity.cpu else None,
+        memory=int(parse_quantity(capacity.memory)) if capacity.memory else None,
+        accelerator_memory=int(parse_quantity(capacity.accelerator.memory)) if capacity.accelerator else None,
     )
 
 

@@ -6,7 +6,7 @@ The planner reads nothing else of a site.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedpipe_operator.api import EdgeSite, amount
+from fedpipe_operator.api import EdgeSite, parse_quantity
 from fedpipe_operator.api.edgesite import Capacity
 from fedpipe_trainer.contract import BaseModelFacts, Bits, ProfileResult, Throughput
 
@@ -71,8 +71,8 @@ def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
         name=site.name,
         device=device,
         memory_bytes=_usable_memory(capacity, device, measured.memory_bytes),
-        up=amount(capacity.bandwidth.up),
-        down=amount(capacity.bandwidth.down),
+        up=parse_quantity(capacity.bandwidth.up),
+        down=parse_quantity(capacity.bandwidth.down),
         fingerprint=measured.fingerprint,
         base=measured.base,
         labels=measured.labels,
@@ -95,5 +95,5 @@ def _usable_memory(capacity: Capacity, device: str, measured: int) -> int:
     """The smaller of claimed and measured memory; a missing figure (claim None, measurement 0) is ignored."""
     accelerator = capacity.accelerator if device != CPU else None
     claimed = accelerator.memory if accelerator is not None else capacity.memory
-    figures = (amount(claimed) if claimed is not None else 0.0, float(measured))
+    figures = (parse_quantity(claimed) if claimed is not None else 0.0, float(measured))
     return int(min((figure for figure in figures if figure > 0), default=0.0))
