@@ -9,7 +9,7 @@ import pytest
 import typer
 import yaml
 from rich.console import Console
-from stand_in_runs import StandInDoor, StandInMap, a_run, a_site
+from stand_in_runs import StandInBackend, StandInPlacement, a_run, a_site
 
 from fedpipe_operator.api import FineTuneStatus
 from fedpipe_operator.cli.display import Display
@@ -36,7 +36,7 @@ def options(folder: Path, **changes: bool) -> Options:
     return Options(folder / "runs", folder / "volumes", **changes)
 
 
-class EagerBackend(StandInDoor):
+class EagerBackend(StandInBackend):
     """Executes one job at each `wait`."""
 
     def wait(self, timeout: float) -> bool:
@@ -46,8 +46,8 @@ class EagerBackend(StandInDoor):
         return True
 
 
-def local_run(backend: StandInDoor, folder: Path, console: Console) -> LocalRun:
-    session = Session(RUN, backend, StandInMap(), DirectoryAddress(root=str(folder / "store")), resumed_at=0.0)
+def local_run(backend: StandInBackend, folder: Path, console: Console) -> LocalRun:
+    session = Session(RUN, backend, StandInPlacement(), DirectoryAddress(root=str(folder / "store")), resumed_at=0.0)
     return LocalRun(RunFolder(folder, RUN.resource), session, backend, Display(console))  # type: ignore[arg-type] # the stand-in has every method that is called
 
 

@@ -1,6 +1,6 @@
 """Whole runs with stand-ins for the trainers: runs and sites as a test wants them, a job backend, and a world around both.
 
-`StandInDoor` takes the place of processes and Jobs: it "does" a task by writing, through the task's own URLs, what a
+`StandInBackend` takes the place of processes and Jobs: it "does" a task by writing, through the task's own URLs, what a
 trainer would write. Everything else around it is real: decide, tasks, the directory store, the aggregation.
 """
 
@@ -46,7 +46,7 @@ def a_run(fleet: int | list[EdgeSite] = 3, /, **spec: Any) -> Run:
 
 
 @dataclass
-class StandInDoor:
+class StandInBackend:
     """A job backend: `trainer` does one job at each `work()`; nothing happens by itself."""
 
     folder: Path
@@ -57,9 +57,9 @@ class StandInDoor:
     started: list[str] = field(default_factory=list)
     discarded: list[str] = field(default_factory=list)
 
-    def start(self, job: Job, task_json: str, limits: JobResources) -> None:
+    def start(self, job: Job, task_json: str, resources: JobResources) -> None:
         """Queue the job, unless it is there."""
-        del limits
+        del resources
         if job.name not in self.jobs:
             self.started.append(job.name)
             self.tasks[job.name] = task_json
@@ -108,7 +108,7 @@ class StandInDoor:
 
 
 @dataclass
-class StandInMap:
+class StandInPlacement:
     """Places that only the stand-in trainer visits."""
 
     def inputs(self, run: Run, site: str) -> TaskInputs:
@@ -116,7 +116,7 @@ class StandInMap:
         del run, site
         return TaskInputs(Model(source="file:///toy"), Data(train="/train", validation="/validation"))
 
-    def limits(self, run: Run, site: str) -> JobResources:
+    def resources(self, run: Run, site: str) -> JobResources:
         """No limits."""
         del run, site
         return JobResources()
@@ -131,13 +131,13 @@ class World:
     trainer: Trainer = good_trainer
     now: float = 1000.0
     events: list[Event] = field(default_factory=list)
-    backend: StandInDoor = field(init=False)
+    backend: StandInBackend = field(init=False)
     store: DirectoryStore = field(init=False)
     reconciler: Reconciler = field(init=False)
 
     def __post_init__(self) -> None:
         self.store = DirectoryStore(self.folder / "store")
-        self.backend = StandInDoor(self.folder, self.trainer, lambda: self.now)
+        self.backend = StandInBackend(self.folder, self.trainer, lambda: self.now)
         self.restart()
 
     def restart(self) -> None:
@@ -147,7 +147,7 @@ class World:
             backend=self.backend,
             store=self.store,
             address=address,
-            placement=StandInMap(),
+            placement=StandInPlacement(),
             status_writer=self,
             resumed_at=self.now,
             clock=lambda: self.now,
@@ -211,12 +211,12 @@ class Machine:
     trainer: Callable[[Any, Path], Any] = good_trainer
 
     def __post_init__(self) -> None:
-        self.backend = StandInDoor(self.folder, self.trainer, time.time)
+        self.backend = StandInBackend(self.folder, self.trainer, time.time)
 
     def session(self, **status_writer: Any) -> Session:
         """The run taken up, as a new process does."""
         return Session(
-            self.run, self.backend, StandInMap(), DirectoryAddress(root=str(self.folder / "store")), resumed_at=0.0, **status_writer
+            self.run, self.backend, StandInPlacement(), DirectoryAddress(root=str(self.folder / "store")), resumed_at=0.0, **status_writer
         )
 
     def drive(self, sessions: Mapping[str, Session]) -> None:

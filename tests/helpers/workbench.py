@@ -45,8 +45,8 @@ class Bench:
         self.folder = folder
         self.backend = LocalBackend(folder, max_concurrent=max_concurrent, processes=processes, clock=count(1000.0).__next__)
 
-    def start(self, name: str, site: str = "", *, kind: str = "train", limits: JobResources = NO_LIMITS, **task: object) -> None:
-        self.backend.start(Job(name=name, kind=TaskKind(kind), site=site, round=1), json.dumps(task), limits)
+    def start(self, name: str, site: str = "", *, kind: str = "train", resources: JobResources = NO_LIMITS, **task: object) -> None:
+        self.backend.start(Job(name=name, kind=TaskKind(kind), site=site, round=1), json.dumps(task), resources)
 
     def until(self, holds: Callable[[Mapping[str, JobStatus]], bool]) -> Mapping[str, JobStatus]:
         while not holds(seen := self.backend.observe()):

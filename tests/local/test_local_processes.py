@@ -16,12 +16,12 @@ from fedpipe_operator.local import LocalBackend, ProcessSettings
 OPERATOR = """
     import json, sys, threading
     from pathlib import Path
-    from fedpipe_operator.backend import Job, Limits, TaskKind
+    from fedpipe_operator.backend import Job, JobResources, TaskKind
     from fedpipe_operator.local import LocalBackend, ProcessSettings
 
     folder, stand_in, meeting = sys.argv[1:]
     backend = LocalBackend(Path(folder), max_concurrent=1, processes=ProcessSettings(trainer=(sys.executable, stand_in)))
-    backend.start(Job(name="train-a", kind=TaskKind.TRAIN, site="a"), json.dumps({"meet": meeting}), Limits())
+    backend.start(Job(name="train-a", kind=TaskKind.TRAIN, site="a"), json.dumps({"meet": meeting}), JobResources())
     threading.Event().wait()
 """
 

@@ -353,7 +353,7 @@ def test_a_round_that_another_operator_committed_first_stays_as_it_was_committed
 
     world.backend.discard("toy-aggregate-r1-a0")
     world.backend.tasks["again"] = task
-    world.backend.start(next(iter(world.backend.jobs.values())).job, task, limits=None)  # type: ignore[arg-type] # the stand-in has no limits
+    world.backend.start(next(iter(world.backend.jobs.values())).job, task, resources=None)  # type: ignore[arg-type] # the stand-in ignores them
     world.settle()
 
     assert RoundCommit.model_validate_json(world.store.read(names.round_commit(1)) or b"") == committed
