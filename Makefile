@@ -1,19 +1,23 @@
-# Everything a fresh machine with Python 3.11 or newer needs. `make` alone lists the targets.
+# All tasks, for a fresh machine with Python 3.11 or newer. `make` lists the targets.
 #
-#   PYTHON=python3.12 make demo       another Python for the virtual environment
-#   TORCH_INDEX=<URL> make demo       PyTorch from that package index first: with the address of PyTorch's own index of CPU
-#                                     builds, the CUDA libraries (some 4 GB) stay out. Only its dry form is tested
-#                                     (`make -n`, and the filtered lock), for want of that index on the machines used.
+#   PYTHON=python3.12 make demo       use another Python for the virtual environment
+#   TORCH_INDEX=<URL> make demo       install PyTorch from this package index: with the URL of PyTorch's index of CPU builds,
+#                                     the CUDA libraries (some 4 GB) are not installed. Tested only by `make -n` and with
+#                                     the filtered lock, because the machines used cannot reach that index.
+#   E2E_WORKERS=1 make e2e            run the end-to-end tests in one worker
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 FEDPIPE_ARGS ?=
 E2E_TESTS ?= tests/e2e
+E2E_WORKERS ?= 4
 
 VENV := .venv
 BIN := $(VENV)/bin
+# Each file in one worker, in the order of tests/e2e/conftest.py. More workers than processors, since these tests wait half of the time.
+E2E := $(BIN)/pytest -m e2e -n $(E2E_WORKERS) --dist loadfile --no-loadscope-reorder $(E2E_TESTS)
 LOCK := requirements.lock
-# Named after what it was installed from: a changed lock is installed anew, a fresh checkout's file times mean nothing.
+# Named after a checksum of its inputs: a changed lock is installed again, and file times, which a checkout changes, do not matter.
 INSTALLED := $(VENV)/installed-$(shell cat $(LOCK) pyproject.toml | cksum | cut -d' ' -f1)
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' $(LOCK))
 COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --quiet
@@ -28,8 +32,8 @@ help: ## List the targets
 venv: $(INSTALLED) ## Create .venv with the pinned packages (hashes checked) and the project
 
 $(INSTALLED):
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "FedPipe needs Python 3.11 or newer: name one, PYTHON=python3.12 make $(MAKECMDGOALS)"; exit 1; }
-	@$(PYTHON) -c 'import venv, ensurepip' || { echo "$(PYTHON) cannot make virtual environments: on Debian or Ubuntu, apt install python3-venv (and python3-pip)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "FedPipe needs Python 3.11 or newer: choose one with PYTHON=python3.12 make $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' || { echo "$(PYTHON) cannot create virtual environments: on Debian or Ubuntu, apt install python3-venv (and python3-pip)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 ifneq ($(TORCH_INDEX),)
 	$(BIN)/pip install --quiet --index-url $(TORCH_INDEX) $(TORCH)
@@ -42,7 +46,7 @@ endif
 	@rm -f $(VENV)/installed-*
 	@touch $@
 
-demo: $(INSTALLED) ## Fine-tune one model across three unlike sites on this machine, in ten minutes
+demo: $(INSTALLED) ## Fine-tune one model across three heterogeneous sites on this machine, in ten minutes
 	$(BIN)/python examples/quickstart/prepare.py
 	$(BIN)/fedpipe run examples/quickstart/ $(FEDPIPE_ARGS)
 
@@ -52,22 +56,22 @@ test: lint ## Lint, then run every test
 slow: $(INSTALLED) ## Run the slow tests: whole runs in real processes, some ten minutes
 	$(BIN)/pytest -m slow
 
-gpu: $(INSTALLED) ## Run the tests that need a GPU, on the first one here
+gpu: $(INSTALLED) ## Run the tests that need a GPU, on this machine's first GPU
 	CUDA_VISIBLE_DEVICES=0 $(BIN)/pytest tests/trainer/test_on_a_gpu.py
 
-e2e: $(INSTALLED) ## Run the end-to-end tests on the cluster that KUBECONFIG names, else on one made here (root, Debian, Go)
+e2e: $(INSTALLED) ## Run the end-to-end tests on the cluster of KUBECONFIG, else on one created on this machine (needs root, Debian, Go)
 ifdef KUBECONFIG
-	$(BIN)/pytest -m e2e $(E2E_TESTS)
+	$(E2E)
 else
 	@$(MAKE) --no-print-directory cluster
-	eval "$$($(PYTHON) tests/cluster env)" && $(BIN)/pytest -m e2e $(E2E_TESTS)
+	eval "$$($(PYTHON) tests/cluster env)" && $(E2E)
 endif
 
-cluster: ## Bring up a real Kubernetes on this machine and build the images for it: docs/development/cluster.md
+cluster: ## Start a real Kubernetes on this machine and build the images for it: docs/development/cluster.md
 	$(PYTHON) tests/cluster up
 	$(PYTHON) tests/cluster images
 
-cluster-down: ## Take that cluster down; what was built stays in the cache
+cluster-down: ## Stop that cluster; programs and images stay in the cache
 	$(PYTHON) tests/cluster down
 
 lint: $(INSTALLED) ## Check style, types and import rules
@@ -76,17 +80,17 @@ lint: $(INSTALLED) ## Check style, types and import rules
 	$(BIN)/mypy operator trainer examples/ingredients tests/cluster
 	$(BIN)/lint-imports
 
-format: $(INSTALLED) ## Bring the code into its form
+format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
 
-lock: ## Pin every package below pyproject.toml anew, with hashes and without any index's address; then each image's part of them
+lock: ## Pin all packages that pyproject.toml requires, with hashes and without index URLs; then each image's part of them
 	$(COMPILE) --all-extras pyproject.toml -o $(LOCK)
 	$(COMPILE) --extra operator --constraint $(LOCK) pyproject.toml -o requirements-operator.lock
 	$(COMPILE) --extra trainer --constraint $(LOCK) pyproject.toml -o requirements-trainer.lock
 	sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml | $(COMPILE) - -o requirements-build.lock
 
-bench: $(INSTALLED) ## Run the benchmarks; they print the tables of benchmarks/README.md
+bench: $(INSTALLED) ## Run the benchmarks, which print the tables of benchmarks/README.md
 	$(BIN)/python benchmarks/aggregate.py
 	$(BIN)/python examples/quickstart/prepare.py
 	$(BIN)/python benchmarks/train_step.py examples/quickstart/volumes/models/mpnet --task classify
@@ -94,5 +98,5 @@ bench: $(INSTALLED) ## Run the benchmarks; they print the tables of benchmarks/R
 bench-operator: $(INSTALLED) ## Measure one operator with 1,000 sites and 100 runs; needs what `make cluster` needs, and 75 minutes
 	$(BIN)/python benchmarks/operator
 
-clean: ## Remove what was built; the cache of models stays
+clean: ## Remove everything that was built; the cache of models stays
 	rm -rf $(VENV) runs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache examples/*/volumes

@@ -1,4 +1,4 @@
-"""What several test folders stand on: two S3 servers, started when the first test asks for them."""
+"""Fixtures for several test folders: two S3 servers, started when the first test uses them."""
 
 import signal
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ import pytest
 if TYPE_CHECKING:
     from s3_servers import Server
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell leaves it so to what it starts with `&`, and it is inherited
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # inherited from a shell that starts pytest with `&`
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def moto() -> "Iterator[Server]":
-    from s3_servers import running_moto  # noqa: PLC0415 - a second of imports that most tests do without
+    from s3_servers import running_moto  # noqa: PLC0415 - it takes a second, and most tests do not need it
 
     with running_moto() as server:
         yield server

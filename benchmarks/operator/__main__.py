@@ -30,12 +30,12 @@ from testcluster.processes import pid_of, running, stop  # noqa: E402
 from testcluster.shell import locked  # noqa: E402
 
 _SAMPLE_SECONDS, _LOOK_SECONDS = 5.0, 10.0
-_OVER = ("Complete", "Failed")
+_FINAL = ("Complete", "Failed")
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much."""
+    """The size of the benchmark."""
 
     sites: int
     runs: int
@@ -46,102 +46,102 @@ class Size:
     job_ttl: int
     seed: int
     limit: float
-    """Seconds after which the figures are told of what was done until then."""
+    """Seconds after which the benchmark ends with the figures until then."""
 
 
 @dataclass
-class Course:
-    """What is seen while it runs."""
+class Observations:
+    """What is observed during the benchmark."""
 
     samples: list[Sample] = field(default_factory=list)
     outcomes: dict[str, str] = field(default_factory=dict)
     rounds: int = 0
-    """Rounds that are done, of all runs together."""
+    """Completed rounds of all runs."""
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
-    """What may be typed."""
-    words = argparse.ArgumentParser(prog="python benchmarks/operator", description=__doc__)
-    words.add_argument("--sites", type=int, default=1000)
-    words.add_argument("--runs", type=int, default=100)
-    words.add_argument("--rounds", type=int, default=10)
-    words.add_argument("--pace", type=float, default=5.0, help="of the times of the stand-in: 1 is 20 to 60 s of training")
-    words.add_argument("--spread", type=float, default=360.0, help="seconds over which the runs are created")
-    words.add_argument("--job-ttl", type=int, default=300, help="FEDPIPE_JOB_TTL_SECONDS of the operator")
-    words.add_argument("--seed", type=int, default=0)
-    words.add_argument("--limit", type=float, default=7200.0, help="seconds after which figures are of what was done until then")
-    words.add_argument("--keep", action="store_true", help="leave logs where they are")
-    return words.parse_args(argv)
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(prog="python benchmarks/operator", description=__doc__)
+    parser.add_argument("--sites", type=int, default=1000)
+    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--pace", type=float, default=5.0, help="factor of the stand-in's times: 1 is 20 to 60 s of training")
+    parser.add_argument("--spread", type=float, default=360.0, help="seconds over which the runs are created")
+    parser.add_argument("--job-ttl", type=int, default=300, help="FEDPIPE_JOB_TTL_SECONDS of the operator")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=float, default=7200.0, help="seconds after which the benchmark ends with the figures until then")
+    parser.add_argument("--keep", action="store_true", help="keep the logs")
+    return parser.parse_args(argv)
 
 
-async def measure(place: plane.Place, size: Size) -> table.Measured:
-    """The whole course: objects, operator, runs to their end."""
-    api, log = Api(place.kubeconfig), StoreLog()
+async def measure(layout: plane.BenchmarkLayout, size: Size) -> table.Measured:
+    """Create the objects, start the operator, and follow the runs to their end."""
+    api, log = Api(layout.kubeconfig), StoreLog()
     listener = await log.serve(plane.STORE_LOG_PORT)
     stand_in = StandIn(api, size.pace, size.seed)
     try:
         await api.create_all(objects.node(number) for number in range(size.runs))
         await api.create_all(objects.site(number, number % size.runs) for number in range(size.sites))
         settings = {"FEDPIPE_TRAINER_IMAGE": "stand-in", "FEDPIPE_OPERATOR_IMAGE": "operator", "FEDPIPE_JOB_TTL_SECONDS": str(size.job_ttl)}
-        operator = await asyncio.to_thread(plane.start_operator, place, settings)
-        pid = pid_of(place, operator.name)
+        operator = await asyncio.to_thread(plane.start_operator, layout, settings)
+        pid = pid_of(layout, operator.name)
         if pid is None:
-            raise RuntimeError("the operator ended")
-        pids = _around(place, operator.name)
+            raise RuntimeError("the operator has exited")
+        pids = _other_processes(layout, operator.name)
         began, before = time.time(), programs(pids)
-        async with _beside(stand_in.run()):
-            course = await _follow(api, size, pid)
+        async with _in_background(stand_in.run()):
+            observed = await _follow(api, size, pid)
         seconds, after = time.time() - began, programs(pids)
-        _say_outcomes(course)
+        _print_failures(observed)
     finally:
         await listener.cleanup()
         await api.close()
-    await asyncio.to_thread(stop, place, operator.name)
-    await asyncio.to_thread(stop, place, "kube-apiserver")  # what it noted is written when it ends
+    await asyncio.to_thread(stop, layout, operator.name)
+    await asyncio.to_thread(stop, layout, "kube-apiserver")  # it writes the rest of its audit log when it exits
     taken = {name: after[name] - before[name] for name in pids}
-    work = course.rounds * size.sites // size.runs
+    work = observed.rounds * size.sites // size.runs
     return table.Measured(
-        work, course.rounds, seconds, audit.read(place.audit), stand_in.reported, log, course.samples, taken, os.cpu_count() or 1
+        work, observed.rounds, seconds, audit.read(layout.audit), stand_in.reported, log, observed.samples, taken, os.cpu_count() or 1
     )
 
 
-def _around(place: plane.Place, operator: str) -> dict[str, int]:
-    """The processes around the operator, this one among them, by name."""
-    others = {name: pid for name in running(place) if name != operator and (pid := pid_of(place, name)) is not None}
+def _other_processes(layout: plane.BenchmarkLayout, operator: str) -> dict[str, int]:
+    """The processes beside the operator, this one included, by name."""
+    others = {name: pid for name in running(layout) if name != operator and (pid := pid_of(layout, name)) is not None}
     return others | {"stand-in": os.getpid()}
 
 
-async def _follow(api: Api, size: Size, pid: int) -> Course:
-    course = Course()
+async def _follow(api: Api, size: Size, pid: int) -> Observations:
+    observed = Observations()
     path, until = f"/apis/fedpipe.io/v1alpha1/namespaces/{objects.NAMESPACE}/federatedfinetunes", time.time() + size.limit
-    async with _beside(_sample(pid, course.samples)), _beside(_create_runs(api, size)):
-        while len(course.outcomes) < size.runs and time.time() < until:
+    async with _in_background(_sample(pid, observed.samples)), _in_background(_create_runs(api, size)):
+        while len(observed.outcomes) < size.runs and time.time() < until:
             await asyncio.sleep(_LOOK_SECONDS)
             found = (await api.get(path))["items"]
-            course.outcomes = {one["metadata"]["name"]: over for one in found if (over := _outcome(one))}
-            course.rounds = sum(map(_rounds_done, found))
+            observed.outcomes = {one["metadata"]["name"]: outcome for one in found if (outcome := _outcome(one))}
+            observed.rounds = sum(map(_rounds_done, found))
             print(
-                f"{time.strftime('%H:%M:%S')} {len(course.outcomes)} of {size.runs} runs over, {course.rounds} rounds done;"
-                f" operator {course.samples[-1].rss:.0f} MiB, {course.samples[-1].cpu:.0f} s",
+                f"{time.strftime('%H:%M:%S')} {len(observed.outcomes)} of {size.runs} runs finished, {observed.rounds} rounds done;"
+                f" operator {observed.samples[-1].rss:.0f} MiB, {observed.samples[-1].cpu:.0f} s",
                 flush=True,
             )
-    course.samples.append(sample(pid))
-    return course
+    observed.samples.append(sample(pid))
+    return observed
 
 
 def _rounds_done(run: objects.Plain) -> int:
-    under_way: int = run.get("status", {}).get("round", 0)
-    return under_way if _outcome(run) else max(0, under_way - 1)
+    current: int = run.get("status", {}).get("round", 0)
+    return current if _outcome(run) else max(0, current - 1)
 
 
 def _outcome(run: objects.Plain) -> str:
     conditions = run.get("status", {}).get("conditions", ())
-    return next((one["type"] for one in conditions if one["type"] in _OVER and one["status"] == "True"), "")
+    return next((one["type"] for one in conditions if one["type"] in _FINAL and one["status"] == "True"), "")
 
 
 async def _create_runs(api: Api, size: Size) -> None:
-    chance, before = random.Random(size.seed), 0.0  # noqa: S311 -- no secret
-    times = sorted(chance.uniform(0, size.spread) for _ in range(size.runs))
+    generator, before = random.Random(size.seed), 0.0  # noqa: S311 -- no secret
+    times = sorted(generator.uniform(0, size.spread) for _ in range(size.runs))
     for number, at in enumerate(times):
         await asyncio.sleep(at - before)
         before = at
@@ -155,8 +155,8 @@ async def _sample(pid: int, samples: list[Sample]) -> None:
 
 
 @asynccontextmanager
-async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Have this done meanwhile; its failure ends all."""
+async def _in_background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Run this as a background task; its failure cancels the caller."""
     task, me = asyncio.create_task(work), asyncio.current_task()
     task.add_done_callback(lambda done: me.cancel() if me and not done.cancelled() and done.exception() else None)
     try:
@@ -167,31 +167,31 @@ async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
             await task
 
 
-def _say_outcomes(course: Course) -> None:
-    failed = sorted(name for name, outcome in course.outcomes.items() if outcome == "Failed")
+def _print_failures(observed: Observations) -> None:
+    failed = sorted(name for name, outcome in observed.outcomes.items() if outcome == "Failed")
     if failed:
         print(f"failed: {', '.join(failed)}", flush=True)
 
 
 def main(argv: list[str]) -> int:
-    """Measure, print, and leave nothing behind."""
-    asked = arguments(argv)
-    size = Size(asked.sites, asked.runs, asked.rounds, asked.pace, asked.spread, asked.job_ttl, asked.seed, asked.limit)
-    place = plane.default_place()
-    # Memory for processor time, within bounds: what surrounds the operator is not what is measured.
+    """Measure, print the table, and clean up."""
+    chosen = arguments(argv)
+    size = Size(chosen.sites, chosen.runs, chosen.rounds, chosen.pace, chosen.spread, chosen.job_ttl, chosen.seed, chosen.limit)
+    layout = plane.benchmark_layout()
+    # Trade memory for processor time in the Go programs: they are not what is measured.
     os.environ.setdefault("GOGC", "400")
     os.environ.setdefault("GOMEMLIMIT", "8GiB")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    with locked(place.cache / "benchmark.lock"):  # one at a time: they share ports and folder
-        plane.down(place)
+    with locked(layout.cache / "benchmark.lock"):  # one at a time: they share ports and folder
+        plane.down(layout)
         try:
-            plane.up(place)
-            found = asyncio.run(measure(place, size))
+            plane.up(layout)
+            found = asyncio.run(measure(layout, size))
             print("\n".join(table.lines(found)))
         except KeyboardInterrupt:
             return 130
         finally:
-            plane.down(place, keep=asked.keep)
+            plane.down(layout, keep=chosen.keep)
     return 0
 
 

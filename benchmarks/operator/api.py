@@ -1,4 +1,4 @@
-"""The API server for the benchmark itself: the administrator's calls, many at once."""
+"""The benchmark's own client of the API server: the administrator's calls, many at once."""
 
 import asyncio
 import json
@@ -22,11 +22,11 @@ _PATHS = {
 
 
 class Api:
-    """Plain dicts in and out."""
+    """A client that takes and returns plain dicts."""
 
     def __init__(self, kubeconfig: Path) -> None:
-        told = json.loads(kubeconfig.read_text())
-        self.server, token = told["clusters"][0]["cluster"]["server"], told["users"][0]["user"]["token"]
+        config = json.loads(kubeconfig.read_text())
+        self.server, token = config["clusters"][0]["cluster"]["server"], config["users"][0]["user"]["token"]
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # our own server, on loopback
         connector = aiohttp.TCPConnector(ssl=context, limit=0)
@@ -35,19 +35,19 @@ class Api:
         self._free = asyncio.Semaphore(_MAX_CONCURRENT)
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         await self.session.close()
 
     async def get(self, path: str) -> Plain:
-        """What is there."""
+        """Get an object or a list."""
 
-        async def ask() -> Plain:
+        async def request() -> Plain:
             async with self._free, self.session.get(self.server + path) as answer:
                 answer.raise_for_status()
                 found: Plain = await answer.json()
                 return found
 
-        return await patiently(ask)
+        return await with_retries(request)
 
     async def create_all(self, wanted: Iterable[Plain]) -> None:
         """Create these objects."""
@@ -60,19 +60,19 @@ class Api:
             answer.raise_for_status()
 
     async def patch(self, path: str, change: Plain) -> bool:
-        """Merge this into what is there; whether it was there."""
+        """Apply a merge patch; return whether the object exists and accepts it."""
         headers = {"Content-Type": "application/merge-patch+json"}
 
-        async def ask() -> bool:
+        async def request() -> bool:
             async with self._free, self.session.patch(self.server + path, data=json.dumps(change), headers=headers) as answer:
                 if answer.status not in (404, 409):
                     answer.raise_for_status()
                 return answer.ok
 
-        return await patiently(ask)
+        return await with_retries(request)
 
     async def watch(self, path: str) -> AsyncIterator[Plain]:
-        """Everything that is there, then all that comes, again and again; an object may come twice."""
+        """List and watch, and again after an error; an object may be yielded twice."""
         while True:
             try:
                 async with self.session.get(f"{self.server}{path}&watch=1", read_bufsize=2**22) as answer:
@@ -85,11 +85,11 @@ class Api:
                 await asyncio.sleep(1)
 
 
-async def patiently(ask: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Once more after a pause where the server is busy, or had closed a connection that was idle."""
+async def with_retries(request: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Retry after a pause if the server is busy or has closed an idle connection."""
     for pause in _PAUSES:
         try:
-            return await ask()
+            return await request()
         except (aiohttp.ClientError, TimeoutError):
             await asyncio.sleep(pause)
-    return await ask()
+    return await request()

@@ -1,8 +1,8 @@
-"""The API server's audit log, read: what the operator asked, and how soon it did something about a Job that had ended.
+"""Reads the API server's audit log: the operator's calls, and its reaction time to the end of a Job.
 
-A Job has ended when the Job controller last wrote its status after its pod had ended (it sets the condition Complete then). The
-operator has done something about it with the first write that shows it: a status that counts so many sites of the stage, or that of
-a later stage, or a Job of one. Other Jobs' ends are told apart by counting: a status written for one of them is no answer to this one.
+A Job ends with the Job controller's last write of its status after its pod has ended, which sets the condition Complete. The operator's
+reaction is the first write that shows this end: a status that counts at least as many sites of the stage, the status of a later
+stage, or a Job of a later stage. Counting tells Jobs apart: a status that was written for an earlier end is no reaction to this one.
 """
 
 import json
@@ -19,41 +19,41 @@ from objects import OPERATOR
 
 @dataclass(frozen=True)
 class Reaction:
-    """How soon something was done about a Job's end."""
+    """The time from a Job's end to the operator's reaction."""
 
     kind: str
     seconds: float
 
 
 Mark = tuple[float, int, int]
-"""How far a run is: the round, the stage in it, and the sites that are done with the stage."""
+"""The progress of a run: the round, its stage, and the number of sites that are done with the stage."""
 
 _NAME = re.compile(r"^(?P<run>.+?)-(?P<kind>profile|train|evaluate|export)(?:-r(?P<round>\d+))?(?:-site-\d+)?-a\d+$")
 _STAGES = {"profile": 0, "train": 0, "aggregate": 1, "evaluate": 2}
 _REASONS = {"Profiling": "profile", "Training": "train", "Aggregating": "aggregate", "Evaluating": "evaluate"}
 _LAST = (10.0**6, 0, 0)
 _LAST_SECONDS = 30.0
-"""Jobs that end in the last of them may well not be acted on any more."""
+"""Jobs that end in these last seconds are left out: the operator may not react before the measurement ends."""
 _DONE = re.compile(r"^(\d+) of \d+")
 
 
 @dataclass
 class Log:
-    """What was read."""
+    """The contents of the audit log."""
 
     calls: Counter[str] = field(default_factory=Counter)
-    """The operator's, by verb and kind; watches apart."""
+    """The operator's calls by verb and kind, without watches."""
     watches: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
-    """Those among them that were answered by an error."""
+    errors: Counter[str] = field(default_factory=Counter)
+    """The calls that were answered with an error."""
     ends: dict[str, float] = field(default_factory=dict)
-    """Of Jobs, by name."""
+    """When each Job ended, by its name."""
     marks: dict[str, list[tuple[Mark, float]]] = field(default_factory=lambda: defaultdict(list))
-    """How far the operator's writes say that each run is, and when."""
+    """The progress of each run by the operator's writes, with their times."""
 
 
 def read(file: Path) -> Log:
-    """The whole log."""
+    """Read the whole log."""
     log = Log()
     for entry in _entries(file):
         at = datetime.fromisoformat(entry["stageTimestamp"]).timestamp()
@@ -61,7 +61,7 @@ def read(file: Path) -> Log:
             name = entry["objectRef"]["name"]
             log.ends[name] = max(at, log.ends.get(name, 0.0))
         elif entry["stage"] == "ResponseComplete":
-            _note_call(log, entry, at)
+            _count_call(log, entry, at)
     return log
 
 
@@ -71,41 +71,41 @@ def _entries(file: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def _note_call(log: Log, entry: Mapping[str, Any], at: float) -> None:
+def _count_call(log: Log, entry: Mapping[str, Any], at: float) -> None:
     about, code = entry.get("objectRef"), entry.get("responseStatus", {}).get("code", 0)
     if entry["verb"] == "watch":
         log.watches += 1
         return
     kind = "/".join(about[part] for part in ("resource", "subresource") if part in about) if about else entry["requestURI"].split("?")[0]
     log.calls[f"{entry['verb']} {kind}"] += 1
-    if code >= 400:  # noqa: PLR2004 -- HTTP's own number
-        log.refused[f"{entry['verb']} {kind}: {code}"] += 1
+    if code >= 400:  # noqa: PLR2004 -- HTTP's first error code
+        log.errors[f"{entry['verb']} {kind}: {code}"] += 1
     elif about and entry["verb"] in ("create", "patch"):
-        _note_write(log, kind, about.get("name", ""), entry, at)
+        _record_write(log, kind, about.get("name", ""), entry, at)
 
 
-def _note_write(log: Log, kind: str, name: str, entry: Mapping[str, Any], at: float) -> None:
+def _record_write(log: Log, kind: str, name: str, entry: Mapping[str, Any], at: float) -> None:
     if kind == "federatedfinetunes/status":
-        mark = _told(entry["requestObject"][0]["value"])
+        mark = _progress(entry["requestObject"][0]["value"])
         if mark is not None:
             log.marks[name].append((mark, at))
     elif kind == "jobs" and (found := _NAME.match(name)):
         log.marks[found["run"]].append((_stage_of(found), at))
 
 
-def _told(status: Mapping[str, Any]) -> Mark | None:
-    """How far a status says that its run is; None where it says nothing of it."""
+def _progress(status: Mapping[str, Any]) -> Mark | None:
+    """The progress that a status reports; None if it reports none."""
     conditions = {one["type"]: one for one in status["conditions"]}
     if conditions["Complete"]["status"] == "True":
         return (_LAST[0], 0, 1)
-    told = conditions["Progressing"]
-    if told["reason"] == "Exporting":
+    progressing = conditions["Progressing"]
+    if progressing["reason"] == "Exporting":
         return _LAST
-    if told["reason"] not in _REASONS:
+    if progressing["reason"] not in _REASONS:
         return None
-    done = _DONE.match(told.get("message", ""))
-    round_ = -1.0 if told["reason"] == "Profiling" else float(status.get("round", 0))
-    return (round_, _STAGES[_REASONS[told["reason"]]], int(done[1]) if done else 0)
+    done = _DONE.match(progressing.get("message", ""))
+    round_ = -1.0 if progressing["reason"] == "Profiling" else float(status.get("round", 0))
+    return (round_, _STAGES[_REASONS[progressing["reason"]]], int(done[1]) if done else 0)
 
 
 def _stage_of(job: re.Match[str]) -> Mark:
@@ -115,9 +115,9 @@ def _stage_of(job: re.Match[str]) -> Mark:
 
 
 def reactions(log: Log, reported: Mapping[str, float]) -> list[Reaction]:
-    """Of each Job: after how many seconds a write showed its end; 0 where one had before (its result was there).
+    """The reaction time to the end of each Job; 0 if a write showed it earlier, since its result was in the store.
 
-    `reported` says when the pods ended, by the Job's name. What the operator did not get to before the measurement ended is left out.
+    `reported` has the times when the pods ended, by the Job's name. Jobs without a reaction before the end of the measurement are left out.
     """
     stages: dict[tuple[str, str, Mark], list[float]] = defaultdict(list)
     until = max(log.ends.values(), default=0.0) - _LAST_SECONDS

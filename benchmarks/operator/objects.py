@@ -1,4 +1,4 @@
-"""The objects of the benchmark: nodes and sites, runs, rights; and the files that API server and kwok read. Values only."""
+"""The manifests of the benchmark: nodes, sites, runs, RBAC; and the configuration files of the API server and kwok."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ Plain = dict[str, Any]
 
 NAMESPACE = "benchmark"
 OPERATOR = f"system:serviceaccount:{NAMESPACE}:operator"
-"""Who the operator is to the API server: what it may do is what the chart's role says, no more."""
+"""The operator's user, with exactly the permissions of the chart's role."""
 CRDS = ("crd/federatedfinetunes.fedpipe.io", "crd/edgesites.fedpipe.io")
 BUCKET = "fedpipe"
 SECRET = "store"  # noqa: S105 -- the Secret's name
@@ -19,7 +19,7 @@ _RBAC = "rbac.authorization.k8s.io"
 
 
 def foundations(store_keys: dict[str, str]) -> list[Plain]:
-    """The namespace, the operator's role, the store's keys, and one volume that every site names."""
+    """The namespace, the operator's role, the store's keys, and one volume for all sites."""
     rules = [rule for file in ("operator.yaml", "nodes.yaml") for rule in yaml.safe_load((_RULES / file).read_text())]
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
@@ -37,29 +37,34 @@ def foundations(store_keys: dict[str, str]) -> list[Plain]:
 
 
 def listed(wanted: list[Plain]) -> Plain:
-    """Many as one."""
+    """The objects as one List."""
     return {"apiVersion": "v1", "kind": "List", "items": wanted}
 
 
 def _volume() -> list[Plain]:
     common = {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
     claimed = {"capacity": {"storage": "1Gi"}, "hostPath": {"path": "/nothing"}, "claimRef": {"name": "data", "namespace": NAMESPACE}}
-    asked = {"resources": {"requests": {"storage": "1Gi"}}, "volumeName": "data"}
+    request = {"resources": {"requests": {"storage": "1Gi"}}, "volumeName": "data"}
     return [
         {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "data"}, "spec": common | claimed},
-        {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data", "namespace": NAMESPACE}, "spec": common | asked},
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "data", "namespace": NAMESPACE},
+            "spec": common | request,
+        },
     ]
 
 
 def node(number: int) -> Plain:
-    """A node that kwok keeps Ready: the pool of one run's sites."""
-    room = {"cpu": "128", "memory": "1Ti", "pods": "1000"}
+    """A node that kwok keeps Ready; it is the pool of one run's sites."""
+    resources = {"cpu": "128", "memory": "1Ti", "pods": "1000"}
     labels = {"fedpipe.io/pool": f"pool-{number:03d}", "kubernetes.io/hostname": f"node-{number:03d}"}
     return {
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {"name": f"node-{number:03d}", "labels": labels},
-        "status": {"capacity": room, "allocatable": room},
+        "status": {"capacity": resources, "allocatable": resources},
     }
 
 
@@ -82,7 +87,7 @@ def site(number: int, run: int) -> Plain:
 
 
 def run(number: int, rounds: int, endpoint: str) -> Plain:
-    """A run over its fleet, as people write it; ranks that suit the stand-in's small weights."""
+    """A run over its fleet, as a user writes it; the ranks fit the stand-in's small weights."""
     return {
         "apiVersion": "fedpipe.io/v1alpha1",
         "kind": "FederatedFineTune",
@@ -99,7 +104,7 @@ def run(number: int, rounds: int, endpoint: str) -> Plain:
 
 
 def audit_policy() -> Plain:
-    """What is noted of whom: every call of the operator, with the body where it writes a run's status; each Job's end."""
+    """The audit policy: every call of the operator, with the body if it writes a run's status, and the Job controller's status writes."""
     group = [{"group": "fedpipe.io", "resources": ["federatedfinetunes/status"]}]
     ends = [{"group": "batch", "resources": ["jobs/status"]}]
     controller = ["system:serviceaccount:kube-system:job-controller"]
@@ -117,7 +122,7 @@ def audit_policy() -> Plain:
 
 
 def stages() -> list[Plain]:
-    """The part of kwok: nodes are Ready, a bound pod runs a second later, a deleted one goes. How a pod ends is the stand-in's part."""
+    """Stages of kwok: nodes are Ready, a bound pod runs after a second, a deleted pod is removed. The stand-in ends the pods."""
     gone = [{"key": ".metadata.deletionTimestamp", "operator": "Exists"}]
     waits = [
         {"key": ".metadata.deletionTimestamp", "operator": "DoesNotExist"},

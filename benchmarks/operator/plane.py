@@ -1,6 +1,6 @@
-"""A control plane without kubelets, on loopback and ports of its own: it may run beside the cluster of the end-to-end tests.
+"""A control plane without kubelets, on its own ports of loopback, so that it can run beside the cluster of the end-to-end tests.
 
-etcd, API server, controllers, scheduler, kwok in the place of the nodes, MinIO; the programs are those that `tests/cluster` builds.
+etcd, API server, controllers, scheduler, MinIO, and kwok instead of nodes; `tests/cluster` builds the programs.
 """
 
 import base64
@@ -30,84 +30,84 @@ CONTROLLERS, SCHEDULER = "system:kube-controller-manager", "system:kube-schedule
 
 _GROUP = "fedpipe-benchmark"
 _SERVICES = "10.96.0.0/16"
-_AT_WORK = (
+_CONTROLLERS = (
     *("job-controller", "garbage-collector-controller", "ttl-after-finished-controller", "pod-garbage-collector-controller"),
     *("namespace-controller", "serviceaccount-controller", "node-lifecycle-controller", "persistentvolume-binder-controller"),
 )
-_UNHURRIED = ("--kube-api-qps=1000", "--kube-api-burst=2000")
-"""Without it the controllers' own limit of 20 calls a second would be what is measured."""
+_API_RATES = ("--kube-api-qps=1000", "--kube-api-burst=2000")
+"""The controllers' default limit of 20 calls a second would be the bottleneck."""
 
 
 @dataclass(frozen=True)
-class Place(Layout):
-    """The programs of the test cluster, and a folder of our own for all that runs."""
+class BenchmarkLayout(Layout):
+    """The programs of the test cluster, and a separate folder for the benchmark's state."""
 
     @property
     def run(self) -> Path:
-        """All state; removed at the end."""
+        """The benchmark's state; removed at the end."""
         return self.cache.parent / "benchmark-operator"
 
     @property
     def audit(self) -> Path:
-        """What the API server was asked, by whom and when."""
+        """The API server's audit log."""
         return self.run / "audit.log"
 
 
-def default_place() -> Place:
-    """Beside the test cluster's folder."""
-    return Place(default_layout().cache)
+def benchmark_layout() -> BenchmarkLayout:
+    """The layout beside the test cluster's folder."""
+    return BenchmarkLayout(default_layout().cache)
 
 
-def up(place: Place) -> None:
-    """Everything but the operator."""
-    build_all(place)
-    _write_files(place)
-    for daemons in ([_etcd(place), _store(place)], [_api_server(place)], [_controllers(place), _scheduler(place)], [_kwok(place)]):
+def up(layout: BenchmarkLayout) -> None:
+    """Start everything but the operator."""
+    build_all(layout)
+    _write_files(layout)
+    for daemons in ([_etcd(layout), _store(layout)], [_api_server(layout)], [_controllers(layout), _scheduler(layout)], [_kwok(layout)]):
         for daemon in daemons:
-            start(place, daemon)
+            start(layout, daemon)
         for daemon in daemons:
-            wait(place, daemon)
-    kubectl(place, "apply", "--server-side", "-f", str(Path(__file__).parents[2] / "crds"))
-    kubectl(place, "wait", "--for=jsonpath={.status.acceptedNames.kind}", "--timeout=60s", *objects.CRDS)
-    kubectl(place, "wait", "--for=condition=Established", "--timeout=60s", *objects.CRDS)
-    kubectl(place, "apply", "--server-side", "-f", "-", given=json.dumps(objects.listed(objects.foundations(STORE_KEYS))))
-    kubectl(place, "wait", "--for=create", f"--namespace={objects.NAMESPACE}", "serviceaccount/default", "--timeout=60s")
-    kubectl(place, "wait", "--for=jsonpath={.status.phase}=Bound", f"--namespace={objects.NAMESPACE}", "pvc/data", "--timeout=60s")
+            wait(layout, daemon)
+    kubectl(layout, "apply", "--server-side", "-f", str(Path(__file__).parents[2] / "crds"))
+    kubectl(layout, "wait", "--for=jsonpath={.status.acceptedNames.kind}", "--timeout=60s", *objects.CRDS)
+    kubectl(layout, "wait", "--for=condition=Established", "--timeout=60s", *objects.CRDS)
+    kubectl(layout, "apply", "--server-side", "-f", "-", given=json.dumps(objects.listed(objects.foundations(STORE_KEYS))))
+    kubectl(layout, "wait", "--for=create", f"--namespace={objects.NAMESPACE}", "serviceaccount/default", "--timeout=60s")
+    kubectl(layout, "wait", "--for=jsonpath={.status.phase}=Bound", f"--namespace={objects.NAMESPACE}", "pvc/data", "--timeout=60s")
 
 
-def start_operator(place: Place, settings: Mapping[str, str]) -> Daemon:
-    """The operator, as its own process, by its own role."""
-    told = {"KUBECONFIG": str(place.user("operator")), "FEDPIPE_HEALTH_PORT": str(HEALTH_PORT), **settings}
-    argv = ("env", *(f"{name}={value}" for name, value in told.items()), sys.executable, "-m", "fedpipe_operator")
+def start_operator(layout: BenchmarkLayout, settings: Mapping[str, str]) -> Daemon:
+    """Start the operator as a process with its own role."""
+    environment = {"KUBECONFIG": str(layout.user("operator")), "FEDPIPE_HEALTH_PORT": str(HEALTH_PORT), **settings}
+    argv = ("env", *(f"{name}={value}" for name, value in environment.items()), sys.executable, "-m", "fedpipe_operator")
     daemon = _daemon("operator", argv, partial(answers, f"http://127.0.0.1:{HEALTH_PORT}/healthz"))
-    start(place, daemon)
-    wait(place, daemon)
+    start(layout, daemon)
+    wait(layout, daemon)
     return daemon
 
 
-def down(place: Place, *, keep: bool = False) -> None:
-    """End all of it, and forget it."""
-    if place.run.exists():
-        for name in running(place):
-            stop(place, name, at_once=True)
+def down(layout: BenchmarkLayout, *, keep: bool = False) -> None:
+    """Stop everything and, unless `keep`, remove its state."""
+    if layout.run.exists():
+        for name in running(layout):
+            stop(layout, name, at_once=True)
     cgroups.kill(_GROUP)
     cgroups.remove(_GROUP)
     if not keep:
-        shutil.rmtree(place.run, ignore_errors=True)
+        shutil.rmtree(layout.run, ignore_errors=True)
 
 
-def _write_files(place: Place) -> None:
-    certificates.make_all(place)
-    (place.run / "store" / objects.BUCKET).mkdir(parents=True, exist_ok=True)
-    (place.run / "users").mkdir(exist_ok=True)
-    (place.run / "audit-policy.json").write_text(json.dumps(objects.audit_policy()))
-    (place.run / "kwok.json").write_text("\n---\n".join(json.dumps(one) for one in objects.stages()))
+def _write_files(layout: BenchmarkLayout) -> None:
+    certificates.make_all(layout)
+    (layout.run / "store" / objects.BUCKET).mkdir(parents=True, exist_ok=True)
+    (layout.run / "users").mkdir(exist_ok=True)
+    (layout.run / "audit-policy.json").write_text(json.dumps(objects.audit_policy()))
+    (layout.run / "kwok.json").write_text("\n---\n".join(json.dumps(one) for one in objects.stages()))
     tokens = {user: secrets.token_hex(24) for user in (ADMIN, CONTROLLERS, SCHEDULER, objects.OPERATOR)}
     groups = {ADMIN: ",system:masters"}
-    (place.run / "tokens.csv").write_text("".join(f"{token},{user},{user}{groups.get(user, '')}\n" for user, token in tokens.items()))
+    (layout.run / "tokens.csv").write_text("".join(f"{token},{user},{user}{groups.get(user, '')}\n" for user, token in tokens.items()))
     for user, token in tokens.items():
-        file = place.kubeconfig if user == ADMIN else place.user(user.rpartition(":")[2])
-        file.write_text(_kubeconfig(token, place.certificate("ca").read_bytes()))
+        file = layout.kubeconfig if user == ADMIN else layout.user(user.rpartition(":")[2])
+        file.write_text(_kubeconfig(token, layout.certificate("ca").read_bytes()))
         file.chmod(0o600)
 
 
@@ -123,67 +123,67 @@ def _kubeconfig(token: str, authority: bytes) -> str:
     return json.dumps(document)
 
 
-def _daemon(name: str, argv: tuple[str, ...], is_well: Callable[[], bool]) -> Daemon:
-    return Daemon(name, argv, is_well, f"{_GROUP}/daemons")
+def _daemon(name: str, argv: tuple[str, ...], is_healthy: Callable[[], bool]) -> Daemon:
+    return Daemon(name, argv, is_healthy, f"{_GROUP}/daemons")
 
 
-def _etcd(place: Place) -> Daemon:
+def _etcd(layout: BenchmarkLayout) -> Daemon:
     client, peer = f"http://127.0.0.1:{ETCD_PORT}", f"http://127.0.0.1:{ETCD_PEER_PORT}"
     argv = (
-        str(binary(place, "etcd")),
-        *("--name", "one", "--data-dir", str(place.run / "etcd"), "--unsafe-no-fsync", "--quota-backend-bytes=8589934592"),
+        str(binary(layout, "etcd")),
+        *("--name", "one", "--data-dir", str(layout.run / "etcd"), "--unsafe-no-fsync", "--quota-backend-bytes=8589934592"),
         *("--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer),
         *("--initial-advertise-peer-urls", peer, "--initial-cluster", f"one={peer}"),
     )
     return _daemon("etcd", argv, partial(answers, f"{client}/health"))
 
 
-def _api_server(place: Place) -> Daemon:
+def _api_server(layout: BenchmarkLayout) -> Daemon:
     argv = (
-        str(binary(place, "kube-apiserver")),
+        str(binary(layout, "kube-apiserver")),
         *("--bind-address=127.0.0.1", "--advertise-address=192.0.2.1", "--endpoint-reconciler-type=none", f"--secure-port={API_PORT}"),
         *(f"--etcd-servers=http://127.0.0.1:{ETCD_PORT}", f"--service-cluster-ip-range={_SERVICES}", "--event-ttl=5m"),
-        *("--authorization-mode=RBAC", f"--token-auth-file={place.run / 'tokens.csv'}", "--profiling=false"),
-        *(f"--tls-cert-file={place.certificate('api')}", f"--tls-private-key-file={place.key('api')}"),
-        f"--service-account-key-file={place.key('service-accounts')}",
-        f"--service-account-signing-key-file={place.key('service-accounts')}",
+        *("--authorization-mode=RBAC", f"--token-auth-file={layout.run / 'tokens.csv'}", "--profiling=false"),
+        *(f"--tls-cert-file={layout.certificate('api')}", f"--tls-private-key-file={layout.key('api')}"),
+        f"--service-account-key-file={layout.key('service-accounts')}",
+        f"--service-account-signing-key-file={layout.key('service-accounts')}",
         "--service-account-issuer=https://kubernetes.default.svc",
-        *(f"--audit-policy-file={place.run / 'audit-policy.json'}", f"--audit-log-path={place.audit}"),
+        *(f"--audit-policy-file={layout.run / 'audit-policy.json'}", f"--audit-log-path={layout.audit}"),
         *("--audit-log-mode=batch", "--audit-log-maxsize=100000"),
     )
     return _daemon("kube-apiserver", argv, partial(answers, f"{API}/readyz"))
 
 
-def _controllers(place: Place) -> Daemon:
+def _controllers(layout: BenchmarkLayout) -> Daemon:
     argv = (
-        str(binary(place, "kube-controller-manager")),
-        *(f"--kubeconfig={place.user('kube-controller-manager')}", "--leader-elect=false", "--use-service-account-credentials"),
-        *("--bind-address=127.0.0.1", f"--secure-port={CONTROLLER_PORT}", f"--controllers={','.join(_AT_WORK)}", "--profiling=false"),
-        *(f"--service-account-private-key-file={place.key('service-accounts')}", "--concurrent-job-syncs=20", *_UNHURRIED),
+        str(binary(layout, "kube-controller-manager")),
+        *(f"--kubeconfig={layout.user('kube-controller-manager')}", "--leader-elect=false", "--use-service-account-credentials"),
+        *("--bind-address=127.0.0.1", f"--secure-port={CONTROLLER_PORT}", f"--controllers={','.join(_CONTROLLERS)}", "--profiling=false"),
+        *(f"--service-account-private-key-file={layout.key('service-accounts')}", "--concurrent-job-syncs=20", *_API_RATES),
     )
     return _daemon("kube-controller-manager", argv, partial(answers, f"https://127.0.0.1:{CONTROLLER_PORT}/healthz"))
 
 
-def _scheduler(place: Place) -> Daemon:
+def _scheduler(layout: BenchmarkLayout) -> Daemon:
     argv = (
-        str(binary(place, "kube-scheduler")),
-        *(f"--kubeconfig={place.user('kube-scheduler')}", "--leader-elect=false", "--profiling=false"),
-        *("--bind-address=127.0.0.1", f"--secure-port={SCHEDULER_PORT}", *_UNHURRIED),
+        str(binary(layout, "kube-scheduler")),
+        *(f"--kubeconfig={layout.user('kube-scheduler')}", "--leader-elect=false", "--profiling=false"),
+        *("--bind-address=127.0.0.1", f"--secure-port={SCHEDULER_PORT}", *_API_RATES),
     )
     return _daemon("kube-scheduler", argv, partial(answers, f"https://127.0.0.1:{SCHEDULER_PORT}/healthz"))
 
 
-def _kwok(place: Place) -> Daemon:
+def _kwok(layout: BenchmarkLayout) -> Daemon:
     argv = (
-        str(binary(place, "kwok")),
-        *(f"--kubeconfig={place.kubeconfig}", f"--config={place.run / 'kwok.json'}", "--manage-all-nodes"),
+        str(binary(layout, "kwok")),
+        *(f"--kubeconfig={layout.kubeconfig}", f"--config={layout.run / 'kwok.json'}", "--manage-all-nodes"),
         *("--node-lease-duration-seconds=40", "--node-ip=127.0.0.1"),
     )
     return _daemon("kwok", argv, lambda: True)
 
 
-def _store(place: Place) -> Daemon:
-    told = {
+def _store(layout: BenchmarkLayout) -> Daemon:
+    environment = {
         "MINIO_ROOT_USER": STORE_KEYS["AWS_ACCESS_KEY_ID"],
         "MINIO_ROOT_PASSWORD": STORE_KEYS["AWS_SECRET_ACCESS_KEY"],
         "MINIO_BROWSER": "off",
@@ -192,7 +192,13 @@ def _store(place: Place) -> Daemon:
         "MINIO_AUDIT_WEBHOOK_ENDPOINT_log": f"http://127.0.0.1:{STORE_LOG_PORT}/",
     }
     argv = (
-        *("env", *(f"{name}={value}" for name, value in told.items()), str(binary(place, "minio")), "server", str(place.run / "store")),
+        *(
+            "env",
+            *(f"{name}={value}" for name, value in environment.items()),
+            str(binary(layout, "minio")),
+            "server",
+            str(layout.run / "store"),
+        ),
         *(f"--address=127.0.0.1:{STORE_PORT}", f"--console-address=127.0.0.1:{CONSOLE_PORT}", "--quiet"),
     )
     return _daemon("minio", argv, partial(answers, f"{STORE}/minio/health/live"))

@@ -1,4 +1,4 @@
-"""What the operator's process takes, from /proc: memory, processor time; and what the machine does meanwhile."""
+"""Samples the operator's memory and processor time from /proc, and the machine's processor time."""
 
 import os
 import time
@@ -10,12 +10,12 @@ from statistics import fmean
 import psutil
 
 _TICKS = os.sysconf("SC_CLK_TCK")
-_KIB_A_MIB = 1024
+_KIB_PER_MIB = 1024
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One look."""
+    """One sample."""
 
     at: float
     """Unix seconds."""
@@ -25,15 +25,15 @@ class Sample:
     workers: float
     """MiB (PSS) of its aggregations."""
     cpu: float
-    """Seconds of the operator's process until now."""
+    """Processor seconds of the operator's process."""
     workers_cpu: float
-    """Seconds of the aggregations that have ended."""
+    """Processor seconds of the aggregations that have ended."""
     busy: float
-    """Seconds that all processors together were at work until now, whoever used them."""
+    """Busy seconds of all processors together, for all processes."""
 
 
 def sample(pid: int) -> Sample:
-    """One look at the operator."""
+    """Take a sample of the operator."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     user, system, of_user, of_system = (int(one) / _TICKS for one in fields[11:15])
     rss, pss = _memory(pid)
@@ -43,14 +43,14 @@ def sample(pid: int) -> Sample:
 
 
 def programs(pids: Mapping[str, int]) -> dict[str, float]:
-    """Processor seconds that each of these processes has taken until now."""
+    """Processor seconds of each of these processes."""
     times = {name: psutil.Process(pid).cpu_times() for name, pid in pids.items()}
     return {name: taken.user + taken.system for name, taken in times.items()}
 
 
 def _memory(pid: int) -> tuple[float, float]:
     rows = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
-    return int(rows["Rss"].split()[0]) / _KIB_A_MIB, int(rows["Pss"].split()[0]) / _KIB_A_MIB
+    return int(rows["Rss"].split()[0]) / _KIB_PER_MIB, int(rows["Pss"].split()[0]) / _KIB_PER_MIB
 
 
 def _workers(pid: int) -> float:
@@ -59,7 +59,7 @@ def _workers(pid: int) -> float:
         try:
             total += _memory(child.pid)[1]
         except (OSError, KeyError):
-            continue  # it ended while we looked
+            continue  # it ended meanwhile
     return total
 
 

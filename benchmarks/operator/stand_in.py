@@ -1,6 +1,6 @@
-"""A stand-in for every trainer: it reads a pod's task, lets a seeded time pass, writes what a trainer would, and ends the pod.
+"""A stand-in for every trainer: it reads a pod's task, waits a seeded random time, writes a trainer's result, and ends the pod.
 
-Nothing is trained. Times are drawn by task name, so that two runs of the benchmark have the same ones.
+Nothing is trained. The times depend on seed and task name, so that two runs of the benchmark have the same ones.
 """
 
 import asyncio
@@ -15,20 +15,20 @@ from typing import Any
 
 import aiohttp
 import trainer_results
-from api import Api, Plain, patiently
+from api import Api, Plain, with_retries
 from yarl import URL
 
 from fedpipe_trainer.contract import TrainTask, parse_task
 
 SECONDS: Mapping[str, tuple[float, float]] = {"profile": (5, 15), "train": (20, 60), "evaluate": (5, 15), "export": (5, 15)}
-"""Of a task of each kind at pace 1: evenly between the two."""
+"""Shortest and longest duration of each kind of task at pace 1, drawn uniformly."""
 
 _LAYERS, _SIDE = 12, 16
 _PODS = "/api/v1/pods?fieldSelector=status.phase%3DRunning&labelSelector=fedpipe.io%2Ftask"
 
 
-def widen_the_base() -> None:
-    """As many weights as a small real model has (plans, tasks and results are as large as theirs), each tiny."""
+def use_many_weights() -> None:
+    """Use as many weights as a small real model has, so that plans, tasks and results have real sizes; each weight is tiny."""
     names = (f"layer.{layer}.{part}" for layer in range(_LAYERS) for part in "qkvo")
     trainer_results.WEIGHTS.clear()
     trainer_results.WEIGHTS.update(dict.fromkeys(names, (_SIDE, _SIDE)))
@@ -36,51 +36,51 @@ def widen_the_base() -> None:
 
 @dataclass
 class StandIn:
-    """All trainers of all runs."""
+    """The trainers of all runs."""
 
     api: Api
     pace: float
     seed: int
     reported: dict[str, float] = field(default_factory=dict)
-    """When each Job's pod was told to have ended, Unix seconds, by the Job's name."""
-    _begun: set[str] = field(default_factory=set)
+    """When each Job's pod ended, in Unix seconds, by the Job's name."""
+    _started: set[str] = field(default_factory=set)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def run(self) -> None:
-        """Until cancelled."""
-        widen_the_base()
+        """Run until cancelled."""
+        use_many_weights()
         timeout = aiohttp.ClientTimeout(total=60)
         async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=32)) as store:
             try:
                 async for event in self.api.watch(_PODS):
                     if event["type"] in ("ADDED", "MODIFIED") and "deletionTimestamp" not in event["object"]["metadata"]:
-                        self._begin(event["object"], store)
+                        self._start(event["object"], store)
             finally:
                 for task in self._tasks:
                     task.cancel()
                 await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _begin(self, pod: Plain, store: aiohttp.ClientSession) -> None:
-        if pod["metadata"]["uid"] not in self._begun:
-            self._begun.add(pod["metadata"]["uid"])
-            task = asyncio.create_task(self._play(pod, store))
+    def _start(self, pod: Plain, store: aiohttp.ClientSession) -> None:
+        if pod["metadata"]["uid"] not in self._started:
+            self._started.add(pod["metadata"]["uid"])
+            task = asyncio.create_task(self._simulate(pod, store))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _play(self, pod: Plain, store: aiohttp.ClientSession) -> None:
-        meta, began = pod["metadata"], time.monotonic()
+    async def _simulate(self, pod: Plain, store: aiohttp.ClientSession) -> None:
+        meta, start = pod["metadata"], time.monotonic()
         job, kind = meta["labels"]["batch.kubernetes.io/job-name"], meta["labels"]["fedpipe.io/task"]
         seconds = random.Random(f"{self.seed}/{job}").uniform(*SECONDS[kind]) * self.pace  # noqa: S311 -- no secret
         secret = await self.api.get(f"/api/v1/namespaces/{meta['namespace']}/secrets/{job}")
         task = parse_task(base64.b64decode(secret["data"]["task.json"]).decode())
-        await asyncio.sleep(began + seconds - time.monotonic())
-        await _leave_behind(task, store)
+        await asyncio.sleep(start + seconds - time.monotonic())
+        await _write_result(task, store)
         self.reported[job] = time.time()
-        await self.api.patch(f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}/status", _ended(pod))
+        await self.api.patch(f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}/status", _succeeded_status(pod))
 
 
-async def _leave_behind(task: Any, store: aiohttp.ClientSession) -> None:  # noqa: ANN401 -- any kind of task
-    """The adapter first, the result last."""
+async def _write_result(task: Any, store: aiohttp.ClientSession) -> None:  # noqa: ANN401 -- any kind of task
+    """Write the adapter, then the result."""
     with tempfile.TemporaryDirectory() as folder:
         adapter = Path(folder) / "adapter"
         local = task.model_copy(update={"adapter": f"file://{adapter}"}) if isinstance(task, TrainTask) else task
@@ -96,10 +96,10 @@ async def _put(store: aiohttp.ClientSession, url: str, data: bytes) -> None:
         async with store.put(URL(url, encoded=True), data=data) as answer:
             answer.raise_for_status()
 
-    await patiently(send)
+    await with_retries(send)
 
 
-def _ended(pod: Plain) -> Plain:
+def _succeeded_status(pod: Plain) -> Plain:
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     started = pod["status"]["startTime"]
     state = {"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": started, "finishedAt": now}}

@@ -1,4 +1,4 @@
-"""The components' files: valid, and no two nodes share a folder, a network or an address."""
+"""The components' configuration files are valid, and no two nodes share a folder, a network or an address."""
 
 import json
 import tomllib
@@ -14,7 +14,7 @@ MEMORY = 16 << 30
 
 
 @pytest.mark.parametrize("node", NODES, ids=lambda node: node.name)
-def test_a_containerd_pulls_from_our_registry_and_keeps_to_its_folders(node: Node) -> None:
+def test_a_containerd_pulls_from_our_registry_and_uses_its_own_folders(node: Node) -> None:
     config = tomllib.loads(configs.containerd(HERE, node))
 
     cri = config["plugins"]["io.containerd.grpc.v1.cri"]
@@ -57,7 +57,7 @@ def test_addresses_lie_in_their_networks() -> None:
     assert not cluster.overlaps(services)
 
 
-def test_three_pools_are_there() -> None:
+def test_the_nodes_have_three_pools() -> None:
     labels = [node.labels for node in NODES]
 
     assert {each["fedpipe.io/pool"] for each in labels} == {"small", "large"}
@@ -65,13 +65,13 @@ def test_three_pools_are_there() -> None:
     assert [int(node.labels["nvidia.com/gpu.count"]) for node in NODES] == [node.gpus for node in NODES]
 
 
-def test_gpus_are_advertised_on_the_nodes_status() -> None:
+def test_gpus_are_advertised_in_the_nodes_status() -> None:
     assert json.loads(nodes.gpu_patch(Node("n", 1, gpus=2))) == {
         "status": {"capacity": {"nvidia.com/gpu": "2"}, "allocatable": {"nvidia.com/gpu": "2"}}
     }
 
 
-def test_etcd_listens_on_loopback_alone_and_everything_else_on_our_bridge() -> None:
+def test_etcd_listens_on_loopback_only_and_everything_else_on_our_bridge() -> None:
     urls = [word for word in control_plane.etcd(HERE).argv if word.startswith("http")]
     api = control_plane.api_server(HERE).argv
 
@@ -82,7 +82,7 @@ def test_etcd_listens_on_loopback_alone_and_everything_else_on_our_bridge() -> N
     assert json.loads(configs.registry(HERE))["http"]["addr"] == layout.REGISTRY
 
 
-def test_the_api_server_is_certified_for_the_addresses_it_is_called_by() -> None:
+def test_the_api_servers_certificate_has_its_names_and_addresses() -> None:
     for name in (f"IP:{layout.HOST}", f"IP:{layout.API_SERVICE}", "DNS:kubernetes.default.svc"):
         assert name in certificates.api_names().split(",")
 

@@ -1,4 +1,4 @@
-"""The images: what they are made of, what pip is told while they are, and what never enters them."""
+"""The images: their packages, pip's settings during the build, and what no image may contain."""
 
 import re
 import tomllib
@@ -12,7 +12,7 @@ PRODUCTS = ("operator", "trainer")
 
 
 def pins(lock: str) -> set[str]:
-    """The lines that pin a package, each with its hashes."""
+    """The pins of a lock file, each with its hashes."""
     text = (REPOSITORY / lock).read_text().replace("\\\n", "")
     return {" ".join(line.split()) for line in text.splitlines() if line and line[0] not in "# "}
 
@@ -22,7 +22,7 @@ def names(lock: str) -> set[str]:
 
 
 def required(extra: str) -> set[str]:
-    """What pyproject.toml lists for an image, as `name==version` in lower case and without extras."""
+    """The requirements of an image in pyproject.toml, as `name==version` in lower case and without extras."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     return {re.sub(r"\[.*\]", "", line).lower() for line in project["dependencies"] + project["optional-dependencies"][extra]}
 
@@ -56,7 +56,7 @@ def test_every_pin_has_a_hash_and_no_index_is_named(lock: str) -> None:
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
-def test_what_a_dockerfile_copies_is_let_through(product: str) -> None:
+def test_dockerignore_admits_what_a_dockerfile_copies(product: str) -> None:
     allowed = {line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copies = re.findall(r"^COPY (?!--from)(.+) \S+$", (REPOSITORY / f"Dockerfile.{product}").read_text(), re.MULTILINE)
 
@@ -67,7 +67,7 @@ def test_what_a_dockerfile_copies_is_let_through(product: str) -> None:
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
-def test_an_image_runs_as_a_numbered_user_who_is_not_root(product: str) -> None:
+def test_an_image_runs_as_a_numeric_user_other_than_root(product: str) -> None:
     lines = (REPOSITORY / f"Dockerfile.{product}").read_text().splitlines()
 
     assert [line for line in lines if line.startswith("USER")] == ["USER 65532:65532"]
@@ -84,7 +84,7 @@ def test_an_image_is_named_after_its_sources() -> None:
     assert len(set(found.values())) == 2
 
 
-def test_pip_is_told_where_packages_are_and_nothing_of_this_machine() -> None:
+def test_pip_conf_has_the_package_indexes_and_nothing_of_this_machine() -> None:
     listing = """\
 :env:.index-url='https://second.example/simple'
 :env:.find-links='/opt/wheels'
@@ -101,7 +101,7 @@ global.cert='/etc/here.pem'
     ]
 
 
-def test_certificates_are_those_of_the_first_variable_that_names_a_file(tmp_path: Path) -> None:
+def test_certificates_come_from_the_first_variable_that_names_a_file(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     file.write_text("pem")
 
@@ -109,14 +109,14 @@ def test_certificates_are_those_of_the_first_variable_that_names_a_file(tmp_path
     assert builder_settings.certificates_named({}) == ""
 
 
-def test_the_mirror_is_that_of_the_suite_itself() -> None:
+def test_the_mirror_is_that_of_the_suites_component_main() -> None:
     listing = "bookworm-security main http://s.example\nbookworm contrib http://c.example\nbookworm main http://m.example/debian\n"
 
     assert builder_settings.mirror_in(listing) == ("http://m.example/debian",)
     assert builder_settings.mirror_in("") == ()
 
 
-def test_mounts_are_taken_away_from_the_last_to_the_first() -> None:
+def test_mounts_are_listed_from_the_last_to_the_first() -> None:
     mounts = "proc /proc proc rw 0 0\na /c/run/x tmpfs rw 0 0\nb /c/run/x/y\\040z tmpfs rw 0 0\nc /c/runner tmpfs rw 0 0\n"
 
     assert machine.mounts_below(Path("/c/run"), mounts) == ["/c/run/x/y z", "/c/run/x"]

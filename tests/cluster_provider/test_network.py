@@ -1,4 +1,4 @@
-"""What the cluster adds to a machine's rules goes again, and nothing else does."""
+"""The cluster removes the rules that it added to the machine, and no others."""
 
 import pytest
 from testcluster import network
@@ -26,7 +26,7 @@ COMMIT
 """
 
 
-def test_only_our_chains_and_the_ways_to_them_are_removed() -> None:
+def test_only_our_chains_and_the_jumps_to_them_are_removed() -> None:
     assert network.removal_of_chains(SAVED).splitlines() == [
         "*nat",
         '-D PREROUTING -m comment --comment "kubernetes  portals" -j KUBE-SERVICES',
@@ -39,17 +39,17 @@ def test_only_our_chains_and_the_ways_to_them_are_removed() -> None:
     ]
 
 
-def test_nothing_is_removed_where_nothing_is_ours() -> None:
+def test_nothing_is_removed_without_chains_of_ours() -> None:
     assert network.removal_of_chains("*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -j ACCEPT\nCOMMIT\n") == ""
     assert network.removal_of_chains("") == ""
 
 
-def test_a_table_with_a_chain_or_a_policy_of_someones_is_not_bare() -> None:
+def test_a_table_with_a_custom_chain_or_policy_is_not_bare() -> None:
     assert network.tables_in(SAVED, only_bare=False) == ["nat", "filter", "mangle"]
     assert network.tables_in(SAVED, only_bare=True) == ["mangle"]
 
 
-def test_another_kubernetes_is_noticed() -> None:
+def test_another_kubernetes_is_detected() -> None:
     assert network.other_kubernetes(SAVED)
     assert not network.other_kubernetes(SAVED.replace("KUBE-", "CUBE-"))
 
@@ -57,14 +57,14 @@ def test_another_kubernetes_is_noticed() -> None:
 @pytest.mark.parametrize(
     ("destination", "mask", "taken"),
     [
-        pytest.param("00000000", "00000000", "", id="the route to everywhere"),
+        pytest.param("00000000", "00000000", "", id="the default route"),
         pytest.param("0002A8C0", "00FFFFFF", "", id="192.168.2.0/24"),
         pytest.param("0003C70A", "00FFFFFF", "10.199.0.0/16", id="10.199.3.0/24"),
         pytest.param("0000000A", "000000FF", "10.199.0.0/16", id="10.0.0.0/8"),
         pytest.param("0000600A", "0000FFFF", "10.96.0.0/16", id="10.96.0.0/16"),
     ],
 )
-def test_networks_in_use_are_named(destination: str, mask: str, taken: str) -> None:
+def test_networks_in_use_are_reported(destination: str, mask: str, taken: str) -> None:
     routes = f"Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\nx0\t{destination}\t00000000\t1\t0\t0\t0\t{mask}\n"
 
-    assert network.taken(routes) == taken
+    assert network.overlapping(routes) == taken

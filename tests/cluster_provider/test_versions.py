@@ -1,4 +1,4 @@
-"""Each program's version stands in one place: the go.mod that builds it."""
+"""Each program's version is defined once, in the go.mod that builds it."""
 
 import re
 
@@ -10,7 +10,7 @@ MODULES = sorted({program.module for program in PROGRAMS.values()})
 
 
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=lambda program: program.name)
-def test_every_program_has_a_version_and_is_named_by_its_module(program: Program) -> None:
+def test_every_program_has_a_version_and_its_module_names_it(program: Program) -> None:
     assert re.fullmatch(r"v\d[\w.+-]*", program.version)
     assert program.package == "." or f'"{program.package}"' in (program.folder / "tools.go").read_text()
 
@@ -19,7 +19,7 @@ def test_every_module_builds_a_program() -> None:
     assert sorted(folder.name for folder in PROGRAMS_FOLDER.iterdir() if folder.is_dir()) == MODULES
 
 
-def test_the_parts_of_kubernetes_are_of_one_release() -> None:
+def test_all_parts_of_kubernetes_are_of_one_release() -> None:
     version = PROGRAMS["kubelet"].version
 
     replaced = re.findall(r"^\t(\S+) => (\S+) (\S+)$", (PROGRAMS_FOLDER / "kubernetes" / "go.mod").read_text(), re.MULTILINE)
@@ -28,7 +28,7 @@ def test_the_parts_of_kubernetes_are_of_one_release() -> None:
     assert {(old == new, found) for old, new, found in replaced} == {(True, version.replace("v1.", "v0."))}
 
 
-def test_kubernetes_says_its_version() -> None:
+def test_kubernetes_reports_its_version() -> None:
     flags = PROGRAMS["kube-apiserver"].flags
 
     assert f"gitVersion={PROGRAMS['kube-apiserver'].version} " in flags
@@ -36,7 +36,7 @@ def test_kubernetes_says_its_version() -> None:
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module != "pause"])
-def test_what_a_module_downloads_is_pinned_by_hash_alone(module: str) -> None:
+def test_every_download_of_a_module_is_pinned_by_hash(module: str) -> None:
     lines = (PROGRAMS_FOLDER / module / "go.sum").read_text().splitlines()
 
     assert lines
@@ -48,6 +48,6 @@ def test_a_required_version_is_found(go_mod: str) -> None:
     assert versions.required_version(go_mod, "a.b/c") == "v1.2.3"
 
 
-def test_a_module_that_is_not_required_is_named() -> None:
+def test_a_module_that_is_not_required_is_reported() -> None:
     with pytest.raises(LookupError, match=r"requires no a\.b/x"):
         versions.required_version("require a.b/c v1\n", "a.b/x")

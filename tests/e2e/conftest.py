@@ -1,19 +1,62 @@
-"""A real cluster: the chart installed once, and a namespace for each test."""
+"""A real cluster: the chart is installed once, each test has a namespace of its own, and the files run in parallel.
+
+With pytest-xdist, each file's tests run in one worker. A lock on the cluster is held for each file: a shared one, unless the file is
+marked `exclusive`, because it disturbs what the others share (the operator, the API server, the nodes, the store), or `independent`,
+because it does not use the cluster. Exclusive files run last, one after another. A test may also acquire the exclusive lock itself,
+once it disturbs the others.
+"""
 
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import pytest
 from charts import helm
 from cluster_user import FFT, Kubectl
-from installed_operator import RELEASE, Operator, cluster_is_ours, namespace
-from local_runs import a_fleet
-from wards import Ward, WardCalled
+from fleet_namespace import FleetNamespace, OpenNamespace
+from installed_operator import RELEASE, Operator, is_test_cluster, namespace_manifest
+from worker_session import Lock, WorkerSession
 
 NEEDED = ("KUBECONFIG", "FEDPIPE_OPERATOR_IMAGE", "FEDPIPE_TRAINER_IMAGE", "FEDPIPE_STORE_ENDPOINT")
+FIRST: Final = ("test_quickstart", "test_deletion", "test_faults", "test_full_store", "test_trainer_pods", "test_shared_sites")
+"""Files that take minutes. If one of them started late, all other workers would wait for it."""
+LAST: Final = ("test_readme", "test_suspension", "test_chaos", "test_operator_benchmark")
+"""Files that begin with a part that disturbs nothing and then wait for the exclusive lock, and one that runs while they wait."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the end-to-end tests; a stable sort keeps the order within a file."""
+    items.sort(key=_position)
+
+
+def _position(item: pytest.Item) -> int:
+    order = (*FIRST, "others", *LAST, "exclusive")
+    if not item.get_closest_marker("e2e"):
+        return 0
+    if item.path.stem in order:
+        return order.index(item.path.stem)
+    return order.index("exclusive" if item.get_closest_marker("exclusive") else "others")
+
+
+@pytest.fixture(scope="session")
+def session(tmp_path_factory: pytest.TempPathFactory) -> WorkerSession:
+    """What the workers of this session share."""
+    base = tmp_path_factory.getbasetemp()
+    return WorkerSession(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster_lock(session: WorkerSession, request: pytest.FixtureRequest) -> Iterator[Lock]:
+    """A lock on the cluster while this file runs."""
+    with session.lock("cluster") as lock:
+        if request.node.get_closest_marker("exclusive"):
+            lock.acquire_exclusive()
+        elif not request.node.get_closest_marker("independent"):
+            lock.acquire_shared()
+        yield lock
 
 
 @pytest.fixture(scope="session")
@@ -24,78 +67,82 @@ def cluster() -> None:
 
 
 @pytest.fixture(scope="session")
-def ours(cluster: None) -> None:
-    """A cluster that the tests may break, and whose nodes have this machine's folders."""
+def disposable_cluster(cluster: None) -> None:
+    """A cluster that the tests may disturb, and whose nodes share this machine's folders."""
     del cluster
-    if not cluster_is_ours():
-        pytest.skip("this asks for a cluster of tests/cluster: volumes in this machine's folders, and outages on purpose")
+    if not is_test_cluster():
+        pytest.skip("needs a cluster of tests/cluster: it uses volumes in this machine's folders, or causes outages")
 
 
 @pytest.fixture(scope="session")
-def operator(cluster: None) -> Iterator[Operator]:
-    """The chart, installed by Helm with the images under test; what was installed before stays in the end."""
+def operator(cluster: None, session: WorkerSession) -> Iterator[Operator]:
+    """The chart, installed by Helm with the images under test; uninstalled at the end unless it was installed before."""
     del cluster
     operator = Operator(Kubectl("fedpipe"))
-    was_there = RELEASE in helm("list", "-n", operator.kubectl.namespace, "-q").stdout.split()
-    operator.kubectl.apply(namespace(operator.kubectl.namespace))
-    operator.upgrade()
-    yield operator
-    if not was_there:
-        operator.uninstall()
+
+    def install() -> str:
+        releases = helm("list", "-n", operator.kubectl.namespace, "-q").stdout.split()
+        operator.kubectl.apply(namespace_manifest(operator.kubectl.namespace))
+        operator.upgrade()
+        return "upgraded" if RELEASE in releases else "installed"
+
+    def uninstall(was: str) -> None:
+        if was == "installed":
+            operator.uninstall()
+
+    with session.using("operator", install, uninstall):
+        yield operator
 
 
 @pytest.fixture(scope="session")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy model and three sites' rows, where the nodes can read them."""
-    folder = tmp_path_factory.mktemp("fleet")
-    a_fleet(folder)
-    for path in (folder, *folder.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
-    return folder
+def fleet(session: WorkerSession) -> Path:
+    """A toy model and three sites' rows, in a folder that the nodes can read."""
+    folder = session.folder / "fleet"
+
+    def create() -> str:
+        from local_runs import a_fleet  # noqa: PLC0415 -- it imports PyTorch: seconds of processor time, which only one worker needs
+
+        a_fleet(folder)
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        return str(folder)
+
+    return Path(session.once("fleet", create))
 
 
 @pytest.fixture(scope="session")
-def ward_called(ours: None, operator: Operator, fleet: Path) -> WardCalled:
-    """Opens a namespace and closes it again."""
-    del ours
+def open_namespace(disposable_cluster: None, operator: Operator, fleet: Path) -> OpenNamespace:
+    """Opens a namespace with a fleet and closes it at the end."""
+    del disposable_cluster
 
     @contextmanager
-    def opened(name: str) -> Iterator[Ward]:
-        ward = Ward(Kubectl(name), operator, fleet)
-        ward.open()
+    def opened(name: str) -> Iterator[FleetNamespace]:
+        namespace = FleetNamespace(Kubectl(name), operator, fleet)
+        namespace.open()
         try:
-            yield ward
+            yield namespace
         finally:
-            ward.close()
+            namespace.close()
 
     return opened
 
 
 @pytest.fixture
-def ward(ward_called: WardCalled, request: pytest.FixtureRequest) -> Iterator[Ward]:
-    """A namespace of this test's own, named after it."""
-    with ward_called(_name_of(request.node.name)) as ward:
-        yield ward
+def namespace(open_namespace: OpenNamespace, request: pytest.FixtureRequest) -> Iterator[FleetNamespace]:
+    """A namespace with a fleet for this test, named after it."""
+    with open_namespace(_name_of(request.node.originalname)) as namespace:
+        yield namespace
 
 
 @pytest.fixture(scope="module")
-def quarters(operator: Operator, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
-    """A namespace of this file's own with nothing in it."""
+def empty_namespace(operator: Operator, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
+    """An empty namespace for this file, named after it."""
     del operator
     kubectl = Kubectl(_name_of(request.path.stem))
-    kubectl.apply(namespace(kubectl.namespace))
+    kubectl.apply(namespace_manifest(kubectl.namespace))
     yield kubectl
     kubectl("delete", FFT, "--all", "--timeout=90s")
     kubectl("delete", "namespace", kubectl.namespace, "--wait=false")
-
-
-@pytest.fixture(scope="session")
-def undisturbed(ward_called: WardCalled) -> Iterator[Ward]:
-    """A namespace in which the run `toy` of two sites and two rounds is complete."""
-    with ward_called("e2e-undisturbed") as ward:
-        ward.start("north", "south")
-        ward.wait_until_complete()
-        yield ward
 
 
 def _name_of(test: str) -> str:

@@ -1,4 +1,4 @@
-"""The operator's own calls against the real API server, where a stand-in could not tell right from wrong."""
+"""The operator's API client against a real API server, for behaviour that a stand-in cannot check."""
 
 import pytest
 from cluster_user import Kubectl
@@ -8,17 +8,17 @@ from fedpipe_operator.cluster.api import SECRETS, in_cluster
 pytestmark = pytest.mark.e2e
 
 
-def test_a_delete_takes_the_object_that_was_meant_and_no_other_of_its_name(quarters: Kubectl) -> None:
+def test_a_delete_by_uid_spares_a_newer_object_of_the_same_name(empty_namespace: Kubectl) -> None:
     api, secret = in_cluster(), {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "namesake"}}
-    quarters.apply(secret)
-    older = quarters.get("secret", "namesake")["metadata"]["uid"]
-    quarters("delete", "secret", "namesake")
-    quarters.apply(secret)
-    newer = quarters.get("secret", "namesake")["metadata"]["uid"]
+    empty_namespace.apply(secret)
+    older = empty_namespace.get("secret", "namesake")["metadata"]["uid"]
+    empty_namespace("delete", "secret", "namesake")
+    empty_namespace.apply(secret)
+    newer = empty_namespace.get("secret", "namesake")["metadata"]["uid"]
 
-    api.delete(SECRETS, quarters.namespace, "namesake", uid=older)
-    assert quarters.get("secret", "namesake")["metadata"]["uid"] == newer
+    api.delete(SECRETS, empty_namespace.namespace, "namesake", uid=older)
+    assert empty_namespace.get("secret", "namesake")["metadata"]["uid"] == newer
 
-    api.delete(SECRETS, quarters.namespace, "namesake", uid=newer)
-    assert api.get(SECRETS, quarters.namespace, "namesake") is None
-    api.delete(SECRETS, quarters.namespace, "namesake", uid=newer)  # what is gone is no error
+    api.delete(SECRETS, empty_namespace.namespace, "namesake", uid=newer)
+    assert api.get(SECRETS, empty_namespace.namespace, "namesake") is None
+    api.delete(SECRETS, empty_namespace.namespace, "namesake", uid=newer)  # deleting what is already gone is no error

@@ -1,17 +1,18 @@
-"""The operator killed again and again: the same adapter, bit for bit, and nothing done twice."""
+"""The operator is killed repeatedly: the adapters are the same, bit for bit, and no Job is created twice."""
 
 import hashlib
 import random
 import time
-from datetime import datetime
+from collections.abc import Iterator
 from typing import Final
 
 import pytest
 from cluster_user import FFT, Plain, condition
-from deeds import have_ended, made_twice
+from fleet_namespace import SHORT, FleetNamespace, OpenNamespace, is_finished
+from job_history import all_jobs_finished, duplicate_jobs
 from testcluster import outages
 from testcluster.layout import default_layout
-from wards import SHORT, Ward, is_over
+from worker_session import Lock
 
 from fedpipe_operator import names
 from fedpipe_operator.rounds.records import RoundCommit
@@ -22,21 +23,32 @@ pytestmark = pytest.mark.e2e
 
 KILLS: Final = 10
 SEED: Final = 20261124
-SHARE: Final = 0.8
-"""Of the time that an undisturbed run is at work: a tormented one takes longer, so it is killed to the last in the midst of its work."""
+KILL_WINDOW: Final = 0.8
+"""Kills fall into this fraction of a run's Jobs, in the order of their creation, so that the run is unfinished at every kill."""
+SECONDS_PER_JOB: Final = 4.0
+"""Kills fall into this time after the creation of a Job: the two sites' Jobs are created in pairs, every eight seconds or more."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(open_namespace: OpenNamespace) -> Iterator[FleetNamespace]:
+    """A namespace in which the run `toy` of two sites and two rounds is complete."""
+    with open_namespace("e2e-undisturbed") as namespace:
+        namespace.start("north", "south")
+        namespace.wait_until_complete()
+        yield namespace
 
 
 def sha256_of(store: S3Store, key: str) -> str:
-    """Of an object that must be there."""
+    """The digest of an object that must exist."""
     data = store.read(key)
     assert data is not None, key
     return hashlib.sha256(data).hexdigest()
 
 
-def adapters(ward: Ward) -> dict[int, str]:
-    """The SHA-256 of each round's global adapter, of the bytes that are in the store."""
-    run = ward.look()
-    store = ward.store_of(run)
+def adapters(namespace: FleetNamespace) -> dict[int, str]:
+    """The SHA-256 of each round's global adapter, computed from the bytes in the store."""
+    run = namespace.get_run()
+    store = namespace.store_of(run)
     found = {}
     for round_ in range(1, run["spec"]["rounds"]["count"] + 1):
         result = required_object(store, names.round_commit(round_), RoundCommit)
@@ -45,84 +57,101 @@ def adapters(ward: Ward) -> dict[int, str]:
     return found
 
 
-def seconds_at_work(ward: Ward) -> float:
-    """From the start of the run's first container, before which a node may have pulled the image for long, to the run's end."""
-    states = [one["state"] for pod in ward.kubectl.list("pods") for one in pod["status"].get("containerStatuses", ())]
-    began = min(datetime.fromisoformat(state["terminated"]["startedAt"]) for state in states if "terminated" in state)
-    return (datetime.fromisoformat(condition(ward.look(), "Complete")["lastTransitionTime"]) - began).total_seconds()
+def wait_for_jobs(namespace: FleetNamespace, count: int) -> None:
+    namespace.wait(f"{count} Jobs were created", lambda: len(namespace.kubectl.list("jobs")) >= count)
 
 
-def torment(ward: Ward, instants: list[float]) -> int:
-    """Kill the operator at these seconds of the run, and restart the API server once; how often it was killed before the run's end."""
-    began = time.monotonic()
-    for number, instant in enumerate(instants):
-        time.sleep(max(0.0, began + instant - time.monotonic()))  # an instant drawn by chance, not something that is waited for
-        run = ward.look()
-        if is_over(run):
+def kill_operator_at(namespace: FleetNamespace, points: list[float]) -> int:
+    """Kill the operator at these points of the run and restart the API server once; return the number of kills before the run's end.
+
+    A point is a number of created Jobs; its fraction is a part of the time after the last of them.
+    """
+    for number, point in enumerate(points):
+        wait_for_jobs(namespace, int(point))
+        time.sleep(point % 1 * SECONDS_PER_JOB)  # a random instant, not an event that could be polled
+        run = namespace.get_run()
+        if is_finished(run):
             return number
-        print(f"kill {number + 1} at {instant:.1f} s: {condition(run, 'Ready').get('reason')}")  # noqa: T201
-        ward.operator.kill()
-        if number == len(instants) // 2:
+        print(f"kill {number + 1} at Job {point:.1f}: {condition(run, 'Ready').get('reason')}")  # noqa: T201
+        namespace.operator.kill()
+        if number == len(points) // 2:
             outages.restart_api_server(default_layout())
-    return len(instants)
+    return len(points)
 
 
-def exported(ward: Ward) -> dict[str, str]:
-    """The SHA-256 of each file that the run exported."""
-    store = ward.store_of(ward.look())
+def export_digests(namespace: FleetNamespace) -> dict[str, str]:
+    """The SHA-256 of each exported file."""
+    store = namespace.store_of(namespace.get_run())
     return {key: sha256_of(store, key) for key in store.list("export") if key.endswith(".safetensors")}
 
 
-def assert_nothing_is_left(ward: Ward, run: Plain) -> None:
-    """Ended Jobs and their pods stay for their logs; Secrets with tasks, and whatever is at work, may not."""
-    ward.wait("every Job has ended", lambda: have_ended(ward.kubectl))
-    ward.wait("no task is left", lambda: [one for one in ward.left_of(run) if one.startswith("Secret ")] == [])
+def assert_cleaned_up(namespace: FleetNamespace, run: Plain) -> None:
+    """Finished Jobs and their pods stay for their logs; Secrets with tasks and active Jobs must be gone."""
+    namespace.wait("every Job has finished", lambda: all_jobs_finished(namespace.kubectl))
+    namespace.wait(
+        "no Secret with a task is left", lambda: [one for one in namespace.remaining_objects(run) if one.startswith("Secret ")] == []
+    )
 
 
-def test_an_undisturbed_run_does_nothing_twice_and_leaves_nothing(undisturbed: Ward) -> None:
-    assert made_twice(undisturbed.kubectl) == []
-    assert_nothing_is_left(undisturbed, undisturbed.look())
+def test_an_undisturbed_run_creates_no_job_twice_and_cleans_up(undisturbed: FleetNamespace) -> None:
+    assert duplicate_jobs(undisturbed.kubectl) == []
+    assert_cleaned_up(undisturbed, undisturbed.get_run())
 
 
-def test_a_tormented_run_ends_with_the_same_adapters(undisturbed: Ward, ward: Ward) -> None:
-    chance, time_of_work = random.Random(SEED), SHARE * seconds_at_work(undisturbed)  # noqa: S311 -- no secret
-    instants = sorted(chance.uniform(0, time_of_work) for _ in range(KILLS))
-    print(f"seed {SEED}, kills within {time_of_work:.0f} s")  # noqa: T201
+def test_the_capacity_that_a_run_measured_is_stored(undisturbed: FleetNamespace) -> None:
+    undisturbed.wait("no run is active", lambda: undisturbed.get_site("north")["status"]["activeRuns"] == 0, seconds=30)
+    body = undisturbed.get_site("north")
+    measured = body["status"]["capacity"]["measured"]
 
-    ward.start("north", "south")
-    killed = torment(ward, instants)
-    run = ward.wait_until_complete()
+    assert (measured["run"], measured["device"]) == ("toy", "cpu")
+    assert (measured["trainSamples"], measured["validationSamples"]) == (24, 6)
+    assert 0 < measured["memory"] <= body["status"]["capacity"]["claimed"]["memory"]
+
+
+def test_a_run_whose_operator_is_killed_repeatedly_ends_with_the_same_adapters(
+    undisturbed: FleetNamespace, namespace: FleetNamespace, cluster_lock: Lock
+) -> None:
+    generator, jobs = random.Random(SEED), len(undisturbed.kubectl.list("jobs"))  # noqa: S311 -- no secret
+    points = sorted(generator.uniform(0, KILL_WINDOW * jobs) for _ in range(KILLS))
+    print(f"seed {SEED}, kills within {KILL_WINDOW * jobs:.1f} Jobs")  # noqa: T201
+    cluster_lock.acquire_exclusive()
+
+    namespace.start("north", "south")
+    killed = kill_operator_at(namespace, points)
+    run = namespace.wait_until_complete()
 
     assert killed == KILLS
-    assert adapters(ward) == adapters(undisturbed)
-    assert exported(ward) == exported(undisturbed) != {}
-    assert made_twice(ward.kubectl) == []
-    assert_nothing_is_left(ward, run)
+    assert adapters(namespace) == adapters(undisturbed)
+    assert export_digests(namespace) == export_digests(undisturbed) != {}
+    assert duplicate_jobs(namespace.kubectl) == []
+    assert_cleaned_up(namespace, run)
 
 
-def test_a_watch_that_an_api_server_lost_heals_by_itself(ward: Ward) -> None:
-    ward.start("north", **SHORT)
-    ward.trainer_at_work("toy-evaluate-north-a0")
-    before = ward.operator.incarnations()
+def test_a_watch_recovers_from_an_api_server_restart_without_an_operator_restart(namespace: FleetNamespace, cluster_lock: Lock) -> None:
+    cluster_lock.acquire_exclusive()
+    namespace.start("north", **SHORT)
+    namespace.wait_for_trainer("toy-evaluate-north-a0")
+    before = namespace.operator.containers()
 
     outages.restart_api_server(default_layout())
-    ward.wait_until_complete()
+    namespace.wait_until_complete()
 
-    assert ward.operator.incarnations() == before
+    assert namespace.operator.containers() == before
 
 
-def test_what_went_while_the_watch_was_away_is_not_believed_in_for_ever(ward: Ward) -> None:
-    """The deletion is never told: the watch is too old for it when the operator comes to itself, and begins again with a list."""
-    ward.start("north", name="gone", **SHORT)
-    ward.trainer_at_work("gone-profile-north-a0")
-    (operator,) = ward.operator.pods()
+def test_an_object_deleted_while_the_watch_was_down_leaves_the_cache(namespace: FleetNamespace, cluster_lock: Lock) -> None:
+    """The watch never delivers the deletion: when the operator resumes, its resource version is too old and it lists again."""
+    cluster_lock.acquire_exclusive()
+    namespace.start("north", name="deleted", **SHORT)
+    namespace.wait_for_trainer("deleted-profile-north-a0")
+    (operator,) = namespace.operator.pods()
 
-    with outages.held_still(operator["metadata"]["uid"]):
-        outages.restart_api_server(default_layout())  # its connections are gone, else the kernel would keep the news for it
-        ward.kubectl("delete", FFT, "gone")
-        ward.wait("the Job is gone", lambda: ward.kubectl.list("jobs") == [], seconds=20)
-        outages.restart_api_server(default_layout())  # which knows of nothing that was before
-    ward.kubectl.apply(ward.run("next", **SHORT))
-    ward.wait_until_complete("next")
+    with outages.paused(operator["metadata"]["uid"]):
+        outages.restart_api_server(default_layout())  # which cuts the watch; else the kernel would buffer its events
+        namespace.kubectl("delete", FFT, "deleted")
+        namespace.wait("the Job is gone", lambda: namespace.kubectl.list("jobs") == [], seconds=20)
+        outages.restart_api_server(default_layout())  # whose watch cache holds no earlier events
+    namespace.kubectl.apply(namespace.run("next", **SHORT))
+    namespace.wait_until_complete("next")
 
-    assert "what is remembered is not what the API server has" in ward.operator.log(previous=True)
+    assert "the cache differs from the API server" in namespace.operator.log(previous=True)

@@ -1,4 +1,4 @@
-"""What Helm makes of the chart. Needs Helm and no cluster; what a cluster makes of the objects, the other files here test."""
+"""The objects that Helm renders from the chart. Needs Helm and no cluster."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from charts import CHART, ROOT, Plain, granted, helm, of_kind, rendered, rules
 from fedpipe_operator import settings as environment
 from fedpipe_operator.settings import Settings
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.independent]
 
 CLUSTER_WIDE = ("ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition")
 NARROW: Plain = {"rbac.scope": "namespaces", "namespaces": ["ward", "lab"]}
@@ -17,23 +17,23 @@ DIGEST = "sha256:" + "0123456789abcdef" * 4
 
 
 def container(objects: list[Plain]) -> Plain:
-    """The operator's."""
+    """The operator's container."""
     found: Plain = of_kind(objects, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]
     return found
 
 
-def read_by_the_operator(objects: list[Plain]) -> Settings:
+def settings_from(objects: list[Plain]) -> Settings:
     return environment.read({one["name"]: one["value"] for one in container(objects)["env"]})
 
 
-def test_helm_finds_nothing_to_complain_of() -> None:
-    said = helm("lint", "--strict", CHART)
+def test_helm_lint_finds_nothing() -> None:
+    done = helm("lint", "--strict", CHART)
 
-    assert said.returncode == 0, said.stdout
-    assert "[WARNING]" not in said.stdout
+    assert done.returncode == 0, done.stdout
+    assert "[WARNING]" not in done.stdout
 
 
-def test_the_crds_come_through_unchanged_and_are_kept() -> None:
+def test_the_crds_are_rendered_unchanged_and_kept_on_uninstall() -> None:
     crds = of_kind(rendered(), "CustomResourceDefinition")
     sources = [yaml.safe_load(file.read_text()) for file in sorted((ROOT / "crds").glob("*.yaml"))]
 
@@ -42,12 +42,12 @@ def test_the_crds_come_through_unchanged_and_are_kept() -> None:
     assert {crd["metadata"]["annotations"]["helm.sh/resource-policy"] for crd in crds} == {"keep"}
 
 
-def test_the_crds_may_go_with_the_chart_or_stay_out_of_it() -> None:
+def test_the_crds_may_be_deleted_with_the_release_or_left_out() -> None:
     assert all("annotations" not in crd["metadata"] for crd in of_kind(rendered({"crds.keep": False}), "CustomResourceDefinition"))
     assert of_kind(rendered({"crds.enabled": False}), "CustomResourceDefinition") == []
 
 
-def test_a_chart_without_its_crds_is_not_installed(tmp_path: Any) -> None:
+def test_a_chart_without_its_crds_is_not_rendered(tmp_path: Any) -> None:
     packed = helm("package", CHART, "--destination", tmp_path)
     assert packed.returncode == 0
     whole = helm("template", "fedpipe", next(tmp_path.glob("*.tgz")))
@@ -55,23 +55,21 @@ def test_a_chart_without_its_crds_is_not_installed(tmp_path: Any) -> None:
     copied.mkdir()
     for name in ("Chart.yaml", "values.yaml", "templates"):
         (copied / name).symlink_to(CHART / name)
-    halved = helm("template", "fedpipe", copied)
+    incomplete = helm("template", "fedpipe", copied)
 
     assert whole.returncode == 0
     assert "kind: CustomResourceDefinition" in whole.stdout
-    assert halved.returncode != 0
-    assert "files/crds" in halved.stderr
+    assert incomplete.returncode != 0
+    assert "files/crds" in incomplete.stderr
 
 
 def test_the_operator_reads_its_defaults() -> None:
     version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
 
-    assert read_by_the_operator(rendered()) == Settings(
-        trainer_image=f"fedpipe-trainer:{version}", operator_image=f"fedpipe-operator:{version}"
-    )
+    assert settings_from(rendered()) == Settings(trainer_image=f"fedpipe-trainer:{version}", operator_image=f"fedpipe-operator:{version}")
 
 
-def test_the_operator_reads_what_is_set() -> None:
+def test_the_operator_reads_the_values_that_are_set() -> None:
     given = {
         "trainerImage": {"repository": "registry.example/trainer", "tag": "cpu"},
         "operatorImage": {"repository": "registry.example/operator", "digest": DIGEST},
@@ -87,7 +85,7 @@ def test_the_operator_reads_what_is_set() -> None:
     }
     objects = rendered(given | NARROW)
 
-    assert read_by_the_operator(objects) == Settings(
+    assert settings_from(objects) == Settings(
         trainer_image="registry.example/trainer:cpu",
         operator_image=f"registry.example/operator@{DIGEST}",
         namespaces=("ward", "lab"),
@@ -105,13 +103,13 @@ def test_the_operator_reads_what_is_set() -> None:
     assert container(objects)["ports"] == [{"name": "health", "containerPort": 9000}]
 
 
-def test_the_operator_may_do_in_the_cluster_what_its_rules_say() -> None:
+def test_the_operator_has_the_permissions_of_its_rules_in_the_cluster() -> None:
     roles = {role["metadata"]["name"]: granted(role["rules"]) for role in of_kind(rendered({"rbac.userRoles": False}), "ClusterRole")}
 
     assert roles == {"fedpipe-fedpipe": granted(rules("operator")), "fedpipe-fedpipe-nodes": granted(rules("nodes"))}
 
 
-def test_the_operator_may_do_the_same_in_its_namespaces_and_nothing_elsewhere() -> None:
+def test_the_operator_has_the_same_permissions_in_its_namespaces_and_none_elsewhere() -> None:
     objects = rendered(NARROW | {"watchNodes": False, "rbac.userRoles": False, "crds.enabled": False})
 
     assert [one["metadata"]["name"] for one in objects if one["kind"] in CLUSTER_WIDE] == []
@@ -139,7 +137,7 @@ def test_every_role_of_the_operator_is_bound_to_its_account_alone(given: Plain) 
     )
 
 
-def test_the_roles_for_people_are_added_to_those_of_kubernetes() -> None:
+def test_the_user_roles_are_aggregated_to_those_of_kubernetes() -> None:
     labelled = {
         label.removeprefix("rbac.authorization.k8s.io/aggregate-to-"): granted(role["rules"])
         for role in of_kind(rendered(), "ClusterRole")
@@ -162,7 +160,7 @@ def test_two_releases_share_no_name() -> None:
     assert both[0] & both[1] == set()
 
 
-def test_the_operators_pod_is_fit_for_a_restricted_namespace() -> None:
+def test_the_operators_pod_meets_the_restricted_pod_security_profile() -> None:
     spec = of_kind(rendered(), "Deployment")[0]["spec"]["template"]["spec"]
 
     assert spec["securityContext"] == {
@@ -179,14 +177,14 @@ def test_the_operators_pod_is_fit_for_a_restricted_namespace() -> None:
     assert spec["volumes"] == [{"name": "tmp", "emptyDir": {"sizeLimit": "4Gi"}}]
 
 
-def test_one_operator_at_a_time_and_its_labels_find_it() -> None:
+def test_one_operator_runs_at_a_time_and_its_selector_matches_its_pod() -> None:
     deployment = of_kind(rendered(), "Deployment")[0]
 
     assert (deployment["spec"]["replicas"], deployment["spec"]["strategy"]) == (1, {"type": "Recreate"})
     assert deployment["spec"]["selector"]["matchLabels"].items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
 
 
-def test_where_and_how_the_pod_runs_is_the_administrators() -> None:
+def test_the_administrator_decides_where_and_how_the_pod_runs() -> None:
     given = {
         "nodeSelector": {"kind": "control"},
         "tolerations": [{"operator": "Exists"}],
@@ -208,7 +206,7 @@ def test_where_and_how_the_pod_runs_is_the_administrators() -> None:
     assert container(objects)["resources"]["requests"]["memory"] == "1Gi"
 
 
-def test_an_account_of_the_administrators_own_is_used() -> None:
+def test_an_existing_service_account_is_used() -> None:
     objects = rendered({"serviceAccount": {"create": False, "name": "theirs"}})
 
     assert of_kind(objects, "ServiceAccount") == []
@@ -217,7 +215,7 @@ def test_an_account_of_the_administrators_own_is_used() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "complaint"),
+    ("setting", "complaint"),
     [
         ("maxConcurrentReconcile=1", "maxConcurrentReconcile"),
         ("namespaces[0]=ward", "namespaces"),
@@ -225,14 +223,14 @@ def test_an_account_of_the_administrators_own_is_used() -> None:
         ("scratch=20 GB", "scratch"),
     ],
 )
-def test_a_wrong_value_is_named(word: str, complaint: str) -> None:
-    said = helm("template", "fedpipe", CHART, "--set", word)
+def test_a_wrong_value_is_reported_by_name(setting: str, complaint: str) -> None:
+    done = helm("template", "fedpipe", CHART, "--set", setting)
 
-    assert said.returncode != 0
-    assert complaint in said.stderr
+    assert done.returncode != 0
+    assert complaint in done.stderr
 
 
-def test_a_long_name_of_a_release_fits() -> None:
+def test_a_long_release_name_is_truncated_to_a_valid_name() -> None:
     names = [
         one["metadata"]["name"] for one in rendered(name="a" * 53, namespace="b" * 63) if one["kind"] in ("Deployment", "ServiceAccount")
     ]

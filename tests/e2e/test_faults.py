@@ -1,22 +1,22 @@
-"""What goes wrong at sites costs them their part, is told within a minute, and the run succeeds without them."""
+"""Faulty sites are left out with a reason within a minute, and the run succeeds without them."""
 
 from pathlib import Path
 from typing import Final
 
 import pytest
 from cluster_user import Plain, condition
-from deeds import created_at, ended_at, have_ended
+from fleet_namespace import FleetNamespace
+from job_history import all_jobs_finished, created_at, finished_at
 from testcluster import outages
-from wards import Ward
 
 pytestmark = pytest.mark.e2e
 
-NOWHERE: Final = {"spec": {"containers": [{"name": "trainer", "image": "registry.invalid/no/such:image"}]}}
+NO_SUCH_IMAGE: Final = {"spec": {"containers": [{"name": "trainer", "image": "registry.invalid/no/such:image"}]}}
 NO_CLASS: Final = {"spec": {"priorityClassName": "no-such-class"}}
-"""A pod of a class that does not exist is refused."""
-NO_OPERATOR: Final = [{"key": "gpu", "operator": "Nope"}]
-"""A toleration that no Job may have."""
-WORDS: Final = {
+"""Admission rejects a pod of a priority class that does not exist."""
+BAD_TOLERATION: Final = [{"key": "gpu", "operator": "Nope"}]
+"""The API server rejects a Job with this toleration."""
+REASONS: Final = {
     "bare": "VolumeMissing",
     "far": "ImageUnavailable",
     "huge": "CapacityTooLarge",
@@ -29,66 +29,67 @@ NO_FOLDER: Final = Path("/no/such/folder")
 WITHIN_SECONDS: Final = 60
 
 
-def the_good_and_the_lost(ward: Ward) -> list[Plain]:
-    bare = ward.site("bare", "west")
+def good_and_faulty_sites(namespace: FleetNamespace) -> list[Plain]:
+    memory_only = {"memory": "1Gi"}  # their pods never run, so they need not wait for a free processor
+    bare = namespace.site("bare", "west", capacity=memory_only)
     bare["spec"]["data"]["volume"] = {"persistentVolumeClaim": {"claimName": "no-such-claim"}}
-    torn = ward.site("torn", "west")
+    torn = namespace.site("torn", "west", capacity=memory_only)
     torn["spec"]["data"]["volume"] = {"persistentVolumeClaim": {"claimName": NO_FOLDER.name}}
     return [
         bare,
         torn,
-        ward.site("odd", "west", podTemplate={"spec": {"tolerations": NO_OPERATOR}}),
-        ward.site("rude", "west", podTemplate=NO_CLASS),
-        ward.site("north"),
-        ward.site("south"),
-        ward.site("far", "west", podTemplate=NOWHERE),
-        ward.site("huge", "west", capacity={"cpu": 1, "memory": "900Gi"}),
-        ward.site("lost", "west", nodeSelector={"fedpipe.io/pool": "nowhere"}),
+        namespace.site("odd", "west", capacity=memory_only, podTemplate={"spec": {"tolerations": BAD_TOLERATION}}),
+        namespace.site("rude", "west", capacity=memory_only, podTemplate=NO_CLASS),
+        namespace.site("north"),
+        namespace.site("south"),
+        namespace.site("far", "west", capacity=memory_only, podTemplate=NO_SUCH_IMAGE),
+        namespace.site("huge", "west", capacity={"cpu": 1, "memory": "900Gi"}),
+        namespace.site("lost", "west", nodeSelector={"fedpipe.io/pool": "nowhere"}),
     ]
 
 
-def killed_pod(ward: Ward, job: str) -> None:
-    pod = ward.trainer_at_work(job)
+def kill_pod_of(namespace: FleetNamespace, job: str) -> None:
+    pod = namespace.wait_for_trainer(job)
     outages.kill_pod(pod["metadata"]["uid"])
 
 
-def excluded(ward: Ward) -> dict[str, str]:
-    found: dict[str, str] = ward.look().get("status", {}).get("excluded", {})
+def excluded(namespace: FleetNamespace) -> dict[str, str]:
+    found: dict[str, str] = namespace.get_run().get("status", {}).get("excluded", {})
     return found
 
 
-def seconds_to_the_first_word(ward: Ward) -> dict[str, float]:
-    """From the run's creation until the first Job of each site that cannot was given up, where it has one at all."""
-    began = created_at(ward.look())
-    jobs = {site: ward.kubectl.list("jobs", f"fedpipe.io/site={site}") for site in WORDS}
-    return {site: min(map(ended_at, found)) - began for site, found in jobs.items() if found}
+def seconds_to_first_failure(namespace: FleetNamespace) -> dict[str, float]:
+    """From the run's creation until the first Job of each faulty site ended; sites without a Job are missing."""
+    start = created_at(namespace.get_run())
+    jobs = {site: namespace.kubectl.list("jobs", f"fedpipe.io/site={site}") for site in REASONS}
+    return {site: min(map(finished_at, found)) - start for site, found in jobs.items() if found}
 
 
-def first_words(told: dict[str, str]) -> dict[str, str]:
-    return {site: why.partition(":")[0] for site, why in told.items()}
+def reasons_of(messages: dict[str, str]) -> dict[str, str]:
+    return {site: message.partition(":")[0] for site, message in messages.items()}
 
 
-def test_a_run_succeeds_without_the_sites_that_cannot_and_despite_a_killed_pod(ward: Ward) -> None:
-    ward.kubectl.apply(ward.volume(NO_FOLDER), ward.claim(NO_FOLDER))
-    ward.kubectl.apply(*the_good_and_the_lost(ward), ward.run(sites={"quorum": 0.2}, rounds={"count": 1}))
-    left_out = ward.wait("the sites that cannot are left out", lambda: excluded(ward))
-    killed_pod(ward, "toy-train-r1-north-a0")
-    run = ward.wait_until_complete()
-    ward.wait("every Job has ended", lambda: have_ended(ward.kubectl))
-    took = seconds_to_the_first_word(ward)
+def test_a_run_succeeds_without_its_faulty_sites_and_despite_a_killed_pod(namespace: FleetNamespace) -> None:
+    namespace.kubectl.apply(namespace.volume(NO_FOLDER), namespace.claim(NO_FOLDER))
+    namespace.kubectl.apply(*good_and_faulty_sites(namespace), namespace.run(sites={"quorum": 0.2}, rounds={"count": 1}))
+    left_out = namespace.wait("the faulty sites are left out", lambda: excluded(namespace))
+    kill_pod_of(namespace, "toy-train-r1-north-a0")
+    run = namespace.wait_until_complete()
+    namespace.wait("every Job has finished", lambda: all_jobs_finished(namespace.kubectl))
+    seconds = seconds_to_first_failure(namespace)
 
-    print(f"seconds until a site was given up: {took}")  # noqa: T201
-    assert first_words(left_out) == WORDS
-    assert took.keys() == WORDS.keys() - {"odd"}
-    assert "nodes are available" in left_out["lost"], "in the words of the scheduler"
-    assert max(took.values()) < WITHIN_SECONDS
+    print(f"seconds until the first failure of a site: {seconds}")  # noqa: T201
+    assert reasons_of(left_out) == REASONS
+    assert seconds.keys() == REASONS.keys() - {"odd"}
+    assert "nodes are available" in left_out["lost"], "the message is the scheduler's"
+    assert max(seconds.values()) < WITHIN_SECONDS
     assert condition(run, "Profiled")["reason"] == "SitesLeftOut"
-    assert all(word in condition(run, "Profiled")["message"] for word in WORDS.values())
+    assert all(word in condition(run, "Profiled")["message"] for word in REASONS.values())
     assert [(entry["updates"], entry["leftOut"]) for entry in run["status"]["history"]] == [("2/2", {})]
-    assert condition(ward.kubectl.get("job", "toy-train-r1-north-a0"), "Failed")["status"] == "True"
-    assert condition(ward.kubectl.get("job", "toy-train-r1-north-a1"), "Complete")["status"] == "True"
-    assert {"RoundCompleted", "RoundsCompleted"} <= ward.events("FederatedFineTune", "toy").keys()
+    assert condition(namespace.kubectl.get("job", "toy-train-r1-north-a0"), "Failed")["status"] == "True"
+    assert condition(namespace.kubectl.get("job", "toy-train-r1-north-a1"), "Complete")["status"] == "True"
+    assert {"RoundCompleted", "RoundsCompleted"} <= namespace.events("FederatedFineTune", "toy").keys()
     for site in ("huge", "lost"):
-        ready = condition(ward.of_site(site), "Ready")
-        assert (ready["status"], ready["reason"]) == ("False", WORDS[site])
-        assert WORDS[site] in ward.events("EdgeSite", site)
+        ready = condition(namespace.get_site(site), "Ready")
+        assert (ready["status"], ready["reason"]) == ("False", REASONS[site])
+        assert REASONS[site] in namespace.events("EdgeSite", site)

@@ -1,4 +1,4 @@
-"""What the images weigh."""
+"""The size of the images."""
 
 import json
 import os
@@ -7,12 +7,12 @@ import pytest
 from testcluster.buildah import buildah
 from testcluster.layout import default_layout
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.independent]
 
 UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9}
 
 
-@pytest.mark.usefixtures("ours")
+@pytest.mark.usefixtures("disposable_cluster")
 def test_the_operators_image_is_below_400_mb() -> None:
     (image,) = json.loads(buildah(default_layout(), "images", "--json", os.environ["FEDPIPE_OPERATOR_IMAGE"]))
     number, unit = image["size"].split()

@@ -1,4 +1,4 @@
-"""`S3Store` on a real MinIO: what a presigned URL allows, and who of two writers wins."""
+"""`S3Store` against a real MinIO: the limits of presigned URLs, and concurrent conditional writes."""
 
 import uuid
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from botocore import auth
-from wards import store_at
+from fleet_namespace import store_at
 
 from fedpipe_operator.store import S3Store
 
@@ -22,9 +22,9 @@ WRITERS = 4
 @pytest.fixture
 def store(cluster: None) -> Iterator[S3Store]:
     del cluster
-    found = store_at(f"e2e-store/{uuid.uuid4()}")
-    yield found
-    found.delete("")
+    store = store_at(f"e2e-store/{uuid.uuid4()}")
+    yield store
+    store.delete("")
 
 
 def test_a_presigned_url_puts_and_gets_exactly_one_object(store: S3Store) -> None:
@@ -71,7 +71,7 @@ def test_a_url_to_read_does_not_allow_to_write_or_delete(store: S3Store) -> None
     assert store.read("plan.json") == b"{}"
 
 
-def test_of_several_writers_of_one_commit_one_wins(store: S3Store) -> None:
+def test_exactly_one_of_several_concurrent_writers_of_a_commit_wins(store: S3Store) -> None:
     for attempt in range(10):
         key, start = f"rounds/{attempt}/result.json", Barrier(WRITERS)
 
@@ -86,7 +86,7 @@ def test_of_several_writers_of_one_commit_one_wins(store: S3Store) -> None:
         assert store.read(key) == bytes([won.index(True)])
 
 
-def test_what_is_committed_is_not_committed_again(store: S3Store) -> None:
+def test_a_committed_object_is_not_overwritten(store: S3Store) -> None:
     assert store.create("result.json", b"first")
     assert not store.create("result.json", b"second")
     assert store.read("result.json") == b"first"

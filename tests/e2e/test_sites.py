@@ -1,13 +1,12 @@
-"""What an `EdgeSite` tells of its pool: claimed, discovered, measured."""
+"""The status of an `EdgeSite`: claimed, discovered and measured capacity of its pool."""
 
 import json
 from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
-from cluster_user import SITE, Kubectl, Plain, condition, until
+from cluster_user import SITE, Kubectl, Plain, condition, wait_until
 from smallest_documents import SITE_DOCUMENT
-from wards import Ward
 
 pytestmark = pytest.mark.e2e
 
@@ -21,43 +20,43 @@ def site(**spec: Any) -> Plain:
     return SITE_DOCUMENT | {"spec": SITE_DOCUMENT["spec"] | {"nodeSelector": POOL} | spec}
 
 
-def seen(kubectl: Kubectl, reason: str, status: str, *, seconds: float = 30) -> Plain:
-    """The site, once its condition Ready says this of its newest spec."""
+def wait_for_ready(kubectl: Kubectl, reason: str, status: str, *, seconds: float = 30) -> Plain:
+    """Wait until the site's condition Ready has this reason and status for the current generation; return the site."""
 
-    def look() -> Plain | None:
+    def poll() -> Plain | None:
         body = kubectl.get(SITE, "ward")
         ready, generation = condition(body, "Ready"), body["metadata"]["generation"]
-        is_so = (ready.get("reason"), ready.get("status"), ready.get("observedGeneration")) == (reason, status, generation)
-        return body if is_so else None
+        matches = (ready.get("reason"), ready.get("status"), ready.get("observedGeneration")) == (reason, status, generation)
+        return body if matches else None
 
-    return until(look, f"the site is {reason}", seconds=seconds, explain=lambda: kubectl("get", SITE, "-o", "yaml"))
+    return wait_until(poll, f"the site is {reason}", seconds=seconds, explain=lambda: kubectl("get", SITE, "-o", "yaml"))
 
 
 @pytest.fixture
-def node(quarters: Kubectl) -> Iterator[Plain]:
-    """A node that a test may label, without those labels at first and in the end."""
-    found = next(one for one in quarters.list("nodes") if condition(one, "Ready")["status"] == "True")
+def node(empty_namespace: Kubectl) -> Iterator[Plain]:
+    """A ready node, whose labels are restored after the test."""
+    found = next(one for one in empty_namespace.list("nodes") if condition(one, "Ready")["status"] == "True")
     yield found
-    unlabel(quarters, found)
+    restore_labels(empty_namespace, found)
 
 
 def label(kubectl: Kubectl, node: Plain, labels: dict[str, str]) -> None:
     kubectl.patch("node", node["metadata"]["name"], {"metadata": {"labels": labels}})
 
 
-def unlabel(kubectl: Kubectl, node: Plain) -> None:
-    """As it was."""
+def restore_labels(kubectl: Kubectl, node: Plain) -> None:
+    """Restore the node's labels."""
     before = node["metadata"]["labels"]
     kubectl.patch("node", node["metadata"]["name"], {"metadata": {"labels": {name: before.get(name) for name in (LABEL, *GPU)}}})
 
 
-def test_a_pool_whose_nodes_come_and_go_is_seen_within_seconds(quarters: Kubectl, node: Plain) -> None:
-    quarters.apply(site(capacity={"memory": "1Gi"}))
-    lost = seen(quarters, "NoNode", "False")
-    label(quarters, node, POOL | GPU)
-    found = seen(quarters, "NodesFound", "True")
-    unlabel(quarters, node)
-    seen(quarters, "NoNode", "False")
+def test_nodes_that_join_and_leave_a_pool_are_discovered_within_seconds(empty_namespace: Kubectl, node: Plain) -> None:
+    empty_namespace.apply(site(capacity={"memory": "1Gi"}))
+    lost = wait_for_ready(empty_namespace, "NoNode", "False")
+    label(empty_namespace, node, POOL | GPU)
+    found = wait_for_ready(empty_namespace, "NodesFound", "True")
+    restore_labels(empty_namespace, node)
+    wait_for_ready(empty_namespace, "NoNode", "False")
 
     assert f"{LABEL}=sites" in condition(lost, "CapacityMet")["message"]
     assert lost["status"]["capacity"]["discovered"]["nodes"] == 0
@@ -69,34 +68,24 @@ def test_a_pool_whose_nodes_come_and_go_is_seen_within_seconds(quarters: Kubectl
     assert capacity["discovered"]["cpu"] == float(node["status"]["allocatable"]["cpu"])
 
 
-def test_a_claim_that_no_node_can_meet_is_told_and_so_is_its_correction(quarters: Kubectl, node: Plain) -> None:
-    label(quarters, node, POOL | GPU)
-    quarters.apply(site(capacity={"memory": "900Gi", "accelerator": {"memory": "40Gi"}}))
-    told = condition(seen(quarters, "CapacityTooLarge", "False"), "Ready")["message"]
-    quarters.apply(site(capacity={"memory": "1Gi"}))
-    seen(quarters, "NodesFound", "True")
+def test_a_claim_that_no_node_can_meet_is_reported_and_so_is_its_correction(empty_namespace: Kubectl, node: Plain) -> None:
+    label(empty_namespace, node, POOL | GPU)
+    empty_namespace.apply(site(capacity={"memory": "900Gi", "accelerator": {"memory": "40Gi"}}))
+    message = condition(wait_for_ready(empty_namespace, "CapacityTooLarge", "False"), "Ready")["message"]
+    empty_namespace.apply(site(capacity={"memory": "1Gi"}))
+    wait_for_ready(empty_namespace, "NodesFound", "True")
 
-    assert node["metadata"]["name"] in told
-    assert "memory" in told
-    events = quarters.list("events", fields="involvedObject.kind=EdgeSite,involvedObject.name=ward")
+    assert node["metadata"]["name"] in message
+    assert "memory" in message
+    events = empty_namespace.list("events", fields="involvedObject.kind=EdgeSite,involvedObject.name=ward")
     assert {"CapacityTooLarge", "NodesFound"} <= {event["reason"] for event in events}
 
 
-def test_an_edit_that_makes_no_sense_is_refused_and_changes_nothing(quarters: Kubectl, node: Plain) -> None:
-    label(quarters, node, POOL)
-    quarters.apply(site())
-    before = seen(quarters, "NodesFound", "True")
+def test_an_invalid_edit_is_rejected_and_changes_nothing(empty_namespace: Kubectl, node: Plain) -> None:
+    label(empty_namespace, node, POOL)
+    empty_namespace.apply(site())
+    before = wait_for_ready(empty_namespace, "NodesFound", "True")
     change = json.dumps({"spec": {"capacity": {"memory": "plenty"}}})
 
-    assert "spec.capacity.memory" in quarters.refused("patch", SITE, "ward", "--type=merge", "-p", change)
-    assert quarters.get(SITE, "ward")["spec"] == before["spec"]
-
-
-def test_what_a_run_measured_is_kept(undisturbed: Ward) -> None:
-    undisturbed.wait("no run is active", lambda: undisturbed.of_site("north")["status"]["activeRuns"] == 0, seconds=30)
-    body = undisturbed.of_site("north")
-    measured = body["status"]["capacity"]["measured"]
-
-    assert (measured["run"], measured["device"]) == ("toy", "cpu")
-    assert (measured["trainSamples"], measured["validationSamples"]) == (24, 6)
-    assert 0 < measured["memory"] <= body["status"]["capacity"]["claimed"]["memory"]
+    assert "spec.capacity.memory" in empty_namespace.rejection("patch", SITE, "ward", "--type=merge", "-p", change)
+    assert empty_namespace.get(SITE, "ward")["spec"] == before["spec"]

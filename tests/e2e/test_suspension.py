@@ -1,46 +1,54 @@
-"""A run that is paused, outlives an upgrade of its operator, and goes on where it was."""
+"""A suspended run survives an upgrade of the operator and resumes where it stopped."""
 
 import pytest
 from cluster_user import condition
-from deeds import made_twice
+from fleet_namespace import FleetNamespace
 from installed_operator import GRACE_SECONDS
-from wards import Ward
+from job_history import duplicate_jobs
+from worker_session import Lock
 
 pytestmark = pytest.mark.e2e
 
 
-def pods_at_work(ward: Ward) -> list[str]:
-    return [pod["metadata"]["name"] for pod in ward.kubectl.list("pods") if pod["status"]["phase"] in ("Pending", "Running")]
+def active_pods(namespace: FleetNamespace) -> list[str]:
+    return [pod["metadata"]["name"] for pod in namespace.kubectl.list("pods") if pod["status"]["phase"] in ("Pending", "Running")]
 
 
-def operators_environment(ward: Ward) -> dict[str, str]:
-    return {one["name"]: one.get("value", "") for one in ward.operator.pods()[0]["spec"]["containers"][0]["env"]}
+def operator_environment(namespace: FleetNamespace) -> dict[str, str]:
+    return {one["name"]: one.get("value", "") for one in namespace.operator.pods()[0]["spec"]["containers"][0]["env"]}
 
 
-def test_a_run_suspended_in_round_two_goes_on_in_round_two_with_an_upgraded_operator(ward: Ward) -> None:
-    ward.start("north", export={"adapter": False, "merged": False})
-    ward.wait_for("Training", round_=2)
-    ward.trainer_at_work("toy-train-r2-north-a0")
+def test_a_run_suspended_in_round_two_resumes_in_round_two_with_an_upgraded_operator(namespace: FleetNamespace, cluster_lock: Lock) -> None:
+    namespace.start("north", export={"adapter": False, "merged": False})
+    namespace.wait_for_reason("Training", round_=2)
+    namespace.wait_for_trainer("toy-train-r2-north-a0")
 
-    ward.change(suspend=True)
-    ward.wait_for("SuspendedBySpec")
-    ward.wait("its pods end", lambda: pods_at_work(ward) == [])
-    before = ward.operator.pods()[0]["metadata"]["uid"]
-    ward.operator.upgrade({"pendingGraceSeconds": GRACE_SECONDS + 1, "aggregationJobThreshold": "1"})
+    namespace.patch_run(suspend=True)
+    namespace.wait_for_reason("SuspendedBySpec")
+    namespace.wait("its pods end", lambda: active_pods(namespace) == [])
 
-    assert ward.operator.pods()[0]["metadata"]["uid"] != before
-    assert operators_environment(ward)["FEDPIPE_PENDING_GRACE_SECONDS"] == str(GRACE_SECONDS + 1)
-    suspended = ward.look()
-    assert (condition(suspended, "Suspended")["status"], suspended["status"]["round"]) == ("True", 2)
-    assert pods_at_work(ward) == []
+    cluster_lock.acquire_exclusive()  # a suspended run can wait for it
+    before = namespace.operator.pods()[0]["metadata"]["uid"]
+    try:
+        namespace.operator.upgrade({"pendingGraceSeconds": GRACE_SECONDS + 1, "aggregationJobThreshold": "1"})
 
-    ward.change(suspend=False)
-    run = ward.wait_until_complete()
+        assert namespace.operator.pods()[0]["metadata"]["uid"] != before
+        assert operator_environment(namespace)["FEDPIPE_PENDING_GRACE_SECONDS"] == str(GRACE_SECONDS + 1)
+        suspended = namespace.get_run()
+        assert (condition(suspended, "Suspended")["status"], suspended["status"]["round"]) == ("True", 2)
+        assert active_pods(namespace) == []
+
+        namespace.patch_run(suspend=False)
+        run = namespace.wait_until_complete()
+    finally:
+        namespace.operator.upgrade()
 
     assert [(entry["round"], entry["updates"]) for entry in run["status"]["history"]] == [(1, "1/1"), (2, "1/1")]
-    assert made_twice(ward.kubectl) == []
-    assert {"SuspendedBySpec", "RoundsCompleted"} <= ward.events("FederatedFineTune", "toy").keys()
-    rounds = [job["metadata"]["labels"]["fedpipe.io/round"] for job in ward.kubectl.list("jobs", "fedpipe.io/task=train")]
+    assert duplicate_jobs(namespace.kubectl) == []
+    assert {"SuspendedBySpec", "RoundsCompleted"} <= namespace.events("FederatedFineTune", "toy").keys()
+    rounds = [job["metadata"]["labels"]["fedpipe.io/round"] for job in namespace.kubectl.list("jobs", "fedpipe.io/task=train")]
     assert sorted(rounds) in (["1", "2"], ["1", "2", "2"])
-    aggregations = ward.kubectl.list("jobs", "fedpipe.io/task=aggregate")
-    assert [job["metadata"]["name"] for job in aggregations] == ["toy-aggregate-r2-a0"], "the upgraded operator leaves it to a Job"
+    aggregations = namespace.kubectl.list("jobs", "fedpipe.io/task=aggregate")
+    assert [job["metadata"]["name"] for job in aggregations] == ["toy-aggregate-r2-a0"], (
+        "with the new limit, the aggregation of round 2 is a Job"
+    )

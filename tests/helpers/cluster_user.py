@@ -1,4 +1,4 @@
-"""A cluster as its user has it: kubectl, its answers as JSON, and waits that end and say what they waited for."""
+"""kubectl as a user runs it: its answers as JSON, and waits that time out with a message that names the condition."""
 
 import json
 import subprocess
@@ -16,26 +16,26 @@ _POLL_SECONDS: Final = 0.5
 
 
 class KubectlError(Exception):
-    """What kubectl says when it fails."""
+    """kubectl failed; the message holds its standard error."""
 
 
 @dataclass(frozen=True)
 class Kubectl:
-    """kubectl in one namespace, as whoever the kubeconfig names, or as somebody else."""
+    """kubectl in one namespace, as the kubeconfig's user or as `user`."""
 
     namespace: str
     user: str = ""
 
-    def __call__(self, *words: str, given: str | None = None) -> str:
-        done = self._run(*words, given=given)
+    def __call__(self, *arguments: str, given: str | None = None) -> str:
+        done = self._run(*arguments, given=given)
         if done.returncode:
-            raise KubectlError(f"kubectl {' '.join(words)}: {done.stderr.strip()}")
+            raise KubectlError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
 
-    def refused(self, *words: str, given: str | None = None) -> str:
-        """What kubectl says of what may not be."""
-        done = self._run(*words, given=given)
-        assert done.returncode, f"kubectl {' '.join(words)} was let through: {done.stdout}"
+    def rejection(self, *arguments: str, given: str | None = None) -> str:
+        """The error message of a command that must fail."""
+        done = self._run(*arguments, given=given)
+        assert done.returncode, f"kubectl {' '.join(arguments)} was accepted: {done.stdout}"
         return done.stderr
 
     def get(self, kind: str, name: str) -> Plain:
@@ -44,44 +44,44 @@ class Kubectl:
         return found
 
     def list(self, kind: str, labels: str = "", *, fields: str = "") -> list[Plain]:
-        """The objects with these labels and fields."""
+        """The objects that match these label and field selectors."""
         found: list[Plain] = json.loads(self("get", kind, "-o", "json", f"--selector={labels}", f"--field-selector={fields}"))["items"]
         return found
 
     def apply(self, *objects: Plain) -> None:
-        """Make these objects as they are written."""
-        self("apply", "-f", "-", given=as_list(*objects))
+        """Create or update these objects."""
+        self("apply", "-f", "-", given=list_manifest(*objects))
 
     def patch(self, kind: str, name: str, change: Plain) -> None:
-        """Change these fields."""
+        """Apply a merge patch."""
         self("patch", kind, name, "--type=merge", "-p", json.dumps(change))
 
-    def _run(self, *words: str, given: str | None) -> "subprocess.CompletedProcess[str]":
-        who = [f"--as={self.user}"] if self.user else []
-        command = ["kubectl", f"--namespace={self.namespace}", *who, *words]
+    def _run(self, *arguments: str, given: str | None) -> "subprocess.CompletedProcess[str]":
+        impersonation = [f"--as={self.user}"] if self.user else []
+        command = ["kubectl", f"--namespace={self.namespace}", *impersonation, *arguments]
         return subprocess.run(command, input=given, capture_output=True, text=True, check=False)
 
 
-def as_list(*objects: Plain) -> str:
-    """Objects as kubectl reads them."""
+def list_manifest(*objects: Plain) -> str:
+    """The objects as one List that kubectl reads."""
     return json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
 
 
 def condition(body: Plain, kind: str) -> Plain:
-    """The object's condition of this type; empty while there is none."""
+    """The object's condition of this type; empty if it has none."""
     found: list[Plain] = body.get("status", {}).get("conditions", [])
     return next((one for one in found if one["type"] == kind), {})
 
 
-def until(look: Callable[[], Found | None], what: str, *, seconds: float, explain: Callable[[], str] = lambda: "") -> Found:
-    """What `look` finds, looked for again and again; an API server that is away is waited for."""
+def wait_until(poll: Callable[[], Found | None], what: str, *, seconds: float, explain: Callable[[], str] = lambda: "") -> Found:
+    """Poll until the result is truthy and return it; errors of kubectl count as "not yet", since the API server may be away."""
     deadline = time.monotonic() + seconds
     last: object = None
     while time.monotonic() < deadline:
         try:
-            if found := look():
+            if found := poll():
                 return found
         except KubectlError as error:
             last = error
         time.sleep(_POLL_SECONDS)
-    raise AssertionError(f"not within {seconds:.0f} s: {what}\n{last or ''}\n{explain()}")
+    raise AssertionError(f"timed out after {seconds:.0f} s: {what}\n{last or ''}\n{explain()}")

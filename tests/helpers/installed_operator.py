@@ -1,4 +1,4 @@
-"""The operator as Helm installed it, in the hands of one who upgrades it, kills it and reads its log."""
+"""The operator as Helm installs it: upgrade it, kill it, scale it, read its log."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from charts import CHART, helm
-from cluster_user import Kubectl, Plain, until
+from cluster_user import Kubectl, Plain, wait_until
 from testcluster import outages
 from testcluster.layout import default_layout
 
@@ -17,13 +17,13 @@ _RESTRICTED: Final = {"pod-security.kubernetes.io/enforce": "restricted"}
 GRACE_SECONDS: Final = 10
 
 
-def namespace(name: str) -> Plain:
+def namespace_manifest(name: str) -> Plain:
     """A namespace under the restricted Pod Security profile."""
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": _RESTRICTED}}
 
 
-def cluster_is_ours() -> bool:
-    """Whether the cluster is one that the tests started themselves."""
+def is_test_cluster() -> bool:
+    """Whether the cluster is one of `tests/cluster`, on this machine."""
     return outages.are_possible(default_layout(), os.environ.get("KUBECONFIG", ""))
 
 
@@ -39,53 +39,53 @@ class Operator:
     kubectl: Kubectl
 
     def upgrade(self, values: Mapping[str, Any] | None = None) -> None:
-        """Install the chart, or upgrade it, with the images under test; back when its pod is ready."""
+        """Install or upgrade the chart with the images under test; return when its pod is ready."""
         images = {"operatorImage": _image("FEDPIPE_OPERATOR_IMAGE"), "trainerImage": _image("FEDPIPE_TRAINER_IMAGE")}
         given = images | {"pendingGraceSeconds": GRACE_SECONDS, "scratch": "1Gi", "logFormat": "plain"} | dict(values or {})
-        words = [word for name, value in given.items() for word in ("--set-json", f"{name}={json.dumps(value)}")]
-        said = helm("upgrade", "--install", RELEASE, CHART, "-n", self.kubectl.namespace, "--wait", "--timeout=2m", *words)
-        assert said.returncode == 0, said.stderr + self.log()
+        options = [option for name, value in given.items() for option in ("--set-json", f"{name}={json.dumps(value)}")]
+        done = helm("upgrade", "--install", RELEASE, CHART, "-n", self.kubectl.namespace, "--wait", "--timeout=2m", *options)
+        assert done.returncode == 0, done.stderr + self.log()
 
     def uninstall(self) -> None:
-        """Remove the release; its CRDs stay."""
+        """Uninstall the release; its CRDs stay."""
         helm("uninstall", RELEASE, "-n", self.kubectl.namespace, "--wait")
 
     def pods(self) -> list[Plain]:
-        """Those that are not being deleted."""
+        """The release's pods that are not being deleted."""
         return [pod for pod in self.kubectl.list("pods", LABELS) if "deletionTimestamp" not in pod["metadata"]]
 
-    def incarnations(self) -> list[tuple[str, int]]:
-        """Its pods, and how often the container of each was started again."""
+    def containers(self) -> list[tuple[str, int]]:
+        """The UID of each pod with the restart count of its container."""
         return [(pod["metadata"]["uid"], one["restartCount"]) for pod in self.pods() for one in pod["status"]["containerStatuses"]]
 
     def kill(self) -> None:
-        """SIGKILL, or as near to it as kubectl comes; back when another one is at work."""
+        """Kill the operator: by SIGKILL on our own cluster, else by a forced delete; return when another one is running."""
         before = {pod["metadata"]["uid"] for pod in self.pods()}
-        if cluster_is_ours():
+        if is_test_cluster():
             for uid in before:
                 outages.kill_pod(uid)
         self.kubectl("delete", "pod", f"--selector={LABELS}", "--force", "--grace-period=0", "--wait=false")
-        until(lambda: _at_work(self.pods(), before), "another operator at work", seconds=90, explain=self.log)
+        wait_until(lambda: _runs_new_pod(self.pods(), before), "another operator runs", seconds=90, explain=self.log)
 
     def scale(self, replicas: int) -> None:
-        """Have so many operators; back when all are ready, or the last one is gone."""
+        """Scale the Deployment; return when all replicas are ready and no other pod is left."""
         self.kubectl("scale", "deployment", RELEASE, f"--replicas={replicas}")
-        until(lambda: self._ready() == (replicas, replicas), f"{replicas} operators", seconds=120, explain=self.log)
+        wait_until(lambda: self._ready() == (replicas, replicas), f"{replicas} operators are ready", seconds=120, explain=self.log)
 
     def log(self, *, previous: bool = False) -> str:
-        """Its last lines; of the container that was, before it was started again."""
+        """The last lines of the log; with `previous`, of the container before its restart."""
         try:
             return self.kubectl("logs", f"--selector={LABELS}", "--tail=40", "--prefix", f"--previous={str(previous).lower()}")
-        except Exception as error:  # noqa: BLE001 -- said beside the failure of a test, which it must not hide
-            return f"no log of the operator: {error}"
+        except Exception as error:  # noqa: BLE001 -- it is added to the failure of a test, which it must not hide
+            return f"the operator's log cannot be read: {error}"
 
     def _ready(self) -> tuple[int, int]:
         pods = self.kubectl.list("pods", LABELS)
         return len(pods), sum(bool(one.get("ready")) for pod in pods for one in pod["status"].get("containerStatuses", ()))
 
 
-def _at_work(pods: list[Plain], before: set[str]) -> bool:
-    """Whether a pod's container runs that did not before."""
+def _runs_new_pod(pods: list[Plain], before: set[str]) -> bool:
+    """Whether the container of a pod that is not in `before` runs."""
     return any(
         "running" in one["state"]
         for pod in pods

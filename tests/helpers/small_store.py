@@ -1,4 +1,4 @@
-"""A MinIO with a small disk in the namespace of a test, which the test can fill."""
+"""A MinIO of 64 MiB in a test's namespace, which the test can fill."""
 
 import re
 import subprocess
@@ -11,8 +11,8 @@ from typing import Any, Final
 import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from cluster_user import Kubectl, Plain, until
-from wards import BUCKET, SECRET, STORE, store_credentials
+from cluster_user import Kubectl, Plain, wait_until
+from fleet_namespace import BUCKET, SECRET, STORE, FleetNamespace, store_credentials
 
 NAME: Final = "small"
 _PORT: Final = 9000
@@ -32,6 +32,7 @@ def _pod(image: str) -> Plain:
             *({"name": name, "value": "off"} for name in ("MINIO_BROWSER", "MINIO_UPDATE")),
         ],
         "readinessProbe": {"httpGet": {"path": "/minio/health/ready", "port": _PORT}, "periodSeconds": 1},
+        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},  # without them, busy trainers would leave it no processor time
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": [{"name": "data", "mountPath": "/data"}],
     }
@@ -52,14 +53,14 @@ def _service() -> Plain:
 
 @dataclass
 class SmallStore:
-    """The store, which is filled and cleared through a forwarded port."""
+    """The store, filled and emptied through a forwarded port."""
 
     kubectl: Kubectl
     _client: Any = field(default=None, init=False)
 
     @contextmanager
     def running(self) -> "Iterator[SmallStore]":
-        """Run the store and create its bucket."""
+        """The store with its bucket."""
         image = STORE.get("deployment", "minio")["spec"]["template"]["spec"]["containers"][0]["image"]
         self.kubectl.apply(_pod(image), _service())
         self.kubectl("wait", f"pod/{NAME}", "--for=condition=Ready", "--timeout=90s")
@@ -69,13 +70,15 @@ class SmallStore:
             found = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
             assert found, "kubectl port-forward ended"
             self._client = _client_of(f"http://127.0.0.1:{found[1]}")
-            self._client.create_bucket(Bucket=BUCKET)
-            yield self
-            forward.terminate()
+            try:
+                self._client.create_bucket(Bucket=BUCKET)
+                yield self
+            finally:
+                forward.terminate()
 
     @property
     def endpoint(self) -> str:
-        """Its address for pods."""
+        """The store's address for pods."""
         return f"http://{NAME}.{self.kubectl.namespace}:{_PORT}"
 
     def of_a_run(self) -> Plain:
@@ -83,20 +86,20 @@ class SmallStore:
         return {"bucket": BUCKET, "endpoint": self.endpoint, "credentialsSecretRef": {"name": SECRET}}
 
     def fill(self) -> None:
-        """Write objects of decreasing size until the store refuses every write because it is full."""
+        """Write smaller and smaller objects until the store rejects even one byte as full."""
         for size in _FILL_SIZES:
-            while self._refusal(size) == "":
+            while self._put_error(size) == "":
                 pass
-        until(lambda: self._refusal(1) == "XMinioStorageFull", "the small store is full", seconds=60)
+        wait_until(lambda: self._put_error(1) == "XMinioStorageFull", "the small store is full", seconds=60)
 
     def clear(self) -> None:
-        """Delete the objects of `fill`."""
+        """Delete the objects that filled it."""
         for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=_FILL_PREFIX):
             for item in page.get("Contents", []):
                 self._client.delete_object(Bucket=BUCKET, Key=item["Key"])
 
-    def _refusal(self, size: int) -> str:
-        """The error code with which an object of this size is refused; empty if it is accepted."""
+    def _put_error(self, size: int) -> str:
+        """The error code for an object of this size; empty if the store accepts it."""
         try:
             self._client.put_object(Bucket=BUCKET, Key=f"{_FILL_PREFIX}/{uuid.uuid4()}", Body=bytes(size))
         except ClientError as error:
@@ -114,3 +117,17 @@ def _client_of(endpoint: str) -> Any:
         aws_secret_access_key=keys.secret_key,
         config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}),
     )
+
+
+@contextmanager
+def small_store_in(namespace: FleetNamespace) -> Iterator[SmallStore]:
+    """A store of 64 MiB in this namespace."""
+    with SmallStore(namespace.kubectl).running() as store:
+        namespace.wait("its Service reaches it", lambda: _is_reachable_from_the_operator(namespace, store))
+        yield store
+
+
+def _is_reachable_from_the_operator(namespace: FleetNamespace, store: SmallStore) -> bool:
+    """Whether the operator's pod reaches this store: a new Service may not be routed yet, and the operator keeps its connections."""
+    program = f"import urllib.request; print(urllib.request.urlopen('{store.endpoint}/minio/health/live', timeout=5).headers['Server'])"
+    return namespace.operator.kubectl("exec", "deployment/fedpipe", "--", "python", "-c", program).strip() == "MinIO"

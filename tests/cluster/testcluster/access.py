@@ -1,4 +1,4 @@
-"""Who may speak to the API server: a token for each component and one for the administrator, and their kubeconfigs."""
+"""Authentication: a token for each component and for the administrator, and their kubeconfigs."""
 
 import base64
 import json
@@ -14,16 +14,16 @@ PROXY = "system:kube-proxy"
 GROUPS = {ADMIN: "system:masters", CONTROLLER_MANAGER: "", SCHEDULER: "", PROXY: ""} | {
     f"system:node:{node.name}": "system:nodes" for node in NODES
 }
-"""Each user's group, where it needs one."""
+"""Each user's group, if it needs one."""
 
 
 def token_lines(tokens: dict[str, str]) -> str:
-    """The token file of the API server."""
+    """The lines of the API server's token file."""
     return "".join(f"{token},{user},{user}{f',{GROUPS[user]}' if GROUPS[user] else ''}\n" for user, token in tokens.items())
 
 
 def kubeconfig(*, user: str, token: str, authority: bytes) -> str:
-    """A kubeconfig of one user; JSON is YAML."""
+    """The kubeconfig of one user, as JSON, which is YAML."""
     cluster = {"server": f"https://{HOST}:{API_PORT}", "certificate-authority-data": base64.b64encode(authority).decode()}
     document = {
         "apiVersion": "v1",
@@ -37,7 +37,7 @@ def kubeconfig(*, user: str, token: str, authority: bytes) -> str:
 
 
 def write_all(layout: Layout) -> None:
-    """Write token file and kubeconfigs, unless they are there."""
+    """Write the token file and the kubeconfigs, unless they exist."""
     if (layout.run / "tokens.csv").exists():
         return
     tokens = {user: secrets.token_hex(24) for user in GROUPS}

@@ -1,4 +1,4 @@
-"""The base of the product's images where no registry offers one: a small Debian with Python, made by debootstrap."""
+"""The base of the product's images, for machines without an image registry: a small Debian with Python, built by debootstrap."""
 
 import hashlib
 import os
@@ -23,14 +23,14 @@ _LEFT_OUT = (
     "var/log",
     "etc/apt/sources.list",
 )
-"""Nothing that an image needs; the last is the machine's own."""
+"""Paths that an image does not need; the last one describes the machine's package sources."""
 
 _RECIPE = hashlib.sha256(repr((DEBIAN_SUITE, _INCLUDED, _LEFT_OUT)).encode()).hexdigest()[:12]
 BASE = f"localhost/fedpipe-base:{DEBIAN_SUITE}-{_RECIPE}"
 
 
 def build_base(layout: Layout) -> None:
-    """Make the base image unless it is there."""
+    """Build the base image unless it exists."""
     if is_built(layout, BASE):
         return
     start = time.monotonic()
@@ -50,8 +50,8 @@ def build_base(layout: Layout) -> None:
 
 def _debootstrap(root: Path) -> None:
     env = os.environ | builder_settings.apt_environment()
-    words = ("debootstrap", "--variant=minbase", f"--include={','.join(_INCLUDED)}", DEBIAN_SUITE, str(root))
-    run("nice", "-n", "19", *words, *builder_settings.debian_mirror(), env=env)
+    command = ("debootstrap", "--variant=minbase", f"--include={','.join(_INCLUDED)}", DEBIAN_SUITE, str(root))
+    run("nice", "-n", "19", *command, *builder_settings.debian_mirror(), env=env)
 
 
 def _empty(path: Path) -> None:

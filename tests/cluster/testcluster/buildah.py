@@ -1,4 +1,4 @@
-"""buildah with a store of its own, gentle to whatever else runs on the machine."""
+"""buildah with its own store, at low priority."""
 
 import shutil
 from pathlib import Path
@@ -7,14 +7,14 @@ from testcluster.layout import Layout
 from testcluster.shell import run
 
 _KNOWN_BLOBS = Path("/var/lib/containers/cache/blob-info-cache-v1.boltdb")
-"""What buildah knows of the registry's blobs: without it every layer is compressed and sent anew. It reads no other path."""
+"""buildah's cache of the registry's blobs, at the only path it reads: without it, every layer is compressed and pushed again."""
 
 
-def buildah(layout: Layout, *words: str) -> str:
-    """What buildah prints."""
+def buildah(layout: Layout, *arguments: str) -> str:
+    """Run buildah; return its output."""
     store, runtime = layout.cache / "containers" / "store", layout.cache / "containers" / "run"
     where = ("--root", str(store), "--runroot", str(runtime), "--storage-driver", "overlay")
-    return run("nice", "-n", "19", "buildah", *where, *words)
+    return run("nice", "-n", "19", "buildah", *where, *arguments)
 
 
 def is_built(layout: Layout, image: str) -> bool:
@@ -23,7 +23,7 @@ def is_built(layout: Layout, image: str) -> bool:
 
 
 def push(layout: Layout, image: str) -> None:
-    """Send the registry those layers of the image that it lacks."""
+    """Push the layers of the image that the registry lacks."""
     kept = layout.cache / "containers" / "known-blobs"
     if kept.exists() and not _KNOWN_BLOBS.exists():
         _KNOWN_BLOBS.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""How this machine reaches package indexes, handed to a build while it runs and kept in no image."""
+"""This machine's package index settings, passed to image builds as secrets, so that no image contains them."""
 
 import ast
 import os
@@ -16,7 +16,7 @@ _CA = "/run/secrets/ca.pem"
 
 
 def secrets(folder: Path) -> dict[str, Path]:
-    """Files for a build's secrets: pip's settings, and the certificates that this machine trusts if it names any."""
+    """Files for a build's secrets: pip's settings and, if the environment names one, a file of trusted certificates."""
     certificates = certificates_named(os.environ)
     files = {"pip": folder / "pip.conf"}
     files["pip"].write_text(pip_conf(try_to_run(sys.executable, "-m", "pip", "config", "list"), ca=_CA if certificates else ""))
@@ -26,12 +26,12 @@ def secrets(folder: Path) -> dict[str, Path]:
 
 
 def certificates_named(environ: dict[str, str] | os._Environ[str]) -> str:
-    """The file of certificates that the environment names; empty if none."""
+    """The certificate file that the environment names; empty if none."""
     return next((environ[name] for name in _CERTIFICATES if environ.get(name) and Path(environ[name]).is_file()), "")
 
 
 def pip_conf(listing: str, *, ca: str = "") -> str:
-    """From `pip config list`, a pip.conf for a build: what says where packages are, and nothing of this machine's folders."""
+    """A pip.conf for a build, from `pip config list`: the settings that locate packages, without this machine's folders."""
     found: dict[str, str] = {}
     for line in sorted(listing.splitlines(), key=lambda line: line.startswith(":env:")):
         setting, _, value = line.partition("=")
@@ -44,18 +44,18 @@ def pip_conf(listing: str, *, ca: str = "") -> str:
 
 
 def debian_mirror() -> tuple[str, ...]:
-    """The mirror that this machine's apt uses for the suite; nothing if it uses none, for debootstrap knows one."""
+    """The mirror that this machine's apt uses for the suite; empty if none, so that debootstrap uses its default."""
     listing = try_to_run("apt-get", "indextargets", "--format", "$(CODENAME) $(COMPONENT) $(SITE)", "Created-By: Packages")
     return mirror_in(listing)
 
 
 def mirror_in(listing: str) -> tuple[str, ...]:
-    """From lines of suite, component and address, the address of the suite itself."""
+    """The address of the suite's component main, from lines of suite, component and address."""
     rows = [line.split() for line in listing.splitlines()]
     return next(((row[2],) for row in rows if row[:2] == [DEBIAN_SUITE, "main"]), ())
 
 
 def apt_environment() -> dict[str, str]:
-    """The proxy that apt is told of, as debootstrap reads it."""
-    said = re.search(r"^Acquire::http::Proxy \"(.+)\";", try_to_run("apt-config", "dump"), re.MULTILINE)
-    return {"http_proxy": said[1]} if said else {}
+    """apt's proxy, as the environment variable that debootstrap reads."""
+    proxy = re.search(r"^Acquire::http::Proxy \"(.+)\";", try_to_run("apt-config", "dump"), re.MULTILINE)
+    return {"http_proxy": proxy[1]} if proxy else {}

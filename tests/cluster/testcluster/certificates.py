@@ -1,4 +1,4 @@
-"""The cluster's own authority, two certificates below it, and the key of the service accounts; made by openssl."""
+"""The cluster's certificate authority, two certificates that it signs, and the service accounts' key; created by openssl."""
 
 from testcluster.layout import API_SERVICE, DOMAIN, HOST, Layout
 from testcluster.shell import run
@@ -8,7 +8,7 @@ _API_ADDRESSES = (HOST, API_SERVICE, "127.0.0.1")
 
 
 def request(*, name: str, organisation: str, extensions: dict[str, str]) -> str:
-    """What openssl is to certify, as its configuration says it."""
+    """An openssl configuration for one certificate."""
     extension_lines = "\n".join(f"{key} = {value}" for key, value in extensions.items())
     return f"""[req]
 prompt = no
@@ -23,12 +23,12 @@ CN = {name}
 
 
 def api_names() -> str:
-    """The names and addresses by which the API server is called."""
+    """The names and addresses in the API server's certificate."""
     return ",".join([f"DNS:{name}" for name in _API_NAMES] + [f"IP:{address}" for address in _API_ADDRESSES])
 
 
 def make_all(layout: Layout) -> None:
-    """Make what is not there yet."""
+    """Create the certificates and keys that do not exist."""
     _certify(layout, "ca", request(name="fedpipe-test", organisation="fedpipe", extensions=_authority()))
     served = {"basicConstraints": "CA:FALSE", "extendedKeyUsage": "serverAuth", "subjectAltName": api_names()}
     _certify(layout, "api", request(name="kube-apiserver", organisation="fedpipe", extensions=served))

@@ -1,4 +1,4 @@
-"""Control groups, version 1 or 2: everything that the cluster starts is in ours, so that nothing of it is ever lost from sight."""
+"""Control groups, version 1 or 2. Every process of the cluster is in one of ours, so that `down` finds all of them."""
 
 import os
 import signal
@@ -12,13 +12,13 @@ _NEEDED = ("cpu", "cpuset", "memory", "pids")
 
 
 def hierarchies(mounts: str) -> dict[str, Path]:
-    """Where control groups are mounted: those of version 1 by controller, that of version 2 as "unified"; some machines have both."""
+    """The mount points of control groups: of version 1 by controller, of version 2 as "unified"; some machines have both."""
     rows = [line.split() for line in mounts.splitlines()]
     return {Path(row[1]).name if row[2] == "cgroup" else "unified": Path(row[1]) for row in rows if row[2] in ("cgroup", "cgroup2")}
 
 
 def missing_controllers(mounts: str) -> list[str]:
-    """What the kubelet needs and this machine's control groups lack."""
+    """The controllers that the kubelet needs and this machine lacks."""
     found = hierarchies(mounts)
     if list(found) == ["unified"]:
         available = (found["unified"] / "cgroup.controllers").read_text().split()
@@ -28,7 +28,7 @@ def missing_controllers(mounts: str) -> list[str]:
 
 
 def create(name: str) -> None:
-    """Make the group under every controller."""
+    """Create the group under every controller."""
     for root in hierarchies(MOUNTS.read_text()).values():
         group = root
         for part in Path(name).parts:
@@ -39,44 +39,44 @@ def create(name: str) -> None:
 
 
 def _inherit(group: Path, setting: str) -> None:
-    """In version 1 a new group has no processor and no memory until it is told which."""
+    """Copy the setting from the parent: in version 1 a new group has no processors and no memory nodes."""
     file = group / setting
     if file.exists() and not file.read_text().strip() and (above := (group.parent / setting).read_text().strip()):
         file.write_text(above)
 
 
 def enter(name: str, pid: int) -> None:
-    """Move a process into the group, under the one controller that limits nothing: only to be found there."""
+    """Move a process into the group under the controller pids alone, which finds the process again and limits nothing."""
     found = hierarchies(MOUNTS.read_text())
     root = found.get("pids") or found["unified"]
     (root / name / "cgroup.procs").write_text(str(pid))
 
 
 def _groups(name: str) -> list[Path]:
-    """The group and those below it, the deepest first, under every controller."""
+    """The group and its descendants under every controller, deepest first."""
     roots = [root / name for root in hierarchies(MOUNTS.read_text()).values()]
     return [Path(folder) for root in roots if root.exists() for folder, _, _ in os.walk(root, topdown=False)]
 
 
-def called(name: str, *, below: str) -> set[str]:
-    """The groups of this name somewhere below another one."""
+def named(name: str, *, below: str) -> set[str]:
+    """The descendants of the group `below` that have this name."""
     roots = hierarchies(MOUNTS.read_text()).values()
     return {str(group.relative_to(root)) for root in roots for group in (root / below).rglob(name)}
 
 
 def members(name: str) -> set[int]:
-    """The processes of the group and of those below it."""
+    """The processes of the group and of its descendants."""
     found: set[int] = set()
     for group in _groups(name):
         try:
             found.update(map(int, (group / "cgroup.procs").read_text().split()))
         except OSError:
-            continue  # it went away while we looked
+            continue  # the group was removed meanwhile
     return found
 
 
 def kill(name: str, *, seconds: float = 15) -> set[int]:
-    """End every process of the group; what is left after so many seconds."""
+    """Kill every process of the group; return those that are left after `seconds`."""
     until = time.monotonic() + seconds
     while (left := members(name)) and time.monotonic() < until:
         for pid in left:
@@ -85,11 +85,11 @@ def kill(name: str, *, seconds: float = 15) -> set[int]:
     return left
 
 
-def tell(names: Iterable[str], what: signal.Signals) -> None:
-    """Send every process of these groups this signal."""
+def send_signal(names: Iterable[str], which: signal.Signals) -> None:
+    """Send this signal to every process of these groups."""
     for pid in {pid for name in names for pid in members(name)}:
         with suppress(ProcessLookupError):
-            os.kill(pid, what)
+            os.kill(pid, which)
 
 
 def _kill(pid: int) -> None:
@@ -101,10 +101,10 @@ def _kill(pid: int) -> None:
 
 
 def remove(name: str) -> None:
-    """Remove the group, which must be empty."""
+    """Remove the group, which must have no processes."""
     for group in _groups(name):
         try:
             group.rmdir()
         except OSError:
-            time.sleep(0.2)  # the kernel lets go of the last process a moment later
+            time.sleep(0.2)  # the kernel releases the last process a moment later
             group.rmdir()

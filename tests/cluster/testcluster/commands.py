@@ -1,4 +1,4 @@
-"""The command line: `python tests/cluster check | build | up | images | env | status | down`, and outages on purpose."""
+"""The command line: `python tests/cluster check | build | up | images | env | status | down`, and commands that cause outages."""
 
 import argparse
 import os
@@ -19,14 +19,14 @@ def _say(line: str) -> None:
 
 
 def check(layout: Layout) -> int:
-    """Say what this machine lacks."""
+    """Report what this machine lacks."""
     preflight.require(layout)
     _say("This machine can run a cluster.")
     return 0
 
 
 def build_programs(layout: Layout) -> int:
-    """Install and build what a cluster is made of, and start nothing."""
+    """Install and build the programs of a cluster; start nothing."""
     preflight.require(layout)
     packages.install()
     programs.build_all(layout)
@@ -34,14 +34,14 @@ def build_programs(layout: Layout) -> int:
 
 
 def build(layout: Layout) -> int:
-    """Build the programs and the product's images, and start nothing."""
+    """Build the programs and the product's images; start nothing."""
     build_programs(layout)
     images.build_products(layout)
     return 0
 
 
 def up(layout: Layout) -> int:
-    """Bring the cluster up, or back to health."""
+    """Start the cluster, or the processes of it that do not run."""
     build_programs(layout)
     with locked(layout.cache / "cluster.lock"):
         lifecycle.up(layout, _say)
@@ -57,14 +57,14 @@ def push_images(layout: Layout) -> int:
 
 
 def env(layout: Layout) -> int:
-    """Print what a shell needs: `eval "$(python tests/cluster env)"`."""
+    """Print the environment as shell commands: `eval "$(python tests/cluster env)"`."""
     for name, value in environment(layout).items():
         _say(f'export {name}="{value}"')
     return 0
 
 
 def environment(layout: Layout) -> dict[str, str]:
-    """The variables by which the end-to-end tests find cluster, images and store."""
+    """The variables by which the end-to-end tests find the cluster, the images and the store."""
     built = {f"FEDPIPE_{product.upper()}_IMAGE": image for product, image in images.names().items()}
     store = {
         "FEDPIPE_STORE_ENDPOINT": workloads.STORE_ENDPOINT,
@@ -74,24 +74,24 @@ def environment(layout: Layout) -> dict[str, str]:
 
 
 def status(layout: Layout) -> int:
-    """Print each process, whether it is well, and its log."""
+    """Print each process, whether it is healthy, and its log."""
     states = lifecycle.state(layout)
-    for name, well in states.items():
+    for name, healthy in states.items():
         number = pid_of(layout, name)
-        word = "well" if well else "unwell" if number else "stopped"
-        _say(f"{name:24} {word:8} {number or '-':>8}  {log_of(layout, name)}")
+        word = "healthy" if healthy else "unhealthy" if number else "stopped"
+        _say(f"{name:24} {word:9} {number or '-':>8}  {log_of(layout, name)}")
     return 0 if all(states.values()) else 1
 
 
 def down(layout: Layout) -> int:
-    """Take the cluster down and leave the machine as it was."""
+    """Stop the cluster and restore the machine."""
     with locked(layout.cache / "cluster.lock"):
         lifecycle.down(layout)
     return 0
 
 
 def purge(layout: Layout) -> int:
-    """Take the cluster down and forget all that was built, pushed and pulled."""
+    """Stop the cluster and delete all programs and images."""
     lifecycle.purge(layout)
     return 0
 
@@ -125,25 +125,27 @@ ON_A_NODE: dict[str, Callable[[Layout, str], None]] = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """What may be typed."""
-    words = argparse.ArgumentParser(prog="python tests/cluster", description="A real Kubernetes on this machine, for the end-to-end tests.")
-    commands = words.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    """The commands and their arguments."""
+    commands = argparse.ArgumentParser(
+        prog="python tests/cluster", description="A real Kubernetes on this machine, for the end-to-end tests."
+    )
+    subcommands = commands.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
-        commands.add_parser(name, help=command.__doc__)
+        subcommands.add_parser(name, help=command.__doc__)
     for name, on_node in ON_A_NODE.items():
-        commands.add_parser(name, help=on_node.__doc__).add_argument("node", choices=[node.name for node in NODES])
-    return words
+        subcommands.add_parser(name, help=on_node.__doc__).add_argument("node", choices=[node.name for node in NODES])
+    return commands
 
 
 def main(argv: list[str]) -> int:
-    """Do what is asked; 1 if it fails, 3 if this machine cannot run a cluster."""
-    asked = parser().parse_args(argv)
+    """Run the command; return 1 if it fails, 3 if this machine cannot run a cluster."""
+    arguments = parser().parse_args(argv)
     layout = default_layout()
     os.umask(0o022)
     try:
-        if asked.command in COMMANDS:
-            return COMMANDS[asked.command](layout)
-        ON_A_NODE[asked.command](layout, asked.node)
+        if arguments.command in COMMANDS:
+            return COMMANDS[arguments.command](layout)
+        ON_A_NODE[arguments.command](layout, arguments.node)
     except preflight.CannotRunError as error:
         print(error, file=sys.stderr)
         return CANNOT_RUN

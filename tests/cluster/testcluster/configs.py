@@ -1,4 +1,4 @@
-"""The files that the components read, as values: nothing here touches the machine."""
+"""The components' configuration files, as strings; nothing here touches the machine."""
 
 import json
 from typing import Any
@@ -15,11 +15,11 @@ _UNUSED = (
     "io.containerd.internal.v1.tracing",
     "io.containerd.tracing.processor.v1.otlp",
 )
-"""Plugins of containerd that would look for what is not there."""
+"""Plugins of containerd whose requirements this machine does not have."""
 
 
 def containerd(layout: Layout, node: Node) -> str:
-    """A node's containerd: its own folders and network; images come from our registry by plain HTTP."""
+    """A node's containerd: its own folders and network, and our registry over plain HTTP."""
     folder = layout.node(node)
     return f"""version = 2
 root = "{layout.images(node)}"
@@ -47,23 +47,23 @@ disabled_plugins = [{", ".join(f'"{plugin}"' for plugin in _UNUSED)}]
 
 
 def registry_hosts() -> str:
-    """How a containerd reaches our registry."""
+    """A containerd's access to our registry."""
     return f'server = "http://{REGISTRY}"\n\n[host."http://{REGISTRY}"]\n  capabilities = ["pull", "resolve"]\n'
 
 
 def pod_network(layout: Layout, node: Node) -> str:
-    """A node's network of pods: each pod has a wire of its own to the machine, so that every packet passes its rules."""
+    """A node's pod network: each pod has its own veth pair to the machine, so that every packet passes the machine's rules."""
     addresses = {"type": "host-local", "subnet": node.pods, "dataDir": f"{layout.node(node)}/addresses", "routes": [{"dst": "0.0.0.0/0"}]}
     return _json({"cniVersion": "1.0.0", "name": network_name(node), "plugins": [{"type": "ptp", "ipMasq": False, "ipam": addresses}]})
 
 
 def network_name(node: Node) -> str:
-    """Of the node's network of pods."""
+    """The name of the node's pod network."""
     return f"fedpipe-{node.name}"
 
 
 def kubelet(layout: Layout, node: Node, *, memory: int) -> str:
-    """A node's kubelet, which offers its share of the machine's `memory` bytes and notices the loss of its peers early."""
+    """A node's kubelet: it offers the node's share of the machine's `memory` bytes, and renews its lease often to reveal a loss early."""
     return _json(
         {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -103,7 +103,7 @@ def _kubelet_resources(node: Node, memory: int) -> dict[str, Any]:
 
 
 def proxy(layout: Layout) -> str:
-    """kube-proxy: one for all nodes, for they share this machine's rules; it leaves the machine's own settings alone."""
+    """kube-proxy: one for all nodes, since they share this machine's rules; it does not change the machine's conntrack settings."""
     return _json(
         {
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
@@ -123,7 +123,7 @@ def proxy(layout: Layout) -> str:
 
 
 def name_server(layout: Layout) -> str:
-    """CoreDNS: the cluster's names, and this machine's servers for every other."""
+    """CoreDNS: it answers the cluster's names and forwards all others to this machine's servers."""
     return f""".:53 {{
     bind {HOST}
     errors

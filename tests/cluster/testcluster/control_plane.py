@@ -1,4 +1,4 @@
-"""The processes that are the cluster's head: etcd, API server, controllers, scheduler, proxy, name server, image registry."""
+"""The processes of the control plane: etcd, API server, controllers, scheduler, proxy, name server, image registry."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ from testcluster.programs import binary
 
 
 def etcd(layout: Layout) -> Daemon:
-    """The store of the API server, on loopback, where no pod reaches it."""
+    """The API server's store, on loopback, which pods cannot reach."""
     client, peer = f"http://127.0.0.1:{ETCD_PORT}", f"http://127.0.0.1:{ETCD_PEER_PORT}"
     argv = (
         *(str(binary(layout, "etcd")), "--name", "one", "--data-dir", str(layout.run / "etcd"), "--unsafe-no-fsync"),
@@ -28,7 +28,7 @@ def registry(layout: Layout) -> Daemon:
 
 
 def api_server(layout: Layout) -> Daemon:
-    """The API server. A pod of a node that is lost goes after twenty seconds, not five minutes."""
+    """The API server. Pods of a lost node are evicted after 20 seconds instead of five minutes."""
     argv = (
         str(binary(layout, "kube-apiserver")),
         *(f"--bind-address={HOST}", f"--advertise-address={HOST}", f"--secure-port={API_PORT}"),
@@ -48,7 +48,7 @@ def api_server(layout: Layout) -> Daemon:
 
 
 def controller_manager(layout: Layout) -> Daemon:
-    """The controllers. A node that says nothing for sixteen seconds is lost."""
+    """The controllers. A node without a heartbeat for 16 seconds is lost."""
     argv = (
         str(binary(layout, "kube-controller-manager")),
         *(f"--kubeconfig={layout.user('kube-controller-manager')}", "--leader-elect=false", "--bind-address=127.0.0.1"),
@@ -67,27 +67,27 @@ def scheduler(layout: Layout) -> Daemon:
 
 
 def proxy(layout: Layout) -> Daemon:
-    """Service addresses, by this machine's iptables."""
+    """Routes Service addresses by this machine's iptables."""
     argv = (str(binary(layout, "kube-proxy")), f"--config={layout.run / 'kube-proxy.json'}")
     return Daemon("kube-proxy", argv, partial(answers, "http://127.0.0.1:10256/livez"))
 
 
 def name_server(layout: Layout) -> Daemon:
-    """The cluster's names."""
+    """The name server for the cluster's names."""
     argv = (str(binary(layout, "coredns")), "-conf", str(layout.run / "Corefile"))
     return Daemon("coredns", argv, partial(answers, f"http://127.0.0.1:{DNS_HEALTH_PORT}/health"))
 
 
 def foundations(layout: Layout) -> list[Daemon]:
-    """What the API server and the nodes need first."""
+    """The processes that the API server and the nodes need first."""
     return [etcd(layout), registry(layout)]
 
 
 def around_the_api(layout: Layout) -> list[Daemon]:
-    """What needs an API server that is ready: earlier these end for want of their RBAC rules."""
+    """The processes that need a ready API server: before that, they exit because their RBAC rules do not exist."""
     return [controller_manager(layout), scheduler(layout), name_server(layout)]
 
 
 def around_the_nodes(layout: Layout) -> list[Daemon]:
-    """What asks for its node first, and asks again only much later."""
+    """The processes that look up their node at the start, and retry only much later."""
     return [proxy(layout)]

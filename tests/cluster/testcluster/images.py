@@ -1,4 +1,4 @@
-"""The images: made with buildah, pushed to the cluster's registry, and left alone where they are there already."""
+"""The images: built with buildah and pushed to the cluster's registry, unless they exist there."""
 
 import hashlib
 import shutil
@@ -21,7 +21,7 @@ _RESULTS = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.d
 
 
 def push_our_programs(layout: Layout) -> None:
-    """The images that are one static program: what holds a pod's namespaces, and MinIO."""
+    """Push the images that consist of one static program: pause and MinIO."""
     with locked(layout.cache / "images.lock"):
         for name, image in (("pause", configs.PAUSE), ("minio", configs.STORE)):
             if not is_pushed(image):
@@ -37,11 +37,11 @@ def _push_program(layout: Layout, program: Path, name: str, image: str) -> None:
 
 
 def is_pushed(image: str) -> bool:
-    """Whether the cluster's registry has it."""
+    """Whether the cluster's registry has this image."""
     name, _, tag = image.removeprefix(f"{REGISTRY}/").partition(":")
-    asked = urllib.request.Request(f"http://{REGISTRY}/v2/{name}/manifests/{tag}", method="HEAD", headers={"Accept": _RESULTS})
+    request = urllib.request.Request(f"http://{REGISTRY}/v2/{name}/manifests/{tag}", method="HEAD", headers={"Accept": _RESULTS})
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked, timeout=5):
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5):
             return True
     except urllib.error.HTTPError:
         return False
@@ -50,12 +50,12 @@ def is_pushed(image: str) -> bool:
 
 
 def names() -> dict[str, str]:
-    """The product's images, named after what they are made of: a changed line is another image."""
+    """The product's images by name. The tag is a hash of the sources, so a changed source file means another image."""
     return {product: f"{REGISTRY}/fedpipe-{product}:{sources_hash(product)}" for product in PRODUCTS}
 
 
 def sources_hash(product: str) -> str:
-    """Of all that goes into the product's image."""
+    """The hash of all files that go into the product's image."""
     files = [
         f"Dockerfile.{product}",
         f"requirements-{product}.lock",
@@ -65,7 +65,7 @@ def sources_hash(product: str) -> str:
         "LICENSE",
         ".dockerignore",
     ]
-    code = [path for room in PRODUCTS for path in (REPOSITORY / room).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    code = [path for folder in PRODUCTS for path in (REPOSITORY / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     digest = hashlib.sha256(BASE.encode())
     for path in sorted([*(REPOSITORY / file for file in files), *code]):
         digest.update(f"{path.relative_to(REPOSITORY)} {path.stat().st_size}\n".encode() + path.read_bytes())
@@ -73,14 +73,14 @@ def sources_hash(product: str) -> str:
 
 
 def build_products(layout: Layout) -> None:
-    """Build what has not been built yet, for a registry that may not run; a line an image with its seconds."""
+    """Build the images that do not exist, without a registry; print a line for each with its seconds."""
     with locked(layout.cache / "images.lock"):
         for product, image in names().items():
             _build_once(layout, product, image)
 
 
 def push_products(layout: Layout) -> dict[str, str]:
-    """Push what the registry lacks, built before if need be; a line an image with its seconds."""
+    """Push the images that the registry lacks, built first if needed; print a line for each with its seconds."""
     images = names()
     with locked(layout.cache / "images.lock"):
         for product, image in images.items():
@@ -101,13 +101,13 @@ def _build_once(layout: Layout, product: str, image: str) -> None:
 
 
 def build(layout: Layout, product: str, image: str) -> None:
-    """By the product's Dockerfile; steps that were done before are not done again."""
+    """Build the image from the product's Dockerfile, with cached layers."""
     with tempfile.TemporaryDirectory() as folder:
         secrets = builder_settings.secrets(Path(folder))
-        given = [word for name, file in secrets.items() for word in ("--secret", f"id={name},src={file}")]
+        options = [option for name, file in secrets.items() for option in ("--secret", f"id={name},src={file}")]
         buildah(
             layout,
             *("bud", "--isolation", "chroot", "--format", "oci", "--layers", "--quiet", "--pull-never"),
-            *("--build-arg", f"BASE_IMAGE={BASE}", *given, "--file", str(REPOSITORY / f"Dockerfile.{product}")),
+            *("--build-arg", f"BASE_IMAGE={BASE}", *options, "--file", str(REPOSITORY / f"Dockerfile.{product}")),
             *("--ignorefile", str(REPOSITORY / ".dockerignore"), "--tag", image, str(REPOSITORY)),
         )

@@ -1,4 +1,4 @@
-"""Where everything lies and which addresses it has: the paths, the bridge, the ports and the nodes."""
+"""The cluster's layout: paths, bridge, addresses, ports and nodes."""
 
 import os
 from dataclasses import dataclass, field
@@ -9,10 +9,10 @@ REPOSITORY = Path(__file__).parents[3]
 BRIDGE = "fedpipe0"
 """The bridge that carries the control plane's address and the nodes'."""
 HOST = "10.199.0.1"
-"""The address of API server, registry and name server: reachable from pods, and from nowhere outside this machine."""
+"""The address of the API server, the registry and the name server: reachable from pods, not from other machines."""
 MACHINES = "10.199.0.0/24"
 CLUSTER = "10.199.0.0/16"
-"""Nodes and pods."""
+"""The network of nodes and pods."""
 SERVICES = "10.96.0.0/16"
 API_SERVICE = "10.96.0.1"
 DNS_SERVICE = "10.96.0.10"
@@ -25,14 +25,14 @@ ETCD_PORT, ETCD_PEER_PORT = 22379, 22380
 DNS_HEALTH_PORT = 22381
 
 CGROUP = "fedpipe-test"
-"""The control group above everything that is started; `down` ends whatever is in it."""
+"""The control group above every process of the cluster; `down` kills all processes in it."""
 CHAINS = ("KUBE-", "FEDPIPE-")
-"""What the names of our chains of iptables begin with."""
+"""The prefixes of our iptables chains."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node of the cluster: a kubelet and a containerd with an address and a network of pods of their own."""
+    """A node of the cluster: a kubelet and a containerd with their own address and pod network."""
 
     name: str
     number: int
@@ -41,17 +41,17 @@ class Node:
 
     @property
     def address(self) -> str:
-        """Its InternalIP, an address of the bridge."""
+        """The node's InternalIP, an address of the bridge."""
         return f"10.199.0.{10 + self.number}"
 
     @property
     def pods(self) -> str:
-        """Its pods' network."""
+        """The node's pod network."""
         return f"10.199.{self.number}.0/24"
 
     @property
     def cgroup(self) -> str:
-        """Above its pods, relative to the machine's root group."""
+        """The control group above the node's pods, relative to the machine's root group."""
         return f"{CGROUP}/{self.name}"
 
 
@@ -70,23 +70,23 @@ NODES = (
 
 @dataclass(frozen=True)
 class Layout:
-    """The folders: what is built and kept in `cache`, one cluster's state in `cache/run`."""
+    """The folders: `cache` keeps what is built, `cache/run` has the running cluster's state."""
 
     cache: Path
 
     @property
     def run(self) -> Path:
-        """The state of the cluster; `down` removes it."""
+        """The cluster's state; `down` removes it."""
         return self.cache / "run"
 
     @property
     def logs(self) -> Path:
-        """One file a process."""
+        """One log file for each process."""
         return self.run / "logs"
 
     @property
     def kubeconfig(self) -> Path:
-        """The administrator's."""
+        """The administrator's kubeconfig."""
         return self.run / "kubeconfig"
 
     @property
@@ -96,12 +96,12 @@ class Layout:
 
     @property
     def registry(self) -> Path:
-        """The registry's blobs: kept, so that nothing is pushed twice."""
+        """The registry's blobs; kept, so that no image is pushed twice."""
         return self.cache / "registry"
 
     @property
     def store(self) -> Path:
-        """MinIO's buckets: both nodes see them at this path."""
+        """MinIO's buckets; both nodes have them at this path."""
         return self.run / "store"
 
     def node(self, node: Node) -> Path:
@@ -109,11 +109,11 @@ class Layout:
         return self.run / node.name
 
     def images(self, node: Node) -> Path:
-        """A node's containerd root: kept, so that nothing is pulled twice."""
+        """A node's containerd root; kept, so that no image is pulled twice."""
         return self.cache / "images" / node.name
 
     def socket(self, node: Node) -> Path:
-        """Of the node's containerd."""
+        """The socket of the node's containerd."""
         return self.node(node) / "containerd.sock"
 
     def user(self, name: str) -> Path:
@@ -121,7 +121,7 @@ class Layout:
         return self.run / "users" / f"{name}.kubeconfig"
 
     def certificate(self, name: str) -> Path:
-        """A certificate; its key lies beside it as `.key`."""
+        """A certificate; its key is in the same folder with the suffix `.key`."""
         return self.run / "certificates" / f"{name}.crt"
 
     def key(self, name: str) -> Path:
@@ -129,12 +129,12 @@ class Layout:
         return self.run / "certificates" / f"{name}.key"
 
 
-def node_called(name: str) -> Node:
+def node_named(name: str) -> Node:
     """The node of this name."""
     return next(node for node in NODES if node.name == name)
 
 
 def default_layout() -> Layout:
-    """Below FEDPIPE_CACHE, else below `~/.cache/fedpipe`."""
+    """The layout below FEDPIPE_CACHE, else below `~/.cache/fedpipe`."""
     folder = Path(os.environ.get("FEDPIPE_CACHE") or Path.home() / ".cache" / "fedpipe").expanduser().resolve()
     return Layout(folder / "cluster")

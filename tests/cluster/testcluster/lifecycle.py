@@ -1,4 +1,4 @@
-"""The cluster from nothing to ready, and back to nothing."""
+"""Starts and stops the cluster."""
 
 import json
 import shutil
@@ -15,9 +15,9 @@ from testcluster.shell import ClusterError, try_to_run
 
 
 def up(layout: Layout, say: Callable[[str], None]) -> None:
-    """Bring up what does not run yet, until everything is well."""
+    """Start the processes that do not run; return when all are healthy."""
     if layout.run.exists() and not running(layout):
-        say("what ran here has ended: clearing it away")
+        say("removing the state of a cluster whose processes have ended")
         down(layout)
     began = time.monotonic()
     _prepare(layout)
@@ -34,7 +34,7 @@ def up(layout: Layout, say: Callable[[str], None]) -> None:
 
 
 def _prepare(layout: Layout) -> None:
-    machine.remember(layout)
+    machine.save_state(layout)
     certificates.make_all(layout)
     access.write_all(layout)
     network.set_up()
@@ -78,11 +78,11 @@ def _apply_workloads(layout: Layout) -> None:
 
 
 def down(layout: Layout) -> None:
-    """End every process, and leave the machine as it was; what was built, pushed and pulled stays in the cache."""
+    """Stop every process and restore the machine; programs and images stay in the cache."""
     for node in NODES:
         stop(layout, nodes.kubelet(layout, node).name, at_once=True)
         cgroups.kill(node.cgroup)
-        _forget_containers(layout, node.name)
+        _delete_containers(layout, node.name)
     for name in running(layout):
         stop(layout, name, at_once=True)
     if left := cgroups.kill(CGROUP):
@@ -94,8 +94,8 @@ def down(layout: Layout) -> None:
     shutil.rmtree(layout.run, ignore_errors=True)
 
 
-def _forget_containers(layout: Layout, name: str) -> None:
-    """Have containerd remove its containers, so that only images are left in its folder."""
+def _delete_containers(layout: Layout, name: str) -> None:
+    """Delete the containers from containerd, so that its folder keeps only images."""
     node = next(node for node in NODES if node.name == name)
     if not layout.socket(node).exists():
         return
@@ -107,13 +107,13 @@ def _forget_containers(layout: Layout, name: str) -> None:
 
 
 def purge(layout: Layout) -> None:
-    """Remove the cache, too."""
+    """Stop the cluster and remove the cache."""
     down(layout)
     shutil.rmtree(layout.cache)
 
 
 def state(layout: Layout) -> dict[str, bool]:
-    """Each process that belongs to the cluster, and whether it runs and is well."""
+    """Each process of the cluster, and whether it runs and is healthy."""
     daemons = [
         *control_plane.foundations(layout),
         control_plane.api_server(layout),
@@ -122,9 +122,9 @@ def state(layout: Layout) -> dict[str, bool]:
     ]
     daemons += [daemon(layout, node) for node in NODES for daemon in (nodes.containerd, nodes.kubelet)]
     alive = running(layout)
-    return {daemon.name: daemon.name in alive and daemon.is_well() for daemon in daemons}
+    return {daemon.name: daemon.name in alive and daemon.is_healthy() for daemon in daemons}
 
 
 def is_up(layout: Layout) -> bool:
-    """Whether every process is well."""
+    """Whether every process is healthy."""
     return Path(layout.kubeconfig).exists() and all(state(layout).values())

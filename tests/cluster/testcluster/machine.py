@@ -1,4 +1,4 @@
-"""How the machine was before: settings that kubelet and pods change, and folders that programs make outside ours."""
+"""The machine's state before `up`, to be restored: settings that kubelet and pods change, and folders that programs create outside ours."""
 
 import json
 import shutil
@@ -32,34 +32,34 @@ _FOLDERS = (
     "/var/log/pods",
     "/var/run/kubernetes",
 )
-"""Some programs know these paths alone; those that are there already are not ours to remove."""
+"""Fixed paths of some programs; `down` removes those that did not exist before."""
 
 
 @dataclass(frozen=True)
 class Before:
-    """What `up` found."""
+    """The machine's state before `up`."""
 
     settings: dict[str, str]
     absent: list[str]
     tables: list[str]
 
 
-def look() -> Before:
-    """The machine as it is now."""
+def current_state() -> Before:
+    """Read the machine's current state."""
     settings = {name: file.read_text().strip() for name in _SETTINGS if (file := Path("/proc/sys") / name).exists()}
     return Before(settings, [folder for folder in _FOLDERS if not Path(folder).exists()], network.tables())
 
 
-def remember(layout: Layout) -> None:
-    """Write down how the machine is, unless that was done before."""
+def save_state(layout: Layout) -> None:
+    """Save the machine's current state, unless one is saved."""
     file = layout.run / "before.json"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(asdict(look()), indent=2))
+        file.write_text(json.dumps(asdict(current_state()), indent=2))
 
 
 def restore(layout: Layout) -> None:
-    """Take bridge and rules away, give the machine its settings back, and remove what the programs left outside our folder."""
+    """Remove the bridge and the rules, restore the settings, and remove what the programs left outside our folder."""
     file = layout.run / "before.json"
     if not file.exists():
         return
@@ -80,7 +80,7 @@ def _remove(path: Path) -> None:
 
 
 def _remove_traces(layout: Layout) -> None:
-    """Our files in folders that were there before."""
+    """Remove our files from folders that existed before."""
     for link in Path("/var/log/containers").glob("*.log"):
         if link.is_symlink() and str(layout.run) in str(link.readlink()):
             link.unlink()
@@ -90,13 +90,13 @@ def _remove_traces(layout: Layout) -> None:
 
 
 def mounts_below(folder: Path, mounts: str) -> list[str]:
-    """Where something is mounted in this folder, the last mounted first."""
+    """The mount points in this folder, the latest first."""
     points = [line.split()[1].encode().decode("unicode_escape") for line in mounts.splitlines()]
     return [point for point in reversed(points) if Path(point).is_relative_to(folder)]
 
 
 def unmount(folder: Path) -> None:
-    """Take away every mount in this folder."""
+    """Unmount everything in this folder."""
     for point in mounts_below(folder, Path("/proc/self/mounts").read_text()):
         try_to_run("umount", "--lazy", point)
     if left := mounts_below(folder, Path("/proc/self/mounts").read_text()):

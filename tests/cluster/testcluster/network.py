@@ -1,4 +1,4 @@
-"""The bridge with the control plane's and the nodes' addresses, and the rules that let pods through; all of it removed again."""
+"""Sets up and removes the bridge with the control plane's and the nodes' addresses, and the iptables rules for the pods' packets."""
 
 import ipaddress
 import json
@@ -20,19 +20,19 @@ COMMIT
 -A POSTROUTING -j FEDPIPE-OUT
 COMMIT
 """
-"""Machines whose firewall forwards nothing by default forward for our pods; what they send outside has this machine's address."""
+"""Accepts the pods' packets on machines whose firewall drops forwarded ones, and masquerades what pods send outside."""
 
 
 _FAMILIES = {"iptables": "ip", "ip6tables": "ip6"}
 
 
 def bridge_exists() -> bool:
-    """Whether the bridge is there."""
+    """Whether the bridge exists."""
     return Path(f"/sys/class/net/{BRIDGE}").exists()
 
 
 def set_up() -> None:
-    """Make the bridge, give it the addresses, and let packets through."""
+    """Create the bridge with its addresses, routes and rules."""
     if not bridge_exists():
         run("ip", "link", "add", BRIDGE, "type", "bridge")
     run("ip", "link", "set", BRIDGE, "up")
@@ -42,7 +42,7 @@ def set_up() -> None:
     for address in (HOST, *(node.address for node in NODES)):
         if address not in present:
             run("ip", "addr", "add", f"{address}/24", "dev", BRIDGE)
-    for network in (CLUSTER, SERVICES):  # else what is sent to a pod that is gone, or a Service not known yet, would leave the machine
+    for network in (CLUSTER, SERVICES):  # without them, packets to deleted pods or unknown Services would leave the machine
         run("ip", "route", "replace", network, "dev", BRIDGE, "src", HOST)
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1\n")
     if "FEDPIPE-PODS" not in run("iptables-save"):
@@ -50,7 +50,7 @@ def set_up() -> None:
 
 
 def tear_down(tables_before: list[str]) -> None:
-    """Remove our rules and those of kubelet and kube-proxy, the tables that are empty now and were not there before, and the bridge."""
+    """Remove our rules, those of kubelet and kube-proxy, the tables that are now empty and did not exist before, and the bridge."""
     for program in _FAMILIES:
         if removal := removal_of_chains(try_to_run(f"{program}-save")):
             run(f"{program}-restore", "--noflush", given=removal)
@@ -62,7 +62,7 @@ def tear_down(tables_before: list[str]) -> None:
 
 
 def removal_of_chains(saved: str, prefixes: tuple[str, ...] = CHAINS) -> str:
-    """From what iptables-save prints, what iptables-restore must be given for the chains with these prefixes to go, and nothing else."""
+    """The input for iptables-restore that removes the chains with these prefixes and nothing else, from the output of iptables-save."""
     tables = [_removal_of_table(table, prefixes) for table in saved.split("COMMIT\n")]
     return "".join(table for table in tables if table)
 
@@ -74,13 +74,13 @@ def _removal_of_table(table: str, prefixes: tuple[str, ...]) -> str:
     if not ours:
         return ""
     rules = [line for line in lines if line.startswith("-A ")]
-    unhooked = [f"-D{rule[2:]}" for rule in rules if rule.split()[1] not in ours and set(rule.split()) & set(ours)]
+    jumps = [f"-D{rule[2:]}" for rule in rules if rule.split()[1] not in ours and set(rule.split()) & set(ours)]
     head = next(line for line in lines if line.startswith("*"))
-    return "\n".join([head, *unhooked, *(f"-F {name}" for name in ours), *(f"-X {name}" for name in ours), "COMMIT"]) + "\n"
+    return "\n".join([head, *jumps, *(f"-F {name}" for name in ours), *(f"-X {name}" for name in ours), "COMMIT"]) + "\n"
 
 
 def tables(*, only_bare: bool = False) -> list[str]:
-    """The tables of rules that are there, as `ip nat`; or those alone that hold nothing."""
+    """The existing tables, such as `ip nat`; with `only_bare`, only the empty ones."""
     return [
         f"{family} {name}"
         for program, family in _FAMILIES.items()
@@ -89,23 +89,23 @@ def tables(*, only_bare: bool = False) -> list[str]:
 
 
 def tables_in(saved: str, *, only_bare: bool) -> list[str]:
-    """The tables that iptables-save names; or those alone without a rule, a chain or a policy of anyone's."""
+    """The tables in the output of iptables-save; with `only_bare`, only those without a rule, a custom chain or a policy."""
     found = [table for part in saved.split("COMMIT\n") if (table := [line for line in part.splitlines() if line and line[0] != "#"])]
     return [head[1:] for head, *lines in found if not only_bare or all(line[0] == ":" and line.split()[1] == "ACCEPT" for line in lines)]
 
 
 def other_kubernetes(saved: str) -> bool:
-    """Whether chains of a kubelet or kube-proxy are there."""
+    """Whether chains of a kubelet or kube-proxy exist."""
     return any(line.startswith(":KUBE-") for line in saved.splitlines())
 
 
-def taken(routes: str) -> str:
-    """Which of our networks the routes of /proc/net/route already lead to, other than the route to everywhere; empty if none."""
+def overlapping(routes: str) -> str:
+    """The one of our networks that overlaps a route in /proc/net/route, the default route aside; empty if none."""
     rows = [line.split() for line in routes.splitlines()[1:]]
     known = [ipaddress.ip_network(f"{_address(row[1])}/{_address(row[7])}") for row in rows if row[7] != "00000000"]
     return next((ours for ours in (CLUSTER, SERVICES) if any(network.overlaps(ipaddress.ip_network(ours)) for network in known)), "")
 
 
 def _address(hexadecimal: str) -> str:
-    """The kernel writes an address's bytes from the last to the first."""
+    """Decode an address, whose bytes the kernel writes in reverse order."""
     return str(ipaddress.IPv4Address(bytes.fromhex(hexadecimal)[::-1]))

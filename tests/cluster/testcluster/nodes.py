@@ -1,4 +1,4 @@
-"""The nodes: for each a containerd and a kubelet, labels of a GPU pool, and GPUs that only its status knows of."""
+"""The nodes: each has a containerd, a kubelet, the labels of a GPU pool, and GPUs that exist only in its status."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def kubelet(layout: Layout, node: Node) -> Daemon:
 
 
 def write_configs(layout: Layout) -> None:
-    """Write what the nodes' processes read."""
+    """Write the configuration files of the nodes' processes."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     hosts = layout.run / "registries" / REGISTRY
     _write(hosts / "hosts.toml", configs.registry_hosts())
@@ -55,6 +55,12 @@ def write_configs(layout: Layout) -> None:
 def _write(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
+
+
+def remove_image(layout: Layout, image: str) -> None:
+    """Remove the image from every node, so that the next pod pulls it, even if its tag was used before."""
+    for node in NODES:
+        try_to_run("ctr", "--address", layout.socket(node), "--namespace", "k8s.io", "images", "remove", "--sync", image)
 
 
 def start_runtime(layout: Layout, node: Node) -> None:
@@ -71,7 +77,7 @@ def start_kubelet(layout: Layout, node: Node) -> None:
 
 
 def wait_ready(layout: Layout, node: Node) -> None:
-    """Until the node is Ready and has its GPUs, which a kubelet that starts may have taken back."""
+    """Wait until the node is Ready, then set its GPUs, which a starting kubelet may reset."""
     wait(layout, kubelet(layout, node))
     kubectl(layout, "wait", "--for=create", f"node/{node.name}", "--timeout=60s")
     kubectl(layout, "wait", "--for=condition=Ready", f"node/{node.name}", "--timeout=90s")
@@ -79,6 +85,6 @@ def wait_ready(layout: Layout, node: Node) -> None:
 
 
 def gpu_patch(node: Node) -> str:
-    """The node's GPUs, as a device plugin would make the kubelet report them."""
+    """The patch of the node's status that adds its GPUs, as a device plugin would."""
     gpus = {"nvidia.com/gpu": str(node.gpus)}
     return json.dumps({"status": {"capacity": gpus, "allocatable": gpus}})

@@ -1,4 +1,4 @@
-"""What goes wrong in a cluster, on purpose: an API server that restarts, a node that dies and comes back, a node that is emptied."""
+"""Causes outages: restarts the API server, kills and restarts a node, drains a node, kills or pauses a pod."""
 
 import signal
 from collections.abc import Iterator
@@ -7,35 +7,35 @@ from pathlib import Path
 
 from testcluster import cgroups, control_plane, nodes
 from testcluster.kubectl import kubectl
-from testcluster.layout import NODES, Layout, node_called
+from testcluster.layout import NODES, Layout, node_named
 from testcluster.processes import start, stop, wait
 
 
 def stop_api_server(layout: Layout) -> None:
-    """Every connection is cut, and from now on nobody answers."""
+    """Kill the API server, which cuts every connection."""
     stop(layout, control_plane.api_server(layout).name, at_once=True)
 
 
 def start_api_server(layout: Layout) -> None:
-    """The API server answers again, from the same state."""
+    """Start the API server with the same state; return when it is ready."""
     start(layout, control_plane.api_server(layout))
     wait(layout, control_plane.api_server(layout))
 
 
 def restart_api_server(layout: Layout) -> None:
-    """Cut every connection, and answer again some seconds later."""
+    """Restart the API server, which cuts every connection for some seconds."""
     stop_api_server(layout)
     start_api_server(layout)
 
 
 def stop_kubelet(layout: Layout, name: str) -> None:
-    """Nobody hears of the node any more, while its pods go on."""
-    stop(layout, nodes.kubelet(layout, node_called(name)).name)
+    """Stop the node's kubelet; its pods continue to run."""
+    stop(layout, nodes.kubelet(layout, node_named(name)).name)
 
 
 def kill_node(layout: Layout, name: str) -> None:
-    """The node dies as if its power were cut: kubelet, containerd and every pod at once."""
-    node = node_called(name)
+    """Kill the node's kubelet, containerd and pods at once, as a power failure would."""
+    node = node_named(name)
     for daemon in (nodes.kubelet(layout, node), nodes.containerd(layout, node)):
         stop(layout, daemon.name, at_once=True)
     cgroups.kill(nodes.runtime_group(node))
@@ -43,45 +43,45 @@ def kill_node(layout: Layout, name: str) -> None:
 
 
 def kill_pod(uid: str) -> None:
-    """Every process of the pod dies at once, by SIGKILL; on whichever node it is."""
+    """Kill every process of the pod with SIGKILL, on any node."""
     for group in _groups_of(uid):
         cgroups.kill(group)
 
 
 @contextmanager
-def held_still(uid: str) -> Iterator[None]:
-    """Every process of the pod stands still meanwhile: it hears nothing, and goes on as if no time had passed."""
+def paused(uid: str) -> Iterator[None]:
+    """Pause every process of the pod with SIGSTOP; resume them with SIGCONT at the end."""
     groups = _groups_of(uid)
-    cgroups.tell(groups, signal.SIGSTOP)
+    cgroups.send_signal(groups, signal.SIGSTOP)
     try:
         yield
     finally:
-        cgroups.tell(groups, signal.SIGCONT)
+        cgroups.send_signal(groups, signal.SIGCONT)
 
 
 def _groups_of(pod: str) -> list[str]:
-    """The control groups of this pod, by its uid, on whichever node it is."""
-    return [group for node in NODES for group in cgroups.called(f"pod{pod}", below=node.cgroup)]
+    """The control groups of the pod with this UID, on any node."""
+    return [group for node in NODES for group in cgroups.named(f"pod{pod}", below=node.cgroup)]
 
 
 def start_node(layout: Layout, name: str) -> None:
-    """The node is there again and Ready."""
-    node = node_called(name)
+    """Start the node; return when it is Ready."""
+    node = node_named(name)
     nodes.start_runtime(layout, node)
     nodes.start_kubelet(layout, node)
     nodes.wait_ready(layout, node)
 
 
 def drain(layout: Layout, name: str) -> None:
-    """Nothing new comes to the node, and what runs there is evicted."""
+    """Cordon the node and evict its pods."""
     kubectl(layout, "drain", name, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=120s")
 
 
 def uncordon(layout: Layout, name: str) -> None:
-    """The node takes pods again."""
+    """Make the node schedulable again."""
     kubectl(layout, "uncordon", name)
 
 
 def are_possible(layout: Layout, kubeconfig: str) -> bool:
-    """Whether the cluster that the tests were given is ours, and so ours to break."""
+    """Whether the kubeconfig is that of our own cluster, the only one in which tests may cause outages."""
     return bool(kubeconfig) and Path(kubeconfig).resolve() == layout.kubeconfig.resolve()

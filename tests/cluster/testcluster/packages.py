@@ -1,4 +1,4 @@
-"""The Debian packages that the cluster needs, installed where they are missing."""
+"""Installs the Debian packages that the cluster needs."""
 
 import os
 
@@ -9,15 +9,15 @@ _QUIET = ("-qq", "-o", "Dpkg::Use-Pty=0")
 
 
 def install() -> None:
-    """Install what is missing, without a question; where init scripts start services, those that come along are not started."""
+    """Install the missing packages without prompts, and without starting the services that their init scripts would start."""
     missing = missing_packages(is_there)
     if not missing:
         return
     if not is_there("apt-get"):
-        raise ClusterError(f"Install {', '.join(missing)}: there is no apt-get here to do it with")
+        raise ClusterError(f"Install {', '.join(missing)}: this machine has no apt-get to install them with")
     env = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     run("apt-get", "update", *_QUIET, env=env)
     run("apt-get", "install", "--yes", "--no-install-recommends", *_QUIET, *missing, env=env)
     if still := missing_packages(is_there):
-        raise ClusterError(f"apt-get installed {', '.join(missing)}, and yet the programs of {', '.join(still)} are not there")
+        raise ClusterError(f"apt-get installed {', '.join(missing)}, but the programs of {', '.join(still)} are still missing")
     print(f"installed {', '.join(missing)}", flush=True)

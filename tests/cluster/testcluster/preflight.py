@@ -1,4 +1,4 @@
-"""What a machine must be able to do for a cluster to run on it, tried out one by one; nothing of the trials is left behind."""
+"""Checks what a machine needs to run a cluster, by trying it; the trials leave nothing behind."""
 
 import fcntl
 import os
@@ -18,13 +18,13 @@ from testcluster.versions import DEBIAN_PACKAGES
 _ADD_BRIDGE, _DELETE_BRIDGE = 0x89A0, 0x89A1
 _TRIAL_BRIDGE = b"fedpipe-trial\0"
 _NETFILTER = 12
-_ROOM_GIB = 36
-"""22 for the images, which lie in the builder's store, in the registry and on each node; the rest for what Go keeps."""
+_DISK_GIB = 36
+"""22 for the images, which are in the builder's store, in the registry and on each node; the rest for Go's caches."""
 
 
 @dataclass(frozen=True)
 class Lack:
-    """What the machine cannot do, and what would help."""
+    """Something the machine lacks, and what would help."""
 
     what: str
     why: str
@@ -34,54 +34,54 @@ class Lack:
 
 
 def lacks(layout: Layout) -> list[Lack]:
-    """Everything that is missing; nothing on a machine that can run a cluster."""
+    """Everything the machine lacks; empty if it can run a cluster."""
     if sys.platform != "linux":
         return [Lack("Linux", f"this is {sys.platform}")]
     if os.geteuid() != 0:
-        return [Lack("root", "bridges, mounts and control groups are made by root alone; run it as root")]
-    trials = (_packages, _room, _control_groups, _bridge, _overlay, _packet_rules, _addresses)
+        return [Lack("root", "only root can create bridges, mounts and control groups; run it as root")]
+    trials = (_packages, _disk, _control_groups, _bridge, _overlay, _packet_rules, _addresses)
     return [lack for trial in trials if (lack := trial(layout))]
 
 
 def require(layout: Layout) -> None:
-    """Stop with all that is missing."""
+    """Raise an error that lists everything the machine lacks."""
     if missing := lacks(layout):
         raise CannotRunError("This machine cannot run a cluster:\n" + "\n".join(f"  {lack}" for lack in missing))
 
 
 class CannotRunError(ClusterError):
-    """The machine lacks something that no script of ours can give it."""
+    """The machine lacks something that these tools cannot install."""
 
 
 def missing_packages(exists: Callable[[str], bool]) -> list[str]:
-    """The Debian packages whose program or file is not there."""
+    """The Debian packages whose program or file does not exist."""
     return [package for package, shown_by in DEBIAN_PACKAGES.items() if not exists(shown_by)]
 
 
 def is_there(program: str) -> bool:
-    """Whether a program is on the PATH, or a file at its place."""
+    """Whether the program is on the PATH, or the file exists."""
     return Path(program).exists() if program.startswith("/") else shutil.which(program) is not None
 
 
 def _packages(_: Layout) -> Lack | None:
     missing = missing_packages(is_there)
     if missing and not is_there("apt-get"):
-        return Lack("packages", f"install {', '.join(missing)}: there is no apt-get here to do it with")
+        return Lack("packages", f"install {', '.join(missing)}: this machine has no apt-get to install them with")
     return None
 
 
-def _room(layout: Layout) -> Lack | None:
+def _disk(layout: Layout) -> Lack | None:
     if layout.registry.exists():
         return None
     layout.cache.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(layout.cache).free
-    return room_for(free >> 30, str(layout.cache))
+    return disk_for(free >> 30, str(layout.cache))
 
 
-def room_for(free_gib: int, folder: str) -> Lack | None:
-    """Whether so much room holds programs, images and what is left over from making them."""
-    if free_gib < _ROOM_GIB:
-        return Lack("disk", f"{free_gib} GiB are free in {folder}; {_ROOM_GIB} are needed; name another folder by FEDPIPE_CACHE")
+def disk_for(free_gib: int, folder: str) -> Lack | None:
+    """Whether this much space is enough for programs, images and caches."""
+    if free_gib < _DISK_GIB:
+        return Lack("disk", f"{free_gib} GiB are free in {folder}; {_DISK_GIB} are needed; set FEDPIPE_CACHE to another folder")
     return None
 
 
@@ -90,36 +90,36 @@ def _control_groups(_: Layout) -> Lack | None:
     if not cgroups.hierarchies(mounts):
         return Lack("control groups", "none are mounted below /sys/fs/cgroup")
     if missing := cgroups.missing_controllers(mounts):
-        return Lack("control groups", f"the controllers {', '.join(missing)} are not there")
+        return Lack("control groups", f"the controllers {', '.join(missing)} are missing")
     try:
         cgroups.create("fedpipe-trial")
         cgroups.remove("fedpipe-trial")
     except OSError as error:
-        return Lack("control groups", f"none can be made ({error})")
+        return Lack("control groups", f"none can be created ({error})")
     return None
 
 
 def _bridge(_: Layout) -> Lack | None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as door:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         try:
-            fcntl.ioctl(door, _ADD_BRIDGE, _TRIAL_BRIDGE)
-            fcntl.ioctl(door, _DELETE_BRIDGE, _TRIAL_BRIDGE)
+            fcntl.ioctl(control, _ADD_BRIDGE, _TRIAL_BRIDGE)
+            fcntl.ioctl(control, _DELETE_BRIDGE, _TRIAL_BRIDGE)
         except OSError as error:
-            return Lack("network bridge", f"none can be made ({error}); the kernel needs CONFIG_BRIDGE, a container NET_ADMIN")
+            return Lack("network bridge", f"none can be created ({error}); the kernel needs CONFIG_BRIDGE, a container NET_ADMIN")
     return None
 
 
 def _overlay(layout: Layout) -> Lack | None:
     layout.cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=layout.cache) as folder:
-        below, above, work, seen = (Path(folder) / name for name in ("below", "above", "work", "seen"))
-        for path in (below, above, work, seen):
+        lower, upper, work, merged = (Path(folder) / name for name in ("lower", "upper", "work", "merged"))
+        for path in (lower, upper, work, merged):
             path.mkdir()
         try:
-            run("mount", "-t", "overlay", "-o", f"lowerdir={below},upperdir={above},workdir={work}", "overlay", seen)
+            run("mount", "-t", "overlay", "-o", f"lowerdir={lower},upperdir={upper},workdir={work}", "overlay", merged)
         except (ClusterError, OSError) as error:
-            return Lack("overlay mounts", f"none in {layout.cache}; name a folder on ext4 or xfs by FEDPIPE_CACHE ({error})")
-        run("umount", seen)
+            return Lack("overlay mounts", f"none work in {layout.cache}; set FEDPIPE_CACHE to a folder on ext4 or xfs ({error})")
+        run("umount", merged)
     return None
 
 
@@ -129,18 +129,18 @@ def _packet_rules(_: Layout) -> Lack | None:
         if is_there("iptables-save"):
             run("iptables-save")
     except (OSError, ClusterError) as error:
-        return Lack("iptables", f"the kernel takes no rules ({error})")
+        return Lack("iptables", f"the kernel accepts no rules ({error})")
     return None
 
 
 def _addresses(_: Layout) -> Lack | None:
     if network.bridge_exists():
         return None
-    if taken := network.taken(Path("/proc/net/route").read_text()):
+    if taken := network.overlapping(Path("/proc/net/route").read_text()):
         return Lack("addresses", f"{taken} is in use on this machine, and the cluster needs it")
     if network.other_kubernetes(try_to_run("iptables-save") if is_there("iptables-save") else ""):
         return Lack(
             "iptables",
-            f"there are chains named {CHAINS[0]}… of another Kubernetes on this machine; stop it, or give its KUBECONFIG to the tests",
+            f"another Kubernetes on this machine has chains named {CHAINS[0]}…; stop it, or run the tests with its KUBECONFIG",
         )
     return None

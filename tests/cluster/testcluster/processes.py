@@ -1,4 +1,4 @@
-"""The cluster's processes: started in the background, found again by the next command, and asked whether they are well."""
+"""The cluster's processes: started in the background, found again by later commands, and checked for health."""
 
 import os
 import signal
@@ -23,14 +23,14 @@ class Daemon:
 
     name: str
     argv: tuple[str, ...]
-    is_well: Callable[[], bool]
+    is_healthy: Callable[[], bool]
     group: str = DAEMONS
 
 
 def answers(url: str) -> bool:
-    """Whether an address says that its server is well."""
+    """Whether this health endpoint returns 200."""
     context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # components sign for themselves on loopback
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # components use self-signed certificates on loopback
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
     try:
         with opener.open(url, timeout=3) as answer:
@@ -40,7 +40,7 @@ def answers(url: str) -> bool:
 
 
 def log_of(layout: Layout, name: str) -> Path:
-    """Where the process of this name writes."""
+    """The log file of the process with this name."""
     return layout.logs / f"{name}.log"
 
 
@@ -49,7 +49,7 @@ def _pid_file(layout: Layout, name: str) -> Path:
 
 
 def _stat(pid: int) -> tuple[str, str] | None:
-    """State and time of start, which with the number says which process it is; nothing for one that ended."""
+    """State and start time of a process; the start time tells it from a later one with the same PID. None if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -58,7 +58,7 @@ def _stat(pid: int) -> tuple[str, str] | None:
 
 
 def pid_of(layout: Layout, name: str) -> int | None:
-    """The number of the running process of this name."""
+    """The PID of the running process with this name."""
     file = _pid_file(layout, name)
     if not file.exists():
         return None
@@ -78,13 +78,13 @@ def _reap(pid: int) -> None:
 
 
 def running(layout: Layout) -> list[str]:
-    """The names of the processes that run."""
+    """The names of the running processes."""
     folder = layout.run / "pids"
     return sorted(file.name for file in folder.iterdir() if pid_of(layout, file.name)) if folder.exists() else []
 
 
 def start(layout: Layout, daemon: Daemon) -> None:
-    """Start the process unless it runs; it outlives this command."""
+    """Start the process unless it runs; it continues after this command ends."""
     if pid_of(layout, daemon.name):
         return
     log, file = log_of(layout, daemon.name), _pid_file(layout, daemon.name)
@@ -100,24 +100,24 @@ def start(layout: Layout, daemon: Daemon) -> None:
 
 
 def wait(layout: Layout, daemon: Daemon, *, seconds: float = 90) -> None:
-    """Until the process says that it is well; else the end of its log, and where the rest is."""
+    """Wait until the process is healthy; else raise an error with the end of its log and its path."""
     until = time.monotonic() + seconds
-    while not daemon.is_well():
+    while not daemon.is_healthy():
         if pid_of(layout, daemon.name) is None:
-            raise ClusterError(_complaint(layout, daemon.name, "ended"))
+            raise ClusterError(_failure(layout, daemon.name, "ended"))
         if time.monotonic() > until:
-            raise ClusterError(_complaint(layout, daemon.name, f"is not well after {seconds:.0f} s"))
+            raise ClusterError(_failure(layout, daemon.name, f"is not healthy after {seconds:.0f} s"))
         time.sleep(0.1)
 
 
-def _complaint(layout: Layout, name: str, what: str) -> str:
+def _failure(layout: Layout, name: str, what: str) -> str:
     log = log_of(layout, name)
     end = "\n".join(log.read_text(errors="replace").splitlines()[-15:]) if log.exists() else ""
     return f"{name} {what}. The end of its log, {log}:\n{end}"
 
 
 def stop(layout: Layout, name: str, *, seconds: float = 10, at_once: bool = False) -> None:
-    """Ask the process to end, and end it if it has not after so many seconds."""
+    """Send SIGTERM to the process, and SIGKILL if it has not ended after `seconds`."""
     until = time.monotonic() + (0 if at_once else seconds)
     sent = None
     while pid := pid_of(layout, name):

@@ -1,4 +1,4 @@
-"""The programs that no package has: built from the Go module proxy, once a version."""
+"""The programs that Debian has no package for: built from the Go module proxy, once for each version."""
 
 import os
 import re
@@ -12,17 +12,17 @@ from testcluster.versions import GO, PROGRAMS, Program
 
 
 def path_of(layout: Layout, program: Program) -> Path:
-    """Where the built program lies."""
+    """The path of the built program."""
     return layout.cache / f"{program.name}-{program.version}"
 
 
 def binary(layout: Layout, name: str) -> Path:
-    """Where the program of this name lies, built or not."""
+    """The path of the program with this name, built or not."""
     return path_of(layout, PROGRAMS[name])
 
 
 def build_all(layout: Layout) -> None:
-    """Build what is not there yet, one after the other; a line a program with its seconds."""
+    """Build the programs that do not exist, one after another; print a line for each with its seconds."""
     if all(path_of(layout, program).exists() for program in PROGRAMS.values()):
         return
     with locked(layout.cache / "programs.lock"):
@@ -49,13 +49,13 @@ def _build(layout: Layout, program: Program) -> None:
 def _require_go() -> None:
     wanted = ".".join(map(str, GO))
     if shutil.which("go") is None:
-        raise ClusterError(f"Go {wanted} or newer is not installed, and the cluster's programs are built with it")
-    said = try_to_run("go", "env", "GOVERSION")
-    if (found := go_version(said)) < GO:
+        raise ClusterError(f"Go {wanted} or newer is not installed; it builds the cluster's programs")
+    version = try_to_run("go", "env", "GOVERSION")
+    if (found := go_version(version)) < GO:
         raise ClusterError(f"The cluster's programs need Go {wanted} or newer; this is {'.'.join(map(str, found))}")
 
 
-def go_version(said: str) -> tuple[int, int]:
-    """Of `go1.26.8` the first two numbers; of a development version, as new as can be."""
-    numbers = re.match(r"go(\d+)\.(\d+)", said)
+def go_version(text: str) -> tuple[int, int]:
+    """The first two numbers of a version such as `go1.26.8`; a development version counts as the newest."""
+    numbers = re.match(r"go(\d+)\.(\d+)", text)
     return (int(numbers[1]), int(numbers[2])) if numbers else (99, 0)

@@ -1,4 +1,4 @@
-"""The one place of versions: each program's is read from the go.mod that builds it, everything else is named here."""
+"""Versions: each program's is read from the go.mod that builds it; the others are defined here."""
 
 import re
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ GO = (1, 26)
 """The oldest Go that the modules of `programs/` accept."""
 
 DEBIAN_SUITE = "bookworm"
-"""What the base image is made of, and whose packages are installed on the machine."""
+"""The Debian release of the base image, and of the packages that are installed on the machine."""
 
 DEBIAN_PACKAGES = {
     "containerd": "containerd",
@@ -28,10 +28,12 @@ DEBIAN_PACKAGES = {
     "golang-github-containers-common": "/etc/containers/policy.json",
     "debootstrap": "debootstrap",
 }
-"""Each package, with the program or file that shows that it is installed."""
+"""Each package with a program or file that exists if it is installed."""
 
-_SAYS = "k8s.io/component-base/version"
-_GIT_VERSION = f"-X {_SAYS}.gitVersion={{version}} -X {_SAYS}.gitMajor={{major}} -X {_SAYS}.gitMinor={{minor}}"
+_VERSION_PACKAGE = "k8s.io/component-base/version"
+_GIT_VERSION = (
+    f"-X {_VERSION_PACKAGE}.gitVersion={{version}} -X {_VERSION_PACKAGE}.gitMajor={{major}} -X {_VERSION_PACKAGE}.gitMinor={{minor}}"
+)
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,9 @@ class Program:
     name: str
     module: str
     package: str
-    """What `go build` is given."""
+    """The argument of `go build`."""
     path: str
-    """The module, required in go.mod, whose version the program has; empty for one of our own."""
+    """The module in go.mod whose version is the program's; empty for a program of ours."""
     linker_flags: str = ""
 
     @property
@@ -53,12 +55,12 @@ class Program:
 
     @property
     def version(self) -> str:
-        """As go.mod requires it."""
+        """The version that go.mod requires."""
         return required_version((self.folder / "go.mod").read_text(), self.path) if self.path else "v1"
 
     @property
     def flags(self) -> str:
-        """The linker's flags, with the version that the program is to say of itself."""
+        """The linker flags, with the version that the program reports."""
         major, minor = self.version.removeprefix("v").split(".")[:2] if self.path else ("1", "0")
         return f"-s -w {self.linker_flags.format(version=self.version, major=major, minor=minor)}".strip()
 

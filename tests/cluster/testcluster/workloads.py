@@ -1,4 +1,4 @@
-"""What runs in the cluster from the start: the name server's Service, and MinIO with its bucket and its Secret."""
+"""The cluster's initial workloads: the name server's Service, and MinIO with its bucket and its Secret."""
 
 import os
 import secrets
@@ -13,13 +13,13 @@ STORE_ENDPOINT = f"http://minio.{STORE_NAMESPACE}:{STORE_PORT}"
 STORE_SECRET = "fedpipe-store"  # noqa: S105 - the Secret's name
 BUCKET = "fedpipe"
 USER = 65532
-"""Who owns the buckets' folder."""
+"""The user who owns the buckets' folder."""
 
 Object = dict[str, Any]
 
 
 def name_service() -> list[Object]:
-    """The Service whose address every pod asks for names: behind it is a process of this machine, not a pod."""
+    """The DNS Service of all pods; its endpoint is a process of this machine, not a pod."""
     ports = [{"name": f"dns-{protocol.lower()}", "port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")]
     metadata = {"name": "kube-dns", "namespace": "kube-system"}
     return [
@@ -36,18 +36,18 @@ def name_service() -> list[Object]:
 
 
 def new_credentials() -> dict[str, str]:
-    """The store's keys, under the names that a run's Secret has."""
+    """A new key pair for the store, under the keys that a run's Secret has."""
     return {"AWS_ACCESS_KEY_ID": secrets.token_hex(8), "AWS_SECRET_ACCESS_KEY": secrets.token_hex(20)}
 
 
 def store_secret(namespace: str, credentials: dict[str, str]) -> Object:
-    """The credentials as the runs of a namespace read them."""
+    """The Secret with the credentials for the runs of a namespace."""
     metadata = {"name": STORE_SECRET, "namespace": namespace}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": credentials}
 
 
 def store(layout: Layout, credentials: dict[str, str]) -> list[Object]:
-    """MinIO: one pod on any node, its buckets in a folder of this machine, so that they outlive the pod."""
+    """MinIO: one pod on any node; its buckets are in a folder of this machine, so that they outlive the pod."""
     metadata = {"name": "minio", "namespace": STORE_NAMESPACE, "labels": {"app": "minio"}}
     ports = [{"name": "s3", "port": STORE_PORT, "targetPort": STORE_PORT}]
     return [
@@ -99,7 +99,7 @@ def _store_pod(layout: Layout) -> Object:
 
 
 def make_bucket(layout: Layout) -> None:
-    """A folder of MinIO's folder is a bucket."""
+    """Create the bucket, which is a subfolder of MinIO's folder."""
     for folder in (layout.store, layout.store / BUCKET):
         folder.mkdir(exist_ok=True)
         os.chown(folder, USER, USER)

@@ -1,4 +1,4 @@
-"""What the API server refuses by itself: every CEL rule of both kinds, with its message."""
+"""The API server enforces every CEL rule of both kinds, with its message."""
 
 import copy
 import json
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
-from cluster_user import FFT, Kubectl, Plain, as_list
+from cluster_user import FFT, Kubectl, Plain, list_manifest
 from crds import openapi_schema
 from smallest_documents import RUN_DOCUMENT, SITE_DOCUMENT
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.e2e
 
 CAUSAL: Final = {"type": "CausalLM", "prompt": "{question}", "response": "{answer}"}
 
-CREATED: Final[dict[str, Plain]] = {
+INVALID_SPECS: Final[dict[str, Plain]] = {
     "aggregation.method FedIT averages equal ranks only": {"aggregation": {"method": "FedIT"}},
     "rounds.target.metric is not measured for this task": {"rounds": {"target": {"metric": "bleu", "value": 1}}},
     "CausalLM and Seq2SeqLM need prompt and response": {"task": {"type": "CausalLM", "prompt": "{question}"}},
@@ -24,12 +24,12 @@ CREATED: Final[dict[str, Plain]] = {
     "response contains no column": {"task": CAUSAL | {"response": "{}"}},
     "ranks are all 0, so nothing would be trained": {"planning": {"ranks": [0, 0]}},
 }
-"""By the beginning of a rule's message, what of a run's spec breaks it."""
-NAMED: Final = {
+"""By the start of a rule's message, fields of a run's spec that break the rule."""
+INVALID_NAMES: Final = {
     "metadata.name is the prefix of the names of the site's objects": SITE_DOCUMENT,
     "metadata.name is the prefix of the names of the run's objects": RUN_DOCUMENT,
 }
-CHANGED: Final[list[tuple[str, Plain]]] = [
+FORBIDDEN_CHANGES: Final[list[tuple[str, Plain]]] = [
     ("spec.model may not change in a run", {"model": {"source": "pvc://models/other"}}),
     ("spec.task may not change in a run", {"task": {"maxLength": 64}}),
     ("spec.store may not change in a run, which has its rounds there", {"store": {"prefix": "elsewhere"}}),
@@ -38,7 +38,7 @@ CHANGED: Final[list[tuple[str, Plain]]] = [
     ("spec.planning may not change in a run", {"planning": None}),
     ("spec.aggregation.method may not change in a run", {"aggregation": {"method": "ZeroPad"}}),
 ]
-ALLOWED: Final[list[Plain]] = [
+ALLOWED_CHANGES: Final[list[Plain]] = [
     {"suspend": True},
     {"rounds": {"count": 7, "deadline": "7m"}},
     {"sites": {"quorum": 0.5}},
@@ -50,7 +50,7 @@ ALLOWED: Final[list[Plain]] = [
 
 
 def rules(schema: Plain) -> Iterator[str]:
-    """The messages of all rules in a schema and below it."""
+    """The messages of all rules in a schema, nested schemas included."""
     yield from (rule["message"] for rule in schema.get("x-kubernetes-validations", ()))
     inner = [*schema.get("properties", {}).values(), schema.get("items"), schema.get("additionalProperties")]
     for one in inner:
@@ -62,49 +62,49 @@ KINDS: Final = ("EdgeSite", "FederatedFineTune")
 MESSAGES: Final = {message.partition(":")[0]: message for kind in KINDS for message in rules(openapi_schema(kind))}
 
 
-def created(kubectl: Kubectl, document: Plain) -> str:
-    """What is said of a document that may not be."""
-    return kubectl.refused("create", "--dry-run=server", "-f", "-", given=as_list(document))
+def creation_error(kubectl: Kubectl, document: Plain) -> str:
+    """The error message for a document that must be rejected."""
+    return kubectl.rejection("create", "--dry-run=server", "-f", "-", given=list_manifest(document))
 
 
-def changed(document: Plain, **spec: Any) -> Plain:
+def with_spec(document: Plain, **spec: Any) -> Plain:
     found = copy.deepcopy(document)
     found["spec"] |= spec
     return found
 
 
 @pytest.fixture(scope="module")
-def run_there(quarters: Kubectl) -> Kubectl:
-    """A namespace with a run in it that is suspended."""
-    quarters.apply(RUN_DOCUMENT)
-    return quarters
+def namespace_with_run(empty_namespace: Kubectl) -> Kubectl:
+    """A namespace with a suspended run."""
+    empty_namespace.apply(RUN_DOCUMENT)
+    return empty_namespace
 
 
-def test_no_rule_is_without_a_case() -> None:
-    assert sorted(MESSAGES) == sorted({*CREATED, *NAMED, *(begin for begin, _ in CHANGED)})
+def test_every_rule_has_a_case() -> None:
+    assert sorted(MESSAGES) == sorted({*INVALID_SPECS, *INVALID_NAMES, *(begin for begin, _ in FORBIDDEN_CHANGES)})
 
 
-@pytest.mark.parametrize("begin", CREATED)
-def test_a_run_that_makes_no_sense_is_refused(quarters: Kubectl, begin: str) -> None:
-    assert MESSAGES[begin] in created(quarters, changed(RUN_DOCUMENT, **CREATED[begin]))
+@pytest.mark.parametrize("begin", INVALID_SPECS)
+def test_a_run_that_breaks_a_rule_is_rejected(empty_namespace: Kubectl, begin: str) -> None:
+    assert MESSAGES[begin] in creation_error(empty_namespace, with_spec(RUN_DOCUMENT, **INVALID_SPECS[begin]))
 
 
-@pytest.mark.parametrize("begin", NAMED)
-def test_a_name_that_cannot_begin_others_is_refused(quarters: Kubectl, begin: str) -> None:
-    assert MESSAGES[begin] in created(quarters, NAMED[begin] | {"metadata": {"name": "1.st"}})
+@pytest.mark.parametrize("begin", INVALID_NAMES)
+def test_a_name_that_cannot_prefix_others_is_rejected(empty_namespace: Kubectl, begin: str) -> None:
+    assert MESSAGES[begin] in creation_error(empty_namespace, INVALID_NAMES[begin] | {"metadata": {"name": "1.st"}})
 
 
-@pytest.mark.parametrize(("begin", "spec"), CHANGED, ids=lambda value: value if isinstance(value, str) else json.dumps(value))
-def test_what_the_rounds_rest_on_may_not_change(run_there: Kubectl, begin: str, spec: Plain) -> None:
-    said = run_there.refused("patch", FFT, "run", "--dry-run=server", "--type=merge", "-p", json.dumps({"spec": spec}))
+@pytest.mark.parametrize(("begin", "spec"), FORBIDDEN_CHANGES, ids=lambda value: value if isinstance(value, str) else json.dumps(value))
+def test_fields_that_rounds_depend_on_are_immutable(namespace_with_run: Kubectl, begin: str, spec: Plain) -> None:
+    message = namespace_with_run.rejection("patch", FFT, "run", "--dry-run=server", "--type=merge", "-p", json.dumps({"spec": spec}))
 
-    assert MESSAGES[begin] in said
-
-
-@pytest.mark.parametrize("spec", ALLOWED, ids=json.dumps)
-def test_all_else_may_change(run_there: Kubectl, spec: Plain) -> None:
-    run_there("patch", FFT, "run", "--dry-run=server", "--type=merge", "-p", json.dumps({"spec": spec}))
+    assert MESSAGES[begin] in message
 
 
-def test_a_field_that_nobody_knows_is_refused(quarters: Kubectl) -> None:
-    assert 'unknown field "sits"' in created(quarters, changed(RUN_DOCUMENT, sits={}))
+@pytest.mark.parametrize("spec", ALLOWED_CHANGES, ids=json.dumps)
+def test_other_fields_may_change(namespace_with_run: Kubectl, spec: Plain) -> None:
+    namespace_with_run("patch", FFT, "run", "--dry-run=server", "--type=merge", "-p", json.dumps({"spec": spec}))
+
+
+def test_an_unknown_field_is_rejected(empty_namespace: Kubectl) -> None:
+    assert 'unknown field "sits"' in creation_error(empty_namespace, with_spec(RUN_DOCUMENT, sits={}))
