@@ -57,31 +57,31 @@ class MachineLimits:
     processors: int
 
 
-def next_decision(waiting: Sequence[WaitingJob], children: Mapping[str, Child], resources: MachineLimits) -> Decision | None:
+def next_decision(waiting: Sequence[WaitingJob], children: Mapping[str, Child], machine: MachineLimits) -> Decision | None:
     """The next scheduling decision, or None if every waiting job must keep waiting. `children` are by slot, oldest first."""
-    for job, job_limits in waiting:
-        decision = _decide(job, job_limits, children, resources)
+    for job, resources in waiting:
+        decision = _decide(job, resources, children, machine)
         if decision is not None:
             return decision
     return None
 
 
-def _decide(job: Job, job_limits: JobResources, children: Mapping[str, Child], resources: MachineLimits) -> Decision | None:
+def _decide(job: Job, resources: JobResources, children: Mapping[str, Child], machine: MachineLimits) -> Decision | None:
     slot = slot_of(job)
-    if job.site and not _fits(job_limits, [child for child in children.values() if _is_active_site(child)], resources):
+    if job.site and not _fits(resources, [child for child in children.values() if _is_active_site(child)], machine):
         return None
     child = children.get(slot)
     if child is None:
-        return Spawn(job.name, slot) if _may_spawn(job, children, resources) else _evict_oldest_idle(children)
+        return Spawn(job.name, slot) if _may_spawn(job, children, machine) else _evict_oldest_idle(children)
     if not child.is_idle:
         return None
-    return Assign(job.name, slot) if child.resources == job_limits else Evict(slot)
+    return Assign(job.name, slot) if child.resources == resources else Evict(slot)
 
 
-def _fits(job_limits: JobResources, active: Sequence[Child], resources: MachineLimits) -> bool:
+def _fits(resources: JobResources, active: Sequence[Child], machine: MachineLimits) -> bool:
     """Whether one more site may be active. A site that claims more processors than there are runs only when no other does."""
     claimed = sum(_processors(child.resources) for child in active)
-    return not active or (len(active) < resources.max_concurrent and claimed + _processors(job_limits) <= resources.processors)
+    return not active or (len(active) < machine.max_concurrent and claimed + _processors(resources) <= machine.processors)
 
 
 def _processors(resources: JobResources) -> int:
@@ -93,11 +93,11 @@ def _is_active_site(child: Child) -> bool:
     return ":" not in child.slot and not child.is_idle
 
 
-def _may_spawn(job: Job, children: Mapping[str, Child], resources: MachineLimits) -> bool:
+def _may_spawn(job: Job, children: Mapping[str, Child], machine: MachineLimits) -> bool:
     """An export holds the whole model in 32 bits, so it starts only when no idle process is left."""
     if job.kind is TaskKind.EXPORT:
         return not any(child.is_idle or child.kill_at is not None for child in children.values())
-    return not job.site or len(children) < resources.max_concurrent + EXTRA_PROCESSES
+    return not job.site or len(children) < machine.max_concurrent + EXTRA_PROCESSES
 
 
 def _evict_oldest_idle(children: Mapping[str, Child]) -> Evict | None:
