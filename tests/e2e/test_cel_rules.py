@@ -32,8 +32,8 @@ INVALID_NAMES: Final = {
 FORBIDDEN_CHANGES: Final[list[tuple[str, Plain]]] = [
     ("spec.model may not change in a run", {"model": {"source": "pvc://models/other"}}),
     ("spec.task may not change in a run", {"task": {"maxLength": 64}}),
-    ("spec.store may not change in a run, which has its rounds there", {"store": {"prefix": "elsewhere"}}),
-    ("spec.store may not change in a run, which has its rounds there", {"store": {"endpoint": None}}),
+    ("spec.store may not change in a run, because its rounds are stored there", {"store": {"prefix": "elsewhere"}}),
+    ("spec.store may not change in a run, because its rounds are stored there", {"store": {"endpoint": None}}),
     ("spec.planning may not change in a run", {"planning": {"ranks": [4]}}),
     ("spec.planning may not change in a run", {"planning": None}),
     ("spec.aggregation.method may not change in a run", {"aggregation": {"method": "ZeroPad"}}),

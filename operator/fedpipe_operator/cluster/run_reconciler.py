@@ -68,7 +68,7 @@ class _RunState:
     refused: dict[str, RefusedJob] = field(default_factory=dict)
     is_cleaned_up: bool = False
     evaluated_round: int | None = None
-    """A round whose task Secrets are still to be deleted. A new operator does not know it: then they go when the run is over."""
+    """A round whose task Secrets are still to be deleted. A restart loses it: then they are deleted when the run ends."""
 
 
 @dataclass
@@ -231,7 +231,7 @@ def _internal_error(fault: Exception) -> UserError:
 
 
 def _requeue_at(run: Run, view: RunView, result: ReconcileResult, now: float) -> float:
-    """When to reconcile next if no event comes earlier. No event reports what was written to the store: then at once."""
+    """When to reconcile next if no event comes earlier. Writes to the store trigger no event: after one, at once."""
     actions, after = result.decision.actions, run.resource.model_copy(update={"status": result.decision.status})
     if is_over(after) or any(isinstance(action, (CommitPlan, CommitEvaluation)) for action in actions):
         return now

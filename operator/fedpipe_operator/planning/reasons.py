@@ -47,7 +47,7 @@ def exclusion_reason(request: PlanRequest, site: SiteProfile, candidates: Sequen
         return f"needs at least {bytes_text(least.forecast.memory_bytes)} of memory ({_describe(least)}); {_memory_budget(site)}"
     nearest = min(fitting, key=lambda option: option.forecast.seconds)
     fixed = f"loading and transfers already take {seconds_text(nearest.forecast.seconds)} ({_describe(nearest)})"
-    return f"no training step fits into the {seconds_text(request.deadline)} that a plan may use of rounds.deadline: {fixed}"
+    return f"no training step fits: a plan may use {seconds_text(request.deadline)} of rounds.deadline, but {fixed}"
 
 
 def _bits_reason(request: PlanRequest, site: SiteProfile, *, chosen: Candidate, candidates: Sequence[Candidate]) -> str:
@@ -98,7 +98,7 @@ def _forecast_basis(site: SiteProfile, chosen: Candidate) -> str:
     basis = (
         f"calibrated with peaks measured at {chosen.bits} bits"
         if measured
-        else f"by formula only, no peak was measured at {chosen.bits} bits"
+        else f"by formula only, because no peak was measured at {chosen.bits} bits"
     )
     return f"forecast per round: {bytes_text(chosen.forecast.memory_bytes)} and {seconds_text(chosen.forecast.seconds)}; memory {basis}"
 

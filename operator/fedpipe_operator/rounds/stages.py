@@ -117,7 +117,7 @@ def aggregate(context: StageContext) -> Step | None:
 
 
 def evaluate(context: StageContext) -> Step | None:
-    """Measure the round's global adapter (round 0: the base) at the plan's evaluators, then commit the federated evaluation."""
+    """Measure the round's global adapter (round 0: the base) at the plan's evaluating sites, then commit the federated evaluation."""
     round_ = context.observed.round
     states = _work_states(context, TaskKind.EVALUATE, context.plan.evaluators, context.observed.site_evaluations, round_=round_)
     step = _work_left(context, states, Reason.EVALUATING, lambda site, pending: StartEvaluation(site, round_, pending.attempt))

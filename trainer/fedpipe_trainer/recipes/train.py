@@ -186,7 +186,7 @@ def _data_seed(seed: int, site: str, number: int) -> int:
 def _mfu(objective: Objective, inputs: TrainingInputs, tokens_per_second: float | None) -> float | None:
     """4·N FLOP per token, over the measured peak; N counts the parameters of matrices.
 
-    arXiv 2310.03150 has 6·N; frozen weights need no gradient.
+    arXiv 2310.03150 uses 6·N; here it is 4·N, because no gradients are computed for the frozen weights.
     """
     if tokens_per_second is None or isinstance(objective, Seq2SeqLM):  # a token passes through only one of two stacks, so its N is unknown
         return None
