@@ -61,7 +61,7 @@ def _delete_results(resource: FederatedFineTune, stores: StoreConnections, statu
 
 
 def _is_reported(resource: FederatedFineTune, error: UserError, status_writer: ClusterStatusWriter) -> bool:
-    """Report the error as an event; False in a namespace that is being deleted, where nobody can create an event or a Secret any more."""
+    """Report the error as an event; False in a namespace that is being deleted, where no event or Secret can be created any more."""
     message = f"{error.message}; correct this, or set spec.deletionPolicy to Retain"
     try:
         status_writer.post_event(RUN, resource.metadata, Event("ResultsNotDeleted", message, warning=True))

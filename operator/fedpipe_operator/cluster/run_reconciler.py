@@ -224,7 +224,7 @@ class RunReconciler:
 
 
 def _internal_error(fault: Exception) -> UserError:
-    """An error that nobody foresaw: the run's status must show it, and the log has the traceback."""
+    """An unexpected error: the run's status must show it, and the log has the traceback."""
     _LOG.exception("a reconcile failed", exc_info=fault)
     message = f"{type(fault).__name__}: {fault}"[:_MESSAGE_MAX]
     return UserError("OperatorFault", f"internal error of the operator, which retries; report it with the operator's log: {message}")
