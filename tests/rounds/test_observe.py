@@ -199,6 +199,20 @@ def test_an_observation_reads_what_may_be_new_and_nothing_else(store: DirectoryS
     assert counting.requests()[0] == ["rounds/0001"]
 
 
+def test_while_a_round_is_not_planned_the_last_plan_is_not_looked_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(a_run(2, rounds={"count": 3}), tmp_path)
+    world.work_until("evaluate-r1")
+    cache, sizes = ObjectCache(), list[str]()
+    context(world.store, cache=cache, run=world.run)  # type: ignore[arg-type]
+    put(world.store, names.round_evaluation(1), evaluated(1))  # type: ignore[arg-type]
+    monkeypatch.setattr(world.store, "size", sizes.append)
+
+    observed = context(world.store, cache=cache, run=world.run)  # type: ignore[arg-type]
+
+    assert observed.plan is not None
+    assert (observed.round, observed.plan.round, sizes) == (2, 1, [])
+
+
 def test_of_earlier_rounds_plans_a_summary_is_kept_and_of_profiles_nothing(tmp_path: Path) -> None:
     world = World(a_run(2, rounds={"count": 3}), tmp_path)
     world.work_until("r3")

@@ -214,7 +214,8 @@ class _StoreReader:
 
     def exists(self, key: str) -> bool:
         """Whether there is an object of this key."""
-        return key in self.listing.keys or (not self._is_absent(key) and self.store.size(key) is not None)
+        is_known = key in self.listing.keys or key in self.cache.objects
+        return is_known or (not self._is_absent(key) and self.store.size(key) is not None)
 
     def by_round(
         self, key_of: Callable[[int], str], kind: type[WireT], summarize: Callable[[WireT], Summary], rounds: Iterable[int]
