@@ -134,14 +134,13 @@ def _states(pod: Body, kind: str) -> Iterator[Body]:
 def _terminated(pod: Body) -> Body | None:
     """The end of our own container; among sidecars that others injected, that of one that failed."""
     ended = [one for one in _containers(pod) if "terminated" in one.get("state", {})]
-    first = min(
-        ended, key=lambda one: (one.get("name") not in _OUR_CONTAINERS, not one["state"]["terminated"].get("exitCode")), default=None
-    )
+    first = min(ended, key=_our_own_then_failed, default=None)
     found: Body | None = first and first["state"]["terminated"]
     return found
 
 
 def _our_own_then_failed(container: Body) -> tuple[bool, bool]:
+    """Sort key of ended containers."""
     return container.get("name") not in _OUR_CONTAINERS, not container["state"]["terminated"].get("exitCode")
 
 
