@@ -32,14 +32,13 @@ def objective(task: TaskSpec, labels: tuple[str, ...] | None = None) -> contract
 
 
 def hyperparameters(training: TrainingSpec) -> contract.Hyperparameters:
-    """`spec.training`, but for what the planner turns into the plan: epochs, maxSteps, alpha and scaling."""
+    """`spec.training`, but for what the planner turns into the plan: epochs, maxSteps, alpha, scaling and gradientCheckpointing."""
     return contract.Hyperparameters(
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
         warmup_steps=training.warmup_steps,
         max_grad_norm=training.max_grad_norm,
         dropout=training.dropout,
-        gradient_checkpointing=training.gradient_checkpointing,
         seed=training.seed,
     )
 

@@ -29,11 +29,10 @@ TRAINING: dict[str, Any] = {
     "warmup_steps": 5,
     "max_grad_norm": 2.0,
     "dropout": 0.2,
-    "gradient_checkpointing": True,
     "seed": 4,
 }
-PLANNED: dict[str, Any] = {"epochs": 3.0, "max_steps": 9, "alpha": 8.0, "scaling": Scaling.CLASSIC}
-"""Fields of `spec.training` that the planner turns into the plan's steps and scale."""
+PLANNED: dict[str, Any] = {"epochs": 3.0, "max_steps": 9, "alpha": 8.0, "scaling": Scaling.CLASSIC, "gradient_checkpointing": True}
+"""Fields of `spec.training` that become part of the plan."""
 EVALUATION: dict[str, Any] = {"max_samples": 50, "generations": 3, "max_new_tokens": 7, "samples": 2}
 
 

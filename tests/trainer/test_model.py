@@ -13,6 +13,7 @@ import torch
 from fedpipe_trainer.contract import Bits, CausalLM, FailureReason, Model, Objective, Seq2SeqLM, SequenceClassification, WeightShape
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model import checkpoint_dtype, clear_cache, facts, fetch, fingerprint, load, load_cached, target_weights
+from fedpipe_trainer.model.architecture import layer_of
 from fedpipe_trainer.task_runtime import TaskRuntime
 
 Toy = Callable[[str], Path]
@@ -257,3 +258,19 @@ def test_a_model_at_urls_is_downloaded_again_after_a_change(toy: Toy, runtime: T
     after = fingerprint(fetch(model("gpt2", "b"), runtime))
 
     assert (before, after) == (fingerprint(toy("llama")), fingerprint(toy("gpt2")))
+
+
+@pytest.mark.parametrize(
+    ("weight", "layer"),
+    [
+        ("model.layers.3.self_attn.q_proj", 3),
+        ("transformer.h.1.attn.c_attn", 1),
+        ("mpnet.encoder.layer.11.attention.attn.q", 11),
+        ("encoder.block.1.layer.0.SelfAttention.q", 1),
+        ("decoder.block.0.layer.1.EncDecAttention.q", 2),
+        ("model.decoder.layers.2.self_attn.q_proj", 4),
+        ("score", 0),
+    ],
+)
+def test_layers_are_counted_from_the_input_and_a_decoder_follows_its_encoder(weight: str, layer: int) -> None:
+    assert layer_of(weight, encoder_layers=2) == layer

@@ -75,10 +75,10 @@ def test_a_task_gives_the_same_bytes_whatever_the_process_did_before(make_task: 
 
 
 def test_checkpointed_activations_give_the_same_losses(make_task: Any, tmp_path: Path) -> None:
-    plain, _ = run_training(make_task({Q0: 4}), tmp_path)
-    recomputed, _ = run_training(
-        make_task({Q0: 4}, hyperparameters=Hyperparameters(learning_rate=0.01, gradient_checkpointing=True)), tmp_path
-    )
+    task = make_task({Q0: 4})
+    checkpointed = task.model_copy(update={"plan": task.plan.model_copy(update={"gradient_checkpointing": True})})
+    plain, _ = run_training(task, tmp_path)
+    recomputed, _ = run_training(checkpointed, tmp_path)
 
     assert recomputed.losses == pytest.approx(plain.losses, rel=1e-5)
 

@@ -130,6 +130,7 @@ def make_plan(request: PlanRequest, candidate: Candidate, reasons: tuple[str, ..
         ranks=dict(candidate.ranks),
         scaling=conversion.scaling(training.scaling),
         alpha=training.alpha,
+        gradient_checkpointing=training.gradient_checkpointing,
         forecast=candidate.forecast,
         why=reasons,
     )

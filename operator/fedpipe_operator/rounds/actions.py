@@ -29,7 +29,7 @@ class StartTraining:
     round: int
     attempt: int
     micro_batch: int | None = None
-    """Samples per micro-batch, fewer than the plan's batch after an attempt that ran out of memory; None: the whole batch."""
+    """Samples per micro-batch, fewer than the plan's after an attempt that ran out of memory; None: the plan's."""
 
 
 @dataclass(frozen=True)

@@ -109,9 +109,9 @@ def is_patience_exhausted(patience: int | None, evaluations: Mapping[int, Metric
 # --- out-of-memory retry
 
 
-def retry_micro_batch(batch_size: int, out_of_memory: int) -> int | None:
-    """The micro-batch after so many attempts that ran out of memory: the batch, halved each time; None for the whole batch.
+def retry_micro_batch(micro_batch: int, out_of_memory: int) -> int | None:
+    """The micro-batch after so many attempts that ran out of memory: the plan's, halved each time; None for the plan's itself.
 
     The plan, and so the mathematics of the step, stays the same.
     """
-    return max(1, batch_size >> out_of_memory) if out_of_memory else None
+    return max(1, micro_batch >> out_of_memory) if out_of_memory else None

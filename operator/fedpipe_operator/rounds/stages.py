@@ -182,8 +182,8 @@ def _work_state(context: StageContext, work: Work, results: Mapping[int, Result]
 
 
 def _training(context: StageContext, site: str, pending: Pending) -> StartTraining:
-    batch_size = context.plan.plans[site].batch_size
-    return StartTraining(site, context.observed.round, pending.attempt, retry_micro_batch(batch_size, pending.out_of_memory))
+    micro_batch = context.plan.plans[site].micro_batch
+    return StartTraining(site, context.observed.round, pending.attempt, retry_micro_batch(micro_batch, pending.out_of_memory))
 
 
 def _work_left(context: StageContext, states: WorkStates, reason: Reason, start: Callable[[str, Pending], Action]) -> Step | None:

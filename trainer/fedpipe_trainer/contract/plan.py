@@ -1,13 +1,14 @@
-"""The plan for one site: which weights get an adapter, the rank of each, the bit width of the base, and the batch size."""
+"""The plan for one site: which weights get an adapter and the rank of each, the base's bit width, and how its steps are computed."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedpipe_trainer.contract.base import Wire
 
 Bits = Literal[4, 8, 16, 32]
+MAX_LAYERS: Final = 10000
 
 
 class Scaling(StrEnum):
@@ -43,15 +44,34 @@ class Plan(Wire):
     bits: Bits
     batch_size: Annotated[int, Field(ge=1, le=4096)]
     """Samples per optimiser step."""
+    micro_batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Samples per forward and backward pass; their gradients are accumulated to a step. None: the whole batch at once."""
     steps: Annotated[int, Field(ge=1)]
     """Optimiser steps per round: an upper bound, since the deadline can end training earlier."""
     ranks: dict[str, Annotated[int, Field(ge=0, le=1024)]]
     """Rank by weight. A weight is named by its module path in the base model."""
+    lowest_layer: Annotated[int, Field(ge=0, le=MAX_LAYERS)] = 0
+    """The lowest layer that is trained, counted from the input: no weight below it has a rank, so no backward pass reaches there."""
+    gradient_checkpointing: bool = False
+    """Whether the backward pass recomputes the activations of each layer instead of keeping them."""
+    cache_activations: bool = False
+    """Whether the inputs of `lowest_layer` are computed once for each batch and then read from the site's cache."""
     scaling: Scaling = Scaling.RSLORA
     alpha: Annotated[float, Field(gt=0)] = 16.0
     forecast: Forecast
     why: Annotated[tuple[str, ...], Field(max_length=32)] = ()
     """The reasons for this plan, one sentence each."""
+
+    @model_validator(mode="after")
+    def _require_micro_batches_within_the_batch(self) -> Self:
+        if self.micro_batch > self.batch_size:
+            raise ValueError(f"microBatchSize {self.micro_batch} is larger than batchSize {self.batch_size}")
+        return self
+
+    @property
+    def micro_batch(self) -> int:
+        """Samples per forward and backward pass."""
+        return self.micro_batch_size or self.batch_size
 
     def scale(self, weight: str) -> float:
         """The factor that multiplies B·A of this weight's adapter."""

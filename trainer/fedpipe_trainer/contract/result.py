@@ -10,11 +10,12 @@ from typing import Annotated, Final, Literal
 from pydantic import BeforeValidator, Field, TypeAdapter
 
 from fedpipe_trainer.contract.base import SCHEMA_VERSION, Wire
-from fedpipe_trainer.contract.plan import Bits, Scaling
-from fedpipe_trainer.contract.task import RunRef, Sha256
+from fedpipe_trainer.contract.plan import MAX_LAYERS, Bits, Scaling
+from fedpipe_trainer.contract.task import ImportanceMethod, RunRef, Sha256
 
 # Keys of a JSON object are always strings.
 _BitsKey = Annotated[Bits, BeforeValidator(lambda key: int(key) if isinstance(key, str) and key.isdecimal() else key)]
+MAX_WEIGHTS: Final = 100_000
 _LARGEST_EXPONENT: Final = 700.0  # above this, exp overflows a double
 
 
@@ -134,6 +135,8 @@ class WeightShape(Wire):
     name: str
     d_out: Annotated[int, Field(ge=1)]
     d_in: Annotated[int, Field(ge=1)]
+    layer: Annotated[int, Field(ge=0, le=MAX_LAYERS)] = 0
+    """The layer that the weight belongs to, counted from the input; in an encoder-decoder the decoder follows the encoder."""
 
 
 class BaseModelFacts(Wire):
@@ -170,6 +173,26 @@ class Throughput(Wire):
     evaluate_tokens_per_second: float
     peak_memory_bytes: int
     """Peak memory of the process (CPU) or device (GPU) during these steps."""
+    lowest_layer: Annotated[int, Field(ge=0, le=MAX_LAYERS)] = 0
+    """The lowest layer with adapters during these steps. 0: all layers were trained."""
+    gradient_checkpointing: bool = False
+
+
+Score = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
+
+
+class Importance(Wire):
+    """How important each weight is for the site's data, on two disjoint halves of the batches: they agree if the score is stable."""
+
+    method: ImportanceMethod
+    samples: Annotated[int, Field(ge=0, le=10**9)]
+    """Samples in both halves together."""
+    first_half: Annotated[dict[str, Score], Field(max_length=MAX_WEIGHTS)] = {}
+    """Score by weight (dimensionless; only the ratios matter)."""
+    second_half: Annotated[dict[str, Score], Field(max_length=MAX_WEIGHTS)] = {}
+    problem: Annotated[str, Field(max_length=1024)] = ""
+    """Why there are no scores, and what to do; empty if there are."""
 
 
 class ProfileResult(_ResultBase):
@@ -199,6 +222,18 @@ class ProfileResult(_ResultBase):
     throughput: tuple[Throughput, ...] = ()
     unsupported: dict[_BitsKey, str] = {}
     """Bit widths that this device does not support, with the reason."""
+    first_step_seconds: dict[_BitsKey, Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)]] = {}
+    """Seconds by which the first training step exceeds a later one (kernels are compiled or loaded, memory is allocated), by bits."""
+    up_bits_per_second: Rate | None = None
+    """Bandwidth of an upload to the store, measured with a real transfer; None: not measured."""
+    down_bits_per_second: Rate | None = None
+    memory_bytes_per_second: Rate | None = None
+    """Bandwidth of the device's memory, measured by copying."""
+    mfu: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None
+    """Model FLOPs utilisation of the fastest training step that was measured."""
+    tokens_per_joule: Rate | None = None
+    """Energy efficiency in training. None: the platform reports no energy (neither NVML nor RAPL)."""
+    importance: Importance | None = None
 
 
 class TrainResult(_ResultBase):

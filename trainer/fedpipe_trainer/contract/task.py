@@ -4,6 +4,7 @@ URLs are `file://` or `http(s)://`; an `http(s)://` URL is presigned for exactly
 """
 
 import json
+from enum import StrEnum
 from typing import Annotated, Final, Literal
 
 from pydantic import Field, TypeAdapter
@@ -11,6 +12,18 @@ from pydantic import Field, TypeAdapter
 from fedpipe_trainer.contract.base import SCHEMA_VERSION, Wire
 from fedpipe_trainer.contract.objective import Objective
 from fedpipe_trainer.contract.plan import Bits, Plan
+
+
+class ImportanceMethod(StrEnum):
+    """How a site scores the importance of each weight for its own data."""
+
+    GRADIENT = "Gradient"
+    """The mean of |W · dL/dW| over the weight's elements, from the gradients of a few batches before training (GoRA)."""
+    SENSITIVITY = "Sensitivity"
+    """The paper's SVD and sensitivity score (AdaLoRA, arXiv 2303.10512), after a short warm-up."""
+    NONE = "None"
+    """Every weight counts the same."""
+
 
 Url = Annotated[str, Field(pattern=r"^(file|https?)://", max_length=8192)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -84,7 +97,6 @@ class Hyperparameters(Wire):
     warmup_steps: Annotated[int, Field(ge=0, le=100000)] = 0
     max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    gradient_checkpointing: bool = False
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
 
 
@@ -124,6 +136,11 @@ class ProfileTask(_TaskBase):
     batch_sizes: tuple[int, ...] = (1, 4)
     rank: int = 8
     seed: int = 0
+    importance: ImportanceMethod = ImportanceMethod.GRADIENT
+    probe_write: Url | None = None
+    """Where a test object is written, to measure the bandwidth to the store. None: it is not measured."""
+    probe_read: Url | None = None
+    """Where the same object is read back."""
 
 
 class TrainTask(_TaskBase):
@@ -135,7 +152,7 @@ class TrainTask(_TaskBase):
     plan: Plan
     hyperparameters: Hyperparameters
     micro_batch: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Samples per micro-batch to begin with, when an earlier attempt ran out of memory. None: the plan's whole batch."""
+    """Samples per micro-batch to begin with, when an earlier attempt ran out of memory. None: the plan's."""
     global_adapter: GlobalAdapter | None = None
     """None in round 1: the factors A are drawn from the seed, the factors B are zero."""
     validate_samples: Annotated[int, Field(ge=0)] = 0

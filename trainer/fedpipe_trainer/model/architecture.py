@@ -1,5 +1,6 @@
 """The architecture of a model, read from its configuration: target weights, head, sizes. No weights are loaded here."""
 
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,10 @@ AUTO_CLASSES: Final[dict[str, Any]] = {
 
 KEY_PREFIX: Final = "base_model.model."
 """Prefix of a module's path in the keys of an adapter file (from peft's wrapper)."""
+
+_DECODERS: Final = (".decoder.", ".model.decoder.")
+_ENCODER_LAYER: Final = re.compile(r"^(model\.)?encoder\.(block|layers)\.\d+$")
+"""The layers of the encoder of an encoder-decoder, by module path."""
 
 _LLAMA = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 _BERT = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
@@ -109,12 +114,13 @@ def target_weights(model: nn.Module, model_type: str, target_modules: tuple[str,
     Raises:
         TaskFailed: BadModel, the architecture is unknown, or no linear layer has a name with such a suffix.
     """
+    encoder_layers = sum(1 for name, _ in model.named_modules() if _ENCODER_LAYER.search(name))
     suffixes = target_modules or _TARGETS.get(model_type, ())
     if not suffixes:
         msg = f"there are no default target modules for model type {model_type!r}: name them in planning.targetModules"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
     weights = tuple(
-        WeightShape(name=name, d_out=shape[0], d_in=shape[1])
+        WeightShape(name=name, d_out=shape[0], d_in=shape[1], layer=layer_of(name, encoder_layers))
         for name, module in model.named_modules()
         if _has_suffix(name, suffixes) and (shape := linear_shape(module)) is not None
     )
@@ -122,6 +128,17 @@ def target_weights(model: nn.Module, model_type: str, target_modules: tuple[str,
         msg = f"no linear layer of this {model_type} model has a name that ends in {', '.join(suffixes)}: see planning.targetModules"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
     return weights
+
+
+def layer_of(weight: str, encoder_layers: int) -> int:
+    """The layer of a weight, counted from the input: the first number in its module path; a decoder's layers follow the encoder's.
+
+    Args:
+        weight: the module path.
+        encoder_layers: number of layers of the encoder of an encoder-decoder.
+    """
+    number = next((int(part) for part in weight.split(".") if part.isdecimal()), 0)
+    return number + encoder_layers if f".{weight}".startswith(_DECODERS) else number
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int] | None:

@@ -103,9 +103,9 @@ def fit(task: TrainTask, runtime: TaskRuntime, inputs: TrainingInputs, adapters:
     data_seed = _data_seed(hyper.seed, task.site, task.round)
     torch.manual_seed(data_seed)
     optimizer = make_optimizer(hyper, adapters)
-    start = state = _resume(task, runtime, adapters, optimizer) or TrainingState(micro_batch=task.micro_batch or plan.batch_size)
+    start = state = _resume(task, runtime, adapters, optimizer) or TrainingState(micro_batch=task.micro_batch or plan.micro_batch)
     started, longest_step = runtime.elapsed_seconds(), 0.0
-    with training_mode(adapters.model, checkpointing=hyper.gradient_checkpointing):
+    with training_mode(adapters.model, checkpointing=plan.gradient_checkpointing):
         while state.step < plan.steps and not _is_near_deadline(task, runtime, state, longest_step):
             if runtime.stop_requested():
                 _save_checkpoint_and_stop(task, runtime, state, adapters=adapters, optimizer=optimizer)
