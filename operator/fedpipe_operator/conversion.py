@@ -6,9 +6,23 @@ two may be renamed, bounded or given defaults apart. Every field is passed, so t
 
 from typing import Final
 
-from fedpipe_operator.api import CausalLMTask, EvaluationSpec, Scaling, Seq2SeqLMTask, SequenceClassificationTask, TaskSpec, TrainingSpec
+from fedpipe_operator.api import (
+    CausalLMTask,
+    EvaluationSpec,
+    Importance,
+    Scaling,
+    Seq2SeqLMTask,
+    SequenceClassificationTask,
+    TaskSpec,
+    TrainingSpec,
+)
 from fedpipe_trainer import contract
 
+_IMPORTANCE: Final = {
+    Importance.GRADIENT: contract.ImportanceMethod.GRADIENT,
+    Importance.SENSITIVITY: contract.ImportanceMethod.SENSITIVITY,
+    Importance.NONE: contract.ImportanceMethod.NONE,
+}
 _SCALINGS: Final = {Scaling.CLASSIC: contract.Scaling.CLASSIC, Scaling.RSLORA: contract.Scaling.RSLORA}
 
 
@@ -48,6 +62,11 @@ def evaluation(spec: EvaluationSpec) -> contract.Evaluation:
     return contract.Evaluation(
         max_samples=spec.max_samples, generations=spec.generations, max_new_tokens=spec.max_new_tokens, samples=spec.samples
     )
+
+
+def importance(choice: Importance) -> contract.ImportanceMethod:
+    """`spec.planning.importance`."""
+    return _IMPORTANCE[choice]
 
 
 def scaling(choice: Scaling) -> contract.Scaling:

@@ -66,9 +66,66 @@ class PlanningMode(StrEnum):
     """How the planner chooses the sites' plans."""
 
     AUTO = "Auto"
-    """Each site gets a plan that suits its own hardware."""
+    """Each site gets the plan that lets it contribute most; all sites finish together."""
     UNIFORM = "Uniform"
-    """Every site gets the plan that the weakest site can run; for comparison."""
+    """The choice that most sites can run, with equal steps; sites that cannot are excluded. For comparison."""
+    UNIFORM_WEAKEST = "UniformWeakest"
+    """The choice that every site can run, with equal steps: the weakest site sets it. For comparison."""
+    PROPORTIONAL = "Proportional"
+    """As UniformWeakest, but each site takes as many steps as fit into the same time. For comparison."""
+    MANUAL = "Manual"
+    """The plans are those of `plans`."""
+
+
+EQUAL_RANKS = (PlanningMode.UNIFORM, PlanningMode.UNIFORM_WEAKEST, PlanningMode.PROPORTIONAL, PlanningMode.MANUAL)
+"""Modes in which all sites may have the same rank for every weight."""
+
+
+class Importance(StrEnum):
+    """How the sites score the importance of each weight."""
+
+    GRADIENT = "Gradient"
+    """The mean of |W · dL/dW|, from the gradients of a few batches before training."""
+    SENSITIVITY = "Sensitivity"
+    """The paper's SVD and sensitivity score, after a short warm-up; it takes longer."""
+    NONE = "None"
+    """Every weight counts the same."""
+
+
+class Depth(StrEnum):
+    """Which layers a site trains."""
+
+    AUTO = "Auto"
+    """A site may train only its top layers, where that buys more steps than it costs."""
+    FULL = "Full"
+    """All layers, where the weights get a rank."""
+
+
+class ManualPlan(ApiModel):
+    """A plan that is given instead of computed."""
+
+    site: Name | None = None
+    """The site; left out: every site without a plan of its own."""
+    bits: Bits
+    rank: Annotated[int, Field(ge=1, le=1024)]
+    """Rank of every adapter."""
+    steps: Annotated[int, Field(ge=1, le=1000000)]
+    """Optimiser steps in a round."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Samples per optimiser step; left out: the largest of `batchSizes`."""
+    micro_batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Samples per forward and backward pass; left out: the whole batch."""
+    layers: Annotated[int, Field(ge=1, le=10000)] | None = None
+    """The number of top layers that are trained; left out: all."""
+    gradient_checkpointing: bool = False
+    cache_activations: bool = False
+    """Whether the activations below the trained layers are computed once and then read from the site's cache."""
+
+    @model_validator(mode="after")
+    def _require_micro_batches_within_the_batch(self) -> "ManualPlan":
+        if self.batch_size is not None and self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+            raise ValueError(f"microBatchSize {self.micro_batch_size} is larger than batchSize {self.batch_size}: lower it")
+        return self
 
 
 class PlanningSpec(ApiModel):
@@ -80,6 +137,25 @@ class PlanningSpec(ApiModel):
     batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=16)] = (1, 2, 4, 8, 16)
     target_modules: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=253)], ...], Field(max_length=64)] = ()
     """Modules whose names end in one of these get adapters; left out: the attention projections of the architecture."""
+    importance: Importance = Importance.GRADIENT
+    depth: Depth = Depth.AUTO
+    exploration: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """The share of the adapters' budget that rotates over all weights, whatever their importance."""
+    plans: Annotated[tuple[ManualPlan, ...], Field(max_length=1000)] = ()
+    """Plans that are given. In mode Manual every site needs one; in the other modes they replace those of their sites."""
+
+    @model_validator(mode="after")
+    def _require_plans_in_manual_mode(self) -> "PlanningSpec":
+        if self.mode is PlanningMode.MANUAL and not self.plans:
+            raise ValueError("mode Manual takes the sites' plans from plans, which is empty: add one (without a site it is for every site)")
+        return self
+
+    @model_validator(mode="after")
+    def _require_one_plan_a_site(self) -> "PlanningSpec":
+        sites = [plan.site for plan in self.plans]
+        if twice := sorted({str(site) if site else "every other site" for site in sites if sites.count(site) > 1}):
+            raise ValueError(f"plans has more than one plan for {', '.join(twice)}: keep one")
+        return self
 
     @model_validator(mode="after")
     def _require_a_rank_above_0(self) -> "PlanningSpec":
@@ -159,8 +235,11 @@ class FineTuneSpec(ApiModel):
 
     @model_validator(mode="after")
     def _require_uniform_plans_for_fedit(self) -> "FineTuneSpec":
-        if self.aggregation.method is AggregationMethod.FEDIT and self.planning.mode is not PlanningMode.UNIFORM:
-            raise ValueError("aggregation.method FedIT averages equal ranks only: set planning.mode to Uniform, or the method to Exact")
+        if self.aggregation.method is AggregationMethod.FEDIT and self.planning.mode not in EQUAL_RANKS:
+            modes = ", ".join(mode.value for mode in EQUAL_RANKS)
+            raise ValueError(
+                f"aggregation.method FedIT averages equal ranks only: set planning.mode to one of {modes}, or the method to Exact"
+            )
         return self
 
     @model_validator(mode="after")
@@ -192,11 +271,21 @@ class PlanStatus(ApiModel):
     """The largest rank of the adapters."""
     adapters: Annotated[int, Field(ge=0)]
     """Weights that get an adapter."""
+    layers: Annotated[int, Field(ge=0)] = 0
+    """The number of top layers that are trained; the layers below need no backward pass."""
+    micro_batch_size: Annotated[int, Field(ge=1)] = 1
+    """Samples per forward and backward pass."""
+    gradient_checkpointing: bool = False
+    cache_activations: bool = False
     memory: Annotated[int, Field(ge=0)]
     """Forecast of the peak memory, in bytes."""
     seconds: Annotated[float, Field(ge=0)]
     """Forecast of the seconds that one round's training takes, transfers included."""
-    why: Annotated[tuple[Sentence, ...], Field(max_length=8)] = ()
+    upload: Annotated[int, Field(ge=0)] = 0
+    """Forecast of the bytes of the site's update."""
+    limited_by: Annotated[str, Field(max_length=32)] = ""
+    """The constraint that binds: `Memory`, `Time`, `Bandwidth`, `Data` or `Spec`."""
+    why: Annotated[tuple[Sentence, ...], Field(max_length=12)] = ()
 
 
 class RoundStatus(ApiModel):

@@ -73,12 +73,13 @@ class TrainingSpec(ApiModel):
     warmup_steps: Annotated[int, Field(ge=0, le=100000)] = 0
     max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | None = None
+    """Whether activations are recomputed in the backward pass to save memory; left out: the planner decides for each site."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    epochs: Annotated[float, Field(gt=0, le=1000)] = 1.0
-    """Passes over a site's data in each round."""
+    epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Passes over a site's data in each round, at most; left out: the planner decides."""
     max_steps: Annotated[int, Field(ge=1, le=1000000)] | None = None
-    """Maximum number of optimiser steps in each round."""
+    """Optimiser steps in each round, at most."""
     alpha: Annotated[float, Field(gt=0, le=4096)] = 16.0
     scaling: Scaling = Scaling.RSLORA
 

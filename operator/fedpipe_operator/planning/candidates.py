@@ -42,7 +42,7 @@ class PlanRequest:
         return RunOptions(
             head=self.head,
             global_rank=max(self.spec.planning.ranks),
-            checkpointing=self.spec.training.gradient_checkpointing,
+            checkpointing=bool(self.spec.training.gradient_checkpointing),
         )
 
 
@@ -111,7 +111,7 @@ def make_candidate(request: PlanRequest, site: SiteProfile, *, bits: Bits, batch
 
 def requested_steps(spec: FineTuneSpec, samples: int, batch: int) -> int:
     """Optimiser steps of `training.epochs` passes over the samples, at most `training.maxSteps`, at least one."""
-    steps = max(1, ceil(spec.training.epochs * samples / batch))
+    steps = max(1, ceil((spec.training.epochs or 1.0) * samples / batch))
     return steps if spec.training.max_steps is None else min(steps, spec.training.max_steps)
 
 
@@ -130,7 +130,7 @@ def make_plan(request: PlanRequest, candidate: Candidate, reasons: tuple[str, ..
         ranks=dict(candidate.ranks),
         scaling=conversion.scaling(training.scaling),
         alpha=training.alpha,
-        gradient_checkpointing=training.gradient_checkpointing,
+        gradient_checkpointing=bool(training.gradient_checkpointing),
         forecast=candidate.forecast,
         why=reasons,
     )

@@ -84,7 +84,7 @@ def _limit(name: str, options: Sequence[Candidate], site: SiteProfile) -> str:
 
 def _steps_reason(request: PlanRequest, site: SiteProfile, chosen: Candidate) -> str:
     limit = request.spec.training.max_steps
-    source = f"{request.spec.training.epochs:g} × {site.train_samples} samples in batches of {chosen.batch}"
+    source = f"{request.spec.training.epochs or 1.0:g} × {site.train_samples} samples in batches of {chosen.batch}"
     if chosen.requested_steps == limit:
         source = "training.maxSteps"
     if chosen.steps == chosen.requested_steps:

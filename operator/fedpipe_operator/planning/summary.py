@@ -7,7 +7,7 @@ from fedpipe_operator.formatting import bytes_text, seconds_text
 from fedpipe_operator.planning.planner import Plans
 from fedpipe_trainer.contract import Plan
 
-_STATUS_MAX_REASONS = 8
+_STATUS_MAX_REASONS = 12
 _STATUS_MAX_LENGTH = 1024
 
 

@@ -98,6 +98,7 @@ def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs)
         target_modules=planning.target_modules,
         batch_sizes=_batches_to_profile(planning.batch_sizes),
         rank=max(planning.ranks),
+        importance=conversion.importance(planning.importance),
         seed=context.spec.training.seed,
     )
 
