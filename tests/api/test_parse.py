@@ -64,7 +64,13 @@ def test_strings_that_yaml_1_1_takes_for_other_types_stay_strings(value: str) ->
     ("addition", "expected"),
     [
         ("  planning: {bits: [4, 5]}", ("spec.planning.bits[1]", "invalid value 5: write one of 4, 8, 16, 32")),
-        ("  planning: {mode: auto}", ("spec.planning.mode", "invalid value 'auto' (did you mean Auto?): write one of Auto, Uniform, UniformWeakest, Proportional, Manual")),
+        (
+            "  planning: {mode: auto}",
+            (
+                "spec.planning.mode",
+                "invalid value 'auto' (did you mean Auto?): write one of Auto, Uniform, UniformWeakest, Proportional, Manual",
+            ),
+        ),
         ("  planning: {mod: Auto}", ("spec.planning.mod", "unknown field: did you mean mode?")),
         ("  epochs: 2", ("spec.epochs", "unknown field: did you mean spec.training.epochs?")),
         ("  export: {onnx: true}", ("spec.export.onnx", "unknown field: the fields here are adapter, merged")),
@@ -86,7 +92,11 @@ def test_strings_that_yaml_1_1_takes_for_other_types_stay_strings(value: str) ->
         ("  planning: {ranks: [0]}", ("spec.planning", "ranks are all 0, so nothing would be trained: add a rank above 0")),
         (
             "  aggregation: {method: FedIT}",
-            ("spec", "aggregation.method FedIT averages equal ranks only: set planning.mode to one of Uniform, UniformWeakest, Proportional, Manual, or the method to Exact"),
+            (
+                "spec",
+                "aggregation.method FedIT averages equal ranks only: set planning.mode to one of Uniform, UniformWeakest, Proportional,"
+                " Manual, or the method to Exact",
+            ),
         ),
         (
             "  rounds: {target: {metric: bleu, value: 1}}",

@@ -21,7 +21,7 @@ SMOLLM2 = BaseModelFacts(
     attention_heads=9,
     vocabulary_size=49_152,
     weights=tuple(
-        WeightShape(name=f"model.layers.{layer}.self_attn.{part}_proj", d_out=d_out, d_in=576)
+        WeightShape(name=f"model.layers.{layer}.self_attn.{part}_proj", d_out=d_out, d_in=576, layer=layer)
         for layer in range(30)
         for part, d_out in (("q", 576), ("k", 192), ("v", 192), ("o", 576))
     ),
@@ -37,7 +37,7 @@ MPNET = BaseModelFacts(
     vocabulary_size=30_527,
     materialised_attention=True,
     weights=tuple(
-        WeightShape(name=f"mpnet.encoder.layer.{layer}.attention.attn.{part}", d_out=768, d_in=768)
+        WeightShape(name=f"mpnet.encoder.layer.{layer}.attention.attn.{part}", d_out=768, d_in=768, layer=layer)
         for layer in range(12)
         for part in "qkvo"
     ),
@@ -52,7 +52,7 @@ LLAMA_7B = BaseModelFacts(
     intermediate_size=11_008,
     attention_heads=32,
     vocabulary_size=32_000,
-    weights=tuple(WeightShape(name=f"layers.{layer}.{part}", d_out=4096, d_in=4096) for layer in range(32) for part in "qkvo"),
+    weights=tuple(WeightShape(name=f"layers.{layer}.{part}", d_out=4096, d_in=4096, layer=layer) for layer in range(32) for part in "qkvo"),
 )
 
 
@@ -96,6 +96,8 @@ def a_site(name: str = "ward", **changes: Any) -> SiteProfile:
         points=speeds(400.0),
         rank=8,
         unsupported={},
+        first_step_seconds={},
+        importance=None,
     )
     return replace(site, **changes)
 

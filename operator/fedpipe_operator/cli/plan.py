@@ -1,7 +1,7 @@
 """`fedpipe plan`: profile the sites and print the plan of each with its reasons, without training."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
@@ -40,14 +40,21 @@ def _is_planned(session: Session) -> bool:
     return session.is_finished or session.store.read(names.round_plan(1)) is not None
 
 
+_COLUMNS: Final = ("site", "bits", "batch", "layers", "rank", "adapters", "steps", "memory", "duration", "upload", "limit")
+"""Fields of a `PlanRow`, in the order of the table's columns."""
+_MARKS: Final = "* activations are recomputed in the backward pass; † activations below the trained layers are read from the site's cache"
+
+
 def _print(plan: RoundPlan, console: Console) -> None:
     """Print a table of the plans, then the reasons for each site."""
     table_rows = plan_rows(Plans(plans=plan.plans, excluded=plan.excluded))
-    table = Table("site", "bits", "batch", "rank", "weights", "steps", "memory", "round time", "upload")
+    table = Table("site", "bits", "batch", "layers", "rank", "weights", "steps", "memory", "round time", "upload", "limited by")
     for row in table_rows:
         if row.bits:
-            table.add_row(row.site, row.bits, row.batch, row.rank, row.adapters, row.steps, row.memory, row.duration, row.upload)
+            table.add_row(*(getattr(row, column) for column in _COLUMNS))
     console.print(table)
+    if any("*" in row.batch or "†" in row.batch for row in table_rows):
+        console.print(_MARKS, style="dim")
     for row in table_rows:
         _print_why(row, console)
 

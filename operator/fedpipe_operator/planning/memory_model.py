@@ -1,4 +1,4 @@
-"""The memory model: peak memory of a site's trainer for given bits, batch size, sequence length and ranks.
+"""The memory model: peak memory of a site's trainer for given bits, batch, sequence length, depth, checkpointing and ranks.
 
 The peak occurs either while the base is loaded or while the trainer trains. A training step holds the runtime (interpreter
 and libraries, or the device's context), the base, the adapters with gradients and Adam state, and the activations.
@@ -13,14 +13,21 @@ for the hidden and the intermediate width because gated MLPs are not 4·h wide.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
+
+import numpy as np
+import numpy.typing as npt
 
 from fedpipe_operator.planning.calibration import Calibration, Observation, calibrate
-from fedpipe_operator.planning.sizes import WIRE_BYTES, adapter_parameters, head_parameters, head_shapes, uniform_ranks
+from fedpipe_operator.planning.sizes import WIRE_BYTES, adapter_parameters, head_parameters, head_shapes, residual_parameters
 from fedpipe_operator.sites import SiteProfile
-from fedpipe_trainer.contract import BaseModelFacts, Bits
+from fedpipe_trainer.contract import BaseModelFacts, Bits, Throughput
 
-_TRAINED_BYTES: Final = 16
+Bool = npt.NDArray[np.bool_]
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+TRAINED_BYTES: Final = 16
 """Per trained parameter: fp32 weight, fp32 gradient, 8 bytes of Adam state."""
 _BYTES_PER_WEIGHT: Final[Mapping[Bits, float]] = {4: 4.127 / 8, 8: 1.0, 16: 2.0, 32: 4.0}
 """4 bits: NormalFloat in blocks of 64 with double quantisation (Dettmers et al., arXiv 2305.14314): 4.127 bits a weight."""
@@ -48,38 +55,65 @@ class RunOptions:
     """Shapes of the tensors that are trained in full; None: those of the profile, with the site's own labels."""
     global_rank: int = 0
     """The global adapter's rank. The components that a site of lower rank does not train stay in memory as its frozen residual."""
-    checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the activations of a training step depend on and a plan chooses: numbers, or arrays with one element for each of many steps."""
+
+    batch: int | Int64
+    """Samples per forward and backward pass."""
+    length: int
+    """Tokens of the longest sample."""
+    lowest_layer: int | Int64 = 0
+    """The lowest layer that is trained: those below keep no activations."""
+    checkpointing: bool | Bool = False
     """Whether the backward pass recomputes the activations."""
 
 
-def predict_peak(  # noqa: PLR0913 -- the fields of a measured point, as the benchmark passes them
-    profile: SiteProfile, *, bits: Bits, batch: int, length: int, ranks: Mapping[str, int], options: RunOptions = RunOptions()
-) -> int:
-    """Peak bytes of the trainer's process (CPU) or of its device (GPU).
+def predict_peak(profile: SiteProfile, *, bits: Bits, step: Step, ranks: Mapping[str, int], options: RunOptions = RunOptions()) -> int:
+    """Peak bytes of the trainer's process (CPU) or of its device (GPU): the larger of loading's and training's.
 
     Args:
         profile: the site and its measurements.
         bits: bit width of the frozen base.
-        batch: samples per step.
-        length: tokens of the longest sample.
+        step: batch, length, depth and checkpointing.
         ranks: by weight; a weight without an entry has no adapter.
         options: what the run adds.
     """
-    fit = calibration_of(profile, bits)
-    activations = _activations(profile, bits, batch=batch, length=length, checkpointing=options.checkpointing)
-    residual = WIRE_BYTES * _residual_parameters(profile, ranks, options.global_rank)
-    known = _known_bytes(profile, bits, ranks, head=options.head) + residual
-    return int(max(load_peak_bytes(profile, bits), known + fit.offset + fit.factor * activations))
+    adapters = adapter_parameters(profile.base.weights, ranks)
+    residual = residual_parameters(profile.base.weights, ranks, options.global_rank)
+    peak = float(TrainingMemory.at(profile, bits, options).without_adapters(step))
+    return int(max(load_peak_bytes(profile, bits), peak + TRAINED_BYTES * adapters + WIRE_BYTES * residual))
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """The memory of training at a site and a bit width, fitted once for all of its steps."""
+
+    profile: SiteProfile
+    bits: Bits
+    known: float
+    """Bytes of runtime, base and head."""
+    fit: Calibration
+
+    @classmethod
+    def at(cls, profile: SiteProfile, bits: Bits, options: RunOptions) -> Self:
+        """The fit for a site and a bit width."""
+        return cls(profile, bits, _known_bytes(profile, bits, {}, head=options.head), calibration_of(profile, bits))
+
+    def without_adapters(self, step: Step) -> Float64:
+        """Peak bytes of training but for the adapters. A trained element adds `TRAINED_BYTES`, one of the frozen residual `WIRE_BYTES`."""
+        return self.known + self.fit.offset + self.fit.factor * _activations(self.profile, self.bits, step)
 
 
 def calibration_of(profile: SiteProfile, bits: Bits) -> Calibration:
     """The correction of the analytic form by the site's points at this bit width."""
-    known = _known_bytes(profile, bits, uniform_ranks(profile.base.weights, profile.rank), head=None)
     return calibrate(
         Observation(
             peak=float(point.peak_memory_bytes),
-            known=known,
-            activations=_activations(profile, bits, batch=point.batch_size, length=point.length),
+            known=_known_bytes(profile, bits, _measured_ranks(profile, point), head=None),
+            activations=float(_activations(profile, bits, _step_of(point))),
         )
         for point in profile.points_at(bits)
         if point.peak_memory_bytes > 0
@@ -104,34 +138,39 @@ def load_peak_bytes(profile: SiteProfile, bits: Bits) -> float:
     return profile.runtime_bytes + base_bytes(profile, bits) + source
 
 
-def activation_bytes(base: BaseModelFacts, *, element: int, batch: int, length: int, checkpointing: bool) -> float:
-    """Peak bytes kept between forward and backward of `batch` × `length` tokens, `element` bytes an element.
+def activation_bytes(base: BaseModelFacts, *, element: int, step: Step) -> Float64:
+    """Peak bytes kept between forward and backward of a pass over `batch` × `length` tokens, `element` bytes an element.
 
     A base with a trainable head is a classifier; any other computes logits over its vocabulary, which dominate in
-    small language models. Checkpointing keeps each layer's input and the activations of one layer.
+    small language models. Only the trained layers keep activations; of the others one at a time is in memory.
+    Checkpointing keeps each layer's input and the activations of one layer.
     """
+    trained = np.maximum(1, base.layers - np.asarray(step.lowest_layer))
     per_layer = element * (_HIDDEN_ELEMENTS * base.hidden_size + _INTERMEDIATE_ELEMENTS * base.intermediate_size)
     if base.materialised_attention:
-        per_layer += element * _SCORE_ELEMENTS * base.attention_heads * length
-    layers = element * base.hidden_size * base.layers + per_layer if checkpointing else per_layer * base.layers
+        per_layer += element * _SCORE_ELEMENTS * base.attention_heads * step.length
+    layers = np.where(step.checkpointing, element * base.hidden_size * trained + per_layer, per_layer * trained)
     logits = 0 if base.head else _LOGIT_BYTES * base.vocabulary_size
-    return batch * length * (layers + logits)
+    return np.asarray(step.batch * step.length * (layers + logits), dtype=np.float64)
 
 
-def _activations(profile: SiteProfile, bits: Bits, *, batch: int, length: int, checkpointing: bool = False) -> float:
+def _step_of(point: Throughput) -> Step:
+    return Step(point.batch_size, point.length, lowest_layer=point.lowest_layer, checkpointing=point.gradient_checkpointing)
+
+
+def _measured_ranks(profile: SiteProfile, point: Throughput) -> dict[str, int]:
+    """The ranks of the adapters while the point was measured."""
+    return {weight.name: profile.rank for weight in profile.base.weights if weight.layer >= point.lowest_layer}
+
+
+def _activations(profile: SiteProfile, bits: Bits, step: Step) -> Float64:
     """Activation bytes at a site; an element has the size of the compute type, not of the storage type."""
     element = _GPU_ELEMENT_BYTES[bits] if profile.on_gpu else _CPU_ELEMENT_BYTES[bits]
-    return activation_bytes(profile.base, element=element, batch=batch, length=length, checkpointing=checkpointing)
+    return activation_bytes(profile.base, element=element, step=step)
 
 
 def _known_bytes(profile: SiteProfile, bits: Bits, ranks: Mapping[str, int], *, head: Mapping[str, tuple[int, ...]] | None) -> float:
     """Bytes that do not depend on the batch: runtime, base, and all trained parameters with their optimiser state."""
     shapes = head_shapes(profile.base.head, len(profile.labels)) if head is None else head
     trained = adapter_parameters(profile.base.weights, ranks) + head_parameters(shapes)
-    return profile.runtime_bytes + base_bytes(profile, bits) + _TRAINED_BYTES * trained
-
-
-def _residual_parameters(profile: SiteProfile, ranks: Mapping[str, int], global_rank: int) -> int:
-    """Elements of the frozen residual: the global adapter's rank above the site's own, per weight."""
-    weights = profile.base.weights
-    return adapter_parameters(weights, {weight.name: max(0, global_rank - ranks.get(weight.name, 0)) for weight in weights})
+    return profile.runtime_bytes + base_bytes(profile, bits) + TRAINED_BYTES * trained

@@ -14,6 +14,11 @@ def adapter_parameters(weights: Iterable[WeightShape], ranks: Mapping[str, int])
     return sum(ranks.get(weight.name, 0) * (weight.d_in + weight.d_out) for weight in weights)
 
 
+def residual_parameters(weights: Iterable[WeightShape], ranks: Mapping[str, int], global_rank: int) -> int:
+    """Elements of the frozen residual: the global adapter's rank above the site's own, over all weights."""
+    return sum(max(0, global_rank - ranks.get(weight.name, 0)) * (weight.d_in + weight.d_out) for weight in weights)
+
+
 def uniform_ranks(weights: Iterable[WeightShape], rank: int) -> dict[str, int]:
     """The same rank for every weight."""
     return {weight.name: rank for weight in weights}

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from fedpipe_operator.api import PlanStatus
 from fedpipe_operator.formatting import bytes_text, seconds_text
-from fedpipe_operator.planning.planner import Plans
+from fedpipe_operator.planning.modes import Plans
 from fedpipe_trainer.contract import Plan
 
 _STATUS_MAX_REASONS = 12
@@ -18,12 +18,15 @@ class PlanRow(NamedTuple):
     why: tuple[str, ...]
     bits: str = ""
     batch: str = ""
+    """Samples a step, as passes × samples."""
+    layers: str = ""
     rank: str = ""
     adapters: str = ""
     steps: str = ""
     memory: str = ""
     duration: str = ""
     upload: str = ""
+    limit: str = ""
 
 
 def plan_rows(plans: Plans) -> list[PlanRow]:
@@ -41,6 +44,12 @@ def plan_status(site: str, plan: Plan) -> PlanStatus:
         steps=plan.steps,
         rank=max(plan.ranks.values(), default=0),
         adapters=_count_adapters(plan),
+        layers=plan.trained_layers,
+        micro_batch_size=plan.micro_batch,
+        gradient_checkpointing=plan.gradient_checkpointing,
+        cache_activations=plan.cache_activations,
+        upload=plan.forecast.upload_bytes,
+        limited_by=plan.limited_by,
         memory=plan.forecast.memory_bytes,
         seconds=round(plan.forecast.seconds, 1),
         why=tuple(sentence[:_STATUS_MAX_LENGTH] for sentence in plan.why[:_STATUS_MAX_REASONS]),
@@ -52,15 +61,24 @@ def _row(site: str, plan: Plan) -> PlanRow:
     return PlanRow(
         site=site,
         bits=str(plan.bits),
-        batch=str(plan.batch_size),
+        batch=_batch(plan),
+        layers=f"{plan.trained_layers}/{plan.layers}",
         rank="–".join(str(rank) for rank in sorted({ranks[0], ranks[-1]})) if ranks else "0",
         adapters=str(_count_adapters(plan)),
         steps=str(plan.steps),
         memory=bytes_text(plan.forecast.memory_bytes),
         duration=seconds_text(plan.forecast.seconds),
         upload=bytes_text(plan.forecast.upload_bytes),
+        limit=plan.limited_by,
         why=plan.why,
     )
+
+
+def _batch(plan: Plan) -> str:
+    """Samples of a step: `16`, or `4 × 4` for four passes of four samples; with a mark where activations are recomputed or cached."""
+    passes = -(-plan.batch_size // plan.micro_batch)
+    marks = ("*" if plan.gradient_checkpointing else "") + ("†" if plan.cache_activations else "")
+    return (f"{passes} × {plan.micro_batch}" if passes > 1 else str(plan.batch_size)) + marks
 
 
 def _count_adapters(plan: Plan) -> int:

@@ -33,6 +33,10 @@ class RoundPlan(Wire):
     """Updates that the round needs (the quorum)."""
     excluded: dict[str, str] = {}
     """Sites that cannot take part, with the reason."""
+    importance: dict[str, float] = {}
+    """Importance of each weight, combined over the sites, of mean 1."""
+    importance_note: str = ""
+    """Where the importance comes from and how far it is trusted."""
 
 
 class UpdateRef(Wire):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedpipe_operator.planning import RunFacts, facts_of, plan_round
+from fedpipe_operator.planning import History, RunFacts, facts_of, plan_round
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import needed_updates, select
 from fedpipe_operator.rounds.records import RoundPlan
@@ -34,7 +34,8 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
     if not profiles:
         return OutOfReach(_too_few(round_, need, len(run.sites), failed))
     facts = _facts(run, observed, profiles)
-    made = plan_round(run.spec, {name: one for name, one in profiles.items() if name not in facts.wrong_base}, facts.head)
+    fleet = plan_round(run.spec, {name: one for name, one in profiles.items() if name not in facts.wrong_base}, facts.head, History(round_))
+    made = fleet.plans
     excluded = dict(failed) | dict(facts.wrong_base) | dict(made.excluded)
     selected = select(made.plans, per_round=per_round, seed=f"{run.spec.training.seed}/{run.name}", round_=round_)
     if len(selected) < need:
@@ -51,6 +52,8 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
         evaluators=selected,
         needed=need,
         excluded=excluded,
+        importance=fleet.importance.scores,
+        importance_note=fleet.importance.note,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fedpipe_operator.api import EdgeSite, parse_quantity
 from fedpipe_operator.api.edgesite import Capacity
-from fedpipe_trainer.contract import BaseModelFacts, Bits, ProfileResult, Throughput
+from fedpipe_trainer.contract import BaseModelFacts, Bits, Importance, ProfileResult, Throughput
 
 CPU = "cpu"
 
@@ -44,6 +44,10 @@ class SiteProfile:
     """Rank of the adapters while `points` were measured."""
     unsupported: Mapping[Bits, str]
     """By bit width that the device does not support: the reason."""
+    first_step_seconds: Mapping[Bits, float]
+    """By bits: seconds by which the first training step of a process exceeds a later one."""
+    importance: Importance | None
+    """Scores of the weights on the site's own data; None: not measured."""
 
     @property
     def on_gpu(self) -> bool:
@@ -88,6 +92,8 @@ def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
         points=measured.throughput,
         rank=measured.rank,
         unsupported=measured.unsupported,
+        first_step_seconds=measured.first_step_seconds,
+        importance=measured.importance,
     )
 
 

@@ -50,6 +50,8 @@ class Plan(Wire):
     """Optimiser steps per round: an upper bound, since the deadline can end training earlier."""
     ranks: dict[str, Annotated[int, Field(ge=0, le=1024)]]
     """Rank by weight. A weight is named by its module path in the base model."""
+    layers: Annotated[int, Field(ge=0, le=MAX_LAYERS)] = 0
+    """Layers of the base; 0: not known."""
     lowest_layer: Annotated[int, Field(ge=0, le=MAX_LAYERS)] = 0
     """The lowest layer that is trained, counted from the input: no weight below it has a rank, so no backward pass reaches there."""
     gradient_checkpointing: bool = False
@@ -59,6 +61,8 @@ class Plan(Wire):
     scaling: Scaling = Scaling.RSLORA
     alpha: Annotated[float, Field(gt=0)] = 16.0
     forecast: Forecast
+    limited_by: Annotated[str, Field(max_length=32)] = ""
+    """The constraint that binds: `Memory`, `Time`, `Bandwidth`, `Data` or `Spec`; empty if it is not known."""
     why: Annotated[tuple[str, ...], Field(max_length=32)] = ()
     """The reasons for this plan, one sentence each."""
 
@@ -67,6 +71,11 @@ class Plan(Wire):
         if self.micro_batch > self.batch_size:
             raise ValueError(f"microBatchSize {self.micro_batch} is larger than batchSize {self.batch_size}")
         return self
+
+    @property
+    def trained_layers(self) -> int:
+        """The number of layers from the lowest trained one on."""
+        return max(0, self.layers - self.lowest_layer)
 
     @property
     def micro_batch(self) -> int:

@@ -1,0 +1,155 @@
+"""The fleet: the length of a round, and the plan of every site within it.
+
+All sites wait for the slowest, so they are planned to finish together: each takes the steps that fit (FedNova's normalisation makes sure
+that more steps are no louder vote). The longer the round, the less its fixed part weighs (load, transfers); the longer, the less a further
+step brings. The length with the most predicted progress per second is chosen, as far as the spec leaves it open:
+`rounds.deadline` bounds it, `training.epochs` and `training.maxSteps` bound the steps. And all rounds together make `RUN_PASSES` passes
+over the fleet's data, if the deadline allows: a run of few short rounds would be efficient and learn little.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from fedpipe_operator.planning.choices import lowest_layers
+from fedpipe_operator.planning.frontier import Frontier, frontiers
+from fedpipe_operator.planning.request import PlanRequest
+from fedpipe_operator.planning.site_problem import VALUE_EXPONENT, Int64, Rows, SiteProblem, Solution, relaxed_optima
+from fedpipe_operator.sites import SiteProfile
+
+RUN_PASSES: Final = 3.0
+ROUND_OVERHEAD: Final = 2.0
+"""Seconds of a round outside of the sites: aggregation and scheduling."""
+COVERAGE: Final = 0.1
+"""The least share of the round's samples that must train a weight: fewer would decide over it alone."""
+_LENGTHS: Final = 32
+
+
+class RoundLength(NamedTuple):
+    """How long the sites work in a round, and what decided it."""
+
+    seconds: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class FleetSolution:
+    """The solution of every site that can take part."""
+
+    length: RoundLength
+    solutions: dict[str, Solution]
+    problems: dict[str, SiteProblem]
+    """Of all sites, those without a solution included."""
+    uncovered: tuple[str, ...]
+    """Weights that too few samples would have trained: no site trains them."""
+    bound: float
+    """The most predicted progress that is possible within the round's length."""
+    progress: float
+    """The predicted progress of the solutions: the sum of the values, each times the site's share of the samples."""
+
+    @property
+    def gap(self) -> float:
+        """The share by which the solutions may be below the best possible, at most."""
+        return 1 - self.progress / self.bound if self.bound > 0 else 0.0
+
+
+def solve_fleet(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> FleetSolution:
+    """Choose the round's length, then every site's plan within it."""
+    by_depth = frontiers_of(request, sites)
+    problems = {name: SiteProblem.of(request, site, by_depth) for name, site in sorted(sites.items())}
+    able = {name: problem for name, problem in problems.items() if problem.shortest() <= request.deadline}
+    shares = sample_shares({name: sites[name] for name in able})
+    if not able:
+        return FleetSolution(RoundLength(request.deadline, ""), {}, problems, (), 0.0, 0.0)
+    length = _round_length(request, able, sites)
+    stacked, first = _stack([problem.rows for problem in able.values()])
+    relaxed = np.split(relaxed_optima(stacked, by_depth, length.seconds), first[1:])
+    solved = {name: problem.solve(length.seconds, relaxed=optima) for (name, problem), optima in zip(able.items(), relaxed, strict=True)}
+    solutions = {name: solution for name, solution in solved.items() if solution is not None}
+    bound = sum(shares[name] * solution.bound for name, solution in solutions.items())
+    uncovered = _uncovered(solutions, shares)
+    solutions = {name: _without(solution, uncovered, problems[name]) for name, solution in solutions.items()}
+    progress = sum(shares[name] * solution.value for name, solution in solutions.items())
+    return FleetSolution(length, solutions, problems, uncovered, bound, progress)
+
+
+def frontiers_of(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> dict[int, Frontier]:
+    """The frontiers of the common base, by lowest layer."""
+    site = next(iter(sites.values()), None)
+    if site is None:
+        return {}
+    weights = site.base.weights
+    importance = {weight.name: request.importance.get(weight.name, 1.0) for weight in weights}
+    return frontiers(weights, importance, request.spec.planning.ranks, lowest_layers(request, site))
+
+
+def sample_shares(sites: Mapping[str, SiteProfile]) -> dict[str, float]:
+    """p_k: each site's share of all training samples."""
+    total = sum(site.train_samples for site in sites.values())
+    return {name: site.train_samples / total for name, site in sites.items()}
+
+
+def _round_length(request: PlanRequest, problems: Mapping[str, SiteProblem], sites: Mapping[str, SiteProfile]) -> RoundLength:
+    """The length for these problems; every site can take part in it."""
+    shortest = max(problem.shortest() for problem in problems.values())
+    longest = max(shortest, min(request.deadline, max(problem.longest() for problem in problems.values())))
+    rows, first = _stack([problem.rows for problem in problems.values()])
+    shares = sample_shares({name: sites[name] for name in problems})
+    weights, by_depth = np.array([shares[name] for name in problems]), next(iter(problems.values())).frontiers
+    lengths = np.unique(np.geomspace(shortest * 1.0001, max(longest, shortest * 1.0002), _LENGTHS).clip(max=request.deadline))
+
+    def progress(seconds: float) -> float:
+        return float(weights @ np.maximum.reduceat(relaxed_optima(rows, by_depth, seconds), first))
+
+    best = float(max(lengths, key=lambda seconds: progress(float(seconds)) / (float(seconds) + ROUND_OVERHEAD)))
+    enough = next((float(seconds) for seconds in lengths if _is_enough(request, problems, sites, float(seconds))), float(lengths[-1]))
+    if best >= enough:
+        return RoundLength(best, "of all lengths the one with the most predicted progress per second")
+    if enough >= lengths[-1] and longest >= request.deadline:
+        return RoundLength(enough, "rounds.deadline allows no longer one")
+    rounds = request.spec.rounds.count
+    return RoundLength(enough, f"so that {rounds} rounds make {RUN_PASSES:g} passes over the data, or all the steps that the spec allows")
+
+
+def _is_enough(request: PlanRequest, problems: Mapping[str, SiteProblem], sites: Mapping[str, SiteProfile], seconds: float) -> bool:
+    """Whether rounds of this length make `RUN_PASSES` passes over the fleet's data together, or all the steps that the spec allows."""
+    steps = {name: _deepest_steps(problem, seconds) for name, problem in problems.items()}
+    wanted = sum(request.wanted_steps(sites[name]) for name in problems)
+    samples = sum(sites[name].train_samples for name in problems)
+    asked = min(RUN_PASSES * samples / request.batch / request.spec.rounds.count, float(wanted))
+    return sum(steps.values()) >= asked * (1 - 1e-9)
+
+
+def _deepest_steps(problem: SiteProblem, seconds: float) -> float:
+    """The most steps of the site's deepest choices."""
+    rows = problem.rows
+    deepest = rows.lowest == np.min(rows.lowest, initial=np.iinfo(np.int64).max)
+    return float(np.max(rows.most_steps(seconds)[deepest], initial=0.0))
+
+
+def _stack(parts: Sequence[Rows]) -> tuple[Rows, Int64]:
+    """The rows of all sites in one, and where those of each site begin."""
+    stacked = Rows(**{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Rows)})
+    counts = [len(part.lowest) for part in parts]
+    return stacked, np.cumsum([0, *counts[:-1]])
+
+
+def _uncovered(solutions: Mapping[str, Solution], shares: Mapping[str, float]) -> tuple[str, ...]:
+    """Weights that some sites train, but sites with less than `COVERAGE` of the samples."""
+    covered: dict[str, float] = {}
+    for name, solution in solutions.items():
+        for weight, rank in solution.ranks.items():
+            covered[weight] = covered.get(weight, 0.0) + (shares[name] if rank else 0.0)
+    return tuple(weight for weight, share in covered.items() if 0 < share < COVERAGE)
+
+
+def _without(solution: Solution, weights: Collection[str], problem: SiteProblem) -> Solution:
+    """The solution without adapters of these weights; unchanged if nothing would be left."""
+    ranks = {weight: 0 if weight in weights else rank for weight, rank in solution.ranks.items()}
+    if ranks == solution.ranks or not any(ranks.values()):
+        return solution
+    frontier = problem.frontiers[solution.choice.lowest_layer]
+    value = solution.value * (frontier.value(ranks) / frontier.value(solution.ranks)) ** VALUE_EXPONENT
+    return solution._replace(ranks=ranks, value=value)

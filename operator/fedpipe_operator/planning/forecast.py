@@ -1,0 +1,58 @@
+"""A site's plan with its forecast of memory, seconds and bytes."""
+
+from collections.abc import Mapping
+
+from fedpipe_operator import conversion
+from fedpipe_operator.planning.choices import Choice, step_seconds_of
+from fedpipe_operator.planning.memory_model import Step, predict_peak
+from fedpipe_operator.planning.request import PlanRequest
+from fedpipe_operator.planning.time_model import fixed_seconds, upload_seconds, wire_bytes
+from fedpipe_operator.sites import SiteProfile
+from fedpipe_trainer.contract import Forecast, Plan
+
+
+def forecast(  # noqa: PLR0913 -- the parts of a plan
+    request: PlanRequest, site: SiteProfile, choice: Choice, *, ranks: Mapping[str, int], steps: int, batch: int | None = None
+) -> Forecast:
+    """What a choice with these ranks and steps needs at a site; `batch`: another batch than the run's."""
+    upload, download = wire_bytes(site, ranks, request.head), request.download(site)
+    step = Step(choice.micro_batch, request.longest_sequence(site), choice.lowest_layer, choice.checkpointing)
+    fixed = fixed_seconds(site, choice.bits, download=download, evaluated=request.spec.evaluation.max_samples)
+    of_steps = steps * step_seconds_of(request, site, choice) * (batch or request.batch) / request.batch
+    return Forecast(
+        memory_bytes=max(0, predict_peak(site, bits=choice.bits, step=step, ranks=ranks, options=request.options)),
+        seconds=fixed + upload_seconds(site, upload) + of_steps,
+        upload_bytes=upload,
+        download_bytes=download,
+    )
+
+
+def make_plan(  # noqa: PLR0913 -- the parts of a plan
+    request: PlanRequest,
+    site: SiteProfile,
+    choice: Choice,
+    *,
+    ranks: Mapping[str, int],
+    steps: int,
+    why: tuple[str, ...],
+    limited_by: str = "",
+    batch: int | None = None,
+) -> Plan:
+    """The plan that the trainer gets. Every weight is named; those below the trained layers have rank 0."""
+    training = request.spec.training
+    return Plan(
+        bits=choice.bits,
+        batch_size=batch or request.batch,
+        micro_batch_size=choice.micro_batch,
+        steps=steps,
+        ranks={weight.name: ranks.get(weight.name, 0) for weight in site.base.weights},
+        layers=site.base.layers,
+        lowest_layer=choice.lowest_layer,
+        gradient_checkpointing=choice.checkpointing,
+        cache_activations=choice.cached,
+        scaling=conversion.scaling(training.scaling),
+        alpha=training.alpha,
+        forecast=forecast(request, site, choice, ranks=ranks, steps=steps, batch=batch),
+        limited_by=limited_by,
+        why=why,
+    )

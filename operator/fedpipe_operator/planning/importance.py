@@ -1,0 +1,128 @@
+"""Which weights matter: the sites' scores, combined and checked, and what is kept for exploration. Pure.
+
+Honest effect sizes are small (rank allocation brings 0 to 1 point), and a wrong order is worse than none. So a score counts only
+where it is stable: the two halves of a site's batches must agree on the order of the weights, and so must the sites.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from fedpipe_operator.planning.frontier import Float64
+from fedpipe_operator.sites import SiteProfile
+from fedpipe_trainer.contract import ImportanceMethod, WeightShape
+
+STABLE_WITHIN: Final = 0.8
+"""Spearman's rank correlation that the two halves of a site's batches must have."""
+STABLE_BETWEEN: Final = 0.6
+"""Spearman's rank correlation that a site's scores must have with the other sites', on average."""
+_ROTATION: Final = 4
+"""The exploring share of the budget goes to every fourth weight, to others in each round."""
+_LEARNED_SHARE: Final = 0.5
+"""How much the updates of the last round count beside the scores from before training."""
+
+
+@dataclass(frozen=True)
+class CombinedImportance:
+    """The scores of a run."""
+
+    scores: dict[str, float]
+    """By weight, of mean 1."""
+    note: str
+    """Where they come from and how far they are trusted, as a sentence."""
+    is_uniform: bool = False
+
+
+def combine(
+    sites: Mapping[str, SiteProfile], weights: Sequence[WeightShape], *, learned: Mapping[str, float] | None = None
+) -> CombinedImportance:
+    """The sites' scores weighted by their samples; uniform where they are missing or not stable.
+
+    Args:
+        sites: by name.
+        weights: those that may get an adapter.
+        learned: Frobenius norm of the last round's aggregated increment, by weight; None before round 2.
+    """
+    names = [weight.name for weight in weights]
+    stable = {site: scores for site, profile in sorted(sites.items()) if (scores := _stable_scores(profile, names)) is not None}
+    problem = _why_uniform(sites, stable)
+    if problem:
+        return CombinedImportance(dict.fromkeys(names, 1.0), f"every weight counts the same: {problem}", is_uniform=True)
+    samples = np.array([float(sites[site].train_samples) for site in stable])
+    mean = samples / samples.sum() @ np.array(list(stable.values()))
+    note = f"importance by {_method(sites, stable)} scores of {len(stable)} of {len(sites)} sites"
+    refreshed = _refresh(mean, np.array([(learned or {}).get(name, 0.0) for name in names]))
+    if refreshed is not mean:
+        note += " and what the last round changed"
+    return CombinedImportance(dict(zip(names, (float(score) for score in refreshed), strict=True)), note)
+
+
+def explore(scores: Mapping[str, float], share: float, round_: int) -> dict[str, float]:
+    """The scores with a share of the budget given to every fourth weight in turn, whatever its score; the mean stays 1."""
+    boosted = {name for index, name in enumerate(scores) if index % _ROTATION == round_ % _ROTATION}
+    bonus = len(scores) / len(boosted) if boosted else 0.0
+    return {name: (1 - share) * score + share * bonus * (name in boosted) for name, score in scores.items()}
+
+
+def rank_correlation(first: Float64, second: Float64) -> float:
+    """Spearman's: Pearson's correlation of the ranks, equal values sharing their mean rank; 0 where one of them is constant."""
+    a, b = _ranks(first), _ranks(second)
+    spread = float(a.std() * b.std())
+    return float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread > 0 else 0.0
+
+
+def _stable_scores(profile: SiteProfile, names: Sequence[str]) -> Float64 | None:
+    """A site's scores, of mean 1; None if it has none, or its two halves do not agree."""
+    measured = profile.importance
+    if measured is None or measured.method is ImportanceMethod.NONE:
+        return None
+    halves = [np.array([half.get(name, 0.0) for name in names]) for half in (measured.first_half, measured.second_half)]
+    if not all(half.sum() > 0 for half in halves) or rank_correlation(*halves) < STABLE_WITHIN:
+        return None
+    mean: Float64 = sum(half / half.mean() for half in halves) / 2
+    return mean
+
+
+def _why_uniform(sites: Mapping[str, SiteProfile], stable: Mapping[str, Float64]) -> str:
+    measured = [profile.importance for profile in sites.values() if profile.importance is not None]
+    if not measured:
+        return "no site measured scores"
+    if all(one.method is ImportanceMethod.NONE for one in measured):
+        return "planning.importance is None"
+    if not stable:
+        problem = next((one.problem for one in measured if one.problem), "")
+        return problem or f"the two halves of each site's batches disagree on the order of the weights (correlation below {STABLE_WITHIN})"
+    agreement = _agreement(list(stable.values()))
+    if agreement < STABLE_BETWEEN:
+        return f"the sites disagree on the order of the weights (correlation {agreement:.2f}, below {STABLE_BETWEEN})"
+    return ""
+
+
+def _agreement(scores: Sequence[Float64]) -> float:
+    """The mean rank correlation of each site's scores with the mean of the others'; 1 for a single site."""
+    if len(scores) == 1:
+        return 1.0
+    total: Float64 = sum(scores, np.zeros(len(scores[0])))
+    return float(np.mean([rank_correlation(one, total - one) for one in scores]))
+
+
+def _refresh(scores: Float64, learned: Float64) -> Float64:
+    """The scores with those of the last round's increments, where a weight had one; the others keep theirs."""
+    trained = learned > 0
+    if not trained.any():
+        return scores
+    moved = np.where(trained, learned * scores[trained].sum() / learned[trained].sum(), scores)
+    return (1 - _LEARNED_SHARE) * scores + _LEARNED_SHARE * moved
+
+
+def _method(sites: Mapping[str, SiteProfile], stable: Mapping[str, Float64]) -> str:
+    methods = {importance.method.value.lower() for site in stable if (importance := sites[site].importance) is not None}
+    return " and ".join(sorted(methods))
+
+
+def _ranks(values: Float64) -> Float64:
+    order, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return ((last - (counts - 1) / 2.0)[inverse]).astype(np.float64) if len(order) else values

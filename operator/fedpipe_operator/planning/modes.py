@@ -1,0 +1,189 @@
+"""The planner's modes: how each chooses the plans of all sites. `planner.plan_round` is their caller.
+
+`Auto` is what the product is for. The others are the same run otherwise, for comparison: `Uniform` and `UniformWeakest` give all sites
+one choice of bits and rank and equal steps, `Proportional` gives them steps by speed, `Manual` takes the plans from the spec.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from fedpipe_operator.api import Bits, ManualPlan
+from fedpipe_operator.planning import explanation
+from fedpipe_operator.planning.choices import Choice, Choices, choices_of
+from fedpipe_operator.planning.fleet import ROUND_OVERHEAD, sample_shares, solve_fleet
+from fedpipe_operator.planning.forecast import make_plan
+from fedpipe_operator.planning.request import PlanRequest
+from fedpipe_operator.planning.sizes import WIRE_BYTES, adapter_parameters, uniform_ranks
+from fedpipe_operator.planning.time_model import upload_seconds
+from fedpipe_operator.sites import SiteProfile
+from fedpipe_trainer.contract import Plan
+
+
+@dataclass(frozen=True)
+class Plans:
+    """The outcome of planning, by site: a plan for every site that can take part, a reason for every site that cannot."""
+
+    plans: dict[str, Plan]
+    excluded: dict[str, str]
+
+
+def plan_auto(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> Plans:
+    """Give every site the plan that is worth most within a common length of the round."""
+    fleet = solve_fleet(request, sites)
+    plans, excluded = {}, {}
+    for name, site in sorted(sites.items()):
+        solution = fleet.solutions.get(name)
+        if solution is None:
+            excluded[name] = explanation.exclusion_reason(request, site)
+        else:
+            limit = explanation.limit_of(request, site, fleet=fleet, solution=solution)
+            why = (limit.sentence, *explanation.plan_reasons(request, site, fleet=fleet, solution=solution))
+            plans[name] = make_plan(
+                request, site, solution.choice, ranks=solution.ranks, steps=solution.steps, why=why, limited_by=limit.name
+            )
+    return Plans(plans, excluded)
+
+
+class Common(NamedTuple):
+    """What the plans of the uniform modes have in common at all sites."""
+
+    bits: Bits
+    rank: int
+
+
+class _Feasible(NamedTuple):
+    """How a site can run a common choice: its fastest row."""
+
+    choice: Choice
+    fixed: float
+    """Seconds that do not depend on the steps."""
+    step: float
+
+
+def plan_uniform(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> Plans:
+    """The common choice that most sites can run, with equal steps."""
+    return _plan_common(request, sites, require_all=False)
+
+
+def plan_uniform_weakest(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> Plans:
+    """The common choice that every site can run, with equal steps."""
+    return _plan_common(request, sites, require_all=True)
+
+
+def plan_proportional(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> Plans:
+    """The common choice that every site can run, with the steps that fit into a common time."""
+    return _plan_common(request, sites, require_all=True, by_speed=True)
+
+
+def plan_manual(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> Plans:
+    """The plans of the spec. They are obeyed: what the forecast says of memory and time is told, not enforced."""
+    given = {plan.site: plan for plan in request.spec.planning.plans}
+    plans, excluded = {}, {}
+    for name, site in sorted(sites.items()):
+        plan = given.get(name) or given.get(None)
+        if plan is None:
+            excluded[name] = "planning.plans has no plan for it: add one, or one without a site"
+        elif plan.bits in site.unsupported:
+            excluded[name] = f"its device does not support the {plan.bits} bits of planning.plans: {site.unsupported[plan.bits]}"
+        else:
+            plans[name] = given_plan(request, site, plan)
+    return Plans(plans, excluded)
+
+
+def given_plan(request: PlanRequest, site: SiteProfile, given: ManualPlan) -> Plan:
+    """A plan that the spec gives."""
+    batch = given.batch_size or request.batch
+    lowest = max(0, site.base.layers - (given.layers or site.base.layers))
+    choice = Choice(
+        bits=given.bits,
+        micro_batch=min(batch, given.micro_batch_size or batch),
+        checkpointing=given.gradient_checkpointing,
+        lowest_layer=lowest,
+        cached=given.cache_activations,
+    )
+    ranks = {weight.name: given.rank for weight in site.base.weights if weight.layer >= lowest}
+    why = ("given by planning.plans",)
+    return make_plan(request, site, choice, ranks=ranks, steps=given.steps, why=why, batch=batch)
+
+
+def _plan_common(request: PlanRequest, sites: Mapping[str, SiteProfile], *, require_all: bool, by_speed: bool = False) -> Plans:
+    feasible = {name: _feasible(request, site) for name, site in sorted(sites.items())}
+    able = {name: options for name, options in feasible.items() if options}
+    common = _best_common(list(able.values()), require_all=require_all)
+    members = {name: options[common] for name, options in able.items() if common in options} if common else {}
+    steps = _steps_by_speed(request, members, sites) if by_speed else _equal_steps(request, members, sites)
+    plans, excluded = {}, {}
+    for name, site in sorted(sites.items()):
+        if name in members and common is not None:
+            why = explanation.common_reasons(common.bits, common.rank, steps[name], weakest=_weakest(able), by_speed=by_speed)
+            ranks = uniform_ranks(site.base.weights, common.rank)
+            plans[name] = make_plan(request, site, members[name].choice, ranks=ranks, steps=steps[name], why=why)
+        elif feasible[name] and common is not None:
+            excluded[name] = explanation.no_common_choice_reason(common.bits, common.rank)
+        else:
+            excluded[name] = explanation.exclusion_reason(request, site) if not feasible[name] else explanation.NO_COMMON_CHOICE
+    return Plans(plans, excluded)
+
+
+def _feasible(request: PlanRequest, site: SiteProfile) -> dict[Common, _Feasible]:
+    """The common choices that a site can run with at least one step before the deadline, each in its fastest form."""
+    choices = choices_of(request, site, lowest=(0,))
+    found: dict[Common, _Feasible] = {}
+    for rank in sorted({rank for rank in request.spec.planning.ranks if rank}):
+        elements = adapter_parameters(site.base.weights, uniform_ranks(site.base.weights, rank))
+        sent = upload_seconds(site, WIRE_BYTES * elements)
+        for row, fixed in _within(choices, elements, request.deadline - sent):
+            common, one = Common(choices.rows[row].bits, rank), _Feasible(choices.rows[row], fixed + sent, float(choices.step[row]))
+            if common not in found or one.step < found[common].step:
+                found[common] = one
+    return found
+
+
+def _within(choices: Choices, elements: int, seconds: float) -> list[tuple[int, float]]:
+    """The rows with room for so many elements and time for one step, with their fixed seconds."""
+    fits = (choices.room >= elements) & (choices.fixed + choices.step <= seconds)
+    return [(int(row), float(choices.fixed[row])) for row in np.flatnonzero(fits)]
+
+
+def _best_common(feasible: Sequence[Mapping[Common, _Feasible]], *, require_all: bool) -> Common | None:
+    """The choice that most sites can run (if `require_all`, that all can); of those the largest rank, then the most bits."""
+    counts = {common: sum(common in options for options in feasible) for options in feasible for common in options}
+    allowed = [common for common, count in counts.items() if not require_all or count == len(feasible)]
+    return max(allowed, key=lambda common: (counts[common], common.rank, common.bits), default=None)
+
+
+def _equal_steps(request: PlanRequest, members: Mapping[str, _Feasible], sites: Mapping[str, SiteProfile]) -> dict[str, int]:
+    """The steps of the mean site's passes, or fewer where they do not fit before the deadline at the slowest site."""
+    if not members:
+        return {}
+    wanted = round(sum(request.wanted_steps(sites[name]) for name in members) / len(members))
+    fitting = min(math.floor((request.deadline - one.fixed) / one.step) for one in members.values())
+    return dict.fromkeys(members, max(1, min(wanted, fitting)))
+
+
+def _steps_by_speed(request: PlanRequest, members: Mapping[str, _Feasible], sites: Mapping[str, SiteProfile]) -> dict[str, int]:
+    """The steps that fit into the length of round with the most predicted progress per second."""
+    if not members:
+        return {}
+    shares = sample_shares({name: sites[name] for name in members})
+    shortest = max(one.fixed + one.step for one in members.values())
+
+    def steps(name: str, seconds: float) -> int:
+        one = members[name]
+        return max(1, min(request.wanted_steps(sites[name]), math.floor((seconds - one.fixed) / one.step + 1e-9)))
+
+    def progress(seconds: float) -> float:
+        return sum(shares[name] * math.sqrt(steps(name, seconds)) for name in members) / (seconds + ROUND_OVERHEAD)
+
+    lengths = np.geomspace(shortest, max(shortest, request.deadline), 64)
+    best = float(max(lengths, key=lambda seconds: progress(float(seconds))))
+    return {name: steps(name, best) for name in members}
+
+
+def _weakest(feasible: Mapping[str, Mapping[Common, _Feasible]]) -> str:
+    """The site with the fewest common choices: it limits the fleet."""
+    return min(feasible, key=lambda name: (len(feasible[name]), -min(one.step for one in feasible[name].values()), name), default="")

@@ -1,0 +1,67 @@
+"""What a run requests of every site: the part of the planner's input that is not a site."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Final
+
+from fedpipe_operator.api import FineTuneSpec, parse_duration
+from fedpipe_operator.planning.memory_model import RunOptions
+from fedpipe_operator.planning.sizes import WIRE_BYTES, head_parameters
+from fedpipe_operator.planning.time_model import global_bytes
+from fedpipe_operator.sites import SiteProfile
+
+MEMORY_FRACTION: Final = 0.85
+"""The fraction of a site's memory that a plan's forecast may use: forecasts are required to be within 15 % of the measurement."""
+DEADLINE_FRACTION: Final = 0.8
+"""The fraction of a round's deadline that a plan's forecast may use: the rest is for start-up, validation and a site that slows down."""
+MAX_PASSES: Final = 3.0
+"""Passes over a site's data in one round, at most, where the spec does not say: more would fit the site's own data at the others' cost."""
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What the run requests of every site."""
+
+    spec: FineTuneSpec
+    head: Mapping[str, tuple[int, ...]]
+    """Shapes of the tensors that are trained in full."""
+    importance: Mapping[str, float] = field(default_factory=dict)
+    """Score by weight, of mean 1 (`importance.combine`); a weight without one has the mean."""
+    importance_note: str = ""
+    """How far the scores are trusted, as a sentence."""
+    round: int = 1
+
+    @property
+    def deadline(self) -> float:
+        """Seconds that the forecast of a round may use."""
+        return DEADLINE_FRACTION * parse_duration(self.spec.rounds.deadline)
+
+    @property
+    def batch(self) -> int:
+        """Samples per optimiser step, equal at all sites: so steps mean the same everywhere, and memory decides only over micro-batches."""
+        return max(self.spec.planning.batch_sizes)
+
+    @property
+    def options(self) -> RunOptions:
+        """The run's part of the memory model's input. The global adapter has at most the largest rank that the run allows."""
+        return RunOptions(head=self.head, global_rank=max(self.spec.planning.ranks))
+
+    @property
+    def head_bytes(self) -> int:
+        """Bytes of the head in an update."""
+        return WIRE_BYTES * head_parameters(self.head)
+
+    def download(self, site: SiteProfile) -> int:
+        """Bytes of the global adapter, with the largest rank that the run allows."""
+        return global_bytes(site, self.options.global_rank, self.head)
+
+    def wanted_steps(self, site: SiteProfile) -> int:
+        """The most optimiser steps in a round: of `training.epochs` passes over the samples, and `training.maxSteps`; at least one."""
+        training = self.spec.training
+        steps = max(1, ceil((training.epochs or MAX_PASSES) * site.train_samples / self.batch))
+        return steps if training.max_steps is None else min(steps, training.max_steps)
+
+    def longest_sequence(self, site: SiteProfile) -> int:
+        """Tokens of the site's longest sample; `task.maxLength` when its profile does not contain that length."""
+        return min(self.spec.task.max_length, site.longest_tokens or self.spec.task.max_length)

@@ -1,0 +1,222 @@
+"""The best plan of one site within a round of given length.
+
+    maximise   n^½ · S(P)^½      S(P): what adapters of P elements are worth at most (`frontier`), n: optimiser steps
+    subject to P ≤ the elements for which memory leaves room
+               fixed + n · step + P · (seconds to send an element) ≤ T,    1 ≤ n ≤ the steps that the run wants
+
+over all rows of `choices`. For a row, log n + log S is concave along the time constraint, so the relaxed optimum is found by a ternary
+search on n, for all rows at once. Rows are then solved with whole steps and whole ranks, the most promising first, until no other row
+can be better: the answer is at most `TOLERANCE` below the best.
+
+The exponents: √n steps and √S are what progress in training was measured to follow (benchmarks/README.md, *Progress by steps and depth*).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import floor
+from typing import Final, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from fedpipe_operator.api import Bits
+from fedpipe_operator.planning.choices import Choice, choices_of, seconds_per_element
+from fedpipe_operator.planning.frontier import Float64, Frontier
+from fedpipe_operator.planning.request import PlanRequest
+from fedpipe_operator.planning.sizes import adapter_parameters
+from fedpipe_operator.sites import SiteProfile
+
+Int64 = npt.NDArray[np.int64]
+
+STEPS_EXPONENT: Final = 0.5
+VALUE_EXPONENT: Final = 0.5
+BITS_QUALITY: Final[Mapping[Bits, float]] = {4: 0.95, 8: 0.98, 16: 1.0, 32: 1.0}
+"""Fewer bits make a site feasible, and cost a little quality: without this a base that is a trifle faster at 4 bits would be preferred."""
+TOLERANCE: Final = 1e-3
+_SEARCH_ROUNDS: Final = 24
+"""Each leaves two thirds of the interval: 24 leave 1e-4 of it, where the value is as good as flat."""
+
+
+class Solution(NamedTuple):
+    """A choice with whole ranks and steps."""
+
+    choice: Choice
+    ranks: dict[str, int]
+    steps: int
+    seconds: float
+    value: float
+    bound: float = 0.0
+    """No plan of the site within this length of the round is worth more."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Choices as arrays with one element each, of one site or of many."""
+
+    lowest: Int64
+    """The lowest trained layer."""
+    fixed: Float64
+    """Seconds that depend neither on the steps nor on the adapters."""
+    step: Float64
+    """Seconds of a step."""
+    room: Float64
+    """Elements of adapters for which memory leaves room."""
+    wanted: Float64
+    """The most steps of a round."""
+    per_element: Float64
+    """Seconds to send one element of the update."""
+    quality: Float64
+    """What training on a base of these bits is worth, of one of 16 bits."""
+
+    def most_steps(self, seconds: float) -> Float64:
+        """The steps that fit into a round of this length without any adapter, and are wanted."""
+        return np.minimum(self.wanted, (seconds - self.fixed) / self.step)
+
+    def budgets(self, steps: Float64, seconds: float) -> Float64:
+        """Elements of adapters that memory and the rest of the time leave."""
+        left = (seconds - self.fixed - steps * self.step) / self.per_element
+        return np.maximum(0.0, np.minimum(self.room, left))
+
+
+def relaxed_optima(rows: Rows, frontiers: Mapping[int, Frontier], seconds: float) -> Float64:
+    """For each row an upper bound of the value within a round of this length: the relaxed optimum; 0 where nothing fits."""
+    groups = [(rows.lowest == layer, frontier) for layer, frontier in frontiers.items()]
+
+    def relaxed(steps: Float64) -> Float64:
+        budgets, adapters = rows.budgets(steps, seconds), np.zeros(len(rows.lowest))
+        for mine, frontier in groups:
+            adapters[mine] = frontier.relaxed(budgets[mine])
+        return rows.quality * worth(steps, adapters)
+
+    low, high = np.ones(len(rows.lowest)), rows.most_steps(seconds)
+    usable, high = (high >= 1) & (rows.room > 0), np.maximum(high, 1.0)
+    for _ in range(_SEARCH_ROUNDS):
+        third = (high - low) / 3
+        rises = relaxed(low + third) < relaxed(high - third)
+        low, high = np.where(rises, low + third, low), np.where(rises, high, high - third)
+    return np.where(usable, np.maximum(relaxed(low), relaxed(high)), 0.0)
+
+
+@dataclass(frozen=True)
+class SiteProblem:
+    """A site's choices without those that another is at least as good as, and what limits them."""
+
+    choices: tuple[Choice, ...]
+    rows: Rows
+    frontiers: Mapping[int, Frontier]
+    """By lowest layer."""
+
+    @classmethod
+    def of(cls, request: PlanRequest, site: SiteProfile, frontiers: Mapping[int, Frontier]) -> Self:
+        """The problem of a site."""
+        choices = choices_of(request, site)
+        most = np.array([frontiers[choice.lowest_layer].costs[-1] for choice in choices.rows])
+        room = np.minimum(choices.room, most)
+        lowest = np.array([choice.lowest_layer for choice in choices.rows], dtype=np.int64)
+        kept = _undominated(lowest, choices.fixed, choices.step, room)
+        count = len(kept)
+        rows = Rows(
+            lowest=lowest[kept],
+            fixed=choices.fixed[kept],
+            step=choices.step[kept],
+            room=room[kept],
+            wanted=np.full(count, float(request.wanted_steps(site))),
+            per_element=np.full(count, seconds_per_element(site)),
+            quality=np.array([BITS_QUALITY[choices.rows[index].bits] for index in kept]),
+        )
+        return cls(tuple(choices.rows[index] for index in kept), rows, frontiers)
+
+    def shortest(self) -> float:
+        """The shortest round in which the site can take part, with one step and one adapter; infinite if its memory allows none."""
+        least = np.array([_least(self.frontiers[choice.lowest_layer]) for choice in self.choices])
+        seconds = self.rows.fixed + self.rows.step + least * self.rows.per_element
+        return float(np.min(np.where(self.rows.room >= least, seconds, np.inf), initial=np.inf))
+
+    def longest(self) -> float:
+        """The longest round that the site can use: all wanted steps of its slowest choice, with all adapters that fit."""
+        seconds = self.rows.fixed + self.rows.wanted * self.rows.step + self.rows.room * self.rows.per_element
+        return float(np.max(np.where(self.rows.room > 0, seconds, 0.0), initial=0.0))
+
+    def solve(self, seconds: float, tolerance: float = TOLERANCE, *, relaxed: Float64 | None = None) -> Solution | None:
+        """The best plan within a round of this length; None if nothing fits.
+
+        Args:
+            seconds: the length of the round.
+            tolerance: the share by which the plan may be worth less than the best.
+            relaxed: the rows' relaxed optima, where they are known.
+        """
+        relaxed = relaxed_optima(self.rows, self.frontiers, seconds) if relaxed is None else relaxed
+        best, bound = None, 0.0
+        for row in sorted(range(len(relaxed)), key=lambda row: (-relaxed[row], row)):
+            least = best.value * (1 + tolerance) if best else 0.0
+            if relaxed[row] <= least:
+                bound = max(bound, float(relaxed[row]))
+                break
+            found, row_bound = self._best_of(row, seconds, least, tolerance)
+            best, bound = found or best, max(bound, min(row_bound, float(relaxed[row])))
+        return best._replace(bound=max(bound, best.value)) if best else None
+
+    def _best_of(self, row: int, seconds: float, least: float, tolerance: float) -> tuple[Solution | None, float]:
+        """The best whole solution of one row, if it is worth more than `least`; and a bound for all whole numbers of steps."""
+        frontier, steps = self.frontiers[int(self.rows.lowest[row])], _step_counts(int(self.rows.most_steps(seconds)[row]))
+        left = (seconds - self.rows.fixed[row] - steps * self.rows.step[row]) / self.rows.per_element[row]
+        budgets = np.maximum(0.0, np.minimum(self.rows.room[row], left))
+        bounds = self.rows.quality[row] * worth(steps, frontier.relaxed(budgets))
+        best: Solution | None = None
+        for index in np.argsort(-bounds, kind="stable"):
+            if bounds[index] <= least:
+                break
+            found = self._whole(row, float(budgets[index]), seconds, tolerance)
+            if found is not None and found.value > least:
+                best, least = found, found.value * (1 + tolerance)
+        return best, float(np.max(bounds, initial=0.0)) * _unseen_gain(steps)
+
+    def _whole(self, row: int, budget: float, seconds: float, tolerance: float) -> Solution | None:
+        """The best ranks within a budget of elements, and all the steps that then fit."""
+        frontier = self.frontiers[int(self.rows.lowest[row])]
+        ranks = frontier.solve(budget, tolerance)
+        elements = adapter_parameters(frontier.weights, ranks)
+        fixed = float(self.rows.fixed[row] + elements * self.rows.per_element[row])
+        step = float(self.rows.step[row])
+        steps = min(int(self.rows.wanted[row]), floor((seconds - fixed) / step + 1e-9))
+        if elements == 0 or steps < 1:
+            return None
+        value = float(self.rows.quality[row] * worth(np.array([float(steps)]), np.array([frontier.value(ranks)]))[0])
+        return Solution(self.choices[row], ranks, steps, fixed + steps * step, value)
+
+
+def worth(steps: Float64, adapters: Float64) -> Float64:
+    """The progress that so many steps with adapters of this value make (dimensionless)."""
+    return np.power(steps, STEPS_EXPONENT) * np.power(np.maximum(adapters, 0.0), VALUE_EXPONENT)
+
+
+def _undominated(lowest: Int64, fixed: Float64, step: Float64, room: Float64) -> list[int]:
+    """The rows of which no other of the same depth is at least as fast with at least as much room; of equals the last: it has more bits."""
+    kept = []
+    for layer in np.unique(lowest):
+        mine = np.flatnonzero((lowest == layer) & (room > 0))
+        quick, once, wide = step[mine], fixed[mine], room[mine]
+        better = (quick[:, None] <= quick) & (once[:, None] <= once) & (wide[:, None] >= wide)
+        strictly = (quick[:, None] < quick) | (once[:, None] < once) | (wide[:, None] > wide)
+        later = np.arange(len(mine))[:, None] > np.arange(len(mine))
+        dominated = (better & (strictly | later)).any(axis=0)
+        kept += [int(row) for row in mine[~dominated]]
+    return kept
+
+
+def _least(frontier: Frontier) -> float:
+    """The elements of the smallest adapter."""
+    return float(min((step.cost for step in frontier.increments), default=np.inf))
+
+
+def _unseen_gain(counts: Float64) -> float:
+    """The factor by which numbers of steps between those of `counts` may be worth more."""
+    return float(np.max(((counts[1:] - 1) / counts[:-1]) ** STEPS_EXPONENT, initial=1.0))
+
+
+def _step_counts(most: int) -> Float64:
+    """The numbers of steps that are tried: all up to 256, then each at most 0.5 % above the one before."""
+    counts = list(range(1, min(most, 256) + 1))
+    while counts and counts[-1] < most:
+        counts.append(min(most, int(counts[-1] * 1.005)))
+    return np.array(counts, dtype=np.float64)
