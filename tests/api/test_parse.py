@@ -94,8 +94,10 @@ def test_strings_that_yaml_1_1_takes_for_other_types_stay_strings(value: str) ->
             "  aggregation: {method: FedIT}",
             (
                 "spec",
-                "aggregation.method FedIT averages equal ranks only: set planning.mode to one of Uniform, UniformWeakest, Proportional,"
-                " Manual, or the method to Exact",
+                (
+                    "aggregation.method FedIT averages equal ranks only: set planning.mode to one of Uniform, UniformWeakest, Proportional,"
+                    " Manual, or the method to Exact"
+                ),
             ),
         ),
         (
