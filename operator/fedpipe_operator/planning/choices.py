@@ -13,7 +13,7 @@ import numpy as np
 
 from fedpipe_operator.api import Bits, Depth
 from fedpipe_operator.planning.memory_model import TRAINED_BYTES, Bool, Float64, Int64, Step, TrainingMemory, load_peak_bytes
-from fedpipe_operator.planning.request import MEMORY_FRACTION, PlanRequest
+from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.sizes import WIRE_BYTES, residual_parameters
 from fedpipe_operator.planning.time_model import fixed_seconds, forward_share, relative_step_seconds, step_seconds, upload_seconds
 from fedpipe_operator.sites import SiteProfile
@@ -64,15 +64,15 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
     micro, checkpointing, first, cached = (np.array(column) for column in zip(*grid, strict=True))
     columns = Columns(micro, checkpointing, first, cached)
     blocks = [BitsFigures.of(request, site, one) for one in bits]
-    limit, residual = MEMORY_FRACTION * site.memory_bytes, _residual_bytes(request, site)
-    memory = _joined([residual + block.memory_of(columns) for block in blocks])
-    load = _joined([np.full(len(grid), block.load) for block in blocks])
+    limit, residual, factor = request.memory_budget(site), _residual_bytes(request, site), request.correction(site).memory
+    memory = factor * _joined([residual + block.memory_of(columns) for block in blocks])
+    load = factor * _joined([np.full(len(grid), block.load) for block in blocks])
     return Choices(
         rows=tuple(Choice(one, *row) for one in bits for row in grid),
         fixed=_joined([np.full(len(grid), block.fixed) for block in blocks]),
         step=_joined([block.step_of(columns) for block in blocks]),
         # A trained element takes the place of one of the frozen residual.
-        room=np.where(load <= limit, (limit - memory) / (TRAINED_BYTES - WIRE_BYTES), -1.0),
+        room=np.where(load <= limit, (limit - memory) / factor / (TRAINED_BYTES - WIRE_BYTES), -1.0),
         memory=memory,
         load=load,
     )
@@ -81,7 +81,7 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
 def lowest_layers(request: PlanRequest, site: SiteProfile) -> tuple[int, ...]:
     """The lowest trained layers among which the depth is chosen, whole model first."""
     layers = max(1, site.base.layers)
-    if request.spec.planning.depth is Depth.FULL:
+    if request.spec.planning.depth is Depth.FULL or request.is_stalled:
         return (0,)
     first = {layers - max(1, round(fraction * layers)) for fraction in _DEPTHS}
     return tuple(sorted(lowest for lowest in first if any(weight.layer >= lowest for weight in site.base.weights)))
@@ -140,7 +140,7 @@ class BitsFigures:
             request=request,
             site=site,
             bits=bits,
-            fixed=fixed + upload_seconds(site, request.head_bytes),
+            fixed=request.correction(site).other_seconds * fixed + upload_seconds(site, request.head_bytes),
             forward=forward_share(site, bits),
             load=load_peak_bytes(site, bits),
             memory=TrainingMemory.at(site, bits, request.options),
@@ -157,7 +157,8 @@ class BitsFigures:
             checkpointing=choices.checkpointing,
             cached_share=np.where(choices.cached, _CACHED_SHARE, 0.0),
         )
-        return np.asarray(whole[np.searchsorted(sizes, choices.micro_batch)] * relative)
+        correction = self.request.correction(self.site).step_seconds
+        return np.asarray(correction * whole[np.searchsorted(sizes, choices.micro_batch)] * relative)
 
     def memory_of(self, choices: Columns) -> Float64:
         """Peak bytes of training of each choice, without adapters."""

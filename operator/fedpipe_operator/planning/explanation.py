@@ -41,6 +41,7 @@ class Limit:
 def plan_reasons(request: PlanRequest, site: SiteProfile, *, fleet: FleetSolution, solution: Solution) -> tuple[str, ...]:
     """The reasons for a plan of mode Auto, one sentence each; empty ones are left out."""
     sentences = (
+        request.notes.get(site.name, ""),
         _steps_reason(request, site, fleet, solution),
         _depth_reason(request, site, solution.choice),
         _bits_reason(request, site, solution),
@@ -177,9 +178,9 @@ def _bits_reason(request: PlanRequest, site: SiteProfile, solution: Solution) ->
         return f"{choice.bits} bits: the device does not support {higher[0]} bits: {site.unsupported[higher[0]]}"
     other = choice._replace(bits=higher[0])
     need = _memory_of(request, site, other, solution)
-    budget = MEMORY_FRACTION * site.memory_bytes
+    budget = request.memory_budget(site)
     if need > budget:
-        return f"{choice.bits} bits: {higher[0]} bits would need {bytes_text(need)}; {_memory_budget(site)}"
+        return f"{choice.bits} bits: {higher[0]} bits would need {bytes_text(need)}; {_memory_budget(request, site)}"
     slower = step_seconds_of(request, site, other) / step_seconds_of(request, site, choice) - 1
     return f"{choice.bits} bits: at {higher[0]} bits a step would take {percent(abs(slower))} {'longer' if slower > 0 else 'less'}"
 
@@ -193,8 +194,8 @@ def _micro_batch_reason(request: PlanRequest, site: SiteProfile, solution: Solut
     need = _memory_of(request, site, whole, solution)
     passes = -(-request.batch // choice.micro_batch)
     split = f"a step is {passes} passes of {choice.micro_batch} samples"
-    if need > MEMORY_FRACTION * site.memory_bytes:
-        return f"{split}: {request.batch} at once would need {bytes_text(need)}; {_memory_budget(site)}{recomputed}"
+    if need > request.memory_budget(site):
+        return f"{split}: {request.batch} at once would need {bytes_text(need)}; {_memory_budget(request, site)}{recomputed}"
     return f"{split}: smaller passes are faster at this site{recomputed}"
 
 
@@ -221,7 +222,9 @@ def _basis(site: SiteProfile, choice: Choice) -> str:
 def _memory_of(request: PlanRequest, site: SiteProfile, choice: Choice, solution: Solution) -> float:
     """Peak bytes of another choice with the solution's ranks."""
     step = Step(choice.micro_batch, request.longest_sequence(site), choice.lowest_layer, choice.checkpointing)
-    return float(predict_peak(site, bits=choice.bits, step=step, ranks=solution.ranks, options=request.options))
+    return request.correction(site).memory * float(
+        predict_peak(site, bits=choice.bits, step=step, ranks=solution.ranks, options=request.options)
+    )
 
 
 def _has_all_ranks(request: PlanRequest, site: SiteProfile, solution: Solution) -> bool:
@@ -239,8 +242,8 @@ def _smallest_adapters(request: PlanRequest, site: SiteProfile) -> dict[int, int
     return {lowest: min(step.cost for step in frontier.increments) for lowest, frontier in frontiers.items()}
 
 
-def _memory_budget(site: SiteProfile) -> str:
-    return f"a plan may use {bytes_text(MEMORY_FRACTION * site.memory_bytes)} of the site's {bytes_text(site.memory_bytes)}"
+def _memory_budget(request: PlanRequest, site: SiteProfile) -> str:
+    return f"a plan may use {bytes_text(request.memory_budget(site))} of the site's {bytes_text(site.memory_bytes)}"
 
 
 def _describe(choice: Choice) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from fedpipe_operator.api import FineTuneSpec, PlanningMode
+from fedpipe_operator.planning.corrections import Correction
 from fedpipe_operator.planning.importance import CombinedImportance, combine, explore
 from fedpipe_operator.planning.modes import (
     Plans,
@@ -39,6 +40,12 @@ class History:
     """The round that is planned."""
     learned: Mapping[str, float] = field(default_factory=dict)
     """Frobenius norm of the last round's aggregated increment, by weight."""
+    corrections: Mapping[str, Correction] = field(default_factory=dict)
+    """By site: how its forecasts are corrected."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """By site: what the last round showed, as a sentence."""
+    is_stalled: bool = False
+    """Whether the last rounds brought no improvement."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,9 @@ def plan_round(
         head=head,
         importance=explore(importance.scores, spec.planning.exploration, history.round),
         importance_note=importance.note,
+        corrections=history.corrections,
+        notes=history.notes,
+        is_stalled=history.is_stalled,
     )
     made = MODES[spec.planning.mode](request, usable)
     given = _given(request, usable) if spec.planning.mode is not PlanningMode.MANUAL else {}

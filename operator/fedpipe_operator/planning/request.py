@@ -6,6 +6,7 @@ from math import ceil
 from typing import Final
 
 from fedpipe_operator.api import FineTuneSpec, parse_duration
+from fedpipe_operator.planning.corrections import Correction
 from fedpipe_operator.planning.memory_model import RunOptions
 from fedpipe_operator.planning.sizes import WIRE_BYTES, head_parameters
 from fedpipe_operator.planning.time_model import global_bytes
@@ -30,7 +31,22 @@ class PlanRequest:
     """Score by weight, of mean 1 (`importance.combine`); a weight without one has the mean."""
     importance_note: str = ""
     """How far the scores are trusted, as a sentence."""
-    round: int = 1
+    corrections: Mapping[str, Correction] = field(default_factory=dict)
+    """By site: how earlier rounds correct its forecasts."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """By site: what the last round showed, as a sentence."""
+    is_stalled: bool = False
+    """Whether the last rounds brought no improvement: then all layers are trained."""
+
+    def correction(self, site: SiteProfile) -> Correction:
+        """How this site's forecasts are corrected."""
+        return self.corrections.get(site.name, Correction())
+
+    def memory_budget(self, site: SiteProfile) -> float:
+        """Bytes that the forecast of a plan may reach at this site."""
+        limit = self.correction(site).memory_limit
+        budget = MEMORY_FRACTION * site.memory_bytes
+        return budget if limit is None else min(budget, float(limit))
 
     @property
     def deadline(self) -> float:

@@ -34,6 +34,8 @@ class Forecast(Wire):
     """Peak memory of the trainer's process (CPU) or of its device (GPU)."""
     seconds: Annotated[float, Field(ge=0)]
     """From the task's start to its result, transfers included."""
+    step_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """Of them, those of the training steps."""
     upload_bytes: Annotated[int, Field(ge=0)]
     download_bytes: Annotated[int, Field(ge=0)]
 
