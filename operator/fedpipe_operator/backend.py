@@ -57,6 +57,11 @@ class JobResources:
     update_bytes: int = 0
     """Of all updates that an aggregation reads. Not a limit: it decides where the aggregation runs on a cluster."""
 
+    @property
+    def limits(self) -> tuple[int | None, int | None]:
+        """Bytes of memory and number of processors: what a process is started with, and keeps for every task that it performs."""
+        return self.memory_bytes, self.cpus
+
 
 @dataclass(frozen=True)
 class JobStatus:

@@ -5,7 +5,7 @@ import sys
 
 from fedpipe_operator.backend import Job, JobResources, TaskKind
 from fedpipe_operator.local.children import Child, least_loaded
-from fedpipe_operator.local.scheduling import Assign, MachineLimits, Spawn, next_decision
+from fedpipe_operator.local.scheduling import Assign, Evict, MachineLimits, Spawn, next_decision
 
 
 def test_sites_that_are_active_at_once_get_different_processors() -> None:
@@ -51,6 +51,21 @@ def test_an_idle_process_uses_no_processor_and_is_assigned_its_sites_next_job() 
     assert next_decision([(Job("next", TaskKind.TRAIN, "a"), JobResources(cpus=2))], {"a": idle}, MachineLimits(1, 2)) == Assign(
         "next", "a"
     )
+
+
+def test_a_task_that_is_expected_to_use_another_amount_of_memory_keeps_the_process_of_its_site() -> None:
+    idle = a_child("a", cpus=1)
+    idle.job = None
+    training = JobResources(cpus=1, expected_bytes=2**30)
+
+    assert next_decision([(Job("train", TaskKind.TRAIN, "a"), training)], {"a": idle}, MachineLimits(1, 2)) == Assign("train", "a")
+
+
+def test_a_task_with_another_limit_of_memory_or_processors_replaces_the_process_of_its_site() -> None:
+    idle = a_child("a", cpus=1)
+    idle.job = None
+    for resources in (JobResources(cpus=2), JobResources(cpus=1, memory_bytes=2**30)):
+        assert next_decision([(Job("train", TaskKind.TRAIN, "a"), resources)], {"a": idle}, MachineLimits(1, 2)) == Evict("a")
 
 
 def a_child(slot: str, *, cpus: int) -> Child:

@@ -75,7 +75,7 @@ def _decide(job: Job, resources: JobResources, children: Mapping[str, Child], ma
         return Spawn(job.name, slot) if _may_spawn(job, children, machine) else _evict_oldest_idle(children)
     if not child.is_idle:
         return None
-    return Assign(job.name, slot) if child.resources == resources else Evict(slot)
+    return Assign(job.name, slot) if child.resources.limits == resources.limits else Evict(slot)
 
 
 def _fits(resources: JobResources, active: Sequence[Child], machine: MachineLimits) -> bool:
