@@ -6,7 +6,20 @@ import pytest
 import torch
 
 from fedpipe_trainer.contract import CausalLM, FailureReason, Seq2SeqLM, SequenceClassification
-from fedpipe_trainer.data import IGNORED, Example, Tokenizer, batch_indices, collate, columns_of, encode, encode_prompts, fill, target_count
+from fedpipe_trainer.data import (
+    IGNORED,
+    Example,
+    Tokenizer,
+    batch_indices,
+    collate,
+    columns_of,
+    encode,
+    encode_once,
+    encode_prompts,
+    encoding,
+    fill,
+    target_count,
+)
 from fedpipe_trainer.errors import TaskFailed
 
 PAD, END = 256, 257
@@ -133,3 +146,34 @@ def test_a_template_may_contain_only_plain_column_names(template: str) -> None:
 def test_a_template_with_a_missing_column_is_refused_and_the_message_lists_the_columns() -> None:
     with pytest.raises(TaskFailed, match=r"names the column 'c', which is not in the data \(a, b\)"):
         fill("{c}", {"a": "", "b": ""})
+
+
+def test_rows_that_were_encoded_last_are_not_encoded_again(tokenizer: Tokenizer) -> None:
+    rows = [{"note": "short", "ward": "surgery"}, {"note": "much too long", "ward": "cardiology"}]
+
+    first = encode_once(rows, CLASSES, tokenizer)
+
+    assert first == encode(rows, CLASSES, tokenizer)
+    assert encode_once([dict(row) for row in rows], CLASSES, tokenizer) is first
+
+
+def test_changed_rows_or_another_objective_are_encoded_anew(tokenizer: Tokenizer) -> None:
+    rows = [{"note": "short", "ward": "surgery"}]
+    encode_once(rows, CLASSES, tokenizer)
+
+    for changed, objective in (
+        ([{"note": "shore", "ward": "surgery"}], CLASSES),
+        ([{"note": "short", "ward": "cardiology"}], CLASSES),
+        ([*rows, *rows], CLASSES),
+        (rows, CLASSES.model_copy(update={"labels": ("surgery", "cardiology")})),
+    ):
+        assert encode_once(changed, objective, tokenizer) == encode(changed, objective, tokenizer)
+
+
+def test_many_examples_are_not_kept(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"note": "short", "ward": "surgery"}]
+    monkeypatch.setattr(encoding, "_MOST_KEPT_TOKENS", 5)  # there are six: five of the text, and the label
+
+    first = encode_once(rows, CLASSES, tokenizer)
+
+    assert encode_once(rows, CLASSES, tokenizer) is not first

@@ -4,6 +4,9 @@ import math
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score
 
 from fedpipe_trainer.contract import FailureReason, perplexity_of
 from fedpipe_trainer.errors import TaskFailed
@@ -17,6 +20,16 @@ def test_accuracy_and_macro_f1() -> None:
 
     assert values["accuracy"] == 0.75
     assert values["macroF1"] == pytest.approx((0.8 + 2 / 3) / 2)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40))
+def test_accuracy_and_macro_f1_are_those_of_scikit_learn(pairs: list[tuple[int, int]]) -> None:
+    expected, predicted = zip(*pairs, strict=True)
+
+    assert classification_metrics(expected, predicted) == {
+        "accuracy": pytest.approx(accuracy_score(expected, predicted)),
+        "macroF1": pytest.approx(f1_score(expected, predicted, average="macro", zero_division=0.0)),
+    }
 
 
 def test_a_class_that_is_never_predicted_counts_as_zero() -> None:

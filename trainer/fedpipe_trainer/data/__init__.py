@@ -4,7 +4,7 @@ The data is never written anywhere. Error messages name files, lines, columns an
 """
 
 from fedpipe_trainer.data.batches import batch_indices, collate, target_count
-from fedpipe_trainer.data.encoding import IGNORED, Example, Tokenizer, encode, encode_prompts
+from fedpipe_trainer.data.encoding import IGNORED, Example, Tokenizer, encode, encode_once, encode_prompts
 from fedpipe_trainer.data.rows import Row, Rows, read_rows
 from fedpipe_trainer.data.templates import columns_of, fill
 
@@ -18,6 +18,7 @@ __all__ = [
     "collate",
     "columns_of",
     "encode",
+    "encode_once",
     "encode_prompts",
     "fill",
     "read_rows",

@@ -1,14 +1,18 @@
 """Encodes rows as token ids, by objective. Nothing is padded here, so an example does not depend on its batch."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Final, Protocol
+from weakref import WeakKeyDictionary
 
 from fedpipe_trainer.contract import CausalLM, FailureReason, Seq2SeqLM, SequenceClassification
 from fedpipe_trainer.data.rows import Row
 from fedpipe_trainer.data.templates import fill
 from fedpipe_trainer.errors import TaskFailed
 
+_MOST_KEPT_TOKENS: Final = 1_000_000
 IGNORED: Final = -100
 """The label of a position that does not count in the loss (the default `ignore_index` of torch's cross entropy)."""
 
@@ -30,6 +34,10 @@ class Example:
     labels: list[int]
 
 
+_last_encoded: WeakKeyDictionary[Tokenizer, tuple[bytes, list[Example]]] = WeakKeyDictionary()
+"""By tokenizer, the examples that `encode_once` encoded last and the hash of the rows that they are made from."""
+
+
 def encode(rows: Sequence[Row], objective: SequenceClassification | CausalLM | Seq2SeqLM, tokenizer: Tokenizer) -> list[Example]:
     """The examples of these rows, in the same order, each truncated to `objective.max_length` tokens.
 
@@ -39,6 +47,23 @@ def encode(rows: Sequence[Row], objective: SequenceClassification | CausalLM | S
     if not rows:
         return []
     return _ENCODERS[type(objective)](rows, objective, tokenizer)
+
+
+def encode_once(rows: Sequence[Row], objective: SequenceClassification | CausalLM | Seq2SeqLM, tokenizer: Tokenizer) -> list[Example]:
+    """As `encode`, but what was encoded last with this tokenizer is kept: a site trains on the same rows in every round.
+
+    The examples are recognised by the texts of the rows, so a changed file is encoded anew. They are kept no longer than the
+    tokenizer, and not at all if they have more than a million tokens (some 40 MB).
+    """
+    digest = sha256(objective.to_json().encode())
+    for row in rows:
+        digest.update(json.dumps(row).encode())
+    last, examples = _last_encoded.get(tokenizer, (b"", []))
+    if last != digest.digest():
+        examples = encode(rows, objective, tokenizer)
+        if sum(len(example.input_ids) + len(example.labels) for example in examples) <= _MOST_KEPT_TOKENS:
+            _last_encoded[tokenizer] = digest.digest(), examples
+    return examples
 
 
 def encode_prompts(

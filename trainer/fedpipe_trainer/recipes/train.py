@@ -12,7 +12,7 @@ from fedpipe_trainer import checkpoint, device
 from fedpipe_trainer.adapters import Adapters, AdapterSpec, AdapterTensors, attach_adapters, read_global_adapter, write_tensors
 from fedpipe_trainer.checkpoint import TrainingState
 from fedpipe_trainer.contract import Artifact, FailureReason, Objective, Outcome, Progress, Seq2SeqLM, TrainResult, TrainTask
-from fedpipe_trainer.data import Example, batch_indices, columns_of, encode, read_rows
+from fedpipe_trainer.data import Example, batch_indices, columns_of, encode, encode_once, read_rows
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import mean_loss
 from fedpipe_trainer.model import Base, fetch, load_cached, matrix_parameters
@@ -83,7 +83,7 @@ def load_inputs(task: TrainTask, runtime: TaskRuntime) -> TrainingInputs:
     with runtime.phase("load"):
         rows = read_rows(task.data.train, columns_of(task.objective))
         base = load_cached(fetch(task.model, runtime), task.plan.bits, task.objective)
-        examples = encode(rows.rows, task.objective, base.tokenizer)
+        examples = encode_once(rows.rows, task.objective, base.tokenizer)
         start = AdapterTensors()
         if task.global_adapter is not None:
             path = runtime.download(task.global_adapter.url, runtime.folder / "global.safetensors", task.global_adapter.sha256)
