@@ -11,6 +11,15 @@ from typing import Any
 import yaml
 from toys import make_toy
 
+MANUAL = {
+    "mode": "Manual",
+    "bits": [32],
+    "ranks": [2, 4],
+    "batchSizes": [4],
+    "importance": "None",
+    "plans": [{"bits": 32, "rank": 4, "steps": 4}],
+}
+"""Plans that do not depend on measured speeds, so that two runs make the same bytes."""
 WORDS = {"sport": "ball goal team", "art": "brush paint frame", "food": "bread salt oven"}
 
 
@@ -84,8 +93,8 @@ def _run() -> dict[str, Any]:
             "model": {"source": "pvc://models/toy"},
             "task": {"type": "SequenceClassification", "maxLength": 32},
             "rounds": {"count": 2, "deadline": "5m"},
-            "planning": {"bits": [32], "ranks": [2, 4], "batchSizes": [4]},
-            "training": {"maxSteps": 4, "learningRate": 5e-3},
+            "planning": MANUAL,
+            "training": {"learningRate": 5e-3},
             "evaluation": {"samples": 1},
             "store": {"bucket": "fedpipe", "prefix": "runs"},
         },

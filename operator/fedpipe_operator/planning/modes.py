@@ -107,7 +107,8 @@ def given_plan(request: PlanRequest, site: SiteProfile, given: ManualPlan) -> Pl
     )
     ranks = {weight.name: given.rank for weight in site.base.weights if weight.layer >= lowest}
     why = ("given by planning.plans",)
-    return make_plan(request, site, choice, ranks=ranks, steps=given.steps, why=why, batch=batch)
+    steps = min(given.steps, request.spec.training.max_steps or given.steps)
+    return make_plan(request, site, choice, ranks=ranks, steps=steps, why=why, batch=batch)
 
 
 def _plan_common(request: PlanRequest, sites: Mapping[str, SiteProfile], *, require_all: bool, by_speed: bool = False) -> Plans:
