@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 from stand_in_runs import StandInBackend, StandInPlacement, a_run, a_site
 
+from fedpipe_operator import names
 from fedpipe_operator.api import FineTuneStatus
 from fedpipe_operator.cli.display import Display
 from fedpipe_operator.cli.files import load
@@ -65,7 +66,7 @@ def test_a_run_is_reconciled_until_the_given_condition(tmp_path: Path) -> None:
     backend = EagerBackend(tmp_path, clock=time.time)
     run = local_run(backend, tmp_path, a_console())
 
-    run.drive({"run": run.session}, until=lambda session: session.run.resource.status.plans != ())
+    run.drive({"run": run.session}, until=lambda session: session.store.read(names.round_plan(1)) is not None)
 
     assert not run.session.is_finished
     assert not [name for name in backend.started if "train" in name]

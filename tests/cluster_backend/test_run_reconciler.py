@@ -34,7 +34,7 @@ def test_the_tasks_of_a_round_go_after_the_next_jobs_are_made_since_deleting_tak
     calls = [call for call in world.api.noted if call.startswith(("create jobs", "deletecollection secrets"))]
     before = [calls[at - 1] for at, call in enumerate(calls) if call == "deletecollection secrets"]
 
-    assert before == [f"create jobs toy-{job}" for job in ("train-r1-site-c-a0", "train-r2-site-c-a0", "export-a0")]
+    assert before == [f"create jobs toy-{job}" for job in ("train-r1-site-c-a0", "train-r2-site-c-a0")]
 
 
 def test_tasks_that_could_not_be_deleted_are_deleted_by_a_later_reconcile(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_tasks_that_could_not_be_deleted_are_deleted_by_a_later_reconcile(tmp_pa
     world.api.trouble.clear()
     world.reconcile()
 
-    assert len(before) == 9
+    assert len(before) == 6
     assert {one["metadata"]["name"] for one in world.api.all(SECRETS)} == {f"toy-train-r1-site-{site}-a0" for site in "abc"}
 
 

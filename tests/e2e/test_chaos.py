@@ -130,7 +130,7 @@ def test_a_run_whose_operator_is_killed_repeatedly_ends_with_the_same_adapters(
 def test_a_watch_recovers_from_an_api_server_restart_without_an_operator_restart(namespace: FleetNamespace, cluster_lock: Lock) -> None:
     cluster_lock.acquire_exclusive()
     namespace.start("north", **SHORT)
-    namespace.wait_for_trainer("toy-evaluate-north-a0")
+    namespace.wait_for_trainer("toy-train-r1-north-a0")
     before = namespace.operator.containers()
 
     outages.restart_api_server(default_layout())

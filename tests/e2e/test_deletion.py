@@ -13,9 +13,9 @@ pytestmark = pytest.mark.e2e
 
 PHASES: Final = {
     "profiling": "Profiling",
-    "evaluating": "Evaluating",
     "training": "Training",
     "aggregating": "Aggregating",
+    "evaluating": "Evaluating",
     "exporting": "Exporting",
     "suspended": "SuspendedBySpec",
 }
@@ -44,7 +44,7 @@ def await_reason(kubectl: Kubectl, run: str, reason: str) -> None:
 
 def delete_in(phase: str, namespace: FleetNamespace) -> Deleted:
     if phase == "suspended":
-        await_reason(namespace.kubectl, phase, "Evaluating")
+        await_reason(namespace.kubectl, phase, "Training")
         namespace.patch_run(phase, suspend=True)
     await_reason(namespace.kubectl, phase, PHASES[phase])
     run = namespace.get_run(phase)

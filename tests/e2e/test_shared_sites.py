@@ -16,6 +16,6 @@ def test_two_runs_at_the_same_sites_take_turns(namespace: FleetNamespace) -> Non
     namespace.wait("their Jobs have finished", lambda: all_jobs_finished(namespace.kubectl))
 
     spans = job_spans_by_site(namespace.kubectl)
-    assert {site: len(found) for site, found in spans.items()} == {"north": 8, "south": 8}
+    assert {site: len(found) for site, found in spans.items()} == {"north": 6, "south": 6}
     assert {site: overlaps(found) for site, found in spans.items()} == {"north": [], "south": []}
     assert [run["status"]["history"][0]["updates"] for run in runs] == ["2/2", "2/2"]

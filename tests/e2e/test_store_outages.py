@@ -57,7 +57,7 @@ def busy_store() -> Iterator[None]:
 
 def test_a_run_waits_for_a_store_that_is_unreachable_and_then_answers_503_for_a_minute(namespace: FleetNamespace) -> None:
     namespace.start("north", **SHORT)
-    namespace.wait_for_trainer("toy-evaluate-north-a0")
+    namespace.wait_for_trainer("toy-train-r1-north-a0")
 
     scale_store(0)
     stopped_at = time.monotonic()

@@ -62,7 +62,7 @@ def test_a_job_waits_in_an_external_queue_and_its_trainer_has_no_credentials(nam
     namespace.kubectl.patch("job", JOB, {"spec": {"suspend": False}})
     pod = namespace.wait_for_trainer(JOB)
     printed = namespace.kubectl("exec", pod["metadata"]["name"], "--", "python", "-c", PROBE.format(namespace=namespace.name)).splitlines()
-    namespace.wait_for_reason("Evaluating")
+    namespace.wait_for_reason("Training")
 
     assert printed[:2] == ["no token", "[]"]
     assert printed[2] in ("401", "403")
@@ -84,6 +84,6 @@ def test_a_trainer_waits_for_a_free_gpu_of_its_pool_and_gets_it(namespace: Fleet
     )
     namespace.kubectl("delete", "pod", "occupant", "--force", "--grace-period=0")
     pod = namespace.wait_for_trainer(JOB)
-    namespace.wait_for_reason("Evaluating")
+    namespace.wait_for_reason("Training")
 
     assert pod["spec"]["containers"][0]["resources"]["limits"][GPUS] == "1"

@@ -14,7 +14,7 @@ from typing import Any
 
 from crds import default_status
 from stand_in_runs import a_run
-from trainer_results import Trainer, good_trainer, path_of
+from trainer_results import Trainer, good_trainer, perform
 
 from fedpipe_operator.api.meta import LABEL_SITE
 from fedpipe_operator.cluster import RunReconciler, RunView, kube_job
@@ -205,13 +205,10 @@ class KubeWorld:
     def work(self, name: str) -> None:
         """Have the Job's pod do its task, and the Job end as that did."""
         task = parse_task(self.api.objects[SECRETS.plural, "default", name]["stringData"]["task.json"])
-        result = self.trainer(task, self.folder)
+        result = perform(self.trainer, task, self.folder)
         if result is None:
             self.end(name, "Failed", "BackoffLimitExceeded")
             return
-        target = path_of(task.result)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(result.to_json())
         code = result.failure.reason.exit_code if result.failure else ExitCode.OK
         self.end(name, "Failed" if code else "Complete", "PodFailurePolicy" if code else "")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from trainer_results import Trainer, good_trainer, path_of
+from trainer_results import Trainer, evaluation_within, good_trainer, path_of, perform
 
 from fedpipe_operator.aggregation.worker import AggregationTask, aggregate
 from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneStatus
@@ -21,7 +21,7 @@ from fedpipe_operator.reconcile.tasks import TaskInputs
 from fedpipe_operator.rounds import Event, Run
 from fedpipe_operator.store import DirectoryStore
 from fedpipe_operator.store.address import DirectoryAddress
-from fedpipe_trainer.contract import Data, ExitCode, Model, parse_task
+from fedpipe_trainer.contract import Data, ExitCode, Model, TrainTask, parse_task
 
 
 def a_site(name: str, **spec: Any) -> EdgeSite:
@@ -86,22 +86,26 @@ class StandInBackend:
         """Jobs that have not ended, in order of name."""
         return sorted(name for name, seen in self.jobs.items() if seen.state is JobState.RUNNING)
 
+    def evaluate(self, name: str) -> None:
+        """Do the evaluation that a training begins with; the job goes on."""
+        task = parse_task(self.tasks[name])
+        assert isinstance(task, TrainTask)
+        evaluation = evaluation_within(task)
+        assert evaluation is not None, f"{name} evaluates nothing"
+        perform(self.trainer, evaluation, self.folder)
+
     def work(self, name: str) -> None:
         """Do one job to its end."""
         seen, text = self.jobs[name], self.tasks[name]
         if seen.job.kind == "aggregate":
             task = AggregationTask.model_validate_json(text)
-            aggregate(task, DirectoryStore(path_of(f"file://{task.store.root}")))
+            aggregate(task, DirectoryStore(path_of(f"file://{task.store.root}")), self.clock)
             self.jobs[name] = replace(seen, state=JobState.SUCCEEDED, exit_code=0)
             return
-        trainer_task = parse_task(text)
-        result = self.trainer(trainer_task, self.folder)
+        result = perform(self.trainer, parse_task(text), self.folder)
         if result is None:
             self.jobs[name] = replace(seen, state=JobState.FAILED, exit_code=137, reason="Killed", message="the process was killed")
             return
-        target = path_of(trainer_task.result)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(result.to_json())
         code = result.failure.reason.exit_code if result.failure else ExitCode.OK
         state = JobState.FAILED if result.failure else JobState.SUCCEEDED
         self.jobs[name] = replace(seen, state=state, exit_code=int(code))
@@ -168,12 +172,14 @@ class World:
 
     def work_until(self, word: str) -> list[str]:
         """Reconcile and work until jobs with this word in their names wait to be done; these are left, and named."""
-        while not any(word in name for name in self.backend.active_jobs()):
+        for _ in range(500):
+            if any(word in name for name in self.backend.active_jobs()):
+                return self.backend.active_jobs()
             self.reconcile()
             for name in self.backend.active_jobs():
                 if word not in name:
                     self.backend.work(name)
-        return self.backend.active_jobs()
+        raise AssertionError(f"no job named {word} was started: {self.conditions()}")
 
     def settle(self) -> None:
         """Reconcile and work until nothing more happens."""

@@ -112,6 +112,24 @@ def adapter_tensors(seed: str, ranks: Mapping[str, int]) -> dict[str, npt.NDArra
     return tensors | {key: random.standard_normal(shape).astype(np.float32) for key, shape in HEAD.items()}
 
 
+def evaluation_within(task: TrainTask) -> EvaluateTask | None:
+    """The evaluation that a training does before its first step, as a task of its own; None if it does none."""
+    if task.evaluation is None:
+        return None
+    header = task.model_dump(include={"run", "site", "attempt", "deadline_seconds"})
+    requested = {"round": task.evaluation.round, "result": task.evaluation.result, "batch_size": task.evaluation.batch_size}
+    return EvaluateTask(
+        **header,
+        **requested,
+        model=task.model,
+        objective=task.objective,
+        data=task.data,
+        bits=task.plan.bits,
+        evaluation=task.evaluation.evaluation,
+        global_adapter=task.global_adapter,
+    )
+
+
 def an_evaluation(task: EvaluateTask, **changes: Any) -> EvaluateResult:
     """An evaluation whose metric grows with the round."""
     fields = {"samples": 20, "targets": 20, "loss": 2.0 / (1 + task.round), "metrics": {"accuracy": task.round / 10}}
@@ -141,6 +159,22 @@ def _header(task: Any) -> dict[str, Any]:
 
 Trainer = Callable[[Any, Path], Any]
 """Takes a task and a scratch folder, returns the result to write; None writes nothing, like a killed trainer."""
+
+
+def perform(trainer: Trainer, task: Any, folder: Path) -> Any:
+    """Do a task as a trainer does, and write its result, which is returned; None if the trainer was killed.
+
+    The evaluation that a training begins with is given to `trainer` as a task of its own.
+    """
+    evaluation = evaluation_within(task) if isinstance(task, TrainTask) else None
+    if evaluation is not None and perform(trainer, evaluation, folder) is None:
+        return None
+    result = trainer(task, folder)
+    if result is not None:
+        target = path_of(task.result)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(result.to_json())
+    return result
 
 
 def good_trainer(task: Any, folder: Path) -> Any:

@@ -20,6 +20,7 @@ from fedpipe_operator.rounds.records import Contribution, RoundCommit, RoundEval
 from fedpipe_operator.store import DirectoryStore
 from fedpipe_trainer.contract import (
     Artifact,
+    EvaluateResult,
     EvaluateTask,
     Failure,
     FailureReason,
@@ -55,8 +56,17 @@ def an_update_of(site: str, round_: int, attempt: int, **changes: Any) -> TrainR
     return TrainResult(**(fields | changes))
 
 
+def an_evaluation_of(site: str, round_: int, attempt: int) -> EvaluateResult:
+    return EvaluateResult(run=REF, site=site, round=round_, attempt=attempt, outcome=Outcome.COMPLETED, measured=Measured())
+
+
 def evaluated(round_: int) -> RoundEvaluation:
     return RoundEvaluation(round=round_, finished_at=0.0)
+
+
+def a_commit(round_: int) -> RoundCommit:
+    adapter = Artifact(name=f"rounds/000{round_}/global.safetensors", size=9, sha256="a" * 64)
+    return RoundCommit(round=round_, method="Exact", adapter=adapter, ranks={}, contributions=())
 
 
 def running(job: Job) -> JobStatus:
@@ -66,7 +76,7 @@ def running(job: Job) -> JobStatus:
 def test_an_empty_store_is_a_run_that_has_not_begun(store: DirectoryStore) -> None:
     observed = context(store)
 
-    assert observed.round == 0
+    assert (observed.round, observed.last_round) == (1, 0)
     assert observed.profiles == {"site-a": {}, "site-b": {}, "site-c": {}}
     assert (observed.plans, observed.commits, observed.evaluations, observed.exports) == ({}, {}, {}, {})
 
@@ -201,10 +211,10 @@ def test_an_observation_reads_what_may_be_new_and_nothing_else(store: DirectoryS
 
 def test_while_a_round_is_not_planned_the_last_plan_is_not_looked_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(a_run(2, rounds={"count": 3}), tmp_path)
-    world.work_until("evaluate-r1")
+    world.work_until("aggregate-r1")
     cache, sizes = ObjectCache(), list[str]()
     context(world.store, cache=cache, run=world.run)  # type: ignore[arg-type]
-    put(world.store, names.round_evaluation(1), evaluated(1))  # type: ignore[arg-type]
+    world.backend.work("toy-aggregate-r1-a0")
     monkeypatch.setattr(world.store, "size", sizes.append)
 
     observed = context(world.store, cache=cache, run=world.run)  # type: ignore[arg-type]
@@ -255,7 +265,7 @@ def test_of_evaluations_what_each_site_measured_is_not_kept(store: DirectoryStor
     cache, part = ObjectCache(), SiteEvaluation(samples=4, targets=4, loss=0.5)
     put(store, names.round_evaluation(0), evaluated(0).model_copy(update={"loss": 0.5, "sites": {"north": part}}))
 
-    summary = EvaluationSummary(round=0, finished_at=0.0, loss=0.5, metrics={})
+    summary = EvaluationSummary(round=0, loss=0.5, metrics={}, sites=("north",))
     assert context(store, cache=cache).evaluations == {0: summary}
     assert cache.objects == {names.round_evaluation(0): summary}
 
@@ -279,7 +289,41 @@ def test_observing_a_long_run_lists_the_current_round_and_no_other(store: Direct
     observed = context(counting, run=a_run(rounds={"count": 100}))
 
     assert observed.round == 50
-    assert counting.requests()[0] == ["profile", "rounds/0050", "export"]
+    assert sorted(counting.requests()[0]) == ["export", "profile", "rounds/0050"]
+
+
+def test_until_the_last_round_is_evaluated_its_folder_is_listed_as_well(store: DirectoryStore) -> None:
+    cache, counting, run = ObjectCache(), RecordingStore(store.root), a_run(rounds={"count": 9})
+    for round_ in range(3):
+        put(store, names.round_evaluation(round_), evaluated(round_))
+    for round_ in (1, 2, 3):
+        put(store, names.round_commit(round_), a_commit(round_))
+    put(store, names.evaluation_result(3, "site-b", 1), an_evaluation_of("site-b", 3, 1))
+    context(counting, cache=cache, run=run)
+    counting.requests()
+
+    observed = context(counting, cache=cache, run=run)
+
+    assert (observed.round, observed.last_round) == (4, 3)
+    assert {site: list(attempts) for site, attempts in observed.site_evaluations.items()} == {"site-a": [], "site-b": [1], "site-c": []}
+    assert counting.requests() == (["rounds/0003", "rounds/0004"], [])
+
+    put(store, names.round_evaluation(3), evaluated(3))
+    context(counting, cache=cache, run=run)
+    counting.requests()
+    observed = context(counting, cache=cache, run=run)
+
+    assert (observed.round, observed.site_evaluations["site-b"]) == (4, {})
+    assert counting.requests() == (["rounds/0004"], [])
+
+
+def test_after_the_last_round_the_profiles_are_not_read_again(tmp_path: Path) -> None:
+    world = World(a_run(2, rounds={"count": 1}), tmp_path)
+    world.work_until("evaluate-r1")
+
+    observed = context(world.store, run=world.run)  # type: ignore[arg-type]
+
+    assert (observed.round, observed.profiles) == (2, {})
 
 
 def test_a_job_that_left_its_result_is_about_to_end_whatever_round_it_was_of(store: DirectoryStore) -> None:
@@ -433,7 +477,7 @@ def test_a_good_trainer_leaves_what_can_be_observed(tmp_path: Path) -> None:
     world = World(a_run(1), tmp_path, trainer)
     world.settle()
 
-    observed = context(world.store, run=a_run(1))
+    observed = context(world.store, run=a_run(1, rounds={"count": 3}))
     profile = observed.profiles["site-a"][0]
     assert isinstance(profile, ProfileResult)
     assert profile.train_samples == 41

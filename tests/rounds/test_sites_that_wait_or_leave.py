@@ -154,12 +154,10 @@ def test_an_export_needs_no_site(tmp_path: Path) -> None:
 def test_sites_that_are_replaced_between_two_rounds_are_waited_for(tmp_path: Path) -> None:
     world = World(a_run(rounds={"count": 2, "deadline": "10m"}), tmp_path)
     sites = world.run.sites
-    for stage in ("train-r1", "evaluate-r1"):
+    for stage in ("train-r1", "aggregate-r1"):
         world.work_until(stage)
         world.now += 599  # together more than the deadline
-    for name in world.backend.active_jobs():
-        world.backend.work(name)
-    world.reconcile()
+    world.backend.work("toy-aggregate-r1-a0")
     world.run = replace(world.run, sites=())
     world.reconcile()
     assert world.conditions()["Progressing"] == "NoSites"

@@ -317,7 +317,8 @@ def test_the_updates_from_the_first_profile_to_the_end_of_a_run(tmp_path: Path) 
     world.now += 600
     world.reconcile()
     at_the_deadline = counts(world)
-    world.work_until("evaluate-r1")
+    world.work_until("aggregate-r1")
+    world.backend.work("toy-aggregate-r1-a0")
     world.reconcile()
     committed = counts(world)
     world.settle()
@@ -338,6 +339,7 @@ def test_the_updates_of_a_run_that_failed_stay_in_its_status(tmp_path: Path) -> 
     world.backend.work("toy-train-r1-site-a-a0")
     world.now += 600
     world.reconcile()
+    world.reconcile()  # the first one commits the evaluation of the base
     failed = world.run.resource.status
     world.run = replace(world.run, sites=())
     world.reconcile()

@@ -96,11 +96,32 @@ def test_an_evaluation_reads_the_rounds_adapter_and_writes_its_result(finished: 
     assert allowed(task) == {("read", commit.adapter.name), ("write", "rounds/0002/evaluations/site-c/0/result.json")}
 
 
-def test_the_base_is_evaluated_without_an_adapter(finished: World) -> None:
-    task = tasks.evaluation_task(a_context(), StartEvaluation("site-c", 0, 0), INPUTS, plan=plan_of(finished, 1), commit=None)
+def test_a_training_that_evaluates_also_writes_the_evaluation_of_the_round_before(finished: World) -> None:
+    action = StartTraining("site-a", 2, 1, evaluates=True)
+    run = a_run(evaluation={"maxSamples": 50, "samples": 3})
 
-    assert allowed(task) == {("write", "rounds/0000/evaluations/site-c/0/result.json")}
+    task = tasks.training_task(a_context(run), action, INPUTS, plan=plan_of(finished, 2), previous=commit_of(finished, 1))
+
+    assert {key for verb, key in allowed(task) if verb == "write"} == {
+        "rounds/0001/evaluations/site-a/1/result.json",
+        "rounds/0002/updates/site-a/checkpoint.safetensors",
+        "rounds/0002/updates/site-a/1/adapter.safetensors",
+        "rounds/0002/updates/site-a/1/result.json",
+    }
+    assert task.evaluation is not None
+    assert (task.evaluation.round, task.evaluation.batch_size) == (1, task.plan.batch_size)
+    assert (task.evaluation.evaluation.max_samples, task.evaluation.evaluation.samples) == (50, 3)
+
+
+def test_the_trainings_of_round_1_evaluate_the_base(finished: World) -> None:
+    action = StartTraining("site-c", 1, 0, evaluates=True)
+
+    task = tasks.training_task(a_context(), action, INPUTS, plan=plan_of(finished, 1), previous=None)
+
+    assert ("write", "rounds/0000/evaluations/site-c/0/result.json") in allowed(task)
     assert task.global_adapter is None
+    assert task.evaluation is not None
+    assert task.evaluation.round == 0
 
 
 @pytest.mark.parametrize(("exported", "folders"), [({"adapter": True, "merged": False}, {"adapter"}), ({}, {"adapter", "merged"})])
@@ -168,18 +189,18 @@ def test_spec_training_is_copied_into_the_task(finished: World) -> None:
     assert (hyper.learning_rate, hyper.warmup_steps, hyper.weight_decay, hyper.dropout, hyper.seed) == (0.003, 5, 0.1, 0.2, 4)
 
 
-def test_every_round_is_evaluated_on_the_same_rows_with_the_sites_own_plan(finished: World) -> None:
+def test_every_round_is_evaluated_on_the_same_rows_in_the_same_batches_whichever_task_does_it(finished: World) -> None:
     context = a_context(a_run(training={"seed": 4}, evaluation={"maxSamples": 50, "samples": 3}))
-    plan = plan_of(finished, 1)
+    plan, commit = plan_of(finished, 2), commit_of(finished, 1)
 
-    base, first = (
-        tasks.evaluation_task(context, StartEvaluation("site-a", round_, 0), INPUTS, plan=plan, commit=commit_of(finished, 1))
-        for round_ in (0, 1)
-    )
+    trains = tasks.training_task(context, StartTraining("site-a", 2, 0, evaluates=True), INPUTS, plan=plan, previous=commit)
+    last = tasks.evaluation_task(context, StartEvaluation("site-a", 2, 0), INPUTS, plan=plan, commit=commit)
 
-    assert base.seed == first.seed == 4
-    assert (first.evaluation.max_samples, first.evaluation.samples) == (50, 3)
-    assert (first.bits, first.batch_size) == (plan.plans["site-a"].bits, plan.plans["site-a"].batch_size)
+    assert trains.evaluation is not None
+    assert trains.evaluation.evaluation == last.evaluation
+    assert trains.hyperparameters.seed == last.seed == 4
+    assert trains.evaluation.batch_size == last.batch_size == plan.plans["site-a"].batch_size
+    assert trains.plan.bits == last.bits
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ status agrees with the result. Only a task file that cannot be read has no resul
 import gc
 import logging
 import sys
-import traceback
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +20,6 @@ from fedpipe_trainer.contract import (
     EvaluateResult,
     ExitCode,
     ExportResult,
-    Failure,
     FailureReason,
     Outcome,
     ProfileResult,
@@ -30,11 +28,10 @@ from fedpipe_trainer.contract import (
     TrainResult,
     parse_task,
 )
-from fedpipe_trainer.errors import TaskFailed, Terminated
+from fedpipe_trainer.errors import TaskFailed
+from fedpipe_trainer.failures import failure_of
 from fedpipe_trainer.settings import Settings
 from fedpipe_trainer.task_runtime import AnyTask, TaskRuntime
-
-_LONGEST_MESSAGE: Final = 4096
 
 # Names of modules that are imported when a task needs them: importing torch takes seconds, and a bad task should fail at once.
 _RECIPES: Final = {
@@ -89,7 +86,7 @@ def _run_recipe(task: AnyTask, runtime: TaskRuntime) -> Result:
     try:
         result: Result = _import_recipe(task.kind).run(task, runtime)
     except Exception as error:  # noqa: BLE001 - every failure is reported in a result
-        failure = _failure(error, runtime)
+        failure = failure_of(error, elapsed_seconds=runtime.elapsed_seconds())
         _LOG.error("the %s task failed: %s: %s", task.kind, failure.reason, failure.message)
         header: dict[str, Any] = {**runtime.result_header(task)}
         return _RESULTS[task.kind](**header, outcome=Outcome.FAILED, failure=failure)
@@ -112,38 +109,6 @@ def _import_recipe(kind: str) -> ModuleType:
     finally:
         gc.enable()
     return module
-
-
-def _failure(error: Exception, runtime: TaskRuntime) -> Failure:
-    match error:
-        case TaskFailed():
-            reason, message = error.reason, error.message
-        case Terminated():
-            reason = FailureReason.TERMINATED
-            message = f"stopped on request after {runtime.elapsed_seconds():.0f} s" + (f", {error}" if str(error) else "")
-        case _ if _is_out_of_memory(error):
-            reason = FailureReason.OUT_OF_MEMORY
-            message = f"out of memory in {_location(error)}: use fewer bits, a smaller batch size or a smaller maxLength"
-        case _:
-            _LOG.error("unexpected exception", exc_info=error)
-            # The message of an exception may quote the site's data, so it is written only to the log at the site.
-            reason = FailureReason.UNEXPECTED
-            message = f"{type(error).__name__} in {_location(error)}: see the traceback in the log of the task"
-    return Failure(reason=reason, message=message[:_LONGEST_MESSAGE])
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if "torch" not in sys.modules:
-        return isinstance(error, MemoryError)
-    from fedpipe_trainer import device  # noqa: PLC0415 - it imports torch, which has been imported by now
-
-    return device.is_out_of_memory(error)
-
-
-def _location(error: Exception) -> str:
-    """The location where the error was raised, as "function (file:line)"."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{frames[-1].name} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else "an unknown location"
 
 
 def _write_result(result: Result, task: AnyTask, runtime: TaskRuntime) -> ExitCode:

@@ -8,7 +8,7 @@ import hashlib
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +54,8 @@ class AggregationTask(Wire):
     """By site, the reason why there is no update: for the round's commit."""
 
 
-def aggregate(task: AggregationTask, store: Store) -> None:
-    """Aggregate and commit the round, unless it is committed already or too few updates pass the gate.
+def aggregate(task: AggregationTask, store: Store, clock: Callable[[], float] = time.time) -> None:
+    """Aggregate and commit the round, unless it is committed already or too few updates pass the gate. `clock` gives Unix seconds.
 
     Raises:
         FedPipeError: the store cannot be read or written, or a plan, result or adapter is missing.
@@ -70,7 +70,7 @@ def aggregate(task: AggregationTask, store: Store) -> None:
         for site, verdict in result.verdicts.items():
             store.write(names.update_verdict(task.round, site, _attempt_of(task, site)), verdict.to_json().encode())
         if result.commit is not None:
-            changes = {"absent": task.absent, "seconds": time.monotonic() - started}
+            changes = {"absent": task.absent, "seconds": time.monotonic() - started, "finished_at": clock()}
             _commit(store, result.commit.model_copy(update=changes), path)
 
 

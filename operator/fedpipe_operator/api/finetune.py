@@ -54,7 +54,7 @@ class RoundsSpec(ApiModel):
 
     count: Annotated[int, Field(ge=1, le=1000)] = 10
     deadline: Duration = "30m"
-    """Time limit of each stage of a round (training, evaluation), of profiling and of the export."""
+    """Time limit of profiling, of a round's training with the evaluation before it, of the last evaluation, and of the export."""
     attempts: Annotated[int, Field(ge=1, le=10)] = 2
     """Attempts of one task at a site before the site is dropped."""
     target: Target | None = None
@@ -296,7 +296,10 @@ class RoundStatus(ApiModel):
     """Updates in the round's commit, of the sites that were asked for one: `2/3`."""
     metric: float | None = None
     loss: float | None = None
+    evaluators: Annotated[tuple[Name, ...], Field(max_length=100)] = ()
+    """With `sites.perRound`, the sites that evaluated the round's adapter: those of the next round, or of the last round its own."""
     seconds: Annotated[float, Field(ge=0)]
+    """Seconds from the round's plan to its commit, suspensions included."""
     uploaded_bytes: Annotated[int, Field(ge=0)]
     truncated_energy: Annotated[float, Field(ge=0)]
     """The largest share of squared singular values that the truncation to the global rank lost in any weight."""

@@ -67,8 +67,8 @@ class _RunState:
     cache: ObjectCache = field(default_factory=ObjectCache)
     refused: dict[str, RefusedJob] = field(default_factory=dict)
     is_cleaned_up: bool = False
-    evaluated_round: int | None = None
-    """A round whose task Secrets are still to be deleted. A restart loses it: then they are deleted when the run ends."""
+    ended_round: int | None = None
+    """A round (0: the profiles) whose task Secrets are still to be deleted. A restart loses it: then they are deleted when the run ends."""
 
 
 @dataclass
@@ -196,13 +196,13 @@ class RunReconciler:
         return due if now < due else None
 
     def _delete_task_secrets(self, run: Run, result: ReconcileResult, state: _RunState) -> None:
-        """Delete the Secrets of an evaluated round's tasks, with their URLs. It can take seconds, so the next Jobs are created first."""
-        actions = result.decision.actions
-        if any(isinstance(action, CommitEvaluation) for action in actions):
-            state.evaluated_round = result.observed.round
-        elif state.evaluated_round is not None and not any(isinstance(action, CommitPlan) for action in actions):
-            self.cluster.api.delete_all(SECRETS, run.resource.metadata.namespace, round_labels(run, state.evaluated_round))
-            state.evaluated_round = None
+        """Delete the Secrets of a committed round's tasks, with their URLs. It can take seconds, so the next Jobs are created first."""
+        planned = next((action.plan.round for action in result.decision.actions if isinstance(action, CommitPlan)), None)
+        if planned is not None:
+            state.ended_round = planned - 1
+        elif state.ended_round is not None:
+            self.cluster.api.delete_all(SECRETS, run.resource.metadata.namespace, round_labels(run, state.ended_round))
+            state.ended_round = None
 
     def _report_invalid(self, body: Body, problems: Sequence[str]) -> None:
         """Report the problems of the spec; the next edit triggers the next reconcile."""

@@ -1,7 +1,8 @@
 """Observe a run: its jobs from the backend, then everything its store holds of the current round.
 
 Jobs are read first: whatever a job wrote before it was seen to have ended is then in what is read from the store. Objects that are
-written once and never change are cached, so an observation costs one listing of the current round, and the objects that are new.
+written once and never change are cached, so an observation costs one listing of the current round, until the last round is evaluated
+one of that round as well, and the objects that are new.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -112,23 +113,26 @@ def observe(run: Run, jobs: Mapping[str, JobStatus], store: Store, cache: Object
     cache.begin()
     own_jobs = {name: status for name, status in jobs.items() if _belongs_to(run, status)}
     evaluations = _evaluations(run, store, cache)
-    round_ = max(evaluations, default=-1) + 1
-    reader = _reader(run, own_jobs, store, cache, round_)
+    listed = _listed_rounds(store, cache, max(evaluations, default=-1) + 1)
+    round_ = max(listed)
+    reader = _reader(run, own_jobs, store, cache, listed)
     rounds = _observed_rounds(round_, exported_round(run.spec, evaluations))
     plan, plans = _plans(reader, rounds)
+    needs_profiles = round_ <= run.spec.rounds.count and round_ not in plans
     sites = {site.name for site in run.sites} | (set(plan.plans) if plan else set())
     observed = Observed(
         resumed_at=resumed_at,
         jobs=own_jobs,
         reported=frozenset(name for name, status in own_jobs.items() if reader.has_reported(status)),
-        profiles={} if max(round_, 1) in plans else reader.by_site(names.profile_result, ProfileResult, sites),
+        profiles=reader.by_site(names.profile_result, ProfileResult, sites) if needs_profiles else {},
         plan=plan,
         plans=plans,
         commits=reader.by_round(names.round_commit, RoundCommit, summarize_commit, rounds),
         evaluations=evaluations,
         updates=reader.by_site(partial(names.update_result, round_), TrainResult, sites),
         verdicts=reader.by_site(partial(names.update_verdict, round_), Verdict, sites),
-        site_evaluations=reader.by_site(partial(names.evaluation_result, round_), EvaluateResult, sites),
+        # Of a round that is evaluated already, nothing was listed.
+        site_evaluations=reader.by_site(partial(names.evaluation_result, round_ - 1), EvaluateResult, sites),
         exports=reader.attempts(names.export_result, ExportResult),
     )
     cache.end()
@@ -136,12 +140,12 @@ def observe(run: Run, jobs: Mapping[str, JobStatus], store: Store, cache: Object
 
 
 def _evaluations(run: Run, store: Store, cache: ObjectCache) -> dict[int, EvaluationSummary]:
-    """By round, beginning with the base's: rounds are evaluated in order, so the first that is missing is the current round."""
+    """By round, beginning with the base's: rounds are evaluated in order."""
     found: dict[int, EvaluationSummary] = {}
     for round_ in range(run.spec.rounds.count + 1):
         key = names.round_evaluation(round_)
         if cache.is_warm and key not in cache.objects and key not in cache.listing(store, names.round_folder(round_)):
-            break  # the current round, whose folder is listed anyway
+            break  # the current round or the one before, whose folder is listed anyway
         evaluation = _own_summary(cache, store, key, RoundEvaluation, summarize_evaluation)
         if evaluation is None:
             break
@@ -149,9 +153,16 @@ def _evaluations(run: Run, store: Store, cache: ObjectCache) -> dict[int, Evalua
     return found
 
 
+def _listed_rounds(store: Store, cache: ObjectCache, unevaluated: int) -> tuple[int, ...]:
+    """The rounds whose folders are listed, the current one last: it follows the first one without evaluation once that is committed."""
+    key = names.round_commit(unevaluated)
+    is_committed = unevaluated == 0 or key in cache.objects or key in cache.listing(store, names.round_folder(unevaluated))
+    return (unevaluated, unevaluated + 1) if is_committed else (unevaluated,)
+
+
 def _observed_rounds(round_: int, exported: int) -> list[int]:
     """The rounds whose plan and commit are read: the current one, those of the status's history, the first and the best."""
-    return sorted({1, exported, *range(max(1, round_ - HISTORY - 1), max(round_, 1) + 1)} - {0})
+    return sorted({1, exported, *range(max(1, round_ - HISTORY - 1), round_ + 1)} - {0})
 
 
 def _plans(reader: "_StoreReader", rounds: Sequence[int]) -> tuple[RoundPlan | None, dict[int, PlanSummary]]:
@@ -187,14 +198,14 @@ def _belongs_to(run: Run, status: JobStatus) -> bool:
     return job_of(run, job.kind, site=job.site, round_=job.round, attempt=job.attempt).name == job.name
 
 
-def _reader(run: Run, jobs: Mapping[str, JobStatus], store: Store, cache: ObjectCache, round_: int) -> "_StoreReader":
-    """List every folder whose attempts still count. The base's evaluation, round 0, is followed by the plan of round 1."""
+def _reader(run: Run, jobs: Mapping[str, JobStatus], store: Store, cache: ObjectCache, rounds: Sequence[int]) -> "_StoreReader":
+    """List every folder whose attempts still count."""
     profiling = {name: status for name, status in jobs.items() if status.job.kind is TaskKind.PROFILE}
     exporting = {name: status for name, status in jobs.items() if status.job.kind is TaskKind.EXPORT}
-    rounds = [names.round_folder(one) for one in sorted({round_, max(round_, 1)})]
+    folders = [names.round_folder(round_) for round_ in rounds]
     listed = {
         "profile": cache.listing_of(store, "profile", profiling),
-        **{folder: cache.listing(store, folder) for folder in rounds},
+        **{folder: cache.listing(store, folder) for folder in folders},
         "export": cache.listing_of(store, "export", exporting),
     }
     keys = frozenset(key for keys in listed.values() for key in keys)

@@ -110,8 +110,7 @@ class Reconciler:
                 job = job_of(run, TaskKind.AGGREGATE, round_=round_, attempt=attempt)
                 self._start(run, job, self._aggregation(run, action), JobResources(update_bytes=_update_bytes(action, observed)))
             case StartEvaluation(site, round_, attempt):
-                inputs, commit = self.placement.inputs(run, site), observed.commits.get(round_)
-                # Round 0 evaluates the base, without a commit, and with the plan of round 1.
+                inputs, commit = self.placement.inputs(run, site), observed.commits[round_]
                 evaluate = tasks.evaluation_task(context, action, inputs, plan=_newest_plan(observed), commit=commit)
                 self._start(run, job_of(run, TaskKind.EVALUATE, site=site, round_=round_, attempt=attempt), evaluate)
             case CommitEvaluation(evaluation):

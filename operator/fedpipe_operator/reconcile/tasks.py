@@ -20,6 +20,7 @@ from fedpipe_trainer.contract import (
     GlobalAdapter,
     Model,
     ProfileTask,
+    TrainEvaluation,
     TrainTask,
 )
 from fedpipe_trainer.contract.task import EXPORT_ADAPTER_FILES, EXPORT_MERGED_FILES
@@ -106,7 +107,7 @@ def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs)
 def training_task(
     context: TaskContext, action: StartTraining, inputs: TaskInputs, *, plan: RoundPlan, previous: CommitSummary | None
 ) -> TrainTask:
-    """The task that trains one round from the previous round's global adapter."""
+    """The task that trains one round from the previous round's global adapter, and first evaluates that adapter if it is asked to."""
     site, round_, attempt = action.site, action.round, action.attempt
     return TrainTask(
         run=context.run.ref,
@@ -122,16 +123,28 @@ def training_task(
         micro_batch=action.micro_batch,
         hyperparameters=conversion.hyperparameters(context.spec.training),
         global_adapter=_global_adapter(context, previous),
+        evaluation=_evaluation_before(context, action, plan) if action.evaluates else None,
         adapter=context.write(names.update_adapter(round_, site, attempt)),
         checkpoint_read=context.read(names.checkpoint(round_, site)),
         checkpoint_write=context.write(names.checkpoint(round_, site)),
     )
 
 
+def _evaluation_before(context: TaskContext, action: StartTraining, plan: RoundPlan) -> TrainEvaluation:
+    """The evaluation of the adapter that a training starts from; its result has the key of an evaluation task's."""
+    round_ = action.round - 1
+    return TrainEvaluation(
+        round=round_,
+        evaluation=conversion.evaluation(context.spec.evaluation),
+        batch_size=plan.plans[action.site].batch_size,
+        result=context.write(names.evaluation_result(round_, action.site, action.attempt)),
+    )
+
+
 def evaluation_task(
-    context: TaskContext, action: StartEvaluation, inputs: TaskInputs, *, plan: RoundPlan, commit: CommitSummary | None
+    context: TaskContext, action: StartEvaluation, inputs: TaskInputs, *, plan: RoundPlan, commit: CommitSummary
 ) -> EvaluateTask:
-    """The task that evaluates a round's global adapter at a site; without a commit, the base model."""
+    """The task that evaluates the last round's global adapter at a site."""
     return EvaluateTask(
         run=context.run.ref,
         site=action.site,

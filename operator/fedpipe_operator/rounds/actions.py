@@ -23,13 +23,15 @@ class CommitPlan:
 
 @dataclass(frozen=True)
 class StartTraining:
-    """Train one round at a site."""
+    """Train one round at a site, after an evaluation of the adapter that it starts from, if that is still needed."""
 
     site: str
     round: int
     attempt: int
     micro_batch: int | None = None
     """Samples per micro-batch, fewer than the plan's after an attempt that ran out of memory; None: the plan's."""
+    evaluates: bool = False
+    """Whether it first evaluates the last round's global adapter (in round 1 the base)."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class StartAggregation:
 
 @dataclass(frozen=True)
 class StartEvaluation:
-    """Measure a round's global adapter (round 0: the base) at a site."""
+    """Evaluate the last round's global adapter at a site: no training follows that could do it."""
 
     site: str
     round: int
@@ -54,7 +56,7 @@ class StartEvaluation:
 
 @dataclass(frozen=True)
 class CommitEvaluation:
-    """Write a round's federated evaluation: the round is over."""
+    """Write the federated evaluation of a round's global adapter (round 0: of the base)."""
 
     evaluation: RoundEvaluation
 

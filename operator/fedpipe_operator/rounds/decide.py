@@ -3,15 +3,28 @@
 It is called again and again with what was observed (`Observed`) and the time, and returns the next step (`Decision`).
 It keeps no state: after its actions and status are applied, and nothing else happened, it asks for no further action.
 
-    profile ──▶ plan ──▶ evaluate the base ──▶ ┌ plan ──▶ train ──▶ aggregate ──▶ evaluate ┐ ──▶ export
-                                               └───── until `end_reason_of` gives one ─────┘
+    profile ──▶ ┌ plan ──▶ evaluate the last adapter (or the base), then train ──▶ aggregate ┐ ──▶ evaluate the last ──▶ export
+                └────────── until `end_reason_of` gives one, also in the middle of a round ──┘
 """
 
 from fedpipe_operator.api import ConditionStatus, ConditionType, FederatedFineTune, Reason, parse_duration
 from fedpipe_operator.backend import ACTIVE_STATES
 from fedpipe_operator.rounds.actions import Decision, Discard
 from fedpipe_operator.rounds.observed import Observed, Run
-from fedpipe_operator.rounds.stages import End, StageContext, Step, aggregate, end_reason_of, evaluate, export, fail, plan, profile, train
+from fedpipe_operator.rounds.stages import (
+    End,
+    StageContext,
+    Step,
+    aggregate,
+    end_reason_of,
+    evaluate,
+    evaluate_last,
+    export,
+    fail,
+    plan,
+    profile,
+    train,
+)
 from fedpipe_operator.rounds.status import events_of, status_of
 
 
@@ -42,11 +55,12 @@ def _next_step(context: StageContext) -> Step:
         return Step(Reason.SUSPENDED_BY_SPEC, "set spec.suspend to false to continue in the same round")
     end_reason = end_reason_of(context)
     if end_reason is not None:
-        return export(context) or Step(end_reason, f"after round {context.observed.round - 1}", end=End.COMPLETE)
-    if not context.run.sites and context.observed.round not in context.observed.plans:
+        return export(context) or Step(end_reason, f"after round {max(context.observed.evaluations)}", end=End.COMPLETE)
+    if context.is_trained:
+        return evaluate_last(context)
+    if not context.run.sites and not context.is_planned:
         return _without_sites(context)
-    stages = (profile, plan, evaluate) if context.observed.round == 0 else (profile, plan, train, aggregate, evaluate)
-    return next(step for stage in stages if (step := stage(context)) is not None)
+    return next(step for stage in (profile, plan, evaluate, train, aggregate) if (step := stage(context)) is not None)
 
 
 def _without_sites(context: StageContext) -> Step:
@@ -65,7 +79,7 @@ def is_over(resource: FederatedFineTune) -> bool:
 
 
 def _discards(observed: Observed, wanted: frozenset[str]) -> tuple[Discard, ...]:
-    """Active jobs whose result is not wanted any more: late ones, and those of a run that is suspended or over."""
+    """Active jobs whose result is not wanted any more: late ones, those of a round after the run's last, and of a run that is suspended."""
     kept = wanted | observed.reported
     return tuple(Discard(name) for name, job in sorted(observed.jobs.items()) if job.state in ACTIVE_STATES and name not in kept)
 

@@ -60,6 +60,7 @@ class CommitSummary:
     absent: Mapping[str, str]
     truncated_energy: float
     """The largest of any weight."""
+    finished_at: float
     bytes_read: int
 
 
@@ -68,9 +69,10 @@ class EvaluationSummary:
     """What is needed of a round's federated evaluation; the results of each site stay in the store."""
 
     round: int
-    finished_at: float
     loss: float | None
     metrics: Mapping[str, float]
+    sites: tuple[str, ...]
+    """Those that evaluated, sorted."""
 
 
 def summarize_plan(plan: RoundPlan) -> PlanSummary:
@@ -96,18 +98,21 @@ def summarize_commit(commit: RoundCommit) -> CommitSummary:
         refused=commit.refused,
         absent=commit.absent,
         truncated_energy=max(commit.truncated_energy.values(), default=0.0),
+        finished_at=commit.finished_at,
         bytes_read=commit.bytes_read,
     )
 
 
 def summarize_evaluation(evaluation: RoundEvaluation) -> EvaluationSummary:
     """The summary of a federated evaluation."""
-    return EvaluationSummary(round=evaluation.round, finished_at=evaluation.finished_at, loss=evaluation.loss, metrics=evaluation.metrics)
+    return EvaluationSummary(
+        round=evaluation.round, loss=evaluation.loss, metrics=evaluation.metrics, sites=tuple(sorted(evaluation.sites))
+    )
 
 
 @dataclass(frozen=True)
 class Observed:
-    """The store and the jobs. Results are by site and attempt; those of a round are the current round's."""
+    """The store and the jobs. Results are by site and attempt; updates and verdicts are the current round's, evaluations the last one's."""
 
     resumed_at: float = 0.0
     """When this run was last resumed (its start, the end of a suspension), Unix seconds: no deadline counts from before."""
@@ -123,6 +128,7 @@ class Observed:
     updates: Mapping[str, Mapping[int, TrainResult]] = field(default_factory=dict)
     verdicts: Mapping[str, Mapping[int, Verdict]] = field(default_factory=dict)
     site_evaluations: Mapping[str, Mapping[int, EvaluateResult]] = field(default_factory=dict)
+    """Of the last committed round's adapter (before round 1 is committed, of the base), until its federated evaluation is committed."""
     exports: Mapping[int, ExportResult] = field(default_factory=dict)
     reported: frozenset[str] = frozenset()
     """Active jobs that have left their result: they end by themselves."""
@@ -131,13 +137,18 @@ class Observed:
 
     @property
     def round(self) -> int:
-        """The current round: the one after the last evaluated one; 0 until the base is evaluated."""
-        return max(self.evaluations, default=-1) + 1
+        """The current round, from 1: the one after the last committed one. After the run's last round, one more than there are."""
+        return self.last_round + 1
+
+    @property
+    def last_round(self) -> int:
+        """The last committed round, whose adapter the current round starts from; 0, the base, before round 1 is committed."""
+        return max((*self.commits, *self.evaluations), default=0)
 
     @property
     def last_round_ended_at(self) -> float:
-        """When the newest evaluation was written, Unix seconds; 0 if there is none."""
-        return max((one.finished_at for one in self.evaluations.values()), default=0.0)
+        """When the last round was committed, Unix seconds; 0 if none was."""
+        return max((one.finished_at for one in self.commits.values()), default=0.0)
 
 
 def job_of(run: Run, kind: TaskKind, *, site: str = "", round_: int = 0, attempt: int = 0) -> Job:

@@ -28,7 +28,8 @@ class RoundPlan(Wire):
     selected: tuple[str, ...]
     """The round's sites, out of `plans`."""
     evaluators: tuple[str, ...]
-    """The sites that measure the round's global adapter."""
+    """The sites that evaluate: the previous round's global adapter (in round 1 the base) before they train, and after the run's last
+    round its own. Another round's adapter is evaluated by the sites of the round that follows it."""
     needed: Annotated[int, Field(ge=1)]
     """Updates that the round needs (the quorum)."""
     excluded: dict[str, str] = {}
@@ -83,6 +84,8 @@ class RoundCommit(Wire):
     truncated_energy: dict[str, float] = {}
     """By weight: the share of the update's squared singular values that the truncation to the global rank lost."""
     seconds: float = 0.0
+    finished_at: float = 0.0
+    """Unix seconds: when the round ended."""
     bytes_read: int = 0
 
 

@@ -1,7 +1,11 @@
-"""The stages of a round. Each returns the next step, or None when it is done."""
+"""The stages of a round. Each returns the next step, or None when it is done.
+
+A round's global adapter is evaluated by the sites of the next round, before they train: one job, and one start of a trainer, for
+both. So a round is aggregated only after the evaluation of the round before, which may end the run.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 
@@ -23,7 +27,7 @@ from fedpipe_operator.rounds.evaluation import aggregate_metrics
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import Metrics, best_round, is_patience_exhausted, is_target_reached, retry_micro_batch, stage_expired
 from fedpipe_operator.rounds.records import RoundPlan, UpdateRef
-from fedpipe_trainer.contract import Result
+from fedpipe_trainer.contract import EvaluateResult, Outcome, Result
 
 
 class End(Enum):
@@ -43,9 +47,19 @@ class StageContext:
 
     @property
     def plan(self) -> RoundPlan:
-        """The plan of the current round. Round 0, the evaluation of the base, uses the plan of round 1."""
+        """The plan of the current round; after the last round, that round's."""
         assert self.observed.plan is not None  # noqa: S101 -- stages that use it come after the planning stage
         return self.observed.plan
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether all rounds are committed: what is left is the evaluation of the last adapter, and the export."""
+        return self.observed.last_round >= self.run.spec.rounds.count
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether the current round has a plan; after the last round there is nothing more to plan."""
+        return self.observed.round in self.observed.plans or self.is_trained
 
 
 @dataclass(frozen=True)
@@ -71,16 +85,16 @@ def fail(reason: Reason, message: str) -> Step:
 
 def profile(context: StageContext) -> Step | None:
     """Measure every site before the next plan is made."""
-    if max(context.observed.round, 1) in context.observed.plans:
+    if context.is_planned:
         return None
     return _work_left(context, _profiling(context), Reason.PROFILING, lambda site, pending: StartProfile(site, pending.attempt))
 
 
 def plan(context: StageContext) -> Step | None:
     """Plan every site and select the round's sites; fail if too few can take part."""
-    round_ = max(context.observed.round, 1)
-    if round_ in context.observed.plans:
+    if context.is_planned:
         return None
+    round_ = context.observed.round
     failed = _dropped(_profiling(context))
     made = round_plan.round_plan(context.run, context.observed, failed, round_, context.now)
     if isinstance(made, round_plan.OutOfReach):
@@ -88,22 +102,35 @@ def plan(context: StageContext) -> Step | None:
     return Step(Reason.ROUND_PLANNED, f"round {round_} is planned", (CommitPlan(made),))
 
 
-def train(context: StageContext) -> Step | None:
-    """Have the selected sites train until each is done or dropped; fail as soon as the quorum is out of reach."""
-    if context.observed.round in context.observed.commits:
+def evaluate(context: StageContext) -> Step | None:
+    """Commit the federated evaluation of the last round's adapter (or the base) as soon as no site of this round still owes its part."""
+    round_ = context.observed.last_round
+    if round_ in context.observed.evaluations:
         return None
+    training, states = training_states(context), evaluation_states(context)
+    if any(isinstance(state, Pending | Active) for state in states.values()):
+        return None
+    message = f"{_progress(training)}; {_subject(round_)} is evaluated"
+    return Step(Reason.TRAINING, message, (_commit_evaluation(context, states),), _active_jobs(training))
+
+
+def train(context: StageContext) -> Step | None:
+    """Have the selected sites train until each is done or dropped; fail as soon as the quorum is out of reach.
+
+    It does not fail before the last round is evaluated, which may end the run with a result.
+    """
     states = training_states(context)
     dropped = _dropped(states)
-    if len(states) - len(dropped) < context.plan.needed:
+    is_evaluated = context.observed.last_round in context.observed.evaluations
+    if is_evaluated and len(states) - len(dropped) < context.plan.needed:
         return fail(Reason.QUORUM_OUT_OF_REACH, _too_few(context.plan, dropped))
-    return _work_left(context, states, Reason.TRAINING, lambda site, pending: _training(context, site, pending))
+    step = _work_left(context, states, Reason.TRAINING, lambda site, pending: _training(context, site, pending))
+    return step if step is None or is_evaluated else replace(step, message=f"{step.message}; {_evaluation_progress(context)}")
 
 
-def aggregate(context: StageContext) -> Step | None:
-    """Aggregate the updates that were received; the job's commit ends this stage."""
+def aggregate(context: StageContext) -> Step:
+    """Aggregate the updates that were received; the job's commit ends this stage, and the round."""
     round_ = context.observed.round
-    if round_ in context.observed.commits:
-        return None
     match _work_state(context, Work(TaskKind.AGGREGATE, round=round_), {}):
         case Pending(attempt):
             states = training_states(context)
@@ -113,19 +140,15 @@ def aggregate(context: StageContext) -> Step | None:
             return Step(Reason.AGGREGATING, waits_for or f"round {round_}", wanted=frozenset({job}))
         case Dropped(why):
             return fail(Reason.AGGREGATION_FAILED, why)
-    raise AssertionError  # an aggregation is done when it is committed, which the first lines checked
+    raise AssertionError  # an aggregation is done when it is committed, and then another round is the current one
 
 
-def evaluate(context: StageContext) -> Step | None:
-    """Measure the round's global adapter (round 0: the base) at the plan's evaluating sites, then commit the federated evaluation."""
-    round_ = context.observed.round
+def evaluate_last(context: StageContext) -> Step:
+    """Evaluate the last round's global adapter, which no further round does, and commit the federated evaluation."""
+    round_ = context.observed.last_round
     states = _work_states(context, TaskKind.EVALUATE, context.plan.evaluators, context.observed.site_evaluations, round_=round_)
     step = _work_left(context, states, Reason.EVALUATING, lambda site, pending: StartEvaluation(site, round_, pending.attempt))
-    if step is not None:
-        return step
-    results = {site: context.observed.site_evaluations[site][done.attempt] for site, done in _done(states).items()}
-    federated = aggregate_metrics(round_, results, _dropped(states), context.now)
-    return Step(Reason.EVALUATING, f"round {round_} is evaluated", (CommitEvaluation(federated),))
+    return step or Step(Reason.EVALUATING, f"round {round_} is evaluated", (_commit_evaluation(context, states),))
 
 
 def export(context: StageContext) -> Step | None:
@@ -155,6 +178,28 @@ def training_states(context: StageContext) -> WorkStates:
     return {site: _after_verdict(context, site, state) for site, state in states.items()}
 
 
+def evaluation_states(context: StageContext) -> WorkStates:
+    """The part of each of the round's evaluators in the evaluation that comes with the training; a failed one is not tried again.
+
+    Any attempt's evaluation counts, also that of a site which is dropped from the training afterwards.
+    """
+    states = training_states(context)
+    results = context.observed.site_evaluations
+    return {site: _evaluation_state(states[site], results.get(site, {})) for site in context.plan.evaluators if site in states}
+
+
+def _evaluation_state(training: WorkState, results: Mapping[int, EvaluateResult]) -> WorkState:
+    completed = next((attempt for attempt, result in sorted(results.items()) if result.outcome is Outcome.COMPLETED), None)
+    if completed is not None:
+        return Done(completed)
+    if isinstance(training, Pending) or (isinstance(training, Active) and training.attempt not in results):
+        return training
+    failure = results[max(results)].failure if results else None
+    if failure is not None:
+        return Dropped(f"{failure.reason}: {failure.message}")
+    return training if isinstance(training, Dropped) else Dropped("NoResult: its trainer sent an update but no evaluation")
+
+
 def _after_verdict(context: StageContext, site: str, state: WorkState) -> WorkState:
     if not isinstance(state, Done):
         return state
@@ -182,8 +227,10 @@ def _work_state(context: StageContext, work: Work, results: Mapping[int, Result]
 
 
 def _training(context: StageContext, site: str, pending: Pending) -> StartTraining:
-    micro_batch = context.plan.plans[site].micro_batch
-    return StartTraining(site, context.observed.round, pending.attempt, retry_micro_batch(micro_batch, pending.out_of_memory))
+    micro_batch = retry_micro_batch(context.plan.plans[site].micro_batch, pending.out_of_memory)
+    is_evaluated = context.observed.last_round in context.observed.evaluations
+    evaluates = not is_evaluated and isinstance(evaluation_states(context).get(site), Pending)
+    return StartTraining(site, context.observed.round, pending.attempt, micro_batch, evaluates)
 
 
 def _work_left(context: StageContext, states: WorkStates, reason: Reason, start: Callable[[str, Pending], Action]) -> Step | None:
@@ -196,8 +243,29 @@ def _work_left(context: StageContext, states: WorkStates, reason: Reason, start:
     actions = tuple(start(site, one) for site, one in pending.items() if site not in waits)
     waits |= {site: one.waits_for for site, one in active.items() if one.waits_for}
     waiting = "".join(f"; {site} waits for {what}" for site, what in sorted(waits.items()))
-    message = f"{len(_done(states))} of {len(states)} sites done{waiting}"
-    return Step(reason, message, actions, frozenset(one.job for one in active.values()))
+    return Step(reason, f"{_progress(states)}{waiting}", actions, _active_jobs(states))
+
+
+def _progress(states: WorkStates) -> str:
+    return f"{len(_done(states))} of {len(states)} sites done"
+
+
+def _evaluation_progress(context: StageContext) -> str:
+    states = evaluation_states(context)
+    return f"{len(_done(states))} of {len(states)} have evaluated {_subject(context.observed.last_round)}"
+
+
+def _subject(round_: int) -> str:
+    return f"round {round_}" if round_ else "the base"
+
+
+def _active_jobs(states: WorkStates) -> frozenset[str]:
+    return frozenset(one.job for one in states.values() if isinstance(one, Active))
+
+
+def _commit_evaluation(context: StageContext, states: WorkStates) -> CommitEvaluation:
+    results = {site: context.observed.site_evaluations[site][done.attempt] for site, done in _done(states).items()}
+    return CommitEvaluation(aggregate_metrics(context.observed.last_round, results, _dropped(states), context.now))
 
 
 def _done(states: WorkStates) -> dict[str, Done]:
@@ -214,13 +282,13 @@ def _too_few(round_plan: RoundPlan, dropped: Mapping[str, str]) -> str:
 
 
 def end_reason_of(context: StageContext) -> Reason | None:
-    """Why the run ends after the last round; None while a further round is wanted."""
-    last = context.observed.evaluations.get(context.observed.round - 1)
-    rounds = context.run.spec.rounds
-    if last is None or last.round == 0:
+    """Why the run ends with the last evaluated round; None while a further round is wanted."""
+    evaluations, rounds = context.observed.evaluations, context.run.spec.rounds
+    last = max(evaluations, default=0)
+    if last == 0:
         return None
-    if is_target_reached(rounds.target, last):
+    if is_target_reached(rounds.target, evaluations[last]):
         return Reason.TARGET_REACHED
-    if is_patience_exhausted(rounds.patience, context.observed.evaluations, primary_metric(context.run.spec)):
+    if is_patience_exhausted(rounds.patience, evaluations, primary_metric(context.run.spec)):
         return Reason.PATIENCE_EXHAUSTED
-    return Reason.ROUNDS_COMPLETED if last.round >= rounds.count else None
+    return Reason.ROUNDS_COMPLETED if last >= rounds.count else None

@@ -18,11 +18,11 @@ from fedpipe_operator.planning import plan_status
 from fedpipe_operator.rounds.actions import Event
 from fedpipe_operator.rounds.attempts import DEADLINE_EXCEEDED, Done, Dropped
 from fedpipe_operator.rounds.conditions import Observation, conditions_of
-from fedpipe_operator.rounds.observed import CommitSummary, EvaluationSummary, PlanSummary
+from fedpipe_operator.rounds.observed import CommitSummary, PlanSummary
 from fedpipe_operator.rounds.policies import metric_value
 from fedpipe_operator.rounds.records import RoundPlan, Verdict
 from fedpipe_operator.rounds.revision import revision_of
-from fedpipe_operator.rounds.stages import End, StageContext, Step, WorkStates, training_states
+from fedpipe_operator.rounds.stages import End, StageContext, Step, WorkStates, end_reason_of, training_states
 
 _SENTENCE_MAX = 1024
 """Characters of a site's reason in the status; the store has the whole text."""
@@ -36,20 +36,18 @@ _EVENTS = (ConditionType.PROGRESSING, ConditionType.COMPLETE, ConditionType.FAIL
 
 def status_of(context: StageContext, step: Step) -> FineTuneStatus:
     """The whole status after this step."""
-    plan = _newest_plan(context)
+    plan = context.observed.plan
     return FineTuneStatus(
         observed_generation=context.run.resource.metadata.generation,
         revision=context.run.resource.status.revision or revision_of(context.run.spec),
         conditions=_conditions(context, step),
-        round=context.observed.round if step.end is None else max(context.observed.commits, default=0),
+        round=_round(context, step),
         updates=_updates(context),
         metric=_metric(context),
         plans=tuple(plan_status(site, plan.plans[site]) for site in sorted(plan.plans)[:100]) if plan else (),
         excluded={site: why[:_SENTENCE_MAX] for site, why in sorted(plan.excluded.items())[:100]} if plan else {},
         history=tuple(
-            _history_entry(context, round_)
-            for round_ in sorted(context.observed.commits)[-HISTORY:]
-            if round_ in context.observed.evaluations
+            _history_entry(context, round_) for round_ in sorted(context.observed.commits.keys() & context.observed.evaluations)[-HISTORY:]
         ),
         export=names.EXPORT_ADAPTER if step.end is End.COMPLETE and context.run.spec.export.adapter else "",
     )
@@ -115,7 +113,7 @@ def _with_conditions(status: FineTuneStatus, observations: Sequence[Observation]
 
 
 def _conditions(context: StageContext, step: Step) -> tuple[Condition, ...]:
-    planned = max(context.observed.round, 1) in context.observed.plans
+    planned = context.is_planned
     suspended = context.run.spec.suspend and step.end is None
     observations = (
         Observation(ConditionType.VALID, True, Reason.SPEC_VALID),
@@ -155,21 +153,22 @@ def _end_condition(status: FineTuneStatus) -> Condition | None:
 
 def _profiled_observation(context: StageContext, step: Step) -> Observation:
     is_profiled = bool(context.observed.plans) or (step.reason is not Reason.PROFILING and bool(context.observed.profiles))
-    plan = _newest_plan(context)
+    plan = context.observed.plan
     excluded = "; ".join(f"{site} is left out: {why}" for site, why in sorted(plan.excluded.items())) if plan else ""
     reason = (Reason.SITES_LEFT_OUT if excluded else Reason.ALL_PROFILED) if is_profiled else Reason.PROFILING
     return Observation(ConditionType.PROFILED, is_profiled, reason, excluded)
 
 
-def _newest_plan(context: StageContext) -> RoundPlan | None:
-    """The plan of the round under way; after the last round, that round's."""
-    return context.observed.plan
+def _round(context: StageContext, step: Step) -> int:
+    """The round under way, 0 before the first plan; the last committed round from the end of the last round on."""
+    is_under_way = context.observed.round in context.observed.plans and end_reason_of(context) is None and step.end is None
+    return context.observed.round if is_under_way else context.observed.last_round
 
 
 def _updates(context: StageContext) -> UpdatesStatus | None:
-    """The updates of the round under way or, when it is committed or not planned, of the last commit; None before round 1 is trained."""
+    """The updates of the round under way or, if none is, of the last commit; None before round 1 is planned."""
     observed = context.observed
-    if observed.round in observed.plans and observed.round not in observed.commits:
+    if observed.round in observed.plans and end_reason_of(context) is None:
         return updates_under_way(context.plan, training_states(context), observed.verdicts)
     last = max(observed.commits, default=None)
     return None if last is None else committed_updates(observed.commits[last], observed.plans.get(last))
@@ -225,12 +224,14 @@ def _metric(context: StageContext) -> MetricStatus | None:
 
 def _history_entry(context: StageContext, round_: int) -> RoundStatus:
     commit, evaluation = context.observed.commits[round_], context.observed.evaluations[round_]
+    plan = context.observed.plans.get(round_)
     return RoundStatus(
         round=round_,
-        updates=committed_updates(commit, context.observed.plans.get(round_)).summary,
+        updates=committed_updates(commit, plan).summary,
         metric=_rounded(metric_value(evaluation, primary_metric(context.run.spec))),
         loss=_rounded(evaluation.loss),
-        seconds=round(_seconds(context, evaluation), 1),
+        evaluators=evaluation.sites[:100] if context.run.spec.sites.per_round is not None else (),
+        seconds=round(max(0.0, commit.finished_at - plan.started_at) if plan else 0.0, 1),
         uploaded_bytes=commit.bytes_read,
         truncated_energy=round(commit.truncated_energy, _DIGITS),
         left_out=_sites_without_contribution(context, commit),
@@ -239,12 +240,6 @@ def _history_entry(context: StageContext, round_: int) -> RoundStatus:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, _DIGITS)
-
-
-def _seconds(context: StageContext, evaluation: EvaluationSummary) -> float:
-    """Wall-clock seconds from the round's plan to its evaluation, suspensions included."""
-    plan = context.observed.plans.get(evaluation.round)
-    return max(0.0, evaluation.finished_at - plan.started_at) if plan else 0.0
 
 
 def _sites_without_contribution(context: StageContext, commit: CommitSummary) -> dict[str, str]:

@@ -42,6 +42,7 @@ from fedpipe_trainer.contract.task import (
     ProfileTask,
     RunRef,
     Task,
+    TrainEvaluation,
     TrainTask,
     parse_task,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "Task",
     "TaskEnded",
     "Throughput",
+    "TrainEvaluation",
     "TrainResult",
     "TrainTask",
     "WeightShape",

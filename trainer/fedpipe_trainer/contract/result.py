@@ -266,7 +266,7 @@ class TrainResult(_ResultBase):
 
 
 class EvaluateResult(_ResultBase):
-    """The evaluation of an adapter on one site's validation data."""
+    """The evaluation of an adapter on one site's validation data: by an evaluation task, or by a training before its first step."""
 
     kind: Literal["evaluate"] = "evaluate"
     batch_size: int = 0

@@ -143,8 +143,19 @@ class ProfileTask(_TaskBase):
     """Where the same object is read back."""
 
 
+class TrainEvaluation(Wire):
+    """The evaluation of the global adapter that a training starts from, before its first step: an `EvaluateResult` of its own."""
+
+    round: Annotated[int, Field(ge=0)]
+    """The round of that adapter; 0: the base model."""
+    evaluation: Evaluation
+    batch_size: Annotated[int, Field(ge=1, le=4096)]
+    result: Url
+    """Where the `EvaluateResult` is written, before the first step."""
+
+
 class TrainTask(_TaskBase):
-    """Train for one round and upload the update."""
+    """Evaluate the global adapter if the task requests it, train for one round, and upload the update."""
 
     kind: Literal["train"] = "train"
     objective: Objective
@@ -155,6 +166,8 @@ class TrainTask(_TaskBase):
     """Samples per micro-batch to begin with, when an earlier attempt ran out of memory. None: the plan's."""
     global_adapter: GlobalAdapter | None = None
     """None in round 1: the factors A are drawn from the seed, the factors B are zero."""
+    evaluation: TrainEvaluation | None = None
+    """None: nothing is evaluated, because an earlier attempt did or the run has the evaluation already."""
     validate_samples: Annotated[int, Field(ge=0)] = 0
     """Number of validation rows to compute `validationLoss` of the result on; 0: it is not computed."""
     adapter: Url

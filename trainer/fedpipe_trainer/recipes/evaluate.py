@@ -1,5 +1,7 @@
 """Recipe: evaluate a global adapter (or only the base) on the validation data of one site.
 
+`evaluate_adapter` does it with a base that is loaded already: a training evaluates the adapter that it starts from.
+
 It measures the loss for every objective, accuracy and macro-F1 for a classification, and compares generated answers with
 their references for CausalLM and Seq2SeqLM. Rows of the data leave the site only if the run requests some.
 """
@@ -22,7 +24,7 @@ from fedpipe_trainer.contract import (
     SequenceClassification,
     perplexity_of,
 )
-from fedpipe_trainer.data import Example, Row, batch_indices, columns_of, encode, encode_prompts, fill, read_rows
+from fedpipe_trainer.data import Example, Row, Rows, batch_indices, columns_of, encode, encode_prompts, fill, read_rows
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import DecodingConfig, EvaluationTotals, evaluate_batches, evaluation_mode, generate_answers
 from fedpipe_trainer.metrics import Answer
@@ -40,14 +42,35 @@ def run(task: EvaluateTask, runtime: TaskRuntime) -> EvaluateResult:
             Diverged, the loss is not finite.
         Terminated: the task was requested to stop.
     """
-    if not isinstance(task.objective, SequenceClassification):
-        metrics.compile_slot_pattern(task.objective.slot_pattern)  # so that an invalid pattern fails before the evaluation
     with runtime.phase("load"):
         runtime.report(Progress(phase="load"))
-        validation = read_rows(task.data.validation, columns_of(task.objective))
-        folder = fetch(task.model, runtime)
-        base = load_cached(folder, task.bits, task.objective)
+        validation = read_validation(task)
+        base = load_cached(fetch(task.model, runtime), task.bits, task.objective)
         adapter = _load_global_adapter(task, base, runtime)
+    return evaluate_adapter(task, runtime, base=base, adapter=adapter, validation=validation)
+
+
+def read_validation(task: EvaluateTask) -> Rows:
+    """The site's validation data. Whatever can fail before a model is loaded fails here.
+
+    Raises:
+        TaskFailed: BadData, the file cannot be read; BadTask, the slot pattern is not a regular expression.
+    """
+    if not isinstance(task.objective, SequenceClassification):
+        metrics.compile_slot_pattern(task.objective.slot_pattern)
+    return read_rows(task.data.validation, columns_of(task.objective))
+
+
+def evaluate_adapter(task: EvaluateTask, runtime: TaskRuntime, *, base: Base, adapter: AdapterTensors, validation: Rows) -> EvaluateResult:
+    """Evaluate the adapter on this base, which is left as it was. Raises as `run` does.
+
+    Args:
+        task: what to evaluate, and how.
+        runtime: the seconds count for its phase `evaluate`.
+        base: the loaded base, without adapters.
+        adapter: the global adapter; empty to evaluate the base alone.
+        validation: the site's validation data, of which the task's seed selects the rows.
+    """
     selected = batch_indices(len(validation.rows), min(len(validation.rows), task.evaluation.max_samples), step=0, seed=task.seed)
     rows = [validation.rows[i] for i in selected]
     examples = encode(rows, task.objective, base.tokenizer)
@@ -83,7 +106,11 @@ def _check_stop_and_deadline(task: EvaluateTask, runtime: TaskRuntime) -> None:
     if runtime.stop_requested():
         raise Terminated
     if runtime.elapsed_seconds() > task.deadline_seconds:
-        raise TaskFailed(FailureReason.TERMINATED, f"the evaluation did not end by its deadline of {task.deadline_seconds:.0f} s")
+        raise TaskFailed(FailureReason.TERMINATED, _too_slow(task.deadline_seconds))
+
+
+def _too_slow(seconds: float) -> str:
+    return f"the evaluation did not end within {seconds:.0f} s of the task's start: lower evaluation.maxSamples or raise rounds.deadline"
 
 
 def _measure_loss(task: EvaluateTask, base: Base, examples: Sequence[Example], runtime: TaskRuntime) -> EvaluationTotals:

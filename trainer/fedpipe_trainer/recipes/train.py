@@ -1,7 +1,12 @@
-"""Recipe: train for one round at a site and upload the update. load → fit → validate → upload."""
+"""Recipe: train for one round at a site and upload the update. load → evaluate → fit → validate → upload.
+
+A task may request that the global adapter, which the training starts from, is evaluated first: then base and adapter are loaded
+once for both. That evaluation is a result of its own, and the bytes of the update do not depend on it.
+"""
 
 import hashlib
 import json
+import logging
 import math
 from dataclasses import dataclass
 from typing import Final, NoReturn
@@ -11,16 +16,34 @@ import torch
 from fedpipe_trainer import checkpoint, device
 from fedpipe_trainer.adapters import Adapters, AdapterSpec, AdapterTensors, attach_adapters, read_global_adapter, write_tensors
 from fedpipe_trainer.checkpoint import TrainingState
-from fedpipe_trainer.contract import Artifact, FailureReason, Objective, Outcome, Progress, Seq2SeqLM, TrainResult, TrainTask
+from fedpipe_trainer.contract import (
+    Artifact,
+    EvaluateResult,
+    EvaluateTask,
+    FailureReason,
+    Objective,
+    Outcome,
+    Progress,
+    Seq2SeqLM,
+    TrainEvaluation,
+    TrainResult,
+    TrainTask,
+)
 from fedpipe_trainer.data import Example, batch_indices, columns_of, encode, encode_once, read_rows
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import mean_loss
+from fedpipe_trainer.failures import failure_of
 from fedpipe_trainer.model import Base, fetch, load_cached, matrix_parameters
+from fedpipe_trainer.recipes import evaluate
 from fedpipe_trainer.steps import compute_gradients, make_optimizer, optimizer_step, training_mode
 from fedpipe_trainer.task_runtime import TaskRuntime
 
 _TRAINING_SHARE: Final = 0.9
 """Share of the deadline for training; the rest is for validation and the upload."""
+_EVALUATION_SHARE: Final = 0.5
+"""Share of the deadline after which an evaluation is given up, so that there is time to train."""
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,6 +66,8 @@ def run(task: TrainTask, runtime: TaskRuntime) -> TrainResult:
     """
     runtime.report(Progress(phase="load"))
     inputs = load_inputs(task, runtime)
+    if task.evaluation is not None:
+        evaluate_start(task, task.evaluation, runtime, inputs)
     plan = task.plan
     spec = AdapterSpec(ranks=plan.ranks, scale=plan.scale, dropout=task.hyperparameters.dropout)
     with attach_adapters(inputs.base, spec, inputs.start, task.hyperparameters.seed) as adapters:
@@ -89,6 +114,55 @@ def load_inputs(task: TrainTask, runtime: TaskRuntime) -> TrainingInputs:
             path = runtime.download(task.global_adapter.url, runtime.folder / "global.safetensors", task.global_adapter.sha256)
             start = read_global_adapter(path, base.model, base.head)
     return TrainingInputs(base, start, examples, rows.skipped, matrix_parameters(base.model))
+
+
+def evaluate_start(task: TrainTask, requested: TrainEvaluation, runtime: TaskRuntime, inputs: TrainingInputs) -> None:
+    """Evaluate the global adapter that the training starts from, and upload the result.
+
+    If the evaluation fails, its result says why and the training goes on: it costs the site its part of the evaluation, not the round.
+
+    Raises:
+        TaskFailed: TransferFailed, the result cannot be uploaded.
+        Terminated: the task was requested to stop; there is no result.
+    """
+    evaluation = _evaluation_task(task, requested)
+    with runtime.phase("evaluate"):
+        result = _evaluate_or_fail(evaluation, runtime, inputs)
+    path = runtime.folder / "evaluation.json"
+    path.write_text(result.to_json(), encoding="utf-8")
+    runtime.upload(path, requested.result)
+
+
+def _evaluate_or_fail(task: EvaluateTask, runtime: TaskRuntime, inputs: TrainingInputs) -> EvaluateResult:
+    try:
+        validation = evaluate.read_validation(task)
+        return evaluate.evaluate_adapter(task, runtime, base=inputs.base, adapter=inputs.start, validation=validation)
+    except Terminated:
+        raise
+    except Exception as error:  # noqa: BLE001 - every failure is reported in a result
+        failure = failure_of(error, elapsed_seconds=runtime.elapsed_seconds())
+    _LOG.error("the evaluation of round %d failed: %s: %s", task.round, failure.reason, failure.message)
+    return EvaluateResult(**runtime.result_header(task), outcome=Outcome.FAILED, failure=failure)
+
+
+def _evaluation_task(task: TrainTask, requested: TrainEvaluation) -> EvaluateTask:
+    """The evaluation as a task of its own: the adapter, base, data and seed of the training."""
+    return EvaluateTask(
+        run=task.run,
+        site=task.site,
+        round=requested.round,
+        attempt=task.attempt,
+        model=task.model,
+        deadline_seconds=_EVALUATION_SHARE * task.deadline_seconds,
+        result=requested.result,
+        objective=task.objective,
+        data=task.data,
+        bits=task.plan.bits,
+        batch_size=requested.batch_size,
+        evaluation=requested.evaluation,
+        global_adapter=task.global_adapter,
+        seed=task.hyperparameters.seed,
+    )
 
 
 def fit(task: TrainTask, runtime: TaskRuntime, inputs: TrainingInputs, adapters: Adapters) -> tuple[TrainingState, TrainingState, float]:

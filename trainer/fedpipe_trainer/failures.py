@@ -1,0 +1,52 @@
+"""What a result reports when something failed: the reason, and a message without any of the site's data."""
+
+import logging
+import sys
+import traceback
+from pathlib import Path
+from typing import Final
+
+from fedpipe_trainer.contract import Failure, FailureReason
+from fedpipe_trainer.errors import TaskFailed, Terminated
+
+_LONGEST_MESSAGE: Final = 4096
+
+_LOG = logging.getLogger(__name__)
+
+
+def failure_of(error: Exception, *, elapsed_seconds: float) -> Failure:
+    """The failure that a result reports for this exception.
+
+    Args:
+        error: what a recipe raised. Only the messages of `TaskFailed` and `Terminated` leave the site: others may quote its data.
+        elapsed_seconds: how long the task has run, for the message about a request to stop.
+    """
+    match error:
+        case TaskFailed():
+            reason, message = error.reason, error.message
+        case Terminated():
+            reason = FailureReason.TERMINATED
+            message = f"stopped on request after {elapsed_seconds:.0f} s" + (f", {error}" if str(error) else "")
+        case _ if _is_out_of_memory(error):
+            reason = FailureReason.OUT_OF_MEMORY
+            message = f"out of memory in {_location(error)}: use fewer bits, a smaller batch size or a smaller maxLength"
+        case _:
+            _LOG.error("unexpected exception", exc_info=error)
+            # The message of an exception may quote the site's data, so it is written only to the log at the site.
+            reason = FailureReason.UNEXPECTED
+            message = f"{type(error).__name__} in {_location(error)}: see the traceback in the log of the task"
+    return Failure(reason=reason, message=message[:_LONGEST_MESSAGE])
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from fedpipe_trainer import device  # noqa: PLC0415 - it imports torch, which has been imported by now
+
+    return device.is_out_of_memory(error)
+
+
+def _location(error: Exception) -> str:
+    """The location where the error was raised, as "function (file:line)"."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].name} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else "an unknown location"
