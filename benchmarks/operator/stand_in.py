@@ -21,7 +21,7 @@ from yarl import URL
 from fedpipe_trainer.contract import TrainTask, parse_task
 
 SECONDS: Mapping[str, tuple[float, float]] = {"profile": (5, 15), "train": (20, 60), "evaluate": (5, 15), "export": (5, 15)}
-"""Shortest and longest duration of each kind of task at pace 1, drawn uniformly."""
+"""Shortest and longest duration of each kind of task at pace 1, drawn uniformly; a training evaluates first, as long as an evaluation."""
 
 _LAYERS, _SIDE = 12, 16
 _PODS = "/api/v1/pods?fieldSelector=status.phase%3DRunning&labelSelector=fedpipe.io%2Ftask"
@@ -70,10 +70,15 @@ class StandIn:
     async def _simulate(self, pod: Plain, store: aiohttp.ClientSession) -> None:
         meta, start = pod["metadata"], time.monotonic()
         job, kind = meta["labels"]["batch.kubernetes.io/job-name"], meta["labels"]["fedpipe.io/task"]
-        seconds = random.Random(f"{self.seed}/{job}").uniform(*SECONDS[kind]) * self.pace  # noqa: S311 -- no secret
+        chance = random.Random(f"{self.seed}/{job}")  # noqa: S311 -- no secret
         secret = await self.api.get(f"/api/v1/namespaces/{meta['namespace']}/secrets/{job}")
         task = parse_task(base64.b64decode(secret["data"]["task.json"]).decode())
-        await asyncio.sleep(start + seconds - time.monotonic())
+        evaluation = trainer_results.evaluation_within(task) if isinstance(task, TrainTask) else None
+        if evaluation is not None:
+            start += chance.uniform(*SECONDS["evaluate"]) * self.pace
+            await asyncio.sleep(start - time.monotonic())
+            await _write_result(evaluation, store)
+        await asyncio.sleep(start + chance.uniform(*SECONDS[kind]) * self.pace - time.monotonic())
         await _write_result(task, store)
         self.reported[job] = time.time()
         await self.api.patch(f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}/status", _succeeded_status(pod))

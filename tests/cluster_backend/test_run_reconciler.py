@@ -1,6 +1,7 @@
 """The operator's reconciles on a stand-in cluster: Jobs and Secrets in, status and events out."""
 
 import copy
+from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -35,6 +36,16 @@ def test_the_tasks_of_a_round_go_after_the_next_jobs_are_made_since_deleting_tak
     before = [calls[at - 1] for at, call in enumerate(calls) if call == "deletecollection secrets"]
 
     assert before == [f"create jobs toy-{job}" for job in ("train-r1-site-c-a0", "train-r2-site-c-a0")]
+
+
+def test_a_site_and_round_cost_one_job_one_secret_and_at_most_two_status_writes(tmp_path: Path) -> None:
+    sites, rounds = 6, 4
+    world = KubeWorld(tmp_path, a_run(sites, rounds={"count": rounds}))
+    world.settle()
+    calls = Counter(" ".join(call.split()[:2]) for call in world.api.noted)
+
+    assert calls["create jobs"] == calls["create secrets"] == sites * (rounds + 2) + 1, "profile, rounds, last evaluation; the export"
+    assert calls["status federatedfinetunes"] <= 2 * sites * (rounds + 1)
 
 
 def test_tasks_that_could_not_be_deleted_are_deleted_by_a_later_reconcile(tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ def a_commit(round_: int) -> RoundCommit:
         ranks=dict.fromkeys(weights(), 32),
         contributions=tuple(contributions),
         refused=refused,
+        finished_at=1052.0 + 60 * round_,
         truncated_energy={name: 0.0004 * round_ * (1 + index % 7) for index, name in enumerate(weights())},
     )
 

@@ -27,7 +27,7 @@ class RunOutcome:
 
 @dataclass(frozen=True)
 class RoundRow:
-    """One committed round: seconds from its plan to its evaluation, bytes sent by its sites, the largest truncated energy of any weight."""
+    """One committed round: seconds from its plan to its commit, bytes sent by its sites, the largest truncated energy of any weight."""
 
     round: int
     updates: int
@@ -128,7 +128,7 @@ def _round_row(record: RunRecord, round_: int) -> RoundRow:
         needed=plan.needed if plan else None,
         metric=metric_value(evaluation, metric_of(record)) if evaluation else None,
         loss=evaluation.loss if evaluation else None,
-        seconds=evaluation.finished_at - plan.started_at if evaluation and plan else None,
+        seconds=commit.finished_at - plan.started_at if plan and commit.finished_at else None,
         uploaded=sum(update.measured.uploaded_bytes for update in record.updates.get(round_, {}).values()),
         truncated=max(commit.truncated_energy.values(), default=None),
     )
