@@ -82,6 +82,7 @@ def plan_of(case: Case) -> RoundPlan:
         fingerprint="f" * 64,
         weights=weights,
         plans=dict.fromkeys(sites, plan),
+        samples={site: 100 + number for number, site in enumerate(sites)},
         selected=sites,
         evaluators=sites,
         needed=len(sites),
@@ -93,7 +94,7 @@ def generate_updates(case: Case, folder: Path) -> None:
     plan = plan_of(case)
     for number, site in enumerate(plan.selected):
         path = folder / f"{site}.safetensors"
-        result = _result(plan, site, samples=100 + number, adapter=_write_adapter(path, plan, number))
+        result = _result(plan, site, _write_adapter(path, plan, number))
         path.with_suffix(".json").write_text(result.to_json())
 
 
@@ -109,7 +110,7 @@ def _write_adapter(path: Path, plan: RoundPlan, seed: int) -> Artifact:
         return writer.close(path.name)
 
 
-def _result(plan: RoundPlan, site: str, *, samples: int, adapter: Artifact) -> TrainResult:
+def _result(plan: RoundPlan, site: str, adapter: Artifact) -> TrainResult:
     planned = plan.plans[site]
     return TrainResult(
         run=RUN,
@@ -122,7 +123,8 @@ def _result(plan: RoundPlan, site: str, *, samples: int, adapter: Artifact) -> T
         adapter=adapter,
         ranks=planned.ranks,
         scales={weight: planned.scale(weight) for weight in planned.ranks},
-        samples=samples,
+        steps=planned.steps,
+        samples=planned.steps,
     )
 
 

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -23,7 +24,12 @@ UNLIMITED = 10_000
 def random_factors(rng: np.random.Generator, shape: tuple[int, int], rank: int) -> SiteFactors:
     b, a = rng.standard_normal((shape[0], rank)), rng.standard_normal((rank, shape[1]))
     factors = Factors(b=b.astype(np.float32), a=a.astype(np.float32))
-    return SiteFactors(samples=int(rng.integers(1, 1000)), scale=float(rng.uniform(0.1, 8)), factors=factors)
+    return SiteFactors(share=1.0, scale=float(rng.uniform(0.1, 8)), factors=factors)
+
+
+def random_sites(rng: np.random.Generator, shape: tuple[int, int], ranks: Sequence[int]) -> list[SiteFactors]:
+    shares = rng.dirichlet(np.ones(len(ranks)))
+    return [replace(random_factors(rng, shape, rank), share=float(share)) for rank, share in zip(ranks, shares, strict=True)]
 
 
 def identity(site: SiteFactors) -> SiteFactors:
@@ -38,27 +44,29 @@ def product(factors: Factors) -> np.ndarray:
     return factors.b.astype(np.float64) @ factors.a.astype(np.float64)
 
 
-def expected_product(sites: Sequence[SiteFactors], previous: Factors | None) -> np.ndarray:
-    total = sum(p.samples for p in sites)
+def expected_product(sites: Sequence[SiteFactors], previous: Factors | None, server_rate: float = 1.0) -> np.ndarray:
     update = np.zeros((len(sites[0].factors.b), sites[0].factors.a.shape[1])) if previous is None else product(previous)
     for p in sites:
         start = 0.0 if previous is None else product(Factors(b=previous.b[:, : len(p.factors.a)], a=previous.a[: len(p.factors.a)]))
-        update = update + p.samples / total * (p.scale * product(p.factors) - start)
+        update = update + server_rate * p.share * (p.scale * product(p.factors) - start)
     return update
 
 
-def updates_of(sites: Sequence[SiteFactors], previous: Factors | None = None) -> WeightUpdates:
+def updates_of(sites: Sequence[SiteFactors], previous: Factors | None = None, server_rate: float = 1.0) -> WeightUpdates:
     return WeightUpdates(
         weight="w",
         d_out=len(sites[0].factors.b),
         d_in=sites[0].factors.a.shape[1],
-        sites=tuple(SiteWeight(site=str(i), samples=p.samples, rank=len(p.factors.a)) for i, p in enumerate(sites)),
+        sites=tuple(SiteWeight(site=str(i), rank=len(p.factors.a), share=p.share) for i, p in enumerate(sites)),
         global_rank=len(previous.a) if previous else 0,
+        server_rate=server_rate,
     )
 
 
-def aggregate(sites: Sequence[SiteFactors], previous: Factors | None = None, max_rank: int = UNLIMITED) -> AggregatedFactors:
-    updates = updates_of(sites, previous)
+def aggregate(
+    sites: Sequence[SiteFactors], previous: Factors | None = None, max_rank: int = UNLIMITED, server_rate: float = 1.0
+) -> AggregatedFactors:
+    updates = updates_of(sites, previous, server_rate)
     return exact.aggregate(updates, readers_of(sites), previous, exact.rank(updates, max_rank))
 
 
@@ -70,7 +78,7 @@ def distance(found: np.ndarray, expected: np.ndarray) -> float:
 @given(SEEDS, SHAPES, RANKS)
 def test_without_truncation_the_result_equals_the_dense_one(seed: int, shape: tuple[int, int], ranks: list[int]) -> None:
     rng = np.random.default_rng(seed)
-    sites = [random_factors(rng, shape, rank) for rank in ranks]
+    sites = random_sites(rng, shape, ranks)
 
     result = aggregate(sites)
 
@@ -84,7 +92,7 @@ def test_the_truncation_is_the_best_of_its_rank_and_its_lost_energy_is_reported(
     seed: int, shape: tuple[int, int], ranks: list[int], max_rank: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    sites = [random_factors(rng, shape, rank) for rank in ranks]
+    sites = random_sites(rng, shape, ranks)
     dense = expected_product(sites, None)
     energies = np.linalg.svd(dense, compute_uv=False) ** 2
 
@@ -103,17 +111,31 @@ def test_three_rounds_with_a_frozen_residual_equal_the_dense_recursion(
     rng = np.random.default_rng(seed)
     previous = None
     for ranks in (first, second, third):
-        sites = [random_factors(rng, shape, rank) for rank in ranks]
+        sites = random_sites(rng, shape, ranks)
         result = aggregate(sites, previous)
 
         assert distance(product(result.factors), expected_product(sites, previous)) < 1e-6
         previous = result.factors
 
 
+@deterministic
+@given(SEEDS, SHAPES, RANKS, RANKS, st.floats(1, 8))
+def test_the_servers_rate_multiplies_the_averaged_increment(
+    seed: int, shape: tuple[int, int], first: list[int], second: list[int], server_rate: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    previous = aggregate(random_sites(rng, shape, first)).factors
+    sites = random_sites(rng, shape, second)
+
+    result = aggregate(sites, previous, server_rate=server_rate)
+
+    assert distance(product(result.factors), expected_product(sites, previous, server_rate)) < 1e-6
+
+
 def test_a_low_rank_site_does_not_change_the_frozen_residual() -> None:
     rng = np.random.default_rng(0)
     previous = aggregate([random_factors(rng, (20, 30), 8)]).factors
-    start = SiteFactors(samples=5, scale=2.0, factors=Factors(b=previous.b[:, :3] / np.float32(2), a=previous.a[:3]))
+    start = SiteFactors(share=1.0, scale=2.0, factors=Factors(b=previous.b[:, :3] / np.float32(2), a=previous.a[:3]))
 
     result = aggregate([start], previous)
 
@@ -134,10 +156,9 @@ def test_the_aggregate_of_a_single_site_in_round_1_is_its_update(seed: int, shap
 @given(SEEDS, st.integers(1, 16), st.integers(1, 6))
 def test_equal_ranks_and_equal_a_reproduce_the_mean_of_b(seed: int, rank: int, count: int) -> None:
     rng = np.random.default_rng(seed)
-    first, *others = [random_factors(rng, (40, 50), rank) for _ in range(count)]
-    sites = [first, *(SiteFactors(p.samples, p.scale, Factors(b=p.factors.b, a=first.factors.a)) for p in others)]
-    total = sum(p.samples for p in sites)
-    mean = sum(p.samples / total * p.scale * p.factors.b.astype(np.float64) for p in sites)
+    first, *others = random_sites(rng, (40, 50), [rank] * count)
+    sites = [first, *(replace(p, factors=Factors(b=p.factors.b, a=first.factors.a)) for p in others)]
+    mean = sum(p.share * p.scale * p.factors.b.astype(np.float64) for p in sites)
 
     result = aggregate(sites, max_rank=rank)
 
@@ -156,7 +177,7 @@ def test_nearly_dependent_factors_lose_no_accuracy(deviation: float, *, opposed:
         sign = -1 if opposed and site % 2 else 1
         b = (sign * common.factors.b + deviation * noise.b).astype(np.float32)
         a = (common.factors.a + deviation * noise.a).astype(np.float32)
-        sites.append(SiteFactors(samples=10 + site, scale=1.0, factors=Factors(b=b, a=a)))
+        sites.append(SiteFactors(share=(10 + site) / 75, scale=1.0, factors=Factors(b=b, a=a)))
 
     result = aggregate(sites)
 
@@ -169,7 +190,7 @@ def test_factors_of_very_different_size_lose_no_accuracy() -> None:
     for size in (1e-12, 1e-4, 1.0, 1e4, 1e12):
         sample = random_factors(rng, (60, 50), 4)
         factors = Factors(b=sample.factors.b * np.float32(size), a=sample.factors.a / np.float32(size))
-        sites.append(SiteFactors(samples=1, scale=1.0, factors=factors))
+        sites.append(SiteFactors(share=0.2, scale=1.0, factors=factors))
 
     result = aggregate(sites)
 
@@ -179,7 +200,7 @@ def test_factors_of_very_different_size_lose_no_accuracy() -> None:
 def test_a_zero_update_stays_trainable() -> None:
     b, a = np.zeros((9, 3), np.float32), np.ones((3, 7), np.float32)
 
-    result = aggregate([SiteFactors(samples=1, scale=1.0, factors=Factors(b=b, a=a))])
+    result = aggregate([SiteFactors(share=1.0, scale=1.0, factors=Factors(b=b, a=a))])
 
     assert not product(result.factors).any()
     np.testing.assert_allclose(np.linalg.norm(result.factors.a, axis=1), ROW_NORM, rtol=1e-6)
@@ -189,7 +210,7 @@ def test_a_zero_update_stays_trainable() -> None:
 @pytest.mark.parametrize("shape", [(60, 40), (40, 60)])
 def test_components_are_in_singular_value_order_with_a_fixed_sign_and_row_norm(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(2)
-    sites = [random_factors(rng, shape, rank) for rank in (16, 8, 2)]
+    sites = random_sites(rng, shape, (16, 8, 2))
 
     factors = aggregate(sites, max_rank=12).factors
 
@@ -204,7 +225,7 @@ def test_components_are_in_singular_value_order_with_a_fixed_sign_and_row_norm(s
 @pytest.mark.parametrize("algorithm", sorted(truncated_svd.ALGORITHMS))
 def test_every_algorithm_captures_the_same_energy(algorithm: str, shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(3)
-    sites = [random_factors(rng, shape, rank) for rank in (8, 8, 4)]
+    sites = random_sites(rng, shape, (8, 8, 4))
     dense = expected_product(sites, None)
     energies = np.linalg.svd(dense, compute_uv=False) ** 2
 
@@ -221,7 +242,7 @@ def test_every_algorithm_captures_the_same_energy(algorithm: str, shape: tuple[i
 
 def test_a_stack_larger_than_the_weight_is_not_formed() -> None:
     rng = np.random.default_rng(4)
-    sites = [random_factors(rng, (300, 280), 16) for _ in range(40)]
+    sites = random_sites(rng, (300, 280), [16] * 40)
     peaks = []
 
     def read(number: int) -> SiteFactors:
@@ -247,8 +268,8 @@ def test_a_stack_larger_than_the_weight_is_not_formed() -> None:
 
 def test_golden_numbers_of_two_sites_of_different_rank() -> None:
     """By hand: 1/4·2·[3,0]ᵀ[1,0] + 3/4·1·([1,0]ᵀ[0,1] + [0,4]ᵀ[0,1]) = [[1.5, 0.75], [0, 3]]."""
-    one = SiteFactors(samples=1, scale=2.0, factors=Factors(b=np.float32([[3], [0]]), a=np.float32([[1, 0]])))
-    two = SiteFactors(samples=3, scale=1.0, factors=Factors(b=np.float32([[1, 0], [0, 4]]), a=np.float32([[0, 1], [0, 1]])))
+    one = SiteFactors(share=0.25, scale=2.0, factors=Factors(b=np.float32([[3], [0]]), a=np.float32([[1, 0]])))
+    two = SiteFactors(share=0.75, scale=1.0, factors=Factors(b=np.float32([[1, 0], [0, 4]]), a=np.float32([[0, 1], [0, 1]])))
 
     result = aggregate([one, two])
     truncated = aggregate([one, two], max_rank=1)
@@ -276,10 +297,14 @@ def test_the_fastest_algorithm_within_the_memory_budget_is_chosen(shape: tuple[i
 
 
 @pytest.mark.parametrize(
-    ("ranks", "samples", "frozen"),
-    [([4, 2, 1], [1, 1, 1], [0, 1 / 3, 2 / 3, 2 / 3, 1]), ([5, 9, 5], [10, 20, 41], [0, 0, 0, 0, 0])],
+    ("ranks", "server_rate", "kept"),
+    [
+        ([4, 2, 1], 1.0, [0, 0.25, 0.5, 0.5, 1]),
+        ([5, 9, 5], 1.0, [0, 0, 0, 0, 0]),
+        ([4, 2, 1], 1.5, [-0.5, -0.125, 0.25, 0.25, 1]),
+    ],
 )
-def test_components_that_every_site_trained_are_replaced_not_added_to(ranks: list[int], samples: list[int], frozen: list[float]) -> None:
-    sites = tuple(SiteWeight(site=str(i), samples=n, rank=r) for i, (r, n) in enumerate(zip(ranks, samples, strict=True)))
+def test_components_that_every_site_trained_are_replaced_not_added_to(ranks: list[int], server_rate: float, kept: list[float]) -> None:
+    sites = tuple(SiteWeight(site=str(i), rank=r, share=p) for i, (r, p) in enumerate(zip(ranks, (0.5, 0.25, 0.25), strict=True)))
 
-    assert list(exact.frozen_fractions(WeightUpdates("w", 10, 10, sites, global_rank=5))) == frozen
+    assert list(exact.kept_fractions(WeightUpdates("w", 10, 10, sites, global_rank=5, server_rate=server_rate))) == kept

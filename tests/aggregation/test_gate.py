@@ -65,9 +65,12 @@ CASES: dict[str, list[tuple[Callable[[Fleet], Candidate], str]]] = {
         (lambda f: with_result(f, fingerprint="e" * 64), "found eeee"),
         (lambda f: with_result(f, fingerprint=None), "found None"),
     ],
-    "NoSamples": [
-        (lambda f: with_result(f, samples=0), "trained on 0 samples"),
-        (lambda f: with_result(f, samples=-5), "trained on -5 samples"),
+    "WrongSteps": [
+        (lambda f: with_result(f, steps=0), "steps: found 0, expected 1 to 1"),
+        (lambda f: with_result(f, steps=2), "steps: found 2, expected 1 to 1"),
+        (lambda f: with_result(f, samples=0), "samples: found 0, expected 1 to 1"),
+        (lambda f: with_result(f, samples=-5), "samples: found -5, expected 1 to 1"),
+        (lambda f: with_result(f, samples=10**12), "samples: found 1000000000000, expected 1 to 1"),
     ],
     "WrongRank": [
         (lambda f: with_result(f, ranks={"layer.0.q": 4, "layer.0.v": 3}), "rank of layer.0.v: found 3, expected 2"),

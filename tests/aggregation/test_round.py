@@ -15,6 +15,7 @@ from safetensors.numpy import load
 from toy_rounds import HEAD, Fleet
 
 from fedpipe_operator.aggregation import AggregationConfig, CannotAggregateError, RoundInput, RoundResult, aggregate_round
+from fedpipe_operator.aggregation.normalization import by_data
 from fedpipe_operator.aggregation.tensors import open_tensors
 
 EXACT = AggregationConfig(method="Exact", max_rank=64)
@@ -44,6 +45,98 @@ def test_two_rounds_equal_the_dense_recursion(fleet: Fleet) -> None:
                 start = product(before, weight, rank) if before else 0
                 dense[weight] += fleet.samples[site] / total * (scale * product(this.tensors(site), weight) - start)
             np.testing.assert_allclose(product(load(written), weight), dense[weight], atol=1e-6 * np.linalg.norm(dense[weight]))
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(st.data())
+def test_two_rounds_of_uneven_steps_equal_dense_fednova(data: st.DataObject) -> None:
+    """ΔW ← ΔW + Σ n_k τ_k · Σ n_k D_k/τ_k over the sites that trained the weight, and the same for the head from round 2 on."""
+    sites = ["one", "two", "three"][: data.draw(st.integers(1, 3))]
+    weights = {"q": (12, 10), "v": (10, 14)}
+    ranks = {site: {weight: data.draw(st.integers(0, 5)) for weight in weights} for site in sites}
+    samples = {site: data.draw(st.integers(1, 5000)) for site in sites}
+    dense, head, written = {weight: np.zeros(shape) for weight, shape in weights.items()}, None, None
+    for round_ in (1, 2):
+        steps = {site: data.draw(st.integers(1, 100)) for site in sites}
+        fleet = Fleet(weights, ranks, samples, {HEAD: (3, 10)}, round=round_, steps=steps)
+        before = load(written) if written else {}
+        _, written = run(fleet.round_input(written))
+        after = load(written)
+
+        for weight in weights:
+            trained = [site for site in sites if ranks[site][weight]]
+            increments = [_increment(fleet, site, weight, before) for site in trained]
+            dense[weight] = dense[weight] + (_fednova(trained, samples, steps, increments) if trained else 0)
+            found = product(after, weight) if trained else 0
+            np.testing.assert_allclose(found, dense[weight], atol=1e-6 * max(1.0, float(np.linalg.norm(dense[weight]))))
+        start = np.zeros((3, 10)) if head is None else head
+        step = _fednova(sites, samples, steps, [fleet.tensors(site)[HEAD] - start for site in sites])
+        rate = _fednova(sites, samples, steps, [np.ones(1) for _ in sites]) if head is None else 1
+        head = start + step / rate
+        np.testing.assert_allclose(after[HEAD], head, atol=1e-6 * float(np.linalg.norm(head)))
+
+
+def _increment(fleet: Fleet, site: str, weight: str, before: dict[str, np.ndarray]) -> np.ndarray:
+    rank, scale = fleet.ranks[site][weight], fleet.plan().plans[site].scale(weight)
+    start = product(before, weight, rank) if f"base_model.model.{weight}.lora_A.weight" in before else 0
+    return scale * product(fleet.tensors(site), weight) - start
+
+
+def _fednova(sites: list[str], samples: dict[str, int], steps: dict[str, int], increments: list[np.ndarray]) -> np.ndarray:
+    total = sum(samples[site] for site in sites)
+    effective = sum(samples[site] / total * steps[site] for site in sites)
+    return effective * sum(samples[site] / total * one / steps[site] for site, one in zip(sites, increments, strict=True))
+
+
+def test_a_warm_up_counts_by_its_learning_rate(fleet: Fleet) -> None:
+    uneven = replace(fleet, steps={"alpha": 9, "beta": 4, "gamma": 1})
+
+    result, _ = run(uneven.round_input(), replace(EXACT, warmup_steps=4))
+
+    weights = {"alpha": 100 / (2.5 + 5), "beta": 30 / 2.5, "gamma": 7 / 0.25}
+    assert result.commit is not None
+    assert {one.site: one.share for one in result.commit.contributions} == {
+        site: pytest.approx(weight / sum(weights.values())) for site, weight in weights.items()
+    }
+
+
+def test_a_round_that_an_earlier_version_planned_counts_the_samples_trained_on(fleet: Fleet) -> None:
+    uneven = replace(fleet, steps={"alpha": 6, "beta": 3})
+    round_input = uneven.round_input()
+    plan = round_input.plan.model_copy(update={"samples": {}})
+
+    result, _ = run(replace(round_input, plan=plan), replace(EXACT, normalization=by_data))
+
+    assert result.commit is not None
+    assert [one.share for one in result.commit.contributions] == [0.6, 0.3, 0.1]
+
+
+def test_by_data_more_steps_are_a_louder_vote_only_through_the_increment(fleet: Fleet) -> None:
+    uneven = replace(fleet, steps={"alpha": 9, "beta": 4, "gamma": 1})
+
+    result, _ = run(uneven.round_input(), replace(EXACT, normalization=by_data))
+
+    assert result.commit is not None
+    assert [round(one.share, 4) for one in result.commit.contributions] == [0.7299, 0.219, 0.0511]
+
+
+def test_the_commit_says_what_was_learned_and_by_whom(fleet: Fleet) -> None:
+    _, first = run(fleet.round_input())
+    this = replace(fleet.next_round(), steps={"alpha": 3})
+
+    result, second = run(this.round_input(first))
+
+    commit, before, after = result.commit, load(first), load(second)
+    assert commit is not None
+    changes = {weight: product(after, weight) - product(before, weight) for weight in fleet.weights}
+    assert commit.learned == {weight: pytest.approx(np.linalg.norm(change), rel=1e-5) for weight, change in changes.items()}
+    for one in commit.contributions:
+        trained = [weight for weight in fleet.weights if fleet.ranks[one.site].get(weight)]
+        own = np.concatenate([_increment(this, one.site, weight, before).ravel() for weight in trained])
+        whole = np.concatenate([changes[weight].ravel() for weight in trained])
+        assert one.norm == pytest.approx(np.linalg.norm(own), rel=1e-5)
+        assert one.alignment == pytest.approx(own @ whole / np.linalg.norm(own) / np.linalg.norm(whole), rel=1e-5)
+        assert (one.steps, one.trained_samples) == ((3, 3) if one.site == "alpha" else (1, 1))
 
 
 def test_head_tensors_are_averaged_by_samples(fleet: Fleet) -> None:
@@ -150,14 +243,16 @@ def test_the_adapter_of_an_inexact_method_has_scale_1(fleet: Fleet) -> None:
     np.testing.assert_allclose(product(load(written), "layer.0.q"), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_each_tensor_is_read_once_by_the_gate_and_once_by_the_aggregation(fleet: Fleet) -> None:
+def test_each_tensor_is_read_by_the_gate_by_the_aggregation_and_to_measure_the_increments(fleet: Fleet) -> None:
     round_input = fleet.round_input()
 
     run(round_input)
 
     for candidate in round_input.candidates.values():
-        entries = open_tensors(candidate.source).entries.values()
-        assert {candidate.source.reads[entry.offset, entry.length] for entry in entries} == {2}
+        entries = open_tensors(candidate.source).entries
+        reads = {key: candidate.source.reads[entry.offset, entry.length] for key, entry in entries.items()}
+        assert reads.pop(HEAD) == 2
+        assert set(reads.values()) == {3}
 
 
 def test_one_weight_of_all_sites_is_aggregated_before_the_next_is_read(fleet: Fleet) -> None:
@@ -172,7 +267,8 @@ def test_one_weight_of_all_sites_is_aggregated_before_the_next_is_read(fleet: Fl
 
     sites = {id(candidate.source): site for site, candidate in round_input.candidates.items()}
     read = [(sites[id(source)], offset) for source, offset, _ in log]
-    aggregated = [names[key] for key in read if key in names][-sum(len(fleet.tensors(site)) for site in fleet.ranks) :]
+    tensors = [key for site in fleet.ranks for key in fleet.tensors(site)]
+    aggregated = [names[key] for key in read if key in names][-2 * len(tensors) + tensors.count(HEAD) :]
     assert [name for name, _ in groupby(aggregated)] == [HEAD, "base_model.model.layer.0.q", "base_model.model.layer.0.v"]
 
 

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from fedpipe_operator.aggregation import METHODS
-from fedpipe_operator.api import AggregationMethod, PlanningMode
+from fedpipe_operator.aggregation.normalization import NORMALIZATIONS
+from fedpipe_operator.api import AggregationMethod, Normalization, PlanningMode
 from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.planning import MODES
 from fedpipe_operator.rounds.kinds import KINDS
@@ -73,6 +74,7 @@ def test_what_is_planned_does_not_exist_yet() -> None:
 
 def test_the_tables_that_the_guide_names_are_complete() -> None:
     assert METHODS.keys() == {str(method) for method in AggregationMethod}
+    assert NORMALIZATIONS.keys() == set(Normalization)
     assert MODES.keys() == set(PlanningMode)
     assert KINDS.keys() == set(TaskKind)
 

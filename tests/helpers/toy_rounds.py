@@ -42,13 +42,18 @@ class Fleet:
     weights: Mapping[str, tuple[int, int]]
     ranks: Mapping[str, Mapping[str, int]]
     samples: Mapping[str, int]
+    """Training samples of each site."""
     head: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     round: int = 1
     needed: int = 1
+    steps: Mapping[str, int] = field(default_factory=dict)
+    """Of one sample each; a site that is not named takes one."""
 
     def plan(self) -> RoundPlan:
         plans = {
-            site: Plan(bits=32, batch_size=1, steps=1, ranks={w: ranks.get(w, 0) for w in self.weights}, forecast=FORECAST)
+            site: Plan(
+                bits=32, batch_size=1, steps=self.steps.get(site, 1), ranks={w: ranks.get(w, 0) for w in self.weights}, forecast=FORECAST
+            )
             for site, ranks in self.ranks.items()
         }
         return RoundPlan(
@@ -58,6 +63,7 @@ class Fleet:
             weights=dict(self.weights),
             head=dict(self.head),
             plans=plans,
+            samples=dict(self.samples),
             selected=tuple(plans),
             evaluators=tuple(plans),
             needed=self.needed,
@@ -85,7 +91,8 @@ class Fleet:
             adapter=Artifact(name="adapter.safetensors", size=len(data), sha256=hashlib.sha256(data).hexdigest()),
             ranks=plan.ranks,
             scales={w: plan.scale(w) for w, r in plan.ranks.items() if r},
-            samples=self.samples[site],
+            steps=plan.steps,
+            samples=plan.steps,
         )
 
     def candidate(self, site: str, tensors: Mapping[str, np.ndarray] | None = None) -> Candidate:

@@ -92,7 +92,7 @@ def an_update(task: TrainTask, folder: Path, **changes: Any) -> TrainResult:
         "batch_size": task.plan.batch_size,
         "micro_batch_size": task.plan.batch_size,
         "steps": task.plan.steps,
-        "samples": 10,
+        "samples": task.plan.steps * task.plan.batch_size,
         "tokens": 120,
         "fingerprint": BASE,
         "train_loss": 1.0,

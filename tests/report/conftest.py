@@ -74,6 +74,7 @@ def a_round_plan(round_: int) -> RoundPlan:
         fingerprint=SHA,
         weights=dict.fromkeys(weights(), (576, 576)),
         plans={site: a_plan(site) for site in SITES},
+        samples=SAMPLES,
         selected=tuple(SITES),
         evaluators=tuple(SITES),
         needed=2,

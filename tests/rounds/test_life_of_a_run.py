@@ -160,8 +160,8 @@ def test_refusals_that_break_the_quorum_fail_the_run_with_their_reasons(tmp_path
     world.settle()
 
     assert world.conditions()["Failed"] == "QuorumOutOfReach"
-    assert "site-b: NoSamples" in world.message("Failed")
-    assert "site-c: NoSamples" in world.message("Failed")
+    assert "site-b: WrongSteps" in world.message("Failed")
+    assert "site-c: WrongSteps" in world.message("Failed")
 
 
 def test_a_site_that_cannot_hold_the_model_is_left_out_and_the_others_go_on(tmp_path: Path) -> None:

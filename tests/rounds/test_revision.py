@@ -30,6 +30,7 @@ OTHERS: dict[str, Any] = {
     "training.learningRate": 0.01,
     "training.scaling": "RsLoRA",
     "aggregation.method": "ZeroPad",
+    "aggregation.normalization": "EffectiveSteps",
     "store.endpoint": "http://elsewhere:9000",
     "task.labels": ["a", "b", "c"],
     "deletionPolicy": "Retain",

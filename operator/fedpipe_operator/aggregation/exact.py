@@ -3,9 +3,11 @@
 The global update of a weight is ΔW = B_g·A_g, components in singular-value order. Site k of rank r_k trained the first r_k of them and
 kept the rest frozen but active (the frozen residual), so its increment is D_k = s_k·B_k·A_k − B_g[:, :r_k]·A_g[:r_k], and
 
-    ΔW ← ΔW + Σ p_k D_k,   p_k = n_k / Σ n over the sites that trained this weight.
+    ΔW ← ΔW + γ Σ p_k D_k,
 
-As one factor pair that is L = [B_g | B_k …], R = [diag(c)·A_g ; p_k s_k·A_k …] with c_j = 1 − Σ_{k: r_k > j} p_k, where components with
+where the shares p_k of the sites that trained this weight add up to 1, and γ is the server's rate (`normalization`).
+
+As one factor pair that is L = [B_g | B_k …], R = [diag(c)·A_g ; γ p_k s_k·A_k …] with c_j = 1 − γ Σ_{k: r_k > j} p_k, where components with
 c_j = 0 are left out; `truncated_svd` reduces it to the wanted rank. (FlexLoRA, arXiv 2402.11505, averages products; the increments with
 a frozen residual are ours.)
 """
@@ -25,38 +27,36 @@ def rank(updates: WeightUpdates, max_rank: int) -> int:
     return min(max_rank, _component_count(updates), updates.d_out, updates.d_in)
 
 
-def frozen_fractions(updates: WeightUpdates) -> Float64:
-    """c_j for each global component: the fraction of the samples at sites that did not train it; exactly 0 if all sites did."""
-    frozen = [sum(site.samples for site in updates.sites if site.rank <= j) for j in range(updates.global_rank)]
-    return np.array(frozen, dtype=np.float64) / updates.samples
+def kept_fractions(updates: WeightUpdates) -> Float64:
+    """c_j for each global component: what is kept of it beside the sites' factors. Exactly 0 if γ is 1 and all sites trained it."""
+    frozen = [sum(site.share for site in updates.sites if site.rank <= j) for j in range(updates.global_rank)]
+    return 1 - updates.server_rate + updates.server_rate * np.array(frozen, dtype=np.float64)
 
 
 def aggregate(updates: WeightUpdates, readers: SiteFactorReaders, previous: Factors | None, rank: int) -> AggregatedFactors:
-    """ΔW + Σ p_k D_k as factors of this rank."""
+    """ΔW + γ Σ p_k D_k as factors of this rank."""
     shape = StackShape(d_out=updates.d_out, d_in=updates.d_in, components=_component_count(updates), rank=rank)
     b, a, truncated_energy = truncated_svd(summands(updates, readers, previous), shape)
     return AggregatedFactors(Factors(b=b, a=a), truncated_energy)
 
 
 def summands(updates: WeightUpdates, readers: SiteFactorReaders, previous: Factors | None) -> list[LazyFactors]:
-    """The factors whose sum is the new update before truncation: the frozen residual, if any, then each site's."""
-    residual = [_frozen_residual(frozen_fractions(updates), previous)] if previous is not None else []
-    total = updates.samples
+    """The factors whose sum is the new update before truncation: what is kept of the previous one, if any, then each site's."""
+    kept = [_kept(kept_fractions(updates), previous)] if previous is not None else []
     sites = zip(updates.sites, readers, strict=True)
-    return residual + [LazyFactors(site.rank, partial(_weighted_factors, read, total)) for site, read in sites]
+    return kept + [LazyFactors(site.rank, partial(_weighted_factors, updates.server_rate, read)) for site, read in sites]
 
 
-def _frozen_residual(fractions: Float64, previous: Factors) -> LazyFactors:
-    frozen = fractions != 0
-    residual = WeightedFactors(fractions[frozen], Factors(b=previous.b[:, frozen], a=previous.a[frozen]))
-    return LazyFactors(len(residual.weights), lambda: residual)
+def _kept(fractions: Float64, previous: Factors) -> LazyFactors:
+    chosen = fractions != 0
+    kept = WeightedFactors(fractions[chosen], Factors(b=previous.b[:, chosen], a=previous.a[chosen]))
+    return LazyFactors(len(kept.weights), lambda: kept)
 
 
-def _weighted_factors(read: Callable[[], SiteFactors], total_samples: int) -> WeightedFactors:
+def _weighted_factors(server_rate: float, read: Callable[[], SiteFactors]) -> WeightedFactors:
     site = read()
-    weight = site.samples / total_samples * site.scale
-    return WeightedFactors(np.full(len(site.factors.a), weight), site.factors)
+    return WeightedFactors(np.full(len(site.factors.a), server_rate * site.share * site.scale), site.factors)
 
 
 def _component_count(updates: WeightUpdates) -> int:
-    return int(np.count_nonzero(frozen_fractions(updates))) + sum(site.rank for site in updates.sites)
+    return int(np.count_nonzero(kept_fractions(updates))) + sum(site.rank for site in updates.sites)

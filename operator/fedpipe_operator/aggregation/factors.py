@@ -23,8 +23,9 @@ class SiteWeight:
     """What one site contributes to one weight, known before any tensor is read."""
 
     site: str
-    samples: int
     rank: int
+    share: float
+    """Weight of its increment in the average over the sites that trained this weight; the shares add up to 1."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,8 @@ class WeightUpdates:
     sites: tuple[SiteWeight, ...]
     """Sorted by site; every rank is positive."""
     global_rank: int
-
-    @property
-    def samples(self) -> int:
-        """Samples of all sites that trained this weight."""
-        return sum(site.samples for site in self.sites)
+    server_rate: float = 1.0
+    """The factor γ of the averaged increment."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,8 @@ class Factors:
 class SiteFactors:
     """One site's trained factors of a weight: its update is scale · b @ a."""
 
-    samples: int
+    share: float
+    """See `SiteWeight.share`."""
     scale: float
     factors: Factors
 

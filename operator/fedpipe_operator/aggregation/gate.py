@@ -15,7 +15,7 @@ import numpy as np
 from fedpipe_operator.aggregation.factors import Float64
 from fedpipe_operator.aggregation.tensors import Float32, MalformedError, Source, TensorFile, factor_keys, open_tensors, sha256_of
 from fedpipe_operator.rounds.records import RoundPlan, Verdict
-from fedpipe_trainer.contract import Outcome, RunRef, TrainResult
+from fedpipe_trainer.contract import Outcome, Plan, RunRef, TrainResult
 
 _SCALE_TOLERANCE: Final = 1e-6
 
@@ -35,8 +35,8 @@ class RefusalReason(StrEnum):
     """The result belongs to another attempt."""
     WRONG_BASE = "WrongBase"
     """The update was trained on another base model."""
-    NO_SAMPLES = "NoSamples"
-    """The site trained on no samples, so that its update has no weight."""
+    WRONG_STEPS = "WrongSteps"
+    """It reports no steps or samples, or more than the plan has."""
     WRONG_RANK = "WrongRank"
     """The ranks are not the planned ones."""
     WRONG_SCALE = "WrongScale"
@@ -130,14 +130,23 @@ def _check_plan(update: TrainResult, expected: Expected) -> None:
     _require_equal(
         RefusalReason.WRONG_BASE, found=update.fingerprint, expected=expected.plan.fingerprint, what=f"{result}: base fingerprint"
     )
-    if update.samples < 1:
-        raise _Refusal(RefusalReason.NO_SAMPLES, f"{result}: trained on {update.samples} samples, expected at least 1")
+    _check_work(update, plan, result)
     for weight in sorted({*plan.ranks, *update.ranks}):
         rank = plan.ranks.get(weight, 0)
         _require_equal(RefusalReason.WRONG_RANK, found=update.ranks.get(weight, 0), expected=rank, what=f"{result}: rank of {weight}")
         scale = update.scales.get(weight)
         if rank and (scale is None or not math.isclose(scale, plan.scale(weight), rel_tol=_SCALE_TOLERANCE)):
             raise _Refusal(RefusalReason.WRONG_SCALE, f"{result}: scale of {weight}: found {scale}, expected {plan.scale(weight)}")
+
+
+def _check_work(update: TrainResult, plan: Plan, result: str) -> None:
+    """The work that the update's weight in the average depends on is within the plan."""
+    for name, found, most in (
+        ("steps", update.steps, plan.steps),
+        ("samples", update.samples, update.steps * plan.batch_size),
+    ):
+        if not 1 <= found <= most:
+            raise _Refusal(RefusalReason.WRONG_STEPS, f"{result}: {name}: found {found}, expected 1 to {most}")
 
 
 def _check_bytes(update: TrainResult, source: Source, site: str) -> None:

@@ -4,6 +4,7 @@ Pure: the readers, the writer and everything else are arguments. A thread holds 
 depend on the set of updates only, not on their order or on the number of threads.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,13 +12,15 @@ from typing import Final
 
 import numpy as np
 
-from fedpipe_operator.aggregation import gate
+from fedpipe_operator.aggregation import gate, increments
 from fedpipe_operator.aggregation.factors import AggregatedFactors, Factors, Float64, SiteFactors, SiteWeight, WeightUpdates
+from fedpipe_operator.aggregation.increments import UNCHANGED, Alignments, WeightIncrements
 from fedpipe_operator.aggregation.methods import METHODS, Method
+from fedpipe_operator.aggregation.normalization import Combination, LocalWork, Normalization, by_effective_steps
 from fedpipe_operator.aggregation.parallel import ordered_parallel_map
 from fedpipe_operator.aggregation.tensors import Float32, Sink, Source, TensorFile, TensorWriter, factor_keys, open_tensors
 from fedpipe_operator.rounds.records import Contribution, RoundCommit, RoundPlan, Verdict
-from fedpipe_trainer.contract import Artifact, RunRef, TrainResult
+from fedpipe_trainer.contract import Artifact, RunRef, TrainResult, effective_steps
 
 MAX_NORM: Final = 1e4
 """Default bound on the Frobenius norm of a whole update's increment; the norm of a 7B base model itself is several thousand."""
@@ -53,6 +56,10 @@ class AggregationConfig:
     """A key of `METHODS`."""
     max_rank: int
     """Maximum rank of the global adapter, the same for every weight."""
+    normalization: Normalization = by_effective_steps
+    """How the increments of sites that took different numbers of steps are combined."""
+    warmup_steps: int = 0
+    """Of each training in the round."""
     max_norm: float = MAX_NORM
     """Upper bound on the norm of a whole update's increment, over all weights together: see `gate.Expected`."""
     threads: int = 1
@@ -82,6 +89,11 @@ class GlobalAdapter:
     artifact: Artifact
     ranks: dict[str, int]
     truncated_energy: dict[str, float]
+    learned: dict[str, float]
+    """Frobenius norm of each weight's increment from the previous global adapter."""
+    shares: dict[str, float]
+    """Weight of each site's increment in the average over all sites; the shares add up to 1."""
+    alignments: Alignments
 
 
 def aggregate_round(round_input: RoundInput, config: AggregationConfig, sink: Sink) -> RoundResult:
@@ -116,39 +128,56 @@ def aggregate_adapters(
     A weight that no site trained keeps its global factors. Raises as `aggregate_round` does.
     """
     method, sites = METHODS[config.method], dict(sorted(accepted.items()))
-    all_updates = [_weight_updates(weight, plan, sites, previous) for weight in sorted(plan.weights)]
+    all_updates = [_weight_updates(weight, plan, config, accepted=sites, previous=previous) for weight in sorted(plan.weights)]
     ranks = {updates.weight: _global_rank(updates, method, config.max_rank) for updates in all_updates}
     writer = TensorWriter(sink, _shapes(plan, ranks))
+    whole = _combination({site: update.result for site, update in sites.items()}, plan, config)
     for key in sorted(plan.head):
-        writer.write(key, average((site.result.samples, site.tensors.read(key)) for site in sites.values()))
-    truncated_energy = {}
+        tensors = (update.tensors.read(key) for update in sites.values())
+        writer.write(key, combine(zip(whole.shares, tensors, strict=True), previous.read(key) if previous else None, whole.server_rate))
+    truncated_energy, learned, alignments = {}, {}, Alignments()
     with_factors = [updates for updates in all_updates if ranks[updates.weight]]
     results = ordered_parallel_map(
         lambda updates: _aggregate_weight(updates, method, ranks[updates.weight], sites, previous), with_factors, config.threads
     )
-    for updates, result in zip(with_factors, results, strict=True):
+    for updates, (result, changes) in zip(with_factors, results, strict=True):
         for key, factor in zip(factor_keys(updates.weight), (result.factors.a, result.factors.b), strict=True):
             writer.write(key, factor)
         truncated_energy[updates.weight] = result.truncated_energy
-    return GlobalAdapter(writer.close(ADAPTER_NAME), ranks, truncated_energy)
+        learned[updates.weight] = math.sqrt(changes.squared_norm)
+        alignments.add(changes)
+    return GlobalAdapter(
+        writer.close(ADAPTER_NAME), ranks, truncated_energy, learned, dict(zip(sites, whole.shares, strict=True)), alignments
+    )
 
 
-def average(tensors: Iterable[tuple[int, Float32]]) -> Float32:
-    """The sample-weighted mean Σ n_k x_k / Σ n_k over (n_k, x_k), summed in float64 in the given order; one x_k is in memory at a time.
+def combine(tensors: Iterable[tuple[float, Float32]], previous: Float32 | None = None, server_rate: float = 1.0) -> Float32:
+    """The previous tensor x moved to x + γ Σ p_k (x_k − x) for (p_k, x_k); in round 1, where x is not known, the average Σ p_k x_k.
 
+    Summed in float64 in the given order; one x_k is in memory at a time.
     For tensors that are trained and sent as they are (a classification head).
 
     Raises:
         ValueError: there are no tensors.
     """
-    total_samples, weighted_sum = 0, None
-    for samples, tensor in tensors:
-        term: Float64 = tensor.astype(np.float64) * samples
+    weighted_sum = None
+    for share, tensor in tensors:
+        term: Float64 = tensor.astype(np.float64) * share
         weighted_sum = term if weighted_sum is None else weighted_sum + term
-        total_samples += samples
     if weighted_sum is None:
         raise ValueError("no tensor to average")
-    return (weighted_sum / total_samples).astype(np.float32)
+    if previous is not None and server_rate != 1:
+        weighted_sum += (server_rate - 1) * (weighted_sum - previous)
+    return weighted_sum.astype(np.float32)
+
+
+def _combination(results: Mapping[str, TrainResult], plan: RoundPlan, config: AggregationConfig) -> Combination:
+    work = [LocalWork(_samples(result, plan), effective_steps(result.steps, config.warmup_steps)) for result in results.values()]
+    return config.normalization(work) if work else Combination(())
+
+
+def _samples(result: TrainResult, plan: RoundPlan) -> int:
+    return plan.samples.get(result.site, result.samples)
 
 
 def _check_updates(round_input: RoundInput, config: AggregationConfig, previous: TensorFile | None) -> dict[str, Verdict]:
@@ -170,15 +199,19 @@ def _check_updates(round_input: RoundInput, config: AggregationConfig, previous:
     return dict(zip(sites, ordered_parallel_map(check, sites, config.threads), strict=True))
 
 
-def _weight_updates(weight: str, plan: RoundPlan, accepted: Mapping[str, AcceptedUpdate], previous: TensorFile | None) -> WeightUpdates:
+def _weight_updates(
+    weight: str, plan: RoundPlan, config: AggregationConfig, *, accepted: Mapping[str, AcceptedUpdate], previous: TensorFile | None
+) -> WeightUpdates:
     d_out, d_in = plan.weights[weight]
+    trained = {site: update.result for site, update in accepted.items() if update.result.ranks.get(weight, 0)}
+    combination = _combination(trained, plan, config)
     sites = tuple(
-        SiteWeight(site=site, samples=update.result.samples, rank=rank)
-        for site, update in accepted.items()
-        if (rank := update.result.ranks.get(weight, 0))
+        SiteWeight(site=site, rank=result.ranks[weight], share=share)
+        for (site, result), share in zip(trained.items(), combination.shares, strict=True)
     )
     entry = previous.entries.get(factor_keys(weight)[0]) if previous else None
-    return WeightUpdates(weight=weight, d_out=d_out, d_in=d_in, sites=sites, global_rank=entry.shape[0] if entry else 0)
+    global_rank = entry.shape[0] if entry else 0
+    return WeightUpdates(weight=weight, d_out=d_out, d_in=d_in, sites=sites, global_rank=global_rank, server_rate=combination.server_rate)
 
 
 def _global_rank(updates: WeightUpdates, method: Method, max_rank: int) -> int:
@@ -196,16 +229,17 @@ def _shapes(plan: RoundPlan, ranks: Mapping[str, int]) -> dict[str, tuple[int, .
 
 def _aggregate_weight(
     updates: WeightUpdates, method: Method, rank: int, accepted: Mapping[str, AcceptedUpdate], previous: TensorFile | None
-) -> AggregatedFactors:
+) -> tuple[AggregatedFactors, WeightIncrements]:
     previous_factors = _read_factors(previous, updates.weight) if previous and updates.global_rank else None
     if previous_factors and not updates.sites:
-        return AggregatedFactors(previous_factors)
-    readers = [partial(_read_site_factors, updates.weight, accepted[site.site]) for site in updates.sites]
-    return method.aggregate(updates, readers, previous_factors, rank)
+        return AggregatedFactors(previous_factors), UNCHANGED
+    readers = [partial(_read_site_factors, updates.weight, site.share, accepted[site.site]) for site in updates.sites]
+    result = method.aggregate(updates, readers, previous_factors, rank)
+    return result, increments.measure(updates, readers, previous_factors, result.factors)
 
 
-def _read_site_factors(weight: str, update: AcceptedUpdate) -> SiteFactors:
-    return SiteFactors(update.result.samples, update.result.scales[weight], _read_factors(update.tensors, weight))
+def _read_site_factors(weight: str, share: float, update: AcceptedUpdate) -> SiteFactors:
+    return SiteFactors(share, update.result.scales[weight], _read_factors(update.tensors, weight))
 
 
 def _read_factors(tensors: TensorFile, weight: str) -> Factors:
@@ -221,20 +255,30 @@ def _make_commit(
     verdicts: Mapping[str, Verdict],
     adapter: GlobalAdapter,
 ) -> RoundCommit:
-    total_samples = sum(update.result.samples for update in accepted.values())
     return RoundCommit(
         round=plan.round,
         method=config.method,
         adapter=adapter.artifact,
         ranks=adapter.ranks,
         head=plan.head,
-        contributions=tuple(_contribution(site, update.result, total_samples) for site, update in sorted(accepted.items())),
+        contributions=tuple(_contribution(update.result, plan, adapter) for _, update in sorted(accepted.items())),
         refused={site: verdict for site, verdict in verdicts.items() if not verdict.accepted},
         truncated_energy=adapter.truncated_energy,
+        learned=adapter.learned,
         bytes_read=sum(update.tensors.source.size for update in accepted.values()),
     )
 
 
-def _contribution(site: str, result: TrainResult, total_samples: int) -> Contribution:
-    sha256 = result.adapter.sha256 if result.adapter else ""
-    return Contribution(site=site, attempt=result.attempt, sha256=sha256, samples=result.samples, share=result.samples / total_samples)
+def _contribution(result: TrainResult, plan: RoundPlan, adapter: GlobalAdapter) -> Contribution:
+    site = result.site
+    return Contribution(
+        site=site,
+        attempt=result.attempt,
+        sha256=result.adapter.sha256 if result.adapter else "",
+        samples=_samples(result, plan),
+        trained_samples=result.samples,
+        steps=result.steps,
+        share=adapter.shares[site],
+        norm=adapter.alignments.norm(site),
+        alignment=adapter.alignments.cosine(site),
+    )

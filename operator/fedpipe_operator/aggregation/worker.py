@@ -28,6 +28,7 @@ from fedpipe_operator.aggregation import (
     aggregate_round,
 )
 from fedpipe_operator.aggregation.malloc import tune_malloc_for_aggregation
+from fedpipe_operator.aggregation.normalization import NORMALIZATIONS
 from fedpipe_operator.aggregation.parallel import thread_count
 from fedpipe_operator.errors import FedPipeError, TransientError
 from fedpipe_operator.rounds.records import RoundCommit, RoundPlan, UpdateRef
@@ -46,6 +47,9 @@ class AggregationTask(Wire):
     run: RunRef
     round: int
     method: str
+    normalization: str
+    warmup_steps: int = 0
+    """Of the round's trainings: the normalization counts them by their learning rate."""
     max_rank: int
     max_norm: float
     """Upper bound on the Frobenius norm of a whole update's increment, over all weights together."""
@@ -80,7 +84,14 @@ def _write_adapter(task: AggregationTask, store: Store, open_files: ExitStack, p
     reader = _AdapterReader(store, open_files, path.parent if isinstance(task.store, BucketAddress) else None)
     candidates = {update.site: _candidate(task.round, update, reader) for update in task.updates}
     round_input = RoundInput(run=task.run, plan=plan, candidates=candidates, previous=_previous_adapter(task.round, reader))
-    config = AggregationConfig(method=task.method, max_rank=task.max_rank, max_norm=task.max_norm, threads=thread_count())
+    config = AggregationConfig(
+        method=task.method,
+        normalization=NORMALIZATIONS[task.normalization],
+        warmup_steps=task.warmup_steps,
+        max_rank=task.max_rank,
+        max_norm=task.max_norm,
+        threads=thread_count(),
+    )
     with path.open("wb") as sink:
         return aggregate_round(round_input, config, sink)
 

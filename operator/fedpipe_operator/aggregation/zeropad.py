@@ -28,15 +28,21 @@ def rank(updates: WeightUpdates, max_rank: int) -> int:
 
 
 def aggregate(updates: WeightUpdates, readers: SiteFactorReaders, previous: Factors | None, rank: int) -> AggregatedFactors:
-    """B = Σ p_k s_k [B_k 0] and A = Σ p_k [A_k; 0], then the components of `previous` beyond every site's rank."""
+    """B = Σ p_k s_k [B_k 0] and A = Σ p_k [A_k; 0], then the components of `previous` beyond every site's rank.
+
+    Where `previous` has a component, γ multiplies the step from it; a component without a start is the plain average.
+    """
     b, a = np.zeros((updates.d_out, rank)), np.zeros((rank, updates.d_in))
     for read in readers:
         site = read()
-        fraction, r = site.samples / updates.samples, len(site.factors.a)
-        b[:, :r] += fraction * site.scale * site.factors.b.astype(np.float64)
-        a[:r] += fraction * site.factors.a.astype(np.float64)
+        r = len(site.factors.a)
+        b[:, :r] += site.share * site.scale * site.factors.b.astype(np.float64)
+        a[:r] += site.share * site.factors.a.astype(np.float64)
     if previous is not None:
         trained = max(site.rank for site in updates.sites)
+        known = min(trained, updates.global_rank)
+        b[:, :known] += (updates.server_rate - 1) * (b[:, :known] - previous.b[:, :known])
+        a[:known] += (updates.server_rate - 1) * (a[:known] - previous.a[:known])
         b[:, trained:] = previous.b[:, trained:]
         a[trained:] = previous.a[trained:]
     return AggregatedFactors(Factors(b=b.astype(np.float32), a=a.astype(np.float32)))

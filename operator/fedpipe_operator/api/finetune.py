@@ -168,17 +168,27 @@ class AggregationMethod(StrEnum):
     """How the heterogeneous adapters of a round are aggregated."""
 
     EXACT = "Exact"
-    """The sample-weighted mean of the products B·A, factorised again; the energy lost by truncating to the rank is reported."""
+    """The weighted mean of the products B·A, factorised again; the energy lost by truncating to the rank is reported."""
     FEDIT = "FedIT"
     """A and B are averaged separately (equal ranks only); inexact, for comparison."""
     ZERO_PAD = "ZeroPad"
     """A and B are padded with zeros to the largest rank and averaged separately; inexact, for comparison."""
 
 
+class Normalization(StrEnum):
+    """How the updates of sites that take different numbers of steps are weighted."""
+
+    EFFECTIVE_STEPS = "EffectiveSteps"
+    """By samples, each update divided by its effective steps (FedNova): a site that takes more steps has no louder vote."""
+    NONE = "None"
+    """By samples alone (FedAvg), for comparison: what only slow sites know is lost where steps differ."""
+
+
 class AggregationSpec(ApiModel):
     """How updates are checked and aggregated."""
 
     method: AggregationMethod = AggregationMethod.EXACT
+    normalization: Normalization = Normalization.EFFECTIVE_STEPS
     max_norm: Annotated[float, Field(gt=0, le=1e9)] = 1e4
     """The gate refuses an update whose increment, over all weights and head tensors together, has a larger Frobenius norm."""
 

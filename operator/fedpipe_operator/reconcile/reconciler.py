@@ -130,6 +130,8 @@ class Reconciler:
             run=run.ref,
             round=action.round,
             method=run.spec.aggregation.method,
+            normalization=run.spec.aggregation.normalization,
+            warmup_steps=run.spec.training.warmup_steps,
             max_rank=max(run.spec.planning.ranks),
             max_norm=run.spec.aggregation.max_norm,
             updates=action.updates,

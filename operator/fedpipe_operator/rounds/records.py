@@ -25,6 +25,11 @@ class RoundPlan(Wire):
     """Shape of every tensor that is trained and averaged as a whole, by its key in the adapter file."""
     plans: dict[str, Plan]
     """By site, for the sites that can take part."""
+    samples: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """Training samples that each of these sites has, from its profile: the basis of its weight in the aggregation.
+
+    Empty if an earlier version of the operator planned the round; the samples trained on count then.
+    """
     selected: tuple[str, ...]
     """The round's sites, out of `plans`."""
     evaluators: tuple[str, ...]
@@ -63,8 +68,17 @@ class Contribution(Wire):
     attempt: int
     sha256: str
     samples: int
+    """Training samples that the site has."""
+    trained_samples: int = 0
+    """Samples trained on in the round: several passes count several times."""
+    steps: int = 0
+    """Optimiser steps, which `aggregation.normalization` divides by."""
     share: float
-    """Its weight p_k in the average over the round's updates."""
+    """Its weight p_k in the average over the round's updates: by samples, normalised by steps."""
+    norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Frobenius norm of its increment, over all weights with an adapter: how far the site moved."""
+    alignment: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None = None
+    """Cosine between its increment and the round's, over the weights that it trained; None where one of them is zero."""
 
 
 class RoundCommit(Wire):
@@ -83,6 +97,8 @@ class RoundCommit(Wire):
     """By site without an update: the reason."""
     truncated_energy: dict[str, float] = {}
     """By weight: the share of the update's squared singular values that the truncation to the global rank lost."""
+    learned: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
+    """By weight: Frobenius norm of the round's increment, how much the federation learned there."""
     seconds: float = 0.0
     finished_at: float = 0.0
     """Unix seconds: when the round ended."""

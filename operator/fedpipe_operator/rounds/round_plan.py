@@ -48,6 +48,7 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
         weights=dict(facts.weights),
         head=dict(facts.head),
         plans=dict(made.plans),
+        samples={site: profiles[site].train_samples for site in made.plans},
         selected=selected,
         evaluators=selected,
         needed=need,

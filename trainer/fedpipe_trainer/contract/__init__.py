@@ -44,6 +44,7 @@ from fedpipe_trainer.contract.task import (
     Task,
     TrainEvaluation,
     TrainTask,
+    effective_steps,
     parse_task,
 )
 
@@ -89,6 +90,7 @@ __all__ = [
     "TrainTask",
     "WeightShape",
     "Wire",
+    "effective_steps",
     "parse_result",
     "parse_task",
     "perplexity_of",

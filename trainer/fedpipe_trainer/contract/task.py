@@ -99,6 +99,20 @@ class Hyperparameters(Wire):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
 
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, from 0: it rises linearly to its full value in the last of the warm-up steps."""
+        return self.learning_rate * warm_up(step, self.warmup_steps)
+
+
+def warm_up(step: int, warmup_steps: int) -> float:
+    """The fraction of the learning rate in a step, from 0."""
+    return min(1.0, (step + 1) / max(1, warmup_steps))
+
+
+def effective_steps(steps: int, warmup_steps: int) -> float:
+    """Σ of the fractions of the learning rate over these steps: how far they move an adapter, in steps at the full rate."""
+    return sum(warm_up(step, warmup_steps) for step in range(min(steps, warmup_steps))) + max(0, steps - warmup_steps)
+
 
 class Evaluation(Wire):
     """How much of the validation data is used, and how many of its rows the result may contain."""

@@ -186,8 +186,7 @@ def fit(task: TrainTask, runtime: TaskRuntime, inputs: TrainingInputs, adapters:
             step_started = runtime.elapsed_seconds()
             examples = [inputs.examples[i] for i in batch_indices(len(inputs.examples), plan.batch_size, state.step, data_seed)]
             loss, micro_batch = compute_gradients(examples, task.objective, inputs.base, adapters=adapters, micro_batch=state.micro_batch)
-            learning_rate = hyper.learning_rate * min(1.0, (state.step + 1) / max(1, hyper.warmup_steps))
-            norm = optimizer_step(optimizer, learning_rate=learning_rate, max_grad_norm=hyper.max_grad_norm)
+            norm = optimizer_step(optimizer, learning_rate=hyper.rate(state.step), max_grad_norm=hyper.max_grad_norm)
             if not math.isfinite(loss) or not math.isfinite(norm):
                 values = f"step {state.step + 1} has loss {loss:.3g} and gradient norm {norm:.3g}"
                 msg = f"training diverged: {values}; lower the learning rate, which is {hyper.learning_rate:g}"

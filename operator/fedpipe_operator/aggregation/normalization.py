@@ -1,0 +1,65 @@
+"""How the increments of sites that took different numbers of steps are combined.
+
+A site that takes more steps moves further from the global adapter, so in an average by data its increment D_k has more influence than its
+data justify, and what only slow sites know is lost. FedNova (Wang et al., arXiv 2007.07481) averages increments per step instead, weighted
+by the sites' share of the data n_k, and makes up for the division with one common number of steps:
+
+    ΔW ← ΔW + f(τ)_eff Σ n_k D_k / f(τ_k),   f(τ)_eff = Σ n_k f(τ_k).
+
+Here this is ΔW + γ Σ p_k D_k with shares p_k ∝ n_k / f(τ_k) that add up to 1, and the server's rate γ = Σ n_k f(τ_k) · Σ n_k / f(τ_k) ≥ 1.
+Where all sites take equally many steps, γ is 1 and the shares are those of the data.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+_EXPONENT: Final = 1.0
+
+
+@dataclass(frozen=True)
+class LocalWork:
+    """What one site trained on in a round, and how much."""
+
+    samples: int
+    """Training samples that the site has."""
+    effective_steps: float
+    """Optimiser steps, each counted by its learning rate relative to the round's highest: τ_k."""
+
+
+@dataclass(frozen=True)
+class Combination:
+    """The coefficients of the sites' increments: γ p_k."""
+
+    shares: tuple[float, ...]
+    """p_k, in the order of the sites; they add up to 1."""
+    server_rate: float = 1.0
+    """γ."""
+
+
+Normalization = Callable[[Sequence[LocalWork]], Combination]
+
+
+def by_effective_steps(work: Sequence[LocalWork]) -> Combination:
+    """p_k ∝ n_k / τ_k, as in FedNova."""
+    return power_of_steps(work, _EXPONENT)
+
+
+def power_of_steps(work: Sequence[LocalWork], exponent: float) -> Combination:
+    """FedNova with f(τ) = τ^exponent: 1 if an increment grows like its steps, 0 if it does not depend on them."""
+    samples = np.array([site.samples for site in work], dtype=np.float64)
+    data, growth = samples / samples.sum(), np.array([site.effective_steps for site in work]) ** exponent
+    weights = data / growth
+    return Combination(tuple((weights / weights.sum()).tolist()), max(1.0, float(data @ growth * weights.sum())))
+
+
+def by_data(work: Sequence[LocalWork]) -> Combination:
+    """FedAvg (McMahan et al., arXiv 1602.05629), for comparison: p_k = n_k."""
+    total = sum(site.samples for site in work)
+    return Combination(tuple(site.samples / total for site in work))
+
+
+NORMALIZATIONS: Final[dict[str, Normalization]] = {"EffectiveSteps": by_effective_steps, "None": by_data}
+"""By the name that `spec.aggregation.normalization` gives them."""

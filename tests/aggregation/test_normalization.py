@@ -1,0 +1,58 @@
+"""How increments of sites that took different numbers of steps are combined."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedpipe_operator.aggregation.normalization import LocalWork, by_data, by_effective_steps
+
+deterministic = settings(derandomize=True, deadline=None, max_examples=200)
+WORK = st.lists(st.builds(LocalWork, st.integers(1, 10**6), st.floats(0.1, 1e5)), min_size=1, max_size=20)
+
+
+def coefficients(work: list[LocalWork]) -> np.ndarray:
+    combination = by_effective_steps(work)
+    return combination.server_rate * np.array(combination.shares)
+
+
+@deterministic
+@given(WORK)
+def test_the_coefficients_are_those_of_fednova(work: list[LocalWork]) -> None:
+    data = np.array([site.samples for site in work]) / sum(site.samples for site in work)
+    steps = np.array([site.effective_steps for site in work])
+
+    np.testing.assert_allclose(coefficients(work), (data @ steps) * data / steps, rtol=1e-12)
+
+
+@deterministic
+@given(WORK)
+def test_the_shares_add_up_to_1_and_the_servers_rate_is_at_least_1(work: list[LocalWork]) -> None:
+    combination = by_effective_steps(work)
+
+    assert sum(combination.shares) == pytest.approx(1, abs=1e-12)
+    assert combination.server_rate >= 1
+
+
+@deterministic
+@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=20), st.floats(0.1, 1e5))
+def test_with_equal_steps_the_shares_are_those_of_the_data(samples: list[int], steps: float) -> None:
+    combination = by_effective_steps([LocalWork(count, steps) for count in samples])
+
+    np.testing.assert_allclose(combination.shares, [count / sum(samples) for count in samples], rtol=1e-12)
+    assert combination.server_rate == pytest.approx(1, abs=1e-12)
+
+
+def test_a_site_that_takes_more_steps_has_no_more_influence_on_the_direction() -> None:
+    slow, fast = LocalWork(100, 4), LocalWork(100, 32)
+    increments = {4: np.array([4.0, 0.0]), 32: np.array([0.0, 32.0])}  # each step moves by 1, each site in its own direction
+
+    step = coefficients([slow, fast]) @ np.array([increments[4], increments[32]])
+
+    np.testing.assert_allclose(step, [9, 9])  # half of the mean number of steps, 18, in each direction
+
+
+def test_by_data_the_steps_do_not_count() -> None:
+    combination = by_data([LocalWork(100, 4), LocalWork(300, 32)])
+
+    assert (combination.shares, combination.server_rate) == ((0.25, 0.75), 1.0)
