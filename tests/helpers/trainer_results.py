@@ -90,7 +90,7 @@ def an_update(task: TrainTask, folder: Path, **changes: Any) -> TrainResult:
         "scales": {weight: task.plan.scale(weight) for weight in task.plan.ranks},
         "bits": task.plan.bits,
         "batch_size": task.plan.batch_size,
-        "micro_batch_size": task.plan.batch_size,
+        "micro_batch_size": task.plan.micro_batch,
         "steps": task.plan.steps,
         "samples": task.plan.steps * task.plan.batch_size,
         "tokens": 120,

@@ -306,7 +306,7 @@ def test_until_the_last_round_is_evaluated_its_folder_is_listed_as_well(store: D
 
     assert (observed.round, observed.last_round) == (4, 3)
     assert {site: list(attempts) for site, attempts in observed.site_evaluations.items()} == {"site-a": [], "site-b": [1], "site-c": []}
-    assert counting.requests() == (["rounds/0003", "rounds/0004"], [])
+    assert counting.requests() == (["rounds/0003", "rounds/0004"], [names.round_commit(3)]), "for the plan: what round 3 changed"
 
     put(store, names.round_evaluation(3), evaluated(3))
     context(counting, cache=cache, run=run)
@@ -314,7 +314,7 @@ def test_until_the_last_round_is_evaluated_its_folder_is_listed_as_well(store: D
     observed = context(counting, cache=cache, run=run)
 
     assert (observed.round, observed.site_evaluations["site-b"]) == (4, {})
-    assert counting.requests() == (["rounds/0004"], [])
+    assert counting.requests() == (["rounds/0004"], [names.round_commit(3)])
 
 
 def test_after_the_last_round_the_profiles_are_not_read_again(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from fedpipe_operator.aggregation.normalization import Combination, LocalWork, N
 from fedpipe_operator.aggregation.parallel import ordered_parallel_map
 from fedpipe_operator.aggregation.tensors import Float32, Sink, Source, TensorFile, TensorWriter, factor_keys, open_tensors
 from fedpipe_operator.rounds.records import Contribution, RoundCommit, RoundPlan, Verdict
+from fedpipe_operator.sites import measurement
 from fedpipe_trainer.contract import Artifact, RunRef, TrainResult, effective_steps
 
 MAX_NORM: Final = 1e4
@@ -281,4 +282,5 @@ def _contribution(result: TrainResult, plan: RoundPlan, adapter: GlobalAdapter) 
         share=adapter.shares[site],
         norm=adapter.alignments.norm(site),
         alignment=adapter.alignments.cosine(site),
+        measured=measurement(result, plan.plans[site]),
     )

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from fedpipe_operator.api import FineTuneSpec, PlanningMode
-from fedpipe_operator.planning.corrections import Correction
 from fedpipe_operator.planning.importance import CombinedImportance, combine, explore
 from fedpipe_operator.planning.modes import (
     Plans,
@@ -20,7 +19,7 @@ from fedpipe_operator.planning.modes import (
     plan_uniform_weakest,
 )
 from fedpipe_operator.planning.request import PlanRequest
-from fedpipe_operator.sites import SiteProfile
+from fedpipe_operator.sites import Correction, SiteProfile
 from fedpipe_trainer.contract import Plan
 
 MODES: Final[Mapping[PlanningMode, Callable[[PlanRequest, Mapping[str, SiteProfile]], Plans]]] = {

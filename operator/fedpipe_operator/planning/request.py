@@ -6,11 +6,10 @@ from math import ceil
 from typing import Final
 
 from fedpipe_operator.api import FineTuneSpec, parse_duration
-from fedpipe_operator.planning.corrections import Correction
 from fedpipe_operator.planning.memory_model import RunOptions
 from fedpipe_operator.planning.sizes import WIRE_BYTES, head_parameters
 from fedpipe_operator.planning.time_model import global_bytes
-from fedpipe_operator.sites import SiteProfile
+from fedpipe_operator.sites import Correction, SiteProfile
 
 MEMORY_FRACTION: Final = 0.85
 """The fraction of a site's memory that a plan's forecast may use: forecasts are required to be within 15 % of the measurement."""

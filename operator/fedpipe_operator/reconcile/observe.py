@@ -18,7 +18,7 @@ from fedpipe_operator.rounds.observed import EvaluationSummary, PlanSummary, sum
 from fedpipe_operator.rounds.records import RoundCommit, RoundEvaluation, RoundPlan, Verdict
 from fedpipe_operator.rounds.status import HISTORY
 from fedpipe_operator.store import Store
-from fedpipe_operator.store.objects import WireT, decode_object, unreadable_error
+from fedpipe_operator.store.objects import WireT, decode_object, read_object, unreadable_error
 from fedpipe_operator.store.protocol import is_in_folder
 from fedpipe_trainer.contract import (
     EvaluateResult,
@@ -128,6 +128,7 @@ def observe(run: Run, jobs: Mapping[str, JobStatus], store: Store, cache: Object
         plan=plan,
         plans=plans,
         commits=reader.by_round(names.round_commit, RoundCommit, summarize_commit, rounds),
+        learned=_learned(store, round_ - 1) if needs_profiles and round_ > 1 else {},
         evaluations=evaluations,
         updates=reader.by_site(partial(names.update_result, round_), TrainResult, sites),
         verdicts=reader.by_site(partial(names.update_verdict, round_), Verdict, sites),
@@ -174,6 +175,12 @@ def _plans(reader: "_StoreReader", rounds: Sequence[int]) -> tuple[RoundPlan | N
     summaries = reader.by_round(names.round_plan, RoundPlan, summarize_plan, earlier)
     plan = _own_object(reader.cache, reader.store, names.round_plan(newest), RoundPlan)
     return (None, summaries) if plan is None else (plan, summaries | {newest: summarize_plan(plan)})
+
+
+def _learned(store: Store, round_: int) -> dict[str, float]:
+    """What a committed round changed, by weight. It is not cached: of each run it would be the largest part, and is read once a round."""
+    commit = read_object(store, names.round_commit(round_), RoundCommit)
+    return dict(commit.learned) if commit else {}
 
 
 def _own_object(cache: ObjectCache, store: Store, key: str, kind: type[WireT]) -> WireT | None:

@@ -124,6 +124,8 @@ class Observed:
     plans: Mapping[int, PlanSummary] = field(default_factory=dict)
     """The newest one too."""
     commits: Mapping[int, CommitSummary] = field(default_factory=dict)
+    learned: Mapping[str, float] = field(default_factory=dict)
+    """By weight how much the last committed round changed it; only until the next round is planned."""
     evaluations: Mapping[int, EvaluationSummary] = field(default_factory=dict)
     updates: Mapping[str, Mapping[int, TrainResult]] = field(default_factory=dict)
     verdicts: Mapping[str, Mapping[int, Verdict]] = field(default_factory=dict)

@@ -8,11 +8,14 @@ micro-batch.
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 from fedpipe_operator.api import LOWER_IS_BETTER, Target, parse_duration
 from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.rounds.observed import Observed, Run
+
+_STALL_ROUNDS: Final = 2
+_STALL_SHARE: Final = 0.02
 
 # --- sites.perRound
 
@@ -104,6 +107,22 @@ def is_patience_exhausted(patience: int | None, evaluations: Mapping[int, Metric
     """Whether none of the last `patience` rounds was better than an earlier one."""
     last = max(evaluations, default=0)
     return patience is not None and last > 0 and last - best_round(evaluations, metric) >= patience
+
+
+# --- planning.depth
+
+
+def is_stalled(evaluations: Mapping[int, Metrics], metric: str) -> bool:
+    """Whether the last two rounds brought less than 2 % of what all rounds have: then sites train all layers.
+
+    Training only the top layers is fast at first and reaches less in the end (FedAdapter, arXiv 2205.10162, deepens in the same way).
+    """
+    values = [value for round_ in sorted(evaluations) if (value := metric_value(evaluations[round_], metric)) is not None]
+    if len(values) <= _STALL_ROUNDS + 1:
+        return False
+    sign = 1.0 if metric in LOWER_IS_BETTER else -1.0
+    before, best = (min(sign * value for value in part) for part in (values[:-_STALL_ROUNDS], values))
+    return before - best < _STALL_SHARE * (sign * values[0] - best)
 
 
 # --- out-of-memory retry

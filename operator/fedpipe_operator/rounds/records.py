@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from fedpipe_operator.sites import Correction, Measurement
 from fedpipe_trainer.contract import Artifact, Plan, Wire
 
 
@@ -43,6 +44,8 @@ class RoundPlan(Wire):
     """Importance of each weight, combined over the sites, of mean 1."""
     importance_note: str = ""
     """Where the importance comes from and how far it is trusted."""
+    corrections: dict[str, Correction] = {}
+    """By site: how earlier rounds corrected the forecasts; sites without one are left out."""
 
 
 class UpdateRef(Wire):
@@ -77,6 +80,8 @@ class Contribution(Wire):
     """Its weight p_k in the average over the round's updates: by samples, normalised by steps."""
     norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Frobenius norm of its increment, over all weights with an adapter: how far the site moved."""
+    measured: Measurement | None = None
+    """What the round needed at the site, for the next plan."""
     alignment: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None = None
     """Cosine between its increment and the round's, over the weights that it trained; None where one of them is zero."""
 

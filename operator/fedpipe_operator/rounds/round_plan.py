@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedpipe_operator.planning import History, RunFacts, facts_of, plan_round
+from fedpipe_operator.planning import RunFacts, facts_of, plan_round
+from fedpipe_operator.rounds.evidence import history_of
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import needed_updates, select
 from fedpipe_operator.rounds.records import RoundPlan
@@ -33,8 +34,8 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
     need = needed_updates(run.spec.sites.quorum, matched=len(run.sites), per_round=per_round)
     if not profiles:
         return OutOfReach(_too_few(round_, need, len(run.sites), failed))
-    facts = _facts(run, observed, profiles)
-    fleet = plan_round(run.spec, {name: one for name, one in profiles.items() if name not in facts.wrong_base}, facts.head, History(round_))
+    facts, history = _facts(run, observed, profiles), history_of(run, observed, round_)
+    fleet = plan_round(run.spec, {name: one for name, one in profiles.items() if name not in facts.wrong_base}, facts.head, history)
     made = fleet.plans
     excluded = dict(failed) | dict(facts.wrong_base) | dict(made.excluded)
     selected = select(made.plans, per_round=per_round, seed=f"{run.spec.training.seed}/{run.name}", round_=round_)
@@ -55,6 +56,7 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
         excluded=excluded,
         importance=fleet.importance.scores,
         importance_note=fleet.importance.note,
+        corrections=dict(history.corrections),
     )
 
 

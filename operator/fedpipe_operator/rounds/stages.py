@@ -16,6 +16,7 @@ from fedpipe_operator.rounds.actions import (
     Action,
     CommitEvaluation,
     CommitPlan,
+    Event,
     StartAggregation,
     StartEvaluation,
     StartExport,
@@ -27,6 +28,7 @@ from fedpipe_operator.rounds.evaluation import aggregate_metrics
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import Metrics, best_round, is_patience_exhausted, is_target_reached, retry_micro_batch, stage_expired
 from fedpipe_operator.rounds.records import RoundPlan, UpdateRef
+from fedpipe_operator.sites import REPLANNED
 from fedpipe_trainer.contract import EvaluateResult, Outcome, Result
 
 
@@ -71,6 +73,7 @@ class Step:
     actions: tuple[Action, ...] = ()
     wanted: frozenset[str] = frozenset()
     end: End | None = None
+    events: tuple[Event, ...] = ()
 
 
 WorkStates = Mapping[str, WorkState]
@@ -99,7 +102,13 @@ def plan(context: StageContext) -> Step | None:
     made = round_plan.round_plan(context.run, context.observed, failed, round_, context.now)
     if isinstance(made, round_plan.OutOfReach):
         return fail(Reason.QUORUM_OUT_OF_REACH, made.message)
-    return Step(Reason.ROUND_PLANNED, f"round {round_} is planned", (CommitPlan(made),))
+    return Step(Reason.ROUND_PLANNED, f"round {round_} is planned", (CommitPlan(made),), events=_replanned(made))
+
+
+def _replanned(made: RoundPlan) -> tuple[Event, ...]:
+    """An event if what the last round showed changed a site's forecasts noticeably."""
+    notes = [f"{site}: {note}" for site, plan in sorted(made.plans.items()) for note in plan.why if note.startswith(REPLANNED)]
+    return (Event("Replanned", f"round {made.round}: {'; '.join(notes)}"),) if notes else ()
 
 
 def evaluate(context: StageContext) -> Step | None:

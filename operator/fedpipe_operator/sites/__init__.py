@@ -1,17 +1,24 @@
-"""A site's capacity: its claims held against the nodes of its pool (`capacity`) and against its profile (`profile`). Pure.
+"""A site: its claims held against the nodes of its pool (`capacity`), its profile (`profile`), and what rounds show (`corrections`). Pure.
 
-`SiteProfile` is everything that the planner reads of a site.
+`SiteProfile` and `Correction` are everything that the planner reads of a site.
 """
 
 from fedpipe_operator.sites.capacity import Node, PoolProblem, claimed_capacity, discovered_capacity, find_pool_problem
+from fedpipe_operator.sites.corrections import REPLANNED, Correction, Measurement, corrected, correction_note, measurement
 from fedpipe_operator.sites.profile import SiteProfile, site_profile
 
 __all__ = [
+    "REPLANNED",
+    "Correction",
+    "Measurement",
     "Node",
     "PoolProblem",
     "SiteProfile",
     "claimed_capacity",
+    "corrected",
+    "correction_note",
     "discovered_capacity",
     "find_pool_problem",
+    "measurement",
     "site_profile",
 ]

@@ -4,17 +4,20 @@ Seconds: the ratio of measured to predicted, of the steps and of the rest apart,
 ran out of memory lowers what the site's next plans may use below that plan's own forecast, so that the same plan is never made twice.
 """
 
+import math
 from typing import Annotated, Final
 
 from pydantic import Field
 
 from fedpipe_operator.formatting import bytes_text
-from fedpipe_trainer.contract import Plan, Wire
+from fedpipe_trainer.contract import Plan, TrainResult, Wire
 
 _SMALLEST, _LARGEST = 0.05, 20.0
 """A single measurement changes no forecast by more: a clock that jumped must not decide for ever."""
 _LESS_MEMORY: Final = 0.9
 """After a plan ran out of memory, the next may use this share of what the forecast of that plan was."""
+REPLANNED: Final = "re-planned: "
+"""What the reason for a changed plan begins with."""
 _NOTICEABLE: Final = 1.15
 """Forecasts are required to be within 15 % of the measurement."""
 
@@ -44,6 +47,18 @@ class Correction(Wire):
     """Bytes that the forecast of a plan may reach at most, because a plan of a larger one ran out of memory."""
 
 
+def measurement(result: TrainResult, plan: Plan) -> Measurement:
+    """What a completed training needed."""
+    seconds = {phase: max(0.0, value) for phase, value in result.measured.seconds.items() if math.isfinite(value)}
+    return Measurement(
+        step_seconds=seconds.get("train", 0.0),
+        other_seconds=sum(value for phase, value in seconds.items() if phase != "train"),
+        peak_memory_bytes=result.measured.peak_memory_bytes,
+        steps=max(0, result.steps - result.resumed_from_step),
+        out_of_memory=0 < result.micro_batch_size < plan.micro_batch,
+    )
+
+
 def corrected(before: Correction, plan: Plan, measured: Measurement | None) -> Correction:
     """The correction after a round: that of the round's plan, times what the round showed.
 
@@ -69,10 +84,10 @@ def corrected(before: Correction, plan: Plan, measured: Measurement | None) -> C
 def correction_note(before: Correction, now: Correction) -> str:
     """What the last round showed of a site, as a sentence; empty if its forecasts held."""
     if now.memory_limit is not None and now.memory_limit != before.memory_limit:
-        return f"re-planned: the last plan ran out of memory, so that its forecast must stay below {bytes_text(now.memory_limit)}"
+        return f"{REPLANNED}the last plan ran out of memory, so that its forecast must stay below {bytes_text(now.memory_limit)}"
     ratio = now.step_seconds / before.step_seconds
     if ratio > _NOTICEABLE or ratio < 1 / _NOTICEABLE:
-        return f"re-planned: a step took {ratio:.2g} times as long as predicted"
+        return f"{REPLANNED}a step took {ratio:.2g} times as long as predicted"
     return ""
 
 
