@@ -48,6 +48,11 @@ def profile_result(site: str, attempt: int) -> str:
     return f"profile/{site}/{attempt}/result.json"
 
 
+def profile_probe(site: str, attempt: int) -> str:
+    """Key of the object with which a site measures its bandwidth to the store."""
+    return f"profile/{site}/{attempt}/probe"
+
+
 def round_folder(round_: int) -> str:
     """Prefix of all of a round's keys."""
     return f"rounds/{round_:04d}"

@@ -1,11 +1,25 @@
 """A site's claims combined with its profile."""
 
+import json
+
 import pytest
 from site_profiles import FINGERPRINT, GIB, SMOLLM2
 
 from fedpipe_operator.api import EdgeSite
+from fedpipe_operator.api.parse import read_documents
 from fedpipe_operator.sites import site_profile
-from fedpipe_trainer.contract import Failure, FailureReason, Measured, Outcome, ProfileResult, RunRef
+from fedpipe_trainer.contract import (
+    Failure,
+    FailureReason,
+    Importance,
+    ImportanceMethod,
+    Measured,
+    Outcome,
+    ProfileResult,
+    RunRef,
+    Throughput,
+    WeightShape,
+)
 
 DATA = {"train": "train.jsonl", "validation": "v.jsonl", "volume": {"persistentVolumeClaim": {"claimName": "notes"}}}
 
@@ -51,17 +65,73 @@ def test_an_accelerators_memory_is_used_where_the_profile_ran_on_a_gpu() -> None
     assert site_profile(claim, a_profile()).memory_bytes == 2 * GIB
 
 
-def test_bandwidth_is_what_the_site_claims_in_bits_per_second() -> None:
+def test_bandwidth_that_was_not_measured_is_what_the_site_claims_in_bits_per_second() -> None:
     site = site_profile(claiming(bandwidth={"up": "10M", "down": "1G"}), a_profile())
 
     assert (site.up, site.down) == (10e6, 1e9)
+
+
+def test_of_claimed_and_measured_bandwidth_the_smaller_is_used() -> None:
+    measured = a_profile(up_bits_per_second=3e6, down_bits_per_second=4e9)
+    site = site_profile(claiming(bandwidth={"up": "10M", "down": "1G"}), measured)
+
+    assert (site.up, site.down) == (3e6, 1e9)
+
+
+def test_a_claimed_bandwidth_of_zero_is_refused_with_what_to_write() -> None:
+    document = {
+        "apiVersion": "fedpipe.io/v1alpha1",
+        "kind": "EdgeSite",
+        "metadata": {"name": "ward"},
+        "spec": {"data": DATA, "capacity": {"bandwidth": {"up": "0"}}},
+    }
+    (problem,) = read_documents(json.dumps(document), "site.yaml").problems
+
+    assert str(problem).endswith(
+        "spec.capacity.bandwidth.up: invalid format '0': write a number above 0 with an optional suffix, such as 24Gi, 500m or 8"
+    )
+
+
+def test_granularity_is_the_compute_of_a_round_over_its_transfers() -> None:
+    base = SMOLLM2.model_copy(update={"weights": (WeightShape(name="q", d_out=60, d_in=40),), "head": {"score": (-1, 25)}})
+    points = tuple(
+        Throughput(
+            bits=16,
+            batch_size=8,
+            length=64,
+            tokens_per_second=speed,
+            evaluate_tokens_per_second=900,
+            peak_memory_bytes=0,
+            lowest_layer=layer,
+        )
+        for speed, layer in ((250.0, 0), (500.0, 0), (900.0, 15))
+    )
+    profile = a_profile(base=base, labels=("a", "b"), rank=4, train_samples=100, mean_tokens=50.0, throughput=points)
+    site = site_profile(claiming(bandwidth={"up": "4500", "down": "9k"}), profile)
+
+    compute = 100 * 50.0 / 500.0
+    transfer = 32 * (4 * (60 + 40) + 2 * 25) * (1 / 4500 + 1 / 9000)
+    assert site.granularity == pytest.approx(compute / transfer)
+
+
+def test_a_site_without_a_measured_step_has_no_granularity() -> None:
+    assert site_profile(claiming(), a_profile(throughput=())).granularity == 0
+
+
+def test_what_else_was_measured_is_copied() -> None:
+    scores = Importance(method=ImportanceMethod.GRADIENT, samples=32, first_half={"q": 1.0}, second_half={"q": 2.0})
+    measured = a_profile(first_step_seconds={16: 1.5}, memory_bytes_per_second=2e10, mfu=0.4, tokens_per_joule=6.0, importance=scores)
+    site = site_profile(claiming(), measured)
+
+    assert (site.first_step_seconds, site.memory_bytes_per_second) == ({16: 1.5}, 2e10)
+    assert (site.mfu, site.tokens_per_joule, site.importance) == (0.4, 6.0, scores)
 
 
 def test_measurements_are_copied_from_the_profile() -> None:
     site = site_profile(claiming(), a_profile(labels=("a", "b"), load_seconds={4: 2.5}, unsupported={8: "no kernel"}, longest_tokens=77))
 
     assert (site.name, site.labels, site.mean_tokens, site.longest_tokens) == ("ward", ("a", "b"), 60.5, 77)
-    assert site_profile(claiming(), a_profile(measured=Measured(seconds={"load": 9.5, "profile": 60.0}))).setup_seconds == 9.5
+    assert site_profile(claiming(), a_profile(setup_seconds=9.5)).setup_seconds == 9.5
     assert (site.load_seconds, site.unsupported, site.base, site.fingerprint) == ({4: 2.5}, {8: "no kernel"}, SMOLLM2, FINGERPRINT)
 
 

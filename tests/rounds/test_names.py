@@ -11,6 +11,7 @@ KEYS = Listing(
     frozenset(
         {
             names.profile_result("north", 0),
+            names.profile_probe("north", 1),
             names.round_plan(1),
             names.round_evaluation(0),
             names.checkpoint(1, "0"),

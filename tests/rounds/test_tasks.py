@@ -14,7 +14,7 @@ from fedpipe_operator.reconcile.reconciler import tasks
 from fedpipe_operator.reconcile.tasks import TaskContext, TaskInputs
 from fedpipe_operator.rounds import Run, StartEvaluation, StartExport, StartProfile, StartTraining
 from fedpipe_operator.rounds.records import RoundCommit, RoundPlan
-from fedpipe_trainer.contract import Data, Model, ProfileTask, Wire
+from fedpipe_trainer.contract import Data, ImportanceMethod, Model, ProfileTask, Wire
 
 INPUTS = TaskInputs(Model(source="file:///models/toy"), Data(train="/data/train.jsonl", validation="/data/validation.jsonl"))
 INPUTS_WITHOUT_DATA = TaskInputs(Model(source="file:///models/toy"))
@@ -55,10 +55,12 @@ def commit_of(world: World, round_: int) -> RoundCommit:
     return RoundCommit.model_validate_json(world.store.read(names.round_commit(round_)) or b"")
 
 
-def test_a_profile_may_write_its_result_and_read_nothing() -> None:
+def test_a_profile_may_write_its_result_and_a_test_object_that_it_reads_back() -> None:
     task = tasks.profile_task(a_context(), StartProfile("site-b", 1), INPUTS)
 
-    assert allowed(task) == {("write", "profile/site-b/1/result.json")}
+    probe = "profile/site-b/1/probe"
+    assert allowed(task) == {("write", "profile/site-b/1/result.json"), ("write", probe), ("read", probe)}
+    assert task.importance is ImportanceMethod.GRADIENT
     assert (task.site, task.attempt, task.round) == ("site-b", 1, 0)
 
 

@@ -1,5 +1,6 @@
 """The profile recipe on a toy model: model, data, memory and throughput, and what a site does not support."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,22 @@ from typing import Any
 import psutil
 import pytest
 
-from fedpipe_trainer.contract import Bits, Data, Model, ProfileTask, RunRef, SequenceClassification
+from fedpipe_trainer.contract import (
+    Bits,
+    Data,
+    ImportanceMethod,
+    Model,
+    Outcome,
+    ProfileResult,
+    ProfileTask,
+    RunRef,
+    SequenceClassification,
+    Throughput,
+    WeightShape,
+)
 from fedpipe_trainer.errors import TaskFailed, Terminated
+from fedpipe_trainer.profiling import throughput
+from fedpipe_trainer.profiling.energy import EnergyMeter
 from fedpipe_trainer.recipes import profile
 from fedpipe_trainer.task_runtime import TaskRuntime
 
@@ -57,11 +72,262 @@ def test_a_profile_has_what_the_planner_needs(task: ProfileTask, tmp_path: Path)
 def test_every_batch_is_measured_at_a_typical_length_and_the_largest_also_at_the_longest(task: ProfileTask, tmp_path: Path) -> None:
     result = profile.run(task, make_runtime(tmp_path))
 
-    assert [(point.bits, point.batch_size, point.length) for point in result.throughput] == [
+    assert [(point.bits, point.batch_size, point.length) for point in result.throughput if point.lowest_layer == 0] == [
         (bits, batch, length) for bits in (4, 32) for batch, length in ((1, 27), (4, 27), (4, 32))
     ]
     assert all(point.tokens_per_second > 0 and point.evaluate_tokens_per_second > 0 for point in result.throughput)
-    assert all(point.peak_memory_bytes >= result.runtime_bytes for point in result.throughput)
+    assert all(point.peak_memory_bytes > 0.9 * result.runtime_bytes for point in result.throughput)
+
+
+def test_lengths_that_hardly_differ_are_measured_once(task: ProfileTask, tmp_path: Path) -> None:
+    Path(task.data.train).write_text("\n".join(json.dumps({"text": "a" * (18 + i % 2), "label": "x"}) for i in range(12)))
+
+    result = profile.run(task, make_runtime(tmp_path))
+
+    assert [(point.batch_size, point.length) for point in result.throughput if (point.bits, point.lowest_layer) == (32, 0)] == [
+        (1, 18),
+        (4, 19),
+    ]
+
+
+def test_the_smallest_batch_is_also_measured_with_the_top_half_of_the_layers(task: ProfileTask, tmp_path: Path) -> None:
+    result = profile.run(task, make_runtime(tmp_path))
+
+    assert [(point.bits, point.batch_size, point.lowest_layer) for point in result.throughput if point.lowest_layer] == [
+        (4, 1, 1),
+        (32, 1, 1),
+    ]
+
+
+def test_a_second_depth_has_fewer_trained_parameters(task: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[int] = []
+    original = throughput.make_optimizer
+
+    def counting(hyper: Any, adapters: Any) -> Any:
+        trained.append(sum(parameter.numel() for key, parameter in adapters.trainable.items() if "lora" in key))
+        return original(hyper, adapters)
+
+    monkeypatch.setattr(throughput, "make_optimizer", counting)
+    profile.run(task.model_copy(update={"bits": (32,)}), make_runtime(tmp_path))
+
+    assert trained == [8 * 2 * 64, 4 * 2 * 64]
+
+
+@pytest.mark.parametrize(("layers", "lowest"), [([0], None), ([0, 1], 1), ([0, 0, 1, 1, 2], 1), (range(12), 6), ([2, 3], 3)])
+def test_the_second_depth_is_the_top_half_of_the_layers_and_one_layer_has_none(layers: Any, lowest: int | None) -> None:
+    assert throughput.second_depth([WeightShape(name="w", d_out=1, d_in=1, layer=layer) for layer in layers]) == lowest
+
+
+def test_the_cost_of_a_first_step_is_what_it_takes_longer_than_a_later_one(task: ProfileTask, tmp_path: Path) -> None:
+    runtime = make_runtime(tmp_path)
+    clock = SteppingClock(first=7.0, later=2.0)
+    runtime.elapsed_seconds = clock.read  # type: ignore[method-assign]  # the test controls the time
+
+    result = profile.run(task.model_copy(update={"bits": (32,), "batch_sizes": (1,)}), runtime)
+
+    assert result.first_step_seconds == {32: 5.0}
+    assert {(point.length / point.tokens_per_second) for point in result.throughput} == {2.0}
+
+
+class SteppingClock:
+    """A clock that is read before and after each piece of work: the first step takes `first` seconds, all other work `later`."""
+
+    def __init__(self, *, first: float, later: float) -> None:
+        # Loading the base is the first piece of work, the first step the second.
+        self.seconds = iter([later, first])
+        self.later, self.now, self.readings = later, 0.0, 0
+
+    def read(self) -> float:
+        self.readings += 1
+        if self.readings % 2 == 0:
+            self.now += next(self.seconds, self.later)
+        return self.now
+
+
+def test_a_profile_says_how_well_the_device_is_used(task: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = itertools.count(0.0, 0.5)
+    monkeypatch.setattr(throughput.energy, "meter", lambda _device: EnergyMeter(lambda: {"package": next(readings)}, {}))
+
+    result = profile.run(task.model_copy(update={"bits": (32,)}), make_runtime(tmp_path))
+
+    assert result.memory_bytes_per_second is not None
+    assert result.memory_bytes_per_second > 1e8
+    assert result.mfu is not None
+    assert 0 < result.mfu < 1
+    steps = [point for point in result.throughput if point.lowest_layer == 0]
+    fastest = max(steps, key=lambda point: point.tokens_per_second)
+    assert result.tokens_per_joule == pytest.approx(5 * fastest.batch_size * fastest.length / 0.5)
+
+
+def test_a_platform_without_energy_counters_reports_none(task: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throughput.energy, "POWERCAP", tmp_path / "absent")
+
+    assert profile.run(task.model_copy(update={"bits": (32,)}), make_runtime(tmp_path)).tokens_per_joule is None
+
+
+def test_the_bandwidth_is_measured_where_the_task_has_urls_for_it(task: ProfileTask, tmp_path: Path) -> None:
+    probe = (tmp_path / "store" / "probe").as_uri()
+    result = profile.run(task.model_copy(update={"bits": (32,), "probe_write": probe, "probe_read": probe}), make_runtime(tmp_path))
+
+    assert result.up_bits_per_second is not None
+    assert result.down_bits_per_second is not None
+
+
+# --- the scores of the weights
+
+
+def test_every_target_weight_is_scored_on_two_halves(task: ProfileTask, tmp_path: Path) -> None:
+    result = profile.run(task, make_runtime(tmp_path))
+
+    assert result.base is not None
+    assert result.importance is not None
+    assert result.importance.problem == ""
+    assert result.importance.samples == 12
+    assert set(result.importance.first_half) == set(result.importance.second_half) == {weight.name for weight in result.base.weights}
+
+
+def test_a_site_that_cannot_be_scored_has_a_profile_all_the_same(task: ProfileTask, tmp_path: Path) -> None:
+    Path(task.data.train).write_text(json.dumps({"text": "the only one", "label": "x"}))
+
+    result = profile.run(task, make_runtime(tmp_path))
+
+    assert result.throughput
+    assert result.importance is not None
+    assert "they need 2 training samples, the site has 1" in result.importance.problem
+
+
+def test_scores_that_are_not_wanted_cost_nothing(task: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile, "measure_importance", lambda *_: pytest.fail("the weights were scored"))
+
+    assert profile.run(task.model_copy(update={"importance": ImportanceMethod.NONE}), make_runtime(tmp_path)).importance is None
+
+
+# --- labels
+
+
+def test_a_column_that_cannot_be_one_of_labels_is_refused(task: ProfileTask, tmp_path: Path) -> None:
+    Path(task.data.train).write_text(json.dumps({"text": "a", "label": "b" * 1025}))
+
+    with pytest.raises(TaskFailed, match=r"column 'label' has 2 different labels, the longest of 1025 characters; .* name the column"):
+        profile.run(task, make_runtime(tmp_path))
+
+
+# --- kept profiles
+
+
+def profile_again(task: ProfileTask, folder: Path, monkeypatch: pytest.MonkeyPatch, **runtime: Any) -> ProfileResult | None:
+    """Profile a second time; None if the site was measured again."""
+    monkeypatch.setattr(profile, "measure", measure_again)
+    try:
+        return profile.run(task, make_runtime(folder, **runtime))
+    except MeasuredAgainError:
+        return None
+
+
+def measure_again(*_: object) -> None:
+    raise MeasuredAgainError
+
+
+class MeasuredAgainError(Exception):
+    """The site was not profiled from what it kept."""
+
+
+@pytest.fixture
+def quick(task: ProfileTask, monkeypatch: pytest.MonkeyPatch) -> ProfileTask:
+    """A task whose measurement is made up."""
+    point = Throughput(bits=32, batch_size=1, length=27, tokens_per_second=1e3, evaluate_tokens_per_second=3e3, peak_memory_bytes=10**9)
+
+    def measure(task: ProfileTask, runtime: TaskRuntime, _folder: Path) -> ProfileResult:
+        return ProfileResult(**runtime.result_header(task), outcome=Outcome.COMPLETED, train_samples=12, throughput=(point,))
+
+    monkeypatch.setattr(profile, "measure", measure)
+    return task
+
+
+def test_a_profile_is_measured_once(quick: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = profile.run(quick, make_runtime(tmp_path))
+    assert first.train_samples == 12
+    later = quick.model_copy(update={"run": RunRef(namespace="n", name="another", uid="v"), "attempt": 3})
+
+    second = profile_again(later, tmp_path, monkeypatch)
+
+    assert second is not None
+    assert (second.run.name, second.attempt) == ("another", 3)
+    same = {"run", "attempt", "measured"}
+    assert second.model_dump(exclude=same) == first.model_dump(exclude=same)
+
+
+def test_the_bandwidth_of_a_kept_profile_is_measured_anew(quick: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = (tmp_path / "probe").as_uri()
+    assert profile.run(quick, make_runtime(tmp_path)).up_bits_per_second is None
+
+    second = profile_again(quick.model_copy(update={"probe_write": probe, "probe_read": probe}), tmp_path, monkeypatch)
+
+    assert second is not None
+    assert second.up_bits_per_second is not None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"run": RunRef(namespace="another-tenant", name="r", uid="u")},
+        {"site": "b"},
+        {"bits": (16,)},
+        {"batch_sizes": (2,)},
+        {"rank": 3},
+        {"seed": 1},
+        {"target_modules": ("attn.q",)},
+        {"importance": ImportanceMethod.SENSITIVITY},
+        {"objective": SequenceClassification(max_length=31)},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_another_task_is_measured_itself(
+    quick: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any]
+) -> None:
+    profile.run(quick, make_runtime(tmp_path))
+
+    assert profile_again(quick.model_copy(update=changed), tmp_path, monkeypatch) is None
+
+
+def test_changed_data_is_measured_again(quick: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile.run(quick, make_runtime(tmp_path))
+    with Path(quick.data.train).open("a") as file:
+        file.write('\n{"text": "one more", "label": "x"}')
+
+    assert profile_again(quick, tmp_path, monkeypatch) is None
+
+
+def test_another_model_is_measured_again(quick: ProfileTask, toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile.run(quick, make_runtime(tmp_path))
+
+    assert profile_again(quick.model_copy(update={"model": Model(source=toy("bert").as_uri())}), tmp_path, monkeypatch) is None
+
+
+def test_another_memory_limit_or_machine_is_measured_again(quick: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile.run(quick, make_runtime(tmp_path))
+
+    assert profile_again(quick, tmp_path, monkeypatch, limit=10**11) is None
+    monkeypatch.setattr(profile.hardware, "machine", lambda _device: {"device": "a new processor"})
+    assert profile_again(quick, tmp_path, monkeypatch) is None
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"kind": "train"}'])
+def test_a_damaged_file_is_measured_again(quick: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    profile.run(quick, make_runtime(tmp_path))
+    (file,) = (tmp_path / "profiles").iterdir()
+    file.write_text(content)
+
+    assert profile_again(quick, tmp_path, monkeypatch) is None
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_the_next_measurement(
+    quick: ProfileTask, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "profiles").write_text("a file where the folder should be")
+
+    assert profile.run(quick, make_runtime(tmp_path)).outcome is Outcome.COMPLETED
+    assert "the profile is not kept, the next run measures again" in caplog.text
 
 
 def test_a_bit_width_that_a_site_does_not_support_is_reported_with_the_reason(
@@ -106,7 +372,7 @@ def test_a_batch_that_would_run_out_of_memory_is_not_tried(task: ProfileTask, tm
     large_batch = task.model_copy(update={"bits": (32,), "batch_sizes": (256, 100_000)})
     result = profile.run(large_batch, make_runtime(tmp_path, limit=psutil.Process().memory_info().rss + 10**9))
 
-    assert [(point.batch_size, point.length) for point in result.throughput] == [(256, 32)]
+    assert {(point.batch_size, point.length) for point in result.throughput} == {(256, 32)}
     assert result.unsupported == {}
 
 

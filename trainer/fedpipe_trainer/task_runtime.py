@@ -74,13 +74,13 @@ class TaskRuntime:
             self._add_elapsed()
             self._phases.pop()
 
-    def download(self, url: str, to: Path, sha256: str | None = None) -> Path:
-        """Download an object into the file `to`.
+    def download(self, url: str, to: Path, sha256: str | None = None, *, attempts: int = transfer.ATTEMPTS) -> Path:
+        """Download an object into the file `to`, in at most so many attempts.
 
         Raises:
             TaskFailed: TransferFailed, the object does not exist, cannot be read, or does not have the hash `sha256`.
         """
-        if self._receive(url, to, sha256=sha256, optional=False) is None:
+        if self._receive(url, to, sha256=sha256, optional=False, attempts=attempts) is None:
             raise TaskFailed(FailureReason.TRANSFER_FAILED, f"{transfer.without_query(url)} does not exist")
         return to
 
@@ -88,10 +88,10 @@ class TaskRuntime:
         """Download an object into the file `to`; False if it does not exist, or the store may not reveal whether it exists."""
         return self._receive(url, to, sha256=None, optional=True) is not None
 
-    def upload(self, path: Path, url: str) -> Artifact:
-        """Upload a file atomically; the artifact for the result."""
+    def upload(self, path: Path, url: str, *, attempts: int = transfer.ATTEMPTS) -> Artifact:
+        """Upload a file atomically, in at most so many attempts; the artifact for the result."""
         with self.phase("transfer"):
-            artifact = transfer.send(path, url)
+            artifact = transfer.send(path, url, attempts=attempts)
         self._uploaded += artifact.size
         return artifact
 
@@ -117,9 +117,9 @@ class TaskRuntime:
             software={name: version(name) for name in _SOFTWARE},
         )
 
-    def _receive(self, url: str, to: Path, *, sha256: str | None, optional: bool) -> int | None:
+    def _receive(self, url: str, to: Path, *, sha256: str | None, optional: bool, attempts: int = transfer.ATTEMPTS) -> int | None:
         with self.phase("transfer"):
-            size = transfer.receive(url, to, sha256=sha256, optional=optional)
+            size = transfer.receive(url, to, sha256=sha256, optional=optional, attempts=attempts)
         self._downloaded += size or 0
         return size
 

@@ -24,7 +24,7 @@ from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.presigned import error_code, may_be_missing
 
 _CHUNK: Final = 1 << 20
-_ATTEMPTS: Final = 9
+ATTEMPTS: Final = 9
 """Together with the pauses between them: a store may be unavailable for a minute without a site losing its round."""
 _FIRST_PAUSE_SECONDS: Final = 0.5
 _LONGEST_PAUSE_SECONDS: Final = 20.0
@@ -66,7 +66,9 @@ def without_query(url: str) -> str:
     return f"{parts.scheme}://{host}{parts.path}"
 
 
-def receive(url: str, to: Path, *, sha256: str | None = None, optional: bool = False, sleep: Sleep = time.sleep) -> int | None:
+def receive(  # noqa: PLR0913 - all but the first two are options
+    url: str, to: Path, *, sha256: str | None = None, optional: bool = False, attempts: int = ATTEMPTS, sleep: Sleep = time.sleep
+) -> int | None:
     """Download the object at `url` into the file `to`; its size in bytes, or None if it does not exist.
 
     Args:
@@ -74,6 +76,7 @@ def receive(url: str, to: Path, *, sha256: str | None = None, optional: bool = F
         to: the file to write.
         sha256: the hash that the object must have.
         optional: the object may be missing, so a 403 from a store that does not reveal missing objects counts as missing.
+        attempts: how often the download is tried.
         sleep: called with the seconds to wait before another attempt.
 
     Raises:
@@ -81,7 +84,7 @@ def receive(url: str, to: Path, *, sha256: str | None = None, optional: bool = F
     """
     get = _get_file if urlsplit(url).scheme == "file" else partial(_get_http, optional=optional)
     try:
-        received = _retry(lambda: get(url, to), url=url, sleep=sleep)
+        received = _retry(lambda: get(url, to), url=url, attempts=attempts, sleep=sleep)
     except OSError as error:
         raise _transfer_failed(f"cannot copy {without_query(url)} to {to}: {error.strerror}") from error
     if received is None:
@@ -93,7 +96,7 @@ def receive(url: str, to: Path, *, sha256: str | None = None, optional: bool = F
     return size
 
 
-def send(path: Path, url: str, *, sleep: Sleep = time.sleep) -> Artifact:
+def send(path: Path, url: str, *, attempts: int = ATTEMPTS, sleep: Sleep = time.sleep) -> Artifact:
     """Upload the file `path` to `url`, replacing an existing object; the artifact for the result.
 
     Raises:
@@ -101,7 +104,7 @@ def send(path: Path, url: str, *, sleep: Sleep = time.sleep) -> Artifact:
     """
     artifact = describe(path)
     put = _put_file if urlsplit(url).scheme == "file" else _put_http
-    _retry(lambda: put(path, url), url=url, sleep=sleep)
+    _retry(lambda: put(path, url), url=url, attempts=attempts, sleep=sleep)
     return artifact
 
 
@@ -112,13 +115,14 @@ def describe(path: Path) -> Artifact:
     return Artifact(name=path.name, size=path.stat().st_size, sha256=digest)
 
 
-def _retry(attempt: Callable[[], T], *, url: str, sleep: Sleep) -> T:
-    for number in range(1, _ATTEMPTS + 1):
+def _retry(attempt: Callable[[], T], *, url: str, attempts: int, sleep: Sleep) -> T:
+    for number in range(1, attempts + 1):
         try:
             return attempt()
         except _TransientError as error:
-            if number == _ATTEMPTS:
-                raise _transfer_failed(f"{without_query(url)}: {error}, {_ATTEMPTS} times in a row") from error
+            if number == attempts:
+                times = f", {attempts} times in a row" if attempts > 1 else ""
+                raise _transfer_failed(f"{without_query(url)}: {error}{times}") from error
             seconds = min(max(_FIRST_PAUSE_SECONDS * 2 ** (number - 1), error.retry_after), _LONGEST_PAUSE_SECONDS)
             _LOG.warning("%s: %s; retrying in %.1f s", without_query(url), error, seconds)
             sleep(seconds)

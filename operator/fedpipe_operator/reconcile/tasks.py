@@ -85,7 +85,7 @@ class TaskContext:
 
 def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs) -> ProfileTask:
     """The task that profiles a site."""
-    planning = context.spec.planning
+    planning, probe = context.spec.planning, names.profile_probe(action.site, action.attempt)
     return ProfileTask(
         run=context.run.ref,
         site=action.site,
@@ -101,6 +101,8 @@ def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs)
         rank=max(planning.ranks),
         importance=conversion.importance(planning.importance),
         seed=context.spec.training.seed,
+        probe_write=context.write(probe),
+        probe_read=context.read(probe),
     )
 
 

@@ -3,14 +3,18 @@
 The planner reads nothing else of a site.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from fedpipe_operator.api import EdgeSite, parse_quantity
 from fedpipe_operator.api.edgesite import Capacity
 from fedpipe_trainer.contract import BaseModelFacts, Bits, Importance, ProfileResult, Throughput
 
 CPU = "cpu"
+_BITS_PER_PARAMETER: Final = 32
+"""Adapters are trained and sent in fp32."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class SiteProfile:
     memory_bytes: int
     """Device memory that a trainer may use (CPU: of the machine's memory)."""
     up: float
+    """To the store: the smaller of the claimed and the measured bandwidth."""
     down: float
     fingerprint: str
     base: BaseModelFacts
@@ -39,7 +44,7 @@ class SiteProfile:
     base_bytes: Mapping[Bits, int]
     load_seconds: Mapping[Bits, float]
     points: tuple[Throughput, ...]
-    """Measured training steps: speed and peak memory by bits, batch and length."""
+    """Measured training steps: speed and peak memory by bits, batch, length and depth."""
     rank: int
     """Rank of the adapters while `points` were measured."""
     unsupported: Mapping[Bits, str]
@@ -48,11 +53,29 @@ class SiteProfile:
     """By bits: seconds by which the first training step of a process exceeds a later one."""
     importance: Importance | None
     """Scores of the weights on the site's own data; None: not measured."""
+    memory_bytes_per_second: float | None = None
+    """Bandwidth of the device's memory. None, here and below: the site did not measure it."""
+    mfu: float | None = None
+    """Model FLOPs utilisation of the fastest measured step."""
+    tokens_per_joule: float | None = None
 
     @property
     def on_gpu(self) -> bool:
         """Whether the trainer computes on a GPU."""
         return self.device != CPU
+
+    @property
+    def granularity(self) -> float:
+        """G = T_comp / T_comm (arXiv 2310.03150, dimensionless): below 1 the site waits for the network longer than it computes.
+
+        A nominal round is one pass over the site's samples, in the fastest measured step that trains all layers, and the transfer
+        of adapters of rank `rank` for all weights, and of the head, in both directions. 0 without a measured step.
+        """
+        speed = max((point.tokens_per_second for point in self.points if point.lowest_layer == 0), default=math.inf)
+        adapters = sum(self.rank * (weight.d_in + weight.d_out) for weight in self.base.weights)
+        head = sum(math.prod(len(self.labels) if size == -1 else size for size in shape) for shape in self.base.head.values())
+        transferred = _BITS_PER_PARAMETER * (adapters + head)
+        return self.train_samples * self.mean_tokens / speed / (transferred / self.up + transferred / self.down)
 
     def points_at(self, bits: Bits) -> tuple[Throughput, ...]:
         """The points measured at one bit width."""
@@ -60,7 +83,7 @@ class SiteProfile:
 
 
 def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
-    """Combine a site's claims with its profile; where memory is both claimed and measured, the smaller figure counts.
+    """Combine a site's claims with its profile; of what is both claimed and measured, memory and bandwidth, the smaller figure counts.
 
     Raises:
         ValueError: the profile belongs to another site, or it failed and so contains no facts about the base model.
@@ -75,8 +98,8 @@ def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
         name=site.name,
         device=device,
         memory_bytes=_usable_memory(capacity, device, measured.memory_bytes),
-        up=parse_quantity(capacity.bandwidth.up),
-        down=parse_quantity(capacity.bandwidth.down),
+        up=_smaller(capacity.bandwidth.up, measured.up_bits_per_second),
+        down=_smaller(capacity.bandwidth.down, measured.down_bits_per_second),
         fingerprint=measured.fingerprint,
         base=measured.base,
         labels=measured.labels,
@@ -84,7 +107,7 @@ def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
         validation_samples=measured.validation_samples,
         mean_tokens=measured.mean_tokens,
         longest_tokens=measured.longest_tokens,
-        setup_seconds=measured.measured.seconds.get("load", 0.0),
+        setup_seconds=measured.setup_seconds,
         runtime_bytes=measured.runtime_bytes,
         load_peak_bytes=measured.load_peak_bytes,
         base_bytes=measured.base_bytes,
@@ -93,8 +116,16 @@ def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
         rank=measured.rank,
         unsupported=measured.unsupported,
         first_step_seconds=measured.first_step_seconds,
+        memory_bytes_per_second=measured.memory_bytes_per_second,
+        mfu=measured.mfu,
+        tokens_per_joule=measured.tokens_per_joule,
         importance=measured.importance,
     )
+
+
+def _smaller(claimed: str, measured: float | None) -> float:
+    """The smaller of a claim and a measurement, which may be missing."""
+    return min(parse_quantity(claimed), math.inf if measured is None else measured)
 
 
 def _usable_memory(capacity: Capacity, device: str, measured: int) -> int:

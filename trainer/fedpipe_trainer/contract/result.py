@@ -5,9 +5,9 @@ The result is the last object that a task writes; it names the task's artifacts 
 
 import math
 from enum import IntEnum, StrEnum
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, TypeAdapter
+from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
 from fedpipe_trainer.contract.base import SCHEMA_VERSION, Wire
 from fedpipe_trainer.contract.plan import MAX_LAYERS, Bits, Scaling
@@ -16,6 +16,9 @@ from fedpipe_trainer.contract.task import ImportanceMethod, RunRef, Sha256
 # Keys of a JSON object are always strings.
 _BitsKey = Annotated[Bits, BeforeValidator(lambda key: int(key) if isinstance(key, str) and key.isdecimal() else key)]
 MAX_WEIGHTS: Final = 100_000
+MAX_LABELS: Final = 10_000
+LONGEST_LABEL: Final = 1024
+MAX_REASON: Final = 4096
 _LARGEST_EXPONENT: Final = 700.0  # above this, exp overflows a double
 
 
@@ -85,7 +88,7 @@ class Failure(Wire):
     """Why a task failed: a reason, and a sentence that says what is wrong, where, and what to do."""
 
     reason: FailureReason
-    message: Annotated[str, Field(max_length=4096)]
+    message: Annotated[str, Field(max_length=MAX_REASON)]
 
 
 class Artifact(Wire):
@@ -129,70 +132,89 @@ class _ResultBase(Wire):
     software: dict[str, str] = {}
 
 
+Count = Annotated[int, Field(ge=0, le=10**12)]
+Size = Annotated[int, Field(ge=0, le=10**18)]
+"""Bytes."""
+Width = Annotated[int, Field(ge=1, le=10**8)]
+Layer = Annotated[int, Field(ge=0, le=MAX_LAYERS)]
+Tokens = Annotated[int, Field(ge=0, le=10**9)]
+Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
+Score = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
+ParameterName = Annotated[str, Field(min_length=1, max_length=1024)]
+Shape = Annotated[tuple[Annotated[int, Field(ge=-1, le=10**12)], ...], Field(max_length=16)]
+
+
 class WeightShape(Wire):
     """A weight that may get an adapter: y = W·x, where W is d_out × d_in."""
 
-    name: str
-    d_out: Annotated[int, Field(ge=1)]
-    d_in: Annotated[int, Field(ge=1)]
-    layer: Annotated[int, Field(ge=0, le=MAX_LAYERS)] = 0
+    name: ParameterName
+    d_out: Width
+    d_in: Width
+    layer: Layer = 0
     """The layer that the weight belongs to, counted from the input; in an encoder-decoder the decoder follows the encoder."""
 
 
 class BaseModelFacts(Wire):
     """Facts about the base model that the planner needs. Parameters are counted in elements, not bytes."""
 
-    architecture: str
-    parameters: Annotated[int, Field(ge=1)]
-    quantised_parameters: Annotated[int, Field(ge=0)]
+    architecture: Annotated[str, Field(max_length=256)]
+    parameters: Annotated[int, Field(ge=1, le=10**15)]
+    quantised_parameters: Annotated[int, Field(ge=0, le=10**15)]
     """Parameters of the linear layers that are quantised at 4 or 8 bits; the others (embeddings, norms, head) stay at 16 bits."""
-    layers: int
-    hidden_size: int
-    intermediate_size: int
-    attention_heads: int
-    vocabulary_size: int
-    weights: tuple[WeightShape, ...]
-    head: dict[str, tuple[int, ...]] = {}
+    layers: Layer
+    hidden_size: Width
+    intermediate_size: Width
+    attention_heads: Width
+    vocabulary_size: Width
+    weights: Annotated[tuple[WeightShape, ...], Field(max_length=MAX_WEIGHTS)]
+    head: Annotated[dict[ParameterName, Shape], Field(max_length=1000)] = {}
     """Tensors that are trained and sent in full (a classification head): shape by key of the adapter file.
 
     A dimension of -1 is the number of labels, which is known only after every site has been profiled.
     """
-    merged_bytes: Annotated[int, Field(ge=0)] = 0
+    merged_bytes: Size = 0
     materialised_attention: bool = False
     """Whether attention stores its scores, batch × heads × length² values (eager). Fused kernels (sdpa, flash) do not."""
 
 
 class Throughput(Wire):
-    """One measurement: training steps of `batch_size` × `length` tokens on a base at `bits` bits."""
+    """One measurement: training steps of `batch_size` × `length` tokens on a base at `bits` bits.
+
+    The points of two depths tell the forward pass from the backward pass: seconds a token = a + c · trained layers.
+    """
 
     bits: Bits
-    batch_size: int
-    length: int
-    tokens_per_second: float
+    batch_size: Annotated[int, Field(ge=1, le=4096)]
+    length: Annotated[int, Field(ge=1, le=10**9)]
+    tokens_per_second: Rate
     """Tokens per second in training (forward pass, backward pass and optimiser step)."""
-    evaluate_tokens_per_second: float
-    peak_memory_bytes: int
+    evaluate_tokens_per_second: Rate
+    """Tokens per second in a forward pass without gradients, measured with the smallest batch of this bit width."""
+    peak_memory_bytes: Size
     """Peak memory of the process (CPU) or device (GPU) during these steps."""
-    lowest_layer: Annotated[int, Field(ge=0, le=MAX_LAYERS)] = 0
+    lowest_layer: Layer = 0
     """The lowest layer with adapters during these steps. 0: all layers were trained."""
     gradient_checkpointing: bool = False
-
-
-Score = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
 
 
 class Importance(Wire):
     """How important each weight is for the site's data, on two disjoint halves of the batches: they agree if the score is stable."""
 
     method: ImportanceMethod
-    samples: Annotated[int, Field(ge=0, le=10**9)]
+    samples: Count
     """Samples in both halves together."""
-    first_half: Annotated[dict[str, Score], Field(max_length=MAX_WEIGHTS)] = {}
+    first_half: Annotated[dict[ParameterName, Score], Field(max_length=MAX_WEIGHTS)] = {}
     """Score by weight (dimensionless; only the ratios matter)."""
-    second_half: Annotated[dict[str, Score], Field(max_length=MAX_WEIGHTS)] = {}
+    second_half: Annotated[dict[ParameterName, Score], Field(max_length=MAX_WEIGHTS)] = {}
     problem: Annotated[str, Field(max_length=1024)] = ""
     """Why there are no scores, and what to do; empty if there are."""
+
+    @model_validator(mode="after")
+    def _require_both_halves_to_score_the_same_weights(self) -> Self:
+        if self.first_half.keys() != self.second_half.keys():
+            raise ValueError("firstHalf and secondHalf score different weights")
+        return self
 
 
 class ProfileResult(_ResultBase):
@@ -200,40 +222,43 @@ class ProfileResult(_ResultBase):
 
     kind: Literal["profile"] = "profile"
     base: BaseModelFacts | None = None
-    labels: tuple[str, ...] = ()
-    train_samples: int = 0
-    validation_samples: int = 0
-    skipped_rows: int = 0
-    mean_tokens: float = 0.0
+    labels: Annotated[tuple[Annotated[str, Field(max_length=LONGEST_LABEL)], ...], Field(max_length=MAX_LABELS)] = ()
+    train_samples: Count = 0
+    validation_samples: Count = 0
+    skipped_rows: Count = 0
+    mean_tokens: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.0
     """Mean number of tokens of a training sample, truncated to maxLength."""
-    longest_tokens: int = 0
+    longest_tokens: Tokens = 0
     """Number of tokens of the longest training sample. 0: not recorded, so the planner has to assume maxLength."""
-    rank: int = 8
+    rank: Annotated[int, Field(ge=0, le=1024)] = 8
     """Rank of every adapter while `throughput` was measured."""
-    memory_bytes: int = 0
+    memory_bytes: Size = 0
     """Memory that the process may use: that of the device, or the smaller of the machine's and the cgroup's."""
-    runtime_bytes: int = 0
+    runtime_bytes: Size = 0
     """Memory of the process before a model is loaded (interpreter, libraries, device context)."""
-    load_peak_bytes: dict[_BitsKey, int] = {}
+    setup_seconds: Seconds = 0.0
+    """Seconds of a task before it loads the base: importing libraries, reading the data and the model's configuration."""
+    load_peak_bytes: dict[_BitsKey, Size] = {}
     """Peak memory while the base is loaded, by bits."""
-    base_bytes: dict[_BitsKey, int] = {}
+    base_bytes: dict[_BitsKey, Size] = {}
     """Memory of the loaded base, by bits."""
-    load_seconds: dict[_BitsKey, float] = {}
-    throughput: tuple[Throughput, ...] = ()
-    unsupported: dict[_BitsKey, str] = {}
+    load_seconds: dict[_BitsKey, Seconds] = {}
+    throughput: Annotated[tuple[Throughput, ...], Field(max_length=1000)] = ()
+    unsupported: dict[_BitsKey, Annotated[str, Field(max_length=MAX_REASON)]] = {}
     """Bit widths that this device does not support, with the reason."""
-    first_step_seconds: dict[_BitsKey, Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)]] = {}
+    first_step_seconds: dict[_BitsKey, Seconds] = {}
     """Seconds by which the first training step exceeds a later one (kernels are compiled or loaded, memory is allocated), by bits."""
     up_bits_per_second: Rate | None = None
     """Bandwidth of an upload to the store, measured with a real transfer; None: not measured."""
     down_bits_per_second: Rate | None = None
     memory_bytes_per_second: Rate | None = None
-    """Bandwidth of the device's memory, measured by copying."""
+    """Bandwidth of the device's memory, measured by copying: bytes read and bytes written."""
     mfu: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None
     """Model FLOPs utilisation of the fastest training step that was measured."""
     tokens_per_joule: Rate | None = None
-    """Energy efficiency in training. None: the platform reports no energy (neither NVML nor RAPL)."""
+    """Energy efficiency of the fastest training step. None: the platform reports no energy (neither NVML nor RAPL)."""
     importance: Importance | None = None
+    """None: not requested."""
 
 
 class TrainResult(_ResultBase):

@@ -1,7 +1,7 @@
 """The frozen base model: fetching its files, reading its architecture, and loading it at a bit width."""
 
 from fedpipe_trainer.model.architecture import AUTO_CLASSES, facts, head_shapes, matrix_parameters, target_weights
-from fedpipe_trainer.model.base import Base, clear_cache, load, load_cached, read_tokenizer
+from fedpipe_trainer.model.base import Base, clear_cache, dense_weight, load, load_cached, read_tokenizer
 from fedpipe_trainer.model.source import checkpoint_dtype, fetch, fingerprint
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Base",
     "checkpoint_dtype",
     "clear_cache",
+    "dense_weight",
     "facts",
     "fetch",
     "fingerprint",

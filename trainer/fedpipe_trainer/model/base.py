@@ -12,6 +12,7 @@ import bitsandbytes as bnb
 import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from fedpipe_trainer import device as devices
@@ -184,6 +185,21 @@ def _pad_id(tokenizer: PreTrainedTokenizerBase, folder: Path) -> int:
         FailureReason.BAD_MODEL,
         f"the tokenizer in {folder} has neither a padding token nor an end-of-sequence token: add one to its configuration",
     )
+
+
+def dense_weight(layer: nn.Module) -> Tensor:
+    """The weight of a linear layer (d_out × d_in), dequantised if need be; it is copied only then."""
+    weight: Any = layer.weight
+    if isinstance(layer, bnb.nn.Linear4bit):
+        dense: Tensor = bnb.functional.dequantize_4bit(weight.data, weight.quant_state)
+        return dense
+    if isinstance(layer, bnb.nn.Linear8bitLt):
+        # The first forward pass moves the scale of each row from the weight to the layer's state.
+        scales = layer.state.SCB if layer.state.SCB is not None else weight.SCB
+        rows: Tensor = bnb.functional.int8_vectorwise_dequant(weight.data, scales)
+        return rows
+    values: Tensor = weight.detach()
+    return values.T if isinstance(layer, Conv1D) else values
 
 
 def _statistics(tensor: Tensor) -> list[Tensor]:

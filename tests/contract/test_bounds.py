@@ -1,0 +1,97 @@
+"""A profile comes from a site: every number, text and list in it has bounds, so that none can break or blind the planner."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedpipe_trainer.contract import ProfileResult
+
+GOLDEN = ProfileResult.model_validate_json((Path(__file__).parent / "golden" / "result-profile.json").read_text())
+Q = "model.layers.0.self_attn.q_proj"
+INFINITE, NAN = float("inf"), float("nan")
+
+
+def changed(path: str, value: object) -> dict[str, Any]:
+    """The golden profile with another value at this path; a number in the path is a position in a list."""
+    document = GOLDEN.model_dump(mode="json", by_alias=True)
+    *parents, last = (int(part) if part.isdecimal() and part != "4" else part for part in path.split("/"))
+    at: Any = document
+    for part in parents:
+        at = at[part]
+    at[last] = value
+    return document
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("upBitsPerSecond", 0),
+        ("downBitsPerSecond", 0),
+        ("upBitsPerSecond", INFINITE),
+        ("memoryBytesPerSecond", NAN),
+        ("mfu", -0.1),
+        ("mfu", 11),
+        ("tokensPerJoule", 0),
+        ("meanTokens", -1),
+        ("meanTokens", INFINITE),
+        ("longestTokens", -1),
+        ("trainSamples", -1),
+        ("trainSamples", 10**13),
+        ("validationSamples", -1),
+        ("skippedRows", -1),
+        ("rank", -1),
+        ("rank", 1025),
+        ("memoryBytes", -1),
+        ("memoryBytes", 10**19),
+        ("runtimeBytes", -1),
+        ("setupSeconds", -0.5),
+        ("setupSeconds", INFINITE),
+        ("loadPeakBytes/4", -1),
+        ("baseBytes/4", -1),
+        ("loadSeconds/4", NAN),
+        ("firstStepSeconds/4", -1),
+        ("firstStepSeconds/4", INFINITE),
+        ("unsupported", {"8": "x" * 4097}),
+        ("labels", ["x" * 1025]),
+        ("labels", [str(i) for i in range(10_001)]),
+        ("throughput/0/batchSize", 0),
+        ("throughput/0/length", 0),
+        ("throughput/0/tokensPerSecond", 0),
+        ("throughput/0/tokensPerSecond", INFINITE),
+        ("throughput/0/evaluateTokensPerSecond", NAN),
+        ("throughput/0/peakMemoryBytes", -1),
+        ("throughput/0/lowestLayer", 10_001),
+        ("base/parameters", 0),
+        ("base/quantisedParameters", -1),
+        ("base/layers", 10_001),
+        ("base/hiddenSize", 0),
+        ("base/attentionHeads", 0),
+        ("base/vocabularySize", 0),
+        ("base/architecture", "x" * 257),
+        ("base/mergedBytes", -1),
+        ("base/head", {"score": [-2, 4]}),
+        ("base/weights/0/name", ""),
+        ("base/weights/0/name", "x" * 1025),
+        ("base/weights/0/dOut", 0),
+        ("importance/samples", -1),
+        (f"importance/firstHalf/{Q}", -1.0),
+        (f"importance/firstHalf/{Q}", INFINITE),
+        (f"importance/secondHalf/{Q}", NAN),
+        ("importance/problem", "x" * 1025),
+    ],
+)
+def test_a_value_outside_of_its_bounds_is_refused(path: str, value: object) -> None:
+    name = path.split("/", maxsplit=1)[0]
+
+    with pytest.raises(ValueError, match=name):
+        ProfileResult.model_validate(changed(path, value))
+
+
+def test_halves_that_score_different_weights_are_refused() -> None:
+    with pytest.raises(ValueError, match="firstHalf and secondHalf score different weights"):
+        ProfileResult.model_validate(changed("importance/secondHalf", {"another": 1.0}))
+
+
+def test_the_profile_itself_is_accepted() -> None:
+    assert ProfileResult.model_validate(changed("mfu", GOLDEN.mfu)) == GOLDEN

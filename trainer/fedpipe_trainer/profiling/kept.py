@@ -1,0 +1,67 @@
+"""Profiles that a site keeps on its own cache volume, so that nothing is measured twice.
+
+A kept profile is valid for exactly the tenant, site, model, data, machine, software and parameters that its key was made
+from. A file that is missing, damaged or of another version is measured again.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from fedpipe_trainer.contract import Outcome, ProfileResult, ProfileTask
+
+_LOG = logging.getLogger(__name__)
+
+_METHOD: Final = 1
+"""Changes with the way of measuring: older profiles are not used any more."""
+_PARAMETERS: Final = {"site", "objective", "data", "bits", "target_modules", "batch_sizes", "rank", "seed", "importance"}
+
+
+def key(task: ProfileTask, *, fingerprint: str, machine: dict[str, str | int], memory_limit: int | None, software: dict[str, str]) -> str:
+    """The identity of a profile, as a SHA-256: it differs whenever another measurement could be made.
+
+    Raises:
+        OSError: a data file cannot be read.
+    """
+    files = [(path, stat.st_size, stat.st_mtime_ns) for path in (task.data.train, task.data.validation) for stat in [Path(path).stat()]]
+    parameters = task.model_dump(mode="json", include=_PARAMETERS)
+    parts = [_METHOD, task.run.namespace, parameters, fingerprint, files, machine, memory_limit, software]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def read(folder: Path, name: str) -> ProfileResult | None:
+    """The profile of this key; None if there is none that can be used."""
+    path = folder / f"{name}.json"
+    try:
+        profile = ProfileResult.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:  # the text of a validation error would quote the file
+        _LOG.warning("the kept profile %s cannot be used, the site is measured again: %s", path, type(error).__name__)
+        return None
+    return profile if profile.outcome is Outcome.COMPLETED else None
+
+
+def write(folder: Path, name: str, profile: ProfileResult) -> None:
+    """Keep the profile. A folder that is full or read-only costs the next run a measurement, not this one its profile."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_atomically(folder / f"{name}.json", profile.to_json())
+    except OSError as error:
+        _LOG.warning("the profile is not kept, the next run measures again: cannot write to %s: %s", folder, error.strerror)
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink()
+        raise

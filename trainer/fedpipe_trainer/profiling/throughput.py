@@ -1,0 +1,232 @@
+"""Speed and peak memory of training steps at one bit width: by batch with all layers trained, and with the top half of them.
+
+The planner calibrates its models with these points, so they use the same code and data as training: the training step of
+`steps`, real examples, and an adapter of the task's rank for every target weight. Few points are measured, since each costs
+seconds: every batch at the mean length of the samples, which determines the time; the largest batch also at the length of
+the longest samples where these are clearly longer, which determines the peak memory; and the smallest batch at a second
+depth, which tells the forward pass from the backward pass: seconds a token = a + c · trained layers. Gradient checkpointing
+is not measured: what it adds is the forward pass a second time.
+"""
+
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import psutil
+import torch
+
+from fedpipe_trainer import device, peak_memory
+from fedpipe_trainer.adapters import Adapters, AdapterSpec, AdapterTensors, attach_adapters
+from fedpipe_trainer.contract import FailureReason, Hyperparameters, Seq2SeqLM, Throughput, WeightShape
+from fedpipe_trainer.data import Example, collate
+from fedpipe_trainer.errors import TaskFailed, Terminated
+from fedpipe_trainer.evaluation import evaluation_mode
+from fedpipe_trainer.losses import summed_loss
+from fedpipe_trainer.model import matrix_parameters
+from fedpipe_trainer.profiling import energy
+from fedpipe_trainer.profiling.subject import Subject
+from fedpipe_trainer.steps import compute_gradients, make_optimizer, optimizer_step, training_mode
+from fedpipe_trainer.task_runtime import TaskRuntime
+
+_HYPER: Final = Hyperparameters()
+_ENOUGH_SECONDS: Final = 1.0
+"""A point is measured until its steps took this long together: one step on a slow site, some on a fast one."""
+_MOST_STEPS: Final = 5
+_CLEARLY_LONGER: Final = 1.1
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """How well the fastest of some training steps used the device."""
+
+    tokens_per_second: float
+    mfu: float | None
+    tokens_per_joule: float | None
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The measured steps of one bit width."""
+
+    points: tuple[Throughput, ...]
+    first_step_seconds: float
+    """Seconds by which the first step exceeded a later one of the same batch."""
+    efficiency: Efficiency
+
+
+@dataclass(frozen=True)
+class _Timed:
+    point: Throughput
+    seconds: float
+    tokens_per_joule: float | None
+
+
+def measure_steps(subject: Subject, batch_sizes: Sequence[int], runtime: TaskRuntime) -> Steps:
+    """Measure the batches up to the first that does not fit in memory, and the smallest at a second depth.
+
+    Raises:
+        TaskFailed: OutOfMemory, not even the smallest batch fits.
+        Terminated: the task was requested to stop.
+    """
+    batches = _batches(subject.examples, batch_sizes)
+    with _Benchmark.attached(subject, lowest_layer=0) as benchmark:
+        first = _seconds_of(runtime, benchmark, batches[0])
+        evaluate_speed = _evaluate_speed(runtime, benchmark, batches[0])
+        timed = list(_measure(benchmark, batches, runtime, evaluate_speed))
+    if not timed:
+        raise TaskFailed(FailureReason.OUT_OF_MEMORY, "out of memory in the first training step")
+    fastest = max(timed, key=lambda one: one.point.tokens_per_second)
+    speed = fastest.point.tokens_per_second
+    efficiency = Efficiency(speed, _mfu(subject, speed), fastest.tokens_per_joule)
+    lowest = second_depth(subject.weights)
+    if lowest is not None:
+        with _Benchmark.attached(subject, lowest_layer=lowest) as benchmark:
+            timed += _measure(benchmark, batches[:1], runtime, evaluate_speed)
+    return Steps(tuple(one.point for one in timed), max(0.0, first - timed[0].seconds), efficiency)
+
+
+def second_depth(weights: Sequence[WeightShape]) -> int | None:
+    """The lowest layer of the top half of the layers that have target weights; None for a single layer, which has no half."""
+    layers = sorted({weight.layer for weight in weights})
+    return layers[len(layers) // 2] if len(layers) > 1 else None
+
+
+@dataclass(frozen=True)
+class _Benchmark:
+    """A base with adapters and an optimiser, ready to be measured."""
+
+    subject: Subject
+    adapters: Adapters
+    optimizer: torch.optim.Optimizer
+    lowest_layer: int
+
+    @classmethod
+    @contextmanager
+    def attached(cls, subject: Subject, *, lowest_layer: int) -> "Iterator[_Benchmark]":
+        """A benchmark that trains the weights of this layer and of those above it."""
+        ranks = {weight.name: subject.rank for weight in subject.weights if weight.layer >= lowest_layer}
+        spec = AdapterSpec(ranks=ranks, scale=lambda _weight: 1.0)
+        with (
+            attach_adapters(subject.base, spec, AdapterTensors(), subject.seed) as adapters,
+            training_mode(adapters.model, checkpointing=False),
+        ):
+            yield cls(subject, adapters, make_optimizer(_HYPER, adapters), lowest_layer)
+
+    def train_step(self, examples: Sequence[Example]) -> bool:
+        """Run one training step; False if the batch had to be split to fit in memory."""
+        size, base = len(examples), self.subject.base
+        _, micro_batch = compute_gradients(examples, self.subject.objective, base, adapters=self.adapters, micro_batch=size)
+        optimizer_step(self.optimizer, learning_rate=_HYPER.learning_rate, max_grad_norm=_HYPER.max_grad_norm)
+        device.synchronise(base.device)
+        return micro_batch == size
+
+    def forward(self, examples: Sequence[Example]) -> None:
+        """Run one forward pass without gradients."""
+        base, objective = self.subject.base, self.subject.objective
+        batch = collate(examples, objective, base.pad_id)
+        with evaluation_mode(self.adapters.model):
+            summed_loss(self.adapters.model, {name: tensor.to(base.device) for name, tensor in batch.items()}, objective)
+        device.synchronise(base.device)
+
+
+def _batches(examples: Sequence[Example], sizes: Sequence[int]) -> list[list[Example]]:
+    """A batch of each size with samples close to the mean length, smallest first; then, perhaps, the largest with the longest samples."""
+    ascending = sorted(set(sizes))
+    mean = sum(len(example.input_ids) for example in examples) / len(examples)
+    typical = sorted(examples, key=lambda example: abs(len(example.input_ids) - mean))
+    longest = sorted(examples, key=lambda example: -len(example.input_ids))
+    batches = [_repeat(typical, size) for size in ascending]
+    is_clearly_longer = _length(longest) > _CLEARLY_LONGER * _length(batches[-1])
+    return [*batches, _repeat(longest, ascending[-1])] if is_clearly_longer else batches
+
+
+def _measure(benchmark: _Benchmark, batches: Sequence[list[Example]], runtime: TaskRuntime, evaluate_speed: float) -> Iterator[_Timed]:
+    """Measure each batch, up to the first that does not fit in memory."""
+    base, bytes_per_token = benchmark.subject.base, 0.0
+    meter = energy.meter(base.device)
+    for examples in batches:
+        if runtime.stop_requested():
+            raise Terminated
+        device.trim_memory()
+        bytes_before = psutil.Process().memory_info().rss
+        tokens = len(examples) * _length(examples)
+        if _exceeds_limit(bytes_before + bytes_per_token * tokens, runtime.memory_limit_bytes, base.device):
+            return
+        peak_memory.reset_peak()
+        meter.joules()
+        steps = _run_timed_steps(benchmark, examples, runtime)
+        if steps is None:
+            return
+        joules, peak = meter.joules(), peak_memory.peak_bytes()
+        bytes_per_token = max(0, peak - bytes_before) / tokens
+        seconds = statistics.median(steps)
+        point = Throughput(
+            bits=base.bits,
+            batch_size=len(examples),
+            length=_length(examples),
+            tokens_per_second=tokens / seconds,
+            evaluate_tokens_per_second=evaluate_speed,
+            peak_memory_bytes=peak,
+            lowest_layer=benchmark.lowest_layer,
+        )
+        yield _Timed(point, seconds, None if joules is None else len(steps) * tokens / joules)
+
+
+def _exceeds_limit(expected_bytes: float, limit: int | None, used_device: torch.device) -> bool:
+    """Whether a batch would run out of memory, as predicted from the batch before it.
+
+    On a CPU such a batch is not tried: some libraries do not recover after the process has run out of memory.
+    """
+    return limit is not None and used_device.type == "cpu" and expected_bytes > limit
+
+
+def _run_timed_steps(benchmark: _Benchmark, examples: Sequence[Example], runtime: TaskRuntime) -> list[float] | None:
+    """Seconds of each timed step; None if the whole batch did not fit in memory. Earlier measurements are kept in that case."""
+    seconds: list[float] = []
+    try:
+        while len(seconds) < _MOST_STEPS and sum(seconds) < _ENOUGH_SECONDS:
+            started = runtime.elapsed_seconds()
+            if not benchmark.train_step(examples):
+                return None
+            seconds.append(_elapsed(runtime, started))
+    except TaskFailed as failure:
+        if failure.reason is FailureReason.OUT_OF_MEMORY:
+            return None
+        raise
+    return seconds
+
+
+def _seconds_of(runtime: TaskRuntime, benchmark: _Benchmark, examples: Sequence[Example]) -> float:
+    """Seconds of one training step."""
+    started = runtime.elapsed_seconds()
+    benchmark.train_step(examples)
+    return _elapsed(runtime, started)
+
+
+def _evaluate_speed(runtime: TaskRuntime, benchmark: _Benchmark, examples: Sequence[Example]) -> float:
+    """Tokens per second in one forward pass without gradients."""
+    started = runtime.elapsed_seconds()
+    benchmark.forward(examples)
+    return len(examples) * _length(examples) / _elapsed(runtime, started)
+
+
+def _elapsed(runtime: TaskRuntime, started: float) -> float:
+    return max(runtime.elapsed_seconds() - started, 1e-9)
+
+
+def _mfu(subject: Subject, tokens_per_second: float) -> float | None:
+    """4·N FLOP a token over the measured peak; see arXiv 2310.03150, and 4·N because no gradients are computed for frozen weights."""
+    if isinstance(subject.objective, Seq2SeqLM):  # a token passes through only one of two stacks, so its N is unknown
+        return None
+    peak = device.peak_flops(subject.base.device, subject.base.compute_dtype)
+    return 4.0 * matrix_parameters(subject.base.model) * tokens_per_second / peak
+
+
+def _repeat(examples: Sequence[Example], count: int) -> list[Example]:
+    return [examples[i % len(examples)] for i in range(count)]
+
+
+def _length(examples: Sequence[Example]) -> int:
+    return max(len(example.input_ids) for example in examples)
