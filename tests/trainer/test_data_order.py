@@ -1,6 +1,6 @@
 """The order of the training data: different for every seed, round and site, the same for every attempt."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +8,11 @@ import pytest
 from toy_training import Q0, ROWS, V1, a_training_task, make_runtime
 
 from fedpipe_trainer.contract import Hyperparameters, TrainTask
-from fedpipe_trainer.data import batch_indices
+from fedpipe_trainer.data import Batch, batch_of_step
 from fedpipe_trainer.errors import Terminated
 from fedpipe_trainer.recipes import train
 
-ORDER_OF_WARD = ((29, 28, 5, 13), (19, 39, 23, 31))
+ORDER_OF_WARD = ((11, 9, 32, 34), (17, 33, 35, 0))
 """The rows in the first two steps of the site ward in round 3 with seed 0."""
 
 
@@ -26,11 +26,12 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The rows of each training step, appended as the steps run."""
     recorded: list[list[int]] = []
 
-    def record(n: int, batch_size: int, step: int, seed: int) -> list[int]:
-        recorded.append(batch_indices(n, batch_size, step, seed))
-        return recorded[-1]
+    def record(batches: Sequence[Batch], step: int, seed: int) -> Batch:
+        batch = batch_of_step(batches, step, seed)
+        recorded.append(list(batch))
+        return batch
 
-    monkeypatch.setattr(train, "batch_indices", record)
+    monkeypatch.setattr(train, "batch_of_step", record)
     return recorded
 
 

@@ -10,7 +10,6 @@ from fedpipe_trainer.data import (
     IGNORED,
     Example,
     Tokenizer,
-    batch_indices,
     collate,
     columns_of,
     encode,
@@ -103,28 +102,6 @@ def test_the_labels_of_a_classification_are_a_vector() -> None:
 
     assert torch.equal(batch["labels"], torch.tensor([1, 0]))
     assert target_count(batch) == 2
-
-
-def test_an_epoch_contains_every_example_once_and_the_next_has_another_order() -> None:
-    indices = [i for step in range(6) for i in batch_indices(12, 4, step, seed=1)]
-
-    assert sorted(indices[:12]) == sorted(indices[12:]) == list(range(12))
-    assert indices[:12] != indices[12:]
-
-
-def test_a_batch_may_span_two_epochs() -> None:
-    indices = [i for step in range(5) for i in batch_indices(10, 4, step, seed=1)]
-
-    assert sorted(indices[:10]) == sorted(indices[10:]) == list(range(10))
-
-
-def test_the_order_depends_only_on_the_seed() -> None:
-    assert batch_indices(10, 10, 0, seed=0) == [7, 0, 9, 1, 5, 3, 4, 8, 2, 6]
-    assert batch_indices(10, 10, 0, seed=1) != batch_indices(10, 10, 0, seed=0)
-
-
-def test_a_batch_may_be_larger_than_the_data() -> None:
-    assert sorted(batch_indices(2, 4, 0, seed=0)) == [0, 0, 1, 1]
 
 
 def test_the_columns_of_an_objective_are_those_it_names() -> None:

@@ -21,7 +21,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 class TrainingState(BaseModel):
-    """The state of the training loop: steps, samples and tokens so far, the loss of each step, and the micro-batch that fits in memory."""
+    """The state of the training loop: counts so far, the loss of each step, and the micro-batch that fits in memory."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -29,9 +29,10 @@ class TrainingState(BaseModel):
     step: int = 0
     samples: int = 0
     tokens: int = 0
+    padding: int = 0
     losses: tuple[float, ...] = ()
 
-    def after(self, *, loss: float, samples: int, tokens: int, micro_batch: int) -> Self:
+    def after(self, *, loss: float, samples: int, tokens: int, padding: int, micro_batch: int) -> Self:
         """The state after one more step."""
         return self.model_copy(
             update={
@@ -39,6 +40,7 @@ class TrainingState(BaseModel):
                 "step": self.step + 1,
                 "samples": self.samples + samples,
                 "tokens": self.tokens + tokens,
+                "padding": self.padding + padding,
                 "losses": (*self.losses, loss),
             }
         )

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from fedpipe_trainer.adapters import Adapters
 from fedpipe_trainer.contract import CausalLM, Hyperparameters, Objective
-from fedpipe_trainer.data import IGNORED, Example, collate
+from fedpipe_trainer.data import IGNORED, Example, collate, micro_batches
 from fedpipe_trainer.executable_batch_size import find_executable_batch_size
 from fedpipe_trainer.losses import summed_loss
 from fedpipe_trainer.model import Base
@@ -81,8 +81,8 @@ def _accumulate_gradients(
 ) -> float:
     targets = max(1, sum(label != IGNORED for example in examples for label in _targets(example, objective)))
     total = 0.0
-    for first in range(0, len(examples), micro_batch):
-        batch = collate(examples[first : first + micro_batch], objective, base.pad_id)
+    for part in micro_batches(examples, micro_batch):
+        batch = collate(part, objective, base.pad_id)
         loss, _ = summed_loss(model, {name: tensor.to(base.device) for name, tensor in batch.items()}, objective)
         (loss / targets).backward()
         total += float(loss.detach())

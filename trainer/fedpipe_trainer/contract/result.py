@@ -280,6 +280,8 @@ class TrainResult(_ResultBase):
     samples: int = 0
     """Samples that were actually trained on in this round: the site's weight in the aggregation."""
     tokens: int = 0
+    padded_tokens: Annotated[int, Field(ge=0, le=10**15)] = 0
+    """Tokens of padding that were computed beside `tokens`: the padded share of a step is padded / (tokens + padded)."""
     skipped_rows: int = 0
     losses: tuple[float, ...] = ()
     """Training loss of each step."""

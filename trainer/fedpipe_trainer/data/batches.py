@@ -1,38 +1,74 @@
-"""Selects the examples of a training step and collates them into tensors."""
+"""Composes batches of examples of like lengths, selects the batch of a training step, and collates it into tensors.
+
+Padding is computed like any other token, so a batch should hold examples of like lengths. Which examples share a batch is
+fixed by the run's seed and the site; in which order the batches come is drawn anew for each round and epoch. So the rows
+of a batch, and with them its activations, are the same in every pass and round and can be cached (`activation_cache`).
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from fedpipe_trainer.contract import CausalLM, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.contract import Objective, Seq2SeqLM, SequenceClassification
 from fedpipe_trainer.data.encoding import IGNORED, Example
 
 STRIDE: Final = 8
 """Batches are padded to a multiple of this many tokens. Without it, a process on the CPU grew by 18 MB per step, since freed blocks fitted
 no later tensor. A GPU's matrix units need multiples of eight anyway."""
 
+Batch = tuple[int, ...]
+"""Indices of the examples of one training step, the longest example first."""
 
-def batch_indices(n: int, batch_size: int, step: int, seed: int) -> list[int]:
-    """Indices of the examples of step `step` (from 0) out of `n`: the next `batch_size` of an endless sequence of shuffled epochs.
 
-    The result depends only on the arguments, on every machine and in every version of Python. So a task that resumes at
-    a step sees the same data as one that was not stopped.
+@lru_cache(maxsize=2)  # a step reads from one epoch, the next one from the same or the one after
+def shuffled(n: int, seed: str) -> tuple[int, ...]:
+    """The numbers below `n` in an order that depends only on the arguments, on every machine and in every version of Python."""
+    return tuple(sorted(range(n), key=lambda i: _draw(seed, i)))
+
+
+def compose_batches(lengths: Sequence[int], batch_size: int, seed: int) -> tuple[Batch, ...]:
+    """Divide all examples into batches of like lengths, as equal in size as possible.
+
+    Examples are sorted by their length, rounded up to a multiple of `STRIDE`: within such a class, where a batch has no
+    padding but that up to the multiple, chance decides which examples share a batch. Equal sizes give every example the
+    same weight in an epoch; a last batch of a single example would count that one as much as all of another batch.
+
+    Args:
+        lengths: tokens of each example.
+        batch_size: examples per batch at most.
+        seed: decides together with the lengths which examples share a batch.
+
+    Returns:
+        Each example in exactly one of ceil(n / batch_size) batches, whose sizes differ by one at most.
     """
-    first = step * batch_size
-    return [_shuffle_epoch(n, position // n, seed)[position % n] for position in range(first, first + batch_size)]
+    n = len(lengths)
+    order = sorted(range(n), key=lambda i: (math.ceil(lengths[i] / STRIDE), _draw(str(seed), i)))
+    count = math.ceil(n / batch_size)
+    cuts = [n * i // count for i in range(count + 1)]
+    return tuple(tuple(sorted(order[a:b], key=lambda i: (-lengths[i], i))) for a, b in pairwise(cuts))
 
 
-@lru_cache(maxsize=2)  # a step reads from one epoch, or from the end of one and the start of the next
-def _shuffle_epoch(n: int, epoch: int, seed: int) -> tuple[int, ...]:
-    return tuple(sorted(range(n), key=lambda i: blake2b(f"{seed}/{epoch}/{i}".encode(), digest_size=16).digest()))
+def batch_of_step(batches: Sequence[Batch], step: int, seed: int) -> Batch:
+    """The batch of step `step` (from 0): the next one of an endless sequence of epochs, each with all batches in an order of its own.
+
+    The result depends only on the arguments. So a task that resumes at a step sees the same data as one that was not stopped.
+    """
+    epoch, position = divmod(step, len(batches))
+    return batches[shuffled(len(batches), f"{seed}/{epoch}")[position]]
 
 
-def collate(examples: Sequence[Example], objective: SequenceClassification | CausalLM | Seq2SeqLM, pad_id: int) -> dict[str, Tensor]:
+def micro_batches(examples: Sequence[Example], size: int) -> Iterator[Sequence[Example]]:
+    """Consecutive parts of a batch, of `size` examples each; the last may be smaller."""
+    return (examples[first : first + size] for first in range(0, len(examples), size))
+
+
+def collate(examples: Sequence[Example], objective: Objective, pad_id: int) -> dict[str, Tensor]:
     """The batch as input of a model, padded on the right.
 
     Its length is that of the longest example, rounded up to a multiple of `STRIDE`, but not beyond max_length.
@@ -51,12 +87,40 @@ def collate(examples: Sequence[Example], objective: SequenceClassification | Cau
     }
 
 
+def count_tokens(examples: Sequence[Example], objective: Objective) -> int:
+    """Tokens that a model reads of these examples, without padding; with the targets for an encoder-decoder."""
+    return sum(len(row) for rows in _token_rows(examples, objective) for row in rows)
+
+
+def count_padding(examples: Sequence[Example], objective: Objective, micro_batch: int) -> int:
+    """Tokens of padding that `collate` adds to these examples in micro-batches of this size."""
+    return sum(
+        len(rows) * _padded_length(rows, objective.max_length) - sum(map(len, rows))
+        for part in micro_batches(examples, micro_batch)
+        for rows in _token_rows(part, objective)
+    )
+
+
 def target_count(batch: dict[str, Tensor]) -> int:
     """The number of labels (or tokens) over which the batch's loss is a mean."""
     return int((batch["labels"] != IGNORED).sum())
 
 
-def _pad(rows: Sequence[list[int]], pad_value: int, max_length: int) -> Tensor:
+def _draw(seed: str, number: int) -> bytes:
+    return blake2b(f"{seed}/{number}".encode(), digest_size=16).digest()
+
+
+def _token_rows(examples: Sequence[Example], objective: Objective) -> list[list[list[int]]]:
+    """The rows of each tensor of tokens that a model reads: the inputs, and the targets of an encoder-decoder."""
+    inputs = [example.input_ids for example in examples]
+    return [inputs, [example.labels for example in examples]] if isinstance(objective, Seq2SeqLM) else [inputs]
+
+
+def _padded_length(rows: Sequence[list[int]], max_length: int) -> int:
     longest = max(len(row) for row in rows)
-    length = max(longest, min(max_length, math.ceil(longest / STRIDE) * STRIDE))
+    return max(longest, min(max_length, math.ceil(longest / STRIDE) * STRIDE))
+
+
+def _pad(rows: Sequence[list[int]], pad_value: int, max_length: int) -> Tensor:
+    length = _padded_length(rows, max_length)
     return torch.tensor([row + [pad_value] * (length - len(row)) for row in rows])

@@ -24,7 +24,7 @@ from fedpipe_trainer.contract import (
     SequenceClassification,
     perplexity_of,
 )
-from fedpipe_trainer.data import Example, Row, Rows, batch_indices, columns_of, encode, encode_prompts, fill, read_rows
+from fedpipe_trainer.data import Example, Row, Rows, columns_of, encode, encode_prompts, fill, read_rows, shuffled
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import DecodingConfig, EvaluationTotals, evaluate_batches, evaluation_mode, generate_answers
 from fedpipe_trainer.metrics import Answer
@@ -71,7 +71,7 @@ def evaluate_adapter(task: EvaluateTask, runtime: TaskRuntime, *, base: Base, ad
         adapter: the global adapter; empty to evaluate the base alone.
         validation: the site's validation data, of which the task's seed selects the rows.
     """
-    selected = batch_indices(len(validation.rows), min(len(validation.rows), task.evaluation.max_samples), step=0, seed=task.seed)
+    selected = shuffled(len(validation.rows), f"{task.seed}/0")[: task.evaluation.max_samples]
     rows = [validation.rows[i] for i in selected]
     examples = encode(rows, task.objective, base.tokenizer)
     limit = device.memory_limit(base.device, runtime.memory_limit_bytes)

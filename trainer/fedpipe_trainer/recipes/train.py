@@ -29,7 +29,17 @@ from fedpipe_trainer.contract import (
     TrainResult,
     TrainTask,
 )
-from fedpipe_trainer.data import Example, batch_indices, columns_of, encode, encode_once, read_rows
+from fedpipe_trainer.data import (
+    Example,
+    batch_of_step,
+    columns_of,
+    compose_batches,
+    count_padding,
+    count_tokens,
+    encode,
+    encode_once,
+    read_rows,
+)
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import mean_loss
 from fedpipe_trainer.failures import failure_of
@@ -94,6 +104,7 @@ def run(task: TrainTask, runtime: TaskRuntime) -> TrainResult:
         resumed_from_step=start.step,
         samples=end.samples,
         tokens=end.tokens,
+        padded_tokens=end.padding,
         skipped_rows=inputs.skipped_rows,
         losses=end.losses,
         train_loss=sum(end.losses) / len(end.losses),
@@ -174,7 +185,8 @@ def fit(task: TrainTask, runtime: TaskRuntime, inputs: TrainingInputs, adapters:
     plan, hyper = task.plan, task.hyperparameters
     if not adapters.trainable:
         raise TaskFailed(FailureReason.BAD_TASK, "the plan has nothing to train: every rank is 0 and the objective has no head")
-    data_seed = _data_seed(hyper.seed, task.site, task.round)
+    batches = compose_batches([len(example.input_ids) for example in inputs.examples], plan.batch_size, _seed(hyper.seed, task.site))
+    data_seed = _seed(hyper.seed, task.site, task.round)
     torch.manual_seed(data_seed)
     optimizer = make_optimizer(hyper, adapters)
     start = state = _resume(task, runtime, adapters, optimizer) or TrainingState(micro_batch=task.micro_batch or plan.micro_batch)
@@ -184,15 +196,15 @@ def fit(task: TrainTask, runtime: TaskRuntime, inputs: TrainingInputs, adapters:
             if runtime.stop_requested():
                 _save_checkpoint_and_stop(task, runtime, state, adapters=adapters, optimizer=optimizer)
             step_started = runtime.elapsed_seconds()
-            examples = [inputs.examples[i] for i in batch_indices(len(inputs.examples), plan.batch_size, state.step, data_seed)]
+            examples = [inputs.examples[i] for i in batch_of_step(batches, state.step, data_seed)]
             loss, micro_batch = compute_gradients(examples, task.objective, inputs.base, adapters=adapters, micro_batch=state.micro_batch)
             norm = optimizer_step(optimizer, learning_rate=hyper.rate(state.step), max_grad_norm=hyper.max_grad_norm)
             if not math.isfinite(loss) or not math.isfinite(norm):
                 values = f"step {state.step + 1} has loss {loss:.3g} and gradient norm {norm:.3g}"
                 msg = f"training diverged: {values}; lower the learning rate, which is {hyper.learning_rate:g}"
                 raise TaskFailed(FailureReason.DIVERGED, msg)
-            tokens = sum(_tokens(example, task.objective) for example in examples)
-            state = state.after(loss=loss, samples=len(examples), tokens=tokens, micro_batch=micro_batch)
+            tokens, padding = count_tokens(examples, task.objective), count_padding(examples, task.objective, micro_batch)
+            state = state.after(loss=loss, samples=len(examples), tokens=tokens, padding=padding, micro_batch=micro_batch)
             longest_step = max(longest_step, runtime.elapsed_seconds() - step_started)
             speed = (state.tokens - start.tokens) / max(runtime.elapsed_seconds() - started, 1e-9)
             runtime.report(Progress(phase="train", step=state.step, steps=plan.steps, loss=loss, tokens_per_second=speed))
@@ -214,10 +226,6 @@ def upload_update(task: TrainTask, runtime: TaskRuntime, adapters: Adapters) -> 
     path = runtime.folder / "adapter.safetensors"
     write_tensors(adapters.trainable, path)
     return runtime.upload(path, task.adapter), {key: tuple(tensor.shape) for key, tensor in adapters.trainable.items()}
-
-
-def _tokens(example: Example, objective: Objective) -> int:
-    return len(example.input_ids) + (len(example.labels) if isinstance(objective, Seq2SeqLM) else 0)
 
 
 def _is_near_deadline(task: TrainTask, runtime: TaskRuntime, state: TrainingState, longest_step: float) -> bool:
@@ -251,8 +259,8 @@ def _checkpoint_identity(task: TrainTask) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _data_seed(seed: int, site: str, number: int) -> int:
-    digest = hashlib.sha256(f"{seed}/{site}/{number}".encode()).digest()
+def _seed(*parts: int | str) -> int:
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
