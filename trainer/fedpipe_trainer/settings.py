@@ -10,9 +10,11 @@ class Settings:
     """Settings of the machine; everything else is in the task."""
 
     cache: Path
-    """Folder where base models are kept from one task to the next (FEDPIPE_CACHE)."""
+    """Folder where base models and activations are kept from one task to the next (FEDPIPE_CACHE)."""
     memory_limit_bytes: int | None = None
     """Memory limit of the process where no cgroup sets one (FEDPIPE_MEMORY_LIMIT_BYTES)."""
+    activation_cache_bytes: int | None = None
+    """Bytes of activations that `cache` may hold (FEDPIPE_ACTIVATION_CACHE_BYTES). None: half of the free space of its volume."""
 
 
 def read(environ: Mapping[str, str]) -> Settings:
@@ -25,6 +27,7 @@ def read(environ: Mapping[str, str]) -> Settings:
     return Settings(
         cache=Path(environ.get("FEDPIPE_CACHE") or cache_home / "fedpipe"),
         memory_limit_bytes=_bytes(environ, "FEDPIPE_MEMORY_LIMIT_BYTES"),
+        activation_cache_bytes=_bytes(environ, "FEDPIPE_ACTIVATION_CACHE_BYTES"),
     )
 
 

@@ -11,21 +11,38 @@ import torch
 from transformers import PreTrainedModel
 
 from fedpipe_trainer.adapters import Adapters
-from fedpipe_trainer.contract import CausalLM, Hyperparameters, Objective
+from fedpipe_trainer.contract import CausalLM, FailureReason, Hyperparameters, Objective
 from fedpipe_trainer.data import IGNORED, Example, collate, micro_batches
+from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.executable_batch_size import find_executable_batch_size
 from fedpipe_trainer.losses import summed_loss
-from fedpipe_trainer.model import Base
+from fedpipe_trainer.model import Base, lower_part_in_evaluation_mode
 
 
 @contextmanager
-def training_mode(model: PreTrainedModel, *, checkpointing: bool) -> Iterator[None]:
-    """Put the model into training mode, with activation checkpointing if requested; at the end, back into evaluation mode."""
+def training_mode(model: PreTrainedModel, *, checkpointing: bool, lowest_layer: int = 0) -> Iterator[None]:
+    """Put the model into training mode; at the end, back into evaluation mode.
+
+    Args:
+        model: the model.
+        checkpointing: whether the backward pass recomputes the activations of each layer.
+        lowest_layer: the lowest layer that is trained; all below it is computed in evaluation mode.
+
+    Raises:
+        TaskFailed: BadTask, transformers has no checkpointing for this architecture.
+    """
+    if checkpointing and not model.supports_gradient_checkpointing:
+        msg = f"transformers cannot recompute the activations of a {model.config.model_type} model: set gradientCheckpointing to false"
+        raise TaskFailed(FailureReason.BAD_TASK, msg)
     if checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
+        # transformers makes the embeddings' output require a gradient, for reentrant checkpointing: the backward pass would go through
+        # all layers, also below the lowest one that is trained, and in all later tasks of this process, since the hook stays.
+        model.disable_input_require_grads()
     model.train()
     try:
-        yield
+        with lower_part_in_evaluation_mode(model, lowest_layer):
+            yield
     finally:
         model.eval()
         if checkpointing:

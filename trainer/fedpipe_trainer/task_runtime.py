@@ -39,11 +39,13 @@ class TaskRuntime:
     folder: Path
     """Scratch folder, removed after the task."""
     cache: Path
-    """Folder that is kept from one task to the next, for downloaded base models."""
+    """Folder that is kept from one task to the next, for downloaded base models and for activations."""
     write_progress: Callable[[Progress], None]
     stop_requested: Callable[[], bool]
     """Whether the task was requested to stop: then the recipe writes a checkpoint and raises `Terminated`."""
     memory_limit_bytes: int | None = None
+    activation_cache_bytes: int | None = None
+    """Bytes of activations that `cache` may hold; None: half of its free space."""
     _started: float = field(default_factory=time.monotonic)
     _phase_started: float = field(default_factory=time.monotonic)
     # Time outside of any phase (imports, for example) counts as loading, so that the phases add up.

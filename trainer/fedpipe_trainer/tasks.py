@@ -66,6 +66,7 @@ def perform(
             write_progress=write_progress,
             stop_requested=stop_requested,
             memory_limit_bytes=settings.memory_limit_bytes,
+            activation_cache_bytes=settings.activation_cache_bytes,
         )
         return _write_result(_run_recipe(task, runtime), task, runtime)
 

@@ -282,6 +282,10 @@ class TrainResult(_ResultBase):
     tokens: int = 0
     padded_tokens: Annotated[int, Field(ge=0, le=10**15)] = 0
     """Tokens of padding that were computed beside `tokens`: the padded share of a step is padded / (tokens + padded)."""
+    cache_hits: Annotated[int, Field(ge=0, le=10**12)] = 0
+    """Forward passes that read the lower layers' output from the site's cache; 0 unless the plan caches activations."""
+    cache_misses: Annotated[int, Field(ge=0, le=10**12)] = 0
+    """Forward passes that computed that output although the plan caches activations: first passes over a batch, or a faulty cache."""
     skipped_rows: int = 0
     losses: tuple[float, ...] = ()
     """Training loss of each step."""

@@ -1,12 +1,14 @@
 """The frozen base model: fetching its files, reading its architecture, and loading it at a bit width."""
 
-from fedpipe_trainer.model.architecture import AUTO_CLASSES, facts, head_shapes, matrix_parameters, target_weights
+from fedpipe_trainer.model.architecture import AUTO_CLASSES, facts, head_shapes, layer_of, matrix_parameters, target_weights
 from fedpipe_trainer.model.base import Base, clear_cache, dense_weight, load, load_cached, read_tokenizer
+from fedpipe_trainer.model.layers import check_depth, layers_of, lower_parameters, lower_part_in_evaluation_mode
 from fedpipe_trainer.model.source import checkpoint_dtype, fetch, fingerprint
 
 __all__ = [
     "AUTO_CLASSES",
     "Base",
+    "check_depth",
     "checkpoint_dtype",
     "clear_cache",
     "dense_weight",
@@ -14,8 +16,12 @@ __all__ = [
     "fetch",
     "fingerprint",
     "head_shapes",
+    "layer_of",
+    "layers_of",
     "load",
     "load_cached",
+    "lower_parameters",
+    "lower_part_in_evaluation_mode",
     "matrix_parameters",
     "read_tokenizer",
     "target_weights",

@@ -114,7 +114,7 @@ def target_weights(model: nn.Module, model_type: str, target_modules: tuple[str,
     Raises:
         TaskFailed: BadModel, the architecture is unknown, or no linear layer has a name with such a suffix.
     """
-    encoder_layers = sum(1 for name, _ in model.named_modules() if _ENCODER_LAYER.search(name))
+    encoder_layers = count_encoder_layers(model)
     suffixes = target_modules or _TARGETS.get(model_type, ())
     if not suffixes:
         msg = f"there are no default target modules for model type {model_type!r}: name them in planning.targetModules"
@@ -128,6 +128,11 @@ def target_weights(model: nn.Module, model_type: str, target_modules: tuple[str,
         msg = f"no linear layer of this {model_type} model has a name that ends in {', '.join(suffixes)}: see planning.targetModules"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
     return weights
+
+
+def count_encoder_layers(model: nn.Module) -> int:
+    """Number of layers of the encoder of an encoder-decoder; 0 for other models."""
+    return sum(1 for name, _ in model.named_modules() if _ENCODER_LAYER.search(name))
 
 
 def layer_of(weight: str, encoder_layers: int) -> int:

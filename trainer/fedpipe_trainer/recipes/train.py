@@ -14,6 +14,7 @@ from typing import Final, NoReturn
 import torch
 
 from fedpipe_trainer import checkpoint, device
+from fedpipe_trainer.activation_cache import CacheCounts, cached_activations
 from fedpipe_trainer.adapters import Adapters, AdapterSpec, AdapterTensors, attach_adapters, read_global_adapter, write_tensors
 from fedpipe_trainer.checkpoint import TrainingState
 from fedpipe_trainer.contract import (
@@ -21,7 +22,6 @@ from fedpipe_trainer.contract import (
     EvaluateResult,
     EvaluateTask,
     FailureReason,
-    Objective,
     Outcome,
     Progress,
     Seq2SeqLM,
@@ -43,7 +43,7 @@ from fedpipe_trainer.data import (
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import mean_loss
 from fedpipe_trainer.failures import failure_of
-from fedpipe_trainer.model import Base, fetch, load_cached, matrix_parameters
+from fedpipe_trainer.model import Base, check_depth, fetch, load_cached, lower_parameters, matrix_parameters
 from fedpipe_trainer.recipes import evaluate
 from fedpipe_trainer.steps import compute_gradients, make_optimizer, optimizer_step, training_mode
 from fedpipe_trainer.task_runtime import TaskRuntime
@@ -82,7 +82,12 @@ def run(task: TrainTask, runtime: TaskRuntime) -> TrainResult:
     spec = AdapterSpec(ranks=plan.ranks, scale=plan.scale, dropout=task.hyperparameters.dropout)
     with attach_adapters(inputs.base, spec, inputs.start, task.hyperparameters.seed) as adapters:
         used_device = inputs.base.device
-        with runtime.phase("train"), device.deterministic(used_device), device.memory_limit(used_device, runtime.memory_limit_bytes):
+        with (
+            runtime.phase("train"),
+            device.deterministic(used_device),
+            device.memory_limit(used_device, runtime.memory_limit_bytes),
+            cached_activations(inputs.base, plan, inputs.start, runtime) as cache,
+        ):
             start, end, seconds = fit(task, runtime, inputs, adapters)
         with runtime.phase("evaluate"), device.memory_limit(used_device, runtime.memory_limit_bytes):
             validation_loss = validate(task, inputs.base, adapters)
@@ -105,12 +110,14 @@ def run(task: TrainTask, runtime: TaskRuntime) -> TrainResult:
         samples=end.samples,
         tokens=end.tokens,
         padded_tokens=end.padding,
+        cache_hits=cache.hits,
+        cache_misses=cache.misses,
         skipped_rows=inputs.skipped_rows,
         losses=end.losses,
         train_loss=sum(end.losses) / len(end.losses),
         validation_loss=validation_loss,
         tokens_per_second=tokens_per_second,
-        mfu=_mfu(task.objective, inputs, tokens_per_second),
+        mfu=_mfu(task, inputs, tokens_per_second, cache),
     )
 
 
@@ -119,6 +126,7 @@ def load_inputs(task: TrainTask, runtime: TaskRuntime) -> TrainingInputs:
     with runtime.phase("load"):
         rows = read_rows(task.data.train, columns_of(task.objective))
         base = load_cached(fetch(task.model, runtime), task.plan.bits, task.objective)
+        check_depth(task.plan, base.model, base.head)
         examples = encode_once(rows.rows, task.objective, base.tokenizer)
         start = AdapterTensors()
         if task.global_adapter is not None:
@@ -191,7 +199,7 @@ def fit(task: TrainTask, runtime: TaskRuntime, inputs: TrainingInputs, adapters:
     optimizer = make_optimizer(hyper, adapters)
     start = state = _resume(task, runtime, adapters, optimizer) or TrainingState(micro_batch=task.micro_batch or plan.micro_batch)
     started, longest_step = runtime.elapsed_seconds(), 0.0
-    with training_mode(adapters.model, checkpointing=plan.gradient_checkpointing):
+    with training_mode(adapters.model, checkpointing=plan.gradient_checkpointing, lowest_layer=plan.lowest_layer):
         while state.step < plan.steps and not _is_near_deadline(task, runtime, state, longest_step):
             if runtime.stop_requested():
                 _save_checkpoint_and_stop(task, runtime, state, adapters=adapters, optimizer=optimizer)
@@ -264,12 +272,14 @@ def _seed(*parts: int | str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _mfu(objective: Objective, inputs: TrainingInputs, tokens_per_second: float | None) -> float | None:
-    """4·N FLOP per token, over the measured peak; N counts the parameters of matrices.
+def _mfu(task: TrainTask, inputs: TrainingInputs, tokens_per_second: float | None, cache: CacheCounts) -> float | None:
+    """FLOP per token and second, over the measured peak: per parameter of a matrix 4, below the lowest trained layer 2, from the cache 0.
 
-    arXiv 2310.03150 uses 6·N; here it is 4·N, because no gradients are computed for the frozen weights.
+    arXiv 2310.03150 uses 6 per parameter; here it is 4, because no gradients are computed for the frozen weights.
     """
-    if tokens_per_second is None or isinstance(objective, Seq2SeqLM):  # a token passes through only one of two stacks, so its N is unknown
+    if tokens_per_second is None or isinstance(task.objective, Seq2SeqLM):  # a token passes through only one of two stacks
         return None
-    peak = device.peak_flops(inputs.base.device, inputs.base.compute_dtype)
-    return 4.0 * inputs.matrix_parameters * tokens_per_second / peak
+    lower = lower_parameters(inputs.base.model, task.plan.lowest_layer)
+    computed = cache.misses / (cache.hits + cache.misses) if cache.hits else 1.0
+    flop = 4.0 * (inputs.matrix_parameters - lower) + 2.0 * lower * computed
+    return flop * tokens_per_second / device.peak_flops(inputs.base.device, inputs.base.compute_dtype)

@@ -1,0 +1,231 @@
+"""Cached activations: the same bytes as without a cache, and a fault of the cache costs time only."""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import torch
+from toy_training import CAUSAL, a_training_task, make_runtime
+
+from fedpipe_trainer import activation_store
+from fedpipe_trainer.activation_cache import cache_key
+from fedpipe_trainer.activation_store import ActivationStore
+from fedpipe_trainer.adapters import AdapterTensors
+from fedpipe_trainer.adapters.wire import Factors
+from fedpipe_trainer.contract import Hyperparameters, Objective, SequenceClassification, TrainResult, TrainTask
+from fedpipe_trainer.model import clear_cache, layers_of, load
+from fedpipe_trainer.recipes import train
+from fedpipe_trainer.task_runtime import TaskRuntime
+
+Toy = Callable[[str], Path]
+CLASSES: Final = SequenceClassification(text="a", label="b", labels=("left", "right"), max_length=24)
+MODELS: Final = [
+    ("llama", CAUSAL, {"model.layers.1.self_attn.v_proj": 4}),
+    ("llama", CLASSES, {"model.layers.1.self_attn.v_proj": 4}),
+    ("gpt2", CAUSAL, {"transformer.h.1.attn.c_attn": 4}),
+    ("bert", CLASSES, {"bert.encoder.layer.1.attention.self.query": 4}),
+    ("mpnet", CLASSES, {"mpnet.encoder.layer.1.attention.attn.q": 4}),
+]
+BATCHES: Final = 10
+"""Batches of an epoch: 40 rows by fours."""
+
+
+def a_task(folder: Path, tmp_path: Path, *, cached: bool, objective: Objective = CAUSAL, ranks: Any = None, **changed: Any) -> TrainTask:
+    """Two epochs above the first layer, with dropout."""
+    hyper = Hyperparameters(learning_rate=0.01, dropout=0.1)
+    steps, bits = changed.pop("steps", 2 * BATCHES), changed.pop("bits", 32)
+    lowest = changed.pop("lowest_layer", 1)
+    fields = {"objective": objective, "hyperparameters": hyper} | changed
+    task = a_training_task(folder, tmp_path, MODELS[0][2] if ranks is None else ranks, steps=steps, bits=bits, **fields)
+    return task.model_copy(update={"plan": task.plan.model_copy(update={"lowest_layer": lowest, "cache_activations": cached})})
+
+
+def run_training(task: TrainTask, tmp_path: Path, **runtime_fields: Any) -> tuple[TrainResult, bytes]:
+    runtime = make_runtime(tmp_path / "scratch")
+    runtime.cache = tmp_path / "cache"
+    for name, value in runtime_fields.items():
+        setattr(runtime, name, value)
+    result = train.run(task, runtime)
+    return result, (tmp_path / "store" / "adapter.safetensors").read_bytes()
+
+
+def counts(result: TrainResult) -> tuple[int, int]:
+    return result.cache_hits, result.cache_misses
+
+
+@pytest.mark.parametrize(("name", "objective", "ranks"), MODELS)
+def test_training_is_the_same_bit_for_bit_with_and_without_the_cache(
+    toy: Toy, tmp_path: Path, name: str, objective: Objective, ranks: dict[str, int]
+) -> None:
+    plain, expected = run_training(a_task(toy(name), tmp_path, cached=False, objective=objective, ranks=ranks), tmp_path)
+    cached = a_task(toy(name), tmp_path, cached=True, objective=objective, ranks=ranks)
+    first, first_bytes = run_training(cached, tmp_path)
+    again, again_bytes = run_training(cached, tmp_path)
+
+    assert plain.losses == first.losses == again.losses
+    assert expected == first_bytes == again_bytes
+    assert [counts(result) for result in (plain, first, again)] == [(0, 0), (BATCHES, BATCHES), (2 * BATCHES, 0)]
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16])
+def test_a_quantised_base_gives_the_same_bytes_too(toy: Toy, tmp_path: Path, bits: int) -> None:
+    _, expected = run_training(a_task(toy("llama"), tmp_path, cached=False, bits=bits), tmp_path)
+    result, actual = run_training(a_task(toy("llama"), tmp_path, cached=True, bits=bits), tmp_path)
+
+    assert actual == expected
+    assert counts(result) == (BATCHES, BATCHES)
+
+
+def test_micro_batches_are_cached_one_by_one(toy: Toy, tmp_path: Path) -> None:
+    _, expected = run_training(a_task(toy("llama"), tmp_path, cached=False, micro_batch=2), tmp_path)
+    result, actual = run_training(a_task(toy("llama"), tmp_path, cached=True, micro_batch=2), tmp_path)
+
+    assert actual == expected
+    assert counts(result) == (2 * BATCHES, 2 * BATCHES)
+
+
+def test_with_only_a_head_to_train_the_output_of_the_last_layer_is_cached(toy: Toy, tmp_path: Path) -> None:
+    _, expected = run_training(a_task(toy("bert"), tmp_path, cached=False, objective=CLASSES, ranks={}, lowest_layer=2), tmp_path)
+    result, actual = run_training(a_task(toy("bert"), tmp_path, cached=True, objective=CLASSES, ranks={}, lowest_layer=2), tmp_path)
+
+    assert actual == expected
+    assert counts(result) == (BATCHES, BATCHES)
+
+
+def test_on_a_hit_neither_embeddings_nor_lower_layers_are_computed(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_training(a_task(toy("llama"), tmp_path, cached=True), tmp_path)
+    computed: list[str] = []
+    original = train.fit
+
+    def fit(task: TrainTask, runtime: TaskRuntime, inputs: Any, adapters: Any) -> Any:
+        monkeypatch.setattr(torch.nn.functional, "embedding", lambda *_inputs, **_named: computed.append("embedding"))
+        for part, layer in zip(("lower", "upper"), layers_of(inputs.base.model), strict=True):
+            layer.get_submodule("mlp").register_forward_pre_hook(lambda _module, _inputs, part=part: computed.append(part))
+        return original(task, runtime, inputs, adapters)
+
+    monkeypatch.setattr(train, "fit", fit)
+    run_training(a_task(toy("llama"), tmp_path, cached=True), tmp_path)
+    clear_cache()  # with its hooks
+
+    assert set(computed) == {"upper"}
+
+
+def test_the_cache_survives_from_round_to_round(toy: Toy, tmp_path: Path) -> None:
+    first, _ = run_training(a_task(toy("llama"), tmp_path, cached=True, round=1), tmp_path)
+    second, _ = run_training(a_task(toy("llama"), tmp_path, cached=True, round=2), tmp_path)
+
+    assert [counts(result) for result in (first, second)] == [(BATCHES, BATCHES), (2 * BATCHES, 0)]
+
+
+def test_the_key_names_everything_that_the_states_depend_on(toy: Toy) -> None:
+    def adapter(weight: str, value: float) -> AdapterTensors:
+        return AdapterTensors({weight: Factors(torch.full((1, 32), value), torch.full((32, 1), value))})
+
+    base = load(toy("llama"), 32, CAUSAL)
+    lower, upper = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"
+    keys = [
+        cache_key(base, 1, AdapterTensors()),
+        cache_key(base, 2, AdapterTensors()),
+        cache_key(base, 1, adapter(lower, 1.0)),
+        cache_key(base, 1, adapter(lower, 2.0)),
+        cache_key(load(toy("llama"), 16, CAUSAL), 1, AdapterTensors()),
+        cache_key(load(toy("gpt2"), 32, CAUSAL), 1, AdapterTensors()),
+    ]
+
+    assert len(set(keys)) == len(keys)
+    assert cache_key(base, 1, adapter(upper, 1.0)) == cache_key(base, 1, adapter(upper, 2.0)) == keys[0]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-1], lambda data: data[: len(data) // 2], lambda _: b"", lambda data: data[:-9] + b"?" * 9]
+)
+def test_a_damaged_file_is_computed_and_written_again(toy: Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Any) -> None:
+    task = a_task(toy("llama"), tmp_path, cached=True)
+    _, expected = run_training(task, tmp_path)
+    path = next((tmp_path / "cache" / "activations").glob("*/*"))
+    path.write_bytes(damage(path.read_bytes()))
+
+    result, actual = run_training(task, tmp_path)
+
+    assert actual == expected
+    assert counts(result) == (2 * BATCHES - 1, 1)
+    assert f"the cached activations in {path} are damaged and will be computed again" in caplog.text
+    assert counts(run_training(task, tmp_path)[0]) == (2 * BATCHES, 0)
+
+
+def test_on_a_full_volume_the_rest_is_computed(toy: Toy, tmp_path: Path, full_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+    task = a_task(toy("llama"), tmp_path, cached=True)
+    _, expected = run_training(task, tmp_path)
+
+    result, actual = run_training(task, tmp_path, cache=full_disk)
+
+    assert actual == expected
+    assert result.cache_hits + result.cache_misses == 2 * BATCHES
+    assert result.cache_misses > BATCHES
+    (warning,) = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "there is no room for more cached activations" in warning
+    assert "free space on the site's cache volume" in warning
+
+
+def test_without_a_writable_folder_everything_is_computed(toy: Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _, expected = run_training(a_task(toy("llama"), tmp_path, cached=False), tmp_path)
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file where the cache should be")
+
+    result, actual = run_training(a_task(toy("llama"), tmp_path, cached=True), tmp_path, cache=blocked)
+
+    assert actual == expected
+    assert counts(result) == (0, 2 * BATCHES)
+    assert caplog.text.count("give the trainer a writable cache volume") == 1
+
+
+def value(number: float) -> torch.Tensor:
+    return torch.full((4, 8, 32), number)
+
+
+SIZE: Final = 4 * 8 * 32 * 4
+
+
+def test_a_limit_is_kept_and_values_of_the_least_recently_used_key_go_first(tmp_path: Path) -> None:
+    for key, age in (("older", 9000), ("old", 8000)):
+        ActivationStore(tmp_path, key).write("a", value(1.0))
+        os.utime(tmp_path / key, times=(time.time() - age,) * 2)
+
+    ActivationStore(tmp_path, "new", limit=3 * SIZE).write("a", value(2.0))
+
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["new", "old"]
+
+
+def test_values_that_another_task_may_use_now_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    other, own = ActivationStore(tmp_path, "other"), ActivationStore(tmp_path, "own", limit=2 * SIZE)
+    other.write("a", value(1.0))
+
+    own.write("a", value(2.0))
+
+    assert other.read("a", torch.float32) is not None
+    assert own.read("a", torch.float32) is None
+    assert "no room" in caplog.text
+
+
+def test_what_a_killed_task_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "key").mkdir()
+    left = tmp_path / "key" / f"a.7{activation_store._TEMPORARY}"
+    left.write_bytes(b"half")
+    os.utime(left, times=(0, 0))
+
+    ActivationStore(tmp_path, "key").write("a", value(1.0))
+
+    assert [path.name for path in (tmp_path / "key").iterdir()] == ["a"]
+
+
+def test_a_store_shares_its_values_with_others_of_its_key(tmp_path: Path) -> None:
+    ActivationStore(tmp_path, "key").write("a", value(1.0).bfloat16())
+    store = ActivationStore(tmp_path, "key")
+
+    assert torch.equal(store.read("a", torch.bfloat16), value(1.0).bfloat16())  # type: ignore[arg-type]  # it is there
+    assert store.read("a", torch.float32) is None
+    assert (store.hits, store.misses) == (1, 1)

@@ -1,0 +1,151 @@
+"""Hidden states kept in files from one pass, task and round to the next: bounded in size, shared by concurrent tasks.
+
+It is a cache: whatever goes wrong (a full or read-only volume, a damaged file), the caller computes the values instead.
+The folder of a key holds the values that belong together; what a key stands for is the caller's business. Values of
+other keys are removed, the least recently used first, when the limit is reached.
+"""
+
+import fcntl
+import logging
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+_ALLOWANCE: Final = 1 << 28
+"""Bytes that a task may write before it measures the folder again: concurrent tasks exceed the limit by at most this much each."""
+_IN_USE_SECONDS: Final = 3600.0
+"""A key that was used within this time may belong to another task that runs now, so its values are kept."""
+_VALUE, _CHECKSUM = "value", "crc32"
+_TEMPORARY: Final = ".tmp"
+
+_LOG = logging.getLogger(__name__)
+
+
+class ActivationStore:
+    """The values of one key, in the folder `root`/`key`."""
+
+    def __init__(self, root: Path, key: str, limit: int | None = None) -> None:
+        """`limit`: bytes of all values below `root`; None: half of what is free there, counting its present values as free."""
+        self._root, self._folder, self._limit = root, root / key, limit
+        self._allowance = 0
+        self._closed = False
+        self.hits = 0
+        self.misses = 0
+
+    def read(self, name: str, dtype: torch.dtype) -> Tensor | None:
+        """The value of this name; None if there is none, or it is damaged or of another type."""
+        path = self._folder / name
+        value = None
+        try:
+            value = _parse(path.read_bytes(), dtype)
+            if value is None:
+                self._warn(f"the cached activations in {path} are damaged and will be computed again")
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self._warn(f"the cached activations in {path} cannot be read ({error.strerror}) and will be computed")
+        self.hits += value is not None
+        self.misses += value is None
+        return value
+
+    def write(self, name: str, value: Tensor) -> None:
+        """Keep the value, unless there is no room for it or it cannot be written."""
+        if self._closed:
+            return
+        data = _serialise(value)
+        try:
+            if not self._reserve(len(data)):
+                self._stop(f"there is no room for more cached activations in {self._root}: free space on the site's cache volume")
+                return
+            self._folder.mkdir(parents=True, exist_ok=True)
+            temporary = self._folder / f"{name}.{os.getpid()}{_TEMPORARY}"
+            try:
+                temporary.write_bytes(data)
+                temporary.replace(self._folder / name)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            self._stop(f"activations cannot be cached in {self._root} ({error.strerror}): give the trainer a writable cache volume")
+
+    def _reserve(self, size: int) -> bool:
+        """Whether a value of this size may be written; at the limit, values of other keys are removed."""
+        if size > self._allowance:
+            self._root.mkdir(parents=True, exist_ok=True)
+            with _locked(self._root):
+                self._allowance = min(self._make_room(size), max(_ALLOWANCE, size))
+        self._allowance -= size
+        return self._allowance >= 0
+
+    def _make_room(self, size: int) -> int:
+        """Bytes left below the limit, after other keys' values have been removed as far as `size` needs it."""
+        self._folder.mkdir(exist_ok=True)
+        os.utime(self._folder)
+        used = {folder: _size(folder) for folder in self._root.iterdir() if folder.is_dir()}
+        room = self._room(sum(used.values()))
+        now = time.time()
+        for folder in sorted(used, key=lambda folder: folder.stat().st_mtime):
+            if room >= size:
+                break
+            if folder != self._folder and now - folder.stat().st_mtime > _IN_USE_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+                room += used[folder]
+        return room
+
+    def _room(self, used: int) -> int:
+        free = shutil.disk_usage(self._root).free
+        return min(free, (self._limit if self._limit is not None else (free + used) // 2) - used)
+
+    def _stop(self, message: str) -> None:
+        self._closed = True
+        self._warn(f"{message}; the rest is computed in every pass")
+
+    def _warn(self, message: str) -> None:
+        _LOG.warning("%s", message)
+
+
+def _serialise(value: Tensor) -> bytes:
+    value = value.detach().cpu().contiguous()
+    return save({_VALUE: value, _CHECKSUM: torch.tensor(_crc(value))})
+
+
+def _parse(data: bytes, dtype: torch.dtype) -> Tensor | None:
+    try:
+        tensors = load(data)
+        value, checksum = tensors[_VALUE], tensors[_CHECKSUM]
+    except (SafetensorError, KeyError):
+        return None
+    return value if value.dtype is dtype and _crc(value) == int(checksum) else None
+
+
+def _crc(value: Tensor) -> int:
+    return zlib.crc32(value.view(torch.uint8).numpy().data)
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files in this folder. Files that a task left half-written, long ago, are removed."""
+    total = 0
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # another task has renamed its temporary file
+            status = path.stat()
+            if path.suffix == _TEMPORARY and time.time() - status.st_mtime > _IN_USE_SECONDS:
+                path.unlink()
+            else:
+                total += status.st_size
+    return total
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    with (root / ".lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
