@@ -56,6 +56,8 @@ class JobResources:
     """The plan's forecast of memory, which a scheduler is asked to reserve. Not a limit."""
     update_bytes: int = 0
     """Of all updates that an aggregation reads. Not a limit: it decides where the aggregation runs on a cluster."""
+    cache: str | None = None
+    """The folder of the site's cache, as the trainer sees it; None: the site has no volume for one."""
 
     @property
     def limits(self) -> tuple[int | None, int | None]:

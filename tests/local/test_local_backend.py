@@ -327,6 +327,14 @@ def test_a_trainer_gets_no_store_credentials_but_a_worker_does(bench: Bench, tmp
     assert "AWS_SECRET_ACCESS_KEY" in worker
 
 
+def test_a_sites_cache_replaces_the_users(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDPIPE_CACHE", "/somewhere")
+    bench.start("train-a", "a", resources=JobResources(cache="/volumes/ward-cache/wards"), describe=str(tmp_path / "a"))
+    bench.ended("train-a")
+
+    assert description(tmp_path / "a")["environment"]["FEDPIPE_CACHE"] == "/volumes/ward-cache/wards"
+
+
 def test_a_sites_processors_are_limited(bench: Bench, tmp_path: Path) -> None:
     bench.start("train-a", "a", resources=JobResources(cpus=1), describe=str(tmp_path / "a"))
     bench.ended("train-a")

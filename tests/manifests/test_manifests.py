@@ -8,9 +8,10 @@ import pytest
 from stand_in_cluster import SETTINGS
 from stand_in_runs import a_run, a_site
 
-from fedpipe_operator.api import EdgeSite
+from fedpipe_operator.api import EdgeSite, parse_quantity
 from fedpipe_operator.backend import Job, JobResources, TaskKind
 from fedpipe_operator.manifests import aggregation_job, task_secret, trainer_job
+from fedpipe_operator.reconcile.placement import in_pods
 from fedpipe_operator.rounds import Run, job_of
 from fedpipe_operator.settings import Settings
 from fedpipe_trainer.contract import ExitCode
@@ -109,6 +110,25 @@ def test_a_model_of_a_claim_is_mounted_and_one_of_a_bucket_is_not() -> None:
     assert of_claim["model"]["persistentVolumeClaim"] == {"claimName": "models", "readOnly": True}
     assert "model" not in of_bucket
     assert all(one["persistentVolumeClaim"]["readOnly"] for one in of_claim.values() if "persistentVolumeClaim" in one)
+
+
+def test_a_sites_cache_is_mounted_for_writing_below_a_folder_of_its_namespace() -> None:
+    site = a_site("ward", cache={"persistentVolumeClaim": {"claimName": "ward-cache"}})
+    pod = pod_of(made_for(site, in_pods(None).resources(a_run([site]), "ward")))
+    (container,) = pod["containers"]
+
+    assert {"name": "cache", "persistentVolumeClaim": {"claimName": "ward-cache"}} in pod["volumes"]
+    assert {"name": "cache", "mountPath": "/cache", "subPath": a_run([site]).resource.metadata.namespace} in container["volumeMounts"]
+    assert {"name": "FEDPIPE_CACHE", "value": "/cache"} in container["env"]
+
+
+def test_without_a_cache_activations_take_at_most_a_quarter_of_the_scratch_volume() -> None:
+    pod = pod_of(made_for(CPU_SITE))
+    (scratch,) = [volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"] if "emptyDir" in volume]
+    environment = {one["name"]: one["value"] for one in pod["containers"][0]["env"]}
+
+    assert environment["FEDPIPE_CACHE"] == "/scratch/cache"
+    assert int(environment["FEDPIPE_ACTIVATION_CACHE_BYTES"]) == parse_quantity(scratch) / 4
 
 
 OVERRIDES = {

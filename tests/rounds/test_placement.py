@@ -56,5 +56,13 @@ def test_the_limits_of_a_site_are_its_claimed_capacity(tmp_path: Path, capacity:
     assert in_folders(tmp_path).resources(run, "small") == resources
 
 
+def test_a_sites_cache_is_a_folder_for_the_runs_namespace_in_its_claim(tmp_path: Path) -> None:
+    run = a_run([a_site("with", cache={"persistentVolumeClaim": {"claimName": "ward-cache"}}), a_site("without")])
+
+    assert in_folders(tmp_path).resources(run, "with").cache == f"{tmp_path}/ward-cache/{run.resource.metadata.namespace}"
+    assert in_folders(tmp_path).resources(run, "without").cache is None
+    assert in_folders(tmp_path).resources(run, "").cache is None
+
+
 def test_a_task_of_the_run_itself_has_no_limits(tmp_path: Path) -> None:
     assert in_folders(tmp_path).resources(a_run([a_site("a", capacity={"memory": "1Gi", "cpu": "1"})]), "") == JobResources()

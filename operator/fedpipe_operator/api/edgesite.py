@@ -45,7 +45,7 @@ class ClaimReference(ApiModel):
 
 
 class Volume(ApiModel):
-    """The volume that holds the data."""
+    """A volume of the site."""
 
     persistent_volume_claim: ClaimReference
 
@@ -56,6 +56,7 @@ class SiteData(ApiModel):
     train: DataFile
     validation: DataFile
     volume: Volume
+    """The volume that holds the data."""
 
 
 class Toleration(ApiModel):
@@ -86,6 +87,8 @@ class EdgeSiteSpec(ApiModel):
     pod_template: PodOverrides | None = None
     capacity: Capacity = Capacity()
     data: SiteData
+    cache: Volume | None = None
+    """The volume where the site's trainers keep base models and activations from one task to the next, in a folder of the namespace."""
     max_concurrent_jobs: Annotated[int, Field(ge=1, le=64)] = 1
 
 

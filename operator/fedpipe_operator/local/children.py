@@ -60,6 +60,8 @@ def environment(inherited: Mapping[str, str], resources: JobResources, *, for_op
         variables["FEDPIPE_MEMORY_LIMIT_BYTES"] = str(resources.memory_bytes)
     if resources.cpus is not None:
         variables["OMP_NUM_THREADS"] = str(resources.cpus)
+    if resources.cache is not None:
+        variables["FEDPIPE_CACHE"] = resources.cache
     return variables
 
 

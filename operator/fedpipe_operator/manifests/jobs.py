@@ -16,6 +16,7 @@ Plain = dict[str, Any]
 
 DATA_FOLDER: Final = "/data"
 MODEL_FOLDER: Final = "/model"
+CACHE_FOLDER: Final = "/cache"
 CLAIM_SCHEME: Final = "pvc://"
 CREDENTIALS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 """Keys of the Secret that a store's `credentialsSecretRef` names, and the variables in which boto3 looks for them."""
@@ -23,6 +24,8 @@ _CPU_REQUEST: Final = 0.5
 """Requested cores as a share of the claim: a node can give less than it has, and a slower trainer has not failed."""
 _MEMORY_REQUEST: Final = 1.15
 """Requested memory as a multiple of the forecast: forecasts are within 15 %."""
+_SCRATCH_FOR_ACTIVATIONS: Final = 0.25
+"""Share of the scratch volume; the rest is for a downloaded model, the adapters and a checkpoint."""
 _AGGREGATION_MEMORY: Final = "1Gi"
 """Requested. Aggregation streams: its memory depends on one weight, not on the size of the updates (benchmarks/README.md)."""
 _AGGREGATION_CPU: Final = "500m"
@@ -34,18 +37,24 @@ _BACKSTOP_SECONDS: Final = 300
 def trainer_job(run: Run, job: Job, site: EdgeSite | None, resources: JobResources, settings: Settings) -> Plain:
     """The Job for a trainer's task; `site` is None for an export, which needs no data and may run on any node."""
     claims = _claims(run, site)
+    cache = [site.spec.cache.persistent_volume_claim.claim_name] if site and site.spec.cache else []
     container = {
         "name": "trainer",
         "image": settings.trainer_image,
         "args": [task_argument()],
-        "env": _environment(resources),
+        "env": _environment(resources, settings),
         "resources": _resources(site, resources),
-        "volumeMounts": [{"name": name, "mountPath": folder, "readOnly": True} for name, (folder, _) in claims.items()],
+        "volumeMounts": [
+            *({"name": name, "mountPath": folder, "readOnly": True} for name, (folder, _) in claims.items()),
+            # The volume behind a claim may serve several namespaces, which must not see each other's models and activations.
+            *({"name": "cache", "mountPath": CACHE_FOLDER, "subPath": run.resource.metadata.namespace} for _ in cache),
+        ],
     }
     spec = task_pod(job, container, settings)
     spec["volumes"] += [
         {"name": name, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}} for name, (_, claim) in claims.items()
     ]
+    spec["volumes"] += [{"name": "cache", "persistentVolumeClaim": {"claimName": claim}} for claim in cache]
     return _job(run, job, _pool_template(run, job, spec, site), settings)
 
 
@@ -114,9 +123,12 @@ def _claims(run: Run, site: EdgeSite | None) -> dict[str, tuple[str, str]]:
     return claims
 
 
-def _environment(resources: JobResources) -> list[Plain]:
-    """Caches go to the scratch volume. One thread per claimed core: libraries would count the cores of the node."""
-    variables = {"FEDPIPE_CACHE": f"{SCRATCH}/cache", "XDG_CACHE_HOME": f"{SCRATCH}/cache"}
+def _environment(resources: JobResources, settings: Settings) -> list[Plain]:
+    """Caches go to the site's cache, or else to the scratch volume. One thread per claimed core: libraries would count the node's cores."""
+    variables = {"FEDPIPE_CACHE": resources.cache or f"{SCRATCH}/cache", "XDG_CACHE_HOME": f"{SCRATCH}/cache"}
+    if resources.cache is None:
+        # A pod that exceeds the size of its scratch volume is evicted, and the trainer sees only how much the node's disk has free.
+        variables["FEDPIPE_ACTIVATION_CACHE_BYTES"] = str(int(parse_quantity(settings.scratch) * _SCRATCH_FOR_ACTIVATIONS))
     if resources.cpus is not None:
         variables["OMP_NUM_THREADS"] = str(resources.cpus)
     return [{"name": name, "value": value} for name, value in variables.items()]

@@ -7,7 +7,7 @@ from typing import Final
 
 from fedpipe_operator.api import EdgeSite, parse_quantity
 from fedpipe_operator.backend import JobResources
-from fedpipe_operator.manifests.jobs import CLAIM_SCHEME, DATA_FOLDER, MODEL_FOLDER
+from fedpipe_operator.manifests.jobs import CACHE_FOLDER, CLAIM_SCHEME, DATA_FOLDER, MODEL_FOLDER
 from fedpipe_operator.reconcile.tasks import TaskInputs, url_seconds
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.store import Credentials, model_in_bucket
@@ -18,10 +18,12 @@ _S3_SCHEME: Final = "s3://"
 
 @dataclass(frozen=True)
 class ClaimPlacement:
-    """The `Placement` of a run. Both functions give the folder of a claim's volume, as the trainer sees it."""
+    """The `Placement` of a run. The functions give the folder of a claim's volume, as the trainer sees it."""
 
     model_folder: Callable[[str], str]
     data_folder: Callable[[str], str]
+    cache_folder: Callable[[str, str], str]
+    """The folder for one namespace in the volume of a claim."""
     credentials: Credentials | None = None
     """For a model in a bucket; None: those of the environment."""
 
@@ -30,13 +32,15 @@ class ClaimPlacement:
         return TaskInputs(model=self._model(run), data=self._data(site_of(run, site)) if site else None)
 
     def resources(self, run: Run, site: str) -> JobResources:
-        """The site's claimed memory and cores; no limits for the run's own tasks."""
+        """The site's claimed memory and cores, and its cache; no limits and no cache for the run's own tasks."""
         if not site:
             return JobResources()
-        capacity = site_of(run, site).spec.capacity
+        spec = site_of(run, site).spec
+        capacity, claim = spec.capacity, spec.cache and spec.cache.persistent_volume_claim.claim_name
         return JobResources(
             memory_bytes=int(parse_quantity(capacity.memory)) if capacity.memory else None,
             cpus=max(1, int(parse_quantity(capacity.cpu))) if capacity.cpu else None,
+            cache=self.cache_folder(claim, run.resource.metadata.namespace) if claim else None,
         )
 
     def _model(self, run: Run) -> Model:
@@ -58,13 +62,15 @@ class ClaimPlacement:
 
 def in_pods(credentials: Credentials | None) -> ClaimPlacement:
     """The placement on a cluster: every trainer pod mounts its claims at the same two paths."""
-    return ClaimPlacement(lambda _claim: MODEL_FOLDER, lambda _claim: DATA_FOLDER, credentials)
+    return ClaimPlacement(lambda _claim: MODEL_FOLDER, lambda _claim: DATA_FOLDER, lambda _claim, _namespace: CACHE_FOLDER, credentials)
 
 
 def in_folders(volumes: Path) -> ClaimPlacement:
     """The placement on one machine: the claim `X` is the folder `<volumes>/X`."""
     root = volumes.resolve()
-    return ClaimPlacement(lambda claim: str(root / claim), lambda claim: str(root / claim))
+    return ClaimPlacement(
+        lambda claim: str(root / claim), lambda claim: str(root / claim), lambda claim, namespace: str(root / claim / namespace)
+    )
 
 
 def site_of(run: Run, name: str) -> EdgeSite:
