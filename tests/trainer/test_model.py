@@ -114,19 +114,6 @@ def test_an_s3_model_without_urls_is_refused(runtime: TaskRuntime) -> None:
         fetch(Model(source="s3://bucket/model"), runtime)
 
 
-def test_a_hub_source_is_downloaded_at_its_revision(toy: Toy, runtime: TaskRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
-    requested: dict[str, str] = {}
-
-    def snapshot_download(repository: str, *, revision: str, **_: object) -> str:
-        requested[repository] = revision
-        return str(toy("llama"))
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-
-    assert fetch(Model(source="hf://org/name@abc/1"), runtime) == toy("llama")
-    assert requested == {"org/name": "abc/1"}
-
-
 def test_a_hub_source_without_a_repository_is_refused(runtime: TaskRuntime) -> None:
     with pytest.raises(TaskFailed, match="hf://name does not have the form"):
         fetch(Model(source="hf://name"), runtime)

@@ -222,6 +222,8 @@ class ProfileResult(_ResultBase):
 
     kind: Literal["profile"] = "profile"
     base: BaseModelFacts | None = None
+    model_revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    """The commit that the model's branch or tag named at the hub; None for a model that does not come from a hub."""
     labels: Annotated[tuple[Annotated[str, Field(max_length=LONGEST_LABEL)], ...], Field(max_length=MAX_LABELS)] = ()
     train_samples: Count = 0
     validation_samples: Count = 0

@@ -1,12 +1,17 @@
 """Resolves the model source of a task to a verified local folder. Only an `hf://` source accesses a hub."""
 
 import hashlib
+import logging
 import os
 import re
+import shutil
 import struct
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlparse
 
 import torch
@@ -14,12 +19,19 @@ from safetensors import safe_open
 
 from fedpipe_trainer.contract import FailureReason, Model
 from fedpipe_trainer.errors import TaskFailed
+from fedpipe_trainer.model.download_cache import Download, download_once
 from fedpipe_trainer.task_runtime import TaskRuntime
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _DTYPES: Final = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _EDGE_BYTES = 1 << 20
+_MODELS: Final = "models"
+_COMMIT: Final = re.compile(r"^[0-9a-f]{40}$")
+_LOG = logging.getLogger(__name__)
 _HUB = re.compile(r"^hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>.+))?$")
 
 
@@ -77,18 +89,60 @@ def _local(model: Model, _runtime: TaskRuntime) -> Path:
     return Path(unquote(urlparse(model.source).path))
 
 
-def _from_hub(model: Model, _runtime: TaskRuntime) -> Path:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - a local source needs no hub client
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415 - a local source needs no hub client
+def _from_hub(model: Model, runtime: TaskRuntime) -> Path:
+    from huggingface_hub import HfApi  # noqa: PLC0415 - a local source needs no hub client
 
     match = _HUB.match(model.source)
     if match is None:
         msg = f"{model.source} does not have the form hf://organisation/name@revision"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
+    api, repository = HfApi(), match["repository"]
+    commit = _commit_of(model, match["revision"], api, runtime)
+
+    def into(folder: Path) -> Mapping[str, str]:
+        with _hub_errors(model.source):
+            info = api.model_info(repository, revision=commit, files_metadata=True)
+            files = [file for file in info.siblings or [] if any(fnmatch(file.rfilename, pattern) for pattern in _HUB_FILES)]
+            files = [file for file in files if "/" not in file.rfilename]
+            for file in files:
+                api.hf_hub_download(repository, file.rfilename, revision=commit, local_dir=folder)
+        shutil.rmtree(folder / ".cache", ignore_errors=True)
+        return {file.rfilename: f"sha256:{file.lfs.sha256}" if file.lfs else f"git:{file.blob_id}" for file in files}
+
+    key = hashlib.sha256(f"hf://{repository}@{commit}".encode()).hexdigest()[:16]
+    return download_once(runtime.cache / _MODELS, runtime.folder, Download(model.source, key, commit, into))
+
+
+def _commit_of(model: Model, revision: str | None, api: "HfApi", runtime: TaskRuntime) -> str:
+    """The commit that a branch or tag of the hub names now, or named when the site last asked if the hub does not answer."""
+    if revision is not None and _COMMIT.match(revision):
+        return revision
+    name = f"{hashlib.sha256(model.source.encode()).hexdigest()[:16]}.commit"
+    known = runtime.cache / _MODELS / name
     try:
-        return Path(snapshot_download(match["repository"], revision=match["revision"], allow_patterns=_HUB_FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        msg = f"cannot fetch {model.source} from the hub: {error}"
+        with _hub_errors(model.source):
+            commit = str(api.model_info(model.source.removeprefix("hf://").partition("@")[0], revision=revision).sha)
+    except TaskFailed as failed:
+        if not known.is_file():
+            raise
+        _LOG.warning("%s: the commit of the last download is used", failed.message)
+        return known.read_text()
+    with suppress(OSError):  # a cache that cannot be written: the next task asks again
+        known.parent.mkdir(parents=True, exist_ok=True)
+        known.write_text(commit)
+    return commit
+
+
+@contextmanager
+def _hub_errors(source: str) -> Iterator[None]:
+    """Raise errors of the hub and of the network as TransferFailed."""
+    import httpx2  # noqa: PLC0415 - the hub client's HTTP library; a local source needs neither
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415 - likewise
+
+    try:
+        yield
+    except (HfHubHTTPError, LocalEntryNotFoundError, httpx2.HTTPError, OSError) as error:
+        msg = f"cannot fetch {source} from the hub: {error}"
         raise TaskFailed(FailureReason.TRANSFER_FAILED, msg) from error
 
 
@@ -96,14 +150,18 @@ def _from_urls(model: Model, runtime: TaskRuntime) -> Path:
     if not model.files:
         msg = f"the task has no file URLs for {model.source}: `model.files` must have a URL for each file of the model folder"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
-    folder = runtime.cache / "models" / hashlib.sha256(f"{model.source} {model.revision}".encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, url in sorted(model.files.items()):
+    for name in model.files:
         if Path(name).name != name:
             raise TaskFailed(FailureReason.BAD_MODEL, f"model file {name!r} of {model.source} is not a plain file name")
-        if not (folder / name).is_file():
-            runtime.download(url, folder / name, None)
-    return folder
+
+    def into(folder: Path) -> Mapping[str, str]:
+        for name, url in sorted(model.files.items()):
+            if not (folder / name).is_file():
+                runtime.download(url, folder / name, None)
+        return {}
+
+    key = hashlib.sha256(f"{model.source} {model.revision}".encode()).hexdigest()[:16]
+    return download_once(runtime.cache / _MODELS, runtime.folder, Download(model.source, key, None, into))
 
 
 def _check_folder(folder: Path) -> None:

@@ -29,7 +29,7 @@ from fedpipe_trainer.contract import (
 from fedpipe_trainer.contract.result import LONGEST_LABEL, MAX_LABELS, MAX_REASON
 from fedpipe_trainer.data import Example, Row, columns_of, encode, read_rows
 from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.model import Base, clear_cache, facts, fetch, fingerprint, load, read_tokenizer
+from fedpipe_trainer.model import Base, clear_cache, facts, fetch, fingerprint, load, read_revision, read_tokenizer
 from fedpipe_trainer.profiling import bandwidth, hardware, kept
 from fedpipe_trainer.profiling.importance import measure_importance
 from fedpipe_trainer.profiling.subject import Subject
@@ -86,7 +86,9 @@ def run(task: ProfileTask, runtime: TaskRuntime) -> ProfileResult:
     header = runtime.result_header(task)
     peak = max(point.peak_memory_bytes for point in profile.throughput)
     header["measured"] = header["measured"].model_copy(update={"peak_memory_bytes": peak})
-    return profile.model_copy(update={**header, "up_bits_per_second": link.up, "down_bits_per_second": link.down})
+    # Another commit of a hub may have the same weights, so it is no part of what is kept.
+    now = {"model_revision": read_revision(folder), "up_bits_per_second": link.up, "down_bits_per_second": link.down}
+    return profile.model_copy(update={**header, **now})
 
 
 def measure(task: ProfileTask, runtime: TaskRuntime, folder: Path) -> ProfileResult:

@@ -1,0 +1,250 @@
+"""Base models that a site downloads once: from URLs, and from a hub, which a small server on this machine stands in for."""
+
+import fcntl
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from fedpipe_trainer.contract import FailureReason, Model
+from fedpipe_trainer.errors import TaskFailed
+from fedpipe_trainer.model import download_cache, fetch, fingerprint, read_revision
+from fedpipe_trainer.task_runtime import TaskRuntime
+
+Toy = Callable[[str], Path]
+COMMIT: Final = "0123456789abcdef0123456789abcdef01234567"
+OTHER_COMMIT: Final = "fedcba9876543210fedcba9876543210fedcba98"
+
+
+class Hub(ThreadingHTTPServer):
+    """The endpoints of a model hub that its client uses to download a repository, whose branch `main` is at `commit`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _HubHandler)
+        self.folder, self.commit = folder, COMMIT
+        self.downloads: list[str] = []
+        self.is_down = False
+        self.announced: dict[str, bytes] = {}
+        """Other contents than the folder's, for the hashes that are announced."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def describe(self, revision: str) -> dict[str, Any]:
+        return {
+            "id": "org/toy",
+            "sha": revision if len(revision) == 40 else self.commit,
+            "siblings": [*map(self._sibling, self.folder.iterdir())],
+        }
+
+    def _sibling(self, path: Path) -> dict[str, Any]:
+        content = self.announced.get(path.name, path.read_bytes())
+        blob = hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False).hexdigest()
+        sibling: dict[str, Any] = {"rfilename": path.name, "size": len(content), "blobId": blob}
+        if path.suffix == ".safetensors":
+            sibling["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+        return sibling
+
+
+class _HubHandler(BaseHTTPRequestHandler):
+    server: Hub
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _answer(self, *, with_body: bool) -> None:
+        parts = self.path.partition("?")[0].strip("/").split("/")
+        if self.server.is_down:
+            self._send(404, b"{}", {}, with_body=with_body)
+        elif parts[0] == "api":
+            revision = parts[5] if "revision" in parts else "main"
+            self._send(200, json.dumps(self.server.describe(revision)).encode(), {"Content-Type": "application/json"}, with_body=with_body)
+        else:
+            revision, name = parts[3], parts[4]
+            content = (self.server.folder / name).read_bytes()
+            if with_body:
+                self.server.downloads.append(name)
+            etag = hashlib.sha256(content).hexdigest()
+            self._send(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": revision}, with_body=with_body)
+
+    def _send(self, status: int, content: bytes, headers: dict[str, str], *, with_body: bool) -> None:
+        self.send_response(status)
+        for name, value in (headers | {"Content-Length": str(len(content))}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if with_body:
+            self.wfile.write(content)
+
+
+@pytest.fixture
+def hub(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with Hub(toy("llama")) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", served.url)
+        monkeypatch.setattr(
+            "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", served.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        yield served
+        served.shutdown()
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Iterator[TaskRuntime]:
+    """A task of a process that ends with the test: its locks are released."""
+    scratch, cache = tmp_path / "scratch", tmp_path / "cache"
+    scratch.mkdir()
+    yield TaskRuntime(folder=scratch, cache=cache, write_progress=lambda _progress: None, stop_requested=lambda: False)
+    for lock in download_cache._in_use.values():
+        os.close(lock)
+    download_cache._in_use.clear()
+
+
+def at_urls(folder: Path, revision: str = "a") -> Model:
+    return Model(source="s3://bucket/toy", files={path.name: path.as_uri() for path in folder.iterdir()}, revision=revision * 64)
+
+
+def test_a_model_of_a_hub_is_downloaded_once(hub: Hub, toy: Toy, runtime: TaskRuntime) -> None:
+    first = fetch(Model(source="hf://org/toy@main"), runtime)
+    downloads = sorted(hub.downloads)
+    again = fetch(Model(source="hf://org/toy@main"), runtime)
+
+    assert first == again
+    assert fingerprint(first) == fingerprint(toy("llama"))
+    assert downloads == sorted(hub.downloads) == sorted(path.name for path in toy("llama").iterdir())
+
+
+def test_a_branch_is_resolved_to_a_commit_and_a_moved_one_is_downloaded(hub: Hub, runtime: TaskRuntime) -> None:
+    before = fetch(Model(source="hf://org/toy"), runtime)
+    hub.commit = OTHER_COMMIT
+    after = fetch(Model(source="hf://org/toy"), runtime)
+
+    assert (read_revision(before), read_revision(after)) == (COMMIT, OTHER_COMMIT)
+    assert fetch(Model(source=f"hf://org/toy@{COMMIT}"), runtime) == before
+
+
+def test_without_a_hub_the_last_download_is_used(hub: Hub, runtime: TaskRuntime, caplog: pytest.LogCaptureFixture) -> None:
+    folder = fetch(Model(source="hf://org/toy@main"), runtime)
+    hub.is_down = True
+
+    assert fetch(Model(source="hf://org/toy@main"), runtime) == folder
+    assert "the commit of the last download is used" in caplog.text
+    with pytest.raises(TaskFailed, match="cannot fetch hf://org/toy@next from the hub") as failed:
+        fetch(Model(source="hf://org/toy@next"), runtime)
+    assert failed.value.reason is FailureReason.TRANSFER_FAILED
+
+
+def test_a_hub_that_cannot_be_reached_is_a_failed_transfer(hub: Hub, runtime: TaskRuntime) -> None:
+    hub.shutdown()
+    hub.server_close()
+
+    with pytest.raises(TaskFailed, match="cannot fetch hf://org/toy from the hub") as failed:
+        fetch(Model(source="hf://org/toy"), runtime)
+
+    assert failed.value.reason is FailureReason.TRANSFER_FAILED
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_file_with_another_hash_than_the_hub_announces_is_refused(hub: Hub, runtime: TaskRuntime, name: str) -> None:
+    content = (hub.folder / name).read_bytes()
+    hub.announced[name] = content[:-1] + bytes([content[-1] ^ 1])
+
+    with pytest.raises(TaskFailed, match=f"{name} of hf://org/toy arrived with other content"):
+        fetch(Model(source="hf://org/toy"), runtime)
+
+    hub.announced.clear()
+    assert fingerprint(fetch(Model(source="hf://org/toy"), runtime)) == fingerprint(hub.folder)
+
+
+def test_a_download_that_was_interrupted_is_continued(toy: Toy, runtime: TaskRuntime) -> None:
+    whole = at_urls(toy("llama"))
+    missing = whole.model_copy(update={"files": whole.files | {"tokenizer.json": "file:///nowhere/tokenizer.json"}})
+    with pytest.raises(TaskFailed, match="does not exist"):
+        fetch(missing, runtime)
+    before = runtime.measured().downloaded_bytes
+
+    folder = fetch(whole, runtime)
+
+    sizes = {path.name: path.stat().st_size for path in toy("llama").iterdir()}
+    assert before > 0
+    assert runtime.measured().downloaded_bytes == sum(sizes.values()), "no file was downloaded twice"
+    assert fingerprint(folder) == fingerprint(toy("llama"))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:-1] + b"?", None])
+def test_a_model_that_was_damaged_is_downloaded_again(toy: Toy, runtime: TaskRuntime, name: str, damage: Any) -> None:
+    path = fetch(at_urls(toy("llama")), runtime) / name
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage(path.read_bytes()))
+
+    folder = fetch(at_urls(toy("llama")), runtime)
+
+    assert (folder / name).read_bytes() == (toy("llama") / name).read_bytes()
+
+
+def test_concurrent_tasks_download_a_model_once(hub: Hub, runtime: TaskRuntime) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        folders = list(pool.map(lambda _: fetch(Model(source="hf://org/toy"), runtime), range(4)))
+
+    assert len(set(folders)) == 1
+    assert len(hub.downloads) == len(set(hub.downloads))
+
+
+def test_models_that_were_not_used_for_a_month_are_removed_but_none_that_is_in_use(toy: Toy, runtime: TaskRuntime) -> None:
+    old, used, recent = (fetch(at_urls(toy("llama"), revision), runtime) for revision in "abc")
+    for folder in (old, used):
+        os.utime(folder, times=(0, 0))
+
+    with used.with_name(f"{used.name}.use").open("ab") as lock:  # as another process would hold it
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        fetch(at_urls(toy("llama"), "d"), runtime)
+
+    assert not old.exists()
+    assert used.exists()
+    assert recent.exists()
+
+
+def test_on_a_full_volume_unused_models_make_room(full_disk: Path, toy: Toy, runtime: TaskRuntime) -> None:
+    runtime.cache = full_disk
+    (full_disk / "models" / "old").mkdir(parents=True)
+    (full_disk / "models" / "old" / "model.safetensors").write_bytes(bytes(40_000))
+    small = {path.name: path.as_uri() for path in toy("llama").iterdir() if path.stat().st_size < 40_000}
+
+    folder = fetch(Model(source="s3://bucket/toy", files=small | _a_small_checkpoint(runtime.folder), revision="a" * 64), runtime)
+
+    assert folder.is_relative_to(full_disk)
+    assert not (full_disk / "models" / "old").exists()
+
+
+def _a_small_checkpoint(folder: Path) -> dict[str, str]:
+    path = folder / "model.safetensors"
+    path.write_bytes((2).to_bytes(8, "little") + b"{}" + bytes(20_000))
+    return {path.name: path.as_uri()}
+
+
+def test_where_the_cache_is_too_small_the_scratch_folder_is_used(
+    full_disk: Path, toy: Toy, runtime: TaskRuntime, caplog: pytest.LogCaptureFixture
+) -> None:
+    runtime.cache = full_disk
+
+    folder = fetch(at_urls(toy("llama")), runtime)
+
+    assert folder == runtime.folder / "model"
+    assert fingerprint(folder) == fingerprint(toy("llama"))
+    assert "free space or make it writable" in caplog.text

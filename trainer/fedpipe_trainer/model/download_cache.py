@@ -1,0 +1,218 @@
+"""Base models that a site downloads once: verified whole at the download, shared by all tasks that use the same cache folder.
+
+Below `root`, `KEY/` is a complete model with a manifest, `KEY.partial/` one whose download was interrupted and will be continued,
+`KEY.fetch` the lock of a download, and `KEY.use` the lock that every process with this model holds, so that none is removed
+while it is used. A folder gets its final name only when all its files are there and have the right hashes.
+"""
+
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ValidationError
+
+from fedpipe_trainer.contract import FailureReason
+from fedpipe_trainer.errors import TaskFailed
+
+_MANIFEST: Final = "fedpipe-manifest"
+_EDGE_BYTES: Final = 1 << 20
+_UNUSED_SECONDS: Final = 30 * 86400.0
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+
+_LOG = logging.getLogger(__name__)
+_in_use: dict[Path, int] = {}
+"""The open lock file of the model that this process uses, by folder."""
+
+
+class _File(BaseModel):
+    size: int
+    sha256: str
+    edges: str
+    """SHA-256 of the first and the last MiB: what a task compares, which takes milliseconds."""
+
+
+class _Manifest(BaseModel):
+    revision: str | None
+    files: dict[str, _File]
+
+
+@dataclass(frozen=True)
+class Download:
+    """How a model is downloaded."""
+
+    source: str
+    key: str
+    """Name of its folder: the same source and revision have the same key."""
+    revision: str | None
+    """The hub's commit, for the manifest."""
+    into: Callable[[Path], Mapping[str, str]]
+    """Download all files into a folder, which may hold some already; the known hashes by file: `sha256:…`, or `git:…` of a git blob."""
+
+
+def download_once(root: Path, scratch: Path, download: Download) -> Path:
+    """The model's folder below `root`, downloaded if it is not there; below `scratch` where `root` cannot be written or is full.
+
+    Raises:
+        TaskFailed: TransferFailed, a file cannot be downloaded or has another hash than its source says.
+    """
+    folder = root / download.key
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _locked(root / f"{download.key}.fetch"):
+            if not _is_intact(folder):
+                _prune(root, unused_for=_UNUSED_SECONDS)
+                _download_with_room(folder, download)
+            _mark_used(folder)
+    except OSError as error:
+        if _is_intact(folder):  # a read-only volume
+            return folder
+        _LOG.warning("the model cannot be kept in %s (%s): every task downloads it; free space or make it writable", root, error.strerror)
+        folder = scratch / "model"
+        _download(folder, download)
+    return folder
+
+
+def read_revision(folder: Path) -> str | None:
+    """The hub's commit of the model in this folder; None if it does not come from a hub."""
+    manifest = _read_manifest(folder)
+    return manifest.revision if manifest else None
+
+
+def _download_with_room(folder: Path, download: Download) -> None:
+    """Download; if the volume becomes full, once more after all models that no process uses have been removed."""
+    try:
+        _download(folder, download)
+    except (OSError, TaskFailed) as error:
+        if not _is_full(error):
+            raise
+        _prune(folder.parent, unused_for=0.0)
+        try:
+            _download(folder, download)
+        except TaskFailed as failed:
+            shutil.rmtree(_partial(folder), ignore_errors=True)
+            if isinstance(failed.__cause__, OSError):
+                raise failed.__cause__ from failed  # the caller uses another volume
+            raise
+
+
+def _download(folder: Path, download: Download) -> None:
+    """Download into a temporary folder, verify, and rename."""
+    partial = _partial(folder)
+    partial.mkdir(parents=True, exist_ok=True)
+    expected = download.into(partial)
+    for left in partial.glob(".*"):  # by a process that was killed
+        left.unlink()
+    files = {path.name: _describe(path) for path in sorted(partial.iterdir()) if path.name != _MANIFEST}
+    wrong = [name for name, digest in expected.items() if not _matches(partial / name, files.get(name), digest)]
+    if wrong:
+        shutil.rmtree(partial)
+        msg = f"{', '.join(wrong)} of {download.source} arrived with other content than its source announces: try again"
+        raise TaskFailed(FailureReason.TRANSFER_FAILED, msg)
+    (partial / _MANIFEST).write_text(_Manifest(revision=download.revision, files=files).model_dump_json())
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def _partial(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.partial")
+
+
+def _is_full(error: OSError | TaskFailed) -> bool:
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return isinstance(cause, OSError) and cause.errno in _FULL
+
+
+def _describe(path: Path) -> _File:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return _File(size=path.stat().st_size, sha256=digest, edges=_edges(path))
+
+
+def _edges(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(_EDGE_BYTES))
+        file.seek(max(0, path.stat().st_size - _EDGE_BYTES))
+        digest.update(file.read(_EDGE_BYTES))
+    return digest.hexdigest()
+
+
+def _matches(path: Path, file: _File | None, expected: str) -> bool:
+    algorithm, _, digest = expected.partition(":")
+    if file is None or algorithm == "sha256":
+        return file is not None and file.sha256 == digest
+    blob = hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as opened:
+        while chunk := opened.read(_EDGE_BYTES):
+            blob.update(chunk)
+    return blob.hexdigest() == digest
+
+
+def _is_intact(folder: Path) -> bool:
+    """The quick check of every task: all files of the manifest, with their sizes, first and last MiB."""
+    manifest = _read_manifest(folder)
+    if manifest is None:
+        return False
+    try:
+        damaged = [
+            name
+            for name, file in manifest.files.items()
+            if (folder / name).stat().st_size != file.size or _edges(folder / name) != file.edges
+        ]
+    except OSError:
+        return False
+    if damaged:
+        _LOG.warning("%s in %s changed since the download: the model is downloaded again", ", ".join(damaged), folder)
+    return not damaged
+
+
+def _read_manifest(folder: Path) -> _Manifest | None:
+    try:
+        return _Manifest.model_validate_json((folder / _MANIFEST).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _mark_used(folder: Path) -> None:
+    """Hold a lock until this process uses another model or ends, so that no other removes the folder, whose age starts again."""
+    os.utime(folder)
+    for other in _in_use.keys() - {folder}:
+        os.close(_in_use.pop(other))
+    if folder not in _in_use:
+        lock = os.open(folder.with_name(f"{folder.name}.use"), os.O_RDWR | os.O_CREAT, 0o666)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        _in_use[folder] = lock
+
+
+def _prune(root: Path, unused_for: float) -> None:
+    """Remove models that no process uses and none has used for this many seconds, and downloads that nobody went on with."""
+    for folder in [path for path in root.iterdir() if path.is_dir()]:
+        if time.time() - folder.stat().st_mtime >= unused_for and folder not in _in_use:
+            _remove_unless_locked(folder)
+
+
+def _remove_unless_locked(folder: Path) -> None:
+    key = folder.name.removesuffix(".partial")
+    for suffix in ("fetch", "use"):
+        with folder.with_name(f"{key}.{suffix}").open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+    _LOG.info("removing the unused model %s", folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
