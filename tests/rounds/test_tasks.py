@@ -111,8 +111,23 @@ def test_a_training_that_evaluates_also_writes_the_evaluation_of_the_round_befor
         "rounds/0002/updates/site-a/1/result.json",
     }
     assert task.evaluation is not None
-    assert (task.evaluation.round, task.evaluation.batch_size) == (1, task.plan.batch_size)
+    assert (task.evaluation.round, task.evaluation.batch_size) == (1, task.plan.micro_batch)
     assert (task.evaluation.evaluation.max_samples, task.evaluation.evaluation.samples) == (50, 3)
+
+
+def test_an_evaluation_takes_no_more_samples_at_once_than_the_training(finished: World) -> None:
+    plan = plan_of(finished, 2)
+    smaller = plan.plans["site-a"].model_copy(update={"batch_size": 16, "micro_batch_size": 4})
+    plan = plan.model_copy(update={"plans": {**plan.plans, "site-a": smaller}})
+
+    first, retry = (
+        tasks.training_task(a_context(), action, INPUTS, plan=plan, previous=commit_of(finished, 1)).evaluation
+        for action in (StartTraining("site-a", 2, 0, evaluates=True), StartTraining("site-a", 2, 1, micro_batch=2, evaluates=True))
+    )
+
+    assert first is not None
+    assert retry is not None
+    assert (first.batch_size, retry.batch_size) == (4, 2)
 
 
 def test_the_trainings_of_round_1_evaluate_the_base(finished: World) -> None:
@@ -201,7 +216,7 @@ def test_every_round_is_evaluated_on_the_same_rows_in_the_same_batches_whichever
     assert trains.evaluation is not None
     assert trains.evaluation.evaluation == last.evaluation
     assert trains.hyperparameters.seed == last.seed == 4
-    assert trains.evaluation.batch_size == last.batch_size == plan.plans["site-a"].batch_size
+    assert trains.evaluation.batch_size == last.batch_size == plan.plans["site-a"].micro_batch
     assert trains.plan.bits == last.bits
 
 

@@ -133,12 +133,15 @@ def training_task(
 
 
 def _evaluation_before(context: TaskContext, action: StartTraining, plan: RoundPlan) -> TrainEvaluation:
-    """The evaluation of the adapter that a training starts from; its result has the key of an evaluation task's."""
+    """The evaluation of the adapter that a training starts from; its result has the key of an evaluation task's.
+
+    Its batches are the training's micro-batches, so that it needs no more memory than the training.
+    """
     round_ = action.round - 1
     return TrainEvaluation(
         round=round_,
         evaluation=conversion.evaluation(context.spec.evaluation),
-        batch_size=plan.plans[action.site].batch_size,
+        batch_size=action.micro_batch or plan.plans[action.site].micro_batch,
         result=context.write(names.evaluation_result(round_, action.site, action.attempt)),
     )
 
@@ -158,7 +161,7 @@ def evaluation_task(
         objective=conversion.objective(context.spec.task, plan.labels),
         data=_data(inputs),
         bits=plan.plans[action.site].bits,
-        batch_size=plan.plans[action.site].batch_size,
+        batch_size=plan.plans[action.site].micro_batch,
         evaluation=conversion.evaluation(context.spec.evaluation),
         global_adapter=_global_adapter(context, commit),
         seed=context.spec.training.seed,

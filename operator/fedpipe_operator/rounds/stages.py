@@ -116,7 +116,8 @@ def evaluate(context: StageContext) -> Step | None:
     round_ = context.observed.last_round
     if round_ in context.observed.evaluations:
         return None
-    training, states = training_states(context), evaluation_states(context)
+    training = training_states(context)
+    states = evaluation_states(context, training)
     if any(isinstance(state, Pending | Active) for state in states.values()):
         return None
     message = f"{_progress(training)}; {_subject(round_)} is evaluated"
@@ -133,8 +134,12 @@ def train(context: StageContext) -> Step | None:
     is_evaluated = context.observed.last_round in context.observed.evaluations
     if is_evaluated and len(states) - len(dropped) < context.plan.needed:
         return fail(Reason.QUORUM_OUT_OF_REACH, _too_few(context.plan, dropped))
-    step = _work_left(context, states, Reason.TRAINING, lambda site, pending: _training(context, site, pending))
-    return step if step is None or is_evaluated else replace(step, message=f"{step.message}; {_evaluation_progress(context)}")
+    evaluation = {} if is_evaluated else evaluation_states(context, states)
+    step = _work_left(context, states, Reason.TRAINING, lambda site, pending: _training(context, site, pending, evaluation))
+    if step is None or is_evaluated:
+        return step
+    progress = f"{len(_done(evaluation))} of {len(evaluation)} have evaluated {_subject(context.observed.last_round)}"
+    return replace(step, message=f"{step.message}; {progress}")
 
 
 def aggregate(context: StageContext) -> Step:
@@ -187,14 +192,14 @@ def training_states(context: StageContext) -> WorkStates:
     return {site: _after_verdict(context, site, state) for site, state in states.items()}
 
 
-def evaluation_states(context: StageContext) -> WorkStates:
-    """The part of each of the round's evaluators in the evaluation that comes with the training; a failed one is not tried again.
+def evaluation_states(context: StageContext, training: WorkStates) -> WorkStates:
+    """The part of each of the round's evaluators in the evaluation that comes with the training, whose states are `training`.
 
-    Any attempt's evaluation counts, also that of a site which is dropped from the training afterwards.
+    Any attempt's evaluation counts, also that of a site which is dropped from the training afterwards. A failed one is tried again
+    only with the training.
     """
-    states = training_states(context)
     results = context.observed.site_evaluations
-    return {site: _evaluation_state(states[site], results.get(site, {})) for site in context.plan.evaluators if site in states}
+    return {site: _evaluation_state(training[site], results.get(site, {})) for site in context.plan.evaluators if site in training}
 
 
 def _evaluation_state(training: WorkState, results: Mapping[int, EvaluateResult]) -> WorkState:
@@ -225,7 +230,11 @@ def _work_states(
     context: StageContext, kind: TaskKind, sites: Iterable[str], results: Mapping[str, Mapping[int, Result]], *, round_: int
 ) -> WorkStates:
     """By site. A site that is gone is dropped, unless it is done."""
-    states = {site: _work_state(context, Work(kind, site, round_), results.get(site, {})) for site in sites}
+    expired = stage_expired(context.run, context.observed, kind, round_, context.now)
+    states = {
+        site: work_state(Work(kind, site, round_), context.run, context.observed, results=results.get(site, {}), expired=expired)
+        for site in sites
+    }
     known = {site.name for site in context.run.sites}
     return {site: state if site in known or isinstance(state, Done) else Dropped(_GONE) for site, state in states.items()}
 
@@ -235,11 +244,9 @@ def _work_state(context: StageContext, work: Work, results: Mapping[int, Result]
     return work_state(work, context.run, context.observed, results=results, expired=expired)
 
 
-def _training(context: StageContext, site: str, pending: Pending) -> StartTraining:
+def _training(context: StageContext, site: str, pending: Pending, evaluation: WorkStates) -> StartTraining:
     micro_batch = retry_micro_batch(context.plan.plans[site].micro_batch, pending.out_of_memory)
-    is_evaluated = context.observed.last_round in context.observed.evaluations
-    evaluates = not is_evaluated and isinstance(evaluation_states(context).get(site), Pending)
-    return StartTraining(site, context.observed.round, pending.attempt, micro_batch, evaluates)
+    return StartTraining(site, context.observed.round, pending.attempt, micro_batch, evaluates=isinstance(evaluation.get(site), Pending))
 
 
 def _work_left(context: StageContext, states: WorkStates, reason: Reason, start: Callable[[str, Pending], Action]) -> Step | None:
@@ -257,11 +264,6 @@ def _work_left(context: StageContext, states: WorkStates, reason: Reason, start:
 
 def _progress(states: WorkStates) -> str:
     return f"{len(_done(states))} of {len(states)} sites done"
-
-
-def _evaluation_progress(context: StageContext) -> str:
-    states = evaluation_states(context)
-    return f"{len(_done(states))} of {len(states)} have evaluated {_subject(context.observed.last_round)}"
 
 
 def _subject(round_: int) -> str:
