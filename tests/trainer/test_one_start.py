@@ -94,6 +94,18 @@ def test_an_update_has_the_same_bytes_with_and_without_an_evaluation_before(make
     assert not torch.equal(start[key][:4], end[key]), "without gradients of the first layer its adapter stays as it was"
 
 
+@pytest.mark.parametrize("bits", [4, 32])
+def test_the_next_task_of_the_process_evaluates_and_trains_as_the_first(make_task: Any, tmp_path: Path, bits: int) -> None:
+    task = evaluating(make_task(bits=bits), tmp_path)
+
+    _, first = run_training(task, tmp_path)
+    evaluation = evaluation_in(tmp_path)
+    train.run(task, make_runtime(tmp_path / "scratch"))
+
+    assert (tmp_path / "store" / "adapter.safetensors").read_bytes() == first
+    assert evaluation_in(tmp_path).model_copy(update={"measured": evaluation.measured}) == evaluation
+
+
 def test_an_update_with_a_head_has_the_same_bytes_with_and_without_an_evaluation_before(make_task: Any, tmp_path: Path) -> None:
     evaluated = evaluating(make_task(start=False, objective=CLASSES), tmp_path)
 
