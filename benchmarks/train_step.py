@@ -30,6 +30,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
 from fedpipe_operator.api import EdgeSite
+from fedpipe_operator.planning.memory_model import Step as PlannedStep
 from fedpipe_operator.planning.memory_model import predict_peak
 from fedpipe_operator.planning.time_model import fixed_seconds, step_seconds
 from fedpipe_operator.sites import SiteProfile, site_profile
@@ -262,7 +263,7 @@ def print_memory(options: Options, site: SiteProfile, scratch: Path) -> None:
     errors = []
     with ThreadPoolExecutor(options.parallel) as pool:
         for (bits, batch, length), peak in zip(points, pool.map(measure, points), strict=True):
-            predicted = predict_peak(site, bits=bits, batch=batch, length=length, ranks=ranks)
+            predicted = predict_peak(site, bits=bits, step=PlannedStep(batch, length), ranks=ranks)
             errors.append(predicted / peak - 1)
             print(f"| {bits} | {batch} | {length} | {predicted / 1e6:.0f} | {peak / 1e6:.0f} | {errors[-1]:+.1%} |", flush=True)
     print(f"\nLargest error {max(abs(e) for e in errors):.1%}, mean {statistics.mean(abs(e) for e in errors):.1%}.\n")
@@ -286,7 +287,7 @@ def print_seconds(options: Options, site: SiteProfile, scratch: Path) -> None:
         ).measured.seconds
         predicted, step = step_seconds(site, bits, batch), seconds["train"] / TIMED_STEPS
         line = f"| {bits} | {batch} | {predicted:.3f} | {step:.3f} | {predicted / step - 1:+.0%} "
-        print(f"{line}| {fixed_seconds(site, bits, upload=0, download=0):.1f} | {seconds['load']:.1f} |", flush=True)
+        print(f"{line}| {fixed_seconds(site, bits, download=0):.1f} | {seconds['load']:.1f} |", flush=True)
     print()
 
 

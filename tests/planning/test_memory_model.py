@@ -6,12 +6,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from site_profiles import LLAMA_7B, MPNET, SMOLLM2, a_site, point
 
-from fedpipe_operator.planning import RunOptions, predict_peak
+from fedpipe_operator.planning import RunOptions, Step, predict_peak
 from fedpipe_operator.planning.calibration import Calibration, calibrate
-from fedpipe_operator.planning.memory_model import base_bytes, calibration_of
+from fedpipe_operator.planning.memory_model import TrainingMemory, base_bytes, calibration_of
 from fedpipe_operator.planning.sizes import uniform_ranks
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Bits
@@ -48,7 +49,7 @@ def test_forecasts_are_within_15_percent_of_the_measurement(model: str, bits: Bi
     site = profiled(model, bits, rows)
     ranks = uniform_ranks(site.base.weights, 8)
 
-    ratios = [predict_peak(site, bits=bits, batch=row["batch"], length=row["length"], ranks=ranks) / row["peak_mb"] / 1e6 for row in rows]
+    ratios = [predict_peak(site, bits=bits, step=Step(row["batch"], row["length"]), ranks=ranks) / row["peak_mb"] / 1e6 for row in rows]
 
     assert len(ratios) == 7
     assert all(0.85 <= ratio <= 1.15 for ratio in ratios), ratios
@@ -70,15 +71,16 @@ def test_on_a_gpu_forecasts_are_within_15_percent_of_the_measurement(model: str,
     site = a_site(device="NVIDIA H100", base=ON_GPU[model], runtime_bytes=0, load_peak_bytes={bits: 0}, points=points)
     ranks = uniform_ranks(site.base.weights, 8)
 
-    forecasts = {(batch, length): predict_peak(site, bits=bits, batch=batch, length=length, ranks=ranks) for batch, length in peaks}
+    forecasts = {(batch, length): predict_peak(site, bits=bits, step=Step(batch, length), ranks=ranks) for batch, length in peaks}
 
     assert len(points) < len(peaks) >= 4
     assert all(0.85 <= forecasts[step] / peaks[step] <= 1.15 for step in peaks), forecasts
 
 
-def peak(site: SiteProfile, *, rank: int = 8, **changes: Any) -> int:
-    usual: dict[str, Any] = {"bits": 16, "batch": 4, "length": 128, "ranks": uniform_ranks(site.base.weights, rank)}
-    return predict_peak(site, **(usual | changes))
+def peak(site: SiteProfile, *, rank: int = 8, bits: Bits = 16, options: RunOptions | None = None, **changes: Any) -> int:
+    """The peak of a step of 4 × 128 tokens, or with the changes to it."""
+    step = replace(Step(4, 128), **changes)
+    return predict_peak(site, bits=bits, step=step, ranks=uniform_ranks(site.base.weights, rank), options=options or RunOptions())
 
 
 def test_on_a_gpu_more_bits_need_more_memory() -> None:
@@ -135,10 +137,48 @@ def test_a_trained_head_has_the_runs_labels() -> None:
 
 def test_checkpointing_saves_activations_but_keeps_the_logits() -> None:
     site = a_site(load_peak_bytes={16: 0})
-    saved = peak(site, batch=8) - peak(site, batch=8, options=RunOptions(checkpointing=True))
+    saved = peak(site, batch=8) - peak(site, batch=8, checkpointing=True)
     logits = 8 * 128 * 20 * SMOLLM2.vocabulary_size
 
     assert 0.8e9 < saved < peak(site, batch=8) - logits
+
+
+def test_layers_below_the_lowest_trained_one_keep_no_activations() -> None:
+    site = a_site(load_peak_bytes={16: 0})
+    layers = SMOLLM2.layers
+    peaks = [peak(site, batch=8, lowest_layer=lowest) for lowest in range(layers + 1)]
+    a_layer = peaks[0] - peaks[1]
+
+    assert a_layer > 0
+    assert [more - less for more, less in pairwise(peaks)] == pytest.approx([a_layer] * (layers - 1) + [0], rel=1e-6)
+
+
+def test_checkpointing_saves_less_the_fewer_layers_are_trained() -> None:
+    site = a_site(load_peak_bytes={16: 0})
+    saved = [peak(site, lowest_layer=lowest) - peak(site, lowest_layer=lowest, checkpointing=True) for lowest in (0, 15, 29)]
+
+    assert saved[0] > saved[1] > 0 >= saved[2]
+
+
+def test_a_peak_of_the_upper_layers_calibrates_the_activations_of_the_upper_layers() -> None:
+    site = a_site(load_peak_bytes={16: 0})
+    ranks = {weight.name: 8 for weight in SMOLLM2.weights if weight.layer >= 15}
+    formula = predict_peak(site, bits=16, step=Step(8, 128, lowest_layer=15), ranks=ranks)
+
+    shallow = point(bits=16, batch=8, peak=formula).model_copy(update={"lowest_layer": 15})
+
+    calibrated = calibration_of(replace(site, points=(shallow,)), 16)
+    assert (calibrated.factor, calibrated.offset) == pytest.approx((1, 0), abs=1e-3)
+
+
+def test_the_memory_of_many_steps_is_that_of_each() -> None:
+    site = a_site(base=MPNET, labels=("a", "b"))
+    many = Step(np.array([1, 4, 8]), 64, lowest_layer=np.array([0, 6, 11]), checkpointing=np.array([False, True, False]))
+    each = [Step(1, 64), Step(4, 64, lowest_layer=6, checkpointing=True), Step(8, 64, lowest_layer=11)]
+
+    memory = TrainingMemory.at(site, 8, RunOptions())
+
+    assert memory.without_adapters(many) == pytest.approx([float(memory.without_adapters(step)) for step in each])
 
 
 def test_attention_that_keeps_its_scores_grows_with_the_square_of_the_length() -> None:

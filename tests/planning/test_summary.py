@@ -1,6 +1,7 @@
 """Summaries of plans: the table of `fedpipe plan`, the status of a run, and all sentences of a fleet."""
 
 from pathlib import Path
+from typing import Any
 
 from site_profiles import GIB, a_site, a_spec, point, speeds
 
@@ -43,26 +44,51 @@ def test_the_reasons_of_three_heterogeneous_sites_are_as_recorded() -> None:
     }
     spec = a_spec(planning={"bits": [4, 8, 16]}, rounds={"deadline": "3m"})
 
-    assert as_text(plan_round(spec, fleet, {})) == GOLDEN.read_text()
+    assert as_text(plan_round(spec, fleet, {}).plans) == GOLDEN.read_text()
 
 
-def a_plan(why: tuple[str, ...]) -> Plan:
+def a_plan(why: tuple[str, ...] = ("because",), **changes: Any) -> Plan:
     forecast = Forecast(memory_bytes=3 * GIB, seconds=75.04321, upload_bytes=2048, download_bytes=4096)
-    return Plan(bits=4, batch_size=2, steps=9, ranks={"q": 8, "k": 0, "v": 16}, forecast=forecast, why=why)
+    fields: dict[str, Any] = {"bits": 4, "batch_size": 8, "steps": 9, "ranks": {"q": 8, "k": 0, "v": 16}, "layers": 6, "lowest_layer": 2}
+    return Plan(**(fields | {"forecast": forecast, "limited_by": "Time", "why": why} | changes))
+
+
+def the_row(plan: Plan) -> PlanRow:
+    return plan_rows(Plans(plans={"b": plan}, excluded={}))[0]
 
 
 def test_a_row_shows_the_range_of_the_ranks_and_counts_the_adapters() -> None:
-    plans = Plans(plans={"b": a_plan(("because",))}, excluded={"a": "too small"})
+    plans = Plans(plans={"b": a_plan()}, excluded={"a": "too small"})
 
     planned, excluded = plan_rows(plans)
 
-    assert planned == PlanRow("b", ("because",), "4", "2", "8–16", "2", "9", "3.00 GiB", "1 min 15 s", "2.00 KiB")
+    assert planned == PlanRow("b", ("because",), "4", "8", "4/6", "8–16", "2", "9", "3.00 GiB", "1 min 15 s", "2.00 KiB", "Time")
     assert excluded == PlanRow("a", ("too small",))
 
 
+def test_a_row_shows_the_passes_of_a_step_and_marks_what_is_recomputed_or_cached() -> None:
+    assert the_row(a_plan(micro_batch_size=2)).batch == "4 × 2"
+    assert the_row(a_plan(micro_batch_size=3)).batch == "3 × 3"
+    assert the_row(a_plan(micro_batch_size=2, gradient_checkpointing=True)).batch == "4 × 2*"
+    assert the_row(a_plan(gradient_checkpointing=True, cache_activations=True)).batch == "8*†"
+
+
 def test_a_status_is_bounded_and_rounded() -> None:
-    status = plan_status("b", a_plan(("x" * 2000,) * 20))
+    status = plan_status("b", a_plan(("x" * 2000,) * 20, micro_batch_size=4, cache_activations=True))
 
     assert status == PlanStatus(
-        site="b", bits=4, batch_size=2, steps=9, rank=16, adapters=2, memory=3 * GIB, seconds=75.0, why=("x" * 1024,) * 8
+        site="b",
+        bits=4,
+        batch_size=8,
+        micro_batch_size=4,
+        steps=9,
+        rank=16,
+        adapters=2,
+        layers=4,
+        cache_activations=True,
+        memory=3 * GIB,
+        seconds=75.0,
+        upload=2048,
+        limited_by="Time",
+        why=("x" * 1024,) * 12,
     )

@@ -6,7 +6,20 @@ import pytest
 from site_profiles import MPNET, a_site, point, speeds
 
 from fedpipe_operator.planning.sizes import uniform_ranks
-from fedpipe_operator.planning.time_model import fixed_seconds, global_bytes, padded_row_tokens, step_seconds, tokens_per_second, wire_bytes
+from fedpipe_operator.planning.time_model import (
+    evaluation_seconds,
+    fixed_seconds,
+    forward_share,
+    global_bytes,
+    has_speed,
+    padded_row_tokens,
+    relative_step_seconds,
+    step_seconds,
+    tokens_per_second,
+    upload_seconds,
+    wire_bytes,
+)
+from fedpipe_trainer.contract import Throughput
 
 
 def test_speed_is_linear_between_measured_batches_and_constant_beyond_them() -> None:
@@ -32,6 +45,14 @@ def test_bits_that_were_not_measured_are_as_slow_as_the_slowest_that_were() -> N
 def test_a_site_without_any_measured_step_has_no_speed() -> None:
     with pytest.raises(ValueError, match="'ward' contains no measured training step"):
         tokens_per_second(a_site(points=()), 16, 1)
+
+
+def test_only_steps_of_the_whole_model_are_its_speed() -> None:
+    recomputed = point(bits=16, batch=1, speed=50).model_copy(update={"gradient_checkpointing": True})
+    shallow = a_step_of_the_upper_layers(lowest=3, speed=900)
+
+    assert tokens_per_second(a_site(points=(recomputed, shallow, point(bits=16, batch=1, speed=100))), 16, 1) == 100
+    assert not has_speed(a_site(points=(recomputed, shallow, point(bits=16, batch=1, speed=0))))
 
 
 def test_the_seconds_of_a_step_are_its_tokens_over_the_speed() -> None:
@@ -64,8 +85,81 @@ def test_an_update_is_4_bytes_for_each_element_of_its_factors_and_head() -> None
     assert global_bytes(site, 2, {}) == 4 * factors
 
 
-def test_set_up_loading_and_transfers_do_not_depend_on_the_steps() -> None:
+def test_set_up_loading_and_the_download_do_not_depend_on_the_steps() -> None:
     site = a_site(up=8e6, down=80e6, setup_seconds=7.0, load_seconds={16: 3.0, 4: 5.0})
 
-    assert fixed_seconds(site, 16, upload=1_000_000, download=10_000_000) == 7.0 + 3.0 + 1.0 + 1.0
-    assert fixed_seconds(site, 8, upload=0, download=0) == 7.0 + 5.0
+    assert upload_seconds(site, 1_000_000) == 1.0
+    assert fixed_seconds(site, 16, download=10_000_000) == 7.0 + 3.0 + 1.0
+    assert fixed_seconds(site, 8, download=0) == 7.0 + 5.0
+
+
+def test_the_first_step_of_a_process_takes_longer_once() -> None:
+    site = a_site(load_seconds={16: 3.0}, first_step_seconds={16: 4.0, 4: 9.0})
+
+    assert fixed_seconds(site, 16, download=0) == 3.0 + 4.0
+    assert fixed_seconds(site, 8, download=0) == 3.0 + 9.0
+
+
+def test_the_evaluation_is_a_forward_pass_over_the_validation_samples() -> None:
+    site = a_site(points=speeds(400.0), load_seconds={}, validation_samples=100, mean_tokens=80.0)
+
+    assert evaluation_seconds(site, 16, 50) == 50 * 80 / 800
+    assert evaluation_seconds(site, 16, 1000) == 100 * 80 / 800
+    assert fixed_seconds(site, 16, download=0, evaluated=50) == 5.0
+
+
+def test_an_evaluation_whose_speed_was_not_measured_is_not_forecast() -> None:
+    unmeasured = point(bits=16, batch=1).model_copy(update={"evaluate_tokens_per_second": 0.0})
+
+    assert evaluation_seconds(a_site(points=(unmeasured,)), 16, 50) == 0
+
+
+def a_step_of_the_upper_layers(*, lowest: int, speed: float) -> Throughput:
+    return point(bits=16, batch=1, speed=speed).model_copy(update={"lowest_layer": lowest})
+
+
+def test_the_forward_pass_s_share_follows_from_a_step_of_the_upper_layers() -> None:
+    """A third of the layers at a step of half the time: forward + (1 - forward) / 3 = 1/2."""
+    points = (point(bits=16, batch=1, speed=400.0), a_step_of_the_upper_layers(lowest=20, speed=800.0))
+
+    assert forward_share(a_site(points=points), 16) == pytest.approx(0.25)
+
+
+def test_without_such_a_step_the_share_follows_from_the_speed_of_a_forward_pass() -> None:
+    slow = point(bits=16, batch=1, speed=400.0).model_copy(update={"evaluate_tokens_per_second": 1000.0})
+
+    assert forward_share(a_site(points=(slow,)), 16) == pytest.approx(0.4)
+
+
+def test_without_any_measurement_the_share_is_that_of_the_operations() -> None:
+    unmeasured = point(bits=16, batch=1).model_copy(update={"evaluate_tokens_per_second": 0.0})
+
+    assert forward_share(a_site(points=(unmeasured,)), 16) == 0.5
+    assert forward_share(a_site(), 16) == 0.5
+
+
+@pytest.mark.parametrize("speed", [1.0, 1e6])
+def test_a_share_that_no_model_has_is_a_wrong_measurement(speed: float) -> None:
+    points = (point(bits=16, batch=1, speed=400.0), a_step_of_the_upper_layers(lowest=20, speed=speed))
+
+    assert 0.1 <= forward_share(a_site(points=points), 16) <= 0.9
+
+
+def test_a_step_of_the_upper_layers_has_the_whole_forward_and_its_part_of_the_backward_pass() -> None:
+    def relative(trained: int, *, checkpointing: bool = False, cached: float = 0.0) -> float:
+        return float(relative_step_seconds(12, trained, forward=0.4, checkpointing=checkpointing, cached_share=cached))
+
+    assert relative(12) == pytest.approx(1)
+    assert relative(3) == pytest.approx(0.4 + 0.6 / 4)
+    assert relative(12, checkpointing=True) == pytest.approx(1.4)
+    assert relative(3, checkpointing=True) == pytest.approx(0.4 + 0.6 / 4 + 0.4 / 4)
+    assert relative(3, cached=1.0) == pytest.approx(1 / 4)
+    assert relative(3, cached=0.5) == pytest.approx((relative(3) + 1 / 4) / 2)
+    assert relative(12, cached=1.0) == pytest.approx(1)
+
+
+def test_a_step_of_smaller_passes_has_their_speed() -> None:
+    site = a_site(points=(point(bits=16, batch=2, speed=100), point(bits=16, batch=8, speed=400)), mean_tokens=50.0, longest_tokens=50)
+
+    assert step_seconds(site, 16, 8) == 1.0
+    assert step_seconds(site, 16, 8, micro_batch=2) == 4.0

@@ -7,19 +7,23 @@ elements of adapters for which memory leaves room. Ranks and steps are chosen wi
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from fedpipe_operator.api import Bits, Depth
 from fedpipe_operator.planning.memory_model import TRAINED_BYTES, Bool, Float64, Int64, Step, TrainingMemory, load_peak_bytes
 from fedpipe_operator.planning.request import PlanRequest
-from fedpipe_operator.planning.sizes import WIRE_BYTES, residual_parameters
+from fedpipe_operator.planning.sizes import WIRE_BYTES, rank_parameters
 from fedpipe_operator.planning.time_model import fixed_seconds, forward_share, relative_step_seconds, step_seconds, upload_seconds
 from fedpipe_operator.sites import SiteProfile
 
 _DEPTHS: Final = (1.0, 3 / 4, 1 / 2, 1 / 3, 1 / 4, 1 / 8)
 """The fractions of the layers among which a depth is chosen."""
+_ELEMENT_BYTES: Final = TRAINED_BYTES - WIRE_BYTES
+"""Bytes that a trained element of an adapter adds: it takes the place of one of the frozen residual."""
+_CACHED_SHARE: Final = 2 / 3
+"""The share of a run's batches that are read from the cache: of three passes over the data, the first computes what the others read."""
 
 
 class Choice(NamedTuple):
@@ -30,6 +34,15 @@ class Choice(NamedTuple):
     checkpointing: bool
     lowest_layer: int
     cached: bool
+
+
+class Columns(NamedTuple):
+    """The fields of many choices of equal bits, as arrays."""
+
+    micro_batch: Int64
+    checkpointing: Bool
+    lowest_layer: Int64
+    cached: Bool
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,12 @@ class Choices:
     """Peak bytes of training without trained adapters."""
     load: Float64
     """Peak bytes of loading the base."""
+    element_bytes: float
+    """Bytes that an element of a trained adapter adds."""
+
+    def peak(self, adapters: Float64) -> Float64:
+        """Peak bytes of each choice with adapters of so many elements."""
+        return np.maximum(self.load, self.memory + self.element_bytes * adapters)
 
 
 def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int] | None = None) -> Choices:
@@ -57,24 +76,21 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
         site: the site.
         lowest: the lowest trained layers to choose from; None: those of the run.
     """
-    grid = list(
-        product(micro_batches(request), _checkpointing(request), lowest_layers(request, site) if lowest is None else lowest, (False,))
-    )
+    first = lowest_layers(request, site) if lowest is None else lowest
+    grid = list(product(micro_batches(request), _checkpointing(request), first, (False,)))
     bits = sorted(set(request.spec.planning.bits) - set(site.unsupported))
-    micro, checkpointing, first, cached = (np.array(column) for column in zip(*grid, strict=True))
-    columns = Columns(micro, checkpointing, first, cached)
-    blocks = [BitsFigures.of(request, site, one) for one in bits]
-    limit, residual, factor = request.memory_budget(site), _residual_bytes(request, site), request.correction(site).memory
-    memory = factor * _joined([residual + block.memory_of(columns) for block in blocks])
-    load = factor * _joined([np.full(len(grid), block.load) for block in blocks])
+    columns = Columns(*(np.array(column) for column in zip(*grid, strict=True)))
+    limit, factor, count = request.memory_budget(site), request.correction(site).memory, len(grid)
+    memory = factor * _joined([_memory(request, site, one, columns) for one in bits])
+    load = factor * _joined([np.full(count, load_peak_bytes(site, one)) for one in bits])
     return Choices(
         rows=tuple(Choice(one, *row) for one in bits for row in grid),
-        fixed=_joined([np.full(len(grid), block.fixed) for block in blocks]),
-        step=_joined([block.step_of(columns) for block in blocks]),
-        # A trained element takes the place of one of the frozen residual.
-        room=np.where(load <= limit, (limit - memory) / factor / (TRAINED_BYTES - WIRE_BYTES), -1.0),
+        fixed=_joined([np.full(count, _fixed_seconds(request, site, one)) for one in bits]),
+        step=_joined([_step_seconds(request, site, one, columns) for one in bits]),
+        room=np.where(load <= limit, (limit - memory) / (factor * _ELEMENT_BYTES), -1.0),
         memory=memory,
         load=load,
+        element_bytes=factor * _ELEMENT_BYTES,
     )
 
 
@@ -94,13 +110,13 @@ def micro_batches(request: PlanRequest) -> tuple[int, ...]:
 
 def step_seconds_of(request: PlanRequest, site: SiteProfile, choice: Choice) -> float:
     """Seconds of an optimiser step of this choice."""
-    one = Columns(*(np.array([value]) for value in choice[1:]))
-    return float(BitsFigures.of(request, site, choice.bits).step_of(one)[0])
+    columns = Columns(*(np.array([value]) for value in choice[1:]))
+    return float(_step_seconds(request, site, choice.bits, columns)[0])
 
 
-def seconds_per_element(site: SiteProfile) -> float:
+def seconds_per_element(request: PlanRequest, site: SiteProfile) -> float:
     """Seconds to send one element of an adapter."""
-    return upload_seconds(site, WIRE_BYTES)
+    return request.correction(site).other_seconds * upload_seconds(site, WIRE_BYTES)
 
 
 def _checkpointing(request: PlanRequest) -> Sequence[bool]:
@@ -108,72 +124,32 @@ def _checkpointing(request: PlanRequest) -> Sequence[bool]:
     return (False, True) if wanted is None else (wanted,)
 
 
-class Columns(NamedTuple):
-    """The fields of many choices of equal bits as arrays."""
-
-    micro_batch: Int64
-    checkpointing: Bool
-    lowest_layer: Int64
-    cached: Bool
-
-
-@dataclass(frozen=True)
-class BitsFigures:
-    """The figures of a site at one bit width, computed once for all of its choices."""
-
-    request: PlanRequest
-    site: SiteProfile
-    bits: Bits
-    fixed: float
+def _fixed_seconds(request: PlanRequest, site: SiteProfile, bits: Bits) -> float:
     """Seconds that depend neither on the steps nor on the adapters."""
-    forward: float
-    load: float
-    """Peak bytes of loading the base."""
-    memory: TrainingMemory
-
-    @classmethod
-    def of(cls, request: PlanRequest, site: SiteProfile, bits: Bits) -> Self:
-        """The figures of a site at a bit width."""
-        evaluated = request.spec.evaluation.max_samples
-        fixed = fixed_seconds(site, bits, download=request.download(site), evaluated=evaluated)
-        return cls(
-            request=request,
-            site=site,
-            bits=bits,
-            fixed=request.correction(site).other_seconds * fixed + upload_seconds(site, request.head_bytes),
-            forward=forward_share(site, bits),
-            load=load_peak_bytes(site, bits),
-            memory=TrainingMemory.at(site, bits, request.options),
-        )
-
-    def step_of(self, choices: Columns) -> Float64:
-        """Seconds of a step of each choice."""
-        layers, sizes = max(1, self.site.base.layers), np.unique(choices.micro_batch)
-        whole = np.array([step_seconds(self.site, self.bits, self.request.batch, micro_batch=int(size)) for size in sizes])
-        relative = relative_step_seconds(
-            layers,
-            layers - choices.lowest_layer,
-            forward=self.forward,
-            checkpointing=choices.checkpointing,
-            cached_share=np.where(choices.cached, _CACHED_SHARE, 0.0),
-        )
-        correction = self.request.correction(self.site).step_seconds
-        return np.asarray(correction * whole[np.searchsorted(sizes, choices.micro_batch)] * relative)
-
-    def memory_of(self, choices: Columns) -> Float64:
-        """Peak bytes of training of each choice, without adapters."""
-        length = self.request.longest_sequence(self.site)
-        return self.memory.without_adapters(Step(choices.micro_batch, length, choices.lowest_layer, choices.checkpointing))
+    fixed = fixed_seconds(site, bits, download=request.download(site), evaluated=request.spec.evaluation.max_samples)
+    return request.correction(site).other_seconds * (fixed + upload_seconds(site, request.head_bytes))
 
 
-def _residual_bytes(request: PlanRequest, site: SiteProfile) -> float:
-    """Bytes of the whole global adapter as a frozen residual."""
-    return float(WIRE_BYTES * residual_parameters(site.base.weights, {}, request.options.global_rank))
+def _step_seconds(request: PlanRequest, site: SiteProfile, bits: Bits, columns: Columns) -> Float64:
+    """Seconds of a step of each choice."""
+    layers, sizes = max(1, site.base.layers), np.unique(columns.micro_batch)
+    whole = np.array([step_seconds(site, bits, request.batch, micro_batch=int(size)) for size in sizes])
+    relative = relative_step_seconds(
+        layers,
+        layers - columns.lowest_layer,
+        forward=forward_share(site, bits),
+        checkpointing=columns.checkpointing,
+        cached_share=np.where(columns.cached, _CACHED_SHARE, 0.0),
+    )
+    return np.asarray(request.correction(site).step_seconds * whole[np.searchsorted(sizes, columns.micro_batch)] * relative)
+
+
+def _memory(request: PlanRequest, site: SiteProfile, bits: Bits, columns: Columns) -> Float64:
+    """Peak bytes of training of each choice without adapters of its own: the whole global adapter is a frozen residual."""
+    step = Step(columns.micro_batch, request.longest_sequence(site), columns.lowest_layer, columns.checkpointing)
+    residual = WIRE_BYTES * request.options.global_rank * rank_parameters(site.base.weights)
+    return residual + TrainingMemory.at(site, bits, request.options).without_adapters(step)
 
 
 def _joined(parts: Sequence[Float64]) -> Float64:
     return np.concatenate(parts) if parts else np.zeros(0)
-
-
-_CACHED_SHARE: Final = 2 / 3
-"""The share of a run's batches that are read from the cache: of three passes over the data, the first computes what the others read."""

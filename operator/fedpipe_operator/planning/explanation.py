@@ -4,19 +4,24 @@ What binds is found by asking, not by rules: the site's problem is solved again 
 whose increase brings most is the one that limits it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Final
 
+import numpy as np
+
+from fedpipe_operator.api import Depth, parse_duration
 from fedpipe_operator.formatting import bytes_text, percent, seconds_text
-from fedpipe_operator.planning.choices import Choice, choices_of, lowest_layers, seconds_per_element, step_seconds_of
-from fedpipe_operator.planning.fleet import FleetSolution, frontiers_of
-from fedpipe_operator.planning.frontier import rank_value
-from fedpipe_operator.planning.memory_model import TRAINED_BYTES, Step, predict_peak
-from fedpipe_operator.planning.request import MEMORY_FRACTION, PlanRequest
+from fedpipe_operator.planning.choices import Choice, Choices, lowest_layers, seconds_per_element, step_seconds_of
+from fedpipe_operator.planning.fleet import ROUNDING, FleetSolution
+from fedpipe_operator.planning.frontier import Float64
+from fedpipe_operator.planning.memory_model import Step, predict_peak
+from fedpipe_operator.planning.request import DEADLINE_FRACTION, MAX_PASSES, PlanRequest
 from fedpipe_operator.planning.site_problem import SiteProblem, Solution
-from fedpipe_operator.planning.sizes import WIRE_BYTES
 from fedpipe_operator.sites import SiteProfile
 
+MIB: Final = 2**20
 NO_COMMON_CHOICE: Final = (
     "no choice of bits and rank can be run by every site: allow more bits or smaller ranks, or set planning.mode to Auto"
 )
@@ -27,6 +32,8 @@ _NOTICEABLE: Final = 0.01
 _FLEET_EXPLAINED: Final = 50
 """In larger fleets the limits are not computed: each takes three more solutions a site."""
 _EXAMPLES: Final = 3
+_UNEQUAL: Final = 1.1
+"""Scores within a tenth of each other are not worth a sentence."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Limit:
     """What limits a site's contribution."""
 
     name: str
-    """`Memory`, `Time`, `Bandwidth`, `Data` or `Spec`."""
+    """`Memory`, `Time`, `Bandwidth`, `Data` or `Spec`; empty if it is not known."""
     sentence: str
 
 
@@ -56,18 +63,25 @@ def plan_reasons(request: PlanRequest, site: SiteProfile, *, fleet: FleetSolutio
 def limit_of(request: PlanRequest, site: SiteProfile, *, fleet: FleetSolution, solution: Solution) -> Limit:
     """The constraint that binds, with what more of each resource would buy."""
     if solution.steps >= request.wanted_steps(site) and _has_all_ranks(request, site, solution):
-        spec = request.spec.training
-        if spec.max_steps is not None and solution.steps == spec.max_steps:
-            return Limit("Spec", f"limited by the spec: training.maxSteps is {spec.max_steps}, and every adapter has the largest rank")
-        return Limit("Data", f"limited by its data: {site.train_samples} samples are passed over as often as a round allows")
+        return _no_more_is_wanted(request, site, solution)
     if len(fleet.problems) > _FLEET_EXPLAINED:
-        return Limit("Time", "limited by the length of the round")
+        return Limit("", f"what limits it is not computed in fleets of more than {_FLEET_EXPLAINED} sites")
     gains = _gains(request, site, fleet, solution)
     name = max(gains, key=lambda one: gains[one][0])
-    offers = [text for gain, text in gains.values() if gain >= _NOTICEABLE]
+    offers = [text for gain, text in sorted(gains.values(), key=lambda offer: -offer[0]) if gain >= _NOTICEABLE]
     if not offers:
         return Limit("Spec", "no resource of the site limits it noticeably: more memory, time or bandwidth would change little")
     return Limit(name, f"limited by {name.lower()}: {'; '.join(offers)}")
+
+
+def _no_more_is_wanted(request: PlanRequest, site: SiteProfile, solution: Solution) -> Limit:
+    """The limit of a site that has all steps and ranks that the run allows."""
+    training = request.spec.training
+    if training.max_steps is not None and solution.steps == training.max_steps:
+        return Limit("Spec", f"limited by the spec: training.maxSteps is {training.max_steps}, and every adapter has the largest rank")
+    if training.epochs is not None:
+        return Limit("Spec", f"limited by the spec: training.epochs is {training.epochs:g}, and every adapter has the largest rank")
+    return Limit("Data", f"limited by its data: its {site.train_samples} samples are passed over {MAX_PASSES:g} times, and no more often")
 
 
 def common_reasons(bits: int, rank: int, steps: int, *, weakest: str, by_speed: bool) -> tuple[str, ...]:
@@ -82,45 +96,51 @@ def no_common_choice_reason(bits: int, rank: int) -> str:
     return f"cannot run the choice that most sites can ({bits} bits, rank {rank}): {advice}"
 
 
-def exclusion_reason(request: PlanRequest, site: SiteProfile) -> str:
-    """Why no choice is feasible at a site, and the smallest change that would make one feasible."""
-    choices = choices_of(request, site)
+def exclusion_reason(request: PlanRequest, site: SiteProfile, choices: Choices, adapters: Float64) -> str:
+    """Why no choice is feasible at a site, and the smallest change that makes one feasible: of memory, of the deadline, or of both.
+
+    Args:
+        request: the run.
+        site: the site.
+        choices: its choices, none of which is feasible.
+        adapters: of each choice, the elements of the smallest adapters that it can have.
+    """
     if not choices.rows:
         return f"its device supports none of planning.bits ({_unsupported_bits(request, site)}): add bits that it supports"
-    least = min(_smallest_adapters(request, site).values())
-    needed = choices.memory + (TRAINED_BYTES - WIRE_BYTES) * least
-    fits = choices.room >= least
-    if not fits.any():
-        row = int(needed.argmin())
-        memory = max(float(needed[row]), float(choices.load[row])) / MEMORY_FRACTION
-        return (
-            f"needs {bytes_text(memory)} of memory for the smallest plan ({_describe(choices.rows[row])}) and has"
-            f" {bytes_text(site.memory_bytes)}: raise capacity.memory, allow fewer bits or smaller batchSizes, or lower task.maxLength"
-        )
-    seconds = [
-        float(fixed + step + least * seconds_per_element(site)) if fit else float("inf")
-        for fixed, step, fit in zip(choices.fixed, choices.step, fits, strict=True)
-    ]
-    row = min(range(len(seconds)), key=seconds.__getitem__)
-    return (
-        f"no training step fits: a plan may use {seconds_text(request.deadline)} of rounds.deadline, but loading, transfers and one step"
-        f" take {seconds_text(seconds[row])} ({_describe(choices.rows[row])}): raise rounds.deadline, or the site's bandwidth"
-    )
+    memory = choices.peak(adapters) / request.memory_budget(site)
+    seconds = (choices.fixed + choices.step + adapters * seconds_per_element(request, site)) * ROUNDING / request.deadline
+    in_memory, in_time = memory <= 1, seconds <= 1
+
+    def remedy(row: int) -> str:
+        needs = [_more_memory(request, site, float(memory[row]))] if not in_memory[row] else []
+        needs += [_more_time(request, float(seconds[row]))] if not in_time[row] else []
+        return f"{' and '.join(needs)} ({_describe(site, choices.rows[row])})"
+
+    remedies = []
+    if in_time.any():
+        remedies.append(remedy(int(np.where(in_time, memory, np.inf).argmin())))
+    if in_memory.any():
+        remedies.append(remedy(int(np.where(in_memory, seconds, np.inf).argmin())))
+    return f"not even its smallest plan fits: {'; or '.join(remedies or [remedy(int(memory.argmin()))])}"
 
 
 def _gains(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, solution: Solution) -> dict[str, tuple[float, str]]:
-    """By resource: the relative gain of predicted progress that more of it brings, and a sentence that says what it buys."""
+    """By resource: the relative gain of predicted progress that more of it brings, and what it buys, in words."""
     seconds, frontiers = fleet.length.seconds, fleet.problems[site.name].frontiers
     richer = {
-        "Memory": (replace(site, memory_bytes=int(site.memory_bytes * (1 + _MORE))), seconds, bytes_text(_MORE * site.memory_bytes)),
-        "Bandwidth": (replace(site, up=site.up * (1 + _MORE)), seconds, f"{_MORE * site.up / 1e6:.3g} Mbit/s upwards"),
-        "Time": (site, seconds * (1 + _MORE), seconds_text(_MORE * seconds)),
+        "Memory": (replace(site, memory_bytes=int(site.memory_bytes * (1 + _MORE))), seconds),
+        "Bandwidth": (replace(site, up=site.up * (1 + _MORE)), seconds),
+        "Time": (site, seconds * (1 + _MORE)),
+    }
+    amounts = {
+        "Memory": f"{bytes_text(_MORE * site.memory_bytes)} more memory",
+        "Bandwidth": f"{_MORE * site.up / 1e6:.3g} Mbit/s more upload bandwidth",
+        "Time": f"{seconds_text(_MORE * seconds)} more a round",
     }
     gains = {}
-    for name, (changed, allowed, amount) in richer.items():
-        better = SiteProblem.of(request, changed, frontiers).solve(allowed)
-        gain = better.value / solution.value - 1 if better else 0.0
-        gains[name] = (gain, f"{amount} more would buy {_difference(site, solution, better)}" if better else "")
+    for name, (changed, allowed) in richer.items():
+        better = SiteProblem.of(request, changed, frontiers).solve(allowed) or solution
+        gains[name] = (better.value / solution.value - 1, f"{amounts[name]} would buy {_difference(site, solution, better)}")
     return gains
 
 
@@ -128,7 +148,7 @@ def _difference(site: SiteProfile, now: Solution, better: Solution) -> str:
     """What another solution has more of, in words."""
     layers = site.base.layers
     changes = [
-        _more_steps(better.steps - now.steps),
+        _count(better.steps - now.steps, "more step") if better.steps > now.steps else "",
         f"{better.choice.bits} bits" if better.choice.bits > now.choice.bits else "",
         f"{layers - better.choice.lowest_layer} trained layers" if better.choice.lowest_layer < now.choice.lowest_layer else "",
         f"passes of {better.choice.micro_batch} samples" if better.choice.micro_batch > now.choice.micro_batch else "",
@@ -139,14 +159,14 @@ def _difference(site: SiteProfile, now: Solution, better: Solution) -> str:
     return f"{found} (predicted progress +{percent(better.value / now.value - 1)})"
 
 
-def _more_steps(more: int) -> str:
-    return f"{more} more step{'s' if more > 1 else ''}" if more > 0 else ""
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _steps_reason(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, solution: Solution) -> str:
     step = step_seconds_of(request, site, solution.choice)
     passes = solution.steps * request.batch / site.train_samples
-    done = f"{solution.steps} steps of {request.batch} samples ({passes:.2g} passes over {site.train_samples} samples)"
+    done = f"{_count(solution.steps, 'step')} of {_count(request.batch, 'sample')} ({passes:.2g} passes over {site.train_samples} samples)"
     if solution.steps >= request.wanted_steps(site):
         return f"{done}: all that the spec and the data allow; the round takes {seconds_text(fleet.length.seconds)}"
     length = f"a round of {seconds_text(fleet.length.seconds)}, {fleet.length.reason}"
@@ -157,6 +177,8 @@ def _depth_reason(request: PlanRequest, site: SiteProfile, choice: Choice) -> st
     layers = site.base.layers
     trained = layers - choice.lowest_layer
     if choice.lowest_layer == 0:
+        if request.is_stalled and request.spec.planning.depth is Depth.AUTO:
+            return f"all {layers} layers are trained, because the last rounds brought no improvement"
         if len(lowest_layers(request, site)) == 1:
             return ""
         half = choice._replace(lowest_layer=lowest_layers(request, site)[len(lowest_layers(request, site)) // 2])
@@ -173,7 +195,7 @@ def _bits_reason(request: PlanRequest, site: SiteProfile, solution: Solution) ->
     choice = solution.choice
     higher = sorted(bits for bits in set(request.spec.planning.bits) if bits > choice.bits)
     if not higher:
-        return f"{choice.bits} bits: the most of planning.bits"
+        return f"{choice.bits} bits: the most that planning.bits allows"
     if higher[0] in site.unsupported:
         return f"{choice.bits} bits: the device does not support {higher[0]} bits: {site.unsupported[higher[0]]}"
     other = choice._replace(bits=higher[0])
@@ -182,14 +204,16 @@ def _bits_reason(request: PlanRequest, site: SiteProfile, solution: Solution) ->
     if need > budget:
         return f"{choice.bits} bits: {higher[0]} bits would need {bytes_text(need)}; {_memory_budget(request, site)}"
     slower = step_seconds_of(request, site, other) / step_seconds_of(request, site, choice) - 1
-    return f"{choice.bits} bits: at {higher[0]} bits a step would take {percent(abs(slower))} {'longer' if slower > 0 else 'less'}"
+    if slower < _NOTICEABLE:
+        return f"{choice.bits} bits: {higher[0]} bits would leave too little memory or time for more useful things"
+    return f"{choice.bits} bits: at {higher[0]} bits a step would take {percent(slower)} longer"
 
 
 def _micro_batch_reason(request: PlanRequest, site: SiteProfile, solution: Solution) -> str:
     choice = solution.choice
     recomputed = "; activations are recomputed, which saves memory and costs time" if choice.checkpointing else ""
     if choice.micro_batch == request.batch:
-        return f"all {request.batch} samples of a step in one pass{recomputed}"
+        return f"a step is one pass of all {request.batch} samples{recomputed}"
     whole = choice._replace(micro_batch=request.batch)
     need = _memory_of(request, site, whole, solution)
     passes = -(-request.batch // choice.micro_batch)
@@ -202,14 +226,21 @@ def _micro_batch_reason(request: PlanRequest, site: SiteProfile, solution: Solut
 def _ranks_reason(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, solution: Solution) -> str:
     ranks = {name: rank for name, rank in solution.ranks.items() if rank}
     low, high = min(ranks.values()), max(ranks.values())
-    count = f"{len(ranks)} of {len(site.base.weights)} weights get an adapter, "
+    count = f"{len(ranks)} of {len(site.base.weights)} weights {'gets' if len(ranks) == 1 else 'get'} an adapter, "
     dropped = f"; {len(fleet.uncovered)} weights get none at any site, because too few samples would train them" if fleet.uncovered else ""
     if low == high == max(request.spec.planning.ranks):
         return f"{count}all of rank {high}, the largest of planning.ranks{dropped}"
-    top = sorted(ranks, key=lambda name: (-request.importance.get(name, 1.0) * rank_value(ranks[name]), name))[:_EXAMPLES]
-    shown = ", ".join(f"{name} ({request.importance.get(name, 1.0):.2g} × the mean)" for name in top)
     span = f"of rank {low}" if low == high else f"of rank {low} to {high}"
-    return f"{count}{span}, those with the most predicted gain per element; first {shown}{dropped}"
+    return f"{count}{span}, placed where each byte is predicted to gain most{_most_important(request, ranks)}{dropped}"
+
+
+def _most_important(request: PlanRequest, ranks: Mapping[str, int]) -> str:
+    """The most important of the weights with a rank; empty where all count the same."""
+    scores = {name: request.scores.get(name, 1.0) for name in ranks}
+    if max(scores.values()) < _UNEQUAL * min(scores.values()):
+        return ""
+    top = sorted(scores, key=lambda name: -scores[name])[:_EXAMPLES]
+    return "; most important: " + ", ".join(f"{name} ({scores[name]:.2g} × the mean)" for name in top)
 
 
 def _basis(site: SiteProfile, choice: Choice) -> str:
@@ -236,18 +267,30 @@ def _mean_rank(solution: Solution) -> float:
     return sum(solution.ranks.values()) / max(1, len(solution.ranks))
 
 
-def _smallest_adapters(request: PlanRequest, site: SiteProfile) -> dict[int, int]:
-    """The elements of the smallest adapter, by lowest layer."""
-    frontiers = frontiers_of(request, {site.name: site})
-    return {lowest: min(step.cost for step in frontier.increments) for lowest, frontier in frontiers.items()}
-
-
 def _memory_budget(request: PlanRequest, site: SiteProfile) -> str:
     return f"a plan may use {bytes_text(request.memory_budget(site))} of the site's {bytes_text(site.memory_bytes)}"
 
 
-def _describe(choice: Choice) -> str:
-    return f"{choice.bits} bits, passes of {choice.micro_batch}"
+def _more_memory(request: PlanRequest, site: SiteProfile, factor: float) -> str:
+    """What to do if the smallest plan needs the factor of the memory that a plan may use."""
+    advice = "allow fewer bits, smaller ranks or smaller batchSizes, or lower task.maxLength"
+    if request.correction(site).memory_limit is not None:
+        return f"after a plan of it ran out of memory, {_memory_budget(request, site)}: {advice}"
+    return f"give it {ceil(site.memory_bytes * factor / MIB + 1e-6)}Mi of memory instead of {bytes_text(site.memory_bytes)}, or {advice}"
+
+
+def _more_time(request: PlanRequest, factor: float) -> str:
+    """What to do if loading, transfers and one step take the factor of the time that they may take."""
+    deadline = request.spec.rounds.deadline
+    longer = ceil(parse_duration(deadline) * factor + 1e-6)
+    used = f"a plan may use {percent(DEADLINE_FRACTION)} of it for loading, evaluation, transfers and training"
+    return f"raise rounds.deadline from {deadline} to {longer}s ({used}), or its bandwidth if transfers take most of that"
+
+
+def _describe(site: SiteProfile, choice: Choice) -> str:
+    trained = site.base.layers - choice.lowest_layer
+    layers = "all layers" if choice.lowest_layer == 0 else f"the top {trained} of {site.base.layers} layers"
+    return f"at {choice.bits} bits, in passes of {choice.micro_batch}, {layers}"
 
 
 def _unsupported_bits(request: PlanRequest, site: SiteProfile) -> str:

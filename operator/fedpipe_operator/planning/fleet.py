@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from fedpipe_operator.planning.choices import lowest_layers
-from fedpipe_operator.planning.frontier import Frontier, frontiers
+from fedpipe_operator.planning.frontier import Float64, Frontier, frontiers
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.site_problem import VALUE_EXPONENT, Int64, Rows, SiteProblem, Solution, relaxed_optima
 from fedpipe_operator.sites import SiteProfile
@@ -22,6 +22,8 @@ from fedpipe_operator.sites import SiteProfile
 RUN_PASSES: Final = 3.0
 ROUND_OVERHEAD: Final = 2.0
 """Seconds of a round outside of the sites: aggregation and scheduling."""
+ROUNDING: Final = 1.0001
+"""A round is this much longer than the shortest one of a site, so that rounding does not exclude it."""
 COVERAGE: Final = 0.1
 """The least share of the round's samples that must train a weight: fewer would decide over it alone."""
 _LENGTHS: Final = 32
@@ -59,7 +61,7 @@ def solve_fleet(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> Fleet
     """Choose the round's length, then every site's plan within it."""
     by_depth = frontiers_of(request, sites)
     problems = {name: SiteProblem.of(request, site, by_depth) for name, site in sorted(sites.items())}
-    able = {name: problem for name, problem in problems.items() if problem.shortest() <= request.deadline}
+    able = {name: problem for name, problem in problems.items() if problem.shortest() * ROUNDING <= request.deadline}
     shares = sample_shares({name: sites[name] for name in able})
     if not able:
         return FleetSolution(RoundLength(request.deadline, ""), {}, problems, (), 0.0, 0.0)
@@ -93,40 +95,45 @@ def sample_shares(sites: Mapping[str, SiteProfile]) -> dict[str, float]:
 
 def _round_length(request: PlanRequest, problems: Mapping[str, SiteProblem], sites: Mapping[str, SiteProfile]) -> RoundLength:
     """The length for these problems; every site can take part in it."""
-    shortest = max(problem.shortest() for problem in problems.values())
+    shortest = ROUNDING * max(problem.shortest() for problem in problems.values())
     longest = max(shortest, min(request.deadline, max(problem.longest() for problem in problems.values())))
     rows, first = _stack([problem.rows for problem in problems.values()])
-    shares = sample_shares({name: sites[name] for name in problems})
-    weights, by_depth = np.array([shares[name] for name in problems]), next(iter(problems.values())).frontiers
-    lengths = np.unique(np.geomspace(shortest * 1.0001, max(longest, shortest * 1.0002), _LENGTHS).clip(max=request.deadline))
+    weights, by_depth = _weights(problems, sites), next(iter(problems.values())).frontiers
+    lengths = np.geomspace(shortest, longest, _LENGTHS).clip(max=request.deadline)
 
-    def progress(seconds: float) -> float:
-        return float(weights @ np.maximum.reduceat(relaxed_optima(rows, by_depth, seconds), first))
+    def rate(seconds: float) -> float:
+        progress = weights @ np.maximum.reduceat(relaxed_optima(rows, by_depth, seconds), first)
+        return float(progress / (seconds + ROUND_OVERHEAD))
 
-    best = float(max(lengths, key=lambda seconds: progress(float(seconds)) / (float(seconds) + ROUND_OVERHEAD)))
-    enough = next((float(seconds) for seconds in lengths if _is_enough(request, problems, sites, float(seconds))), float(lengths[-1]))
+    best = max(lengths, key=rate)
+    asked = _asked_steps(request, sites, problems)
+    enough = next((seconds for seconds in lengths if _deepest_steps(rows, first, seconds) >= asked), lengths[-1])
     if best >= enough:
-        return RoundLength(best, "of all lengths the one with the most predicted progress per second")
+        return RoundLength(float(best), "the length with the most predicted progress per second")
     if enough >= lengths[-1] and longest >= request.deadline:
-        return RoundLength(enough, "rounds.deadline allows no longer one")
+        return RoundLength(float(enough), "the longest that rounds.deadline allows")
     rounds = request.spec.rounds.count
-    return RoundLength(enough, f"so that {rounds} rounds make {RUN_PASSES:g} passes over the data, or all the steps that the spec allows")
+    reason = f"so that {rounds} rounds make {RUN_PASSES:g} passes over the data, or all the steps that the spec allows"
+    return RoundLength(float(enough), reason)
 
 
-def _is_enough(request: PlanRequest, problems: Mapping[str, SiteProblem], sites: Mapping[str, SiteProfile], seconds: float) -> bool:
-    """Whether rounds of this length make `RUN_PASSES` passes over the fleet's data together, or all the steps that the spec allows."""
-    steps = {name: _deepest_steps(problem, seconds) for name, problem in problems.items()}
-    wanted = sum(request.wanted_steps(sites[name]) for name in problems)
-    samples = sum(sites[name].train_samples for name in problems)
-    asked = min(RUN_PASSES * samples / request.batch / request.spec.rounds.count, float(wanted))
-    return sum(steps.values()) >= asked * (1 - 1e-9)
+def _asked_steps(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Collection[str]) -> float:
+    """The steps of all sites together that make `RUN_PASSES` passes over the fleet's data in all rounds, or that the spec allows."""
+    samples = sum(sites[name].train_samples for name in able)
+    wanted = sum(request.wanted_steps(sites[name]) for name in able)
+    return min(RUN_PASSES * samples / request.batch / request.spec.rounds.count, float(wanted)) * (1 - 1e-9)
 
 
-def _deepest_steps(problem: SiteProblem, seconds: float) -> float:
-    """The most steps of the site's deepest choices."""
-    rows = problem.rows
-    deepest = rows.lowest == np.min(rows.lowest, initial=np.iinfo(np.int64).max)
-    return float(np.max(rows.most_steps(seconds)[deepest], initial=0.0))
+def _deepest_steps(rows: Rows, first: Int64, seconds: float) -> float:
+    """The most steps of all sites together, each in the deepest of its choices."""
+    deepest = np.repeat(np.minimum.reduceat(rows.lowest, first), np.diff(np.append(first, len(rows.lowest))))
+    steps = np.where(rows.lowest == deepest, rows.most_steps(seconds), 0.0)
+    return float(np.maximum.reduceat(steps, first).clip(min=0.0).sum())
+
+
+def _weights(names: Collection[str], sites: Mapping[str, SiteProfile]) -> Float64:
+    shares = sample_shares({name: sites[name] for name in names})
+    return np.array([shares[name] for name in names])
 
 
 def _stack(parts: Sequence[Rows]) -> tuple[Rows, Int64]:

@@ -18,11 +18,11 @@ def forecast(  # noqa: PLR0913 -- the parts of a plan
     upload, download = wire_bytes(site, ranks, request.head), request.download(site)
     step = Step(choice.micro_batch, request.longest_sequence(site), choice.lowest_layer, choice.checkpointing)
     correction = request.correction(site)
-    fixed = correction.other_seconds * fixed_seconds(site, choice.bits, download=download, evaluated=request.spec.evaluation.max_samples)
+    fixed = fixed_seconds(site, choice.bits, download=download, evaluated=request.spec.evaluation.max_samples)
     of_steps = steps * step_seconds_of(request, site, choice) * (batch or request.batch) / request.batch
     return Forecast(
         memory_bytes=max(0, int(correction.memory * predict_peak(site, bits=choice.bits, step=step, ranks=ranks, options=request.options))),
-        seconds=fixed + upload_seconds(site, upload) + of_steps,
+        seconds=correction.other_seconds * (fixed + upload_seconds(site, upload)) + of_steps,
         step_seconds=of_steps,
         upload_bytes=upload,
         download_bytes=download,

@@ -10,7 +10,7 @@ Memory and bytes are both proportional to the number of elements, so that one bu
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Final
 
 import highspy
@@ -41,7 +41,7 @@ def rank_value(rank: float) -> float:
 
 @dataclass(frozen=True)
 class Increment:
-    """One step up in the rank of one weight."""
+    """A step up in the rank of one weight."""
 
     weight: str
     rank: int
@@ -78,6 +78,11 @@ class Frontier:
         """The value after each increment, from 0."""
         return np.cumsum([0.0, *(step.value for step in self.increments)])
 
+    @cached_property
+    def smallest(self) -> float:
+        """Elements of the smallest adapter; infinite if no weight can get one."""
+        return float(min((self.ranks[0] * (weight.d_in + weight.d_out) for weight in self.weights), default=np.inf))
+
     def relaxed(self, budgets: Float64) -> Float64:
         """An upper bound of the value for each budget (elements): that of the linear relaxation, where the last step may be a fraction."""
         return np.interp(budgets, self.costs, self.values)
@@ -105,23 +110,39 @@ class Frontier:
 
     def exact(self, budget: float) -> dict[str, int]:
         """The best ranks within the budget, by HiGHS: max Σ v_mr x_mr with Σ_r x_mr = 1 for each weight and Σ c_mr x_mr ≤ budget."""
-        options = [(weight, rank) for weight in self.weights for rank in (0, *self.ranks)]
+        options = self._competing(budget)
         solver = _quiet_solver()
-        worth = [self.importance[weight.name] * rank_value(rank) for weight, rank in options]
-        scale = max(worth, default=0.0) or 1.0
-        for index, value in enumerate(worth):
+        scale = max((option.value for option in options), default=0.0) or 1.0
+        for index, option in enumerate(options):
             solver.addVar(0.0, 1.0)
-            solver.changeColIntegrality(index, highspy.HighsVarType.kInteger)
-            solver.changeColCost(index, value / scale * (1 - _TIE * index / len(options)))
-        width = len(self.ranks) + 1
-        for first in range(0, len(options), width):
-            solver.addRow(1.0, 1.0, width, np.arange(first, first + width), np.ones(width))
-        costs = np.array([float(rank * (weight.d_in + weight.d_out)) for weight, rank in options])
-        solver.addRow(-highspy.kHighsInf, float(budget), len(options), np.arange(len(options)), costs)
+            solver.changeColCost(index, option.value / scale * (1 - _TIE * index / len(options)))
+        columns = np.arange(len(options))
+        solver.changeColsIntegrality(len(options), columns, np.full(len(options), highspy.HighsVarType.kInteger.value, dtype=np.uint8))
+        for _, mine in groupby(columns, key=lambda column: options[column].weight):
+            same = np.array(list(mine))
+            solver.addRow(1.0, 1.0, len(same), same, np.ones(len(same)))
+        costs = np.array([float(option.cost) for option in options])
+        solver.addRow(-highspy.kHighsInf, float(budget), len(options), columns, costs)
         solver.changeObjectiveSense(highspy.ObjSense.kMaximize)
         solver.run()
         chosen = solver.getSolution().col_value
-        return {weight.name: rank for (weight, rank), is_chosen in zip(options, chosen, strict=True) if round(is_chosen)}
+        return {option.weight: option.rank for option, is_chosen in zip(options, chosen, strict=True) if round(is_chosen)}
+
+    def _competing(self, budget: float) -> list[Increment]:
+        """The ranks of each weight that better ranks than the greedy ones may have, as increments from 0.
+
+        At the price of the relaxation's last element, each weight has a best rank; another loses against it. Ranks that lose more than
+        the greedy answer lacks to the bound are in no better answer (Pisinger, doi 10.1016/0377-2217(94)00013-3).
+        """
+        last = int(np.searchsorted(self.costs, budget))
+        price = self.increments[last - 1].value / self.increments[last - 1].cost if 0 < last <= len(self.increments) else 0.0
+        lacking = float(self.relaxed(np.array([budget]))[0]) - self.value(self.greedy(budget))
+        competing = []
+        for weight in self.weights:
+            options = [self._increment(weight, 0, rank) for rank in (0, *self.ranks)]
+            best = max(option.value - price * option.cost for option in options)
+            competing += [option for option in options if best - (option.value - price * option.cost) <= lacking * (1 + _TIE) + _TIE]
+        return competing
 
     def _increment(self, weight: WeightShape, below: int, rank: int) -> Increment:
         gained = self.importance[weight.name] * (rank_value(rank) - rank_value(below))

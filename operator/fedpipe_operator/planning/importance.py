@@ -20,6 +20,8 @@ STABLE_BETWEEN: Final = 0.6
 """Spearman's rank correlation that a site's scores must have with the other sites', on average."""
 _ROTATION: Final = 4
 """The exploring share of the budget goes to every fourth weight, to others in each round."""
+_SMALLEST: Final = 0.01
+"""The least score, of a mean of 1: a weight that looks useless on a few batches may still get an adapter where there is room."""
 _LEARNED_SHARE: Final = 0.5
 """How much the updates of the last round count beside the scores from before training."""
 
@@ -51,7 +53,8 @@ def combine(
     if problem:
         return CombinedImportance(dict.fromkeys(names, 1.0), f"every weight counts the same: {problem}", is_uniform=True)
     samples = np.array([float(sites[site].train_samples) for site in stable])
-    mean = samples / samples.sum() @ np.array(list(stable.values()))
+    mean = np.maximum(_SMALLEST, samples / samples.sum() @ np.array(list(stable.values())))
+    mean /= mean.mean()
     note = f"importance by {_method(sites, stable)} scores of {len(stable)} of {len(sites)} sites"
     refreshed = _refresh(mean, np.array([(learned or {}).get(name, 0.0) for name in names]))
     if refreshed is not mean:
@@ -62,7 +65,9 @@ def combine(
 def explore(scores: Mapping[str, float], share: float, round_: int) -> dict[str, float]:
     """The scores with a share of the budget given to every fourth weight in turn, whatever its score; the mean stays 1."""
     boosted = {name for index, name in enumerate(scores) if index % _ROTATION == round_ % _ROTATION}
-    bonus = len(scores) / len(boosted) if boosted else 0.0
+    if not boosted:
+        return dict(scores)
+    bonus = len(scores) / len(boosted)
     return {name: (1 - share) * score + share * bonus * (name in boosted) for name, score in scores.items()}
 
 
@@ -93,6 +98,8 @@ def _why_uniform(sites: Mapping[str, SiteProfile], stable: Mapping[str, Float64]
         return "planning.importance is None"
     if not stable:
         problem = next((one.problem for one in measured if one.problem), "")
+        if not problem and not any(score > 0 for one in measured for score in one.first_half.values()):
+            problem = "every score is 0, so that no gradient reaches the weights: check that the base computes in 16 or 32 bits"
         return problem or f"the two halves of each site's batches disagree on the order of the weights (correlation below {STABLE_WITHIN})"
     agreement = _agreement(list(stable.values()))
     if agreement < STABLE_BETWEEN:

@@ -19,7 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fedpipe_operator.planning.calibration import Calibration, Observation, calibrate
-from fedpipe_operator.planning.sizes import WIRE_BYTES, adapter_parameters, head_parameters, head_shapes, residual_parameters
+from fedpipe_operator.planning.sizes import (
+    WIRE_BYTES,
+    adapter_parameters,
+    head_parameters,
+    head_shapes,
+    rank_parameters,
+    residual_parameters,
+)
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import BaseModelFacts, Bits, Throughput
 
@@ -100,7 +107,7 @@ class TrainingMemory:
     @classmethod
     def at(cls, profile: SiteProfile, bits: Bits, options: RunOptions) -> Self:
         """The fit for a site and a bit width."""
-        return cls(profile, bits, _known_bytes(profile, bits, {}, head=options.head), calibration_of(profile, bits))
+        return cls(profile, bits, _known_bytes(profile, bits, head=options.head), calibration_of(profile, bits))
 
     def without_adapters(self, step: Step) -> Float64:
         """Peak bytes of training but for the adapters. A trained element adds `TRAINED_BYTES`, one of the frozen residual `WIRE_BYTES`."""
@@ -112,7 +119,7 @@ def calibration_of(profile: SiteProfile, bits: Bits) -> Calibration:
     return calibrate(
         Observation(
             peak=float(point.peak_memory_bytes),
-            known=_known_bytes(profile, bits, _measured_ranks(profile, point), head=None),
+            known=_known_bytes(profile, bits, adapters=_measured_adapters(profile, point), head=None),
             activations=float(_activations(profile, bits, _step_of(point))),
         )
         for point in profile.points_at(bits)
@@ -158,9 +165,9 @@ def _step_of(point: Throughput) -> Step:
     return Step(point.batch_size, point.length, lowest_layer=point.lowest_layer, checkpointing=point.gradient_checkpointing)
 
 
-def _measured_ranks(profile: SiteProfile, point: Throughput) -> dict[str, int]:
-    """The ranks of the adapters while the point was measured."""
-    return {weight.name: profile.rank for weight in profile.base.weights if weight.layer >= point.lowest_layer}
+def _measured_adapters(profile: SiteProfile, point: Throughput) -> int:
+    """Elements of the adapters while the point was measured."""
+    return profile.rank * rank_parameters(weight for weight in profile.base.weights if weight.layer >= point.lowest_layer)
 
 
 def _activations(profile: SiteProfile, bits: Bits, step: Step) -> Float64:
@@ -169,8 +176,8 @@ def _activations(profile: SiteProfile, bits: Bits, step: Step) -> Float64:
     return activation_bytes(profile.base, element=element, step=step)
 
 
-def _known_bytes(profile: SiteProfile, bits: Bits, ranks: Mapping[str, int], *, head: Mapping[str, tuple[int, ...]] | None) -> float:
+def _known_bytes(profile: SiteProfile, bits: Bits, *, head: Mapping[str, tuple[int, ...]] | None, adapters: int = 0) -> float:
     """Bytes that do not depend on the batch: runtime, base, and all trained parameters with their optimiser state."""
     shapes = head_shapes(profile.base.head, len(profile.labels)) if head is None else head
-    trained = adapter_parameters(profile.base.weights, ranks) + head_parameters(shapes)
+    trained = adapters + head_parameters(shapes)
     return profile.runtime_bytes + base_bytes(profile, bits) + TRAINED_BYTES * trained

@@ -13,12 +13,12 @@ import numpy as np
 
 from fedpipe_operator.api import Bits, ManualPlan
 from fedpipe_operator.planning import explanation
-from fedpipe_operator.planning.choices import Choice, Choices, choices_of
+from fedpipe_operator.planning.choices import Choice, Choices, choices_of, seconds_per_element
 from fedpipe_operator.planning.fleet import ROUND_OVERHEAD, sample_shares, solve_fleet
 from fedpipe_operator.planning.forecast import make_plan
+from fedpipe_operator.planning.frontier import Float64, Frontier
 from fedpipe_operator.planning.request import PlanRequest
-from fedpipe_operator.planning.sizes import WIRE_BYTES, adapter_parameters, uniform_ranks
-from fedpipe_operator.planning.time_model import upload_seconds
+from fedpipe_operator.planning.sizes import rank_parameters, uniform_ranks
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Plan
 
@@ -38,7 +38,7 @@ def plan_auto(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> Plans:
     for name, site in sorted(sites.items()):
         solution = fleet.solutions.get(name)
         if solution is None:
-            excluded[name] = explanation.exclusion_reason(request, site)
+            excluded[name] = explanation.exclusion_reason(request, site, *_smallest_plans(request, site, fleet.problems[name].frontiers))
         else:
             limit = explanation.limit_of(request, site, fleet=fleet, solution=solution)
             why = (limit.sentence, *explanation.plan_reasons(request, site, fleet=fleet, solution=solution))
@@ -46,6 +46,12 @@ def plan_auto(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> Plans:
                 request, site, solution.choice, ranks=solution.ranks, steps=solution.steps, why=why, limited_by=limit.name
             )
     return Plans(plans, excluded)
+
+
+def _smallest_plans(request: PlanRequest, site: SiteProfile, frontiers: Mapping[int, Frontier]) -> tuple[Choices, Float64]:
+    """A site's choices, and for each the elements of the smallest adapter."""
+    choices = choices_of(request, site)
+    return choices, np.array([frontiers[row.lowest_layer].smallest for row in choices.rows])
 
 
 class Common(NamedTuple):
@@ -82,22 +88,34 @@ def plan_proportional(request: PlanRequest, sites: Mapping[str, SiteProfile]) ->
 def plan_manual(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> Plans:
     """The plans of the spec. They are obeyed: what the forecast says of memory and time is told, not enforced."""
     given = {plan.site: plan for plan in request.spec.planning.plans}
-    plans, excluded = {}, {}
-    for name, site in sorted(sites.items()):
-        plan = given.get(name) or given.get(None)
-        if plan is None:
-            excluded[name] = "planning.plans has no plan for it: add one, or one without a site"
-        elif plan.bits in site.unsupported:
-            excluded[name] = f"its device does not support the {plan.bits} bits of planning.plans: {site.unsupported[plan.bits]}"
-        else:
-            plans[name] = given_plan(request, site, plan)
-    return Plans(plans, excluded)
+    without = {name: "planning.plans has no plan for it: add one, or one without a site" for name in sites if not {name, None} & set(given)}
+    made = given_plans(request, {name: (site, given.get(name) or given[None]) for name, site in sites.items() if name not in without})
+    return Plans(made.plans, made.excluded | without)
 
 
-def given_plan(request: PlanRequest, site: SiteProfile, given: ManualPlan) -> Plan:
-    """A plan that the spec gives."""
+def given_plans(request: PlanRequest, sites: Mapping[str, tuple[SiteProfile, ManualPlan]]) -> Plans:
+    """The plans that the spec gives to these sites."""
+    problems = {name: problem for name, (site, given) in sorted(sites.items()) if (problem := _why_impossible(site, given))}
+    plans = {name: _given_plan(request, site, given) for name, (site, given) in sorted(sites.items()) if name not in problems}
+    return Plans(plans, problems)
+
+
+def _why_impossible(site: SiteProfile, given: ManualPlan) -> str:
+    """Why a site cannot follow a given plan; empty if it can."""
+    if given.bits in site.unsupported:
+        return f"its device does not support the {given.bits} bits of planning.plans: {site.unsupported[given.bits]}"
+    if not any(weight.layer >= _lowest_layer(site, given) for weight in site.base.weights):
+        return f"in the top {given.layers} of {site.base.layers} layers of planning.plans no weight can get an adapter: train more layers"
+    return ""
+
+
+def _lowest_layer(site: SiteProfile, given: ManualPlan) -> int:
+    return max(0, site.base.layers - (given.layers or site.base.layers))
+
+
+def _given_plan(request: PlanRequest, site: SiteProfile, given: ManualPlan) -> Plan:
     batch = given.batch_size or request.batch
-    lowest = max(0, site.base.layers - (given.layers or site.base.layers))
+    lowest = _lowest_layer(site, given)
     choice = Choice(
         bits=given.bits,
         micro_batch=min(batch, given.micro_batch_size or batch),
@@ -126,8 +144,15 @@ def _plan_common(request: PlanRequest, sites: Mapping[str, SiteProfile], *, requ
         elif feasible[name] and common is not None:
             excluded[name] = explanation.no_common_choice_reason(common.bits, common.rank)
         else:
-            excluded[name] = explanation.exclusion_reason(request, site) if not feasible[name] else explanation.NO_COMMON_CHOICE
+            excluded[name] = explanation.NO_COMMON_CHOICE if feasible[name] else _not_feasible(request, site)
     return Plans(plans, excluded)
+
+
+def _not_feasible(request: PlanRequest, site: SiteProfile) -> str:
+    """Why a site can run no common choice."""
+    choices = choices_of(request, site, lowest=(0,))
+    smallest = min(rank for rank in request.spec.planning.ranks if rank) * rank_parameters(site.base.weights)
+    return explanation.exclusion_reason(request, site, choices, np.full(len(choices.rows), float(smallest)))
 
 
 def _feasible(request: PlanRequest, site: SiteProfile) -> dict[Common, _Feasible]:
@@ -135,8 +160,8 @@ def _feasible(request: PlanRequest, site: SiteProfile) -> dict[Common, _Feasible
     choices = choices_of(request, site, lowest=(0,))
     found: dict[Common, _Feasible] = {}
     for rank in sorted({rank for rank in request.spec.planning.ranks if rank}):
-        elements = adapter_parameters(site.base.weights, uniform_ranks(site.base.weights, rank))
-        sent = upload_seconds(site, WIRE_BYTES * elements)
+        elements = rank * rank_parameters(site.base.weights)
+        sent = elements * seconds_per_element(request, site)
         for row, fixed in _within(choices, elements, request.deadline - sent):
             common, one = Common(choices.rows[row].bits, rank), _Feasible(choices.rows[row], fixed + sent, float(choices.step[row]))
             if common not in found or one.step < found[common].step:

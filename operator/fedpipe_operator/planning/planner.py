@@ -11,7 +11,7 @@ from fedpipe_operator.api import FineTuneSpec, PlanningMode
 from fedpipe_operator.planning.importance import CombinedImportance, combine, explore
 from fedpipe_operator.planning.modes import (
     Plans,
-    given_plan,
+    given_plans,
     plan_auto,
     plan_manual,
     plan_proportional,
@@ -19,8 +19,8 @@ from fedpipe_operator.planning.modes import (
     plan_uniform_weakest,
 )
 from fedpipe_operator.planning.request import PlanRequest
+from fedpipe_operator.planning.time_model import has_speed
 from fedpipe_operator.sites import Correction, SiteProfile
-from fedpipe_trainer.contract import Plan
 
 MODES: Final[Mapping[PlanningMode, Callable[[PlanRequest, Mapping[str, SiteProfile]], Plans]]] = {
     PlanningMode.AUTO: plan_auto,
@@ -73,15 +73,16 @@ def plan_round(
         spec=spec,
         head=head,
         importance=explore(importance.scores, spec.planning.exploration, history.round),
+        scores=importance.scores,
         importance_note=importance.note,
         corrections=history.corrections,
         notes=history.notes,
         is_stalled=history.is_stalled,
     )
-    made = MODES[spec.planning.mode](request, usable)
-    given = _given(request, usable) if spec.planning.mode is not PlanningMode.MANUAL else {}
-    reasons = {name: reason for name, reason in (made.excluded | excluded).items() if name not in given}
-    return FleetPlans(Plans(made.plans | given, reasons), importance)
+    given = {plan.site: plan for plan in spec.planning.plans if plan.site in usable and spec.planning.mode is not PlanningMode.MANUAL}
+    own = given_plans(request, {str(name): (usable[str(name)], plan) for name, plan in given.items()})
+    made = MODES[spec.planning.mode](request, {name: profile for name, profile in usable.items() if name not in given})
+    return FleetPlans(Plans(made.plans | own.plans, made.excluded | own.excluded | excluded), importance)
 
 
 def _importance(profiles: Mapping[str, SiteProfile], history: History) -> CombinedImportance:
@@ -91,18 +92,12 @@ def _importance(profiles: Mapping[str, SiteProfile], history: History) -> Combin
     return combine(profiles, weights, learned=history.learned)
 
 
-def _given(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> dict[str, Plan]:
-    """The plans of single sites that the spec gives although the mode computes the others'."""
-    named = {plan.site: plan for plan in request.spec.planning.plans if plan.site in sites}
-    return {str(name): given_plan(request, sites[str(name)], plan) for name, plan in named.items()}
-
-
 def _missing_input(profile: SiteProfile) -> str:
     """The message for a profile that lacks what every mode needs; empty when it is complete."""
     if profile.train_samples == 0:
         return "has no training samples: check data.train of its EdgeSite"
     if profile.memory_bytes == 0:
         return "its memory is neither claimed nor measured: set capacity.memory of its EdgeSite"
-    if not any(point.tokens_per_second > 0 and point.lowest_layer == 0 for point in profile.points):
+    if not has_speed(profile):
         return "no training step was measured at any bit width: see the log of its profile task"
     return ""

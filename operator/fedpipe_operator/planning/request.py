@@ -27,7 +27,9 @@ class PlanRequest:
     head: Mapping[str, tuple[int, ...]]
     """Shapes of the tensors that are trained in full."""
     importance: Mapping[str, float] = field(default_factory=dict)
-    """Score by weight, of mean 1 (`importance.combine`); a weight without one has the mean."""
+    """Score by weight, of mean 1, with the exploring share (`importance.explore`); a weight without one has the mean."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """The same without the exploring share, for the explanation."""
     importance_note: str = ""
     """How far the scores are trusted, as a sentence."""
     corrections: Mapping[str, Correction] = field(default_factory=dict)

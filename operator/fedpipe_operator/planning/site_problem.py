@@ -5,14 +5,14 @@
                fixed + n · step + P · (seconds to send an element) ≤ T,    1 ≤ n ≤ the steps that the run wants
 
 over all rows of `choices`. For a row, log n + log S is concave along the time constraint, so the relaxed optimum is found by a ternary
-search on n, for all rows at once. Rows are then solved with whole steps and whole ranks, the most promising first, until no other row
+search on log n, for all rows at once. Rows are then solved with whole steps and whole ranks, the most promising first, until no other row
 can be better: the answer is at most `TOLERANCE` below the best.
 
 The exponents: √n steps and √S are what progress in training was measured to follow (benchmarks/README.md, *Progress by steps and depth*).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import floor
 from typing import Final, NamedTuple, Self
 
@@ -33,8 +33,10 @@ VALUE_EXPONENT: Final = 0.5
 BITS_QUALITY: Final[Mapping[Bits, float]] = {4: 0.95, 8: 0.98, 16: 1.0, 32: 1.0}
 """Fewer bits make a site feasible, and cost a little quality: without this a base that is a trifle faster at 4 bits would be preferred."""
 TOLERANCE: Final = 1e-3
-_SEARCH_ROUNDS: Final = 24
-"""Each leaves two thirds of the interval: 24 leave 1e-4 of it, where the value is as good as flat."""
+_SEARCH_ROUNDS: Final = 28
+"""Each leaves two thirds of the interval of log n: 28 leave 1e-5 of it."""
+_COUNTED_STEPS: Final = 2048
+"""Up to so many steps every number is tried; of more, so many with equal ratios (below 1 %)."""
 
 
 class Solution(NamedTuple):
@@ -88,13 +90,15 @@ def relaxed_optima(rows: Rows, frontiers: Mapping[int, Frontier], seconds: float
             adapters[mine] = frontier.relaxed(budgets[mine])
         return rows.quality * worth(steps, adapters)
 
-    low, high = np.ones(len(rows.lowest)), rows.most_steps(seconds)
-    usable, high = (high >= 1) & (rows.room > 0), np.maximum(high, 1.0)
+    most = rows.most_steps(seconds)
+    low, high = np.zeros(len(most)), np.log(np.maximum(most, 1.0))
     for _ in range(_SEARCH_ROUNDS):
         third = (high - low) / 3
-        rises = relaxed(low + third) < relaxed(high - third)
+        rises = relaxed(np.exp(low + third)) < relaxed(np.exp(high - third))
         low, high = np.where(rises, low + third, low), np.where(rises, high, high - third)
-    return np.where(usable, np.maximum(relaxed(low), relaxed(high)), 0.0)
+    # The optimum is in between: it has at most the steps of `high`, and adapters worth at most those beside the steps of `low`.
+    bound = relaxed(np.exp(low)) * np.exp(STEPS_EXPONENT * (high - low))
+    return np.where((most >= 1) & (rows.room > 0), bound, 0.0)
 
 
 @dataclass(frozen=True)
@@ -111,24 +115,22 @@ class SiteProblem:
         """The problem of a site."""
         choices = choices_of(request, site)
         most = np.array([frontiers[choice.lowest_layer].costs[-1] for choice in choices.rows])
-        room = np.minimum(choices.room, most)
-        lowest = np.array([choice.lowest_layer for choice in choices.rows], dtype=np.int64)
-        kept = _undominated(lowest, choices.fixed, choices.step, room)
-        count = len(kept)
-        rows = Rows(
-            lowest=lowest[kept],
-            fixed=choices.fixed[kept],
-            step=choices.step[kept],
-            room=room[kept],
-            wanted=np.full(count, float(request.wanted_steps(site))),
-            per_element=np.full(count, seconds_per_element(site)),
-            quality=np.array([BITS_QUALITY[choices.rows[index].bits] for index in kept]),
+        every = Rows(
+            lowest=np.array([choice.lowest_layer for choice in choices.rows], dtype=np.int64),
+            fixed=choices.fixed,
+            step=choices.step,
+            room=np.minimum(choices.room, most),
+            wanted=np.full(len(most), float(request.wanted_steps(site))),
+            per_element=np.full(len(most), seconds_per_element(request, site)),
+            quality=np.array([BITS_QUALITY[choice.bits] for choice in choices.rows]),
         )
+        kept = _undominated(every)
+        rows = Rows(**{one.name: getattr(every, one.name)[kept] for one in fields(Rows)})
         return cls(tuple(choices.rows[index] for index in kept), rows, frontiers)
 
     def shortest(self) -> float:
         """The shortest round in which the site can take part, with one step and one adapter; infinite if its memory allows none."""
-        least = np.array([_least(self.frontiers[choice.lowest_layer]) for choice in self.choices])
+        least = np.array([self.frontiers[choice.lowest_layer].smallest for choice in self.choices])
         seconds = self.rows.fixed + self.rows.step + least * self.rows.per_element
         return float(np.min(np.where(self.rows.room >= least, seconds, np.inf), initial=np.inf))
 
@@ -146,18 +148,20 @@ class SiteProblem:
             relaxed: the rows' relaxed optima, where they are known.
         """
         relaxed = relaxed_optima(self.rows, self.frontiers, seconds) if relaxed is None else relaxed
-        best, bound = None, 0.0
+        best: Solution | None = None
         for row in sorted(range(len(relaxed)), key=lambda row: (-relaxed[row], row)):
             least = best.value * (1 + tolerance) if best else 0.0
             if relaxed[row] <= least:
-                bound = max(bound, float(relaxed[row]))
                 break
-            found, row_bound = self._best_of(row, seconds, least, tolerance)
-            best, bound = found or best, max(bound, min(row_bound, float(relaxed[row])))
-        return best._replace(bound=max(bound, best.value)) if best else None
+            best = self._best_of(row, seconds, least, tolerance) or best
+        if best is None:
+            return None
+        # What was tried is worth at most `tolerance` less than it can be, and what was not tried at most `tolerance` more than the best.
+        proven = best.value * (1 + tolerance) / (1 - tolerance) * _unseen_gain(self.rows.most_steps(seconds))
+        return best._replace(bound=max(best.value, min(proven, float(relaxed.max()))))
 
-    def _best_of(self, row: int, seconds: float, least: float, tolerance: float) -> tuple[Solution | None, float]:
-        """The best whole solution of one row, if it is worth more than `least`; and a bound for all whole numbers of steps."""
+    def _best_of(self, row: int, seconds: float, least: float, tolerance: float) -> Solution | None:
+        """The best whole solution of one row, if it is worth more than `least`."""
         frontier, steps = self.frontiers[int(self.rows.lowest[row])], _step_counts(int(self.rows.most_steps(seconds)[row]))
         left = (seconds - self.rows.fixed[row] - steps * self.rows.step[row]) / self.rows.per_element[row]
         budgets = np.maximum(0.0, np.minimum(self.rows.room[row], left))
@@ -169,12 +173,12 @@ class SiteProblem:
             found = self._whole(row, float(budgets[index]), seconds, tolerance)
             if found is not None and found.value > least:
                 best, least = found, found.value * (1 + tolerance)
-        return best, float(np.max(bounds, initial=0.0)) * _unseen_gain(steps)
+        return best
 
     def _whole(self, row: int, budget: float, seconds: float, tolerance: float) -> Solution | None:
         """The best ranks within a budget of elements, and all the steps that then fit."""
         frontier = self.frontiers[int(self.rows.lowest[row])]
-        ranks = frontier.solve(budget, tolerance)
+        ranks = frontier.solve(budget, 1 - (1 - tolerance) ** (1 / VALUE_EXPONENT))
         elements = adapter_parameters(frontier.weights, ranks)
         fixed = float(self.rows.fixed[row] + elements * self.rows.per_element[row])
         step = float(self.rows.step[row])
@@ -190,33 +194,29 @@ def worth(steps: Float64, adapters: Float64) -> Float64:
     return np.power(steps, STEPS_EXPONENT) * np.power(np.maximum(adapters, 0.0), VALUE_EXPONENT)
 
 
-def _undominated(lowest: Int64, fixed: Float64, step: Float64, room: Float64) -> list[int]:
-    """The rows of which no other of the same depth is at least as fast with at least as much room; of equals the last: it has more bits."""
+def _undominated(rows: Rows) -> Int64:
+    """The rows of which no other of the same depth is as good in everything; of equals the last."""
     kept = []
-    for layer in np.unique(lowest):
-        mine = np.flatnonzero((lowest == layer) & (room > 0))
-        quick, once, wide = step[mine], fixed[mine], room[mine]
-        better = (quick[:, None] <= quick) & (once[:, None] <= once) & (wide[:, None] >= wide)
-        strictly = (quick[:, None] < quick) | (once[:, None] < once) | (wide[:, None] > wide)
+    for layer in np.unique(rows.lowest):
+        mine = np.flatnonzero((rows.lowest == layer) & (rows.room > 0))
+        # One line for each row, more of everything being better.
+        goods = np.column_stack((-rows.fixed[mine], -rows.step[mine], rows.room[mine], rows.quality[mine]))
+        as_good = (goods[:, None, :] >= goods).all(axis=2)
         later = np.arange(len(mine))[:, None] > np.arange(len(mine))
-        dominated = (better & (strictly | later)).any(axis=0)
-        kept += [int(row) for row in mine[~dominated]]
-    return kept
+        # `as_good[i, j]` and not `as_good[j, i]`: i is better in something.
+        dominated = (as_good & (~as_good.T | later)).any(axis=0)
+        kept.append(mine[~dominated])
+    return np.concatenate(kept) if kept else np.zeros(0, dtype=np.int64)
 
 
-def _least(frontier: Frontier) -> float:
-    """The elements of the smallest adapter."""
-    return float(min((step.cost for step in frontier.increments), default=np.inf))
-
-
-def _unseen_gain(counts: Float64) -> float:
-    """The factor by which numbers of steps between those of `counts` may be worth more."""
-    return float(np.max(((counts[1:] - 1) / counts[:-1]) ** STEPS_EXPONENT, initial=1.0))
+def _unseen_gain(most: Float64) -> float:
+    """The factor by which numbers of steps that are not tried may be worth more than the next lower one that is."""
+    counts = _step_counts(int(np.max(most, initial=1.0)))
+    return float(np.max((counts[1:] - 1) / counts[:-1], initial=1.0) ** STEPS_EXPONENT)
 
 
 def _step_counts(most: int) -> Float64:
-    """The numbers of steps that are tried: all up to 256, then each at most 0.5 % above the one before."""
-    counts = list(range(1, min(most, 256) + 1))
-    while counts and counts[-1] < most:
-        counts.append(min(most, int(counts[-1] * 1.005)))
-    return np.array(counts, dtype=np.float64)
+    """The numbers of steps that are tried, ascending."""
+    if most <= _COUNTED_STEPS:
+        return np.arange(1, most + 1, dtype=np.float64)
+    return np.unique(np.round(np.geomspace(1, most, _COUNTED_STEPS)))

@@ -14,6 +14,11 @@ def adapter_parameters(weights: Iterable[WeightShape], ranks: Mapping[str, int])
     return sum(ranks.get(weight.name, 0) * (weight.d_in + weight.d_out) for weight in weights)
 
 
+def rank_parameters(weights: Iterable[WeightShape]) -> int:
+    """Elements that one rank adds to the adapters of all weights."""
+    return sum(weight.d_in + weight.d_out for weight in weights)
+
+
 def residual_parameters(weights: Iterable[WeightShape], ranks: Mapping[str, int], global_rank: int) -> int:
     """Elements of the frozen residual: the global adapter's rank above the site's own, over all weights."""
     return sum(max(0, global_rank - ranks.get(weight.name, 0)) * (weight.d_in + weight.d_out) for weight in weights)

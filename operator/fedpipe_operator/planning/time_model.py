@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fedpipe_operator.planning.sizes import WIRE_BYTES, adapter_parameters, head_parameters, uniform_ranks
+from fedpipe_operator.planning.sizes import WIRE_BYTES, adapter_parameters, head_parameters, rank_parameters
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Bits, Throughput
 
@@ -34,7 +34,7 @@ def tokens_per_second(profile: SiteProfile, bits: Bits, batch: int) -> float:
     Raises:
         ValueError: no training step of the whole model was measured at this site.
     """
-    if not any(_is_whole(point) for point in profile.points):
+    if not has_speed(profile):
         raise ValueError(f"the profile of site {profile.name!r} contains no measured training step")
     measured = [point for point in profile.points_at(bits) if _is_whole(point)]
     if not measured:
@@ -45,6 +45,11 @@ def tokens_per_second(profile: SiteProfile, bits: Bits, batch: int) -> float:
         point.batch_size: point.tokens_per_second for point in sorted(measured, key=lambda point: (-abs(point.length - row), point.length))
     }
     return _interpolate(speeds, batch)
+
+
+def has_speed(profile: SiteProfile) -> bool:
+    """Whether the speed of a training step of the whole model was measured, at any bit width."""
+    return any(_is_whole(point) for point in profile.points)
 
 
 def forward_share(profile: SiteProfile, bits: Bits) -> float:
@@ -102,7 +107,7 @@ def wire_bytes(profile: SiteProfile, ranks: Mapping[str, int], head: Mapping[str
 
 def global_bytes(profile: SiteProfile, rank: int, head: Mapping[str, tuple[int, ...]]) -> int:
     """Bytes of the global adapter on the wire when all its weights have this rank."""
-    return wire_bytes(profile, uniform_ranks(profile.base.weights, rank), head)
+    return WIRE_BYTES * (rank * rank_parameters(profile.base.weights) + head_parameters(head))
 
 
 def upload_seconds(profile: SiteProfile, upload: float) -> float:
@@ -121,8 +126,8 @@ def fixed_seconds(profile: SiteProfile, bits: Bits, *, download: int, evaluated:
 
 
 def _is_whole(point: Throughput) -> bool:
-    """Whether the point was measured with all layers trained and no activation recomputed."""
-    return point.lowest_layer == 0 and not point.gradient_checkpointing
+    """Whether the point is the speed of a step with all layers trained and no activation recomputed."""
+    return point.lowest_layer == 0 and not point.gradient_checkpointing and point.tokens_per_second > 0
 
 
 def _share_by_depth(profile: SiteProfile, shallow: Throughput) -> float | None:
@@ -131,7 +136,7 @@ def _share_by_depth(profile: SiteProfile, shallow: Throughput) -> float | None:
         return None
     same = [point for point in profile.points_at(shallow.bits) if _is_whole(point) and point.batch_size == shallow.batch_size]
     whole = min(same, key=lambda point: abs(point.length - shallow.length), default=None)
-    fraction = (profile.base.layers - shallow.lowest_layer) / profile.base.layers
+    fraction = (profile.base.layers - shallow.lowest_layer) / max(1, profile.base.layers)
     if whole is None or fraction >= 1:
         return None
     return (whole.tokens_per_second / shallow.tokens_per_second - fraction) / (1 - fraction)

@@ -1,0 +1,368 @@
+"""The sentences of a plan: each choice, the limit, and for a site that cannot take part the smallest change that lets it."""
+
+import re
+from dataclasses import replace
+from typing import Any, Final
+
+import pytest
+from hypothesis import Phase, assume, given, settings
+from hypothesis import strategies as st
+from site_profiles import GIB, SMOLLM2, a_site, a_spec, point, speeds
+
+from fedpipe_operator.planning import History, plan_round
+from fedpipe_operator.planning.modes import Plans
+from fedpipe_operator.sites import Correction, SiteProfile
+from fedpipe_trainer.contract import Importance, ImportanceMethod, Plan
+
+SMALL: Final = SMOLLM2.model_copy(update={"layers": 6, "weights": SMOLLM2.weights[:24]})
+GPU: Final[dict[str, Any]] = {"device": "NVIDIA T4", "load_peak_bytes": {4: 0, 8: 0, 16: 0, 32: 0}}
+
+
+def planned(site: SiteProfile, history: History | None = None, **sections: Any) -> Plans:
+    return plan_round(a_spec(**sections), {site.name: site}, {}, history or History()).plans
+
+
+def the_plan(site: SiteProfile, history: History | None = None, **sections: Any) -> Plan:
+    plans = planned(site, history, **sections)
+    assert plans.excluded == {}
+    return plans.plans[site.name]
+
+
+def the_reason(site: SiteProfile, history: History | None = None, **sections: Any) -> str:
+    plans = planned(site, history, **sections)
+    assert plans.plans == {}
+    return plans.excluded[site.name]
+
+
+def sentence(plan: Plan, start: str) -> str:
+    found = [one for one in plan.why if re.match(start, one)]
+    assert len(found) == 1, plan.why
+    return found[0]
+
+
+def a_small_site(**changes: Any) -> SiteProfile:
+    return a_site(**({"base": SMALL} | changes))
+
+
+def test_every_weight_is_named_in_the_plan() -> None:
+    assert set(the_plan(a_site()).ranks) == {weight.name for weight in SMOLLM2.weights}
+
+
+def test_a_plan_has_the_adapter_scaling_of_the_spec() -> None:
+    plan = the_plan(a_site(), training={"alpha": 32, "scaling": "Classic"})
+
+    assert (plan.alpha, plan.scaling) == (32, "Classic")
+
+
+def test_memory_is_planned_for_the_longest_sample_not_for_the_task_s_maximum() -> None:
+    long = {"type": "CausalLM", "prompt": "{mr}", "response": "{ref}", "maxLength": 4096}
+
+    assert the_plan(a_site(longest_tokens=128), task=long) == the_plan(a_site())
+    assert the_plan(a_site(longest_tokens=0, memory_bytes=64 * GIB), task=long).forecast.memory_bytes > 20 * GIB
+
+
+# The limit.
+
+
+def test_a_site_with_all_steps_and_ranks_is_limited_by_its_data() -> None:
+    plan = the_plan(a_small_site(memory_bytes=64 * GIB, train_samples=32, up=1e12), rounds={"count": 1})
+
+    assert plan.limited_by == "Data"
+    assert plan.why[0] == "limited by its data: its 32 samples are passed over 3 times, and no more often"
+
+
+@pytest.mark.parametrize(("training", "name"), [({"maxSteps": 2}, "training.maxSteps is 2"), ({"epochs": 0.5}, "training.epochs is 0.5")])
+def test_a_site_with_all_that_the_spec_allows_is_limited_by_the_spec(training: dict[str, Any], name: str) -> None:
+    plan = the_plan(a_small_site(memory_bytes=64 * GIB, train_samples=64, up=1e12), rounds={"count": 1}, training=training)
+
+    assert plan.limited_by == "Spec"
+    assert plan.why[0] == f"limited by the spec: {name}, and every adapter has the largest rank"
+
+
+def test_a_slow_site_is_limited_by_time() -> None:
+    plan = the_plan(a_small_site(memory_bytes=64 * GIB, points=speeds(100.0), up=1e12), rounds={"deadline": "5m", "count": 1})
+
+    assert plan.limited_by == "Time"
+    assert re.match(r"limited by time: 1 min more a round would buy \d+ more steps \(predicted progress \+1\d\.\d %\)", plan.why[0])
+
+
+def test_a_site_with_a_slow_uplink_is_limited_by_bandwidth() -> None:
+    plan = the_plan(a_small_site(memory_bytes=64 * GIB, up=2e4, train_samples=64), rounds={"deadline": "5m", "count": 1})
+
+    assert plan.limited_by in {"Bandwidth", "Time"}
+    assert "0.005 Mbit/s more upload bandwidth would buy " in plan.why[0]
+
+
+def test_a_site_of_little_memory_is_limited_by_memory() -> None:
+    """More memory would allow larger passes, which are much faster at this site."""
+    faster = tuple(point(bits=16, batch=batch, speed=50.0 * batch) for batch in (1, 16))
+    site = a_site(**GPU, memory_bytes=int(1.4 * GIB), points=faster, up=1e12)
+
+    plan = the_plan(site, planning={"bits": [16]}, rounds={"count": 1, "deadline": "10m"})
+
+    assert plan.limited_by == "Memory"
+    assert re.match(r"limited by memory: 358 MiB more memory would buy \d+ more steps, .*passes of \d+ samples", plan.why[0])
+
+
+def test_a_run_of_one_choice_is_limited_by_its_data() -> None:
+    plan = the_plan(
+        a_small_site(memory_bytes=64 * GIB, up=1e12), planning={"bits": [16], "ranks": [4], "batchSizes": [1]}, rounds={"count": 1}
+    )
+
+    assert plan.limited_by == "Data"
+
+
+def test_in_a_large_fleet_the_limit_is_not_computed_and_the_plan_says_so() -> None:
+    fleet = {name: a_small_site(name=name) for name in (f"site-{index}" for index in range(51))}
+
+    plan = plan_round(a_spec(), fleet, {}).plans.plans["site-7"]
+
+    assert plan.limited_by == ""
+    assert plan.why[0] == "what limits it is not computed in fleets of more than 50 sites"
+
+
+# The choices.
+
+
+def test_steps_that_fill_the_round_are_told_with_their_seconds_and_the_round_s_length() -> None:
+    plan = the_plan(a_small_site(points=speeds(100.0), longest_tokens=64), planning={"bits": [16]}, rounds={"deadline": "5m", "count": 1})
+
+    told = (
+        r"\d+ steps of 16 samples \(0\.\d+ passes over 640 samples\): as many as fit at .* a step into a round of 4 min, the longest that"
+    )
+    assert sentence(plan, told).endswith("the longest that rounds.deadline allows")
+    assert plan.forecast.seconds <= 240
+
+
+def test_one_step_is_not_told_in_the_plural() -> None:
+    plan = the_plan(a_small_site(), training={"maxSteps": 1}, planning={"batchSizes": [1]})
+
+    sentence(plan, r"1 step of 1 sample \(0\.0016 passes over 640 samples\): all that the spec and the data allow; the round takes ")
+
+
+def test_a_site_that_trains_the_upper_layers_is_told_what_that_saves() -> None:
+    """A short deadline, and a backward pass that is nearly the whole step."""
+    points = (point(bits=16, batch=1, speed=60).model_copy(update={"evaluate_tokens_per_second": 600.0}),)
+    site = a_site(points=points, load_seconds={})
+
+    plan = the_plan(site, planning={"bits": [16]}, rounds={"deadline": "30s", "count": 1})
+
+    assert 0 < plan.trained_layers < 30
+    told = sentence(plan, f"the top {plan.trained_layers} of 30 layers are trained")
+    assert re.search(r"the layers below need no backward pass, which saves \d\d\.\d % of a step$", told)
+
+
+def test_a_site_that_trains_all_layers_is_told_what_fewer_would_save() -> None:
+    plan = the_plan(a_site(memory_bytes=64 * GIB), rounds={"count": 1})
+
+    sentence(plan, r"all 30 layers are trained: only the top 10 would save 33.3 % of a step, and reach fewer weights")
+
+
+def test_a_stalled_run_trains_all_layers_and_says_why() -> None:
+    plan = the_plan(a_site(memory_bytes=64 * GIB), History(round=5, is_stalled=True))
+
+    sentence(plan, "all 30 layers are trained, because the last rounds brought no improvement")
+
+
+def test_with_full_depth_there_is_nothing_to_say_about_the_depth() -> None:
+    assert not any("layers are trained" in one for one in the_plan(a_site(), planning={"depth": "Full"}).why)
+
+
+def test_the_most_bits_need_no_reason() -> None:
+    plan = the_plan(a_site(memory_bytes=64 * GIB), planning={"bits": [8, 16]})
+
+    sentence(plan, r"16 bits: the most that planning.bits allows$")
+
+
+def test_bits_that_the_device_cannot_do_are_named() -> None:
+    plan = the_plan(a_site(unsupported={16: "no bf16 kernel"}), planning={"bits": [4, 8, 16]})
+
+    assert plan.bits == 8
+    sentence(plan, "8 bits: the device does not support 16 bits: no bf16 kernel")
+
+
+def test_bits_that_do_not_fit_are_told_with_what_they_would_need() -> None:
+    site = a_site(**GPU, memory_bytes=int(1.2 * GIB))
+
+    plan = the_plan(site, planning={"bits": [4, 32], "batchSizes": [1]})
+
+    told = sentence(plan, "4 bits: 32 bits would need ")
+    assert told.endswith("; a plan may use 1.02 GiB of the site's 1.20 GiB")
+
+
+def test_bits_that_are_slower_are_told_by_how_much() -> None:
+    site = a_small_site(points=(point(bits=4, batch=1, speed=400), point(bits=16, batch=1, speed=100)), memory_bytes=64 * GIB)
+
+    plan = the_plan(site, planning={"bits": [4, 16]}, rounds={"count": 1, "deadline": "3m"})
+
+    sentence(plan, r"4 bits: at 16 bits a step would take 300\.0 % longer$")
+
+
+def test_a_trifle_of_speed_does_not_decide_over_bits() -> None:
+    site = a_small_site(points=(point(bits=4, batch=1, speed=101), point(bits=16, batch=1, speed=100)), memory_bytes=64 * GIB)
+
+    assert the_plan(site, planning={"bits": [4, 16]}).bits == 16
+
+
+def test_passes_that_do_not_fit_are_told_with_what_the_whole_batch_would_need() -> None:
+    plan = the_plan(a_site(memory_bytes=4 * GIB), planning={"bits": [16]})
+
+    assert plan.micro_batch < 16
+    told = sentence(plan, rf"a step is {16 // plan.micro_batch} passes of {plan.micro_batch} samples: 16 at once would need ")
+    assert told.endswith("; a plan may use 3.40 GiB of the site's 4.00 GiB")
+
+
+def test_smaller_passes_may_be_faster() -> None:
+    site = a_small_site(points=(point(bits=16, batch=4, speed=400), point(bits=16, batch=16, speed=200)), memory_bytes=64 * GIB)
+
+    sentence(the_plan(site, planning={"bits": [16]}), "a step is 4 passes of 4 samples: smaller passes are faster at this site")
+
+
+def test_recomputed_activations_are_told() -> None:
+    plan = the_plan(a_small_site(memory_bytes=64 * GIB), training={"gradientCheckpointing": True})
+
+    sentence(plan, "a step is one pass of all 16 samples; activations are recomputed, which saves memory and costs time")
+
+
+def test_all_ranks_at_their_largest_are_told_in_one_sentence() -> None:
+    plan = the_plan(a_small_site(memory_bytes=64 * GIB, up=1e12), rounds={"count": 1})
+
+    sentence(plan, "24 of 24 weights get an adapter, all of rank 32, the largest of planning.ranks$")
+
+
+def test_unequal_ranks_are_told_with_the_most_important_weights() -> None:
+    scores = {weight.name: 1.0 + index for index, weight in enumerate(SMALL.weights)}
+    importance = Importance(method=ImportanceMethod.GRADIENT, samples=64, first_half=scores, second_half=scores)
+    site = a_small_site(importance=importance, up=2e5)
+
+    plan = the_plan(site, rounds={"deadline": "3m", "count": 1})
+
+    told = sentence(plan, r"\d+ of 24 weights get an adapter, of rank \d+ to \d+, placed where each byte is predicted to gain most")
+    assert "; most important: " in told
+    assert "model.layers.5.self_attn.o_proj (1.9 × the mean)" in told
+    sentence(plan, "importance by gradient scores of 1 of 1 sites$")
+
+
+def test_weights_that_count_the_same_are_not_called_important() -> None:
+    plan = the_plan(a_small_site(up=2e5), rounds={"deadline": "3m", "count": 1})
+
+    assert not any("most important" in one for one in plan.why)
+    sentence(plan, "every weight counts the same: no site measured scores")
+
+
+def test_the_basis_of_the_memory_forecast_is_told() -> None:
+    sentence(the_plan(a_site()), r"the forecast of memory is by formula only, because no peak was measured at \d+ bits")
+    measured = a_site(points=tuple(point(bits=bits, batch=1, peak=1.2e9) for bits in (4, 8, 16, 32)))
+    sentence(the_plan(measured), r"the forecast of memory is calibrated with peaks measured at \d+ bits")
+
+
+def test_what_the_last_round_showed_comes_before_the_choices() -> None:
+    plan = the_plan(a_site(), History(round=2, notes={"ward": "re-planned: a step took 2 times as long as predicted"}))
+
+    assert plan.why[1] == "re-planned: a step took 2 times as long as predicted"
+
+
+# Sites that cannot take part.
+
+
+def test_a_site_of_too_little_memory_is_told_how_much_it_needs_and_what_else_helps() -> None:
+    reason = the_reason(a_site(memory_bytes=GIB), planning={"bits": [4, 8, 16]})
+
+    assert re.fullmatch(
+        r"not even its smallest plan fits: give it 1101Mi of memory instead of 1.00 GiB, or allow fewer bits, smaller ranks or smaller"
+        r" batchSizes, or lower task.maxLength \(at 4 bits, in passes of 1, the top \d+ of 30 layers\)",
+        reason,
+    )
+
+
+def test_a_site_whose_load_takes_longer_than_the_deadline_is_told_a_deadline() -> None:
+    reason = the_reason(a_site(load_seconds={4: 300.0}), rounds={"deadline": "5m"})
+
+    assert re.match(r"not even its smallest plan fits: raise rounds.deadline from 5m to 3\d\ds \(a plan may use 80.0 % of it for ", reason)
+
+
+def test_a_site_that_cannot_transfer_in_time_is_told_a_deadline_or_more_bandwidth() -> None:
+    reason = the_reason(a_site(down=10_000.0), rounds={"deadline": "5m"})
+
+    assert "or its bandwidth if transfers take most of that" in reason
+
+
+def test_a_site_that_lacks_memory_and_time_is_told_both() -> None:
+    reason = the_reason(a_site(memory_bytes=GIB, down=10_000.0), rounds={"deadline": "5m"})
+
+    assert re.search(r"give it \d+Mi of memory .* and raise rounds.deadline from 5m to \d+s", reason)
+
+
+def test_a_site_whose_plans_ran_out_of_memory_is_not_told_to_claim_more() -> None:
+    history = History(round=2, corrections={"ward": Correction(memory_limit=GIB // 2)})
+
+    reason = the_reason(a_site(), history)
+
+    assert "give it" not in reason
+    assert "after a plan of it ran out of memory, a plan may use 512 MiB of the site's 8.00 GiB: allow fewer bits" in reason
+
+
+def test_a_site_whose_device_supports_none_of_the_bits_is_told_to_add_some() -> None:
+    reason = the_reason(a_site(unsupported={4: "no kernel", 8: "too old"}), planning={"bits": [4, 8]})
+
+    assert reason == "its device supports none of planning.bits (4: no kernel; 8: too old): add bits that it supports"
+
+
+def test_sites_that_lack_what_every_mode_needs_are_excluded_with_advice() -> None:
+    fleet = {
+        "empty": a_site("empty", train_samples=0),
+        "unknown": a_site("unknown", memory_bytes=0),
+        "silent": a_site("silent", points=()),
+        "halted": a_site("halted", points=(point(bits=16, batch=1, speed=0.0),)),
+        "good": a_site("good"),
+    }
+
+    plans = plan_round(a_spec(), fleet, {}).plans
+
+    assert set(plans.plans) == {"good"}
+    assert plans.excluded == {
+        "empty": "has no training samples: check data.train of its EdgeSite",
+        "halted": "no training step was measured at any bit width: see the log of its profile task",
+        "silent": "no training step was measured at any bit width: see the log of its profile task",
+        "unknown": "its memory is neither claimed nor measured: set capacity.memory of its EdgeSite",
+    }
+
+
+able = st.builds(
+    a_site,
+    base=st.just(SMALL),
+    device=st.sampled_from(("cpu", "NVIDIA T4")),
+    memory_bytes=st.integers(GIB // 8, 2 * GIB),
+    up=st.floats(1e4, 1e7),
+    down=st.floats(1e5, 1e8),
+    load_seconds=st.dictionaries(st.sampled_from((4, 8, 16)), st.floats(0, 100), min_size=1),
+    points=st.lists(
+        st.builds(point, bits=st.sampled_from((4, 8, 16)), batch=st.sampled_from((1, 8)), speed=st.floats(5, 500)), min_size=1, max_size=4
+    ).map(tuple),
+)
+
+
+@settings(max_examples=100, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@given(able, st.sampled_from(("Auto", "Uniform", "Proportional")))
+def test_each_change_that_an_excluded_site_is_told_makes_it_feasible(site: SiteProfile, mode: str) -> None:
+    planning = {"mode": mode}
+    plans = planned(site, planning=planning, rounds={"deadline": "1m"})
+    assume(plans.excluded)
+
+    for change in plans.excluded["ward"].removeprefix("not even its smallest plan fits: ").split("; or "):
+        memory, deadline = (re.search(pattern, change) for pattern in (r"give it (\d+)Mi", r"rounds.deadline from 1m to (\d+)s"))
+        assert memory or deadline
+        changed = replace(site, memory_bytes=int(memory[1]) * 2**20) if memory else site
+        longer = {"deadline": f"{deadline[1]}s" if deadline else "1m"}
+        assert planned(changed, planning=planning, rounds=longer).excluded == {}, change
+
+
+@settings(max_examples=60, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@given(able)
+def test_no_smaller_change_of_memory_would_do(site: SiteProfile) -> None:
+    reason = planned(site, rounds={"deadline": "1m"}).excluded.get("ward", "")
+    memory = re.search(r"give it (\d+)Mi", reason)
+    assume(memory and "deadline from" not in reason)
+
+    less = replace(site, memory_bytes=int(0.99 * int(memory[1]) * 2**20) if memory else 0)
+    assert "ward" in planned(less, rounds={"deadline": "1m"}).excluded

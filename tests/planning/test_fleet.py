@@ -1,0 +1,245 @@
+"""The fleet: the round's length, each site's plan within it, and what more of a resource changes."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
+from random import Random
+from typing import Any, Final
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from site_profiles import GIB, MPNET, SMOLLM2, a_site, a_spec, point, speeds
+
+from fedpipe_operator.api import FineTuneSpec
+from fedpipe_operator.planning.fleet import COVERAGE, RUN_PASSES, FleetSolution, solve_fleet
+from fedpipe_operator.planning.request import DEADLINE_FRACTION, MAX_PASSES, PlanRequest
+from fedpipe_operator.planning.site_problem import Solution
+from fedpipe_operator.sites import SiteProfile
+
+BASES: Final = tuple(base.model_copy(update={"layers": 6, "weights": base.weights[:24]}) for base in (SMOLLM2, MPNET))
+# Fewer layers than the real ones: the shape is the same and planning takes less time.
+
+
+def a_request(**sections: Mapping[str, Any]) -> PlanRequest:
+    return PlanRequest(spec=a_spec(**sections), head={})
+
+
+def solved(*sites: SiteProfile, **sections: Mapping[str, Any]) -> FleetSolution:
+    return solve_fleet(a_request(**sections), {site.name: site for site in sites})
+
+
+def a_small_site(name: str = "ward", **changes: Any) -> SiteProfile:
+    return a_site(name, **({"base": BASES[0], "points": speeds(400.0)} | changes))
+
+
+points = st.builds(
+    point,
+    bits=st.sampled_from((4, 8, 16, 32)),
+    batch=st.sampled_from((1, 8)),
+    speed=st.floats(20, 5000),
+    peak=st.floats(5e8, 4e9),
+)
+sites = st.builds(
+    a_site,
+    device=st.sampled_from(("cpu", "NVIDIA A10")),
+    memory_bytes=st.integers(GIB, 16 * GIB),
+    up=st.floats(1e5, 1e9),
+    down=st.floats(1e6, 1e9),
+    base=st.just(BASES[0]),
+    train_samples=st.integers(1, 5000),
+    points=st.lists(points, min_size=1, max_size=4).map(tuple),
+)
+fleets = st.lists(sites, min_size=1, max_size=4).map(
+    lambda drawn: {f"site-{index}": replace(site, name=f"site-{index}") for index, site in enumerate(drawn)}
+)
+EXAMPLES: Final = settings(max_examples=40, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+"""Fleets are not shrunk: that takes minutes."""
+specs = st.builds(
+    lambda deadline, max_steps, epochs, count: a_spec(
+        rounds={"deadline": deadline, "count": count}, training={"epochs": epochs, "maxSteps": max_steps}
+    ),
+    st.sampled_from(("30s", "5m", "1h")),
+    st.sampled_from((None, 1, 40)),
+    st.sampled_from((None, 0.1, 1.0, 3.0)),
+    st.sampled_from((1, 10)),
+)
+
+
+@EXAMPLES
+@given(specs, fleets)
+def test_no_site_exceeds_the_round_s_length_the_deadline_or_the_wanted_steps(spec: FineTuneSpec, fleet: dict[str, SiteProfile]) -> None:
+    request = PlanRequest(spec=spec, head={})
+
+    solution = solve_fleet(request, fleet)
+
+    assert solution.length.seconds <= request.deadline * (1 + 1e-9)
+    for name, one in solution.solutions.items():
+        assert one.seconds <= solution.length.seconds * (1 + 1e-6)
+        assert 1 <= one.steps <= request.wanted_steps(fleet[name])
+        assert any(one.ranks.values())
+
+
+@EXAMPLES
+@given(specs, fleets)
+def test_the_proven_gap_is_at_most_half_a_percent_unless_weights_are_dropped(spec: FineTuneSpec, fleet: dict[str, SiteProfile]) -> None:
+    solution = solve_fleet(PlanRequest(spec=spec, head={}), fleet)
+
+    assert solution.gap >= -1e-9
+    assert solution.gap <= 0.005 or solution.uncovered
+
+
+@EXAMPLES
+@given(specs, fleets, st.randoms(use_true_random=False))
+def test_the_order_of_the_sites_changes_nothing(spec: FineTuneSpec, fleet: dict[str, SiteProfile], random: Random) -> None:
+    shuffled = list(fleet.items())
+    random.shuffle(shuffled)
+    request = PlanRequest(spec=spec, head={})
+
+    one, other = solve_fleet(request, fleet), solve_fleet(request, dict(shuffled))
+
+    assert (one.length, one.solutions, one.uncovered) == (other.length, other.solutions, other.uncovered)
+
+
+@EXAMPLES
+@given(specs, sites, st.sampled_from(("memory_bytes", "up", "down")), st.floats(1, 8))
+def test_within_the_same_length_more_of_a_resource_never_lowers_the_predicted_progress(
+    spec: FineTuneSpec, site: SiteProfile, resource: str, factor: float
+) -> None:
+    request = PlanRequest(spec=spec, head={})
+    richer = replace(site, **{resource: type(getattr(site, resource))(getattr(site, resource) * factor)})
+    before = solve_fleet(request, {site.name: site})
+    after = solve_fleet(request, {site.name: richer})
+
+    for seconds in (before.length.seconds, 2 * before.length.seconds):
+        less, more = before.problems[site.name].solve(seconds), after.problems[site.name].solve(seconds)
+        if less is not None:
+            assert more is not None
+            assert more.value >= less.value * (1 - 2e-3)
+
+
+@EXAMPLES
+@given(specs, sites, st.floats(5, 500), st.floats(1, 8))
+def test_more_time_never_lowers_the_predicted_progress(spec: FineTuneSpec, site: SiteProfile, seconds: float, factor: float) -> None:
+    problem = solve_fleet(PlanRequest(spec=spec, head={}), {site.name: site}).problems[site.name]
+    less, more = problem.solve(seconds), problem.solve(seconds * factor)
+
+    if less is not None:
+        assert more is not None
+        assert more.value >= less.value * (1 - 2e-3)
+
+
+def test_faster_sites_take_more_steps_and_all_finish_together() -> None:
+    tiers = {f"tier-{slow}": a_small_site(f"tier-{slow}", points=speeds(4000.0 / slow), train_samples=50_000) for slow in (1, 2, 4, 8)}
+
+    fleet = solve_fleet(a_request(), tiers)
+
+    steps = [fleet.solutions[name].steps for name in tiers]
+    assert steps == sorted(steps, reverse=True)
+    assert steps[0] > 4 * steps[3]
+    assert all(one.seconds >= 0.9 * fleet.length.seconds for one in fleet.solutions.values())
+
+
+def test_a_slow_uplink_lowers_the_ranks_more_than_the_steps() -> None:
+    fleet = solved(a_small_site("fast", up=1e9), a_small_site("slow", up=5e5))
+    fast, slow = fleet.solutions["fast"], fleet.solutions["slow"]
+
+    assert sum(slow.ranks.values()) < 0.5 * sum(fast.ranks.values())
+    assert slow.steps > 0.5 * fast.steps
+
+
+def test_less_and_less_memory_first_splits_the_batch_and_last_costs_depth_bits_and_ranks() -> None:
+    """On a GPU whose speed depends on nothing but the model: what costs the least progress is given up first."""
+    big = a_small_site(device="NVIDIA A10", runtime_bytes=0, load_peak_bytes={4: 0, 8: 0, 16: 0})
+    seconds = solved(big).length.seconds
+
+    def choice(memory: float) -> Solution | None:
+        problem = solved(replace(big, memory_bytes=int(memory))).problems["ward"]
+        return problem.solve(seconds)
+
+    plans = [plan for share in range(100, 0, -2) if (plan := choice(share / 100 * 4 * GIB)) is not None]
+    values = [plan.value for plan in plans]
+    first = next(plan for plan in plans if plan.choice != plans[0].choice)
+
+    assert plans[0].choice[:4] == (32, 16, False, 0)
+    assert all(less <= more * (1 + 2e-3) for more, less in pairwise(values))
+    assert first.choice.micro_batch < 16
+    assert (first.choice.lowest_layer, first.ranks) == (0, plans[0].ranks)
+    assert plans[-1].choice.bits == 4
+
+
+def test_a_weight_that_too_few_samples_would_train_gets_an_adapter_nowhere() -> None:
+    """One site of a twentieth of the samples could carry every rank; the other's uplink carries adapters of few weights."""
+    fleet = solved(
+        a_small_site("small", train_samples=50, up=1e9),
+        a_small_site("large", train_samples=950, up=2e4),
+        rounds={"deadline": "10m"},
+    )
+    small, large = fleet.solutions["small"].ranks, fleet.solutions["large"].ranks
+
+    assert 0 < len(fleet.uncovered) < 24
+    assert COVERAGE > 50 / 1000
+    assert all(small[weight] == large.get(weight, 0) == 0 for weight in fleet.uncovered)
+    assert any(small.values())
+
+
+def test_all_rounds_together_make_three_passes_over_the_data_if_the_deadline_allows() -> None:
+    sites = (a_small_site("one", train_samples=2000), a_small_site("two", train_samples=1000))
+
+    fleet = solved(*sites, rounds={"count": 2, "deadline": "8h"})
+
+    passes = 2 * sum(one.steps for one in fleet.solutions.values()) * 16 / 3000
+    assert RUN_PASSES <= passes * 1.05 < 1.3 * RUN_PASSES
+    assert fleet.length.reason == "so that 2 rounds make 3 passes over the data, or all the steps that the spec allows"
+
+
+def test_a_deadline_that_allows_no_three_passes_is_used_whole() -> None:
+    fleet = solved(a_small_site(train_samples=100_000), rounds={"count": 1, "deadline": "5m"})
+
+    assert fleet.length.seconds == pytest.approx(DEADLINE_FRACTION * 300)
+    assert fleet.length.reason == "the longest that rounds.deadline allows"
+
+
+def test_of_many_rounds_each_has_the_length_of_the_most_progress_per_second() -> None:
+    fleet = solved(a_small_site(load_seconds={16: 10.0}), rounds={"count": 100, "deadline": "8h"})
+
+    assert fleet.length.reason == "the length with the most predicted progress per second"
+    assert fleet.length.seconds > 10.0
+
+
+@pytest.mark.parametrize(
+    ("training", "most"), [({"maxSteps": 7}, 7), ({"epochs": 0.5}, 20), ({"epochs": 0.001}, 1), ({}, MAX_PASSES * 640 / 16)]
+)
+def test_steps_are_at_most_those_of_the_spec(training: dict[str, float], most: int) -> None:
+    assert solved(a_small_site(), rounds={"count": 1, "deadline": "8h"}, training=training).solutions["ward"].steps == most
+
+
+def test_all_weights_of_a_site_of_plenty_get_the_largest_rank() -> None:
+    fleet = solved(a_small_site(memory_bytes=256 * GIB, up=1e12), rounds={"count": 1, "deadline": "8h"})
+
+    assert set(fleet.solutions["ward"].ranks.values()) == {32}
+
+
+def test_with_full_depth_every_site_trains_from_the_first_layer() -> None:
+    slow = a_small_site(points=speeds(100.0))
+    free = solved(slow, planning={"bits": [16]}, rounds={"deadline": "2m"}).solutions["ward"]
+    full = solved(slow, planning={"bits": [16], "depth": "Full"}, rounds={"deadline": "2m"}).solutions["ward"]
+
+    assert full.choice.lowest_layer == 0
+    assert full.value <= free.value * (1 + 2e-3)
+
+
+def test_a_site_that_cannot_take_part_does_not_change_the_others() -> None:
+    tiny, good = a_small_site("tiny", memory_bytes=GIB // 8), a_small_site("good")
+
+    both = solved(tiny, good)
+
+    assert set(both.solutions) == {"good"}
+    assert both.solutions["good"] == solved(good).solutions["good"]
+
+
+def test_a_fleet_without_any_able_site_has_no_plan() -> None:
+    fleet = solved(a_small_site(memory_bytes=GIB // 8))
+
+    assert fleet.solutions == {}
+    assert fleet.gap == 0

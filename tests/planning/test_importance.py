@@ -1,0 +1,154 @@
+"""Which weights matter: the sites' scores combined, checked, refreshed, and the share that explores."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from site_profiles import a_site
+
+from fedpipe_operator.planning.importance import combine, explore, rank_correlation
+from fedpipe_operator.sites import SiteProfile
+from fedpipe_trainer.contract import Importance, ImportanceMethod, WeightShape
+
+NAMES: Final = tuple(f"w{index}" for index in range(8))
+WEIGHTS: Final = tuple(WeightShape(name=name, d_out=8, d_in=8) for name in NAMES)
+RISING: Final = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
+FALLING: Final = RISING[::-1]
+
+
+def scored(name: str, first: Sequence[float], second: Sequence[float] | None = None, *, samples: int = 100) -> SiteProfile:
+    """A site with scores on the two halves of its batches; without `second` both halves agree."""
+    importance = Importance(
+        method=ImportanceMethod.GRADIENT,
+        samples=samples,
+        first_half=dict(zip(NAMES, first, strict=True)),
+        second_half=dict(zip(NAMES, second or first, strict=True)),
+    )
+    return a_site(name, importance=importance, train_samples=samples)
+
+
+def fleet(*sites: SiteProfile) -> dict[str, SiteProfile]:
+    return {site.name: site for site in sites}
+
+
+def values(scores: Mapping[str, float]) -> list[float]:
+    return [scores[name] for name in NAMES]
+
+
+def test_scores_are_averaged_over_the_sites_by_samples_and_have_a_mean_of_1() -> None:
+    steep = tuple(value**2 for value in RISING)
+
+    combined = combine(fleet(scored("a", RISING, samples=300), scored("b", steep, samples=100)), WEIGHTS)
+
+    expected = 0.75 * np.array(RISING) / np.mean(RISING) + 0.25 * np.array(steep) / np.mean(steep)
+    assert values(combined.scores) == pytest.approx(list(expected))
+    assert np.mean(values(combined.scores)) == pytest.approx(1)
+    assert combined.note == "importance by gradient scores of 2 of 2 sites"
+    assert not combined.is_uniform
+
+
+def test_the_unit_of_a_site_s_scores_does_not_matter() -> None:
+    tiny = tuple(1e-12 * value for value in RISING)
+
+    assert values(combine(fleet(scored("a", tiny)), WEIGHTS).scores) == pytest.approx(
+        values(combine(fleet(scored("a", RISING)), WEIGHTS).scores)
+    )
+
+
+def test_a_site_whose_two_halves_disagree_is_left_out() -> None:
+    combined = combine(fleet(scored("a", RISING), scored("b", RISING, FALLING)), WEIGHTS)
+
+    assert combined.scores == combine(fleet(scored("a", RISING)), WEIGHTS).scores
+    assert combined.note == "importance by gradient scores of 1 of 2 sites"
+
+
+def test_scores_that_are_unstable_everywhere_count_for_nothing() -> None:
+    combined = combine(fleet(scored("a", RISING, FALLING)), WEIGHTS)
+
+    assert combined.is_uniform
+    assert values(combined.scores) == [1.0] * 8
+    assert combined.note == (
+        "every weight counts the same: the two halves of each site's batches disagree on the order of the weights (correlation below 0.8)"
+    )
+
+
+def test_sites_that_disagree_on_the_order_are_not_averaged() -> None:
+    combined = combine(fleet(scored("a", RISING), scored("b", FALLING)), WEIGHTS)
+
+    assert combined.is_uniform
+    assert combined.note == ("every weight counts the same: the sites disagree on the order of the weights (correlation -1.00, below 0.6)")
+
+
+@pytest.mark.parametrize(
+    ("sites", "why"),
+    [
+        ((a_site("a"),), "no site measured scores"),
+        ((a_site("a", importance=Importance(method=ImportanceMethod.NONE, samples=0)),), "planning.importance is None"),
+        (
+            (a_site("a", importance=Importance(method=ImportanceMethod.GRADIENT, samples=0, problem="the base is frozen: thaw it")),),
+            "the base is frozen: thaw it",
+        ),
+        (
+            (scored("a", (0.0,) * 8),),
+            "every score is 0, so that no gradient reaches the weights: check that the base computes in 16 or 32 bits",
+        ),
+    ],
+)
+def test_without_scores_every_weight_counts_the_same_and_the_note_says_why(sites: tuple[SiteProfile, ...], why: str) -> None:
+    combined = combine(fleet(*sites), WEIGHTS)
+
+    assert combined.is_uniform
+    assert set(combined.scores.values()) == {1.0}
+    assert combined.note == f"every weight counts the same: {why}"
+
+
+def test_a_weight_that_no_site_scored_counts_a_little() -> None:
+    combined = combine(fleet(scored("a", (0.0, *RISING[1:]))), WEIGHTS)
+
+    assert 0 < combined.scores["w0"] < 0.02
+    assert np.mean(values(combined.scores)) == pytest.approx(1)
+
+
+def test_what_the_last_round_learned_counts_for_half() -> None:
+    learned = dict.fromkeys(NAMES, 0.0) | {"w0": 3.0, "w7": 1.0}
+    before = combine(fleet(scored("a", RISING)), WEIGHTS).scores
+
+    combined = combine(fleet(scored("a", RISING)), WEIGHTS, learned=learned)
+
+    trained = before["w0"] + before["w7"]
+    assert combined.scores["w0"] == pytest.approx((before["w0"] + 0.75 * trained) / 2)
+    assert combined.scores["w7"] == pytest.approx((before["w7"] + 0.25 * trained) / 2)
+    assert combined.scores["w3"] == pytest.approx(before["w3"])
+    assert np.mean(values(combined.scores)) == pytest.approx(1)
+    assert combined.note.endswith("and what the last round changed")
+
+
+def test_a_round_that_learned_nothing_changes_no_score() -> None:
+    assert combine(fleet(scored("a", RISING)), WEIGHTS, learned=dict.fromkeys(NAMES, 0.0)) == combine(fleet(scored("a", RISING)), WEIGHTS)
+
+
+@given(st.lists(st.floats(0.01, 100), min_size=1, max_size=30), st.floats(0.01, 0.5))
+def test_exploration_reaches_every_weight_within_four_rounds_and_keeps_the_mean(scores: list[float], share: float) -> None:
+    named = {f"w{index}": score / float(np.mean(scores)) for index, score in enumerate(scores)}
+
+    rounds = [explore(named, share, round_) for round_ in range(1, 5)]
+
+    assert all(any(explored[name] > (1 - share) * score + 1e-9 for explored in rounds) for name, score in named.items())
+    assert [np.mean(list(explored.values())) for explored in rounds] == pytest.approx([1] * 4)
+
+
+def test_without_exploration_the_scores_are_as_they_are() -> None:
+    assert explore({"a": 0.5, "b": 1.5}, 0.0, 1) == {"a": 0.5, "b": 1.5}
+
+
+def test_the_rank_correlation_is_that_of_the_order_alone() -> None:
+    rising = np.array(RISING)
+
+    assert rank_correlation(rising, rising**3) == pytest.approx(1)
+    assert rank_correlation(rising, -np.exp(rising)) == pytest.approx(-1)
+    assert rank_correlation(rising, np.ones(8)) == 0
+    # Ties share their mean rank: ranks (1.5, 1.5, 3, 4) against (1, 2, 3, 4).
+    assert rank_correlation(np.array([1.0, 1, 2, 3]), np.array([1.0, 2, 3, 4])) == pytest.approx(0.9487, abs=1e-4)

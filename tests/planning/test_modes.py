@@ -1,0 +1,193 @@
+"""The modes: what each plans for a fleet of unequal sites, and the plans that a spec gives."""
+
+from typing import Any, Final
+
+import pytest
+from site_profiles import GIB, SMOLLM2, a_site, a_spec, speeds
+
+from fedpipe_operator.api import PlanningMode
+from fedpipe_operator.planning import Plans, plan_round
+from fedpipe_operator.sites import SiteProfile
+from fedpipe_trainer.contract import BaseModelFacts, Plan, WeightShape
+
+COMMON: Final = ("Uniform", "UniformWeakest", "Proportional")
+
+
+def planned(*sites: SiteProfile, rounds: dict[str, Any] | None = None, **planning: Any) -> Plans:
+    spec = a_spec(planning={"bits": [4, 16]} | planning, rounds=rounds or {})
+    return plan_round(spec, {site.name: site for site in sites}, {}).plans
+
+
+def given(*plans: dict[str, Any], sites: tuple[SiteProfile, ...] = (), mode: str = "Manual") -> Plans:
+    return planned(*(sites or (a_site(),)), mode=mode, plans=plans)
+
+
+def choice(plan: Plan) -> tuple[int, int]:
+    return plan.bits, max(plan.ranks.values())
+
+
+WEAK: Final = a_site("weak", memory_bytes=2 * GIB, train_samples=64)
+STRONG: Final = a_site("strong", memory_bytes=64 * GIB, points=speeds(4000.0), train_samples=6400)
+TINY: Final = a_site("tiny", memory_bytes=GIB // 2)
+
+
+@pytest.mark.parametrize("mode", COMMON)
+def test_all_sites_get_the_bits_and_the_rank_of_the_weakest(mode: str) -> None:
+    both = planned(WEAK, STRONG, mode=mode).plans
+    weakest = planned(WEAK, mode=mode).plans["weak"]
+
+    assert {choice(plan) for plan in both.values()} == {choice(weakest)}
+    assert {len(set(plan.ranks.values())) for plan in both.values()} == {1}
+    assert both["strong"].why[0].endswith("the same for all sites, limited by the weakest site (weak)")
+
+
+@pytest.mark.parametrize("mode", ["Uniform", "UniformWeakest"])
+def test_in_the_uniform_modes_all_sites_take_the_same_steps(mode: str) -> None:
+    plans = planned(WEAK, STRONG, mode=mode).plans
+
+    assert plans["weak"].steps == plans["strong"].steps
+    assert plans["weak"].why[1] == f"{plans['weak'].steps} steps: equal at all sites"
+
+
+def test_in_mode_proportional_a_faster_site_takes_more_steps_in_the_same_time() -> None:
+    slow, fast = (a_site(name, points=speeds(speed), train_samples=50_000) for name, speed in (("slow", 400.0), ("fast", 4000.0)))
+
+    plans = planned(slow, fast, mode="Proportional").plans
+
+    assert plans["fast"].steps > 5 * plans["slow"].steps
+    assert plans["fast"].forecast.seconds == pytest.approx(plans["slow"].forecast.seconds, rel=0.1)
+    assert plans["fast"].why[1] == f"{plans['fast'].steps} steps: as many as fit into the common length of the round"
+
+
+@pytest.mark.parametrize("mode", COMMON)
+def test_a_site_without_a_feasible_choice_does_not_limit_the_others(mode: str) -> None:
+    plans = planned(TINY, STRONG, mode=mode)
+
+    assert plans.plans == planned(STRONG, mode=mode).plans
+    assert plans.excluded["tiny"].startswith("not even its smallest plan fits: give it ")
+
+
+def unlike() -> tuple[SiteProfile, ...]:
+    odd = a_site("odd", unsupported={16: "no bf16"}, memory_bytes=64 * GIB)
+    return odd, *(a_site(name, unsupported={4: "no kernel"}, memory_bytes=64 * GIB) for name in ("a", "b"))
+
+
+def test_in_mode_uniform_a_site_that_shares_no_bit_width_with_most_is_excluded() -> None:
+    plans = planned(*unlike(), mode="Uniform")
+
+    assert set(plans.plans) == {"a", "b"}
+    advice = "allow bits that all sites support, or set planning.mode to Auto"
+    assert plans.excluded == {"odd": f"cannot run the choice that most sites can (16 bits, rank 32): {advice}"}
+
+
+@pytest.mark.parametrize("mode", ["UniformWeakest", "Proportional"])
+def test_where_every_site_must_run_the_choice_none_may_exist(mode: str) -> None:
+    plans = planned(*unlike(), mode=mode)
+
+    assert plans.plans == {}
+    assert set(plans.excluded.values()) == {
+        "no choice of bits and rank can be run by every site: allow more bits or smaller ranks, or set planning.mode to Auto"
+    }
+
+
+def test_a_given_plan_is_obeyed_in_all_its_fields() -> None:
+    plan = given(
+        {
+            "bits": 4,
+            "rank": 6,
+            "steps": 11,
+            "batchSize": 12,
+            "microBatchSize": 3,
+            "layers": 10,
+            "gradientCheckpointing": True,
+            "cacheActivations": True,
+        }
+    ).plans["ward"]
+
+    assert (plan.bits, plan.steps, plan.batch_size, plan.micro_batch_size) == (4, 11, 12, 3)
+    assert (plan.layers, plan.lowest_layer, plan.trained_layers) == (30, 20, 10)
+    assert (plan.gradient_checkpointing, plan.cache_activations) == (True, True)
+    assert {weight.layer: plan.ranks[weight.name] for weight in SMOLLM2.weights} == {layer: 6 * (layer >= 20) for layer in range(30)}
+    assert plan.why == ("given by planning.plans",)
+
+
+def test_a_given_plan_has_a_forecast_although_it_does_not_fit() -> None:
+    plan = given({"bits": 16, "rank": 8, "steps": 100_000}, sites=(TINY,)).plans["tiny"]
+
+    assert plan.forecast.memory_bytes > TINY.memory_bytes
+    assert plan.forecast.seconds > 3600
+
+
+def test_what_a_given_plan_leaves_out_is_the_whole_batch_and_all_layers() -> None:
+    plan = given({"bits": 16, "rank": 8, "steps": 5}).plans["ward"]
+
+    assert (plan.batch_size, plan.micro_batch, plan.trained_layers, set(plan.ranks.values())) == (16, 16, 30, {8})
+
+
+def test_of_given_plans_a_site_gets_its_own_or_the_one_without_a_site() -> None:
+    sites = (a_site("a"), a_site("b"))
+
+    plans = given({"bits": 16, "rank": 8, "steps": 5}, {"site": "b", "bits": 4, "rank": 2, "steps": 9}, sites=sites)
+
+    assert {name: (plan.bits, plan.steps) for name, plan in plans.plans.items()} == {"a": (16, 5), "b": (4, 9)}
+
+
+def test_in_mode_manual_a_site_without_a_given_plan_is_excluded() -> None:
+    plans = given({"site": "b", "bits": 4, "rank": 2, "steps": 9}, sites=(a_site("a"), a_site("b")))
+
+    assert set(plans.plans) == {"b"}
+    assert plans.excluded == {"a": "planning.plans has no plan for it: add one, or one without a site"}
+
+
+def test_in_mode_auto_one_site_may_have_a_given_plan_and_the_others_are_planned() -> None:
+    sites = (a_site("a"), a_site("b"))
+
+    plans = given({"site": "b", "bits": 4, "rank": 2, "steps": 9}, sites=sites, mode="Auto").plans
+
+    assert plans["b"].why == ("given by planning.plans",)
+    assert plans["a"] == planned(sites[0]).plans["a"]
+
+
+@pytest.mark.parametrize("mode", ["Manual", "Auto"])
+def test_a_given_plan_that_the_device_cannot_follow_excludes_the_site(mode: str) -> None:
+    old = a_site(unsupported={4: "no kernel"})
+
+    plans = given({"site": "ward", "bits": 4, "rank": 8, "steps": 5}, sites=(old,), mode=mode)
+
+    assert plans.plans == {}
+    assert plans.excluded == {"ward": "its device does not support the 4 bits of planning.plans: no kernel"}
+
+
+def without_layers() -> BaseModelFacts:
+    """A model whose profile does not say to which layer a weight belongs."""
+    return SMOLLM2.model_copy(update={"weights": tuple(WeightShape(name=one.name, d_out=one.d_out, d_in=576) for one in SMOLLM2.weights)})
+
+
+def test_a_given_depth_at_which_no_weight_can_get_an_adapter_excludes_the_site() -> None:
+    plans = given({"bits": 16, "rank": 8, "steps": 5, "layers": 4}, sites=(a_site(base=without_layers()),))
+
+    assert plans.excluded == {"ward": "in the top 4 of 30 layers of planning.plans no weight can get an adapter: train more layers"}
+
+
+@pytest.mark.parametrize("mode", [mode for mode in PlanningMode if mode is not PlanningMode.MANUAL])
+@pytest.mark.parametrize("base", [without_layers(), SMOLLM2.model_copy(update={"layers": 1, "weights": SMOLLM2.weights[:4]})])
+def test_models_of_one_layer_or_of_unknown_layers_are_planned_whole(mode: PlanningMode, base: BaseModelFacts) -> None:
+    plan = planned(a_site(base=base), mode=mode).plans["ward"]
+
+    assert plan.lowest_layer == 0
+    assert any(plan.ranks.values())
+
+
+@pytest.mark.parametrize("mode", [mode for mode in PlanningMode if mode is not PlanningMode.MANUAL])
+def test_without_any_site_there_is_no_plan(mode: PlanningMode) -> None:
+    assert planned(mode=mode) == Plans({}, {})
+
+
+def test_a_run_of_equal_ranks_may_be_aggregated_by_factors() -> None:
+    spec = a_spec(
+        planning={"mode": "Manual", "plans": [{"bits": 16, "rank": 8, "steps": 5, "layers": 30}]}, aggregation={"method": "FedIT"}
+    )
+
+    plans = plan_round(spec, {"a": a_site("a"), "b": a_site("b")}, {}).plans.plans
+
+    assert {rank for plan in plans.values() for rank in plan.ranks.values()} == {8}
