@@ -1,10 +1,13 @@
 from dataclasses import replace
 
+import pytest
+
 from fedpipe_operator.api import FederatedFineTune
 from fedpipe_operator.report import RunRecord
 from fedpipe_operator.report.facts import (
     NO_UPDATE,
     LeftOut,
+    contribution_rows,
     headline,
     left_out,
     outcome_of,
@@ -13,11 +16,17 @@ from fedpipe_operator.report.facts import (
     site_rows,
     total_seconds,
 )
-from fedpipe_operator.rounds.records import RoundEvaluation
+from fedpipe_operator.rounds.records import Contribution, RoundEvaluation
 from fedpipe_trainer.contract import EvaluateResult, Failure, FailureReason, Measured, Outcome, RunRef, Sample
 
 ROUNDS = 6
 """The number of rounds of the record."""
+
+
+class AlignedContribution(Contribution):
+    """A contribution whose alignment was measured."""
+
+    alignment: float | None = None
 
 
 def evaluated(round_: int, **metrics: float) -> RoundEvaluation:
@@ -136,3 +145,38 @@ def test_the_shown_documents_are_in_order_of_the_sites(record: RunRecord) -> Non
     shown = shown_samples(replace(record, site_evaluations=answers))
 
     assert [site for site, _ in shown] == [site for site in record.sites[:3] for _ in range(2)]
+
+
+def test_a_sites_share_is_the_mean_over_the_rounds_that_aggregated_its_updates(record: RunRecord) -> None:
+    rows = {row.site: row for row in contribution_rows(record)}
+
+    assert {site: row.rounds for site, row in rows.items()} == {"clinic-north": 6, "hospital-east": 6, "practice-south": 5}
+    assert rows["practice-south"].share == pytest.approx(655 / (3180 + 1712 + 655))
+    assert rows["clinic-north"].alignment is None
+
+
+def test_the_alignment_is_the_mean_over_the_rounds_that_measured_it(record: RunRecord) -> None:
+    measured = {1: 0.5, 2: None, 3: 0.9}
+    rounds = {
+        round_: record.rounds[round_].model_copy(
+            update={"contributions": tuple(aligned(part, alignment) for part in record.rounds[round_].contributions)}
+        )
+        for round_, alignment in measured.items()
+    }
+
+    assert contribution_rows(replace(record, rounds=rounds))[0].alignment == pytest.approx(0.7)
+
+
+def aligned(part: Contribution, alignment: float | None) -> Contribution:
+    return AlignedContribution(**part.model_dump(), alignment=alignment)
+
+
+def test_a_batch_in_several_passes_and_savings_are_named(record: RunRecord) -> None:
+    plan = record.plans[6]
+    changes = {"micro_batch_size": 3, "lowest_layer": 4, "gradient_checkpointing": True, "cache_activations": True}
+    plans = {"clinic-north": plan.plans["clinic-north"].model_copy(update=changes), "hospital-east": plan.plans["hospital-east"]}
+
+    rows = {row.site: row for row in site_rows(replace(record, plans={6: plan.model_copy(update={"plans": plans})}))}
+
+    assert (rows["clinic-north"].batch, rows["clinic-north"].layers) == ("8 (3 × 3)", "4 and up, checkpointing, cached")
+    assert (rows["hospital-east"].batch, rows["hospital-east"].layers) == ("4", "all")

@@ -11,7 +11,7 @@ from fedpipe_operator.report.figures import downsample, metric_figure, training_
 from fedpipe_operator.report.forecasts import QUANTITIES, forecast_figure, forecast_rows
 from fedpipe_operator.report.page import figures
 from fedpipe_operator.report.palette import rank_colours
-from fedpipe_operator.report.plan_map import plan_map
+from fedpipe_operator.report.plan_map import importance_map, plan_map
 
 QUANTITY = {quantity.title: quantity for quantity in QUANTITIES}
 
@@ -23,7 +23,7 @@ def traces(figure: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
 
 def test_plotly_accepts_every_figure(record: RunRecord) -> None:
     drawn = figures(record)
-    assert set(drawn) == {"metric", "loss", "training", "energy", "plan", "forecast"}
+    assert set(drawn) == {"metric", "loss", "training", "energy", "importance", "plan", "timeline", "forecast"}
     for figure in drawn.values():
         assert len(go.Figure(figure).data) == len(figure["data"])
 
@@ -121,6 +121,29 @@ def test_a_layer_without_some_weight_is_a_gap(record: RunRecord) -> None:
     plans = {"clinic-north": newest.plans["clinic-north"].model_copy(update={"ranks": ranks})}
     band = traces(plan_map(replace(record, plans={6: newest.model_copy(update={"plans": plans})})))["clinic-north"]
     assert band["z"] == [[4, 4], [8, None]]
+
+
+def test_the_layers_below_the_lowest_trained_one_are_shaded(record: RunRecord) -> None:
+    figure = plan_map(record)
+    assert figure is not None
+    [box] = figure["layout"]["shapes"]
+    assert (box["yref"], box["x0"], box["x1"]) == ("y3 domain", -0.5, 3.5), "practice-south is the third band; layers 0 to 3"
+    assert box["label"]["text"] == "not trained"
+    titles = {note["text"].split("  ")[0]: note["text"] for note in figure["layout"]["annotations"]}
+    assert titles["<b>practice-south</b>"].endswith(", trained from layer 4 up")
+    assert "trained from" not in titles["<b>clinic-north</b>"]
+
+
+def test_the_importance_map_has_every_weight_in_percent_of_the_mean() -> None:
+    [trace] = traces(importance_map({"h.0.q": 1.0, "h.0.v": 4.0, "h.1.q": 1.0})).values()
+    assert trace["y"] == ["q", "v"]
+    assert trace["z"] == [[50.0, 50.0], [200.0, None]]
+    assert trace["customdata"] == [["h.0.q", "h.1.q"], ["h.0.v", ""]]
+
+
+def test_scores_that_are_all_zero_are_drawn_as_they_are() -> None:
+    [trace] = traces(importance_map({"h.0.q": 0.0, "h.0.v": 0.0})).values()
+    assert trace["z"] == [[0.0], [0.0]]
 
 
 def test_ratios_are_measured_over_predicted(record: RunRecord) -> None:

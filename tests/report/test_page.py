@@ -80,7 +80,7 @@ def test_plotly_is_inlined_once_before_the_script_that_uses_it(page: Page) -> No
 
 
 def test_a_full_record_has_every_section_and_every_figure(page: Page) -> None:
-    assert {"comparison", "curves", "plan", "why", "forecast", "rounds", "left-out", "samples"} <= page.ids
+    assert {"comparison", "curves", "plan", "why", "timeline", "contributions", "forecast", "rounds", "left-out", "samples"} <= page.ids
     assert {f"figure-{name}" for name in json.loads(page.scripts[0])} <= page.ids
 
 
@@ -102,6 +102,12 @@ def test_the_reasons_of_the_plan_and_of_absent_sites_are_shown(page: Page, recor
     assert "refused, NotFinite: lora_B has NaN." in page.text
 
 
+def test_importance_idle_share_and_contributions_are_told_in_words_and_numbers(page: Page) -> None:
+    assert "the two halves of their data agree (rank correlation 0.91)" in page.text
+    assert re.search(r"The sites waited for the slowest one in \d+\.\d % of their time over all rounds", page.text)
+    assert "practice-south 5 11.8 % –" in page.text
+
+
 def test_a_run_that_was_just_applied_has_a_page_without_empty_sections(bare_record: RunRecord) -> None:
     page = Page(write_report(bare_record))
     assert page.ids == {"figures"}
@@ -117,6 +123,7 @@ def test_a_run_that_was_just_applied_has_a_page_without_empty_sections(bare_reco
         ({"plans": {}, "profiles": {}}, "plan"),
         ({"plans": {}}, "forecast"),
         ({"rounds": {}}, "rounds"),
+        ({"updates": {}}, "timeline"),
         ({"site_evaluations": {}}, "samples"),
     ],
 )
@@ -135,16 +142,27 @@ def hostile(record: RunRecord) -> RunRecord:
     """The record with markup in every text that a site can set: name, label, document, message, weight, device, reason."""
     plan = record.plans[6]
     evil_plan = plan.plans["clinic-north"].model_copy(update={"why": (HOSTILE,), "ranks": {f"h.0.{HOSTILE}": 4}})
-    evil = plan.model_copy(update={"plans": {HOSTILE: evil_plan}, "selected": (HOSTILE,), "excluded": {"kiosk-west": HOSTILE}})
+    evil = plan.model_copy(
+        update={
+            "plans": {HOSTILE: evil_plan},
+            "selected": (HOSTILE,),
+            "excluded": {"kiosk-west": HOSTILE},
+            "importance": {f"h.0.{HOSTILE}": 1.0},
+            "importance_note": HOSTILE,
+        }
+    )
     evaluation = record.site_evaluations[6]["clinic-north"]
     samples = (Sample(text=HOSTILE, expected=HOSTILE, predicted=HOSTILE),)
     profile = record.profiles["clinic-north"]
     device = profile.measured.model_copy(update={"device": HOSTILE})
+    commit = record.rounds[6]
+    rounds = {6: commit.model_copy(update={"contributions": (commit.contributions[0].model_copy(update={"site": HOSTILE}),)})}
     curves = {6: record.evaluations[6].model_copy(update={"sites": {HOSTILE: record.evaluations[6].sites["clinic-north"]}})}
     return replace(
         record,
         plans={6: evil},
         updates={6: {HOSTILE: record.updates[6]["clinic-north"]}},
+        rounds=rounds,
         evaluations=curves,
         site_evaluations={6: {HOSTILE: evaluation.model_copy(update={"examples": samples})}},
         profiles={HOSTILE: profile.model_copy(update={"measured": device, "software": {HOSTILE: HOSTILE}})},

@@ -1,11 +1,13 @@
 """The content of the page, computed from a record: outcome, headline, rounds, sites, absent sites with the reason. Pure."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from statistics import fmean
+from typing import Final, Literal
 
-from fedpipe_operator.api import Condition, ConditionStatus, ConditionType, MetricName, primary_metric
+from fedpipe_operator.api import Condition, ConditionStatus, ConditionType, MetricName, PlanningMode, primary_metric
 from fedpipe_operator.formatting import METRIC_TITLES, metric_text, ranges_text
 from fedpipe_operator.report.record import RunRecord
 from fedpipe_operator.report.tables import best_value
@@ -14,6 +16,15 @@ from fedpipe_operator.rounds.records import Comparison
 from fedpipe_trainer.contract import Outcome, Plan, ProfileResult, Sample
 
 NO_UPDATE = "no update arrived before the round was aggregated"
+
+PLANNING_SENTENCES: Final = {
+    PlanningMode.AUTO: "Each site was profiled; its plan is the one with which it contributes most, so that all sites finish together.",
+    PlanningMode.UNIFORM: "All sites have the same plan, which most of them can run; for comparison.",
+    PlanningMode.UNIFORM_WEAKEST: "All sites have the same plan, which the weakest of them can run; for comparison.",
+    PlanningMode.PROPORTIONAL: "All sites have the weakest one's plan, but as many steps as fit into the same time; for comparison.",
+    PlanningMode.MANUAL: "The plans are those of the spec.",
+}
+"""What the plans of each mode are, in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,35 @@ class SiteRow:
     def adapters(self) -> int:
         """The number of weights with an adapter."""
         return sum(rank > 0 for rank in self.plan.ranks.values()) if self.plan else 0
+
+    @property
+    def batch(self) -> str:
+        """Samples per step, and in how many passes they are computed if it takes more than one."""
+        if self.plan is None:
+            return ""
+        passes = math.ceil(self.plan.batch_size / self.plan.micro_batch)
+        return f"{self.plan.batch_size}" if passes == 1 else f"{self.plan.batch_size} ({passes} × {self.plan.micro_batch})"
+
+    @property
+    def layers(self) -> str:
+        """Which layers are trained, and how memory and time are saved."""
+        if self.plan is None:
+            return ""
+        depth = f"{self.plan.lowest_layer} and up" if self.plan.lowest_layer else "all"
+        saving = {"checkpointing": self.plan.gradient_checkpointing, "cached": self.plan.cache_activations}
+        return ", ".join([depth, *(name for name, used in saving.items() if used)])
+
+
+@dataclass(frozen=True)
+class ContributionRow:
+    """What one site contributed over the rounds that aggregated its updates."""
+
+    site: str
+    rounds: int
+    share: float
+    """Its weight p_k in the average over a round's updates, averaged over these rounds."""
+    alignment: float | None
+    """Mean cosine between its update and the aggregate, -1 to 1; None if no round measured it."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +184,18 @@ def site_rows(record: RunRecord) -> list[SiteRow]:
     """Every site, with its profile and its newest plan."""
     plans = record.newest_plan.plans if record.newest_plan else {}
     return [SiteRow(site, record.profiles.get(site), plans.get(site)) for site in record.sites]
+
+
+def contribution_rows(record: RunRecord) -> list[ContributionRow]:
+    """Every site with an aggregated update."""
+    rows = []
+    for site in record.sites:
+        parts = [part for commit in record.rounds.values() for part in commit.contributions if part.site == site]
+        alignments = [value for part in parts if (value := getattr(part, "alignment", None)) is not None]
+        if parts:
+            share = fmean(part.share for part in parts)
+            rows.append(ContributionRow(site, len(parts), share, fmean(alignments) if alignments else None))
+    return rows
 
 
 def left_out(record: RunRecord) -> list[LeftOut]:

@@ -20,8 +20,9 @@ from fedpipe_operator.report import facts, tables
 from fedpipe_operator.report.figures import all_curves
 from fedpipe_operator.report.forecasts import forecast_figure
 from fedpipe_operator.report.palette import FEDERATED, MUTED, rank_colours, site_colour, svg_dashes
-from fedpipe_operator.report.plan_map import plan_map, ranks_in_use
+from fedpipe_operator.report.plan_map import importance_map, plan_map, ranks_in_use
 from fedpipe_operator.report.record import RunRecord
+from fedpipe_operator.report.timeline import idle_share, timeline_figure
 from fedpipe_operator.rounds.policies import metric_value
 
 MAX_DOCUMENT = 600
@@ -54,7 +55,12 @@ def write_report(record: RunRecord) -> str:
 
 def figures(record: RunRecord) -> dict[str, dict[str, Any]]:
     """The plotly figures that this record has data for, by the id of their element on the page."""
-    others = {"plan": plan_map(record), "forecast": forecast_figure(record)}
+    others = {
+        "importance": importance_map(record.newest_plan.importance if record.newest_plan else {}),
+        "plan": plan_map(record),
+        "timeline": timeline_figure(record),
+        "forecast": forecast_figure(record),
+    }
     return {name: _replace_non_finite(figure) for name, figure in (all_curves(record) | others).items() if figure is not None}
 
 
@@ -83,6 +89,9 @@ def _template_context(record: RunRecord) -> dict[str, Any]:
         "rounds": facts.round_rows(record),
         "seconds": facts.total_seconds(record),
         "sites": facts.site_rows(record),
+        "planning": facts.PLANNING_SENTENCES[record.run.spec.planning.mode],
+        "idle": idle_share(record),
+        "contributions": facts.contribution_rows(record),
         "colours": {site: site_colour(position) for position, site in enumerate(record.sites)},
         "dashes": {site: svg_dashes(position) for position, site in enumerate(record.sites)},
         "federated_colour": FEDERATED,
