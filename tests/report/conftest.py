@@ -123,7 +123,10 @@ def an_evaluation(round_: int, *, best: float = 0.78) -> RoundEvaluation:
 def a_commit(round_: int) -> RoundCommit:
     updated = [site for site in SITES if not (round_ == 3 and site == "practice-south")]
     total = sum(SAMPLES[site] for site in updated)
-    contributions = [Contribution(site=site, attempt=0, sha256=SHA, samples=SAMPLES[site], share=SAMPLES[site] / total) for site in updated]
+    contributions = [
+        Contribution(site=site, attempt=0, sha256=SHA, samples=SAMPLES[site], steps=40, share=SAMPLES[site] / total, norm=0.5)
+        for site in updated
+    ]
     refused = (
         {} if len(updated) == len(SITES) else {"practice-south": Verdict(accepted=False, reason="NotFinite", message="lora_B has NaN.")}
     )
@@ -134,6 +137,7 @@ def a_commit(round_: int) -> RoundCommit:
         ranks=dict.fromkeys(weights(), 32),
         contributions=tuple(contributions),
         refused=refused,
+        learned={name: 0.1 * (index + 1) for index, name in enumerate(weights())},
         finished_at=1052.0 + 60 * round_,
         truncated_energy={name: 0.0004 * round_ * (1 + index % 7) for index, name in enumerate(weights())},
     )

@@ -9,6 +9,7 @@ from fedpipe_operator.report.facts import (
     LeftOut,
     contribution_rows,
     headline,
+    learned,
     left_out,
     outcome_of,
     round_rows,
@@ -21,12 +22,6 @@ from fedpipe_trainer.contract import EvaluateResult, Failure, FailureReason, Mea
 
 ROUNDS = 6
 """The number of rounds of the record."""
-
-
-class AlignedContribution(Contribution):
-    """A contribution whose alignment was measured."""
-
-    alignment: float | None = None
 
 
 def evaluated(round_: int, **metrics: float) -> RoundEvaluation:
@@ -152,7 +147,17 @@ def test_a_sites_share_is_the_mean_over_the_rounds_that_aggregated_its_updates(r
 
     assert {site: row.rounds for site, row in rows.items()} == {"clinic-north": 6, "hospital-east": 6, "practice-south": 5}
     assert rows["practice-south"].share == pytest.approx(655 / (3180 + 1712 + 655))
+    assert (rows["clinic-north"].steps, rows["practice-south"].steps) == (240, 200)
     assert rows["clinic-north"].alignment is None
+
+
+def test_what_was_learned_in_a_weight_is_summed_over_the_rounds(record: RunRecord) -> None:
+    rounds = {
+        1: record.rounds[1].model_copy(update={"learned": {"q": 1.0}}),
+        2: record.rounds[2].model_copy(update={"learned": {"q": 2.0, "v": 0.5}}),
+    }
+
+    assert learned(replace(record, rounds=rounds)) == {"q": 3.0, "v": 0.5}
 
 
 def test_the_alignment_is_the_mean_over_the_rounds_that_measured_it(record: RunRecord) -> None:
@@ -168,7 +173,7 @@ def test_the_alignment_is_the_mean_over_the_rounds_that_measured_it(record: RunR
 
 
 def aligned(part: Contribution, alignment: float | None) -> Contribution:
-    return AlignedContribution(**part.model_dump(), alignment=alignment)
+    return part.model_copy(update={"alignment": alignment})
 
 
 def test_a_batch_in_several_passes_and_savings_are_named(record: RunRecord) -> None:

@@ -11,7 +11,7 @@ from fedpipe_operator.report.figures import downsample, metric_figure, training_
 from fedpipe_operator.report.forecasts import QUANTITIES, forecast_figure, forecast_rows
 from fedpipe_operator.report.page import figures
 from fedpipe_operator.report.palette import rank_colours
-from fedpipe_operator.report.plan_map import importance_map, plan_map
+from fedpipe_operator.report.plan_map import plan_map, weight_map
 
 QUANTITY = {quantity.title: quantity for quantity in QUANTITIES}
 
@@ -23,7 +23,7 @@ def traces(figure: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
 
 def test_plotly_accepts_every_figure(record: RunRecord) -> None:
     drawn = figures(record)
-    assert set(drawn) == {"metric", "loss", "training", "energy", "importance", "plan", "timeline", "forecast"}
+    assert set(drawn) == {"metric", "loss", "training", "energy", "importance", "plan", "learned", "timeline", "forecast"}
     for figure in drawn.values():
         assert len(go.Figure(figure).data) == len(figure["data"])
 
@@ -134,15 +134,15 @@ def test_the_layers_below_the_lowest_trained_one_are_shaded(record: RunRecord) -
     assert "trained from" not in titles["<b>clinic-north</b>"]
 
 
-def test_the_importance_map_has_every_weight_in_percent_of_the_mean() -> None:
-    [trace] = traces(importance_map({"h.0.q": 1.0, "h.0.v": 4.0, "h.1.q": 1.0})).values()
+def test_a_map_of_a_quantity_has_every_weight_in_percent_of_the_mean() -> None:
+    [trace] = traces(weight_map("importance", {"h.0.q": 1.0, "h.0.v": 4.0, "h.1.q": 1.0})).values()
     assert trace["y"] == ["q", "v"]
     assert trace["z"] == [[50.0, 50.0], [200.0, None]]
     assert trace["customdata"] == [["h.0.q", "h.1.q"], ["h.0.v", ""]]
 
 
-def test_scores_that_are_all_zero_are_drawn_as_they_are() -> None:
-    [trace] = traces(importance_map({"h.0.q": 0.0, "h.0.v": 0.0})).values()
+def test_values_that_are_all_zero_are_drawn_as_they_are() -> None:
+    [trace] = traces(weight_map("importance", {"h.0.q": 0.0, "h.0.v": 0.0})).values()
     assert trace["z"] == [[0.0], [0.0]]
 
 

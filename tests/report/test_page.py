@@ -105,7 +105,7 @@ def test_the_reasons_of_the_plan_and_of_absent_sites_are_shown(page: Page, recor
 def test_importance_idle_share_and_contributions_are_told_in_words_and_numbers(page: Page) -> None:
     assert "the two halves of their data agree (rank correlation 0.91)" in page.text
     assert re.search(r"The sites waited for the slowest one in \d+\.\d % of their time over all rounds", page.text)
-    assert "practice-south 5 11.8 % –" in page.text
+    assert "practice-south 5 200 11.8 % 0.5 –" in page.text
 
 
 def test_a_run_that_was_just_applied_has_a_page_without_empty_sections(bare_record: RunRecord) -> None:

@@ -94,8 +94,12 @@ class ContributionRow:
 
     site: str
     rounds: int
+    steps: int
+    """Optimiser steps in all these rounds."""
     share: float
     """Its weight p_k in the average over a round's updates, averaged over these rounds."""
+    norm: float
+    """Frobenius norm of its update, averaged over these rounds."""
     alignment: float | None
     """Mean cosine between its update and the aggregate, -1 to 1; None if no round measured it."""
 
@@ -191,11 +195,21 @@ def contribution_rows(record: RunRecord) -> list[ContributionRow]:
     rows = []
     for site in record.sites:
         parts = [part for commit in record.rounds.values() for part in commit.contributions if part.site == site]
-        alignments = [value for part in parts if (value := getattr(part, "alignment", None)) is not None]
+        alignments = [part.alignment for part in parts if part.alignment is not None]
         if parts:
-            share = fmean(part.share for part in parts)
-            rows.append(ContributionRow(site, len(parts), share, fmean(alignments) if alignments else None))
+            share, norm = fmean(part.share for part in parts), fmean(part.norm for part in parts)
+            rows.append(ContributionRow(site, len(parts), sum(part.steps for part in parts), share, norm, _mean(alignments)))
     return rows
+
+
+def learned(record: RunRecord) -> dict[str, float]:
+    """By weight, the sum over the rounds of the norm of what the federation learned there."""
+    commits = record.rounds.values()
+    return {weight: sum(commit.learned.get(weight, 0.0) for commit in commits) for commit in commits for weight in commit.learned}
+
+
+def _mean(values: list[float]) -> float | None:
+    return fmean(values) if values else None
 
 
 def left_out(record: RunRecord) -> list[LeftOut]:

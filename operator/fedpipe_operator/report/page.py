@@ -20,7 +20,7 @@ from fedpipe_operator.report import facts, tables
 from fedpipe_operator.report.figures import all_curves
 from fedpipe_operator.report.forecasts import forecast_figure
 from fedpipe_operator.report.palette import FEDERATED, MUTED, rank_colours, site_colour, svg_dashes
-from fedpipe_operator.report.plan_map import importance_map, plan_map, ranks_in_use
+from fedpipe_operator.report.plan_map import plan_map, ranks_in_use, weight_map
 from fedpipe_operator.report.record import RunRecord
 from fedpipe_operator.report.timeline import idle_share, timeline_figure
 from fedpipe_operator.rounds.policies import metric_value
@@ -56,8 +56,9 @@ def write_report(record: RunRecord) -> str:
 def figures(record: RunRecord) -> dict[str, dict[str, Any]]:
     """The plotly figures that this record has data for, by the id of their element on the page."""
     others = {
-        "importance": importance_map(record.newest_plan.importance if record.newest_plan else {}),
+        "importance": weight_map("importance", record.newest_plan.importance if record.newest_plan else {}),
         "plan": plan_map(record),
+        "learned": weight_map("learned", facts.learned(record)),
         "timeline": timeline_figure(record),
         "forecast": forecast_figure(record),
     }

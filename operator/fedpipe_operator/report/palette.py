@@ -14,8 +14,8 @@ _RANKS: Final = ("#D9E6F2", "#A9C9E4", "#83B4DA", "#3D85BC", "#0F5F9E", "#083F6E
 """From the smallest rank above 0 to the largest; the order from light to dark is also visible in grey print."""
 _NO_ADAPTER: Final = "#EDEDED"
 
-IMPORTANCE: Final = ("#FFF7E6", "#FBD38D", "#E69F00", "#A65E00", "#5C2E00")
-"""From unimportant to the most important: another hue than the ranks, which are drawn below."""
+QUANTITY: Final = ("#FFF7E6", "#FBD38D", "#E69F00", "#A65E00", "#5C2E00")
+"""From 0 to the largest value of a weight, such as its importance: another hue than the ranks, which are drawn below."""
 PHASES: Final = {"load": "#8A8F98", "evaluate": "#56B4E9", "train": "#009E73", "transfer": "#E69F00"}
 """By phase of a task, in the order of the legend."""
 OTHER_PHASE: Final = "#CC79A7"

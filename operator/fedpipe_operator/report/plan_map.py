@@ -9,7 +9,7 @@ from html import escape
 from statistics import fmean
 
 from fedpipe_operator.report.figures import Figure
-from fedpipe_operator.report.palette import IMPORTANCE, MUTED, rank_colours
+from fedpipe_operator.report.palette import MUTED, QUANTITY, rank_colours
 from fedpipe_operator.report.record import RunRecord
 from fedpipe_operator.report.weights import WeightGrid, weight_grid
 from fedpipe_trainer.contract import Plan
@@ -23,17 +23,17 @@ _MARGIN = {"t": 4, "b": 48}
 _NO_LAYER = "none"
 
 
-def importance_map(scores: Mapping[str, float]) -> Figure | None:
-    """The importance of every weight in percent of the mean, in the same rows and columns as the plan."""
-    if not scores:
+def weight_map(name: str, values: Mapping[str, float]) -> Figure | None:
+    """A quantity of every weight, such as its importance, in percent of the mean, in the same rows and columns as the plan."""
+    if not values:
         return None
-    cells = weight_grid(scores)
-    percent = {weight: 100 * score / mean for weight, score in scores.items()} if (mean := fmean(scores.values())) else dict(scores)
+    cells = weight_grid(values)
+    percent = {weight: 100 * value / mean for weight, value in values.items()} if (mean := fmean(values.values())) else dict(values)
     trace = _heat_map(cells, percent) | {
-        "name": "importance",
+        "name": name,
         "hovertemplate": "%{customdata}<br>%{z:.0f} % of the mean<extra></extra>",
         "texttemplate": "%{z:.0f}" if len(cells.layers) <= MAX_LABELLED_LAYERS else "",
-        "colorscale": [[stop / (len(IMPORTANCE) - 1), colour] for stop, colour in enumerate(IMPORTANCE)],
+        "colorscale": [[stop / (len(QUANTITY) - 1), colour] for stop, colour in enumerate(QUANTITY)],
         "zmin": 0,
     }
     rows = {"autorange": "reversed", "type": "category", "showgrid": False, "automargin": True}
