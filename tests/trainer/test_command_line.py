@@ -180,6 +180,14 @@ except ImportError as error:
 print(outcome, gc.isenabled(), gc.get_freeze_count() > 0)
 """
 
+COMPILER_OF_A_TRAINER = """
+import sys
+from fedpipe_trainer import tasks
+
+tasks._import_recipe("train")
+print("torch" in sys.modules, "torch._inductor.compile_fx" in sys.modules)
+"""
+
 
 @pytest.mark.parametrize(
     ("recipe", "already", "output"),
@@ -200,3 +208,9 @@ def test_the_garbage_collector_ignores_what_the_first_recipe_imports_and_is_enab
     )
 
     assert done.stdout.strip() == output
+
+
+def test_a_trainer_imports_no_compiler() -> None:
+    done = subprocess.run([sys.executable, "-c", COMPILER_OF_A_TRAINER], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "True False"
