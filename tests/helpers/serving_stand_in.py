@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from trainer_results import good_trainer, path_of
+from trainer_results import good_trainer, perform
 
 from fedpipe_trainer.contract import TaskEnded, parse_task
 
@@ -21,10 +21,7 @@ def main(record: str) -> None:
         with Path(record).open("a") as file:
             file.write(f"{os.getpid()} {task.site or '-'} {task.kind}\n")
         with TemporaryDirectory() as folder:
-            result = good_trainer(task, Path(folder))
-        target = path_of(task.result)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(result.to_json())
+            perform(good_trainer, task, Path(folder))
         sys.stdout.write(TaskEnded(ended=path, exit_code=0).model_dump_json(by_alias=True) + "\n")
         sys.stdout.flush()
 
