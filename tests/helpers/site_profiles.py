@@ -35,6 +35,7 @@ MPNET = BaseModelFacts(
     intermediate_size=3072,
     attention_heads=12,
     vocabulary_size=30_527,
+    supports_gradient_checkpointing=False,
     materialised_attention=True,
     weights=tuple(
         WeightShape(name=f"mpnet.encoder.layer.{layer}.attention.attn.{part}", d_out=768, d_in=768, layer=layer)

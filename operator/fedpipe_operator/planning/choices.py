@@ -77,7 +77,7 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
         lowest: the lowest trained layers to choose from; None: those of the run.
     """
     first = lowest_layers(request, site) if lowest is None else lowest
-    grid = list(product(micro_batches(request), _checkpointing(request), first, (False,)))
+    grid = list(product(micro_batches(request), _checkpointing(request, site), first, (False,)))
     bits = sorted(set(request.spec.planning.bits) - set(site.unsupported))
     columns = Columns(*(np.array(column) for column in zip(*grid, strict=True)))
     limit, factor, count = request.memory_budget(site), request.correction(site).memory, len(grid)
@@ -119,8 +119,11 @@ def seconds_per_element(request: PlanRequest, site: SiteProfile) -> float:
     return request.correction(site).other_seconds * upload_seconds(site, WIRE_BYTES)
 
 
-def _checkpointing(request: PlanRequest) -> Sequence[bool]:
+def _checkpointing(request: PlanRequest, site: SiteProfile) -> Sequence[bool]:
+    """Whether activations may be recomputed: as the spec says, else as memory asks; never where the architecture cannot."""
     wanted = request.spec.training.gradient_checkpointing
+    if not site.base.supports_gradient_checkpointing:
+        return (False,)
     return (False, True) if wanted is None else (wanted,)
 
 

@@ -22,6 +22,8 @@ from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Bits, Throughput
 
 BITS_PER_BYTE: Final = 8
+_MEAN_ROUNDING: Final = 3.5
+"""Tokens by which rounding up to a multiple of eight lengthens a row, on average."""
 _PRIOR_FORWARD_SHARE: Final = 0.5
 """2 of 4 FLOP per parameter and token: a frozen base needs no gradients of its weights."""
 
@@ -78,13 +80,16 @@ def relative_step_seconds(
 
 
 def padded_row_tokens(profile: SiteProfile, batch: int) -> float:
-    """Mean tokens of a row including padding: all rows of a batch have the length of its longest sample.
+    """Mean tokens of a row including padding: all rows of a batch have the length of its longest sample, in steps of eight tokens.
 
-    The expected maximum of `batch` lengths that are uniformly distributed around the mean up to the longest: the mean
-    itself for one sample, the longest for very many.
+    The trainer composes batches of like lengths, so a row is padded by half of what a batch spans: of the n / batch batches of a site
+    each spans that part of all lengths, and rounding up to eight tokens adds 3.5. Never more than the longest sample.
     """
     mean = max(1.0, profile.mean_tokens)
-    return mean + max(0.0, profile.longest_tokens - mean) * (batch - 1) / (batch + 1)
+    if profile.longest_tokens <= mean or batch == 1:
+        return mean
+    batches = max(1, -(-profile.train_samples // batch))
+    return min(float(profile.longest_tokens), mean + _MEAN_ROUNDING + profile.longest_tokens / (2 * batches))
 
 
 def step_seconds(profile: SiteProfile, bits: Bits, batch: int, *, micro_batch: int | None = None) -> float:

@@ -174,6 +174,8 @@ class BaseModelFacts(Wire):
     A dimension of -1 is the number of labels, which is known only after every site has been profiled.
     """
     merged_bytes: Size = 0
+    supports_gradient_checkpointing: bool = True
+    """Whether transformers can recompute this architecture's activations in the backward pass."""
     materialised_attention: bool = False
     """Whether attention stores its scores, batch × heads × length² values (eager). Fused kernels (sdpa, flash) do not."""
 
