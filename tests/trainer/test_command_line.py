@@ -1,6 +1,7 @@
-"""The trainer's process from outside: exit statuses, lines, logs, signals. No task here imports torch."""
+"""The trainer's process from outside: exit statuses, lines, logs, signals. Only one test imports torch."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -214,3 +215,14 @@ def test_a_trainer_imports_no_compiler() -> None:
     done = subprocess.run([sys.executable, "-c", COMPILER_OF_A_TRAINER], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "True False"
+
+
+@pytest.mark.parametrize(("already", "seen"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7")], ids=["by default", "where the user sets it"])
+def test_threads_that_wait_spin_briefly(tmp_path: Path, already: dict[str, str], seen: str) -> None:
+    (tmp_path / "a_recipe.py").write_text("import os; COLLECTS = os.environ['GOMP_SPINCOUNT']")
+    program = FIRST_IMPORT.format(folder=tmp_path, already="{}")
+    inherited = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=inherited | already)
+
+    assert done.stdout.split()[0] == seen

@@ -41,6 +41,16 @@ _RECIPES: Final = {
     "evaluate": "fedpipe_trainer.recipes.evaluate",
     "export": "fedpipe_trainer.recipes.export",
 }
+_ENVIRONMENT: Final = {
+    # bitsandbytes compiles some of its functions with torch where there is a C++ compiler: importing the compiler takes 1.6 of 7.4
+    # seconds of processor time, whether it is used or not. It saves none when a base is loaded, and no result may depend on whether
+    # a machine has one.
+    "TORCHDYNAMO_DISABLE": "1",
+    # By default, a thread of libgomp that waits for the others spins for milliseconds, also on a processor that another process or
+    # the thread it waits for could use. A forward pass of MPNet with two threads on two busy processors took 5.5 s, with this 1.5 s.
+    "GOMP_SPINCOUNT": "1000",
+}
+"""Environment variables that torch and its libraries read when they are imported; a value that is set already is kept."""
 _RESULTS: Final[dict[str, Callable[..., Result]]] = {
     "profile": ProfileResult,
     "train": TrainResult,
@@ -101,14 +111,11 @@ def _import_recipe(kind: str) -> ModuleType:
     The first recipe imports torch and the libraries built on it: 800,000 objects that live as long as the process. The garbage
     collector traverses them repeatedly during the import and once more at the end, which takes a third of the processor time of a
     short task. Therefore it is disabled during the first import, and the imported objects are excluded from it.
-
-    bitsandbytes compiles some of its functions with torch where there is a C++ compiler: importing the compiler takes 1.6 of 7.4
-    seconds of processor time, whether it is used or not. It saves none when a base is loaded, and no result may depend on whether
-    a machine has one.
     """
     if "torch" in sys.modules:
         return import_module(_RECIPES[kind])
-    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     gc.disable()
     try:
         module = import_module(_RECIPES[kind])
