@@ -23,7 +23,7 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' $(LOCK))
 COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --quiet
 WITHOUT_TORCH = awk '/^[^ \#]/ { keep = ($$0 !~ /^(torch|triton|nvidia-|cuda-)/) } keep' $(LOCK)
 
-.PHONY: help venv demo test slow gpu e2e cluster cluster-down lint format lock bench bench-operator clean
+.PHONY: help venv demo test slow gpu e2e cluster cluster-down lint format lock bench bench-flower bench-operator clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -88,12 +88,18 @@ lock: ## Pin all packages that pyproject.toml requires, with hashes and without 
 	$(COMPILE) --all-extras pyproject.toml -o $(LOCK)
 	$(COMPILE) --extra operator --constraint $(LOCK) pyproject.toml -o requirements-operator.lock
 	$(COMPILE) --extra trainer --constraint $(LOCK) pyproject.toml -o requirements-trainer.lock
+	$(COMPILE) --group rival --constraint $(LOCK) -o requirements-rival.lock
 	sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml | $(COMPILE) - -o requirements-build.lock
 
 bench: $(INSTALLED) ## Run the benchmarks, which print the tables of benchmarks/README.md
 	$(BIN)/python benchmarks/aggregate.py
 	$(BIN)/python examples/quickstart/prepare.py
 	$(BIN)/python benchmarks/train_step.py examples/quickstart/volumes/models/mpnet --task classify
+
+bench-flower: $(INSTALLED) ## Measure whole rounds against Flower's own simulation, which it installs into .venv (ray, 80 MB)
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements-rival.lock
+	$(BIN)/python examples/quickstart/prepare.py
+	$(BIN)/python benchmarks/round.py
 
 bench-operator: $(INSTALLED) ## Measure one operator with 1,000 sites and 100 runs; needs what `make cluster` needs, and 75 minutes
 	$(BIN)/python benchmarks/operator

@@ -49,7 +49,16 @@ def test_the_build_backend_is_pinned_as_pyproject_names_it() -> None:
     assert backend in {line.partition(" ")[0] for line in pins("requirements-build.lock")}
 
 
-@pytest.mark.parametrize("lock", ["requirements-build.lock", "requirements-operator.lock", "requirements-trainer.lock"])
+def test_the_benchmarks_rival_is_installed_without_changing_any_other_package() -> None:
+    rival, others = ({pin.split()[0] for pin in pins(lock)} for lock in ("requirements-rival.lock", "requirements.lock"))
+
+    assert {pin.partition("==")[0] for pin in rival - others} == {"msgpack", "ray"}
+
+
+LOCKS = ["requirements-build.lock", "requirements-operator.lock", "requirements-trainer.lock", "requirements-rival.lock"]
+
+
+@pytest.mark.parametrize("lock", LOCKS)
 def test_every_pin_has_a_hash_and_no_index_is_named(lock: str) -> None:
     assert all("--hash=sha256:" in pin for pin in pins(lock))
     assert "://" not in (REPOSITORY / lock).read_text()
