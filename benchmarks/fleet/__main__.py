@@ -1,0 +1,40 @@
+"""FedPipe against its rivals on a fleet of unequal sites: `python benchmarks/fleet run SWEEP`, see README.md."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / "examples")]
+
+import torch  # noqa: E402 -- the path above comes first
+from plots import write_plots  # noqa: E402
+from results import compute  # noqa: E402
+from sweeps import SWEEPS  # noqa: E402
+from tables import print_table  # noqa: E402
+
+
+def main() -> None:
+    """Run a sweep, print its table or draw its plots."""
+    parser = argparse.ArgumentParser(prog="python benchmarks/fleet", description=__doc__)
+    parser.add_argument("command", choices=("run", "table", "plot"))
+    parser.add_argument("sweep", choices=sorted(SWEEPS))
+    parser.add_argument("--only", default="", help="runs whose name contains this")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    configurations = {name: one for name, one in SWEEPS[arguments.sweep]().items() if arguments.only in name}
+    if arguments.command == "table":
+        print_table(configurations)
+    elif arguments.command == "plot":
+        print("\n".join(str(path) for path in write_plots(arguments.sweep, configurations)))
+    else:
+        torch.set_num_threads(arguments.threads)
+        for name, configuration in configurations.items():
+            started = time.monotonic()
+            compute(name, configuration)
+            print(f"{name}: {time.monotonic() - started:.0f} real seconds", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""What a run of the benchmark is made of. Every field is part of the run's key: a changed configuration is another run."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is learnt, and how the training data are split among the sites."""
+
+    seed: int = 0
+    dirichlet_alpha: float | None = 0.5
+    """Concentration of each class's shares over the sites; None: the same distribution at every site."""
+    slow_sites_own_classes: bool = False
+    """Whether the sites of the slowest tier alone hold `SLOW_CLASSES` of the classes, or the tiers are independent of the classes."""
+    max_length: int = 48
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+
+
+@dataclass(frozen=True)
+class Site:
+    """One site, and what it does in every round."""
+
+    slowdown: float = 1.0
+    """Seconds of a step relative to the fastest tier's."""
+    steps: int = 8
+    """Optimiser steps in a round. 0: the site takes no part."""
+    rank: int = 8
+    depth: int | None = None
+    """The number of top layers with adapters. None: all."""
+    cached: bool = False
+    """Whether the layers below are read from a cache: a factor of the virtual clock only, since the values are the same."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """How the server aggregates."""
+
+    method: str = "Exact"
+    """One of the operator's methods, or a rival's rule that this benchmark implements (see `server`)."""
+    normalization: str = "EffectiveSteps"
+    max_rank: int = 32
+    frozen_residual: bool = True
+    """Whether a site keeps the components beyond its rank active, or starts from a truncated adapter."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One federated run on a virtual clock."""
+
+    problem: Problem
+    sites: tuple[Site, ...]
+    server: Server = Server()
+    seconds: float = 448.0
+    """The run ends with the last round that ends by then, in virtual seconds. A step of the fastest tier takes one."""
+    evaluate_every: int = 1
+    """Rounds between two evaluations on the test documents."""
+    round_overhead: float = 0.0
+    """Virtual seconds of a round that are not steps: start, model load, transfers."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One centralised run: all data at one place, one optimiser throughout, evaluated after these numbers of steps."""
+
+    problem: Problem
+    evaluate_at: tuple[int, ...]
+    rank: int = 8
+    depth: int | None = None
+    test_documents: int = 1000
+
+
+def key_of(configuration: Run | Study) -> str:
+    """The name under which its result is stored."""
+    text = json.dumps([type(configuration).__name__, asdict(configuration)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,76 @@
+"""The tables of the README, from the stored results."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from statistics import mean
+from typing import Any
+
+from configuration import Run, Study
+from results import stored
+
+_LAST = 3
+"""Points at the end of a curve whose mean is the final quality: single points are noisy."""
+Curve = list[dict[str, Any]]
+
+
+def print_table(configurations: Mapping[str, Run | Study]) -> None:
+    """One row for each rule, averaged over the seeds; runs whose result is missing are listed below."""
+    results = {name: stored(configuration) for name, configuration in configurations.items()}
+    missing = [name for name, result in results.items() if result is None]
+    found = {name: result["curve"] for name, result in results.items() if result is not None}
+    if any("seconds" in point for curve in found.values() for point in curve):
+        _print_runs(found)
+    else:
+        _print_studies(found)
+    if missing:
+        print(f"\nNot run yet: {'; '.join(missing)}.")
+
+
+def final(curve: Curve, field: str) -> float:
+    """The mean of the last points."""
+    return float(mean(point[field] for point in curve[-_LAST:]))
+
+
+def seconds_to(curve: Curve, accuracy: float) -> float | None:
+    """Virtual seconds until the accuracy is reached; None if it never is."""
+    return next((point["seconds"] for point in curve if point["accuracy"] >= accuracy), None)
+
+
+def _print_studies(found: Mapping[str, Curve]) -> None:
+    steps = sorted({point["steps"] for curve in found.values() for point in curve})
+    print("| run | " + " | ".join(f"{count} steps" for count in steps) + " |")
+    print("|---|" + "---|" * len(steps))
+    for name, curve in found.items():
+        cells = {point["steps"]: f"{point['loss']:.3f} · {point['accuracy']:.3f}" for point in curve}
+        print(f"| {name} | " + " | ".join(cells.get(count, "") for count in steps) + " |")
+
+
+def _print_runs(found: Mapping[str, Curve]) -> None:
+    """A name is `setting, rule, seed N`; the target is 95 % and 99 % of the centralised run's final accuracy of the same seed."""
+    ceilings = {_seed(name): final(curve, "accuracy") for name, curve in found.items() if name.startswith("centralised")}
+    rows: dict[str, list[tuple[Curve, float | None]]] = defaultdict(list)
+    for name, curve in found.items():
+        if "seconds" in curve[-1]:
+            rows[name.rpartition(", seed")[0] or name].append((curve, ceilings.get(_seed(name))))
+    print("| run | seeds | to 95 %, s | to 99 %, s | final accuracy | loss | slow sites' classes | up, MB | down, MB | idle |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for row, runs in rows.items():
+        curves = [curve for curve, _ in runs]
+        cells = [str(len(runs)), *(_mean_seconds(runs, share) for share in (0.95, 0.99))]
+        cells += [f"{mean(final(curve, field) for curve in curves):.3f}" for field in ("accuracy", "loss", "slow_accuracy")]
+        cells += [f"{mean(curve[-1][field] for curve in curves) / 1e6:.0f}" for field in ("uploaded", "downloaded")]
+        print(f"| {row} | {' | '.join(cells)} | {mean(curve[-1]['idle'] for curve in curves):.2f} |")
+    for seed, accuracy in sorted(ceilings.items()):
+        print(f"\nCentralised, seed {seed}: accuracy {accuracy:.3f}.")
+
+
+def _mean_seconds(runs: Iterable[tuple[Curve, float | None]], share: float) -> str:
+    times = [seconds_to(curve, share * ceiling) for curve, ceiling in runs if ceiling is not None]
+    reached = [time for time in times if time is not None]
+    if not reached:
+        return "–"
+    return f"{mean(reached):.0f}" + ("" if len(reached) == len(times) else f" ({len(reached)} of {len(times)})")
+
+
+def _seed(name: str) -> str:
+    return name.rpartition("seed ")[2]

@@ -1,0 +1,93 @@
+"""Training and evaluation with the trainer's own functions, in this process."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+from configuration import Problem
+from task import TEST_DOCUMENTS, Task
+
+from fedpipe_trainer.adapters import Adapters, AdapterSpec, AdapterTensors, attach_adapters
+from fedpipe_trainer.adapters.lora import FROZEN_ADAPTER
+from fedpipe_trainer.contract import Hyperparameters, Scaling
+from fedpipe_trainer.contract.plan import scale_of
+from fedpipe_trainer.data import Example, batch_indices
+from fedpipe_trainer.evaluation import EvaluationTotals, evaluate_batches, evaluation_mode
+from fedpipe_trainer.steps import compute_gradients, make_optimizer, optimizer_step, training_mode
+
+ALPHA = 16.0
+_EVALUATION_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Quality:
+    """An adapter's quality on the test documents."""
+
+    accuracy: float
+    loss: float
+    slow_accuracy: float
+    """Accuracy on the documents of the reported classes."""
+
+
+def scale(rank: int) -> float:
+    """The factor of B·A, as the product's default plan has it (rsLoRA)."""
+    return scale_of(Scaling.RSLORA, ALPHA, rank)
+
+
+def ranks_of(task: Task, rank: int, depth: int | None) -> dict[str, int]:
+    """This rank on the target weights of the top `depth` layers."""
+    lowest = task.layers - (depth or task.layers)
+    return {weight.name: rank for weight in task.weights if weight.layer >= lowest}
+
+
+@contextmanager
+def trainable(task: Task, ranks: dict[str, int], start: AdapterTensors, seed: int) -> Iterator[Adapters]:
+    """The base with adapters of these ranks that continue from `start`."""
+    spec = AdapterSpec(ranks=ranks, scale=lambda weight: scale(ranks[weight]))
+    with attach_adapters(task.base, spec, start, seed) as adapters:
+        yield adapters
+
+
+def steps(task: Task, adapters: Adapters, examples: tuple[Example, ...], problem: Problem, *, name: str) -> Iterator[float]:
+    """Take optimiser steps with a new AdamW for as long as the caller iterates; the loss of each.
+
+    Args:
+        task: the model and its objective.
+        adapters: what is trained.
+        examples: the site's training data.
+        problem: batch size, learning rate and seed.
+        name: seeds the order of the examples and the dropout.
+    """
+    seed = _seed(problem.seed, name)
+    torch.manual_seed(seed)
+    optimizer = make_optimizer(Hyperparameters(learning_rate=problem.learning_rate), adapters)
+    for step in count():
+        batch = [examples[i] for i in batch_indices(len(examples), problem.batch_size, step, seed)]
+        with training_mode(adapters.model, checkpointing=False):
+            loss, _ = compute_gradients(batch, task.objective, task.base, adapters=adapters, micro_batch=problem.batch_size)
+            optimizer_step(optimizer, learning_rate=problem.learning_rate, max_grad_norm=1.0)
+        yield loss
+
+
+def evaluate_global(task: Task, adapter: AdapterTensors, slow_classes: frozenset[int]) -> Quality:
+    """The quality of a global adapter."""
+    with attach_adapters(task.base, FROZEN_ADAPTER, adapter, 0):
+        return evaluate(task, slow_classes)
+
+
+def evaluate(task: Task, slow_classes: frozenset[int], documents: int = TEST_DOCUMENTS) -> Quality:
+    """The quality of the model as it is, on evenly spaced documents of the test subset."""
+    totals, model, test = EvaluationTotals(), task.base.model, task.test[:: TEST_DOCUMENTS // documents]
+    with evaluation_mode(model):
+        for batch in evaluate_batches(model, test, objective=task.objective, pad_id=task.base.pad_id, batch_size=_EVALUATION_BATCH):
+            totals.add(batch)
+    hits = {i: totals.predicted[i] == example.labels[0] for i, example in enumerate(test)}
+    slow = [hit for i, hit in hits.items() if test[i].labels[0] in slow_classes]
+    return Quality(sum(hits.values()) / len(hits), totals.mean_loss, sum(slow) / len(slow))
+
+
+def _seed(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 1
