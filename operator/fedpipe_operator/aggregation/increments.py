@@ -10,7 +10,9 @@ from typing import Final
 
 import numpy as np
 
-from fedpipe_operator.aggregation.factors import Factors, Float64, SiteFactorReaders, SiteFactors, WeightUpdates
+from fedpipe_operator.aggregation.factors import Factors, Float64, SiteFactorReaders, WeightUpdates
+from fedpipe_operator.aggregation.stacked_factors import inner_products
+from fedpipe_operator.aggregation.tensors import Float32
 
 
 @dataclass(frozen=True)
@@ -56,34 +58,36 @@ class Alignments:
 
 
 def measure(updates: WeightUpdates, readers: SiteFactorReaders, previous: Factors | None, new: Factors) -> WeightIncrements:
-    """The increments of a weight from `previous` to `new`, and from `previous` to each site's factors."""
-    whole = _Increment(new, 1.0, previous)
-    norms, inner_products = {}, {}
+    """The increments of a weight from `previous` to `new`, and from `previous` to each site's factors.
+
+    With C the components of `new` and, after them, of `previous`, D = Σ v_j C_j and D_k = s_k B_k A_k − Σ u_j C_j, where u selects the
+    components that the site started from. All inner products are in float64, since an increment can be much smaller than its parts.
+    """
+    left = new.b if previous is None else np.hstack([new.b, previous.b])
+    right = new.a.T if previous is None else np.hstack([new.a.T, previous.a.T])
+    gram = _products(left, left) * _products(right, right)
+    rank = len(new.a)
+    whole = np.where(np.arange(len(gram)) < rank, 1.0, -1.0)
+    increments = WeightIncrements(_square(float(whole @ gram @ whole)), {}, {})
     for site, read in zip(updates.sites, readers, strict=True):
-        own = _increment_of(read(), previous)
-        norms[site.site] = own.inner_product(own)
-        inner_products[site.site] = own.inner_product(whole)
-    return WeightIncrements(whole.inner_product(whole), norms, inner_products)
+        update = read()
+        scale, factors = update.scale, update.factors
+        start = np.zeros(len(gram))
+        start[rank : rank + site.rank] = 1.0
+        own = scale**2 * float(np.vdot(_products(factors.b, factors.b), _products(factors.a.T, factors.a.T)))
+        cross = scale * (_products(factors.b, left) * _products(factors.a.T, right)).sum(axis=0)
+        increments.site_squared_norms[site.site] = _square(own + float((start @ gram - 2 * cross) @ start))
+        increments.inner_products[site.site] = float(cross @ whole - start @ gram @ whole)
+    return increments
 
 
-class _Increment:
-    """scale · B·A − start, as one factor pair in float64."""
-
-    def __init__(self, factors: Factors, scale: float, start: Factors | None) -> None:
-        self.left: Float64 = factors.b * np.float64(scale)
-        self.right: Float64 = factors.a.astype(np.float64)
-        if start is not None:
-            self.left = np.hstack([self.left, -start.b])
-            self.right = np.vstack([self.right, start.a])
-
-    def inner_product(self, other: "_Increment") -> float:
-        return float(np.vdot(self.left.T @ other.left, self.right @ other.right.T))
+def _products(first: Float32, second: Float32) -> Float64:
+    """Xᵀ·Y in float64."""
+    return np.asarray(inner_products(first, second, np.float64), np.float64)
 
 
-def _increment_of(site: SiteFactors, previous: Factors | None) -> _Increment:
-    rank = len(site.factors.a)
-    start = None if previous is None else Factors(b=previous.b[:, :rank], a=previous.a[:rank])
-    return _Increment(site.factors, site.scale, start)
+def _square(value: float) -> float:
+    return max(0.0, value)  # rounding can make it negative
 
 
 def _add(sums: dict[str, float], site: str, value: float) -> None:
