@@ -14,7 +14,7 @@ from fedpipe_trainer.adapters import Adapters, AdapterSpec, AdapterTensors, atta
 from fedpipe_trainer.adapters.lora import FROZEN_ADAPTER
 from fedpipe_trainer.contract import Hyperparameters, Scaling
 from fedpipe_trainer.contract.plan import scale_of
-from fedpipe_trainer.data import Example, batch_indices
+from fedpipe_trainer.data import Example, batch_of_step, compose_batches
 from fedpipe_trainer.evaluation import EvaluationTotals, evaluate_batches, evaluation_mode
 from fedpipe_trainer.steps import compute_gradients, make_optimizer, optimizer_step, training_mode
 
@@ -59,13 +59,16 @@ def steps(task: Task, adapters: Adapters, examples: tuple[Example, ...], problem
         adapters: what is trained.
         examples: the site's training data.
         problem: batch size, learning rate and seed.
-        name: seeds the order of the examples and the dropout.
+        name: of the site and, after a slash, the round: seeds the batches (by site), their order and the dropout.
     """
     seed = _seed(problem.seed, name)
+    batches = compose_batches(
+        [len(example.input_ids) for example in examples], problem.batch_size, _seed(problem.seed, name.partition("/")[0])
+    )
     torch.manual_seed(seed)
     optimizer = make_optimizer(Hyperparameters(learning_rate=problem.learning_rate), adapters)
     for step in count():
-        batch = [examples[i] for i in batch_indices(len(examples), problem.batch_size, step, seed)]
+        batch = [examples[i] for i in batch_of_step(batches, step, seed)]
         with training_mode(adapters.model, checkpointing=False):
             loss, _ = compute_gradients(batch, task.objective, task.base, adapters=adapters, micro_batch=problem.batch_size)
             optimizer_step(optimizer, learning_rate=problem.learning_rate, max_grad_norm=1.0)
