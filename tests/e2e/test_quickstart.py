@@ -135,7 +135,7 @@ def test_kubectl_describe_shows_each_sites_plan_with_its_reasons_the_rounds_and_
 
     assert {plan["site"] for plan in finished["status"]["plans"]} == set(POOLS)
     assert all(plan["why"] for plan in finished["status"]["plans"])
-    for word in ("the largest value in planning.bits", "Profiling", "RoundCompleted", "round 2: 3/3 updates", "RoundsCompleted"):
+    for word in ("the most that planning.bits allows", "Profiling", "RoundCompleted", "round 2: 3/3 updates", "RoundsCompleted"):
         assert word in described
 
 

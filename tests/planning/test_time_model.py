@@ -50,7 +50,7 @@ def test_only_steps_of_the_whole_model_are_its_speed() -> None:
     shallow = a_step_of_the_upper_layers(lowest=3, speed=900)
 
     assert tokens_per_second(a_site(points=(recomputed, shallow, point(bits=16, batch=1, speed=100))), 16, 1) == 100
-    assert not has_speed(a_site(points=(recomputed, shallow, point(bits=16, batch=1, speed=0))))
+    assert not has_speed(a_site(points=(recomputed, shallow)))
 
 
 def test_the_seconds_of_a_step_are_its_tokens_over_the_speed() -> None:

@@ -183,4 +183,4 @@ def test_a_site_that_nothing_smaller_fits_is_left_out_and_the_run_goes_on(tmp_pa
 
     assert world.conditions()["Complete"] == "RoundsCompleted"
     assert set(plans_of(world)[1].excluded) == {"site-a"}
-    assert plans_of(world)[1].excluded["site-a"].startswith("needs ")
+    assert plans_of(world)[1].excluded["site-a"].startswith("not even its smallest plan fits: after a plan of it ran out of memory")

@@ -100,7 +100,8 @@ def lowest_layers(request: PlanRequest, site: SiteProfile) -> tuple[int, ...]:
     if request.spec.planning.depth is Depth.FULL or request.is_stalled:
         return (0,)
     first = {layers - max(1, round(fraction * layers)) for fraction in _DEPTHS}
-    return tuple(sorted(lowest for lowest in first if any(weight.layer >= lowest for weight in site.base.weights)))
+    highest = max((weight.layer for weight in site.base.weights), default=0)
+    return tuple(sorted(lowest for lowest in first if lowest <= highest))
 
 
 def micro_batches(request: PlanRequest) -> tuple[int, ...]:

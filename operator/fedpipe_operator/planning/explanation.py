@@ -62,25 +62,28 @@ def plan_reasons(request: PlanRequest, site: SiteProfile, *, fleet: FleetSolutio
 
 def limit_of(request: PlanRequest, site: SiteProfile, *, fleet: FleetSolution, solution: Solution) -> Limit:
     """The constraint that binds, with what more of each resource would buy."""
-    if solution.steps >= request.wanted_steps(site) and _has_all_ranks(request, site, solution):
+    has_all_steps = solution.steps >= request.wanted_steps(site)
+    if has_all_steps and _has_all_ranks(request, site, solution):
         return _no_more_is_wanted(request, site, solution)
     if len(fleet.problems) > _FLEET_EXPLAINED:
         return Limit("", f"what limits it is not computed in fleets of more than {_FLEET_EXPLAINED} sites")
     gains = _gains(request, site, fleet, solution)
     name = max(gains, key=lambda one: gains[one][0])
     offers = [text for gain, text in sorted(gains.values(), key=lambda offer: -offer[0]) if gain >= _NOTICEABLE]
+    if not offers and has_all_steps:
+        return _no_more_is_wanted(request, site, solution)
     if not offers:
         return Limit("Spec", "no resource of the site limits it noticeably: more memory, time or bandwidth would change little")
     return Limit(name, f"limited by {name.lower()}: {'; '.join(offers)}")
 
 
 def _no_more_is_wanted(request: PlanRequest, site: SiteProfile, solution: Solution) -> Limit:
-    """The limit of a site that has all steps and ranks that the run allows."""
+    """The limit of a site that has all steps that the run allows, and of ranks all or nearly all that would help."""
     training = request.spec.training
     if training.max_steps is not None and solution.steps == training.max_steps:
-        return Limit("Spec", f"limited by the spec: training.maxSteps is {training.max_steps}, and every adapter has the largest rank")
+        return Limit("Spec", f"limited by the spec: training.maxSteps is {training.max_steps}")
     if training.epochs is not None:
-        return Limit("Spec", f"limited by the spec: training.epochs is {training.epochs:g}, and every adapter has the largest rank")
+        return Limit("Spec", f"limited by the spec: training.epochs is {training.epochs:g}")
     return Limit("Data", f"limited by its data: its {site.train_samples} samples are passed over {MAX_PASSES:g} times, and no more often")
 
 
@@ -179,9 +182,10 @@ def _depth_reason(request: PlanRequest, site: SiteProfile, choice: Choice) -> st
     if choice.lowest_layer == 0:
         if request.is_stalled and request.spec.planning.depth is Depth.AUTO:
             return f"all {layers} layers are trained, because the last rounds brought no improvement"
-        if len(lowest_layers(request, site)) == 1:
+        possible = lowest_layers(request, site)
+        if len(possible) == 1:
             return ""
-        half = choice._replace(lowest_layer=lowest_layers(request, site)[len(lowest_layers(request, site)) // 2])
+        half = choice._replace(lowest_layer=possible[len(possible) // 2])
         saved = 1 - step_seconds_of(request, site, half) / step_seconds_of(request, site, choice)
         shallow = layers - half.lowest_layer
         return f"all {layers} layers are trained: only the top {shallow} would save {percent(saved)} of a step, and reach fewer weights"
