@@ -192,8 +192,8 @@ def test_plan_prints_the_plan_of_each_site_with_its_reasons_and_trains_nothing(t
     status, lines = workspace.call("plan")
 
     assert status == 0
-    table = [line for line in lines if line.startswith("│ site-")]
-    assert [line.split("│")[1:6] for line in table] == [[f" site-{site} ", " 16 ", " 2 ", " 1/1 ", " 4 "] for site in "abc"]
+    table = [line.split()[:5] for line in lines if line.lstrip().startswith("site-")]
+    assert table == [[f"site-{site}", "16", "2", "1/1", "4"] for site in "abc"]
     assert lines.count("16 bits: the most that planning.bits allows") == 3
     assert sorted(workspace.runs.store.rglob("*.json")) == before
 
@@ -208,7 +208,7 @@ def test_plan_prints_which_site_is_excluded_and_why(tmp_path: Path) -> None:
 
     _, lines = workspace.call("plan")
 
-    assert len([line for line in lines if line.startswith("│ site-")]) == 2
+    assert [line.split()[0] for line in lines if line.lstrip().startswith("site-") and "excluded" not in line] == ["site-a", "site-b"]
     assert lines[lines.index("site-c is excluded") + 1].startswith("not even its smallest plan fits: give it ")
 
 

@@ -155,7 +155,7 @@ def test_a_site_that_trains_the_upper_layers_is_told_what_that_saves() -> None:
 def test_a_site_that_trains_all_layers_is_told_what_fewer_would_save() -> None:
     plan = the_plan(a_site(memory_bytes=64 * GIB), rounds={"count": 1})
 
-    sentence(plan, r"all 30 layers are trained: only the top 10 would save 33.3 % of a step, and reach fewer weights")
+    sentence(plan, r"all 30 layers are trained: only the top 15 would save 25.0 % of a step, and reach fewer weights")
 
 
 def test_a_stalled_run_trains_all_layers_and_says_why() -> None:

@@ -110,7 +110,7 @@ def test_a_second_depth_has_fewer_trained_parameters(task: ProfileTask, tmp_path
     monkeypatch.setattr(throughput, "make_optimizer", counting)
     profile.run(task.model_copy(update={"bits": (32,)}), make_runtime(tmp_path))
 
-    assert trained == [8 * 2 * 64, 4 * 2 * 64]
+    assert trained == [4 * 2 * 64, 8 * 2 * 64]
 
 
 @pytest.mark.parametrize(("layers", "lowest"), [([0], None), ([0, 1], 1), ([0, 0, 1, 1, 2], 1), (range(12), 6), ([2, 3], 3)])
@@ -241,7 +241,14 @@ def quick(task: ProfileTask, monkeypatch: pytest.MonkeyPatch) -> ProfileTask:
         return ProfileResult(**runtime.result_header(task), outcome=Outcome.COMPLETED, train_samples=12, throughput=(point,))
 
     monkeypatch.setattr(profile, "measure", measure)
-    return task
+    return task.model_copy(update={"reuse": True})
+
+
+def test_without_a_cache_of_the_site_every_profile_is_measured(quick: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a busy machine measured must not outlive the run unless the site has a place for it."""
+    profile.run(quick, make_runtime(tmp_path))
+
+    assert profile_again(quick.model_copy(update={"reuse": False}), tmp_path, monkeypatch) is None
 
 
 def test_a_profile_is_measured_once(quick: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -40,15 +41,27 @@ def _is_planned(session: Session) -> bool:
     return session.is_finished or session.store.read(names.round_plan(1)) is not None
 
 
-_COLUMNS: Final = ("site", "bits", "batch", "layers", "rank", "adapters", "steps", "memory", "duration", "upload", "limit")
-"""Fields of a `PlanRow`, in the order of the table's columns."""
+_COLUMNS: Final = {
+    "site": "site",
+    "bits": "bits",
+    "batch": "batch",
+    "layers": "layers",
+    "rank": "rank",
+    "steps": "steps",
+    "memory": "memory",
+    "duration": "time",
+    "limit": "limit",
+}
+"""Fields of a `PlanRow`, and the titles of their columns: as many as fit into 80 characters; the reasons say the rest."""
 _MARKS: Final = "* activations are recomputed in the backward pass; † activations below the trained layers are read from the site's cache"
 
 
 def _print(plan: RoundPlan, console: Console) -> None:
     """Print a table of the plans, then the reasons for each site."""
     table_rows = plan_rows(Plans(plans=plan.plans, excluded=plan.excluded))
-    table = Table("site", "bits", "batch", "layers", "rank", "weights", "steps", "memory", "round time", "upload", "limited by")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for title in _COLUMNS.values():
+        table.add_column(title, no_wrap=True)
     for row in table_rows:
         if row.bits:
             table.add_row(*(getattr(row, column) for column in _COLUMNS))

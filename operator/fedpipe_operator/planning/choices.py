@@ -18,8 +18,8 @@ from fedpipe_operator.planning.sizes import WIRE_BYTES, rank_parameters
 from fedpipe_operator.planning.time_model import fixed_seconds, forward_share, relative_step_seconds, step_seconds, upload_seconds
 from fedpipe_operator.sites import SiteProfile
 
-_DEPTHS: Final = (1.0, 3 / 4, 1 / 2, 1 / 3, 1 / 4, 1 / 8)
-"""The fractions of the layers among which a depth is chosen."""
+_DEPTHS: Final = (1.0, 3 / 4, 1 / 2, 1 / 3)
+"""The fractions of the layers among which a depth is chosen: with fewer than a third, few steps bring much less progress."""
 _ELEMENT_BYTES: Final = TRAINED_BYTES - WIRE_BYTES
 """Bytes that a trained element of an adapter adds: it takes the place of one of the frozen residual."""
 _CACHED_SHARE: Final = 2 / 3

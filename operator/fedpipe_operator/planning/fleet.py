@@ -26,6 +26,7 @@ ROUNDING: Final = 1.0001
 """A round is this much longer than the shortest one of a site, so that rounding does not exclude it."""
 COVERAGE: Final = 0.1
 """The least share of the round's samples that must train a weight: fewer would decide over it alone."""
+_TINY: Final = 1e-12
 _LENGTHS: Final = 32
 
 
@@ -102,8 +103,9 @@ def _round_length(request: PlanRequest, problems: Mapping[str, SiteProblem], sit
     lengths = np.geomspace(shortest, longest, _LENGTHS).clip(max=request.deadline)
 
     def rate(seconds: float) -> float:
-        progress = weights @ np.maximum.reduceat(relaxed_optima(rows, by_depth, seconds), first)
-        return float(progress / (seconds + ROUND_OVERHEAD))
+        values = np.maximum.reduceat(relaxed_optima(rows, by_depth, seconds), first)
+        # The geometric mean: in a sum, a length that leaves a slow site next to nothing would look good.
+        return float(np.exp(weights @ np.log(np.maximum(values, _TINY))) / (seconds + ROUND_OVERHEAD))
 
     best = max(lengths, key=rate)
     asked = _asked_steps(request, sites, problems)

@@ -101,6 +101,7 @@ def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs)
         rank=max(planning.ranks),
         importance=conversion.importance(planning.importance),
         seed=context.spec.training.seed,
+        reuse=any(site.name == action.site and site.spec.cache is not None for site in context.run.sites),
         probe_write=context.write(probe),
         probe_read=context.read(probe),
     )

@@ -151,6 +151,8 @@ class ProfileTask(_TaskBase):
     rank: int = 8
     seed: int = 0
     importance: ImportanceMethod = ImportanceMethod.GRADIENT
+    reuse: bool = False
+    """Whether an earlier profile in the site's cache, of the same model, data, machine and task, is used again instead of measuring."""
     probe_write: Url | None = None
     """Where a test object is written, to measure the bandwidth to the store. None: it is not measured."""
     probe_read: Url | None = None

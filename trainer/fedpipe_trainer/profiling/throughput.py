@@ -34,6 +34,8 @@ _HYPER: Final = Hyperparameters()
 _ENOUGH_SECONDS: Final = 1.0
 """A point is measured until its steps took this long together: one step on a slow site, some on a fast one."""
 _MOST_STEPS: Final = 5
+_USABLE_SHARE: Final = 0.85
+"""Of the memory limit: a plan uses no more, and `device.memory_limit` keeps 8 % for file pages."""
 _CLEARLY_LONGER: Final = 1.1
 
 
@@ -71,20 +73,21 @@ def measure_steps(subject: Subject, batch_sizes: Sequence[int], runtime: TaskRun
         Terminated: the task was requested to stop.
     """
     batches = _batches(subject.examples, batch_sizes)
-    with _Benchmark.attached(subject, lowest_layer=0) as benchmark:
+    lowest, shallow = second_depth(subject.weights), list[_Timed]()
+    with _Benchmark.attached(subject, lowest_layer=lowest or 0) as benchmark:
         first = _seconds_of(runtime, benchmark, batches[0])
         evaluate_speed = _evaluate_speed(runtime, benchmark, batches[0])
-        timed = list(_measure(benchmark, batches, runtime, evaluate_speed))
+        # The second depth comes first: after a batch that did not fit, some libraries do not recover.
+        shallow = list(_measure(benchmark, batches[:1], runtime, evaluate_speed))
+    with _Benchmark.attached(subject, lowest_layer=0) as benchmark:
+        timed = list(_measure(benchmark, batches, runtime, evaluate_speed)) if shallow else []
     if not timed:
         raise TaskFailed(FailureReason.OUT_OF_MEMORY, "out of memory in the first training step")
     fastest = max(timed, key=lambda one: one.point.tokens_per_second)
     speed = fastest.point.tokens_per_second
     efficiency = Efficiency(speed, _mfu(subject, speed), fastest.tokens_per_joule)
-    lowest = second_depth(subject.weights)
-    if lowest is not None:
-        with _Benchmark.attached(subject, lowest_layer=lowest) as benchmark:
-            timed += _measure(benchmark, batches[:1], runtime, evaluate_speed)
-    return Steps(tuple(one.point for one in timed), max(0.0, first - timed[0].seconds), efficiency)
+    points = tuple(one.point for one in (timed if lowest is None else [*timed, *shallow]))
+    return Steps(points, max(0.0, first - shallow[0].seconds), efficiency)
 
 
 def second_depth(weights: Sequence[WeightShape]) -> int | None:
@@ -177,9 +180,10 @@ def _measure(benchmark: _Benchmark, batches: Sequence[list[Example]], runtime: T
 def _exceeds_limit(expected_bytes: float, limit: int | None, used_device: torch.device) -> bool:
     """Whether a batch would run out of memory, as predicted from the batch before it.
 
-    On a CPU such a batch is not tried: some libraries do not recover after the process has run out of memory.
+    On a CPU such a batch is not tried: some libraries do not recover after the process has run out of memory, and where little is left
+    a matrix product may take minutes (oneDNN cannot allocate its buffers, and torch falls back to a kernel without blocking).
     """
-    return limit is not None and used_device.type == "cpu" and expected_bytes > limit
+    return limit is not None and used_device.type == "cpu" and expected_bytes > _USABLE_SHARE * limit
 
 
 def _run_timed_steps(benchmark: _Benchmark, examples: Sequence[Example], runtime: TaskRuntime) -> list[float] | None:

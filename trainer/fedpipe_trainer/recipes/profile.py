@@ -74,7 +74,7 @@ def run(task: ProfileTask, runtime: TaskRuntime) -> ProfileResult:
     clear_cache()
     with runtime.phase("load"):
         folder = fetch(task.model, runtime)
-    profiles, name = runtime.cache / "profiles", _key(task, runtime, folder)
+    profiles, name = runtime.cache / "profiles", _key(task, runtime, folder) if task.reuse else None
     profile = kept.read(profiles, name) if name else None
     if profile is None:
         profile = measure(task, runtime, folder)
