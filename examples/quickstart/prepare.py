@@ -24,7 +24,7 @@ SITES = {"campus-news": (0.5, "jsonl"), "office-news": (0.3, "csv"), "cabin-news
 """By volume claim: the site's share of the documents, and the format of its files."""
 ALPHA = 0.5
 SEED = 0
-TRAIN_PER_GROUP = 60
+TRAIN_PER_GROUP = 30
 TEST_PER_GROUP = 25
 
 VOLUMES = HERE / "volumes"
