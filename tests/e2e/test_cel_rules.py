@@ -23,6 +23,10 @@ INVALID_SPECS: Final[dict[str, Plain]] = {
     "prompt contains no column": {"task": CAUSAL | {"prompt": "the question"}},
     "response contains no column": {"task": CAUSAL | {"response": "{}"}},
     "ranks are all 0, so nothing would be trained": {"planning": {"ranks": [0, 0]}},
+    "mode Manual takes the sites' plans from plans, which is empty": {"planning": {"mode": "Manual"}},
+    "microBatchSize is larger than batchSize": {
+        "planning": {"plans": [{"bits": 16, "rank": 4, "steps": 1, "batchSize": 2, "microBatchSize": 4}]}
+    },
 }
 """By the start of a rule's message, fields of a run's spec that break the rule."""
 INVALID_NAMES: Final = {

@@ -141,7 +141,7 @@ class PlanningSpec(ApiModel):
     depth: Depth = Depth.AUTO
     exploration: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """The share of the adapters' budget that rotates over all weights, whatever their importance."""
-    plans: Annotated[tuple[ManualPlan, ...], Field(max_length=1000)] = ()
+    plans: Annotated[tuple[ManualPlan, ...], Field(max_length=100)] = ()
     """Plans that are given. In mode Manual every site needs one; in the other modes they replace those of their sites."""
 
     @model_validator(mode="after")
