@@ -21,9 +21,9 @@ from fedpipe_operator.store.objects import required_object
 
 pytestmark = pytest.mark.e2e
 
-KILLS: Final = 10
+KILLS: Final = 8
 SEED: Final = 20261124
-KILL_WINDOW: Final = 0.8
+KILL_WINDOW: Final = 0.55
 """Kills fall into this fraction of a run's Jobs, in the order of their creation, so that the run is unfinished at every kill."""
 SECONDS_PER_JOB: Final = 4.0
 """Kills fall into this time after the creation of a Job: the two sites' Jobs are created in pairs, every eight seconds or more."""

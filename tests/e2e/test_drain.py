@@ -4,6 +4,7 @@ from typing import Final
 
 import pytest
 from fleet_namespace import FleetNamespace
+from local_runs import MANUAL
 from testcluster import outages
 from testcluster.layout import default_layout
 
@@ -13,7 +14,8 @@ from fedpipe_trainer.contract import Outcome, TrainResult
 
 pytestmark = [pytest.mark.e2e, pytest.mark.exclusive]
 
-LONG: Final = {"learningRate": 1e-3, "epochs": 1000, "maxSteps": 2000}
+STEPS: Final = 2000
+LONG: Final = MANUAL | {"plans": [{"bits": 32, "rank": 4, "steps": STEPS}]}
 """Steps take milliseconds; so many of them that the drain interrupts the training."""
 
 
@@ -33,7 +35,8 @@ def training_pod(namespace: FleetNamespace) -> tuple[str, str]:
 
 
 def test_a_pod_on_another_node_resumes_from_the_checkpoint(namespace: FleetNamespace) -> None:
-    manifest = namespace.run(rounds={"count": 1, "attempts": 1}, training=LONG, export={"adapter": False, "merged": False})
+    once, no_export = {"count": 1, "attempts": 1}, {"adapter": False, "merged": False}
+    manifest = namespace.run(rounds=once, planning=LONG, training={"learningRate": 1e-3}, export=no_export)
     namespace.kubectl.apply(namespace.site("north", nodeSelector={}), manifest)
 
     name, node = training_pod(namespace)
@@ -46,5 +49,5 @@ def test_a_pod_on_another_node_resumes_from_the_checkpoint(namespace: FleetNames
     nodes = {pod["metadata"]["name"]: pod["spec"]["nodeName"] for pod in namespace.kubectl.list("pods", "fedpipe.io/task=train")}
     done = [one for one in update_results(namespace) if one.outcome is Outcome.COMPLETED]
     assert {where for one, where in nodes.items() if one != name} == {"node-one", "node-two"} - {node}
-    assert [(one.steps, one.resumed_from_step > 0) for one in done] == [(LONG["maxSteps"], True)]
+    assert [(one.steps, one.resumed_from_step > 0) for one in done] == [(STEPS, True)]
     assert run["status"]["history"][0]["updates"] == "1/1"
