@@ -4,7 +4,7 @@ Of a combination, three numbers matter to the optimiser: the seconds that do not
 elements of adapters for which memory leaves room. Ranks and steps are chosen within them (`site_problem`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Final, NamedTuple
@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from fedpipe_operator.api import Bits, Depth
-from fedpipe_operator.planning.memory_model import TRAINED_BYTES, Bool, Float64, Int64, Step, TrainingMemory, load_peak_bytes
+from fedpipe_operator.planning.memory_model import TRAINED_BYTES, Bool, Float64, Int64, Step, TrainingMemory, load_peak_bytes, predict_peak
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.sizes import WIRE_BYTES, rank_parameters
 from fedpipe_operator.planning.time_model import fixed_seconds, forward_share, relative_step_seconds, step_seconds, upload_seconds
@@ -113,6 +113,12 @@ def step_seconds_of(request: PlanRequest, site: SiteProfile, choice: Choice) -> 
     """Seconds of an optimiser step of this choice."""
     columns = Columns(*(np.array([value]) for value in choice[1:]))
     return float(_step_seconds(request, site, choice.bits, columns)[0])
+
+
+def peak_of(request: PlanRequest, site: SiteProfile, choice: Choice, ranks: Mapping[str, int]) -> float:
+    """Peak bytes of this choice with these ranks, corrected by what earlier rounds showed."""
+    step = Step(choice.micro_batch, request.longest_sequence(site), choice.lowest_layer, choice.checkpointing)
+    return request.correction(site).memory * predict_peak(site, bits=choice.bits, step=step, ranks=ranks, options=request.options)
 
 
 def seconds_per_element(request: PlanRequest, site: SiteProfile) -> float:

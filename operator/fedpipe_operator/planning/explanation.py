@@ -13,10 +13,9 @@ import numpy as np
 
 from fedpipe_operator.api import Depth, parse_duration
 from fedpipe_operator.formatting import bytes_text, percent, seconds_text
-from fedpipe_operator.planning.choices import Choice, Choices, lowest_layers, seconds_per_element, step_seconds_of
+from fedpipe_operator.planning.choices import Choice, Choices, lowest_layers, peak_of, seconds_per_element, step_seconds_of
 from fedpipe_operator.planning.fleet import ROUNDING, FleetSolution
-from fedpipe_operator.planning.frontier import Float64
-from fedpipe_operator.planning.memory_model import Step, predict_peak
+from fedpipe_operator.planning.memory_model import Float64
 from fedpipe_operator.planning.request import DEADLINE_FRACTION, MAX_PASSES, PlanRequest
 from fedpipe_operator.planning.site_problem import SiteProblem, Solution
 from fedpipe_operator.sites import SiteProfile
@@ -203,7 +202,7 @@ def _bits_reason(request: PlanRequest, site: SiteProfile, solution: Solution) ->
     if higher[0] in site.unsupported:
         return f"{choice.bits} bits: the device does not support {higher[0]} bits: {site.unsupported[higher[0]]}"
     other = choice._replace(bits=higher[0])
-    need = _memory_of(request, site, other, solution)
+    need = peak_of(request, site, other, solution.ranks)
     budget = request.memory_budget(site)
     if need > budget:
         return f"{choice.bits} bits: {higher[0]} bits would need {bytes_text(need)}; {_memory_budget(request, site)}"
@@ -219,7 +218,7 @@ def _micro_batch_reason(request: PlanRequest, site: SiteProfile, solution: Solut
     if choice.micro_batch == request.batch:
         return f"a step is one pass of all {request.batch} samples{recomputed}"
     whole = choice._replace(micro_batch=request.batch)
-    need = _memory_of(request, site, whole, solution)
+    need = peak_of(request, site, whole, solution.ranks)
     passes = -(-request.batch // choice.micro_batch)
     split = f"a step is {passes} passes of {choice.micro_batch} samples"
     if need > request.memory_budget(site):
@@ -252,14 +251,6 @@ def _basis(site: SiteProfile, choice: Choice) -> str:
     if measured:
         return f"the forecast of memory is calibrated with peaks measured at {choice.bits} bits"
     return f"the forecast of memory is by formula only, because no peak was measured at {choice.bits} bits"
-
-
-def _memory_of(request: PlanRequest, site: SiteProfile, choice: Choice, solution: Solution) -> float:
-    """Peak bytes of another choice with the solution's ranks."""
-    step = Step(choice.micro_batch, request.longest_sequence(site), choice.lowest_layer, choice.checkpointing)
-    return request.correction(site).memory * float(
-        predict_peak(site, bits=choice.bits, step=step, ranks=solution.ranks, options=request.options)
-    )
 
 
 def _has_all_ranks(request: PlanRequest, site: SiteProfile, solution: Solution) -> bool:

@@ -14,9 +14,10 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from fedpipe_operator.planning.choices import lowest_layers
-from fedpipe_operator.planning.frontier import Float64, Frontier, frontiers
+from fedpipe_operator.planning.frontier import Frontier, frontiers
+from fedpipe_operator.planning.memory_model import Float64, Int64
 from fedpipe_operator.planning.request import PlanRequest
-from fedpipe_operator.planning.site_problem import VALUE_EXPONENT, Int64, Rows, SiteProblem, Solution, relaxed_optima
+from fedpipe_operator.planning.site_problem import VALUE_EXPONENT, Rows, SiteProblem, Solution, relaxed_optima
 from fedpipe_operator.sites import SiteProfile
 
 RUN_PASSES: Final = 3.0

@@ -15,11 +15,9 @@ from typing import Final
 
 import highspy
 import numpy as np
-import numpy.typing as npt
 
+from fedpipe_operator.planning.memory_model import Float64
 from fedpipe_trainer.contract import WeightShape
-
-Float64 = npt.NDArray[np.float64]
 
 HALF_VALUE_RANK: Final = 2.0
 """φ(r) = r / (r + 2): rank 2 is worth half of what any rank can be. See benchmarks/README.md for what ranks were worth in training."""

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from fedpipe_operator.planning.frontier import Float64
+from fedpipe_operator.planning.memory_model import Float64
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import ImportanceMethod, WeightShape
 

@@ -16,7 +16,8 @@ from fedpipe_operator.planning import explanation
 from fedpipe_operator.planning.choices import Choice, Choices, choices_of, seconds_per_element
 from fedpipe_operator.planning.fleet import ROUND_OVERHEAD, sample_shares, solve_fleet
 from fedpipe_operator.planning.forecast import make_plan
-from fedpipe_operator.planning.frontier import Float64, Frontier
+from fedpipe_operator.planning.frontier import Frontier
+from fedpipe_operator.planning.memory_model import Float64
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.sizes import rank_parameters, uniform_ranks
 from fedpipe_operator.sites import SiteProfile

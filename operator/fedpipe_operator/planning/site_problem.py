@@ -18,16 +18,14 @@ from math import floor
 from typing import Final, NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from fedpipe_operator.api import Bits
 from fedpipe_operator.planning.choices import Choice, choices_of, seconds_per_element
-from fedpipe_operator.planning.frontier import Float64, Frontier
+from fedpipe_operator.planning.frontier import Frontier
+from fedpipe_operator.planning.memory_model import Float64, Int64
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.sizes import adapter_parameters
 from fedpipe_operator.sites import SiteProfile
-
-Int64 = npt.NDArray[np.int64]
 
 STEPS_EXPONENT: Final = 0.5
 VALUE_EXPONENT: Final = 0.25
