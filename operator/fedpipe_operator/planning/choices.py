@@ -85,7 +85,7 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
     load = factor * _joined([np.full(count, load_peak_bytes(site, one)) for one in bits])
     return Choices(
         rows=tuple(Choice(one, *row) for one in bits for row in grid),
-        fixed=_joined([np.full(count, _fixed_seconds(request, site, one)) for one in bits]),
+        fixed=_joined([np.full(count, other_seconds_of(request, site, one, request.head_bytes)) for one in bits]),
         step=_joined([_step_seconds(request, site, one, columns) for one in bits]),
         room=np.where(load <= limit, (limit - memory) / (factor * _ELEMENT_BYTES), -1.0),
         memory=memory,
@@ -115,6 +115,12 @@ def step_seconds_of(request: PlanRequest, site: SiteProfile, choice: Choice) -> 
     return float(_step_seconds(request, site, choice.bits, columns)[0])
 
 
+def other_seconds_of(request: PlanRequest, site: SiteProfile, bits: Bits, upload: int) -> float:
+    """Seconds of a round but for the steps, with an update of so many bytes, corrected by what earlier rounds showed."""
+    fixed = fixed_seconds(site, bits, download=request.download(site), evaluated=request.spec.evaluation.max_samples)
+    return request.correction(site).other_seconds * (fixed + upload_seconds(site, upload))
+
+
 def peak_of(request: PlanRequest, site: SiteProfile, choice: Choice, ranks: Mapping[str, int]) -> float:
     """Peak bytes of this choice with these ranks, corrected by what earlier rounds showed."""
     step = Step(choice.micro_batch, request.longest_sequence(site), choice.lowest_layer, choice.checkpointing)
@@ -132,12 +138,6 @@ def _checkpointing(request: PlanRequest, site: SiteProfile) -> Sequence[bool]:
     if not site.base.supports_gradient_checkpointing:
         return (False,)
     return (False, True) if wanted is None else (wanted,)
-
-
-def _fixed_seconds(request: PlanRequest, site: SiteProfile, bits: Bits) -> float:
-    """Seconds that depend neither on the steps nor on the adapters."""
-    fixed = fixed_seconds(site, bits, download=request.download(site), evaluated=request.spec.evaluation.max_samples)
-    return request.correction(site).other_seconds * (fixed + upload_seconds(site, request.head_bytes))
 
 
 def _step_seconds(request: PlanRequest, site: SiteProfile, bits: Bits, columns: Columns) -> Float64:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 from fedpipe_operator import conversion
-from fedpipe_operator.planning.choices import Choice, peak_of, step_seconds_of
+from fedpipe_operator.planning.choices import Choice, other_seconds_of, peak_of, step_seconds_of
 from fedpipe_operator.planning.request import PlanRequest
-from fedpipe_operator.planning.time_model import fixed_seconds, upload_seconds, wire_bytes
+from fedpipe_operator.planning.time_model import wire_bytes
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Forecast, Plan
 
@@ -15,12 +15,10 @@ def forecast(  # noqa: PLR0913 -- the parts of a plan
 ) -> Forecast:
     """What a choice with these ranks and steps needs at a site; `batch`: another batch than the run's."""
     upload, download = wire_bytes(site, ranks, request.head), request.download(site)
-    correction = request.correction(site)
-    fixed = fixed_seconds(site, choice.bits, download=download, evaluated=request.spec.evaluation.max_samples)
     of_steps = steps * step_seconds_of(request, site, choice) * (batch or request.batch) / request.batch
     return Forecast(
         memory_bytes=max(0, int(peak_of(request, site, choice, ranks))),
-        seconds=correction.other_seconds * (fixed + upload_seconds(site, upload)) + of_steps,
+        seconds=other_seconds_of(request, site, choice.bits, upload) + of_steps,
         step_seconds=of_steps,
         upload_bytes=upload,
         download_bytes=download,
