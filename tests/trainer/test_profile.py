@@ -43,7 +43,7 @@ def task(toy: Any, tmp_path: Path) -> ProfileTask:
         result="file:///nowhere",
         objective=CLASSES,
         data=Data(train=str(tmp_path / "train.jsonl"), validation=str(tmp_path / "validation.jsonl")),
-        bits=(32, 4),
+        bits=(32, 16),
         batch_sizes=(4, 1),
         rank=2,
     )
@@ -64,7 +64,7 @@ def test_a_profile_has_what_the_planner_needs(task: ProfileTask, tmp_path: Path)
     assert result.labels == ("x", "y", "z")
     assert (result.train_samples, result.validation_samples, result.longest_tokens) == (12, 1, 32)
     assert result.mean_tokens == pytest.approx((5 + 27 + 32) / 3)
-    assert result.base_bytes[4] < result.base_bytes[32]
+    assert result.base_bytes[16] < result.base_bytes[32]
     assert result.unsupported == {}
     assert 0 < result.runtime_bytes < result.load_peak_bytes[32] < result.memory_bytes
 
@@ -73,7 +73,7 @@ def test_every_batch_is_measured_at_a_typical_length_and_the_largest_also_at_the
     result = profile.run(task, make_runtime(tmp_path))
 
     assert [(point.bits, point.batch_size, point.length) for point in result.throughput if point.lowest_layer == 0] == [
-        (bits, batch, length) for bits in (4, 32) for batch, length in ((1, 27), (4, 27), (4, 32))
+        (bits, batch, length) for bits in (32, 16) for batch, length in ((1, 27), (4, 27), (4, 32))
     ]
     assert all(point.tokens_per_second > 0 and point.evaluate_tokens_per_second > 0 for point in result.throughput)
     assert all(point.peak_memory_bytes > 0.9 * result.runtime_bytes for point in result.throughput)
@@ -94,8 +94,8 @@ def test_the_smallest_batch_is_also_measured_with_the_top_half_of_the_layers(tas
     result = profile.run(task, make_runtime(tmp_path))
 
     assert [(point.bits, point.batch_size, point.lowest_layer) for point in result.throughput if point.lowest_layer] == [
-        (4, 1, 1),
         (32, 1, 1),
+        (16, 1, 1),
     ]
 
 
@@ -342,15 +342,15 @@ def test_a_bit_width_that_a_site_does_not_support_is_reported_with_the_reason(
 ) -> None:
     original = profile.load
 
-    def without_4_bits(folder: Path, bits: Bits, objective: Any) -> Any:
-        if bits == 4:
-            raise RuntimeError("no 4-bit kernel for this device")
+    def without_16_bits(folder: Path, bits: Bits, objective: Any) -> Any:
+        if bits == 16:
+            raise RuntimeError("no 16-bit kernel for this device")
         return original(folder, bits, objective)
 
-    monkeypatch.setattr(profile, "load", without_4_bits)
+    monkeypatch.setattr(profile, "load", without_16_bits)
     result = profile.run(task, make_runtime(tmp_path))
 
-    assert result.unsupported == {4: "no 4-bit kernel for this device"}
+    assert result.unsupported == {16: "no 16-bit kernel for this device"}
     assert {point.bits for point in result.throughput} == {32}
 
 
@@ -362,7 +362,7 @@ def test_a_site_that_supports_no_bit_width_fails_with_all_reasons(
 
     monkeypatch.setattr(profile, "load", nothing_fits)
 
-    with pytest.raises(TaskFailed, match="4 bits: out of memory; 32 bits: out of memory"):
+    with pytest.raises(TaskFailed, match="32 bits: out of memory; 16 bits: out of memory"):
         profile.run(task, make_runtime(tmp_path))
 
 
@@ -381,6 +381,20 @@ def test_a_batch_that_would_run_out_of_memory_is_not_tried(task: ProfileTask, tm
 
     assert {(point.batch_size, point.length) for point in result.throughput} == {(256, 32)}
     assert result.unsupported == {}
+
+
+def test_fewer_bits_are_not_measured_where_memory_is_no_problem(task: ProfileTask, tmp_path: Path) -> None:
+    result = profile.run(task.model_copy(update={"bits": (4, 8, 32)}), make_runtime(tmp_path))
+
+    assert {point.bits for point in result.throughput} == {32}
+    assert result.unsupported == {}
+
+
+def test_fewer_bits_are_measured_where_a_batch_does_not_fit(task: ProfileTask, tmp_path: Path) -> None:
+    large_batch = task.model_copy(update={"bits": (4, 32), "batch_sizes": (256, 100_000)})
+    result = profile.run(large_batch, make_runtime(tmp_path, limit=psutil.Process().memory_info().rss + 10**9))
+
+    assert {point.bits for point in result.throughput} == {4, 32}
 
 
 def test_a_profile_ends_on_a_request_to_stop(task: ProfileTask, tmp_path: Path) -> None:

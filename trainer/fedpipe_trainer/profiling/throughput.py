@@ -56,6 +56,8 @@ class Steps:
     first_step_seconds: float
     """Seconds by which the first step exceeded a later one of the same batch."""
     efficiency: Efficiency
+    fits: bool
+    """Whether memory sufficed for every batch."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def measure_steps(subject: Subject, batch_sizes: Sequence[int], runtime: TaskRun
     speed = fastest.point.tokens_per_second
     efficiency = Efficiency(speed, _mfu(subject, speed), fastest.tokens_per_joule)
     points = tuple(one.point for one in (timed if lowest is None else [*timed, *shallow]))
-    return Steps(points, max(0.0, first - shallow[0].seconds), efficiency)
+    return Steps(points, max(0.0, first - shallow[0].seconds), efficiency, fits=len(timed) == len(batches))
 
 
 def second_depth(weights: Sequence[WeightShape]) -> int | None:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import psutil
 import torch
@@ -37,6 +38,8 @@ from fedpipe_trainer.profiling.throughput import Steps, measure_steps
 from fedpipe_trainer.task_runtime import TaskRuntime
 
 _LOG = logging.getLogger(__name__)
+_UNQUANTISED: Final = 16
+"""Bits from which on a base is not quantised."""
 
 
 @dataclass(frozen=True)
@@ -164,13 +167,18 @@ def _with_labels(objective: Objective, rows: Sequence[Row]) -> Objective:
 def measure_bit_widths(task: ProfileTask, runtime: TaskRuntime, site: PreparedSite) -> tuple[dict[Bits, Measurements], dict[Bits, str]]:
     """Measurements by bit width, and the reason for each bit width that is not supported.
 
+    Fewer than 16 bits answer a shortage of memory, and are otherwise slower: where the base fits at 16 or more with every batch, they
+    are not measured. The planner then assumes that they are as slow as the slowest that was.
+
     Raises:
         TaskFailed: no bit width works at this site; the message has the reasons.
     """
     measured: dict[Bits, Measurements] = {}
     unsupported: dict[Bits, str] = {}
-    requested = sorted(set(task.bits))
+    requested = sorted(set(task.bits), reverse=True)
     for number, bits in enumerate(requested):
+        if bits < _UNQUANTISED and any(one.steps.fits for one in measured.values()):
+            break
         runtime.report(Progress(phase="profile", step=number, steps=len(requested)))
         try:
             with device.memory_limit(device.choose(), runtime.memory_limit_bytes):
@@ -239,8 +247,8 @@ def _check_base_fits(bits: Bits, runtime: TaskRuntime, site: PreparedSite) -> No
     limit = runtime.memory_limit_bytes
     if device.choose().type == "cuda" or limit is None:
         return
-    quantised = site.base.quantised_parameters if bits < 16 else 0  # noqa: PLR2004 - a bit width needs no name
-    needed = (quantised * bits + (site.base.parameters - quantised) * max(bits, 16)) // 8
+    quantised = site.base.quantised_parameters if bits < _UNQUANTISED else 0
+    needed = (quantised * bits + (site.base.parameters - quantised) * max(bits, _UNQUANTISED)) // 8
     if psutil.Process().memory_info().rss + needed > limit:
         msg = f"the base alone needs {needed / 1e6:.0f} MB, more than the site's memory limit of {limit / 1e6:.0f} MB leaves"
         raise TaskFailed(FailureReason.OUT_OF_MEMORY, msg)
