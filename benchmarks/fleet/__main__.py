@@ -9,6 +9,8 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "examples")]
 
 import torch  # noqa: E402 -- the path above comes first
+from configuration import Problem  # noqa: E402
+from measured import measure_profile  # noqa: E402
 from plots import write_plots  # noqa: E402
 from results import compute  # noqa: E402
 from sweeps import SWEEPS  # noqa: E402
@@ -18,13 +20,15 @@ from tables import print_table  # noqa: E402
 def main() -> None:
     """Run a sweep, print its table or draw its plots."""
     parser = argparse.ArgumentParser(prog="python benchmarks/fleet", description=__doc__)
-    parser.add_argument("command", choices=("run", "table", "plot"))
-    parser.add_argument("sweep", choices=sorted(SWEEPS))
+    parser.add_argument("command", choices=("profile", "run", "table", "plot"))
+    parser.add_argument("sweep", nargs="?", default="main", choices=sorted(SWEEPS))
     parser.add_argument("--only", default="", help="runs whose name contains this")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     configurations = {name: one for name, one in SWEEPS[arguments.sweep]().items() if arguments.only in name}
-    if arguments.command == "table":
+    if arguments.command == "profile":
+        measure_profile(Problem().max_length)
+    elif arguments.command == "table":
         print_table(configurations)
     elif arguments.command == "plot":
         print("\n".join(str(path) for path in write_plots(arguments.sweep, configurations)))

@@ -20,18 +20,25 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Site:
-    """One site, and what it does in every round."""
+class Given:
+    """What a rule gives a site to do in every round."""
 
-    slowdown: float = 1.0
-    """Seconds of a step relative to the fastest tier's."""
     steps: int = 8
     """Optimiser steps in a round. 0: the site takes no part."""
     rank: int = 8
     depth: int | None = None
     """The number of top layers with adapters. None: all."""
-    cached: bool = False
-    """Whether the layers below are read from a cache: a factor of the virtual clock only, since the values are the same."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a run leaves to the operator's planner."""
+
+    mode: str = "Auto"
+    depth: str = "Auto"
+    importance: str = "Gradient"
+    """One of the operator's methods, or `Random` or `Inverse`: the sites' scores in another order, for the ablation."""
+    max_rank: int = 32
 
 
 @dataclass(frozen=True)
@@ -51,14 +58,17 @@ class Run:
     """One federated run on a virtual clock."""
 
     problem: Problem
-    sites: tuple[Site, ...]
+    slowdowns: tuple[float, ...]
+    """By site: how many times slower, and with how much less memory and bandwidth, it works than the fastest tier."""
+    work: Planned | tuple[Given, ...] = Planned()
+    """Planned by the operator's planner in every round, or given by site."""
     server: Server = Server()
-    seconds: float = 448.0
-    """The run ends with the last round that ends by then, in virtual seconds. A step of the fastest tier takes one."""
+    rounds: int = 14
+    """`rounds.count` of the spec, which the planner sees; the run ends by its time."""
+    seconds: float = 240.0
+    """The run ends with the last round that ends by then, in virtual seconds."""
     evaluate_every: int = 1
     """Rounds between two evaluations on the test documents."""
-    round_overhead: float = 0.0
-    """Virtual seconds of a round that are not steps: start, model load, transfers."""
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,27 @@
 """A federated run on a virtual clock: the training is real and in this process, the seconds are those of the run's sites.
 
-A round lasts as long as its slowest site: overhead + steps × seconds of a step. A step of the fastest tier at full depth takes 1 virtual
-second; one that trains the top k of L layers takes (L + k)/2L of that (no backward pass below), or k/L if the layers below are read from
-a cache.
+A round lasts as long as its slowest site by the operator's own forecast (load, evaluation, transfers, steps by depth and micro-batch), and
+the planner's allowance for aggregation. The seconds of the fastest tier are measured (`fleet_sites`), those of another tier are a multiple.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
-from configuration import Run, Site, Study
+from configuration import Run, Study
+from fleet_sites import name_of, plan, site_profiles
 from server import Update, adapter_file, aggregate, merged, parse_adapter, start_of
 from task import Partition, Task, load_task, partition
 from torch import Tensor
 from training import Quality, evaluate, evaluate_global, ranks_of, steps, trainable
 
+from fedpipe_operator.planning import History
+from fedpipe_operator.planning.fleet import ROUND_OVERHEAD
+from fedpipe_operator.rounds.observed import EvaluationSummary
+from fedpipe_operator.rounds.policies import is_stalled
 from fedpipe_trainer.adapters import AdapterTensors
+from fedpipe_trainer.contract import Plan
 
 
 @dataclass(frozen=True)
@@ -35,29 +40,34 @@ class Point:
     downloaded: int
     idle: float
     """Share of the sites' time in this round that they waited for the slowest."""
-
-
-def step_seconds(site: Site, layers: int) -> float:
-    """Virtual seconds of one step."""
-    depth = site.depth or layers
-    return site.slowdown * (depth / layers if site.cached else (layers + depth) / (2 * layers))
+    sites: int
+    """That took part."""
+    plans: dict[str, list[float]]
+    """By site, see `described`."""
 
 
 def run(configuration: Run) -> Iterator[Point]:
     """Yield the state after each round, until the next round would end too late."""
     task = load_task(configuration.problem.max_length)
-    split = partition(task.train, configuration.problem, len(configuration.sites))
-    seconds = [configuration.round_overhead + site.steps * step_seconds(site, task.layers) for site in configuration.sites if site.steps]
+    split = partition(task.train, configuration.problem, len(configuration.slowdowns))
+    sites = site_profiles(task, configuration, split)
+    seconds, number, uploaded, downloaded = 0.0, 0, 0, 0
     adapter: bytes | None = None
     deltas: dict[str, Tensor] = {}
-    uploaded = downloaded = 0
-    for number in range(1, int(configuration.seconds / max(seconds)) + 1):
+    history, evaluations = History(), dict[int, EvaluationSummary]()
+    while True:
+        number += 1
+        plans = plan(task, configuration, sites, replace(history, round=number)).plans.plans
+        length = max(one.forecast.seconds for one in plans.values())
+        seconds += length + ROUND_OVERHEAD
+        if seconds > configuration.seconds:
+            return
         start = parse_adapter(task, adapter)
         with merged(task, deltas):
-            updates, losses = _train_sites(task, configuration, split, start=start, number=number)
+            updates, losses = _train_sites(task, configuration, split, plans=plans, start=start, number=number)
         downloaded += len(adapter or b"") * len(updates)
         uploaded += sum(len(update.data) for update in updates.values())
-        adapter = aggregate(task, configuration.problem, configuration.server, updates, adapter)
+        adapter, learned = aggregate(task, configuration.problem, configuration.server, updates, adapter)
         new = parse_adapter(task, adapter)
         if configuration.server.method == "FLoRA":
             deltas = {name: deltas.get(name, torch.zeros(())) + factors.b @ factors.a for name, factors in new.weights.items()}
@@ -66,17 +76,28 @@ def run(configuration: Run) -> Iterator[Point]:
             continue
         with merged(task, deltas):
             quality = evaluate_global(task, new, split.slow_classes)
+        evaluations[number] = EvaluationSummary(number, quality.loss, {"accuracy": quality.accuracy}, ())
+        history = History(learned=learned, is_stalled=is_stalled(evaluations, "accuracy"))
         yield Point(
             round=number,
-            seconds=number * max(seconds),
+            seconds=seconds,
             accuracy=quality.accuracy,
             loss=quality.loss,
             slow_accuracy=quality.slow_accuracy,
             train_loss=sum(losses) / len(losses),
             uploaded=uploaded,
             downloaded=downloaded,
-            idle=1 - sum(seconds) / (len(seconds) * max(seconds)),
+            idle=1 - sum(one.forecast.seconds for one in plans.values()) / (len(plans) * length),
+            sites=len(plans),
+            plans={site: described(one) for site, one in plans.items()},
         )
+
+
+def described(one: Plan) -> list[float]:
+    """Steps, trained layers, micro-batch, mean rank of the trained weights, forecast memory in MB."""
+    ranks = [rank for rank in one.ranks.values() if rank]
+    memory = round(one.forecast.memory_bytes / 1e6)
+    return [one.steps, one.trained_layers, one.micro_batch, round(sum(ranks) / len(ranks), 1), memory]
 
 
 def study(configuration: Study) -> Iterator[tuple[int, Quality]]:
@@ -91,18 +112,19 @@ def study(configuration: Study) -> Iterator[tuple[int, Quality]]:
                 yield number, evaluate(task, split.slow_classes, configuration.test_documents)
 
 
-def _train_sites(
-    task: Task, configuration: Run, split: Partition, *, start: AdapterTensors, number: int
+def _train_sites(  # noqa: PLR0913 -- the parts of a round
+    task: Task, configuration: Run, split: Partition, *, plans: Mapping[str, Plan], start: AdapterTensors, number: int
 ) -> tuple[dict[str, Update], list[float]]:
     """One round of training at every site that takes part: the updates by site, and the sites' mean losses."""
     problem, updates, losses = configuration.problem, {}, []
-    for index, site in enumerate(configuration.sites):
-        if not site.steps:
+    for index, rows in enumerate(split.rows):
+        site = plans.get(name_of(index))
+        if site is None:
             continue
-        examples = tuple(task.train[i] for i in split.rows[index])
-        ranks = ranks_of(task, site.rank, site.depth)
-        with trainable(task, ranks, start_of(site, configuration.server, start), problem.seed) as adapters:
-            taken = list(islice(steps(task, adapters, examples, problem, name=f"{index}/{number}"), site.steps))
-            updates[f"site-{index}"] = Update(adapter_file(adapters.trainable), ranks, site.steps, len(examples))
+        examples = tuple(task.train[i] for i in rows)
+        ranks = {weight: rank for weight, rank in site.ranks.items() if rank}
+        with trainable(task, ranks, start_of(max(ranks.values()), configuration.server, start), problem.seed) as adapters:
+            taken = list(islice(steps(task, adapters, examples, problem, name=f"{index}/{number}", lowest=site.lowest_layer), site.steps))
+            updates[name_of(index)] = Update(adapter_file(adapters.trainable), ranks, site.steps, len(examples))
         losses.append(sum(taken) / len(taken))
     return updates, losses

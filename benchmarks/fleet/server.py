@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import safetensors.torch
-from configuration import Problem, Server, Site
+from configuration import Problem, Server
 from task import Task
 from torch import Tensor
 from training import ALPHA, scale
@@ -65,7 +65,7 @@ def parse_adapter(task: Task, data: bytes | None) -> AdapterTensors:
         return read_global_adapter(Path(file.name), task.base.model, task.base.head)
 
 
-def start_of(site: Site, server: Server, adapter: AdapterTensors) -> AdapterTensors:
+def start_of(rank: int, server: Server, adapter: AdapterTensors) -> AdapterTensors:
     """What a site starts from: the whole global adapter, or its first components where the method has no frozen residual.
 
     In FLoRA, the global update is in the base already (see `merged`), and every round trains a new adapter.
@@ -74,7 +74,7 @@ def start_of(site: Site, server: Server, adapter: AdapterTensors) -> AdapterTens
         return AdapterTensors(head=adapter.head)
     if server.frozen_residual:
         return adapter
-    return AdapterTensors({name: factors.components(0, site.rank) for name, factors in adapter.weights.items()}, adapter.head)
+    return AdapterTensors({name: factors.components(0, rank) for name, factors in adapter.weights.items()}, adapter.head)
 
 
 @contextmanager
@@ -91,8 +91,10 @@ def merged(task: Task, deltas: Mapping[str, Tensor]) -> Iterator[None]:
             weight.data = originals[name]
 
 
-def aggregate(task: Task, problem: Problem, server: Server, updates: Mapping[str, Update], previous: bytes | None) -> bytes:
-    """The new global adapter's file.
+def aggregate(
+    task: Task, problem: Problem, server: Server, updates: Mapping[str, Update], previous: bytes | None
+) -> tuple[bytes, dict[str, float]]:
+    """The new global adapter's file, and how much each weight changed.
 
     FlexLoRA (arXiv 2402.11505) averages products, so it has no use for the previous adapter: with none, `Exact` is that average. FLoRA
     (arXiv 2409.05976) stacks the sites' products, which is the same sum without truncation.
@@ -106,8 +108,8 @@ def aggregate(task: Task, problem: Problem, server: Server, updates: Mapping[str
     }
     start = open_tensors(BytesSource(previous)) if previous and server.frozen_residual else None
     sink = io.BytesIO()
-    aggregate_adapters(_round_plan(task, problem, updates), config, accepted, previous=start, sink=sink)
-    return sink.getvalue()
+    adapter = aggregate_adapters(_round_plan(task, problem, updates), config, accepted, previous=start, sink=sink)
+    return sink.getvalue(), adapter.learned
 
 
 def _normalization(name: str) -> Normalization:

@@ -1,8 +1,9 @@
 """The sweeps: which runs each of the benchmark's tables is made of. The names of runs are `setting, rule, seed N`."""
 
+from collections.abc import Mapping
 from typing import Final
 
-from configuration import Problem, Run, Server, Site, Study
+from configuration import Given, Planned, Problem, Run, Server, Study
 
 SLOWDOWNS: Final = (1.0, 1.0, 2.0, 2.0, 4.0, 4.0, 8.0, 8.0)
 """Eight sites in four tiers."""
@@ -10,24 +11,25 @@ RANKS: Final = (16, 16, 8, 8, 4, 4, 2, 2)
 """The rank that each of them can carry, for the methods that let ranks differ."""
 WEAKEST: Final = (min(RANKS),) * len(RANKS)
 _SETTINGS: Final = {"independent": False, "correlated": True}
-_ROUND, _EQUAL_STEPS = 32.0, 8
-"""Seconds of a round whose steps go by speed; steps of every site in a round with equal ones."""
-_SECONDS: Final = 448.0
+_SECONDS: Final = 240.0
+_ROUND, _EQUAL_STEPS = 32, 8
+"""Steps of the fastest tier in a round of steps by speed; steps of every site in a round with equal ones."""
+Rule = tuple[Planned | tuple[Given, ...], Server]
 
 
-def equal_steps(steps: int, ranks: tuple[int, ...]) -> tuple[Site, ...]:
+def equal_steps(steps: int, ranks: tuple[int, ...]) -> tuple[Given, ...]:
     """The same number of steps at every site."""
-    return tuple(Site(slowdown=slowdown, steps=steps, rank=rank) for slowdown, rank in zip(SLOWDOWNS, ranks, strict=True))
+    return tuple(Given(steps, rank) for rank in ranks)
 
 
-def steps_by_speed(seconds: float, ranks: tuple[int, ...]) -> tuple[Site, ...]:
-    """As many steps as each site takes in a round of this length."""
-    return tuple(Site(slowdown=slowdown, steps=int(seconds / slowdown), rank=rank) for slowdown, rank in zip(SLOWDOWNS, ranks, strict=True))
+def steps_by_speed(fastest: int, ranks: tuple[int, ...]) -> tuple[Given, ...]:
+    """As many steps as each site takes while the fastest takes this number."""
+    return tuple(Given(int(fastest / slowdown), rank) for slowdown, rank in zip(SLOWDOWNS, ranks, strict=True))
 
 
-def only(sites: tuple[Site, ...], chosen: range) -> tuple[Site, ...]:
+def only(sites: tuple[Given, ...], chosen: range) -> tuple[Given, ...]:
     """The others take no steps."""
-    return tuple(site if index in chosen else Site(site.slowdown, steps=0) for index, site in enumerate(sites))
+    return tuple(site if index in chosen else Given(steps=0) for index, site in enumerate(sites))
 
 
 def main(seeds: range = range(3)) -> dict[str, Run | Study]:
@@ -37,9 +39,15 @@ def main(seeds: range = range(3)) -> dict[str, Run | Study]:
         runs[f"centralised, seed {seed}"] = centralised(Problem(seed=seed))
         for setting, owned in _SETTINGS.items():
             problem = Problem(seed=seed, slow_sites_own_classes=owned)
-            for rule, (sites, server) in RULES.items():
-                runs[f"{setting}, {rule}, seed {seed}"] = Run(problem, sites, server, _SECONDS)
+            for rule, (work, server) in RULES.items():
+                runs[f"{setting}, {rule}, seed {seed}"] = _run(problem, work, server)
     return runs
+
+
+def _run(problem: Problem, work: Planned | tuple[Given, ...], server: Server) -> Run:
+    """Equal steps are given twice the time: they need it, and cost less to compute."""
+    is_equal = isinstance(work, tuple) and len({one.steps for one in work}) == 1
+    return Run(problem, SLOWDOWNS, work, server, seconds=2 * _SECONDS if is_equal else _SECONDS)
 
 
 def centralised(problem: Problem) -> Study:
@@ -49,50 +57,47 @@ def centralised(problem: Problem) -> Study:
 
 def others() -> dict[str, Run | Study]:
     """The other rivals, one seed."""
-    runs: dict[str, Run | Study] = {"centralised, seed 0": centralised(Problem())}
-    speed = steps_by_speed(_ROUND, RANKS)
-    for setting, owned in _SETTINGS.items():
-        problem = Problem(slow_sites_own_classes=owned)
-        rules = {"fastest tier only": (only(speed, range(2)), Server())}
-        rules |= {f"site {index} alone": (only(speed, range(index, index + 1)), Server()) for index in range(len(SLOWDOWNS))}
-        rules |= {"LEGEND-like depth": (_depth_by_tier(), Server())}
-        for rule, (sites, server) in rules.items():
-            runs[f"{setting}, {rule}, seed 0"] = Run(problem, sites, server, _SECONDS)
-    return runs
+    rules: dict[str, Rule] = {
+        "planned, uniform": (Planned(mode="UniformWeakest"), Server()),
+        "planned, proportional": (Planned(mode="Proportional"), Server()),
+        "LEGEND-like depth": (_depth_by_tier(), Server()),
+        "FedAdapter-like depth": (_depth_of_all(), Server()),
+        "fastest tier only": (only(steps_by_speed(_ROUND, RANKS), range(2)), Server()),
+    }
+    alone = {
+        f"site {index} alone": (only(steps_by_speed(_ROUND, RANKS), range(index, index + 1)), Server()) for index in range(len(SLOWDOWNS))
+    }
+    return _one_seed(rules | alone)
 
 
 def ablations() -> dict[str, Run | Study]:
     """Ours with one thing changed at a time, one seed."""
+    ours = Planned()
+    return _one_seed(
+        {
+            "ours": (ours, Server()),
+            "equal steps": (Planned(mode="UniformWeakest"), Server()),
+            "all layers": (Planned(depth="Full"), Server()),
+            "importance none": (Planned(importance="None"), Server()),
+            "importance random": (Planned(importance="Random"), Server()),
+            "importance inverse": (Planned(importance="Inverse"), Server()),
+            "one rank and depth": (Planned(mode="Proportional"), Server()),
+            "weights by data": (ours, Server(normalization="None")),
+            "weights by samples trained": (ours, Server(normalization="TrainedSamples")),
+            "steps^0.5": (ours, Server(normalization="steps^0.5")),
+            "no frozen residual": (ours, Server(method="FlexLoRA", frozen_residual=False)),
+            "inexact average": (ours, Server(method="ZeroPad")),
+            "global rank 8": (Planned(max_rank=8), Server(max_rank=8)),
+        }
+    )
+
+
+def _one_seed(rules: Mapping[str, Rule]) -> dict[str, Run | Study]:
+    """The rules in both settings, and the ceiling."""
     runs: dict[str, Run | Study] = {"centralised, seed 0": centralised(Problem())}
-    speed = steps_by_speed(_ROUND, RANKS)
-    rules = {
-        "ours": (speed, Server()),
-        "weights by data": (speed, Server(normalization="None")),
-        "weights by samples trained": (speed, Server(normalization="TrainedSamples")),
-        "steps^0.5": (speed, Server(normalization="steps^0.5")),
-        "steps^0.75": (speed, Server(normalization="steps^0.75")),
-        "equal steps": (equal_steps(_EQUAL_STEPS, RANKS), Server()),
-        "equal ranks": (steps_by_speed(_ROUND, WEAKEST), Server()),
-        "no frozen residual": (speed, Server(method="FlexLoRA", frozen_residual=False)),
-        "inexact average": (speed, Server(method="ZeroPad")),
-        "global rank 16": (speed, Server(max_rank=16)),
-    }
     for setting, owned in _SETTINGS.items():
         problem = Problem(slow_sites_own_classes=owned)
-        runs |= {f"{setting}, {rule}, seed 0": Run(problem, sites, server, _SECONDS) for rule, (sites, server) in rules.items()}
-    return runs
-
-
-def normalization(seconds: float = 192.0) -> dict[str, Run | Study]:
-    """A short comparison of the normalizations: 32 tokens, rounds of 16 seconds."""
-    runs: dict[str, Run | Study] = {}
-    ranks = (8,) * len(SLOWDOWNS)
-    for setting, owned in reversed(_SETTINGS.items()):
-        problem = Problem(slow_sites_own_classes=owned, max_length=32)
-        for rule in ("EffectiveSteps", "None", "steps^0.75", "TrainedSamples"):
-            server = Server(normalization=rule)
-            runs[f"{setting}, by speed, {rule}, seed 0"] = Run(problem, steps_by_speed(16, ranks), server, seconds, evaluate_every=2)
-        runs[f"{setting}, equal, seed 0"] = Run(problem, equal_steps(4, ranks), Server(), seconds)
+        runs |= {f"{setting}, {rule}, seed 0": _run(problem, work, server) for rule, (work, server) in rules.items()}
     return runs
 
 
@@ -103,29 +108,28 @@ def depth_and_rank() -> dict[str, Run | Study]:
     return runs | {f"rank {rank}": Study(problem, at, rank=rank, test_documents=333) for rank in (2, 32, 4, 16)}
 
 
-def _depth_by_tier() -> tuple[Site, ...]:
+def _depth_by_tier() -> tuple[Given, ...]:
     """Slower tiers train fewer layers, so that all take equal steps in less time (LEGEND, arXiv 2412.20004)."""
     depths = (6, 6, 4, 4, 2, 2, 1, 1)
-    return tuple(Site(slowdown, _EQUAL_STEPS, rank, depth) for slowdown, rank, depth in zip(SLOWDOWNS, RANKS, depths, strict=True))
+    return tuple(Given(_EQUAL_STEPS, rank, depth) for rank, depth in zip(RANKS, depths, strict=True))
 
 
-RULES: Final = {
-    "ours": (steps_by_speed(_ROUND, RANKS), Server()),
+def _depth_of_all() -> tuple[Given, ...]:
+    """The same top layers at every site (FedAdapter, arXiv 2205.10162, without its search for the depth in the run: two of six)."""
+    return tuple(Given(_EQUAL_STEPS, min(RANKS), 2) for _ in RANKS)
+
+
+RULES: Final[dict[str, Rule]] = {
+    "ours": (Planned(), Server()),
     "FedIT": (equal_steps(_EQUAL_STEPS, WEAKEST), Server(method="FedIT", normalization="None")),
-    "FedIT by speed": (steps_by_speed(_ROUND, WEAKEST), Server(method="FedIT", normalization="None")),
     "FedIT by speed, FedNova": (steps_by_speed(_ROUND, WEAKEST), Server(method="FedIT")),
+    "FlexLoRA": (equal_steps(_EQUAL_STEPS, RANKS), Server(method="FlexLoRA", normalization="None", frozen_residual=False)),
+    "FedIT by speed": (steps_by_speed(_ROUND, WEAKEST), Server(method="FedIT", normalization="None")),
     "HetLoRA": (equal_steps(_EQUAL_STEPS, RANKS), Server(method="HetLoRA", normalization="None", frozen_residual=False)),
     "FLoRA": (
         equal_steps(_EQUAL_STEPS, RANKS),
         Server(method="FLoRA", normalization="None", frozen_residual=False, max_rank=sum(RANKS)),
     ),
-    "FlexLoRA": (equal_steps(_EQUAL_STEPS, RANKS), Server(method="FlexLoRA", normalization="None", frozen_residual=False)),
 }
-"""The rules of the main table: what each site does, and how the server aggregates."""
-SWEEPS: Final = {
-    "main": main,
-    "others": others,
-    "ablations": ablations,
-    "normalization": normalization,
-    "depth-and-rank": depth_and_rank,
-}
+"""The rules of the main table, the most telling first: what each site does, and how the server aggregates."""
+SWEEPS: Final = {"main": main, "others": others, "ablations": ablations, "depth-and-rank": depth_and_rank}

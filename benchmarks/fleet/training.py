@@ -51,7 +51,9 @@ def trainable(task: Task, ranks: dict[str, int], start: AdapterTensors, seed: in
         yield adapters
 
 
-def steps(task: Task, adapters: Adapters, examples: tuple[Example, ...], problem: Problem, *, name: str) -> Iterator[float]:
+def steps(  # noqa: PLR0913 -- what a step depends on
+    task: Task, adapters: Adapters, examples: tuple[Example, ...], problem: Problem, *, name: str, lowest: int = 0
+) -> Iterator[float]:
     """Take optimiser steps with a new AdamW for as long as the caller iterates; the loss of each.
 
     Args:
@@ -59,6 +61,7 @@ def steps(task: Task, adapters: Adapters, examples: tuple[Example, ...], problem
         adapters: what is trained.
         examples: the site's training data.
         problem: batch size, learning rate and seed.
+        lowest: the lowest trained layer.
         name: of the site and, after a slash, the round: seeds the batches (by site), their order and the dropout.
     """
     seed = _seed(problem.seed, name)
@@ -69,7 +72,7 @@ def steps(task: Task, adapters: Adapters, examples: tuple[Example, ...], problem
     optimizer = make_optimizer(Hyperparameters(learning_rate=problem.learning_rate), adapters)
     for step in count():
         batch = [examples[i] for i in batch_of_step(batches, step, seed)]
-        with training_mode(adapters.model, checkpointing=False):
+        with training_mode(adapters.model, checkpointing=False, lowest_layer=lowest):
             loss, _ = compute_gradients(batch, task.objective, task.base, adapters=adapters, micro_batch=problem.batch_size)
             optimizer_step(optimizer, learning_rate=problem.learning_rate, max_grad_norm=1.0)
         yield loss
