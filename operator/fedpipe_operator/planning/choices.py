@@ -7,6 +7,7 @@ elements of adapters for which memory leaves room. Ranks and steps are chosen wi
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import ceil
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -22,8 +23,6 @@ _DEPTHS: Final = (1.0, 3 / 4, 1 / 2, 1 / 3)
 """The fractions of the layers among which a depth is chosen: with fewer than a third, few steps bring much less progress."""
 _ELEMENT_BYTES: Final = TRAINED_BYTES - WIRE_BYTES
 """Bytes that a trained element of an adapter adds: it takes the place of one of the frozen residual."""
-_CACHED_SHARE: Final = 2 / 3
-"""The share of a run's batches that are read from the cache: of three passes over the data, the first computes what the others read."""
 
 
 class Choice(NamedTuple):
@@ -77,7 +76,11 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
         lowest: the lowest trained layers to choose from; None: those of the run.
     """
     first = lowest_layers(request, site) if lowest is None else lowest
-    grid = list(product(micro_batches(request), _checkpointing(request, site), first, (False,)))
+    grid = [
+        (*combination, cached)
+        for combination in product(micro_batches(request), _checkpointing(request, site), first)
+        for cached in _caching(site, combination[-1])
+    ]
     bits = sorted(set(request.spec.planning.bits) - set(site.unsupported))
     columns = Columns(*(np.array(column) for column in zip(*grid, strict=True)))
     limit, factor, count = request.memory_budget(site), request.correction(site).memory, len(grid)
@@ -85,7 +88,9 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
     load = factor * _joined([np.full(count, load_peak_bytes(site, one)) for one in bits])
     return Choices(
         rows=tuple(Choice(one, *row) for one in bits for row in grid),
-        fixed=_joined([np.full(count, other_seconds_of(request, site, one, request.head_bytes)) for one in bits]),
+        fixed=_joined(
+            [other_seconds_of(request, site, one, request.head_bytes) + _filling_seconds(request, site, one, columns) for one in bits]
+        ),
         step=_joined([_step_seconds(request, site, one, columns) for one in bits]),
         room=np.where(load <= limit, (limit - memory) / (factor * _ELEMENT_BYTES), -1.0),
         memory=memory,
@@ -110,9 +115,14 @@ def micro_batches(request: PlanRequest) -> tuple[int, ...]:
 
 
 def step_seconds_of(request: PlanRequest, site: SiteProfile, choice: Choice) -> float:
-    """Seconds of an optimiser step of this choice."""
-    columns = Columns(*(np.array([value]) for value in choice[1:]))
-    return float(_step_seconds(request, site, choice.bits, columns)[0])
+    """Seconds of an optimiser step of this choice; with cached activations, of one that finds them."""
+    return float(_step_seconds(request, site, choice.bits, _columns(choice))[0])
+
+
+def seconds_of_steps(request: PlanRequest, site: SiteProfile, choice: Choice, steps: int) -> float:
+    """Seconds of so many optimiser steps of this choice. With cached activations, those of the first pass over the data fill the cache."""
+    filling = float(_filling_seconds(request, site, choice.bits, _columns(choice))[0])
+    return steps * step_seconds_of(request, site, choice) + filling * min(1.0, steps / _batches(request, site))
 
 
 def other_seconds_of(request: PlanRequest, site: SiteProfile, bits: Bits, upload: int) -> float:
@@ -140,6 +150,31 @@ def _checkpointing(request: PlanRequest, site: SiteProfile) -> Sequence[bool]:
     return (False, True) if wanted is None else (wanted,)
 
 
+def _caching(site: SiteProfile, lowest: int) -> Sequence[bool]:
+    """Whether the activations below the lowest trained layer may be cached."""
+    return (False, True) if site.has_cache and lowest and not site.base.encoder_decoder else (False,)
+
+
+def _columns(choice: Choice) -> Columns:
+    return Columns(*(np.array([value]) for value in choice[1:]))
+
+
+def _batches(request: PlanRequest, site: SiteProfile) -> int:
+    """Batches of one pass over the site's data."""
+    return max(1, ceil(site.train_samples / request.batch))
+
+
+def _filling_seconds(request: PlanRequest, site: SiteProfile, bits: Bits, columns: Columns) -> Float64:
+    """Seconds by which the steps of a first pass, which fill the cache, exceed those that read it; 0 without a cache.
+
+    In a round of less than a pass this is more than is spent, so such rounds are planned without a cache. What earlier rounds have
+    cached is not counted on, since it is of use only as long as no site trains a layer below; where it is, the steps are faster than
+    forecast, and the next round's forecasts are corrected.
+    """
+    uncached = _step_seconds(request, site, bits, columns._replace(cached=np.zeros_like(columns.cached)))
+    return _batches(request, site) * (uncached - _step_seconds(request, site, bits, columns))
+
+
 def _step_seconds(request: PlanRequest, site: SiteProfile, bits: Bits, columns: Columns) -> Float64:
     """Seconds of a step of each choice."""
     layers, sizes = max(1, site.base.layers), np.unique(columns.micro_batch)
@@ -149,7 +184,7 @@ def _step_seconds(request: PlanRequest, site: SiteProfile, bits: Bits, columns: 
         layers - columns.lowest_layer,
         forward=forward_share(site, bits),
         checkpointing=columns.checkpointing,
-        cached_share=np.where(columns.cached, _CACHED_SHARE, 0.0),
+        cached_share=np.where(columns.cached, 1.0, 0.0),
     )
     return np.asarray(request.correction(site).step_seconds * whole[np.searchsorted(sizes, columns.micro_batch)] * relative)
 

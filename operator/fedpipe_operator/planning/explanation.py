@@ -189,8 +189,10 @@ def _depth_reason(request: PlanRequest, site: SiteProfile, choice: Choice) -> st
         shallow = layers - half.lowest_layer
         return f"all {layers} layers are trained: only the top {shallow} would save {percent(saved)} of a step, and reach fewer weights"
     saved = 1 - step_seconds_of(request, site, choice) / step_seconds_of(request, site, choice._replace(lowest_layer=0))
+    cached = "; after the first pass over the data their output is read from the site's cache" if choice.cached else ""
     return (
-        f"the top {trained} of {layers} layers are trained: the layers below need no backward pass, which saves {percent(saved)} of a step"
+        f"the top {trained} of {layers} layers are trained: the layers below need no backward pass{cached}, "
+        f"which saves {percent(saved)} of a step"
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from fedpipe_operator import conversion
-from fedpipe_operator.planning.choices import Choice, other_seconds_of, peak_of, step_seconds_of
+from fedpipe_operator.planning.choices import Choice, other_seconds_of, peak_of, seconds_of_steps
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.time_model import wire_bytes
 from fedpipe_operator.sites import SiteProfile
@@ -15,7 +15,7 @@ def forecast(  # noqa: PLR0913 -- the parts of a plan
 ) -> Forecast:
     """What a choice with these ranks and steps needs at a site; `batch`: another batch than the run's."""
     upload, download = wire_bytes(site, ranks, request.head), request.download(site)
-    of_steps = steps * step_seconds_of(request, site, choice) * (batch or request.batch) / request.batch
+    of_steps = seconds_of_steps(request, site, choice, steps) * (batch or request.batch) / request.batch
     return Forecast(
         memory_bytes=max(0, int(peak_of(request, site, choice, ranks))),
         seconds=other_seconds_of(request, site, choice.bits, upload) + of_steps,

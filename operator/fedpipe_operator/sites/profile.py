@@ -53,6 +53,8 @@ class SiteProfile:
     """By bits: seconds by which the first training step of a process exceeds a later one."""
     importance: Importance | None
     """Scores of the weights on the site's own data; None: not measured."""
+    has_cache: bool = False
+    """Whether the site has a cache volume, so that activations can be cached."""
     memory_bytes_per_second: float | None = None
     """Bandwidth of the device's memory. None, here and below: the site did not measure it."""
     mfu: float | None = None
@@ -120,6 +122,7 @@ def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
         mfu=measured.mfu,
         tokens_per_joule=measured.tokens_per_joule,
         importance=measured.importance,
+        has_cache=site.spec.cache is not None,
     )
 
 

@@ -176,6 +176,8 @@ class BaseModelFacts(Wire):
     merged_bytes: Size = 0
     supports_gradient_checkpointing: bool = True
     """Whether transformers can recompute this architecture's activations in the backward pass."""
+    encoder_decoder: bool = False
+    """Whether it has two stacks of layers. Activations can be cached below a layer of one stack only."""
     materialised_attention: bool = False
     """Whether attention stores its scores, batch × heads × length² values (eager). Fused kernels (sdpa, flash) do not."""
 

@@ -185,6 +185,7 @@ def facts(folder: Path, objective: Objective, target_modules: tuple[str, ...]) -
         vocabulary_size=text.vocab_size,
         weights=target_weights(model, config.model_type, target_modules),
         head={f"{KEY_PREFIX}{name}": shape for name, shape in head_shapes(folder, objective).items()},
+        encoder_decoder=bool(config.is_encoder_decoder),
         supports_gradient_checkpointing=bool(model.supports_gradient_checkpointing),
         materialised_attention=config._attn_implementation == "eager",  # noqa: SLF001 - transformers has no public name for it
         merged_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")),

@@ -1,0 +1,61 @@
+"""When the planner lets a site cache the activations below its lowest trained layer, and what it forecasts then."""
+
+import pytest
+from tests.helpers.site_profiles import SMOLLM2, a_site, a_spec
+
+from fedpipe_operator.planning import plan_round
+from fedpipe_operator.planning.choices import Choice, choices_of, seconds_of_steps, step_seconds_of
+from fedpipe_operator.planning.request import PlanRequest
+from fedpipe_operator.sites import SiteProfile
+from fedpipe_trainer.contract import Plan
+
+LONG_ROUNDS = {"rounds": {"count": 1, "deadline": "20h"}, "training": {"epochs": 40}}
+CACHED = Choice(bits=16, micro_batch=16, checkpointing=False, lowest_layer=15, cached=True)
+
+
+def the_plan(site: SiteProfile) -> Plan:
+    return plan_round(a_spec(**LONG_ROUNDS), {site.name: site}, {}).plans.plans[site.name]
+
+
+def a_request() -> PlanRequest:
+    return PlanRequest(spec=a_spec(**LONG_ROUNDS), head={})
+
+
+def test_a_site_with_a_cache_and_many_passes_a_round_caches_its_activations_and_takes_more_steps() -> None:
+    with_cache, without = the_plan(a_site(has_cache=True)), the_plan(a_site())
+
+    assert (with_cache.cache_activations, without.cache_activations) == (True, False)
+    assert with_cache.forecast.step_seconds / with_cache.steps < without.forecast.step_seconds / without.steps
+    assert any("their output is read from the site's cache" in reason for reason in with_cache.why)
+
+
+def test_nothing_is_cached_in_less_than_a_pass_a_round() -> None:
+    spec = a_spec(rounds={"count": 10, "deadline": "20h"}, training={"epochs": 0.9})
+
+    assert not plan_round(spec, {"ward": a_site(has_cache=True)}, {}).plans.plans["ward"].cache_activations
+
+
+def test_a_site_without_a_cache_has_no_such_choice() -> None:
+    assert not any(choice.cached for choice in choices_of(a_request(), a_site()).rows)
+
+
+def test_an_encoder_decoder_has_no_such_choice() -> None:
+    site = a_site(has_cache=True, base=SMOLLM2.model_copy(update={"encoder_decoder": True}))
+
+    assert not any(choice.cached for choice in choices_of(a_request(), site).rows)
+
+
+def test_all_layers_leave_nothing_to_cache() -> None:
+    assert {choice.lowest_layer == 0 for choice in choices_of(a_request(), a_site(has_cache=True)).rows if choice.cached} == {False}
+
+
+def test_the_first_pass_costs_what_it_does_without_a_cache_and_later_ones_less() -> None:
+    request, site = a_request(), a_site(has_cache=True)
+    uncached = CACHED._replace(cached=False)
+    a_pass = site.train_samples // 16
+
+    assert seconds_of_steps(request, site, CACHED, a_pass) == pytest.approx(a_pass * step_seconds_of(request, site, uncached))
+    assert seconds_of_steps(request, site, CACHED, a_pass // 2) == pytest.approx(a_pass // 2 * step_seconds_of(request, site, uncached))
+    more = seconds_of_steps(request, site, CACHED, 3 * a_pass) - seconds_of_steps(request, site, CACHED, a_pass)
+    assert more == pytest.approx(2 * a_pass * step_seconds_of(request, site, CACHED))
+    assert step_seconds_of(request, site, CACHED) < step_seconds_of(request, site, uncached)
