@@ -175,7 +175,7 @@ sys.path.insert(0, "{folder}")
 tasks._RECIPES["evaluate"] = "a_recipe"
 sys.modules |= {already}
 try:
-    outcome = tasks._import_recipe("evaluate").COLLECTS
+    outcome = tasks.import_recipe("evaluate").COLLECTS
 except ImportError as error:
     outcome = error
 print(outcome, gc.isenabled(), gc.get_freeze_count() > 0)
@@ -185,9 +185,30 @@ COMPILER_OF_A_TRAINER = """
 import sys
 from fedpipe_trainer import tasks
 
-tasks._import_recipe("train")
+tasks.import_recipe("train")
 print("torch" in sys.modules, "torch._inductor.compile_fx" in sys.modules)
 """
+
+SERVED_TASK = """
+import io, sys
+from fedpipe_trainer import serve
+from fedpipe_trainer.contract import ExitCode
+from fedpipe_trainer.process import StopRequest
+from fedpipe_trainer.settings import read
+
+def perform(*_arguments, **_named):
+    print("torch" in sys.modules)
+    return ExitCode.OK
+
+serve._perform_with_log = perform
+serve.serve(io.StringIO("a task\\n"), settings=read({}), write_line=lambda _line: None, stop=StopRequest())
+"""
+
+
+def test_a_process_that_serves_has_imported_its_libraries_before_the_first_task() -> None:
+    done = subprocess.run([sys.executable, "-c", SERVED_TASK], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "True"
 
 
 @pytest.mark.parametrize(

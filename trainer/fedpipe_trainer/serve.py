@@ -13,13 +13,14 @@ Every task has its own scratch folder, and only the loaded base is kept from one
 
 import gc
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TextIO
 
 from fedpipe_trainer.contract import ExitCode, TaskEnded
 from fedpipe_trainer.process import StopRequest, WriteLine, redirect_output
 from fedpipe_trainer.settings import Settings
-from fedpipe_trainer.tasks import perform
+from fedpipe_trainer.tasks import import_recipe, perform
 
 _LOG_NAME: Final = "log"
 
@@ -27,7 +28,12 @@ _LOG = logging.getLogger(__name__)
 
 
 def serve(requests: TextIO, *, settings: Settings, write_line: WriteLine, stop: StopRequest) -> ExitCode:
-    """Perform the tasks whose files `requests` names, until its end or until the process is requested to stop."""
+    """Perform the tasks whose files `requests` names, until its end or until the process is requested to stop.
+
+    The libraries are imported before the first task: a profile measures what every task takes, and here only the first would import.
+    """
+    with suppress(ImportError):  # the first task reports it in its result
+        import_recipe("profile")
     while not stop.requested:
         with stop.idle():
             request = requests.readline()

@@ -96,7 +96,7 @@ def _read_task(task_file: Path) -> AnyTask:
 
 def _run_recipe(task: AnyTask, runtime: TaskRuntime) -> Result:
     try:
-        result: Result = _import_recipe(task.kind).run(task, runtime)
+        result: Result = import_recipe(task.kind).run(task, runtime)
     except Exception as error:  # noqa: BLE001 - every failure is reported in a result
         failure = failure_of(error, elapsed_seconds=runtime.elapsed_seconds())
         _LOG.error("the %s task failed: %s: %s", task.kind, failure.reason, failure.message)
@@ -105,7 +105,7 @@ def _run_recipe(task: AnyTask, runtime: TaskRuntime) -> Result:
     return result
 
 
-def _import_recipe(kind: str) -> ModuleType:
+def import_recipe(kind: str) -> ModuleType:
     """Import the recipe for this kind of task.
 
     The first recipe imports torch and the libraries built on it: 800,000 objects that live as long as the process. The garbage
