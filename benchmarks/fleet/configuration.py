@@ -3,6 +3,11 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+PROFILE: Final = Path(__file__).parent / "profile.json"
+"""The measured profile of a site of the fastest tier."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class Study:
 
 
 def key_of(configuration: Run | Study) -> str:
-    """The name under which its result is stored."""
-    text = json.dumps([type(configuration).__name__, asdict(configuration)], sort_keys=True)
+    """The name under which its result is stored. A run's clock depends on the measured profile too."""
+    clock = hashlib.sha256(PROFILE.read_bytes()).hexdigest() if isinstance(configuration, Run) else ""
+    text = json.dumps([type(configuration).__name__, asdict(configuration), clock], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -6,10 +6,9 @@ trainer's profile task found on one machine, and `benchmarks/forecasts.py` holds
 
 import random
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
-from configuration import Given, Planned, Run
+from configuration import PROFILE, Given, Planned, Run
 from task import CACHE, Partition, Task
 
 from fedpipe_operator.api import EdgeSite, FineTuneSpec
@@ -19,8 +18,6 @@ from fedpipe_trainer.contract import Importance, ImportanceMethod, ProfileResult
 from fedpipe_trainer.profiling.importance import measure_importance
 from fedpipe_trainer.profiling.subject import Subject
 
-PROFILE: Final = Path(__file__).parent / "profile.json"
-"""The profile of a site of the fastest tier."""
 BATCHES: Final = (2, 4, 8, 16)
 _UP, _DOWN = 80e6, 400e6
 """Bandwidth of the fastest tier, bits per second; another tier has its part of it."""

@@ -7,7 +7,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from fleet_sites import BATCHES, PROFILE
+from configuration import PROFILE
+from fleet_sites import BATCHES
 from ingredients.newsgroups import newsgroups
 from task import CACHE
 

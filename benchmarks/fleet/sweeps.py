@@ -102,6 +102,15 @@ def _one_seed(rules: Mapping[str, Rule]) -> dict[str, Run | Study]:
     return runs
 
 
+def rates() -> dict[str, Run | Study]:
+    """The learning rates of one grid for each family of rules, one seed."""
+    runs: dict[str, Run | Study] = {}
+    for rate in (5e-4, 1e-3, 2e-3):
+        problem = Problem(learning_rate=rate)
+        runs |= {f"{rule}, {rate:g}, seed 0": _run(problem, *RULES[rule]) for rule in ("ours", "FedIT by speed, FedNova", "FedIT")}
+    return runs
+
+
 def depth_and_rank() -> dict[str, Run | Study]:
     """Centralised progress by steps, depth and rank: what the planner's value of a step is fitted to."""
     problem, at = Problem(), (10, 20, 40, 80)
@@ -133,4 +142,4 @@ RULES: Final[dict[str, Rule]] = {
     ),
 }
 """The rules of the main table, the most telling first: what each site does, and how the server aggregates."""
-SWEEPS: Final = {"main": main, "others": others, "ablations": ablations, "depth-and-rank": depth_and_rank}
+SWEEPS: Final = {"main": main, "others": others, "ablations": ablations, "rates": rates, "depth-and-rank": depth_and_rank}
