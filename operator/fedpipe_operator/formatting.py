@@ -89,6 +89,11 @@ def ratio_text(ratio: float | None) -> str:
     return MISSING if ratio is None else f"×{ratio:.2f}"
 
 
+def signed_text(value: float | None) -> str:
+    """A difference with its sign and three decimals, such as `−0.012`."""
+    return MISSING if value is None else f"{value:+.3f}".replace("-", "−")
+
+
 def short_text(value: float) -> str:
     """A number with one decimal below ten, none above."""
     return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"  # noqa: PLR2004 -- 9.95 rounds to 10.0

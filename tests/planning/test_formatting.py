@@ -1,7 +1,17 @@
 import pytest
 
 from fedpipe_operator.api import MetricName
-from fedpipe_operator.formatting import bytes_text, excerpt, metric_text, percent, ranges_text, ratio_text, seconds_text, whole_percent
+from fedpipe_operator.formatting import (
+    bytes_text,
+    excerpt,
+    metric_text,
+    percent,
+    ranges_text,
+    ratio_text,
+    seconds_text,
+    signed_text,
+    whole_percent,
+)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +65,11 @@ def test_seconds_become_minutes_and_hours(seconds: float | None, text: str) -> N
 )
 def test_each_metric_has_its_own_form(metric: MetricName, value: float | None, text: str) -> None:
     assert metric_text(metric, value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.0124, "+0.012"), (-1.5, "−1.500"), (None, "–")])
+def test_a_difference_has_its_sign(value: float | None, text: str) -> None:
+    assert signed_text(value) == text
 
 
 def test_a_tiny_fraction_is_not_shown_as_zero() -> None:

@@ -17,7 +17,7 @@ from fedpipe_operator.report.facts import (
     site_rows,
     total_seconds,
 )
-from fedpipe_operator.rounds.records import Contribution, RoundEvaluation
+from fedpipe_operator.rounds.records import Contribution, LossEstimate, RoundEvaluation
 from fedpipe_trainer.contract import EvaluateResult, Failure, FailureReason, Measured, Outcome, RunRef, Sample
 
 ROUNDS = 6
@@ -170,6 +170,20 @@ def test_the_alignment_is_the_mean_over_the_rounds_that_measured_it(record: RunR
     }
 
     assert contribution_rows(replace(record, rounds=rounds))[0].alignment == pytest.approx(0.7)
+
+
+def test_estimated_changes_of_the_loss_are_added_and_those_without_the_site_averaged(record: RunRecord) -> None:
+    evaluations = {
+        round_: record.evaluations[round_].model_copy(
+            update={"loss": loss, "first_order_estimates": {"clinic-north": LossEstimate(change=change, loss_without=without)}}
+        )
+        for round_, loss, change, without in ((1, 2.0, -0.5, 2.25), (2, 1.0, 0.125, 0.75))
+    }
+
+    rows = contribution_rows(replace(record, evaluations=record.evaluations | evaluations))
+
+    assert (rows[0].loss_change, rows[0].loss_gained_without) == (-0.375, 0.0)
+    assert (rows[1].loss_change, rows[1].loss_gained_without) == (None, None)
 
 
 def aligned(part: Contribution, alignment: float | None) -> Contribution:

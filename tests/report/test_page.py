@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from fedpipe_operator.report import RunRecord, write_report
+from fedpipe_operator.rounds.records import LossEstimate
 from fedpipe_trainer.contract import Sample
 
 HOSTILE = "<script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)>"
@@ -105,7 +106,18 @@ def test_the_reasons_of_the_plan_and_of_absent_sites_are_shown(page: Page, recor
 def test_importance_idle_share_and_contributions_are_told_in_words_and_numbers(page: Page) -> None:
     assert "the two halves of their data agree (rank correlation 0.91)" in page.text
     assert re.search(r"The sites waited for the slowest one in \d+\.\d % of their time over all rounds", page.text)
-    assert "practice-south 5 200 11.8 % 0.5 –" in page.text
+    assert "practice-south 5 200 11.8 % 0.5 – – –" in page.text
+
+
+def test_what_each_site_did_to_the_loss_is_labelled_as_an_estimate(record: RunRecord) -> None:
+    loss = record.evaluations[6].loss or 0.0
+    estimated = {"practice-south": LossEstimate(change=-0.0321, loss_without=loss + 0.004)}
+    last = record.evaluations[6].model_copy(update={"first_order_estimates": estimated})
+
+    page = Page(write_report(replace(record, evaluations=record.evaluations | {6: last})))
+
+    assert "The last two columns are first-order estimates" in page.text
+    assert "practice-south 5 200 11.8 % 0.5 – −0.032 +0.004" in page.text
 
 
 def test_a_run_that_was_just_applied_has_a_page_without_empty_sections(bare_record: RunRecord) -> None:

@@ -9,7 +9,7 @@ from stand_in_runs import World, a_run, a_site
 from trainer_results import a_failure, a_profile, an_evaluation, an_update, good_trainer
 
 from fedpipe_operator import names
-from fedpipe_operator.rounds.records import RoundCommit, RoundPlan
+from fedpipe_operator.rounds.records import RoundCommit, RoundEvaluation, RoundPlan
 from fedpipe_operator.store.objects import required_object
 from fedpipe_trainer.contract import EvaluateTask, ExportTask, FailureReason, ProfileResult, ProfileTask, TrainResult, TrainTask
 
@@ -356,6 +356,18 @@ def test_a_round_that_another_operator_committed_first_stays_as_it_was_committed
 
     assert RoundCommit.model_validate_json(world.store.read(names.round_commit(1)) or b"") == committed
     assert len(committed.contributions) == 3
+
+
+def test_an_evaluation_says_what_each_sites_update_did_to_the_loss(tmp_path: Path) -> None:
+    """The stand-ins' loss is 2 / (1 + round)."""
+    world = World(a_run(), tmp_path)
+    world.settle()
+
+    base, first, second = (required_object(world.store, names.round_evaluation(round_), RoundEvaluation) for round_ in range(3))
+    assert base.first_order_estimates == {}
+    assert set(first.first_order_estimates) == {"site-a", "site-b", "site-c"}
+    for evaluation, change in ((first, 1.0 - 2.0), (second, 2 / 3 - 1.0)):
+        assert sum(one.change for one in evaluation.first_order_estimates.values()) == pytest.approx(change)
 
 
 def test_each_finished_round_is_recorded_once(tmp_path: Path) -> None:

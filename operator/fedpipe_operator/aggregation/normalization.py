@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 _EXPONENT: Final = 1.0
 
@@ -37,6 +38,8 @@ class Combination:
     """p_k, in the order of the sites; they add up to 1."""
     server_rate: float = 1.0
     """γ."""
+    rates_without: tuple[float, ...] = ()
+    """What γ would be without each of the sites (the shares of the others would be p_j / (1 − p_k)); empty: what it is with all."""
 
 
 Normalization = Callable[[Sequence[LocalWork]], Combination]
@@ -52,7 +55,15 @@ def power_of_steps(work: Sequence[LocalWork], exponent: float) -> Combination:
     samples = np.array([site.samples for site in work], dtype=np.float64)
     data, growth = samples / samples.sum(), np.array([site.effective_steps for site in work]) ** exponent
     weights = data / growth
-    return Combination(tuple((weights / weights.sum()).tolist()), max(1.0, float(data @ growth * weights.sum())))
+    shares, rate = weights / weights.sum(), max(1.0, float(data @ growth * weights.sum()))
+    return Combination(tuple(shares.tolist()), rate, _rates_without(data, growth))
+
+
+def _rates_without(data: npt.NDArray[np.float64], growth: npt.NDArray[np.float64]) -> tuple[float, ...]:
+    """γ without each site: Σ n_j f_j · Σ n_j / f_j over the others, with n_j / (1 − n_k) in the place of n_j. 1 without the only site."""
+    left, moved, weights = 1 - data, data * growth, data / growth
+    others = (moved.sum() - moved) * (weights.sum() - weights)
+    return tuple(np.maximum(1.0, np.divide(others, left**2, out=np.ones_like(data), where=left > 0)).tolist())
 
 
 def by_data(work: Sequence[LocalWork]) -> Combination:

@@ -18,6 +18,7 @@ from fedpipe_operator.aggregation.increments import UNCHANGED, Alignments, Weigh
 from fedpipe_operator.aggregation.methods import METHODS, Method
 from fedpipe_operator.aggregation.normalization import Combination, LocalWork, Normalization, by_effective_steps
 from fedpipe_operator.aggregation.parallel import ordered_parallel_map
+from fedpipe_operator.aggregation.progress import Progress
 from fedpipe_operator.aggregation.tensors import Float32, Sink, Source, TensorFile, TensorWriter, factor_keys, open_tensors
 from fedpipe_operator.rounds.records import Contribution, RoundCommit, RoundPlan, Verdict
 from fedpipe_operator.sites import measurement
@@ -95,6 +96,7 @@ class GlobalAdapter:
     shares: dict[str, float]
     """Weight of each site's increment in the average over all sites; the shares add up to 1."""
     alignments: Alignments
+    progress: Progress
 
 
 def aggregate_round(round_input: RoundInput, config: AggregationConfig, sink: Sink) -> RoundResult:
@@ -136,7 +138,7 @@ def aggregate_adapters(
     for key in sorted(plan.head):
         tensors = (update.tensors.read(key) for update in sites.values())
         writer.write(key, combine(zip(whole.shares, tensors, strict=True), previous.read(key) if previous else None, whole.server_rate))
-    truncated_energy, learned, alignments = {}, {}, Alignments()
+    truncated_energy, learned, alignments, progress = {}, {}, Alignments(), Progress()
     with_factors = [updates for updates in all_updates if ranks[updates.weight]]
     results = ordered_parallel_map(
         lambda updates: _aggregate_weight(updates, method, ranks[updates.weight], sites, previous), with_factors, config.threads
@@ -147,9 +149,9 @@ def aggregate_adapters(
         truncated_energy[updates.weight] = result.truncated_energy
         learned[updates.weight] = math.sqrt(changes.squared_norm)
         alignments.add(changes)
-    return GlobalAdapter(
-        writer.close(ADAPTER_NAME), ranks, truncated_energy, learned, dict(zip(sites, whole.shares, strict=True)), alignments
-    )
+        progress.add(updates, changes.inner_products)
+    shares = dict(zip(sites, whole.shares, strict=True))
+    return GlobalAdapter(writer.close(ADAPTER_NAME), ranks, truncated_energy, learned, shares, alignments, progress)
 
 
 def combine(tensors: Iterable[tuple[float, Float32]], previous: Float32 | None = None, server_rate: float = 1.0) -> Float32:
@@ -206,9 +208,10 @@ def _weight_updates(
     d_out, d_in = plan.weights[weight]
     trained = {site: update.result for site, update in accepted.items() if update.result.ranks.get(weight, 0)}
     combination = _combination(trained, plan, config)
+    rates = combination.rates_without or (combination.server_rate,) * len(trained)
     sites = tuple(
-        SiteWeight(site=site, rank=result.ranks[weight], share=share)
-        for (site, result), share in zip(trained.items(), combination.shares, strict=True)
+        SiteWeight(site=site, rank=result.ranks[weight], share=share, rate_without=rate)
+        for (site, result), share, rate in zip(trained.items(), combination.shares, rates, strict=True)
     )
     entry = previous.entries.get(factor_keys(weight)[0]) if previous else None
     global_rank = entry.shape[0] if entry else 0
@@ -282,5 +285,7 @@ def _contribution(result: TrainResult, plan: RoundPlan, adapter: GlobalAdapter) 
         share=adapter.shares[site],
         norm=adapter.alignments.norm(site),
         alignment=adapter.alignments.cosine(site),
+        progress=adapter.progress.part(site),
+        progress_without=adapter.progress.without(site),
         measured=measurement(result, plan.plans[site]),
     )

@@ -28,9 +28,11 @@ from fedpipe_operator.rounds import (
     decide,
     job_of,
 )
-from fedpipe_operator.rounds.records import RoundPlan
+from fedpipe_operator.rounds.loss_estimates import loss_estimates
+from fedpipe_operator.rounds.records import RoundEvaluation, RoundPlan
 from fedpipe_operator.store import Store
 from fedpipe_operator.store.address import StoreAddress
+from fedpipe_operator.store.objects import read_object
 from fedpipe_trainer.contract import TrainResult, Wire
 
 
@@ -114,7 +116,7 @@ class Reconciler:
                 evaluate = tasks.evaluation_task(context, action, inputs, plan=_newest_plan(observed), commit=commit)
                 self._start(run, job_of(run, TaskKind.EVALUATE, site=site, round_=round_, attempt=attempt), evaluate)
             case CommitEvaluation(evaluation):
-                self._commit(names.round_evaluation(evaluation.round), evaluation)
+                self._commit(names.round_evaluation(evaluation.round), self._with_estimates(evaluation, observed))
             case StartExport(round_, attempt):
                 inputs, summary, commit = self.placement.inputs(run, ""), observed.plans[round_], observed.commits[round_]
                 export = tasks.export_task(context, action, inputs, plan=summary, commit=commit)
@@ -123,6 +125,14 @@ class Reconciler:
                 self.backend.discard(job_name)
             case _:
                 assert_never(action)
+
+    def _with_estimates(self, evaluation: RoundEvaluation, observed: Observed) -> RoundEvaluation:
+        """The evaluation with what each site's update did to the loss, which takes the whole evaluation before it."""
+        commit = observed.commits.get(evaluation.round)
+        before = read_object(self.store, names.round_evaluation(evaluation.round - 1), RoundEvaluation) if commit else None
+        if commit is None or before is None:
+            return evaluation
+        return evaluation.model_copy(update={"first_order_estimates": loss_estimates(commit.contributions, before, evaluation)})
 
     def _aggregation(self, run: Run, action: StartAggregation) -> AggregationTask:
         return AggregationTask(

@@ -102,6 +102,10 @@ class ContributionRow:
     """Frobenius norm of its update, averaged over these rounds."""
     alignment: float | None
     """Mean cosine between its update and the aggregate, -1 to 1; None if no round measured it."""
+    loss_change: float | None
+    """First-order estimate of its part in the change of the validation loss, summed over these rounds; None if there is none."""
+    loss_gained_without: float | None
+    """First-order estimate of how much higher a round's loss would be without the site, averaged over these rounds."""
 
 
 @dataclass(frozen=True)
@@ -198,8 +202,18 @@ def contribution_rows(record: RunRecord) -> list[ContributionRow]:
         alignments = [part.alignment for part in parts if part.alignment is not None]
         if parts:
             share, norm = fmean(part.share for part in parts), fmean(part.norm for part in parts)
-            rows.append(ContributionRow(site, len(parts), sum(part.steps for part in parts), share, norm, _mean(alignments)))
+            steps, estimates = sum(part.steps for part in parts), _loss_figures(record, site)
+            rows.append(ContributionRow(site, len(parts), steps, share, norm, _mean(alignments), *estimates))
     return rows
+
+
+def _loss_figures(record: RunRecord, site: str) -> tuple[float | None, float | None]:
+    """The site's part in the change of the loss, and how much higher the loss would be without it."""
+    rounds = (one for one in record.evaluations.values() if site in one.first_order_estimates)
+    estimates = [(one.first_order_estimates[site], one.loss) for one in rounds if one.loss is not None]
+    if not estimates:
+        return None, None
+    return sum(one.change for one, _ in estimates), fmean(one.loss_without - loss for one, loss in estimates)
 
 
 def learned(record: RunRecord) -> dict[str, float]:

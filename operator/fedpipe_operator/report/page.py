@@ -34,6 +34,7 @@ _TEXT_FILTERS: Final = {
     "size": formatting.bytes_text,
     "duration": formatting.seconds_text,
     "grouped": formatting.count_text,
+    "signed": formatting.signed_text,
     "excerpt": formatting.excerpt,
 }
 

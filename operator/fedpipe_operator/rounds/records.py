@@ -3,12 +3,16 @@
 All are small JSON objects, written once and never changed; together they are the run's state.
 """
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 
 from fedpipe_operator.sites import Correction, Measurement
 from fedpipe_trainer.contract import Artifact, Plan, Wire
+
+LARGEST_PROGRESS: Final = 1e6
+LARGEST_LOSS: Final = 1e6
+_Progress = Annotated[float, Field(ge=-LARGEST_PROGRESS, le=LARGEST_PROGRESS, allow_inf_nan=False)]
 
 
 class RoundPlan(Wire):
@@ -84,6 +88,10 @@ class Contribution(Wire):
     """What the round needed at the site, for the next plan."""
     alignment: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None = None
     """Cosine between its increment and the round's, over the weights that it trained; None where one of them is zero."""
+    progress: _Progress | None = None
+    """Its part of the round's progress along the aggregate: see `aggregation.progress`. The parts add up to 1; below 0: against it."""
+    progress_without: _Progress | None = None
+    """What would be left of the round's progress along the aggregate if the site had not taken part; 1: just as much."""
 
 
 class RoundCommit(Wire):
@@ -119,6 +127,15 @@ class SiteEvaluation(Wire):
     metrics: dict[str, float] = {}
 
 
+class LossEstimate(Wire):
+    """A first-order estimate of what one site's update did to the validation loss of its round: see `rounds.loss_estimates`."""
+
+    change: Annotated[float, Field(ge=-LARGEST_LOSS, le=LARGEST_LOSS, allow_inf_nan=False)]
+    """Its part of the change of the loss, below 0: it lowered the loss. The parts of all sites add up to the measured change."""
+    loss_without: Annotated[float, Field(ge=0, le=LARGEST_LOSS, allow_inf_nan=False)]
+    """The loss after the round if the site had not taken part in it."""
+
+
 class RoundEvaluation(Wire):
     """The federated evaluation of a global adapter: the loss weighted by targets, other metrics by samples. Round 0 is the base."""
 
@@ -129,6 +146,8 @@ class RoundEvaluation(Wire):
     sites: dict[str, SiteEvaluation] = {}
     missing: dict[str, str] = {}
     """Sites without a result, with the reason."""
+    first_order_estimates: dict[str, LossEstimate] = {}
+    """By site whose update is in the round; empty where the loss before and after the round was not measured at the same site."""
 
 
 class Comparison(Wire):

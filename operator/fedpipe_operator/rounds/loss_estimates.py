@@ -1,0 +1,53 @@
+"""What each site's update did to the validation loss of its round: a first-order estimate. Pure.
+
+Measured are the loss L₋ of the adapter that the round started from, the loss L of the one it ended with, and the increment D between the
+two (`aggregation.progress` relates each site's update to it). To first order the loss changed by ΔL = L − L₋ ≈ ⟨g, D⟩ with the gradient g
+of the loss. That is one equation for all of g; its smallest solution is g = ΔL · D / ‖D‖², which is also what one expects of a gradient
+about whose other directions nothing is known. With it, an update u would have changed the loss by ⟨g, u⟩ = ΔL · ⟨u, D⟩ / ‖D‖², so
+
+    part of site k in the change = part of the progress · ΔL                       they add up to ΔL
+    loss without site k          = L + (progress without it − 1) · ΔL              the others' shares fill its place
+
+What an update did across the direction of D, and the curvature of the loss, are not seen: a site that alone holds rare data may be worth
+more than this says. To know it, each site would have to evaluate an adapter without each other site, every round.
+"""
+
+import math
+from collections.abc import Iterable
+
+from fedpipe_operator.rounds.records import LARGEST_LOSS, Contribution, LossEstimate, RoundEvaluation
+
+
+def loss_estimates(contributions: Iterable[Contribution], before: RoundEvaluation, after: RoundEvaluation) -> dict[str, LossEstimate]:
+    """The estimates by site, of the sites whose updates are in the round.
+
+    Args:
+        contributions: of the round's commit.
+        before: the federated evaluation of the adapter that the round started from.
+        after: that of the round's own adapter.
+
+    Returns:
+        The estimates; none if no site evaluated both adapters, and none of a site of which the commit does not tell its progress.
+    """
+    change, loss = _change(before, after), after.loss
+    if change is None or loss is None:
+        return {}
+    estimates = {one.site: _estimate(one, change, loss) for one in contributions}
+    return {site: estimate for site, estimate in estimates.items() if estimate is not None}
+
+
+def _estimate(contribution: Contribution, change: float, loss: float) -> LossEstimate | None:
+    if contribution.progress is None or contribution.progress_without is None:
+        return None
+    part, without = contribution.progress * change, max(0.0, loss + (contribution.progress_without - 1) * change)
+    is_bounded = abs(part) <= LARGEST_LOSS and without <= LARGEST_LOSS
+    return LossEstimate(change=part, loss_without=without) if is_bounded else None
+
+
+def _change(before: RoundEvaluation, after: RoundEvaluation) -> float | None:
+    """ΔL over the validation data of the sites that evaluated both adapters, weighted by targets; None if there are none."""
+    both = [(one, before.sites[site]) for site, one in after.sites.items() if site in before.sites]
+    known = [(now.loss - then.loss, now.targets) for now, then in both if now.loss is not None and then.loss is not None]
+    changes = [(change, targets) for change, targets in known if math.isfinite(change) and targets > 0]
+    total = sum(targets for _, targets in changes)
+    return math.fsum(change * targets for change, targets in changes) / total if total else None
