@@ -13,13 +13,19 @@ from fedpipe_trainer.contract import Progress
 
 
 class TaskKind(StrEnum):
-    """The kinds of work. The trainer's contract has the same names for all but `aggregate`."""
+    """The kinds of work. The trainer's contract has the same names for those that it does: all but `plan` and `aggregate`."""
 
     PROFILE = "profile"
     TRAIN = "train"
     EVALUATE = "evaluate"
     EXPORT = "export"
+    PLAN = "plan"
     AGGREGATE = "aggregate"
+
+    @property
+    def is_operators(self) -> bool:
+        """Whether the operator does it itself, in a process of its own (`fedpipe_operator.worker`); a trainer does the others."""
+        return self in {TaskKind.PLAN, TaskKind.AGGREGATE}
 
 
 class JobState(StrEnum):
@@ -41,7 +47,7 @@ class Job:
     name: str
     kind: TaskKind
     site: str = ""
-    """Empty for an export and an aggregation."""
+    """Empty for what concerns the whole run: an export, and the operator's own work."""
     round: int = 0
     attempt: int = 0
 

@@ -63,6 +63,11 @@ def round_plan(round_: int) -> str:
     return f"{round_folder(round_)}/plan.json"
 
 
+def out_of_reach(round_: int) -> str:
+    """Key of what a worker wrote in place of a round's plan, because too few sites can take part."""
+    return f"{round_folder(round_)}/out-of-reach.json"
+
+
 def update_folder(round_: int, site: str, attempt: int) -> str:
     """Prefix of one site's update."""
     return f"{round_folder(round_)}/updates/{site}/{attempt}"

@@ -10,9 +10,8 @@ import pytest
 from stand_in_runs import World, a_run
 from trainer_results import path_of
 
-from fedpipe_operator import names
-from fedpipe_operator.aggregation import worker
-from fedpipe_operator.aggregation.worker import AggregationTask
+from fedpipe_operator import names, worker
+from fedpipe_operator.aggregation.worker import AggregationTask, aggregate
 from fedpipe_operator.rounds.records import RoundCommit
 from fedpipe_operator.store import DirectoryStore
 from fedpipe_operator.store.address import BucketAddress, DirectoryAddress
@@ -57,17 +56,17 @@ def test_adapters_from_a_bucket_are_copied_in_chunks_and_give_the_same_bytes(wor
             opened.append(key)
             return super().open_reader(key)
 
-    worker.aggregate(task.model_copy(update={"store": BucketAddress(bucket="b", prefix="p")}), RecordingStore(world.store.root))
+    aggregate(task.model_copy(update={"store": BucketAddress(bucket="b", prefix="p")}), RecordingStore(world.store.root))
     hash_from_copies = commit_of(world).adapter.sha256
     world.store.delete(names.round_commit(2))
-    worker.aggregate(task, world.store)
+    aggregate(task, world.store)
 
     assert hash_from_copies == commit_of(world).adapter.sha256
     assert len(opened) == 4
 
 
 def test_a_process_aggregates_the_round_of_its_task_file(world: World) -> None:
-    command = [sys.executable, "-m", "fedpipe_operator.aggregation.worker", str(task_file(world))]
+    command = [sys.executable, "-m", "fedpipe_operator.worker", str(task_file(world))]
 
     process = subprocess.run(command, capture_output=True, text=True, check=False)
 

@@ -1,6 +1,8 @@
 """The operator's reconciles on a stand-in cluster: Jobs and Secrets in, status and events out."""
 
 import copy
+import sys
+import threading
 from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,6 +14,7 @@ from stand_in_runs import a_run, a_site
 
 from fedpipe_operator.api import ConditionType, DeletionPolicy
 from fedpipe_operator.api.meta import FINALIZER
+from fedpipe_operator.backend import JobState
 from fedpipe_operator.cluster.api import JOBS, RUNS, SECRETS
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.settings import Settings
@@ -517,3 +520,40 @@ def test_a_run_whose_spec_is_corrected_is_no_longer_stalled(tmp_path: Path) -> N
         "lastTransitionTime": "",
     }
     assert kstatus(world.body()) == "InProgress"
+
+
+@pytest.fixture
+def many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than two sites are many."""
+    monkeypatch.setattr("fedpipe_operator.rounds.stages.INLINE_SITES", 2)
+
+
+@pytest.mark.usefixtures("many")
+def test_a_round_of_many_sites_is_planned_in_a_process_of_the_operator(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.settle()
+    processes = world.runs.cluster.workers.statuses(world.run.resource.metadata.uid)
+
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+    assert {name: status.state for name, status in processes.items() if "plan" in name} == {
+        "toy-plan-r1-a0": JobState.SUCCEEDED,
+        "toy-plan-r2-a0": JobState.SUCCEEDED,
+    }
+    assert not any("plan" in call for call in world.api.noted)
+
+
+@pytest.mark.usefixtures("many")
+def test_a_planning_process_that_is_killed_is_started_again(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    workers, uid = world.runs.cluster.workers, world.run.resource.metadata.uid
+    command, workers.command = workers.command, (sys.executable, "-c", "import time; time.sleep(600)")
+    world.work_until_started("toy-plan-r1-a0")
+    workers.command = command
+    while not workers._processes:
+        threading.Event().wait(0.01)
+    next(iter(workers._processes.values())).kill()
+    world.settle()
+
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+    assert workers.statuses(uid)["toy-plan-r1-a0"].reason == "Killed"
+    assert workers.statuses(uid)["toy-plan-r1-a1"].state is JobState.SUCCEEDED

@@ -1,4 +1,4 @@
-"""Aggregation in processes of the operator's own: started once, watched, ended, never waited for."""
+"""The operator's work in processes of its own: started once, watched, ended, never waited for."""
 
 import sys
 import threading
@@ -63,6 +63,15 @@ def test_a_process_that_fails_is_seen_with_its_last_words_and_its_exit_code() ->
         "AggregationFailed",
         "StoreFull: no space left",
     )
+
+
+def test_a_failure_has_the_reason_of_its_kind_of_work() -> None:
+    bench = Bench("import sys; sys.exit('no plan')")
+    planning = Job("toy-plan-r1-a0", TaskKind.PLAN, round=1)
+    bench.workers.start("uid-1", planning, "{}", environment={}, seconds=60)
+
+    assert bench.ended.wait(60)
+    assert bench.workers.statuses("uid-1")[planning.name].reason == "PlanningFailed"
 
 
 def test_a_process_finds_its_task_and_the_stores_keys() -> None:

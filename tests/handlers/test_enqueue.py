@@ -25,7 +25,7 @@ EXPECTED = {
     Trigger.RUN_DELETED: [NORTH],
     Trigger.RUN_STARTED: [NORTH, EAST],
     Trigger.RUN_FINISHED: [NORTH, EAST],
-    Trigger.AGGREGATION_ENDED: [MINE],
+    Trigger.WORKER_ENDED: [MINE],
     Trigger.JOB_CHANGED: [MINE],
     Trigger.JOB_SLOT_FREED: [WAITING],
     Trigger.SITE_CHANGED: [NORTH, MINE, OTHER],

@@ -231,6 +231,13 @@ class KubeWorld:
                     self.work(name)
             self.await_workers()
 
+    def work_until_started(self, process: str) -> None:
+        """Reconcile and work until this process of the operator is started; it is not waited for."""
+        while process not in self.runs.cluster.workers.statuses(self.run.resource.metadata.uid):
+            self.reconcile()
+            for name in self.active_jobs():
+                self.work(name)
+
     def settle(self, run: str = "toy") -> None:
         """Reconcile and work until the run is over."""
         for _ in range(300):

@@ -16,6 +16,7 @@ from fedpipe_operator.aggregation.worker import AggregationTask, aggregate
 from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneStatus
 from fedpipe_operator.backend import Job, JobResources, JobState, JobStatus
 from fedpipe_operator.local.session import Session
+from fedpipe_operator.reconcile.planning import PlanningTask, plan_round_of
 from fedpipe_operator.reconcile.reconciler import Reconciler
 from fedpipe_operator.reconcile.tasks import TaskInputs
 from fedpipe_operator.rounds import Event, Run
@@ -100,6 +101,11 @@ class StandInBackend:
         if seen.job.kind == "aggregate":
             task = AggregationTask.model_validate_json(text)
             aggregate(task, DirectoryStore(path_of(f"file://{task.store.root}")), self.clock)
+            self.jobs[name] = replace(seen, state=JobState.SUCCEEDED, exit_code=0)
+            return
+        if seen.job.kind == "plan":
+            planning = PlanningTask.model_validate_json(text)
+            plan_round_of(planning, DirectoryStore(path_of(f"file://{planning.store.root}")))
             self.jobs[name] = replace(seen, state=JobState.SUCCEEDED, exit_code=0)
             return
         result = perform(self.trainer, parse_task(text), self.folder)

@@ -129,11 +129,12 @@ def test_an_export_starts_only_when_no_idle_process_is_left(bench: Bench, tmp_pa
     assert not psutil.pid_exists(description(tmp_path / "a")["pid"])
 
 
-def test_an_aggregation_is_a_process_with_its_task_as_argument(bench: Bench) -> None:
+def test_the_operators_own_work_is_a_process_with_its_task_as_argument(bench: Bench) -> None:
+    bench.start("plan", kind="plan")
     bench.start("aggregate-1", kind="aggregate")
     bench.start("aggregate-2", kind="aggregate", exit=3)
 
-    assert bench.ended("aggregate-1").state is JobState.SUCCEEDED
+    assert bench.ended("plan").state is bench.ended("aggregate-1").state is JobState.SUCCEEDED
     assert (bench.ended("aggregate-2").exit_code, bench.ended("aggregate-2").reason) == (3, "BadData")
 
 

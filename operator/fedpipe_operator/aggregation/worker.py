@@ -1,41 +1,35 @@
-"""Aggregation as a separate process: `python -m fedpipe_operator.aggregation.worker TASK.json` aggregates one round.
+"""The aggregation of one round, as a task of `fedpipe_operator.worker`: in a child process, or in a Job with the operator's image.
 
-The same task runs as a child process or as a Job with the operator's image. It reads the plan and the updates from the store and writes
-the verdicts, then the global adapter, and last the round's commit. If the commit exists already, it does nothing.
+It reads the plan and the updates from the store and writes the verdicts, then the global adapter, and last the round's commit. If the
+commit exists already, it does nothing.
 """
 
 import hashlib
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
-
-from pydantic import ValidationError
+from typing import Final, Literal
 
 from fedpipe_operator import names
 from fedpipe_operator.aggregation import (
     AggregationConfig,
     Candidate,
-    CannotAggregateError,
     FileSource,
     RoundInput,
     RoundResult,
     Source,
     aggregate_round,
 )
-from fedpipe_operator.aggregation.malloc import tune_malloc_for_aggregation
 from fedpipe_operator.aggregation.normalization import NORMALIZATIONS
 from fedpipe_operator.aggregation.parallel import thread_count
-from fedpipe_operator.errors import FedPipeError, TransientError
 from fedpipe_operator.rounds.records import RoundCommit, RoundPlan, UpdateRef
 from fedpipe_operator.store import Store
-from fedpipe_operator.store.address import BucketAddress, StoreAddress, open_store
+from fedpipe_operator.store.address import BucketAddress, StoreAddress
 from fedpipe_operator.store.objects import required_object
-from fedpipe_trainer.contract import ExitCode, RunRef, TrainResult, Wire
+from fedpipe_trainer.contract import RunRef, TrainResult, Wire
 
 _COPY_CHUNK: Final = 16 * 2**20
 
@@ -43,6 +37,7 @@ _COPY_CHUNK: Final = 16 * 2**20
 class AggregationTask(Wire):
     """Aggregate one round. The store's credentials are in environment variables."""
 
+    kind: Literal["aggregate"] = "aggregate"
     store: StoreAddress
     run: RunRef
     round: int
@@ -142,34 +137,3 @@ def _commit(store: Store, commit: RoundCommit, path: Path) -> None:
 
 def _attempt_of(task: AggregationTask, site: str) -> int:
     return next(update.attempt for update in task.updates if update.site == site)
-
-
-@contextmanager
-def _exit_on_error() -> Iterator[None]:
-    """Turn the errors that this process can fail with into an exit status and one line on stderr."""
-    try:
-        yield
-    except TransientError as error:
-        _fail(ExitCode.TRANSFER_FAILED, error)
-    except (FedPipeError, CannotAggregateError, ValidationError) as error:
-        _fail(ExitCode.BAD_TASK, error)
-
-
-def _fail(code: ExitCode, error: Exception) -> None:
-    sys.stderr.write(f"{error}\n")
-    raise SystemExit(int(code)) from error
-
-
-def main(arguments: list[str]) -> None:
-    """Run the task in the file that the only argument names."""
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m fedpipe_operator.aggregation.worker TASK.json\n")
-        raise SystemExit(int(ExitCode.BAD_TASK))
-    tune_malloc_for_aggregation()
-    with _exit_on_error():
-        task = AggregationTask.model_validate_json(Path(arguments[0]).read_text(encoding="utf-8"))
-        aggregate(task, open_store(task.store))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

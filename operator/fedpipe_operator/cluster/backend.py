@@ -1,4 +1,4 @@
-"""`ClusterBackend`: a run's jobs as Kubernetes Jobs, and small aggregations as processes of the operator."""
+"""`ClusterBackend`: a run's jobs as Kubernetes Jobs; plans of many sites and small aggregations as processes of the operator."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -62,17 +62,17 @@ class ClusterBackend:
     refused: dict[str, RefusedJob]
     """By the Job's name; Jobs that are refused in this reconcile are added."""
     environment: Mapping[str, str]
-    """Variables in which an aggregation process finds the store's credentials."""
+    """Variables in which a process of the operator finds the store's credentials."""
 
     def observe(self) -> Mapping[str, JobStatus]:
-        """Every Job of the run that the watch knows, those that were refused, and the aggregations in this pod."""
+        """Every Job of the run that the watch knows, those that were refused, and the processes in this pod."""
         generations = {site.name: site.metadata.generation for site in self.run.sites}
         refused = {name: one.status for name, one in self.refused.items() if generations.get(one.status.job.site) == one.generation}
         return refused | {name: self._status(job) for name, job in self.jobs.items()} | self.cluster.workers.statuses(self._uid)
 
     def start(self, job: Job, task_json: str, resources: JobResources) -> None:
         """Run the task, unless a job of this name exists or its site has no free job slot: then it is asked for again."""
-        if job.kind is TaskKind.AGGREGATE and self._aggregates_here(resources):
+        if job.kind is TaskKind.PLAN or (job.kind is TaskKind.AGGREGATE and self._aggregates_here(resources)):
             deadline = parse_duration(self.run.spec.rounds.deadline)
             self.cluster.workers.start(self._uid, job, task_json, environment=self.environment, seconds=deadline)
             return

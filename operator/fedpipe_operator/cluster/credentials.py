@@ -1,6 +1,6 @@
 """Where credentials live: each run's store is opened with the Secret that its `spec.store.credentialsSecretRef` names.
 
-They stay in the operator's pod, in memory and in the environment of its aggregation processes; a Job that aggregates refers to the same
+They stay in the operator's pod, in memory and in the environment of its worker processes; a Job that aggregates refers to the same
 Secret (`manifests.jobs`). Trainers get presigned URLs only.
 """
 
@@ -22,7 +22,7 @@ ACCESS_KEY, SECRET_KEY = CREDENTIALS
 
 @dataclass(frozen=True)
 class StoreConnection:
-    """A run's open store, and what an aggregation process needs to open it again."""
+    """A run's open store, and what a worker process needs to open it again."""
 
     store: Store
     address: StoreAddress
@@ -30,7 +30,7 @@ class StoreConnection:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The variables in which an aggregation process finds the key pair."""
+        """The variables in which a worker process finds the key pair."""
         return {ACCESS_KEY: self.credentials.access_key, SECRET_KEY: self.credentials.secret_key} if self.credentials else {}
 
 

@@ -1,4 +1,4 @@
-"""Aggregations in processes of the operator's pod: the event loop never waits for one, and none outlives the operator."""
+"""The operator's own work (planning, aggregation) in processes of its pod: no reconcile waits for one, and none outlives the operator."""
 
 import os
 import subprocess
@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Final
 
 from fedpipe_operator.aggregation import openblas
-from fedpipe_operator.backend import Job, JobState, JobStatus
+from fedpipe_operator.api import Reason
+from fedpipe_operator.backend import Job, JobState, JobStatus, TaskKind
 
 _MAX_CONCURRENT: Final = 2
-_COMMAND: Final = (sys.executable, "-m", "fedpipe_operator.aggregation.worker")
+_COMMAND: Final = (sys.executable, "-m", "fedpipe_operator.worker")
 _STOPPED: Final = -9
 _MESSAGE_MAX: Final = 1000
 _NICENESS: Final = 10
-"""Reconciles have priority over aggregations, which take seconds anyway."""
+"""Reconciles have priority over this work, which takes seconds anyway."""
+_FAILED: Final = {TaskKind.PLAN: Reason.PLANNING_FAILED, TaskKind.AGGREGATE: Reason.AGGREGATION_FAILED}
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Workers:
     """Called with the uid of the run whose process ended."""
     _statuses: dict[tuple[str, str], JobStatus] = field(default_factory=dict)
     _processes: dict[tuple[str, str], subprocess.Popen[str]] = field(default_factory=dict)
-    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_MAX_CONCURRENT, "aggregation"))
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_MAX_CONCURRENT, "worker"))
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self, uid: str, job: Job, task_json: str, *, environment: Mapping[str, str], seconds: float) -> None:
@@ -52,9 +54,8 @@ class Workers:
         with self._lock:
             if key in self._statuses:
                 return
-            self._statuses[key] = JobStatus(
-                job=job, state=JobState.PENDING, started_at=self.clock(), message="an earlier aggregation to end"
-            )
+            waits_for = "an earlier process of the operator to end"
+            self._statuses[key] = JobStatus(job=job, state=JobState.PENDING, started_at=self.clock(), message=waits_for)
         self._pool.submit(self._run, key, _Launch(task_json, environment, seconds))
 
     def statuses(self, uid: str) -> dict[str, JobStatus]:
@@ -117,9 +118,10 @@ class Workers:
             if key not in self._statuses:
                 return
             state = JobState.FAILED if status else JobState.SUCCEEDED
-            reason = ("Killed" if status < 0 else "AggregationFailed") if status else ""
+            before = self._statuses[key]
+            reason = ("Killed" if status < 0 else _FAILED[before.job.kind]) if status else ""
             self._statuses[key] = replace(
-                self._statuses[key], state=state, exit_code=abs(status) + 128 * (status < 0), reason=reason, message=message
+                before, state=state, exit_code=abs(status) + 128 * (status < 0), reason=str(reason), message=message
             )
         self.on_end(key[0])
 

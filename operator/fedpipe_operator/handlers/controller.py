@@ -65,7 +65,7 @@ class Controller:
     async def run(self, cache: WatchCache) -> None:
         """Reconcile until cancelled."""
         self._cache, self._loop = cache, asyncio.get_running_loop()
-        self.runs.on_reconciled, self.runs.cluster.workers.on_end = self.run_reconciled, self.aggregation_ended
+        self.runs.on_reconciled, self.runs.cluster.workers.on_end = self.run_reconciled, self.worker_ended
         try:
             async with asyncio.TaskGroup() as queues:
                 for queue in (self.run_queue, self.site_queue, self.cache_queue):
@@ -125,18 +125,18 @@ class Controller:
         self._node_changes.remove(node)
         self._enqueue(Trigger.NODE_CHANGED, Subject())
 
-    def aggregation_ended(self, uid: str) -> None:
-        """A process of the operator that aggregated for this run ended. From any thread."""
-        self._loop.call_soon_threadsafe(self._aggregation_ended, uid)
+    def worker_ended(self, uid: str) -> None:
+        """A process of the operator that planned or aggregated for this run ended. From any thread."""
+        self._loop.call_soon_threadsafe(self._worker_ended, uid)
 
     def run_reconciled(self, run: Run, observed: Observed) -> None:
         """What a reconcile observed. From any thread."""
         self._loop.call_soon_threadsafe(self._run_reconciled, run, observed)
 
-    def _aggregation_ended(self, uid: str) -> None:
+    def _worker_ended(self, uid: str) -> None:
         key = self._active.key_of(uid)
         if key is not None:
-            self._enqueue(Trigger.AGGREGATION_ENDED, Subject(key.namespace, run=key.name))
+            self._enqueue(Trigger.WORKER_ENDED, Subject(key.namespace, run=key.name))
 
     def _run_reconciled(self, run: Run, observed: Observed) -> None:
         meta, ended = run.resource.metadata, is_over(run.resource)

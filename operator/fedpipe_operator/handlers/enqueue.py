@@ -1,6 +1,6 @@
 """Which event enqueues which key: `TABLE`. Pure: triggers and what is known in, keys out.
 
-`watches` and `nodes` receive the events of watched objects, the reconcilers and the aggregation processes report the others.
+`watches` and `nodes` receive the events of watched objects, the reconcilers and the worker processes report the others.
 """
 
 from collections.abc import Iterable, Mapping
@@ -35,8 +35,8 @@ class Trigger(Enum):
     """A run was reconciled for the first time."""
     RUN_FINISHED = auto()
     """A run became complete or failed."""
-    AGGREGATION_ENDED = auto()
-    """An aggregation in a process of the operator ended."""
+    WORKER_ENDED = auto()
+    """A process of the operator that planned or aggregated ended."""
     JOB_CHANGED = auto()
     """A Job ended, was suspended by a queue, or is deleted before its end."""
     JOB_SLOT_FREED = auto()
@@ -80,7 +80,7 @@ TABLE: Final[Mapping[Trigger, tuple[Enqueue, ...]]] = {
     Trigger.RUN_DELETED: (Enqueue(Scope.SITES_OF_NAMESPACE, SETTLE_SECONDS),),
     Trigger.RUN_STARTED: (Enqueue(Scope.SITES_OF_RUN, SETTLE_SECONDS),),
     Trigger.RUN_FINISHED: (Enqueue(Scope.SITES_OF_RUN, SETTLE_SECONDS),),
-    Trigger.AGGREGATION_ENDED: (Enqueue(Scope.RUN),),
+    Trigger.WORKER_ENDED: (Enqueue(Scope.RUN),),
     Trigger.JOB_CHANGED: (Enqueue(Scope.RUN),),
     Trigger.JOB_SLOT_FREED: (Enqueue(Scope.RUNS_WAITING_FOR_SITE),),
     Trigger.SITE_CHANGED: (Enqueue(Scope.SITE), Enqueue(Scope.RUNS_OF_NAMESPACE, SETTLE_SECONDS)),

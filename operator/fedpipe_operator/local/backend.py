@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from fedpipe_operator.backend import Job, JobResources, JobState, JobStatus, TaskKind
+from fedpipe_operator.backend import Job, JobResources, JobState, JobStatus
 from fedpipe_operator.local import children, job_folder, memory_limit
 from fedpipe_operator.local.children import Child
 from fedpipe_operator.local.run_folder import PROCESSES_LOCK, acquire_process_lock
@@ -34,7 +34,7 @@ class ProcessSettings:
 
     trainer: tuple[str, ...] = (sys.executable, "-m", "fedpipe_trainer", "--serve")
     """Command that reads the paths of task files from its standard input."""
-    worker: tuple[str, ...] = (sys.executable, "-m", "fedpipe_operator.aggregation.worker")
+    worker: tuple[str, ...] = (sys.executable, "-m", "fedpipe_operator.worker")
     """Command that takes the path of one task file as its last argument."""
     reuse: bool = True
     """Whether the process of a site takes the next task of that site."""
@@ -147,7 +147,7 @@ class LocalBackend:
     def _spawn(self, name: str, slot: str) -> None:
         """Start a process for a job and assign the job to it."""
         job, resources = self._statuses[name].job, self._waiting[name]
-        serves = job.kind is not TaskKind.AGGREGATE
+        serves = not job.kind.is_operators
         command = self._settings.trainer if serves else (*self._settings.worker, str(self._job_folder(name) / job_folder.TASK))
         log = self._process_log(slot) if serves else self._job_folder(name) / job_folder.LOG
         try:

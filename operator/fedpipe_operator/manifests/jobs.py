@@ -63,7 +63,7 @@ def aggregation_job(run: Run, job: Job, settings: Settings) -> Plain:
     container = {
         "name": "worker",
         "image": settings.operator_image,
-        "command": ["python", "-m", "fedpipe_operator.aggregation.worker"],
+        "command": ["python", "-m", "fedpipe_operator.worker"],
         "args": [task_argument()],
         # Its last log lines say what is wrong with the store. A trainer's stay in its log: they may quote data.
         "terminationMessagePolicy": "FallbackToLogsOnError",

@@ -15,7 +15,7 @@ from fedpipe_operator.backend import ACTIVE_STATES, JobStatus, TaskKind
 from fedpipe_operator.rounds import Observed, Run, exported_round, job_of
 from fedpipe_operator.rounds.kinds import KINDS
 from fedpipe_operator.rounds.observed import EvaluationSummary, PlanSummary, summarize_commit, summarize_evaluation, summarize_plan
-from fedpipe_operator.rounds.records import RoundCommit, RoundEvaluation, RoundPlan, Verdict
+from fedpipe_operator.rounds.records import OutOfReach, RoundCommit, RoundEvaluation, RoundPlan, Verdict
 from fedpipe_operator.rounds.status import HISTORY
 from fedpipe_operator.store import Store
 from fedpipe_operator.store.objects import WireT, decode_object, read_object, unreadable_error
@@ -127,6 +127,7 @@ def observe(run: Run, jobs: Mapping[str, JobStatus], store: Store, cache: Object
         profiles=reader.by_site(names.profile_result, ProfileResult, sites) if needs_profiles else {},
         plan=plan,
         plans=plans,
+        out_of_reach=reader.by_round(names.out_of_reach, OutOfReach, _whole, [round_]).get(round_),
         commits=reader.by_round(names.round_commit, RoundCommit, summarize_commit, rounds),
         learned=_learned(store, round_ - 1) if needs_profiles and round_ > 1 else {},
         evaluations=evaluations,
@@ -138,6 +139,11 @@ def observe(run: Run, jobs: Mapping[str, JobStatus], store: Store, cache: Object
     )
     cache.end()
     return observed
+
+
+def _whole(value: OutOfReach) -> OutOfReach:
+    """An object that is small enough to be its own summary."""
+    return value
 
 
 def _evaluations(run: Run, store: Store, cache: ObjectCache) -> dict[int, EvaluationSummary]:
@@ -260,7 +266,7 @@ class _StoreReader:
         key = kind.result_key(status.job)
         if not any(is_in_folder(key, folder) for folder in self.folders):
             return self.store.size(key) is not None
-        value = None if status.job.kind is TaskKind.AGGREGATE else self._read(key, kind.result)
+        value = None if status.job.kind.is_operators else self._read(key, kind.result)
         return key in self.listing.keys and not (value is not None and is_interrupted(value))
 
     def _is_absent(self, key: str) -> bool:

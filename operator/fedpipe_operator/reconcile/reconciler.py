@@ -11,6 +11,7 @@ from fedpipe_operator.api import FineTuneStatus
 from fedpipe_operator.backend import Job, JobBackend, JobResources, TaskKind
 from fedpipe_operator.reconcile import tasks
 from fedpipe_operator.reconcile.observe import ObjectCache, observe
+from fedpipe_operator.reconcile.planning import planning_task
 from fedpipe_operator.rounds import (
     Action,
     CommitEvaluation,
@@ -23,6 +24,7 @@ from fedpipe_operator.rounds import (
     StartAggregation,
     StartEvaluation,
     StartExport,
+    StartPlanning,
     StartProfile,
     StartTraining,
     decide,
@@ -101,6 +103,8 @@ class Reconciler:
             case StartProfile(site, attempt):
                 profile = tasks.profile_task(context, action, self.placement.inputs(run, site))
                 self._start(run, job_of(run, TaskKind.PROFILE, site=site, attempt=attempt), profile)
+            case StartPlanning(round_, attempt):
+                self._start(run, job_of(run, TaskKind.PLAN, round_=round_, attempt=attempt), planning_task(run, action, self.address))
             case CommitPlan(plan):
                 self._commit(names.round_plan(plan.round), plan)
             case StartTraining(site, round_, attempt):

@@ -10,6 +10,7 @@ from fedpipe_operator.rounds.actions import (
     StartAggregation,
     StartEvaluation,
     StartExport,
+    StartPlanning,
     StartProfile,
     StartTraining,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "StartAggregation",
     "StartEvaluation",
     "StartExport",
+    "StartPlanning",
     "StartProfile",
     "StartTraining",
     "decide",

@@ -15,6 +15,20 @@ class StartProfile:
 
 
 @dataclass(frozen=True)
+class StartPlanning:
+    """Plan a round of many sites outside of the reconcile: its plan is written to the store, where `CommitPlan` would write it."""
+
+    round: int
+    attempt: int
+    profiles: dict[str, int]
+    """By site with a profile: the attempt that made it."""
+    failed: dict[str, str]
+    """By site without a profile: the reason."""
+    now: float
+    """Unix seconds: the plan's start."""
+
+
+@dataclass(frozen=True)
 class CommitPlan:
     """Write a round's plan: the round begins."""
 
@@ -76,7 +90,17 @@ class Discard:
     job: str
 
 
-Action = StartProfile | CommitPlan | StartTraining | StartAggregation | StartEvaluation | CommitEvaluation | StartExport | Discard
+Action = (
+    StartProfile
+    | StartPlanning
+    | CommitPlan
+    | StartTraining
+    | StartAggregation
+    | StartEvaluation
+    | CommitEvaluation
+    | StartExport
+    | Discard
+)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def decide(run: Run, observed: Observed, now: float) -> Decision:
     return Decision(
         status=status,
         actions=step.actions + _discards(observed, step.wanted),
-        events=step.events + events_of(run.resource.status, status),
+        events=events_of(run.resource.status, status),
         requeue_at=None if step.end or run.spec.suspend else _next_deadline(context),
     )
 

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from fedpipe_operator import names
 from fedpipe_operator.backend import Job, TaskKind
-from fedpipe_operator.rounds.records import RoundCommit
+from fedpipe_operator.rounds.records import RoundCommit, RoundPlan
 from fedpipe_trainer.contract import EvaluateResult, ExportResult, ProfileResult, TrainResult, Wire
 
 
@@ -22,6 +22,7 @@ class Kind(NamedTuple):
 KINDS: Final[Mapping[TaskKind, Kind]] = {
     TaskKind.PROFILE: Kind(ProfileResult, lambda job: names.profile_result(job.site, job.attempt), "profiling"),
     TaskKind.TRAIN: Kind(TrainResult, lambda job: names.update_result(job.round, job.site, job.attempt), "training"),
+    TaskKind.PLAN: Kind(RoundPlan, lambda job: names.round_plan(job.round), "planning"),
     TaskKind.AGGREGATE: Kind(RoundCommit, lambda job: names.round_commit(job.round), "aggregating"),
     TaskKind.EVALUATE: Kind(EvaluateResult, lambda job: names.evaluation_result(job.round, job.site, job.attempt), "evaluating"),
     TaskKind.EXPORT: Kind(ExportResult, lambda job: names.export_result(job.attempt), "exporting"),

@@ -52,6 +52,12 @@ class RoundPlan(Wire):
     """By site: how earlier rounds corrected the forecasts; sites without one are left out."""
 
 
+class OutOfReach(Wire):
+    """In place of a plan: too few sites can take part; the message lists the others with the reasons."""
+
+    message: str
+
+
 class UpdateRef(Wire):
     """Which update of a site an aggregation reads."""
 

@@ -1,22 +1,14 @@
 """The plan of a round: the planner's choice for every site, the selected sites, and how many updates the round needs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from fedpipe_operator.planning import RunFacts, facts_of, plan_round
 from fedpipe_operator.rounds.evidence import history_of
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import needed_updates, select
-from fedpipe_operator.rounds.records import RoundPlan
+from fedpipe_operator.rounds.records import OutOfReach, RoundPlan
 from fedpipe_operator.sites import SiteProfile, site_profile
 from fedpipe_trainer.contract import Outcome, ProfileResult
-
-
-@dataclass(frozen=True)
-class OutOfReach:
-    """Too few sites can take part; the message lists the others with the reasons."""
-
-    message: str
 
 
 def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: int, now: float) -> RoundPlan | OutOfReach:
@@ -33,14 +25,14 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
     per_round = run.spec.sites.per_round
     need = needed_updates(run.spec.sites.quorum, matched=len(run.sites), per_round=per_round)
     if not profiles:
-        return OutOfReach(_too_few(round_, need, len(run.sites), failed))
+        return OutOfReach(message=_too_few(round_, need, len(run.sites), failed))
     facts, history = _facts(run, observed, profiles), history_of(run, observed, round_)
     fleet = plan_round(run.spec, {name: one for name, one in profiles.items() if name not in facts.wrong_base}, facts.head, history)
     made = fleet.plans
     excluded = dict(failed) | dict(facts.wrong_base) | dict(made.excluded)
     selected = select(made.plans, per_round=per_round, seed=f"{run.spec.training.seed}/{run.name}", round_=round_)
     if len(selected) < need:
-        return OutOfReach(_too_few(round_, need, len(run.sites), excluded))
+        return OutOfReach(message=_too_few(round_, need, len(run.sites), excluded))
     return RoundPlan(
         round=round_,
         started_at=now,

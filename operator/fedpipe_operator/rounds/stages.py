@@ -16,10 +16,10 @@ from fedpipe_operator.rounds.actions import (
     Action,
     CommitEvaluation,
     CommitPlan,
-    Event,
     StartAggregation,
     StartEvaluation,
     StartExport,
+    StartPlanning,
     StartProfile,
     StartTraining,
 )
@@ -27,8 +27,7 @@ from fedpipe_operator.rounds.attempts import Active, Done, Dropped, Pending, Wor
 from fedpipe_operator.rounds.evaluation import aggregate_metrics
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import Metrics, best_round, is_patience_exhausted, is_target_reached, retry_micro_batch, stage_expired
-from fedpipe_operator.rounds.records import RoundPlan, UpdateRef
-from fedpipe_operator.sites import REPLANNED
+from fedpipe_operator.rounds.records import OutOfReach, RoundPlan, UpdateRef
 from fedpipe_trainer.contract import EvaluateResult, Outcome, Result
 
 
@@ -73,10 +72,13 @@ class Step:
     actions: tuple[Action, ...] = ()
     wanted: frozenset[str] = frozenset()
     end: End | None = None
-    events: tuple[Event, ...] = ()
 
 
 WorkStates = Mapping[str, WorkState]
+
+INLINE_SITES: Final = 50
+"""Up to so many sites a round is planned within the reconcile, in 0.6 s of processor time; 1,000 take 3.8 s (benchmarks/planner.py), so
+that a worker process plans a larger fleet."""
 
 _GONE: Final = "SiteGone: its EdgeSite was deleted, is invalid, or no longer has the labels of sites.selector"
 
@@ -97,18 +99,30 @@ def plan(context: StageContext) -> Step | None:
     """Plan every site and select the round's sites; fail if too few can take part."""
     if context.is_planned:
         return None
-    round_ = context.observed.round
-    failed = _dropped(_profiling(context))
-    made = round_plan.round_plan(context.run, context.observed, failed, round_, context.now)
-    if isinstance(made, round_plan.OutOfReach):
+    if context.observed.out_of_reach is not None:
+        return fail(Reason.QUORUM_OUT_OF_REACH, context.observed.out_of_reach.message)
+    round_, profiles = context.observed.round, _profiling(context)
+    if len(context.run.sites) > INLINE_SITES:
+        return _plan_in_worker(context, profiles)
+    made = round_plan.round_plan(context.run, context.observed, _dropped(profiles), round_, context.now)
+    if isinstance(made, OutOfReach):
         return fail(Reason.QUORUM_OUT_OF_REACH, made.message)
-    return Step(Reason.ROUND_PLANNED, f"round {round_} is planned", (CommitPlan(made),), events=_replanned(made))
+    return Step(Reason.ROUND_PLANNED, f"round {round_} is planned", (CommitPlan(made),))
 
 
-def _replanned(made: RoundPlan) -> tuple[Event, ...]:
-    """An event if what the last round showed changed a site's forecasts noticeably."""
-    notes = [f"{site}: {note}" for site, plan in sorted(made.plans.items()) for note in plan.why if note.startswith(REPLANNED)]
-    return (Event("Replanned", f"round {made.round}: {'; '.join(notes)}"),) if notes else ()
+def _plan_in_worker(context: StageContext, profiles: WorkStates) -> Step:
+    """Have a worker process plan the round; the plan in the store ends this stage."""
+    round_ = context.observed.round
+    message = f"round {round_}, {len(profiles)} sites"
+    match _work_state(context, Work(TaskKind.PLAN, round=round_), {}):
+        case Pending(attempt):
+            attempts = {site: done.attempt for site, done in _done(profiles).items()}
+            return Step(Reason.PLANNING, message, (StartPlanning(round_, attempt, attempts, _dropped(profiles), context.now),))
+        case Active(_, job, waits_for):
+            return Step(Reason.PLANNING, waits_for or message, wanted=frozenset({job}))
+        case Dropped(why):
+            return fail(Reason.PLANNING_FAILED, why)
+    raise AssertionError  # a round whose plan is in the store is planned already
 
 
 def evaluate(context: StageContext) -> Step | None:

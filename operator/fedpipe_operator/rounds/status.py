@@ -23,6 +23,7 @@ from fedpipe_operator.rounds.policies import metric_value
 from fedpipe_operator.rounds.records import RoundPlan, Verdict
 from fedpipe_operator.rounds.revision import revision_of
 from fedpipe_operator.rounds.stages import End, StageContext, Step, WorkStates, end_reason_of, training_states
+from fedpipe_operator.sites import REPLANNED
 
 _SENTENCE_MAX = 1024
 """Characters of a site's reason in the status; the store has the whole text."""
@@ -90,7 +91,7 @@ def finished(status: FineTuneStatus, *, generation: int, now: float) -> FineTune
 
 
 def events_of(before: FineTuneStatus, after: FineTuneStatus) -> tuple[Event, ...]:
-    """What is new between two statuses: conditions that became true or changed their reason, and rounds that were finished."""
+    """What is new between two statuses: conditions that became true or changed their reason, rounds that were finished or planned anew."""
     known = {(condition.type, condition.reason) for condition in before.conditions}
     changes = [
         Event(condition.reason, condition.message, warning=condition.type == ConditionType.FAILED)
@@ -99,7 +100,13 @@ def events_of(before: FineTuneStatus, after: FineTuneStatus) -> tuple[Event, ...
     ]
     finished_before = {entry.round for entry in before.history}
     rounds = [_round_event(entry) for entry in after.history if entry.round not in finished_before]
-    return (*rounds, *changes)
+    return (*rounds, *_replanned(before, after), *changes)
+
+
+def _replanned(before: FineTuneStatus, after: FineTuneStatus) -> tuple[Event, ...]:
+    """An event with a new round's plans if what the last round showed changed a site's forecasts noticeably: of the sites in the status."""
+    notes = [f"{plan.site}: {note}" for plan in after.plans for note in plan.why if note.startswith(REPLANNED)]
+    return (Event("Replanned", f"round {after.round}: {'; '.join(notes)}"),) if notes and after.round > before.round else ()
 
 
 def _round_event(entry: RoundStatus) -> Event:

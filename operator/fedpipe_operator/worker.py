@@ -1,0 +1,59 @@
+"""The operator's own work as a separate process: `python -m fedpipe_operator.worker TASK.json` plans or aggregates one round.
+
+What takes seconds of processor time would hold up the reconciles of all runs. Results are written to the run's store.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from fedpipe_operator.aggregation import CannotAggregateError
+from fedpipe_operator.aggregation.malloc import tune_malloc_for_aggregation
+from fedpipe_operator.aggregation.worker import AggregationTask, aggregate
+from fedpipe_operator.errors import FedPipeError, TransientError
+from fedpipe_operator.reconcile.planning import PlanningTask, plan_round_of
+from fedpipe_operator.store.address import open_store
+from fedpipe_trainer.contract import ExitCode
+
+_TASK: Final[TypeAdapter[AggregationTask | PlanningTask]] = TypeAdapter(
+    Annotated[AggregationTask | PlanningTask, Field(discriminator="kind")]
+)
+
+
+def main(arguments: list[str]) -> None:
+    """Perform the task in the file that the only argument names."""
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m fedpipe_operator.worker TASK.json\n")
+        raise SystemExit(int(ExitCode.BAD_TASK))
+    tune_malloc_for_aggregation()
+    with _exit_on_error():
+        task = _TASK.validate_json(Path(arguments[0]).read_text(encoding="utf-8"))
+        match task:
+            case AggregationTask():
+                aggregate(task, open_store(task.store))
+            case PlanningTask():
+                plan_round_of(task, open_store(task.store))
+
+
+@contextmanager
+def _exit_on_error() -> Iterator[None]:
+    """Turn the errors that this process can fail with into an exit status and one line on stderr."""
+    try:
+        yield
+    except TransientError as error:
+        _fail(ExitCode.TRANSFER_FAILED, error)
+    except (FedPipeError, CannotAggregateError, ValidationError) as error:
+        _fail(ExitCode.BAD_TASK, error)
+
+
+def _fail(code: ExitCode, error: Exception) -> None:
+    sys.stderr.write(f"{error}\n")
+    raise SystemExit(int(code)) from error
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
