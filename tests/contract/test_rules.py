@@ -1,8 +1,11 @@
 """The functions of the contract: exit codes and the scale of an adapter."""
 
 import pytest
+from pydantic import ValidationError
 
-from fedpipe_trainer.contract import ExitCode, FailureReason, Scaling, scale_of
+from fedpipe_trainer.contract import ExitCode, FailureReason, Model, Scaling, scale_of
+
+COMMIT, OTHER = "0" * 40, "1" * 40
 
 
 @pytest.mark.parametrize("reason", FailureReason)
@@ -28,3 +31,20 @@ def test_exit_codes_are_final_when_the_input_is_wrong() -> None:
 )
 def test_the_scale_of_an_adapter_follows_from_alpha_and_rank(scaling: Scaling, rank: int, scale: float) -> None:
     assert scale_of(scaling, 16.0, rank) == scale
+
+
+@pytest.mark.parametrize("source", ["hf://org/base", "hf://org/base@main", f"hf://org/base@{COMMIT}"])
+def test_a_model_of_a_hub_may_have_the_commit_that_its_source_names(source: str) -> None:
+    assert Model(source=source, commit=COMMIT).commit == COMMIT
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (f"hf://org/base@{OTHER}", f"hf://org/base@{OTHER} names another commit than {COMMIT}, which the run uses: start the run over"),
+        ("file:///model", f"commit {COMMIT} is given, but file:///model does not come from a hub"),
+    ],
+)
+def test_a_commit_that_contradicts_the_source_is_refused(source: str, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Model(source=source, commit=COMMIT)

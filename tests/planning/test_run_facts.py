@@ -42,7 +42,37 @@ def test_sites_with_another_base_than_most_are_named_and_their_labels_are_ignore
 
     assert (facts.fingerprint, facts.labels) == ("f" * 64, ("art",))
     assert facts.wrong_base == {
-        "b": "WrongBase: its base model has fingerprint 000000000000…, but most sites have ffffffffffff…: give it the same model files"
+        "b": "WrongBase: its base model has fingerprint 000000000000…, the run's has ffffffffffff…: "
+        "give it the same model files as the other sites"
+    }
+
+
+A, B = "a" * 40, "b" * 40
+"""Commits of a hub."""
+
+
+def test_of_a_hubs_commits_with_the_same_weights_all_sites_use_the_most_common() -> None:
+    fleet = {name: a_site(name, model_revision=commit) for name, commit in (("x", B), ("y", A), ("z", B))}
+
+    facts = facts_of(fleet, CausalLMTask(prompt="{a}", response="{b}"))
+
+    assert (facts.commit, facts.wrong_base) == (B, {})
+    assert facts_of({"x": fleet["x"], "y": fleet["y"]}, CLASSES).commit == A, "of equally common ones the smallest"
+
+
+def test_a_model_that_comes_from_no_hub_has_no_commit() -> None:
+    assert facts_of({"x": a_site()}, CLASSES).commit is None
+
+
+def test_a_site_that_was_profiled_after_the_branch_moved_is_told_to_name_a_commit() -> None:
+    fleet = {name: a_site(name, model_revision=A) for name in "xy"} | {"z": a_site("z", model_revision=B, fingerprint="0" * 64)}
+
+    facts = facts_of(fleet, CLASSES)
+
+    assert facts.commit == A
+    assert facts.wrong_base == {
+        "z": "WrongBase: its base model has fingerprint 000000000000…, the run's has aaaaaaaaaaaa… (of commit bbbbbbbbbbbb…, the run's is "
+        "aaaaaaaaaaaa…): the branch or tag of model.source moved in between; name a commit there, in a new run"
     }
 
 

@@ -2,12 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from stand_in_runs import World, a_run
-from trainer_results import BASE, good_trainer
+from stand_in_runs import StandInPlacement, World, a_run
+from trainer_results import BASE, a_profile, good_trainer
 
 from fedpipe_operator import names
 from fedpipe_operator.reconcile.reconciler import tasks
@@ -18,6 +19,16 @@ from fedpipe_trainer.contract import Data, ImportanceMethod, Model, ProfileTask,
 
 INPUTS = TaskInputs(Model(source="file:///models/toy"), Data(train="/data/train.jsonl", validation="/data/validation.jsonl"))
 INPUTS_WITHOUT_DATA = TaskInputs(Model(source="file:///models/toy"))
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class HubPlacement(StandInPlacement):
+    """The model is of a hub."""
+
+    def inputs(self, run: Run, site: str) -> TaskInputs:
+        return replace(super().inputs(run, site), model=Model(source="hf://org/toy@main"))
 
 
 class SignedUrls:
@@ -193,6 +204,30 @@ def test_a_site_trains_its_own_plan_on_the_base_and_labels_of_the_run(finished: 
     assert task.objective.labels == ("a", "b", "c")
     assert task.data == INPUTS.data
     assert task.deadline_seconds == 90.0
+
+
+def test_every_task_but_the_first_profiles_uses_the_hubs_commit_that_the_sites_were_profiled_with(tmp_path: Path) -> None:
+    """The stand-ins' placement is of a hub here; a site joins after round 1."""
+    seen: dict[str, set[str | None]] = {}
+
+    def trainer(task: Any, folder: Path) -> Any:
+        seen.setdefault(f"{task.kind} {task.site}".strip(), set()).add(task.model.commit)
+        return a_profile(task, model_revision=COMMIT) if isinstance(task, ProfileTask) else good_trainer(task, folder)
+
+    world = World(a_run(2), tmp_path, trainer)
+    world.reconciler.placement = HubPlacement()
+    world.work_until("train-r1")
+    world.run = replace(world.run, sites=a_run(3).sites)
+    world.settle()
+
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+    assert {what: commits for what, commits in seen.items() if what.startswith("profile")} == {
+        "profile site-a": {None},
+        "profile site-b": {None},
+        "profile site-c": {COMMIT},
+    }
+    assert {commit for what, commits in seen.items() if not what.startswith("profile") for commit in commits} == {COMMIT}
+    assert {what.split()[0] for what in seen} == {"profile", "train", "evaluate", "export"}
 
 
 def test_spec_training_is_copied_into_the_task(finished: World) -> None:

@@ -136,6 +136,25 @@ def test_a_branch_is_resolved_to_a_commit_and_a_moved_one_is_downloaded(hub: Hub
     assert fetch(Model(source=f"hf://org/toy@{COMMIT}"), runtime) == before
 
 
+def test_the_commit_of_a_task_is_used_wherever_the_branch_has_moved_and_the_hub_is_not_asked(hub: Hub, runtime: TaskRuntime) -> None:
+    before = fetch(Model(source="hf://org/toy@main"), runtime)
+    hub.commit = OTHER_COMMIT
+    moved = fetch(Model(source="hf://org/toy@main", commit=COMMIT), runtime)
+    hub.is_down = True
+    without_hub = fetch(Model(source="hf://org/toy@main", commit=COMMIT), runtime)
+
+    assert moved == without_hub == before
+    assert read_revision(moved) == COMMIT
+
+
+def test_a_site_that_resolved_another_commit_downloads_that_of_the_task(hub: Hub, runtime: TaskRuntime) -> None:
+    own = fetch(Model(source="hf://org/toy"), runtime)
+    folder = fetch(Model(source="hf://org/toy", commit=OTHER_COMMIT), runtime)
+
+    assert (read_revision(own), read_revision(folder)) == (COMMIT, OTHER_COMMIT)
+    assert len(hub.downloads) == 2 * len(set(hub.downloads))
+
+
 def test_without_a_hub_the_last_download_is_used(hub: Hub, runtime: TaskRuntime, caplog: pytest.LogCaptureFixture) -> None:
     folder = fetch(Model(source="hf://org/toy@main"), runtime)
     hub.is_down = True

@@ -6,7 +6,7 @@ SiteProfile ─▶ choices, each with its memory and time ─▶ the round's len
 from fedpipe_operator.planning.memory_model import RunOptions, Step, predict_peak
 from fedpipe_operator.planning.modes import Plans
 from fedpipe_operator.planning.planner import MODES, FleetPlans, History, plan_round
-from fedpipe_operator.planning.run_facts import RunFacts, facts_of
+from fedpipe_operator.planning.run_facts import RunFacts, facts_of, wrong_base_reason
 from fedpipe_operator.planning.summary import PlanRow, plan_rows, plan_status
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "plan_rows",
     "plan_status",
     "predict_peak",
+    "wrong_base_reason",
 ]

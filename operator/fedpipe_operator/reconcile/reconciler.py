@@ -101,7 +101,7 @@ class Reconciler:
         context = tasks.TaskContext(run, self.store)
         match action:
             case StartProfile(site, attempt):
-                profile = tasks.profile_task(context, action, self.placement.inputs(run, site))
+                profile = tasks.profile_task(context, action, self.placement.inputs(run, site), observed.plans.get(1))
                 self._start(run, job_of(run, TaskKind.PROFILE, site=site, attempt=attempt), profile)
             case StartPlanning(round_, attempt):
                 self._start(run, job_of(run, TaskKind.PLAN, round_=round_, attempt=attempt), planning_task(run, action, self.address))

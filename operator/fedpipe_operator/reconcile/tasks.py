@@ -83,14 +83,14 @@ class TaskContext:
         return self.urls.url_to_write(key, url_seconds(self.spec))
 
 
-def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs) -> ProfileTask:
-    """The task that profiles a site."""
+def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs, first: PlanSummary | None = None) -> ProfileTask:
+    """The task that profiles a site; one that joins after round 1 was planned uses the commit of that plan."""
     planning, probe = context.spec.planning, names.profile_probe(action.site, action.attempt)
     return ProfileTask(
         run=context.run.ref,
         site=action.site,
         attempt=action.attempt,
-        model=inputs.model,
+        model=inputs.model.model_copy(update={"commit": first.model_commit}) if first else inputs.model,
         deadline_seconds=context.deadline,
         result=context.write(names.profile_result(action.site, action.attempt)),
         objective=conversion.objective(context.spec.task),
@@ -117,7 +117,7 @@ def training_task(
         site=site,
         round=round_,
         attempt=attempt,
-        model=_with_fingerprint(inputs.model, plan),
+        model=_as_planned(inputs.model, plan),
         deadline_seconds=context.deadline,
         result=context.write(names.update_result(round_, site, attempt)),
         objective=conversion.objective(context.spec.task, plan.labels),
@@ -156,7 +156,7 @@ def evaluation_task(
         site=action.site,
         round=action.round,
         attempt=action.attempt,
-        model=_with_fingerprint(inputs.model, plan),
+        model=_as_planned(inputs.model, plan),
         deadline_seconds=context.deadline,
         result=context.write(names.evaluation_result(action.round, action.site, action.attempt)),
         objective=conversion.objective(context.spec.task, plan.labels),
@@ -178,7 +178,7 @@ def export_task(context: TaskContext, action: StartExport, inputs: TaskInputs, *
         site="",
         round=action.round,
         attempt=action.attempt,
-        model=_with_fingerprint(inputs.model, plan),
+        model=_as_planned(inputs.model, plan),
         deadline_seconds=context.deadline,
         result=context.write(names.export_result(action.attempt)),
         objective=conversion.objective(context.spec.task, plan.labels),
@@ -198,9 +198,9 @@ def _data(inputs: TaskInputs) -> Data:
     return inputs.data
 
 
-def _with_fingerprint(model: Model, plan: RoundPlan | PlanSummary) -> Model:
-    """The model with the fingerprint of the base that the round plan requires."""
-    return model.model_copy(update={"fingerprint": plan.fingerprint})
+def _as_planned(model: Model, plan: RoundPlan | PlanSummary) -> Model:
+    """The model with the fingerprint and the hub's commit of the base that the round plan requires."""
+    return model.model_copy(update={"fingerprint": plan.fingerprint, "commit": plan.model_commit})
 
 
 def _global_adapter(context: TaskContext, commit: CommitSummary | None) -> GlobalAdapter | None:

@@ -42,6 +42,7 @@ class PlanSummary:
     round: int
     started_at: float
     fingerprint: str
+    model_commit: str | None
     labels: tuple[str, ...]
     selected: tuple[str, ...]
     needed: int
@@ -77,11 +78,14 @@ class EvaluationSummary:
 
 def summarize_plan(plan: RoundPlan) -> PlanSummary:
     """The summary of a plan."""
-    facts = RunFacts(labels=plan.labels, head=plan.head, weights=plan.weights, fingerprint=plan.fingerprint, wrong_base={})
+    facts = RunFacts(
+        labels=plan.labels, head=plan.head, weights=plan.weights, fingerprint=plan.fingerprint, commit=plan.model_commit, wrong_base={}
+    )
     return PlanSummary(
         round=plan.round,
         started_at=plan.started_at,
         fingerprint=plan.fingerprint,
+        model_commit=plan.model_commit,
         labels=plan.labels,
         selected=plan.selected,
         needed=plan.needed,

@@ -23,6 +23,8 @@ class RoundPlan(Wire):
     """Unix seconds. Each stage's deadline counts from the stage's first job, not from here."""
     fingerprint: str
     """Of the base model that every update must be made on."""
+    model_commit: str | None = None
+    """Of that model in its hub, as its branch or tag may move during the run; None for a model that does not come from a hub."""
     labels: tuple[str, ...] = ()
     weights: dict[str, tuple[int, int]]
     """(d_out, d_in) of every weight that may get an adapter."""

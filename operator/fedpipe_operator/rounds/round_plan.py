@@ -1,8 +1,9 @@
 """The plan of a round: the planner's choice for every site, the selected sites, and how many updates the round needs."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from fedpipe_operator.planning import RunFacts, facts_of, plan_round
+from fedpipe_operator.planning import RunFacts, facts_of, plan_round, wrong_base_reason
 from fedpipe_operator.rounds.evidence import history_of
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import needed_updates, select
@@ -37,6 +38,7 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
         round=round_,
         started_at=now,
         fingerprint=facts.fingerprint,
+        model_commit=facts.commit,
         labels=facts.labels,
         weights=dict(facts.weights),
         head=dict(facts.head),
@@ -69,11 +71,11 @@ def _facts(run: Run, observed: Observed, profiles: Mapping[str, SiteProfile]) ->
     if first is None:
         return facts_of(profiles, run.spec.task)
     wrong_base = {
-        name: f"WrongBase: its base model has fingerprint {one.fingerprint[:12]}, the run's has {first.fingerprint[:12]}"
+        name: wrong_base_reason(one, first.fingerprint, first.commit)
         for name, one in profiles.items()
         if one.fingerprint != first.fingerprint
     }
-    return RunFacts(labels=first.labels, head=first.head, weights=first.weights, fingerprint=first.fingerprint, wrong_base=wrong_base)
+    return replace(first, wrong_base=wrong_base)
 
 
 def _too_few(round_: int, need: int, matched: int, excluded: Mapping[str, str]) -> str:

@@ -55,6 +55,8 @@ class SiteProfile:
     """Scores of the weights on the site's own data; None: not measured."""
     has_cache: bool = False
     """Whether the site has a cache volume, so that activations can be cached."""
+    model_revision: str | None = None
+    """The hub's commit of the base model; None for one that does not come from a hub."""
     memory_bytes_per_second: float | None = None
     """Bandwidth of the device's memory. None, here and below: the site did not measure it."""
     mfu: float | None = None
@@ -118,6 +120,7 @@ def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
         rank=measured.rank,
         unsupported=measured.unsupported,
         first_step_seconds=measured.first_step_seconds,
+        model_revision=measured.model_revision,
         memory_bytes_per_second=measured.memory_bytes_per_second,
         mfu=measured.mfu,
         tokens_per_joule=measured.tokens_per_joule,

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
 from fedpipe_trainer.contract.base import SCHEMA_VERSION, Wire
 from fedpipe_trainer.contract.plan import MAX_LAYERS, Bits, Scaling
-from fedpipe_trainer.contract.task import ImportanceMethod, RunRef, Sha256
+from fedpipe_trainer.contract.task import Commit, ImportanceMethod, RunRef, Sha256
 
 # Keys of a JSON object are always strings.
 _BitsKey = Annotated[Bits, BeforeValidator(lambda key: int(key) if isinstance(key, str) and key.isdecimal() else key)]
@@ -226,7 +226,7 @@ class ProfileResult(_ResultBase):
 
     kind: Literal["profile"] = "profile"
     base: BaseModelFacts | None = None
-    model_revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    model_revision: Commit | None = None
     """The commit that the model's branch or tag named at the hub; None for a model that does not come from a hub."""
     labels: Annotated[tuple[Annotated[str, Field(max_length=LONGEST_LABEL)], ...], Field(max_length=MAX_LABELS)] = ()
     train_samples: Count = 0

@@ -4,10 +4,11 @@ URLs are `file://` or `http(s)://`; an `http(s)://` URL is presigned for exactly
 """
 
 import json
+import re
 from enum import StrEnum
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
 from fedpipe_trainer.contract.base import SCHEMA_VERSION, Wire
 from fedpipe_trainer.contract.objective import Objective
@@ -27,6 +28,9 @@ class ImportanceMethod(StrEnum):
 
 Url = Annotated[str, Field(pattern=r"^(file|https?)://", max_length=8192)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+COMMIT_PATTERN: Final = r"^[0-9a-f]{40}$"
+Commit = Annotated[str, Field(pattern=COMMIT_PATTERN)]
+"""A commit of a model hub's repository."""
 
 
 EXPORT_ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
@@ -72,6 +76,18 @@ class Model(Wire):
     """For `s3://`: changes whenever one of the files changes, so that an outdated download is not used."""
     fingerprint: Sha256 | None = None
     """The fingerprint that the base model must have at every site (from the run's profiles). The task fails if it differs."""
+    commit: Commit | None = None
+    """For `hf://`: the commit that the run's sites use, as its branch or tag may have moved since they were profiled. None: what the
+    source names now."""
+
+    @model_validator(mode="after")
+    def _require_the_commit_that_the_source_names(self) -> Self:
+        named = self.source.partition("@")[2]
+        if self.commit is not None and not self.source.startswith("hf://"):
+            raise ValueError(f"commit {self.commit} is given, but {self.source} does not come from a hub")
+        if self.commit is not None and re.match(COMMIT_PATTERN, named) and named != self.commit:
+            raise ValueError(f"{self.source} names another commit than {self.commit}, which the run uses: start the run over")
+        return self
 
 
 class Data(Wire):

@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 
 from fedpipe_trainer.contract import FailureReason, Model
+from fedpipe_trainer.contract.task import COMMIT_PATTERN
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model.download_cache import Download, download_once
 from fedpipe_trainer.task_runtime import TaskRuntime
@@ -30,7 +31,7 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _DTYPES: Final = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _EDGE_BYTES = 1 << 20
 _MODELS: Final = "models"
-_COMMIT: Final = re.compile(r"^[0-9a-f]{40}$")
+_COMMIT: Final = re.compile(COMMIT_PATTERN)
 _LOG = logging.getLogger(__name__)
 _HUB = re.compile(r"^hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>.+))?$")
 
@@ -97,7 +98,7 @@ def _from_hub(model: Model, runtime: TaskRuntime) -> Path:
         msg = f"{model.source} does not have the form hf://organisation/name@revision"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
     api, repository = HfApi(), match["repository"]
-    commit = _commit_of(model, match["revision"], api, runtime)
+    commit = model.commit or _commit_of(model, match["revision"], api, runtime)
 
     def into(folder: Path) -> Mapping[str, str]:
         with _hub_errors(model.source):
