@@ -112,6 +112,13 @@ def test_an_invalid_field_is_reported_with_its_path_and_what_to_write(addition: 
     assert (problem.path, problem.message) == expected
 
 
+def test_a_cache_on_the_volume_of_the_data_is_reported() -> None:
+    (problem,) = read(SITE + "  cache: {persistentVolumeClaim: {claimName: notes}}\n").problems
+
+    assert problem.path == "spec"
+    assert problem.message.startswith("cache names the claim of data.volume, which trainers only read: name another claim")
+
+
 def test_a_problem_is_reported_with_file_line_document_and_object() -> None:
     (line,) = messages(f"{SITE}---\n{RUN}  suspend: 1\n")
 

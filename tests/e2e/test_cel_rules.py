@@ -29,6 +29,10 @@ INVALID_SPECS: Final[dict[str, Plain]] = {
     },
 }
 """By the start of a rule's message, fields of a run's spec that break the rule."""
+INVALID_SITES: Final[dict[str, Plain]] = {
+    "cache names the claim of data.volume, which trainers only read": {"cache": SITE_DOCUMENT["spec"]["data"]["volume"]},
+}
+"""By the start of a rule's message, fields of a site's spec that break the rule."""
 INVALID_NAMES: Final = {
     "metadata.name is the prefix of the names of the site's objects": SITE_DOCUMENT,
     "metadata.name is the prefix of the names of the run's objects": RUN_DOCUMENT,
@@ -85,12 +89,17 @@ def namespace_with_run(empty_namespace: Kubectl) -> Kubectl:
 
 
 def test_every_rule_has_a_case() -> None:
-    assert sorted(MESSAGES) == sorted({*INVALID_SPECS, *INVALID_NAMES, *(begin for begin, _ in FORBIDDEN_CHANGES)})
+    assert sorted(MESSAGES) == sorted({*INVALID_SPECS, *INVALID_SITES, *INVALID_NAMES, *(begin for begin, _ in FORBIDDEN_CHANGES)})
 
 
 @pytest.mark.parametrize("begin", INVALID_SPECS)
 def test_a_run_that_breaks_a_rule_is_rejected(empty_namespace: Kubectl, begin: str) -> None:
     assert MESSAGES[begin] in creation_error(empty_namespace, with_spec(RUN_DOCUMENT, **INVALID_SPECS[begin]))
+
+
+@pytest.mark.parametrize("begin", INVALID_SITES)
+def test_a_site_that_breaks_a_rule_is_rejected(empty_namespace: Kubectl, begin: str) -> None:
+    assert MESSAGES[begin] in creation_error(empty_namespace, with_spec(SITE_DOCUMENT, **INVALID_SITES[begin]))
 
 
 @pytest.mark.parametrize("begin", INVALID_NAMES)

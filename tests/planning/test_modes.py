@@ -7,6 +7,7 @@ from site_profiles import GIB, SMOLLM2, a_site, a_spec, speeds
 
 from fedpipe_operator.api import PlanningMode
 from fedpipe_operator.planning import Plans, plan_round
+from fedpipe_operator.planning.fleet import RUN_PASSES
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import BaseModelFacts, Plan, WeightShape
 
@@ -57,6 +58,16 @@ def test_in_mode_proportional_a_faster_site_takes_more_steps_in_the_same_time() 
     assert plans["fast"].steps > 5 * plans["slow"].steps
     assert plans["fast"].forecast.seconds == pytest.approx(plans["slow"].forecast.seconds, rel=0.1)
     assert plans["fast"].why[1] == f"{plans['fast'].steps} steps: as many as fit into the common length of the round"
+
+
+@pytest.mark.parametrize("mode", ["Auto", "Proportional"])
+def test_with_steps_by_speed_all_rounds_together_make_three_passes_over_the_data_if_the_deadline_allows(mode: str) -> None:
+    sites = (a_site("one", train_samples=2000), a_site("two", train_samples=1000, points=speeds(4000.0)))
+
+    plans = planned(*sites, mode=mode, rounds={"count": 2, "deadline": "8h"}).plans
+
+    passes = 2 * sum(plan.steps for plan in plans.values()) * 16 / 3000
+    assert RUN_PASSES <= passes * 1.05 < 1.3 * RUN_PASSES
 
 
 @pytest.mark.parametrize("mode", COMMON)

@@ -109,12 +109,6 @@ def test_the_evaluation_is_a_forward_pass_over_the_validation_samples() -> None:
     assert fixed_seconds(site, 16, download=0, evaluated=50) == 5.0
 
 
-def test_an_evaluation_whose_speed_was_not_measured_is_not_forecast() -> None:
-    unmeasured = point(bits=16, batch=1).model_copy(update={"evaluate_tokens_per_second": 0.0})
-
-    assert evaluation_seconds(a_site(points=(unmeasured,)), 16, 50) == 0
-
-
 def a_step_of_the_upper_layers(*, lowest: int, speed: float) -> Throughput:
     return point(bits=16, batch=1, speed=speed).model_copy(update={"lowest_layer": lowest})
 
@@ -132,11 +126,8 @@ def test_without_such_a_step_the_share_follows_from_the_speed_of_a_forward_pass(
     assert forward_share(a_site(points=(slow,)), 16) == pytest.approx(0.4)
 
 
-def test_without_any_measurement_the_share_is_that_of_the_operations() -> None:
-    unmeasured = point(bits=16, batch=1).model_copy(update={"evaluate_tokens_per_second": 0.0})
-
-    assert forward_share(a_site(points=(unmeasured,)), 16) == 0.5
-    assert forward_share(a_site(), 16) == 0.5
+def test_of_bits_that_were_not_measured_the_share_is_that_of_the_operations() -> None:
+    assert forward_share(a_site(points=(point(bits=4, batch=1),)), 16) == 0.5
 
 
 @pytest.mark.parametrize("speed", [1.0, 1e6])

@@ -7,8 +7,6 @@ written under a temporary name in the same folder and then renamed, and an HTTP 
 
 import hashlib
 import logging
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
+from fedpipe_trainer.atomic_file import atomic_file
 from fedpipe_trainer.contract import Artifact, FailureReason
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.presigned import error_code, may_be_missing
@@ -185,38 +184,12 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
 def _save(chunks: Iterator[bytes], to: Path) -> tuple[int, str]:
     """Write the chunks to the file `to` atomically; their size and SHA-256."""
     size, digest = 0, hashlib.sha256()
-    with _atomic_file(to) as file:
+    with atomic_file(to) as file:
         for chunk in chunks:
             file.write(chunk)
             digest.update(chunk)
             size += len(chunk)
     return size, digest.hexdigest()
-
-
-@contextmanager
-def _atomic_file(to: Path) -> Iterator[BinaryIO]:
-    """A temporary file that replaces `to` at the end of this context; after an exception it is removed."""
-    handle, name = tempfile.mkstemp(dir=to.parent, prefix=f".{to.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(to)
-    except BaseException:
-        temporary.unlink()
-        raise
-    _sync_folder(to.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

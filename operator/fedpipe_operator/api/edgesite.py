@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedpipe_operator.api.meta import API_VERSION, AnnotationMap, ApiModel, Condition, LabelMap, Metadata, Name, ObjectName
 from fedpipe_operator.api.quantities import Quantity
@@ -90,6 +90,12 @@ class EdgeSiteSpec(ApiModel):
     cache: Volume | None = None
     """The volume where the site's trainers keep base models and activations from one task to the next, in a folder of the namespace."""
     max_concurrent_jobs: Annotated[int, Field(ge=1, le=64)] = 1
+
+    @model_validator(mode="after")
+    def _require_a_cache_apart_from_the_data(self) -> "EdgeSiteSpec":
+        if self.cache is not None and self.cache == self.data.volume:
+            raise ValueError("cache names the claim of data.volume, which trainers only read: name another claim, which they write to")
+        return self
 
 
 class ClaimedCapacity(ApiModel):

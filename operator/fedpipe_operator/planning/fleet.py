@@ -38,6 +38,14 @@ class RoundLength(NamedTuple):
     reason: str
 
 
+class _Stacked(NamedTuple):
+    """The rows of all sites in one."""
+
+    rows: Rows
+    first: Int64
+    """Where those of each site begin."""
+
+
 @dataclass(frozen=True)
 class FleetSolution:
     """The solution of every site that can take part."""
@@ -67,9 +75,9 @@ def solve_fleet(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> Fleet
     shares = sample_shares({name: sites[name] for name in able})
     if not able:
         return FleetSolution(RoundLength(request.deadline, ""), {}, problems, (), 0.0, 0.0)
-    length = _round_length(request, able, sites)
-    stacked, first = _stack([problem.rows for problem in able.values()])
-    relaxed = np.split(relaxed_optima(stacked, by_depth, length.seconds), first[1:])
+    stacked = _stack([problem.rows for problem in able.values()])
+    length = _round_length(request, able, sites, stacked)
+    relaxed = np.split(relaxed_optima(stacked.rows, by_depth, length.seconds), stacked.first[1:])
     solved = {name: problem.solve(length.seconds, relaxed=optima) for (name, problem), optima in zip(able.items(), relaxed, strict=True)}
     solutions = {name: solution for name, solution in solved.items() if solution is not None}
     bound = sum(shares[name] * solution.bound for name, solution in solutions.items())
@@ -95,11 +103,13 @@ def sample_shares(sites: Mapping[str, SiteProfile]) -> dict[str, float]:
     return {name: site.train_samples / total for name, site in sites.items()}
 
 
-def _round_length(request: PlanRequest, problems: Mapping[str, SiteProblem], sites: Mapping[str, SiteProfile]) -> RoundLength:
-    """The length for these problems; every site can take part in it."""
+def _round_length(
+    request: PlanRequest, problems: Mapping[str, SiteProblem], sites: Mapping[str, SiteProfile], stacked: _Stacked
+) -> RoundLength:
+    """The length for these problems, whose rows are stacked; every site can take part in it."""
     shortest = ROUNDING * max(problem.shortest() for problem in problems.values())
     longest = max(shortest, min(request.deadline, max(problem.longest() for problem in problems.values())))
-    rows, first = _stack([problem.rows for problem in problems.values()])
+    rows, first = stacked
     weights, by_depth = _weights(problems, sites), next(iter(problems.values())).frontiers
     lengths = np.geomspace(shortest, longest, _LENGTHS).clip(max=request.deadline)
 
@@ -109,7 +119,7 @@ def _round_length(request: PlanRequest, problems: Mapping[str, SiteProblem], sit
         return float(np.exp(weights @ np.log(np.maximum(values, _TINY))) / (seconds + ROUND_OVERHEAD))
 
     best = max(lengths, key=rate)
-    asked = _asked_steps(request, sites, problems)
+    asked = asked_steps(request, sites, problems)
     enough = next((seconds for seconds in lengths if _deepest_steps(rows, first, seconds) >= asked), lengths[-1])
     if best >= enough:
         return RoundLength(float(best), "the length with the most predicted progress per second")
@@ -120,7 +130,7 @@ def _round_length(request: PlanRequest, problems: Mapping[str, SiteProblem], sit
     return RoundLength(float(enough), reason)
 
 
-def _asked_steps(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Collection[str]) -> float:
+def asked_steps(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Collection[str]) -> float:
     """The steps of all sites together that make `RUN_PASSES` passes over the fleet's data in all rounds, or that the spec allows."""
     samples = sum(sites[name].train_samples for name in able)
     wanted = sum(request.wanted_steps(sites[name]) for name in able)
@@ -139,11 +149,10 @@ def _weights(names: Collection[str], sites: Mapping[str, SiteProfile]) -> Float6
     return np.array([shares[name] for name in names])
 
 
-def _stack(parts: Sequence[Rows]) -> tuple[Rows, Int64]:
-    """The rows of all sites in one, and where those of each site begin."""
+def _stack(parts: Sequence[Rows]) -> _Stacked:
     stacked = Rows(**{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Rows)})
     counts = [len(part.lowest) for part in parts]
-    return stacked, np.cumsum([0, *counts[:-1]])
+    return _Stacked(stacked, np.cumsum([0, *counts[:-1]]))
 
 
 def _uncovered(solutions: Mapping[str, Solution], shares: Mapping[str, float]) -> tuple[str, ...]:

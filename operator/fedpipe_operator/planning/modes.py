@@ -14,7 +14,7 @@ import numpy as np
 from fedpipe_operator.api import Bits, ManualPlan
 from fedpipe_operator.planning import explanation
 from fedpipe_operator.planning.choices import Choice, Choices, choices_of, seconds_per_element
-from fedpipe_operator.planning.fleet import ROUND_OVERHEAD, sample_shares, solve_fleet
+from fedpipe_operator.planning.fleet import ROUND_OVERHEAD, asked_steps, sample_shares, solve_fleet
 from fedpipe_operator.planning.forecast import make_plan
 from fedpipe_operator.planning.frontier import Frontier
 from fedpipe_operator.planning.memory_model import Float64
@@ -193,7 +193,10 @@ def _equal_steps(request: PlanRequest, members: Mapping[str, _Feasible], sites: 
 
 
 def _steps_by_speed(request: PlanRequest, members: Mapping[str, _Feasible], sites: Mapping[str, SiteProfile]) -> dict[str, int]:
-    """The steps that fit into the length of round with the most predicted progress per second."""
+    """The steps that fit into the length of round with the most predicted progress per second.
+
+    As in mode Auto it is longer if all rounds together would otherwise make too few passes over the data (`fleet.asked_steps`).
+    """
     if not members:
         return {}
     shares = sample_shares({name: sites[name] for name in members})
@@ -207,8 +210,10 @@ def _steps_by_speed(request: PlanRequest, members: Mapping[str, _Feasible], site
         return sum(shares[name] * math.sqrt(steps(name, seconds)) for name in members) / (seconds + ROUND_OVERHEAD)
 
     lengths = np.geomspace(shortest, max(shortest, request.deadline), 64)
-    best = float(max(lengths, key=lambda seconds: progress(float(seconds))))
-    return {name: steps(name, best) for name in members}
+    best = max(lengths, key=lambda seconds: progress(float(seconds)))
+    asked = asked_steps(request, sites, members)
+    enough = next((seconds for seconds in lengths if sum(steps(name, float(seconds)) for name in members) >= asked), lengths[-1])
+    return {name: steps(name, float(max(best, enough))) for name in members}
 
 
 def _weakest(feasible: Mapping[str, Mapping[Common, _Feasible]]) -> str:

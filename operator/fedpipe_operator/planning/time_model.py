@@ -61,11 +61,7 @@ def forward_share(profile: SiteProfile, bits: Bits) -> float:
     """
     measured = profile.points_at(bits)
     shares = [share for point in measured if (share := _share_by_depth(profile, point)) is not None]
-    shares = shares or [
-        point.tokens_per_second / point.evaluate_tokens_per_second
-        for point in measured
-        if _is_whole(point) and point.evaluate_tokens_per_second > 0
-    ]
+    shares = shares or [point.tokens_per_second / point.evaluate_tokens_per_second for point in measured if _is_whole(point)]
     share = sum(shares) / len(shares) if shares else _PRIOR_FORWARD_SHARE
     return min(0.9, max(0.1, share))
 
@@ -99,10 +95,8 @@ def step_seconds(profile: SiteProfile, bits: Bits, batch: int, *, micro_batch: i
 
 def evaluation_seconds(profile: SiteProfile, bits: Bits, samples: int) -> float:
     """Seconds of forward passes over this many validation samples, at the fastest speed that was measured."""
-    speeds = [point.evaluate_tokens_per_second for point in profile.points_at(bits) or profile.points]
-    fastest = max((speed for speed in speeds if speed > 0), default=0.0)
-    tokens = min(samples, profile.validation_samples) * max(1.0, profile.mean_tokens)
-    return tokens / fastest if fastest else 0.0
+    fastest = max(point.evaluate_tokens_per_second for point in profile.points_at(bits) or profile.points)
+    return min(samples, profile.validation_samples) * max(1.0, profile.mean_tokens) / fastest
 
 
 def wire_bytes(profile: SiteProfile, ranks: Mapping[str, int], head: Mapping[str, tuple[int, ...]]) -> int:
@@ -132,12 +126,12 @@ def fixed_seconds(profile: SiteProfile, bits: Bits, *, download: int, evaluated:
 
 def _is_whole(point: Throughput) -> bool:
     """Whether the point is the speed of a step with all layers trained and no activation recomputed."""
-    return point.lowest_layer == 0 and not point.gradient_checkpointing and point.tokens_per_second > 0
+    return point.lowest_layer == 0 and not point.gradient_checkpointing
 
 
 def _share_by_depth(profile: SiteProfile, shallow: Throughput) -> float | None:
     """φ from a step of the upper layers and one of the whole model, of the same batch: (t_k / t_L − k/L) / (1 − k/L)."""
-    if shallow.lowest_layer == 0 or shallow.gradient_checkpointing or shallow.tokens_per_second <= 0:
+    if shallow.lowest_layer == 0 or shallow.gradient_checkpointing:
         return None
     same = [point for point in profile.points_at(shallow.bits) if _is_whole(point) and point.batch_size == shallow.batch_size]
     whole = min(same, key=lambda point: abs(point.length - shallow.length), default=None)

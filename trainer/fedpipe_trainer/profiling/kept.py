@@ -7,11 +7,10 @@ from. A file that is missing, damaged or of another version is measured again.
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from pathlib import Path
 from typing import Final
 
+from fedpipe_trainer.atomic_file import atomic_file
 from fedpipe_trainer.contract import Outcome, ProfileResult, ProfileTask
 
 _LOG = logging.getLogger(__name__)
@@ -50,18 +49,7 @@ def write(folder: Path, name: str, profile: ProfileResult) -> None:
     """Keep the profile. A folder that is full or read-only costs the next run a measurement, not this one its profile."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_atomically(folder / f"{name}.json", profile.to_json())
+        with atomic_file(folder / f"{name}.json") as file:
+            file.write(profile.to_json().encode())
     except OSError as error:
         _LOG.warning("the profile is not kept, the next run measures again: cannot write to %s: %s", folder, error.strerror)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink()
-        raise

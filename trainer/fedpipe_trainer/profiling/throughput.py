@@ -19,12 +19,12 @@ import torch
 
 from fedpipe_trainer import device, peak_memory
 from fedpipe_trainer.adapters import Adapters, AdapterSpec, AdapterTensors, attach_adapters
-from fedpipe_trainer.contract import FailureReason, Hyperparameters, Seq2SeqLM, Throughput, WeightShape
+from fedpipe_trainer.contract import FailureReason, Hyperparameters, Throughput, WeightShape
 from fedpipe_trainer.data import Example, collate
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import evaluation_mode
 from fedpipe_trainer.losses import summed_loss
-from fedpipe_trainer.model import matrix_parameters
+from fedpipe_trainer.mfu import model_flops_utilisation
 from fedpipe_trainer.profiling import energy
 from fedpipe_trainer.profiling.subject import Subject
 from fedpipe_trainer.steps import compute_gradients, make_optimizer, optimizer_step, training_mode
@@ -87,7 +87,7 @@ def measure_steps(subject: Subject, batch_sizes: Sequence[int], runtime: TaskRun
         raise TaskFailed(FailureReason.OUT_OF_MEMORY, "out of memory in the first training step")
     fastest = max(timed, key=lambda one: one.point.tokens_per_second)
     speed = fastest.point.tokens_per_second
-    efficiency = Efficiency(speed, _mfu(subject, speed), fastest.tokens_per_joule)
+    efficiency = Efficiency(speed, model_flops_utilisation(subject.base, subject.objective, speed), fastest.tokens_per_joule)
     points = tuple(one.point for one in (timed if lowest is None else [*timed, *shallow]))
     return Steps(points, max(0.0, first - shallow[0].seconds), efficiency, fits=len(timed) == len(batches))
 
@@ -226,14 +226,6 @@ def _evaluate_speed(runtime: TaskRuntime, benchmark: _Benchmark, examples: Seque
 
 def _elapsed(runtime: TaskRuntime, started: float) -> float:
     return max(runtime.elapsed_seconds() - started, 1e-9)
-
-
-def _mfu(subject: Subject, tokens_per_second: float) -> float | None:
-    """4·N FLOP a token over the measured peak; see arXiv 2310.03150, and 4·N because no gradients are computed for frozen weights."""
-    if isinstance(subject.objective, Seq2SeqLM):  # a token passes through only one of two stacks, so its N is unknown
-        return None
-    peak = device.peak_flops(subject.base.device, subject.base.compute_dtype)
-    return 4.0 * matrix_parameters(subject.base.model) * tokens_per_second / peak
 
 
 def _repeat(examples: Sequence[Example], count: int) -> list[Example]:

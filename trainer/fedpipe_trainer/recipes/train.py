@@ -24,7 +24,6 @@ from fedpipe_trainer.contract import (
     FailureReason,
     Outcome,
     Progress,
-    Seq2SeqLM,
     TrainEvaluation,
     TrainResult,
     TrainTask,
@@ -43,7 +42,8 @@ from fedpipe_trainer.data import (
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import mean_loss
 from fedpipe_trainer.failures import failure_of
-from fedpipe_trainer.model import Base, check_depth, fetch, load_cached, lower_parameters, matrix_parameters
+from fedpipe_trainer.mfu import model_flops_utilisation
+from fedpipe_trainer.model import Base, check_depth, fetch, load_cached
 from fedpipe_trainer.recipes import evaluate
 from fedpipe_trainer.steps import compute_gradients, make_optimizer, optimizer_step, training_mode
 from fedpipe_trainer.task_runtime import TaskRuntime
@@ -64,7 +64,6 @@ class TrainingInputs:
     start: AdapterTensors
     examples: list[Example]
     skipped_rows: int
-    matrix_parameters: int
 
 
 def run(task: TrainTask, runtime: TaskRuntime) -> TrainResult:
@@ -117,7 +116,7 @@ def run(task: TrainTask, runtime: TaskRuntime) -> TrainResult:
         train_loss=sum(end.losses) / len(end.losses),
         validation_loss=validation_loss,
         tokens_per_second=tokens_per_second,
-        mfu=_mfu(task, inputs, tokens_per_second, cache),
+        mfu=_mfu(task, inputs.base, tokens_per_second, cache),
     )
 
 
@@ -132,7 +131,7 @@ def load_inputs(task: TrainTask, runtime: TaskRuntime) -> TrainingInputs:
         if task.global_adapter is not None:
             path = runtime.download(task.global_adapter.url, runtime.folder / "global.safetensors", task.global_adapter.sha256)
             start = read_global_adapter(path, base.model, base.head)
-    return TrainingInputs(base, start, examples, rows.skipped, matrix_parameters(base.model))
+    return TrainingInputs(base, start, examples, rows.skipped)
 
 
 def evaluate_start(task: TrainTask, requested: TrainEvaluation, runtime: TaskRuntime, inputs: TrainingInputs) -> None:
@@ -272,14 +271,9 @@ def _seed(*parts: int | str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _mfu(task: TrainTask, inputs: TrainingInputs, tokens_per_second: float | None, cache: CacheCounts) -> float | None:
-    """FLOP per token and second, over the measured peak: per parameter of a matrix 4, below the lowest trained layer 2, from the cache 0.
-
-    arXiv 2310.03150 uses 6 per parameter; here it is 4, because no gradients are computed for the frozen weights.
-    """
-    if tokens_per_second is None or isinstance(task.objective, Seq2SeqLM):  # a token passes through only one of two stacks
+def _mfu(task: TrainTask, base: Base, tokens_per_second: float | None, cache: CacheCounts) -> float | None:
+    if tokens_per_second is None:
         return None
-    lower = lower_parameters(inputs.base.model, task.plan.lowest_layer)
     computed = cache.misses / (cache.hits + cache.misses) if cache.hits else 1.0
-    flop = 4.0 * (inputs.matrix_parameters - lower) + 2.0 * lower * computed
-    return flop * tokens_per_second / device.peak_flops(inputs.base.device, inputs.base.compute_dtype)
+    lowest = task.plan.lowest_layer
+    return model_flops_utilisation(base, task.objective, tokens_per_second, lowest_layer=lowest, computed=computed)
