@@ -66,6 +66,14 @@ def test_memory_is_asked_for_by_the_plan_and_allowed_by_the_claim() -> None:
     }
 
 
+def test_a_trainer_is_told_the_memory_limit_of_its_container() -> None:
+    container = pod_of(made_for(CPU_SITE, JobResources(2 * GIB, 1, GIB)))["containers"][0]
+    unlimited = pod_of(made_for(a_site("cabin", capacity={}), JobResources()))["containers"][0]
+
+    assert {"name": "FEDPIPE_MEMORY_LIMIT_BYTES", "value": container["resources"]["limits"]["memory"]} in container["env"]
+    assert "FEDPIPE_MEMORY_LIMIT_BYTES" not in {one["name"] for one in unlimited["env"]}
+
+
 def test_no_more_memory_is_asked_for_than_allowed() -> None:
     resources = pod_of(made_for(CPU_SITE, JobResources(2 * GIB, 1, 3 * GIB)))["containers"][0]["resources"]
 

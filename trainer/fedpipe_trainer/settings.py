@@ -12,7 +12,7 @@ class Settings:
     cache: Path
     """Folder where base models and activations are kept from one task to the next (FEDPIPE_CACHE)."""
     memory_limit_bytes: int | None = None
-    """Memory limit of the process where no cgroup sets one (FEDPIPE_MEMORY_LIMIT_BYTES)."""
+    """Memory limit of the process, also where a cgroup enforces it: the trainer keeps within it by itself (FEDPIPE_MEMORY_LIMIT_BYTES)."""
     activation_cache_bytes: int | None = None
     """Bytes of activations that `cache` may hold (FEDPIPE_ACTIVATION_CACHE_BYTES). None: half of the free space of its volume."""
 

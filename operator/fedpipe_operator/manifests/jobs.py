@@ -124,11 +124,16 @@ def _claims(run: Run, site: EdgeSite | None) -> dict[str, tuple[str, str]]:
 
 
 def _environment(resources: JobResources, settings: Settings) -> list[Plain]:
-    """Caches go to the site's cache, or else to the scratch volume. One thread per claimed core: libraries would count the node's cores."""
+    """Caches go to the site's cache, or else to the scratch volume. One thread per claimed core: libraries would count the node's cores.
+
+    A trainer that knows its memory limit stops before it and goes on with fewer samples at once; else the kernel kills it.
+    """
     variables = {"FEDPIPE_CACHE": resources.cache or f"{SCRATCH}/cache", "XDG_CACHE_HOME": f"{SCRATCH}/cache"}
     if resources.cache is None:
         # A pod that exceeds the size of its scratch volume is evicted, and the trainer sees only how much the node's disk has free.
         variables["FEDPIPE_ACTIVATION_CACHE_BYTES"] = str(int(parse_quantity(settings.scratch) * _SCRATCH_FOR_ACTIVATIONS))
+    if resources.memory_bytes is not None:
+        variables["FEDPIPE_MEMORY_LIMIT_BYTES"] = str(resources.memory_bytes)
     if resources.cpus is not None:
         variables["OMP_NUM_THREADS"] = str(resources.cpus)
     return [{"name": name, "value": value} for name, value in variables.items()]
