@@ -1,7 +1,8 @@
 """The explanation of a plan: a sentence for each choice, the constraint that binds, and what a little more of each resource would buy.
 
 What binds is found by asking, not by rules: the site's problem is solved again with more memory, time and bandwidth, and the resource
-whose increase brings most is the one that limits it.
+whose increase brings most is the one that limits it. Seconds serve transfers as well, so that more of them would always buy at least as
+much as more bandwidth: time is increased by a share of the seconds that the site does not spend on its upload.
 """
 
 from collections.abc import Mapping
@@ -14,10 +15,11 @@ import numpy as np
 from fedpipe_operator.api import Depth, parse_duration
 from fedpipe_operator.formatting import bytes_text, percent, seconds_text
 from fedpipe_operator.planning.choices import Choice, Choices, lowest_layers, peak_of, seconds_per_element, step_seconds_of
-from fedpipe_operator.planning.fleet import ROUNDING, FleetSolution
+from fedpipe_operator.planning.fleet import ROUNDING, FleetSolution, without
 from fedpipe_operator.planning.memory_model import Float64
 from fedpipe_operator.planning.request import DEADLINE_FRACTION, MAX_PASSES, PlanRequest
 from fedpipe_operator.planning.site_problem import SiteProblem, Solution
+from fedpipe_operator.planning.time_model import upload_seconds, wire_bytes
 from fedpipe_operator.sites import SiteProfile
 
 MIB: Final = 2**20
@@ -129,19 +131,23 @@ def exclusion_reason(request: PlanRequest, site: SiteProfile, choices: Choices, 
 def _gains(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, solution: Solution) -> dict[str, tuple[float, str]]:
     """By resource: the relative gain of predicted progress that more of it brings, and what it buys, in words."""
     seconds, frontiers = fleet.length.seconds, fleet.problems[site.name].frontiers
+    sending = request.correction(site).other_seconds * upload_seconds(site, wire_bytes(site, solution.ranks, request.head))
+    more_seconds = _MORE * max(0.0, seconds - sending)
     richer = {
         "Memory": (replace(site, memory_bytes=int(site.memory_bytes * (1 + _MORE))), seconds),
         "Bandwidth": (replace(site, up=site.up * (1 + _MORE)), seconds),
-        "Time": (site, seconds * (1 + _MORE)),
+        "Time": (site, seconds + more_seconds),
     }
     amounts = {
         "Memory": f"{bytes_text(_MORE * site.memory_bytes)} more memory",
         "Bandwidth": f"{_MORE * site.up / 1e6:.3g} Mbit/s more upload bandwidth",
-        "Time": f"{seconds_text(_MORE * seconds)} more a round",
+        "Time": f"{seconds_text(more_seconds)} more a round",
     }
     gains = {}
     for name, (changed, allowed) in richer.items():
-        better = SiteProblem.of(request, changed, frontiers).solve(allowed) or solution
+        problem = SiteProblem.of(request, changed, frontiers)
+        # What too few samples would train is left out here as well: it is no gain of more resources.
+        better = without(problem.solve(allowed) or solution, fleet.uncovered, problem)
         gains[name] = (better.value / solution.value - 1, f"{amounts[name]} would buy {_difference(site, solution, better)}")
     return gains
 

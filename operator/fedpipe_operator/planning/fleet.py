@@ -82,7 +82,7 @@ def solve_fleet(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> Fleet
     solutions = {name: solution for name, solution in solved.items() if solution is not None}
     bound = sum(shares[name] * solution.bound for name, solution in solutions.items())
     uncovered = _uncovered(solutions, shares)
-    solutions = {name: _without(solution, uncovered, problems[name]) for name, solution in solutions.items()}
+    solutions = {name: without(solution, uncovered, problems[name]) for name, solution in solutions.items()}
     progress = sum(shares[name] * solution.value for name, solution in solutions.items())
     return FleetSolution(length, solutions, problems, uncovered, bound, progress)
 
@@ -164,7 +164,7 @@ def _uncovered(solutions: Mapping[str, Solution], shares: Mapping[str, float]) -
     return tuple(weight for weight, share in covered.items() if 0 < share < COVERAGE)
 
 
-def _without(solution: Solution, weights: Collection[str], problem: SiteProblem) -> Solution:
+def without(solution: Solution, weights: Collection[str], problem: SiteProblem) -> Solution:
     """The solution without adapters of these weights; unchanged if nothing would be left."""
     ranks = {weight: 0 if weight in weights else rank for weight, rank in solution.ranks.items()}
     if ranks == solution.ranks or not any(ranks.values()):
