@@ -9,7 +9,7 @@ once it disturbs the others.
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +21,16 @@ from installed_operator import RELEASE, Operator, is_test_cluster, namespace_man
 from worker_session import Lock, WorkerSession
 
 NEEDED = ("KUBECONFIG", "FEDPIPE_OPERATOR_IMAGE", "FEDPIPE_TRAINER_IMAGE", "FEDPIPE_STORE_ENDPOINT")
-FIRST: Final = ("test_quickstart", "test_deletion", "test_faults", "test_full_store", "test_trainer_pods", "test_shared_sites")
+FIRST: Final = (
+    "test_quickstart",
+    "test_auto_plans",
+    "test_deletion",
+    "test_out_of_memory",
+    "test_faults",
+    "test_full_store",
+    "test_trainer_pods",
+    "test_shared_sites",
+)
 """Files that take minutes. If one of them started late, all other workers would wait for it."""
 LAST: Final = ("test_readme", "test_suspension", "test_chaos", "test_operator_benchmark")
 """Files that begin with a part that disturbs nothing and then wait for the exclusive lock, and one that runs while they wait."""
@@ -97,17 +106,28 @@ def operator(cluster: None, session: WorkerSession) -> Iterator[Operator]:
 @pytest.fixture(scope="session")
 def fleet(session: WorkerSession) -> Path:
     """A toy model and three sites' rows, in a folder that the nodes can read."""
-    folder = session.folder / "fleet"
+    return _fleet(session, "a_fleet")
+
+
+@pytest.fixture(scope="session")
+def uneven_fleet(session: WorkerSession) -> Path:
+    """The same with sites of different sizes and a model that needs much memory, see `local_runs.an_uneven_fleet`."""
+    return _fleet(session, "an_uneven_fleet")
+
+
+def _fleet(session: WorkerSession, maker: str) -> Path:
+    """The folder of the fleet that this function of `local_runs` makes."""
+    folder = session.folder / maker
 
     def create() -> str:
-        from local_runs import a_fleet  # noqa: PLC0415 -- it imports PyTorch: seconds of processor time, which only one worker needs
+        import local_runs  # noqa: PLC0415 -- it imports PyTorch: seconds of processor time, which only one worker needs
 
-        a_fleet(folder)
+        getattr(local_runs, maker)(folder)
         for path in (folder, *folder.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
         return str(folder)
 
-    return Path(session.once("fleet", create))
+    return Path(session.once(maker, create))
 
 
 @pytest.fixture(scope="session")
@@ -115,14 +135,8 @@ def open_namespace(disposable_cluster: None, operator: Operator, fleet: Path) ->
     """Opens a namespace with a fleet and closes it at the end."""
     del disposable_cluster
 
-    @contextmanager
-    def opened(name: str) -> Iterator[FleetNamespace]:
-        namespace = FleetNamespace(Kubectl(name), operator, fleet)
-        namespace.open()
-        try:
-            yield namespace
-        finally:
-            namespace.close()
+    def opened(name: str) -> AbstractContextManager[FleetNamespace]:
+        return FleetNamespace(Kubectl(name), operator, fleet).opened()
 
     return opened
 

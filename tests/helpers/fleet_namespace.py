@@ -3,8 +3,8 @@
 import base64
 import copy
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -53,6 +53,15 @@ class FleetNamespace:
     operator: Operator
     fleet: Path
     """The folder of the toy fleet: its objects in run.yaml, and one folder in volumes/ for each claim."""
+
+    @contextmanager
+    def opened(self) -> "Iterator[FleetNamespace]":
+        """Open the namespace; close it at the end."""
+        self.open()
+        try:
+            yield self
+        finally:
+            self.close()
 
     def open(self) -> None:
         """Create the namespace, the store's Secret, the volumes and their claims."""
@@ -109,10 +118,10 @@ class FleetNamespace:
             },
         }
 
-    def claim(self, folder: Path) -> Plain:
+    def claim(self, folder: Path, access: str = "ReadOnlyMany") -> Plain:
         """The manifest of that volume's claim."""
         size = {"requests": {"storage": "1Gi"}}
-        spec = {"storageClassName": "", "accessModes": ["ReadOnlyMany"], "volumeName": f"{self.name}-{folder.name}", "resources": size}
+        spec = {"storageClassName": "", "accessModes": [access], "volumeName": f"{self.name}-{folder.name}", "resources": size}
         return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": folder.name}, "spec": spec}
 
     def start(self, *sites: str, name: str = "toy", **spec: Any) -> None:

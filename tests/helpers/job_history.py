@@ -29,6 +29,12 @@ def duplicate_jobs(kubectl: Kubectl) -> list[str]:
     return sorted(name for found in (uids, pods) for name, distinct in found.items() if len(distinct) > 1)
 
 
+def created_jobs(kubectl: Kubectl) -> set[str]:
+    """Names of all Jobs that there are or were, from the Jobs and their events: each Job that was not refused has had a pod."""
+    events = kubectl.list("events", fields="involvedObject.kind=Job,reason=SuccessfulCreate")
+    return {job["metadata"]["name"] for job in kubectl.list("jobs")} | {event["involvedObject"]["name"] for event in events}
+
+
 def job_spans_by_site(kubectl: Kubectl) -> dict[str, list[JobSpan]]:
     """From creation to end, the Jobs of each site, of all runs, in order of their creation."""
     found = defaultdict(list)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ MANUAL = {
     "plans": [{"bits": 32, "rank": 4, "steps": 4}],
 }
 """Plans that do not depend on measured speeds, so that two runs make the same bytes."""
+SEEN = {"north": ("sport", "art"), "south": ("art", "food"), "west": ("food", "sport")}
+"""The two classes that each site sees."""
 WORDS = {"sport": "ball goal team", "art": "brush paint frame", "food": "bread salt oven"}
 
 
@@ -73,15 +76,36 @@ class Fleet:
 
 def a_fleet(folder: Path) -> Fleet:
     """Three sites that each see two of three classes, and two rounds of four steps."""
-    make_toy("bert", folder / "volumes" / "models" / "toy")
-    for site, labels in {"north": ("sport", "art"), "south": ("art", "food"), "west": ("food", "sport")}.items():
+    return _fleet(folder, "bert", {site: _rows(site, 24) for site in SEEN})
+
+
+def an_uneven_fleet(folder: Path) -> Fleet:
+    """The same classes, at sites with different numbers of samples and of a model that needs much memory for a long one.
+
+    MPNet computes its attention without fusing it: the activations of 16 samples of 512 tokens take some hundred megabytes a layer.
+    """
+    counts = {"north": 48, "south": 48, "west": 16}
+    rows = {site: _rows(site, count) for site, count in counts.items()}
+    for found in rows.values():
+        found[0]["text"] *= 50
+    return _fleet(folder, "mpnet", rows)
+
+
+def _fleet(folder: Path, model: str, train: Mapping[str, list[dict[str, str]]]) -> Fleet:
+    """Write model, data and YAML."""
+    make_toy(model, folder / "volumes" / "models" / "toy")
+    for site, rows in train.items():
         volume = folder / "volumes" / f"{site}-data"
         volume.mkdir(parents=True)
-        for file, count in (("train", 24), ("validation", 6)):
-            rows = [{"text": f"{WORDS[labels[at % 2]]} {at}", "label": labels[at % 2]} for at in range(count)]
-            (volume / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "run.yaml").write_text(yaml.safe_dump_all([_run(), *(_site(site) for site in ("north", "south", "west"))]))
+        for file, found in (("train", rows), ("validation", _rows(site, 6))):
+            (volume / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    (folder / "run.yaml").write_text(yaml.safe_dump_all([_run(), *(_site(site) for site in train)]))
     return Fleet(folder)
+
+
+def _rows(site: str, count: int) -> list[dict[str, str]]:
+    labels = SEEN[site]
+    return [{"text": f"{WORDS[labels[at % 2]]} {at}", "label": labels[at % 2]} for at in range(count)]
 
 
 def _run() -> dict[str, Any]:
