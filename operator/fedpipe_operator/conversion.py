@@ -45,10 +45,15 @@ def objective(task: TaskSpec, labels: tuple[str, ...] | None = None) -> contract
             )
 
 
-def hyperparameters(training: TrainingSpec) -> contract.Hyperparameters:
-    """`spec.training`, but for what the planner turns into the plan: epochs, maxSteps, alpha, scaling and gradientCheckpointing."""
+def hyperparameters(training: TrainingSpec, learning_rate: float) -> contract.Hyperparameters:
+    """`spec.training`, but for what the planner turns into the plan: epochs, maxSteps, alpha, scaling and gradientCheckpointing.
+
+    Args:
+        training: of the run.
+        learning_rate: of the round's plan, which has the spec's, or the one that was chosen.
+    """
     return contract.Hyperparameters(
-        learning_rate=training.learning_rate,
+        learning_rate=learning_rate,
         weight_decay=training.weight_decay,
         warmup_steps=training.warmup_steps,
         max_grad_norm=training.max_grad_norm,
@@ -69,6 +74,6 @@ def importance(choice: Importance) -> contract.ImportanceMethod:
     return _IMPORTANCE[choice]
 
 
-def scaling(choice: Scaling) -> contract.Scaling:
-    """`spec.training.scaling`."""
-    return _SCALINGS[choice]
+def scaling(choice: Scaling | None) -> contract.Scaling:
+    """`spec.training.scaling`; left out: RsLoRA, because ranks differ by site and weight."""
+    return _SCALINGS[choice or Scaling.RSLORA]

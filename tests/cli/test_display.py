@@ -133,6 +133,21 @@ def test_the_plans_are_printed_when_they_are_new_or_changed(log: Screen) -> None
     assert log.lines() == [clinic, hospital, clinic, "phone excluded: needs at least 1.07 GiB"]
 
 
+def test_hyperparameters_are_printed_once_and_again_when_they_change(log: Screen) -> None:
+    rate = {"name": "training.learningRate", "value": "0.003", "reason": "it has the lowest loss"}
+    scaling = {"name": "training.scaling", "value": "RsLoRA", "reason": "[red]from the spec[/]"}
+    edited = rate | {"value": "0.01", "reason": "from the spec"}
+
+    for hyperparameters in ([rate, scaling], [rate, scaling], [edited, scaling]):
+        log.display.status(a_status(rounds=0, plans=0, hyperparameters=hyperparameters))
+
+    assert log.lines() == [
+        "training.learningRate 0.003: it has the lowest loss",
+        "training.scaling RsLoRA: [red]from the spec[/]",
+        "training.learningRate 0.01: from the spec",
+    ]
+
+
 def test_every_round_is_printed_once_in_order(log: Screen) -> None:
     for rounds in (0, 1, 1, 2, 2):
         log.display.status(a_status(rounds=rounds, plans=0))

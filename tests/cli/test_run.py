@@ -159,6 +159,20 @@ def test_trainers_end_with_the_run_that_started_them(fleet: Fleet) -> None:
     assert alive == []
 
 
+def test_without_a_learning_rate_the_sites_test_some_and_the_run_uses_the_one_that_is_chosen(fleet: Fleet) -> None:
+    fleet.change("FederatedFineTune", training={}, rounds={"count": 1})
+
+    output = fleet.run("--no-compare")
+
+    plan = json.loads((fleet.store / "rounds/0001/plan.json").read_text())
+    (shown,) = [line for line in output.splitlines() if "training.learningRate" in line]
+    tests = [json.loads(path.read_text())["rangeTest"] for path in fleet.store.glob("profile/*/0/result.json")]
+    assert shown.split()[:2] == ["training.learningRate", f"{plan['learningRate']:g}:"]
+    assert "after 8 steps at 3 of 3 sites" in shown
+    assert plan["learningRate"] in {one["learningRate"] for test in tests for one in test["rates"]}
+    assert [test["samples"] for test in tests] == [6, 6, 6]
+
+
 def test_plan_trains_nothing_and_run_continues_from_it(fleet: Fleet) -> None:
     fleet.change("FederatedFineTune", rounds={"count": 1})
     command = [part if part != "run" else "plan" for part in fleet.command()]

@@ -79,6 +79,17 @@ def changed(path: str, value: object) -> dict[str, Any]:
         (f"importance/firstHalf/{Q}", INFINITE),
         (f"importance/secondHalf/{Q}", NAN),
         ("importance/problem", "x" * 1025),
+        ("rangeTest/samples", -1),
+        ("rangeTest/samples", 1001),
+        ("rangeTest/lossBefore", -1),
+        ("rangeTest/lossBefore", NAN),
+        ("rangeTest/rates", [{"learningRate": (at + 1) / 100} for at in range(33)]),
+        ("rangeTest/rates/0/learningRate", 0),
+        ("rangeTest/rates/0/learningRate", 1.5),
+        ("rangeTest/rates/0/loss", -0.1),
+        ("rangeTest/rates/0/loss", 1e7),
+        ("rangeTest/rates/0/loss", INFINITE),
+        ("rangeTest/problem", "x" * 1025),
     ],
 )
 def test_a_value_outside_of_its_bounds_is_refused(path: str, value: object) -> None:
@@ -91,6 +102,17 @@ def test_a_value_outside_of_its_bounds_is_refused(path: str, value: object) -> N
 def test_halves_that_score_different_weights_are_refused() -> None:
     with pytest.raises(ValueError, match="firstHalf and secondHalf score different weights"):
         ProfileResult.model_validate(changed("importance/secondHalf", {"another": 1.0}))
+
+
+@pytest.mark.parametrize("rates", [[0.001, 0.001], [0.003, 0.001]])
+def test_learning_rates_that_are_not_ascending_are_refused(rates: list[float]) -> None:
+    with pytest.raises(ValueError, match="not ascending, or one of them is there twice"):
+        ProfileResult.model_validate(changed("rangeTest/rates", [{"learningRate": rate} for rate in rates]))
+
+
+def test_losses_without_one_to_compare_them_with_are_refused() -> None:
+    with pytest.raises(ValueError, match="no lossBefore to compare them with"):
+        ProfileResult.model_validate(changed("rangeTest/lossBefore", None))
 
 
 def test_the_profile_itself_is_accepted() -> None:

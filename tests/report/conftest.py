@@ -5,6 +5,7 @@ import math
 import pytest
 
 from fedpipe_operator.api import FederatedFineTune
+from fedpipe_operator.planning import Hyperparameter
 from fedpipe_operator.report import RunRecord
 from fedpipe_operator.rounds.records import Comparison, Contribution, RoundCommit, RoundEvaluation, RoundPlan, SiteEvaluation, Verdict
 from fedpipe_trainer.contract import (
@@ -81,6 +82,8 @@ def a_round_plan(round_: int) -> RoundPlan:
         selected=tuple(SITES),
         evaluators=tuple(SITES),
         needed=2,
+        learning_rate=3e-3,
+        hyperparameters=(Hyperparameter(name="training.learningRate", value="0.003", reason="It has the lowest loss of 5 rates."),),
         importance={name: 0.5 + index / (len(weights()) - 1) for index, name in enumerate(weights())},
         importance_note="The gradients of three sites; the two halves of their data agree (rank correlation 0.91).",
         excluded={"kiosk-west": "256 MiB cannot hold the model at any of 4, 8, 16 bits: the least is 391 MiB."},

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from fedpipe_operator.planning import Hyperparameter
 from fedpipe_operator.report import RunRecord, write_report
 from fedpipe_operator.rounds.records import LossEstimate
 from fedpipe_trainer.contract import Sample
@@ -103,6 +104,10 @@ def test_the_reasons_of_the_plan_and_of_absent_sites_are_shown(page: Page, recor
     assert "refused, NotFinite: lora_B has NaN." in page.text
 
 
+def test_every_hyperparameter_is_shown_with_its_reason(page: Page) -> None:
+    assert "training.learningRate 0.003 It has the lowest loss of 5 rates." in page.text
+
+
 def test_importance_idle_share_and_contributions_are_told_in_words_and_numbers(page: Page) -> None:
     assert "the two halves of their data agree (rank correlation 0.91)" in page.text
     assert re.search(r"The sites waited for the slowest one in \d+\.\d % of their time over all rounds", page.text)
@@ -161,6 +166,7 @@ def hostile(record: RunRecord) -> RunRecord:
             "excluded": {"kiosk-west": HOSTILE},
             "importance": {f"h.0.{HOSTILE}": 1.0},
             "importance_note": HOSTILE,
+            "hyperparameters": (Hyperparameter(name="training.learningRate", value="0.003", reason=HOSTILE),),
         }
     )
     evaluation = record.site_evaluations[6]["clinic-north"]
@@ -187,7 +193,7 @@ def test_markup_from_a_site_is_text_everywhere_on_the_page(record: RunRecord) ->
     page = Page(write_report(hostile(record)))
     assert [tag for tag, _ in page.tags].count("script") == 3
     assert not {"img"} & {tag for tag, _ in page.tags}
-    assert page.text.count("<script>alert('x')</script>") >= 12
+    assert page.text.count("<script>alert('x')</script>") >= 13
 
 
 def test_markup_from_a_site_is_text_in_the_figures_too(record: RunRecord) -> None:

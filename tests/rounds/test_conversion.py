@@ -61,7 +61,11 @@ def test_every_field_of_the_training_reaches_the_trainer_or_the_plan() -> None:
     assert set(TRAINING) | set(PLANNED) == set(TrainingSpec.model_fields)
     assert not [name for name, value in (TRAINING | PLANNED).items() if value == TrainingSpec.model_fields[name].default]
 
-    assert of_wire(conversion.hyperparameters(TrainingSpec(**TRAINING, **PLANNED))) == TRAINING
+    assert of_wire(conversion.hyperparameters(TrainingSpec(**TRAINING, **PLANNED), 0.003)) == TRAINING
+
+
+def test_the_learning_rate_is_the_plan_s() -> None:
+    assert conversion.hyperparameters(TrainingSpec(learning_rate=0.003), 0.01).learning_rate == 0.01
 
 
 def test_every_field_of_the_evaluation_reaches_the_trainer() -> None:
@@ -83,6 +87,10 @@ def test_every_scaling_has_the_trainer_s_of_the_same_name(choice: Scaling) -> No
     assert conversion.scaling(choice).value == choice.value
 
 
+def test_without_a_scaling_it_is_rslora() -> None:
+    assert conversion.scaling(None) == contract.Scaling.RSLORA
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
@@ -94,14 +102,15 @@ def test_every_scaling_has_the_trainer_s_of_the_same_name(choice: Scaling) -> No
     ],
 )
 def test_a_field_that_both_sides_have_has_the_same_default(ours: type[BaseModel], theirs: type[BaseModel]) -> None:
-    of_api = defaults(ours)
+    of_api, of_wire = defaults(ours), defaults(theirs)
+    of_wire.pop("learning_rate", None)  # the spec's is None: then the sites test rates
 
-    assert {name: of_api[name] for name in defaults(theirs)} == defaults(theirs)
+    assert {name: of_api[name] for name in of_wire} == of_wire
 
 
 def test_every_default_of_the_spec_is_within_the_trainer_s_bounds_and_is_sent() -> None:
     """Also where the defaults should differ one day: the trainer's own never apply."""
-    hyperparameters, evaluation = conversion.hyperparameters(TrainingSpec()), conversion.evaluation(EvaluationSpec())
+    hyperparameters, evaluation = conversion.hyperparameters(TrainingSpec(), 1e-3), conversion.evaluation(EvaluationSpec())
 
     assert set(hyperparameters.model_dump(exclude_unset=True)) == set(contract.Hyperparameters.model_fields)
     assert set(evaluation.model_dump(exclude_unset=True)) == set(contract.Evaluation.model_fields)

@@ -11,6 +11,7 @@ from stand_in_runs import StandInPlacement, World, a_run
 from trainer_results import BASE, a_profile, good_trainer
 
 from fedpipe_operator import names
+from fedpipe_operator.planning import DEFAULT_LEARNING_RATE
 from fedpipe_operator.reconcile.reconciler import tasks
 from fedpipe_operator.reconcile.tasks import TaskContext, TaskInputs
 from fedpipe_operator.rounds import Run, StartEvaluation, StartExport, StartProfile, StartTraining
@@ -230,15 +231,33 @@ def test_every_task_but_the_first_profiles_uses_the_hubs_commit_that_the_sites_w
     assert {what.split()[0] for what in seen} == {"profile", "train", "evaluate", "export"}
 
 
-def test_spec_training_is_copied_into_the_task(finished: World) -> None:
-    training = {"learningRate": 0.003, "warmupSteps": 5, "weightDecay": 0.1, "dropout": 0.2, "seed": 4, "maxSteps": 9}
+def test_spec_training_is_copied_into_the_task_with_the_learning_rate_of_the_plan(finished: World) -> None:
+    training = {"learningRate": 0.5, "warmupSteps": 5, "weightDecay": 0.1, "dropout": 0.2, "seed": 4, "maxSteps": 9}
 
-    task = tasks.training_task(
-        a_context(a_run(training=training)), StartTraining("site-a", 1, 0), INPUTS, plan=plan_of(finished, 1), previous=None
-    )
+    plan = plan_of(finished, 1).model_copy(update={"learning_rate": 0.003})
+
+    task = tasks.training_task(a_context(a_run(training=training)), StartTraining("site-a", 1, 0), INPUTS, plan=plan, previous=None)
 
     hyper = task.hyperparameters
     assert (hyper.learning_rate, hyper.warmup_steps, hyper.weight_decay, hyper.dropout, hyper.seed) == (0.003, 5, 0.1, 0.2, 4)
+
+
+@pytest.mark.parametrize(("training", "rate"), [({"learningRate": 0.5}, 0.5), ({}, DEFAULT_LEARNING_RATE)])
+def test_a_plan_of_an_earlier_version_has_no_learning_rate_and_the_spec_s_counts(
+    finished: World, training: dict[str, float], rate: float
+) -> None:
+    plan = plan_of(finished, 1).model_copy(update={"learning_rate": None, "hyperparameters": ()})
+
+    task = tasks.training_task(a_context(a_run(training=training)), StartTraining("site-a", 1, 0), INPUTS, plan=plan, previous=None)
+
+    assert task.hyperparameters.learning_rate == rate
+
+
+@pytest.mark.parametrize(("training", "is_tested"), [({"learningRate": 0.5}, False), ({}, True)])
+def test_a_profile_tests_learning_rates_where_the_spec_has_none(training: dict[str, float], is_tested: bool) -> None:
+    task = tasks.profile_task(a_context(a_run(training=training)), StartProfile("site-a", 0), INPUTS)
+
+    assert (task.range_test is not None) is is_tested
 
 
 def test_every_round_is_evaluated_on_the_same_rows_in_the_same_batches_whichever_task_does_it(finished: World) -> None:

@@ -298,6 +298,15 @@ class PlanStatus(ApiModel):
     why: Annotated[tuple[Sentence, ...], Field(max_length=12)] = ()
 
 
+class HyperparameterStatus(ApiModel):
+    """A hyperparameter of the run, and why it has its value."""
+
+    name: Annotated[str, Field(max_length=64)]
+    """The field of the spec that sets it."""
+    value: Annotated[str, Field(max_length=256)]
+    reason: Sentence
+
+
 class RoundStatus(ApiModel):
     """One finished round."""
 
@@ -345,6 +354,8 @@ class FineTuneStatus(ApiModel):
     round: Annotated[int, Field(ge=0)] = 0
     updates: UpdatesStatus | None = None
     metric: MetricStatus | None = None
+    hyperparameters: Annotated[tuple[HyperparameterStatus, ...], Field(max_length=16)] = ()
+    """Those that the spec may leave out: from the spec, or chosen, each with the reason."""
     plans: Annotated[tuple[PlanStatus, ...], Field(max_length=100)] = ()
     excluded: Annotated[dict[str, Sentence], Field(max_length=100)] = {}
     history: Annotated[tuple[RoundStatus, ...], Field(max_length=10)] = ()

@@ -68,7 +68,8 @@ class Scaling(StrEnum):
 class TrainingSpec(ApiModel):
     """How the sites train."""
 
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-4
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Learning rate of AdamW after the warm-up; left out: chosen by a short test at the sites. A change counts from the next round on."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0, le=100000)] = 0
     max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
@@ -81,7 +82,8 @@ class TrainingSpec(ApiModel):
     max_steps: Annotated[int, Field(ge=1, le=1000000)] | None = None
     """Optimiser steps in each round, at most."""
     alpha: Annotated[float, Field(gt=0, le=4096)] = 16.0
-    scaling: Scaling = Scaling.RSLORA
+    scaling: Scaling | None = None
+    """How the scale of an adapter's product B·A follows from alpha and the rank; left out: RsLoRA."""
 
 
 class EvaluationSpec(ApiModel):

@@ -15,6 +15,7 @@ from rich.text import Text
 from fedpipe_operator.api import FineTuneStatus, MetricStatus, PlanStatus, RoundStatus
 from fedpipe_operator.backend import JobState, JobStatus
 from fedpipe_operator.formatting import bytes_text, metric_text, seconds_text
+from fedpipe_operator.planning import hyperparameter_text
 from fedpipe_operator.rounds import Event
 from fedpipe_operator.rounds.kinds import KINDS
 
@@ -29,6 +30,7 @@ class Display:
         self._printed_rounds: set[int] = set()
         self._printed_jobs: set[str] = set()
         self._printed_plans: dict[str, PlanStatus] = {}
+        self._printed_hyperparameters: set[str] = set()
 
     def __enter__(self) -> Self:
         if self._live:
@@ -49,7 +51,11 @@ class Display:
             self.line(f"{event.reason}: {event.message}", style="yellow")
 
     def status(self, status: FineTuneStatus) -> None:
-        """Print the plans when they change, and a line for every new round."""
+        """Print hyperparameters and plans when they change, and a line for every new round."""
+        for text in map(hyperparameter_text, status.hyperparameters):
+            if text not in self._printed_hyperparameters:
+                self._printed_hyperparameters.add(text)
+                self.line(f"  {text}")
         self._plans = {plan.site: plan for plan in status.plans}
         if self._plans != self._printed_plans and self._plans:
             self._printed_plans = self._plans

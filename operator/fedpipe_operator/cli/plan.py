@@ -11,7 +11,7 @@ from rich.table import Table
 from fedpipe_operator import names
 from fedpipe_operator.cli.local_run import S3, Options, exit_on_errors, load_run, open_run, volumes_beside
 from fedpipe_operator.local.session import Session
-from fedpipe_operator.planning import PlanRow, Plans, plan_rows
+from fedpipe_operator.planning import PlanRow, Plans, hyperparameter_text, plan_rows
 from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_operator.store.objects import required_object
 
@@ -57,7 +57,7 @@ _MARKS: Final = "* activations are recomputed in the backward pass; † activati
 
 
 def _print(plan: RoundPlan, console: Console) -> None:
-    """Print a table of the plans, then the reasons for each site."""
+    """Print a table of the plans, then the hyperparameters and the reasons for each site."""
     table_rows = plan_rows(Plans(plans=plan.plans, excluded=plan.excluded))
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for title in _COLUMNS.values():
@@ -68,6 +68,8 @@ def _print(plan: RoundPlan, console: Console) -> None:
     console.print(table)
     if any("*" in row.batch or "†" in row.batch for row in table_rows):
         console.print(_MARKS, style="dim")
+    for one in plan.hyperparameters:
+        console.print(hyperparameter_text(one), soft_wrap=True, highlight=False, markup=False)
     for row in table_rows:
         _print_why(row, console)
 

@@ -3,25 +3,43 @@
 SiteProfile ─▶ choices, each with its memory and time ─▶ the round's length and each site's best plan in it ─▶ Plans, with reasons
 """
 
+from fedpipe_operator.planning.hyperparameters import (
+    DEFAULT_LEARNING_RATE,
+    FROM_SPEC,
+    Hyperparameter,
+    LearningRate,
+    choose_learning_rate,
+    hyperparameters,
+    range_test,
+)
 from fedpipe_operator.planning.memory_model import RunOptions, Step, predict_peak
 from fedpipe_operator.planning.modes import Plans
 from fedpipe_operator.planning.planner import MODES, FleetPlans, History, plan_round
 from fedpipe_operator.planning.run_facts import RunFacts, facts_of, wrong_base_reason
-from fedpipe_operator.planning.summary import PlanRow, plan_rows, plan_status
+from fedpipe_operator.planning.summary import PlanRow, hyperparameter_status, hyperparameter_text, plan_rows, plan_status
 
 __all__ = [
+    "DEFAULT_LEARNING_RATE",
+    "FROM_SPEC",
     "MODES",
     "FleetPlans",
     "History",
+    "Hyperparameter",
+    "LearningRate",
     "PlanRow",
     "Plans",
     "RunFacts",
     "RunOptions",
     "Step",
+    "choose_learning_rate",
     "facts_of",
+    "hyperparameter_status",
+    "hyperparameter_text",
+    "hyperparameters",
     "plan_round",
     "plan_rows",
     "plan_status",
     "predict_peak",
+    "range_test",
     "wrong_base_reason",
 ]

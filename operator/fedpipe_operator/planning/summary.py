@@ -2,8 +2,9 @@
 
 from typing import NamedTuple
 
-from fedpipe_operator.api import PlanStatus
+from fedpipe_operator.api import HyperparameterStatus, PlanStatus
 from fedpipe_operator.formatting import bytes_text, seconds_text
+from fedpipe_operator.planning.hyperparameters import Hyperparameter
 from fedpipe_operator.planning.modes import Plans
 from fedpipe_trainer.contract import Plan
 
@@ -54,6 +55,16 @@ def plan_status(site: str, plan: Plan) -> PlanStatus:
         seconds=round(plan.forecast.seconds, 1),
         why=tuple(sentence[:_STATUS_MAX_LENGTH] for sentence in plan.why[:_STATUS_MAX_REASONS]),
     )
+
+
+def hyperparameter_status(one: Hyperparameter) -> HyperparameterStatus:
+    """A hyperparameter as the run's status shows it."""
+    return HyperparameterStatus(name=one.name, value=one.value, reason=one.reason)
+
+
+def hyperparameter_text(one: Hyperparameter | HyperparameterStatus) -> str:
+    """A hyperparameter and its reason in one line."""
+    return f"{one.name} {one.value}: {one.reason}"
 
 
 def _row(site: str, plan: Plan) -> PlanRow:

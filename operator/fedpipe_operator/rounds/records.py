@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
+from fedpipe_operator.planning import Hyperparameter
 from fedpipe_operator.sites import Correction, Measurement
 from fedpipe_trainer.contract import Artifact, Plan, Wire
 
@@ -50,6 +51,10 @@ class RoundPlan(Wire):
     """Importance of each weight, combined over the sites, of mean 1."""
     importance_note: str = ""
     """Where the importance comes from and how far it is trusted."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of the round's trainings. None: an earlier version of the operator planned the round; the spec's counts then."""
+    hyperparameters: tuple[Hyperparameter, ...] = ()
+    """What the spec says, or what was chosen because it leaves it out, each with the reason."""
     corrections: dict[str, Correction] = {}
     """By site: how earlier rounds corrected the forecasts; sites without one are left out."""
 

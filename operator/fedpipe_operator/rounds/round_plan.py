@@ -3,7 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from fedpipe_operator.planning import RunFacts, facts_of, plan_round, wrong_base_reason
+from fedpipe_operator.planning import (
+    DEFAULT_LEARNING_RATE,
+    FROM_SPEC,
+    LearningRate,
+    RunFacts,
+    choose_learning_rate,
+    facts_of,
+    hyperparameters,
+    plan_round,
+    wrong_base_reason,
+)
 from fedpipe_operator.rounds.evidence import history_of
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import needed_updates, select
@@ -34,6 +44,7 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
     selected = select(made.plans, per_round=per_round, seed=f"{run.spec.training.seed}/{run.name}", round_=round_)
     if len(selected) < need:
         return OutOfReach(message=_too_few(round_, need, len(run.sites), excluded))
+    rate = _learning_rate(run, observed, profiles)
     return RoundPlan(
         round=round_,
         started_at=now,
@@ -50,8 +61,22 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
         excluded=excluded,
         importance=fleet.importance.scores,
         importance_note=fleet.importance.note,
+        learning_rate=rate.value,
+        hyperparameters=hyperparameters(run.spec, profiles, made.plans, rate),
         corrections=dict(history.corrections),
     )
+
+
+def _learning_rate(run: Run, observed: Observed, profiles: Mapping[str, SiteProfile]) -> LearningRate:
+    """The spec's, else that of the round before, else the choice of the sites' range tests: so it is chosen once a run."""
+    if run.spec.training.learning_rate is not None:
+        return LearningRate(run.spec.training.learning_rate, FROM_SPEC)
+    if observed.plan is None:
+        return choose_learning_rate({name: profile.range_test for name, profile in profiles.items()})
+    reasons = {one.name: one.reason for one in observed.plan.hyperparameters}
+    chosen = reasons.get("training.learningRate", FROM_SPEC)
+    value = DEFAULT_LEARNING_RATE if observed.plan.learning_rate is None else observed.plan.learning_rate
+    return LearningRate(value, "as in the rounds before" if chosen == FROM_SPEC else chosen)
 
 
 def _profiles(run: Run, observed: Observed) -> dict[str, SiteProfile]:

@@ -14,7 +14,7 @@ from fedpipe_operator.api import (
     UpdatesStatus,
     primary_metric,
 )
-from fedpipe_operator.planning import plan_status
+from fedpipe_operator.planning import hyperparameter_status, plan_status
 from fedpipe_operator.rounds.actions import Event
 from fedpipe_operator.rounds.attempts import DEADLINE_EXCEEDED, Done, Dropped
 from fedpipe_operator.rounds.conditions import Observation, conditions_of
@@ -45,6 +45,7 @@ def status_of(context: StageContext, step: Step) -> FineTuneStatus:
         round=_round(context, step),
         updates=_updates(context),
         metric=_metric(context),
+        hyperparameters=tuple(hyperparameter_status(one) for one in plan.hyperparameters) if plan else (),
         plans=tuple(plan_status(site, plan.plans[site]) for site in sorted(plan.plans)[:100]) if plan else (),
         excluded={site: why[:_SENTENCE_MAX] for site, why in sorted(plan.excluded.items())[:100]} if plan else {},
         history=tuple(

@@ -10,7 +10,7 @@ from typing import Final
 
 from fedpipe_operator.api import EdgeSite, parse_quantity
 from fedpipe_operator.api.edgesite import Capacity
-from fedpipe_trainer.contract import BaseModelFacts, Bits, Importance, ProfileResult, Throughput
+from fedpipe_trainer.contract import BaseModelFacts, Bits, Importance, ProfileResult, RangeTestResult, Throughput
 
 CPU = "cpu"
 _BITS_PER_PARAMETER: Final = 32
@@ -57,6 +57,8 @@ class SiteProfile:
     """Whether the site has a cache volume, so that activations can be cached."""
     model_revision: str | None = None
     """The hub's commit of the base model; None for one that does not come from a hub."""
+    range_test: RangeTestResult | None = None
+    """Losses of the learning rates; None: not tested."""
     memory_bytes_per_second: float | None = None
     """Bandwidth of the device's memory. None, here and below: the site did not measure it."""
     mfu: float | None = None
@@ -126,6 +128,7 @@ def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
         tokens_per_joule=measured.tokens_per_joule,
         importance=measured.importance,
         has_cache=site.spec.cache is not None,
+        range_test=measured.range_test,
     )
 
 

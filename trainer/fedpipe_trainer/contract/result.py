@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
 from fedpipe_trainer.contract.base import SCHEMA_VERSION, Wire
 from fedpipe_trainer.contract.plan import MAX_LAYERS, Bits, Scaling
-from fedpipe_trainer.contract.task import Commit, ImportanceMethod, RunRef, Sha256
+from fedpipe_trainer.contract.task import MAX_RANGE_TEST_SAMPLES, MAX_RATES, Commit, ImportanceMethod, LearningRate, RunRef, Sha256
 
 # Keys of a JSON object are always strings.
 _BitsKey = Annotated[Bits, BeforeValidator(lambda key: int(key) if isinstance(key, str) and key.isdecimal() else key)]
@@ -19,6 +19,8 @@ MAX_WEIGHTS: Final = 100_000
 MAX_LABELS: Final = 10_000
 LONGEST_LABEL: Final = 1024
 MAX_REASON: Final = 4096
+MAX_LOSS: Final = 1e6
+"""A larger loss counts as diverged."""
 _LARGEST_EXPONENT: Final = 700.0  # above this, exp overflows a double
 
 
@@ -140,6 +142,8 @@ Layer = Annotated[int, Field(ge=0, le=MAX_LAYERS)]
 Tokens = Annotated[int, Field(ge=0, le=10**9)]
 Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
+Loss = Annotated[float, Field(ge=0, le=MAX_LOSS, allow_inf_nan=False)]
+"""A mean loss per target, in nats."""
 Score = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
 ParameterName = Annotated[str, Field(min_length=1, max_length=1024)]
 Shape = Annotated[tuple[Annotated[int, Field(ge=-1, le=10**12)], ...], Field(max_length=16)]
@@ -221,6 +225,36 @@ class Importance(Wire):
         return self
 
 
+class RateLoss(Wire):
+    """The validation loss after the steps of a range test at one learning rate."""
+
+    learning_rate: LearningRate
+    loss: Loss | None = None
+    """None: training diverged at this rate."""
+
+
+class RangeTestResult(Wire):
+    """What a range test of learning rates measured at a site. Only these losses leave the site."""
+
+    samples: Annotated[int, Field(ge=0, le=MAX_RANGE_TEST_SAMPLES)] = 0
+    """Validation samples that the losses are of."""
+    loss_before: Loss | None = None
+    """The validation loss before any step; None if nothing was tried."""
+    rates: Annotated[tuple[RateLoss, ...], Field(max_length=MAX_RATES)] = ()
+    """The rates that were tried, ascending; those that were not are left out."""
+    problem: Annotated[str, Field(max_length=1024)] = ""
+    """Why there are no losses, and what to do; empty if there are."""
+
+    @model_validator(mode="after")
+    def _require_each_rate_once_and_a_loss_to_compare_with(self) -> Self:
+        tried = [rate.learning_rate for rate in self.rates]
+        if sorted(set(tried)) != tried:
+            raise ValueError("rates are not ascending, or one of them is there twice")
+        if tried and self.loss_before is None:
+            raise ValueError("there are rates but no lossBefore to compare them with")
+        return self
+
+
 class ProfileResult(_ResultBase):
     """The measurements at a site."""
 
@@ -264,6 +298,8 @@ class ProfileResult(_ResultBase):
     tokens_per_joule: Rate | None = None
     """Energy efficiency of the fastest training step. None: the platform reports no energy (neither NVML nor RAPL)."""
     importance: Importance | None = None
+    """None: not requested."""
+    range_test: RangeTestResult | None = None
     """None: not requested."""
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter, model_validator
 
 from fedpipe_trainer.contract.base import SCHEMA_VERSION, Wire
 from fedpipe_trainer.contract.objective import Objective
-from fedpipe_trainer.contract.plan import Bits, Plan
+from fedpipe_trainer.contract.plan import Bits, Plan, Scaling
 
 
 class ImportanceMethod(StrEnum):
@@ -31,6 +31,11 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 COMMIT_PATTERN: Final = r"^[0-9a-f]{40}$"
 Commit = Annotated[str, Field(pattern=COMMIT_PATTERN)]
 """A commit of a model hub's repository."""
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+MAX_RATES: Final = 32
+"""Learning rates in a range test."""
+MAX_RANGE_TEST_SAMPLES: Final = 1000
+"""Validation samples that a range test may use at a site: so much weight has a site's word in the choice, at most."""
 
 
 EXPORT_ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
@@ -108,7 +113,7 @@ class GlobalAdapter(Wire):
 class Hyperparameters(Wire):
     """How a site trains."""
 
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-4
+    learning_rate: LearningRate = 2e-4
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0, le=100000)] = 0
     max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
@@ -154,6 +159,25 @@ class _TaskBase(Wire):
     """Where the result is written. It is written last."""
 
 
+class RangeTest(Wire):
+    """A short test of learning rates: the validation loss after a few steps at each, from the same adapter and over the same batches."""
+
+    learning_rates: Annotated[tuple[LearningRate, ...], Field(min_length=1, max_length=MAX_RATES)]
+    """Ascending. They are tried from the middle outwards, in each direction until the loss gets worse."""
+    steps: Annotated[int, Field(ge=1, le=1000)]
+    """Optimiser steps at each rate."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)]
+    """Samples per optimiser step."""
+    validation_samples: Annotated[int, Field(ge=1, le=MAX_RANGE_TEST_SAMPLES)]
+    """Validation samples on which the loss is computed, at most."""
+    seconds: Annotated[float, Field(gt=0, le=1e7, allow_inf_nan=False)]
+    """After so many seconds no further step begins; a rate without all its steps counts as not tried."""
+    hyperparameters: Hyperparameters
+    """Those of the run. The rates replace its learning rate, and there is no warm-up."""
+    scaling: Scaling = Scaling.RSLORA
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+
+
 class ProfileTask(_TaskBase):
     """Measure the site: facts about the base model, labels, samples, memory, and tokens per second at each bit width."""
 
@@ -167,6 +191,8 @@ class ProfileTask(_TaskBase):
     rank: int = 8
     seed: int = 0
     importance: ImportanceMethod = ImportanceMethod.GRADIENT
+    range_test: RangeTest | None = None
+    """None: no learning rate is tested, because the run has one."""
     reuse: bool = False
     """Whether an earlier profile in the site's cache, of the same model, data, machine and task, is used again instead of measuring."""
     probe_write: Url | None = None

@@ -17,7 +17,7 @@ _LOG = logging.getLogger(__name__)
 
 _METHOD: Final = 1
 """Changes with the way of measuring: older profiles are not used any more."""
-_PARAMETERS: Final = {"site", "objective", "data", "bits", "target_modules", "batch_sizes", "rank", "seed", "importance"}
+_PARAMETERS: Final = {"site", "objective", "data", "bits", "target_modules", "batch_sizes", "rank", "seed", "importance", "range_test"}
 
 
 def key(task: ProfileTask, *, fingerprint: str, machine: dict[str, str | int], memory_limit: int | None, software: dict[str, str]) -> str:

@@ -1,10 +1,11 @@
-"""Recipe: profile a site. model → kept profile, or: data → for each bit width: load, training steps → importance; → bandwidth.
+"""Recipe: profile a site. model → kept profile, or: data → each bit width: load, steps → importance, range test; → bandwidth.
 
 What is measured, and how, is in `profiling`. A profile that the site has kept of the same model, data, machine and
 parameters is used again, but for the bandwidth to the store, which is measured every time.
 """
 
 import logging
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from fedpipe_trainer.contract import (
     ProfileResult,
     ProfileTask,
     Progress,
+    RangeTestResult,
     SequenceClassification,
 )
 from fedpipe_trainer.contract.result import LONGEST_LABEL, MAX_LABELS, MAX_REASON
@@ -33,6 +35,7 @@ from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model import Base, clear_cache, facts, fetch, fingerprint, load, read_revision, read_tokenizer
 from fedpipe_trainer.profiling import bandwidth, hardware, kept
 from fedpipe_trainer.profiling.importance import measure_importance
+from fedpipe_trainer.profiling.range_test import measure_rates
 from fedpipe_trainer.profiling.subject import Subject
 from fedpipe_trainer.profiling.throughput import Steps, measure_steps
 from fedpipe_trainer.task_runtime import TaskRuntime
@@ -51,6 +54,8 @@ class PreparedSite:
     """The task's objective; if it has no labels, with the labels found in the data."""
     base: BaseModelFacts
     examples: list[Example]
+    validation: list[Example]
+    """Of the range test; empty without one."""
     validation_samples: int
     skipped_rows: int
 
@@ -103,7 +108,7 @@ def measure(task: ProfileTask, runtime: TaskRuntime, folder: Path) -> ProfileRes
     setup_seconds = runtime.measured().seconds["load"]
     with runtime.phase("profile"):
         measured, unsupported = measure_bit_widths(task, runtime, site)
-        importance = score_weights(task, runtime, site, measured)
+        importance, range_test = score(task, runtime, site, measured)
     lengths = [len(example.input_ids) for example in site.examples]
     efficiency = max((one.steps.efficiency for one in measured.values()), key=lambda one: one.tokens_per_second)
     return ProfileResult(
@@ -132,6 +137,7 @@ def measure(task: ProfileTask, runtime: TaskRuntime, folder: Path) -> ProfileRes
         mfu=efficiency.mfu,
         tokens_per_joule=efficiency.tokens_per_joule,
         importance=importance,
+        range_test=range_test,
     )
 
 
@@ -140,11 +146,13 @@ def prepare(task: ProfileTask, folder: Path) -> PreparedSite:
     columns = columns_of(task.objective)
     train, validation = read_rows(task.data.train, columns), read_rows(task.data.validation, columns)
     objective = _with_labels(task.objective, [*train.rows, *validation.rows])
+    tokenizer = read_tokenizer(folder)
     return PreparedSite(
         folder=folder,
         objective=objective,
         base=facts(folder, objective, task.target_modules),
-        examples=encode(train.rows, objective, read_tokenizer(folder)),
+        examples=encode(train.rows, objective, tokenizer),
+        validation=encode(_draw_validation(task, validation.rows), objective, tokenizer),
         validation_samples=len(validation.rows),
         skipped_rows=train.skipped + validation.skipped,
     )
@@ -205,18 +213,32 @@ def measure_bit_width(bits: Bits, task: ProfileTask, runtime: TaskRuntime, site:
     return Measurements(load_seconds, load_growth, base.memory_bytes, steps)
 
 
-def score_weights(task: ProfileTask, runtime: TaskRuntime, site: PreparedSite, measured: dict[Bits, Measurements]) -> Importance | None:
-    """The importance of the weights, scored at the largest bit width that works here; None if it is not requested."""
-    if task.importance is ImportanceMethod.NONE:
-        return None
-    bits = max(measured)
+def score(
+    task: ProfileTask, runtime: TaskRuntime, site: PreparedSite, measured: dict[Bits, Measurements]
+) -> tuple[Importance | None, RangeTestResult | None]:
+    """The importance of the weights and the losses of the learning rates, as far as the task requests them.
+
+    Both are measured on one base, at the largest bit width that works here.
+    """
+    if task.importance is ImportanceMethod.NONE and task.range_test is None:
+        return None, None
+    bits, range_test = max(measured), None
     fitting = max(point.batch_size for point in measured[bits].steps.points)
     with device.memory_limit(device.choose(), runtime.memory_limit_bytes):
-        base = load(site.folder, bits, site.objective)
-        importance = measure_importance(task.importance, _subject(base, task, site), fitting)
-        del base
+        subject = _subject(load(site.folder, bits, site.objective), task, site)
+        importance = measure_importance(task.importance, subject, fitting)
+        if task.range_test is not None:
+            range_test = measure_rates(task.range_test, subject, site.validation, micro_batch=fitting, runtime=runtime)
+        del subject
     clear_cache()
-    return importance
+    return importance, range_test
+
+
+def _draw_validation(task: ProfileTask, rows: Sequence[Row]) -> Sequence[Row]:
+    """The validation rows of the range test, drawn at random; none without one."""
+    if task.range_test is None:
+        return ()
+    return random.Random(task.seed).sample(rows, min(len(rows), task.range_test.validation_samples))  # noqa: S311 - no secret
 
 
 def _subject(base: Base, task: ProfileTask, site: PreparedSite) -> Subject:

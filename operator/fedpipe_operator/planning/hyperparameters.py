@@ -1,0 +1,177 @@
+"""The hyperparameters of a run that the spec leaves out, each with the reason for its value. What the spec says is obeyed. Pure.
+
+The learning rate comes from a range test that each site makes with its profile. It is chosen once, before round 1, and
+stands in the plan of every round; `spec.training` may change it between two rounds. Every mode uses the same rate.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from fedpipe_operator import conversion
+from fedpipe_operator.api import FineTuneSpec, PlanningMode, parse_duration
+from fedpipe_operator.formatting import excerpt
+from fedpipe_operator.planning.request import MAX_PASSES
+from fedpipe_operator.sites import SiteProfile
+from fedpipe_trainer.contract import Plan, RangeTest, RangeTestResult, Wire
+
+LEARNING_RATES: Final = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+"""The rates of the range test: steps of about √10, since quality changes little within a factor of 2."""
+DEFAULT_LEARNING_RATE: Final = 2e-4
+"""Where no site could test any."""
+RANGE_TEST_STEPS: Final = 8
+"""Optimiser steps at each rate."""
+RANGE_TEST_SAMPLES: Final = 64
+"""Validation samples at each site, at most."""
+RANGE_TEST_SHARE: Final = 0.02
+"""Of `rounds.deadline`, the longest time for the test: 36 s of the default 30 minutes."""
+FROM_SPEC: Final = "from the spec"
+_QUORUM: Final = 0.5
+"""A rate counts if the sites that judge it have at least this share of the samples."""
+_WORST: Final = 1.0
+"""A site's word is at most that the loss doubles, or falls to 0: so no site decides alone, whatever it reports."""
+_SHOWN: Final = 256
+"""Characters of a value."""
+_PROBLEM: Final = 512
+"""Characters of a site's sentence."""
+
+
+class Hyperparameter(Wire):
+    """A hyperparameter of the run, and why it has its value."""
+
+    name: Annotated[str, Field(max_length=64)]
+    """The field of the spec that sets it."""
+    value: Annotated[str, Field(max_length=_SHOWN)]
+    reason: Annotated[str, Field(max_length=1024)]
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """The learning rate of a round, and why."""
+
+    value: float
+    reason: str
+
+
+def range_test(spec: FineTuneSpec) -> RangeTest | None:
+    """The test that each site makes with its profile; None where the spec has a learning rate.
+
+    It uses the hyperparameters and the batch of the training, but no warm-up, which would outlast it.
+    """
+    if spec.training.learning_rate is not None:
+        return None
+    hyper = conversion.hyperparameters(spec.training, DEFAULT_LEARNING_RATE)
+    return RangeTest(
+        learning_rates=LEARNING_RATES,
+        steps=RANGE_TEST_STEPS,
+        batch_size=max(spec.planning.batch_sizes),
+        validation_samples=RANGE_TEST_SAMPLES,
+        seconds=RANGE_TEST_SHARE * parse_duration(spec.rounds.deadline),
+        hyperparameters=hyper.model_copy(update={"warmup_steps": 0}),
+        scaling=conversion.scaling(spec.training.scaling),
+        alpha=spec.training.alpha,
+    )
+
+
+def choose_learning_rate(sites: Mapping[str, RangeTestResult | None]) -> LearningRate:
+    """The rate whose relative change of the validation loss is lowest, averaged over the sites by their validation samples.
+
+    Args:
+        sites: the test of each; one without a test, or whose test failed, has no say.
+    """
+    tests = {name: test for name, test in sorted(sites.items()) if test is not None and test.samples and test.rates}
+    changes = combined_changes(tests)
+    if len(changes) < 2:  # noqa: PLR2004 - a single rate is compared with nothing
+        return LearningRate(DEFAULT_LEARNING_RATE, f"the default: {_why_not_tested(sites)}")
+    best = min(changes, key=lambda rate: (changes[rate], rate))
+    others = ", ".join(f"{rate:g}: {_percent(changes[rate])}" for rate in sorted(changes) if rate != best)
+    by = f"after {RANGE_TEST_STEPS} steps at {len(tests)} of {len(sites)} sites ({others})"
+    if changes[best] >= 0:
+        return LearningRate(
+            best, f"no rate lowered the validation loss {by}; with this one it is {_percent(changes[best])}: check the data"
+        )
+    return LearningRate(best, f"it changed the validation loss by {_percent(changes[best])}, the most of {len(changes)} rates {by}")
+
+
+def combined_changes(tests: Mapping[str, RangeTestResult]) -> dict[float, float]:
+    """By learning rate: the mean relative change of the loss, loss / loss before − 1, weighted by samples.
+
+    A rate that too few judge is left out. A site judges the rates that it tried, and those beyond one at which its loss got
+    worse: it did not try them for that, and counts with the loss there, which is the least that they are expected to have.
+    """
+    total = sum(test.samples for test in tests.values())
+    judged: dict[float, float] = {}
+    tried = {one.learning_rate for test in tests.values() for one in test.rates}
+    for rate in sorted(tried & set(LEARNING_RATES)):
+        words = [(test.samples, change) for test in tests.values() if (change := _change(test, rate)) is not None]
+        weight = sum(samples for samples, _ in words)
+        if weight >= _QUORUM * total:
+            judged[rate] = sum(samples * change for samples, change in words) / weight
+    return judged
+
+
+def _change(test: RangeTestResult, rate: float) -> float | None:
+    """The relative change of the site's loss at this rate, within ±1; None if the site has no word on it."""
+    before = test.loss_before or 0.0
+    changes = {one.learning_rate: _WORST if one.loss is None or not before else one.loss / before - 1 for one in test.rates}
+    tried = sorted(changes, key=lambda one: abs(one - rate))
+    if rate not in changes and (len(tried) < 2 or changes[tried[0]] <= changes[tried[1]]):  # noqa: PLR2004 - the last two
+        return None
+    return max(-_WORST, min(_WORST, changes[tried[0]]))
+
+
+def _why_not_tested(sites: Mapping[str, RangeTestResult | None]) -> str:
+    problems = [f"{name}: {excerpt(test.problem, _PROBLEM)}" for name, test in sorted(sites.items()) if test is not None and test.problem]
+    return problems[0] if problems else "no two rates could be tested at enough of the sites; write training.learningRate"
+
+
+def _percent(change: float) -> str:
+    return f"{100 * change:+.1f} %"
+
+
+def hyperparameters(
+    spec: FineTuneSpec, sites: Mapping[str, SiteProfile], plans: Mapping[str, Plan], rate: LearningRate
+) -> tuple[Hyperparameter, ...]:
+    """Every hyperparameter that the product chooses if the spec leaves it out, in the order of the spec."""
+    return (
+        _target_modules(spec, sites),
+        Hyperparameter(name="training.learningRate", value=f"{rate.value:g}", reason=rate.reason),
+        _scaling(spec),
+        _epochs(spec, sites, plans),
+    )
+
+
+def _target_modules(spec: FineTuneSpec, sites: Mapping[str, SiteProfile]) -> Hyperparameter:
+    name, given = "planning.targetModules", spec.planning.target_modules
+    if given:
+        return Hyperparameter(name=name, value=", ".join(given)[:_SHOWN], reason=FROM_SPEC)
+    base = sites[min(sites)].base
+    modules = dict.fromkeys(weight.name.rpartition(".")[2] for weight in base.weights)
+    attention = sum(weight.d_in + weight.d_out for weight in base.weights)
+    mlp = 2 * base.layers * (base.hidden_size + base.intermediate_size)
+    reason = (
+        f"the attention projections, {len(base.weights)} weights in {base.layers} layers: "
+        f"with the MLP's, adapters of the same rank would be at least {1 + mlp / max(1, attention):.2g} times as large"
+    )
+    return Hyperparameter(name=name, value=", ".join(modules)[:_SHOWN], reason=reason)
+
+
+def _scaling(spec: FineTuneSpec) -> Hyperparameter:
+    given = spec.training.scaling
+    reason = "alpha / √rank: the same learning rate suits adapters of every rank, and ranks differ by site and weight (arXiv 2312.03732)"
+    return Hyperparameter(name="training.scaling", value=conversion.scaling(given).value, reason=FROM_SPEC if given else reason)
+
+
+def _epochs(spec: FineTuneSpec, sites: Mapping[str, SiteProfile], plans: Mapping[str, Plan]) -> Hyperparameter:
+    """Passes over a site's data in a round: those of the plans, from the fewest to the most."""
+    passes = sorted(plan.steps * plan.batch_size / max(1, sites[name].train_samples) for name, plan in plans.items())
+    value = " to ".join(dict.fromkeys(f"{one:.2g}" for one in (passes[0], passes[-1]))) if passes else "0"
+    if spec.training.epochs is not None:
+        reason = f"{FROM_SPEC}: at most {spec.training.epochs:g}"
+    elif spec.planning.mode is PlanningMode.MANUAL:
+        reason = f"{FROM_SPEC}: the steps of planning.plans"
+    else:
+        reason = f"the steps that fit into the round at each site, up to {MAX_PASSES:g} passes: see the plans"
+    return Hyperparameter(name="training.epochs", value=value, reason=reason)

@@ -1,0 +1,212 @@
+"""The hyperparameters that a spec leaves out: how the learning rate follows from the sites' tests, and the reason for each."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from site_profiles import MPNET, a_site, a_spec
+
+from fedpipe_operator.planning import FROM_SPEC, LearningRate, choose_learning_rate, hyperparameters, range_test
+from fedpipe_operator.planning.hyperparameters import DEFAULT_LEARNING_RATE, LEARNING_RATES, combined_changes
+from fedpipe_trainer.contract import Forecast, Hyperparameters, Plan, RangeTestResult, RateLoss
+
+FORECAST = Forecast(memory_bytes=0, seconds=0, upload_bytes=0, download_bytes=0)
+DIVERGED = None
+CHOSEN = LearningRate(1e-3, "why")
+NOT_COMPARED = "the default: no two rates could be tested at enough of the sites; write training.learningRate"
+
+
+def losses_of(losses: dict[float, float | None], *, before: float = 2.0, samples: int = 64) -> RangeTestResult:
+    """A site's test: its loss by rate."""
+    rates = tuple(RateLoss(learning_rate=rate, loss=losses[rate]) for rate in sorted(losses))
+    return RangeTestResult(samples=samples, loss_before=before, rates=rates)
+
+
+FAILED = RangeTestResult(problem="no learning rate was tested: out of memory")
+
+
+# --- the learning rate
+
+
+def test_the_rate_with_the_lowest_loss_is_chosen_and_the_reason_names_the_others() -> None:
+    chosen = choose_learning_rate({"a": losses_of({3e-4: 1.9, 1e-3: 1.6, 3e-3: 1.5, 1e-2: DIVERGED}), "b": None})
+
+    assert chosen.value == 3e-3
+    assert chosen.reason == (
+        "it changed the validation loss by -25.0 %, the most of 4 rates after 8 steps at 1 of 2 sites "
+        "(0.0003: -5.0 %, 0.001: -20.0 %, 0.01: +100.0 %)"
+    )
+
+
+def test_sites_count_by_their_validation_samples() -> None:
+    slow, fast = losses_of({1e-3: 1.0, 3e-3: 1.2}, samples=60), losses_of({1e-3: 1.4, 3e-3: 1.0}, samples=20)
+
+    assert choose_learning_rate({"a": slow, "b": fast}).value == 1e-3
+    assert combined_changes({"a": slow, "b": fast}) == pytest.approx({1e-3: -0.45, 3e-3: -0.425})
+
+
+def test_a_loss_counts_relative_to_the_loss_before_at_the_same_site() -> None:
+    hard, easy = losses_of({1e-3: 4.0, 3e-3: 3.8}, before=4.0), losses_of({1e-3: 0.2, 3e-3: 0.4}, before=1.0)
+
+    assert choose_learning_rate({"hard": hard, "easy": easy}).value == 1e-3
+
+
+def test_a_rate_that_too_few_tried_does_not_count() -> None:
+    in_time = losses_of({3e-4: 1.9, 1e-3: 1.8, 3e-3: 1.7}, samples=30)
+    in_haste = losses_of({3e-4: 1.9, 1e-3: 1.8}, samples=60)
+
+    assert choose_learning_rate({"a": in_time, "b": in_haste}).value == 1e-3
+    assert choose_learning_rate({"a": in_time, "b": in_haste.model_copy(update={"samples": 30})}).value == 3e-3
+
+
+def test_a_site_that_stopped_because_its_loss_got_worse_counts_with_that_loss_beyond() -> None:
+    bold, careful = losses_of({1e-3: 1.8, 3e-3: 1.6, 1e-2: 1.5}), losses_of({1e-3: 1.0, 3e-3: 1.4})
+
+    assert combined_changes({"a": bold, "b": careful}) == pytest.approx({1e-3: -0.3, 3e-3: -0.25, 1e-2: -0.275})
+    assert choose_learning_rate({"a": bold, "b": careful}).value == 1e-3
+
+
+def test_a_site_without_a_test_or_with_a_failed_one_has_no_say() -> None:
+    votes = {"a": losses_of({1e-3: 1.5, 3e-3: 1.2}), "b": FAILED, "c": None}
+
+    assert choose_learning_rate(votes).value == 3e-3
+    assert "at 1 of 3 sites" in choose_learning_rate(votes).reason
+
+
+@pytest.mark.parametrize(
+    ("sites", "why"),
+    [
+        ({"a": FAILED, "b": None}, "the default: a: no learning rate was tested: out of memory"),
+        ({"a": None}, NOT_COMPARED),
+        ({"a": losses_of({1e-3: 1.0})}, NOT_COMPARED),
+        (
+            {"a": losses_of({1e-3: 1.0}, samples=0)},
+            NOT_COMPARED,
+        ),
+    ],
+)
+def test_where_nothing_can_be_compared_the_default_stays_and_the_reason_says_so(sites: Any, why: str) -> None:
+    assert choose_learning_rate(sites) == LearningRate(DEFAULT_LEARNING_RATE, why)
+
+
+def test_where_every_rate_diverges_the_smallest_is_taken_and_the_reason_warns() -> None:
+    chosen = choose_learning_rate({"a": losses_of(dict.fromkeys(LEARNING_RATES, DIVERGED))})
+
+    assert chosen.value == min(LEARNING_RATES)
+    assert chosen.reason.startswith("no rate lowered the validation loss after 8 steps at 1 of 1 sites")
+    assert "check the data" in chosen.reason
+
+
+def test_a_rate_that_no_site_was_asked_to_test_does_not_count() -> None:
+    assert choose_learning_rate({"a": losses_of({1e-3: 1.4, 3e-3: 1.5, 0.5: 0.1})}).value == 1e-3
+
+
+def test_the_problem_of_a_site_is_one_line_of_a_bounded_length() -> None:
+    reason = choose_learning_rate({"a": RangeTestResult(problem="\x1b[31m" + "x" * 1000)}).reason
+
+    assert len(reason) < 600
+    assert "\x1b" not in reason
+
+
+def test_one_site_that_reports_nonsense_does_not_decide_against_three() -> None:
+    honest = losses_of({1e-3: 1.4, 3e-3: 0.8, 1e-2: DIVERGED})
+    liar = losses_of({1e-3: 1e6, 3e-3: 1e6, 1e-2: 0.0}, before=1e-9, samples=64)
+
+    assert choose_learning_rate({"a": honest, "b": honest, "c": honest, "liar": liar}).value == 3e-3
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from("abcde"),
+        st.none()
+        | st.builds(
+            losses_of,
+            st.dictionaries(st.sampled_from(LEARNING_RATES), st.none() | st.floats(0, 1e6)),
+            before=st.floats(0, 1e6),
+            samples=st.integers(0, 1000),
+        ),
+        min_size=1,
+    )
+)
+def test_whatever_the_sites_report_there_is_a_rate_of_the_grid_or_the_default(sites: Any) -> None:
+    chosen = choose_learning_rate(sites)
+
+    assert chosen.value in {*LEARNING_RATES, DEFAULT_LEARNING_RATE}
+    assert chosen.reason
+    assert len(chosen.reason) <= 1024
+    assert choose_learning_rate(dict(reversed(sites.items()))) == chosen
+
+
+# --- the test that the sites are asked for
+
+
+def test_a_spec_with_a_rate_asks_for_no_test() -> None:
+    assert range_test(a_spec(training={"learningRate": 1e-3})) is None
+
+
+def test_a_test_uses_the_training_of_the_spec_but_for_the_warm_up() -> None:
+    training = {"weightDecay": 0.1, "dropout": 0.2, "maxGradNorm": 2, "warmupSteps": 9, "alpha": 8, "scaling": "Classic"}
+    test = range_test(a_spec(training=training, planning={"batchSizes": [2, 8]}, rounds={"deadline": "100s"}))
+
+    assert test is not None
+    assert test.learning_rates == LEARNING_RATES
+    hyper = test.hyperparameters
+    assert (hyper.weight_decay, hyper.dropout, hyper.max_grad_norm, hyper.warmup_steps) == (0.1, 0.2, 2.0, 0)
+    assert (test.alpha, test.scaling, test.batch_size, test.seconds) == (8.0, "Classic", 8, 2.0)
+
+
+def test_the_default_rate_is_the_trainer_s() -> None:
+    assert Hyperparameters().learning_rate == DEFAULT_LEARNING_RATE
+
+
+# --- all hyperparameters
+
+
+def listed(rate: LearningRate = CHOSEN, **sections: Any) -> dict[str, tuple[str, str]]:
+    """Value and reason by name, for two sites of 640 and 320 samples that take 60 steps of 16."""
+    sites = {"a": a_site("a", base=MPNET), "b": a_site("b", base=MPNET, train_samples=320)}
+    plan = Plan(bits=16, batch_size=16, steps=60, ranks={}, forecast=FORECAST)
+    found = hyperparameters(a_spec(**sections), sites, {"a": plan, "b": plan}, rate)
+    return {one.name: (one.value, one.reason) for one in found}
+
+
+def test_what_is_left_out_has_a_value_and_a_reason() -> None:
+    found = listed()
+
+    assert found["training.learningRate"] == ("0.001", "why")
+    assert found["planning.targetModules"][0] == "q, k, v, o"
+    assert found["planning.targetModules"][1] == (
+        "the attention projections, 48 weights in 12 layers: with the MLP's, adapters of the same rank would be at least 2.2 times as large"
+    )
+    assert found["training.scaling"][0] == "RsLoRA"
+    assert "the same learning rate suits adapters of every rank" in found["training.scaling"][1]
+    assert found["training.epochs"] == ("1.5 to 3", "the steps that fit into the round at each site, up to 3 passes: see the plans")
+
+
+def test_what_the_spec_says_is_from_the_spec() -> None:
+    found = listed(
+        LearningRate(5e-3, FROM_SPEC),
+        planning={"targetModules": ["q_proj", "v_proj"]},
+        training={"learningRate": 5e-3, "scaling": "Classic", "epochs": 2},
+    )
+
+    assert found == {
+        "planning.targetModules": ("q_proj, v_proj", FROM_SPEC),
+        "training.learningRate": ("0.005", FROM_SPEC),
+        "training.scaling": ("Classic", FROM_SPEC),
+        "training.epochs": ("1.5 to 3", f"{FROM_SPEC}: at most 2"),
+    }
+
+
+def test_the_passes_of_given_plans_are_from_the_spec() -> None:
+    given = {"mode": "Manual", "plans": [{"bits": 16, "rank": 4, "steps": 60}]}
+
+    assert listed(planning=given)["training.epochs"] == ("1.5 to 3", f"{FROM_SPEC}: the steps of planning.plans")
+
+
+def test_sites_with_equal_passes_are_not_a_range() -> None:
+    plan = Plan(bits=16, batch_size=16, steps=40, ranks={}, forecast=FORECAST)
+    found = hyperparameters(a_spec(), {"a": a_site("a")}, {"a": plan}, LearningRate(1e-3, "why"))
+
+    assert next(one.value for one in found if one.name == "training.epochs") == "1"
