@@ -59,7 +59,9 @@ def test_in_every_mode_the_rate_is_chosen_from_the_tests_and_used_in_all_rounds(
 
     assert [plan.learning_rate for plan in plans(world)] == [3e-3, 3e-3]
     assert trained_with(world) == {1: {3e-3}, 2: {3e-3}}
-    assert reason(world).startswith("it changed the validation loss by -40.0 %, the most of 3 rates after 8 steps at 3 of 3 sites")
+    assert reason(world).startswith(
+        "validation loss -40.0 %, the smallest of 3 rates with 80 % of the best gain, after 8 steps at 3 of 3 sites"
+    )
 
 
 def test_given_plans_use_the_chosen_rate_too(tmp_path: Path) -> None:

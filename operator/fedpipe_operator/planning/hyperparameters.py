@@ -30,6 +30,8 @@ RANGE_TEST_SHARE: Final = 0.02
 FROM_SPEC: Final = "from the spec"
 _QUORUM: Final = 0.5
 """A rate counts if the sites that judge it have at least this share of the samples."""
+_ENOUGH: Final = 0.8
+"""Of the best rate's gain. Rates are √10 apart: the next smaller one has caught up when a round is some three times as long as the test."""
 _WORST: Final = 1.0
 """A site's word is at most that the loss doubles, or falls to 0: so no site decides alone, whatever it reports."""
 _SHOWN: Final = 256
@@ -76,7 +78,9 @@ def range_test(spec: FineTuneSpec) -> RangeTest | None:
 
 
 def choose_learning_rate(sites: Mapping[str, RangeTestResult | None]) -> LearningRate:
-    """The rate whose relative change of the validation loss is lowest, averaged over the sites by their validation samples.
+    """The smallest rate with most of the best one's gain: the mean relative fall of the sites' validation losses.
+
+    A few steps flatter large rates: those that are nearly as good after the test are better in the longer rounds that follow.
 
     Args:
         sites: the test of each; one without a test, or whose test failed, has no say.
@@ -85,14 +89,14 @@ def choose_learning_rate(sites: Mapping[str, RangeTestResult | None]) -> Learnin
     changes = combined_changes(tests)
     if len(changes) < 2:  # noqa: PLR2004 - a single rate is compared with nothing
         return LearningRate(DEFAULT_LEARNING_RATE, f"the default: {_why_not_tested(sites)}")
-    best = min(changes, key=lambda rate: (changes[rate], rate))
-    others = ", ".join(f"{rate:g}: {_percent(changes[rate])}" for rate in sorted(changes) if rate != best)
-    by = f"after {RANGE_TEST_STEPS} steps at {len(tests)} of {len(sites)} sites ({others})"
-    if changes[best] >= 0:
-        return LearningRate(
-            best, f"no rate lowered the validation loss {by}; with this one it is {_percent(changes[best])}: check the data"
-        )
-    return LearningRate(best, f"it changed the validation loss by {_percent(changes[best])}, the most of {len(changes)} rates {by}")
+    best = min(changes.values())
+    chosen = min(rate for rate, change in changes.items() if change <= (_ENOUGH * best if best < 0 else best))
+    others = ", ".join(f"{rate:g}: {_percent(changes[rate])}" for rate in sorted(changes) if rate != chosen)
+    tested = f"after {RANGE_TEST_STEPS} steps at {len(tests)} of {len(sites)} sites ({others})"
+    if best >= 0:
+        return LearningRate(chosen, f"no rate lowered the validation loss {tested}: check the data, or write training.learningRate")
+    rule = f"the smallest of {len(changes)} rates with {100 * _ENOUGH:.0f} % of the best gain"
+    return LearningRate(chosen, f"validation loss {_percent(changes[chosen])}, {rule}, {tested}")
 
 
 def combined_changes(tests: Mapping[str, RangeTestResult]) -> dict[float, float]:
@@ -128,7 +132,7 @@ def _why_not_tested(sites: Mapping[str, RangeTestResult | None]) -> str:
 
 
 def _percent(change: float) -> str:
-    return f"{100 * change:+.1f} %"
+    return "diverged" if change >= _WORST else f"{100 * change:+.1f} %"
 
 
 def hyperparameters(
