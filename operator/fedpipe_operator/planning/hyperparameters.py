@@ -102,8 +102,8 @@ def choose_learning_rate(sites: Mapping[str, RangeTestResult | None]) -> Learnin
 def combined_changes(tests: Mapping[str, RangeTestResult]) -> dict[float, float]:
     """By learning rate: the mean relative change of the loss, loss / loss before − 1, weighted by samples.
 
-    A rate that too few judge is left out. A site judges the rates that it tried, and those beyond one at which its loss got
-    worse: it did not try them for that, and counts with the loss there, which is the least that they are expected to have.
+    A rate that too few judge is left out. A site judges the rates that it tried, and those beyond one at which its loss was
+    worse than at the rate before: it did not try them for that, and counts with the loss there, the least that they would have.
     """
     total = sum(test.samples for test in tests.values())
     judged: dict[float, float] = {}

@@ -163,7 +163,7 @@ class RangeTest(Wire):
     """A short test of learning rates: the validation loss after a few steps at each, from the same adapter and over the same batches."""
 
     learning_rates: Annotated[tuple[LearningRate, ...], Field(min_length=1, max_length=MAX_RATES)]
-    """Ascending. They are tried from the middle outwards, in each direction until the loss gets worse."""
+    """Ascending. They are tried from the middle on, in the direction in which the loss falls, until it gets worse."""
     steps: Annotated[int, Field(ge=1, le=1000)]
     """Optimiser steps at each rate."""
     batch_size: Annotated[int, Field(ge=1, le=4096)]

@@ -2,7 +2,7 @@
 
 Every rate starts from the same initial adapter and head, sees the same batches and the same dropout, and is judged on the
 same validation samples, so that the losses differ by the rate alone. It is a test of a round's first steps, with the code
-that trains. The rates are tried from the middle outwards, so that what a slow site has no time for is the least likely.
+that trains. The search begins in the middle and follows the falling loss, so that few rates are tried, the likeliest first.
 """
 
 import logging
@@ -121,7 +121,7 @@ def measure_rates(
     try:
         with device.deterministic(subject.base.device):
             before = trial.loss_before()
-            losses = {} if before is None else search_outwards(test.learning_rates, trial.loss_after)
+            losses = {} if before is None else search(test.learning_rates, trial.loss_after)
     except (TaskFailed, RuntimeError, MemoryError) as error:
         if not (isinstance(error, TaskFailed) and error.reason is FailureReason.OUT_OF_MEMORY) and not device.is_out_of_memory(error):
             raise
@@ -134,29 +134,32 @@ def measure_rates(
     return RangeTestResult(samples=len(validation), loss_before=before, rates=rates)
 
 
-def search_outwards(rates: Sequence[float], loss_after: Callable[[float], float | None]) -> Losses:
-    """Try the middle one of these ascending rates, then those on both sides, in each direction until the loss gets worse.
+def search(rates: Sequence[float], loss_after: Callable[[float], float | None]) -> Losses:
+    """Try the middle one of these ascending rates, then go upwards until the loss gets worse; downwards if it did so at once.
 
-    Upwards the first rate that diverges is the last; downwards diverged rates are passed. When the time is up, the rest is left out.
+    The loss has one valley in the rate, so the other direction is not tried. When the time is up, the rest is left out.
     """
-    middle = len(rates) // 2
     losses: Losses = {}
     try:
-        losses[rates[middle]] = loss_after(rates[middle])
-        last = {direction: middle for direction in (1, -1) if direction < 0 or losses[rates[middle]] is not None}
-        while last:
-            for direction, at in list(last.items()):
-                if not 0 <= at + direction < len(rates):
-                    del last[direction]
-                    continue
-                rate = rates[at + direction]
-                losses[rate] = loss_after(rate)
-                last[direction] += direction
-                if _is_worse(losses[rate], losses[rates[at]]):
-                    del last[direction]
+        losses[rates[len(rates) // 2]] = loss_after(rates[len(rates) // 2])
+        for direction in (1, -1):
+            if _climb(rates, loss_after, losses, direction):
+                break
     except _TimeIsUpError:
         _LOG.info("the range test's time is up: %d of %d learning rates were tried", len(losses), len(rates))
     return losses
+
+
+def _climb(rates: Sequence[float], loss_after: Callable[[float], float | None], losses: Losses, direction: int) -> bool:
+    """Go on from the middle rate until the loss gets worse, or diverges where it did not before; whether a step was no worse."""
+    at = len(rates) // 2
+    while 0 <= at + direction < len(rates) and not (direction > 0 and losses[rates[at]] is None):
+        rate = rates[at + direction]
+        losses[rate] = loss_after(rate)
+        if _is_worse(losses[rate], losses[rates[at]]):
+            break
+        at += direction
+    return at != len(rates) // 2
 
 
 def _is_worse(loss: float | None, than: float | None) -> bool:
