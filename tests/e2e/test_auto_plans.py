@@ -28,18 +28,18 @@ pytestmark = pytest.mark.e2e
 
 CAPACITIES: Final = {
     "north": {"cpu": 1, "memory": "1472Mi"},
-    "south": {"cpu": 1, "memory": "2Gi", "bandwidth": {"up": "400"}},
+    "south": {"cpu": 1, "memory": "2Gi", "bandwidth": {"up": "100"}},
     "west": {"cpu": 1, "memory": "2Gi"},
 }
-"""North's memory has room for the activations of one of the two layers. To south's uplink, a round of minutes is due, whatever is
-measured, so that the other sites have time for all they want; and west has a third of their samples."""
+"""North's memory has room for the activations of one of the two layers. South's uplink would need six minutes for the smallest update: so
+whatever seconds are measured, the round is long, and the other sites have time for all they want. West has few samples."""
 CACHES: Final = ("north", "south")
 """Sites with a cache volume."""
 MODEL: Final = "models/e2e-auto-plans"
 SPEC: Final = {
     "model": {"source": f"s3://{BUCKET}/{MODEL}"},
     "task": {"type": "SequenceClassification", "maxLength": 512},
-    "rounds": {"count": 2, "deadline": "15m"},
+    "rounds": {"count": 2, "deadline": "1h"},
     "planning": {"bits": [32], "batchSizes": [16]},
     "export": {"merged": False},
 }
@@ -121,7 +121,7 @@ def test_each_site_s_plan_names_the_constraint_that_makes_it_different(auto: Aut
     assert [plan["layers"] for plan in (north, west)] == [1, 2]
     assert north["why"][0].startswith("limited by memory: 368 MiB more memory would buy 2 trained layers")
     assert south["upload"] < north["upload"] < west["upload"]
-    assert south["why"][0].startswith("limited by bandwidth: 0.0001 Mbit/s more upload bandwidth would buy ")
+    assert south["why"][0].startswith("limited by bandwidth: 2.5e-05 Mbit/s more upload bandwidth would buy ")
     assert (north["steps"], west["steps"]) == (9, 3)
     assert west["why"][0] == "limited by its data: its 16 samples are passed over 3 times, and no more often"
 
