@@ -182,7 +182,7 @@ def test_a_site_with_a_cache_downloads_the_base_model_once(auto: AutoRun, model_
     assert adapter > 0
     assert auto.downloaded("west")[1:] == [model_bytes, model_bytes + adapter]
     for site in CACHES:
-        assert auto.downloaded(site)[0] > model_bytes
+        assert auto.downloaded(site)[0] >= model_bytes
         assert auto.downloaded(site)[1:] == [0, adapter]
 
 
