@@ -20,10 +20,11 @@ from fedpipe_operator.planning.time_model import (
 from fedpipe_trainer.contract import Throughput
 
 
-def test_speed_is_linear_between_measured_batches_and_constant_beyond_them() -> None:
-    site = a_site(points=(point(bits=16, batch=2, speed=100), point(bits=16, batch=4, speed=300)))
+def test_a_pass_takes_a_time_of_its_own_and_one_for_each_sample_and_beyond_the_measured_batches_the_speed_is_constant() -> None:
+    """10 samples take twice as long as 2: one more takes an eighth of what 2 take."""
+    site = a_site(points=(point(bits=16, batch=2, speed=100), point(bits=16, batch=10, speed=250)))
 
-    assert [tokens_per_second(site, 16, batch) for batch in (1, 2, 3, 4, 64)] == [100, 100, 200, 300, 300]
+    assert [tokens_per_second(site, 16, batch) for batch in (1, 2, 6, 10, 64)] == pytest.approx([100, 100, 6 / 0.03, 250, 250])
 
 
 def test_of_two_lengths_of_a_batch_the_one_nearest_to_the_rounds_gives_the_speed() -> None:
@@ -77,13 +78,13 @@ def test_without_the_longest_sample_no_padding_is_assumed() -> None:
     assert padded_row_tokens(a_site(mean_tokens=60.0, longest_tokens=0), 16) == 60.0
 
 
-def test_an_update_is_4_bytes_for_each_element_of_its_factors_and_head() -> None:
+def test_the_time_of_an_adapter_is_that_of_4_bytes_for_each_element_of_its_factors_and_head() -> None:
     site = a_site(base=MPNET)
     factors = 48 * 2 * (768 + 768)
 
-    assert wire_bytes(site, uniform_ranks(MPNET.weights, 2), {}) == 4 * factors
     assert wire_bytes(site, uniform_ranks(MPNET.weights, 2), {"classifier.weight": (20, 768)}) == 4 * (factors + 20 * 768)
     assert global_bytes(site, 2, {}) == 4 * factors
+    assert global_bytes(site, 2, {"classifier.weight": (20, 768)}) == 4 * (factors + 20 * 768)
 
 
 def test_set_up_loading_and_the_download_do_not_depend_on_the_steps() -> None:
@@ -107,6 +108,15 @@ def test_the_evaluation_is_a_forward_pass_over_the_validation_samples() -> None:
     assert evaluation_seconds(site, 16, 50) == 50 * 80 / 800
     assert evaluation_seconds(site, 16, 1000) == 100 * 80 / 800
     assert fixed_seconds(site, 16, download=0, evaluated=50) == 5.0
+
+
+def test_the_evaluation_gains_as_much_speed_with_larger_batches_as_training_does() -> None:
+    """Measured with batches of one, where it is twice as fast as training."""
+    points = (point(bits=16, batch=1, speed=200.0), point(bits=16, batch=8, speed=800.0))
+    points = tuple(one.model_copy(update={"evaluate_tokens_per_second": 400.0}) for one in points)
+    site = a_site(points=points, validation_samples=100, mean_tokens=80.0)
+
+    assert evaluation_seconds(site, 16, 100, [1, 8]) == pytest.approx([100 * 80 / 400, 100 * 80 / 1600])
 
 
 def a_step_of_the_upper_layers(*, lowest: int, speed: float) -> Throughput:

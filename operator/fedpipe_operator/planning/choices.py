@@ -11,6 +11,7 @@ from math import ceil
 from typing import Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from fedpipe_operator.api import Bits, Depth
 from fedpipe_operator.planning.memory_model import TRAINED_BYTES, Bool, Float64, Int64, Step, TrainingMemory, load_peak_bytes, predict_peak
@@ -89,7 +90,11 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
     return Choices(
         rows=tuple(Choice(one, *row) for one in bits for row in grid),
         fixed=_joined(
-            [other_seconds_of(request, site, one, request.head_bytes) + _filling_seconds(request, site, one, columns) for one in bits]
+            [
+                other_seconds_of(request, site, one, request.head_bytes, columns.micro_batch)
+                + _filling_seconds(request, site, one, columns)
+                for one in bits
+            ]
         ),
         step=_joined([_step_seconds(request, site, one, columns) for one in bits]),
         room=np.where(load <= limit, (limit - memory) / (factor * _ELEMENT_BYTES), -1.0),
@@ -125,9 +130,13 @@ def seconds_of_steps(request: PlanRequest, site: SiteProfile, choice: Choice, st
     return steps * step_seconds_of(request, site, choice) + filling * min(1.0, steps / _batches(request, site))
 
 
-def other_seconds_of(request: PlanRequest, site: SiteProfile, bits: Bits, upload: int) -> float:
-    """Seconds of a round but for the steps, with an update of so many bytes, corrected by what earlier rounds showed."""
-    fixed = fixed_seconds(site, bits, download=request.download(site), evaluated=request.spec.evaluation.max_samples)
+def other_seconds_of(request: PlanRequest, site: SiteProfile, bits: Bits, upload: int, micro_batch: npt.ArrayLike) -> Float64:
+    """Seconds of a round but for the steps, with an update of so many bytes, corrected by what earlier rounds showed.
+
+    The evaluation's passes are of as many samples as the training's.
+    """
+    evaluated = request.spec.evaluation.max_samples
+    fixed = fixed_seconds(site, bits, download=request.download(site), evaluated=evaluated, batch=micro_batch)
     return request.correction(site).other_seconds * (fixed + upload_seconds(site, upload))
 
 
@@ -171,14 +180,16 @@ def _filling_seconds(request: PlanRequest, site: SiteProfile, bits: Bits, column
     cached is not counted on, since it is of use only as long as no site trains a layer below; where it is, the steps are faster than
     forecast, and the next round's forecasts are corrected.
     """
+    if not columns.cached.any():
+        return np.zeros(len(columns.cached))
     uncached = _step_seconds(request, site, bits, columns._replace(cached=np.zeros_like(columns.cached)))
     return _batches(request, site) * (uncached - _step_seconds(request, site, bits, columns))
 
 
 def _step_seconds(request: PlanRequest, site: SiteProfile, bits: Bits, columns: Columns) -> Float64:
     """Seconds of a step of each choice."""
-    layers, sizes = max(1, site.base.layers), np.unique(columns.micro_batch)
-    whole = np.array([step_seconds(site, bits, request.batch, micro_batch=int(size)) for size in sizes])
+    layers = max(1, site.base.layers)
+    whole = step_seconds(site, bits, request.batch, micro_batch=columns.micro_batch)
     relative = relative_step_seconds(
         layers,
         layers - columns.lowest_layer,
@@ -186,7 +197,7 @@ def _step_seconds(request: PlanRequest, site: SiteProfile, bits: Bits, columns: 
         checkpointing=columns.checkpointing,
         cached_share=np.where(columns.cached, 1.0, 0.0),
     )
-    return np.asarray(request.correction(site).step_seconds * whole[np.searchsorted(sizes, columns.micro_batch)] * relative)
+    return np.asarray(request.correction(site).step_seconds * whole * relative)
 
 
 def _memory(request: PlanRequest, site: SiteProfile, bits: Bits, columns: Columns) -> Float64:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from fedpipe_operator import conversion
 from fedpipe_operator.planning.choices import Choice, other_seconds_of, peak_of, seconds_of_steps
 from fedpipe_operator.planning.request import PlanRequest
-from fedpipe_operator.planning.time_model import wire_bytes
+from fedpipe_operator.planning.sizes import update_file_bytes
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Forecast, Plan
 
@@ -14,14 +14,14 @@ def forecast(  # noqa: PLR0913 -- the parts of a plan
     request: PlanRequest, site: SiteProfile, choice: Choice, *, ranks: Mapping[str, int], steps: int, batch: int | None = None
 ) -> Forecast:
     """What a choice with these ranks and steps needs at a site; `batch`: another batch than the run's."""
-    upload, download = wire_bytes(site, ranks, request.head), request.download(site)
+    upload = update_file_bytes(site.base.weights, ranks, request.head)
     of_steps = seconds_of_steps(request, site, choice, steps) * (batch or request.batch) / request.batch
     return Forecast(
         memory_bytes=max(0, int(peak_of(request, site, choice, ranks))),
-        seconds=other_seconds_of(request, site, choice.bits, upload) + of_steps,
+        seconds=float(other_seconds_of(request, site, choice.bits, upload, choice.micro_batch)) + of_steps,
         step_seconds=of_steps,
         upload_bytes=upload,
-        download_bytes=download,
+        download_bytes=request.download_file(site),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from fedpipe_operator.api import FineTuneSpec, parse_duration
 from fedpipe_operator.planning.memory_model import RunOptions
-from fedpipe_operator.planning.sizes import WIRE_BYTES, head_parameters
+from fedpipe_operator.planning.sizes import WIRE_BYTES, global_file_bytes, head_parameters
 from fedpipe_operator.planning.time_model import global_bytes
 from fedpipe_operator.sites import Correction, SiteProfile
 
@@ -38,6 +38,8 @@ class PlanRequest:
     """By site: what the last round showed, as a sentence."""
     is_stalled: bool = False
     """Whether the last rounds brought no improvement: then all layers are trained."""
+    _file_sizes: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Of the global adapter's file, by base: the sites of a run have the same, and a large fleet asks a thousand times."""
 
     def correction(self, site: SiteProfile) -> Correction:
         """How this site's forecasts are corrected."""
@@ -72,6 +74,12 @@ class PlanRequest:
     def download(self, site: SiteProfile) -> int:
         """Bytes of the global adapter, with the largest rank that the run allows."""
         return global_bytes(site, self.options.global_rank, self.head)
+
+    def download_file(self, site: SiteProfile) -> int:
+        """Bytes of the global adapter's file, with its header."""
+        if site.fingerprint not in self._file_sizes:
+            self._file_sizes[site.fingerprint] = global_file_bytes(site.base.weights, self.options.global_rank, self.head)
+        return self._file_sizes[site.fingerprint]
 
     def wanted_steps(self, site: SiteProfile) -> int:
         """The most optimiser steps in a round: of `training.epochs` passes over the samples, and `training.maxSteps`; at least one."""

@@ -1,12 +1,17 @@
-"""Numbers of parameters of adapters and heads, for the memory model and the time model."""
+"""Sizes of adapters and heads, in parameters for the memory model and the time model, and in bytes of the files that are sent."""
 
 from collections.abc import Iterable, Mapping
-from math import prod
+from math import ceil, prod
+from typing import Final
 
 from fedpipe_trainer.contract import WeightShape
 
-WIRE_BYTES = 4
+WIRE_BYTES: Final = 4
 """Per parameter: adapters are trained and sent in fp32."""
+_UPDATE_METADATA: Final = len('"__metadata__":{"format":"pt"},')
+"""What the trainer adds to the header of an update. The operator adds nothing to that of the global adapter."""
+_ALIGNMENT: Final = 8
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 def adapter_parameters(weights: Iterable[WeightShape], ranks: Mapping[str, int]) -> int:
@@ -22,6 +27,38 @@ def rank_parameters(weights: Iterable[WeightShape]) -> int:
 def residual_parameters(weights: Iterable[WeightShape], ranks: Mapping[str, int], global_rank: int) -> int:
     """Elements of the frozen residual: the global adapter's rank above the site's own, over all weights."""
     return sum(max(0, global_rank - ranks.get(weight.name, 0)) * (weight.d_in + weight.d_out) for weight in weights)
+
+
+def update_file_bytes(weights: Iterable[WeightShape], ranks: Mapping[str, int], head: Shapes) -> int:
+    """Size of a site's update, whose tensors are in the order of their keys."""
+    shapes = {**head, **_factor_shapes(weights, ranks)}
+    return _file_bytes({key: shapes[key] for key in sorted(shapes)}, _UPDATE_METADATA)
+
+
+def global_file_bytes(weights: Iterable[WeightShape], rank: int, head: Shapes) -> int:
+    """Size of the global adapter with this rank for every weight: the head, then the factors, both in the order of their names."""
+    ordered = sorted(weights, key=lambda weight: weight.name)
+    factors = _factor_shapes(ordered, dict.fromkeys((weight.name for weight in ordered), rank))
+    return _file_bytes({key: head[key] for key in sorted(head)} | factors)
+
+
+def _factor_shapes(weights: Iterable[WeightShape], ranks: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """The shapes of A and B of each weight that has a rank, by key of the adapter file."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for weight in weights:
+        if rank := ranks.get(weight.name, 0):
+            stem = f"base_model.model.{weight.name}"
+            shapes[f"{stem}.lora_A.weight"], shapes[f"{stem}.lora_B.weight"] = (rank, weight.d_in), (weight.d_out, rank)
+    return shapes
+
+
+def _file_bytes(shapes: Shapes, metadata: int = 0) -> int:
+    """Size of a safetensors file: the header's length (8 bytes), the header in JSON, padded to a multiple of 8 bytes, and the tensors."""
+    header, end = len("{") + metadata, 0  # the last entry's comma stands for the closing brace; a shape is written without spaces
+    for key, shape in shapes.items():
+        start, end = end, end + WIRE_BYTES * prod(shape)
+        header += len(key) + len(f'"":{{"dtype":"F32","shape":{list(shape)},"data_offsets":[{start},{end}]}},') - (len(shape) - 1)
+    return _ALIGNMENT + ceil(header / _ALIGNMENT) * _ALIGNMENT + end
 
 
 def uniform_ranks(weights: Iterable[WeightShape], rank: int) -> dict[str, int]:
