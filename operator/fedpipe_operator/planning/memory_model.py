@@ -149,16 +149,16 @@ def activation_bytes(base: BaseModelFacts, *, element: int, step: Step) -> Float
     """Peak bytes kept between forward and backward of a pass over `batch` × `length` tokens, `element` bytes an element.
 
     A base with a trainable head is a classifier; any other computes logits over its vocabulary, which dominate in
-    small language models. Only the trained layers keep activations; of the others one at a time is in memory.
-    Checkpointing keeps each layer's input and the activations of one layer.
+    small language models. Only the trained layers keep activations. Beside them the backward pass holds the gradients of the activations of
+    the layer that it is in. Checkpointing keeps each layer's input, and the activations of that layer.
     """
     trained = np.maximum(1, base.layers - np.asarray(step.lowest_layer))
     per_layer = element * (_HIDDEN_ELEMENTS * base.hidden_size + _INTERMEDIATE_ELEMENTS * base.intermediate_size)
     if base.materialised_attention:
         per_layer += element * _SCORE_ELEMENTS * base.attention_heads * step.length
-    layers = np.where(step.checkpointing, element * base.hidden_size * trained + per_layer, per_layer * trained)
+    kept = np.where(step.checkpointing, element * base.hidden_size * trained + per_layer, per_layer * trained)
     logits = 0 if base.head else _LOGIT_BYTES * base.vocabulary_size
-    return np.asarray(step.batch * step.length * (layers + logits), dtype=np.float64)
+    return np.asarray(step.batch * step.length * (kept + per_layer + logits), dtype=np.float64)
 
 
 def _step_of(point: Throughput) -> Step:
