@@ -1,5 +1,6 @@
 """The hyperparameters that a spec leaves out: how the learning rate follows from the sites' tests, and the reason for each."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from site_profiles import MPNET, a_site, a_spec
 
 from fedpipe_operator.planning import FROM_SPEC, LearningRate, choose_learning_rate, hyperparameters, range_test
-from fedpipe_operator.planning.hyperparameters import DEFAULT_LEARNING_RATE, LEARNING_RATES, combined_changes
+from fedpipe_operator.planning.hyperparameters import DEFAULT_LEARNING_RATE, LEARNING_RATES, RANGE_TEST_STEPS, combined_changes
 from fedpipe_trainer.contract import Forecast, Hyperparameters, Plan, RangeTestResult, RateLoss
 
 FORECAST = Forecast(memory_bytes=0, seconds=0, upload_bytes=0, download_bytes=0)
@@ -29,54 +30,74 @@ FAILED = RangeTestResult(problem="no learning rate was tested: out of memory")
 # --- the learning rate
 
 
+def choice(sites: Mapping[str, RangeTestResult | None]) -> LearningRate:
+    """The choice for rounds that are as short as the test."""
+    return choose_learning_rate(sites, RANGE_TEST_STEPS)
+
+
 def test_the_rate_that_lowers_the_loss_most_is_chosen_and_the_reason_names_the_others() -> None:
-    chosen = choose_learning_rate({"a": losses_of({3e-4: 1.9, 1e-3: 1.7, 3e-3: 1.5, 1e-2: DIVERGED}), "b": None})
+    chosen = choice({"a": losses_of({3e-4: 1.9, 1e-3: 1.7, 3e-3: 1.5, 1e-2: DIVERGED}), "b": None})
 
     assert chosen.value == 3e-3
     assert chosen.reason == (
-        "validation loss -25.0 %, the smallest of 4 rates with 80 % of the best gain, after 8 steps at 1 of 2 sites "
+        "0.003 is the best of 4 rates: validation loss -25.0 % after 8 steps at 1 of 2 sites "
         "(0.0003: -5.0 %, 0.001: -15.0 %, 0.01: diverged)"
     )
 
 
-@pytest.mark.parametrize(("loss_at_the_smaller", "chosen"), [(1.52, 1e-3), (1.62, 3e-3)])
-def test_of_rates_that_are_nearly_as_good_the_smallest_is_chosen(loss_at_the_smaller: float, chosen: float) -> None:
-    assert choose_learning_rate({"a": losses_of({1e-3: loss_at_the_smaller, 3e-3: 1.5, 1e-2: 1.6})}).value == chosen
+@pytest.mark.parametrize(("steps", "value"), [(1, 1e-2), (8, 1e-2), (9, 9e-3), (32, 5e-3), (72, 3e-3), (800, 1e-3), (10**6, 2e-5)])
+def test_the_rate_falls_with_the_root_of_the_steps_of_a_round_that_is_longer_than_the_test(steps: int, value: float) -> None:
+    sites = {"a": losses_of({3e-3: 1.5, 1e-2: 1.4, 3e-2: 1.6})}
+
+    assert choose_learning_rate(sites, steps).value == value
+
+
+def test_the_reason_says_that_the_rate_was_lowered() -> None:
+    chosen = choose_learning_rate({"a": losses_of({3e-3: 1.5, 1e-2: 1.4})}, 32)
+
+    assert chosen.reason.endswith("(0.003: -25.0 %); times √(8/32), since a round has up to 32 steps")
+
+
+@pytest.mark.parametrize("steps", [8, 100])
+def test_of_equal_rates_the_smaller_is_chosen(steps: int) -> None:
+    sites = {"a": losses_of({3e-3: 1.5, 1e-2: 1.5})}
+
+    assert choose_learning_rate(sites, steps).value <= 3e-3
 
 
 def test_sites_count_by_their_validation_samples() -> None:
     slow, fast = losses_of({1e-3: 1.0, 3e-3: 1.2}, samples=60), losses_of({1e-3: 1.4, 3e-3: 1.0}, samples=20)
 
-    assert choose_learning_rate({"a": slow, "b": fast}).value == 1e-3
+    assert choice({"a": slow, "b": fast}).value == 1e-3
     assert combined_changes({"a": slow, "b": fast}) == pytest.approx({1e-3: -0.45, 3e-3: -0.425})
 
 
 def test_a_loss_counts_relative_to_the_loss_before_at_the_same_site() -> None:
     hard, easy = losses_of({1e-3: 4.0, 3e-3: 3.8}, before=4.0), losses_of({1e-3: 0.2, 3e-3: 0.4}, before=1.0)
 
-    assert choose_learning_rate({"hard": hard, "easy": easy}).value == 1e-3
+    assert choice({"hard": hard, "easy": easy}).value == 1e-3
 
 
 def test_a_rate_that_too_few_tried_does_not_count() -> None:
     in_time = losses_of({3e-4: 1.9, 1e-3: 1.8, 3e-3: 1.7}, samples=30)
     in_haste = losses_of({3e-4: 1.9, 1e-3: 1.8}, samples=60)
 
-    assert choose_learning_rate({"a": in_time, "b": in_haste}).value == 1e-3
-    assert choose_learning_rate({"a": in_time, "b": in_haste.model_copy(update={"samples": 30})}).value == 3e-3
+    assert choice({"a": in_time, "b": in_haste}).value == 1e-3
+    assert choice({"a": in_time, "b": in_haste.model_copy(update={"samples": 30})}).value == 3e-3
 
 
 def test_a_site_that_stopped_because_its_loss_got_worse_counts_with_that_loss_beyond() -> None:
     bold, careful = losses_of({1e-3: 1.8, 3e-3: 1.6, 1e-2: 1.5}), losses_of({1e-3: 1.0, 3e-3: 1.4})
 
     assert combined_changes({"a": bold, "b": careful}) == pytest.approx({1e-3: -0.3, 3e-3: -0.25, 1e-2: -0.275})
-    assert choose_learning_rate({"a": bold, "b": careful}).value == 1e-3
+    assert choice({"a": bold, "b": careful}).value == 1e-3
 
 
 def test_a_site_without_a_test_or_with_a_failed_one_has_no_say() -> None:
     votes = {"a": losses_of({1e-3: 1.5, 3e-3: 1.2}), "b": FAILED, "c": None}
 
-    assert choose_learning_rate(votes).value == 3e-3
-    assert "at 1 of 3 sites" in choose_learning_rate(votes).reason
+    assert choice(votes).value == 3e-3
+    assert "at 1 of 3 sites" in choice(votes).reason
 
 
 @pytest.mark.parametrize(
@@ -92,11 +113,11 @@ def test_a_site_without_a_test_or_with_a_failed_one_has_no_say() -> None:
     ],
 )
 def test_where_nothing_can_be_compared_the_default_stays_and_the_reason_says_so(sites: Any, why: str) -> None:
-    assert choose_learning_rate(sites) == LearningRate(DEFAULT_LEARNING_RATE, why)
+    assert choice(sites) == LearningRate(DEFAULT_LEARNING_RATE, why)
 
 
 def test_where_every_rate_diverges_the_smallest_is_taken_and_the_reason_warns() -> None:
-    chosen = choose_learning_rate({"a": losses_of(dict.fromkeys(LEARNING_RATES, DIVERGED))})
+    chosen = choice({"a": losses_of(dict.fromkeys(LEARNING_RATES, DIVERGED))})
 
     assert chosen.value == min(LEARNING_RATES)
     assert chosen.reason.startswith("no rate lowered the validation loss after 8 steps at 1 of 1 sites")
@@ -104,11 +125,11 @@ def test_where_every_rate_diverges_the_smallest_is_taken_and_the_reason_warns() 
 
 
 def test_a_rate_that_no_site_was_asked_to_test_does_not_count() -> None:
-    assert choose_learning_rate({"a": losses_of({1e-3: 1.4, 3e-3: 1.5, 0.5: 0.1})}).value == 1e-3
+    assert choice({"a": losses_of({1e-3: 1.4, 3e-3: 1.5, 0.5: 0.1})}).value == 1e-3
 
 
 def test_the_problem_of_a_site_is_one_line_of_a_bounded_length() -> None:
-    reason = choose_learning_rate({"a": RangeTestResult(problem="\x1b[31m" + "x" * 1000)}).reason
+    reason = choice({"a": RangeTestResult(problem="\x1b[31m" + "x" * 1000)}).reason
 
     assert len(reason) < 600
     assert "\x1b" not in reason
@@ -118,7 +139,7 @@ def test_one_site_that_reports_nonsense_does_not_decide_against_three() -> None:
     honest = losses_of({1e-3: 1.4, 3e-3: 0.8, 1e-2: DIVERGED})
     liar = losses_of({1e-3: 1e6, 3e-3: 1e6, 1e-2: 0.0}, before=1e-9, samples=64)
 
-    assert choose_learning_rate({"a": honest, "b": honest, "c": honest, "liar": liar}).value == 3e-3
+    assert choice({"a": honest, "b": honest, "c": honest, "liar": liar}).value == 3e-3
 
 
 @given(
@@ -132,15 +153,16 @@ def test_one_site_that_reports_nonsense_does_not_decide_against_three() -> None:
             samples=st.integers(0, 1000),
         ),
         min_size=1,
-    )
+    ),
+    st.integers(1, 10**6),
 )
-def test_whatever_the_sites_report_there_is_a_rate_of_the_grid_or_the_default(sites: Any) -> None:
-    chosen = choose_learning_rate(sites)
+def test_whatever_the_sites_report_there_is_a_rate_within_the_bounds_and_a_reason(sites: Any, steps: int) -> None:
+    chosen = choose_learning_rate(sites, steps)
 
-    assert chosen.value in {*LEARNING_RATES, DEFAULT_LEARNING_RATE}
+    assert 0 < chosen.value <= max(LEARNING_RATES)
     assert chosen.reason
     assert len(chosen.reason) <= 1024
-    assert choose_learning_rate(dict(reversed(sites.items()))) == chosen
+    assert choose_learning_rate(dict(reversed(sites.items())), steps) == chosen
 
 
 # --- the test that the sites are asked for

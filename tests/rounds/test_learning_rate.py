@@ -22,6 +22,8 @@ TESTED = RangeTestResult(
 OTHERWISE = RangeTestResult(
     samples=20, loss_before=1.0, rates=(RateLoss(learning_rate=1e-3, loss=0.1), RateLoss(learning_rate=3e-3, loss=0.9))
 )
+SHORT = {"maxSteps": 8}
+"""Rounds as short as the range test, so that its best rate is the run's."""
 MODES = ["Auto", "Uniform", "UniformWeakest", "Proportional"]
 
 
@@ -54,14 +56,22 @@ def reason(world: World) -> str:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_in_every_mode_the_rate_is_chosen_from_the_tests_and_used_in_all_rounds(tmp_path: Path, mode: str) -> None:
-    world = World(a_run(planning={"bits": [16], "ranks": [4], "batchSizes": [2], "mode": mode}), tmp_path, trainer_that_tests_rates)
+    world = World(
+        a_run(planning={"bits": [16], "ranks": [4], "batchSizes": [2], "mode": mode}, training=SHORT), tmp_path, trainer_that_tests_rates
+    )
     world.settle()
 
     assert [plan.learning_rate for plan in plans(world)] == [3e-3, 3e-3]
     assert trained_with(world) == {1: {3e-3}, 2: {3e-3}}
-    assert reason(world).startswith(
-        "validation loss -40.0 %, the smallest of 3 rates with 80 % of the best gain, after 8 steps at 3 of 3 sites"
-    )
+    assert reason(world).startswith("0.003 is the best of 3 rates: validation loss -40.0 % after 8 steps at 3 of 3 sites")
+
+
+def test_longer_rounds_have_a_lower_rate(tmp_path: Path) -> None:
+    world = World(a_run(training={"maxSteps": 72}), tmp_path, trainer_that_tests_rates)
+    world.settle()
+
+    assert trained_with(world) == {1: {1e-3}, 2: {1e-3}}
+    assert reason(world).endswith("times √(8/72), since a round has up to 72 steps")
 
 
 def test_given_plans_use_the_chosen_rate_too(tmp_path: Path) -> None:
@@ -90,7 +100,7 @@ def test_where_no_site_tested_a_rate_the_run_goes_on_with_the_default(tmp_path: 
 
 
 def test_an_operator_that_restarts_after_round_1_keeps_the_rate_and_its_reason(tmp_path: Path) -> None:
-    world = World(a_run(), tmp_path, trainer_that_tests_rates)
+    world = World(a_run(training=SHORT), tmp_path, trainer_that_tests_rates)
     world.work_until("aggregate-r1")
     for site in "abc":  # chosen again, it would be another rate
         key = names.profile_result(f"site-{site}", 0)
@@ -104,7 +114,7 @@ def test_an_operator_that_restarts_after_round_1_keeps_the_rate_and_its_reason(t
 
 
 def test_a_rate_that_is_added_during_a_round_counts_from_the_next_one(tmp_path: Path) -> None:
-    world = World(a_run(), tmp_path, trainer_that_tests_rates)
+    world = World(a_run(training=SHORT), tmp_path, trainer_that_tests_rates)
     world.work_until("train-r1")
     world.run = edited(world.run, learningRate=0.05)
     world.settle()

@@ -11,11 +11,13 @@ import pytest
 from fedpipe_trainer.contract import (
     Bits,
     Data,
+    Hyperparameters,
     ImportanceMethod,
     Model,
     Outcome,
     ProfileResult,
     ProfileTask,
+    RangeTest,
     RunRef,
     SequenceClassification,
     Throughput,
@@ -202,6 +204,57 @@ def test_scores_that_are_not_wanted_cost_nothing(task: ProfileTask, tmp_path: Pa
     assert profile.run(task.model_copy(update={"importance": ImportanceMethod.NONE}), make_runtime(tmp_path)).importance is None
 
 
+# --- the losses of learning rates
+
+RANGE_TEST = RangeTest(
+    learning_rates=(1e-3, 1e-2), steps=2, batch_size=4, validation_samples=5, seconds=1e6, hyperparameters=Hyperparameters(), alpha=8.0
+)
+
+
+def test_learning_rates_are_tested_on_the_base_that_is_loaded_for_the_scores(
+    task: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Bits] = []
+    original = profile.load
+
+    def counting(folder: Path, bits: Bits, objective: Any) -> Any:
+        loaded.append(bits)
+        return original(folder, bits, objective)
+
+    monkeypatch.setattr(profile, "load", counting)
+    at_32_bits = task.model_copy(update={"bits": (32,)})
+    without = profile.run(at_32_bits, make_runtime(tmp_path))
+    result = profile.run(at_32_bits.model_copy(update={"range_test": RANGE_TEST}), make_runtime(tmp_path))
+
+    assert without.range_test is None
+    assert result.range_test is not None
+    assert {one.learning_rate for one in result.range_test.rates} == {1e-3, 1e-2}
+    assert result.importance == without.importance
+    assert loaded == [32, 32, 32, 32]
+
+
+def test_learning_rates_are_tested_without_scores_too(task: ProfileTask, tmp_path: Path) -> None:
+    result = profile.run(
+        task.model_copy(update={"bits": (32,), "importance": ImportanceMethod.NONE, "range_test": RANGE_TEST}), make_runtime(tmp_path)
+    )
+
+    assert result.importance is None
+    assert result.range_test is not None
+    assert result.range_test.problem == ""
+
+
+@pytest.mark.parametrize(("rows", "used"), [(3, 3), (9, 5)])
+def test_a_loss_is_of_the_validation_samples_that_there_are_and_of_no_more_than_are_asked_for(
+    task: ProfileTask, tmp_path: Path, rows: int, used: int
+) -> None:
+    Path(task.data.validation).write_text("\n".join(json.dumps({"text": f"number {i}", "label": "x"}) for i in range(rows)))
+    result = profile.run(task.model_copy(update={"bits": (32,), "range_test": RANGE_TEST}), make_runtime(tmp_path))
+
+    assert result.range_test is not None
+    assert result.range_test.samples == used
+    assert result.validation_samples == rows
+
+
 # --- labels
 
 
@@ -285,6 +338,7 @@ def test_the_bandwidth_of_a_kept_profile_is_measured_anew(quick: ProfileTask, tm
         {"seed": 1},
         {"target_modules": ("attn.q",)},
         {"importance": ImportanceMethod.SENSITIVITY},
+        {"range_test": RANGE_TEST},
         {"objective": SequenceClassification(max_length=31)},
     ],
     ids=lambda changed: next(iter(changed)),

@@ -4,6 +4,7 @@ The learning rate comes from a range test that each site makes with its profile.
 stands in the plan of every round; `spec.training` may change it between two rounds. Every mode uses the same rate.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final
@@ -30,8 +31,6 @@ RANGE_TEST_SHARE: Final = 0.02
 FROM_SPEC: Final = "from the spec"
 _QUORUM: Final = 0.5
 """A rate counts if the sites that judge it have at least this share of the samples."""
-_ENOUGH: Final = 0.8
-"""Of the best rate's gain. Rates are √10 apart: the next smaller one has caught up when a round is some three times as long as the test."""
 _WORST: Final = 1.0
 """A site's word is at most that the loss doubles, or falls to 0: so no site decides alone, whatever it reports."""
 _SHOWN: Final = 256
@@ -77,26 +76,36 @@ def range_test(spec: FineTuneSpec) -> RangeTest | None:
     )
 
 
-def choose_learning_rate(sites: Mapping[str, RangeTestResult | None]) -> LearningRate:
-    """The smallest rate with most of the best one's gain: the mean relative fall of the sites' validation losses.
+def choose_learning_rate(sites: Mapping[str, RangeTestResult | None], steps: int) -> LearningRate:
+    """The rate with the lowest relative change of the sites' validation losses, lowered for rounds that are longer than the test.
 
-    A few steps flatter large rates: those that are nearly as good after the test are better in the longer rounds that follow.
+    A short test flatters large rates. The best constant step size of stochastic gradient descent over T steps falls as 1/√T
+    (Nemirovski et al., SIAM J. Optim. 19(4), 2009), so it is multiplied by √(steps of the test / T).
 
     Args:
         sites: the test of each; one without a test, or whose test failed, has no say.
+        steps: the most optimiser steps that a site takes in a round.
     """
     tests = {name: test for name, test in sorted(sites.items()) if test is not None and test.samples and test.rates}
     changes = combined_changes(tests)
     if len(changes) < 2:  # noqa: PLR2004 - a single rate is compared with nothing
         return LearningRate(DEFAULT_LEARNING_RATE, f"the default: {_why_not_tested(sites)}")
-    best = min(changes.values())
-    chosen = min(rate for rate, change in changes.items() if change <= (_ENOUGH * best if best < 0 else best))
-    others = ", ".join(f"{rate:g}: {_percent(changes[rate])}" for rate in sorted(changes) if rate != chosen)
+    best = min(changes, key=lambda rate: (changes[rate], rate))
+    others = ", ".join(f"{rate:g}: {_percent(changes[rate])}" for rate in sorted(changes) if rate != best)
     tested = f"after {RANGE_TEST_STEPS} steps at {len(tests)} of {len(sites)} sites ({others})"
-    if best >= 0:
-        return LearningRate(chosen, f"no rate lowered the validation loss {tested}: check the data, or write training.learningRate")
-    rule = f"the smallest of {len(changes)} rates with {100 * _ENOUGH:.0f} % of the best gain"
-    return LearningRate(chosen, f"validation loss {_percent(changes[chosen])}, {rule}, {tested}")
+    if changes[best] >= 0:
+        return LearningRate(best, f"no rate lowered the validation loss {tested}: check the data, or write training.learningRate")
+    found = f"{best:g} is the best of {len(changes)} rates: validation loss {_percent(changes[best])} {tested}"
+    if steps <= RANGE_TEST_STEPS:
+        return LearningRate(best, found)
+    value = _round_down(best * math.sqrt(RANGE_TEST_STEPS / steps))
+    return LearningRate(value, f"{found}; times √({RANGE_TEST_STEPS}/{steps}), since a round has up to {steps} steps")
+
+
+def _round_down(value: float) -> float:
+    """The value with its first significant digit only."""
+    unit = 10.0 ** math.floor(math.log10(value))
+    return float(f"{math.floor(value / unit) * unit:.1g}")
 
 
 def combined_changes(tests: Mapping[str, RangeTestResult]) -> dict[float, float]:

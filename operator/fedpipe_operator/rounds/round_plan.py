@@ -38,13 +38,14 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
     if not profiles:
         return OutOfReach(message=_too_few(round_, need, len(run.sites), failed))
     facts, history = _facts(run, observed, profiles), history_of(run, observed, round_)
-    fleet = plan_round(run.spec, {name: one for name, one in profiles.items() if name not in facts.wrong_base}, facts.head, history)
+    agreeing = {name: one for name, one in profiles.items() if name not in facts.wrong_base}
+    fleet = plan_round(run.spec, agreeing, facts.head, history)
     made = fleet.plans
     excluded = dict(failed) | dict(facts.wrong_base) | dict(made.excluded)
     selected = select(made.plans, per_round=per_round, seed=f"{run.spec.training.seed}/{run.name}", round_=round_)
     if len(selected) < need:
         return OutOfReach(message=_too_few(round_, need, len(run.sites), excluded))
-    rate = _learning_rate(run, observed, profiles)
+    rate = _learning_rate(run, observed, agreeing, steps=max(plan.steps for plan in made.plans.values()))
     return RoundPlan(
         round=round_,
         started_at=now,
@@ -62,17 +63,17 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
         importance=fleet.importance.scores,
         importance_note=fleet.importance.note,
         learning_rate=rate.value,
-        hyperparameters=hyperparameters(run.spec, profiles, made.plans, rate),
+        hyperparameters=hyperparameters(run.spec, agreeing, made.plans, rate),
         corrections=dict(history.corrections),
     )
 
 
-def _learning_rate(run: Run, observed: Observed, profiles: Mapping[str, SiteProfile]) -> LearningRate:
+def _learning_rate(run: Run, observed: Observed, profiles: Mapping[str, SiteProfile], *, steps: int) -> LearningRate:
     """The spec's, else that of the round before, else the choice of the sites' range tests: so it is chosen once a run."""
     if run.spec.training.learning_rate is not None:
         return LearningRate(run.spec.training.learning_rate, FROM_SPEC)
     if observed.plan is None:
-        return choose_learning_rate({name: profile.range_test for name, profile in profiles.items()})
+        return choose_learning_rate({name: profile.range_test for name, profile in profiles.items()}, steps)
     reasons = {one.name: one.reason for one in observed.plan.hyperparameters}
     chosen = reasons.get("training.learningRate", FROM_SPEC)
     value = DEFAULT_LEARNING_RATE if observed.plan.learning_rate is None else observed.plan.learning_rate
