@@ -66,6 +66,19 @@ def test_in_every_mode_the_rate_is_chosen_from_the_tests_and_used_in_all_rounds(
     assert reason(world).startswith("0.003 is the best of 3 rates: validation loss -40.0 % after 8 steps at 3 of 3 sites")
 
 
+def test_a_site_with_another_base_model_has_no_say(tmp_path: Path) -> None:
+    def trainer(task: Any, folder: Path) -> Any:
+        if isinstance(task, ProfileTask) and task.site == "site-c":
+            return a_profile(task, fingerprint="c" * 64, range_test=OTHERWISE)
+        return trainer_that_tests_rates(task, folder)
+
+    world = World(a_run(training=SHORT, sites={"quorum": 0.6}), tmp_path, trainer)
+    world.settle()
+
+    assert trained_with(world) == {1: {3e-3}, 2: {3e-3}}
+    assert "after 8 steps at 2 of 2 sites" in reason(world)
+
+
 def test_longer_rounds_have_a_lower_rate(tmp_path: Path) -> None:
     world = World(a_run(training={"maxSteps": 72}), tmp_path, trainer_that_tests_rates)
     world.settle()
