@@ -31,7 +31,7 @@ FAILED = RangeTestResult(problem="no learning rate was tested: out of memory")
 
 
 def choice(sites: Mapping[str, RangeTestResult | None]) -> LearningRate:
-    """The choice for rounds that are as short as the test."""
+    """The choice for a run that is as short as the test."""
     return choose_learning_rate(sites, RANGE_TEST_STEPS)
 
 
@@ -46,7 +46,7 @@ def test_the_rate_that_lowers_the_loss_most_is_chosen_and_the_reason_names_the_o
 
 
 @pytest.mark.parametrize(("steps", "value"), [(1, 1e-2), (8, 1e-2), (9, 9e-3), (32, 5e-3), (72, 3e-3), (800, 1e-3), (10**6, 2e-5)])
-def test_the_rate_falls_with_the_root_of_the_steps_of_a_round_that_is_longer_than_the_test(steps: int, value: float) -> None:
+def test_the_rate_falls_with_the_root_of_the_steps_of_a_run_that_is_longer_than_the_test(steps: int, value: float) -> None:
     sites = {"a": losses_of({3e-3: 1.5, 1e-2: 1.4, 3e-2: 1.6})}
 
     assert choose_learning_rate(sites, steps).value == value
@@ -55,7 +55,7 @@ def test_the_rate_falls_with_the_root_of_the_steps_of_a_round_that_is_longer_tha
 def test_the_reason_says_that_the_rate_was_lowered() -> None:
     chosen = choose_learning_rate({"a": losses_of({3e-3: 1.5, 1e-2: 1.4})}, 32)
 
-    assert chosen.reason.endswith("(0.003: -25.0 %); times √(8/32), since a round has up to 32 steps")
+    assert chosen.reason.endswith("(0.003: -25.0 %); times √(8/32), since the run has up to 32 steps")
 
 
 @pytest.mark.parametrize("steps", [8, 100])

@@ -77,14 +77,14 @@ def range_test(spec: FineTuneSpec) -> RangeTest | None:
 
 
 def choose_learning_rate(sites: Mapping[str, RangeTestResult | None], steps: int) -> LearningRate:
-    """The rate with the lowest relative change of the sites' validation losses, lowered for rounds that are longer than the test.
+    """The rate with the lowest relative change of the sites' validation losses, lowered for a run that is longer than the test.
 
     A short test flatters large rates. The best constant step size of stochastic gradient descent over T steps falls as 1/√T
     (Nemirovski et al., SIAM J. Optim. 19(4), 2009), so it is multiplied by √(steps of the test / T).
 
     Args:
         sites: the test of each; one without a test, or whose test failed, has no say.
-        steps: the most optimiser steps that a site takes in a round.
+        steps: the most optimiser steps that a site takes in all rounds of the run.
     """
     tests = {name: test for name, test in sorted(sites.items()) if test is not None and test.samples and test.rates}
     changes = combined_changes(tests)
@@ -99,7 +99,7 @@ def choose_learning_rate(sites: Mapping[str, RangeTestResult | None], steps: int
     if steps <= RANGE_TEST_STEPS:
         return LearningRate(best, found)
     value = _round_down(best * math.sqrt(RANGE_TEST_STEPS / steps))
-    return LearningRate(value, f"{found}; times √({RANGE_TEST_STEPS}/{steps}), since a round has up to {steps} steps")
+    return LearningRate(value, f"{found}; times √({RANGE_TEST_STEPS}/{steps}), since the run has up to {steps} steps")
 
 
 def _round_down(value: float) -> float:

@@ -45,7 +45,8 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
     selected = select(made.plans, per_round=per_round, seed=f"{run.spec.training.seed}/{run.name}", round_=round_)
     if len(selected) < need:
         return OutOfReach(message=_too_few(round_, need, len(run.sites), excluded))
-    rate = _learning_rate(run, observed, agreeing, steps=max(plan.steps for plan in made.plans.values()))
+    steps = run.spec.rounds.count * max(plan.steps for plan in made.plans.values())
+    rate = _learning_rate(run, observed, agreeing, steps=steps)
     return RoundPlan(
         round=round_,
         started_at=now,
