@@ -179,7 +179,7 @@ class Normalization(StrEnum):
     """How the updates of sites that take different numbers of steps are weighted."""
 
     EFFECTIVE_STEPS = "EffectiveSteps"
-    """By samples, each update divided by its effective steps (FedNova): a site that takes more steps has no louder vote."""
+    """By samples, each update divided by its effective steps (FedNova, with a limit): a site that takes more steps has no louder vote."""
     NONE = "None"
     """By samples alone (FedAvg), for comparison: what only slow sites know is lost where steps differ."""
 
