@@ -15,7 +15,7 @@ from safetensors.numpy import load
 from toy_rounds import HEAD, Fleet
 
 from fedpipe_operator.aggregation import AggregationConfig, CannotAggregateError, RoundInput, RoundResult, aggregate_round
-from fedpipe_operator.aggregation.normalization import by_data
+from fedpipe_operator.aggregation.normalization import MAX_SERVER_RATE, by_data
 from fedpipe_operator.aggregation.tensors import open_tensors
 
 EXACT = AggregationConfig(method="Exact", max_rank=64)
@@ -50,7 +50,7 @@ def test_two_rounds_equal_the_dense_recursion(fleet: Fleet) -> None:
 @settings(derandomize=True, deadline=None, max_examples=30)
 @given(st.data())
 def test_two_rounds_of_uneven_steps_equal_dense_fednova(data: st.DataObject) -> None:
-    """ΔW ← ΔW + Σ n_k τ_k · Σ n_k D_k/τ_k over the sites that trained the weight, and the same for the head from round 2 on."""
+    """ΔW ← ΔW + Σ n_k τ_k · Σ n_k D_k/τ_k over the sites that trained the weight (within the limit), and so the head from round 2 on."""
     sites = ["one", "two", "three"][: data.draw(st.integers(1, 3))]
     weights = {"q": (12, 10), "v": (10, 14)}
     ranks = {site: {weight: data.draw(st.integers(0, 5)) for weight in weights} for site in sites}
@@ -85,6 +85,8 @@ def _increment(fleet: Fleet, site: str, weight: str, before: dict[str, np.ndarra
 def _fednova(sites: list[str], samples: dict[str, int], steps: dict[str, int], increments: list[np.ndarray]) -> np.ndarray:
     total = sum(samples[site] for site in sites)
     effective = sum(samples[site] / total * steps[site] for site in sites)
+    per_step = sum(samples[site] / total / steps[site] for site in sites)
+    effective = min(effective, MAX_SERVER_RATE / per_step)
     return effective * sum(samples[site] / total * one / steps[site] for site, one in zip(sites, increments, strict=True))
 
 
