@@ -106,6 +106,14 @@ def test_the_truncation_is_the_best_one_for_any_decay_and_deviation(
     assert_best_truncation(fleet, truncated_svd(summands(fleet), shape_of(fleet)))
 
 
+@pytest.mark.parametrize(("seed", "decay", "deviation"), [(0, 2.0, 1e-4), (9, 1.4069104813522992, 1.1200911395398857e-05)])
+def test_a_subspace_that_lacks_one_of_the_dominant_directions_is_not_accepted(seed: int, decay: float, deviation: float) -> None:
+    """Where the spectrum is steep, the iteration may find rounding errors in the place of a weak direction, each with a small residual."""
+    fleet = random_fleet(seed, lambda i: np.exp(-decay * i), deviation)
+
+    assert_best_truncation(fleet, truncated_svd(summands(fleet), shape_of(fleet)))
+
+
 @pytest.mark.parametrize("size", [1e-25, 1e-12, 1e12, 1e25])
 def test_factors_beyond_the_range_of_float32_squares_lose_no_accuracy(size: float) -> None:
     fleet = random_fleet(0, SPECTRA["slow decay"], 1.0)

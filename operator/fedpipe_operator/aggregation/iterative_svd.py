@@ -10,6 +10,7 @@ enough, power iterations in float64 improve the subspace; if it is far too large
 """
 
 from collections.abc import Sequence
+from math import inf
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -31,6 +32,9 @@ _MAX_CHECKS: Final = 3
 """Number of residuals that are measured in float64, with one power iteration between two of them."""
 _MAX_EXCESS: Final = 100
 """Ratio of the error bound to the tolerated error above which power iterations do not help: a better approximation is needed."""
+
+_LEAST_SHARE: Final = 0.5
+"""Of the mean eigenvalue outside of the subspace: a flat spectrum has equal ones inside and outside, up to rounding."""
 
 
 class SingularSubspace(NamedTuple):
@@ -100,7 +104,7 @@ def _verify(batches: FactorBatches, approximation: _Approximation) -> SingularSu
         # Rounding in float32 only makes a residual larger: if it is small enough, the product in float64 is not needed.
         for precision in dict.fromkeys((first_precision, np.dtype(np.float64))):
             vectors = _float64(batches.transposed_times(image.astype(precision)))
-            excess = _excess(approximation, basis, image, vectors)
+            excess = _excess(approximation, basis, image, vectors, outside=_directions(batches.shape) - basis.shape[1])
             if excess <= 1:
                 return SingularSubspace(basis.T, image, approximation.energy.value)
             if excess > _MAX_EXCESS:
@@ -109,14 +113,32 @@ def _verify(batches: FactorBatches, approximation: _Approximation) -> SingularSu
     return None
 
 
-def _excess(approximation: _Approximation, basis: Float64, image: Float64, back: Float64) -> float:
-    """How much more energy another subspace of this rank might capture, as a multiple of the tolerated error; `back` is Wᵀ·image."""
+def _directions(shape: StackShape) -> int:
+    """The most directions in which W may have energy."""
+    return min(shape.components, shape.d_out, shape.d_in)
+
+
+def _excess(approximation: _Approximation, basis: Float64, image: Float64, back: Float64, *, outside: int) -> float:
+    """How much more energy another subspace of this rank might capture, as a multiple of the tolerated error.
+
+    Args:
+        approximation: what `basis` was made from.
+        basis: V, d_in × rank.
+        image: W·V.
+        back: Wᵀ·image.
+        outside: the number of directions outside of the subspace in which W may have energy.
+    """
     core = image.T @ image
     values, rotation = np.linalg.eigh(core)
     residuals = np.linalg.norm((back - basis @ core) @ rotation, axis=0)
     total, error = approximation.energy
+    lost = total - error - float(values.sum())
+    # Residuals show that the Ritz values are eigenvalues, not that none is missing. One of those outside is at least their mean: if that
+    # is clearly above the least one inside, the subspace is not the dominant one.
+    if lost > 0 and float(values[0]) < _LEAST_SHARE * lost / max(1, outside):
+        return inf
     bound = eigensolver.error_bound(values, residuals, approximation.next_eigenvalue)
-    return bound / eigensolver.tolerated_error(total - error - float(values.sum()), total) if bound else 0.0
+    return bound / eigensolver.tolerated_error(lost, total) if bound else 0.0
 
 
 def _float64(array: Real) -> Float64:
