@@ -113,7 +113,9 @@ def aggregate(
 
 
 def _normalization(name: str) -> Normalization:
-    """The operator's of this name, or a power of the steps: "steps^0.5"; 1 with "TrainedSamples", as if each step brought new data."""
+    """The operator's of this name, or one that it lacks: `FedNova` as published, `steps^0.5` for a power of them, `TrainedSamples`."""
+    if name == "FedNova":
+        return partial(power_of_steps, exponent=1.0)
     if name.startswith("steps^"):
         return partial(power_of_steps, exponent=float(name.removeprefix("steps^")))
     return by_trained_samples if name == "TrainedSamples" else NORMALIZATIONS[name]

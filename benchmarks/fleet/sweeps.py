@@ -86,6 +86,7 @@ def ablations() -> dict[str, Run | Study]:
             "one rank and depth": (Planned(mode="Proportional"), Server()),
             "weights by data": (ours, Server(normalization="None")),
             "weights by samples trained": (ours, Server(normalization="TrainedSamples")),
+            "FedNova as published": (ours, Server(normalization="FedNova")),
             "steps^0.5": (ours, Server(normalization="steps^0.5")),
             "no frozen residual": (ours, Server(method="FlexLoRA", frozen_residual=False)),
             "inexact average": (ours, Server(method="ZeroPad")),
@@ -133,7 +134,7 @@ def _depth_of_all() -> tuple[Given, ...]:
 RULES: Final[dict[str, Rule]] = {
     "ours": (Planned(), Server()),
     "FedIT": (equal_steps(_EQUAL_STEPS, COMMON), Server(method="FedIT", normalization="None")),
-    "FedIT by speed, FedNova": (steps_by_speed(_ROUND, COMMON), Server(method="FedIT")),
+    "FedIT by speed, FedNova": (steps_by_speed(_ROUND, COMMON), Server(method="FedIT", normalization="FedNova")),
     "FlexLoRA": (equal_steps(_EQUAL_STEPS, RANKS), Server(method="FlexLoRA", normalization="None", frozen_residual=False)),
     "FedIT by speed": (steps_by_speed(_ROUND, COMMON), Server(method="FedIT", normalization="None")),
     "HetLoRA": (equal_steps(_EQUAL_STEPS, RANKS), Server(method="HetLoRA", normalization="None", frozen_residual=False)),

@@ -78,7 +78,8 @@ def _rates_without(data: npt.NDArray[np.float64], growth: npt.NDArray[np.float64
     """γ without each site: Σ n_j f_j · Σ n_j / f_j over the others, with n_j / (1 − n_k) in the place of n_j. 1 without the only site."""
     left, moved, weights = 1 - data, data * growth, data / growth
     others = (moved.sum() - moved) * (weights.sum() - weights)
-    return np.maximum(1.0, np.divide(others, left**2, out=np.ones_like(data), where=left > 0))
+    rates: npt.NDArray[np.float64] = np.divide(others, left**2, out=np.ones_like(data), where=left > 0)
+    return np.maximum(1.0, rates)
 
 
 def by_data(work: Sequence[LocalWork]) -> Combination:
