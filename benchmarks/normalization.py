@@ -1,0 +1,222 @@
+"""Which normalization holds where sites take very different numbers of steps: many short trials on a stand-in for a language model.
+
+    python benchmarks/normalization.py [--seeds 2] [--steps 70 70 33 33 13 13 5 5]
+
+The stand-in: MiniLM's frozen features of 20 Newsgroups (mean of the last layer over 48 tokens), two frozen residual layers of width 384
+with LoRA of rank 8 each, and a trained head. Eight sites, classes by Dirichlet 0.5; AdamW anew in each round, 16 samples a step. The
+increments are averaged by the operator's own coefficients, densely, and factorised again. It is no language model: it tells rules apart in
+seconds, and what it shows has to be confirmed on one (`benchmarks/fleet`). The first call computes the features (some minutes).
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+from pathlib import Path
+from statistics import mean
+from typing import Final, NamedTuple
+
+sys.path[:0] = [str(Path(__file__).parents[1] / "examples"), str(Path(__file__).parent / "fleet")]
+
+import torch  # noqa: E402 -- the paths above come first
+from configuration import Problem  # noqa: E402
+from task import CACHE, Task, load_task, partition  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
+
+from fedpipe_operator.aggregation.normalization import LocalWork, Normalization, by_data, power_of_steps  # noqa: E402
+from fedpipe_trainer.data import Example, collate  # noqa: E402
+from fedpipe_trainer.evaluation import evaluation_mode  # noqa: E402
+
+WIDTH: Final = 384
+CLASSES: Final = 20
+LAYERS: Final = 2
+RANK: Final = 8
+SCALE: Final = 16 / RANK**0.5
+BATCH: Final = 16
+ROUNDS: Final = 20
+STEPS: Final = (70, 70, 33, 33, 13, 13, 5, 5)
+"""By site: what the planner gives a fleet that is 1, 2, 4 and 8 times slower, with as much less memory and bandwidth."""
+RULES: Final[Mapping[str, Normalization]] = {
+    "FedNova": partial(power_of_steps, exponent=1.0),
+    "FedNova, γ ≤ 2": partial(power_of_steps, exponent=1.0, max_server_rate=2.0),
+    "FedNova, γ ≤ 1.5": partial(power_of_steps, exponent=1.0, max_server_rate=1.5),
+    "FedNova, γ = 1": partial(power_of_steps, exponent=1.0, max_server_rate=1.0),
+    "steps^0.75": partial(power_of_steps, exponent=0.75, max_server_rate=inf),
+    "steps^0.5": partial(power_of_steps, exponent=0.5, max_server_rate=inf),
+    "by data": by_data,
+}
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Features (n × 384) and classes."""
+
+    features: Tensor
+    classes: Tensor
+
+
+@dataclass
+class Trained:
+    """The factors of each layer, A (rank × 384) and B (384 × rank), and the head (20 × 384, 20)."""
+
+    factors: list[tuple[Tensor, Tensor]]
+    head: list[Tensor]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All of them."""
+        return [*(tensor for pair in self.factors for tensor in pair), *self.head]
+
+    def products(self) -> list[Tensor]:
+        """The update of each layer's weight."""
+        return [SCALE * b @ a for a, b in self.factors]
+
+    def copy(self) -> "Trained":
+        """One that can be trained."""
+        factors = [(a.clone().requires_grad_(), b.clone().requires_grad_()) for a, b in self.factors]
+        return Trained(factors, [tensor.clone().requires_grad_() for tensor in self.head])
+
+    def detached(self) -> "Trained":
+        """One without gradients."""
+        return Trained([(a.detach(), b.detach()) for a, b in self.factors], [tensor.detach() for tensor in self.head])
+
+
+class Quality(NamedTuple):
+    """On the test documents."""
+
+    accuracy: float
+    loss: float
+    slow_accuracy: float
+    """On the six classes that are reported apart."""
+
+
+class StandIn:
+    """The frozen layers with what earlier rounds added to them."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.frozen = [torch.randn(WIDTH, WIDTH, generator=generator) / WIDTH**0.5 for _ in range(LAYERS)]
+
+    def logits(self, features: Tensor, added: Sequence[Tensor], trained: Trained) -> Tensor:
+        """The logits (n × 20)."""
+        x = features
+        for frozen, extra, (a, b) in zip(self.frozen, added, trained.factors, strict=True):
+            x = functional.layer_norm(x + functional.gelu(x @ (frozen + extra).T + SCALE * (x @ a.T) @ b.T), (WIDTH,))
+        return x @ trained.head[0].T + trained.head[1]
+
+
+def main() -> None:
+    """Print a row for each setting and rule: means over the last quarter of the rounds, and over the seeds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--steps", type=int, nargs=8, default=STEPS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    train, test = documents()
+    print("| classes of slow sites | rule | accuracy | loss | on the six classes |\n|---|---|---|---|---|")
+    for owned in (True, False):
+        problems = [Problem(seed, slow_sites_own_classes=owned) for seed in range(arguments.seeds)]
+        for name, rule in RULES.items():
+            found = [Trial(problem, arguments.steps, train, test).run(rule) for problem in problems]
+            cells = " | ".join(f"{mean(values):.3f}" for values in zip(*found, strict=True))
+            print(f"| {'their own' if owned else 'as at others'} | {name} | {cells} |", flush=True)
+
+
+def documents() -> tuple[Documents, Documents]:
+    """The training and the test documents; the features are cached beside the models."""
+    path = CACHE / "benchmarks" / "newsgroups-features.pt"
+    task = load_task(Problem().max_length)
+    if not path.is_file():
+        model = task.base.model.get_submodule("bert")
+        with evaluation_mode(task.base.model):
+            parts = [_features(task, model, examples) for examples in (task.train, task.test)]
+        path.parent.mkdir(exist_ok=True)
+        torch.save(parts, path)
+    train, test = torch.load(path)
+    average, deviation = train.mean(0), train.std(0) + 1e-3
+    classes = [torch.tensor([example.labels[0] for example in examples]) for examples in (task.train, task.test)]
+    return Documents((train - average) / deviation, classes[0]), Documents((test - average) / deviation, classes[1])
+
+
+def _features(task: Task, model: nn.Module, examples: Sequence[Example]) -> Tensor:
+    """The mean of the last layer over each text's tokens (n × 384)."""
+    found = []
+    for start in range(0, len(examples), 64):
+        batch = collate(examples[start : start + 64], task.objective, task.base.pad_id)
+        mask = batch["attention_mask"][:, :, None].float()
+        hidden = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state.float()
+        found.append((hidden * mask).sum(1) / mask.sum(1))
+    return torch.cat(found)
+
+
+class Trial:
+    """One federation: the sites' data and steps, and the model that they train."""
+
+    def __init__(self, problem: Problem, steps: Sequence[int], train: Documents, test: Documents) -> None:
+        self.problem, self.steps, self.train, self.test, self.model = problem, steps, train, test, StandIn()
+        self.split = partition(load_task(problem.max_length).train, problem, len(steps))
+        self.rows = [torch.tensor(rows) for rows in self.split.rows]
+
+    def run(self, rule: Normalization) -> Quality:
+        """The mean quality of the last quarter of the rounds."""
+        combination = rule([LocalWork(len(rows), count) for rows, count in zip(self.rows, self.steps, strict=True)])
+        coefficients = [combination.server_rate * share for share in combination.shares]
+        generator = torch.Generator().manual_seed(self.problem.seed + 5)
+        factors = [((torch.rand(RANK, WIDTH, generator=generator) * 2 - 1) / WIDTH**0.5, torch.zeros(WIDTH, RANK)) for _ in range(LAYERS)]
+        current = Trained(factors, [torch.randn(CLASSES, WIDTH, generator=generator) * 0.02, torch.zeros(CLASSES)])
+        total = residual = [torch.zeros(WIDTH, WIDTH) for _ in range(LAYERS)]
+        points = []
+        for number in range(ROUNDS):
+            updates = [self._local(index, residual, current, seed=1000 * self.problem.seed + 10 * number + index) for index in range(8)]
+            total = _moved(total, current.products(), [update.products() for update in updates], coefficients)
+            head = _moved(current.head, current.head, [update.head for update in updates], coefficients)
+            current = Trained([_factorised(one) for one in total], head)
+            residual = [one - kept for one, kept in zip(total, current.products(), strict=True)]
+            points.append(self._quality(residual, current))
+        return Quality(*(mean(values) for values in zip(*points[-(ROUNDS // 4) :], strict=True)))
+
+    def _local(self, index: int, added: Sequence[Tensor], start: Trained, seed: int) -> Trained:
+        """What a site makes of the global adapter in a round."""
+        mine, rows, steps = start.copy(), self.rows[index], self.steps[index]
+        optimizer = torch.optim.AdamW(mine.tensors, lr=self.problem.learning_rate, weight_decay=0.0)
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.cat([torch.randperm(len(rows), generator=generator) for _ in range(steps * BATCH // len(rows) + 1)])
+        for step in range(steps):
+            batch = rows[order[step * BATCH : (step + 1) * BATCH]]
+            logits = self.model.logits(self.train.features[batch], added, mine)
+            optimizer.zero_grad()
+            functional.cross_entropy(logits, self.train.classes[batch]).backward()
+            torch.nn.utils.clip_grad_norm_(mine.tensors, 1.0)
+            optimizer.step()
+        return mine.detached()
+
+    @torch.no_grad()
+    def _quality(self, added: Sequence[Tensor], trained: Trained) -> Quality:
+        logits = self.model.logits(self.test.features, added, trained)
+        hits = (logits.argmax(1) == self.test.classes).float()
+        reported = torch.isin(self.test.classes, torch.tensor(sorted(self.split.slow_classes)))
+        return Quality(float(hits.mean()), float(functional.cross_entropy(logits, self.test.classes)), float(hits[reported].mean()))
+
+
+def _moved(
+    now: Sequence[Tensor], start: Sequence[Tensor], updates: Sequence[Sequence[Tensor]], coefficients: Sequence[float]
+) -> list[Tensor]:
+    """Each tensor plus the weighted increments of the sites from where they started."""
+    return [
+        tensor + torch.stack([weight * (update[i] - start[i]) for weight, update in zip(coefficients, updates, strict=True)]).sum(0)
+        for i, tensor in enumerate(now)
+    ]
+
+
+def _factorised(dense: Tensor) -> tuple[Tensor, Tensor]:
+    """The leading components as A, of the row norm of a new one, and B."""
+    u, s, v = torch.linalg.svd(dense)
+    norm = 3**-0.5
+    return v[:RANK] * norm, u[:, :RANK] * s[:RANK] / (norm * SCALE)
+
+
+if __name__ == "__main__":
+    main()
