@@ -72,6 +72,7 @@ def run(configuration: Run) -> Iterator[Point]:
         if configuration.server.method == "FLoRA":
             deltas = {name: deltas.get(name, torch.zeros(())) + factors.b @ factors.a for name, factors in new.weights.items()}
             new = AdapterTensors(head=new.head)
+        history = replace(history, learned=learned)
         if number % configuration.evaluate_every:
             continue
         with merged(task, deltas):
@@ -123,7 +124,7 @@ def _train_sites(  # noqa: PLR0913 -- the parts of a round
             continue
         examples = tuple(task.train[i] for i in rows)
         ranks = {weight: rank for weight, rank in site.ranks.items() if rank}
-        with trainable(task, ranks, start_of(max(ranks.values()), configuration.server, start), problem.seed) as adapters:
+        with trainable(task, ranks, start_of(ranks, configuration.server, start), problem.seed) as adapters:
             taken = list(islice(steps(task, adapters, examples, problem, name=f"{index}/{number}", lowest=site.lowest_layer), site.steps))
             updates[name_of(index)] = Update(adapter_file(adapters.trainable), ranks, site.steps, len(examples))
         losses.append(sum(taken) / len(taken))

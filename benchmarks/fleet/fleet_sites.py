@@ -1,7 +1,7 @@
 """The fleet's sites as the operator's planner sees them: one measured profile, slowed down by tier, with each site's own data.
 
 The clock of every run, also of the rivals, is the operator's own forecast for these profiles. It is measured: `profile.json` is what the
-trainer's profile task found on one machine, and `benchmarks/forecasts.py` holds such forecasts to measured seconds.
+trainer's profile task found on one machine, and `benchmarks/forecasts` holds such forecasts to measured seconds.
 """
 
 import random

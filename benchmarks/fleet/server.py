@@ -65,7 +65,7 @@ def parse_adapter(task: Task, data: bytes | None) -> AdapterTensors:
         return read_global_adapter(Path(file.name), task.base.model, task.base.head)
 
 
-def start_of(rank: int, server: Server, adapter: AdapterTensors) -> AdapterTensors:
+def start_of(ranks: Mapping[str, int], server: Server, adapter: AdapterTensors) -> AdapterTensors:
     """What a site starts from: the whole global adapter, or its first components where the method has no frozen residual.
 
     In FLoRA, the global update is in the base already (see `merged`), and every round trains a new adapter.
@@ -74,7 +74,8 @@ def start_of(rank: int, server: Server, adapter: AdapterTensors) -> AdapterTenso
         return AdapterTensors(head=adapter.head)
     if server.frozen_residual:
         return adapter
-    return AdapterTensors({name: factors.components(0, rank) for name, factors in adapter.weights.items()}, adapter.head)
+    kept = {name: factors.components(0, ranks[name]) for name, factors in adapter.weights.items() if ranks.get(name)}
+    return AdapterTensors(kept, adapter.head)
 
 
 @contextmanager
@@ -113,9 +114,11 @@ def aggregate(
 
 
 def _normalization(name: str) -> Normalization:
-    """The operator's of this name, or one that it lacks: `FedNova` as published, `steps^0.5` for a power of them, `TrainedSamples`."""
+    """The operator's of this name, or one that it lacks: `FedNova` as published, a power of the steps, and others."""
     if name == "FedNova":
         return partial(power_of_steps, exponent=1.0)
+    if name == "shares of EffectiveSteps":
+        return partial(power_of_steps, exponent=1.0, max_server_rate=1.0)
     if name.startswith("steps^"):
         return partial(power_of_steps, exponent=float(name.removeprefix("steps^")))
     return by_trained_samples if name == "TrainedSamples" else NORMALIZATIONS[name]

@@ -54,8 +54,17 @@ def test_the_first_pass_costs_what_it_does_without_a_cache_and_later_ones_less()
     uncached = CACHED._replace(cached=False)
     a_pass = site.train_samples // 16
 
-    assert seconds_of_steps(request, site, CACHED, a_pass) == pytest.approx(a_pass * step_seconds_of(request, site, uncached))
-    assert seconds_of_steps(request, site, CACHED, a_pass // 2) == pytest.approx(a_pass // 2 * step_seconds_of(request, site, uncached))
-    more = seconds_of_steps(request, site, CACHED, 3 * a_pass) - seconds_of_steps(request, site, CACHED, a_pass)
+    def seconds(steps: int) -> float:
+        return seconds_of_steps(request, site, CACHED, steps, 16)
+
+    assert seconds(a_pass) == pytest.approx(a_pass * step_seconds_of(request, site, uncached))
+    assert seconds(a_pass // 2) == pytest.approx(a_pass // 2 * step_seconds_of(request, site, uncached))
+    more = seconds(3 * a_pass) - seconds(a_pass)
     assert more == pytest.approx(2 * a_pass * step_seconds_of(request, site, CACHED))
     assert step_seconds_of(request, site, CACHED) < step_seconds_of(request, site, uncached)
+
+
+def test_steps_of_fewer_samples_fill_as_much_of_the_cache_as_they_have_samples() -> None:
+    request, site = a_request(), a_site(has_cache=True)
+
+    assert seconds_of_steps(request, site, CACHED, 40, 4) == pytest.approx(seconds_of_steps(request, site, CACHED, 10, 16))

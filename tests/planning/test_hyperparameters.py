@@ -55,7 +55,13 @@ def test_the_rate_falls_with_the_root_of_the_steps_of_a_run_that_is_longer_than_
 def test_the_reason_says_that_the_rate_was_lowered() -> None:
     chosen = choose_learning_rate({"a": losses_of({3e-3: 1.5, 1e-2: 1.4})}, 32)
 
-    assert chosen.reason.endswith("(0.003: -25.0 %); times √(8/32), since the run has up to 32 steps")
+    assert chosen.reason.endswith("(0.003: -25.0 %); times √(8/32), rounded down, since the run has up to 32 steps")
+
+
+@pytest.mark.parametrize(("best", "steps", "value"), [(3e-4, 72, 1e-4), (3e-4, 18, 2e-4), (3e-2, 72, 1e-2), (3e-4, 7200, 1e-5)])
+def test_a_rate_that_is_a_digit_but_for_rounding_errors_is_that_digit(best: float, steps: int, value: float) -> None:
+    """Without the errors the first would be 0, and a round with it cannot be planned."""
+    assert choose_learning_rate({"a": losses_of({best: 1.0, 1e-3: 1.5})}, steps).value == value
 
 
 @pytest.mark.parametrize("steps", [8, 100])

@@ -45,6 +45,13 @@ def test_ratios_of_measured_to_predicted_multiply_the_next_forecast() -> None:
     assert correction_note(Correction(step_seconds=2.0), now) == "re-planned: a step took 3 times as long as predicted"
 
 
+def test_steps_that_a_full_cache_made_faster_say_nothing_of_plans_without_it() -> None:
+    cached = PLAN.model_copy(update={"cache_activations": True, "lowest_layer": 1})
+
+    assert corrected(Correction(step_seconds=2.0), cached, measured(step_seconds=10.0)).step_seconds == 2.0
+    assert corrected(Correction(step_seconds=2.0), cached, measured(step_seconds=60.0)).step_seconds == 6.0
+
+
 def test_only_the_steps_that_were_taken_are_compared() -> None:
     """Training that the deadline ended after five of ten steps was as fast as predicted."""
     assert corrected(Correction(), PLAN, measured(steps=5, step_seconds=10.0)).step_seconds == 1.0

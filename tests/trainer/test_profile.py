@@ -11,6 +11,7 @@ import pytest
 from fedpipe_trainer.contract import (
     Bits,
     Data,
+    FailureReason,
     Hyperparameters,
     ImportanceMethod,
     Model,
@@ -441,6 +442,30 @@ def test_fewer_bits_are_not_measured_where_memory_is_no_problem(task: ProfileTas
     result = profile.run(task.model_copy(update={"bits": (4, 8, 32)}), make_runtime(tmp_path))
 
     assert {point.bits for point in result.throughput} == {32}
+    assert result.unsupported == {}
+
+
+def test_fewer_bits_are_measured_where_a_plan_may_take_them_all_the_same(task: ProfileTask, tmp_path: Path) -> None:
+    result = profile.run(task.model_copy(update={"bits": (4, 32), "batch_sizes": (1,), "all_bits": True}), make_runtime(tmp_path))
+
+    assert {point.bits for point in result.throughput} == {4, 32}
+
+
+def test_a_batch_that_no_longer_fits_in_a_later_step_is_left_out(
+    task: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = throughput.compute_gradients, []
+
+    def compute(examples: Any, *arguments: Any, **named: Any) -> Any:
+        calls.append(len(examples))
+        if calls.count(4) == 2:
+            raise TaskFailed(FailureReason.OUT_OF_MEMORY, "one sample does not fit")
+        return original(examples, *arguments, **named)
+
+    monkeypatch.setattr(throughput, "compute_gradients", compute)
+    result = profile.run(task.model_copy(update={"bits": (32,), "importance": ImportanceMethod.NONE}), make_runtime(tmp_path))
+
+    assert {point.batch_size for point in result.throughput} == {1}
     assert result.unsupported == {}
 
 

@@ -70,6 +70,17 @@ def test_the_same_seed_gives_the_same_losses_also_with_dropout(bert: Path) -> No
     assert measured(bert, test, seed=2) != first
 
 
+def test_a_site_with_one_label_has_nothing_to_learn_and_no_word(bert: Path) -> None:
+    objective = SequenceClassification(labels=("left",), max_length=24, text="a", label="b")
+    examples = encode([{"a": f"turn {i}", "b": "left"} for i in range(64)], objective, read_tokenizer(bert))
+    subject = Subject(load(bert, 32, objective), objective, facts(bert, objective, ()).weights, examples[16:], rank=4, seed=1)
+
+    result = measure_rates(a_test(1e-2), subject, examples[:16], micro_batch=4, runtime=make_runtime(bert.parent / "task"))
+
+    assert result.rates == ()
+    assert "there is nothing to learn: every validation row has the same label" in result.problem
+
+
 def test_a_rate_that_diverges_has_no_loss(toy: Toy) -> None:
     """Steps of 1e30 in weights of 32 bits: the first forward pass after it is not finite."""
     test = a_test(1e-2, HUGE, hyperparameters=Hyperparameters(max_grad_norm=1000), alpha=1e38)

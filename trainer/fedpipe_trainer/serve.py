@@ -32,7 +32,7 @@ def serve(requests: TextIO, *, settings: Settings, write_line: WriteLine, stop: 
 
     The libraries are imported before the first task: a profile measures what every task takes, and here only the first would import.
     """
-    with suppress(ImportError):  # the first task reports it in its result
+    with suppress(ImportError, OSError, RuntimeError):  # libraries that cannot be loaded: the first task reports it in its result
         import_recipe("profile")
     while not stop.requested:
         with stop.idle():

@@ -1,4 +1,4 @@
-"""The choices of a site: every combination of bits, micro-batch, checkpointing and depth, as arrays with one row each.
+"""The choices of a site: every combination of bits, micro-batch, checkpointing, depth and caching, as arrays with one row each.
 
 Of a combination, three numbers matter to the optimiser: the seconds that do not depend on the steps, the seconds of a step, and the
 elements of adapters for which memory leaves room. Ranks and steps are chosen within them (`site_problem`).
@@ -124,10 +124,11 @@ def step_seconds_of(request: PlanRequest, site: SiteProfile, choice: Choice) -> 
     return float(_step_seconds(request, site, choice.bits, _columns(choice))[0])
 
 
-def seconds_of_steps(request: PlanRequest, site: SiteProfile, choice: Choice, steps: int) -> float:
-    """Seconds of so many optimiser steps of this choice. With cached activations, those of the first pass over the data fill the cache."""
+def seconds_of_steps(request: PlanRequest, site: SiteProfile, choice: Choice, steps: int, batch: int) -> float:
+    """Seconds of so many optimiser steps of `batch` samples; with cached activations, the first pass over the data fills the cache."""
     filling = float(_filling_seconds(request, site, choice.bits, _columns(choice))[0])
-    return steps * step_seconds_of(request, site, choice) + filling * min(1.0, steps / _batches(request, site))
+    passes = steps * batch / (_batches(request, site) * request.batch)
+    return steps * step_seconds_of(request, site, choice) * batch / request.batch + filling * min(1.0, passes)
 
 
 def other_seconds_of(request: PlanRequest, site: SiteProfile, bits: Bits, upload: int, micro_batch: npt.ArrayLike) -> Float64:
@@ -177,8 +178,7 @@ def _filling_seconds(request: PlanRequest, site: SiteProfile, bits: Bits, column
     """Seconds by which the steps of a first pass, which fill the cache, exceed those that read it; 0 without a cache.
 
     In a round of less than a pass this is more than is spent, so such rounds are planned without a cache. What earlier rounds have
-    cached is not counted on, since it is of use only as long as no site trains a layer below; where it is, the steps are faster than
-    forecast, and the next round's forecasts are corrected.
+    cached is not counted on, since it is of use only as long as no site trains a layer below: where it is, the site is done early.
     """
     if not columns.cached.any():
         return np.zeros(len(columns.cached))

@@ -15,7 +15,7 @@ def forecast(  # noqa: PLR0913 -- the parts of a plan
 ) -> Forecast:
     """What a choice with these ranks and steps needs at a site; `batch`: another batch than the run's."""
     upload = update_file_bytes(site.base.weights, ranks, request.head)
-    of_steps = seconds_of_steps(request, site, choice, steps) * (batch or request.batch) / request.batch
+    of_steps = seconds_of_steps(request, site, choice, steps, batch or request.batch)
     return Forecast(
         memory_bytes=max(0, int(peak_of(request, site, choice, ranks))),
         seconds=float(other_seconds_of(request, site, choice.bits, upload, choice.micro_batch)) + of_steps,

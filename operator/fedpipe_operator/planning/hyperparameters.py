@@ -48,6 +48,10 @@ class Hyperparameter(Wire):
     reason: Annotated[str, Field(max_length=1024)]
 
 
+_ROUNDING_ERROR: Final = 1e-9
+"""Relative: 3e-4 · √(8/72) is a little below 1e-4."""
+
+
 @dataclass(frozen=True)
 class LearningRate:
     """The learning rate of a round, and why."""
@@ -99,11 +103,12 @@ def choose_learning_rate(sites: Mapping[str, RangeTestResult | None], steps: int
     if steps <= RANGE_TEST_STEPS:
         return LearningRate(best, found)
     value = _round_down(best * math.sqrt(RANGE_TEST_STEPS / steps))
-    return LearningRate(value, f"{found}; times √({RANGE_TEST_STEPS}/{steps}), since the run has up to {steps} steps")
+    return LearningRate(value, f"{found}; times √({RANGE_TEST_STEPS}/{steps}), rounded down, since the run has up to {steps} steps")
 
 
 def _round_down(value: float) -> float:
-    """The value with its first significant digit only."""
+    """The value with its first significant digit only; one that is a digit but for rounding errors is that digit."""
+    value *= 1 + _ROUNDING_ERROR
     unit = 10.0 ** math.floor(math.log10(value))
     return float(f"{math.floor(value / unit) * unit:.1g}")
 

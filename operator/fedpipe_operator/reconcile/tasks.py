@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from fedpipe_operator import conversion, names
-from fedpipe_operator.api import FineTuneSpec, parse_duration
+from fedpipe_operator.api import FineTuneSpec, PlanningMode, parse_duration
 from fedpipe_operator.planning import DEFAULT_LEARNING_RATE, range_test
 from fedpipe_operator.rounds import Run, StartEvaluation, StartExport, StartProfile, StartTraining
 from fedpipe_operator.rounds.observed import CommitSummary, PlanSummary
@@ -97,11 +97,13 @@ def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs,
         objective=conversion.objective(context.spec.task),
         data=_data(inputs),
         bits=planning.bits,
+        # Only mode Auto takes fewer bits for want of memory alone.
+        all_bits=planning.mode is not PlanningMode.AUTO or bool(planning.plans),
         target_modules=planning.target_modules,
         batch_sizes=_batches_to_profile(planning.batch_sizes),
         rank=max(planning.ranks),
         importance=conversion.importance(planning.importance),
-        range_test=range_test(context.spec),
+        range_test=None if first else range_test(context.spec),  # the rate is chosen with the first plan
         seed=context.spec.training.seed,
         reuse=any(site.name == action.site and site.spec.cache is not None for site in context.run.sites),
         probe_write=context.write(probe),

@@ -119,7 +119,7 @@ def _plan_in_worker(context: StageContext, profiles: WorkStates) -> Step:
             attempts = {site: done.attempt for site, done in _done(profiles).items()}
             return Step(Reason.PLANNING, message, (StartPlanning(round_, attempt, attempts, _dropped(profiles), context.now),))
         case Active(_, job, waits_for):
-            return Step(Reason.PLANNING, waits_for or message, wanted=frozenset({job}))
+            return Step(Reason.PLANNING, f"{message}; waits for {waits_for}" if waits_for else message, wanted=frozenset({job}))
         case Dropped(why):
             return fail(Reason.PLANNING_FAILED, why)
     raise AssertionError  # a round whose plan is in the store is planned already

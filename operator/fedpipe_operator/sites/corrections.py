@@ -73,8 +73,10 @@ def corrected(before: Correction, plan: Plan, measured: Measurement | None) -> C
     if measured.steps == 0:
         return before.model_copy(update={"memory_limit": limit})
     predicted_steps = plan.forecast.step_seconds * measured.steps / plan.steps
+    step_seconds = _times(before.step_seconds, measured.step_seconds, predicted_steps)
     return Correction(
-        step_seconds=_times(before.step_seconds, measured.step_seconds, predicted_steps),
+        # Activations that an earlier round cached make steps faster than forecast, which says nothing of plans without them.
+        step_seconds=max(before.step_seconds, step_seconds) if plan.cache_activations else step_seconds,
         other_seconds=_times(before.other_seconds, measured.other_seconds, plan.forecast.seconds - plan.forecast.step_seconds),
         memory=before.memory if measured.out_of_memory else _times(before.memory, measured.peak_memory_bytes, plan.forecast.memory_bytes),
         memory_limit=limit,

@@ -185,6 +185,8 @@ class ProfileTask(_TaskBase):
     objective: Objective
     data: Data
     bits: Annotated[tuple[Bits, ...], Field(min_length=1)]
+    all_bits: bool = False
+    """Whether fewer bits than 16 are measured even where memory suffices for more: the plan may take them all the same."""
     target_modules: tuple[str, ...] = ()
     """Suffixes of the names of modules that get adapters. Empty: the defaults of the model's architecture."""
     batch_sizes: tuple[int, ...] = (1, 4)

@@ -121,13 +121,15 @@ def measure_rates(
     try:
         with device.deterministic(subject.base.device):
             before = trial.loss_before()
-            losses = {} if before is None else search(test.learning_rates, trial.loss_after)
+            losses = {} if not before else search(test.learning_rates, trial.loss_after)
     except (TaskFailed, RuntimeError, MemoryError) as error:
         if not (isinstance(error, TaskFailed) and error.reason is FailureReason.OUT_OF_MEMORY) and not device.is_out_of_memory(error):
             raise
         return _problem("out of memory: allow a smaller batch in planning.batchSizes, or write training.learningRate")
     if before is None:
         return _problem("the validation loss of the untrained model is not finite: allow 32 in planning.bits, or use another base model")
+    if before == 0:
+        return _problem("there is nothing to learn: every validation row has the same label or no target, so that the loss is 0")
     if not losses:
         return _problem(f"not even one rate could be tried in {test.seconds:.3g} s: raise rounds.deadline, or write training.learningRate")
     rates = tuple(RateLoss(learning_rate=rate, loss=losses[rate]) for rate in sorted(losses))

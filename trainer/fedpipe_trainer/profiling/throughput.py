@@ -168,6 +168,8 @@ def _measure(benchmark: _Benchmark, batches: Sequence[list[Example]], runtime: T
             return
         meter.joules()
         steps = _run_timed_steps(benchmark, examples, runtime)
+        if steps is None:
+            return
         joules, peak = meter.joules(), peak_memory.peak_bytes()
         bytes_per_token = max(0, peak - bytes_before) / tokens
         seconds = statistics.median(steps)
@@ -202,11 +204,14 @@ def _fits(benchmark: _Benchmark, examples: Sequence[Example]) -> bool:
         raise
 
 
-def _run_timed_steps(benchmark: _Benchmark, examples: Sequence[Example], runtime: TaskRuntime) -> list[float]:
-    """Seconds of each timed step."""
+def _run_timed_steps(benchmark: _Benchmark, examples: Sequence[Example], runtime: TaskRuntime) -> list[float] | None:
+    """Seconds of each timed step; None if the batch no longer fits in memory."""
     seconds: list[float] = []
     while len(seconds) < _MOST_STEPS and sum(seconds) < _ENOUGH_SECONDS:
-        seconds.append(_seconds_of(runtime, benchmark, examples))
+        started = runtime.elapsed_seconds()
+        if not _fits(benchmark, examples):
+            return None
+        seconds.append(_elapsed(runtime, started))
     return seconds
 
 

@@ -176,7 +176,7 @@ def measure_bit_widths(task: ProfileTask, runtime: TaskRuntime, site: PreparedSi
     """Measurements by bit width, and the reason for each bit width that is not supported.
 
     Fewer than 16 bits answer a shortage of memory, and are otherwise slower: where the base fits at 16 or more with every batch, they
-    are not measured. The planner then assumes that they are as slow as the slowest that was.
+    are not measured unless the task says so. The planner then assumes that they are as slow as the slowest that was.
 
     Raises:
         TaskFailed: no bit width works at this site; the message has the reasons.
@@ -185,7 +185,7 @@ def measure_bit_widths(task: ProfileTask, runtime: TaskRuntime, site: PreparedSi
     unsupported: dict[Bits, str] = {}
     requested = sorted(set(task.bits), reverse=True)
     for number, bits in enumerate(requested):
-        if bits < _UNQUANTISED and any(one.steps.fits for one in measured.values()):
+        if bits < _UNQUANTISED and not task.all_bits and any(one.steps.fits for one in measured.values()):
             break
         runtime.report(Progress(phase="profile", step=number, steps=len(requested)))
         try:
@@ -223,7 +223,7 @@ def score(
     if task.importance is ImportanceMethod.NONE and task.range_test is None:
         return None, None
     bits, range_test = max(measured), None
-    fitting = max(point.batch_size for point in measured[bits].steps.points)
+    fitting = _fitting_batch(measured[bits].steps)
     with device.memory_limit(device.choose(), runtime.memory_limit_bytes):
         subject = _subject(load(site.folder, bits, site.objective), task, site)
         importance = measure_importance(task.importance, subject, fitting)
@@ -232,6 +232,12 @@ def score(
         del subject
     clear_cache()
     return importance, range_test
+
+
+def _fitting_batch(steps: Steps) -> int:
+    """A batch that fits in memory at any length: where not all did, the largest may fit at the mean length only."""
+    sizes = sorted({point.batch_size for point in steps.points})
+    return sizes[-1] if steps.fits else sizes[max(0, len(sizes) - 2)]
 
 
 def _draw_validation(task: ProfileTask, rows: Sequence[Row]) -> Sequence[Row]:
