@@ -25,7 +25,7 @@ import numpy.typing as npt
 _EXPONENT: Final = 1.0
 MAX_SERVER_RATE: Final = 1.5
 """With steps from 70 to 5 (γ of FedNova: 2.6 to 2.9), 1.5 was better than 2, and 2 than no limit, in final accuracy, in loss and on the
-classes that slow sites alone hold, in each trial (benchmarks/fleet/README.md)."""
+classes that slow sites alone hold (benchmarks/README.md, *Uneven steps*)."""
 
 
 @dataclass(frozen=True)
