@@ -8,8 +8,11 @@ from typing import Any
 from configuration import Run, Study
 from results import stored
 
+_SHARES = (0.5, 0.65, 0.8, 0.95, 0.99)
+"""Of the ceiling's final accuracy: the time to each of them is told."""
 _LAST = 3
 """Points at the end of a curve whose mean is the final quality: single points are noisy."""
+_BYTES = ("uploaded", "downloaded")
 Curve = list[dict[str, Any]]
 
 
@@ -46,19 +49,21 @@ def _print_studies(found: Mapping[str, Curve]) -> None:
 
 
 def _print_runs(found: Mapping[str, Curve]) -> None:
-    """A name is `setting, rule, seed N`; the target is 95 % and 99 % of the centralised run's final accuracy of the same seed."""
+    """A name is `setting, rule, seed N`; the targets are shares of the centralised run's final accuracy of the same seed."""
     ceilings = {_seed(name): final(curve, "accuracy") for name, curve in found.items() if name.startswith("centralised")}
     rows: dict[str, list[tuple[Curve, float | None]]] = defaultdict(list)
     for name, curve in found.items():
         if "seconds" in curve[-1]:
             rows[name.rpartition(", seed")[0] or name].append((curve, ceilings.get(_seed(name))))
-    print("| run | seeds | to 95 %, s | to 99 %, s | final accuracy | loss | slow sites' classes | up, MB | down, MB | idle |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    targets = " | ".join(f"to {share:.0%}, s" for share in _SHARES)
+    print(f"| run | seeds | end, s | {targets} | final accuracy | loss | slow sites' classes | up, MB a minute | down | idle |")
+    print("|---" * (9 + len(_SHARES)) + "|")
     for row, runs in rows.items():
         curves = [curve for curve, _ in runs]
-        cells = [str(len(runs)), *(_mean_seconds(runs, share) for share in (0.95, 0.99))]
+        cells = [str(len(runs)), f"{mean(curve[-1]['seconds'] for curve in curves):.0f}"]
+        cells += [_mean_seconds(runs, share) for share in _SHARES]
         cells += [f"{mean(final(curve, field) for curve in curves):.3f}" for field in ("accuracy", "loss", "slow_accuracy")]
-        cells += [f"{mean(curve[-1][field] for curve in curves) / 1e6:.0f}" for field in ("uploaded", "downloaded")]
+        cells += [f"{mean(60 * curve[-1][field] / curve[-1]['seconds'] for curve in curves) / 1e6:.0f}" for field in _BYTES]
         print(f"| {row} | {' | '.join(cells)} | {mean(curve[-1]['idle'] for curve in curves):.2f} |")
     for seed, accuracy in sorted(ceilings.items()):
         print(f"\nCentralised, seed {seed}: accuracy {accuracy:.3f}.")

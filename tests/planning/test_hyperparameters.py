@@ -208,7 +208,7 @@ def test_what_is_left_out_has_a_value_and_a_reason() -> None:
     found = listed()
 
     assert found["training.learningRate"] == ("0.001", "why")
-    assert found["planning.targetModules"][0] == "q, k, v, o"
+    assert found["planning.targetModules"][0] == "attention.attn.q, attention.attn.k, attention.attn.v, attention.attn.o"
     assert found["planning.targetModules"][1] == (
         "the attention projections, 48 weights in 12 layers: with the MLP's, adapters of the same rank would be at least 2.2 times as large"
     )

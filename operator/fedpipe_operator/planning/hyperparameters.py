@@ -5,6 +5,7 @@ stands in the plan of every round; `spec.training` may change it between two rou
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final
@@ -166,7 +167,8 @@ def _target_modules(spec: FineTuneSpec, sites: Mapping[str, SiteProfile]) -> Hyp
     if given:
         return Hyperparameter(name=name, value=", ".join(given)[:_SHOWN], reason=FROM_SPEC)
     base = sites[min(sites)].base
-    modules = dict.fromkeys(weight.name.rpartition(".")[2] for weight in base.weights)
+    # What comes after the layer's number: the last part alone, such as `dense`, may be that of other modules too.
+    modules = dict.fromkeys(re.split(r"\.\d+\.", weight.name)[-1] for weight in base.weights)
     attention = sum(weight.d_in + weight.d_out for weight in base.weights)
     mlp = 2 * base.layers * (base.hidden_size + base.intermediate_size)
     reason = (
