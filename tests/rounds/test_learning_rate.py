@@ -84,7 +84,7 @@ def test_a_longer_run_has_a_lower_rate(tmp_path: Path) -> None:
     world.settle()
 
     assert trained_with(world) == {1: {1e-3}, 2: {1e-3}}
-    assert reason(world).endswith("times √(8/72), since the run has up to 72 steps")
+    assert reason(world).endswith("times √(8/72), rounded down, since the run has up to 72 steps")
 
 
 def test_given_plans_use_the_chosen_rate_too(tmp_path: Path) -> None:
