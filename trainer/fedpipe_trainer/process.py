@@ -20,6 +20,7 @@ WriteLine = Callable[[Progress | TaskEnded], None]
 _STDOUT: Final = 1
 _STDERR: Final = 2
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_NOTICE_SECONDS: Final = 1.0
 
 
 def reserve_stdout() -> TextIO:
@@ -69,6 +70,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.requested = False
         self._idle = False
+        self._handles_signals = False
 
     def request(self) -> None:
         """Request the process to stop.
@@ -84,14 +86,24 @@ class StopRequest:
         """Treat SIGTERM and SIGINT as requests to stop."""
         for number in _STOP_SIGNALS:
             signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGALRM, lambda _number, _frame: None)
+        self._handles_signals = True
 
     @contextmanager
     def idle(self) -> Iterator[None]:
-        """In this context the process has no task: a request to stop ends it at once."""
+        """In this context the process has no task: a request to stop ends it at once.
+
+        A signal that arrives just before a read blocks is noticed only when the read ends. So reads are interrupted every second.
+        """
         self._idle = True
+        interval = _NOTICE_SECONDS if self._handles_signals else 0
+        signal.setitimer(signal.ITIMER_REAL, interval, interval)
         try:
+            if self.requested:
+                raise SystemExit(ExitCode.TERMINATED)
             yield
         finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             self._idle = False
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
