@@ -21,6 +21,7 @@ _STDOUT: Final = 1
 _STDERR: Final = 2
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _NOTICE_SECONDS: Final = 1.0
+"""By so much later, at most, an idle process notices a signal that arrived just before it blocked."""
 
 
 def reserve_stdout() -> TextIO:

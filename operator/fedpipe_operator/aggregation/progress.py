@@ -40,7 +40,7 @@ class Progress:
             self._changes[one.site] = self._changes.get(one.site, 0.0) + others - whole
 
     def part(self, site: str) -> float | None:
-        """The site's part of the round's progress; None if the updates cancel each other, so that there is none."""
+        """The site's part of the round's progress; None if the updates cancel each other (nearly), so that there is none."""
         return self._relative(self._parts.get(site, 0.0))
 
     def without(self, site: str) -> float | None:
