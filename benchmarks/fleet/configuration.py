@@ -46,6 +46,8 @@ class Planned:
     importance: str = "Gradient"
     """One of the operator's methods, or `Random` or `Inverse`: the sites' scores in another order, for the ablation."""
     max_rank: int = 32
+    batch_sizes: tuple[int, ...] = (2, 4, 8, 16)
+    """Those of the spec, the largest being the problem's; with that one only, no site takes a smaller one."""
 
 
 @dataclass(frozen=True)

@@ -95,10 +95,10 @@ def run(configuration: Run) -> Iterator[Point]:
 
 
 def described(one: Plan) -> list[float]:
-    """Steps, trained layers, micro-batch, mean rank of the trained weights, forecast memory in MB."""
+    """Steps, trained layers, micro-batch, mean rank of the trained weights, forecast memory in MB, batch."""
     ranks = [rank for rank in one.ranks.values() if rank]
     memory = round(one.forecast.memory_bytes / 1e6)
-    return [one.steps, one.trained_layers, one.micro_batch, round(sum(ranks) / len(ranks), 1), memory]
+    return [one.steps, one.trained_layers, one.micro_batch, round(sum(ranks) / len(ranks), 1), memory, one.batch_size]
 
 
 def study(configuration: Study) -> Iterator[tuple[int, Quality]]:
@@ -125,7 +125,10 @@ def _train_sites(  # noqa: PLR0913 -- the parts of a round
         examples = tuple(task.train[i] for i in rows)
         ranks = {weight: rank for weight, rank in site.ranks.items() if rank}
         with trainable(task, ranks, start_of(ranks, configuration.server, start), problem.seed) as adapters:
-            taken = list(islice(steps(task, adapters, examples, problem, name=f"{index}/{number}", lowest=site.lowest_layer), site.steps))
+            losses_of_steps = steps(
+                task, adapters, examples, problem, name=f"{index}/{number}", lowest=site.lowest_layer, batch_size=site.batch_size
+            )
+            taken = list(islice(losses_of_steps, site.steps))
             updates[name_of(index)] = Update(adapter_file(adapters.trainable), ranks, site.steps, len(examples))
         losses.append(sum(taken) / len(taken))
     return updates, losses

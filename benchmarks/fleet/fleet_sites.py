@@ -52,16 +52,21 @@ def spec_of(task: Task, run: Run) -> FineTuneSpec:
     """The spec of the run."""
     if isinstance(run.work, Planned):
         ranks = [rank for rank in (0, 2, 4, 8, 16, 32) if rank <= run.work.max_rank]
-        planning: dict[str, Any] = {"mode": run.work.mode, "depth": run.work.depth, "ranks": ranks}
+        planning: dict[str, Any] = {"mode": run.work.mode, "depth": run.work.depth, "ranks": ranks, "batchSizes": run.work.batch_sizes}
     else:
-        planning = {"mode": "Manual", "ranks": sorted({one.rank for one in run.work}), "plans": _given_plans(run.work)}
+        planning = {
+            "mode": "Manual",
+            "ranks": sorted({one.rank for one in run.work}),
+            "plans": _given_plans(run.work),
+            "batchSizes": BATCHES,
+        }
     return FineTuneSpec.model_validate(
         {
             "model": {"source": (CACHE / "models" / "minilm").as_uri()},
             "task": {"type": "SequenceClassification", "maxLength": run.problem.max_length, "labels": task.objective.labels},
             "store": {"bucket": "fedpipe"},
             "rounds": {"count": run.rounds, "deadline": "1h"},
-            "planning": planning | {"bits": [16], "batchSizes": BATCHES},
+            "planning": planning | {"bits": [16]},
             "training": {"learningRate": run.problem.learning_rate},
             "evaluation": {"maxSamples": _VALIDATION},
         }

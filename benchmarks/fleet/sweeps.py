@@ -78,6 +78,7 @@ def ablations() -> dict[str, Run | Study]:
     return _one_seed(
         {
             "ours": (ours, Server()),
+            "one batch": (Planned(batch_sizes=(16,)), Server()),
             "equal steps": (Planned(mode="UniformWeakest"), Server()),
             "all layers": (Planned(depth="Full"), Server()),
             "importance none": (Planned(importance="None"), Server()),
@@ -120,6 +121,15 @@ def depth_and_rank() -> dict[str, Run | Study]:
     return runs | {f"rank {rank}": Study(problem, at, rank=rank, test_documents=333) for rank in (2, 32, 4, 16)}
 
 
+def batches() -> dict[str, Run | Study]:
+    """Centralised progress by samples with batches of several sizes: how far the planner may lower the batch of a slow site."""
+    samples = (320, 640, 1280)
+    return {
+        f"batch {size}": Study(Problem(batch_size=size), tuple(count // size for count in samples), rank=16, depth=2, test_documents=333)
+        for size in (16, 8, 4, 2)
+    }
+
+
 def _depth_by_tier() -> tuple[Given, ...]:
     """Slower tiers train fewer layers, so that all take equal steps in less time (LEGEND, arXiv 2412.20004)."""
     depths = (6, 6, 4, 4, 2, 2, 1, 1)
@@ -144,4 +154,11 @@ RULES: Final[dict[str, Rule]] = {
     ),
 }
 """The rules of the main table, the most telling first: what each site does, and how the server aggregates."""
-SWEEPS: Final = {"main": main, "others": others, "ablations": ablations, "rates": rates, "depth-and-rank": depth_and_rank}
+SWEEPS: Final = {
+    "main": main,
+    "others": others,
+    "ablations": ablations,
+    "rates": rates,
+    "depth-and-rank": depth_and_rank,
+    "batches": batches,
+}

@@ -52,7 +52,14 @@ def trainable(task: Task, ranks: dict[str, int], start: AdapterTensors, seed: in
 
 
 def steps(  # noqa: PLR0913 -- what a step depends on
-    task: Task, adapters: Adapters, examples: tuple[Example, ...], problem: Problem, *, name: str, lowest: int = 0
+    task: Task,
+    adapters: Adapters,
+    examples: tuple[Example, ...],
+    problem: Problem,
+    *,
+    name: str,
+    lowest: int = 0,
+    batch_size: int | None = None,
 ) -> Iterator[float]:
     """Take optimiser steps with a new AdamW for as long as the caller iterates; the loss of each.
 
@@ -60,20 +67,19 @@ def steps(  # noqa: PLR0913 -- what a step depends on
         task: the model and its objective.
         adapters: what is trained.
         examples: the site's training data.
-        problem: batch size, learning rate and seed.
+        problem: learning rate, seed and, if it is not given, the batch.
         lowest: the lowest trained layer.
+        batch_size: samples of a step; None: the problem's.
         name: of the site and, after a slash, the round: seeds the batches (by site), their order and the dropout.
     """
-    seed = _seed(problem.seed, name)
-    batches = compose_batches(
-        [len(example.input_ids) for example in examples], problem.batch_size, _seed(problem.seed, name.partition("/")[0])
-    )
+    seed, size = _seed(problem.seed, name), batch_size or problem.batch_size
+    batches = compose_batches([len(example.input_ids) for example in examples], size, _seed(problem.seed, name.partition("/")[0]))
     torch.manual_seed(seed)
     optimizer = make_optimizer(Hyperparameters(learning_rate=problem.learning_rate), adapters)
     for step in count():
         batch = [examples[i] for i in batch_of_step(batches, step, seed)]
         with training_mode(adapters.model, checkpointing=False, lowest_layer=lowest):
-            loss, _ = compute_gradients(batch, task.objective, task.base, adapters=adapters, micro_batch=problem.batch_size)
+            loss, _ = compute_gradients(batch, task.objective, task.base, adapters=adapters, micro_batch=size)
             optimizer_step(optimizer, learning_rate=problem.learning_rate, max_grad_norm=1.0)
         yield loss
 

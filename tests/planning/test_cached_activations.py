@@ -10,7 +10,7 @@ from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Plan
 
 LONG_ROUNDS = {"rounds": {"count": 1, "deadline": "20h"}, "training": {"epochs": 40}}
-CACHED = Choice(bits=16, micro_batch=16, checkpointing=False, lowest_layer=15, cached=True)
+CACHED = Choice(bits=16, batch=16, micro_batch=16, checkpointing=False, lowest_layer=15, cached=True)
 
 
 def the_plan(site: SiteProfile) -> Plan:
@@ -55,7 +55,7 @@ def test_the_first_pass_costs_what_it_does_without_a_cache_and_later_ones_less()
     a_pass = site.train_samples // 16
 
     def seconds(steps: int) -> float:
-        return seconds_of_steps(request, site, CACHED, steps, 16)
+        return seconds_of_steps(request, site, CACHED, steps)
 
     assert seconds(a_pass) == pytest.approx(a_pass * step_seconds_of(request, site, uncached))
     assert seconds(a_pass // 2) == pytest.approx(a_pass // 2 * step_seconds_of(request, site, uncached))
@@ -64,7 +64,10 @@ def test_the_first_pass_costs_what_it_does_without_a_cache_and_later_ones_less()
     assert step_seconds_of(request, site, CACHED) < step_seconds_of(request, site, uncached)
 
 
-def test_steps_of_fewer_samples_fill_as_much_of_the_cache_as_they_have_samples() -> None:
+def test_a_pass_in_steps_of_fewer_samples_costs_what_it_does_without_a_cache_too() -> None:
     request, site = a_request(), a_site(has_cache=True)
+    cached, a_pass = CACHED._replace(batch=4, micro_batch=4), site.train_samples // 4
 
-    assert seconds_of_steps(request, site, CACHED, 40, 4) == pytest.approx(seconds_of_steps(request, site, CACHED, 10, 16))
+    assert seconds_of_steps(request, site, cached, a_pass) == pytest.approx(
+        a_pass * step_seconds_of(request, site, cached._replace(cached=False))
+    )

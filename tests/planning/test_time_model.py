@@ -27,7 +27,7 @@ def test_a_pass_takes_a_time_of_its_own_and_one_for_each_sample_and_beyond_the_m
     assert [tokens_per_second(site, 16, batch) for batch in (1, 2, 6, 10, 64)] == pytest.approx([100, 100, 6 / 0.03, 250, 250])
 
 
-def test_of_two_lengths_of_a_batch_the_one_nearest_to_the_rounds_gives_the_speed() -> None:
+def test_of_two_lengths_of_a_batch_the_one_nearest_to_a_mean_row_gives_the_speed() -> None:
     two = (point(bits=16, batch=2, length=128, speed=100), point(bits=16, batch=2, length=64, speed=50))
 
     assert tokens_per_second(a_site(points=two, mean_tokens=120.0), 16, 2) == 100

@@ -135,6 +135,7 @@ class PlanningSpec(ApiModel):
     bits: Annotated[tuple[Bits, ...], Field(min_length=1, max_length=4)] = (4, 8, 16)
     ranks: Annotated[tuple[Annotated[int, Field(ge=0, le=1024)], ...], Field(min_length=1, max_length=16)] = (0, 4, 8, 16, 32)
     batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=16)] = (1, 2, 4, 8, 16)
+    """The largest is the batch of an optimiser step. Passes may be of fewer samples, and in mode Auto the steps of slow sites as well."""
     target_modules: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=253)], ...], Field(max_length=64)] = ()
     """Modules whose names end in one of these get adapters; left out: the attention projections of the architecture."""
     importance: Importance = Importance.GRADIENT

@@ -30,6 +30,8 @@ class Choice(NamedTuple):
     """One combination."""
 
     bits: Bits
+    batch: int
+    """Samples of an optimiser step: here the run's, and of a slow site less in the end (`batches`)."""
     micro_batch: int
     checkpointing: bool
     lowest_layer: int
@@ -37,8 +39,9 @@ class Choice(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """The fields of many choices of equal bits, as arrays."""
+    """The fields of many choices of equal bits and batch, as arrays."""
 
+    batch: int
     micro_batch: Int64
     checkpointing: Bool
     lowest_layer: Int64
@@ -83,12 +86,12 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
         for cached in _caching(site, combination[-1])
     ]
     bits = sorted(set(request.spec.planning.bits) - set(site.unsupported))
-    columns = Columns(*(np.array(column) for column in zip(*grid, strict=True)))
+    columns = Columns(request.batch, *(np.array(column) for column in zip(*grid, strict=True)))
     limit, factor, count = request.memory_budget(site), request.correction(site).memory, len(grid)
     memory = factor * _joined([_memory(request, site, one, columns) for one in bits])
     load = factor * _joined([np.full(count, load_peak_bytes(site, one)) for one in bits])
     return Choices(
-        rows=tuple(Choice(one, *row) for one in bits for row in grid),
+        rows=tuple(Choice(one, request.batch, *row) for one in bits for row in grid),
         fixed=_joined(
             [
                 other_seconds_of(request, site, one, request.head_bytes, columns.micro_batch)
@@ -124,11 +127,11 @@ def step_seconds_of(request: PlanRequest, site: SiteProfile, choice: Choice) -> 
     return float(_step_seconds(request, site, choice.bits, _columns(choice))[0])
 
 
-def seconds_of_steps(request: PlanRequest, site: SiteProfile, choice: Choice, steps: int, batch: int) -> float:
-    """Seconds of so many optimiser steps of `batch` samples; with cached activations, the first pass over the data fills the cache."""
+def seconds_of_steps(request: PlanRequest, site: SiteProfile, choice: Choice, steps: int) -> float:
+    """Seconds of so many optimiser steps; with cached activations, the first pass over the data fills the cache."""
     filling = float(_filling_seconds(request, site, choice.bits, _columns(choice))[0])
-    passes = steps * batch / (_batches(request, site) * request.batch)
-    return steps * step_seconds_of(request, site, choice) * batch / request.batch + filling * min(1.0, passes)
+    passes = steps / _batches_of_a_pass(site, choice.batch)
+    return steps * step_seconds_of(request, site, choice) + filling * min(1.0, passes)
 
 
 def other_seconds_of(request: PlanRequest, site: SiteProfile, bits: Bits, upload: int, micro_batch: npt.ArrayLike) -> Float64:
@@ -166,12 +169,11 @@ def _caching(site: SiteProfile, lowest: int) -> Sequence[bool]:
 
 
 def _columns(choice: Choice) -> Columns:
-    return Columns(*(np.array([value]) for value in choice[1:]))
+    return Columns(choice.batch, *(np.array([value]) for value in choice[2:]))
 
 
-def _batches(request: PlanRequest, site: SiteProfile) -> int:
-    """Batches of one pass over the site's data."""
-    return max(1, ceil(site.train_samples / request.batch))
+def _batches_of_a_pass(site: SiteProfile, batch: int) -> int:
+    return max(1, ceil(site.train_samples / batch))
 
 
 def _filling_seconds(request: PlanRequest, site: SiteProfile, bits: Bits, columns: Columns) -> Float64:
@@ -183,13 +185,13 @@ def _filling_seconds(request: PlanRequest, site: SiteProfile, bits: Bits, column
     if not columns.cached.any():
         return np.zeros(len(columns.cached))
     uncached = _step_seconds(request, site, bits, columns._replace(cached=np.zeros_like(columns.cached)))
-    return _batches(request, site) * (uncached - _step_seconds(request, site, bits, columns))
+    return _batches_of_a_pass(site, columns.batch) * (uncached - _step_seconds(request, site, bits, columns))
 
 
 def _step_seconds(request: PlanRequest, site: SiteProfile, bits: Bits, columns: Columns) -> Float64:
     """Seconds of a step of each choice."""
     layers = max(1, site.base.layers)
-    whole = step_seconds(site, bits, request.batch, micro_batch=columns.micro_batch)
+    whole = step_seconds(site, bits, columns.batch, micro_batch=columns.micro_batch)
     relative = relative_step_seconds(
         layers,
         layers - columns.lowest_layer,

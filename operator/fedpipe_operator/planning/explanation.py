@@ -14,6 +14,7 @@ import numpy as np
 
 from fedpipe_operator.api import Depth, parse_duration
 from fedpipe_operator.formatting import bytes_text, percent, seconds_text
+from fedpipe_operator.planning.batches import with_batch
 from fedpipe_operator.planning.choices import Choice, Choices, lowest_layers, peak_of, seconds_per_element, step_seconds_of
 from fedpipe_operator.planning.fleet import ROUNDING, FleetSolution, without
 from fedpipe_operator.planning.memory_model import Float64
@@ -53,6 +54,7 @@ def plan_reasons(request: PlanRequest, site: SiteProfile, *, fleet: FleetSolutio
         _steps_reason(request, site, fleet, solution),
         _depth_reason(request, site, solution.choice),
         _bits_reason(request, site, solution),
+        _batch_reason(request, fleet, solution),
         _micro_batch_reason(request, site, solution),
         _ranks_reason(request, site, fleet, solution),
         request.importance_note,
@@ -63,7 +65,7 @@ def plan_reasons(request: PlanRequest, site: SiteProfile, *, fleet: FleetSolutio
 
 def limit_of(request: PlanRequest, site: SiteProfile, *, fleet: FleetSolution, solution: Solution) -> Limit:
     """The constraint that binds, with what more of each resource would buy."""
-    has_all_steps = solution.steps >= request.wanted_steps(site)
+    has_all_steps = solution.steps >= request.wanted_steps(site, solution.choice.batch)
     if has_all_steps and _has_all_ranks(request, site, solution):
         return _no_more_is_wanted(request, site, solution)
     if len(fleet.problems) > _FLEET_EXPLAINED:
@@ -133,6 +135,7 @@ def _gains(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, soluti
     seconds, frontiers = fleet.length.seconds, fleet.problems[site.name].frontiers
     sending = request.correction(site).other_seconds * upload_seconds(site, wire_bytes(site, solution.ranks, request.head))
     more_seconds = _MORE * max(0.0, seconds - sending)
+    most = max(one.steps for one in fleet.solutions.values())
     richer = {
         "Memory": (replace(site, memory_bytes=int(site.memory_bytes * (1 + _MORE))), seconds),
         "Bandwidth": (replace(site, up=site.up * (1 + _MORE)), seconds),
@@ -147,7 +150,8 @@ def _gains(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, soluti
     for name, (changed, allowed) in richer.items():
         problem = SiteProblem.of(request, changed, frontiers)
         # What too few samples would train is left out here as well: it is no gain of more resources.
-        better = without(problem.solve(allowed) or solution, fleet.uncovered, problem)
+        more = problem.solve(allowed)
+        better = with_batch(request, changed, without(more, fleet.uncovered, problem), most, allowed) if more else solution
         gains[name] = (better.value / solution.value - 1, f"{amounts[name]} would buy {_difference(site, solution, better)}")
     return gains
 
@@ -173,9 +177,10 @@ def _count(number: int, noun: str) -> str:
 
 def _steps_reason(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, solution: Solution) -> str:
     step = step_seconds_of(request, site, solution.choice)
-    passes = solution.steps * request.batch / site.train_samples
-    done = f"{_count(solution.steps, 'step')} of {_count(request.batch, 'sample')} ({passes:.2g} passes over {site.train_samples} samples)"
-    if solution.steps >= request.wanted_steps(site):
+    batch = solution.choice.batch
+    passes = solution.steps * batch / site.train_samples
+    done = f"{_count(solution.steps, 'step')} of {_count(batch, 'sample')} ({passes:.2g} passes over {site.train_samples} samples)"
+    if solution.steps >= request.wanted_steps(site, batch):
         return f"{done}: all that the spec and the data allow; the round takes {seconds_text(fleet.length.seconds)}"
     length = f"a round of {seconds_text(fleet.length.seconds)}, {fleet.length.reason}"
     return f"{done}: as many as fit at {seconds_text(step)} a step into {length}"
@@ -220,17 +225,28 @@ def _bits_reason(request: PlanRequest, site: SiteProfile, solution: Solution) ->
     return f"{choice.bits} bits: at {higher[0]} bits a step would take {percent(slower)} longer"
 
 
+def _batch_reason(request: PlanRequest, fleet: FleetSolution, solution: Solution) -> str:
+    batch = solution.choice.batch
+    if batch == request.batch:
+        return ""
+    most = max(one.steps for one in fleet.solutions.values())
+    return (
+        f"a step has {_count(batch, 'sample')} instead of {request.batch}: a slow site takes smaller steps, and more of them, "
+        f"so that its part of the update is not made of a few (the fastest site takes {most})"
+    )
+
+
 def _micro_batch_reason(request: PlanRequest, site: SiteProfile, solution: Solution) -> str:
     choice = solution.choice
     recomputed = "; activations are recomputed, which saves memory and costs time" if choice.checkpointing else ""
-    if choice.micro_batch == request.batch:
-        return f"a step is one pass of all {request.batch} samples{recomputed}"
-    whole = choice._replace(micro_batch=request.batch)
+    if choice.micro_batch == choice.batch:
+        return f"a step is one pass of all {choice.batch} samples{recomputed}"
+    whole = choice._replace(micro_batch=choice.batch)
     need = peak_of(request, site, whole, solution.ranks)
-    passes = -(-request.batch // choice.micro_batch)
+    passes = -(-choice.batch // choice.micro_batch)
     split = f"a step is {passes} passes of {choice.micro_batch} samples"
     if need > request.memory_budget(site):
-        return f"{split}: {request.batch} at once would need {bytes_text(need)}; {_memory_budget(request, site)}{recomputed}"
+        return f"{split}: {choice.batch} at once would need {bytes_text(need)}; {_memory_budget(request, site)}{recomputed}"
     return f"{split}: smaller passes are faster at this site{recomputed}"
 
 

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from fedpipe_operator.planning.batches import with_batches
 from fedpipe_operator.planning.choices import lowest_layers
 from fedpipe_operator.planning.frontier import Frontier, frontiers
 from fedpipe_operator.planning.memory_model import Float64, Int64
@@ -57,9 +58,9 @@ class FleetSolution:
     uncovered: tuple[str, ...]
     """Weights that too few samples would have trained: no site trains them."""
     bound: float
-    """The most predicted progress that is possible within the round's length."""
+    """The most predicted progress that is possible within the round's length with the run's batch."""
     progress: float
-    """The predicted progress of the solutions: the sum of the values, each times the site's share of the samples."""
+    """The predicted progress of the solutions with the run's batch: the sum of the values, each times the site's share of the samples."""
 
     @property
     def gap(self) -> float:
@@ -84,7 +85,7 @@ def solve_fleet(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> Fleet
     uncovered = _uncovered(solutions, shares)
     solutions = {name: without(solution, uncovered, problems[name]) for name, solution in solutions.items()}
     progress = sum(shares[name] * solution.value for name, solution in solutions.items())
-    return FleetSolution(length, solutions, problems, uncovered, bound, progress)
+    return FleetSolution(length, with_batches(request, sites, solutions, length.seconds), problems, uncovered, bound, progress)
 
 
 def frontiers_of(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> dict[int, Frontier]:

@@ -6,21 +6,20 @@ from fedpipe_operator import conversion
 from fedpipe_operator.planning.choices import Choice, other_seconds_of, peak_of, seconds_of_steps
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.sizes import update_file_bytes
+from fedpipe_operator.planning.time_model import wire_bytes
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Forecast, Plan
 
 
-def forecast(  # noqa: PLR0913 -- the parts of a plan
-    request: PlanRequest, site: SiteProfile, choice: Choice, *, ranks: Mapping[str, int], steps: int, batch: int | None = None
-) -> Forecast:
-    """What a choice with these ranks and steps needs at a site; `batch`: another batch than the run's."""
-    upload = update_file_bytes(site.base.weights, ranks, request.head)
-    of_steps = seconds_of_steps(request, site, choice, steps, batch or request.batch)
+def forecast(request: PlanRequest, site: SiteProfile, choice: Choice, *, ranks: Mapping[str, int], steps: int) -> Forecast:
+    """What a choice with these ranks and steps needs at a site."""
+    sent = wire_bytes(site, ranks, request.head)
+    of_steps = seconds_of_steps(request, site, choice, steps)
     return Forecast(
         memory_bytes=max(0, int(peak_of(request, site, choice, ranks))),
-        seconds=float(other_seconds_of(request, site, choice.bits, upload, choice.micro_batch)) + of_steps,
+        seconds=float(other_seconds_of(request, site, choice.bits, sent, choice.micro_batch)) + of_steps,
         step_seconds=of_steps,
-        upload_bytes=upload,
+        upload_bytes=update_file_bytes(site.base.weights, ranks, request.head),
         download_bytes=request.download_file(site),
     )
 
@@ -34,13 +33,12 @@ def make_plan(  # noqa: PLR0913 -- the parts of a plan
     steps: int,
     why: tuple[str, ...],
     limited_by: str = "",
-    batch: int | None = None,
 ) -> Plan:
     """The plan that the trainer gets. Every weight is named; those below the trained layers have rank 0."""
     training = request.spec.training
     return Plan(
         bits=choice.bits,
-        batch_size=batch or request.batch,
+        batch_size=choice.batch,
         micro_batch_size=choice.micro_batch,
         steps=steps,
         ranks={weight.name: ranks.get(weight.name, 0) for weight in site.base.weights},
@@ -50,7 +48,7 @@ def make_plan(  # noqa: PLR0913 -- the parts of a plan
         cache_activations=choice.cached,
         scaling=conversion.scaling(training.scaling),
         alpha=training.alpha,
-        forecast=forecast(request, site, choice, ranks=ranks, steps=steps, batch=batch),
+        forecast=forecast(request, site, choice, ranks=ranks, steps=steps),
         limited_by=limited_by,
         why=why,
     )

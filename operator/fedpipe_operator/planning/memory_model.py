@@ -47,6 +47,9 @@ _HIDDEN_ELEMENTS: Final = 16
 _INTERMEDIATE_ELEMENTS: Final = 5
 _SCORE_ELEMENTS: Final = 5
 """Per query, key and head where attention is not fused: scores, mask, softmax, dropout, product."""
+_RECOMPUTED_LAYERS: Final = 3
+"""Whose activations exist at once with checkpointing: recomputed ones are released late. MiniLM at 16 × 64 needed those of 2.5 and 3.1
+layers beside the gradients (16 and 32 bits)."""
 _LOGIT_BYTES: Final = 20
 """Per token and vocabulary entry: logits and their gradient, both in 16 bits and in fp32, and the fp32 log-softmax."""
 _GPU_ELEMENT_BYTES: Final[Mapping[Bits, int]] = {4: 2, 8: 2, 16: 2, 32: 4}
@@ -150,13 +153,14 @@ def activation_bytes(base: BaseModelFacts, *, element: int, step: Step) -> Float
 
     A base with a trainable head is a classifier; any other computes logits over its vocabulary, which dominate in
     small language models. Only the trained layers keep activations. Beside them the backward pass holds the gradients of the activations of
-    the layer that it is in. Checkpointing keeps each layer's input, and the activations of that layer.
+    the layer that it is in. Checkpointing keeps each layer's input, and the activations of a few layers.
     """
     trained = np.maximum(1, base.layers - np.asarray(step.lowest_layer))
     per_layer = element * (_HIDDEN_ELEMENTS * base.hidden_size + _INTERMEDIATE_ELEMENTS * base.intermediate_size)
     if base.materialised_attention:
         per_layer += element * _SCORE_ELEMENTS * base.attention_heads * step.length
-    kept = np.where(step.checkpointing, element * base.hidden_size * trained + per_layer, per_layer * trained)
+    inputs = element * base.hidden_size * trained
+    kept = np.where(step.checkpointing, inputs + per_layer * np.minimum(trained, _RECOMPUTED_LAYERS), per_layer * trained)
     logits = 0 if base.head else _LOGIT_BYTES * base.vocabulary_size
     return np.asarray(step.batch * step.length * (kept + per_layer + logits), dtype=np.float64)
 

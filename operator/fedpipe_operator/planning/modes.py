@@ -119,6 +119,7 @@ def _given_plan(request: PlanRequest, site: SiteProfile, given: ManualPlan) -> P
     lowest = _lowest_layer(site, given)
     choice = Choice(
         bits=given.bits,
+        batch=batch,
         micro_batch=min(batch, given.micro_batch_size or batch),
         checkpointing=given.gradient_checkpointing,
         lowest_layer=lowest,
@@ -127,7 +128,7 @@ def _given_plan(request: PlanRequest, site: SiteProfile, given: ManualPlan) -> P
     ranks = {weight.name: given.rank for weight in site.base.weights if weight.layer >= lowest}
     why = ("given by planning.plans",)
     steps = min(given.steps, request.spec.training.max_steps or given.steps)
-    return make_plan(request, site, choice, ranks=ranks, steps=steps, why=why, batch=batch)
+    return make_plan(request, site, choice, ranks=ranks, steps=steps, why=why)
 
 
 def _plan_common(request: PlanRequest, sites: Mapping[str, SiteProfile], *, require_all: bool, by_speed: bool = False) -> Plans:

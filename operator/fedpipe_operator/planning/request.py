@@ -58,7 +58,7 @@ class PlanRequest:
 
     @property
     def batch(self) -> int:
-        """Samples per optimiser step, equal at all sites: so steps mean the same everywhere, and memory decides only over micro-batches."""
+        """Samples per optimiser step. Of slow sites the planner may lower them (`batches`)."""
         return max(self.spec.planning.batch_sizes)
 
     @property
@@ -81,10 +81,15 @@ class PlanRequest:
             self._file_sizes[site.fingerprint] = global_file_bytes(site.base.weights, self.options.global_rank, self.head)
         return self._file_sizes[site.fingerprint]
 
-    def wanted_steps(self, site: SiteProfile) -> int:
-        """The most optimiser steps in a round: of `training.epochs` passes over the samples, and `training.maxSteps`; at least one."""
+    def wanted_steps(self, site: SiteProfile, batch: int | None = None) -> int:
+        """The most optimiser steps in a round: of `training.epochs` passes over the samples, and `training.maxSteps`; at least one.
+
+        Args:
+            site: the site.
+            batch: samples of a step; None: the run's.
+        """
         training = self.spec.training
-        steps = max(1, ceil((training.epochs or MAX_PASSES) * site.train_samples / self.batch))
+        steps = max(1, ceil((training.epochs or MAX_PASSES) * site.train_samples / (batch or self.batch)))
         return steps if training.max_steps is None else min(steps, training.max_steps)
 
     def longest_sequence(self, site: SiteProfile) -> int:

@@ -47,8 +47,8 @@ def tokens_per_second(profile: SiteProfile, bits: Bits, batch: npt.ArrayLike) ->
     if not measured:
         others = {point.bits for point in profile.points if _is_whole(point)}
         return np.asarray(np.min([tokens_per_second(profile, other, batch) for other in others], axis=0))
-    row = padded_row_tokens(profile, int(np.max(batch)))
-    # Where a batch was measured at several lengths, the point nearest to the round's length is used; of equals the longer.
+    # Where a batch was measured at several lengths, the point nearest to the mean row's is used, whatever the batch; of equals the longer.
+    row = max(1.0, profile.mean_tokens)
     nearest = {point.batch_size: point for point in sorted(measured, key=lambda point: (-abs(point.length - row), point.length))}
     sizes = np.array(sorted(nearest), dtype=np.float64)
     seconds = np.array([size / nearest[size].tokens_per_second for size in sizes])  # for each token of the rows

@@ -1,0 +1,63 @@
+"""The batch of each site: a slow site takes smaller batches than the run's, so that it takes more steps.
+
+With one batch for all, the fastest site takes many times the steps of the slowest. The aggregation divides an increment by its steps, so a
+round moves the global adapter about as far as the harmonic mean of the steps: the few of the slow sites decide. FedPipe (arXiv 2404.06448,
+as described in its abstract and summaries) gives each site a batch by its speed instead. Here a site whose steps the round's length limits
+takes the batch with which
+
+    min(steps, the fleet's most) · √(batch / the run's batch)
+
+is greatest: AdamW's steps lose about the root of the batch (square-root scaling rule, Malladi et al., arXiv 2205.10287). Where small
+batches are as slow as large ones (a GPU that they do not fill), the batch stays as it is. It is at least a quarter of the run's, for which
+the learning rate was chosen: MiniLM learned as much per sample with 16, 8 and 4, and nothing with 2 (benchmarks/README.md, *Batches*).
+"""
+
+from collections.abc import Mapping
+from math import floor, sqrt
+from typing import Final
+
+from fedpipe_operator.planning.choices import micro_batches, other_seconds_of, step_seconds_of
+from fedpipe_operator.planning.request import PlanRequest
+from fedpipe_operator.planning.site_problem import STEPS_EXPONENT, Solution
+from fedpipe_operator.planning.time_model import wire_bytes
+from fedpipe_operator.sites import SiteProfile
+
+SMALLEST_SHARE: Final = 1 / 4
+"""Of the run's batch."""
+
+
+def with_batches(
+    request: PlanRequest, sites: Mapping[str, SiteProfile], solutions: Mapping[str, Solution], seconds: float
+) -> dict[str, Solution]:
+    """The solutions within a round of this length, each with the best batch of its site."""
+    most = max((solution.steps for solution in solutions.values()), default=0)
+    return {name: with_batch(request, sites[name], solution, most, seconds) for name, solution in solutions.items()}
+
+
+def with_batch(request: PlanRequest, site: SiteProfile, solution: Solution, most: int, seconds: float) -> Solution:
+    """The solution with the best batch, and as many steps of it as the round has time for.
+
+    Args:
+        request: the run.
+        site: the site.
+        solution: with the run's batch.
+        most: steps of the site of the fleet that takes most.
+        seconds: the length of the round.
+    """
+    if solution.steps >= min(most, request.wanted_steps(site)) or solution.choice.cached:
+        return solution
+    smallest = SMALLEST_SHARE * request.batch
+    upload = wire_bytes(site, solution.ranks, request.head)
+
+    def of_batch(batch: int) -> Solution:
+        choice = solution.choice._replace(batch=batch, micro_batch=min(batch, solution.choice.micro_batch))
+        # Smaller passes evaluate more slowly as well.
+        other_seconds = float(other_seconds_of(request, site, choice.bits, upload, choice.micro_batch))
+        step = step_seconds_of(request, site, choice)
+        steps = min(request.wanted_steps(site, batch), max(0, floor((seconds - other_seconds) / step + 1e-9)))
+        gain = min(most, steps) / solution.steps * sqrt(batch / request.batch)
+        value = solution.value * gain**STEPS_EXPONENT
+        return solution._replace(choice=choice, steps=steps, seconds=other_seconds + steps * step, value=value)
+
+    smaller = [of_batch(batch) for batch in reversed(micro_batches(request)) if smallest <= batch < request.batch]
+    return max((solution, *smaller), key=lambda one: one.value)
