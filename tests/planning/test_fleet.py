@@ -1,18 +1,20 @@
 """The fleet: the round's length, each site's plan within it, and what more of a resource changes."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from random import Random
 from typing import Any, Final
 
+import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from site_profiles import GIB, MPNET, SMOLLM2, a_site, a_spec, point, speeds
 
 from fedpipe_operator.api import FineTuneSpec
-from fedpipe_operator.planning.fleet import COVERAGE, RUN_PASSES, FleetSolution, solve_fleet
+from fedpipe_operator.planning.fleet import COVERAGE, ROUND_OVERHEAD, RUN_PASSES, FleetSolution, solve_fleet
 from fedpipe_operator.planning.request import DEADLINE_FRACTION, MAX_PASSES, PlanRequest
 from fedpipe_operator.planning.site_problem import Solution
 from fedpipe_operator.sites import SiteProfile
@@ -99,6 +101,39 @@ def test_the_order_of_the_sites_changes_nothing(spec: FineTuneSpec, fleet: dict[
     one, other = solve_fleet(request, fleet), solve_fleet(request, dict(shuffled))
 
     assert (one.length, one.solutions, one.uncovered) == (other.length, other.solutions, other.uncovered)
+
+
+def progress_per_second(fleet: FleetSolution, fleet_sites: Mapping[str, SiteProfile], seconds: float) -> float:
+    """The geometric mean of the sites' values, weighted by samples, of whole plans within a round of this length, per second."""
+    found = {name: problem.solve(seconds) for name, problem in fleet.problems.items()}
+    total = sum(site.train_samples for site in fleet_sites.values())
+    if any(one is None for one in found.values()):
+        return 0.0
+    logs = sum(fleet_sites[name].train_samples / total * math.log(one.value) for name, one in found.items() if one is not None)
+    return math.exp(logs) / (seconds + ROUND_OVERHEAD)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_other_length_of_the_round_brings_clearly_more_progress_per_second(seed: int) -> None:
+    random = Random(seed)  # noqa: S311 -- test cases, no secrets
+    drawn = {
+        f"site-{index}": a_small_site(
+            f"site-{index}",
+            points=speeds(4000.0 / 2 ** random.uniform(0, 3)),
+            up=10 ** random.uniform(6, 8),
+            memory_bytes=int(random.uniform(2, 8) * GIB),
+            train_samples=random.randint(500, 20_000),
+        )
+        for index in range(random.randint(1, 3))
+    }
+    # So many rounds that three passes over the data are no reason for longer ones.
+    fleet = solved(*drawn.values(), rounds={"count": 1000, "deadline": "20m"})
+
+    lengths = np.geomspace(1.0, 0.8 * 1200, 60)
+    best = max(progress_per_second(fleet, drawn, float(seconds)) for seconds in lengths)
+
+    assert len(fleet.solutions) == len(drawn)
+    assert progress_per_second(fleet, drawn, fleet.length.seconds) >= 0.97 * best
 
 
 @EXAMPLES
