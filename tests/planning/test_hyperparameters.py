@@ -126,8 +126,7 @@ def test_where_every_rate_diverges_the_smallest_is_taken_and_the_reason_warns() 
     chosen = choice({"a": losses_of(dict.fromkeys(LEARNING_RATES, DIVERGED))})
 
     assert chosen.value == min(LEARNING_RATES)
-    assert chosen.reason.startswith("no rate lowered the validation loss after 8 steps at 1 of 1 sites")
-    assert "check the data" in chosen.reason
+    assert "which none of them lowered: check the data" in chosen.reason
 
 
 def test_a_rate_that_no_site_was_asked_to_test_does_not_count() -> None:

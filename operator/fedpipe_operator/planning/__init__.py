@@ -11,6 +11,7 @@ from fedpipe_operator.planning.hyperparameters import (
     choose_learning_rate,
     hyperparameters,
     range_test,
+    rate_of,
 )
 from fedpipe_operator.planning.memory_model import RunOptions, Step, predict_peak
 from fedpipe_operator.planning.modes import Plans
@@ -41,5 +42,6 @@ __all__ = [
     "plan_status",
     "predict_peak",
     "range_test",
+    "rate_of",
     "wrong_base_reason",
 ]

@@ -13,7 +13,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from fedpipe_operator import conversion
-from fedpipe_operator.api import FineTuneSpec, PlanningMode, parse_duration
+from fedpipe_operator.api import FineTuneSpec, PlanningMode, TrainingSpec, parse_duration
 from fedpipe_operator.formatting import excerpt
 from fedpipe_operator.planning.request import MAX_PASSES
 from fedpipe_operator.sites import SiteProfile
@@ -98,13 +98,18 @@ def choose_learning_rate(sites: Mapping[str, RangeTestResult | None], steps: int
     best = min(changes, key=lambda rate: (changes[rate], rate))
     others = ", ".join(f"{rate:g}: {_percent(changes[rate])}" for rate in sorted(changes) if rate != best)
     tested = f"after {RANGE_TEST_STEPS} steps at {len(tests)} of {len(sites)} sites ({others})"
-    if changes[best] >= 0:
-        return LearningRate(best, f"no rate lowered the validation loss {tested}: check the data, or write training.learningRate")
     found = f"{best:g} is the best of {len(changes)} rates: validation loss {_percent(changes[best])} {tested}"
+    if changes[best] >= 0:
+        found += ", which none of them lowered: check the data, or write training.learningRate"
     if steps <= RANGE_TEST_STEPS:
         return LearningRate(best, found)
     value = _round_down(best * math.sqrt(RANGE_TEST_STEPS / steps))
     return LearningRate(value, f"{found}; times √({RANGE_TEST_STEPS}/{steps}), rounded down, since the run has up to {steps} steps")
+
+
+def rate_of(planned: float | None, training: TrainingSpec) -> float:
+    """The learning rate of a round: its plan's; of a plan that an earlier version of the operator made the spec's, or the default."""
+    return planned or training.learning_rate or DEFAULT_LEARNING_RATE
 
 
 def _round_down(value: float) -> float:

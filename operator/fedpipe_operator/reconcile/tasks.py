@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from fedpipe_operator import conversion, names
 from fedpipe_operator.api import FineTuneSpec, PlanningMode, parse_duration
-from fedpipe_operator.planning import DEFAULT_LEARNING_RATE, range_test
+from fedpipe_operator.planning import range_test, rate_of
 from fedpipe_operator.rounds import Run, StartEvaluation, StartExport, StartProfile, StartTraining
 from fedpipe_operator.rounds.observed import CommitSummary, PlanSummary
 from fedpipe_operator.rounds.records import RoundPlan
@@ -128,18 +128,13 @@ def training_task(
         data=_data(inputs),
         plan=plan.plans[site],
         micro_batch=action.micro_batch,
-        hyperparameters=conversion.hyperparameters(context.spec.training, _learning_rate(context, plan)),
+        hyperparameters=conversion.hyperparameters(context.spec.training, rate_of(plan.learning_rate, context.spec.training)),
         global_adapter=_global_adapter(context, previous),
         evaluation=_evaluation_before(context, action, plan) if action.evaluates else None,
         adapter=context.write(names.update_adapter(round_, site, attempt)),
         checkpoint_read=context.read(names.checkpoint(round_, site)),
         checkpoint_write=context.write(names.checkpoint(round_, site)),
     )
-
-
-def _learning_rate(context: TaskContext, plan: RoundPlan) -> float:
-    """The plan's, so that all attempts of a round use the same; a plan of an earlier version of the operator has none."""
-    return plan.learning_rate or context.spec.training.learning_rate or DEFAULT_LEARNING_RATE
 
 
 def _evaluation_before(context: TaskContext, action: StartTraining, plan: RoundPlan) -> TrainEvaluation:

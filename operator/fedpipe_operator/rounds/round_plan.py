@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from fedpipe_operator.planning import (
-    DEFAULT_LEARNING_RATE,
     FROM_SPEC,
     LearningRate,
     RunFacts,
@@ -12,6 +11,7 @@ from fedpipe_operator.planning import (
     facts_of,
     hyperparameters,
     plan_round,
+    rate_of,
     wrong_base_reason,
 )
 from fedpipe_operator.rounds.evidence import history_of
@@ -77,7 +77,7 @@ def _learning_rate(run: Run, observed: Observed, profiles: Mapping[str, SiteProf
         return choose_learning_rate({name: profile.range_test for name, profile in profiles.items()}, steps)
     reasons = {one.name: one.reason for one in observed.plan.hyperparameters}
     chosen = reasons.get("training.learningRate", FROM_SPEC)
-    value = DEFAULT_LEARNING_RATE if observed.plan.learning_rate is None else observed.plan.learning_rate
+    value = rate_of(observed.plan.learning_rate, run.spec.training)
     return LearningRate(value, "as in the rounds before" if chosen == FROM_SPEC else chosen)
 
 

@@ -29,7 +29,7 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 @dataclass(frozen=True)
 class Base:
-    """A loaded base: every parameter is frozen, dropout is off, and the head's values are undefined until adapters are attached."""
+    """A loaded base: every parameter is frozen, the mode is evaluation, and the head's values are undefined until adapters are attached."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
