@@ -24,8 +24,8 @@ CLINIC: tuple[tuple[Bits, int, int, float], ...] = (
 def as_text(plans: Plans) -> str:
     lines = []
     for row in plan_rows(plans):
-        lines.append(" · ".join(value for value in row if isinstance(value, str) and value))
-        lines += [f"  {sentence}" for sentence in row.why]
+        lines.append(" · ".join(value for value in row._replace(forecast="") if isinstance(value, str) and value))
+        lines += [f"  {sentence}" for sentence in (row.forecast, *row.ranks, *row.why) if sentence]
     return "\n".join(lines) + "\n"
 
 
@@ -48,7 +48,7 @@ def test_the_reasons_of_three_heterogeneous_sites_are_as_recorded() -> None:
 
 
 def a_plan(why: tuple[str, ...] = ("because",), **changes: Any) -> Plan:
-    forecast = Forecast(memory_bytes=3 * GIB, seconds=75.04321, upload_bytes=2048, download_bytes=4096)
+    forecast = Forecast(memory_bytes=3 * GIB, seconds=75.04321, step_seconds=60.04321, upload_bytes=2048, download_bytes=4096)
     fields: dict[str, Any] = {"bits": 4, "batch_size": 8, "steps": 9, "ranks": {"q": 8, "k": 0, "v": 16}, "layers": 6, "lowest_layer": 2}
     return Plan(**(fields | {"forecast": forecast, "limited_by": "Time", "why": why} | changes))
 
@@ -62,7 +62,7 @@ def test_a_row_shows_the_range_of_the_ranks_and_counts_the_adapters() -> None:
 
     planned, excluded = plan_rows(plans)
 
-    assert planned == PlanRow("b", ("because",), "4", "8", "4/6", "8–16", "2", "9", "3.00 GiB", "1 min 15 s", "2.00 KiB", "Time")
+    assert planned[:-2] == ("b", ("because",), "4", "8", "4/6", "8–16", "2", "9", "3.00 GiB", "1 min 15 s", "2.00 KiB", "Time")
     assert excluded == PlanRow("a", ("too small",))
 
 
@@ -71,6 +71,13 @@ def test_a_row_shows_the_passes_of_a_step_and_marks_what_is_recomputed_or_cached
     assert the_row(a_plan(micro_batch_size=3)).batch == "3 × 3"
     assert the_row(a_plan(micro_batch_size=2, gradient_checkpointing=True)).batch == "4 × 2*"
     assert the_row(a_plan(gradient_checkpointing=True, cache_activations=True)).batch == "8*†"
+
+
+def test_a_row_says_what_is_predicted_and_which_weight_has_which_rank() -> None:
+    row = the_row(a_plan())
+
+    assert row.forecast == "predicted: 3.00 GiB of memory; 1 min 15 s a round, 1 min of them for 9 steps; 2.00 KiB up, 4.00 KiB down"
+    assert row.ranks == ("q: rank 8", "k: no adapter", "v: rank 16")
 
 
 def test_a_status_is_bounded_and_rounded() -> None:
@@ -88,7 +95,10 @@ def test_a_status_is_bounded_and_rounded() -> None:
         cache_activations=True,
         memory=3 * GIB,
         seconds=75.0,
+        step_seconds=60.0,
         upload=2048,
+        download=4096,
+        ranks=("q: rank 8", "k: no adapter", "v: rank 16"),
         limited_by="Time",
         why=("x" * 1024,) * 12,
     )

@@ -104,6 +104,11 @@ def test_the_reasons_of_the_plan_and_of_absent_sites_are_shown(page: Page, recor
     assert "refused, NotFinite: lora_B has NaN." in page.text
 
 
+def test_each_plan_says_what_it_is_predicted_to_need_and_which_weight_has_which_rank(page: Page) -> None:
+    assert "predicted: 208 MiB of memory; 30 s a round, 0.0 s of them for 40 steps; 1.00 MiB up, 4.00 MiB down" in page.text
+    assert "q_proj, v_proj: rank 8 in layers 4–11 k_proj, o_proj: rank 4 in layers 4–11" in page.text
+
+
 def test_every_hyperparameter_is_shown_with_its_reason(page: Page) -> None:
     assert "training.learningRate 0.003 It has the lowest loss of 5 rates." in page.text
 

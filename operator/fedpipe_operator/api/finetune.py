@@ -292,10 +292,16 @@ class PlanStatus(ApiModel):
     """Forecast of the peak memory, in bytes."""
     seconds: Annotated[float, Field(ge=0)]
     """Forecast of the seconds that one round's training takes, transfers included."""
+    step_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """Of them, those of the training steps."""
     upload: Annotated[int, Field(ge=0)] = 0
     """Forecast of the bytes of the site's update."""
+    download: Annotated[int, Field(ge=0)] = 0
+    """Forecast of the bytes of the global adapter that the site reads."""
     limited_by: Annotated[str, Field(max_length=32)] = ""
     """The constraint that binds: `Memory`, `Time`, `Bandwidth`, `Data` or `Spec`."""
+    ranks: Annotated[tuple[Annotated[str, Field(max_length=256)], ...], Field(max_length=8)] = ()
+    """Which weights have which rank: a line for the kinds of weight with the same ranks in the same layers."""
     why: Annotated[tuple[Sentence, ...], Field(max_length=12)] = ()
 
 

@@ -52,13 +52,13 @@ _COLUMNS: Final = {
     "duration": "time",
     "limit": "limit",
 }
-"""Fields of a `PlanRow`, and the titles of their columns: as many as fit into 80 characters; the reasons say the rest."""
+"""Fields of a `PlanRow`, and the titles of their columns: as many as fit into 80 characters; the lines below say the rest."""
 _MARKS: Final = "* activations are recomputed in the backward pass; † activations below the trained layers are read from the site's cache"
 
 
 def _print(plan: RoundPlan, console: Console) -> None:
-    """Print a table of the plans, then the hyperparameters and the reasons for each site."""
-    table_rows = plan_rows(Plans(plans=plan.plans, excluded=plan.excluded))
+    """Print a table of the plans, then the hyperparameters and, for each site, its forecast, its ranks and the reasons."""
+    table_rows = plan_rows(Plans(plans=plan.plans, excluded=plan.excluded), plan.importance)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for title in _COLUMNS.values():
         table.add_column(title, no_wrap=True)
@@ -76,5 +76,6 @@ def _print(plan: RoundPlan, console: Console) -> None:
 
 def _print_why(row: PlanRow, console: Console) -> None:
     console.print(row.site if row.bits else f"{row.site} is excluded", style="bold" if row.bits else "yellow")
-    for sentence in row.why:
-        console.print(f"  {sentence}", soft_wrap=True, highlight=False)
+    # No markup: names of weights and sentences may have square brackets.
+    for sentence in filter(None, (row.forecast, *row.ranks, *row.why)):
+        console.print(f"  {sentence}", soft_wrap=True, highlight=False, markup=False)

@@ -16,8 +16,9 @@ from fedpipe_operator.planning.hyperparameters import (
 from fedpipe_operator.planning.memory_model import RunOptions, Step, predict_peak
 from fedpipe_operator.planning.modes import Plans
 from fedpipe_operator.planning.planner import MODES, FleetPlans, History, plan_round
+from fedpipe_operator.planning.rank_lines import rank_lines
 from fedpipe_operator.planning.run_facts import RunFacts, facts_of, wrong_base_reason
-from fedpipe_operator.planning.summary import PlanRow, hyperparameter_status, hyperparameter_text, plan_rows, plan_status
+from fedpipe_operator.planning.summary import PlanRow, forecast_text, hyperparameter_status, hyperparameter_text, plan_rows, plan_status
 
 __all__ = [
     "DEFAULT_LEARNING_RATE",
@@ -34,6 +35,7 @@ __all__ = [
     "Step",
     "choose_learning_rate",
     "facts_of",
+    "forecast_text",
     "hyperparameter_status",
     "hyperparameter_text",
     "hyperparameters",
@@ -42,6 +44,7 @@ __all__ = [
     "plan_status",
     "predict_peak",
     "range_test",
+    "rank_lines",
     "rate_of",
     "wrong_base_reason",
 ]

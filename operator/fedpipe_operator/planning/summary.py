@@ -1,15 +1,19 @@
 """Summaries of a plan: rows of text for `fedpipe plan`, and the entry in a run's status."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from fedpipe_operator.api import HyperparameterStatus, PlanStatus
 from fedpipe_operator.formatting import bytes_text, seconds_text
 from fedpipe_operator.planning.hyperparameters import Hyperparameter
 from fedpipe_operator.planning.modes import Plans
+from fedpipe_operator.planning.rank_lines import rank_lines
 from fedpipe_trainer.contract import Plan
 
 _STATUS_MAX_REASONS = 12
 _STATUS_MAX_LENGTH = 1024
+_NO_SCORES: Mapping[str, float] = MappingProxyType({})
 
 
 class PlanRow(NamedTuple):
@@ -28,16 +32,41 @@ class PlanRow(NamedTuple):
     duration: str = ""
     upload: str = ""
     limit: str = ""
+    ranks: tuple[str, ...] = ()
+    """Which weights have which rank, in lines."""
+    forecast: str = ""
+    """What is predicted, in words."""
 
 
-def plan_rows(plans: Plans) -> list[PlanRow]:
-    """A row for every site in order of name: first the sites with a plan, then the excluded sites with the reason."""
-    planned = [_row(site, plan) for site, plan in sorted(plans.plans.items())]
+def plan_rows(plans: Plans, importance: Mapping[str, float] = _NO_SCORES) -> list[PlanRow]:
+    """A row for every site in order of name: first the sites with a plan, then the excluded sites with the reason.
+
+    Args:
+        plans: of a round.
+        importance: score by weight, of mean 1.
+    """
+    planned = [_row(site, plan, importance) for site, plan in sorted(plans.plans.items())]
     return planned + [PlanRow(site=site, why=(reason,)) for site, reason in sorted(plans.excluded.items())]
 
 
-def plan_status(site: str, plan: Plan) -> PlanStatus:
-    """A plan as the run's status shows it; the number and the length of the reasons are bounded."""
+def forecast_text(plan: Plan) -> str:
+    """What a plan is predicted to need, in one line."""
+    predicted = plan.forecast
+    steps = f"{seconds_text(predicted.step_seconds)} of them for {plan.steps} step{'' if plan.steps == 1 else 's'}"
+    return (
+        f"predicted: {bytes_text(predicted.memory_bytes)} of memory; {seconds_text(predicted.seconds)} a round, {steps};"
+        f" {bytes_text(predicted.upload_bytes)} up, {bytes_text(predicted.download_bytes)} down"
+    )
+
+
+def plan_status(site: str, plan: Plan, importance: Mapping[str, float] = _NO_SCORES) -> PlanStatus:
+    """A plan as the run's status shows it; the number and the length of its sentences are bounded.
+
+    Args:
+        site: its name.
+        plan: its plan.
+        importance: score by weight, of mean 1.
+    """
     return PlanStatus(
         site=site,
         bits=plan.bits,
@@ -49,8 +78,11 @@ def plan_status(site: str, plan: Plan) -> PlanStatus:
         micro_batch_size=plan.micro_batch,
         gradient_checkpointing=plan.gradient_checkpointing,
         cache_activations=plan.cache_activations,
+        step_seconds=round(plan.forecast.step_seconds, 1),
         upload=plan.forecast.upload_bytes,
+        download=plan.forecast.download_bytes,
         limited_by=plan.limited_by,
+        ranks=rank_lines(plan.ranks, importance),
         memory=plan.forecast.memory_bytes,
         seconds=round(plan.forecast.seconds, 1),
         why=tuple(sentence[:_STATUS_MAX_LENGTH] for sentence in plan.why[:_STATUS_MAX_REASONS]),
@@ -67,7 +99,7 @@ def hyperparameter_text(one: Hyperparameter | HyperparameterStatus) -> str:
     return f"{one.name} {one.value}: {one.reason}"
 
 
-def _row(site: str, plan: Plan) -> PlanRow:
+def _row(site: str, plan: Plan, importance: Mapping[str, float]) -> PlanRow:
     ranks = sorted({rank for rank in plan.ranks.values() if rank})
     return PlanRow(
         site=site,
@@ -81,6 +113,8 @@ def _row(site: str, plan: Plan) -> PlanRow:
         duration=seconds_text(plan.forecast.seconds),
         upload=bytes_text(plan.forecast.upload_bytes),
         limit=plan.limited_by,
+        ranks=rank_lines(plan.ranks, importance),
+        forecast=forecast_text(plan),
         why=plan.why,
     )
 

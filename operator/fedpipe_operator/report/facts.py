@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from fedpipe_operator.api import Condition, ConditionStatus, ConditionType, MetricName, PlanningMode, primary_metric
 from fedpipe_operator.formatting import METRIC_TITLES, metric_text, ranges_text
+from fedpipe_operator.planning import forecast_text, rank_lines
 from fedpipe_operator.report.record import RunRecord
 from fedpipe_operator.report.tables import best_value
 from fedpipe_operator.rounds.policies import metric_value
@@ -58,6 +59,13 @@ class SiteRow:
     site: str
     profile: ProfileResult | None
     plan: Plan | None
+    rank_lines: tuple[str, ...] = ()
+    """Which weights have which rank; empty without a plan."""
+
+    @property
+    def forecast(self) -> str:
+        """What the plan is predicted to need, in words; empty without a plan."""
+        return forecast_text(self.plan) if self.plan else ""
 
     @property
     def ranks(self) -> str:
@@ -190,8 +198,10 @@ def total_seconds(record: RunRecord) -> float | None:
 
 def site_rows(record: RunRecord) -> list[SiteRow]:
     """Every site, with its profile and its newest plan."""
-    plans = record.newest_plan.plans if record.newest_plan else {}
-    return [SiteRow(site, record.profiles.get(site), plans.get(site)) for site in record.sites]
+    newest = record.newest_plan
+    lines = {site: rank_lines(plan.ranks, newest.importance) for site, plan in newest.plans.items()} if newest else {}
+    plans = newest.plans if newest else {}
+    return [SiteRow(site, record.profiles.get(site), plans.get(site), lines.get(site, ())) for site in record.sites]
 
 
 def contribution_rows(record: RunRecord) -> list[ContributionRow]:

@@ -11,7 +11,7 @@ from statistics import fmean
 from fedpipe_operator.report.figures import Figure
 from fedpipe_operator.report.palette import MUTED, QUANTITY, rank_colours
 from fedpipe_operator.report.record import RunRecord
-from fedpipe_operator.report.weights import WeightGrid, weight_grid
+from fedpipe_operator.weight_grid import WeightGrid, weight_grid
 from fedpipe_trainer.contract import Plan
 
 ROW_PIXELS = 22

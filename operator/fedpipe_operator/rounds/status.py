@@ -46,7 +46,7 @@ def status_of(context: StageContext, step: Step) -> FineTuneStatus:
         updates=_updates(context),
         metric=_metric(context),
         hyperparameters=tuple(hyperparameter_status(one) for one in plan.hyperparameters) if plan else (),
-        plans=tuple(plan_status(site, plan.plans[site]) for site in sorted(plan.plans)[:100]) if plan else (),
+        plans=tuple(plan_status(site, plan.plans[site], plan.importance) for site in sorted(plan.plans)[:100]) if plan else (),
         excluded={site: why[:_SENTENCE_MAX] for site, why in sorted(plan.excluded.items())[:100]} if plan else {},
         history=tuple(
             _history_entry(context, round_) for round_ in sorted(context.observed.commits.keys() & context.observed.evaluations)[-HISTORY:]

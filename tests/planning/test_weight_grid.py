@@ -1,4 +1,4 @@
-from fedpipe_operator.report.weights import weight_grid
+from fedpipe_operator.weight_grid import weight_grid
 
 
 def test_weights_of_a_llama_are_named_by_their_last_part_in_the_order_of_layers() -> None:
