@@ -25,6 +25,7 @@ FRACTION_METRICS: Final = frozenset({"accuracy", "macroF1", "slotErrorRate"})
 _DECIMALS: Final[dict[str, int]] = {"bleu": 1, "perplexity": 2}
 _BYTE_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 _STEP: Final = 1024
+_MEGA: Final = 1e6
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 
@@ -65,6 +66,16 @@ def bytes_text(count: float | None) -> str:
     unit, size = byte_unit(count)
     decimals = 0 if unit == "B" else max(0, 3 - len(str(int(count / size))))
     return f"{count / size:.{decimals}f} {unit}"
+
+
+def rate_text(bits_per_second: float | None) -> str:
+    """A bandwidth with three digits, such as `94.2 Mbit/s`."""
+    return MISSING if bits_per_second is None else f"{bits_per_second / _MEGA:.3g} Mbit/s"
+
+
+def number_text(value: float | None) -> str:
+    """A number with three digits, such as `0.412`."""
+    return MISSING if value is None else f"{value:.3g}"
 
 
 def seconds_text(seconds: float | None) -> str:

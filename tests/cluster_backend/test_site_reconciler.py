@@ -3,13 +3,18 @@
 from typing import Any
 
 from crds import default_status
+from site_profiles import SMOLLM2, point
 from smallest_documents import SITE_DOCUMENT
 from stand_in_cluster import StandInApi
+from stand_in_runs import a_run
 
 from fedpipe_operator.api.conditions import SiteCondition
 from fedpipe_operator.cluster import SiteReconciler, SiteView
 from fedpipe_operator.cluster.api import SITES
+from fedpipe_operator.cluster.site_reconciler import measured_capacities
 from fedpipe_operator.cluster.status_writer import ClusterStatusWriter
+from fedpipe_operator.rounds import Observed
+from fedpipe_trainer.contract import Measured, Outcome, ProfileResult, RunRef
 
 
 def clock() -> float:
@@ -38,3 +43,41 @@ def test_the_capacity_of_a_new_site_with_an_invalid_spec_is_unknown() -> None:
     conditions, _ = observed(maxConcurrentJobs=0)
 
     assert conditions == {"Valid": "False SpecInvalid", "CapacityMet": "Unknown Pending", "Ready": "False SpecInvalid"}
+
+
+def a_profile(**measured: Any) -> ProfileResult:
+    return ProfileResult(
+        run=RunRef(namespace="default", name="run", uid="u"),
+        site="site-a",
+        round=0,
+        attempt=0,
+        outcome=Outcome.COMPLETED,
+        measured=Measured(device="cpu"),
+        base=SMOLLM2,
+        train_samples=100,
+        mean_tokens=50.0,
+        throughput=(point(bits=16, batch=8, speed=500.0),),
+        **measured,
+    )
+
+
+def measured_at_site_a(profile: ProfileResult) -> dict[str, Any]:
+    run = a_run()
+    capacity = measured_capacities(run, Observed(profiles={"site-a": {0: profile}}))["site-a"]
+    return capacity.model_dump(exclude_none=True)
+
+
+def test_what_a_profile_measured_is_in_the_status_of_its_site() -> None:
+    measured = measured_at_site_a(
+        a_profile(up_bits_per_second=9e7, down_bits_per_second=9e8, memory_bytes_per_second=2.4e10, mfu=0.41239, tokens_per_joule=6.0)
+    )
+
+    assert (measured["bandwidth_up"], measured["bandwidth_down"], measured["memory_bandwidth"]) == (90_000_000, 900_000_000, 24_000_000_000)
+    assert (measured["mfu"], measured["tokens_per_joule"]) == (0.4124, 6.0)
+    assert measured["granularity"] > 0
+
+
+def test_what_a_profile_could_not_measure_is_absent_and_not_zero() -> None:
+    measured = measured_at_site_a(a_profile().model_copy(update={"throughput": ()}))
+
+    assert set(measured) == {"run", "device", "memory", "train_samples", "validation_samples"}

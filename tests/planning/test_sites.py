@@ -7,7 +7,7 @@ from site_profiles import FINGERPRINT, GIB, SMOLLM2
 
 from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.api.parse import read_documents
-from fedpipe_operator.sites import site_profile
+from fedpipe_operator.sites import granularity, site_granularity, site_profile
 from fedpipe_trainer.contract import (
     Failure,
     FailureReason,
@@ -107,15 +107,17 @@ def test_granularity_is_the_compute_of_a_round_over_its_transfers() -> None:
         for speed, layer in ((250.0, 0), (500.0, 0), (900.0, 15))
     )
     profile = a_profile(base=base, labels=("a", "b"), rank=4, train_samples=100, mean_tokens=50.0, throughput=points)
-    site = site_profile(claiming(bandwidth={"up": "4500", "down": "9k"}), profile)
+    site = claiming(bandwidth={"up": "4500", "down": "9k"})
 
     compute = 100 * 50.0 / 500.0
     transfer = 32 * (4 * (60 + 40) + 2 * 25) * (1 / 4500 + 1 / 9000)
-    assert site.granularity == pytest.approx(compute / transfer)
+    assert site_granularity(site, profile) == pytest.approx(compute / transfer)
+    assert granularity(profile, up=9000.0, down=18000.0) == pytest.approx(2 * compute / transfer)
 
 
 def test_a_site_without_a_measured_step_has_no_granularity() -> None:
-    assert site_profile(claiming(), a_profile(throughput=())).granularity == 0
+    assert site_granularity(claiming(), a_profile(throughput=())) is None
+    assert site_granularity(claiming(), a_profile(base=None)) is None
 
 
 def test_what_else_was_measured_is_copied() -> None:

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+from site_profiles import SMOLLM2, point
 
 from fedpipe_operator.api import FederatedFineTune
 from fedpipe_operator.report import RunRecord
@@ -11,6 +12,7 @@ from fedpipe_operator.report.facts import (
     headline,
     learned,
     left_out,
+    measured_rows,
     outcome_of,
     round_rows,
     shown_samples,
@@ -18,6 +20,7 @@ from fedpipe_operator.report.facts import (
     total_seconds,
 )
 from fedpipe_operator.rounds.records import Contribution, LossEstimate, RoundEvaluation
+from fedpipe_operator.sites import granularity
 from fedpipe_trainer.contract import EvaluateResult, Failure, FailureReason, Measured, Outcome, RunRef, Sample
 
 ROUNDS = 6
@@ -149,6 +152,28 @@ def test_a_sites_share_is_the_mean_over_the_rounds_that_aggregated_its_updates(r
     assert rows["practice-south"].share == pytest.approx(655 / (3180 + 1712 + 655))
     assert (rows["clinic-north"].steps, rows["practice-south"].steps) == (240, 200)
     assert rows["clinic-north"].alignment is None
+
+
+def test_what_was_measured_at_a_site_is_told_and_the_rest_is_missing(record: RunRecord) -> None:
+    site = record.sites[0]
+    profile = record.profiles[site].model_copy(update={"up_bits_per_second": 9e7, "mfu": 0.4})
+    update = record.updates[1][site].model_copy(update={"tokens": 900, "padded_tokens": 100})
+
+    row = measured_rows(replace(record, profiles={site: profile}, updates={1: {site: update}}))[0]
+
+    assert (row.site, row.up, row.mfu, row.padding) == (site, 9e7, 0.4, 0.1)
+    assert (row.down, row.memory_bandwidth, row.tokens_per_joule, row.granularity) == (None, None, None, None)
+
+
+def test_granularity_needs_both_measured_bandwidths(record: RunRecord) -> None:
+    link = {"up_bits_per_second": 9e7, "down_bits_per_second": 9e8}
+    profile = record.profiles[record.sites[0]].model_copy(
+        update={"base": SMOLLM2, "throughput": (point(bits=16, batch=8),), "mean_tokens": 50.0} | link
+    )
+
+    row = measured_rows(replace(record, profiles={record.sites[0]: profile}))[0]
+
+    assert row.granularity == granularity(profile, up=9e7, down=9e8)
 
 
 def test_what_was_learned_in_a_weight_is_summed_over_the_rounds(record: RunRecord) -> None:

@@ -109,6 +109,15 @@ def test_each_plan_says_what_it_is_predicted_to_need_and_which_weight_has_which_
     assert "q_proj, v_proj: rank 8 in layers 4–11 k_proj, o_proj: rank 4 in layers 4–11" in page.text
 
 
+def test_what_was_measured_at_each_site_is_shown(record: RunRecord) -> None:
+    site = record.sites[0]
+    profile = record.profiles[site].model_copy(update={"up_bits_per_second": 9.42e7, "mfu": 0.412, "memory_bytes_per_second": 2.0**34})
+
+    page = Page(write_report(replace(record, profiles={site: profile})))
+
+    assert f"{site} 94.2 Mbit/s – 16.0 GiB 41.2 % – – –" in page.text
+
+
 def test_every_hyperparameter_is_shown_with_its_reason(page: Page) -> None:
     assert "training.learningRate 0.003 It has the lowest loss of 5 rates." in page.text
 

@@ -135,6 +135,18 @@ class MeasuredCapacity(ApiModel):
     """Bytes of memory that a trainer may use."""
     train_samples: Annotated[int, Field(ge=0)]
     validation_samples: Annotated[int, Field(ge=0)]
+    bandwidth_up: Annotated[int, Field(ge=0)] | None = None
+    """Bits per second to the store, by a real transfer. Absent, here and below: not measured."""
+    bandwidth_down: Annotated[int, Field(ge=0)] | None = None
+    """Bits per second from the store."""
+    memory_bandwidth: Annotated[int, Field(ge=0)] | None = None
+    """Bytes per second that the device's memory reads and writes."""
+    mfu: Annotated[float, Field(ge=0)] | None = None
+    """Model FLOPs utilisation of the fastest training step: the share of the device's peak FLOP/s."""
+    tokens_per_joule: Annotated[float, Field(ge=0)] | None = None
+    """Energy efficiency of the fastest training step; absent where the platform reports no energy."""
+    granularity: Annotated[float, Field(ge=0)] | None = None
+    """Seconds of computing of a nominal round, over those of its transfers: below 1 the site waits for the network longer."""
 
 
 class CapacityStatus(ApiModel):

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from fedpipe_operator.api import Condition, ConditionStatus, EdgeSite, Metadata, Reason
 from fedpipe_operator.api.conditions import SiteCondition
@@ -13,9 +13,13 @@ from fedpipe_operator.cluster.status_writer import SITE, ClusterStatusWriter
 from fedpipe_operator.rounds import Event, Observed, Run
 from fedpipe_operator.rounds.conditions import Observation, conditions_of
 from fedpipe_operator.rounds.round_plan import completed_profile
-from fedpipe_operator.sites import Node, claimed_capacity, discovered_capacity, find_pool_problem
+from fedpipe_operator.sites import Node, claimed_capacity, discovered_capacity, find_pool_problem, site_granularity
+from fedpipe_trainer.contract import ProfileResult
 
 Body = Mapping[str, Any]
+_DIGITS: Final = 4
+_LARGEST: Final = 1e15
+"""A larger rate cannot be real; an integer of Kubernetes has 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -91,18 +95,34 @@ class SiteReconciler:
 
 def measured_capacities(run: Run, observed: Observed) -> dict[str, MeasuredCapacity]:
     """What the run's completed profiles measured, by site."""
-    profiles = {site: completed_profile(attempts) for site, attempts in observed.profiles.items()}
-    return {
-        site: MeasuredCapacity(
-            run=run.name,
-            device=profile.measured.device,
-            memory=profile.memory_bytes,
-            train_samples=profile.train_samples,
-            validation_samples=profile.validation_samples,
-        )
-        for site, profile in profiles.items()
-        if profile is not None
-    }
+    profiles = ((site, completed_profile(observed.profiles.get(site.name, {}))) for site in run.sites)
+    return {site.name: _measured_capacity(run.name, site, profile) for site, profile in profiles if profile is not None}
+
+
+def _measured_capacity(run: str, site: EdgeSite, profile: ProfileResult) -> MeasuredCapacity:
+    """What one profile measured, rounded; what it could not measure is absent."""
+    return MeasuredCapacity(
+        run=run,
+        device=profile.measured.device,
+        memory=profile.memory_bytes,
+        train_samples=profile.train_samples,
+        validation_samples=profile.validation_samples,
+        bandwidth_up=_whole(profile.up_bits_per_second),
+        bandwidth_down=_whole(profile.down_bits_per_second),
+        memory_bandwidth=_whole(profile.memory_bytes_per_second),
+        mfu=_rounded(profile.mfu),
+        tokens_per_joule=_rounded(profile.tokens_per_joule),
+        granularity=_rounded(site_granularity(site, profile)),
+    )
+
+
+def _whole(value: float | None) -> int | None:
+    """Rounded, and small enough for an integer of Kubernetes."""
+    return None if value is None else round(min(value, _LARGEST))
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, _DIGITS)
 
 
 def _observations(site: EdgeSite, nodes: Sequence[Node] | None) -> tuple[Observation, ...]:

@@ -14,6 +14,7 @@ from fedpipe_operator.report.record import RunRecord
 from fedpipe_operator.report.tables import best_value
 from fedpipe_operator.rounds.policies import metric_value
 from fedpipe_operator.rounds.records import Comparison
+from fedpipe_operator.sites import granularity
 from fedpipe_trainer.contract import Outcome, Plan, ProfileResult, Sample
 
 NO_UPDATE = "no update arrived before the round was aggregated"
@@ -94,6 +95,24 @@ class SiteRow:
         depth = f"{self.plan.lowest_layer} and up" if self.plan.lowest_layer else "all"
         saving = {"checkpointing": self.plan.gradient_checkpointing, "cached": self.plan.cache_activations}
         return ", ".join([depth, *(name for name, used in saving.items() if used)])
+
+
+@dataclass(frozen=True)
+class MeasuredRow:
+    """What was measured at one site, beside what its plan needs. None: not measured."""
+
+    site: str
+    up: float | None
+    """Bits per second to the store."""
+    down: float | None
+    memory_bandwidth: float | None
+    """Bytes per second."""
+    mfu: float | None
+    tokens_per_joule: float | None
+    granularity: float | None
+    """Of the measured bandwidth; see `sites.granularity`."""
+    padding: float | None
+    """The padded share of the tokens that its trainings computed, over all rounds."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +221,36 @@ def site_rows(record: RunRecord) -> list[SiteRow]:
     lines = {site: rank_lines(plan.ranks, newest.importance) for site, plan in newest.plans.items()} if newest else {}
     plans = newest.plans if newest else {}
     return [SiteRow(site, record.profiles.get(site), plans.get(site), lines.get(site, ())) for site in record.sites]
+
+
+def measured_rows(record: RunRecord) -> list[MeasuredRow]:
+    """Every site with a completed profile."""
+    profiles = {site: one for site in record.sites if (one := record.profiles.get(site)) and one.outcome is Outcome.COMPLETED}
+    return [
+        MeasuredRow(
+            site,
+            one.up_bits_per_second,
+            one.down_bits_per_second,
+            one.memory_bytes_per_second,
+            one.mfu,
+            one.tokens_per_joule,
+            _granularity(one),
+            _padding(record, site),
+        )
+        for site, one in profiles.items()
+    ]
+
+
+def _granularity(profile: ProfileResult) -> float | None:
+    up, down = profile.up_bits_per_second, profile.down_bits_per_second
+    return granularity(profile, up=up, down=down) if up and down else None
+
+
+def _padding(record: RunRecord, site: str) -> float | None:
+    updates = [results[site] for results in record.updates.values() if site in results]
+    padded = sum(update.padded_tokens for update in updates)
+    computed = padded + sum(update.tokens for update in updates)
+    return padded / computed if computed else None
 
 
 def contribution_rows(record: RunRecord) -> list[ContributionRow]:

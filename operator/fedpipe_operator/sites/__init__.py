@@ -5,7 +5,7 @@
 
 from fedpipe_operator.sites.capacity import Node, PoolProblem, claimed_capacity, discovered_capacity, find_pool_problem
 from fedpipe_operator.sites.corrections import REPLANNED, Correction, Measurement, corrected, correction_note, measurement
-from fedpipe_operator.sites.profile import SiteProfile, site_profile
+from fedpipe_operator.sites.profile import SiteProfile, granularity, site_granularity, site_profile
 
 __all__ = [
     "REPLANNED",
@@ -19,6 +19,8 @@ __all__ = [
     "correction_note",
     "discovered_capacity",
     "find_pool_problem",
+    "granularity",
     "measurement",
+    "site_granularity",
     "site_profile",
 ]

@@ -70,22 +70,35 @@ class SiteProfile:
         """Whether the trainer computes on a GPU."""
         return self.device != CPU
 
-    @property
-    def granularity(self) -> float:
-        """G = T_comp / T_comm (arXiv 2310.03150, dimensionless): below 1 the site waits for the network longer than it computes.
-
-        A nominal round is one pass over the site's samples, in the fastest measured step that trains all layers, and the transfer
-        of adapters of rank `rank` for all weights, and of the head, in both directions. 0 without a measured step.
-        """
-        speed = max((point.tokens_per_second for point in self.points if point.lowest_layer == 0), default=math.inf)
-        adapters = sum(self.rank * (weight.d_in + weight.d_out) for weight in self.base.weights)
-        head = sum(math.prod(len(self.labels) if size == -1 else size for size in shape) for shape in self.base.head.values())
-        transferred = _BITS_PER_PARAMETER * (adapters + head)
-        return self.train_samples * self.mean_tokens / speed / (transferred / self.up + transferred / self.down)
-
     def points_at(self, bits: Bits) -> tuple[Throughput, ...]:
         """The points measured at one bit width."""
         return tuple(point for point in self.points if point.bits == bits)
+
+
+def granularity(measured: ProfileResult, *, up: float, down: float) -> float | None:
+    """G = T_comp / T_comm (arXiv 2310.03150, dimensionless): below 1 the site waits for the network longer than it computes.
+
+    A nominal round is one pass over the site's samples, in the fastest measured step that trains all layers, and the transfer
+    of adapters of rank `rank` for all weights, and of the head, in both directions. None without a measured step or a transfer.
+
+    Args:
+        measured: the site's profile.
+        up: bits per second to the store, above 0.
+        down: the same from the store.
+    """
+    speed = max((point.tokens_per_second for point in measured.throughput if point.lowest_layer == 0), default=0.0)
+    if measured.base is None or not speed:
+        return None
+    adapters = sum(measured.rank * (weight.d_in + weight.d_out) for weight in measured.base.weights)
+    head = sum(math.prod(len(measured.labels) if size == -1 else size for size in shape) for shape in measured.base.head.values())
+    transferred = _BITS_PER_PARAMETER * (adapters + head)
+    return measured.train_samples * measured.mean_tokens / speed / (transferred / up + transferred / down) if transferred else None
+
+
+def site_granularity(site: EdgeSite, measured: ProfileResult) -> float | None:
+    """The granularity of a site with the bandwidth that the planner counts on: of claimed and measured the smaller."""
+    up, down = _bandwidth(site, measured)
+    return granularity(measured, up=up, down=down)
 
 
 def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
@@ -100,12 +113,13 @@ def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
         reason = f": {measured.failure.message}" if measured.failure else ""
         raise ValueError(f"the profile of site {site.name!r} contains no facts about the base model{reason}")
     capacity, device = site.spec.capacity, measured.measured.device
+    up, down = _bandwidth(site, measured)
     return SiteProfile(
         name=site.name,
         device=device,
         memory_bytes=_usable_memory(capacity, device, measured.memory_bytes),
-        up=_smaller(capacity.bandwidth.up, measured.up_bits_per_second),
-        down=_smaller(capacity.bandwidth.down, measured.down_bits_per_second),
+        up=up,
+        down=down,
         fingerprint=measured.fingerprint,
         base=measured.base,
         labels=measured.labels,
@@ -130,6 +144,12 @@ def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
         has_cache=site.spec.cache is not None,
         range_test=measured.range_test,
     )
+
+
+def _bandwidth(site: EdgeSite, measured: ProfileResult) -> tuple[float, float]:
+    """Bits per second to the store and from it: of claimed and measured the smaller."""
+    claimed = site.spec.capacity.bandwidth
+    return _smaller(claimed.up, measured.up_bits_per_second), _smaller(claimed.down, measured.down_bits_per_second)
 
 
 def _smaller(claimed: str, measured: float | None) -> float:
