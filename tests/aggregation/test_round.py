@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import tracemalloc
 from dataclasses import replace
 from itertools import groupby
@@ -15,8 +16,11 @@ from safetensors.numpy import load
 from toy_rounds import HEAD, Fleet
 
 from fedpipe_operator.aggregation import AggregationConfig, CannotAggregateError, RoundInput, RoundResult, aggregate_round
+from fedpipe_operator.aggregation.factors import SiteWeight, WeightUpdates
+from fedpipe_operator.aggregation.increments import WeightIncrements, learned_by
 from fedpipe_operator.aggregation.normalization import MAX_SERVER_RATE, by_data
 from fedpipe_operator.aggregation.tensors import open_tensors
+from fedpipe_operator.rounds.records import RoundCommit
 
 EXACT = AggregationConfig(method="Exact", max_rank=64)
 
@@ -139,6 +143,40 @@ def test_the_commit_says_what_was_learned_and_by_whom(fleet: Fleet) -> None:
         assert one.norm == pytest.approx(np.linalg.norm(own), rel=1e-5)
         assert one.alignment == pytest.approx(own @ whole / np.linalg.norm(own) / np.linalg.norm(whole), rel=1e-5)
         assert (one.steps, one.trained_samples) == ((3, 3) if one.site == "alpha" else (1, 1))
+
+
+def test_the_commit_names_the_sites_that_moved_each_weight_most_with_their_shares(fleet: Fleet) -> None:
+    _, first = run(fleet.round_input())
+    this = fleet.next_round()
+
+    result, second = run(this.round_input(first))
+
+    assert result.commit is not None
+    before, after = load(first), load(second)
+    for weight in fleet.weights:
+        change = (product(after, weight) - product(before, weight)).ravel()
+        trained = [site for site in fleet.ranks if fleet.ranks[site].get(weight)]
+        along = {site: max(0.0, fleet.samples[site] * _increment(this, site, weight, before).ravel() @ change) for site in trained}
+        shares = {site: pytest.approx(part / sum(along.values()), rel=1e-4) for site, part in along.items() if part > 0}
+        assert result.commit.learned_by[weight] == shares
+
+
+def test_no_more_than_three_sites_are_named_for_a_weight() -> None:
+    sites = tuple(SiteWeight(site=name, rank=1, share=share) for name, share in zip("abcde", (0.1, 0.3, 0.2, 0.25, 0.15), strict=True))
+    updates = WeightUpdates(weight="q", d_out=2, d_in=2, sites=sites, global_rank=1)
+
+    named = learned_by(updates, WeightIncrements(1.0, {}, {"a": 1.0, "b": 1.0, "c": -5.0, "d": 2.0, "e": 4.0}))
+
+    assert named == {"e": pytest.approx(0.4), "d": pytest.approx(1 / 3), "b": pytest.approx(0.2)}
+    assert learned_by(updates, WeightIncrements(0.0, {}, dict.fromkeys("abcde", 0.0))) == {}
+
+
+def test_a_commit_of_an_earlier_version_names_no_site(fleet: Fleet) -> None:
+    commit = run(fleet.round_input())[0].commit
+    assert commit is not None
+    older = {key: value for key, value in json.loads(commit.to_json()).items() if key != "learnedBy"}
+
+    assert RoundCommit.model_validate(older).learned_by == {}
 
 
 def test_head_tensors_are_averaged_by_samples(fleet: Fleet) -> None:

@@ -11,6 +11,7 @@ from fedpipe_operator.report.facts import (
     contribution_rows,
     headline,
     learned,
+    learned_by,
     left_out,
     measured_rows,
     outcome_of,
@@ -224,3 +225,14 @@ def test_a_batch_in_several_passes_and_savings_are_named(record: RunRecord) -> N
 
     assert (rows["clinic-north"].batch, rows["clinic-north"].layers) == ("8 (3 × 3)", "4 and up, checkpointing, cached")
     assert (rows["hospital-east"].batch, rows["hospital-east"].layers) == ("4", "all")
+
+
+def test_who_taught_a_weight_is_weighted_by_what_each_round_learned(record: RunRecord) -> None:
+    rounds = {
+        1: record.rounds[1].model_copy(update={"learned": {"q": 1.0}, "learned_by": {"q": {"a": 0.9, "b": 0.1}}}),
+        2: record.rounds[2].model_copy(update={"learned": {"q": 3.0, "v": 0.5}, "learned_by": {"q": {"b": 0.5, "c": 0.3, "d": 0.2}}}),
+        3: record.rounds[3].model_copy(update={"learned": {"q": 3.0}, "learned_by": {}}),
+    }
+
+    assert learned_by(replace(record, rounds=rounds)) == {"q": "b 40.0 %, a 22.5 %, c 22.5 %"}
+    assert learned_by(record) == {}

@@ -186,3 +186,13 @@ def test_non_finite_numbers_are_gaps(record: RunRecord) -> None:
 
 def test_an_empty_record_has_no_figures(bare_record: RunRecord) -> None:
     assert figures(bare_record) == {}
+
+
+def test_the_text_of_a_learned_weight_names_the_sites_that_moved_it(record: RunRecord) -> None:
+    weight = "model.layers.2.self_attn.v_proj"
+    commit = record.rounds[1].model_copy(update={"learned_by": {weight: {"clinic<b>": 0.75, "ward": 0.25}}})
+
+    trace = figures(replace(record, rounds={1: commit}))["learned"]["data"][0]
+
+    assert trace["customdata"][2][2] == f"{weight}<br>clinic&lt;b&gt; 75.0 %, ward 25.0 %"
+    assert trace["customdata"][0][2] == "model.layers.2.self_attn.q_proj"

@@ -93,6 +93,8 @@ class GlobalAdapter:
     truncated_energy: dict[str, float]
     learned: dict[str, float]
     """Frobenius norm of each weight's increment from the previous global adapter."""
+    learned_by: dict[str, dict[str, float]]
+    """By weight: the sites that moved it most, with their shares; see `increments.learned_by`."""
     shares: dict[str, float]
     """Weight of each site's increment in the average over all sites; the shares add up to 1."""
     alignments: Alignments
@@ -138,7 +140,7 @@ def aggregate_adapters(
     for key in sorted(plan.head):
         tensors = (update.tensors.read(key) for update in sites.values())
         writer.write(key, combine(zip(whole.shares, tensors, strict=True), previous.read(key) if previous else None, whole.server_rate))
-    truncated_energy, learned, alignments, progress = {}, {}, Alignments(), Progress()
+    truncated_energy, learned, by, alignments, progress = {}, {}, {}, Alignments(), Progress()
     with_factors = [updates for updates in all_updates if ranks[updates.weight]]
     results = ordered_parallel_map(
         lambda updates: _aggregate_weight(updates, method, ranks[updates.weight], sites, previous), with_factors, config.threads
@@ -148,10 +150,11 @@ def aggregate_adapters(
             writer.write(key, factor)
         truncated_energy[updates.weight] = result.truncated_energy
         learned[updates.weight] = math.sqrt(changes.squared_norm)
+        by[updates.weight] = increments.learned_by(updates, changes)
         alignments.add(changes)
         progress.add(updates, changes.inner_products)
     shares = dict(zip(sites, whole.shares, strict=True))
-    return GlobalAdapter(writer.close(ADAPTER_NAME), ranks, truncated_energy, learned, shares, alignments, progress)
+    return GlobalAdapter(writer.close(ADAPTER_NAME), ranks, truncated_energy, learned, by, shares, alignments, progress)
 
 
 def combine(tensors: Iterable[tuple[float, Float32]], previous: Float32 | None = None, server_rate: float = 1.0) -> Float32:
@@ -269,6 +272,7 @@ def _make_commit(
         refused={site: verdict for site, verdict in verdicts.items() if not verdict.accepted},
         truncated_energy=adapter.truncated_energy,
         learned=adapter.learned,
+        learned_by={weight: sites for weight, sites in adapter.learned_by.items() if sites},
         bytes_read=sum(update.tensors.source.size for update in accepted.values()),
     )
 

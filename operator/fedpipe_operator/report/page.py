@@ -61,7 +61,7 @@ def figures(record: RunRecord) -> dict[str, dict[str, Any]]:
     others = {
         "importance": weight_map("importance", record.newest_plan.importance if record.newest_plan else {}),
         "plan": plan_map(record),
-        "learned": weight_map("learned", facts.learned(record)),
+        "learned": weight_map("learned", facts.learned(record), facts.learned_by(record)),
         "timeline": timeline_figure(record),
         "forecast": forecast_figure(record),
     }

@@ -7,6 +7,7 @@ per weight would be 120 columns for 30 layers of 4 weights.
 from collections.abc import Mapping
 from html import escape
 from statistics import fmean
+from types import MappingProxyType
 
 from fedpipe_operator.report.figures import Figure
 from fedpipe_operator.report.palette import MUTED, QUANTITY, rank_colours
@@ -21,15 +22,22 @@ MAX_LABELLED_LAYERS = 40
 """The largest number of columns whose cells have space for a number."""
 _MARGIN = {"t": 4, "b": 48}
 _NO_LAYER = "none"
+_NO_NOTES: Mapping[str, str] = MappingProxyType({})
 
 
-def weight_map(name: str, values: Mapping[str, float]) -> Figure | None:
-    """A quantity of every weight, such as its importance, in percent of the mean, in the same rows and columns as the plan."""
+def weight_map(name: str, values: Mapping[str, float], notes: Mapping[str, str] = _NO_NOTES) -> Figure | None:
+    """A quantity of every weight, such as its importance, in percent of the mean, in the same rows and columns as the plan.
+
+    Args:
+        name: of the quantity.
+        values: by weight; empty: there is no figure.
+        notes: by weight, a line of its hover text.
+    """
     if not values:
         return None
     cells = weight_grid(values)
     percent = {weight: 100 * value / mean for weight, value in values.items()} if (mean := fmean(values.values())) else dict(values)
-    trace = _heat_map(cells, percent) | {
+    trace = _heat_map(cells, percent, notes) | {
         "name": name,
         "hovertemplate": "%{customdata}<br>%{z:.0f} % of the mean<extra></extra>",
         "texttemplate": "%{z:.0f}" if len(cells.layers) <= MAX_LABELLED_LAYERS else "",
@@ -80,20 +88,27 @@ def _band(site: str, plan: Plan, cells: WeightGrid) -> Figure:
     }
 
 
-def _heat_map(cells: WeightGrid, values: Mapping[str, float]) -> Figure:
-    """A cell per weight with its value; None where the layer has no such weight."""
+def _heat_map(cells: WeightGrid, values: Mapping[str, float], notes: Mapping[str, str] = _NO_NOTES) -> Figure:
+    """A cell per weight with its value; None where the layer has no such weight. Its hover text begins with its name and its note."""
     named = [[cells.weights[kind].get(layer) for layer in cells.layers] for kind in cells.kinds]
     return {
         "type": "heatmap",
         "x": [_NO_LAYER if layer is None else str(layer) for layer in cells.layers],
         "y": [escape(kind) for kind in cells.kinds],
         "z": [[None if weight is None else values.get(weight) for weight in row] for row in named],
-        "customdata": [[escape(weight or "") for weight in row] for row in named],
+        "customdata": [[_hover(weight, notes) for weight in row] for row in named],
         "hoverongaps": False,
         "showscale": False,
         "xgap": 1,
         "ygap": 1,
     }
+
+
+def _hover(weight: str | None, notes: Mapping[str, str]) -> str:
+    """The weight's name, and its note in a second line."""
+    if weight is None:
+        return ""
+    return "<br>".join(escape(text) for text in (weight, notes.get(weight, "")) if text)
 
 
 def _untrained_layers(plan: Plan, cells: WeightGrid, yref: str) -> list[Figure]:

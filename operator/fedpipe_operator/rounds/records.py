@@ -125,6 +125,11 @@ class RoundCommit(Wire):
     """By weight: the share of the update's squared singular values that the truncation to the global rank lost."""
     learned: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
     """By weight: Frobenius norm of the round's increment, how much the federation learned there."""
+    learned_by: dict[str, Annotated[dict[str, Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]], Field(max_length=3)]] = {}
+    """By weight: the sites, at most three, that moved it most along its increment, with their shares of the whole movement.
+
+    Empty for a weight that no site changed, and in the commits of earlier versions.
+    """
     seconds: float = 0.0
     finished_at: float = 0.0
     """Unix seconds: when the round ended."""
