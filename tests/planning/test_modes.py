@@ -112,7 +112,8 @@ def test_a_given_plan_is_obeyed_in_all_its_fields() -> None:
             "layers": 10,
             "gradientCheckpointing": True,
             "cacheActivations": True,
-        }
+        },
+        sites=(a_site(has_cache=True),),
     ).plans["ward"]
 
     assert (plan.bits, plan.steps, plan.batch_size, plan.micro_batch_size) == (4, 11, 12, 3)
@@ -167,6 +168,34 @@ def test_a_given_plan_that_the_device_cannot_follow_excludes_the_site(mode: str)
 
     assert plans.plans == {}
     assert plans.excluded == {"ward": "its device does not support the 4 bits of planning.plans: no kernel"}
+
+
+@pytest.mark.parametrize(
+    ("layers", "changes", "reason"),
+    [
+        (
+            None,
+            {"has_cache": True},
+            "below its trained layers, but trains all 30: set layers to fewer than 30, or leave cacheActivations out",
+        ),
+        (
+            30,
+            {"has_cache": True},
+            "below its trained layers, but trains all 30: set layers to fewer than 30, or leave cacheActivations out",
+        ),
+        (10, {}, "but it has no cache volume: set cache of its EdgeSite, or leave cacheActivations out"),
+        (
+            10,
+            {"has_cache": True, "base": SMOLLM2.model_copy(update={"encoder_decoder": True})},
+            "which an encoder-decoder model cannot: leave cacheActivations out",
+        ),
+    ],
+)
+def test_a_given_plan_that_cannot_cache_activations_excludes_the_site(layers: int | None, changes: dict[str, Any], reason: str) -> None:
+    plan = {"bits": 16, "rank": 8, "steps": 5, "cacheActivations": True} | ({"layers": layers} if layers else {})
+
+    assert given(plan, sites=(a_site(**changes),)).excluded["ward"].endswith(reason)
+    assert given(plan | {"layers": 10}, sites=(a_site(has_cache=True),)).plans["ward"].cache_activations
 
 
 def without_layers() -> BaseModelFacts:

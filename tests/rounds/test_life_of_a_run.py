@@ -377,3 +377,14 @@ def test_each_finished_round_is_recorded_once(tmp_path: Path) -> None:
     world.settle()
 
     assert [event.message.split(":")[0] for event in world.events if event.reason == "RoundCompleted"] == ["round 1", "round 2", "round 3"]
+
+
+@pytest.mark.parametrize("method", ["Exact", "ZeroPad", "FedIT"])
+def test_a_given_rank_above_planning_ranks_is_obeyed_and_kept_in_the_global_adapter(tmp_path: Path, method: str) -> None:
+    planning = {"mode": "Manual", "bits": [16], "ranks": [2], "batchSizes": [2], "plans": [{"bits": 16, "rank": 4, "steps": 3}]}
+    world = World(a_run(planning=planning, aggregation={"method": method}), tmp_path)
+
+    world.settle()
+
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+    assert set(required_object(world.store, names.round_commit(2), RoundCommit).ranks.values()) == {4}

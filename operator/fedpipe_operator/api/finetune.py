@@ -145,6 +145,11 @@ class PlanningSpec(ApiModel):
     plans: Annotated[tuple[ManualPlan, ...], Field(max_length=100)] = ()
     """Plans that are given. In mode Manual every site needs one; in the other modes they replace those of their sites."""
 
+    @property
+    def max_rank(self) -> int:
+        """The largest rank of the run, and so of the global adapter: of `ranks` and of the given plans, which are obeyed."""
+        return max(*self.ranks, *(plan.rank for plan in self.plans), 0)
+
     @model_validator(mode="after")
     def _require_plans_in_manual_mode(self) -> "PlanningSpec":
         if self.mode is PlanningMode.MANUAL and not self.plans:

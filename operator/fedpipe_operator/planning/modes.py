@@ -107,6 +107,18 @@ def _why_impossible(site: SiteProfile, given: ManualPlan) -> str:
         return f"its device does not support the {given.bits} bits of planning.plans: {site.unsupported[given.bits]}"
     if not any(weight.layer >= _lowest_layer(site, given) for weight in site.base.weights):
         return f"in the top {given.layers} of {site.base.layers} layers of planning.plans no weight can get an adapter: train more layers"
+    return _why_not_cached(site, given) if given.cache_activations else ""
+
+
+def _why_not_cached(site: SiteProfile, given: ManualPlan) -> str:
+    """Why a site cannot cache the activations below the trained layers; empty if it can."""
+    if site.base.encoder_decoder:
+        return "planning.plans caches its activations, which an encoder-decoder model cannot: leave cacheActivations out"
+    if not _lowest_layer(site, given):
+        advice = f"set layers to fewer than {site.base.layers}, or leave cacheActivations out"
+        return f"planning.plans caches the activations below its trained layers, but trains all {site.base.layers}: {advice}"
+    if not site.has_cache:
+        return "planning.plans caches its activations, but it has no cache volume: set cache of its EdgeSite, or leave cacheActivations out"
     return ""
 
 

@@ -64,7 +64,7 @@ class PlanRequest:
     @property
     def options(self) -> RunOptions:
         """The run's part of the memory model's input. The global adapter has at most the largest rank that the run allows."""
-        return RunOptions(head=self.head, global_rank=max(self.spec.planning.ranks))
+        return RunOptions(head=self.head, global_rank=self.spec.planning.max_rank)
 
     @property
     def head_bytes(self) -> int:

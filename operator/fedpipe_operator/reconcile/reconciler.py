@@ -146,7 +146,7 @@ class Reconciler:
             method=run.spec.aggregation.method,
             normalization=run.spec.aggregation.normalization,
             warmup_steps=run.spec.training.warmup_steps,
-            max_rank=max(run.spec.planning.ranks),
+            max_rank=run.spec.planning.max_rank,
             max_norm=run.spec.aggregation.max_norm,
             updates=action.updates,
             absent=action.absent,

@@ -101,7 +101,7 @@ def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs,
         all_bits=planning.mode is not PlanningMode.AUTO or bool(planning.plans),
         target_modules=planning.target_modules,
         batch_sizes=_batches_to_profile(planning.batch_sizes),
-        rank=max(planning.ranks),
+        rank=planning.max_rank,
         importance=conversion.importance(planning.importance),
         range_test=None if first else range_test(context.spec),  # the rate is chosen with the first plan
         seed=context.spec.training.seed,
