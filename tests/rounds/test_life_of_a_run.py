@@ -388,3 +388,13 @@ def test_a_given_rank_above_planning_ranks_is_obeyed_and_kept_in_the_global_adap
 
     assert world.conditions()["Complete"] == "RoundsCompleted"
     assert set(required_object(world.store, names.round_commit(2), RoundCommit).ranks.values()) == {4}
+
+
+def test_the_forecast_of_what_is_read_is_the_size_of_the_last_rounds_adapter_and_nothing_in_round_1(tmp_path: Path) -> None:
+    world = World(a_run(), tmp_path)
+
+    world.settle()
+
+    size = required_object(world.store, names.round_commit(1), RoundCommit).adapter.size
+    plans = [required_object(world.store, names.round_plan(round_), RoundPlan).plans for round_ in (1, 2)]
+    assert [{plan.forecast.download_bytes for plan in one.values()} for one in plans] == [{0}, {size}]

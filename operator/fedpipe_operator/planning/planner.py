@@ -45,6 +45,11 @@ class History:
     """By site: what the last round showed, as a sentence."""
     is_stalled: bool = False
     """Whether the last rounds brought no improvement."""
+    adapter_bytes: int | None = None
+    """Size of the file of the global adapter that the round starts from: the last round's; 0 in round 1, which starts from none.
+
+    None: not known, so that the planner assumes the largest rank for every weight.
+    """
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ def plan_round(
         corrections=history.corrections,
         notes=history.notes,
         is_stalled=history.is_stalled,
+        adapter_bytes=history.adapter_bytes,
     )
     given = {plan.site: plan for plan in spec.planning.plans if plan.site in usable and spec.planning.mode is not PlanningMode.MANUAL}
     own = given_plans(request, {str(name): (usable[str(name)], plan) for name, plan in given.items()})

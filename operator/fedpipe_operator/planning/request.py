@@ -38,6 +38,8 @@ class PlanRequest:
     """By site: what the last round showed, as a sentence."""
     is_stalled: bool = False
     """Whether the last rounds brought no improvement: then all layers are trained."""
+    adapter_bytes: int | None = None
+    """See `History.adapter_bytes`."""
     _file_sizes: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Of the global adapter's file, by base: the sites of a run have the same, and a large fleet asks a thousand times."""
 
@@ -72,11 +74,15 @@ class PlanRequest:
         return WIRE_BYTES * head_parameters(self.head)
 
     def download(self, site: SiteProfile) -> int:
-        """Bytes of the global adapter, with the largest rank that the run allows."""
+        """Bytes of the global adapter that take time to read; where it is not known, with the largest rank that the run allows."""
+        if self.adapter_bytes is not None:
+            return self.adapter_bytes
         return global_bytes(site, self.options.global_rank, self.head)
 
     def download_file(self, site: SiteProfile) -> int:
         """Bytes of the global adapter's file, with its header."""
+        if self.adapter_bytes is not None:
+            return self.adapter_bytes
         if site.fingerprint not in self._file_sizes:
             self._file_sizes[site.fingerprint] = global_file_bytes(site.base.weights, self.options.global_rank, self.head)
         return self._file_sizes[site.fingerprint]

@@ -17,8 +17,9 @@ _NONE: Final = Correction()
 def history_of(run: Run, observed: Observed, round_: int) -> History:
     """The evidence for the plan of this round."""
     plan, commit = observed.plan, observed.commits.get(round_ - 1)
+    adapter_bytes = commit.adapter.size if commit else 0 if round_ == 1 else None
     if plan is None or commit is None or plan.round != round_ - 1:
-        return History(round_)
+        return History(round_, adapter_bytes=adapter_bytes)
     measured = measurements(commit)
     corrections = {site: corrected(plan.corrections.get(site, _NONE), one, measured.get(site)) for site, one in plan.plans.items()}
     notes = {site: note for site, now in corrections.items() if (note := correction_note(plan.corrections.get(site, _NONE), now))}
@@ -28,6 +29,7 @@ def history_of(run: Run, observed: Observed, round_: int) -> History:
         corrections=_kept(plan, corrections),
         notes=notes,
         is_stalled=is_stalled(observed.evaluations, primary_metric(run.spec)),
+        adapter_bytes=adapter_bytes,
     )
 
 
