@@ -1,13 +1,15 @@
 """The time model."""
 
 import pytest
-from site_profiles import MPNET, a_site, point, speeds
+from site_profiles import MPNET, a_site, a_spec, point, speeds
 
+from fedpipe_operator.planning import plan_round
 from fedpipe_operator.planning.sizes import uniform_ranks
 from fedpipe_operator.planning.time_model import (
     evaluation_seconds,
     fixed_seconds,
     forward_share,
+    generation_seconds,
     global_bytes,
     has_speed,
     padded_row_tokens,
@@ -17,7 +19,7 @@ from fedpipe_operator.planning.time_model import (
     upload_seconds,
     wire_bytes,
 )
-from fedpipe_trainer.contract import Throughput
+from fedpipe_trainer.contract import GenerationSpeed, Throughput
 
 
 def test_a_pass_takes_a_time_of_its_own_and_one_for_each_sample_and_beyond_the_measured_batches_the_speed_is_constant() -> None:
@@ -165,3 +167,37 @@ def test_a_step_of_smaller_passes_has_their_speed() -> None:
 
     assert step_seconds(site, 16, 8) == 1.0
     assert step_seconds(site, 16, 8, micro_batch=2) == 4.0
+
+
+SPEED = GenerationSpeed(prompt_seconds=0.5, token_seconds=0.2, sequence_token_seconds=0.1)
+
+
+def test_answers_are_generated_token_by_token_in_batches() -> None:
+    site = a_site(generation={16: SPEED}, validation_samples=100)
+
+    assert generation_seconds(site, 16, 32, 11, [1, 8, 64]) == pytest.approx([16 + 10 * (32 * 0.2 + 3.2), 16 + 10 * 4, 16 + 10 * 3.4])
+    assert generation_seconds(site, 16, 32, 1, 8) == pytest.approx(16)
+
+
+def test_no_more_answers_are_generated_than_there_are_validation_samples() -> None:
+    site = a_site(generation={16: SPEED}, validation_samples=5)
+
+    assert generation_seconds(site, 16, 32, 11, 8) == generation_seconds(site, 16, 5, 11, 8)
+    assert generation_seconds(site, 16, 0, 11, 8) == 0
+
+
+def test_bits_whose_answers_were_not_measured_are_as_slow_as_the_slowest_that_were() -> None:
+    slow = GenerationSpeed(prompt_seconds=5, token_seconds=2, sequence_token_seconds=1)
+    site = a_site(generation={16: SPEED, 8: slow})
+
+    assert generation_seconds(site, 4, 32, 11, 8) == generation_seconds(site, 8, 32, 11, 8)
+    assert generation_seconds(a_site(), 16, 32, 11, [1, 8]).tolist() == [0, 0]
+
+
+def test_the_forecast_of_a_round_has_the_seconds_of_the_answers_of_its_evaluation() -> None:
+    def seconds(**evaluation: int) -> float:
+        manual = {"mode": "Manual", "batchSizes": [8], "plans": [{"bits": 16, "rank": 8, "steps": 5}]}
+        site = a_site(generation={16: SPEED}, validation_samples=100)
+        return plan_round(a_spec(planning=manual, evaluation=evaluation), {"ward": site}, {}).plans.plans["ward"].forecast.seconds
+
+    assert seconds(generations=32, maxNewTokens=11) - seconds(generations=0) == pytest.approx(16 + 10 * 4)

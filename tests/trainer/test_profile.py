@@ -3,6 +3,7 @@
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -10,8 +11,10 @@ import pytest
 
 from fedpipe_trainer.contract import (
     Bits,
+    CausalLM,
     Data,
     FailureReason,
+    GenerationSpeed,
     Hyperparameters,
     ImportanceMethod,
     Model,
@@ -20,13 +23,16 @@ from fedpipe_trainer.contract import (
     ProfileTask,
     RangeTest,
     RunRef,
+    Seq2SeqLM,
     SequenceClassification,
     Throughput,
     WeightShape,
 )
+from fedpipe_trainer.data import Example
 from fedpipe_trainer.errors import TaskFailed, Terminated
-from fedpipe_trainer.profiling import throughput
+from fedpipe_trainer.profiling import generation, throughput
 from fedpipe_trainer.profiling.energy import EnergyMeter
+from fedpipe_trainer.profiling.subject import Subject
 from fedpipe_trainer.recipes import profile
 from fedpipe_trainer.task_runtime import TaskRuntime
 
@@ -145,6 +151,56 @@ class SteppingClock:
         if self.readings % 2 == 0:
             self.now += next(self.seconds, self.later)
         return self.now
+
+
+@pytest.mark.parametrize(
+    ("model", "objective"),
+    [
+        ("llama", CausalLM(prompt="{text} ", response="{label}", max_length=32)),
+        ("t5", Seq2SeqLM(prompt="{text}", response="{label}", max_length=32)),
+    ],
+)
+def test_the_speed_of_generating_answers_is_measured(task: ProfileTask, toy: Any, tmp_path: Path, model: str, objective: Any) -> None:
+    asked = task.model_copy(update={"model": Model(source=toy(model).as_uri()), "objective": objective, "bits": (32,)})
+
+    speed = profile.run(asked, make_runtime(tmp_path)).generation[32]
+
+    assert speed.prompt_seconds > 0
+    assert speed.token_seconds + speed.sequence_token_seconds > 0
+
+
+def test_a_classification_generates_nothing(task: ProfileTask, tmp_path: Path) -> None:
+    assert profile.run(task.model_copy(update={"bits": (32,)}), make_runtime(tmp_path)).generation == {}
+
+
+def test_what_a_token_costs_is_told_apart_from_what_each_prompt_adds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Prompts of 3 s; tokens of 5 s, and 2 s more for each prompt that is answered at once."""
+    runtime, now = make_runtime(tmp_path), [0.0]
+    runtime.elapsed_seconds = lambda: now[0]  # type: ignore[method-assign]  # the test controls the time
+
+    def generate(_model: Any, prompts: Any, _objective: Any, *, decoding: Any, **_: Any) -> None:
+        assert decoding.min_new_tokens == decoding.max_new_tokens
+        now[0] += 3.0 * len(prompts) + (decoding.max_new_tokens - 1) * (5.0 + 2.0 * len(prompts))
+
+    monkeypatch.setattr(generation, "generate_answers", generate)
+    objective = CausalLM(prompt="{a}", response="{b}")
+    base = SimpleNamespace(model=None, pad_id=0, tokenizer=SimpleNamespace(eos_token_id=1))
+    subject = Subject(base, objective, (), (), rank=1, seed=0)  # type: ignore[arg-type]  # no model is needed
+
+    speed = generation.measure_generation(subject, [Example([5, 6, 7], [-100, -100, 7])], runtime)
+
+    assert speed == GenerationSpeed(prompt_seconds=3.0, token_seconds=5.0, sequence_token_seconds=2.0)
+
+
+def test_where_memory_does_not_suffice_the_speed_of_generating_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exceed(*_: Any, **__: Any) -> None:
+        raise TaskFailed(FailureReason.OUT_OF_MEMORY, "too long")
+
+    monkeypatch.setattr(generation, "generate_answers", exceed)
+    base = SimpleNamespace(model=None, pad_id=0, tokenizer=SimpleNamespace(eos_token_id=1))
+    subject = Subject(base, CausalLM(prompt="{a}", response="{b}"), (), (), rank=1, seed=0)  # type: ignore[arg-type]  # no model is needed
+
+    assert generation.measure_generation(subject, [Example([5], [5])], make_runtime(tmp_path)) is None
 
 
 def test_a_profile_says_how_well_the_device_is_used(task: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,8 @@ class DecodingConfig:
     pad_id: int
     end_id: int
     batch_size: int
+    min_new_tokens: int = 0
+    """The end token does not count before so many tokens."""
 
 
 def generate_answers(
@@ -171,6 +173,7 @@ def _generate(model: nn.Module, inputs: Tensor, mask: Tensor, decoding: Decoding
         input_ids=inputs,
         attention_mask=mask,
         max_new_tokens=decoding.max_new_tokens,
+        min_new_tokens=decoding.min_new_tokens,
         do_sample=False,
         num_beams=1,
         use_cache=True,

@@ -17,7 +17,14 @@ from fedpipe_operator.api import Bits, Depth
 from fedpipe_operator.planning.memory_model import TRAINED_BYTES, Bool, Float64, Int64, Step, TrainingMemory, load_peak_bytes, predict_peak
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.sizes import WIRE_BYTES, rank_parameters
-from fedpipe_operator.planning.time_model import fixed_seconds, forward_share, relative_step_seconds, step_seconds, upload_seconds
+from fedpipe_operator.planning.time_model import (
+    fixed_seconds,
+    forward_share,
+    generation_seconds,
+    relative_step_seconds,
+    step_seconds,
+    upload_seconds,
+)
 from fedpipe_operator.sites import SiteProfile
 
 _DEPTHS: Final = (1.0, 3 / 4, 1 / 2, 1 / 3)
@@ -137,11 +144,13 @@ def seconds_of_steps(request: PlanRequest, site: SiteProfile, choice: Choice, st
 def other_seconds_of(request: PlanRequest, site: SiteProfile, bits: Bits, upload: int, micro_batch: npt.ArrayLike) -> Float64:
     """Seconds of a round but for the steps, with an update of so many bytes, corrected by what earlier rounds showed.
 
-    The evaluation's passes are of as many samples as the training's.
+    The evaluation's passes, and its answers to prompts, are of as many samples at once as the training's.
     """
-    evaluated = request.spec.evaluation.max_samples
-    fixed = fixed_seconds(site, bits, download=request.download(site), evaluated=evaluated, batch=micro_batch)
-    return request.correction(site).other_seconds * (fixed + upload_seconds(site, upload))
+    evaluation = request.spec.evaluation
+    fixed = fixed_seconds(site, bits, download=request.download(site), evaluated=evaluation.max_samples, batch=micro_batch)
+    prompts = min(evaluation.generations, evaluation.max_samples)
+    answers = generation_seconds(site, bits, prompts, evaluation.max_new_tokens, micro_batch)
+    return request.correction(site).other_seconds * (fixed + answers + upload_seconds(site, upload))
 
 
 def peak_of(request: PlanRequest, site: SiteProfile, choice: Choice, ranks: Mapping[str, int]) -> float:

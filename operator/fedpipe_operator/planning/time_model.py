@@ -1,6 +1,6 @@
 """The time model: seconds and bytes on the wire of a round at a site.
 
-seconds = set-up + load + first step + evaluation + steps · (seconds of a step) + 8 · upload bytes / up + 8 · download bytes / down
+seconds = set-up + load + first step + evaluation + answers + steps · (seconds of one) + 8 · upload bytes / up + 8 · download bytes / down
 
 A step of the whole model takes batch · (tokens of a row, padding included) / (measured tokens per second). Of it the forward pass is
 a share φ (`forward_share`); the rest is the backward pass, which only the k trained layers of L need (FedAdapter, arXiv 2205.10162):
@@ -111,6 +111,23 @@ def evaluation_seconds(profile: SiteProfile, bits: Bits, samples: int, batch: np
     ratio = smallest.evaluate_tokens_per_second / smallest.tokens_per_second
     tokens = min(samples, profile.validation_samples) * max(1.0, profile.mean_tokens)
     return np.asarray(tokens / (ratio * tokens_per_second(profile, bits, batch)))
+
+
+def generation_seconds(profile: SiteProfile, bits: Bits, answers: int, tokens: int, batch: npt.ArrayLike = 1) -> Float64:
+    """Seconds of generating so many answers of so many tokens, `batch` at a time (a number or an array); 0 where it was not measured.
+
+    b answers at once: b · prompt + (tokens − 1) · (token + b · sequence token). Bits that were not measured count as the slowest that were.
+    An answer that ends before its last token takes less, so this is the most.
+    """
+    answers = min(answers, profile.validation_samples)
+    if not profile.generation or not answers:
+        return np.zeros(np.shape(batch))
+    speeds = [profile.generation[bits]] if bits in profile.generation else list(profile.generation.values())
+    batches = np.ceil(answers / np.asarray(batch))
+    seconds = [
+        answers * one.prompt_seconds + (tokens - 1) * (batches * one.token_seconds + answers * one.sequence_token_seconds) for one in speeds
+    ]
+    return np.asarray(np.max(seconds, axis=0))
 
 
 def wire_bytes(profile: SiteProfile, ranks: Mapping[str, int], head: Mapping[str, tuple[int, ...]]) -> int:

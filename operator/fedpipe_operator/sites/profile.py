@@ -5,12 +5,12 @@ The planner reads nothing else of a site.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from fedpipe_operator.api import EdgeSite, parse_quantity
 from fedpipe_operator.api.edgesite import Capacity
-from fedpipe_trainer.contract import BaseModelFacts, Bits, Importance, ProfileResult, RangeTestResult, Throughput
+from fedpipe_trainer.contract import BaseModelFacts, Bits, GenerationSpeed, Importance, ProfileResult, RangeTestResult, Throughput
 
 CPU = "cpu"
 _BITS_PER_PARAMETER: Final = 32
@@ -53,6 +53,8 @@ class SiteProfile:
     """By bits: seconds by which the first training step of a process exceeds a later one."""
     importance: Importance | None
     """Scores of the weights on the site's own data; None: not measured."""
+    generation: Mapping[Bits, GenerationSpeed] = field(default_factory=dict)
+    """Speed of generating answers; empty for a classification."""
     has_cache: bool = False
     """Whether the site has a cache volume, so that activations can be cached."""
     model_revision: str | None = None
@@ -141,6 +143,7 @@ def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
         mfu=measured.mfu,
         tokens_per_joule=measured.tokens_per_joule,
         importance=measured.importance,
+        generation=measured.generation,
         has_cache=site.spec.cache is not None,
         range_test=measured.range_test,
     )

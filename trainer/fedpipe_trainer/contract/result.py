@@ -206,6 +206,20 @@ class Throughput(Wire):
     gradient_checkpointing: bool = False
 
 
+class GenerationSpeed(Wire):
+    """Seconds of generating answers greedily, token by token, with a cache of keys and values.
+
+    n tokens for each of b prompts at once take b · prompt + (n − 1) · (token + b · sequence token) seconds.
+    """
+
+    prompt_seconds: Seconds
+    """Of a prompt and the first token, for each prompt."""
+    token_seconds: Seconds
+    """Of a further token, however many prompts are answered at once."""
+    sequence_token_seconds: Seconds
+    """What each of these prompts adds to that."""
+
+
 class Importance(Wire):
     """How important each weight is for the site's data, on two disjoint halves of the batches: they agree if the score is stable."""
 
@@ -288,6 +302,8 @@ class ProfileResult(_ResultBase):
     """Bit widths that this device does not support, with the reason."""
     first_step_seconds: dict[_BitsKey, Seconds] = {}
     """Seconds by which the first training step exceeds a later one (kernels are compiled or loaded, memory is allocated), by bits."""
+    generation: dict[_BitsKey, GenerationSpeed] = {}
+    """Speed of generating answers, by bits. Empty for a classification, whose evaluation generates none."""
     up_bits_per_second: Rate | None = None
     """Bandwidth of an upload to the store, measured with a real transfer; None: not measured."""
     down_bits_per_second: Rate | None = None

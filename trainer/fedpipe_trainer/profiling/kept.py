@@ -15,7 +15,7 @@ from fedpipe_trainer.contract import Outcome, ProfileResult, ProfileTask
 
 _LOG = logging.getLogger(__name__)
 
-_METHOD: Final = 1
+_METHOD: Final = 2
 """Changes with the way of measuring: older profiles are not used any more."""
 _PARAMETERS: Final = {"site", "objective", "data", "bits", "target_modules", "batch_sizes", "rank", "seed", "importance", "range_test"}
 

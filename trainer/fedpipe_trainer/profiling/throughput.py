@@ -19,13 +19,14 @@ import torch
 
 from fedpipe_trainer import device, peak_memory
 from fedpipe_trainer.adapters import Adapters, AdapterSpec, AdapterTensors, attach_adapters
-from fedpipe_trainer.contract import FailureReason, Hyperparameters, Throughput, WeightShape
+from fedpipe_trainer.contract import FailureReason, GenerationSpeed, Hyperparameters, Throughput, WeightShape
 from fedpipe_trainer.data import Example, collate
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import evaluation_mode
 from fedpipe_trainer.losses import summed_loss
 from fedpipe_trainer.mfu import model_flops_utilisation
 from fedpipe_trainer.profiling import energy
+from fedpipe_trainer.profiling.generation import measure_generation
 from fedpipe_trainer.profiling.subject import Subject
 from fedpipe_trainer.steps import compute_gradients, make_optimizer, optimizer_step, training_mode
 from fedpipe_trainer.task_runtime import TaskRuntime
@@ -58,6 +59,8 @@ class Steps:
     efficiency: Efficiency
     fits: bool
     """Whether memory sufficed for every batch."""
+    generation: GenerationSpeed | None
+    """None for a classification, and where it could not be measured."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ def measure_steps(subject: Subject, batch_sizes: Sequence[int], runtime: TaskRun
     with _Benchmark.attached(subject, lowest_layer=lowest or 0) as benchmark:
         first = _seconds_of(runtime, benchmark, batches[0])
         evaluate_speed = _evaluate_speed(runtime, benchmark, batches[0])
+        generation = measure_generation(subject, batches[0], runtime)
         # The second depth comes first: after a batch that did not fit, some libraries do not recover.
         shallow = list(_measure(benchmark, batches[:1], runtime, evaluate_speed))
     with _Benchmark.attached(subject, lowest_layer=0) as benchmark:
@@ -89,7 +93,7 @@ def measure_steps(subject: Subject, batch_sizes: Sequence[int], runtime: TaskRun
     speed = fastest.point.tokens_per_second
     efficiency = Efficiency(speed, model_flops_utilisation(subject.base, subject.objective, speed), fastest.tokens_per_joule)
     points = tuple(one.point for one in (timed if lowest is None else [*timed, *shallow]))
-    return Steps(points, max(0.0, first - shallow[0].seconds), efficiency, fits=len(timed) == len(batches))
+    return Steps(points, max(0.0, first - shallow[0].seconds), efficiency, fits=len(timed) == len(batches), generation=generation)
 
 
 def second_depth(weights: Sequence[WeightShape]) -> int | None:

@@ -133,6 +133,7 @@ def measure(task: ProfileTask, runtime: TaskRuntime, folder: Path) -> ProfileRes
         throughput=tuple(point for measurements in measured.values() for point in measurements.steps.points),
         unsupported=unsupported,
         first_step_seconds={bits: measurements.steps.first_step_seconds for bits, measurements in measured.items()},
+        generation={bits: speed for bits, one in measured.items() if (speed := one.steps.generation)},
         memory_bytes_per_second=hardware.memory_bytes_per_second(used_device),
         mfu=efficiency.mfu,
         tokens_per_joule=efficiency.tokens_per_joule,
