@@ -46,7 +46,7 @@ endif
 	@rm -f $(VENV)/installed-*
 	@touch $@
 
-demo: $(INSTALLED) ## Fine-tune one model across three heterogeneous sites on this machine, in eight minutes
+demo: $(INSTALLED) ## Fine-tune one model across three heterogeneous sites on this machine: five minutes, and three more to train each site alone
 	$(BIN)/python examples/quickstart/prepare.py
 	$(BIN)/fedpipe run examples/quickstart/ $(FEDPIPE_ARGS)
 
