@@ -195,6 +195,8 @@ def test_plan_prints_the_plan_of_each_site_with_its_reasons_and_trains_nothing(t
     table = [line.split()[:5] for line in lines if line.startswith("site-") and " " in line]
     assert table == [[f"site-{site}", "16", "2", "1/1", "4"] for site in "abc"]
     assert lines.count("16 bits: the most that planning.bits allows") == 3
+    assert sum(line.startswith("predicted: ") and line.endswith(" up, 0 B down") for line in lines) == 3
+    assert sum("rank 4 in layer" in line for line in lines) == 3
     assert len([line for line in lines if line.startswith("training.learningRate 0.0002: the default: no two rates could be tested")]) == 1
     assert sorted(workspace.runs.store.rglob("*.json")) == before
 
