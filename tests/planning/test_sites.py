@@ -78,6 +78,29 @@ def test_of_claimed_and_measured_bandwidth_the_smaller_is_used() -> None:
     assert (site.up, site.down) == (3e6, 1e9)
 
 
+def test_bandwidth_that_is_not_claimed_is_what_was_measured() -> None:
+    site = site_profile(claiming(), a_profile(up_bits_per_second=9e8, down_bits_per_second=8e9))
+
+    assert (site.up, site.down) == (9e8, 8e9)
+
+
+def test_bandwidth_that_is_neither_claimed_nor_measured_is_assumed() -> None:
+    site = site_profile(claiming(bandwidth={"up": "10M"}), a_profile())
+
+    assert (site.up, site.down) == (10e6, 1e9)
+    assert site_profile(claiming(), a_profile()).up == 100e6
+
+
+@pytest.mark.parametrize(
+    ("claims", "measured", "least"),
+    [({}, 1e6, 0.0), ({"up": "10M"}, 100e6, 1.0), ({"up": "10M"}, 2e6, 0.2), ({"up": "10M", "down": "1M"}, 2e6, 1.0)],
+)
+def test_transfers_may_turn_out_as_fast_as_the_site_claims_at_most(claims: dict[str, str], measured: float, least: float) -> None:
+    site = site_profile(claiming(bandwidth=claims), a_profile(up_bits_per_second=measured, down_bits_per_second=measured))
+
+    assert site.least_transfer_factor == pytest.approx(least)
+
+
 def test_a_claimed_bandwidth_of_zero_is_refused_with_what_to_write() -> None:
     document = {
         "apiVersion": "fedpipe.io/v1alpha1",

@@ -23,10 +23,10 @@ class Accelerator(ApiModel):
 
 
 class Bandwidth(ApiModel):
-    """Network bandwidth between the site and the store, in bits per second."""
+    """Network bandwidth between the site and the store, in bits per second; of what is claimed and what is measured, the smaller counts."""
 
-    up: Quantity = "100M"
-    down: Quantity = "1G"
+    up: Quantity | None = None
+    down: Quantity | None = None
 
 
 class Capacity(ApiModel):

@@ -6,15 +6,28 @@ The planner reads nothing else of a site.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Annotated, Final
+
+from pydantic import Field
 
 from fedpipe_operator.api import EdgeSite, parse_quantity
 from fedpipe_operator.api.edgesite import Capacity
-from fedpipe_trainer.contract import BaseModelFacts, Bits, GenerationSpeed, Importance, ProfileResult, RangeTestResult, Throughput
+from fedpipe_trainer.contract import BaseModelFacts, Bits, GenerationSpeed, Importance, ProfileResult, RangeTestResult, Throughput, Wire
 
 CPU = "cpu"
 _BITS_PER_PARAMETER: Final = 32
 """Adapters are trained and sent in fp32."""
+_DEFAULT_UP, _DEFAULT_DOWN = 100e6, 1e9
+"""Bits per second, where bandwidth is neither claimed nor measured."""
+
+
+class Resources(Wire):
+    """What a site's plan is made for: the smaller of the claimed and the measured figures."""
+
+    memory_bytes: Annotated[int, Field(ge=0)]
+    up: Annotated[float, Field(gt=0)]
+    """Bits per second, here and below."""
+    down: Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -29,6 +42,7 @@ class SiteProfile:
     up: float
     """To the store: the smaller of the claimed and the measured bandwidth."""
     down: float
+    """From the store, likewise."""
     fingerprint: str
     base: BaseModelFacts
     labels: tuple[str, ...]
@@ -66,6 +80,13 @@ class SiteProfile:
     mfu: float | None = None
     """Model FLOPs utilisation of the fastest measured step."""
     tokens_per_joule: float | None = None
+    least_transfer_factor: float = 0.0
+    """How far transfers may turn out faster than `up` and `down` say without exceeding a claim: 1 where a claim is one of them."""
+
+    @property
+    def resources(self) -> Resources:
+        """What a plan is made for."""
+        return Resources(memory_bytes=self.memory_bytes, up=self.up, down=self.down)
 
     @property
     def on_gpu(self) -> bool:
@@ -99,7 +120,7 @@ def granularity(measured: ProfileResult, *, up: float, down: float) -> float | N
 
 def site_granularity(site: EdgeSite, measured: ProfileResult) -> float | None:
     """The granularity of a site with the bandwidth that the planner counts on: of claimed and measured the smaller."""
-    up, down = _bandwidth(site, measured)
+    up, down = _bandwidths(site, measured)
     return granularity(measured, up=up, down=down)
 
 
@@ -115,7 +136,8 @@ def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
         reason = f": {measured.failure.message}" if measured.failure else ""
         raise ValueError(f"the profile of site {site.name!r} contains no facts about the base model{reason}")
     capacity, device = site.spec.capacity, measured.measured.device
-    up, down = _bandwidth(site, measured)
+    up, down = _bandwidths(site, measured)
+    claimed = capacity.bandwidth
     return SiteProfile(
         name=site.name,
         device=device,
@@ -146,18 +168,27 @@ def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
         generation=measured.generation,
         has_cache=site.spec.cache is not None,
         range_test=measured.range_test,
+        least_transfer_factor=max(_share_of_claim(up, claimed.up), _share_of_claim(down, claimed.down)),
     )
 
 
-def _bandwidth(site: EdgeSite, measured: ProfileResult) -> tuple[float, float]:
-    """Bits per second to the store and from it: of claimed and measured the smaller."""
+def _bandwidths(site: EdgeSite, measured: ProfileResult) -> tuple[float, float]:
+    """Bits per second to the store and from it."""
     claimed = site.spec.capacity.bandwidth
-    return _smaller(claimed.up, measured.up_bits_per_second), _smaller(claimed.down, measured.down_bits_per_second)
+    return (
+        _bandwidth(claimed.up, measured.up_bits_per_second, _DEFAULT_UP),
+        _bandwidth(claimed.down, measured.down_bits_per_second, _DEFAULT_DOWN),
+    )
 
 
-def _smaller(claimed: str, measured: float | None) -> float:
-    """The smaller of a claim and a measurement, which may be missing."""
-    return min(parse_quantity(claimed), math.inf if measured is None else measured)
+def _bandwidth(claimed: str | None, measured: float | None, default: float) -> float:
+    """The smaller of a claim and a measurement, in bits per second; the default without either."""
+    figures = [] if claimed is None else [parse_quantity(claimed)]
+    return min(figures if measured is None else [*figures, measured], default=default)
+
+
+def _share_of_claim(used: float, claimed: str | None) -> float:
+    return 0.0 if claimed is None else used / parse_quantity(claimed)
 
 
 def _usable_memory(capacity: Capacity, device: str, measured: int) -> int:
