@@ -61,8 +61,16 @@ def test_the_unit_of_a_site_s_scores_does_not_matter() -> None:
 def test_a_site_whose_two_halves_disagree_is_left_out() -> None:
     combined = combine(fleet(scored("a", RISING), scored("b", RISING, FALLING)), WEIGHTS)
 
+    assert not combined.is_uniform
     assert combined.scores == combine(fleet(scored("a", RISING)), WEIGHTS).scores
     assert combined.note == "importance by gradient scores of 1 of 2 sites"
+
+
+def test_a_few_samples_do_not_decide_for_the_fleet() -> None:
+    combined = combine(fleet(scored("a", RISING, samples=40), scored("b", RISING, FALLING, samples=60)), WEIGHTS)
+
+    assert combined.is_uniform
+    assert combined.note == ("every weight counts the same: only sites with 40.0 % of the samples have stable scores, less than 50.0 %")
 
 
 def test_scores_that_are_unstable_everywhere_count_for_nothing() -> None:
@@ -124,6 +132,17 @@ def test_what_the_last_round_learned_counts_for_half() -> None:
     assert combined.scores["w3"] == pytest.approx(before["w3"])
     assert np.mean(values(combined.scores)) == pytest.approx(1)
     assert combined.note.endswith("and what the last round changed")
+
+
+def test_a_weight_is_not_important_for_its_size_or_for_the_rank_that_it_was_given() -> None:
+    """Both weights change by the same a element; one has sixteen times the elements, the other had sixteen times the rank."""
+    weights = tuple(WeightShape(name=name, d_out=32 if name == "w0" else 8, d_in=32 if name == "w0" else 8) for name in NAMES)
+    learned, ranks = {"w0": 4.0, "w1": 1.0, "w2": 2.0}, {"w0": 2.0, "w1": 2.0, "w2": 32.0}
+
+    combined = combine(fleet(scored("a", (1.0,) * 3 + RISING[3:])), weights, learned=learned, ranks=ranks)
+
+    assert combined.scores["w0"] == pytest.approx(combined.scores["w1"])
+    assert combined.scores["w0"] == pytest.approx(combined.scores["w2"])
 
 
 def test_a_round_that_learned_nothing_changes_no_score() -> None:
