@@ -10,7 +10,7 @@ from trainer_results import a_failure, good_trainer
 
 from fedpipe_operator.backend import JobState, JobStatus, TaskKind
 from fedpipe_operator.rounds import Decision, Observed, StartTraining, decide, job_of
-from fedpipe_operator.rounds.policies import retry_micro_batch
+from fedpipe_operator.rounds.policies import is_out_of_retries, retry_micro_batch
 from fedpipe_trainer.contract import FailureReason, ProfileResult, ProfileTask, TrainResult, TrainTask
 
 
@@ -110,6 +110,31 @@ def test_after_running_out_of_memory_a_site_takes_half_as_much_at_once(tmp_path:
 @pytest.mark.parametrize(("batch", "times", "expected"), [(8, 0, None), (8, 1, 4), (8, 3, 1), (8, 9, 1), (1, 1, 1), (6, 1, 3)])
 def test_a_micro_batch_is_never_below_one_sample(batch: int, times: int, expected: int | None) -> None:
     assert retry_micro_batch(batch, times) == expected
+
+
+@pytest.mark.parametrize(
+    ("batch", "times", "expected"), [(1, 0, False), (1, 1, True), (8, 3, False), (8, 4, True), (6, 2, False), (6, 3, True)]
+)
+def test_there_is_nothing_smaller_than_one_sample(batch: int, times: int, *, expected: bool) -> None:
+    assert is_out_of_retries(batch, times) is expected
+
+
+def test_a_site_that_ran_out_of_memory_with_one_sample_is_not_asked_for_the_same_again(tmp_path: Path) -> None:
+    planning = {"bits": [16], "ranks": [4], "batchSizes": [2]}
+    world = World(a_run(planning=planning, rounds={"count": 1, "attempts": 5}, sites={"quorum": 0.6}), tmp_path)
+    world.work_until("train-r1")
+    for attempt in (0, 1):
+        name = f"toy-train-r1-site-a-a{attempt}"
+        world.backend.jobs[name] = replace(world.backend.jobs[name], state=JobState.FAILED, exit_code=137, reason="OutOfMemory", message="")
+        world.reconcile()
+    world.settle()
+
+    assert "toy-train-r1-site-a-a2" not in world.backend.started
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+    assert world.run.resource.status.history[-1].left_out == {
+        "site-a": "OutOfMemory: the kernel ended the trainer at its memory limit with a micro-batch of one sample, the smallest: give the "
+        "site more memory, allow fewer bits or smaller ranks, or lower task.maxLength"
+    }
 
 
 def test_an_attempt_that_failed_for_good_is_not_tried_again(tmp_path: Path) -> None:

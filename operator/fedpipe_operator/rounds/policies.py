@@ -7,7 +7,7 @@ micro-batch.
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from fedpipe_operator.api import LOWER_IS_BETTER, Target, parse_duration
@@ -113,16 +113,21 @@ def is_patience_exhausted(patience: int | None, evaluations: Mapping[int, Metric
 
 
 def is_stalled(evaluations: Mapping[int, Metrics], metric: str) -> bool:
-    """Whether the last two rounds brought less than 2 % of what all rounds have: then sites train all layers.
+    """Whether two rounds in a row, the last ones or earlier ones, brought no more than 2 % of what all rounds until then had.
 
-    Training only the top layers is fast at first and reaches less in the end (FedAdapter, arXiv 2205.10162, deepens in the same way).
+    Then sites train as many layers as they can, for the rest of the run: training only the top layers is fast at first and reaches less
+    in the end (FedAdapter, arXiv 2205.10162, deepens in the same way), and a good round after that is no reason to go back.
     """
     values = [value for round_ in sorted(evaluations) if (value := metric_value(evaluations[round_], metric)) is not None]
-    if len(values) <= _STALL_ROUNDS + 1:
-        return False
     sign = 1.0 if metric in LOWER_IS_BETTER else -1.0
-    before, best = (min(sign * value for value in part) for part in (values[:-_STALL_ROUNDS], values))
-    return before - best < _STALL_SHARE * (sign * values[0] - best)
+    signed = [sign * value for value in values]
+    return any(_brought_little(signed[:end]) for end in range(_STALL_ROUNDS + 2, len(signed) + 1))
+
+
+def _brought_little(values: Sequence[float]) -> bool:
+    """Whether the last two of these values, of which lower is better, are a stall; so are values that never improved."""
+    before, best = min(values[:-_STALL_ROUNDS]), min(values)
+    return before - best <= _STALL_SHARE * (values[0] - best)
 
 
 # --- out-of-memory retry
@@ -134,3 +139,8 @@ def retry_micro_batch(micro_batch: int, out_of_memory: int) -> int | None:
     The plan, and so the mathematics of the step, stays the same.
     """
     return max(1, micro_batch >> out_of_memory) if out_of_memory else None
+
+
+def is_out_of_retries(micro_batch: int, out_of_memory: int) -> bool:
+    """Whether the last of so many attempts that ran out of memory had a micro-batch of one sample: another would be the same again."""
+    return out_of_memory > 0 and micro_batch >> (out_of_memory - 1) <= 1

@@ -26,9 +26,17 @@ from fedpipe_operator.rounds.actions import (
 from fedpipe_operator.rounds.attempts import Active, Done, Dropped, Pending, Work, WorkState, work_state
 from fedpipe_operator.rounds.evaluation import aggregate_metrics
 from fedpipe_operator.rounds.observed import Observed, Run
-from fedpipe_operator.rounds.policies import Metrics, best_round, is_patience_exhausted, is_target_reached, retry_micro_batch, stage_expired
+from fedpipe_operator.rounds.policies import (
+    Metrics,
+    best_round,
+    is_out_of_retries,
+    is_patience_exhausted,
+    is_target_reached,
+    retry_micro_batch,
+    stage_expired,
+)
 from fedpipe_operator.rounds.records import OutOfReach, RoundPlan, UpdateRef
-from fedpipe_trainer.contract import EvaluateResult, Outcome, Result
+from fedpipe_trainer.contract import EvaluateResult, FailureReason, Outcome, Result
 
 
 class End(Enum):
@@ -80,6 +88,10 @@ INLINE_SITES: Final = 50
 """Up to so many sites a round is planned within the reconcile, in 0.6 s of processor time; 1,000 take 3.8 s (benchmarks/planner.py), so
 that a worker process plans a larger fleet."""
 
+_NO_SMALLER_PASS: Final = (
+    f"{FailureReason.OUT_OF_MEMORY}: the kernel ended the trainer at its memory limit with a micro-batch of one sample, the smallest: give"
+    " the site more memory, allow fewer bits or smaller ranks, or lower task.maxLength"
+)
 _GONE: Final = "SiteGone: its EdgeSite was deleted, is invalid, or no longer has the labels of sites.selector"
 
 
@@ -203,7 +215,7 @@ def exported_round(spec: FineTuneSpec, evaluations: Mapping[int, Metrics]) -> in
 def training_states(context: StageContext) -> WorkStates:
     """The state of each of the round's sites; one whose update the gate refused is dropped from the round."""
     states = _work_states(context, TaskKind.TRAIN, context.plan.selected, context.observed.updates, round_=context.observed.round)
-    return {site: _after_verdict(context, site, state) for site, state in states.items()}
+    return {site: _after_verdict(context, site, _after_last_retry(context, site, state)) for site, state in states.items()}
 
 
 def evaluation_states(context: StageContext, training: WorkStates) -> WorkStates:
@@ -226,6 +238,11 @@ def _evaluation_state(training: WorkState, results: Mapping[int, EvaluateResult]
     if failure is not None:
         return Dropped(f"{failure.reason}: {failure.message}")
     return training if isinstance(training, Dropped) else Dropped("NoResult: its trainer sent an update but no evaluation")
+
+
+def _after_last_retry(context: StageContext, site: str, state: WorkState) -> WorkState:
+    is_last = isinstance(state, Pending) and is_out_of_retries(context.plan.plans[site].micro_batch, state.out_of_memory)
+    return Dropped(_NO_SMALLER_PASS) if is_last else state
 
 
 def _after_verdict(context: StageContext, site: str, state: WorkState) -> WorkState:
