@@ -178,6 +178,19 @@ def test_a_stalled_run_trains_all_layers_and_says_why() -> None:
     sentence(plan, "all 30 layers are trained, because the last rounds brought no improvement")
 
 
+def test_in_a_stalled_run_a_site_that_cannot_train_all_layers_trains_as_many_as_it_can() -> None:
+    """Without recomputed activations, a batch of 16 through all layers needs more than 5 GiB."""
+    sections = {"training": {"gradientCheckpointing": False}, "planning": {"bits": [16], "batchSizes": [16], "ranks": [8]}}
+    site, stalled = a_site(memory_bytes=5 * GIB), History(round=5, is_stalled=True)
+    assert "all layers" in the_reason(site, stalled, **sections | {"planning": sections["planning"] | {"depth": "Full"}})
+
+    plan = the_plan(site, stalled, **sections)
+
+    assert plan.trained_layers == 22
+    cannot = "more do not fit into its memory and the deadline, though the last rounds brought no improvement"
+    sentence(plan, f"the top 22 of 30 layers are trained: {cannot}$")
+
+
 def test_with_full_depth_there_is_nothing_to_say_about_the_depth() -> None:
     assert not any("layers are trained" in one for one in the_plan(a_site(), planning={"depth": "Full"}).why)
 

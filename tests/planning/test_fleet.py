@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from site_profiles import GIB, MPNET, SMOLLM2, a_site, a_spec, point, speeds
 
 from fedpipe_operator.api import FineTuneSpec
+from fedpipe_operator.planning import plan_round
 from fedpipe_operator.planning.fleet import COVERAGE, ROUND_OVERHEAD, RUN_PASSES, FleetSolution, solve_fleet
 from fedpipe_operator.planning.request import DEADLINE_FRACTION, MAX_PASSES, PlanRequest
 from fedpipe_operator.planning.site_problem import Solution
@@ -279,3 +280,15 @@ def test_a_fleet_without_any_able_site_has_no_plan() -> None:
 
     assert fleet.solutions == {}
     assert fleet.gap == 0
+
+
+def test_a_site_that_is_not_selected_neither_lengthens_the_round_nor_covers_its_weights() -> None:
+    fast, slow = {name: a_small_site(name) for name in "ab"}, a_small_site("c", points=speeds(4.0), load_seconds={16: 200.0})
+    spec, fleet = a_spec(planning={"bits": [16]}), fast | {"c": slow}
+
+    alone, chosen = plan_round(spec, fast, {}), plan_round(spec, fleet, {}, select=lambda able: sorted(able)[:2])
+    everyone = plan_round(spec, fleet, {})
+
+    assert {name: chosen.plans.plans[name] for name in fast} == alone.plans.plans
+    assert chosen.plans.plans["c"] == everyone.plans.plans["c"], "as if all took part"
+    assert everyone.plans.plans["a"].forecast.seconds > 2 * chosen.plans.plans["a"].forecast.seconds

@@ -6,6 +6,7 @@ from site_profiles import MPNET, a_site, a_spec, point, speeds
 from fedpipe_operator.planning import plan_round
 from fedpipe_operator.planning.sizes import uniform_ranks
 from fedpipe_operator.planning.time_model import (
+    download_seconds,
     evaluation_seconds,
     fixed_seconds,
     forward_share,
@@ -93,15 +94,16 @@ def test_set_up_loading_and_the_download_do_not_depend_on_the_steps() -> None:
     site = a_site(up=8e6, down=80e6, setup_seconds=7.0, load_seconds={16: 3.0, 4: 5.0})
 
     assert upload_seconds(site, 1_000_000) == 1.0
-    assert fixed_seconds(site, 16, download=10_000_000) == 7.0 + 3.0 + 1.0
-    assert fixed_seconds(site, 8, download=0) == 7.0 + 5.0
+    assert download_seconds(site, 10_000_000) == 1.0
+    assert fixed_seconds(site, 16) == 7.0 + 3.0
+    assert fixed_seconds(site, 8) == 7.0 + 5.0
 
 
 def test_the_first_step_of_a_process_takes_longer_once() -> None:
     site = a_site(load_seconds={16: 3.0}, first_step_seconds={16: 4.0, 4: 9.0})
 
-    assert fixed_seconds(site, 16, download=0) == 3.0 + 4.0
-    assert fixed_seconds(site, 8, download=0) == 3.0 + 9.0
+    assert fixed_seconds(site, 16) == 3.0 + 4.0
+    assert fixed_seconds(site, 8) == 3.0 + 9.0
 
 
 def test_the_evaluation_is_a_forward_pass_over_the_validation_samples() -> None:
@@ -109,7 +111,7 @@ def test_the_evaluation_is_a_forward_pass_over_the_validation_samples() -> None:
 
     assert evaluation_seconds(site, 16, 50) == 50 * 80 / 800
     assert evaluation_seconds(site, 16, 1000) == 100 * 80 / 800
-    assert fixed_seconds(site, 16, download=0, evaluated=50) == 5.0
+    assert fixed_seconds(site, 16, evaluated=50) == 5.0
 
 
 def test_the_evaluation_gains_as_much_speed_with_larger_batches_as_training_does() -> None:

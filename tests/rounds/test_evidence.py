@@ -1,12 +1,14 @@
 """What a round showed changes the next plan: corrected forecasts, less memory after a plan ran out of it, all layers once a run stalls."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from site_profiles import GIB, a_site, a_spec
 from stand_in_runs import World, a_run
-from trainer_results import a_failure, an_update, good_trainer
+from stand_in_runs import a_site as a_site_spec
+from trainer_results import a_failure, an_evaluation, an_update, good_trainer
 
 from fedpipe_operator import names
 from fedpipe_operator.planning import History, plan_round
@@ -14,9 +16,20 @@ from fedpipe_operator.rounds.evidence import measurements
 from fedpipe_operator.rounds.observed import EvaluationSummary, summarize_commit
 from fedpipe_operator.rounds.policies import is_stalled
 from fedpipe_operator.rounds.records import RoundCommit, RoundPlan
-from fedpipe_operator.sites import Correction, Measurement, corrected, correction_note, measurement
+from fedpipe_operator.sites import Correction, Measurement, Resources, carried_over, corrected, findings, measurement
 from fedpipe_operator.store.objects import required_object
-from fedpipe_trainer.contract import Artifact, FailureReason, Forecast, Measured, Outcome, Plan, RunRef, TrainResult, TrainTask
+from fedpipe_trainer.contract import (
+    Artifact,
+    EvaluateTask,
+    FailureReason,
+    Forecast,
+    Measured,
+    Outcome,
+    Plan,
+    RunRef,
+    TrainResult,
+    TrainTask,
+)
 
 PLAN = Plan(
     bits=16,
@@ -35,14 +48,14 @@ def measured(**changes: Any) -> Measurement:
 
 def test_a_forecast_that_held_is_not_corrected() -> None:
     assert corrected(Correction(), PLAN, measured()) == Correction()
-    assert correction_note(Correction(), Correction()) == ""
+    assert findings(Correction(), Correction()) == ()
 
 
 def test_ratios_of_measured_to_predicted_multiply_the_next_forecast() -> None:
     now = corrected(Correction(step_seconds=2.0), PLAN, measured(step_seconds=60.0, other_seconds=5.0, peak_memory_bytes=1100))
 
     assert (now.step_seconds, now.other_seconds, now.memory) == (6.0, 0.5, 1.1)
-    assert correction_note(Correction(step_seconds=2.0), now) == "re-planned: a step took 3 times as long as predicted"
+    assert findings(Correction(step_seconds=2.0), now) == ("a step took 3 times as long as predicted",)
 
 
 def test_steps_that_a_full_cache_made_faster_say_nothing_of_plans_without_it() -> None:
@@ -66,11 +79,67 @@ def test_after_a_plan_ran_out_of_memory_the_next_must_be_smaller_by_its_own_fore
     first = corrected(Correction(), PLAN, measured(out_of_memory=True, peak_memory_bytes=5000))
 
     assert (first.memory_limit, first.memory) == (900, 1.0)
-    assert correction_note(Correction(), first).startswith(
-        "re-planned: the last plan ran out of memory, so that its forecast must stay below"
-    )
+    assert findings(Correction(), first) == ("the last plan ran out of memory, so that its forecast must stay below 900 B",)
     smaller = PLAN.model_copy(update={"forecast": PLAN.forecast.model_copy(update={"memory_bytes": 900})})
     assert corrected(first, smaller, measured(out_of_memory=True)).memory_limit == 810
+
+
+LINK = Resources(memory_bytes=1, up=8e6, down=8e6)
+"""A megabyte a second in both directions."""
+SENDING = PLAN.model_copy(update={"forecast": PLAN.forecast.model_copy(update={"upload_bytes": 4_000_000, "download_bytes": 1_000_000})})
+"""Of its ten seconds beside the steps, the transfers take five."""
+
+
+def transferred(seconds: float, **changes: Any) -> Measurement:
+    """A round of that plan whose transfers took so long."""
+    sent = {"other_seconds": 5.0, "transfer_seconds": seconds, "uploaded_bytes": 4_000_000, "downloaded_bytes": 1_000_000}
+    return measured(**(sent | changes))
+
+
+def test_slow_transfers_do_not_lengthen_the_forecast_of_loading_nor_a_slow_load_that_of_transfers() -> None:
+    slow_link = corrected(Correction(), SENDING, transferred(15.0), LINK)
+    slow_load = corrected(Correction(), SENDING, transferred(5.0, other_seconds=50.0), LINK)
+
+    assert slow_link == Correction(transfers=3.0)
+    assert slow_load == Correction(other_seconds=10.0)
+    assert findings(Correction(), slow_link, LINK) == (
+        "transfers took 3 times as long as predicted, so that uploads are planned with 2.67 Mbit/s",
+    )
+
+
+def test_transfers_are_forecast_from_what_the_round_transferred() -> None:
+    """In round 1 there is no global adapter to download, and the link is not faster for that."""
+    assert corrected(Correction(), SENDING, transferred(4.0, downloaded_bytes=0), LINK).transfers == 1.0
+
+
+def test_a_base_model_that_is_downloaded_for_every_task_counts_as_loading() -> None:
+    now = corrected(Correction(), SENDING, transferred(15.0, downloaded_bytes=11_000_000), LINK)
+
+    assert (now.transfers, now.other_seconds) == (1.0, pytest.approx(3.0))
+
+
+def test_transfers_are_never_forecast_to_be_faster_than_the_claim_and_recover_after_a_slow_round() -> None:
+    fast = corrected(Correction(), SENDING, transferred(0.05), LINK, fastest=1.0)
+    slow = corrected(Correction(), SENDING, transferred(15.0), LINK, fastest=1.0)
+
+    assert fast == Correction()
+    assert corrected(slow, SENDING.model_copy(update={"forecast": SENDING.forecast}), transferred(5.0), LINK, fastest=1.0).transfers == 1.0
+    assert corrected(Correction(), SENDING, transferred(0.5), LINK).transfers == pytest.approx(0.1)
+
+
+def test_the_latency_of_small_transfers_says_nothing_of_the_bandwidth() -> None:
+    tiny = transferred(0.9, uploaded_bytes=10, downloaded_bytes=10)
+
+    assert corrected(Correction(), PLAN, tiny, LINK).transfers == 1.0
+
+
+def test_records_of_an_earlier_version_are_read_and_correct_as_they_did() -> None:
+    measurement_then = Measurement.model_validate_json('{"stepSeconds": 20, "otherSeconds": 20, "peakMemoryBytes": 1000, "steps": 10}')
+    correction_then = Correction.model_validate_json('{"stepSeconds": 1.0, "otherSeconds": 2.0}')
+
+    assert corrected(Correction(), PLAN, measurement_then, LINK) == Correction(other_seconds=2.0)
+    assert corrected(Correction(), PLAN, measured(transfer_seconds=10.0)) == Correction(other_seconds=2.0)
+    assert correction_then.transfers == 1.0
 
 
 def test_a_site_that_left_nothing_keeps_its_correction() -> None:
@@ -85,7 +154,7 @@ def test_a_completed_training_is_measured_by_its_phases_and_a_smaller_micro_batc
         round=1,
         attempt=1,
         outcome=Outcome.COMPLETED,
-        measured=Measured(seconds=seconds, peak_memory_bytes=77),
+        measured=Measured(seconds=seconds, peak_memory_bytes=77, uploaded_bytes=50, downloaded_bytes=60),
         steps=9,
         resumed_from_step=4,
         micro_batch_size=2,
@@ -93,7 +162,17 @@ def test_a_completed_training_is_measured_by_its_phases_and_a_smaller_micro_batc
 
     found = measurement(result, PLAN)
 
-    assert found == Measurement(step_seconds=8.0, other_seconds=4.0, peak_memory_bytes=77, steps=5, out_of_memory=True)
+    expected = Measurement(
+        step_seconds=8.0,
+        other_seconds=3.0,
+        transfer_seconds=1.0,
+        uploaded_bytes=50,
+        downloaded_bytes=60,
+        peak_memory_bytes=77,
+        steps=5,
+        out_of_memory=True,
+    )
+    assert found == expected
 
 
 def test_a_site_that_ran_out_of_memory_for_good_is_measured_by_its_reason() -> None:
@@ -118,9 +197,12 @@ def evaluations(*values: float) -> dict[int, EvaluationSummary]:
         ((0.1, 0.6, 0.6, 0.605), True),
         ((0.1, 0.6, 0.5, 0.4), True),
         ((0.1, 0.6, 0.6, 0.7), False),
+        ((0.1, 0.1, 0.1, 0.1), True),
+        ((0.5, 0.4, 0.3, 0.3), True),
+        ((0.1, 0.6, 0.6, 0.605, 0.8), True),
     ],
 )
-def test_a_run_stalls_when_two_rounds_bring_less_than_a_fiftieth_of_all(values: tuple[float, ...], *, expected: bool) -> None:
+def test_a_run_stalls_when_two_rounds_bring_less_than_a_fiftieth_of_all_and_stays_so(values: tuple[float, ...], *, expected: bool) -> None:
     assert is_stalled(evaluations(*values), "accuracy") is expected
 
 
@@ -168,6 +250,112 @@ def test_a_site_that_was_slower_than_predicted_trains_on_fewer_samples_in_the_ne
     assert second.corrections["site-a"].step_seconds == pytest.approx(4)
     messages = [event.message for event in world.events if event.reason == "Replanned"]
     assert messages == ["round 2: site-a: re-planned: a step took 4 times as long as predicted"]
+
+
+def slower_from_round_2(task: Any, folder: Path) -> Any:
+    """The stand-in trainer, ten times slower at site-a in mid-run: its deadline ends the training after a few steps."""
+    if not isinstance(task, TrainTask):
+        return good_trainer(task, folder)
+    predicted, plan = task.plan.forecast, task.plan
+    factor = 10 if task.site == "site-a" and task.round > 1 else 1
+    steps = max(1, plan.steps // factor)
+    seconds = {"train": factor * predicted.step_seconds * steps / plan.steps, "load": predicted.seconds - predicted.step_seconds}
+    measured = Measured(seconds=seconds, peak_memory_bytes=predicted.memory_bytes)
+    return an_update(task, folder, steps=steps, samples=steps * plan.batch_size).model_copy(update={"measured": measured})
+
+
+def test_a_site_that_becomes_ten_times_slower_in_mid_run_takes_fewer_steps_and_the_run_goes_on(tmp_path: Path) -> None:
+    run = a_run(rounds={"count": 3, "deadline": "30s"}, planning=PLANNING, training={"epochs": 1000}, sites={"quorum": 0.6})
+    world = World(run, tmp_path, slower_from_round_2)
+    world.settle()
+
+    second, third = (required_object(world.store, names.round_plan(round_), RoundPlan) for round_ in (2, 3))
+
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+    before, after = second.plans["site-a"], third.plans["site-a"]
+    assert after.steps < before.steps / 2, "and of smaller batches"
+    assert after.steps * after.batch_size < before.steps * before.batch_size / 8
+    assert third.plans["site-b"].steps > 0.9 * second.plans["site-b"].steps
+    assert third.corrections["site-a"].step_seconds == pytest.approx(10)
+    assert any(one.startswith("re-planned: a step took 10 times as long as predicted") for one in third.plans["site-a"].why)
+    messages = [event.message for event in world.events if event.reason == "Replanned"]
+    assert messages == ["round 3: site-a: re-planned: a step took 10 times as long as predicted"]
+
+
+def test_a_site_that_is_killed_when_it_becomes_too_slow_is_left_out_of_its_round_only(tmp_path: Path) -> None:
+    def too_slow(task: Any, folder: Path) -> Any:
+        is_lost = isinstance(task, TrainTask) and (task.site, task.round) == ("site-a", 2)
+        return None if is_lost else good_trainer(task, folder)
+
+    world = World(a_run(rounds={"count": 3, "attempts": 1}, sites={"quorum": 0.6}), tmp_path, too_slow)
+    world.settle()
+
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+    assert [entry.updates for entry in world.run.resource.status.history] == ["3/3", "2/3", "3/3"]
+
+
+def replanned(world: World) -> list[str]:
+    return [event.message for event in world.events if event.reason == "Replanned"]
+
+
+def learns_nothing(task: Any, folder: Path) -> Any:
+    """The stand-in trainer, whose evaluations are all the same."""
+    return an_evaluation(task, metrics={"accuracy": 0.1}) if isinstance(task, EvaluateTask) else good_trainer(task, folder)
+
+
+def test_a_run_that_stalls_says_so_once_and_stays_deep(tmp_path: Path) -> None:
+    world = World(a_run(rounds={"count": 7}, planning=PLANNING), tmp_path, learns_nothing)
+    world.settle()
+
+    stored = [required_object(world.store, names.round_plan(round_), RoundPlan) for round_ in range(1, 8)]
+
+    assert [plan.is_stalled for plan in stored] == [False] * 4 + [True] * 3, "after the evaluations of the base and of rounds 1 to 3"
+    sentence = "re-planned: the last rounds brought no improvement, so that the site trains as many layers as it can"
+    assert replanned(world) == [f"round 5: site-a, site-b, site-c: {sentence}"]
+
+
+@pytest.mark.parametrize("planning", [{"depth": "Full"}, {"mode": "Uniform"}])
+def test_where_a_stall_changes_no_plan_nothing_is_said(tmp_path: Path, planning: dict[str, Any]) -> None:
+    world = World(a_run(rounds={"count": 6}, planning=PLANNING | planning), tmp_path, learns_nothing)
+    world.settle()
+
+    assert replanned(world) == []
+
+
+def test_a_site_whose_claims_change_is_planned_anew_with_a_sentence(tmp_path: Path) -> None:
+    world = World(a_run(planning=PLANNING), tmp_path)
+    world.work_until("train-r1")
+    changed = a_site_spec("site-a", capacity={"memory": "4Gi", "bandwidth": {"up": "10M"}})
+    world.run = replace(world.run, sites=(changed, *world.run.sites[1:]))
+    world.settle()
+
+    first, second = plans_of(world)
+
+    assert second.resources["site-a"] == Resources(memory_bytes=4 * GIB, up=10e6, down=first.resources["site-a"].down)
+    changes = "its memory is now 4.00 GiB instead of 8.00 GiB; its upload bandwidth is now 10 Mbit/s instead of 100 Mbit/s"
+    assert replanned(world) == [f"round 2: site-a: re-planned: {changes}"]
+
+
+def test_a_site_that_got_more_memory_is_no_longer_limited_by_a_plan_that_ran_out_of_the_old(tmp_path: Path) -> None:
+    world = World(a_run(planning=PLANNING, sites={"quorum": 0.5}), tmp_path, out_of_memory_at_site_a)
+    world.work_until("train-r2")
+    assert plans_of(world)[1].corrections["site-a"].memory_limit is not None
+    before = plans_of(world)[1]
+
+    grown = Resources(memory_bytes=64 * GIB, up=100e6, down=1e9)
+
+    assert carried_over(before.corrections["site-a"], before.resources["site-a"], grown).memory_limit is None
+    assert carried_over(before.corrections["site-a"], before.resources["site-a"], before.resources["site-a"]).memory_limit is not None
+
+
+@pytest.mark.parametrize("mode", ["Uniform", "UniformWeakest", "Proportional", "Manual"])
+def test_every_mode_says_what_the_last_round_showed(mode: str) -> None:
+    given = {"plans": [{"bits": 16, "rank": 4, "steps": 3}]} if mode == "Manual" else {}
+    history = History(2, notes={"ward": "re-planned: …"})
+
+    plan = plan_round(a_spec(planning={"bits": [16], "mode": mode, **given}), {"ward": a_site()}, {}, history).plans.plans["ward"]
+
+    assert "re-planned: …" in plan.why
 
 
 def test_a_site_whose_memory_ran_out_gets_a_smaller_plan_and_never_the_same_again() -> None:

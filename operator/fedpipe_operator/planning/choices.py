@@ -18,6 +18,7 @@ from fedpipe_operator.planning.memory_model import TRAINED_BYTES, Bool, Float64,
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.sizes import WIRE_BYTES, rank_parameters
 from fedpipe_operator.planning.time_model import (
+    download_seconds,
     fixed_seconds,
     forward_share,
     generation_seconds,
@@ -117,7 +118,7 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
 def lowest_layers(request: PlanRequest, site: SiteProfile) -> tuple[int, ...]:
     """The lowest trained layers among which the depth is chosen, whole model first."""
     layers = max(1, site.base.layers)
-    if request.spec.planning.depth is Depth.FULL or request.is_stalled:
+    if request.spec.planning.depth is Depth.FULL:
         return (0,)
     first = {layers - max(1, round(fraction * layers)) for fraction in _DEPTHS}
     highest = max((weight.layer for weight in site.base.weights), default=0)
@@ -147,10 +148,11 @@ def other_seconds_of(request: PlanRequest, site: SiteProfile, bits: Bits, upload
     The evaluation's passes, and its answers to prompts, are of as many samples at once as the training's.
     """
     evaluation = request.spec.evaluation
-    fixed = fixed_seconds(site, bits, download=request.download(site), evaluated=evaluation.max_samples, batch=micro_batch)
+    fixed = fixed_seconds(site, bits, evaluated=evaluation.max_samples, batch=micro_batch)
     prompts = min(evaluation.generations, evaluation.max_samples)
     answers = generation_seconds(site, bits, prompts, evaluation.max_new_tokens, micro_batch)
-    return request.correction(site).other_seconds * (fixed + answers + upload_seconds(site, upload))
+    transfers = download_seconds(site, request.download(site)) + upload_seconds(site, upload)
+    return request.correction(site).other_seconds * (fixed + answers) + request.correction(site).transfers * transfers
 
 
 def peak_of(request: PlanRequest, site: SiteProfile, choice: Choice, ranks: Mapping[str, int]) -> float:
@@ -161,7 +163,7 @@ def peak_of(request: PlanRequest, site: SiteProfile, choice: Choice, ranks: Mapp
 
 def seconds_per_element(request: PlanRequest, site: SiteProfile) -> float:
     """Seconds to send one element of an adapter."""
-    return request.correction(site).other_seconds * upload_seconds(site, WIRE_BYTES)
+    return request.correction(site).transfers * upload_seconds(site, WIRE_BYTES)
 
 
 def _checkpointing(request: PlanRequest, site: SiteProfile) -> Sequence[bool]:

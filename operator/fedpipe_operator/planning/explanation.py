@@ -16,10 +16,10 @@ from fedpipe_operator.api import Depth, parse_duration
 from fedpipe_operator.formatting import bytes_text, percent, seconds_text
 from fedpipe_operator.planning.batches import with_batch
 from fedpipe_operator.planning.choices import Choice, Choices, lowest_layers, peak_of, seconds_per_element, step_seconds_of
-from fedpipe_operator.planning.fleet import ROUNDING, FleetSolution, without
+from fedpipe_operator.planning.fleet import FleetSolution, without
 from fedpipe_operator.planning.memory_model import Float64
 from fedpipe_operator.planning.request import DEADLINE_FRACTION, MAX_PASSES, PlanRequest
-from fedpipe_operator.planning.site_problem import SiteProblem, Solution
+from fedpipe_operator.planning.site_problem import ROUNDING, SiteProblem, Solution
 from fedpipe_operator.planning.time_model import upload_seconds, wire_bytes
 from fedpipe_operator.sites import SiteProfile
 
@@ -50,7 +50,6 @@ class Limit:
 def plan_reasons(request: PlanRequest, site: SiteProfile, *, fleet: FleetSolution, solution: Solution) -> tuple[str, ...]:
     """The reasons for a plan of mode Auto, one sentence each; empty ones are left out."""
     sentences = (
-        request.notes.get(site.name, ""),
         _steps_reason(request, site, fleet, solution),
         _depth_reason(request, site, solution.choice),
         _bits_reason(request, site, solution),
@@ -133,7 +132,7 @@ def exclusion_reason(request: PlanRequest, site: SiteProfile, choices: Choices, 
 def _gains(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, solution: Solution) -> dict[str, tuple[float, str]]:
     """By resource: the relative gain of predicted progress that more of it brings, and what it buys, in words."""
     seconds, frontiers = fleet.length.seconds, fleet.problems[site.name].frontiers
-    sending = request.correction(site).other_seconds * upload_seconds(site, wire_bytes(site, solution.ranks, request.head))
+    sending = request.correction(site).transfers * upload_seconds(site, wire_bytes(site, solution.ranks, request.head))
     more_seconds = _MORE * max(0.0, seconds - sending)
     most = max(one.steps for one in fleet.solutions.values())
     richer = {
@@ -199,6 +198,9 @@ def _depth_reason(request: PlanRequest, site: SiteProfile, choice: Choice) -> st
         saved = 1 - step_seconds_of(request, site, half) / step_seconds_of(request, site, choice)
         shallow = layers - half.lowest_layer
         return f"all {layers} layers are trained: only the top {shallow} would save {percent(saved)} of a step, and reach fewer weights"
+    if request.is_stalled:
+        reason = "more do not fit into its memory and the deadline, though the last rounds brought no improvement"
+        return f"the top {trained} of {layers} layers are trained: {reason}"
     saved = 1 - step_seconds_of(request, site, choice) / step_seconds_of(request, site, choice._replace(lowest_layer=0))
     cached = "; after the first pass over the data their output is read from the site's cache" if choice.cached else ""
     return (

@@ -18,14 +18,12 @@ from fedpipe_operator.planning.choices import lowest_layers
 from fedpipe_operator.planning.frontier import Frontier, frontiers
 from fedpipe_operator.planning.memory_model import Float64, Int64
 from fedpipe_operator.planning.request import PlanRequest
-from fedpipe_operator.planning.site_problem import VALUE_EXPONENT, Rows, SiteProblem, Solution, relaxed_optima
+from fedpipe_operator.planning.site_problem import ROUNDING, VALUE_EXPONENT, Rows, SiteProblem, Solution, relaxed_optima
 from fedpipe_operator.sites import SiteProfile
 
 RUN_PASSES: Final = 3.0
 ROUND_OVERHEAD: Final = 2.0
 """Seconds of a round outside of the sites: aggregation and scheduling."""
-ROUNDING: Final = 1.0001
-"""A round is this much longer than the shortest one of a site, so that rounding does not exclude it."""
 COVERAGE: Final = 0.1
 """The least share of the round's samples that must train a weight: fewer would decide over it alone."""
 _TINY: Final = 1e-12

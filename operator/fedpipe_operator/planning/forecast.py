@@ -34,8 +34,11 @@ def make_plan(  # noqa: PLR0913 -- the parts of a plan
     why: tuple[str, ...],
     limited_by: str = "",
 ) -> Plan:
-    """The plan that the trainer gets. Every weight is named; those below the trained layers have rank 0."""
-    training = request.spec.training
+    """The plan that the trainer gets. Every weight is named; those below the trained layers have rank 0.
+
+    What the last round showed comes second of the reasons, in every mode.
+    """
+    training, note = request.spec.training, request.notes.get(site.name)
     return Plan(
         bits=choice.bits,
         batch_size=choice.batch,
@@ -50,5 +53,5 @@ def make_plan(  # noqa: PLR0913 -- the parts of a plan
         alpha=training.alpha,
         forecast=forecast(request, site, choice, ranks=ranks, steps=steps),
         limited_by=limited_by,
-        why=why,
+        why=(*why[:1], *([note] if note else ()), *why[1:]),
     )

@@ -3,7 +3,7 @@
 SiteProfiles ─▶ importance ─▶ choices of every site ─▶ the round's length and each site's best plan (`fleet`) ─▶ plans with reasons
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -30,6 +30,9 @@ MODES: Final[Mapping[PlanningMode, Callable[[PlanRequest, Mapping[str, SiteProfi
     PlanningMode.MANUAL: plan_manual,
 }
 
+Select = Callable[[Collection[str]], Collection[str]]
+"""Chooses a round's sites out of those with a plan."""
+
 
 @dataclass(frozen=True)
 class History:
@@ -39,12 +42,14 @@ class History:
     """The round that is planned."""
     learned: Mapping[str, float] = field(default_factory=dict)
     """Frobenius norm of the last round's aggregated increment, by weight."""
+    ranks: Mapping[str, float] = field(default_factory=dict)
+    """Mean rank of the adapters that made it, by weight."""
     corrections: Mapping[str, Correction] = field(default_factory=dict)
     """By site: how its forecasts are corrected."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """By site: what the last round showed, as a sentence."""
     is_stalled: bool = False
-    """Whether the last rounds brought no improvement."""
+    """Whether the run has stalled, in the last rounds or earlier."""
     adapter_bytes: int | None = None
     """Size of the file of the global adapter that the round starts from: the last round's; 0 in round 1, which starts from none.
 
@@ -61,15 +66,24 @@ class FleetPlans:
 
 
 def plan_round(
-    spec: FineTuneSpec, profiles: Mapping[str, SiteProfile], head: Mapping[str, tuple[int, ...]], history: History = History()
+    spec: FineTuneSpec,
+    profiles: Mapping[str, SiteProfile],
+    head: Mapping[str, tuple[int, ...]],
+    history: History = History(),
+    *,
+    select: Select = tuple,
 ) -> FleetPlans:
     """Plan every profiled site, in the spec's mode.
+
+    Nothing of a round depends on sites that take no part in it: those that `select` chooses are planned once more, without the others.
+    Another site keeps the plan that it would have if all took part.
 
     Args:
         spec: the run's spec.
         profiles: by site; of sites with the run's common base (`facts_of` names the others).
         head: shapes of the tensors that are trained in full (`facts_of`).
         history: what earlier rounds tell.
+        select: chooses the round's sites out of those that can take part.
     """
     excluded = {name: reason for name, profile in sorted(profiles.items()) if (reason := _missing_input(profile))}
     usable = {name: profile for name, profile in profiles.items() if name not in excluded}
@@ -87,15 +101,26 @@ def plan_round(
     )
     given = {plan.site: plan for plan in spec.planning.plans if plan.site in usable and spec.planning.mode is not PlanningMode.MANUAL}
     own = given_plans(request, {str(name): (usable[str(name)], plan) for name, plan in given.items()})
-    made = MODES[spec.planning.mode](request, {name: profile for name, profile in usable.items() if name not in given})
+    made = _plan_selected(request, {name: profile for name, profile in usable.items() if name not in given}, select, own)
     return FleetPlans(Plans(made.plans | own.plans, made.excluded | own.excluded | excluded), importance)
+
+
+def _plan_selected(request: PlanRequest, profiles: Mapping[str, SiteProfile], select: Select, given: Plans) -> Plans:
+    """Plan all sites, then those of the round once more, without the others."""
+    mode = MODES[request.spec.planning.mode]
+    made = mode(request, profiles)
+    selected = set(select(made.plans | given.plans))
+    if selected >= made.plans.keys():
+        return made
+    again = mode(request, {name: profiles[name] for name in made.plans if name in selected})
+    return Plans(made.plans | again.plans, made.excluded)
 
 
 def _importance(profiles: Mapping[str, SiteProfile], history: History) -> CombinedImportance:
     if not profiles:
         return CombinedImportance({}, "")
     weights = profiles[min(profiles)].base.weights
-    return combine(profiles, weights, learned=history.learned)
+    return combine(profiles, weights, learned=history.learned, ranks=history.ranks)
 
 
 def _missing_input(profile: SiteProfile) -> str:

@@ -37,7 +37,7 @@ class PlanRequest:
     notes: Mapping[str, str] = field(default_factory=dict)
     """By site: what the last round showed, as a sentence."""
     is_stalled: bool = False
-    """Whether the last rounds brought no improvement: then all layers are trained."""
+    """Whether the run has stalled: then every site trains as many layers as it can."""
     adapter_bytes: int | None = None
     """See `History.adapter_bytes`."""
     _file_sizes: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)

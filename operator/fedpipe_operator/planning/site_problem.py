@@ -13,7 +13,7 @@ six layers bring 0.7 to 1.07 of what all six bring in as many steps.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import floor
 from typing import Final, NamedTuple, Self
 
@@ -32,6 +32,8 @@ VALUE_EXPONENT: Final = 0.25
 BITS_QUALITY: Final[Mapping[Bits, float]] = {4: 0.95, 8: 0.98, 16: 1.0, 32: 1.0}
 """Fewer bits make a site feasible, and cost a little quality: without this a base that is a trifle faster at 4 bits would be preferred."""
 TOLERANCE: Final = 1e-3
+ROUNDING: Final = 1.0001
+"""A round is this much longer than the shortest one of a site, so that rounding does not exclude it."""
 _SEARCH_ROUNDS: Final = 28
 """Each leaves two thirds of the interval of log n: 28 leave 1e-5 of it."""
 _COUNTED_STEPS: Final = 2048
@@ -124,8 +126,21 @@ class SiteProblem:
             quality=np.array([BITS_QUALITY[choice.bits] for choice in choices.rows]),
         )
         kept = _undominated(every)
-        rows = Rows(**{one.name: getattr(every, one.name)[kept] for one in fields(Rows)})
-        return cls(tuple(choices.rows[index] for index in kept), rows, frontiers)
+        problem = cls(choices.rows, every, frontiers).only(kept)
+        return problem.deepest(request.deadline) if request.is_stalled else problem
+
+    def only(self, kept: Int64) -> Self:
+        """The problem with these rows only."""
+        rows = Rows(**{one.name: getattr(self.rows, one.name)[kept] for one in fields(Rows)})
+        return replace(self, choices=tuple(self.choices[index] for index in kept), rows=rows)
+
+    def deepest(self, deadline: float) -> Self:
+        """The problem with the greatest depth that memory and a round of this length allow; unchanged if they allow none."""
+        for lowest in np.unique(self.rows.lowest):
+            problem = self.only(np.flatnonzero(self.rows.lowest == lowest))
+            if problem.shortest() * ROUNDING <= deadline:
+                return problem
+        return self
 
     def shortest(self) -> float:
         """The shortest round in which the site can take part, with one step and one adapter; infinite if its memory allows none."""

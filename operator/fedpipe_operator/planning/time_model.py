@@ -145,21 +145,24 @@ def upload_seconds(profile: SiteProfile, upload: float) -> float:
     return BITS_PER_BYTE * upload / profile.up
 
 
-def fixed_seconds(profile: SiteProfile, bits: Bits, *, download: int, evaluated: int = 0, batch: npt.ArrayLike = 1) -> Float64:
-    """Seconds of a round that depend neither on the steps nor on the update: set-up, load, download, evaluation, the first step's extra.
+def download_seconds(profile: SiteProfile, download: float) -> float:
+    """Seconds to receive this many bytes from the store."""
+    return BITS_PER_BYTE * download / profile.down
+
+
+def fixed_seconds(profile: SiteProfile, bits: Bits, *, evaluated: int = 0, batch: npt.ArrayLike = 1) -> Float64:
+    """Seconds of a round that depend neither on the steps nor on the adapters: set-up, load, evaluation, the first step's extra.
 
     A load that was not measured is assumed to be as slow as the slowest measured one; the same holds for the first step.
 
     Args:
         profile: the site.
         bits: bit width of the base.
-        download: bytes of the global adapter.
         evaluated: validation samples.
         batch: of them in a forward pass, a number or an array.
     """
     once = _of_bits(profile.load_seconds, bits) + _of_bits(profile.first_step_seconds, bits)
-    transfer = BITS_PER_BYTE * download / profile.down
-    return profile.setup_seconds + once + transfer + evaluation_seconds(profile, bits, evaluated, batch)
+    return profile.setup_seconds + once + evaluation_seconds(profile, bits, evaluated, batch)
 
 
 def _is_whole(point: Throughput) -> bool:

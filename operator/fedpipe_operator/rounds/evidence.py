@@ -1,34 +1,46 @@
-"""What earlier rounds tell the planner: corrected forecasts, what the updates changed, and whether the run still improves. Pure."""
+"""What earlier rounds tell the planner: corrected forecasts, what updates changed, whether the run stalls, which sites changed. Pure."""
 
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Final
 
-from fedpipe_operator.api import primary_metric
+from fedpipe_operator.api import Depth, FineTuneSpec, PlanningMode, primary_metric
 from fedpipe_operator.planning import History
 from fedpipe_operator.rounds.observed import CommitSummary, Observed, Run
 from fedpipe_operator.rounds.policies import is_stalled
 from fedpipe_operator.rounds.records import RoundPlan
-from fedpipe_operator.sites import Correction, Measurement, corrected, correction_note
+from fedpipe_operator.sites import REPLANNED, Correction, Measurement, SiteProfile, carried_over, changes, corrected, findings
 from fedpipe_trainer.contract import FailureReason
 
 _NONE: Final = Correction()
+_STALLED: Final = "the last rounds brought no improvement, so that the site trains as many layers as it can"
 
 
-def history_of(run: Run, observed: Observed, round_: int) -> History:
-    """The evidence for the plan of this round."""
+def history_of(run: Run, observed: Observed, round_: int, profiles: Mapping[str, SiteProfile]) -> History:
+    """The evidence for the plan of this round.
+
+    Args:
+        run: the run.
+        observed: its plans, commits and evaluations.
+        round_: the round that is planned.
+        profiles: by site, as the sites claim and have measured now.
+    """
     plan, commit = observed.plan, observed.commits.get(round_ - 1)
     adapter_bytes = commit.adapter.size if commit else 0 if round_ == 1 else None
     if plan is None or commit is None or plan.round != round_ - 1:
         return History(round_, adapter_bytes=adapter_bytes)
     measured = measurements(commit)
-    corrections = {site: corrected(plan.corrections.get(site, _NONE), one, measured.get(site)) for site, one in plan.plans.items()}
-    notes = {site: note for site, now in corrections.items() if (note := correction_note(plan.corrections.get(site, _NONE), now))}
+    corrections = {site: _correction(plan, site, measured.get(site), profiles.get(site)) for site in sorted(_known(plan, profiles))}
+    stalled = plan.is_stalled or is_stalled(observed.evaluations, primary_metric(run.spec))
+    deepened = dict.fromkeys(_deepened(run.spec, plan), (_STALLED,)) if stalled and not plan.is_stalled else {}
+    facts = {site: _facts(plan, site, now, profiles.get(site)) + deepened.get(site, ()) for site, now in corrections.items()}
     return History(
         round=round_,
         learned=observed.learned,
-        corrections=_kept(plan, corrections),
-        notes=notes,
-        is_stalled=is_stalled(observed.evaluations, primary_metric(run.spec)),
+        ranks=_mean_ranks(plan),
+        corrections={site: one for site, one in corrections.items() if one != _NONE},
+        notes={site: f"{REPLANNED}{'; '.join(found)}" for site, found in facts.items() if found},
+        is_stalled=stalled,
         adapter_bytes=adapter_bytes,
     )
 
@@ -41,6 +53,40 @@ def measurements(commit: CommitSummary) -> dict[str, Measurement]:
     return measured | dict.fromkeys(lost, out_of_memory)
 
 
-def _kept(plan: RoundPlan, corrections: Mapping[str, Correction]) -> dict[str, Correction]:
-    """The corrections of all sites, those without a plan in the last round included."""
-    return {site: one for site, one in (dict(plan.corrections) | dict(corrections)).items() if one != _NONE}
+def _mean_ranks(plan: RoundPlan) -> dict[str, float]:
+    """By weight the mean rank of its adapters at the round's sites that gave it one."""
+    given: dict[str, list[int]] = {}
+    for site in plan.selected:
+        for weight, rank in plan.plans[site].ranks.items():
+            if rank:
+                given.setdefault(weight, []).append(rank)
+    return {weight: fmean(ranks) for weight, ranks in given.items()}
+
+
+def _known(plan: RoundPlan, profiles: Mapping[str, SiteProfile]) -> set[str]:
+    """The sites of the last plan, those without a plan of their own included, and those with a profile now."""
+    return {*plan.plans, *plan.corrections, *profiles}
+
+
+def _correction(plan: RoundPlan, site: str, measured: Measurement | None, profile: SiteProfile | None) -> Correction:
+    """How the site's forecasts are corrected after the round of this plan."""
+    now, resources = plan.corrections.get(site, _NONE), plan.resources.get(site)
+    if site in plan.plans:
+        fastest = profile.least_transfer_factor if profile else 0.0
+        now = corrected(now, plan.plans[site], measured, resources, fastest=fastest)
+    return carried_over(now, resources, profile.resources) if profile else now
+
+
+def _facts(plan: RoundPlan, site: str, now: Correction, profile: SiteProfile | None) -> tuple[str, ...]:
+    """What is new of a site since the last plan, as parts of a sentence."""
+    resources = plan.resources.get(site)
+    shown = findings(plan.corrections.get(site, _NONE), now, resources)
+    return (*shown, *changes(resources, profile.resources)) if profile and resources else shown
+
+
+def _deepened(spec: FineTuneSpec, plan: RoundPlan) -> frozenset[str]:
+    """The sites whose depth the planner chooses: a stall changes their plans."""
+    planning = spec.planning
+    if planning.mode is not PlanningMode.AUTO or planning.depth is not Depth.AUTO:
+        return frozenset()
+    return frozenset(plan.plans) - {one.site for one in planning.plans if one.site}

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from fedpipe_operator.planning import Hyperparameter
-from fedpipe_operator.sites import Correction, Measurement
+from fedpipe_operator.sites import Correction, Measurement, Resources
 from fedpipe_trainer.contract import Artifact, Plan, Wire
 
 LARGEST_PROGRESS: Final = 1e6
@@ -57,6 +57,10 @@ class RoundPlan(Wire):
     """What the spec says, or what was chosen because it leaves it out, each with the reason."""
     corrections: dict[str, Correction] = {}
     """By site: how earlier rounds corrected the forecasts; sites without one are left out."""
+    resources: dict[str, Resources] = {}
+    """By site with a profile: what its plan is made for. Empty: an earlier version of the operator planned the round."""
+    is_stalled: bool = False
+    """Whether the run had stalled, then or earlier: every site trains as many layers as it can."""
 
 
 class OutOfReach(Wire):

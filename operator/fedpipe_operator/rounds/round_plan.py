@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from fedpipe_operator.planning import (
     FROM_SPEC,
@@ -37,12 +38,13 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
     need = needed_updates(run.spec.sites.quorum, matched=len(run.sites), per_round=per_round)
     if not profiles:
         return OutOfReach(message=_too_few(round_, need, len(run.sites), failed))
-    facts, history = _facts(run, observed, profiles), history_of(run, observed, round_)
+    facts, history = _facts(run, observed, profiles), history_of(run, observed, round_, profiles)
     agreeing = {name: one for name, one in profiles.items() if name not in facts.wrong_base}
-    fleet = plan_round(run.spec, agreeing, facts.head, history)
+    choose = partial(select, per_round=per_round, seed=f"{run.spec.training.seed}/{run.name}", round_=round_)
+    fleet = plan_round(run.spec, agreeing, facts.head, history, select=choose)
     made = fleet.plans
     excluded = dict(failed) | dict(facts.wrong_base) | dict(made.excluded)
-    selected = select(made.plans, per_round=per_round, seed=f"{run.spec.training.seed}/{run.name}", round_=round_)
+    selected = choose(made.plans)
     if len(selected) < need:
         return OutOfReach(message=_too_few(round_, need, len(run.sites), excluded))
     steps = run.spec.rounds.count * max(plan.steps for plan in made.plans.values())
@@ -66,6 +68,8 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
         learning_rate=rate.value,
         hyperparameters=hyperparameters(run.spec, agreeing, made.plans, rate),
         corrections=dict(history.corrections),
+        resources={site: profile.resources for site, profile in agreeing.items()},
+        is_stalled=history.is_stalled,
     )
 
 

@@ -105,9 +105,14 @@ def events_of(before: FineTuneStatus, after: FineTuneStatus) -> tuple[Event, ...
 
 
 def _replanned(before: FineTuneStatus, after: FineTuneStatus) -> tuple[Event, ...]:
-    """An event with a new round's plans if what the last round showed changed a site's forecasts noticeably: of the sites in the status."""
-    notes = [f"{plan.site}: {note}" for plan in after.plans for note in plan.why if note.startswith(REPLANNED)]
-    return (Event("Replanned", f"round {after.round}: {'; '.join(notes)}"),) if notes and after.round > before.round else ()
+    """An event with a new round's plans that differ for what the last round showed or for what changed: of the sites in the status."""
+    sites: dict[str, list[str]] = {}
+    for plan in after.plans:
+        for note in plan.why:
+            if note.startswith(REPLANNED):
+                sites.setdefault(note, []).append(plan.site)
+    notes = "; ".join(f"{', '.join(names)}: {note}" for note, names in sites.items())
+    return (Event("Replanned", f"round {after.round}: {notes}"),) if notes and after.round > before.round else ()
 
 
 def _round_event(entry: RoundStatus) -> Event:

@@ -4,8 +4,8 @@
 """
 
 from fedpipe_operator.sites.capacity import Node, PoolProblem, claimed_capacity, discovered_capacity, find_pool_problem
-from fedpipe_operator.sites.corrections import REPLANNED, Correction, Measurement, corrected, correction_note, measurement
-from fedpipe_operator.sites.profile import SiteProfile, granularity, site_granularity, site_profile
+from fedpipe_operator.sites.corrections import REPLANNED, Correction, Measurement, carried_over, changes, corrected, findings, measurement
+from fedpipe_operator.sites.profile import Resources, SiteProfile, granularity, site_granularity, site_profile
 
 __all__ = [
     "REPLANNED",
@@ -13,12 +13,15 @@ __all__ = [
     "Measurement",
     "Node",
     "PoolProblem",
+    "Resources",
     "SiteProfile",
+    "carried_over",
+    "changes",
     "claimed_capacity",
     "corrected",
-    "correction_note",
     "discovered_capacity",
     "find_pool_problem",
+    "findings",
     "granularity",
     "measurement",
     "site_granularity",

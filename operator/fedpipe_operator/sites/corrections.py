@@ -1,7 +1,8 @@
 """What rounds have shown of a site corrects the next forecasts: re-planning from evidence. Pure.
 
-Seconds: the ratio of measured to predicted, of the steps and of the rest apart, multiplies the next forecast. Memory: likewise. A plan that
-ran out of memory lowers what the site's next plans may use below that plan's own forecast, so that the same plan is never made twice.
+Seconds: the ratio of measured to predicted, of the steps, the transfers and the rest apart, multiplies the next forecast. Memory: likewise.
+A plan that ran out of memory lowers what the site's next plans may use below that plan's own forecast, so that the same plan is never made
+twice. Transfers are never forecast to be faster than the site's claim: of what is claimed and what rounds show, the smaller counts.
 """
 
 import math
@@ -10,6 +11,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from fedpipe_operator.formatting import bytes_text
+from fedpipe_operator.sites.profile import Resources
 from fedpipe_trainer.contract import Plan, TrainResult, Wire
 
 _SMALLEST, _LARGEST = 0.05, 20.0
@@ -20,6 +22,9 @@ REPLANNED: Final = "re-planned: "
 """What the reason for a changed plan begins with."""
 _NOTICEABLE: Final = 1.15
 """Forecasts are required to be within 15 % of the measurement."""
+_LATENCY: Final = 1.0
+"""Seconds by which transfers may differ from their forecast for other reasons than bandwidth: connections, hashes, the disk."""
+_BITS_PER_BYTE: Final = 8
 
 Factor = Annotated[float, Field(ge=_SMALLEST, le=_LARGEST)]
 
@@ -30,7 +35,12 @@ class Measurement(Wire):
     step_seconds: Annotated[float, Field(ge=0)]
     """Seconds of all training steps."""
     other_seconds: Annotated[float, Field(ge=0)]
-    """Seconds of the rest: load, evaluation, transfers."""
+    """Seconds of the rest: load, evaluation, and transfers if they were not measured apart."""
+    transfer_seconds: Annotated[float, Field(ge=0)] | None = None
+    """Seconds of all transfers with the store. None: an earlier version of the operator wrote this."""
+    uploaded_bytes: Annotated[int, Field(ge=0)] = 0
+    downloaded_bytes: Annotated[int, Field(ge=0)] = 0
+    """With those of the base model, where no cache keeps it."""
     peak_memory_bytes: Annotated[int, Field(ge=0)]
     steps: Annotated[int, Field(ge=0)]
     out_of_memory: bool = False
@@ -42,6 +52,7 @@ class Correction(Wire):
 
     step_seconds: Factor = 1.0
     other_seconds: Factor = 1.0
+    transfers: Factor = 1.0
     memory: Factor = 1.0
     memory_limit: Annotated[int, Field(ge=0)] | None = None
     """Bytes that the forecast of a plan may reach at most, because a plan of a larger one ran out of memory."""
@@ -52,20 +63,27 @@ def measurement(result: TrainResult, plan: Plan) -> Measurement:
     seconds = {phase: max(0.0, value) for phase, value in result.measured.seconds.items() if math.isfinite(value)}
     return Measurement(
         step_seconds=seconds.get("train", 0.0),
-        other_seconds=sum(value for phase, value in seconds.items() if phase != "train"),
+        other_seconds=sum(value for phase, value in seconds.items() if phase not in {"train", "transfer"}),
+        transfer_seconds=seconds.get("transfer", 0.0),
+        uploaded_bytes=result.measured.uploaded_bytes,
+        downloaded_bytes=result.measured.downloaded_bytes,
         peak_memory_bytes=result.measured.peak_memory_bytes,
         steps=max(0, result.steps - result.resumed_from_step),
         out_of_memory=0 < result.micro_batch_size < plan.micro_batch,
     )
 
 
-def corrected(before: Correction, plan: Plan, measured: Measurement | None) -> Correction:
+def corrected(
+    before: Correction, plan: Plan, measured: Measurement | None, resources: Resources | None = None, *, fastest: float = 0.0
+) -> Correction:
     """The correction after a round: that of the round's plan, times what the round showed.
 
     Args:
         before: the correction that the plan's forecast contains already.
         plan: the round's plan of the site.
         measured: what the site needed; None if it left no update.
+        resources: what the plan was made for; None: an earlier version of the operator made it.
+        fastest: the least factor of transfers that the site's claim allows.
     """
     if measured is None:
         return before
@@ -77,20 +95,84 @@ def corrected(before: Correction, plan: Plan, measured: Measurement | None) -> C
     return Correction(
         # Activations that an earlier round cached make steps faster than forecast, which says nothing of plans without them.
         step_seconds=max(before.step_seconds, step_seconds) if plan.cache_activations else step_seconds,
-        other_seconds=_times(before.other_seconds, measured.other_seconds, plan.forecast.seconds - plan.forecast.step_seconds),
+        other_seconds=_other_seconds(before, plan, measured, resources),
+        transfers=max(fastest, _transfers(before.transfers, measured, resources)),
         memory=before.memory if measured.out_of_memory else _times(before.memory, measured.peak_memory_bytes, plan.forecast.memory_bytes),
         memory_limit=limit,
     )
 
 
-def correction_note(before: Correction, now: Correction) -> str:
-    """What the last round showed of a site, as a sentence; empty if its forecasts held."""
+def carried_over(correction: Correction, before: Resources | None, now: Resources) -> Correction:
+    """The correction without what was shown of resources that the site no longer has: less memory, another bandwidth."""
+    if before is None:
+        return correction
+    has_same_bandwidth = (now.up, now.down) == (before.up, before.down)
+    limit = correction.memory_limit if now.memory_bytes <= before.memory_bytes else None
+    return correction.model_copy(update={"memory_limit": limit, "transfers": correction.transfers if has_same_bandwidth else 1.0})
+
+
+def findings(before: Correction, now: Correction, resources: Resources | None = None) -> tuple[str, ...]:
+    """What the last round showed of a site, as parts of a sentence; none if its forecasts held."""
+    found = []
     if now.memory_limit is not None and now.memory_limit != before.memory_limit:
-        return f"{REPLANNED}the last plan ran out of memory, so that its forecast must stay below {bytes_text(now.memory_limit)}"
+        found.append(f"the last plan ran out of memory, so that its forecast must stay below {bytes_text(now.memory_limit)}")
     ratio = now.step_seconds / before.step_seconds
-    if ratio > _NOTICEABLE or ratio < 1 / _NOTICEABLE:
-        return f"{REPLANNED}a step took {ratio:.2g} times as long as predicted"
-    return ""
+    if _is_noticeable(ratio):
+        found.append(f"a step took {ratio:.2g} times as long as predicted")
+    ratio = now.transfers / before.transfers
+    if _is_noticeable(ratio) and resources is not None:
+        figure = _bandwidth_text(resources.up / now.transfers)
+        found.append(f"transfers took {ratio:.2g} times as long as predicted, so that uploads are planned with {figure}")
+    return tuple(found)
+
+
+def changes(before: Resources, now: Resources) -> tuple[str, ...]:
+    """What has changed of a site's resources since the last plan, as parts of a sentence."""
+    figures = (
+        ("memory", bytes_text(before.memory_bytes), bytes_text(now.memory_bytes)),
+        ("upload bandwidth", _bandwidth_text(before.up), _bandwidth_text(now.up)),
+        ("download bandwidth", _bandwidth_text(before.down), _bandwidth_text(now.down)),
+    )
+    return tuple(f"its {name} is now {new} instead of {old}" for name, old, new in figures if new != old)
+
+
+def _transfers(factor: float, measured: Measurement, resources: Resources | None) -> float:
+    """The factor that would have made the forecast of the bytes that were transferred right."""
+    if resources is None or measured.transfer_seconds is None:
+        return factor
+    predicted = factor * _link_seconds(resources, measured.uploaded_bytes, measured.downloaded_bytes)
+    return factor if abs(measured.transfer_seconds - predicted) < _LATENCY else _times(factor, measured.transfer_seconds, predicted)
+
+
+def _other_seconds(before: Correction, plan: Plan, measured: Measurement, resources: Resources | None) -> float:
+    """The factor that would have made the forecast of the rest right: load, evaluation, and transfers that no plan contains."""
+    predicted = plan.forecast.seconds - plan.forecast.step_seconds
+    transferred = measured.transfer_seconds or 0.0
+    if resources is None or measured.transfer_seconds is None:
+        return _times(before.other_seconds, measured.other_seconds + transferred, predicted)
+    planned = before.transfers * _link_seconds(resources, plan.forecast.upload_bytes, plan.forecast.download_bytes)
+    all_bytes = _link_seconds(resources, measured.uploaded_bytes, measured.downloaded_bytes)
+    planned_bytes = _link_seconds(
+        resources,
+        min(measured.uploaded_bytes, plan.forecast.upload_bytes),
+        min(measured.downloaded_bytes, plan.forecast.download_bytes),
+    )
+    # The base model, which a site without a cache downloads for every task.
+    more = transferred * (1 - planned_bytes / all_bytes) if all_bytes else 0.0
+    return _times(before.other_seconds, measured.other_seconds + more, predicted - planned)
+
+
+def _link_seconds(resources: Resources, upload: int, download: int) -> float:
+    """Seconds of so many bytes in each direction, uncorrected."""
+    return _BITS_PER_BYTE * (upload / resources.up + download / resources.down)
+
+
+def _is_noticeable(ratio: float) -> bool:
+    return ratio > _NOTICEABLE or ratio < 1 / _NOTICEABLE
+
+
+def _bandwidth_text(bits_per_second: float) -> str:
+    return f"{bits_per_second / 1e6:.3g} Mbit/s"
 
 
 def _times(factor: float, measured: float, predicted: float) -> float:
