@@ -2,8 +2,10 @@
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -220,6 +222,53 @@ def test_what_a_killed_task_left_is_removed(tmp_path: Path) -> None:
     ActivationStore(tmp_path, "key").write("a", value(1.0))
 
     assert [path.name for path in (tmp_path / "key").iterdir()] == ["a"]
+
+
+def test_two_tasks_that_write_the_same_value_at_once_both_keep_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Both have the same process number, as in two pods."""
+    first, second = ActivationStore(tmp_path, "key"), ActivationStore(tmp_path, "key")
+    write_bytes = Path.write_bytes
+
+    def write_then_let_the_other_write(path: Path, data: bytes) -> int:
+        monkeypatch.setattr(Path, "write_bytes", write_bytes)
+        written = path.write_bytes(data[: len(data) // 2])
+        assert second.read("a", torch.float32) is None, "half a value was read"
+        second.write("a", value(1.0))
+        assert path.write_bytes(data) > written
+        return len(data)
+
+    monkeypatch.setattr(Path, "write_bytes", write_then_let_the_other_write)
+    first.write("a", value(1.0))
+    first.write("b", value(2.0))
+
+    for store in (first, second):
+        assert torch.equal(store.read("a", torch.float32), value(1.0))  # type: ignore[arg-type]  # it is there
+        assert torch.equal(store.read("b", torch.float32), value(2.0))  # type: ignore[arg-type]  # it is there
+    assert sorted(path.name for path in (tmp_path / "key").iterdir()) == ["a", "b"]
+    assert not caplog.text
+
+
+def test_concurrent_tasks_read_what_either_has_written_or_compute_it(tmp_path: Path) -> None:
+    names, start = [str(number) for number in range(40)], threading.Barrier(2)
+
+    def values_of_a_task(order: int) -> list[torch.Tensor]:
+        store, values = ActivationStore(tmp_path, "key"), dict[str, torch.Tensor]()
+        start.wait()
+        for name in names[::order]:
+            cached = store.read(name, torch.float32)
+            values[name] = value(float(name)) if cached is None else cached
+            if cached is None:
+                store.write(name, values[name])
+        assert store.hits + store.misses == len(names)
+        return [values[name] for name in names]
+
+    with ThreadPoolExecutor(2) as pool:
+        tasks = list(pool.map(values_of_a_task, (1, -1)))
+
+    for values in [*tasks, [ActivationStore(tmp_path, "key").read(name, torch.float32) for name in names]]:
+        assert all(one is not None and torch.equal(one, value(float(name))) for one, name in zip(values, names, strict=True))
 
 
 def test_a_store_shares_its_values_with_others_of_its_key(tmp_path: Path) -> None:

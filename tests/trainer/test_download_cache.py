@@ -4,9 +4,11 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
@@ -237,6 +239,50 @@ def test_models_that_were_not_used_for_a_month_are_removed_but_none_that_is_in_u
     assert not old.exists()
     assert used.exists()
     assert recent.exists()
+
+
+def test_a_task_that_uses_a_model_while_another_removes_it_has_all_its_files(
+    toy: Toy, runtime: TaskRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = fetch(at_urls(toy("llama"), "a"), runtime)
+    os.utime(old, times=(0, 0))
+    fetch(at_urls(toy("llama"), "b"), runtime)  # so that this process does not use it any more
+    rename, rmtree = Path.rename, shutil.rmtree
+    refused, used = list[str](), list[Path]()
+
+    def locked_rename(path: Path, to: Path) -> Path:
+        for suffix in ("fetch", "use") if path == old else ():
+            with old.with_name(f"{old.name}.{suffix}").open("ab") as lock, suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                refused.remove(suffix)
+            refused.append(suffix)
+        return rename(path, to)
+
+    def remove_after_another_task_has_come(path: Path, **options: Any) -> None:
+        if path.name.startswith(old.name) and path.exists() and not used:
+            used.append(old)
+            used[0] = fetch(at_urls(toy("llama"), "a"), runtime)
+        rmtree(path, **options)
+
+    monkeypatch.setattr(Path, "rename", locked_rename)
+    monkeypatch.setattr(shutil, "rmtree", remove_after_another_task_has_come)
+    fetch(at_urls(toy("llama"), "c"), runtime)
+
+    assert refused == ["fetch", "use"], "both locks are held while the folder is renamed"
+    assert sorted(path.name for path in used[0].iterdir() if path.name != "fedpipe-manifest") == sorted(
+        path.name for path in toy("llama").iterdir()
+    )
+    assert not list(old.parent.glob("*.removed"))
+
+
+def test_what_a_killed_task_was_removing_is_removed(toy: Toy, runtime: TaskRuntime) -> None:
+    left = runtime.cache / "models" / "0123.removed"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half")
+
+    fetch(at_urls(toy("llama")), runtime)
+
+    assert not left.exists()
 
 
 def test_on_a_full_volume_unused_models_make_room(full_disk: Path, toy: Toy, runtime: TaskRuntime) -> None:

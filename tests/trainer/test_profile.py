@@ -390,6 +390,7 @@ def test_the_bandwidth_of_a_kept_profile_is_measured_anew(quick: ProfileTask, tm
         {"run": RunRef(namespace="another-tenant", name="r", uid="u")},
         {"site": "b"},
         {"bits": (16,)},
+        {"all_bits": True},
         {"batch_sizes": (2,)},
         {"rank": 3},
         {"seed": 1},

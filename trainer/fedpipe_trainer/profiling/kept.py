@@ -17,7 +17,9 @@ _LOG = logging.getLogger(__name__)
 
 _METHOD: Final = 2
 """Changes with the way of measuring: older profiles are not used any more."""
-_PARAMETERS: Final = {"site", "objective", "data", "bits", "target_modules", "batch_sizes", "rank", "seed", "importance", "range_test"}
+_WITHOUT_EFFECT: Final = {"run", "round", "attempt", "model", "deadline_seconds", "result", "reuse", "probe_write", "probe_read"}
+"""The fields of a task that change nothing that is kept. All others count, also those that a later version adds. The run's namespace
+and the model's fingerprint count apart, and the bandwidth to the store is measured every time."""
 
 
 def key(task: ProfileTask, *, fingerprint: str, machine: dict[str, str | int], memory_limit: int | None, software: dict[str, str]) -> str:
@@ -27,7 +29,7 @@ def key(task: ProfileTask, *, fingerprint: str, machine: dict[str, str | int], m
         OSError: a data file cannot be read.
     """
     files = [(path, stat.st_size, stat.st_mtime_ns) for path in (task.data.train, task.data.validation) for stat in [Path(path).stat()]]
-    parameters = task.model_dump(mode="json", include=_PARAMETERS)
+    parameters = task.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
     parts = [_METHOD, task.run.namespace, parameters, fingerprint, files, machine, memory_limit, software]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
