@@ -2,7 +2,8 @@
 
 Below `root`, `KEY/` is a complete model with a manifest, `KEY.partial/` one whose download was interrupted and will be continued,
 `KEY.fetch` the lock of a download, and `KEY.use` the lock that every process with this model holds, so that none is removed
-while it is used. A folder gets its final name only when all its files are there and have the right hashes.
+while it is used. A folder gets its final name only when all its files are there and have the right hashes, and the name
+`KEY.removed` before its files are removed.
 """
 
 import errno
@@ -13,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,6 +27,7 @@ from fedpipe_trainer.errors import TaskFailed
 _MANIFEST: Final = "fedpipe-manifest"
 _EDGE_BYTES: Final = 1 << 20
 _UNUSED_SECONDS: Final = 30 * 86400.0
+_REMOVED: Final = ".removed"
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 _LOG = logging.getLogger(__name__)
@@ -195,20 +197,36 @@ def _mark_used(folder: Path) -> None:
 def _prune(root: Path, unused_for: float) -> None:
     """Remove models that no process uses and none has used for this many seconds, and downloads that nobody went on with."""
     for folder in [path for path in root.iterdir() if path.is_dir()]:
-        if time.time() - folder.stat().st_mtime >= unused_for and folder not in _in_use:
-            _remove_unless_locked(folder)
+        if folder.suffix == _REMOVED:  # by a process that was killed
+            shutil.rmtree(folder, ignore_errors=True)
+        elif folder not in _in_use and _take_away(folder, unused_for):
+            _LOG.info("removing the unused model %s", folder)
+            shutil.rmtree(_removed(folder), ignore_errors=True)
 
 
-def _remove_unless_locked(folder: Path) -> None:
+def _take_away(folder: Path, unused_for: float) -> bool:
+    """Rename an unused model, so that no task finds it any more; False if it is used or downloaded.
+
+    Both locks are held meanwhile: a task that has found the model intact and is about to use it must not lose its files.
+    """
     key = folder.name.removesuffix(".partial")
-    for suffix in ("fetch", "use"):
-        with folder.with_name(f"{key}.{suffix}").open("ab") as lock:
+    with ExitStack() as locks:
+        for suffix in ("fetch", "use"):
+            lock = locks.enter_context(folder.with_name(f"{key}.{suffix}").open("ab"))
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                return
-    _LOG.info("removing the unused model %s", folder)
-    shutil.rmtree(folder, ignore_errors=True)
+                return False
+        # Another process may have removed it, or used it for a short time, before the locks were taken.
+        if not folder.is_dir() or time.time() - folder.stat().st_mtime < unused_for:
+            return False
+        shutil.rmtree(_removed(folder), ignore_errors=True)
+        folder.rename(_removed(folder))
+    return True
+
+
+def _removed(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}{_REMOVED}")
 
 
 @contextmanager
