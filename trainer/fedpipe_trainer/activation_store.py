@@ -8,6 +8,7 @@ other keys are removed, the least recently used first, when the limit is reached
 import fcntl
 import logging
 import os
+import secrets
 import shutil
 import time
 import zlib
@@ -68,7 +69,8 @@ class ActivationStore:
                 self._stop(f"there is no room for more cached activations in {self._root}: free space on the site's cache volume")
                 return
             self._folder.mkdir(parents=True, exist_ok=True)
-            temporary = self._folder / f"{name}.{os.getpid()}{_TEMPORARY}"
+            # Process numbers are no names: trainers in two pods that share the volume often have the same.
+            temporary = self._folder / f"{name}.{secrets.token_hex(8)}{_TEMPORARY}"
             try:
                 temporary.write_bytes(data)
                 temporary.replace(self._folder / name)
