@@ -1,18 +1,33 @@
 """The base model: valid and invalid folders, fingerprints, target weights by architecture, loading at every bit width."""
 
+import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from fedpipe_trainer.contract import Bits, CausalLM, FailureReason, Model, Objective, Seq2SeqLM, SequenceClassification, WeightShape
 from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.model import checkpoint_dtype, clear_cache, facts, fetch, fingerprint, load, load_cached, target_weights
+from fedpipe_trainer.model import (
+    checkpoint_dtype,
+    clear_cache,
+    facts,
+    fetch,
+    fingerprint,
+    identity,
+    load,
+    load_cached,
+    read_tokenizer,
+    target_weights,
+)
 from fedpipe_trainer.model.architecture import layer_of
 from fedpipe_trainer.task_runtime import TaskRuntime
 
@@ -81,19 +96,112 @@ def test_a_model_that_is_not_the_runs_is_refused_with_both_fingerprints(toy: Toy
     assert fetch(Model(source=f"file://{toy('llama')}", fingerprint=actual), runtime) == toy("llama")
 
 
-def test_the_fingerprint_depends_only_on_config_and_weights(copy: Path, toy: Toy) -> None:
-    original = fingerprint(toy("llama"))
-    (copy / "README.md").write_text("hello")
-    assert fingerprint(copy) == original
+def test_the_fingerprint_is_the_hash_of_what_sha256sum_prints_for_the_files_that_are_loaded(copy: Path, tmp_path: Path) -> None:
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in sorted(copy.iterdir())]
+    for name in ("README.md", ".gitattributes", "LICENSE.txt", "training_args.json"):
+        (copy / name).write_text("hello")
 
-    weights = copy / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    changed = fingerprint(copy)
-    assert changed != original
+    assert fingerprint(copy) == hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert fingerprint(Path(shutil.copytree(copy, tmp_path / "elsewhere"))) == fingerprint(copy)
 
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"rope_theta": 1.0}))
-    assert fingerprint(copy) not in {changed, original}
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_a_byte_in_the_middle_of_any_loaded_file_makes_another_model(copy: Path, name: str) -> None:
+    before, data = fingerprint(copy), bytearray((copy / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / name).write_bytes(data)
+
+    assert fingerprint(copy) != before
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "merges.txt", "spiece.model", "adapter_config.json"])
+def test_a_file_that_loading_would_read_in_addition_makes_another_model(copy: Path, name: str) -> None:
+    before = fingerprint(copy)
+    (copy / name).write_text("{}")
+
+    assert fingerprint(copy) != before
+
+
+def test_all_vocabularies_of_tokenizers_count(toy: Toy) -> None:
+    names = {name for one in ("llama", "gpt2", "bert", "t5", "mpnet") for name in read_tokenizer(toy(one)).vocab_files_names.values()}
+
+    assert {name for name in names if not any(fnmatch(name, pattern) for pattern in identity._LOADED)} == set()
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that were read to be hashed; this process knows none."""
+    read, digest = list[str](), hashlib.file_digest
+    monkeypatch.setattr(identity, "_known", {})
+
+    def file_digest(file: Any, name: str) -> Any:
+        read.append(Path(file.name).name)
+        return digest(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", file_digest)
+    return read
+
+
+def test_a_site_hashes_a_local_model_once_for_all_its_tasks(copy: Path, runtime: TaskRuntime, hashed: list[str]) -> None:
+    fetch(source(copy), runtime)
+    first = list(hashed)
+    identity._known.clear()  # as in another process
+
+    fetch(source(copy), runtime)
+
+    assert "model.safetensors" in first
+    assert hashed == first
+
+
+def test_a_model_that_was_replaced_in_place_is_noticed_though_size_and_modification_time_are_kept(
+    copy: Path, runtime: TaskRuntime, hashed: list[str]
+) -> None:
+    known = Model(source=f"file://{copy}", fingerprint=fingerprint(fetch(source(copy), runtime)))
+    path = copy / "model.safetensors"
+    stat, data = path.stat(), bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    hashed.clear()
+
+    with pytest.raises(TaskFailed, match=r"use the same weights, config\.json and tokenizer files at every site"):
+        fetch(known, runtime)
+
+    assert hashed == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"size": 1}'])
+def test_a_damaged_hash_is_computed_again(copy: Path, runtime: TaskRuntime, hashed: list[str], damage: str) -> None:
+    fetch(source(copy), runtime)
+    for record in (runtime.cache / "hashes").iterdir():
+        record.write_text(damage)
+    identity._known.clear()
+    first = list(hashed)
+
+    fetch(source(copy), runtime)
+
+    assert hashed == 2 * first
+
+
+def test_where_hashes_cannot_be_kept_the_next_task_computes_them_and_the_log_says_so(
+    copy: Path, runtime: TaskRuntime, caplog: pytest.LogCaptureFixture, hashed: list[str]
+) -> None:
+    (runtime.cache / "hashes").write_text("a file where the folder should be")
+
+    assert fetch(source(copy), runtime) == copy
+    assert hashed
+    assert "the hash of the model is not kept, the next task computes it again" in caplog.text
+
+
+def test_a_downloaded_model_has_the_hashes_of_its_download(toy: Toy, runtime: TaskRuntime, hashed: list[str]) -> None:
+    model = Model(source="s3://bucket/model", files={path.name: path.as_uri() for path in toy("llama").iterdir()})
+    folder = fetch(model, runtime)
+    hashed.clear()
+
+    fetch(model, runtime)
+
+    assert hashed == []
+    assert fingerprint(folder) == fingerprint(toy("llama"))
 
 
 def test_a_model_at_urls_is_downloaded_once(toy: Toy, runtime: TaskRuntime) -> None:

@@ -19,7 +19,7 @@ from fedpipe_trainer import device as devices
 from fedpipe_trainer.contract import Bits, FailureReason, Objective, SequenceClassification
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model.architecture import AUTO_CLASSES, build_meta_model, head_parameters, modules_of, read_config
-from fedpipe_trainer.model.source import fingerprint
+from fedpipe_trainer.model.identity import fingerprint
 
 _COMPUTE: Final[dict[Bits, torch.dtype]] = {4: torch.bfloat16, 8: torch.bfloat16, 16: torch.bfloat16, 32: torch.float32}
 

@@ -89,6 +89,12 @@ def read_revision(folder: Path) -> str | None:
     return manifest.revision if manifest else None
 
 
+def read_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 by name of the files of a downloaded model, as verified at the download."""
+    manifest = _read_manifest(folder)
+    return {name: file.sha256 for name, file in manifest.files.items()} if manifest else {}
+
+
 def _download_with_room(folder: Path, download: Download) -> None:
     """Download; if the volume becomes full, once more after all models that no process uses have been removed."""
     try:

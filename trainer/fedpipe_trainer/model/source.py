@@ -5,7 +5,6 @@ import logging
 import os
 import re
 import shutil
-import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,7 +19,8 @@ from safetensors import safe_open
 from fedpipe_trainer.contract import FailureReason, Model
 from fedpipe_trainer.contract.task import COMMIT_PATTERN
 from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.model.download_cache import Download, download_once
+from fedpipe_trainer.model.download_cache import Download, download_once, read_hashes
+from fedpipe_trainer.model.identity import fingerprint, remember
 from fedpipe_trainer.task_runtime import TaskRuntime
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _DTYPES: Final = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_EDGE_BYTES = 1 << 20
 _MODELS: Final = "models"
+_HASHES: Final = "hashes"
 _COMMIT: Final = re.compile(COMMIT_PATTERN)
 _LOG = logging.getLogger(__name__)
 _HUB = re.compile(r"^hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>.+))?$")
@@ -45,30 +45,14 @@ def fetch(model: Model, runtime: TaskRuntime) -> Path:
     scheme = urlparse(model.source).scheme
     folder = {"file": _local, "hf": _from_hub, "s3": _from_urls}[scheme](model, runtime)
     _check_folder(folder)
-    if model.fingerprint is not None and (actual := fingerprint(folder)) != model.fingerprint:
-        msg = f"the model in {folder} has fingerprint {actual}, the run's is {model.fingerprint}: use the same model files at every site"
+    for name, digest in read_hashes(folder).items() if scheme != "file" else ():
+        remember(folder / name, digest)
+    actual = fingerprint(folder, runtime.cache / _HASHES)
+    if model.fingerprint is not None and actual != model.fingerprint:
+        fix = "use the same weights, config.json and tokenizer files at every site"
+        msg = f"the model in {folder} has fingerprint {actual}, the run's is {model.fingerprint}: {fix}"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
     return folder
-
-
-def fingerprint(folder: Path) -> str:
-    """A fast hash of the model: of config.json and, for every weight file, its name, size, header, first and last MiB.
-
-    It reads at most about 2 MiB and the header of each file, so it distinguishes models and revisions within milliseconds.
-    It does not protect against deliberate changes in the middle of a file.
-    """
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"\n{path.name} {size}\n".encode())
-        with path.open("rb") as file:
-            header = struct.unpack("<Q", file.read(8))[0]
-            digest.update(file.read(min(header, size)))
-            file.seek(0)
-            digest.update(file.read(_EDGE_BYTES))
-            file.seek(max(0, size - _EDGE_BYTES))
-            digest.update(file.read(_EDGE_BYTES))
-    return digest.hexdigest()
 
 
 def checkpoint_keys(folder: Path) -> dict[str, str]:
