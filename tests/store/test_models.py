@@ -42,6 +42,7 @@ def test_every_file_of_the_model_gets_a_url_that_needs_no_credentials(server: st
     model = model_of(running, upload(running, "models/toy") + ending)
 
     assert {name: httpx.get(url).content for name, url in model.files.items()} == FILES
+    assert model.sizes == {name: len(content) for name, content in FILES.items()}
 
 
 def test_files_that_loading_does_not_read_are_ignored(nanio: Server) -> None:

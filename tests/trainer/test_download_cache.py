@@ -190,6 +190,18 @@ def test_a_file_with_another_hash_than_the_hub_announces_is_refused(hub: Hub, ru
     assert fingerprint(fetch(Model(source="hf://org/toy"), runtime)) == fingerprint(hub.folder)
 
 
+def test_a_file_of_a_bucket_with_another_size_than_the_bucket_lists_is_refused_and_downloaded_again(toy: Toy, runtime: TaskRuntime) -> None:
+    sizes = {path.name: path.stat().st_size for path in toy("llama").iterdir()}
+    right = at_urls(toy("llama")).model_copy(update={"sizes": sizes})
+    cut = right.model_copy(update={"sizes": sizes | {"tokenizer.json": sizes["tokenizer.json"] + 1}})
+
+    with pytest.raises(TaskFailed, match=r"tokenizer\.json of s3://bucket/toy arrived with other content") as failed:
+        fetch(cut, runtime)
+
+    assert failed.value.reason is FailureReason.TRANSFER_FAILED
+    assert fingerprint(fetch(right, runtime)) == fingerprint(toy("llama"))
+
+
 def test_a_download_that_was_interrupted_is_continued(toy: Toy, runtime: TaskRuntime) -> None:
     whole = at_urls(toy("llama"))
     missing = whole.model_copy(update={"files": whole.files | {"tokenizer.json": "file:///nowhere/tokenizer.json"}})

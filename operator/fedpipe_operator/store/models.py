@@ -22,10 +22,11 @@ def model_in_bucket(source: str, *, endpoint: str | None, region: str, seconds: 
     bucket, _, folder = source.removeprefix(_SCHEME).partition("/")
     try:
         store = S3Store(bucket, folder, endpoint=endpoint, region=region, credentials=credentials)
-        etags = {key: etag for key, etag in store.etags().items() if "/" not in key and key.endswith(_SUFFIXES)}
-        if _CONFIG not in etags:
+        found = {key: one for key, one in store.etags_and_sizes().items() if "/" not in key and key.endswith(_SUFFIXES)}
+        if _CONFIG not in found:
             raise UserError("ModelMissing", f"{store.location}: there is no {folder.rstrip('/')}/{_CONFIG}; copy the model's folder there")
-        files = {key: store.url_to_read(key, seconds) for key in etags}
+        files = {key: store.url_to_read(key, seconds) for key in found}
     except FedPipeError as error:
         raise type(error)(error.reason, f"spec.model.source {source}: {error.message}") from error
-    return Model(source=source, files=files, revision=sha256(repr(sorted(etags.items())).encode()).hexdigest())
+    revision = sha256(repr(sorted((key, etag) for key, (etag, _) in found.items())).encode()).hexdigest()
+    return Model(source=source, files=files, sizes={key: size for key, (_, size) in found.items()}, revision=revision)

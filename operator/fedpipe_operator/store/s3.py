@@ -165,15 +165,16 @@ class S3Store:
 
     def list(self, prefix: str = "") -> list[str]:
         """Sorted keys of the object `prefix` and of everything in the folder of that name, page by page."""
-        return sorted(self.etags(prefix))
+        return sorted(self.etags_and_sizes(prefix))
 
-    def etags(self, prefix: str = "") -> dict[str, str]:
-        """The keys of `list(prefix)`, each with the ETag of its object, which changes when the object does."""
+    def etags_and_sizes(self, prefix: str = "") -> dict[str, tuple[str, int]]:
+        """The keys of `list(prefix)`, each with the ETag of its object, which changes when the object does, and its bytes."""
         folder = check_prefix(prefix)
         with self._translate_errors(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._with_prefix(folder))
-            found = {item["Key"][len(self._with_prefix("")) :]: item["ETag"] for page in pages for item in page.get("Contents", [])}
-        return {key: etag for key, etag in found.items() if is_in_folder(key, folder) and is_object_key(key)}
+            entries = [entry for page in pages for entry in page.get("Contents", [])]
+            found = {entry["Key"][len(self._with_prefix("")) :]: (entry["ETag"], entry["Size"]) for entry in entries}
+        return {key: one for key, one in found.items() if is_in_folder(key, folder) and is_object_key(key)}
 
     def delete(self, prefix: str) -> None:
         """Delete the objects of `list(prefix)` one by one: the batch request needs a checksum that not all stores accept."""

@@ -77,6 +77,9 @@ class Model(Wire):
     source: Annotated[str, Field(pattern=r"^(file:///|hf://|s3://).+", max_length=1024)]
     files: dict[str, Url] = {}
     """For `s3://`: the URL of each file in the model's folder."""
+    sizes: dict[str, Annotated[int, Field(ge=0)]] = {}
+    """For `s3://`: the bytes of each file, as the bucket lists them. A bucket names no hash that is the content's in every case (an ETag
+    is none after an upload in parts, nor with a key of the customer); that all sites have the same content is what the fingerprint says."""
     revision: Sha256 | None = None
     """For `s3://`: changes whenever one of the files changes, so that an outdated download is not used."""
     fingerprint: Sha256 | None = None

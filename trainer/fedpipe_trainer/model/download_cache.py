@@ -57,7 +57,7 @@ class Download:
     revision: str | None
     """The hub's commit, for the manifest."""
     into: Callable[[Path], Mapping[str, str]]
-    """Download all files into a folder, which may hold some already; the known hashes by file: `sha256:…`, or `git:…` of a git blob."""
+    """Download all files into a folder, which may hold some already; of each the `sha256:…`, `git:…` (of a git blob) or `size:…`."""
 
 
 def download_once(root: Path, scratch: Path, download: Download) -> Path:
@@ -155,8 +155,10 @@ def _edges(path: Path) -> str:
 
 def _matches(path: Path, file: _File | None, expected: str) -> bool:
     algorithm, _, digest = expected.partition(":")
-    if file is None or algorithm == "sha256":
-        return file is not None and file.sha256 == digest
+    if file is None:
+        return False
+    if algorithm != "git":
+        return digest == (file.sha256 if algorithm == "sha256" else str(file.size))
     blob = hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as opened:
         while chunk := opened.read(_EDGE_BYTES):

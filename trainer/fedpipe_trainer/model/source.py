@@ -143,7 +143,7 @@ def _from_urls(model: Model, runtime: TaskRuntime) -> Path:
         for name, url in sorted(model.files.items()):
             if not (folder / name).is_file():
                 runtime.download(url, folder / name, None)
-        return {}
+        return {name: f"size:{size}" for name, size in model.sizes.items()}
 
     key = hashlib.sha256(f"{model.source} {model.revision}".encode()).hexdigest()[:16]
     return download_once(runtime.cache / _MODELS, runtime.folder, Download(model.source, key, None, into))
