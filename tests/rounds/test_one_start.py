@@ -264,7 +264,7 @@ def test_the_deadline_covers_evaluation_and_training(tmp_path: Path) -> None:
 
     evaluation = evaluation_of(world, 1)
     assert sorted(evaluation.sites) == ["site-a", "site-b"]
-    assert evaluation.missing == {"site-c": "DeadlineExceeded: not done within 10m"}
+    assert evaluation.missing == {"site-c": "DeadlineExceeded: not done within 10m; raise rounds.deadline"}
 
     world.settle()
     assert world.run.resource.status.history[1].updates == "1/3"

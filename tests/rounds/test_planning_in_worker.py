@@ -137,7 +137,7 @@ def test_a_plan_that_is_not_made_by_the_deadline_fails_the_run(tmp_path: Path) -
     world.now += 600
     world.reconcile()
 
-    assert world.message("Failed") == "DeadlineExceeded: not done within 10m"
+    assert world.message("Failed") == "DeadlineExceeded: not done within 10m; raise rounds.deadline"
     assert world.backend.discarded == ["toy-plan-r1-a0"]
 
 

@@ -11,7 +11,7 @@ from trainer_results import a_failure, good_trainer
 from fedpipe_operator.backend import JobState, JobStatus, TaskKind
 from fedpipe_operator.rounds import Decision, Observed, StartTraining, decide, job_of
 from fedpipe_operator.rounds.policies import is_out_of_retries, retry_micro_batch
-from fedpipe_trainer.contract import FailureReason, ProfileResult, ProfileTask, TrainResult, TrainTask
+from fedpipe_trainer.contract import FailureReason, ProfileResult, ProfileTask, Progress, TrainResult, TrainTask
 
 
 def test_a_site_that_others_use_up_gets_no_job_and_is_waited_for(tmp_path: Path) -> None:
@@ -42,7 +42,22 @@ def test_a_job_that_waits_says_for_what_and_so_does_the_end_of_its_time(tmp_path
     world.now += 601
     world.settle()
     excluded = world.run.resource.status.excluded["site-c"]
-    assert excluded == "DeadlineExceeded: not done within 10m; it waited for Unschedulable: 0/2 nodes are available"
+    waited = "it waited for Unschedulable: 0/2 nodes are available"
+    assert excluded == f"DeadlineExceeded: not done within 10m; {waited}; raise rounds.deadline"
+
+
+def test_a_deadline_below_the_load_time_says_so(tmp_path: Path) -> None:
+    world = World(a_run(sites={"quorum": 0.6}, rounds={"count": 1, "deadline": "10s"}), tmp_path)
+    world.reconcile()
+    name = "toy-profile-site-c-a0"
+    world.backend.jobs[name] = replace(world.backend.jobs[name], state=JobState.RUNNING, progress=Progress(phase="load"))
+    world.backend.work("toy-profile-site-a-a0")
+    world.backend.work("toy-profile-site-b-a0")
+    world.now += 11
+    world.settle()
+
+    excluded = world.run.resource.status.excluded["site-c"]
+    assert excluded == "DeadlineExceeded: not done within 10s; it was in its phase load; raise rounds.deadline"
 
 
 def test_a_site_that_goes_in_the_middle_of_a_round_costs_the_round_its_update_and_no_more(tmp_path: Path) -> None:

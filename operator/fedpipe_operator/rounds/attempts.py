@@ -11,6 +11,7 @@ from fedpipe_trainer.contract import ExitCode, Failure, FailureReason, Outcome, 
 
 DEADLINE_EXCEEDED: Final = "DeadlineExceeded: "
 """What the reason of work that was not done within `rounds.deadline` begins with."""
+_RAISE_DEADLINE: Final = "raise rounds.deadline"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Active:
     job: str
     waits_for: str = ""
     """Why it does not run yet, if that is known."""
+    phase: str = ""
+    """What it was doing when it last reported, if it did: `load`, `train`, …"""
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,10 @@ def work_state(work: Work, run: Run, observed: Observed, *, results: Mapping[int
 
 
 def _late(run: Run, outcome: Pending | Active) -> Dropped:
-    waits_for = outcome.waits_for if isinstance(outcome, Active) else ""
-    return Dropped(f"{DEADLINE_EXCEEDED}not done within {run.spec.rounds.deadline}" + (f"; it waited for {waits_for}" if waits_for else ""))
+    found = ""
+    if isinstance(outcome, Active) and (outcome.waits_for or outcome.phase):
+        found = f"; it waited for {outcome.waits_for}" if outcome.waits_for else f"; it was in its phase {outcome.phase}"
+    return Dropped(f"{DEADLINE_EXCEEDED}not done within {run.spec.rounds.deadline}{found}; {_RAISE_DEADLINE}")
 
 
 def _outcome(attempt: int, name: str, result: Result | None, job: JobStatus | None) -> Pending | Active | Done | _Failed:
@@ -106,7 +111,8 @@ def _outcome(attempt: int, name: str, result: Result | None, job: JobStatus | No
     if job is None:
         return Pending(attempt)
     if job.state in ACTIVE_STATES:
-        return Active(attempt, name, job.message if job.state is JobState.PENDING else "")
+        waits_for = job.message if job.state is JobState.PENDING else ""
+        return Active(attempt, name, waits_for, job.progress.phase if job.progress else "")
     return _without_result(job)
 
 
@@ -121,4 +127,7 @@ def _without_result(job: JobStatus) -> _Failed:
         return _Failed("NoResult: the job succeeded but its result is not in the store", final=False, counts=True)
     final = job.is_final or any(job.exit_code == code and code.is_final for code in ExitCode)
     out_of_memory = job.reason == FailureReason.OUT_OF_MEMORY
-    return _Failed(f"{job.reason}: {job.message}", final, job.exit_code != ExitCode.TERMINATED, out_of_memory)
+    why = f"{job.reason}: {job.message}"
+    if why.startswith(DEADLINE_EXCEEDED):
+        why = f"{why}; {_RAISE_DEADLINE}"
+    return _Failed(why, final, job.exit_code != ExitCode.TERMINATED, out_of_memory)
