@@ -3,10 +3,10 @@
 import pytest
 from tests.helpers.site_profiles import SMOLLM2, a_site, a_spec
 
-from fedpipe_operator.planning import plan_round
+from fedpipe_operator.planning import History, plan_round
 from fedpipe_operator.planning.choices import Choice, choices_of, seconds_of_steps, step_seconds_of
 from fedpipe_operator.planning.request import PlanRequest
-from fedpipe_operator.sites import SiteProfile
+from fedpipe_operator.sites import Correction, SiteProfile, findings
 from fedpipe_trainer.contract import Plan
 
 LONG_ROUNDS = {"rounds": {"count": 1, "deadline": "20h"}, "training": {"epochs": 40}}
@@ -37,6 +37,19 @@ def test_nothing_is_cached_in_less_than_a_pass_a_round() -> None:
 
 def test_a_site_without_a_cache_has_no_such_choice() -> None:
     assert not any(choice.cached for choice in choices_of(a_request(), a_site()).rows)
+
+
+def test_a_site_whose_cache_did_not_work_is_planned_without_one_and_the_plan_says_what_to_do() -> None:
+    correction = Correction(cache_problem="it is full: free space")
+    (note,) = findings(Correction(), correction)
+    history = History(2, corrections={"ward": correction}, notes={"ward": note})
+
+    plan = plan_round(a_spec(**LONG_ROUNDS), {"ward": a_site("ward", has_cache=True)}, {}, history).plans.plans["ward"]
+
+    assert not plan.cache_activations
+    assert plan == the_plan(a_site("ward")).model_copy(update={"why": plan.why})
+    assert note in plan.why
+    assert note.endswith("it is full: free space")
 
 
 def test_an_encoder_decoder_has_no_such_choice() -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from site_profiles import GIB, a_site, a_spec
@@ -63,6 +63,31 @@ def test_steps_that_a_full_cache_made_faster_say_nothing_of_plans_without_it() -
 
     assert corrected(Correction(step_seconds=2.0), cached, measured(step_seconds=10.0)).step_seconds == 2.0
     assert corrected(Correction(step_seconds=2.0), cached, measured(step_seconds=60.0)).step_seconds == 6.0
+
+
+FULL: Final = "there is no room for more cached activations in /cache: free space on the site's cache volume"
+
+
+def test_a_cache_that_did_not_work_is_remembered_and_its_steps_make_no_others_slower() -> None:
+    cached = PLAN.model_copy(update={"cache_activations": True, "lowest_layer": 1})
+
+    now = corrected(Correction(step_seconds=2.0), cached, measured(step_seconds=60.0, cache_problem=FULL))
+    later = corrected(now, PLAN, measured(step_seconds=30.0))
+
+    assert (now.step_seconds, now.cache_problem) == (2.0, FULL)
+    assert findings(Correction(step_seconds=2.0), now) == (
+        f"its cache did not work, so that the rest of the run is planned without one: {FULL}",
+    )
+    assert (later.step_seconds, later.cache_problem) == (3.0, FULL)
+    assert not any("cache" in one for one in findings(now, later))
+
+
+def test_a_cache_that_did_not_work_is_remembered_of_a_site_that_took_no_step_or_left_nothing() -> None:
+    cached = PLAN.model_copy(update={"cache_activations": True, "lowest_layer": 1})
+
+    now = corrected(Correction(), cached, measured(steps=0, cache_problem=FULL))
+
+    assert now.cache_problem == corrected(now, PLAN, None).cache_problem == FULL
 
 
 def test_only_the_steps_that_were_taken_are_compared() -> None:
@@ -175,6 +200,21 @@ def test_a_completed_training_is_measured_by_its_phases_and_a_smaller_micro_batc
     assert found == expected
 
 
+@pytest.mark.parametrize(("cached", "problem"), [(True, FULL), (False, "")])
+def test_the_cache_of_a_training_is_judged_only_if_its_plan_counts_on_it(*, cached: bool, problem: str) -> None:
+    result = TrainResult(
+        run=RunRef(namespace="n", name="r", uid="u"),
+        site="a",
+        round=1,
+        attempt=1,
+        outcome=Outcome.COMPLETED,
+        measured=Measured(),
+        cache_problem=FULL,
+    )
+
+    assert measurement(result, PLAN.model_copy(update={"cache_activations": cached})).cache_problem == problem
+
+
 def test_a_site_that_ran_out_of_memory_for_good_is_measured_by_its_reason() -> None:
     absent = {"a": "OutOfMemory: killed", "b": "Diverged: NaN"}
     adapter = Artifact(name="adapter", size=9, sha256="a" * 64)
@@ -229,6 +269,22 @@ def trainer_of(**figures: Any) -> Any:
         return an_update(task, folder, **changes).model_copy(update={"measured": measured})
 
     return train
+
+
+def test_the_next_round_does_not_count_on_a_cache_that_did_not_work_whatever_the_spec_says(tmp_path: Path) -> None:
+    def train(task: Any, folder: Path) -> Any:
+        broken = isinstance(task, TrainTask) and (task.site, task.round) == ("site-a", 1)
+        return an_update(task, folder, cache_problem=FULL) if broken else good_trainer(task, folder)
+
+    plan = {"bits": 16, "rank": 4, "steps": 5, "layers": 1, "cacheActivations": True}
+    world = World(a_run(rounds={"count": 2}, planning={"mode": "Manual", "plans": [plan]}), tmp_path, train)
+    world.settle()
+
+    first, second = plans_of(world)
+
+    assert all(one.cache_activations for one in first.plans.values())
+    assert {site for site, one in second.plans.items() if not one.cache_activations} == {"site-a"}
+    assert second.corrections["site-a"].cache_problem == FULL
 
 
 def out_of_memory_at_site_a(task: Any, folder: Path) -> Any:

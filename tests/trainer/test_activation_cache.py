@@ -171,6 +171,8 @@ def test_on_a_full_volume_the_rest_is_computed(toy: Toy, tmp_path: Path, full_di
     (warning,) = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
     assert "there is no room for more cached activations" in warning
     assert "free space on the site's cache volume" in warning
+    assert result.cache_problem in warning
+    assert "free space" in result.cache_problem
 
 
 def test_without_a_writable_folder_everything_is_computed(toy: Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -183,6 +185,7 @@ def test_without_a_writable_folder_everything_is_computed(toy: Toy, tmp_path: Pa
     assert actual == expected
     assert counts(result) == (0, 2 * BATCHES)
     assert caplog.text.count("give the trainer a writable cache volume") == 1
+    assert "give the trainer a writable cache volume" in result.cache_problem
 
 
 def value(number: float) -> torch.Tensor:
@@ -222,6 +225,17 @@ def test_what_a_killed_task_left_is_removed(tmp_path: Path) -> None:
     ActivationStore(tmp_path, "key").write("a", value(1.0))
 
     assert [path.name for path in (tmp_path / "key").iterdir()] == ["a"]
+
+
+def test_values_that_cannot_be_read_are_a_problem_of_the_cache_unless_others_can(tmp_path: Path) -> None:
+    store = ActivationStore(tmp_path, "key")
+    store.write("a", value(1.0))
+    (tmp_path / "key" / "b").mkdir()
+
+    assert store.read("b", torch.float32) is None
+    assert store.problem.endswith("(Is a directory): let the trainer read its cache volume")
+    store.read("a", torch.float32)
+    assert store.problem == ""
 
 
 def test_two_tasks_that_write_the_same_value_at_once_both_keep_it(

@@ -45,6 +45,8 @@ class CacheCounts:
 
     hits: int = 0
     misses: int = 0
+    problem: str = ""
+    """Why the cache did not work, and what to do; empty if it did."""
 
 
 @contextmanager
@@ -65,7 +67,8 @@ def cached_activations(base: Base, plan: Plan, start: AdapterTensors, runtime: T
     with lower.intercepted():
         if not lower.can_be_skipped():
             kind = base.model.config.model_type
-            _LOG.warning("activations of a %s model cannot be cached: the lower layers are computed in every pass", kind)
+            counts.problem = f"activations of a {kind} model cannot be cached, which costs time only"
+            _LOG.warning("%s: the lower layers are computed in every pass", counts.problem)
             yield counts
             return
         store = ActivationStore(runtime.cache / _FOLDER, cache_key(base, plan.lowest_layer, start), runtime.activation_cache_bytes)
@@ -73,7 +76,7 @@ def cached_activations(base: Base, plan: Plan, start: AdapterTensors, runtime: T
         try:
             yield counts
         finally:
-            counts.hits, counts.misses = store.hits, store.misses
+            counts.hits, counts.misses, counts.problem = store.hits, store.misses, store.problem
 
 
 def cache_key(base: Base, lowest_layer: int, start: AdapterTensors) -> str:

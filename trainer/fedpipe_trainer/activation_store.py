@@ -42,6 +42,12 @@ class ActivationStore:
         self._closed = False
         self.hits = 0
         self.misses = 0
+        self._unreadable = self._unwritable = ""
+
+    @property
+    def problem(self) -> str:
+        """Why the cache did not work, and what to do; empty if it did. A read that failed once among others that did not is no problem."""
+        return self._unwritable or ("" if self.hits else self._unreadable)
 
     def read(self, name: str, dtype: torch.dtype) -> Tensor | None:
         """The value of this name; None if there is none, or it is damaged or of another type."""
@@ -54,7 +60,9 @@ class ActivationStore:
         except FileNotFoundError:
             pass
         except OSError as error:
-            self._warn(f"the cached activations in {path} cannot be read ({error.strerror}) and will be computed")
+            advice = "let the trainer read its cache volume"
+            self._unreadable = f"the cached activations in {self._root} cannot be read ({error.strerror}): {advice}"
+            self._warn(f"{self._unreadable}; they are computed")
         self.hits += value is not None
         self.misses += value is None
         return value
@@ -108,7 +116,7 @@ class ActivationStore:
         return min(free, (self._limit if self._limit is not None else (free + used) // 2) - used)
 
     def _stop(self, message: str) -> None:
-        self._closed = True
+        self._closed, self._unwritable = True, message
         self._warn(f"{message}; the rest is computed in every pass")
 
     def _warn(self, message: str) -> None:

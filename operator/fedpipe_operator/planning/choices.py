@@ -91,7 +91,7 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
     grid = [
         (*combination, cached)
         for combination in product(micro_batches(request), _checkpointing(request, site), first)
-        for cached in _caching(site, combination[-1])
+        for cached in _caching(request, site, combination[-1])
     ]
     bits = sorted(set(request.spec.planning.bits) - set(site.unsupported))
     columns = Columns(request.batch, *(np.array(column) for column in zip(*grid, strict=True)))
@@ -174,9 +174,9 @@ def _checkpointing(request: PlanRequest, site: SiteProfile) -> Sequence[bool]:
     return (False, True) if wanted is None else (wanted,)
 
 
-def _caching(site: SiteProfile, lowest: int) -> Sequence[bool]:
+def _caching(request: PlanRequest, site: SiteProfile, lowest: int) -> Sequence[bool]:
     """Whether the activations below the lowest trained layer may be cached."""
-    return (False, True) if site.has_cache and lowest and not site.base.encoder_decoder else (False,)
+    return (False, True) if request.has_cache(site) and lowest and not site.base.encoder_decoder else (False,)
 
 
 def _columns(choice: Choice) -> Columns:

@@ -47,6 +47,10 @@ class PlanRequest:
         """How this site's forecasts are corrected."""
         return self.corrections.get(site.name, Correction())
 
+    def has_cache(self, site: SiteProfile) -> bool:
+        """Whether plans of this site may count on its cache: it has one, and no round has shown that it does not work."""
+        return site.has_cache and not self.correction(site).cache_problem
+
     def memory_budget(self, site: SiteProfile) -> float:
         """Bytes that the forecast of a plan may reach at this site."""
         limit = self.correction(site).memory_limit

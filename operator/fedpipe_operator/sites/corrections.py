@@ -45,6 +45,8 @@ class Measurement(Wire):
     steps: Annotated[int, Field(ge=0)]
     out_of_memory: bool = False
     """Whether an attempt ran out of memory, even if a later one with smaller passes did not."""
+    cache_problem: str = ""
+    """Why the activations that the plan caches were computed in every pass, and what to do; empty if they were not."""
 
 
 class Correction(Wire):
@@ -56,6 +58,8 @@ class Correction(Wire):
     memory: Factor = 1.0
     memory_limit: Annotated[int, Field(ge=0)] | None = None
     """Bytes that the forecast of a plan may reach at most, because a plan of a larger one ran out of memory."""
+    cache_problem: str = ""
+    """Why the site's cache did not work in a round, and what to do: its plans do not count on it for the rest of the run."""
 
 
 def measurement(result: TrainResult, plan: Plan) -> Measurement:
@@ -70,6 +74,7 @@ def measurement(result: TrainResult, plan: Plan) -> Measurement:
         peak_memory_bytes=result.measured.peak_memory_bytes,
         steps=max(0, result.steps - result.resumed_from_step),
         out_of_memory=0 < result.micro_batch_size < plan.micro_batch,
+        cache_problem=result.cache_problem if plan.cache_activations else "",
     )
 
 
@@ -88,17 +93,16 @@ def corrected(
     if measured is None:
         return before
     limit = int(_LESS_MEMORY * plan.forecast.memory_bytes) if measured.out_of_memory else before.memory_limit
+    cache_problem = measured.cache_problem or before.cache_problem
     if measured.steps == 0:
-        return before.model_copy(update={"memory_limit": limit})
-    predicted_steps = plan.forecast.step_seconds * measured.steps / plan.steps
-    step_seconds = _times(before.step_seconds, measured.step_seconds, predicted_steps)
+        return before.model_copy(update={"memory_limit": limit, "cache_problem": cache_problem})
     return Correction(
-        # Activations that an earlier round cached make steps faster than forecast, which says nothing of plans without them.
-        step_seconds=max(before.step_seconds, step_seconds) if plan.cache_activations else step_seconds,
+        step_seconds=_step_seconds(before, plan, measured),
         other_seconds=_other_seconds(before, plan, measured, resources),
         transfers=max(fastest, _transfers(before.transfers, measured, resources)),
         memory=before.memory if measured.out_of_memory else _times(before.memory, measured.peak_memory_bytes, plan.forecast.memory_bytes),
         memory_limit=limit,
+        cache_problem=cache_problem,
     )
 
 
@@ -116,6 +120,8 @@ def findings(before: Correction, now: Correction, resources: Resources | None = 
     found = []
     if now.memory_limit is not None and now.memory_limit != before.memory_limit:
         found.append(f"the last plan ran out of memory, so that its forecast must stay below {bytes_text(now.memory_limit)}")
+    if now.cache_problem != before.cache_problem:
+        found.append(f"its cache did not work, so that the rest of the run is planned without one: {now.cache_problem}")
     ratio = now.step_seconds / before.step_seconds
     if _is_noticeable(ratio):
         found.append(f"a step took {ratio:.2g} times as long as predicted")
@@ -173,6 +179,15 @@ def _is_noticeable(ratio: float) -> bool:
 
 def _bandwidth_text(bits_per_second: float) -> str:
     return f"{bits_per_second / 1e6:.3g} Mbit/s"
+
+
+def _step_seconds(before: Correction, plan: Plan, measured: Measurement) -> float:
+    """The factor of a step's seconds. What cached steps show counts only as far as it says something of steps without a cache."""
+    if measured.cache_problem:  # they were planned as faster than any step that computes all layers
+        return before.step_seconds
+    now = _times(before.step_seconds, measured.step_seconds, plan.forecast.step_seconds * measured.steps / plan.steps)
+    # Activations that an earlier round cached make steps faster than forecast.
+    return max(before.step_seconds, now) if plan.cache_activations else now
 
 
 def _times(factor: float, measured: float, predicted: float) -> float:

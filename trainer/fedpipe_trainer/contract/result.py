@@ -344,6 +344,8 @@ class TrainResult(_ResultBase):
     """Forward passes that read the lower layers' output from the site's cache; 0 unless the plan caches activations."""
     cache_misses: Annotated[int, Field(ge=0, le=10**12)] = 0
     """Forward passes that computed that output although the plan caches activations: first passes over a batch, or a faulty cache."""
+    cache_problem: Annotated[str, Field(max_length=MAX_REASON)] = ""
+    """Why the cache did not work although the plan caches activations, and what to do; empty if it did, or was not to be used."""
     skipped_rows: int = 0
     losses: tuple[float, ...] = ()
     """Training loss of each step."""

@@ -28,6 +28,7 @@ from fedpipe_trainer.contract import (
     TrainResult,
     TrainTask,
 )
+from fedpipe_trainer.contract.result import MAX_REASON
 from fedpipe_trainer.data import (
     Example,
     batch_of_step,
@@ -111,6 +112,7 @@ def run(task: TrainTask, runtime: TaskRuntime) -> TrainResult:
         padded_tokens=end.padding,
         cache_hits=cache.hits,
         cache_misses=cache.misses,
+        cache_problem=cache.problem[:MAX_REASON],
         skipped_rows=inputs.skipped_rows,
         losses=end.losses,
         train_loss=sum(end.losses) / len(end.losses),
