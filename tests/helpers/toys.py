@@ -71,10 +71,12 @@ _CLASSES: dict[str, Any] = {
 }
 
 
-def make_toy(name: str, folder: Path) -> None:
+def make_toy(name: str, folder: Path, *, layers: int = 2) -> None:
     """Write a model of this architecture, with the same weights every time, and its tokenizer."""
     torch.manual_seed(0)
-    _CLASSES[name].from_config(_CONFIGS[name]()).save_pretrained(folder)
+    config = _CONFIGS[name]()
+    config.num_hidden_layers = layers
+    _CLASSES[name].from_config(config).save_pretrained(folder)
     byte_tokenizer(add_end_token=name == "t5").save_pretrained(folder)
 
 

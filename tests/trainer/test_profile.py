@@ -8,6 +8,8 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
+from toys import make_toy
 
 from fedpipe_trainer.contract import (
     Bits,
@@ -447,6 +449,78 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_the_next_measurement(
 
     assert profile.run(quick, make_runtime(tmp_path)).outcome is Outcome.COMPLETED
     assert "the profile is not kept, the next run measures again" in caplog.text
+
+
+# --- unusual models
+
+
+class WithoutGradient(torch.nn.Module):
+    """A last layer that computes in integers."""
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return (states * 16).round().to(torch.int32).to(states.dtype) / 16
+
+
+@pytest.fixture
+def causal(task: ProfileTask, toy: Any) -> ProfileTask:
+    objective = CausalLM(prompt="{text}", response="{label}", max_length=32)
+    return task.model_copy(update={"objective": objective, "model": Model(source=toy("llama").as_uri())})
+
+
+def test_a_language_model_without_gradients_is_an_error_that_says_what_to_do(
+    causal: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = profile.load
+
+    def in_integers(folder: Path, bits: Bits, objective: Any) -> Any:
+        base = original(folder, bits, objective)
+        base.model.get_submodule("model").norm = WithoutGradient()
+        return base
+
+    monkeypatch.setattr(profile, "load", in_integers)
+
+    with pytest.raises(TaskFailed, match=r"32 bits: the loss has no gradient.*use another base model.*16 bits: the loss has no") as failed:
+        profile.run(causal, make_runtime(tmp_path))
+
+    assert failed.value.reason is FailureReason.BAD_MODEL
+
+
+def test_a_classifier_whose_body_has_no_gradients_is_profiled_by_its_head_and_has_no_scores(
+    task: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = profile.load
+
+    def in_integers(folder: Path, bits: Bits, objective: Any) -> Any:
+        base = original(folder, bits, objective)
+        base.model.get_submodule("mpnet.encoder").register_forward_hook(lambda _module, _inputs, output: _without_gradient(output))
+        return base
+
+    monkeypatch.setattr(profile, "load", in_integers)
+
+    result = profile.run(task.model_copy(update={"bits": (32,)}), make_runtime(tmp_path))
+
+    assert result.throughput
+    assert result.importance is not None
+    assert "no target weight receives a gradient at 32 bits" in result.importance.problem
+    assert "use another base model" in result.importance.problem
+
+
+def _without_gradient(output: Any) -> Any:
+    output.last_hidden_state = WithoutGradient()(output.last_hidden_state)
+    return output
+
+
+def test_a_model_of_one_layer_is_profiled_at_its_only_depth(causal: ProfileTask, tmp_path: Path) -> None:
+    folder = tmp_path / "one-layer"
+    make_toy("llama", folder, layers=1)
+
+    result = profile.run(causal.model_copy(update={"model": Model(source=folder.as_uri())}), make_runtime(tmp_path))
+
+    assert result.base is not None
+    assert result.base.layers == 1
+    assert {point.lowest_layer for point in result.throughput} == {0}
+    assert result.importance is not None
+    assert len(result.importance.first_half) == 4
 
 
 def test_a_bit_width_that_a_site_does_not_support_is_reported_with_the_reason(

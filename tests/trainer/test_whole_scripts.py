@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from toys import make_toy
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
 from fedpipe_trainer.contract import (
@@ -160,6 +161,19 @@ def site(request: pytest.FixtureRequest, toy: Toy, data: Data, tmp_path: Path) -
 
 
 every_case = pytest.mark.parametrize("site", CASES.values(), ids=CASES, indirect=True)
+
+
+def test_a_model_of_one_layer_is_trained(site: Site, trainer: Any, tmp_path: Path) -> None:
+    make_toy("llama", tmp_path / "one-layer", layers=1)
+    ranks = {weight: rank for weight, rank in site.case.ranks.items() if ".layers.0." in weight}
+    one_layer = replace(site, model=tmp_path / "one-layer", case=replace(site.case, ranks=ranks))
+
+    assert ranks
+    assert trainer.perform(one_layer.train(steps=2), site.folder / "1") == 0
+
+    result = one_layer.result("train")
+    assert isinstance(result, TrainResult)
+    assert (result.steps, result.ranks) == (2, ranks)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PeftModel reads it

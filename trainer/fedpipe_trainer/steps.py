@@ -6,6 +6,7 @@ Training and the profile share this code, so that the profile measures what trai
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Final
 
 import torch
 from transformers import PreTrainedModel
@@ -17,6 +18,11 @@ from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.executable_batch_size import find_executable_batch_size
 from fedpipe_trainer.losses import summed_loss
 from fedpipe_trainer.model import Base, lower_part_in_evaluation_mode
+
+_NO_GRADIENT: Final = (
+    "the loss has no gradient: no weight that is trained reaches it, because the layers above compute in integers or cut the gradient off; "
+    "use another base model, allow 16 or 32 in planning.bits, or name other weights in planning.targetModules"
+)
 
 
 @contextmanager
@@ -71,7 +77,7 @@ def compute_gradients(
         The mean loss, and the micro-batch size that fitted in memory.
 
     Raises:
-        TaskFailed: OutOfMemory with a micro-batch of one sample.
+        TaskFailed: OutOfMemory with a micro-batch of one sample; BadModel, no trained parameter receives a gradient.
     """
 
     def accumulate(size: int) -> float:
@@ -101,6 +107,8 @@ def _accumulate_gradients(
     for part in micro_batches(examples, micro_batch):
         batch = collate(part, objective, base.pad_id)
         loss, _ = summed_loss(model, {name: tensor.to(base.device) for name, tensor in batch.items()}, objective)
+        if not loss.requires_grad:
+            raise TaskFailed(FailureReason.BAD_MODEL, _NO_GRADIENT)
         (loss / targets).backward()
         total += float(loss.detach())
     return total / targets

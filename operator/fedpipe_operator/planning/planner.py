@@ -127,6 +127,8 @@ def _missing_input(profile: SiteProfile) -> str:
     """The message for a profile that lacks what every mode needs; empty when it is complete."""
     if profile.train_samples == 0:
         return "has no training samples: check data.train of its EdgeSite"
+    if not profile.base.weights:
+        return "no weight of its base model can get an adapter: name others in planning.targetModules, or use another base model"
     if profile.memory_bytes == 0:
         return "its memory is neither claimed nor measured: set capacity.memory of its EdgeSite"
     if not has_speed(profile):
