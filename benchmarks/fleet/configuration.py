@@ -9,7 +9,9 @@ from typing import Final
 PROFILE: Final = Path(__file__).parent / "profile.json"
 """The measured profile of a site of the fastest tier."""
 VERSION: Final = 1
-"""To be raised when the planner, the aggregation or a constant of the fleet changes what a run does or how long it takes."""
+"""To be raised when the aggregation or a constant of the fleet changes what a run does or how long it takes."""
+PLANNER: Final = 2
+"""To be raised when the planner changes what the runs do that leave something to it."""
 
 
 @dataclass(frozen=True)
@@ -94,5 +96,6 @@ class Study:
 def key_of(configuration: Run | Study) -> str:
     """The name under which its result is stored. A run's clock depends on the measured profile too."""
     clock = [hashlib.sha256(PROFILE.read_bytes()).hexdigest(), VERSION] if isinstance(configuration, Run) else []
-    text = json.dumps([type(configuration).__name__, asdict(configuration), *clock], sort_keys=True)
+    planner = [PLANNER] if isinstance(configuration, Run) and isinstance(configuration.work, Planned) else []
+    text = json.dumps([type(configuration).__name__, asdict(configuration), *clock, *planner], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

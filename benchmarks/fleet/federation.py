@@ -78,7 +78,7 @@ def run(configuration: Run) -> Iterator[Point]:
         with merged(task, deltas):
             quality = evaluate_global(task, new, split.slow_classes)
         evaluations[number] = EvaluationSummary(number, quality.loss, {"accuracy": quality.accuracy}, ())
-        history = History(learned=learned, is_stalled=is_stalled(evaluations, "accuracy"))
+        history = History(learned=learned, is_stalled=is_stalled(evaluations))
         yield Point(
             round=number,
             seconds=seconds,

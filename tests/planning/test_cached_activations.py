@@ -52,6 +52,16 @@ def test_a_site_whose_cache_did_not_work_is_planned_without_one_and_the_plan_say
     assert note.endswith("it is full: free space")
 
 
+def test_a_given_plan_does_not_count_on_a_cache_that_did_not_work_whatever_the_spec_says() -> None:
+    given = {"bits": 16, "rank": 4, "steps": 5, "layers": 10, "cacheActivations": True}
+    history = History(2, corrections={"ward": Correction(cache_problem="it is full: free space")})
+    spec, sites = a_spec(planning={"mode": "Manual", "plans": [given]}), {name: a_site(name, has_cache=True) for name in ("ward", "lab")}
+
+    plans = plan_round(spec, sites, {}, history).plans.plans
+
+    assert {name: plan.cache_activations for name, plan in plans.items()} == {"ward": False, "lab": True}
+
+
 def test_an_encoder_decoder_has_no_such_choice() -> None:
     site = a_site(has_cache=True, base=SMOLLM2.model_copy(update={"encoder_decoder": True}))
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Final
 
-from fedpipe_operator.api import Depth, FineTuneSpec, PlanningMode, primary_metric
+from fedpipe_operator.api import Depth, FineTuneSpec, PlanningMode
 from fedpipe_operator.planning import History
 from fedpipe_operator.rounds.observed import CommitSummary, Observed, Run
 from fedpipe_operator.rounds.policies import is_stalled
@@ -31,7 +31,7 @@ def history_of(run: Run, observed: Observed, round_: int, profiles: Mapping[str,
         return History(round_, adapter_bytes=adapter_bytes)
     measured = measurements(commit)
     corrections = {site: _correction(plan, site, measured.get(site), profiles.get(site)) for site in sorted(_known(plan, profiles))}
-    stalled = plan.is_stalled or is_stalled(observed.evaluations, primary_metric(run.spec))
+    stalled = plan.is_stalled or is_stalled(observed.evaluations)
     deepened = dict.fromkeys(_deepened(run.spec, plan), (_STALLED,)) if stalled and not plan.is_stalled else {}
     facts = {site: _facts(plan, site, now, profiles.get(site)) + deepened.get(site, ()) for site, now in corrections.items()}
     return History(

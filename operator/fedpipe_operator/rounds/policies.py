@@ -112,16 +112,15 @@ def is_patience_exhausted(patience: int | None, evaluations: Mapping[int, Metric
 # --- planning.depth
 
 
-def is_stalled(evaluations: Mapping[int, Metrics], metric: str) -> bool:
-    """Whether two rounds in a row, the last ones or earlier ones, brought no more than 2 % of what all rounds until then had.
+def is_stalled(evaluations: Mapping[int, Metrics]) -> bool:
+    """Whether two rounds in a row, the last ones or earlier ones, lowered the loss by no more than 2 % of what all rounds until then had.
 
     Then sites train as many layers as they can, for the rest of the run: training only the top layers is fast at first and reaches less
-    in the end (FedAdapter, arXiv 2205.10162, deepens in the same way), and a good round after that is no reason to go back.
+    in the end (FedAdapter, arXiv 2205.10162, deepens in the same way), and a good round after that is no reason to go back. The loss
+    decides, since other metrics are noisy: an accuracy that rose from 0.1 to 0.56 in three rounds stood still for two, while the loss fell.
     """
-    values = [value for round_ in sorted(evaluations) if (value := metric_value(evaluations[round_], metric)) is not None]
-    sign = 1.0 if metric in LOWER_IS_BETTER else -1.0
-    signed = [sign * value for value in values]
-    return any(_brought_little(signed[:end]) for end in range(_STALL_ROUNDS + 2, len(signed) + 1))
+    losses = [loss for round_ in sorted(evaluations) if (loss := evaluations[round_].loss) is not None]
+    return any(_brought_little(losses[:end]) for end in range(_STALL_ROUNDS + 2, len(losses) + 1))
 
 
 def _brought_little(values: Sequence[float]) -> bool:
