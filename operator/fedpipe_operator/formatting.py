@@ -25,7 +25,8 @@ FRACTION_METRICS: Final = frozenset({"accuracy", "macroF1", "slotErrorRate"})
 _DECIMALS: Final[dict[str, int]] = {"bleu": 1, "perplexity": 2}
 _BYTE_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 _STEP: Final = 1024
-_MEGA: Final = 1e6
+_BIT_UNITS: Final = ("bit/s", "kbit/s", "Mbit/s", "Gbit/s")
+_THOUSAND: Final = 1000
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 
@@ -69,8 +70,12 @@ def bytes_text(count: float | None) -> str:
 
 
 def rate_text(bits_per_second: float | None) -> str:
-    """A bandwidth with three digits, such as `94.2 Mbit/s`."""
-    return MISSING if bits_per_second is None else f"{bits_per_second / _MEGA:.3g} Mbit/s"
+    """A bandwidth with three digits, such as `94.2 Mbit/s` or `25 bit/s`."""
+    if bits_per_second is None:
+        return MISSING
+    rounded = float(f"{bits_per_second:.3g}")
+    power = sum(rounded >= _THOUSAND ** (index + 1) for index in range(len(_BIT_UNITS) - 1))
+    return f"{rounded / _THOUSAND**power:.3g} {_BIT_UNITS[power]}"
 
 
 def number_text(value: float | None) -> str:

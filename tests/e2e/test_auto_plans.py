@@ -121,13 +121,14 @@ def test_each_site_s_plan_names_the_constraint_that_makes_it_different(auto: Aut
     assert [plan["layers"] for plan in (north, west)] == [1, 2]
     assert north["why"][0].startswith("limited by memory: 368 MiB more memory would buy 2 trained layers")
     assert south["upload"] < north["upload"] < west["upload"]
-    assert south["why"][0].startswith("limited by bandwidth: 2.5e-05 Mbit/s more upload bandwidth would buy ")
+    assert south["why"][0].startswith("limited by bandwidth: 25 bit/s more upload bandwidth would buy ")
     assert (north["steps"], west["steps"]) == (9, 3)
     assert west["why"][0] == "limited by its data: its 16 samples are passed over 3 times, and no more often"
 
 
 def test_the_status_shows_the_plans_that_the_store_keeps(auto: AutoRun) -> None:
-    stored = {site: plan_status(site, plan) for site, plan in plan_of(auto, 1).plans.items()}
+    first = plan_of(auto, 1)
+    stored = {site: plan_status(site, plan, first.importance) for site, plan in first.plans.items()}
 
     assert {site: PlanStatus.model_validate(plan) for site, plan in auto.plans.items()} == stored
 

@@ -91,7 +91,7 @@ def test_a_site_with_a_slow_uplink_is_limited_by_bandwidth() -> None:
     plan = the_plan(a_small_site(memory_bytes=64 * GIB, up=2e3, train_samples=64), rounds={"deadline": "5m", "count": 1})
 
     assert plan.limited_by == "Bandwidth"
-    assert plan.why[0].startswith("limited by bandwidth: 0.0005 Mbit/s more upload bandwidth would buy ")
+    assert plan.why[0].startswith("limited by bandwidth: 500 bit/s more upload bandwidth would buy ")
 
 
 def test_a_site_of_little_memory_is_limited_by_memory() -> None:

@@ -7,11 +7,28 @@ from fedpipe_operator.formatting import (
     metric_text,
     percent,
     ranges_text,
+    rate_text,
     ratio_text,
     seconds_text,
     signed_text,
     whole_percent,
 )
+
+
+@pytest.mark.parametrize(
+    ("bits_per_second", "text"),
+    [
+        (25.0, "25 bit/s"),
+        (999.9, "1 kbit/s"),
+        (2_670_000.0, "2.67 Mbit/s"),
+        (94_200_000.0, "94.2 Mbit/s"),
+        (1e9, "1 Gbit/s"),
+        (4e11, "400 Gbit/s"),
+        (None, "–"),
+    ],
+)
+def test_a_bandwidth_has_three_digits_and_the_unit_that_suits_it(bits_per_second: float | None, text: str) -> None:
+    assert rate_text(bits_per_second) == text
 
 
 @pytest.mark.parametrize(

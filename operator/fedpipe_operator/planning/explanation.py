@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from fedpipe_operator.api import Depth, parse_duration
-from fedpipe_operator.formatting import bytes_text, percent, seconds_text
+from fedpipe_operator.formatting import bytes_text, percent, rate_text, seconds_text
 from fedpipe_operator.planning.batches import with_batch
 from fedpipe_operator.planning.choices import Choice, Choices, lowest_layers, peak_of, seconds_per_element, step_seconds_of
 from fedpipe_operator.planning.fleet import FleetSolution, without
@@ -142,7 +142,7 @@ def _gains(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, soluti
     }
     amounts = {
         "Memory": f"{bytes_text(_MORE * site.memory_bytes)} more memory",
-        "Bandwidth": f"{_MORE * site.up / 1e6:.3g} Mbit/s more upload bandwidth",
+        "Bandwidth": f"{rate_text(_MORE * site.up)} more upload bandwidth",
         "Time": f"{seconds_text(more_seconds)} more a round",
     }
     gains = {}

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from fedpipe_operator.formatting import bytes_text
+from fedpipe_operator.formatting import bytes_text, rate_text
 from fedpipe_operator.sites.profile import Resources
 from fedpipe_trainer.contract import Plan, TrainResult, Wire
 
@@ -127,7 +127,7 @@ def findings(before: Correction, now: Correction, resources: Resources | None = 
         found.append(f"a step took {ratio:.2g} times as long as predicted")
     ratio = now.transfers / before.transfers
     if _is_noticeable(ratio) and resources is not None:
-        figure = _bandwidth_text(resources.up / now.transfers)
+        figure = rate_text(resources.up / now.transfers)
         found.append(f"transfers took {ratio:.2g} times as long as predicted, so that uploads are planned with {figure}")
     return tuple(found)
 
@@ -136,8 +136,8 @@ def changes(before: Resources, now: Resources) -> tuple[str, ...]:
     """What has changed of a site's resources since the last plan, as parts of a sentence."""
     figures = (
         ("memory", bytes_text(before.memory_bytes), bytes_text(now.memory_bytes)),
-        ("upload bandwidth", _bandwidth_text(before.up), _bandwidth_text(now.up)),
-        ("download bandwidth", _bandwidth_text(before.down), _bandwidth_text(now.down)),
+        ("upload bandwidth", rate_text(before.up), rate_text(now.up)),
+        ("download bandwidth", rate_text(before.down), rate_text(now.down)),
     )
     return tuple(f"its {name} is now {new} instead of {old}" for name, old, new in figures if new != old)
 
@@ -175,10 +175,6 @@ def _link_seconds(resources: Resources, upload: int, download: int) -> float:
 
 def _is_noticeable(ratio: float) -> bool:
     return ratio > _NOTICEABLE or ratio < 1 / _NOTICEABLE
-
-
-def _bandwidth_text(bits_per_second: float) -> str:
-    return f"{bits_per_second / 1e6:.3g} Mbit/s"
 
 
 def _step_seconds(before: Correction, plan: Plan, measured: Measurement) -> float:
