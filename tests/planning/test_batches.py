@@ -77,3 +77,14 @@ def test_every_batch_is_one_of_the_spec_and_needs_no_more_memory_or_time_than_th
         assert plan.micro_batch <= plan.batch_size
         assert plan.forecast.memory_bytes <= 0.85 * sites[name].memory_bytes
         assert plan.forecast.seconds <= 0.8 * parse_duration(deadline) * (1 + 1e-6)
+
+
+def test_more_memory_is_no_gain_where_memory_does_not_bind_whatever_the_batch() -> None:
+    """A site that is 1.45 times slower takes more steps of 8 samples than the fastest takes of 16."""
+    plans = plans_of(a_tier(1), a_tier(1.45))
+    fast, slow = plans["slower-1"], plans["slower-1.45"]
+
+    assert (slow.batch_size, slow.limited_by) == (8, "Time")
+    assert slow.steps > fast.steps
+    assert not any("more memory" in reason for reason in slow.why)
+    assert any(f"the fastest site takes {fast.steps}" in reason for reason in slow.why)

@@ -203,3 +203,15 @@ def test_the_forecast_of_a_round_has_the_seconds_of_the_answers_of_its_evaluatio
         return plan_round(a_spec(planning=manual, evaluation=evaluation), {"ward": site}, {}).plans.plans["ward"].forecast.seconds
 
     assert seconds(generations=32, maxNewTokens=11) - seconds(generations=0) == pytest.approx(16 + 10 * 4)
+
+
+def test_answers_take_no_longer_than_the_trainer_gives_them() -> None:
+    """It ends the evaluation at half of the deadline, so that there is time to train."""
+    slow = GenerationSpeed(prompt_seconds=2, token_seconds=0.5, sequence_token_seconds=0)
+    spec = a_spec(task={"type": "CausalLM", "prompt": "{a}", "response": "{b}"}, rounds={"deadline": "10m"}, planning={"bits": [16]})
+    site = a_site(generation={16: slow})
+
+    plan = plan_round(spec, {"ward": site}, {}).plans.plans["ward"]
+
+    assert plan.forecast.seconds - plan.forecast.step_seconds < 0.5 * 600
+    assert plan.steps > 1

@@ -250,6 +250,14 @@ def test_a_run_stalls_when_two_rounds_bring_less_than_a_fiftieth_of_all_and_stay
     assert is_stalled(evaluations(*losses)) is expected
 
 
+def test_evaluations_by_other_sites_say_nothing_about_a_stall() -> None:
+    easy, hard = (EvaluationSummary(round=0, loss=loss, metrics={}, sites=(site,)) for site, loss in (("easy", 0.9), ("hard", 2.1)))
+    harder = {at: replace(hard, round=at, loss=2.3 - 0.2 * at) for at in (1, 2, 3)}
+
+    assert not is_stalled({0: easy} | harder)
+    assert is_stalled({at: replace(one, sites=("hard",)) for at, one in ({0: easy} | harder).items()})
+
+
 PLANNING: dict[str, Any] = {"bits": [16], "ranks": [4], "batchSizes": [1, 2, 4]}
 
 

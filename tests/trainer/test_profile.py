@@ -205,6 +205,32 @@ def test_where_memory_does_not_suffice_the_speed_of_generating_is_unknown(tmp_pa
     assert generation.measure_generation(subject, [Example([5], [5])], make_runtime(tmp_path)) is None
 
 
+def test_a_model_that_cannot_generate_keeps_its_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise IndexError("index out of range in self")
+
+    monkeypatch.setattr(generation, "generate_answers", fail)
+    base = SimpleNamespace(model=None, pad_id=0, tokenizer=SimpleNamespace(eos_token_id=1))
+    subject = Subject(base, CausalLM(prompt="{a}", response="{b}"), (), (), rank=1, seed=0)  # type: ignore[arg-type]  # no model is needed
+
+    assert generation.measure_generation(subject, [Example([5], [5])], make_runtime(tmp_path)) is None
+
+
+def test_a_prompt_as_long_as_the_model_allows_leaves_room_for_its_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = set[int]()
+
+    def generate(_model: Any, prompts: Any, _objective: Any, *, decoding: Any, **_: Any) -> None:
+        lengths.update(len(prompt) + decoding.max_new_tokens for prompt in prompts)
+
+    monkeypatch.setattr(generation, "generate_answers", generate)
+    base = SimpleNamespace(model=None, pad_id=0, tokenizer=SimpleNamespace(eos_token_id=1))
+    objective = CausalLM(prompt="{a}", response="{b}", max_length=16)
+    subject = Subject(base, objective, (), (), rank=1, seed=0)  # type: ignore[arg-type]  # no model is needed
+    generation.measure_generation(subject, [Example([5] * 16, [-100] * 15 + [7])], make_runtime(tmp_path))
+
+    assert max(lengths) <= 16
+
+
 def test_a_profile_says_how_well_the_device_is_used(task: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readings = itertools.count(0.0, 0.5)
     monkeypatch.setattr(throughput.energy, "meter", lambda _device: EnergyMeter(lambda: {"package": next(readings)}, {}))

@@ -173,7 +173,7 @@ def _generate(model: nn.Module, inputs: Tensor, mask: Tensor, decoding: Decoding
         input_ids=inputs,
         attention_mask=mask,
         max_new_tokens=decoding.max_new_tokens,
-        min_new_tokens=decoding.min_new_tokens,
+        min_new_tokens=decoding.min_new_tokens or None,  # 0 would replace the minimum that the model sets
         do_sample=False,
         num_beams=1,
         use_cache=True,

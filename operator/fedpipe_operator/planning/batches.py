@@ -27,10 +27,9 @@ SMALLEST_SHARE: Final = 1 / 4
 
 
 def with_batches(
-    request: PlanRequest, sites: Mapping[str, SiteProfile], solutions: Mapping[str, Solution], seconds: float
+    request: PlanRequest, sites: Mapping[str, SiteProfile], solutions: Mapping[str, Solution], most: int, seconds: float
 ) -> dict[str, Solution]:
-    """The solutions within a round of this length, each with the best batch of its site."""
-    most = max((solution.steps for solution in solutions.values()), default=0)
+    """The solutions, each with the best batch of its site; the arguments are those of `with_batch`."""
     return {name: with_batch(request, sites[name], solution, most, seconds) for name, solution in solutions.items()}
 
 
@@ -41,7 +40,7 @@ def with_batch(request: PlanRequest, site: SiteProfile, solution: Solution, most
         request: the run.
         site: the site.
         solution: with the run's batch.
-        most: steps of the site of the fleet that takes most.
+        most: steps of the site of the fleet that takes most with the run's batch.
         seconds: the length of the round.
     """
     if solution.steps >= min(most, request.wanted_steps(site)) or solution.choice.cached:

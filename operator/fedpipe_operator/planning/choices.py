@@ -27,6 +27,7 @@ from fedpipe_operator.planning.time_model import (
     upload_seconds,
 )
 from fedpipe_operator.sites import SiteProfile
+from fedpipe_trainer.contract import EVALUATION_SHARE
 
 _DEPTHS: Final = (1.0, 3 / 4, 1 / 2, 1 / 3)
 """The fractions of the layers among which a depth is chosen: with fewer than a third, few steps bring much less progress."""
@@ -151,8 +152,10 @@ def other_seconds_of(request: PlanRequest, site: SiteProfile, bits: Bits, upload
     fixed = fixed_seconds(site, bits, evaluated=evaluation.max_samples, batch=micro_batch)
     prompts = min(evaluation.generations, evaluation.max_samples)
     answers = generation_seconds(site, bits, prompts, evaluation.max_new_tokens, micro_batch)
+    # The forecast counts answers as long as they may be, and the trainer ends the evaluation where it would leave too little time.
+    evaluated = np.minimum(fixed + answers, np.maximum(fixed, EVALUATION_SHARE * request.deadline))
     transfers = download_seconds(site, request.download(site)) + upload_seconds(site, upload)
-    return request.correction(site).other_seconds * (fixed + answers) + request.correction(site).transfers * transfers
+    return request.correction(site).other_seconds * evaluated + request.correction(site).transfers * transfers
 
 
 def peak_of(request: PlanRequest, site: SiteProfile, choice: Choice, ranks: Mapping[str, int]) -> float:

@@ -134,7 +134,6 @@ def _gains(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, soluti
     seconds, frontiers = fleet.length.seconds, fleet.problems[site.name].frontiers
     sending = request.correction(site).transfers * upload_seconds(site, wire_bytes(site, solution.ranks, request.head))
     more_seconds = _MORE * max(0.0, seconds - sending)
-    most = max(one.steps for one in fleet.solutions.values())
     richer = {
         "Memory": (replace(site, memory_bytes=int(site.memory_bytes * (1 + _MORE))), seconds),
         "Bandwidth": (replace(site, up=site.up * (1 + _MORE)), seconds),
@@ -150,7 +149,7 @@ def _gains(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, soluti
         problem = SiteProblem.of(request, changed, frontiers)
         # What too few samples would train is left out here as well: it is no gain of more resources.
         more = problem.solve(allowed)
-        better = with_batch(request, changed, without(more, fleet.uncovered, problem), most, allowed) if more else solution
+        better = with_batch(request, changed, without(more, fleet.uncovered, problem), fleet.most_steps, allowed) if more else solution
         gains[name] = (better.value / solution.value - 1, f"{amounts[name]} would buy {_difference(site, solution, better)}")
     return gains
 
@@ -231,10 +230,9 @@ def _batch_reason(request: PlanRequest, fleet: FleetSolution, solution: Solution
     batch = solution.choice.batch
     if batch == request.batch:
         return ""
-    most = max(one.steps for one in fleet.solutions.values())
     return (
         f"a step has {_count(batch, 'sample')} instead of {request.batch}: a slow site takes smaller steps, and more of them, "
-        f"so that its part of the update is not made of a few (the fastest site takes {most})"
+        f"so that its part of the update is not made of a few (the fastest site takes {fleet.most_steps})"
     )
 
 

@@ -51,6 +51,8 @@ class FleetSolution:
 
     length: RoundLength
     solutions: dict[str, Solution]
+    most_steps: int
+    """Of the site that takes most with the run's batch; 0 without a solution."""
     problems: dict[str, SiteProblem]
     """Of all sites, those without a solution included."""
     uncovered: tuple[str, ...]
@@ -73,7 +75,7 @@ def solve_fleet(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> Fleet
     able = {name: problem for name, problem in problems.items() if problem.shortest() * ROUNDING <= request.deadline}
     shares = sample_shares({name: sites[name] for name in able})
     if not able:
-        return FleetSolution(RoundLength(request.deadline, ""), {}, problems, (), 0.0, 0.0)
+        return FleetSolution(RoundLength(request.deadline, ""), {}, 0, problems, (), 0.0, 0.0)
     stacked = _stack([problem.rows for problem in able.values()])
     length = _round_length(request, able, sites, stacked)
     relaxed = np.split(relaxed_optima(stacked.rows, by_depth, length.seconds), stacked.first[1:])
@@ -83,7 +85,9 @@ def solve_fleet(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> Fleet
     uncovered = _uncovered(solutions, shares)
     solutions = {name: without(solution, uncovered, problems[name]) for name, solution in solutions.items()}
     progress = sum(shares[name] * solution.value for name, solution in solutions.items())
-    return FleetSolution(length, with_batches(request, sites, solutions, length.seconds), problems, uncovered, bound, progress)
+    most = max((solution.steps for solution in solutions.values()), default=0)
+    by_site = with_batches(request, sites, solutions, most, length.seconds)
+    return FleetSolution(length, by_site, most, problems, uncovered, bound, progress)
 
 
 def frontiers_of(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> dict[int, Frontier]:

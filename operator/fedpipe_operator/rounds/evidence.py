@@ -80,7 +80,9 @@ def _correction(plan: RoundPlan, site: str, measured: Measurement | None, profil
 def _facts(plan: RoundPlan, site: str, now: Correction, profile: SiteProfile | None) -> tuple[str, ...]:
     """What is new of a site since the last plan, as parts of a sentence."""
     resources = plan.resources.get(site)
-    shown = findings(plan.corrections.get(site, _NONE), now, resources)
+    # A bandwidth that the site no longer has explains no transfers.
+    has_changed = profile is not None and resources is not None and (resources.up, resources.down) != (profile.up, profile.down)
+    shown = findings(plan.corrections.get(site, _NONE), now, None if has_changed else resources)
     return (*shown, *changes(resources, profile.resources)) if profile and resources else shown
 
 

@@ -71,6 +71,14 @@ class Metrics(Protocol):
         """The other metrics by name."""
 
 
+class FederatedMetrics(Metrics, Protocol):
+    """The evaluation of a round by several sites."""
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Those that evaluated, sorted."""
+
+
 def metric_value(evaluation: Metrics, metric: str) -> float | None:
     """The evaluation's value of this metric; None if it was not reported."""
     return evaluation.loss if metric == "loss" else evaluation.metrics.get(metric)
@@ -112,14 +120,17 @@ def is_patience_exhausted(patience: int | None, evaluations: Mapping[int, Metric
 # --- planning.depth
 
 
-def is_stalled(evaluations: Mapping[int, Metrics]) -> bool:
+def is_stalled(evaluations: Mapping[int, FederatedMetrics]) -> bool:
     """Whether two rounds in a row, the last ones or earlier ones, lowered the loss by no more than 2 % of what all rounds until then had.
 
     Then sites train as many layers as they can, for the rest of the run: training only the top layers is fast at first and reaches less
     in the end (FedAdapter, arXiv 2205.10162, deepens in the same way), and a good round after that is no reason to go back. The loss
     decides, since other metrics are noisy: an accuracy that rose from 0.1 to 0.56 in three rounds stood still for two, while the loss fell.
+    Only evaluations by the same sites as the last one's are compared: others were made with other data.
     """
-    losses = [loss for round_ in sorted(evaluations) if (loss := evaluations[round_].loss) is not None]
+    sites = evaluations[max(evaluations)].sites if evaluations else ()
+    alike = [evaluations[round_] for round_ in sorted(evaluations) if evaluations[round_].sites == sites]
+    losses = [one.loss for one in alike if one.loss is not None]
     return any(_brought_little(losses[:end]) for end in range(_STALL_ROUNDS + 2, len(losses) + 1))
 
 

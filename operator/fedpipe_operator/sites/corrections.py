@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from fedpipe_operator.formatting import bytes_text, rate_text
+from fedpipe_operator.formatting import bytes_text, excerpt, rate_text
 from fedpipe_operator.sites.profile import Resources
 from fedpipe_trainer.contract import Plan, TrainResult, Wire
 
@@ -22,6 +22,8 @@ REPLANNED: Final = "re-planned: "
 """What the reason for a changed plan begins with."""
 _NOTICEABLE: Final = 1.15
 """Forecasts are required to be within 15 % of the measurement."""
+_LONGEST_PROBLEM: Final = 300
+"""Characters of a sentence of a site in messages."""
 _LATENCY: Final = 1.0
 """Seconds by which transfers may differ from their forecast for other reasons than bandwidth: connections, hashes, the disk."""
 _BITS_PER_BYTE: Final = 8
@@ -74,7 +76,7 @@ def measurement(result: TrainResult, plan: Plan) -> Measurement:
         peak_memory_bytes=result.measured.peak_memory_bytes,
         steps=max(0, result.steps - result.resumed_from_step),
         out_of_memory=0 < result.micro_batch_size < plan.micro_batch,
-        cache_problem=result.cache_problem if plan.cache_activations else "",
+        cache_problem=excerpt(result.cache_problem, _LONGEST_PROBLEM) if plan.cache_activations else "",
     )
 
 

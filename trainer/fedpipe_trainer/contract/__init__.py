@@ -34,6 +34,7 @@ from fedpipe_trainer.contract.result import (
     perplexity_of,
 )
 from fedpipe_trainer.contract.task import (
+    EVALUATION_SHARE,
     Data,
     EvaluateTask,
     Evaluation,
@@ -53,6 +54,7 @@ from fedpipe_trainer.contract.task import (
 )
 
 __all__ = [
+    "EVALUATION_SHARE",
     "SCHEMA_VERSION",
     "Artifact",
     "BaseModelFacts",

@@ -206,6 +206,10 @@ class ProfileTask(_TaskBase):
     """Where the same object is read back."""
 
 
+EVALUATION_SHARE: Final = 0.5
+"""Share of a training's deadline after which the evaluation before it is given up, so that there is time to train."""
+
+
 class TrainEvaluation(Wire):
     """The evaluation of the global adapter that a training starts from, before its first step: an `EvaluateResult` of its own."""
 

@@ -4,6 +4,7 @@ Two batches, each answered with one token and with a few more: the first tells t
 and the two batches apart tell what a token costs whatever the batch, and what each of its prompts adds. A warm-up comes first.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Final
 
@@ -14,6 +15,8 @@ from fedpipe_trainer.evaluation import DecodingConfig, generate_answers
 from fedpipe_trainer.profiling.subject import Subject
 from fedpipe_trainer.task_runtime import TaskRuntime
 
+_LOG = logging.getLogger(__name__)
+
 _BATCH: Final = 4
 """Prompts of the larger batch. It needs less memory than a training step of one sample, which keeps all activations."""
 _TOKENS: Final = 4
@@ -21,7 +24,9 @@ _TOKENS: Final = 4
 
 
 def measure_generation(subject: Subject, examples: Sequence[Example], runtime: TaskRuntime) -> GenerationSpeed | None:
-    """Measure the base with what is attached to it; None for a classification, and where memory does not suffice.
+    """Measure the base with what is attached to it; None for a classification, and where memory does not suffice or it cannot generate.
+
+    A model that cannot generate costs a training its evaluation, so it must not cost a site its profile.
 
     Args:
         subject: the base and the objective.
@@ -34,7 +39,8 @@ def measure_generation(subject: Subject, examples: Sequence[Example], runtime: T
     objective = subject.objective
     if isinstance(objective, SequenceClassification):
         return None
-    prompts = [_prompt(example) for example in examples]
+    longest = max(1, objective.max_length - 1 - _TOKENS)
+    prompts = [_prompt(example)[-longest:] for example in examples]
     try:
         _seconds(subject, objective, prompts[:1], 1, runtime)
         one, one_more = (_seconds(subject, objective, prompts[:1], tokens, runtime) for tokens in (1, 1 + _TOKENS))
@@ -44,6 +50,9 @@ def measure_generation(subject: Subject, examples: Sequence[Example], runtime: T
         if failure.reason is FailureReason.OUT_OF_MEMORY:
             return None
         raise
+    except (RuntimeError, ValueError, IndexError, AttributeError) as error:
+        _LOG.warning("the speed of generating answers could not be measured: %s", error)
+        return None
     token, token_of_batch = max(0.0, one_more - one) / _TOKENS, max(0.0, many_more - many) / _TOKENS
     each = min(token, max(0.0, token_of_batch - token) / (_BATCH - 1))
     return GenerationSpeed(prompt_seconds=many / _BATCH, token_seconds=token - each, sequence_token_seconds=each)

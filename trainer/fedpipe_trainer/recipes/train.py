@@ -18,6 +18,7 @@ from fedpipe_trainer.activation_cache import CacheCounts, cached_activations
 from fedpipe_trainer.adapters import Adapters, AdapterSpec, AdapterTensors, attach_adapters, read_global_adapter, write_tensors
 from fedpipe_trainer.checkpoint import TrainingState
 from fedpipe_trainer.contract import (
+    EVALUATION_SHARE,
     Artifact,
     EvaluateResult,
     EvaluateTask,
@@ -51,8 +52,6 @@ from fedpipe_trainer.task_runtime import TaskRuntime
 
 _TRAINING_SHARE: Final = 0.9
 """Share of the deadline for training; the rest is for validation and the upload."""
-_EVALUATION_SHARE: Final = 0.5
-"""Share of the deadline after which an evaluation is given up, so that there is time to train."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -173,7 +172,7 @@ def _evaluation_task(task: TrainTask, requested: TrainEvaluation) -> EvaluateTas
         round=requested.round,
         attempt=task.attempt,
         model=task.model,
-        deadline_seconds=_EVALUATION_SHARE * task.deadline_seconds,
+        deadline_seconds=EVALUATION_SHARE * task.deadline_seconds,
         result=requested.result,
         objective=task.objective,
         data=task.data,
