@@ -128,7 +128,7 @@ def test_each_site_s_plan_names_the_constraint_that_makes_it_different(auto: Aut
 
 def test_the_status_shows_the_plans_that_the_store_keeps(auto: AutoRun) -> None:
     first = plan_of(auto, 1)
-    stored = {site: plan_status(site, plan, first.importance) for site, plan in first.plans.items()}
+    stored = {site: plan_status(site, plan, first.rank_lines[site]) for site, plan in first.plans.items()}
 
     assert {site: PlanStatus.model_validate(plan) for site, plan in auto.plans.items()} == stored
 

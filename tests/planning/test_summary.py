@@ -81,7 +81,7 @@ def test_a_row_says_what_is_predicted_and_which_weight_has_which_rank() -> None:
 
 
 def test_a_status_is_bounded_and_rounded() -> None:
-    status = plan_status("b", a_plan(("x" * 2000,) * 20, micro_batch_size=4, cache_activations=True))
+    status = plan_status("b", a_plan(("x" * 2000,) * 20, micro_batch_size=4, cache_activations=True), ["q: rank 8"])
 
     assert status == PlanStatus(
         site="b",
@@ -98,7 +98,7 @@ def test_a_status_is_bounded_and_rounded() -> None:
         step_seconds=60.0,
         upload=2048,
         download=4096,
-        ranks=("q: rank 8", "k: no adapter", "v: rank 16"),
+        ranks=("q: rank 8",),
         limited_by="Time",
         why=("x" * 1024,) * 12,
     )

@@ -1,6 +1,6 @@
 """Summaries of a plan: rows of text for `fedpipe plan`, and the entry in a run's status."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -59,13 +59,13 @@ def forecast_text(plan: Plan) -> str:
     )
 
 
-def plan_status(site: str, plan: Plan, importance: Mapping[str, float] = _NO_SCORES) -> PlanStatus:
+def plan_status(site: str, plan: Plan, lines: Sequence[str] = ()) -> PlanStatus:
     """A plan as the run's status shows it; the number and the length of its sentences are bounded.
 
     Args:
         site: its name.
         plan: its plan.
-        importance: score by weight, of mean 1.
+        lines: which weights have which rank, in words.
     """
     return PlanStatus(
         site=site,
@@ -82,7 +82,7 @@ def plan_status(site: str, plan: Plan, importance: Mapping[str, float] = _NO_SCO
         upload=plan.forecast.upload_bytes,
         download=plan.forecast.download_bytes,
         limited_by=plan.limited_by,
-        ranks=rank_lines(plan.ranks, importance),
+        ranks=tuple(lines),
         memory=plan.forecast.memory_bytes,
         seconds=round(plan.forecast.seconds, 1),
         why=tuple(sentence[:_STATUS_MAX_LENGTH] for sentence in plan.why[:_STATUS_MAX_REASONS]),

@@ -11,6 +11,8 @@ from fedpipe_operator.planning import Hyperparameter
 from fedpipe_operator.sites import Correction, Measurement, Resources
 from fedpipe_trainer.contract import Artifact, Plan, Wire
 
+STATUS_SITES: Final = 100
+"""Sites, in order of name, that the status of a run shows; the store has all."""
 LARGEST_PROGRESS: Final = 1e6
 LARGEST_LOSS: Final = 1e6
 _Progress = Annotated[float, Field(ge=-LARGEST_PROGRESS, le=LARGEST_PROGRESS, allow_inf_nan=False)]
@@ -51,6 +53,8 @@ class RoundPlan(Wire):
     """Importance of each weight, combined over the sites, of mean 1."""
     importance_note: str = ""
     """Where the importance comes from and how far it is trusted."""
+    rank_lines: dict[str, tuple[str, ...]] = {}
+    """By site, of those that the status shows: which weights have which rank, in words. For large models they take long to make."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     """Of the round's trainings. None: an earlier version of the operator planned the round; the spec's counts then."""
     hyperparameters: tuple[Hyperparameter, ...] = ()

@@ -12,13 +12,14 @@ from fedpipe_operator.planning import (
     facts_of,
     hyperparameters,
     plan_round,
+    rank_lines,
     rate_of,
     wrong_base_reason,
 )
 from fedpipe_operator.rounds.evidence import history_of
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import needed_updates, select
-from fedpipe_operator.rounds.records import OutOfReach, RoundPlan
+from fedpipe_operator.rounds.records import STATUS_SITES, OutOfReach, RoundPlan
 from fedpipe_operator.sites import SiteProfile, site_profile
 from fedpipe_trainer.contract import Outcome, ProfileResult
 
@@ -65,6 +66,7 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
         excluded=excluded,
         importance=fleet.importance.scores,
         importance_note=fleet.importance.note,
+        rank_lines={site: rank_lines(made.plans[site].ranks, fleet.importance.scores) for site in sorted(made.plans)[:STATUS_SITES]},
         learning_rate=rate.value,
         hyperparameters=hyperparameters(run.spec, agreeing, made.plans, rate),
         corrections=dict(history.corrections),

@@ -20,7 +20,7 @@ from fedpipe_operator.rounds.attempts import DEADLINE_EXCEEDED, Done, Dropped
 from fedpipe_operator.rounds.conditions import Observation, conditions_of
 from fedpipe_operator.rounds.observed import CommitSummary, PlanSummary
 from fedpipe_operator.rounds.policies import metric_value
-from fedpipe_operator.rounds.records import RoundPlan, Verdict
+from fedpipe_operator.rounds.records import STATUS_SITES, RoundPlan, Verdict
 from fedpipe_operator.rounds.revision import revision_of
 from fedpipe_operator.rounds.stages import End, StageContext, Step, WorkStates, end_reason_of, training_states
 from fedpipe_operator.sites import REPLANNED
@@ -46,8 +46,10 @@ def status_of(context: StageContext, step: Step) -> FineTuneStatus:
         updates=_updates(context),
         metric=_metric(context),
         hyperparameters=tuple(hyperparameter_status(one) for one in plan.hyperparameters) if plan else (),
-        plans=tuple(plan_status(site, plan.plans[site], plan.importance) for site in sorted(plan.plans)[:100]) if plan else (),
-        excluded={site: why[:_SENTENCE_MAX] for site, why in sorted(plan.excluded.items())[:100]} if plan else {},
+        plans=tuple(plan_status(site, plan.plans[site], plan.rank_lines.get(site, ())) for site in sorted(plan.plans)[:STATUS_SITES])
+        if plan
+        else (),
+        excluded={site: why[:_SENTENCE_MAX] for site, why in sorted(plan.excluded.items())[:STATUS_SITES]} if plan else {},
         history=tuple(
             _history_entry(context, round_) for round_ in sorted(context.observed.commits.keys() & context.observed.evaluations)[-HISTORY:]
         ),
@@ -243,7 +245,7 @@ def _history_entry(context: StageContext, round_: int) -> RoundStatus:
         updates=committed_updates(commit, plan).summary,
         metric=_rounded(metric_value(evaluation, primary_metric(context.run.spec))),
         loss=_rounded(evaluation.loss),
-        evaluators=evaluation.sites[:100] if context.run.spec.sites.per_round is not None else (),
+        evaluators=evaluation.sites[:STATUS_SITES] if context.run.spec.sites.per_round is not None else (),
         seconds=round(max(0.0, commit.finished_at - plan.started_at) if plan else 0.0, 1),
         uploaded_bytes=commit.bytes_read,
         truncated_energy=round(commit.truncated_energy, _DIGITS),
@@ -265,4 +267,4 @@ def _sites_without_contribution(context: StageContext, commit: CommitSummary) ->
         for site in (plan.selected if plan else ())
         if site not in contributed
     }
-    return dict(sorted((absent | refused).items())[:100])
+    return dict(sorted((absent | refused).items())[:STATUS_SITES])
