@@ -19,6 +19,7 @@ from fedpipe_operator.rounds.observed import summarize_commit, summarize_plan
 from fedpipe_operator.rounds.records import Contribution, RoundCommit, RoundPlan, Verdict
 from fedpipe_operator.rounds.stages import End, StageContext, Step
 from fedpipe_operator.rounds.status import blocked, committed_updates, finished, invalid, status_of, updates_under_way
+from fedpipe_operator.store.objects import required_object
 from fedpipe_trainer.contract import Artifact, TrainTask
 
 RUNNING = Step(Reason.TRAINING, "1 of 3 sites done")
@@ -331,6 +332,17 @@ def test_the_updates_from_the_first_profile_to_the_end_of_a_run(tmp_path: Path) 
     assert world.store.read(names.round_commit(2)) is not None
     assert counts(world) == (4, 2, 3, 1, 0)
     assert [entry.updates for entry in world.run.resource.status.history] == ["2/4", "3/4"]
+
+
+def test_the_plans_of_the_status_say_which_weights_have_which_rank(tmp_path: Path) -> None:
+    world = World(a_run(planning={"ranks": [4]}), tmp_path)
+    world.work_until("train-r1")
+
+    plan = required_object(world.store, names.round_plan(1), RoundPlan)
+
+    shown = {one.site: one.ranks for one in world.run.resource.status.plans}
+    assert shown == plan.rank_lines
+    assert set(shown.values()) == {("q, v: rank 4 in layer 0",)}
 
 
 def test_the_updates_of_a_run_that_failed_stay_in_its_status(tmp_path: Path) -> None:
