@@ -46,8 +46,8 @@ class ActivationStore:
 
     @property
     def problem(self) -> str:
-        """Why the cache did not work at all, and what to do; empty if any value was read from it."""
-        return "" if self.hits else self._unwritable or self._unreadable
+        """Why the cache did not work, and what to do; empty if at least half of the reads found their value all the same."""
+        return "" if self.hits >= self.misses else self._unwritable or self._unreadable
 
     def read(self, name: str, dtype: torch.dtype) -> Tensor | None:
         """The value of this name; None if there is none, or it is damaged or of another type."""
