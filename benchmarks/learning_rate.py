@@ -181,9 +181,9 @@ def range_tests(name: str) -> dict[str, Any]:
 
 
 def chosen_rate(name: str, stored: dict[str, Any]) -> float:
-    """The operator's choice for a run of this case's steps."""
+    """The operator's choice for rounds of this case's steps."""
     tests = {site: RangeTestResult.model_validate(test) for site, test in stored[f"{name}: range test"]["sites"].items()}
-    return choose_learning_rate(tests, CASES[name].rounds * CASES[name].steps).value
+    return choose_learning_rate(tests, CASES[name].steps).value
 
 
 def work(name: str, stored: dict[str, Any]) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:

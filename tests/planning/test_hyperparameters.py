@@ -31,7 +31,7 @@ FAILED = RangeTestResult(problem="no learning rate was tested: out of memory")
 
 
 def choice(sites: Mapping[str, RangeTestResult | None]) -> LearningRate:
-    """The choice for a run that is as short as the test."""
+    """The choice for rounds that are as short as the test."""
     return choose_learning_rate(sites, RANGE_TEST_STEPS)
 
 
@@ -45,8 +45,8 @@ def test_the_rate_that_lowers_the_loss_most_is_chosen_and_the_reason_names_the_o
     )
 
 
-@pytest.mark.parametrize(("steps", "value"), [(1, 1e-2), (8, 1e-2), (9, 9e-3), (32, 5e-3), (72, 3e-3), (800, 1e-3), (10**6, 2e-5)])
-def test_the_rate_falls_with_the_root_of_the_steps_of_a_run_that_is_longer_than_the_test(steps: int, value: float) -> None:
+@pytest.mark.parametrize(("steps", "value"), [(1, 1e-2), (8, 1e-2), (9, 9e-3), (32, 5e-3), (72, 3e-3), (800, 1e-3), (10**6, 3e-5)])
+def test_the_rate_falls_with_the_root_of_the_steps_of_a_round_that_is_longer_than_the_test(steps: int, value: float) -> None:
     sites = {"a": losses_of({3e-3: 1.5, 1e-2: 1.4, 3e-2: 1.6})}
 
     assert choose_learning_rate(sites, steps).value == value
@@ -55,13 +55,19 @@ def test_the_rate_falls_with_the_root_of_the_steps_of_a_run_that_is_longer_than_
 def test_the_reason_says_that_the_rate_was_lowered() -> None:
     chosen = choose_learning_rate({"a": losses_of({3e-3: 1.5, 1e-2: 1.4})}, 32)
 
-    assert chosen.reason.endswith("(0.003: -25.0 %); times √(8/32), rounded down, since the run has up to 32 steps")
+    assert chosen.reason.endswith("(0.003: -25.0 %); times √(8/32), since a round has up to 32 steps")
 
 
 @pytest.mark.parametrize(("best", "steps", "value"), [(3e-4, 72, 1e-4), (3e-4, 18, 2e-4), (3e-2, 72, 1e-2), (3e-4, 7200, 1e-5)])
-def test_a_rate_that_is_a_digit_but_for_rounding_errors_is_that_digit(best: float, steps: int, value: float) -> None:
-    """Without the errors the first would be 0, and a round with it cannot be planned."""
+def test_a_lowered_rate_has_one_digit_and_is_never_0(best: float, steps: int, value: float) -> None:
     assert choose_learning_rate({"a": losses_of({best: 1.0, 1e-3: 1.5})}, steps).value == value
+
+
+def test_of_rates_that_are_nearly_equal_the_smallest_is_chosen_because_a_short_test_flatters_large_ones() -> None:
+    chosen = choice({"a": losses_of({1e-3: 1.9, 3e-3: 1.772, 1e-2: 1.760, 3e-2: 1.781})})
+
+    assert chosen.value == 3e-3
+    assert chosen.reason.startswith("0.003 is the smallest of 4 rates within 1.0 % of the best: validation loss -11.4 % after 8 steps")
 
 
 @pytest.mark.parametrize("steps", [8, 100])

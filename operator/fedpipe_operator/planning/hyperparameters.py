@@ -14,7 +14,7 @@ from pydantic import Field
 
 from fedpipe_operator import conversion
 from fedpipe_operator.api import FineTuneSpec, PlanningMode, TrainingSpec, parse_duration
-from fedpipe_operator.formatting import excerpt
+from fedpipe_operator.formatting import excerpt, percent
 from fedpipe_operator.planning.request import MAX_PASSES
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Plan, RangeTest, RangeTestResult, Wire
@@ -32,6 +32,8 @@ RANGE_TEST_SHARE: Final = 0.02
 FROM_SPEC: Final = "from the spec"
 _QUORUM: Final = 0.5
 """A rate counts if the sites that judge it have at least this share of the samples."""
+_NEARLY: Final = 0.01
+"""Relative changes of the loss that differ by so little are no reason for a larger rate."""
 _WORST: Final = 1.0
 """A site's word is at most that the loss doubles, or falls to 0: so no site decides alone, whatever it reports."""
 _SHOWN: Final = 256
@@ -47,10 +49,6 @@ class Hyperparameter(Wire):
     """The field of the spec that sets it."""
     value: Annotated[str, Field(max_length=_SHOWN)]
     reason: Annotated[str, Field(max_length=1024)]
-
-
-_ROUNDING_ERROR: Final = 1e-9
-"""Relative: 3e-4 · √(8/72) is a little below 1e-4."""
 
 
 @dataclass(frozen=True)
@@ -82,41 +80,37 @@ def range_test(spec: FineTuneSpec) -> RangeTest | None:
 
 
 def choose_learning_rate(sites: Mapping[str, RangeTestResult | None], steps: int) -> LearningRate:
-    """The rate with the lowest relative change of the sites' validation losses, lowered for a run that is longer than the test.
+    """The smallest rate that is about as good as the best by the relative change of the sites' losses, lowered for longer rounds.
 
-    A short test flatters large rates. The best constant step size of stochastic gradient descent over T steps falls as 1/√T
-    (Nemirovski et al., SIAM J. Optim. 19(4), 2009), so it is multiplied by √(steps of the test / T).
+    A short test flatters large rates: of those that are nearly equal after few steps the larger ones diverge first. And the best constant
+    step size of stochastic gradient descent over T steps falls as 1/√T (Nemirovski et al., SIAM J. Optim. 19(4), 2009), so it is
+    multiplied by √(steps of the test / T), T being the steps of a round, each of which starts a new optimiser from the sites' mean.
 
     Args:
         sites: the test of each; one without a test, or whose test failed, has no say.
-        steps: the most optimiser steps that a site takes in all rounds of the run.
+        steps: the most optimiser steps that a site takes in a round.
     """
     tests = {name: test for name, test in sorted(sites.items()) if test is not None and test.samples and test.rates}
     changes = combined_changes(tests)
     if len(changes) < 2:  # noqa: PLR2004 - a single rate is compared with nothing
         return LearningRate(DEFAULT_LEARNING_RATE, f"the default: {_why_not_tested(sites)}")
-    best = min(changes, key=lambda rate: (changes[rate], rate))
+    best = min(rate for rate, change in changes.items() if change <= min(changes.values()) + _NEARLY)
     others = ", ".join(f"{rate:g}: {_percent(changes[rate])}" for rate in sorted(changes) if rate != best)
     tested = f"after {RANGE_TEST_STEPS} steps at {len(tests)} of {len(sites)} sites ({others})"
     found = f"{best:g} is the best of {len(changes)} rates: validation loss {_percent(changes[best])} {tested}"
+    if changes[best] > min(changes.values()):
+        found = f"{best:g} is the smallest of {len(changes)} rates within {percent(_NEARLY)} of the best: {found.partition(': ')[2]}"
     if changes[best] >= 0:
         found += ", which none of them lowered: check the data, or write training.learningRate"
     if steps <= RANGE_TEST_STEPS:
         return LearningRate(best, found)
-    value = _round_down(best * math.sqrt(RANGE_TEST_STEPS / steps))
-    return LearningRate(value, f"{found}; times √({RANGE_TEST_STEPS}/{steps}), rounded down, since the run has up to {steps} steps")
+    value = float(f"{best * math.sqrt(RANGE_TEST_STEPS / steps):.1g}")
+    return LearningRate(value, f"{found}; times √({RANGE_TEST_STEPS}/{steps}), since a round has up to {steps} steps")
 
 
 def rate_of(planned: float | None, training: TrainingSpec) -> float:
     """The learning rate of a round: its plan's; of a plan that an earlier version of the operator made the spec's, or the default."""
     return planned or training.learning_rate or DEFAULT_LEARNING_RATE
-
-
-def _round_down(value: float) -> float:
-    """The value with its first significant digit only; one that is a digit but for rounding errors is that digit."""
-    value *= 1 + _ROUNDING_ERROR
-    unit = 10.0 ** math.floor(math.log10(value))
-    return float(f"{math.floor(value / unit) * unit:.1g}")
 
 
 def combined_changes(tests: Mapping[str, RangeTestResult]) -> dict[float, float]:

@@ -48,7 +48,7 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
     selected = choose(made.plans)
     if len(selected) < need:
         return OutOfReach(message=_too_few(round_, need, len(run.sites), excluded))
-    steps = run.spec.rounds.count * max(plan.steps for plan in made.plans.values())
+    steps = max(plan.steps for plan in made.plans.values())
     rate = _learning_rate(run, observed, agreeing, steps=steps)
     return RoundPlan(
         round=round_,
