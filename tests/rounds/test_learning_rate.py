@@ -23,7 +23,7 @@ OTHERWISE = RangeTestResult(
     samples=20, loss_before=1.0, rates=(RateLoss(learning_rate=1e-3, loss=0.1), RateLoss(learning_rate=3e-3, loss=0.9))
 )
 SHORT = {"maxSteps": 4}
-"""Two rounds that are together as short as the range test, so that its best rate is the run's."""
+"""Rounds no longer than the range test, so that its best rate is the run's."""
 MODES = ["Auto", "Uniform", "UniformWeakest", "Proportional"]
 
 
@@ -79,12 +79,12 @@ def test_a_site_with_another_base_model_has_no_say(tmp_path: Path) -> None:
     assert "after 8 steps at 2 of 2 sites" in reason(world)
 
 
-def test_a_longer_run_has_a_lower_rate(tmp_path: Path) -> None:
-    world = World(a_run(training={"maxSteps": 36}), tmp_path, trainer_that_tests_rates)
+def test_longer_rounds_have_a_lower_rate(tmp_path: Path) -> None:
+    world = World(a_run(training={"maxSteps": 72}), tmp_path, trainer_that_tests_rates)
     world.settle()
 
     assert trained_with(world) == {1: {1e-3}, 2: {1e-3}}
-    assert reason(world).endswith("times √(8/72), rounded down, since the run has up to 72 steps")
+    assert reason(world).endswith("times √(8/72), since a round has up to 72 steps")
 
 
 def test_given_plans_use_the_chosen_rate_too(tmp_path: Path) -> None:
