@@ -39,7 +39,6 @@ class ActivationStore:
         """`limit`: bytes of all values below `root`; None: half of what is free there, counting its present values as free."""
         self._root, self._folder, self._limit = root, root / key, limit
         self._allowance = 0
-        self._closed = False
         self.hits = 0
         self.misses = 0
         self._unreadable = self._unwritable = ""
@@ -69,7 +68,7 @@ class ActivationStore:
 
     def write(self, name: str, value: Tensor) -> None:
         """Keep the value, unless there is no room for it or it cannot be written."""
-        if self._closed:
+        if self._unwritable:
             return
         data = _serialise(value)
         try:
@@ -116,7 +115,7 @@ class ActivationStore:
         return min(free, (self._limit if self._limit is not None else (free + used) // 2) - used)
 
     def _stop(self, message: str) -> None:
-        self._closed, self._unwritable = True, message
+        self._unwritable = message
         self._warn(f"{message}; the rest is computed in every pass")
 
     def _warn(self, message: str) -> None:

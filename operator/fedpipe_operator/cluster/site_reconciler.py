@@ -12,7 +12,7 @@ from fedpipe_operator.cluster.objects import read_body, read_status
 from fedpipe_operator.cluster.status_writer import SITE, ClusterStatusWriter
 from fedpipe_operator.rounds import Event, Observed, Run
 from fedpipe_operator.rounds.conditions import Observation, conditions_of
-from fedpipe_operator.rounds.round_plan import completed_profile
+from fedpipe_operator.rounds.round_plan import completed_profiles
 from fedpipe_operator.sites import Node, claimed_capacity, discovered_capacity, find_pool_problem, site_granularity
 from fedpipe_trainer.contract import ProfileResult
 
@@ -95,8 +95,7 @@ class SiteReconciler:
 
 def measured_capacities(run: Run, observed: Observed) -> dict[str, MeasuredCapacity]:
     """What the run's completed profiles measured, by site."""
-    profiles = ((site, completed_profile(observed.profiles.get(site.name, {}))) for site in run.sites)
-    return {site.name: _measured_capacity(run.name, site, profile) for site, profile in profiles if profile is not None}
+    return {site.name: _measured_capacity(run.name, site, profile) for site, profile in completed_profiles(run, observed)}
 
 
 def _measured_capacity(run: str, site: EdgeSite, profile: ProfileResult) -> MeasuredCapacity:

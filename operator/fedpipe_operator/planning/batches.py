@@ -12,7 +12,6 @@ batches are as slow as large ones (a GPU that they do not fill), the batch stays
 the learning rate was chosen: MiniLM learned as much per sample with 16, 8 and 4, and nothing with 2 (benchmarks/README.md, *Batches*).
 """
 
-from collections.abc import Mapping
 from math import floor, sqrt
 from typing import Final
 
@@ -24,13 +23,6 @@ from fedpipe_operator.sites import SiteProfile
 
 SMALLEST_SHARE: Final = 1 / 4
 """Of the run's batch."""
-
-
-def with_batches(
-    request: PlanRequest, sites: Mapping[str, SiteProfile], solutions: Mapping[str, Solution], most: int, seconds: float
-) -> dict[str, Solution]:
-    """The solutions, each with the best batch of its site; the arguments are those of `with_batch`."""
-    return {name: with_batch(request, sites[name], solution, most, seconds) for name, solution in solutions.items()}
 
 
 def with_batch(request: PlanRequest, site: SiteProfile, solution: Solution, most: int, seconds: float) -> Solution:

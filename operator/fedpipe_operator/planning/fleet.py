@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from fedpipe_operator.planning.batches import with_batches
+from fedpipe_operator.planning.batches import with_batch
 from fedpipe_operator.planning.choices import lowest_layers
 from fedpipe_operator.planning.frontier import Frontier, frontiers
 from fedpipe_operator.planning.memory_model import Float64, Int64
@@ -86,7 +86,7 @@ def solve_fleet(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> Fleet
     solutions = {name: without(solution, uncovered, problems[name]) for name, solution in solutions.items()}
     progress = sum(shares[name] * solution.value for name, solution in solutions.items())
     most = max((solution.steps for solution in solutions.values()), default=0)
-    by_site = with_batches(request, sites, solutions, most, length.seconds)
+    by_site = {name: with_batch(request, sites[name], solution, most, length.seconds) for name, solution in solutions.items()}
     return FleetSolution(length, by_site, most, problems, uncovered, bound, progress)
 
 

@@ -97,9 +97,10 @@ def choose_learning_rate(sites: Mapping[str, RangeTestResult | None], steps: int
     best = min(rate for rate, change in changes.items() if change <= min(changes.values()) + _NEARLY)
     others = ", ".join(f"{rate:g}: {_percent(changes[rate])}" for rate in sorted(changes) if rate != best)
     tested = f"after {RANGE_TEST_STEPS} steps at {len(tests)} of {len(sites)} sites ({others})"
-    found = f"{best:g} is the best of {len(changes)} rates: validation loss {_percent(changes[best])} {tested}"
+    choice = f"the best of {len(changes)} rates"
     if changes[best] > min(changes.values()):
-        found = f"{best:g} is the smallest of {len(changes)} rates within {percent(_NEARLY)} of the best: {found.partition(': ')[2]}"
+        choice = f"the smallest of {len(changes)} rates within {percent(_NEARLY)} of the best"
+    found = f"{best:g} is {choice}: validation loss {_percent(changes[best])} {tested}"
     if changes[best] >= 0:
         found += ", which none of them lowered: check the data, or write training.learningRate"
     if steps <= RANGE_TEST_STEPS:

@@ -135,7 +135,7 @@ def _given_plan(request: PlanRequest, site: SiteProfile, given: ManualPlan) -> P
         micro_batch=min(batch, given.micro_batch_size or batch),
         checkpointing=given.gradient_checkpointing,
         lowest_layer=lowest,
-        cached=given.cache_activations and not request.correction(site).cache_problem,
+        cached=given.cache_activations and request.has_cache(site),
     )
     ranks = {weight.name: given.rank for weight in site.base.weights if weight.layer >= lowest}
     why = ("given by planning.plans",)

@@ -21,6 +21,7 @@ from fedpipe_operator.planning.modes import (
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.time_model import has_speed
 from fedpipe_operator.sites import Correction, SiteProfile
+from fedpipe_trainer.contract import Plan
 
 MODES: Final[Mapping[PlanningMode, Callable[[PlanRequest, Mapping[str, SiteProfile]], Plans]]] = {
     PlanningMode.AUTO: plan_auto,
@@ -30,7 +31,7 @@ MODES: Final[Mapping[PlanningMode, Callable[[PlanRequest, Mapping[str, SiteProfi
     PlanningMode.MANUAL: plan_manual,
 }
 
-Select = Callable[[Collection[str]], Collection[str]]
+Select = Callable[[Collection[str]], tuple[str, ...]]
 """Chooses a round's sites out of those with a plan."""
 
 
@@ -63,6 +64,8 @@ class FleetPlans:
 
     plans: Plans
     importance: CombinedImportance
+    selected: tuple[str, ...]
+    """The sites that take part in the round."""
 
 
 def plan_round(
@@ -101,19 +104,18 @@ def plan_round(
     )
     given = {plan.site: plan for plan in spec.planning.plans if plan.site in usable and spec.planning.mode is not PlanningMode.MANUAL}
     own = given_plans(request, {str(name): (usable[str(name)], plan) for name, plan in given.items()})
-    made = _plan_selected(request, {name: profile for name, profile in usable.items() if name not in given}, select, own)
-    return FleetPlans(Plans(made.plans | own.plans, made.excluded | own.excluded | excluded), importance)
+    planned = {name: profile for name, profile in usable.items() if name not in given}
+    made = MODES[spec.planning.mode](request, planned)
+    selected = select(made.plans | own.plans)
+    plans = made.plans | _plans_of_selected(request, planned, made, set(selected)) | own.plans
+    return FleetPlans(Plans(plans, made.excluded | own.excluded | excluded), importance, selected)
 
 
-def _plan_selected(request: PlanRequest, profiles: Mapping[str, SiteProfile], select: Select, given: Plans) -> Plans:
-    """Plan all sites, then those of the round once more, without the others."""
-    mode = MODES[request.spec.planning.mode]
-    made = mode(request, profiles)
-    selected = set(select(made.plans | given.plans))
-    if selected >= made.plans.keys():
-        return made
-    again = mode(request, {name: profiles[name] for name in made.plans if name in selected})
-    return Plans(made.plans | again.plans, made.excluded)
+def _plans_of_selected(request: PlanRequest, sites: Mapping[str, SiteProfile], made: Plans, selected: set[str]) -> dict[str, Plan]:
+    """The plans of the round's sites, planned without the others; none where no other was planned."""
+    if made.plans.keys() <= selected:
+        return {}
+    return MODES[request.spec.planning.mode](request, {name: sites[name] for name in made.plans if name in selected}).plans
 
 
 def _importance(profiles: Mapping[str, SiteProfile], history: History) -> CombinedImportance:

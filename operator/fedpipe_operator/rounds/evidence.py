@@ -81,7 +81,7 @@ def _facts(plan: RoundPlan, site: str, now: Correction, profile: SiteProfile | N
     """What is new of a site since the last plan, as parts of a sentence."""
     resources = plan.resources.get(site)
     # A bandwidth that the site no longer has explains no transfers.
-    has_changed = profile is not None and resources is not None and (resources.up, resources.down) != (profile.up, profile.down)
+    has_changed = profile is not None and resources is not None and not profile.resources.has_bandwidth_of(resources)
     shown = findings(plan.corrections.get(site, _NONE), now, None if has_changed else resources)
     return (*shown, *changes(resources, profile.resources)) if profile and resources else shown
 

@@ -1,9 +1,10 @@
 """The plan of a round: the planner's choice for every site, the selected sites, and how many updates the round needs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
+from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.planning import (
     FROM_SPEC,
     LearningRate,
@@ -45,8 +46,7 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
     fleet = plan_round(run.spec, agreeing, facts.head, history, select=choose)
     made = fleet.plans
     excluded = dict(failed) | dict(facts.wrong_base) | dict(made.excluded)
-    selected = choose(made.plans)
-    if len(selected) < need:
+    if len(fleet.selected) < need:
         return OutOfReach(message=_too_few(round_, need, len(run.sites), excluded))
     steps = max(plan.steps for plan in made.plans.values())
     rate = _learning_rate(run, observed, agreeing, steps=steps)
@@ -60,8 +60,8 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
         head=dict(facts.head),
         plans=dict(made.plans),
         samples={site: profiles[site].train_samples for site in made.plans},
-        selected=selected,
-        evaluators=selected,
+        selected=fleet.selected,
+        evaluators=fleet.selected,
         needed=need,
         excluded=excluded,
         importance=fleet.importance.scores,
@@ -89,13 +89,16 @@ def _learning_rate(run: Run, observed: Observed, profiles: Mapping[str, SiteProf
 
 def _profiles(run: Run, observed: Observed) -> dict[str, SiteProfile]:
     """The sites' profiles as the planner reads them: each site's first completed attempt."""
-    completed = {site.name: completed_profile(observed.profiles.get(site.name, {})) for site in run.sites}
-    return {site.name: site_profile(site, result) for site in run.sites if (result := completed[site.name]) is not None}
+    return {site.name: site_profile(site, result) for site, result in completed_profiles(run, observed)}
 
 
-def completed_profile(attempts: Mapping[int, ProfileResult]) -> ProfileResult | None:
-    """The profile of a site's first completed attempt; None if there is none."""
-    return next((attempts[attempt] for attempt in sorted(attempts) if attempts[attempt].outcome is Outcome.COMPLETED), None)
+def completed_profiles(run: Run, observed: Observed) -> Iterator[tuple[EdgeSite, ProfileResult]]:
+    """The sites with a profile, each with that of its first completed attempt."""
+    for site in run.sites:
+        attempts = observed.profiles.get(site.name, {})
+        completed = (attempts[attempt] for attempt in sorted(attempts) if attempts[attempt].outcome is Outcome.COMPLETED)
+        if (profile := next(completed, None)) is not None:
+            yield site, profile
 
 
 def _facts(run: Run, observed: Observed, profiles: Mapping[str, SiteProfile]) -> RunFacts:

@@ -112,9 +112,8 @@ def carried_over(correction: Correction, before: Resources | None, now: Resource
     """The correction without what was shown of resources that the site no longer has: less memory, another bandwidth."""
     if before is None:
         return correction
-    has_same_bandwidth = (now.up, now.down) == (before.up, before.down)
     limit = correction.memory_limit if now.memory_bytes <= before.memory_bytes else None
-    return correction.model_copy(update={"memory_limit": limit, "transfers": correction.transfers if has_same_bandwidth else 1.0})
+    return correction.model_copy(update={"memory_limit": limit, "transfers": correction.transfers if now.has_bandwidth_of(before) else 1.0})
 
 
 def findings(before: Correction, now: Correction, resources: Resources | None = None) -> tuple[str, ...]:

@@ -29,6 +29,10 @@ class Resources(Wire):
     """Bits per second, here and below."""
     down: Annotated[float, Field(gt=0)]
 
+    def has_bandwidth_of(self, other: "Resources") -> bool:
+        """Whether what transfers showed of the other holds for these."""
+        return (self.up, self.down) == (other.up, other.down)
+
 
 @dataclass(frozen=True)
 class SiteProfile:
