@@ -10,7 +10,7 @@ PROFILE: Final = Path(__file__).parent / "profile.json"
 """The measured profile of a site of the fastest tier."""
 VERSION: Final = 1
 """To be raised when the aggregation or a constant of the fleet changes what a run does or how long it takes."""
-PLANNER: Final = 2
+PLANNER: Final = 3
 """To be raised when the planner changes what the runs do that leave something to it."""
 
 
@@ -37,6 +37,8 @@ class Given:
     rank: int = 8
     depth: int | None = None
     """The number of top layers with adapters. None: all."""
+    cached: bool = False
+    """Whether it caches the activations below them."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Planned:
     importance: str = "Gradient"
     """One of the operator's methods, or `Random` or `Inverse`: the sites' scores in another order, for the ablation."""
     max_rank: int = 32
+    cache: bool = True
+    """Whether the sites have a cache."""
     batch_sizes: tuple[int, ...] = (2, 4, 8, 16)
     """Those of the spec, the largest being the problem's; with that one only, no site takes a smaller one."""
 

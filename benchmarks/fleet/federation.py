@@ -7,6 +7,8 @@ the planner's allowance for aggregation. The seconds of the fastest tier are mea
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from configuration import Run, Study
@@ -16,12 +18,16 @@ from task import Partition, Task, load_task, partition
 from torch import Tensor
 from training import Quality, evaluate, evaluate_global, ranks_of, steps, trainable
 
-from fedpipe_operator.planning import History
+from fedpipe_operator.planning import History, KeptActivations
 from fedpipe_operator.planning.fleet import ROUND_OVERHEAD
+from fedpipe_operator.rounds.evidence import kept_activations
 from fedpipe_operator.rounds.observed import EvaluationSummary
 from fedpipe_operator.rounds.policies import is_stalled
+from fedpipe_operator.sites import Measurement
+from fedpipe_trainer.activation_cache import CacheCounts, cached_activations
 from fedpipe_trainer.adapters import AdapterTensors
 from fedpipe_trainer.contract import Plan
+from fedpipe_trainer.task_runtime import TaskRuntime
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,13 @@ class Point:
 
 def run(configuration: Run) -> Iterator[Point]:
     """Yield the state after each round, until the next round would end too late."""
+    with TemporaryDirectory(prefix="fedpipe-fleet-") as folder:
+        # In one folder, and yet each site reads its own: the rows are part of a value's name.
+        runtime = TaskRuntime(Path(folder), Path(folder), write_progress=lambda _: None, stop_requested=lambda: False)
+        yield from _run(configuration, runtime)
+
+
+def _run(configuration: Run, runtime: TaskRuntime) -> Iterator[Point]:
     task = load_task(configuration.problem.max_length)
     split = partition(task.train, configuration.problem, len(configuration.slowdowns))
     sites = site_profiles(task, configuration, split)
@@ -64,7 +77,8 @@ def run(configuration: Run) -> Iterator[Point]:
             return
         start = parse_adapter(task, adapter)
         with merged(task, deltas):
-            updates, losses = _train_sites(task, configuration, split, plans=plans, start=start, number=number)
+            trained = _train_sites(task, configuration, split, plans=plans, start=start, number=number, runtime=runtime)
+        updates = {site: one.update for site, one in trained.items()}
         downloaded += len(adapter or b"") * len(updates)
         uploaded += sum(len(update.data) for update in updates.values())
         adapter, learned = aggregate(task, configuration.problem, configuration.server, updates, adapter)
@@ -72,20 +86,20 @@ def run(configuration: Run) -> Iterator[Point]:
         if configuration.server.method == "FLoRA":
             deltas = {name: deltas.get(name, torch.zeros(())) + factors.b @ factors.a for name, factors in new.weights.items()}
             new = AdapterTensors(head=new.head)
-        history = replace(history, learned=learned)
+        history = replace(history, learned=learned, kept=_kept(plans, trained))
         if number % configuration.evaluate_every:
             continue
         with merged(task, deltas):
             quality = evaluate_global(task, new, split.slow_classes)
         evaluations[number] = EvaluationSummary(number, quality.loss, {"accuracy": quality.accuracy}, ())
-        history = History(learned=learned, is_stalled=is_stalled(evaluations))
+        history = replace(history, is_stalled=is_stalled(evaluations))
         yield Point(
             round=number,
             seconds=seconds,
             accuracy=quality.accuracy,
             loss=quality.loss,
             slow_accuracy=quality.slow_accuracy,
-            train_loss=sum(losses) / len(losses),
+            train_loss=sum(one.loss for one in trained.values()) / len(trained),
             uploaded=uploaded,
             downloaded=downloaded,
             idle=1 - sum(one.forecast.seconds for one in plans.values()) / (len(plans) * length),
@@ -113,22 +127,53 @@ def study(configuration: Study) -> Iterator[tuple[int, Quality]]:
                 yield number, evaluate(task, split.slow_classes, configuration.test_documents)
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """A site's part of a round."""
+
+    update: Update
+    loss: float
+    """Mean of its steps."""
+    cache: CacheCounts
+
+
 def _train_sites(  # noqa: PLR0913 -- the parts of a round
-    task: Task, configuration: Run, split: Partition, *, plans: Mapping[str, Plan], start: AdapterTensors, number: int
-) -> tuple[dict[str, Update], list[float]]:
-    """One round of training at every site that takes part: the updates by site, and the sites' mean losses."""
-    problem, updates, losses = configuration.problem, {}, []
+    task: Task,
+    configuration: Run,
+    split: Partition,
+    *,
+    plans: Mapping[str, Plan],
+    start: AdapterTensors,
+    number: int,
+    runtime: TaskRuntime,
+) -> dict[str, _Trained]:
+    """One round of training at every site that takes part."""
+    problem, trained = configuration.problem, {}
     for index, rows in enumerate(split.rows):
         site = plans.get(name_of(index))
         if site is None:
             continue
         examples = tuple(task.train[i] for i in rows)
         ranks = {weight: rank for weight, rank in site.ranks.items() if rank}
-        with trainable(task, ranks, start_of(ranks, configuration.server, start), problem.seed) as adapters:
-            losses_of_steps = steps(
+        first = start_of(ranks, configuration.server, start)
+        with trainable(task, ranks, first, problem.seed) as adapters, cached_activations(task.base, site, first, runtime) as counts:
+            all_losses = steps(
                 task, adapters, examples, problem, name=f"{index}/{number}", lowest=site.lowest_layer, batch_size=site.batch_size
             )
-            taken = list(islice(losses_of_steps, site.steps))
-            updates[name_of(index)] = Update(adapter_file(adapters.trainable), ranks, site.steps, len(examples))
-        losses.append(sum(taken) / len(taken))
-    return updates, losses
+            losses = list(islice(all_losses, site.steps))
+            update = Update(adapter_file(adapters.trainable), ranks, site.steps, len(examples))
+        trained[name_of(index)] = _Trained(update, sum(losses) / len(losses), counts)
+    return trained
+
+
+def _kept(plans: Mapping[str, Plan], trained: Mapping[str, _Trained]) -> dict[str, KeptActivations]:
+    """What the sites' caches hold for the next round, as the operator finds out."""
+    floor = min(one.lowest_layer for one in plans.values())
+    found = {}
+    for site, one in trained.items():
+        hits, misses = one.cache.hits, one.cache.misses
+        measured = Measurement(
+            step_seconds=0, other_seconds=0, peak_memory_bytes=0, steps=one.update.steps, cache_hits=hits, cache_misses=misses
+        )
+        found[site] = kept_activations(plans[site], measured, floor, one.update.data_samples)
+    return {site: kept for site, kept in found.items() if kept is not None}

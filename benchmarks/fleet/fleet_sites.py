@@ -38,7 +38,7 @@ def site_profiles(task: Task, run: Run, split: Partition) -> dict[str, SiteProfi
         site = _slowed(measured, slowdown).model_copy(update={"site": name_of(index), **_data(task, split.rows[index])})
         if isinstance(run.work, Planned):
             site = site.model_copy(update={"importance": _importance(task, run, split.rows[index])})
-        sites[name_of(index)] = site_profile(_edge_site(index, slowdown, measured), site)
+        sites[name_of(index)] = site_profile(_edge_site(index, slowdown, measured, has_cache=_has_cache(run, index)), site)
     return sites
 
 
@@ -81,7 +81,8 @@ def name_of(index: int) -> str:
 def _given_plans(given: Sequence[Given]) -> list[dict[str, Any]]:
     """`planning.plans`."""
     return [
-        {"site": name_of(index), "bits": 16, "rank": one.rank, "steps": one.steps} | ({"layers": one.depth} if one.depth else {})
+        {"site": name_of(index), "bits": 16, "rank": one.rank, "steps": one.steps, "cacheActivations": one.cached}
+        | ({"layers": one.depth} if one.depth else {})
         for index, one in enumerate(given)
         if one.steps
     ]
@@ -122,11 +123,16 @@ def _data(task: Task, rows: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _edge_site(index: int, slowdown: float, measured: ProfileResult) -> EdgeSite:
+def _has_cache(run: Run, index: int) -> bool:
+    return run.work.cache if isinstance(run.work, Planned) else run.work[index].cached
+
+
+def _edge_site(index: int, slowdown: float, measured: ProfileResult, *, has_cache: bool) -> EdgeSite:
     """Its claim of memory: what loading needs, and the tier's part of what training all layers with the whole batch needs beside it."""
     loading = measured.load_peak_bytes[16]
     training = max(point.peak_memory_bytes for point in measured.throughput) - loading
     memory = (loading + _TRAINING_MEMORY * training / slowdown) / 0.85
+    cache = {"cache": {"persistentVolumeClaim": {"claimName": f"{name_of(index)}-cache"}}} if has_cache else {}
     document = {
         "apiVersion": "fedpipe.io/v1alpha1",
         "kind": "EdgeSite",
@@ -138,7 +144,8 @@ def _edge_site(index: int, slowdown: float, measured: ProfileResult) -> EdgeSite
                 "validation": "validation.jsonl",
                 "volume": {"persistentVolumeClaim": {"claimName": f"{name_of(index)}-data"}},
             },
-        },
+        }
+        | cache,
     }
     return EdgeSite.model_validate(document)
 

@@ -14,6 +14,8 @@ COMMON: Final = (max(RANKS),) * len(RANKS)
 """The rank of the methods that need equal ones. Every site here can carry it: the adapters of so small a model are smaller still."""
 _SETTINGS: Final = {"independent": False, "correlated": True}
 _SECONDS: Final = 240.0
+_ROUNDS: Final = 24
+"""Of a planned run."""
 _ROUND, _EQUAL_STEPS = 32, 8
 """Steps of the fastest tier in a round of steps by speed; steps of every site in a round with equal ones."""
 Rule = tuple[Planned | tuple[Given, ...], Server]
@@ -49,7 +51,8 @@ def main(seeds: range = range(3)) -> dict[str, Run | Study]:
 def _run(problem: Problem, work: Planned | tuple[Given, ...], server: Server) -> Run:
     """Equal steps are given twice the time: they need it, and cost less to compute."""
     is_equal = len({one.steps for one in work}) == 1 if isinstance(work, tuple) else work.mode == "UniformWeakest"
-    return Run(problem, SLOWDOWNS, work, server, seconds=2 * _SECONDS if is_equal else _SECONDS)
+    rounds = _ROUNDS if isinstance(work, Planned) and work.mode == "Auto" else Run.rounds
+    return Run(problem, SLOWDOWNS, work, server, rounds=rounds, seconds=2 * _SECONDS if is_equal else _SECONDS)
 
 
 def centralised(problem: Problem) -> Study:
@@ -78,6 +81,7 @@ def ablations() -> dict[str, Run | Study]:
     return _one_seed(
         {
             "ours": (ours, Server()),
+            "no cache": (Planned(cache=False), Server()),
             "one batch": (Planned(batch_sizes=(16,)), Server()),
             "equal steps": (Planned(mode="UniformWeakest"), Server()),
             "all layers": (Planned(depth="Full"), Server()),
@@ -130,6 +134,21 @@ def batches() -> dict[str, Run | Study]:
     }
 
 
+def round_lengths() -> dict[str, Run | Study]:
+    """The progress of four equal sites by their steps in a round; 160 steps in all."""
+    return {
+        f"{steps} steps a round, seed 0": Run(
+            Problem(),
+            (1.0,) * 4,
+            equal_steps(steps, (8,) * 4),
+            Server(),
+            seconds=160 / steps * (0.36 * steps + 6.5),
+            evaluate_every=max(1, 20 // steps),
+        )
+        for steps in (10, 20, 40, 80)
+    }
+
+
 def _depth_by_tier() -> tuple[Given, ...]:
     """Slower tiers train fewer layers, so that all take equal steps in less time (LEGEND, arXiv 2412.20004)."""
     depths = (6, 6, 4, 4, 2, 2, 1, 1)
@@ -137,8 +156,8 @@ def _depth_by_tier() -> tuple[Given, ...]:
 
 
 def _depth_of_all() -> tuple[Given, ...]:
-    """The same top layers at every site (FedAdapter, arXiv 2205.10162, without its search for the depth in the run: two of six)."""
-    return tuple(Given(_EQUAL_STEPS, rank, 2) for rank in COMMON)
+    """The same top layers at every site, what enters them being cached (FedAdapter, arXiv 2205.10162, with the depth given: two of six)."""
+    return tuple(Given(_EQUAL_STEPS, rank, 2, cached=True) for rank in COMMON)
 
 
 RULES: Final[dict[str, Rule]] = {
@@ -161,4 +180,5 @@ SWEEPS: Final = {
     "rates": rates,
     "depth-and-rank": depth_and_rank,
     "batches": batches,
+    "round-length": round_lengths,
 }

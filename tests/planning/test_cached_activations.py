@@ -29,8 +29,8 @@ def test_a_site_with_a_cache_and_many_passes_a_round_caches_its_activations_and_
     assert any("their output is read from the site's cache" in reason for reason in with_cache.why)
 
 
-def test_nothing_is_cached_in_less_than_a_pass_a_round() -> None:
-    spec = a_spec(rounds={"count": 10, "deadline": "20h"}, training={"epochs": 0.9})
+def test_nothing_is_cached_in_a_run_of_less_than_a_pass() -> None:
+    spec = a_spec(rounds={"count": 1, "deadline": "20h"}, training={"epochs": 0.9})
 
     assert not plan_round(spec, {"ward": a_site(has_cache=True)}, {}).plans.plans["ward"].cache_activations
 

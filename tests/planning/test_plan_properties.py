@@ -44,6 +44,7 @@ sites = st.builds(
     base_bytes=st.dictionaries(st.sampled_from(BITS), st.integers(10**7, 10**9)),
     points=st.lists(points, max_size=6).map(tuple),
     unsupported=st.dictionaries(st.sampled_from(BITS), st.just("no kernel"), max_size=2),
+    has_cache=st.booleans(),
 )
 fleets = st.lists(sites, min_size=1, max_size=4).map(
     lambda drawn: {f"site-{index}": replace(site, name=f"site-{index}") for index, site in enumerate(drawn)}

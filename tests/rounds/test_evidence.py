@@ -11,8 +11,8 @@ from stand_in_runs import a_site as a_site_spec
 from trainer_results import a_failure, an_evaluation, an_update, good_trainer
 
 from fedpipe_operator import names
-from fedpipe_operator.planning import History, plan_round
-from fedpipe_operator.rounds.evidence import measurements
+from fedpipe_operator.planning import History, KeptActivations, plan_round
+from fedpipe_operator.rounds.evidence import kept_activations, measurements
 from fedpipe_operator.rounds.observed import EvaluationSummary, summarize_commit
 from fedpipe_operator.rounds.policies import is_stalled
 from fedpipe_operator.rounds.records import RoundCommit, RoundPlan
@@ -26,6 +26,7 @@ from fedpipe_trainer.contract import (
     Measured,
     Outcome,
     Plan,
+    ProfileResult,
     RunRef,
     TrainResult,
     TrainTask,
@@ -88,6 +89,31 @@ def test_a_cache_that_did_not_work_is_remembered_of_a_site_that_took_no_step_or_
     now = corrected(Correction(), cached, measured(steps=0, cache_problem=FULL))
 
     assert now.cache_problem == corrected(now, PLAN, None).cache_problem == FULL
+
+
+CACHING: Final = PLAN.model_copy(update={"cache_activations": True, "lowest_layer": 2})
+
+
+@pytest.mark.parametrize(
+    ("hits", "misses", "steps", "share"),
+    [(0, 10, 10, 0.1), (5, 5, 10, 0.55), (10, 0, 10, 1.0), (0, 100, 100, 1.0), (80, 120, 200, 1.0)],
+    ids=["first", "half of it was there", "all was there", "one pass", "two passes"],
+)
+def test_a_cache_holds_what_the_round_found_there_and_what_it_computed(hits: int, misses: int, steps: int, share: float) -> None:
+    """The site has 400 samples: 100 batches."""
+    now = measured(cache_hits=hits, cache_misses=misses, steps=steps)
+
+    assert kept_activations(CACHING, now, floor=2, samples=400) == KeptActivations(16, 4, 4, 2, pytest.approx(share))
+
+
+def test_nothing_is_counted_on_after_a_site_trained_a_layer_below_or_the_cache_did_not_work() -> None:
+    now = measured(cache_hits=5, cache_misses=5)
+
+    assert kept_activations(CACHING, now, floor=2, samples=400) is not None
+    assert kept_activations(CACHING, now, floor=1, samples=400) is None
+    assert kept_activations(CACHING, now.model_copy(update={"cache_problem": FULL}), floor=2, samples=400) is None
+    assert kept_activations(CACHING, measured(), floor=2, samples=400) is None
+    assert kept_activations(CACHING, now, floor=2, samples=0) is None, "an earlier version of the operator planned the round"
 
 
 def test_only_the_steps_that_were_taken_are_compared() -> None:
@@ -432,3 +458,30 @@ def test_a_site_that_nothing_smaller_fits_is_left_out_and_the_run_goes_on(tmp_pa
     assert world.conditions()["Complete"] == "RoundsCompleted"
     assert set(plans_of(world)[1].excluded) == {"site-a"}
     assert plans_of(world)[1].excluded["site-a"].startswith("not even its smallest plan fits: after a plan of it ran out of memory")
+
+
+def cached_from_round_to_round(task: Any, folder: Path) -> Any:
+    """All adapters are in the uppermost of three layers; the first round finds nothing in the caches, the next ones everything."""
+    result = good_trainer(task, folder)
+    if isinstance(result, ProfileResult) and result.base is not None:
+        weights = tuple(weight.model_copy(update={"layer": 2}) for weight in result.base.weights)
+        return result.model_copy(update={"base": result.base.model_copy(update={"layers": 3, "weights": weights})})
+    if isinstance(result, TrainResult):
+        return result.model_copy(update={"cache_hits" if task.round > 1 else "cache_misses": task.plan.steps})
+    return result
+
+
+def test_what_a_round_has_cached_is_counted_on_in_the_next_one(tmp_path: Path) -> None:
+    """In the first round a site takes 10 of its 25 batches, and caches them: the second one's steps are planned as so much faster."""
+    fleet = [a_site_spec(name, cache={"persistentVolumeClaim": {"claimName": f"{name}-cache"}}) for name in ("site-a", "site-b")]
+    run = a_run(fleet, rounds={"count": 3, "deadline": "10m"}, planning=PLANNING, training={"maxSteps": 10})
+    world = World(run, tmp_path, cached_from_round_to_round)
+    world.settle()
+
+    first, second = (plan.plans["site-a"] for plan in plans_of(world))
+    assert first.cache_activations
+    assert second.cache_activations
+    assert second.forecast.step_seconds < first.forecast.step_seconds
+    assert not any("which holds" in reason for reason in first.why)
+    assert (first.steps, first.batch_size) == (10, 4)
+    assert any("which holds 40.0 % of it" in reason for reason in second.why)

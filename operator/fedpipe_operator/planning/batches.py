@@ -12,13 +12,13 @@ batches are as slow as large ones (a GPU that they do not fill), the batch stays
 the learning rate was chosen: MiniLM learned as much per sample with 16, 8 and 4, and nothing with 2 (benchmarks/README.md, *Batches*).
 """
 
-from math import floor, sqrt
+from math import sqrt
 from typing import Final
 
-from fedpipe_operator.planning.choices import micro_batches, other_seconds_of, step_seconds_of
+from fedpipe_operator.planning.choices import micro_batches, other_seconds_of, seconds_of_steps, steps_within
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.site_problem import STEPS_EXPONENT, Solution
-from fedpipe_operator.planning.time_model import wire_bytes
+from fedpipe_operator.planning.time_model import step_seconds, wire_bytes
 from fedpipe_operator.sites import SiteProfile
 
 SMALLEST_SHARE: Final = 1 / 4
@@ -35,20 +35,32 @@ def with_batch(request: PlanRequest, site: SiteProfile, solution: Solution, most
         most: steps of the site of the fleet that takes most with the run's batch.
         seconds: the length of the round.
     """
-    if solution.steps >= min(most, request.wanted_steps(site)) or solution.choice.cached:
+    if solution.steps >= min(most, request.wanted_steps(site)):
         return solution
-    smallest = SMALLEST_SHARE * request.batch
     upload = wire_bytes(site, solution.ranks, request.head)
 
     def of_batch(batch: int) -> Solution:
         choice = solution.choice._replace(batch=batch, micro_batch=min(batch, solution.choice.micro_batch))
         # Smaller passes evaluate more slowly as well.
         other_seconds = float(other_seconds_of(request, site, choice.bits, upload, choice.micro_batch))
-        step = step_seconds_of(request, site, choice)
-        steps = min(request.wanted_steps(site, batch), max(0, floor((seconds - other_seconds) / step + 1e-9)))
+        steps = min(request.wanted_steps(site, batch), steps_within(request, site, choice, seconds - other_seconds))
         gain = min(most, steps) / solution.steps * sqrt(batch / request.batch)
         value = solution.value * gain**STEPS_EXPONENT
-        return solution._replace(choice=choice, steps=steps, seconds=other_seconds + steps * step, value=value)
+        return solution._replace(
+            choice=choice, steps=steps, seconds=other_seconds + seconds_of_steps(request, site, choice, steps), value=value
+        )
 
-    smaller = [of_batch(batch) for batch in reversed(micro_batches(request)) if smallest <= batch < request.batch]
+    smaller = [of_batch(batch) for batch in reversed(_batches(request)) if batch < request.batch]
     return max((solution, *smaller), key=lambda one: one.value)
+
+
+def most_more_steps(request: PlanRequest, site: SiteProfile) -> float:
+    """How many times as many steps the site can take with smaller batches than the run's, in the same time."""
+    bits = max(set(request.spec.planning.bits) - set(site.unsupported), default=request.spec.planning.bits[0])
+    seconds = [float(step_seconds(site, bits, batch)) for batch in _batches(request)]
+    return seconds[-1] / min(seconds)
+
+
+def _batches(request: PlanRequest) -> list[int]:
+    """The run's batch and those below it that a site may take, ascending."""
+    return [batch for batch in micro_batches(request) if batch >= SMALLEST_SHARE * request.batch]

@@ -2,12 +2,15 @@
 
 Of a combination, three numbers matter to the optimiser: the seconds that do not depend on the steps, the seconds of a step, and the
 elements of adapters for which memory leaves room. Ranks and steps are chosen within them (`site_problem`).
+
+With cached activations, a step that finds them takes c seconds, and one that computes them e more. Of the P batches of a pass over the data
+the cache holds a share f. So n steps of a round take n·c + min(n, P)·(1 − f)·e: the shorter of two lines, and each is a row of its own.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import ceil
+from math import ceil, floor
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -31,6 +34,11 @@ from fedpipe_trainer.contract import EVALUATION_SHARE
 
 _DEPTHS: Final = (1.0, 3 / 4, 1 / 2, 1 / 3)
 """The fractions of the layers among which a depth is chosen: with fewer than a third, few steps bring much less progress."""
+_STATE_BYTES: Final = 4
+"""Bytes of an element of a hidden state, at most."""
+_VOLUME_BYTES_PER_SECOND: Final = 100e6
+"""What the slowest volumes in use, disks on a network, are taken to read and write. A GPU trains faster than that."""
+_ROUNDING: Final = 1e-9
 _ELEMENT_BYTES: Final = TRAINED_BYTES - WIRE_BYTES
 """Bytes that a trained element of an adapter adds: it takes the place of one of the frozen residual."""
 
@@ -48,13 +56,22 @@ class Choice(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """The fields of many choices of equal bits and batch, as arrays."""
+    """What a step's seconds and memory depend on, of many choices of equal bits and batch, as arrays."""
 
     batch: int
     micro_batch: Int64
     checkpointing: Bool
     lowest_layer: Int64
-    cached: Bool
+    hits: Float64
+    """Share of the passes that read the output of the layers below from the cache."""
+
+
+class _Caching(NamedTuple):
+    """How a row counts on the site's cache."""
+
+    cached: bool
+    fills: bool
+    """Whether its steps find everything, and a pass over the data that fills the cache counts as fixed."""
 
 
 @dataclass(frozen=True)
@@ -90,25 +107,27 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
     """
     first = lowest_layers(request, site) if lowest is None else lowest
     grid = [
-        (*combination, cached)
+        (*combination, caching)
         for combination in product(micro_batches(request), _checkpointing(request, site), first)
-        for cached in _caching(request, site, combination[-1])
+        for caching in _caching(request, site, combination[-1])
     ]
+    micro_batch, checkpointing, first_layer, caching = zip(*grid, strict=True)
+    cached, fills = np.array(caching, dtype=bool).T
+    without = Columns(request.batch, np.array(micro_batch), np.array(checkpointing), np.array(first_layer), np.zeros(len(grid)))
     bits = sorted(set(request.spec.planning.bits) - set(site.unsupported))
-    columns = Columns(request.batch, *(np.array(column) for column in zip(*grid, strict=True)))
     limit, factor, count = request.memory_budget(site), request.correction(site).memory, len(grid)
-    memory = factor * _joined([_memory(request, site, one, columns) for one in bits])
+    memory = factor * _joined([_memory(request, site, one, without) for one in bits])
     load = factor * _joined([np.full(count, load_peak_bytes(site, one)) for one in bits])
+    fixed, step = [], []
+    for one in bits:
+        kept = without._replace(hits=cached * _kept_share(request, site, one, without))
+        filling = fills * _filling_seconds(request, site, one, kept) / request.filling_rounds
+        fixed.append(other_seconds_of(request, site, one, request.head_bytes, without.micro_batch) + filling)
+        step.append(_step_seconds(request, site, one, kept._replace(hits=np.where(fills, 1.0, kept.hits))))
     return Choices(
-        rows=tuple(Choice(one, request.batch, *row) for one in bits for row in grid),
-        fixed=_joined(
-            [
-                other_seconds_of(request, site, one, request.head_bytes, columns.micro_batch)
-                + _filling_seconds(request, site, one, columns)
-                for one in bits
-            ]
-        ),
-        step=_joined([_step_seconds(request, site, one, columns) for one in bits]),
+        rows=tuple(Choice(one, request.batch, *row[:-1], row[-1].cached) for one in bits for row in grid),
+        fixed=_joined(fixed),
+        step=_joined(step),
         room=np.where(load <= limit, (limit - memory) / (factor * _ELEMENT_BYTES), -1.0),
         memory=memory,
         load=load,
@@ -123,7 +142,7 @@ def lowest_layers(request: PlanRequest, site: SiteProfile) -> tuple[int, ...]:
         return (0,)
     first = {layers - max(1, round(fraction * layers)) for fraction in _DEPTHS}
     highest = max((weight.layer for weight in site.base.weights), default=0)
-    return tuple(sorted(lowest for lowest in first if lowest <= highest))
+    return tuple(sorted(lowest for lowest in first if (request.floor or 0) <= lowest <= highest))
 
 
 def micro_batches(request: PlanRequest) -> tuple[int, ...]:
@@ -133,14 +152,24 @@ def micro_batches(request: PlanRequest) -> tuple[int, ...]:
 
 def step_seconds_of(request: PlanRequest, site: SiteProfile, choice: Choice) -> float:
     """Seconds of an optimiser step of this choice; with cached activations, of one that finds them."""
-    return float(_step_seconds(request, site, choice.bits, _columns(choice))[0])
+    return _seconds_of_lines(request, site, choice)[1]
 
 
 def seconds_of_steps(request: PlanRequest, site: SiteProfile, choice: Choice, steps: int) -> float:
-    """Seconds of so many optimiser steps; with cached activations, the first pass over the data fills the cache."""
-    filling = float(_filling_seconds(request, site, choice.bits, _columns(choice))[0])
-    passes = steps / _batches_of_a_pass(site, choice.batch)
-    return steps * step_seconds_of(request, site, choice) + filling * min(1.0, passes)
+    """Seconds of so many optimiser steps. With cached activations, a first pass over the data fills the cache."""
+    filling, found, mixed = _seconds_of_lines(request, site, choice)
+    return min(steps * mixed, filling + steps * found)
+
+
+def steps_within(request: PlanRequest, site: SiteProfile, choice: Choice, seconds: float) -> int:
+    """The most optimiser steps in so many seconds; 0 in none or less."""
+    filling, found, mixed = _seconds_of_lines(request, site, choice)
+    return max(0, floor(seconds / mixed + _ROUNDING), floor((seconds - filling) / found + _ROUNDING))
+
+
+def kept_share_of(request: PlanRequest, site: SiteProfile, choice: Choice) -> float:
+    """The share of the site's batches whose activations for this choice its cache holds from earlier rounds."""
+    return float(choice.cached * _kept_share(request, site, choice.bits, _columns(choice))[0])
 
 
 def other_seconds_of(request: PlanRequest, site: SiteProfile, bits: Bits, upload: int, micro_batch: npt.ArrayLike) -> Float64:
@@ -177,29 +206,62 @@ def _checkpointing(request: PlanRequest, site: SiteProfile) -> Sequence[bool]:
     return (False, True) if wanted is None else (wanted,)
 
 
-def _caching(request: PlanRequest, site: SiteProfile, lowest: int) -> Sequence[bool]:
-    """Whether the activations below the lowest trained layer may be cached."""
-    return (False, True) if request.has_cache(site) and lowest and not site.base.encoder_decoder else (False,)
+def _caching(request: PlanRequest, site: SiteProfile, lowest: int) -> Sequence[_Caching]:
+    """How the activations below the lowest trained layer may be cached.
+
+    At the fleet's floor they always are, for the rounds to come: without a whole pass it costs nothing. Elsewhere of equal rows the last
+    counts (`site_problem`), so that nothing is cached in vain.
+    """
+    none, kept, filled = _Caching(cached=False, fills=False), _Caching(cached=True, fills=False), _Caching(cached=True, fills=True)
+    if not can_cache(request, site, lowest):
+        return (none,)
+    return (kept, filled) if lowest == request.floor else (kept, none, filled)
+
+
+def can_cache(request: PlanRequest, site: SiteProfile, lowest: int) -> bool:
+    """Whether the site can keep what enters this layer, and read it no slower than the planner counts on."""
+    return bool(request.has_cache(site) and lowest and not site.base.encoder_decoder and _reads_in_time(site))
+
+
+def _reads_in_time(site: SiteProfile) -> bool:
+    """Whether the cache's volume is likely to keep up with training, in which case reading takes no time of its own."""
+    fastest = max((point.tokens_per_second for point in site.points), default=0.0)
+    return fastest * site.base.hidden_size * _STATE_BYTES <= _VOLUME_BYTES_PER_SECOND
 
 
 def _columns(choice: Choice) -> Columns:
-    return Columns(choice.batch, *(np.array([value]) for value in choice[2:]))
+    micro_batch, checkpointing, lowest = (np.array([value]) for value in (choice.micro_batch, choice.checkpointing, choice.lowest_layer))
+    return Columns(choice.batch, micro_batch, checkpointing, lowest, hits=np.zeros(1))
 
 
 def _batches_of_a_pass(site: SiteProfile, batch: int) -> int:
     return max(1, ceil(site.train_samples / batch))
 
 
-def _filling_seconds(request: PlanRequest, site: SiteProfile, bits: Bits, columns: Columns) -> Float64:
-    """Seconds by which the steps of a first pass, which fill the cache, exceed those that read it; 0 without a cache.
+def _kept_share(request: PlanRequest, site: SiteProfile, bits: Bits, columns: Columns) -> Float64:
+    """f: the share of the batches that the cache holds for each choice. Other passes than those of the last round were not cached."""
+    kept = request.kept.get(site.name)
+    if kept is None or (kept.bits, kept.batch) != (bits, columns.batch):
+        return np.zeros(len(columns.hits))
+    same = (columns.micro_batch == kept.micro_batch) & (columns.lowest_layer == kept.lowest_layer)
+    return np.where(same, kept.share, 0.0)
 
-    In a round of less than a pass this is more than is spent, so such rounds are planned without a cache. What earlier rounds have
-    cached is not counted on, since it is of use only as long as no site trains a layer below: where it is, the site is done early.
-    """
-    if not columns.cached.any():
-        return np.zeros(len(columns.cached))
-    uncached = _step_seconds(request, site, bits, columns._replace(cached=np.zeros_like(columns.cached)))
-    return _batches_of_a_pass(site, columns.batch) * (uncached - _step_seconds(request, site, bits, columns))
+
+def _filling_seconds(request: PlanRequest, site: SiteProfile, bits: Bits, columns: Columns) -> Float64:
+    """P · (1 − f) · e: seconds by which the steps of a pass over the data exceed those that find everything in the cache."""
+    excess = _step_seconds(request, site, bits, columns) - _step_seconds(request, site, bits, columns._replace(hits=np.ones(1)))
+    return _batches_of_a_pass(site, columns.batch) * excess
+
+
+def _seconds_of_lines(request: PlanRequest, site: SiteProfile, choice: Choice) -> tuple[float, float, float]:
+    """Of a choice: the seconds that fill the cache, and those of a step that finds its activations and of one of the first pass."""
+    columns = _columns(choice)
+    kept = columns._replace(hits=np.array([kept_share_of(request, site, choice)]))
+    mixed = float(_step_seconds(request, site, choice.bits, kept)[0])
+    if not choice.cached:
+        return 0.0, mixed, mixed
+    found = float(_step_seconds(request, site, choice.bits, columns._replace(hits=np.ones(1)))[0])
+    return float(_filling_seconds(request, site, choice.bits, kept)[0]), found, mixed
 
 
 def _step_seconds(request: PlanRequest, site: SiteProfile, bits: Bits, columns: Columns) -> Float64:
@@ -211,7 +273,7 @@ def _step_seconds(request: PlanRequest, site: SiteProfile, bits: Bits, columns: 
         layers - columns.lowest_layer,
         forward=forward_share(site, bits),
         checkpointing=columns.checkpointing,
-        cached_share=np.where(columns.cached, 1.0, 0.0),
+        cached_share=columns.hits,
     )
     return np.asarray(request.correction(site).step_seconds * whole * relative)
 

@@ -15,7 +15,16 @@ import numpy as np
 from fedpipe_operator.api import Depth, parse_duration
 from fedpipe_operator.formatting import bytes_text, percent, rate_text, seconds_text
 from fedpipe_operator.planning.batches import with_batch
-from fedpipe_operator.planning.choices import Choice, Choices, lowest_layers, peak_of, seconds_per_element, step_seconds_of
+from fedpipe_operator.planning.choices import (
+    Choice,
+    Choices,
+    kept_share_of,
+    lowest_layers,
+    peak_of,
+    seconds_of_steps,
+    seconds_per_element,
+    step_seconds_of,
+)
 from fedpipe_operator.planning.fleet import FleetSolution, without
 from fedpipe_operator.planning.memory_model import Float64
 from fedpipe_operator.planning.request import DEADLINE_FRACTION, MAX_PASSES, PlanRequest
@@ -51,7 +60,7 @@ def plan_reasons(request: PlanRequest, site: SiteProfile, *, fleet: FleetSolutio
     """The reasons for a plan of mode Auto, one sentence each; empty ones are left out."""
     sentences = (
         _steps_reason(request, site, fleet, solution),
-        _depth_reason(request, site, solution.choice),
+        _depth_reason(request, site, solution),
         _bits_reason(request, site, solution),
         _batch_reason(request, fleet, solution),
         _micro_batch_reason(request, site, solution),
@@ -174,7 +183,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _steps_reason(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, solution: Solution) -> str:
-    step = step_seconds_of(request, site, solution.choice)
+    step = seconds_of_steps(request, site, solution.choice, solution.steps) / solution.steps
     batch = solution.choice.batch
     passes = solution.steps * batch / site.train_samples
     done = f"{_count(solution.steps, 'step')} of {_count(batch, 'sample')} ({passes:.2g} passes over {site.train_samples} samples)"
@@ -184,8 +193,8 @@ def _steps_reason(request: PlanRequest, site: SiteProfile, fleet: FleetSolution,
     return f"{done}: as many as fit at {seconds_text(step)} a step into {length}"
 
 
-def _depth_reason(request: PlanRequest, site: SiteProfile, choice: Choice) -> str:
-    layers = site.base.layers
+def _depth_reason(request: PlanRequest, site: SiteProfile, solution: Solution) -> str:
+    layers, choice = site.base.layers, solution.choice
     trained = layers - choice.lowest_layer
     if choice.lowest_layer == 0:
         if request.is_stalled and request.spec.planning.depth is Depth.AUTO:
@@ -200,12 +209,21 @@ def _depth_reason(request: PlanRequest, site: SiteProfile, choice: Choice) -> st
     if request.is_stalled:
         reason = "more do not fit into its memory and the deadline, though the last rounds brought no improvement"
         return f"the top {trained} of {layers} layers are trained: {reason}"
-    saved = 1 - step_seconds_of(request, site, choice) / step_seconds_of(request, site, choice._replace(lowest_layer=0))
-    cached = "; after the first pass over the data their output is read from the site's cache" if choice.cached else ""
-    return (
-        f"the top {trained} of {layers} layers are trained: the layers below need no backward pass{cached}, "
-        f"which saves {percent(saved)} of a step"
-    )
+    every_layer = choice._replace(lowest_layer=0, cached=False)
+    saved = 1 - seconds_of_steps(request, site, choice, solution.steps) / seconds_of_steps(request, site, every_layer, solution.steps)
+    which = f"the top {trained} of {layers} layers are trained{'' if request.floor is None else ', and at no site more'}"
+    saves = f"which saves {percent(saved)} of a step{' on average' if choice.cached else ''}"
+    return f"{which}: the layers below need no backward pass{_cache_reason(request, site, choice)}, {saves}"
+
+
+def _cache_reason(request: PlanRequest, site: SiteProfile, choice: Choice) -> str:
+    """What the cache is for, as a part of a sentence; empty without one."""
+    if not choice.cached:
+        return ""
+    kept = kept_share_of(request, site, choice)
+    held = f", which holds {percent(kept)} of it" if kept else ""
+    lasts = " in this round and the next ones" if choice.lowest_layer == request.floor else ""
+    return f"; after the first pass over the data their output is read from the site's cache{lasts}{held}"
 
 
 def _bits_reason(request: PlanRequest, site: SiteProfile, solution: Solution) -> str:

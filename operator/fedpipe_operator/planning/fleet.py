@@ -8,17 +8,27 @@ over the fleet's data, if the deadline allows: a run of few short rounds would b
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from fedpipe_operator.planning.batches import with_batch
-from fedpipe_operator.planning.choices import lowest_layers
-from fedpipe_operator.planning.frontier import Frontier, frontiers
-from fedpipe_operator.planning.memory_model import Float64, Int64
+from fedpipe_operator.planning.batches import most_more_steps, with_batch
+from fedpipe_operator.planning.choices import can_cache, lowest_layers
+from fedpipe_operator.planning.frontier import Frontier, frontiers, rank_value
+from fedpipe_operator.planning.memory_model import Int64
+from fedpipe_operator.planning.progress import round_progress
 from fedpipe_operator.planning.request import PlanRequest
-from fedpipe_operator.planning.site_problem import ROUNDING, VALUE_EXPONENT, Rows, SiteProblem, Solution, relaxed_optima
+from fedpipe_operator.planning.site_problem import (
+    ROUNDING,
+    STEPS_EXPONENT,
+    VALUE_EXPONENT,
+    Rows,
+    SiteProblem,
+    Solution,
+    relaxed_optima,
+    worth,
+)
 from fedpipe_operator.sites import SiteProfile
 
 RUN_PASSES: Final = 3.0
@@ -26,8 +36,8 @@ ROUND_OVERHEAD: Final = 2.0
 """Seconds of a round outside of the sites: aggregation and scheduling."""
 COVERAGE: Final = 0.1
 """The least share of the round's samples that must train a weight: fewer would decide over it alone."""
-_TINY: Final = 1e-12
 _LENGTHS: Final = 32
+_TYPICAL: Final = 32
 
 
 class RoundLength(NamedTuple):
@@ -35,6 +45,8 @@ class RoundLength(NamedTuple):
 
     seconds: float
     reason: str
+    rate: float = 0.0
+    """Predicted progress per second of the round and its overhead."""
 
 
 class _Stacked(NamedTuple):
@@ -43,6 +55,9 @@ class _Stacked(NamedTuple):
     rows: Rows
     first: Int64
     """Where those of each site begin."""
+
+
+_NO_ROWS: Final = _Stacked(Rows(np.zeros(0, dtype=np.int64), *(np.zeros(0) for _ in range(6))), np.zeros(0, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -68,26 +83,81 @@ class FleetSolution:
         return 1 - self.progress / self.bound if self.bound > 0 else 0.0
 
 
-def solve_fleet(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> FleetSolution:
-    """Choose the round's length, then every site's plan within it."""
+@dataclass(frozen=True)
+class _Fleet:
+    """The sites' problems, and the length of the round that all can take part in who can in any."""
+
+    by_depth: Mapping[int, Frontier]
+    problems: dict[str, SiteProblem]
+    able: dict[str, SiteProblem]
+    """Of the sites that can take part in a round within the deadline."""
+    stacked: _Stacked
+    length: RoundLength
+
+
+def _fleet_of(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> _Fleet:
     by_depth = frontiers_of(request, sites)
     problems = {name: SiteProblem.of(request, site, by_depth) for name, site in sorted(sites.items())}
     able = {name: problem for name, problem in problems.items() if problem.shortest() * ROUNDING <= request.deadline}
-    shares = sample_shares({name: sites[name] for name in able})
     if not able:
-        return FleetSolution(RoundLength(request.deadline, ""), {}, 0, problems, (), 0.0, 0.0)
+        return _Fleet(by_depth, problems, able, _NO_ROWS, RoundLength(request.deadline, ""))
     stacked = _stack([problem.rows for problem in able.values()])
-    length = _round_length(request, able, sites, stacked)
-    relaxed = np.split(relaxed_optima(stacked.rows, by_depth, length.seconds), stacked.first[1:])
-    solved = {name: problem.solve(length.seconds, relaxed=optima) for (name, problem), optima in zip(able.items(), relaxed, strict=True)}
+    return _Fleet(by_depth, problems, able, stacked, _round_length(request, able, sites, stacked))
+
+
+def solve_fleet(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> FleetSolution:
+    """Choose the round's length, then every site's plan within it."""
+    fleet = _fleet_of(request, sites)
+    if not fleet.able:
+        return FleetSolution(fleet.length, {}, 0, fleet.problems, (), 0.0, 0.0)
+    seconds, shares = fleet.length.seconds, sample_shares({name: sites[name] for name in fleet.able})
+    relaxed = np.split(relaxed_optima(fleet.stacked.rows, fleet.by_depth, seconds), fleet.stacked.first[1:])
+    solved = {name: problem.solve(seconds, relaxed=optima) for (name, problem), optima in zip(fleet.able.items(), relaxed, strict=True)}
     solutions = {name: solution for name, solution in solved.items() if solution is not None}
     bound = sum(shares[name] * solution.bound for name, solution in solutions.items())
     uncovered = _uncovered(solutions, shares)
-    solutions = {name: without(solution, uncovered, problems[name]) for name, solution in solutions.items()}
+    solutions = {name: without(solution, uncovered, fleet.problems[name]) for name, solution in solutions.items()}
     progress = sum(shares[name] * solution.value for name, solution in solutions.items())
     most = max((solution.steps for solution in solutions.values()), default=0)
-    by_site = {name: with_batch(request, sites[name], solution, most, length.seconds) for name, solution in solutions.items()}
-    return FleetSolution(length, by_site, most, problems, uncovered, bound, progress)
+    by_site = {name: with_batch(request, sites[name], solution, most, seconds) for name, solution in solutions.items()}
+    return FleetSolution(fleet.length, by_site, most, fleet.problems, uncovered, bound, progress)
+
+
+def common_floor(request: PlanRequest, sites: Mapping[str, SiteProfile], lowest: int | None = None) -> int | None:
+    """The layer below which no site trains in the rounds to come, if that is worth more than a depth of each site's own.
+
+    What enters a layer stays the same from round to round as long as no site trains a layer below. So with a floor for all, the upper
+    layers being trained first, sites with a cache compute the layers below once (FedAdapter, arXiv 2205.10162). All sites train down to
+    the floor, or as deep as they can. A floor is compared as it is on average of the rounds that are left, over which a first pass is
+    spread. Once a run stalls, there is none.
+
+    Args:
+        request: the run.
+        sites: those that are planned.
+        lowest: the lowest layer that other sites train; None: there are no others.
+    """
+    typical = _typical(sites)
+    layers = {layer for site in typical.values() for layer in lowest_layers(request, site)}
+    allowed = {layer for layer in layers if lowest is None or layer <= lowest}
+    floors = sorted(layer for layer in allowed if any(can_cache(request, site, layer) for site in typical.values()))
+    if request.is_stalled or request.rounds_left == 1 or not floors:
+        return None
+    # What the caches hold would be lost to later rounds without a floor, so it does not count for that.
+    free = _fleet_of(replace(request, kept={}), typical)
+
+    def rate(floor: int) -> float:
+        fleet = _fleet_of(replace(request, floor=floor, filling_rounds=request.rounds_left), typical)
+        return fleet.length.rate if fleet.able.keys() >= free.able.keys() else 0.0
+
+    best = max(floors, key=rate)
+    return best if rate(best) > free.length.rate else None
+
+
+def _typical(sites: Mapping[str, SiteProfile]) -> dict[str, SiteProfile]:
+    """So many of the sites, from the slowest to the fastest, that a large fleet takes no longer to compare floors for."""
+    by_speed = sorted(sites, key=lambda name: (max((one.tokens_per_second for one in sites[name].points), default=0.0), name))
+    step = -(-len(by_speed) // _TYPICAL) or 1
+    return {name: sites[name] for name in by_speed[::step]}
 
 
 def frontiers_of(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> dict[int, Frontier]:
@@ -113,24 +183,30 @@ def _round_length(
     shortest = ROUNDING * max(problem.shortest() for problem in problems.values())
     longest = max(shortest, min(request.deadline, max(problem.longest() for problem in problems.values())))
     rows, first = stacked
-    weights, by_depth = _weights(problems, sites), next(iter(problems.values())).frontiers
+    by_depth = next(iter(problems.values())).frontiers
+    samples = np.array([float(sites[name].train_samples) for name in problems])
+    more_steps = np.array([most_more_steps(request, sites[name]) for name in problems])
+    largest = _largest_value(request, sites[next(iter(problems))])
     lengths = np.geomspace(shortest, longest, _LENGTHS).clip(max=request.deadline)
 
     def rate(seconds: float) -> float:
         values = np.maximum.reduceat(relaxed_optima(rows, by_depth, seconds), first)
-        # The geometric mean: in a sum, a length that leaves a slow site next to nothing would look good.
-        return float(np.exp(weights @ np.log(np.maximum(values, _TINY))) / (seconds + ROUND_OVERHEAD))
+        # As many steps of the whole model with the largest ranks would be worth as much.
+        steps = np.power(values / largest, 1 / STEPS_EXPONENT)
+        return round_progress(steps, more_steps, samples, request.batch) / (seconds + ROUND_OVERHEAD)
+
+    def length(seconds: float, reason: str) -> RoundLength:
+        return RoundLength(float(seconds), reason, rate(seconds))
 
     best = max(lengths, key=rate)
     asked = asked_steps(request, sites, problems)
     enough = next((seconds for seconds in lengths if _deepest_steps(rows, first, seconds) >= asked), lengths[-1])
+    if max(best, enough) >= lengths[-1] and longest >= request.deadline:
+        return length(lengths[-1], "the longest that rounds.deadline allows")
     if best >= enough:
-        return RoundLength(float(best), "the length with the most predicted progress per second")
-    if enough >= lengths[-1] and longest >= request.deadline:
-        return RoundLength(float(enough), "the longest that rounds.deadline allows")
+        return length(best, "the length with the most predicted progress per second")
     rounds = request.spec.rounds.count
-    reason = f"so that {rounds} rounds make {RUN_PASSES:g} passes over the data, or all the steps that the spec allows"
-    return RoundLength(float(enough), reason)
+    return length(enough, f"so that {rounds} rounds make {RUN_PASSES:g} passes over the data, or all the steps that the spec allows")
 
 
 def asked_steps(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Collection[str]) -> float:
@@ -140,16 +216,18 @@ def asked_steps(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Co
     return min(RUN_PASSES * samples / request.batch / request.spec.rounds.count, float(wanted)) * (1 - 1e-9)
 
 
+def _largest_value(request: PlanRequest, site: SiteProfile) -> float:
+    """What a step with the largest ranks on all weights is worth."""
+    usable = max(request.spec.planning.ranks)
+    adapters = sum(request.importance.get(weight.name, 1.0) * rank_value(usable) for weight in site.base.weights)
+    return float(worth(np.ones(1), np.array([adapters]))[0])
+
+
 def _deepest_steps(rows: Rows, first: Int64, seconds: float) -> float:
     """The most steps of all sites together, each in the deepest of its choices."""
     deepest = np.repeat(np.minimum.reduceat(rows.lowest, first), np.diff(np.append(first, len(rows.lowest))))
     steps = np.where(rows.lowest == deepest, rows.most_steps(seconds), 0.0)
     return float(np.maximum.reduceat(steps, first).clip(min=0.0).sum())
-
-
-def _weights(names: Collection[str], sites: Mapping[str, SiteProfile]) -> Float64:
-    shares = sample_shares({name: sites[name] for name in names})
-    return np.array([shares[name] for name in names])
 
 
 def _stack(parts: Sequence[Rows]) -> _Stacked:

@@ -14,10 +14,11 @@ import numpy as np
 from fedpipe_operator.api import Bits, ManualPlan
 from fedpipe_operator.planning import explanation
 from fedpipe_operator.planning.choices import Choice, Choices, choices_of, seconds_per_element
-from fedpipe_operator.planning.fleet import ROUND_OVERHEAD, asked_steps, sample_shares, solve_fleet
+from fedpipe_operator.planning.fleet import ROUND_OVERHEAD, asked_steps, solve_fleet
 from fedpipe_operator.planning.forecast import make_plan
 from fedpipe_operator.planning.frontier import Frontier
 from fedpipe_operator.planning.memory_model import Float64
+from fedpipe_operator.planning.progress import round_progress
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.sizes import rank_parameters, uniform_ranks
 from fedpipe_operator.sites import SiteProfile
@@ -212,7 +213,7 @@ def _steps_by_speed(request: PlanRequest, members: Mapping[str, _Feasible], site
     """
     if not members:
         return {}
-    shares = sample_shares({name: sites[name] for name in members})
+    samples = np.array([float(sites[name].train_samples) for name in members])
     shortest = max(one.fixed + one.step for one in members.values())
 
     def steps(name: str, seconds: float) -> int:
@@ -220,7 +221,8 @@ def _steps_by_speed(request: PlanRequest, members: Mapping[str, _Feasible], site
         return max(1, min(request.wanted_steps(sites[name]), math.floor((seconds - one.fixed) / one.step + 1e-9)))
 
     def progress(seconds: float) -> float:
-        return sum(shares[name] * math.sqrt(steps(name, seconds)) for name in members) / (seconds + ROUND_OVERHEAD)
+        taken = np.array([float(steps(name, seconds)) for name in members])
+        return round_progress(taken, np.ones(len(taken)), samples, request.batch) / (seconds + ROUND_OVERHEAD)
 
     lengths = np.geomspace(shortest, max(shortest, request.deadline), 64)
     best = max(lengths, key=lambda seconds: progress(float(seconds)))

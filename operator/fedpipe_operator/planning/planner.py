@@ -4,10 +4,11 @@ SiteProfiles ─▶ importance ─▶ choices of every site ─▶ the round's l
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from fedpipe_operator.api import FineTuneSpec, PlanningMode
+from fedpipe_operator.planning.fleet import common_floor
 from fedpipe_operator.planning.importance import CombinedImportance, combine, explore
 from fedpipe_operator.planning.modes import (
     Plans,
@@ -18,7 +19,7 @@ from fedpipe_operator.planning.modes import (
     plan_uniform,
     plan_uniform_weakest,
 )
-from fedpipe_operator.planning.request import PlanRequest
+from fedpipe_operator.planning.request import KeptActivations, PlanRequest
 from fedpipe_operator.planning.time_model import has_speed
 from fedpipe_operator.sites import Correction, SiteProfile
 from fedpipe_trainer.contract import Plan
@@ -56,6 +57,8 @@ class History:
 
     None: not known, so that the planner assumes the largest rank for every weight.
     """
+    kept: Mapping[str, KeptActivations] = field(default_factory=dict)
+    """By site: the activations that its cache holds from earlier rounds."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +104,15 @@ def plan_round(
         notes=history.notes,
         is_stalled=history.is_stalled,
         adapter_bytes=history.adapter_bytes,
+        rounds_left=max(1, spec.rounds.count - history.round + 1),
+        kept=history.kept,
     )
     given = {plan.site: plan for plan in spec.planning.plans if plan.site in usable and spec.planning.mode is not PlanningMode.MANUAL}
     own = given_plans(request, {str(name): (usable[str(name)], plan) for name, plan in given.items()})
     planned = {name: profile for name, profile in usable.items() if name not in given}
+    if spec.planning.mode is PlanningMode.AUTO:
+        lowest = min((plan.lowest_layer for plan in own.plans.values()), default=None)
+        request = replace(request, floor=common_floor(request, planned, lowest))
     made = MODES[spec.planning.mode](request, planned)
     selected = select(made.plans | own.plans)
     plans = made.plans | _plans_of_selected(request, planned, made, set(selected)) | own.plans

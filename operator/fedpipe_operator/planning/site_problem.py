@@ -127,7 +127,8 @@ class SiteProblem:
         )
         kept = _undominated(every)
         problem = cls(choices.rows, every, frontiers).only(kept)
-        return problem.deepest(request.deadline) if request.is_stalled else problem
+        is_deepest_wanted = request.is_stalled or request.floor is not None
+        return problem.deepest(request.deadline) if is_deepest_wanted else problem
 
     def only(self, kept: Int64) -> Self:
         """The problem with these rows only."""

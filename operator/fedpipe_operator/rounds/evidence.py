@@ -1,16 +1,17 @@
 """What earlier rounds tell the planner: corrected forecasts, what updates changed, whether the run stalls, which sites changed. Pure."""
 
 from collections.abc import Mapping
+from math import ceil
 from statistics import fmean
 from typing import Final
 
 from fedpipe_operator.api import Depth, FineTuneSpec, PlanningMode
-from fedpipe_operator.planning import History
+from fedpipe_operator.planning import History, KeptActivations
 from fedpipe_operator.rounds.observed import CommitSummary, Observed, Run
 from fedpipe_operator.rounds.policies import is_stalled
 from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_operator.sites import REPLANNED, Correction, Measurement, SiteProfile, carried_over, changes, corrected, findings
-from fedpipe_trainer.contract import FailureReason
+from fedpipe_trainer.contract import FailureReason, Plan
 
 _NONE: Final = Correction()
 _STALLED: Final = "the last rounds brought no improvement, so that the site trains as many layers as it can"
@@ -42,7 +43,34 @@ def history_of(run: Run, observed: Observed, round_: int, profiles: Mapping[str,
         notes={site: f"{REPLANNED}{'; '.join(found)}" for site, found in facts.items() if found},
         is_stalled=stalled,
         adapter_bytes=adapter_bytes,
+        kept=_kept(plan, measured),
     )
+
+
+def _kept(plan: RoundPlan, measured: Mapping[str, Measurement]) -> dict[str, KeptActivations]:
+    """By site what its cache holds after the round of this plan that the next one can read."""
+    floor = min(plan.plans[site].lowest_layer for site in plan.selected)
+    found = {site: kept_activations(plan.plans[site], one, floor, plan.samples.get(site, 0)) for site, one in measured.items()}
+    return {site: kept for site, kept in found.items() if kept is not None}
+
+
+def kept_activations(plan: Plan, measured: Measurement, floor: int, samples: int) -> KeptActivations | None:
+    """What a site's cache holds after a round that the next one can read; None if that is nothing.
+
+    Of the batches, it held the share that the round found there; and of the others the round computed as many as it took steps.
+
+    Args:
+        plan: the site's plan.
+        measured: what the round needed.
+        floor: the lowest layer that any site trained in the round: what enters a layer above has changed.
+        samples: the site's training samples; 0: not known.
+    """
+    passes = measured.cache_hits + measured.cache_misses
+    if not passes or not samples or measured.cache_problem or plan.lowest_layer > floor:
+        return None
+    found = measured.cache_hits / passes
+    drawn = min(1.0, measured.steps / ceil(samples / plan.batch_size))
+    return KeptActivations(plan.bits, plan.batch_size, plan.micro_batch, plan.lowest_layer, found + (1 - found) * drawn)
 
 
 def measurements(commit: CommitSummary) -> dict[str, Measurement]:

@@ -47,6 +47,10 @@ class Measurement(Wire):
     steps: Annotated[int, Field(ge=0)]
     out_of_memory: bool = False
     """Whether an attempt ran out of memory, even if a later one with smaller passes did not."""
+    cache_hits: Annotated[int, Field(ge=0)] = 0
+    """Passes that read the lower layers' output from the cache; 0, like the next, unless the plan caches activations."""
+    cache_misses: Annotated[int, Field(ge=0)] = 0
+    """Passes that computed it."""
     cache_problem: str = ""
     """Why the activations that the plan caches were computed in every pass, and what to do; empty if they were not."""
 
@@ -76,6 +80,8 @@ def measurement(result: TrainResult, plan: Plan) -> Measurement:
         peak_memory_bytes=result.measured.peak_memory_bytes,
         steps=max(0, result.steps - result.resumed_from_step),
         out_of_memory=0 < result.micro_batch_size < plan.micro_batch,
+        cache_hits=result.cache_hits if plan.cache_activations else 0,
+        cache_misses=result.cache_misses if plan.cache_activations else 0,
         cache_problem=excerpt(result.cache_problem, _LONGEST_PROBLEM) if plan.cache_activations else "",
     )
 
