@@ -37,9 +37,9 @@ from fedpipe_operator.planning.choices import Choice  # noqa: E402
 from fedpipe_operator.planning.fleet import ROUND_OVERHEAD  # noqa: E402
 from fedpipe_operator.planning.forecast import forecast  # noqa: E402
 from fedpipe_operator.planning.request import PlanRequest  # noqa: E402
-from fedpipe_operator.rounds.records import RoundPlan  # noqa: E402
+from fedpipe_operator.rounds.records import RoundCommit, RoundPlan  # noqa: E402
 from fedpipe_operator.sites import SiteProfile  # noqa: E402
-from fedpipe_trainer.contract import Plan  # noqa: E402
+from fedpipe_trainer.contract import Forecast, Plan  # noqa: E402
 
 SLOWDOWNS: Final = (1.0, 4.0)
 DOCUMENTS: Final = 1400
@@ -152,27 +152,31 @@ def _bytes_of(memory: str) -> int:
 def print_table(task: Task, run: Run, split: Partition, store: Path) -> None:
     """Print a row for each round but the last. A round lasts from its plan to the next one's."""
     plans = [RoundPlan.model_validate_json((store / names.round_plan(i)).read_text()) for i in range(1, run.rounds + 1)]
+    commits = [RoundCommit.model_validate_json((store / names.round_commit(i)).read_text()) for i in range(1, run.rounds)]
     sites = {name: replace(site, up=1e12, down=1e12) for name, site in site_profiles(task, run, split).items()}
     head = {name: tuple(task.base.model.get_parameter(name).shape) for name in task.base.head}
     request = PlanRequest(spec=spec_of(task, run), head=head)
     real = [after.started_at - plan.started_at for plan, after in pairwise(plans)]
-    virtual = [virtual_seconds(request, sites, plan) for plan in plans[:-1]]
-    print("| round | steps × batch by site | real, s | virtual, s | real / virtual |")
-    print("|---|---|---|---|---|")
-    for plan, seconds, expected in zip(plans, real, virtual, strict=False):
-        work = ", ".join(f"{one.steps} × {one.batch_size}" for one in plan.plans.values())
-        print(f"| {plan.round} | {work} | {seconds:.1f} | {expected:.1f} | {seconds / expected:.2f} |")
-    print(f"| all | | {sum(real):.1f} | {sum(virtual):.1f} | {sum(real) / sum(virtual):.2f} |")
+    forecasts = [{site: _forecast(request, sites[site], plan.plans[site]) for site in plan.selected} for plan in plans[:-1]]
+    virtual = [ROUND_OVERHEAD + max(one.seconds for one in by_site.values()) for by_site in forecasts]
+    print(
+        "| round | by site: steps × batch, s of the steps and of the rest | the same on the virtual clock | real, s | virtual, s | ratio |"
+    )
+    print("|---|---|---|---|---|---|")
+    for plan, commit, by_site, seconds, expected in zip(plans, commits, forecasts, real, virtual, strict=False):
+        measured = {one.site: one.measured for one in commit.contributions if one.measured is not None}
+        work = "; ".join(
+            f"{one.steps} × {one.batch_size}, {measured[site].step_seconds:.1f} and {measured[site].other_seconds:.1f}"
+            for site, one in plan.plans.items()
+        )
+        clock = "; ".join(f"{one.step_seconds:.1f} and {one.seconds - one.step_seconds:.1f}" for one in by_site.values())
+        print(f"| {plan.round} | {work} | {clock} | {seconds:.1f} | {expected:.1f} | {seconds / expected:.2f} |")
+    print(f"| all | | | {sum(real):.1f} | {sum(virtual):.1f} | {sum(real) / sum(virtual):.2f} |")
 
 
-def virtual_seconds(request: PlanRequest, sites: dict[str, SiteProfile], plan: RoundPlan) -> float:
-    """The seconds of a round of these plans on the virtual clock."""
-    return ROUND_OVERHEAD + max(_seconds(request, sites[site], plan.plans[site]) for site in plan.selected)
-
-
-def _seconds(request: PlanRequest, site: SiteProfile, one: Plan) -> float:
+def _forecast(request: PlanRequest, site: SiteProfile, one: Plan) -> Forecast:
     choice = Choice(one.bits, one.batch_size, one.micro_batch, one.gradient_checkpointing, one.lowest_layer, cached=False)
-    return forecast(request, site, choice, ranks=one.ranks, steps=one.steps).seconds
+    return forecast(request, site, choice, ranks=one.ranks, steps=one.steps)
 
 
 if __name__ == "__main__":

@@ -101,12 +101,12 @@ def test_lengths_that_hardly_differ_are_measured_once(task: ProfileTask, tmp_pat
     ]
 
 
-def test_the_smallest_batch_is_also_measured_with_the_top_half_of_the_layers(task: ProfileTask, tmp_path: Path) -> None:
+def test_the_largest_batch_that_fits_is_also_measured_with_the_top_half_of_the_layers(task: ProfileTask, tmp_path: Path) -> None:
     result = profile.run(task, make_runtime(tmp_path))
 
     assert [(point.bits, point.batch_size, point.lowest_layer) for point in result.throughput if point.lowest_layer] == [
-        (32, 1, 1),
-        (16, 1, 1),
+        (32, 4, 1),
+        (16, 4, 1),
     ]
 
 
@@ -121,7 +121,7 @@ def test_a_second_depth_has_fewer_trained_parameters(task: ProfileTask, tmp_path
     monkeypatch.setattr(throughput, "make_optimizer", counting)
     profile.run(task.model_copy(update={"bits": (32,)}), make_runtime(tmp_path))
 
-    assert trained == [4 * 2 * 64, 8 * 2 * 64]
+    assert trained == [8 * 2 * 64, 4 * 2 * 64]
 
 
 @pytest.mark.parametrize(("layers", "lowest"), [([0], None), ([0, 1], 1), ([0, 0, 1, 1, 2], 1), (range(12), 6), ([2, 3], 3)])
