@@ -60,6 +60,17 @@ def centralised(problem: Problem) -> Study:
     return Study(replace(problem, learning_rate=1e-3), tuple(range(50, 1001, 50)), rank=max(RANKS))
 
 
+def longer() -> dict[str, Run | Study]:
+    """Twice the time for ours and three times for equal steps, one seed: when each reaches 95 % of the ceiling."""
+    problem = Problem()
+    ours, equal = _run(problem, *RULES["ours"]), _run(problem, *RULES["FedIT"])
+    return {
+        "centralised, seed 0": centralised(problem),
+        "independent, ours, seed 0": replace(ours, seconds=2 * ours.seconds, rounds=2 * ours.rounds, evaluate_every=2),
+        "independent, FedIT, seed 0": replace(equal, seconds=3 * equal.seconds, evaluate_every=4),
+    }
+
+
 def others() -> dict[str, Run | Study]:
     """The other rivals, one seed."""
     rules: dict[str, Rule] = {
@@ -175,6 +186,7 @@ RULES: Final[dict[str, Rule]] = {
 """The rules of the main table, the most telling first: what each site does, and how the server aggregates."""
 SWEEPS: Final = {
     "main": main,
+    "longer": longer,
     "others": others,
     "ablations": ablations,
     "rates": rates,

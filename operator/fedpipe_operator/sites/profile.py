@@ -79,11 +79,6 @@ class SiteProfile:
     """The hub's commit of the base model; None for one that does not come from a hub."""
     range_test: RangeTestResult | None = None
     """Losses of the learning rates; None: not tested."""
-    memory_bytes_per_second: float | None = None
-    """Bandwidth of the device's memory. None, here and below: the site did not measure it."""
-    mfu: float | None = None
-    """Model FLOPs utilisation of the fastest measured step."""
-    tokens_per_joule: float | None = None
     least_transfer_factor: float = 0.0
     """How far transfers may turn out faster than `up` and `down` say without exceeding a claim: 1 where a claim is one of them."""
 
@@ -165,9 +160,6 @@ def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
         unsupported=measured.unsupported,
         first_step_seconds=measured.first_step_seconds,
         model_revision=measured.model_revision,
-        memory_bytes_per_second=measured.memory_bytes_per_second,
-        mfu=measured.mfu,
-        tokens_per_joule=measured.tokens_per_joule,
         importance=measured.importance,
         generation=measured.generation,
         has_cache=site.spec.cache is not None,
