@@ -50,7 +50,7 @@ class Planned:
     importance: str = "Gradient"
     """One of the operator's methods, or `Random` or `Inverse`: the sites' scores in another order, for the ablation."""
     max_rank: int = 32
-    cache: bool = True
+    cache: bool = False
     """Whether the sites have a cache."""
     batch_sizes: tuple[int, ...] = (2, 4, 8, 16)
     """Those of the spec, the largest being the problem's; with that one only, no site takes a smaller one."""

@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     rounds = parser.parse_args().rounds
     problem = Problem()
-    task, run = load_task(problem.max_length), Run(problem, SLOWDOWNS, Planned(cache=False), rounds=rounds)
+    task, run = load_task(problem.max_length), Run(problem, SLOWDOWNS, Planned(), rounds=rounds)
     split = Partition(tuple(rows[:DOCUMENTS] for rows in partition(task.train, problem, len(SLOWDOWNS)).rows), frozenset())
     with tempfile.TemporaryDirectory(prefix="fedpipe-real-") as folder:
         example = Path(folder) / "example"

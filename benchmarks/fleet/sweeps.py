@@ -92,7 +92,7 @@ def ablations() -> dict[str, Run | Study]:
     return _one_seed(
         {
             "ours": (ours, Server()),
-            "no cache": (Planned(cache=False), Server()),
+            "with caches": (Planned(cache=True), Server()),
             "one batch": (Planned(batch_sizes=(16,)), Server()),
             "equal steps": (Planned(mode="UniformWeakest"), Server()),
             "all layers": (Planned(depth="Full"), Server()),

@@ -63,9 +63,7 @@ def test_all_sites_of_a_run_of_several_rounds_train_the_same_upper_layers_and_ca
 
     assert len({plan.lowest_layer for plan in plans.values()} - {0}) == 1
     assert all(plan.cache_activations for plan in plans.values())
-    assert all(
-        any("at no site more" in reason and "in this round and the next ones" in reason for reason in plan.why) for plan in plans.values()
-    )
+    assert all(any("at no site more" in reason and "in the next rounds too" in reason for reason in plan.why) for plan in plans.values())
 
 
 def test_a_site_without_a_cache_trains_no_layer_below_the_others_floor() -> None:
@@ -84,7 +82,7 @@ def test_what_the_caches_hold_makes_the_next_rounds_steps_cheaper_and_the_plans_
         plans = planned(fleet, History(round_, kept=kept))
         fastest = plans["site-400"]
         seconds.append(fastest.forecast.step_seconds / fastest.steps / fastest.batch_size)
-        reasons += [reason for reason in fastest.why if "which holds" in reason]
+        reasons += [reason for reason in fastest.why if "cache holds" in reason]
         kept = after(plans, fleet, kept)
 
     assert all(later < earlier for earlier, later in pairwise(seconds))
@@ -126,6 +124,9 @@ def test_there_is_no_floor_without_a_cache_in_the_last_round_or_once_the_run_sta
     assert common_floor(lasting, a_fleet()) is not None
     assert common_floor(lasting, a_fleet(has_cache=False)) is None
     assert common_floor(a_request(), a_fleet()) is None
+    assert common_floor(a_request(kept={"site-100": FILLED._replace(share=1.0)}), a_fleet()) is not None, (
+        "what is cached is used to the end"
+    )
     assert common_floor(replace(lasting, is_stalled=True), a_fleet()) is None
 
 

@@ -482,6 +482,6 @@ def test_what_a_round_has_cached_is_counted_on_in_the_next_one(tmp_path: Path) -
     assert first.cache_activations
     assert second.cache_activations
     assert second.forecast.step_seconds < first.forecast.step_seconds
-    assert not any("which holds" in reason for reason in first.why)
+    assert not any("cache holds" in reason for reason in first.why)
     assert (first.steps, first.batch_size) == (10, 4)
-    assert any("which holds 40.0 % of it" in reason for reason in second.why)
+    assert any("the site's cache holds 40.0 % of their output" in reason for reason in second.why)

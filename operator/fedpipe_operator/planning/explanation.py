@@ -212,18 +212,19 @@ def _depth_reason(request: PlanRequest, site: SiteProfile, solution: Solution) -
     every_layer = choice._replace(lowest_layer=0, cached=False)
     saved = 1 - seconds_of_steps(request, site, choice, solution.steps) / seconds_of_steps(request, site, every_layer, solution.steps)
     which = f"the top {trained} of {layers} layers are trained{'' if request.floor is None else ', and at no site more'}"
-    saves = f"which saves {percent(saved)} of a step{' on average' if choice.cached else ''}"
-    return f"{which}: the layers below need no backward pass{_cache_reason(request, site, choice)}, {saves}"
+    saves = f"saves {percent(saved)} of a step"
+    if choice.cached:
+        return f"{which}: the layers below need no backward pass, and {_cache_reason(request, site, choice)}; that {saves} on average"
+    return f"{which}: the layers below need no backward pass, which {saves}"
 
 
 def _cache_reason(request: PlanRequest, site: SiteProfile, choice: Choice) -> str:
-    """What the cache is for, as a part of a sentence; empty without one."""
-    if not choice.cached:
-        return ""
+    """What the cache is for, as a clause."""
     kept = kept_share_of(request, site, choice)
-    held = f", which holds {percent(kept)} of it" if kept else ""
-    lasts = " in this round and the next ones" if choice.lowest_layer == request.floor else ""
-    return f"; after the first pass over the data their output is read from the site's cache{lasts}{held}"
+    if kept:
+        return f"the site's cache holds {percent(kept)} of their output"
+    lasts = ", in the next rounds too" if choice.lowest_layer == request.floor and request.rounds_left > 1 else ""
+    return f"after the first pass over the data their output is read from the site's cache{lasts}"
 
 
 def _bits_reason(request: PlanRequest, site: SiteProfile, solution: Solution) -> str:

@@ -140,7 +140,8 @@ def common_floor(request: PlanRequest, sites: Mapping[str, SiteProfile], lowest:
     layers = {layer for site in typical.values() for layer in lowest_layers(request, site)}
     allowed = {layer for layer in layers if lowest is None or layer <= lowest}
     floors = sorted(layer for layer in allowed if any(can_cache(request, site, layer) for site in typical.values()))
-    if request.is_stalled or request.rounds_left == 1 or not floors:
+    lasts = request.rounds_left > 1 or bool(request.kept)
+    if request.is_stalled or not lasts or not floors:
         return None
     # What the caches hold would be lost to later rounds without a floor, so it does not count for that.
     free = _fleet_of(replace(request, kept={}), typical)
