@@ -18,12 +18,12 @@ from task import Partition, Task, load_task, partition
 from torch import Tensor
 from training import Quality, evaluate, evaluate_global, ranks_of, steps, trainable
 
-from fedpipe_operator.planning import History, KeptActivations
+from fedpipe_operator.planning import History
 from fedpipe_operator.planning.fleet import ROUND_OVERHEAD
 from fedpipe_operator.rounds.evidence import kept_activations
 from fedpipe_operator.rounds.observed import EvaluationSummary
 from fedpipe_operator.rounds.policies import is_stalled
-from fedpipe_operator.sites import Measurement
+from fedpipe_operator.sites import KeptActivations, Measurement
 from fedpipe_trainer.activation_cache import CacheCounts, cached_activations
 from fedpipe_trainer.adapters import AdapterTensors
 from fedpipe_trainer.contract import Plan

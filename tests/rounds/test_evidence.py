@@ -1,6 +1,7 @@
 """What a round showed changes the next plan: corrected forecasts, less memory after a plan ran out of it, all layers once a run stalls."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,12 +12,12 @@ from stand_in_runs import a_site as a_site_spec
 from trainer_results import a_failure, an_evaluation, an_update, good_trainer
 
 from fedpipe_operator import names
-from fedpipe_operator.planning import History, KeptActivations, plan_round
+from fedpipe_operator.planning import History, plan_round
 from fedpipe_operator.rounds.evidence import kept_activations, measurements
 from fedpipe_operator.rounds.observed import EvaluationSummary, summarize_commit
 from fedpipe_operator.rounds.policies import is_stalled
 from fedpipe_operator.rounds.records import RoundCommit, RoundPlan
-from fedpipe_operator.sites import Correction, Measurement, Resources, carried_over, corrected, findings, measurement
+from fedpipe_operator.sites import Correction, KeptActivations, Measurement, Resources, carried_over, corrected, findings, measurement
 from fedpipe_operator.store.objects import required_object
 from fedpipe_trainer.contract import (
     Artifact,
@@ -59,11 +60,16 @@ def test_ratios_of_measured_to_predicted_multiply_the_next_forecast() -> None:
     assert findings(Correction(step_seconds=2.0), now) == ("a step took 3 times as long as predicted",)
 
 
-def test_steps_that_a_full_cache_made_faster_say_nothing_of_plans_without_it() -> None:
-    cached = PLAN.model_copy(update={"cache_activations": True, "lowest_layer": 1})
+def test_steps_that_found_more_in_the_cache_than_planned_make_no_forecast_faster() -> None:
+    """Half of the passes were expected to find their activations there."""
+    forecast = PLAN.forecast.model_copy(update={"cached_share": 0.5})
+    cached = PLAN.model_copy(update={"cache_activations": True, "lowest_layer": 1, "forecast": forecast})
+    as_planned, more = {"cache_hits": 5, "cache_misses": 5}, {"cache_hits": 9, "cache_misses": 1}
+    before = Correction(step_seconds=2.0)
 
-    assert corrected(Correction(step_seconds=2.0), cached, measured(step_seconds=10.0)).step_seconds == 2.0
-    assert corrected(Correction(step_seconds=2.0), cached, measured(step_seconds=60.0)).step_seconds == 6.0
+    assert corrected(before, cached, measured(step_seconds=10.0, **as_planned)).step_seconds == 1.0
+    assert corrected(before, cached, measured(step_seconds=10.0, **more)).step_seconds == 2.0
+    assert corrected(before, cached, measured(step_seconds=60.0, **more)).step_seconds == 6.0
 
 
 FULL: Final = "there is no room for more cached activations in /cache: free space on the site's cache volume"
@@ -103,7 +109,10 @@ def test_a_cache_holds_what_the_round_found_there_and_what_it_computed(hits: int
     """The site has 400 samples: 100 batches."""
     now = measured(cache_hits=hits, cache_misses=misses, steps=steps)
 
-    assert kept_activations(CACHING, now, floor=2, samples=400) == KeptActivations(16, 4, 4, 2, pytest.approx(share))
+    expected = KeptActivations(bits=16, batch_size=4, micro_batch=4, lowest_layer=2, share=share)
+    kept = kept_activations(CACHING, now, floor=2, samples=400)
+    assert kept is not None
+    assert kept.model_copy(update={"share": round(kept.share, 9)}) == expected
 
 
 def test_nothing_is_counted_on_after_a_site_trained_a_layer_below_or_the_cache_did_not_work() -> None:
@@ -113,6 +122,8 @@ def test_nothing_is_counted_on_after_a_site_trained_a_layer_below_or_the_cache_d
     assert kept_activations(CACHING, now, floor=1, samples=400) is None
     assert kept_activations(CACHING, now.model_copy(update={"cache_problem": FULL}), floor=2, samples=400) is None
     assert kept_activations(CACHING, measured(), floor=2, samples=400) is None
+    smaller_passes = now.model_copy(update={"out_of_memory": True})
+    assert kept_activations(CACHING, smaller_passes, floor=2, samples=400) is None
     assert kept_activations(CACHING, now, floor=2, samples=0) is None, "an earlier version of the operator planned the round"
 
 
@@ -465,10 +476,29 @@ def cached_from_round_to_round(task: Any, folder: Path) -> Any:
     result = good_trainer(task, folder)
     if isinstance(result, ProfileResult) and result.base is not None:
         weights = tuple(weight.model_copy(update={"layer": 2}) for weight in result.base.weights)
-        return result.model_copy(update={"base": result.base.model_copy(update={"layers": 3, "weights": weights})})
+        slow = {"tokens_per_second": 100.0, "evaluate_tokens_per_second": 300.0}
+        points = tuple(point.model_copy(update=slow) for point in result.throughput)
+        return result.model_copy(update={"base": result.base.model_copy(update={"layers": 3, "weights": weights}), "throughput": points})
     if isinstance(result, TrainResult):
         return result.model_copy(update={"cache_hits" if task.round > 1 else "cache_misses": task.plan.steps})
     return result
+
+
+def test_the_cache_of_a_site_that_takes_no_part_in_a_round_keeps_what_it_holds(tmp_path: Path) -> None:
+    """One of two sites trains in each round; the second one's training finds what an earlier round cached."""
+    fleet = [a_site_spec(name, cache={"persistentVolumeClaim": {"claimName": f"{name}-cache"}}) for name in ("site-a", "site-b")]
+    sites = {"perRound": 1, "quorum": 0.5}
+    run = a_run(fleet, rounds={"count": 12, "deadline": "10m"}, planning=PLANNING, training={"maxSteps": 10}, sites=sites)
+    world = World(run, tmp_path, cached_from_round_to_round)
+    world.settle()
+
+    plans = [required_object(world.store, names.round_plan(round_), RoundPlan) for round_ in range(1, 13)]
+    trained = {site: [plan.round for plan in plans if plan.selected == (site,)] for site in ("site-a", "site-b")}
+    waits = [(site, later) for site, rounds in trained.items() for earlier, later in pairwise(rounds) if later > earlier + 1]
+    assert waits
+    for site, round_ in waits:
+        assert plans[round_ - 1].kept[site].share > 0
+        assert plans[round_ - 1].plans[site].forecast.cached_share > 0
 
 
 def test_what_a_round_has_cached_is_counted_on_in_the_next_one(tmp_path: Path) -> None:

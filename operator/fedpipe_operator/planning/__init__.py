@@ -17,7 +17,6 @@ from fedpipe_operator.planning.memory_model import RunOptions, Step, predict_pea
 from fedpipe_operator.planning.modes import Plans
 from fedpipe_operator.planning.planner import MODES, FleetPlans, History, plan_round
 from fedpipe_operator.planning.rank_lines import rank_lines
-from fedpipe_operator.planning.request import KeptActivations
 from fedpipe_operator.planning.run_facts import RunFacts, facts_of, wrong_base_reason
 from fedpipe_operator.planning.summary import PlanRow, forecast_text, hyperparameter_status, hyperparameter_text, plan_rows, plan_status
 
@@ -28,7 +27,6 @@ __all__ = [
     "FleetPlans",
     "History",
     "Hyperparameter",
-    "KeptActivations",
     "LearningRate",
     "PlanRow",
     "Plans",

@@ -35,7 +35,9 @@ def with_batch(request: PlanRequest, site: SiteProfile, solution: Solution, most
         most: steps of the site of the fleet that takes most with the run's batch.
         seconds: the length of the round.
     """
-    if solution.steps >= min(most, request.wanted_steps(site)):
+    kept = request.kept.get(site.name)
+    counts_on_smaller = solution.choice.cached and kept is not None and kept.batch_size < request.batch
+    if solution.steps >= min(most, request.wanted_steps(site)) and not counts_on_smaller:
         return solution
     upload = wire_bytes(site, solution.ranks, request.head)
 
@@ -51,7 +53,9 @@ def with_batch(request: PlanRequest, site: SiteProfile, solution: Solution, most
         )
 
     smaller = [of_batch(batch) for batch in reversed(_batches(request)) if batch < request.batch]
-    return max((solution, *smaller), key=lambda one: one.value)
+    # What the cache holds is of the last round's batch only.
+    whole = of_batch(request.batch) if counts_on_smaller else solution
+    return max((whole, *smaller), key=lambda one: one.value)
 
 
 def most_more_steps(request: PlanRequest, site: SiteProfile) -> float:

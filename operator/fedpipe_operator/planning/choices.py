@@ -34,10 +34,12 @@ from fedpipe_trainer.contract import EVALUATION_SHARE
 
 _DEPTHS: Final = (1.0, 3 / 4, 1 / 2, 1 / 3)
 """The fractions of the layers among which a depth is chosen: with fewer than a third, few steps bring much less progress."""
-_STATE_BYTES: Final = 4
-"""Bytes of an element of a hidden state, at most."""
+_STATE_BYTES: Final = 2
+"""Bytes of an element of a hidden state; 4 at 32 bits, where training takes longer as well."""
 _VOLUME_BYTES_PER_SECOND: Final = 100e6
-"""What the slowest volumes in use, disks on a network, are taken to read and write. A GPU trains faster than that."""
+"""What the slowest volumes in use, disks on a network, are taken to read and write."""
+_SLOWEST_READING: Final = 2.0
+"""What the cache saves, in units of the time that reading it takes, at least. A GPU computes small models faster than that."""
 _ROUNDING: Final = 1e-9
 _ELEMENT_BYTES: Final = TRAINED_BYTES - WIRE_BYTES
 """Bytes that a trained element of an adapter adds: it takes the place of one of the frozen residual."""
@@ -120,7 +122,7 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
     load = factor * _joined([np.full(count, load_peak_bytes(site, one)) for one in bits])
     fixed, step = [], []
     for one in bits:
-        kept = without._replace(hits=cached * _kept_share(request, site, one, without))
+        kept = without._replace(hits=cached * _kept_share(request, site, one, without, by_batch=False))
         filling = fills * _filling_seconds(request, site, one, kept) / request.filling_rounds
         fixed.append(other_seconds_of(request, site, one, request.head_bytes, without.micro_batch) + filling)
         step.append(_step_seconds(request, site, one, kept._replace(hits=np.where(fills, 1.0, kept.hits))))
@@ -165,6 +167,12 @@ def steps_within(request: PlanRequest, site: SiteProfile, choice: Choice, second
     """The most optimiser steps in so many seconds; 0 in none or less."""
     filling, found, mixed = _seconds_of_lines(request, site, choice)
     return max(0, floor(seconds / mixed + _ROUNDING), floor((seconds - filling) / found + _ROUNDING))
+
+
+def found_share_of(request: PlanRequest, site: SiteProfile, choice: Choice, steps: int) -> float:
+    """The share of so many steps that find their activations in the cache."""
+    computed = (1 - kept_share_of(request, site, choice)) * min(1.0, _batches_of_a_pass(site, choice.batch) / steps)
+    return 1 - computed if choice.cached else 0.0
 
 
 def kept_share_of(request: PlanRequest, site: SiteProfile, choice: Choice) -> float:
@@ -219,14 +227,21 @@ def _caching(request: PlanRequest, site: SiteProfile, lowest: int) -> Sequence[_
 
 
 def can_cache(request: PlanRequest, site: SiteProfile, lowest: int) -> bool:
-    """Whether the site can keep what enters this layer, and read it no slower than the planner counts on."""
-    return bool(request.has_cache(site) and lowest and not site.base.encoder_decoder and _reads_in_time(site))
+    """Whether the site can keep what enters this layer, and reading it takes at most half of the time that it saves."""
+    return bool(request.has_cache(site) and lowest and not site.base.encoder_decoder and _saves_time(site, lowest))
 
 
-def _reads_in_time(site: SiteProfile) -> bool:
-    """Whether the cache's volume is likely to keep up with training, in which case reading takes no time of its own."""
-    fastest = max((point.tokens_per_second for point in site.points), default=0.0)
-    return fastest * site.base.hidden_size * _STATE_BYTES <= _VOLUME_BYTES_PER_SECOND
+def _saves_time(site: SiteProfile, lowest: int) -> bool:
+    fastest = max((point for point in site.points), key=lambda point: point.tokens_per_second, default=None)
+    if fastest is None:
+        return False
+    saved = forward_share(site, fastest.bits) * lowest / max(1, site.base.layers) / fastest.tokens_per_second
+    return _SLOWEST_READING * _token_seconds(site) <= saved
+
+
+def _token_seconds(site: SiteProfile) -> float:
+    """Seconds to read or write the states of a token."""
+    return site.base.hidden_size * _STATE_BYTES / _VOLUME_BYTES_PER_SECOND
 
 
 def _columns(choice: Choice) -> Columns:
@@ -238,13 +253,16 @@ def _batches_of_a_pass(site: SiteProfile, batch: int) -> int:
     return max(1, ceil(site.train_samples / batch))
 
 
-def _kept_share(request: PlanRequest, site: SiteProfile, bits: Bits, columns: Columns) -> Float64:
-    """f: the share of the batches that the cache holds for each choice. Other passes than those of the last round were not cached."""
+def _kept_share(request: PlanRequest, site: SiteProfile, bits: Bits, columns: Columns, *, by_batch: bool = True) -> Float64:
+    """f: the share of the batches that the cache holds for each choice. Other passes than those of the last round were not cached.
+
+    Unless `by_batch`, of rows whose batch is still to be chosen: what the cache holds of a smaller one counts as well.
+    """
     kept = request.kept.get(site.name)
-    if kept is None or (kept.bits, kept.batch) != (bits, columns.batch):
+    if kept is None or kept.bits != bits or kept.batch_size > columns.batch or (by_batch and kept.batch_size != columns.batch):
         return np.zeros(len(columns.hits))
-    same = (columns.micro_batch == kept.micro_batch) & (columns.lowest_layer == kept.lowest_layer)
-    return np.where(same, kept.share, 0.0)
+    same_pass = np.minimum(columns.micro_batch, kept.batch_size) == kept.micro_batch
+    return np.where(same_pass & (columns.lowest_layer == kept.lowest_layer), kept.share, 0.0)
 
 
 def _filling_seconds(request: PlanRequest, site: SiteProfile, bits: Bits, columns: Columns) -> Float64:

@@ -211,7 +211,8 @@ def _depth_reason(request: PlanRequest, site: SiteProfile, solution: Solution) -
         return f"the top {trained} of {layers} layers are trained: {reason}"
     every_layer = choice._replace(lowest_layer=0, cached=False)
     saved = 1 - seconds_of_steps(request, site, choice, solution.steps) / seconds_of_steps(request, site, every_layer, solution.steps)
-    which = f"the top {trained} of {layers} layers are trained{'' if request.floor is None else ', and at no site more'}"
+    as_others = ", as deep as at any site, so that caches stay of use" if choice.lowest_layer == request.floor else ""
+    which = f"the top {trained} of {layers} layers are trained{as_others}"
     saves = f"saves {percent(saved)} of a step"
     if choice.cached:
         return f"{which}: the layers below need no backward pass, and {_cache_reason(request, site, choice)}; that {saves} on average"

@@ -38,6 +38,8 @@ COVERAGE: Final = 0.1
 """The least share of the round's samples that must train a weight: fewer would decide over it alone."""
 _LENGTHS: Final = 32
 _TYPICAL: Final = 32
+_WORTH_A_FLOOR: Final = 1.01
+"""A floor that brings less is not worth the writing."""
 
 
 class RoundLength(NamedTuple):
@@ -140,7 +142,7 @@ def common_floor(request: PlanRequest, sites: Mapping[str, SiteProfile], lowest:
     layers = {layer for site in typical.values() for layer in lowest_layers(request, site)}
     allowed = {layer for layer in layers if lowest is None or layer <= lowest}
     floors = sorted(layer for layer in allowed if any(can_cache(request, site, layer) for site in typical.values()))
-    lasts = request.rounds_left > 1 or bool(request.kept)
+    lasts = request.rounds_left > 1 or request.kept
     if request.is_stalled or not lasts or not floors:
         return None
     # What the caches hold would be lost to later rounds without a floor, so it does not count for that.
@@ -150,15 +152,20 @@ def common_floor(request: PlanRequest, sites: Mapping[str, SiteProfile], lowest:
         fleet = _fleet_of(replace(request, floor=floor, filling_rounds=request.rounds_left), typical)
         return fleet.length.rate if fleet.able.keys() >= free.able.keys() else 0.0
 
-    best = max(floors, key=rate)
-    return best if rate(best) > free.length.rate else None
+    rates = {floor: rate(floor) for floor in floors}
+    best = max(floors, key=lambda floor: rates[floor])
+    return best if rates[best] > free.length.rate * _WORTH_A_FLOOR else None
 
 
 def _typical(sites: Mapping[str, SiteProfile]) -> dict[str, SiteProfile]:
-    """So many of the sites, from the slowest to the fastest, that a large fleet takes no longer to compare floors for."""
-    by_speed = sorted(sites, key=lambda name: (max((one.tokens_per_second for one in sites[name].points), default=0.0), name))
-    step = -(-len(by_speed) // _TYPICAL) or 1
-    return {name: sites[name] for name in by_speed[::step]}
+    """Sites of all speeds, with and without a cache; so few that a large fleet takes no longer to compare floors for."""
+
+    def kind(name: str) -> tuple[bool, float, str]:
+        return sites[name].has_cache, max((one.tokens_per_second for one in sites[name].points), default=0.0), name
+
+    ordered = sorted(sites, key=kind)
+    chosen = np.unique(np.linspace(0, len(ordered) - 1, min(_TYPICAL, len(ordered))).round().astype(int))
+    return {ordered[index]: sites[ordered[index]] for index in chosen}
 
 
 def frontiers_of(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> dict[int, Frontier]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from fedpipe_operator import conversion
-from fedpipe_operator.planning.choices import Choice, other_seconds_of, peak_of, seconds_of_steps
+from fedpipe_operator.planning.choices import Choice, found_share_of, other_seconds_of, peak_of, seconds_of_steps
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.sizes import update_file_bytes
 from fedpipe_operator.planning.time_model import wire_bytes
@@ -19,6 +19,7 @@ def forecast(request: PlanRequest, site: SiteProfile, choice: Choice, *, ranks: 
         memory_bytes=max(0, int(peak_of(request, site, choice, ranks))),
         seconds=float(other_seconds_of(request, site, choice.bits, sent, choice.micro_batch)) + of_steps,
         step_seconds=of_steps,
+        cached_share=found_share_of(request, site, choice, steps),
         upload_bytes=update_file_bytes(site.base.weights, ranks, request.head),
         download_bytes=request.download_file(site),
     )

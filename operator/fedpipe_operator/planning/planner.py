@@ -19,9 +19,9 @@ from fedpipe_operator.planning.modes import (
     plan_uniform,
     plan_uniform_weakest,
 )
-from fedpipe_operator.planning.request import KeptActivations, PlanRequest
+from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.time_model import has_speed
-from fedpipe_operator.sites import Correction, SiteProfile
+from fedpipe_operator.sites import Correction, KeptActivations, SiteProfile
 from fedpipe_trainer.contract import Plan
 
 MODES: Final[Mapping[PlanningMode, Callable[[PlanRequest, Mapping[str, SiteProfile]], Plans]]] = {
@@ -81,8 +81,8 @@ def plan_round(
 ) -> FleetPlans:
     """Plan every profiled site, in the spec's mode.
 
-    Nothing of a round depends on sites that take no part in it: those that `select` chooses are planned once more, without the others.
-    Another site keeps the plan that it would have if all took part.
+    Nothing of a round but the floor, which is for all rounds, depends on sites that take no part in it: those that `select` chooses are
+    planned once more, without the others. Another site keeps the plan that it would have if all took part.
 
     Args:
         spec: the run's spec.
@@ -104,7 +104,7 @@ def plan_round(
         notes=history.notes,
         is_stalled=history.is_stalled,
         adapter_bytes=history.adapter_bytes,
-        rounds_left=max(1, spec.rounds.count - history.round + 1),
+        rounds_left=_rounds_left(spec, history.round, len(usable)),
         kept=history.kept,
     )
     given = {plan.site: plan for plan in spec.planning.plans if plan.site in usable and spec.planning.mode is not PlanningMode.MANUAL}
@@ -124,6 +124,12 @@ def _plans_of_selected(request: PlanRequest, sites: Mapping[str, SiteProfile], m
     if made.plans.keys() <= selected:
         return {}
     return MODES[request.spec.planning.mode](request, {name: sites[name] for name in made.plans if name in selected}).plans
+
+
+def _rounds_left(spec: FineTuneSpec, round_: int, sites: int) -> float:
+    """Rounds from this one on in which a site takes part, on average."""
+    left, per_round = max(1, spec.rounds.count - round_ + 1), spec.sites.per_round
+    return float(left) if per_round is None or per_round >= sites else max(1.0, left * per_round / sites)
 
 
 def _importance(profiles: Mapping[str, SiteProfile], history: History) -> CombinedImportance:

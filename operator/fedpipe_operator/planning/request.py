@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Final, NamedTuple
+from typing import Final
 
-from fedpipe_operator.api import Bits, FineTuneSpec, parse_duration
+from fedpipe_operator.api import FineTuneSpec, parse_duration
 from fedpipe_operator.planning.memory_model import RunOptions
 from fedpipe_operator.planning.sizes import WIRE_BYTES, global_file_bytes, head_parameters
 from fedpipe_operator.planning.time_model import global_bytes
-from fedpipe_operator.sites import Correction, SiteProfile
+from fedpipe_operator.sites import Correction, KeptActivations, SiteProfile
 
 MEMORY_FRACTION: Final = 0.85
 """The fraction of a site's memory that a plan's forecast may use: forecasts are required to be within 15 % of the measurement."""
@@ -17,17 +17,6 @@ DEADLINE_FRACTION: Final = 0.8
 """The fraction of a round's deadline that a plan's forecast may use: the rest is for start-up, validation and a site that slows down."""
 MAX_PASSES: Final = 3.0
 """Passes over a site's data in one round, at most, where the spec does not say: more would fit the site's own data at the others' cost."""
-
-
-class KeptActivations(NamedTuple):
-    """The activations that a site's cache holds from earlier rounds: of which passes, and of how many of them."""
-
-    bits: Bits
-    batch: int
-    micro_batch: int
-    lowest_layer: int
-    share: float
-    """Of the site's batches."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +40,13 @@ class PlanRequest:
     """Whether the run has stalled: then every site trains as many layers as it can."""
     adapter_bytes: int | None = None
     """See `History.adapter_bytes`."""
-    rounds_left: int = 1
-    """Rounds of the run from this one on."""
+    rounds_left: float = 1.0
+    """Rounds from this one on in which a site takes part, on average if `sites.perRound` chooses some."""
     kept: Mapping[str, KeptActivations] = field(default_factory=dict)
     """By site: what its cache holds from earlier rounds."""
     floor: int | None = None
     """No site trains a layer below, so that caches stay of use from round to round (`fleet.common_floor`). None: any site may."""
-    filling_rounds: int = 1
+    filling_rounds: float = 1.0
     """The rounds over which the time that fills a cache is spread: more than one only to compare floors."""
     _file_sizes: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Of the global adapter's file, by base: the sites of a run have the same, and a large fleet asks a thousand times."""

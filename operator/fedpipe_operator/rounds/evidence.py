@@ -6,11 +6,21 @@ from statistics import fmean
 from typing import Final
 
 from fedpipe_operator.api import Depth, FineTuneSpec, PlanningMode
-from fedpipe_operator.planning import History, KeptActivations
+from fedpipe_operator.planning import History
 from fedpipe_operator.rounds.observed import CommitSummary, Observed, Run
 from fedpipe_operator.rounds.policies import is_stalled
 from fedpipe_operator.rounds.records import RoundPlan
-from fedpipe_operator.sites import REPLANNED, Correction, Measurement, SiteProfile, carried_over, changes, corrected, findings
+from fedpipe_operator.sites import (
+    REPLANNED,
+    Correction,
+    KeptActivations,
+    Measurement,
+    SiteProfile,
+    carried_over,
+    changes,
+    corrected,
+    findings,
+)
 from fedpipe_trainer.contract import FailureReason, Plan
 
 _NONE: Final = Correction()
@@ -51,7 +61,8 @@ def _kept(plan: RoundPlan, measured: Mapping[str, Measurement]) -> dict[str, Kep
     """By site what its cache holds after the round of this plan that the next one can read."""
     floor = min(plan.plans[site].lowest_layer for site in plan.selected)
     found = {site: kept_activations(plan.plans[site], one, floor, plan.samples.get(site, 0)) for site, one in measured.items()}
-    return {site: kept for site, kept in found.items() if kept is not None}
+    waiting = {site: one for site, one in plan.kept.items() if site not in measured and one.lowest_layer <= floor}
+    return waiting | {site: kept for site, kept in found.items() if kept is not None}
 
 
 def kept_activations(plan: Plan, measured: Measurement, floor: int, samples: int) -> KeptActivations | None:
@@ -65,12 +76,19 @@ def kept_activations(plan: Plan, measured: Measurement, floor: int, samples: int
         floor: the lowest layer that any site trained in the round: what enters a layer above has changed.
         samples: the site's training samples; 0: not known.
     """
-    passes = measured.cache_hits + measured.cache_misses
-    if not passes or not samples or measured.cache_problem or plan.lowest_layer > floor:
+    was_used = measured.cache_hits + measured.cache_misses > 0 and not measured.cache_problem
+    # After an attempt that ran out of memory, passes were smaller than planned.
+    if not was_used or measured.out_of_memory or not samples or plan.lowest_layer > floor:
         return None
-    found = measured.cache_hits / passes
+    found = measured.found_share
     drawn = min(1.0, measured.steps / ceil(samples / plan.batch_size))
-    return KeptActivations(plan.bits, plan.batch_size, plan.micro_batch, plan.lowest_layer, found + (1 - found) * drawn)
+    return KeptActivations(
+        bits=plan.bits,
+        batch_size=plan.batch_size,
+        micro_batch=plan.micro_batch,
+        lowest_layer=plan.lowest_layer,
+        share=found + (1 - found) * drawn,
+    )
 
 
 def measurements(commit: CommitSummary) -> dict[str, Measurement]:

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from fedpipe_operator.planning import Hyperparameter
-from fedpipe_operator.sites import Correction, Measurement, Resources
+from fedpipe_operator.sites import Correction, KeptActivations, Measurement, Resources
 from fedpipe_trainer.contract import Artifact, Plan, Wire
 
 STATUS_SITES: Final = 100
@@ -61,6 +61,8 @@ class RoundPlan(Wire):
     """What the spec says, or what was chosen because it leaves it out, each with the reason."""
     corrections: dict[str, Correction] = {}
     """By site: how earlier rounds corrected the forecasts; sites without one are left out."""
+    kept: dict[str, KeptActivations] = {}
+    """By site: the activations that its cache held from earlier rounds."""
     resources: dict[str, Resources] = {}
     """By site with a profile: what its plan is made for. Empty: an earlier version of the operator planned the round."""
     is_stalled: bool = False

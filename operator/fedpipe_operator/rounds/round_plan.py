@@ -70,6 +70,7 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
         learning_rate=rate.value,
         hyperparameters=hyperparameters(run.spec, agreeing, made.plans, rate),
         corrections=dict(history.corrections),
+        kept=dict(history.kept),
         resources={site: profile.resources for site, profile in agreeing.items()},
         is_stalled=history.is_stalled,
     )

@@ -4,12 +4,23 @@
 """
 
 from fedpipe_operator.sites.capacity import Node, PoolProblem, claimed_capacity, discovered_capacity, find_pool_problem
-from fedpipe_operator.sites.corrections import REPLANNED, Correction, Measurement, carried_over, changes, corrected, findings, measurement
+from fedpipe_operator.sites.corrections import (
+    REPLANNED,
+    Correction,
+    KeptActivations,
+    Measurement,
+    carried_over,
+    changes,
+    corrected,
+    findings,
+    measurement,
+)
 from fedpipe_operator.sites.profile import Resources, SiteProfile, granularity, site_granularity, site_profile
 
 __all__ = [
     "REPLANNED",
     "Correction",
+    "KeptActivations",
     "Measurement",
     "Node",
     "PoolProblem",

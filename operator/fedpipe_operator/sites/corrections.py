@@ -12,7 +12,7 @@ from pydantic import Field
 
 from fedpipe_operator.formatting import bytes_text, excerpt, rate_text
 from fedpipe_operator.sites.profile import Resources
-from fedpipe_trainer.contract import Plan, TrainResult, Wire
+from fedpipe_trainer.contract import Bits, Plan, TrainResult, Wire
 
 _SMALLEST, _LARGEST = 0.05, 20.0
 """A single measurement changes no forecast by more: a clock that jumped must not decide for ever."""
@@ -22,6 +22,8 @@ REPLANNED: Final = "re-planned: "
 """What the reason for a changed plan begins with."""
 _NOTICEABLE: Final = 1.15
 """Forecasts are required to be within 15 % of the measurement."""
+_NOTICEABLE_SHARE: Final = 0.1
+"""Of the passes: the batches are drawn at random, so that the share that finds its activations in the cache is only known about so well."""
 _LONGEST_PROBLEM: Final = 300
 """Characters of a sentence of a site in messages."""
 _LATENCY: Final = 1.0
@@ -54,6 +56,12 @@ class Measurement(Wire):
     cache_problem: str = ""
     """Why the activations that the plan caches were computed in every pass, and what to do; empty if they were not."""
 
+    @property
+    def found_share(self) -> float:
+        """The share of the passes that found their activations in the cache; 0 without one."""
+        passes = self.cache_hits + self.cache_misses
+        return self.cache_hits / passes if passes else 0.0
+
 
 class Correction(Wire):
     """How a site's forecasts are corrected; all 1 without evidence."""
@@ -66,6 +74,18 @@ class Correction(Wire):
     """Bytes that the forecast of a plan may reach at most, because a plan of a larger one ran out of memory."""
     cache_problem: str = ""
     """Why the site's cache did not work in a round, and what to do: its plans do not count on it for the rest of the run."""
+
+
+class KeptActivations(Wire):
+    """The activations that a site's cache holds from earlier rounds: of which passes, and of how many of them."""
+
+    bits: Bits
+    batch_size: Annotated[int, Field(ge=1)]
+    micro_batch: Annotated[int, Field(ge=1)]
+    lowest_layer: Annotated[int, Field(ge=1)]
+    """What enters this layer is kept."""
+    share: Annotated[float, Field(ge=0, le=1)]
+    """Of the site's batches."""
 
 
 def measurement(result: TrainResult, plan: Plan) -> Measurement:
@@ -189,8 +209,9 @@ def _step_seconds(before: Correction, plan: Plan, measured: Measurement) -> floa
     if measured.cache_problem:  # they were planned as faster than any step that computes all layers
         return before.step_seconds
     now = _times(before.step_seconds, measured.step_seconds, plan.forecast.step_seconds * measured.steps / plan.steps)
-    # Activations that an earlier round cached make steps faster than forecast.
-    return max(before.step_seconds, now) if plan.cache_activations else now
+    # More was in the cache than the forecast counted on: steps were faster for that.
+    found_more = measured.found_share > plan.forecast.cached_share + _NOTICEABLE_SHARE
+    return max(before.step_seconds, now) if found_more else now
 
 
 def _times(factor: float, measured: float, predicted: float) -> float:

@@ -36,6 +36,8 @@ class Forecast(Wire):
     """From the task's start to its result, transfers included."""
     step_seconds: Annotated[float, Field(ge=0)] = 0.0
     """Of them, those of the training steps."""
+    cached_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the passes that are expected to read the lower layers' output from the site's cache."""
     upload_bytes: Annotated[int, Field(ge=0)]
     download_bytes: Annotated[int, Field(ge=0)]
 

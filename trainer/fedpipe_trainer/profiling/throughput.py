@@ -83,13 +83,17 @@ def measure_steps(subject: Subject, batch_sizes: Sequence[int], runtime: TaskRun
         first = _seconds_of(runtime, benchmark, batches[0])
         evaluate_speed = _evaluate_speed(runtime, benchmark, batches[0])
         generation = measure_generation(subject, batches[0], runtime)
-        timed = list(_measure(benchmark, batches, runtime, evaluate_speed))
+        measured = list(_measure(benchmark, batches, runtime, evaluate_speed))
+    timed = [one for one in measured if one is not None]
     if not timed:
         raise TaskFailed(FailureReason.OUT_OF_MEMORY, "out of memory in the first training step")
     fastest = max(timed, key=lambda one: one.point.tokens_per_second)
     speed = fastest.point.tokens_per_second
     efficiency = Efficiency(speed, model_flops_utilisation(subject.base, subject.objective, speed), fastest.tokens_per_joule)
-    points = tuple(one.point for one in [*timed, *_at_second_depth(subject, batches[: len(timed)], runtime, evaluate_speed)])
+    # On a CPU, some libraries do not recover after the process has run out of memory: see `_exceeds_limit`.
+    may_go_on = None not in measured or subject.base.device.type != "cpu"
+    shallow = _at_second_depth(subject, batches[: len(timed)], runtime, evaluate_speed) if may_go_on else []
+    points = tuple(one.point for one in [*timed, *shallow])
     return Steps(points, max(0.0, first - timed[0].seconds), efficiency, fits=len(timed) == len(batches), generation=generation)
 
 
@@ -100,7 +104,7 @@ def _at_second_depth(subject: Subject, fitting: Sequence[list[Example]], runtime
         return []
     largest = max(fitting, key=len)  # of two equally large ones the first, whose samples are not the longest
     with _Benchmark.attached(subject, lowest_layer=lowest) as benchmark:
-        return list(_measure(benchmark, [largest], runtime, evaluate_speed))
+        return [one for one in _measure(benchmark, [largest], runtime, evaluate_speed) if one is not None]
 
 
 def second_depth(weights: Sequence[WeightShape]) -> int | None:
@@ -158,8 +162,10 @@ def _batches(examples: Sequence[Example], sizes: Sequence[int]) -> list[list[Exa
     return [*batches, _repeat(longest, ascending[-1])] if is_clearly_longer else batches
 
 
-def _measure(benchmark: _Benchmark, batches: Sequence[list[Example]], runtime: TaskRuntime, evaluate_speed: float) -> Iterator[_Timed]:
-    """Measure each batch, up to the first that does not fit in memory.
+def _measure(
+    benchmark: _Benchmark, batches: Sequence[list[Example]], runtime: TaskRuntime, evaluate_speed: float
+) -> Iterator[_Timed | None]:
+    """Measure each batch, up to the first that does not fit in memory. If that was tried, the last value is None.
 
     The first step of a batch is not timed: libraries choose kernels for its shape, and memory is allocated. On two cores it took 10 to 35 %
     longer than those of the training. Its peak counts, like that of the others.
@@ -176,10 +182,12 @@ def _measure(benchmark: _Benchmark, batches: Sequence[list[Example]], runtime: T
             return
         peak_memory.reset_peak()
         if not _fits(benchmark, examples):
+            yield None
             return
         meter.joules()
         steps = _run_timed_steps(benchmark, examples, runtime)
         if steps is None:
+            yield None
             return
         joules, peak = meter.joules(), peak_memory.peak_bytes()
         bytes_per_token = max(0, peak - bytes_before) / tokens
