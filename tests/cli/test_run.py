@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from local_runs import Fleet
+import yaml
+from local_runs import MANUAL, Fleet
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -67,6 +68,30 @@ def test_a_local_only_baseline_takes_as_many_steps_as_its_site_took_in_all_round
     result = json.loads((fleet.store / "comparison/local-only/north/rounds/0001/updates/north/0/result.json").read_text())
 
     assert result["steps"] == 8
+
+
+def test_what_a_site_cached_in_one_round_is_read_in_the_next_one_as_it_was_forecast(fleet: Fleet) -> None:
+    """Of the six batches of each site, a round takes four: so the second one finds four of six in the cache, on average."""
+    given = {"bits": 32, "rank": 4, "steps": 4, "layers": 1, "cacheActivations": True}
+    fleet.change("FederatedFineTune", planning=MANUAL | {"plans": [given]})
+    documents = list(yaml.safe_load_all((fleet.folder / "run.yaml").read_text()))
+    for document in documents[1:]:
+        claim = f"{document['metadata']['name']}-cache"
+        document["spec"]["cache"] = {"persistentVolumeClaim": {"claimName": claim}}
+        (fleet.folder / "volumes" / claim).mkdir()
+    (fleet.folder / "run.yaml").write_text(yaml.safe_dump_all(documents))
+
+    fleet.run("--no-compare")
+
+    plans, commits = (
+        [json.loads((fleet.store / f"rounds/000{round_}/{file}").read_text()) for round_ in (1, 2)]
+        for file in ("plan.json", "global/commit.json")
+    )
+    expected = [{site: round(plan["forecast"]["cachedShare"], 3) for site, plan in record["plans"].items()} for record in plans]
+    measured = [{one["site"]: one["measured"] for one in commit["contributions"]} for commit in commits]
+    assert expected == [dict.fromkeys(measured[0], 0.0), dict.fromkeys(measured[0], 0.667)]
+    assert {site: (one["cacheHits"], one["cacheMisses"]) for site, one in measured[0].items()} == dict.fromkeys(measured[0], (0, 4))
+    assert all(one["cacheHits"] >= 2 and one["cacheHits"] + one["cacheMisses"] == 4 for one in measured[1].values())
 
 
 def test_the_same_command_after_the_end_prints_the_result_and_runs_no_task(finished: tuple[Fleet, str]) -> None:
