@@ -10,6 +10,7 @@ sentences.
 import argparse
 import random
 import time
+from dataclasses import replace
 
 from fedpipe_operator.api import FineTuneSpec
 from fedpipe_operator.planning import plan_round
@@ -41,9 +42,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sites", type=int, default=1000, help="number of sites")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--cache", action="store_true", help="every site has a cache")
     arguments = parser.parse_args()
     spec = a_spec()
-    sites = a_fleet(arguments.sites, random.Random(arguments.seed))  # noqa: S311 -- test data, no secrets
+    drawn = a_fleet(arguments.sites, random.Random(arguments.seed))  # noqa: S311 -- test data, no secrets
+    sites = {name: replace(site, has_cache=arguments.cache) for name, site in drawn.items()}
 
     start = time.process_time()
     fleet = plan_round(spec, sites, {})
