@@ -55,7 +55,8 @@ def with_batch(request: PlanRequest, site: SiteProfile, solution: Solution, most
     smaller = [of_batch(batch) for batch in reversed(_batches(request)) if batch < request.batch]
     # What the cache holds is of the last round's batch only.
     whole = of_batch(request.batch) if counts_on_smaller else solution
-    return max((whole, *smaller), key=lambda one: one.value)
+    best = max((whole, *smaller), key=lambda one: one.value)
+    return best if best.steps else solution
 
 
 def most_more_steps(request: PlanRequest, site: SiteProfile) -> float:
