@@ -5,12 +5,14 @@ from typing import Final
 import pytest
 from cluster_user import Plain, condition
 from fleet_namespace import POOLS, SHORT, FleetNamespace
+from local_runs import MANUAL
 from testcluster.configs import PAUSE
 
 pytestmark = pytest.mark.e2e
 
 QUEUE: Final = {"kueue.x-k8s.io/queue-name": "e2e"}
 JOB: Final = "toy-profile-north-a0"
+TRAINING: Final = "toy-train-r1-north-a0"
 PROBE: Final = """
 import os, ssl, urllib.error, urllib.request
 print("token" if os.path.exists("/var/run/secrets/kubernetes.io/serviceaccount/token") else "no token")
@@ -39,7 +41,9 @@ def pod_with_all_gpus(namespace: FleetNamespace) -> Plain:
 
 
 def queued_run(namespace: FleetNamespace) -> Plain:
-    run = namespace.run(rounds={"count": 1})
+    """A run whose training takes long: it is not done in the seconds that a pod has to end when its Job is suspended."""
+    plans = [{"bits": 32, "rank": 4, "steps": 1_000_000}]
+    run = namespace.run(rounds={"count": 1, "deadline": "1h"}, planning=MANUAL | {"plans": plans})
     run["metadata"]["labels"] = QUEUE
     return run
 
@@ -51,16 +55,16 @@ def progress(namespace: FleetNamespace) -> str:
 
 def test_a_job_waits_in_an_external_queue_and_its_trainer_has_no_credentials(namespace: FleetNamespace) -> None:
     namespace.kubectl.apply(namespace.site("north"), queued_run(namespace))
-    job = namespace.wait("the Job exists", lambda: namespace.kubectl.list("jobs"))[0]
+    namespace.wait_for_trainer(TRAINING)
 
-    assert job["metadata"]["labels"].items() >= QUEUE.items()
+    assert all(job["metadata"]["labels"].items() >= QUEUE.items() for job in namespace.kubectl.list("jobs"))
 
-    namespace.kubectl.patch("job", JOB, {"spec": {"suspend": True}})
+    namespace.kubectl.patch("job", TRAINING, {"spec": {"suspend": True}})
     namespace.wait("the run reports the queue", lambda: "north waits for the queue" in progress(namespace))
-    namespace.wait("its pod is deleted", lambda: namespace.kubectl.list("pods") == [])
+    namespace.wait("its pod is deleted", lambda: namespace.kubectl.list("pods", f"batch.kubernetes.io/job-name={TRAINING}") == [])
 
-    namespace.kubectl.patch("job", JOB, {"spec": {"suspend": False}})
-    pod = namespace.wait_for_trainer(JOB)
+    namespace.kubectl.patch("job", TRAINING, {"spec": {"suspend": False}})
+    pod = namespace.wait_for_trainer(TRAINING)
     printed = namespace.kubectl("exec", pod["metadata"]["name"], "--", "python", "-c", PROBE.format(namespace=namespace.name)).splitlines()
     namespace.wait_for_reason("Training")
 
