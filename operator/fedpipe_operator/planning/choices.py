@@ -232,16 +232,13 @@ def can_cache(request: PlanRequest, site: SiteProfile, lowest: int) -> bool:
 
 
 def _saves_time(site: SiteProfile, lowest: int) -> bool:
-    fastest = max((point for point in site.points), key=lambda point: point.tokens_per_second, default=None)
+    fastest = max(site.points, key=lambda point: point.tokens_per_second, default=None)
     if fastest is None:
         return False
+    # Seconds a token.
+    reading = site.base.hidden_size * _STATE_BYTES / _VOLUME_BYTES_PER_SECOND
     saved = forward_share(site, fastest.bits) * lowest / max(1, site.base.layers) / fastest.tokens_per_second
-    return _SLOWEST_READING * _token_seconds(site) <= saved
-
-
-def _token_seconds(site: SiteProfile) -> float:
-    """Seconds to read or write the states of a token."""
-    return site.base.hidden_size * _STATE_BYTES / _VOLUME_BYTES_PER_SECOND
+    return _SLOWEST_READING * reading <= saved
 
 
 def _columns(choice: Choice) -> Columns:

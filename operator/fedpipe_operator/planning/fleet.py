@@ -87,7 +87,7 @@ class FleetSolution:
 
 @dataclass(frozen=True)
 class _Fleet:
-    """The sites' problems, and the length of the round that all can take part in who can in any."""
+    """The sites' problems, and the length of the round for those that can take part."""
 
     by_depth: Mapping[int, Frontier]
     problems: dict[str, SiteProblem]
@@ -112,7 +112,7 @@ def solve_fleet(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> Fleet
     fleet = _fleet_of(request, sites)
     if not fleet.able:
         return FleetSolution(fleet.length, {}, 0, fleet.problems, (), 0.0, 0.0)
-    seconds, shares = fleet.length.seconds, sample_shares({name: sites[name] for name in fleet.able})
+    seconds, shares = fleet.length.seconds, _sample_shares({name: sites[name] for name in fleet.able})
     relaxed = np.split(relaxed_optima(fleet.stacked.rows, fleet.by_depth, seconds), fleet.stacked.first[1:])
     solved = {name: problem.solve(seconds, relaxed=optima) for (name, problem), optima in zip(fleet.able.items(), relaxed, strict=True)}
     solutions = {name: solution for name, solution in solved.items() if solution is not None}
@@ -178,7 +178,7 @@ def frontiers_of(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> dict
     return frontiers(weights, importance, request.spec.planning.ranks, lowest_layers(request, site))
 
 
-def sample_shares(sites: Mapping[str, SiteProfile]) -> dict[str, float]:
+def _sample_shares(sites: Mapping[str, SiteProfile]) -> dict[str, float]:
     """p_k: each site's share of all training samples."""
     total = sum(site.train_samples for site in sites.values())
     return {name: site.train_samples / total for name, site in sites.items()}

@@ -4,9 +4,8 @@ The planner calibrates its models with these points, so they use the same code a
 `steps`, real examples, and an adapter of the task's rank for every target weight. Few points are measured, since each costs
 seconds: every batch at the mean length of the samples, which determines the time; the largest batch also at the length of
 the longest samples where these are clearly longer, which determines the peak memory; and the largest batch that fits at a second
-depth, which tells the forward pass from the backward pass: seconds a token = a + c · trained layers (of a small batch, calls that do
-not depend on the depth take much of the time: with 2 samples of MiniLM, the top half took 75 % of a step, with 16 67 %). Gradient
-checkpointing is not measured: what it adds is the forward pass a second time.
+depth, which tells the forward pass from the backward pass: seconds a token = a + c · trained layers. Gradient checkpointing is not
+measured: what it adds is the forward pass a second time.
 """
 
 import statistics
