@@ -146,6 +146,16 @@ def test_a_finished_run_prints_its_rounds_and_the_location_of_its_results(compar
     ]
 
 
+def test_what_the_spec_leaves_out_of_the_export_is_not_printed(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, export={"merged": False})
+    workspace.execute(until="end")
+
+    _, lines = workspace.call("run", "--no-compare")
+
+    assert [line.split()[0] for line in lines[-2:]] == ["export/adapter", "report.html"]
+    assert not any(line.startswith("export/merged") for line in lines)
+
+
 def test_without_a_comparison_there_is_no_table(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     workspace.execute(until="end")

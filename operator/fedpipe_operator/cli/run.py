@@ -71,7 +71,9 @@ def _print_result(run: LocalRun, record: RunRecord, console: Console) -> bool:
     if samples := [sample for _, sample in shown_samples(record)]:
         console.print(samples_table(samples, marked=session.run.spec.task.type == "SequenceClassification"))
     location = session.address.root if isinstance(session.address, DirectoryAddress) else session.address.url
-    for name in (names.EXPORT_ADAPTER, names.EXPORT_MERGED, names.REPORT):
+    export = session.run.spec.export
+    written = {names.EXPORT_ADAPTER: export.adapter, names.EXPORT_MERGED: export.merged, names.REPORT: True}
+    for name in (name for name, is_there in written.items() if is_there):
         console.print(f"{name:<16} {location}/{name}", soft_wrap=True)
     return True
 
