@@ -63,6 +63,8 @@ class Case:
     test_documents: int
     max_length: int
     batch: int = 16
+    modules: tuple[str, ...] = ()
+    """`planning.targetModules`; empty: the attention projections."""
 
 
 def groups(rows: list[dict[str, str]]) -> Objective:
@@ -80,11 +82,17 @@ def named(_rows: list[dict[str, str]]) -> Objective:
     return CausalLM(prompt="{text}\nNewsgroup:", response=" {label}", max_length=48)
 
 
+_BERT = ("query", "key", "value", "output.dense", "intermediate.dense")
+_LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 CASES: Final = {
     "20 groups, MiniLM": Case("minilm", "bert", groups, rounds=6, steps=10, test_documents=400, max_length=32),
     "7 topics, MiniLM": Case("minilm", "bert", topics, rounds=6, steps=10, test_documents=400, max_length=32),
     "20 groups, MPNet": Case("mpnet", "mpnet", groups, rounds=6, steps=8, test_documents=400, max_length=32),
     "group's name, SmolLM2": Case("smollm2", "llama", named, rounds=5, steps=8, test_documents=200, max_length=48, batch=8),
+    "20 groups, MiniLM, MLP too": Case("minilm", "bert", groups, rounds=6, steps=10, test_documents=400, max_length=32, modules=_BERT),
+    "group's name, SmolLM2, MLP too": Case(
+        "smollm2", "llama", named, rounds=5, steps=8, test_documents=200, max_length=48, batch=8, modules=_LLAMA
+    ),
 }
 
 
@@ -110,7 +118,9 @@ def load_fleet(name: str) -> Fleet:
     rows = split_rows(labels, shares, seed=SEED)
     per_group = case.test_documents // len(set(labels))
     tested = [test[i] for i in balanced_sample([row["label"] for row in test], per_group, seed=SEED)]
-    task = Task(base, objective, target_weights(base.model, case.architecture, ()), (), tuple(encode(tested, objective, base.tokenizer)))
+    task = Task(
+        base, objective, target_weights(base.model, case.architecture, case.modules), (), tuple(encode(tested, objective, base.tokenizer))
+    )
     sites = [tuple(encode([train[i] for i in of_site], objective, base.tokenizer)) for of_site in rows]
     return Fleet(task, tuple(site[VALIDATION:] for site in sites), tuple(site[:VALIDATION] for site in sites))
 

@@ -11,7 +11,7 @@ from installed_operator import Operator
 
 from fedpipe_operator import names
 from fedpipe_operator.rounds.records import RoundPlan
-from fedpipe_operator.sites import REPLANNED
+from fedpipe_operator.rounds.replanning import REPLANNED
 from fedpipe_operator.store.objects import required_object
 from fedpipe_trainer.contract import Plan
 

@@ -283,12 +283,6 @@ def test_the_basis_of_the_memory_forecast_is_told() -> None:
     sentence(the_plan(measured), r"the forecast of memory is calibrated with peaks measured at \d+ bits")
 
 
-def test_what_the_last_round_showed_comes_before_the_choices() -> None:
-    plan = the_plan(a_site(), History(round=2, notes={"ward": "re-planned: a step took 2 times as long as predicted"}))
-
-    assert plan.why[1] == "re-planned: a step took 2 times as long as predicted"
-
-
 # Sites that cannot take part.
 
 

@@ -1,5 +1,6 @@
 """What a round showed changes the next plan: corrected forecasts, less memory after a plan ran out of it, all layers once a run stalls."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ from stand_in_runs import a_site as a_site_spec
 from trainer_results import a_failure, an_evaluation, an_update, good_trainer
 
 from fedpipe_operator import names
+from fedpipe_operator.backend import JobState
 from fedpipe_operator.planning import History, plan_round
 from fedpipe_operator.rounds.evidence import kept_activations, measurements
 from fedpipe_operator.rounds.observed import EvaluationSummary, summarize_commit
@@ -208,13 +210,16 @@ def test_a_site_that_left_nothing_keeps_its_correction() -> None:
     assert corrected(Correction(memory=1.5), PLAN, None) == Correction(memory=1.5)
 
 
-def test_a_completed_training_is_measured_by_its_phases_and_a_smaller_micro_batch_means_that_memory_ran_out() -> None:
+@pytest.mark.parametrize(("attempt", "other_seconds"), [(0, 3.0), (1, 0.0)], ids=["first attempt", "second, which evaluates nothing"])
+def test_a_completed_training_is_measured_by_its_phases_and_a_smaller_micro_batch_means_that_memory_ran_out(
+    attempt: int, other_seconds: float
+) -> None:
     seconds = {"load": 3.0, "train": 8.0, "transfer": 1.0, "evaluate": float("nan")}
     result = TrainResult(
         run=RunRef(namespace="n", name="r", uid="u"),
         site="a",
         round=1,
-        attempt=1,
+        attempt=attempt,
         outcome=Outcome.COMPLETED,
         measured=Measured(seconds=seconds, peak_memory_bytes=77, uploaded_bytes=50, downloaded_bytes=60),
         steps=9,
@@ -226,7 +231,7 @@ def test_a_completed_training_is_measured_by_its_phases_and_a_smaller_micro_batc
 
     expected = Measurement(
         step_seconds=8.0,
-        other_seconds=3.0,
+        other_seconds=other_seconds,
         transfer_seconds=1.0,
         uploaded_bytes=50,
         downloaded_bytes=60,
@@ -252,14 +257,20 @@ def test_the_cache_of_a_training_is_judged_only_if_its_plan_counts_on_it(*, cach
     assert measurement(result, PLAN.model_copy(update={"cache_activations": cached})).cache_problem == problem
 
 
-def test_a_site_that_ran_out_of_memory_for_good_is_measured_by_its_reason() -> None:
-    absent = {"a": "OutOfMemory: killed", "b": "Diverged: NaN"}
+def test_of_a_site_without_an_update_it_counts_whether_it_ran_out_of_memory_or_of_time() -> None:
+    absent = {"a": "OutOfMemory: killed", "b": "Diverged: NaN", "c": "DeadlineExceeded: not done", "d": "DeadlineExceeded: not done"}
     adapter = Artifact(name="adapter", size=9, sha256="a" * 64)
-    commit = summarize_commit(RoundCommit(round=1, method="Exact", adapter=adapter, ranks={}, contributions=(), absent=absent))
+    commit = RoundCommit(
+        round=1, method="Exact", adapter=adapter, ranks={}, contributions=(), absent=absent, out_of_memory=("a", "d"), late=("c", "d")
+    )
 
-    found = measurements(commit)
+    found = measurements(summarize_commit(commit))
 
-    assert found == {"a": Measurement(step_seconds=0, other_seconds=0, peak_memory_bytes=0, steps=0, out_of_memory=True)}
+    assert {site: (one.out_of_memory, one.is_late) for site, one in found.items()} == {
+        "a": (True, False),
+        "c": (False, True),
+        "d": (True, True),
+    }
 
 
 def evaluations(*losses: float | None) -> dict[int, EvaluationSummary]:
@@ -338,7 +349,14 @@ def test_a_site_that_was_slower_than_predicted_trains_on_fewer_samples_in_the_ne
     assert samples["site-b"][1] >= samples["site-b"][0]
     assert second.corrections["site-a"].step_seconds == pytest.approx(4)
     messages = [event.message for event in world.events if event.reason == "Replanned"]
-    assert messages == ["round 2: site-a: re-planned: a step took 4 times as long as predicted"]
+    assert [cause(message) for message in messages] == ["round 2: site-a: re-planned: a step took 4 times as long as predicted"]
+
+
+def cause(message: str) -> str:
+    """What a re-planning is for; after that the message tells what is planned differently."""
+    why, _, changes = message.rpartition(": ")
+    assert " instead of " in changes
+    return why
 
 
 def slower_from_round_2(task: Any, folder: Path) -> Any:
@@ -368,7 +386,7 @@ def test_a_site_that_becomes_ten_times_slower_in_mid_run_takes_fewer_steps_and_t
     assert third.corrections["site-a"].step_seconds == pytest.approx(10)
     assert any(one.startswith("re-planned: a step took 10 times as long as predicted") for one in third.plans["site-a"].why)
     messages = [event.message for event in world.events if event.reason == "Replanned"]
-    assert messages == ["round 3: site-a: re-planned: a step took 10 times as long as predicted"]
+    assert [cause(message) for message in messages] == ["round 3: site-a: re-planned: a step took 10 times as long as predicted"]
 
 
 def test_a_site_that_is_killed_when_it_becomes_too_slow_is_left_out_of_its_round_only(tmp_path: Path) -> None:
@@ -383,6 +401,79 @@ def test_a_site_that_is_killed_when_it_becomes_too_slow_is_left_out_of_its_round
     assert [entry.updates for entry in world.run.resource.status.history] == ["3/3", "2/3", "3/3"]
 
 
+def drive(world: World, *, stuck: Callable[[str], bool], killed: Callable[[str], bool] = lambda _: False, begun: bool = True) -> None:
+    """The run to its end, though some jobs are `killed` for want of memory, and others are `stuck` after the evaluation (or before)."""
+    while True:
+        decision, active = world.reconcile(), world.backend.active_jobs()
+        doomed = [name for name in active if killed(name)]
+        able = [name for name in active if not stuck(name) and name not in doomed]
+        if doomed:
+            ended = replace(world.backend.jobs[doomed[0]], state=JobState.FAILED, exit_code=137, reason="OutOfMemory", message="killed")
+            world.backend.jobs[doomed[0]] = ended
+        elif able:
+            world.backend.work(able[0])
+        elif active:
+            for name in active if begun else ():
+                world.backend.evaluate(name)
+            world.now += 601
+        elif not decision.actions:
+            return
+
+
+def stored_plans(world: World, rounds: int) -> list[RoundPlan]:
+    return [required_object(world.store, names.round_plan(round_), RoundPlan) for round_ in range(1, rounds + 1)]
+
+
+def test_running_out_of_memory_is_remembered_though_the_last_attempt_misses_the_deadline(tmp_path: Path) -> None:
+    rounds = {"count": 2, "deadline": "10m", "attempts": 2}
+    world = World(a_run(rounds=rounds, planning=PLANNING, sites={"quorum": 0.6}), tmp_path)
+
+    drive(world, killed=lambda name: name.endswith("train-r1-site-a-a0"), stuck=lambda name: name.endswith("train-r1-site-a-a1"))
+    _, second = stored_plans(world, 2)
+
+    assert second.corrections["site-a"].memory_limit is not None
+    assert "after a plan of it ran out of memory" in second.excluded["site-a"], "none of its plans needs less"
+
+
+def test_a_site_that_is_still_at_work_at_the_deadline_gets_less_to_do_sits_out_what_does_not_fit_and_is_tried_again(tmp_path: Path) -> None:
+    rounds = {"count": 7, "deadline": "2s", "attempts": 1}
+    world = World(a_run(rounds=rounds, planning=PLANNING, training={"epochs": 1000}, sites={"quorum": 0.6}), tmp_path)
+
+    drive(world, stuck=lambda name: "train" in name and "site-a" in name and "-r1-" not in name)
+    plans = stored_plans(world, 7)
+
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+    assert [entry.updates for entry in world.run.resource.status.history] == ["3/3", "2/3", "2/3", "2/3", "2/3", "2/2", "2/3"]
+    factors = [plan.corrections["site-a"].step_seconds if "site-a" in plan.corrections else 1 for plan in plans]
+    assert factors == [1, 1, 2, 4, 8, 16, 8]
+    samples = [plan.plans["site-a"].steps * plan.plans["site-a"].batch_size for plan in plans if "site-a" in plan.plans]
+    assert samples[1] > samples[2] > samples[4] > 0
+    assert list(plans[5].excluded) == ["site-a"]
+    *late, rested = replanned(world)
+    assert all("site-a: re-planned: it was still at work at the deadline, so that all its seconds count twice: " in one for one in late)
+    assert rested.endswith("it was left out of the last round after it had missed the deadline, and is tried again: it takes part again")
+
+
+def test_a_site_that_did_not_begin_by_the_deadline_is_not_planned_as_a_slow_one(tmp_path: Path) -> None:
+    world = World(a_run(rounds={"count": 2, "deadline": "10m"}, planning=PLANNING, sites={"quorum": 0.6}), tmp_path)
+
+    drive(world, stuck=lambda name: "train-r1" in name and "site-a" in name, begun=False)
+    _, second = stored_plans(world, 2)
+
+    assert [entry.updates for entry in world.run.resource.status.history] == ["2/3", "3/3"]
+    assert second.corrections == {}
+
+
+def test_an_update_after_a_missed_deadline_is_measured_as_usual() -> None:
+    late = corrected(Correction(), PLAN, measured(steps=0, is_late=True))
+    forecast = PLAN.forecast.model_copy(update={"seconds": 60.0, "step_seconds": 40.0})
+
+    now = corrected(late, PLAN.model_copy(update={"forecast": forecast}), measured(step_seconds=20.0, other_seconds=10.0))
+
+    assert (late.step_seconds, late.other_seconds, late.transfers, late.late) == (2.0, 2.0, 2.0, 1)
+    assert (now.step_seconds, now.other_seconds, now.late) == (1.0, 1.0, 0)
+
+
 def replanned(world: World) -> list[str]:
     return [event.message for event in world.events if event.reason == "Replanned"]
 
@@ -392,18 +483,16 @@ def learns_nothing(task: Any, folder: Path) -> Any:
     return an_evaluation(task, loss=2.0, metrics={"accuracy": 0.1}) if isinstance(task, EvaluateTask) else good_trainer(task, folder)
 
 
-def test_a_run_that_stalls_says_so_once_and_stays_deep(tmp_path: Path) -> None:
+def test_a_run_that_stalled_stays_deep(tmp_path: Path) -> None:
     world = World(a_run(rounds={"count": 7}, planning=PLANNING), tmp_path, learns_nothing)
     world.settle()
 
     stored = [required_object(world.store, names.round_plan(round_), RoundPlan) for round_ in range(1, 8)]
 
     assert [plan.is_stalled for plan in stored] == [False] * 4 + [True] * 3, "after the evaluations of the base and of rounds 1 to 3"
-    sentence = "re-planned: the last rounds brought no improvement, so that the site trains as many layers as it can"
-    assert replanned(world) == [f"round 5: site-a, site-b, site-c: {sentence}"]
 
 
-@pytest.mark.parametrize("planning", [{"depth": "Full"}, {"mode": "Uniform"}])
+@pytest.mark.parametrize("planning", [{}, {"depth": "Full"}, {"mode": "Uniform"}], ids=["of one layer", "all layers", "uniform"])
 def test_where_a_stall_changes_no_plan_nothing_is_said(tmp_path: Path, planning: dict[str, Any]) -> None:
     world = World(a_run(rounds={"count": 6}, planning=PLANNING | planning), tmp_path, learns_nothing)
     world.settle()
@@ -414,15 +503,15 @@ def test_where_a_stall_changes_no_plan_nothing_is_said(tmp_path: Path, planning:
 def test_a_site_whose_claims_change_is_planned_anew_with_a_sentence(tmp_path: Path) -> None:
     world = World(a_run(planning=PLANNING), tmp_path)
     world.work_until("train-r1")
-    changed = a_site_spec("site-a", capacity={"memory": "4Gi", "bandwidth": {"up": "10M"}})
+    changed = a_site_spec("site-a", capacity={"memory": "4Gi", "bandwidth": {"up": "10k"}})
     world.run = replace(world.run, sites=(changed, *world.run.sites[1:]))
     world.settle()
 
     first, second = plans_of(world)
 
-    assert second.resources["site-a"] == Resources(memory_bytes=4 * GIB, up=10e6, down=first.resources["site-a"].down)
-    changes = "its memory is now 4.00 GiB instead of 8.00 GiB; its upload bandwidth is now 10 Mbit/s instead of 100 Mbit/s"
-    assert replanned(world) == [f"round 2: site-a: re-planned: {changes}"]
+    assert second.resources["site-a"] == Resources(memory_bytes=4 * GIB, up=10e3, down=first.resources["site-a"].down)
+    changes = "its memory is now 4.00 GiB instead of 8.00 GiB; its upload bandwidth is now 10 kbit/s instead of 100 Mbit/s"
+    assert [cause(message) for message in replanned(world)] == [f"round 2: site-a: re-planned: {changes}"]
 
 
 def test_a_site_that_got_more_memory_is_no_longer_limited_by_a_plan_that_ran_out_of_the_old(tmp_path: Path) -> None:
@@ -433,18 +522,10 @@ def test_a_site_that_got_more_memory_is_no_longer_limited_by_a_plan_that_ran_out
 
     grown = Resources(memory_bytes=64 * GIB, up=100e6, down=1e9)
 
-    assert carried_over(before.corrections["site-a"], before.resources["site-a"], grown).memory_limit is None
-    assert carried_over(before.corrections["site-a"], before.resources["site-a"], before.resources["site-a"]).memory_limit is not None
-
-
-@pytest.mark.parametrize("mode", ["Uniform", "UniformWeakest", "Proportional", "Manual"])
-def test_every_mode_says_what_the_last_round_showed(mode: str) -> None:
-    given = {"plans": [{"bits": 16, "rank": 4, "steps": 3}]} if mode == "Manual" else {}
-    history = History(2, notes={"ward": "re-planned: …"})
-
-    plan = plan_round(a_spec(planning={"bits": [16], "mode": mode, **given}), {"ward": a_site()}, {}, history).plans.plans["ward"]
-
-    assert "re-planned: …" in plan.why
+    limit = before.corrections["site-a"].memory_limit
+    assert limit is not None
+    assert carried_over(before.corrections["site-a"], before.resources["site-a"], grown).memory_limit == 8 * limit
+    assert carried_over(before.corrections["site-a"], before.resources["site-a"], before.resources["site-a"]).memory_limit == limit
 
 
 def test_a_site_whose_memory_ran_out_gets_a_smaller_plan_and_never_the_same_again() -> None:
@@ -455,10 +536,36 @@ def test_a_site_whose_memory_ran_out_gets_a_smaller_plan_and_never_the_same_agai
         seen.append(plan.forecast.memory_bytes)
         ran_out = Measurement(step_seconds=0, other_seconds=0, peak_memory_bytes=0, steps=0, out_of_memory=True)
         correction = corrected(correction, plan, ran_out)
-        history = History(round_, corrections={"ward": correction}, notes={"ward": "re-planned: …"})
-        plan = plan_round(spec, {"ward": site}, {}, history).plans.plans["ward"]
+        plan = plan_round(spec, {"ward": site}, {}, History(round_, corrections={"ward": correction})).plans.plans["ward"]
         assert plan.forecast.memory_bytes <= 0.9 * seen[-1]
-        assert "re-planned: …" in plan.why
+
+
+@pytest.mark.parametrize("peak", [0.5, 0.85, 1.0, 1.3], ids="a peak of {} of the forecast".format)
+def test_a_plan_that_ran_out_of_memory_is_not_made_again_whatever_the_next_one_needs(peak: float) -> None:
+    """Forecasts are corrected by what the smaller plan needed; that of the plan that did not fit as well."""
+    site, spec = a_site(memory_bytes=6 * GIB), a_spec(planning={"bits": [16], "ranks": [8], "batchSizes": [1, 2, 4, 8, 16]})
+
+    def planned(round_: int, correction: Correction) -> Plan:
+        return plan_round(spec, {"ward": site}, {}, History(round_, corrections={"ward": correction})).plans.plans["ward"]
+
+    first = planned(1, Correction())
+    ran_out = Measurement(step_seconds=0, other_seconds=0, peak_memory_bytes=0, steps=0, out_of_memory=True)
+    correction = corrected(Correction(), first, ran_out)
+    for round_ in (2, 3, 4):
+        plan = planned(round_, correction)
+        assert size(plan) != size(first)
+        needed = Measurement(
+            step_seconds=plan.forecast.step_seconds,
+            other_seconds=plan.forecast.seconds - plan.forecast.step_seconds,
+            peak_memory_bytes=int(peak * plan.forecast.memory_bytes),
+            steps=plan.steps,
+        )
+        correction = corrected(correction, plan, needed)
+
+
+def size(plan: Plan) -> tuple[Any, ...]:
+    """What a plan's memory depends on."""
+    return plan.bits, plan.micro_batch, plan.lowest_layer, plan.gradient_checkpointing, sorted(plan.ranks.items())
 
 
 def test_a_site_that_nothing_smaller_fits_is_left_out_and_the_run_goes_on(tmp_path: Path) -> None:

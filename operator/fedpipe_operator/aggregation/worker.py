@@ -50,7 +50,9 @@ class AggregationTask(Wire):
     """Upper bound on the Frobenius norm of a whole update's increment, over all weights together."""
     updates: tuple[UpdateRef, ...]
     absent: dict[str, str] = {}
-    """By site, the reason why there is no update: for the round's commit."""
+    """By site, the reason why there is no update: for the round's commit, as are the next two."""
+    out_of_memory: tuple[str, ...] = ()
+    late: tuple[str, ...] = ()
 
 
 def aggregate(task: AggregationTask, store: Store, clock: Callable[[], float] = time.time) -> None:
@@ -69,8 +71,9 @@ def aggregate(task: AggregationTask, store: Store, clock: Callable[[], float] = 
         for site, verdict in result.verdicts.items():
             store.write(names.update_verdict(task.round, site, _attempt_of(task, site)), verdict.to_json().encode())
         if result.commit is not None:
-            changes = {"absent": task.absent, "seconds": time.monotonic() - started, "finished_at": clock()}
-            _commit(store, result.commit.model_copy(update=changes), path)
+            known = {"absent": task.absent, "out_of_memory": task.out_of_memory, "late": task.late}
+            times = {"seconds": time.monotonic() - started, "finished_at": clock()}
+            _commit(store, result.commit.model_copy(update=known | times), path)
 
 
 def _write_adapter(task: AggregationTask, store: Store, open_files: ExitStack, path: Path) -> RoundResult:

@@ -35,11 +35,8 @@ def make_plan(  # noqa: PLR0913 -- the parts of a plan
     why: tuple[str, ...],
     limited_by: str = "",
 ) -> Plan:
-    """The plan that the trainer gets. Every weight is named; those below the trained layers have rank 0.
-
-    What the last round showed comes second of the reasons, in every mode.
-    """
-    training, note = request.spec.training, request.notes.get(site.name)
+    """The plan that the trainer gets. Every weight is named; those below the trained layers have rank 0."""
+    training = request.spec.training
     return Plan(
         bits=choice.bits,
         batch_size=choice.batch,
@@ -54,5 +51,5 @@ def make_plan(  # noqa: PLR0913 -- the parts of a plan
         alpha=training.alpha,
         forecast=forecast(request, site, choice, ranks=ranks, steps=steps),
         limited_by=limited_by,
-        why=(*why[:1], *([note] if note else ()), *why[1:]),
+        why=why,
     )

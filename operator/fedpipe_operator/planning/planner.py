@@ -48,8 +48,6 @@ class History:
     """Mean rank of the adapters that made it, by weight."""
     corrections: Mapping[str, Correction] = field(default_factory=dict)
     """By site: how its forecasts are corrected."""
-    notes: Mapping[str, str] = field(default_factory=dict)
-    """By site: what the last round showed, as a sentence."""
     is_stalled: bool = False
     """Whether the run has stalled, in the last rounds or earlier."""
     adapter_bytes: int | None = None
@@ -101,7 +99,6 @@ def plan_round(
         scores=importance.scores,
         importance_note=importance.note,
         corrections=history.corrections,
-        notes=history.notes,
         is_stalled=history.is_stalled,
         adapter_bytes=history.adapter_bytes,
         rounds_left=_rounds_left(spec, history.round, len(usable)),

@@ -34,8 +34,6 @@ class PlanRequest:
     """How far the scores are trusted, as a sentence."""
     corrections: Mapping[str, Correction] = field(default_factory=dict)
     """By site: how earlier rounds correct its forecasts."""
-    notes: Mapping[str, str] = field(default_factory=dict)
-    """By site: what the last round showed, as a sentence."""
     is_stalled: bool = False
     """Whether the run has stalled: then every site trains as many layers as it can."""
     adapter_bytes: int | None = None

@@ -150,6 +150,8 @@ class Reconciler:
             max_norm=run.spec.aggregation.max_norm,
             updates=action.updates,
             absent=action.absent,
+            out_of_memory=action.out_of_memory,
+            late=action.late,
         )
 
     def _start(self, run: Run, job: Job, task: Wire, expected: JobResources = JobResources()) -> None:  # noqa: B008 -- frozen

@@ -57,6 +57,10 @@ class StartAggregation:
     updates: tuple[UpdateRef, ...]
     absent: dict[str, str]
     """By site without an update: the reason. Refused updates have the gate's verdict instead."""
+    out_of_memory: tuple[str, ...] = ()
+    """Of these sites, those of which an attempt ran out of memory."""
+    late: tuple[str, ...] = ()
+    """Of these sites, those that had begun to work on the round, and were not done at the deadline."""
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,8 @@ class Dropped:
     """There will be no result."""
 
     why: str
+    out_of_memory: bool = False
+    """Whether an attempt ran out of memory, even if the last one ended for another reason."""
 
 
 WorkState = Pending | Active | Done | Dropped
@@ -70,7 +72,7 @@ class _Failed:
     counts: bool
     """False if the attempt was interrupted from outside."""
     out_of_memory: bool = False
-    """Whether the kernel killed it at its memory limit: a smaller micro-batch may fit."""
+    """Whether it ran out of memory. Where the kernel killed it at its limit, a smaller micro-batch may fit."""
 
 
 def work_state(work: Work, run: Run, observed: Observed, *, results: Mapping[int, Result], expired: bool) -> WorkState:
@@ -85,19 +87,20 @@ def work_state(work: Work, run: Run, observed: Observed, *, results: Mapping[int
         if isinstance(outcome, Pending):
             outcome = Pending(attempt, out_of_memory)
         if not isinstance(outcome, _Failed):
-            return _late(run, outcome) if expired and not isinstance(outcome, Done) else outcome
+            return outcome if isinstance(outcome, Done) or not expired else _expired(run, outcome, out_of_memory=out_of_memory > 0)
         spent += outcome.counts
         out_of_memory += outcome.out_of_memory
         if outcome.final or spent >= run.spec.rounds.attempts:
-            return Dropped(outcome.why)
+            return Dropped(outcome.why, out_of_memory > 0)
     raise AssertionError  # count() does not end
 
 
-def _late(run: Run, outcome: Pending | Active) -> Dropped:
+def _expired(run: Run, outcome: Pending | Active, *, out_of_memory: bool) -> Dropped:
     found = ""
     if isinstance(outcome, Active) and (outcome.waits_for or outcome.phase):
         found = f"; it waited for {outcome.waits_for}" if outcome.waits_for else f"; it was in its phase {outcome.phase}"
-    return Dropped(f"{DEADLINE_EXCEEDED}not done within {run.spec.rounds.deadline}{found}; {_RAISE_DEADLINE}")
+    why = f"{DEADLINE_EXCEEDED}not done within {run.spec.rounds.deadline}{found}; {_RAISE_DEADLINE}"
+    return Dropped(why, out_of_memory)
 
 
 def _outcome(attempt: int, name: str, result: Result | None, job: JobStatus | None) -> Pending | Active | Done | _Failed:
@@ -107,7 +110,12 @@ def _outcome(attempt: int, name: str, result: Result | None, job: JobStatus | No
     if result is not None and result.failure is not None and not _is_replaced(result.failure, job):
         failure = result.failure
         final = failure.reason.exit_code.is_final
-        return _Failed(f"{failure.reason}: {failure.message}", final, failure.reason is not FailureReason.TERMINATED)
+        return _Failed(
+            f"{failure.reason}: {failure.message}",
+            final,
+            failure.reason is not FailureReason.TERMINATED,
+            failure.reason is FailureReason.OUT_OF_MEMORY,
+        )
     if job is None:
         return Pending(attempt)
     if job.state in ACTIVE_STATES:

@@ -1,6 +1,7 @@
 """What earlier rounds tell the planner: corrected forecasts, what updates changed, whether the run stalls, which sites changed. Pure."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import ceil
 from statistics import fmean
 from typing import Final
@@ -11,23 +12,34 @@ from fedpipe_operator.rounds.observed import CommitSummary, Observed, Run
 from fedpipe_operator.rounds.policies import is_stalled
 from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_operator.sites import (
-    REPLANNED,
     Correction,
     KeptActivations,
     Measurement,
     SiteProfile,
+    after_a_rest,
     carried_over,
     changes,
     corrected,
     findings,
 )
-from fedpipe_trainer.contract import FailureReason, Plan
+from fedpipe_trainer.contract import Plan
 
 _NONE: Final = Correction()
-_STALLED: Final = "the last rounds brought no improvement, so that the site trains as many layers as it can"
+_RESTED: Final = "it was left out of the last round after it had missed the deadline, and is tried again"
 
 
-def history_of(run: Run, observed: Observed, round_: int, profiles: Mapping[str, SiteProfile]) -> History:
+@dataclass(frozen=True)
+class Evidence:
+    """What earlier rounds tell the planner, and what is new of it."""
+
+    history: History
+    findings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By site, parts of a sentence: what the last round showed, and what has changed since."""
+    deepened: frozenset[str] = frozenset()
+    """The sites whose depth the planner chooses, if the run has stalled since the last plan."""
+
+
+def evidence_for(run: Run, observed: Observed, round_: int, profiles: Mapping[str, SiteProfile]) -> Evidence:
     """The evidence for the plan of this round.
 
     Args:
@@ -39,22 +51,21 @@ def history_of(run: Run, observed: Observed, round_: int, profiles: Mapping[str,
     plan, commit = observed.plan, observed.commits.get(round_ - 1)
     adapter_bytes = commit.adapter.size if commit else 0 if round_ == 1 else None
     if plan is None or commit is None or plan.round != round_ - 1:
-        return History(round_, adapter_bytes=adapter_bytes)
+        return Evidence(History(round_, adapter_bytes=adapter_bytes))
     measured = measurements(commit)
     corrections = {site: _correction(plan, site, measured.get(site), profiles.get(site)) for site in sorted(_known(plan, profiles))}
     stalled = plan.is_stalled or is_stalled(observed.evaluations)
-    deepened = dict.fromkeys(_deepened(run.spec, plan), (_STALLED,)) if stalled and not plan.is_stalled else {}
-    facts = {site: _facts(plan, site, now, profiles.get(site)) + deepened.get(site, ()) for site, now in corrections.items()}
-    return History(
+    history = History(
         round=round_,
         learned=observed.learned,
         ranks=_mean_ranks(plan),
         corrections={site: one for site, one in corrections.items() if one != _NONE},
-        notes={site: f"{REPLANNED}{'; '.join(found)}" for site, found in facts.items() if found},
         is_stalled=stalled,
         adapter_bytes=adapter_bytes,
         kept=_kept(plan, measured),
     )
+    findings = {site: _findings(plan, site, now, profiles.get(site)) for site, now in corrections.items()}
+    return Evidence(history, findings, _deepened(run.spec, plan) if stalled and not plan.is_stalled else frozenset())
 
 
 def _kept(plan: RoundPlan, measured: Mapping[str, Measurement]) -> dict[str, KeptActivations]:
@@ -92,11 +103,13 @@ def kept_activations(plan: Plan, measured: Measurement, floor: int, samples: int
 
 
 def measurements(commit: CommitSummary) -> dict[str, Measurement]:
-    """By site what its round needed. A site that ran out of memory for good has left no update, but a reason."""
-    lost = {site: why for site, why in commit.absent.items() if why.startswith(FailureReason.OUT_OF_MEMORY)}
-    measured = {one.site: one.measured for one in commit.contributions if one.measured is not None}
-    out_of_memory = Measurement(step_seconds=0, other_seconds=0, peak_memory_bytes=0, steps=0, out_of_memory=True)
-    return measured | dict.fromkeys(lost, out_of_memory)
+    """By site what its round needed. Of a site that left no update it may be known that it ran out of memory, or of time."""
+    nothing = Measurement(step_seconds=0, other_seconds=0, peak_memory_bytes=0, steps=0)
+    lost = {
+        site: nothing.model_copy(update={"out_of_memory": site in commit.out_of_memory, "is_late": site in commit.late})
+        for site in (*commit.out_of_memory, *commit.late)
+    }
+    return {one.site: one.measured for one in commit.contributions if one.measured is not None} | lost
 
 
 def _mean_ranks(plan: RoundPlan) -> dict[str, float]:
@@ -120,15 +133,18 @@ def _correction(plan: RoundPlan, site: str, measured: Measurement | None, profil
     if site in plan.plans:
         fastest = profile.least_transfer_factor if profile else 0.0
         now = corrected(now, plan.plans[site], measured, resources, fastest=fastest)
+    else:
+        now = after_a_rest(now)
     return carried_over(now, resources, profile.resources) if profile else now
 
 
-def _facts(plan: RoundPlan, site: str, now: Correction, profile: SiteProfile | None) -> tuple[str, ...]:
+def _findings(plan: RoundPlan, site: str, now: Correction, profile: SiteProfile | None) -> tuple[str, ...]:
     """What is new of a site since the last plan, as parts of a sentence."""
     resources = plan.resources.get(site)
     # A bandwidth that the site no longer has explains no transfers.
     has_changed = profile is not None and resources is not None and not profile.resources.has_bandwidth_of(resources)
-    shown = findings(plan.corrections.get(site, _NONE), now, None if has_changed else resources)
+    before = plan.corrections.get(site, _NONE)
+    shown = (_RESTED,) if now.late < before.late and site not in plan.plans else findings(before, now, None if has_changed else resources)
     return (*shown, *changes(resources, profile.resources)) if profile and resources else shown
 
 

@@ -59,6 +59,8 @@ class CommitSummary:
     contributions: tuple[Contribution, ...]
     refused: Mapping[str, Verdict]
     absent: Mapping[str, str]
+    out_of_memory: tuple[str, ...]
+    late: tuple[str, ...]
     truncated_energy: float
     """The largest of any weight."""
     finished_at: float
@@ -101,6 +103,8 @@ def summarize_commit(commit: RoundCommit) -> CommitSummary:
         contributions=commit.contributions,
         refused=commit.refused,
         absent=commit.absent,
+        out_of_memory=commit.out_of_memory,
+        late=commit.late,
         truncated_energy=max(commit.truncated_energy.values(), default=0.0),
         finished_at=commit.finished_at,
         bytes_read=commit.bytes_read,

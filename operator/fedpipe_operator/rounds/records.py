@@ -131,6 +131,10 @@ class RoundCommit(Wire):
     """By site."""
     absent: dict[str, str] = {}
     """By site without an update: the reason."""
+    out_of_memory: tuple[str, ...] = ()
+    """The sites without an update of which an attempt ran out of memory, even if the last one ended for another reason."""
+    late: tuple[str, ...] = ()
+    """The sites without an update that had begun to work on the round, and were not done at the deadline."""
     truncated_energy: dict[str, float] = {}
     """By weight: the share of the update's squared singular values that the truncation to the global rank lost."""
     learned: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}

@@ -17,10 +17,11 @@ from fedpipe_operator.planning import (
     rate_of,
     wrong_base_reason,
 )
-from fedpipe_operator.rounds.evidence import history_of
+from fedpipe_operator.rounds.evidence import evidence_for
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import needed_updates, select
 from fedpipe_operator.rounds.records import STATUS_SITES, OutOfReach, RoundPlan
+from fedpipe_operator.rounds.replanning import with_reasons
 from fedpipe_operator.sites import SiteProfile, site_profile
 from fedpipe_trainer.contract import Outcome, ProfileResult
 
@@ -40,10 +41,10 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
     need = needed_updates(run.spec.sites.quorum, matched=len(run.sites), per_round=per_round)
     if not profiles:
         return OutOfReach(message=_too_few(round_, need, len(run.sites), failed))
-    facts, history = _facts(run, observed, profiles), history_of(run, observed, round_, profiles)
+    facts, evidence = _facts(run, observed, profiles), evidence_for(run, observed, round_, profiles)
     agreeing = {name: one for name, one in profiles.items() if name not in facts.wrong_base}
     choose = partial(select, per_round=per_round, seed=f"{run.spec.training.seed}/{run.name}", round_=round_)
-    fleet = plan_round(run.spec, agreeing, facts.head, history, select=choose)
+    fleet = plan_round(run.spec, agreeing, facts.head, evidence.history, select=choose)
     made = fleet.plans
     excluded = dict(failed) | dict(facts.wrong_base) | dict(made.excluded)
     if len(fleet.selected) < need:
@@ -58,7 +59,7 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
         labels=facts.labels,
         weights=dict(facts.weights),
         head=dict(facts.head),
-        plans=dict(made.plans),
+        plans=with_reasons(made.plans, observed.plan.plans if observed.plan else {}, evidence),
         samples={site: profiles[site].train_samples for site in made.plans},
         selected=fleet.selected,
         evaluators=fleet.selected,
@@ -69,10 +70,10 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
         rank_lines={site: rank_lines(made.plans[site].ranks, fleet.importance.scores) for site in sorted(made.plans)[:STATUS_SITES]},
         learning_rate=rate.value,
         hyperparameters=hyperparameters(run.spec, agreeing, made.plans, rate),
-        corrections=dict(history.corrections),
-        kept=dict(history.kept),
+        corrections=dict(evidence.history.corrections),
+        kept=dict(evidence.history.kept),
         resources={site: profile.resources for site, profile in agreeing.items()},
-        is_stalled=history.is_stalled,
+        is_stalled=evidence.history.is_stalled,
     )
 
 

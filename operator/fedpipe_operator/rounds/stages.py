@@ -23,7 +23,7 @@ from fedpipe_operator.rounds.actions import (
     StartProfile,
     StartTraining,
 )
-from fedpipe_operator.rounds.attempts import Active, Done, Dropped, Pending, Work, WorkState, work_state
+from fedpipe_operator.rounds.attempts import DEADLINE_EXCEEDED, Active, Done, Dropped, Pending, Work, WorkState, work_state
 from fedpipe_operator.rounds.evaluation import aggregate_metrics
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import (
@@ -175,12 +175,27 @@ def aggregate(context: StageContext) -> Step:
         case Pending(attempt):
             states = training_states(context)
             updates = tuple(UpdateRef(site=site, attempt=done.attempt) for site, done in _done(states).items())
-            return Step(Reason.AGGREGATING, f"{len(updates)} updates", (StartAggregation(round_, attempt, updates, _dropped(states)),))
+            absent = _dropped(states)
+            start = StartAggregation(
+                round_,
+                attempt,
+                updates,
+                absent=absent,
+                out_of_memory=tuple(site for site, state in states.items() if isinstance(state, Dropped) and state.out_of_memory),
+                late=tuple(site for site, why in absent.items() if why.startswith(DEADLINE_EXCEEDED) and _has_begun(context, site)),
+            )
+            return Step(Reason.AGGREGATING, f"{len(updates)} updates", (start,))
         case Active(_, job, waits_for):
             return Step(Reason.AGGREGATING, waits_for or f"round {round_}", wanted=frozenset({job}))
         case Dropped(why):
             return fail(Reason.AGGREGATION_FAILED, why)
     raise AssertionError  # an aggregation is done when it is committed, and then another round is the current one
+
+
+def _has_begun(context: StageContext, site: str) -> bool:
+    """Whether the site is known to have worked on this round: it has evaluated the last one's adapter, and did not just wait for a node."""
+    evaluation = context.observed.evaluations.get(context.observed.last_round)
+    return evaluation is not None and site in evaluation.sites
 
 
 def evaluate_last(context: StageContext) -> Step:
@@ -242,7 +257,7 @@ def _evaluation_state(training: WorkState, results: Mapping[int, EvaluateResult]
 
 def _after_last_retry(context: StageContext, site: str, state: WorkState) -> WorkState:
     is_last = isinstance(state, Pending) and is_out_of_retries(context.plan.plans[site].micro_batch, state.out_of_memory)
-    return Dropped(_NO_SMALLER_PASS) if is_last else state
+    return Dropped(_NO_SMALLER_PASS, out_of_memory=True) if is_last else state
 
 
 def _after_verdict(context: StageContext, site: str, state: WorkState) -> WorkState:

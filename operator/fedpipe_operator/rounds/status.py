@@ -21,12 +21,14 @@ from fedpipe_operator.rounds.conditions import Observation, conditions_of
 from fedpipe_operator.rounds.observed import CommitSummary, PlanSummary
 from fedpipe_operator.rounds.policies import metric_value
 from fedpipe_operator.rounds.records import STATUS_SITES, RoundPlan, Verdict
+from fedpipe_operator.rounds.replanning import REPLANNED
 from fedpipe_operator.rounds.revision import revision_of
 from fedpipe_operator.rounds.stages import End, StageContext, Step, WorkStates, end_reason_of, training_states
-from fedpipe_operator.sites import REPLANNED
 
 _SENTENCE_MAX = 1024
 """Characters of a site's reason in the status; the store has the whole text."""
+_EVENT_ROOM = 900
+"""Characters of the sites' notes in an event, of which Kubernetes keeps 1,024."""
 _DIGITS = 4
 """Decimals of metrics, losses and energies in the status, for people; the store has all of them."""
 HISTORY = 10
@@ -113,8 +115,18 @@ def _replanned(before: FineTuneStatus, after: FineTuneStatus) -> tuple[Event, ..
         for note in plan.why:
             if note.startswith(REPLANNED):
                 sites.setdefault(note, []).append(plan.site)
-    notes = "; ".join(f"{', '.join(names)}: {note}" for note, names in sites.items())
-    return (Event("Replanned", f"round {after.round}: {notes}"),) if notes and after.round > before.round else ()
+    if not sites or after.round <= before.round:
+        return ()
+    notes = [f"{', '.join(names)}: {note}" for note, names in sites.items()]
+    return (Event("Replanned", f"round {after.round}: {_as_many_as_fit(notes)}"),)
+
+
+def _as_many_as_fit(notes: Sequence[str]) -> str:
+    """The notes that an event has room for, at least one, and how many more there are."""
+    fitting = [i for i in range(1, len(notes) + 1) if len("; ".join(notes[:i])) <= _EVENT_ROOM]
+    shown = max(fitting, default=1)
+    more = f"; and {len(notes) - shown} more: see why in status.plans" if shown < len(notes) else ""
+    return "; ".join(notes[:shown]) + more
 
 
 def _round_event(entry: RoundStatus) -> Event:

@@ -5,10 +5,10 @@
 
 from fedpipe_operator.sites.capacity import Node, PoolProblem, claimed_capacity, discovered_capacity, find_pool_problem
 from fedpipe_operator.sites.corrections import (
-    REPLANNED,
     Correction,
     KeptActivations,
     Measurement,
+    after_a_rest,
     carried_over,
     changes,
     corrected,
@@ -18,7 +18,6 @@ from fedpipe_operator.sites.corrections import (
 from fedpipe_operator.sites.profile import Resources, SiteProfile, granularity, site_granularity, site_profile
 
 __all__ = [
-    "REPLANNED",
     "Correction",
     "KeptActivations",
     "Measurement",
@@ -26,6 +25,7 @@ __all__ = [
     "PoolProblem",
     "Resources",
     "SiteProfile",
+    "after_a_rest",
     "carried_over",
     "changes",
     "claimed_capacity",

@@ -2,7 +2,8 @@
 
 Seconds: the ratio of measured to predicted, of the steps, the transfers and the rest apart, multiplies the next forecast. Memory: likewise.
 A plan that ran out of memory lowers what the site's next plans may use below that plan's own forecast, so that the same plan is never made
-twice. Transfers are never forecast to be faster than the site's claim: of what is claimed and what rounds show, the smaller counts.
+twice. Transfers are never forecast to be faster than the site's claim: of what is claimed and what rounds show, the smaller counts. A site
+that was still at work at the deadline has measured nothing, but that it takes longer than was forecast: all its seconds count twice.
 """
 
 import math
@@ -16,10 +17,10 @@ from fedpipe_trainer.contract import Bits, Plan, TrainResult, Wire
 
 _SMALLEST, _LARGEST = 0.05, 20.0
 """A single measurement changes no forecast by more: a clock that jumped must not decide for ever."""
+_LATE: Final = 2.0
+"""By how much the seconds of a site count more for each time that it was still at work at the deadline."""
 _LESS_MEMORY: Final = 0.9
 """After a plan ran out of memory, the next may use this share of what the forecast of that plan was."""
-REPLANNED: Final = "re-planned: "
-"""What the reason for a changed plan begins with."""
 _NOTICEABLE: Final = 1.15
 """Forecasts are required to be within 15 % of the measurement."""
 _NOTICEABLE_SHARE: Final = 0.1
@@ -39,7 +40,7 @@ class Measurement(Wire):
     step_seconds: Annotated[float, Field(ge=0)]
     """Seconds of all training steps."""
     other_seconds: Annotated[float, Field(ge=0)]
-    """Seconds of the rest: load, evaluation, and transfers if they were not measured apart."""
+    """Seconds of the rest: load, evaluation, and transfers if they were not measured apart. 0: not measured."""
     transfer_seconds: Annotated[float, Field(ge=0)] | None = None
     """Seconds of all transfers with the store. None: an earlier version of the operator wrote this."""
     uploaded_bytes: Annotated[int, Field(ge=0)] = 0
@@ -49,6 +50,8 @@ class Measurement(Wire):
     steps: Annotated[int, Field(ge=0)]
     out_of_memory: bool = False
     """Whether an attempt ran out of memory, even if a later one with smaller passes did not."""
+    is_late: bool = False
+    """Whether the site was still at work at the deadline, so that nothing was measured."""
     cache_hits: Annotated[int, Field(ge=0)] = 0
     """Passes that read the lower layers' output from the cache; 0, like the next, unless the plan caches activations."""
     cache_misses: Annotated[int, Field(ge=0)] = 0
@@ -74,6 +77,8 @@ class Correction(Wire):
     """Bytes that the forecast of a plan may reach at most, because a plan of a larger one ran out of memory."""
     cache_problem: str = ""
     """Why the site's cache did not work in a round, and what to do: its plans do not count on it for the rest of the run."""
+    late: Annotated[int, Field(ge=0)] = 0
+    """How many times the factors of the seconds were doubled since the site's last update, because it was still at work at the deadline."""
 
 
 class KeptActivations(Wire):
@@ -89,11 +94,15 @@ class KeptActivations(Wire):
 
 
 def measurement(result: TrainResult, plan: Plan) -> Measurement:
-    """What a completed training needed."""
+    """What a completed training needed.
+
+    Another attempt than the first does not evaluate once more, and goes on where the last one stopped: the seconds beside its steps are not
+    those that a round needs, and are left out.
+    """
     seconds = {phase: max(0.0, value) for phase, value in result.measured.seconds.items() if math.isfinite(value)}
     return Measurement(
         step_seconds=seconds.get("train", 0.0),
-        other_seconds=sum(value for phase, value in seconds.items() if phase not in {"train", "transfer"}),
+        other_seconds=0.0 if result.attempt else sum(value for phase, value in seconds.items() if phase not in {"train", "transfer"}),
         transfer_seconds=seconds.get("transfer", 0.0),
         uploaded_bytes=result.measured.uploaded_bytes,
         downloaded_bytes=result.measured.downloaded_bytes,
@@ -123,22 +132,32 @@ def corrected(
     limit = int(_LESS_MEMORY * plan.forecast.memory_bytes) if measured.out_of_memory else before.memory_limit
     cache_problem = measured.cache_problem or before.cache_problem
     if measured.steps == 0:
-        return before.model_copy(update={"memory_limit": limit, "cache_problem": cache_problem})
+        known = before.model_copy(update={"memory_limit": limit, "cache_problem": cache_problem})
+        return _with_late(known, known.late + 1) if measured.is_late else known
+    memory = before.memory if measured.out_of_memory else _times(before.memory, measured.peak_memory_bytes, plan.forecast.memory_bytes)
     return Correction(
         step_seconds=_step_seconds(before, plan, measured),
         other_seconds=_other_seconds(before, plan, measured, resources),
         transfers=max(fastest, _transfers(before.transfers, measured, resources)),
-        memory=before.memory if measured.out_of_memory else _times(before.memory, measured.peak_memory_bytes, plan.forecast.memory_bytes),
-        memory_limit=limit,
+        memory=memory,
+        # What ran out of memory is to stay above the limit, when its forecast is corrected as all others are.
+        memory_limit=None if limit is None else int(limit * memory / before.memory),
         cache_problem=cache_problem,
     )
 
 
+def after_a_rest(correction: Correction) -> Correction:
+    """The correction of a site that was left out of a round: it may be back in time, so of its misses of the deadline one less counts."""
+    return _with_late(correction, correction.late - 1) if correction.late else correction
+
+
 def carried_over(correction: Correction, before: Resources | None, now: Resources) -> Correction:
-    """The correction without what was shown of resources that the site no longer has: less memory, another bandwidth."""
+    """The correction without what was shown of resources that the site no longer has: another bandwidth. More memory raises its limit."""
     if before is None:
         return correction
-    limit = correction.memory_limit if now.memory_bytes <= before.memory_bytes else None
+    limit = correction.memory_limit
+    if limit is not None and now.memory_bytes > before.memory_bytes > 0:
+        limit = int(limit * now.memory_bytes / before.memory_bytes)
     return correction.model_copy(update={"memory_limit": limit, "transfers": correction.transfers if now.has_bandwidth_of(before) else 1.0})
 
 
@@ -149,11 +168,13 @@ def findings(before: Correction, now: Correction, resources: Resources | None = 
         found.append(f"the last plan ran out of memory, so that its forecast must stay below {bytes_text(now.memory_limit)}")
     if now.cache_problem != before.cache_problem:
         found.append(f"its cache did not work, so that the rest of the run is planned without one: {now.cache_problem}")
+    if now.late > before.late:
+        return (*found, "it was still at work at the deadline, so that all its seconds count twice")
     ratio = now.step_seconds / before.step_seconds
-    if _is_noticeable(ratio):
+    if _is_noticeable(ratio) and not now.late:
         found.append(f"a step took {ratio:.2g} times as long as predicted")
     ratio = now.transfers / before.transfers
-    if _is_noticeable(ratio) and resources is not None:
+    if _is_noticeable(ratio) and not now.late and resources is not None:
         figure = rate_text(resources.up / now.transfers)
         found.append(f"transfers took {ratio:.2g} times as long as predicted, so that uploads are planned with {figure}")
     return tuple(found)
@@ -167,6 +188,15 @@ def changes(before: Resources, now: Resources) -> tuple[str, ...]:
         ("download bandwidth", rate_text(before.down), rate_text(now.down)),
     )
     return tuple(f"its {name} is now {new} instead of {old}" for name, old, new in figures if new != old)
+
+
+def _with_late(correction: Correction, late: int) -> Correction:
+    """The same with another number of misses of the deadline."""
+    factor = _LATE ** (late - correction.late)
+    changes = {
+        name: min(_LARGEST, max(_SMALLEST, factor * getattr(correction, name))) for name in ("step_seconds", "other_seconds", "transfers")
+    }
+    return correction.model_copy(update=changes | {"late": late})
 
 
 def _transfers(factor: float, measured: Measurement, resources: Resources | None) -> float:

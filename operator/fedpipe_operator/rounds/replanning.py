@@ -1,0 +1,64 @@
+"""Why a round's plan of a site differs from the one before: what was found, and what is planned differently for it. Pure."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Final
+
+from fedpipe_operator.rounds.evidence import Evidence
+from fedpipe_trainer.contract import Plan
+
+REPLANNED: Final = "re-planned: "
+"""What the reason for a changed plan begins with."""
+_STALLED: Final = "the last rounds brought no improvement, so that the site trains as many layers as it can"
+
+
+def with_reasons(plans: Mapping[str, Plan], before: Mapping[str, Plan], evidence: Evidence) -> dict[str, Plan]:
+    """The plans of a round; one that differs for what was found of its site has a sentence about that as the second of its reasons.
+
+    Args:
+        plans: by site.
+        before: the plans of the round before.
+        evidence: what was found since.
+    """
+    return {site: _with_reason(plan, before.get(site), _found(site, plan, before.get(site), evidence)) for site, plan in plans.items()}
+
+
+def difference(before: Plan, now: Plan) -> str:
+    """What is planned differently, in words; empty if nothing is."""
+    numbers = (
+        ("bits", before.bits, now.bits),
+        ("steps", before.steps, now.steps),
+        ("samples a step", before.batch_size, now.batch_size),
+        ("samples a pass", before.micro_batch, now.micro_batch),
+        ("trained layers", before.trained_layers, now.trained_layers),
+    )
+    changes = [f"{new} instead of {old} {noun}" for noun, old, new in numbers if new != old]
+    old_rank, new_rank = _mean_rank(before), _mean_rank(now)
+    if old_rank != new_rank:
+        changes.append(f"a mean rank of {new_rank} instead of {old_rank}")
+    for noun, was, is_ in (
+        ("recomputed activations", before.gradient_checkpointing, now.gradient_checkpointing),
+        ("cached activations", before.cache_activations, now.cache_activations),
+    ):
+        if was != is_:
+            changes.append(f"{'with' if is_ else 'without'} {noun}")
+    return ", ".join(changes)
+
+
+def _found(site: str, plan: Plan, before: Plan | None, evidence: Evidence) -> Sequence[str]:
+    """What was found of a site that its plan follows from. A stall matters where more layers are trained for it."""
+    is_deeper = before is not None and site in evidence.deepened and plan.lowest_layer < before.lowest_layer
+    return (*evidence.findings.get(site, ()), *((_STALLED,) if is_deeper else ()))
+
+
+def _with_reason(plan: Plan, before: Plan | None, found: Sequence[str]) -> Plan:
+    changed = "it takes part again" if before is None else difference(before, plan)
+    if not found or not changed:
+        return plan
+    reason = f"{REPLANNED}{'; '.join(found)}: {changed}"
+    return plan.model_copy(update={"why": (*plan.why[:1], reason, *plan.why[1:])})
+
+
+def _mean_rank(plan: Plan) -> str:
+    """Of the weights with an adapter."""
+    return f"{fmean([rank for rank in plan.ranks.values() if rank] or [0]):.3g}"
