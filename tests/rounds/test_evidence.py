@@ -30,6 +30,7 @@ from fedpipe_trainer.contract import (
     Outcome,
     Plan,
     ProfileResult,
+    ProfileTask,
     RunRef,
     TrainResult,
     TrainTask,
@@ -509,9 +510,66 @@ def test_a_site_whose_claims_change_is_planned_anew_with_a_sentence(tmp_path: Pa
 
     first, second = plans_of(world)
 
+    assert profiles_started(world) == ["site-a-a0", "site-b-a0", "site-c-a0"], "claims need no measurement"
     assert second.resources["site-a"] == Resources(memory_bytes=4 * GIB, up=10e3, down=first.resources["site-a"].down)
     changes = "its memory is now 4.00 GiB instead of 8.00 GiB; its upload bandwidth is now 10 kbit/s instead of 100 Mbit/s"
     assert [cause(message) for message in replanned(world)] == [f"round 2: site-a: re-planned: {changes}"]
+
+
+def profiles_started(world: World) -> list[str]:
+    return [name.partition("profile-")[2] for name in world.backend.started if "profile" in name]
+
+
+OTHER_DATA = {"train": "new.jsonl", "validation": "validation.jsonl", "volume": {"persistentVolumeClaim": {"claimName": "site-a"}}}
+
+
+@pytest.mark.parametrize("change", [{"nodeSelector": {"pool": "other"}}, {"data": OTHER_DATA}], ids=["node pool", "data"])
+def test_a_site_whose_pool_or_data_change_in_mid_run_is_profiled_and_planned_anew(tmp_path: Path, change: dict[str, Any]) -> None:
+    def other_pool(task: Any, folder: Path) -> Any:
+        result = good_trainer(task, folder)
+        if not (isinstance(result, ProfileResult) and (task.site, task.attempt) == ("site-a", 1)):
+            return result
+        points = [point.model_copy(update={"tokens_per_second": point.tokens_per_second / 8}) for point in result.throughput]
+        return result.model_copy(update={"throughput": tuple(points)})
+
+    run = a_run(rounds={"count": 3, "deadline": "30s"}, planning=PLANNING, training={"epochs": 1000})
+    world = World(run, tmp_path, other_pool)
+    world.work_until("train-r1")
+    world.run = replace(world.run, sites=(a_site_spec("site-a", **change), *world.run.sites[1:]))
+    world.settle()
+
+    first, second, third = stored_plans(world, 3)
+
+    assert profiles_started(world) == ["site-a-a0", "site-b-a0", "site-c-a0", "site-a-a1"]
+    assert second.plans["site-a"].steps * second.plans["site-a"].batch_size < first.plans["site-a"].steps * first.plans["site-a"].batch_size
+    assert second.profiles["site-a"].attempt == third.profiles["site-a"].attempt == 1
+    assert [cause(message) for message in replanned(world)] == [
+        "round 2: site-a: re-planned: its node pool or its data have changed, so that it was profiled anew"
+    ]
+
+
+def test_a_site_whose_new_pool_cannot_be_profiled_is_left_out_with_the_reason_and_the_run_goes_on(tmp_path: Path) -> None:
+    def no_such_data(task: Any, folder: Path) -> Any:
+        if isinstance(task, ProfileTask) and task.attempt:
+            return a_failure(ProfileResult, task, FailureReason.BAD_DATA, "new.jsonl is not on the volume")
+        return good_trainer(task, folder)
+
+    world = World(a_run(planning=PLANNING, sites={"quorum": 0.6}), tmp_path, no_such_data)
+    world.work_until("train-r1")
+    world.run = replace(world.run, sites=(a_site_spec("site-a", data=OTHER_DATA), *world.run.sites[1:]))
+    world.settle()
+
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+    assert stored_plans(world, 2)[1].excluded == {"site-a": "BadData: new.jsonl is not on the volume"}
+
+
+def test_what_rounds_showed_of_a_pool_that_a_site_has_left_is_forgotten(tmp_path: Path) -> None:
+    world = World(a_run(planning=PLANNING), tmp_path, trainer_of(slower=4))
+    world.work_until("aggregate-r1")
+    world.run = replace(world.run, sites=(a_site_spec("site-a", nodeSelector={"pool": "other"}), *world.run.sites[1:]))
+    world.settle()
+
+    assert "site-a" not in stored_plans(world, 2)[1].corrections
 
 
 def test_a_site_that_got_more_memory_is_no_longer_limited_by_a_plan_that_ran_out_of_the_old(tmp_path: Path) -> None:

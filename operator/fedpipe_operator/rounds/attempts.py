@@ -75,13 +75,15 @@ class _Failed:
     """Whether it ran out of memory. Where the kernel killed it at its limit, a smaller micro-batch may fit."""
 
 
-def work_state(work: Work, run: Run, observed: Observed, *, results: Mapping[int, Result], expired: bool) -> WorkState:
-    """The state of this task: that of the first attempt that is done, active or not yet started.
+def work_state(  # noqa: PLR0913 -- what the state depends on
+    work: Work, run: Run, observed: Observed, *, results: Mapping[int, Result], expired: bool, first: int = 0
+) -> WorkState:
+    """The state of this task: that of the first attempt that is done, active or not yet started; those before `first` do not count.
 
     Interruptions (a drained node, Ctrl-C) do not count towards `rounds.attempts`; a final failure ends the task at once.
     """
     spent = out_of_memory = 0
-    for attempt in count():
+    for attempt in count(first):
         name = job_of(run, work.kind, site=work.site, round_=work.round, attempt=attempt).name
         outcome = _outcome(attempt, name, results.get(attempt), observed.jobs.get(name))
         if isinstance(outcome, Pending):

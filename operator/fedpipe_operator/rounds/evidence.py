@@ -21,10 +21,12 @@ from fedpipe_operator.sites import (
     changes,
     corrected,
     findings,
+    profile_basis,
 )
 from fedpipe_trainer.contract import Plan
 
 _NONE: Final = Correction()
+_MOVED: Final = "its node pool or its data have changed, so that it was profiled anew"
 _RESTED: Final = "it was left out of the last round after it had missed the deadline, and is tried again"
 
 
@@ -52,8 +54,12 @@ def evidence_for(run: Run, observed: Observed, round_: int, profiles: Mapping[st
     adapter_bytes = commit.adapter.size if commit else 0 if round_ == 1 else None
     if plan is None or commit is None or plan.round != round_ - 1:
         return Evidence(History(round_, adapter_bytes=adapter_bytes))
-    measured = measurements(commit)
-    corrections = {site: _correction(plan, site, measured.get(site), profiles.get(site)) for site in sorted(_known(plan, profiles))}
+    moved = {site.name for site in run.sites if site.name in plan.profiles and plan.profiles[site.name].basis != profile_basis(site)}
+    measured = {site: one for site, one in measurements(commit).items() if site not in moved}
+    corrections = {
+        site: _NONE if site in moved else _correction(plan, site, measured.get(site), profiles.get(site))
+        for site in sorted(_known(plan, profiles))
+    }
     stalled = plan.is_stalled or is_stalled(observed.evaluations)
     history = History(
         round=round_,
@@ -62,10 +68,10 @@ def evidence_for(run: Run, observed: Observed, round_: int, profiles: Mapping[st
         corrections={site: one for site, one in corrections.items() if one != _NONE},
         is_stalled=stalled,
         adapter_bytes=adapter_bytes,
-        kept=_kept(plan, measured),
+        kept={site: kept for site, kept in _kept(plan, measured).items() if site not in moved},
     )
-    findings = {site: _findings(plan, site, now, profiles.get(site)) for site, now in corrections.items()}
-    return Evidence(history, findings, _deepened(run.spec, plan) if stalled and not plan.is_stalled else frozenset())
+    found = {site: _findings(plan, site, now, profiles.get(site)) for site, now in corrections.items()} | dict.fromkeys(moved, (_MOVED,))
+    return Evidence(history, found, _deepened(run.spec, plan) if stalled and not plan.is_stalled else frozenset())
 
 
 def _kept(plan: RoundPlan, measured: Mapping[str, Measurement]) -> dict[str, KeptActivations]:

@@ -18,6 +18,14 @@ LARGEST_LOSS: Final = 1e6
 _Progress = Annotated[float, Field(ge=-LARGEST_PROGRESS, le=LARGEST_PROGRESS, allow_inf_nan=False)]
 
 
+class ProfileRef(Wire):
+    """The profile of a site that a round is planned with."""
+
+    attempt: Annotated[int, Field(ge=0)]
+    basis: str
+    """Of the site's spec then (`sites.profile_basis`)."""
+
+
 class RoundPlan(Wire):
     """The start of a round: the selected sites, the plan of each, and what an update must look like."""
 
@@ -63,6 +71,8 @@ class RoundPlan(Wire):
     """By site: how earlier rounds corrected the forecasts; sites without one are left out."""
     kept: dict[str, KeptActivations] = {}
     """By site: the activations that its cache held from earlier rounds."""
+    profiles: dict[str, ProfileRef] = {}
+    """By site with a profile: which one. Empty: an earlier version of the operator planned the round."""
     resources: dict[str, Resources] = {}
     """By site with a profile: what its plan is made for. Empty: an earlier version of the operator planned the round."""
     is_stalled: bool = False

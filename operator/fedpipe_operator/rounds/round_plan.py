@@ -20,9 +20,9 @@ from fedpipe_operator.planning import (
 from fedpipe_operator.rounds.evidence import evidence_for
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import needed_updates, select
-from fedpipe_operator.rounds.records import STATUS_SITES, OutOfReach, RoundPlan
+from fedpipe_operator.rounds.records import STATUS_SITES, OutOfReach, ProfileRef, RoundPlan
 from fedpipe_operator.rounds.replanning import with_reasons
-from fedpipe_operator.sites import SiteProfile, site_profile
+from fedpipe_operator.sites import SiteProfile, profile_basis, site_profile
 from fedpipe_trainer.contract import Outcome, ProfileResult
 
 
@@ -72,6 +72,7 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
         hyperparameters=hyperparameters(run.spec, agreeing, made.plans, rate),
         corrections=dict(evidence.history.corrections),
         kept=dict(evidence.history.kept),
+        profiles={site.name: ProfileRef(attempt=attempt, basis=profile_basis(site)) for site, attempt, _ in _completed(run, observed)},
         resources={site: profile.resources for site, profile in agreeing.items()},
         is_stalled=evidence.history.is_stalled,
     )
@@ -90,17 +91,28 @@ def _learning_rate(run: Run, observed: Observed, profiles: Mapping[str, SiteProf
 
 
 def _profiles(run: Run, observed: Observed) -> dict[str, SiteProfile]:
-    """The sites' profiles as the planner reads them: each site's first completed attempt."""
+    """The sites' profiles as the planner reads them."""
     return {site.name: site_profile(site, result) for site, result in completed_profiles(run, observed)}
 
 
 def completed_profiles(run: Run, observed: Observed) -> Iterator[tuple[EdgeSite, ProfileResult]]:
-    """The sites with a profile, each with that of its first completed attempt."""
+    """The sites with a profile that counts."""
+    return ((site, profile) for site, _, profile in _completed(run, observed))
+
+
+def _completed(run: Run, observed: Observed) -> Iterator[tuple[EdgeSite, int, ProfileResult]]:
+    """The sites with a profile, each with its first completed attempt that counts."""
     for site in run.sites:
-        attempts = observed.profiles.get(site.name, {})
-        completed = (attempts[attempt] for attempt in sorted(attempts) if attempts[attempt].outcome is Outcome.COMPLETED)
-        if (profile := next(completed, None)) is not None:
-            yield site, profile
+        attempts, first = observed.profiles.get(site.name, {}), first_profile(observed.plan, site)
+        completed = (attempt for attempt in sorted(attempts) if attempt >= first and attempts[attempt].outcome is Outcome.COMPLETED)
+        if (attempt := next(completed, None)) is not None:
+            yield site, attempt, attempts[attempt]
+
+
+def first_profile(plan: RoundPlan | None, site: EdgeSite) -> int:
+    """The first attempt at a site's profile that counts: one after the last plan's, if the site's node pool or data have changed since."""
+    used = plan.profiles.get(site.name) if plan else None
+    return 0 if used is None else used.attempt + (used.basis != profile_basis(site))
 
 
 def _facts(run: Run, observed: Observed, profiles: Mapping[str, SiteProfile]) -> RunFacts:

@@ -7,6 +7,7 @@ both. So a round is aggregated only after the evaluation of the round before, wh
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from types import MappingProxyType
 from typing import Final
 
 from fedpipe_operator.api import FineTuneSpec, Reason, primary_metric
@@ -269,16 +270,31 @@ def _after_verdict(context: StageContext, site: str, state: WorkState) -> WorkSt
 
 
 def _profiling(context: StageContext) -> WorkStates:
-    return _work_states(context, TaskKind.PROFILE, (site.name for site in context.run.sites), context.observed.profiles, round_=0)
+    """Of every site. One whose node pool or data have changed since the last plan is profiled again."""
+    first = {site.name: round_plan.first_profile(context.observed.plan, site) for site in context.run.sites}
+    return _work_states(context, TaskKind.PROFILE, first, context.observed.profiles, round_=0, first=first)
 
 
-def _work_states(
-    context: StageContext, kind: TaskKind, sites: Iterable[str], results: Mapping[str, Mapping[int, Result]], *, round_: int
+def _work_states(  # noqa: PLR0913 -- what the states depend on
+    context: StageContext,
+    kind: TaskKind,
+    sites: Iterable[str],
+    results: Mapping[str, Mapping[int, Result]],
+    *,
+    round_: int,
+    first: Mapping[str, int] = MappingProxyType({}),
 ) -> WorkStates:
-    """By site. A site that is gone is dropped, unless it is done."""
+    """By site. A site that is gone is dropped, unless it is done. `first`: the first attempt that counts, by site; else 0."""
     expired = stage_expired(context.run, context.observed, kind, round_, context.now)
     states = {
-        site: work_state(Work(kind, site, round_), context.run, context.observed, results=results.get(site, {}), expired=expired)
+        site: work_state(
+            Work(kind, site, round_),
+            context.run,
+            context.observed,
+            results=results.get(site, {}),
+            expired=expired,
+            first=first.get(site, 0),
+        )
         for site in sites
     }
     known = {site.name for site in context.run.sites}

@@ -15,7 +15,7 @@ from fedpipe_operator.sites.corrections import (
     findings,
     measurement,
 )
-from fedpipe_operator.sites.profile import Resources, SiteProfile, granularity, site_granularity, site_profile
+from fedpipe_operator.sites.profile import Resources, SiteProfile, granularity, profile_basis, site_granularity, site_profile
 
 __all__ = [
     "Correction",
@@ -35,6 +35,7 @@ __all__ = [
     "findings",
     "granularity",
     "measurement",
+    "profile_basis",
     "site_granularity",
     "site_profile",
 ]

@@ -3,6 +3,8 @@
 The planner reads nothing else of a site.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -95,6 +97,18 @@ class SiteProfile:
     def points_at(self, bits: Bits) -> tuple[Throughput, ...]:
         """The points measured at one bit width."""
         return tuple(point for point in self.points if point.bits == bits)
+
+
+def profile_basis(site: EdgeSite) -> str:
+    """A hash of the part of a site's spec that its profile depends on: its node pool, its pods' processors and GPUs, and its data.
+
+    Claims of memory and bandwidth are not in it: a plan takes them from the spec, whatever the profile.
+    """
+    spec, capacity = site.spec, site.spec.capacity
+    accelerator = capacity.accelerator.model_dump(mode="json", exclude={"memory"}) if capacity.accelerator else None
+    parts = spec.model_dump(mode="json", include={"node_selector", "tolerations", "runtime_class_name", "data"})
+    pod = spec.pod_template.spec if spec.pod_template else {}
+    return hashlib.sha256(json.dumps([parts, pod, capacity.cpu, accelerator], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def granularity(measured: ProfileResult, *, up: float, down: float) -> float | None:
