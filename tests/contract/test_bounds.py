@@ -1,20 +1,23 @@
-"""A profile comes from a site: every number, text and list in it has bounds, so that none can break or blind the planner."""
+"""Results come from sites: every number, text and list that the operator reads has bounds, so that none can break or blind it."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedpipe_trainer.contract import ProfileResult
+from fedpipe_trainer.contract import EvaluateResult, ProfileResult, TrainResult, Wire
 
-GOLDEN = ProfileResult.model_validate_json((Path(__file__).parent / "golden" / "result-profile.json").read_text())
+FOLDER = Path(__file__).parent / "golden"
+GOLDEN = ProfileResult.model_validate_json((FOLDER / "result-profile.json").read_text())
+TRAINED = TrainResult.model_validate_json((FOLDER / "result-train.json").read_text())
+EVALUATED = EvaluateResult.model_validate_json((FOLDER / "result-evaluate.json").read_text())
 Q = "model.layers.0.self_attn.q_proj"
 INFINITE, NAN = float("inf"), float("nan")
 
 
-def changed(path: str, value: object) -> dict[str, Any]:
-    """The golden profile with another value at this path; a number in the path is a position in a list."""
-    document = GOLDEN.model_dump(mode="json", by_alias=True)
+def changed(path: str, value: object, golden: Wire = GOLDEN) -> dict[str, Any]:
+    """A golden result with another value at this path; a number in the path is a position in a list."""
+    document = golden.model_dump(mode="json", by_alias=True)
     *parents, last = (int(part) if part.isdecimal() and part != "4" else part for part in path.split("/"))
     at: Any = document
     for part in parents:
@@ -62,6 +65,7 @@ def changed(path: str, value: object) -> dict[str, Any]:
         ("throughput/0/batchSize", 0),
         ("throughput/0/length", 0),
         ("throughput/0/tokensPerSecond", 0),
+        ("throughput/0/tokensPerSecond", 1e-305),
         ("throughput/0/tokensPerSecond", INFINITE),
         ("throughput/0/evaluateTokensPerSecond", NAN),
         ("throughput/0/peakMemoryBytes", -1),
@@ -101,6 +105,49 @@ def test_a_value_outside_of_its_bounds_is_refused(path: str, value: object) -> N
 
     with pytest.raises(ValueError, match=name):
         ProfileResult.model_validate(changed(path, value))
+
+
+@pytest.mark.parametrize("golden", [GOLDEN, TRAINED, EVALUATED], ids=["profile", "update", "evaluation"])
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("measured/device", "x" * 254),
+        ("measured/peakMemoryBytes", 10**400),
+        ("measured/uploadedBytes", 10**19),
+        ("measured/downloadedBytes", -1),
+        ("measured/seconds", {"load": 1e308}),
+        ("measured/seconds", {"load": NAN}),
+        ("measured/seconds", {"load": -1}),
+        ("measured/seconds", {"x" * 33: 1}),
+        ("measured/seconds", {f"phase {number}": 1 for number in range(17)}),
+    ],
+)
+def test_a_measurement_outside_of_its_bounds_is_refused(golden: Wire, path: str, value: object) -> None:
+    with pytest.raises(ValueError, match="measured"):
+        type(golden).model_validate(changed(path, value, golden))
+
+
+@pytest.mark.parametrize(
+    ("golden", "path", "value"),
+    [
+        (TRAINED, "steps", -1),
+        (TRAINED, "steps", 10**13),
+        (TRAINED, "samples", -5),
+        (TRAINED, "resumedFromStep", -1),
+        (TRAINED, "microBatchSize", -1),
+        (TRAINED, "batchSize", 10**13),
+        (TRAINED, "tokens", -1),
+        (TRAINED, "skippedRows", -1),
+        (EVALUATED, "samples", -5),
+        (EVALUATED, "targets", 10**400),
+        (EVALUATED, "batchSize", -1),
+        (EVALUATED, "metrics", {"x" * 65: 1.0}),
+        (EVALUATED, "metrics", {f"metric {number}": 1.0 for number in range(65)}),
+    ],
+)
+def test_a_count_of_a_training_or_an_evaluation_outside_of_its_bounds_is_refused(golden: Wire, path: str, value: object) -> None:
+    with pytest.raises(ValueError, match=path):
+        type(golden).model_validate(changed(path, value, golden))
 
 
 def test_halves_that_score_different_weights_are_refused() -> None:

@@ -103,6 +103,13 @@ def test_a_site_whose_numbers_are_none_does_not_spoil_the_others(value: float) -
 
     assert evaluation.loss == 1.0
     assert evaluation.metrics == {"accuracy": 0.5}
+    assert RoundEvaluation.model_validate_json(evaluation.to_json()).metrics == {"accuracy": 0.5}, "what is stored can be read"
+
+
+def test_the_mean_of_the_largest_numbers_is_a_number() -> None:
+    evaluation = aggregate_metrics(1, {"a": a_result(10, 1e308), "b": a_result(10**12, 1e308)}, {}, 0.0)
+
+    assert RoundEvaluation.model_validate_json(evaluation.to_json()).metrics["accuracy"] == pytest.approx(1e308)
 
 
 def test_a_loss_beyond_all_bounds_still_has_a_perplexity() -> None:

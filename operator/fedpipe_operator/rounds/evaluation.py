@@ -31,11 +31,16 @@ def aggregate_metrics(round_: int, results: Mapping[str, EvaluateResult], missin
 
 
 def _site(result: EvaluateResult) -> SiteEvaluation:
-    return SiteEvaluation(samples=result.samples, targets=result.targets, loss=result.loss, metrics=result.metrics)
+    """What is stored of a result: without metrics that are no numbers, which JSON has no words for."""
+    metrics = {name: value for name, value in result.metrics.items() if math.isfinite(value)}
+    return SiteEvaluation(samples=result.samples, targets=result.targets, loss=result.loss, metrics=metrics)
 
 
 def _mean(weighted: Iterable[tuple[float | None, int]]) -> float | None:
-    """The weighted mean of the finite values; None if there is none. A NaN or an infinity would make the mean useless."""
+    """The weighted mean of the finite values; None if there is none. A NaN or an infinity would make the mean useless.
+
+    Values are multiplied by their shares, so that even the largest have a finite mean.
+    """
     known = [(value, weight) for value, weight in weighted if value is not None and math.isfinite(value) and weight > 0]
     total = sum(weight for _, weight in known)
-    return math.fsum(value * weight for value, weight in known) / total if total else None
+    return math.fsum(value * (weight / total) for value, weight in known) if total else None

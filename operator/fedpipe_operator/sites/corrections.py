@@ -6,7 +6,6 @@ twice. Transfers are never forecast to be faster than the site's claim: of what 
 that was still at work at the deadline has measured nothing, but that it takes longer than was forecast: all its seconds count twice.
 """
 
-import math
 from typing import Annotated, Final
 
 from pydantic import Field
@@ -99,7 +98,7 @@ def measurement(result: TrainResult, plan: Plan) -> Measurement:
     Another attempt than the first does not evaluate once more, and goes on where the last one stopped: the seconds beside its steps are not
     those that a round needs, and are left out.
     """
-    seconds = {phase: max(0.0, value) for phase, value in result.measured.seconds.items() if math.isfinite(value)}
+    seconds = result.measured.seconds
     return Measurement(
         step_seconds=seconds.get("train", 0.0),
         other_seconds=0.0 if result.attempt else sum(value for phase, value in seconds.items() if phase not in {"train", "transfer"}),

@@ -61,6 +61,20 @@ class FailureReason(StrEnum):
         return ExitCode[self.name]
 
 
+Count = Annotated[int, Field(ge=0, le=10**12)]
+Size = Annotated[int, Field(ge=0, le=10**18)]
+"""Bytes."""
+Width = Annotated[int, Field(ge=1, le=10**8)]
+Layer = Annotated[int, Field(ge=0, le=MAX_LAYERS)]
+Tokens = Annotated[int, Field(ge=0, le=10**9)]
+Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=1e-9, le=1e30, allow_inf_nan=False)]
+"""Of tokens, bits or bytes: so small a one still divides to a finite number."""
+Loss = Annotated[float, Field(ge=0, le=MAX_LOSS, allow_inf_nan=False)]
+"""A mean loss per target, in nats."""
+Score = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
+
+
 class Progress(Wire):
     """One line of progress on standard output. A line that does not parse as this is an ordinary log line."""
 
@@ -104,12 +118,12 @@ class Artifact(Wire):
 class Measured(Wire):
     """The resources that the task used. They are compared with the plan's forecast."""
 
-    device: str = "cpu"
-    peak_memory_bytes: Annotated[int, Field(ge=0)] = 0
-    seconds: dict[str, float] = {}
+    device: Annotated[str, Field(max_length=253)] = "cpu"
+    peak_memory_bytes: Size = 0
+    seconds: Annotated[dict[Annotated[str, Field(max_length=32)], Seconds], Field(max_length=16)] = {}
     """Seconds by phase: load, train, evaluate, export, transfer. They add up to the duration of the task."""
-    uploaded_bytes: Annotated[int, Field(ge=0)] = 0
-    downloaded_bytes: Annotated[int, Field(ge=0)] = 0
+    uploaded_bytes: Size = 0
+    downloaded_bytes: Size = 0
 
 
 class Sample(Wire):
@@ -134,17 +148,6 @@ class _ResultBase(Wire):
     software: dict[str, str] = {}
 
 
-Count = Annotated[int, Field(ge=0, le=10**12)]
-Size = Annotated[int, Field(ge=0, le=10**18)]
-"""Bytes."""
-Width = Annotated[int, Field(ge=1, le=10**8)]
-Layer = Annotated[int, Field(ge=0, le=MAX_LAYERS)]
-Tokens = Annotated[int, Field(ge=0, le=10**9)]
-Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
-Loss = Annotated[float, Field(ge=0, le=MAX_LOSS, allow_inf_nan=False)]
-"""A mean loss per target, in nats."""
-Score = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
 ParameterName = Annotated[str, Field(min_length=1, max_length=1024)]
 Shape = Annotated[tuple[Annotated[int, Field(ge=-1, le=10**12)], ...], Field(max_length=16)]
 
@@ -330,24 +333,24 @@ class TrainResult(_ResultBase):
     scaling: Scaling = Scaling.RSLORA
     scales: dict[str, float] = {}
     bits: Bits | None = None
-    batch_size: int = 0
-    micro_batch_size: int = 0
+    batch_size: Count = 0
+    micro_batch_size: Count = 0
     """Smaller than `batch_size` if memory ran out and steps were split into micro-batches."""
-    steps: int = 0
-    resumed_from_step: int = 0
-    samples: int = 0
+    steps: Count = 0
+    resumed_from_step: Count = 0
+    samples: Count = 0
     """Samples that were actually trained on in this round: the site's weight in the aggregation."""
-    tokens: int = 0
+    tokens: Annotated[int, Field(ge=0, le=10**15)] = 0
     padded_tokens: Annotated[int, Field(ge=0, le=10**15)] = 0
     """Tokens of padding that were computed beside `tokens`: the padded share of a step is padded / (tokens + padded)."""
-    cache_hits: Annotated[int, Field(ge=0, le=10**12)] = 0
+    cache_hits: Count = 0
     """Forward passes that read the lower layers' output from the site's cache; 0 unless the plan caches activations."""
-    cache_misses: Annotated[int, Field(ge=0, le=10**12)] = 0
+    cache_misses: Count = 0
     """Forward passes that computed that output although the plan caches activations: first passes over a batch, or a faulty cache."""
     cache_problem: Annotated[str, Field(max_length=MAX_REASON)] = ""
     """Why the cache did not work although the plan caches activations, and what to do; empty if it did, or was not to be used."""
-    skipped_rows: int = 0
-    losses: tuple[float, ...] = ()
+    skipped_rows: Count = 0
+    losses: Annotated[tuple[float, ...], Field(max_length=10**6)] = ()
     """Training loss of each step."""
     train_loss: float | None = None
     validation_loss: float | None = None
@@ -360,14 +363,14 @@ class EvaluateResult(_ResultBase):
     """The evaluation of an adapter on one site's validation data: by an evaluation task, or by a training before its first step."""
 
     kind: Literal["evaluate"] = "evaluate"
-    batch_size: int = 0
+    batch_size: Count = 0
     """Samples per batch. Smaller than the task's batch size if memory ran out or there are fewer samples."""
-    samples: int = 0
-    targets: int = 0
+    samples: Count = 0
+    targets: Count = 0
     """Number of tokens (or labels) over which `loss` is a mean: the weight of `loss` in the aggregated metrics."""
-    skipped_rows: int = 0
+    skipped_rows: Count = 0
     loss: float | None = None
-    metrics: dict[str, float] = {}
+    metrics: Annotated[dict[Annotated[str, Field(max_length=64)], float], Field(max_length=64)] = {}
     """accuracy and macroF1, or perplexity, bleu, rougeL and slotErrorRate."""
     examples: tuple[Sample, ...] = ()
 
