@@ -1,6 +1,6 @@
 """What a round showed changes the next plan: corrected forecasts, less memory after a plan ran out of it, all layers once a run stalls."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,9 +16,9 @@ from fedpipe_operator import names
 from fedpipe_operator.backend import JobState
 from fedpipe_operator.planning import History, plan_round
 from fedpipe_operator.rounds.evidence import kept_activations, measurements
-from fedpipe_operator.rounds.observed import EvaluationSummary, summarize_commit
+from fedpipe_operator.rounds.observed import EvaluationSummary, summarize_commit, summarize_evaluation
 from fedpipe_operator.rounds.policies import is_stalled
-from fedpipe_operator.rounds.records import RoundCommit, RoundPlan
+from fedpipe_operator.rounds.records import RoundCommit, RoundEvaluation, RoundPlan, SiteEvaluation
 from fedpipe_operator.sites import Correction, KeptActivations, Measurement, Resources, carried_over, corrected, findings, measurement
 from fedpipe_operator.store.objects import required_object
 from fedpipe_trainer.contract import (
@@ -299,12 +299,65 @@ def test_a_run_stalls_when_two_rounds_bring_less_than_a_fiftieth_of_all_and_stay
     assert is_stalled(evaluations(*losses)) is expected
 
 
-def test_evaluations_by_other_sites_say_nothing_about_a_stall() -> None:
-    easy, hard = (EvaluationSummary(round=0, loss=loss, metrics={}, sites=(site,)) for site, loss in (("easy", 0.9), ("hard", 2.1)))
-    harder = {at: replace(hard, round=at, loss=2.3 - 0.2 * at) for at in (1, 2, 3)}
+def evaluated_by(*rounds: Mapping[str, float]) -> dict[int, EvaluationSummary]:
+    """Evaluations from round 0 on, of each the losses by site; a site has ten targets for each letter of its name."""
 
-    assert not is_stalled({0: easy} | harder)
-    assert is_stalled({at: replace(one, sites=("hard",)) for at, one in ({0: easy} | harder).items()})
+    def part(loss: float, targets: int) -> SiteEvaluation:
+        return SiteEvaluation(samples=targets, targets=targets, loss=loss)
+
+    def evaluation(round_: int, losses: Mapping[str, float]) -> EvaluationSummary:
+        sites = {site: part(loss, 10 * len(site)) for site, loss in losses.items()}
+        mean = sum(one.targets * (one.loss or 0.0) for one in sites.values()) / sum(one.targets for one in sites.values())
+        return summarize_evaluation(RoundEvaluation(round=round_, finished_at=0.0, loss=mean, sites=sites))
+
+    return {round_: evaluation(round_, losses) for round_, losses in enumerate(rounds)}
+
+
+PAIRS: Final = ("ab", "cd", "ac", "bd", "ad", "bc")
+LEVELS: Final = {"a": 0.5, "b": 1.0, "c": 1.5, "d": 2.0}
+"""What the loss of each site tends to."""
+
+
+def in_pairs(*parts: float) -> dict[int, EvaluationSummary]:
+    """Evaluations by two of four sites, which take turns: of each round what the loss is above the level of every site."""
+    return evaluated_by(*({site: LEVELS[site] + part for site in PAIRS[at % len(PAIRS)]} for at, part in enumerate(parts)))
+
+
+@pytest.mark.parametrize("part", [0.0, 1.0])
+def test_a_run_that_never_improves_stalls_as_early_with_other_sites_in_each_round_as_with_the_same(part: float) -> None:
+    assert not is_stalled(in_pairs(*[part] * 3))
+    assert is_stalled(in_pairs(*[part] * 4))
+
+
+def test_a_run_of_other_sites_in_each_round_stalls_when_each_loses_no_more_than_a_fiftieth_and_not_before() -> None:
+    falling = [2.0 * 0.7**at for at in range(10)]
+    assert not any(is_stalled(in_pairs(*falling[:end])) for end in range(len(falling) + 1))
+
+    still = [*falling, *[falling[-1]] * 10]
+    assert is_stalled(in_pairs(*still))
+
+
+def test_a_run_stalls_although_an_evaluator_is_missing_in_one_of_the_rounds() -> None:
+    whole = {"a": 2.0, "b": 1.0, "hard": 4.0}
+    without = {site: loss for site, loss in whole.items() if site != "hard"}
+
+    for missing in range(4):
+        assert is_stalled(evaluated_by(*(without if at == missing else whole for at in range(4)))), missing
+    lower = ({site: loss * 0.7**at for site, loss in whole.items()} for at in range(4))
+    assert not is_stalled(evaluated_by(*lower, {site: loss * 0.7**4 for site, loss in without.items()}))
+
+
+def test_a_site_that_alone_evaluates_a_round_counts_by_its_own_losses_only() -> None:
+    """The sites that are no easier than before have improved by a tenth of all, whatever the mean over the round's sites says."""
+    rounds = ({"easy": 0.9, "hard": 3.0}, {"easy": 0.5, "hard": 2.5}, {"easy": 0.4}, {"hard": 2.2}, {"hard": 2.0})
+
+    assert not is_stalled(evaluated_by(*rounds))
+
+
+def test_evaluations_by_sites_that_never_evaluated_before_say_nothing_about_a_stall() -> None:
+    rounds = ({"easy": 0.9}, {"easy": 0.9}, {"hard": 2.1}, {"hard": 2.1})
+
+    assert not is_stalled(evaluated_by(*rounds))
 
 
 PLANNING: dict[str, Any] = {"bits": [16], "ranks": [4], "batchSizes": [1, 2, 4]}
@@ -491,6 +544,23 @@ def test_a_run_that_stalled_stays_deep(tmp_path: Path) -> None:
     stored = [required_object(world.store, names.round_plan(round_), RoundPlan) for round_ in range(1, 8)]
 
     assert [plan.is_stalled for plan in stored] == [False] * 4 + [True] * 3, "after the evaluations of the base and of rounds 1 to 3"
+
+
+def learns_nothing_and_is_unlike(task: Any, folder: Path) -> Any:
+    """The stand-in trainer, whose evaluations stay the same at a site and differ between sites."""
+    if not isinstance(task, EvaluateTask):
+        return good_trainer(task, folder)
+    return an_evaluation(task, loss={"site-a": 1.0, "site-b": 2.0, "site-c": 3.0}[task.site], metrics={"accuracy": 0.1})
+
+
+def test_a_run_that_trains_some_sites_in_each_round_stalls_as_well(tmp_path: Path) -> None:
+    world = World(a_run(rounds={"count": 7}, planning=PLANNING, sites={"perRound": 2}), tmp_path, learns_nothing_and_is_unlike)
+    world.settle()
+
+    stored = [required_object(world.store, names.round_plan(round_), RoundPlan) for round_ in range(1, 8)]
+
+    assert len({plan.selected for plan in stored}) > 1
+    assert [plan.is_stalled for plan in stored] == [False] * 4 + [True] * 3
 
 
 @pytest.mark.parametrize("planning", [{}, {"depth": "Full"}, {"mode": "Uniform"}], ids=["of one layer", "all layers", "uniform"])

@@ -16,7 +16,7 @@ from fedpipe_operator.errors import UserError
 from fedpipe_operator.reconcile.observe import ObjectCache, observe
 from fedpipe_operator.rounds import Observed, Run, job_of
 from fedpipe_operator.rounds.observed import EvaluationSummary, summarize_commit
-from fedpipe_operator.rounds.records import Contribution, RoundCommit, RoundEvaluation, SiteEvaluation, Verdict
+from fedpipe_operator.rounds.records import Contribution, RoundCommit, RoundEvaluation, SiteEvaluation, SiteValues, Verdict
 from fedpipe_operator.store import DirectoryStore
 from fedpipe_trainer.contract import (
     Artifact,
@@ -261,11 +261,18 @@ def test_of_commits_the_figures_of_each_weight_are_not_kept_but_the_largest_trun
         assert cache.objects[names.round_commit(1)] == kept
 
 
-def test_of_evaluations_what_each_site_measured_is_not_kept(store: DirectoryStore) -> None:
-    cache, part = ObjectCache(), SiteEvaluation(samples=4, targets=4, loss=0.5)
-    put(store, names.round_evaluation(0), evaluated(0).model_copy(update={"loss": 0.5, "sites": {"north": part}}))
+def test_of_evaluations_only_what_makes_rounds_comparable_is_kept_of_each_site(store: DirectoryStore) -> None:
+    cache = ObjectCache()
+    sites = {
+        "north": SiteEvaluation(samples=4, targets=9, loss=0.5, metrics={"accuracy": 0.25}),
+        "south": SiteEvaluation(samples=6, targets=6, metrics={"accuracy": 0.5}),
+    }
+    whole = evaluated(0).model_copy(update={"loss": 0.5, "metrics": {"accuracy": 0.4}, "sites": sites, "missing": {"west": "late"}})
+    put(store, names.round_evaluation(0), whole)
 
-    summary = EvaluationSummary(round=0, loss=0.5, metrics={}, sites=("north",))
+    loss, accuracy = SiteValues(("north",), (0.5,), (9,)), SiteValues(("north", "south"), (0.25, 0.5), (4, 6))
+    values = {"loss": loss, "accuracy": accuracy}
+    summary = EvaluationSummary(round=0, loss=0.5, metrics={"accuracy": 0.4}, sites=("north", "south"), site_values=values)
     assert context(store, cache=cache).evaluations == {0: summary}
     assert cache.objects == {names.round_evaluation(0): summary}
 

@@ -1,13 +1,15 @@
 """The policies one by one: values in, values out."""
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpipe_operator.api import Target
-from fedpipe_operator.rounds.evaluation import aggregate_metrics
+from fedpipe_operator.rounds.evaluation import aggregate_metrics, held_means
 from fedpipe_operator.rounds.policies import best_round, is_patience_exhausted, is_target_reached, needed_updates, select
 from fedpipe_operator.rounds.records import RoundEvaluation
 from fedpipe_trainer.contract import EvaluateResult, Measured, Outcome, RunRef
@@ -72,6 +74,49 @@ def test_patience_counts_rounds_since_the_best(rounds: int, expected: bool) -> N
 
 def test_a_metric_that_no_site_reported_never_exhausts_patience() -> None:
     assert not is_patience_exhausted(1, {round_: an_evaluation(round_) for round_ in range(9)}, "bleu")
+
+
+EASY_IN_ROUND_1: Final = [{"easy": 0.9}, {"hard": 0.3}, {"easy": 0.95}, {"hard": 0.4}, {"easy": 0.97}, {"hard": 0.5}]
+"""Accuracies by site, from round 1 on, of an adapter that gets better from round to round."""
+WORSE_AT_THE_END: Final = [*EASY_IN_ROUND_1, {"easy": 0.8}, {"hard": 0.3}]
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "loss", "perplexity"])
+def test_a_round_is_not_the_best_because_it_was_evaluated_by_easier_sites(metric: str) -> None:
+    better, worse = (rounds_by_site(rounds) for rounds in (EASY_IN_ROUND_1, WORSE_AT_THE_END))
+
+    assert best_round(better, metric) == 6
+    assert best_round(worse, metric) == 6
+
+
+def test_patience_is_not_exhausted_while_sites_measure_more_than_they_did_before() -> None:
+    better, worse = (rounds_by_site(rounds) for rounds in (EASY_IN_ROUND_1, WORSE_AT_THE_END))
+
+    assert not any(is_patience_exhausted(1, {at: better[at] for at in range(1, end + 1)}, "accuracy") for end in range(1, 7))
+    assert is_patience_exhausted(2, worse, "accuracy")
+
+
+def rounds_by_site(rounds: Sequence[Mapping[str, float]]) -> dict[int, RoundEvaluation]:
+    def result(accuracy: float) -> EvaluateResult:
+        loss = 2 - accuracy
+        metrics = {"accuracy": accuracy, "perplexity": math.exp(loss)}
+        return a_result(10, accuracy, targets=10, loss=loss).model_copy(update={"metrics": metrics})
+
+    return {
+        at: aggregate_metrics(at, {site: result(accuracy) for site, accuracy in sites.items()}, {}, 0.0)
+        for at, sites in enumerate(rounds, start=1)
+    }
+
+
+@given(st.lists(st.lists(st.floats(0, 9), min_size=3, max_size=3), min_size=1, max_size=6))
+def test_means_that_hold_missing_sites_are_the_rounds_own_where_none_is_missing(losses: list[list[float]]) -> None:
+    rounds = {
+        at: aggregate_metrics(at, {f"site-{site}": a_result(1, 0.0, targets=1 + site, loss=loss) for site, loss in enumerate(row)}, {}, 0.0)
+        for at, row in enumerate(losses)
+    }
+    by_site = {at: one.by_site("loss") for at, one in rounds.items()}
+
+    assert held_means(by_site, {"site-0", "site-1", "site-2"}) == {at: one.loss for at, one in rounds.items()}
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 50)), min_size=1, max_size=6))

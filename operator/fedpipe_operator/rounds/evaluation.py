@@ -1,9 +1,14 @@
-"""The federated evaluation: the sites' results on their own validation data as aggregated (weighted) metrics."""
+"""The federated evaluation: the sites' results on their own validation data as aggregated (weighted) metrics.
+
+Their mean depends on who evaluates. With `sites.perRound`, or when an evaluator is missing, the sites change from round to round, and
+`held_means` makes the rounds comparable.
+"""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 
-from fedpipe_operator.rounds.records import RoundEvaluation, SiteEvaluation
+from fedpipe_operator.rounds.records import RoundEvaluation, SiteEvaluation, SiteValues
 from fedpipe_trainer.contract import EvaluateResult, perplexity_of
 
 
@@ -30,6 +35,33 @@ def aggregate_metrics(round_: int, results: Mapping[str, EvaluateResult], missin
     )
 
 
+def held_means(rounds: Mapping[int, SiteValues], sites: AbstractSet[str]) -> dict[int, float]:
+    """The mean over these sites by round, in ascending order, where a site's last value counts until it evaluates again.
+
+    Before its first evaluation a site has the value of that one. So a round changes the mean by what its evaluators have gained or lost
+    since they evaluated last, and a round by easier sites is not better for that. What other sites would have measured shows when they
+    evaluate: with few sites a round, a turn for the worse is seen late.
+
+    Args:
+        rounds: what each site's evaluation gave, by round.
+        sites: those that count, at least one; each has evaluated in one of the rounds.
+    """
+    held: dict[str, tuple[float, int]] = {}
+
+    def hold(round_: int) -> None:
+        for site, value, weight in zip(*rounds[round_], strict=True):
+            if site in sites:
+                held[site] = value, weight
+
+    for round_ in sorted(rounds, reverse=True):
+        hold(round_)
+    means = {}
+    for round_ in sorted(rounds):
+        hold(round_)
+        means[round_] = _weighted_mean(held.values())
+    return means
+
+
 def _site(result: EvaluateResult) -> SiteEvaluation:
     """What is stored of a result: without metrics that are no numbers, which JSON has no words for."""
     metrics = {name: value for name, value in result.metrics.items() if math.isfinite(value)}
@@ -37,10 +69,12 @@ def _site(result: EvaluateResult) -> SiteEvaluation:
 
 
 def _mean(weighted: Iterable[tuple[float | None, int]]) -> float | None:
-    """The weighted mean of the finite values; None if there is none. A NaN or an infinity would make the mean useless.
-
-    Values are multiplied by their shares, so that even the largest have a finite mean.
-    """
+    """The weighted mean of the finite values; None if there is none. A NaN or an infinity would make the mean useless."""
     known = [(value, weight) for value, weight in weighted if value is not None and math.isfinite(value) and weight > 0]
-    total = sum(weight for _, weight in known)
-    return math.fsum(value * (weight / total) for value, weight in known) if total else None
+    return _weighted_mean(known) if known else None
+
+
+def _weighted_mean(weighted: Collection[tuple[float, int]]) -> float:
+    """The mean of at least one finite value. Values are multiplied by their shares, so that even the largest have a finite mean."""
+    total = sum(weight for _, weight in weighted)
+    return math.fsum(value * (weight / total) for value, weight in weighted)

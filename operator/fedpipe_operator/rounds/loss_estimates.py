@@ -46,8 +46,8 @@ def _estimate(contribution: Contribution, change: float, loss: float) -> LossEst
 
 def _change(before: RoundEvaluation, after: RoundEvaluation) -> float | None:
     """ΔL over the validation data of the sites that evaluated both adapters, weighted by targets; None if there are none."""
-    both = [(one, before.sites[site]) for site, one in after.sites.items() if site in before.sites]
-    known = [(now.loss - then.loss, now.targets) for now, then in both if now.loss is not None and then.loss is not None]
-    changes = [(change, targets) for change, targets in known if math.isfinite(change) and targets > 0]
+    then, now = before.by_site("loss"), after.by_site("loss")
+    earlier = dict(zip(then.sites, then.values, strict=True))
+    changes = [(loss - earlier[site], targets) for site, loss, targets in zip(*now, strict=True) if site in earlier]
     total = sum(targets for _, targets in changes)
     return math.fsum(change * targets for change, targets in changes) / total if total else None

@@ -7,7 +7,7 @@ from fedpipe_operator import names
 from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneSpec
 from fedpipe_operator.backend import Job, JobStatus, TaskKind
 from fedpipe_operator.planning import RunFacts
-from fedpipe_operator.rounds.records import Contribution, OutOfReach, RoundCommit, RoundEvaluation, RoundPlan, Verdict
+from fedpipe_operator.rounds.records import Contribution, OutOfReach, RoundCommit, RoundEvaluation, RoundPlan, SiteValues, Verdict
 from fedpipe_trainer.contract import Artifact, EvaluateResult, ExportResult, ProfileResult, RunRef, TrainResult
 
 
@@ -69,13 +69,19 @@ class CommitSummary:
 
 @dataclass(frozen=True)
 class EvaluationSummary:
-    """What is needed of a round's federated evaluation; the results of each site stay in the store."""
+    """What is needed of a round's federated evaluation; the rest of each site's result stays in the store."""
 
     round: int
     loss: float | None
     metrics: Mapping[str, float]
     sites: tuple[str, ...]
     """Those that evaluated, sorted."""
+    site_values: Mapping[str, SiteValues] = field(default_factory=dict)
+    """What each site measured, by metric: it makes rounds comparable that other sites evaluated (`evaluation.held_means`)."""
+
+    def by_site(self, metric: str) -> SiteValues:
+        """What each site measured of this metric."""
+        return self.site_values.get(metric, SiteValues())
 
 
 def summarize_plan(plan: RoundPlan) -> PlanSummary:
@@ -113,8 +119,13 @@ def summarize_commit(commit: RoundCommit) -> CommitSummary:
 
 def summarize_evaluation(evaluation: RoundEvaluation) -> EvaluationSummary:
     """The summary of a federated evaluation."""
+    by_metric = {metric: evaluation.by_site(metric) for metric in ("loss", *sorted(evaluation.metrics))}
     return EvaluationSummary(
-        round=evaluation.round, loss=evaluation.loss, metrics=evaluation.metrics, sites=tuple(sorted(evaluation.sites))
+        round=evaluation.round,
+        loss=evaluation.loss,
+        metrics=evaluation.metrics,
+        sites=tuple(sorted(evaluation.sites)),
+        site_values={metric: values for metric, values in by_metric.items() if values.sites},
     )
 
 

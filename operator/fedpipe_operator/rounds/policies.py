@@ -12,7 +12,9 @@ from typing import Final, Protocol
 
 from fedpipe_operator.api import LOWER_IS_BETTER, Target, parse_duration
 from fedpipe_operator.backend import TaskKind
+from fedpipe_operator.rounds.evaluation import held_means
 from fedpipe_operator.rounds.observed import Observed, Run
+from fedpipe_operator.rounds.records import SiteValues
 
 _STALL_ROUNDS: Final = 2
 _STALL_SHARE: Final = 0.02
@@ -59,7 +61,7 @@ def stage_expired(run: Run, observed: Observed, kind: TaskKind, round_: int, now
 # --- rounds.target
 
 
-class Metrics(Protocol):
+class MetricValues(Protocol):
     """An evaluation of a round or of a site, or a summary of one."""
 
     @property
@@ -71,15 +73,14 @@ class Metrics(Protocol):
         """The other metrics by name."""
 
 
-class FederatedMetrics(Metrics, Protocol):
-    """The evaluation of a round by several sites."""
+class Metrics(MetricValues, Protocol):
+    """The evaluation of a round by several sites, or its summary."""
 
-    @property
-    def sites(self) -> tuple[str, ...]:
-        """Those that evaluated, sorted."""
+    def by_site(self, metric: str) -> SiteValues:
+        """What each site measured of this metric."""
 
 
-def metric_value(evaluation: Metrics, metric: str) -> float | None:
+def metric_value(evaluation: MetricValues, metric: str) -> float | None:
     """The evaluation's value of this metric; None if it was not reported."""
     return evaluation.loss if metric == "loss" else evaluation.metrics.get(metric)
 
@@ -89,7 +90,7 @@ def is_better(metric: str, value: float, than: float) -> bool:
     return value < than if metric in LOWER_IS_BETTER else value > than
 
 
-def is_target_reached(target: Target | None, evaluation: Metrics) -> bool:
+def is_target_reached(target: Target | None, evaluation: MetricValues) -> bool:
     """Whether this round's metric is at least as good as the target."""
     if target is None:
         return False
@@ -101,37 +102,81 @@ def is_target_reached(target: Target | None, evaluation: Metrics) -> bool:
 
 
 def best_round(evaluations: Mapping[int, Metrics], metric: str) -> int:
-    """The round with the best metric, the earliest of equals; the last round if none has the metric; 0 before round 1."""
-    trained = sorted(round_ for round_ in evaluations if round_ > 0)
-    best, best_value = (trained[-1] if trained else 0), None
-    for round_ in trained:
-        value = metric_value(evaluations[round_], metric)
-        if value is not None and (best_value is None or is_better(metric, value, best_value)):
+    """The round with the best metric, the earliest of equals; the last round if none has the metric; 0 before round 1.
+
+    Of rounds that other sites evaluated, means are compared in which each site has the last value that it measured (`held_means`).
+    """
+    by_site = _by_site(evaluations, metric)
+    if _are_alike(by_site):
+        values = {at: value for at, one in sorted(evaluations.items()) if (value := metric_value(one, metric)) is not None}
+    else:
+        values = held_means(by_site, {site for one in by_site.values() for site in one.sites})
+    best, best_value = max(evaluations, default=0), None
+    for round_, value in values.items():
+        if round_ > 0 and (best_value is None or is_better(metric, value, best_value)):
             best, best_value = round_, value
     return best
 
 
+def _by_site(evaluations: Mapping[int, Metrics], metric: str) -> dict[int, SiteValues]:
+    """What each site measured of this metric, of a perplexity its logarithm, the loss; by round, of the rounds in which any did."""
+    measured = "loss" if metric == "perplexity" else metric
+    return {at: values for at, one in sorted(evaluations.items()) if (values := one.by_site(measured)).sites}
+
+
+def _are_alike(by_site: Mapping[int, SiteValues]) -> bool:
+    """Whether the same sites evaluated all of these rounds, so that their means are comparable."""
+    return len({values.sites for values in by_site.values()}) <= 1
+
+
+def _incomparable(by_site: Mapping[int, SiteValues]) -> list[int]:
+    """The rounds of which no site had evaluated in an earlier one: nothing shows whether they are better."""
+    seen, found = set[str](), list[int]()
+    for round_, values in by_site.items():
+        if seen and seen.isdisjoint(values.sites):
+            found.append(round_)
+        seen.update(values.sites)
+    return found
+
+
 def is_patience_exhausted(patience: int | None, evaluations: Mapping[int, Metrics], metric: str) -> bool:
-    """Whether none of the last `patience` rounds was better than an earlier one."""
+    """Whether none of the last `patience` rounds was better than an earlier one; rounds that cannot be compared do not count."""
     last = max(evaluations, default=0)
-    return patience is not None and last > 0 and last - best_round(evaluations, metric) >= patience
+    if patience is None or last == 0:
+        return False
+    best = best_round(evaluations, metric)
+    return last - best - sum(round_ > best for round_ in _incomparable(_by_site(evaluations, metric))) >= patience
 
 
 # --- planning.depth
 
 
-def is_stalled(evaluations: Mapping[int, FederatedMetrics]) -> bool:
+def is_stalled(evaluations: Mapping[int, Metrics]) -> bool:
     """Whether two rounds in a row, the last ones or earlier ones, lowered the loss by no more than 2 % of what all rounds until then had.
 
     Then sites train as many layers as they can, for the rest of the run: training only the top layers is fast at first and reaches less
     in the end (FedAdapter, arXiv 2205.10162, deepens in the same way), and a good round after that is no reason to go back. The loss
     decides, since other metrics are noisy: an accuracy that rose from 0.1 to 0.56 in three rounds stood still for two, while the loss fell.
-    Only evaluations by the same sites as the last one's are compared: others were made with other data.
+    Where other sites evaluated, those of the last two rounds are compared with what the same sites measured before. Of earlier rounds
+    nothing is said then: their plans tell whether the run had stalled.
     """
-    sites = evaluations[max(evaluations)].sites if evaluations else ()
-    alike = [evaluations[round_] for round_ in sorted(evaluations) if evaluations[round_].sites == sites]
-    losses = [one.loss for one in alike if one.loss is not None]
+    by_site = _by_site(evaluations, "loss")
+    if not _are_alike(by_site):
+        return _did_evaluators_stall(by_site)
+    losses = [one.loss for _, one in sorted(evaluations.items()) if one.loss is not None]
     return any(_brought_little(losses[:end]) for end in range(_STALL_ROUNDS + 2, len(losses) + 1))
+
+
+def _did_evaluators_stall(by_site: Mapping[int, SiteValues]) -> bool:
+    """Whether the last two rounds are a stall at those of their sites that had evaluated before.
+
+    At these sites only: others have no new value, and a small share of all sites evaluates a small share of the improvement.
+    """
+    rounds = sorted(by_site)
+    last, before = ({site for at in some for site in by_site[at].sites} for some in (rounds[-_STALL_ROUNDS:], rounds[:-_STALL_ROUNDS]))
+    sites = last & before
+    is_known = len(rounds) >= _STALL_ROUNDS + 2 and bool(sites)
+    return is_known and _brought_little(list(held_means(by_site, sites).values()))
 
 
 def _brought_little(values: Sequence[float]) -> bool:

@@ -3,7 +3,8 @@
 All are small JSON objects, written once and never changed; together they are the run's state.
 """
 
-from typing import Annotated, Final
+import math
+from typing import Annotated, Final, NamedTuple
 
 from pydantic import Field
 
@@ -178,6 +179,17 @@ class LossEstimate(Wire):
     """The loss after the round if the site had not taken part in it."""
 
 
+class SiteValues(NamedTuple):
+    """What sites measured of one metric in an evaluation, finite values only."""
+
+    sites: tuple[str, ...] = ()
+    """Sorted."""
+    values: tuple[float, ...] = ()
+    """In the order of the sites."""
+    weights: tuple[int, ...] = ()
+    """In the mean over the sites, each above 0: targets for the loss, samples for other metrics."""
+
+
 class RoundEvaluation(Wire):
     """The federated evaluation of a global adapter: the loss weighted by targets, other metrics by samples. Round 0 is the base."""
 
@@ -190,6 +202,15 @@ class RoundEvaluation(Wire):
     """Sites without a result, with the reason."""
     first_order_estimates: dict[str, LossEstimate] = {}
     """By site whose update is in the round; empty where the loss before and after the round was not measured at the same site."""
+
+    def by_site(self, metric: str) -> SiteValues:
+        """What each site measured of this metric."""
+        if metric == "loss":
+            found = [(site, one.loss, one.targets) for site, one in sorted(self.sites.items())]
+        else:
+            found = [(site, one.metrics.get(metric), one.samples) for site, one in sorted(self.sites.items())]
+        known = [(site, value, weight) for site, value, weight in found if value is not None and math.isfinite(value) and weight > 0]
+        return SiteValues(*(tuple(column) for column in zip(*known, strict=True)))
 
 
 class Comparison(Wire):
