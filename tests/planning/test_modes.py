@@ -157,7 +157,7 @@ def test_in_mode_auto_one_site_may_have_a_given_plan_and_the_others_are_planned(
     plans = given({"site": "b", "bits": 4, "rank": 2, "steps": 9}, sites=sites, mode="Auto").plans
 
     assert plans["b"].why == ("given by planning.plans",)
-    assert plans["a"] == planned(sites[0]).plans["a"]
+    assert plans["a"] == planned(sites[0]).plans["a"], "whose round is longer than the given plan takes"
 
 
 @pytest.mark.parametrize("mode", ["Manual", "Auto"])

@@ -138,13 +138,14 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
 
 
 def lowest_layers(request: PlanRequest, site: SiteProfile) -> tuple[int, ...]:
-    """The lowest trained layers among which the depth is chosen, whole model first."""
+    """The lowest trained layers among which the depth is chosen, whole model first, down to the one that reaches all covered weights."""
     layers = max(1, site.base.layers)
     if request.spec.planning.depth is Depth.FULL:
         return (0,)
     first = {layers - max(1, round(fraction * layers)) for fraction in _DEPTHS}
     highest = max((weight.layer for weight in site.base.weights), default=0)
-    return tuple(sorted(lowest for lowest in first if (request.floor or 0) <= lowest <= highest))
+    deepest = max((lowest for lowest in first if lowest <= min(request.lowest_covered, highest)), default=0)
+    return tuple(sorted(lowest for lowest in first if max(request.floor or 0, deepest) <= lowest <= highest))
 
 
 def micro_batches(request: PlanRequest) -> tuple[int, ...]:

@@ -4,7 +4,8 @@ All sites wait for the slowest, so they are planned to finish together: each tak
 that more steps are no louder vote). The longer the round, the less its fixed part weighs (load, transfers); the longer, the less a further
 step brings. The length with the most predicted progress per second is chosen, as far as the spec leaves it open:
 `rounds.deadline` bounds it, `training.epochs` and `training.maxSteps` bound the steps. And all rounds together make `RUN_PASSES` passes
-over the fleet's data, if the deadline allows: a run of few short rounds would be efficient and learn little.
+over the fleet's data, if the deadline allows: a run of few short rounds would be efficient and learn little. A plan that the spec gives to
+a site is waited for in any case, so no round is shorter, and its samples count where `COVERAGE` decides.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -117,7 +118,7 @@ def solve_fleet(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> Fleet
     solved = {name: problem.solve(seconds, relaxed=optima) for (name, problem), optima in zip(fleet.able.items(), relaxed, strict=True)}
     solutions = {name: solution for name, solution in solved.items() if solution is not None}
     bound = sum(shares[name] * solution.bound for name, solution in solutions.items())
-    uncovered = _uncovered(solutions, shares)
+    uncovered = _uncovered(request, solutions, shares, sum(sites[name].train_samples for name in fleet.able))
     solutions = {name: without(solution, uncovered, fleet.problems[name]) for name, solution in solutions.items()}
     progress = sum(shares[name] * solution.value for name, solution in solutions.items())
     most = max((solution.steps for solution in solutions.values()), default=0)
@@ -188,6 +189,7 @@ def _round_length(
     request: PlanRequest, problems: Mapping[str, SiteProblem], sites: Mapping[str, SiteProfile], stacked: _Stacked
 ) -> RoundLength:
     """The length for these problems, whose rows are stacked; every site can take part in it."""
+    given = min(request.deadline, max((one.seconds for one in request.given.values()), default=0.0))
     shortest = ROUNDING * max(problem.shortest() for problem in problems.values())
     longest = max(shortest, min(request.deadline, max(problem.longest() for problem in problems.values())))
     rows, first = stacked
@@ -195,7 +197,7 @@ def _round_length(
     samples = np.array([float(sites[name].train_samples) for name in problems])
     more_steps = np.array([most_more_steps(request, sites[name]) for name in problems])
     largest = _largest_value(request, sites[next(iter(problems))])
-    lengths = np.geomspace(shortest, longest, _LENGTHS).clip(max=request.deadline)
+    lengths = np.geomspace(shortest, longest, _LENGTHS).clip(min=given, max=request.deadline)
 
     def rate(seconds: float) -> float:
         values = np.maximum.reduceat(relaxed_optima(rows, by_depth, seconds), first)
@@ -211,6 +213,8 @@ def _round_length(
     enough = next((seconds for seconds in lengths if _deepest_steps(rows, first, seconds) >= asked), lengths[-1])
     if max(best, enough) >= lengths[-1] and longest >= request.deadline:
         return length(lengths[-1], "the longest that rounds.deadline allows")
+    if max(best, enough) <= given:
+        return length(given, "as long as the plans of planning.plans take")
     if best >= enough:
         return length(best, "the length with the most predicted progress per second")
     rounds = request.spec.rounds.count
@@ -244,12 +248,24 @@ def _stack(parts: Sequence[Rows]) -> _Stacked:
     return _Stacked(stacked, np.cumsum([0, *counts[:-1]]))
 
 
-def _uncovered(solutions: Mapping[str, Solution], shares: Mapping[str, float]) -> tuple[str, ...]:
-    """Weights that some sites train, but sites with less than `COVERAGE` of the samples."""
+def _uncovered(request: PlanRequest, solutions: Mapping[str, Solution], shares: Mapping[str, float], samples: int) -> tuple[str, ...]:
+    """Weights that some of these sites train, but with given plans, too, sites with less than `COVERAGE` of the samples.
+
+    Args:
+        request: the run, with the given plans.
+        solutions: by site.
+        shares: each site's share of these sites' samples.
+        samples: so many they are.
+    """
+    total = samples + sum(one.samples for one in request.given.values())
     covered: dict[str, float] = {}
     for name, solution in solutions.items():
         for weight, rank in solution.ranks.items():
-            covered[weight] = covered.get(weight, 0.0) + (shares[name] if rank else 0.0)
+            covered[weight] = covered.get(weight, 0.0) + (shares[name] * (samples / total) if rank else 0.0)
+    for one in request.given.values():
+        for weight in one.weights:
+            if covered.get(weight):
+                covered[weight] += one.samples / total
     return tuple(weight for weight, share in covered.items() if 0 < share < COVERAGE)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from fedpipe_operator.api import FineTuneSpec, PlanningMode
-from fedpipe_operator.planning.fleet import common_floor
+from fedpipe_operator.planning.fleet import COVERAGE, common_floor
 from fedpipe_operator.planning.importance import CombinedImportance, combine, explore
 from fedpipe_operator.planning.modes import (
     Plans,
@@ -19,7 +19,7 @@ from fedpipe_operator.planning.modes import (
     plan_uniform,
     plan_uniform_weakest,
 )
-from fedpipe_operator.planning.request import PlanRequest
+from fedpipe_operator.planning.request import GivenPlan, PlanRequest
 from fedpipe_operator.planning.time_model import has_speed
 from fedpipe_operator.sites import Correction, KeptActivations, SiteProfile
 from fedpipe_trainer.contract import Plan
@@ -109,6 +109,7 @@ def plan_round(
     planned = {name: profile for name, profile in usable.items() if name not in given}
     if spec.planning.mode is PlanningMode.AUTO:
         lowest = min((plan.lowest_layer for plan in own.plans.values()), default=None)
+        request = _beside(request, _given(own.plans, usable), planned)
         request = replace(request, floor=common_floor(request, planned, lowest))
     made = MODES[spec.planning.mode](request, planned)
     selected = select(made.plans | own.plans)
@@ -116,11 +117,32 @@ def plan_round(
     return FleetPlans(Plans(plans, made.excluded | own.excluded | excluded), importance, selected)
 
 
+def _given(plans: Mapping[str, Plan], sites: Mapping[str, SiteProfile]) -> dict[str, GivenPlan]:
+    """What given plans mean for the others."""
+    weights = {name: frozenset(weight for weight, rank in plan.ranks.items() if rank) for name, plan in plans.items()}
+    return {name: GivenPlan(sites[name].train_samples, weights[name], plan.forecast.seconds) for name, plan in plans.items()}
+
+
+def _beside(request: PlanRequest, given: Mapping[str, GivenPlan], sites: Mapping[str, SiteProfile]) -> PlanRequest:
+    """The request for the plans of these sites in a round with given plans."""
+    samples = sum(site.train_samples for site in sites.values())
+    needed = COVERAGE * (samples + sum(one.samples for one in given.values()))
+
+    def can_be_covered(weight: str) -> bool:
+        return samples + sum(one.samples for one in given.values() if weight in one.weights) >= needed
+
+    weights = next(iter(sites.values())).base.weights if sites else ()
+    lowest = 0 if samples >= needed else min((weight.layer for weight in weights if can_be_covered(weight.name)), default=0)
+    return replace(request, given=given, lowest_covered=lowest)
+
+
 def _plans_of_selected(request: PlanRequest, sites: Mapping[str, SiteProfile], made: Plans, selected: set[str]) -> dict[str, Plan]:
-    """The plans of the round's sites, planned without the others; none where no other was planned."""
-    if made.plans.keys() <= selected:
+    """The plans of the round's sites, planned without the others; none where there are no others."""
+    if made.plans.keys() | request.given.keys() <= selected:
         return {}
-    return MODES[request.spec.planning.mode](request, {name: sites[name] for name in made.plans if name in selected}).plans
+    own = {name: sites[name] for name in made.plans if name in selected}
+    request = _beside(request, {name: one for name, one in request.given.items() if name in selected}, own)
+    return MODES[request.spec.planning.mode](request, own).plans
 
 
 def _rounds_left(spec: FineTuneSpec, round_: int, sites: int) -> float:

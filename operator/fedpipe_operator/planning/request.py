@@ -20,6 +20,18 @@ MAX_PASSES: Final = 3.0
 
 
 @dataclass(frozen=True)
+class GivenPlan:
+    """What a plan that the spec gives to a site means for the plans of the others."""
+
+    samples: int
+    """Training samples of its site."""
+    weights: frozenset[str]
+    """Those with an adapter."""
+    seconds: float
+    """Of a round, as forecast."""
+
+
+@dataclass(frozen=True)
 class PlanRequest:
     """What the run requests of every site."""
 
@@ -44,6 +56,10 @@ class PlanRequest:
     """By site: what its cache holds from earlier rounds."""
     floor: int | None = None
     """No site trains a layer below, so that caches stay of use from round to round (`fleet.common_floor`). None: any site may."""
+    given: Mapping[str, GivenPlan] = field(default_factory=dict)
+    """By site: the plans of the spec for sites of the round that are not planned (mode Auto)."""
+    lowest_covered: int = 0
+    """The lowest layer with a weight that enough samples train, if all sites do: to train a deeper one would be in vain."""
     filling_rounds: float = 1.0
     """The rounds over which the time that fills a cache is spread: more than one only to compare floors."""
     _file_sizes: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
