@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from math import ceil
 from typing import Any, Final
 
 import pytest
@@ -206,6 +207,48 @@ def test_bits_that_the_device_cannot_do_are_named() -> None:
 
     assert plan.bits == 8
     sentence(plan, "8 bits: the device does not support 16 bits: no bf16 kernel")
+
+
+def test_bits_that_ran_out_of_memory_in_the_profile_are_told_with_what_they_would_need() -> None:
+    site = a_site(memory_bytes=2 * GIB, out_of_memory={16: 2 * GIB}, longest_tokens=32)
+
+    plan = the_plan(site, planning={"bits": [4, 8, 16], "batchSizes": [1]})
+
+    assert plan.bits == 8
+    ran_out = "16 bits would need 2.00 GiB, and ran out of memory when the site was profiled"
+    sentence(plan, f"8 bits: {ran_out}; a plan may use 1.70 GiB of the site's 2.00 GiB$")
+
+
+@pytest.mark.parametrize("correction", [Correction(), Correction(memory=0.5)])
+def test_bits_that_ran_out_of_memory_are_not_planned_again_whatever_the_forecast_says(correction: Correction) -> None:
+    site = a_site(memory_bytes=8 * GIB, out_of_memory={16: 8 * GIB})
+    history = History(round=2, corrections={"ward": correction})
+
+    assert plan_round(a_spec(planning={"bits": [8, 16]}), {"ward": site}, {}, history).plans.plans["ward"].bits == 8
+
+
+def test_bits_that_ran_out_of_memory_are_planned_once_the_site_has_got_more() -> None:
+    grown = a_site(memory_bytes=64 * GIB, out_of_memory={16: 2 * GIB}, points=tuple(one for one in speeds(400.0) if one.bits == 8))
+
+    plan = the_plan(grown, planning={"bits": [4, 8, 16]})
+
+    assert plan.bits == 16
+    sentence(plan, "the forecast of memory is by formula only, because no peak was measured at 16 bits")
+
+
+def test_a_little_more_memory_is_offered_for_bits_that_ran_out_of_it() -> None:
+    site = a_small_site(memory_bytes=8 * GIB, out_of_memory={16: 8 * GIB}, train_samples=64_000)
+
+    plan = the_plan(site, planning={"bits": [8, 16]}, rounds={"count": 1, "deadline": "3m"})
+
+    assert "more memory would buy" in plan.why[0]
+    assert "16 bits" in plan.why[0]
+
+
+def test_a_site_whose_only_bits_ran_out_of_memory_is_told_how_much_would_suffice() -> None:
+    reason = the_reason(a_site(memory_bytes=8 * GIB, out_of_memory={16: 8 * GIB}), planning={"bits": [16]})
+
+    assert f"give it {ceil(8 * 1024 / 0.85)}Mi of memory instead of 8.00 GiB" in reason
 
 
 def test_bits_that_do_not_fit_are_told_with_what_they_would_need() -> None:

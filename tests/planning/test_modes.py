@@ -1,5 +1,6 @@
 """The modes: what each plans for a fleet of unequal sites, and the plans that a spec gives."""
 
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
@@ -168,6 +169,14 @@ def test_a_given_plan_that_the_device_cannot_follow_excludes_the_site(mode: str)
 
     assert plans.plans == {}
     assert plans.excluded == {"ward": "its device does not support the 4 bits of planning.plans: no kernel"}
+
+
+def test_a_given_plan_that_is_known_to_run_out_of_memory_excludes_the_site_until_it_has_more() -> None:
+    site, plan = a_site(memory_bytes=2 * GIB, out_of_memory={16: 2 * GIB}), {"site": "ward", "bits": 16, "rank": 8, "steps": 5}
+
+    reason = "the 16 bits of planning.plans need more than 2.00 GiB of memory: give it more memory, or plan fewer bits"
+    assert given(plan, sites=(site,), mode="Manual").excluded == {"ward": reason}
+    assert given(plan, sites=(replace(site, memory_bytes=3 * GIB),), mode="Manual").plans["ward"].bits == 16
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ sites = st.builds(
     base_bytes=st.dictionaries(st.sampled_from(BITS), st.integers(10**7, 10**9)),
     points=st.lists(points, max_size=6).map(tuple),
     unsupported=st.dictionaries(st.sampled_from(BITS), st.just("no kernel"), max_size=2),
+    out_of_memory=st.dictionaries(st.sampled_from(BITS), st.integers(GIB // 2, 16 * GIB), max_size=2),
     has_cache=st.booleans(),
 )
 fleets = st.lists(sites, min_size=1, max_size=4).map(
@@ -88,6 +89,7 @@ def test_every_site_has_either_a_plan_that_fits_or_a_reason(
         assert plan.batch_size in ({4, 16} if mode is PlanningMode.AUTO else {16})
         assert plan.bits in spec.planning.bits
         assert plan.bits not in fleet[name].unsupported
+        assert fleet[name].out_of_memory.get(plan.bits, 0) <= 0.85 * fleet[name].memory_bytes + 1
         assert set(plan.ranks.values()) <= set(spec.planning.ranks)
         assert any(plan.ranks.values())
         assert all(weight.layer >= plan.lowest_layer for weight in BASE.weights if plan.ranks[weight.name])

@@ -49,6 +49,13 @@ def test_of_claimed_and_measured_memory_the_smaller_is_used() -> None:
     assert site_profile(claiming(memory="64Gi"), a_profile()).memory_bytes == 4 * GIB
 
 
+def test_a_claim_that_is_raised_after_the_profile_counts_up_to_what_the_device_has() -> None:
+    profiled_under_a_claim = a_profile(memory_bytes=2 * GIB, device_memory_bytes=16 * GIB)
+
+    assert site_profile(claiming(memory="8Gi"), profiled_under_a_claim).memory_bytes == 8 * GIB
+    assert site_profile(claiming(memory="64Gi"), profiled_under_a_claim).memory_bytes == 16 * GIB
+
+
 def test_memory_that_is_not_claimed_is_what_was_measured() -> None:
     assert site_profile(claiming(), a_profile()).memory_bytes == 4 * GIB
 
@@ -145,10 +152,10 @@ def test_a_site_without_a_measured_step_has_no_granularity() -> None:
 
 def test_what_else_was_measured_is_copied() -> None:
     scores = Importance(method=ImportanceMethod.GRADIENT, samples=32, first_half={"q": 1.0}, second_half={"q": 2.0})
-    measured = a_profile(first_step_seconds={16: 1.5}, importance=scores)
+    measured = a_profile(first_step_seconds={16: 1.5}, importance=scores, out_of_memory={32: GIB})
     site = site_profile(claiming(), measured)
 
-    assert (site.first_step_seconds, site.importance) == ({16: 1.5}, scores)
+    assert (site.first_step_seconds, site.importance, site.out_of_memory) == ({16: 1.5}, scores, {32: GIB})
 
 
 def test_measurements_are_copied_from_the_profile() -> None:

@@ -10,7 +10,7 @@ import pytest
 from site_profiles import GIB, a_site, a_spec
 from stand_in_runs import World, a_run
 from stand_in_runs import a_site as a_site_spec
-from trainer_results import a_failure, an_evaluation, an_update, good_trainer
+from trainer_results import a_failure, a_profile, an_evaluation, an_update, good_trainer
 
 from fedpipe_operator import names
 from fedpipe_operator.backend import JobState
@@ -640,6 +640,27 @@ def test_what_rounds_showed_of_a_pool_that_a_site_has_left_is_forgotten(tmp_path
     world.settle()
 
     assert "site-a" not in stored_plans(world, 2)[1].corrections
+
+
+def profiled_out_of_memory(task: Any, folder: Path) -> Any:
+    """A trainer whose profile of site-a did not fit into the claimed memory at 16 bits; its node has eight times as much."""
+    if isinstance(task, ProfileTask) and task.site == "site-a":
+        at_8_bits = a_profile(task.model_copy(update={"bits": (8,)}))
+        return at_8_bits.model_copy(update={"out_of_memory": {16: 8 * GIB}, "device_memory_bytes": 64 * GIB})
+    return good_trainer(task, folder)
+
+
+def test_a_claim_that_is_raised_in_mid_run_makes_bits_possible_that_ran_out_of_memory_in_the_profile(tmp_path: Path) -> None:
+    planning = {"bits": [8, 16], "ranks": [4], "batchSizes": [2]}
+    world = World(a_run(planning=planning), tmp_path, profiled_out_of_memory)
+    world.work_until("train-r1")
+    grown = a_site_spec("site-a", capacity={"memory": "16Gi"})
+    world.run = replace(world.run, sites=(grown, *world.run.sites[1:]))
+    world.settle()
+
+    assert [plan.plans["site-a"].bits for plan in plans_of(world)] == [8, 16]
+    found = "its memory is now 16.0 GiB instead of 8.00 GiB: 16 instead of 8 bits"
+    assert replanned(world) == [f"round 2: site-a: re-planned: {found}"]
 
 
 def test_a_site_that_got_more_memory_is_no_longer_limited_by_a_plan_that_ran_out_of_the_old(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from toys import make_toy
 
+from fedpipe_trainer import device
 from fedpipe_trainer.contract import (
     Bits,
     CausalLM,
@@ -38,6 +40,7 @@ from fedpipe_trainer.profiling.subject import Subject
 from fedpipe_trainer.recipes import profile
 from fedpipe_trainer.task_runtime import TaskRuntime
 
+MIB = 2**20
 CLASSES = SequenceClassification(max_length=32)
 
 
@@ -574,17 +577,70 @@ def test_a_site_that_supports_no_bit_width_fails_with_all_reasons(
 
     monkeypatch.setattr(profile, "load", nothing_fits)
 
-    with pytest.raises(TaskFailed, match="32 bits: out of memory; 16 bits: out of memory"):
-        profile.run(task, make_runtime(tmp_path))
+    needs = r"32 bits: needs more than 9000 MiB of memory; 16 bits: needs more than 9000 MiB of memory\. "
+    with pytest.raises(TaskFailed, match=needs + r"The site has 9000 MiB: give it more than 9000Mi of memory, allow") as failed:
+        profile.run(task, make_runtime(tmp_path, limit=9000 * MIB))
+
+    assert failed.value.reason is FailureReason.OUT_OF_MEMORY
 
 
-def test_a_base_above_the_memory_limit_of_the_site_is_never_loaded(
+def test_a_site_that_would_need_more_memory_at_one_bit_width_only_is_told_how_much(
+    task: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing_works(_folder: Path, bits: Bits, _objective: Any) -> None:
+        raise RuntimeError("can't allocate memory" if bits == 16 else "no 32-bit kernel")
+
+    monkeypatch.setattr(profile, "load", nothing_works)
+
+    with pytest.raises(TaskFailed, match=r"32 bits: no 32-bit kernel; 16 bits: needs more than .* give it more than 9000Mi") as failed:
+        profile.run(task, make_runtime(tmp_path, limit=9000 * MIB))
+
+    assert failed.value.reason is FailureReason.OUT_OF_MEMORY
+
+
+def test_a_bit_width_that_does_not_fit_is_told_apart_from_one_that_is_not_supported(
+    task: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = profile.load
+
+    def without_32_bits(folder: Path, bits: Bits, objective: Any) -> Any:
+        if bits == 32:
+            raise RuntimeError("can't allocate memory")
+        return original(folder, bits, objective)
+
+    monkeypatch.setattr(profile, "load", without_32_bits)
+    result = profile.run(task, make_runtime(tmp_path, limit=9000 * MIB))
+
+    assert (result.unsupported, result.out_of_memory) == ({}, {32: 9000 * MIB})
+    assert {point.bits for point in result.throughput} == {16}
+
+
+def test_a_base_above_the_memory_limit_of_the_site_is_never_loaded_and_its_size_is_told(
     task: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(profile, "load", lambda *_: pytest.fail("it was loaded"))
 
-    with pytest.raises(TaskFailed, match=r"32 bits: the base alone needs .* MB, more than the site's memory limit of 1 MB leaves"):
-        profile.run(task, make_runtime(tmp_path, limit=10**6))
+    with pytest.raises(TaskFailed, match=r"The site has 1 MiB: give it more than (\d+)Mi of memory") as failed:
+        profile.run(task, make_runtime(tmp_path, limit=MIB))
+
+    told = re.search(r"more than (\d+)Mi", failed.value.message)
+    assert told is not None
+    assert int(told[1]) > psutil.Process().memory_info().rss / MIB / 2
+    assert failed.value.reason is FailureReason.OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize(("cgroup", "beyond"), [(9000 * MIB, None), (9000 * MIB - 1, None), (8000 * MIB, 8000 * MIB)])
+def test_the_memory_of_the_device_is_what_a_larger_claim_could_get(
+    task: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cgroup: int, beyond: int | None
+) -> None:
+    """On a cluster the claim is also the limit of the pod's cgroup, in whole pages; a cgroup with less has another reason."""
+    (tmp_path / "memory.max").write_text(f"{cgroup - cgroup % 4096}\n")
+    monkeypatch.setattr(device, "_CGROUP_LIMITS", (tmp_path / "memory.max",))
+
+    result = profile.run(task.model_copy(update={"bits": (32,), "batch_sizes": (1,)}), make_runtime(tmp_path, limit=9000 * MIB))
+
+    assert result.memory_bytes <= 9000 * MIB
+    assert result.device_memory_bytes == beyond or psutil.virtual_memory().total
 
 
 def test_a_batch_that_would_run_out_of_memory_is_not_tried(task: ProfileTask, tmp_path: Path) -> None:

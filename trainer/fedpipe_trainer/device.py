@@ -14,6 +14,7 @@ import torch
 
 _STATUS = Path("/proc/self/status")
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_PAGE = 4096
 _FILE_PAGES_SHARE = 0.08
 """Share of a memory limit that is reserved for file pages: libraries load kernels when they are first used."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -41,9 +42,21 @@ def memory_bytes(device: torch.device, limit: int | None) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device))
+    return min([psutil.virtual_memory().total, *_cgroup_limits(), *([limit] if limit else [])])
+
+
+def memory_bytes_beyond(device: torch.device, limit: int | None) -> int:
+    """`memory_bytes` of a task whose limit is larger than this: a cgroup's limit counts only where it is smaller."""
+    if device.type == "cuda" or limit is None:
+        return memory_bytes(device, None)
+    smaller = [one for one in _cgroup_limits() if one <= limit - _PAGE]  # the kernel rounds a limit down to whole pages
+    return min([psutil.virtual_memory().total, *smaller])
+
+
+def _cgroup_limits() -> list[int]:
+    """The memory limits of this process's cgroup, in bytes; none where there is no limit."""
     texts = [path.read_text().strip() for path in _CGROUP_LIMITS if path.is_file()]
-    cgroup = [int(text) for text in texts if text.isdigit()]
-    return min([psutil.virtual_memory().total, *cgroup, *([limit] if limit else [])])
+    return [int(text) for text in texts if text.isdigit()]
 
 
 def trim_memory() -> None:

@@ -90,7 +90,7 @@ class Choices:
     memory: Float64
     """Peak bytes of training without trained adapters."""
     load: Float64
-    """Peak bytes of loading the base."""
+    """Peak bytes of loading the base, and at least what the profile has shown to be too few."""
     element_bytes: float
     """Bytes that an element of a trained adapter adds."""
 
@@ -119,7 +119,7 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
     bits = sorted(set(request.spec.planning.bits) - set(site.unsupported))
     limit, factor, count = request.memory_budget(site), request.correction(site).memory, len(grid)
     memory = factor * _joined([_memory(request, site, one, without) for one in bits])
-    load = factor * _joined([np.full(count, load_peak_bytes(site, one)) for one in bits])
+    load = _joined([np.full(count, max(factor * load_peak_bytes(site, one), known_need(site, one))) for one in bits])
     fixed, step = [], []
     for one in bits:
         kept = without._replace(hits=cached * _kept_share(request, site, one, without, by_batch=False))
@@ -199,7 +199,16 @@ def other_seconds_of(request: PlanRequest, site: SiteProfile, bits: Bits, upload
 def peak_of(request: PlanRequest, site: SiteProfile, choice: Choice, ranks: Mapping[str, int]) -> float:
     """Peak bytes of this choice with these ranks, corrected by what earlier rounds showed."""
     step = Step(choice.micro_batch, request.longest_sequence(site), choice.lowest_layer, choice.checkpointing)
-    return request.correction(site).memory * predict_peak(site, bits=choice.bits, step=step, ranks=ranks, options=request.options)
+    predicted = predict_peak(site, bits=choice.bits, step=step, ranks=ranks, options=request.options)
+    return max(request.correction(site).memory * predicted, known_need(site, choice.bits))
+
+
+def known_need(site: SiteProfile, bits: Bits) -> int:
+    """Bytes that any plan at this bit width exceeds, because the site's profile ran out of so many there; 0 if it did not.
+
+    Whatever the formula says: so the bits are planned only where the site has got more memory since.
+    """
+    return site.out_of_memory.get(bits, 0)
 
 
 def seconds_per_element(request: PlanRequest, site: SiteProfile) -> float:

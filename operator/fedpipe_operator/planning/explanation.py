@@ -239,7 +239,8 @@ def _bits_reason(request: PlanRequest, site: SiteProfile, solution: Solution) ->
     need = peak_of(request, site, other, solution.ranks)
     budget = request.memory_budget(site)
     if need > budget:
-        return f"{choice.bits} bits: {higher[0]} bits would need {bytes_text(need)}; {_memory_budget(request, site)}"
+        ran_out = ", and ran out of memory when the site was profiled" if higher[0] in site.out_of_memory else ""
+        return f"{choice.bits} bits: {higher[0]} bits would need {bytes_text(need)}{ran_out}; {_memory_budget(request, site)}"
     slower = step_seconds_of(request, site, other) / step_seconds_of(request, site, choice) - 1
     if slower < _NOTICEABLE:
         return f"{choice.bits} bits: {higher[0]} bits would leave too little memory or time for more useful things"

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fedpipe_operator.api import Bits, ManualPlan
+from fedpipe_operator.formatting import bytes_text
 from fedpipe_operator.planning import explanation
-from fedpipe_operator.planning.choices import Choice, Choices, choices_of, seconds_per_element
+from fedpipe_operator.planning.choices import Choice, Choices, choices_of, known_need, seconds_per_element
 from fedpipe_operator.planning.fleet import ROUND_OVERHEAD, asked_steps, solve_fleet
 from fedpipe_operator.planning.forecast import make_plan
 from fedpipe_operator.planning.frontier import Frontier
@@ -106,6 +107,9 @@ def _why_impossible(site: SiteProfile, given: ManualPlan) -> str:
     """Why a site cannot follow a given plan; empty if it can."""
     if given.bits in site.unsupported:
         return f"its device does not support the {given.bits} bits of planning.plans: {site.unsupported[given.bits]}"
+    if site.memory_bytes <= (too_few := known_need(site, given.bits)):
+        advice = "give it more memory, or plan fewer bits"
+        return f"the {given.bits} bits of planning.plans need more than {bytes_text(too_few)} of memory: {advice}"
     if not any(weight.layer >= _lowest_layer(site, given) for weight in site.base.weights):
         return f"in the top {given.layers} of {site.base.layers} layers of planning.plans no weight can get an adapter: train more layers"
     return _why_not_cached(site, given) if given.cache_activations else ""

@@ -81,6 +81,8 @@ class SiteProfile:
     """The hub's commit of the base model; None for one that does not come from a hub."""
     range_test: RangeTestResult | None = None
     """Losses of the learning rates; None: not tested."""
+    out_of_memory: Mapping[Bits, int] = field(default_factory=dict)
+    """By bit width for which memory did not suffice when the site was profiled: bytes that are known to be too few."""
     least_transfer_factor: float = 0.0
     """How far transfers may turn out faster than `up` and `down` say without exceeding a claim: 1 where a claim is one of them."""
 
@@ -154,7 +156,7 @@ def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
     return SiteProfile(
         name=site.name,
         device=device,
-        memory_bytes=_usable_memory(capacity, device, measured.memory_bytes),
+        memory_bytes=_usable_memory(capacity, device, measured.device_memory_bytes or measured.memory_bytes),
         up=up,
         down=down,
         fingerprint=measured.fingerprint,
@@ -172,6 +174,7 @@ def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
         points=measured.throughput,
         rank=measured.rank,
         unsupported=measured.unsupported,
+        out_of_memory=measured.out_of_memory,
         first_step_seconds=measured.first_step_seconds,
         model_revision=measured.model_revision,
         importance=measured.importance,

@@ -291,6 +291,8 @@ class ProfileResult(_ResultBase):
     """Rank of every adapter while `throughput` was measured."""
     memory_bytes: Size = 0
     """Memory that the process may use: that of the device, or the smaller of the machine's and the cgroup's."""
+    device_memory_bytes: Size = 0
+    """The same if the site claimed more than it does: the claim is no part of it. 0: not recorded."""
     runtime_bytes: Size = 0
     """Memory of the process before a model is loaded (interpreter, libraries, device context)."""
     setup_seconds: Seconds = 0.0
@@ -303,6 +305,11 @@ class ProfileResult(_ResultBase):
     throughput: Annotated[tuple[Throughput, ...], Field(max_length=1000)] = ()
     unsupported: dict[_BitsKey, Annotated[str, Field(max_length=MAX_REASON)]] = {}
     """Bit widths that this device does not support, with the reason."""
+    out_of_memory: dict[_BitsKey, Size] = {}
+    """Bit widths for which memory did not suffice, with a number of bytes that is known to be too few.
+
+    That is what the process could use, or what it would take with the base loaded if that is more.
+    """
     first_step_seconds: dict[_BitsKey, Seconds] = {}
     """Seconds by which the first training step exceeds a later one (kernels are compiled or loaded, memory is allocated), by bits."""
     generation: dict[_BitsKey, GenerationSpeed] = {}

@@ -43,6 +43,7 @@ from fedpipe_trainer.task_runtime import TaskRuntime
 _LOG = logging.getLogger(__name__)
 _UNQUANTISED: Final = 16
 """Bits from which on a base is not quantised."""
+_MIB: Final = 2**20
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,17 @@ class Measurements:
     """Growth of memory to its peak while the base was loaded."""
     base_bytes: int
     steps: Steps
+
+
+@dataclass(frozen=True)
+class BitWidths:
+    """What was found of the bit widths of a task."""
+
+    measured: dict[Bits, Measurements]
+    unsupported: dict[Bits, str]
+    """By bit width that does not work here: the reason."""
+    out_of_memory: dict[Bits, int]
+    """By bit width for which memory did not suffice: bytes that are known to be too few."""
 
 
 def run(task: ProfileTask, runtime: TaskRuntime) -> ProfileResult:
@@ -107,7 +119,8 @@ def measure(task: ProfileTask, runtime: TaskRuntime, folder: Path) -> ProfileRes
         site = prepare(task, folder)
     setup_seconds = runtime.measured().seconds["load"]
     with runtime.phase("profile"):
-        measured, unsupported = measure_bit_widths(task, runtime, site)
+        found = measure_bit_widths(task, runtime, site)
+        measured = found.measured
         importance, range_test = score(task, runtime, site, measured)
     lengths = [len(example.input_ids) for example in site.examples]
     efficiency = max((one.steps.efficiency for one in measured.values()), key=lambda one: one.tokens_per_second)
@@ -124,6 +137,7 @@ def measure(task: ProfileTask, runtime: TaskRuntime, folder: Path) -> ProfileRes
         longest_tokens=max(lengths),
         rank=task.rank,
         memory_bytes=device.memory_bytes(used_device, runtime.memory_limit_bytes),
+        device_memory_bytes=device.memory_bytes_beyond(used_device, runtime.memory_limit_bytes),
         runtime_bytes=runtime_bytes,
         setup_seconds=setup_seconds,
         # Memory that earlier bit widths left in this process is not part of the peak of a new process.
@@ -131,7 +145,8 @@ def measure(task: ProfileTask, runtime: TaskRuntime, folder: Path) -> ProfileRes
         base_bytes={bits: measurements.base_bytes for bits, measurements in measured.items()},
         load_seconds={bits: measurements.load_seconds for bits, measurements in measured.items()},
         throughput=tuple(point for measurements in measured.values() for point in measurements.steps.points),
-        unsupported=unsupported,
+        unsupported=found.unsupported,
+        out_of_memory=found.out_of_memory,
         first_step_seconds={bits: measurements.steps.first_step_seconds for bits, measurements in measured.items()},
         generation={bits: speed for bits, one in measured.items() if (speed := one.steps.generation)},
         memory_bytes_per_second=hardware.memory_bytes_per_second(used_device),
@@ -173,8 +188,8 @@ def _with_labels(objective: Objective, rows: Sequence[Row]) -> Objective:
     return objective.model_copy(update={"labels": tuple(labels)})
 
 
-def measure_bit_widths(task: ProfileTask, runtime: TaskRuntime, site: PreparedSite) -> tuple[dict[Bits, Measurements], dict[Bits, str]]:
-    """Measurements by bit width, and the reason for each bit width that is not supported.
+def measure_bit_widths(task: ProfileTask, runtime: TaskRuntime, site: PreparedSite) -> BitWidths:
+    """What is found of each bit width that is tried.
 
     Fewer than 16 bits answer a shortage of memory, and are otherwise slower: where the base fits at 16 or more with every batch, they
     are not measured unless the task says so. The planner then assumes that they are as slow as the slowest that was.
@@ -182,30 +197,52 @@ def measure_bit_widths(task: ProfileTask, runtime: TaskRuntime, site: PreparedSi
     Raises:
         TaskFailed: no bit width works at this site; the message has the reasons.
     """
-    measured: dict[Bits, Measurements] = {}
-    unsupported: dict[Bits, str] = {}
+    found = BitWidths({}, {}, {})
     requested = sorted(set(task.bits), reverse=True)
     for number, bits in enumerate(requested):
-        if bits < _UNQUANTISED and not task.all_bits and any(one.steps.fits for one in measured.values()):
+        if bits < _UNQUANTISED and not task.all_bits and any(one.steps.fits for one in found.measured.values()):
             break
         runtime.report(Progress(phase="profile", step=number, steps=len(requested)))
+        clear_cache()
+        available, needed = device.memory_bytes(device.choose(), runtime.memory_limit_bytes), _bytes_with_base(bits, site)
         try:
+            _check_base_fits(needed, runtime)
             with device.memory_limit(device.choose(), runtime.memory_limit_bytes):
-                measured[bits] = measure_bit_width(bits, task, runtime, site)
+                found.measured[bits] = measure_bit_width(bits, task, runtime, site)
         except (TaskFailed, RuntimeError, MemoryError, NotImplementedError, ImportError) as error:
-            unsupported[bits] = "out of memory" if device.is_out_of_memory(error) else str(error)[:MAX_REASON]
-            _LOG.warning("training at %d bits is not supported at this site: %s", bits, unsupported[bits])
+            if _is_out_of_memory(error):
+                found.out_of_memory[bits] = max(available, needed)
+            else:
+                found.unsupported[bits] = str(error)[:MAX_REASON]
+            _LOG.warning("the model cannot be trained at %d bits at this site: %s", bits, error)
     clear_cache()
-    if not measured:
-        reasons = "; ".join(f"{bits} bits: {reason}" for bits, reason in unsupported.items())
-        raise TaskFailed(FailureReason.BAD_MODEL, f"the model cannot be trained at this site at any bit width: {reasons}")
-    return measured, unsupported
+    if not found.measured:
+        raise _failure(found, device.memory_bytes(device.choose(), runtime.memory_limit_bytes))
+    return found
+
+
+def _failure(found: BitWidths, available: int) -> TaskFailed:
+    """The failure of a site where no bit width works: for lack of memory, if more of it would help with one of them."""
+    reasons = {bits: f"needs more than {too_few // _MIB} MiB of memory" for bits, too_few in found.out_of_memory.items()}
+    listed = "; ".join(f"{bits} bits: {reason}" for bits, reason in sorted((found.unsupported | reasons).items(), reverse=True))
+    message = f"the model cannot be trained at this site at any bit width: {listed}"
+    if not reasons:
+        return TaskFailed(FailureReason.BAD_MODEL, message)
+    least = min(found.out_of_memory.values()) // _MIB
+    advice = "allow fewer bits in planning.bits, or use a smaller base model"
+    return TaskFailed(
+        FailureReason.OUT_OF_MEMORY,
+        f"{message}. The site has {available // _MIB} MiB: give it more than {least}Mi of memory, {advice}",
+    )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    failed = isinstance(error, TaskFailed) and error.reason is FailureReason.OUT_OF_MEMORY
+    return failed or device.is_out_of_memory(error)
 
 
 def measure_bit_width(bits: Bits, task: ProfileTask, runtime: TaskRuntime, site: PreparedSite) -> Measurements:
     """Load the base at one bit width and run training steps and forward passes."""
-    clear_cache()
-    _check_base_fits(bits, runtime, site)
     peak_memory.reset_peak()
     started, bytes_before = runtime.elapsed_seconds(), _resident_bytes(device.choose())
     base = load(site.folder, bits, site.objective)
@@ -271,13 +308,16 @@ def _resident_bytes(used_device: torch.device) -> int:
     return 0 if used_device.type == "cuda" else int(psutil.Process().memory_info().rss)
 
 
-def _check_base_fits(bits: Bits, runtime: TaskRuntime, site: PreparedSite) -> None:
+def _bytes_with_base(bits: Bits, site: PreparedSite) -> int:
+    """Memory of this process, or of its device, with the base loaded and nothing else."""
+    quantised = site.base.quantised_parameters if bits < _UNQUANTISED else 0
+    base = (quantised * bits + (site.base.parameters - quantised) * max(bits, _UNQUANTISED)) // 8
+    return base + _resident_bytes(device.choose())
+
+
+def _check_base_fits(needed: int, runtime: TaskRuntime) -> None:
     """Raise an exception if the base exceeds the memory limit. Loading it would get the process killed: file pages have no other limit."""
     limit = runtime.memory_limit_bytes
-    if device.choose().type == "cuda" or limit is None:
-        return
-    quantised = site.base.quantised_parameters if bits < _UNQUANTISED else 0
-    needed = (quantised * bits + (site.base.parameters - quantised) * max(bits, _UNQUANTISED)) // 8
-    if psutil.Process().memory_info().rss + needed > limit:
-        msg = f"the base alone needs {needed / 1e6:.0f} MB, more than the site's memory limit of {limit / 1e6:.0f} MB leaves"
+    if device.choose().type != "cuda" and limit is not None and needed > limit:
+        msg = f"the base alone needs {needed / 1e6:.0f} MB, and the site's memory limit is {limit / 1e6:.0f} MB"
         raise TaskFailed(FailureReason.OUT_OF_MEMORY, msg)
