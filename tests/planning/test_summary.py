@@ -80,6 +80,12 @@ def test_a_row_says_what_is_predicted_and_which_weight_has_which_rank() -> None:
     assert row.ranks == ("q: rank 8", "k: no adapter", "v: rank 16")
 
 
+def test_a_forecast_in_the_status_fits_whatever_the_numbers() -> None:
+    enormous = Forecast(memory_bytes=10**100, seconds=1e200, step_seconds=1e200, upload_bytes=10**100, download_bytes=10**100)
+
+    assert len(plan_status("b", a_plan(forecast=enormous)).forecast) == 256
+
+
 def test_a_status_is_bounded_and_rounded() -> None:
     status = plan_status("b", a_plan(("x" * 2000,) * 20, micro_batch_size=4, cache_activations=True), ["q: rank 8"])
 
@@ -92,7 +98,9 @@ def test_a_status_is_bounded_and_rounded() -> None:
         rank=16,
         adapters=2,
         layers=4,
+        model_layers=6,
         cache_activations=True,
+        forecast="3.00 GiB of memory; 1 min 15 s a round, 1 min of them for 9 steps; 2.00 KiB up, 4.00 KiB down",
         memory=3 * GIB,
         seconds=75.0,
         step_seconds=60.0,

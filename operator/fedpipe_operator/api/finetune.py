@@ -289,10 +289,14 @@ class PlanStatus(ApiModel):
     """Weights that get an adapter."""
     layers: Annotated[int, Field(ge=0)] = 0
     """The number of top layers that are trained; the layers below need no backward pass."""
+    model_layers: Annotated[int, Field(ge=0)] = 0
+    """The number of layers of the base model; 0: not known."""
     micro_batch_size: Annotated[int, Field(ge=1)] = 1
     """Samples per forward and backward pass."""
     gradient_checkpointing: bool = False
     cache_activations: bool = False
+    forecast: Annotated[str, Field(max_length=256)] = ""
+    """What the plan is predicted to need, in words: memory, seconds, and bytes up and down. The numbers follow."""
     memory: Annotated[int, Field(ge=0)]
     """Forecast of the peak memory, in bytes."""
     seconds: Annotated[float, Field(ge=0)]

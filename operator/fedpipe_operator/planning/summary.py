@@ -13,6 +13,7 @@ from fedpipe_trainer.contract import Plan
 
 _STATUS_MAX_REASONS = 12
 _STATUS_MAX_LENGTH = 1024
+_STATUS_MAX_FORECAST = 256
 _NO_SCORES: Mapping[str, float] = MappingProxyType({})
 
 
@@ -51,10 +52,14 @@ def plan_rows(plans: Plans, importance: Mapping[str, float] = _NO_SCORES) -> lis
 
 def forecast_text(plan: Plan) -> str:
     """What a plan is predicted to need, in one line."""
+    return f"predicted: {_forecast_text(plan)}"
+
+
+def _forecast_text(plan: Plan) -> str:
     predicted = plan.forecast
     steps = f"{seconds_text(predicted.step_seconds)} of them for {plan.steps} step{'' if plan.steps == 1 else 's'}"
     return (
-        f"predicted: {bytes_text(predicted.memory_bytes)} of memory; {seconds_text(predicted.seconds)} a round, {steps};"
+        f"{bytes_text(predicted.memory_bytes)} of memory; {seconds_text(predicted.seconds)} a round, {steps};"
         f" {bytes_text(predicted.upload_bytes)} up, {bytes_text(predicted.download_bytes)} down"
     )
 
@@ -75,9 +80,11 @@ def plan_status(site: str, plan: Plan, lines: Sequence[str] = ()) -> PlanStatus:
         rank=max(plan.ranks.values(), default=0),
         adapters=_count_adapters(plan),
         layers=plan.trained_layers,
+        model_layers=plan.layers,
         micro_batch_size=plan.micro_batch,
         gradient_checkpointing=plan.gradient_checkpointing,
         cache_activations=plan.cache_activations,
+        forecast=_forecast_text(plan)[:_STATUS_MAX_FORECAST],
         step_seconds=round(plan.forecast.step_seconds, 1),
         upload=plan.forecast.upload_bytes,
         download=plan.forecast.download_bytes,
