@@ -1,6 +1,7 @@
 """The progress of a run in the terminal: plan, step, loss and speed of each site, every round once, and warnings."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from io import StringIO
 
@@ -23,8 +24,9 @@ ROUNDS = (
 )
 
 
-def a_status(rounds: int = 2, plans: int = 2, **fields: object) -> FineTuneStatus:
-    document = {"metric": {"name": "accuracy", "value": 0.5, "round": 2}, "history": ROUNDS[:rounds], "plans": PLANS[:plans]}
+def a_status(rounds: int = 2, plans: int | Sequence[object] = 2, **fields: object) -> FineTuneStatus:
+    chosen = PLANS[:plans] if isinstance(plans, int) else plans
+    document = {"round": 1, "metric": {"name": "accuracy", "value": 0.5, "round": 2}, "history": ROUNDS[:rounds], "plans": chosen}
     return FineTuneStatus.model_validate(document | fields)
 
 
@@ -122,15 +124,54 @@ def test_in_a_log_a_failed_job_has_its_reason(log: Screen) -> None:
     assert log.lines() == ["clinic train of round 2: failed (Killed: exit code 137: nothing in the log)"]
 
 
-def test_the_plans_are_printed_when_they_are_new_or_changed(log: Screen) -> None:
-    changed = a_status(rounds=0, plans=1, excluded={"phone": "needs at least 1.07 GiB"})
+CLINIC = "clinic plan: 4 bits, rank 8 on 24 weights, batch 2, 70 steps"
+HOSPITAL = "hospital plan: 16 bits, rank 32 on 48 weights, batch 16, 90 steps"
 
-    for status in (a_status(rounds=0), a_status(rounds=0), changed, changed):
+
+def test_a_plan_is_printed_when_it_differs_from_that_of_the_round_before(log: Screen) -> None:
+    faster = a_status(rounds=0, round=2, plans=[PLANS[0], PLANS[1] | {"steps": 99}])
+    without_hospital = a_status(rounds=0, round=3, plans=PLANS[:1], excluded={"phone": "needs at least 1.07 GiB"})
+
+    for status in (a_status(rounds=0), a_status(rounds=0), faster, without_hospital, without_hospital):
         log.display.status(status)
+    log.display.status(faster.model_copy(update={"round": 4}))
 
-    clinic = "clinic plan: 4 bits, rank 8 on 24 weights, batch 2, 70 steps"
-    hospital = "hospital plan: 16 bits, rank 32 on 48 weights, batch 16, 90 steps"
-    assert log.lines() == [clinic, hospital, clinic, "phone excluded: needs at least 1.07 GiB"]
+    changed = HOSPITAL.replace("90", "99")
+    first, second, later = ("plans of round 1:", CLINIC, HOSPITAL), ("plans of round 2:", changed), ("plans of round 4:", changed)
+    assert log.lines() == [*first, *second, "phone excluded: needs at least 1.07 GiB", *later]
+
+
+def test_a_plan_has_the_trained_layers_where_not_all_are_and_what_limits_it(log: Screen) -> None:
+    offers = "limited by time: 12 s more a round would buy 3 more steps (predicted progress +4.4 %); 1 GiB more memory would buy 16 bits"
+    plans = [
+        PLANS[0] | {"layers": 6, "modelLayers": 12, "limitedBy": "Time", "why": [offers, "the top 6 of 12 layers are trained"]},
+        PLANS[1] | {"layers": 12, "modelLayers": 12, "limitedBy": "Spec", "why": ["no resource limits it noticeably"]},
+    ]
+
+    log.display.status(a_status(rounds=0, plans=plans))
+
+    assert log.lines()[1:] == [
+        f"{CLINIC}, top 6 of 12 layers",
+        "limited by time: 12 s more a round would buy 3 more steps",
+        HOSPITAL,
+        "limited by spec: no resource limits it noticeably",
+    ]
+
+
+def test_a_plan_is_printed_again_if_something_else_limits_it_but_not_if_only_its_numbers_changed(log: Screen) -> None:
+    for limit, why in (("Time", "12 s more a round"), ("Time", "11 s more a round"), ("Memory", "1 GiB more memory")):
+        log.display.status(a_status(rounds=0, plans=[PLANS[0] | {"limitedBy": limit, "why": [f"limited by {limit.lower()}: {why}"]}]))
+
+    plans = [line for line in log.lines() if not line.startswith("plans of round")]
+    assert plans == [CLINIC, "limited by time: 12 s more a round", CLINIC, "limited by memory: 1 GiB more memory"]
+
+
+def test_the_lines_of_a_plan_fit_into_100_columns(log: Screen) -> None:
+    plan = PLANS[1] | {"layers": 10, "modelLayers": 12, "limitedBy": "Time", "why": ["limited by time: " + "a long reason " * 20]}
+
+    log.display.status(a_status(rounds=0, plans=[plan]))
+
+    assert max(map(len, log.file.getvalue().splitlines())) <= 100
 
 
 def test_hyperparameters_are_printed_once_and_again_when_they_change(log: Screen) -> None:
@@ -164,7 +205,20 @@ def test_a_round_without_a_metric_says_so(log: Screen) -> None:
     assert log.lines()[0].startswith("round 1: 3/3 updates, no metric, ")
 
 
-def test_only_warning_events_are_printed(log: Screen) -> None:
+def test_why_sites_were_planned_anew_is_printed_with_a_line_for_each(log: Screen) -> None:
+    notes = [f"re-planned: {why}" for why in ("a step took 1.3 times as long as predicted", "its memory is now 4.00 GiB")]
+    plans = [plan | {"why": ["limited by time", note, "90 steps"]} for plan, note in zip(PLANS, notes, strict=True)]
+
+    log.display.status(a_status(rounds=0, plans=plans))
+    log.display.event(Event("Replanned", f"round 2: clinic: {notes[0]}; hospital: {notes[1]}"))
+
+    assert log.lines()[-2:] == [
+        "Replanned: clinic: a step took 1.3 times as long as predicted",
+        "Replanned: hospital: its memory is now 4.00 GiB",
+    ]
+
+
+def test_other_events_are_printed_if_they_are_warnings(log: Screen) -> None:
     log.display.event(Event("RoundCompleted", "round 1: accuracy 0.4"))
     log.display.event(Event("UpdateRefused", "clinic: NotFinite", warning=True))
 

@@ -5,7 +5,7 @@ On a terminal the lines of the sites are redrawn in place. Elsewhere (a log, a p
 
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,10 +14,17 @@ from rich.text import Text
 
 from fedpipe_operator.api import FineTuneStatus, MetricStatus, PlanStatus, RoundStatus
 from fedpipe_operator.backend import JobState, JobStatus
-from fedpipe_operator.formatting import bytes_text, metric_text, seconds_text
+from fedpipe_operator.formatting import bytes_text, excerpt, metric_text, seconds_text
 from fedpipe_operator.planning import hyperparameter_text
 from fedpipe_operator.rounds import Event
 from fedpipe_operator.rounds.kinds import KINDS
+from fedpipe_operator.rounds.replanning import REPLANNED
+
+_WIDTH: Final = 100
+"""Columns that lines should fit into."""
+_SITE: Final = 14
+"""Columns of a site's name."""
+_REPLANNED_EVENT: Final = "Replanned"
 
 
 class Display:
@@ -29,7 +36,9 @@ class Display:
         self._plans: dict[str, PlanStatus] = {}
         self._printed_rounds: set[int] = set()
         self._printed_jobs: set[str] = set()
-        self._printed_plans: dict[str, PlanStatus] = {}
+        self._printed_plans: dict[str, tuple[str, str]] = {}
+        """By site its plan in words, and the constraint that binds."""
+        self._printed_excluded: dict[str, str] = {}
         self._printed_hyperparameters: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -46,9 +55,16 @@ class Display:
         self.console.print(Text(text, style=style), soft_wrap=True)
 
     def event(self, event: Event) -> None:
-        """Print a warning event, which may need action. Other events are covered by the lines of rounds and sites."""
+        """Print a warning event, which may need action, and for each site why it was planned anew: its plan was displayed before.
+
+        Other events are covered by the lines of rounds and sites.
+        """
         if event.warning:
             self.line(f"{event.reason}: {event.message}", style="yellow")
+        elif event.reason == _REPLANNED_EVENT:
+            for plan in self._plans.values():
+                for note in (one for one in plan.why if one.startswith(REPLANNED)):
+                    self.line(f"{event.reason}: {plan.site}: {note.removeprefix(REPLANNED)}")
 
     def status(self, status: FineTuneStatus) -> None:
         """Print hyperparameters and plans when they change, and a line for every new round."""
@@ -57,16 +73,27 @@ class Display:
                 self._printed_hyperparameters.add(text)
                 self.line(f"  {text}")
         self._plans = {plan.site: plan for plan in status.plans}
-        if self._plans != self._printed_plans and self._plans:
-            self._printed_plans = self._plans
-            for plan in status.plans:
-                self.line(f"  {plan.site:<14} plan: {plan_text(plan)}")
-            for site, why in status.excluded.items():
-                self.line(f"  {site:<14} excluded: {why}", style="yellow")
+        if self._plans:
+            self._print_plans(status)
         for entry in status.history:
             if entry.round not in self._printed_rounds:
                 self._printed_rounds.add(entry.round)
                 self.line(_round_line(entry, status.metric), style="bold")
+
+    def _print_plans(self, status: FineTuneStatus) -> None:
+        """Print the plans, each with what limits it, and the excluded sites, where they differ from those of the round before."""
+        plans = {site: (_whole_plan_text(plan), plan.limited_by) for site, plan in self._plans.items()}
+        new = [site for site, plan in plans.items() if plan != self._printed_plans.get(site)]
+        if new:
+            self.line(f"plans of round {status.round}:")
+        for site in new:
+            self.line(f"  {site:<{_SITE}} plan: {plans[site][0]}")
+            if reason := _reason_text(self._plans[site]):
+                self.line(f"  {'':<{_SITE}} {reason}", style="dim")
+        for site, why in status.excluded.items():
+            if why != self._printed_excluded.get(site):
+                self.line(f"  {site:<{_SITE}} excluded: {why}", style="yellow")
+        self._printed_plans, self._printed_excluded = plans, dict(status.excluded)
 
     def jobs(self, jobs: Mapping[str, JobStatus]) -> None:
         """Redraw the lines of the sites; in a log, print a line for every job that ended."""
@@ -91,6 +118,19 @@ def plan_text(plan: PlanStatus) -> str:
     return f"{plan.bits} bits, rank {plan.rank} on {plan.adapters} weights, batch {plan.batch_size}, {plan.steps} steps"
 
 
+def _reason_text(plan: PlanStatus) -> str:
+    """What limits a plan, in one line: the first clause of its first reason, without what it is predicted to gain."""
+    clause = plan.why[0].partition("; ")[0].partition(" (predicted ")[0] if plan.why else ""
+    limit = f"limited by {plan.limited_by.lower()}" if plan.limited_by and not clause.startswith("limited by ") else ""
+    return excerpt(": ".join(part for part in (limit, clause) if part), _WIDTH - _SITE - 3)
+
+
+def _whole_plan_text(plan: PlanStatus) -> str:
+    """A plan in one line, with the trained layers where not all are."""
+    layers = f", top {plan.layers} of {plan.model_layers} layers" if 0 < plan.layers < plan.model_layers else ""
+    return f"{plan_text(plan)}{layers}"
+
+
 def _round_line(entry: RoundStatus, metric: MetricStatus | None) -> str:
     value = f"{metric.name} {metric_text(metric.name, entry.metric)}" if metric else "no metric"
     return (
@@ -101,7 +141,7 @@ def _round_line(entry: RoundStatus, metric: MetricStatus | None) -> str:
 
 def _job_line(status: JobStatus) -> str:
     site = status.job.site or "run"
-    line = f"  {site:<14} {status.job.kind} of round {status.job.round}: {', '.join(filter(None, _cells(status)))}"
+    line = f"  {site:<{_SITE}} {status.job.kind} of round {status.job.round}: {', '.join(filter(None, _cells(status)))}"
     return line if status.state is JobState.SUCCEEDED else f"{line} ({status.reason}: {status.message})"
 
 
