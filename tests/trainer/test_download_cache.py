@@ -4,20 +4,22 @@ import fcntl
 import hashlib
 import json
 import os
+import resource
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from huggingface_hub import HfApi
 
 from fedpipe_trainer.contract import FailureReason, Model
 from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.model import download_cache, fetch, fingerprint, read_revision
+from fedpipe_trainer.model import download_cache, fetch, fingerprint, read_revision, source
 from fedpipe_trainer.task_runtime import TaskRuntime
 
 Toy = Callable[[str], Path]
@@ -166,6 +168,40 @@ def test_without_a_hub_the_last_download_is_used(hub: Hub, runtime: TaskRuntime,
     with pytest.raises(TaskFailed, match="cannot fetch hf://org/toy@next from the hub") as failed:
         fetch(Model(source="hf://org/toy@next"), runtime)
     assert failed.value.reason is FailureReason.TRANSFER_FAILED
+
+
+@contextmanager
+def no_space() -> Iterator[None]:
+    """In this context no file of this process can grow, as on a full volume."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def commit_of_main(runtime: TaskRuntime) -> str:
+    return source._commit_of(Model(source="hf://org/toy@main"), "main", HfApi(), runtime)
+
+
+def test_a_full_volume_keeps_the_commit_that_it_has(hub: Hub, runtime: TaskRuntime) -> None:
+    commit_of_main(runtime)
+    with no_space():
+        assert commit_of_main(runtime) == COMMIT
+    hub.is_down = True
+
+    assert commit_of_main(runtime) == COMMIT
+
+
+@pytest.mark.parametrize("content", [b"", COMMIT[:-1].encode(), f"{COMMIT}\n".encode(), b"\xff"])
+def test_a_damaged_commit_is_not_used(hub: Hub, runtime: TaskRuntime, content: bytes) -> None:
+    commit_of_main(runtime)
+    next((runtime.cache / "models").glob("*.commit")).write_bytes(content)
+    hub.is_down = True
+
+    with pytest.raises(TaskFailed, match="cannot fetch hf://org/toy@main from the hub"):
+        commit_of_main(runtime)
 
 
 def test_a_hub_that_cannot_be_reached_is_a_failed_transfer(hub: Hub, runtime: TaskRuntime) -> None:

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlparse
 import torch
 from safetensors import safe_open
 
+from fedpipe_trainer.atomic_file import atomic_file
 from fedpipe_trainer.contract import FailureReason, Model
 from fedpipe_trainer.contract.task import COMMIT_PATTERN
 from fedpipe_trainer.errors import TaskFailed
@@ -108,14 +109,25 @@ def _commit_of(model: Model, revision: str | None, api: "HfApi", runtime: TaskRu
         with _hub_errors(model.source):
             commit = str(api.model_info(model.source.removeprefix("hf://").partition("@")[0], revision=revision).sha)
     except TaskFailed as failed:
-        if not known.is_file():
+        remembered = _read_commit(known)
+        if remembered is None:
             raise
         _LOG.warning("%s: the commit of the last download is used", failed.message)
-        return known.read_text()
+        return remembered
     with suppress(OSError):  # a cache that cannot be written: the next task asks again
         known.parent.mkdir(parents=True, exist_ok=True)
-        known.write_text(commit)
+        with atomic_file(known) as file:
+            file.write(commit.encode())
     return commit
+
+
+def _read_commit(path: Path) -> str | None:
+    """The commit in this file; None if there is none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+    return text if _COMMIT.fullmatch(text) else None
 
 
 @contextmanager
