@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -148,7 +149,7 @@ def test_the_key_names_everything_that_the_states_depend_on(toy: Toy) -> None:
 def test_a_damaged_file_is_computed_and_written_again(toy: Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Any) -> None:
     task = a_task(toy("llama"), tmp_path, cached=True)
     _, expected = run_training(task, tmp_path)
-    path = next((tmp_path / "cache" / "activations").glob("*/*"))
+    path = next((tmp_path / "cache" / "activations").glob("*/[!.]*"))
     path.write_bytes(damage(path.read_bytes()))
 
     result, actual = run_training(task, tmp_path)
@@ -195,25 +196,92 @@ def value(number: float) -> torch.Tensor:
 SIZE: Final = 4 * 8 * 32 * 4
 
 
+def write_and_close(root: Path, key: str, *, age: float = 0.0) -> None:
+    """As a task that ended so many seconds ago."""
+    with closing(ActivationStore(root, key)) as store:
+        store.write("a", value(1.0))
+    os.utime(root / key, times=(time.time() - age,) * 2)
+
+
+def keys(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir() if path.is_dir())
+
+
 def test_a_limit_is_kept_and_values_of_the_least_recently_used_key_go_first(tmp_path: Path) -> None:
-    for key, age in (("older", 9000), ("old", 8000)):
-        ActivationStore(tmp_path, key).write("a", value(1.0))
-        os.utime(tmp_path / key, times=(time.time() - age,) * 2)
+    for key, age in (("old", 20.0), ("older", 30.0), ("read", 40.0)):
+        write_and_close(tmp_path, key, age=age)
+    with closing(ActivationStore(tmp_path, "read")) as store:
+        store.read("a", torch.float32)
 
-    ActivationStore(tmp_path, "new", limit=3 * SIZE).write("a", value(2.0))
+    ActivationStore(tmp_path, "new", limit=3 * (SIZE + 256)).write("a", value(2.0))
 
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["new", "old"]
+    assert keys(tmp_path) == ["new", "old", "read"]
 
 
-def test_values_that_another_task_may_use_now_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_key_was_last_used_when_its_task_ended(tmp_path: Path) -> None:
+    with closing(ActivationStore(tmp_path, "long")):
+        write_and_close(tmp_path, "short", age=1.0)
+        os.utime(tmp_path / "long", times=(0, 0))
+
+    assert (tmp_path / "long").stat().st_mtime > (tmp_path / "short").stat().st_mtime
+
+
+def test_a_run_whose_key_changes_in_every_round_does_not_fill_its_cache(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for round_ in range(4):
+        with closing(ActivationStore(tmp_path, f"round {round_}", limit=2 * (SIZE + 256))) as store:
+            store.write("a", value(1.0))
+            assert store.read("a", torch.float32) is not None
+
+    assert keys(tmp_path) == ["round 2", "round 3"]
+    assert not caplog.text
+
+
+def test_values_that_another_task_uses_now_are_kept_however_long_it_takes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     other, own = ActivationStore(tmp_path, "other"), ActivationStore(tmp_path, "own", limit=2 * SIZE)
     other.write("a", value(1.0))
+    os.utime(tmp_path / "other", times=(0, 0))
 
     own.write("a", value(2.0))
 
     assert other.read("a", torch.float32) is not None
     assert own.read("a", torch.float32) is None
     assert "no room" in caplog.text
+
+
+def test_values_are_kept_as_long_as_one_of_several_tasks_uses_them(tmp_path: Path) -> None:
+    first, second = ActivationStore(tmp_path, "key"), ActivationStore(tmp_path, "key")
+    first.write("a", value(1.0))
+    first.close()
+    ActivationStore(tmp_path, "other", limit=SIZE).write("a", value(2.0))
+    kept = second.read("a", torch.float32)
+    second.close()
+    ActivationStore(tmp_path, "another", limit=SIZE).write("a", value(2.0))
+
+    assert kept is not None
+    assert keys(tmp_path) == ["another", "other"]
+
+
+def test_the_activations_of_a_training_that_ended_can_be_removed(toy: Toy, tmp_path: Path) -> None:
+    run_training(a_task(toy("llama"), tmp_path, cached=True), tmp_path)
+    root = tmp_path / "cache" / "activations"
+
+    ActivationStore(root, "other", limit=SIZE + 256).write("a", value(1.0))
+
+    assert keys(root) == ["other"]
+
+
+def test_values_that_an_earlier_version_kept_without_a_lock_can_be_removed(tmp_path: Path) -> None:
+    write_and_close(tmp_path, "old")
+    (tmp_path / "old" / ".lock").unlink()
+
+    ActivationStore(tmp_path, "new", limit=SIZE + 256).write("a", value(2.0))
+
+    assert keys(tmp_path) == ["new"]
+
+
+def names(folder: Path) -> list[str]:
+    """Of the values, and of what else may be there but the lock."""
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
 
 
 def test_what_a_killed_task_left_is_removed(tmp_path: Path) -> None:
@@ -224,7 +292,7 @@ def test_what_a_killed_task_left_is_removed(tmp_path: Path) -> None:
 
     ActivationStore(tmp_path, "key").write("a", value(1.0))
 
-    assert [path.name for path in (tmp_path / "key").iterdir()] == ["a"]
+    assert names(tmp_path / "key") == ["a"]
 
 
 def test_values_that_cannot_be_read_are_a_problem_of_the_cache_unless_others_can(tmp_path: Path) -> None:
@@ -260,7 +328,7 @@ def test_two_tasks_that_write_the_same_value_at_once_both_keep_it(
     for store in (first, second):
         assert torch.equal(store.read("a", torch.float32), value(1.0))  # type: ignore[arg-type]  # it is there
         assert torch.equal(store.read("b", torch.float32), value(2.0))  # type: ignore[arg-type]  # it is there
-    assert sorted(path.name for path in (tmp_path / "key").iterdir()) == ["a", "b"]
+    assert names(tmp_path / "key") == ["a", "b"]
     assert not caplog.text
 
 

@@ -12,7 +12,7 @@ model's output with and without the cache; an architecture in which they differ 
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Final
@@ -71,12 +71,13 @@ def cached_activations(base: Base, plan: Plan, start: AdapterTensors, runtime: T
             _LOG.warning("%s: the lower layers are computed in every pass", counts.problem)
             yield counts
             return
-        store = ActivationStore(runtime.cache / _FOLDER, cache_key(base, plan.lowest_layer, start), runtime.activation_cache_bytes)
-        lower.store = store
-        try:
-            yield counts
-        finally:
-            counts.hits, counts.misses, counts.problem = store.hits, store.misses, store.problem
+        key = cache_key(base, plan.lowest_layer, start)
+        with closing(ActivationStore(runtime.cache / _FOLDER, key, runtime.activation_cache_bytes)) as store:
+            lower.store = store
+            try:
+                yield counts
+            finally:
+                counts.hits, counts.misses, counts.problem = store.hits, store.misses, store.problem
 
 
 def cache_key(base: Base, lowest_layer: int, start: AdapterTensors) -> str:

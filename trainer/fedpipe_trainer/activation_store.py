@@ -1,8 +1,11 @@
 """Hidden states kept in files from one pass, task and round to the next: bounded in size, shared by concurrent tasks.
 
 It is a cache: whatever goes wrong (a full or read-only volume, a damaged file), the caller computes the values instead.
-The folder of a key holds the values that belong together; what a key stands for is the caller's business. Values of
-other keys are removed, the least recently used first, when the limit is reached.
+The folder of a key holds the values that belong together; what a key stands for is the caller's business. When the limit
+is reached, the values of keys that no task uses are removed, the least recently used key first.
+
+A store holds a shared lock on `KEY/.lock` while it is open. That lock is only taken, and values are only removed, under the
+exclusive lock of `.lock`: none can come into use while it is removed.
 """
 
 import fcntl
@@ -24,16 +27,17 @@ from torch import Tensor
 
 _ALLOWANCE: Final = 1 << 28
 """Bytes that a task may write before it measures the folder again: concurrent tasks exceed the limit by at most this much each."""
-_IN_USE_SECONDS: Final = 3600.0
-"""A key that was used within this time may belong to another task that runs now, so its values are kept."""
+_ABANDONED_SECONDS: Final = 3600.0
+"""A temporary file of this age was left by a task that was killed."""
 _VALUE, _CHECKSUM = "value", "crc32"
 _TEMPORARY: Final = ".tmp"
+_LOCK: Final = ".lock"
 
 _LOG = logging.getLogger(__name__)
 
 
 class ActivationStore:
-    """The values of one key, in the folder `root`/`key`."""
+    """The values of one key, in the folder `root`/`key`. No other task removes them until it is closed."""
 
     def __init__(self, root: Path, key: str, limit: int | None = None) -> None:
         """`limit`: bytes of all values below `root`; None: half of what is free there, counting its present values as free."""
@@ -42,6 +46,20 @@ class ActivationStore:
         self.hits = 0
         self.misses = 0
         self._unreadable = self._unwritable = ""
+        self._lock: int | None = None
+        # On a volume that cannot be written, nobody removes anything; on a full one, there may be room for the lock later.
+        with suppress(OSError):
+            self._root.mkdir(parents=True, exist_ok=True)
+            with _locked(self._root):
+                self._mark_used()
+
+    def close(self) -> None:
+        """Other tasks may remove the values from now on, as those that were used last."""
+        if self._lock is not None:
+            with suppress(OSError):
+                os.utime(self._folder)
+            os.close(self._lock)
+            self._lock = None
 
     @property
     def problem(self) -> str:
@@ -95,19 +113,25 @@ class ActivationStore:
         self._allowance -= size
         return self._allowance >= 0
 
-    def _make_room(self, size: int) -> int:
-        """Bytes left below the limit, after other keys' values have been removed as far as `size` needs it."""
+    def _mark_used(self) -> None:
+        """Hold the key's lock, unless it is held already, and let its age start again. The caller holds the lock of the root."""
         self._folder.mkdir(exist_ok=True)
         os.utime(self._folder)
-        used = {folder: _size(folder) for folder in self._root.iterdir() if folder.is_dir()}
+        if self._lock is None:
+            self._lock = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
+
+    def _make_room(self, size: int) -> int:
+        """Bytes left below the limit, after values of keys that no task uses have been removed as far as `size` needs it."""
+        used = {folder: _size(folder) for folder in _folders(self._root)}
         room = self._room(sum(used.values()))
-        now = time.time()
         for folder in sorted(used, key=lambda folder: folder.stat().st_mtime):
             if room >= size:
                 break
-            if folder != self._folder and now - folder.stat().st_mtime > _IN_USE_SECONDS:
+            if folder != self._folder and not _is_used(folder):
                 shutil.rmtree(folder, ignore_errors=True)
                 room += used[folder]
+        self._mark_used()
         return room
 
     def _room(self, used: int) -> int:
@@ -140,13 +164,33 @@ def _crc(value: Tensor) -> int:
     return zlib.crc32(value.view(torch.uint8).numpy().data)
 
 
+def _folders(root: Path) -> list[Path]:
+    """The folders of all keys."""
+    return [path for path in root.iterdir() if path.is_dir()]
+
+
+def _is_used(folder: Path) -> bool:
+    """Whether a task uses the key of this folder. The caller holds the lock of the root, so that none can begin to."""
+    try:
+        lock = os.open(folder / _LOCK, os.O_RDWR)
+    except FileNotFoundError:  # an earlier version made the folder
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 def _size(folder: Path) -> int:
     """Bytes of the files in this folder. Files that a task left half-written, long ago, are removed."""
     total = 0
     for path in folder.iterdir():
         with suppress(FileNotFoundError):  # another task has renamed its temporary file
             status = path.stat()
-            if path.suffix == _TEMPORARY and time.time() - status.st_mtime > _IN_USE_SECONDS:
+            if path.suffix == _TEMPORARY and time.time() - status.st_mtime > _ABANDONED_SECONDS:
                 path.unlink()
             else:
                 total += status.st_size
@@ -155,6 +199,6 @@ def _size(folder: Path) -> int:
 
 @contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    with (root / ".lock").open("wb") as lock:
+    with (root / _LOCK).open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
