@@ -171,9 +171,14 @@ def _kept(plans: Mapping[str, Plan], trained: Mapping[str, _Trained]) -> dict[st
     floor = min(one.lowest_layer for one in plans.values())
     found = {}
     for site, one in trained.items():
-        hits, misses = one.cache.hits, one.cache.misses
         measured = Measurement(
-            step_seconds=0, other_seconds=0, peak_memory_bytes=0, steps=one.update.steps, cache_hits=hits, cache_misses=misses
+            step_seconds=0,
+            other_seconds=0,
+            peak_memory_bytes=0,
+            steps=one.update.steps,
+            cache_hits=one.cache.hits,
+            cache_misses=one.cache.misses,
+            cache_held=one.cache.held,
         )
         found[site] = kept_activations(plans[site], measured, floor, one.update.data_samples)
     return {site: kept for site, kept in found.items() if kept is not None}

@@ -104,13 +104,23 @@ CACHING: Final = PLAN.model_copy(update={"cache_activations": True, "lowest_laye
 
 
 @pytest.mark.parametrize(
-    ("hits", "misses", "steps", "share"),
-    [(0, 10, 10, 0.1), (5, 5, 10, 0.55), (10, 0, 10, 1.0), (0, 100, 100, 1.0), (80, 120, 200, 1.0)],
-    ids=["first", "half of it was there", "all was there", "one pass", "two passes"],
+    ("hits", "misses", "held", "steps", "share"),
+    [
+        (0, 10, 1.0, 10, 0.1),
+        (5, 5, 1.0, 10, 0.55),
+        (10, 0, 1.0, 10, 1.0),
+        (0, 100, 1.0, 100, 1.0),
+        (80, 120, 1.0, 200, 1.0),
+        (160, 140, 0.8, 300, 0.8),
+        (25, 25, 0.6, 50, 0.55),
+    ],
+    ids=["first", "half of it was there", "all was there", "one pass", "two passes", "no room for all", "no room for what was computed"],
 )
-def test_a_cache_holds_what_the_round_found_there_and_what_it_computed(hits: int, misses: int, steps: int, share: float) -> None:
+def test_a_cache_holds_what_the_round_found_there_and_what_it_could_write(
+    hits: int, misses: int, held: float, steps: int, share: float
+) -> None:
     """The site has 400 samples: 100 batches."""
-    now = measured(cache_hits=hits, cache_misses=misses, steps=steps)
+    now = measured(cache_hits=hits, cache_misses=misses, cache_held=held, steps=steps)
 
     expected = KeptActivations(bits=16, batch_size=4, micro_batch=4, lowest_layer=2, share=share)
     kept = kept_activations(CACHING, now, floor=2, samples=400)
@@ -252,10 +262,13 @@ def test_the_cache_of_a_training_is_judged_only_if_its_plan_counts_on_it(*, cach
         attempt=1,
         outcome=Outcome.COMPLETED,
         measured=Measured(),
+        cache_held=0.25,
         cache_problem=FULL,
     )
 
-    assert measurement(result, PLAN.model_copy(update={"cache_activations": cached})).cache_problem == problem
+    found = measurement(result, PLAN.model_copy(update={"cache_activations": cached}))
+
+    assert (found.cache_held, found.cache_problem) == (0.25 if cached else 1.0, problem)
 
 
 def test_of_a_site_without_an_update_it_counts_whether_it_ran_out_of_memory_or_of_time() -> None:

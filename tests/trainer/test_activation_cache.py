@@ -169,6 +169,7 @@ def test_on_a_full_volume_the_rest_is_computed(toy: Toy, tmp_path: Path, full_di
     assert actual == expected
     assert result.cache_hits + result.cache_misses == 2 * BATCHES
     assert result.cache_misses > BATCHES
+    assert 0 < result.cache_held == result.cache_hits / BATCHES < 0.5
     (warning,) = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
     assert "there is no room for more cached activations" in warning
     assert "free space on the site's cache volume" in warning
@@ -184,7 +185,7 @@ def test_without_a_writable_folder_everything_is_computed(toy: Toy, tmp_path: Pa
     result, actual = run_training(a_task(toy("llama"), tmp_path, cached=True), tmp_path, cache=blocked)
 
     assert actual == expected
-    assert counts(result) == (0, 2 * BATCHES)
+    assert (*counts(result), result.cache_held) == (0, 2 * BATCHES, 0.0)
     assert caplog.text.count("give the trainer a writable cache volume") == 1
     assert "give the trainer a writable cache volume" in result.cache_problem
 
@@ -304,6 +305,31 @@ def test_values_that_cannot_be_read_are_a_problem_of_the_cache_unless_others_can
     assert store.problem.endswith("(Is a directory): let the trainer read its cache volume")
     store.read("a", torch.float32)
     assert store.problem == ""
+
+
+@pytest.mark.parametrize(("room", "held"), [(10, 1.0), (8, 0.8), (5, 0.5), (3, 0.3)])
+@pytest.mark.parametrize("passes", [1, 3])
+def test_a_cache_with_room_for_some_of_the_values_tells_their_share_and_is_a_problem_below_half(
+    tmp_path: Path, passes: int, room: int, held: float
+) -> None:
+    store = ActivationStore(tmp_path, "key", limit=room * (SIZE + 256))
+    for name in passes * [str(number) for number in range(10)]:
+        if store.read(name, torch.float32) is None:
+            store.write(name, value(1.0))
+
+    assert store.held == held
+    assert ("free space" in store.problem) == (held < 0.5)
+
+
+def test_a_damaged_value_counts_as_held_when_it_is_written_again(tmp_path: Path) -> None:
+    store = ActivationStore(tmp_path, "key")
+    store.write("a", value(1.0))
+    (tmp_path / "key" / "a").write_bytes(b"half")
+
+    assert store.read("a", torch.float32) is None
+    assert store.held == 0.0
+    store.write("a", value(1.0))
+    assert store.held == 1.0
 
 
 def test_two_tasks_that_write_the_same_value_at_once_both_keep_it(

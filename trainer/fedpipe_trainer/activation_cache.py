@@ -45,6 +45,8 @@ class CacheCounts:
 
     hits: int = 0
     misses: int = 0
+    held: float = 1.0
+    """The share of the different passes whose lower layers' output is in the cache at the end."""
     problem: str = ""
     """Why the cache did not work, and what to do; empty if it did."""
 
@@ -77,7 +79,7 @@ def cached_activations(base: Base, plan: Plan, start: AdapterTensors, runtime: T
             try:
                 yield counts
             finally:
-                counts.hits, counts.misses, counts.problem = store.hits, store.misses, store.problem
+                counts.hits, counts.misses, counts.held, counts.problem = store.hits, store.misses, store.held, store.problem
 
 
 def cache_key(base: Base, lowest_layer: int, start: AdapterTensors) -> str:

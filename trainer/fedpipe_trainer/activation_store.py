@@ -29,6 +29,8 @@ _ALLOWANCE: Final = 1 << 28
 """Bytes that a task may write before it measures the folder again: concurrent tasks exceed the limit by at most this much each."""
 _ABANDONED_SECONDS: Final = 3600.0
 """A temporary file of this age was left by a task that was killed."""
+_ENOUGH: Final = 0.5
+"""A cache that keeps this share of the values works."""
 _VALUE, _CHECKSUM = "value", "crc32"
 _TEMPORARY: Final = ".tmp"
 _LOCK: Final = ".lock"
@@ -46,6 +48,8 @@ class ActivationStore:
         self.hits = 0
         self.misses = 0
         self._unreadable = self._unwritable = ""
+        self._is_held: dict[str, bool] = {}
+        """By name of a value that was read: whether it is kept now."""
         self._lock: int | None = None
         # On a volume that cannot be written, nobody removes anything; on a full one, there may be room for the lock later.
         with suppress(OSError):
@@ -62,9 +66,16 @@ class ActivationStore:
             self._lock = None
 
     @property
+    def held(self) -> float:
+        """The share of the values that were read, found or not, which are kept now; 1 if none was read."""
+        return sum(self._is_held.values()) / len(self._is_held) if self._is_held else 1.0
+
+    @property
     def problem(self) -> str:
-        """Why the cache did not work, and what to do; empty if at least half of the reads found their value all the same."""
-        return "" if self.hits >= self.misses else self._unwritable or self._unreadable
+        """Why the cache did not work, and what to do; empty if it keeps at least half of the values and can be read."""
+        if self._unwritable and self.held < _ENOUGH:
+            return self._unwritable
+        return self._unreadable if self.hits < self.misses else ""
 
     def read(self, name: str, dtype: torch.dtype) -> Tensor | None:
         """The value of this name; None if there is none, or it is damaged or of another type."""
@@ -82,6 +93,7 @@ class ActivationStore:
             self._warn(f"{self._unreadable}; they are computed")
         self.hits += value is not None
         self.misses += value is None
+        self._is_held[name] = value is not None
         return value
 
     def write(self, name: str, value: Tensor) -> None:
@@ -99,6 +111,7 @@ class ActivationStore:
             try:
                 temporary.write_bytes(data)
                 temporary.replace(self._folder / name)
+                self._is_held[name] = True
             finally:
                 temporary.unlink(missing_ok=True)
         except OSError as error:

@@ -85,7 +85,8 @@ def _kept(plan: RoundPlan, measured: Mapping[str, Measurement]) -> dict[str, Kep
 def kept_activations(plan: Plan, measured: Measurement, floor: int, samples: int) -> KeptActivations | None:
     """What a site's cache holds after a round that the next one can read; None if that is nothing.
 
-    Of the batches, it held the share that the round found there; and of the others the round computed as many as it took steps.
+    Of the batches that the round drew, as many as it took steps, it holds what the trainer says; of the others, it is assumed to hold the
+    share that the round found there.
 
     Args:
         plan: the site's plan.
@@ -104,7 +105,7 @@ def kept_activations(plan: Plan, measured: Measurement, floor: int, samples: int
         batch_size=plan.batch_size,
         micro_batch=plan.micro_batch,
         lowest_layer=plan.lowest_layer,
-        share=found + (1 - found) * drawn,
+        share=found * (1 - drawn) + measured.cache_held * drawn,
     )
 
 

@@ -55,6 +55,8 @@ class Measurement(Wire):
     """Passes that read the lower layers' output from the cache; 0, like the next, unless the plan caches activations."""
     cache_misses: Annotated[int, Field(ge=0)] = 0
     """Passes that computed it."""
+    cache_held: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """The share of the round's micro-batches that the cache holds after it; 1: all, or an earlier version of the operator wrote this."""
     cache_problem: str = ""
     """Why the activations that the plan caches were computed in every pass, and what to do; empty if they were not."""
 
@@ -110,6 +112,7 @@ def measurement(result: TrainResult, plan: Plan) -> Measurement:
         out_of_memory=0 < result.micro_batch_size < plan.micro_batch,
         cache_hits=result.cache_hits if plan.cache_activations else 0,
         cache_misses=result.cache_misses if plan.cache_activations else 0,
+        cache_held=result.cache_held if plan.cache_activations else 1.0,
         cache_problem=excerpt(result.cache_problem, _LONGEST_PROBLEM) if plan.cache_activations else "",
     )
 

@@ -354,6 +354,8 @@ class TrainResult(_ResultBase):
     """Forward passes that read the lower layers' output from the site's cache; 0 unless the plan caches activations."""
     cache_misses: Count = 0
     """Forward passes that computed that output although the plan caches activations: first passes over a batch, or a faulty cache."""
+    cache_held: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1.0
+    """The share of the micro-batches of this training whose output the cache holds after it: less than 1 if it has no room for all."""
     cache_problem: Annotated[str, Field(max_length=MAX_REASON)] = ""
     """Why the cache did not work although the plan caches activations, and what to do; empty if it did, or was not to be used."""
     skipped_rows: Count = 0

@@ -111,6 +111,7 @@ def run(task: TrainTask, runtime: TaskRuntime) -> TrainResult:
         padded_tokens=end.padding,
         cache_hits=cache.hits,
         cache_misses=cache.misses,
+        cache_held=cache.held,
         cache_problem=cache.problem[:MAX_REASON],
         skipped_rows=inputs.skipped_rows,
         losses=end.losses,
