@@ -9,14 +9,16 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import torch
 from huggingface_hub import HfApi
 
+from fedpipe_trainer.activation_store import ActivationStore
 from fedpipe_trainer.contract import FailureReason, Model
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model import download_cache, fetch, fingerprint, read_revision, source
@@ -335,14 +337,38 @@ def test_what_a_killed_task_was_removing_is_removed(toy: Toy, runtime: TaskRunti
 
 def test_on_a_full_volume_unused_models_make_room(full_disk: Path, toy: Toy, runtime: TaskRuntime) -> None:
     runtime.cache = full_disk
-    (full_disk / "models" / "old").mkdir(parents=True)
-    (full_disk / "models" / "old" / "model.safetensors").write_bytes(bytes(40_000))
-    small = {path.name: path.as_uri() for path in toy("llama").iterdir() if path.stat().st_size < 40_000}
+    an_old_model(full_disk, size=40_000)
 
-    folder = fetch(Model(source="s3://bucket/toy", files=small | _a_small_checkpoint(runtime.folder), revision="a" * 64), runtime)
+    folder = fetch(a_small_model(toy("llama"), runtime.folder), runtime)
 
     assert folder.is_relative_to(full_disk)
     assert not (full_disk / "models" / "old").exists()
+
+
+def test_on_a_full_volume_activations_that_no_task_uses_make_room_before_models_do(full_disk: Path, toy: Toy, runtime: TaskRuntime) -> None:
+    runtime.cache = full_disk
+    an_old_model(full_disk, size=4_000)
+    for key in ("stale", "in use"):
+        with closing(ActivationStore(full_disk / "activations", key, limit=60_000)) as store:
+            store.write("a", torch.ones(1_000 if key == "in use" else 7_000))
+
+    with closing(ActivationStore(full_disk / "activations", "in use")):
+        folder = fetch(a_small_model(toy("llama"), runtime.folder), runtime)
+
+    assert folder.is_relative_to(full_disk)
+    assert [path.name for path in (full_disk / "activations").iterdir() if path.is_dir()] == ["in use"]
+    assert (full_disk / "models" / "old").exists()
+
+
+def an_old_model(cache: Path, *, size: int) -> None:
+    """A model that no process uses."""
+    (cache / "models" / "old").mkdir(parents=True)
+    (cache / "models" / "old" / "model.safetensors").write_bytes(bytes(size))
+
+
+def a_small_model(toy: Path, folder: Path) -> Model:
+    small = {path.name: path.as_uri() for path in toy.iterdir() if path.stat().st_size < 40_000}
+    return Model(source="s3://bucket/toy", files=small | _a_small_checkpoint(folder), revision="a" * 64)
 
 
 def _a_small_checkpoint(folder: Path) -> dict[str, str]:

@@ -183,6 +183,21 @@ def test_a_damaged_hash_is_computed_again(copy: Path, runtime: TaskRuntime, hash
     assert hashed == 2 * first
 
 
+def test_the_hash_of_a_model_that_no_task_has_used_for_a_month_is_removed(copy: Path, runtime: TaskRuntime, tmp_path: Path) -> None:
+    another, new = (Path(shutil.copytree(copy, tmp_path / name)) for name in ("another", "new"))
+    for folder in (copy, another):
+        fetch(source(folder), runtime)
+    for record in (runtime.cache / "hashes").iterdir():
+        os.utime(record, times=(0, 0))
+    identity._known.clear()  # as in another process
+
+    fetch(source(copy), runtime)
+    fetch(source(new), runtime)
+
+    kept, files = len(list((runtime.cache / "hashes").iterdir())), len(identity._loaded_files(copy))
+    assert kept == 2 * files
+
+
 def test_where_hashes_cannot_be_kept_the_next_task_computes_them_and_the_log_says_so(
     copy: Path, runtime: TaskRuntime, caplog: pytest.LogCaptureFixture, hashed: list[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -460,6 +461,18 @@ def test_another_memory_limit_or_machine_is_measured_again(quick: ProfileTask, t
     assert profile_again(quick, tmp_path, monkeypatch, limit=10**11) is None
     monkeypatch.setattr(profile.hardware, "machine", lambda _device: {"device": "a new processor"})
     assert profile_again(quick, tmp_path, monkeypatch) is None
+
+
+def test_a_profile_that_no_task_has_used_for_a_month_is_removed(quick: ProfileTask, tmp_path: Path) -> None:
+    for site in ("used", "unused"):
+        profile.run(quick.model_copy(update={"site": site}), make_runtime(tmp_path))
+    for file in (tmp_path / "profiles").iterdir():
+        os.utime(file, times=(0, 0))
+
+    for site in ("used", "new"):
+        profile.run(quick.model_copy(update={"site": site}), make_runtime(tmp_path))
+
+    assert len(list((tmp_path / "profiles").iterdir())) == 2
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"kind": "train"}'])

@@ -22,14 +22,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fedpipe_trainer import peak_memory
-from fedpipe_trainer.activation_store import ActivationStore
+from fedpipe_trainer.activation_store import FOLDER, ActivationStore
 from fedpipe_trainer.adapters import AdapterTensors
 from fedpipe_trainer.contract import Plan
 from fedpipe_trainer.evaluation import evaluation_mode
 from fedpipe_trainer.model import Base, layer_of, layers_of
 from fedpipe_trainer.task_runtime import TaskRuntime
 
-_FOLDER: Final = "activations"
 _FORMAT: Final = 1
 """Increased when cached values must not be used any more."""
 _LIBRARIES: Final = ("torch", "transformers", "bitsandbytes")
@@ -74,7 +73,7 @@ def cached_activations(base: Base, plan: Plan, start: AdapterTensors, runtime: T
             yield counts
             return
         key = cache_key(base, plan.lowest_layer, start)
-        with closing(ActivationStore(runtime.cache / _FOLDER, key, runtime.activation_cache_bytes)) as store:
+        with closing(ActivationStore(runtime.cache / FOLDER, key, runtime.activation_cache_bytes)) as store:
             lower.store = store
             try:
                 yield counts

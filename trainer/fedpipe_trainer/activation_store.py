@@ -25,6 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+FOLDER: Final = "activations"
+"""Name of the folder of a site's cache that has all keys."""
 _ALLOWANCE: Final = 1 << 28
 """Bytes that a task may write before it measures the folder again: concurrent tasks exceed the limit by at most this much each."""
 _ABANDONED_SECONDS: Final = 3600.0
@@ -157,6 +159,21 @@ class ActivationStore:
 
     def _warn(self, message: str) -> None:
         _LOG.warning("%s", message)
+
+
+def remove_unused(root: Path) -> bool:
+    """Remove the values of all keys that no task uses now, for something that needs the space more; whether there were any.
+
+    Raises:
+        OSError: the volume cannot be written.
+    """
+    if not root.is_dir():
+        return False
+    with _locked(root):
+        unused = [folder for folder in _folders(root) if not _is_used(folder)]
+        for folder in unused:
+            shutil.rmtree(folder, ignore_errors=True)
+    return bool(unused)
 
 
 def _serialise(value: Tensor) -> bytes:

@@ -60,8 +60,14 @@ class Download:
     """Download all files into a folder, which may hold some already; of each the `sha256:…`, `git:…` (of a git blob) or `size:…`."""
 
 
-def download_once(root: Path, scratch: Path, download: Download) -> Path:
+def download_once(root: Path, scratch: Path, download: Download, *, make_room: Callable[[], bool]) -> Path:
     """The model's folder below `root`, downloaded if it is not there; below `scratch` where `root` cannot be written or is full.
+
+    Args:
+        root: the folder of all models.
+        scratch: the task's own folder.
+        download: how the model is downloaded.
+        make_room: removes from the volume of `root` what is needed less than a model; whether there was anything.
 
     Raises:
         TaskFailed: TransferFailed, a file cannot be downloaded or has another hash than its source says.
@@ -72,7 +78,7 @@ def download_once(root: Path, scratch: Path, download: Download) -> Path:
         with _locked(root / f"{download.key}.fetch"):
             if not _is_intact(folder):
                 _prune(root, unused_for=_UNUSED_SECONDS)
-                _download_with_room(folder, download)
+                _download_with_room(folder, download, make_room)
             _mark_used(folder)
     except OSError as error:
         if _is_intact(folder):  # a read-only volume
@@ -95,21 +101,29 @@ def read_hashes(folder: Path) -> dict[str, str]:
     return {name: file.sha256 for name, file in manifest.files.items()} if manifest else {}
 
 
-def _download_with_room(folder: Path, download: Download) -> None:
-    """Download; if the volume becomes full, once more after all models that no process uses have been removed."""
+def _download_with_room(folder: Path, download: Download, make_room: Callable[[], bool]) -> None:
+    """Download; if the volume becomes full, again after `make_room`, and once more after all models that no process uses are removed."""
+    if _fits(folder, download) or (make_room() and _fits(folder, download)):
+        return
+    _prune(folder.parent, unused_for=0.0)
+    try:
+        _download(folder, download)
+    except TaskFailed as failed:
+        shutil.rmtree(_partial(folder), ignore_errors=True)
+        if isinstance(failed.__cause__, OSError):
+            raise failed.__cause__ from failed  # the caller uses another volume
+        raise
+
+
+def _fits(folder: Path, download: Download) -> bool:
+    """Download; False if the volume becomes full."""
     try:
         _download(folder, download)
     except (OSError, TaskFailed) as error:
         if not _is_full(error):
             raise
-        _prune(folder.parent, unused_for=0.0)
-        try:
-            _download(folder, download)
-        except TaskFailed as failed:
-            shutil.rmtree(_partial(folder), ignore_errors=True)
-            if isinstance(failed.__cause__, OSError):
-                raise failed.__cause__ from failed  # the caller uses another volume
-            raise
+        return False
+    return True
 
 
 def _download(folder: Path, download: Download) -> None:

@@ -17,7 +17,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fedpipe_trainer.atomic_file import atomic_file
+from fedpipe_trainer.kept_files import read_kept, write_kept
 
 _LOADED: Final = (
     *("config.json", "generation_config.json", "adapter_config.json", "*.safetensors", "*.safetensors.index.json"),
@@ -94,15 +94,13 @@ def _describe(path: Path, sha256: str) -> _Hash:
 
 def _read(record: Path) -> _Hash | None:
     try:
-        return _Hash.model_validate_json(record.read_bytes())
+        return _Hash.model_validate_json(read_kept(record))
     except (OSError, ValidationError):  # there is none, or a damaged one: the file is hashed again
         return None
 
 
 def _write(record: Path, found: _Hash) -> None:
     try:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(record) as file:
-            file.write(found.model_dump_json().encode())
+        write_kept(record, found.model_dump_json().encode())
     except OSError as error:
         _LOG.warning("the hash of the model is not kept, the next task computes it again: %s: %s", record.parent, error.strerror)

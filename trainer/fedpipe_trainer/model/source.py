@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlparse
@@ -16,6 +17,8 @@ from urllib.parse import unquote, urlparse
 import torch
 from safetensors import safe_open
 
+from fedpipe_trainer.activation_store import FOLDER as ACTIVATIONS
+from fedpipe_trainer.activation_store import remove_unused
 from fedpipe_trainer.atomic_file import atomic_file
 from fedpipe_trainer.contract import FailureReason, Model
 from fedpipe_trainer.contract.task import COMMIT_PATTERN
@@ -96,7 +99,7 @@ def _from_hub(model: Model, runtime: TaskRuntime) -> Path:
         return {file.rfilename: f"sha256:{file.lfs.sha256}" if file.lfs else f"git:{file.blob_id}" for file in files}
 
     key = hashlib.sha256(f"hf://{repository}@{commit}".encode()).hexdigest()[:16]
-    return download_once(runtime.cache / _MODELS, runtime.folder, Download(model.source, key, commit, into))
+    return _download_once(Download(model.source, key, commit, into), runtime)
 
 
 def _commit_of(model: Model, revision: str | None, api: "HfApi", runtime: TaskRuntime) -> str:
@@ -158,7 +161,11 @@ def _from_urls(model: Model, runtime: TaskRuntime) -> Path:
         return {name: f"size:{size}" for name, size in model.sizes.items()}
 
     key = hashlib.sha256(f"{model.source} {model.revision}".encode()).hexdigest()[:16]
-    return download_once(runtime.cache / _MODELS, runtime.folder, Download(model.source, key, None, into))
+    return _download_once(Download(model.source, key, None, into), runtime)
+
+
+def _download_once(download: Download, runtime: TaskRuntime) -> Path:
+    return download_once(runtime.cache / _MODELS, runtime.folder, download, make_room=partial(remove_unused, runtime.cache / ACTIVATIONS))
 
 
 def _check_folder(folder: Path) -> None:

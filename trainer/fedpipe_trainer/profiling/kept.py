@@ -10,8 +10,8 @@ import logging
 from pathlib import Path
 from typing import Final
 
-from fedpipe_trainer.atomic_file import atomic_file
 from fedpipe_trainer.contract import Outcome, ProfileResult, ProfileTask
+from fedpipe_trainer.kept_files import read_kept, write_kept
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def read(folder: Path, name: str) -> ProfileResult | None:
     """The profile of this key; None if there is none that can be used."""
     path = folder / f"{name}.json"
     try:
-        profile = ProfileResult.model_validate_json(path.read_bytes())
+        profile = ProfileResult.model_validate_json(read_kept(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:  # the text of a validation error would quote the file
@@ -50,8 +50,6 @@ def read(folder: Path, name: str) -> ProfileResult | None:
 def write(folder: Path, name: str, profile: ProfileResult) -> None:
     """Keep the profile. A folder that is full or read-only costs the next run a measurement, not this one its profile."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_file(folder / f"{name}.json") as file:
-            file.write(profile.to_json().encode())
+        write_kept(folder / f"{name}.json", profile.to_json().encode())
     except OSError as error:
         _LOG.warning("the profile is not kept, the next run measures again: cannot write to %s: %s", folder, error.strerror)
