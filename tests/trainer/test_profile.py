@@ -4,6 +4,9 @@ import itertools
 import json
 import os
 import re
+import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -354,6 +357,48 @@ def test_a_column_that_cannot_be_one_of_labels_is_refused(task: ProfileTask, tmp
         profile.run(task, make_runtime(tmp_path))
 
 
+# --- set-up
+
+
+@pytest.fixture
+def setup_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., float]:
+    """A function that returns the set-up time of a profile whose first fetch takes 520 seconds, and the later ones 2."""
+
+    def profile_after_download(task: ProfileTask, folder: Path) -> float:
+        seconds, taken = iter((520.0, 2.0)), 0.0
+
+        def fetch(_model: Model, _runtime: TaskRuntime) -> Path:
+            nonlocal taken
+            taken += next(seconds)
+            return folder
+
+        monkeypatch.setattr(profile, "fetch", fetch)
+        monkeypatch.setattr("fedpipe_trainer.task_runtime.time", SimpleNamespace(monotonic=lambda: time.monotonic() + taken))
+        return profile.run(task, make_runtime(tmp_path / "scratch")).setup_seconds
+
+    return profile_after_download
+
+
+def test_what_the_cache_keeps_of_the_first_fetch_is_no_part_of_the_set_up(
+    task: ProfileTask, toy: Any, setup_seconds: Callable[..., float]
+) -> None:
+    with_cache = task.model_copy(update={"reuse": True, "bits": (16,), "batch_sizes": (1,)})
+
+    assert 2 < setup_seconds(with_cache, toy("mpnet")) < 300
+
+
+def test_without_a_cache_every_task_fetches_the_model(task: ProfileTask, toy: Any, setup_seconds: Callable[..., float]) -> None:
+    assert setup_seconds(task.model_copy(update={"bits": (16,), "batch_sizes": (1,)}), toy("mpnet")) > 520
+
+
+def test_with_a_cache_that_could_not_keep_the_model_every_task_fetches_it(
+    task: ProfileTask, toy: Any, tmp_path: Path, setup_seconds: Callable[..., float]
+) -> None:
+    folder = Path(shutil.copytree(toy("mpnet"), tmp_path / "scratch" / "model"))
+
+    assert setup_seconds(task.model_copy(update={"reuse": True, "bits": (16,), "batch_sizes": (1,)}), folder) > 520
+
+
 # --- kept profiles
 
 
@@ -379,7 +424,7 @@ def quick(task: ProfileTask, monkeypatch: pytest.MonkeyPatch) -> ProfileTask:
     """A task whose measurement is made up."""
     point = Throughput(bits=32, batch_size=1, length=27, tokens_per_second=1e3, evaluate_tokens_per_second=3e3, peak_memory_bytes=10**9)
 
-    def measure(task: ProfileTask, runtime: TaskRuntime, _folder: Path) -> ProfileResult:
+    def measure(task: ProfileTask, runtime: TaskRuntime, *_: object) -> ProfileResult:
         return ProfileResult(**runtime.result_header(task), outcome=Outcome.COMPLETED, train_samples=12, throughput=(point,))
 
     monkeypatch.setattr(profile, "measure", measure)

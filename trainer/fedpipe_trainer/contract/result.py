@@ -296,7 +296,8 @@ class ProfileResult(_ResultBase):
     runtime_bytes: Size = 0
     """Memory of the process before a model is loaded (interpreter, libraries, device context)."""
     setup_seconds: Seconds = 0.0
-    """Seconds of a task before it loads the base: importing libraries, reading the data and the model's configuration."""
+    """Seconds of a task before it loads the base: importing libraries, reading the data and the model's configuration. A download, or the
+    hash of a local model, is part of it only where no cache keeps it for the next task."""
     load_peak_bytes: dict[_BitsKey, Size] = {}
     """Peak memory while the base is loaded, by bits."""
     base_bytes: dict[_BitsKey, Size] = {}
