@@ -142,6 +142,9 @@ def test_a_measurement_outside_of_its_bounds_is_refused(golden: Wire, path: str,
         (TRAINED, "batchSize", 10**13),
         (TRAINED, "tokens", -1),
         (TRAINED, "skippedRows", -1),
+        (TRAINED, "cacheHeld", -0.1),
+        (TRAINED, "cacheHeld", 1.1),
+        (TRAINED, "cacheHeld", NAN),
         (EVALUATED, "samples", -5),
         (EVALUATED, "targets", 10**400),
         (EVALUATED, "batchSize", -1),
@@ -149,7 +152,7 @@ def test_a_measurement_outside_of_its_bounds_is_refused(golden: Wire, path: str,
         (EVALUATED, "metrics", {f"metric {number}": 1.0 for number in range(65)}),
     ],
 )
-def test_a_count_of_a_training_or_an_evaluation_outside_of_its_bounds_is_refused(golden: Wire, path: str, value: object) -> None:
+def test_a_number_of_a_training_or_an_evaluation_outside_of_its_bounds_is_refused(golden: Wire, path: str, value: object) -> None:
     with pytest.raises(ValueError, match=path):
         type(golden).model_validate(changed(path, value, golden))
 
