@@ -30,6 +30,10 @@ def scored(name: str, first: Sequence[float], second: Sequence[float] | None = N
     return a_site(name, importance=importance, train_samples=samples)
 
 
+NO_GRADIENT: Final = "every score is 0, so that no gradient reaches the weights: check that the base computes in 16 or 32 bits"
+UNLIKE_HALVES: Final = "the two halves of a site's batches disagree on the order of the weights, correlation below 0.8"
+
+
 def fleet(*sites: SiteProfile) -> dict[str, SiteProfile]:
     return {site.name: site for site in sites}
 
@@ -63,14 +67,44 @@ def test_a_site_whose_two_halves_disagree_is_left_out() -> None:
 
     assert not combined.is_uniform
     assert combined.scores == combine(fleet(scored("a", RISING)), WEIGHTS).scores
-    assert combined.note == "importance by gradient scores of 1 of 2 sites"
+    assert combined.note == f"importance by gradient scores of 1 of 2 sites; without b ({UNLIKE_HALVES})"
+
+
+def test_the_sites_whose_scores_do_not_count_are_named_with_the_reason_of_each() -> None:
+    frozen = Importance(method=ImportanceMethod.GRADIENT, samples=0, problem="the base is frozen: thaw it")
+    left_out = (
+        scored("b", RISING, FALLING, samples=9),
+        a_site("c", importance=frozen, train_samples=9),
+        scored("e", RISING, FALLING, samples=9),
+    )
+
+    combined = combine(fleet(scored("a", RISING), *left_out), WEIGHTS)
+
+    told = f"b, e ({UNLIKE_HALVES}); c (the base is frozen: thaw it)"
+    assert combined.note == f"importance by gradient scores of 1 of 4 sites; without {told}"
+    assert combine(fleet(*left_out), WEIGHTS).note == f"every weight counts the same: no site has scores that are stable: {told}"
+
+
+def test_of_many_sites_whose_scores_do_not_count_three_are_named() -> None:
+    sites = fleet(*(scored(f"site-{index}", RISING, FALLING) for index in range(8)))
+
+    note = combine(sites, WEIGHTS).note
+
+    assert note.endswith(f"stable: site-0, site-1, site-2 ({UNLIKE_HALVES}), and 5 more")
+
+
+def test_a_long_sentence_of_a_site_is_cut_in_the_note() -> None:
+    wordy = Importance(method=ImportanceMethod.GRADIENT, samples=0, problem="x" * 1000)
+
+    assert len(combine(fleet(a_site("a", importance=wordy)), WEIGHTS).note) < 300
 
 
 def test_a_few_samples_do_not_decide_for_the_fleet() -> None:
     combined = combine(fleet(scored("a", RISING, samples=40), scored("b", RISING, FALLING, samples=60)), WEIGHTS)
 
     assert combined.is_uniform
-    assert combined.note == ("every weight counts the same: only sites with 40.0 % of the samples have stable scores, less than 50.0 %")
+    few = "only sites with 40.0 % of the samples have stable scores, less than 50.0 %"
+    assert combined.note == f"every weight counts the same: {few}; without b ({UNLIKE_HALVES})"
 
 
 def test_scores_that_are_unstable_everywhere_count_for_nothing() -> None:
@@ -78,9 +112,7 @@ def test_scores_that_are_unstable_everywhere_count_for_nothing() -> None:
 
     assert combined.is_uniform
     assert values(combined.scores) == [1.0] * 8
-    assert combined.note == (
-        "every weight counts the same: the two halves of each site's batches disagree on the order of the weights (correlation below 0.8)"
-    )
+    assert combined.note == f"every weight counts the same: no site has scores that are stable: a ({UNLIKE_HALVES})"
 
 
 def test_sites_that_disagree_on_the_order_are_not_averaged() -> None:
@@ -97,11 +129,11 @@ def test_sites_that_disagree_on_the_order_are_not_averaged() -> None:
         ((a_site("a", importance=Importance(method=ImportanceMethod.NONE, samples=0)),), "planning.importance is None"),
         (
             (a_site("a", importance=Importance(method=ImportanceMethod.GRADIENT, samples=0, problem="the base is frozen: thaw it")),),
-            "the base is frozen: thaw it",
+            "no site has scores that are stable: a (the base is frozen: thaw it)",
         ),
         (
             (scored("a", (0.0,) * 8),),
-            "every score is 0, so that no gradient reaches the weights: check that the base computes in 16 or 32 bits",
+            f"no site has scores that are stable: a ({NO_GRADIENT})",
         ),
     ],
 )

@@ -12,10 +12,10 @@ from typing import Final
 
 import numpy as np
 
-from fedpipe_operator.formatting import percent
+from fedpipe_operator.formatting import excerpt, percent
 from fedpipe_operator.planning.memory_model import Float64
 from fedpipe_operator.sites import SiteProfile
-from fedpipe_trainer.contract import ImportanceMethod, WeightShape
+from fedpipe_trainer.contract import Importance, ImportanceMethod, WeightShape
 
 STABLE_WITHIN: Final = 0.8
 """Spearman's rank correlation that the two halves of a site's batches must have."""
@@ -27,6 +27,10 @@ _SMALLEST: Final = 0.01
 """The least score, of a mean of 1: a weight that looks useless on a few batches may still get an adapter where there is room."""
 STABLE_SHARE: Final = 0.5
 """The least share of the samples that sites with stable scores must have: fewer would decide for the fleet."""
+_NAMED: Final = 3
+"""Sites whose scores do not count, in a sentence."""
+_LONGEST_PROBLEM: Final = 200
+"""Characters of a site's own sentence."""
 _LEARNED_SHARE: Final = 0.5
 """How much the updates of the last round count beside the scores from before training."""
 _RANK_EXPONENT: Final = 0.25
@@ -60,8 +64,10 @@ def combine(
         ranks: mean rank of the adapters that made it, by weight; 1 where it is not known.
     """
     names = [weight.name for weight in weights]
-    stable = {site: scores for site, profile in sorted(sites.items()) if (scores := _stable_scores(profile, names)) is not None}
-    problem = _why_uniform(sites, stable)
+    measured = {site: _scores(profile, names) for site, profile in sorted(sites.items())}
+    stable = {site: scores for site, scores in measured.items() if not isinstance(scores, str)}
+    left_out = {site: problem for site, problem in measured.items() if isinstance(problem, str)}
+    problem = _why_uniform(sites, stable, left_out)
     if problem:
         return CombinedImportance(dict.fromkeys(names, 1.0), f"every weight counts the same: {problem}", is_uniform=True)
     samples = np.array([float(sites[site].train_samples) for site in stable])
@@ -71,6 +77,8 @@ def combine(
     refreshed = _refresh(mean, _changes(weights, learned or {}, ranks or {}))
     if refreshed is not mean:
         note += " and what the last round changed"
+    if left_out:
+        note += f"; without {_named(left_out)}"
     return CombinedImportance(dict(zip(names, (float(score) for score in refreshed), strict=True)), note)
 
 
@@ -90,36 +98,57 @@ def rank_correlation(first: Float64, second: Float64) -> float:
     return float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread > 0 else 0.0
 
 
-def _stable_scores(profile: SiteProfile, names: Sequence[str]) -> Float64 | None:
-    """A site's scores, of mean 1; None if it has none, or its two halves do not agree."""
+def exploring(share: float) -> str:
+    """The share that rotates (`explore`), as a clause; empty if none does."""
+    return f"; {100 * share:.3g} % of the importance goes to every fourth weight in turn, to explore" if share else ""
+
+
+def _scores(profile: SiteProfile, names: Sequence[str]) -> Float64 | str:
+    """A site's scores, of mean 1; or why they do not count."""
     measured = profile.importance
     if measured is None or measured.method is ImportanceMethod.NONE:
-        return None
-    halves = [np.array([half.get(name, 0.0) for name in names]) for half in (measured.first_half, measured.second_half)]
-    if not all(half.sum() > 0 for half in halves) or rank_correlation(*halves) < STABLE_WITHIN:
-        return None
+        return "no scores were measured"
+    halves = _halves(measured, names)
+    if not any(half.sum() > 0 for half in halves):
+        nothing = "every score is 0, so that no gradient reaches the weights: check that the base computes in 16 or 32 bits"
+        return excerpt(measured.problem, _LONGEST_PROBLEM) or nothing
+    if rank_correlation(*halves) < STABLE_WITHIN:
+        return f"the two halves of a site's batches disagree on the order of the weights, correlation below {STABLE_WITHIN}"
     mean: Float64 = sum(half / half.mean() for half in halves) / 2
     return mean
 
 
-def _why_uniform(sites: Mapping[str, SiteProfile], stable: Mapping[str, Float64]) -> str:
+def _halves(measured: Importance, names: Sequence[str]) -> tuple[Float64, Float64]:
+    """The scores of both halves of a site's batches, in the order of the names."""
+    first, second = (np.array([half.get(name, 0.0) for name in names]) for half in (measured.first_half, measured.second_half))
+    return first, second
+
+
+def _why_uniform(sites: Mapping[str, SiteProfile], stable: Mapping[str, Float64], left_out: Mapping[str, str]) -> str:
     measured = [profile.importance for profile in sites.values() if profile.importance is not None]
     if not measured:
         return "no site measured scores"
     if all(one.method is ImportanceMethod.NONE for one in measured):
         return "planning.importance is None"
     if not stable:
-        problem = next((one.problem for one in measured if one.problem), "")
-        if not problem and not any(score > 0 for one in measured for score in one.first_half.values()):
-            problem = "every score is 0, so that no gradient reaches the weights: check that the base computes in 16 or 32 bits"
-        return problem or f"the two halves of each site's batches disagree on the order of the weights (correlation below {STABLE_WITHIN})"
+        return f"no site has scores that are stable: {_named(left_out)}"
     share = sum(sites[site].train_samples for site in stable) / sum(profile.train_samples for profile in sites.values())
     if share < STABLE_SHARE:
-        return f"only sites with {percent(share)} of the samples have stable scores, less than {percent(STABLE_SHARE)}"
+        few = f"only sites with {percent(share)} of the samples have stable scores, less than {percent(STABLE_SHARE)}"
+        return f"{few}; without {_named(left_out)}"
     agreement = _agreement(list(stable.values()))
     if agreement < STABLE_BETWEEN:
         return f"the sites disagree on the order of the weights (correlation {agreement:.2f}, below {STABLE_BETWEEN})"
     return ""
+
+
+def _named(problems: Mapping[str, str]) -> str:
+    """Sites with the reason of each, those of one reason together; at most `_NAMED` by name."""
+    alike: dict[str, list[str]] = {}
+    for site, problem in list(problems.items())[:_NAMED]:
+        alike.setdefault(problem, []).append(site)
+    named = "; ".join(f"{', '.join(names)} ({problem})" for problem, names in alike.items())
+    return f"{named}, and {len(problems) - _NAMED} more" if len(problems) > _NAMED else named
 
 
 def _agreement(scores: Sequence[Float64]) -> float:
