@@ -100,6 +100,11 @@ def count_text(count: int | None) -> str:
     return MISSING if count is None else f"{count:,}".replace(",", "\u2009")
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: `1 step`, `2 steps`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def ratio_text(ratio: float | None) -> str:
     """A ratio of measured to predicted, such as `×1.08`."""
     return MISSING if ratio is None else f"×{ratio:.2f}"

@@ -119,7 +119,7 @@ def test_each_site_s_plan_names_the_constraint_that_makes_it_different(auto: Aut
 
     assert {site: plan["limitedBy"] for site, plan in auto.plans.items()} == {"north": "Memory", "south": "Bandwidth", "west": "Data"}
     assert [plan["layers"] for plan in (north, west)] == [1, 2]
-    assert north["why"][0].startswith("limited by memory: 368 MiB more memory would buy 2 trained layers")
+    assert north["why"][0].startswith("limited by memory: 368 MiB more memory would buy 2 instead of 1 trained layers")
     assert south["upload"] < north["upload"] < west["upload"]
     assert south["why"][0].startswith("limited by bandwidth: 25 bit/s more upload bandwidth would buy ")
     assert (north["steps"], west["steps"]) == (9, 3)

@@ -1,4 +1,4 @@
-"""The sentences of a plan: each choice, the limit, and for a site that cannot take part the smallest change that lets it."""
+"""The sentences of a plan: each choice, and for a site that cannot take part the smallest change that lets it."""
 
 import re
 from dataclasses import replace
@@ -62,80 +62,6 @@ def test_memory_is_planned_for_the_longest_sample_not_for_the_task_s_maximum() -
     assert the_plan(a_site(longest_tokens=0, memory_bytes=64 * GIB), task=long).forecast.memory_bytes > 20 * GIB
 
 
-# The limit.
-
-
-def test_a_site_with_all_steps_and_ranks_is_limited_by_its_data() -> None:
-    plan = the_plan(a_small_site(memory_bytes=64 * GIB, train_samples=32, up=1e12), rounds={"count": 1})
-
-    assert plan.limited_by == "Data"
-    assert plan.why[0] == "limited by its data: its 32 samples are passed over 3 times, and no more often"
-
-
-@pytest.mark.parametrize(("training", "name"), [({"maxSteps": 2}, "training.maxSteps is 2"), ({"epochs": 0.5}, "training.epochs is 0.5")])
-def test_a_site_with_all_that_the_spec_allows_is_limited_by_the_spec(training: dict[str, Any], name: str) -> None:
-    plan = the_plan(a_small_site(memory_bytes=64 * GIB, train_samples=64, up=1e12), rounds={"count": 1}, training=training)
-
-    assert plan.limited_by == "Spec"
-    assert plan.why[0] == f"limited by the spec: {name}"
-
-
-def test_a_slow_site_is_limited_by_time() -> None:
-    plan = the_plan(a_small_site(memory_bytes=64 * GIB, points=speeds(100.0), up=1e12), rounds={"deadline": "5m", "count": 1})
-
-    assert plan.limited_by == "Time"
-    assert re.match(r"limited by time: 1 min more a round would buy \d+ more steps \(predicted progress \+1\d\.\d %\)", plan.why[0])
-
-
-def test_a_site_with_a_slow_uplink_is_limited_by_bandwidth() -> None:
-    """More time would help as well, since seconds serve the upload too: it is the upload that takes most of them."""
-    plan = the_plan(a_small_site(memory_bytes=64 * GIB, up=2e3, train_samples=64), rounds={"deadline": "5m", "count": 1})
-
-    assert plan.limited_by == "Bandwidth"
-    assert plan.why[0].startswith("limited by bandwidth: 500 bit/s more upload bandwidth would buy ")
-
-
-def test_a_site_of_little_memory_is_limited_by_memory() -> None:
-    """More memory would allow larger passes, which are much faster at this site."""
-    faster = tuple(point(bits=16, batch=batch, speed=50.0 * batch) for batch in (1, 16))
-    site = a_site(**GPU, memory_bytes=int(1.4 * GIB), points=faster, up=1e12)
-
-    plan = the_plan(site, planning={"bits": [16]}, rounds={"count": 1, "deadline": "10m"})
-
-    assert plan.limited_by == "Memory"
-    assert re.match(r"limited by memory: 358 MiB more memory would buy \d+ more steps, .*passes of \d+ samples", plan.why[0])
-
-
-def test_a_run_of_one_choice_is_limited_by_its_data() -> None:
-    plan = the_plan(
-        a_small_site(memory_bytes=64 * GIB, up=1e12), planning={"bits": [16], "ranks": [4], "batchSizes": [1]}, rounds={"count": 1}
-    )
-
-    assert plan.limited_by == "Data"
-
-
-def test_what_too_few_samples_would_train_is_no_gain_of_more_memory_or_time() -> None:
-    """The small site could carry every rank of all weights, and most are left out: not for lack of anything that it could have more of."""
-    sites = {
-        "small": a_small_site(name="small", memory_bytes=64 * GIB, train_samples=16, up=1e9),
-        "large": a_small_site(name="large", memory_bytes=64 * GIB, train_samples=950, up=2e4),
-    }
-
-    plan = plan_round(a_spec(rounds={"deadline": "10m"}), sites, {}).plans.plans["small"]
-
-    assert 0 < sum(rank > 0 for rank in plan.ranks.values()) < 24
-    assert (plan.limited_by, plan.why[0].partition(":")[0]) == ("Data", "limited by its data")
-
-
-def test_in_a_large_fleet_the_limit_is_not_computed_and_the_plan_says_so() -> None:
-    fleet = {name: a_small_site(name=name) for name in (f"site-{index}" for index in range(51))}
-
-    plan = plan_round(a_spec(), fleet, {}).plans.plans["site-7"]
-
-    assert plan.limited_by == ""
-    assert plan.why[0] == "what limits it is not computed in fleets of more than 50 sites"
-
-
 # The choices.
 
 
@@ -170,7 +96,7 @@ def test_a_site_that_trains_the_upper_layers_is_told_what_that_saves() -> None:
 def test_a_site_that_trains_all_layers_is_told_what_fewer_would_save() -> None:
     plan = the_plan(a_site(memory_bytes=64 * GIB), rounds={"count": 1})
 
-    sentence(plan, r"all 30 layers are trained: only the top 15 would save 25.0 % of a step, and reach fewer weights")
+    sentence(plan, r"all 30 layers are trained: training only the top 15 layers would save 25.0 % of a step, but reach fewer weights$")
 
 
 def test_a_stalled_run_trains_all_layers_and_says_why() -> None:
@@ -242,7 +168,7 @@ def test_a_little_more_memory_is_offered_for_bits_that_ran_out_of_it() -> None:
     plan = the_plan(site, planning={"bits": [8, 16]}, rounds={"count": 1, "deadline": "3m"})
 
     assert "more memory would buy" in plan.why[0]
-    assert "16 bits" in plan.why[0]
+    assert "16 instead of 8 bits" in plan.why[0]
 
 
 def test_a_site_whose_only_bits_ran_out_of_memory_is_told_how_much_would_suffice() -> None:
@@ -311,6 +237,15 @@ def test_unequal_ranks_are_told_with_the_most_important_weights() -> None:
     assert "; most important: " in told
     assert "model.layers.5.self_attn.o_proj (1.9 × the mean)" in told
     sentence(plan, "importance by gradient scores of 1 of 1 sites$")
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.1, True), (0.0, False)])
+def test_weights_that_get_a_larger_rank_because_it_is_their_turn_are_explained(share: float, *, told: bool) -> None:
+    """Every weight counts the same, and yet some kinds get larger ranks than others."""
+    plan = the_plan(a_small_site(up=2e5), rounds={"deadline": "3m", "count": 1}, planning={"bits": [16], "exploration": share})
+
+    turns = "; 10 % of the importance goes to every fourth weight in turn, to explore"
+    assert sentence(plan, r"\d+ of 24 weights get an adapter").endswith(turns) is told
 
 
 def test_weights_that_count_the_same_are_not_called_important() -> None:

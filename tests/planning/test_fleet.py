@@ -1,6 +1,7 @@
 """The fleet: the round's length, each site's plan within it, and what more of a resource changes."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -15,7 +16,7 @@ from site_profiles import GIB, MPNET, SMOLLM2, a_site, a_spec, point, speeds
 
 from fedpipe_operator.api import FineTuneSpec
 from fedpipe_operator.planning import plan_round
-from fedpipe_operator.planning.fleet import COVERAGE, ROUND_OVERHEAD, RUN_PASSES, FleetSolution, solve_fleet
+from fedpipe_operator.planning.fleet import COVERAGE, ROUND_OVERHEAD, RUN_PASSES, FleetSolution, RoundLength, solve_fleet
 from fedpipe_operator.planning.request import DEADLINE_FRACTION, MAX_PASSES, PlanRequest
 from fedpipe_operator.planning.site_problem import Solution
 from fedpipe_operator.sites import SiteProfile
@@ -235,7 +236,9 @@ def test_all_rounds_together_make_three_passes_over_the_data_if_the_deadline_all
 
     passes = 2 * sum(one.steps for one in fleet.solutions.values()) * 16 / 3000
     assert RUN_PASSES <= passes * 1.05 < 1.3 * RUN_PASSES
-    assert fleet.length.reason == "so that 2 rounds make 3 passes over the data, or all the steps that the spec allows"
+    assert (
+        fleet.length.reason == "which the planner chose so that 2 rounds make 3 passes over the data, or all the steps that the spec allows"
+    )
 
 
 def test_a_deadline_that_allows_no_three_passes_is_used_whole() -> None:
@@ -248,8 +251,40 @@ def test_a_deadline_that_allows_no_three_passes_is_used_whole() -> None:
 def test_of_many_rounds_each_has_the_length_of_the_most_progress_per_second() -> None:
     fleet = solved(a_small_site(load_seconds={16: 10.0}), rounds={"count": 100, "deadline": "8h"})
 
-    assert fleet.length.reason == "the length with the most predicted progress per second"
+    assert fleet.length.reason == "which the planner chose for the most predicted progress per second"
     assert fleet.length.seconds > 10.0
+
+
+def a_length(training: dict[str, float] | None = None, **rounds: Any) -> RoundLength:
+    sites = (a_small_site("one", load_seconds={16: 10.0}), a_small_site("two", load_seconds={16: 10.0}, points=speeds(900.0)))
+    return solved(*sites, planning={"bits": [16]}, rounds=rounds, training=training or {}).length
+
+
+def test_a_round_that_the_deadline_limits_is_longer_with_a_later_one() -> None:
+    assert a_length(count=1, deadline="2m").longer == "by raising rounds.deadline"
+    assert a_length(count=1, deadline="3m").seconds > a_length(count=1, deadline="2m").seconds
+
+
+@pytest.mark.parametrize("rounds", [3, 100])
+def test_a_round_that_the_planner_chose_is_longer_with_the_count_of_rounds_that_is_told_and_with_no_later_deadline(rounds: int) -> None:
+    now = a_length(count=rounds, deadline="8h")
+
+    told = re.fullmatch(r"by a rounds\.count of (\d+)( or less)?", now.longer)
+    assert told
+    assert a_length(count=int(told[1]), deadline="8h").seconds > now.seconds
+    assert a_length(count=int(told[1]) + 1, deadline="8h").seconds == a_length(count=rounds, deadline="24h").seconds == now.seconds
+
+
+@pytest.mark.parametrize(("field", "less", "now"), [("maxSteps", 9, 10), ("epochs", 0.2, 0.25)])
+def test_a_round_of_all_the_steps_that_the_spec_allows_has_its_length_from_the_field_that_says_how_many(
+    field: str, less: float, now: float
+) -> None:
+    assert a_length({field: now}, count=2, deadline="8h").longer == f"training.{field} sets its length"
+    assert a_length({field: less}, count=2, deadline="8h").seconds < a_length({field: now}, count=2, deadline="8h").seconds
+
+
+def test_the_length_of_a_single_round_of_three_passes_is_set_by_no_field() -> None:
+    assert a_length(count=1, deadline="8h").longer == "no field of the spec sets its length"
 
 
 @pytest.mark.parametrize(

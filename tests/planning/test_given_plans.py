@@ -67,6 +67,7 @@ def test_a_round_is_no_shorter_than_a_given_plan_takes() -> None:
     assert without.forecast.seconds < length
     assert plans["small"].forecast.seconds == pytest.approx(length, rel=0.1)
     assert any("a round of 1 min 26 s, as long as the plans of planning.plans take" in why for why in plans["small"].why)
+    assert " more a round (planning.plans sets its length) would buy " in plans["small"].why[0]
 
 
 def test_a_given_plan_that_takes_longer_than_the_deadline_allows_leaves_the_others_the_deadline() -> None:

@@ -25,14 +25,14 @@ SMALLEST_SHARE: Final = 1 / 4
 """Of the run's batch."""
 
 
-def with_batch(request: PlanRequest, site: SiteProfile, solution: Solution, most: int, seconds: float) -> Solution:
+def with_batch(request: PlanRequest, site: SiteProfile, solution: Solution, most: float, seconds: float) -> Solution:
     """The solution with the best batch, and as many steps of it as the round has time for.
 
     Args:
         request: the run.
         site: the site.
         solution: with the run's batch.
-        most: steps of the site of the fleet that takes most with the run's batch.
+        most: steps of the site of the fleet that takes most with the run's batch; more than these are worth no more.
         seconds: the length of the round.
     """
     kept = request.kept.get(site.name)

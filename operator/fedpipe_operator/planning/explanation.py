@@ -1,20 +1,13 @@
-"""The explanation of a plan: a sentence for each choice, the constraint that binds, and what a little more of each resource would buy.
-
-What binds is found by asking, not by rules: the site's problem is solved again with more memory, time and bandwidth, and the resource
-whose increase brings most is the one that limits it. Seconds serve transfers as well, so that more of them would always buy at least as
-much as more bandwidth: time is increased by a share of the seconds that the site does not spend on its upload.
-"""
+"""The explanation of a plan: a sentence for each choice (`limits` has the one about what limits it), and for a site without a plan why."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from math import ceil
 from typing import Final
 
 import numpy as np
 
 from fedpipe_operator.api import Depth, parse_duration
-from fedpipe_operator.formatting import bytes_text, percent, rate_text, seconds_text
-from fedpipe_operator.planning.batches import with_batch
+from fedpipe_operator.formatting import bytes_text, counted, percent, seconds_text
 from fedpipe_operator.planning.choices import (
     Choice,
     Choices,
@@ -25,35 +18,22 @@ from fedpipe_operator.planning.choices import (
     seconds_per_element,
     step_seconds_of,
 )
-from fedpipe_operator.planning.fleet import FleetSolution, without
+from fedpipe_operator.planning.fleet import FleetSolution
+from fedpipe_operator.planning.importance import exploring
 from fedpipe_operator.planning.memory_model import Float64
-from fedpipe_operator.planning.request import DEADLINE_FRACTION, MAX_PASSES, PlanRequest
-from fedpipe_operator.planning.site_problem import ROUNDING, SiteProblem, Solution
-from fedpipe_operator.planning.time_model import upload_seconds, wire_bytes
+from fedpipe_operator.planning.request import DEADLINE_FRACTION, PlanRequest
+from fedpipe_operator.planning.site_problem import ROUNDING, Solution
 from fedpipe_operator.sites import SiteProfile
 
 MIB: Final = 2**20
 NO_COMMON_CHOICE: Final = (
     "no choice of bits and rank can be run by every site: allow more bits or smaller ranks, or set planning.mode to Auto"
 )
-_MORE: Final = 0.25
-"""By how much each resource is increased to find the one that limits."""
 _NOTICEABLE: Final = 0.01
-"""Gains of predicted progress below 1 % are not worth a sentence."""
-_FLEET_EXPLAINED: Final = 50
-"""In larger fleets the limits are not computed: each takes three more solutions a site."""
+"""Steps that are slower by less than 1 % are not worth a sentence."""
 _EXAMPLES: Final = 3
 _UNEQUAL: Final = 1.1
 """Scores within a tenth of each other are not worth a sentence."""
-
-
-@dataclass(frozen=True)
-class Limit:
-    """What limits a site's contribution."""
-
-    name: str
-    """`Memory`, `Time`, `Bandwidth`, `Data` or `Spec`; empty if it is not known."""
-    sentence: str
 
 
 def plan_reasons(request: PlanRequest, site: SiteProfile, *, fleet: FleetSolution, solution: Solution) -> tuple[str, ...]:
@@ -69,33 +49,6 @@ def plan_reasons(request: PlanRequest, site: SiteProfile, *, fleet: FleetSolutio
         _basis(site, solution.choice),
     )
     return tuple(sentence for sentence in sentences if sentence)
-
-
-def limit_of(request: PlanRequest, site: SiteProfile, *, fleet: FleetSolution, solution: Solution) -> Limit:
-    """The constraint that binds, with what more of each resource would buy."""
-    has_all_steps = solution.steps >= request.wanted_steps(site, solution.choice.batch)
-    if has_all_steps and _has_all_ranks(request, site, solution):
-        return _no_more_is_wanted(request, site, solution)
-    if len(fleet.problems) > _FLEET_EXPLAINED:
-        return Limit("", f"what limits it is not computed in fleets of more than {_FLEET_EXPLAINED} sites")
-    gains = _gains(request, site, fleet, solution)
-    name = max(gains, key=lambda one: gains[one][0])
-    offers = [text for gain, text in sorted(gains.values(), key=lambda offer: -offer[0]) if gain >= _NOTICEABLE]
-    if not offers and has_all_steps:
-        return _no_more_is_wanted(request, site, solution)
-    if not offers:
-        return Limit("Spec", "no resource of the site limits it noticeably: more memory, time or bandwidth would change little")
-    return Limit(name, f"limited by {name.lower()}: {'; '.join(offers)}")
-
-
-def _no_more_is_wanted(request: PlanRequest, site: SiteProfile, solution: Solution) -> Limit:
-    """The limit of a site that has all steps that the run allows, and of ranks all or nearly all that would help."""
-    training = request.spec.training
-    if training.max_steps is not None and solution.steps == training.max_steps:
-        return Limit("Spec", f"limited by the spec: training.maxSteps is {training.max_steps}")
-    if training.epochs is not None:
-        return Limit("Spec", f"limited by the spec: training.epochs is {training.epochs:g}")
-    return Limit("Data", f"limited by its data: its {site.train_samples} samples are passed over {MAX_PASSES:g} times, and no more often")
 
 
 def common_reasons(bits: int, rank: int, steps: int, *, weakest: str, by_speed: bool) -> tuple[str, ...]:
@@ -138,55 +91,11 @@ def exclusion_reason(request: PlanRequest, site: SiteProfile, choices: Choices, 
     return f"not even its smallest plan fits: {'; or '.join(remedies or [remedy(int(memory.argmin()))])}"
 
 
-def _gains(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, solution: Solution) -> dict[str, tuple[float, str]]:
-    """By resource: the relative gain of predicted progress that more of it brings, and what it buys, in words."""
-    seconds, frontiers = fleet.length.seconds, fleet.problems[site.name].frontiers
-    sending = request.correction(site).transfers * upload_seconds(site, wire_bytes(site, solution.ranks, request.head))
-    more_seconds = _MORE * max(0.0, seconds - sending)
-    richer = {
-        "Memory": (replace(site, memory_bytes=int(site.memory_bytes * (1 + _MORE))), seconds),
-        "Bandwidth": (replace(site, up=site.up * (1 + _MORE)), seconds),
-        "Time": (site, seconds + more_seconds),
-    }
-    amounts = {
-        "Memory": f"{bytes_text(_MORE * site.memory_bytes)} more memory",
-        "Bandwidth": f"{rate_text(_MORE * site.up)} more upload bandwidth",
-        "Time": f"{seconds_text(more_seconds)} more a round",
-    }
-    gains = {}
-    for name, (changed, allowed) in richer.items():
-        problem = SiteProblem.of(request, changed, frontiers)
-        # What too few samples would train is left out here as well: it is no gain of more resources.
-        more = problem.solve(allowed)
-        better = with_batch(request, changed, without(more, fleet.uncovered, problem), fleet.most_steps, allowed) if more else solution
-        gains[name] = (better.value / solution.value - 1, f"{amounts[name]} would buy {_difference(site, solution, better)}")
-    return gains
-
-
-def _difference(site: SiteProfile, now: Solution, better: Solution) -> str:
-    """What another solution has more of, in words."""
-    layers = site.base.layers
-    changes = [
-        _count(better.steps - now.steps, "more step") if better.steps > now.steps else "",
-        f"{better.choice.bits} bits" if better.choice.bits > now.choice.bits else "",
-        f"{layers - better.choice.lowest_layer} trained layers" if better.choice.lowest_layer < now.choice.lowest_layer else "",
-        f"passes of {better.choice.micro_batch} samples" if better.choice.micro_batch > now.choice.micro_batch else "",
-        f"a mean rank of {_mean_rank(better):.3g}" if _mean_rank(better) > _mean_rank(now) * 1.01 else "",
-        "no recomputed activations" if now.choice.checkpointing and not better.choice.checkpointing else "",
-    ]
-    found = ", ".join(change for change in changes if change) or "a little"
-    return f"{found} (predicted progress +{percent(better.value / now.value - 1)})"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def _steps_reason(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, solution: Solution) -> str:
     step = seconds_of_steps(request, site, solution.choice, solution.steps) / solution.steps
     batch = solution.choice.batch
     passes = solution.steps * batch / site.train_samples
-    done = f"{_count(solution.steps, 'step')} of {_count(batch, 'sample')} ({passes:.2g} passes over {site.train_samples} samples)"
+    done = f"{counted(solution.steps, 'step')} of {counted(batch, 'sample')} ({passes:.2g} passes over {site.train_samples} samples)"
     if solution.steps >= request.wanted_steps(site, batch):
         return f"{done}: all that the spec and the data allow; the round takes {seconds_text(fleet.length.seconds)}"
     length = f"a round of {seconds_text(fleet.length.seconds)}, {fleet.length.reason}"
@@ -205,18 +114,26 @@ def _depth_reason(request: PlanRequest, site: SiteProfile, solution: Solution) -
         half = choice._replace(lowest_layer=possible[len(possible) // 2])
         saved = 1 - step_seconds_of(request, site, half) / step_seconds_of(request, site, choice)
         shallow = layers - half.lowest_layer
-        return f"all {layers} layers are trained: only the top {shallow} would save {percent(saved)} of a step, and reach fewer weights"
+        fewer = f"training only the top {counted(shallow, 'layer')} would save {percent(saved)} of a step, but reach fewer weights"
+        return f"all {layers} layers are trained: {fewer}"
     if request.is_stalled:
         reason = "more do not fit into its memory and the deadline, though the last rounds brought no improvement"
         return f"the top {trained} of {layers} layers are trained: {reason}"
     every_layer = choice._replace(lowest_layer=0, cached=False)
     saved = 1 - seconds_of_steps(request, site, choice, solution.steps) / seconds_of_steps(request, site, every_layer, solution.steps)
-    as_others = ", as deep as at any site, so that caches stay of use" if choice.lowest_layer == request.floor else ""
-    which = f"the top {trained} of {layers} layers are trained{as_others}"
+    which = f"the top {trained} of {layers} layers are trained{_floor_reason(request, site, choice)}"
     saves = f"saves {percent(saved)} of a step"
     if choice.cached:
         return f"{which}: the layers below need no backward pass, and {_cache_reason(request, site, choice)}; that {saves} on average"
     return f"{which}: the layers below need no backward pass, which {saves}"
+
+
+def _floor_reason(request: PlanRequest, site: SiteProfile, choice: Choice) -> str:
+    """That the depth is the fleet's, as a clause; empty if it is the site's own."""
+    if choice.lowest_layer != request.floor:
+        return ""
+    valid = ", so that what the caches hold stays valid" if request.has_cache(site) else ""
+    return f", and no site trains a lower layer in this run unless it stalls{valid}"
 
 
 def _cache_reason(request: PlanRequest, site: SiteProfile, choice: Choice) -> str:
@@ -252,7 +169,7 @@ def _batch_reason(request: PlanRequest, fleet: FleetSolution, solution: Solution
     if batch == request.batch:
         return ""
     return (
-        f"a step has {_count(batch, 'sample')} instead of {request.batch}: a slow site takes smaller steps, and more of them, "
+        f"a step has {counted(batch, 'sample')} instead of {request.batch}: a slow site takes smaller steps, and more of them, "
         f"so that its part of the update is not made of a few (the fastest site takes {fleet.most_steps})"
     )
 
@@ -279,7 +196,8 @@ def _ranks_reason(request: PlanRequest, site: SiteProfile, fleet: FleetSolution,
     if low == high == max(request.spec.planning.ranks):
         return f"{count}all of rank {high}, the largest of planning.ranks{dropped}"
     span = f"of rank {low}" if low == high else f"of rank {low} to {high}"
-    return f"{count}{span}, placed where each byte is predicted to gain most{_most_important(request, ranks)}{dropped}"
+    placed = f"{span}, placed where each byte is predicted to gain most{_most_important(request, ranks)}"
+    return f"{count}{placed}{exploring(request.spec.planning.exploration)}{dropped}"
 
 
 def _most_important(request: PlanRequest, ranks: Mapping[str, int]) -> str:
@@ -296,15 +214,6 @@ def _basis(site: SiteProfile, choice: Choice) -> str:
     if measured:
         return f"the forecast of memory is calibrated with peaks measured at {choice.bits} bits"
     return f"the forecast of memory is by formula only, because no peak was measured at {choice.bits} bits"
-
-
-def _has_all_ranks(request: PlanRequest, site: SiteProfile, solution: Solution) -> bool:
-    largest = max(request.spec.planning.ranks)
-    return all(solution.ranks.get(weight.name, 0) == largest for weight in site.base.weights)
-
-
-def _mean_rank(solution: Solution) -> float:
-    return sum(solution.ranks.values()) / max(1, len(solution.ranks))
 
 
 def _memory_budget(request: PlanRequest, site: SiteProfile) -> str:

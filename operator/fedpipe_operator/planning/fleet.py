@@ -10,6 +10,7 @@ a site is waited for in any case, so no round is shorter, and its samples count 
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from math import ceil
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -48,6 +49,8 @@ class RoundLength(NamedTuple):
 
     seconds: float
     reason: str
+    longer: str = ""
+    """Which field of the spec makes it longer, or sets it, as a clause."""
     rate: float = 0.0
     """Predicted progress per second of the round and its overhead."""
 
@@ -205,20 +208,23 @@ def _round_length(
         steps = np.power(values / largest, 1 / STEPS_EXPONENT)
         return round_progress(steps, more_steps, samples, request.batch) / (seconds + ROUND_OVERHEAD)
 
-    def length(seconds: float, reason: str) -> RoundLength:
-        return RoundLength(float(seconds), reason, rate(seconds))
+    def length(seconds: float, reason: str, longer: str) -> RoundLength:
+        return RoundLength(float(seconds), reason, longer, rate(seconds))
 
     best = max(lengths, key=rate)
     asked = asked_steps(request, sites, problems)
     enough = next((seconds for seconds in lengths if _deepest_steps(rows, first, seconds) >= asked), lengths[-1])
     if max(best, enough) >= lengths[-1] and longest >= request.deadline:
-        return length(lengths[-1], "the longest that rounds.deadline allows")
+        return length(lengths[-1], "the longest that rounds.deadline allows", "by raising rounds.deadline")
     if max(best, enough) <= given:
-        return length(given, "as long as the plans of planning.plans take")
+        return length(given, "as long as the plans of planning.plans take", "planning.plans sets its length")
+    taken = _deepest_steps(rows, first, max(best, enough))
     if best >= enough:
-        return length(best, "the length with the most predicted progress per second")
-    rounds = request.spec.rounds.count
-    return length(enough, f"so that {rounds} rounds make {RUN_PASSES:g} passes over the data, or all the steps that the spec allows")
+        longer = _fewer_rounds(request, sites, problems, taken) or "no field of the spec sets its length"
+        return length(best, "which the planner chose for the most predicted progress per second", longer)
+    longer = _fewer_rounds(request, sites, problems, taken) or f"{_bound_of_steps(request, sites, problems)} sets its length"
+    passes = f"{request.spec.rounds.count} rounds make {RUN_PASSES:g} passes over the data"
+    return length(enough, f"which the planner chose so that {passes}, or all the steps that the spec allows", longer)
 
 
 def asked_steps(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Collection[str]) -> float:
@@ -226,6 +232,23 @@ def asked_steps(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Co
     samples = sum(sites[name].train_samples for name in able)
     wanted = sum(request.wanted_steps(sites[name]) for name in able)
     return min(RUN_PASSES * samples / request.batch / request.spec.rounds.count, float(wanted)) * (1 - 1e-9)
+
+
+def _fewer_rounds(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Collection[str], steps: float) -> str:
+    """The `rounds.count` with which `asked_steps` exceeds these, which a round takes now, as a clause; empty if there is none."""
+    enough = steps * (1 + 1e-6)
+    most = ceil(RUN_PASSES * sum(sites[name].train_samples for name in able) / request.batch / enough) - 1
+    if most < 1 or sum(request.wanted_steps(sites[name]) for name in able) <= enough:
+        return ""
+    return f"by a rounds.count of {most}{' or less' if most > 1 else ''}"
+
+
+def _bound_of_steps(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Collection[str]) -> str:
+    """The field that bounds the sites' steps."""
+    training = request.spec.training
+    if training.max_steps in [request.wanted_steps(sites[name]) for name in able]:
+        return "training.maxSteps"
+    return "no field of the spec" if training.epochs is None else "training.epochs"
 
 
 def _largest_value(request: PlanRequest, site: SiteProfile) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 
 from fedpipe_operator.api import Bits, ManualPlan
 from fedpipe_operator.formatting import bytes_text
-from fedpipe_operator.planning import explanation
+from fedpipe_operator.planning import explanation, limits
 from fedpipe_operator.planning.choices import Choice, Choices, choices_of, known_need, seconds_per_element
 from fedpipe_operator.planning.fleet import ROUND_OVERHEAD, asked_steps, solve_fleet
 from fedpipe_operator.planning.forecast import make_plan
@@ -43,7 +43,7 @@ def plan_auto(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> Plans:
         if solution is None:
             excluded[name] = explanation.exclusion_reason(request, site, *_smallest_plans(request, site, fleet.problems[name].frontiers))
         else:
-            limit = explanation.limit_of(request, site, fleet=fleet, solution=solution)
+            limit = limits.limit_of(request, site, fleet=fleet, solution=solution)
             why = (limit.sentence, *explanation.plan_reasons(request, site, fleet=fleet, solution=solution))
             plans[name] = make_plan(
                 request, site, solution.choice, ranks=solution.ranks, steps=solution.steps, why=why, limited_by=limit.name
@@ -143,8 +143,8 @@ def _given_plan(request: PlanRequest, site: SiteProfile, given: ManualPlan) -> P
         cached=given.cache_activations and request.has_cache(site),
     )
     ranks = {weight.name: given.rank for weight in site.base.weights if weight.layer >= lowest}
-    why = ("given by planning.plans",)
     steps = min(given.steps, request.spec.training.max_steps or given.steps)
+    why = ("given by planning.plans",)
     return make_plan(request, site, choice, ranks=ranks, steps=steps, why=why)
 
 
