@@ -131,6 +131,23 @@ def test_a_given_plan_has_a_forecast_although_it_does_not_fit() -> None:
     assert plan.forecast.seconds > 3600
 
 
+def test_a_given_plan_beyond_a_site_s_memory_or_the_deadline_is_obeyed_and_says_so() -> None:
+    def why(site: SiteProfile, steps: int, **rounds: Any) -> tuple[str, ...]:
+        plans = planned(site, mode="Manual", plans=[{"bits": 16, "rank": 32, "steps": steps}], rounds=rounds)
+        assert plans.plans["ward"].steps == steps
+        return plans.plans["ward"].why
+
+    no_memory = "it may run out of memory: 4.74 GiB are predicted, and a plan may use 870 MiB of the site's 1.00 GiB: give it fewer bits"
+    no_time = "it may miss the deadline: 13 min 58 s are predicted, and a plan may use 48 s (80.0 % of rounds.deadline, 1m): "
+
+    first, *others = why(a_site(memory_bytes=GIB), 300, deadline="1m")
+    assert first == "given by planning.plans"
+    assert [other.startswith(told) for other, told in zip(others, (no_memory, no_time), strict=True)] == [True, True]
+    assert others[1].endswith(": give it fewer steps or layers, or raise rounds.deadline")
+    assert why(a_site(load_seconds={16: 60.0}), 1, deadline="1m")[1].endswith(", 1m): raise rounds.deadline")
+    assert why(a_site(), 3) == ("given by planning.plans",)
+
+
 def test_what_a_given_plan_leaves_out_is_the_whole_batch_and_all_layers() -> None:
     plan = given({"bits": 16, "rank": 8, "steps": 5}).plans["ward"]
 

@@ -24,6 +24,7 @@ from fedpipe_operator.planning.memory_model import Float64
 from fedpipe_operator.planning.request import DEADLINE_FRACTION, PlanRequest
 from fedpipe_operator.planning.site_problem import ROUNDING, Solution
 from fedpipe_operator.sites import SiteProfile
+from fedpipe_trainer.contract import Forecast
 
 MIB: Final = 2**20
 NO_COMMON_CHOICE: Final = (
@@ -61,6 +62,22 @@ def no_common_choice_reason(bits: int, rank: int) -> str:
     """Why a site that has feasible choices is excluded from a uniform plan."""
     advice = "allow bits that all sites support, or set planning.mode to Auto"
     return f"cannot run the choice that most sites can ({bits} bits, rank {rank}): {advice}"
+
+
+def given_reasons(request: PlanRequest, site: SiteProfile, predicted: Forecast) -> tuple[str, ...]:
+    """The reasons of a plan that the spec gives: it is obeyed, and told where its forecast is more than a plan may use."""
+    reasons = ["given by planning.plans"]
+    if predicted.memory_bytes > request.memory_budget(site):
+        needed = f"{bytes_text(predicted.memory_bytes)} are predicted, and {_memory_budget(request, site)}"
+        reasons.append(f"it may run out of memory: {needed}: give it fewer bits or layers, a smaller rank or a smaller microBatchSize")
+    if predicted.seconds > request.deadline:
+        deadline = request.spec.rounds.deadline
+        used = f"a plan may use {seconds_text(request.deadline)} ({percent(DEADLINE_FRACTION)} of rounds.deadline, {deadline})"
+        fewer = "give it fewer steps or layers, or " if predicted.seconds - predicted.step_seconds < request.deadline else ""
+        reasons.append(
+            f"it may miss the deadline: {seconds_text(predicted.seconds)} are predicted, and {used}: {fewer}raise rounds.deadline"
+        )
+    return tuple(reasons)
 
 
 def exclusion_reason(request: PlanRequest, site: SiteProfile, choices: Choices, adapters: Float64) -> str:

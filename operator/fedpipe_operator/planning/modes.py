@@ -16,7 +16,7 @@ from fedpipe_operator.formatting import bytes_text
 from fedpipe_operator.planning import explanation, limits
 from fedpipe_operator.planning.choices import Choice, Choices, choices_of, known_need, seconds_per_element
 from fedpipe_operator.planning.fleet import ROUND_OVERHEAD, asked_steps, solve_fleet
-from fedpipe_operator.planning.forecast import make_plan
+from fedpipe_operator.planning.forecast import forecast, make_plan
 from fedpipe_operator.planning.frontier import Frontier
 from fedpipe_operator.planning.memory_model import Float64
 from fedpipe_operator.planning.progress import round_progress
@@ -144,7 +144,7 @@ def _given_plan(request: PlanRequest, site: SiteProfile, given: ManualPlan) -> P
     )
     ranks = {weight.name: given.rank for weight in site.base.weights if weight.layer >= lowest}
     steps = min(given.steps, request.spec.training.max_steps or given.steps)
-    why = ("given by planning.plans",)
+    why = explanation.given_reasons(request, site, forecast(request, site, choice, ranks=ranks, steps=steps))
     return make_plan(request, site, choice, ranks=ranks, steps=steps, why=why)
 
 
