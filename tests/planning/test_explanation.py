@@ -13,7 +13,7 @@ from site_profiles import GIB, SMOLLM2, a_site, a_spec, point, speeds
 from fedpipe_operator.planning import History, plan_round
 from fedpipe_operator.planning.modes import Plans
 from fedpipe_operator.sites import Correction, SiteProfile
-from fedpipe_trainer.contract import Importance, ImportanceMethod, Plan
+from fedpipe_trainer.contract import GenerationSpeed, Importance, ImportanceMethod, Plan
 
 SMALL: Final = SMOLLM2.model_copy(update={"layers": 6, "weights": SMOLLM2.weights[:24]})
 GPU: Final[dict[str, Any]] = {"device": "NVIDIA T4", "load_peak_bytes": {4: 0, 8: 0, 16: 0, 32: 0}}
@@ -102,7 +102,7 @@ def test_a_site_that_trains_all_layers_is_told_what_fewer_would_save() -> None:
 def test_a_stalled_run_trains_all_layers_and_says_why() -> None:
     plan = the_plan(a_site(memory_bytes=64 * GIB), History(round=5, is_stalled=True))
 
-    sentence(plan, "all 30 layers are trained, because the last rounds brought no improvement")
+    sentence(plan, "all 30 layers are trained since the improvement of the run stalled")
 
 
 def test_in_a_stalled_run_a_site_that_cannot_train_all_layers_trains_as_many_as_it_can() -> None:
@@ -114,7 +114,7 @@ def test_in_a_stalled_run_a_site_that_cannot_train_all_layers_trains_as_many_as_
     plan = the_plan(site, stalled, **sections)
 
     assert plan.trained_layers == 22
-    cannot = "more do not fit into its memory and the deadline, though the last rounds brought no improvement"
+    cannot = "more do not fit into its memory and the deadline, though the improvement of the run stalled"
     sentence(plan, f"the top 22 of 30 layers are trained: {cannot}$")
 
 
@@ -278,6 +278,22 @@ def test_a_site_whose_load_takes_longer_than_the_deadline_is_told_a_deadline() -
     reason = the_reason(a_site(load_seconds={4: 300.0}), rounds={"deadline": "5m"})
 
     assert re.match(r"not even its smallest plan fits: raise rounds.deadline from 5m to 3\d\ds \(a plan may use 80.0 % of it for ", reason)
+
+
+@pytest.mark.parametrize("answer_seconds", [0.1, 1.0, 8.0], ids="{} s an answer".format)
+@pytest.mark.parametrize("load_seconds", [4.0, 30.0], ids="{} s of load".format)
+@pytest.mark.parametrize("deadline", [5, 20], ids="{} s".format)
+def test_the_deadline_that_a_site_is_told_suffices_though_more_answers_are_generated_in_it(
+    answer_seconds: float, load_seconds: float, deadline: int
+) -> None:
+    speed = GenerationSpeed(prompt_seconds=answer_seconds, token_seconds=0.01, sequence_token_seconds=0)
+    site = a_site(points=speeds(50.0), load_seconds={16: load_seconds}, generation={16: speed}, validation_samples=8)
+    reason = the_reason(site, planning={"bits": [16]}, rounds={"deadline": f"{deadline}s"})
+
+    advised = re.search(r"to (\d+)s", reason)
+    assert advised
+    the_plan(site, planning={"bits": [16]}, rounds={"deadline": f"{advised[1]}s"})
+    the_reason(site, planning={"bits": [16]}, rounds={"deadline": f"{int(advised[1]) - 2}s"})
 
 
 def test_a_site_that_cannot_transfer_in_time_is_told_a_deadline_or_more_bandwidth() -> None:

@@ -194,6 +194,13 @@ def test_a_test_uses_the_training_of_the_spec_but_for_the_warm_up() -> None:
     assert (test.alpha, test.scaling, test.batch_size, test.seconds) == (8.0, "Classic", 8, 2.0)
 
 
+def test_a_test_ends_within_a_day_whatever_the_deadline() -> None:
+    test = range_test(a_spec(rounds={"deadline": "200000h"}))
+
+    assert test is not None
+    assert test.seconds == 86400.0
+
+
 def test_the_default_rate_is_the_trainer_s() -> None:
     assert Hyperparameters().learning_rate == DEFAULT_LEARNING_RATE
 

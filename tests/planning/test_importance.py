@@ -54,6 +54,18 @@ def test_scores_are_averaged_over_the_sites_by_samples_and_have_a_mean_of_1() ->
     assert not combined.is_uniform
 
 
+def test_the_mean_over_the_sites_has_the_same_digits_in_every_order_of_adding() -> None:
+    """Processors add in different orders, and a plan is the same on all of them."""
+    random = np.random.default_rng(0)
+    measured = [(np.sort(random.lognormal(size=8)).tolist(), int(random.integers(10, 999))) for _ in range(40)]
+
+    def combined(order: Sequence[int]) -> Mapping[str, float]:
+        sites = [scored(f"{name:02}", measured[at][0], samples=measured[at][1]) for name, at in enumerate(order)]
+        return combine(fleet(*sites), WEIGHTS).scores
+
+    assert combined(range(40)) == combined(range(39, -1, -1))
+
+
 def test_the_unit_of_a_site_s_scores_does_not_matter() -> None:
     tiny = tuple(1e-12 * value for value in RISING)
 

@@ -76,7 +76,7 @@ def test_a_run_whose_loss_stands_still_trains_more_layers_at_every_site_that_can
     assert any(before[site] < SMOLLM2.layers == after[site] for site in SLOWER)
     assert depths(by_round[STALL + 1]) == after
     deeper = [site for site in SLOWER if after[site] > before[site]]
-    assert all(any("because the last rounds brought no improvement" in why for why in by_round[STALL][site].why) for site in deeper)
+    assert all(any("since the improvement of the run stalled" in why for why in by_round[STALL][site].why) for site in deeper)
 
 
 def test_a_run_whose_loss_falls_trains_no_more_layers(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
-"""The batch of each site: a slow site takes smaller batches than the run's, so that it takes more steps.
+"""The batch of each site: one that is slow or has few samples takes smaller batches than the run's, so that it takes more steps.
 
 With one batch for all, the fastest site takes many times the steps of the slowest. The aggregation divides an increment by its steps, so a
 round moves the global adapter about as far as the harmonic mean of the steps: the few of the slow sites decide. FedPipe (arXiv 2404.06448,
-as described in its abstract and summaries) gives each site a batch by its speed instead. Here a site whose steps the round's length limits
-takes the batch with which
+as described in its abstract and summaries) gives each site a batch by its speed instead. Here a site that takes fewer steps than the
+fastest, for its speed or because it has few samples, takes the batch with which
 
     min(steps, the fleet's most) · √(batch / the run's batch)
 
@@ -37,7 +37,7 @@ def with_batch(request: PlanRequest, site: SiteProfile, solution: Solution, most
     """
     kept = request.kept.get(site.name)
     counts_on_smaller = solution.choice.cached and kept is not None and kept.batch_size < request.batch
-    if solution.steps >= min(most, request.wanted_steps(site)) and not counts_on_smaller:
+    if solution.steps >= most and not counts_on_smaller:
         return solution
     upload = wire_bytes(site, solution.ranks, request.head)
 

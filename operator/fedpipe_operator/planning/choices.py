@@ -83,6 +83,11 @@ class Choices:
     rows: tuple[Choice, ...]
     fixed: Float64
     """Seconds of a round that depend neither on the steps nor on the adapters (the head's upload included)."""
+    evaluation: Float64
+    """Of these, the seconds of set-up, load, first step and evaluation, without answers to prompts."""
+    answers: Float64
+    """Seconds of all the answers to prompts: `fixed` has those for which there is time within `evaluation_share` of the deadline."""
+    evaluation_share: float
     step: Float64
     """Seconds of an optimiser step."""
     room: Float64
@@ -93,6 +98,19 @@ class Choices:
     """Peak bytes of loading the base, and at least what the profile has shown to be too few."""
     element_bytes: float
     """Bytes that an element of a trained adapter adds."""
+
+    def least_deadline(self, deadline: float, others: Float64, slack: float) -> Float64:
+        """The shortest deadline into which each choice fits; the longer it is, the more answers are generated, up to all.
+
+        Args:
+            deadline: that of `fixed`.
+            others: seconds of the steps and adapters.
+            slack: a factor of the whole round.
+        """
+        share, evaluation, rest = slack * self.evaluation_share, slack * self.evaluation, slack * others
+        rest += slack * (self.fixed - _within(self.evaluation, self.answers, self.evaluation_share * deadline))
+        with_all = rest + evaluation + slack * self.answers
+        return np.minimum(with_all, np.maximum(rest + evaluation, rest / (1 - share))) if share < 1 else with_all
 
     def peak(self, adapters: Float64) -> Float64:
         """Peak bytes of each choice with adapters of so many elements."""
@@ -120,6 +138,7 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
     limit, factor, count = request.memory_budget(site), request.correction(site).memory, len(grid)
     memory = factor * _joined([_memory(request, site, one, without) for one in bits])
     load = _joined([np.full(count, max(factor * load_peak_bytes(site, one), known_need(site, one))) for one in bits])
+    evaluations = [_evaluation_seconds(request, site, one, without.micro_batch) for one in bits]
     fixed, step = [], []
     for one in bits:
         kept = without._replace(hits=cached * _kept_share(request, site, one, without, by_batch=False))
@@ -129,6 +148,9 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
     return Choices(
         rows=tuple(Choice(one, request.batch, *row[:-1], row[-1].cached) for one in bits for row in grid),
         fixed=_joined(fixed),
+        evaluation=_joined([np.broadcast_to(evaluation, count) for evaluation, _ in evaluations]),
+        answers=_joined([np.broadcast_to(answers, count) for _, answers in evaluations]),
+        evaluation_share=_evaluation_share(request, site),
         step=_joined(step),
         room=np.where(load <= limit, (limit - memory) / (factor * _ELEMENT_BYTES), -1.0),
         memory=memory,
@@ -186,14 +208,28 @@ def other_seconds_of(request: PlanRequest, site: SiteProfile, bits: Bits, upload
 
     The evaluation's passes, and its answers to prompts, are of as many samples at once as the training's.
     """
-    evaluation = request.spec.evaluation
+    evaluation, answers = _evaluation_seconds(request, site, bits, micro_batch)
+    evaluated = _within(evaluation, answers, _evaluation_share(request, site) * request.deadline)
+    transfers = download_seconds(site, request.download(site)) + upload_seconds(site, upload)
+    return np.asarray(evaluated + request.correction(site).transfers * transfers)
+
+
+def _evaluation_seconds(request: PlanRequest, site: SiteProfile, bits: Bits, micro_batch: npt.ArrayLike) -> tuple[Float64, Float64]:
+    """Seconds of set-up, load, first step and evaluation, and those of all the answers to prompts; corrected."""
+    evaluation, factor = request.spec.evaluation, request.correction(site).other_seconds
     fixed = fixed_seconds(site, bits, evaluated=evaluation.max_samples, batch=micro_batch)
     prompts = min(evaluation.generations, evaluation.max_samples)
-    answers = generation_seconds(site, bits, prompts, evaluation.max_new_tokens, micro_batch)
-    # The forecast counts answers as long as they may be, and the trainer ends the evaluation where it would leave too little time.
-    evaluated = np.minimum(fixed + answers, np.maximum(fixed, EVALUATION_SHARE * request.deadline))
-    transfers = download_seconds(site, request.download(site)) + upload_seconds(site, upload)
-    return request.correction(site).other_seconds * evaluated + request.correction(site).transfers * transfers
+    return factor * fixed, factor * generation_seconds(site, bits, prompts, evaluation.max_new_tokens, micro_batch)
+
+
+def _evaluation_share(request: PlanRequest, site: SiteProfile) -> float:
+    """The share of the deadline after which the trainer ends an evaluation that would leave too little time; corrected."""
+    return EVALUATION_SHARE * request.correction(site).other_seconds
+
+
+def _within(evaluation: Float64, answers: Float64, seconds: float) -> Float64:
+    """Seconds of an evaluation whose answers end after so many. The forecast counts answers as long as they may be."""
+    return np.minimum(evaluation + answers, np.maximum(evaluation, seconds))
 
 
 def peak_of(request: PlanRequest, site: SiteProfile, choice: Choice, ranks: Mapping[str, int]) -> float:

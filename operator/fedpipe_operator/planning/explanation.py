@@ -92,7 +92,8 @@ def exclusion_reason(request: PlanRequest, site: SiteProfile, choices: Choices, 
     if not choices.rows:
         return f"its device supports none of planning.bits ({_unsupported_bits(request, site)}): add bits that it supports"
     memory = choices.peak(adapters) / request.memory_budget(site)
-    seconds = (choices.fixed + choices.step + adapters * seconds_per_element(request, site)) * ROUNDING / request.deadline
+    others = choices.step + adapters * seconds_per_element(request, site)
+    seconds = choices.least_deadline(request.deadline, others, ROUNDING) / request.deadline
     in_memory, in_time = memory <= 1, seconds <= 1
 
     def remedy(row: int) -> str:
@@ -123,18 +124,18 @@ def _depth_reason(request: PlanRequest, site: SiteProfile, solution: Solution) -
     layers, choice = site.base.layers, solution.choice
     trained = layers - choice.lowest_layer
     if choice.lowest_layer == 0:
-        if request.is_stalled and request.spec.planning.depth is Depth.AUTO:
-            return f"all {layers} layers are trained, because the last rounds brought no improvement"
         possible = lowest_layers(request, site)
         if len(possible) == 1:
             return ""
+        if request.is_stalled and request.spec.planning.depth is Depth.AUTO:
+            return f"all {layers} layers are trained since the improvement of the run stalled"
         half = choice._replace(lowest_layer=possible[len(possible) // 2])
         saved = 1 - step_seconds_of(request, site, half) / step_seconds_of(request, site, choice)
         shallow = layers - half.lowest_layer
         fewer = f"training only the top {counted(shallow, 'layer')} would save {percent(saved)} of a step, but reach fewer weights"
         return f"all {layers} layers are trained: {fewer}"
     if request.is_stalled:
-        reason = "more do not fit into its memory and the deadline, though the last rounds brought no improvement"
+        reason = "more do not fit into its memory and the deadline, though the improvement of the run stalled"
         return f"the top {trained} of {layers} layers are trained: {reason}"
     every_layer = choice._replace(lowest_layer=0, cached=False)
     saved = 1 - seconds_of_steps(request, site, choice, solution.steps) / seconds_of_steps(request, site, every_layer, solution.steps)
@@ -186,8 +187,8 @@ def _batch_reason(request: PlanRequest, fleet: FleetSolution, solution: Solution
     if batch == request.batch:
         return ""
     return (
-        f"a step has {counted(batch, 'sample')} instead of {request.batch}: a slow site takes smaller steps, and more of them, "
-        f"so that its part of the update is not made of a few (the fastest site takes {fleet.most_steps})"
+        f"a step has {counted(batch, 'sample')} instead of {request.batch}: a site that is slow or has few samples takes smaller "
+        f"steps, and more of them, so that its part of the update is not made of a few (another site takes {fleet.most_steps})"
     )
 
 

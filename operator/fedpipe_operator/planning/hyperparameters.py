@@ -29,6 +29,8 @@ RANGE_TEST_SAMPLES: Final = 64
 """Validation samples at each site, at most."""
 RANGE_TEST_SHARE: Final = 0.02
 """Of `rounds.deadline`, the longest time for the test: 36 s of the default 30 minutes."""
+_LONGEST_TEST: Final = 86400.0
+"""Seconds, whatever the deadline."""
 FROM_SPEC: Final = "from the spec"
 _QUORUM: Final = 0.5
 """A rate counts if the sites that judge it have at least this share of the samples."""
@@ -72,7 +74,7 @@ def range_test(spec: FineTuneSpec) -> RangeTest | None:
         steps=RANGE_TEST_STEPS,
         batch_size=max(spec.planning.batch_sizes),
         validation_samples=RANGE_TEST_SAMPLES,
-        seconds=RANGE_TEST_SHARE * parse_duration(spec.rounds.deadline),
+        seconds=min(_LONGEST_TEST, RANGE_TEST_SHARE * parse_duration(spec.rounds.deadline)),
         hyperparameters=hyper.model_copy(update={"warmup_steps": 0}),
         scaling=conversion.scaling(spec.training.scaling),
         alpha=spec.training.alpha,

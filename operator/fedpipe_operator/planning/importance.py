@@ -7,7 +7,8 @@ and the sites with such scores must have half of the samples.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import fsum, sqrt
+from operator import mul
 from typing import Final
 
 import numpy as np
@@ -70,8 +71,7 @@ def combine(
     problem = _why_uniform(sites, stable, left_out)
     if problem:
         return CombinedImportance(dict.fromkeys(names, 1.0), f"every weight counts the same: {problem}", is_uniform=True)
-    samples = np.array([float(sites[site].train_samples) for site in stable])
-    mean = np.maximum(_SMALLEST, samples / samples.sum() @ np.array(list(stable.values())))
+    mean = np.maximum(_SMALLEST, _mean_by_samples(sites, stable))
     mean /= mean.mean()
     note = f"importance by {_method(sites, stable)} scores of {len(stable)} of {len(sites)} sites"
     refreshed = _refresh(mean, _changes(weights, learned or {}, ranks or {}))
@@ -80,6 +80,13 @@ def combine(
     if left_out:
         note += f"; without {_named(left_out)}"
     return CombinedImportance(dict(zip(names, (float(score) for score in refreshed), strict=True)), note)
+
+
+def _mean_by_samples(sites: Mapping[str, SiteProfile], scores: Mapping[str, Float64]) -> Float64:
+    """By weight. Summed exactly and not by BLAS, whose last digits depend on the processor: plans are the same on every machine."""
+    total = sum(sites[site].train_samples for site in scores)
+    shares = [sites[site].train_samples / total for site in scores]
+    return np.array([fsum(map(mul, shares, column)) for column in zip(*(one.tolist() for one in scores.values()), strict=True)])
 
 
 def explore(scores: Mapping[str, float], share: float, round_: int) -> dict[str, float]:

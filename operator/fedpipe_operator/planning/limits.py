@@ -103,8 +103,9 @@ def _trials(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, solut
     seconds, most, correction = fleet.length.seconds, fleet.most_steps, request.correction(site)
     sending = correction.transfers * upload_seconds(site, wire_bytes(site, solution.ranks, request.head))
     longer = _MORE * max(0.0, seconds - sending)
-    # A longer round has more steps of all sites: this one's are not compared with those that the fastest takes today.
-    most_of_longer = most * (1 + longer / seconds_of_steps(request, site, solution.choice, solution.steps))
+    # A longer round has more steps of all sites that want more: this one's are not compared with those that the fastest takes today.
+    wants_more = solution.steps < request.wanted_steps(site, solution.choice.batch)
+    most_of_longer = most * (1 + wants_more * longer / seconds_of_steps(request, site, solution.choice, solution.steps))
     larger = replace(site, memory_bytes=int(site.memory_bytes * (1 + _MORE)))
     # More memory raises what a plan may use, also after another has run out of it.
     raised = carried_over(correction, site.resources, larger.resources)
