@@ -140,10 +140,10 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
     load = _joined([np.full(count, max(factor * load_peak_bytes(site, one), known_need(site, one))) for one in bits])
     evaluations = [_evaluation_seconds(request, site, one, without.micro_batch) for one in bits]
     fixed, step = [], []
-    for one in bits:
+    for one, (evaluation, answers) in zip(bits, evaluations, strict=True):
         kept = without._replace(hits=cached * _kept_share(request, site, one, without, by_batch=False))
         filling = fills * _filling_seconds(request, site, one, kept) / request.filling_rounds
-        fixed.append(other_seconds_of(request, site, one, request.head_bytes, without.micro_batch) + filling)
+        fixed.append(_other_seconds(request, site, request.head_bytes, evaluation, answers) + filling)
         step.append(_step_seconds(request, site, one, kept._replace(hits=np.where(fills, 1.0, kept.hits))))
     return Choices(
         rows=tuple(Choice(one, request.batch, *row[:-1], row[-1].cached) for one in bits for row in grid),
@@ -208,7 +208,11 @@ def other_seconds_of(request: PlanRequest, site: SiteProfile, bits: Bits, upload
 
     The evaluation's passes, and its answers to prompts, are of as many samples at once as the training's.
     """
-    evaluation, answers = _evaluation_seconds(request, site, bits, micro_batch)
+    return _other_seconds(request, site, upload, *_evaluation_seconds(request, site, bits, micro_batch))
+
+
+def _other_seconds(request: PlanRequest, site: SiteProfile, upload: int, evaluation: Float64, answers: Float64) -> Float64:
+    """Seconds of a round but for the steps, with an evaluation whose two parts take so many."""
     evaluated = _within(evaluation, answers, _evaluation_share(request, site) * request.deadline)
     transfers = download_seconds(site, request.download(site)) + upload_seconds(site, upload)
     return np.asarray(evaluated + request.correction(site).transfers * transfers)
