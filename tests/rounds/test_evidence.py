@@ -518,7 +518,7 @@ def test_a_site_that_is_still_at_work_at_the_deadline_gets_less_to_do_sits_out_w
     assert list(plans[5].excluded) == ["site-a"]
     *late, rested = replanned(world)
     assert all("site-a: re-planned: it was still at work at the deadline, so that all its seconds count twice: " in one for one in late)
-    assert rested.endswith("it was left out of the last round after it had missed the deadline, and is tried again: it takes part again")
+    assert rested.endswith("it was left out of the last round after it had missed the deadline, and is tried again: it takes part")
 
 
 def test_a_site_that_did_not_begin_by_the_deadline_is_not_planned_as_a_slow_one(tmp_path: Path) -> None:
@@ -627,8 +627,29 @@ def test_a_site_whose_pool_or_data_change_in_mid_run_is_profiled_and_planned_ane
     assert second.plans["site-a"].steps * second.plans["site-a"].batch_size < first.plans["site-a"].steps * first.plans["site-a"].batch_size
     assert second.profiles["site-a"].attempt == third.profiles["site-a"].attempt == 1
     assert [cause(message) for message in replanned(world)] == [
-        "round 2: site-a: re-planned: its node pool or its data have changed, so that it was profiled anew"
+        "round 2: site-a: re-planned: its EdgeSite has changed, so that it was profiled anew"
     ]
+
+
+@pytest.mark.parametrize("change", [{"data": OTHER_DATA}, {"capacity": {"memory": "16Gi"}}], ids=["data", "memory"])
+def test_a_site_whose_profile_failed_is_profiled_again_when_its_spec_is_corrected(tmp_path: Path, change: dict[str, Any]) -> None:
+    def no_such_data(task: Any, folder: Path) -> Any:
+        if isinstance(task, ProfileTask) and (task.site, task.attempt) == ("site-a", 0):
+            return a_failure(ProfileResult, task, FailureReason.BAD_DATA, "train.jsonl is not on the volume")
+        return good_trainer(task, folder)
+
+    world = World(a_run(rounds={"count": 3}, planning=PLANNING, sites={"quorum": 0.6}), tmp_path, no_such_data)
+    world.work_until("train-r2")
+    world.run = replace(world.run, sites=(a_site_spec("site-a", **change), *world.run.sites[1:]))
+    world.settle()
+
+    _, second, third = stored_plans(world, 3)
+
+    assert second.excluded == {"site-a": "BadData: train.jsonl is not on the volume"}
+    assert second.profiles["site-a"].is_failed
+    assert profiles_started(world) == ["site-a-a0", "site-b-a0", "site-c-a0", "site-a-a1"], "once more, and not before every round"
+    assert third.excluded == {}
+    assert replanned(world) == ["round 3: site-a: re-planned: its EdgeSite has changed, so that it was profiled anew: it takes part"]
 
 
 def test_a_site_whose_new_pool_cannot_be_profiled_is_left_out_with_the_reason_and_the_run_goes_on(tmp_path: Path) -> None:

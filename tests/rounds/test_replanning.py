@@ -36,10 +36,10 @@ def test_a_plan_that_differs_though_nothing_was_found_says_nothing() -> None:
     assert with_reasons({"lab": changed(steps=3)}, {"lab": PLAN}, SLOW)["lab"].why == PLAN.why
 
 
-def test_a_site_that_had_no_plan_in_the_last_round_takes_part_again() -> None:
+def test_a_site_that_had_no_plan_in_the_last_round_takes_part() -> None:
     found = Evidence(History(2), {"ward": ("its memory is now 8 GiB instead of 4 GiB",)})
 
-    assert with_reasons({"ward": PLAN}, {}, found)["ward"].why[1].endswith("its memory is now 8 GiB instead of 4 GiB: it takes part again")
+    assert with_reasons({"ward": PLAN}, {}, found)["ward"].why[1].endswith("its memory is now 8 GiB instead of 4 GiB: it takes part")
 
 
 def test_a_stall_is_a_reason_where_more_layers_are_trained_for_it() -> None:

@@ -58,6 +58,8 @@ class Dropped:
     why: str
     out_of_memory: bool = False
     """Whether an attempt ran out of memory, even if the last one ended for another reason."""
+    attempt: int = 0
+    """The last one."""
 
 
 WorkState = Pending | Active | Done | Dropped
@@ -93,7 +95,7 @@ def work_state(  # noqa: PLR0913 -- what the state depends on
         spent += outcome.counts
         out_of_memory += outcome.out_of_memory
         if outcome.final or spent >= run.spec.rounds.attempts:
-            return Dropped(outcome.why, out_of_memory > 0)
+            return Dropped(outcome.why, out_of_memory > 0, attempt)
     raise AssertionError  # count() does not end
 
 
@@ -102,7 +104,7 @@ def _expired(run: Run, outcome: Pending | Active, *, out_of_memory: bool) -> Dro
     if isinstance(outcome, Active) and (outcome.waits_for or outcome.phase):
         found = f"; it waited for {outcome.waits_for}" if outcome.waits_for else f"; it was in its phase {outcome.phase}"
     why = f"{DEADLINE_EXCEEDED}not done within {run.spec.rounds.deadline}{found}; {_RAISE_DEADLINE}"
-    return Dropped(why, out_of_memory)
+    return Dropped(why, out_of_memory, outcome.attempt)
 
 
 def _outcome(attempt: int, name: str, result: Result | None, job: JobStatus | None) -> Pending | Active | Done | _Failed:

@@ -21,12 +21,11 @@ from fedpipe_operator.sites import (
     changes,
     corrected,
     findings,
-    profile_basis,
 )
 from fedpipe_trainer.contract import Plan
 
 _NONE: Final = Correction()
-_MOVED: Final = "its node pool or its data have changed, so that it was profiled anew"
+_MOVED: Final = "its EdgeSite has changed, so that it was profiled anew"
 _RESTED: Final = "it was left out of the last round after it had missed the deadline, and is tried again"
 
 
@@ -54,7 +53,7 @@ def evidence_for(run: Run, observed: Observed, round_: int, profiles: Mapping[st
     adapter_bytes = commit.adapter.size if commit else 0 if round_ == 1 else None
     if plan is None or commit is None or plan.round != round_ - 1:
         return Evidence(History(round_, adapter_bytes=adapter_bytes))
-    moved = {site.name for site in run.sites if site.name in plan.profiles and plan.profiles[site.name].basis != profile_basis(site)}
+    moved = {site.name for site in run.sites if site.name in plan.profiles and plan.profiles[site.name].is_outdated(site)}
     measured = {site: one for site, one in measurements(commit).items() if site not in moved}
     corrections = {
         site: _NONE if site in moved else _correction(plan, site, measured.get(site), profiles.get(site))

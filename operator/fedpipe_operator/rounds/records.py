@@ -8,8 +8,9 @@ from typing import Annotated, Final, NamedTuple
 
 from pydantic import Field
 
+from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.planning import Hyperparameter
-from fedpipe_operator.sites import Correction, KeptActivations, Measurement, Resources
+from fedpipe_operator.sites import Correction, KeptActivations, Measurement, Resources, profile_basis, whole_basis
 from fedpipe_trainer.contract import Artifact, Plan, Wire
 
 STATUS_SITES: Final = 100
@@ -19,12 +20,28 @@ LARGEST_LOSS: Final = 1e6
 _Progress = Annotated[float, Field(ge=-LARGEST_PROGRESS, le=LARGEST_PROGRESS, allow_inf_nan=False)]
 
 
-class ProfileRef(Wire):
-    """The profile of a site that a round is planned with."""
+class FailedProfile(Wire):
+    """A site that has no profile."""
 
+    why: str
+    attempt: Annotated[int, Field(ge=0)] = 0
+    """The last one."""
+
+
+class ProfileRef(Wire):
+    """The profile of a site that a round is planned with, or that it has none, and the spec of the site then."""
+
+    first: Annotated[int, Field(ge=0)]
+    """Attempts before this one do not count: they were made with another spec."""
     attempt: Annotated[int, Field(ge=0)]
+    """The one that made the profile, or the last."""
     basis: str
-    """Of the site's spec then (`sites.profile_basis`)."""
+    """`sites.profile_basis`; of a site without a profile `sites.whole_basis`."""
+    is_failed: bool = False
+
+    def is_outdated(self, site: EdgeSite) -> bool:
+        """Whether the site has to be profiled again, because its spec has changed since."""
+        return self.basis != (whole_basis(site) if self.is_failed else profile_basis(site))
 
 
 class RoundPlan(Wire):
@@ -73,7 +90,7 @@ class RoundPlan(Wire):
     kept: dict[str, KeptActivations] = {}
     """By site: the activations that its cache held from earlier rounds."""
     profiles: dict[str, ProfileRef] = {}
-    """By site with a profile: which one. Empty: an earlier version of the operator planned the round."""
+    """By site. Empty: an earlier version of the operator planned the round."""
     resources: dict[str, Resources] = {}
     """By site with a profile: what its plan is made for. Empty: an earlier version of the operator planned the round."""
     is_stalled: bool = False

@@ -52,7 +52,7 @@ def _found(site: str, plan: Plan, before: Plan | None, evidence: Evidence) -> Se
 
 
 def _with_reason(plan: Plan, before: Plan | None, found: Sequence[str]) -> Plan:
-    changed = "it takes part again" if before is None else difference(before, plan)
+    changed = "it takes part" if before is None else difference(before, plan)
     if not found or not changed:
         return plan
     reason = f"{REPLANNED}{'; '.join(found)}: {changed}"

@@ -20,33 +20,33 @@ from fedpipe_operator.planning import (
 from fedpipe_operator.rounds.evidence import evidence_for
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import needed_updates, select
-from fedpipe_operator.rounds.records import STATUS_SITES, OutOfReach, ProfileRef, RoundPlan
+from fedpipe_operator.rounds.records import STATUS_SITES, FailedProfile, OutOfReach, ProfileRef, RoundPlan
 from fedpipe_operator.rounds.replanning import with_reasons
-from fedpipe_operator.sites import SiteProfile, profile_basis, site_profile
+from fedpipe_operator.sites import SiteProfile, profile_basis, site_profile, whole_basis
 from fedpipe_trainer.contract import Outcome, ProfileResult
 
 
-def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: int, now: float) -> RoundPlan | OutOfReach:
+def round_plan(run: Run, observed: Observed, failed: Mapping[str, FailedProfile], round_: int, now: float) -> RoundPlan | OutOfReach:
     """Plan this round.
 
     Args:
         run: the run and its sites.
         observed: its profiles are all that will arrive.
-        failed: sites without a profile, with the reason.
+        failed: sites without a profile.
         round_: the round, from 1.
         now: Unix seconds; the plan's start.
     """
-    profiles = _profiles(run, observed)
+    profiles, without_profile = _profiles(run, observed), {site: one.why for site, one in failed.items()}
     per_round = run.spec.sites.per_round
     need = needed_updates(run.spec.sites.quorum, matched=len(run.sites), per_round=per_round)
     if not profiles:
-        return OutOfReach(message=_too_few(round_, need, len(run.sites), failed))
+        return OutOfReach(message=_too_few(round_, need, len(run.sites), without_profile))
     facts, evidence = _facts(run, observed, profiles), evidence_for(run, observed, round_, profiles)
     agreeing = {name: one for name, one in profiles.items() if name not in facts.wrong_base}
     choose = partial(select, per_round=per_round, seed=f"{run.spec.training.seed}/{run.name}", round_=round_)
     fleet = plan_round(run.spec, agreeing, facts.head, evidence.history, select=choose)
     made = fleet.plans
-    excluded = dict(failed) | dict(facts.wrong_base) | dict(made.excluded)
+    excluded = without_profile | dict(facts.wrong_base) | dict(made.excluded)
     if len(fleet.selected) < need:
         return OutOfReach(message=_too_few(round_, need, len(run.sites), excluded))
     steps = max(plan.steps for plan in made.plans.values())
@@ -72,7 +72,7 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
         hyperparameters=hyperparameters(run.spec, agreeing, made.plans, rate),
         corrections=dict(evidence.history.corrections),
         kept=dict(evidence.history.kept),
-        profiles={site.name: ProfileRef(attempt=attempt, basis=profile_basis(site)) for site, attempt, _ in _completed(run, observed)},
+        profiles=_profile_refs(run, observed, failed),
         resources={site: profile.resources for site, profile in agreeing.items()},
         is_stalled=evidence.history.is_stalled,
     )
@@ -110,9 +110,24 @@ def _completed(run: Run, observed: Observed) -> Iterator[tuple[EdgeSite, int, Pr
 
 
 def first_profile(plan: RoundPlan | None, site: EdgeSite) -> int:
-    """The first attempt at a site's profile that counts: one after the last plan's, if the site's node pool or data have changed since."""
+    """The first attempt at a site's profile that counts: one after the last plan's, if the site has to be profiled again."""
     used = plan.profiles.get(site.name) if plan else None
-    return 0 if used is None else used.attempt + (used.basis != profile_basis(site))
+    if used is None:
+        return 0
+    return used.attempt + 1 if used.is_outdated(site) else used.first
+
+
+def _profile_refs(run: Run, observed: Observed, failed: Mapping[str, FailedProfile]) -> dict[str, ProfileRef]:
+    made = {site.name: attempt for site, attempt, _ in _completed(run, observed)}
+    refs = {}
+    for site in run.sites:
+        first = first_profile(observed.plan, site)
+        if site.name in made:
+            refs[site.name] = ProfileRef(first=first, attempt=made[site.name], basis=profile_basis(site))
+        elif site.name in failed:
+            attempt = max(first, failed[site.name].attempt)
+            refs[site.name] = ProfileRef(first=first, attempt=attempt, basis=whole_basis(site), is_failed=True)
+    return refs
 
 
 def _facts(run: Run, observed: Observed, profiles: Mapping[str, SiteProfile]) -> RunFacts:

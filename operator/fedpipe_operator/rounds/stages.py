@@ -36,7 +36,7 @@ from fedpipe_operator.rounds.policies import (
     retry_micro_batch,
     stage_expired,
 )
-from fedpipe_operator.rounds.records import OutOfReach, RoundPlan, UpdateRef
+from fedpipe_operator.rounds.records import FailedProfile, OutOfReach, RoundPlan, UpdateRef
 from fedpipe_trainer.contract import EvaluateResult, FailureReason, Outcome, Result
 
 
@@ -117,7 +117,7 @@ def plan(context: StageContext) -> Step | None:
     round_, profiles = context.observed.round, _profiling(context)
     if len(context.run.sites) > INLINE_SITES:
         return _plan_in_worker(context, profiles)
-    made = round_plan.round_plan(context.run, context.observed, _dropped(profiles), round_, context.now)
+    made = round_plan.round_plan(context.run, context.observed, _failed(profiles), round_, context.now)
     if isinstance(made, OutOfReach):
         return fail(Reason.QUORUM_OUT_OF_REACH, made.message)
     return Step(Reason.ROUND_PLANNED, f"round {round_} is planned", (CommitPlan(made),))
@@ -130,7 +130,7 @@ def _plan_in_worker(context: StageContext, profiles: WorkStates) -> Step:
     match _work_state(context, Work(TaskKind.PLAN, round=round_), {}):
         case Pending(attempt):
             attempts = {site: done.attempt for site, done in _done(profiles).items()}
-            return Step(Reason.PLANNING, message, (StartPlanning(round_, attempt, attempts, _dropped(profiles), context.now),))
+            return Step(Reason.PLANNING, message, (StartPlanning(round_, attempt, attempts, _failed(profiles), context.now),))
         case Active(_, job, waits_for):
             return Step(Reason.PLANNING, f"{message}; waits for {waits_for}" if waits_for else message, wanted=frozenset({job}))
         case Dropped(why):
@@ -347,6 +347,10 @@ def _done(states: WorkStates) -> dict[str, Done]:
 
 def _dropped(states: WorkStates) -> dict[str, str]:
     return {site: dropped.why for site, dropped in states.items() if isinstance(dropped, Dropped)}
+
+
+def _failed(profiles: WorkStates) -> dict[str, FailedProfile]:
+    return {site: FailedProfile(why=state.why, attempt=state.attempt) for site, state in profiles.items() if isinstance(state, Dropped)}
 
 
 def _too_few(round_plan: RoundPlan, dropped: Mapping[str, str]) -> str:

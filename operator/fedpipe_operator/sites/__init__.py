@@ -15,7 +15,15 @@ from fedpipe_operator.sites.corrections import (
     findings,
     measurement,
 )
-from fedpipe_operator.sites.profile import Resources, SiteProfile, granularity, profile_basis, site_granularity, site_profile
+from fedpipe_operator.sites.profile import (
+    Resources,
+    SiteProfile,
+    granularity,
+    profile_basis,
+    site_granularity,
+    site_profile,
+    whole_basis,
+)
 
 __all__ = [
     "Correction",
@@ -38,4 +46,5 @@ __all__ = [
     "profile_basis",
     "site_granularity",
     "site_profile",
+    "whole_basis",
 ]

@@ -104,13 +104,19 @@ class SiteProfile:
 def profile_basis(site: EdgeSite) -> str:
     """A hash of the part of a site's spec that its profile depends on: its node pool, its pods' processors and GPUs, and its data.
 
-    Claims of memory and bandwidth are not in it: a plan takes them from the spec, whatever the profile.
+    Claims of memory and bandwidth are not in it: a plan takes them from the spec, whatever the profile. Where there is none, see
+    `whole_basis`.
     """
     spec, capacity = site.spec, site.spec.capacity
     accelerator = capacity.accelerator.model_dump(mode="json", exclude={"memory"}) if capacity.accelerator else None
     parts = spec.model_dump(mode="json", include={"node_selector", "tolerations", "runtime_class_name", "data"})
     pod = spec.pod_template.spec if spec.pod_template else {}
     return hashlib.sha256(json.dumps([parts, pod, capacity.cpu, accelerator], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def whole_basis(site: EdgeSite) -> str:
+    """A hash of a site's whole spec: any part of it may be why a profile failed."""
+    return hashlib.sha256(site.spec.to_json().encode()).hexdigest()[:16]
 
 
 def granularity(measured: ProfileResult, *, up: float, down: float) -> float | None:
