@@ -170,6 +170,8 @@ def perform(trainer: Trainer, task: Any, folder: Path) -> Any:
     if evaluation is not None and perform(trainer, evaluation, folder) is None:
         return None
     result = trainer(task, folder)
+    if isinstance(result, ProfileResult):
+        result = result.model_copy(update={"basis": task.basis})
     if result is not None:
         target = path_of(task.result)
         target.parent.mkdir(parents=True, exist_ok=True)

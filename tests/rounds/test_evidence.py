@@ -19,7 +19,17 @@ from fedpipe_operator.rounds.evidence import kept_activations, measurements
 from fedpipe_operator.rounds.observed import EvaluationSummary, summarize_commit, summarize_evaluation
 from fedpipe_operator.rounds.policies import is_stalled
 from fedpipe_operator.rounds.records import RoundCommit, RoundEvaluation, RoundPlan, SiteEvaluation
-from fedpipe_operator.sites import Correction, KeptActivations, Measurement, Resources, carried_over, corrected, findings, measurement
+from fedpipe_operator.sites import (
+    Correction,
+    KeptActivations,
+    Measurement,
+    Resources,
+    carried_over,
+    corrected,
+    doubled,
+    findings,
+    measurement,
+)
 from fedpipe_operator.store.objects import required_object
 from fedpipe_trainer.contract import (
     Artifact,
@@ -154,7 +164,8 @@ def test_after_a_plan_ran_out_of_memory_the_next_must_be_smaller_by_its_own_fore
     first = corrected(Correction(), PLAN, measured(out_of_memory=True, peak_memory_bytes=5000))
 
     assert (first.memory_limit, first.memory) == (900, 1.0)
-    assert findings(Correction(), first) == ("the last plan ran out of memory, so that its forecast must stay below 900 B",)
+    told = findings(Correction(), first, ran_out_of_memory=True)
+    assert told == ("the last plan ran out of memory, so that its forecast must stay below 900 B",)
     smaller = PLAN.model_copy(update={"forecast": PLAN.forecast.model_copy(update={"memory_bytes": 900})})
     assert corrected(first, smaller, measured(out_of_memory=True)).memory_limit == 810
 
@@ -468,7 +479,7 @@ def test_a_site_that_is_killed_when_it_becomes_too_slow_is_left_out_of_its_round
     assert [entry.updates for entry in world.run.resource.status.history] == ["3/3", "2/3", "3/3"]
 
 
-def drive(world: World, *, stuck: Callable[[str], bool], killed: Callable[[str], bool] = lambda _: False, begun: bool = True) -> None:
+def drive(world: World, *, stuck: Callable[[str], bool], killed: Callable[[str], bool] = lambda _: False, evaluates: bool = True) -> None:
     """The run to its end, though some jobs are `killed` for want of memory, and others are `stuck` after the evaluation (or before)."""
     while True:
         decision, active = world.reconcile(), world.backend.active_jobs()
@@ -479,8 +490,8 @@ def drive(world: World, *, stuck: Callable[[str], bool], killed: Callable[[str],
             world.backend.jobs[doomed[0]] = ended
         elif able:
             world.backend.work(able[0])
-        elif active:
-            for name in active if begun else ():
+        elif active or any(one.state is JobState.PENDING for one in world.backend.jobs.values()):
+            for name in active if evaluates else ():
                 world.backend.evaluate(name)
             world.now += 601
         elif not decision.actions:
@@ -511,20 +522,36 @@ def test_a_site_that_is_still_at_work_at_the_deadline_gets_less_to_do_sits_out_w
 
     assert world.conditions()["Complete"] == "RoundsCompleted"
     assert [entry.updates for entry in world.run.resource.status.history] == ["3/3", "2/3", "2/3", "2/3", "2/3", "2/2", "2/3"]
-    factors = [plan.corrections["site-a"].step_seconds if "site-a" in plan.corrections else 1 for plan in plans]
-    assert factors == [1, 1, 2, 4, 8, 16, 8]
+    assert [plan.corrections["site-a"].late if "site-a" in plan.corrections else 0 for plan in plans] == [0, 0, 1, 2, 3, 4, 3]
     samples = [plan.plans["site-a"].steps * plan.plans["site-a"].batch_size for plan in plans if "site-a" in plan.plans]
     assert samples[1] > samples[2] > samples[4] > 0
-    assert list(plans[5].excluded) == ["site-a"]
-    *late, rested = replanned(world)
-    assert all("site-a: re-planned: it was still at work at the deadline, so that all its seconds count twice: " in one for one in late)
+    why = "after it missed the deadline 4 times, its seconds count 16 times, and it sits out a round: not even its smallest plan fits: "
+    assert plans[5].excluded["site-a"].startswith(why)
+    first, second, third, rested = replanned(world)
+    assert first.startswith("round 3: site-a: re-planned: it was still at work at the deadline, so that all its seconds count twice: ")
+    assert "all its seconds count 4 times, for 2 times in a row: " in second
+    assert "all its seconds count 8 times, for 3 times in a row: " in third
     assert rested.endswith("it was left out of the last round after it had missed the deadline, and is tried again: it takes part")
 
 
-def test_a_site_that_did_not_begin_by_the_deadline_is_not_planned_as_a_slow_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("evaluates", [True, False], ids=["training at the deadline", "still evaluating"])
+def test_a_site_that_was_at_work_at_the_deadline_is_late_whatever_it_did(tmp_path: Path, *, evaluates: bool) -> None:
     world = World(a_run(rounds={"count": 2, "deadline": "10m"}, planning=PLANNING, sites={"quorum": 0.6}), tmp_path)
 
-    drive(world, stuck=lambda name: "train-r1" in name and "site-a" in name, begun=False)
+    drive(world, stuck=lambda name: "train-r1" in name and "site-a" in name, evaluates=evaluates)
+    _, second = stored_plans(world, 2)
+
+    assert [entry.updates for entry in world.run.resource.status.history] == ["2/3", "3/3"]
+    assert second.corrections == {"site-a": Correction(late=1)}
+
+
+def test_a_site_that_waited_for_a_node_until_the_deadline_is_not_planned_as_a_slow_one(tmp_path: Path) -> None:
+    world = World(a_run(rounds={"count": 2, "deadline": "10m"}, planning=PLANNING, sites={"quorum": 0.6}), tmp_path)
+    world.work_until("train-r1")
+    (name,) = (name for name in world.backend.jobs if "train-r1-site-a" in name)
+    world.backend.jobs[name] = replace(world.backend.jobs[name], state=JobState.PENDING, message="no node has room")
+
+    drive(world, stuck=lambda name: "train-r1" in name and "site-a" in name)
     _, second = stored_plans(world, 2)
 
     assert [entry.updates for entry in world.run.resource.status.history] == ["2/3", "3/3"]
@@ -537,8 +564,38 @@ def test_an_update_after_a_missed_deadline_is_measured_as_usual() -> None:
 
     now = corrected(late, PLAN.model_copy(update={"forecast": forecast}), measured(step_seconds=20.0, other_seconds=10.0))
 
-    assert (late.step_seconds, late.other_seconds, late.transfers, late.late) == (2.0, 2.0, 2.0, 1)
-    assert (now.step_seconds, now.other_seconds, now.late) == (1.0, 1.0, 0)
+    assert late == Correction(late=1)
+    assert doubled(late) == Correction(step_seconds=2.0, other_seconds=2.0, transfers=2.0, late=1)
+    assert now == Correction()
+    assert findings(late, now) == ("it was done in time again",)
+
+
+def test_what_was_not_measured_after_a_missed_deadline_is_as_it_was_before() -> None:
+    late = Correction(other_seconds=3.0, late=2)
+
+    now = corrected(late, PLAN, measured(other_seconds=0.0))
+
+    assert (now.other_seconds, now.late) == (3.0, 0)
+
+
+def test_only_a_round_that_ran_out_of_memory_is_said_to_have() -> None:
+    limited = Correction(memory_limit=1200)
+
+    now = corrected(limited, PLAN, measured(peak_memory_bytes=1080))
+
+    assert now.memory_limit == 1296
+    assert findings(limited, now) == ()
+    assert findings(Correction(), limited, ran_out_of_memory=True)[0].startswith("the last plan ran out of memory")
+
+
+def test_the_limit_of_a_plan_that_ran_out_follows_the_memory_of_the_site_in_both_directions() -> None:
+    small, large = Resources(memory_bytes=4 * GIB, up=1e8, down=1e9), Resources(memory_bytes=8 * GIB, up=1e8, down=1e9)
+    limited = Correction(memory_limit=3 * GIB)
+
+    grown = carried_over(limited, small, large)
+
+    assert grown.memory_limit == 6 * GIB
+    assert carried_over(grown, large, small) == limited
 
 
 def replanned(world: World) -> list[str]:
@@ -625,7 +682,7 @@ def test_a_site_whose_pool_or_data_change_in_mid_run_is_profiled_and_planned_ane
 
     assert profiles_started(world) == ["site-a-a0", "site-b-a0", "site-c-a0", "site-a-a1"]
     assert second.plans["site-a"].steps * second.plans["site-a"].batch_size < first.plans["site-a"].steps * first.plans["site-a"].batch_size
-    assert second.profiles["site-a"].attempt == third.profiles["site-a"].attempt == 1
+    assert second.profiles["site-a"] == third.profiles["site-a"] == 1
     assert [cause(message) for message in replanned(world)] == [
         "round 2: site-a: re-planned: its EdgeSite has changed, so that it was profiled anew"
     ]
@@ -646,10 +703,69 @@ def test_a_site_whose_profile_failed_is_profiled_again_when_its_spec_is_correcte
     _, second, third = stored_plans(world, 3)
 
     assert second.excluded == {"site-a": "BadData: train.jsonl is not on the volume"}
-    assert second.profiles["site-a"].is_failed
+    assert "site-a" not in second.profiles
     assert profiles_started(world) == ["site-a-a0", "site-b-a0", "site-c-a0", "site-a-a1"], "once more, and not before every round"
     assert third.excluded == {}
     assert replanned(world) == ["round 3: site-a: re-planned: its EdgeSite has changed, so that it was profiled anew: it takes part"]
+
+
+def with_site_a(world: World, **spec: Any) -> None:
+    world.run = replace(world.run, sites=(a_site_spec("site-a", **spec), *(site for site in world.run.sites if site.name != "site-a")))
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["that failed", "that succeeded"])
+def test_a_profile_of_a_site_that_changed_before_the_first_plan_does_not_count(tmp_path: Path, *, fails: bool) -> None:
+    """The natural moment to correct a site is while the others are still being profiled."""
+
+    def no_such_data(task: Any, folder: Path) -> Any:
+        if fails and isinstance(task, ProfileTask) and (task.site, task.attempt) == ("site-a", 0):
+            return a_failure(ProfileResult, task, FailureReason.BAD_DATA, "train.jsonl is not on the volume")
+        return good_trainer(task, folder)
+
+    world = World(a_run(planning=PLANNING, sites={"quorum": 0.6}), tmp_path, no_such_data)
+    world.reconcile()
+    world.backend.work(next(name for name in world.backend.active_jobs() if "site-a" in name))
+    with_site_a(world, data=OTHER_DATA)
+    world.settle()
+
+    first, second = stored_plans(world, 2)
+
+    assert sorted(profiles_started(world)) == ["site-a-a0", "site-a-a1", "site-b-a0", "site-c-a0"]
+    assert (first.profiles["site-a"], second.profiles["site-a"]) == (1, 1)
+    assert first.excluded == second.excluded == {}
+    assert replanned(world) == []
+
+
+def test_a_site_that_changes_back_uses_its_first_profile_again_and_never_another_s(tmp_path: Path) -> None:
+    world = World(a_run(rounds={"count": 4}, planning=PLANNING), tmp_path)
+    for round_, change in ((1, {"data": OTHER_DATA}), (2, {}), (3, {"data": OTHER_DATA | {"train": "newest.jsonl"}})):
+        world.work_until(f"train-r{round_}")
+        with_site_a(world, **change)
+    world.settle()
+
+    assert [plan.profiles["site-a"] for plan in stored_plans(world, 4)] == [0, 1, 0, 2]
+
+
+def test_a_site_that_was_away_for_a_round_is_profiled_again_if_it_comes_back_with_other_data(tmp_path: Path) -> None:
+    world = World(a_run(rounds={"count": 4}, planning=PLANNING, sites={"quorum": 0.6}), tmp_path)
+    world.work_until("train-r1")
+    with_site_a(world, data=OTHER_DATA)
+    world.work_until("train-r2")
+    world.run = replace(world.run, sites=tuple(site for site in world.run.sites if site.name != "site-a"))
+    world.work_until("train-r3")
+    with_site_a(world, data=OTHER_DATA | {"train": "newest.jsonl"})
+    world.settle()
+
+    assert [plan.profiles.get("site-a") for plan in stored_plans(world, 4)] == [0, 1, None, 2]
+
+
+def test_other_data_are_no_reason_to_plan_again_what_ran_out_of_memory(tmp_path: Path) -> None:
+    world = World(a_run(planning=PLANNING, sites={"quorum": 0.5}), tmp_path, out_of_memory_at_site_a)
+    world.work_until("aggregate-r1")
+    with_site_a(world, data=OTHER_DATA)
+    world.settle()
+
+    assert stored_plans(world, 2)[1].corrections["site-a"].memory_limit is not None
 
 
 def test_a_site_whose_new_pool_cannot_be_profiled_is_left_out_with_the_reason_and_the_run_goes_on(tmp_path: Path) -> None:

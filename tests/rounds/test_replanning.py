@@ -10,7 +10,7 @@ from fedpipe_trainer.contract import Forecast, Plan
 
 FORECAST = Forecast(memory_bytes=1000, seconds=30.0, step_seconds=20.0, upload_bytes=1, download_bytes=1)
 PLAN = Plan(bits=16, batch_size=8, steps=12, ranks={"a": 8, "b": 0}, layers=6, lowest_layer=3, forecast=FORECAST, why=("first", "second"))
-SLOW = Evidence(History(2), {"ward": ("a step took 4 times as long as predicted",)})
+SLOW = Evidence(History(2), findings={"ward": ("a step took 4 times as long as predicted",)})
 
 
 def changed(**fields: object) -> Plan:
@@ -37,7 +37,7 @@ def test_a_plan_that_differs_though_nothing_was_found_says_nothing() -> None:
 
 
 def test_a_site_that_had_no_plan_in_the_last_round_takes_part() -> None:
-    found = Evidence(History(2), {"ward": ("its memory is now 8 GiB instead of 4 GiB",)})
+    found = Evidence(History(2), findings={"ward": ("its memory is now 8 GiB instead of 4 GiB",)})
 
     assert with_reasons({"ward": PLAN}, {}, found)["ward"].why[1].endswith("its memory is now 8 GiB instead of 4 GiB: it takes part")
 

@@ -19,6 +19,7 @@ from toys import make_toy
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
 from fedpipe_trainer.contract import (
+    Basis,
     CausalLM,
     Data,
     EvaluateResult,
@@ -274,15 +275,28 @@ def test_a_stopped_task_resumes_and_ends_with_the_same_bytes(site: Site, trainer
 
 
 def test_a_profile_measures_every_requested_bit_width(site: Site, trainer: Any) -> None:
-    task = ProfileTask(**{**site.common("profile"), "round": 0}, data=site.data, bits=(16, 32), batch_sizes=(1, 2), rank=2)
+    basis = Basis(measured="a", whole="b")
+    task = ProfileTask(**{**site.common("profile"), "round": 0}, data=site.data, bits=(16, 32), batch_sizes=(1, 2), rank=2, basis=basis)
 
     assert trainer.perform(task, site.folder / "1") == 0
 
     profile = site.result("profile")
     assert isinstance(profile, ProfileResult)
     assert profile.base is not None
+    assert profile.basis == basis
     assert (profile.train_samples, profile.validation_samples) == (200, 24)
     assert {point.bits for point in profile.throughput} == {16, 32}
+
+
+def test_a_profile_that_failed_says_what_it_was_made_for(site: Site, trainer: Any) -> None:
+    Path(site.data.train).unlink()
+    basis = Basis(measured="a", whole="b")
+
+    trainer.perform(ProfileTask(**{**site.common("profile"), "round": 0}, data=site.data, bits=(16,), basis=basis), site.folder / "1")
+
+    failed = site.result("profile")
+    assert isinstance(failed, ProfileResult)
+    assert (failed.outcome, failed.basis) == (Outcome.FAILED, basis)
 
 
 def test_a_missing_data_file_is_an_error_that_names_it(site: Site, trainer: Any) -> None:

@@ -205,6 +205,8 @@ def _is_used(folder: Path) -> bool:
         lock = os.open(folder / _LOCK, os.O_RDWR)
     except FileNotFoundError:  # an earlier version made the folder
         return False
+    except OSError:  # it belongs to another user
+        return True
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

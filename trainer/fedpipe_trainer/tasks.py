@@ -24,6 +24,7 @@ from fedpipe_trainer.contract import (
     FailureReason,
     Outcome,
     ProfileResult,
+    ProfileTask,
     Progress,
     Result,
     TrainResult,
@@ -101,8 +102,8 @@ def _run_recipe(task: AnyTask, runtime: TaskRuntime) -> Result:
         failure = failure_of(error, elapsed_seconds=runtime.elapsed_seconds())
         _LOG.error("the %s task failed: %s: %s", task.kind, failure.reason, failure.message)
         header: dict[str, Any] = {**runtime.result_header(task)}
-        return _RESULTS[task.kind](**header, outcome=Outcome.FAILED, failure=failure)
-    return result
+        result = _RESULTS[task.kind](**header, outcome=Outcome.FAILED, failure=failure)
+    return result.model_copy(update={"basis": task.basis}) if isinstance(task, ProfileTask) else result
 
 
 def import_recipe(kind: str) -> ModuleType:

@@ -14,14 +14,12 @@ from rich.text import Text
 
 from fedpipe_operator.api import FineTuneStatus, MetricStatus, PlanStatus, RoundStatus
 from fedpipe_operator.backend import JobState, JobStatus
-from fedpipe_operator.formatting import bytes_text, excerpt, metric_text, seconds_text
+from fedpipe_operator.formatting import bytes_text, metric_text, seconds_text
 from fedpipe_operator.planning import hyperparameter_text
 from fedpipe_operator.rounds import Event
 from fedpipe_operator.rounds.kinds import KINDS
 from fedpipe_operator.rounds.replanning import REPLANNED
 
-_WIDTH: Final = 100
-"""Columns that lines should fit into."""
 _SITE: Final = 14
 """Columns of a site's name."""
 _REPLANNED_EVENT: Final = "Replanned"
@@ -119,10 +117,10 @@ def plan_text(plan: PlanStatus) -> str:
 
 
 def _reason_text(plan: PlanStatus) -> str:
-    """What limits a plan, in one line: the first clause of its first reason, without what it is predicted to gain."""
+    """What limits a plan: the first clause of its first reason, without what it is predicted to gain."""
     clause = plan.why[0].partition("; ")[0].partition(" (predicted ")[0] if plan.why else ""
     limit = f"limited by {plan.limited_by.lower()}" if plan.limited_by and not clause.startswith("limited by ") else ""
-    return excerpt(": ".join(part for part in (limit, clause) if part), _WIDTH - _SITE - 3)
+    return ": ".join(part for part in (limit, clause) if part)
 
 
 def _whole_plan_text(plan: PlanStatus) -> str:

@@ -106,7 +106,13 @@ def exclusion_reason(request: PlanRequest, site: SiteProfile, choices: Choices, 
         remedies.append(remedy(int(np.where(in_time, memory, np.inf).argmin())))
     if in_memory.any():
         remedies.append(remedy(int(np.where(in_memory, seconds, np.inf).argmin())))
-    return f"not even its smallest plan fits: {'; or '.join(remedies or [remedy(int(memory.argmin()))])}"
+    late = request.correction(site).late
+    after = (
+        f"after it missed the deadline {counted(late, 'time')}, its seconds count {2**late} times, and it sits out a round: "
+        if late
+        else ""
+    )
+    return f"{after}not even its smallest plan fits: {'; or '.join(remedies or [remedy(int(memory.argmin()))])}"
 
 
 def _steps_reason(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, solution: Solution) -> str:
@@ -242,7 +248,7 @@ def _more_memory(request: PlanRequest, site: SiteProfile, factor: float) -> str:
     """What to do if the smallest plan needs the factor of the memory that a plan may use."""
     advice = "allow fewer bits, smaller ranks or smaller batchSizes, or lower task.maxLength"
     if request.correction(site).memory_limit is not None:
-        return f"after a plan of it ran out of memory, {_memory_budget(request, site)}: {advice}"
+        return f"after a plan of it ran out of memory, {_memory_budget(request, site)}: give it more memory, {advice}"
     return f"give it {ceil(site.memory_bytes * factor / MIB + 1e-6)}Mi of memory instead of {bytes_text(site.memory_bytes)}, or {advice}"
 
 

@@ -11,7 +11,7 @@ from fedpipe_operator import names
 from fedpipe_operator.api import EdgeSite, FederatedFineTune
 from fedpipe_operator.reconcile.observe import ObjectCache, observe
 from fedpipe_operator.rounds import Run, StartPlanning
-from fedpipe_operator.rounds.records import FailedProfile, RoundPlan
+from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_operator.rounds.round_plan import round_plan
 from fedpipe_operator.store import Store
 from fedpipe_operator.store.address import StoreAddress
@@ -29,8 +29,8 @@ class PlanningTask(Wire):
     round: int
     profiles: dict[str, int]
     """By site with a profile: the attempt that made it. Profiles that arrive later do not count."""
-    failed: dict[str, FailedProfile]
-    """By site without a profile."""
+    failed: dict[str, str]
+    """By site without a profile: the reason."""
     now: float
     """Unix seconds: the plan's start."""
 

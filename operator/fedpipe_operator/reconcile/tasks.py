@@ -14,6 +14,7 @@ from fedpipe_operator.planning import range_test, rate_of
 from fedpipe_operator.rounds import Run, StartEvaluation, StartExport, StartProfile, StartTraining
 from fedpipe_operator.rounds.observed import CommitSummary, PlanSummary
 from fedpipe_operator.rounds.records import RoundPlan
+from fedpipe_operator.sites import basis_of
 from fedpipe_trainer.contract import (
     Data,
     EvaluateTask,
@@ -108,6 +109,7 @@ def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs,
         reuse=any(site.name == action.site and site.spec.cache is not None for site in context.run.sites),
         probe_write=context.write(probe),
         probe_read=context.read(probe),
+        basis=next((basis_of(site) for site in context.run.sites if site.name == action.site), None),
     )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from fedpipe_operator.api import FineTuneStatus
-from fedpipe_operator.rounds.records import FailedProfile, RoundEvaluation, RoundPlan, UpdateRef
+from fedpipe_operator.rounds.records import RoundEvaluation, RoundPlan, UpdateRef
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class StartPlanning:
     attempt: int
     profiles: dict[str, int]
     """By site with a profile: the attempt that made it."""
-    failed: dict[str, FailedProfile]
-    """By site without a profile."""
+    failed: dict[str, str]
+    """By site without a profile: the reason."""
     now: float
     """Unix seconds: the plan's start."""
 

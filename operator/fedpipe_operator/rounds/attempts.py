@@ -1,6 +1,6 @@
 """`rounds.attempts`: the state of one task at one site, from its results and its jobs."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Final
@@ -42,6 +42,8 @@ class Active:
     """Why it does not run yet, if that is known."""
     phase: str = ""
     """What it was doing when it last reported, if it did: `load`, `train`, …"""
+    is_running: bool = False
+    """Whether its pod has started."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ class Dropped:
     why: str
     out_of_memory: bool = False
     """Whether an attempt ran out of memory, even if the last one ended for another reason."""
-    attempt: int = 0
-    """The last one."""
+    is_late: bool = False
+    """Whether it was at work at the deadline, and waited for nothing."""
 
 
 WorkState = Pending | Active | Done | Dropped
@@ -78,14 +80,14 @@ class _Failed:
 
 
 def work_state(  # noqa: PLR0913 -- what the state depends on
-    work: Work, run: Run, observed: Observed, *, results: Mapping[int, Result], expired: bool, first: int = 0
+    work: Work, run: Run, observed: Observed, *, results: Mapping[int, Result], expired: bool, outdated: Collection[int] = ()
 ) -> WorkState:
-    """The state of this task: that of the first attempt that is done, active or not yet started; those before `first` do not count.
+    """The state of this task: that of the first attempt that is done, active or not yet started; `outdated` ones do not count.
 
     Interruptions (a drained node, Ctrl-C) do not count towards `rounds.attempts`; a final failure ends the task at once.
     """
     spent = out_of_memory = 0
-    for attempt in count(first):
+    for attempt in (one for one in count() if one not in outdated):
         name = job_of(run, work.kind, site=work.site, round_=work.round, attempt=attempt).name
         outcome = _outcome(attempt, name, results.get(attempt), observed.jobs.get(name))
         if isinstance(outcome, Pending):
@@ -95,7 +97,7 @@ def work_state(  # noqa: PLR0913 -- what the state depends on
         spent += outcome.counts
         out_of_memory += outcome.out_of_memory
         if outcome.final or spent >= run.spec.rounds.attempts:
-            return Dropped(outcome.why, out_of_memory > 0, attempt)
+            return Dropped(outcome.why, out_of_memory > 0)
     raise AssertionError  # count() does not end
 
 
@@ -104,7 +106,7 @@ def _expired(run: Run, outcome: Pending | Active, *, out_of_memory: bool) -> Dro
     if isinstance(outcome, Active) and (outcome.waits_for or outcome.phase):
         found = f"; it waited for {outcome.waits_for}" if outcome.waits_for else f"; it was in its phase {outcome.phase}"
     why = f"{DEADLINE_EXCEEDED}not done within {run.spec.rounds.deadline}{found}; {_RAISE_DEADLINE}"
-    return Dropped(why, out_of_memory, outcome.attempt)
+    return Dropped(why, out_of_memory, is_late=isinstance(outcome, Active) and outcome.is_running)
 
 
 def _outcome(attempt: int, name: str, result: Result | None, job: JobStatus | None) -> Pending | Active | Done | _Failed:
@@ -124,7 +126,8 @@ def _outcome(attempt: int, name: str, result: Result | None, job: JobStatus | No
         return Pending(attempt)
     if job.state in ACTIVE_STATES:
         waits_for = job.message if job.state is JobState.PENDING else ""
-        return Active(attempt, name, waits_for, job.progress.phase if job.progress else "")
+        phase = job.progress.phase if job.progress else ""
+        return Active(attempt, name, waits_for, phase, is_running=job.state is JobState.RUNNING)
     return _without_result(job)
 
 

@@ -1,6 +1,7 @@
 """What earlier rounds tell the planner: corrected forecasts, what updates changed, whether the run stalls, which sites changed. Pure."""
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from math import ceil
 from statistics import fmean
@@ -20,6 +21,7 @@ from fedpipe_operator.sites import (
     carried_over,
     changes,
     corrected,
+    doubled,
     findings,
 )
 from fedpipe_trainer.contract import Plan
@@ -34,13 +36,17 @@ class Evidence:
     """What earlier rounds tell the planner, and what is new of it."""
 
     history: History
+    corrections: Mapping[str, Correction] = field(default_factory=dict)
+    """By site, what the next round's are computed from: those of the history count the seconds of late sites several times."""
     findings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """By site, parts of a sentence: what the last round showed, and what has changed since."""
     deepened: frozenset[str] = frozenset()
     """The sites whose depth the planner chooses, if the run has stalled since the last plan."""
 
 
-def evidence_for(run: Run, observed: Observed, round_: int, profiles: Mapping[str, SiteProfile]) -> Evidence:
+def evidence_for(
+    run: Run, observed: Observed, round_: int, profiles: Mapping[str, SiteProfile], *, moved: AbstractSet[str] = frozenset()
+) -> Evidence:
     """The evidence for the plan of this round.
 
     Args:
@@ -48,36 +54,38 @@ def evidence_for(run: Run, observed: Observed, round_: int, profiles: Mapping[st
         observed: its plans, commits and evaluations.
         round_: the round that is planned.
         profiles: by site, as the sites claim and have measured now.
+        moved: the sites whose profile is another than the last plan's.
     """
     plan, commit = observed.plan, observed.commits.get(round_ - 1)
     adapter_bytes = commit.adapter.size if commit else 0 if round_ == 1 else None
     if plan is None or commit is None or plan.round != round_ - 1:
         return Evidence(History(round_, adapter_bytes=adapter_bytes))
-    moved = {site.name for site in run.sites if site.name in plan.profiles and plan.profiles[site.name].is_outdated(site)}
-    measured = {site: one for site, one in measurements(commit).items() if site not in moved}
-    corrections = {
-        site: _NONE if site in moved else _correction(plan, site, measured.get(site), profiles.get(site))
-        for site in sorted(_known(plan, profiles))
-    }
+    measured = measurements(commit)
+    corrections = {site: _correction(plan, site, measured.get(site), profiles.get(site)) for site in sorted(_known(plan, profiles))}
+    # Of a site that has moved, only that a plan ran out of memory is kept: it may not have moved far.
+    corrections |= {site: Correction(memory_limit=corrections[site].memory_limit) for site in moved}
     stalled = plan.is_stalled or is_stalled(observed.evaluations)
     history = History(
         round=round_,
         learned=observed.learned,
         ranks=_mean_ranks(plan),
-        corrections={site: one for site, one in corrections.items() if one != _NONE},
+        corrections={site: doubled(one) for site, one in corrections.items() if one != _NONE},
         is_stalled=stalled,
         adapter_bytes=adapter_bytes,
         kept={site: kept for site, kept in _kept(plan, measured).items() if site not in moved},
     )
-    found = {site: _findings(plan, site, now, profiles.get(site)) for site, now in corrections.items()} | dict.fromkeys(moved, (_MOVED,))
-    return Evidence(history, found, _deepened(run.spec, plan) if stalled and not plan.is_stalled else frozenset())
+    found = {site: _findings(plan, site, now, measured.get(site), profiles.get(site)) for site, now in corrections.items()}
+    found |= dict.fromkeys(moved, (_MOVED,))
+    known = {site: one for site, one in corrections.items() if one != _NONE}
+    return Evidence(history, known, found, _deepened(run.spec, plan) if stalled and not plan.is_stalled else frozenset())
 
 
 def _kept(plan: RoundPlan, measured: Mapping[str, Measurement]) -> dict[str, KeptActivations]:
     """By site what its cache holds after the round of this plan that the next one can read."""
     floor = min(plan.plans[site].lowest_layer for site in plan.selected)
     found = {site: kept_activations(plan.plans[site], one, floor, plan.samples.get(site, 0)) for site, one in measured.items()}
-    waiting = {site: one for site, one in plan.kept.items() if site not in measured and one.lowest_layer <= floor}
+    trained = {site for site, one in measured.items() if one.steps}
+    waiting = {site: one for site, one in plan.kept.items() if site not in trained and one.lowest_layer <= floor}
     return waiting | {site: kept for site, kept in found.items() if kept is not None}
 
 
@@ -144,13 +152,15 @@ def _correction(plan: RoundPlan, site: str, measured: Measurement | None, profil
     return carried_over(now, resources, profile.resources) if profile else now
 
 
-def _findings(plan: RoundPlan, site: str, now: Correction, profile: SiteProfile | None) -> tuple[str, ...]:
+def _findings(plan: RoundPlan, site: str, now: Correction, measured: Measurement | None, profile: SiteProfile | None) -> tuple[str, ...]:
     """What is new of a site since the last plan, as parts of a sentence."""
     resources = plan.resources.get(site)
     # A bandwidth that the site no longer has explains no transfers.
     has_changed = profile is not None and resources is not None and not profile.resources.has_bandwidth_of(resources)
     before = plan.corrections.get(site, _NONE)
-    shown = (_RESTED,) if now.late < before.late and site not in plan.plans else findings(before, now, None if has_changed else resources)
+    ran_out = measured is not None and measured.out_of_memory
+    shown: tuple[str, ...] = (_RESTED,) if now.late < before.late and site not in plan.plans else ()
+    shown = shown or findings(before, now, None if has_changed else resources, ran_out_of_memory=ran_out)
     return (*shown, *changes(resources, profile.resources)) if profile and resources else shown
 
 

@@ -76,6 +76,8 @@ class EvaluationSummary:
     metrics: Mapping[str, float]
     sites: tuple[str, ...]
     """Those that evaluated, sorted."""
+    late: tuple[str, ...] = ()
+    """See `RoundEvaluation.late`."""
     site_values: Mapping[str, SiteValues] = field(default_factory=dict)
     """What each site measured, by metric: it makes rounds comparable that other sites evaluated (`evaluation.held_means`)."""
 
@@ -125,6 +127,7 @@ def summarize_evaluation(evaluation: RoundEvaluation) -> EvaluationSummary:
         loss=evaluation.loss,
         metrics=evaluation.metrics,
         sites=tuple(sorted(evaluation.sites)),
+        late=evaluation.late,
         site_values={metric: values for metric, values in by_metric.items() if values.sites},
     )
 

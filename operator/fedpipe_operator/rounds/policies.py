@@ -51,7 +51,7 @@ def needed_updates(quorum: float, *, matched: int, per_round: int | None) -> int
 def stage_expired(run: Run, observed: Observed, kind: TaskKind, round_: int, now: float) -> bool:
     """Whether `rounds.deadline` has passed, counted from the stage's first job or from when the run was last resumed.
 
-    Sites are profiled once, but new ones may join: before each plan they have a whole deadline, counted from the end of the last round.
+    Sites that join, or have changed, are profiled before the next plan: they have a whole deadline, counted from the end of the last round.
     """
     starts = [one.started_at for one in observed.jobs.values() if one.job.kind == kind and one.job.round == round_]
     since = observed.last_round_ended_at if kind is TaskKind.PROFILE else 0.0

@@ -8,9 +8,8 @@ from typing import Annotated, Final, NamedTuple
 
 from pydantic import Field
 
-from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.planning import Hyperparameter
-from fedpipe_operator.sites import Correction, KeptActivations, Measurement, Resources, profile_basis, whole_basis
+from fedpipe_operator.sites import Correction, KeptActivations, Measurement, Resources
 from fedpipe_trainer.contract import Artifact, Plan, Wire
 
 STATUS_SITES: Final = 100
@@ -18,30 +17,6 @@ STATUS_SITES: Final = 100
 LARGEST_PROGRESS: Final = 1e6
 LARGEST_LOSS: Final = 1e6
 _Progress = Annotated[float, Field(ge=-LARGEST_PROGRESS, le=LARGEST_PROGRESS, allow_inf_nan=False)]
-
-
-class FailedProfile(Wire):
-    """A site that has no profile."""
-
-    why: str
-    attempt: Annotated[int, Field(ge=0)] = 0
-    """The last one."""
-
-
-class ProfileRef(Wire):
-    """The profile of a site that a round is planned with, or that it has none, and the spec of the site then."""
-
-    first: Annotated[int, Field(ge=0)]
-    """Attempts before this one do not count: they were made with another spec."""
-    attempt: Annotated[int, Field(ge=0)]
-    """The one that made the profile, or the last."""
-    basis: str
-    """`sites.profile_basis`; of a site without a profile `sites.whole_basis`."""
-    is_failed: bool = False
-
-    def is_outdated(self, site: EdgeSite) -> bool:
-        """Whether the site has to be profiled again, because its spec has changed since."""
-        return self.basis != (whole_basis(site) if self.is_failed else profile_basis(site))
 
 
 class RoundPlan(Wire):
@@ -89,8 +64,8 @@ class RoundPlan(Wire):
     """By site: how earlier rounds corrected the forecasts; sites without one are left out."""
     kept: dict[str, KeptActivations] = {}
     """By site: the activations that its cache held from earlier rounds."""
-    profiles: dict[str, ProfileRef] = {}
-    """By site. Empty: an earlier version of the operator planned the round."""
+    profiles: dict[str, Annotated[int, Field(ge=0)]] = {}
+    """By site with a profile: the attempt that made it. Empty: an earlier version of the operator planned the round."""
     resources: dict[str, Resources] = {}
     """By site with a profile: what its plan is made for. Empty: an earlier version of the operator planned the round."""
     is_stalled: bool = False
@@ -217,6 +192,8 @@ class RoundEvaluation(Wire):
     sites: dict[str, SiteEvaluation] = {}
     missing: dict[str, str] = {}
     """Sites without a result, with the reason."""
+    late: tuple[str, ...] = ()
+    """The sites that were at work on the next round at the deadline, when the evaluation was committed: their jobs ended with that."""
     first_order_estimates: dict[str, LossEstimate] = {}
     """By site whose update is in the round; empty where the loss before and after the round was not measured at the same site."""
 

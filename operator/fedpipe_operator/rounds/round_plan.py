@@ -20,33 +20,35 @@ from fedpipe_operator.planning import (
 from fedpipe_operator.rounds.evidence import evidence_for
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import needed_updates, select
-from fedpipe_operator.rounds.records import STATUS_SITES, FailedProfile, OutOfReach, ProfileRef, RoundPlan
+from fedpipe_operator.rounds.records import STATUS_SITES, OutOfReach, RoundPlan
 from fedpipe_operator.rounds.replanning import with_reasons
-from fedpipe_operator.sites import SiteProfile, profile_basis, site_profile, whole_basis
+from fedpipe_operator.sites import SiteProfile, basis_of, site_profile
 from fedpipe_trainer.contract import Outcome, ProfileResult
 
 
-def round_plan(run: Run, observed: Observed, failed: Mapping[str, FailedProfile], round_: int, now: float) -> RoundPlan | OutOfReach:
+def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: int, now: float) -> RoundPlan | OutOfReach:
     """Plan this round.
 
     Args:
         run: the run and its sites.
         observed: its profiles are all that will arrive.
-        failed: sites without a profile.
+        failed: sites without a profile, with the reason.
         round_: the round, from 1.
         now: Unix seconds; the plan's start.
     """
-    profiles, without_profile = _profiles(run, observed), {site: one.why for site, one in failed.items()}
+    profiles = _profiles(run, observed)
     per_round = run.spec.sites.per_round
     need = needed_updates(run.spec.sites.quorum, matched=len(run.sites), per_round=per_round)
     if not profiles:
-        return OutOfReach(message=_too_few(round_, need, len(run.sites), without_profile))
-    facts, evidence = _facts(run, observed, profiles), evidence_for(run, observed, round_, profiles)
+        return OutOfReach(message=_too_few(round_, need, len(run.sites), failed))
+    attempts = {site.name: attempt for site, attempt, _ in _completed(run, observed)}
+    facts = _facts(run, observed, profiles)
+    evidence = evidence_for(run, observed, round_, profiles, moved=_moved(observed.plan, attempts))
     agreeing = {name: one for name, one in profiles.items() if name not in facts.wrong_base}
     choose = partial(select, per_round=per_round, seed=f"{run.spec.training.seed}/{run.name}", round_=round_)
     fleet = plan_round(run.spec, agreeing, facts.head, evidence.history, select=choose)
     made = fleet.plans
-    excluded = without_profile | dict(facts.wrong_base) | dict(made.excluded)
+    excluded = dict(failed) | dict(facts.wrong_base) | dict(made.excluded)
     if len(fleet.selected) < need:
         return OutOfReach(message=_too_few(round_, need, len(run.sites), excluded))
     steps = max(plan.steps for plan in made.plans.values())
@@ -70,9 +72,9 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, FailedProfile]
         rank_lines={site: rank_lines(made.plans[site].ranks, fleet.importance.scores) for site in sorted(made.plans)[:STATUS_SITES]},
         learning_rate=rate.value,
         hyperparameters=hyperparameters(run.spec, agreeing, made.plans, rate),
-        corrections=dict(evidence.history.corrections),
+        corrections=dict(evidence.corrections),
         kept=dict(evidence.history.kept),
-        profiles=_profile_refs(run, observed, failed),
+        profiles=attempts,
         resources={site: profile.resources for site, profile in agreeing.items()},
         is_stalled=evidence.history.is_stalled,
     )
@@ -103,31 +105,27 @@ def completed_profiles(run: Run, observed: Observed) -> Iterator[tuple[EdgeSite,
 def _completed(run: Run, observed: Observed) -> Iterator[tuple[EdgeSite, int, ProfileResult]]:
     """The sites with a profile, each with its first completed attempt that counts."""
     for site in run.sites:
-        attempts, first = observed.profiles.get(site.name, {}), first_profile(observed.plan, site)
-        completed = (attempt for attempt in sorted(attempts) if attempt >= first and attempts[attempt].outcome is Outcome.COMPLETED)
+        attempts = observed.profiles.get(site.name, {})
+        completed = (at for at, one in sorted(attempts.items()) if one.outcome is Outcome.COMPLETED and not is_outdated(one, site))
         if (attempt := next(completed, None)) is not None:
             yield site, attempt, attempts[attempt]
 
 
-def first_profile(plan: RoundPlan | None, site: EdgeSite) -> int:
-    """The first attempt at a site's profile that counts: one after the last plan's, if the site has to be profiled again."""
-    used = plan.profiles.get(site.name) if plan else None
-    if used is None:
-        return 0
-    return used.attempt + 1 if used.is_outdated(site) else used.first
+def is_outdated(profile: ProfileResult, site: EdgeSite) -> bool:
+    """Whether the site has changed since, so that another profile is needed; one that failed may do so for any part of the spec."""
+    if profile.basis is None:
+        return False
+    if profile.outcome is Outcome.COMPLETED:
+        return profile.basis.measured != basis_of(site).measured
+    return profile.basis.whole != basis_of(site).whole
 
 
-def _profile_refs(run: Run, observed: Observed, failed: Mapping[str, FailedProfile]) -> dict[str, ProfileRef]:
-    made = {site.name: attempt for site, attempt, _ in _completed(run, observed)}
-    refs = {}
-    for site in run.sites:
-        first = first_profile(observed.plan, site)
-        if site.name in made:
-            refs[site.name] = ProfileRef(first=first, attempt=made[site.name], basis=profile_basis(site))
-        elif site.name in failed:
-            attempt = max(first, failed[site.name].attempt)
-            refs[site.name] = ProfileRef(first=first, attempt=attempt, basis=whole_basis(site), is_failed=True)
-    return refs
+def _moved(plan: RoundPlan | None, attempts: Mapping[str, int]) -> frozenset[str]:
+    """The sites that are planned with another profile than the last plan's."""
+    if plan is None or not plan.profiles:
+        return frozenset()
+    known = plan.profiles.keys() | plan.excluded.keys()
+    return frozenset(site for site, attempt in attempts.items() if site in known and plan.profiles.get(site) != attempt)
 
 
 def _facts(run: Run, observed: Observed, profiles: Mapping[str, SiteProfile]) -> RunFacts:

@@ -4,7 +4,7 @@ A round's global adapter is evaluated by the sites of the next round, before the
 both. So a round is aggregated only after the evaluation of the round before, which may end the run.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from types import MappingProxyType
@@ -24,7 +24,7 @@ from fedpipe_operator.rounds.actions import (
     StartProfile,
     StartTraining,
 )
-from fedpipe_operator.rounds.attempts import DEADLINE_EXCEEDED, Active, Done, Dropped, Pending, Work, WorkState, work_state
+from fedpipe_operator.rounds.attempts import Active, Done, Dropped, Pending, Work, WorkState, work_state
 from fedpipe_operator.rounds.evaluation import aggregate_metrics
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import (
@@ -36,7 +36,7 @@ from fedpipe_operator.rounds.policies import (
     retry_micro_batch,
     stage_expired,
 )
-from fedpipe_operator.rounds.records import FailedProfile, OutOfReach, RoundPlan, UpdateRef
+from fedpipe_operator.rounds.records import OutOfReach, RoundEvaluation, RoundPlan, UpdateRef
 from fedpipe_trainer.contract import EvaluateResult, FailureReason, Outcome, Result
 
 
@@ -117,7 +117,7 @@ def plan(context: StageContext) -> Step | None:
     round_, profiles = context.observed.round, _profiling(context)
     if len(context.run.sites) > INLINE_SITES:
         return _plan_in_worker(context, profiles)
-    made = round_plan.round_plan(context.run, context.observed, _failed(profiles), round_, context.now)
+    made = round_plan.round_plan(context.run, context.observed, _dropped(profiles), round_, context.now)
     if isinstance(made, OutOfReach):
         return fail(Reason.QUORUM_OUT_OF_REACH, made.message)
     return Step(Reason.ROUND_PLANNED, f"round {round_} is planned", (CommitPlan(made),))
@@ -130,7 +130,7 @@ def _plan_in_worker(context: StageContext, profiles: WorkStates) -> Step:
     match _work_state(context, Work(TaskKind.PLAN, round=round_), {}):
         case Pending(attempt):
             attempts = {site: done.attempt for site, done in _done(profiles).items()}
-            return Step(Reason.PLANNING, message, (StartPlanning(round_, attempt, attempts, _failed(profiles), context.now),))
+            return Step(Reason.PLANNING, message, (StartPlanning(round_, attempt, attempts, _dropped(profiles), context.now),))
         case Active(_, job, waits_for):
             return Step(Reason.PLANNING, f"{message}; waits for {waits_for}" if waits_for else message, wanted=frozenset({job}))
         case Dropped(why):
@@ -148,7 +148,9 @@ def evaluate(context: StageContext) -> Step | None:
     if any(isinstance(state, Pending | Active) for state in states.values()):
         return None
     message = f"{_progress(training)}; {_subject(round_)} is evaluated"
-    return Step(Reason.TRAINING, message, (_commit_evaluation(context, states),), _active_jobs(training))
+    # The jobs of late sites end with this step, so the aggregation does not see that they were at work.
+    commit = CommitEvaluation(_evaluation(context, states).model_copy(update={"late": _late(training)}))
+    return Step(Reason.TRAINING, message, (commit,), _active_jobs(training))
 
 
 def train(context: StageContext) -> Step | None:
@@ -176,14 +178,13 @@ def aggregate(context: StageContext) -> Step:
         case Pending(attempt):
             states = training_states(context)
             updates = tuple(UpdateRef(site=site, attempt=done.attempt) for site, done in _done(states).items())
-            absent = _dropped(states)
             start = StartAggregation(
                 round_,
                 attempt,
                 updates,
-                absent=absent,
+                absent=_dropped(states),
                 out_of_memory=tuple(site for site, state in states.items() if isinstance(state, Dropped) and state.out_of_memory),
-                late=tuple(site for site, why in absent.items() if why.startswith(DEADLINE_EXCEEDED) and _has_begun(context, site)),
+                late=tuple(site for site in _dropped(states) if site in {*_late(states), *_late_before(context)}),
             )
             return Step(Reason.AGGREGATING, f"{len(updates)} updates", (start,))
         case Active(_, job, waits_for):
@@ -193,10 +194,10 @@ def aggregate(context: StageContext) -> Step:
     raise AssertionError  # an aggregation is done when it is committed, and then another round is the current one
 
 
-def _has_begun(context: StageContext, site: str) -> bool:
-    """Whether the site is known to have worked on this round: it has evaluated the last one's adapter, and did not just wait for a node."""
+def _late_before(context: StageContext) -> tuple[str, ...]:
+    """The sites that were late when the last round's evaluation was committed."""
     evaluation = context.observed.evaluations.get(context.observed.last_round)
-    return evaluation is not None and site in evaluation.sites
+    return evaluation.late if evaluation else ()
 
 
 def evaluate_last(context: StageContext) -> Step:
@@ -204,7 +205,7 @@ def evaluate_last(context: StageContext) -> Step:
     round_ = context.observed.last_round
     states = _work_states(context, TaskKind.EVALUATE, context.plan.evaluators, context.observed.site_evaluations, round_=round_)
     step = _work_left(context, states, Reason.EVALUATING, lambda site, pending: StartEvaluation(site, round_, pending.attempt))
-    return step or Step(Reason.EVALUATING, f"round {round_} is evaluated", (_commit_evaluation(context, states),))
+    return step or Step(Reason.EVALUATING, f"round {round_} is evaluated", (CommitEvaluation(_evaluation(context, states)),))
 
 
 def export(context: StageContext) -> Step | None:
@@ -270,9 +271,13 @@ def _after_verdict(context: StageContext, site: str, state: WorkState) -> WorkSt
 
 
 def _profiling(context: StageContext) -> WorkStates:
-    """Of every site. One whose node pool or data have changed since the last plan is profiled again."""
-    first = {site.name: round_plan.first_profile(context.observed.plan, site) for site in context.run.sites}
-    return _work_states(context, TaskKind.PROFILE, first, context.observed.profiles, round_=0, first=first)
+    """Of every site. One that has changed since it was profiled is profiled again."""
+    found = context.observed.profiles
+    outdated = {
+        site.name: {attempt for attempt, profile in found.get(site.name, {}).items() if round_plan.is_outdated(profile, site)}
+        for site in context.run.sites
+    }
+    return _work_states(context, TaskKind.PROFILE, outdated, found, round_=0, outdated=outdated)
 
 
 def _work_states(  # noqa: PLR0913 -- what the states depend on
@@ -282,9 +287,9 @@ def _work_states(  # noqa: PLR0913 -- what the states depend on
     results: Mapping[str, Mapping[int, Result]],
     *,
     round_: int,
-    first: Mapping[str, int] = MappingProxyType({}),
+    outdated: Mapping[str, Collection[int]] = MappingProxyType({}),
 ) -> WorkStates:
-    """By site. A site that is gone is dropped, unless it is done. `first`: the first attempt that counts, by site; else 0."""
+    """By site. A site that is gone is dropped, unless it is done. `outdated`: attempts that do not count, by site."""
     expired = stage_expired(context.run, context.observed, kind, round_, context.now)
     states = {
         site: work_state(
@@ -293,7 +298,7 @@ def _work_states(  # noqa: PLR0913 -- what the states depend on
             context.observed,
             results=results.get(site, {}),
             expired=expired,
-            first=first.get(site, 0),
+            outdated=outdated.get(site, ()),
         )
         for site in sites
     }
@@ -336,21 +341,21 @@ def _active_jobs(states: WorkStates) -> frozenset[str]:
     return frozenset(one.job for one in states.values() if isinstance(one, Active))
 
 
-def _commit_evaluation(context: StageContext, states: WorkStates) -> CommitEvaluation:
+def _evaluation(context: StageContext, states: WorkStates) -> RoundEvaluation:
     results = {site: context.observed.site_evaluations[site][done.attempt] for site, done in _done(states).items()}
-    return CommitEvaluation(aggregate_metrics(context.observed.last_round, results, _dropped(states), context.now))
+    return aggregate_metrics(context.observed.last_round, results, _dropped(states), context.now)
 
 
 def _done(states: WorkStates) -> dict[str, Done]:
     return {site: done for site, done in states.items() if isinstance(done, Done)}
 
 
+def _late(states: WorkStates) -> tuple[str, ...]:
+    return tuple(site for site, state in states.items() if isinstance(state, Dropped) and state.is_late)
+
+
 def _dropped(states: WorkStates) -> dict[str, str]:
     return {site: dropped.why for site, dropped in states.items() if isinstance(dropped, Dropped)}
-
-
-def _failed(profiles: WorkStates) -> dict[str, FailedProfile]:
-    return {site: FailedProfile(why=state.why, attempt=state.attempt) for site, state in profiles.items() if isinstance(state, Dropped)}
 
 
 def _too_few(round_plan: RoundPlan, dropped: Mapping[str, str]) -> str:

@@ -12,17 +12,17 @@ from fedpipe_operator.sites.corrections import (
     carried_over,
     changes,
     corrected,
+    doubled,
     findings,
     measurement,
 )
 from fedpipe_operator.sites.profile import (
     Resources,
     SiteProfile,
+    basis_of,
     granularity,
-    profile_basis,
     site_granularity,
     site_profile,
-    whole_basis,
 )
 
 __all__ = [
@@ -34,17 +34,17 @@ __all__ = [
     "Resources",
     "SiteProfile",
     "after_a_rest",
+    "basis_of",
     "carried_over",
     "changes",
     "claimed_capacity",
     "corrected",
     "discovered_capacity",
+    "doubled",
     "find_pool_problem",
     "findings",
     "granularity",
     "measurement",
-    "profile_basis",
     "site_granularity",
     "site_profile",
-    "whole_basis",
 ]

@@ -18,6 +18,8 @@ _SMALLEST, _LARGEST = 0.05, 20.0
 """A single measurement changes no forecast by more: a clock that jumped must not decide for ever."""
 _LATE: Final = 2.0
 """By how much the seconds of a site count more for each time that it was still at work at the deadline."""
+_MOST_LATE: Final = 10
+"""More doublings make no difference."""
 _LESS_MEMORY: Final = 0.9
 """After a plan ran out of memory, the next may use this share of what the forecast of that plan was."""
 _NOTICEABLE: Final = 1.15
@@ -79,7 +81,7 @@ class Correction(Wire):
     cache_problem: str = ""
     """Why the site's cache did not work in a round, and what to do: its plans do not count on it for the rest of the run."""
     late: Annotated[int, Field(ge=0)] = 0
-    """How many times the factors of the seconds were doubled since the site's last update, because it was still at work at the deadline."""
+    """How many times the site was still at work at the deadline since its last update: for each, its seconds count twice (`doubled`)."""
 
 
 class KeptActivations(Wire):
@@ -135,7 +137,8 @@ def corrected(
     cache_problem = measured.cache_problem or before.cache_problem
     if measured.steps == 0:
         known = before.model_copy(update={"memory_limit": limit, "cache_problem": cache_problem})
-        return _with_late(known, known.late + 1) if measured.is_late else known
+        return known.model_copy(update={"late": known.late + 1}) if measured.is_late else known
+    plan = _as_if_in_time(plan, before.late)
     memory = before.memory if measured.out_of_memory else _times(before.memory, measured.peak_memory_bytes, plan.forecast.memory_bytes)
     return Correction(
         step_seconds=_step_seconds(before, plan, measured),
@@ -150,33 +153,45 @@ def corrected(
 
 def after_a_rest(correction: Correction) -> Correction:
     """The correction of a site that was left out of a round: it may be back in time, so of its misses of the deadline one less counts."""
-    return _with_late(correction, correction.late - 1) if correction.late else correction
+    return correction.model_copy(update={"late": max(0, correction.late - 1)})
+
+
+def doubled(correction: Correction) -> Correction:
+    """The correction that plans count on: with all seconds twice as long for each time that the site was late."""
+    factor = _LATE ** min(correction.late, _MOST_LATE)
+    seconds = {"step_seconds": correction.step_seconds, "other_seconds": correction.other_seconds, "transfers": correction.transfers}
+    return correction.model_copy(update={name: factor * value for name, value in seconds.items()})
 
 
 def carried_over(correction: Correction, before: Resources | None, now: Resources) -> Correction:
-    """The correction without what was shown of resources that the site no longer has: another bandwidth. More memory raises its limit."""
+    """The correction without what was shown of resources that the site no longer has: another bandwidth. Its limit follows the memory."""
     if before is None:
         return correction
     limit = correction.memory_limit
-    if limit is not None and now.memory_bytes > before.memory_bytes > 0:
+    if limit is not None and before.memory_bytes > 0:
         limit = int(limit * now.memory_bytes / before.memory_bytes)
     return correction.model_copy(update={"memory_limit": limit, "transfers": correction.transfers if now.has_bandwidth_of(before) else 1.0})
 
 
-def findings(before: Correction, now: Correction, resources: Resources | None = None) -> tuple[str, ...]:
+def findings(
+    before: Correction, now: Correction, resources: Resources | None = None, *, ran_out_of_memory: bool = False
+) -> tuple[str, ...]:
     """What the last round showed of a site, as parts of a sentence; none if its forecasts held."""
     found = []
-    if now.memory_limit is not None and now.memory_limit != before.memory_limit:
+    if ran_out_of_memory and now.memory_limit is not None:
         found.append(f"the last plan ran out of memory, so that its forecast must stay below {bytes_text(now.memory_limit)}")
     if now.cache_problem != before.cache_problem:
         found.append(f"its cache did not work, so that the rest of the run is planned without one: {now.cache_problem}")
     if now.late > before.late:
-        return (*found, "it was still at work at the deadline, so that all its seconds count twice")
+        times = f"{_LATE**now.late:g} times, for {now.late} times in a row" if now.late > 1 else "twice"
+        return (*found, f"it was still at work at the deadline, so that all its seconds count {times}")
+    if now.late < before.late:
+        found.append("it was done in time again")
     ratio = now.step_seconds / before.step_seconds
-    if _is_noticeable(ratio) and not now.late:
+    if _is_noticeable(ratio):
         found.append(f"a step took {ratio:.2g} times as long as predicted")
     ratio = now.transfers / before.transfers
-    if _is_noticeable(ratio) and not now.late and resources is not None:
+    if _is_noticeable(ratio) and resources is not None:
         figure = rate_text(resources.up / now.transfers)
         found.append(f"transfers took {ratio:.2g} times as long as predicted, so that uploads are planned with {figure}")
     return tuple(found)
@@ -192,13 +207,11 @@ def changes(before: Resources, now: Resources) -> tuple[str, ...]:
     return tuple(f"its {name} is now {new} instead of {old}" for name, old, new in figures if new != old)
 
 
-def _with_late(correction: Correction, late: int) -> Correction:
-    """The same with another number of misses of the deadline."""
-    factor = _LATE ** (late - correction.late)
-    changes = {
-        name: min(_LARGEST, max(_SMALLEST, factor * getattr(correction, name))) for name in ("step_seconds", "other_seconds", "transfers")
-    }
-    return correction.model_copy(update=changes | {"late": late})
+def _as_if_in_time(plan: Plan, late: int) -> Plan:
+    """The plan with the forecast that it would have had if the site had not been late before."""
+    factor = _LATE ** min(late, _MOST_LATE)
+    seconds = {"seconds": plan.forecast.seconds / factor, "step_seconds": plan.forecast.step_seconds / factor}
+    return plan.model_copy(update={"forecast": plan.forecast.model_copy(update=seconds)})
 
 
 def _transfers(factor: float, measured: Measurement, resources: Resources | None) -> float:

@@ -14,7 +14,17 @@ from pydantic import Field
 
 from fedpipe_operator.api import EdgeSite, parse_quantity
 from fedpipe_operator.api.edgesite import Capacity
-from fedpipe_trainer.contract import BaseModelFacts, Bits, GenerationSpeed, Importance, ProfileResult, RangeTestResult, Throughput, Wire
+from fedpipe_trainer.contract import (
+    BaseModelFacts,
+    Basis,
+    Bits,
+    GenerationSpeed,
+    Importance,
+    ProfileResult,
+    RangeTestResult,
+    Throughput,
+    Wire,
+)
 
 CPU = "cpu"
 _BITS_PER_PARAMETER: Final = 32
@@ -101,22 +111,21 @@ class SiteProfile:
         return tuple(point for point in self.points if point.bits == bits)
 
 
-def profile_basis(site: EdgeSite) -> str:
-    """A hash of the part of a site's spec that its profile depends on: its node pool, its pods' processors and GPUs, and its data.
+def basis_of(site: EdgeSite) -> Basis:
+    """What a profile of this site is made for.
 
-    Claims of memory and bandwidth are not in it: a plan takes them from the spec, whatever the profile. Where there is none, see
-    `whole_basis`.
+    The measurements depend on its node pool, its pods' processors and GPUs, and its data. Claims of memory and bandwidth are not among
+    them: a plan takes them from the spec, whatever the profile.
     """
     spec, capacity = site.spec, site.spec.capacity
     accelerator = capacity.accelerator.model_dump(mode="json", exclude={"memory"}) if capacity.accelerator else None
     parts = spec.model_dump(mode="json", include={"node_selector", "tolerations", "runtime_class_name", "data"})
     pod = spec.pod_template.spec if spec.pod_template else {}
-    return hashlib.sha256(json.dumps([parts, pod, capacity.cpu, accelerator], sort_keys=True).encode()).hexdigest()[:16]
+    return Basis(measured=_hash([parts, pod, capacity.cpu, accelerator]), whole=_hash(spec.model_dump(mode="json")))
 
 
-def whole_basis(site: EdgeSite) -> str:
-    """A hash of a site's whole spec: any part of it may be why a profile failed."""
-    return hashlib.sha256(site.spec.to_json().encode()).hexdigest()[:16]
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def granularity(measured: ProfileResult, *, up: float, down: float) -> float | None:

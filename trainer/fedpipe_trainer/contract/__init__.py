@@ -35,6 +35,7 @@ from fedpipe_trainer.contract.result import (
 )
 from fedpipe_trainer.contract.task import (
     EVALUATION_SHARE,
+    Basis,
     Data,
     EvaluateTask,
     Evaluation,
@@ -58,6 +59,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Artifact",
     "BaseModelFacts",
+    "Basis",
     "Bits",
     "CausalLM",
     "Data",

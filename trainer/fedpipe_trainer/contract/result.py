@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
 from fedpipe_trainer.contract.base import SCHEMA_VERSION, Wire
 from fedpipe_trainer.contract.plan import MAX_LAYERS, Bits, Scaling
-from fedpipe_trainer.contract.task import MAX_RANGE_TEST_SAMPLES, MAX_RATES, Commit, ImportanceMethod, LearningRate, RunRef, Sha256
+from fedpipe_trainer.contract.task import MAX_RANGE_TEST_SAMPLES, MAX_RATES, Basis, Commit, ImportanceMethod, LearningRate, RunRef, Sha256
 
 # Keys of a JSON object are always strings.
 _BitsKey = Annotated[Bits, BeforeValidator(lambda key: int(key) if isinstance(key, str) and key.isdecimal() else key)]
@@ -276,6 +276,8 @@ class ProfileResult(_ResultBase):
     """The measurements at a site."""
 
     kind: Literal["profile"] = "profile"
+    basis: Basis | None = None
+    """That of the task; None: an earlier version made the profile."""
     base: BaseModelFacts | None = None
     model_revision: Commit | None = None
     """The commit that the model's branch or tag named at the hub; None for a model that does not come from a hub."""

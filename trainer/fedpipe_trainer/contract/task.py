@@ -181,6 +181,15 @@ class RangeTest(Wire):
     alpha: Annotated[float, Field(gt=0)] = 16.0
 
 
+class Basis(Wire):
+    """What a profile is made for, as hashes that the result repeats: so the operator sees whether the site has changed since."""
+
+    measured: Annotated[str, Field(max_length=64)]
+    """Of what the measurements depend on: the node pool and the data."""
+    whole: Annotated[str, Field(max_length=64)]
+    """Of the whole spec of the site, any part of which may be why a profile fails."""
+
+
 class ProfileTask(_TaskBase):
     """Measure the site: facts about the base model, labels, samples, memory, and tokens per second at each bit width."""
 
@@ -198,6 +207,8 @@ class ProfileTask(_TaskBase):
     importance: ImportanceMethod = ImportanceMethod.GRADIENT
     range_test: RangeTest | None = None
     """None: no learning rate is tested, because the run has one."""
+    basis: Basis | None = None
+    """Repeated in the result."""
     reuse: bool = False
     """Whether an earlier profile in the site's cache, of the same model, data, machine and task, is used again instead of measuring."""
     probe_write: Url | None = None
