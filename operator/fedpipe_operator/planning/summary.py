@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from fedpipe_operator.api import HyperparameterStatus, PlanStatus
-from fedpipe_operator.formatting import bytes_text, seconds_text
+from fedpipe_operator.formatting import bytes_text, counted, seconds_text
 from fedpipe_operator.planning.hyperparameters import Hyperparameter
 from fedpipe_operator.planning.modes import Plans
 from fedpipe_operator.planning.rank_lines import rank_lines
@@ -57,7 +57,7 @@ def forecast_text(plan: Plan) -> str:
 
 def _forecast_text(plan: Plan) -> str:
     predicted = plan.forecast
-    steps = f"{seconds_text(predicted.step_seconds)} of them for {plan.steps} step{'' if plan.steps == 1 else 's'}"
+    steps = f"{seconds_text(predicted.step_seconds)} of them for {counted(plan.steps, 'step')}"
     return (
         f"{bytes_text(predicted.memory_bytes)} of memory; {seconds_text(predicted.seconds)} a round, {steps};"
         f" {bytes_text(predicted.upload_bytes)} up, {bytes_text(predicted.download_bytes)} down"

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from fedpipe_operator import names
+from fedpipe_operator.api import primary_metric
 from fedpipe_operator.backend import ACTIVE_STATES, JobStatus, TaskKind
 from fedpipe_operator.rounds import Observed, Run, exported_round, job_of
 from fedpipe_operator.rounds.kinds import KINDS
@@ -149,11 +150,12 @@ def _whole(value: OutOfReach) -> OutOfReach:
 def _evaluations(run: Run, store: Store, cache: ObjectCache) -> dict[int, EvaluationSummary]:
     """By round, beginning with the base's: rounds are evaluated in order."""
     found: dict[int, EvaluationSummary] = {}
+    summarize = partial(summarize_evaluation, metric=primary_metric(run.spec))
     for round_ in range(run.spec.rounds.count + 1):
         key = names.round_evaluation(round_)
         if cache.is_warm and key not in cache.objects and key not in cache.listing(store, names.round_folder(round_)):
             break  # the current round or the one before, whose folder is listed anyway
-        evaluation = _own_summary(cache, store, key, RoundEvaluation, summarize_evaluation)
+        evaluation = _own_summary(cache, store, key, RoundEvaluation, summarize)
         if evaluation is None:
             break
         found[round_] = evaluation

@@ -119,9 +119,9 @@ def summarize_commit(commit: RoundCommit) -> CommitSummary:
     )
 
 
-def summarize_evaluation(evaluation: RoundEvaluation) -> EvaluationSummary:
-    """The summary of a federated evaluation."""
-    by_metric = {metric: evaluation.by_site(metric) for metric in ("loss", *sorted(evaluation.metrics))}
+def summarize_evaluation(evaluation: RoundEvaluation, metric: str = "loss") -> EvaluationSummary:
+    """The summary of a federated evaluation, with what each site measured of the loss and of this metric, the run's."""
+    by_metric = {name: evaluation.by_site(name) for name in sorted({"loss", metric})}
     return EvaluationSummary(
         round=evaluation.round,
         loss=evaluation.loss,
