@@ -248,7 +248,7 @@ def _more_memory(request: PlanRequest, site: SiteProfile, factor: float) -> str:
     """What to do if the smallest plan needs the factor of the memory that a plan may use."""
     advice = "allow fewer bits, smaller ranks or smaller batchSizes, or lower task.maxLength"
     if request.correction(site).memory_limit is not None:
-        return f"after a plan of it ran out of memory, {_memory_budget(request, site)}: give it more memory, {advice}"
+        return f"after a plan of it ran out of memory, {_memory_budget(request, site)}: {advice}"
     return f"give it {ceil(site.memory_bytes * factor / MIB + 1e-6)}Mi of memory instead of {bytes_text(site.memory_bytes)}, or {advice}"
 
 
