@@ -1,13 +1,14 @@
 """A site's claims combined with its profile."""
 
 import json
+from typing import Any
 
 import pytest
 from site_profiles import FINGERPRINT, GIB, SMOLLM2
 
 from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.api.parse import read_documents
-from fedpipe_operator.sites import granularity, site_granularity, site_profile
+from fedpipe_operator.sites import basis_of, granularity, site_granularity, site_profile
 from fedpipe_trainer.contract import (
     Failure,
     FailureReason,
@@ -164,6 +165,43 @@ def test_measurements_are_copied_from_the_profile() -> None:
     assert (site.name, site.labels, site.mean_tokens, site.longest_tokens) == ("ward", ("a", "b"), 60.5, 77)
     assert site_profile(claiming(), a_profile(setup_seconds=9.5)).setup_seconds == 9.5
     assert (site.load_seconds, site.unsupported, site.base, site.fingerprint) == ({4: 2.5}, {8: "no kernel"}, SMOLLM2, FINGERPRINT)
+
+
+def a_site_of(**spec: Any) -> EdgeSite:
+    return EdgeSite.model_validate({"metadata": {"name": "ward-a"}, "spec": {"data": DATA, **spec}})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"nodeSelector": {"pool": "b"}},
+        {"tolerations": [{"key": "gpu", "operator": "Exists"}]},
+        {"data": DATA | {"train": "other.jsonl"}},
+        {"capacity": {"cpu": "4"}},
+        {"capacity": {"accelerator": {"memory": "24Gi", "count": 2}}},
+        {"podTemplate": {"spec": {"affinity": {}}}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_profile_is_made_for_a_node_pool_its_processors_and_the_data(change: dict[str, Any]) -> None:
+    assert basis_of(a_site_of(**change)).measured != basis_of(a_site_of()).measured
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"capacity": {"memory": "4Gi", "bandwidth": {"up": "1M"}}},
+        {"maxConcurrentJobs": 2},
+        {"cache": {"persistentVolumeClaim": {"claimName": "cache"}}},
+        {"podTemplate": {"labels": {"team": "a"}, "spec": {"containers": [{"name": "trainer"}]}}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_claims_and_limits_need_no_other_profile_unless_it_failed(change: dict[str, Any]) -> None:
+    before, after = basis_of(a_site_of()), basis_of(a_site_of(**change))
+
+    assert before.measured == after.measured
+    assert before.whole != after.whole
 
 
 def test_a_failed_profile_is_refused_with_its_reason() -> None:
