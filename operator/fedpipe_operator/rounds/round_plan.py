@@ -36,12 +36,13 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
         round_: the round, from 1.
         now: Unix seconds; the plan's start.
     """
-    profiles = _profiles(run, observed)
+    completed = list(_completed(run, observed))
+    profiles = {site.name: site_profile(site, result) for site, _, result in completed}
+    attempts = {site.name: attempt for site, attempt, _ in completed}
     per_round = run.spec.sites.per_round
     need = needed_updates(run.spec.sites.quorum, matched=len(run.sites), per_round=per_round)
     if not profiles:
         return OutOfReach(message=_too_few(round_, need, len(run.sites), failed))
-    attempts = {site.name: attempt for site, attempt, _ in _completed(run, observed)}
     facts = _facts(run, observed, profiles)
     evidence = evidence_for(run, observed, round_, profiles, moved=_moved(observed.plan, attempts))
     agreeing = {name: one for name, one in profiles.items() if name not in facts.wrong_base}
@@ -90,11 +91,6 @@ def _learning_rate(run: Run, observed: Observed, profiles: Mapping[str, SiteProf
     chosen = reasons.get("training.learningRate", FROM_SPEC)
     value = rate_of(observed.plan.learning_rate, run.spec.training)
     return LearningRate(value, "as in the rounds before" if chosen == FROM_SPEC else chosen)
-
-
-def _profiles(run: Run, observed: Observed) -> dict[str, SiteProfile]:
-    """The sites' profiles as the planner reads them."""
-    return {site.name: site_profile(site, result) for site, result in completed_profiles(run, observed)}
 
 
 def completed_profiles(run: Run, observed: Observed) -> Iterator[tuple[EdgeSite, ProfileResult]]:
