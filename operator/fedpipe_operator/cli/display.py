@@ -18,11 +18,10 @@ from fedpipe_operator.formatting import bytes_text, metric_text, seconds_text
 from fedpipe_operator.planning import hyperparameter_text
 from fedpipe_operator.rounds import Event
 from fedpipe_operator.rounds.kinds import KINDS
-from fedpipe_operator.rounds.replanning import REPLANNED
+from fedpipe_operator.rounds.replanning import REPLANNED, REPLANNED_EVENT
 
 _SITE: Final = 14
 """Columns of a site's name."""
-_REPLANNED_EVENT: Final = "Replanned"
 
 
 class Display:
@@ -59,7 +58,7 @@ class Display:
         """
         if event.warning:
             self.line(f"{event.reason}: {event.message}", style="yellow")
-        elif event.reason == _REPLANNED_EVENT:
+        elif event.reason == REPLANNED_EVENT:
             for plan in self._plans.values():
                 for note in (one for one in plan.why if one.startswith(REPLANNED)):
                     self.line(f"{event.reason}: {plan.site}: {note.removeprefix(REPLANNED)}")

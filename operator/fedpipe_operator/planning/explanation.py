@@ -106,12 +106,9 @@ def exclusion_reason(request: PlanRequest, site: SiteProfile, choices: Choices, 
         remedies.append(remedy(int(np.where(in_time, memory, np.inf).argmin())))
     if in_memory.any():
         remedies.append(remedy(int(np.where(in_memory, seconds, np.inf).argmin())))
-    late = request.correction(site).late
-    after = (
-        f"after it missed the deadline {counted(late, 'time')}, its seconds count {2**late} times, and it sits out a round: "
-        if late
-        else ""
-    )
+    correction = request.correction(site)
+    missed = f"after it missed the deadline {counted(correction.late, 'time')}, its seconds count {correction.lateness:g} times"
+    after = f"{missed}, and it sits out a round: " if correction.late else ""
     return f"{after}not even its smallest plan fits: {'; or '.join(remedies or [remedy(int(memory.argmin()))])}"
 
 

@@ -88,6 +88,7 @@ class TaskContext:
 def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs, first: PlanSummary | None = None) -> ProfileTask:
     """The task that profiles a site; one that joins after round 1 was planned uses the commit of that plan."""
     planning, probe = context.spec.planning, names.profile_probe(action.site, action.attempt)
+    site = next((one for one in context.run.sites if one.name == action.site), None)
     return ProfileTask(
         run=context.run.ref,
         site=action.site,
@@ -106,10 +107,10 @@ def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs,
         importance=conversion.importance(planning.importance),
         range_test=None if first else range_test(context.spec),  # the rate is chosen with the first plan
         seed=context.spec.training.seed,
-        reuse=any(site.name == action.site and site.spec.cache is not None for site in context.run.sites),
+        reuse=site is not None and site.spec.cache is not None,
         probe_write=context.write(probe),
         probe_read=context.read(probe),
-        basis=next((basis_of(site) for site in context.run.sites if site.name == action.site), None),
+        basis=basis_of(site) if site else None,
     )
 
 

@@ -9,6 +9,7 @@ from fedpipe_trainer.contract import Plan
 
 REPLANNED: Final = "re-planned: "
 """What the reason for a changed plan begins with."""
+REPLANNED_EVENT: Final = "Replanned"
 _STALLED: Final = "the last rounds brought no improvement, so that the site trains as many layers as it can"
 
 

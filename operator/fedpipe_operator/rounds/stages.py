@@ -178,13 +178,14 @@ def aggregate(context: StageContext) -> Step:
         case Pending(attempt):
             states = training_states(context)
             updates = tuple(UpdateRef(site=site, attempt=done.attempt) for site, done in _done(states).items())
+            absent, late = _dropped(states), {*_late(states), *_late_before(context)}
             start = StartAggregation(
                 round_,
                 attempt,
                 updates,
-                absent=_dropped(states),
+                absent=absent,
                 out_of_memory=tuple(site for site, state in states.items() if isinstance(state, Dropped) and state.out_of_memory),
-                late=tuple(site for site in _dropped(states) if site in {*_late(states), *_late_before(context)}),
+                late=tuple(site for site in absent if site in late),
             )
             return Step(Reason.AGGREGATING, f"{len(updates)} updates", (start,))
         case Active(_, job, waits_for):

@@ -21,7 +21,7 @@ from fedpipe_operator.rounds.conditions import Observation, conditions_of
 from fedpipe_operator.rounds.observed import CommitSummary, PlanSummary
 from fedpipe_operator.rounds.policies import metric_value
 from fedpipe_operator.rounds.records import STATUS_SITES, RoundPlan, Verdict
-from fedpipe_operator.rounds.replanning import REPLANNED
+from fedpipe_operator.rounds.replanning import REPLANNED, REPLANNED_EVENT
 from fedpipe_operator.rounds.revision import revision_of
 from fedpipe_operator.rounds.stages import End, StageContext, Step, WorkStates, end_reason_of, training_states
 
@@ -118,7 +118,7 @@ def _replanned(before: FineTuneStatus, after: FineTuneStatus) -> tuple[Event, ..
     if not sites or after.round <= before.round:
         return ()
     notes = [f"{', '.join(names)}: {note}" for note, names in sites.items()]
-    return (Event("Replanned", f"round {after.round}: {_as_many_as_fit(notes)}"),)
+    return (Event(REPLANNED_EVENT, f"round {after.round}: {_as_many_as_fit(notes)}"),)
 
 
 def _as_many_as_fit(notes: Sequence[str]) -> str:

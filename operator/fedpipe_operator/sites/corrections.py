@@ -83,6 +83,11 @@ class Correction(Wire):
     late: Annotated[int, Field(ge=0)] = 0
     """How many times the site was still at work at the deadline since its last update: for each, its seconds count twice (`doubled`)."""
 
+    @property
+    def lateness(self) -> float:
+        """How many times the site's seconds count for its missed deadlines."""
+        return _LATE ** min(self.late, _MOST_LATE)
+
 
 class KeptActivations(Wire):
     """The activations that a site's cache holds from earlier rounds: of which passes, and of how many of them."""
@@ -138,7 +143,7 @@ def corrected(
     if measured.steps == 0:
         known = before.model_copy(update={"memory_limit": limit, "cache_problem": cache_problem})
         return known.model_copy(update={"late": known.late + 1}) if measured.is_late else known
-    plan = _as_if_in_time(plan, before.late)
+    plan = _as_if_in_time(plan, before.lateness)
     memory = before.memory if measured.out_of_memory else _times(before.memory, measured.peak_memory_bytes, plan.forecast.memory_bytes)
     return Correction(
         step_seconds=_step_seconds(before, plan, measured),
@@ -158,7 +163,7 @@ def after_a_rest(correction: Correction) -> Correction:
 
 def doubled(correction: Correction) -> Correction:
     """The correction that plans count on: with all seconds twice as long for each time that the site was late."""
-    factor = _LATE ** min(correction.late, _MOST_LATE)
+    factor = correction.lateness
     seconds = {"step_seconds": correction.step_seconds, "other_seconds": correction.other_seconds, "transfers": correction.transfers}
     return correction.model_copy(update={name: factor * value for name, value in seconds.items()})
 
@@ -183,7 +188,7 @@ def findings(
     if now.cache_problem != before.cache_problem:
         found.append(f"its cache did not work, so that the rest of the run is planned without one: {now.cache_problem}")
     if now.late > before.late:
-        times = f"{_LATE**now.late:g} times, for {now.late} times in a row" if now.late > 1 else "twice"
+        times = f"{now.lateness:g} times, for {now.late} times in a row" if now.late > 1 else "twice"
         return (*found, f"it was still at work at the deadline, so that all its seconds count {times}")
     if now.late < before.late:
         found.append("it was done in time again")
@@ -207,10 +212,9 @@ def changes(before: Resources, now: Resources) -> tuple[str, ...]:
     return tuple(f"its {name} is now {new} instead of {old}" for name, old, new in figures if new != old)
 
 
-def _as_if_in_time(plan: Plan, late: int) -> Plan:
+def _as_if_in_time(plan: Plan, lateness: float) -> Plan:
     """The plan with the forecast that it would have had if the site had not been late before."""
-    factor = _LATE ** min(late, _MOST_LATE)
-    seconds = {"seconds": plan.forecast.seconds / factor, "step_seconds": plan.forecast.step_seconds / factor}
+    seconds = {"seconds": plan.forecast.seconds / lateness, "step_seconds": plan.forecast.step_seconds / lateness}
     return plan.model_copy(update={"forecast": plan.forecast.model_copy(update=seconds)})
 
 
