@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import fedpipe_operator
@@ -99,11 +99,16 @@ def _listed_reasons() -> set[str]:
 
 def _literal_reasons() -> set[str]:
     """The reasons in the code where one is given: as an argument, as the value of a name, or in front of a sentence."""
-    return {word for file in OPERATOR.rglob("*.py") for word in _reasons_in(ast.parse(file.read_text()))}
+    modules = [ast.parse(file.read_text()) for file in OPERATOR.rglob("*.py")]
+    public = {name: value for module in modules for name, value in _constants(module).items() if not name.startswith("_")}
+    return {word for module in modules for word in _reasons_in(module, public | _constants(module))}
 
 
-def _reasons_in(module: ast.Module) -> Iterator[str]:
-    constants = {name: value.value for name, value in _assignments(module.body) if isinstance(value, ast.Constant)}
+def _constants(module: ast.Module) -> dict[str, object]:
+    return {name: value.value for name, value in _assignments(module.body) if isinstance(value, ast.Constant)}
+
+
+def _reasons_in(module: ast.Module, constants: Mapping[str, object]) -> Iterator[str]:
     for node in ast.walk(module):
         for expression in _reason_expressions(node):
             for inner in ast.walk(expression):
