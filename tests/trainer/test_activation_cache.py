@@ -1,11 +1,12 @@
 """Cached activations: the same bytes as without a cache, and a fault of the cache costs time only."""
 
 import logging
+import multiprocessing
 import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -377,6 +378,36 @@ def test_concurrent_tasks_read_what_either_has_written_or_compute_it(tmp_path: P
 
     for values in [*tasks, [ActivationStore(tmp_path, "key").read(name, torch.float32) for name in names]]:
         assert all(one is not None and torch.equal(one, value(float(name))) for one, name in zip(values, names, strict=True))
+
+
+def use_keys_in_turn(root: Path, task: str) -> list[str]:
+    """The values that a task lost while it used them, with one key after the other and room for three in the cache."""
+    lost = []
+    for key in range(12):
+        with closing(ActivationStore(root, f"{task}-{key}", limit=12 * (SIZE + 256))) as store:
+            for name in range(4):
+                store.write(str(name), value(float(name)))
+            lost += [f"{task}-{key}/{name}" for name in range(4) if not is_kept(store, name)]
+    return lost
+
+
+def is_kept(store: ActivationStore, name: int) -> bool:
+    """Whether the value can be read as it was written."""
+    found = store.read(str(name), torch.float32)
+    return found is not None and torch.equal(found, value(float(name)))
+
+
+def test_processes_that_share_a_cache_remove_what_others_no_longer_use_and_nothing_else(tmp_path: Path) -> None:
+    """96 values are written. Each task may exceed the limit by what was left below it when it measured the cache."""
+    with closing(ActivationStore(tmp_path, "in use")) as store:
+        store.write("0", value(0.0))
+        os.utime(tmp_path / "in use", times=(0, 0))
+        with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+            lost = list(pool.map(use_keys_in_turn, [tmp_path] * 2, ["one", "two"]))
+
+        assert lost == [[], []]
+        assert is_kept(store, 0)
+    assert len([path for path in tmp_path.rglob("*") if path.name.isdecimal()]) <= 24
 
 
 def test_a_store_shares_its_values_with_others_of_its_key(tmp_path: Path) -> None:
