@@ -71,7 +71,7 @@ def run_fedpipe(folder: Path, arguments: argparse.Namespace) -> list[Round]:
             "importance": "None",
             "plans": plans(arguments.steps),
         },
-        "training": run["spec"]["training"] | {"maxSteps": arguments.steps},
+        "training": run["spec"]["training"] | {"maxSteps": arguments.steps, "learningRateSchedule": "Constant"},
         "export": {"adapter": False, "merged": False},
     }
     (example / "run.yaml").write_text(yaml.safe_dump(run))

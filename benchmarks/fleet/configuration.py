@@ -84,6 +84,8 @@ class Run:
     """The run ends with the last round that ends by then, in virtual seconds."""
     evaluate_every: int = 1
     """Rounds between two evaluations on the test documents."""
+    schedule: str = "Constant"
+    """`training.learningRateSchedule` of the product, over `seconds`."""
 
 
 @dataclass(frozen=True)
@@ -101,5 +103,8 @@ def key_of(configuration: Run | Study) -> str:
     """The name under which its result is stored. A run's clock depends on the measured profile too."""
     clock = [hashlib.sha256(PROFILE.read_bytes()).hexdigest(), VERSION] if isinstance(configuration, Run) else []
     planner = [PLANNER] if isinstance(configuration, Run) and isinstance(configuration.work, Planned) else []
-    text = json.dumps([type(configuration).__name__, asdict(configuration), *clock, *planner], sort_keys=True)
+    fields = asdict(configuration)
+    if fields.get("schedule") == "Constant":  # it came later, and the keys of older runs stay
+        del fields["schedule"]
+    text = json.dumps([type(configuration).__name__, fields, *clock, *planner], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -18,8 +18,10 @@ from task import Partition, Task, load_task, partition
 from torch import Tensor
 from training import Quality, evaluate, evaluate_global, ranks_of, steps, trainable
 
+from fedpipe_operator.api import LearningRateSchedule
 from fedpipe_operator.planning import History
 from fedpipe_operator.planning.fleet import ROUND_OVERHEAD
+from fedpipe_operator.planning.hyperparameters import share_at
 from fedpipe_operator.rounds.evidence import kept_activations
 from fedpipe_operator.rounds.observed import EvaluationSummary
 from fedpipe_operator.rounds.policies import is_stalled
@@ -72,12 +74,16 @@ def _run(configuration: Run, runtime: TaskRuntime) -> Iterator[Point]:
         number += 1
         plans = plan(task, configuration, sites, replace(history, round=number)).plans.plans
         length = max(one.forecast.seconds for one in plans.values())
+        share = share_at(LearningRateSchedule(configuration.schedule), (seconds + ROUND_OVERHEAD) / configuration.seconds)
+        problem = replace(configuration.problem, learning_rate=share * configuration.problem.learning_rate)
         seconds += length + ROUND_OVERHEAD
         if seconds > configuration.seconds:
             return
         start = parse_adapter(task, adapter)
         with merged(task, deltas):
-            trained = _train_sites(task, configuration, split, plans=plans, start=start, number=number, runtime=runtime)
+            trained = _train_sites(
+                task, replace(configuration, problem=problem), split, plans=plans, start=start, number=number, runtime=runtime
+            )
         updates = {site: one.update for site, one in trained.items()}
         downloaded += len(adapter or b"") * len(updates)
         uploaded += sum(len(update.data) for update in updates.values())

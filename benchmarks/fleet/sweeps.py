@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from configuration import Given, Planned, Problem, Run, Server, Study
 
@@ -18,7 +18,14 @@ _ROUNDS: Final = 24
 """Of a planned run."""
 _ROUND, _EQUAL_STEPS = 32, 8
 """Steps of the fastest tier in a round of steps by speed; steps of every site in a round with equal ones."""
-Rule = tuple[Planned | tuple[Given, ...], Server]
+
+
+class Rule(NamedTuple):
+    """What each site does, how the server aggregates, and how the learning rate changes from round to round."""
+
+    work: Planned | tuple[Given, ...]
+    server: Server
+    schedule: str = "Constant"
 
 
 def equal_steps(steps: int, ranks: tuple[int, ...]) -> tuple[Given, ...]:
@@ -43,16 +50,17 @@ def main(seeds: range = range(3)) -> dict[str, Run | Study]:
         runs[f"centralised, seed {seed}"] = centralised(Problem(seed=seed))
         for setting, owned in _SETTINGS.items():
             problem = Problem(seed=seed, slow_sites_own_classes=owned)
-            for rule, (work, server) in RULES.items():
-                runs[f"{setting}, {rule}, seed {seed}"] = _run(problem, work, server)
+            for name, rule in RULES.items():
+                runs[f"{setting}, {name}, seed {seed}"] = _run(problem, rule)
     return runs
 
 
-def _run(problem: Problem, work: Planned | tuple[Given, ...], server: Server) -> Run:
+def _run(problem: Problem, rule: Rule) -> Run:
     """Equal steps are given twice the time: they need it, and cost less to compute."""
+    work, server, schedule = rule
     is_equal = len({one.steps for one in work}) == 1 if isinstance(work, tuple) else work.mode == "UniformWeakest"
     rounds = _ROUNDS if isinstance(work, Planned) and work.mode == "Auto" else Run.rounds
-    return Run(problem, SLOWDOWNS, work, server, rounds=rounds, seconds=2 * _SECONDS if is_equal else _SECONDS)
+    return Run(problem, SLOWDOWNS, work, server, rounds=rounds, seconds=2 * _SECONDS if is_equal else _SECONDS, schedule=schedule)
 
 
 def centralised(problem: Problem) -> Study:
@@ -63,7 +71,7 @@ def centralised(problem: Problem) -> Study:
 def longer() -> dict[str, Run | Study]:
     """Twice the time for ours and three times for equal steps, one seed: when each reaches 95 % of the ceiling."""
     problem = Problem()
-    ours, equal = _run(problem, *RULES["ours"]), _run(problem, *RULES["FedIT"])
+    ours, equal = _run(problem, RULES["ours"]), _run(problem, RULES["FedIT"])
     return {
         "centralised, seed 0": centralised(problem),
         "independent, ours, seed 0": replace(ours, seconds=2 * ours.seconds, rounds=2 * ours.rounds, evaluate_every=2),
@@ -74,41 +82,43 @@ def longer() -> dict[str, Run | Study]:
 def others() -> dict[str, Run | Study]:
     """The other rivals, one seed."""
     rules: dict[str, Rule] = {
-        "planned, uniform": (Planned(mode="UniformWeakest"), Server()),
-        "planned, proportional": (Planned(mode="Proportional"), Server()),
-        "LEGEND-like depth": (_depth_by_tier(), Server()),
-        "FedAdapter-like depth": (_depth_of_all(), Server()),
-        "fastest tier only": (only(steps_by_speed(_ROUND, RANKS), range(2)), Server()),
+        "FedIT by speed, FedNova, falling rate": RULES["FedIT by speed, FedNova"]._replace(schedule="Cosine"),
+        "FedIT, falling rate": RULES["FedIT"]._replace(schedule="Cosine"),
+        "planned, uniform": Rule(Planned(mode="UniformWeakest"), Server()),
+        "planned, proportional": Rule(Planned(mode="Proportional"), Server()),
+        "LEGEND-like depth": Rule(_depth_by_tier(), Server()),
+        "FedAdapter-like depth": Rule(_depth_of_all(), Server()),
+        "fastest tier only": Rule(only(steps_by_speed(_ROUND, RANKS), range(2)), Server()),
     }
     alone = {
-        f"site {index} alone": (only(steps_by_speed(_ROUND, RANKS), range(index, index + 1)), Server()) for index in range(len(SLOWDOWNS))
+        f"site {index} alone": Rule(only(steps_by_speed(_ROUND, RANKS), range(index, index + 1)), Server())
+        for index in range(len(SLOWDOWNS))
     }
     return _one_seed(rules | alone)
 
 
 def ablations() -> dict[str, Run | Study]:
-    """Ours with one thing changed at a time, one seed."""
+    """Ours at a constant learning rate, and with one thing changed at a time, one seed."""
     ours = Planned()
-    return _one_seed(
-        {
-            "ours": (ours, Server()),
-            "with caches": (Planned(cache=True), Server()),
-            "one batch": (Planned(batch_sizes=(16,)), Server()),
-            "equal steps": (Planned(mode="UniformWeakest"), Server()),
-            "all layers": (Planned(depth="Full"), Server()),
-            "importance none": (Planned(importance="None"), Server()),
-            "importance random": (Planned(importance="Random"), Server()),
-            "importance inverse": (Planned(importance="Inverse"), Server()),
-            "one rank and depth": (Planned(mode="Proportional"), Server()),
-            "weights by data": (ours, Server(normalization="None")),
-            "weights by samples trained": (ours, Server(normalization="TrainedSamples")),
-            "FedNova as published": (ours, Server(normalization="FedNova")),
-            "steps^0.5": (ours, Server(normalization="steps^0.5")),
-            "no frozen residual": (ours, Server(method="FlexLoRA", normalization="shares of EffectiveSteps", frozen_residual=False)),
-            "inexact average": (ours, Server(method="ZeroPad")),
-            "global rank 8": (Planned(max_rank=8), Server(max_rank=8)),
-        }
-    )
+    changed: dict[str, tuple[Planned, Server]] = {
+        "constant rate": (ours, Server()),
+        "with caches": (Planned(cache=True), Server()),
+        "one batch": (Planned(batch_sizes=(16,)), Server()),
+        "equal steps": (Planned(mode="UniformWeakest"), Server()),
+        "all layers": (Planned(depth="Full"), Server()),
+        "importance none": (Planned(importance="None"), Server()),
+        "importance random": (Planned(importance="Random"), Server()),
+        "importance inverse": (Planned(importance="Inverse"), Server()),
+        "one rank and depth": (Planned(mode="Proportional"), Server()),
+        "weights by data": (ours, Server(normalization="None")),
+        "weights by samples trained": (ours, Server(normalization="TrainedSamples")),
+        "FedNova as published": (ours, Server(normalization="FedNova")),
+        "steps^0.5": (ours, Server(normalization="steps^0.5")),
+        "no frozen residual": (ours, Server(method="FlexLoRA", normalization="shares of EffectiveSteps", frozen_residual=False)),
+        "inexact average": (ours, Server(method="ZeroPad")),
+        "global rank 8": (Planned(max_rank=8), Server(max_rank=8)),
+    }
+    return _one_seed({"ours": RULES["ours"]} | {name: Rule(work, server) for name, (work, server) in changed.items()})
 
 
 def _one_seed(rules: Mapping[str, Rule]) -> dict[str, Run | Study]:
@@ -116,7 +126,7 @@ def _one_seed(rules: Mapping[str, Rule]) -> dict[str, Run | Study]:
     runs: dict[str, Run | Study] = {"centralised, seed 0": centralised(Problem())}
     for setting, owned in _SETTINGS.items():
         problem = Problem(slow_sites_own_classes=owned)
-        runs |= {f"{setting}, {rule}, seed 0": _run(problem, work, server) for rule, (work, server) in rules.items()}
+        runs |= {f"{setting}, {name}, seed 0": _run(problem, rule) for name, rule in rules.items()}
     return runs
 
 
@@ -125,7 +135,7 @@ def rates() -> dict[str, Run | Study]:
     runs: dict[str, Run | Study] = {}
     for rate in (5e-4, 1e-3, 2e-3):
         problem = Problem(learning_rate=rate)
-        runs |= {f"{rule}, {rate:g}, seed 0": _run(problem, *RULES[rule]) for rule in ("ours", "FedIT by speed, FedNova", "FedIT")}
+        runs |= {f"{rule}, {rate:g}, seed 0": _run(problem, RULES[rule]) for rule in ("ours", "FedIT by speed, FedNova", "FedIT")}
     return runs
 
 
@@ -172,18 +182,19 @@ def _depth_of_all() -> tuple[Given, ...]:
 
 
 RULES: Final[dict[str, Rule]] = {
-    "ours": (Planned(), Server()),
-    "FedIT": (equal_steps(_EQUAL_STEPS, COMMON), Server(method="FedIT", normalization="None")),
-    "FedIT by speed, FedNova": (steps_by_speed(_ROUND, COMMON), Server(method="FedIT", normalization="FedNova")),
-    "FlexLoRA": (equal_steps(_EQUAL_STEPS, RANKS), Server(method="FlexLoRA", normalization="None", frozen_residual=False)),
-    "FedIT by speed": (steps_by_speed(_ROUND, COMMON), Server(method="FedIT", normalization="None")),
-    "HetLoRA": (equal_steps(_EQUAL_STEPS, RANKS), Server(method="HetLoRA", normalization="None", frozen_residual=False)),
-    "FLoRA": (
+    "ours": Rule(Planned(), Server(), "Cosine"),
+    "ours, constant rate": Rule(Planned(), Server()),
+    "FedIT": Rule(equal_steps(_EQUAL_STEPS, COMMON), Server(method="FedIT", normalization="None")),
+    "FedIT by speed, FedNova": Rule(steps_by_speed(_ROUND, COMMON), Server(method="FedIT", normalization="FedNova")),
+    "FlexLoRA": Rule(equal_steps(_EQUAL_STEPS, RANKS), Server(method="FlexLoRA", normalization="None", frozen_residual=False)),
+    "FedIT by speed": Rule(steps_by_speed(_ROUND, COMMON), Server(method="FedIT", normalization="None")),
+    "HetLoRA": Rule(equal_steps(_EQUAL_STEPS, RANKS), Server(method="HetLoRA", normalization="None", frozen_residual=False)),
+    "FLoRA": Rule(
         equal_steps(_EQUAL_STEPS, RANKS),
         Server(method="FLoRA", normalization="None", frozen_residual=False, max_rank=sum(RANKS)),
     ),
 }
-"""The rules of the main table, the most telling first: what each site does, and how the server aggregates."""
+"""The rules of the main table, the most telling first."""
 SWEEPS: Final = {
     "main": main,
     "longer": longer,

@@ -50,7 +50,7 @@ def hyperparameters(training: TrainingSpec, learning_rate: float) -> contract.Hy
 
     Args:
         training: of the run.
-        learning_rate: of the round's plan, which has the spec's, or the one that was chosen.
+        learning_rate: of the round, by its plan.
     """
     return contract.Hyperparameters(
         learning_rate=learning_rate,

@@ -110,11 +110,16 @@ class StandInBackend:
             return
         result = perform(self.trainer, parse_task(text), self.folder)
         if result is None:
-            self.jobs[name] = replace(seen, state=JobState.FAILED, exit_code=137, reason="Killed", message="the process was killed")
+            self.kill(name)
             return
         code = result.failure.reason.exit_code if result.failure else ExitCode.OK
         state = JobState.FAILED if result.failure else JobState.SUCCEEDED
         self.jobs[name] = replace(seen, state=state, exit_code=int(code))
+
+    def kill(self, name: str) -> None:
+        """End one job as a killed process ends: without a result."""
+        message = "the process was killed"
+        self.jobs[name] = replace(self.jobs[name], state=JobState.FAILED, exit_code=137, reason="Killed", message=message)
 
 
 @dataclass

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from site_profiles import MPNET, a_site, a_spec
 
-from fedpipe_operator.planning import FROM_SPEC, LearningRate, choose_learning_rate, hyperparameters, range_test
-from fedpipe_operator.planning.hyperparameters import DEFAULT_LEARNING_RATE, LEARNING_RATES, RANGE_TEST_STEPS, combined_changes
+from fedpipe_operator.api import LearningRateSchedule
+from fedpipe_operator.planning import FROM_SPEC, LearningRate, choose_learning_rate, hyperparameters, learning_rate_share, range_test
+from fedpipe_operator.planning.hyperparameters import DEFAULT_LEARNING_RATE, LEARNING_RATES, RANGE_TEST_STEPS, combined_changes, share_at
 from fedpipe_trainer.contract import Forecast, Hyperparameters, Plan, RangeTestResult, RateLoss
 
 FORECAST = Forecast(memory_bytes=0, seconds=0, upload_bytes=0, download_bytes=0)
@@ -205,6 +206,48 @@ def test_the_default_rate_is_the_trainer_s() -> None:
     assert Hyperparameters().learning_rate == DEFAULT_LEARNING_RATE
 
 
+# --- the schedule
+
+COSINE = LearningRateSchedule.COSINE
+
+
+def test_the_cosine_is_the_default_and_falls_from_all_of_the_rate_to_a_tenth() -> None:
+    shares = [share_at(None, done) for done in (0.0, 0.25, 0.5, 0.75, 1.0)]
+
+    assert shares == pytest.approx([1.0, 0.868, 0.55, 0.232, 0.1], abs=1e-3)
+    assert shares == [share_at(COSINE, done) for done in (0.0, 0.25, 0.5, 0.75, 1.0)]
+
+
+@given(count=st.integers(1, 1000), round_=st.integers(1, 1000))
+def test_every_round_of_a_run_uses_a_share_of_the_rate_that_is_no_larger_than_the_round_s_before(count: int, round_: int) -> None:
+    spec = a_spec(rounds={"count": count})
+
+    assert 0.1 <= learning_rate_share(spec, round_ + 1) <= learning_rate_share(spec, round_) <= 1.0
+    assert learning_rate_share(spec, 1) == 1.0
+
+
+def test_a_constant_rate_stays() -> None:
+    spec = a_spec(rounds={"count": 4}, training={"learningRateSchedule": "Constant"})
+
+    assert [learning_rate_share(spec, round_) for round_ in (1, 2, 3, 4)] == [1.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("training", "count", "value", "reason"),
+    [
+        ({}, 4, "Cosine", "from round 1 to round 4 the learning rate falls to 23.2 % of it: fast at first, and at last near"),
+        ({}, 1, "Cosine", "a single round has all of the learning rate"),
+        ({"learningRateSchedule": "Cosine"}, 4, "Cosine", f"{FROM_SPEC}: from round 1 to round 4 the learning rate falls to 23.2 % of it"),
+        ({"learningRateSchedule": "Constant"}, 4, "Constant", FROM_SPEC),
+    ],
+)
+def test_the_schedule_has_a_reason(training: dict[str, Any], count: int, value: str, reason: str) -> None:
+    found = listed(rounds={"count": count}, training=training)["training.learningRateSchedule"]
+
+    assert found[0] == value
+    assert found[1].startswith(reason)
+
+
 # --- all hyperparameters
 
 
@@ -233,12 +276,13 @@ def test_what_the_spec_says_is_from_the_spec() -> None:
     found = listed(
         LearningRate(5e-3, FROM_SPEC),
         planning={"targetModules": ["q_proj", "v_proj"]},
-        training={"learningRate": 5e-3, "scaling": "Classic", "epochs": 2},
+        training={"learningRate": 5e-3, "learningRateSchedule": "Constant", "scaling": "Classic", "epochs": 2},
     )
 
     assert found == {
         "planning.targetModules": ("q_proj, v_proj", FROM_SPEC),
         "training.learningRate": ("0.005", FROM_SPEC),
+        "training.learningRateSchedule": ("Constant", FROM_SPEC),
         "training.scaling": ("Classic", FROM_SPEC),
         "training.epochs": ("1.5 to 3", f"{FROM_SPEC}: at most 2"),
     }

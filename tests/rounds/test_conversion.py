@@ -11,6 +11,7 @@ from fedpipe_operator.api import (
     Bits,
     CausalLMTask,
     EvaluationSpec,
+    LearningRateSchedule,
     Scaling,
     Seq2SeqLMTask,
     SequenceClassificationTask,
@@ -31,7 +32,14 @@ TRAINING: dict[str, Any] = {
     "dropout": 0.2,
     "seed": 4,
 }
-PLANNED: dict[str, Any] = {"epochs": 3.0, "max_steps": 9, "alpha": 8.0, "scaling": Scaling.CLASSIC, "gradient_checkpointing": True}
+PLANNED: dict[str, Any] = {
+    "learning_rate_schedule": LearningRateSchedule.CONSTANT,
+    "epochs": 3.0,
+    "max_steps": 9,
+    "alpha": 8.0,
+    "scaling": Scaling.CLASSIC,
+    "gradient_checkpointing": True,
+}
 """Fields of `spec.training` that become part of the plan."""
 EVALUATION: dict[str, Any] = {"max_samples": 50, "generations": 3, "max_new_tokens": 7, "samples": 2}
 

@@ -1,5 +1,6 @@
 """A run whose spec leaves the learning rate out: it is chosen once, stands in every plan, and an edit counts from the next round on."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from stand_in_runs import World, a_run
 from trainer_results import a_profile, good_trainer
 
 from fedpipe_operator import names
+from fedpipe_operator.planning.hyperparameters import share_at
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_operator.store.objects import required_object
@@ -22,8 +24,9 @@ TESTED = RangeTestResult(
 OTHERWISE = RangeTestResult(
     samples=20, loss_before=1.0, rates=(RateLoss(learning_rate=1e-3, loss=0.1), RateLoss(learning_rate=3e-3, loss=0.9))
 )
-SHORT = {"maxSteps": 4}
-"""Rounds no longer than the range test, so that its best rate is the run's."""
+CONSTANT = {"learningRateSchedule": "Constant"}
+SHORT = CONSTANT | {"maxSteps": 4}
+"""Rounds no longer than the range test, so that its best rate is that of all rounds."""
 MODES = ["Auto", "Uniform", "UniformWeakest", "Proportional"]
 
 
@@ -80,7 +83,7 @@ def test_a_site_with_another_base_model_has_no_say(tmp_path: Path) -> None:
 
 
 def test_longer_rounds_have_a_lower_rate(tmp_path: Path) -> None:
-    world = World(a_run(training={"maxSteps": 72}), tmp_path, trainer_that_tests_rates)
+    world = World(a_run(training=CONSTANT | {"maxSteps": 72}), tmp_path, trainer_that_tests_rates)
     world.settle()
 
     assert trained_with(world) == {1: {1e-3}, 2: {1e-3}}
@@ -89,14 +92,14 @@ def test_longer_rounds_have_a_lower_rate(tmp_path: Path) -> None:
 
 def test_given_plans_use_the_chosen_rate_too(tmp_path: Path) -> None:
     planning = {"mode": "Manual", "plans": [{"bits": 16, "rank": 4, "steps": 3}]}
-    world = World(a_run(planning=planning), tmp_path, trainer_that_tests_rates)
+    world = World(a_run(planning=planning, training=CONSTANT), tmp_path, trainer_that_tests_rates)
     world.settle()
 
     assert trained_with(world) == {1: {3e-3}, 2: {3e-3}}
 
 
 def test_a_rate_in_the_spec_is_obeyed_and_nothing_is_tested(tmp_path: Path) -> None:
-    world = World(a_run(training={"learningRate": 0.05}), tmp_path, trainer_that_tests_rates)
+    world = World(a_run(training=CONSTANT | {"learningRate": 0.05}), tmp_path, trainer_that_tests_rates)
     world.settle()
 
     assert trained_with(world) == {1: {0.05}, 2: {0.05}}
@@ -104,7 +107,7 @@ def test_a_rate_in_the_spec_is_obeyed_and_nothing_is_tested(tmp_path: Path) -> N
 
 
 def test_where_no_site_tested_a_rate_the_run_goes_on_with_the_default(tmp_path: Path) -> None:
-    world = World(a_run(), tmp_path)
+    world = World(a_run(training=CONSTANT), tmp_path)
     world.settle()
 
     assert world.conditions()["Complete"] == "RoundsCompleted"
@@ -129,7 +132,7 @@ def test_an_operator_that_restarts_after_round_1_keeps_the_rate_and_its_reason(t
 def test_a_rate_that_is_added_during_a_round_counts_from_the_next_one(tmp_path: Path) -> None:
     world = World(a_run(training=SHORT), tmp_path, trainer_that_tests_rates)
     world.work_until("train-r1")
-    world.run = edited(world.run, learningRate=0.05)
+    world.run = edited(world.run, learningRate=0.05, **CONSTANT)
     world.settle()
 
     assert trained_with(world) == {1: {3e-3}, 2: {0.05}}
@@ -137,10 +140,51 @@ def test_a_rate_that_is_added_during_a_round_counts_from_the_next_one(tmp_path: 
 
 
 def test_a_rate_that_is_removed_stays_because_no_site_has_tested_others(tmp_path: Path) -> None:
-    world = World(a_run(training={"learningRate": 0.05}), tmp_path, trainer_that_tests_rates)
+    world = World(a_run(training=CONSTANT | {"learningRate": 0.05}), tmp_path, trainer_that_tests_rates)
     world.work_until("train-r1")
-    world.run = edited(world.run)
+    world.run = edited(world.run, **CONSTANT)
     world.settle()
 
     assert trained_with(world) == {1: {0.05}, 2: {0.05}}
     assert reason(world) == "as in the rounds before"
+
+
+# --- the schedule
+
+
+def test_without_a_schedule_in_the_spec_the_rate_falls_along_a_cosine(tmp_path: Path) -> None:
+    """After half of a run, which has two rounds, it is half-way from all to a tenth."""
+    world = World(a_run(training={"learningRate": 0.1}), tmp_path)
+    world.settle()
+
+    assert trained_with(world) == {1: {0.1}, 2: {0.1 * share_at(None, 0.5)}}
+    assert [plan.learning_rate for plan in plans(world)] == [0.1, 0.1]
+
+
+def test_a_second_attempt_uses_the_rate_of_its_round_although_the_schedule_was_edited(tmp_path: Path) -> None:
+    world = World(a_run(training={"learningRate": 0.1}), tmp_path)
+    world.work_until("train-r2")
+    world.run = edited(world.run, learningRate=0.1, **CONSTANT)
+    world.backend.kill("toy-train-r2-site-b-a0")
+    world.settle()
+
+    assert "toy-train-r2-site-b-a1" in world.backend.tasks
+    assert trained_with(world)[2] == {0.1 * share_at(None, 0.5)}
+
+
+def test_a_schedule_that_is_edited_during_a_round_counts_from_the_next_one(tmp_path: Path) -> None:
+    world = World(a_run(training={"learningRate": 0.1}), tmp_path)
+    world.work_until("train-r1")
+    world.run = edited(world.run, learningRate=0.1, **CONSTANT)
+    world.settle()
+
+    assert trained_with(world) == {1: {0.1}, 2: {0.1}}
+
+
+def test_a_plan_of_a_version_without_schedules_uses_its_rate_as_it_is(tmp_path: Path) -> None:
+    world = World(a_run(training={"learningRate": 0.1}), tmp_path)
+    world.work_until("train-r2")
+    plan = json.loads(world.store.read(names.round_plan(2)))
+    del plan["learningRateShare"]
+
+    assert RoundPlan.model_validate_json(json.dumps(plan)).learning_rate_share == 1.0

@@ -11,7 +11,6 @@ from stand_in_runs import World, a_run
 from trainer_results import a_failure, an_evaluation, good_trainer
 
 from fedpipe_operator import names
-from fedpipe_operator.backend import JobState
 from fedpipe_operator.rounds.records import RoundEvaluation
 from fedpipe_operator.store.objects import required_object
 from fedpipe_trainer.contract import EvaluateResult, EvaluateTask, FailureReason, TrainResult, TrainTask
@@ -27,10 +26,6 @@ def evaluation_of(world: World, round_: int) -> RoundEvaluation:
 
 def task_of(world: World, job: str) -> TrainTask:
     return TrainTask.model_validate_json(world.backend.tasks[job])
-
-
-def kill(world: World, job: str) -> None:
-    world.backend.jobs[job] = replace(world.backend.jobs[job], state=JobState.FAILED, exit_code=137, reason="Killed", message="killed")
 
 
 def edit(world: World, **rounds: Any) -> None:
@@ -163,7 +158,7 @@ def test_whatever_the_order_a_round_is_aggregated_only_after_the_last_one_is_eva
             if evaluates and choose.random() < 0.5:
                 world.backend.evaluate(job)
             elif "train" in job and choose.random() < 0.3:
-                kill(world, job)
+                world.backend.kill(job)
             else:
                 world.backend.work(job)
 
@@ -176,7 +171,7 @@ def test_a_retry_does_not_evaluate_again_and_the_first_attempts_evaluation_count
     world = World(a_run(), tmp_path)
     world.work_until("train-r2")
     world.backend.evaluate("toy-train-r2-site-b-a0")
-    kill(world, "toy-train-r2-site-b-a0")
+    world.backend.kill("toy-train-r2-site-b-a0")
     world.reconcile()
 
     assert task_of(world, "toy-train-r2-site-b-a1").evaluation is None
@@ -189,7 +184,7 @@ def test_a_retry_does_not_evaluate_again_and_the_first_attempts_evaluation_count
 def test_a_retry_after_an_attempt_that_did_not_evaluate_does_it(tmp_path: Path) -> None:
     world = World(a_run(), tmp_path)
     world.work_until("train-r2")
-    kill(world, "toy-train-r2-site-b-a0")
+    world.backend.kill("toy-train-r2-site-b-a0")
     for site in ("a", "c"):
         world.backend.work(f"toy-train-r2-site-{site}-a0")
     world.reconcile()

@@ -65,11 +65,21 @@ class Scaling(StrEnum):
     """alpha / sqrt(r) (Kalajdzievski, arXiv 2312.03732)."""
 
 
+class LearningRateSchedule(StrEnum):
+    """How the learning rate changes from round to round. Within a round it is constant, after the warm-up."""
+
+    CONSTANT = "Constant"
+    COSINE = "Cosine"
+    """It falls along a half cosine towards a tenth of it (after Loshchilov and Hutter, arXiv 1608.03983)."""
+
+
 class TrainingSpec(ApiModel):
     """How the sites train."""
 
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Learning rate of AdamW after the warm-up; left out: chosen by a short test at the sites. A change counts from the next round on."""
+    """AdamW's in round 1, after the warm-up; left out: chosen by a short test at the sites. A change counts from the next round on."""
+    learning_rate_schedule: LearningRateSchedule | None = None
+    """How the learning rate changes from round to round; left out: Cosine. A change counts from the next round on."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0, le=100000)] = 0
     max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0

@@ -10,6 +10,7 @@ from fedpipe_operator.planning.hyperparameters import (
     LearningRate,
     choose_learning_rate,
     hyperparameters,
+    learning_rate_share,
     range_test,
     rate_of,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "hyperparameter_status",
     "hyperparameter_text",
     "hyperparameters",
+    "learning_rate_share",
     "plan_round",
     "plan_rows",
     "plan_status",

@@ -1,7 +1,8 @@
 """The hyperparameters of a run that the spec leaves out, each with the reason for its value. What the spec says is obeyed. Pure.
 
 The learning rate comes from a range test that each site makes with its profile. It is chosen once, before round 1, and
-stands in the plan of every round; `spec.training` may change it between two rounds. Every mode uses the same rate.
+stands in the plan of every round; `spec.training` may change it between two rounds. From round to round it falls by a schedule. Every
+mode uses the same rate.
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from fedpipe_operator import conversion
-from fedpipe_operator.api import FineTuneSpec, PlanningMode, TrainingSpec, parse_duration
+from fedpipe_operator.api import FineTuneSpec, LearningRateSchedule, PlanningMode, TrainingSpec, parse_duration
 from fedpipe_operator.formatting import excerpt, percent
 from fedpipe_operator.planning.request import MAX_PASSES
 from fedpipe_operator.sites import SiteProfile
@@ -31,6 +32,8 @@ RANGE_TEST_SHARE: Final = 0.02
 """Of `rounds.deadline`, the longest time for the test: 36 s of the default 30 minutes."""
 _LONGEST_TEST: Final = 86400.0
 """Seconds, whatever the deadline."""
+LOWEST_SHARE: Final = 0.1
+"""Of the learning rate: where the cosine ends."""
 FROM_SPEC: Final = "from the spec"
 _QUORUM: Final = 0.5
 """A rate counts if the sites that judge it have at least this share of the samples."""
@@ -116,6 +119,23 @@ def rate_of(planned: float | None, training: TrainingSpec) -> float:
     return planned or training.learning_rate or DEFAULT_LEARNING_RATE
 
 
+def share_at(schedule: LearningRateSchedule | None, done: float) -> float:
+    """The share of the learning rate that is used after this share of a run, both dimensionless; None: the default.
+
+    With a constant rate, sites whose data differ hold the global adapter away from what is best for all of them, by a distance that grows
+    with the rate and with the steps of a round (Li et al., arXiv 1907.02189, theorem 4). A large rate at first makes it fast, a small one
+    at last makes it good.
+    """
+    if schedule is LearningRateSchedule.CONSTANT:
+        return 1.0
+    return LOWEST_SHARE + (1 - LOWEST_SHARE) * (1 + math.cos(math.pi * done)) / 2
+
+
+def learning_rate_share(spec: FineTuneSpec, round_: int) -> float:
+    """The share of the learning rate that the trainings of this round use, from 1: all of it in round 1."""
+    return share_at(spec.training.learning_rate_schedule, min(1.0, (round_ - 1) / spec.rounds.count))
+
+
 def combined_changes(tests: Mapping[str, RangeTestResult]) -> dict[float, float]:
     """By learning rate: the mean relative change of the loss, loss / loss before − 1, weighted by samples.
 
@@ -159,6 +179,7 @@ def hyperparameters(
     return (
         _target_modules(spec, sites),
         Hyperparameter(name="training.learningRate", value=f"{rate.value:g}", reason=rate.reason),
+        _schedule(spec),
         _scaling(spec),
         _epochs(spec, sites, plans),
     )
@@ -178,6 +199,17 @@ def _target_modules(spec: FineTuneSpec, sites: Mapping[str, SiteProfile]) -> Hyp
         f"with the MLP's, adapters of the same rank would be at least {1 + mlp / max(1, attention):.2g} times as large"
     )
     return Hyperparameter(name=name, value=", ".join(modules)[:_SHOWN], reason=reason)
+
+
+def _schedule(spec: FineTuneSpec) -> Hyperparameter:
+    given, last = spec.training.learning_rate_schedule, spec.rounds.count
+    fall = f"from round 1 to round {last} the learning rate falls to {percent(learning_rate_share(spec, last))} of it"
+    if last == 1:
+        fall = "a single round has all of the learning rate"
+    reason = f"{fall}: fast at first, and at last near to what is best for sites whose data differ (arXiv 1907.02189)"
+    if given:
+        reason = FROM_SPEC if given is LearningRateSchedule.CONSTANT else f"{FROM_SPEC}: {fall}"
+    return Hyperparameter(name="training.learningRateSchedule", value=(given or LearningRateSchedule.COSINE).value, reason=reason)
 
 
 def _scaling(spec: FineTuneSpec) -> Hyperparameter:

@@ -118,7 +118,7 @@ def training_task(
     context: TaskContext, action: StartTraining, inputs: TaskInputs, *, plan: RoundPlan, previous: CommitSummary | None
 ) -> TrainTask:
     """The task that trains one round from the previous round's global adapter, and first evaluates that adapter if it is asked to."""
-    site, round_, attempt = action.site, action.round, action.attempt
+    site, round_, attempt, training = action.site, action.round, action.attempt, context.spec.training
     return TrainTask(
         run=context.run.ref,
         site=site,
@@ -131,7 +131,7 @@ def training_task(
         data=_data(inputs),
         plan=plan.plans[site],
         micro_batch=action.micro_batch,
-        hyperparameters=conversion.hyperparameters(context.spec.training, rate_of(plan.learning_rate, context.spec.training)),
+        hyperparameters=conversion.hyperparameters(training, rate_of(plan.learning_rate, training) * plan.learning_rate_share),
         global_adapter=_global_adapter(context, previous),
         evaluation=_evaluation_before(context, action, plan) if action.evaluates else None,
         adapter=context.write(names.update_adapter(round_, site, attempt)),

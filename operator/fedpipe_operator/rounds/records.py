@@ -57,7 +57,9 @@ class RoundPlan(Wire):
     rank_lines: dict[str, tuple[str, ...]] = {}
     """By site, of those that the status shows: which weights have which rank, in words. For large models they take long to make."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Of the round's trainings. None: an earlier version of the operator planned the round; the spec's counts then."""
+    """The run's. None: an earlier version of the operator planned the round; the spec's counts then."""
+    learning_rate_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The share of it that the round's trainings use, by the run's schedule."""
     hyperparameters: tuple[Hyperparameter, ...] = ()
     """What the spec says, or what was chosen because it leaves it out, each with the reason."""
     corrections: dict[str, Correction] = {}
