@@ -1,10 +1,13 @@
 """Facts of a run that come from its sites' profiles."""
 
+from dataclasses import replace
+
 import pytest
 from site_profiles import MPNET, a_site
 
 from fedpipe_operator.api import CausalLMTask, SequenceClassificationTask
-from fedpipe_operator.planning import facts_of
+from fedpipe_operator.planning import facts_as_fixed, facts_of
+from fedpipe_trainer.contract import BaseModelFacts
 
 CLASSES = SequenceClassificationTask()
 
@@ -80,6 +83,57 @@ def test_of_equally_common_bases_the_smallest_fingerprint_is_taken() -> None:
     fleet = {"a": a_site(fingerprint="f" * 64), "b": a_site(fingerprint="0" * 64)}
 
     assert facts_of(fleet, CLASSES).fingerprint == "0" * 64
+
+
+OTHERWISE = {
+    "no weights": MPNET.model_copy(update={"weights": ()}),
+    "a weight less": MPNET.model_copy(update={"weights": MPNET.weights[1:]}),
+    "another shape": MPNET.model_copy(update={"weights": (MPNET.weights[0].model_copy(update={"d_out": 1}), *MPNET.weights[1:])}),
+    "another layer": MPNET.model_copy(update={"weights": (MPNET.weights[0].model_copy(update={"layer": 7}), *MPNET.weights[1:])}),
+    "another head": MPNET.model_copy(update={"head": {"classifier.weight": (-1, 10**6)}}),
+    "another width": MPNET.model_copy(update={"hidden_size": 1}),
+}
+"""Facts that one site tells about the base that all have."""
+TOLD = (
+    "WrongBase: its profile has other facts (weights, layers or head) about base model aaaaaaaaaaaa… than those of most sites: "
+    "give its trainer the same image as theirs"
+)
+
+
+@pytest.mark.parametrize("base", OTHERWISE.values(), ids=OTHERWISE)
+def test_one_site_decides_nothing_about_the_base_whatever_its_name(base: BaseModelFacts) -> None:
+    fleet = {"0": a_site("0", base=base)} | {name: a_site(name, base=MPNET) for name in "ab"}
+
+    facts = facts_of(fleet, CLASSES)
+
+    assert replace(facts, wrong_base={}) == facts_of({name: fleet[name] for name in "ab"}, CLASSES)
+    assert facts.wrong_base == {"0": TOLD}
+
+
+@pytest.mark.parametrize("base", OTHERWISE.values(), ids=OTHERWISE)
+@pytest.mark.parametrize("later", [1, 5])
+def test_sites_that_are_profiled_later_decide_nothing_however_many_they_are(base: BaseModelFacts, later: int) -> None:
+    first = {name: a_site(name, base=MPNET) for name in "abcdef"}
+    fixed = facts_of(first, CLASSES)
+    joined = {f"{number}": a_site(f"{number}", base=base) for number in range(later)}
+
+    facts = facts_as_fixed(fixed, first | joined, CLASSES)
+
+    assert facts == replace(fixed, wrong_base=dict.fromkeys(joined, TOLD))
+
+
+def test_a_site_that_is_profiled_later_with_another_base_is_told_so() -> None:
+    fixed = facts_of({"a": a_site("a", base=MPNET)}, CLASSES)
+
+    facts = facts_as_fixed(fixed, {"b": a_site("b", base=MPNET, fingerprint="0" * 64)}, CLASSES)
+
+    assert facts.wrong_base["b"].startswith("WrongBase: its base model has fingerprint 000000000000…, the run's has aaaaaaaaaaaa…")
+
+
+def test_facts_that_depend_on_a_site_s_software_or_device_may_differ() -> None:
+    gpu = MPNET.model_copy(update={"materialised_attention": True, "supports_gradient_checkpointing": False})
+
+    assert facts_of({"a": a_site("a", base=MPNET), "b": a_site("b", base=gpu)}, CLASSES).wrong_base == {}
 
 
 def test_without_a_profile_there_are_no_facts() -> None:

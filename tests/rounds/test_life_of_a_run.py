@@ -323,6 +323,21 @@ def test_a_site_on_another_base_is_left_out_by_name(tmp_path: Path) -> None:
     assert "WrongBase" in world.run.resource.status.excluded["site-b"]
 
 
+def test_a_site_that_tells_other_facts_about_the_common_base_is_left_out_and_stops_nobody(tmp_path: Path) -> None:
+    def trainer(task: Any, folder: Path) -> Any:
+        if isinstance(task, ProfileTask) and task.site == "site-a":
+            profile = a_profile(task)
+            assert profile.base is not None
+            return a_profile(task, base=profile.base.model_copy(update={"weights": profile.base.weights[1:]}))
+        return good_trainer(task, folder)
+
+    world = World(a_run(sites={"quorum": 0.6}), tmp_path, trainer)
+    world.settle()
+
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+    assert world.run.resource.status.excluded["site-a"].startswith("WrongBase: its profile has other facts")
+
+
 def test_without_labels_in_the_spec_all_labels_of_the_sites_are_learned(tmp_path: Path) -> None:
     found = {"site-a": ("sports",), "site-b": ("politics", "sports"), "site-c": ("art",)}
 

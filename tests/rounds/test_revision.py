@@ -28,6 +28,7 @@ OTHERS: dict[str, Any] = {
     "planning.depth": "Auto",
     "planning.plans": [],
     "training.learningRate": 0.01,
+    "training.learningRateSchedule": "Cosine",
     "training.scaling": "RsLoRA",
     "aggregation.method": "ZeroPad",
     "aggregation.normalization": "EffectiveSteps",

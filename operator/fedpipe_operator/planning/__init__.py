@@ -18,7 +18,7 @@ from fedpipe_operator.planning.memory_model import RunOptions, Step, predict_pea
 from fedpipe_operator.planning.modes import Plans
 from fedpipe_operator.planning.planner import MODES, FleetPlans, History, plan_round
 from fedpipe_operator.planning.rank_lines import rank_lines
-from fedpipe_operator.planning.run_facts import RunFacts, facts_of, wrong_base_reason
+from fedpipe_operator.planning.run_facts import RunFacts, facts_as_fixed, facts_of
 from fedpipe_operator.planning.summary import PlanRow, forecast_text, hyperparameter_status, hyperparameter_text, plan_rows, plan_status
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "RunOptions",
     "Step",
     "choose_learning_rate",
+    "facts_as_fixed",
     "facts_of",
     "forecast_text",
     "hyperparameter_status",
@@ -48,5 +49,4 @@ __all__ = [
     "range_test",
     "rank_lines",
     "rate_of",
-    "wrong_base_reason",
 ]

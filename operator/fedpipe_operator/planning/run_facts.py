@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedpipe_operator.api import SequenceClassificationTask, TaskSpec
 from fedpipe_operator.planning.sizes import head_shapes
@@ -26,38 +26,63 @@ class RunFacts:
     commit: str | None
     """The hub's commit of that base, which all tasks use; None for a model that does not come from a hub."""
     wrong_base: dict[str, str]
-    """By site with another base model: the reason why it takes no part, and what to do."""
+    """By site with another base model, or other facts about it: the reason why it takes no part, and what to do."""
 
 
 def facts_of(profiles: Mapping[str, SiteProfile], task: TaskSpec) -> RunFacts:
-    """Determine the common base (that of most sites; in a tie the smallest fingerprint) and the facts from its sites' profiles.
+    """Determine the common base and the facts from its sites' profiles.
+
+    The base is that of most sites, and so are all facts about it together: no site decides over them alone. In a tie the smallest
+    fingerprint counts.
 
     Raises:
         ValueError: there is no profile.
     """
     if not profiles:
         raise ValueError("no site was profiled: at least one profile is needed to know the base model")
-    fingerprint = _most_common(profile.fingerprint for profile in profiles.values())
-    agreeing = [profiles[name] for name in sorted(profiles) if profiles[name].fingerprint == fingerprint]
+    bases = {name: _base_of(profiles[name]) for name in sorted(profiles)}
+    common = _most_common(bases.values())
+    agreeing = [profiles[name] for name, base in bases.items() if base == common]
     labels = _labels(agreeing, task)
-    base = agreeing[0].base
+    fingerprint, base = agreeing[0].fingerprint, agreeing[0].base
     # Commits with the same weights may still differ in their tokenizer, so one of them is used by all.
-    commit = _most_common(profile.model_revision or "" for profile in agreeing) or None
+    commit = _most_common((profile.model_revision or "",) for profile in agreeing)[0] or None
     return RunFacts(
         labels=labels,
         head=head_shapes(base.head, len(labels)),
         weights={weight.name: (weight.d_out, weight.d_in) for weight in base.weights},
         fingerprint=fingerprint,
         commit=commit,
-        wrong_base={
-            name: wrong_base_reason(profile, fingerprint, commit)
-            for name, profile in sorted(profiles.items())
-            if profile.fingerprint != fingerprint
-        },
+        wrong_base={name: wrong_base_reason(profiles[name], fingerprint, commit) for name, base in bases.items() if base != common},
     )
 
 
-def _most_common(values: Iterable[str]) -> str:
+def facts_as_fixed(fixed: RunFacts, profiles: Mapping[str, SiteProfile], task: TaskSpec) -> RunFacts:
+    """The facts that round 1 fixed: sites that are profiled later add no label and change no weight, however many they are.
+
+    Raises:
+        ValueError: there is no profile.
+    """
+
+    def is_fixed(profile: SiteProfile) -> bool:
+        weights = {weight.name: (weight.d_out, weight.d_in) for weight in profile.base.weights}
+        head = head_shapes(profile.base.head, len(fixed.labels))
+        return (profile.fingerprint, weights, head) == (fixed.fingerprint, fixed.weights, fixed.head)
+
+    same = {name: profile for name, profile in profiles.items() if is_fixed(profile)}
+    # What its plan does not tell, such as the layer of a weight, most of those that agree with it decide.
+    agreeing = same.keys() - facts_of(same, task).wrong_base.keys() if same else set()
+    wrong = {name: wrong_base_reason(profiles[name], fixed.fingerprint, fixed.commit) for name in sorted(profiles) if name not in agreeing}
+    return replace(fixed, wrong_base=wrong)
+
+
+def _base_of(profile: SiteProfile) -> tuple[str, str]:
+    """The fingerprint, and the facts in which all sites of one base agree: the others depend on their software and devices."""
+    depends = {"supports_gradient_checkpointing", "materialised_attention"}
+    return profile.fingerprint, profile.base.model_dump_json(exclude=depends)
+
+
+def _most_common(values: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
     """The most frequent; of equally frequent ones the smallest."""
     counts = Counter(values)
     return min(counts, key=lambda value: (-counts[value], value))
@@ -70,7 +95,16 @@ def _labels(agreeing: list[SiteProfile], task: TaskSpec) -> tuple[str, ...]:
 
 
 def wrong_base_reason(profile: SiteProfile, fingerprint: str, commit: str | None) -> str:
-    """Why a site with another base model than the run's, of this fingerprint and commit, takes no part, and what to do."""
+    """Why a site with another base model than the run's, or other facts about it, takes no part, and what to do.
+
+    Args:
+        profile: the site's.
+        fingerprint: of the run's base model.
+        commit: of that base model on a hub.
+    """
+    if profile.fingerprint == fingerprint:
+        facts = f"WrongBase: its profile has other facts (weights, layers or head) about base model {fingerprint[:_SHOWN_DIGITS]}…"
+        return f"{facts} than those of most sites: give its trainer the same image as theirs"
     found = (
         f"WrongBase: its base model has fingerprint {profile.fingerprint[:_SHOWN_DIGITS]}…, the run's has {fingerprint[:_SHOWN_DIGITS]}…"
     )

@@ -1,7 +1,6 @@
 """The plan of a round: the planner's choice for every site, the selected sites, and how many updates the round needs."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 
 from fedpipe_operator.api import EdgeSite
@@ -10,13 +9,13 @@ from fedpipe_operator.planning import (
     LearningRate,
     RunFacts,
     choose_learning_rate,
+    facts_as_fixed,
     facts_of,
     hyperparameters,
     learning_rate_share,
     plan_round,
     rank_lines,
     rate_of,
-    wrong_base_reason,
 )
 from fedpipe_operator.rounds.evidence import evidence_for
 from fedpipe_operator.rounds.observed import Observed, Run
@@ -127,16 +126,11 @@ def _moved(plan: RoundPlan | None, attempts: Mapping[str, int]) -> frozenset[str
 
 
 def _facts(run: Run, observed: Observed, profiles: Mapping[str, SiteProfile]) -> RunFacts:
-    """What all sites must agree on. Round 1 fixes it: a site that is profiled later adds no label and changes no majority."""
+    """What all sites must agree on. Round 1 fixes it."""
     first = observed.plans[1].facts if 1 in observed.plans else None
     if first is None:
         return facts_of(profiles, run.spec.task)
-    wrong_base = {
-        name: wrong_base_reason(one, first.fingerprint, first.commit)
-        for name, one in profiles.items()
-        if one.fingerprint != first.fingerprint
-    }
-    return replace(first, wrong_base=wrong_base)
+    return facts_as_fixed(first, profiles, run.spec.task)
 
 
 def _too_few(round_: int, need: int, matched: int, excluded: Mapping[str, str]) -> str:
