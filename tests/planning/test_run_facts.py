@@ -130,10 +130,12 @@ def test_a_site_that_is_profiled_later_with_another_base_is_told_so() -> None:
     assert facts.wrong_base["b"].startswith("WrongBase: its base model has fingerprint 000000000000…, the run's has aaaaaaaaaaaa…")
 
 
-def test_facts_that_depend_on_a_site_s_software_or_device_may_differ() -> None:
-    gpu = MPNET.model_copy(update={"materialised_attention": True, "supports_gradient_checkpointing": False})
+def test_facts_that_depend_on_a_site_s_labels_software_or_device_may_differ() -> None:
+    """A head has as many outputs as the site has labels, until the labels of all are known."""
+    larger = {"parameters": MPNET.parameters + 4 * 769, "merged_bytes": MPNET.merged_bytes + 16 * 769}
+    other = MPNET.model_copy(update={"materialised_attention": True, "supports_gradient_checkpointing": False} | larger)
 
-    assert facts_of({"a": a_site("a", base=MPNET), "b": a_site("b", base=gpu)}, CLASSES).wrong_base == {}
+    assert facts_of({"a": a_site("a", base=MPNET), "b": a_site("b", base=other)}, CLASSES).wrong_base == {}
 
 
 def test_without_a_profile_there_are_no_facts() -> None:

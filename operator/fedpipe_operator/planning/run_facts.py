@@ -77,8 +77,8 @@ def facts_as_fixed(fixed: RunFacts, profiles: Mapping[str, SiteProfile], task: T
 
 
 def _base_of(profile: SiteProfile) -> tuple[str, str]:
-    """The fingerprint, and the facts in which all sites of one base agree: the others depend on their software and devices."""
-    depends = {"supports_gradient_checkpointing", "materialised_attention"}
+    """The fingerprint, and the facts in which all sites of one base agree: the others depend on their labels, software and devices."""
+    depends = {"parameters", "merged_bytes", "supports_gradient_checkpointing", "materialised_attention"}
     return profile.fingerprint, profile.base.model_dump_json(exclude=depends)
 
 
