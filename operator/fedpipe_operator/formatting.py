@@ -105,6 +105,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def passes_text(passes: float) -> str:
+    """A number of passes over something: `0.38 passes`, `1 pass`."""
+    number = f"{passes:.2g}"
+    return f"{number} pass{'' if number == '1' else 'es'}"
+
+
 def ratio_text(ratio: float | None) -> str:
     """A ratio of measured to predicted, such as `×1.08`."""
     return MISSING if ratio is None else f"×{ratio:.2f}"

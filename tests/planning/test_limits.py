@@ -28,7 +28,30 @@ def test_a_site_with_all_steps_and_ranks_is_limited_by_its_data() -> None:
     plan = the_plan(a_small_site(memory_bytes=64 * GIB, train_samples=32, up=1e12), rounds={"count": 1})
 
     assert plan.limited_by == "Data"
-    assert plan.why[0] == "limited by its data: its 32 samples are passed over 3 times, and no more often"
+    assert plan.why[0] == "limited by its data: a round makes 3 passes over its 32 samples, and no more"
+
+
+@pytest.mark.parametrize(
+    ("samples", "done"),
+    [(1, "1 step of 1 sample (1 pass over 1 sample): "), (24, "4 steps of 16 samples (2 passes over 24 samples): ")],
+)
+def test_passes_over_few_samples_are_those_that_the_site_makes(samples: int, done: str) -> None:
+    """A batch of 16 has one sample where there is one, and a pass over 24 samples has two steps."""
+    few = a_small_site(memory_bytes=64 * GIB, train_samples=samples, up=1e12, points=speeds(100.0))
+    plan = the_plan(few, rounds={"count": 1}, planning={"batchSizes": [16], "depth": "Full"})
+
+    assert len([one for one in plan.why if one.startswith(done)]) == 1
+
+
+def test_no_round_count_is_advised_that_the_run_has_passed() -> None:
+    site = a_small_site(points=speeds(100.0))
+    rounds = {"count": 6, "deadline": "8h"}
+    told = [the_plan(site, History(round=round_), rounds=rounds).why[0] for round_ in range(1, 7)]
+    advised = [int(found[1]) if (found := re.search(r"rounds\.count of (\d+)", one)) else None for one in told]
+
+    assert advised[0] is not None
+    assert all(count is None or count >= round_ for round_, count in enumerate(advised, start=1))
+    assert advised[-1] is None
 
 
 @pytest.mark.parametrize(("training", "name"), [({"maxSteps": 2}, "training.maxSteps is 2"), ({"epochs": 0.5}, "training.epochs is 0.5")])

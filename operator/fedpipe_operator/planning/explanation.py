@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from fedpipe_operator.api import Depth, parse_duration
-from fedpipe_operator.formatting import bytes_text, counted, percent, seconds_text
+from fedpipe_operator.formatting import bytes_text, counted, passes_text, percent, seconds_text
 from fedpipe_operator.planning.choices import (
     Choice,
     Choices,
@@ -21,7 +21,7 @@ from fedpipe_operator.planning.choices import (
 from fedpipe_operator.planning.fleet import FleetSolution
 from fedpipe_operator.planning.importance import exploring
 from fedpipe_operator.planning.memory_model import Float64
-from fedpipe_operator.planning.request import DEADLINE_FRACTION, PlanRequest
+from fedpipe_operator.planning.request import DEADLINE_FRACTION, PlanRequest, passes
 from fedpipe_operator.planning.site_problem import ROUNDING, Solution
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Forecast
@@ -114,9 +114,9 @@ def exclusion_reason(request: PlanRequest, site: SiteProfile, choices: Choices, 
 
 def _steps_reason(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, solution: Solution) -> str:
     step = seconds_of_steps(request, site, solution.choice, solution.steps) / solution.steps
-    batch = solution.choice.batch
-    passes = solution.steps * batch / site.train_samples
-    done = f"{counted(solution.steps, 'step')} of {counted(batch, 'sample')} ({passes:.2g} passes over {site.train_samples} samples)"
+    batch, samples = solution.choice.batch, site.train_samples
+    over = f"{passes_text(passes(samples, solution.steps, batch))} over {counted(samples, 'sample')}"
+    done = f"{counted(solution.steps, 'step')} of {counted(min(batch, samples), 'sample')} ({over})"
     if solution.steps >= request.wanted_steps(site, batch):
         return f"{done}: all that the spec and the data allow; the round takes {seconds_text(fleet.length.seconds)}"
     length = f"a round of {seconds_text(fleet.length.seconds)}, {fleet.length.reason}"

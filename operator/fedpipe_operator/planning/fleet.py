@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from fedpipe_operator.formatting import counted
 from fedpipe_operator.planning.batches import most_more_steps, with_batch
 from fedpipe_operator.planning.choices import can_cache, lowest_layers
 from fedpipe_operator.planning.frontier import Frontier, frontiers, rank_value
@@ -223,8 +224,11 @@ def _round_length(
         longer = _fewer_rounds(request, sites, problems, taken) or "no field of the spec sets its length"
         return length(best, "which the planner chose for the most predicted progress per second", longer)
     longer = _fewer_rounds(request, sites, problems, taken) or f"{_bound_of_steps(request, sites, problems)} sets its length"
-    passes = f"{request.spec.rounds.count} rounds make {RUN_PASSES:g} passes over the data"
-    return length(enough, f"which the planner chose so that {passes}, or all the steps that the spec allows", longer)
+    made = "sites take all the steps that the spec allows"
+    if asked < sum(request.wanted_steps(sites[name]) for name in problems) * (1 - 1e-9):
+        rounds = request.spec.rounds.count
+        made = f"{counted(rounds, 'round')} make{'s' if rounds == 1 else ''} at least {RUN_PASSES:g} passes over the data"
+    return length(enough, f"which the planner chose so that {made}", longer)
 
 
 def asked_steps(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Collection[str]) -> float:
@@ -235,10 +239,10 @@ def asked_steps(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Co
 
 
 def _fewer_rounds(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Collection[str], steps: float) -> str:
-    """The `rounds.count` with which `asked_steps` exceeds these, which a round takes now, as a clause; empty if there is none."""
+    """The `rounds.count` with which `asked_steps` exceeds these, which a round takes now, as a clause; empty if it is in the past."""
     enough = steps * (1 + 1e-6)
     most = ceil(RUN_PASSES * sum(sites[name].train_samples for name in able) / request.batch / enough) - 1
-    if most < 1 or sum(request.wanted_steps(sites[name]) for name in able) <= enough:
+    if most < request.round or sum(request.wanted_steps(sites[name]) for name in able) <= enough:
         return ""
     return f"by a rounds.count of {most}{' or less' if most > 1 else ''}"
 

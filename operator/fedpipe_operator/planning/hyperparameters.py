@@ -16,7 +16,7 @@ from pydantic import Field
 from fedpipe_operator import conversion
 from fedpipe_operator.api import FineTuneSpec, LearningRateSchedule, PlanningMode, TrainingSpec, parse_duration
 from fedpipe_operator.formatting import excerpt, percent
-from fedpipe_operator.planning.request import MAX_PASSES
+from fedpipe_operator.planning.request import MAX_PASSES, passes
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Plan, RangeTest, RangeTestResult, Wire
 
@@ -220,8 +220,8 @@ def _scaling(spec: FineTuneSpec) -> Hyperparameter:
 
 def _epochs(spec: FineTuneSpec, sites: Mapping[str, SiteProfile], plans: Mapping[str, Plan]) -> Hyperparameter:
     """Passes over a site's data in a round: those of the plans, from the fewest to the most."""
-    passes = sorted(plan.steps * plan.batch_size / max(1, sites[name].train_samples) for name, plan in plans.items())
-    value = " to ".join(dict.fromkeys(f"{one:.2g}" for one in (passes[0], passes[-1]))) if passes else "0"
+    made = sorted(passes(sites[name].train_samples, plan.steps, plan.batch_size) for name, plan in plans.items())
+    value = " to ".join(dict.fromkeys(f"{one:.2g}" for one in (made[0], made[-1]))) if made else "0"
     if spec.training.epochs is not None:
         reason = f"{FROM_SPEC}: at most {spec.training.epochs:g}"
     elif spec.planning.mode is PlanningMode.MANUAL:

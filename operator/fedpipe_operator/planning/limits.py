@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from fedpipe_operator.formatting import bytes_text, percent, rate_text, seconds_text, whole_percent
+from fedpipe_operator.formatting import bytes_text, counted, passes_text, percent, rate_text, seconds_text, whole_percent
 from fedpipe_operator.planning.batches import with_batch
 from fedpipe_operator.planning.choices import Choice, seconds_of_steps
 from fedpipe_operator.planning.fleet import FleetSolution, without
-from fedpipe_operator.planning.request import MAX_PASSES, PlanRequest
+from fedpipe_operator.planning.request import PlanRequest, passes
 from fedpipe_operator.planning.site_problem import SiteProblem, Solution
 from fedpipe_operator.planning.time_model import upload_seconds, wire_bytes
 from fedpipe_operator.sites import SiteProfile, carried_over
@@ -95,7 +95,9 @@ def _no_more_is_wanted(request: PlanRequest, site: SiteProfile, solution: Soluti
         return Limit("Spec", f"limited by the spec: training.maxSteps is {training.max_steps}")
     if training.epochs is not None:
         return Limit("Spec", f"limited by the spec: training.epochs is {training.epochs:g}")
-    return Limit("Data", f"limited by its data: its {site.train_samples} samples are passed over {MAX_PASSES:g} times, and no more often")
+    made = passes(site.train_samples, solution.steps, solution.choice.batch)
+    over = f"{passes_text(made)} over its {counted(site.train_samples, 'sample')}"
+    return Limit("Data", f"limited by its data: a round makes {over}, and no more")
 
 
 def _trials(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, solution: Solution) -> dict[str, _Trial]:

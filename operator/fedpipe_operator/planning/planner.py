@@ -101,6 +101,7 @@ def plan_round(
         corrections=history.corrections,
         is_stalled=history.is_stalled,
         adapter_bytes=history.adapter_bytes,
+        round=history.round,
         rounds_left=_rounds_left(spec, history.round, len(usable)),
         kept=history.kept,
     )

@@ -19,6 +19,11 @@ MAX_PASSES: Final = 3.0
 """Passes over a site's data in one round, at most, where the spec does not say: more would fit the site's own data at the others' cost."""
 
 
+def passes(samples: int, steps: int, batch: int) -> float:
+    """The passes over so many samples that these steps make. A pass has ⌈samples / batch⌉ steps of nearly equal size."""
+    return steps / max(1, ceil(samples / batch))
+
+
 @dataclass(frozen=True)
 class GivenPlan:
     """What a plan that the spec gives to a site means for the plans of the others."""
@@ -50,6 +55,8 @@ class PlanRequest:
     """Whether the run has stalled: then every site trains as many layers as it can."""
     adapter_bytes: int | None = None
     """See `History.adapter_bytes`."""
+    round: int = 1
+    """The round that is planned."""
     rounds_left: float = 1.0
     """Rounds from this one on in which a site takes part, on average if `sites.perRound` chooses some."""
     kept: Mapping[str, KeptActivations] = field(default_factory=dict)
