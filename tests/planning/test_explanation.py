@@ -296,16 +296,23 @@ def test_the_deadline_that_a_site_is_told_suffices_though_more_answers_are_gener
     the_reason(site, planning={"bits": [16]}, rounds={"deadline": f"{int(advised[1]) - 2}s"})
 
 
-def test_a_site_that_cannot_transfer_in_time_is_told_a_deadline_or_more_bandwidth() -> None:
-    reason = the_reason(a_site(down=10_000.0), rounds={"deadline": "5m"})
+def test_a_site_that_cannot_transfer_in_time_is_told_its_bandwidth_and_a_deadline() -> None:
+    site = a_site(up=100.0, down=1e9)
+    reason = the_reason(site, rounds={"deadline": "5m"})
 
-    assert "or its bandwidth if transfers take most of that" in reason
+    told = re.match(
+        r"not even its smallest plan fits: raise its bandwidth, which is 100 bit/s up and 1 Gbit/s down"
+        r" \(transfers take 9\d\.\d % of a round\), or rounds\.deadline from 5m to (\d+[sm]) \(at",
+        reason,
+    )
+    assert told
+    the_plan(site, rounds={"deadline": told[1]})
 
 
 def test_a_site_that_lacks_memory_and_time_is_told_both() -> None:
     reason = the_reason(a_site(memory_bytes=GIB, down=10_000.0), rounds={"deadline": "5m"})
 
-    assert re.search(r"give it \d+Mi of memory .* and raise rounds.deadline from 5m to \d+s", reason)
+    assert re.search(r"give it \d+Mi of memory .* and raise its bandwidth, which is .*, or rounds.deadline from 5m to \d+[sm]", reason)
 
 
 def test_a_site_whose_plans_ran_out_of_memory_is_not_told_to_claim_more() -> None:

@@ -9,6 +9,7 @@ from stand_in_runs import World, a_run, a_site
 from trainer_results import a_failure, a_profile, an_evaluation, an_update, good_trainer
 
 from fedpipe_operator import names
+from fedpipe_operator.backend import JobState
 from fedpipe_operator.rounds.records import RoundCommit, RoundEvaluation, RoundPlan
 from fedpipe_operator.store.objects import required_object
 from fedpipe_trainer.contract import EvaluateTask, ExportTask, FailureReason, ProfileResult, ProfileTask, TrainResult, TrainTask
@@ -309,6 +310,23 @@ def test_a_site_whose_profile_fails_is_left_out_with_the_trainers_words(tmp_path
 
     assert world.run.resource.status.excluded["site-a"] == "BadModel: no tokenizer.json in the model's folder"
     assert world.conditions()["Complete"] == "RoundsCompleted"
+
+
+def test_a_site_whose_profile_is_killed_for_its_memory_is_told_which_field_gives_it_more(tmp_path: Path) -> None:
+    world = World(a_run(sites={"quorum": 0.6}), tmp_path)
+    world.reconcile()
+    for attempt in (0, 1):
+        job = f"toy-profile-site-a-a{attempt}"
+        world.backend.jobs[job] = replace(
+            world.backend.jobs[job], state=JobState.FAILED, exit_code=137, reason="OutOfMemory", message="the kernel killed it"
+        )
+        world.reconcile()
+    world.settle()
+
+    assert world.run.resource.status.excluded["site-a"] == (
+        "OutOfMemory: the kernel killed it; give the site more memory in spec.capacity.memory, or the run a smaller base model or a lower "
+        "task.maxLength"
+    )
 
 
 def test_a_site_on_another_base_is_left_out_by_name(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from fedpipe_operator.backend import Job, JobResources, JobState, JobStatus
+from fedpipe_operator.formatting import bytes_text
 from fedpipe_operator.local import children, job_folder, memory_limit
 from fedpipe_operator.local.children import Child
 from fedpipe_operator.local.run_folder import PROCESSES_LOCK, acquire_process_lock
@@ -220,7 +221,8 @@ class LocalBackend:
         if child.group is not None:
             if memory_limit.count_kills(child.group):
                 out_of_memory = True
-                message = f"the kernel killed the process at the memory limit of its cgroup, {child.resources.memory_bytes} bytes"
+                limit = bytes_text(child.resources.memory_bytes)
+                message = f"the kernel killed the process at the memory limit of its cgroup, {limit}"
                 job_folder.append_to_log(self._log_file(child), message)
             memory_limit.remove_group(child.group)
         if child.job is not None:

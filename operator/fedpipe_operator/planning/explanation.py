@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from fedpipe_operator.api import Depth, parse_duration
-from fedpipe_operator.formatting import bytes_text, counted, passes_text, percent, seconds_text
+from fedpipe_operator.formatting import bytes_text, counted, passes_text, percent, rate_text, seconds_text
 from fedpipe_operator.planning.choices import (
     Choice,
     Choices,
@@ -23,6 +23,7 @@ from fedpipe_operator.planning.importance import exploring
 from fedpipe_operator.planning.memory_model import Float64
 from fedpipe_operator.planning.request import DEADLINE_FRACTION, PlanRequest, passes
 from fedpipe_operator.planning.site_problem import ROUNDING, Solution
+from fedpipe_operator.planning.time_model import download_seconds
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Forecast
 
@@ -33,6 +34,8 @@ NO_COMMON_CHOICE: Final = (
 _NOTICEABLE: Final = 0.01
 """Steps that are slower by less than 1 % are not worth a sentence."""
 _EXAMPLES: Final = 3
+_MOST: Final = 0.5
+_MINUTE, _HOUR = 60, 3600
 _UNEQUAL: Final = 1.1
 """Scores within a tenth of each other are not worth a sentence."""
 
@@ -98,7 +101,7 @@ def exclusion_reason(request: PlanRequest, site: SiteProfile, choices: Choices, 
 
     def remedy(row: int) -> str:
         needs = [_more_memory(request, site, float(memory[row]))] if not in_memory[row] else []
-        needs += [_more_time(request, float(seconds[row]))] if not in_time[row] else []
+        needs += [_more_time(request, site, float(seconds[row]), float(adapters[row]))] if not in_time[row] else []
         return f"{' and '.join(needs)} ({_describe(site, choices.rows[row])})"
 
     remedies = []
@@ -249,12 +252,33 @@ def _more_memory(request: PlanRequest, site: SiteProfile, factor: float) -> str:
     return f"give it {ceil(site.memory_bytes * factor / MIB + 1e-6)}Mi of memory instead of {bytes_text(site.memory_bytes)}, or {advice}"
 
 
-def _more_time(request: PlanRequest, factor: float) -> str:
-    """What to do if loading, transfers and one step take the factor of the time that they may take."""
+def _more_time(request: PlanRequest, site: SiteProfile, factor: float, elements: float) -> str:
+    """What to do if loading, transfers and one step take the factor of the time that they may take.
+
+    Args:
+        request: the run.
+        site: the site.
+        factor: at least 1.
+        elements: of the adapters that it would send.
+    """
     deadline = request.spec.rounds.deadline
-    longer = ceil(parse_duration(deadline) * factor + 1e-6)
-    used = f"a plan may use {percent(DEADLINE_FRACTION)} of it for loading, evaluation, transfers and training"
-    return f"raise rounds.deadline from {deadline} to {longer}s ({used}), or its bandwidth if transfers take most of that"
+    longer = f"rounds.deadline from {deadline} to {_duration(parse_duration(deadline) * factor)}"
+    share = _transfer_seconds(request, site, elements) / (request.deadline * factor)
+    if share > _MOST:
+        bandwidth = f"its bandwidth, which is {rate_text(site.up)} up and {rate_text(site.down)} down"
+        return f"raise {bandwidth} (transfers take {percent(share)} of a round), or {longer}"
+    return f"raise {longer} (a plan may use {percent(DEADLINE_FRACTION)} of it for loading, evaluation, transfers and training)"
+
+
+def _transfer_seconds(request: PlanRequest, site: SiteProfile, elements: float) -> float:
+    down = request.correction(site).transfers * download_seconds(site, request.download(site))
+    return down + elements * seconds_per_element(request, site)
+
+
+def _duration(seconds: float) -> str:
+    """A duration of the spec that is at least so long: in seconds, or from an hour on in minutes."""
+    whole = ceil(seconds + 1e-6)
+    return f"{whole}s" if whole < _HOUR else f"{ceil(whole / _MINUTE)}m"
 
 
 def _describe(site: SiteProfile, choice: Choice) -> str:

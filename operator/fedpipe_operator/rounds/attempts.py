@@ -12,6 +12,7 @@ from fedpipe_trainer.contract import ExitCode, Failure, FailureReason, Outcome, 
 DEADLINE_EXCEEDED: Final = "DeadlineExceeded: "
 """What the reason of work that was not done within `rounds.deadline` begins with."""
 _RAISE_DEADLINE: Final = "raise rounds.deadline"
+_MORE_MEMORY: Final = "give the site more memory in spec.capacity.memory, or the run a smaller base model or a lower task.maxLength"
 
 
 @dataclass(frozen=True)
@@ -145,4 +146,6 @@ def _without_result(job: JobStatus) -> _Failed:
     why = f"{job.reason}: {job.message}"
     if why.startswith(DEADLINE_EXCEEDED):
         why = f"{why}; {_RAISE_DEADLINE}"
+    if out_of_memory and job.job.site:
+        why = f"{why}; {_MORE_MEMORY}"
     return _Failed(why, final, job.exit_code != ExitCode.TERMINATED, out_of_memory)
