@@ -222,6 +222,7 @@ def test_plan_prints_which_site_is_excluded_and_why(tmp_path: Path) -> None:
     _, lines = workspace.call("plan")
 
     assert [line.split()[0] for line in lines if line.startswith("site-") and " " in line] == ["site-a", "site-b", "site-c"]
+    assert "excluded, for the reasons at the end: site-c" in lines
     assert "site-c is excluded" in lines
     assert lines[lines.index("site-c is excluded") + 1].startswith("not even its smallest plan fits: give it ")
 

@@ -30,8 +30,8 @@ def test_a_line_says_how_important_its_weights_are_where_they_differ_from_the_ot
     scores = dict(zip(ranks, (0.5, 0.5, 1.2, 1.6, 1.0, 1.02), strict=True))
 
     assert rank_lines(ranks, scores) == (
-        "q_proj: rank 8 in layers 0–1 (importance 0.5 × the mean)",
-        "v_proj: rank 16 in layers 0–1 (importance 1.4 × the mean)",
+        "q_proj: rank 8 in layers 0–1 (importance 0.5 × the mean of all weights)",
+        "v_proj: rank 16 in layers 0–1 (importance 1.4 × the mean of all weights)",
         "k_proj: rank 4 in layers 0–1",
     )
 

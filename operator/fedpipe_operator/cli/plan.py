@@ -53,7 +53,10 @@ _COLUMNS: Final = {
     "limit": "limit",
 }
 """Fields of a `PlanRow`, and the titles of their columns: as many as fit into 80 characters; the lines below say the rest."""
-_MARKS: Final = "* activations are recomputed in the backward pass; † activations below the trained layers are read from the site's cache"
+_MARKS: Final = {
+    "*": "activations are recomputed in the backward pass",
+    "†": "activations below the trained layers are read from the site's cache",
+}
 
 
 def _print(plan: RoundPlan, console: Console) -> None:
@@ -66,8 +69,11 @@ def _print(plan: RoundPlan, console: Console) -> None:
         if row.bits:
             table.add_row(*(getattr(row, column) for column in _COLUMNS))
     console.print(table)
-    if any("*" in row.batch or "†" in row.batch for row in table_rows):
-        console.print(_MARKS, style="dim")
+    used = [f"{mark} {meaning}" for mark, meaning in _MARKS.items() if any(mark in row.batch for row in table_rows)]
+    if used:
+        console.print("; ".join(used), style="dim")
+    if excluded := [row.site for row in table_rows if not row.bits]:
+        console.print(f"excluded, for the reasons at the end: {', '.join(excluded)}", style="yellow", soft_wrap=True)
     for one in plan.hyperparameters:
         console.print(hyperparameter_text(one), soft_wrap=True, highlight=False, markup=False)
     for row in table_rows:

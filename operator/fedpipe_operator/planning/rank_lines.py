@@ -1,7 +1,7 @@
 """The ranks of a plan in words: a line for the kinds of weight that have the same ranks in the same layers. Pure.
 
-`q_proj, v_proj: rank 32 in layers 20–29; rank 8 in layers 10–19 (importance 1.4 × the mean)`. The number of lines and their length do
-not grow with the model.
+`q_proj, v_proj: rank 32 in layers 20–29; rank 8 in layers 10–19 (importance 1.4 × the mean of all weights)`. The number of lines and
+their length do not grow with the model.
 """
 
 from collections import defaultdict
@@ -71,4 +71,4 @@ def _importance(scores: Mapping[str, float], names: Sequence[str]) -> str:
     known = [scores[name] for name in names if name in scores]
     if not known or abs(fmean(known) - 1) < _UNEQUAL:
         return ""
-    return f" (importance {fmean(known):.2g} × the mean)"
+    return f" (importance {fmean(known):.2g} × the mean of all weights)"

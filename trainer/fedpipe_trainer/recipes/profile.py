@@ -251,7 +251,7 @@ def _failure(found: BitWidths, available: int) -> TaskFailed:
     if not reasons:
         return TaskFailed(FailureReason.BAD_MODEL, message)
     least = min(found.out_of_memory.values()) // _MIB
-    advice = "allow fewer bits in planning.bits, or use a smaller base model"
+    advice = "allow fewer bits in planning.bits or smaller planning.ranks, or use a smaller base model"
     return TaskFailed(
         FailureReason.OUT_OF_MEMORY,
         f"{message}. The site has {available // _MIB} MiB: give it more than {least}Mi of memory, {advice}",
