@@ -102,6 +102,7 @@ def changed(path: str, value: object, golden: Wire = GOLDEN) -> dict[str, Any]:
         ("rangeTest/rates/0/loss", 1e7),
         ("rangeTest/rates/0/loss", INFINITE),
         ("rangeTest/problem", "x" * 1025),
+        ("cacheProblem", "x" * 4097),
     ],
 )
 def test_a_value_outside_of_its_bounds_is_refused(path: str, value: object) -> None:

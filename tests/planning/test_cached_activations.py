@@ -10,6 +10,7 @@ from fedpipe_operator.sites import Correction, SiteProfile, findings
 from fedpipe_trainer.contract import Plan
 
 LONG_ROUNDS = {"rounds": {"count": 1, "deadline": "20h"}, "training": {"epochs": 40}}
+BROKEN = "its cache does not work, so that nothing is planned to be read from it: it is full: free space"
 CACHED = Choice(bits=16, batch=16, micro_batch=16, checkpointing=False, lowest_layer=15, cached=True)
 
 
@@ -49,6 +50,29 @@ def test_a_site_whose_cache_did_not_work_is_planned_without_one_and_the_plan_say
     assert not plan.cache_activations
     assert plan == the_plan(a_site("ward")).model_copy(update={"why": plan.why})
     assert note.endswith("it is full: free space")
+    assert BROKEN in plan.why
+
+
+def test_a_site_whose_profile_found_that_its_cache_does_not_work_is_planned_without_one_and_the_plan_says_what_to_do() -> None:
+    sites = {"ward": a_site("ward", cache_problem="it is full: free space"), "lab": a_site("lab", has_cache=True)}
+
+    plans = plan_round(a_spec(**LONG_ROUNDS), sites, {}).plans.plans
+
+    assert {name: plan.cache_activations for name, plan in plans.items()} == {"ward": False, "lab": True}
+    assert {name: BROKEN in plan.why for name, plan in plans.items()} == {"ward": True, "lab": False}
+
+
+def test_a_given_plan_is_obeyed_without_the_cache_that_does_not_work_and_says_so_if_it_was_to_be_used() -> None:
+    given = {"bits": 16, "rank": 4, "steps": 5, "layers": 10}
+    wants = [given | {"site": "ward", "cacheActivations": True}, given | {"site": "lab"}]
+    sites = {name: a_site(name, cache_problem="it is full: free space") for name in ("ward", "lab")}
+
+    plans = plan_round(a_spec(planning={"mode": "Manual", "plans": wants}), sites, {}).plans.plans
+
+    assert {name: (plan.cache_activations, BROKEN in plan.why) for name, plan in plans.items()} == {
+        "ward": (False, True),
+        "lab": (False, False),
+    }
 
 
 def test_a_given_plan_does_not_count_on_a_cache_that_did_not_work_whatever_the_spec_says() -> None:

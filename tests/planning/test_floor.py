@@ -167,6 +167,12 @@ def test_the_floor_of_a_large_fleet_is_that_of_sites_of_all_speeds() -> None:
     assert common_floor(a_request(rounds_left=12), fleet) == common_floor(a_request(rounds_left=12), a_fleet()) is not None
 
 
+def test_caches_that_do_not_work_give_a_fleet_no_floor() -> None:
+    broken = {name: replace(site, has_cache=False, cache_problem="it is full: free space") for name, site in a_fleet().items()}
+
+    assert common_floor(a_request(rounds_left=12), broken) is None
+
+
 def test_a_fleet_of_which_every_other_site_has_a_cache_gets_a_floor() -> None:
     fleet = {f"site-{index:03}": a_site(f"site-{index:03}", points=speeds(100.0), has_cache=index % 2 == 0) for index in range(64)}
 

@@ -65,6 +65,34 @@ def test_memory_that_was_not_measured_is_what_is_claimed() -> None:
     assert site_profile(claiming(memory="2Gi"), a_profile(memory_bytes=0)).memory_bytes == 2 * GIB
 
 
+def with_a_cache() -> EdgeSite:
+    cache = {"persistentVolumeClaim": {"claimName": "cache"}}
+    return EdgeSite.model_validate({"metadata": {"name": "ward"}, "spec": {"data": DATA, "cache": cache}})
+
+
+def test_a_cache_counts_unless_the_profile_says_that_it_does_not_work() -> None:
+    works, broken = (
+        site_profile(with_a_cache(), a_profile()),
+        site_profile(with_a_cache(), a_profile(cache_problem="it is full: free space")),
+    )
+
+    assert (works.has_cache, works.cache_problem) == (True, "")
+    assert (broken.has_cache, broken.cache_problem) == (False, "it is full: free space")
+
+
+def test_the_problem_of_a_cache_is_told_as_one_short_line_without_control_codes() -> None:
+    site = site_profile(with_a_cache(), a_profile(cache_problem="it is\n\x1b[31mfull: " + 4000 * "x"))
+
+    assert site.cache_problem.startswith("it is [31mfull: x")
+    assert len(site.cache_problem) == 300
+
+
+def test_a_cache_that_the_site_no_longer_has_is_no_problem() -> None:
+    site = site_profile(claiming(), a_profile(cache_problem="it is full: free space"))
+
+    assert (site.has_cache, site.cache_problem) == (False, "")
+
+
 def test_an_accelerators_memory_is_used_where_the_profile_ran_on_a_gpu() -> None:
     claim = claiming(memory="2Gi", accelerator={"memory": "24Gi"})
     on_gpu = a_profile(measured=Measured(device="NVIDIA A10"), memory_bytes=23 * GIB)

@@ -94,6 +94,14 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
+def read_only_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system that cannot be written."""
+    with small_disk(tmp_path / "read-only", "16m") as folder:
+        subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+        yield folder
+
+
+@pytest.fixture
 def another_trainer(tmp_path: Path) -> Iterator[Trainer]:
     """A serving trainer that a test may stop."""
     served = start_serving_trainer(tmp_path)

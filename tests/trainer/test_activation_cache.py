@@ -13,11 +13,12 @@ from typing import Any, Final
 
 import pytest
 import torch
+from small_disks import small_disk
 from toy_training import CAUSAL, a_training_task, make_runtime
 
 from fedpipe_trainer import activation_store
 from fedpipe_trainer.activation_cache import cache_key
-from fedpipe_trainer.activation_store import ActivationStore
+from fedpipe_trainer.activation_store import ActivationStore, find_problem
 from fedpipe_trainer.adapters import AdapterTensors
 from fedpipe_trainer.adapters.wire import Factors
 from fedpipe_trainer.contract import Hyperparameters, Objective, SequenceClassification, TrainResult, TrainTask
@@ -34,6 +35,7 @@ MODELS: Final = [
     ("bert", CLASSES, {"bert.encoder.layer.1.attention.self.query": 4}),
     ("mpnet", CLASSES, {"mpnet.encoder.layer.1.attention.attn.q": 4}),
 ]
+MIB: Final = 2**20
 BATCHES: Final = 10
 """Batches of an epoch: 40 rows by fours."""
 
@@ -189,6 +191,53 @@ def test_without_a_writable_folder_everything_is_computed(toy: Toy, tmp_path: Pa
     assert (*counts(result), result.cache_held) == (0, 2 * BATCHES, 0.0)
     assert caplog.text.count("give the trainer a writable cache volume") == 1
     assert "give the trainer a writable cache volume" in result.cache_problem
+
+
+def test_a_cache_that_can_be_written_has_no_problem_and_what_was_written_to_find_out_is_removed(tmp_path: Path) -> None:
+    assert find_problem(tmp_path / "activations") == ""
+
+    assert keys(tmp_path / "activations") == []
+
+
+def test_the_problem_of_a_read_only_cache_is_found(read_only_disk: Path) -> None:
+    root = read_only_disk / "activations"
+
+    assert find_problem(root) == f"activations cannot be cached in {root} (Read-only file system): give the trainer a writable cache volume"
+
+
+def test_the_problem_of_a_full_cache_is_found(full_disk: Path) -> None:
+    problem = find_problem(full_disk / "activations")
+
+    assert problem == f"there is no room for more cached activations in {full_disk}/activations: free space on the site's cache volume"
+
+
+def test_the_problem_of_a_file_in_place_of_the_cache_is_found(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where the cache should be")
+
+    assert find_problem(tmp_path / "cache" / "activations").endswith("(Not a directory): give the trainer a writable cache volume")
+
+
+def test_the_problem_of_a_cache_that_returns_other_bytes_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_bytes", lambda _: b"other bytes")
+
+    assert find_problem(tmp_path).endswith("cannot be read back unchanged: give the trainer another cache volume")
+
+
+def test_a_cache_that_is_full_of_what_no_task_uses_has_no_problem(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "2m") as root:
+        with closing(ActivationStore(root, "old", limit=4 * MIB)) as store:
+            store.write("a", torch.zeros(3 * MIB // 2, dtype=torch.uint8))
+
+        assert find_problem(root) == ""
+
+
+def test_a_cache_whose_limit_other_tasks_have_reached_has_no_problem_and_their_values_are_kept(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "8m") as root, closing(ActivationStore(root, "used")) as other:
+        for name in "abc":
+            other.write(name, torch.zeros(MIB, dtype=torch.uint8))
+
+        assert find_problem(root) == ""
+        assert [other.read(name, torch.uint8) is not None for name in "abc"] == [True] * 3
 
 
 def value(number: float) -> torch.Tensor:

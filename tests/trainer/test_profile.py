@@ -461,6 +461,41 @@ def test_the_bandwidth_of_a_kept_profile_is_measured_anew(quick: ProfileTask, tm
     assert second.up_bits_per_second is not None
 
 
+def test_a_cache_that_does_not_work_is_a_problem_of_the_profile_until_it_does(
+    quick: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked = tmp_path / "activations"
+    blocked.write_text("a file where the folder should be")
+    first = profile.run(quick, make_runtime(tmp_path))
+    blocked.unlink()
+    second = profile_again(quick, tmp_path, monkeypatch)
+    shutil.rmtree(blocked)
+    blocked.write_text("a file again")
+    third = profile_again(quick, tmp_path, monkeypatch)
+
+    assert second is not None
+    assert third is not None
+    assert second.cache_problem == ""
+    assert first.cache_problem == third.cache_problem
+    assert first.cache_problem.endswith("give the trainer a writable cache volume")
+
+
+def test_a_read_only_cache_costs_no_profile_and_is_its_problem(quick: ProfileTask, tmp_path: Path, read_only_disk: Path) -> None:
+    runtime = make_runtime(tmp_path)
+    runtime.cache = read_only_disk
+
+    result = profile.run(quick, runtime)
+
+    assert result.outcome is Outcome.COMPLETED
+    assert "(Read-only file system)" in result.cache_problem
+
+
+def test_a_site_without_a_cache_has_no_problem_with_it(quick: ProfileTask, tmp_path: Path) -> None:
+    (tmp_path / "activations").write_text("a file where the folder should be")
+
+    assert profile.run(quick.model_copy(update={"reuse": False}), make_runtime(tmp_path)).cache_problem == ""
+
+
 @pytest.mark.parametrize(
     "changed",
     [

@@ -13,10 +13,11 @@ import logging
 import os
 import secrets
 import shutil
+import sys
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +34,8 @@ _ABANDONED_SECONDS: Final = 3600.0
 """A temporary file of this age was left by a task that was killed."""
 _ENOUGH: Final = 0.5
 """A cache that keeps this share of the values works."""
+_CHECKED_BYTES: Final = 1 << 20
+"""Size of the value that tells whether a cache works: large enough that a full volume refuses it, small enough to cost no time."""
 _VALUE, _CHECKSUM = "value", "crc32"
 _TEMPORARY: Final = ".tmp"
 _LOCK: Final = ".lock"
@@ -159,6 +162,21 @@ class ActivationStore:
 
     def _warn(self, message: str) -> None:
         _LOG.warning("%s", message)
+
+
+def find_problem(root: Path) -> str:
+    """Why no values can be kept below `root`, and what to do; empty if they can. One is written, read back and removed.
+
+    Other tasks may use all that the limit allows just now. That is no problem of the volume, so the limit does not count.
+    """
+    key, value = f"check-{secrets.token_hex(8)}", torch.zeros(_CHECKED_BYTES, dtype=torch.uint8)
+    with closing(ActivationStore(root, key, limit=sys.maxsize)) as store:
+        store.write(_VALUE, value)
+        found = store.read(_VALUE, value.dtype)
+    with suppress(OSError), _locked(root):
+        shutil.rmtree(root / key, ignore_errors=True)
+    damaged = f"activations that are written to {root} cannot be read back unchanged: give the trainer another cache volume"
+    return store.problem or ("" if found is not None else damaged)
 
 
 def remove_unused(root: Path) -> bool:

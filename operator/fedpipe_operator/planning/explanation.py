@@ -45,6 +45,7 @@ def plan_reasons(request: PlanRequest, site: SiteProfile, *, fleet: FleetSolutio
     sentences = (
         _steps_reason(request, site, fleet, solution),
         _depth_reason(request, site, solution),
+        _broken_cache_reason(request, site),
         _bits_reason(request, site, solution),
         _batch_reason(request, fleet, solution),
         _micro_batch_reason(request, site, solution),
@@ -67,9 +68,14 @@ def no_common_choice_reason(bits: int, rank: int) -> str:
     return f"cannot run the choice that most sites can ({bits} bits, rank {rank}): {advice}"
 
 
-def given_reasons(request: PlanRequest, site: SiteProfile, predicted: Forecast) -> tuple[str, ...]:
-    """The reasons of a plan that the spec gives: it is obeyed, and told where its forecast is more than a plan may use."""
+def given_reasons(request: PlanRequest, site: SiteProfile, predicted: Forecast, *, wants_cache: bool) -> tuple[str, ...]:
+    """The reasons of a plan that the spec gives: it is obeyed, and told where its forecast is more than a plan may use.
+
+    Its cached activations are left out where the site's cache does not work (`wants_cache`: it has any).
+    """
     reasons = ["given by planning.plans"]
+    if wants_cache and (broken := _broken_cache_reason(request, site)):
+        reasons.append(broken)
     if predicted.memory_bytes > request.memory_budget(site):
         needed = f"{bytes_text(predicted.memory_bytes)} are predicted, and {_memory_budget(request, site)}"
         reasons.append(f"it may run out of memory: {needed}: give it fewer bits or layers, a smaller rank or a smaller microBatchSize")
@@ -167,6 +173,12 @@ def _cache_reason(request: PlanRequest, site: SiteProfile, choice: Choice) -> st
         return f"the site's cache holds {percent(kept)} of their output"
     lasts = ", in the next rounds too" if choice.lowest_layer == request.floor and request.rounds_left > 1 else ""
     return f"after the first pass over the data their output is read from the site's cache{lasts}"
+
+
+def _broken_cache_reason(request: PlanRequest, site: SiteProfile) -> str:
+    """That the site's cache is not used because it does not work; empty if it does, or there is none."""
+    problem = request.cache_problem(site)
+    return f"its cache does not work, so that nothing is planned to be read from it: {problem}" if problem else ""
 
 
 def _bits_reason(request: PlanRequest, site: SiteProfile, solution: Solution) -> str:

@@ -122,7 +122,7 @@ def _why_not_cached(site: SiteProfile, given: ManualPlan) -> str:
     if not _lowest_layer(site, given):
         advice = f"set layers to fewer than {site.base.layers}, or leave cacheActivations out"
         return f"planning.plans caches the activations below its trained layers, but trains all {site.base.layers}: {advice}"
-    if not site.has_cache:
+    if not (site.has_cache or site.cache_problem):  # one that does not work is not used, which the plan says
         return "planning.plans caches its activations, but it has no cache volume: set cache of its EdgeSite, or leave cacheActivations out"
     return ""
 
@@ -144,7 +144,8 @@ def _given_plan(request: PlanRequest, site: SiteProfile, given: ManualPlan) -> P
     )
     ranks = {weight.name: given.rank for weight in site.base.weights if weight.layer >= lowest}
     steps = min(given.steps, request.spec.training.max_steps or given.steps)
-    why = explanation.given_reasons(request, site, forecast(request, site, choice, ranks=ranks, steps=steps))
+    predicted = forecast(request, site, choice, ranks=ranks, steps=steps)
+    why = explanation.given_reasons(request, site, predicted, wants_cache=given.cache_activations)
     return make_plan(request, site, choice, ranks=ranks, steps=steps, why=why)
 
 

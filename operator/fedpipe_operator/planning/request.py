@@ -77,8 +77,12 @@ class PlanRequest:
         return self.corrections.get(site.name, Correction())
 
     def has_cache(self, site: SiteProfile) -> bool:
-        """Whether plans of this site may count on its cache: it has one, and no round has shown that it does not work."""
-        return site.has_cache and not self.correction(site).cache_problem
+        """Whether plans of this site may count on its cache: it has one, and neither profile nor round shows that it does not work."""
+        return site.has_cache and not self.cache_problem(site)
+
+    def cache_problem(self, site: SiteProfile) -> str:
+        """Why plans of this site may not count on the cache that it has, and what to do; empty if they may, or it has none."""
+        return site.cache_problem or self.correction(site).cache_problem
 
     def memory_budget(self, site: SiteProfile) -> float:
         """Bytes that the forecast of a plan may reach at this site."""

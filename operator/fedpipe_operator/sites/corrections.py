@@ -11,7 +11,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from fedpipe_operator.formatting import bytes_text, excerpt, rate_text
-from fedpipe_operator.sites.profile import Resources
+from fedpipe_operator.sites.profile import LONGEST_PROBLEM, Resources
 from fedpipe_trainer.contract import Bits, Plan, TrainResult, Wire
 
 _SMALLEST, _LARGEST = 0.05, 20.0
@@ -26,8 +26,6 @@ _NOTICEABLE: Final = 1.15
 """Forecasts are required to be within 15 % of the measurement."""
 _NOTICEABLE_SHARE: Final = 0.1
 """Of the passes: the batches are drawn at random, so that the share that finds its activations in the cache is only known about so well."""
-_LONGEST_PROBLEM: Final = 300
-"""Characters of a sentence of a site in messages."""
 _LATENCY: Final = 1.0
 """Seconds by which transfers may differ from their forecast for other reasons than bandwidth: connections, hashes, the disk."""
 _BITS_PER_BYTE: Final = 8
@@ -120,7 +118,7 @@ def measurement(result: TrainResult, plan: Plan) -> Measurement:
         cache_hits=result.cache_hits if plan.cache_activations else 0,
         cache_misses=result.cache_misses if plan.cache_activations else 0,
         cache_held=result.cache_held if plan.cache_activations else 1.0,
-        cache_problem=excerpt(result.cache_problem, _LONGEST_PROBLEM) if plan.cache_activations else "",
+        cache_problem=excerpt(result.cache_problem, LONGEST_PROBLEM) if plan.cache_activations else "",
     )
 
 

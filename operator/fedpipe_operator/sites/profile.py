@@ -14,6 +14,7 @@ from pydantic import Field
 
 from fedpipe_operator.api import EdgeSite, parse_quantity
 from fedpipe_operator.api.edgesite import Capacity
+from fedpipe_operator.formatting import excerpt
 from fedpipe_trainer.contract import (
     BaseModelFacts,
     Basis,
@@ -27,6 +28,8 @@ from fedpipe_trainer.contract import (
 )
 
 CPU = "cpu"
+LONGEST_PROBLEM: Final = 300
+"""Characters of a sentence of a site in messages."""
 _BITS_PER_PARAMETER: Final = 32
 """Adapters are trained and sent in fp32."""
 _DEFAULT_UP, _DEFAULT_DOWN = 100e6, 1e9
@@ -86,7 +89,9 @@ class SiteProfile:
     generation: Mapping[Bits, GenerationSpeed] = field(default_factory=dict)
     """Speed of generating answers; empty for a classification."""
     has_cache: bool = False
-    """Whether the site has a cache volume, so that activations can be cached."""
+    """Whether the site has a cache volume that worked when it was profiled, so that activations can be cached."""
+    cache_problem: str = ""
+    """Why the site's cache volume did not work, and what to do; empty if it did, or there is none."""
     model_revision: str | None = None
     """The hub's commit of the base model; None for one that does not come from a hub."""
     range_test: RangeTestResult | None = None
@@ -194,7 +199,8 @@ def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
         model_revision=measured.model_revision,
         importance=measured.importance,
         generation=measured.generation,
-        has_cache=site.spec.cache is not None,
+        has_cache=site.spec.cache is not None and not measured.cache_problem,
+        cache_problem=excerpt(measured.cache_problem, LONGEST_PROBLEM) if site.spec.cache is not None else "",
         range_test=measured.range_test,
         least_transfer_factor=max(_share_of_claim(up, claimed.up), _share_of_claim(down, claimed.down)),
     )

@@ -320,6 +320,8 @@ class ProfileResult(_ResultBase):
     up_bits_per_second: Rate | None = None
     """Bandwidth of an upload to the store, measured with a real transfer; None: not measured."""
     down_bits_per_second: Rate | None = None
+    cache_problem: Annotated[str, Field(max_length=MAX_REASON)] = ""
+    """Why the site's cache cannot keep activations, and what to do; empty if it can, or the site has no cache."""
     memory_bytes_per_second: Rate | None = None
     """Bandwidth of the device's memory, measured by copying: bytes read and bytes written."""
     mfu: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None

@@ -19,7 +19,7 @@ _METHOD: Final = 4
 """Changes with the way of measuring: older profiles are not used any more."""
 _WITHOUT_EFFECT: Final = {"run", "round", "attempt", "model", "deadline_seconds", "result", "reuse", "probe_write", "probe_read", "basis"}
 """The fields of a task that change nothing that is kept. All others count, also those that a later version adds. The run's namespace
-and the model's fingerprint count apart, and the bandwidth to the store is measured every time."""
+and the model's fingerprint count apart; the bandwidth to the store and the state of the site's cache are found every time."""
 
 
 def key(task: ProfileTask, *, fingerprint: str, machine: dict[str, str | int], memory_limit: int | None, software: dict[str, str]) -> str:

@@ -1,7 +1,7 @@
-"""Recipe: profile a site. model → kept profile, or: data → each bit width: load, steps → importance, range test; → bandwidth.
+"""Recipe: profile a site. model → kept profile, or: data → each bit width: load, steps → importance, range test; → link, cache.
 
 What is measured, and how, is in `profiling`. A profile that the site has kept of the same model, data, machine and
-parameters is used again, but for the bandwidth to the store, which is measured every time.
+parameters is used again, but for the bandwidth to the store and whether the site's cache works, which are found every time.
 """
 
 import logging
@@ -14,7 +14,7 @@ from typing import Final
 import psutil
 import torch
 
-from fedpipe_trainer import device, peak_memory
+from fedpipe_trainer import activation_store, device, peak_memory
 from fedpipe_trainer.contract import (
     BaseModelFacts,
     Bits,
@@ -107,7 +107,12 @@ def run(task: ProfileTask, runtime: TaskRuntime) -> ProfileResult:
     header["measured"] = header["measured"].model_copy(update={"peak_memory_bytes": peak})
     # Another commit of a hub may have the same weights, so it is no part of what is kept.
     now = {"model_revision": read_revision(folder), "up_bits_per_second": link.up, "down_bits_per_second": link.down}
-    return profile.model_copy(update={**header, **now})
+    return profile.model_copy(update={**header, **now, "cache_problem": _cache_problem(task, runtime)})
+
+
+def _cache_problem(task: ProfileTask, runtime: TaskRuntime) -> str:
+    """Why the site's cache cannot keep activations; empty if it can, or the site has no cache."""
+    return activation_store.find_problem(runtime.cache / activation_store.FOLDER)[:MAX_REASON] if task.reuse else ""
 
 
 def _fetch(task: ProfileTask, runtime: TaskRuntime) -> tuple[Path, float]:
@@ -127,7 +132,7 @@ def _fetch(task: ProfileTask, runtime: TaskRuntime) -> tuple[Path, float]:
 
 
 def measure(task: ProfileTask, runtime: TaskRuntime, folder: Path, first_fetch_seconds: float) -> ProfileResult:
-    """Everything but the bandwidth to the store.
+    """Everything but the bandwidth to the store and the state of the site's cache.
 
     Args:
         task: the profile task.
