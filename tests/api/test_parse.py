@@ -89,6 +89,16 @@ def test_strings_that_yaml_1_1_takes_for_other_types_stay_strings(value: str) ->
         ("  rounds: {target: {value: 1}}", ("spec.rounds.target.metric", "required field is missing: add metric")),
         ("  suspend: 'yes'", ("spec.suspend", "must be true or false, not a string (yes): write true or false without quotes")),
         ("  planning: {ranks: []}", ("spec.planning.ranks", "has 0 entries, but must have at least 1: add entries")),
+        ("  planning: {ranks: [100000]}", ("spec.planning.ranks[0]", "is 100000, but must be at most 1024: change the number")),
+        ("  planning: {batchSizes: [0]}", ("spec.planning.batchSizes[0]", "is 0, but must be at least 1: change the number")),
+        ("  planning: {bits: [3]}", ("spec.planning.bits[0]", "invalid value 3 (did you mean 32?): write one of 4, 8, 16, 32")),
+        (
+            "  planning: {batchSizes: [1.5]}",
+            (
+                "spec.planning.batchSizes[0]",
+                "must be an integer, not a number (1.5): write it without quotes and without a fraction",
+            ),
+        ),
         ("  planning: {ranks: [0]}", ("spec.planning", "ranks are all 0, so nothing would be trained: add a rank above 0")),
         (
             "  aggregation: {method: FedIT}",

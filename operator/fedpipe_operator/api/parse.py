@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, Final, TypeVar, cast
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from fedpipe_operator.api.checks import check_object
 from fedpipe_operator.api.documents import Document, FieldProblem, Problem, format_path, read_yaml
@@ -92,7 +93,13 @@ def _parse_document(document: Document) -> tuple[Kind | None, list[Problem]]:
 
 
 def _problems_of(error: ValidationError, kind: type[ApiModel]) -> list[FieldProblem]:
-    return [problem_of(details, _schema(kind)) for details in error.errors(include_url=False)]
+    errors = error.errors(include_url=False)
+    return [problem_of(details, _schema(kind)) for details in errors if not _counts_wrong_entries_as_missing(details)]
+
+
+def _counts_wrong_entries_as_missing(details: ErrorDetails) -> bool:
+    """Whether a list is too short only without its invalid entries, each of which has an error of its own."""
+    return details["type"] == "too_short" and len(details["input"]) >= details["ctx"]["min_length"]
 
 
 @cache
