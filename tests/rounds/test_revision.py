@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from crds import ROOT
+from stand_in_runs import a_run
 
 from fedpipe_operator.api import FederatedFineTune
 from fedpipe_operator.api.documents import read_yaml
 from fedpipe_operator.api.parse import parse_object
-from fedpipe_operator.rounds.revision import IMMUTABLE, revision_of
+from fedpipe_operator.rounds.revision import IMMUTABLE, is_revision_of, revision_of
 
 _EVERY_FIELD = ROOT / "tests" / "api" / "every_field.yaml"
 RUNS = [one.value for one in read_yaml(_EVERY_FIELD.read_text(), Path(_EVERY_FIELD).name)[0] if one.value["kind"] == "FederatedFineTune"]
@@ -79,6 +80,21 @@ def test_another_value_is_another_revision_if_and_only_if_the_field_is_fixed(doc
     is_fixed = any(".".join(path).startswith(fixed) for fixed in IMMUTABLE)
 
     assert (revision(changed(document, path)) != revision(document)) == is_fixed
+
+
+@pytest.mark.parametrize(("before", "after"), [({}, {"maxNorm": 5.0}), ({"maxNorm": 5.0}, {}), ({"method": "Exact"}, {"maxNorm": 5.0})])
+def test_the_bound_on_an_updates_norm_may_change_from_and_to_its_default(before: dict[str, Any], after: dict[str, Any]) -> None:
+    started, edited = (a_run(aggregation=aggregation).spec for aggregation in (before, after))
+
+    assert is_revision_of(revision_of(started), edited)
+
+
+def test_the_method_may_not_change_from_or_to_its_default() -> None:
+    default, other, bounded = (a_run(aggregation=one).spec for one in ({}, {"method": "ZeroPad"}, {"method": "ZeroPad", "maxNorm": 5.0}))
+
+    assert not is_revision_of(revision_of(default), bounded)
+    assert not is_revision_of(revision_of(bounded), default)
+    assert is_revision_of(revision_of(other), bounded)
 
 
 def test_another_type_of_task_is_another_revision() -> None:

@@ -1,17 +1,20 @@
 """The immutable fields of a run: its rounds depend on them.
 
-The CRD's CEL rules refuse such a change already. This check is for clusters without them: with an old or a changed CRD.
+The CRD's CEL rules refuse such a change already. `require_unchanged` is for clusters without them: with an old or a changed CRD.
+On one machine, `local.run_folder` applies the same rule to the YAML of a run that is resumed.
 """
 
 import hashlib
 from typing import Final
 
 from fedpipe_operator.api import FederatedFineTune
-from fedpipe_operator.api.finetune import FineTuneSpec
+from fedpipe_operator.api.finetune import AggregationSpec, FineTuneSpec
 from fedpipe_operator.errors import UserError
 
 IMMUTABLE: Final = ("model", "task", "store", "planning", "aggregation.method")
 """Fields of the spec; all others may change."""
+IMMUTABLE_TEXT: Final = ", ".join(f"spec.{field}" for field in IMMUTABLE)
+"""As messages name them."""
 
 
 def revision_of(spec: FineTuneSpec) -> str:
@@ -23,12 +26,20 @@ def revision_of(spec: FineTuneSpec) -> str:
     return hashlib.sha256(f"{task} {fields}".encode()).hexdigest()[:16]
 
 
+def is_revision_of(revision: str, spec: FineTuneSpec) -> bool:
+    """Whether a run of this revision may continue with `spec`: no immutable field has changed since."""
+    # With the default method, the hash has an empty `aggregation` if another of its fields is not the default, else none: both are right.
+    method = spec.aggregation.method
+    either = (AggregationSpec(method=method), AggregationSpec(method=method, max_norm=1.0))
+    return revision in {revision_of(spec.model_copy(update={"aggregation": one})) for one in either}
+
+
 def require_unchanged(resource: FederatedFineTune) -> None:
     """Refuse a run whose immutable fields have changed since it began.
 
     Raises:
         UserError: `SpecChanged`.
     """
-    if resource.status.revision not in ("", revision_of(resource.spec)):
-        fields = ", ".join(f"spec.{field}" for field in IMMUTABLE)
-        raise UserError("SpecChanged", f"one of {fields} has changed since the run began: restore it, or create another run")
+    revision = resource.status.revision
+    if revision and not is_revision_of(revision, resource.spec):
+        raise UserError("SpecChanged", f"one of {IMMUTABLE_TEXT} has changed since the run began: restore it, or create another run")
