@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from fedpipe_operator import names
 from fedpipe_operator.cli import app_for
+from fedpipe_operator.cli.local_run import LocalRun
 from fedpipe_operator.local.run_folder import RunFolder
-from fedpipe_operator.local.session import compare, local_only_sessions
+from fedpipe_operator.local.session import Session, compare, local_only_sessions
 from fedpipe_operator.rounds import Run
 from fedpipe_trainer.contract import EvaluateTask, Sample
 
@@ -37,6 +38,13 @@ def distinct_results(task: Any, folder: Path) -> Any:
     return good_trainer(task, folder)
 
 
+def work_until_planned(machine: Machine, session: Session) -> None:
+    while session.store.read(names.round_plan(1)) is None:
+        session.reconcile()
+        for name in machine.backend.active_jobs():
+            machine.backend.work(name)
+
+
 class Workspace:
     """A folder with the YAML of a run, and the folder of its output."""
 
@@ -54,10 +62,8 @@ class Workspace:
         with self.runs.lock():
             machine = Machine(self.runs.path, Run(self.runs.resume(), self.run.sites), trainer)
             session = machine.session(on_status=self.runs.write_status)
-            while until == "plan" and session.store.read(names.round_plan(1)) is None:
-                session.reconcile()
-                for name in machine.backend.active_jobs():
-                    machine.backend.work(name)
+            if until == "plan":
+                work_until_planned(machine, session)
             if until in ("end", "comparison"):
                 machine.drive({"run": session})
             if until == "comparison":
@@ -70,6 +76,13 @@ class Workspace:
         arguments = [command, str(self.folder), "--output", str(self.folder / "runs"), *options]
         result = CliRunner(env={"COLUMNS": "300"}).invoke(app_for([command]), arguments)
         return result.exit_code, [" ".join(line.split()) for line in result.output.splitlines() if line.strip()]
+
+
+def plan_with_stand_ins(run: LocalRun, sessions: Mapping[str, Session], until: Callable[[Session], bool]) -> None:
+    """As `LocalRun.drive`, with a stand-in for the trainers."""
+    del until
+    machine = Machine(run.folder.path, sessions["run"].run, distinct_results)
+    work_until_planned(machine, machine.session())
 
 
 @pytest.fixture(scope="module")
@@ -179,11 +192,47 @@ def test_a_failed_run_prints_the_reason_the_folder_of_its_logs_and_what_to_do(tm
 
 
 @pytest.mark.parametrize("option", [("--rounds", "1"), ("--max-steps", "3"), ("--seed", "5")])
-def test_an_option_that_changes_the_spec_is_refused_for_an_existing_run(compared: Workspace, option: tuple[str, str]) -> None:
+def test_an_option_that_changes_the_spec_is_refused_for_a_finished_run(compared: Workspace, option: tuple[str, str]) -> None:
     status, lines = compared.call("run", *option)
 
     assert status == 1
     assert lines[-1].startswith("OtherSpec: ")
+
+
+def test_an_edit_of_an_unfinished_run_counts_from_the_next_round(tmp_path: Path) -> None:
+    Workspace(tmp_path, training={"learningRate": 0.001}).execute(until="plan")
+    edited = Workspace(tmp_path, training={"learningRate": 0.002})
+
+    edited.execute(until="end")
+
+    plans = [json.loads((edited.runs.store / names.round_plan(round_)).read_text()) for round_ in (1, 2)]
+    assert [plan["learningRate"] for plan in plans] == [0.001, 0.002]
+
+
+def test_plan_of_an_edited_run_says_that_the_plan_is_of_the_earlier_spec(tmp_path: Path) -> None:
+    Workspace(tmp_path, training={"learningRate": 0.001}).execute(until="plan")
+
+    status, lines = Workspace(tmp_path, training={"learningRate": 0.002}).call("plan")
+
+    assert status == 0
+    assert lines[0] == "the spec was edited: steps that are finished, such as a round's plan, keep the earlier values; --fresh starts over"
+
+
+def test_a_plan_that_is_refused_for_an_edit_advises_an_option_that_plan_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Workspace(tmp_path).execute(until="plan")
+    edited = Workspace(tmp_path, planning={"bits": [8], "ranks": [4], "batchSizes": [2]})
+
+    status, lines = edited.call("plan")
+
+    assert status == 1
+    assert lines[-1].startswith("OtherSpec: ")
+    assert lines[-1].endswith("start over with --fresh")
+
+    monkeypatch.setattr(LocalRun, "drive", plan_with_stand_ins)
+    status, lines = edited.call("plan", "--fresh")
+
+    assert status == 0
+    assert lines.count("8 bits: the most that planning.bits allows") == 3
 
 
 def test_a_second_command_on_an_active_run_is_refused(compared: Workspace) -> None:

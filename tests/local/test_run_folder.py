@@ -1,6 +1,8 @@
 """A run's folder: its origin, what survives a restart, and its locks."""
 
+import json
 import os
+import re
 import uuid
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from fedpipe_operator.api import FederatedFineTune, FineTuneStatus
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.local import run_folder
 from fedpipe_operator.local.run_folder import PROCESSES_LOCK, RunFolder, acquire_process_lock
+from fedpipe_operator.rounds.revision import IMMUTABLE
 
 
 def a_resource(name: str = "toy", namespace: str = "default", **spec: object) -> FederatedFineTune:
@@ -69,20 +72,83 @@ def test_a_status_is_replaced_atomically_for_a_reader(tmp_path: Path) -> None:
     assert not list(folder.path.glob("*.part"))
 
 
-def test_a_folder_of_another_spec_is_refused_and_left_unchanged(tmp_path: Path) -> None:
+def over(type_: str) -> FineTuneStatus:
+    return FineTuneStatus.model_validate({"conditions": [{"type": type_, "status": "True", "reason": "SomeReason"}]})
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"model": {"source": "pvc://models/other"}},
+        {"task": {"type": "SequenceClassification", "labels": ["a", "b"]}},
+        {"planning": {"bits": [8]}},
+        {"aggregation": {"method": "ZeroPad"}},
+    ],
+    ids=["model", "task", "planning", "aggregation.method"],
+)
+def test_an_edit_of_a_field_that_may_not_change_is_refused_and_the_folder_left_unchanged(tmp_path: Path, edit: dict[str, object]) -> None:
     folder = RunFolder(tmp_path, a_resource())
     with folder.lock():
         uid = folder.resume().metadata.uid
 
-    with pytest.raises(UserError, match="another spec: rename the run, or start over with --fresh") as refused:
-        RunFolder(tmp_path, a_resource(rounds={"count": 9})).resume()
+    with pytest.raises(UserError, match=re.escape("restore it, rename the run, or start over with --fresh")) as refused:
+        RunFolder(tmp_path, a_resource(**edit)).resume()
 
     assert refused.value.reason == "OtherSpec"
     assert str(folder.path) in refused.value.message
+    assert all(f"spec.{field}" in refused.value.message for field in IMMUTABLE)
     assert folder.resume().metadata.uid == uid
 
 
-def test_labels_may_change_but_the_spec_may_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "edit",
+    [{"rounds": {"count": 9}}, {"training": {"learningRateSchedule": "Cosine"}}, {"aggregation": {"maxNorm": 5.0}}],
+    ids=["rounds.count", "training.learningRateSchedule", "aggregation.maxNorm"],
+)
+def test_a_run_is_resumed_with_an_edit_of_any_other_field_and_reports_it_once(tmp_path: Path, edit: dict[str, object]) -> None:
+    with RunFolder(tmp_path, a_resource()).lock():
+        begun = RunFolder(tmp_path, a_resource())
+        uid = begun.resume().metadata.uid
+        begun.write_status(FineTuneStatus(round=1))
+    edits: list[str] = []
+    edited = RunFolder(tmp_path, a_resource(**edit))
+
+    resumed = edited.resume(on_edit=lambda: edits.append("edited"))
+    edited.resume(on_edit=lambda: edits.append("edited again"))
+
+    assert edits == ["edited"]
+    assert resumed.spec == a_resource(**edit).spec
+    assert (resumed.metadata.uid, resumed.status.round) == (uid, 1)
+
+
+@pytest.mark.parametrize("end", ["Complete", "Failed"])
+def test_an_edit_of_a_run_that_is_over_is_refused(tmp_path: Path, end: str) -> None:
+    folder = RunFolder(tmp_path, a_resource())
+    with folder.lock():
+        folder.resume()
+        folder.write_status(over(end))
+
+    with pytest.raises(UserError, match="has ended with another spec: rename the run, or start over with --fresh") as refused:
+        RunFolder(tmp_path, a_resource(rounds={"count": 9})).resume()
+
+    assert refused.value.reason == "OtherSpec"
+    assert folder.resume().status == over(end)
+
+
+def test_a_folder_of_an_earlier_version_is_resumed_with_its_own_spec_only(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, a_resource())
+    with folder.lock():
+        uid = folder.resume().metadata.uid
+    origin = json.loads((folder.path / "run.json").read_text())
+    del origin["revision"]
+    (folder.path / "run.json").write_text(json.dumps(origin))
+
+    with pytest.raises(UserError, match="OtherSpec"):
+        RunFolder(tmp_path, a_resource(rounds={"count": 9})).resume()
+    assert folder.resume().metadata.uid == uid
+
+
+def test_the_labels_of_a_run_may_change(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, a_resource())
     with folder.lock():
         uid = folder.resume().metadata.uid

@@ -30,7 +30,9 @@ from fedpipe_operator.store.address import BucketAddress, DirectoryAddress
 T = TypeVar("T")
 
 INTERRUPTED = 130
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start over: remove the results of an earlier run of this name.")]
 S3 = Annotated[bool, typer.Option("--s3", help="Use the bucket of spec.store, with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")]
+_EDITED = "the spec was edited: steps that are finished, such as a round's plan, keep the earlier values; --fresh starts over"
 _REDRAW_SECONDS = 0.5
 """How often the lines of the sites are redrawn. A job that starts or ends wakes the loop earlier."""
 
@@ -105,13 +107,13 @@ def open_run(resource: FederatedFineTune, sites: list[EdgeSite], options: Option
     """Lock the folder of the run, start the backend and the display; close all of them at the end.
 
     Raises:
-        UserError: the folder is in use or of another spec, or the store cannot be used.
+        UserError: the folder is in use or of another run, or the store cannot be used.
     """
     folder = RunFolder(options.output, resource)
     with folder.lock():
         if options.fresh:
             folder.start_over()
-        resource = folder.resume()
+        resource = folder.resume(on_edit=lambda: console.print(_EDITED, style="yellow", soft_wrap=True))
         with _backend(folder, options) as backend, Display(console) as display:
             session = Session(
                 run=Run(resource, select_sites(resource, sites)),

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedpipe_operator import names
-from fedpipe_operator.cli.local_run import S3, Options, exit_on_errors, load_run, open_run, volumes_beside
+from fedpipe_operator.cli.local_run import S3, Fresh, Options, exit_on_errors, load_run, open_run, volumes_beside
 from fedpipe_operator.local.session import Session
 from fedpipe_operator.planning import PlanRow, Plans, hyperparameter_text, plan_rows
 from fedpipe_operator.rounds.records import RoundPlan
@@ -21,12 +21,13 @@ def command(
     output: Annotated[Path, typer.Option(help="Folder for runs; this one uses OUTPUT/NAMESPACE/NAME.")] = Path("runs"),
     volumes: Annotated[Path | None, typer.Option(help="Folder for the PersistentVolumeClaims; default: volumes/ beside the YAML.")] = None,
     max_concurrent: Annotated[int, typer.Option(min=1, help="Sites profiled at the same time, if the claimed processors allow it.")] = 2,
+    fresh: Fresh = False,
     s3: S3 = False,
 ) -> None:
     """Profile the sites and explain their plans. A later `fedpipe run` uses these profiles and plans."""
     resource, sites = load_run(paths)
     console = Console()
-    options = Options(output, volumes or volumes_beside(paths[0]), max_concurrent, s3=s3)
+    options = Options(output, volumes or volumes_beside(paths[0]), max_concurrent, fresh, s3)
     with exit_on_errors(console), open_run(resource, sites, options, console) as run:
         run.drive({"run": run.session}, until=_is_planned)
         session = run.session

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from fedpipe_operator import names
 from fedpipe_operator.api import FederatedFineTune, primary_metric
-from fedpipe_operator.cli.local_run import S3, LocalRun, Options, exit_on_errors, load_run, open_run, volumes_beside
+from fedpipe_operator.cli.local_run import S3, Fresh, LocalRun, Options, exit_on_errors, load_run, open_run, volumes_beside
 from fedpipe_operator.local.session import compare as write_comparison
 from fedpipe_operator.local.session import local_only_sessions
 from fedpipe_operator.report import comparison_table, read_record, samples_table, write_report
@@ -25,7 +25,7 @@ def command(
     rounds: Annotated[int | None, typer.Option(min=1, help="Overrides rounds.count.")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Overrides training.maxSteps.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Overrides training.seed.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: remove the results of an earlier run of this name.")] = False,
+    fresh: Fresh = False,
     compare: Annotated[bool, typer.Option(help="At the end, also train a local-only baseline for each site, with the same budget.")] = True,
     s3: S3 = False,
 ) -> None:

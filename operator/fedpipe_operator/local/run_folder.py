@@ -2,7 +2,7 @@
 
 store/          what a bucket would hold below the run's prefix: adapter, merged model, report.html, every round
 jobs/           a folder for each job: the task, the log, how it ended
-run.json        the uid of the run and the hash of its spec
+run.json        the uid of the run and the hashes of its spec
 status.json     the run's status, as `kubectl get -o yaml` would show it
 lock            held by the one `fedpipe run` that may work in the folder
 processes.lock  inherited by the processes of its jobs, so that it is free only when all of them ended
@@ -14,12 +14,14 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from fedpipe_operator.api import FederatedFineTune, FineTuneStatus
 from fedpipe_operator.errors import UserError
+from fedpipe_operator.rounds import is_over
+from fedpipe_operator.rounds.revision import IMMUTABLE_TEXT, is_revision_of, revision_of
 from fedpipe_operator.store.objects import ModelT, decode_object, unreadable_error
 from fedpipe_trainer.contract import Wire
 
@@ -34,6 +36,9 @@ class Origin(Wire):
 
     uid: str
     spec_sha256: str
+    """Of the spec that the run was last started with."""
+    revision: str = ""
+    """Of its fields that may not change; empty in a folder of an earlier version, whose spec may not change at all."""
 
 
 class RunFolder:
@@ -79,15 +84,26 @@ class RunFolder:
             elif entry.name not in {_LOCK, PROCESSES_LOCK}:
                 entry.unlink()
 
-    def resume(self) -> FederatedFineTune:
+    def resume(self, on_edit: Callable[[], None] = lambda: None) -> FederatedFineTune:
         """The run with the uid and the status of this folder; a new folder gets a new uid.
 
+        Args:
+            on_edit: called if the spec has been edited since the run was last started. As on a cluster, a run that is not over
+                continues with the edited spec, unless a field that may not change has changed.
+
         Raises:
-            UserError: `OtherSpec`, the folder is of a run with another spec; `ObjectUnreadable`, a file of it is damaged.
+            UserError: `OtherSpec`, the folder is of a run that is over, or that depends on other values of the fields that may not
+                change; `ObjectUnreadable`, a file of it is damaged.
         """
-        origin = self._origin()
+        spec, status = self._resource.spec, self._status()
+        current = Origin(uid=str(uuid.uuid4()), spec_sha256=hashlib.sha256(spec.to_json().encode()).hexdigest(), revision=revision_of(spec))
+        origin = self._origin() or current
+        if origin.spec_sha256 != current.spec_sha256:
+            self._require_editable(status, is_same_revision=is_revision_of(origin.revision, spec))
+            on_edit()
+        _replace(self.path / "run.json", current.model_copy(update={"uid": origin.uid}).to_json())
         metadata = self._resource.metadata.model_copy(update={"uid": origin.uid})
-        return self._resource.model_copy(update={"metadata": metadata, "status": self._status()})
+        return self._resource.model_copy(update={"metadata": metadata, "status": status})
 
     def read_only(self) -> FederatedFineTune:
         """The run with the status of this folder. Nothing is written."""
@@ -97,16 +113,18 @@ class RunFolder:
         """Replace the status atomically."""
         _replace(self.path / "status.json", status.to_json())
 
-    def _origin(self) -> Origin:
+    def _require_editable(self, status: FineTuneStatus, *, is_same_revision: bool) -> None:
+        """Refuse an edited spec if the run is over, or if a field that may not change has changed."""
+        advice = "rename the run, or start over with --fresh"
+        if is_over(self._resource.model_copy(update={"status": status})):
+            raise UserError("OtherSpec", f"{self.path} holds a run of the same name that has ended with another spec: {advice}")
+        if not is_same_revision:
+            message = f"{self.path} holds a run of the same name that began with another value of one of {IMMUTABLE_TEXT}: "
+            raise UserError("OtherSpec", f"{message}restore it, {advice}")
+
+    def _origin(self) -> Origin | None:
         file = self.path / "run.json"
-        sha256 = hashlib.sha256(self._resource.spec.to_json().encode()).hexdigest()
-        if not file.exists():
-            _replace(file, Origin(uid=str(uuid.uuid4()), spec_sha256=sha256).to_json())
-        origin = _read(file, Origin)
-        if origin.spec_sha256 != sha256:
-            message = f"{self.path} holds a run of the same name with another spec: rename the run, or start over with --fresh"
-            raise UserError("OtherSpec", message)
-        return origin
+        return _read(file, Origin) if file.exists() else None
 
     def _status(self) -> FineTuneStatus:
         file = self.path / "status.json"
