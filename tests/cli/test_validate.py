@@ -83,12 +83,69 @@ def test_the_same_name_in_two_namespaces_is_no_duplicate(folder: Path) -> None:
 
 @pytest.mark.parametrize("change", [("demo: yes-please}}}", "demo: other}}}"), ("name: notes", "name: notes, namespace: other")])
 def test_a_run_that_matches_none_of_the_given_sites_is_refused(folder: Path, change: tuple[str, str]) -> None:
-    (folder / "run.yaml").write_text(RUN.replace(*change))
+    (folder / "run.yaml").write_text(planned("", "site: north, ").replace(*change))
 
     status, lines = validate(folder)
 
     assert status == 2
     assert [line for line in lines if "spec.sites.selector: no EdgeSite given (north) is in the run" in line] == lines != []
+
+
+def planned(*plans: str, mode: str = "Manual") -> str:
+    return f"{RUN}  planning:\n    mode: {mode}\n    plans:\n" + "".join(f"    - {{{plan}bits: 16, rank: 4, steps: 4}}\n" for plan in plans)
+
+
+@pytest.mark.parametrize("mode", ["Manual", "Auto"])
+def test_a_given_plan_of_a_site_that_does_not_exist_is_refused(folder: Path, mode: str) -> None:
+    (folder / "run.yaml").write_text(planned("", "site: nowhere, ", mode=mode))
+
+    status, lines = validate(folder)
+
+    assert status == 2
+    assert [line.partition(": document 1, FederatedFineTune notes: ")[::2] for line in lines] == [
+        (
+            f"{folder}/run.yaml:13",
+            "spec.planning.plans[1].site: no EdgeSite given in the run's namespace (north) is named nowhere: correct it, or add one",
+        )
+    ]
+
+
+def test_in_mode_manual_a_selected_site_without_a_plan_is_refused(folder: Path) -> None:
+    (folder / "south.yaml").write_text(SITE.replace("name: north", "name: south"))
+    (folder / "run.yaml").write_text(planned("site: north, "))
+
+    status, lines = validate(folder)
+
+    assert status == 2
+    assert [line.partition(": spec.")[2] for line in lines] == [
+        "planning.plans: no plan for south: add one for each, add one without a site, or narrow spec.sites.selector"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("run", "labels"),
+    [
+        pytest.param(planned("site: north, ", ""), "demo: yes-please", id="a plan for every other site"),
+        pytest.param(planned("site: north, "), "demo: other", id="a site that is not selected"),
+        pytest.param(planned("site: north, ", mode="Auto"), "demo: yes-please", id="mode Auto"),
+    ],
+)
+def test_a_site_needs_no_plan_of_its_own_with(folder: Path, run: str, labels: str) -> None:
+    (folder / "south.yaml").write_text(SITE.replace("name: north", "name: south").replace("demo: yes-please", labels))
+    (folder / "run.yaml").write_text(run)
+
+    assert validate(folder)[0] == 0
+
+
+def test_an_invalid_site_is_not_reported_as_missing_as_well(folder: Path) -> None:
+    (folder / "sites.yaml").write_text(SITE + "  maxConcurrentJobs: 0\n")
+    (folder / "south.yaml").write_text(SITE.replace("name: north, labels: {demo: yes-please}", "name: south"))
+    (folder / "run.yaml").write_text(planned("site: north, "))
+
+    status, lines = validate(folder)
+
+    assert status == 2
+    assert [line.split(": ")[2] for line in lines] == ["spec.maxConcurrentJobs"]
 
 
 def test_a_run_without_any_sites_in_the_files_is_valid(folder: Path) -> None:

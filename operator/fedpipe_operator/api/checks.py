@@ -7,7 +7,7 @@ from string import Formatter
 
 from fedpipe_operator.api.documents import FieldPath, FieldProblem
 from fedpipe_operator.api.edgesite import EdgeSite
-from fedpipe_operator.api.finetune import FederatedFineTune
+from fedpipe_operator.api.finetune import FederatedFineTune, PlanningMode
 from fedpipe_operator.api.training import SequenceClassificationTask
 
 
@@ -20,9 +20,18 @@ def check_object(value: EdgeSite | FederatedFineTune) -> list[FieldProblem]:
     return problems if task.slot_pattern is None else [*problems, *_check_slot_pattern(task.slot_pattern)]
 
 
-def check_objects(objects: Sequence[EdgeSite | FederatedFineTune]) -> list[tuple[int, FieldPath, str]]:
-    """Problems between these objects: the index of the object, the path of the field, the message."""
-    return [*_duplicate_names(objects), *_runs_without_sites(objects)]
+def check_objects(objects: Sequence[EdgeSite | FederatedFineTune], *, are_all: bool) -> list[tuple[int, FieldPath, str]]:
+    """Problems between these objects: the index of the object, the path of the field, the message.
+
+    Args:
+        objects: the valid objects of some files.
+        are_all: whether the files have no invalid ones. Only then can an object be said to be missing.
+    """
+    duplicates = list(_duplicate_names(objects))
+    # Without any site nothing is missing: the sites of a run may already be on the cluster.
+    if not are_all or not any(isinstance(item, EdgeSite) for item in objects):
+        return duplicates
+    return [*duplicates, *_runs_without_sites(objects), *_plans_without_sites(objects), *_sites_without_plans(objects)]
 
 
 def matches(run: FederatedFineTune, site: EdgeSite) -> bool:
@@ -65,12 +74,39 @@ def _duplicate_names(objects: Sequence[EdgeSite | FederatedFineTune]) -> Iterato
 
 
 def _runs_without_sites(objects: Sequence[EdgeSite | FederatedFineTune]) -> Iterator[tuple[int, FieldPath, str]]:
-    """Checked only if any sites are given: the sites of a run may already be on the cluster."""
-    sites = [item for item in objects if isinstance(item, EdgeSite)]
-    for index, run in enumerate(objects):
-        if isinstance(run, FederatedFineTune) and sites and not any(matches(run, site) for site in sites):
+    sites, runs = _by_kind(objects)
+    for index, run in runs.items():
+        if not any(matches(run, site) for site in sites):
             names = ", ".join(site.name for site in sites)
             message = (
                 f"no EdgeSite given ({names}) is in the run's namespace and has these labels: correct the selector, or label the sites"
             )
             yield index, ("spec", "sites", "selector"), message
+
+
+def _plans_without_sites(objects: Sequence[EdgeSite | FederatedFineTune]) -> Iterator[tuple[int, FieldPath, str]]:
+    """Given plans of sites that do not exist. If the run's namespace has none at all, `_runs_without_sites` reports it."""
+    sites, runs = _by_kind(objects)
+    for index, run in runs.items():
+        names = [site.name for site in sites if site.metadata.namespace == run.metadata.namespace]
+        for position, plan in enumerate(run.spec.planning.plans if names else ()):
+            if plan.site is not None and plan.site not in names:
+                message = f"no EdgeSite given in the run's namespace ({', '.join(names)}) is named {plan.site}: correct it, or add one"
+                yield index, ("spec", "planning", "plans", position, "site"), message
+
+
+def _sites_without_plans(objects: Sequence[EdgeSite | FederatedFineTune]) -> Iterator[tuple[int, FieldPath, str]]:
+    """Sites of a run in mode Manual that none of its plans is for."""
+    sites, runs = _by_kind(objects)
+    for index, run in runs.items():
+        planned = {plan.site for plan in run.spec.planning.plans}
+        missing = [site.name for site in sites if matches(run, site) and not {site.name, None} & planned]
+        if run.spec.planning.mode is PlanningMode.MANUAL and missing:
+            message = f"no plan for {', '.join(missing)}: add one for each, add one without a site, or narrow spec.sites.selector"
+            yield index, ("spec", "planning", "plans"), message
+
+
+def _by_kind(objects: Sequence[EdgeSite | FederatedFineTune]) -> tuple[list[EdgeSite], dict[int, FederatedFineTune]]:
+    """The sites, and the runs by their index."""
+    runs = {index: item for index, item in enumerate(objects) if isinstance(item, FederatedFineTune)}
+    return [item for item in objects if isinstance(item, EdgeSite)], runs

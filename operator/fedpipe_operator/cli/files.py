@@ -45,7 +45,8 @@ def read(paths: Sequence[Path]) -> tuple[Objects, list[Problem]]:
             found.extend(result.objects)
             problems.extend(result.problems)
     values = [entry.value for entry in found]
-    problems.extend(found[index].document.problem(where, message) for index, where, message in check_objects(values))
+    between = check_objects(values, are_all=not problems)
+    problems.extend(found[index].document.problem(where, message) for index, where, message in between)
     return _split_by_kind(values), sorted(problems, key=attrgetter("position"))
 
 
