@@ -12,7 +12,8 @@ from stand_in_runs import a_run
 from fedpipe_operator.api import FederatedFineTune
 from fedpipe_operator.api.documents import read_yaml
 from fedpipe_operator.api.parse import parse_object
-from fedpipe_operator.rounds.revision import IMMUTABLE, is_revision_of, revision_of
+from fedpipe_operator.errors import UserError
+from fedpipe_operator.rounds.revision import IMMUTABLE, is_revision_of, require_unchanged, revision_of
 
 _EVERY_FIELD = ROOT / "tests" / "api" / "every_field.yaml"
 RUNS = [one.value for one in read_yaml(_EVERY_FIELD.read_text(), Path(_EVERY_FIELD).name)[0] if one.value["kind"] == "FederatedFineTune"]
@@ -87,6 +88,15 @@ def test_the_bound_on_an_updates_norm_may_change_from_and_to_its_default(before:
     started, edited = (a_run(aggregation=aggregation).spec for aggregation in (before, after))
 
     assert is_revision_of(revision_of(started), edited)
+
+
+def test_a_run_that_began_without_a_bound_is_not_refused_for_one() -> None:
+    begun, edited = a_run().resource, a_run(aggregation={"maxNorm": 5.0}).resource
+    status = begun.status.model_copy(update={"revision": revision_of(begun.spec)})
+
+    require_unchanged(edited.model_copy(update={"status": status}))
+    with pytest.raises(UserError, match="SpecChanged"):
+        require_unchanged(a_run(aggregation={"method": "ZeroPad"}).resource.model_copy(update={"status": status}))
 
 
 def test_the_method_may_not_change_from_or_to_its_default() -> None:
