@@ -16,7 +16,10 @@ _TICKS: Final = 5
 
 
 def write_plots(sweep: str, configurations: Mapping[str, Run | Study]) -> list[Path]:
-    """Accuracy over virtual seconds, on all classes and on the slow sites' classes, one file for each setting (the name's first part)."""
+    """Accuracy over virtual seconds, on all classes and on the slow sites' classes, one file for each setting (the name's first part).
+
+    The curves of a rule's seeds have the same colour.
+    """
     curves = {name: result["curve"] for name, one in configurations.items() if isinstance(one, Run) and (result := stored(one))}
     FOLDER.mkdir(exist_ok=True)
     paths = []
@@ -30,18 +33,25 @@ def write_plots(sweep: str, configurations: Mapping[str, Run | Study]) -> list[P
 
 def _svg(title: str, curves: Mapping[str, Sequence[Mapping[str, Any]]], field: str) -> str:
     end = max(point["seconds"] for curve in curves.values() for point in curve)
-    height = _HEIGHT + _LEGEND * len(curves)
+    rules = list(dict.fromkeys(_rule(name) for name in curves))
+    height = _HEIGHT + _LEGEND * len(rules)
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" font-family="sans-serif" font-size="11">']
     parts += ['<rect width="100%" height="100%" fill="white"/>', f'<text x="{_MARGIN}" y="18" font-size="13">{escape(title)}</text>']
     parts += _axes(end)
-    for index, (name, curve) in enumerate(curves.items()):
-        colour = _COLOURS[index % len(_COLOURS)]
+    colours = {rule: _COLOURS[index % len(_COLOURS)] for index, rule in enumerate(rules)}
+    for name, curve in curves.items():
         points = " ".join(f"{_x(point['seconds'], end):.1f},{_y(point[field]):.1f}" for point in curve)
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{colours[_rule(name)]}" stroke-width="1.5"/>')
+    for index, (rule, colour) in enumerate(colours.items()):
         y = _HEIGHT + _LEGEND * index
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
         parts.append(f'<rect x="{_MARGIN}" y="{y - 4}" width="18" height="3" fill="{colour}"/>')
-        parts.append(f'<text x="{_MARGIN + 24}" y="{y}">{escape(name)}</text>')
+        parts.append(f'<text x="{_MARGIN + 24}" y="{y}">{escape(rule)}</text>')
     return "\n".join([*parts, "</svg>", ""])
+
+
+def _rule(name: str) -> str:
+    """Of a curve named `rule, seed N`."""
+    return name.partition(", seed")[0]
 
 
 def _axes(end: float) -> list[str]:
