@@ -190,7 +190,7 @@ def test_without_a_learning_rate_the_sites_test_some_and_the_run_uses_the_one_th
     output = fleet.run("--no-compare")
 
     plan = json.loads((fleet.store / "rounds/0001/plan.json").read_text())
-    (shown,) = [line for line in output.splitlines() if "training.learningRate" in line]
+    (shown,) = [line for line in output.splitlines() if "training.learningRate " in line]
     tests = [json.loads(path.read_text())["rangeTest"] for path in fleet.store.glob("profile/*/0/result.json")]
     assert shown.split()[:2] == ["training.learningRate", f"{plan['learningRate']:g}:"]
     assert "after 8 steps at 3 of 3 sites" in shown
