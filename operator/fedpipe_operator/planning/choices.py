@@ -10,7 +10,7 @@ the cache holds a share f. So n steps of a round take n·c + min(n, P)·(1 − f
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import ceil, floor
+from math import floor
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from fedpipe_operator.api import Bits, Depth
 from fedpipe_operator.planning.memory_model import TRAINED_BYTES, Bool, Float64, Int64, Step, TrainingMemory, load_peak_bytes, predict_peak
-from fedpipe_operator.planning.request import PlanRequest
+from fedpipe_operator.planning.request import PlanRequest, batches_of_a_pass
 from fedpipe_operator.planning.sizes import WIRE_BYTES, rank_parameters
 from fedpipe_operator.planning.time_model import (
     download_seconds,
@@ -194,7 +194,7 @@ def steps_within(request: PlanRequest, site: SiteProfile, choice: Choice, second
 
 def found_share_of(request: PlanRequest, site: SiteProfile, choice: Choice, steps: int) -> float:
     """The share of so many steps that find their activations in the cache."""
-    computed = (1 - kept_share_of(request, site, choice)) * min(1.0, _batches_of_a_pass(site, choice.batch) / steps)
+    computed = (1 - kept_share_of(request, site, choice)) * min(1.0, batches_of_a_pass(site.train_samples, choice.batch) / steps)
     return 1 - computed if choice.cached else 0.0
 
 
@@ -296,10 +296,6 @@ def _columns(choice: Choice) -> Columns:
     return Columns(choice.batch, micro_batch, checkpointing, lowest, hits=np.zeros(1))
 
 
-def _batches_of_a_pass(site: SiteProfile, batch: int) -> int:
-    return max(1, ceil(site.train_samples / batch))
-
-
 def _kept_share(request: PlanRequest, site: SiteProfile, bits: Bits, columns: Columns, *, by_batch: bool = True) -> Float64:
     """f: the share of the batches that the cache holds for each choice. Other passes than those of the last round were not cached.
 
@@ -315,7 +311,7 @@ def _kept_share(request: PlanRequest, site: SiteProfile, bits: Bits, columns: Co
 def _filling_seconds(request: PlanRequest, site: SiteProfile, bits: Bits, columns: Columns) -> Float64:
     """P · (1 − f) · e: seconds by which the steps of a pass over the data exceed those that find everything in the cache."""
     excess = _step_seconds(request, site, bits, columns) - _step_seconds(request, site, bits, columns._replace(hits=np.ones(1)))
-    return _batches_of_a_pass(site, columns.batch) * excess
+    return batches_of_a_pass(site.train_samples, columns.batch) * excess
 
 
 def _seconds_of_lines(request: PlanRequest, site: SiteProfile, choice: Choice) -> tuple[float, float, float]:

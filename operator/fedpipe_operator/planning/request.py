@@ -19,9 +19,14 @@ MAX_PASSES: Final = 3.0
 """Passes over a site's data in one round, at most, where the spec does not say: more would fit the site's own data at the others' cost."""
 
 
+def batches_of_a_pass(samples: int, batch: int) -> int:
+    """The steps of a pass over so many samples, which are of nearly equal size."""
+    return max(1, ceil(samples / batch))
+
+
 def passes(samples: int, steps: int, batch: int) -> float:
-    """The passes over so many samples that these steps make. A pass has ⌈samples / batch⌉ steps of nearly equal size."""
-    return steps / max(1, ceil(samples / batch))
+    """The passes over so many samples that these steps make."""
+    return steps / batches_of_a_pass(samples, batch)
 
 
 @dataclass(frozen=True)
