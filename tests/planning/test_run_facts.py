@@ -117,7 +117,7 @@ def test_sites_that_are_profiled_later_decide_nothing_however_many_they_are(base
     fixed = facts_of(first, CLASSES)
     joined = {f"{number}": a_site(f"{number}", base=base) for number in range(later)}
 
-    facts = facts_as_fixed(fixed, first | joined, CLASSES)
+    facts = facts_as_fixed(fixed, first | joined)
 
     assert facts == replace(fixed, wrong_base=dict.fromkeys(joined, TOLD))
 
@@ -125,7 +125,7 @@ def test_sites_that_are_profiled_later_decide_nothing_however_many_they_are(base
 def test_a_site_that_is_profiled_later_with_another_base_is_told_so() -> None:
     fixed = facts_of({"a": a_site("a", base=MPNET)}, CLASSES)
 
-    facts = facts_as_fixed(fixed, {"b": a_site("b", base=MPNET, fingerprint="0" * 64)}, CLASSES)
+    facts = facts_as_fixed(fixed, {"b": a_site("b", base=MPNET, fingerprint="0" * 64)})
 
     assert facts.wrong_base["b"].startswith("WrongBase: its base model has fingerprint 000000000000…, the run's has aaaaaaaaaaaa…")
 

@@ -214,8 +214,12 @@ def other_seconds_of(request: PlanRequest, site: SiteProfile, bits: Bits, upload
 def _other_seconds(request: PlanRequest, site: SiteProfile, upload: int, evaluation: Float64, answers: Float64) -> Float64:
     """Seconds of a round but for the steps, with an evaluation whose two parts take so many."""
     evaluated = _within(evaluation, answers, _evaluation_share(request, site) * request.deadline)
-    transfers = download_seconds(site, request.download(site)) + upload_seconds(site, upload)
-    return np.asarray(evaluated + request.correction(site).transfers * transfers)
+    return np.asarray(evaluated + transfer_seconds(request, site, upload))
+
+
+def transfer_seconds(request: PlanRequest, site: SiteProfile, upload: float) -> float:
+    """Seconds to receive the global adapter and to send an update of so many bytes, corrected by what earlier rounds showed."""
+    return request.correction(site).transfers * (download_seconds(site, request.download(site)) + upload_seconds(site, upload))
 
 
 def _evaluation_seconds(request: PlanRequest, site: SiteProfile, bits: Bits, micro_batch: npt.ArrayLike) -> tuple[Float64, Float64]:

@@ -17,13 +17,14 @@ from fedpipe_operator.planning.choices import (
     seconds_of_steps,
     seconds_per_element,
     step_seconds_of,
+    transfer_seconds,
 )
 from fedpipe_operator.planning.fleet import FleetSolution
 from fedpipe_operator.planning.importance import exploring
 from fedpipe_operator.planning.memory_model import Float64
 from fedpipe_operator.planning.request import DEADLINE_FRACTION, PlanRequest, passes
 from fedpipe_operator.planning.site_problem import ROUNDING, Solution
-from fedpipe_operator.planning.time_model import download_seconds
+from fedpipe_operator.planning.sizes import WIRE_BYTES
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Forecast
 
@@ -275,16 +276,11 @@ def _more_time(request: PlanRequest, site: SiteProfile, factor: float, elements:
     """
     deadline = request.spec.rounds.deadline
     longer = f"rounds.deadline from {deadline} to {_duration(parse_duration(deadline) * factor)}"
-    share = _transfer_seconds(request, site, elements) / (request.deadline * factor)
+    share = transfer_seconds(request, site, WIRE_BYTES * elements) / (request.deadline * factor)
     if share > _MOST:
         bandwidth = f"its bandwidth, which is {rate_text(site.up)} up and {rate_text(site.down)} down"
         return f"raise {bandwidth} (transfers take {percent(share)} of a round), or {longer}"
     return f"raise {longer} (a plan may use {percent(DEADLINE_FRACTION)} of it for loading, evaluation, transfers and training)"
-
-
-def _transfer_seconds(request: PlanRequest, site: SiteProfile, elements: float) -> float:
-    down = request.correction(site).transfers * download_seconds(site, request.download(site))
-    return down + elements * seconds_per_element(request, site)
 
 
 def _duration(seconds: float) -> str:

@@ -1,7 +1,7 @@
 """Facts of a run that come from its sites' profiles: the labels, the head's shapes, the weights, the common base model."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from fedpipe_operator.api import SequenceClassificationTask, TaskSpec
@@ -40,29 +40,23 @@ def facts_of(profiles: Mapping[str, SiteProfile], task: TaskSpec) -> RunFacts:
     """
     if not profiles:
         raise ValueError("no site was profiled: at least one profile is needed to know the base model")
-    bases = {name: _base_of(profiles[name]) for name in sorted(profiles)}
-    common = _most_common(bases.values())
-    agreeing = [profiles[name] for name, base in bases.items() if base == common]
-    labels = _labels(agreeing, task)
-    fingerprint, base = agreeing[0].fingerprint, agreeing[0].base
+    agreeing = _with_common_base(profiles)
+    labels = _labels(list(agreeing.values()), task)
+    fingerprint, base = agreeing[min(agreeing)].fingerprint, agreeing[min(agreeing)].base
     # Commits with the same weights may still differ in their tokenizer, so one of them is used by all.
-    commit = _most_common((profile.model_revision or "",) for profile in agreeing)[0] or None
+    commit = _most_common((profile.model_revision or "",) for profile in agreeing.values())[0] or None
     return RunFacts(
         labels=labels,
         head=head_shapes(base.head, len(labels)),
         weights={weight.name: (weight.d_out, weight.d_in) for weight in base.weights},
         fingerprint=fingerprint,
         commit=commit,
-        wrong_base={name: wrong_base_reason(profiles[name], fingerprint, commit) for name, base in bases.items() if base != common},
+        wrong_base=_wrong_base(profiles, agreeing, fingerprint, commit),
     )
 
 
-def facts_as_fixed(fixed: RunFacts, profiles: Mapping[str, SiteProfile], task: TaskSpec) -> RunFacts:
-    """The facts that round 1 fixed: sites that are profiled later add no label and change no weight, however many they are.
-
-    Raises:
-        ValueError: there is no profile.
-    """
+def facts_as_fixed(fixed: RunFacts, profiles: Mapping[str, SiteProfile]) -> RunFacts:
+    """The facts that round 1 fixed: sites that are profiled later add no label and change no weight, however many they are."""
 
     def is_fixed(profile: SiteProfile) -> bool:
         weights = {weight.name: (weight.d_out, weight.d_in) for weight in profile.base.weights}
@@ -71,9 +65,19 @@ def facts_as_fixed(fixed: RunFacts, profiles: Mapping[str, SiteProfile], task: T
 
     same = {name: profile for name, profile in profiles.items() if is_fixed(profile)}
     # What its plan does not tell, such as the layer of a weight, most of those that agree with it decide.
-    agreeing = same.keys() - facts_of(same, task).wrong_base.keys() if same else set()
-    wrong = {name: wrong_base_reason(profiles[name], fixed.fingerprint, fixed.commit) for name in sorted(profiles) if name not in agreeing}
-    return replace(fixed, wrong_base=wrong)
+    agreeing = _with_common_base(same) if same else same
+    return replace(fixed, wrong_base=_wrong_base(profiles, agreeing, fixed.fingerprint, fixed.commit))
+
+
+def _with_common_base(profiles: Mapping[str, SiteProfile]) -> dict[str, SiteProfile]:
+    """The sites with the base, and the facts about it, that most of them have; there is at least one site."""
+    bases = {name: _base_of(profile) for name, profile in profiles.items()}
+    common = _most_common(bases.values())
+    return {name: profiles[name] for name, base in bases.items() if base == common}
+
+
+def _wrong_base(profiles: Mapping[str, SiteProfile], agreeing: Collection[str], fingerprint: str, commit: str | None) -> dict[str, str]:
+    return {name: wrong_base_reason(profiles[name], fingerprint, commit) for name in sorted(profiles) if name not in agreeing}
 
 
 def _base_of(profile: SiteProfile) -> tuple[str, str]:

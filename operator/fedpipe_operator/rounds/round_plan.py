@@ -130,7 +130,7 @@ def _facts(run: Run, observed: Observed, profiles: Mapping[str, SiteProfile]) ->
     first = observed.plans[1].facts if 1 in observed.plans else None
     if first is None:
         return facts_of(profiles, run.spec.task)
-    return facts_as_fixed(first, profiles, run.spec.task)
+    return facts_as_fixed(first, profiles)
 
 
 def _too_few(round_: int, need: int, matched: int, excluded: Mapping[str, str]) -> str:
