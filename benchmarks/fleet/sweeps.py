@@ -1,6 +1,5 @@
 """The sweeps: which runs each of the benchmark's tables is made of. The names of runs are `setting, rule, seed N`."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -80,12 +79,10 @@ def longer() -> dict[str, Run | Study]:
 
 
 def others() -> dict[str, Run | Study]:
-    """The other rivals, one seed."""
+    """The other rivals, one seed; a site alone in one setting, as it does not know of the others."""
     rules: dict[str, Rule] = {
         "FedIT by speed, FedNova, falling rate": RULES["FedIT by speed, FedNova"]._replace(schedule="Cosine"),
         "FedIT, falling rate": RULES["FedIT"]._replace(schedule="Cosine"),
-        "planned, uniform": Rule(Planned(mode="UniformWeakest"), Server()),
-        "planned, proportional": Rule(Planned(mode="Proportional"), Server()),
         "LEGEND-like depth": Rule(_depth_by_tier(), Server()),
         "FedAdapter-like depth": Rule(_depth_of_all(), Server()),
         "fastest tier only": Rule(only(steps_by_speed(_ROUND, RANKS), range(2)), Server()),
@@ -94,22 +91,26 @@ def others() -> dict[str, Run | Study]:
         f"site {index} alone": Rule(only(steps_by_speed(_ROUND, RANKS), range(index, index + 1)), Server())
         for index in range(len(SLOWDOWNS))
     }
-    return _one_seed(rules | alone)
+    runs: dict[str, Run | Study] = {"centralised, seed 0": centralised(Problem())}
+    for setting, owned in _SETTINGS.items():
+        runs |= {f"{setting}, {name}, seed 0": _run(Problem(slow_sites_own_classes=owned), rule) for name, rule in rules.items()}
+    return runs | {f"independent, {name}, seed 0": _run(Problem(), rule) for name, rule in alone.items()}
 
 
 def ablations() -> dict[str, Run | Study]:
-    """Ours at a constant learning rate, and with one thing changed at a time, one seed."""
+    """Ours at a constant learning rate, and with one thing changed at a time: one seed, half the time, in the setting that shows it."""
     ours = Planned()
-    changed: dict[str, tuple[Planned, Server]] = {
-        "constant rate": (ours, Server()),
-        "with caches": (Planned(cache=True), Server()),
-        "one batch": (Planned(batch_sizes=(16,)), Server()),
-        "equal steps": (Planned(mode="UniformWeakest"), Server()),
-        "all layers": (Planned(depth="Full"), Server()),
-        "importance none": (Planned(importance="None"), Server()),
-        "importance random": (Planned(importance="Random"), Server()),
-        "importance inverse": (Planned(importance="Inverse"), Server()),
-        "one rank and depth": (Planned(mode="Proportional"), Server()),
+    of_plans = {
+        "with caches": Planned(cache=True),
+        "one batch": Planned(batch_sizes=(16,)),
+        "equal steps": Planned(mode="UniformWeakest"),
+        "one rank and depth": Planned(mode="Proportional"),
+        "all layers": Planned(depth="Full"),
+        "importance none": Planned(importance="None"),
+        "importance random": Planned(importance="Random"),
+        "importance inverse": Planned(importance="Inverse"),
+    }
+    of_servers = {
         "weights by data": (ours, Server(normalization="None")),
         "weights by samples trained": (ours, Server(normalization="TrainedSamples")),
         "FedNova as published": (ours, Server(normalization="FedNova")),
@@ -118,16 +119,14 @@ def ablations() -> dict[str, Run | Study]:
         "inexact average": (ours, Server(method="ZeroPad")),
         "global rank 8": (Planned(max_rank=8), Server(max_rank=8)),
     }
-    return _one_seed({"ours": RULES["ours"]} | {name: Rule(work, server) for name, (work, server) in changed.items()})
-
-
-def _one_seed(rules: Mapping[str, Rule]) -> dict[str, Run | Study]:
-    """The rules in both settings, and the ceiling."""
+    rules = {"independent": {name: Rule(work, Server()) for name, work in ({"ours": ours} | of_plans).items()}}
+    rules["correlated"] = {name: Rule(work, server) for name, (work, server) in ({"ours": (ours, Server())} | of_servers).items()}
     runs: dict[str, Run | Study] = {"centralised, seed 0": centralised(Problem())}
-    for setting, owned in _SETTINGS.items():
-        problem = Problem(slow_sites_own_classes=owned)
-        runs |= {f"{setting}, {name}, seed 0": _run(problem, rule) for name, rule in rules.items()}
-    return runs
+    return runs | {
+        f"{setting}, {name}, seed 0": replace(_run(Problem(slow_sites_own_classes=_SETTINGS[setting]), rule), seconds=_SECONDS / 2)
+        for setting, changed in rules.items()
+        for name, rule in changed.items()
+    }
 
 
 def rates() -> dict[str, Run | Study]:
