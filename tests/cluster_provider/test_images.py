@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from testcluster import builder_settings, images, machine
+from testcluster import builder_settings, images, machine, pruning
 from testcluster.layout import REGISTRY, REPOSITORY
 
 PRODUCTS = ("operator", "trainer")
@@ -91,6 +91,39 @@ def test_an_image_is_named_after_its_sources() -> None:
     }
     assert found == images.names()
     assert len(set(found.values())) == 2
+
+
+def test_of_each_products_images_the_needed_and_the_newest_besides_are_kept() -> None:
+    listed = [
+        {"created": 1, "names": [f"{REGISTRY}/fedpipe-trainer:needed"]},
+        {"created": 2, "names": [f"{REGISTRY}/fedpipe-trainer:older", f"{REGISTRY}/fedpipe-trainer:0.1.0"]},
+        {"created": 3, "names": [f"{REGISTRY}/fedpipe-trainer:newest"]},
+        {"created": 1, "names": [f"{REGISTRY}/fedpipe-operator:only"]},
+        {"created": 0, "names": ["localhost/fedpipe-base:bookworm"]},
+        {"created": 0, "names": None},
+    ]
+
+    removed = pruning.outdated(listed, PRODUCTS, [f"{REGISTRY}/fedpipe-trainer:needed"])
+
+    assert sorted(removed) == [f"{REGISTRY}/fedpipe-trainer:0.1.0", f"{REGISTRY}/fedpipe-trainer:older"]
+
+
+def test_a_node_loses_all_names_of_an_image_that_is_not_kept() -> None:
+    trainer = f"{REGISTRY}/fedpipe-trainer"
+    digests = {
+        f"{trainer}:kept": "sha256:1",
+        f"{trainer}@sha256:1": "sha256:1",
+        "sha256:kept-id": "sha256:1",
+        f"{trainer}:old": "sha256:2",
+        "sha256:old-id": "sha256:2",
+        f"{trainer}@sha256:3": "sha256:3",
+        f"{REGISTRY}/pause:v1": "sha256:4",
+        "sha256:pause-id": "sha256:4",
+    }
+
+    removed = pruning.outdated_on_a_node(digests, PRODUCTS, {f"{trainer}:kept"})
+
+    assert sorted(removed) == [f"{trainer}:old", f"{trainer}@sha256:3", "sha256:old-id"]
 
 
 def test_pip_conf_has_the_package_indexes_and_nothing_of_this_machine() -> None:

@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from testcluster import builder_settings, configs
+from testcluster import builder_settings, configs, pruning
 from testcluster.base_image import BASE, build_base
 from testcluster.buildah import buildah, is_built, push
 from testcluster.layout import REGISTRY, REPOSITORY, Layout
@@ -80,7 +80,7 @@ def build_products(layout: Layout) -> None:
 
 
 def push_products(layout: Layout) -> dict[str, str]:
-    """Push the images that the registry lacks, built first if needed; print a line for each with its seconds."""
+    """Push the images that the registry lacks, built first if needed, and remove older ones; print a line for each."""
     images = names()
     with locked(layout.cache / "images.lock"):
         for product, image in images.items():
@@ -89,6 +89,8 @@ def push_products(layout: Layout) -> dict[str, str]:
                 start = time.monotonic()
                 push(layout, image)
                 print(f"{image} pushed in {time.monotonic() - start:.0f} s", flush=True)
+        for image in pruning.prune(layout, PRODUCTS, list(images.values())):
+            print(f"{image} removed: its sources have changed", flush=True)
     return images
 
 

@@ -60,7 +60,22 @@ def _write(file: Path, text: str) -> None:
 def remove_image(layout: Layout, image: str) -> None:
     """Remove the image from every node, so that the next pod pulls it, even if its tag was used before."""
     for node in NODES:
-        try_to_run("ctr", "--address", layout.socket(node), "--namespace", "k8s.io", "images", "remove", "--sync", image)
+        remove_image_from(layout, node, image)
+
+
+def remove_image_from(layout: Layout, node: Node, image: str) -> None:
+    """Remove the image from this node."""
+    try_to_run(*_ctr(layout, node), "images", "remove", "--sync", image)
+
+
+def images(layout: Layout, node: Node) -> dict[str, str]:
+    """The digests of the node's images by name; an image has up to three names: with its tag, with its digest, and its id."""
+    lines = try_to_run(*_ctr(layout, node), "images", "list").splitlines()[1:]
+    return {name: digest for name, _, digest, *_ in map(str.split, lines)}
+
+
+def _ctr(layout: Layout, node: Node) -> tuple[str, ...]:
+    return ("ctr", "--address", str(layout.socket(node)), "--namespace", "k8s.io")
 
 
 def start_runtime(layout: Layout, node: Node) -> None:
