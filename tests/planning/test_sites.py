@@ -208,10 +208,11 @@ def a_site_of(**spec: Any) -> EdgeSite:
         {"capacity": {"cpu": "4"}},
         {"capacity": {"accelerator": {"memory": "24Gi", "count": 2}}},
         {"podTemplate": {"spec": {"affinity": {}}}},
+        {"cache": {"persistentVolumeClaim": {"claimName": "cache"}}},
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_a_profile_is_made_for_a_node_pool_its_processors_and_the_data(change: dict[str, Any]) -> None:
+def test_a_profile_is_made_for_a_node_pool_its_processors_the_data_and_the_cache(change: dict[str, Any]) -> None:
     assert basis_of(a_site_of(**change)).measured != basis_of(a_site_of()).measured
 
 
@@ -220,7 +221,6 @@ def test_a_profile_is_made_for_a_node_pool_its_processors_and_the_data(change: d
     [
         {"capacity": {"memory": "4Gi", "bandwidth": {"up": "1M"}}},
         {"maxConcurrentJobs": 2},
-        {"cache": {"persistentVolumeClaim": {"claimName": "cache"}}},
         {"podTemplate": {"labels": {"team": "a"}, "spec": {"containers": [{"name": "trainer"}]}}},
     ],
     ids=lambda change: next(iter(change)),
