@@ -20,6 +20,8 @@ LOCK := requirements.lock
 # Named after a checksum of its inputs: a changed lock is installed again, and file times, which a checkout changes, do not matter.
 INSTALLED := $(VENV)/installed-$(shell cat $(LOCK) pyproject.toml | cksum | cut -d' ' -f1)
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' $(LOCK))
+# Each folder for itself: their modules share names.
+BENCHMARKS := benchmarks $(patsubst %/,%,$(dir $(wildcard benchmarks/*/__main__.py)))
 COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --quiet
 WITHOUT_TORCH = awk '/^[^ \#]/ { keep = ($$0 !~ /^(torch|triton|nvidia-|cuda-)/) } keep' $(LOCK)
 
@@ -78,6 +80,7 @@ lint: $(INSTALLED) ## Check style, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy operator trainer examples/ingredients tests/cluster
+	for folder in $(BENCHMARKS); do MYPYPATH=$$folder:benchmarks:benchmarks/fleet:tests/helpers $(BIN)/mypy $$folder/*.py || exit 1; done
 	$(BIN)/lint-imports
 
 format: $(INSTALLED) ## Format the code

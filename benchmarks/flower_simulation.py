@@ -30,7 +30,7 @@ from fedpipe_trainer.tasks import perform
 SITES: Final = ("cabin", "campus", "office")
 
 
-class TimedFedAvg(FedAvg):
+class TimedFedAvg(FedAvg):  # type: ignore[misc]  # mypy skips flwr
     """FedAvg that remembers when each round ended, and the first began."""
 
     def __init__(self, started: float) -> None:
@@ -41,7 +41,8 @@ class TimedFedAvg(FedAvg):
         """Remember the time before the first round."""
         if server_round == 1:
             self.times.append(time.time())
-        return super().configure_train(server_round, arrays, config, grid)
+        messages: Iterable[Message] = super().configure_train(server_round, arrays, config, grid)
+        return messages
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Remember the time after the round's last step."""

@@ -6,15 +6,16 @@ The weights are drawn on a GPU, if there is one, and saved in bfloat16; the voca
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from fedpipe_trainer import device
 
-SHAPES: Final = {
+SHAPES: Final[Mapping[str, dict[str, Any]]] = {
     "llama-7b": {  # arXiv 2302.13971, table 2
         "hidden_size": 4096,
         "intermediate_size": 11008,

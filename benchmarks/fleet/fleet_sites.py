@@ -63,7 +63,7 @@ def spec_of(task: Task, run: Run) -> FineTuneSpec:
     return FineTuneSpec.model_validate(
         {
             "model": {"source": (CACHE / "models" / "minilm").as_uri()},
-            "task": {"type": "SequenceClassification", "maxLength": run.problem.max_length, "labels": task.objective.labels},
+            "task": {"type": "SequenceClassification", "maxLength": run.problem.max_length, "labels": task.labels},
             "store": {"bucket": "fedpipe"},
             "rounds": {"count": run.rounds, "deadline": "1h"},
             "planning": planning | {"bits": [16]},
@@ -115,7 +115,7 @@ def _data(task: Task, rows: Sequence[int]) -> dict[str, Any]:
     """The facts about the site's own data."""
     lengths = [len(task.train[row].input_ids) for row in rows]
     return {
-        "labels": task.objective.labels,
+        "labels": task.labels,
         "train_samples": len(lengths),
         "validation_samples": _VALIDATION,
         "mean_tokens": sum(lengths) / len(lengths),

@@ -10,7 +10,7 @@ from configuration import Problem
 from ingredients.newsgroups import newsgroups
 from ingredients.splitting import Shares, balanced_sample, dirichlet_shares, split_rows
 
-from fedpipe_trainer.contract import SequenceClassification, WeightShape
+from fedpipe_trainer.contract import Objective, SequenceClassification, WeightShape
 from fedpipe_trainer.data import Example, encode
 from fedpipe_trainer.model import Base
 from fedpipe_trainer.model.architecture import target_weights
@@ -30,10 +30,15 @@ class Task:
     """A base model with the tokenised data of 20 Newsgroups."""
 
     base: Base
-    objective: SequenceClassification
+    objective: Objective
     weights: tuple[WeightShape, ...]
     train: tuple[Example, ...]
     test: tuple[Example, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of a classification."""
+        return self.objective.labels if isinstance(self.objective, SequenceClassification) else ()
 
     @property
     def layers(self) -> int:

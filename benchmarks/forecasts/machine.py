@@ -191,6 +191,8 @@ def _commit(adapter: Artifact) -> CommitSummary:
         contributions=(),
         refused={},
         absent={},
+        out_of_memory=(),
+        late=(),
         truncated_energy=0.0,
         finished_at=0.0,
         bytes_read=0,

@@ -15,6 +15,7 @@ import psutil
 import pytest
 import torch
 from toys import make_toy
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fedpipe_trainer import device
 from fedpipe_trainer.contract import (
@@ -38,6 +39,7 @@ from fedpipe_trainer.contract import (
 )
 from fedpipe_trainer.data import Example
 from fedpipe_trainer.errors import TaskFailed, Terminated
+from fedpipe_trainer.model import facts, load
 from fedpipe_trainer.profiling import generation, throughput
 from fedpipe_trainer.profiling.energy import EnergyMeter
 from fedpipe_trainer.profiling.subject import Subject
@@ -95,6 +97,27 @@ def test_every_batch_is_measured_at_a_typical_length_and_the_largest_also_at_the
     ]
     assert all(point.tokens_per_second > 0 and point.evaluate_tokens_per_second > 0 for point in result.throughput)
     assert all(point.peak_memory_bytes > 0.9 * result.runtime_bytes for point in result.throughput)
+
+
+def test_the_memory_of_a_mapped_base_is_that_of_all_its_pages(toy: Any, tmp_path: Path) -> None:
+    folder, objective = tmp_path / "model", CausalLM(prompt="{a}", response="{b}")
+    model = AutoModelForCausalLM.from_pretrained(toy("llama"))
+    model.resize_token_embeddings(100_000, mean_resizing=False)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(toy("llama")).save_pretrained(folder)
+    subject = Subject(
+        load(folder, 32, objective), objective, facts(folder, objective, ()).weights, [Example([1, 2], [1, 2])], rank=2, seed=0
+    )
+
+    throughput.measure_steps(subject, [1], make_runtime(tmp_path))
+
+    assert resident_bytes_of(folder / "model.safetensors") > 0.95 * (folder / "model.safetensors").stat().st_size
+
+
+def resident_bytes_of(file: Path) -> int:
+    """Bytes of this process's mappings of a file that are in memory."""
+    mappings = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(), flags=re.MULTILINE)
+    return sum(1024 * int(re.findall(r"^Rss: +(\d+)", one, re.MULTILINE)[0]) for one in mappings if str(file) in one)
 
 
 def test_lengths_that_hardly_differ_are_measured_once(task: ProfileTask, tmp_path: Path) -> None:

@@ -119,8 +119,8 @@ class SiteProfile:
 def basis_of(site: EdgeSite) -> Basis:
     """What a profile of this site is made for.
 
-    The measurements depend on its node pool, its pods' processors and GPUs, its data and its cache. Claims of memory and bandwidth are not among
-    them: a plan takes them from the spec, whatever the profile. Nor is what `podTemplate` changes in a container, such as a limit.
+    The measurements depend on its node pool, its pods' processors and GPUs, its data and its cache. Claims of memory and bandwidth are not
+    among them: a plan takes them from the spec, whatever the profile. Nor is what `podTemplate` changes in a container, such as a limit.
     """
     spec, capacity = site.spec, site.spec.capacity
     accelerator = capacity.accelerator.model_dump(mode="json", exclude={"memory"}) if capacity.accelerator else None

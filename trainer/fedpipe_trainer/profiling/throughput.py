@@ -25,6 +25,7 @@ from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import evaluation_mode
 from fedpipe_trainer.losses import summed_loss
 from fedpipe_trainer.mfu import model_flops_utilisation
+from fedpipe_trainer.model import Base
 from fedpipe_trainer.profiling import energy
 from fedpipe_trainer.profiling.generation import measure_generation
 from fedpipe_trainer.profiling.subject import Subject
@@ -38,6 +39,7 @@ _MOST_STEPS: Final = 5
 _USABLE_SHARE: Final = 0.85
 """Of the memory limit: a plan uses no more, and `device.memory_limit` keeps 8 % for file pages."""
 _CLEARLY_LONGER: Final = 1.1
+_PAGE_BYTES: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def measure_steps(subject: Subject, batch_sizes: Sequence[int], runtime: TaskRun
         Terminated: the task was requested to stop.
     """
     batches = _batches(subject.examples, batch_sizes)
+    _read_weights(subject.base)
     with _Benchmark.attached(subject, lowest_layer=0) as benchmark:
         first = _seconds_of(runtime, benchmark, batches[0])
         evaluate_speed = _evaluate_speed(runtime, benchmark, batches[0])
@@ -94,6 +97,17 @@ def measure_steps(subject: Subject, batch_sizes: Sequence[int], runtime: TaskRun
     shallow = _at_second_depth(subject, batches[: len(timed)], runtime, evaluate_speed) if may_go_on else []
     points = tuple(one.point for one in [*timed, *shallow])
     return Steps(points, max(0.0, first - timed[0].seconds), efficiency, fits=len(timed) == len(batches), generation=generation)
+
+
+def _read_weights(base: Base) -> None:
+    """Read a value of every page of the base.
+
+    32-bit weights are mapped from their file, so a page is in memory once it has been read. A training reads the embeddings of all its
+    texts; those of the few samples here would leave out half of the table.
+    """
+    if base.device.type == "cpu":
+        for parameter in base.model.parameters():
+            parameter.detach().reshape(-1)[:: _PAGE_BYTES // parameter.element_size()].sum()
 
 
 def _at_second_depth(subject: Subject, fitting: Sequence[list[Example]], runtime: TaskRuntime, evaluate_speed: float) -> list[_Timed]:
