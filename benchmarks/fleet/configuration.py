@@ -8,9 +8,9 @@ from typing import Final
 
 PROFILE: Final = Path(__file__).parent / "profile.json"
 """The measured profile of a site of the fastest tier."""
-VERSION: Final = 1
+VERSION: Final = 2
 """To be raised when the aggregation or a constant of the fleet changes what a run does or how long it takes."""
-PLANNER: Final = 3
+PLANNER: Final = 4
 """To be raised when the planner changes what the runs do that leave something to it."""
 
 
@@ -97,6 +97,8 @@ class Study:
     rank: int = 8
     depth: int | None = None
     test_documents: int = 1000
+    schedule: str = "Constant"
+    """How the learning rate falls over the steps, as in a run."""
 
 
 def key_of(configuration: Run | Study) -> str:

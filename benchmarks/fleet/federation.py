@@ -11,12 +11,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from configuration import Run, Study
-from fleet_sites import name_of, plan, site_profiles
-from server import Update, adapter_file, aggregate, merged, parse_adapter, start_of
+from configuration import Planned, Run, Study
+from fleet_sites import name_of, plan, profile_seconds, site_profiles
+from server import Update, adapter_file, aggregate, bytes_down, merged, parse_adapter, start_of
 from task import Partition, Task, load_task, partition
 from torch import Tensor
-from training import Quality, evaluate, evaluate_global, ranks_of, steps, trainable
+from training import Quality, evaluate, evaluate_global, ranks_of, steps, trainable, validation_loss
 
 from fedpipe_operator.api import LearningRateSchedule
 from fedpipe_operator.planning import History
@@ -66,7 +66,8 @@ def _run(configuration: Run, runtime: TaskRuntime) -> Iterator[Point]:
     task = load_task(configuration.problem.max_length)
     split = partition(task.train, configuration.problem, len(configuration.slowdowns))
     sites = site_profiles(task, configuration, split)
-    seconds, number, uploaded, downloaded = 0.0, 0, 0, 0
+    seconds, number, uploaded, downloaded = profile_seconds(configuration), 0, 0, 0
+    left = configuration.seconds - seconds
     adapter: bytes | None = None
     deltas: dict[str, Tensor] = {}
     history, evaluations = History(), dict[int, EvaluationSummary]()
@@ -74,7 +75,7 @@ def _run(configuration: Run, runtime: TaskRuntime) -> Iterator[Point]:
         number += 1
         plans = plan(task, configuration, sites, replace(history, round=number)).plans.plans
         length = max(one.forecast.seconds for one in plans.values())
-        share = share_at(LearningRateSchedule(configuration.schedule), (seconds + ROUND_OVERHEAD) / configuration.seconds)
+        share = share_at(LearningRateSchedule(configuration.schedule), 1 - (configuration.seconds - seconds - ROUND_OVERHEAD) / left)
         problem = replace(configuration.problem, learning_rate=share * configuration.problem.learning_rate)
         seconds += length + ROUND_OVERHEAD
         if seconds > configuration.seconds:
@@ -82,10 +83,10 @@ def _run(configuration: Run, runtime: TaskRuntime) -> Iterator[Point]:
         start = parse_adapter(task, adapter)
         with merged(task, deltas):
             trained = _train_sites(
-                task, replace(configuration, problem=problem), split, plans=plans, start=start, number=number, runtime=runtime
+                task, replace(configuration, problem=problem), split, plans=plans, start=start, number=number, runtime=runtime, sent=adapter
             )
         updates = {site: one.update for site, one in trained.items()}
-        downloaded += len(adapter or b"") * len(updates)
+        downloaded += sum(one.downloaded for one in trained.values())
         uploaded += sum(len(update.data) for update in updates.values())
         adapter, learned = aggregate(task, configuration.problem, configuration.server, updates, adapter)
         new = parse_adapter(task, adapter)
@@ -97,8 +98,10 @@ def _run(configuration: Run, runtime: TaskRuntime) -> Iterator[Point]:
             continue
         with merged(task, deltas):
             quality = evaluate_global(task, new, split.slow_classes)
-        evaluations[number] = EvaluationSummary(number, quality.loss, {"accuracy": quality.accuracy}, ())
-        history = replace(history, is_stalled=is_stalled(evaluations))
+        if isinstance(configuration.work, Planned):  # the planner sees what the sites see, never the test documents
+            loss = validation_loss(task, new, [row for rows in split.validation for row in rows])
+            evaluations[number] = EvaluationSummary(number, loss, {}, ())
+            history = replace(history, is_stalled=is_stalled(evaluations))
         yield Point(
             round=number,
             seconds=seconds,
@@ -126,9 +129,10 @@ def study(configuration: Study) -> Iterator[tuple[int, Quality]]:
     problem = configuration.problem
     task = load_task(problem.max_length)
     split = partition(task.train, problem, 1)
+    schedule, last = LearningRateSchedule(configuration.schedule), max(configuration.evaluate_at)
     with trainable(task, ranks_of(task, configuration.rank, configuration.depth), AdapterTensors(), problem.seed) as adapters:
-        losses = steps(task, adapters, task.train, problem, name="study")
-        for number, _ in zip(range(1, max(configuration.evaluate_at) + 1), losses, strict=False):
+        losses = steps(task, adapters, task.train, problem, name="study", share=lambda step: share_at(schedule, step / last))
+        for number, _ in zip(range(1, last + 1), losses, strict=False):
             if number in configuration.evaluate_at:
                 yield number, evaluate(task, split.slow_classes, configuration.test_documents)
 
@@ -141,6 +145,7 @@ class _Trained:
     loss: float
     """Mean of its steps."""
     cache: CacheCounts
+    downloaded: int
 
 
 def _train_sites(  # noqa: PLR0913 -- the parts of a round
@@ -152,6 +157,7 @@ def _train_sites(  # noqa: PLR0913 -- the parts of a round
     start: AdapterTensors,
     number: int,
     runtime: TaskRuntime,
+    sent: bytes | None,
 ) -> dict[str, _Trained]:
     """One round of training at every site that takes part."""
     problem, trained = configuration.problem, {}
@@ -162,13 +168,15 @@ def _train_sites(  # noqa: PLR0913 -- the parts of a round
         examples = tuple(task.train[i] for i in rows)
         ranks = {weight: rank for weight, rank in site.ranks.items() if rank}
         first = start_of(ranks, configuration.server, start)
-        with trainable(task, ranks, first, problem.seed) as adapters, cached_activations(task.base, site, first, runtime) as counts:
+        seed = problem.seed + 1000 * number + index if configuration.server.method == "FLoRA" else problem.seed  # new adapters each round
+        with trainable(task, ranks, first, seed) as adapters, cached_activations(task.base, site, first, runtime) as counts:
             all_losses = steps(
                 task, adapters, examples, problem, name=f"{index}/{number}", lowest=site.lowest_layer, batch_size=site.batch_size
             )
             losses = list(islice(all_losses, site.steps))
             update = Update(adapter_file(adapters.trainable), ranks, site.steps, len(examples))
-        trained[name_of(index)] = _Trained(update, sum(losses) / len(losses), counts)
+        received = bytes_down(configuration.server, first, sent)
+        trained[name_of(index)] = _Trained(update, sum(losses) / len(losses), counts, received)
     return trained
 
 

@@ -26,6 +26,8 @@ _TRAINING_MEMORY: Final = 1.1
 _VALIDATION: Final = 40
 """Rows on which a site evaluates the global adapter in each round."""
 _SCORED_AT_ONCE: Final = 8
+_SCORING_SECONDS: Final = 0.9
+"""Of a processor of this machine, for the importance scores of one site."""
 
 
 def site_profiles(task: Task, run: Run, split: Partition) -> dict[str, SiteProfile]:
@@ -40,6 +42,14 @@ def site_profiles(task: Task, run: Run, split: Partition) -> dict[str, SiteProfi
             site = site.model_copy(update={"importance": _importance(task, run, split.rows[index])})
         sites[name_of(index)] = site_profile(_edge_site(index, slowdown, measured, has_cache=_has_cache(run, index)), site)
     return sites
+
+
+def profile_seconds(run: Run) -> float:
+    """Virtual seconds before the first round: all sites are profiled at once. Given plans need no profile. Set-up is left out for all."""
+    if not isinstance(run.work, Planned):
+        return 0.0
+    measured = ProfileResult.model_validate_json(PROFILE.read_text(encoding="utf-8"))
+    return max(run.slowdowns) * (measured.load_seconds[16] + measured.measured.seconds["profile"] + _SCORING_SECONDS)
 
 
 def plan(task: Task, run: Run, sites: Mapping[str, SiteProfile], history: History) -> FleetPlans:

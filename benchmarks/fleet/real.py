@@ -58,7 +58,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     problem = Problem()
     task, run = load_task(problem.max_length), Run(problem, SLOWDOWNS, Planned(), rounds=rounds)
-    split = Partition(tuple(rows[:DOCUMENTS] for rows in partition(task.train, problem, len(SLOWDOWNS)).rows), frozenset())
+    split = Partition(tuple(rows[:DOCUMENTS] for rows in partition(task.train, problem, len(SLOWDOWNS)).rows), (), frozenset())
     with tempfile.TemporaryDirectory(prefix="fedpipe-real-") as folder:
         example = Path(folder) / "example"
         write_example(example, task, run, split)

@@ -78,6 +78,14 @@ def start_of(ranks: Mapping[str, int], server: Server, adapter: AdapterTensors) 
     return AdapterTensors(kept, adapter.head)
 
 
+def bytes_down(server: Server, first: AdapterTensors, adapter: bytes | None) -> int:
+    """Bytes that a site receives which starts from `first`: no more than that, where the method needs no frozen residual."""
+    if server.frozen_residual or server.method == "FLoRA":
+        return len(adapter or b"")
+    tensors = [tensor for factors in first.weights.values() for tensor in (factors.a, factors.b)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*tensors, *first.head.values()))
+
+
 @contextmanager
 def merged(task: Task, deltas: Mapping[str, Tensor]) -> Iterator[None]:
     """The base with these updates (d_out × d_in) added to its weights, in the weights' own precision."""
@@ -132,14 +140,15 @@ def by_trained_samples(work: Sequence[LocalWork]) -> Combination:
 
 def _by_norm(updates: Mapping[str, Update]) -> Normalization:
     """HetLoRA's weights: p_k ∝ ‖B_k A_k‖_F over all weights. Every site trains every weight, so the sites are always the same."""
-    norms = [_product_norm(updates[site].data) for site in sorted(updates)]
+    norms = [_product_norm(updates[site]) for site in sorted(updates)]
     return lambda work: Combination(tuple(norm / sum(norms) for norm, _ in zip(norms, work, strict=True)))
 
 
-def _product_norm(data: bytes) -> float:
-    tensors = safetensors.torch.load(data)
+def _product_norm(update: Update) -> float:
+    """Of the scaled products: scales differ with the ranks."""
+    tensors = safetensors.torch.load(update.data)
     factors = [(tensor, tensors[key.replace("lora_A", "lora_B")]) for key, tensor in tensors.items() if "lora_A" in key]
-    return math.sqrt(sum(float(((b @ a) ** 2).sum()) for a, b in factors))
+    return math.sqrt(sum(float(((scale(len(a)) * b @ a) ** 2).sum()) for a, b in factors))
 
 
 _RUN = RunRef(namespace="benchmark", name="fleet", uid="fleet")

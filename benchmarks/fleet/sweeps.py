@@ -7,7 +7,7 @@ from configuration import Given, Planned, Problem, Run, Server, Study
 
 SLOWDOWNS: Final = (1.0, 1.0, 2.0, 2.0, 4.0, 4.0, 8.0, 8.0)
 """Eight sites in four tiers."""
-RANKS: Final = (16, 16, 8, 8, 4, 4, 2, 2)
+RANKS: Final = (32, 32, 16, 16, 8, 8, 4, 4)
 """By site, for the methods that let ranks differ."""
 COMMON: Final = (max(RANKS),) * len(RANKS)
 """The rank of the methods that need equal ones. Every site here can carry it: the adapters of so small a model are smaller still."""
@@ -25,6 +25,8 @@ class Rule(NamedTuple):
     work: Planned | tuple[Given, ...]
     server: Server
     schedule: str = "Constant"
+    rate: float = 2e-3
+    """The best of the sweep `rates` for its family."""
 
 
 def equal_steps(steps: int, ranks: tuple[int, ...]) -> tuple[Given, ...]:
@@ -54,17 +56,19 @@ def main(seeds: range = range(3)) -> dict[str, Run | Study]:
     return runs
 
 
-def _run(problem: Problem, rule: Rule) -> Run:
+def _run(problem: Problem, rule: Rule, seconds: float = _SECONDS) -> Run:
     """Equal steps are given twice the time: they need it, and cost less to compute."""
-    work, server, schedule = rule
+    work, server, schedule, rate = rule
     is_equal = len({one.steps for one in work}) == 1 if isinstance(work, tuple) else work.mode == "UniformWeakest"
     rounds = _ROUNDS if isinstance(work, Planned) and work.mode == "Auto" else Run.rounds
-    return Run(problem, SLOWDOWNS, work, server, rounds=rounds, seconds=2 * _SECONDS if is_equal else _SECONDS, schedule=schedule)
+    problem = replace(problem, learning_rate=rate)
+    return Run(problem, SLOWDOWNS, work, server, rounds=rounds, seconds=2 * seconds if is_equal else seconds, schedule=schedule)
 
 
-def centralised(problem: Problem) -> Study:
-    """The ceiling: all data at one place. One optimiser throughout takes half the rate: with 2e-3 it diverges after 550 steps."""
-    return Study(replace(problem, learning_rate=1e-3), tuple(range(50, 1001, 50)), rank=max(RANKS))
+def centralised(problem: Problem, rate: float = 1e-3) -> Study:
+    """The ceiling: all data at one place, one optimiser, as many samples as the planned runs take, the rate falling to a tenth."""
+    steps = tuple(range(200, 3601, 200))
+    return Study(replace(problem, learning_rate=rate), steps, rank=max(RANKS), schedule="Cosine")
 
 
 def longer() -> dict[str, Run | Study]:
@@ -123,19 +127,35 @@ def ablations() -> dict[str, Run | Study]:
     rules["correlated"] = {name: Rule(work, server) for name, (work, server) in ({"ours": (ours, Server())} | of_servers).items()}
     runs: dict[str, Run | Study] = {"centralised, seed 0": centralised(Problem())}
     return runs | {
-        f"{setting}, {name}, seed 0": replace(_run(Problem(slow_sites_own_classes=_SETTINGS[setting]), rule), seconds=_SECONDS / 2)
+        f"{setting}, {name}, seed 0": _run(Problem(slow_sites_own_classes=_SETTINGS[setting]), rule, _SECONDS / 2)
         for setting, changed in rules.items()
         for name, rule in changed.items()
     }
 
 
+def settings() -> dict[str, Run | Study]:
+    """Other fleets, one seed: twice the sites, the same data everywhere, and more uneven data."""
+    fleets = {"IID": Problem(dirichlet_alpha=None), "Dirichlet 0.1": Problem(dirichlet_alpha=0.1)}
+    rules = {name: RULES[name] for name in ("ours", "FedIT by speed", "FedIT")}
+    runs: dict[str, Run | Study] = {"centralised, seed 0": centralised(Problem())}
+    runs |= {f"{fleet}, {name}, seed 0": _run(problem, rule) for fleet, problem in fleets.items() for name, rule in rules.items()}
+    return runs | {f"16 sites, {name}, seed 0": _doubled(_run(Problem(), rule)) for name, rule in rules.items()}
+
+
+def _doubled(run: Run) -> Run:
+    """The same with two sites for each, and half the data for each of them."""
+    work = run.work if isinstance(run.work, Planned) else tuple(one for one in run.work for _ in range(2))
+    return replace(run, slowdowns=tuple(one for one in run.slowdowns for _ in range(2)), work=work)
+
+
 def rates() -> dict[str, Run | Study]:
-    """The learning rates of one grid for each family of rules, one seed."""
-    runs: dict[str, Run | Study] = {}
-    for rate in (5e-4, 1e-3, 2e-3):
-        problem = Problem(learning_rate=rate)
-        runs |= {f"{rule}, {rate:g}, seed 0": _run(problem, RULES[rule]) for rule in ("ours", "FedIT by speed, FedNova", "FedIT")}
-    return runs
+    """The learning rates of one grid for each family of rules and for the ceiling, one seed, half the time."""
+    families = ("ours", "FedIT", "FedIT by speed", "FLoRA")
+    grid = (2e-3, 4e-3, 1e-3, 8e-3)
+    runs: dict[str, Run | Study] = {
+        f"{rule}, {rate:g}, seed 0": _run(Problem(), RULES[rule]._replace(rate=rate), _SECONDS / 2) for rate in grid for rule in families
+    }
+    return runs | {f"centralised, {rate:g}, seed 0": centralised(Problem(), rate) for rate in (1e-3, 2e-3, 5e-4)}
 
 
 def depth_and_rank() -> dict[str, Run | Study]:
@@ -200,6 +220,7 @@ SWEEPS: Final = {
     "others": others,
     "ablations": ablations,
     "rates": rates,
+    "settings": settings,
     "depth-and-rank": depth_and_rank,
     "batches": batches,
     "round-length": round_lengths,

@@ -12,6 +12,8 @@ _SHARES = (0.5, 0.65, 0.8, 0.95, 0.99)
 """Of the ceiling's final accuracy: the time to each of them is told."""
 _LAST = 3
 """Points at the end of a curve whose mean is the final quality: single points are noisy."""
+_MEMORY = 4
+"""Where `federation.described` has the memory of a plan."""
 _BYTES = ("uploaded", "downloaded")
 Curve = list[dict[str, Any]]
 
@@ -56,17 +58,33 @@ def _print_runs(found: Mapping[str, Curve]) -> None:
         if "seconds" in curve[-1]:
             rows[name.rpartition(", seed")[0] or name].append((curve, ceilings.get(_seed(name))))
     targets = " | ".join(f"to {share:.0%}, s" for share in _SHARES)
-    print(f"| run | seeds | end, s | {targets} | final accuracy | loss | slow sites' classes | up, MB a minute | down | idle |")
-    print("|---" * (9 + len(_SHARES)) + "|")
+    print(
+        f"| run | seeds | end, s | {targets} | final accuracy | loss | slow sites' classes | up, MB a minute | down | idle | sites | MB |"
+    )
+    print("|---" * (11 + len(_SHARES)) + "|")
     for row, runs in rows.items():
         curves = [curve for curve, _ in runs]
         cells = [str(len(runs)), f"{mean(curve[-1]['seconds'] for curve in curves):.0f}"]
         cells += [_mean_seconds(runs, share) for share in _SHARES]
         cells += [f"{mean(final(curve, field) for curve in curves):.3f}" for field in ("accuracy", "loss", "slow_accuracy")]
         cells += [f"{mean(60 * curve[-1][field] / curve[-1]['seconds'] for curve in curves) / 1e6:.0f}" for field in _BYTES]
-        print(f"| {row} | {' | '.join(cells)} | {mean(curve[-1]['idle'] for curve in curves):.2f} |")
+        cells += [
+            f"{mean(mean(point['idle'] for point in curve) for curve in curves):.2f}",
+            _numbers({curve[-1]["sites"] for curve in curves}),
+        ]
+        print(f"| {row} | {' | '.join(cells)} | {_memory(curves)} |")
     for seed, accuracy in sorted(ceilings.items()):
         print(f"\nCentralised, seed {seed}: accuracy {accuracy:.3f}.")
+
+
+def _memory(curves: Iterable[Curve]) -> str:
+    """The least and the largest memory that any round planned for a site, in MB."""
+    planned = [plan[_MEMORY] for curve in curves for point in curve for plan in point["plans"].values()]
+    return _numbers({min(planned), max(planned)})
+
+
+def _numbers(values: set[float]) -> str:
+    return "–".join(f"{value:g}" for value in sorted(values))
 
 
 def _mean_seconds(runs: Iterable[tuple[Curve, float | None]], share: float) -> str:

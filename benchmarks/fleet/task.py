@@ -1,5 +1,6 @@
 """The model and the data, loaded and tokenised once for all runs of a process."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,8 @@ SLOW_CLASSES: Final = 6
 _SLOW_SITES: Final = 2
 """Sites of the slowest tier: the last ones."""
 TEST_DOCUMENTS: Final = 1000
+_VALIDATION: Final = 40
+"""Rows that a site holds out, at most a fifth of its rows."""
 _EVEN: Final = 1e6
 """A Dirichlet concentration at which all sites have the same distribution."""
 
@@ -51,6 +54,9 @@ class Partition:
     """The rows of each site, and the classes whose accuracy is reported apart."""
 
     rows: tuple[tuple[int, ...], ...]
+    """Training rows."""
+    validation: tuple[tuple[int, ...], ...]
+    """Rows that the sites evaluate the global adapter on."""
     slow_classes: frozenset[int]
 
 
@@ -81,7 +87,15 @@ def partition(examples: tuple[Example, ...], problem: Problem, sites: int) -> Pa
     slow = frozenset(int(c) for c in random.permutation(sorted({int(c) for c in classes}))[:SLOW_CLASSES])
     if problem.slow_sites_own_classes:
         shares |= _shares_of_slow_sites(slow, sites, alpha, random)
-    return Partition(tuple(tuple(rows) for rows in split_rows(classes, shares, seed=problem.seed)), slow)
+    parts = [_held_out(rows, random) for rows in split_rows(classes, shares, seed=problem.seed)]
+    return Partition(tuple(rows for rows, _ in parts), tuple(validation for _, validation in parts), slow)
+
+
+def _held_out(rows: Sequence[int], random: np.random.Generator) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """A site's rows for training and for validation."""
+    count = min(_VALIDATION, len(rows) // 5)
+    chosen = {int(row) for row in random.choice(rows, count, replace=False)}
+    return tuple(row for row in rows if row not in chosen), tuple(sorted(chosen))
 
 
 def _shares_of_slow_sites(classes: frozenset[int], sites: int, alpha: float, random: np.random.Generator) -> Shares:

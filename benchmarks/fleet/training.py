@@ -1,7 +1,7 @@
 """Training and evaluation with the trainer's own functions, in this process."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -15,7 +15,7 @@ from fedpipe_trainer.adapters.lora import FROZEN_ADAPTER
 from fedpipe_trainer.contract import Hyperparameters, Scaling
 from fedpipe_trainer.contract.plan import scale_of
 from fedpipe_trainer.data import Example, batch_of_step, compose_batches
-from fedpipe_trainer.evaluation import EvaluationTotals, evaluate_batches, evaluation_mode
+from fedpipe_trainer.evaluation import EvaluationTotals, evaluate_batches, evaluation_mode, mean_loss
 from fedpipe_trainer.steps import compute_gradients, make_optimizer, optimizer_step, training_mode
 
 ALPHA = 16.0
@@ -60,6 +60,7 @@ def steps(  # noqa: PLR0913 -- what a step depends on
     name: str,
     lowest: int = 0,
     batch_size: int | None = None,
+    share: Callable[[int], float] = lambda _step: 1.0,
 ) -> Iterator[float]:
     """Take optimiser steps with a new AdamW for as long as the caller iterates; the loss of each.
 
@@ -70,6 +71,7 @@ def steps(  # noqa: PLR0913 -- what a step depends on
         problem: learning rate, seed and, if it is not given, the batch.
         lowest: the lowest trained layer.
         batch_size: samples of a step; None: the problem's.
+        share: of the learning rate, by step from 0.
         name: of the site and, after a slash, the round: seeds the batches (by site), their order and the dropout.
     """
     seed, size = _seed(problem.seed, name), batch_size or problem.batch_size
@@ -80,7 +82,7 @@ def steps(  # noqa: PLR0913 -- what a step depends on
         batch = [examples[i] for i in batch_of_step(batches, step, seed)]
         with training_mode(adapters.model, checkpointing=False, lowest_layer=lowest):
             loss, _ = compute_gradients(batch, task.objective, task.base, adapters=adapters, micro_batch=size)
-            optimizer_step(optimizer, learning_rate=problem.learning_rate, max_grad_norm=1.0)
+            optimizer_step(optimizer, learning_rate=share(step) * problem.learning_rate, max_grad_norm=1.0)
         yield loss
 
 
@@ -88,6 +90,13 @@ def evaluate_global(task: Task, adapter: AdapterTensors, slow_classes: frozenset
     """The quality of a global adapter."""
     with attach_adapters(task.base, FROZEN_ADAPTER, adapter, 0):
         return evaluate(task, slow_classes)
+
+
+def validation_loss(task: Task, adapter: AdapterTensors, rows: Sequence[int]) -> float:
+    """The mean loss of a global adapter on these rows of the sites' data."""
+    examples = [task.train[row] for row in rows]
+    with attach_adapters(task.base, FROZEN_ADAPTER, adapter, 0):
+        return mean_loss(task.base.model, examples, objective=task.objective, pad_id=task.base.pad_id, batch_size=_EVALUATION_BATCH)[0]
 
 
 def evaluate(task: Task, slow_classes: frozenset[int], documents: int = TEST_DOCUMENTS) -> Quality:
