@@ -12,7 +12,7 @@ from fedpipe_operator.api import EdgeSite, FederatedFineTune
 from fedpipe_operator.reconcile.observe import ObjectCache, observe
 from fedpipe_operator.rounds import Run, StartPlanning
 from fedpipe_operator.rounds.records import RoundPlan
-from fedpipe_operator.rounds.round_plan import round_plan
+from fedpipe_operator.rounds.round_plan import Unprofiled, round_plan
 from fedpipe_operator.store import Store
 from fedpipe_operator.store.address import StoreAddress
 from fedpipe_trainer.contract import Wire
@@ -31,6 +31,8 @@ class PlanningTask(Wire):
     """By site with a profile: the attempt that made it. Profiles that arrive later do not count."""
     failed: dict[str, str]
     """By site without a profile: the reason."""
+    given_up: tuple[str, ...] = ()
+    """Of these sites, those whose profile missed its deadline."""
     now: float
     """Unix seconds: the plan's start."""
 
@@ -44,6 +46,7 @@ def planning_task(run: Run, action: StartPlanning, address: StoreAddress) -> Pla
         round=action.round,
         profiles=action.profiles,
         failed=action.failed,
+        given_up=action.given_up,
         now=action.now,
     )
 
@@ -59,6 +62,7 @@ def plan_round_of(task: PlanningTask, store: Store) -> None:
     if observed.round != task.round or task.round in observed.plans:
         return
     profiles = {site: {attempt: observed.profiles[site][attempt]} for site, attempt in task.profiles.items()}
-    made = round_plan(run, replace(observed, profiles=profiles), task.failed, task.round, task.now)
+    without = Unprofiled(task.failed, task.given_up)
+    made = round_plan(run, replace(observed, profiles=profiles), without, task.round, task.now)
     key = names.round_plan(task.round) if isinstance(made, RoundPlan) else names.out_of_reach(task.round)
     store.create(key, made.to_json().encode())

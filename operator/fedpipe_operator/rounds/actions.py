@@ -24,6 +24,8 @@ class StartPlanning:
     """By site with a profile: the attempt that made it."""
     failed: dict[str, str]
     """By site without a profile: the reason."""
+    given_up: tuple[str, ...]
+    """Of these sites, those whose profile missed its deadline."""
     now: float
     """Unix seconds: the plan's start."""
 

@@ -61,8 +61,10 @@ class Dropped:
     why: str
     out_of_memory: bool = False
     """Whether an attempt ran out of memory, even if the last one ended for another reason."""
+    is_expired: bool = False
+    """Whether it had been started, and was not done at the deadline."""
     is_late: bool = False
-    """Whether it was at work at the deadline, and waited for nothing."""
+    """Whether it was at work then, and waited for nothing."""
 
 
 WorkState = Pending | Active | Done | Dropped
@@ -107,7 +109,8 @@ def _expired(run: Run, outcome: Pending | Active, *, out_of_memory: bool) -> Dro
     if isinstance(outcome, Active) and (outcome.waits_for or outcome.phase):
         found = f"; it waited for {outcome.waits_for}" if outcome.waits_for else f"; it was in its phase {outcome.phase}"
     why = f"{DEADLINE_EXCEEDED}not done within {run.spec.rounds.deadline}{found}; {_RAISE_DEADLINE}"
-    return Dropped(why, out_of_memory, is_late=isinstance(outcome, Active) and outcome.is_running)
+    is_late = isinstance(outcome, Active) and outcome.is_running
+    return Dropped(why, out_of_memory, is_expired=isinstance(outcome, Active), is_late=is_late)
 
 
 def _outcome(attempt: int, name: str, result: Result | None, job: JobStatus | None) -> Pending | Active | Done | _Failed:

@@ -1,7 +1,8 @@
 """The plan of a round: the planner's choice for every site, the selected sites, and how many updates the round needs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
+from typing import NamedTuple
 
 from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.planning import (
@@ -26,13 +27,22 @@ from fedpipe_operator.sites import SiteProfile, basis_of, site_profile
 from fedpipe_trainer.contract import Outcome, ProfileResult
 
 
-def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: int, now: float) -> RoundPlan | OutOfReach:
+class Unprofiled(NamedTuple):
+    """The sites without a profile."""
+
+    failed: Mapping[str, str]
+    """All of them, with the reason."""
+    given_up: Collection[str] = ()
+    """Those whose profile missed its deadline."""
+
+
+def round_plan(run: Run, observed: Observed, without: Unprofiled, round_: int, now: float) -> RoundPlan | OutOfReach:
     """Plan this round.
 
     Args:
         run: the run and its sites.
         observed: its profiles are all that will arrive.
-        failed: sites without a profile, with the reason.
+        without: the sites without a profile.
         round_: the round, from 1.
         now: Unix seconds; the plan's start.
     """
@@ -42,14 +52,14 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
     per_round = run.spec.sites.per_round
     need = needed_updates(run.spec.sites.quorum, matched=len(run.sites), per_round=per_round)
     if not profiles:
-        return OutOfReach(message=_too_few(round_, need, len(run.sites), failed))
+        return OutOfReach(message=_too_few(round_, need, len(run.sites), without.failed))
     facts = _facts(run, observed, profiles)
     evidence = evidence_for(run, observed, round_, profiles, moved=_moved(observed.plan, attempts))
     agreeing = {name: one for name, one in profiles.items() if name not in facts.wrong_base}
     choose = partial(select, per_round=per_round, seed=f"{run.spec.training.seed}/{run.name}", round_=round_)
     fleet = plan_round(run.spec, agreeing, facts.head, evidence.history, select=choose)
     made = fleet.plans
-    excluded = dict(failed) | dict(facts.wrong_base) | dict(made.excluded)
+    excluded = dict(without.failed) | dict(facts.wrong_base) | dict(made.excluded)
     if len(fleet.selected) < need:
         return OutOfReach(message=_too_few(round_, need, len(run.sites), excluded))
     steps = max(plan.steps for plan in made.plans.values())
@@ -77,6 +87,7 @@ def round_plan(run: Run, observed: Observed, failed: Mapping[str, str], round_: 
         corrections=dict(evidence.corrections),
         kept=dict(evidence.history.kept),
         profiles=attempts,
+        given_up={site.name: trial_of(run, site) for site in run.sites if site.name in without.given_up},
         resources={site: profile.resources for site, profile in agreeing.items()},
         is_stalled=evidence.history.is_stalled,
     )
@@ -115,6 +126,22 @@ def is_outdated(profile: ProfileResult, site: EdgeSite) -> bool:
     if profile.outcome is Outcome.COMPLETED:
         return profile.basis.measured != basis_of(site).measured
     return profile.basis.whole != basis_of(site).whole
+
+
+def trial_of(run: Run, site: EdgeSite) -> str:
+    """What a profile of this site is tried with: its EdgeSite and the time that it gets."""
+    return f"{basis_of(site).whole} {run.spec.rounds.deadline}"
+
+
+def given_up(run: Run, observed: Observed) -> dict[str, str]:
+    """The sites whose profile missed its deadline before the last plan, with the reason: it is not tried again with the same.
+
+    It is once its EdgeSite or `rounds.deadline` has changed, or the run was resumed since that plan.
+    """
+    plan = observed.plan
+    if plan is None or observed.resumed_at > plan.started_at:
+        return {}
+    return {site.name: plan.excluded[site.name] for site in run.sites if plan.given_up.get(site.name) == trial_of(run, site)}
 
 
 def _moved(plan: RoundPlan | None, attempts: Mapping[str, int]) -> frozenset[str]:

@@ -89,6 +89,8 @@ INLINE_SITES: Final = 50
 """Up to so many sites a round is planned within the reconcile, in 0.6 s of processor time; 1,000 take 3.8 s (benchmarks/planner.py), so
 that a worker process plans a larger fleet."""
 
+_NAMED: Final = 5
+"""Up to so many sites are named as those that are still at work."""
 _NO_SMALLER_PASS: Final = (
     f"{FailureReason.OUT_OF_MEMORY}: the kernel ended the trainer at its memory limit with a micro-batch of one sample, the smallest: give"
     " the site more memory, allow fewer bits or smaller ranks, or lower task.maxLength"
@@ -117,7 +119,8 @@ def plan(context: StageContext) -> Step | None:
     round_, profiles = context.observed.round, _profiling(context)
     if len(context.run.sites) > INLINE_SITES:
         return _plan_in_worker(context, profiles)
-    made = round_plan.round_plan(context.run, context.observed, _dropped(profiles), round_, context.now)
+    without = round_plan.Unprofiled(_dropped(profiles), _expired(profiles))
+    made = round_plan.round_plan(context.run, context.observed, without, round_, context.now)
     if isinstance(made, OutOfReach):
         return fail(Reason.QUORUM_OUT_OF_REACH, made.message)
     return Step(Reason.ROUND_PLANNED, f"round {round_} is planned", (CommitPlan(made),))
@@ -130,12 +133,19 @@ def _plan_in_worker(context: StageContext, profiles: WorkStates) -> Step:
     match _work_state(context, Work(TaskKind.PLAN, round=round_), {}):
         case Pending(attempt):
             attempts = {site: done.attempt for site, done in _done(profiles).items()}
-            return Step(Reason.PLANNING, message, (StartPlanning(round_, attempt, attempts, _dropped(profiles), context.now),))
+            start = StartPlanning(round_, attempt, attempts, _dropped(profiles), _expired(profiles), context.now)
+            return Step(Reason.PLANNING, message, (start,), _profile_jobs(context))
         case Active(_, job, waits_for):
-            return Step(Reason.PLANNING, f"{message}; waits for {waits_for}" if waits_for else message, wanted=frozenset({job}))
+            message = f"{message}; waits for {waits_for}" if waits_for else message
+            return Step(Reason.PLANNING, message, wanted=_profile_jobs(context) | {job})
         case Dropped(why):
             return fail(Reason.PLANNING_FAILED, why)
     raise AssertionError  # a round whose plan is in the store is planned already
+
+
+def _profile_jobs(context: StageContext) -> frozenset[str]:
+    """The profiles that missed their deadline: until the plan says so, these jobs are the only record of that."""
+    return frozenset(name for name, status in context.observed.jobs.items() if status.job.kind is TaskKind.PROFILE)
 
 
 def evaluate(context: StageContext) -> Step | None:
@@ -272,13 +282,17 @@ def _after_verdict(context: StageContext, site: str, state: WorkState) -> WorkSt
 
 
 def _profiling(context: StageContext) -> WorkStates:
-    """Of every site. One that has changed since it was profiled is profiled again."""
-    found = context.observed.profiles
+    """Of every site. One that has changed since it was profiled is profiled again; one whose profile was given up is not."""
+    found, given_up = context.observed.profiles, round_plan.given_up(context.run, context.observed)
     outdated = {
         site.name: {attempt for attempt, profile in found.get(site.name, {}).items() if round_plan.is_outdated(profile, site)}
         for site in context.run.sites
     }
-    return _work_states(context, TaskKind.PROFILE, outdated, found, round_=0, outdated=outdated)
+    states = _work_states(context, TaskKind.PROFILE, outdated, found, round_=0, outdated=outdated)
+    return {
+        site: Dropped(given_up[site], is_expired=True) if site in given_up and not isinstance(state, Done) else state
+        for site, state in states.items()
+    }
 
 
 def _work_states(  # noqa: PLR0913 -- what the states depend on
@@ -327,11 +341,17 @@ def _work_left(context: StageContext, states: WorkStates, reason: Reason, start:
     actions = tuple(start(site, one) for site, one in pending.items() if site not in waits)
     waits |= {site: one.waits_for for site, one in active.items() if one.waits_for}
     waiting = "".join(f"; {site} waits for {what}" for site, what in sorted(waits.items()))
-    return Step(reason, f"{_progress(states)}{waiting}", actions, _active_jobs(states))
+    stragglers = _stragglers((pending.keys() | active.keys()) - waits.keys(), len(_done(states)))
+    return Step(reason, f"{_progress(states)}{stragglers}{waiting}", actions, _active_jobs(states))
 
 
 def _progress(states: WorkStates) -> str:
     return f"{len(_done(states))} of {len(states)} sites done"
+
+
+def _stragglers(at_work: Collection[str], done: int) -> str:
+    """Names the sites that are still at work, once as many are done and few are left."""
+    return f"; {', '.join(sorted(at_work))} at work" if 0 < len(at_work) <= min(done, _NAMED) else ""
 
 
 def _subject(round_: int) -> str:
@@ -349,6 +369,10 @@ def _evaluation(context: StageContext, states: WorkStates) -> RoundEvaluation:
 
 def _done(states: WorkStates) -> dict[str, Done]:
     return {site: done for site, done in states.items() if isinstance(done, Done)}
+
+
+def _expired(states: WorkStates) -> tuple[str, ...]:
+    return tuple(site for site, state in states.items() if isinstance(state, Dropped) and state.is_expired)
 
 
 def _late(states: WorkStates) -> tuple[str, ...]:
