@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 from stand_in_runs import World, a_run
-from trainer_results import a_failure, an_evaluation, good_trainer
+from trainer_results import a_failure, an_evaluation, an_update, good_trainer
 
 from fedpipe_operator import names
+from fedpipe_operator.rounds import stages
 from fedpipe_operator.rounds.records import RoundEvaluation
 from fedpipe_operator.store.objects import required_object
 from fedpipe_trainer.contract import EvaluateResult, EvaluateTask, FailureReason, TrainResult, TrainTask
 
 SITES = ("site-a", "site-b", "site-c")
+SMALLER = {"bits": [16], "ranks": [4], "batchSizes": [1, 2, 4]}
 ACCURACY_03 = {"metric": "accuracy", "value": 0.3}
 """A target that a stand-in's evaluation reaches in round 3, since its accuracy is a tenth of the round."""
 
@@ -283,6 +285,59 @@ def test_a_lost_quorum_fails_the_run_only_after_the_last_round_is_evaluated(tmp_
     assert end in world.conditions()
     assert [entry.round for entry in world.run.resource.status.history] == [1]
     assert world.run.resource.status.history[0].metric == 0.1
+
+
+def out_of_memory_at_site_a(task: Any, folder: Path) -> Any:
+    """A trainer whose first round at site-a is done in smaller passes than planned: no plan of it fits any more."""
+    return (
+        an_update(task, folder, micro_batch_size=1) if isinstance(task, TrainTask) and task.site == "site-a" else good_trainer(task, folder)
+    )
+
+
+@pytest.mark.parametrize("inline_sites", [50, 2], ids=["in the reconcile", "in a worker"])
+@pytest.mark.parametrize(("target", "end"), [(0.1, "TargetReached"), (0.9, "QuorumOutOfReach")])
+def test_a_quorum_that_is_lost_when_a_round_is_planned_fails_the_run_only_after_the_last_round_is_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, target: float, end: str, inline_sites: int
+) -> None:
+    monkeypatch.setattr(stages, "INLINE_SITES", inline_sites)
+    rounds = {"count": 9, "target": {"metric": "accuracy", "value": target}}
+    world = World(a_run(sites={"quorum": 1.0}, rounds=rounds, planning=SMALLER), tmp_path, out_of_memory_at_site_a)
+
+    world.work_until("evaluate-r1")
+    assert world.message("Progressing").startswith("0 of 3 sites done; round 2 needs 3 of 3 sites")
+    world.settle()
+
+    assert end in world.conditions().values()
+    assert [(entry.round, entry.metric) for entry in world.run.resource.status.history] == [(1, 0.1)]
+
+
+@pytest.mark.parametrize(("target", "end"), [(0.1, "TargetReached"), (0.9, "PlanningFailed")])
+def test_so_does_a_plan_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, target: float, end: str) -> None:
+    monkeypatch.setattr(stages, "INLINE_SITES", 2)
+    rounds = {"count": 9, "attempts": 1, "target": {"metric": "accuracy", "value": target}}
+    world = World(a_run(rounds=rounds), tmp_path)
+    world.work_until("plan-r2")
+    world.backend.kill("toy-plan-r2-a0")
+
+    world.settle()
+
+    assert end in world.conditions().values()
+    assert [(entry.round, entry.metric) for entry in world.run.resource.status.history] == [(1, 0.1)]
+
+
+def test_a_run_whose_sites_are_gone_fails_after_an_evaluation_that_says_so(tmp_path: Path) -> None:
+    world = World(a_run(rounds={"count": 9, "deadline": "10m"}), tmp_path)
+    world.work_until("aggregate-r1")
+    world.backend.work("toy-aggregate-r1-a0")
+    world.run = replace(world.run, sites=())
+    world.reconcile()
+    assert world.store.read(names.round_evaluation(1)) is None, "they may come back"
+    world.now += 601
+
+    world.settle()
+
+    assert world.conditions()["Failed"] == "NoSites"
+    assert evaluation_of(world, 1).missing.keys() == set(SITES)
 
 
 def test_the_sites_of_the_next_round_evaluate_and_the_status_names_them(tmp_path: Path) -> None:

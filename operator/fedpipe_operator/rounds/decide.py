@@ -20,7 +20,7 @@ from fedpipe_operator.rounds.stages import (
     evaluate,
     evaluate_last,
     export,
-    fail,
+    fail_evaluated,
     plan,
     profile,
     train,
@@ -69,7 +69,7 @@ def _without_sites(context: StageContext) -> Step:
     over = context.now >= max(context.observed.resumed_at, context.observed.last_round_ended_at) + parse_duration(
         context.run.spec.rounds.deadline
     )
-    return fail(Reason.NO_SITES, message) if over else Step(Reason.NO_SITES, message)
+    return fail_evaluated(context, Reason.NO_SITES, message) if over else Step(Reason.NO_SITES, message)
 
 
 def is_over(resource: FederatedFineTune) -> bool:

@@ -103,6 +103,14 @@ def fail(reason: Reason, message: str) -> Step:
     return Step(reason, message, end=End.FAILED)
 
 
+def fail_evaluated(context: StageContext, reason: Reason, message: str) -> Step:
+    """The end of a run that can plan no further round, but not before its last round is evaluated, which may end it with a result."""
+    if context.observed.last_round in {0, *context.observed.evaluations}:
+        return fail(reason, message)
+    step = evaluate_last(context)
+    return replace(step, message=f"{step.message}; {message}", wanted=step.wanted | _profile_jobs(context))
+
+
 def profile(context: StageContext) -> Step | None:
     """Measure every site before the next plan is made."""
     if context.is_planned:
@@ -115,14 +123,14 @@ def plan(context: StageContext) -> Step | None:
     if context.is_planned:
         return None
     if context.observed.out_of_reach is not None:
-        return fail(Reason.QUORUM_OUT_OF_REACH, context.observed.out_of_reach.message)
+        return fail_evaluated(context, Reason.QUORUM_OUT_OF_REACH, context.observed.out_of_reach.message)
     round_, profiles = context.observed.round, _profiling(context)
     if len(context.run.sites) > INLINE_SITES:
         return _plan_in_worker(context, profiles)
     without = round_plan.Unprofiled(_dropped(profiles), _expired(profiles))
     made = round_plan.round_plan(context.run, context.observed, without, round_, context.now)
     if isinstance(made, OutOfReach):
-        return fail(Reason.QUORUM_OUT_OF_REACH, made.message)
+        return fail_evaluated(context, Reason.QUORUM_OUT_OF_REACH, made.message)
     return Step(Reason.ROUND_PLANNED, f"round {round_} is planned", (CommitPlan(made),))
 
 
@@ -139,7 +147,7 @@ def _plan_in_worker(context: StageContext, profiles: WorkStates) -> Step:
             message = f"{message}; waits for {waits_for}" if waits_for else message
             return Step(Reason.PLANNING, message, wanted=_profile_jobs(context) | {job})
         case Dropped(why):
-            return fail(Reason.PLANNING_FAILED, why)
+            return fail_evaluated(context, Reason.PLANNING_FAILED, why)
     raise AssertionError  # a round whose plan is in the store is planned already
 
 
