@@ -8,7 +8,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from fedpipe_operator.api import FineTuneStatus
+from fedpipe_operator.api import FineTuneStatus, Reason
 from fedpipe_operator.backend import Job, JobState, JobStatus, TaskKind
 from fedpipe_operator.cli.display import Display
 from fedpipe_operator.rounds import Event
@@ -224,6 +224,12 @@ def test_other_events_are_printed_if_they_are_warnings(log: Screen) -> None:
     log.display.event(Event("UpdateRefused", "clinic: NotFinite", warning=True))
 
     assert log.lines() == ["UpdateRefused: clinic: NotFinite"]
+
+
+def test_that_sites_have_no_plan_is_printed_with_their_lines_and_not_again(log: Screen) -> None:
+    log.display.event(Event(Reason.SITES_LEFT_OUT, "round 1: clinic: too little memory", warning=True))
+
+    assert log.lines() == []
 
 
 def test_markup_in_the_message_of_a_site_is_printed_as_text(log: Screen) -> None:

@@ -1,11 +1,8 @@
 """A plan that differs from the last for what was found of its site says so; one that is the same says nothing."""
 
-from fedpipe_operator.api import FineTuneStatus
-from fedpipe_operator.api.finetune import PlanStatus
 from fedpipe_operator.planning import History
 from fedpipe_operator.rounds.evidence import Evidence
 from fedpipe_operator.rounds.replanning import difference, with_reasons
-from fedpipe_operator.rounds.status import events_of
 from fedpipe_trainer.contract import Forecast, Plan
 
 FORECAST = Forecast(memory_bytes=1000, seconds=30.0, step_seconds=20.0, upload_bytes=1, download_bytes=1)
@@ -73,17 +70,3 @@ def test_every_difference_of_a_plan_is_told() -> None:
     )
     assert difference(now, now) == ""
     assert "without cached activations" in difference(now, PLAN)
-
-
-def test_an_event_tells_of_as_many_sites_as_it_has_room_for_and_counts_the_others() -> None:
-    why = tuple(f"re-planned: {'a long reason ' * 10}{number}" for number in range(30))
-    plans = tuple(
-        PlanStatus(site=f"site-{number}", bits=16, batch_size=8, steps=1, rank=8, adapters=1, memory=1, seconds=1, why=(one,))
-        for number, one in enumerate(why)
-    )
-
-    (event,) = events_of(FineTuneStatus(round=1), FineTuneStatus(round=2, plans=plans))
-
-    assert len(event.message) < 1024
-    assert event.message.startswith("round 2: site-0: re-planned: ")
-    assert event.message.endswith("; and 25 more: see why in status.plans")

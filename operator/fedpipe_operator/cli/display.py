@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from fedpipe_operator.api import FineTuneStatus, MetricStatus, PlanStatus, RoundStatus
+from fedpipe_operator.api import FineTuneStatus, MetricStatus, PlanStatus, Reason, RoundStatus
 from fedpipe_operator.backend import JobState, JobStatus
 from fedpipe_operator.formatting import bytes_text, metric_text, seconds_text
 from fedpipe_operator.planning import hyperparameter_text
@@ -54,9 +54,9 @@ class Display:
     def event(self, event: Event) -> None:
         """Print a warning event, which may need action, and for each site why it was planned anew: its plan was displayed before.
 
-        Other events are covered by the lines of rounds and sites.
+        Other events are covered by the lines of rounds and sites, as is that of sites without a plan.
         """
-        if event.warning:
+        if event.warning and event.reason != Reason.SITES_LEFT_OUT:
             self.line(f"{event.reason}: {event.message}", style="yellow")
         elif event.reason == REPLANNED_EVENT:
             for plan in self._plans.values():

@@ -10,6 +10,7 @@ It keeps no state: after its actions and status are applied, and nothing else ha
 from fedpipe_operator.api import ConditionStatus, ConditionType, FederatedFineTune, Reason, parse_duration
 from fedpipe_operator.backend import ACTIVE_STATES
 from fedpipe_operator.rounds.actions import Decision, Discard
+from fedpipe_operator.rounds.events import events_of
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.stages import (
     End,
@@ -25,7 +26,7 @@ from fedpipe_operator.rounds.stages import (
     profile,
     train,
 )
-from fedpipe_operator.rounds.status import events_of, status_of
+from fedpipe_operator.rounds.status import status_of
 
 
 def decide(run: Run, observed: Observed, now: float) -> Decision:
@@ -44,7 +45,7 @@ def decide(run: Run, observed: Observed, now: float) -> Decision:
     return Decision(
         status=status,
         actions=step.actions + _discards(observed, step.wanted),
-        events=events_of(run.resource.status, status),
+        events=events_of(context, status),
         requeue_at=None if step.end or run.spec.suspend else _next_deadline(context),
     )
 

@@ -46,6 +46,7 @@ class PlanSummary:
     labels: tuple[str, ...]
     selected: tuple[str, ...]
     needed: int
+    excluded: tuple[str, ...]
     facts: RunFacts | None
     """What round 1 fixed for all later rounds; None for the plans of later rounds."""
 
@@ -99,6 +100,7 @@ def summarize_plan(plan: RoundPlan) -> PlanSummary:
         labels=plan.labels,
         selected=plan.selected,
         needed=plan.needed,
+        excluded=tuple(plan.excluded),
         facts=facts if plan.round == 1 else None,
     )
 

@@ -15,26 +15,20 @@ from fedpipe_operator.api import (
     primary_metric,
 )
 from fedpipe_operator.planning import hyperparameter_status, plan_status
-from fedpipe_operator.rounds.actions import Event
 from fedpipe_operator.rounds.attempts import DEADLINE_EXCEEDED, Done, Dropped
 from fedpipe_operator.rounds.conditions import Observation, conditions_of
 from fedpipe_operator.rounds.observed import CommitSummary, PlanSummary
 from fedpipe_operator.rounds.policies import metric_value
 from fedpipe_operator.rounds.records import STATUS_SITES, RoundPlan, Verdict
-from fedpipe_operator.rounds.replanning import REPLANNED, REPLANNED_EVENT
 from fedpipe_operator.rounds.revision import revision_of
 from fedpipe_operator.rounds.stages import End, StageContext, Step, WorkStates, end_reason_of, training_states
 
 _SENTENCE_MAX = 1024
 """Characters of a site's reason in the status; the store has the whole text."""
-_EVENT_ROOM = 900
-"""Characters of the sites' notes in an event, of which Kubernetes keeps 1,024."""
 _DIGITS = 4
 """Decimals of metrics, losses and energies in the status, for people; the store has all of them."""
 HISTORY = 10
 """Finished rounds that the status keeps; the store has all of them."""
-_EVENTS = (ConditionType.PROGRESSING, ConditionType.COMPLETE, ConditionType.FAILED, ConditionType.SUSPENDED)
-"""Conditions whose new reasons are recorded as events."""
 
 
 def status_of(context: StageContext, step: Step) -> FineTuneStatus:
@@ -93,45 +87,6 @@ def finished(status: FineTuneStatus, *, generation: int, now: float) -> FineTune
         *_end_observations(end, condition.reason, condition.message),
     )
     return _with_conditions(status, observations, generation=generation, now=now)
-
-
-def events_of(before: FineTuneStatus, after: FineTuneStatus) -> tuple[Event, ...]:
-    """What is new between two statuses: conditions that became true or changed their reason, rounds that were finished or planned anew."""
-    known = {(condition.type, condition.reason) for condition in before.conditions}
-    changes = [
-        Event(condition.reason, condition.message, warning=condition.type == ConditionType.FAILED)
-        for condition in after.conditions
-        if condition.status is ConditionStatus.TRUE and condition.type in _EVENTS and (condition.type, condition.reason) not in known
-    ]
-    finished_before = {entry.round for entry in before.history}
-    rounds = [_round_event(entry) for entry in after.history if entry.round not in finished_before]
-    return (*rounds, *_replanned(before, after), *changes)
-
-
-def _replanned(before: FineTuneStatus, after: FineTuneStatus) -> tuple[Event, ...]:
-    """An event with a new round's plans that differ for what the last round showed or for what changed: of the sites in the status."""
-    sites: dict[str, list[str]] = {}
-    for plan in after.plans:
-        for note in plan.why:
-            if note.startswith(REPLANNED):
-                sites.setdefault(note, []).append(plan.site)
-    if not sites or after.round <= before.round:
-        return ()
-    notes = [f"{', '.join(names)}: {note}" for note, names in sites.items()]
-    return (Event(REPLANNED_EVENT, f"round {after.round}: {_as_many_as_fit(notes)}"),)
-
-
-def _as_many_as_fit(notes: Sequence[str]) -> str:
-    """The notes that an event has room for, at least one, and how many more there are."""
-    fitting = [i for i in range(1, len(notes) + 1) if len("; ".join(notes[:i])) <= _EVENT_ROOM]
-    shown = max(fitting, default=1)
-    more = f"; and {len(notes) - shown} more: see why in status.plans" if shown < len(notes) else ""
-    return "; ".join(notes[:shown]) + more
-
-
-def _round_event(entry: RoundStatus) -> Event:
-    missing = "".join(f"; {site}: {why}" for site, why in sorted(entry.left_out.items()))
-    return Event("RoundCompleted", f"round {entry.round}: {entry.updates} updates{missing}", warning=bool(entry.left_out))
 
 
 def _with_conditions(status: FineTuneStatus, observations: Sequence[Observation], *, generation: int, now: float) -> FineTuneStatus:

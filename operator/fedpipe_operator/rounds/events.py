@@ -1,0 +1,76 @@
+"""The events of a run: what is new since the status that was written last. Each is one sentence of bounded length."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from fedpipe_operator import names
+from fedpipe_operator.api import ConditionStatus, ConditionType, FineTuneStatus, Reason, RoundStatus
+from fedpipe_operator.rounds.actions import Event
+from fedpipe_operator.rounds.records import RoundPlan
+from fedpipe_operator.rounds.replanning import REPLANNED, REPLANNED_EVENT
+from fedpipe_operator.rounds.stages import StageContext
+
+_ROOM: Final = 800
+"""Characters of the sites' notes in an event, of which Kubernetes keeps 1,024."""
+_NAMES: Final = 5
+"""Sites that a note names."""
+_KINDS: Final = (ConditionType.PROGRESSING, ConditionType.COMPLETE, ConditionType.FAILED, ConditionType.SUSPENDED)
+"""Conditions whose new reasons are recorded as events."""
+
+
+def events_of(context: StageContext, after: FineTuneStatus) -> tuple[Event, ...]:
+    """What is new in the status after a step: conditions that became true or changed their reason, rounds that were finished or planned."""
+    before = context.run.resource.status
+    known = {(condition.type, condition.reason) for condition in before.conditions}
+    changes = [
+        Event(condition.reason, condition.message, warning=condition.type == ConditionType.FAILED)
+        for condition in after.conditions
+        if condition.status is ConditionStatus.TRUE and condition.type in _KINDS and (condition.type, condition.reason) not in known
+    ]
+    finished_before = {entry.round for entry in before.history}
+    rounds = [_round_event(entry) for entry in after.history if entry.round not in finished_before]
+    plan = context.observed.plan
+    planned = _plan_events(context, plan) if plan is not None and before.round < plan.round == after.round else ()
+    return (*rounds, *planned, *changes)
+
+
+def _round_event(entry: RoundStatus) -> Event:
+    """That a round is finished, and which updates it lacks."""
+    notes = [f"{site}: {why}" for site, why in sorted(entry.left_out.items())]
+    missing = f"; {_as_many_as_fit(notes, 'status.history')}" if notes else ""
+    message = f"round {entry.round}: {entry.updates} updates{missing}"
+    return Event("RoundCompleted", message, warning=bool(notes))
+
+
+def _plan_events(context: StageContext, plan: RoundPlan) -> tuple[Event, ...]:
+    """Which sites a new round plans anew for what the last one showed or for what changed, and which it is the first to leave out."""
+    anew = {site: note for site, one in plan.plans.items() for note in one.why if note.startswith(REPLANNED)}
+    last = context.observed.plans.get(plan.round - 1)
+    left_out = {site: why for site, why in plan.excluded.items() if last is None or site not in last.excluded}
+    events = (
+        Event(REPLANNED_EVENT, _of_sites(plan, anew, "status.plans")),
+        Event(Reason.SITES_LEFT_OUT, _of_sites(plan, left_out, "status.excluded"), warning=True),
+    )
+    return tuple(event for event, sites in zip(events, (anew, left_out), strict=True) if sites)
+
+
+def _of_sites(plan: RoundPlan, notes: Mapping[str, str], where: str) -> str:
+    """The notes on sites of a round's plan; those with the same note are one."""
+    sites: dict[str, list[str]] = {}
+    for site, note in sorted(notes.items()):
+        sites.setdefault(note, []).append(site)
+    listed = [f"{_named(same)}: {note}" for note, same in sites.items()]
+    return f"round {plan.round}: {_as_many_as_fit(listed, f'{where}, or {names.round_plan(plan.round)} in the store')}"
+
+
+def _named(sites: Sequence[str]) -> str:
+    more = f" and {len(sites) - _NAMES} more" if len(sites) > _NAMES else ""
+    return ", ".join(sites[:_NAMES]) + more
+
+
+def _as_many_as_fit(notes: Sequence[str], where: str) -> str:
+    """The notes that an event has room for, at least one, and how many more there are."""
+    fitting = [i for i in range(1, len(notes) + 1) if len("; ".join(notes[:i])) <= _ROOM]
+    shown = max(fitting, default=1)
+    more = f"; and {len(notes) - shown} more: see {where}" if shown < len(notes) else ""
+    return "; ".join(notes[:shown])[:_ROOM] + more
