@@ -267,12 +267,15 @@ def test_of_evaluations_only_what_makes_rounds_comparable_is_kept_of_each_site(s
         "north": SiteEvaluation(samples=4, targets=9, loss=0.5, metrics={"accuracy": 0.25}),
         "south": SiteEvaluation(samples=6, targets=6, metrics={"accuracy": 0.5}),
     }
-    whole = evaluated(0).model_copy(update={"loss": 0.5, "metrics": {"accuracy": 0.4}, "sites": sites, "missing": {"west": "late"}})
+    whole = evaluated(0).model_copy(
+        update={"loss": 0.5, "metrics": {"accuracy": 0.4}, "sites": sites, "missing": {"west": "late"}, "needed": 2}
+    )
     put(store, names.round_evaluation(0), whole)
 
     loss, accuracy = SiteValues(("north",), (0.5,), (9,)), SiteValues(("north", "south"), (0.25, 0.5), (4, 6))
     values = {"loss": loss, "accuracy": accuracy}
-    summary = EvaluationSummary(round=0, loss=0.5, metrics={"accuracy": 0.4}, sites=("north", "south"), site_values=values)
+    fields = {"sites": ("north", "south"), "missing": {"west": "late"}, "needed": 2, "site_values": values}
+    summary = EvaluationSummary(round=0, loss=0.5, metrics={"accuracy": 0.4}, **fields)
     assert context(store, cache=cache).evaluations == {0: summary}
     assert cache.objects == {names.round_evaluation(0): summary}
 

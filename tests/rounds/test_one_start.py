@@ -11,7 +11,7 @@ from stand_in_runs import World, a_run
 from trainer_results import a_failure, an_evaluation, an_update, good_trainer
 
 from fedpipe_operator import names
-from fedpipe_operator.rounds import stages
+from fedpipe_operator.rounds import exported_round, stages
 from fedpipe_operator.rounds.records import RoundEvaluation
 from fedpipe_operator.store.objects import required_object
 from fedpipe_trainer.contract import EvaluateResult, EvaluateTask, FailureReason, TrainResult, TrainTask
@@ -225,6 +225,47 @@ def test_a_failed_evaluation_costs_its_site_the_evaluation_and_not_the_round(tmp
     assert world.conditions()["Complete"] == "RoundsCompleted"
     assert [entry.updates for entry in world.run.resource.status.history] == ["3/3", "3/3"]
     assert "toy-train-r2-site-c-a1" not in world.backend.started
+
+
+def test_a_metric_of_too_few_sites_ends_no_run_and_the_missing_ones_are_named(tmp_path: Path) -> None:
+    def trainer(task: Any, folder: Path) -> Any:
+        if isinstance(task, EvaluateTask) and task.round == 1 and task.site != "site-a":
+            return a_failure(EvaluateResult, task, FailureReason.OUT_OF_MEMORY, "one sample does not fit in memory")
+        is_easy = isinstance(task, EvaluateTask) and task.round == 1
+        return an_evaluation(task, metrics={"accuracy": 0.95}) if is_easy else good_trainer(task, folder)
+
+    target = {"metric": "accuracy", "value": 0.9}
+    world = World(a_run(sites={"quorum": 0.6}, rounds={"count": 2, "target": target, "patience": 1}), tmp_path, trainer)
+    world.settle()
+
+    status, why = world.run.resource.status, "OutOfMemory: one sample does not fit in memory"
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+    assert [(entry.round, entry.metric) for entry in status.history] == [(1, 0.95), (2, 0.2)]
+    assert [entry.missing_evaluations for entry in status.history] == [{"site-b": why, "site-c": why}, {}]
+    assert status.metric is not None
+    assert (status.metric.round, status.metric.value) == (2, 0.2)
+    assert "toy-export-a0" in world.backend.tasks
+    few = "round 1: 3/3 updates; accuracy was measured at 1 site and decides nothing: the quorum is 2"
+    assert [(event.message, event.warning) for event in world.events if event.reason == "RoundCompleted"] == [
+        (f"{few}; site-b did not evaluate: {why}; site-c did not evaluate: {why}", True),
+        ("round 2: 3/3 updates", False),
+    ]
+
+
+def test_after_a_round_that_too_few_sites_evaluated_the_status_shows_the_metric_before_it(tmp_path: Path) -> None:
+    world = World(
+        a_run(sites={"quorum": 1.0}, rounds={"count": 2}), tmp_path, failing(EvaluateTask, EvaluateResult, site="site-c", round=2)
+    )
+    world.settle()
+
+    metric = world.run.resource.status.metric
+    assert metric is not None
+    assert (metric.round, metric.value) == (1, 0.1)
+    assert exported_round(world.run.spec, evaluations(world, 2)) == 1
+
+
+def evaluations(world: World, rounds: int) -> dict[int, RoundEvaluation]:
+    return {round_: evaluation_of(world, round_) for round_ in range(rounds + 1)}
 
 
 def test_a_run_goes_on_when_no_site_can_evaluate(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedpipe_operator.api import Target
 from fedpipe_operator.rounds.evaluation import aggregate_metrics, held_means
-from fedpipe_operator.rounds.policies import best_round, is_patience_exhausted, is_target_reached, needed_updates, select
+from fedpipe_operator.rounds.policies import best_round, is_patience_exhausted, is_stalled, is_target_reached, needed_updates, select
 from fedpipe_operator.rounds.records import RoundEvaluation
 from fedpipe_trainer.contract import EvaluateResult, Measured, Outcome, RunRef
 
@@ -74,6 +74,50 @@ def test_patience_counts_rounds_since_the_best(rounds: int, expected: bool) -> N
 
 def test_a_metric_that_no_site_reported_never_exhausts_patience() -> None:
     assert not is_patience_exhausted(1, {round_: an_evaluation(round_) for round_ in range(9)}, "bleu")
+
+
+def test_what_fewer_sites_than_the_quorum_measured_reaches_no_target_and_is_no_best_round() -> None:
+    goal = Target.model_validate({"metric": "accuracy", "value": 0.9})
+    whole = rounds_by_site([{"a": 0.5, "b": 0.4}, {"a": 0.95, "b": 0.3}])
+    few = needing(rounds_by_site([{"a": 0.5, "b": 0.4}, {"a": 0.95}, {"a": 0.5, "b": 0.3}]), 2)
+
+    assert [is_target_reached(goal, one) for one in needing(rounds_by_site([{"a": 0.95}, {"a": 0.95, "b": 0.9}]), 2).values()] == [
+        False,
+        True,
+    ]
+    assert best_round(whole, "accuracy") == 2
+    assert best_round(few, "accuracy") == 1
+    assert best_round(needing(few, 3), "accuracy") == 3, "the last, where no round was measured at enough sites"
+
+
+def test_a_metric_that_is_not_a_number_at_a_site_was_not_measured_there() -> None:
+    evaluation = aggregate_metrics(1, {"a": a_result(10, 0.95), "b": a_result(10, math.nan)}, {}, 0.0)
+    goal = Target.model_validate({"metric": "accuracy", "value": 0.9})
+
+    assert is_target_reached(goal, evaluation)
+    assert not is_target_reached(goal, evaluation.model_copy(update={"needed": 2}))
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "loss", "perplexity"])
+def test_rounds_that_fewer_sites_than_the_quorum_measured_use_up_no_patience(metric: str) -> None:
+    few = needing(rounds_by_site([{"a": 0.5, "b": 0.5}, {"a": 0.4}, {"b": 0.4}]), 2)
+    more = needing(rounds_by_site([{"a": 0.5, "b": 0.5}, {"a": 0.4}, {"b": 0.4}, {"a": 0.4, "b": 0.4}]), 2)
+
+    assert not is_patience_exhausted(1, few, metric)
+    assert is_patience_exhausted(1, more, metric)
+    assert not is_patience_exhausted(2, more, metric)
+
+
+def test_what_fewer_sites_than_the_quorum_measured_is_no_stall() -> None:
+    still = rounds_by_site([{"a": 0.1, "b": 0.1}, {"a": 0.5, "b": 0.5}, {"a": 0.5}, {"a": 0.5}])
+
+    assert is_stalled(still)
+    assert not is_stalled(needing(still, 2))
+
+
+def needing(evaluations: Mapping[int, RoundEvaluation], needed: int) -> dict[int, RoundEvaluation]:
+    """The same, of rounds with this quorum."""
+    return {at: one.model_copy(update={"needed": needed}) for at, one in evaluations.items()}
 
 
 EASY_IN_ROUND_1: Final = [{"easy": 0.9}, {"hard": 0.3}, {"easy": 0.95}, {"hard": 0.4}, {"easy": 0.97}, {"hard": 0.5}]

@@ -340,6 +340,8 @@ class RoundStatus(ApiModel):
     """The largest share of squared singular values that the truncation to the global rank lost in any weight."""
     left_out: Annotated[dict[str, Sentence], Field(max_length=100)] = {}
     """Sites whose update did not arrive or was refused, with the reason of each."""
+    missing_evaluations: Annotated[dict[str, Sentence], Field(max_length=100)] = {}
+    """Sites that should have evaluated the round's adapter and did not, with the reason of each."""
 
 
 class UpdatesStatus(ApiModel):

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from fedpipe_operator import names
-from fedpipe_operator.api import ConditionStatus, ConditionType, FineTuneStatus, Reason, RoundStatus
+from fedpipe_operator.api import ConditionStatus, ConditionType, FineTuneStatus, Reason, RoundStatus, primary_metric
+from fedpipe_operator.formatting import counted
 from fedpipe_operator.rounds.actions import Event
+from fedpipe_operator.rounds.policies import count_of, has_quorum
 from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_operator.rounds.replanning import REPLANNED, REPLANNED_EVENT
 from fedpipe_operator.rounds.stages import StageContext
@@ -28,17 +30,23 @@ def events_of(context: StageContext, after: FineTuneStatus) -> tuple[Event, ...]
         if condition.status is ConditionStatus.TRUE and condition.type in _KINDS and (condition.type, condition.reason) not in known
     ]
     finished_before = {entry.round for entry in before.history}
-    rounds = [_round_event(entry) for entry in after.history if entry.round not in finished_before]
+    rounds = [_round_event(context, entry) for entry in after.history if entry.round not in finished_before]
     plan = context.observed.plan
     planned = _plan_events(context, plan) if plan is not None and before.round < plan.round == after.round else ()
     return (*rounds, *planned, *changes)
 
 
-def _round_event(entry: RoundStatus) -> Event:
-    """That a round is finished, and which updates it lacks."""
-    notes = [f"{site}: {why}" for site, why in sorted(entry.left_out.items())]
+def _round_event(context: StageContext, entry: RoundStatus) -> Event:
+    """That a round is finished, and which updates and evaluations it lacks."""
+    evaluation, metric = context.observed.evaluations[entry.round], primary_metric(context.run.spec)
+    notes = [
+        *(f"{site}: {why}" for site, why in sorted(entry.left_out.items())),
+        *(f"{site} did not evaluate: {why}" for site, why in sorted(entry.missing_evaluations.items())),
+    ]
+    at_sites = counted(count_of(evaluation, metric), "site")
+    few = f"; {metric} was measured at {at_sites} and decides nothing: the quorum is {evaluation.needed}"
     missing = f"; {_as_many_as_fit(notes, 'status.history')}" if notes else ""
-    message = f"round {entry.round}: {entry.updates} updates{missing}"
+    message = f"round {entry.round}: {entry.updates} updates{'' if has_quorum(evaluation, metric) else few}{missing}"
     return Event("RoundCompleted", message, warning=bool(notes))
 
 

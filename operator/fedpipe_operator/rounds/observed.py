@@ -77,8 +77,10 @@ class EvaluationSummary:
     metrics: Mapping[str, float]
     sites: tuple[str, ...]
     """Those that evaluated, sorted."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    needed: int = 0
     late: tuple[str, ...] = ()
-    """See `RoundEvaluation.late`."""
+    """This, and the two above: see `RoundEvaluation`."""
     site_values: Mapping[str, SiteValues] = field(default_factory=dict)
     """What each site measured, by metric: it makes rounds comparable that other sites evaluated (`evaluation.held_means`)."""
 
@@ -129,6 +131,8 @@ def summarize_evaluation(evaluation: RoundEvaluation, metric: str = "loss") -> E
         loss=evaluation.loss,
         metrics=evaluation.metrics,
         sites=tuple(sorted(evaluation.sites)),
+        missing=evaluation.missing,
+        needed=evaluation.needed,
         late=evaluation.late,
         site_values={metric: values for metric, values in by_metric.items() if values.sites},
     )

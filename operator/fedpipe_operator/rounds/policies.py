@@ -58,7 +58,7 @@ def stage_expired(run: Run, observed: Observed, kind: TaskKind, round_: int, now
     return bool(starts) and now >= max(observed.resumed_at, since, min(starts)) + parse_duration(run.spec.rounds.deadline)
 
 
-# --- rounds.target
+# --- rounds.target; as for patience and the best round, what fewer sites than the quorum measured of a metric decides nothing
 
 
 class MetricValues(Protocol):
@@ -76,6 +76,10 @@ class MetricValues(Protocol):
 class Metrics(MetricValues, Protocol):
     """The evaluation of a round by several sites, or its summary."""
 
+    @property
+    def needed(self) -> int:
+        """Sites that must have measured a metric for it to decide anything."""
+
     def by_site(self, metric: str) -> SiteValues:
         """What each site measured of this metric."""
 
@@ -90,9 +94,29 @@ def is_better(metric: str, value: float, than: float) -> bool:
     return value < than if metric in LOWER_IS_BETTER else value > than
 
 
-def is_target_reached(target: Target | None, evaluation: MetricValues) -> bool:
+def has_quorum(evaluation: Metrics, metric: str) -> bool:
+    """Whether as many sites measured this metric as its round needed updates."""
+    return count_of(evaluation, metric) >= evaluation.needed
+
+
+def count_of(evaluation: Metrics, metric: str) -> int:
+    """How many sites measured this metric."""
+    return len(_values_of(evaluation, metric).sites)
+
+
+def _values_of(evaluation: Metrics, metric: str) -> SiteValues:
+    """What each site measured of this metric, of a perplexity its logarithm, the loss."""
+    return evaluation.by_site("loss" if metric == "perplexity" else metric)
+
+
+def _counting(evaluations: Mapping[int, Metrics], metric: str) -> dict[int, Metrics]:
+    """The evaluations whose value of this metric may decide something, by round, ascending."""
+    return {at: one for at, one in sorted(evaluations.items()) if has_quorum(one, metric)}
+
+
+def is_target_reached(target: Target | None, evaluation: Metrics) -> bool:
     """Whether this round's metric is at least as good as the target."""
-    if target is None:
+    if target is None or not has_quorum(evaluation, target.metric):
         return False
     value = metric_value(evaluation, target.metric)
     return value is not None and not is_better(target.metric, target.value, value)
@@ -102,13 +126,14 @@ def is_target_reached(target: Target | None, evaluation: MetricValues) -> bool:
 
 
 def best_round(evaluations: Mapping[int, Metrics], metric: str) -> int:
-    """The round with the best metric, the earliest of equals; the last round if none has the metric; 0 before round 1.
+    """The round with the best metric, the earliest of equals; the last round if none has the metric of enough sites; 0 before round 1.
 
     Of rounds that other sites evaluated, means are compared in which each site has the last value that it measured (`held_means`).
     """
-    by_site = _by_site(evaluations, metric)
+    counting = _counting(evaluations, metric)
+    by_site = _by_site(counting, metric)
     if _are_alike(by_site):
-        values = {at: value for at, one in sorted(evaluations.items()) if (value := metric_value(one, metric)) is not None}
+        values = {at: value for at, one in counting.items() if (value := metric_value(one, metric)) is not None}
     else:
         values = held_means(by_site, {site for one in by_site.values() for site in one.sites})
     best, best_value = max(evaluations, default=0), None
@@ -119,9 +144,8 @@ def best_round(evaluations: Mapping[int, Metrics], metric: str) -> int:
 
 
 def _by_site(evaluations: Mapping[int, Metrics], metric: str) -> dict[int, SiteValues]:
-    """What each site measured of this metric, of a perplexity its logarithm, the loss; by round, of the rounds in which any did."""
-    measured = "loss" if metric == "perplexity" else metric
-    return {at: values for at, one in sorted(evaluations.items()) if (values := one.by_site(measured)).sites}
+    """What each site measured of this metric, by round, of the rounds in which any did."""
+    return {at: values for at, one in sorted(evaluations.items()) if (values := _values_of(one, metric)).sites}
 
 
 def _are_alike(by_site: Mapping[int, SiteValues]) -> bool:
@@ -141,11 +165,11 @@ def _incomparable(by_site: Mapping[int, SiteValues]) -> list[int]:
 
 def is_patience_exhausted(patience: int | None, evaluations: Mapping[int, Metrics], metric: str) -> bool:
     """Whether none of the last `patience` rounds was better than an earlier one; rounds that cannot be compared do not count."""
-    last = max(evaluations, default=0)
-    if patience is None or last == 0:
+    if patience is None:
         return False
-    best = best_round(evaluations, metric)
-    return last - best - sum(round_ > best for round_ in _incomparable(_by_site(evaluations, metric))) >= patience
+    best, counting = best_round(evaluations, metric), _counting(evaluations, metric)
+    comparable = counting.keys() - _incomparable(_by_site(counting, metric))
+    return sum(round_ > best for round_ in comparable) >= patience
 
 
 # --- planning.depth
@@ -160,10 +184,11 @@ def is_stalled(evaluations: Mapping[int, Metrics]) -> bool:
     Where other sites evaluated, those of the last two rounds are compared with what the same sites measured before. Of earlier rounds
     nothing is said then: their plans tell whether the run had stalled.
     """
-    by_site = _by_site(evaluations, "loss")
+    counting = _counting(evaluations, "loss")
+    by_site = _by_site(counting, "loss")
     if not _are_alike(by_site):
         return _did_evaluators_stall(by_site)
-    losses = [one.loss for _, one in sorted(evaluations.items()) if one.loss is not None]
+    losses = [one.loss for one in counting.values() if one.loss is not None]
     return any(_brought_little(losses[:end]) for end in range(_STALL_ROUNDS + 2, len(losses) + 1))
 
 

@@ -196,6 +196,8 @@ class RoundEvaluation(Wire):
     sites: dict[str, SiteEvaluation] = {}
     missing: dict[str, str] = {}
     """Sites without a result, with the reason."""
+    needed: Annotated[int, Field(ge=0)] = 0
+    """Sites that must have measured a metric for it to decide anything: the round's quorum."""
     late: tuple[str, ...] = ()
     """The sites that were at work on the next round at the deadline, when the evaluation was committed: their jobs ended with that."""
     first_order_estimates: dict[str, LossEstimate] = {}

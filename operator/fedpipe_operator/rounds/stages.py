@@ -372,7 +372,8 @@ def _active_jobs(states: WorkStates) -> frozenset[str]:
 
 def _evaluation(context: StageContext, states: WorkStates) -> RoundEvaluation:
     results = {site: context.observed.site_evaluations[site][done.attempt] for site, done in _done(states).items()}
-    return aggregate_metrics(context.observed.last_round, results, _dropped(states), context.now)
+    evaluation = aggregate_metrics(context.observed.last_round, results, _dropped(states), context.now)
+    return evaluation.model_copy(update={"needed": context.plan.needed})
 
 
 def _done(states: WorkStates) -> dict[str, Done]:

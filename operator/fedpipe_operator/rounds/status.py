@@ -18,13 +18,15 @@ from fedpipe_operator.planning import hyperparameter_status, plan_status
 from fedpipe_operator.rounds.attempts import DEADLINE_EXCEEDED, Done, Dropped
 from fedpipe_operator.rounds.conditions import Observation, conditions_of
 from fedpipe_operator.rounds.observed import CommitSummary, PlanSummary
-from fedpipe_operator.rounds.policies import metric_value
+from fedpipe_operator.rounds.policies import has_quorum, metric_value
 from fedpipe_operator.rounds.records import STATUS_SITES, RoundPlan, Verdict
 from fedpipe_operator.rounds.revision import revision_of
 from fedpipe_operator.rounds.stages import End, StageContext, Step, WorkStates, end_reason_of, training_states
 
 _SENTENCE_MAX = 1024
 """Characters of a site's reason in the status; the store has the whole text."""
+_NOTE_MAX = 256
+"""Characters of a site's reason where many rounds keep one of each site."""
 _DIGITS = 4
 """Decimals of metrics, losses and energies in the status, for people; the store has all of them."""
 HISTORY = 10
@@ -195,11 +197,12 @@ def _late(reasons: Iterable[str]) -> int:
 
 
 def _metric(context: StageContext) -> MetricStatus | None:
-    """The newest value of the run's metric."""
+    """The newest value of the run's metric that enough sites measured."""
     name = primary_metric(context.run.spec)
     for round_ in sorted(context.observed.evaluations, reverse=True):
-        value = metric_value(context.observed.evaluations[round_], name)
-        if value is not None:
+        evaluation = context.observed.evaluations[round_]
+        value = metric_value(evaluation, name)
+        if value is not None and has_quorum(evaluation, name):
             return MetricStatus(name=name, value=round(value, _DIGITS), round=round_)
     return None
 
@@ -217,6 +220,7 @@ def _history_entry(context: StageContext, round_: int) -> RoundStatus:
         uploaded_bytes=commit.bytes_read,
         truncated_energy=round(commit.truncated_energy, _DIGITS),
         left_out=_sites_without_contribution(context, commit),
+        missing_evaluations={site: why[:_NOTE_MAX] for site, why in sorted(evaluation.missing.items())[:STATUS_SITES]},
     )
 
 
