@@ -157,7 +157,7 @@ def _profile_jobs(context: StageContext) -> frozenset[str]:
 
 
 def evaluate(context: StageContext) -> Step | None:
-    """Commit the federated evaluation of the last round's adapter (or the base) as soon as no site of this round still owes its part."""
+    """Commit the federated evaluation of the last round's adapter (or the base) once no site of this round still owes its part."""
     round_ = context.observed.last_round
     if round_ in context.observed.evaluations:
         return None
