@@ -13,7 +13,7 @@ from fedpipe_operator.rounds import Event, Observed
 from fedpipe_operator.rounds.events import events_of
 from fedpipe_operator.rounds.observed import summarize_plan
 from fedpipe_operator.rounds.records import RoundPlan
-from fedpipe_operator.rounds.stages import StageContext
+from fedpipe_operator.rounds.work_states import StageContext
 from fedpipe_trainer.contract import FailureReason, Forecast, Plan, ProfileResult, ProfileTask, TrainResult, TrainTask
 
 FORECAST = Forecast(memory_bytes=1000, seconds=30.0, step_seconds=20.0, upload_bytes=1, download_bytes=1)

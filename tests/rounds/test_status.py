@@ -17,8 +17,9 @@ from fedpipe_operator.rounds import Observed, Run
 from fedpipe_operator.rounds.attempts import Active, Done, Dropped, Pending, WorkState
 from fedpipe_operator.rounds.observed import summarize_commit, summarize_plan
 from fedpipe_operator.rounds.records import Contribution, RoundCommit, RoundPlan, Verdict
-from fedpipe_operator.rounds.stages import End, StageContext, Step
+from fedpipe_operator.rounds.stages import End, Step
 from fedpipe_operator.rounds.status import blocked, committed_updates, finished, invalid, status_of, updates_under_way
+from fedpipe_operator.rounds.work_states import StageContext
 from fedpipe_operator.store.objects import required_object
 from fedpipe_trainer.contract import Artifact, TrainTask
 

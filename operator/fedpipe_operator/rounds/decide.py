@@ -14,7 +14,6 @@ from fedpipe_operator.rounds.events import events_of
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.stages import (
     End,
-    StageContext,
     Step,
     aggregate,
     end_reason_of,
@@ -27,6 +26,7 @@ from fedpipe_operator.rounds.stages import (
     train,
 )
 from fedpipe_operator.rounds.status import status_of
+from fedpipe_operator.rounds.work_states import StageContext
 
 
 def decide(run: Run, observed: Observed, now: float) -> Decision:

@@ -10,7 +10,7 @@ from fedpipe_operator.rounds.actions import Event
 from fedpipe_operator.rounds.policies import count_of, has_quorum
 from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_operator.rounds.replanning import REPLANNED, REPLANNED_EVENT
-from fedpipe_operator.rounds.stages import StageContext
+from fedpipe_operator.rounds.work_states import StageContext
 
 _ROOM: Final = 800
 """Characters of the sites' notes in an event, of which Kubernetes keeps 1,024."""

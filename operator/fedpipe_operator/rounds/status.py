@@ -21,7 +21,8 @@ from fedpipe_operator.rounds.observed import CommitSummary, PlanSummary
 from fedpipe_operator.rounds.policies import has_quorum, metric_value
 from fedpipe_operator.rounds.records import STATUS_SITES, RoundPlan, Verdict
 from fedpipe_operator.rounds.revision import revision_of
-from fedpipe_operator.rounds.stages import End, StageContext, Step, WorkStates, end_reason_of, training_states
+from fedpipe_operator.rounds.stages import End, Step, end_reason_of
+from fedpipe_operator.rounds.work_states import StageContext, WorkStates, training_states
 
 _SENTENCE_MAX = 1024
 """Characters of a site's reason in the status; the store has the whole text."""

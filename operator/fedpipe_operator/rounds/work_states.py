@@ -1,0 +1,159 @@
+"""The state of each task of a stage, by site: of profiles, trainings, and the evaluations that come with these. Pure."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from fedpipe_operator.backend import TaskKind
+from fedpipe_operator.rounds import round_plan
+from fedpipe_operator.rounds.attempts import Active, Done, Dropped, Pending, Work, WorkState, work_state
+from fedpipe_operator.rounds.observed import Observed, Run
+from fedpipe_operator.rounds.policies import is_out_of_retries, stage_expired
+from fedpipe_operator.rounds.records import RoundPlan
+from fedpipe_trainer.contract import EvaluateResult, FailureReason, Outcome, Result
+
+WorkStates = Mapping[str, WorkState]
+
+_NO_SMALLER_PASS: Final = (
+    f"{FailureReason.OUT_OF_MEMORY}: the kernel ended the trainer at its memory limit with a micro-batch of one sample, the smallest: give"
+    " the site more memory, allow fewer bits or smaller ranks, or lower task.maxLength"
+)
+_GONE: Final = "SiteGone: its EdgeSite was deleted, is invalid, or no longer has the labels of sites.selector"
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """The input of every stage."""
+
+    run: Run
+    observed: Observed
+    now: float
+
+    @property
+    def plan(self) -> RoundPlan:
+        """The plan of the current round; after the last round, that round's."""
+        assert self.observed.plan is not None  # noqa: S101 -- stages that use it come after the planning stage
+        return self.observed.plan
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether all rounds are committed: what is left is the evaluation of the last adapter, and the export."""
+        return self.observed.last_round >= self.run.spec.rounds.count
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether the current round has a plan; after the last round there is nothing more to plan."""
+        return self.observed.round in self.observed.plans or self.is_trained
+
+
+def training_states(context: StageContext) -> WorkStates:
+    """The state of each of the round's sites; one whose update the gate refused is dropped from the round."""
+    states = states_of(context, TaskKind.TRAIN, context.plan.selected, context.observed.updates, round_=context.observed.round)
+    return {site: _after_verdict(context, site, _after_last_retry(context, site, state)) for site, state in states.items()}
+
+
+def evaluation_states(context: StageContext, training: WorkStates) -> WorkStates:
+    """The part of each of the round's evaluators in the evaluation that comes with the training, whose states are `training`.
+
+    Any attempt's evaluation counts, also that of a site which is dropped from the training afterwards. A failed one is tried again
+    only with the training.
+    """
+    results = context.observed.site_evaluations
+    return {site: _evaluation_state(training[site], results.get(site, {})) for site in context.plan.evaluators if site in training}
+
+
+def _evaluation_state(training: WorkState, results: Mapping[int, EvaluateResult]) -> WorkState:
+    completed = next((attempt for attempt, result in sorted(results.items()) if result.outcome is Outcome.COMPLETED), None)
+    if completed is not None:
+        return Done(completed)
+    if isinstance(training, Pending) or (isinstance(training, Active) and training.attempt not in results):
+        return training
+    failure = results[max(results)].failure if results else None
+    if failure is not None:
+        return Dropped(f"{failure.reason}: {failure.message}")
+    return training if isinstance(training, Dropped) else Dropped("NoResult: its trainer sent an update but no evaluation")
+
+
+def _after_last_retry(context: StageContext, site: str, state: WorkState) -> WorkState:
+    is_last = isinstance(state, Pending) and is_out_of_retries(context.plan.plans[site].micro_batch, state.out_of_memory)
+    return Dropped(_NO_SMALLER_PASS, out_of_memory=True) if is_last else state
+
+
+def _after_verdict(context: StageContext, site: str, state: WorkState) -> WorkState:
+    if not isinstance(state, Done):
+        return state
+    verdict = context.observed.verdicts.get(site, {}).get(state.attempt)
+    refused = verdict is not None and not verdict.accepted
+    return Dropped(f"{verdict.reason}: {verdict.message}") if verdict is not None and refused else state
+
+
+def profiling_states(context: StageContext) -> WorkStates:
+    """Of every site. One that has changed since it was profiled is profiled again; one whose profile was given up is not."""
+    found, given_up = context.observed.profiles, round_plan.given_up(context.run, context.observed)
+    outdated = {
+        site.name: {attempt for attempt, profile in found.get(site.name, {}).items() if round_plan.is_outdated(profile, site)}
+        for site in context.run.sites
+    }
+    states = states_of(context, TaskKind.PROFILE, outdated, found, round_=0, outdated=outdated)
+    return {
+        site: Dropped(given_up[site], is_expired=True) if site in given_up and not isinstance(state, Done) else state
+        for site, state in states.items()
+    }
+
+
+def states_of(  # noqa: PLR0913 -- what the states depend on
+    context: StageContext,
+    kind: TaskKind,
+    sites: Iterable[str],
+    results: Mapping[str, Mapping[int, Result]],
+    *,
+    round_: int,
+    outdated: Mapping[str, Collection[int]] = MappingProxyType({}),
+) -> WorkStates:
+    """By site. A site that is gone is dropped, unless it is done. `outdated`: attempts that do not count, by site."""
+    expired = stage_expired(context.run, context.observed, kind, round_, context.now)
+    states = {
+        site: work_state(
+            Work(kind, site, round_),
+            context.run,
+            context.observed,
+            results=results.get(site, {}),
+            expired=expired,
+            outdated=outdated.get(site, ()),
+        )
+        for site in sites
+    }
+    known = {site.name for site in context.run.sites}
+    return {site: state if site in known or isinstance(state, Done) else Dropped(_GONE) for site, state in states.items()}
+
+
+def state_of(context: StageContext, work: Work, results: Mapping[int, Result]) -> WorkState:
+    """Of work that concerns the whole run."""
+    expired = stage_expired(context.run, context.observed, work.kind, work.round, context.now)
+    return work_state(work, context.run, context.observed, results=results, expired=expired)
+
+
+def active_jobs(states: WorkStates) -> frozenset[str]:
+    """The jobs of those that are waiting or running."""
+    return frozenset(one.job for one in states.values() if isinstance(one, Active))
+
+
+def done_of(states: WorkStates) -> dict[str, Done]:
+    """Those with a result, by site."""
+    return {site: done for site, done in states.items() if isinstance(done, Done)}
+
+
+def expired_sites(states: WorkStates) -> tuple[str, ...]:
+    """The sites that had been started, and were not done at the deadline."""
+    return tuple(site for site, state in states.items() if isinstance(state, Dropped) and state.is_expired)
+
+
+def late_sites(states: WorkStates) -> tuple[str, ...]:
+    """The sites that were at work at the deadline."""
+    return tuple(site for site, state in states.items() if isinstance(state, Dropped) and state.is_late)
+
+
+def dropped_of(states: WorkStates) -> dict[str, str]:
+    """By site without a result: the reason."""
+    return {site: dropped.why for site, dropped in states.items() if isinstance(dropped, Dropped)}
