@@ -43,3 +43,9 @@ def make_runtime(folder: Path, ticks: Sequence[float] = ()) -> TaskRuntime:
         clock = itertools.chain(ticks, itertools.repeat(ticks[-1]))
         runtime.elapsed_seconds = lambda: next(clock)  # type: ignore[method-assign]  # such a test controls the time
     return runtime
+
+
+def at_urls(folder: Path, revision: str = "a", **fields: Any) -> Model:
+    """The model of this folder as that of a bucket, with a URL for each file; `fields` are others of the model."""
+    files = {path.name: path.as_uri() for path in folder.iterdir()}
+    return Model(source="s3://bucket/toy", files=files, revision=revision * 64, **fields)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from downloads import end_process
 from small_disks import small_disk
 from toys import byte_tokenizer, make_toy
 from transformers import PreTrainedTokenizerFast
 
 from fedpipe_trainer.contract import TaskEnded, Wire
+from fedpipe_trainer.task_runtime import TaskRuntime
 
 # Reproducible bytes and memory limits of the process exist only on the CPU. Only the tests in test_on_a_gpu.py use a GPU.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -99,6 +101,15 @@ def read_only_disk(tmp_path: Path) -> Iterator[Path]:
     with small_disk(tmp_path / "read-only", "16m") as folder:
         subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
         yield folder
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Iterator[TaskRuntime]:
+    """A task of a process that ends with the test."""
+    scratch, cache = tmp_path / "scratch", tmp_path / "cache"
+    scratch.mkdir()
+    yield TaskRuntime(folder=scratch, cache=cache, write_progress=lambda _progress: None, stop_requested=lambda: False)
+    end_process()
 
 
 @pytest.fixture

@@ -17,11 +17,12 @@ from typing import Any, Final
 import pytest
 import torch
 from huggingface_hub import HfApi
+from toy_training import at_urls
 
 from fedpipe_trainer.activation_store import ActivationStore
 from fedpipe_trainer.contract import FailureReason, Model
 from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.model import download_cache, fetch, fingerprint, read_revision, source
+from fedpipe_trainer.model import fetch, fingerprint, read_revision, source
 from fedpipe_trainer.task_runtime import TaskRuntime
 
 Toy = Callable[[str], Path]
@@ -106,21 +107,6 @@ def hub(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         )
         yield served
         served.shutdown()
-
-
-@pytest.fixture
-def runtime(tmp_path: Path) -> Iterator[TaskRuntime]:
-    """A task of a process that ends with the test: its locks are released."""
-    scratch, cache = tmp_path / "scratch", tmp_path / "cache"
-    scratch.mkdir()
-    yield TaskRuntime(folder=scratch, cache=cache, write_progress=lambda _progress: None, stop_requested=lambda: False)
-    for lock in download_cache._in_use.values():
-        os.close(lock)
-    download_cache._in_use.clear()
-
-
-def at_urls(folder: Path, revision: str = "a") -> Model:
-    return Model(source="s3://bucket/toy", files={path.name: path.as_uri() for path in folder.iterdir()}, revision=revision * 64)
 
 
 def test_a_model_of_a_hub_is_downloaded_once(hub: Hub, toy: Toy, runtime: TaskRuntime) -> None:

@@ -29,10 +29,15 @@ def atomic_file(to: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink()
         raise
-    _sync_folder(to.parent)
+    sync_folder(to.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Return when the names of a folder's files are on the disk.
+
+    Raises:
+        OSError: the folder does not exist or cannot be read, or the disk fails.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -2,8 +2,8 @@
 
 Below `root`, `KEY/` is a complete model with a manifest, `KEY.partial/` one whose download was interrupted and will be continued,
 `KEY.fetch` the lock of a download, and `KEY.use` the lock that every process with this model holds, so that none is removed
-while it is used. A folder gets its final name only when all its files are there and have the right hashes, and the name
-`KEY.removed` before its files are removed.
+while it is used. A folder gets its final name only when all its files are on the disk and have the right hashes, and the name
+`KEY.removed` before its files are removed. A file is read again when its size or times have changed since its hash was computed.
 """
 
 import errno
@@ -16,16 +16,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from pydantic import BaseModel, ValidationError
 
+from fedpipe_trainer.atomic_file import atomic_file, sync_folder
 from fedpipe_trainer.contract import FailureReason
 from fedpipe_trainer.errors import TaskFailed
+from fedpipe_trainer.model.identity import remember, sha256_of
 
 _MANIFEST: Final = "fedpipe-manifest"
-_EDGE_BYTES: Final = 1 << 20
+_CHUNK: Final = 1 << 20
 _UNUSED_SECONDS: Final = 30 * 86400.0
 _REMOVED: Final = ".removed"
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
@@ -35,16 +38,10 @@ _in_use: dict[Path, int] = {}
 """The open lock file of the model that this process uses, by folder."""
 
 
-class _File(BaseModel):
-    size: int
-    sha256: str
-    edges: str
-    """SHA-256 of the first and the last MiB: what a task compares, which takes milliseconds."""
-
-
 class _Manifest(BaseModel):
     revision: str | None
-    files: dict[str, _File]
+    files: dict[str, str]
+    """SHA-256 by name, as verified at the download."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +57,14 @@ class Download:
     """Download all files into a folder, which may hold some already; of each the `sha256:…`, `git:…` (of a git blob) or `size:…`."""
 
 
-def download_once(root: Path, scratch: Path, download: Download, *, make_room: Callable[[], bool]) -> Path:
+def download_once(root: Path, scratch: Path, download: Download, *, hashes: Path, make_room: Callable[[], bool]) -> Path:
     """The model's folder below `root`, downloaded if it is not there; below `scratch` where `root` cannot be written or is full.
 
     Args:
         root: the folder of all models.
         scratch: the task's own folder.
         download: how the model is downloaded.
+        hashes: the folder on the same volume that keeps what is known of files (`identity`).
         make_room: removes from the volume of `root` what is needed less than a model; whether there was anything.
 
     Raises:
@@ -76,16 +74,16 @@ def download_once(root: Path, scratch: Path, download: Download, *, make_room: C
     try:
         root.mkdir(parents=True, exist_ok=True)
         with _locked(root / f"{download.key}.fetch"):
-            if not _is_intact(folder):
+            if not _is_intact(folder, hashes):
                 _prune(root, unused_for=_UNUSED_SECONDS)
-                _download_with_room(folder, download, make_room)
+                _download_with_room(folder, partial(_download, folder, download, hashes), make_room)
             _mark_used(folder)
     except OSError as error:
-        if _is_intact(folder):  # a read-only volume
+        if _is_intact(folder, hashes):  # a read-only volume
             return folder
         _LOG.warning("the model cannot be kept in %s (%s): every task downloads it; free space or make it writable", root, error.strerror)
         folder = scratch / "model"
-        _download(folder, download)
+        _download(folder, download, None)
     return folder
 
 
@@ -95,19 +93,13 @@ def read_revision(folder: Path) -> str | None:
     return manifest.revision if manifest else None
 
 
-def read_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 by name of the files of a downloaded model, as verified at the download."""
-    manifest = _read_manifest(folder)
-    return {name: file.sha256 for name, file in manifest.files.items()} if manifest else {}
-
-
-def _download_with_room(folder: Path, download: Download, make_room: Callable[[], bool]) -> None:
+def _download_with_room(folder: Path, download: Callable[[], None], make_room: Callable[[], bool]) -> None:
     """Download; if the volume becomes full, again after `make_room`, and once more after all models that no process uses are removed."""
-    if _fits(folder, download) or (make_room() and _fits(folder, download)):
+    if _fits(download) or (make_room() and _fits(download)):
         return
     _prune(folder.parent, unused_for=0.0)
     try:
-        _download(folder, download)
+        download()
     except TaskFailed as failed:
         shutil.rmtree(_partial(folder), ignore_errors=True)
         if isinstance(failed.__cause__, OSError):
@@ -115,10 +107,10 @@ def _download_with_room(folder: Path, download: Download, make_room: Callable[[]
         raise
 
 
-def _fits(folder: Path, download: Download) -> bool:
+def _fits(download: Callable[[], None]) -> bool:
     """Download; False if the volume becomes full."""
     try:
-        _download(folder, download)
+        download()
     except (OSError, TaskFailed) as error:
         if not _is_full(error):
             raise
@@ -126,22 +118,26 @@ def _fits(folder: Path, download: Download) -> bool:
     return True
 
 
-def _download(folder: Path, download: Download) -> None:
-    """Download into a temporary folder, verify, and rename."""
-    partial = _partial(folder)
-    partial.mkdir(parents=True, exist_ok=True)
-    expected = download.into(partial)
-    for left in partial.glob(".*"):  # by a process that was killed
+def _download(folder: Path, download: Download, hashes: Path | None) -> None:
+    """Download into a temporary folder, verify, and rename. All is on the disk before it gets its name: a node may crash at any time."""
+    arriving = _partial(folder)
+    arriving.mkdir(parents=True, exist_ok=True)
+    expected = download.into(arriving)
+    for left in arriving.glob(".*"):  # by a process that was killed
         left.unlink()
-    files = {path.name: _describe(path) for path in sorted(partial.iterdir()) if path.name != _MANIFEST}
-    wrong = [name for name, digest in expected.items() if not _matches(partial / name, files.get(name), digest)]
+    files = {path.name: _sync_and_hash(path) for path in sorted(arriving.iterdir()) if path.name != _MANIFEST}
+    wrong = [name for name, digest in expected.items() if name not in files or not _matches(arriving / name, files[name], digest)]
     if wrong:
-        shutil.rmtree(partial)
+        shutil.rmtree(arriving)
         msg = f"{', '.join(wrong)} of {download.source} arrived with other content than its source announces: try again"
         raise TaskFailed(FailureReason.TRANSFER_FAILED, msg)
-    (partial / _MANIFEST).write_text(_Manifest(revision=download.revision, files=files).model_dump_json())
+    with atomic_file(arriving / _MANIFEST) as manifest:
+        manifest.write(_Manifest(revision=download.revision, files=files).model_dump_json().encode())
     shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    arriving.rename(folder)
+    sync_folder(folder.parent)
+    for name, sha256 in files.items():
+        remember(folder / name, sha256, hashes)
 
 
 def _partial(folder: Path) -> Path:
@@ -153,44 +149,31 @@ def _is_full(error: OSError | TaskFailed) -> bool:
     return isinstance(cause, OSError) and cause.errno in _FULL
 
 
-def _describe(path: Path) -> _File:
+def _sync_and_hash(path: Path) -> str:
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return _File(size=path.stat().st_size, sha256=digest, edges=_edges(path))
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _edges(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256(file.read(_EDGE_BYTES))
-        file.seek(max(0, path.stat().st_size - _EDGE_BYTES))
-        digest.update(file.read(_EDGE_BYTES))
-    return digest.hexdigest()
-
-
-def _matches(path: Path, file: _File | None, expected: str) -> bool:
+def _matches(path: Path, sha256: str, expected: str) -> bool:
     algorithm, _, digest = expected.partition(":")
-    if file is None:
-        return False
+    size = path.stat().st_size
     if algorithm != "git":
-        return digest == (file.sha256 if algorithm == "sha256" else str(file.size))
-    blob = hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
+        return digest == (sha256 if algorithm == "sha256" else str(size))
+    blob = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as opened:
-        while chunk := opened.read(_EDGE_BYTES):
+        while chunk := opened.read(_CHUNK):
             blob.update(chunk)
     return blob.hexdigest() == digest
 
 
-def _is_intact(folder: Path) -> bool:
-    """The quick check of every task: all files of the manifest, with their sizes, first and last MiB."""
+def _is_intact(folder: Path, hashes: Path) -> bool:
+    """The quick check of every task: all files of the manifest, with the hashes that they had at the download."""
     manifest = _read_manifest(folder)
     if manifest is None:
         return False
     try:
-        damaged = [
-            name
-            for name, file in manifest.files.items()
-            if (folder / name).stat().st_size != file.size or _edges(folder / name) != file.edges
-        ]
+        damaged = [name for name, sha256 in manifest.files.items() if sha256_of(folder / name, hashes) != sha256]
     except OSError:
         return False
     if damaged:

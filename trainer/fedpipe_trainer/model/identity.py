@@ -3,7 +3,7 @@
 A file is read once: SHA-256 takes about a second a GB, and a Job would spend that at every start. What is known of a file counts
 as long as its size and times are the same: for this process, and in a folder of the site's cache volume for all its Jobs. The
 time of the last change of status (ctime) is compared, too: other than that of the last modification, it cannot be set, so that a copy which
-keeps times, or another volume at the same path, is hashed again. A downloaded model has the hashes in its manifest.
+keeps times, or another volume at the same path, is hashed again: a volume restored from a backup costs one hashing of each file.
 
 A site without a cache volume hashes the model in every Job. Nothing less is safe, because models fine-tuned from the same one may differ
 in a few layers in the middle; and the bytes are in memory then, where the load that follows needs them.
@@ -59,21 +59,24 @@ def fingerprint(folder: Path, kept: Path | None = None) -> str:
     Raises:
         OSError: a file cannot be read.
     """
-    lines = [f"{_sha256_of(folder / name, kept)}  {name}\n" for name in _loaded_files(folder)]
+    lines = [f"{sha256_of(folder / name, kept)}  {name}\n" for name in _loaded_files(folder)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def remember(path: Path, sha256: str) -> None:
-    """Take this as the file's hash, because its download was verified."""
+def remember(path: Path, sha256: str, kept: Path | None = None) -> None:
+    """Take this as the file's hash, because it was computed just now; `kept` as in `fingerprint`."""
     _known[path] = _describe(path, sha256)
+    if kept:
+        _write(_record(path, kept), _known[path])
 
 
-def _loaded_files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_file() and any(fnmatch(path.name, one) for one in _LOADED))
+def sha256_of(path: Path, kept: Path | None) -> str:
+    """The SHA-256 of a file, which is read only if its size or times are not those for which the hash is known; `kept` as in `fingerprint`.
 
-
-def _sha256_of(path: Path, kept: Path | None) -> str:
-    record = kept / f"{hashlib.sha256(str(path).encode()).hexdigest()[:32]}.json" if kept else None
+    Raises:
+        OSError: the file cannot be read.
+    """
+    record = _record(path, kept) if kept else None
     for known in (_known.get(path), _read(record) if record else None):
         if known is not None and known == _describe(path, known.sha256):
             _known[path] = known
@@ -85,6 +88,14 @@ def _sha256_of(path: Path, kept: Path | None) -> str:
     if record:
         _write(record, found)
     return found.sha256
+
+
+def _loaded_files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_file() and any(fnmatch(path.name, one) for one in _LOADED))
+
+
+def _record(path: Path, kept: Path) -> Path:
+    return kept / f"{hashlib.sha256(str(path).encode()).hexdigest()[:32]}.json"
 
 
 def _describe(path: Path, sha256: str) -> _Hash:

@@ -23,8 +23,8 @@ from fedpipe_trainer.atomic_file import atomic_file
 from fedpipe_trainer.contract import FailureReason, Model
 from fedpipe_trainer.contract.task import COMMIT_PATTERN
 from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.model.download_cache import Download, download_once, read_hashes
-from fedpipe_trainer.model.identity import fingerprint, remember
+from fedpipe_trainer.model.download_cache import Download, download_once
+from fedpipe_trainer.model.identity import fingerprint
 from fedpipe_trainer.task_runtime import TaskRuntime
 
 if TYPE_CHECKING:
@@ -49,8 +49,6 @@ def fetch(model: Model, runtime: TaskRuntime) -> Path:
     scheme = urlparse(model.source).scheme
     folder = {"file": _local, "hf": _from_hub, "s3": _from_urls}[scheme](model, runtime)
     _check_folder(folder)
-    for name, digest in read_hashes(folder).items() if scheme != "file" else ():
-        remember(folder / name, digest)
     actual = fingerprint(folder, runtime.cache / _HASHES)
     if model.fingerprint is not None and actual != model.fingerprint:
         fix = "use the same weights, config.json and tokenizer files at every site"
@@ -165,7 +163,8 @@ def _from_urls(model: Model, runtime: TaskRuntime) -> Path:
 
 
 def _download_once(download: Download, runtime: TaskRuntime) -> Path:
-    return download_once(runtime.cache / _MODELS, runtime.folder, download, make_room=partial(remove_unused, runtime.cache / ACTIVATIONS))
+    make_room = partial(remove_unused, runtime.cache / ACTIVATIONS)
+    return download_once(runtime.cache / _MODELS, runtime.folder, download, hashes=runtime.cache / _HASHES, make_room=make_room)
 
 
 def _check_folder(folder: Path) -> None:
