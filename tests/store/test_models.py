@@ -1,13 +1,17 @@
 """A base model in a bucket: the URLs for a task, and the errors when the model is missing."""
 
+import hashlib
+from pathlib import Path
+
 import boto3
 import httpx
 import pytest
 from s3_servers import CREDENTIALS, Server
 
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
-from fedpipe_operator.store import Credentials, model_in_bucket
+from fedpipe_operator.store import Credentials, S3Store, model_in_bucket
 from fedpipe_trainer.contract import Model
+from fedpipe_trainer.model.etag import confirms
 
 FILES = {"config.json": b"{}", "model.safetensors": b"weights", "tokenizer.json": b"{}", "vocab.txt": b"a"}
 
@@ -43,6 +47,28 @@ def test_every_file_of_the_model_gets_a_url_that_needs_no_credentials(server: st
 
     assert {name: httpx.get(url).content for name, url in model.files.items()} == FILES
     assert model.sizes == {name: len(content) for name, content in FILES.items()}
+    assert model.etags == {name: hashlib.md5(content, usedforsecurity=False).hexdigest() for name, content in FILES.items()}
+
+
+def test_the_etag_of_a_file_that_was_uploaded_in_parts_is_made_of_their_md5s(moto: Server, tmp_path: Path) -> None:
+    source, path = upload(moto, "models/large"), tmp_path / "large"
+    path.write_bytes(bytes(17 << 20))
+    moto.store("models/large").write_file("model.safetensors", path)
+
+    etag = model_of(moto, source).etags["model.safetensors"]
+
+    assert etag.endswith("-2")
+    assert confirms(etag, path)
+
+
+@pytest.mark.parametrize("etag", ["", "0x8DC5A2", "CJi9nbPZ2YEDEAE=", "0" * 40, f"{'0' * 32}-0"])
+def test_an_etag_that_is_no_md5_is_left_out(nanio: Server, monkeypatch: pytest.MonkeyPatch, etag: str) -> None:
+    source = upload(nanio, "models/other")
+    monkeypatch.setattr(S3Store, "etags_and_sizes", lambda _: {name: (f'"{etag}"', len(content)) for name, content in FILES.items()})
+
+    model = model_of(nanio, source)
+
+    assert (model.etags, set(model.sizes)) == ({}, set(FILES))
 
 
 def test_files_that_loading_does_not_read_are_ignored(nanio: Server) -> None:

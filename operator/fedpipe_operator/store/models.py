@@ -1,10 +1,12 @@
 """A base model in a bucket, as a task names it: a presigned URL for each of its files, as a trainer has no credentials."""
 
+import re
 from hashlib import sha256
 
 from fedpipe_operator.errors import FedPipeError, UserError
 from fedpipe_operator.store.s3 import Credentials, S3Store
 from fedpipe_trainer.contract import Model
+from fedpipe_trainer.contract.task import ETAG_PATTERN
 
 _SCHEME = "s3://"
 _CONFIG = "config.json"
@@ -29,4 +31,5 @@ def model_in_bucket(source: str, *, endpoint: str | None, region: str, seconds: 
     except FedPipeError as error:
         raise type(error)(error.reason, f"spec.model.source {source}: {error.message}") from error
     revision = sha256(repr(sorted((key, etag) for key, (etag, _) in found.items())).encode()).hexdigest()
-    return Model(source=source, files=files, sizes={key: size for key, (_, size) in found.items()}, revision=revision)
+    etags = {key: bare for key, (etag, _) in found.items() if re.fullmatch(ETAG_PATTERN, bare := etag.strip('"'))}
+    return Model(source=source, files=files, sizes={key: size for key, (_, size) in found.items()}, etags=etags, revision=revision)

@@ -31,6 +31,8 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 COMMIT_PATTERN: Final = r"^[0-9a-f]{40}$"
 Commit = Annotated[str, Field(pattern=COMMIT_PATTERN)]
 """A commit of a model hub's repository."""
+ETAG_PATTERN: Final = r"^[0-9a-f]{32}(-[1-9][0-9]{0,4})?$"
+"""An MD5, and of an upload in parts the number of these."""
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 MAX_RATES: Final = 32
 """Learning rates in a range test."""
@@ -78,8 +80,10 @@ class Model(Wire):
     files: dict[str, Url] = {}
     """For `s3://`: the URL of each file in the model's folder."""
     sizes: dict[str, Annotated[int, Field(ge=0)]] = {}
-    """For `s3://`: the bytes of each file, as the bucket lists them. A bucket names no hash that is the content's in every case (an ETag
-    is none after an upload in parts, nor with a key of the customer); that all sites have the same content is what the fingerprint says."""
+    """For `s3://`: the bytes of each file, as the bucket lists them."""
+    etags: dict[str, Annotated[str, Field(pattern=ETAG_PATTERN)]] = {}
+    """For `s3://`: the ETag of each file that may be an MD5: of its content, or after an upload in parts of the MD5s of these. It is none
+    where the bucket encrypts with a key of its user; that all sites have the same content is what the fingerprint says."""
     revision: Sha256 | None = None
     """For `s3://`: changes whenever one of the files changes, so that an outdated download is not used."""
     fingerprint: Sha256 | None = None

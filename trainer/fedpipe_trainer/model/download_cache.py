@@ -55,6 +55,8 @@ class Download:
     """The hub's commit, for the manifest."""
     into: Callable[[Path], Mapping[str, str]]
     """Download all files into a folder, which may hold some already; of each the `sha256:…`, `git:…` (of a git blob) or `size:…`."""
+    accepts: Callable[[Path], bool]
+    """Whether the model in a folder is the one that the task expects. If not, it is downloaded once more."""
 
 
 def download_once(root: Path, scratch: Path, download: Download, *, hashes: Path, make_room: Callable[[], bool]) -> Path:
@@ -74,16 +76,20 @@ def download_once(root: Path, scratch: Path, download: Download, *, hashes: Path
     try:
         root.mkdir(parents=True, exist_ok=True)
         with _locked(root / f"{download.key}.fetch"):
+            attempt = partial(_download_with_room, folder, partial(_download, folder, download, hashes), make_room)
             if not _is_intact(folder, hashes):
                 _prune(root, unused_for=_UNUSED_SECONDS)
-                _download_with_room(folder, partial(_download, folder, download, hashes), make_room)
+                attempt()
+            _replace_unexpected(folder, download, attempt)
             _mark_used(folder)
     except OSError as error:
-        if _is_intact(folder, hashes):  # a read-only volume
+        if _is_intact(folder, hashes) and download.accepts(folder):  # a read-only volume
             return folder
         _LOG.warning("the model cannot be kept in %s (%s): every task downloads it; free space or make it writable", root, error.strerror)
         folder = scratch / "model"
-        _download(folder, download, None)
+        attempt = partial(_download, folder, download, None)
+        attempt()
+        _replace_unexpected(folder, download, attempt)
     return folder
 
 
@@ -91,6 +97,13 @@ def read_revision(folder: Path) -> str | None:
     """The hub's commit of the model in this folder; None if it does not come from a hub."""
     manifest = _read_manifest(folder)
     return manifest.revision if manifest else None
+
+
+def _replace_unexpected(folder: Path, download: Download, attempt: Callable[[], None]) -> None:
+    """Download once more what the task does not accept: its bytes changed on their way, or on the volume. Other tasks keep it meanwhile."""
+    if not download.accepts(folder):
+        _LOG.warning("%s in %s is not the model that the task expects: it is downloaded again", download.source, folder)
+        attempt()
 
 
 def _download_with_room(folder: Path, download: Callable[[], None], make_room: Callable[[], bool]) -> None:

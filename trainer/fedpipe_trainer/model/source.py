@@ -24,8 +24,10 @@ from fedpipe_trainer.contract import FailureReason, Model
 from fedpipe_trainer.contract.task import COMMIT_PATTERN
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model.download_cache import Download, download_once
+from fedpipe_trainer.model.etag import confirms
 from fedpipe_trainer.model.identity import fingerprint
 from fedpipe_trainer.task_runtime import TaskRuntime
+from fedpipe_trainer.transfer import describe
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -43,18 +45,26 @@ _HUB = re.compile(r"^hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>.+))?$")
 def fetch(model: Model, runtime: TaskRuntime) -> Path:
     """The local folder of a model, downloaded if necessary, with all files that loading needs and the expected fingerprint.
 
+    A downloaded model with another fingerprint is downloaded once again: bytes may have changed on their way, or on the cache volume.
+
     Raises:
-        TaskFailed: BadModel, the folder or one of its files is missing, or the fingerprint is not the task's.
+        TaskFailed: BadModel, the folder or one of its files is missing, or the fingerprint is not the task's; TransferFailed.
     """
     scheme = urlparse(model.source).scheme
     folder = {"file": _local, "hf": _from_hub, "s3": _from_urls}[scheme](model, runtime)
     _check_folder(folder)
     actual = fingerprint(folder, runtime.cache / _HASHES)
-    if model.fingerprint is not None and actual != model.fingerprint:
-        fix = "use the same weights, config.json and tokenizer files at every site"
+    if model.fingerprint not in {None, actual}:
+        changed = f"the files of {model.source} have changed since the run was planned, or are others at this site: start a new run"
+        fix = "use the same weights, config.json and tokenizer files at every site" if scheme == "file" else changed
         msg = f"the model in {folder} has fingerprint {actual}, the run's is {model.fingerprint}: {fix}"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
     return folder
+
+
+def _is_expected(model: Model, runtime: TaskRuntime, folder: Path) -> bool:
+    """Whether the model in this folder has the task's fingerprint, or the task has none."""
+    return model.fingerprint is None or fingerprint(folder, runtime.cache / _HASHES) == model.fingerprint
 
 
 def checkpoint_keys(folder: Path) -> dict[str, str]:
@@ -97,7 +107,7 @@ def _from_hub(model: Model, runtime: TaskRuntime) -> Path:
         return {file.rfilename: f"sha256:{file.lfs.sha256}" if file.lfs else f"git:{file.blob_id}" for file in files}
 
     key = hashlib.sha256(f"hf://{repository}@{commit}".encode()).hexdigest()[:16]
-    return _download_once(Download(model.source, key, commit, into), runtime)
+    return _download_once(Download(model.source, key, commit, into, partial(_is_expected, model, runtime)), runtime)
 
 
 def _commit_of(model: Model, revision: str | None, api: "HfApi", runtime: TaskRuntime) -> str:
@@ -156,10 +166,27 @@ def _from_urls(model: Model, runtime: TaskRuntime) -> Path:
         for name, url in sorted(model.files.items()):
             if not (folder / name).is_file():
                 runtime.download(url, folder / name, None)
+            if name in model.etags and model.fingerprint is None and not confirms(model.etags[name], folder / name):
+                _compare_with_another_copy(model, name, folder / name, runtime)
         return {name: f"size:{size}" for name, size in model.sizes.items()}
 
     key = hashlib.sha256(f"{model.source} {model.revision}".encode()).hexdigest()[:16]
-    return _download_once(Download(model.source, key, None, into), runtime)
+    return _download_once(Download(model.source, key, None, into, partial(_is_expected, model, runtime)), runtime)
+
+
+def _compare_with_another_copy(model: Model, name: str, path: Path, runtime: TaskRuntime) -> None:
+    """Download a file again that its ETag does not confirm. If two copies are the same, the ETag is not made of MD5s.
+
+    Raises:
+        TaskFailed: TransferFailed, the two differ, and the ETag does not confirm the second one either.
+    """
+    first = describe(path).sha256
+    path.unlink()  # there may be no room for both
+    runtime.download(model.files[name], path, None)
+    if describe(path).sha256 != first and not confirms(model.etags[name], path):
+        path.unlink()
+        msg = f"{name} of {model.source} arrived with other content at each of two downloads, neither as the bucket has it: try again"
+        raise TaskFailed(FailureReason.TRANSFER_FAILED, msg)
 
 
 def _download_once(download: Download, runtime: TaskRuntime) -> Path:
