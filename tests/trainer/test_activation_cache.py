@@ -1,5 +1,6 @@
 """Cached activations: the same bytes as without a cache, and a fault of the cache costs time only."""
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -175,7 +176,7 @@ def test_on_a_full_volume_the_rest_is_computed(toy: Toy, tmp_path: Path, full_di
     assert 0 < result.cache_held == result.cache_hits / BATCHES < 0.5
     (warning,) = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
     assert "there is no room for more cached activations" in warning
-    assert "free space on the site's cache volume" in warning
+    assert "free space (or inodes) on the site's cache volume" in warning
     assert result.cache_problem in warning
     assert "free space" in result.cache_problem
 
@@ -189,8 +190,8 @@ def test_without_a_writable_folder_everything_is_computed(toy: Toy, tmp_path: Pa
 
     assert actual == expected
     assert (*counts(result), result.cache_held) == (0, 2 * BATCHES, 0.0)
-    assert caplog.text.count("give the trainer a writable cache volume") == 1
-    assert "give the trainer a writable cache volume" in result.cache_problem
+    assert caplog.text.count("activations cannot be cached in") == 1
+    assert "check the site's cache volume" in result.cache_problem
 
 
 def test_a_cache_that_can_be_written_has_no_problem_and_what_was_written_to_find_out_is_removed(tmp_path: Path) -> None:
@@ -208,13 +209,44 @@ def test_the_problem_of_a_read_only_cache_is_found(read_only_disk: Path) -> None
 def test_the_problem_of_a_full_cache_is_found(full_disk: Path) -> None:
     problem = find_problem(full_disk / "activations")
 
-    assert problem == f"there is no room for more cached activations in {full_disk}/activations: free space on the site's cache volume"
+    fix = "free space (or inodes) on the site's cache volume, or give the site a larger one"
+    assert problem == f"there is no room for more cached activations in {full_disk}/activations: {fix}"
+
+
+def test_a_volume_without_inodes_is_full_and_not_unwritable(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "8m,nr_inodes=3") as disk:
+        (disk / "a").touch()
+        (disk / "b").touch()
+
+        problem = find_problem(disk / "activations")
+
+    assert "(No space left on device): free space (or inodes) on the site's cache volume" in problem
+
+
+def test_a_volume_that_the_trainer_may_not_write_is_to_let_its_user_or_group_do_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+
+    fix = f"let user {os.geteuid()} or group {os.getegid()} read and write the site's cache volume"
+    assert find_problem(tmp_path / "activations").endswith(f"(Permission denied): {fix}")
+
+
+def test_where_the_limit_leaves_no_room_though_the_volume_does_the_limit_is_to_be_raised(tmp_path: Path) -> None:
+    with closing(ActivationStore(tmp_path, "key", limit=1000)) as store:
+        store.write("a", value(1.0))
+        store.write("b", torch.zeros(1000))
+        store.read("b", torch.float32)
+        store.read("c", torch.float32)
+
+    assert store.problem.endswith("raise FEDPIPE_ACTIVATION_CACHE_BYTES, which is 1000")
 
 
 def test_the_problem_of_a_file_in_place_of_the_cache_is_found(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the cache should be")
 
-    assert find_problem(tmp_path / "cache" / "activations").endswith("(Not a directory): give the trainer a writable cache volume")
+    assert find_problem(tmp_path / "cache" / "activations").endswith("(Not a directory): check the site's cache volume")
 
 
 def test_the_problem_of_a_cache_that_returns_other_bytes_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,7 +384,7 @@ def test_values_that_cannot_be_read_are_a_problem_of_the_cache_unless_others_can
     (tmp_path / "key" / "b").mkdir()
 
     assert store.read("b", torch.float32) is None
-    assert store.problem.endswith("(Is a directory): let the trainer read its cache volume")
+    assert store.problem.endswith("(Is a directory): check the site's cache volume")
     store.read("a", torch.float32)
     assert store.problem == ""
 
@@ -368,7 +400,7 @@ def test_a_cache_with_room_for_some_of_the_values_tells_their_share_and_is_a_pro
             store.write(name, value(1.0))
 
     assert store.held == held
-    assert ("free space" in store.problem) == (held < 0.5)
+    assert ("raise FEDPIPE_ACTIVATION_CACHE_BYTES" in store.problem) == (held < 0.5)
 
 
 def test_a_damaged_value_counts_as_held_when_it_is_written_again(tmp_path: Path) -> None:

@@ -500,7 +500,7 @@ def test_a_cache_that_does_not_work_is_a_problem_of_the_profile_until_it_does(
     assert third is not None
     assert second.cache_problem == ""
     assert first.cache_problem == third.cache_problem
-    assert first.cache_problem.endswith("give the trainer a writable cache volume")
+    assert first.cache_problem.endswith("check the site's cache volume")
 
 
 def test_a_read_only_cache_costs_no_profile_and_is_its_problem(quick: ProfileTask, tmp_path: Path, read_only_disk: Path) -> None:

@@ -26,6 +26,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from fedpipe_trainer.cache_volume import MORE_SPACE, advice
+
 FOLDER: Final = "activations"
 """Name of the folder of a site's cache that has all keys."""
 _ALLOWANCE: Final = 1 << 28
@@ -93,8 +95,7 @@ class ActivationStore:
         except FileNotFoundError:
             pass
         except OSError as error:
-            advice = "let the trainer read its cache volume"
-            self._unreadable = f"the cached activations in {self._root} cannot be read ({error.strerror}): {advice}"
+            self._unreadable = f"the cached activations in {self._root} cannot be read ({error.strerror}): {advice(error)}"
             self._warn(f"{self._unreadable}; they are computed")
         self.hits += value is not None
         self.misses += value is None
@@ -108,7 +109,7 @@ class ActivationStore:
         data = _serialise(value)
         try:
             if not self._reserve(len(data)):
-                self._stop(f"there is no room for more cached activations in {self._root}: free space on the site's cache volume")
+                self._stop(f"there is no room for more cached activations in {self._root}: {self._more_room(len(data))}")
                 return
             self._folder.mkdir(parents=True, exist_ok=True)
             # Process numbers are no names: trainers in two pods that share the volume often have the same.
@@ -120,7 +121,7 @@ class ActivationStore:
             finally:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
-            self._stop(f"activations cannot be cached in {self._root} ({error.strerror}): give the trainer a writable cache volume")
+            self._stop(f"activations cannot be cached in {self._root} ({error.strerror}): {advice(error)}")
 
     def _reserve(self, size: int) -> bool:
         """Whether a value of this size may be written; at the limit, values of other keys are removed."""
@@ -155,6 +156,11 @@ class ActivationStore:
     def _room(self, used: int) -> int:
         free = shutil.disk_usage(self._root).free
         return min(free, (self._limit if self._limit is not None else (free + used) // 2) - used)
+
+    def _more_room(self, size: int) -> str:
+        """What to do where a value of this size has no room."""
+        is_limited = self._limit is not None and shutil.disk_usage(self._root).free >= size
+        return f"raise FEDPIPE_ACTIVATION_CACHE_BYTES, which is {self._limit}" if is_limited else MORE_SPACE
 
     def _stop(self, message: str) -> None:
         self._unwritable = message

@@ -17,6 +17,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from fedpipe_trainer.cache_volume import advice
 from fedpipe_trainer.kept_files import read_kept, write_kept
 
 _LOADED: Final = (
@@ -114,4 +115,5 @@ def _write(record: Path, found: _Hash) -> None:
     try:
         write_kept(record, found.model_dump_json().encode())
     except OSError as error:
-        _LOG.warning("the hash of the model is not kept, the next task computes it again: %s: %s", record.parent, error.strerror)
+        problem = f"cannot write to {record.parent} ({error.strerror}): {advice(error)}"
+        _LOG.warning("the hash of the model is not kept, the next task computes it again: %s", problem)

@@ -10,6 +10,7 @@ import logging
 from pathlib import Path
 from typing import Final
 
+from fedpipe_trainer.cache_volume import advice
 from fedpipe_trainer.contract import Outcome, ProfileResult, ProfileTask
 from fedpipe_trainer.kept_files import read_kept, write_kept
 
@@ -52,4 +53,5 @@ def write(folder: Path, name: str, profile: ProfileResult) -> None:
     try:
         write_kept(folder / f"{name}.json", profile.to_json().encode())
     except OSError as error:
-        _LOG.warning("the profile is not kept, the next run measures again: cannot write to %s: %s", folder, error.strerror)
+        problem = f"cannot write to {folder} ({error.strerror}): {advice(error)}"
+        _LOG.warning("the profile is not kept, the next run measures again: %s", problem)
