@@ -1,5 +1,6 @@
 """Base models that a site downloads once: from URLs, and from a hub, which a small server on this machine stands in for."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -372,4 +373,32 @@ def test_where_the_cache_is_too_small_the_scratch_folder_is_used(
 
     assert folder == runtime.folder / "model"
     assert fingerprint(folder) == fingerprint(toy("llama"))
-    assert "free space or make it writable" in caplog.text
+    assert "(No space left on device): every task downloads it; free space (or inodes) on the site's cache volume" in caplog.text
+
+
+def test_where_the_volume_fails_while_a_hub_is_asked_the_scratch_folder_is_used(
+    hub: Hub, runtime: TaskRuntime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    download = HfApi.hf_hub_download
+
+    def broken(api: HfApi, *args: Any, local_dir: Path, **options: Any) -> Any:
+        if local_dir.is_relative_to(runtime.cache):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(local_dir))
+        return download(api, *args, local_dir=local_dir, **options)
+
+    monkeypatch.setattr(HfApi, "hf_hub_download", broken)
+
+    folder = fetch(Model(source="hf://org/toy"), runtime)
+
+    assert folder == runtime.folder / "model"
+    assert fingerprint(folder) == fingerprint(hub.folder)
+    assert "(Input/output error): every task downloads it; check the site's cache volume" in caplog.text
+
+
+def test_an_error_of_the_hub_is_none_of_the_volume(hub: Hub, runtime: TaskRuntime, caplog: pytest.LogCaptureFixture) -> None:
+    hub.is_down = True
+
+    with pytest.raises(TaskFailed, match="cannot fetch hf://org/toy from the hub"):
+        fetch(Model(source="hf://org/toy", commit=COMMIT), runtime)
+
+    assert "cannot be kept" not in caplog.text

@@ -230,6 +230,21 @@ def test_a_full_disk_of_the_store_is_an_error_that_names_the_path(local: Path, f
     assert list(full_disk.iterdir()) == []
 
 
+def test_a_file_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path) -> None:
+    failure = failure_of(lambda: receive(tmp_path.as_uri(), tmp_path / "back"))
+
+    assert failure.message == f"cannot read {tmp_path}: Is a directory"
+    assert not isinstance(failure.__cause__, OSError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_of_the_receiver_is_an_error_that_names_both(local: Path, full_disk: Path) -> None:
+    failure = failure_of(lambda: receive(local.as_uri(), full_disk / "a"))
+
+    assert failure.message == f"cannot copy {local.as_uri()} to {full_disk}/a: No space left on device"
+    assert isinstance(failure.__cause__, OSError)
+
+
 LIMITED = """
 import resource, sys
 from pathlib import Path

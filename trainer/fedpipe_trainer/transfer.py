@@ -58,6 +58,10 @@ class _TransientError(Exception):
         self.retry_after = retry_after
 
 
+class _SourceError(Exception):
+    """A file that is to be copied cannot be read."""
+
+
 def without_query(url: str) -> str:
     """The URL without its query, which may contain a signature, and without user information, so that it can be shown."""
     parts = urlsplit(url)
@@ -131,12 +135,20 @@ def _retry(attempt: Callable[[], T], *, url: str, attempts: int, sleep: Sleep) -
 def _get_file(url: str, to: Path) -> tuple[int, str] | None:
     source = _path(url)
     try:
-        with source.open("rb") as file:
-            return _save(_chunks(file), to)
-    except FileNotFoundError as error:
-        if error.filename == str(source):
+        return _save(_read(source), to)
+    except _SourceError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
             return None
-        raise
+        raise _transfer_failed(f"cannot read {source}: {error}") from error
+
+
+def _read(source: Path) -> Iterator[bytes]:
+    """The content of a file. Its errors are no OSErrors, which are those of the file that is written."""
+    try:
+        with source.open("rb") as file:
+            yield from _chunks(file)
+    except OSError as error:
+        raise _SourceError(error.strerror) from error
 
 
 def _get_http(url: str, to: Path, *, optional: bool) -> tuple[int, str] | None:

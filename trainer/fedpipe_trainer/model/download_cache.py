@@ -6,7 +6,6 @@ while it is used. A folder gets its final name only when all its files are on th
 `KEY.removed` before its files are removed. A file is read again when its size or times have changed since its hash was computed.
 """
 
-import errno
 import fcntl
 import hashlib
 import logging
@@ -23,6 +22,7 @@ from typing import Final
 from pydantic import BaseModel, ValidationError
 
 from fedpipe_trainer.atomic_file import atomic_file, sync_folder
+from fedpipe_trainer.cache_volume import FULL, advice
 from fedpipe_trainer.contract import FailureReason
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model.identity import remember, sha256_of
@@ -31,7 +31,6 @@ _MANIFEST: Final = "fedpipe-manifest"
 _CHUNK: Final = 1 << 20
 _UNUSED_SECONDS: Final = 30 * 86400.0
 _REMOVED: Final = ".removed"
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 _LOG = logging.getLogger(__name__)
 _in_use: dict[Path, int] = {}
@@ -60,7 +59,7 @@ class Download:
 
 
 def download_once(root: Path, scratch: Path, download: Download, *, hashes: Path, make_room: Callable[[], bool]) -> Path:
-    """The model's folder below `root`, downloaded if it is not there; below `scratch` where `root` cannot be written or is full.
+    """The model's folder below `root`, downloaded if it is not there; below `scratch` where the volume of `root` fails.
 
     Args:
         root: the folder of all models.
@@ -85,7 +84,7 @@ def download_once(root: Path, scratch: Path, download: Download, *, hashes: Path
     except OSError as error:
         if _is_intact(folder, hashes) and download.accepts(folder):  # a read-only volume
             return folder
-        _LOG.warning("the model cannot be kept in %s (%s): every task downloads it; free space or make it writable", root, error.strerror)
+        _LOG.warning("the model cannot be kept in %s (%s): every task downloads it; %s", root, error.strerror, advice(error))
         folder = scratch / "model"
         attempt = partial(_download, folder, download, None)
         attempt()
@@ -107,28 +106,45 @@ def _replace_unexpected(folder: Path, download: Download, attempt: Callable[[], 
 
 
 def _download_with_room(folder: Path, download: Callable[[], None], make_room: Callable[[], bool]) -> None:
-    """Download; if the volume becomes full, again after `make_room`, and once more after all models that no process uses are removed."""
+    """Download; if the volume becomes full, again after `make_room`, and once more after all models that no process uses are removed.
+
+    Raises:
+        OSError: the volume does not take it, so that the caller uses another.
+        TaskFailed: the source does not give it.
+    """
     if _fits(download) or (make_room() and _fits(download)):
         return
     _prune(folder.parent, unused_for=0.0)
     try:
-        download()
-    except TaskFailed as failed:
+        with _volume_errors():
+            download()
+    except OSError:
         shutil.rmtree(_partial(folder), ignore_errors=True)
-        if isinstance(failed.__cause__, OSError):
-            raise failed.__cause__ from failed  # the caller uses another volume
         raise
 
 
 def _fits(download: Callable[[], None]) -> bool:
     """Download; False if the volume becomes full."""
     try:
-        download()
-    except (OSError, TaskFailed) as error:
-        if not _is_full(error):
+        with _volume_errors():
+            download()
+    except OSError as error:
+        if error.errno not in FULL:
             raise
         return False
     return True
+
+
+@contextmanager
+def _volume_errors() -> Iterator[None]:
+    """Raise an error of the volume as such, which a transfer has reported as its own failure."""
+    try:
+        yield
+    except TaskFailed as failed:
+        error = failed.__cause__
+        if isinstance(error, OSError) and error.errno is not None:  # those of a hub are OSErrors, too, but have no number
+            raise error from failed
+        raise
 
 
 def _download(folder: Path, download: Download, hashes: Path | None) -> None:
@@ -155,11 +171,6 @@ def _download(folder: Path, download: Download, hashes: Path | None) -> None:
 
 def _partial(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.partial")
-
-
-def _is_full(error: OSError | TaskFailed) -> bool:
-    cause = error if isinstance(error, OSError) else error.__cause__
-    return isinstance(cause, OSError) and cause.errno in _FULL
 
 
 def _sync_and_hash(path: Path) -> str:
