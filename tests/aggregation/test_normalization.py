@@ -52,16 +52,6 @@ def test_with_equal_steps_the_shares_are_those_of_the_data(samples: list[int], s
     assert combination.server_rate == pytest.approx(1, abs=1e-12)
 
 
-@deterministic
-@given(WORK)
-def test_without_a_site_the_servers_rate_is_that_of_the_others(work: list[LocalWork]) -> None:
-    others = [[*work[:index], *work[index + 1 :]] for index in range(len(work))]
-
-    expected = [by_effective_steps(rest).server_rate if rest else 1.0 for rest in others]
-
-    np.testing.assert_allclose(by_effective_steps(work).rates_without, expected, rtol=1e-6)
-
-
 def test_a_site_that_takes_more_steps_has_no_more_influence_on_the_direction() -> None:
     slow, fast = LocalWork(100, 4), LocalWork(100, 8)
     increments = np.array([[4.0, 0.0], [0.0, 8.0]])  # each step moves by 1, each site in its own direction

@@ -1,4 +1,4 @@
-"""How far a round moved along its own increment, by site and without each, as dense increments and rounds without the site say."""
+"""How far each site moved a round along its own increment, as dense increments and rounds without its update say."""
 
 import io
 from dataclasses import replace
@@ -48,13 +48,23 @@ def increment(after: bytes, before: bytes | None) -> Dense:
     return {weight: new[weight] - old[weight] for weight in WEIGHTS}
 
 
-def without(fleet: Fleet, site: str) -> Fleet:
-    return replace(fleet, ranks={name: ranks for name, ranks in fleet.ranks.items() if name != site})
+def aggregated_without(fleet: Fleet, site: str, previous: bytes | None) -> bytes:
+    """The global adapter of the round if this site's update had been zero: it sends the factors that it started from."""
+    tensors, started = fleet.tensors(site), load(previous) if previous else {}
+    for weight, rank in fleet.ranks[site].items():
+        a, b = (f"base_model.model.{weight}.lora_{x}.weight" for x in "AB")
+        if rank:
+            tensors[b] = np.zeros_like(tensors[b])
+            if a in started:
+                tensors[a], tensors[b] = started[a][:rank], started[b][:, :rank] / fleet.plan().plans[site].scale(weight)
+    sink, given_ = io.BytesIO(), fleet.round_input(previous)
+    aggregate_round(replace(given_, candidates={**given_.candidates, site: fleet.candidate(site, tensors)}), CONFIG, sink)
+    return sink.getvalue()
 
 
 @settings(derandomize=True, deadline=None, max_examples=40)
 @given(st.data())
-def test_what_a_round_would_have_done_without_a_site_is_what_it_does_without_it(data: st.DataObject) -> None:
+def test_the_part_of_a_site_is_what_the_round_lacks_without_its_update(data: st.DataObject) -> None:
     ranks = {site: {weight: data.draw(st.integers(0, 4)) for weight in WEIGHTS} for site in SITES}
     ranks["one"]["q"] = 2
     fleet = Fleet(
@@ -70,9 +80,10 @@ def test_what_a_round_would_have_done_without_a_site_is_what_it_does_without_it(
         whole = increment(adapter, previous)
 
         for site in SITES:
-            _, rest = aggregated(without(this, site), previous)
-            found, expected = contributions[site].progress_without, inner(increment(rest, previous), whole) / inner(whole, whole)
+            rest = increment(aggregated_without(this, site, previous), previous)
+            found, expected = contributions[site].progress, 1 - inner(rest, whole) / inner(whole, whole)
             assert found == pytest.approx(expected, rel=1e-4, abs=1e-4 * max(1.0, abs(expected)))
+        assert sum(one.progress or 0.0 for one in contributions.values()) == pytest.approx(1, abs=1e-9)
         previous = adapter
 
 
@@ -93,38 +104,34 @@ def updates(*shares: float) -> WeightUpdates:
     return WeightUpdates("q", 4, 4, sites, global_rank=0)
 
 
-def test_a_site_that_moves_against_the_aggregate_has_a_negative_part_and_the_round_would_move_further_without_it() -> None:
-    """Two sites move by 3, one by −1: together by 5/3 in the mean, by 3 without the third."""
+def test_a_site_that_moves_against_the_aggregate_has_a_negative_part() -> None:
+    """Two sites move by 3, one by −1: together by 5/3 in the mean, by 2 if the third had not moved."""
     progress = Progress()
     progress.add(updates(1 / 3, 1 / 3, 1 / 3), {"0": 3 * 5 / 3, "1": 3 * 5 / 3, "2": -1 * 5 / 3})
 
     assert progress.part("2") == pytest.approx(-1 / 5)
-    assert progress.without("2") == pytest.approx(3 / (5 / 3))
     assert progress.part("0") == pytest.approx(3 / 5)
-    assert progress.without("0") == pytest.approx(1 / (5 / 3))
 
 
-def test_sites_that_all_move_alike_could_each_be_missed() -> None:
+def test_the_parts_of_sites_that_all_move_alike_are_their_shares() -> None:
     progress = Progress()
     progress.add(updates(0.5, 0.3, 0.2), dict.fromkeys("012", 4.0))
 
     assert [progress.part(site) for site in "012"] == [pytest.approx(share) for share in (0.5, 0.3, 0.2)]
-    assert [progress.without(site) for site in "012"] == [pytest.approx(1.0)] * 3
 
 
 def test_a_site_that_trained_no_adapter_has_no_part_in_the_progress() -> None:
     progress = Progress()
     progress.add(updates(1.0), {"0": 4.0})
 
-    assert (progress.part("head-only"), progress.without("head-only")) == (0.0, 1.0)
-    assert (progress.part("0"), progress.without("0")) == (1.0, 0.0)
+    assert (progress.part("head-only"), progress.part("0")) == (0.0, 1.0)
 
 
 def test_updates_that_cancel_each_other_have_no_parts() -> None:
     progress = Progress()
     progress.add(updates(0.5, 0.5), {"0": 0.0, "1": 0.0})
 
-    assert (progress.part("0"), progress.without("0")) == (None, None)
+    assert progress.part("0") is None
 
 
 def test_a_part_that_is_out_of_all_proportion_is_not_told() -> None:

@@ -198,18 +198,26 @@ def test_the_alignment_is_the_mean_over_the_rounds_that_measured_it(record: RunR
     assert contribution_rows(replace(record, rounds=rounds))[0].alignment == pytest.approx(0.7)
 
 
-def test_estimated_changes_of_the_loss_are_added_and_those_without_the_site_averaged(record: RunRecord) -> None:
+def test_estimated_changes_of_the_loss_are_added_and_losses_without_the_site_averaged(record: RunRecord) -> None:
     evaluations = {
         round_: record.evaluations[round_].model_copy(
             update={"loss": loss, "first_order_estimates": {"clinic-north": LossEstimate(change=change, loss_without=without)}}
         )
-        for round_, loss, change, without in ((1, 2.0, -0.5, 2.25), (2, 1.0, 0.125, 0.75))
+        for round_, loss, change, without in ((1, 2.0, -0.5, 2.5), (2, 1.0, 0.125, 0.875))
     }
 
     rows = contribution_rows(replace(record, evaluations=record.evaluations | evaluations))
 
-    assert (rows[0].loss_change, rows[0].loss_gained_without) == (-0.375, 0.0)
-    assert (rows[1].loss_change, rows[1].loss_gained_without) == (None, None)
+    assert (rows[0].loss_change, rows[0].loss, rows[0].loss_without) == (-0.375, 1.5, 1.6875)
+    assert (rows[1].loss_change, rows[1].loss, rows[1].loss_without) == (None, None, None)
+
+
+def test_a_loss_without_the_site_that_an_earlier_version_wrote_is_not_shown(record: RunRecord) -> None:
+    """It told how the loss would have changed with the others in the site's place, which made sites look harmful."""
+    old = LossEstimate(change=-0.5, loss_without=1.75)
+    evaluations = {1: record.evaluations[1].model_copy(update={"loss": 2.0, "first_order_estimates": {"clinic-north": old}})}
+
+    assert contribution_rows(replace(record, evaluations=evaluations))[0].loss_without == 2.5
 
 
 def aligned(part: Contribution, alignment: float | None) -> Contribution:

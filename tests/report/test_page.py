@@ -130,13 +130,24 @@ def test_importance_idle_share_and_contributions_are_told_in_words_and_numbers(p
 
 def test_what_each_site_did_to_the_loss_is_labelled_as_an_estimate(record: RunRecord) -> None:
     loss = record.evaluations[6].loss or 0.0
-    estimated = {"practice-south": LossEstimate(change=-0.0321, loss_without=loss + 0.004)}
+    estimated = {"practice-south": LossEstimate(change=-0.0321, loss_without=loss + 0.0321)}
     last = record.evaluations[6].model_copy(update={"first_order_estimates": estimated})
 
     page = Page(write_report(replace(record, evaluations=record.evaluations | {6: last})))
 
     assert "The last two columns are first-order estimates" in page.text
-    assert "practice-south 5 200 11.8 % 0.5 – −0.032 +0.004" in page.text
+    assert f"practice-south 5 200 11.8 % 0.5 – −0.032 {loss + 0.0321:.3f} instead of {loss:.3f}" in page.text
+
+
+def test_what_the_estimates_of_the_loss_do_not_show_is_told_beside_them(record: RunRecord) -> None:
+    plan, head = record.plans[6], {"classifier.weight": (20, 768)}
+    with_head = replace(record, plans={6: plan.model_copy(update={"head": head})})
+    without_head = replace(record, plans={6: plan.model_copy(update={"head": {}})})
+
+    pages = Page(write_report(with_head)).text, Page(write_report(without_head)).text
+
+    assert all("a site that alone holds rare data (its alignment is low) may be worth more than they say" in text for text in pages)
+    assert ["who trained the head" in text for text in pages] == [True, False]
 
 
 def test_a_run_that_was_just_applied_has_a_page_without_empty_sections(bare_record: RunRecord) -> None:

@@ -26,8 +26,6 @@ class SiteWeight:
     rank: int
     share: float
     """Weight of its increment in the average over the sites that trained this weight; the shares add up to 1."""
-    rate_without: float = 1.0
-    """What `WeightUpdates.server_rate` would be if this site had not trained the weight."""
 
 
 @dataclass(frozen=True)

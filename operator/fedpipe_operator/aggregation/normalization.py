@@ -20,7 +20,6 @@ from math import inf
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 _EXPONENT: Final = 1.0
 MAX_SERVER_RATE: Final = 1.5
@@ -46,8 +45,6 @@ class Combination:
     """p_k, in the order of the sites; they add up to 1."""
     server_rate: float = 1.0
     """γ."""
-    rates_without: tuple[float, ...] = ()
-    """What γ would be without each of the sites (the shares of the others would be p_j / (1 − p_k)); empty: what it is with all."""
 
 
 Normalization = Callable[[Sequence[LocalWork]], Combination]
@@ -70,16 +67,7 @@ def power_of_steps(work: Sequence[LocalWork], exponent: float, max_server_rate: 
     data, growth = samples / samples.sum(), np.array([site.effective_steps for site in work]) ** exponent
     weights = data / growth
     shares, rate = weights / weights.sum(), max(1.0, float(data @ growth * weights.sum()))
-    without = _rates_without(data, growth).clip(max=max_server_rate)
-    return Combination(tuple(shares.tolist()), min(rate, max_server_rate), tuple(without.tolist()))
-
-
-def _rates_without(data: npt.NDArray[np.float64], growth: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """γ without each site: Σ n_j f_j · Σ n_j / f_j over the others, with n_j / (1 − n_k) in the place of n_j. 1 without the only site."""
-    left, moved, weights = 1 - data, data * growth, data / growth
-    others = (moved.sum() - moved) * (weights.sum() - weights)
-    rates: npt.NDArray[np.float64] = np.divide(others, left**2, out=np.ones_like(data), where=left > 0)
-    return np.maximum(1.0, rates)
+    return Combination(tuple(shares.tolist()), min(rate, max_server_rate))
 
 
 def by_data(work: Sequence[LocalWork]) -> Combination:

@@ -211,10 +211,9 @@ def _weight_updates(
     d_out, d_in = plan.weights[weight]
     trained = {site: update.result for site, update in accepted.items() if update.result.ranks.get(weight, 0)}
     combination = _combination(trained, plan, config)
-    rates = combination.rates_without or (combination.server_rate,) * len(trained)
     sites = tuple(
-        SiteWeight(site=site, rank=result.ranks[weight], share=share, rate_without=rate)
-        for (site, result), share, rate in zip(trained.items(), combination.shares, rates, strict=True)
+        SiteWeight(site=site, rank=result.ranks[weight], share=share)
+        for (site, result), share in zip(trained.items(), combination.shares, strict=True)
     )
     entry = previous.entries.get(factor_keys(weight)[0]) if previous else None
     global_rank = entry.shape[0] if entry else 0
@@ -290,6 +289,5 @@ def _contribution(result: TrainResult, plan: RoundPlan, adapter: GlobalAdapter) 
         norm=adapter.alignments.norm(site),
         alignment=adapter.alignments.cosine(site),
         progress=adapter.progress.part(site),
-        progress_without=adapter.progress.without(site),
         measured=measurement(result, plan.plans[site]),
     )

@@ -133,8 +133,10 @@ class ContributionRow:
     """Mean cosine between its update and the aggregate, -1 to 1; None if no round measured it."""
     loss_change: float | None
     """First-order estimate of its part in the change of the validation loss, summed over these rounds; None if there is none."""
-    loss_gained_without: float | None
-    """First-order estimate of how much higher a round's loss would be without the site, averaged over these rounds."""
+    loss: float | None
+    """The validation loss after these rounds, on average; None as above."""
+    loss_without: float | None
+    """First-order estimate of the same if the site's update had been zero in each."""
 
 
 @dataclass(frozen=True)
@@ -268,13 +270,17 @@ def contribution_rows(record: RunRecord) -> list[ContributionRow]:
     return rows
 
 
-def _loss_figures(record: RunRecord, site: str) -> tuple[float | None, float | None]:
-    """The site's part in the change of the loss, and how much higher the loss would be without it."""
+def _loss_figures(record: RunRecord, site: str) -> tuple[float | None, float | None, float | None]:
+    """The site's part in the change of the loss, the mean loss of its rounds, and the same without its updates.
+
+    The last is made from the changes, because earlier versions meant something else by the loss without a site.
+    """
     rounds = (one for one in record.evaluations.values() if site in one.first_order_estimates)
-    estimates = [(one.first_order_estimates[site], one.loss) for one in rounds if one.loss is not None]
-    if not estimates:
-        return None, None
-    return sum(one.change for one, _ in estimates), fmean(one.loss_without - loss for one, loss in estimates)
+    figures = [(one.first_order_estimates[site].change, one.loss) for one in rounds if one.loss is not None]
+    if not figures:
+        return None, None, None
+    without = fmean(max(0.0, loss - change) for change, loss in figures)
+    return sum(change for change, _ in figures), fmean(loss for _, loss in figures), without
 
 
 def learned(record: RunRecord) -> dict[str, float]:

@@ -5,8 +5,11 @@ two (`aggregation.progress` relates each site's update to it). To first order th
 of the loss. That is one equation for all of g; its smallest solution is g = ΔL · D / ‖D‖², which is also what one expects of a gradient
 about whose other directions nothing is known. With it, an update u would have changed the loss by ⟨g, u⟩ = ΔL · ⟨u, D⟩ / ‖D‖², so
 
-    part of site k in the change = part of the progress · ΔL                       they add up to ΔL
-    loss without site k          = L + (progress without it − 1) · ΔL              the others' shares fill its place
+    part of site k in the change = part of the progress · ΔL      they add up to ΔL
+    loss without site k          = L − part of site k in the change
+
+That is the loss if the site's update had been zero and those of the others had counted as they did. It does not say what a fleet without
+the site would have learned, where the others would have had its weight too: see docs/decisions/contributions.md.
 
 What an update did across the direction of D, and the curvature of the loss, are not seen: a site that alone holds rare data may be worth
 more than this says. To know it, each site would have to evaluate an adapter without each other site, every round.
@@ -37,9 +40,10 @@ def loss_estimates(contributions: Iterable[Contribution], before: RoundEvaluatio
 
 
 def _estimate(contribution: Contribution, change: float, loss: float) -> LossEstimate | None:
-    if contribution.progress is None or contribution.progress_without is None:
+    if contribution.progress is None:
         return None
-    part, without = contribution.progress * change, max(0.0, loss + (contribution.progress_without - 1) * change)
+    part = contribution.progress * change
+    without = max(0.0, loss - part)
     is_bounded = abs(part) <= LARGEST_LOSS and without <= LARGEST_LOSS
     return LossEstimate(change=part, loss_without=without) if is_bounded else None
 

@@ -121,7 +121,7 @@ class Contribution(Wire):
     progress: _Progress | None = None
     """Its part of the round's progress along the aggregate: see `aggregation.progress`. The parts add up to 1; below 0: against it."""
     progress_without: _Progress | None = None
-    """What would be left of the round's progress along the aggregate if the site had not taken part; 1: just as much."""
+    """Not read: what earlier versions wrote of the round's progress if the others had taken the site's place."""
 
 
 class RoundCommit(Wire):
@@ -172,7 +172,7 @@ class LossEstimate(Wire):
     change: Annotated[float, Field(ge=-LARGEST_LOSS, le=LARGEST_LOSS, allow_inf_nan=False)]
     """Its part of the change of the loss, below 0: it lowered the loss. The parts of all sites add up to the measured change."""
     loss_without: Annotated[float, Field(ge=0, le=LARGEST_LOSS, allow_inf_nan=False)]
-    """The loss after the round if the site had not taken part in it."""
+    """The loss after the round if the site's update had been zero, and those of the others had counted as they did."""
 
 
 class SiteValues(NamedTuple):
