@@ -99,6 +99,13 @@ def test_strings_that_yaml_1_1_takes_for_other_types_stay_strings(value: str) ->
                 "must be an integer, not a number (1.5): write it without quotes and without a fraction",
             ),
         ),
+        (
+            "  planning: {plans: [{bits: 16, rank: 4, steps: 10}]}",
+            (
+                "spec.planning",
+                "plans has one without a site, which mode Manual alone gives to the others: set mode: Manual, or name a site",
+            ),
+        ),
         ("  planning: {ranks: [0]}", ("spec.planning", "ranks are all 0, so nothing would be trained: add a rank above 0")),
         (
             "  aggregation: {method: FedIT}",

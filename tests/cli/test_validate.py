@@ -97,7 +97,7 @@ def planned(*plans: str, mode: str = "Manual") -> str:
 
 @pytest.mark.parametrize("mode", ["Manual", "Auto"])
 def test_a_given_plan_of_a_site_that_does_not_exist_is_refused(folder: Path, mode: str) -> None:
-    (folder / "run.yaml").write_text(planned("", "site: nowhere, ", mode=mode))
+    (folder / "run.yaml").write_text(planned("site: north, ", "site: nowhere, ", mode=mode))
 
     status, lines = validate(folder)
 

@@ -24,8 +24,11 @@ INVALID_SPECS: Final[dict[str, Plain]] = {
     "response contains no column": {"task": CAUSAL | {"response": "{}"}},
     "ranks are all 0, so nothing would be trained": {"planning": {"ranks": [0, 0]}},
     "mode Manual takes the sites' plans from plans, which is empty": {"planning": {"mode": "Manual"}},
+    "plans has one without a site, which mode Manual alone gives to the others": {
+        "planning": {"plans": [{"bits": 16, "rank": 4, "steps": 1}]}
+    },
     "microBatchSize is larger than batchSize": {
-        "planning": {"plans": [{"bits": 16, "rank": 4, "steps": 1, "batchSize": 2, "microBatchSize": 4}]}
+        "planning": {"plans": [{"site": "ward", "bits": 16, "rank": 4, "steps": 1, "batchSize": 2, "microBatchSize": 4}]}
     },
 }
 """By the start of a rule's message, fields of a run's spec that break the rule."""

@@ -105,7 +105,7 @@ class ManualPlan(ApiModel):
     """A plan that is given instead of computed."""
 
     site: Name | None = None
-    """The site; left out: every site without a plan of its own."""
+    """The site; left out, in mode Manual only: every site without a plan of its own."""
     bits: Bits
     rank: Annotated[int, Field(ge=1, le=1024)]
     """Rank of every adapter."""
@@ -154,6 +154,12 @@ class PlanningSpec(ApiModel):
     def _require_plans_in_manual_mode(self) -> "PlanningSpec":
         if self.mode is PlanningMode.MANUAL and not self.plans:
             raise ValueError("mode Manual takes the sites' plans from plans, which is empty: add one (without a site it is for every site)")
+        return self
+
+    @model_validator(mode="after")
+    def _require_sites_of_plans_outside_manual_mode(self) -> "PlanningSpec":
+        if self.mode is not PlanningMode.MANUAL and any(plan.site is None for plan in self.plans):
+            raise ValueError("plans has one without a site, which mode Manual alone gives to the others: set mode: Manual, or name a site")
         return self
 
     @model_validator(mode="after")
