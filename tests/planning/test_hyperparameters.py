@@ -372,6 +372,27 @@ def test_the_passes_of_given_plans_are_from_the_spec() -> None:
     assert listed(planning=given)["training.epochs"] == ("1.5 to 3", f"{FROM_SPEC}: the steps of planning.plans")
 
 
+@pytest.mark.parametrize(
+    ("mode", "training", "reason"),
+    [
+        ("Auto", {"maxSteps": 60}, f"{FROM_SPEC}: training.maxSteps is 60"),
+        ("Uniform", {"maxSteps": 60}, f"{FROM_SPEC}: training.maxSteps is 60"),
+        (
+            "Auto",
+            {"maxSteps": 100},
+            "the steps that fit into the round at each site, up to 3 passes, and at most 100 steps (training.maxSteps)",
+        ),
+        ("Proportional", {}, "the steps that fit into the round at each site, up to 3 passes"),
+        ("UniformWeakest", {}, "equal steps at all sites, 3 passes on average if they fit into the round"),
+        ("Auto", {"maxSteps": 100, "epochs": 2}, f"{FROM_SPEC}: at most 2, and at most 100 steps (training.maxSteps)"),
+    ],
+)
+def test_the_reason_of_the_passes_names_what_decided_the_steps(mode: str, training: dict[str, Any], reason: str) -> None:
+    found = listed(planning={"mode": mode}, training=training)["training.epochs"]
+
+    assert found == ("1.5 to 3", reason if reason.startswith(FROM_SPEC) else f"{reason}: see the plans")
+
+
 def test_sites_with_equal_passes_are_not_a_range() -> None:
     plan = Plan(bits=16, batch_size=16, steps=40, ranks={}, forecast=FORECAST)
     found = hyperparameters(a_spec(), {"a": a_site("a")}, {"a": plan}, LearningRate(1e-3, "why"))

@@ -7,7 +7,7 @@ mode uses the same rate.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -15,7 +15,7 @@ from pydantic import Field
 
 from fedpipe_operator import conversion
 from fedpipe_operator.api import FineTuneSpec, LearningRateSchedule, PlanningMode, TrainingSpec, parse_duration
-from fedpipe_operator.formatting import excerpt, percent, whole_percent
+from fedpipe_operator.formatting import counted, excerpt, percent, whole_percent
 from fedpipe_operator.planning.request import MAX_PASSES, passes
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Plan, RangeTest, RangeTestResult, Wire
@@ -34,6 +34,8 @@ _LONGEST_TEST: Final = 86400.0
 """Seconds, whatever the deadline."""
 LOWEST_SHARE: Final = 0.1
 """Of the learning rate: where the cosine ends."""
+EQUAL_STEPS: Final = (PlanningMode.UNIFORM, PlanningMode.UNIFORM_WEAKEST)
+"""Modes in which all sites take the same steps."""
 FROM_SPEC: Final = "from the spec"
 _QUORUM: Final = 0.5
 """A rate counts if the sites that judge it have at least this share of the samples."""
@@ -254,10 +256,19 @@ def _epochs(spec: FineTuneSpec, sites: Mapping[str, SiteProfile], plans: Mapping
     """Passes over a site's data in a round: those of the plans, from the fewest to the most."""
     made = sorted(passes(sites[name].train_samples, plan.steps, plan.batch_size) for name, plan in plans.items())
     value = " to ".join(dict.fromkeys(f"{one:.2g}" for one in (made[0], made[-1]))) if made else "0"
-    if spec.training.epochs is not None:
-        reason = f"{FROM_SPEC}: at most {spec.training.epochs:g}"
-    elif spec.planning.mode is PlanningMode.MANUAL:
-        reason = f"{FROM_SPEC}: the steps of planning.plans"
-    else:
-        reason = f"the steps that fit into the round at each site, up to {MAX_PASSES:g} passes: see the plans"
-    return Hyperparameter(name="training.epochs", value=value, reason=reason)
+    return Hyperparameter(name="training.epochs", value=value, reason=_why_these_passes(spec, {plan.steps for plan in plans.values()}))
+
+
+def _why_these_passes(spec: FineTuneSpec, steps: Collection[int]) -> str:
+    """The reason for the passes that these steps of the sites make."""
+    epochs, most = spec.training.epochs, spec.training.max_steps
+    capped = "" if most is None else f", and at most {counted(most, 'step')} (training.maxSteps)"
+    if epochs is not None:
+        return f"{FROM_SPEC}: at most {epochs:g}{capped}"
+    if spec.planning.mode is PlanningMode.MANUAL:
+        return f"{FROM_SPEC}: the steps of planning.plans{capped}"
+    if set(steps) == {most}:
+        return f"{FROM_SPEC}: training.maxSteps is {most}"
+    if spec.planning.mode in EQUAL_STEPS:
+        return f"equal steps at all sites, {MAX_PASSES:g} passes on average if they fit into the round{capped}: see the plans"
+    return f"the steps that fit into the round at each site, up to {MAX_PASSES:g} passes{capped}: see the plans"
