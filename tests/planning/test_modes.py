@@ -40,7 +40,45 @@ def test_all_sites_get_the_bits_and_the_rank_of_the_weakest(mode: str) -> None:
 
     assert {choice(plan) for plan in both.values()} == {choice(weakest)}
     assert {len(set(plan.ranks.values())) for plan in both.values()} == {1}
-    assert both["strong"].why[0].endswith("the same for all sites, limited by the weakest site (weak)")
+
+
+@pytest.mark.parametrize("mode", COMMON)
+def test_the_common_choice_is_limited_by_the_spec_or_by_the_sites_that_can_run_no_more(mode: str) -> None:
+    def why(*sites: SiteProfile) -> str:
+        (reason,) = {plan.why[1] for plan in planned(*sites, mode=mode).plans.values()}
+        return reason
+
+    small = [replace(WEAK, name=name, unsupported={16: "no bf16"}) for name in "abcde"]
+
+    assert (
+        why(STRONG) == why(STRONG, WEAK) == "16 bits, rank 32: the same for all sites, the most that planning.bits and planning.ranks allow"
+    )
+    assert why(small[0], STRONG) == "4 bits, rank 32: the same for all sites, limited by a, which can run no more"
+    assert why(*small, STRONG) == "4 bits, rank 32: the same for all sites, limited by a, b, c and 2 other sites, which can run no more"
+
+
+@pytest.mark.parametrize("mode", COMMON)
+def test_what_limits_the_steps_is_told(mode: str) -> None:
+    def limit(deadline: str = "20h", **training: Any) -> tuple[str, str]:
+        spec = a_spec(planning={"bits": [16], "mode": mode}, rounds={"deadline": deadline, "count": 1}, training=training)
+        plan = plan_round(spec, {site.name: site for site in (WEAK, STRONG)}, {}).plans.plans["weak"]
+        return plan.limited_by, plan.why[0].partition(" steps: ")[2]
+
+    if mode == "Proportional":
+        assert limit() == ("Data", "3 passes over its data")
+        assert limit(epochs=0.5) == ("Spec", "0.5 passes (training.epochs) over its data")
+        assert limit(epochs=0.5, maxSteps=100) == ("Spec", "0.5 passes (training.epochs) over its data")
+        assert limit(maxSteps=3) == ("Spec", "limited by training.maxSteps")
+        assert limit("20s") == ("Time", "as many as fit into the common length of the round")
+    else:
+        assert limit() == ("Data", "equal at all sites, the mean of 3 passes over each site's data")
+        assert limit(epochs=0.5) == ("Spec", "equal at all sites, the mean of 0.5 passes (training.epochs) over each site's data")
+        assert limit(maxSteps=100) == (
+            "Spec",
+            "equal at all sites, the mean of 3 passes over each site's data, at most training.maxSteps each",
+        )
+        assert limit(maxSteps=3) == ("Spec", "equal at all sites, limited by training.maxSteps")
+        assert limit("20s") == ("Time", "equal at all sites, as many as fit before the deadline at the slowest one (weak)")
 
 
 @pytest.mark.parametrize("mode", ["Uniform", "UniformWeakest"])
@@ -48,7 +86,7 @@ def test_in_the_uniform_modes_all_sites_take_the_same_steps(mode: str) -> None:
     plans = planned(WEAK, STRONG, mode=mode).plans
 
     assert plans["weak"].steps == plans["strong"].steps
-    assert plans["weak"].why[1] == f"{plans['weak'].steps} steps: equal at all sites"
+    assert plans["weak"].why[0].startswith(f"{plans['weak'].steps} steps: equal at all sites")
 
 
 def test_in_mode_proportional_a_faster_site_takes_more_steps_in_the_same_time() -> None:
@@ -58,7 +96,7 @@ def test_in_mode_proportional_a_faster_site_takes_more_steps_in_the_same_time() 
 
     assert plans["fast"].steps > 5 * plans["slow"].steps
     assert plans["fast"].forecast.seconds == pytest.approx(plans["slow"].forecast.seconds, rel=0.1)
-    assert plans["fast"].why[1] == f"{plans['fast'].steps} steps: as many as fit into the common length of the round"
+    assert plans["fast"].why[0] == f"{plans['fast'].steps} steps: as many as fit into the common length of the round"
 
 
 @pytest.mark.parametrize("mode", ["Auto", "Proportional"])

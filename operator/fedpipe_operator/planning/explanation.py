@@ -1,6 +1,6 @@
 """The explanation of a plan: a sentence for each choice (`limits` has the one about what limits it), and for a site without a plan why."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Final
 
@@ -57,10 +57,21 @@ def plan_reasons(request: PlanRequest, site: SiteProfile, *, fleet: FleetSolutio
     return tuple(sentence for sentence in sentences if sentence)
 
 
-def common_reasons(bits: int, rank: int, steps: int, *, weakest: str, by_speed: bool) -> tuple[str, ...]:
-    """The reasons of a plan of the uniform modes."""
-    equal = "as many as fit into the common length of the round" if by_speed else "equal at all sites"
-    return (f"{bits} bits, rank {rank}: the same for all sites, limited by the weakest site ({weakest})", f"{steps} steps: {equal}")
+def common_choice_reason(bits: int, rank: int, limiting: Sequence[str] | None) -> str:
+    """Why the uniform modes give all sites these bits and this rank.
+
+    Args:
+        bits: of the choice.
+        rank: of the choice.
+        limiting: the sites that can run nothing larger; None if the spec allows nothing larger.
+    """
+    reason = "no larger choice can be run by all of them"
+    if limiting is None:
+        reason = "the most that planning.bits and planning.ranks allow"
+    elif limiting:
+        others = f" and {counted(len(limiting) - _EXAMPLES, 'other site')}" if len(limiting) > _EXAMPLES else ""
+        reason = f"limited by {', '.join(limiting[:_EXAMPLES])}{others}, which can run no more"
+    return f"{bits} bits, rank {rank}: the same for all sites, {reason}"
 
 
 def no_common_choice_reason(bits: int, rank: int) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedpipe_operator.api import Bits, ManualPlan
-from fedpipe_operator.formatting import bytes_text
+from fedpipe_operator.formatting import bytes_text, counted, passes_text
 from fedpipe_operator.planning import explanation, limits
 from fedpipe_operator.planning.choices import Choice, Choices, choices_of, known_need, seconds_per_element
 from fedpipe_operator.planning.fleet import ROUND_OVERHEAD, asked_steps, solve_fleet
@@ -20,7 +20,7 @@ from fedpipe_operator.planning.forecast import forecast, make_plan
 from fedpipe_operator.planning.frontier import Frontier
 from fedpipe_operator.planning.memory_model import Float64
 from fedpipe_operator.planning.progress import round_progress
-from fedpipe_operator.planning.request import PlanRequest
+from fedpipe_operator.planning.request import MAX_PASSES, PlanRequest
 from fedpipe_operator.planning.sizes import rank_parameters, uniform_ranks
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Plan
@@ -71,6 +71,16 @@ class _Feasible(NamedTuple):
     fixed: float
     """Seconds that do not depend on the steps."""
     step: float
+
+
+class _Steps(NamedTuple):
+    """A site's steps in a round of the uniform modes."""
+
+    taken: int
+    wanted: int
+    """Those that the spec and the data allow."""
+    fitting: str
+    """What `taken` is if it is fewer, in words."""
 
 
 def plan_uniform(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> Plans:
@@ -155,12 +165,20 @@ def _plan_common(request: PlanRequest, sites: Mapping[str, SiteProfile], *, requ
     common = _best_common(list(able.values()), require_all=require_all)
     members = {name: options[common] for name, options in able.items() if common in options} if common else {}
     steps = _steps_by_speed(request, members, sites) if by_speed else _equal_steps(request, members, sites)
+    why_choice = _why_common(request, common, [(name, feasible[name]) for name in members]) if common else ""
     plans, excluded = {}, {}
     for name, site in sorted(sites.items()):
         if name in members and common is not None:
-            why = explanation.common_reasons(common.bits, common.rank, steps[name], weakest=_weakest(able), by_speed=by_speed)
-            ranks = uniform_ranks(site.base.weights, common.rank)
-            plans[name] = make_plan(request, site, members[name].choice, ranks=ranks, steps=steps[name], why=why)
+            limit, ranks = _limit_of_steps(request, steps[name], by_speed=by_speed), uniform_ranks(site.base.weights, common.rank)
+            plans[name] = make_plan(
+                request,
+                site,
+                members[name].choice,
+                ranks=ranks,
+                steps=steps[name].taken,
+                why=(limit.sentence, why_choice),
+                limited_by=limit.name,
+            )
         elif feasible[name] and common is not None:
             excluded[name] = explanation.no_common_choice_reason(common.bits, common.rank)
         else:
@@ -202,16 +220,17 @@ def _best_common(feasible: Sequence[Mapping[Common, _Feasible]], *, require_all:
     return max(allowed, key=lambda common: (counts[common], common.rank, common.bits), default=None)
 
 
-def _equal_steps(request: PlanRequest, members: Mapping[str, _Feasible], sites: Mapping[str, SiteProfile]) -> dict[str, int]:
+def _equal_steps(request: PlanRequest, members: Mapping[str, _Feasible], sites: Mapping[str, SiteProfile]) -> dict[str, _Steps]:
     """The steps of the mean site's passes, or fewer where they do not fit before the deadline at the slowest site."""
     if not members:
         return {}
     wanted = round(sum(request.wanted_steps(sites[name]) for name in members) / len(members))
-    fitting = min(math.floor((request.deadline - one.fixed) / one.step) for one in members.values())
-    return dict.fromkeys(members, max(1, min(wanted, fitting)))
+    fitting, slowest = min((math.floor((request.deadline - one.fixed) / one.step), name) for name, one in members.items())
+    until = f"equal at all sites, as many as fit before the deadline at the slowest one ({slowest})"
+    return dict.fromkeys(members, _Steps(max(1, min(wanted, fitting)), wanted, until))
 
 
-def _steps_by_speed(request: PlanRequest, members: Mapping[str, _Feasible], sites: Mapping[str, SiteProfile]) -> dict[str, int]:
+def _steps_by_speed(request: PlanRequest, members: Mapping[str, _Feasible], sites: Mapping[str, SiteProfile]) -> dict[str, _Steps]:
     """The steps that fit into the length of round with the most predicted progress per second.
 
     As in mode Auto it is longer if all rounds together would otherwise make too few passes over the data (`fleet.asked_steps`).
@@ -233,9 +252,29 @@ def _steps_by_speed(request: PlanRequest, members: Mapping[str, _Feasible], site
     best = max(lengths, key=lambda seconds: progress(float(seconds)))
     asked = asked_steps(request, sites, members)
     enough = next((seconds for seconds in lengths if sum(steps(name, float(seconds)) for name in members) >= asked), lengths[-1])
-    return {name: steps(name, float(max(best, enough))) for name in members}
+    length, until = float(max(best, enough)), "as many as fit into the common length of the round"
+    return {name: _Steps(steps(name, length), request.wanted_steps(sites[name]), until) for name in members}
 
 
-def _weakest(feasible: Mapping[str, Mapping[Common, _Feasible]]) -> str:
-    """The site with the fewest common choices: it limits the fleet."""
-    return min(feasible, key=lambda name: (len(feasible[name]), -min(one.step for one in feasible[name].values()), name), default="")
+def _why_common(request: PlanRequest, common: Common, members: Sequence[tuple[str, Mapping[Common, _Feasible]]]) -> str:
+    """Why the sites, with the choices that each can run, get this one."""
+    planning = request.spec.planning
+    larger = {Common(bits, rank) for bits in planning.bits for rank in planning.ranks if (rank, bits) > (common.rank, common.bits)}
+    limiting = [name for name, options in members if larger.isdisjoint(options)]
+    return explanation.common_choice_reason(common.bits, common.rank, limiting if larger else None)
+
+
+def _limit_of_steps(request: PlanRequest, steps: _Steps, *, by_speed: bool) -> limits.Limit:
+    """What limits a site's steps in the uniform modes."""
+    told, training = counted(steps.taken, "step"), request.spec.training
+    if steps.taken < steps.wanted:
+        return limits.Limit("Time", f"{told}: {steps.fitting}")
+    equal = "" if by_speed else "equal at all sites, "
+    if steps.taken == training.max_steps:
+        return limits.Limit("Spec", f"{told}: {equal}limited by training.maxSteps")
+    made, whose = f"{passes_text(training.epochs or MAX_PASSES)}{' (training.epochs)' if training.epochs else ''}", "its"
+    if not by_speed:
+        made, whose = f"the mean of {made}", "each site's"
+    capped = "" if by_speed or training.max_steps is None else ", at most training.maxSteps each"
+    name = "Spec" if training.epochs is not None or capped else "Data"
+    return limits.Limit(name, f"{told}: {equal}{made} over {whose} data{capped}")
