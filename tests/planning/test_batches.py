@@ -62,6 +62,12 @@ def test_a_site_of_few_samples_takes_more_steps_on_them_however_fast_it_is(speed
     assert few.steps * few.batch_size <= 3 * 160
 
 
+@pytest.mark.parametrize(("samples", "batch"), [(2, 2), (5, 5), (17, 4)])
+def test_a_quarter_of_the_batch_is_of_samples_that_a_step_has(samples: int, batch: int) -> None:
+    """With a batch of 4, 5 samples would make steps of 2 and 3; 17 make steps of 3 and 4."""
+    assert plans_of(a_tier(1), a_site("few", points=speeds(1000.0), train_samples=samples))["few"].batch_size == batch
+
+
 def test_a_smaller_batch_is_explained() -> None:
     plan = plans_of(a_tier(1), a_tier(4))["slower-4"]
 

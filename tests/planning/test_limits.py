@@ -33,10 +33,10 @@ def test_a_site_with_all_steps_and_ranks_is_limited_by_its_data() -> None:
 
 @pytest.mark.parametrize(
     ("samples", "done"),
-    [(1, "1 step of 1 sample (1 pass over 1 sample): "), (24, "4 steps of 16 samples (2 passes over 24 samples): ")],
+    [(1, "3 steps of 1 sample (3 passes over 1 sample): "), (24, "6 steps of 12 samples (3 passes over 24 samples): ")],
 )
 def test_passes_over_few_samples_are_those_that_the_site_makes(samples: int, done: str) -> None:
-    """A batch of 16 has one sample where there is one, and a pass over 24 samples has two steps."""
+    """A batch of 16 has one sample where there is one, and a pass over 24 samples has two steps, so that three passes have six."""
     few = a_small_site(memory_bytes=64 * GIB, train_samples=samples, up=1e12, points=speeds(100.0))
     plan = the_plan(few, rounds={"count": 1}, planning={"batchSizes": [16], "depth": "Full"})
 
@@ -140,7 +140,7 @@ def test_sites_of_every_speed_are_limited_by_time_where_more_steps_are_wanted(de
     assert {plan.limited_by for plan in plans.values()} == {"Time"}
     for plan in plans.values():
         offer = re.search(
-            rf" more a round \(.*?\) would buy (\d+) instead of {plan.steps} steps.* \(predicted progress \+(\d+)", plan.why[0]
+            rf" more a round \(.*?\) would buy (\d+) instead of {plan.steps} steps.*? \(predicted progress \+(\d+)", plan.why[0]
         )
         assert offer, plan.why[0]
         assert int(offer[1]) > plan.steps

@@ -11,6 +11,7 @@ from site_profiles import GIB, MPNET, SMOLLM2, a_site, a_spec, point
 
 from fedpipe_operator.api import FineTuneSpec, PlanningMode, parse_duration
 from fedpipe_operator.planning import Plans, Step, plan_round, predict_peak
+from fedpipe_operator.planning.passes import largest_step
 from fedpipe_operator.planning.sizes import uniform_ranks
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import BaseModelFacts, Bits
@@ -86,7 +87,8 @@ def test_every_site_has_either_a_plan_that_fits_or_a_reason(
         assert plan.forecast.seconds <= 0.8 * parse_duration(spec.rounds.deadline) * (1 + 1e-6)
         assert plan.forecast.step_seconds <= plan.forecast.seconds
         assert plan.steps <= (spec.training.max_steps or plan.steps)
-        assert plan.batch_size in ({4, 16} if mode is PlanningMode.AUTO else {16})
+        batches = (4, 16) if mode is PlanningMode.AUTO else (16,)
+        assert plan.batch_size in {largest_step(fleet[name].train_samples, batch) for batch in batches}
         assert plan.bits in spec.planning.bits
         assert plan.bits not in fleet[name].unsupported
         assert fleet[name].out_of_memory.get(plan.bits, 0) <= 0.85 * fleet[name].memory_bytes + 1

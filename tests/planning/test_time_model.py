@@ -21,6 +21,7 @@ from fedpipe_operator.planning.time_model import (
     wire_bytes,
 )
 from fedpipe_trainer.contract import GenerationSpeed, Throughput
+from fedpipe_trainer.data import compose_batches
 
 
 def test_a_pass_takes_a_time_of_its_own_and_one_for_each_sample_and_beyond_the_measured_batches_the_speed_is_constant() -> None:
@@ -118,9 +119,33 @@ def test_the_evaluation_gains_as_much_speed_with_larger_batches_as_training_does
     """Measured with batches of one, where it is twice as fast as training."""
     points = (point(bits=16, batch=1, speed=200.0), point(bits=16, batch=8, speed=800.0))
     points = tuple(one.model_copy(update={"evaluate_tokens_per_second": 400.0}) for one in points)
-    site = a_site(points=points, validation_samples=100, mean_tokens=80.0)
+    site = a_site(points=points, validation_samples=96, mean_tokens=80.0)
 
-    assert evaluation_seconds(site, 16, 100, [1, 8]) == pytest.approx([100 * 80 / 400, 100 * 80 / 1600])
+    assert evaluation_seconds(site, 16, 100, [1, 8]) == pytest.approx([96 * 80 / 400, 96 * 80 / 1600])
+
+
+def test_an_evaluation_of_few_samples_has_the_speed_of_the_passes_that_it_makes() -> None:
+    points = tuple(point(bits=16, batch=batch, speed=100.0 * batch) for batch in (1, 4, 16))
+    site = a_site(points=points, validation_samples=4)
+
+    assert evaluation_seconds(site, 16, 100, 16) == evaluation_seconds(site, 16, 100, 4)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 5, 17, 33, 40, 640])
+def test_a_step_of_a_site_of_few_samples_takes_as_long_as_the_samples_that_it_has(samples: int) -> None:
+    site = a_site(points=speeds(100.0), train_samples=samples, mean_tokens=50.0, longest_tokens=50)
+    steps = len(compose_batches([50] * samples, 16, seed=0))
+
+    assert step_seconds(site, 16, 16) * steps == pytest.approx(samples * 50 / 100)
+
+
+def test_the_passes_of_a_step_of_few_samples_are_as_large_as_they_are() -> None:
+    """8.5 samples in passes of 4 are three passes."""
+    points = (point(bits=16, batch=1, speed=100), point(bits=16, batch=16, speed=400))
+    site = a_site(points=points, train_samples=17, mean_tokens=50.0, longest_tokens=50)
+
+    assert step_seconds(site, 16, 16, micro_batch=16) == pytest.approx(8.5 * 50 / tokens_per_second(site, 16, 8.5))
+    assert step_seconds(site, 16, 16, micro_batch=4) == pytest.approx(8.5 * 50 / tokens_per_second(site, 16, 8.5 / 3))
 
 
 def a_step_of_the_upper_layers(*, lowest: int, speed: float) -> Throughput:

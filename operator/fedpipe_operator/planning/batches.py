@@ -15,7 +15,8 @@ the learning rate was chosen: MiniLM learned as much per sample with 16, 8 and 4
 from math import sqrt
 from typing import Final
 
-from fedpipe_operator.planning.choices import micro_batches, other_seconds_of, seconds_of_steps, steps_within
+from fedpipe_operator.planning.choices import other_seconds_of, seconds_of_steps, steps_within
+from fedpipe_operator.planning.passes import largest_step, samples_of_a_step
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.site_problem import STEPS_EXPONENT, Solution
 from fedpipe_operator.planning.time_model import step_seconds, wire_bytes
@@ -36,25 +37,25 @@ def with_batch(request: PlanRequest, site: SiteProfile, solution: Solution, most
         seconds: the length of the round.
     """
     kept = request.kept.get(site.name)
-    counts_on_smaller = solution.choice.cached and kept is not None and kept.batch_size < request.batch
+    counts_on_smaller = solution.choice.cached and kept is not None and kept.batch_size < solution.choice.batch
     if solution.steps >= most and not counts_on_smaller:
         return solution
-    upload = wire_bytes(site, solution.ranks, request.head)
+    upload, samples, whole_batch = wire_bytes(site, solution.ranks, request.head), site.train_samples, solution.choice.batch
 
     def of_batch(batch: int) -> Solution:
         choice = solution.choice._replace(batch=batch, micro_batch=min(batch, solution.choice.micro_batch))
         # Smaller passes evaluate more slowly as well.
         other_seconds = float(other_seconds_of(request, site, choice.bits, upload, choice.micro_batch))
         steps = min(request.wanted_steps(site, batch), steps_within(request, site, choice, seconds - other_seconds))
-        gain = min(most, steps) / solution.steps * sqrt(batch / request.batch)
+        gain = min(most, steps) / solution.steps * sqrt(samples_of_a_step(samples, batch) / samples_of_a_step(samples, whole_batch))
         value = solution.value * gain**STEPS_EXPONENT
         return solution._replace(
             choice=choice, steps=steps, seconds=other_seconds + seconds_of_steps(request, site, choice, steps), value=value
         )
 
-    smaller = [of_batch(batch) for batch in reversed(_batches(request)) if batch < request.batch]
+    smaller = [of_batch(batch) for batch in reversed(_batches(request, site)) if batch < whole_batch]
     # What the cache holds is of the last round's batch only.
-    whole = of_batch(request.batch) if counts_on_smaller else solution
+    whole = of_batch(whole_batch) if counts_on_smaller else solution
     best = max((whole, *smaller), key=lambda one: one.value)
     return best if best.steps else solution
 
@@ -62,10 +63,11 @@ def with_batch(request: PlanRequest, site: SiteProfile, solution: Solution, most
 def most_more_steps(request: PlanRequest, site: SiteProfile) -> float:
     """How many times as many steps the site can take with smaller batches than the run's, in the same time."""
     bits = max(set(request.spec.planning.bits) - set(site.unsupported), default=request.spec.planning.bits[0])
-    seconds = [float(step_seconds(site, bits, batch)) for batch in _batches(request)]
+    seconds = [float(step_seconds(site, bits, batch)) for batch in _batches(request, site)]
     return seconds[-1] / min(seconds)
 
 
-def _batches(request: PlanRequest) -> list[int]:
-    """The run's batch and those below it that a site may take, ascending."""
-    return [batch for batch in micro_batches(request) if batch >= SMALLEST_SHARE * request.batch]
+def _batches(request: PlanRequest, site: SiteProfile) -> list[int]:
+    """What the site makes of the run's batch, and of those below it that it may take: the samples of its largest step, ascending."""
+    sizes = {largest_step(site.train_samples, batch) for batch in request.spec.planning.batch_sizes}
+    return sorted(size for size in sizes if size == request.batch_of(site) or size >= SMALLEST_SHARE * request.batch)

@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from fedpipe_operator.api import Bits, Depth
 from fedpipe_operator.planning.memory_model import TRAINED_BYTES, Bool, Float64, Int64, Step, TrainingMemory, load_peak_bytes, predict_peak
-from fedpipe_operator.planning.request import PlanRequest, batches_of_a_pass
+from fedpipe_operator.planning.passes import batches_of_a_pass, largest_step
+from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.sizes import WIRE_BYTES, rank_parameters
 from fedpipe_operator.planning.time_model import (
     download_seconds,
@@ -50,7 +51,7 @@ class Choice(NamedTuple):
 
     bits: Bits
     batch: int
-    """Samples of an optimiser step: here the run's, and of a slow site less in the end (`batches`)."""
+    """Samples of the site's largest step: here with the run's batch, and of a slow site less in the end (`batches`)."""
     micro_batch: int
     checkpointing: bool
     lowest_layer: int
@@ -128,12 +129,12 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
     first = lowest_layers(request, site) if lowest is None else lowest
     grid = [
         (*combination, caching)
-        for combination in product(micro_batches(request), _checkpointing(request, site), first)
+        for combination in product(micro_batches(request, site), _checkpointing(request, site), first)
         for caching in _caching(request, site, combination[-1])
     ]
     micro_batch, checkpointing, first_layer, caching = zip(*grid, strict=True)
     cached, fills = np.array(caching, dtype=bool).T
-    without = Columns(request.batch, np.array(micro_batch), np.array(checkpointing), np.array(first_layer), np.zeros(len(grid)))
+    without = Columns(request.batch_of(site), np.array(micro_batch), np.array(checkpointing), np.array(first_layer), np.zeros(len(grid)))
     bits = sorted(set(request.spec.planning.bits) - set(site.unsupported))
     limit, factor, count = request.memory_budget(site), request.correction(site).memory, len(grid)
     memory = factor * _joined([_memory(request, site, one, without) for one in bits])
@@ -146,7 +147,7 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
         fixed.append(_other_seconds(request, site, request.head_bytes, evaluation, answers) + filling)
         step.append(_step_seconds(request, site, one, kept._replace(hits=np.where(fills, 1.0, kept.hits))))
     return Choices(
-        rows=tuple(Choice(one, request.batch, *row[:-1], row[-1].cached) for one in bits for row in grid),
+        rows=tuple(Choice(one, without.batch, *row[:-1], row[-1].cached) for one in bits for row in grid),
         fixed=_joined(fixed),
         evaluation=_joined([np.broadcast_to(evaluation, count) for evaluation, _ in evaluations]),
         answers=_joined([np.broadcast_to(answers, count) for _, answers in evaluations]),
@@ -170,9 +171,9 @@ def lowest_layers(request: PlanRequest, site: SiteProfile) -> tuple[int, ...]:
     return tuple(sorted(lowest for lowest in first if max(request.floor or 0, deepest) <= lowest <= highest))
 
 
-def micro_batches(request: PlanRequest) -> tuple[int, ...]:
-    """The batch, and the smaller sizes of `planning.batchSizes`."""
-    return tuple(sorted(set(request.spec.planning.batch_sizes)))
+def micro_batches(request: PlanRequest, site: SiteProfile) -> tuple[int, ...]:
+    """The samples of the site's largest step, and the smaller sizes of `planning.batchSizes`."""
+    return tuple(sorted({min(size, request.batch_of(site)) for size in request.spec.planning.batch_sizes}))
 
 
 def step_seconds_of(request: PlanRequest, site: SiteProfile, choice: Choice) -> float:
@@ -308,7 +309,8 @@ def _kept_share(request: PlanRequest, site: SiteProfile, bits: Bits, columns: Co
     kept = request.kept.get(site.name)
     if kept is None or kept.bits != bits or kept.batch_size > columns.batch or (by_batch and kept.batch_size != columns.batch):
         return np.zeros(len(columns.hits))
-    same_pass = np.minimum(columns.micro_batch, kept.batch_size) == kept.micro_batch
+    largest = largest_step(site.train_samples, kept.batch_size)
+    same_pass = np.minimum(columns.micro_batch, largest) == min(kept.micro_batch, largest)
     return np.where(same_pass & (columns.lowest_layer == kept.lowest_layer), kept.share, 0.0)
 
 

@@ -22,7 +22,8 @@ from fedpipe_operator.planning.choices import (
 from fedpipe_operator.planning.fleet import FleetSolution
 from fedpipe_operator.planning.importance import exploring
 from fedpipe_operator.planning.memory_model import Float64
-from fedpipe_operator.planning.request import DEADLINE_FRACTION, PlanRequest, passes
+from fedpipe_operator.planning.passes import passes, step_text
+from fedpipe_operator.planning.request import DEADLINE_FRACTION, PlanRequest
 from fedpipe_operator.planning.site_problem import ROUNDING, Solution
 from fedpipe_operator.planning.sizes import WIRE_BYTES
 from fedpipe_operator.sites import SiteProfile
@@ -48,7 +49,7 @@ def plan_reasons(request: PlanRequest, site: SiteProfile, *, fleet: FleetSolutio
         _depth_reason(request, site, solution),
         _broken_cache_reason(request, site),
         _bits_reason(request, site, solution),
-        _batch_reason(request, fleet, solution),
+        _batch_reason(request, site, fleet, solution),
         _micro_batch_reason(request, site, solution),
         _ranks_reason(request, site, fleet, solution),
         request.importance_note,
@@ -137,7 +138,7 @@ def _steps_reason(request: PlanRequest, site: SiteProfile, fleet: FleetSolution,
     step = seconds_of_steps(request, site, solution.choice, solution.steps) / solution.steps
     batch, samples = solution.choice.batch, site.train_samples
     over = f"{passes_text(passes(samples, solution.steps, batch))} over {counted(samples, 'sample')}"
-    done = f"{counted(solution.steps, 'step')} of {counted(min(batch, samples), 'sample')} ({over})"
+    done = f"{counted(solution.steps, 'step')} of {step_text(samples, batch)} ({over})"
     if solution.steps >= request.wanted_steps(site, batch):
         return f"{done}: all that the spec and the data allow; the round takes {seconds_text(fleet.length.seconds)}"
     length = f"a round of {seconds_text(fleet.length.seconds)}, {fleet.length.reason}"
@@ -212,12 +213,12 @@ def _bits_reason(request: PlanRequest, site: SiteProfile, solution: Solution) ->
     return f"{choice.bits} bits: at {higher[0]} bits a step would take {percent(slower)} longer"
 
 
-def _batch_reason(request: PlanRequest, fleet: FleetSolution, solution: Solution) -> str:
-    batch = solution.choice.batch
-    if batch == request.batch:
+def _batch_reason(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, solution: Solution) -> str:
+    batch, whole = solution.choice.batch, request.batch_of(site)
+    if batch == whole:
         return ""
     return (
-        f"a step has {counted(batch, 'sample')} instead of {request.batch}: a site that is slow or has few samples takes smaller "
+        f"a step has {step_text(site.train_samples, batch)} instead of {whole}: a site that is slow or has few samples takes smaller "
         f"steps, and more of them, so that its part of the update is not made of a few (another site takes {fleet.most_steps})"
     )
 
@@ -226,11 +227,12 @@ def _micro_batch_reason(request: PlanRequest, site: SiteProfile, solution: Solut
     choice = solution.choice
     recomputed = "; activations are recomputed, which saves memory and costs time" if choice.checkpointing else ""
     if choice.micro_batch == choice.batch:
-        return f"a step is one pass of all {choice.batch} samples{recomputed}"
+        return f"a step is one pass of all {step_text(site.train_samples, choice.batch)}{recomputed}"
     whole = choice._replace(micro_batch=choice.batch)
     need = peak_of(request, site, whole, solution.ranks)
     passes = -(-choice.batch // choice.micro_batch)
-    split = f"a step is {passes} passes of {choice.micro_batch} samples"
+    at_most = "at most " if choice.batch % choice.micro_batch else ""
+    split = f"a step is {passes} passes of {at_most}{counted(choice.micro_batch, 'sample')}"
     if need > request.memory_budget(site):
         return f"{split}: {choice.batch} at once would need {bytes_text(need)}; {_memory_budget(request, site)}{recomputed}"
     return f"{split}: smaller passes are faster at this site{recomputed}"

@@ -20,6 +20,7 @@ from fedpipe_operator.planning.batches import most_more_steps, with_batch
 from fedpipe_operator.planning.choices import can_cache, lowest_layers
 from fedpipe_operator.planning.frontier import Frontier, frontiers, rank_value
 from fedpipe_operator.planning.memory_model import Int64
+from fedpipe_operator.planning.passes import batches_of_a_pass, samples_of_a_step
 from fedpipe_operator.planning.progress import round_progress
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.site_problem import (
@@ -199,6 +200,7 @@ def _round_length(
     rows, first = stacked
     by_depth = next(iter(problems.values())).frontiers
     samples = np.array([float(sites[name].train_samples) for name in problems])
+    batch = np.array([samples_of_a_step(sites[name].train_samples, request.batch) for name in problems])
     more_steps = np.array([most_more_steps(request, sites[name]) for name in problems])
     largest = _largest_value(request, sites[next(iter(problems))])
     lengths = np.geomspace(shortest, longest, _LENGTHS).clip(min=given, max=request.deadline)
@@ -207,7 +209,7 @@ def _round_length(
         values = np.maximum.reduceat(relaxed_optima(rows, by_depth, seconds), first)
         # As many steps of the whole model with the largest ranks would be worth as much.
         steps = np.power(values / largest, 1 / STEPS_EXPONENT)
-        return round_progress(steps, more_steps, samples, request.batch) / (seconds + ROUND_OVERHEAD)
+        return round_progress(steps, more_steps, samples, batch) / (seconds + ROUND_OVERHEAD)
 
     def length(seconds: float, reason: str, longer: str) -> RoundLength:
         return RoundLength(float(seconds), reason, longer, rate(seconds))
@@ -233,15 +235,19 @@ def _round_length(
 
 def asked_steps(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Collection[str]) -> float:
     """The steps of all sites together that make `RUN_PASSES` passes over the fleet's data in all rounds, or that the spec allows."""
-    samples = sum(sites[name].train_samples for name in able)
     wanted = sum(request.wanted_steps(sites[name]) for name in able)
-    return min(RUN_PASSES * samples / request.batch / request.spec.rounds.count, float(wanted)) * (1 - 1e-9)
+    return min(RUN_PASSES * _steps_of_a_pass(request, sites, able) / request.spec.rounds.count, float(wanted)) * (1 - 1e-9)
+
+
+def _steps_of_a_pass(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Collection[str]) -> int:
+    """The steps of all sites together in a pass over their data."""
+    return sum(batches_of_a_pass(sites[name].train_samples, request.batch) for name in able)
 
 
 def _fewer_rounds(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Collection[str], steps: float) -> str:
     """The `rounds.count` with which `asked_steps` exceeds these, which a round takes now, as a clause; empty if it is in the past."""
     enough = steps * (1 + 1e-6)
-    most = ceil(RUN_PASSES * sum(sites[name].train_samples for name in able) / request.batch / enough) - 1
+    most = ceil(RUN_PASSES * _steps_of_a_pass(request, sites, able) / enough) - 1
     if most < request.round or sum(request.wanted_steps(sites[name]) for name in able) <= enough:
         return ""
     return f"by a rounds.count of {most}{' or less' if most > 1 else ''}"

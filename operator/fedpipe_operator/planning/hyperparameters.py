@@ -16,7 +16,8 @@ from pydantic import Field
 from fedpipe_operator import conversion
 from fedpipe_operator.api import FineTuneSpec, LearningRateSchedule, PlanningMode, TrainingSpec, parse_duration
 from fedpipe_operator.formatting import counted, excerpt, percent, whole_percent
-from fedpipe_operator.planning.request import MAX_PASSES, passes
+from fedpipe_operator.planning.passes import passes
+from fedpipe_operator.planning.request import MAX_PASSES
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Plan, RangeTest, RangeTestResult, Wire
 

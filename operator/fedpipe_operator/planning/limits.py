@@ -13,7 +13,8 @@ from fedpipe_operator.formatting import bytes_text, counted, passes_text, percen
 from fedpipe_operator.planning.batches import with_batch
 from fedpipe_operator.planning.choices import Choice, seconds_of_steps
 from fedpipe_operator.planning.fleet import FleetSolution, without
-from fedpipe_operator.planning.request import PlanRequest, passes
+from fedpipe_operator.planning.passes import passes
+from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.site_problem import SiteProblem, Solution
 from fedpipe_operator.planning.time_model import upload_seconds, wire_bytes
 from fedpipe_operator.sites import SiteProfile, carried_over

@@ -19,6 +19,7 @@ from fedpipe_operator.planning.fleet import ROUND_OVERHEAD, asked_steps, solve_f
 from fedpipe_operator.planning.forecast import forecast, make_plan
 from fedpipe_operator.planning.frontier import Frontier
 from fedpipe_operator.planning.memory_model import Float64
+from fedpipe_operator.planning.passes import largest_step, samples_of_a_step
 from fedpipe_operator.planning.progress import round_progress
 from fedpipe_operator.planning.request import MAX_PASSES, PlanRequest
 from fedpipe_operator.planning.sizes import rank_parameters, uniform_ranks
@@ -142,7 +143,7 @@ def _lowest_layer(site: SiteProfile, given: ManualPlan) -> int:
 
 
 def _given_plan(request: PlanRequest, site: SiteProfile, given: ManualPlan) -> Plan:
-    batch = given.batch_size or request.batch
+    batch = largest_step(site.train_samples, given.batch_size or request.batch)
     lowest = _lowest_layer(site, given)
     choice = Choice(
         bits=given.bits,
@@ -238,6 +239,7 @@ def _steps_by_speed(request: PlanRequest, members: Mapping[str, _Feasible], site
     if not members:
         return {}
     samples = np.array([float(sites[name].train_samples) for name in members])
+    batch = np.array([samples_of_a_step(sites[name].train_samples, request.batch) for name in members])
     shortest = max(one.fixed + one.step for one in members.values())
 
     def steps(name: str, seconds: float) -> int:
@@ -246,7 +248,7 @@ def _steps_by_speed(request: PlanRequest, members: Mapping[str, _Feasible], site
 
     def progress(seconds: float) -> float:
         taken = np.array([float(steps(name, seconds)) for name in members])
-        return round_progress(taken, np.ones(len(taken)), samples, request.batch) / (seconds + ROUND_OVERHEAD)
+        return round_progress(taken, np.ones(len(taken)), samples, batch) / (seconds + ROUND_OVERHEAD)
 
     lengths = np.geomspace(shortest, max(shortest, request.deadline), 64)
     best = max(lengths, key=lambda seconds: progress(float(seconds)))

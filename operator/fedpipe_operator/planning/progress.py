@@ -21,16 +21,16 @@ HALF_WORTH: Final = 0.6
 _TINY: Final = 1e-12
 
 
-def round_progress(steps: Float64, more_steps: Float64, samples: Float64, batch: int) -> float:
+def round_progress(steps: Float64, more_steps: Float64, samples: Float64, batch: float | Float64) -> float:
     """The steps of one optimiser that a round stands for.
 
     Args:
         steps: of each site with the run's batch, each worth a step of the whole model with the largest ranks.
         more_steps: by site, how many times as many steps it can take with smaller batches.
         samples: training samples of each site.
-        batch: the run's: samples of a step.
+        batch: samples of a step with the run's batch: one number, or that of each site.
     """
     taken = np.maximum(np.minimum(steps.max(), more_steps * steps), _TINY)
     mean = samples.sum() / float(samples @ (1 / taken))
-    passes = batch * steps.sum() / samples.sum()
+    passes = (batch * steps).sum() / samples.sum()
     return float(mean / (1 + passes / HALF_WORTH))

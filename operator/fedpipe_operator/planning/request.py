@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import ceil
 from typing import Final
 
 from fedpipe_operator.api import FineTuneSpec, parse_duration
 from fedpipe_operator.planning.memory_model import RunOptions
+from fedpipe_operator.planning.passes import largest_step, steps_of_passes
 from fedpipe_operator.planning.sizes import WIRE_BYTES, global_file_bytes, head_parameters
 from fedpipe_operator.planning.time_model import global_bytes
 from fedpipe_operator.sites import Correction, KeptActivations, SiteProfile
@@ -17,16 +17,6 @@ DEADLINE_FRACTION: Final = 0.8
 """The fraction of a round's deadline that a plan's forecast may use: the rest is for start-up, validation and a site that slows down."""
 MAX_PASSES: Final = 3.0
 """Passes over a site's data in one round, at most, where the spec does not say: more would fit the site's own data at the others' cost."""
-
-
-def batches_of_a_pass(samples: int, batch: int) -> int:
-    """The steps of a pass over so many samples, which are of nearly equal size."""
-    return max(1, ceil(samples / batch))
-
-
-def passes(samples: int, steps: int, batch: int) -> float:
-    """The passes over so many samples that these steps make."""
-    return steps / batches_of_a_pass(samples, batch)
 
 
 @dataclass(frozen=True)
@@ -105,6 +95,10 @@ class PlanRequest:
         """Samples per optimiser step. Of slow sites the planner may lower them (`batches`)."""
         return max(self.spec.planning.batch_sizes)
 
+    def batch_of(self, site: SiteProfile) -> int:
+        """Samples of this site's largest step with the run's batch: fewer where it has fewer."""
+        return largest_step(site.train_samples, self.batch)
+
     @property
     def options(self) -> RunOptions:
         """The run's part of the memory model's input. The global adapter has at most the largest rank that the run allows."""
@@ -137,7 +131,7 @@ class PlanRequest:
             batch: samples of a step; None: the run's.
         """
         training = self.spec.training
-        steps = max(1, ceil((training.epochs or MAX_PASSES) * site.train_samples / (batch or self.batch)))
+        steps = steps_of_passes(training.epochs or MAX_PASSES, site.train_samples, batch or self.batch)
         return steps if training.max_steps is None else min(steps, training.max_steps)
 
     def longest_sequence(self, site: SiteProfile) -> int:

@@ -2,7 +2,7 @@
 
 seconds = set-up + load + first step + evaluation + answers + steps · (seconds of one) + 8 · upload bytes / up + 8 · download bytes / down
 
-A step of the whole model takes batch · (tokens of a row, padding included) / (measured tokens per second). Of it the forward pass is
+A step of the whole model takes its samples · (tokens of a row, padding included) / (measured tokens per second). Of it the forward pass is
 a share φ (`forward_share`); the rest is the backward pass, which only the k trained layers of L need (FedAdapter, arXiv 2205.10162):
 
     step(k) / step(L) = φ · (1 − c · (L − k)/L) + (1 − φ) · k/L + [checkpointing] φ · k/L
@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from fedpipe_operator.planning.passes import batches_of_a_pass, samples_of_a_step
 from fedpipe_operator.planning.sizes import WIRE_BYTES, adapter_parameters, head_parameters, rank_parameters
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Bits, Throughput
@@ -91,14 +92,15 @@ def padded_row_tokens(profile: SiteProfile, batch: int) -> float:
     mean = max(1.0, profile.mean_tokens)
     if profile.longest_tokens <= mean or batch == 1:
         return mean
-    batches = max(1, -(-profile.train_samples // batch))
-    return min(float(profile.longest_tokens), mean + _MEAN_ROUNDING + profile.longest_tokens / (2 * batches))
+    spanned = profile.longest_tokens / batches_of_a_pass(profile.train_samples, batch)
+    return min(float(profile.longest_tokens), mean + _MEAN_ROUNDING + spanned / 2)
 
 
 def step_seconds(profile: SiteProfile, bits: Bits, batch: int, *, micro_batch: npt.ArrayLike | None = None) -> Float64:
-    """Seconds of one optimiser step of the whole model, in passes of `micro_batch` samples (a number or an array) or of all at once."""
-    speed = tokens_per_second(profile, bits, batch if micro_batch is None else micro_batch)
-    return np.asarray(batch * padded_row_tokens(profile, batch) / speed)
+    """Mean seconds of an optimiser step of the whole model, in passes of `micro_batch` samples (a number or an array) or of all at once."""
+    samples = samples_of_a_step(profile.train_samples, batch)
+    speed = tokens_per_second(profile, bits, _mean_pass(samples, batch if micro_batch is None else micro_batch))
+    return np.asarray(samples * padded_row_tokens(profile, batch) / speed)
 
 
 def evaluation_seconds(profile: SiteProfile, bits: Bits, samples: int, batch: npt.ArrayLike = 1) -> Float64:
@@ -109,8 +111,9 @@ def evaluation_seconds(profile: SiteProfile, bits: Bits, samples: int, batch: np
     whole = [point for point in profile.points if _is_whole(point)]
     smallest = min((point for point in whole if point.bits == bits), key=_batch_of, default=None) or min(whole, key=_batch_of)
     ratio = smallest.evaluate_tokens_per_second / smallest.tokens_per_second
-    tokens = min(samples, profile.validation_samples) * max(1.0, profile.mean_tokens)
-    return np.asarray(tokens / (ratio * tokens_per_second(profile, bits, batch)))
+    samples = min(samples, profile.validation_samples)
+    speed = ratio * tokens_per_second(profile, bits, _mean_pass(samples, batch))
+    return np.asarray(samples * max(1.0, profile.mean_tokens) / speed)
 
 
 def generation_seconds(profile: SiteProfile, bits: Bits, answers: int, tokens: int, batch: npt.ArrayLike = 1) -> Float64:
@@ -163,6 +166,11 @@ def fixed_seconds(profile: SiteProfile, bits: Bits, *, evaluated: int = 0, batch
     """
     once = _of_bits(profile.load_seconds, bits) + _of_bits(profile.first_step_seconds, bits)
     return profile.setup_seconds + once + evaluation_seconds(profile, bits, evaluated, batch)
+
+
+def _mean_pass(samples: float, size: npt.ArrayLike) -> Float64:
+    """Samples of a pass on average, when these are computed in passes of at most so many (a number or an array)."""
+    return np.asarray(samples / np.maximum(1.0, np.ceil(samples / np.asarray(size))))
 
 
 def _is_whole(point: Throughput) -> bool:
