@@ -1,5 +1,6 @@
 """Which weights matter: the sites' scores combined, checked, refreshed, and the share that explores."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -115,7 +116,7 @@ def test_a_few_samples_do_not_decide_for_the_fleet() -> None:
     combined = combine(fleet(scored("a", RISING, samples=40), scored("b", RISING, FALLING, samples=60)), WEIGHTS)
 
     assert combined.is_uniform
-    few = "only sites with 40.0 % of the samples have stable scores, less than 50.0 %"
+    few = "only sites with 40 % of the samples have stable scores, less than 50 %"
     assert combined.note == f"every weight counts the same: {few}; without b ({UNLIKE_HALVES})"
 
 
@@ -131,7 +132,45 @@ def test_sites_that_disagree_on_the_order_are_not_averaged() -> None:
     combined = combine(fleet(scored("a", RISING), scored("b", FALLING)), WEIGHTS)
 
     assert combined.is_uniform
-    assert combined.note == ("every weight counts the same: the sites disagree on the order of the weights (correlation -1.00, below 0.6)")
+    told = "the sites disagree on the order of the weights (correlation -1.00, below 0.6)"
+    assert combined.note == f"every weight counts the same: {told}: compare the data of a, b (correlation -1.00 with the others)"
+
+
+@pytest.mark.parametrize("good", [1, 2, 4])
+@pytest.mark.parametrize("odd", [FALLING, (5.0, 2.0, 8.0, 1.0, 3.0, 7.0, 4.0, 6.0)], ids=["reversed", "random"])
+def test_a_site_of_two_samples_does_not_decide_whether_the_sites_agree(good: int, odd: Sequence[float]) -> None:
+    sites = fleet(*(scored(f"good-{index}", RISING, samples=5000) for index in range(good)), scored("odd", odd, samples=2))
+
+    combined = combine(sites, WEIGHTS)
+
+    assert not combined.is_uniform
+    assert values(combined.scores) == pytest.approx(values(combine(fleet(scored("a", RISING)), WEIGHTS).scores), rel=0.01)
+
+
+def test_sites_that_disagree_are_named_those_with_most_samples_first() -> None:
+    sites = [scored(f"good-{index}", RISING, samples=100) for index in range(4)]
+    odd = (scored("few", FALLING, samples=50), scored("many", FALLING, samples=120))
+
+    note = combine(fleet(*sites, *odd), WEIGHTS).note
+
+    assert note.endswith(": compare the data of many, few (correlation -1.00 with the others)")
+
+
+@given(st.lists(st.integers(1, 10_000), min_size=2, max_size=5), st.data())
+def test_a_figure_that_is_told_to_be_below_a_bound_is_below_it_as_printed(samples: Sequence[int], data: st.DataObject) -> None:
+    orders = [data.draw(st.permutations(RISING)) for _ in samples]
+    halves = [FALLING if data.draw(st.booleans()) else order for order in orders]
+    sites = [
+        scored(f"site-{index}", order, half, samples=count)
+        for index, (order, half, count) in enumerate(zip(orders, halves, samples, strict=True))
+    ]
+
+    note = combine(fleet(*sites), WEIGHTS).note
+
+    for figure, bound in re.findall(r"correlation (-?[\d.]+), below ([\d.]+)", note) + re.findall(
+        r"with (\d+) %.* less than (\d+) %", note
+    ):
+        assert float(figure) < float(bound), note
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ and the sites with such scores must have half of the samples.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import fsum, sqrt
+from math import floor, fsum, sqrt
 from operator import mul
 from typing import Final
 
 import numpy as np
 
-from fedpipe_operator.formatting import excerpt, percent
+from fedpipe_operator.formatting import excerpt, whole_percent
 from fedpipe_operator.planning.memory_model import Float64
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Importance, ImportanceMethod, WeightShape
@@ -21,7 +21,7 @@ from fedpipe_trainer.contract import Importance, ImportanceMethod, WeightShape
 STABLE_WITHIN: Final = 0.8
 """Spearman's rank correlation that the two halves of a site's batches must have."""
 STABLE_BETWEEN: Final = 0.6
-"""Spearman's rank correlation that a site's scores must have with the other sites', on average."""
+"""Spearman's rank correlation that a site's scores must have with the other sites', on average (`_agreement`)."""
 _ROTATION: Final = 4
 """The exploring share of the budget goes to every fourth weight, to others in each round."""
 _SMALLEST: Final = 0.01
@@ -30,6 +30,8 @@ STABLE_SHARE: Final = 0.5
 """The least share of the samples that sites with stable scores must have: fewer would decide for the fleet."""
 _NAMED: Final = 3
 """Sites whose scores do not count, in a sentence."""
+_DIGITS: Final = 9
+"""To which correlations are compared: further ones depend on the order of adding."""
 _LONGEST_PROBLEM: Final = 200
 """Characters of a site's own sentence."""
 _LEARNED_SHARE: Final = 0.5
@@ -141,12 +143,9 @@ def _why_uniform(sites: Mapping[str, SiteProfile], stable: Mapping[str, Float64]
         return f"no site has scores that are stable: {_named(left_out)}"
     share = sum(sites[site].train_samples for site in stable) / sum(profile.train_samples for profile in sites.values())
     if share < STABLE_SHARE:
-        few = f"only sites with {percent(share)} of the samples have stable scores, less than {percent(STABLE_SHARE)}"
+        few = f"only sites with {whole_percent(share)} of the samples have stable scores, less than {whole_percent(STABLE_SHARE)}"
         return f"{few}; without {_named(left_out)}"
-    agreement = _agreement(list(stable.values()))
-    if agreement < STABLE_BETWEEN:
-        return f"the sites disagree on the order of the weights (correlation {agreement:.2f}, below {STABLE_BETWEEN})"
-    return ""
+    return _disagreement({site: sites[site].train_samples for site in stable}, stable)
 
 
 def _named(problems: Mapping[str, str]) -> str:
@@ -158,12 +157,29 @@ def _named(problems: Mapping[str, str]) -> str:
     return f"{named}, and {len(problems) - _NAMED} more" if len(problems) > _NAMED else named
 
 
-def _agreement(scores: Sequence[Float64]) -> float:
-    """The mean rank correlation of each site's scores with the mean of the others'; 1 for a single site."""
-    if len(scores) == 1:
-        return 1.0
-    total: Float64 = sum(scores, np.zeros(len(scores[0])))
-    return float(np.mean([rank_correlation(one, total - one) for one in scores]))
+def _disagreement(samples: Mapping[str, int], scores: Mapping[str, Float64]) -> str:
+    """That the sites disagree, with those that do so most; empty if they agree well enough.
+
+    The agreement is 1, less what each site's rank correlation with the mean of the others lacks of 1, by its share of the samples, or
+    theirs if that is smaller. So it is the mean correlation of sites of equal size, and a site of few samples can change it only a little.
+    """
+    total = sum(samples.values())
+    shares = {site: samples[site] / total for site in scores}
+    mean: Float64 = sum((shares[site] * scores[site] for site in scores), np.zeros(len(next(iter(scores.values())))))
+    correlations = {site: rank_correlation(scores[site], mean - shares[site] * scores[site]) for site in scores}
+    lacking = {site: min(share, 1 - share) * (1 - correlations[site]) for site, share in shares.items()}
+    agreement = 1 - fsum(lacking.values())
+    if round(agreement, _DIGITS) >= STABLE_BETWEEN:
+        return ""
+    odd = sorted((site for site in scores if correlations[site] < STABLE_BETWEEN), key=lambda site: -lacking[site])
+    named = _named({site: f"correlation {_rounded_down(correlations[site])} with the others" for site in odd})
+    told = f"correlation {_rounded_down(agreement)}, below {STABLE_BETWEEN}"
+    return f"the sites disagree on the order of the weights ({told}): compare the data of {named}"
+
+
+def _rounded_down(correlation: float) -> str:
+    """A correlation with two decimals, of which none makes it larger: what is below a bound is so as printed."""
+    return f"{floor(round(100 * correlation, _DIGITS)) / 100:.2f}"
 
 
 def _changes(weights: Sequence[WeightShape], learned: Mapping[str, float], ranks: Mapping[str, float]) -> Float64:
