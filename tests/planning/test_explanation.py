@@ -296,23 +296,74 @@ def test_the_deadline_that_a_site_is_told_suffices_though_more_answers_are_gener
     the_reason(site, planning={"bits": [16]}, rounds={"deadline": f"{int(advised[1]) - 2}s"})
 
 
-def test_a_site_that_cannot_transfer_in_time_is_told_its_bandwidth_and_a_deadline() -> None:
+RATE: Final = r"([\d.]+ [kMG]?bit/s)"
+
+
+def rate_of(text: str) -> float:
+    """Bits per second of a bandwidth as it is told."""
+    number, unit = text.split()
+    return float(number) * {"bit/s": 1, "kbit/s": 1e3, "Mbit/s": 1e6, "Gbit/s": 1e9}[unit]
+
+
+def test_a_site_that_cannot_transfer_in_time_is_told_the_least_bandwidth_and_a_deadline() -> None:
     site = a_site(up=100.0, down=1e9)
     reason = the_reason(site, rounds={"deadline": "5m"})
 
     told = re.match(
-        r"not even its smallest plan fits: raise its bandwidth, which is 100 bit/s up and 1 Gbit/s down"
-        r" \(transfers take 9\d\.\d % of a round\), or rounds\.deadline from 5m to (\d+[sm]) \(at",
+        rf"not even its smallest plan fits: raise its upload bandwidth from 100 bit/s to {RATE} \(at 16 bits, .*?\); or raise"
+        r" rounds\.deadline from 5m to (\d+[sm]) \(transfers take 9\d\.\d % of a round\) \(at",
         reason,
     )
     assert told
-    the_plan(site, rounds={"deadline": told[1]})
+    the_plan(replace(site, up=rate_of(told[1])), rounds={"deadline": "5m"})
+    the_reason(replace(site, up=0.98 * rate_of(told[1])), rounds={"deadline": "5m"})
+    the_plan(site, rounds={"deadline": told[2]})
+
+
+def test_the_bandwidth_that_is_told_is_of_the_direction_that_takes_longer() -> None:
+    site, deadline, history = a_site(down=20_000.0, up=1e6), {"deadline": "5m"}, History(round=2, adapter_bytes=10**7)
+
+    told = re.search(rf"raise its download bandwidth from 20 kbit/s to {RATE} \(", the_reason(site, history, rounds=deadline))
+
+    assert told
+    the_plan(replace(site, down=rate_of(told[1])), history, rounds=deadline)
+    the_reason(replace(site, down=0.98 * rate_of(told[1])), history, rounds=deadline)
+
+
+def test_where_no_bandwidth_of_one_direction_suffices_that_of_both_is_told() -> None:
+    site, deadline, history = a_site(down=200_000.0, up=100.0), {"deadline": "5m"}, History(round=2, adapter_bytes=10**7)
+
+    reason = the_reason(site, history, rounds=deadline)
+
+    told = re.search(rf"raise its bandwidth, up from 100 bit/s to {RATE} and down from 200 kbit/s to {RATE} \(", reason)
+    assert told
+    the_plan(replace(site, up=rate_of(told[1]), down=rate_of(told[2])), history, rounds=deadline)
+
+
+def test_a_site_whose_transfers_were_slow_is_told_the_bandwidth_that_they_need() -> None:
+    """They took ten times as long as the claim of 1,000 bit/s allows."""
+    site, deadline, history = a_site(up=1000.0), {"deadline": "5m"}, History(round=2, corrections={"ward": Correction(transfers=10.0)})
+
+    told = re.search(rf"raise its upload bandwidth from 100 bit/s to {RATE} \(", the_reason(site, history, rounds=deadline))
+
+    assert told
+    the_plan(replace(site, up=10 * rate_of(told[1])), history, rounds=deadline)
+
+
+def test_no_deadline_is_told_that_the_store_does_not_support() -> None:
+    slow, halted = a_site(up=1e-3), a_site(points=speeds(1e-4))
+
+    assert "rounds.deadline" not in the_reason(slow)
+    reason = the_reason(halted)
+    assert "give it a faster device or link, or leave it out of the run: loading, evaluation and one step take " in reason
+    assert " and a deadline above 168h is not supported (at " in reason
 
 
 def test_a_site_that_lacks_memory_and_time_is_told_both() -> None:
     reason = the_reason(a_site(memory_bytes=GIB, down=10_000.0), rounds={"deadline": "5m"})
 
-    assert re.search(r"give it \d+Mi of memory .* and raise its bandwidth, which is .*, or rounds.deadline from 5m to \d+[sm]", reason)
+    time = rf"raise its download bandwidth from 10 kbit/s to {RATE} or raise rounds.deadline from 5m to \d+[sm]"
+    assert re.search(rf"give it \d+Mi of memory .* and {time}", reason)
 
 
 def test_a_site_whose_plans_ran_out_of_memory_is_not_told_to_claim_more() -> None:
@@ -373,10 +424,23 @@ def test_each_change_that_an_excluded_site_is_told_makes_it_feasible(site: SiteP
 
     for change in plans.excluded["ward"].removeprefix("not even its smallest plan fits: ").split("; or "):
         memory, deadline = (re.search(pattern, change) for pattern in (r"give it (\d+)Mi", r"rounds.deadline from 1m to (\d+)s"))
-        assert memory or deadline
-        changed = replace(site, memory_bytes=int(memory[1]) * 2**20) if memory else site
-        longer = {"deadline": f"{deadline[1]}s" if deadline else "1m"}
-        assert planned(changed, planning=planning, rounds=longer).excluded == {}, change
+        faster = faster_as_told(site, change)
+        assert memory or deadline or faster != site
+        larger = {"memory_bytes": int(memory[1]) * 2**20} if memory else {}
+        if deadline:
+            longer = {"deadline": f"{deadline[1]}s"}
+            assert planned(replace(site, **larger), planning=planning, rounds=longer).excluded == {}, change
+        if faster != site or not deadline:
+            assert planned(replace(faster, **larger), planning=planning, rounds={"deadline": "1m"}).excluded == {}, change
+
+
+def faster_as_told(site: SiteProfile, change: str) -> SiteProfile:
+    """The site with the bandwidth of a remedy; itself without."""
+    both = re.search(rf"raise its bandwidth, up from {RATE} to {RATE} and down from {RATE} to {RATE}", change)
+    one = re.search(rf"raise its (up|down)load bandwidth from {RATE} to {RATE}", change)
+    if both:
+        return replace(site, up=rate_of(both[2]), down=rate_of(both[4]))
+    return replace(site, **{one[1]: rate_of(one[3])}) if one else site
 
 
 @settings(max_examples=60, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))

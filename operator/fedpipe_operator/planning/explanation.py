@@ -1,43 +1,32 @@
-"""The explanation of a plan: a sentence for each choice (`limits` has the one about what limits it), and for a site without a plan why."""
+"""The explanation of a plan: a sentence for each choice. `limits` has the one about what limits it, `exclusion` why a site has no plan."""
 
 from collections.abc import Mapping, Sequence
-from math import ceil
 from typing import Final
 
-import numpy as np
-
-from fedpipe_operator.api import Depth, parse_duration
-from fedpipe_operator.formatting import bytes_text, counted, passes_text, percent, rate_text, seconds_text
+from fedpipe_operator.api import Depth
+from fedpipe_operator.formatting import bytes_text, counted, passes_text, percent, seconds_text
 from fedpipe_operator.planning.choices import (
     Choice,
-    Choices,
     kept_share_of,
     lowest_layers,
     peak_of,
     seconds_of_steps,
-    seconds_per_element,
     step_seconds_of,
-    transfer_seconds,
 )
 from fedpipe_operator.planning.fleet import FleetSolution
 from fedpipe_operator.planning.importance import exploring
-from fedpipe_operator.planning.memory_model import Float64
 from fedpipe_operator.planning.passes import passes, step_text
 from fedpipe_operator.planning.request import DEADLINE_FRACTION, PlanRequest
-from fedpipe_operator.planning.site_problem import ROUNDING, Solution
-from fedpipe_operator.planning.sizes import WIRE_BYTES
+from fedpipe_operator.planning.site_problem import Solution
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Forecast
 
-MIB: Final = 2**20
 NO_COMMON_CHOICE: Final = (
     "no choice of bits and rank can be run by every site: allow more bits or smaller ranks, or set planning.mode to Auto"
 )
 _NOTICEABLE: Final = 0.01
 """Steps that are slower by less than 1 % are not worth a sentence."""
 _EXAMPLES: Final = 3
-_MOST: Final = 0.5
-_MINUTE, _HOUR = 60, 3600
 _UNEQUAL: Final = 1.1
 """Scores within a tenth of each other are not worth a sentence."""
 
@@ -90,7 +79,7 @@ def given_reasons(request: PlanRequest, site: SiteProfile, predicted: Forecast, 
     if wants_cache and (broken := _broken_cache_reason(request, site)):
         reasons.append(broken)
     if predicted.memory_bytes > request.memory_budget(site):
-        needed = f"{bytes_text(predicted.memory_bytes)} are predicted, and {_memory_budget(request, site)}"
+        needed = f"{bytes_text(predicted.memory_bytes)} are predicted, and {memory_budget(request, site)}"
         reasons.append(f"it may run out of memory: {needed}: give it fewer bits or layers, a smaller rank or a smaller microBatchSize")
     if predicted.seconds > request.deadline:
         deadline = request.spec.rounds.deadline
@@ -100,38 +89,6 @@ def given_reasons(request: PlanRequest, site: SiteProfile, predicted: Forecast, 
             f"it may miss the deadline: {seconds_text(predicted.seconds)} are predicted, and {used}: {fewer}raise rounds.deadline"
         )
     return tuple(reasons)
-
-
-def exclusion_reason(request: PlanRequest, site: SiteProfile, choices: Choices, adapters: Float64) -> str:
-    """Why no choice is feasible at a site, and the smallest change that makes one feasible: of memory, of the deadline, or of both.
-
-    Args:
-        request: the run.
-        site: the site.
-        choices: its choices, none of which is feasible.
-        adapters: of each choice, the elements of the smallest adapters that it can have.
-    """
-    if not choices.rows:
-        return f"its device supports none of planning.bits ({_unsupported_bits(request, site)}): add bits that it supports"
-    memory = choices.peak(adapters) / request.memory_budget(site)
-    others = choices.step + adapters * seconds_per_element(request, site)
-    seconds = choices.least_deadline(request.deadline, others, ROUNDING) / request.deadline
-    in_memory, in_time = memory <= 1, seconds <= 1
-
-    def remedy(row: int) -> str:
-        needs = [_more_memory(request, site, float(memory[row]))] if not in_memory[row] else []
-        needs += [_more_time(request, site, float(seconds[row]), float(adapters[row]))] if not in_time[row] else []
-        return f"{' and '.join(needs)} ({_describe(site, choices.rows[row])})"
-
-    remedies = []
-    if in_time.any():
-        remedies.append(remedy(int(np.where(in_time, memory, np.inf).argmin())))
-    if in_memory.any():
-        remedies.append(remedy(int(np.where(in_memory, seconds, np.inf).argmin())))
-    correction = request.correction(site)
-    missed = f"after it missed the deadline {counted(correction.late, 'time')}, its seconds count {correction.lateness:g} times"
-    after = f"{missed}, and it sits out a round: " if correction.late else ""
-    return f"{after}not even its smallest plan fits: {'; or '.join(remedies or [remedy(int(memory.argmin()))])}"
 
 
 def _steps_reason(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, solution: Solution) -> str:
@@ -206,7 +163,7 @@ def _bits_reason(request: PlanRequest, site: SiteProfile, solution: Solution) ->
     budget = request.memory_budget(site)
     if need > budget:
         ran_out = ", and ran out of memory when the site was profiled" if higher[0] in site.out_of_memory else ""
-        return f"{choice.bits} bits: {higher[0]} bits would need {bytes_text(need)}{ran_out}; {_memory_budget(request, site)}"
+        return f"{choice.bits} bits: {higher[0]} bits would need {bytes_text(need)}{ran_out}; {memory_budget(request, site)}"
     slower = step_seconds_of(request, site, other) / step_seconds_of(request, site, choice) - 1
     if slower < _NOTICEABLE:
         return f"{choice.bits} bits: {higher[0]} bits would leave too little memory or time for more useful things"
@@ -234,7 +191,7 @@ def _micro_batch_reason(request: PlanRequest, site: SiteProfile, solution: Solut
     at_most = "at most " if choice.batch % choice.micro_batch else ""
     split = f"a step is {passes} passes of {at_most}{counted(choice.micro_batch, 'sample')}"
     if need > request.memory_budget(site):
-        return f"{split}: {choice.batch} at once would need {bytes_text(need)}; {_memory_budget(request, site)}{recomputed}"
+        return f"{split}: {choice.batch} at once would need {bytes_text(need)}; {memory_budget(request, site)}{recomputed}"
     return f"{split}: smaller passes are faster at this site{recomputed}"
 
 
@@ -266,47 +223,6 @@ def _basis(site: SiteProfile, choice: Choice) -> str:
     return f"the forecast of memory is by formula only, because no peak was measured at {choice.bits} bits"
 
 
-def _memory_budget(request: PlanRequest, site: SiteProfile) -> str:
+def memory_budget(request: PlanRequest, site: SiteProfile) -> str:
+    """What a plan of this site may use of its memory, as a clause."""
     return f"a plan may use {bytes_text(request.memory_budget(site))} of the site's {bytes_text(site.memory_bytes)}"
-
-
-def _more_memory(request: PlanRequest, site: SiteProfile, factor: float) -> str:
-    """What to do if the smallest plan needs the factor of the memory that a plan may use."""
-    advice = "allow fewer bits, smaller ranks or smaller batchSizes, or lower task.maxLength"
-    if request.correction(site).memory_limit is not None:
-        return f"after a plan of it ran out of memory, {_memory_budget(request, site)}: {advice}"
-    return f"give it {ceil(site.memory_bytes * factor / MIB + 1e-6)}Mi of memory instead of {bytes_text(site.memory_bytes)}, or {advice}"
-
-
-def _more_time(request: PlanRequest, site: SiteProfile, factor: float, elements: float) -> str:
-    """What to do if loading, transfers and one step take the factor of the time that they may take.
-
-    Args:
-        request: the run.
-        site: the site.
-        factor: at least 1.
-        elements: of the adapters that it would send.
-    """
-    deadline = request.spec.rounds.deadline
-    longer = f"rounds.deadline from {deadline} to {_duration(parse_duration(deadline) * factor)}"
-    share = transfer_seconds(request, site, WIRE_BYTES * elements) / (request.deadline * factor)
-    if share > _MOST:
-        bandwidth = f"its bandwidth, which is {rate_text(site.up)} up and {rate_text(site.down)} down"
-        return f"raise {bandwidth} (transfers take {percent(share)} of a round), or {longer}"
-    return f"raise {longer} (a plan may use {percent(DEADLINE_FRACTION)} of it for loading, evaluation, transfers and training)"
-
-
-def _duration(seconds: float) -> str:
-    """A duration of the spec that is at least so long: in seconds, or from an hour on in minutes."""
-    whole = ceil(seconds + 1e-6)
-    return f"{whole}s" if whole < _HOUR else f"{ceil(whole / _MINUTE)}m"
-
-
-def _describe(site: SiteProfile, choice: Choice) -> str:
-    trained = site.base.layers - choice.lowest_layer
-    layers = "all layers" if choice.lowest_layer == 0 else f"the top {trained} of {site.base.layers} layers"
-    return f"at {choice.bits} bits, in passes of {choice.micro_batch}, {layers}"
-
-
-def _unsupported_bits(request: PlanRequest, site: SiteProfile) -> str:
-    return "; ".join(f"{bits}: {site.unsupported[bits]}" for bits in sorted(set(request.spec.planning.bits)))

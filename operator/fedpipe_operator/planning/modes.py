@@ -15,6 +15,7 @@ from fedpipe_operator.api import Bits, ManualPlan
 from fedpipe_operator.formatting import bytes_text, counted, passes_text
 from fedpipe_operator.planning import explanation, limits
 from fedpipe_operator.planning.choices import Choice, Choices, choices_of, known_need, seconds_per_element
+from fedpipe_operator.planning.exclusion import exclusion_reason
 from fedpipe_operator.planning.fleet import ROUND_OVERHEAD, asked_steps, solve_fleet
 from fedpipe_operator.planning.forecast import forecast, make_plan
 from fedpipe_operator.planning.frontier import Frontier
@@ -42,7 +43,7 @@ def plan_auto(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> Plans:
     for name, site in sorted(sites.items()):
         solution = fleet.solutions.get(name)
         if solution is None:
-            excluded[name] = explanation.exclusion_reason(request, site, *_smallest_plans(request, site, fleet.problems[name].frontiers))
+            excluded[name] = exclusion_reason(request, site, *_smallest_plans(request, site, fleet.problems[name].frontiers))
         else:
             limit = limits.limit_of(request, site, fleet=fleet, solution=solution)
             why = (limit.sentence, *explanation.plan_reasons(request, site, fleet=fleet, solution=solution))
@@ -191,7 +192,7 @@ def _not_feasible(request: PlanRequest, site: SiteProfile) -> str:
     """Why a site can run no common choice."""
     choices = choices_of(request, site, lowest=(0,))
     smallest = min(rank for rank in request.spec.planning.ranks if rank) * rank_parameters(site.base.weights)
-    return explanation.exclusion_reason(request, site, choices, np.full(len(choices.rows), float(smallest)))
+    return exclusion_reason(request, site, choices, np.full(len(choices.rows), float(smallest)))
 
 
 def _feasible(request: PlanRequest, site: SiteProfile) -> dict[Common, _Feasible]:
