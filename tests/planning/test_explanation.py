@@ -261,6 +261,17 @@ def test_the_basis_of_the_memory_forecast_is_told() -> None:
     sentence(the_plan(measured), r"the forecast of memory is calibrated with peaks measured at \d+ bits")
 
 
+@pytest.mark.parametrize("mode", ["Auto", "Uniform", "Manual"])
+def test_a_bandwidth_that_is_assumed_is_told_until_transfers_have_shown_it(mode: str) -> None:
+    plans = [{"bits": 16, "rank": 8, "steps": 3}] if mode == "Manual" else []
+    planning, site = {"mode": mode, "bits": [16], "plans": plans}, a_small_site(assumed=("up", "down"))
+
+    told = "a bandwidth of 100 Mbit/s up and 1 Gbit/s down is assumed, because none was claimed or could be measured: set "
+    sentence(the_plan(site, planning=planning), f"{told}capacity.bandwidth.up and capacity.bandwidth.down of its EdgeSite$")
+    shown = History(round=2, corrections={"ward": Correction(transfers=3.0)})
+    assert not any("is assumed" in one for one in the_plan(site, shown, planning=planning).why)
+
+
 # Sites that cannot take part.
 
 

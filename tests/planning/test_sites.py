@@ -125,6 +125,9 @@ def test_bandwidth_that_is_neither_claimed_nor_measured_is_assumed() -> None:
 
     assert (site.up, site.down) == (10e6, 1e9)
     assert site_profile(claiming(), a_profile()).up == 100e6
+    assert site.assumed == ("down",)
+    assert site_profile(claiming(), a_profile()).assumed == ("up", "down")
+    assert site_profile(claiming(), a_profile(up_bits_per_second=1e6, down_bits_per_second=1e6)).assumed == ()
 
 
 @pytest.mark.parametrize(

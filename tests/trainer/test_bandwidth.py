@@ -13,6 +13,7 @@ from fedpipe_trainer.profiling.bandwidth import Bandwidth, measure
 
 KIB = 1024
 URL = "https://store.example/probe"
+FAST: Any = pytest.approx(1e9)
 
 
 @dataclass
@@ -21,6 +22,8 @@ class Link:
 
     folder: Path
     bytes_per_second: float
+    down_bytes_per_second: float | None = None
+    """If it differs."""
     delay: float = 0.0
     fails_after: int = 10**9
     now: float = 0.0
@@ -31,17 +34,17 @@ class Link:
 
     def upload(self, path: Path, url: str, *, attempts: int) -> None:
         assert (url, attempts) == (URL, 1)
-        self._transfer(path.stat().st_size)
+        self._transfer(path.stat().st_size, self.bytes_per_second)
 
     def download(self, url: str, to: Path, *, attempts: int) -> None:
         assert (url, attempts, to.is_file()) == (URL, 1, True)
-        self._transfer(to.stat().st_size)
+        self._transfer(to.stat().st_size, self.down_bytes_per_second or self.bytes_per_second)
 
-    def _transfer(self, size: int) -> None:
+    def _transfer(self, size: int, bytes_per_second: float) -> None:
         if len(self.sizes) == self.fails_after:
             raise TaskFailed(FailureReason.TRANSFER_FAILED, "the store answered 503")
         self.sizes.append(size)
-        self.now += self.delay + size / self.bytes_per_second
+        self.now += self.delay + size / bytes_per_second
 
 
 def measured_over(link: Any) -> Bandwidth:
@@ -52,22 +55,40 @@ def test_a_fast_link_is_measured_with_the_largest_object(tmp_path: Path) -> None
     link = Link(tmp_path, bytes_per_second=125e6)
 
     assert measured_over(link) == Bandwidth(up=pytest.approx(1e9), down=pytest.approx(1e9))
-    assert link.sizes == [256 * KIB, 1024 * KIB, 4096 * KIB, 8192 * KIB, 8192 * KIB, 0]
+    assert link.sizes == [*both_ways(16, 64, 256, 1024, 4096, 8192), 0]
 
 
-def test_a_slow_link_is_measured_with_the_smallest_object(tmp_path: Path) -> None:
-    link = Link(tmp_path, bytes_per_second=100 * KIB)
-
-    assert measured_over(link) == Bandwidth(up=pytest.approx(800 * KIB), down=pytest.approx(800 * KIB))
-    assert link.sizes == [256 * KIB, 256 * KIB, 0]
+def both_ways(*kibibytes: int) -> list[int]:
+    """The sizes of an upload and a download of each object, in bytes."""
+    return [size * KIB for size in kibibytes for _ in "ud"]
 
 
-def test_no_upload_is_expected_to_take_longer_than_two_seconds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("slow_direction", ["bytes_per_second", "down_bytes_per_second"])
+@pytest.mark.parametrize(("kbit", "largest"), [(40, 16), (60, 64), (300, 256), (1000, 256), (5000, 1024)])
+def test_a_slow_link_is_measured_with_small_objects_in_less_than_half_a_minute(
+    tmp_path: Path, kbit: int, largest: int, slow_direction: str
+) -> None:
+    link = Link(tmp_path, **{"bytes_per_second": 125e6, slow_direction: kbit * 125})
+
+    measured = measured_over(link)
+
+    assert min(filter(None, (measured.up, measured.down))) == pytest.approx(kbit * 1000)
+    assert link.sizes[-2] == largest * KIB
+    assert link.now < 25
+
+
+def test_no_transfer_of_a_large_object_is_expected_to_take_longer_than_two_seconds(tmp_path: Path) -> None:
     link = Link(tmp_path, bytes_per_second=1024 * KIB)
 
     measured_over(link)
 
-    assert link.sizes == [256 * KIB, 1024 * KIB, 1024 * KIB, 0]
+    assert link.sizes == [*both_ways(16, 64, 256, 1024), 0]
+
+
+def test_a_link_that_is_slow_to_connect_is_not_taken_for_a_slow_one(tmp_path: Path) -> None:
+    link = Link(tmp_path, bytes_per_second=125e6, delay=0.7)
+
+    assert measured_over(link).up == pytest.approx(8 * 256 * KIB / 0.7, rel=0.01)
 
 
 def test_a_folder_is_measured_like_any_store_and_keeps_no_bytes(tmp_path: Path) -> None:
@@ -83,8 +104,10 @@ def test_a_folder_is_measured_like_any_store_and_keeps_no_bytes(tmp_path: Path) 
     assert runtime.measured().downloaded_bytes >= 256 * KIB
 
 
-@pytest.mark.parametrize(("transfers", "expected"), [(0, Bandwidth()), (1, Bandwidth()), (4, Bandwidth(up=pytest.approx(1e9)))])
-def test_a_transfer_that_fails_costs_the_measurement_only(
+@pytest.mark.parametrize(
+    ("transfers", "expected"), [(0, Bandwidth()), (1, Bandwidth(up=FAST)), (2, Bandwidth(FAST, FAST)), (5, Bandwidth(FAST, FAST))]
+)
+def test_a_transfer_that_fails_costs_what_it_would_have_measured_only(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, transfers: int, expected: Bandwidth
 ) -> None:
     assert measured_over(Link(tmp_path, bytes_per_second=125e6, fails_after=transfers)) == expected

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from fedpipe_operator import conversion
+from fedpipe_operator.formatting import rate_text
 from fedpipe_operator.planning.choices import Choice, found_share_of, other_seconds_of, peak_of, seconds_of_steps
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.sizes import update_file_bytes
@@ -51,5 +52,15 @@ def make_plan(  # noqa: PLR0913 -- the parts of a plan
         alpha=training.alpha,
         forecast=forecast(request, site, choice, ranks=ranks, steps=steps),
         limited_by=limited_by,
-        why=why,
+        why=(*why, *_assumptions(request, site)),
     )
+
+
+def _assumptions(request: PlanRequest, site: SiteProfile) -> list[str]:
+    """What the plan of a site rests on that is not known of it, as sentences. Transfers of earlier rounds have shown its bandwidth."""
+    if not site.assumed or request.correction(site).transfers != 1:
+        return []
+    rates = {"up": site.up, "down": site.down}
+    told = " and ".join(f"{rate_text(rates[direction])} {direction}" for direction in site.assumed)
+    fields = " and ".join(f"capacity.bandwidth.{direction}" for direction in site.assumed)
+    return [f"a bandwidth of {told} is assumed, because none was claimed or could be measured: set {fields} of its EdgeSite"]

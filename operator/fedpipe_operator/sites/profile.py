@@ -100,6 +100,8 @@ class SiteProfile:
     """By bit width for which memory did not suffice when the site was profiled: bytes that are known to be too few."""
     least_transfer_factor: float = 0.0
     """How far transfers may turn out faster than `up` and `down` say without exceeding a claim: 1 where a claim is one of them."""
+    assumed: tuple[str, ...] = ()
+    """The bandwidths that are neither claimed nor measured, but assumed: of `up` and `down`."""
 
     @property
     def resources(self) -> Resources:
@@ -203,6 +205,7 @@ def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
         has_cache=site.spec.cache is not None and not measured.cache_problem,
         cache_problem=excerpt(measured.cache_problem, LONGEST_PROBLEM) if site.spec.cache is not None else "",
         range_test=measured.range_test,
+        assumed=_assumed(site, measured),
         least_transfer_factor=max(_share_of_claim(up, claimed.up), _share_of_claim(down, claimed.down)),
     )
 
@@ -214,6 +217,13 @@ def _bandwidths(site: EdgeSite, measured: ProfileResult) -> tuple[float, float]:
         _bandwidth(claimed.up, measured.up_bits_per_second, _DEFAULT_UP),
         _bandwidth(claimed.down, measured.down_bits_per_second, _DEFAULT_DOWN),
     )
+
+
+def _assumed(site: EdgeSite, measured: ProfileResult) -> tuple[str, ...]:
+    """The directions whose bandwidth is neither claimed nor measured."""
+    claimed = site.spec.capacity.bandwidth
+    known = {"up": (claimed.up, measured.up_bits_per_second), "down": (claimed.down, measured.down_bits_per_second)}
+    return tuple(direction for direction, figures in known.items() if figures == (None, None))
 
 
 def _bandwidth(claimed: str | None, measured: float | None, default: float) -> float:

@@ -1,12 +1,14 @@
-"""The bandwidth between a site and the store, measured with the transfer of a test object of random bytes.
+"""The bandwidth between a site and the store, measured with transfers of a test object of random bytes in both directions.
 
-The object begins small and grows while the link is fast, so that a measurement takes about two seconds on any link and the
-time to connect counts for little. A failed transfer costs the measurement, not the profile.
+The object begins small and grows while the link is fast, so that the last transfer takes about two seconds on most links. Below 256 KiB
+the time to connect counts for much, so there it grows as long as a transfer is expected to take at most ten: with 40 kbit/s or more
+in both directions all of them together take about 20 seconds at most. A failed transfer costs what it would have measured: the
+figures of smaller objects count.
 """
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,10 +18,14 @@ from fedpipe_trainer.task_runtime import TaskRuntime
 
 _LOG = logging.getLogger(__name__)
 
-_SMALLEST: Final = 256 << 10
+_SMALLEST: Final = 16 << 10
+_ENOUGH: Final = 256 << 10
+"""Bytes from which on the time to connect counts for little."""
 _LARGEST: Final = 8 << 20
 _GROWTH: Final = 4
 _SECONDS: Final = 2.0
+_MOST_SECONDS: Final = 10.0
+"""Of a transfer of at most `_ENOUGH` bytes."""
 
 
 @dataclass(frozen=True)
@@ -31,27 +37,32 @@ class Bandwidth:
 
 
 def measure(runtime: TaskRuntime, write: Url | None, read: Url | None) -> Bandwidth:
-    """Upload the test object and read it back; then replace it by an empty one, so that the store keeps nothing."""
+    """Upload the test object and read it back, larger and larger; then replace it by an empty one, so that the store keeps nothing."""
+    link = Bandwidth()
     if write is None or read is None:
-        return Bandwidth()
-    up = down = None
+        return link
     try:
-        up, size = _upload_larger_and_larger(runtime, write)
-        down = _rate(size, _seconds(runtime, lambda: runtime.download(read, runtime.folder / "probe", attempts=1)))
+        for link in _measured_with_larger_objects(runtime, write, read):  # noqa: B007 -- the last one counts, also after a failure
+            pass
         _upload(runtime, write, 0)
     except TaskFailed as failure:
-        _LOG.warning("the bandwidth to the store could not be measured completely, the site's claim is used: %s", failure.message)
-    return Bandwidth(up, down)
+        _LOG.warning("the bandwidth to the store was not measured completely: %s", failure.message)
+    return link
 
 
-def _upload_larger_and_larger(runtime: TaskRuntime, url: Url) -> tuple[float, int]:
-    """The rate of the last upload in bits per second, and its size: the largest that is expected to take at most two seconds."""
-    size = _SMALLEST
-    seconds = _upload(runtime, url, size)
-    while size < _LARGEST and seconds * _GROWTH <= _SECONDS:
-        size = min(size * _GROWTH, _LARGEST)
-        seconds = _upload(runtime, url, size)
-    return _rate(size, seconds), size
+def _measured_with_larger_objects(runtime: TaskRuntime, write: Url, read: Url) -> Iterator[Bandwidth]:
+    """What is known after each transfer, of objects as large as are expected not to take too long in either direction."""
+    size, down = _SMALLEST, None
+    while True:
+        sent = _upload(runtime, write, size)
+        yield Bandwidth(_rate(size, sent), down)
+        received = _seconds(runtime, lambda: runtime.download(read, runtime.folder / "probe", attempts=1))
+        down = _rate(size, received)
+        yield Bandwidth(_rate(size, sent), down)
+        larger = min(size * _GROWTH, _LARGEST)
+        if larger == size or max(sent, received) * _GROWTH > (_MOST_SECONDS if larger <= _ENOUGH else _SECONDS):
+            return
+        size = larger
 
 
 def _upload(runtime: TaskRuntime, url: Url, size: int) -> float:
