@@ -198,6 +198,15 @@ def test_scores_that_are_not_finite_are_a_problem(toy: Toy, method: ImportanceMe
     assert "is not finite at 32 bits; allow 32 in planning.bits" in problem_of(method, subject)
 
 
+def test_a_score_that_no_result_may_contain_is_a_problem(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = a_subject(toy("llama"))
+    name = subject.weights[0].name
+    half = {weight.name: 1.0 for weight in subject.weights} | {name: 1e31}
+    monkeypatch.setattr(gradient, "scores_of_halves", lambda *_: (half, half))
+
+    assert f"that of {name} is 1e+31 at 32 bits, above 1e+30; use another base model" in problem_of(ImportanceMethod.GRADIENT, subject)
+
+
 def test_a_weight_that_is_never_used_is_a_problem_that_names_it(toy: Toy) -> None:
     subject = a_subject(toy("llama"))
     unused = subject.weights[0].model_copy(update={"name": "lm_head_of_nothing"})

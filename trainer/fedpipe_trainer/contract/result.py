@@ -72,7 +72,8 @@ Rate = Annotated[float, Field(ge=1e-9, le=1e30, allow_inf_nan=False)]
 """Of tokens, bits or bytes: so small a one still divides to a finite number."""
 Loss = Annotated[float, Field(ge=0, le=MAX_LOSS, allow_inf_nan=False)]
 """A mean loss per target, in nats."""
-Score = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
+MAX_SCORE: Final = 1e30
+Score = Annotated[float, Field(ge=0, le=MAX_SCORE, allow_inf_nan=False)]
 
 
 class Progress(Wire):

@@ -13,6 +13,7 @@ import torch
 
 from fedpipe_trainer import device
 from fedpipe_trainer.contract import FailureReason, Importance, ImportanceMethod
+from fedpipe_trainer.contract.result import MAX_SCORE
 from fedpipe_trainer.data import Example
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.profiling import gradient, sensitivity
@@ -75,6 +76,9 @@ def problem_of(scores: Mapping[str, float], expected: Sequence[str], bits: int) 
     broken = next((weight for weight, score in scores.items() if not math.isfinite(score)), None)
     if broken is not None:
         return f"no scores: that of {broken} is not finite at {bits} bits; allow 32 in planning.bits, {_ADVICE}"
+    huge = next((weight for weight, score in scores.items() if score > MAX_SCORE), None)
+    if huge is not None:
+        return f"no scores: that of {huge} is {scores[huge]:.2g} at {bits} bits, above {MAX_SCORE:.0e}; use another base model, {_ADVICE}"
     missing = next((weight for weight in expected if weight not in scores), None)
     if missing is not None:
         return f"no scores: {missing} receives no gradient; leave it out of planning.targetModules, {_ADVICE}"
