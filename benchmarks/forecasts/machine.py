@@ -191,7 +191,7 @@ def _commit(adapter: Artifact) -> CommitSummary:
         contributions=(),
         refused={},
         absent={},
-        out_of_memory=(),
+        out_of_memory={},
         late=(),
         truncated_energy=0.0,
         finished_at=0.0,

@@ -12,7 +12,7 @@ from site_profiles import GIB, SMOLLM2, a_site, a_spec, point, speeds
 
 from fedpipe_operator.planning import History, plan_round
 from fedpipe_operator.planning.modes import Plans
-from fedpipe_operator.sites import Correction, SiteProfile
+from fedpipe_operator.sites import Correction, SiteProfile, carried_over
 from fedpipe_trainer.contract import GenerationSpeed, Importance, ImportanceMethod, Plan
 
 SMALL: Final = SMOLLM2.model_copy(update={"layers": 6, "weights": SMOLLM2.weights[:24]})
@@ -377,13 +377,20 @@ def test_a_site_that_lacks_memory_and_time_is_told_both() -> None:
     assert re.search(rf"give it \d+Mi of memory .* and {time}", reason)
 
 
-def test_a_site_whose_plans_ran_out_of_memory_is_not_told_to_claim_more() -> None:
+def test_a_site_whose_plans_ran_out_of_memory_is_told_the_claim_that_would_suffice_and_nothing_that_a_run_cannot_change() -> None:
     history = History(round=2, corrections={"ward": Correction(memory_limit=GIB // 2)})
 
     reason = the_reason(a_site(), history)
 
-    assert "give it" not in reason
-    assert "after a plan of it ran out of memory, a plan may use 512 MiB of the site's 8.00 GiB: allow fewer bits" in reason
+    assert re.search(
+        r"after a plan of it ran out of memory, a plan may use 512 MiB of the site's 8.00 GiB: "
+        r"raise capacity.memory of its EdgeSite to \d+Mi \(",
+        reason,
+    )
+    claimed = int(reason.split("EdgeSite to ")[1].split("Mi")[0]) << 20
+    raised = carried_over(history.corrections["ward"], a_site().resources, a_site(memory_bytes=claimed).resources)
+    spec, again = a_spec(), replace(history, corrections={"ward": raised})
+    assert plan_round(spec, {"ward": a_site(memory_bytes=claimed)}, {}, again).plans.plans
 
 
 def test_a_site_whose_device_supports_none_of_the_bits_is_told_to_add_some() -> None:

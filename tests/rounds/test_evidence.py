@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from site_profiles import GIB, a_site, a_spec
+from site_profiles import GIB, MPNET, a_site, a_spec
 from stand_in_runs import World, a_run
 from stand_in_runs import a_site as a_site_spec
 from trainer_results import a_failure, a_profile, an_evaluation, an_update, good_trainer
 
 from fedpipe_operator import names
+from fedpipe_operator.api import FineTuneSpec
 from fedpipe_operator.backend import JobState
-from fedpipe_operator.planning import History, plan_round
+from fedpipe_operator.planning import History, limit_after, plan_round
+from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.rounds.evidence import kept_activations, measurements
 from fedpipe_operator.rounds.observed import EvaluationSummary, summarize_commit, summarize_evaluation
 from fedpipe_operator.rounds.policies import is_stalled
@@ -260,6 +262,7 @@ def test_a_completed_training_is_measured_by_its_phases_and_a_smaller_micro_batc
         peak_memory_bytes=77,
         steps=5,
         out_of_memory=True,
+        too_large=4,
     )
     assert found == expected
 
@@ -288,13 +291,14 @@ def test_of_a_site_without_an_update_it_counts_whether_it_ran_out_of_memory_or_o
     commit = RoundCommit(
         round=1, method="Exact", adapter=adapter, ranks={}, contributions=(), absent=absent, out_of_memory=("a", "d"), late=("c", "d")
     )
+    commit = commit.model_copy(update={"too_large": {"a": 2}})
 
     found = measurements(summarize_commit(commit))
 
-    assert {site: (one.out_of_memory, one.is_late) for site, one in found.items()} == {
-        "a": (True, False),
-        "c": (False, True),
-        "d": (True, True),
+    assert {site: (one.out_of_memory, one.too_large, one.is_late) for site, one in found.items()} == {
+        "a": (True, 2, False),
+        "c": (False, 0, True),
+        "d": (True, 0, True),
     }
 
 
@@ -510,7 +514,7 @@ def test_running_out_of_memory_is_remembered_though_the_last_attempt_misses_the_
     _, second = stored_plans(world, 2)
 
     assert second.corrections["site-a"].memory_limit is not None
-    assert "after a plan of it ran out of memory" in second.excluded["site-a"], "none of its plans needs less"
+    assert second.plans["site-a"].micro_batch <= 2, "at most half of what was killed"
 
 
 def test_a_site_that_is_still_at_work_at_the_deadline_gets_less_to_do_sits_out_what_does_not_fit_and_is_tried_again(tmp_path: Path) -> None:
@@ -862,6 +866,96 @@ def test_a_plan_that_ran_out_of_memory_is_not_made_again_whatever_the_next_one_n
         correction = corrected(correction, plan, needed)
 
 
+TIGHT: Final[dict[str, Any]] = {"base": MPNET, "memory_bytes": 2 * GIB, "longest_tokens": 64, "mean_tokens": 50.0}
+"""Most of its memory is the base: a pass of half as many samples brings the forecast down by less than a tenth."""
+
+
+def tight_spec(**planning: Any) -> FineTuneSpec:
+    return a_spec(task={"type": "CausalLM", "prompt": "{a}", "response": "{b}", "maxLength": 64}, planning={"bits": [16]} | planning)
+
+
+class MeasuredRounds:
+    """A site that is planned round by round with what `limit_after` says of the last plan; `tried` are its plans."""
+
+    def __init__(self, spec: FineTuneSpec) -> None:
+        self.spec, self.site, self.correction = spec, a_site(**TIGHT), Correction()
+        self.tried: list[Plan] = []
+
+    def plan(self) -> Plan | None:
+        history = History(len(self.tried) + 1, corrections={"ward": self.correction})
+        made = plan_round(self.spec, {"ward": self.site}, {}, history).plans
+        self.reason = made.excluded.get("ward", "")
+        if (plan := made.plans.get("ward")) is not None:
+            self.tried.append(plan)
+        return plan
+
+    def ran_out(self, plan: Plan, too_large: int, *, trained: bool) -> None:
+        request = PlanRequest(self.spec, {}, corrections={"ward": self.correction})
+        limit = limit_after(request, self.site, plan, too_large)
+        needed = measured(steps=plan.steps if trained else 0, out_of_memory=True, too_large=too_large)
+        self.correction = corrected(self.correction, plan, needed, memory_limit=limit)
+
+
+@pytest.mark.parametrize("bits", [[16], [4, 16]])
+def test_a_site_that_trained_with_smaller_passes_than_planned_is_never_left_out_nor_moved_to_fewer_bits(bits: list[int]) -> None:
+    """Each round is done after one halving, so what is planned next needs at most what has just fitted."""
+    rounds = MeasuredRounds(tight_spec(bits=bits))
+    for _ in range(4):
+        plan = rounds.plan()
+        assert plan is not None, rounds.reason
+        if plan.micro_batch == 1:
+            break
+        rounds.ran_out(plan, plan.micro_batch, trained=True)
+
+    assert {plan.bits for plan in rounds.tried} == {16}
+    assert len({str(size(plan)) for plan in rounds.tried}) == len(rounds.tried), "never the same twice"
+    needs = [plan.forecast.memory_bytes for plan in rounds.tried]
+    assert needs == sorted(needs, reverse=True)
+    assert any(later > 0.9 * earlier for earlier, later in pairwise(needs)), "the case in which a tenth less would be too little"
+
+
+def test_passes_that_fitted_are_planned_though_batch_sizes_do_not_name_them() -> None:
+    rounds = MeasuredRounds(tight_spec(batchSizes=[16], ranks=[32]))
+    first = rounds.plan()
+    assert first is not None
+    rounds.ran_out(first, 4, trained=True)
+
+    second = rounds.plan()
+
+    assert second is not None, rounds.reason
+    assert (first.micro_batch, second.micro_batch, second.batch_size) == (16, 2, 16)
+
+
+def test_after_kills_smaller_plans_are_tried_down_to_the_smallest_before_a_site_is_left_out() -> None:
+    """The kernel kills every plan, three attempts each: with the plan's passes, a half and a quarter of them."""
+    rounds = MeasuredRounds(tight_spec())
+    while (plan := rounds.plan()) is not None and len(rounds.tried) < 40:
+        rounds.ran_out(plan, max(1, plan.micro_batch >> 2), trained=False)
+
+    sizes, needs = [str(size(plan)) for plan in rounds.tried], [plan.forecast.memory_bytes for plan in rounds.tried]
+    assert len(set(sizes)) == len(sizes), "never the same twice"
+    assert needs == sorted(needs, reverse=True)
+    last = rounds.tried[-1]
+    assert (last.micro_batch, sum(rank > 0 for rank in last.ranks.values())) == (1, 1), "one adapter, in passes of one sample"
+    assert "raise capacity.memory of its EdgeSite to" in rounds.reason
+    assert len(rounds.tried) < 15, "it does not try for ever"
+
+
+def test_a_site_that_the_kernel_kills_three_times_is_planned_with_the_passes_that_were_not_tried(tmp_path: Path) -> None:
+    planning = {"bits": [16], "ranks": [4], "batchSizes": [1, 2, 4, 8, 16]}
+    run = a_run(rounds={"count": 2, "attempts": 3}, planning=planning, sites={"quorum": 0.5})
+    world = World(run, tmp_path)
+
+    drive(world, stuck=lambda _: False, killed=lambda name: "train-r1-site-a" in name)
+    first, second = stored_plans(world, 2)
+
+    assert [entry.updates for entry in world.run.resource.status.history] == ["2/3", "3/3"]
+    assert first.plans["site-a"].micro_batch == 16
+    assert second.plans["site-a"].micro_batch < 4, "passes of 16, 8 and 4 were killed"
+    assert second.corrections["site-a"].micro_batch == 2
+    assert second.plans["site-a"].forecast.memory_bytes > 0.9 * first.plans["site-a"].forecast.memory_bytes
+
+
 def size(plan: Plan) -> tuple[Any, ...]:
     """What a plan's memory depends on."""
     return plan.bits, plan.micro_batch, plan.lowest_layer, plan.gradient_checkpointing, sorted(plan.ranks.items())
@@ -869,12 +963,18 @@ def size(plan: Plan) -> tuple[Any, ...]:
 
 def test_a_site_that_nothing_smaller_fits_is_left_out_and_the_run_goes_on(tmp_path: Path) -> None:
     planning = PLANNING | {"batchSizes": [1]}
-    world = World(a_run(rounds={"count": 2}, planning=planning, sites={"quorum": 0.5}), tmp_path, out_of_memory_at_site_a)
+    world = World(a_run(rounds={"count": 3}, planning=planning, sites={"quorum": 0.5}), tmp_path, out_of_memory_at_site_a)
     world.settle()
+    first, second, third = stored_plans(world, 3)
 
     assert world.conditions()["Complete"] == "RoundsCompleted"
-    assert set(plans_of(world)[1].excluded) == {"site-a"}
-    assert plans_of(world)[1].excluded["site-a"].startswith("not even its smallest plan fits: after a plan of it ran out of memory")
+    assert elements(second.plans["site-a"]) < elements(first.plans["site-a"]), "passes of one sample ran out: a smaller adapter is tried"
+    assert set(third.excluded) == {"site-a"}
+    assert third.excluded["site-a"].startswith("not even its smallest plan fits: after a plan of it ran out of memory")
+
+
+def elements(plan: Plan) -> int:
+    return sum(plan.ranks.values())
 
 
 def cached_from_round_to_round(task: Any, folder: Path) -> Any:

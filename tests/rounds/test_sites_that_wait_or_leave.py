@@ -148,7 +148,7 @@ def test_a_site_that_ran_out_of_memory_with_one_sample_is_not_asked_for_the_same
     assert world.conditions()["Complete"] == "RoundsCompleted"
     assert world.run.resource.status.history[-1].left_out == {
         "site-a": "OutOfMemory: the kernel ended the trainer at its memory limit with a micro-batch of one sample, the smallest: give the "
-        "site more memory, allow fewer bits or smaller ranks, or lower task.maxLength"
+        "site more memory in spec.capacity.memory, or the run a smaller base model or a lower task.maxLength"
     }
 
 

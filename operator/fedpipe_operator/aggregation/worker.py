@@ -51,7 +51,7 @@ class AggregationTask(Wire):
     updates: tuple[UpdateRef, ...]
     absent: dict[str, str] = {}
     """By site, the reason why there is no update: for the round's commit, as are the next two."""
-    out_of_memory: tuple[str, ...] = ()
+    out_of_memory: dict[str, int] = {}
     late: tuple[str, ...] = ()
 
 
@@ -71,7 +71,7 @@ def aggregate(task: AggregationTask, store: Store, clock: Callable[[], float] = 
         for site, verdict in result.verdicts.items():
             store.write(names.update_verdict(task.round, site, _attempt_of(task, site)), verdict.to_json().encode())
         if result.commit is not None:
-            known = {"absent": task.absent, "out_of_memory": task.out_of_memory, "late": task.late}
+            known = {"absent": task.absent, "out_of_memory": tuple(task.out_of_memory), "too_large": task.out_of_memory, "late": task.late}
             times = {"seconds": time.monotonic() - started, "finished_at": clock()}
             _commit(store, result.commit.model_copy(update=known | times), path)
 

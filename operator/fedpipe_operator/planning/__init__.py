@@ -16,6 +16,7 @@ from fedpipe_operator.planning.hyperparameters import (
 )
 from fedpipe_operator.planning.memory_model import RunOptions, Step, predict_peak
 from fedpipe_operator.planning.modes import Plans
+from fedpipe_operator.planning.out_of_memory import limit_after
 from fedpipe_operator.planning.planner import MODES, FleetPlans, History, plan_round
 from fedpipe_operator.planning.rank_lines import rank_lines
 from fedpipe_operator.planning.run_facts import RunFacts, facts_as_fixed, facts_of
@@ -42,6 +43,7 @@ __all__ = [
     "hyperparameter_text",
     "hyperparameters",
     "learning_rate_share",
+    "limit_after",
     "plan_round",
     "plan_rows",
     "plan_status",

@@ -7,7 +7,7 @@ With cached activations, a step that finds them takes c seconds, and one that co
 the cache holds a share f. So n steps of a round take n·c + min(n, P)·(1 − f)·e: the shorter of two lines, and each is a row of its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import floor
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedpipe_operator.api import Bits, Depth
-from fedpipe_operator.planning.memory_model import TRAINED_BYTES, Bool, Float64, Int64, Step, TrainingMemory, load_peak_bytes, predict_peak
+from fedpipe_operator.planning.memory_model import TRAINED_BYTES, Bool, Float64, Int64, Step, TrainingMemory, load_peak_bytes
 from fedpipe_operator.planning.passes import batches_of_a_pass, largest_step
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.sizes import WIRE_BYTES, rank_parameters
@@ -113,9 +113,9 @@ class Choices:
         with_all = rest + evaluation + slack * self.answers
         return np.minimum(with_all, np.maximum(rest + evaluation, rest / (1 - share))) if share < 1 else with_all
 
-    def peak(self, adapters: Float64) -> Float64:
-        """Peak bytes of each choice with adapters of so many elements."""
-        return np.maximum(self.load, self.memory + self.element_bytes * adapters)
+    def training_peak(self, adapters: Float64) -> Float64:
+        """Peak bytes of training of each choice, with adapters of so many elements."""
+        return self.memory + self.element_bytes * adapters
 
 
 def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int] | None = None) -> Choices:
@@ -129,7 +129,7 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
     first = lowest_layers(request, site) if lowest is None else lowest
     grid = [
         (*combination, caching)
-        for combination in product(micro_batches(request, site), _checkpointing(request, site), first)
+        for combination in product(_passes(request, site), _checkpointing(request, site), first)
         for caching in _caching(request, site, combination[-1])
     ]
     micro_batch, checkpointing, first_layer, caching = zip(*grid, strict=True)
@@ -153,7 +153,7 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
         answers=_joined([np.broadcast_to(answers, count) for _, answers in evaluations]),
         evaluation_share=_evaluation_share(request, site),
         step=_joined(step),
-        room=np.where(load <= limit, (limit - memory) / (factor * _ELEMENT_BYTES), -1.0),
+        room=np.where(load <= request.load_budget(site), (limit - memory) / (factor * _ELEMENT_BYTES), -1.0),
         memory=memory,
         load=load,
         element_bytes=factor * _ELEMENT_BYTES,
@@ -174,6 +174,12 @@ def lowest_layers(request: PlanRequest, site: SiteProfile) -> tuple[int, ...]:
 def micro_batches(request: PlanRequest, site: SiteProfile) -> tuple[int, ...]:
     """The samples of the site's largest step, and the smaller sizes of `planning.batchSizes`."""
     return tuple(sorted({min(size, request.batch_of(site)) for size in request.spec.planning.batch_sizes}))
+
+
+def _passes(request: PlanRequest, site: SiteProfile) -> tuple[int, ...]:
+    """The run's micro-batches, and the one that was found when a larger one ran out of memory at this site."""
+    found = request.correction(site).micro_batch
+    return tuple(sorted({*micro_batches(request, site), *((min(found, request.batch_of(site)),) if found else ())}))
 
 
 def step_seconds_of(request: PlanRequest, site: SiteProfile, choice: Choice) -> float:
@@ -239,13 +245,6 @@ def _evaluation_share(request: PlanRequest, site: SiteProfile) -> float:
 def _within(evaluation: Float64, answers: Float64, seconds: float) -> Float64:
     """Seconds of an evaluation whose answers end after so many. The forecast counts answers as long as they may be."""
     return np.minimum(evaluation + answers, np.maximum(evaluation, seconds))
-
-
-def peak_of(request: PlanRequest, site: SiteProfile, choice: Choice, ranks: Mapping[str, int]) -> float:
-    """Peak bytes of this choice with these ranks, corrected by what earlier rounds showed."""
-    step = Step(choice.micro_batch, request.longest_sequence(site), choice.lowest_layer, choice.checkpointing)
-    predicted = predict_peak(site, bits=choice.bits, step=step, ranks=ranks, options=request.options)
-    return max(request.correction(site).memory * predicted, known_need(site, choice.bits))
 
 
 def known_need(site: SiteProfile, bits: Bits) -> int:

@@ -56,7 +56,7 @@ class _Needs:
         others = choices.step + adapters * seconds_per_element(request, site)
         transfers = request.correction(site).transfers
         return cls(
-            memory=choices.peak(adapters) / request.memory_budget(site),
+            memory=np.maximum(choices.load / request.load_budget(site), choices.training_peak(adapters) / request.memory_budget(site)),
             time=choices.least_deadline(request.deadline, others, ROUNDING) / request.deadline,
             beside=choices.fixed - transfer_seconds(request, site, request.head_bytes) + choices.step,
             upload=transfers * upload_seconds(site, 1.0) * (request.head_bytes + WIRE_BYTES * adapters),
@@ -96,11 +96,12 @@ def exclusion_reason(request: PlanRequest, site: SiteProfile, choices: Choices, 
 
 def _more_memory(request: PlanRequest, site: SiteProfile, needs: _Needs, row: int) -> _Remedy:
     """The memory that this choice needs."""
+    needed = f"{ceil(site.memory_bytes * float(needs.memory[row]) / MIB + 1e-6)}Mi"
+    if request.correction(site).memory_limit is not None:  # in a running run: what its plans may be cannot be changed any more
+        ran_out = f"after a plan of it ran out of memory, {memory_budget(request, site)}"
+        return _Remedy(f"{ran_out}: raise capacity.memory of its EdgeSite to {needed}", row)
     advice = "allow fewer bits, smaller ranks or smaller batchSizes, or lower task.maxLength"
-    if request.correction(site).memory_limit is not None:
-        return _Remedy(f"after a plan of it ran out of memory, {memory_budget(request, site)}: {advice}", row)
-    needed = ceil(site.memory_bytes * float(needs.memory[row]) / MIB + 1e-6)
-    return _Remedy(f"give it {needed}Mi of memory instead of {bytes_text(site.memory_bytes)}, or {advice}", row)
+    return _Remedy(f"give it {needed} of memory instead of {bytes_text(site.memory_bytes)}, or {advice}", row)
 
 
 def _more_time(request: PlanRequest, site: SiteProfile, needs: _Needs, allowed: Bool) -> list[_Remedy]:

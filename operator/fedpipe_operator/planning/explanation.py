@@ -9,11 +9,11 @@ from fedpipe_operator.planning.choices import (
     Choice,
     kept_share_of,
     lowest_layers,
-    peak_of,
     seconds_of_steps,
     step_seconds_of,
 )
 from fedpipe_operator.planning.fleet import FleetSolution
+from fedpipe_operator.planning.forecast import is_in_memory, peak_of
 from fedpipe_operator.planning.importance import exploring
 from fedpipe_operator.planning.passes import passes, step_text
 from fedpipe_operator.planning.request import DEADLINE_FRACTION, PlanRequest
@@ -159,9 +159,8 @@ def _bits_reason(request: PlanRequest, site: SiteProfile, solution: Solution) ->
     if higher[0] in site.unsupported:
         return f"{choice.bits} bits: the device does not support {higher[0]} bits: {site.unsupported[higher[0]]}"
     other = choice._replace(bits=higher[0])
-    need = peak_of(request, site, other, solution.ranks)
-    budget = request.memory_budget(site)
-    if need > budget:
+    if not is_in_memory(request, site, other, solution.ranks):
+        need = peak_of(request, site, other, solution.ranks)
         ran_out = ", and ran out of memory when the site was profiled" if higher[0] in site.out_of_memory else ""
         return f"{choice.bits} bits: {higher[0]} bits would need {bytes_text(need)}{ran_out}; {memory_budget(request, site)}"
     slower = step_seconds_of(request, site, other) / step_seconds_of(request, site, choice) - 1
@@ -190,7 +189,7 @@ def _micro_batch_reason(request: PlanRequest, site: SiteProfile, solution: Solut
     passes = -(-choice.batch // choice.micro_batch)
     at_most = "at most " if choice.batch % choice.micro_batch else ""
     split = f"a step is {passes} passes of {at_most}{counted(choice.micro_batch, 'sample')}"
-    if need > request.memory_budget(site):
+    if not is_in_memory(request, site, whole, solution.ranks):
         return f"{split}: {choice.batch} at once would need {bytes_text(need)}; {memory_budget(request, site)}{recomputed}"
     return f"{split}: smaller passes are faster at this site{recomputed}"
 

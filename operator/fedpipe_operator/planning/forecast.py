@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from fedpipe_operator import conversion
 from fedpipe_operator.formatting import rate_text
-from fedpipe_operator.planning.choices import Choice, found_share_of, other_seconds_of, peak_of, seconds_of_steps
+from fedpipe_operator.planning.choices import Choice, found_share_of, known_need, other_seconds_of, seconds_of_steps
+from fedpipe_operator.planning.memory_model import Step, predict_peak, training_peak
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.sizes import update_file_bytes
 from fedpipe_operator.planning.time_model import wire_bytes
@@ -24,6 +25,28 @@ def forecast(request: PlanRequest, site: SiteProfile, choice: Choice, *, ranks: 
         upload_bytes=update_file_bytes(site.base.weights, ranks, request.head),
         download_bytes=request.download_file(site),
     )
+
+
+def peak_of(request: PlanRequest, site: SiteProfile, choice: Choice, ranks: Mapping[str, int]) -> float:
+    """Peak bytes of this choice with these ranks, corrected by what earlier rounds showed."""
+    predicted = predict_peak(site, bits=choice.bits, step=_step_of(request, site, choice), ranks=ranks, options=request.options)
+    return max(request.correction(site).memory * predicted, known_need(site, choice.bits))
+
+
+def training_peak_of(request: PlanRequest, site: SiteProfile, choice: Choice, ranks: Mapping[str, int]) -> float:
+    """The same without the peak of loading."""
+    predicted = training_peak(site, bits=choice.bits, step=_step_of(request, site, choice), ranks=ranks, options=request.options)
+    return request.correction(site).memory * predicted
+
+
+def is_in_memory(request: PlanRequest, site: SiteProfile, choice: Choice, ranks: Mapping[str, int]) -> bool:
+    """Whether this choice with these ranks needs no more memory than a plan of the site may use."""
+    training = training_peak_of(request, site, choice, ranks)
+    return training <= request.memory_budget(site) and peak_of(request, site, choice, ranks) <= request.load_budget(site)
+
+
+def _step_of(request: PlanRequest, site: SiteProfile, choice: Choice) -> Step:
+    return Step(choice.micro_batch, request.longest_sequence(site), choice.lowest_layer, choice.checkpointing)
 
 
 def make_plan(  # noqa: PLR0913 -- the parts of a plan

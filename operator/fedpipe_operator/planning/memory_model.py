@@ -91,10 +91,15 @@ def predict_peak(profile: SiteProfile, *, bits: Bits, step: Step, ranks: Mapping
         ranks: by weight; a weight without an entry has no adapter.
         options: what the run adds.
     """
+    return int(max(load_peak_bytes(profile, bits), training_peak(profile, bits=bits, step=step, ranks=ranks, options=options)))
+
+
+def training_peak(profile: SiteProfile, *, bits: Bits, step: Step, ranks: Mapping[str, int], options: RunOptions = RunOptions()) -> float:
+    """Peak bytes of training without that of loading; the arguments are those of `predict_peak`."""
     adapters = adapter_parameters(profile.base.weights, ranks)
     residual = residual_parameters(profile.base.weights, ranks, options.global_rank)
     peak = float(TrainingMemory.at(profile, bits, options).without_adapters(step))
-    return int(max(load_peak_bytes(profile, bits), peak + TRAINED_BYTES * adapters + WIRE_BYTES * residual))
+    return peak + TRAINED_BYTES * adapters + WIRE_BYTES * residual
 
 
 @dataclass(frozen=True)

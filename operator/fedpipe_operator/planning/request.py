@@ -80,10 +80,14 @@ class PlanRequest:
         return site.cache_problem or self.correction(site).cache_problem
 
     def memory_budget(self, site: SiteProfile) -> float:
-        """Bytes that the forecast of a plan may reach at this site."""
+        """Bytes that the forecast of training may reach at this site."""
         limit = self.correction(site).memory_limit
-        budget = MEMORY_FRACTION * site.memory_bytes
+        budget = self.load_budget(site)
         return budget if limit is None else min(budget, float(limit))
+
+    def load_budget(self, site: SiteProfile) -> float:
+        """Bytes that the forecast of loading the base may reach. All plans share it, so what ran out of memory does not limit it."""
+        return MEMORY_FRACTION * site.memory_bytes
 
     @property
     def deadline(self) -> float:

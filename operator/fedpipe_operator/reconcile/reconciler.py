@@ -150,7 +150,7 @@ class Reconciler:
             max_norm=run.spec.aggregation.max_norm,
             updates=action.updates,
             absent=action.absent,
-            out_of_memory=action.out_of_memory,
+            out_of_memory=dict(action.out_of_memory),
             late=action.late,
         )
 

@@ -1,6 +1,7 @@
 """The actions that `decide` may ask for. Each is safe to apply twice: names are fixed and creation is create-if-absent."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from fedpipe_operator.api import FineTuneStatus
 from fedpipe_operator.rounds.records import RoundEvaluation, RoundPlan, UpdateRef
@@ -59,8 +60,8 @@ class StartAggregation:
     updates: tuple[UpdateRef, ...]
     absent: dict[str, str]
     """By site without an update: the reason. Refused updates have the gate's verdict instead."""
-    out_of_memory: tuple[str, ...] = ()
-    """Of these sites, those of which an attempt ran out of memory."""
+    out_of_memory: Mapping[str, int] = field(default_factory=dict)
+    """Of these sites, those of which an attempt ran out of memory, with the samples of the smallest pass that did."""
     late: tuple[str, ...] = ()
     """Of these sites, those that had begun to work on the round, and were not done at the deadline."""
 

@@ -59,8 +59,8 @@ class Dropped:
     """There will be no result."""
 
     why: str
-    out_of_memory: bool = False
-    """Whether an attempt ran out of memory, even if the last one ended for another reason."""
+    out_of_memory: int = 0
+    """How many attempts ran out of memory, even if the last one ended for another reason."""
     is_expired: bool = False
     """Whether it had been started, and was not done at the deadline."""
     is_late: bool = False
@@ -96,15 +96,15 @@ def work_state(  # noqa: PLR0913 -- what the state depends on
         if isinstance(outcome, Pending):
             outcome = Pending(attempt, out_of_memory)
         if not isinstance(outcome, _Failed):
-            return outcome if isinstance(outcome, Done) or not expired else _expired(run, outcome, out_of_memory=out_of_memory > 0)
+            return outcome if isinstance(outcome, Done) or not expired else _expired(run, outcome, out_of_memory)
         spent += outcome.counts
         out_of_memory += outcome.out_of_memory
         if outcome.final or spent >= run.spec.rounds.attempts:
-            return Dropped(outcome.why, out_of_memory > 0)
+            return Dropped(outcome.why, out_of_memory)
     raise AssertionError  # count() does not end
 
 
-def _expired(run: Run, outcome: Pending | Active, *, out_of_memory: bool) -> Dropped:
+def _expired(run: Run, outcome: Pending | Active, out_of_memory: int) -> Dropped:
     found = ""
     if isinstance(outcome, Active) and (outcome.waits_for or outcome.phase):
         found = f"; it waited for {outcome.waits_for}" if outcome.waits_for else f"; it was in its phase {outcome.phase}"

@@ -8,7 +8,8 @@ from statistics import fmean
 from typing import Final
 
 from fedpipe_operator.api import Depth, FineTuneSpec, PlanningMode
-from fedpipe_operator.planning import History
+from fedpipe_operator.planning import History, limit_after
+from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.rounds.observed import CommitSummary, Observed, Run
 from fedpipe_operator.rounds.policies import is_stalled
 from fedpipe_operator.rounds.records import RoundPlan
@@ -61,9 +62,10 @@ def evidence_for(
     if plan is None or commit is None or plan.round != round_ - 1:
         return Evidence(History(round_, adapter_bytes=adapter_bytes))
     measured = measurements(commit)
-    corrections = {site: _correction(plan, site, measured.get(site), profiles.get(site)) for site in sorted(_known(plan, profiles))}
+    corrections = {site: _correction(run.spec, plan, site, measured.get(site), profiles.get(site)) for site in _known(plan, profiles)}
     # Of a site that has moved, only that a plan ran out of memory is kept: it may not have moved far.
-    corrections |= {site: Correction(memory_limit=corrections[site].memory_limit) for site in moved}
+    limited = {site: (corrections[site].memory_limit, corrections[site].micro_batch) for site in moved}
+    corrections |= {site: Correction(memory_limit=limit, micro_batch=passes) for site, (limit, passes) in limited.items()}
     stalled = plan.is_stalled or is_stalled(observed.evaluations)
     history = History(
         round=round_,
@@ -120,7 +122,13 @@ def measurements(commit: CommitSummary) -> dict[str, Measurement]:
     """By site what its round needed. Of a site that left no update it may be known that it ran out of memory, or of time."""
     nothing = Measurement(step_seconds=0, other_seconds=0, peak_memory_bytes=0, steps=0)
     lost = {
-        site: nothing.model_copy(update={"out_of_memory": site in commit.out_of_memory, "is_late": site in commit.late})
+        site: nothing.model_copy(
+            update={
+                "out_of_memory": site in commit.out_of_memory,
+                "too_large": commit.out_of_memory.get(site, 0),
+                "is_late": site in commit.late,
+            }
+        )
         for site in (*commit.out_of_memory, *commit.late)
     }
     return {one.site: one.measured for one in commit.contributions if one.measured is not None} | lost
@@ -136,17 +144,21 @@ def _mean_ranks(plan: RoundPlan) -> dict[str, float]:
     return {weight: fmean(ranks) for weight, ranks in given.items()}
 
 
-def _known(plan: RoundPlan, profiles: Mapping[str, SiteProfile]) -> set[str]:
-    """The sites of the last plan, those without a plan of their own included, and those with a profile now."""
-    return {*plan.plans, *plan.corrections, *profiles}
+def _known(plan: RoundPlan, profiles: Mapping[str, SiteProfile]) -> list[str]:
+    """The sites of the last plan, those without a plan of their own included, and those with a profile now; sorted."""
+    return sorted({*plan.plans, *plan.corrections, *profiles})
 
 
-def _correction(plan: RoundPlan, site: str, measured: Measurement | None, profile: SiteProfile | None) -> Correction:
+def _correction(spec: FineTuneSpec, plan: RoundPlan, site: str, measured: Measurement | None, profile: SiteProfile | None) -> Correction:
     """How the site's forecasts are corrected after the round of this plan."""
     now, resources = plan.corrections.get(site, _NONE), plan.resources.get(site)
     if site in plan.plans:
+        done, limit = plan.plans[site], None
+        if profile and measured and measured.out_of_memory:
+            request = PlanRequest(spec, plan.head, corrections={site: now})
+            limit = limit_after(request, profile, done, measured.too_large or done.micro_batch)
         fastest = profile.least_transfer_factor if profile else 0.0
-        now = corrected(now, plan.plans[site], measured, resources, fastest=fastest)
+        now = corrected(now, done, measured, resources, fastest=fastest, memory_limit=limit)
     else:
         now = after_a_rest(now)
     return carried_over(now, resources, profile.resources) if profile else now

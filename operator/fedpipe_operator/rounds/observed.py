@@ -60,7 +60,8 @@ class CommitSummary:
     contributions: tuple[Contribution, ...]
     refused: Mapping[str, Verdict]
     absent: Mapping[str, str]
-    out_of_memory: tuple[str, ...]
+    out_of_memory: Mapping[str, int]
+    """See `RoundCommit.out_of_memory` and `too_large`; 0 where the pass is not known."""
     late: tuple[str, ...]
     truncated_energy: float
     """The largest of any weight."""
@@ -115,7 +116,7 @@ def summarize_commit(commit: RoundCommit) -> CommitSummary:
         contributions=commit.contributions,
         refused=commit.refused,
         absent=commit.absent,
-        out_of_memory=commit.out_of_memory,
+        out_of_memory={site: commit.too_large.get(site, 0) for site in commit.out_of_memory},
         late=commit.late,
         truncated_energy=max(commit.truncated_energy.values(), default=0.0),
         finished_at=commit.finished_at,

@@ -15,6 +15,7 @@ from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.rounds.evaluation import held_means
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.records import SiteValues
+from fedpipe_trainer.contract import FailureReason, Result
 
 _STALL_ROUNDS: Final = 2
 _STALL_SHARE: Final = 0.02
@@ -219,6 +220,15 @@ def retry_micro_batch(micro_batch: int, out_of_memory: int) -> int | None:
     The plan, and so the mathematics of the step, stays the same.
     """
     return max(1, micro_batch >> out_of_memory) if out_of_memory else None
+
+
+def smallest_pass(micro_batch: int, out_of_memory: int, results: Iterable[Result]) -> int:
+    """Samples of the smallest pass that ran out of memory in so many attempts, with these results.
+
+    A trainer that says so itself has halved its passes down to one sample; one that the kernel killed is retried with half as many.
+    """
+    is_told = any(one.failure is not None and one.failure.reason is FailureReason.OUT_OF_MEMORY for one in results)
+    return 1 if is_told else max(1, micro_batch >> (out_of_memory - 1))
 
 
 def is_out_of_retries(micro_batch: int, out_of_memory: int) -> bool:

@@ -140,6 +140,8 @@ class RoundCommit(Wire):
     """By site without an update: the reason."""
     out_of_memory: tuple[str, ...] = ()
     """The sites without an update of which an attempt ran out of memory, even if the last one ended for another reason."""
+    too_large: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """By site of these: samples of the smallest pass that ran out of memory. Empty if an earlier version of the operator wrote this."""
     late: tuple[str, ...] = ()
     """The sites without an update that had begun to work on the round, and were not done at the deadline."""
     truncated_energy: dict[str, float] = {}

@@ -25,7 +25,7 @@ from fedpipe_operator.rounds.actions import (
 )
 from fedpipe_operator.rounds.attempts import Active, Done, Dropped, Pending, Work
 from fedpipe_operator.rounds.evaluation import aggregate_metrics
-from fedpipe_operator.rounds.policies import Metrics, best_round, is_patience_exhausted, is_target_reached, retry_micro_batch
+from fedpipe_operator.rounds.policies import Metrics, best_round, is_patience_exhausted, is_target_reached, retry_micro_batch, smallest_pass
 from fedpipe_operator.rounds.records import OutOfReach, RoundEvaluation, RoundPlan, UpdateRef
 from fedpipe_operator.rounds.work_states import (
     StageContext,
@@ -173,7 +173,7 @@ def aggregate(context: StageContext) -> Step:
                 attempt,
                 updates,
                 absent=absent,
-                out_of_memory=tuple(site for site, state in states.items() if isinstance(state, Dropped) and state.out_of_memory),
+                out_of_memory=_out_of_memory(context, states),
                 late=tuple(site for site in absent if site in late),
             )
             return Step(Reason.AGGREGATING, f"{len(updates)} updates", (start,))
@@ -182,6 +182,15 @@ def aggregate(context: StageContext) -> Step:
         case Dropped(why):
             return fail(Reason.AGGREGATION_FAILED, why)
     raise AssertionError  # an aggregation is done when it is committed, and then another round is the current one
+
+
+def _out_of_memory(context: StageContext, states: WorkStates) -> dict[str, int]:
+    """The dropped sites of which an attempt ran out of memory, with the samples of the smallest pass that did."""
+    attempts = {site: state.out_of_memory for site, state in states.items() if isinstance(state, Dropped)}
+    plans, updates = context.plan.plans, context.observed.updates
+    return {
+        site: smallest_pass(plans[site].micro_batch, count, updates.get(site, {}).values()) for site, count in attempts.items() if count
+    }
 
 
 def _late_before(context: StageContext) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ WorkStates = Mapping[str, WorkState]
 
 _NO_SMALLER_PASS: Final = (
     f"{FailureReason.OUT_OF_MEMORY}: the kernel ended the trainer at its memory limit with a micro-batch of one sample, the smallest: give"
-    " the site more memory, allow fewer bits or smaller ranks, or lower task.maxLength"
+    " the site more memory in spec.capacity.memory, or the run a smaller base model or a lower task.maxLength"
 )
 _GONE: Final = "SiteGone: its EdgeSite was deleted, is invalid, or no longer has the labels of sites.selector"
 
@@ -76,8 +76,9 @@ def _evaluation_state(training: WorkState, results: Mapping[int, EvaluateResult]
 
 
 def _after_last_retry(context: StageContext, site: str, state: WorkState) -> WorkState:
-    is_last = isinstance(state, Pending) and is_out_of_retries(context.plan.plans[site].micro_batch, state.out_of_memory)
-    return Dropped(_NO_SMALLER_PASS, out_of_memory=True) if is_last else state
+    if isinstance(state, Pending) and is_out_of_retries(context.plan.plans[site].micro_batch, state.out_of_memory):
+        return Dropped(_NO_SMALLER_PASS, state.out_of_memory)
+    return state
 
 
 def _after_verdict(context: StageContext, site: str, state: WorkState) -> WorkState:

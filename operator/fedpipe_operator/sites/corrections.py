@@ -2,8 +2,9 @@
 
 Seconds: the ratio of measured to predicted, of the steps, the transfers and the rest apart, multiplies the next forecast. Memory: likewise.
 A plan that ran out of memory lowers what the site's next plans may use below that plan's own forecast, so that the same plan is never made
-twice. Transfers are never forecast to be faster than the site's claim: of what is claimed and what rounds show, the smaller counts. A site
-that was still at work at the deadline has measured nothing, but that it takes longer than was forecast: all its seconds count twice.
+twice, but not below what the site trained with after all (`planning.out_of_memory`). Transfers are never forecast to be faster than the
+site's claim: of what is claimed and what rounds show, the smaller counts. A site that was still at work at the deadline has measured
+nothing, but that it takes longer than was forecast: all its seconds count twice.
 """
 
 from typing import Annotated, Final
@@ -20,8 +21,8 @@ _LATE: Final = 2.0
 """By how much the seconds of a site count more for each time that it was still at work at the deadline."""
 _MOST_LATE: Final = 10
 """More doublings make no difference."""
-_LESS_MEMORY: Final = 0.9
-"""After a plan ran out of memory, the next may use this share of what the forecast of that plan was."""
+LESS_MEMORY: Final = 0.9
+"""After a plan ran out of memory, the forecast of the next may be this share of that plan's."""
 _NOTICEABLE: Final = 1.15
 """Forecasts are required to be within 15 % of the measurement."""
 _NOTICEABLE_SHARE: Final = 0.1
@@ -49,6 +50,8 @@ class Measurement(Wire):
     steps: Annotated[int, Field(ge=0)]
     out_of_memory: bool = False
     """Whether an attempt ran out of memory, even if a later one with smaller passes did not."""
+    too_large: Annotated[int, Field(ge=0)] = 0
+    """Samples of the smallest pass that ran out of memory; 0: none did, or an earlier version of the operator wrote this."""
     is_late: bool = False
     """Whether the site was still at work at the deadline, so that nothing was measured."""
     cache_hits: Annotated[int, Field(ge=0)] = 0
@@ -75,7 +78,9 @@ class Correction(Wire):
     transfers: Factor = 1.0
     memory: Factor = 1.0
     memory_limit: Annotated[int, Field(ge=0)] | None = None
-    """Bytes that the forecast of a plan may reach at most, because a plan of a larger one ran out of memory."""
+    """Bytes that the forecast of training may reach at most, because a plan of a larger one ran out of memory."""
+    micro_batch: Annotated[int, Field(ge=1)] | None = None
+    """Samples of a pass that plans may have as well as those of the run: twice as many ran out of memory, so many did not or come next."""
     cache_problem: str = ""
     """Why the site's cache did not work in a round, and what to do: its plans do not count on it for the rest of the run."""
     late: Annotated[int, Field(ge=0)] = 0
@@ -114,7 +119,8 @@ def measurement(result: TrainResult, plan: Plan) -> Measurement:
         downloaded_bytes=result.measured.downloaded_bytes,
         peak_memory_bytes=result.measured.peak_memory_bytes,
         steps=max(0, result.steps - result.resumed_from_step),
-        out_of_memory=0 < result.micro_batch_size < plan.micro_batch,
+        out_of_memory=(ran_out := 0 < result.micro_batch_size < plan.micro_batch),
+        too_large=2 * result.micro_batch_size if ran_out else 0,  # passes are halved until they fit
         cache_hits=result.cache_hits if plan.cache_activations else 0,
         cache_misses=result.cache_misses if plan.cache_activations else 0,
         cache_held=result.cache_held if plan.cache_activations else 1.0,
@@ -122,8 +128,14 @@ def measurement(result: TrainResult, plan: Plan) -> Measurement:
     )
 
 
-def corrected(
-    before: Correction, plan: Plan, measured: Measurement | None, resources: Resources | None = None, *, fastest: float = 0.0
+def corrected(  # noqa: PLR0913 -- what a correction depends on
+    before: Correction,
+    plan: Plan,
+    measured: Measurement | None,
+    resources: Resources | None = None,
+    *,
+    fastest: float = 0.0,
+    memory_limit: int | None = None,
 ) -> Correction:
     """The correction after a round: that of the round's plan, times what the round showed.
 
@@ -133,13 +145,17 @@ def corrected(
         measured: what the site needed; None if it left no update.
         resources: what the plan was made for; None: an earlier version of the operator made it.
         fastest: the least factor of transfers that the site's claim allows.
+        memory_limit: bytes that the next forecast may reach if the plan ran out of memory; None: not known but by the plan's own forecast.
     """
     if measured is None:
         return before
-    limit = int(_LESS_MEMORY * plan.forecast.memory_bytes) if measured.out_of_memory else before.memory_limit
+    limit, micro_batch = before.memory_limit, before.micro_batch
+    if measured.out_of_memory:
+        limit = int(LESS_MEMORY * plan.forecast.memory_bytes) if memory_limit is None else memory_limit
+        micro_batch = measured.too_large // 2 or micro_batch
     cache_problem = measured.cache_problem or before.cache_problem
     if measured.steps == 0:
-        known = before.model_copy(update={"memory_limit": limit, "cache_problem": cache_problem})
+        known = before.model_copy(update={"memory_limit": limit, "micro_batch": micro_batch, "cache_problem": cache_problem})
         return known.model_copy(update={"late": known.late + 1}) if measured.is_late else known
     plan = _as_if_in_time(plan, before.lateness)
     memory = before.memory if measured.out_of_memory else _times(before.memory, measured.peak_memory_bytes, plan.forecast.memory_bytes)
@@ -150,6 +166,7 @@ def corrected(
         memory=memory,
         # What ran out of memory is to stay above the limit, when its forecast is corrected as all others are.
         memory_limit=None if limit is None else int(limit * memory / before.memory),
+        micro_batch=micro_batch,
         cache_problem=cache_problem,
     )
 
