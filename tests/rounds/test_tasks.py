@@ -16,7 +16,7 @@ from fedpipe_operator.reconcile.reconciler import tasks
 from fedpipe_operator.reconcile.tasks import TaskContext, TaskInputs
 from fedpipe_operator.rounds import Run, StartEvaluation, StartExport, StartProfile, StartTraining
 from fedpipe_operator.rounds.records import RoundCommit, RoundPlan
-from fedpipe_trainer.contract import Data, ImportanceMethod, Model, ProfileTask, Wire
+from fedpipe_trainer.contract import Data, ImportanceMethod, Model, ProfileTask, Wire, parse_task
 
 INPUTS = TaskInputs(Model(source="file:///models/toy"), Data(train="/data/train.jsonl", validation="/data/validation.jsonl"))
 INPUTS_WITHOUT_DATA = TaskInputs(Model(source="file:///models/toy"))
@@ -205,6 +205,31 @@ def test_a_site_trains_its_own_plan_on_the_base_and_labels_of_the_run(finished: 
     assert task.objective.labels == ("a", "b", "c")
     assert task.data == INPUTS.data
     assert task.deadline_seconds == 90.0
+
+
+@pytest.mark.parametrize("kind", ["profile", "train", "evaluate-r2", "export"])
+def test_a_task_that_starts_late_in_its_stage_has_the_seconds_that_are_left_of_it(tmp_path: Path, kind: str) -> None:
+    """It is not waited for any longer: what it sent after that would be lost."""
+    world = World(a_run(rounds={"count": 2, "deadline": "10m"}, export={"adapter": True}), tmp_path)
+    (name, *_) = [name for name in world.work_until(kind) if kind in name]
+    world.now += 400
+    world.backend.kill(name)
+    world.reconcile()
+
+    first, retry = (parse_task(world.backend.tasks[one]) for one in (name, name.replace("-a0", "-a1")))
+    assert (first.deadline_seconds, retry.deadline_seconds) == (600.0, 200.0)
+
+
+def test_after_a_suspension_a_task_has_a_whole_deadline_again(tmp_path: Path) -> None:
+    world = World(a_run(rounds={"count": 1, "deadline": "10m"}), tmp_path)
+    world.work_until("train-r1")
+    world.now += 5000
+    world.restart()
+    world.now += 100
+    world.backend.kill("toy-train-r1-site-a-a0")
+    world.reconcile()
+
+    assert parse_task(world.backend.tasks["toy-train-r1-site-a-a1"]).deadline_seconds == 500.0
 
 
 def test_every_task_but_the_first_profiles_uses_the_hubs_commit_that_the_sites_were_profiled_with(tmp_path: Path) -> None:

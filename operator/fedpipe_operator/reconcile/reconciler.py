@@ -87,18 +87,19 @@ class Reconciler:
     def reconcile(self, run: Run) -> ReconcileResult:
         """Take the run one step further, as far as that is possible now."""
         observed = replace(observe(run, self.backend.observe(), self.store, self.cache, self.resumed_at), busy=self.busy)
-        decision = decide(run, observed, self.clock())
+        now = self.clock()
+        decision = decide(run, observed, now)
         for action in decision.actions:
-            self._apply(action, run, observed)
+            self._apply(action, run, observed, now)
         if decision.status != run.resource.status:
             self.status_writer.write_status(run, decision.status)
         for event in decision.events:
             self.status_writer.record_event(run, event)
         return ReconcileResult(observed, decision)
 
-    def _apply(self, action: Action, run: Run, observed: Observed) -> None:
+    def _apply(self, action: Action, run: Run, observed: Observed, now: float) -> None:
         """Apply one action. Each is safe to apply twice: names are fixed, and creation is create-if-absent."""
-        context = tasks.TaskContext(run, self.store)
+        context = tasks.TaskContext(run, self.store, observed, now)
         match action:
             case StartProfile(site, attempt):
                 profile = tasks.profile_task(context, action, self.placement.inputs(run, site), observed.plans.get(1))

@@ -5,13 +5,14 @@ A task has a URL for each object that it may read or write and for no other: a t
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from fedpipe_operator import conversion, names
 from fedpipe_operator.api import FineTuneSpec, PlanningMode, parse_duration
+from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.planning import range_test, rate_of
-from fedpipe_operator.rounds import Run, StartEvaluation, StartExport, StartProfile, StartTraining
+from fedpipe_operator.rounds import Observed, Run, StartEvaluation, StartExport, StartProfile, StartTraining, stage_ends_at
 from fedpipe_operator.rounds.observed import CommitSummary, PlanSummary
 from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_operator.sites import basis_of
@@ -29,6 +30,7 @@ from fedpipe_trainer.contract.task import EXPORT_ADAPTER_FILES, EXPORT_MERGED_FI
 
 _MAX_VALIDITY_SECONDS: Final = 7 * 24 * 3600
 """The longest validity of a presigned S3 URL."""
+_LEAST_SECONDS: Final = 1.0
 _SLACK_SECONDS: Final = 3600
 """Margin for clock skew, and for the uploads of a task that ends at its deadline."""
 
@@ -65,16 +67,23 @@ class TaskContext:
 
     run: Run
     urls: Urls
+    observed: Observed = field(default_factory=Observed)
+    """Its jobs tell when the stage of a task began."""
+    now: float = 0.0
+    """Unix seconds."""
 
     @property
     def spec(self) -> FineTuneSpec:
         """The run's spec."""
         return self.run.spec
 
-    @property
-    def deadline(self) -> float:
-        """Seconds that a task may take."""
-        return parse_duration(self.spec.rounds.deadline)
+    def seconds_left(self, kind: TaskKind, round_: int = 0) -> float:
+        """Seconds until the stage of these tasks ends, which began with the first of them: what comes later is not waited for.
+
+        Seconds and not a time of day, since a site's clock may differ; a pod that waits for a node after this has fewer than it knows of.
+        """
+        ends_at = stage_ends_at(self.run, self.observed, kind, round_)
+        return parse_duration(self.spec.rounds.deadline) if ends_at is None else max(_LEAST_SECONDS, ends_at - self.now)
 
     def read(self, key: str) -> str:
         """A URL that reads this key."""
@@ -94,7 +103,7 @@ def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs,
         site=action.site,
         attempt=action.attempt,
         model=inputs.model.model_copy(update={"commit": first.model_commit}) if first else inputs.model,
-        deadline_seconds=context.deadline,
+        deadline_seconds=context.seconds_left(TaskKind.PROFILE),
         result=context.write(names.profile_result(action.site, action.attempt)),
         objective=conversion.objective(context.spec.task),
         data=_data(inputs),
@@ -125,7 +134,7 @@ def training_task(
         round=round_,
         attempt=attempt,
         model=_as_planned(inputs.model, plan),
-        deadline_seconds=context.deadline,
+        deadline_seconds=context.seconds_left(TaskKind.TRAIN, round_),
         result=context.write(names.update_result(round_, site, attempt)),
         objective=conversion.objective(context.spec.task, plan.labels),
         data=_data(inputs),
@@ -164,7 +173,7 @@ def evaluation_task(
         round=action.round,
         attempt=action.attempt,
         model=_as_planned(inputs.model, plan),
-        deadline_seconds=context.deadline,
+        deadline_seconds=context.seconds_left(TaskKind.EVALUATE, action.round),
         result=context.write(names.evaluation_result(action.round, action.site, action.attempt)),
         objective=conversion.objective(context.spec.task, plan.labels),
         data=_data(inputs),
@@ -186,7 +195,7 @@ def export_task(context: TaskContext, action: StartExport, inputs: TaskInputs, *
         round=action.round,
         attempt=action.attempt,
         model=_as_planned(inputs.model, plan),
-        deadline_seconds=context.deadline,
+        deadline_seconds=context.seconds_left(TaskKind.EXPORT),
         result=context.write(names.export_result(action.attempt)),
         objective=conversion.objective(context.spec.task, plan.labels),
         global_adapter=adapter,

@@ -16,6 +16,7 @@ from fedpipe_operator.rounds.actions import (
 )
 from fedpipe_operator.rounds.decide import decide, is_over
 from fedpipe_operator.rounds.observed import Observed, Run, job_of
+from fedpipe_operator.rounds.policies import stage_ends_at
 from fedpipe_operator.rounds.stages import exported_round
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "exported_round",
     "is_over",
     "job_of",
+    "stage_ends_at",
 ]

@@ -50,13 +50,19 @@ def needed_updates(quorum: float, *, matched: int, per_round: int | None) -> int
 
 
 def stage_expired(run: Run, observed: Observed, kind: TaskKind, round_: int, now: float) -> bool:
-    """Whether `rounds.deadline` has passed, counted from the stage's first job or from when the run was last resumed.
+    """Whether the stage's end has passed."""
+    ends_at = stage_ends_at(run, observed, kind, round_)
+    return ends_at is not None and now >= ends_at
+
+
+def stage_ends_at(run: Run, observed: Observed, kind: TaskKind, round_: int) -> float | None:
+    """Unix seconds: `rounds.deadline` after the stage's first job, or after the run was last resumed; None before that job.
 
     Sites that join, or have changed, are profiled before the next plan: they have a whole deadline, counted from the end of the last round.
     """
     starts = [one.started_at for one in observed.jobs.values() if one.job.kind == kind and one.job.round == round_]
     since = observed.last_round_ended_at if kind is TaskKind.PROFILE else 0.0
-    return bool(starts) and now >= max(observed.resumed_at, since, min(starts)) + parse_duration(run.spec.rounds.deadline)
+    return max(observed.resumed_at, since, min(starts)) + parse_duration(run.spec.rounds.deadline) if starts else None
 
 
 # --- rounds.target; as for patience and the best round, what fewer sites than the quorum measured of a metric decides nothing
