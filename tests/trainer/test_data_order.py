@@ -83,3 +83,20 @@ def test_a_resumed_attempt_continues_with_the_data_of_the_stopped_one(make_task:
     after = order_of(task.model_copy(update={"attempt": 1}), tmp_path, batches)
 
     assert before + after == whole
+
+
+@pytest.mark.parametrize(("at_the_stop", "asked"), [(None, 1), (1, None), (1, 2)], ids=["retry", "found before", "found smaller before"])
+def test_an_attempt_that_resumes_has_the_smaller_of_the_passes_of_the_checkpoint_and_those_that_it_is_asked_for(
+    make_task: Any, tmp_path: Path, batches: list[list[int]], at_the_stop: int | None, asked: int | None
+) -> None:
+    """A drained node left a checkpoint with the plan's passes, with which the kernel then killed the attempt that went on from it."""
+    checkpoint = (tmp_path / "store" / "checkpoint").as_uri()
+    task = make_task({Q0: 4}, steps=5, checkpoint_read=checkpoint, checkpoint_write=checkpoint)
+    stopping = make_runtime(tmp_path / "stopped")
+    stopping.stop_requested = lambda: len(batches) == 3  # type: ignore[method-assign]
+    with pytest.raises(Terminated):
+        train.run(task.model_copy(update={"micro_batch": at_the_stop}), stopping)
+
+    result = train.run(task.model_copy(update={"attempt": 1, "micro_batch": asked}), make_runtime(tmp_path / "again"))
+
+    assert (result.resumed_from_step, result.micro_batch_size) == (3, 1)

@@ -198,7 +198,7 @@ def fit(task: TrainTask, runtime: TaskRuntime, inputs: TrainingInputs, adapters:
     data_seed = _seed(hyper.seed, task.site, task.round)
     torch.manual_seed(data_seed)
     optimizer = make_optimizer(hyper, adapters)
-    start = state = _resume(task, runtime, adapters, optimizer) or TrainingState(micro_batch=task.micro_batch or plan.micro_batch)
+    start = state = _start(task, runtime, adapters, optimizer)
     started, longest_step = runtime.elapsed_seconds(), 0.0
     with training_mode(adapters.model, checkpointing=plan.gradient_checkpointing, lowest_layer=plan.lowest_layer):
         while state.step < plan.steps and not _is_near_deadline(task, runtime, state, longest_step):
@@ -240,6 +240,13 @@ def upload_update(task: TrainTask, runtime: TaskRuntime, adapters: Adapters) -> 
 def _is_near_deadline(task: TrainTask, runtime: TaskRuntime, state: TrainingState, longest_step: float) -> bool:
     """Whether another step might not leave enough time for the upload. False before the first step: an update needs at least one."""
     return state.step > 0 and runtime.elapsed_seconds() + longest_step > _TRAINING_SHARE * task.deadline_seconds
+
+
+def _start(task: TrainTask, runtime: TaskRuntime, adapters: Adapters, optimizer: torch.optim.Optimizer) -> TrainingState:
+    """The state that the training goes on from. Smaller passes may be asked for, or have been found, before or after the checkpoint."""
+    asked = task.micro_batch or task.plan.micro_batch
+    resumed = _resume(task, runtime, adapters, optimizer)
+    return resumed.model_copy(update={"micro_batch": min(asked, resumed.micro_batch)}) if resumed else TrainingState(micro_batch=asked)
 
 
 def _resume(task: TrainTask, runtime: TaskRuntime, adapters: Adapters, optimizer: torch.optim.Optimizer) -> TrainingState | None:
