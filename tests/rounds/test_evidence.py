@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from site_profiles import GIB, MPNET, a_site, a_spec
+from site_profiles import GIB, MPNET, a_site, a_spec, speeds
 from stand_in_runs import World, a_run
 from stand_in_runs import a_site as a_site_spec
 from trainer_results import a_failure, a_profile, an_evaluation, an_update, good_trainer
@@ -16,6 +16,8 @@ from fedpipe_operator import names
 from fedpipe_operator.api import FineTuneSpec
 from fedpipe_operator.backend import JobState
 from fedpipe_operator.planning import History, limit_after, plan_round
+from fedpipe_operator.planning.choices import Choice
+from fedpipe_operator.planning.forecast import make_plan, with_found_share
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.rounds.evidence import kept_activations, measurements
 from fedpipe_operator.rounds.observed import EvaluationSummary, summarize_commit, summarize_evaluation
@@ -85,6 +87,40 @@ def test_steps_that_found_more_in_the_cache_than_planned_make_no_forecast_faster
     assert corrected(before, cached, measured(step_seconds=10.0, **as_planned)).step_seconds == 1.0
     assert corrected(before, cached, measured(step_seconds=10.0, **more)).step_seconds == 2.0
     assert corrected(before, cached, measured(step_seconds=60.0, **more)).step_seconds == 6.0
+
+
+def test_steps_that_found_less_in_the_cache_than_planned_make_no_forecast_slower() -> None:
+    """All passes were expected to find their activations there, and none did: they had been removed to make room."""
+    forecast = PLAN.forecast.model_copy(update={"cached_share": 1.0})
+    cached = PLAN.model_copy(update={"cache_activations": True, "lowest_layer": 2, "forecast": forecast})
+    removed = {"cache_hits": 0, "cache_misses": 10}
+
+    assert corrected(Correction(), cached, measured(step_seconds=60.0, **removed)).step_seconds == 1.0
+    assert corrected(Correction(), cached, measured(step_seconds=10.0, **removed)).step_seconds == 0.5
+    assert findings(Correction(), corrected(Correction(), cached, measured(step_seconds=60.0, **removed))) == ()
+
+
+@pytest.mark.parametrize("found", [0.0, 0.4, 1.0], ids="{:.0%} found".format)
+@pytest.mark.parametrize("slower", [1.0, 3.0], ids="{:g} times as slow".format)
+def test_steps_are_compared_with_the_forecast_at_the_share_that_the_cache_really_had(found: float, slower: float) -> None:
+    site = a_site(has_cache=True, points=speeds(100.0), train_samples=160)
+    choice = Choice(bits=16, batch=16, micro_batch=16, checkpointing=False, lowest_layer=20, cached=True)
+    ranks = {weight.name: 4 for weight in site.base.weights if weight.layer >= choice.lowest_layer}
+
+    def planned(share: float) -> Plan:
+        kept = KeptActivations(bits=16, batch_size=16, micro_batch=16, lowest_layer=20, share=share)
+        request = PlanRequest(a_spec(planning={"batchSizes": [16]}), {}, kept={"ward": kept})
+        return make_plan(request, site, choice, ranks=ranks, steps=10, why=())
+
+    plan, as_found = planned(0.7), planned(found)
+    compared = with_found_share(site, plan, found)
+
+    assert plan.forecast.cached_share == pytest.approx(0.7)
+    assert compared.forecast.step_seconds == pytest.approx(as_found.forecast.step_seconds)
+    assert compared.forecast.seconds - compared.forecast.step_seconds == pytest.approx(plan.forecast.seconds - plan.forecast.step_seconds)
+    hits = round(10 * found)
+    needed = measured(step_seconds=slower * as_found.forecast.step_seconds, cache_hits=hits, cache_misses=10 - hits)
+    assert corrected(Correction(), compared, needed).step_seconds == pytest.approx(slower)
 
 
 FULL: Final = "there is no room for more cached activations in /cache: free space on the site's cache volume"
@@ -1005,6 +1041,31 @@ def test_the_cache_of_a_site_that_takes_no_part_in_a_round_keeps_what_it_holds(t
     for site, round_ in waits:
         assert plans[round_ - 1].kept[site].share > 0
         assert plans[round_ - 1].plans[site].forecast.cached_share > 0
+
+
+def test_a_site_whose_cache_lost_what_it_held_is_not_planned_as_a_slow_one(tmp_path: Path) -> None:
+    """Other runs made room on the volume after round 1: the steps of round 2 compute what they were to find."""
+
+    def evicted_in_round_2(task: Any, folder: Path) -> Any:
+        result = cached_from_round_to_round(task, folder)
+        if not isinstance(result, TrainResult):
+            return result
+        # A third of a step is its forward pass, two thirds of which are of the lower layers; of the rest a third is left.
+        predicted, is_lost = task.plan.forecast, task.round == 2
+        computed = predicted.step_seconds * (5 / (5 - 2 * predicted.cached_share) if is_lost else 1)
+        seconds = {"train": computed, "load": predicted.seconds - predicted.step_seconds}
+        needed = Measured(seconds=seconds, peak_memory_bytes=predicted.memory_bytes)
+        counts = {"cache_hits": 0, "cache_misses": task.plan.steps} if is_lost else {}
+        return result.model_copy(update={**counts, "measured": needed})
+
+    fleet = [a_site_spec(name, cache={"persistentVolumeClaim": {"claimName": f"{name}-cache"}}) for name in ("site-a", "site-b")]
+    run = a_run(fleet, rounds={"count": 3, "deadline": "10m"}, planning=PLANNING, training={"maxSteps": 10})
+    world = World(run, tmp_path, evicted_in_round_2)
+    world.settle()
+
+    _, second, third = stored_plans(world, 3)
+    assert second.plans["site-a"].forecast.cached_share > 0
+    assert third.corrections.get("site-a", Correction()).step_seconds == pytest.approx(1.0)
 
 
 def test_what_a_round_has_cached_is_counted_on_in_the_next_one(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A site's plan with its forecast of memory, seconds and bytes."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from fedpipe_operator import conversion
 from fedpipe_operator.formatting import rate_text
@@ -8,7 +9,7 @@ from fedpipe_operator.planning.choices import Choice, found_share_of, known_need
 from fedpipe_operator.planning.memory_model import Step, predict_peak, training_peak
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.sizes import update_file_bytes
-from fedpipe_operator.planning.time_model import wire_bytes
+from fedpipe_operator.planning.time_model import forward_share, relative_step_seconds, wire_bytes
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Forecast, Plan
 
@@ -47,6 +48,23 @@ def is_in_memory(request: PlanRequest, site: SiteProfile, choice: Choice, ranks:
 
 def _step_of(request: PlanRequest, site: SiteProfile, choice: Choice) -> Step:
     return Step(choice.micro_batch, request.longest_sequence(site), choice.lowest_layer, choice.checkpointing)
+
+
+def with_found_share(site: SiteProfile, plan: Plan, share: float) -> Plan:
+    """The plan with the seconds that would be forecast if this share of its passes was to find its activations in the cache."""
+    layers, predicted = max(1, site.base.layers), plan.forecast
+    of_share = partial(
+        relative_step_seconds,
+        layers,
+        layers - plan.lowest_layer,
+        forward=forward_share(site, plan.bits),
+        checkpointing=plan.gradient_checkpointing,
+    )
+    steps = predicted.step_seconds * float(of_share(cached_share=share) / of_share(cached_share=predicted.cached_share))
+    seconds = predicted.seconds - predicted.step_seconds + steps
+    return plan.model_copy(
+        update={"forecast": predicted.model_copy(update={"step_seconds": steps, "seconds": seconds, "cached_share": share})}
+    )
 
 
 def make_plan(  # noqa: PLR0913 -- the parts of a plan

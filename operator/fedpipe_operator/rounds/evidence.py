@@ -9,6 +9,7 @@ from typing import Final
 
 from fedpipe_operator.api import Depth, FineTuneSpec, PlanningMode
 from fedpipe_operator.planning import History, limit_after
+from fedpipe_operator.planning.forecast import with_found_share
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.rounds.observed import CommitSummary, Observed, Run
 from fedpipe_operator.rounds.policies import is_stalled
@@ -154,6 +155,8 @@ def _correction(spec: FineTuneSpec, plan: RoundPlan, site: str, measured: Measur
     now, resources = plan.corrections.get(site, _NONE), plan.resources.get(site)
     if site in plan.plans:
         done, limit = plan.plans[site], None
+        if profile and measured and measured.cache_passes:  # what the next plan counts on is the lower share, not a slower site
+            done = with_found_share(profile, done, measured.found_share)
         if profile and measured and measured.out_of_memory:
             request = PlanRequest(spec, plan.head, corrections={site: now})
             limit = limit_after(request, profile, done, measured.too_large or done.micro_batch)

@@ -66,8 +66,12 @@ class Measurement(Wire):
     @property
     def found_share(self) -> float:
         """The share of the passes that found their activations in the cache; 0 without one."""
-        passes = self.cache_hits + self.cache_misses
-        return self.cache_hits / passes if passes else 0.0
+        return self.cache_hits / self.cache_passes if self.cache_passes else 0.0
+
+    @property
+    def cache_passes(self) -> int:
+        """The passes that looked for their activations in the cache; 0 without one."""
+        return self.cache_hits + self.cache_misses
 
 
 class Correction(Wire):
@@ -273,9 +277,11 @@ def _step_seconds(before: Correction, plan: Plan, measured: Measurement) -> floa
     if measured.cache_problem:  # they were planned as faster than any step that computes all layers
         return before.step_seconds
     now = _times(before.step_seconds, measured.step_seconds, plan.forecast.step_seconds * measured.steps / plan.steps)
-    # More was in the cache than the forecast counted on: steps were faster for that.
-    found_more = measured.found_share > plan.forecast.cached_share + _NOTICEABLE_SHARE
-    return max(before.step_seconds, now) if found_more else now
+    # Of a site whose profile is gone the forecast is that of another share: steps were faster, or slower, for what was in the cache.
+    more = measured.found_share - plan.forecast.cached_share if measured.cache_passes else 0.0
+    if abs(more) <= _NOTICEABLE_SHARE:
+        return now
+    return max(before.step_seconds, now) if more > 0 else min(before.step_seconds, now)
 
 
 def _times(factor: float, measured: float, predicted: float) -> float:
