@@ -11,6 +11,7 @@ from stand_in_runs import StandInPlacement, World, a_run
 from trainer_results import BASE, a_profile, good_trainer
 
 from fedpipe_operator import names
+from fedpipe_operator.api import TrainingSpec
 from fedpipe_operator.planning import DEFAULT_LEARNING_RATE
 from fedpipe_operator.reconcile.reconciler import tasks
 from fedpipe_operator.reconcile.tasks import TaskContext, TaskInputs
@@ -256,22 +257,46 @@ def test_every_task_but_the_first_profiles_uses_the_hubs_commit_that_the_sites_w
     assert {what.split()[0] for what in seen} == {"profile", "train", "evaluate", "export"}
 
 
-def test_spec_training_is_copied_into_the_task_with_the_learning_rate_of_the_plan(finished: World) -> None:
-    training = {"learningRate": 0.5, "warmupSteps": 5, "weightDecay": 0.1, "dropout": 0.2, "seed": 4, "maxSteps": 9}
+TRAINING: dict[str, Any] = {"learningRate": 0.5, "warmupSteps": 5, "weightDecay": 0.1, "dropout": 0.2, "seed": 4, "maxSteps": 9}
 
-    plan = plan_of(finished, 1).model_copy(update={"learning_rate": 0.003})
 
-    task = tasks.training_task(a_context(a_run(training=training)), StartTraining("site-a", 1, 0), INPUTS, plan=plan, previous=None)
+def test_of_a_plan_of_an_earlier_version_spec_training_is_copied_into_the_task_with_the_learning_rate_of_the_plan(finished: World) -> None:
+    plan = plan_of(finished, 1).model_copy(update={"learning_rate": 0.003, "training": None})
+
+    task = tasks.training_task(a_context(a_run(training=TRAINING)), StartTraining("site-a", 1, 0), INPUTS, plan=plan, previous=None)
 
     hyper = task.hyperparameters
     assert (hyper.learning_rate, hyper.warmup_steps, hyper.weight_decay, hyper.dropout, hyper.seed) == (0.003, 5, 0.1, 0.2, 4)
+
+
+def with_training(world: World, **training: Any) -> None:
+    """The spec is edited."""
+    spec = world.run.spec.model_copy(update={"training": TrainingSpec.model_validate(training)})
+    world.run = replace(world.run, resource=world.run.resource.model_copy(update={"spec": spec}))
+
+
+def test_an_edit_of_spec_training_changes_no_round_that_has_begun(tmp_path: Path) -> None:
+    """All its trainings are alike, also those that are tried again, and it is normalised by what they were made with."""
+    world = World(a_run(rounds={"count": 2}), tmp_path)
+    world.work_until("train-r1")
+    with_training(world, **TRAINING)
+    world.backend.kill("toy-train-r1-site-a-a0")
+    world.settle()
+
+    task = {name: json.loads(text) for name, text in world.backend.tasks.items()}
+    of_trainings = {name: one["hyperparameters"] for name, one in task.items() if "train-r" in name}
+    first, retry = (of_trainings[f"toy-train-r1-site-a-a{attempt}"] for attempt in (0, 1))
+    assert first == retry
+    assert task["toy-aggregate-r1-a0"]["warmupSteps"] == first["warmupSteps"] == 0
+    assert of_trainings["toy-train-r2-site-a-a0"]["dropout"] == 0.2
+    assert task["toy-aggregate-r2-a0"]["warmupSteps"] == of_trainings["toy-train-r2-site-a-a0"]["warmupSteps"] == 5
 
 
 @pytest.mark.parametrize(("training", "rate"), [({"learningRate": 0.5}, 0.5), ({}, DEFAULT_LEARNING_RATE)])
 def test_a_plan_of_an_earlier_version_has_no_learning_rate_and_the_spec_s_counts(
     finished: World, training: dict[str, float], rate: float
 ) -> None:
-    plan = plan_of(finished, 1).model_copy(update={"learning_rate": None, "hyperparameters": ()})
+    plan = plan_of(finished, 1).model_copy(update={"learning_rate": None, "training": None, "hyperparameters": ()})
 
     task = tasks.training_task(a_context(a_run(training=training)), StartTraining("site-a", 1, 0), INPUTS, plan=plan, previous=None)
 
@@ -287,7 +312,7 @@ def test_a_profile_tests_learning_rates_where_the_spec_has_none(training: dict[s
 
 def test_every_round_is_evaluated_on_the_same_rows_in_the_same_batches_whichever_task_does_it(finished: World) -> None:
     context = a_context(a_run(training={"seed": 4}, evaluation={"maxSamples": 50, "samples": 3}))
-    plan, commit = plan_of(finished, 2), commit_of(finished, 1)
+    plan, commit = plan_of(finished, 2).model_copy(update={"training": None}), commit_of(finished, 1)
 
     trains = tasks.training_task(context, StartTraining("site-a", 2, 0, evaluates=True), INPUTS, plan=plan, previous=commit)
     last = tasks.evaluation_task(context, StartEvaluation("site-a", 2, 0), INPUTS, plan=plan, commit=commit)

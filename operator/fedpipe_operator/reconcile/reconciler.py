@@ -115,7 +115,7 @@ class Reconciler:
                 self._start(run, job, train, JobResources(expected_bytes=train.plan.forecast.memory_bytes))
             case StartAggregation(round_, attempt):
                 job = job_of(run, TaskKind.AGGREGATE, round_=round_, attempt=attempt)
-                self._start(run, job, self._aggregation(run, action), JobResources(update_bytes=_update_bytes(action, observed)))
+                self._start(run, job, self._aggregation(run, action, observed), JobResources(update_bytes=_update_bytes(action, observed)))
             case StartEvaluation(site, round_, attempt):
                 inputs, commit = self.placement.inputs(run, site), observed.commits[round_]
                 evaluate = tasks.evaluation_task(context, action, inputs, plan=_newest_plan(observed), commit=commit)
@@ -139,14 +139,14 @@ class Reconciler:
             return evaluation
         return evaluation.model_copy(update={"first_order_estimates": loss_estimates(commit.contributions, before, evaluation)})
 
-    def _aggregation(self, run: Run, action: StartAggregation) -> AggregationTask:
+    def _aggregation(self, run: Run, action: StartAggregation, observed: Observed) -> AggregationTask:
         return AggregationTask(
             store=self.address,
             run=run.ref,
             round=action.round,
             method=run.spec.aggregation.method,
             normalization=run.spec.aggregation.normalization,
-            warmup_steps=run.spec.training.warmup_steps,
+            warmup_steps=tasks.hyperparameters_of(_newest_plan(observed), run.spec).warmup_steps,
             max_rank=run.spec.planning.max_rank,
             max_norm=run.spec.aggregation.max_norm,
             updates=action.updates,

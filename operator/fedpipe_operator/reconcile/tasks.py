@@ -21,6 +21,7 @@ from fedpipe_trainer.contract import (
     EvaluateTask,
     ExportTask,
     GlobalAdapter,
+    Hyperparameters,
     Model,
     ProfileTask,
     TrainEvaluation,
@@ -127,7 +128,7 @@ def training_task(
     context: TaskContext, action: StartTraining, inputs: TaskInputs, *, plan: RoundPlan, previous: CommitSummary | None
 ) -> TrainTask:
     """The task that trains one round from the previous round's global adapter, and first evaluates that adapter if it is asked to."""
-    site, round_, attempt, training = action.site, action.round, action.attempt, context.spec.training
+    site, round_, attempt = action.site, action.round, action.attempt
     return TrainTask(
         run=context.run.ref,
         site=site,
@@ -140,13 +141,19 @@ def training_task(
         data=_data(inputs),
         plan=plan.plans[site],
         micro_batch=action.micro_batch,
-        hyperparameters=conversion.hyperparameters(training, rate_of(plan.learning_rate, training) * plan.learning_rate_share),
+        hyperparameters=hyperparameters_of(plan, context.spec),
         global_adapter=_global_adapter(context, previous),
         evaluation=_evaluation_before(context, action, plan) if action.evaluates else None,
         adapter=context.write(names.update_adapter(round_, site, attempt)),
         checkpoint_read=context.read(names.checkpoint(round_, site)),
         checkpoint_write=context.write(names.checkpoint(round_, site)),
     )
+
+
+def hyperparameters_of(plan: RoundPlan, spec: FineTuneSpec) -> Hyperparameters:
+    """What all trainings of a round use beside their plans: of a round that an earlier version of the operator planned, the spec's."""
+    rate = rate_of(plan.learning_rate, spec.training) * plan.learning_rate_share
+    return plan.training or conversion.hyperparameters(spec.training, rate)
 
 
 def _evaluation_before(context: TaskContext, action: StartTraining, plan: RoundPlan) -> TrainEvaluation:
@@ -181,7 +188,7 @@ def evaluation_task(
         batch_size=plan.plans[action.site].micro_batch,
         evaluation=conversion.evaluation(context.spec.evaluation),
         global_adapter=_global_adapter(context, commit),
-        seed=context.spec.training.seed,
+        seed=hyperparameters_of(plan, context.spec).seed,
     )
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from fedpipe_operator.planning import Hyperparameter
 from fedpipe_operator.sites import Correction, KeptActivations, Measurement, Resources
-from fedpipe_trainer.contract import Artifact, Plan, Wire
+from fedpipe_trainer.contract import Artifact, Hyperparameters, Plan, Wire
 
 STATUS_SITES: Final = 100
 """Sites, in order of name, that the status of a run shows; the store has all."""
@@ -60,6 +60,9 @@ class RoundPlan(Wire):
     """The run's. None: an earlier version of the operator planned the round; the spec's counts then."""
     learning_rate_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """The share of it that the round's trainings use, by the run's schedule."""
+    training: Hyperparameters | None = None
+    """What all trainings of the round use beside their plans, so that an edit of the spec changes no round that has begun, and its updates
+    are normalised by what they were made with. None: an earlier version of the operator planned the round; the spec's count then."""
     hyperparameters: tuple[Hyperparameter, ...] = ()
     """What the spec says, or what was chosen because it leaves it out, each with the reason."""
     corrections: dict[str, Correction] = {}

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
+from fedpipe_operator import conversion
 from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.planning import (
     FROM_SPEC,
@@ -63,7 +64,7 @@ def round_plan(run: Run, observed: Observed, without: Unprofiled, round_: int, n
     if len(fleet.selected) < need:
         return OutOfReach(message=_too_few(round_, need, len(run.sites), excluded))
     steps = max(plan.steps for plan in made.plans.values())
-    rate = _learning_rate(run, observed, agreeing, steps=steps)
+    rate, share = _learning_rate(run, observed, agreeing, steps=steps), learning_rate_share(run.spec, round_)
     return RoundPlan(
         round=round_,
         started_at=now,
@@ -82,7 +83,8 @@ def round_plan(run: Run, observed: Observed, without: Unprofiled, round_: int, n
         importance_note=fleet.importance.note,
         rank_lines={site: rank_lines(made.plans[site].ranks, fleet.importance.scores) for site in sorted(made.plans)[:STATUS_SITES]},
         learning_rate=rate.value,
-        learning_rate_share=learning_rate_share(run.spec, round_),
+        learning_rate_share=share,
+        training=conversion.hyperparameters(run.spec.training, rate.value * share),
         hyperparameters=hyperparameters(run.spec, agreeing, made.plans, rate),
         corrections=dict(evidence.corrections),
         kept=dict(evidence.history.kept),
