@@ -22,8 +22,8 @@ from toy_training import at_urls
 
 from fedpipe_trainer.activation_store import ActivationStore
 from fedpipe_trainer.contract import FailureReason, Model
-from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.model import fetch, fingerprint, read_revision, source
+from fedpipe_trainer.errors import TaskFailed, Terminated
+from fedpipe_trainer.model import download_cache, fetch, fingerprint, read_revision, source
 from fedpipe_trainer.task_runtime import TaskRuntime
 
 Toy = Callable[[str], Path]
@@ -262,6 +262,23 @@ def test_concurrent_tasks_download_a_model_once(hub: Hub, runtime: TaskRuntime) 
 
     assert len(set(folders)) == 1
     assert len(hub.downloads) == len(set(hub.downloads))
+
+
+def test_a_task_that_is_to_stop_does_not_wait_for_the_download_of_another(
+    toy: Toy, runtime: TaskRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python runs signal handlers, but a lock that blocks waits on after them."""
+    model, waits = at_urls(toy("llama"), "a"), list[float]()
+    folder = fetch(model, runtime)
+    monkeypatch.setattr(download_cache.time, "sleep", waits.append)
+    runtime.stop_requested = lambda: len(waits) == 3  # type: ignore[method-assign]
+
+    with folder.with_name(f"{folder.name}.fetch").open("ab") as lock:  # as another process would hold it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(Terminated):
+            fetch(model, runtime)
+
+    assert sum(waits) <= 3.0, "seconds until it notices"
 
 
 def test_models_that_were_not_used_for_a_month_are_removed_but_none_that_is_in_use(toy: Toy, runtime: TaskRuntime) -> None:

@@ -17,19 +17,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from pydantic import BaseModel, ValidationError
 
 from fedpipe_trainer.atomic_file import atomic_file, sync_folder
 from fedpipe_trainer.cache_volume import FULL, advice
 from fedpipe_trainer.contract import FailureReason
-from fedpipe_trainer.errors import TaskFailed
+from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.model.identity import remember, sha256_of
 
 _MANIFEST: Final = "fedpipe-manifest"
 _CHUNK: Final = 1 << 20
 _UNUSED_SECONDS: Final = 30 * 86400.0
+_POLL_SECONDS: Final = 0.5
 _REMOVED: Final = ".removed"
 
 _LOG = logging.getLogger(__name__)
@@ -58,7 +59,15 @@ class Download:
     """Whether the model in a folder is the one that the task expects. If not, it is downloaded once more."""
 
 
-def download_once(root: Path, scratch: Path, download: Download, *, hashes: Path, make_room: Callable[[], bool]) -> Path:
+def download_once(  # noqa: PLR0913 -- where to, what, and what else is asked
+    root: Path,
+    scratch: Path,
+    download: Download,
+    *,
+    hashes: Path,
+    make_room: Callable[[], bool],
+    stop_requested: Callable[[], bool],
+) -> Path:
     """The model's folder below `root`, downloaded if it is not there; below `scratch` where the volume of `root` fails.
 
     Args:
@@ -67,14 +76,16 @@ def download_once(root: Path, scratch: Path, download: Download, *, hashes: Path
         download: how the model is downloaded.
         hashes: the folder on the same volume that keeps what is known of files (`identity`).
         make_room: removes from the volume of `root` what is needed less than a model; whether there was anything.
+        stop_requested: whether the task is to stop; asked while another task downloads the model.
 
     Raises:
+        Terminated: the task was requested to stop.
         TaskFailed: TransferFailed, a file cannot be downloaded or has another hash than its source says.
     """
     folder = root / download.key
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _locked(root / f"{download.key}.fetch"):
+        with _locked(root / f"{download.key}.fetch", stop_requested):
             attempt = partial(_download_with_room, folder, partial(_download, folder, download, hashes), make_room)
             if not _is_intact(folder, hashes):
                 _prune(root, unused_for=_UNUSED_SECONDS)
@@ -259,7 +270,19 @@ def _removed(folder: Path) -> Path:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path, stop_requested: Callable[[], bool]) -> Iterator[None]:
+    """Hold this lock, for which another task's download may have to end; a blocking call would not return at a request to stop."""
     with path.open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        while not _try_lock(lock):
+            if stop_requested():
+                raise Terminated
+            time.sleep(_POLL_SECONDS)
         yield
+
+
+def _try_lock(lock: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -190,8 +190,14 @@ def _compare_with_another_copy(model: Model, name: str, path: Path, runtime: Tas
 
 
 def _download_once(download: Download, runtime: TaskRuntime) -> Path:
-    make_room = partial(remove_unused, runtime.cache / ACTIVATIONS)
-    return download_once(runtime.cache / _MODELS, runtime.folder, download, hashes=runtime.cache / _HASHES, make_room=make_room)
+    return download_once(
+        runtime.cache / _MODELS,
+        runtime.folder,
+        download,
+        hashes=runtime.cache / _HASHES,
+        make_room=partial(remove_unused, runtime.cache / ACTIVATIONS),
+        stop_requested=runtime.stop_requested,
+    )
 
 
 def _check_folder(folder: Path) -> None:
