@@ -65,7 +65,7 @@ def test_a_site_without_a_further_plan_is_told_once_with_the_reason(tmp_path: Pa
     world.settle()
 
     (message,) = left_out(world)
-    assert message.startswith("round 2: site-a: not even its smallest plan fits: after a plan of it ran out of memory, ")
+    assert message.startswith("round 3: site-a: not even its smallest plan fits: after a plan of it ran out of memory, ")
 
 
 def test_so_is_one_that_has_no_plan_from_the_start(tmp_path: Path) -> None:

@@ -986,9 +986,9 @@ def test_a_site_that_the_kernel_kills_three_times_is_planned_with_the_passes_tha
     first, second = stored_plans(world, 2)
 
     assert [entry.updates for entry in world.run.resource.status.history] == ["2/3", "3/3"]
-    assert first.plans["site-a"].micro_batch == 16
-    assert second.plans["site-a"].micro_batch < 4, "passes of 16, 8 and 4 were killed"
-    assert second.corrections["site-a"].micro_batch == 2
+    assert first.plans["site-a"].micro_batch == 15, "all samples of a step: two batches of the site's 30"
+    assert second.plans["site-a"].micro_batch < 3, "passes of 15, 7 and 3 were killed"
+    assert second.corrections["site-a"].micro_batch == 1
     assert second.plans["site-a"].forecast.memory_bytes > 0.9 * first.plans["site-a"].forecast.memory_bytes
 
 

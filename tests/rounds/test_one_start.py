@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stand_in_runs import World, a_run
-from trainer_results import a_failure, an_evaluation, an_update, good_trainer
+from stand_in_runs import World, a_run, a_site
+from trainer_results import a_failure, an_evaluation, good_trainer
 
 from fedpipe_operator import names
 from fedpipe_operator.rounds import exported_round, stages
@@ -328,13 +328,6 @@ def test_a_lost_quorum_fails_the_run_only_after_the_last_round_is_evaluated(tmp_
     assert world.run.resource.status.history[0].metric == 0.1
 
 
-def out_of_memory_at_site_a(task: Any, folder: Path) -> Any:
-    """A trainer whose first round at site-a is done in smaller passes than planned: no plan of it fits any more."""
-    return (
-        an_update(task, folder, micro_batch_size=1) if isinstance(task, TrainTask) and task.site == "site-a" else good_trainer(task, folder)
-    )
-
-
 @pytest.mark.parametrize("inline_sites", [50, 2], ids=["in the reconcile", "in a worker"])
 @pytest.mark.parametrize(("target", "end"), [(0.1, "TargetReached"), (0.9, "QuorumOutOfReach")])
 def test_a_quorum_that_is_lost_when_a_round_is_planned_fails_the_run_only_after_the_last_round_is_evaluated(
@@ -342,7 +335,10 @@ def test_a_quorum_that_is_lost_when_a_round_is_planned_fails_the_run_only_after_
 ) -> None:
     monkeypatch.setattr(stages, "INLINE_SITES", inline_sites)
     rounds = {"count": 9, "target": {"metric": "accuracy", "value": target}}
-    world = World(a_run(sites={"quorum": 1.0}, rounds=rounds, planning=SMALLER), tmp_path, out_of_memory_at_site_a)
+    world = World(a_run(sites={"quorum": 1.0}, rounds=rounds, planning=SMALLER), tmp_path)
+    world.work_until("train-r1")
+    too_small = a_site("site-a", capacity={"memory": "10Mi"})
+    world.run = replace(world.run, sites=tuple(too_small if site.name == "site-a" else site for site in world.run.sites))
 
     world.work_until("evaluate-r1")
     assert world.message("Progressing").startswith("0 of 3 sites done; round 2 needs 3 of 3 sites")
