@@ -99,5 +99,5 @@ def test_more_memory_is_no_gain_where_memory_does_not_bind_whatever_the_batch() 
 
     assert (slow.batch_size, slow.limited_by) == (8, "Time")
     assert slow.steps > fast.steps
-    assert "25 % more memory or upload bandwidth would bring less than 1 %" in slow.why[0]
+    assert "25 % more download bandwidth, memory or upload bandwidth would bring less than 1 %" in slow.why[0]
     assert any(f"another site takes {fast.steps}" in reason for reason in slow.why)

@@ -37,16 +37,18 @@ class Calibration:
 
 
 def calibrate(observations: Iterable[Observation]) -> Calibration:
-    """The most probable factor and offset: weighted least squares with the analytic form as a prior (two unknowns)."""
-    ff, fo, oo = 1 / _FACTOR_SD**2, 0.0, 1 / _OFFSET_SD**2
-    f, o = 1 / _FACTOR_SD**2, 0.0
-    for observed in observations:
-        precision = 1 / (_PEAK_RELATIVE_SD * observed.peak) ** 2
-        excess = observed.peak - observed.known
-        ff += precision * observed.activations**2
-        fo += precision * observed.activations
-        oo += precision
-        f += precision * observed.activations * excess
-        o += precision * excess
-    factor = max(_MIN_FACTOR, (f * oo - o * fo) / (ff * oo - fo * fo))
-    return Calibration(factor=factor, offset=(o - factor * fo) / oo)
+    """The most probable factor and offset: weighted least squares with the analytic form as a prior (two unknowns).
+
+    The prior of the offset is an observation without activations and excess. Deviations from the weighted means are never subtracted
+    from each other, so that no precision, however large, cancels the prior of the factor.
+    """
+    points = [(1 / _OFFSET_SD**2, 0.0, 0.0)]
+    points += [(1 / (_PEAK_RELATIVE_SD * one.peak) ** 2, one.activations, one.peak - one.known) for one in observations]
+    total = sum(weight for weight, _, _ in points)
+    activations = sum(weight * activation for weight, activation, _ in points) / total
+    excess = sum(weight * exceeding for weight, _, exceeding in points) / total
+    variance = sum(weight * (activation - activations) ** 2 for weight, activation, _ in points)
+    covariance = sum(weight * (activation - activations) * (exceeding - excess) for weight, activation, exceeding in points)
+    prior = 1 / _FACTOR_SD**2
+    factor = max(_MIN_FACTOR, (covariance + prior) / (variance + prior))
+    return Calibration(factor=factor, offset=excess - factor * activations)

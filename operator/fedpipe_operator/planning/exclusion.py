@@ -7,9 +7,11 @@ from typing import Final, NamedTuple, Self
 import numpy as np
 
 from fedpipe_operator.api import parse_duration
-from fedpipe_operator.formatting import bytes_text, counted, percent, rate_text, seconds_text
+from fedpipe_operator.formatting import bytes_text, counted, percent, rate_text, seconds_text, whole_percent
 from fedpipe_operator.planning.choices import Choice, Choices, seconds_per_element, transfer_seconds
+from fedpipe_operator.planning.coverage import COVERAGE
 from fedpipe_operator.planning.explanation import memory_budget
+from fedpipe_operator.planning.fleet import FleetSolution
 from fedpipe_operator.planning.memory_model import Bool, Float64
 from fedpipe_operator.planning.request import DEADLINE_FRACTION, PlanRequest
 from fedpipe_operator.planning.site_problem import ROUNDING
@@ -23,6 +25,7 @@ _MOST: Final = 0.5
 _MINUTE, _HOUR = 60, 3600
 _LONGEST: Final = 168 * _HOUR
 """Seconds of the longest deadline that is advised: the store's presigned URLs are valid for no longer."""
+_EXAMPLES: Final = 3
 _FASTEST: Final = 100e9
 """Bits per second: no more bandwidth is advised."""
 
@@ -92,6 +95,19 @@ def exclusion_reason(request: PlanRequest, site: SiteProfile, choices: Choices, 
     missed = f"after it missed the deadline {counted(correction.late, 'time')}, its seconds count {correction.lateness:g} times"
     after = f"{missed}, and it sits out a round: " if correction.late else ""
     return f"{after}not even its smallest plan fits: {told}"
+
+
+def crowded_out_reason(site: SiteProfile, fleet: FleetSolution) -> str:
+    """Why a site is excluded that can train none but weights that too few samples would train."""
+    enough = sorted({weight.name for frontier in fleet.frontiers.values() for weight in frontier.weights})
+    such = f", such as {', '.join(enough[:_EXAMPLES])}," if enough else ""
+    more = (
+        f"more memory ({bytes_text(site.memory_bytes)} now), bandwidth ({rate_text(site.up)} up, {rate_text(site.down)} down) or processors"
+    )
+    return (
+        f"it can train none of the weights that enough others train{such} in a round of {seconds_text(fleet.length.seconds)}, and a weight "
+        f"gets an adapter only where at least {whole_percent(COVERAGE)} of the samples train it: give it {more}"
+    )
 
 
 def _more_memory(request: PlanRequest, site: SiteProfile, needs: _Needs, row: int) -> _Remedy:

@@ -35,7 +35,7 @@ def plan_reasons(request: PlanRequest, site: SiteProfile, *, fleet: FleetSolutio
     """The reasons for a plan of mode Auto, one sentence each; empty ones are left out."""
     sentences = (
         _steps_reason(request, site, fleet, solution),
-        _depth_reason(request, site, solution),
+        _depth_reason(request, site, fleet, solution),
         _broken_cache_reason(request, site),
         _bits_reason(request, site, solution),
         _batch_reason(request, site, fleet, solution),
@@ -102,7 +102,7 @@ def _steps_reason(request: PlanRequest, site: SiteProfile, fleet: FleetSolution,
     return f"{done}: as many as fit at {seconds_text(step)} a step into {length}"
 
 
-def _depth_reason(request: PlanRequest, site: SiteProfile, solution: Solution) -> str:
+def _depth_reason(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, solution: Solution) -> str:
     layers, choice = site.base.layers, solution.choice
     trained = layers - choice.lowest_layer
     if choice.lowest_layer == 0:
@@ -117,7 +117,9 @@ def _depth_reason(request: PlanRequest, site: SiteProfile, solution: Solution) -
         fewer = f"training only the top {counted(shallow, 'layer')} would save {percent(saved)} of a step, but reach fewer weights"
         return f"all {layers} layers are trained: {fewer}"
     if request.is_stalled:
-        reason = "more do not fit into its memory and the deadline, though the improvement of the run stalled"
+        could = fleet.problems[site.name].rows.lowest.min() < choice.lowest_layer
+        limit = "too few samples would train lower ones" if could else "more do not fit into its memory and the deadline"
+        reason = f"{limit}, though the improvement of the run stalled"
         return f"the top {trained} of {layers} layers are trained: {reason}"
     every_layer = choice._replace(lowest_layer=0, cached=False)
     saved = 1 - seconds_of_steps(request, site, choice, solution.steps) / seconds_of_steps(request, site, every_layer, solution.steps)
@@ -198,7 +200,10 @@ def _ranks_reason(request: PlanRequest, site: SiteProfile, fleet: FleetSolution,
     ranks = {name: rank for name, rank in solution.ranks.items() if rank}
     low, high = min(ranks.values()), max(ranks.values())
     count = f"{len(ranks)} of {len(site.base.weights)} weights {'gets' if len(ranks) == 1 else 'get'} an adapter, "
-    dropped = f"; {len(fleet.uncovered)} weights get none at any site, because too few samples would train them" if fleet.uncovered else ""
+    few = len(fleet.uncovered)
+    gets, them = ("gets", "it") if few == 1 else ("get", "them")
+    rest = f"{counted(few, 'weight')} {gets} none at any site, because too few samples would train {them}"
+    dropped = f"; {rest}" if few else ""
     if low == high == max(request.spec.planning.ranks):
         return f"{count}all of rank {high}, the largest of planning.ranks{dropped}"
     span = f"of rank {low}" if low == high else f"of rank {low} to {high}"

@@ -5,12 +5,11 @@ that more steps are no louder vote). The longer the round, the less its fixed pa
 step brings. The length with the most predicted progress per second is chosen, as far as the spec leaves it open:
 `rounds.deadline` bounds it, `training.epochs` and `training.maxSteps` bound the steps. And all rounds together make `RUN_PASSES` passes
 over the fleet's data, if the deadline allows: a run of few short rounds would be efficient and learn little. A plan that the spec gives to
-a site is waited for in any case, so no round is shorter, and its samples count where `COVERAGE` decides.
+a site is waited for in any case, so no round is shorter, and its samples count in what they train (`coverage`).
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from math import ceil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy as np
 from fedpipe_operator.formatting import counted
 from fedpipe_operator.planning.batches import most_more_steps, with_batch
 from fedpipe_operator.planning.choices import can_cache, lowest_layers
+from fedpipe_operator.planning.coverage import Covered, cover, long_enough
 from fedpipe_operator.planning.frontier import Frontier, frontiers, rank_value
 from fedpipe_operator.planning.memory_model import Int64
 from fedpipe_operator.planning.passes import batches_of_a_pass, samples_of_a_step
@@ -26,11 +26,13 @@ from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.site_problem import (
     ROUNDING,
     STEPS_EXPONENT,
-    VALUE_EXPONENT,
     Rows,
     SiteProblem,
     Solution,
+    Stacked,
     relaxed_optima,
+    solve_all,
+    stack,
     worth,
 )
 from fedpipe_operator.sites import SiteProfile
@@ -38,8 +40,6 @@ from fedpipe_operator.sites import SiteProfile
 RUN_PASSES: Final = 3.0
 ROUND_OVERHEAD: Final = 2.0
 """Seconds of a round outside of the sites: aggregation and scheduling."""
-COVERAGE: Final = 0.1
-"""The least share of the round's samples that must train a weight: fewer would decide over it alone."""
 _LENGTHS: Final = 32
 _TYPICAL: Final = 32
 _WORTH_A_FLOOR: Final = 1.01
@@ -52,20 +52,14 @@ class RoundLength(NamedTuple):
     seconds: float
     reason: str
     longer: str = ""
-    """Which field of the spec makes it longer, or sets it, as a clause."""
+    """Which field of the spec makes it longer, or sets it, as a clause; where fewer rounds do, if there can be no fewer (`longer_by`)."""
     rate: float = 0.0
     """Predicted progress per second of the round and its overhead."""
+    run_steps: float = 0.0
+    """The steps of all sites and rounds together that are asked for, where fewer rounds make it longer; 0 where they do not."""
 
 
-class _Stacked(NamedTuple):
-    """The rows of all sites in one."""
-
-    rows: Rows
-    first: Int64
-    """Where those of each site begin."""
-
-
-_NO_ROWS: Final = _Stacked(Rows(np.zeros(0, dtype=np.int64), *(np.zeros(0) for _ in range(6))), np.zeros(0, dtype=np.int64))
+_NO_ROWS: Final = Stacked(Rows(np.zeros(0, dtype=np.int64), *(np.zeros(0) for _ in range(6))), np.zeros(0, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -78,12 +72,18 @@ class FleetSolution:
     """Of the site that takes most with the run's batch; 0 without a solution."""
     problems: dict[str, SiteProblem]
     """Of all sites, those without a solution included."""
+    frontiers: Mapping[int, Frontier]
+    """By lowest layer: of the weights that a site may train, which are all but those that too few samples would train."""
     uncovered: tuple[str, ...]
-    """Weights that too few samples would have trained: no site trains them."""
+    """Weights that too few samples would have trained: no site trains them (`coverage`)."""
+    crowded_out: frozenset[str]
+    """Sites that in this round can train none but such weights: they have no solution."""
     bound: float
-    """The most predicted progress that is possible within the round's length with the run's batch."""
+    """The most predicted progress that is possible with `frontiers` within the round's length with the run's batch."""
     progress: float
     """The predicted progress of the solutions with the run's batch: the sum of the values, each times the site's share of the samples."""
+    stacked: Stacked
+    """The rows of the sites that can take part in a round within the deadline."""
 
     @property
     def gap(self) -> float:
@@ -99,7 +99,7 @@ class _Fleet:
     problems: dict[str, SiteProblem]
     able: dict[str, SiteProblem]
     """Of the sites that can take part in a round within the deadline."""
-    stacked: _Stacked
+    stacked: Stacked
     length: RoundLength
 
 
@@ -109,7 +109,7 @@ def _fleet_of(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> _Fleet:
     able = {name: problem for name, problem in problems.items() if problem.shortest() * ROUNDING <= request.deadline}
     if not able:
         return _Fleet(by_depth, problems, able, _NO_ROWS, RoundLength(request.deadline, ""))
-    stacked = _stack([problem.rows for problem in able.values()])
+    stacked = stack(list(able.values()))
     return _Fleet(by_depth, problems, able, stacked, _round_length(request, able, sites, stacked))
 
 
@@ -117,18 +117,30 @@ def solve_fleet(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> Fleet
     """Choose the round's length, then every site's plan within it."""
     fleet = _fleet_of(request, sites)
     if not fleet.able:
-        return FleetSolution(fleet.length, {}, 0, fleet.problems, (), 0.0, 0.0)
-    seconds, shares = fleet.length.seconds, _sample_shares({name: sites[name] for name in fleet.able})
-    relaxed = np.split(relaxed_optima(fleet.stacked.rows, fleet.by_depth, seconds), fleet.stacked.first[1:])
-    solved = {name: problem.solve(seconds, relaxed=optima) for (name, problem), optima in zip(fleet.able.items(), relaxed, strict=True)}
-    solutions = {name: solution for name, solution in solved.items() if solution is not None}
-    bound = sum(shares[name] * solution.bound for name, solution in solutions.items())
-    uncovered = _uncovered(request, solutions, shares, sum(sites[name].train_samples for name in fleet.able))
-    solutions = {name: without(solution, uncovered, fleet.problems[name]) for name, solution in solutions.items()}
-    progress = sum(shares[name] * solution.value for name, solution in solutions.items())
+        return FleetSolution(fleet.length, {}, 0, fleet.problems, fleet.by_depth, (), frozenset(), 0.0, 0.0, _NO_ROWS)
+    length, shares = fleet.length, _sample_shares({name: sites[name] for name in fleet.able})
+
+    def covered_in(seconds: float) -> Covered:
+        return cover(request, sites, solve_all(fleet.able, seconds), fleet.able, seconds)
+
+    covered = covered_in(length.seconds)
+    if (longer := long_enough(request, sites, covered)) > length.seconds:
+        length = length._replace(seconds=longer, reason="as long as the slowest site needs for weights that enough samples train")
+        covered = covered_in(longer)
+    solutions, seconds = covered.solutions, length.seconds
     most = max((solution.steps for solution in solutions.values()), default=0)
-    by_site = {name: with_batch(request, sites[name], solution, most, seconds) for name, solution in solutions.items()}
-    return FleetSolution(fleet.length, by_site, most, fleet.problems, uncovered, bound, progress)
+    return FleetSolution(
+        length=length,
+        solutions={name: with_batch(request, sites[name], solution, most, seconds) for name, solution in solutions.items()},
+        most_steps=most,
+        problems=fleet.problems,
+        frontiers=covered.frontiers,
+        uncovered=covered.uncovered,
+        crowded_out=covered.crowded_out,
+        bound=sum(shares[name] * solution.bound for name, solution in solutions.items()),
+        progress=sum(shares[name] * solution.value for name, solution in solutions.items()),
+        stacked=fleet.stacked,
+    )
 
 
 def common_floor(request: PlanRequest, sites: Mapping[str, SiteProfile], lowest: int | None = None) -> int | None:
@@ -191,7 +203,7 @@ def _sample_shares(sites: Mapping[str, SiteProfile]) -> dict[str, float]:
 
 
 def _round_length(
-    request: PlanRequest, problems: Mapping[str, SiteProblem], sites: Mapping[str, SiteProfile], stacked: _Stacked
+    request: PlanRequest, problems: Mapping[str, SiteProblem], sites: Mapping[str, SiteProfile], stacked: Stacked
 ) -> RoundLength:
     """The length for these problems, whose rows are stacked; every site can take part in it."""
     given = min(request.deadline, max((one.seconds for one in request.given.values()), default=0.0))
@@ -211,8 +223,8 @@ def _round_length(
         steps = np.power(values / largest, 1 / STEPS_EXPONENT)
         return round_progress(steps, more_steps, samples, batch) / (seconds + ROUND_OVERHEAD)
 
-    def length(seconds: float, reason: str, longer: str) -> RoundLength:
-        return RoundLength(float(seconds), reason, longer, rate(seconds))
+    def length(seconds: float, reason: str, longer: str, run_steps: float = 0.0) -> RoundLength:
+        return RoundLength(float(seconds), reason, longer, rate(seconds), run_steps)
 
     best = max(lengths, key=rate)
     asked = asked_steps(request, sites, problems)
@@ -221,36 +233,40 @@ def _round_length(
         return length(lengths[-1], "the longest that rounds.deadline allows", "by raising rounds.deadline")
     if max(best, enough) <= given:
         return length(given, "as long as the plans of planning.plans take", "planning.plans sets its length")
-    taken = _deepest_steps(rows, first, max(best, enough))
+    of_run, no_field = _run_steps(request, sites, problems), "no field of the spec sets its length"
     if best >= enough:
-        longer = _fewer_rounds(request, sites, problems, taken) or "no field of the spec sets its length"
-        return length(best, "which the planner chose for the most predicted progress per second", longer)
-    longer = _fewer_rounds(request, sites, problems, taken) or f"{_bound_of_steps(request, sites, problems)} sets its length"
-    made = "sites take all the steps that the spec allows"
+        return length(best, "which the planner chose for the most predicted progress per second", no_field, of_run)
     if asked < sum(request.wanted_steps(sites[name]) for name in problems) * (1 - 1e-9):
         rounds = request.spec.rounds.count
         made = f"{counted(rounds, 'round')} make{'s' if rounds == 1 else ''} at least {RUN_PASSES:g} passes over the data"
-    return length(enough, f"which the planner chose so that {made}", longer)
+        return length(enough, f"which the planner chose so that {made}", no_field, of_run)
+    bound = f"{_bound_of_steps(request, sites, problems)} sets its length"
+    return length(enough, "which the planner chose so that sites take all the steps that the spec allows", bound)
+
+
+def longer_by(request: PlanRequest, fleet: FleetSolution, seconds: float) -> str:
+    """What makes the round so long, as a clause: the `rounds.count` with which `asked_steps` fill it, or another field of the spec.
+
+    No count is told that is in the past, nor one where sites take all the steps that they want in less time.
+    """
+    rows, first = fleet.stacked
+    steps = _deepest_steps(rows, first, seconds) * (1 + 1e-9)
+    count = int(fleet.length.run_steps / steps) if steps else 0
+    if count < request.round or steps >= float(np.maximum.reduceat(rows.wanted, first).sum()):
+        return fleet.length.longer
+    later = " and a later rounds.deadline" if seconds > request.deadline * (1 + 1e-9) else ""
+    return f"by a rounds.count of {count} instead of {request.spec.rounds.count}{later}, so that the run has fewer rounds"
 
 
 def asked_steps(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Collection[str]) -> float:
     """The steps of all sites together that make `RUN_PASSES` passes over the fleet's data in all rounds, or that the spec allows."""
     wanted = sum(request.wanted_steps(sites[name]) for name in able)
-    return min(RUN_PASSES * _steps_of_a_pass(request, sites, able) / request.spec.rounds.count, float(wanted)) * (1 - 1e-9)
+    return min(_run_steps(request, sites, able) / request.spec.rounds.count, float(wanted)) * (1 - 1e-9)
 
 
-def _steps_of_a_pass(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Collection[str]) -> int:
-    """The steps of all sites together in a pass over their data."""
-    return sum(batches_of_a_pass(sites[name].train_samples, request.batch) for name in able)
-
-
-def _fewer_rounds(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Collection[str], steps: float) -> str:
-    """The `rounds.count` with which `asked_steps` exceeds these, which a round takes now, as a clause; empty if it is in the past."""
-    enough = steps * (1 + 1e-6)
-    most = ceil(RUN_PASSES * _steps_of_a_pass(request, sites, able) / enough) - 1
-    if most < request.round or sum(request.wanted_steps(sites[name]) for name in able) <= enough:
-        return ""
-    return f"by a rounds.count of {most}{' or less' if most > 1 else ''}"
+def _run_steps(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Collection[str]) -> float:
+    """The steps of all sites and rounds together that make `RUN_PASSES` passes over the fleet's data."""
+    return RUN_PASSES * sum(batches_of_a_pass(sites[name].train_samples, request.batch) for name in able)
 
 
 def _bound_of_steps(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Collection[str]) -> str:
@@ -273,40 +289,3 @@ def _deepest_steps(rows: Rows, first: Int64, seconds: float) -> float:
     deepest = np.repeat(np.minimum.reduceat(rows.lowest, first), np.diff(np.append(first, len(rows.lowest))))
     steps = np.where(rows.lowest == deepest, rows.most_steps(seconds), 0.0)
     return float(np.maximum.reduceat(steps, first).clip(min=0.0).sum())
-
-
-def _stack(parts: Sequence[Rows]) -> _Stacked:
-    stacked = Rows(**{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Rows)})
-    counts = [len(part.lowest) for part in parts]
-    return _Stacked(stacked, np.cumsum([0, *counts[:-1]]))
-
-
-def _uncovered(request: PlanRequest, solutions: Mapping[str, Solution], shares: Mapping[str, float], samples: int) -> tuple[str, ...]:
-    """Weights that some of these sites train, but with given plans, too, sites with less than `COVERAGE` of the samples.
-
-    Args:
-        request: the run, with the given plans.
-        solutions: by site.
-        shares: each site's share of these sites' samples.
-        samples: so many they are.
-    """
-    total = samples + sum(one.samples for one in request.given.values())
-    covered: dict[str, float] = {}
-    for name, solution in solutions.items():
-        for weight, rank in solution.ranks.items():
-            covered[weight] = covered.get(weight, 0.0) + (shares[name] * (samples / total) if rank else 0.0)
-    for one in request.given.values():
-        for weight in one.weights:
-            if covered.get(weight):
-                covered[weight] += one.samples / total
-    return tuple(weight for weight, share in covered.items() if 0 < share < COVERAGE)
-
-
-def without(solution: Solution, weights: Collection[str], problem: SiteProblem) -> Solution:
-    """The solution without adapters of these weights; unchanged if nothing would be left."""
-    ranks = {weight: 0 if weight in weights else rank for weight, rank in solution.ranks.items()}
-    if ranks == solution.ranks or not any(ranks.values()):
-        return solution
-    frontier = problem.frontiers[solution.choice.lowest_layer]
-    value = solution.value * (frontier.value(ranks) / frontier.value(solution.ranks)) ** VALUE_EXPONENT
-    return solution._replace(ranks=ranks, value=value)

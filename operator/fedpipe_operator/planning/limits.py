@@ -2,7 +2,7 @@
 
 What binds is found by asking, not by rules: the site's problem is solved again with more memory, time and bandwidth, and the resource
 whose increase brings most is the one that limits it. Seconds serve transfers as well, so that more of them would always buy at least as
-much as more bandwidth: time is increased by a share of the seconds that the site does not spend on its upload.
+much as more bandwidth: time is increased by a share of the seconds that the site does not spend on transfers.
 """
 
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from typing import Final, NamedTuple
 
 from fedpipe_operator.formatting import bytes_text, counted, passes_text, percent, rate_text, seconds_text, whole_percent
 from fedpipe_operator.planning.batches import with_batch
-from fedpipe_operator.planning.choices import Choice, seconds_of_steps
-from fedpipe_operator.planning.fleet import FleetSolution, without
+from fedpipe_operator.planning.choices import Choice, seconds_of_steps, transfer_seconds
+from fedpipe_operator.planning.fleet import FleetSolution, longer_by
 from fedpipe_operator.planning.passes import passes
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.site_problem import SiteProblem, Solution
-from fedpipe_operator.planning.time_model import upload_seconds, wire_bytes
-from fedpipe_operator.sites import SiteProfile, carried_over
+from fedpipe_operator.planning.time_model import wire_bytes
+from fedpipe_operator.sites import Correction, SiteProfile, carried_over
 
 _MORE: Final = 0.25
 """By how much each resource is increased to find the one that limits."""
@@ -26,7 +26,7 @@ _NOTICEABLE: Final = 0.01
 _SHOWN: Final = 0.005
 """Figures that differ by a smaller share are not told."""
 _FLEET_EXPLAINED: Final = 50
-"""In larger fleets the limits are not computed: each takes three more solutions a site."""
+"""In larger fleets the limits are not computed: each takes four more solutions a site."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Limit:
 class _Trial(NamedTuple):
     """The site's problem with more of one resource."""
 
+    name: str
+    """As in `Limit`."""
     resource: str
     """Its name in a sentence."""
     amount: str
@@ -72,19 +74,21 @@ def limit_of(request: PlanRequest, site: SiteProfile, *, fleet: FleetSolution, s
     if len(fleet.problems) > _FLEET_EXPLAINED:
         return Limit("", f"what limits it is not computed in fleets of more than {_FLEET_EXPLAINED} sites")
     trials = _trials(request, site, fleet, solution)
-    offers = sorted((_offer(name, trial, fleet, site, solution) for name, trial in trials.items()), key=lambda offer: -offer.gain)
+    offers = sorted((_offer(trial, fleet, site, solution) for trial in trials), key=lambda offer: -offer.gain)
     if offers[0].gain >= _NOTICEABLE:
         return Limit(offers[0].name, f"limited by {offers[0].name.lower()}: {_told(offers)}")
     if has_all_steps:
         return _no_more_is_wanted(request, site, solution)
     # So few steps that a quarter more time is not enough for one more.
-    step = seconds_text(seconds_of_steps(request, site, solution.choice, solution.steps) / solution.steps)
-    return Limit("Time", f"limited by time: one more step, of {step}, would need a longer round ({fleet.length.longer})")
+    step = seconds_of_steps(request, site, solution.choice, solution.steps) / solution.steps
+    longer = longer_by(request, fleet, fleet.length.seconds + step)
+    return Limit("Time", f"limited by time: one more step, of {seconds_text(step)}, would need a longer round ({longer})")
 
 
 def _told(offers: Sequence[_Offer]) -> str:
     """What each resource would buy, and at the end those that would buy next to nothing."""
-    little = " or ".join(sorted(offer.resource for offer in offers if offer.gain < _NOTICEABLE))
+    *others, last = sorted(offer.resource for offer in offers if offer.gain < _NOTICEABLE) or [""]
+    little = f"{', '.join(others)} or {last}" if others else last
     rest = [f"{whole_percent(_MORE)} more {little} would bring less than {whole_percent(_NOTICEABLE)}"] if little else []
     return "; ".join([*(offer.text for offer in offers if offer.gain >= _NOTICEABLE), *rest])
 
@@ -101,11 +105,10 @@ def _no_more_is_wanted(request: PlanRequest, site: SiteProfile, solution: Soluti
     return Limit("Data", f"limited by its data: a round makes {over}, and no more")
 
 
-def _trials(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, solution: Solution) -> dict[str, _Trial]:
-    """The problems to solve, by the name of the limit."""
+def _trials(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, solution: Solution) -> list[_Trial]:
+    """The problems to solve."""
     seconds, most, correction = fleet.length.seconds, fleet.most_steps, request.correction(site)
-    sending = correction.transfers * upload_seconds(site, wire_bytes(site, solution.ranks, request.head))
-    longer = _MORE * max(0.0, seconds - sending)
+    longer = _MORE * max(0.0, seconds - transfer_seconds(request, site, wire_bytes(site, solution.ranks, request.head)))
     # A longer round has more steps of all sites that want more: this one's are not compared with those that the fastest takes today.
     wants_more = solution.steps < request.wanted_steps(site, solution.choice.batch)
     most_of_longer = most * (1 + wants_more * longer / seconds_of_steps(request, site, solution.choice, solution.steps))
@@ -113,27 +116,31 @@ def _trials(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, solut
     # More memory raises what a plan may use, also after another has run out of it.
     raised = carried_over(correction, site.resources, larger.resources)
     of_larger = replace(request, corrections={**request.corrections, site.name: raised})
-    faster = replace(site, up=site.up * (1 + _MORE))
-    memory, bandwidth = bytes_text(_MORE * site.memory_bytes), rate_text(_MORE * site.up / correction.transfers)
-    time = f"{seconds_text(longer)} more a round ({fleet.length.longer})"
-    return {
-        "Memory": _Trial("memory", f"{memory} more memory", of_larger, larger, seconds, most),
-        "Bandwidth": _Trial("upload bandwidth", f"{bandwidth} more upload bandwidth", request, faster, seconds, most),
-        "Time": _Trial("time a round", time, request, site, seconds + longer, most_of_longer),
-    }
+    memory, up, down = bytes_text(_MORE * site.memory_bytes), _more_bandwidth(site.up, correction), _more_bandwidth(site.down, correction)
+    sends_faster, receives_faster = replace(site, up=site.up * (1 + _MORE)), replace(site, down=site.down * (1 + _MORE))
+    time = f"{seconds_text(longer)} more a round ({longer_by(request, fleet, seconds + longer)})"
+    return [
+        _Trial("Memory", "memory", f"{memory} more memory", of_larger, larger, seconds, most),
+        _Trial("Bandwidth", "upload bandwidth", f"{up} more upload bandwidth", request, sends_faster, seconds, most),
+        _Trial("Bandwidth", "download bandwidth", f"{down} more download bandwidth", request, receives_faster, seconds, most),
+        _Trial("Time", "time a round", time, request, site, seconds + longer, most_of_longer),
+    ]
 
 
-def _offer(name: str, trial: _Trial, fleet: FleetSolution, site: SiteProfile, solution: Solution) -> _Offer:
-    problem = SiteProblem.of(trial.request, trial.site, fleet.problems[site.name].frontiers)
-    more = problem.solve(trial.seconds)
-    if more is None:
-        return _Offer(name, trial.resource, 0.0, "")
+def _more_bandwidth(claimed: float, correction: Correction) -> str:
+    """How much more a site is tried with, of the bandwidth that its transfers have shown."""
+    return rate_text(_MORE * claimed / correction.transfers)
+
+
+def _offer(trial: _Trial, fleet: FleetSolution, site: SiteProfile, solution: Solution) -> _Offer:
     # What too few samples would train is left out here as well: it is no gain of more resources.
-    covered = without(more, fleet.uncovered, problem)
-    better = with_batch(trial.request, trial.site, covered, trial.most_steps, trial.seconds)
+    more = SiteProblem.of(trial.request, trial.site, fleet.frontiers).solve(trial.seconds)
+    if more is None:
+        return _Offer(trial.name, trial.resource, 0.0, "")
+    better = with_batch(trial.request, trial.site, more, trial.most_steps, trial.seconds)
     gain = better.value / solution.value - 1
     text = f"{trial.amount} would buy {_difference(site, solution, better)} (predicted progress +{percent(gain)})"
-    return _Offer(name, trial.resource, gain, text)
+    return _Offer(trial.name, trial.resource, gain, text)
 
 
 def _difference(site: SiteProfile, now: Solution, better: Solution) -> str:

@@ -123,10 +123,10 @@ class TrainingMemory:
 
 
 def calibration_of(profile: SiteProfile, bits: Bits) -> Calibration:
-    """The correction of the analytic form by the site's points at this bit width."""
+    """The correction of the analytic form by the site's points at this bit width. No peak counts as less than the runtime takes alone."""
     return calibrate(
         Observation(
-            peak=float(point.peak_memory_bytes),
+            peak=float(max(point.peak_memory_bytes, profile.runtime_bytes)),
             known=_known_bytes(profile, bits, adapters=_measured_adapters(profile, point), head=None),
             activations=float(_activations(profile, bits, _step_of(point))),
         )
@@ -160,14 +160,15 @@ def activation_bytes(base: BaseModelFacts, *, element: int, step: Step) -> Float
     small language models. Only the trained layers keep activations. Beside them the backward pass holds the gradients of the activations of
     the layer that it is in. Checkpointing keeps each layer's input, and the activations of a few layers.
     """
-    trained = np.maximum(1, base.layers - np.asarray(step.lowest_layer))
+    # In floats: whole numbers of 64 bits do not hold the bytes of the longest batches that a profile may have.
+    trained = np.maximum(1.0, base.layers - np.asarray(step.lowest_layer, dtype=np.float64))
     per_layer = element * (_HIDDEN_ELEMENTS * base.hidden_size + _INTERMEDIATE_ELEMENTS * base.intermediate_size)
     if base.materialised_attention:
         per_layer += element * _SCORE_ELEMENTS * base.attention_heads * step.length
     inputs = element * base.hidden_size * trained
     kept = np.where(step.checkpointing, inputs + per_layer * np.minimum(trained, _RECOMPUTED_LAYERS), per_layer * trained)
     logits = 0 if base.head else _LOGIT_BYTES * base.vocabulary_size
-    return np.asarray(step.batch * step.length * (kept + per_layer + logits), dtype=np.float64)
+    return np.asarray(np.asarray(step.batch, dtype=np.float64) * step.length * (kept + per_layer + logits))
 
 
 def _step_of(point: Throughput) -> Step:

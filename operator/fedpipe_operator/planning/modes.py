@@ -15,7 +15,7 @@ from fedpipe_operator.api import Bits, ManualPlan
 from fedpipe_operator.formatting import bytes_text, counted, passes_text
 from fedpipe_operator.planning import explanation, limits
 from fedpipe_operator.planning.choices import Choice, Choices, choices_of, known_need, seconds_per_element
-from fedpipe_operator.planning.exclusion import exclusion_reason
+from fedpipe_operator.planning.exclusion import crowded_out_reason, exclusion_reason
 from fedpipe_operator.planning.fleet import ROUND_OVERHEAD, asked_steps, solve_fleet
 from fedpipe_operator.planning.forecast import forecast, make_plan
 from fedpipe_operator.planning.frontier import Frontier
@@ -42,7 +42,9 @@ def plan_auto(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> Plans:
     plans, excluded = {}, {}
     for name, site in sorted(sites.items()):
         solution = fleet.solutions.get(name)
-        if solution is None:
+        if name in fleet.crowded_out:
+            excluded[name] = crowded_out_reason(site, fleet)
+        elif solution is None:
             excluded[name] = exclusion_reason(request, site, *_smallest_plans(request, site, fleet.problems[name].frontiers))
         else:
             limit = limits.limit_of(request, site, fleet=fleet, solution=solution)

@@ -3,12 +3,16 @@
 SiteProfiles ─▶ importance ─▶ choices of every site ─▶ the round's length and each site's best plan (`fleet`) ─▶ plans with reasons
 """
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import numpy as np
+
 from fedpipe_operator.api import FineTuneSpec, PlanningMode
-from fedpipe_operator.planning.fleet import COVERAGE, common_floor
+from fedpipe_operator.planning.coverage import COVERAGE
+from fedpipe_operator.planning.fleet import common_floor
 from fedpipe_operator.planning.importance import CombinedImportance, combine, explore
 from fedpipe_operator.planning.modes import (
     Plans,
@@ -31,6 +35,10 @@ MODES: Final[Mapping[PlanningMode, Callable[[PlanRequest, Mapping[str, SiteProfi
     PlanningMode.PROPORTIONAL: plan_proportional,
     PlanningMode.MANUAL: plan_manual,
 }
+
+_LOG: Final = logging.getLogger(__name__)
+_IMPOSSIBLE_FIGURES: Final = (ArithmeticError, ValueError)
+"""What figures raise that are 0, too large or no number where a formula or the contract of a forecast needs one."""
 
 Select = Callable[[Collection[str]], tuple[str, ...]]
 """Chooses a round's sites out of those with a plan."""
@@ -91,6 +99,39 @@ def plan_round(
     """
     excluded = {name: reason for name, profile in sorted(profiles.items()) if (reason := _missing_input(profile))}
     usable = {name: profile for name, profile in profiles.items() if name not in excluded}
+    try:
+        made = _plan_usable(spec, usable, head, history, select)
+    except _IMPOSSIBLE_FIGURES:
+        # A site's figures come from its machine. What they break is that site's plan, and no other's.
+        impossible = {name: reason for name in sorted(usable) if (reason := _impossible(spec, {name: usable[name]}, head, history))}
+        if not impossible:
+            raise
+        excluded |= impossible
+        made = _plan_usable(spec, {name: one for name, one in usable.items() if name not in impossible}, head, history, select)
+    return replace(made, plans=Plans(made.plans.plans, made.plans.excluded | excluded))
+
+
+def _impossible(spec: FineTuneSpec, alone: Mapping[str, SiteProfile], head: Mapping[str, tuple[int, ...]], history: History) -> str:
+    """Why the figures of a site allow no plan even if it is alone; empty if they do."""
+    try:
+        _plan_usable(spec, alone, head, history, tuple)
+    except _IMPOSSIBLE_FIGURES as error:
+        _LOG.warning("the site %s cannot be planned, and is excluded", *alone, exc_info=True)
+        problem = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        advice = "see the log of its profile task, mend what measured them, and change its EdgeSite's nodeSelector, capacity.cpu or data"
+        return f"no forecast can be made with the figures of its profile ({problem}): {advice}, after which it is profiled again"
+    return ""
+
+
+@np.errstate(divide="raise", over="raise", invalid="raise")
+def _plan_usable(
+    spec: FineTuneSpec, usable: Mapping[str, SiteProfile], head: Mapping[str, tuple[int, ...]], history: History, select: Select
+) -> FleetPlans:
+    """Plan sites whose profiles have what every mode needs.
+
+    Raises:
+        ArithmeticError, ValueError: the figures of a site allow no forecast. In arrays as well, where they would spread to other sites.
+    """
     importance = _importance(usable, history)
     request = PlanRequest(
         spec=spec,
@@ -115,7 +156,7 @@ def plan_round(
     made = MODES[spec.planning.mode](request, planned)
     selected = select(made.plans | own.plans)
     plans = made.plans | _plans_of_selected(request, planned, made, set(selected)) | own.plans
-    return FleetPlans(Plans(plans, made.excluded | own.excluded | excluded), importance, selected)
+    return FleetPlans(Plans(plans, made.excluded | own.excluded), importance, selected)
 
 
 def _given(plans: Mapping[str, Plan], sites: Mapping[str, SiteProfile]) -> dict[str, GivenPlan]:

@@ -12,7 +12,7 @@ The exponents follow what was measured (benchmarks/README.md, *Progress by steps
 six layers bring 0.7 to 1.07 of what all six bring in as many steps.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import floor
 from typing import Final, NamedTuple, Self
@@ -113,8 +113,8 @@ class SiteProblem:
 
     @classmethod
     def of(cls, request: PlanRequest, site: SiteProfile, frontiers: Mapping[int, Frontier]) -> Self:
-        """The problem of a site."""
-        choices = choices_of(request, site)
+        """The problem of a site, with the depths of these frontiers."""
+        choices = choices_of(request, site, lowest=tuple(frontiers))
         most = np.array([frontiers[choice.lowest_layer].costs[-1] for choice in choices.rows])
         every = Rows(
             lowest=np.array([choice.lowest_layer for choice in choices.rows], dtype=np.int64),
@@ -202,6 +202,31 @@ class SiteProblem:
             return None
         value = float(self.rows.quality[row] * worth(np.array([float(steps)]), np.array([frontier.value(ranks)]))[0])
         return Solution(self.choices[row], ranks, steps, fixed + steps * step, value)
+
+
+class Stacked(NamedTuple):
+    """The rows of many sites in one."""
+
+    rows: Rows
+    first: Int64
+    """Where those of each site begin."""
+
+
+def stack(problems: Sequence[SiteProblem]) -> Stacked:
+    """The rows of these problems, of which there is at least one."""
+    stacked = Rows(**{one.name: np.concatenate([getattr(problem.rows, one.name) for problem in problems]) for one in fields(Rows)})
+    counts = [len(problem.rows.lowest) for problem in problems]
+    return Stacked(stacked, np.cumsum([0, *counts[:-1]]))
+
+
+def solve_all(problems: Mapping[str, SiteProblem], seconds: float) -> dict[str, Solution]:
+    """The best plans within a round of this length, by site; none for a site that nothing fits. All problems have the same frontiers."""
+    if not problems:
+        return {}
+    stacked = stack(list(problems.values()))
+    relaxed = np.split(relaxed_optima(stacked.rows, next(iter(problems.values())).frontiers, seconds), stacked.first[1:])
+    solved = {name: problem.solve(seconds, relaxed=optima) for (name, problem), optima in zip(problems.items(), relaxed, strict=True)}
+    return {name: solution for name, solution in solved.items() if solution is not None}
 
 
 def worth(steps: Float64, adapters: Float64) -> Float64:

@@ -32,9 +32,9 @@ class Forecast(Wire):
 
     memory_bytes: Annotated[int, Field(ge=0)]
     """Peak memory of the trainer's process (CPU) or of its device (GPU)."""
-    seconds: Annotated[float, Field(ge=0)]
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     """From the task's start to its result, transfers included."""
-    step_seconds: Annotated[float, Field(ge=0)] = 0.0
+    step_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Of them, those of the training steps."""
     cached_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the passes that are expected to read the lower layers' output from the site's cache."""
