@@ -232,7 +232,7 @@ def test_a_plan_that_is_refused_for_an_edit_advises_an_option_that_plan_has(tmp_
     status, lines = edited.call("plan", "--fresh")
 
     assert status == 0
-    assert lines.count("8 bits: the most that planning.bits allows") == 3
+    assert lines.count("the base is kept at 8 bits a number, the most that planning.bits allows") == 3
 
 
 def test_a_second_command_on_an_active_run_is_refused(compared: Workspace) -> None:
@@ -253,7 +253,8 @@ def test_plan_prints_the_plan_of_each_site_with_its_reasons_and_trains_nothing(t
     assert status == 0
     table = [line.split()[:5] for line in lines if line.startswith("site-") and " " in line]
     assert table == [[f"site-{site}", "16", "2", "1/1", "4"] for site in "abc"]
-    assert lines.count("16 bits: the most that planning.bits allows") == 3
+    assert lines.count("the base is kept at 16 bits a number, the most that planning.bits allows") == 3
+    assert any(line.startswith("bits: of each number of the frozen base; batch: samples of a step;") for line in lines)
     assert sum(line.startswith("predicted: ") and line.endswith(" up, 0 B down") for line in lines) == 3
     assert sum("rank 4 in layer" in line for line in lines) == 3
     assert len([line for line in lines if line.startswith("training.learningRate 0.0002: the default: no two rates could be tested")]) == 1

@@ -123,7 +123,7 @@ def test_each_site_s_plan_names_the_constraint_that_makes_it_different(auto: Aut
     assert south["upload"] < north["upload"] < west["upload"]
     assert south["why"][0].startswith("limited by bandwidth: 25 bit/s more upload bandwidth would buy ")
     assert (north["steps"], west["steps"]) == (9, 3)
-    assert west["why"][0] == "limited by its data: a round makes 3 passes over its 16 samples, and no more"
+    assert west["why"][0] == "limited by its data: a round makes 3 passes over its 16 samples; more of the same would teach it little"
 
 
 def test_the_status_shows_the_plans_that_the_store_keeps(auto: AutoRun) -> None:

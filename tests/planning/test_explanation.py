@@ -125,7 +125,7 @@ def test_with_full_depth_there_is_nothing_to_say_about_the_depth() -> None:
 def test_the_most_bits_need_no_reason() -> None:
     plan = the_plan(a_site(memory_bytes=64 * GIB), planning={"bits": [8, 16]})
 
-    sentence(plan, r"16 bits: the most that planning.bits allows$")
+    sentence(plan, r"the base is kept at 16 bits a number, the most that planning.bits allows$")
 
 
 def test_bits_that_the_device_cannot_do_are_named() -> None:
@@ -204,20 +204,20 @@ def test_passes_that_do_not_fit_are_told_with_what_the_whole_batch_would_need() 
     plan = the_plan(a_site(memory_bytes=4 * GIB), planning={"bits": [16]})
 
     assert plan.micro_batch < 16
-    told = sentence(plan, rf"a step is {16 // plan.micro_batch} passes of {plan.micro_batch} samples: 16 at once would need ")
+    told = sentence(plan, rf"a step is computed in micro-batches of {plan.micro_batch} samples?: 16 at once would need ")
     assert told.endswith("; a plan may use 3.40 GiB of the site's 4.00 GiB")
 
 
 def test_smaller_passes_may_be_faster() -> None:
     site = a_small_site(points=(point(bits=16, batch=4, speed=400), point(bits=16, batch=16, speed=200)), memory_bytes=64 * GIB)
 
-    sentence(the_plan(site, planning={"bits": [16]}), "a step is 4 passes of 4 samples: smaller passes are faster at this site")
+    sentence(the_plan(site, planning={"bits": [16]}), "a step is computed in micro-batches of 4 samples: these are faster at this site")
 
 
 def test_recomputed_activations_are_told() -> None:
     plan = the_plan(a_small_site(memory_bytes=64 * GIB), training={"gradientCheckpointing": True})
 
-    sentence(plan, "a step is one pass of all 16 samples; activations are recomputed, which saves memory and costs time")
+    sentence(plan, "all 16 samples of a step are computed at once; activations are recomputed, which saves memory and costs time")
 
 
 def test_all_ranks_at_their_largest_are_told_in_one_sentence() -> None:
@@ -244,7 +244,7 @@ def test_weights_that_get_a_larger_rank_because_it_is_their_turn_are_explained(s
     """Every weight counts the same, and yet some kinds get larger ranks than others."""
     plan = the_plan(a_small_site(up=2e5), rounds={"deadline": "3m", "count": 1}, planning={"bits": [16], "exploration": share})
 
-    turns = "; 10 % of the importance goes to every fourth weight in turn, to explore"
+    turns = "; 10 % of the importance is given to other weights, a quarter of them each round, in case the scores are wrong"
     assert sentence(plan, r"\d+ of 24 weights get an adapter").endswith(turns) is told
 
 
@@ -252,7 +252,7 @@ def test_weights_that_count_the_same_are_not_called_important() -> None:
     plan = the_plan(a_small_site(up=2e5), rounds={"deadline": "3m", "count": 1})
 
     assert not any("most important" in one for one in plan.why)
-    sentence(plan, "every weight counts the same: no site measured scores")
+    sentence(plan, "every weight counts as equally important: no site measured scores")
 
 
 def test_the_basis_of_the_memory_forecast_is_told() -> None:
@@ -280,7 +280,7 @@ def test_a_site_of_too_little_memory_is_told_how_much_it_needs_and_what_else_hel
 
     assert re.fullmatch(
         r"not even its smallest plan fits: give it 1101Mi of memory instead of 1.00 GiB, or allow fewer bits, smaller ranks or smaller"
-        r" batchSizes, or lower task.maxLength \(at 4 bits, in passes of 1, the top \d+ of 30 layers\)",
+        r" batchSizes, or lower task.maxLength \(at 4 bits, in micro-batches of 1, the top \d+ of 30 layers\)",
         reason,
     )
 

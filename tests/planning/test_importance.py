@@ -95,7 +95,9 @@ def test_the_sites_whose_scores_do_not_count_are_named_with_the_reason_of_each()
 
     told = f"b, e ({UNLIKE_HALVES}); c (the base is frozen: thaw it)"
     assert combined.note == f"importance by gradient scores of 1 of 4 sites; without {told}"
-    assert combine(fleet(*left_out), WEIGHTS).note == f"every weight counts the same: no site has scores that are stable: {told}"
+    assert (
+        combine(fleet(*left_out), WEIGHTS).note == f"every weight counts as equally important: no site has scores that are stable: {told}"
+    )
 
 
 def test_of_many_sites_whose_scores_do_not_count_three_are_named() -> None:
@@ -117,7 +119,7 @@ def test_a_few_samples_do_not_decide_for_the_fleet() -> None:
 
     assert combined.is_uniform
     few = "only sites with 40 % of the samples have stable scores, less than 50 %"
-    assert combined.note == f"every weight counts the same: {few}; without b ({UNLIKE_HALVES})"
+    assert combined.note == f"every weight counts as equally important: {few}; without b ({UNLIKE_HALVES})"
 
 
 def test_scores_that_are_unstable_everywhere_count_for_nothing() -> None:
@@ -125,7 +127,7 @@ def test_scores_that_are_unstable_everywhere_count_for_nothing() -> None:
 
     assert combined.is_uniform
     assert values(combined.scores) == [1.0] * 8
-    assert combined.note == f"every weight counts the same: no site has scores that are stable: a ({UNLIKE_HALVES})"
+    assert combined.note == f"every weight counts as equally important: no site has scores that are stable: a ({UNLIKE_HALVES})"
 
 
 def test_sites_that_disagree_on_the_order_are_not_averaged() -> None:
@@ -133,7 +135,9 @@ def test_sites_that_disagree_on_the_order_are_not_averaged() -> None:
 
     assert combined.is_uniform
     told = "the sites disagree on the order of the weights (correlation -1.00, below 0.6)"
-    assert combined.note == f"every weight counts the same: {told}: compare the data of a, b (correlation -1.00 with the others)"
+    assert (
+        combined.note == f"every weight counts as equally important: {told}: compare the data of a, b (correlation -1.00 with the others)"
+    )
 
 
 @pytest.mark.parametrize("good", [1, 2, 4])
@@ -193,7 +197,7 @@ def test_without_scores_every_weight_counts_the_same_and_the_note_says_why(sites
 
     assert combined.is_uniform
     assert set(combined.scores.values()) == {1.0}
-    assert combined.note == f"every weight counts the same: {why}"
+    assert combined.note == f"every weight counts as equally important: {why}"
 
 
 def test_a_weight_that_no_site_scored_counts_a_little() -> None:

@@ -28,7 +28,7 @@ def test_a_site_with_all_steps_and_ranks_is_limited_by_its_data() -> None:
     plan = the_plan(a_small_site(memory_bytes=64 * GIB, train_samples=32, up=1e12), rounds={"count": 1})
 
     assert plan.limited_by == "Data"
-    assert plan.why[0] == "limited by its data: a round makes 3 passes over its 32 samples, and no more"
+    assert plan.why[0] == "limited by its data: a round makes 3 passes over its 32 samples; more of the same would teach it little"
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_site_of_little_memory_is_limited_by_memory() -> None:
 
     assert plan.limited_by == "Memory"
     assert re.match(
-        r"limited by memory: 358 MiB more memory would buy 120 instead of 62 steps, passes of 4 instead of 2 samples \(", plan.why[0]
+        r"limited by memory: 358 MiB more memory would buy 120 instead of 62 steps, micro-batches of 4 instead of 2 samples \(", plan.why[0]
     )
 
 

@@ -82,7 +82,7 @@ def test_a_site_of_two_samples_makes_one_pass_of_both_a_step() -> None:
     """A whole batch of 16 would not fit into its memory."""
     plan = the_plan(2, {"planning": {"bits": [16]}}, base=SMOLLM2, memory_bytes=2 * GIB)
 
-    assert any(one.startswith("a step is one pass of all 2 samples") for one in plan.why)
+    assert any(one.startswith("all 2 samples of a step are computed at once") for one in plan.why)
 
 
 def test_passes_that_do_not_divide_a_step_are_told_as_the_most() -> None:
@@ -90,4 +90,4 @@ def test_passes_that_do_not_divide_a_step_are_told_as_the_most() -> None:
     plan = the_plan(17, {"planning": {"bits": [16], "batchSizes": [4, 16]}}, points=slow_when_large)
 
     assert (plan.batch_size, plan.micro_batch) == (9, 4)
-    assert "a step is 3 passes of at most 4 samples: smaller passes are faster at this site" in plan.why
+    assert "a step is computed in micro-batches of at most 4 samples: these are faster at this site" in plan.why

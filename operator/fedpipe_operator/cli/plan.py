@@ -54,6 +54,10 @@ _COLUMNS: Final = {
     "limit": "limit",
 }
 """Fields of a `PlanRow`, and the titles of their columns: as many as fit into 80 characters; the lines below say the rest."""
+_LEGEND: Final = (
+    "bits: of each number of the frozen base; batch: samples of a step; layers: trained ones of all; rank: size of the adapters, smallest "
+    "to largest; limit: what keeps the site from doing more; predicted progress: what the planner expects a round of the site to be worth"
+)
 _MARKS: Final = {
     "*": "activations are recomputed in the backward pass",
     "†": "activations below the trained layers are read from the site's cache",
@@ -70,6 +74,7 @@ def _print(plan: RoundPlan, console: Console) -> None:
         if row.bits:
             table.add_row(*(getattr(row, column) for column in _COLUMNS))
     console.print(table)
+    console.print(_LEGEND, style="dim", soft_wrap=True)
     used = [f"{mark} {meaning}" for mark, meaning in _MARKS.items() if any(mark in row.batch for row in table_rows)]
     if used:
         console.print("; ".join(used), style="dim")

@@ -181,7 +181,7 @@ def _rate_above(bits_per_second: float) -> str:
 def _describe(site: SiteProfile, choice: Choice) -> str:
     trained = site.base.layers - choice.lowest_layer
     layers = "all layers" if choice.lowest_layer == 0 else f"the top {trained} of {site.base.layers} layers"
-    return f"at {choice.bits} bits, in passes of {choice.micro_batch}, {layers}"
+    return f"at {choice.bits} bits, in micro-batches of {choice.micro_batch}, {layers}"
 
 
 def _unsupported_bits(request: PlanRequest, site: SiteProfile) -> str:

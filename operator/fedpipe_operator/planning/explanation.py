@@ -157,7 +157,7 @@ def _bits_reason(request: PlanRequest, site: SiteProfile, solution: Solution) ->
     choice = solution.choice
     higher = sorted(bits for bits in set(request.spec.planning.bits) if bits > choice.bits)
     if not higher:
-        return f"{choice.bits} bits: the most that planning.bits allows"
+        return f"the base is kept at {choice.bits} bits a number, the most that planning.bits allows"
     if higher[0] in site.unsupported:
         return f"{choice.bits} bits: the device does not support {higher[0]} bits: {site.unsupported[higher[0]]}"
     other = choice._replace(bits=higher[0])
@@ -176,8 +176,8 @@ def _batch_reason(request: PlanRequest, site: SiteProfile, fleet: FleetSolution,
     if batch == whole:
         return ""
     return (
-        f"a step has {step_text(site.train_samples, batch)} instead of {whole}: a site that is slow or has few samples takes smaller "
-        f"steps, and more of them, so that its part of the update is not made of a few (another site takes {fleet.most_steps})"
+        f"a step has {step_text(site.train_samples, batch)} instead of {whole}: the site is slow or has few samples, and with smaller "
+        f"steps it takes more of them, nearer to the {fleet.most_steps} of another site"
     )
 
 
@@ -185,15 +185,14 @@ def _micro_batch_reason(request: PlanRequest, site: SiteProfile, solution: Solut
     choice = solution.choice
     recomputed = "; activations are recomputed, which saves memory and costs time" if choice.checkpointing else ""
     if choice.micro_batch == choice.batch:
-        return f"a step is one pass of all {step_text(site.train_samples, choice.batch)}{recomputed}"
+        return f"all {step_text(site.train_samples, choice.batch)} of a step are computed at once{recomputed}"
     whole = choice._replace(micro_batch=choice.batch)
     need = peak_of(request, site, whole, solution.ranks)
-    passes = -(-choice.batch // choice.micro_batch)
     at_most = "at most " if choice.batch % choice.micro_batch else ""
-    split = f"a step is {passes} passes of {at_most}{counted(choice.micro_batch, 'sample')}"
+    split = f"a step is computed in micro-batches of {at_most}{counted(choice.micro_batch, 'sample')}"
     if not is_in_memory(request, site, whole, solution.ranks):
         return f"{split}: {choice.batch} at once would need {bytes_text(need)}; {memory_budget(request, site)}{recomputed}"
-    return f"{split}: smaller passes are faster at this site{recomputed}"
+    return f"{split}: these are faster at this site{recomputed}"
 
 
 def _ranks_reason(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, solution: Solution) -> str:

@@ -72,7 +72,7 @@ def combine(
     left_out = {site: problem for site, problem in measured.items() if isinstance(problem, str)}
     problem = _why_uniform(sites, stable, left_out)
     if problem:
-        return CombinedImportance(dict.fromkeys(names, 1.0), f"every weight counts the same: {problem}", is_uniform=True)
+        return CombinedImportance(dict.fromkeys(names, 1.0), f"every weight counts as equally important: {problem}", is_uniform=True)
     mean = np.maximum(_SMALLEST, _mean_by_samples(sites, stable))
     mean /= mean.mean()
     note = f"importance by {_method(sites, stable)} scores of {len(stable)} of {len(sites)} sites"
@@ -109,7 +109,11 @@ def rank_correlation(first: Float64, second: Float64) -> float:
 
 def exploring(share: float) -> str:
     """The share that rotates (`explore`), as a clause; empty if none does."""
-    return f"; {100 * share:.3g} % of the importance goes to every fourth weight in turn, to explore" if share else ""
+    return (
+        f"; {100 * share:.3g} % of the importance is given to other weights, a quarter of them each round, in case the scores are wrong"
+        if share
+        else ""
+    )
 
 
 def _scores(profile: SiteProfile, names: Sequence[str]) -> Float64 | str:

@@ -102,7 +102,7 @@ def _no_more_is_wanted(request: PlanRequest, site: SiteProfile, solution: Soluti
         return Limit("Spec", f"limited by the spec: training.epochs is {training.epochs:g}")
     made = passes(site.train_samples, solution.steps, solution.choice.batch)
     over = f"{passes_text(made)} over its {counted(site.train_samples, 'sample')}"
-    return Limit("Data", f"limited by its data: a round makes {over}, and no more")
+    return Limit("Data", f"limited by its data: a round makes {over}; more of the same would teach it little")
 
 
 def _trials(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, solution: Solution) -> list[_Trial]:
@@ -162,7 +162,7 @@ def _changed_figures(site: SiteProfile, now: Solution, better: Solution) -> list
         ("a mean rank of {}", _mean_rank(now), _mean_rank(better)),
     ]
     if (old.micro_batch, new.micro_batch) != (old.batch, new.batch):
-        figures.append(("passes of {} samples", old.micro_batch, new.micro_batch))
+        figures.append(("micro-batches of {} samples", old.micro_batch, new.micro_batch))
     differ = [(noun, before, after) for noun, before, after in figures if abs(after - before) > _SHOWN * before]
     return [(after > before, noun.format(f"{_figure(after)} instead of {_figure(before)}")) for noun, before, after in differ]
 

@@ -24,7 +24,7 @@ class PlanRow(NamedTuple):
     why: tuple[str, ...]
     bits: str = ""
     batch: str = ""
-    """Samples a step, as passes × samples."""
+    """Samples a step, as micro-batches × samples."""
     layers: str = ""
     rank: str = ""
     adapters: str = ""
@@ -127,7 +127,7 @@ def _row(site: str, plan: Plan, importance: Mapping[str, float]) -> PlanRow:
 
 
 def _batch(plan: Plan) -> str:
-    """Samples of a step: `16`, or `4 × 4` for four passes of four samples; with a mark where activations are recomputed or cached."""
+    """Samples of a step: `16`, or `4 × 4` for four micro-batches of four; with a mark where activations are recomputed or cached."""
     passes = -(-plan.batch_size // plan.micro_batch)
     marks = ("*" if plan.gradient_checkpointing else "") + ("†" if plan.cache_activations else "")
     return (f"{passes} × {plan.micro_batch}" if passes > 1 else str(plan.batch_size)) + marks
