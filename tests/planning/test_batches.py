@@ -72,7 +72,7 @@ def test_a_smaller_batch_is_explained() -> None:
     plan = plans_of(a_tier(1), a_tier(4))["slower-4"]
 
     assert any(
-        reason.startswith("a step has 4 samples instead of 16: a site that is slow or has few samples takes smaller steps")
+        reason.startswith("a step has 4 samples instead of 16: the site is slow or has few samples, so that it takes smaller steps")
         for reason in plan.why
     )
 

@@ -176,8 +176,8 @@ def _batch_reason(request: PlanRequest, site: SiteProfile, fleet: FleetSolution,
     if batch == whole:
         return ""
     return (
-        f"a step has {step_text(site.train_samples, batch)} instead of {whole}: the site is slow or has few samples, and with smaller "
-        f"steps it takes more of them, nearer to the {fleet.most_steps} of another site"
+        f"a step has {step_text(site.train_samples, batch)} instead of {whole}: the site is slow or has few samples, so that it "
+        f"takes smaller steps, and more of them (another site takes {fleet.most_steps})"
     )
 
 
