@@ -211,12 +211,18 @@ def a_site_of(**spec: Any) -> EdgeSite:
         {"capacity": {"cpu": "4"}},
         {"capacity": {"accelerator": {"memory": "24Gi", "count": 2}}},
         {"podTemplate": {"spec": {"affinity": {}}}},
-        {"cache": {"persistentVolumeClaim": {"claimName": "cache"}}},
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_a_profile_is_made_for_a_node_pool_its_processors_the_data_and_the_cache(change: dict[str, Any]) -> None:
+def test_a_profile_is_made_for_a_node_pool_its_processors_and_the_data(change: dict[str, Any]) -> None:
     assert basis_of(a_site_of(**change)).measured != basis_of(a_site_of()).measured
+
+
+def test_a_profile_is_made_for_a_cache_volume() -> None:
+    volumes = [None, {"persistentVolumeClaim": {"claimName": "cache"}}, {"persistentVolumeClaim": {"claimName": "larger"}}]
+
+    assert len({basis_of(a_site_of(cache=volume)).cache for volume in volumes}) == 3
+    assert len({basis_of(a_site_of(cache=volume)).measured for volume in volumes}) == 1
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,13 @@ from fedpipe_operator.rounds.evidence import kept_activations, measurements
 from fedpipe_operator.rounds.observed import EvaluationSummary, summarize_commit, summarize_evaluation
 from fedpipe_operator.rounds.policies import is_stalled
 from fedpipe_operator.rounds.records import RoundCommit, RoundEvaluation, RoundPlan, SiteEvaluation
+from fedpipe_operator.rounds.round_plan import is_outdated
 from fedpipe_operator.sites import (
     Correction,
     KeptActivations,
     Measurement,
     Resources,
+    basis_of,
     carried_over,
     corrected,
     doubled,
@@ -700,11 +702,26 @@ def profiles_started(world: World) -> list[str]:
     return [name.partition("profile-")[2] for name in world.backend.started if "profile" in name]
 
 
+def test_a_profile_that_an_earlier_version_made_is_not_outdated_for_its_cache() -> None:
+    site = a_site_spec("site-a", cache={"persistentVolumeClaim": {"claimName": "cache"}})
+    basis = basis_of(site)
+    profile = ProfileResult.model_construct(outcome=Outcome.COMPLETED, basis=basis)
+
+    assert not is_outdated(profile, site)
+    assert not is_outdated(profile.model_copy(update={"basis": basis.model_copy(update={"cache": None})}), site)
+    assert is_outdated(profile.model_copy(update={"basis": basis.model_copy(update={"cache": ""})}), site)
+
+
 OTHER_DATA = {"train": "new.jsonl", "validation": "validation.jsonl", "volume": {"persistentVolumeClaim": {"claimName": "site-a"}}}
 
 
-@pytest.mark.parametrize("change", [{"nodeSelector": {"pool": "other"}}, {"data": OTHER_DATA}], ids=["node pool", "data"])
-def test_a_site_whose_pool_or_data_change_in_mid_run_is_profiled_and_planned_anew(tmp_path: Path, change: dict[str, Any]) -> None:
+CACHE = {"persistentVolumeClaim": {"claimName": "new"}}
+
+
+@pytest.mark.parametrize(
+    "change", [{"nodeSelector": {"pool": "other"}}, {"data": OTHER_DATA}, {"cache": CACHE}], ids=["node pool", "data", "cache"]
+)
+def test_a_site_whose_pool_data_or_cache_change_in_mid_run_is_profiled_and_planned_anew(tmp_path: Path, change: dict[str, Any]) -> None:
     def other_pool(task: Any, folder: Path) -> Any:
         result = good_trainer(task, folder)
         if not (isinstance(result, ProfileResult) and (task.site, task.attempt) == ("site-a", 1)):

@@ -126,7 +126,8 @@ def is_outdated(profile: ProfileResult, site: EdgeSite) -> bool:
     if profile.basis is None:
         return False
     if profile.outcome is Outcome.COMPLETED:
-        return profile.basis.measured != basis_of(site).measured
+        now = basis_of(site)
+        return profile.basis.measured != now.measured or profile.basis.cache not in {None, now.cache}
     return profile.basis.whole != basis_of(site).whole
 
 

@@ -128,8 +128,8 @@ def basis_of(site: EdgeSite) -> Basis:
     accelerator = capacity.accelerator.model_dump(mode="json", exclude={"memory"}) if capacity.accelerator else None
     parts = spec.model_dump(mode="json", include={"node_selector", "tolerations", "runtime_class_name", "data"})
     pod = {key: value for key, value in (spec.pod_template.spec if spec.pod_template else {}).items() if key != "containers"}
-    cache = [spec.cache.model_dump(mode="json")] if spec.cache else []
-    return Basis(measured=_hash([parts, pod, capacity.cpu, accelerator, *cache]), whole=_hash(spec.model_dump(mode="json")))
+    cache = _hash(spec.cache.model_dump(mode="json")) if spec.cache else ""
+    return Basis(measured=_hash([parts, pod, capacity.cpu, accelerator]), cache=cache, whole=_hash(spec.model_dump(mode="json")))
 
 
 def _hash(value: object) -> str:

@@ -192,6 +192,8 @@ class Basis(Wire):
     """Of what the measurements depend on: the node pool and the data."""
     whole: Annotated[str, Field(max_length=64)]
     """Of the whole spec of the site, any part of which may be why a profile fails."""
+    cache: Annotated[str, Field(max_length=64)] | None = None
+    """Of the cache volume, on which what was found of it depends; empty without one. None: an earlier version made the profile."""
 
 
 class ProfileTask(_TaskBase):

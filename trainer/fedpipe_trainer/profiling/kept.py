@@ -16,7 +16,7 @@ from fedpipe_trainer.kept_files import read_kept, write_kept
 
 _LOG = logging.getLogger(__name__)
 
-_METHOD: Final = 4
+_METHOD: Final = 5
 """Changes with the way of measuring: older profiles are not used any more."""
 _WITHOUT_EFFECT: Final = {"run", "round", "attempt", "model", "deadline_seconds", "result", "reuse", "probe_write", "probe_read", "basis"}
 """The fields of a task that change nothing that is kept. All others count, also those that a later version adds. The run's namespace
