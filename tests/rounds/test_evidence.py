@@ -50,6 +50,7 @@ from fedpipe_trainer.contract import (
     RunRef,
     TrainResult,
     TrainTask,
+    halved,
 )
 
 PLAN = Plan(
@@ -272,22 +273,38 @@ def test_a_site_that_left_nothing_keeps_its_correction() -> None:
     assert corrected(Correction(memory=1.5), PLAN, None) == Correction(memory=1.5)
 
 
+def trained_with(micro_batch: int) -> TrainResult:
+    """A completed training whose passes of so many samples fitted in memory."""
+    return TrainResult(
+        run=RunRef(namespace="n", name="r", uid="u"),
+        site="a",
+        round=1,
+        attempt=0,
+        outcome=Outcome.COMPLETED,
+        measured=Measured(),
+        micro_batch_size=micro_batch,
+    )
+
+
+@pytest.mark.parametrize(
+    ("planned", "fitted", "too_large"), [(16, 2, 4), (3, 2, 3), (3, 1, 2), (5, 3, 5), (9, 5, 9), (9, 3, 5), (9, 2, 3), (9, 9, 0)]
+)
+def test_the_smallest_pass_that_ran_out_of_memory_is_one_that_the_trainer_tried(planned: int, fitted: int, too_large: int) -> None:
+    """It halves passes of 9 samples to 5, 3, 2 and 1."""
+    plan = PLAN.model_copy(update={"batch_size": planned})
+    found = measurement(trained_with(fitted), plan)
+
+    assert found.too_large == too_large
+    assert corrected(Correction(), plan, found).micro_batch == (fitted if too_large else None)
+
+
 @pytest.mark.parametrize(("attempt", "other_seconds"), [(0, 3.0), (1, 0.0)], ids=["first attempt", "second, which evaluates nothing"])
 def test_a_completed_training_is_measured_by_its_phases_and_a_smaller_micro_batch_means_that_memory_ran_out(
     attempt: int, other_seconds: float
 ) -> None:
     seconds = {"load": 3.0, "train": 8.0, "transfer": 1.0}
-    result = TrainResult(
-        run=RunRef(namespace="n", name="r", uid="u"),
-        site="a",
-        round=1,
-        attempt=attempt,
-        outcome=Outcome.COMPLETED,
-        measured=Measured(seconds=seconds, peak_memory_bytes=77, uploaded_bytes=50, downloaded_bytes=60),
-        steps=9,
-        resumed_from_step=4,
-        micro_batch_size=2,
-    )
+    timed = Measured(seconds=seconds, peak_memory_bytes=77, uploaded_bytes=50, downloaded_bytes=60)
+    result = trained_with(2).model_copy(update={"attempt": attempt, "measured": timed, "steps": 9, "resumed_from_step": 4})
 
     found = measurement(result, PLAN)
 
@@ -930,8 +947,8 @@ def tight_spec(**planning: Any) -> FineTuneSpec:
 class MeasuredRounds:
     """A site that is planned round by round with what `limit_after` says of the last plan; `tried` are its plans."""
 
-    def __init__(self, spec: FineTuneSpec) -> None:
-        self.spec, self.site, self.correction = spec, a_site(**TIGHT), Correction()
+    def __init__(self, spec: FineTuneSpec, **site: Any) -> None:
+        self.spec, self.site, self.correction = spec, a_site(**(site or TIGHT)), Correction()
         self.tried: list[Plan] = []
 
     def plan(self) -> Plan | None:
@@ -967,6 +984,25 @@ def test_a_site_that_trained_with_smaller_passes_than_planned_is_never_left_out_
     assert any(later > 0.9 * earlier for earlier, later in pairwise(needs)), "the case in which a tenth less would be too little"
 
 
+@pytest.mark.parametrize("length", [128, 1024])
+@pytest.mark.parametrize("samples", [3, 5, 9])
+def test_a_plan_whose_passes_are_of_an_odd_number_of_samples_is_not_made_again(samples: int, length: int) -> None:
+    """The site has no more samples than that, and its passes were halved once."""
+    task = {"type": "CausalLM", "prompt": "{a}", "response": "{b}", "maxLength": length}
+    spec = a_spec(task=task, planning={"bits": [16], "batchSizes": [16]}, rounds={"deadline": "10h"})
+    rounds = MeasuredRounds(spec, train_samples=samples, longest_tokens=length, mean_tokens=length / 2, memory_bytes=200 * GIB)
+    first = rounds.plan()
+    assert first is not None
+    rounds.ran_out(first, measurement(trained_with(halved(samples)), first).too_large, trained=True)
+
+    second = rounds.plan()
+
+    assert second is not None, rounds.reason
+    assert first.micro_batch == samples
+    assert rounds.correction.memory_limit is not None
+    assert second.forecast.memory_bytes <= rounds.correction.memory_limit < first.forecast.memory_bytes
+
+
 def test_passes_that_fitted_are_planned_though_batch_sizes_do_not_name_them() -> None:
     rounds = MeasuredRounds(tight_spec(batchSizes=[16], ranks=[32]))
     first = rounds.plan()
@@ -983,7 +1019,7 @@ def test_after_kills_smaller_plans_are_tried_down_to_the_smallest_before_a_site_
     """The kernel kills every plan, three attempts each: with the plan's passes, a half and a quarter of them."""
     rounds = MeasuredRounds(tight_spec())
     while (plan := rounds.plan()) is not None and len(rounds.tried) < 40:
-        rounds.ran_out(plan, max(1, plan.micro_batch >> 2), trained=False)
+        rounds.ran_out(plan, halved(plan.micro_batch, 2), trained=False)
 
     sizes, needs = [str(size(plan)) for plan in rounds.tried], [plan.forecast.memory_bytes for plan in rounds.tried]
     assert len(set(sizes)) == len(sizes), "never the same twice"
@@ -1004,8 +1040,8 @@ def test_a_site_that_the_kernel_kills_three_times_is_planned_with_the_passes_tha
 
     assert [entry.updates for entry in world.run.resource.status.history] == ["2/3", "3/3"]
     assert first.plans["site-a"].micro_batch == 15, "all samples of a step: two batches of the site's 30"
-    assert second.plans["site-a"].micro_batch < 3, "passes of 15, 7 and 3 were killed"
-    assert second.corrections["site-a"].micro_batch == 1
+    assert second.plans["site-a"].micro_batch < 4, "passes of 15, 8 and 4 were killed"
+    assert second.corrections["site-a"].micro_batch == 2
     assert second.plans["site-a"].forecast.memory_bytes > 0.9 * first.plans["site-a"].forecast.memory_bytes
 
 

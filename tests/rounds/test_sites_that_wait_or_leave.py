@@ -122,13 +122,15 @@ def test_after_running_out_of_memory_a_site_takes_half_as_much_at_once(tmp_path:
     assert training_after(world, reason=reason, times=times).micro_batch == expected
 
 
-@pytest.mark.parametrize(("batch", "times", "expected"), [(8, 0, None), (8, 1, 4), (8, 3, 1), (8, 9, 1), (1, 1, 1), (6, 1, 3)])
+@pytest.mark.parametrize(
+    ("batch", "times", "expected"), [(8, 0, None), (8, 1, 4), (8, 3, 1), (8, 9, 1), (1, 1, 1), (6, 1, 3), (5, 1, 3), (5, 2, 2)]
+)
 def test_a_micro_batch_is_never_below_one_sample(batch: int, times: int, expected: int | None) -> None:
     assert retry_micro_batch(batch, times) == expected
 
 
 @pytest.mark.parametrize(
-    ("batch", "times", "expected"), [(1, 0, False), (1, 1, True), (8, 3, False), (8, 4, True), (6, 2, False), (6, 3, True)]
+    ("batch", "times", "expected"), [(1, 0, False), (1, 1, True), (8, 3, False), (8, 4, True), (6, 3, False), (6, 4, True)]
 )
 def test_there_is_nothing_smaller_than_one_sample(batch: int, times: int, *, expected: bool) -> None:
     assert is_out_of_retries(batch, times) is expected

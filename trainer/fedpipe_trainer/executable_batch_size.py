@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from fedpipe_trainer import device
-from fedpipe_trainer.contract import FailureReason
+from fedpipe_trainer.contract import FailureReason, halved
 from fedpipe_trainer.errors import TaskFailed
 
 T = TypeVar("T")
@@ -35,5 +35,5 @@ def find_executable_batch_size(function: Callable[[int], T], size: int, *, longe
                 raise TaskFailed(FailureReason.OUT_OF_MEMORY, msg) from error
         # Outside of the except block, the error and its traceback are gone, and with them the tensors of the failed call.
         device.trim_memory()
-        size = (size + 1) // 2
+        size = halved(size)
         _LOG.warning("out of memory: continuing with %d samples at once", size)

@@ -18,7 +18,7 @@ from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.sizes import rank_parameters
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_operator.sites.corrections import LESS_MEMORY
-from fedpipe_trainer.contract import Plan
+from fedpipe_trainer.contract import Plan, halved
 
 
 def limit_after(request: PlanRequest, site: SiteProfile, plan: Plan, too_large: int) -> int:
@@ -31,7 +31,7 @@ def limit_after(request: PlanRequest, site: SiteProfile, plan: Plan, too_large: 
         too_large: samples of the smallest pass that did.
     """
     failed = _peak(request, site, plan, too_large)
-    smaller = _peak(request, site, plan, too_large // 2) if too_large > 1 else _smallest_peak(request, site)
+    smaller = _peak(request, site, plan, halved(too_large)) if too_large > 1 else _smallest_peak(request, site)
     less = int(LESS_MEMORY * failed)
     # A byte for the rounding of whichever sum is compared with it.
     return max(less, ceil(smaller) + 1) if smaller < failed - 1 else less

@@ -15,7 +15,7 @@ from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.rounds.evaluation import held_means
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.records import SiteValues
-from fedpipe_trainer.contract import FailureReason, Result
+from fedpipe_trainer.contract import FailureReason, Result, halved
 
 _STALL_ROUNDS: Final = 2
 _STALL_SHARE: Final = 0.02
@@ -225,7 +225,7 @@ def retry_micro_batch(micro_batch: int, out_of_memory: int) -> int | None:
 
     The plan, and so the mathematics of the step, stays the same.
     """
-    return max(1, micro_batch >> out_of_memory) if out_of_memory else None
+    return halved(micro_batch, out_of_memory) if out_of_memory else None
 
 
 def smallest_pass(micro_batch: int, out_of_memory: int, results: Iterable[Result]) -> int:
@@ -234,9 +234,9 @@ def smallest_pass(micro_batch: int, out_of_memory: int, results: Iterable[Result
     A trainer that says so itself has halved its passes down to one sample; one that the kernel killed is retried with half as many.
     """
     is_told = any(one.failure is not None and one.failure.reason is FailureReason.OUT_OF_MEMORY for one in results)
-    return 1 if is_told else max(1, micro_batch >> (out_of_memory - 1))
+    return 1 if is_told else halved(micro_batch, out_of_memory - 1)
 
 
 def is_out_of_retries(micro_batch: int, out_of_memory: int) -> bool:
     """Whether the last of so many attempts that ran out of memory had a micro-batch of one sample: another would be the same again."""
-    return out_of_memory > 0 and micro_batch >> (out_of_memory - 1) <= 1
+    return out_of_memory > 0 and halved(micro_batch, out_of_memory - 1) == 1

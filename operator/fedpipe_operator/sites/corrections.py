@@ -13,7 +13,7 @@ from pydantic import Field
 
 from fedpipe_operator.formatting import bytes_text, excerpt, rate_text
 from fedpipe_operator.sites.profile import LONGEST_PROBLEM, Resources
-from fedpipe_trainer.contract import Bits, Plan, TrainResult, Wire
+from fedpipe_trainer.contract import Bits, Plan, TrainResult, Wire, halved
 
 _SMALLEST, _LARGEST = 0.05, 20.0
 """A single measurement changes no forecast by more: a clock that jumped must not decide for ever."""
@@ -84,7 +84,7 @@ class Correction(Wire):
     memory_limit: Annotated[int, Field(ge=0)] | None = None
     """Bytes that the forecast of training may reach at most, because a plan of a larger one ran out of memory."""
     micro_batch: Annotated[int, Field(ge=1)] | None = None
-    """Samples of a pass that plans may have as well as those of the run: twice as many ran out of memory, so many did not or come next."""
+    """Samples of a pass that plans may have as well as those of the run: the next larger ran out of memory, these did not or come next."""
     cache_problem: str = ""
     """Why the site's cache did not work in a round, and what to do: its plans do not count on it for the rest of the run."""
     late: Annotated[int, Field(ge=0)] = 0
@@ -124,12 +124,17 @@ def measurement(result: TrainResult, plan: Plan) -> Measurement:
         peak_memory_bytes=result.measured.peak_memory_bytes,
         steps=max(0, result.steps - result.resumed_from_step),
         out_of_memory=(ran_out := 0 < result.micro_batch_size < plan.micro_batch),
-        too_large=2 * result.micro_batch_size if ran_out else 0,  # passes are halved until they fit
+        too_large=_smallest_failed(plan.micro_batch, result.micro_batch_size) if ran_out else 0,
         cache_hits=result.cache_hits if plan.cache_activations else 0,
         cache_misses=result.cache_misses if plan.cache_activations else 0,
         cache_held=result.cache_held if plan.cache_activations else 1.0,
         cache_problem=excerpt(result.cache_problem, LONGEST_PROBLEM) if plan.cache_activations else "",
     )
+
+
+def _smallest_failed(planned: int, found: int) -> int:
+    """Samples of the smallest pass that ran out of memory, of those that the trainer tried from the plan's down to the one it found."""
+    return planned if halved(planned) <= found else _smallest_failed(halved(planned), found)
 
 
 def corrected(  # noqa: PLR0913 -- what a correction depends on
@@ -156,7 +161,7 @@ def corrected(  # noqa: PLR0913 -- what a correction depends on
     limit, micro_batch = before.memory_limit, before.micro_batch
     if measured.out_of_memory:
         limit = int(LESS_MEMORY * plan.forecast.memory_bytes) if memory_limit is None else memory_limit
-        micro_batch = measured.too_large // 2 or micro_batch
+        micro_batch = halved(measured.too_large) if measured.too_large > 1 else micro_batch
     cache_problem = measured.cache_problem or before.cache_problem
     if measured.steps == 0:
         known = before.model_copy(update={"memory_limit": limit, "micro_batch": micro_batch, "cache_problem": cache_problem})

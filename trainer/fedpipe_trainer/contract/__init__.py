@@ -7,7 +7,7 @@ version could misread the new one; a trainer refuses a task with a newer version
 
 from fedpipe_trainer.contract.base import SCHEMA_VERSION, Wire
 from fedpipe_trainer.contract.objective import CausalLM, Objective, Seq2SeqLM, SequenceClassification
-from fedpipe_trainer.contract.plan import Bits, Forecast, Plan, Scaling, scale_of
+from fedpipe_trainer.contract.plan import Bits, Forecast, Plan, Scaling, halved, scale_of
 from fedpipe_trainer.contract.result import (
     Artifact,
     BaseModelFacts,
@@ -103,6 +103,7 @@ __all__ = [
     "WeightShape",
     "Wire",
     "effective_steps",
+    "halved",
     "parse_result",
     "parse_task",
     "perplexity_of",

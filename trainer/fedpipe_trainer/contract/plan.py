@@ -27,6 +27,13 @@ def scale_of(scaling: Scaling, alpha: float, rank: int) -> float:
     return alpha / rank if scaling is Scaling.CLASSIC else alpha / float(rank) ** 0.5
 
 
+def halved(micro_batch: int, times: int = 1) -> int:
+    """The samples of a pass after memory ran out so many times: half as many each time, rounded up, so never less than one."""
+    for _ in range(times):
+        micro_batch = (micro_batch + 1) // 2
+    return micro_batch
+
+
 class Forecast(Wire):
     """The resources that a task is predicted to need. They are compared with those that its result measured."""
 
