@@ -66,7 +66,7 @@ def test_a_site_whose_trainer_ran_out_of_memory_is_planned_smaller_in_the_next_r
     assert first.micro_batch == 16
     assert second.forecast.memory_bytes <= 0.9 * first.forecast.memory_bytes
     assert size_of(second) < size_of(first)
-    assert reason.startswith("re-planned: the last plan ran out of memory, so that its forecast must stay below ")
+    assert reason.startswith("re-planned: the last plan ran out of memory, so that the forecast of training must stay below ")
     assert reason in shown["why"]
     assert namespace.events("FederatedFineTune", "toy")["Replanned"] == f"round 2: south: {reason}"
     assert [entry["updates"] for entry in run["status"]["history"]] == ["1/1", "1/1"]

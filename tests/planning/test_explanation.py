@@ -208,6 +208,28 @@ def test_passes_that_do_not_fit_are_told_with_what_the_whole_batch_would_need() 
     assert told.endswith("; a plan may use 3.40 GiB of the site's 4.00 GiB")
 
 
+RAN_OUT: Final = History(round=2, corrections={"ward": Correction(memory_limit=int(1.6 * GIB))})
+"""A plan of the site ran out of memory, which limits the memory of training, but not that of loading the base."""
+
+
+def test_after_a_plan_ran_out_of_memory_passes_are_compared_with_what_training_may_use() -> None:
+    plan = the_plan(a_site(load_peak_bytes={16: 3 * GIB}), RAN_OUT, planning={"bits": [16]})
+
+    assert plan.forecast.memory_bytes == 3 * GIB
+    told = sentence(plan, "a step is computed in micro-batches of")
+    assert told.endswith("16 at once would need 4.73 GiB for training; training may use 1.60 GiB of the site's 8.00 GiB")
+
+
+def test_after_a_plan_ran_out_of_memory_bits_are_compared_with_what_training_may_use() -> None:
+    site = a_site(**(GPU | {"load_peak_bytes": {4: 5 * GIB, 32: 5 * GIB}}))
+
+    plan = the_plan(site, RAN_OUT, planning={"bits": [4, 32], "batchSizes": [4]})
+
+    told = sentence(plan, "4 bits: 32 bits would need ")
+    needed, may_use = re.fullmatch(r".* need (\S+) GiB for training; training may use (\S+) GiB of the site's 8.00 GiB", told).groups()
+    assert float(may_use) == 1.6 < float(needed) < 5
+
+
 def test_smaller_passes_may_be_faster() -> None:
     site = a_small_site(points=(point(bits=16, batch=4, speed=400), point(bits=16, batch=16, speed=200)), memory_bytes=64 * GIB)
 
@@ -383,7 +405,7 @@ def test_a_site_whose_plans_ran_out_of_memory_is_told_the_claim_that_would_suffi
     reason = the_reason(a_site(), history)
 
     assert re.search(
-        r"after a plan of it ran out of memory, a plan may use 512 MiB of the site's 8.00 GiB: "
+        r"after a plan of it ran out of memory, training may use 512 MiB of the site's 8.00 GiB: "
         r"raise capacity.memory of its EdgeSite to \d+Mi \(",
         reason,
     )

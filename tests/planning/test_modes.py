@@ -7,9 +7,9 @@ import pytest
 from site_profiles import GIB, SMOLLM2, a_site, a_spec, speeds
 
 from fedpipe_operator.api import PlanningMode
-from fedpipe_operator.planning import Plans, plan_round
+from fedpipe_operator.planning import History, Plans, plan_round
 from fedpipe_operator.planning.fleet import RUN_PASSES
-from fedpipe_operator.sites import SiteProfile
+from fedpipe_operator.sites import Correction, SiteProfile
 from fedpipe_trainer.contract import BaseModelFacts, Plan, WeightShape
 
 COMMON: Final = ("Uniform", "UniformWeakest", "Proportional")
@@ -184,6 +184,26 @@ def test_a_given_plan_beyond_a_site_s_memory_or_the_deadline_is_obeyed_and_says_
     assert others[1].endswith(": give it fewer steps or layers, or raise rounds.deadline")
     assert why(a_site(load_seconds={16: 60.0}), 1, deadline="1m")[1].endswith(", 1m): raise rounds.deadline")
     assert why(a_site(), 3) == ("given by planning.plans",)
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "warns"),
+    [
+        (1, ()),
+        (16, ("it may run out of memory: 4.74 GiB for training are predicted, and training may use 1.60 GiB of the site's 8.00 GiB",)),
+    ],
+)
+def test_a_given_plan_is_warned_of_memory_only_where_its_training_is_forecast_to_need_too_much(micro_batch: int, warns: tuple[str]) -> None:
+    """Another has run out of memory, so that training may use less than loading the base needs."""
+    plan = {"bits": 16, "rank": 32, "steps": 3, "microBatchSize": micro_batch}
+    history = History(round=2, corrections={"ward": Correction(memory_limit=int(1.6 * GIB))})
+    site = a_site(load_peak_bytes={16: 3 * GIB})
+
+    plans = plan_round(a_spec(planning={"mode": "Manual", "plans": [plan]}), {"ward": site}, {}, history).plans
+
+    given_by, *reasons = plans.plans["ward"].why
+    assert given_by == "given by planning.plans"
+    assert tuple(reason.split(": give it")[0] for reason in reasons) == warns
 
 
 def test_what_a_given_plan_leaves_out_is_the_whole_batch_and_all_layers() -> None:

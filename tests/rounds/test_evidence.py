@@ -206,7 +206,7 @@ def test_after_a_plan_ran_out_of_memory_the_next_must_be_smaller_by_its_own_fore
 
     assert (first.memory_limit, first.memory) == (900, 1.0)
     told = findings(Correction(), first, ran_out_of_memory=True)
-    assert told == ("the last plan ran out of memory, so that its forecast must stay below 900 B",)
+    assert told == ("the last plan ran out of memory, so that the forecast of training must stay below 900 B",)
     smaller = PLAN.model_copy(update={"forecast": PLAN.forecast.model_copy(update={"memory_bytes": 900})})
     assert corrected(first, smaller, measured(out_of_memory=True)).memory_limit == 810
 

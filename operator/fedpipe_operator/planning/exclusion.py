@@ -10,7 +10,7 @@ from fedpipe_operator.api import parse_duration
 from fedpipe_operator.formatting import bytes_text, counted, percent, rate_text, seconds_text, whole_percent
 from fedpipe_operator.planning.choices import Choice, Choices, seconds_per_element, transfer_seconds
 from fedpipe_operator.planning.coverage import COVERAGE
-from fedpipe_operator.planning.explanation import memory_budget
+from fedpipe_operator.planning.explanation import training_budget
 from fedpipe_operator.planning.fleet import FleetSolution
 from fedpipe_operator.planning.memory_model import Bool, Float64
 from fedpipe_operator.planning.request import DEADLINE_FRACTION, PlanRequest
@@ -114,7 +114,7 @@ def _more_memory(request: PlanRequest, site: SiteProfile, needs: _Needs, row: in
     """The memory that this choice needs."""
     needed = f"{ceil(site.memory_bytes * float(needs.memory[row]) / MIB + 1e-6)}Mi"
     if request.correction(site).memory_limit is not None:  # in a running run: what its plans may be cannot be changed any more
-        ran_out = f"after a plan of it ran out of memory, {memory_budget(request, site)}"
+        ran_out = f"after a plan of it ran out of memory, {training_budget(request, site)}"
         return _Remedy(f"{ran_out}: raise capacity.memory of its EdgeSite to {needed}", row)
     advice = "allow fewer bits, smaller ranks or smaller batchSizes, or lower task.maxLength"
     return _Remedy(f"give it {needed} of memory instead of {bytes_text(site.memory_bytes)}, or {advice}", row)

@@ -13,7 +13,7 @@ from fedpipe_operator.planning.choices import (
     step_seconds_of,
 )
 from fedpipe_operator.planning.fleet import FleetSolution
-from fedpipe_operator.planning.forecast import is_in_memory, peak_of
+from fedpipe_operator.planning.forecast import is_in_memory, peak_of, training_peak_of
 from fedpipe_operator.planning.importance import exploring
 from fedpipe_operator.planning.passes import passes, step_text
 from fedpipe_operator.planning.request import DEADLINE_FRACTION, PlanRequest
@@ -70,7 +70,9 @@ def no_common_choice_reason(bits: int, rank: int) -> str:
     return f"cannot run the choice that most sites can ({bits} bits, rank {rank}): {advice}"
 
 
-def given_reasons(request: PlanRequest, site: SiteProfile, predicted: Forecast, *, wants_cache: bool) -> tuple[str, ...]:
+def given_reasons(  # noqa: PLR0913 -- a plan, its forecast, and what it was made of
+    request: PlanRequest, site: SiteProfile, choice: Choice, ranks: Mapping[str, int], *, predicted: Forecast, wants_cache: bool
+) -> tuple[str, ...]:
     """The reasons of a plan that the spec gives: it is obeyed, and told where its forecast is more than a plan may use.
 
     Its cached activations are left out where the site's cache does not work (`wants_cache`: it has any).
@@ -78,9 +80,10 @@ def given_reasons(request: PlanRequest, site: SiteProfile, predicted: Forecast, 
     reasons = ["given by planning.plans"]
     if wants_cache and (broken := _broken_cache_reason(request, site)):
         reasons.append(broken)
-    if predicted.memory_bytes > request.memory_budget(site):
-        needed = f"{bytes_text(predicted.memory_bytes)} are predicted, and {memory_budget(request, site)}"
-        reasons.append(f"it may run out of memory: {needed}: give it fewer bits or layers, a smaller rank or a smaller microBatchSize")
+    if not is_in_memory(request, site, choice, ranks):
+        need, budget = _need_and_budget(request, site, choice, ranks)
+        advice = "give it fewer bits or layers, a smaller rank or a smaller microBatchSize"
+        reasons.append(f"it may run out of memory: {need} are predicted, and {budget}: {advice}")
     if predicted.seconds > request.deadline:
         deadline = request.spec.rounds.deadline
         used = f"a plan may use {seconds_text(request.deadline)} ({percent(DEADLINE_FRACTION)} of rounds.deadline, {deadline})"
@@ -162,9 +165,9 @@ def _bits_reason(request: PlanRequest, site: SiteProfile, solution: Solution) ->
         return f"{choice.bits} bits: the device does not support {higher[0]} bits: {site.unsupported[higher[0]]}"
     other = choice._replace(bits=higher[0])
     if not is_in_memory(request, site, other, solution.ranks):
-        need = peak_of(request, site, other, solution.ranks)
+        need, budget = _need_and_budget(request, site, other, solution.ranks)
         ran_out = ", and ran out of memory when the site was profiled" if higher[0] in site.out_of_memory else ""
-        return f"{choice.bits} bits: {higher[0]} bits would need {bytes_text(need)}{ran_out}; {memory_budget(request, site)}"
+        return f"{choice.bits} bits: {higher[0]} bits would need {need}{ran_out}; {budget}"
     slower = step_seconds_of(request, site, other) / step_seconds_of(request, site, choice) - 1
     if slower < _NOTICEABLE:
         return f"{choice.bits} bits: {higher[0]} bits would leave too little memory or time for more useful things"
@@ -187,11 +190,11 @@ def _micro_batch_reason(request: PlanRequest, site: SiteProfile, solution: Solut
     if choice.micro_batch == choice.batch:
         return f"all {step_text(site.train_samples, choice.batch)} of a step are computed at once{recomputed}"
     whole = choice._replace(micro_batch=choice.batch)
-    need = peak_of(request, site, whole, solution.ranks)
     at_most = "at most " if choice.batch % choice.micro_batch else ""
     split = f"a step is computed in micro-batches of {at_most}{counted(choice.micro_batch, 'sample')}"
     if not is_in_memory(request, site, whole, solution.ranks):
-        return f"{split}: {choice.batch} at once would need {bytes_text(need)}; {memory_budget(request, site)}{recomputed}"
+        need, budget = _need_and_budget(request, site, whole, solution.ranks)
+        return f"{split}: {choice.batch} at once would need {need}; {budget}{recomputed}"
     return f"{split}: these are faster at this site{recomputed}"
 
 
@@ -226,6 +229,14 @@ def _basis(site: SiteProfile, choice: Choice) -> str:
     return f"the forecast of memory is by formula only, because no peak was measured at {choice.bits} bits"
 
 
-def memory_budget(request: PlanRequest, site: SiteProfile) -> str:
-    """What a plan of this site may use of its memory, as a clause."""
-    return f"a plan may use {bytes_text(request.memory_budget(site))} of the site's {bytes_text(site.memory_bytes)}"
+def training_budget(request: PlanRequest, site: SiteProfile) -> str:
+    """What training may use of the site's memory, as a clause."""
+    return f"training may use {bytes_text(request.memory_budget(site))} of the site's {bytes_text(site.memory_bytes)}"
+
+
+def _need_and_budget(request: PlanRequest, site: SiteProfile, choice: Choice, ranks: Mapping[str, int]) -> tuple[str, str]:
+    """What a choice that is not in memory needs, and, as a clause, what it may use; those of training if the load is in memory."""
+    need, budget = peak_of(request, site, choice, ranks), request.load_budget(site)
+    if need > budget:
+        return bytes_text(need), f"a plan may use {bytes_text(budget)} of the site's {bytes_text(site.memory_bytes)}"
+    return f"{bytes_text(training_peak_of(request, site, choice, ranks))} for training", training_budget(request, site)

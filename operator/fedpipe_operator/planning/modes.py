@@ -159,7 +159,7 @@ def _given_plan(request: PlanRequest, site: SiteProfile, given: ManualPlan) -> P
     ranks = {weight.name: given.rank for weight in site.base.weights if weight.layer >= lowest}
     steps = min(given.steps, request.spec.training.max_steps or given.steps)
     predicted = forecast(request, site, choice, ranks=ranks, steps=steps)
-    why = explanation.given_reasons(request, site, predicted, wants_cache=given.cache_activations)
+    why = explanation.given_reasons(request, site, choice, ranks, predicted=predicted, wants_cache=given.cache_activations)
     return make_plan(request, site, choice, ranks=ranks, steps=steps, why=why)
 
 

@@ -208,7 +208,7 @@ def findings(
     """What the last round showed of a site, as parts of a sentence; none if its forecasts held."""
     found = []
     if ran_out_of_memory and now.memory_limit is not None:
-        found.append(f"the last plan ran out of memory, so that its forecast must stay below {bytes_text(now.memory_limit)}")
+        found.append(f"the last plan ran out of memory, so that the forecast of training must stay below {bytes_text(now.memory_limit)}")
     if now.cache_problem != before.cache_problem:
         found.append(f"its cache did not work, so that the rest of the run is planned without one: {now.cache_problem}")
     if now.late > before.late:
