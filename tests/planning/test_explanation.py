@@ -415,6 +415,32 @@ def test_a_site_whose_plans_ran_out_of_memory_is_told_the_claim_that_would_suffi
     assert plan_round(spec, {"ward": a_site(memory_bytes=claimed)}, {}, again).plans.plans
 
 
+@pytest.mark.parametrize(
+    ("site", "told"),
+    [
+        ({"measured_memory": 128 * GIB}, r"raise capacity\.memory of its EdgeSite to \d+Mi \("),
+        ({"measured_memory": 0}, r"raise capacity\.memory of its EdgeSite to \d+Mi \("),
+        (
+            {"measured_memory": 8 * GIB},
+            r"give it a node with \d+Mi instead of 8.00 GiB, and raise capacity\.memory of its EdgeSite, if it is set, to as much \(",
+        ),
+        (
+            GPU | {"measured_memory": 128 * GIB, "memory_field": "capacity.accelerator.memory"},
+            r"raise capacity\.accelerator\.memory of its EdgeSite to \d+Mi \(",
+        ),
+        (
+            GPU | {"measured_memory": 8 * GIB, "memory_field": "capacity.accelerator.memory"},
+            r"give it a GPU with \d+Mi instead of 8.00 GiB, and raise capacity\.accelerator\.memory of its EdgeSite, if it is set, to as ",
+        ),
+    ],
+    ids=["the claim is smaller", "not measured", "the node has no more", "the claim of a GPU is smaller", "the GPU has no more"],
+)
+def test_a_site_whose_plans_ran_out_of_memory_is_told_what_gives_it_more(site: dict[str, Any], told: str) -> None:
+    history = History(round=2, corrections={"ward": Correction(memory_limit=GIB // 10)})
+
+    assert re.search(rf"training may use 102 MiB of the site's 8.00 GiB: {told}", the_reason(a_site(**site), history))
+
+
 def test_a_site_whose_device_supports_none_of_the_bits_is_told_to_add_some() -> None:
     reason = the_reason(a_site(unsupported={4: "no kernel", 8: "too old"}), planning={"bits": [4, 8]})
 

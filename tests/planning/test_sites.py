@@ -101,6 +101,24 @@ def test_an_accelerators_memory_is_used_where_the_profile_ran_on_a_gpu() -> None
     assert site_profile(claim, a_profile()).memory_bytes == 2 * GIB
 
 
+@pytest.mark.parametrize(
+    ("device", "capacity", "field"),
+    [
+        ("cpu", {"memory": "2Gi", "accelerator": {"memory": "24Gi"}}, "capacity.memory"),
+        ("NVIDIA A10", {"memory": "2Gi", "accelerator": {"memory": "24Gi"}}, "capacity.accelerator.memory"),
+        ("NVIDIA A10", {"memory": "2Gi"}, "capacity.memory"),
+    ],
+)
+def test_a_site_knows_in_which_field_its_memory_is_claimed_and_what_its_device_has(
+    device: str, capacity: dict[str, object], field: str
+) -> None:
+    profiled = a_profile(measured=Measured(device=device), memory_bytes=GIB, device_memory_bytes=16 * GIB)
+
+    site = site_profile(claiming(**capacity), profiled)
+
+    assert (site.memory_field, site.measured_memory) == (field, 16 * GIB)
+
+
 def test_bandwidth_that_was_not_measured_is_what_the_site_claims_in_bits_per_second() -> None:
     site = site_profile(claiming(bandwidth={"up": "10M", "down": "1G"}), a_profile())
 

@@ -112,12 +112,22 @@ def crowded_out_reason(site: SiteProfile, fleet: FleetSolution) -> str:
 
 def _more_memory(request: PlanRequest, site: SiteProfile, needs: _Needs, row: int) -> _Remedy:
     """The memory that this choice needs."""
-    needed = f"{ceil(site.memory_bytes * float(needs.memory[row]) / MIB + 1e-6)}Mi"
+    mebibytes = ceil(site.memory_bytes * float(needs.memory[row]) / MIB + 1e-6)
+    needed = f"{mebibytes}Mi"
     if request.correction(site).memory_limit is not None:  # in a running run: what its plans may be cannot be changed any more
         ran_out = f"after a plan of it ran out of memory, {training_budget(request, site)}"
-        return _Remedy(f"{ran_out}: raise capacity.memory of its EdgeSite to {needed}", row)
+        return _Remedy(f"{ran_out}: {_larger_claim(site, mebibytes)}", row)
     advice = "allow fewer bits, smaller ranks or smaller batchSizes, or lower task.maxLength"
     return _Remedy(f"give it {needed} of memory instead of {bytes_text(site.memory_bytes)}, or {advice}", row)
+
+
+def _larger_claim(site: SiteProfile, mebibytes: int) -> str:
+    """How a site gets so much memory: by its claim, up to what its device has."""
+    needed, claim = f"{mebibytes}Mi", f"{site.memory_field} of its EdgeSite"
+    if site.measured_memory == 0 or mebibytes * MIB <= site.measured_memory:
+        return f"raise {claim} to {needed}"
+    device = "GPU" if site.on_gpu else "node"
+    return f"give it a {device} with {needed} instead of {bytes_text(site.measured_memory)}, and raise {claim}, if it is set, to as much"
 
 
 def _more_time(request: PlanRequest, site: SiteProfile, needs: _Needs, allowed: Bool) -> list[_Remedy]:

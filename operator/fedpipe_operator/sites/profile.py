@@ -102,6 +102,10 @@ class SiteProfile:
     """How far transfers may turn out faster than `up` and `down` say without exceeding a claim: 1 where a claim is one of them."""
     assumed: tuple[str, ...] = ()
     """The bandwidths that are neither claimed nor measured, but assumed: of `up` and `down`."""
+    memory_field: str = "capacity.memory"
+    """The field of the EdgeSite in which `memory_bytes` are claimed."""
+    measured_memory: int = 0
+    """What the device has, whatever is claimed; 0: not measured."""
 
     @property
     def resources(self) -> Resources:
@@ -176,10 +180,12 @@ def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
     capacity, device = site.spec.capacity, measured.measured.device
     up, down = _bandwidths(site, measured)
     claimed = capacity.bandwidth
+    memory_field, claimed_memory = _memory_claim(capacity, device)
+    measured_memory = measured.device_memory_bytes or measured.memory_bytes
     return SiteProfile(
         name=site.name,
         device=device,
-        memory_bytes=_usable_memory(capacity, device, measured.device_memory_bytes or measured.memory_bytes),
+        memory_bytes=_usable_memory(claimed_memory, measured_memory),
         up=up,
         down=down,
         fingerprint=measured.fingerprint,
@@ -206,6 +212,8 @@ def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
         cache_problem=excerpt(measured.cache_problem, LONGEST_PROBLEM) if site.spec.cache is not None else "",
         range_test=measured.range_test,
         assumed=_assumed(site, measured),
+        memory_field=memory_field,
+        measured_memory=measured_memory,
         least_transfer_factor=max(_share_of_claim(up, claimed.up), _share_of_claim(down, claimed.down)),
     )
 
@@ -236,9 +244,14 @@ def _share_of_claim(used: float, claimed: str | None) -> float:
     return 0.0 if claimed is None else used / parse_quantity(claimed)
 
 
-def _usable_memory(capacity: Capacity, device: str, measured: int) -> int:
+def _memory_claim(capacity: Capacity, device: str) -> tuple[str, str | None]:
+    """The field in which the device's memory is claimed, and the claim."""
+    if device != CPU and capacity.accelerator is not None:
+        return "capacity.accelerator.memory", capacity.accelerator.memory
+    return "capacity.memory", capacity.memory
+
+
+def _usable_memory(claimed: str | None, measured: int) -> int:
     """The smaller of claimed and measured memory; a missing figure (claim None, measurement 0) is ignored."""
-    accelerator = capacity.accelerator if device != CPU else None
-    claimed = accelerator.memory if accelerator is not None else capacity.memory
     figures = (parse_quantity(claimed) if claimed is not None else 0.0, float(measured))
     return int(min((figure for figure in figures if figure > 0), default=0.0))
