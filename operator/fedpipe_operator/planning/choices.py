@@ -129,7 +129,7 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
     first = lowest_layers(request, site) if lowest is None else lowest
     grid = [
         (*combination, caching)
-        for combination in product(_passes(request, site), _checkpointing(request, site), first)
+        for combination in product(_micro_batch_sizes(request, site), _checkpointing(request, site), first)
         for caching in _caching(request, site, combination[-1])
     ]
     micro_batch, checkpointing, first_layer, caching = zip(*grid, strict=True)
@@ -176,7 +176,7 @@ def micro_batches(request: PlanRequest, site: SiteProfile) -> tuple[int, ...]:
     return tuple(sorted({min(size, request.batch_of(site)) for size in request.spec.planning.batch_sizes}))
 
 
-def _passes(request: PlanRequest, site: SiteProfile) -> tuple[int, ...]:
+def _micro_batch_sizes(request: PlanRequest, site: SiteProfile) -> tuple[int, ...]:
     """The run's micro-batches, and the one that was found when a larger one ran out of memory at this site."""
     found = request.correction(site).micro_batch
     return tuple(sorted({*micro_batches(request, site), *((min(found, request.batch_of(site)),) if found else ())}))

@@ -128,9 +128,9 @@ def _row(site: str, plan: Plan, importance: Mapping[str, float]) -> PlanRow:
 
 def _batch(plan: Plan) -> str:
     """Samples of a step: `16`, or `4 × 4` for four micro-batches of four; with a mark where activations are recomputed or cached."""
-    passes = -(-plan.batch_size // plan.micro_batch)
+    micro_batches = -(-plan.batch_size // plan.micro_batch)
     marks = ("*" if plan.gradient_checkpointing else "") + ("†" if plan.cache_activations else "")
-    return (f"{passes} × {plan.micro_batch}" if passes > 1 else str(plan.batch_size)) + marks
+    return (f"{micro_batches} × {plan.micro_batch}" if micro_batches > 1 else str(plan.batch_size)) + marks
 
 
 def _count_adapters(plan: Plan) -> int:

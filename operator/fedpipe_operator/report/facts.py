@@ -83,11 +83,12 @@ class SiteRow:
 
     @property
     def batch(self) -> str:
-        """Samples per step, and in how many passes they are computed if it takes more than one."""
+        """Samples per step, and in how many micro-batches they are computed if it takes more than one."""
         if self.plan is None:
             return ""
-        passes = math.ceil(self.plan.batch_size / self.plan.micro_batch)
-        return f"{self.plan.batch_size}" if passes == 1 else f"{self.plan.batch_size} ({passes} × {self.plan.micro_batch})"
+        micro_batches = math.ceil(self.plan.batch_size / self.plan.micro_batch)
+        whole = f"{self.plan.batch_size}"
+        return whole if micro_batches == 1 else f"{whole} ({micro_batches} × {self.plan.micro_batch})"
 
     @property
     def layers(self) -> str:

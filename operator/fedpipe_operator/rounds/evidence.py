@@ -66,7 +66,7 @@ def evidence_for(
     corrections = {site: _correction(run.spec, plan, site, measured.get(site), profiles.get(site)) for site in _known(plan, profiles)}
     # Of a site that has moved, only that a plan ran out of memory is kept: it may not have moved far.
     limited = {site: (corrections[site].memory_limit, corrections[site].micro_batch) for site in moved}
-    corrections |= {site: Correction(memory_limit=limit, micro_batch=passes) for site, (limit, passes) in limited.items()}
+    corrections |= {site: Correction(memory_limit=limit, micro_batch=micro_batch) for site, (limit, micro_batch) in limited.items()}
     stalled = plan.is_stalled or is_stalled(observed.evaluations)
     history = History(
         round=round_,
