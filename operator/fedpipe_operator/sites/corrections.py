@@ -158,13 +158,8 @@ def corrected(  # noqa: PLR0913 -- what a correction depends on
     """
     if measured is None:
         return before
-    limit, micro_batch = before.memory_limit, before.micro_batch
-    if measured.out_of_memory:
-        limit = int(LESS_MEMORY * plan.forecast.memory_bytes) if memory_limit is None else memory_limit
-        micro_batch = halved(measured.too_large) if measured.too_large > 1 else micro_batch
-    cache_problem = measured.cache_problem or before.cache_problem
+    known = _with_failures(before, plan, measured, memory_limit)
     if measured.steps == 0:
-        known = before.model_copy(update={"memory_limit": limit, "micro_batch": micro_batch, "cache_problem": cache_problem})
         return known.model_copy(update={"late": known.late + 1}) if measured.is_late else known
     plan = _as_if_in_time(plan, before.lateness)
     memory = before.memory if measured.out_of_memory else _times(before.memory, measured.peak_memory_bytes, plan.forecast.memory_bytes)
@@ -174,9 +169,9 @@ def corrected(  # noqa: PLR0913 -- what a correction depends on
         transfers=max(fastest, _transfers(before.transfers, measured, resources)),
         memory=memory,
         # What ran out of memory is to stay above the limit, when its forecast is corrected as all others are.
-        memory_limit=None if limit is None else int(limit * memory / before.memory),
-        micro_batch=micro_batch,
-        cache_problem=cache_problem,
+        memory_limit=None if known.memory_limit is None else int(known.memory_limit * memory / before.memory),
+        micro_batch=known.micro_batch,
+        cache_problem=known.cache_problem,
     )
 
 
@@ -234,6 +229,16 @@ def changes(before: Resources, now: Resources) -> tuple[str, ...]:
         ("download bandwidth", rate_text(before.down), rate_text(now.down)),
     )
     return tuple(f"its {name} is now {new} instead of {old}" for name, old, new in figures if new != old)
+
+
+def _with_failures(before: Correction, plan: Plan, measured: Measurement, memory_limit: int | None) -> Correction:
+    """The correction with what did not work in the round: a plan that ran out of memory, a cache."""
+    known = before.model_copy(update={"cache_problem": measured.cache_problem or before.cache_problem})
+    if not measured.out_of_memory:
+        return known
+    limit = int(LESS_MEMORY * plan.forecast.memory_bytes) if memory_limit is None else memory_limit
+    micro_batch = halved(measured.too_large) if measured.too_large > 1 else before.micro_batch
+    return known.model_copy(update={"memory_limit": limit, "micro_batch": micro_batch})
 
 
 def _as_if_in_time(plan: Plan, lateness: float) -> Plan:

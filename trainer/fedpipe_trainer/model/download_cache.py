@@ -86,12 +86,7 @@ def download_once(  # noqa: PLR0913 -- where to, what, and what else is asked
     try:
         root.mkdir(parents=True, exist_ok=True)
         with _locked(root / f"{download.key}.fetch", stop_requested):
-            attempt = partial(_download_with_room, folder, partial(_download, folder, download, hashes), make_room)
-            if not _is_intact(folder, hashes):
-                _prune(root, unused_for=_UNUSED_SECONDS)
-                attempt()
-            _replace_unexpected(folder, download, attempt)
-            _mark_used(folder)
+            _download_if_missing(folder, download, hashes, make_room)
     except OSError as error:
         if _is_intact(folder, hashes) and download.accepts(folder):  # a read-only volume
             return folder
@@ -107,6 +102,16 @@ def read_revision(folder: Path) -> str | None:
     """The hub's commit of the model in this folder; None if it does not come from a hub."""
     manifest = _read_manifest(folder)
     return manifest.revision if manifest else None
+
+
+def _download_if_missing(folder: Path, download: Download, hashes: Path, make_room: Callable[[], bool]) -> None:
+    """Download what is not there, whole and as the task expects it, and mark the folder as used."""
+    attempt = partial(_download_with_room, folder, partial(_download, folder, download, hashes), make_room)
+    if not _is_intact(folder, hashes):
+        _prune(folder.parent, unused_for=_UNUSED_SECONDS)
+        attempt()
+    _replace_unexpected(folder, download, attempt)
+    _mark_used(folder)
 
 
 def _replace_unexpected(folder: Path, download: Download, attempt: Callable[[], None]) -> None:
