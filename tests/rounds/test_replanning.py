@@ -65,7 +65,7 @@ def test_every_difference_of_a_plan_is_told() -> None:
     )
 
     assert difference(PLAN, now) == (
-        "8 instead of 16 bits, 20 instead of 12 steps, 4 instead of 8 samples a step, 2 instead of 8 samples a pass, "
+        "8 instead of 16 bits, 20 instead of 12 steps, 4 instead of 8 samples a step, micro-batches of 2 instead of 8 samples, "
         "6 instead of 3 trained layers, a mean rank of 10 instead of 8, with recomputed activations, with cached activations"
     )
     assert difference(now, now) == ""

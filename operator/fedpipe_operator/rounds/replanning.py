@@ -27,13 +27,13 @@ def with_reasons(plans: Mapping[str, Plan], before: Mapping[str, Plan], evidence
 def difference(before: Plan, now: Plan) -> str:
     """What is planned differently, in words; empty if nothing is."""
     numbers = (
-        ("bits", before.bits, now.bits),
-        ("steps", before.steps, now.steps),
-        ("samples a step", before.batch_size, now.batch_size),
-        ("samples a pass", before.micro_batch, now.micro_batch),
-        ("trained layers", before.trained_layers, now.trained_layers),
+        ("{} instead of {} bits", before.bits, now.bits),
+        ("{} instead of {} steps", before.steps, now.steps),
+        ("{} instead of {} samples a step", before.batch_size, now.batch_size),
+        ("micro-batches of {} instead of {} samples", before.micro_batch, now.micro_batch),
+        ("{} instead of {} trained layers", before.trained_layers, now.trained_layers),
     )
-    changes = [f"{new} instead of {old} {noun}" for noun, old, new in numbers if new != old]
+    changes = [words.format(new, old) for words, old, new in numbers if new != old]
     old_rank, new_rank = _mean_rank(before), _mean_rank(now)
     if old_rank != new_rank:
         changes.append(f"a mean rank of {new_rank} instead of {old_rank}")
