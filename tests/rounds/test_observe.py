@@ -16,6 +16,7 @@ from fedpipe_operator.errors import UserError
 from fedpipe_operator.reconcile.observe import ObjectCache, observe
 from fedpipe_operator.rounds import Observed, Run, job_of
 from fedpipe_operator.rounds.observed import EvaluationSummary, summarize_commit
+from fedpipe_operator.rounds.policies import has_quorum
 from fedpipe_operator.rounds.records import Contribution, RoundCommit, RoundEvaluation, SiteEvaluation, SiteValues, Verdict
 from fedpipe_operator.store import DirectoryStore
 from fedpipe_trainer.contract import (
@@ -274,10 +275,30 @@ def test_of_evaluations_only_what_makes_rounds_comparable_is_kept_of_each_site(s
 
     loss, accuracy = SiteValues(("north",), (0.5,), (9,)), SiteValues(("north", "south"), (0.25, 0.5), (4, 6))
     values = {"loss": loss, "accuracy": accuracy}
-    fields = {"sites": ("north", "south"), "missing": {"west": "late"}, "needed": 2, "site_values": values}
+    fields = {"sites": ("north", "south"), "missing": {"west": "late"}, "needed": 2, "metric": "accuracy", "site_values": values}
     summary = EvaluationSummary(round=0, loss=0.5, metrics={"accuracy": 0.4}, **fields)
     assert context(store, cache=cache).evaluations == {0: summary}
     assert cache.objects == {names.round_evaluation(0): summary}
+
+
+def test_after_an_edit_of_the_target_evaluations_are_what_a_new_operator_would_observe(store: DirectoryStore) -> None:
+    cache = ObjectCache()
+    site = SiteEvaluation(samples=4, targets=9, loss=0.5, metrics={"accuracy": 0.25, "macroF1": 0.2})
+    for round_ in range(3):
+        put(store, names.round_evaluation(round_), evaluated(round_).model_copy(update={"sites": {"north": site}, "needed": 1}))
+    context(store, cache=cache)
+    edited = a_run(rounds={"count": 9, "deadline": "10m", "target": {"metric": "macroF1", "value": 0.9}})
+    counting = RecordingStore(store.root)
+    counting.requests()
+
+    observed = context(counting, cache=cache, run=edited)
+
+    assert sorted(observed.evaluations) == [0, 1, 2]
+    assert all(has_quorum(one, "macroF1") for one in observed.evaluations.values())
+    assert observed.evaluations == context(store, run=edited).evaluations
+    counting.requests()
+    context(counting, cache=cache, run=edited)
+    assert names.round_evaluation(1) not in counting.requests()[1], "it is read once"
 
 
 def test_an_interrupted_observation_leaves_nothing_to_the_next(store: DirectoryStore) -> None:

@@ -150,16 +150,25 @@ def _whole(value: OutOfReach) -> OutOfReach:
 def _evaluations(run: Run, store: Store, cache: ObjectCache) -> dict[int, EvaluationSummary]:
     """By round, beginning with the base's: rounds are evaluated in order."""
     found: dict[int, EvaluationSummary] = {}
-    summarize = partial(summarize_evaluation, metric=primary_metric(run.spec))
+    metric = primary_metric(run.spec)
+    summarize = partial(summarize_evaluation, metric=metric)
     for round_ in range(run.spec.rounds.count + 1):
         key = names.round_evaluation(round_)
         if cache.is_warm and key not in cache.objects and key not in cache.listing(store, names.round_folder(round_)):
             break  # the current round or the one before, whose folder is listed anyway
+        _forget_other_metric(cache, key, metric)
         evaluation = _own_summary(cache, store, key, RoundEvaluation, summarize)
         if evaluation is None:
             break
         found[round_] = evaluation
     return found
+
+
+def _forget_other_metric(cache: ObjectCache, key: str, metric: str) -> None:
+    """Have an evaluation read again if its summary was made for another metric: it has what sites measured of that one only."""
+    known = cache.objects.get(key)
+    if isinstance(known, EvaluationSummary) and known.metric != metric:
+        del cache.objects[key]
 
 
 def _listed_rounds(store: Store, cache: ObjectCache, unevaluated: int) -> tuple[int, ...]:

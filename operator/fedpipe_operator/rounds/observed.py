@@ -82,8 +82,11 @@ class EvaluationSummary:
     needed: int = 0
     late: tuple[str, ...] = ()
     """This, and the two above: see `RoundEvaluation`."""
+    metric: str = "loss"
+    """The run's when this was summarised: an edit of `rounds.target` may have changed it since."""
     site_values: Mapping[str, SiteValues] = field(default_factory=dict)
-    """What each site measured, by metric: it makes rounds comparable that other sites evaluated (`evaluation.held_means`)."""
+    """What each site measured of the loss and of this metric: it makes rounds comparable that other sites evaluated
+    (`evaluation.held_means`), and tells whether enough did."""
 
     def by_site(self, metric: str) -> SiteValues:
         """What each site measured of this metric."""
@@ -135,7 +138,8 @@ def summarize_evaluation(evaluation: RoundEvaluation, metric: str = "loss") -> E
         missing=evaluation.missing,
         needed=evaluation.needed,
         late=evaluation.late,
-        site_values={metric: values for metric, values in by_metric.items() if values.sites},
+        metric=metric,
+        site_values={name: values for name, values in by_metric.items() if values.sites},
     )
 
 
