@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from stand_in_runs import World, a_run, a_site
-from trainer_results import a_failure, an_evaluation, good_trainer
+from trainer_results import a_failure, an_evaluation, good_trainer, perform
 
 from fedpipe_operator import names
 from fedpipe_operator.rounds import exported_round, stages
 from fedpipe_operator.rounds.records import RoundEvaluation
 from fedpipe_operator.store.objects import required_object
-from fedpipe_trainer.contract import EvaluateResult, EvaluateTask, FailureReason, TrainResult, TrainTask
+from fedpipe_trainer.contract import EvaluateResult, EvaluateTask, FailureReason, ProfileResult, ProfileTask, TrainResult, TrainTask
 
 SITES = ("site-a", "site-b", "site-c")
 SMALLER = {"bits": [16], "ranks": [4], "batchSizes": [1, 2, 4]}
@@ -360,6 +360,36 @@ def test_so_does_a_plan_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.
 
     assert end in world.conditions().values()
     assert [(entry.round, entry.metric) for entry in world.run.resource.status.history] == [(1, 0.1)]
+
+
+def test_a_last_evaluation_that_ends_for_a_further_round_is_made_by_its_trainings(tmp_path: Path) -> None:
+    """An edit of site-c is corrected while the others evaluate; their trainers say that they were terminated."""
+
+    def trainer(task: Any, folder: Path) -> Any:
+        is_wrong = isinstance(task, ProfileTask) and task.attempt == 1
+        return a_failure(ProfileResult, task, FailureReason.BAD_DATA, "no such file") if is_wrong else good_trainer(task, folder)
+
+    world = World(a_run(rounds={"count": 3, "deadline": "30m"}, sites={"quorum": 1.0}), tmp_path, trainer)
+    world.work_until("aggregate-r2")
+    world.backend.work("toy-aggregate-r2-a0")
+    right = world.run.sites
+    world.run = replace(world.run, sites=(*right[:2], a_site("site-c", nodeSelector={"pool": "wrong"})))
+    ended = world.work_until("evaluate-r2")
+    world.run = replace(world.run, sites=right)
+    world.reconcile()
+    for name in ended:
+        perform(
+            lambda task, _: a_failure(EvaluateResult, task, FailureReason.TERMINATED, "SIGTERM"), evaluation_task(world, name), tmp_path
+        )
+    world.settle()
+
+    assert set(ended) <= set(world.backend.discarded)
+    assert (sorted(evaluation_of(world, 2).sites), evaluation_of(world, 2).missing) == (list(SITES), {})
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+
+
+def evaluation_task(world: World, job: str) -> EvaluateTask:
+    return EvaluateTask.model_validate_json(world.backend.tasks[job])
 
 
 def test_a_run_whose_sites_are_gone_fails_after_an_evaluation_that_says_so(tmp_path: Path) -> None:

@@ -67,12 +67,22 @@ def _evaluation_state(training: WorkState, results: Mapping[int, EvaluateResult]
     completed = next((attempt for attempt, result in sorted(results.items()) if result.outcome is Outcome.COMPLETED), None)
     if completed is not None:
         return Done(completed)
-    if isinstance(training, Pending) or (isinstance(training, Active) and training.attempt not in results):
+    if isinstance(training, Pending) or (isinstance(training, Active) and not _has_failed(results.get(training.attempt))):
         return training
     failure = results[max(results)].failure if results else None
     if failure is not None:
         return Dropped(f"{failure.reason}: {failure.message}")
     return training if isinstance(training, Dropped) else Dropped("NoResult: its trainer sent an update but no evaluation")
+
+
+def _has_failed(result: EvaluateResult | None) -> bool:
+    """Whether the evaluation of an active training failed.
+
+    While it is active, an interrupted one may be made again: by the pod that replaces the training's, or by the training, if the result is
+    of an evaluation job that ended because a further round could be planned after all. One that gave up for its deadline says the same,
+    and counts once the training has ended.
+    """
+    return result is not None and result.failure is not None and result.failure.reason is not FailureReason.TERMINATED
 
 
 def _after_last_retry(context: StageContext, site: str, state: WorkState) -> WorkState:
