@@ -88,6 +88,8 @@ class JobStatus:
     """Whether it failed for a cause that another attempt would meet again."""
     progress: Progress | None = None
     """The newest line of progress."""
+    running_since: float | None = None
+    """Unix seconds, where that is known."""
 
 
 class JobBackend(Protocol):

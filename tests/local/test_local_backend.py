@@ -42,7 +42,10 @@ def test_a_job_beyond_the_limit_is_pending(open_backend: OpenBench, meeting: Mee
     assert bench.states() == {"train-a": "RUNNING", "train-b": "PENDING"}
 
     first.release()
-    assert bench.ended("train-b").state is JobState.SUCCEEDED
+    ended = bench.ended("train-b")
+    assert ended.state is JobState.SUCCEEDED
+    assert ended.running_since is not None
+    assert ended.running_since > ended.started_at + 1, "the end of the first is recorded in between, at a time of its own"
 
 
 def test_no_more_sites_are_active_at_once_than_allowed(bench: Bench, meeting: Meet) -> None:

@@ -1,4 +1,4 @@
-"""A profile that misses its deadline is waited for once: later rounds go on without the site until something about it changes."""
+"""A profile that has a whole deadline and misses it is waited for once: later rounds go on without its site until something changes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -134,7 +134,59 @@ def test_a_site_whose_slots_others_held_all_the_time_was_not_tried_and_is_waited
 
     drive(world, hangs="nothing")
 
-    assert excluded_by_round(world) == [{"site-d": LATE}, {}, {}, {}, {}]
+    never = "DeadlineExceeded: not started by the end of the stage's 30m; raise rounds.deadline"
+    assert excluded_by_round(world) == [{"site-d": never}, {}, {}, {}, {}]
+
+
+def test_a_site_that_joins_in_the_last_seconds_is_tried_again_with_a_whole_deadline(tmp_path: Path) -> None:
+    world = a_world(tmp_path, 3)
+    world.reconcile()
+    world.backend.work("toy-profile-site-a-a0")
+    world.backend.work("toy-profile-site-b-a0")
+    world.now += 1795
+    world.run = replace(world.run, sites=(*world.run.sites, a_site("site-d")))
+    world.reconcile()
+    world.now += 5
+    drive(world, hangs="profile", until=lambda: world.run.resource.status.round == 1)
+
+    drive(world, hangs="profile-site-c")
+
+    late = "DeadlineExceeded: not done in the 5.0 s that were left of the stage's 30m; raise rounds.deadline"
+    assert excluded_by_round(world) == [{"site-c": LATE, "site-d": late}, *[{"site-c": LATE}] * 4]
+
+
+@pytest.mark.parametrize(
+    ("ran", "why"),
+    [
+        pytest.param({"state": JobState.PENDING, "message": "a node"}, "within 30m; it waited for a node", id="no node"),
+        pytest.param(
+            {"running_since": 1000.0 + 1200}, "in the 10 min that were left of the stage's 30m", id="a process that others had until then"
+        ),
+    ],
+)
+def test_a_job_that_only_waited_for_most_of_the_time_is_tried_again(tmp_path: Path, ran: dict[str, Any], why: str) -> None:
+    world = a_world(tmp_path)
+    world.reconcile()
+    world.backend.jobs["toy-profile-site-d-a0"] = replace(world.backend.jobs["toy-profile-site-d-a0"], **ran)
+    drive(world, until=lambda: world.run.resource.status.round == 1)
+
+    drive(world, hangs="nothing")
+
+    assert excluded_by_round(world) == [{"site-d": f"DeadlineExceeded: not done {why}; raise rounds.deadline"}, {}, {}, {}, {}]
+
+
+def test_a_retry_that_hangs_after_a_crash_is_tried_again_and_then_has_its_whole_time(tmp_path: Path) -> None:
+    world = a_world(tmp_path)
+    world.reconcile()
+    world.now += 900
+    world.backend.kill("toy-profile-site-d-a0")
+
+    waits = drive(world)
+
+    late = "DeadlineExceeded: not done in the 15 min that were left of the stage's 30m; raise rounds.deadline"
+    assert excluded_by_round(world) == [{"site-d": late}, *[{"site-d": LATE}] * 4]
+    assert [round_ for round_, _ in waits] == [0] * 3 + [1] * 6
+    assert profiles_of_d(world) == ["a0", "a1", "a1"]
 
 
 def test_an_operator_that_is_restarted_at_every_reconcile_waits_no_longer(tmp_path: Path) -> None:

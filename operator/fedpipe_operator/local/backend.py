@@ -177,7 +177,7 @@ class LocalBackend:
         child.cpus = children.least_loaded(os.sched_getaffinity(0), used, child.resources.cpus)
         children.pin(child.process.pid, child.cpus)
         children.send_line(child, str(self._job_folder(name) / job_folder.TASK))
-        self._update(replace(self._statuses[name], state=JobState.RUNNING))
+        self._update(replace(self._statuses[name], state=JobState.RUNNING, running_since=self._clock()))
 
     def _enforce_limits(self, child: Child) -> None:
         if child.kill_at is not None and time.monotonic() > child.kill_at:

@@ -38,6 +38,7 @@ class Exit(Wire):
     reason: str
     message: str
     started_at: float
+    running_since: float | None = None
     ended_at: float
 
 
@@ -109,6 +110,7 @@ def _read_exit(file: Path) -> JobStatus:
         exit_code=record.exit_code,
         reason=record.reason,
         message=record.message,
+        running_since=record.running_since,
     )
 
 
@@ -124,6 +126,7 @@ def record_end(folder: Path, status: JobStatus, ended_at: float) -> None:
         reason=status.reason,
         message=status.message,
         started_at=status.started_at,
+        running_since=status.running_since,
         ended_at=ended_at,
     )
     unfinished = folder / f".{EXIT}"

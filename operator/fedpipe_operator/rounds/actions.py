@@ -26,7 +26,7 @@ class StartPlanning:
     failed: dict[str, str]
     """By site without a profile: the reason."""
     given_up: tuple[str, ...]
-    """Of these sites, those whose profile missed its deadline."""
+    """Of these sites, those whose profile had the whole time of its stage and missed the deadline."""
     now: float
     """Unix seconds: the plan's start."""
 

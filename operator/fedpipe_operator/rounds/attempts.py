@@ -6,11 +6,15 @@ from itertools import count
 from typing import Final
 
 from fedpipe_operator.backend import ACTIVE_STATES, JobState, JobStatus, TaskKind
+from fedpipe_operator.formatting import seconds_text
 from fedpipe_operator.rounds.observed import Observed, Run, job_of
+from fedpipe_operator.rounds.policies import Span
 from fedpipe_trainer.contract import ExitCode, Failure, FailureReason, Outcome, Result
 
 DEADLINE_EXCEEDED: Final = "DeadlineExceeded: "
 """What the reason of work that was not done within `rounds.deadline` begins with."""
+_NEARLY_ALL: Final = 0.9
+"""The share of a stage's time from which on an attempt had its whole time: the jobs of many sites do not start in the same second."""
 _RAISE_DEADLINE: Final = "raise rounds.deadline"
 _MORE_MEMORY: Final = "give the site more memory in spec.capacity.memory, or the run a smaller base model or a lower task.maxLength"
 
@@ -45,6 +49,8 @@ class Active:
     """What it was doing when it last reported, if it did: `load`, `train`, …"""
     is_running: bool = False
     """Whether its pod has started."""
+    since: float = 0.0
+    """Unix seconds: when its job was started or, where that is known, began to run."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +67,10 @@ class Dropped:
     why: str
     out_of_memory: int = 0
     """How many attempts ran out of memory, even if the last one ended for another reason."""
-    is_expired: bool = False
-    """Whether it had been started, and was not done at the deadline."""
     is_late: bool = False
-    """Whether it was at work then, and waited for nothing."""
+    """Whether it was at work at the deadline, and waited for nothing."""
+    was_tried: bool = False
+    """Whether it had been at work for nearly all of the stage then: the same with as much time would not be done either."""
 
 
 WorkState = Pending | Active | Done | Dropped
@@ -83,10 +89,11 @@ class _Failed:
 
 
 def work_state(  # noqa: PLR0913 -- what the state depends on
-    work: Work, run: Run, observed: Observed, *, results: Mapping[int, Result], expired: bool, outdated: Collection[int] = ()
+    work: Work, run: Run, observed: Observed, *, results: Mapping[int, Result], expired: Span | None, outdated: Collection[int] = ()
 ) -> WorkState:
     """The state of this task: that of the first attempt that is done, active or not yet started; `outdated` ones do not count.
 
+    `expired` is its stage, if that has ended: what is not done then is dropped.
     Interruptions (a drained node, Ctrl-C) do not count towards `rounds.attempts`; a final failure ends the task at once.
     """
     spent = out_of_memory = 0
@@ -96,7 +103,7 @@ def work_state(  # noqa: PLR0913 -- what the state depends on
         if isinstance(outcome, Pending):
             outcome = Pending(attempt, out_of_memory)
         if not isinstance(outcome, _Failed):
-            return outcome if isinstance(outcome, Done) or not expired else _expired(run, outcome, out_of_memory)
+            return outcome if isinstance(outcome, Done) or expired is None else _expired(run, outcome, out_of_memory, expired)
         spent += outcome.counts
         out_of_memory += outcome.out_of_memory
         if outcome.final or spent >= run.spec.rounds.attempts:
@@ -104,13 +111,19 @@ def work_state(  # noqa: PLR0913 -- what the state depends on
     raise AssertionError  # count() does not end
 
 
-def _expired(run: Run, outcome: Pending | Active, out_of_memory: int) -> Dropped:
+def _expired(run: Run, outcome: Pending | Active, out_of_memory: int, stage: Span) -> Dropped:
+    """What was not done at the end of its stage. It may have begun in the middle of it: a site that joined, a slot that became free."""
+    deadline = run.spec.rounds.deadline
+    if isinstance(outcome, Pending):
+        return Dropped(f"{DEADLINE_EXCEEDED}not started by the end of the stage's {deadline}; {_RAISE_DEADLINE}", out_of_memory)
     found = ""
-    if isinstance(outcome, Active) and (outcome.waits_for or outcome.phase):
+    if outcome.waits_for or outcome.phase:
         found = f"; it waited for {outcome.waits_for}" if outcome.waits_for else f"; it was in its phase {outcome.phase}"
-    why = f"{DEADLINE_EXCEEDED}not done within {run.spec.rounds.deadline}{found}; {_RAISE_DEADLINE}"
-    is_late = isinstance(outcome, Active) and outcome.is_running
-    return Dropped(why, out_of_memory, is_expired=isinstance(outcome, Active), is_late=is_late)
+    seconds = stage.ends_at - max(stage.began_at, outcome.since)
+    had_all = seconds >= _NEARLY_ALL * (stage.ends_at - stage.began_at)
+    time = f"within {deadline}" if had_all else f"in the {seconds_text(max(0.0, seconds))} that were left of the stage's {deadline}"
+    why = f"{DEADLINE_EXCEEDED}not done {time}{found}; {_RAISE_DEADLINE}"
+    return Dropped(why, out_of_memory, is_late=outcome.is_running, was_tried=outcome.is_running and had_all)
 
 
 def _outcome(attempt: int, name: str, result: Result | None, job: JobStatus | None) -> Pending | Active | Done | _Failed:
@@ -131,7 +144,8 @@ def _outcome(attempt: int, name: str, result: Result | None, job: JobStatus | No
     if job.state in ACTIVE_STATES:
         waits_for = job.message if job.state is JobState.PENDING else ""
         phase = job.progress.phase if job.progress else ""
-        return Active(attempt, name, waits_for, phase, is_running=job.state is JobState.RUNNING)
+        since = job.started_at if job.running_since is None else job.running_since
+        return Active(attempt, name, waits_for, phase, is_running=job.state is JobState.RUNNING, since=since)
     return _without_result(job)
 
 

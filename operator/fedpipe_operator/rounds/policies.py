@@ -8,7 +8,7 @@ micro-batch.
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from fedpipe_operator.api import LOWER_IS_BETTER, Target, parse_duration
 from fedpipe_operator.backend import TaskKind
@@ -49,20 +49,36 @@ def needed_updates(quorum: float, *, matched: int, per_round: int | None) -> int
 # --- rounds.deadline
 
 
-def stage_expired(run: Run, observed: Observed, kind: TaskKind, round_: int, now: float) -> bool:
-    """Whether the stage's end has passed."""
-    ends_at = stage_ends_at(run, observed, kind, round_)
-    return ends_at is not None and now >= ends_at
+class Span(NamedTuple):
+    """From when to when a stage lasts, Unix seconds."""
+
+    began_at: float
+    ends_at: float
+
+
+def expired_stage(run: Run, observed: Observed, kind: TaskKind, round_: int, now: float) -> Span | None:
+    """The stage, if its end has passed."""
+    span = _stage(run, observed, kind, round_)
+    return span if span is not None and now >= span.ends_at else None
 
 
 def stage_ends_at(run: Run, observed: Observed, kind: TaskKind, round_: int) -> float | None:
-    """Unix seconds: `rounds.deadline` after the stage's first job, or after the run was last resumed; None before that job.
+    """Unix seconds; None before the stage's first job."""
+    span = _stage(run, observed, kind, round_)
+    return None if span is None else span.ends_at
+
+
+def _stage(run: Run, observed: Observed, kind: TaskKind, round_: int) -> Span | None:
+    """A stage ends `rounds.deadline` after its first job, or after the run was last resumed; None before that job.
 
     Sites that join, or have changed, are profiled before the next plan: they have a whole deadline, counted from the end of the last round.
     """
     starts = [one.started_at for one in observed.jobs.values() if one.job.kind == kind and one.job.round == round_]
     since = observed.last_round_ended_at if kind is TaskKind.PROFILE else 0.0
-    return max(observed.resumed_at, since, min(starts)) + parse_duration(run.spec.rounds.deadline) if starts else None
+    if not starts:
+        return None
+    began_at = max(observed.resumed_at, since, min(starts))
+    return Span(began_at, began_at + parse_duration(run.spec.rounds.deadline))
 
 
 # --- rounds.target; as for patience and the best round, what fewer sites than the quorum measured of a metric decides nothing

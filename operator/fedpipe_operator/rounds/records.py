@@ -72,7 +72,8 @@ class RoundPlan(Wire):
     profiles: dict[str, Annotated[int, Field(ge=0)]] = {}
     """By site with a profile: the attempt that made it. Empty: an earlier version of the operator planned the round."""
     given_up: dict[str, str] = {}
-    """By site whose profile missed its deadline: what it was tried with (`round_plan.trial_of`). With the same, it is not tried again."""
+    """By site whose profile missed its deadline though it had its whole time: what it was tried with (`round_plan.trial_of`). With the
+    same, it is not tried again."""
     resources: dict[str, Resources] = {}
     """By site with a profile: what its plan is made for. Empty: an earlier version of the operator planned the round."""
     is_stalled: bool = False

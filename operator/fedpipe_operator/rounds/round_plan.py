@@ -34,7 +34,7 @@ class Unprofiled(NamedTuple):
     failed: Mapping[str, str]
     """All of them, with the reason."""
     given_up: Collection[str] = ()
-    """Those whose profile missed its deadline."""
+    """Those whose profile had the whole time of its stage and missed the deadline."""
 
 
 def round_plan(run: Run, observed: Observed, without: Unprofiled, round_: int, now: float) -> RoundPlan | OutOfReach:
@@ -137,8 +137,9 @@ def trial_of(run: Run, site: EdgeSite) -> str:
 
 
 def given_up(run: Run, observed: Observed) -> dict[str, str]:
-    """The sites whose profile missed its deadline before the last plan, with the reason: it is not tried again with the same.
+    """The sites whose profile had its whole time before the last plan, and missed the deadline, with the reason.
 
+    It is not tried again with the same; one that had begun late, or waited for a node or a queue, is.
     It is once its EdgeSite or `rounds.deadline` has changed, or the run was resumed since that plan.
     """
     plan = observed.plan

@@ -34,12 +34,12 @@ from fedpipe_operator.rounds.work_states import (
     done_of,
     dropped_of,
     evaluation_states,
-    expired_sites,
     late_sites,
     profiling_states,
     state_of,
     states_of,
     training_states,
+    tried_sites,
 )
 
 
@@ -98,7 +98,7 @@ def plan(context: StageContext) -> Step | None:
     round_, profiles = context.observed.round, profiling_states(context)
     if len(context.run.sites) > INLINE_SITES:
         return _plan_in_worker(context, profiles)
-    without = round_plan.Unprofiled(dropped_of(profiles), expired_sites(profiles))
+    without = round_plan.Unprofiled(dropped_of(profiles), tried_sites(profiles))
     made = round_plan.round_plan(context.run, context.observed, without, round_, context.now)
     if isinstance(made, OutOfReach):
         return fail_evaluated(context, Reason.QUORUM_OUT_OF_REACH, made.message)
@@ -112,7 +112,7 @@ def _plan_in_worker(context: StageContext, profiles: WorkStates) -> Step:
     match state_of(context, Work(TaskKind.PLAN, round=round_), {}):
         case Pending(attempt):
             attempts = {site: done.attempt for site, done in done_of(profiles).items()}
-            start = StartPlanning(round_, attempt, attempts, dropped_of(profiles), expired_sites(profiles), context.now)
+            start = StartPlanning(round_, attempt, attempts, dropped_of(profiles), tried_sites(profiles), context.now)
             return Step(Reason.PLANNING, message, (start,), _profile_jobs(context))
         case Active(_, job, waits_for):
             message = f"{message}; waits for {waits_for}" if waits_for else message

@@ -9,7 +9,7 @@ from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.rounds import round_plan
 from fedpipe_operator.rounds.attempts import Active, Done, Dropped, Pending, Work, WorkState, work_state
 from fedpipe_operator.rounds.observed import Observed, Run
-from fedpipe_operator.rounds.policies import is_out_of_retries, stage_expired
+from fedpipe_operator.rounds.policies import expired_stage, is_out_of_retries
 from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_trainer.contract import EvaluateResult, FailureReason, Outcome, Result
 
@@ -108,7 +108,7 @@ def profiling_states(context: StageContext) -> WorkStates:
     }
     states = states_of(context, TaskKind.PROFILE, outdated, found, round_=0, outdated=outdated)
     return {
-        site: Dropped(given_up[site], is_expired=True) if site in given_up and not isinstance(state, Done) else state
+        site: Dropped(given_up[site], was_tried=True) if site in given_up and not isinstance(state, Done) else state
         for site, state in states.items()
     }
 
@@ -123,7 +123,7 @@ def states_of(  # noqa: PLR0913 -- what the states depend on
     outdated: Mapping[str, Collection[int]] = MappingProxyType({}),
 ) -> WorkStates:
     """By site. A site that is gone is dropped, unless it is done. `outdated`: attempts that do not count, by site."""
-    expired = stage_expired(context.run, context.observed, kind, round_, context.now)
+    expired = expired_stage(context.run, context.observed, kind, round_, context.now)
     states = {
         site: work_state(
             Work(kind, site, round_),
@@ -141,7 +141,7 @@ def states_of(  # noqa: PLR0913 -- what the states depend on
 
 def state_of(context: StageContext, work: Work, results: Mapping[int, Result]) -> WorkState:
     """Of work that concerns the whole run."""
-    expired = stage_expired(context.run, context.observed, work.kind, work.round, context.now)
+    expired = expired_stage(context.run, context.observed, work.kind, work.round, context.now)
     return work_state(work, context.run, context.observed, results=results, expired=expired)
 
 
@@ -155,9 +155,9 @@ def done_of(states: WorkStates) -> dict[str, Done]:
     return {site: done for site, done in states.items() if isinstance(done, Done)}
 
 
-def expired_sites(states: WorkStates) -> tuple[str, ...]:
-    """The sites that had been started, and were not done at the deadline."""
-    return tuple(site for site, state in states.items() if isinstance(state, Dropped) and state.is_expired)
+def tried_sites(states: WorkStates) -> tuple[str, ...]:
+    """The sites that had the whole time of the stage, and were not done at the deadline."""
+    return tuple(site for site, state in states.items() if isinstance(state, Dropped) and state.was_tried)
 
 
 def late_sites(states: WorkStates) -> tuple[str, ...]:
