@@ -68,6 +68,11 @@ def out_of_reach(round_: int) -> str:
     return f"{round_folder(round_)}/out-of-reach.json"
 
 
+def expired_profiles(round_: int) -> str:
+    """Key of the profiles that missed the deadline before a round that could not be planned."""
+    return f"{round_folder(round_)}/expired-profiles.json"
+
+
 def update_folder(round_: int, site: str, attempt: int) -> str:
     """Prefix of one site's update."""
     return f"{round_folder(round_)}/updates/{site}/{attempt}"

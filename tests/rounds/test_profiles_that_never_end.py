@@ -12,7 +12,7 @@ from trainer_results import good_trainer, perform
 from fedpipe_operator import names
 from fedpipe_operator.backend import JobState
 from fedpipe_operator.rounds import stages
-from fedpipe_operator.rounds.records import RoundPlan
+from fedpipe_operator.rounds.records import RoundEvaluation, RoundPlan
 from fedpipe_operator.store.objects import required_object
 from fedpipe_trainer.contract import parse_task
 
@@ -212,3 +212,61 @@ def test_a_worker_that_plans_without_a_profile_records_it_though_its_first_attem
     assert len(waits) == 6
     assert profiles_of_d(world) == ["a0"]
     assert excluded_by_round(world) == [{}, {}, *[{"site-d": LATE}] * 3]
+
+
+def a_hung_world(folder: Path, *, accuracy: float = 0.9) -> World:
+    """Round 2 is committed, and the profile of site-c, which was edited, hangs; no job begins at a site where another is at work."""
+    rounds = {"count": 4, "deadline": "30m", "target": {"metric": "accuracy", "value": accuracy}}
+    world = World(a_run(3, rounds=rounds, sites={"quorum": 1.0}), folder)
+    world.work_until("aggregate-r2")
+    world.backend.work("toy-aggregate-r2-a0")
+    world.run = replace(world.run, sites=(*world.run.sites[:2], a_site("site-c", nodeSelector={"pool": "other"})))
+    return world
+
+
+def drive_with_one_slot_a_site(world: World, until: Callable[[], bool] = lambda: False) -> float:
+    """Drive the run to its end, or until then, while profiles hang. Returns the seconds."""
+    began = world.now
+    for _ in range(100):
+        at_work = {status.job.site for status in world.backend.jobs.values() if status.state is JobState.RUNNING}
+        world.reconciler.busy = {site: "its last Job to end" for site in at_work if site}
+        decision = world.reconcile()
+        if until() or {"Complete", "Failed"} & world.conditions().keys():
+            return world.now - began
+        if active := [name for name in world.backend.active_jobs() if "profile" not in name]:
+            world.backend.work(active[0])
+        elif not decision.actions:
+            world.now += 300
+    raise AssertionError(world.conditions())
+
+
+@pytest.mark.parametrize("inline_sites", [50, 2], ids=["in the reconcile", "in a worker"])
+@pytest.mark.parametrize(("accuracy", "end"), [(0.2, {"Complete": "TargetReached"}), (0.9, {"Failed": "QuorumOutOfReach"})])
+def test_a_profile_that_missed_its_deadline_makes_room_for_the_last_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accuracy: float, end: dict[str, str], inline_sites: int
+) -> None:
+    monkeypatch.setattr(stages, "INLINE_SITES", inline_sites)
+    world = a_hung_world(tmp_path, accuracy=accuracy)
+
+    seconds = drive_with_one_slot_a_site(world, until=lambda: restart(world))
+
+    assert seconds == 1800
+    assert end.items() <= world.conditions().items()
+    assert required_object(world.store, names.round_evaluation(2), RoundEvaluation).missing == {}
+    assert [name for name in world.backend.started if "profile-site-c" in name] == ["toy-profile-site-c-a0", "toy-profile-site-c-a1"]
+    if "Failed" in end:
+        assert f"site-c: {LATE}" in world.message("Failed")
+
+
+def test_a_run_that_can_go_on_after_all_still_leaves_out_the_profile_that_made_room(tmp_path: Path) -> None:
+    world = a_hung_world(tmp_path)
+    drive_with_one_slot_a_site(world, until=lambda: "toy-evaluate-r2-site-c-a0" in world.backend.started)
+    sites = world.run.spec.sites.model_copy(update={"quorum": 0.5})
+    spec = world.run.spec.model_copy(update={"sites": sites})
+    world.run = replace(world.run, resource=world.run.resource.model_copy(update={"spec": spec}))
+
+    drive_with_one_slot_a_site(world)
+
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+    plans = [required_object(world.store, names.round_plan(round_), RoundPlan) for round_ in (3, 4)]
+    assert [(plan.excluded, list(plan.given_up)) for plan in plans] == [({"site-c": LATE}, ["site-c"])] * 2

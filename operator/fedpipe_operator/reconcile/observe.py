@@ -16,7 +16,7 @@ from fedpipe_operator.backend import ACTIVE_STATES, JobStatus, TaskKind
 from fedpipe_operator.rounds import Observed, Run, exported_round, job_of
 from fedpipe_operator.rounds.kinds import KINDS
 from fedpipe_operator.rounds.observed import EvaluationSummary, PlanSummary, summarize_commit, summarize_evaluation, summarize_plan
-from fedpipe_operator.rounds.records import OutOfReach, RoundCommit, RoundEvaluation, RoundPlan, Verdict
+from fedpipe_operator.rounds.records import ExpiredProfiles, OutOfReach, RoundCommit, RoundEvaluation, RoundPlan, Verdict
 from fedpipe_operator.rounds.status import HISTORY
 from fedpipe_operator.store import Store
 from fedpipe_operator.store.objects import WireT, decode_object, read_object, unreadable_error
@@ -129,6 +129,7 @@ def observe(run: Run, jobs: Mapping[str, JobStatus], store: Store, cache: Object
         plan=plan,
         plans=plans,
         out_of_reach=reader.by_round(names.out_of_reach, OutOfReach, _whole, [round_]).get(round_),
+        expired_profiles=reader.by_round(names.expired_profiles, ExpiredProfiles, _whole, [round_]).get(round_),
         commits=reader.by_round(names.round_commit, RoundCommit, summarize_commit, rounds),
         learned=_learned(store, round_ - 1) if needs_profiles and round_ > 1 else {},
         evaluations=evaluations,
@@ -142,7 +143,7 @@ def observe(run: Run, jobs: Mapping[str, JobStatus], store: Store, cache: Object
     return observed
 
 
-def _whole(value: OutOfReach) -> OutOfReach:
+def _whole(value: WireT) -> WireT:
     """An object that is small enough to be its own summary."""
     return value
 

@@ -15,6 +15,7 @@ from fedpipe_operator.reconcile.planning import planning_task
 from fedpipe_operator.rounds import (
     Action,
     CommitEvaluation,
+    CommitExpiredProfiles,
     CommitPlan,
     Decision,
     Discard,
@@ -106,8 +107,9 @@ class Reconciler:
                 self._start(run, job_of(run, TaskKind.PROFILE, site=site, attempt=attempt), profile)
             case StartPlanning(round_, attempt):
                 self._start(run, job_of(run, TaskKind.PLAN, round_=round_, attempt=attempt), planning_task(run, action, self.address))
-            case CommitPlan(plan):
-                self._commit(names.round_plan(plan.round), plan)
+            case CommitPlan() | CommitExpiredProfiles() | CommitEvaluation():
+                key, record = self._record(action, observed)
+                self.store.create(key, record.to_json().encode())
             case StartTraining(site, round_, attempt):
                 inputs, previous = self.placement.inputs(run, site), observed.commits.get(round_ - 1)
                 train = tasks.training_task(context, action, inputs, plan=_newest_plan(observed), previous=previous)
@@ -120,8 +122,6 @@ class Reconciler:
                 inputs, commit = self.placement.inputs(run, site), observed.commits[round_]
                 evaluate = tasks.evaluation_task(context, action, inputs, plan=_newest_plan(observed), commit=commit)
                 self._start(run, job_of(run, TaskKind.EVALUATE, site=site, round_=round_, attempt=attempt), evaluate)
-            case CommitEvaluation(evaluation):
-                self._commit(names.round_evaluation(evaluation.round), self._with_estimates(evaluation, observed))
             case StartExport(round_, attempt):
                 inputs, summary, commit = self.placement.inputs(run, ""), observed.plans[round_], observed.commits[round_]
                 export = tasks.export_task(context, action, inputs, plan=summary, commit=commit)
@@ -130,6 +130,16 @@ class Reconciler:
                 self.backend.discard(job_name)
             case _:
                 assert_never(action)
+
+    def _record(self, action: CommitPlan | CommitExpiredProfiles | CommitEvaluation, observed: Observed) -> tuple[str, Wire]:
+        """What this action writes into the store, and its key."""
+        match action:
+            case CommitPlan(plan):
+                return names.round_plan(plan.round), plan
+            case CommitExpiredProfiles(round_, profiles):
+                return names.expired_profiles(round_), profiles
+            case CommitEvaluation(evaluation):
+                return names.round_evaluation(evaluation.round), self._with_estimates(evaluation, observed)
 
     def _with_estimates(self, evaluation: RoundEvaluation, observed: Observed) -> RoundEvaluation:
         """The evaluation with what each site's update did to the loss, which takes the whole evaluation before it."""
@@ -160,9 +170,6 @@ class Reconciler:
         resources = self.placement.resources(run, job.site)
         resources = replace(resources, expected_bytes=expected.expected_bytes, update_bytes=expected.update_bytes)
         self.backend.start(job, task.to_json(), resources)
-
-    def _commit(self, key: str, value: Wire) -> None:
-        self.store.create(key, value.to_json().encode())
 
 
 def _newest_plan(observed: Observed) -> RoundPlan:

@@ -3,6 +3,7 @@
 from fedpipe_operator.rounds.actions import (
     Action,
     CommitEvaluation,
+    CommitExpiredProfiles,
     CommitPlan,
     Decision,
     Discard,
@@ -22,6 +23,7 @@ from fedpipe_operator.rounds.stages import exported_round
 __all__ = [
     "Action",
     "CommitEvaluation",
+    "CommitExpiredProfiles",
     "CommitPlan",
     "Decision",
     "Discard",

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedpipe_operator.api import FineTuneStatus
-from fedpipe_operator.rounds.records import RoundEvaluation, RoundPlan, UpdateRef
+from fedpipe_operator.rounds.records import ExpiredProfiles, RoundEvaluation, RoundPlan, UpdateRef
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,14 @@ class CommitPlan:
     """Write a round's plan: the round begins."""
 
     plan: RoundPlan
+
+
+@dataclass(frozen=True)
+class CommitExpiredProfiles:
+    """Write which profiles missed the deadline before a round that cannot be planned: their jobs can end."""
+
+    round: int
+    profiles: ExpiredProfiles
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,7 @@ Action = (
     StartProfile
     | StartPlanning
     | CommitPlan
+    | CommitExpiredProfiles
     | StartTraining
     | StartAggregation
     | StartEvaluation

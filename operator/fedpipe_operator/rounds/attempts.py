@@ -67,6 +67,8 @@ class Dropped:
     why: str
     out_of_memory: int = 0
     """How many attempts ran out of memory, even if the last one ended for another reason."""
+    is_expired: bool = False
+    """Whether the stage ended before it was done."""
     is_late: bool = False
     """Whether it was at work at the deadline, and waited for nothing."""
     was_tried: bool = False
@@ -115,7 +117,9 @@ def _expired(run: Run, outcome: Pending | Active, out_of_memory: int, stage: Spa
     """What was not done at the end of its stage. It may have begun in the middle of it: a site that joined, a slot that became free."""
     deadline = run.spec.rounds.deadline
     if isinstance(outcome, Pending):
-        return Dropped(f"{DEADLINE_EXCEEDED}not started by the end of the stage's {deadline}; {_RAISE_DEADLINE}", out_of_memory)
+        return Dropped(
+            f"{DEADLINE_EXCEEDED}not started by the end of the stage's {deadline}; {_RAISE_DEADLINE}", out_of_memory, is_expired=True
+        )
     found = ""
     if outcome.waits_for or outcome.phase:
         found = f"; it waited for {outcome.waits_for}" if outcome.waits_for else f"; it was in its phase {outcome.phase}"
@@ -123,7 +127,7 @@ def _expired(run: Run, outcome: Pending | Active, out_of_memory: int, stage: Spa
     had_all = seconds >= _NEARLY_ALL * (stage.ends_at - stage.began_at)
     time = f"within {deadline}" if had_all else f"in the {seconds_text(max(0.0, seconds))} that were left of the stage's {deadline}"
     why = f"{DEADLINE_EXCEEDED}not done {time}{found}; {_RAISE_DEADLINE}"
-    return Dropped(why, out_of_memory, is_late=outcome.is_running, was_tried=outcome.is_running and had_all)
+    return Dropped(why, out_of_memory, is_expired=True, is_late=outcome.is_running, was_tried=outcome.is_running and had_all)
 
 
 def _outcome(attempt: int, name: str, result: Result | None, job: JobStatus | None) -> Pending | Active | Done | _Failed:

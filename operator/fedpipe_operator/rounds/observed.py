@@ -7,7 +7,16 @@ from fedpipe_operator import names
 from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneSpec
 from fedpipe_operator.backend import Job, JobStatus, TaskKind
 from fedpipe_operator.planning import RunFacts
-from fedpipe_operator.rounds.records import Contribution, OutOfReach, RoundCommit, RoundEvaluation, RoundPlan, SiteValues, Verdict
+from fedpipe_operator.rounds.records import (
+    Contribution,
+    ExpiredProfiles,
+    OutOfReach,
+    RoundCommit,
+    RoundEvaluation,
+    RoundPlan,
+    SiteValues,
+    Verdict,
+)
 from fedpipe_trainer.contract import Artifact, EvaluateResult, ExportResult, ProfileResult, RunRef, TrainResult
 
 
@@ -158,6 +167,8 @@ class Observed:
     """The newest one too."""
     out_of_reach: OutOfReach | None = None
     """What a worker wrote in place of the current round's plan."""
+    expired_profiles: ExpiredProfiles | None = None
+    """Those before the current round, if it could not be planned."""
     commits: Mapping[int, CommitSummary] = field(default_factory=dict)
     learned: Mapping[str, float] = field(default_factory=dict)
     """By weight how much the last committed round changed it; only until the next round is planned."""

@@ -86,6 +86,27 @@ class OutOfReach(Wire):
     message: str
 
 
+class ExpiredProfile(Wire):
+    """A profile that missed its deadline."""
+
+    why: str
+    trial: str
+    """What it was tried with (`round_plan.trial_of`)."""
+    was_tried: bool
+    """Whether it had its whole time."""
+
+
+class ExpiredProfiles(Wire):
+    """Those of a round that cannot be planned, written before the last round is evaluated.
+
+    Their jobs, which occupy slots of the sites that evaluate, end then, and nothing else says that they were tried.
+    """
+
+    at: float
+    """Unix seconds. A run that was resumed since tries them again."""
+    sites: dict[str, ExpiredProfile]
+
+
 class UpdateRef(Wire):
     """Which update of a site an aggregation reads."""
 

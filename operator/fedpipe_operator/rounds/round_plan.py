@@ -22,7 +22,7 @@ from fedpipe_operator.planning import (
 from fedpipe_operator.rounds.evidence import evidence_for
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import needed_updates, select
-from fedpipe_operator.rounds.records import STATUS_SITES, OutOfReach, RoundPlan
+from fedpipe_operator.rounds.records import STATUS_SITES, ExpiredProfile, OutOfReach, RoundPlan
 from fedpipe_operator.rounds.replanning import with_reasons
 from fedpipe_operator.sites import SiteProfile, basis_of, site_profile
 from fedpipe_trainer.contract import Outcome, ProfileResult
@@ -146,6 +146,14 @@ def given_up(run: Run, observed: Observed) -> dict[str, str]:
     if plan is None or observed.resumed_at > plan.started_at:
         return {}
     return {site.name: plan.excluded[site.name] for site in run.sites if plan.given_up.get(site.name) == trial_of(run, site)}
+
+
+def expired_before(run: Run, observed: Observed) -> dict[str, ExpiredProfile]:
+    """The profiles of the current round that are recorded as expired: while nothing has changed, they are not tried again for it."""
+    known = observed.expired_profiles
+    if known is None or observed.resumed_at > known.at:
+        return {}
+    return {site.name: one for site in run.sites if (one := known.sites.get(site.name)) and one.trial == trial_of(run, site)}
 
 
 def _moved(plan: RoundPlan | None, attempts: Mapping[str, int]) -> frozenset[str]:

@@ -15,6 +15,7 @@ from fedpipe_operator.rounds import round_plan
 from fedpipe_operator.rounds.actions import (
     Action,
     CommitEvaluation,
+    CommitExpiredProfiles,
     CommitPlan,
     StartAggregation,
     StartEvaluation,
@@ -26,7 +27,7 @@ from fedpipe_operator.rounds.actions import (
 from fedpipe_operator.rounds.attempts import Active, Done, Dropped, Pending, Work
 from fedpipe_operator.rounds.evaluation import aggregate_metrics
 from fedpipe_operator.rounds.policies import Metrics, best_round, is_patience_exhausted, is_target_reached, retry_micro_batch, smallest_pass
-from fedpipe_operator.rounds.records import OutOfReach, RoundEvaluation, RoundPlan, UpdateRef
+from fedpipe_operator.rounds.records import ExpiredProfile, ExpiredProfiles, OutOfReach, RoundEvaluation, RoundPlan, UpdateRef
 from fedpipe_operator.rounds.work_states import (
     StageContext,
     WorkStates,
@@ -78,8 +79,24 @@ def fail_evaluated(context: StageContext, reason: Reason, message: str) -> Step:
     """The end of a run that can plan no further round, but not before its last round is evaluated, which may end it with a result."""
     if context.observed.last_round in {0, *context.observed.evaluations}:
         return fail(reason, message)
+    expired = _expired_profiles(context)
+    if expired.sites and context.observed.expired_profiles is None:
+        commit = CommitExpiredProfiles(context.observed.round, expired)
+        return Step(Reason.EVALUATING, message, (commit,), _profile_jobs(context))
     step = evaluate_last(context)
     return replace(step, message=f"{step.message}; {message}", wanted=step.wanted | _profile_jobs(context))
+
+
+def _expired_profiles(context: StageContext) -> ExpiredProfiles:
+    sites = {site.name: site for site in context.run.sites}
+    return ExpiredProfiles(
+        at=context.now,
+        sites={
+            name: ExpiredProfile(why=state.why, trial=round_plan.trial_of(context.run, sites[name]), was_tried=state.was_tried)
+            for name, state in profiling_states(context).items()
+            if isinstance(state, Dropped) and state.is_expired
+        },
+    )
 
 
 def profile(context: StageContext) -> Step | None:
@@ -123,8 +140,10 @@ def _plan_in_worker(context: StageContext, profiles: WorkStates) -> Step:
 
 
 def _profile_jobs(context: StageContext) -> frozenset[str]:
-    """The profiles that missed their deadline: until the plan says so, these jobs are the only record of that."""
-    return frozenset(name for name, status in context.observed.jobs.items() if status.job.kind is TaskKind.PROFILE)
+    """The profiles that missed their deadline: until the plan, or a record of them, says so, only these jobs do."""
+    recorded = round_plan.expired_before(context.run, context.observed)
+    profiles = {name: status.job.site for name, status in context.observed.jobs.items() if status.job.kind is TaskKind.PROFILE}
+    return frozenset(name for name, site in profiles.items() if site not in recorded)
 
 
 def evaluate(context: StageContext) -> Step | None:

@@ -101,16 +101,16 @@ def _after_verdict(context: StageContext, site: str, state: WorkState) -> WorkSt
 
 def profiling_states(context: StageContext) -> WorkStates:
     """Of every site. One that has changed since it was profiled is profiled again; one whose profile was given up is not."""
-    found, given_up = context.observed.profiles, round_plan.given_up(context.run, context.observed)
+    found, run = context.observed.profiles, context.run
+    ended = {site: Dropped(why, was_tried=True) for site, why in round_plan.given_up(run, context.observed).items()}
+    for name, one in round_plan.expired_before(run, context.observed).items():
+        ended[name] = Dropped(one.why, is_expired=True, was_tried=one.was_tried)
     outdated = {
         site.name: {attempt for attempt, profile in found.get(site.name, {}).items() if round_plan.is_outdated(profile, site)}
-        for site in context.run.sites
+        for site in run.sites
     }
     states = states_of(context, TaskKind.PROFILE, outdated, found, round_=0, outdated=outdated)
-    return {
-        site: Dropped(given_up[site], was_tried=True) if site in given_up and not isinstance(state, Done) else state
-        for site, state in states.items()
-    }
+    return {site: state if isinstance(state, Done) else ended.get(site, state) for site, state in states.items()}
 
 
 def states_of(  # noqa: PLR0913 -- what the states depend on
