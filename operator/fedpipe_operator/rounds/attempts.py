@@ -72,7 +72,7 @@ class Dropped:
     is_late: bool = False
     """Whether it was at work at the deadline, and waited for nothing."""
     was_tried: bool = False
-    """Whether it had been at work for nearly all of the stage then: the same with as much time would not be done either."""
+    """Whether it had nearly all of the stage, at work or waiting for a node or a queue: it would end the same with as much time again."""
 
 
 WorkState = Pending | Active | Done | Dropped
@@ -127,7 +127,13 @@ def _expired(run: Run, outcome: Pending | Active, out_of_memory: int, stage: Spa
     had_all = seconds >= _NEARLY_ALL * (stage.ends_at - stage.began_at)
     time = f"within {deadline}" if had_all else f"in the {seconds_text(max(0.0, seconds))} that were left of the stage's {deadline}"
     why = f"{DEADLINE_EXCEEDED}not done {time}{found}; {_RAISE_DEADLINE}"
-    return Dropped(why, out_of_memory, is_expired=True, is_late=outcome.is_running, was_tried=outcome.is_running and had_all)
+    return Dropped(
+        why,
+        out_of_memory,
+        is_expired=True,
+        is_late=outcome.is_running,
+        was_tried=had_all and (outcome.is_running or bool(outcome.waits_for)),
+    )
 
 
 def _outcome(attempt: int, name: str, result: Result | None, job: JobStatus | None) -> Pending | Active | Done | _Failed:
