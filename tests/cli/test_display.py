@@ -57,6 +57,15 @@ def log() -> Screen:
     return Screen()
 
 
+def test_the_line_of_a_profile_names_no_round(log: Screen) -> None:
+    profile = JobStatus(Job("profile-clinic", TaskKind.PROFILE, "clinic", 0, 0), JobState.SUCCEEDED, 1000.0)
+
+    with log.display as display:
+        display.jobs(by_name(profile))
+
+    assert log.lines() == ["clinic profile: succeeded"]
+
+
 @pytest.fixture
 def terminal() -> Screen:
     return Screen(terminal=True)

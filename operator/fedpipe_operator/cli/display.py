@@ -137,8 +137,9 @@ def _round_line(entry: RoundStatus, metric: MetricStatus | None) -> str:
 
 
 def _job_line(status: JobStatus) -> str:
-    site = status.job.site or "run"
-    line = f"  {site:<{_SITE}} {status.job.kind} of round {status.job.round}: {', '.join(filter(None, _cells(status)))}"
+    site, round_ = status.job.site or "run", status.job.round
+    task = f"{status.job.kind} of round {round_}" if round_ else status.job.kind  # profiles and the export belong to no round
+    line = f"  {site:<{_SITE}} {task}: {', '.join(filter(None, _cells(status)))}"
     return line if status.state is JobState.SUCCEEDED else f"{line} ({status.reason}: {status.message})"
 
 
