@@ -32,7 +32,7 @@ _SCORING_SECONDS: Final = 0.9
 
 def site_profiles(task: Task, run: Run, split: Partition) -> dict[str, SiteProfile]:
     """The profile of each site that takes part, by name."""
-    measured = ProfileResult.model_validate_json(PROFILE.read_text(encoding="utf-8"))
+    measured = _measured()
     sites = {}
     for index, slowdown in enumerate(run.slowdowns):
         if isinstance(run.work, tuple) and not run.work[index].steps:
@@ -48,8 +48,13 @@ def profile_seconds(run: Run) -> float:
     """Virtual seconds before the first round: all sites are profiled at once. Given plans need no profile. Set-up is left out for all."""
     if not isinstance(run.work, Planned):
         return 0.0
-    measured = ProfileResult.model_validate_json(PROFILE.read_text(encoding="utf-8"))
+    measured = _measured()
     return max(run.slowdowns) * (measured.load_seconds[16] + measured.measured.seconds["profile"] + _SCORING_SECONDS)
+
+
+def _measured() -> ProfileResult:
+    """The profile of the fastest tier."""
+    return ProfileResult.model_validate_json(PROFILE.read_text(encoding="utf-8"))
 
 
 def plan(task: Task, run: Run, sites: Mapping[str, SiteProfile], history: History) -> FleetPlans:

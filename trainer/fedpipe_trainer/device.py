@@ -14,7 +14,7 @@ import torch
 
 _STATUS = Path("/proc/self/status")
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-_PAGE = 4096
+PAGE_BYTES = 4096
 _FILE_PAGES_SHARE = 0.08
 """Share of a memory limit that is reserved for file pages: libraries load kernels when they are first used."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -49,7 +49,7 @@ def memory_bytes_beyond(device: torch.device, limit: int | None) -> int:
     """`memory_bytes` of a task whose limit is larger than this: a cgroup's limit counts only where it is smaller."""
     if device.type == "cuda" or limit is None:
         return memory_bytes(device, None)
-    smaller = [one for one in _cgroup_limits() if one <= limit - _PAGE]  # the kernel rounds a limit down to whole pages
+    smaller = [one for one in _cgroup_limits() if one <= limit - PAGE_BYTES]  # the kernel rounds a limit down to whole pages
     return min([psutil.virtual_memory().total, *smaller])
 
 

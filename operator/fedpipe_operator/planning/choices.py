@@ -171,15 +171,11 @@ def lowest_layers(request: PlanRequest, site: SiteProfile) -> tuple[int, ...]:
     return tuple(sorted(lowest for lowest in first if max(request.floor or 0, deepest) <= lowest <= highest))
 
 
-def micro_batches(request: PlanRequest, site: SiteProfile) -> tuple[int, ...]:
-    """The samples of the site's largest step, and the smaller sizes of `planning.batchSizes`."""
-    return tuple(sorted({min(size, request.batch_of(site)) for size in request.spec.planning.batch_sizes}))
-
-
 def _micro_batch_sizes(request: PlanRequest, site: SiteProfile) -> tuple[int, ...]:
-    """The run's micro-batches, and the one that was found when a larger one ran out of memory at this site."""
+    """The sizes of `planning.batchSizes`, and the one that was found when a larger one ran out of memory here, up to the largest step."""
     found = request.correction(site).micro_batch
-    return tuple(sorted({*micro_batches(request, site), *((min(found, request.batch_of(site)),) if found else ())}))
+    sizes = (*request.spec.planning.batch_sizes, *((found,) if found else ()))
+    return tuple(sorted({min(size, request.batch_of(site)) for size in sizes}))
 
 
 def step_seconds_of(request: PlanRequest, site: SiteProfile, choice: Choice) -> float:

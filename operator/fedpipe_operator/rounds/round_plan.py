@@ -139,7 +139,7 @@ def trial_of(run: Run, site: EdgeSite) -> str:
 def given_up(run: Run, observed: Observed) -> dict[str, str]:
     """The sites whose profile had its whole time before the last plan, and missed the deadline, with the reason.
 
-    It is not tried again with the same; one that had begun late, or waited for a node or a queue, is.
+    It is not tried again with the same; one that had begun late, or waited for a process of this machine, is.
     It is once its EdgeSite or `rounds.deadline` has changed, or the run was resumed since that plan.
     """
     plan = observed.plan

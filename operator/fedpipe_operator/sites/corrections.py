@@ -115,6 +115,7 @@ def measurement(result: TrainResult, plan: Plan) -> Measurement:
     those that a round needs, and are left out.
     """
     seconds = result.measured.seconds
+    ran_out = 0 < result.micro_batch_size < plan.micro_batch
     return Measurement(
         step_seconds=seconds.get("train", 0.0),
         other_seconds=0.0 if result.attempt else sum(value for phase, value in seconds.items() if phase not in {"train", "transfer"}),
@@ -123,7 +124,7 @@ def measurement(result: TrainResult, plan: Plan) -> Measurement:
         downloaded_bytes=result.measured.downloaded_bytes,
         peak_memory_bytes=result.measured.peak_memory_bytes,
         steps=max(0, result.steps - result.resumed_from_step),
-        out_of_memory=(ran_out := 0 < result.micro_batch_size < plan.micro_batch),
+        out_of_memory=ran_out,
         too_large=_smallest_failed(plan.micro_batch, result.micro_batch_size) if ran_out else 0,
         cache_hits=result.cache_hits if plan.cache_activations else 0,
         cache_misses=result.cache_misses if plan.cache_activations else 0,

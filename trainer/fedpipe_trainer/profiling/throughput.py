@@ -39,7 +39,6 @@ _MOST_STEPS: Final = 5
 _USABLE_SHARE: Final = 0.85
 """Of the memory limit: a plan uses no more, and `device.memory_limit` keeps 8 % for file pages."""
 _CLEARLY_LONGER: Final = 1.1
-_PAGE_BYTES: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def _read_weights(base: Base) -> None:
     """
     if base.device.type == "cpu":
         for parameter in base.model.parameters():
-            parameter.detach().reshape(-1)[:: _PAGE_BYTES // parameter.element_size()].sum()
+            parameter.detach().reshape(-1)[:: device.PAGE_BYTES // parameter.element_size()].sum()
 
 
 def _at_second_depth(subject: Subject, fitting: Sequence[list[Example]], runtime: TaskRuntime, evaluate_speed: float) -> list[_Timed]:
