@@ -2,8 +2,7 @@
 
 For each case, a fleet of four sites makes the range test of their profiles, and the operator chooses a rate. Then the same federated run
 is made at each rate of the grid: real training and the operator's aggregation in one process (as in `benchmarks/fleet`). Every
-result is stored in `learning_rate.json` when it is complete, so a benchmark that was killed goes on. Needs the model and data of the
-quick start (`make demo` fetches them).
+result is stored in `learning_rate.json` when it is complete, so a benchmark that was killed goes on. Models and data are from packages.
 """
 
 import argparse
@@ -24,6 +23,7 @@ sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks" / "fleet")]
 
 import torch  # noqa: E402 -- the path above comes first
 from configuration import Problem, Server  # noqa: E402
+from ingredients.models import model_folder  # noqa: E402
 from ingredients.newsgroups import newsgroups  # noqa: E402
 from ingredients.splitting import balanced_sample, dirichlet_shares, split_rows  # noqa: E402
 from server import Update, adapter_file, aggregate, parse_adapter  # noqa: E402
@@ -112,15 +112,14 @@ def load_fleet(name: str) -> Fleet:
     case = CASES[name]
     train, test = ([row | {"topic": row["label"].partition(".")[0]} for row in rows] for rows in newsgroups(CACHE))
     objective = case.objective(train)
-    base = load(CACHE / "models" / case.model, 16, objective)
+    base = load(model_folder(case.model, CACHE), 16, objective)
     labels = [row["label"] for row in train]
     shares = dirichlet_shares(labels, [1.0] * SITES, alpha=ALPHA, seed=SEED)
     rows = split_rows(labels, shares, seed=SEED)
     per_group = case.test_documents // len(set(labels))
     tested = [test[i] for i in balanced_sample([row["label"] for row in test], per_group, seed=SEED)]
-    task = Task(
-        base, objective, target_weights(base.model, case.architecture, case.modules), (), tuple(encode(tested, objective, base.tokenizer))
-    )
+    weights = target_weights(base.model, case.architecture, case.modules)
+    task = Task(base, objective, weights, train=(), test=tuple(encode(tested, objective, base.tokenizer)), classes=())
     sites = [tuple(encode([train[i] for i in of_site], objective, base.tokenizer)) for of_site in rows]
     return Fleet(task, tuple(site[VALIDATION:] for site in sites), tuple(site[:VALIDATION] for site in sites))
 

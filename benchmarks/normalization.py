@@ -130,7 +130,7 @@ def main() -> None:
 def documents() -> tuple[Documents, Documents]:
     """The training and the test documents; the features are cached beside the models."""
     path = CACHE / "benchmarks" / "newsgroups-features.pt"
-    task = load_task(Problem().max_length)
+    task = load_task(Problem())
     if not path.is_file():
         model = task.base.model.get_submodule("bert")
         with evaluation_mode(task.base.model):
@@ -159,7 +159,7 @@ class Trial:
 
     def __init__(self, problem: Problem, steps: Sequence[int], batches: Sequence[int], train: Documents, test: Documents) -> None:
         self.problem, self.steps, self.batches, self.train, self.test, self.model = problem, steps, batches, train, test, StandIn()
-        self.split = partition(load_task(problem.max_length).train, problem, len(steps))
+        self.split = partition(load_task(problem), problem, len(steps))
         self.rows = [torch.tensor(rows) for rows in self.split.rows]
 
     def run(self, rule: Normalization) -> Quality:

@@ -9,7 +9,6 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "examples")]
 
 import torch  # noqa: E402 -- the path above comes first
-from configuration import Problem  # noqa: E402
 from measured import measure_profile  # noqa: E402
 from plots import write_plots  # noqa: E402
 from results import compute  # noqa: E402
@@ -27,7 +26,7 @@ def main() -> None:
     arguments = parser.parse_args()
     configurations = {name: one for name, one in SWEEPS[arguments.sweep]().items() if arguments.only in name}
     if arguments.command == "profile":
-        measure_profile(Problem().max_length)
+        measure_profile(next(iter(configurations.values())).problem)
     elif arguments.command == "table":
         print_table(configurations)
     elif arguments.command == "plot":

@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-PROFILE: Final = Path(__file__).parent / "profile.json"
-"""The measured profile of a site of the fastest tier."""
+NEWSGROUPS, E2E = "20 Newsgroups", "E2E"
+_FOLDER: Final = Path(__file__).parent
+PROFILES: Final = {NEWSGROUPS: _FOLDER / "profile.json", E2E: _FOLDER / "profile-e2e.json"}
+"""By data: the measured profile of a site of the fastest tier."""
 VERSION: Final = 2
 """To be raised when the aggregation or a constant of the fleet changes what a run does or how long it takes."""
 PLANNER: Final = 4
@@ -23,6 +25,8 @@ class Problem:
     """Concentration of each class's shares over the sites; None: the same distribution at every site."""
     slow_sites_own_classes: bool = False
     """Whether the sites of the slowest tier alone hold `SLOW_CLASSES` of the classes, or the tiers are independent of the classes."""
+    data: str = NEWSGROUPS
+    """What is learnt, and with which model: see `task`."""
     max_length: int = 48
     batch_size: int = 16
     learning_rate: float = 2e-3
@@ -103,10 +107,14 @@ class Study:
 
 def key_of(configuration: Run | Study) -> str:
     """The name under which its result is stored. A run's clock depends on the measured profile too."""
-    clock = [hashlib.sha256(PROFILE.read_bytes()).hexdigest(), VERSION] if isinstance(configuration, Run) else []
+    profile = PROFILES[configuration.problem.data]
+    clock = [hashlib.sha256(profile.read_bytes()).hexdigest(), VERSION] if isinstance(configuration, Run) else []
     planner = [PLANNER] if isinstance(configuration, Run) and isinstance(configuration.work, Planned) else []
     fields = asdict(configuration)
-    if fields.get("schedule") == "Constant":  # it came later, and the keys of older runs stay
+    # These came later, and the keys of older runs stay.
+    if fields.get("schedule") == "Constant":
         del fields["schedule"]
+    if fields["problem"]["data"] == NEWSGROUPS:
+        del fields["problem"]["data"]
     text = json.dumps([type(configuration).__name__, fields, *clock, *planner], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

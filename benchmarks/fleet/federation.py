@@ -41,7 +41,7 @@ class Point:
     """Virtual."""
     accuracy: float
     loss: float
-    slow_accuracy: float
+    slow_accuracy: float | None
     train_loss: float
     uploaded: int
     """Bytes of all sites so far."""
@@ -63,8 +63,8 @@ def run(configuration: Run) -> Iterator[Point]:
 
 
 def _run(configuration: Run, runtime: TaskRuntime) -> Iterator[Point]:
-    task = load_task(configuration.problem.max_length)
-    split = partition(task.train, configuration.problem, len(configuration.slowdowns))
+    task = load_task(configuration.problem)
+    split = partition(task, configuration.problem, len(configuration.slowdowns))
     sites = site_profiles(task, configuration, split)
     seconds, number, uploaded, downloaded = profile_seconds(configuration), 0, 0, 0
     left = configuration.seconds - seconds
@@ -127,8 +127,8 @@ def described(one: Plan) -> list[float]:
 def study(configuration: Study) -> Iterator[tuple[int, Quality]]:
     """Train at one place with all data; yield the quality after each of the wanted numbers of steps."""
     problem = configuration.problem
-    task = load_task(problem.max_length)
-    split = partition(task.train, problem, 1)
+    task = load_task(problem)
+    split = partition(task, problem, 1)
     schedule, last = LearningRateSchedule(configuration.schedule), max(configuration.evaluate_at)
     with trainable(task, ranks_of(task, configuration.rank, configuration.depth), AdapterTensors(), problem.seed) as adapters:
         losses = steps(task, adapters, task.train, problem, name="study", share=lambda step: share_at(schedule, step / last))

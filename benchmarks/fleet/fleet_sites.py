@@ -4,12 +4,14 @@ The clock of every run, also of the rivals, is the operator's own forecast for t
 trainer's profile task found on one machine, and `benchmarks/forecasts` holds such forecasts to measured seconds.
 """
 
+import json
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from configuration import PROFILE, Given, Planned, Run
-from task import CACHE, Partition, Task
+from configuration import E2E, NEWSGROUPS, PROFILES, Given, Planned, Problem, Run
+from ingredients.models import model_folder
+from task import CACHE, MODELS, VALIDATION, Partition, Task
 
 from fedpipe_operator.api import EdgeSite, FineTuneSpec
 from fedpipe_operator.planning import FleetPlans, History, plan_round
@@ -23,16 +25,14 @@ _UP, _DOWN = 80e6, 400e6
 """Bandwidth of the fastest tier, bits per second; another tier has its part of it."""
 _TRAINING_MEMORY: Final = 1.1
 """Memory of the fastest tier beyond what loading the base needs, in units of what training all of it needs; other tiers have a part."""
-_VALIDATION: Final = 40
-"""Rows on which a site evaluates the global adapter in each round."""
 _SCORED_AT_ONCE: Final = 8
-_SCORING_SECONDS: Final = 0.9
-"""Of a processor of this machine, for the importance scores of one site."""
+_SCORING_SECONDS: Final = {NEWSGROUPS: 0.9, E2E: 0.0}
+"""Of a processor of this machine, for the importance scores of one site, where the measured profile does not contain them."""
 
 
 def site_profiles(task: Task, run: Run, split: Partition) -> dict[str, SiteProfile]:
     """The profile of each site that takes part, by name."""
-    measured = _measured()
+    measured = measured_profile(run.problem)
     sites = {}
     for index, slowdown in enumerate(run.slowdowns):
         if isinstance(run.work, tuple) and not run.work[index].steps:
@@ -48,13 +48,14 @@ def profile_seconds(run: Run) -> float:
     """Virtual seconds before the first round: all sites are profiled at once. Given plans need no profile. Set-up is left out for all."""
     if not isinstance(run.work, Planned):
         return 0.0
-    measured = _measured()
-    return max(run.slowdowns) * (measured.load_seconds[16] + measured.measured.seconds["profile"] + _SCORING_SECONDS)
+    measured = measured_profile(run.problem)
+    scoring = _SCORING_SECONDS[run.problem.data]
+    return max(run.slowdowns) * (measured.load_seconds[16] + measured.measured.seconds["profile"] + scoring)
 
 
-def _measured() -> ProfileResult:
+def measured_profile(problem: Problem) -> ProfileResult:
     """The profile of the fastest tier."""
-    return ProfileResult.model_validate_json(PROFILE.read_text(encoding="utf-8"))
+    return ProfileResult.model_validate_json(PROFILES[problem.data].read_text(encoding="utf-8"))
 
 
 def plan(task: Task, run: Run, sites: Mapping[str, SiteProfile], history: History) -> FleetPlans:
@@ -73,17 +74,17 @@ def spec_of(task: Task, run: Run) -> FineTuneSpec:
             "mode": "Manual",
             "ranks": sorted({one.rank for one in run.work}),
             "plans": _given_plans(run.work),
-            "batchSizes": BATCHES,
+            "batchSizes": [size for size in BATCHES if size <= run.problem.batch_size],
         }
     return FineTuneSpec.model_validate(
         {
-            "model": {"source": (CACHE / "models" / "minilm").as_uri()},
-            "task": {"type": "SequenceClassification", "maxLength": run.problem.max_length, "labels": task.labels},
+            "model": {"source": model_folder(MODELS[run.problem.data], CACHE).as_uri()},
+            "task": json.loads(task.objective.to_json()),
             "store": {"bucket": "fedpipe"},
             "rounds": {"count": run.rounds, "deadline": "1h"},
             "planning": planning | {"bits": [16]},
             "training": {"learningRate": run.problem.learning_rate},
-            "evaluation": {"maxSamples": _VALIDATION},
+            "evaluation": {"maxSamples": VALIDATION},
         }
     )
 
@@ -132,7 +133,7 @@ def _data(task: Task, rows: Sequence[int]) -> dict[str, Any]:
     return {
         "labels": task.labels,
         "train_samples": len(lengths),
-        "validation_samples": _VALIDATION,
+        "validation_samples": VALIDATION,
         "mean_tokens": sum(lengths) / len(lengths),
         "longest_tokens": max(lengths),
     }

@@ -25,7 +25,10 @@ def write_plots(sweep: str, configurations: Mapping[str, Run | Study]) -> list[P
     paths = []
     for setting in sorted({name.partition(", ")[0] for name in curves}):
         chosen = {name.partition(", ")[2]: curve for name, curve in curves.items() if name.startswith(f"{setting}, ")}
-        for field, what in (("accuracy", "all classes"), ("slow_accuracy", "slow sites' classes")):
+        fields = {"accuracy": "all classes", "slow_accuracy": "slow sites' classes"}
+        for field, what in fields.items():
+            if any(point[field] is None for curve in chosen.values() for point in curve):  # a language model's
+                continue
             paths.append(FOLDER / f"{sweep}-{setting}-{field}.svg".replace("_", "-"))
             paths[-1].write_text(_svg(f"{setting}: accuracy on {what}", chosen, field), encoding="utf-8")
     return paths

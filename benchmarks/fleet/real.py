@@ -30,7 +30,7 @@ import yaml  # noqa: E402 -- the path above comes first
 from configuration import Planned, Problem, Run  # noqa: E402
 from fleet_sites import name_of, site_profiles, spec_of  # noqa: E402
 from ingredients.newsgroups import newsgroups  # noqa: E402
-from task import CACHE, Partition, Task, load_task, partition  # noqa: E402
+from task import CACHE, VALIDATION, Partition, Task, load_task, partition  # noqa: E402
 
 from fedpipe_operator import names  # noqa: E402
 from fedpipe_operator.planning.choices import Choice  # noqa: E402
@@ -44,7 +44,6 @@ from fedpipe_trainer.contract import Forecast, Plan  # noqa: E402
 SLOWDOWNS: Final = (1.0, 4.0)
 DOCUMENTS: Final = 1400
 """Of each site, as in the fleet of eight."""
-VALIDATION: Final = 40
 _PERIOD: Final = 0.05
 """Seconds in which a slow site works once."""
 _MEMORY: Final = ("2Gi", "2047Mi")
@@ -57,8 +56,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     rounds = parser.parse_args().rounds
     problem = Problem()
-    task, run = load_task(problem.max_length), Run(problem, SLOWDOWNS, Planned(), rounds=rounds)
-    split = Partition(tuple(rows[:DOCUMENTS] for rows in partition(task.train, problem, len(SLOWDOWNS)).rows), (), frozenset())
+    task, run = load_task(problem), Run(problem, SLOWDOWNS, Planned(), rounds=rounds)
+    split = Partition(tuple(rows[:DOCUMENTS] for rows in partition(task, problem, len(SLOWDOWNS)).rows), (), frozenset())
     with tempfile.TemporaryDirectory(prefix="fedpipe-real-") as folder:
         example = Path(folder) / "example"
         write_example(example, task, run, split)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from configuration import Given, Planned, Problem, Run, Server, Study
+from configuration import E2E, Given, Planned, Problem, Run, Server, Study
 
 SLOWDOWNS: Final = (1.0, 1.0, 2.0, 2.0, 4.0, 4.0, 8.0, 8.0)
 """Eight sites in four tiers."""
@@ -142,6 +142,23 @@ def settings() -> dict[str, Run | Study]:
     return runs | {f"16 sites, {name}, seed 0": _doubled(_run(Problem(), rule)) for name, rule in rules.items()}
 
 
+def e2e() -> dict[str, Run | Study]:
+    """A language model that learns to write sentences: SmolLM2 on E2E, one seed, tiers independent of the restaurants."""
+    problem = Problem(data=E2E, max_length=96, batch_size=8, learning_rate=1e-3)
+    by_speed, equal = steps_by_speed(16, COMMON), equal_steps(4, COMMON)
+    works: dict[str, tuple[Planned | tuple[Given, ...], Server, str]] = {
+        "ours": (Planned(batch_sizes=(2, 4, 8)), Server(), "Cosine"),
+        "FedIT by speed": (by_speed, Server(method="FedIT", normalization="None"), "Constant"),
+        "FedIT by speed, falling rate": (by_speed, Server(method="FedIT", normalization="None"), "Cosine"),
+        "FedIT": (equal, Server(method="FedIT", normalization="None"), "Constant"),
+    }
+    runs: dict[str, Run | Study] = {"centralised, seed 0": Study(problem, tuple(range(50, 801, 50)), rank=max(RANKS), schedule="Cosine")}
+    return runs | {
+        f"E2E, {name}, seed 0": Run(problem, SLOWDOWNS, work, server, rounds=12, seconds=600.0, schedule=schedule)
+        for name, (work, server, schedule) in works.items()
+    }
+
+
 def _doubled(run: Run) -> Run:
     """The same with two sites for each, and half the data for each of them."""
     work = run.work if isinstance(run.work, Planned) else tuple(one for one in run.work for _ in range(2))
@@ -221,6 +238,7 @@ SWEEPS: Final = {
     "ablations": ablations,
     "rates": rates,
     "settings": settings,
+    "e2e": e2e,
     "depth-and-rank": depth_and_rank,
     "batches": batches,
     "round-length": round_lengths,

@@ -1,7 +1,7 @@
 """The tables of the README, from the stored results."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
@@ -66,7 +66,7 @@ def _print_runs(found: Mapping[str, Curve]) -> None:
         curves = [curve for curve, _ in runs]
         cells = [str(len(runs)), f"{mean(curve[-1]['seconds'] for curve in curves):.0f}"]
         cells += [_mean_seconds(runs, share) for share in _SHARES]
-        cells += [f"{mean(final(curve, field) for curve in curves):.3f}" for field in ("accuracy", "loss", "slow_accuracy")]
+        cells += [_mean_final(curves, field) for field in ("accuracy", "loss", "slow_accuracy")]
         cells += [f"{mean(60 * curve[-1][field] / curve[-1]['seconds'] for curve in curves) / 1e6:.0f}" for field in _BYTES]
         cells += [
             f"{mean(mean(point['idle'] for point in curve) for curve in curves):.2f}",
@@ -75,6 +75,10 @@ def _print_runs(found: Mapping[str, Curve]) -> None:
         print(f"| {row} | {' | '.join(cells)} | {_memory(curves)} |")
     for seed, accuracy in sorted(ceilings.items()):
         print(f"\nCentralised, seed {seed}: accuracy {accuracy:.3f}.")
+
+
+def _mean_final(curves: Sequence[Curve], field: str) -> str:
+    return "–" if curves[0][-1][field] is None else f"{mean(final(curve, field) for curve in curves):.3f}"
 
 
 def _memory(curves: Iterable[Curve]) -> str:

@@ -1,28 +1,37 @@
 """The model and the data, loaded and tokenised once for all runs of a process."""
 
-from collections.abc import Sequence
+import csv
+import os
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from configuration import Problem
+from configuration import E2E, NEWSGROUPS, Problem
+from ingredients.models import model_folder
 from ingredients.newsgroups import newsgroups
+from ingredients.packages import cache_folder
 from ingredients.splitting import Shares, balanced_sample, dirichlet_shares, split_rows
+from ingredients.tables import Row
 
-from fedpipe_trainer.contract import Objective, SequenceClassification, WeightShape
+from fedpipe_trainer.contract import CausalLM, Objective, SequenceClassification, WeightShape
 from fedpipe_trainer.data import Example, encode
 from fedpipe_trainer.model import Base
 from fedpipe_trainer.model.architecture import target_weights
 from fedpipe_trainer.model.base import load
 
-CACHE: Final = Path.home() / ".cache" / "fedpipe"
+CACHE: Final = cache_folder()
+MODELS: Final = {NEWSGROUPS: "minilm", E2E: "smollm2"}
+"""By data: the base model, a folder of the cache."""
 SLOW_CLASSES: Final = 6
 _SLOW_SITES: Final = 2
 """Sites of the slowest tier: the last ones."""
 TEST_DOCUMENTS: Final = 1000
-_VALIDATION: Final = 40
+_TEST_SENTENCES: Final = 200
+VALIDATION: Final = 40
 """Rows that a site holds out, at most a fifth of its rows."""
 _EVEN: Final = 1e6
 """A Dirichlet concentration at which all sites have the same distribution."""
@@ -30,13 +39,15 @@ _EVEN: Final = 1e6
 
 @dataclass(frozen=True)
 class Task:
-    """A base model with the tokenised data of 20 Newsgroups."""
+    """A base model with tokenised data."""
 
     base: Base
     objective: Objective
     weights: tuple[WeightShape, ...]
     train: tuple[Example, ...]
     test: tuple[Example, ...]
+    classes: tuple[str, ...]
+    """Of the training rows: what is spread unevenly over the sites."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -58,33 +69,77 @@ class Partition:
     validation: tuple[tuple[int, ...], ...]
     """Rows that the sites evaluate the global adapter on."""
     slow_classes: frozenset[int]
+    """Their numbers, in the order of the classes."""
+
+
+def load_task(problem: Problem) -> Task:
+    """The base model and the data of this problem."""
+    return _load(problem.data, problem.max_length)
 
 
 @lru_cache(maxsize=1)
-def load_task(max_length: int) -> Task:
-    """MiniLM at 16 bits, 20 Newsgroups cut at this length, a fixed test subset of 1,000 documents."""
-    train, test = newsgroups(CACHE)
-    objective = SequenceClassification(
-        text="text", label="label", labels=tuple(sorted({row["label"] for row in train})), max_length=max_length
-    )
-    base = load(CACHE / "models" / "minilm", 16, objective)
-    test = [test[i] for i in balanced_sample([row["label"] for row in test], TEST_DOCUMENTS // len(objective.labels), seed=0)]
-    return Task(
-        base=base,
-        objective=objective,
-        weights=target_weights(base.model, "bert", ()),
-        train=tuple(encode(train, objective, base.tokenizer)),
-        test=tuple(encode(test, objective, base.tokenizer)),
-    )
+def _load(data: str, max_length: int) -> Task:
+    return _LOADERS[data](max_length)
 
 
-def partition(examples: tuple[Example, ...], problem: Problem, sites: int) -> Partition:
+def rows_of(data: str) -> tuple[list[Row], list[Row]]:
+    """The rows for training and for tests.
+
+    Raises:
+        SystemExit: E2E_DATA does not name the folder of E2E's files, which cannot be redistributed.
+    """
+    return newsgroups(CACHE) if data == NEWSGROUPS else (_e2e_rows("devset.csv"), _e2e_rows("testset_w_refs.csv"))
+
+
+def _newsgroups(max_length: int) -> Task:
+    """MiniLM at 16 bits, 20 Newsgroups, a fixed test subset of 1,000 documents."""
+    train, test = rows_of(NEWSGROUPS)
+    labels = tuple(sorted({row["label"] for row in train}))
+    test = [test[i] for i in balanced_sample([row["label"] for row in test], TEST_DOCUMENTS // len(labels), seed=0)]
+    objective = SequenceClassification(text="text", label="label", labels=labels, max_length=max_length)
+    return _task(NEWSGROUPS, "bert", objective, (train, test), [row["label"] for row in train])
+
+
+def _e2e(max_length: int) -> Task:
+    """SmolLM2 at 16 bits, the development split of E2E for training, and 200 evenly spaced sentences of its test split."""
+    train, test = rows_of(E2E)
+    test = test[:: len(test) // _TEST_SENTENCES][:_TEST_SENTENCES]
+    objective = CausalLM(prompt="{mr}\n", response="{ref}", max_length=max_length)
+    return _task(E2E, "llama", objective, (train, test), [_restaurant(row["mr"]) for row in train])
+
+
+_LOADERS: Final[dict[str, Callable[[int], Task]]] = {NEWSGROUPS: _newsgroups, E2E: _e2e}
+
+
+def _task(data: str, architecture: str, objective: Objective, rows: tuple[list[Row], list[Row]], classes: list[str]) -> Task:
+    base = load(model_folder(MODELS[data], CACHE), 16, objective)
+    train, test = (tuple(encode(part, objective, base.tokenizer)) for part in rows)
+    return Task(base, objective, target_weights(base.model, architecture, ()), train, test, tuple(classes))
+
+
+def _e2e_rows(name: str) -> list[Row]:
+    file = Path(os.environ.get("E2E_DATA", "")) / name
+    if not file.is_file():
+        raise SystemExit(
+            f"{file} does not exist: set E2E_DATA to the folder of devset.csv and testset_w_refs.csv, see examples/data-to-text"
+        )
+    with file.open(encoding="utf-8", newline="") as stream:
+        return [{"mr": row["mr"], "ref": row["ref"]} for row in csv.DictReader(stream)]
+
+
+def _restaurant(meaning: str) -> str:
+    found = re.search(r"name\[([^\]]+)\]", meaning)
+    return found[1] if found else ""
+
+
+def partition(task: Task, problem: Problem, sites: int) -> Partition:
     """The rows of each site: shares of each class drawn from a Dirichlet distribution, seeded by the problem."""
-    classes = [f"{example.labels[0]:04d}" for example in examples]
+    numbers = {name: f"{number:04d}" for number, name in enumerate(sorted(set(task.classes)))}
+    classes = [numbers[name] for name in task.classes]
     alpha = problem.dirichlet_alpha or _EVEN
     shares = dirichlet_shares(classes, [1.0] * sites, alpha=alpha, seed=problem.seed)
     random = np.random.default_rng(problem.seed)
-    slow = frozenset(int(c) for c in random.permutation(sorted({int(c) for c in classes}))[:SLOW_CLASSES])
+    slow = frozenset(int(number) for number in random.permutation(len(numbers))[:SLOW_CLASSES])
     if problem.slow_sites_own_classes:
         shares |= _shares_of_slow_sites(slow, sites, alpha, random)
     parts = [_held_out(rows, random) for rows in split_rows(classes, shares, seed=problem.seed)]
@@ -93,7 +148,7 @@ def partition(examples: tuple[Example, ...], problem: Problem, sites: int) -> Pa
 
 def _held_out(rows: Sequence[int], random: np.random.Generator) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """A site's rows for training and for validation."""
-    count = min(_VALIDATION, len(rows) // 5)
+    count = min(VALIDATION, len(rows) // 5)
     chosen = {int(row) for row in random.choice(rows, count, replace=False)}
     return tuple(row for row in rows if row not in chosen), tuple(sorted(chosen))
 

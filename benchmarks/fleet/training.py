@@ -9,17 +9,19 @@ from itertools import count
 import torch
 from configuration import Problem
 from task import TEST_DOCUMENTS, Task
+from torch.nn import functional
 
 from fedpipe_trainer.adapters import Adapters, AdapterSpec, AdapterTensors, attach_adapters
 from fedpipe_trainer.adapters.lora import FROZEN_ADAPTER
-from fedpipe_trainer.contract import Hyperparameters, Scaling
+from fedpipe_trainer.contract import Hyperparameters, Scaling, SequenceClassification
 from fedpipe_trainer.contract.plan import scale_of
-from fedpipe_trainer.data import Example, batch_of_step, compose_batches
+from fedpipe_trainer.data import IGNORED, Example, batch_of_step, collate, compose_batches
 from fedpipe_trainer.evaluation import EvaluationTotals, evaluate_batches, evaluation_mode, mean_loss
 from fedpipe_trainer.steps import compute_gradients, make_optimizer, optimizer_step, training_mode
 
 ALPHA = 16.0
 _EVALUATION_BATCH = 64
+_RESPONSES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,10 @@ class Quality:
     """An adapter's quality on the test documents."""
 
     accuracy: float
+    """Share of the documents, or of the response's tokens, that are predicted right."""
     loss: float
-    slow_accuracy: float
-    """Accuracy on the documents of the reported classes."""
+    slow_accuracy: float | None
+    """Accuracy on the documents of the reported classes; None for a language model."""
 
 
 def scale(rank: int) -> float:
@@ -101,13 +104,30 @@ def validation_loss(task: Task, adapter: AdapterTensors, rows: Sequence[int]) ->
 
 def evaluate(task: Task, slow_classes: frozenset[int], documents: int = TEST_DOCUMENTS) -> Quality:
     """The quality of the model as it is, on evenly spaced documents of the test subset."""
-    totals, model, test = EvaluationTotals(), task.base.model, task.test[:: TEST_DOCUMENTS // documents]
+    totals, model, test = EvaluationTotals(), task.base.model, task.test[:: max(1, len(task.test) // documents)]
+    if not isinstance(task.objective, SequenceClassification):
+        return _quality_of_responses(task, test)
     with evaluation_mode(model):
         for batch in evaluate_batches(model, test, objective=task.objective, pad_id=task.base.pad_id, batch_size=_EVALUATION_BATCH):
             totals.add(batch)
     hits = {i: totals.predicted[i] == example.labels[0] for i, example in enumerate(test)}
     slow = [hit for i, hit in hits.items() if test[i].labels[0] in slow_classes]
     return Quality(sum(hits.values()) / len(hits), totals.mean_loss, sum(slow) / len(slow))
+
+
+def _quality_of_responses(task: Task, test: Sequence[Example]) -> Quality:
+    """Over the tokens of the responses, each predicted from the right tokens before it."""
+    model, hits, targets, losses = task.base.model, 0, 0, 0.0
+    with evaluation_mode(model):
+        for start in range(0, len(test), _RESPONSES_AT_ONCE):
+            batch = collate(test[start : start + _RESPONSES_AT_ONCE], task.objective, task.base.pad_id)
+            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+            labels = batch["labels"][:, 1:]
+            counted = labels != IGNORED
+            hits += int((logits.argmax(dim=-1) == labels)[counted].sum())
+            losses += float(functional.cross_entropy(logits[counted].float(), labels[counted], reduction="sum"))
+            targets += int(counted.sum())
+    return Quality(hits / targets, losses / targets, None)
 
 
 def _seed(seed: int, name: str) -> int:

@@ -12,7 +12,9 @@ from typing import Any, Final
 import numpy as np
 import psutil
 from configuration import BATCH, Configuration, Work
+from ingredients.models import model_folder
 from ingredients.newsgroups import newsgroups
+from ingredients.packages import cache_folder
 from ingredients.splitting import balanced_sample
 from ingredients.tables import Row, write_rows
 
@@ -28,7 +30,7 @@ from fedpipe_operator.sites import SiteProfile, site_profile
 from fedpipe_operator.store.directory import DirectoryStore
 from fedpipe_trainer.contract import Artifact, Bits, Data, Model, Plan, ProfileResult, ProfileTask, TrainResult, TrainTask, parse_result
 
-CACHE: Final = Path.home() / ".cache" / "fedpipe"
+CACHE: Final = cache_folder()
 NAME: Final = "site"
 RANKS: Final = (0, 4, 8, 16, 32)
 _CLOCKS: Final = {
@@ -108,7 +110,7 @@ class Machine:
         write_rows(scratch / "train.jsonl", _balanced(train, work.train_per_label))
         write_rows(scratch / "validation.jsonl", _balanced(validation, work.validation_per_label))
         data = Data(train=str(scratch / "train.jsonl"), validation=str(scratch / "validation.jsonl"))
-        self._inputs = TaskInputs(Model(source=(CACHE / "models" / work.model).as_uri()), data)
+        self._inputs = TaskInputs(Model(source=model_folder(work.model, CACHE).as_uri()), data)
 
     def profile(self, bits: Bits) -> tuple[ProfileResult, Load]:
         """The operator's profile task of this site, for a run that allows this bit width only."""

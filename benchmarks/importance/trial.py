@@ -80,7 +80,7 @@ def compute(trial: Trial) -> dict[str, Any]:
     if found is not None:
         return found
     problem = Problem(seed=trial.seed)
-    task = load_task(problem.max_length)
+    task = load_task(problem)
     ranks, curve = ranks_by(trial, task), []
     with trainable(task, {name: rank for name, rank in ranks.items() if rank}, AdapterTensors(), trial.seed) as adapters:
         losses = steps(task, adapters, task.train, problem, name="importance")
