@@ -13,13 +13,13 @@ from measured import measure_profile  # noqa: E402
 from plots import write_plots  # noqa: E402
 from results import compute  # noqa: E402
 from sweeps import SWEEPS  # noqa: E402
-from tables import print_table  # noqa: E402
+from tables import in_readme, table_of  # noqa: E402
 
 
 def main() -> None:
-    """Run a sweep, print its table or draw its plots."""
+    """Run a sweep, print its table or draw its plots; or print the README with the tables of what is stored."""
     parser = argparse.ArgumentParser(prog="python benchmarks/fleet", description=__doc__)
-    parser.add_argument("command", choices=("profile", "run", "table", "plot"))
+    parser.add_argument("command", choices=("profile", "run", "table", "plot", "readme"))
     parser.add_argument("sweep", nargs="?", default="main", choices=sorted(SWEEPS))
     parser.add_argument("--only", default="", help="runs whose name contains this")
     parser.add_argument("--threads", type=int, default=2)
@@ -28,7 +28,9 @@ def main() -> None:
     if arguments.command == "profile":
         measure_profile(next(iter(configurations.values())).problem)
     elif arguments.command == "table":
-        print_table(configurations)
+        print(table_of(configurations))
+    elif arguments.command == "readme":
+        print(in_readme(SWEEPS), end="")
     elif arguments.command == "plot":
         print("\n".join(str(path) for path in write_plots(arguments.sweep, configurations)))
     else:

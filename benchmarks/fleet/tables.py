@@ -1,13 +1,16 @@
 """The tables of the README, from the stored results."""
 
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from configuration import Run, Study
 from results import stored
 
+_README = Path(__file__).with_name("README.md")
 _SHARES = (0.5, 0.65, 0.8, 0.95, 0.99)
 """Of the ceiling's final accuracy: the time to each of them is told."""
 _LAST = 3
@@ -18,17 +21,26 @@ _BYTES = ("uploaded", "downloaded")
 Curve = list[dict[str, Any]]
 
 
-def print_table(configurations: Mapping[str, Run | Study]) -> None:
+def table_of(configurations: Mapping[str, Run | Study]) -> str:
     """One row for each rule, averaged over the seeds; runs whose result is missing are listed below."""
     results = {name: stored(configuration) for name, configuration in configurations.items()}
     missing = [name for name, result in results.items() if result is None]
     found = {name: result["curve"] for name, result in results.items() if result is not None}
-    if any("seconds" in point for curve in found.values() for point in curve):
-        _print_runs(found)
-    else:
-        _print_studies(found)
+    is_of_runs = any("seconds" in point for curve in found.values() for point in curve)
+    lines = list(_of_runs(found) if is_of_runs else _of_studies(found))
     if missing:
-        print(f"\nNot run yet: {'; '.join(missing)}.")
+        lines += ["", f"Not run yet: {'; '.join(missing)}."]
+    return "\n".join(lines)
+
+
+def in_readme(sweeps: Mapping[str, Callable[[], Mapping[str, Run | Study]]]) -> str:
+    """The README with each table anew: they stand between `<!-- SWEEP -->` and `<!-- end -->`."""
+    return re.sub(
+        r"(<!-- ([a-z0-9-]+) -->\n\n).*?(\n\n<!-- end -->)",
+        lambda found: f"{found[1]}{table_of(sweeps[found[2]]())}{found[3]}",
+        _README.read_text(encoding="utf-8"),
+        flags=re.DOTALL,
+    )
 
 
 def final(curve: Curve, field: str) -> float:
@@ -41,27 +53,26 @@ def seconds_to(curve: Curve, accuracy: float) -> float | None:
     return next((point["seconds"] for point in curve if point["accuracy"] >= accuracy), None)
 
 
-def _print_studies(found: Mapping[str, Curve]) -> None:
+def _of_studies(found: Mapping[str, Curve]) -> Iterator[str]:
     steps = sorted({point["steps"] for curve in found.values() for point in curve})
-    print("| run | " + " | ".join(f"{count} steps" for count in steps) + " |")
-    print("|---|" + "---|" * len(steps))
+    yield "| run | " + " | ".join(f"{count} steps" for count in steps) + " |"
+    yield "|---|" + "---|" * len(steps)
     for name, curve in found.items():
         cells = {point["steps"]: f"{point['loss']:.3f} · {point['accuracy']:.3f}" for point in curve}
-        print(f"| {name} | " + " | ".join(cells.get(count, "") for count in steps) + " |")
+        yield f"| {name} | " + " | ".join(cells.get(count, "") for count in steps) + " |"
 
 
-def _print_runs(found: Mapping[str, Curve]) -> None:
-    """A name is `setting, rule, seed N`; the targets are shares of the centralised run's final accuracy of the same seed."""
-    ceilings = {_seed(name): final(curve, "accuracy") for name, curve in found.items() if name.startswith("centralised")}
+def _of_runs(found: Mapping[str, Curve]) -> Iterator[str]:
+    """A name is `setting, rule, seed N`; the targets are shares of the best centralised run's final accuracy with the same seed."""
+    centralised = {name: final(curve, "accuracy") for name, curve in found.items() if name.startswith("centralised")}
+    ceilings = {_seed(name): accuracy for name, accuracy in sorted(centralised.items(), key=lambda item: item[1])}
     rows: dict[str, list[tuple[Curve, float | None]]] = defaultdict(list)
     for name, curve in found.items():
         if "seconds" in curve[-1]:
             rows[name.rpartition(", seed")[0] or name].append((curve, ceilings.get(_seed(name))))
     targets = " | ".join(f"to {share:.0%}, s" for share in _SHARES)
-    print(
-        f"| run | seeds | end, s | {targets} | final accuracy | loss | slow sites' classes | up, MB a minute | down | idle | sites | MB |"
-    )
-    print("|---" * (11 + len(_SHARES)) + "|")
+    yield f"| run | seeds | end, s | {targets} | final accuracy | loss | slow sites' classes | up, MB a minute | down | idle | sites | MB |"
+    yield "|---" * (11 + len(_SHARES)) + "|"
     for row, runs in rows.items():
         curves = [curve for curve, _ in runs]
         cells = [str(len(runs)), f"{mean(curve[-1]['seconds'] for curve in curves):.0f}"]
@@ -72,9 +83,9 @@ def _print_runs(found: Mapping[str, Curve]) -> None:
             f"{mean(mean(point['idle'] for point in curve) for curve in curves):.2f}",
             _numbers({curve[-1]["sites"] for curve in curves}),
         ]
-        print(f"| {row} | {' | '.join(cells)} | {_memory(curves)} |")
-    for seed, accuracy in sorted(ceilings.items()):
-        print(f"\nCentralised, seed {seed}: accuracy {accuracy:.3f}.")
+        yield f"| {row} | {' | '.join(cells)} | {_memory(curves)} |"
+    told = ", ".join(f"{accuracy:.3f} ({name})" for name, accuracy in centralised.items())
+    yield from ["", f"Accuracy of the ceiling: {told}."] if told else []
 
 
 def _mean_final(curves: Sequence[Curve], field: str) -> str:
