@@ -17,6 +17,8 @@ _ROUNDS: Final = 24
 """Of a planned run."""
 _ROUND, _EQUAL_STEPS = 32, 8
 """Steps of the fastest tier in a round of steps by speed; steps of every site in a round with equal ones."""
+_EQUAL_RATE: Final = 4e-3
+"""The best of the sweep `rates` for rules with equal steps: their rounds are short, and every round has a new AdamW."""
 
 
 class Rule(NamedTuple):
@@ -26,7 +28,7 @@ class Rule(NamedTuple):
     server: Server
     schedule: str = "Constant"
     rate: float = 2e-3
-    """The best of the sweep `rates` for its family."""
+    """The best of the sweep `rates` for its family: of ours, and of rules with the steps of `_ROUND`."""
 
 
 def equal_steps(steps: int, ranks: tuple[int, ...]) -> tuple[Given, ...]:
@@ -87,8 +89,8 @@ def others() -> dict[str, Run | Study]:
     rules: dict[str, Rule] = {
         "FedIT by speed, FedNova, falling rate": RULES["FedIT by speed, FedNova"]._replace(schedule="Cosine"),
         "FedIT, falling rate": RULES["FedIT"]._replace(schedule="Cosine"),
-        "LEGEND-like depth": Rule(_depth_by_tier(), Server()),
-        "FedAdapter-like depth": Rule(_depth_of_all(), Server()),
+        "LEGEND-like depth": Rule(_depth_by_tier(), Server(), rate=_EQUAL_RATE),
+        "FedAdapter-like depth": Rule(_depth_of_all(), Server(), rate=_EQUAL_RATE),
         "fastest tier only": Rule(only(steps_by_speed(_ROUND, RANKS), range(2)), Server()),
     }
     alone = {
@@ -220,14 +222,19 @@ def _depth_of_all() -> tuple[Given, ...]:
 RULES: Final[dict[str, Rule]] = {
     "ours": Rule(Planned(), Server(), "Cosine"),
     "ours, constant rate": Rule(Planned(), Server()),
-    "FedIT": Rule(equal_steps(_EQUAL_STEPS, COMMON), Server(method="FedIT", normalization="None")),
+    "FedIT": Rule(equal_steps(_EQUAL_STEPS, COMMON), Server(method="FedIT", normalization="None"), rate=_EQUAL_RATE),
     "FedIT by speed, FedNova": Rule(steps_by_speed(_ROUND, COMMON), Server(method="FedIT", normalization="FedNova")),
-    "FlexLoRA": Rule(equal_steps(_EQUAL_STEPS, RANKS), Server(method="FlexLoRA", normalization="None", frozen_residual=False)),
+    "FlexLoRA": Rule(
+        equal_steps(_EQUAL_STEPS, RANKS), Server(method="FlexLoRA", normalization="None", frozen_residual=False), rate=_EQUAL_RATE
+    ),
     "FedIT by speed": Rule(steps_by_speed(_ROUND, COMMON), Server(method="FedIT", normalization="None")),
-    "HetLoRA": Rule(equal_steps(_EQUAL_STEPS, RANKS), Server(method="HetLoRA", normalization="None", frozen_residual=False)),
+    "HetLoRA": Rule(
+        equal_steps(_EQUAL_STEPS, RANKS), Server(method="HetLoRA", normalization="None", frozen_residual=False), rate=_EQUAL_RATE
+    ),
     "FLoRA": Rule(
         equal_steps(_EQUAL_STEPS, RANKS),
         Server(method="FLoRA", normalization="None", frozen_residual=False, max_rank=sum(RANKS)),
+        rate=_EQUAL_RATE,
     ),
 }
 """The rules of the main table, the most telling first."""
