@@ -28,6 +28,7 @@ import numpy as np
 import psutil
 from clock import Clock
 
+from fedpipe_operator.admission import AdmittedUpdate
 from fedpipe_operator.aggregation import AggregationConfig, Candidate, FileSource, RoundInput, aggregate_round, openblas
 from fedpipe_operator.aggregation.malloc import tune_malloc_for_aggregation
 from fedpipe_operator.aggregation.parallel import thread_count
@@ -128,8 +129,9 @@ def _result(plan: RoundPlan, site: str, adapter: Artifact) -> TrainResult:
     )
 
 
-def _read_results(folder: Path) -> dict[str, TrainResult]:
-    return {path.stem: TrainResult.model_validate_json(path.read_text()) for path in sorted(folder.glob("site-*.json"))}
+def _read_results(folder: Path) -> dict[str, AdmittedUpdate]:
+    paths = sorted(folder.glob("site-*.json"))
+    return {path.stem: AdmittedUpdate(TrainResult.model_validate_json(path.read_text())) for path in paths}
 
 
 def exact(case: Case, folder: Path) -> Clock:
@@ -148,9 +150,9 @@ def exact_with_gate(case: Case, folder: Path) -> Clock:
     plan, results = plan_of(case), _read_results(folder)
     with Clock() as clock, ExitStack() as stack:
         sources = {site: FileSource(stack.enter_context((folder / f"{site}.safetensors").open("rb"))) for site in results}
-        candidates = {site: Candidate(0, results[site], source) for site, source in sources.items()}
+        candidates = {site: Candidate(results[site], source) for site, source in sources.items()}
         sink = stack.enter_context((folder / "global").open("wb"))
-        result = aggregate_round(RoundInput(run=RUN, plan=plan, candidates=candidates), CONFIG, sink)
+        result = aggregate_round(RoundInput(plan=plan, candidates=candidates), CONFIG, sink)
     if result.commit is None:
         raise RuntimeError(f"the gate refused: {result.verdicts}")
     return clock

@@ -13,6 +13,7 @@ from configuration import E2E, NEWSGROUPS, PROFILES, Given, Planned, Problem, Ru
 from ingredients.models import model_folder
 from task import CACHE, MODELS, VALIDATION, Partition, Task
 
+from fedpipe_operator.admission import AdmittedProfile
 from fedpipe_operator.api import EdgeSite, FineTuneSpec
 from fedpipe_operator.planning import FleetPlans, History, plan_round
 from fedpipe_operator.sites import SiteProfile, site_profile
@@ -40,7 +41,8 @@ def site_profiles(task: Task, run: Run, split: Partition) -> dict[str, SiteProfi
         site = _slowed(measured, slowdown).model_copy(update={"site": name_of(index), **_data(task, split.rows[index])})
         if isinstance(run.work, Planned):
             site = site.model_copy(update={"importance": _importance(task, run, split.rows[index])})
-        sites[name_of(index)] = site_profile(_edge_site(index, slowdown, measured, has_cache=_has_cache(run, index)), site)
+        edge_site = _edge_site(index, slowdown, measured, has_cache=_has_cache(run, index))
+        sites[name_of(index)] = site_profile(edge_site, AdmittedProfile(site))
     return sites
 
 

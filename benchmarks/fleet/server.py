@@ -15,6 +15,7 @@ from task import Task
 from torch import Tensor
 from training import ALPHA, scale
 
+from fedpipe_operator.admission import AdmittedUpdate
 from fedpipe_operator.aggregation.normalization import NORMALIZATIONS, Combination, LocalWork, Normalization, power_of_steps
 from fedpipe_operator.aggregation.round import AcceptedUpdate, AggregationConfig, aggregate_adapters
 from fedpipe_operator.aggregation.tensors import open_tensors
@@ -154,8 +155,8 @@ def _product_norm(update: Update) -> float:
 _RUN = RunRef(namespace="benchmark", name="fleet", uid="fleet")
 
 
-def _result(site: str, update: Update, problem: Problem) -> TrainResult:
-    return TrainResult(
+def _result(site: str, update: Update, problem: Problem) -> AdmittedUpdate:
+    result = TrainResult(
         run=_RUN,
         site=site,
         round=1,
@@ -167,6 +168,7 @@ def _result(site: str, update: Update, problem: Problem) -> TrainResult:
         steps=update.steps,
         samples=update.steps * problem.batch_size,
     )
+    return AdmittedUpdate(result)
 
 
 def _round_plan(task: Task, problem: Problem, updates: Mapping[str, Update]) -> RoundPlan:

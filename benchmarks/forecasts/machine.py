@@ -18,6 +18,7 @@ from ingredients.packages import cache_folder
 from ingredients.splitting import balanced_sample
 from ingredients.tables import Row, write_rows
 
+from fedpipe_operator.admission import AdmittedProfile
 from fedpipe_operator.aggregation.tensors import TensorWriter, factor_keys
 from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.api.finetune import FederatedFineTune
@@ -97,7 +98,7 @@ def forecast_plan(work: Work, configuration: Configuration, site: SiteProfile) -
 
 def site_of(result: ProfileResult) -> SiteProfile:
     """The site as the planner sees it after this profile."""
-    return site_profile(SITE, result)
+    return site_profile(SITE, AdmittedProfile(result))
 
 
 class Machine:

@@ -9,6 +9,7 @@ from configuration import Problem
 from task import Task
 from training import ranks_of, steps, trainable
 
+from fedpipe_operator.admission import AdmittedProfile
 from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.planning.importance import combine
 from fedpipe_operator.sites import site_profile
@@ -87,7 +88,7 @@ def _combined(task: Task, importance: Importance) -> Scores:
     )
     volume = {"persistentVolumeClaim": {"claimName": "data"}}
     spec = {"data": {"train": "train.jsonl", "validation": "validation.jsonl", "volume": volume}}
-    site = site_profile(EdgeSite.model_validate({"metadata": {"name": "site"}, "spec": spec}), result)
+    site = site_profile(EdgeSite.model_validate({"metadata": {"name": "site"}, "spec": spec}), AdmittedProfile(result))
     combined = combine({"site": site}, task.weights)
     if combined.is_uniform:
         raise SystemExit(f"the planner does not trust these scores: {combined.note}")

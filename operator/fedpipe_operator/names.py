@@ -108,9 +108,14 @@ def round_commit(round_: int) -> str:
     return f"{round_folder(round_)}/global/commit.json"
 
 
+def evaluation_folder(round_: int, site: str) -> str:
+    """Prefix of one site's evaluations of a round's global adapter (round 0: of the base)."""
+    return f"{round_folder(round_)}/evaluations/{site}"
+
+
 def evaluation_result(round_: int, site: str, attempt: int) -> str:
-    """Key of one site's evaluation of a round's global adapter (round 0: of the base)."""
-    return f"{round_folder(round_)}/evaluations/{site}/{attempt}/result.json"
+    """Key of one of them."""
+    return f"{evaluation_folder(round_, site)}/{attempt}/result.json"
 
 
 def round_evaluation(round_: int) -> str:

@@ -1,4 +1,4 @@
-"""The gate refuses each kind of invalid update with a reason of its own; the message names the object, what was found and expected."""
+"""Admission and gate refuse each kind of invalid update for a reason; the message names the object, what was found and expected."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from toy_rounds import HEAD, RUN, Fleet
 
+from fedpipe_operator.admission import Asked, RefusalReason, RefusedError, UpdateBounds, admit_update
 from fedpipe_operator.aggregation import Candidate
-from fedpipe_operator.aggregation.gate import Expected, RefusalReason, check
+from fedpipe_operator.aggregation.gate import Expected, check, refusal
 from fedpipe_operator.aggregation.tensors import open_tensors
 from fedpipe_operator.rounds.records import Verdict
 from fedpipe_trainer.contract import Outcome, RunRef
@@ -19,8 +20,14 @@ Change = Callable[[dict[str, np.ndarray]], object]
 
 def check_alpha(fleet: Fleet, candidate: Candidate, *, max_norm: float = 1e4, previous: bytes | None = None) -> Verdict:
     previous_tensors = open_tensors(replace(candidate.source, data=previous)) if previous else None
-    expected = Expected(run=RUN, plan=fleet.plan(), site="alpha", attempt=0, max_norm=max_norm, previous=previous_tensors)
-    return check(candidate.result, candidate.source, expected)
+    plan = fleet.plan()
+    try:
+        result = admit_update(
+            candidate.result.to_json().encode(), Asked(RUN, "alpha", 1, 0), UpdateBounds(plan.plans["alpha"], plan.fingerprint)
+        )
+    except RefusedError as error:
+        return refusal(error.refused)
+    return check(result, candidate.source, Expected(plan=plan, site="alpha", max_norm=max_norm, previous=previous_tensors))
 
 
 def with_tensors(fleet: Fleet, change: Change) -> Candidate:
@@ -55,7 +62,6 @@ def reshape(key: str) -> Change:
 CASES: dict[str, list[tuple[Callable[[Fleet], Candidate], str]]] = {
     "NoAdapter": [
         (lambda f: with_result(f, adapter=None), "expected a completed training"),
-        (lambda f: with_result(f, outcome=Outcome.FAILED), "outcome Failed"),
     ],
     "WrongRun": [(lambda f: with_result(f, run=RunRef(namespace="default", name="demo", uid="0001")), '"uid": "0001"')],
     "WrongRound": [(lambda f: with_result(f, round=9), "round: found 9, expected 1")],
@@ -69,7 +75,6 @@ CASES: dict[str, list[tuple[Callable[[Fleet], Candidate], str]]] = {
         (lambda f: with_result(f, steps=0), "steps: found 0, expected 1 to 1"),
         (lambda f: with_result(f, steps=2), "steps: found 2, expected 1 to 1"),
         (lambda f: with_result(f, samples=0), "samples: found 0, expected 1 to 1"),
-        (lambda f: with_result(f, samples=-5), "samples: found -5, expected 1 to 1"),
         (lambda f: with_result(f, samples=10**12), "samples: found 1000000000000, expected 1 to 1"),
     ],
     "WrongRank": [
@@ -79,8 +84,20 @@ CASES: dict[str, list[tuple[Callable[[Fleet], Candidate], str]]] = {
     ],
     "WrongScale": [
         (lambda f: with_result(f, scales={"layer.0.q": 16.0, "layer.0.v": 11.3137085}), "layer.0.q: found 16.0, expected 8.0"),
-        (lambda f: with_result(f, scales={"layer.0.q": float("nan"), "layer.0.v": 11.3137085}), "found nan"),
         (lambda f: with_result(f, scales={}), "layer.0.q: found None"),
+    ],
+    "Unreadable": [
+        (lambda f: with_result(f, samples=-5), "samples: greater than equal"),
+        (lambda f: with_result(f, scales={"layer.0.q": float("nan"), "layer.0.v": 11.3137085}), "scales.layer.0.q"),
+    ],
+    "Implausible": [
+        (lambda f: with_result(f, losses=(1.0, 2.0)), "number of losses: found 2, expected 0 to 1"),
+        (lambda f: with_result(f, losses=(1e300,)), "largest training loss: found 1e+300, expected 0 to 1e+06"),
+        (lambda f: with_result(f, resumed_from_step=7), "resumedFromStep: found 7, expected 0 to 1"),
+    ],
+    "TooLarge": [
+        (lambda f: with_bytes(f, lambda data: data + bytes(10_000), restated=True), "expected at most"),
+        (lambda f: with_result(f, software={f"package {i}": "x" * 1000 for i in range(1100)}), "bytes, expected at most 10"),
     ],
     "HashMismatch": [
         (lambda f: with_bytes(f, lambda data: data[:-1] + b"!", restated=False), "SHA-256: found"),
@@ -132,16 +149,26 @@ def test_an_invalid_update_is_refused_with_its_reason(fleet: Fleet, reason: str,
 
 
 def test_every_reason_has_a_case() -> None:
-    assert CASES.keys() == set(RefusalReason)
+    overwritten = {RefusalReason.OVERWRITTEN}  # told by the worker, which reads a result again
+
+    assert CASES.keys() | overwritten == set(RefusalReason)
 
 
 def test_a_site_without_a_plan_is_refused(fleet: Fleet) -> None:
-    plan = fleet.plan().model_copy(update={"plans": {}})
-    candidate = fleet.candidate("alpha")
+    result = fleet.candidate("alpha").result
 
-    verdict = check(candidate.result, candidate.source, Expected(candidate.result.run, plan, "alpha", 0, 1e4))
+    with pytest.raises(RefusedError) as error:
+        admit_update(result.to_json().encode(), Asked(RUN, "alpha", 1, 0), UpdateBounds(None, "f" * 64))
 
-    assert verdict.reason == "WrongSite"
+    assert error.value.refused.reason == "WrongSite"
+
+
+def test_the_result_of_a_training_that_failed_is_admitted_as_such(fleet: Fleet) -> None:
+    failed = with_result(fleet, outcome=Outcome.FAILED, adapter=None, steps=0).result
+
+    admitted = admit_update(failed.to_json().encode(), Asked(RUN, "alpha", 1, 0), UpdateBounds(fleet.plan().plans["alpha"], "f" * 64))
+
+    assert admitted.outcome is Outcome.FAILED
 
 
 def test_the_norm_is_that_of_the_increment_from_the_global_adapter(fleet: Fleet) -> None:

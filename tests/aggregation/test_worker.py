@@ -12,7 +12,7 @@ from trainer_results import path_of
 
 from fedpipe_operator import names, worker
 from fedpipe_operator.aggregation.worker import AggregationTask, aggregate
-from fedpipe_operator.rounds.records import RoundCommit
+from fedpipe_operator.rounds.records import RoundCommit, UpdateRef, Verdict
 from fedpipe_operator.store import DirectoryStore
 from fedpipe_operator.store.address import BucketAddress, DirectoryAddress
 from fedpipe_trainer.contract import ExitCode, TrainTask
@@ -112,7 +112,7 @@ def test_an_update_is_checked_against_its_own_attempt(world: World) -> None:
     result = names.update_result(2, "site-a", 3)
     world.store.write(result, (world.store.read(result) or b"").replace(b'"attempt": 0', b'"attempt": 3'))
     updates = AggregationTask.model_validate_json(world.backend.tasks["toy-aggregate-r2-a0"]).updates
-    moved = tuple(update.model_copy(update={"attempt": 3}) if update.site == "site-a" else update for update in updates)
+    moved = tuple(UpdateRef(site="site-a", attempt=3) if update.site == "site-a" else update for update in updates)
 
     worker.main([str(task_file(world, updates=moved))])
 
@@ -130,15 +130,6 @@ def test_an_update_is_checked_against_its_own_attempt(world: World) -> None:
     [
         (lambda store: store.delete(names.round_plan(2)), f"ObjectMissing: {names.round_plan(2)} is not in the store"),
         (lambda store: store.delete(names.round_commit(1)), f"ObjectMissing: {names.round_commit(1)} is not in the store"),
-        (lambda store: store.delete(names.update_adapter(2, "site-b", 0)), f"ObjectMissing: {names.update_adapter(2, 'site-b', 0)}"),
-        (
-            lambda store: store.write(names.update_result(2, "site-b", 0), b'{"schemaVersion": 2}'),
-            f"ObjectUnreadable: {names.update_result(2, 'site-b', 0)} is not a valid TrainResult: schemaVersion: Input should be 1",
-        ),
-        (
-            lambda store: store.write(names.update_result(2, "site-b", 0), store.read(names.profile_result("site-b", 0)) or b""),
-            f"ObjectUnreadable: {names.update_result(2, 'site-b', 0)} is not a valid TrainResult",
-        ),
     ],
 )
 def test_a_missing_or_unreadable_object_is_a_bad_task_and_the_message_has_its_key(
@@ -149,6 +140,45 @@ def test_a_missing_or_unreadable_object_is_a_bad_task_and_the_message_has_its_ke
     assert exit_status(str(task_file(world))) == ExitCode.BAD_TASK
     assert capsys.readouterr().err.startswith(message)
     assert world.store.read(names.round_commit(2)) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda store: store.delete(names.update_adapter(2, "site-b", 0)), "NoAdapter"),
+        (lambda store: store.delete(names.update_result(2, "site-b", 0)), "Overwritten"),
+        (lambda store: store.write(names.update_result(2, "site-b", 0), b'{"schemaVersion": 2}'), "Unreadable"),
+        (
+            lambda store: store.write(names.update_result(2, "site-b", 0), store.read(names.profile_result("site-b", 0)) or b""),
+            "Unreadable",
+        ),
+        (lambda store: store.write(names.update_result(2, "site-b", 0), _with_more_tokens(store)), "Overwritten"),
+        (lambda store: store.write(names.update_adapter(2, "site-b", 0), bytes(10_000_000)), "TooLarge"),
+    ],
+)
+def test_what_a_site_changes_after_it_was_seen_costs_that_site_the_round_and_nothing_else(
+    world: World, change: Change, reason: str
+) -> None:
+    change(world.store)
+
+    worker.main([str(task_file(world))])
+
+    commit = commit_of(world)
+    assert [contribution.site for contribution in commit.contributions] == ["site-a", "site-c"]
+    assert {site: verdict.reason for site, verdict in commit.refused.items()} == {"site-b": reason}
+
+
+def test_what_was_refused_at_first_sight_is_in_the_commit(world: World) -> None:
+    updates = AggregationTask.model_validate_json(world.backend.tasks["toy-aggregate-r2-a0"]).updates
+    refused = Verdict(accepted=False, reason="WrongSteps", message="too many")
+
+    worker.main([str(task_file(world, updates=updates[:2], refused={"site-c": refused}))])
+
+    assert commit_of(world).refused == {"site-c": refused}
+
+
+def _with_more_tokens(store: DirectoryStore) -> bytes:
+    return (store.read(names.update_result(2, "site-b", 0)) or b"").replace(b'"tokens": 120', b'"tokens": 121')
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"kind": "train"}'])

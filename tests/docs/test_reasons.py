@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import fedpipe_operator
-from fedpipe_operator.aggregation.gate import RefusalReason
+from fedpipe_operator.admission import RefusalReason
 from fedpipe_operator.api import ConditionType, Reason
 from fedpipe_operator.api.conditions import SiteCondition
 from fedpipe_operator.cluster.backend import FINAL
@@ -67,7 +67,7 @@ def test_every_condition_has_a_line_in_its_section() -> None:
 
 
 def test_every_refusal_has_a_line_in_its_section() -> None:
-    assert _sections()["An update that is refused"] == set(RefusalReason)
+    assert _sections()["A result that is refused"] == set(RefusalReason)
 
 
 def test_the_documented_fixed_fields_are_those_of_the_code() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from safetensors.numpy import save
 
+from fedpipe_operator.admission import AdmittedUpdate
 from fedpipe_operator.aggregation import Candidate, RoundInput
 from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_trainer.contract import Artifact, Forecast, Measured, Outcome, Plan, RunRef, TrainResult
@@ -97,11 +98,11 @@ class Fleet:
 
     def candidate(self, site: str, tensors: Mapping[str, np.ndarray] | None = None) -> Candidate:
         data = save(dict(self.tensors(site) if tensors is None else tensors))
-        return Candidate(attempt=0, result=self.result(site, data), source=RecordingSource(data))
+        return Candidate(result=AdmittedUpdate(self.result(site, data)), source=RecordingSource(data))
 
     def round_input(self, previous: bytes | None = None) -> RoundInput:
         candidates = {site: self.candidate(site) for site in self.ranks}
-        return RoundInput(run=RUN, plan=self.plan(), candidates=candidates, previous=RecordingSource(previous) if previous else None)
+        return RoundInput(plan=self.plan(), candidates=candidates, previous=RecordingSource(previous) if previous else None)
 
     def next_round(self) -> "Fleet":
         return replace(self, round=self.round + 1)

@@ -17,7 +17,7 @@ from fedpipe_operator.reconcile.observe import ObjectCache, observe
 from fedpipe_operator.rounds import Observed, Run, job_of
 from fedpipe_operator.rounds.observed import EvaluationSummary, summarize_commit
 from fedpipe_operator.rounds.policies import has_quorum
-from fedpipe_operator.rounds.records import Contribution, RoundCommit, RoundEvaluation, SiteEvaluation, SiteValues, Verdict
+from fedpipe_operator.rounds.records import Contribution, RoundCommit, RoundEvaluation, RoundPlan, SiteEvaluation, SiteValues, Verdict
 from fedpipe_operator.store import DirectoryStore
 from fedpipe_trainer.contract import (
     Artifact,
@@ -25,8 +25,10 @@ from fedpipe_trainer.contract import (
     EvaluateTask,
     Failure,
     FailureReason,
+    Forecast,
     Measured,
     Outcome,
+    Plan,
     ProfileResult,
     ProfileTask,
     RunRef,
@@ -53,8 +55,27 @@ def put(store: DirectoryStore, key: str, value: Any) -> None:
 
 
 def an_update_of(site: str, round_: int, attempt: int, **changes: Any) -> TrainResult:
-    fields = {"run": REF, "site": site, "round": round_, "attempt": attempt, "outcome": Outcome.COMPLETED, "measured": Measured()}
-    return TrainResult(**(fields | changes))
+    """As `put_plan` plans it."""
+    header = {"run": REF, "site": site, "round": round_, "attempt": attempt, "outcome": Outcome.COMPLETED, "measured": Measured()}
+    adapter = Artifact(name="adapter.safetensors", size=9, sha256="a" * 64)
+    return TrainResult(**(header | {"fingerprint": "f" * 64, "adapter": adapter, "steps": 10, "samples": 10} | changes))
+
+
+def a_profile_of(site: str, attempt: int) -> ProfileResult:
+    header = {"run": REF, "site": site, "round": 0, "attempt": attempt, "measured": Measured()}
+    failure = Failure(reason=FailureReason.UNEXPECTED, message="of no interest here")
+    return ProfileResult(**header, outcome=Outcome.FAILED, failure=failure)
+
+
+def put_plan(store: DirectoryStore, round_: int) -> None:
+    """Ten steps of one sample for each site, and no adapters."""
+    forecast = Forecast(memory_bytes=0, seconds=0, upload_bytes=0, download_bytes=0)
+    sites = ("site-a", "site-b", "site-c")
+    plans = {site: Plan(bits=32, batch_size=1, steps=10, ranks={}, forecast=forecast) for site in sites}
+    plan = RoundPlan(
+        round=round_, started_at=0.0, fingerprint="f" * 64, weights={}, plans=plans, selected=sites, evaluators=sites, needed=1
+    )
+    put(store, names.round_plan(round_), plan)
 
 
 def an_evaluation_of(site: str, round_: int, attempt: int) -> EvaluateResult:
@@ -86,6 +107,7 @@ def test_updates_and_verdicts_are_those_of_the_round_under_way(store: DirectoryS
     for round_ in (0, 1):
         put(store, names.round_evaluation(round_), evaluated(round_))
     for round_ in (1, 2):
+        put_plan(store, round_)
         put(store, names.update_result(round_, "site-a", 0), an_update_of("site-a", round_, 0))
         put(store, names.update_verdict(round_, "site-a", 0), Verdict(accepted=False, reason=f"OfRound{round_}"))
 
@@ -98,13 +120,14 @@ def test_updates_and_verdicts_are_those_of_the_round_under_way(store: DirectoryS
 
 def test_a_sites_attempts_are_found_behind_one_that_left_nothing(store: DirectoryStore) -> None:
     put(store, names.round_evaluation(0), evaluated(0))
+    put_plan(store, 1)
     put(store, names.update_result(1, "site-b", 2), an_update_of("site-b", 1, 2))
 
     assert {site: sorted(attempts) for site, attempts in context(store).updates.items()} == {"site-a": [], "site-b": [2], "site-c": []}
 
 
 def test_an_attempt_is_found_however_often_the_work_was_interrupted_before_it(store: DirectoryStore) -> None:
-    put(store, names.profile_result("site-a", 40), an_update_of("site-a", 0, 40).model_copy(update={"kind": "profile"}))
+    put(store, names.profile_result("site-a", 40), a_profile_of("site-a", 40))
 
     assert list(context(store).profiles["site-a"]) == [40]
 
@@ -138,6 +161,7 @@ def test_jobs_of_another_run_of_the_same_backend_are_not_observed(store: Directo
 def test_what_was_read_once_is_not_read_again(store: DirectoryStore) -> None:
     cache = ObjectCache()
     put(store, names.round_evaluation(0), evaluated(0))
+    put_plan(store, 1)
     put(store, names.update_result(1, "site-a", 0), an_update_of("site-a", 1, 0, samples=7))
     context(store, cache=cache)
     put(store, names.update_result(1, "site-a", 0), an_update_of("site-a", 1, 0, samples=8))
@@ -203,7 +227,7 @@ def test_an_observation_reads_what_may_be_new_and_nothing_else(store: DirectoryS
     assert sorted(counting.requests()[0]) == ["profile", "rounds/0001"]
     ended = {profile.name: replace(running(profile), state=JobState.SUCCEEDED, exit_code=0)}
     put(store, names.update_result(1, "site-a", 0), an_update_of("site-a", 1, 0))
-    put(store, names.profile_result("site-a", 0), an_update_of("site-a", 0, 0).model_copy(update={"kind": "profile"}))
+    put(store, names.profile_result("site-a", 0), a_profile_of("site-a", 0))
     assert list(context(counting, cache=cache, jobs=ended).profiles["site-a"]) == [0]
     counting.requests()
     context(counting, cache=cache, jobs=ended)
@@ -305,6 +329,7 @@ def test_an_interrupted_observation_leaves_nothing_to_the_next(store: DirectoryS
     cache = ObjectCache()
     context(store, cache=cache)
     cache.listing(store, "rounds/0001")
+    put_plan(store, 1)
     put(store, names.update_result(1, "site-a", 0), an_update_of("site-a", 1, 0))
     put(store, names.round_evaluation(0), evaluated(0))
 
@@ -379,6 +404,7 @@ def test_an_interrupted_trainers_result_is_not_final_while_its_job_is_active(sto
     job = job_of(run, TaskKind.TRAIN, site="site-a", round_=1)
     interrupted = {"outcome": Outcome.FAILED, "failure": Failure(reason=FailureReason.TERMINATED, message="SIGTERM")}
     put(store, names.round_evaluation(0), evaluated(0))
+    put_plan(store, 1)
     put(store, names.update_result(1, "site-a", 0), an_update_of("site-a", 1, 0, **interrupted))
 
     before = context(store, run=run, jobs={job.name: running(job)}, cache=cache)
@@ -401,24 +427,27 @@ def test_an_update_of_a_site_that_is_gone_counts_if_it_came_in_time(tmp_path: Pa
 @pytest.mark.parametrize(
     ("damage", "what"),
     [
-        (lambda text: text.replace('"schemaVersion": 1', '"schemaVersion": 2'), "schemaVersion: Input should be 1"),
-        (lambda text: text[: len(text) // 2], "Invalid JSON"),
-        (lambda text: text.replace('"kind": "train"', '"kind": "evaluate"'), "kind: Input should be 'train'"),
-        (lambda _text: "", "Invalid JSON"),
+        (lambda text: text.replace('"schemaVersion": 1', '"schemaVersion": 2'), "schemaVersion: literal error"),
+        (lambda text: text[: len(text) // 2], "is not JSON in UTF-8"),
+        (lambda text: text.replace('"kind": "train"', '"kind": "evaluate"'), "kind: literal error"),
+        (lambda _text: "", "is not JSON in UTF-8"),
     ],
 )
-def test_a_trainers_result_that_cannot_be_read_is_a_failed_attempt_of_that_site(store: DirectoryStore, damage: Any, what: str) -> None:
+def test_a_trainers_result_that_cannot_be_read_is_refused_and_the_other_sites_updates_count(
+    store: DirectoryStore, damage: Any, what: str
+) -> None:
     put(store, names.round_evaluation(0), evaluated(0))
+    put_plan(store, 1)
     store.write(names.update_result(1, "site-a", 0), damage(an_update_of("site-a", 1, 0).to_json()).encode())
     put(store, names.update_result(1, "site-b", 0), an_update_of("site-b", 1, 0))
 
-    updates = context(store).updates
+    observed = context(store)
 
-    failure = updates["site-a"][0].failure
-    assert failure is not None
-    assert what in failure.message
-    assert not failure.reason.exit_code.is_final, "a second attempt may leave a better one"
-    assert updates["site-b"][0].outcome is Outcome.COMPLETED
+    refused = observed.refused_updates["site-a"]
+    assert refused.reason == "Unreadable"
+    assert what in refused.message
+    assert observed.updates["site-a"] == {}
+    assert observed.updates["site-b"][0].outcome is Outcome.COMPLETED
 
 
 def test_an_object_of_the_operator_that_cannot_be_read_is_reported_by_its_key(store: DirectoryStore) -> None:

@@ -6,12 +6,13 @@ depend on the set of updates only, not on their order or on the number of thread
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
 import numpy as np
 
+from fedpipe_operator.admission import AdmittedUpdate
 from fedpipe_operator.aggregation import gate, increments
 from fedpipe_operator.aggregation.factors import AggregatedFactors, Factors, Float64, SiteFactors, SiteWeight, WeightUpdates
 from fedpipe_operator.aggregation.increments import UNCHANGED, Alignments, WeightIncrements
@@ -22,7 +23,7 @@ from fedpipe_operator.aggregation.progress import Progress
 from fedpipe_operator.aggregation.tensors import Float32, Sink, Source, TensorFile, TensorWriter, factor_keys, open_tensors
 from fedpipe_operator.rounds.records import Contribution, RoundCommit, RoundPlan, Verdict
 from fedpipe_operator.sites import measurement
-from fedpipe_trainer.contract import Artifact, RunRef, TrainResult, effective_steps
+from fedpipe_trainer.contract import Artifact, effective_steps
 
 MAX_NORM: Final = 1e4
 """Default bound on the Frobenius norm of a whole update's increment; the norm of a 7B base model itself is several thousand."""
@@ -31,10 +32,9 @@ ADAPTER_NAME: Final = "adapter.safetensors"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A site's update as it is in the store: the attempt it is stored under, its result, and a reader of its adapter."""
+    """A site's update as it is in the store: its result, and a reader of its adapter."""
 
-    attempt: int
-    result: TrainResult
+    result: AdmittedUpdate
     source: Source
 
 
@@ -42,10 +42,11 @@ class Candidate:
 class RoundInput:
     """The inputs of a round's aggregation."""
 
-    run: RunRef
     plan: RoundPlan
     candidates: Mapping[str, Candidate]
     """By site."""
+    refused: Mapping[str, Verdict] = field(default_factory=dict)
+    """By site: updates that were refused before their adapter was read."""
     previous: Source | None = None
     """The global adapter that the round started from; None in round 1."""
 
@@ -80,7 +81,7 @@ class RoundResult:
 class AcceptedUpdate:
     """An update that passed the gate."""
 
-    result: TrainResult
+    result: AdmittedUpdate
     tensors: TensorFile
 
 
@@ -177,12 +178,12 @@ def combine(tensors: Iterable[tuple[float, Float32]], previous: Float32 | None =
     return weighted_sum.astype(np.float32)
 
 
-def _combination(results: Mapping[str, TrainResult], plan: RoundPlan, config: AggregationConfig) -> Combination:
+def _combination(results: Mapping[str, AdmittedUpdate], plan: RoundPlan, config: AggregationConfig) -> Combination:
     work = [LocalWork(_samples(result, plan), effective_steps(result.steps, config.warmup_steps)) for result in results.values()]
     return config.normalization(work) if work else Combination(())
 
 
-def _samples(result: TrainResult, plan: RoundPlan) -> int:
+def _samples(result: AdmittedUpdate, plan: RoundPlan) -> int:
     return plan.samples.get(result.site, result.samples)
 
 
@@ -191,18 +192,12 @@ def _check_updates(round_input: RoundInput, config: AggregationConfig, previous:
 
     def check(site: str) -> Verdict:
         candidate = round_input.candidates[site]
-        expected = gate.Expected(
-            run=round_input.run,
-            plan=round_input.plan,
-            site=site,
-            attempt=candidate.attempt,
-            max_norm=config.max_norm,
-            previous=previous,
-        )
+        expected = gate.Expected(plan=round_input.plan, site=site, max_norm=config.max_norm, previous=previous)
         return gate.check(candidate.result, candidate.source, expected)
 
     sites = sorted(round_input.candidates)
-    return dict(zip(sites, ordered_parallel_map(check, sites, config.threads), strict=True))
+    verdicts = dict(zip(sites, ordered_parallel_map(check, sites, config.threads), strict=True))
+    return dict(sorted((verdicts | dict(round_input.refused)).items()))
 
 
 def _weight_updates(
@@ -276,7 +271,7 @@ def _make_commit(
     )
 
 
-def _contribution(result: TrainResult, plan: RoundPlan, adapter: GlobalAdapter) -> Contribution:
+def _contribution(result: AdmittedUpdate, plan: RoundPlan, adapter: GlobalAdapter) -> Contribution:
     site = result.site
     return Contribution(
         site=site,

@@ -124,16 +124,16 @@ class TensorFile:
         return np.frombuffer(data, dtype="<f4").reshape(entry.shape)
 
 
-def open_tensors(source: Source) -> TensorFile:
-    """Read and check the header.
+def open_tensors(source: Source, max_header: int = _MAX_HEADER) -> TensorFile:
+    """Read and check the header, which has at most `max_header` bytes.
 
     Raises:
         MalformedError: the bytes are not a complete safetensors file.
     """
     length = int.from_bytes(_read_exactly(source, 0, 8, "the header's length"), "little")
-    if length > min(_MAX_HEADER, source.size - 8):
+    if length > min(max_header, source.size - 8):
         raise MalformedError(
-            f"the header claims {length} bytes, but the file has {source.size} bytes and a header may have at most {_MAX_HEADER}"
+            f"the header claims {length} bytes, but the file has {source.size} bytes and a header may have at most {max_header}"
         )
     header = _parse_header(_read_exactly(source, 8, length, "the header"))
     # Interned because a round holds the entries of all its sites, which are mostly equal.

@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
 from fedpipe_operator import names
+from fedpipe_operator.admission import AdmittedUpdate, Asked, RefusalReason, Refused, RefusedError, UpdateBounds, admit_update, hash_of
 from fedpipe_operator.aggregation import (
     AggregationConfig,
     Candidate,
@@ -22,14 +24,15 @@ from fedpipe_operator.aggregation import (
     RoundResult,
     Source,
     aggregate_round,
+    gate,
 )
 from fedpipe_operator.aggregation.normalization import NORMALIZATIONS
 from fedpipe_operator.aggregation.parallel import thread_count
-from fedpipe_operator.rounds.records import RoundCommit, RoundPlan, UpdateRef
+from fedpipe_operator.rounds.records import RoundCommit, RoundPlan, UpdateRef, Verdict
 from fedpipe_operator.store import Store
 from fedpipe_operator.store.address import BucketAddress, StoreAddress
 from fedpipe_operator.store.objects import required_object
-from fedpipe_trainer.contract import RunRef, TrainResult, Wire
+from fedpipe_trainer.contract import RunRef, Wire
 
 _COPY_CHUNK: Final = 16 * 2**20
 
@@ -50,7 +53,9 @@ class AggregationTask(Wire):
     """Upper bound on the Frobenius norm of a whole update's increment, over all weights together."""
     updates: tuple[UpdateRef, ...]
     absent: dict[str, str] = {}
-    """By site, the reason why there is no update: for the round's commit, as are the next two."""
+    """By site, the reason why there is no update: for the round's commit, as are the next three."""
+    refused: dict[str, Verdict] = {}
+    """By site whose update was refused at first sight."""
     out_of_memory: dict[str, int] = {}
     late: tuple[str, ...] = ()
 
@@ -68,8 +73,8 @@ def aggregate(task: AggregationTask, store: Store, clock: Callable[[], float] = 
     with tempfile.TemporaryDirectory() as folder, ExitStack() as open_files:
         path = Path(folder) / "adapter.safetensors"
         result = _write_adapter(task, store, open_files, path)
-        for site, verdict in result.verdicts.items():
-            store.write(names.update_verdict(task.round, site, _attempt_of(task, site)), verdict.to_json().encode())
+        for update in task.updates:
+            store.write(names.update_verdict(task.round, update.site, update.attempt), result.verdicts[update.site].to_json().encode())
         if result.commit is not None:
             known = {"absent": task.absent, "out_of_memory": tuple(task.out_of_memory), "too_large": task.out_of_memory, "late": task.late}
             times = {"seconds": time.monotonic() - started, "finished_at": clock()}
@@ -80,8 +85,10 @@ def _write_adapter(task: AggregationTask, store: Store, open_files: ExitStack, p
     """Check and aggregate the task's updates; write the global adapter to the file at `path`."""
     plan = required_object(store, names.round_plan(task.round), RoundPlan)
     reader = _AdapterReader(store, open_files, path.parent if isinstance(task.store, BucketAddress) else None)
-    candidates = {update.site: _candidate(task.round, update, reader) for update in task.updates}
-    round_input = RoundInput(run=task.run, plan=plan, candidates=candidates, previous=_previous_adapter(task.round, reader))
+    found = {update.site: _candidate(task, update, plan, reader) for update in task.updates}
+    candidates = {site: one for site, one in found.items() if isinstance(one, Candidate)}
+    refused = task.refused | {site: one for site, one in found.items() if isinstance(one, Verdict)}
+    round_input = RoundInput(plan=plan, candidates=candidates, refused=refused, previous=_previous_adapter(task.round, reader))
     config = AggregationConfig(
         method=task.method,
         normalization=NORMALIZATIONS[task.normalization],
@@ -103,9 +110,13 @@ class _AdapterReader:
     local_folder: Path | None
     """Where a bucket's objects are copied to; None for a store whose files are on this machine already."""
 
-    def open(self, key: str) -> Source:
-        """An adapter on this machine's disk: it is read in many small ranges, and more than once if there are many sites."""
+    def open(self, key: str, check: Callable[[int], None] = lambda _size: None) -> Source:
+        """An adapter on this machine's disk: it is read in many small ranges, and more than once if there are many sites.
+
+        `check` sees its size before anything of it is read.
+        """
         source = self.open_files.enter_context(self.store.open_reader(key))
+        check(source.size)
         if self.local_folder is None:
             return source
         file = self.open_files.enter_context((self.local_folder / hashlib.sha256(key.encode()).hexdigest()).open("w+b"))
@@ -114,10 +125,28 @@ class _AdapterReader:
         return FileSource(file)
 
 
-def _candidate(round_: int, update: UpdateRef, reader: _AdapterReader) -> Candidate:
-    result = required_object(reader.store, names.update_result(round_, update.site, update.attempt), TrainResult)
-    source = reader.open(names.update_adapter(round_, update.site, update.attempt))
-    return Candidate(attempt=update.attempt, result=result, source=source)
+def _candidate(task: AggregationTask, update: UpdateRef, plan: RoundPlan, reader: _AdapterReader) -> Candidate | Verdict:
+    """The update, or why it is refused: then nothing of its adapter is read."""
+    key = names.update_adapter(task.round, update.site, update.attempt)
+    if reader.store.size(key) is None:
+        return gate.refusal(Refused(RefusalReason.NO_ADAPTER, f"adapter of site {update.site}: it is not in the store"))
+    try:
+        result = _admitted(task, update, plan, reader.store)
+        return Candidate(result, reader.open(key, partial(gate.check_size, plan=plan, site=update.site)))
+    except RefusedError as error:
+        return gate.refusal(error.refused)
+
+
+def _admitted(task: AggregationTask, update: UpdateRef, plan: RoundPlan, store: Store) -> AdmittedUpdate:
+    """The result of a training, the same as when the operator saw it first."""
+    asked = Asked(task.run, update.site, task.round, update.attempt)
+    data = store.read(names.update_result(task.round, update.site, update.attempt))
+    if data is None:
+        raise RefusedError(RefusalReason.OVERWRITTEN, f"{asked.what}: it is not in the store any more")
+    result = admit_update(data, asked, UpdateBounds(plan.plans.get(update.site), plan.fingerprint))
+    if update.sha256 and hash_of(result) != update.sha256:
+        raise RefusedError(RefusalReason.OVERWRITTEN, f"{asked.what}: it is another one than when it was first seen")
+    return result
 
 
 def _previous_adapter(round_: int, reader: _AdapterReader) -> Source | None:
@@ -136,7 +165,3 @@ def _commit(store: Store, commit: RoundCommit, path: Path) -> None:
     store.write_file(key, path)
     committed = commit.model_copy(update={"adapter": commit.adapter.model_copy(update={"name": key})})
     store.create(names.round_commit(commit.round), committed.to_json().encode())
-
-
-def _attempt_of(task: AggregationTask, site: str) -> int:
-    return next(update.attempt for update in task.updates if update.site == site)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from fedpipe_operator.admission import AdmittedProfile
 from fedpipe_operator.api import Condition, ConditionStatus, EdgeSite, Metadata, Reason
 from fedpipe_operator.api.conditions import SiteCondition
 from fedpipe_operator.api.edgesite import CapacityStatus, EdgeSiteStatus, MeasuredCapacity
@@ -14,7 +15,6 @@ from fedpipe_operator.rounds import Event, Observed, Run
 from fedpipe_operator.rounds.conditions import Observation, conditions_of
 from fedpipe_operator.rounds.round_plan import completed_profiles
 from fedpipe_operator.sites import Node, claimed_capacity, discovered_capacity, find_pool_problem, site_granularity
-from fedpipe_trainer.contract import ProfileResult
 
 Body = Mapping[str, Any]
 _DIGITS: Final = 4
@@ -98,7 +98,7 @@ def measured_capacities(run: Run, observed: Observed) -> dict[str, MeasuredCapac
     return {site.name: _measured_capacity(run.name, site, profile) for site, profile in completed_profiles(run, observed)}
 
 
-def _measured_capacity(run: str, site: EdgeSite, profile: ProfileResult) -> MeasuredCapacity:
+def _measured_capacity(run: str, site: EdgeSite, profile: AdmittedProfile) -> MeasuredCapacity:
     """What one profile measured, rounded; what it could not measure is absent."""
     return MeasuredCapacity(
         run=run,

@@ -5,15 +5,18 @@ written once and never change are cached, so an observation costs one listing of
 one of that round as well, and the objects that are new.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from fedpipe_operator import names
+from fedpipe_operator.admission import RefusalReason, Refused, RefusedError
 from fedpipe_operator.api import primary_metric
 from fedpipe_operator.backend import ACTIVE_STATES, JobStatus, TaskKind
 from fedpipe_operator.rounds import Observed, Run, exported_round, job_of
+from fedpipe_operator.rounds.admitting import Admissible, Admission
 from fedpipe_operator.rounds.kinds import KINDS
 from fedpipe_operator.rounds.observed import EvaluationSummary, PlanSummary, summarize_commit, summarize_evaluation, summarize_plan
 from fedpipe_operator.rounds.records import ExpiredProfiles, OutOfReach, RoundCommit, RoundEvaluation, RoundPlan, Verdict
@@ -21,25 +24,29 @@ from fedpipe_operator.rounds.status import HISTORY
 from fedpipe_operator.store import Store
 from fedpipe_operator.store.objects import WireT, decode_object, read_object, unreadable_error
 from fedpipe_operator.store.protocol import is_in_folder
-from fedpipe_trainer.contract import (
-    EvaluateResult,
-    ExportResult,
-    Failure,
-    FailureReason,
-    Measured,
-    Outcome,
-    ProfileResult,
-    TrainResult,
-    Wire,
-)
+from fedpipe_trainer.contract import FailureReason
 
 Summary = TypeVar("Summary")
+Admitted = TypeVar("Admitted", bound=Admissible)
+
+_LOG = logging.getLogger(__name__)
 
 
-def is_interrupted(value: Wire) -> bool:
+def is_interrupted(value: object) -> bool:
     """Whether it is the result of a trainer that was terminated: the pod that replaces it will overwrite the result."""
     failure = getattr(value, "failure", None)
     return failure is not None and failure.reason is FailureReason.TERMINATED
+
+
+def _admitted(data: bytes, admit: Callable[[bytes], Admitted], key: str) -> Admitted | Refused:
+    """The one place where a fault in what a site sent ends: whatever it was, it is that site's refusal."""
+    try:
+        return admit(data)
+    except RefusedError as error:
+        return error.refused
+    except Exception as error:  # noqa: BLE001 -- a site controls every byte: no fault that it finds may cost others anything
+        _LOG.exception("%s cannot be admitted", key)
+        return Refused(RefusalReason.UNREADABLE, f"its result cannot be admitted: {type(error).__name__}; see the operator's log")
 
 
 @dataclass
@@ -65,10 +72,19 @@ class ObjectCache:
         data = store.read(key)
         if data is None:
             return None
-        value = decode_object(data, kind)
-        if not is_interrupted(value):
-            self.objects[key] = value
+        value = self.objects[key] = decode_object(data, kind)
         return value
+
+    def admit(self, store: Store, key: str, admit: Callable[[bytes], Admitted]) -> Admitted | Refused | None:
+        """What a site wrote under this key, admitted or refused; None if there is nothing. What was seen once stays."""
+        self._used.add(key)
+        known = self.objects.get(key)
+        if known is None:
+            data = store.read(key)
+            known = None if data is None else _admitted(data, admit, key)
+            if known is not None and not is_interrupted(known):
+                self.objects[key] = known
+        return cast("Admitted | Refused | None", known)
 
     def read_summary(self, store: Store, key: str, kind: type[WireT], summarize: Callable[[WireT], Summary]) -> Summary | None:
         """The summary of this key's object, which replaces the object in the cache; None if there is none. Raises ValueError likewise."""
@@ -121,11 +137,14 @@ def observe(run: Run, jobs: Mapping[str, JobStatus], store: Store, cache: Object
     plan, plans = _plans(reader, rounds)
     needs_profiles = round_ <= run.spec.rounds.count and round_ not in plans
     sites = {site.name for site in run.sites} | (set(plan.plans) if plan else set())
+    admission = Admission(run.ref, run.spec.task, plan)
+    reported = frozenset(name for name, status in own_jobs.items() if reader.has_reported(status, admission))
+    refused: dict[str, Refused] = {}
     observed = Observed(
         resumed_at=resumed_at,
         jobs=own_jobs,
-        reported=frozenset(name for name, status in own_jobs.items() if reader.has_reported(status)),
-        profiles=reader.by_site(names.profile_result, ProfileResult, sites) if needs_profiles else {},
+        reported=reported,
+        profiles=reader.by_site(names.profile_result, admission.of_profile, sites, refused) if needs_profiles else {},
         plan=plan,
         plans=plans,
         out_of_reach=reader.by_round(names.out_of_reach, OutOfReach, _whole, [round_]).get(round_),
@@ -133,11 +152,14 @@ def observe(run: Run, jobs: Mapping[str, JobStatus], store: Store, cache: Object
         commits=reader.by_round(names.round_commit, RoundCommit, summarize_commit, rounds),
         learned=_learned(store, round_ - 1) if needs_profiles and round_ > 1 else {},
         evaluations=evaluations,
-        updates=reader.by_site(partial(names.update_result, round_), TrainResult, sites),
-        verdicts=reader.by_site(partial(names.update_verdict, round_), Verdict, sites),
+        updates=reader.by_site(partial(names.update_result, round_), partial(admission.of_update, round_), sites, refused),
+        verdicts=reader.verdicts(partial(names.update_verdict, round_), sites),
         # Of a round that is evaluated already, nothing was listed.
-        site_evaluations=reader.by_site(partial(names.evaluation_result, round_ - 1), EvaluateResult, sites),
-        exports=reader.attempts(names.export_result, ExportResult),
+        site_evaluations=reader.by_site(
+            partial(names.evaluation_result, round_ - 1), partial(admission.of_evaluation, round_ - 1), sites, refused
+        ),
+        exports=reader.attempts(names.export_result, admission.of_export, refused),
+        refused=refused,
     )
     cache.end()
     return observed
@@ -261,41 +283,49 @@ class _StoreReader:
         found = ((round_, _own_summary(self.cache, self.store, key, kind, summarize)) for round_, key in keys.items())
         return {round_: value for round_, value in found if value is not None}
 
-    def by_site(self, key_of: Callable[[str, int], str], kind: type[WireT], sites: Iterable[str]) -> dict[str, dict[int, WireT]]:
-        """By site and attempt. A site that no longer exists may have left results."""
-        return {site: self.attempts(partial(key_of, site), kind) for site in sorted(sites)}
+    def by_site(
+        self,
+        key_of: Callable[[str, int], str],
+        admission: Callable[[str, int], Callable[[bytes], Admitted]],
+        sites: Iterable[str],
+        refused: dict[str, Refused],
+    ) -> dict[str, dict[int, Admitted]]:
+        """Results by site and attempt; what is refused is added to `refused`. A site that no longer exists may have left results."""
+        return {site: self.attempts(partial(key_of, site), partial(admission, site), refused) for site in sorted(sites)}
 
-    def attempts(self, key_of: Callable[[int], str], kind: type[WireT]) -> dict[int, WireT]:
-        """By attempt. An attempt that was killed left nothing, so there may be gaps."""
-        found = ((attempt, self._read(key_of(attempt), kind)) for attempt in self.listing.attempts(key_of))
-        return {attempt: value for attempt, value in found if value is not None}
+    def attempts(
+        self, key_of: Callable[[int], str], admission: Callable[[int], Callable[[bytes], Admitted]], refused: dict[str, Refused]
+    ) -> dict[int, Admitted]:
+        """Results by attempt. An attempt that was killed left nothing, so there may be gaps."""
+        found: dict[int, Admitted] = {}
+        for attempt in self.listing.attempts(key_of):
+            value = self.cache.admit(self.store, key_of(attempt), admission(attempt))
+            if isinstance(value, Refused):
+                refused[key_of(attempt)] = value
+            elif value is not None:
+                found[attempt] = value
+        return found
 
-    def has_reported(self, status: JobStatus) -> bool:
+    def verdicts(self, key_of: Callable[[str, int], str], sites: Iterable[str]) -> dict[str, dict[int, Verdict]]:
+        """What the gate said, by site and attempt."""
+        found = {site: self.listing.attempts(partial(key_of, site)) for site in sorted(sites)}
+        read = {
+            site: {attempt: _own_object(self.cache, self.store, key_of(site, attempt), Verdict) for attempt in attempts}
+            for site, attempts in found.items()
+        }
+        return {site: {attempt: one for attempt, one in verdicts.items() if one is not None} for site, verdicts in read.items()}
+
+    def has_reported(self, status: JobStatus, admission: Admission) -> bool:
         """Whether an active job has left its result; that of an interrupted trainer will be overwritten and does not count."""
         if status.exit_code is not None or status.state not in ACTIVE_STATES:
             return False
-        kind = KINDS[status.job.kind]
-        key = kind.result_key(status.job)
+        key = KINDS[status.job.kind].result_key(status.job)
         if not any(is_in_folder(key, folder) for folder in self.folders):
             return self.store.size(key) is not None
-        value = None if status.job.kind.is_operators else self._read(key, kind.result)
-        return key in self.listing.keys and not (value is not None and is_interrupted(value))
+        if status.job.kind.is_operators or key not in self.listing.keys:
+            return key in self.listing.keys
+        return not is_interrupted(self.cache.admit(self.store, key, admission.of_job(status.job)))
 
     def _is_absent(self, key: str) -> bool:
         """Whether the key's folder was listed without it."""
         return key not in self.listing.keys and any(is_in_folder(key, folder) for folder in self.folders)
-
-    def _read(self, key: str, kind: type[WireT]) -> WireT | None:
-        try:
-            return self.cache.read(self.store, key, kind) if key in self.listing.keys else None
-        except ValueError as error:
-            if "failure" not in kind.model_fields:
-                raise unreadable_error(key, error) from error
-            message = f"its result is {error}: does its trainer have the version of this operator?"
-            return kind.model_validate(self._failed_result(message))
-
-    def _failed_result(self, message: str) -> dict[str, Any]:
-        """In place of a result that cannot be read: it costs its site the attempt and nothing else."""
-        failure = Failure(reason=FailureReason.UNEXPECTED, message=message)
-        header = {"run": self.run.ref, "site": "", "round": 0, "attempt": 0, "measured": Measured()}
-        return header | {"outcome": Outcome.FAILED, "failure": failure}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, assert_never
 
 from fedpipe_operator import names
+from fedpipe_operator.admission import AdmittedUpdate
 from fedpipe_operator.aggregation.worker import AggregationTask
 from fedpipe_operator.api import FineTuneStatus
 from fedpipe_operator.backend import Job, JobBackend, JobResources, TaskKind
@@ -36,7 +37,7 @@ from fedpipe_operator.rounds.records import RoundEvaluation, RoundPlan
 from fedpipe_operator.store import Store
 from fedpipe_operator.store.address import StoreAddress
 from fedpipe_operator.store.objects import read_object
-from fedpipe_trainer.contract import TrainResult, Wire
+from fedpipe_trainer.contract import Wire
 
 
 class StatusWriter(Protocol):
@@ -161,6 +162,7 @@ class Reconciler:
             max_norm=run.spec.aggregation.max_norm,
             updates=action.updates,
             absent=action.absent,
+            refused=dict(action.refused),
             out_of_memory=dict(action.out_of_memory),
             late=action.late,
         )
@@ -182,5 +184,5 @@ def _update_bytes(action: StartAggregation, observed: Observed) -> int:
     return sum(_adapter_bytes(update) for update in updates)
 
 
-def _adapter_bytes(update: TrainResult) -> int:
+def _adapter_bytes(update: AdmittedUpdate) -> int:
     return update.adapter.size if update.adapter else 0

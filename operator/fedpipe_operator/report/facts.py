@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Final, Literal
 
+from fedpipe_operator.admission import AdmittedProfile
 from fedpipe_operator.api import Condition, ConditionStatus, ConditionType, MetricName, PlanningMode, primary_metric
 from fedpipe_operator.formatting import METRIC_TITLES, metric_text, percent, ranges_text
 from fedpipe_operator.planning import forecast_text, rank_lines
@@ -15,7 +16,7 @@ from fedpipe_operator.report.tables import best_value
 from fedpipe_operator.rounds.policies import metric_value
 from fedpipe_operator.rounds.records import Comparison
 from fedpipe_operator.sites import granularity
-from fedpipe_trainer.contract import Outcome, Plan, ProfileResult, Sample
+from fedpipe_trainer.contract import Outcome, Plan, Sample
 
 _SHOWN_SITES: Final = 3
 """For each weight."""
@@ -60,7 +61,7 @@ class SiteRow:
     """One site: its profile and its plan. Either may be missing."""
 
     site: str
-    profile: ProfileResult | None
+    profile: AdmittedProfile | None
     plan: Plan | None
     rank_lines: tuple[str, ...] = ()
     """Which weights have which rank; empty without a plan."""
@@ -246,7 +247,7 @@ def measured_rows(record: RunRecord) -> list[MeasuredRow]:
     ]
 
 
-def _granularity(profile: ProfileResult) -> float | None:
+def _granularity(profile: AdmittedProfile) -> float | None:
     up, down = profile.up_bits_per_second, profile.down_bits_per_second
     return granularity(profile, up=up, down=down) if up and down else None
 

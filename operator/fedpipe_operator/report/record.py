@@ -10,14 +10,18 @@ from functools import partial
 from typing import TypeVar
 
 from fedpipe_operator import names
+from fedpipe_operator.admission import AdmittedEvaluation, AdmittedExport, AdmittedProfile, AdmittedUpdate, RefusedError
 from fedpipe_operator.api import FederatedFineTune
 from fedpipe_operator.rounds import exported_round
+from fedpipe_operator.rounds.admitting import Admissible, Admission
 from fedpipe_operator.rounds.records import Comparison, RoundCommit, RoundEvaluation, RoundPlan, Verdict
 from fedpipe_operator.store import Store
 from fedpipe_operator.store.objects import decode_object
-from fedpipe_trainer.contract import EvaluateResult, ExportResult, ProfileResult, TrainResult, Wire
+from fedpipe_trainer.contract import RunRef, Wire
 
 Read = TypeVar("Read", bound=Wire)
+Admitted = TypeVar("Admitted", bound=Admissible)
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -26,16 +30,16 @@ class RunRecord:
 
     run: FederatedFineTune
     plans: dict[int, RoundPlan] = field(default_factory=dict)
-    updates: dict[int, dict[str, TrainResult]] = field(default_factory=dict)
+    updates: dict[int, dict[str, AdmittedUpdate]] = field(default_factory=dict)
     """By round and site: the result of the aggregated update, else that of the site's last attempt, refused or failed."""
     verdicts: dict[int, dict[str, Verdict]] = field(default_factory=dict)
     """By round and site: the verdict on that update."""
     rounds: dict[int, RoundCommit] = field(default_factory=dict)
     """The committed rounds."""
     evaluations: dict[int, RoundEvaluation] = field(default_factory=dict)
-    site_evaluations: dict[int, dict[str, EvaluateResult]] = field(default_factory=dict)
-    profiles: dict[str, ProfileResult] = field(default_factory=dict)
-    export: ExportResult | None = None
+    site_evaluations: dict[int, dict[str, AdmittedEvaluation]] = field(default_factory=dict)
+    profiles: dict[str, AdmittedProfile] = field(default_factory=dict)
+    export: AdmittedExport | None = None
     comparison: Comparison | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
     """By key of an object that could not be read: the reason."""
@@ -65,16 +69,27 @@ def read_record(run: FederatedFineTune, store: Store) -> RunRecord:
     rounds = reader.listing.rounds()
     commits = reader.read_by_round(rounds, names.round_commit, RoundCommit)
     attempts = {round_: _attempts(reader, round_, commits.get(round_)) for round_ in rounds}
+    plans = reader.read_by_round(rounds, names.round_plan, RoundPlan)
+    ref = RunRef(namespace=run.metadata.namespace, name=run.metadata.name, uid=run.metadata.uid)
+    admissions = {round_: Admission(ref, run.spec.task, plans.get(round_)) for round_ in rounds}
+    admission = Admission(ref, run.spec.task, None)
     return RunRecord(
         run=run,
-        plans=reader.read_by_round(rounds, names.round_plan, RoundPlan),
-        updates=_by_round_and_site(reader, attempts, key_of=names.update_result, kind=TrainResult),
-        verdicts=_by_round_and_site(reader, attempts, key_of=names.update_verdict, kind=Verdict),
+        plans=plans,
+        updates=_by_round_and_site(
+            attempts,
+            lambda round_, site, attempt: reader.admit(
+                names.update_result(round_, site, attempt), admissions[round_].of_update(round_, site, attempt)
+            ),
+        ),
+        verdicts=_by_round_and_site(
+            attempts, lambda round_, site, attempt: reader.read(names.update_verdict(round_, site, attempt), Verdict)
+        ),
         rounds=commits,
         evaluations=reader.read_by_round(rounds, names.round_evaluation, RoundEvaluation),
-        site_evaluations={round_: results for round_ in rounds if (results := _site_evaluations(reader, round_))},
-        profiles=reader.read_by_site("profile", names.profile_result, ProfileResult),
-        export=reader.read_newest(names.export_result, ExportResult),
+        site_evaluations={round_: results for round_ in rounds if (results := _site_evaluations(reader, admission, round_))},
+        profiles=reader.admit_by_site("profile", names.profile_result, admission.of_profile),
+        export=reader.admit_newest(names.export_result, admission.of_export),
         comparison=reader.read(names.COMPARISON, Comparison),
         unreadable=reader.unreadable,
     )
@@ -98,21 +113,34 @@ class _RecordReader:
             self.unreadable[key] = str(error)
             return None
 
+    def admit(self, key: str, admit: Callable[[bytes], Admitted]) -> Admitted | None:
+        """What a site wrote."""
+        data = self.store.read(key) if key in self.listing.keys else None
+        if data is None:
+            return None
+        try:
+            return admit(data)
+        except RefusedError as error:
+            self.unreadable[key] = str(error.refused)
+            return None
+
     def newest_attempt(self, key_of: Callable[[int], str]) -> int | None:
         """The newest attempt whose object exists; None if there is none."""
         return max(self.listing.attempts(key_of), default=None)
 
-    def read_newest(self, key_of: Callable[[int], str], kind: type[Read]) -> Read | None:
+    def admit_newest(self, key_of: Callable[[int], str], admission: Callable[[int], Callable[[bytes], Admitted]]) -> Admitted | None:
         attempt = self.newest_attempt(key_of)
-        return None if attempt is None else self.read(key_of(attempt), kind)
+        return None if attempt is None else self.admit(key_of(attempt), admission(attempt))
 
     def read_by_round(self, rounds: Iterable[int], key_of: Callable[[int], str], kind: type[Read]) -> dict[int, Read]:
         values = {round_: self.read(key_of(round_), kind) for round_ in rounds}
         return {round_: value for round_, value in values.items() if value is not None}
 
-    def read_by_site(self, folder: str, key_of: Callable[[str, int], str], kind: type[Read]) -> dict[str, Read]:
-        """By site with a subfolder of `folder`: the object of its newest attempt."""
-        values = {site: self.read_newest(partial(key_of, site), kind) for site in self.listing.sites(folder)}
+    def admit_by_site(
+        self, folder: str, key_of: Callable[[str, int], str], admission: Callable[[str, int], Callable[[bytes], Admitted]]
+    ) -> dict[str, Admitted]:
+        """By site with a subfolder of `folder`: the result of its newest attempt."""
+        values = {site: self.admit_newest(partial(key_of, site), partial(admission, site)) for site in self.listing.sites(folder)}
         return {site: value for site, value in values.items() if value is not None}
 
 
@@ -126,18 +154,16 @@ def _attempts(reader: _RecordReader, round_: int, commit: RoundCommit | None) ->
     return {site: attempt for site, attempt in (newest | aggregated).items() if attempt is not None}
 
 
-def _by_round_and_site(
-    reader: _RecordReader, attempts: dict[int, dict[str, int]], *, key_of: Callable[[int, str, int], str], kind: type[Read]
-) -> dict[int, dict[str, Read]]:
-    table: dict[int, dict[str, Read]] = {}
+def _by_round_and_site(attempts: dict[int, dict[str, int]], read: Callable[[int, str, int], Value | None]) -> dict[int, dict[str, Value]]:
+    table: dict[int, dict[str, Value]] = {}
     for round_, by_site in attempts.items():
         for site, attempt in by_site.items():
-            value = reader.read(key_of(round_, site, attempt), kind)
+            value = read(round_, site, attempt)
             if value is not None:
                 table.setdefault(round_, {})[site] = value
     return table
 
 
-def _site_evaluations(reader: _RecordReader, round_: int) -> dict[str, EvaluateResult]:
+def _site_evaluations(reader: _RecordReader, admission: Admission, round_: int) -> dict[str, AdmittedEvaluation]:
     folder = f"{names.round_folder(round_)}/evaluations"
-    return reader.read_by_site(folder, partial(names.evaluation_result, round_), EvaluateResult)
+    return reader.admit_by_site(folder, partial(names.evaluation_result, round_), partial(admission.of_evaluation, round_))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedpipe_operator.api import FineTuneStatus
-from fedpipe_operator.rounds.records import ExpiredProfiles, RoundEvaluation, RoundPlan, UpdateRef
+from fedpipe_operator.rounds.records import ExpiredProfiles, RoundEvaluation, RoundPlan, UpdateRef, Verdict
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,9 @@ class StartAggregation:
     attempt: int
     updates: tuple[UpdateRef, ...]
     absent: dict[str, str]
-    """By site without an update: the reason. Refused updates have the gate's verdict instead."""
+    """By site without an update: the reason. Refused updates have a verdict instead."""
+    refused: Mapping[str, Verdict] = field(default_factory=dict)
+    """By site whose update was refused at first sight; the gate's verdicts come with the aggregation."""
     out_of_memory: Mapping[str, int] = field(default_factory=dict)
     """Of these sites, those of which an attempt ran out of memory, with the samples of the smallest pass that did."""
     late: tuple[str, ...] = ()

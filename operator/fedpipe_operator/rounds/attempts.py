@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
+from fedpipe_operator.admission import RefusalReason, Refused
 from fedpipe_operator.backend import ACTIVE_STATES, JobState, JobStatus, TaskKind
 from fedpipe_operator.formatting import seconds_text
+from fedpipe_operator.rounds.kinds import KINDS
 from fedpipe_operator.rounds.observed import Observed, Run, job_of
 from fedpipe_operator.rounds.policies import Span
 from fedpipe_trainer.contract import ExitCode, Failure, FailureReason, Outcome, Result
@@ -100,8 +102,10 @@ def work_state(  # noqa: PLR0913 -- what the state depends on
     """
     spent = out_of_memory = 0
     for attempt in (one for one in count() if one not in outdated):
-        name = job_of(run, work.kind, site=work.site, round_=work.round, attempt=attempt).name
-        outcome = _outcome(attempt, name, results.get(attempt), observed.jobs.get(name))
+        job_of_attempt = job_of(run, work.kind, site=work.site, round_=work.round, attempt=attempt)
+        name = job_of_attempt.name
+        refused = observed.refused.get(KINDS[work.kind].result_key(job_of_attempt))
+        outcome = _outcome(attempt, name, results.get(attempt), observed.jobs.get(name), refused)
         if isinstance(outcome, Pending):
             outcome = Pending(attempt, out_of_memory)
         if not isinstance(outcome, _Failed):
@@ -136,8 +140,12 @@ def _expired(run: Run, outcome: Pending | Active, out_of_memory: int, stage: Spa
     )
 
 
-def _outcome(attempt: int, name: str, result: Result | None, job: JobStatus | None) -> Pending | Active | Done | _Failed:
-    """A result says more than its job, so it comes first."""
+def _outcome(
+    attempt: int, name: str, result: Result | None, job: JobStatus | None, refused: Refused | None
+) -> Pending | Active | Done | _Failed:
+    """A result says more than its job, so it comes first. One that is refused costs its site the task: the next would be the same."""
+    if refused is not None:
+        return _Failed(str(refused), final=refused.reason is not RefusalReason.UNREADABLE, counts=True)
     if result is not None and result.outcome is Outcome.COMPLETED:
         return Done(attempt)
     if result is not None and result.failure is not None and not _is_replaced(result.failure, job):

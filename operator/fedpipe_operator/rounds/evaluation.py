@@ -8,11 +8,12 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
+from fedpipe_operator.admission import AdmittedEvaluation
 from fedpipe_operator.rounds.records import RoundEvaluation, SiteEvaluation, SiteValues
-from fedpipe_trainer.contract import EvaluateResult, perplexity_of
+from fedpipe_trainer.contract import perplexity_of
 
 
-def aggregate_metrics(round_: int, results: Mapping[str, EvaluateResult], missing: Mapping[str, str], now: float) -> RoundEvaluation:
+def aggregate_metrics(round_: int, results: Mapping[str, AdmittedEvaluation], missing: Mapping[str, str], now: float) -> RoundEvaluation:
     """One evaluation from the sites' own.
 
     The loss is a mean over targets (tokens or labels) and is weighted by them; perplexity is its exponential. Other metrics are
@@ -62,7 +63,7 @@ def held_means(rounds: Mapping[int, SiteValues], sites: AbstractSet[str]) -> dic
     return means
 
 
-def _site(result: EvaluateResult) -> SiteEvaluation:
+def _site(result: AdmittedEvaluation) -> SiteEvaluation:
     """What is stored of a result: without metrics that are no numbers, which JSON has no words for."""
     metrics = {name: value for name, value in result.metrics.items() if math.isfinite(value)}
     return SiteEvaluation(samples=result.samples, targets=result.targets, loss=result.loss, metrics=metrics)

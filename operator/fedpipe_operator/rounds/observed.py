@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedpipe_operator import names
+from fedpipe_operator.admission import AdmittedEvaluation, AdmittedExport, AdmittedProfile, AdmittedUpdate, Refused
 from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneSpec
 from fedpipe_operator.backend import Job, JobStatus, TaskKind
 from fedpipe_operator.planning import RunFacts
@@ -17,7 +18,7 @@ from fedpipe_operator.rounds.records import (
     SiteValues,
     Verdict,
 )
-from fedpipe_trainer.contract import Artifact, EvaluateResult, ExportResult, ProfileResult, RunRef, TrainResult
+from fedpipe_trainer.contract import Artifact, RunRef
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class Observed:
     resumed_at: float = 0.0
     """When this run was last resumed (its start, the end of a suspension), Unix seconds: no deadline counts from before."""
     jobs: Mapping[str, JobStatus] = field(default_factory=dict)
-    profiles: Mapping[str, Mapping[int, ProfileResult]] = field(default_factory=dict)
+    profiles: Mapping[str, Mapping[int, AdmittedProfile]] = field(default_factory=dict)
     """Only until the round is planned."""
     plan: RoundPlan | None = None
     """The newest one, whole."""
@@ -173,11 +174,13 @@ class Observed:
     learned: Mapping[str, float] = field(default_factory=dict)
     """By weight how much the last committed round changed it; only until the next round is planned."""
     evaluations: Mapping[int, EvaluationSummary] = field(default_factory=dict)
-    updates: Mapping[str, Mapping[int, TrainResult]] = field(default_factory=dict)
+    updates: Mapping[str, Mapping[int, AdmittedUpdate]] = field(default_factory=dict)
     verdicts: Mapping[str, Mapping[int, Verdict]] = field(default_factory=dict)
-    site_evaluations: Mapping[str, Mapping[int, EvaluateResult]] = field(default_factory=dict)
+    site_evaluations: Mapping[str, Mapping[int, AdmittedEvaluation]] = field(default_factory=dict)
     """Of the last committed round's adapter (before round 1 is committed, of the base), until its federated evaluation is committed."""
-    exports: Mapping[int, ExportResult] = field(default_factory=dict)
+    exports: Mapping[int, AdmittedExport] = field(default_factory=dict)
+    refused: Mapping[str, Refused] = field(default_factory=dict)
+    """By key of a result that was not admitted: it is in none of the mappings above."""
     reported: frozenset[str] = frozenset()
     """Active jobs that have left their result: they end by themselves."""
     busy: Mapping[str, str] = field(default_factory=dict)
@@ -192,6 +195,12 @@ class Observed:
     def last_round(self) -> int:
         """The last committed round, whose adapter the current round starts from; 0, the base, before round 1 is committed."""
         return max((*self.commits, *self.evaluations), default=0)
+
+    @property
+    def refused_updates(self) -> dict[str, Refused]:
+        """By site: why a result of its training in the current round was not admitted."""
+        folder = f"{names.round_folder(self.round)}/updates/"
+        return {key.removeprefix(folder).split("/")[0]: one for key, one in sorted(self.refused.items()) if key.startswith(folder)}
 
     @property
     def last_round_ended_at(self) -> float:

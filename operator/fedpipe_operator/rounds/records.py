@@ -112,6 +112,8 @@ class UpdateRef(Wire):
 
     site: str
     attempt: int
+    sha256: str = ""
+    """Of its result as the operator saw it first (`admission.hash_of`): a later one is refused. Empty: an earlier version began this."""
 
 
 class Verdict(Wire):

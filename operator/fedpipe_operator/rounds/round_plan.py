@@ -5,6 +5,7 @@ from functools import partial
 from typing import NamedTuple
 
 from fedpipe_operator import conversion
+from fedpipe_operator.admission import AdmittedProfile
 from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.planning import (
     FROM_SPEC,
@@ -25,7 +26,7 @@ from fedpipe_operator.rounds.policies import needed_updates, select
 from fedpipe_operator.rounds.records import STATUS_SITES, ExpiredProfile, OutOfReach, RoundPlan
 from fedpipe_operator.rounds.replanning import with_reasons
 from fedpipe_operator.sites import SiteProfile, basis_of, site_profile
-from fedpipe_trainer.contract import Outcome, ProfileResult
+from fedpipe_trainer.contract import Outcome
 
 
 class Unprofiled(NamedTuple):
@@ -107,12 +108,12 @@ def _learning_rate(run: Run, observed: Observed, profiles: Mapping[str, SiteProf
     return LearningRate(value, "as in the rounds before" if chosen == FROM_SPEC else chosen)
 
 
-def completed_profiles(run: Run, observed: Observed) -> Iterator[tuple[EdgeSite, ProfileResult]]:
+def completed_profiles(run: Run, observed: Observed) -> Iterator[tuple[EdgeSite, AdmittedProfile]]:
     """The sites with a profile that counts."""
     return ((site, profile) for site, _, profile in _completed(run, observed))
 
 
-def _completed(run: Run, observed: Observed) -> Iterator[tuple[EdgeSite, int, ProfileResult]]:
+def _completed(run: Run, observed: Observed) -> Iterator[tuple[EdgeSite, int, AdmittedProfile]]:
     """The sites with a profile, each with its first completed attempt that counts."""
     for site in run.sites:
         attempts = observed.profiles.get(site.name, {})
@@ -121,7 +122,7 @@ def _completed(run: Run, observed: Observed) -> Iterator[tuple[EdgeSite, int, Pr
             yield site, attempt, attempts[attempt]
 
 
-def is_outdated(profile: ProfileResult, site: EdgeSite) -> bool:
+def is_outdated(profile: AdmittedProfile, site: EdgeSite) -> bool:
     """Whether the site has changed since, so that another profile is needed; one that failed may do so for any part of the spec."""
     if profile.basis is None:
         return False

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 
+from fedpipe_operator.admission import hash_of
 from fedpipe_operator.api import FineTuneSpec, Reason, primary_metric
 from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.rounds import round_plan
@@ -27,7 +28,7 @@ from fedpipe_operator.rounds.actions import (
 from fedpipe_operator.rounds.attempts import Active, Done, Dropped, Pending, Work
 from fedpipe_operator.rounds.evaluation import aggregate_metrics
 from fedpipe_operator.rounds.policies import Metrics, best_round, is_patience_exhausted, is_target_reached, retry_micro_batch, smallest_pass
-from fedpipe_operator.rounds.records import ExpiredProfile, ExpiredProfiles, OutOfReach, RoundEvaluation, RoundPlan, UpdateRef
+from fedpipe_operator.rounds.records import ExpiredProfile, ExpiredProfiles, OutOfReach, RoundEvaluation, RoundPlan, UpdateRef, Verdict
 from fedpipe_operator.rounds.work_states import (
     StageContext,
     WorkStates,
@@ -185,13 +186,20 @@ def aggregate(context: StageContext) -> Step:
     match state_of(context, Work(TaskKind.AGGREGATE, round=round_), {}):
         case Pending(attempt):
             states = training_states(context)
-            updates = tuple(UpdateRef(site=site, attempt=done.attempt) for site, done in done_of(states).items())
-            absent, late = dropped_of(states), {*late_sites(states), *_late_before(context)}
+            received = context.observed.updates
+            updates = tuple(
+                UpdateRef(site=site, attempt=done.attempt, sha256=hash_of(received[site][done.attempt]))
+                for site, done in done_of(states).items()
+            )
+            refused = _refused(context, states)
+            absent = {site: why for site, why in dropped_of(states).items() if site not in refused}
+            late = {*late_sites(states), *_late_before(context)}
             start = StartAggregation(
                 round_,
                 attempt,
                 updates,
                 absent=absent,
+                refused=refused,
                 out_of_memory=_out_of_memory(context, states),
                 late=tuple(site for site in absent if site in late),
             )
@@ -201,6 +209,12 @@ def aggregate(context: StageContext) -> Step:
         case Dropped(why):
             return fail(Reason.AGGREGATION_FAILED, why)
     raise AssertionError  # an aggregation is done when it is committed, and then another round is the current one
+
+
+def _refused(context: StageContext, states: WorkStates) -> dict[str, Verdict]:
+    """The dropped sites whose update was refused at first sight, with the reason."""
+    refused, dropped = context.observed.refused_updates, dropped_of(states)
+    return {site: Verdict(accepted=False, reason=one.reason, message=one.message) for site, one in refused.items() if site in dropped}
 
 
 def _out_of_memory(context: StageContext, states: WorkStates) -> dict[str, int]:

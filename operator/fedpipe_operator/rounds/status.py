@@ -1,6 +1,6 @@
 """The status of a run: conditions and figures, derived anew by each reconcile from observed state and the next step. Lists are bounded."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from fedpipe_operator import names
 from fedpipe_operator.api import (
@@ -17,9 +17,9 @@ from fedpipe_operator.api import (
 from fedpipe_operator.planning import hyperparameter_status, plan_status
 from fedpipe_operator.rounds.attempts import DEADLINE_EXCEEDED, Done, Dropped
 from fedpipe_operator.rounds.conditions import Observation, conditions_of
-from fedpipe_operator.rounds.observed import CommitSummary, PlanSummary
+from fedpipe_operator.rounds.observed import CommitSummary, Observed, PlanSummary
 from fedpipe_operator.rounds.policies import has_quorum, metric_value
-from fedpipe_operator.rounds.records import STATUS_SITES, RoundPlan, Verdict
+from fedpipe_operator.rounds.records import STATUS_SITES, RoundPlan
 from fedpipe_operator.rounds.revision import revision_of
 from fedpipe_operator.rounds.stages import End, Step, end_reason_of
 from fedpipe_operator.rounds.work_states import StageContext, WorkStates, training_states
@@ -154,22 +154,28 @@ def _updates(context: StageContext) -> UpdatesStatus | None:
     """The updates of the round under way or, if none is, of the last commit; None before round 1 is planned."""
     observed = context.observed
     if observed.round in observed.plans and end_reason_of(context) is None:
-        return updates_under_way(context.plan, training_states(context), observed.verdicts)
+        return updates_under_way(context.plan, training_states(context), _refused_sites(observed))
     last = max(observed.commits, default=None)
     return None if last is None else committed_updates(observed.commits[last], observed.plans.get(last))
 
 
-def updates_under_way(plan: RoundPlan, states: WorkStates, verdicts: Mapping[str, Mapping[int, Verdict]]) -> UpdatesStatus:
+def _refused_sites(observed: Observed) -> set[str]:
+    """With an update that was refused, at first sight or by the gate."""
+    by_gate = {site for site, verdicts in observed.verdicts.items() if any(not verdict.accepted for verdict in verdicts.values())}
+    return by_gate | observed.refused_updates.keys()
+
+
+def updates_under_way(plan: RoundPlan, states: WorkStates, refused_sites: Collection[str]) -> UpdatesStatus:
     """The updates of a round before its commit.
 
     Args:
         plan: the round's plan.
         states: the training of each of the round's sites; that of a refused update is dropped.
-        verdicts: the gate's verdicts on this round's updates, by site and attempt.
+        refused_sites: those with an update that was refused; another attempt may have been accepted.
     """
     received = sum(isinstance(state, Done) for state in states.values())
     dropped = {site: state.why for site, state in states.items() if isinstance(state, Dropped)}
-    refused = {site for site in dropped if any(not verdict.accepted for verdict in verdicts.get(site, {}).values())}
+    refused = dropped.keys() & refused_sites
     return UpdatesStatus(
         expected=len(states),
         needed=plan.needed,

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from fedpipe_operator import names
+from fedpipe_operator.admission import AdmittedEvaluation, Refused
 from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.rounds import round_plan
 from fedpipe_operator.rounds.attempts import Active, Done, Dropped, Pending, Work, WorkState, work_state
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import expired_stage, is_out_of_retries
 from fedpipe_operator.rounds.records import RoundPlan
-from fedpipe_trainer.contract import EvaluateResult, FailureReason, Outcome, Result
+from fedpipe_trainer.contract import FailureReason, Outcome, Result
 
 WorkStates = Mapping[str, WorkState]
 
@@ -60,13 +62,25 @@ def evaluation_states(context: StageContext, training: WorkStates) -> WorkStates
     only with the training.
     """
     results = context.observed.site_evaluations
-    return {site: _evaluation_state(training[site], results.get(site, {})) for site in context.plan.evaluators if site in training}
+    return {
+        site: _evaluation_state(training[site], results.get(site, {}), _refused_evaluation(context, site))
+        for site in context.plan.evaluators
+        if site in training
+    }
 
 
-def _evaluation_state(training: WorkState, results: Mapping[int, EvaluateResult]) -> WorkState:
+def _refused_evaluation(context: StageContext, site: str) -> Refused | None:
+    """Why an evaluation of the last round's adapter by this site was refused, if one was."""
+    folder = names.evaluation_folder(context.observed.last_round, site)
+    return next((refused for key, refused in sorted(context.observed.refused.items()) if key.startswith(f"{folder}/")), None)
+
+
+def _evaluation_state(training: WorkState, results: Mapping[int, AdmittedEvaluation], refused: Refused | None) -> WorkState:
     completed = next((attempt for attempt, result in sorted(results.items()) if result.outcome is Outcome.COMPLETED), None)
     if completed is not None:
         return Done(completed)
+    if refused is not None:
+        return Dropped(str(refused))
     if isinstance(training, Pending) or (isinstance(training, Active) and not _has_failed(results.get(training.attempt))):
         return training
     failure = results[max(results)].failure if results else None
@@ -75,7 +89,7 @@ def _evaluation_state(training: WorkState, results: Mapping[int, EvaluateResult]
     return training if isinstance(training, Dropped) else Dropped("NoResult: its trainer sent an update but no evaluation")
 
 
-def _has_failed(result: EvaluateResult | None) -> bool:
+def _has_failed(result: AdmittedEvaluation | None) -> bool:
     """Whether the evaluation of an active training failed.
 
     While it is active, an interrupted one may be made again: by the pod that replaces the training's, or by the training, if the result is

@@ -11,9 +11,10 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
+from fedpipe_operator.admission import AdmittedUpdate
 from fedpipe_operator.formatting import bytes_text, excerpt, rate_text
 from fedpipe_operator.sites.profile import LONGEST_PROBLEM, Resources
-from fedpipe_trainer.contract import Bits, Plan, TrainResult, Wire, halved
+from fedpipe_trainer.contract import Bits, Plan, Wire, halved
 
 _SMALLEST, _LARGEST = 0.05, 20.0
 """A single measurement changes no forecast by more: a clock that jumped must not decide for ever."""
@@ -108,7 +109,7 @@ class KeptActivations(Wire):
     """Of the site's batches."""
 
 
-def measurement(result: TrainResult, plan: Plan) -> Measurement:
+def measurement(result: AdmittedUpdate, plan: Plan) -> Measurement:
     """What a completed training needed.
 
     Another attempt than the first does not evaluate once more, and goes on where the last one stopped: the seconds beside its steps are not

@@ -12,6 +12,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
+from fedpipe_operator.admission import AdmittedProfile
 from fedpipe_operator.api import EdgeSite, parse_quantity
 from fedpipe_operator.api.edgesite import Capacity
 from fedpipe_operator.formatting import excerpt
@@ -21,7 +22,6 @@ from fedpipe_trainer.contract import (
     Bits,
     GenerationSpeed,
     Importance,
-    ProfileResult,
     RangeTestResult,
     Throughput,
     Wire,
@@ -140,7 +140,7 @@ def _hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def granularity(measured: ProfileResult, *, up: float, down: float) -> float | None:
+def granularity(measured: AdmittedProfile, *, up: float, down: float) -> float | None:
     """G = T_comp / T_comm (arXiv 2310.03150, dimensionless): below 1 the site waits for the network longer than it computes.
 
     A nominal round is one pass over the site's samples, in the fastest measured step that trains all layers, and the transfer
@@ -160,13 +160,13 @@ def granularity(measured: ProfileResult, *, up: float, down: float) -> float | N
     return measured.train_samples * measured.mean_tokens / speed / (transferred / up + transferred / down) if transferred else None
 
 
-def site_granularity(site: EdgeSite, measured: ProfileResult) -> float | None:
+def site_granularity(site: EdgeSite, measured: AdmittedProfile) -> float | None:
     """The granularity of a site with the bandwidth that the planner counts on: of claimed and measured the smaller."""
     up, down = _bandwidths(site, measured)
     return granularity(measured, up=up, down=down)
 
 
-def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
+def site_profile(site: EdgeSite, measured: AdmittedProfile) -> SiteProfile:
     """Combine a site's claims with its profile; of what is both claimed and measured, memory and bandwidth, the smaller figure counts.
 
     Raises:
@@ -218,7 +218,7 @@ def site_profile(site: EdgeSite, measured: ProfileResult) -> SiteProfile:
     )
 
 
-def _bandwidths(site: EdgeSite, measured: ProfileResult) -> tuple[float, float]:
+def _bandwidths(site: EdgeSite, measured: AdmittedProfile) -> tuple[float, float]:
     """Bits per second to the store and from it."""
     claimed = site.spec.capacity.bandwidth
     return (
@@ -227,7 +227,7 @@ def _bandwidths(site: EdgeSite, measured: ProfileResult) -> tuple[float, float]:
     )
 
 
-def _assumed(site: EdgeSite, measured: ProfileResult) -> tuple[str, ...]:
+def _assumed(site: EdgeSite, measured: AdmittedProfile) -> tuple[str, ...]:
     """The directions whose bandwidth is neither claimed nor measured."""
     claimed = site.spec.capacity.bandwidth
     known = {"up": (claimed.up, measured.up_bits_per_second), "down": (claimed.down, measured.down_bits_per_second)}

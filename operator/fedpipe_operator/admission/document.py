@@ -1,0 +1,122 @@
+"""The bytes of a result as a value of its kind: bounds on size, depth, numbers and text that hold for every kind."""
+
+import json
+import math
+import sys
+from typing import Any, Final, TypeVar
+
+from pydantic import ValidationError
+
+from fedpipe_operator.admission.refusal import RefusalReason, RefusedError
+from fedpipe_trainer.contract import Wire
+
+WireT = TypeVar("WireT", bound=Wire)
+
+MAX_RESULT_BYTES: Final = 2**20
+"""Of a result, but an update's: `results.max_update_bytes`. A profile has some 250 bytes for each target weight."""
+_VERSION: Final = "does its trainer have the version of this operator?"
+_MAX_DEPTH: Final = 16
+"""A result has objects in objects five deep."""
+_MAX_DIGITS: Final = 24
+_MAX_TEXT: Final = 8192
+_MAX_NAME: Final = 1024
+_MESSAGES: Final = frozenset({"message", "problem", "cacheProblem", "text", "expected", "predicted", "unsupported"})
+"""Fields that are shown and never compared: they are cleaned, not refused."""
+_DIRECTIONS: Final = frozenset(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
+"""What follows them is shown in another order."""
+
+
+def parse(data: bytes, kind: type[WireT], *, at_most: int, what: str) -> WireT:
+    """The value of this kind, all of whose numbers are finite, and whose texts show nothing but themselves.
+
+    Args:
+        data: JSON in UTF-8.
+        kind: of the value.
+        at_most: bytes.
+        what: the object, for messages.
+
+    Raises:
+        RefusedError: `TooLarge`, `Unreadable` or `Implausible`.
+    """
+    if len(data) > at_most:
+        raise RefusedError(RefusalReason.TOO_LARGE, f"{what} has {len(data)} bytes, expected at most {at_most}")
+    value = _checked(_json(data, what), what)
+    try:
+        return kind.model_validate_json(json.dumps(value))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][:_MAX_DEPTH])[:_MAX_NAME]
+        # The message of the error may quote the value, which no message does.
+        problem = f"{where + ': ' if where else ''}{first['type'].replace('_', ' ')}"
+        raise RefusedError(RefusalReason.UNREADABLE, f"{what} is not a valid {kind.__name__}: {problem}; {_VERSION}") from None
+
+
+def _json(data: bytes, what: str) -> Any:  # noqa: ANN401 -- any JSON
+    try:
+        return json.loads(data, parse_constant=_no_constant, parse_int=_integer, parse_float=_number, object_pairs_hook=_object)
+    except RefusedError:
+        raise
+    except (ValueError, RecursionError) as error:
+        problem = "nested too deeply" if isinstance(error, RecursionError) else "not JSON in UTF-8"
+        raise RefusedError(RefusalReason.UNREADABLE, f"{what} is {problem}; {_VERSION}") from None
+
+
+def _no_constant(name: str) -> Any:  # noqa: ANN401 -- json's hook
+    raise RefusedError(RefusalReason.IMPLAUSIBLE, f"a result has the number {name}, expected finite numbers")
+
+
+def _integer(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise RefusedError(RefusalReason.IMPLAUSIBLE, f"a result has an integer of {len(text)} digits, expected at most {_MAX_DIGITS}")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    """Finite, and zero or not so small that its inverse is infinite."""
+    value = float(text) if len(text) <= _MAX_NAME else math.inf
+    if not math.isfinite(value) or 0 < abs(value) < sys.float_info.min:
+        raise RefusedError(RefusalReason.IMPLAUSIBLE, f"a result has the number {text[:_MAX_DIGITS]}, expected finite numbers")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise RefusedError(RefusalReason.UNREADABLE, "a result names a field twice")
+    return found
+
+
+def _checked(value: Any, what: str, name: str = "", depth: int = 0) -> Any:  # noqa: ANN401 -- any JSON
+    """The value with cleaned messages; names (keys, labels, identities) must be clean already, since they are compared."""
+    if depth > _MAX_DEPTH:
+        raise RefusedError(RefusalReason.UNREADABLE, f"{what} is nested too deeply")
+    if isinstance(value, dict):
+        for key in value:
+            _require_clean(key, _MAX_NAME, what)
+        return {key: _checked(one, what, name if name in _MESSAGES else key, depth + 1) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_checked(one, what, name, depth + 1) for one in value]
+    if isinstance(value, str):
+        return _cleaned(value) if name in _MESSAGES else _require_clean(value, _MAX_TEXT, what)
+    return value
+
+
+def _require_clean(text: str, most: int, what: str) -> str:
+    if len(text) > most:
+        raise RefusedError(RefusalReason.IMPLAUSIBLE, f"{what} has a text of {len(text)} characters, expected at most {most}")
+    # A quick look first: nearly all texts are printable.
+    if not text.isprintable() and any(map(_does_more_than_show, text)):
+        raise RefusedError(RefusalReason.IMPLAUSIBLE, f"{what} has a text with control characters: remove them from labels and names")
+    return text
+
+
+def _cleaned(text: str) -> str:
+    shown = text[:_MAX_TEXT]
+    return shown if shown.isprintable() else "".join("\N{REPLACEMENT CHARACTER}" if _does_more_than_show(one) else one for one in shown)
+
+
+def _does_more_than_show(character: str) -> bool:
+    """Control characters but the usual spaces, halves of surrogate pairs, and changes of direction."""
+    code = ord(character)
+    is_control = code < 0x20 or 0x7F <= code < 0xA0  # noqa: PLR2004 -- C0, DEL and C1
+    return (is_control and character not in "\n\r\t") or 0xD800 <= code < 0xE000 or character in _DIRECTIONS  # noqa: PLR2004 -- surrogates

@@ -1,0 +1,99 @@
+"""Why something that a site sent is refused."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class RefusalReason(StrEnum):
+    """Why a result or an adapter is refused."""
+
+    TOO_LARGE = "TooLarge"
+    """The object is larger than its plan allows. It was not read."""
+    UNREADABLE = "Unreadable"
+    """The result is not JSON, or not of this kind of result."""
+    IMPLAUSIBLE = "Implausible"
+    """The result has a figure that its task, plan or metric rules out, or a name with unprintable characters."""
+    OVERWRITTEN = "Overwritten"
+    """The result is another one than when it was first seen."""
+    NO_ADAPTER = "NoAdapter"
+    """The result reports no completed training with an adapter."""
+    WRONG_RUN = "WrongRun"
+    """The result belongs to another run."""
+    WRONG_ROUND = "WrongRound"
+    """The result belongs to another round."""
+    WRONG_SITE = "WrongSite"
+    """The result belongs to another site, or to a site that has no plan in this round."""
+    WRONG_ATTEMPT = "WrongAttempt"
+    """The result belongs to another attempt."""
+    WRONG_BASE = "WrongBase"
+    """The update was trained on another base model."""
+    WRONG_STEPS = "WrongSteps"
+    """It reports no steps or samples, or more than the plan has."""
+    WRONG_RANK = "WrongRank"
+    """The ranks are not the planned ones."""
+    WRONG_SCALE = "WrongScale"
+    """The scales of B·A are not the planned ones."""
+    HASH_MISMATCH = "HashMismatch"
+    """The adapter's size or SHA-256 is not the one that the result states."""
+    MALFORMED = "Malformed"
+    """The adapter is not a complete safetensors file."""
+    UNKNOWN_KEY = "UnknownKey"
+    """The adapter has a tensor that is not in the plan."""
+    MISSING_KEY = "MissingKey"
+    """The adapter lacks a tensor that is in the plan."""
+    WRONG_SHAPE = "WrongShape"
+    """A tensor does not have the planned shape."""
+    WRONG_DTYPE = "WrongDtype"
+    """A tensor is not float32."""
+    NOT_FINITE = "NotFinite"
+    """A tensor contains NaN or infinity."""
+    NORM_TOO_LARGE = "NormTooLarge"
+    """The norm of the whole update's increment exceeds `spec.aggregation.maxNorm`."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A refusal: the reason, and a sentence that names the object, what was found and what was expected."""
+
+    reason: RefusalReason
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}"
+
+
+class RefusedError(Exception):
+    """Something that a site sent is refused."""
+
+    def __init__(self, reason: RefusalReason, message: str) -> None:
+        super().__init__(message)
+        self.refused = Refused(reason, message)
+
+
+def require_equal(reason: RefusalReason, *, found: object, expected: object, what: str) -> None:
+    """Refuse unless what was found is what was expected.
+
+    Raises:
+        RefusedError: it is not.
+    """
+    if found != expected:
+        raise RefusedError(reason, f"{what}: found {_short(found)}, expected {_short(expected)}")
+
+
+def require_range(found: float, least: float, most: float, *, what: str, reason: RefusalReason = RefusalReason.IMPLAUSIBLE) -> None:
+    """Refuse a number that is not from `least` to `most`.
+
+    Raises:
+        RefusedError: it is not, or it is no number.
+    """
+    if not least <= found <= most:
+        raise RefusedError(reason, f"{what}: found {_short(found)}, expected {least:g} to {most:g}")
+
+
+_SHOWN = 80
+
+
+def _short(value: object) -> str:
+    """A site chose it, and a message shows it: the beginning, without characters that do more than show."""
+    text = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in str(value)[: _SHOWN + 1])
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -1,0 +1,221 @@
+"""The results of trainers: profile, update, evaluation and export. Each is held to the task that it answers."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, NewType
+
+from fedpipe_operator.admission.document import MAX_RESULT_BYTES, parse
+from fedpipe_operator.admission.refusal import RefusalReason, RefusedError, require_equal, require_range
+from fedpipe_trainer.contract import EvaluateResult, ExportResult, Outcome, Plan, ProfileResult, RunRef, TrainResult, perplexity_of
+from fedpipe_trainer.contract.result import MAX_LOSS
+
+AdmittedProfile = NewType("AdmittedProfile", ProfileResult)
+AdmittedUpdate = NewType("AdmittedUpdate", TrainResult)
+"""Its adapter is not checked yet: see `aggregation.gate`."""
+AdmittedEvaluation = NewType("AdmittedEvaluation", EvaluateResult)
+AdmittedExport = NewType("AdmittedExport", ExportResult)
+
+_SCALE_TOLERANCE: Final = 1e-6
+_BYTES_OF_A_WEIGHT: Final = 4096
+"""Of a result, at most: its name four times, rank, scale and the shapes of two tensors."""
+_BYTES_OF_A_STEP: Final = 32
+"""Of a result: the loss."""
+_UNIT_METRICS: Final = frozenset({"accuracy", "macroF1", "rougeL", "slotErrorRate"})
+"""From 0 to 1."""
+_MOST_BLEU: Final = 100.0
+_TOLERANCE: Final = 1e-6
+_MOST_SAMPLES: Final = 10**6
+"""Of an evaluation: the most that `evaluation.maxSamples` can ask for."""
+_MOST_SHOWN: Final = 20
+"""The most that `evaluation.samples` can ask for."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The task that a result answers. An export has no site."""
+
+    run: RunRef
+    site: str
+    round: int | None
+    """None for an export: an edit of the target may have changed which round that is."""
+    attempt: int
+
+    @property
+    def what(self) -> str:
+        """For messages."""
+        return f"result of site {self.site}" if self.site else "result"
+
+
+@dataclass(frozen=True)
+class UpdateBounds:
+    """What an update must match."""
+
+    plan: Plan | None
+    """The site's plan in this round; None if it has none."""
+    fingerprint: str
+    """Of the round's base model."""
+
+
+@dataclass(frozen=True)
+class EvaluationBounds:
+    """What an evaluation can be of."""
+
+    is_classification: bool
+    max_length: int
+    """Tokens of a sample."""
+
+
+def admit_profile(data: bytes, asked: Asked) -> AdmittedProfile:
+    """The profile of a site.
+
+    Raises:
+        RefusedError: it is refused.
+    """
+    result = parse(data, ProfileResult, at_most=MAX_RESULT_BYTES, what=asked.what)
+    _check_identity(result, asked)
+    if result.outcome is Outcome.COMPLETED:
+        _check_profile(result, asked.what)
+    return AdmittedProfile(result)
+
+
+def admit_update(data: bytes, asked: Asked, bounds: UpdateBounds) -> AdmittedUpdate:
+    """The result of a training. One that failed has nothing to check but whose it is.
+
+    Raises:
+        RefusedError: it is refused.
+    """
+    result = parse(data, TrainResult, at_most=max_update_bytes(bounds.plan), what=asked.what)
+    _check_identity(result, asked)
+    if result.outcome is Outcome.COMPLETED:
+        check_update(result, bounds, asked.what)
+    return AdmittedUpdate(result)
+
+
+def admit_evaluation(data: bytes, asked: Asked, bounds: EvaluationBounds) -> AdmittedEvaluation:
+    """A site's evaluation of a global adapter.
+
+    Raises:
+        RefusedError: it is refused.
+    """
+    result = parse(data, EvaluateResult, at_most=MAX_RESULT_BYTES, what=asked.what)
+    _check_identity(result, asked)
+    if result.outcome is Outcome.COMPLETED:
+        _check_counts(result, bounds, asked.what)
+        _check_loss(result, asked.what)
+        _check_metrics(result.metrics, bounds, asked.what)
+    return AdmittedEvaluation(result)
+
+
+def admit_export(data: bytes, asked: Asked) -> AdmittedExport:
+    """The result of an export.
+
+    Raises:
+        RefusedError: it is refused.
+    """
+    result = parse(data, ExportResult, at_most=MAX_RESULT_BYTES, what=asked.what)
+    _check_identity(result, asked)
+    return AdmittedExport(result)
+
+
+def max_update_bytes(plan: Plan | None) -> int:
+    """Bytes of an update's result, at most: it names each weight of the plan, and has a loss for each step."""
+    if plan is None:
+        return MAX_RESULT_BYTES
+    return MAX_RESULT_BYTES + _BYTES_OF_A_WEIGHT * len(plan.ranks) + _BYTES_OF_A_STEP * plan.steps
+
+
+def hash_of(result: AdmittedUpdate) -> str:
+    """SHA-256 of a result's value, by which a later one is told from it."""
+    return hashlib.sha256(result.to_json().encode()).hexdigest()
+
+
+def check_update(update: TrainResult, bounds: UpdateBounds, what: str) -> None:
+    """A completed update is what its plan says.
+
+    Raises:
+        RefusedError: it is refused.
+    """
+    plan = bounds.plan
+    if plan is None:
+        raise RefusedError(RefusalReason.WRONG_SITE, f"{what}: the round has no plan for this site")
+    if update.outcome is not Outcome.COMPLETED or update.adapter is None:
+        raise RefusedError(RefusalReason.NO_ADAPTER, f"{what}: outcome {update.outcome} without an adapter, expected a completed training")
+    require_equal(RefusalReason.WRONG_BASE, found=update.fingerprint, expected=bounds.fingerprint, what=f"{what}: base fingerprint")
+    _check_work(update, plan, what)
+    _check_ranks(update, plan, what)
+
+
+def _check_identity(result: ProfileResult | TrainResult | EvaluateResult | ExportResult, asked: Asked) -> None:
+    require_equal(RefusalReason.WRONG_RUN, found=result.run.to_json(), expected=asked.run.to_json(), what=f"{asked.what}: run")
+    if asked.round is not None:
+        require_equal(RefusalReason.WRONG_ROUND, found=result.round, expected=asked.round, what=f"{asked.what}: round")
+    require_equal(RefusalReason.WRONG_SITE, found=result.site, expected=asked.site, what=f"{asked.what}: site")
+    require_equal(RefusalReason.WRONG_ATTEMPT, found=result.attempt, expected=asked.attempt, what=f"{asked.what}: attempt")
+
+
+def _check_profile(result: ProfileResult, what: str) -> None:
+    if result.base is None or result.fingerprint is None:
+        raise RefusedError(RefusalReason.IMPLAUSIBLE, f"{what}: it says nothing of the base model, expected its facts and fingerprint")
+    weights = {weight.name for weight in result.base.weights}
+    if len(weights) < len(result.base.weights):
+        raise RefusedError(RefusalReason.IMPLAUSIBLE, f"{what}: it names a weight twice")
+    if len(set(result.labels)) < len(result.labels):
+        raise RefusedError(RefusalReason.IMPLAUSIBLE, f"{what}: it has a label twice")
+    scores = result.importance.first_half.keys() if result.importance else set()
+    if not scores <= weights:
+        raise RefusedError(
+            RefusalReason.IMPLAUSIBLE, f"{what}: it scores {len(scores - weights)} weights that its base model does not have"
+        )
+    if result.longest_tokens:  # 0: not recorded
+        require_range(result.mean_tokens, 0, result.longest_tokens, what=f"{what}: meanTokens")
+
+
+def _check_work(update: TrainResult, plan: Plan, what: str) -> None:
+    """The work that the update's weight in the average depends on is within the plan, and so is what the next plan is made from."""
+    require_range(update.steps, 1, plan.steps, what=f"{what}: steps", reason=RefusalReason.WRONG_STEPS)
+    require_range(update.samples, 1, update.steps * plan.batch_size, what=f"{what}: samples", reason=RefusalReason.WRONG_STEPS)
+    require_range(update.resumed_from_step, 0, update.steps, what=f"{what}: resumedFromStep")
+    require_range(len(update.losses), 0, plan.steps, what=f"{what}: number of losses")
+    require_range(max(map(abs, update.losses), default=0.0), 0, MAX_LOSS, what=f"{what}: largest training loss")
+
+
+def _check_ranks(update: TrainResult, plan: Plan, what: str) -> None:
+    for weight in sorted({*plan.ranks, *update.ranks}):
+        rank = plan.ranks.get(weight, 0)
+        require_equal(RefusalReason.WRONG_RANK, found=update.ranks.get(weight, 0), expected=rank, what=f"{what}: rank of {weight}")
+        scale = update.scales.get(weight)
+        if rank and (scale is None or not math.isclose(scale, plan.scale(weight), rel_tol=_SCALE_TOLERANCE)):
+            raise RefusedError(RefusalReason.WRONG_SCALE, f"{what}: scale of {weight}: found {scale}, expected {plan.scale(weight)}")
+
+
+def _check_counts(result: EvaluateResult, bounds: EvaluationBounds, what: str) -> None:
+    # No closer: a run's maxSamples may be edited while a site evaluates. How much they count is bounded where they are averaged.
+    require_range(result.samples, 0, _MOST_SAMPLES, what=f"{what}: samples")
+    if bounds.is_classification:
+        require_equal(RefusalReason.IMPLAUSIBLE, found=result.targets, expected=result.samples, what=f"{what}: targets")
+    else:
+        require_range(result.targets, 0, result.samples * bounds.max_length, what=f"{what}: targets")
+    require_range(len(result.examples), 0, _MOST_SHOWN, what=f"{what}: number of rows shown")
+
+
+def _check_loss(result: EvaluateResult, what: str) -> None:
+    if result.loss is None:
+        return
+    require_range(result.loss, 0, MAX_LOSS, what=f"{what}: loss")
+    perplexity = result.metrics.get("perplexity")
+    if perplexity is not None and not math.isclose(perplexity, perplexity_of(result.loss), rel_tol=_TOLERANCE):
+        found = f"found {perplexity:g}, expected {perplexity_of(result.loss):g}, the exponential of the loss"
+        raise RefusedError(RefusalReason.IMPLAUSIBLE, f"{what}: perplexity: {found}")
+
+
+def _check_metrics(metrics: Mapping[str, float], bounds: EvaluationBounds, what: str) -> None:
+    known = {"accuracy", "macroF1"} if bounds.is_classification else {"perplexity", "bleu", "rougeL", "slotErrorRate"}
+    for name, value in sorted(metrics.items()):
+        if name not in known:
+            raise RefusedError(RefusalReason.IMPLAUSIBLE, f"{what}: it has another metric than {', '.join(sorted(known))}")
+        if name in _UNIT_METRICS:
+            require_range(value, -_TOLERANCE, 1 + _TOLERANCE, what=f"{what}: {name}")
+        elif name == "bleu":
+            require_range(value, -_TOLERANCE, _MOST_BLEU + _TOLERANCE, what=f"{what}: {name}")

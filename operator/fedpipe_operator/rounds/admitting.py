@@ -1,0 +1,66 @@
+"""What each result of a run is held to: the task that it answers, and the plan of its round."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from fedpipe_operator.admission import (
+    AdmittedEvaluation,
+    AdmittedExport,
+    AdmittedProfile,
+    AdmittedUpdate,
+    Asked,
+    EvaluationBounds,
+    UpdateBounds,
+    admit_evaluation,
+    admit_export,
+    admit_profile,
+    admit_update,
+)
+from fedpipe_operator.api import SequenceClassificationTask, TaskSpec
+from fedpipe_operator.backend import Job, TaskKind
+from fedpipe_operator.rounds.records import RoundPlan
+from fedpipe_trainer.contract import RunRef
+
+Admissible = AdmittedProfile | AdmittedUpdate | AdmittedEvaluation | AdmittedExport
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Makes the function that admits a result from its bytes, or raises `RefusedError`."""
+
+    run: RunRef
+    task: TaskSpec
+    plan: RoundPlan | None
+    """Of the round whose updates are admitted."""
+
+    def of_profile(self, site: str, attempt: int) -> Callable[[bytes], AdmittedProfile]:
+        """For the profile of this attempt."""
+        return partial(admit_profile, asked=Asked(self.run, site, 0, attempt))
+
+    def of_update(self, round_: int, site: str, attempt: int) -> Callable[[bytes], AdmittedUpdate]:
+        """For the result of this training."""
+        plan = self.plan if self.plan and self.plan.round == round_ else None
+        bounds = UpdateBounds(plan.plans.get(site) if plan else None, plan.fingerprint if plan else "")
+        return partial(admit_update, asked=Asked(self.run, site, round_, attempt), bounds=bounds)
+
+    def of_evaluation(self, round_: int, site: str, attempt: int) -> Callable[[bytes], AdmittedEvaluation]:
+        """For a site's evaluation of this round's adapter."""
+        bounds = EvaluationBounds(isinstance(self.task, SequenceClassificationTask), self.task.max_length)
+        return partial(admit_evaluation, asked=Asked(self.run, site, round_, attempt), bounds=bounds)
+
+    def of_export(self, attempt: int) -> Callable[[bytes], AdmittedExport]:
+        """For the result of this export."""
+        return partial(admit_export, asked=Asked(self.run, "", None, attempt))
+
+    def of_job(self, job: Job) -> Callable[[bytes], Admissible]:
+        """For the result that this trainer's job writes last."""
+        match job.kind:
+            case TaskKind.PROFILE:
+                return self.of_profile(job.site, job.attempt)
+            case TaskKind.TRAIN:
+                return self.of_update(job.round, job.site, job.attempt)
+            case TaskKind.EVALUATE:
+                return self.of_evaluation(job.round, job.site, job.attempt)
+            case _:
+                return self.of_export(job.attempt)
