@@ -148,17 +148,15 @@ def test_a_missing_or_unreadable_object_is_a_bad_task_and_the_message_has_its_ke
         (lambda store: store.delete(names.update_adapter(2, "site-b", 0)), "NoAdapter"),
         (lambda store: store.delete(names.update_result(2, "site-b", 0)), "Overwritten"),
         (lambda store: store.write(names.update_result(2, "site-b", 0), b'{"schemaVersion": 2}'), "Unreadable"),
-        (
-            lambda store: store.write(names.update_result(2, "site-b", 0), store.read(names.profile_result("site-b", 0)) or b""),
-            "Unreadable",
-        ),
+        (lambda store: store.write(names.update_result(2, "site-b", 0), store.read(names.profile_result("site-b", 0))), "Unreadable"),
         (lambda store: store.write(names.update_result(2, "site-b", 0), _with_more_tokens(store)), "Overwritten"),
         (lambda store: store.write(names.update_adapter(2, "site-b", 0), bytes(10_000_000)), "TooLarge"),
     ],
 )
 def test_what_a_site_changes_after_it_was_seen_costs_that_site_the_round_and_nothing_else(
-    world: World, change: Change, reason: str
+    tmp_path: Path, change: Change, reason: str
 ) -> None:
+    world = a_world_that_needs_two_updates(tmp_path)
     change(world.store)
 
     worker.main([str(task_file(world))])
@@ -168,13 +166,20 @@ def test_what_a_site_changes_after_it_was_seen_costs_that_site_the_round_and_not
     assert {site: verdict.reason for site, verdict in commit.refused.items()} == {"site-b": reason}
 
 
-def test_what_was_refused_at_first_sight_is_in_the_commit(world: World) -> None:
+def test_what_was_refused_at_first_sight_is_in_the_commit(tmp_path: Path) -> None:
+    world = a_world_that_needs_two_updates(tmp_path)
     updates = AggregationTask.model_validate_json(world.backend.tasks["toy-aggregate-r2-a0"]).updates
     refused = Verdict(accepted=False, reason="WrongSteps", message="too many")
 
     worker.main([str(task_file(world, updates=updates[:2], refused={"site-c": refused}))])
 
     assert commit_of(world).refused == {"site-c": refused}
+
+
+def a_world_that_needs_two_updates(folder: Path) -> World:
+    world = World(a_run(sites={"quorum": 0.6}), folder)
+    world.work_until("aggregate-r2")
+    return world
 
 
 def _with_more_tokens(store: DirectoryStore) -> bytes:

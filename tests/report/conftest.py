@@ -10,6 +10,7 @@ from fedpipe_operator.report import RunRecord
 from fedpipe_operator.rounds.records import Comparison, Contribution, RoundCommit, RoundEvaluation, RoundPlan, SiteEvaluation, Verdict
 from fedpipe_trainer.contract import (
     Artifact,
+    BaseModelFacts,
     EvaluateResult,
     ExportResult,
     Forecast,
@@ -31,6 +32,17 @@ LOWEST_LAYER = {"practice-south": 4}
 MIB = 1024**2
 SHA = "a" * 64
 REF = RunRef(namespace="default", name="newsgroups", uid="0b5c")
+BASE = BaseModelFacts(
+    architecture="llama",
+    parameters=134_500_000,
+    quantised_parameters=106_000_000,
+    layers=LAYERS,
+    hidden_size=576,
+    intermediate_size=1536,
+    attention_heads=9,
+    vocabulary_size=49152,
+    weights=(),
+)
 
 
 def weights() -> list[str]:
@@ -91,7 +103,7 @@ def a_round_plan(round_: int) -> RoundPlan:
 
 
 def an_update(site: str, round_: int) -> TrainResult:
-    forecast = a_plan(site).forecast
+    plan, forecast = a_plan(site), a_plan(site).forecast
     steps = range(40 * (round_ - 1), 40 * round_)
     return TrainResult(
         run=REF,
@@ -106,7 +118,11 @@ def an_update(site: str, round_: int) -> TrainResult:
             uploaded_bytes=forecast.upload_bytes,
             downloaded_bytes=forecast.download_bytes * 2,
         ),
-        samples=SAMPLES[site],
+        fingerprint=SHA,
+        ranks=plan.ranks,
+        scales={weight: plan.scale(weight) for weight in plan.ranks},
+        steps=plan.steps,
+        samples=plan.steps * plan.batch_size,
         losses=tuple(0.7 + 2.2 * math.exp(-step / 90) + 0.12 * math.sin(7 * step + SAMPLES[site]) for step in steps),
     )
 
@@ -152,7 +168,15 @@ def a_site_evaluation(site: str, round_: int) -> EvaluateResult:
         Sample(text="Selling a barely used 486 board & case, <fast>", expected="misc.forsale", predicted="comp.sys.ibm.pc.hardware"),
     )
     return EvaluateResult(
-        run=REF, site=site, round=round_, attempt=0, outcome=Outcome.COMPLETED, measured=Measured(), samples=300, examples=examples
+        run=REF,
+        site=site,
+        round=round_,
+        attempt=0,
+        outcome=Outcome.COMPLETED,
+        measured=Measured(),
+        samples=300,
+        targets=300,
+        examples=examples,
     )
 
 
@@ -163,6 +187,8 @@ def a_profile(site: str) -> ProfileResult:
         round=0,
         attempt=0,
         outcome=Outcome.COMPLETED,
+        fingerprint=SHA,
+        base=BASE,
         measured=Measured(device="cpu"),
         software={"torch": "2.13.0", "peft": "0.21.2"},
         train_samples=SAMPLES[site],
