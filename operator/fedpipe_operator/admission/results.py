@@ -103,8 +103,8 @@ def admit_evaluation(data: bytes, asked: Asked, bounds: EvaluationBounds) -> Adm
     _check_identity(result, asked)
     if result.outcome is Outcome.COMPLETED:
         _check_counts(result, bounds, asked.what)
-        _check_loss(result, asked.what)
         _check_metrics(result.metrics, bounds, asked.what)
+        _check_loss(result, asked.what)
     return AdmittedEvaluation(result)
 
 
