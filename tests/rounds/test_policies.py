@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedpipe_operator.admission import AdmittedEvaluation
 from fedpipe_operator.api import Target
-from fedpipe_operator.rounds.evaluation import aggregate_metrics, held_means
+from fedpipe_operator.rounds.evaluation import aggregate_metrics, held_means, robust_mean
 from fedpipe_operator.rounds.policies import best_round, is_patience_exhausted, is_stalled, is_target_reached, needed_updates, select
-from fedpipe_operator.rounds.records import RoundEvaluation
+from fedpipe_operator.rounds.records import RoundEvaluation, SiteValues
 from fedpipe_trainer.contract import EvaluateResult, Measured, Outcome, RunRef
 
 names = st.lists(st.text("abcdef", min_size=1, max_size=4), unique=True, min_size=1, max_size=12)
@@ -23,6 +25,18 @@ names = st.lists(st.text("abcdef", min_size=1, max_size=4), unique=True, min_siz
 )
 def test_a_quorum_is_a_share_of_the_sites_that_were_asked_for(quorum: float, matched: int, per_round: int | None, expected: int) -> None:
     assert needed_updates(quorum, matched=matched, per_round=per_round) == expected
+
+
+def an_aggregate(
+    round_: int,
+    results: Mapping[str, EvaluateResult],
+    missing: Mapping[str, str] | None = None,
+    *,
+    most_samples: int = 10**6,
+    now: float = 0.0,
+) -> RoundEvaluation:
+    admitted = {site: AdmittedEvaluation(result) for site, result in results.items()}
+    return aggregate_metrics(round_, admitted, missing or {}, most_samples=most_samples, now=now)
 
 
 @given(names, st.integers(1, 5), st.integers(1, 99))
@@ -90,14 +104,6 @@ def test_what_fewer_sites_than_the_quorum_measured_reaches_no_target_and_is_no_b
     assert best_round(needing(few, 3), "accuracy") == 3, "the last, where no round was measured at enough sites"
 
 
-def test_a_metric_that_is_not_a_number_at_a_site_was_not_measured_there() -> None:
-    evaluation = aggregate_metrics(1, {"a": a_result(10, 0.95), "b": a_result(10, math.nan)}, {}, 0.0)
-    goal = Target.model_validate({"metric": "accuracy", "value": 0.9})
-
-    assert is_target_reached(goal, evaluation)
-    assert not is_target_reached(goal, evaluation.model_copy(update={"needed": 2}))
-
-
 @pytest.mark.parametrize("metric", ["accuracy", "loss", "perplexity"])
 def test_rounds_that_fewer_sites_than_the_quorum_measured_use_up_no_patience(metric: str) -> None:
     few = needing(rounds_by_site([{"a": 0.5, "b": 0.5}, {"a": 0.4}, {"b": 0.4}]), 2)
@@ -146,21 +152,18 @@ def rounds_by_site(rounds: Sequence[Mapping[str, float]]) -> dict[int, RoundEval
         metrics = {"accuracy": accuracy, "perplexity": math.exp(loss)}
         return a_result(10, accuracy, targets=10, loss=loss).model_copy(update={"metrics": metrics})
 
-    return {
-        at: aggregate_metrics(at, {site: result(accuracy) for site, accuracy in sites.items()}, {}, 0.0)
-        for at, sites in enumerate(rounds, start=1)
-    }
+    return {at: an_aggregate(at, {site: result(accuracy) for site, accuracy in sites.items()}) for at, sites in enumerate(rounds, start=1)}
 
 
 @given(st.lists(st.lists(st.floats(0, 9), min_size=3, max_size=3), min_size=1, max_size=6))
 def test_means_that_hold_missing_sites_are_the_rounds_own_where_none_is_missing(losses: list[list[float]]) -> None:
     rounds = {
-        at: aggregate_metrics(at, {f"site-{site}": a_result(1, 0.0, targets=1 + site, loss=loss) for site, loss in enumerate(row)}, {}, 0.0)
+        at: an_aggregate(at, {f"site-{site}": a_result(1, 0.0, targets=1 + site, loss=loss) for site, loss in enumerate(row)})
         for at, row in enumerate(losses)
     }
     by_site = {at: one.by_site("loss") for at, one in rounds.items()}
 
-    assert held_means(by_site, {"site-0", "site-1", "site-2"}) == {at: one.loss for at, one in rounds.items()}
+    assert held_means(by_site, {"site-0", "site-1", "site-2"}) == {at: robust_mean(values) for at, values in by_site.items()}
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 50)), min_size=1, max_size=6))
@@ -168,43 +171,28 @@ def test_accuracy_over_sites_is_that_of_their_pooled_data(sites: list[tuple[int,
     results = {f"site-{at}": a_result(samples, min(right, samples) / samples) for at, (samples, right) in enumerate(sites)}
     total, right = sum(samples for samples, _ in sites), sum(min(right, samples) for samples, right in sites)
 
-    assert aggregate_metrics(1, results, {}, 0.0).metrics["accuracy"] == pytest.approx(right / total)
+    assert an_aggregate(1, results).metrics["accuracy"] == pytest.approx(right / total)
 
 
 def test_perplexity_over_sites_is_the_exponential_of_the_loss_per_token() -> None:
     results = {"few": a_result(1, 0.0, targets=10, loss=1.0), "many": a_result(1, 0.0, targets=30, loss=2.0)}
     results = {site: one.model_copy(update={"metrics": {"perplexity": math.exp(one.loss or 0)}}) for site, one in results.items()}
 
-    assert aggregate_metrics(1, results, {}, 0.0).metrics["perplexity"] == pytest.approx(math.exp(1.75))
+    assert an_aggregate(1, results).metrics["perplexity"] == pytest.approx(math.exp(1.75))
 
 
 def test_a_site_without_a_loss_does_not_spoil_the_others() -> None:
-    evaluation = aggregate_metrics(1, {"a": a_result(10, 0.5, loss=1.0), "b": a_result(10, 0.5, loss=None)}, {"c": "late"}, 7.0)
+    evaluation = an_aggregate(1, {"a": a_result(10, 0.5, loss=1.0), "b": a_result(10, 0.5, loss=None)}, {"c": "late"}, now=7.0)
 
     assert evaluation.loss == 1.0
     assert evaluation.missing == {"c": "late"}
     assert evaluation.finished_at == 7.0
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_site_whose_numbers_are_none_does_not_spoil_the_others(value: float) -> None:
-    evaluation = aggregate_metrics(1, {"a": a_result(10, 0.5, loss=1.0), "b": a_result(10, value, loss=value)}, {}, 0.0)
-
-    assert evaluation.loss == 1.0
-    assert evaluation.metrics == {"accuracy": 0.5}
-    assert RoundEvaluation.model_validate_json(evaluation.to_json()).metrics == {"accuracy": 0.5}, "what is stored can be read"
-
-
-def test_the_mean_of_the_largest_numbers_is_a_number() -> None:
-    evaluation = aggregate_metrics(1, {"a": a_result(10, 1e308), "b": a_result(10**12, 1e308)}, {}, 0.0)
-
-    assert RoundEvaluation.model_validate_json(evaluation.to_json()).metrics["accuracy"] == pytest.approx(1e308)
-
-
 def test_a_loss_beyond_all_bounds_still_has_a_perplexity() -> None:
     huge = a_result(10, 0.5, loss=1e9).model_copy(update={"metrics": {"perplexity": 1.0}})
 
-    perplexity = aggregate_metrics(1, {"a": huge}, {}, 0.0).metrics["perplexity"]
+    perplexity = an_aggregate(1, {"a": huge}).metrics["perplexity"]
 
     assert 1e300 < perplexity < math.inf
 
@@ -226,3 +214,42 @@ def a_result(samples: int, accuracy: float, *, targets: int = 1, loss: float | N
         loss=loss,
         metrics={"accuracy": accuracy},
     )
+
+
+def test_samples_beyond_what_the_run_asks_for_do_not_count() -> None:
+    results = {"honest": a_result(100, 0.5, targets=100, loss=1.0), "huge": a_result(10**6, 1.0, targets=10**6, loss=0.0)}
+
+    evaluation = an_aggregate(1, results, most_samples=100)
+
+    assert (evaluation.metrics["accuracy"], evaluation.loss) == (0.75, 0.5)
+    assert (evaluation.sites["huge"].samples, evaluation.sites["huge"].targets) == (100, 100)
+
+
+def test_one_site_of_three_reaches_no_target_and_makes_no_round_the_best() -> None:
+    honest = {"a": 0.60, "b": 0.62}
+    rounds = rounds_by_site([honest | {"c": 1.0}, {site: value + 0.03 for site, value in honest.items()} | {"c": 0.0}])
+    goal = Target.model_validate({"metric": "accuracy", "value": 0.7})
+
+    assert rounds[1].metrics["accuracy"] == pytest.approx(0.74), "the mean, as it is reported"
+    assert not is_target_reached(goal, rounds[1])
+
+
+@given(st.lists(st.tuples(st.floats(0.3, 0.9), st.integers(1, 1000)), min_size=3, max_size=9), st.floats(0, 1), st.integers(1, 10**6))
+def test_one_site_moves_the_robust_mean_by_no_more_than_its_bounds(honest: list[tuple[float, int]], value: float, weight: int) -> None:
+    values, weights = (tuple(column) for column in zip(*honest, strict=True))
+    names_of = tuple(f"site-{at}" for at in range(len(honest) + 1))
+
+    mean = robust_mean(SiteValues(names_of, (*values, value), (*weights, weight)))
+
+    middle = median((*values, value))
+    reach = 3 * max(1.4826 * median(abs(one - middle) for one in (*values, value)), 0.05 * middle)
+    assert min(values) - reach <= mean <= max(values) + reach
+    assert middle - reach <= mean <= middle + reach
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 1000)), min_size=1, max_size=2))
+def test_of_one_or_two_sites_the_robust_mean_is_the_mean(sites: list[tuple[float, int]]) -> None:
+    values, weights = (tuple(column) for column in zip(*sites, strict=True))
+    mean = sum(value * weight for value, weight in sites) / sum(weights)
+
+    assert robust_mean(SiteValues(("a", "b")[: len(sites)], values, weights)) == pytest.approx(mean)

@@ -126,7 +126,7 @@ def max_update_bytes(plan: Plan | None) -> int:
     return MAX_RESULT_BYTES + _BYTES_OF_A_WEIGHT * len(plan.ranks) + _BYTES_OF_A_STEP * plan.steps
 
 
-def hash_of(result: AdmittedUpdate) -> str:
+def hash_of(result: AdmittedProfile | AdmittedUpdate) -> str:
     """SHA-256 of a result's value, by which a later one is told from it."""
     return hashlib.sha256(result.to_json().encode()).hexdigest()
 

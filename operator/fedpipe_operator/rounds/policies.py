@@ -12,10 +12,10 @@ from typing import Final, NamedTuple, Protocol
 
 from fedpipe_operator.api import LOWER_IS_BETTER, Target, parse_duration
 from fedpipe_operator.backend import TaskKind
-from fedpipe_operator.rounds.evaluation import held_means
+from fedpipe_operator.rounds.evaluation import held_means, robust_mean
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.records import SiteValues
-from fedpipe_trainer.contract import FailureReason, Result, halved
+from fedpipe_trainer.contract import FailureReason, Result, halved, perplexity_of
 
 _STALL_ROUNDS: Final = 2
 _STALL_SHARE: Final = 0.02
@@ -112,6 +112,15 @@ def metric_value(evaluation: MetricValues, metric: str) -> float | None:
     return evaluation.loss if metric == "loss" else evaluation.metrics.get(metric)
 
 
+def robust_value(evaluation: Metrics, metric: str) -> float | None:
+    """The evaluation's value of this metric as it decides something: one site of many does not (`evaluation.robust_mean`)."""
+    values = _values_of(evaluation, metric)
+    if not values.sites:
+        return metric_value(evaluation, metric)
+    mean = robust_mean(values)
+    return perplexity_of(mean) if metric == "perplexity" else mean
+
+
 def is_better(metric: str, value: float, than: float) -> bool:
     """Whether `value` is strictly better than `than`."""
     return value < than if metric in LOWER_IS_BETTER else value > than
@@ -141,7 +150,7 @@ def is_target_reached(target: Target | None, evaluation: Metrics) -> bool:
     """Whether this round's metric is at least as good as the target."""
     if target is None or not has_quorum(evaluation, target.metric):
         return False
-    value = metric_value(evaluation, target.metric)
+    value = robust_value(evaluation, target.metric)
     return value is not None and not is_better(target.metric, target.value, value)
 
 
@@ -156,7 +165,7 @@ def best_round(evaluations: Mapping[int, Metrics], metric: str) -> int:
     counting = _counting(evaluations, metric)
     by_site = _by_site(counting, metric)
     if _are_alike(by_site):
-        values = {at: value for at, one in counting.items() if (value := metric_value(one, metric)) is not None}
+        values = {at: value for at, one in counting.items() if (value := robust_value(one, metric)) is not None}
     else:
         values = held_means(by_site, {site for one in by_site.values() for site in one.sites})
     best, best_value = max(evaluations, default=0), None

@@ -71,6 +71,8 @@ class RoundPlan(Wire):
     """By site: the activations that its cache held from earlier rounds."""
     profiles: dict[str, Annotated[int, Field(ge=0)]] = {}
     """By site with a profile: the attempt that made it. Empty: an earlier version of the operator planned the round."""
+    profile_hashes: dict[str, str] = {}
+    """By site: of that profile (`admission.hash_of`), so that a later one of the same attempt is told from it. Empty likewise."""
     given_up: dict[str, str] = {}
     """By site whose profile missed its deadline though it had its whole time: what it was tried with (`round_plan.trial_of`). With the
     same, it is not tried again."""

@@ -5,7 +5,7 @@ from functools import partial
 from typing import NamedTuple
 
 from fedpipe_operator import conversion
-from fedpipe_operator.admission import AdmittedProfile
+from fedpipe_operator.admission import AdmittedProfile, RefusalReason, Refused, hash_of
 from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.planning import (
     FROM_SPEC,
@@ -48,20 +48,22 @@ def round_plan(run: Run, observed: Observed, without: Unprofiled, round_: int, n
         round_: the round, from 1.
         now: Unix seconds; the plan's start.
     """
-    completed = list(_completed(run, observed))
+    overwritten = _overwritten(run, observed)
+    completed = [one for one in _completed(run, observed) if one[0].name not in overwritten]
     profiles = {site.name: site_profile(site, result) for site, _, result in completed}
     attempts = {site.name: attempt for site, attempt, _ in completed}
+    hashes = {site.name: hash_of(result) for site, _, result in completed}
     per_round = run.spec.sites.per_round
     need = needed_updates(run.spec.sites.quorum, matched=len(run.sites), per_round=per_round)
     if not profiles:
-        return OutOfReach(message=_too_few(round_, need, len(run.sites), without.failed))
+        return OutOfReach(message=_too_few(round_, need, len(run.sites), dict(without.failed) | overwritten))
     facts = _facts(run, observed, profiles)
     evidence = evidence_for(run, observed, round_, profiles, moved=_moved(observed.plan, attempts))
     agreeing = {name: one for name, one in profiles.items() if name not in facts.wrong_base}
     choose = partial(select, per_round=per_round, seed=f"{run.spec.training.seed}/{run.name}", round_=round_)
     fleet = plan_round(run.spec, agreeing, facts.head, evidence.history, select=choose)
     made = fleet.plans
-    excluded = dict(without.failed) | dict(facts.wrong_base) | dict(made.excluded)
+    excluded = dict(without.failed) | overwritten | dict(facts.wrong_base) | dict(made.excluded)
     if len(fleet.selected) < need:
         return OutOfReach(message=_too_few(round_, need, len(run.sites), excluded))
     steps = max(plan.steps for plan in made.plans.values())
@@ -89,7 +91,8 @@ def round_plan(run: Run, observed: Observed, without: Unprofiled, round_: int, n
         hyperparameters=hyperparameters(run.spec, agreeing, made.plans, rate),
         corrections=dict(evidence.corrections),
         kept=dict(evidence.history.kept),
-        profiles=attempts,
+        profiles=attempts | {site: observed.plan.profiles[site] for site in overwritten if observed.plan},
+        profile_hashes=hashes | {site: observed.plan.profile_hashes[site] for site in overwritten if observed.plan},
         given_up={site.name: trial_of(run, site) for site in run.sites if site.name in without.given_up},
         resources={site: profile.resources for site, profile in agreeing.items()},
         is_stalled=evidence.history.is_stalled,
@@ -120,6 +123,19 @@ def _completed(run: Run, observed: Observed) -> Iterator[tuple[EdgeSite, int, Ad
         completed = (at for at, one in sorted(attempts.items()) if one.outcome is Outcome.COMPLETED and not is_outdated(one, site))
         if (attempt := next(completed, None)) is not None:
             yield site, attempt, attempts[attempt]
+
+
+def _overwritten(run: Run, observed: Observed) -> dict[str, str]:
+    """The sites whose profile is another one than the last plan was made with, though it is of the same attempt, with the reason."""
+    plan = observed.plan
+    if plan is None:
+        return {}
+    message = "its profile is another one than the rounds before were planned with: find out who writes into the store"
+    return {
+        site.name: str(Refused(RefusalReason.OVERWRITTEN, message))
+        for site, attempt, profile in _completed(run, observed)
+        if plan.profiles.get(site.name) == attempt and plan.profile_hashes.get(site.name, hash_of(profile)) != hash_of(profile)
+    }
 
 
 def is_outdated(profile: AdmittedProfile, site: EdgeSite) -> bool:

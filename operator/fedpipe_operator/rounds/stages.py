@@ -295,7 +295,13 @@ def _subject(round_: int) -> str:
 
 def _evaluation(context: StageContext, states: WorkStates) -> RoundEvaluation:
     results = {site: context.observed.site_evaluations[site][done.attempt] for site, done in done_of(states).items()}
-    evaluation = aggregate_metrics(context.observed.last_round, results, dropped_of(states), context.now)
+    evaluation = aggregate_metrics(
+        context.observed.last_round,
+        results,
+        dropped_of(states),
+        most_samples=context.run.spec.evaluation.max_samples,
+        now=context.now,
+    )
     return evaluation.model_copy(update={"needed": context.plan.needed})
 
 
