@@ -1,4 +1,4 @@
-"""What a site sent once counts as it was first seen: a later version of it costs that site, whether the operator remembers or starts anew."""
+"""What a site sent once counts as it was first seen: a later version costs that site, whether the operator remembers it or starts anew."""
 
 import json
 from collections.abc import Callable
