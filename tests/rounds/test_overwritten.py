@@ -1,4 +1,4 @@
-"""What a site sent once counts as it was first seen: a later version costs that site, whether the operator remembers it or starts anew."""
+"""What a site sent once counts as it was first seen: a later version costs that site, also after a restart of the operator."""
 
 import json
 from collections.abc import Callable

@@ -84,7 +84,7 @@ def require_range(found: float, least: float, most: float, *, what: str, reason:
     """Refuse a number that is not from `least` to `most`.
 
     Raises:
-        RefusedError: it is not, or it is no number.
+        RefusedError: it is outside, or NaN.
     """
     if not least <= found <= most:
         raise RefusedError(reason, f"{what}: found {_short(found)}, expected {least:g} to {most:g}")
