@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 import sys
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
@@ -14,6 +16,8 @@ WireT = TypeVar("WireT", bound=Wire)
 
 MAX_RESULT_BYTES: Final = 2**20
 """Of a result, but an update's: `results.max_update_bytes`. A profile has some 250 bytes for each target weight."""
+_BYTES_OF_A_VALUE: Final = 6
+"""Of JSON, at least, in an honest result: a number and a comma."""
 _VERSION: Final = "does its trainer have the version of this operator?"
 _MAX_DEPTH: Final = 16
 """A result has objects in objects five deep."""
@@ -40,14 +44,11 @@ def parse(data: bytes, kind: type[WireT], *, at_most: int, what: str) -> WireT:
     """
     if len(data) > at_most:
         raise RefusedError(RefusalReason.TOO_LARGE, f"{what} has {len(data)} bytes, expected at most {at_most}")
-    value = _checked(_json(data, what), what)
+    value = _Cleaner(what, most_values=at_most // _BYTES_OF_A_VALUE).cleaned(_json(data, what))
     try:
         return kind.model_validate_json(json.dumps(value))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][:_MAX_DEPTH])[:_MAX_NAME]
-        # The message of the error may quote the value, which no message does.
-        problem = f"{where + ': ' if where else ''}{first['type'].replace('_', ' ')}"
+        problem = _first_problem(error)
         raise RefusedError(RefusalReason.UNREADABLE, f"{what} is not a valid {kind.__name__}: {problem}; {_VERSION}") from None
 
 
@@ -86,19 +87,40 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _checked(value: Any, what: str, name: str = "", depth: int = 0) -> Any:  # noqa: ANN401 -- any JSON
-    """The value with cleaned messages; names (keys, labels, identities) must be clean already, since they are compared."""
-    if depth > _MAX_DEPTH:
-        raise RefusedError(RefusalReason.UNREADABLE, f"{what} is nested too deeply")
-    if isinstance(value, dict):
-        for key in value:
-            _require_clean(key, _MAX_NAME, what)
-        return {key: _checked(one, what, name if name in _MESSAGES else key, depth + 1) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_checked(one, what, name, depth + 1) for one in value]
-    if isinstance(value, str):
-        return _cleaned(value) if name in _MESSAGES else _require_clean(value, _MAX_TEXT, what)
-    return value
+@dataclass
+class _Cleaner:
+    """Cleans the messages of a JSON value; names (keys, labels, identities) must be clean already, since they are compared."""
+
+    what: str
+    most_values: int
+    values: int = 0
+    """Seen so far."""
+
+    def cleaned(self, value: Any, name: str = "", depth: int = 0) -> Any:  # noqa: ANN401 -- any JSON
+        """The value of the field of this name, clean."""
+        self.values += 1
+        if depth > _MAX_DEPTH or self.values > self.most_values:
+            raise RefusedError(RefusalReason.UNREADABLE, f"{self.what} is nested too deeply, or has more than {self.most_values} values")
+        if isinstance(value, dict):
+            for key in value:
+                _require_clean(key, _MAX_NAME, self.what)
+            return {key: self.cleaned(one, name if name in _MESSAGES else key, depth + 1) for key, one in value.items()}
+        if isinstance(value, list):
+            return [self.cleaned(one, name, depth + 1) for one in value]
+        if isinstance(value, str):
+            return _cleaned(value) if name in _MESSAGES else _require_clean(value, _MAX_TEXT, self.what)
+        return value
+
+
+def _first_problem(error: ValidationError) -> str:
+    """The first wrong field, and what kind of fault it is. Pydantic's sentence may quote the value, which no message does.
+
+    From its text: as objects, the errors of a result with many unknown fields take 100 MB.
+    """
+    _, where, sentence, *_ = str(error).split("\n", 3)
+    kind = re.search(r"\[type=(\w+)", sentence)
+    found = kind[1].replace("_", " ") if kind else "not valid"
+    return f"{''.join(filter(str.isprintable, where))[:_MAX_NAME]}: {found}"
 
 
 def _require_clean(text: str, most: int, what: str) -> str:
