@@ -132,7 +132,9 @@ def test_an_invalid_update_is_refused_with_its_reason(fleet: Fleet, reason: str,
 
 
 def test_every_reason_has_a_case() -> None:
-    assert CASES.keys() == set(RefusalReason)
+    beside_the_others = {RefusalReason.INCREMENT_TOO_LONG}  # no update is so alone: see test_robust_rounds.py
+
+    assert CASES.keys() == set(RefusalReason) - beside_the_others
 
 
 def test_a_site_without_a_plan_is_refused(fleet: Fleet) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from fedpipe_operator.aggregation import lengths
 from fedpipe_operator.aggregation.factors import Factors, Float64
-from fedpipe_operator.aggregation.lengths import SquaredLength
+from fedpipe_operator.aggregation.lengths import SquaredLengths
 from fedpipe_operator.aggregation.tensors import Float32, MalformedError, Source, TensorFile, factor_keys, open_tensors, sha256_of
 from fedpipe_operator.rounds.records import RoundPlan, Verdict
 from fedpipe_trainer.contract import Outcome, Plan, RunRef, TrainResult
@@ -75,8 +75,8 @@ class Expected:
     """Upper bound on the Frobenius norm of the whole update's increment: of all weights and head tensors together, not of each weight."""
     previous: TensorFile | None = None
     """The global adapter that the round started from; None in round 1."""
-    squared_length: SquaredLength = lengths.of_product
-    """How an increment is measured, by what the method averages."""
+    squared_lengths: SquaredLengths = lengths.of_product
+    """How an increment is measured, by what the method averages; the longest counts."""
 
 
 class _Refusal(Exception):  # noqa: N818 (it carries a verdict to `check`, it is not an error)
@@ -193,7 +193,7 @@ def _check_values(tensors: TensorFile, update: TrainResult, expected: Expected) 
         if plan.plans[site].ranks.get(weight, 0):
             a, b = (_read_finite(tensors, key, site) for key in factor_keys(weight))
             start = _global_factors(expected.previous, weight, len(a))
-            squares[weight] = expected.squared_length(Factors(b=b, a=a), update.scales[weight], start)
+            squares[weight] = max(expected.squared_lengths(Factors(b=b, a=a), update.scales[weight], start))
     norm = math.sqrt(sum(squares.values()))
     if norm > expected.max_norm:
         raise _Refusal(RefusalReason.NORM_TOO_LARGE, _norm_message(squares, norm, expected))

@@ -18,14 +18,14 @@ import numpy as np
 
 from fedpipe_operator.aggregation.factors import Factors, Float64
 
-SquaredLength = Callable[[Factors, float, Factors | None], float]
-"""From a site's factors, its scale, and the components of the global factors that it started from, if any."""
+SquaredLengths = Callable[[Factors, float, Factors | None], tuple[float, ...]]
+"""Of all that a method averages: from a site's factors, its scale, and the components of the global factors that it started from, if any."""
 _EPSILON: Final = float(np.finfo(np.float64).eps)
 _OTHER_ROUNDINGS: Final = 4
 """Of the scale, of the products, and of the bound itself."""
 
 
-def of_product(factors: Factors, scale: float, start: Factors | None) -> float:
+def of_product(factors: Factors, scale: float, start: Factors | None) -> tuple[float]:
     """An upper bound on ‖s·B·A − B_g·A_g‖²_F: what is computed from L = [s·B | −B_g], R = [A ; A_g], and its rounding error.
 
     The dense matrix is not formed.
@@ -36,14 +36,14 @@ def of_product(factors: Factors, scale: float, start: Factors | None) -> float:
         left, right = np.hstack([left, -start.b]), np.vstack([right, start.a])
     left_gram, right_gram = left.T @ left, right @ right.T
     sizes = float(np.sqrt(np.diag(left_gram)) @ np.sqrt(np.diag(right_gram)))
-    return max(0.0, float(np.vdot(left_gram, right_gram))) + rounding(len(left), right.shape[1], len(right)) * sizes**2
+    return (max(0.0, float(np.vdot(left_gram, right_gram))) + rounding(len(left), right.shape[1], len(right)) * sizes**2,)
 
 
-def of_factors(factors: Factors, scale: float, start: Factors | None) -> float:
-    """The squared length for methods that average A and B apart: of the product as above, or of both factors' increments if that is more.
+def of_factors(factors: Factors, scale: float, start: Factors | None) -> tuple[float, float, float]:
+    """For methods that average A and B apart: of the product as above, and of the increments of s·B and of A.
 
     A factor without the other counts there: `B = 0, A = 10³⁰` is no change of this site's product, and of the averages' product it is.
-    In round 1, where A's start is not known, A itself counts.
+    In round 1, where A's start is not known, it is A itself.
     """
     b: Float64 = factors.b * np.float64(scale)
     a: Float64 = factors.a.astype(np.float64)
@@ -51,7 +51,7 @@ def of_factors(factors: Factors, scale: float, start: Factors | None) -> float:
         known = len(start.a)
         b[:, :known] -= start.b
         a[:known] -= start.a
-    return max(of_product(factors, scale, start), float(np.vdot(b, b) + np.vdot(a, a)))
+    return *of_product(factors, scale, start), float(np.vdot(b, b)), float(np.vdot(a, a))
 
 
 def rounding(d_out: int, d_in: int, components: int) -> float:

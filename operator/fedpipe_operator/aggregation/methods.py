@@ -6,7 +6,7 @@ from typing import Final
 
 from fedpipe_operator.aggregation import exact, fedit, lengths, zeropad
 from fedpipe_operator.aggregation.factors import AggregatedFactors, Factors, SiteFactorReaders, WeightUpdates
-from fedpipe_operator.aggregation.lengths import SquaredLength
+from fedpipe_operator.aggregation.lengths import SquaredLengths
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Method:
     """The rank of the result, from the updates and the largest rank allowed; raises `CannotAggregateError`."""
     aggregate: Callable[[WeightUpdates, SiteFactorReaders, Factors | None, int], AggregatedFactors]
     """The result of that rank, from the updates, their readers (in the same order) and the previous global factors, if any."""
-    squared_length: SquaredLength
-    """The squared length of what it averages of a site."""
+    squared_lengths: SquaredLengths
+    """The squared lengths of what it averages of a site."""
 
 
 METHODS: Final[dict[str, Method]] = {

@@ -91,7 +91,7 @@ def _check_updates(round_input: RoundInput, config: AggregationConfig, previous:
             attempt=candidate.attempt,
             max_norm=config.max_norm,
             previous=previous,
-            squared_length=METHODS[config.method].squared_length,
+            squared_lengths=METHODS[config.method].squared_lengths,
         )
         return gate.check(candidate.result, candidate.source, expected)
 

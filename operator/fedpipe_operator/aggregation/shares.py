@@ -37,5 +37,5 @@ def capped(shares: Sequence[float], most: float) -> tuple[float, ...]:
         rest, left = before[~full], 1 - most * np.count_nonzero(full)
         weights = rest if rest.sum() > 0 else np.ones(len(rest))
         after = np.full(len(before), most)
-        after[~full] = left * weights / weights.sum()
+        after[~full] = left * (weights / weights.sum())
     return tuple(after.tolist())

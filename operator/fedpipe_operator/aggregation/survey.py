@@ -32,8 +32,8 @@ ByTensor = Mapping[str, Mapping[str, float]]
 class Survey:
     """The measurements of a round."""
 
-    weights: ByTensor
-    """Length of each site's increment of each weight that it trained."""
+    weights: Mapping[str, Mapping[str, tuple[float, ...]]]
+    """By weight and site that trained it: the lengths of its increment of everything that the method averages."""
     head: ByTensor
     """The same of tensors trained as a whole; in round 1, where only the sites know their start, of the tensors themselves."""
     squared_distances: Float64 | None = None
@@ -53,7 +53,7 @@ class Limits:
 
 
 class _Measured(NamedTuple):
-    lengths: dict[str, float]
+    lengths: dict[str, tuple[float, ...]]
     squared_distances: Float64 | None
 
 
@@ -95,28 +95,32 @@ def limits_of(context: RoundContext, accepted: Accepted) -> Limits:
     if not clips and config.rule == "Mean":
         return Limits({}, {}, frozenset(accepted))
     found = survey(context, accepted)
-    factors = clip_factors_of(found, accepted, config) if clips else {}
-    refused = _refusals(found, factors, config) if config.clipping is Clipping.REFUSE else {}
+    factors = _clip_factors(found, accepted, config) if clips else {}
+    refused = _refusals(factors, config) if config.clipping is Clipping.REFUSE else {}
     left = [site for site in accepted if site not in refused]
     return Limits(factors, refused, _selected(found, list(accepted), left, config) if len(left) >= context.plan.needed else frozenset())
 
 
-def clip_factors_of(found: Survey, accepted: Accepted, config: AggregationConfig) -> dict[str, dict[str, float]]:
-    """By weight or head tensor and site: the factors of the increments that are too long."""
+def _clip_factors(found: Survey, accepted: Accepted, config: AggregationConfig) -> dict[str, dict[str, float]]:
+    """By weight or head tensor and site: the factors of the increments that are too long, by the length that is furthest out."""
     steps = {site: steps_of(update.result, config) for site, update in accepted.items()}
-    return {
-        name: factors for one in (found.weights, found.head) for name, factors in clip_factors(one, steps, config.clip_multiple).items()
-    }
+    factors = clip_factors(found.head, steps, config.clip_multiple)
+    kinds = max((len(one) for of_sites in found.weights.values() for one in of_sites.values()), default=0)
+    for kind in range(kinds):
+        of_kind = {weight: {site: one[kind] for site, one in of_sites.items()} for weight, of_sites in found.weights.items()}
+        for weight, clips in clip_factors(of_kind, steps, config.clip_multiple).items():
+            known = factors.setdefault(weight, {})
+            known |= {site: min(factor, known.get(site, 1.0)) for site, factor in clips.items()}
+    return factors
 
 
-def _refusals(found: Survey, factors: ByTensor, config: AggregationConfig) -> dict[str, Verdict]:
-    """The verdicts on the sites that sent an increment that is too long; each names the longest."""
-    longest = {**found.weights, **found.head}
+def _refusals(factors: ByTensor, config: AggregationConfig) -> dict[str, Verdict]:
+    """The verdicts on the sites that sent an increment that is too long; each names the one that is so most."""
     worst: dict[str, tuple[float, str]] = {}
     for name, of_sites in factors.items():
         for site, factor in of_sites.items():
             worst[site] = min(worst.get(site, (math.inf, "")), (factor, name))
-    return {site: _too_long(site, name, longest[name][site], factor, config) for site, (factor, name) in sorted(worst.items())}
+    return {site: _too_long(site, name, factor, config) for site, (factor, name) in sorted(worst.items())}
 
 
 def _selected(found: Survey, sites: list[str], left: list[str], config: AggregationConfig) -> frozenset[str]:
@@ -130,12 +134,15 @@ def _selected(found: Survey, sites: list[str], left: list[str], config: Aggregat
     return frozenset(left[index] for index in chosen)
 
 
-def _lengths(updates: WeightUpdates, readers: SiteFactorReaders, start: Factors | None, config: AggregationConfig) -> dict[str, float]:
+def _lengths(
+    updates: WeightUpdates, readers: SiteFactorReaders, start: Factors | None, config: AggregationConfig
+) -> dict[str, tuple[float, ...]]:
     found = {}
     for one, read in zip(updates.sites, readers, strict=True):
         update = read()
         own_start = None if start is None else Factors(b=start.b[:, : one.rank], a=start.a[: one.rank])
-        found[one.site] = math.sqrt(METHODS[config.method].squared_length(update.factors, update.scale, own_start))
+        squares = METHODS[config.method].squared_lengths(update.factors, update.scale, own_start)
+        found[one.site] = tuple(math.sqrt(square) for square in squares)
     return found
 
 
@@ -151,9 +158,8 @@ def _among_all(squared_distances: Float64, trained: list[str], sites: list[str])
     return squared_distances[np.ix_(rows, rows)]
 
 
-def _too_long(site: str, name: str, length: float, factor: float, config: AggregationConfig) -> Verdict:
-    message = (
-        f"adapter of site {site}: increment of {name}: found length {length:.4g}, expected at most {length * factor:.4g} "
-        f"({config.clip_multiple:g} times what is usual in the round)"
-    )
+def _too_long(site: str, name: str, factor: float, config: AggregationConfig) -> Verdict:
+    found, allowed = f"{config.clip_multiple / factor:.3g}", f"{config.clip_multiple:g}"
+    what = f"adapter of site {site}: length of the increment of {name}"
+    message = f"{what}: found {found} times what is usual in the round, expected at most {allowed}"
     return Verdict(accepted=False, reason=RefusalReason.INCREMENT_TOO_LONG, message=message)

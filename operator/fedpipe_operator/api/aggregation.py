@@ -60,14 +60,16 @@ class AggregationSpec(ApiModel):
     method: AggregationMethod = AggregationMethod.EXACT
     rule: AggregationRule = AggregationRule.MEAN
     malicious_sites: Annotated[int, Field(ge=1, le=499)] = 1
-    """The number of malicious sites that TrimmedMean, Krum and MultiKrum are to withstand; the other rules do not read it."""
+    """The number of malicious sites f that TrimmedMean, Krum and MultiKrum are to withstand; the other rules do not read it.
+    TrimmedMean needs 2f + 1 updates, Krum and MultiKrum 2f + 3."""
     normalization: Normalization = Normalization.EFFECTIVE_STEPS
     max_site_weight: Annotated[float, Field(gt=0, le=1)] | None = None
     """The largest share of one site in the average, and in that of each weight; what exceeds it goes to the others in proportion. Left out:
     0.5 where three or more sites contribute, else no bound."""
     clipping: Clipping = Clipping.CLIP
     clip_multiple: Annotated[float, Field(ge=1, le=1000)] = 3.0
-    """Of the median length over the sites, as it is and per effective step: an increment above both is too long."""
+    """Of the median length over the sites, as it is and per effective step: an increment above both is too long.
+    Fewer than three updates have no such median."""
     max_norm: Annotated[float, Field(gt=0, le=1e9)] = 1e4
     """The gate refuses an update whose increment, over all weights and head tensors together, has a larger Frobenius norm."""
 
