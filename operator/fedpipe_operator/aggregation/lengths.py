@@ -19,7 +19,7 @@ import numpy as np
 from fedpipe_operator.aggregation.factors import Factors, Float64
 
 SquaredLengths = Callable[[Factors, float, Factors | None], tuple[float, ...]]
-"""Of all that a method averages: from a site's factors, its scale, and the components of the global factors that it started from, if any."""
+"""Of all that a method averages: from a site's factors, its scale, and the global components that it started from, if any."""
 _EPSILON: Final = float(np.finfo(np.float64).eps)
 _OTHER_ROUNDINGS: Final = 4
 """Of the scale, of the products, and of the bound itself."""
