@@ -18,13 +18,13 @@ from statistics import mean
 from typing import Any, Final
 
 HERE: Final = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent)]
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "fleet"), str(HERE.parents[1] / "examples")]
 
 import numpy as np  # noqa: E402 -- the path above comes first
 import torch  # noqa: E402
 from aggregators import FLOWER, OURS  # noqa: E402
+from attacked_federation import Case, Federation  # noqa: E402
 from attacks import ATTACKS  # noqa: E402
-from federation import Case, Federation  # noqa: E402
 from normalization import documents  # noqa: E402
 
 RESULTS: Final = HERE / "results.json"

@@ -9,7 +9,8 @@ per effective step beside the median length per step, as the normalization count
 Medians hold while more than half of the sites are honest; with three sites, one. A weight that fewer than three sites moved has no such
 median: there, the longest that is usual in any weight which three or more sites moved is the measure, if there is one.
 
-Norm clipping as a defence: Sun et al., arXiv 1911.07963, with a fixed bound; the median as the bound: Guerraoui et al., arXiv 2405.14432.
+Norm clipping as a defence: Sun et al., arXiv 1911.07963, with a fixed bound; a bound made of the round itself: Allouah et al., arXiv
+2405.14432.
 """
 
 from collections.abc import Iterable, Mapping

@@ -327,7 +327,9 @@ class RoundStatus(ApiModel):
     truncated_energy: Annotated[float, Field(ge=0)]
     """The largest share of squared singular values that the truncation to the global rank lost in any weight."""
     left_out: Annotated[dict[str, Sentence], Field(max_length=100)] = {}
-    """Sites whose update did not arrive or was refused, with the reason of each."""
+    """Sites whose update did not arrive, was refused or was not selected by `aggregation.rule`, with the reason of each."""
+    clipped: Annotated[dict[str, Sentence], Field(max_length=100)] = {}
+    """Sites of whose update an increment was shortened (`aggregation.clipping`): of how many weights, and how far."""
     missing_evaluations: Annotated[dict[str, Sentence], Field(max_length=100)] = {}
     """Sites that should have evaluated the round's adapter and did not, with the reason of each."""
 

@@ -138,6 +138,10 @@ class ContributionRow:
     """The validation loss after these rounds, on average; None as above."""
     loss_without: float | None
     """First-order estimate of the same if the site's update had been zero in each."""
+    clipped: int
+    """Increments of weights and head tensors that were shortened, over these rounds."""
+    smallest_clip: float
+    """The smallest factor by which one was; 1: none."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +271,8 @@ def contribution_rows(record: RunRecord) -> list[ContributionRow]:
         if parts:
             share, norm = fmean(part.share for part in parts), fmean(part.norm for part in parts)
             steps, estimates = sum(part.steps for part in parts), _loss_figures(record, site)
-            rows.append(ContributionRow(site, len(parts), steps, share, norm, _mean(alignments), *estimates))
+            clips = sum(part.clipped for part in parts), min(part.smallest_clip for part in parts)
+            rows.append(ContributionRow(site, len(parts), steps, share, norm, _mean(alignments), *estimates, *clips))
     return rows
 
 
