@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,7 +13,7 @@ from safetensors.numpy import load, save
 from fedpipe_operator.aggregation import AggregationConfig, Candidate, RoundInput, aggregate_round
 from fedpipe_operator.aggregation.tensors import factor_keys
 from fedpipe_operator.api import Clipping
-from fedpipe_operator.rounds.records import RoundPlan
+from fedpipe_operator.rounds.records import RoundCommit, RoundPlan
 from fedpipe_trainer.contract import Artifact, Forecast, Measured, Outcome, Plan, RunRef, TrainResult
 
 RUN: Final = RunRef(namespace="benchmark", name="robustness", uid="0")
@@ -81,11 +81,13 @@ class Ours:
         candidates = {site: _candidate(site, tensors, plan) for site, tensors in updates.items()}
         previous = _Bytes(self._adapter) if self._adapter else None
         result = aggregate_round(RoundInput(RUN, plan, candidates, previous), self.config, sink)
+        if result.commit is None:
+            raise SystemExit(f"the gate refused every update: {result.verdicts}")
         self._count(result.commit, honest)
         self._adapter = sink.getvalue()
         return load(self._adapter)
 
-    def _count(self, commit: object, honest: Sequence[str]) -> None:
+    def _count(self, commit: RoundCommit, honest: Sequence[str]) -> None:
         contributions = {one.site: one for one in commit.contributions}
         self.harm.updates += len(honest)
         self.harm.refused += sum(site not in contributions for site in honest)
@@ -97,17 +99,14 @@ class Ours:
 def flower(rule: str, arrays: Sequence[list[np.ndarray]], samples: Sequence[int], malicious: int) -> list[np.ndarray]:
     """One of Flower's rules on the parameters, each an array: A and B apart."""
     results = list(zip(arrays, samples, strict=True))
-    match rule:
-        case "FedAvg":
-            return aggregate(results)
-        case "FedMedian":
-            return aggregate_median(results)
-        case "FedTrimmedAvg":
-            return aggregate_trimmed_avg(results, malicious / len(results))
-        case "Krum":
-            return aggregate_krum(results, malicious, 0)
-        case _:
-            return aggregate_krum(results, malicious, len(results) - malicious - 2)
+    rules: dict[str, Callable[[], list[np.ndarray]]] = {
+        "FedAvg": lambda: aggregate(results),
+        "FedMedian": lambda: aggregate_median(results),
+        "FedTrimmedAvg": lambda: aggregate_trimmed_avg(results, malicious / len(results)),
+        "Krum": lambda: aggregate_krum(results, malicious, 0),
+        "MultiKrum": lambda: aggregate_krum(results, malicious, len(results) - malicious - 2),
+    }
+    return rules[rule]()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ One weight of all sites is read at a time, and only numbers are kept: one for ea
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -38,6 +38,9 @@ class Survey:
     """The same of tensors trained as a whole; in round 1, where only the sites know their start, of the tensors themselves."""
     squared_distances: Float64 | None = None
     """Between the sites in their order, over all tensors; None if the rule selects none."""
+
+
+_NOTHING: Final = Survey({}, {})
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,7 @@ def limits_of(context: RoundContext, accepted: Accepted) -> Limits:
     """
     config = context.config
     clips = config.clipping is not Clipping.NONE and len(accepted) >= ENOUGH_SITES
-    if not clips and config.rule == "Mean":
-        return Limits({}, {}, frozenset(accepted))
-    found = survey(context, accepted)
+    found = survey(context, accepted) if clips or RULES[config.rule].keep else _NOTHING
     factors = _clip_factors(found, accepted, config) if clips else {}
     refused = _refusals(factors, config) if config.clipping is Clipping.REFUSE else {}
     left = [site for site in accepted if site not in refused]
@@ -148,7 +149,7 @@ def _lengths(
 
 def _head_lengths(key: str, accepted: Accepted, previous: TensorFile | None) -> dict[str, float]:
     start = previous.read(key).astype(np.float64) if previous else 0.0
-    return {site: float(np.linalg.norm(update.tensors.read(key) - start)) for site, update in accepted.items()}
+    return {site: float(np.linalg.norm(update.tensors.read(key).astype(np.float64) - start)) for site, update in accepted.items()}
 
 
 def _among_all(squared_distances: Float64, trained: list[str], sites: list[str]) -> Float64:

@@ -351,7 +351,10 @@ def _without_update(record: RunRecord, round_: int) -> dict[str, str]:
         if update.failure is not None:
             reasons[site] = f"{update.failure.reason}: {update.failure.message}"
     refused = {site: f"refused, {verdict.reason}: {verdict.message}" for site, verdict in commit.refused.items()}
-    return {site: reason for site, reason in (reasons | reported | refused).items() if site not in contributed}
+    unselected = {
+        one.site: f"NotSelected: aggregation.rule {commit.rule} left the update out" for one in commit.contributions if one.share == 0
+    }
+    return {site: reason for site, reason in (reasons | reported | refused).items() if site not in contributed} | unselected
 
 
 def shown_samples(record: RunRecord) -> list[tuple[str, Sample]]:
