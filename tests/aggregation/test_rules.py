@@ -148,15 +148,19 @@ def test_distances_equal_those_of_the_dense_increments(
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6 * expected.max())
 
 
-def test_no_site_seems_close_because_its_components_cancel() -> None:
-    sites, updates, _ = a_round(0, (12, 10), [2, 2, 2], 0)
-    b, a = np.full((12, 1), 1e20, np.float32), np.full((1, 10), 1e8, np.float32)
-    hidden = Factors(b=np.hstack([b, -b]), a=np.vstack([a, np.nextafter(a, np.float32(np.inf))]))
-    sites[0] = replace(sites[0], factors=hidden)
+@deterministic
+@given(SEEDS, SHAPES)
+def test_no_site_seems_closer_than_it_is_because_its_components_cancel(seed: int, shape: tuple[int, int]) -> None:
+    sites, updates, _ = a_round(seed, shape, [2, 2, 2], 0)
+    rng = np.random.default_rng(seed)
+    b, a = rng.standard_normal((shape[0], 1), np.float32), np.float32(1e28) * rng.standard_normal((1, shape[1]), np.float32)
+    other = np.nextafter(a, np.float32(np.inf))
+    sites[0] = replace(sites[0], factors=Factors(b=np.hstack([b, -b]), a=np.vstack([a, other])))
 
     found = distances.of_products(updates, readers_of(sites), None)
 
-    assert found[0, 1] > 1e3 * found[1, 2]
+    length = sites[0].scale * updates.sites[0].pace * np.linalg.norm(b.astype(np.float64) @ (a.astype(np.float64) - other))
+    assert found[0, -1] >= length**2
 
 
 @deterministic
