@@ -30,9 +30,11 @@ from clock import Clock
 
 from fedpipe_operator.admission import AdmittedUpdate
 from fedpipe_operator.aggregation import AggregationConfig, Candidate, FileSource, RoundInput, aggregate_round, openblas
+from fedpipe_operator.aggregation.accepted import AcceptedUpdate, RoundContext
+from fedpipe_operator.aggregation.global_adapter import aggregate_adapters
 from fedpipe_operator.aggregation.malloc import tune_malloc_for_aggregation
 from fedpipe_operator.aggregation.parallel import thread_count
-from fedpipe_operator.aggregation.round import AcceptedUpdate, aggregate_adapters
+from fedpipe_operator.aggregation.survey import limits_of
 from fedpipe_operator.aggregation.tensors import TensorWriter, factor_keys, open_tensors
 from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_trainer.contract import Artifact, Forecast, Measured, Outcome, Plan, RunRef, TrainResult
@@ -141,7 +143,8 @@ def exact(case: Case, folder: Path) -> Clock:
         files = {site: stack.enter_context((folder / f"{site}.safetensors").open("rb")) for site in results}
         accepted = {site: AcceptedUpdate(results[site], open_tensors(FileSource(file))) for site, file in files.items()}
         sink = stack.enter_context((folder / "global").open("wb"))
-        aggregate_adapters(plan, CONFIG, accepted, previous=None, sink=sink)
+        context = RoundContext(plan, CONFIG, None)
+        aggregate_adapters(context, accepted, limits_of(context, accepted), sink)
     return clock
 
 

@@ -5,7 +5,7 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +16,13 @@ from torch import Tensor
 from training import ALPHA, scale
 
 from fedpipe_operator.admission import AdmittedUpdate
+from fedpipe_operator.aggregation.accepted import AcceptedUpdate, RoundContext
+from fedpipe_operator.aggregation.config import AggregationConfig
+from fedpipe_operator.aggregation.global_adapter import aggregate_adapters
 from fedpipe_operator.aggregation.normalization import NORMALIZATIONS, Combination, LocalWork, Normalization, power_of_steps
-from fedpipe_operator.aggregation.round import AcceptedUpdate, AggregationConfig, aggregate_adapters
+from fedpipe_operator.aggregation.survey import limits_of
 from fedpipe_operator.aggregation.tensors import open_tensors
+from fedpipe_operator.api.aggregation import Clipping
 from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_trainer.adapters import AdapterTensors, read_global_adapter
 from fedpipe_trainer.contract import Measured, Outcome, Plan, RunRef, TrainResult
@@ -113,12 +117,15 @@ def aggregate(
     method = {"FlexLoRA": "Exact", "FLoRA": "Exact", "HetLoRA": "ZeroPad"}.get(server.method, server.method)
     normalization = _by_norm(updates) if server.method == "HetLoRA" else _normalization(server.normalization)
     config = AggregationConfig(method=method, max_rank=server.max_rank, normalization=normalization)
+    if server.method != "Exact":  # the rivals' rules have no bounds
+        config = replace(config, clipping=Clipping.NONE, max_site_weight=1.0)
     accepted = {
         site: AcceptedUpdate(_result(site, update, problem), open_tensors(BytesSource(update.data))) for site, update in updates.items()
     }
     start = open_tensors(BytesSource(previous)) if previous and server.frozen_residual else None
     sink = io.BytesIO()
-    adapter = aggregate_adapters(_round_plan(task, problem, updates), config, accepted, previous=start, sink=sink)
+    context = RoundContext(_round_plan(task, problem, updates), config, start)
+    adapter = aggregate_adapters(context, accepted, limits_of(context, accepted), sink)
     return sink.getvalue(), adapter.learned
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy_factors import product, random_factors, random_sites, readers_of, updates_of
 
 from fedpipe_operator.aggregation import exact, truncated_svd
-from fedpipe_operator.aggregation.factors import AggregatedFactors, Factors, SiteFactorReaders, SiteFactors, SiteWeight, WeightUpdates
+from fedpipe_operator.aggregation.factors import AggregatedFactors, Factors, SiteFactors, SiteWeight, WeightUpdates
 from fedpipe_operator.aggregation.truncated_svd import ROW_NORM, StackShape
 
 deterministic = settings(derandomize=True, deadline=None, max_examples=60)
@@ -21,46 +22,12 @@ SEEDS = st.integers(0, 2**32 - 1)
 UNLIMITED = 10_000
 
 
-def random_factors(rng: np.random.Generator, shape: tuple[int, int], rank: int) -> SiteFactors:
-    b, a = rng.standard_normal((shape[0], rank)), rng.standard_normal((rank, shape[1]))
-    factors = Factors(b=b.astype(np.float32), a=a.astype(np.float32))
-    return SiteFactors(share=1.0, scale=float(rng.uniform(0.1, 8)), factors=factors)
-
-
-def random_sites(rng: np.random.Generator, shape: tuple[int, int], ranks: Sequence[int]) -> list[SiteFactors]:
-    shares = rng.dirichlet(np.ones(len(ranks)))
-    return [replace(random_factors(rng, shape, rank), share=float(share)) for rank, share in zip(ranks, shares, strict=True)]
-
-
-def identity(site: SiteFactors) -> SiteFactors:
-    return site
-
-
-def readers_of(sites: Sequence[SiteFactors]) -> SiteFactorReaders:
-    return [partial(identity, site) for site in sites]
-
-
-def product(factors: Factors) -> np.ndarray:
-    return factors.b.astype(np.float64) @ factors.a.astype(np.float64)
-
-
 def expected_product(sites: Sequence[SiteFactors], previous: Factors | None, server_rate: float = 1.0) -> np.ndarray:
     update = np.zeros((len(sites[0].factors.b), sites[0].factors.a.shape[1])) if previous is None else product(previous)
     for p in sites:
         start = 0.0 if previous is None else product(Factors(b=previous.b[:, : len(p.factors.a)], a=previous.a[: len(p.factors.a)]))
         update = update + server_rate * p.share * (p.scale * product(p.factors) - start)
     return update
-
-
-def updates_of(sites: Sequence[SiteFactors], previous: Factors | None = None, server_rate: float = 1.0) -> WeightUpdates:
-    return WeightUpdates(
-        weight="w",
-        d_out=len(sites[0].factors.b),
-        d_in=sites[0].factors.a.shape[1],
-        sites=tuple(SiteWeight(site=str(i), rank=len(p.factors.a), share=p.share) for i, p in enumerate(sites)),
-        global_rank=len(previous.a) if previous else 0,
-        server_rate=server_rate,
-    )
 
 
 def aggregate(

@@ -8,7 +8,7 @@ import pytest
 
 from fedpipe_operator.aggregation import METHODS, CannotAggregateError
 from fedpipe_operator.aggregation.factors import AggregatedFactors, Factors, SiteFactors, SiteWeight, WeightUpdates
-from fedpipe_operator.aggregation.round import combine
+from fedpipe_operator.aggregation.global_adapter import combine
 
 ONE = SiteFactors(share=0.25, scale=2.0, factors=Factors(b=np.float32([[4], [8]]), a=np.float32([[1, 3]])))
 TWO = SiteFactors(share=0.75, scale=4.0, factors=Factors(b=np.float32([[1, 1], [0, 2]]), a=np.float32([[5, -1], [4, 8]])))

@@ -65,6 +65,25 @@ def test_adapters_from_a_bucket_are_copied_in_chunks_and_give_the_same_bytes(wor
     assert len(opened) == 4
 
 
+def test_the_rule_and_the_bounds_of_the_spec_reach_the_aggregation(tmp_path: Path) -> None:
+    bounds = {"maxSiteWeight": 0.4, "clipping": "Refuse", "clipMultiple": 7, "maliciousSites": 2}
+    world = World(a_run(aggregation={"rule": "Median", **bounds}), tmp_path)
+    world.work_until("aggregate-r2")
+
+    task = AggregationTask.model_validate_json(world.backend.tasks["toy-aggregate-r2-a0"])
+    aggregate(task, world.store)
+
+    assert (task.rule, task.max_site_weight, task.clipping, task.clip_multiple, task.malicious_sites) == ("Median", 0.4, "Refuse", 7, 2)
+    assert commit_of(world).rule == "Median"
+    assert max(one.share for one in commit_of(world).contributions) <= 0.4 + 1e-12
+
+
+def test_too_few_updates_for_the_rule_fail_the_aggregation_with_a_sentence(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status(str(task_file(world, rule="Krum"))) != 0
+
+    assert "aggregation.rule Krum with maliciousSites 1 needs 5 updates" in capsys.readouterr().err
+
+
 def test_a_process_aggregates_the_round_of_its_task_file(world: World) -> None:
     command = [sys.executable, "-m", "fedpipe_operator.worker", str(task_file(world))]
 

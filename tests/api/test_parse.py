@@ -118,6 +118,23 @@ def test_strings_that_yaml_1_1_takes_for_other_types_stay_strings(value: str) ->
             ),
         ),
         (
+            "  aggregation: {method: ZeroPad, rule: Median}",
+            (
+                "spec.aggregation",
+                "rule Median works on the products B·A, which method ZeroPad does not form: set method to Exact, or rule to Mean",
+            ),
+        ),
+        (
+            "  aggregation: {rule: Krum, maliciousSites: 2}\n  sites: {perRound: 8, quorum: 0.75}",
+            (
+                "spec",
+                (
+                    "aggregation.rule Krum needs 7 updates to withstand 2 maliciousSites, and sites.perRound times sites.quorum is less:"
+                    " raise one of them, or lower aggregation.maliciousSites"
+                ),
+            ),
+        ),
+        (
             "  rounds: {target: {metric: bleu, value: 1}}",
             ("spec", "rounds.target.metric bleu is not measured for SequenceClassification: use one of accuracy, macroF1, loss"),
         ),

@@ -10,9 +10,9 @@ from typing import Final
 import pytest
 import yaml
 
-from fedpipe_operator.aggregation import METHODS
+from fedpipe_operator.aggregation import METHODS, RULES
 from fedpipe_operator.aggregation.normalization import NORMALIZATIONS
-from fedpipe_operator.api import AggregationMethod, Normalization, PlanningMode
+from fedpipe_operator.api import AggregationMethod, AggregationRule, Normalization, PlanningMode
 from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.planning import MODES
 from fedpipe_operator.rounds.kinds import KINDS
@@ -74,6 +74,7 @@ def test_what_is_planned_does_not_exist_yet() -> None:
 
 def test_the_tables_that_the_guide_names_are_complete() -> None:
     assert METHODS.keys() == {str(method) for method in AggregationMethod}
+    assert RULES.keys() == {str(rule) for rule in AggregationRule}
     assert NORMALIZATIONS.keys() == set(Normalization)
     assert MODES.keys() == set(PlanningMode)
     assert KINDS.keys() == set(TaskKind)

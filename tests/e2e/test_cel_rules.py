@@ -16,6 +16,11 @@ CAUSAL: Final = {"type": "CausalLM", "prompt": "{question}", "response": "{answe
 
 INVALID_SPECS: Final[dict[str, Plain]] = {
     "aggregation.method FedIT averages equal ranks only": {"aggregation": {"method": "FedIT"}},
+    "aggregation.rule needs more updates to withstand maliciousSites": {
+        "aggregation": {"rule": "Krum", "maliciousSites": 2},
+        "sites": {"perRound": 8, "quorum": 0.7},
+    },
+    "rule works on the products B·A, which methods other than Exact do not form": {"aggregation": {"method": "ZeroPad", "rule": "Median"}},
     "rounds.target.metric is not measured for this task": {"rounds": {"target": {"metric": "bleu", "value": 1}}},
     "CausalLM and Seq2SeqLM need prompt and response": {"task": {"type": "CausalLM", "prompt": "{question}"}},
     "text, label and labels belong to SequenceClassification": {"task": CAUSAL | {"label": "topic"}},
@@ -55,6 +60,7 @@ ALLOWED_CHANGES: Final[list[Plain]] = [
     {"sites": {"quorum": 0.5}},
     {"training": {"learningRate": 0.01}},
     {"aggregation": {"maxNorm": 10}},
+    {"aggregation": {"rule": "Median", "maxSiteWeight": 0.4, "clipping": "Refuse"}},
     {"deletionPolicy": "Delete"},
     {"ttlSecondsAfterFinished": 60},
 ]

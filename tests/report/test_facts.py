@@ -155,6 +155,29 @@ def test_a_sites_share_is_the_mean_over_the_rounds_that_aggregated_its_updates(r
     assert rows["clinic-north"].alignment is None
 
 
+def test_shortened_increments_are_counted_over_the_rounds_with_the_smallest_factor(record: RunRecord) -> None:
+    first, *others = record.rounds[1].contributions
+    clipped = first.model_copy(update={"clipped": 2, "smallest_clip": 0.1})
+    rounds = {
+        1: record.rounds[1].model_copy(update={"contributions": (clipped, *others)}),
+        2: record.rounds[2].model_copy(update={"contributions": (clipped.model_copy(update={"smallest_clip": 0.3}), *others)}),
+    }
+
+    rows = {row.site: row for row in contribution_rows(replace(record, rounds=rounds))}
+
+    assert (rows[first.site].clipped, rows[first.site].smallest_clip) == (4, 0.1)
+    assert {(rows[one.site].clipped, rows[one.site].smallest_clip) for one in others} == {(0, 1.0)}
+
+
+def test_a_site_whose_update_the_rule_did_not_select_is_left_out_of_the_round(record: RunRecord) -> None:
+    first, *others = record.rounds[1].contributions
+    changes = {"rule": "Krum", "contributions": (first.model_copy(update={"share": 0.0}), *others)}
+
+    rows = left_out(replace(record, rounds=record.rounds | {1: record.rounds[1].model_copy(update=changes)}))
+
+    assert LeftOut(first.site, "training of round 1", "NotSelected: aggregation.rule Krum left the update out") in rows
+
+
 def test_what_was_measured_at_a_site_is_told_and_the_rest_is_missing(record: RunRecord) -> None:
     site = record.sites[0]
     profile = record.profiles[site].model_copy(update={"up_bits_per_second": 9e7, "mfu": 0.4})

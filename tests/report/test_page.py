@@ -125,7 +125,7 @@ def test_every_hyperparameter_is_shown_with_its_reason(page: Page) -> None:
 def test_importance_idle_share_and_contributions_are_told_in_words_and_numbers(page: Page) -> None:
     assert "the two halves of their data agree (rank correlation 0.91)" in page.text
     assert re.search(r"The sites waited for the slowest one in \d+\.\d % of their time over all rounds", page.text)
-    assert "practice-south 5 200 11.8 % 0.5 – – –" in page.text
+    assert "practice-south 5 200 11.8 % 0.5 – – – –" in page.text
 
 
 def test_what_each_site_did_to_the_loss_is_labelled_as_an_estimate(record: RunRecord) -> None:
@@ -136,7 +136,7 @@ def test_what_each_site_did_to_the_loss_is_labelled_as_an_estimate(record: RunRe
     page = Page(write_report(replace(record, evaluations=record.evaluations | {6: last})))
 
     assert "The last two columns are first-order estimates" in page.text
-    assert f"practice-south 5 200 11.8 % 0.5 – −0.032 {loss + 0.0321:.3f} instead of {loss:.3f}" in page.text
+    assert f"practice-south 5 200 11.8 % 0.5 – – −0.032 {loss + 0.0321:.3f} instead of {loss:.3f}" in page.text
 
 
 def test_what_the_estimates_of_the_loss_do_not_show_is_told_beside_them(record: RunRecord) -> None:

@@ -34,6 +34,8 @@ OTHERS: dict[str, Any] = {
     "training.scaling": "RsLoRA",
     "aggregation.method": "ZeroPad",
     "aggregation.normalization": "EffectiveSteps",
+    "aggregation.rule": "Median",
+    "aggregation.clipping": "Clip",
     "store.endpoint": "http://elsewhere:9000",
     "task.labels": ["a", "b", "c"],
     "deletionPolicy": "Retain",

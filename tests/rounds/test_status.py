@@ -15,8 +15,8 @@ from fedpipe_operator import names
 from fedpipe_operator.api import Condition, ConditionStatus, ConditionType, FineTuneStatus, Reason
 from fedpipe_operator.rounds import Observed, Run
 from fedpipe_operator.rounds.attempts import Active, Done, Dropped, Pending, WorkState
-from fedpipe_operator.rounds.observed import summarize_commit, summarize_plan
-from fedpipe_operator.rounds.records import Contribution, RoundCommit, RoundPlan, Verdict
+from fedpipe_operator.rounds.observed import summarize_commit, summarize_evaluation, summarize_plan
+from fedpipe_operator.rounds.records import Contribution, RoundCommit, RoundEvaluation, RoundPlan, Verdict
 from fedpipe_operator.rounds.stages import End, Step
 from fedpipe_operator.rounds.status import blocked, committed_updates, finished, invalid, status_of, updates_under_way
 from fedpipe_operator.rounds.work_states import StageContext
@@ -360,3 +360,18 @@ def test_the_updates_of_a_run_that_failed_stay_in_its_status(tmp_path: Path) -> 
     assert world.conditions()["Failed"] == "QuorumOutOfReach"
     assert counts(world) == (3, 3, 1, 0, 2)
     assert world.run.resource.status == failed
+
+
+def test_the_history_names_sites_whose_increments_were_shortened_and_those_that_the_rule_did_not_select() -> None:
+    commit = a_commit("a", "b", "c")
+    changes = ({}, {"clipped": 3, "smallest_clip": 0.0123}, {"share": 0.0})
+    parts = tuple(part.model_copy(update=change) for part, change in zip(commit.contributions, changes, strict=True))
+
+    commit = commit.model_copy(update={"contributions": parts})
+    evaluation = summarize_evaluation(RoundEvaluation(round=1, finished_at=0.0))
+    observed = Observed(commits={1: summarize_commit(commit)}, evaluations={1: evaluation})
+    (entry,) = status_of(StageContext(a_run(), observed, 1000.0), RUNNING).history
+
+    assert entry.clipped == {"b": "3 increments shortened, the most to 0.012 of it"}
+    assert list(entry.left_out) == ["c"]
+    assert entry.left_out["c"].startswith("NotSelected: ")

@@ -49,6 +49,8 @@ class RefusalReason(StrEnum):
     """A tensor contains NaN or infinity."""
     NORM_TOO_LARGE = "NormTooLarge"
     """The norm of the whole update's increment exceeds `spec.aggregation.maxNorm`."""
+    INCREMENT_TOO_LONG = "IncrementTooLong"
+    """An increment is longer than `spec.aggregation.clipMultiple` times what is usual in the round, and `clipping` is `Refuse`."""
 
 
 @dataclass(frozen=True)

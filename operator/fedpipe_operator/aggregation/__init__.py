@@ -4,13 +4,16 @@ Apart from the worker, which is the entry point, the package reads and writes th
 no files or connections and reads no clock.
 """
 
+from fedpipe_operator.aggregation.config import AggregationConfig
 from fedpipe_operator.aggregation.factors import CannotAggregateError
 from fedpipe_operator.aggregation.methods import METHODS
-from fedpipe_operator.aggregation.round import AggregationConfig, Candidate, RoundInput, RoundResult, aggregate_round
+from fedpipe_operator.aggregation.round import Candidate, RoundInput, RoundResult, aggregate_round
+from fedpipe_operator.aggregation.rules import RULES
 from fedpipe_operator.aggregation.tensors import FileSource, MalformedError, Sink, Source
 
 __all__ = [
     "METHODS",
+    "RULES",
     "AggregationConfig",
     "Candidate",
     "CannotAggregateError",

@@ -5,10 +5,11 @@ kept the rest frozen but active (the frozen residual), so its increment is D_k =
 
     ΔW ← ΔW + γ Σ p_k D_k,
 
-where the shares p_k of the sites that trained this weight add up to 1, and γ is the server's rate (`normalization`).
+where the shares p_k of the sites that trained this weight add up to 1, and γ is the server's rate (`normalization`). A clipped increment
+counts with p_k c_k in place of p_k (`clipping`).
 
-As one factor pair that is L = [B_g | B_k …], R = [diag(c)·A_g ; γ p_k s_k·A_k …] with c_j = 1 − γ Σ_{k: r_k > j} p_k, where components with
-c_j = 0 are left out; `truncated_svd` reduces it to the wanted rank. (FlexLoRA, arXiv 2402.11505, averages products; the increments with
+As one factor pair that is L = [B_g | B_k …], R = [diag(f)·A_g ; γ p_k s_k·A_k …] with f_j = 1 − γ Σ_{k: r_k > j} p_k, where components with
+f_j = 0 are left out; `truncated_svd` reduces it to the wanted rank. (FlexLoRA, arXiv 2402.11505, averages products; the increments with
 a frozen residual are ours.)
 """
 
@@ -28,8 +29,11 @@ def rank(updates: WeightUpdates, max_rank: int) -> int:
 
 
 def kept_fractions(updates: WeightUpdates) -> Float64:
-    """c_j for each global component: what is kept of it beside the sites' factors. Exactly 0 if γ is 1 and all sites trained it."""
-    frozen = [sum(site.share for site in updates.sites if site.rank <= j) for j in range(updates.global_rank)]
+    """f_j for each global component: what is kept of it beside the sites' factors.
+
+    Exactly 0 if γ is 1, all sites trained it, and none was clipped.
+    """
+    frozen = [sum(site.share * (1 - site.clip if site.rank > j else 1.0) for site in updates.sites) for j in range(updates.global_rank)]
     return 1 - updates.server_rate + updates.server_rate * np.array(frozen, dtype=np.float64)
 
 

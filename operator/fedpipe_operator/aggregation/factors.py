@@ -25,7 +25,16 @@ class SiteWeight:
     site: str
     rank: int
     share: float
-    """Weight of its increment in the average over the sites that trained this weight; the shares add up to 1."""
+    """p_k: weight of its increment in the average over the sites that trained this weight; the shares add up to 1."""
+    clip: float = 1.0
+    """c_k: what its increment is multiplied by; below 1 if it was clipped (`clipping`)."""
+    pace: float = 1.0
+    """What makes its increment one of the round's common number of steps (`normalization.Combination.paces`)."""
+
+    @property
+    def coefficient(self) -> float:
+        """p_k c_k."""
+        return self.share * self.clip
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class SiteFactors:
     """One site's trained factors of a weight: its update is scale · b @ a."""
 
     share: float
-    """See `SiteWeight.share`."""
+    """See `SiteWeight.coefficient`."""
     scale: float
     factors: Factors
 

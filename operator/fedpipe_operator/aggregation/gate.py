@@ -13,7 +13,9 @@ import numpy as np
 
 from fedpipe_operator.admission import AdmittedUpdate, RefusalReason, Refused, RefusedError
 from fedpipe_operator.admission.refusal import require_equal
-from fedpipe_operator.aggregation.factors import Float64
+from fedpipe_operator.aggregation import lengths
+from fedpipe_operator.aggregation.factors import Factors, Float64
+from fedpipe_operator.aggregation.lengths import SquaredLengths
 from fedpipe_operator.aggregation.tensors import Float32, MalformedError, Source, TensorFile, factor_keys, open_tensors, sha256_of
 from fedpipe_operator.rounds.records import RoundPlan, Verdict
 
@@ -34,6 +36,8 @@ class Expected:
     """Upper bound on the Frobenius norm of the whole update's increment: of all weights and head tensors together, not of each weight."""
     previous: TensorFile | None = None
     """The global adapter that the round started from; None in round 1."""
+    squared_lengths: SquaredLengths = lengths.of_product
+    """How an increment is measured, by what the method averages; the longest counts."""
 
 
 def check(update: AdmittedUpdate, source: Source, expected: Expected) -> Verdict:
@@ -126,7 +130,8 @@ def _check_values(tensors: TensorFile, update: AdmittedUpdate, expected: Expecte
     for weight in sorted(plan.weights):
         if plan.plans[site].ranks.get(weight, 0):
             a, b = (_read_finite(tensors, key, site) for key in factor_keys(weight))
-            squares[weight] = _squared_increment(a, b, update.scales[weight], _global_factors(expected.previous, weight, len(a)))
+            start = _global_factors(expected.previous, weight, len(a))
+            squares[weight] = max(expected.squared_lengths(Factors(b=b, a=a), update.scales[weight], start))
     norm = math.sqrt(sum(squares.values()))
     if norm > expected.max_norm:
         raise RefusedError(RefusalReason.NORM_TOO_LARGE, _norm_message(squares, norm, expected))
@@ -149,21 +154,11 @@ def _read_finite(tensors: TensorFile, key: str, site: str) -> Float32:
     return tensor
 
 
-def _global_factors(previous: TensorFile | None, weight: str, rank: int) -> tuple[Float32, Float32] | None:
+def _global_factors(previous: TensorFile | None, weight: str, rank: int) -> Factors | None:
     a_key, b_key = factor_keys(weight)
     if previous is None or a_key not in previous.entries:
         return None
-    return previous.read(a_key)[:rank], previous.read(b_key)[:, :rank]
-
-
-def _squared_increment(a: Float32, b: Float32, scale: float, start: tuple[Float32, Float32] | None) -> float:
-    """‖s·B·A − B_g·A_g‖²_F = ⟨LᵀL, R·Rᵀ⟩ with L = [s·B | −B_g], R = [A ; A_g]: the dense matrix is not formed."""
-    left: Float64 = b * np.float64(scale)
-    right: Float64 = a.astype(np.float64)
-    if start is not None:
-        right = np.vstack([right, start[0]])
-        left = np.hstack([left, -start[1]])
-    return max(0.0, float(np.vdot(left.T @ left, right @ right.T)))
+    return Factors(b=previous.read(b_key)[:, :rank], a=previous.read(a_key)[:rank])
 
 
 def _squared_distance(tensor: Float32, previous: TensorFile | None, key: str) -> float:

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fedpipe_operator.aggregation.factors import Float64
 from fedpipe_operator.aggregation.stacked_factors import FactorBatches, Real, StackedFactors, inner_products
 
 _ROUNDING: Final = {"float32": 1e-7, "float64": 1e-15}
@@ -95,6 +96,18 @@ def energy(batches: FactorBatches, dtype: npt.DTypeLike) -> Energy:
     for first, second, left, right in _blocks(batches, dtype):
         total.add(left, right, diagonal=first is second)
     return total.energy()
+
+
+def component_products(batches: FactorBatches) -> Iterator[tuple[slice, slice, Float64]]:
+    """The inner products ⟨C_i, C_j⟩ of the components C_i = l_i r'_i in float64, in blocks: from the diagonal on, each pair once."""
+    start = end = column = 0
+    for first, second, left, right in _blocks(batches, np.float64):
+        if first is second:
+            start, end = end, end + len(left)
+            column = start
+        columns = slice(column, column + left.shape[1])
+        column = columns.stop
+        yield slice(start, end), columns, np.asarray(left * right, np.float64)
 
 
 def _blocks(batches: FactorBatches, dtype: npt.DTypeLike) -> Iterator[tuple[StackedFactors, StackedFactors, Real, Real]]:

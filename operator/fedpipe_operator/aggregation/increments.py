@@ -34,9 +34,9 @@ LEARNED_BY: Final = 3
 def learned_by(updates: WeightUpdates, increments: WeightIncrements) -> dict[str, float]:
     """The sites that moved a weight most along its increment D, the largest first: each one's share of all that moved it that way.
 
-    The part of site k is p_k ⟨D_k, D⟩; a site that moved the weight against D has none. The shares of all sites add up to 1.
+    The part of site k is p_k c_k ⟨D_k, D⟩; a site that moved the weight against D has none. The shares of all sites add up to 1.
     """
-    parts = {one.site: max(0.0, one.share * increments.inner_products[one.site]) for one in updates.sites}
+    parts = {one.site: max(0.0, one.coefficient * increments.inner_products[one.site]) for one in updates.sites}
     whole = sum(parts.values())
     largest = sorted(parts, key=lambda site: (-parts[site], site))[:LEARNED_BY]
     return {site: parts[site] / whole for site in largest if parts[site] > 0}

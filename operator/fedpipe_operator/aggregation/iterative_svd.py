@@ -11,7 +11,7 @@ enough, power iterations in float64 improve the subspace; if it is far too large
 
 from collections.abc import Sequence
 from math import inf
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
@@ -35,6 +35,20 @@ _MAX_EXCESS: Final = 100
 
 _LEAST_SHARE: Final = 0.5
 """Of the mean eigenvalue outside of the subspace: a flat spectrum has equal ones inside and outside, up to rounding."""
+
+
+class LinearMap(Protocol):
+    """W (d_out × d_in): stacked factors, or a dense matrix."""
+
+    @property
+    def shape(self) -> StackShape:
+        """Of W."""
+
+    def times(self, vectors: Real) -> Real:
+        """W·v for vectors v (d_in × r): d_out × r."""
+
+    def transposed_times(self, vectors: Real) -> Real:
+        """Wᵀ·u for vectors u (d_out × r): d_in × r."""
 
 
 class SingularSubspace(NamedTuple):
@@ -71,10 +85,20 @@ def dominant_subspace(summands: Sequence[LazyFactors], shape: StackShape) -> Sin
     return None
 
 
+def dominant_subspace_of(matrix: LinearMap, total: float) -> SingularSubspace | None:
+    """The same of a matrix that is given as a linear map, with ‖W‖²_F."""
+    for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
+        approximation = _iterate(matrix, Energy(total, 0.0), dtype)
+        subspace = _verify(matrix, approximation) if approximation else None
+        if subspace is not None:
+            return subspace
+    return None
+
+
 def _iterate_on_grams(batches: FactorBatches, dtype: np.dtype[np.floating]) -> _Approximation | None:
     grams = gram_matrices(batches, dtype)
     operator = eigensolver.Operator(batches.shape.components, dtype, grams.right_times, grams.left_times)
-    pairs = _dominant_eigenpairs(operator, batches, grams.energy)
+    pairs = _dominant_eigenpairs(operator, batches.shape.rank, grams.energy)
     if pairs is None:
         return None
     vectors = batches.combine_rows(pairs.vectors.astype(dtype))
@@ -82,19 +106,22 @@ def _iterate_on_grams(batches: FactorBatches, dtype: np.dtype[np.floating]) -> _
 
 
 def _iterate_on_products(batches: FactorBatches, dtype: np.dtype[np.floating]) -> _Approximation | None:
-    total = energy(batches.with_budget(MEMORY_BUDGET), dtype)
-    operator = eigensolver.Operator(batches.shape.d_in, dtype, lambda v: v, lambda v: batches.transposed_times(batches.times(v)))
-    pairs = _dominant_eigenpairs(operator, batches, total)
+    return _iterate(batches, energy(batches.with_budget(MEMORY_BUDGET), dtype), dtype)
+
+
+def _iterate(matrix: LinearMap, total: Energy, dtype: np.dtype[np.floating]) -> _Approximation | None:
+    operator = eigensolver.Operator(matrix.shape.d_in, dtype, lambda v: v, lambda v: matrix.transposed_times(matrix.times(v)))
+    pairs = _dominant_eigenpairs(operator, matrix.shape.rank, total)
     return pairs and _Approximation(pairs.vectors, total, pairs.lowest_ritz_value + total.error)
 
 
-def _dominant_eigenpairs(operator: eigensolver.Operator, batches: FactorBatches, total: Energy) -> eigensolver.Eigenpairs | None:
+def _dominant_eigenpairs(operator: eigensolver.Operator, rank: int, total: Energy) -> eigensolver.Eigenpairs | None:
     if not total.error <= _MAX_ENERGY_ERROR * total.value:  # also if either is NaN
         return None
-    return eigensolver.dominant_eigenpairs(operator, batches.shape.rank, total.value)
+    return eigensolver.dominant_eigenpairs(operator, rank, total.value)
 
 
-def _verify(batches: FactorBatches, approximation: _Approximation) -> SingularSubspace | None:
+def _verify(batches: LinearMap, approximation: _Approximation) -> SingularSubspace | None:
     """The approximation, improved by power iterations if necessary, as soon as its residual is small enough; None if it never is."""
     vectors = approximation.vectors.astype(np.float64)
     first_precision = approximation.vectors.dtype

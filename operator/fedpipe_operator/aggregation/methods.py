@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from fedpipe_operator.aggregation import exact, fedit, zeropad
+from fedpipe_operator.aggregation import exact, fedit, lengths, zeropad
 from fedpipe_operator.aggregation.factors import AggregatedFactors, Factors, SiteFactorReaders, WeightUpdates
+from fedpipe_operator.aggregation.lengths import SquaredLengths
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,12 @@ class Method:
     """The rank of the result, from the updates and the largest rank allowed; raises `CannotAggregateError`."""
     aggregate: Callable[[WeightUpdates, SiteFactorReaders, Factors | None, int], AggregatedFactors]
     """The result of that rank, from the updates, their readers (in the same order) and the previous global factors, if any."""
+    squared_lengths: SquaredLengths
+    """The squared lengths of what it averages of a site."""
 
 
 METHODS: Final[dict[str, Method]] = {
-    "Exact": Method(exact.rank, exact.aggregate),
-    "FedIT": Method(fedit.rank, fedit.aggregate),
-    "ZeroPad": Method(zeropad.rank, zeropad.aggregate),
+    "Exact": Method(exact.rank, exact.aggregate, lengths.of_product),
+    "FedIT": Method(fedit.rank, fedit.aggregate, lengths.of_factors),
+    "ZeroPad": Method(zeropad.rank, zeropad.aggregate, lengths.of_factors),
 }

@@ -15,11 +15,13 @@ never in its direction.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
 
 import numpy as np
+
+from fedpipe_operator.shares import capped
 
 _EXPONENT: Final = 1.0
 MAX_SERVER_RATE: Final = 1.5
@@ -45,6 +47,13 @@ class Combination:
     """p_k, in the order of the sites; they add up to 1."""
     server_rate: float = 1.0
     """γ."""
+    paces: tuple[float, ...] = ()
+    """γ p_k / n_k: what makes each increment one of the common number of steps, so that the step is their mean by data, Σ n_k (pace_k D_k).
+    In this form increments of sites that took different numbers of steps are compared coordinate by coordinate, or by their distances."""
+
+    def limited(self, max_share: float) -> "Combination":
+        """The same with no share above `max_share` (`shares.capped`): it limits whom the round listens to, not how far it goes."""
+        return replace(self, shares=capped(self.shares, max_share))
 
 
 Normalization = Callable[[Sequence[LocalWork]], Combination]
@@ -67,13 +76,14 @@ def power_of_steps(work: Sequence[LocalWork], exponent: float, max_server_rate: 
     data, growth = samples / samples.sum(), np.array([site.effective_steps for site in work]) ** exponent
     weights = data / growth
     shares, rate = weights / weights.sum(), max(1.0, float(data @ growth * weights.sum()))
-    return Combination(tuple(shares.tolist()), min(rate, max_server_rate))
+    rate = min(rate, max_server_rate)
+    return Combination(tuple(shares.tolist()), rate, tuple((rate / weights.sum() / growth).tolist()))
 
 
 def by_data(work: Sequence[LocalWork]) -> Combination:
     """FedAvg (McMahan et al., arXiv 1602.05629), for comparison: p_k = n_k."""
     total = sum(site.samples for site in work)
-    return Combination(tuple(site.samples / total for site in work))
+    return Combination(tuple(site.samples / total for site in work), paces=(1.0,) * len(work))
 
 
 NORMALIZATIONS: Final[dict[str, Normalization]] = {"EffectiveSteps": by_effective_steps, "None": by_data}

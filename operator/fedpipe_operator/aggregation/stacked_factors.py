@@ -59,15 +59,15 @@ class StackedFactors(NamedTuple):
 
     def times(self, vectors: Real) -> Real:
         """W·v for vectors v (d_in × r): d_out × r."""
-        return _multiply(self.left, self._scale(_multiply_transposed(self.right.T, vectors)))
+        return multiply(self.left, self._scale(multiply_transposed(self.right.T, vectors)))
 
     def transposed_times(self, vectors: Real) -> Real:
         """Wᵀ·u for vectors u (d_out × r): d_in × r."""
-        return _multiply(self.right.T, self._scale(_multiply_transposed(self.left, vectors)))
+        return multiply(self.right.T, self._scale(multiply_transposed(self.left, vectors)))
 
     def combine_rows(self, coefficients: Real) -> Real:
         """R'ᵀz with R' = diag(w)·R for coefficients z (n × r): d_in × r."""
-        return _multiply(self.right.T, self._scale(coefficients))
+        return multiply(self.right.T, self._scale(coefficients))
 
     def _scale(self, coefficients: Real) -> Real:
         return coefficients * self.weights.astype(coefficients.dtype)[:, None]
@@ -170,7 +170,7 @@ def _rows_as_items(matrix: Float32, offset: int, columns: int) -> npt.NDArray[np
     return np.ndarray(len(matrix), f"V{4 * columns}", matrix, offset, matrix.strides[:1])
 
 
-def _multiply(matrix: Float32, coefficients: Real) -> Real:
+def multiply(matrix: Float32, coefficients: Real) -> Real:
     """X·c of X (d × n) and c (n × r): d × r."""
     if coefficients.dtype == np.float32:
         return matrix @ coefficients
@@ -180,7 +180,7 @@ def _multiply(matrix: Float32, coefficients: Real) -> Real:
     return product
 
 
-def _multiply_transposed(matrix: Float32, vectors: Real) -> Real:
+def multiply_transposed(matrix: Float32, vectors: Real) -> Real:
     """Xᵀ·v of X (d × n) and v (d × r): n × r."""
     if vectors.dtype == np.float32:
         return matrix.T @ vectors

@@ -53,8 +53,12 @@ def truncated_svd(summands: Sequence[LazyFactors], shape: StackShape) -> Truncat
     Each summand is read when it is needed: once where all fit `MEMORY_BUDGET`, else as often as the algorithm needs it.
     """
     subspace = ALGORITHMS[fastest_algorithm(shape)](summands, shape)
+    return in_scaled_order(subspace, is_complete=shape.rank == shape.components or subspace.energy == 0)
+
+
+def in_scaled_order(subspace: SingularSubspace, *, is_complete: bool) -> TruncatedSVD:
+    """The factors of a subspace; `is_complete` says that nothing can lie outside of it."""
     b, a = _in_singular_value_order(subspace.image, subspace.basis)
-    is_complete = shape.rank == shape.components or subspace.energy == 0
     truncated_energy = 0.0 if is_complete else max(0.0, 1.0 - float(np.vdot(b, b)) / subspace.energy)
     return TruncatedSVD((b / ROW_NORM).astype(np.float32), (a * ROW_NORM).astype(np.float32), truncated_energy)
 
@@ -84,7 +88,7 @@ def _direct_subspace(summands: Sequence[LazyFactors], shape: StackShape) -> Sing
     if lower is None:
         return _qr_subspace(stacked, shape.rank)
     core = lower.T @ (left_gram * norms * norms[:, None]) @ lower
-    vectors, energy = _dominant_eigenvectors(core, shape.rank)
+    vectors, energy = dominant_eigenvectors(core, shape.rank)
     basis = np.linalg.qr(stacked.combine_rows(np.linalg.solve(lower.T, vectors) / norms[:, None])).Q
     return SingularSubspace(basis.T, np.asarray(stacked.times(basis), np.float64), energy)
 
@@ -104,7 +108,7 @@ def _qr_subspace(stacked: StackedFactors, rank: int) -> SingularSubspace:
     left = stacked.left.astype(np.float64)
     basis, triangle = np.linalg.qr(stacked.right.T * stacked.weights)
     core = left @ triangle.T
-    vectors, energy = _dominant_eigenvectors(core.T @ core, rank)
+    vectors, energy = dominant_eigenvectors(core.T @ core, rank)
     return SingularSubspace((basis @ vectors).T, core @ vectors, energy)
 
 
@@ -115,12 +119,12 @@ def _dense_subspace(summands: Sequence[LazyFactors], shape: StackShape) -> Singu
         dense += (factors.b * weights) @ factors.a.astype(np.float64)
     is_wide = shape.d_out < shape.d_in
     gram = dense @ dense.T if is_wide else dense.T @ dense
-    vectors, energy = _dominant_eigenvectors(gram, shape.rank)
+    vectors, energy = dominant_eigenvectors(gram, shape.rank)
     basis = np.linalg.qr(dense.T @ vectors if is_wide else vectors).Q
     return SingularSubspace(basis.T, dense @ basis, energy)
 
 
-def _dominant_eigenvectors(gram: Float64, rank: int) -> tuple[Float64, float]:
+def dominant_eigenvectors(gram: Float64, rank: int) -> tuple[Float64, float]:
     """The eigenvectors of the `rank` largest eigenvalues as columns, and the trace."""
     trace = float(np.trace(gram))
     if len(gram) >= _MIN_BLOCKS * eigensolver.block_size(rank):

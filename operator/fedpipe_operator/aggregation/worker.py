@@ -26,8 +26,10 @@ from fedpipe_operator.aggregation import (
     aggregate_round,
     gate,
 )
+from fedpipe_operator.aggregation.clipping import MULTIPLE
 from fedpipe_operator.aggregation.normalization import NORMALIZATIONS
 from fedpipe_operator.aggregation.parallel import thread_count
+from fedpipe_operator.api.aggregation import Clipping
 from fedpipe_operator.rounds.records import RoundCommit, RoundPlan, UpdateRef, Verdict
 from fedpipe_operator.store import Store
 from fedpipe_operator.store.address import BucketAddress, StoreAddress
@@ -45,7 +47,12 @@ class AggregationTask(Wire):
     run: RunRef
     round: int
     method: str
+    rule: str = "Mean"
+    malicious_sites: int = 1
     normalization: str
+    max_site_weight: float | None = None
+    clipping: Clipping = Clipping.CLIP
+    clip_multiple: float = MULTIPLE
     warmup_steps: int = 0
     """Of the round's trainings: the normalization counts them by their learning rate."""
     max_rank: int
@@ -91,7 +98,12 @@ def _write_adapter(task: AggregationTask, store: Store, open_files: ExitStack, p
     round_input = RoundInput(plan=plan, candidates=candidates, refused=refused, previous=_previous_adapter(task.round, reader))
     config = AggregationConfig(
         method=task.method,
+        rule=task.rule,
+        malicious_sites=task.malicious_sites,
         normalization=NORMALIZATIONS[task.normalization],
+        max_site_weight=task.max_site_weight,
+        clipping=task.clipping,
+        clip_multiple=task.clip_multiple,
         warmup_steps=task.warmup_steps,
         max_rank=task.max_rank,
         max_norm=task.max_norm,

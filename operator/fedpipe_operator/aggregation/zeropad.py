@@ -30,7 +30,8 @@ def rank(updates: WeightUpdates, max_rank: int) -> int:
 def aggregate(updates: WeightUpdates, readers: SiteFactorReaders, previous: Factors | None, rank: int) -> AggregatedFactors:
     """B = Σ p_k s_k [B_k 0] and A = Σ p_k [A_k; 0], then the components of `previous` beyond every site's rank.
 
-    Where `previous` has a component, γ multiplies the step from it; a component without a start is the plain average.
+    Where `previous` has a component, γ multiplies the step from it; a component without a start is the plain average. A clipped site goes
+    the fraction c_k of its way, from `previous` or from zero.
     """
     b, a = np.zeros((updates.d_out, rank)), np.zeros((rank, updates.d_in))
     for read in readers:
@@ -39,6 +40,10 @@ def aggregate(updates: WeightUpdates, readers: SiteFactorReaders, previous: Fact
         b[:, :r] += site.share * site.scale * site.factors.b.astype(np.float64)
         a[:r] += site.share * site.factors.a.astype(np.float64)
     if previous is not None:
+        for one in updates.sites:
+            known, missing = min(one.rank, updates.global_rank), one.share * (1 - one.clip)
+            b[:, :known] += missing * previous.b[:, :known]
+            a[:known] += missing * previous.a[:known]
         trained = max(site.rank for site in updates.sites)
         known = min(trained, updates.global_rank)
         b[:, :known] += (updates.server_rate - 1) * (b[:, :known] - previous.b[:, :known])

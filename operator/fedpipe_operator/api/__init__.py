@@ -1,10 +1,10 @@
 """The API: the two kinds as frozen models, with their defaults, bounds, condition types and reasons."""
 
+from fedpipe_operator.api.aggregation import AggregationMethod, AggregationRule, Clipping, Normalization
 from fedpipe_operator.api.conditions import ConditionType, Reason
 from fedpipe_operator.api.edgesite import Capacity, EdgeSite, EdgeSiteSpec, SiteData
 from fedpipe_operator.api.finetune import (
     LOWER_IS_BETTER,
-    AggregationMethod,
     DeletionPolicy,
     Depth,
     FederatedFineTune,
@@ -15,7 +15,6 @@ from fedpipe_operator.api.finetune import (
     ManualPlan,
     MetricName,
     MetricStatus,
-    Normalization,
     PlanningMode,
     PlanningSpec,
     PlanStatus,
@@ -44,10 +43,12 @@ __all__ = [
     "GROUP",
     "LOWER_IS_BETTER",
     "AggregationMethod",
+    "AggregationRule",
     "ApiModel",
     "Bits",
     "Capacity",
     "CausalLMTask",
+    "Clipping",
     "Condition",
     "ConditionStatus",
     "ConditionType",

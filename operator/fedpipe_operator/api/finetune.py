@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from fedpipe_operator.api.aggregation import AggregationMethod, AggregationSpec
 from fedpipe_operator.api.meta import API_VERSION, ApiModel, Condition, LabelMap, Metadata, Name, ObjectName, Sentence
 from fedpipe_operator.api.quantities import Duration
 from fedpipe_operator.api.training import Bits, EvaluationSpec, TaskSpec, TrainingSpec
@@ -176,35 +177,6 @@ class PlanningSpec(ApiModel):
         return self
 
 
-class AggregationMethod(StrEnum):
-    """How the heterogeneous adapters of a round are aggregated."""
-
-    EXACT = "Exact"
-    """The weighted mean of the products B·A, factorised again; the energy lost by truncating to the rank is reported."""
-    FEDIT = "FedIT"
-    """A and B are averaged separately (equal ranks only); inexact, for comparison."""
-    ZERO_PAD = "ZeroPad"
-    """A and B are padded with zeros to the largest rank and averaged separately; inexact, for comparison."""
-
-
-class Normalization(StrEnum):
-    """How the updates of sites that take different numbers of steps are weighted."""
-
-    EFFECTIVE_STEPS = "EffectiveSteps"
-    """By samples, each update divided by its effective steps (FedNova, with a limit): a site that takes more steps has no louder vote."""
-    NONE = "None"
-    """By samples alone (FedAvg), for comparison: what only slow sites know is lost where steps differ."""
-
-
-class AggregationSpec(ApiModel):
-    """How updates are checked and aggregated."""
-
-    method: AggregationMethod = AggregationMethod.EXACT
-    normalization: Normalization = Normalization.EFFECTIVE_STEPS
-    max_norm: Annotated[float, Field(gt=0, le=1e9)] = 1e4
-    """The gate refuses an update whose increment, over all weights and head tensors together, has a larger Frobenius norm."""
-
-
 class SecretReference(ApiModel):
     """A Secret of the run's namespace."""
 
@@ -261,6 +233,16 @@ class FineTuneSpec(ApiModel):
             modes = ", ".join(mode.value for mode in EQUAL_RANKS)
             raise ValueError(
                 f"aggregation.method FedIT averages equal ranks only: set planning.mode to one of {modes}, or the method to Exact"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _require_enough_updates_for_the_rule(self) -> "FineTuneSpec":
+        per_round, needed = self.sites.per_round, self.aggregation.least_updates
+        if per_round is not None and needed > 1 and round(self.sites.quorum * per_round, 9) <= needed - 1:
+            raise ValueError(
+                f"aggregation.rule {self.aggregation.rule.value} needs {needed} updates to withstand {self.aggregation.malicious_sites} "
+                "maliciousSites, and sites.perRound times sites.quorum is less: raise one of them, or lower aggregation.maliciousSites"
             )
         return self
 
@@ -345,7 +327,9 @@ class RoundStatus(ApiModel):
     truncated_energy: Annotated[float, Field(ge=0)]
     """The largest share of squared singular values that the truncation to the global rank lost in any weight."""
     left_out: Annotated[dict[str, Sentence], Field(max_length=100)] = {}
-    """Sites whose update did not arrive or was refused, with the reason of each."""
+    """Sites whose update did not arrive, was refused or was not selected by `aggregation.rule`, with the reason of each."""
+    clipped: Annotated[dict[str, Sentence], Field(max_length=100)] = {}
+    """Sites of whose update an increment was shortened (`aggregation.clipping`): of how many weights, and how far."""
     missing_evaluations: Annotated[dict[str, Sentence], Field(max_length=100)] = {}
     """Sites that should have evaluated the round's adapter and did not, with the reason of each."""
 

@@ -151,15 +151,21 @@ class Reconciler:
         return evaluation.model_copy(update={"first_order_estimates": loss_estimates(commit.contributions, before, evaluation)})
 
     def _aggregation(self, run: Run, action: StartAggregation, observed: Observed) -> AggregationTask:
+        spec = run.spec.aggregation
         return AggregationTask(
             store=self.address,
             run=run.ref,
             round=action.round,
-            method=run.spec.aggregation.method,
-            normalization=run.spec.aggregation.normalization,
+            method=spec.method,
+            rule=spec.rule,
+            malicious_sites=spec.malicious_sites,
+            normalization=spec.normalization,
+            max_site_weight=spec.max_site_weight,
+            clipping=spec.clipping,
+            clip_multiple=spec.clip_multiple,
             warmup_steps=tasks.hyperparameters_of(_newest_plan(observed), run.spec).warmup_steps,
             max_rank=run.spec.planning.max_rank,
-            max_norm=run.spec.aggregation.max_norm,
+            max_norm=spec.max_norm,
             updates=action.updates,
             absent=action.absent,
             refused=dict(action.refused),

@@ -139,6 +139,10 @@ class ContributionRow:
     """The validation loss after these rounds, on average; None as above."""
     loss_without: float | None
     """First-order estimate of the same if the site's update had been zero in each."""
+    clipped: int
+    """Increments of weights and head tensors that were shortened, over these rounds."""
+    smallest_clip: float
+    """The smallest factor by which one was; 1: none."""
 
 
 @dataclass(frozen=True)
@@ -268,7 +272,8 @@ def contribution_rows(record: RunRecord) -> list[ContributionRow]:
         if parts:
             share, norm = fmean(part.share for part in parts), fmean(part.norm for part in parts)
             steps, estimates = sum(part.steps for part in parts), _loss_figures(record, site)
-            rows.append(ContributionRow(site, len(parts), steps, share, norm, _mean(alignments), *estimates))
+            clips = sum(part.clipped for part in parts), min(part.smallest_clip for part in parts)
+            rows.append(ContributionRow(site, len(parts), steps, share, norm, _mean(alignments), *estimates, *clips))
     return rows
 
 
@@ -347,7 +352,10 @@ def _without_update(record: RunRecord, round_: int) -> dict[str, str]:
         if update.failure is not None:
             reasons[site] = f"{update.failure.reason}: {update.failure.message}"
     refused = {site: f"refused, {verdict.reason}: {verdict.message}" for site, verdict in commit.refused.items()}
-    return {site: reason for site, reason in (reasons | reported | refused).items() if site not in contributed}
+    unselected = {
+        one.site: f"NotSelected: aggregation.rule {commit.rule} left the update out" for one in commit.contributions if one.share == 0
+    }
+    return {site: reason for site, reason in (reasons | reported | refused).items() if site not in contributed} | unselected
 
 
 def shown_samples(record: RunRecord) -> list[tuple[str, Sample]]:

@@ -41,6 +41,7 @@ def _round_event(context: StageContext, entry: RoundStatus) -> Event:
     evaluation, metric = context.observed.evaluations[entry.round], primary_metric(context.run.spec)
     notes = [
         *(f"{site}: {why}" for site, why in sorted(entry.left_out.items())),
+        *(f"{site}: {what}" for site, what in sorted(entry.clipped.items())),
         *(f"{site} did not evaluate: {why}" for site, why in sorted(entry.missing_evaluations.items())),
     ]
     at_sites = counted(count_of(evaluation, metric), "site")

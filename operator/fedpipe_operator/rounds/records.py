@@ -140,7 +140,14 @@ class Contribution(Wire):
     steps: int = 0
     """Optimiser steps, which `aggregation.normalization` divides by."""
     share: float
-    """Its weight p_k in the average over the round's updates: by samples, normalised by steps."""
+    """Its weight p_k in the average over the round's updates: by samples, normalised by steps, at most `aggregation.maxSiteWeight`.
+
+    0: the aggregation's rule left it out.
+    """
+    clipped: Annotated[int, Field(ge=0)] = 0
+    """Weights and head tensors whose increment was longer than `aggregation.clipMultiple` allows, and was shortened."""
+    smallest_clip: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1.0
+    """The smallest factor by which one was shortened; 1: none."""
     norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Frobenius norm of its increment, over all weights with an adapter: how far the site moved."""
     measured: Measurement | None = None
@@ -158,6 +165,7 @@ class RoundCommit(Wire):
 
     round: int
     method: str
+    rule: str = "Mean"
     adapter: Artifact
     ranks: dict[str, int]
     """Rank of the global adapter by weight."""

@@ -8,7 +8,8 @@ import hashlib
 from typing import Final
 
 from fedpipe_operator.api import FederatedFineTune
-from fedpipe_operator.api.finetune import AggregationSpec, FineTuneSpec
+from fedpipe_operator.api.aggregation import AggregationSpec
+from fedpipe_operator.api.finetune import FineTuneSpec
 from fedpipe_operator.errors import UserError
 
 IMMUTABLE: Final = ("model", "task", "store", "planning", "aggregation.method")

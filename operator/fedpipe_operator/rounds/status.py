@@ -14,6 +14,7 @@ from fedpipe_operator.api import (
     UpdatesStatus,
     primary_metric,
 )
+from fedpipe_operator.formatting import counted
 from fedpipe_operator.planning import hyperparameter_status, plan_status
 from fedpipe_operator.rounds.attempts import DEADLINE_EXCEEDED, Done, Dropped
 from fedpipe_operator.rounds.conditions import Observation, conditions_of
@@ -30,6 +31,7 @@ _NOTE_MAX = 256
 """Characters of a site's reason where many rounds keep one of each site."""
 _DIGITS = 4
 """Decimals of metrics, losses and energies in the status, for people; the store has all of them."""
+_NOT_SELECTED = "NotSelected: aggregation.rule left the update out, because it lies further from the others than those it selected"
 HISTORY = 10
 """Finished rounds that the status keeps; the store has all of them."""
 
@@ -227,6 +229,7 @@ def _history_entry(context: StageContext, round_: int) -> RoundStatus:
         uploaded_bytes=commit.bytes_read,
         truncated_energy=round(commit.truncated_energy, _DIGITS),
         left_out=_sites_without_contribution(context, commit),
+        clipped=_clipped(commit),
         missing_evaluations={site: why[:_NOTE_MAX] for site, why in sorted(evaluation.missing.items())[:STATUS_SITES]},
     )
 
@@ -239,10 +242,16 @@ def _sites_without_contribution(context: StageContext, commit: CommitSummary) ->
     """The round's sites whose update is not in the commit, with the reason of each."""
     plan = context.observed.plans.get(commit.round)
     contributed = {contribution.site for contribution in commit.contributions}
+    unselected = {one.site: _NOT_SELECTED for one in commit.contributions if one.share == 0}
     refused = {site: f"{verdict.reason}: {verdict.message}"[:_SENTENCE_MAX] for site, verdict in commit.refused.items()}
     absent = {
         site: commit.absent.get(site, "NoUpdate: the site sent no update, and no reason is known")[:_SENTENCE_MAX]
         for site in (plan.selected if plan else ())
         if site not in contributed
     }
-    return dict(sorted((absent | refused).items())[:STATUS_SITES])
+    return dict(sorted((absent | refused | unselected).items())[:STATUS_SITES])
+
+
+def _clipped(commit: CommitSummary) -> dict[str, str]:
+    clipped = [one for one in commit.contributions if one.clipped][:STATUS_SITES]
+    return {one.site: f"{counted(one.clipped, 'increment')} shortened, the most to {one.smallest_clip:.2g} of it" for one in clipped}

@@ -1,0 +1,108 @@
+"""The accepted updates of a round, weight by weight: who trained it, with which share, and readers of its factors."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+from fedpipe_operator.admission import AdmittedUpdate
+from fedpipe_operator.aggregation.config import AggregationConfig
+from fedpipe_operator.aggregation.factors import Factors, SiteFactorReaders, SiteFactors, SiteWeight, WeightUpdates
+from fedpipe_operator.aggregation.normalization import Combination, LocalWork
+from fedpipe_operator.aggregation.rules import RULES
+from fedpipe_operator.aggregation.tensors import TensorFile, factor_keys
+from fedpipe_operator.rounds.records import RoundPlan
+from fedpipe_operator.shares import max_share
+from fedpipe_trainer.contract import effective_steps
+
+NOT_CLIPPED: Final[Mapping[str, float]] = {}
+
+
+@dataclass(frozen=True)
+class AcceptedUpdate:
+    """An update that passed the gate."""
+
+    result: AdmittedUpdate
+    tensors: TensorFile
+
+
+@dataclass(frozen=True)
+class RoundContext:
+    """What all weights of a round have in common."""
+
+    plan: RoundPlan
+    config: AggregationConfig
+    previous: TensorFile | None
+    """The global adapter that the round started from; None in round 1."""
+
+
+Accepted = Mapping[str, AcceptedUpdate]
+"""By site, in order of site."""
+
+
+def samples_of(result: AdmittedUpdate, plan: RoundPlan) -> int:
+    """The training samples that the site's weight rests on: its profile's; without them those trained on, at most as many as planned."""
+    own = plan.plans[result.site]
+    return plan.samples.get(result.site) or min(result.samples, own.steps * own.batch_size)
+
+
+def steps_of(result: AdmittedUpdate, config: AggregationConfig) -> float:
+    """The effective steps of the update."""
+    return effective_steps(result.steps, config.warmup_steps)
+
+
+def combination_of(accepted: Accepted, context: RoundContext) -> Combination:
+    """The shares of these sites, bounded, and what makes their increments comparable. A rule by coordinates counts the sites equally."""
+    if not accepted:
+        return Combination(())
+    plan, config = context.plan, context.config
+    is_equal = RULES[config.rule].reduce is not None
+    results = [update.result for update in accepted.values()]
+    work = [LocalWork(1 if is_equal else samples_of(result, plan), steps_of(result, config)) for result in results]
+    return config.normalization(work).limited(max_share(len(work), config.max_site_weight))
+
+
+def updates_of(weight: str, accepted: Accepted, context: RoundContext, clips: Mapping[str, float] = NOT_CLIPPED) -> WeightUpdates:
+    """The updates of one weight by those of these sites that trained it; `clips` has the factors of the clipped ones."""
+    d_out, d_in = context.plan.weights[weight]
+    trained = {site: update for site, update in accepted.items() if update.result.ranks.get(weight, 0)}
+    combination = combination_of(trained, context)
+    sites = tuple(
+        SiteWeight(site=site, rank=update.result.ranks[weight], share=share, clip=clips.get(site, 1.0), pace=pace)
+        for (site, update), share, pace in zip(trained.items(), combination.shares, combination.paces, strict=True)
+    )
+    entry = context.previous.entries.get(factor_keys(weight)[0]) if context.previous else None
+    global_rank = entry.shape[0] if entry else 0
+    return WeightUpdates(weight=weight, d_out=d_out, d_in=d_in, sites=sites, global_rank=global_rank, server_rate=combination.server_rate)
+
+
+def with_left_out(updates: WeightUpdates, accepted: Accepted) -> WeightUpdates:
+    """The same with the sites that trained the weight and were not selected: share 0, so that they are measured as well."""
+    chosen = {one.site: one for one in updates.sites}
+    trained = {site: update.result.ranks.get(updates.weight, 0) for site, update in accepted.items()}
+    return replace(updates, sites=tuple(chosen.get(site) or SiteWeight(site, rank, 0.0) for site, rank in trained.items() if rank))
+
+
+def readers_of(updates: WeightUpdates, accepted: Accepted) -> SiteFactorReaders:
+    """One for each site of `updates`."""
+    return [partial(_read_site_factors, updates.weight, one.coefficient, accepted[one.site]) for one in updates.sites]
+
+
+def previous_factors(updates: WeightUpdates, previous: TensorFile | None) -> Factors | None:
+    """The global factors that the round started from."""
+    return read_factors(previous, updates.weight) if previous and updates.global_rank else None
+
+
+def read_factors(tensors: TensorFile, weight: str) -> Factors:
+    """Both factors of a weight."""
+    a, b = (tensors.read(key) for key in factor_keys(weight))
+    return Factors(b=b, a=a)
+
+
+def sites_among(accepted: Accepted, chosen: Collection[str]) -> Accepted:
+    """Those of the accepted updates that are of these sites."""
+    return {site: update for site, update in accepted.items() if site in chosen}
+
+
+def _read_site_factors(weight: str, coefficient: float, update: AcceptedUpdate) -> SiteFactors:
+    return SiteFactors(coefficient, update.result.scales[weight], read_factors(update.tensors, weight))

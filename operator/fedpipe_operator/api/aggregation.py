@@ -1,0 +1,90 @@
+"""`spec.aggregation` of a `FederatedFineTune`: how the updates of a round are checked and aggregated."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from fedpipe_operator.api.meta import ApiModel
+
+
+class AggregationMethod(StrEnum):
+    """How the heterogeneous adapters of a round are aggregated."""
+
+    EXACT = "Exact"
+    """The weighted mean of the products B·A, factorised again; the energy lost by truncating to the rank is reported."""
+    FEDIT = "FedIT"
+    """A and B are averaged separately (equal ranks only); inexact, for comparison."""
+    ZERO_PAD = "ZeroPad"
+    """A and B are padded with zeros to the largest rank and averaged separately; inexact, for comparison."""
+
+
+class Normalization(StrEnum):
+    """How the updates of sites that take different numbers of steps are weighted."""
+
+    EFFECTIVE_STEPS = "EffectiveSteps"
+    """By samples, each update divided by its effective steps (FedNova, with a limit): a site that takes more steps has no louder vote."""
+    NONE = "None"
+    """By samples alone (FedAvg), for comparison: what only slow sites know is lost where steps differ."""
+
+
+class AggregationRule(StrEnum):
+    """What is made of the updates of a round. All but Mean withstand sites that send anything, and need the method Exact."""
+
+    MEAN = "Mean"
+    """The weighted mean, of bounded weights and clipped increments: a malicious site moves it by its share at most."""
+    MEDIAN = "Median"
+    """The median of every coordinate of the products; sites count equally. Withstands less than half of the sites."""
+    TRIMMED_MEAN = "TrimmedMean"
+    """The mean of every coordinate without the `maliciousSites` largest and smallest values; sites count equally."""
+    KRUM = "Krum"
+    """The one update that lies closest to most others."""
+    MULTI_KRUM = "MultiKrum"
+    """The weighted mean of the updates that lie closest to most others: of n, the n − `maliciousSites` − 2 best."""
+
+
+class Clipping(StrEnum):
+    """What happens to an increment of one weight that is longer than `clipMultiple` times what is usual in the round."""
+
+    CLIP = "Clip"
+    """It is shortened to that length."""
+    REFUSE = "Refuse"
+    """The site's update is refused: it costs the site the round."""
+    NONE = "None"
+    """Nothing."""
+
+
+class AggregationSpec(ApiModel):
+    """How updates are checked and aggregated."""
+
+    method: AggregationMethod = AggregationMethod.EXACT
+    rule: AggregationRule = AggregationRule.MEAN
+    malicious_sites: Annotated[int, Field(ge=1, le=499)] = 1
+    """The number of malicious sites f that TrimmedMean, Krum and MultiKrum are to withstand; the other rules do not read it.
+    TrimmedMean needs 2f + 1 updates, Krum and MultiKrum 2f + 3."""
+    normalization: Normalization = Normalization.EFFECTIVE_STEPS
+    max_site_weight: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The largest share of one site in the average, and in that of each weight; what exceeds it goes to the others in proportion. Left out:
+    0.5 where three or more sites contribute, else no bound."""
+    clipping: Clipping = Clipping.CLIP
+    clip_multiple: Annotated[float, Field(ge=1, le=1000)] = 3.0
+    """Of the median length over the sites, as it is and per effective step: an increment above both is too long.
+    Fewer than three updates have no such median."""
+    max_norm: Annotated[float, Field(gt=0, le=1e9)] = 1e4
+    """The gate refuses an update whose increment, over all weights and head tensors together, has a larger Frobenius norm."""
+
+    @model_validator(mode="after")
+    def _require_products_for_robust_rules(self) -> "AggregationSpec":
+        if self.rule is not AggregationRule.MEAN and self.method is not AggregationMethod.EXACT:
+            raise ValueError(
+                f"rule {self.rule.value} works on the products B·A, which method {self.method.value} does not form: "
+                "set method to Exact, or rule to Mean"
+            )
+        return self
+
+    @property
+    def least_updates(self) -> int:
+        """The updates that the rule needs to withstand `malicious_sites`."""
+        most = self.malicious_sites
+        needed = {AggregationRule.KRUM: 2 * most + 3, AggregationRule.MULTI_KRUM: 2 * most + 3, AggregationRule.TRIMMED_MEAN: 2 * most + 1}
+        return needed.get(self.rule, 1)
