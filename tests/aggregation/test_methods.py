@@ -82,6 +82,19 @@ def test_zeropad_multiplies_the_step_from_known_components_by_the_servers_rate()
     np.testing.assert_array_equal(result.factors.a, np.float32([[6, 4], [7, 8]]))
 
 
+@pytest.mark.parametrize(("start", "b", "a"), [(True, [[1.5], [3]], [[3.5, 4]]), (False, [[1], [2]], [[2, 2]])])
+def test_zeropad_lets_a_clipped_site_go_a_part_of_its_way(start: bool, b: list[list[float]], a: list[list[float]]) -> None:
+    previous = Factors(b=np.float32([[1], [2]]), a=np.float32([[3, 4]])) if start else None
+    site = SiteFactors(share=0.5, scale=1.0, factors=Factors(b=np.float32([[2], [4]]), a=np.float32([[4, 4]])))
+    one = SiteWeight(site="0", rank=1, share=1.0, clip=0.5)
+    updates = WeightUpdates(weight="layer.0.q", d_out=2, d_in=2, sites=(one,), global_rank=int(start))
+
+    result = METHODS["ZeroPad"].aggregate(updates, [partial(_identity, site)], previous, 1)
+
+    np.testing.assert_array_equal(result.factors.b, np.float32(b))
+    np.testing.assert_array_equal(result.factors.a, np.float32(a))
+
+
 def test_head_tensors_are_averaged_by_shares() -> None:
     mean = combine([(0.25, np.float32([[1, 2]])), (0.75, np.float32([[5, -2]]))])
 

@@ -168,10 +168,12 @@ def test_by_choice_an_update_with_a_long_increment_is_refused_at_the_cost_of_its
     assert written == run(without, config)[1]
 
 
-def test_a_round_that_loses_its_quorum_to_refusals_is_not_aggregated() -> None:
+@pytest.mark.parametrize("rule", ["Mean", "Krum"])
+def test_a_round_that_loses_its_quorum_to_refusals_is_not_aggregated_whatever_the_rule_needs(rule: str) -> None:
     fleet = a_fleet(needed=7)
+    config = replace(DEFAULTS, rule=rule, malicious_sites=2, clipping=Clipping.REFUSE, max_norm=1e9)
 
-    result, written = run(with_scaled(fleet, fleet.round_input(), "c", 50.0), replace(DEFAULTS, clipping=Clipping.REFUSE, max_norm=1e9))
+    result, written = run(with_scaled(fleet, fleet.round_input(), "c", 50.0), config)
 
     assert result.commit is None
     assert written == b""
@@ -251,6 +253,18 @@ def test_krum_is_the_mean_of_the_sites_that_lie_closest_over_all_weights_and_the
     assert result.commit.rule == rule
     alone = replace(round_input, candidates={site: round_input.candidates[site] for site in best})
     assert written == run(alone, DEFAULTS)[1]
+
+
+def test_a_site_of_which_the_head_alone_is_far_away_is_not_selected() -> None:
+    fleet, config = a_fleet(), replace(DEFAULTS, rule="Krum", malicious_sites=2)
+    round_input = fleet.round_input()
+    best = next(site for site in SEVEN if contribution(run(round_input, config)[0], site).share)
+    tensors = fleet.tensors(best)
+    far = fleet.candidate(best, {**tensors, HEAD: np.float32(1000) + tensors[HEAD]})
+
+    result, _ = run(replace(round_input, candidates={**round_input.candidates, best: far}), config)
+
+    assert contribution(result, best).share == 0
 
 
 @pytest.mark.parametrize("rule", ["Median", "TrimmedMean", "Krum", "MultiKrum"])
