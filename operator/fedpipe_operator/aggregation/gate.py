@@ -14,6 +14,7 @@ import numpy as np
 
 from fedpipe_operator.aggregation.factors import Float64
 from fedpipe_operator.aggregation.tensors import Float32, MalformedError, Source, TensorFile, factor_keys, open_tensors, sha256_of
+from fedpipe_operator.rounds.consent import mixable
 from fedpipe_operator.rounds.records import RoundPlan, Verdict
 from fedpipe_trainer.contract import Outcome, Plan, RunRef, TrainResult
 
@@ -35,6 +36,8 @@ class RefusalReason(StrEnum):
     """The result belongs to another attempt."""
     WRONG_BASE = "WrongBase"
     """The update was trained on another base model."""
+    TOO_FEW_SITES = "TooFewSites"
+    """The site's policy asks for more updates in an aggregate than were accepted."""
     WRONG_STEPS = "WrongSteps"
     """It reports no steps or samples, or more than the plan has."""
     WRONG_RANK = "WrongRank"
@@ -71,6 +74,24 @@ class Expected:
     """Upper bound on the Frobenius norm of the whole update's increment: of all weights and head tensors together, not of each weight."""
     previous: TensorFile | None = None
     """The global adapter that the round started from; None in round 1."""
+
+
+def refuse_unmixed(verdicts: Mapping[str, Verdict], min_sites: Mapping[str, int]) -> dict[str, Verdict]:
+    """The verdicts, with a refusal of each accepted update whose site asks for more updates in an aggregate than are accepted.
+
+    Args:
+        verdicts: by site.
+        min_sites: by site, the least number of updates in an aggregate with its own.
+    """
+    accepted = {site: min_sites.get(site, 1) for site, verdict in verdicts.items() if verdict.accepted}
+    mixed = mixable(accepted)
+    message = "policy.minSites of the site is {}, and {} updates were accepted: its own may not be aggregated with so few"
+    refused = {
+        site: Verdict(accepted=False, reason=RefusalReason.TOO_FEW_SITES, message=message.format(least, len(accepted)))
+        for site, least in accepted.items()
+        if site not in mixed
+    }
+    return dict(verdicts) | refused
 
 
 class _Refusal(Exception):  # noqa: N818 (it carries a verdict to `check`, it is not an error)

@@ -113,7 +113,7 @@ def aggregate_round(round_input: RoundInput, config: AggregationConfig, sink: Si
     """
     plan = round_input.plan
     previous = open_tensors(round_input.previous) if round_input.previous else None
-    verdicts = _check_updates(round_input, config, previous)
+    verdicts = gate.refuse_unmixed(_check_updates(round_input, config, previous), plan.min_sites)
     accepted = {
         site: AcceptedUpdate(round_input.candidates[site].result, open_tensors(round_input.candidates[site].source))
         for site, verdict in verdicts.items()

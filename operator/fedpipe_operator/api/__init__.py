@@ -1,7 +1,7 @@
 """The API: the two kinds as frozen models, with their defaults, bounds, condition types and reasons."""
 
 from fedpipe_operator.api.conditions import ConditionType, Reason
-from fedpipe_operator.api.edgesite import Capacity, EdgeSite, EdgeSiteSpec, SiteData
+from fedpipe_operator.api.edgesite import Capacity, DataPolicy, EdgeSite, EdgeSiteSpec, RunSelector, SiteData, TrainingLosses
 from fedpipe_operator.api.finetune import (
     LOWER_IS_BETTER,
     AggregationMethod,
@@ -51,6 +51,7 @@ __all__ = [
     "Condition",
     "ConditionStatus",
     "ConditionType",
+    "DataPolicy",
     "DeletionPolicy",
     "Depth",
     "EdgeSite",
@@ -72,6 +73,7 @@ __all__ = [
     "PlanningSpec",
     "Reason",
     "RoundStatus",
+    "RunSelector",
     "Scaling",
     "Seq2SeqLMTask",
     "SequenceClassificationTask",
@@ -79,6 +81,7 @@ __all__ = [
     "StoreSpec",
     "Target",
     "TaskSpec",
+    "TrainingLosses",
     "TrainingSpec",
     "UpdatesStatus",
     "parse_duration",

@@ -1,14 +1,15 @@
 """The plan of a round: the planner's choice for every site, the selected sites, and how many updates the round needs."""
 
 from collections.abc import Collection, Iterator, Mapping
-from functools import partial
 from typing import NamedTuple
 
 from fedpipe_operator import conversion
 from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.planning import (
     FROM_SPEC,
+    FleetPlans,
     LearningRate,
+    Plans,
     RunFacts,
     choose_learning_rate,
     facts_as_fixed,
@@ -19,6 +20,7 @@ from fedpipe_operator.planning import (
     rank_lines,
     rate_of,
 )
+from fedpipe_operator.rounds.consent import left_out, needed_contributors, select_mixable, too_few_reason
 from fedpipe_operator.rounds.evidence import evidence_for
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import needed_updates, select
@@ -47,20 +49,30 @@ def round_plan(run: Run, observed: Observed, without: Unprofiled, round_: int, n
         round_: the round, from 1.
         now: Unix seconds; the plan's start.
     """
-    completed = list(_completed(run, observed))
+    denied = left_out(run)
+    completed = [one for one in _completed(run, observed) if one[0].name not in denied]
+    failed = dict(without.failed) | denied
     profiles = {site.name: site_profile(site, result) for site, _, result in completed}
     attempts = {site.name: attempt for site, attempt, _ in completed}
     per_round = run.spec.sites.per_round
     need = needed_updates(run.spec.sites.quorum, matched=len(run.sites), per_round=per_round)
     if not profiles:
-        return OutOfReach(message=_too_few(round_, need, len(run.sites), without.failed))
+        return OutOfReach(message=_too_few(round_, need, len(run.sites), failed))
     facts = _facts(run, observed, profiles)
     evidence = evidence_for(run, observed, round_, profiles, moved=_moved(observed.plan, attempts))
     agreeing = {name: one for name, one in profiles.items() if name not in facts.wrong_base}
-    choose = partial(select, per_round=per_round, seed=f"{run.spec.training.seed}/{run.name}", round_=round_)
-    fleet = plan_round(run.spec, agreeing, facts.head, evidence.history, select=choose)
-    made = fleet.plans
-    excluded = dict(without.failed) | dict(facts.wrong_base) | dict(made.excluded)
+    min_sites = {site.name: site.spec.policy.min_sites for site in run.sites}
+
+    def choose(candidates: Collection[str]) -> tuple[str, ...]:
+        return select(candidates, per_round=per_round, seed=f"{run.spec.training.seed}/{run.name}", round_=round_)
+
+    def choose_mixable(candidates: Collection[str]) -> tuple[str, ...]:
+        return select_mixable(candidates, min_sites, choose)
+
+    fleet = plan_round(run.spec, agreeing, facts.head, evidence.history, select=choose_mixable)
+    unmixed = _unmixed(fleet, min_sites)
+    made = Plans({site: one for site, one in fleet.plans.plans.items() if site not in unmixed}, fleet.plans.excluded)
+    excluded = failed | dict(facts.wrong_base) | dict(made.excluded) | unmixed
     if len(fleet.selected) < need:
         return OutOfReach(message=_too_few(round_, need, len(run.sites), excluded))
     steps = max(plan.steps for plan in made.plans.values())
@@ -77,7 +89,8 @@ def round_plan(run: Run, observed: Observed, without: Unprofiled, round_: int, n
         samples={site: profiles[site].train_samples for site in made.plans},
         selected=fleet.selected,
         evaluators=fleet.selected,
-        needed=need,
+        needed=needed_contributors(need, min_sites, fleet.selected),
+        min_sites={site: min_sites[site] for site in fleet.selected},
         excluded=excluded,
         importance=fleet.importance.scores,
         importance_note=fleet.importance.note,
@@ -93,6 +106,13 @@ def round_plan(run: Run, observed: Observed, without: Unprofiled, round_: int, n
         resources={site: profile.resources for site, profile in agreeing.items()},
         is_stalled=evidence.history.is_stalled,
     )
+
+
+def _unmixed(fleet: FleetPlans, min_sites: Mapping[str, int]) -> dict[str, str]:
+    """The sites with a plan that are not content with the number of the round's sites: the reason."""
+    count = len(fleet.selected)
+    others = (site for site in fleet.plans.plans if site not in fleet.selected)
+    return {site: too_few_reason(min_sites[site], count) for site in others if min_sites[site] > count}
 
 
 def _learning_rate(run: Run, observed: Observed, profiles: Mapping[str, SiteProfile], *, steps: int) -> LearningRate:
