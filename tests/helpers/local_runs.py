@@ -131,5 +131,5 @@ def _site(name: str) -> dict[str, Any]:
         "apiVersion": "fedpipe.io/v1alpha1",
         "kind": "EdgeSite",
         "metadata": {"name": name},
-        "spec": {"capacity": {"cpu": 1, "memory": "4Gi"}, "data": data},
+        "spec": {"capacity": {"cpu": 1, "memory": "4Gi"}, "data": data, "policy": {"localBaseline": True, "maxShownRows": 1}},
     }

@@ -41,7 +41,7 @@ def test_an_example_of_a_classification_is_a_truncated_text_and_the_index_of_its
 
 
 def test_a_label_that_the_run_does_not_have_is_refused_and_not_quoted(tokenizer: Tokenizer) -> None:
-    with pytest.raises(TaskFailed, match="a value of column 'ward' is not one of the run's 2 labels$") as caught:
+    with pytest.raises(TaskFailed, match=r"a value of column 'ward' is not one of the run's 2 labels$") as caught:
         encode([{"note": "x", "ward": "oncology"}], CLASSES, tokenizer)
     assert caught.value.reason is FailureReason.BAD_DATA
 

@@ -22,6 +22,7 @@ from fedpipe_trainer.contract import (
     Basis,
     CausalLM,
     Data,
+    DataPolicy,
     EvaluateResult,
     EvaluateTask,
     Evaluation,
@@ -120,6 +121,10 @@ class Site:
         model = Model(source=self.model.as_uri())
         return {"run": RUN, "site": "a", "round": 1, "model": model, "objective": self.case.objective, "result": self.url(f"{name}.json")}
 
+    def consent(self) -> dict[str, Any]:
+        """The data, and a policy that allows the task and shows what it asks for."""
+        return {"data": self.data, "contributors": 2, "policy": DataPolicy(max_shown_rows=2)}
+
     def train(self, name: str = "train", steps: int = 20, **changed: Any) -> TrainTask:
         plan = Plan(
             bits=32,
@@ -130,11 +135,11 @@ class Site:
         )
         hyper = Hyperparameters(learning_rate=0.005, dropout=0.1, seed=1)
         adapter = self.url(f"{name}.safetensors")
-        return TrainTask(**{**self.common(name), "data": self.data, "plan": plan, "hyperparameters": hyper, "adapter": adapter, **changed})
+        return TrainTask(**{**self.common(name), **self.consent(), "plan": plan, "hyperparameters": hyper, "adapter": adapter, **changed})
 
     def evaluate(self, name: str, adapter: GlobalAdapter | None = None, **changed: Any) -> EvaluateTask:
         evaluation = Evaluation(max_samples=20, generations=4, max_new_tokens=8, samples=2)
-        fields = {**self.common(name), "data": self.data, "bits": 32, "batch_size": 4, "evaluation": evaluation, "global_adapter": adapter}
+        fields = {**self.common(name), **self.consent(), "bits": 32, "batch_size": 4, "evaluation": evaluation, "global_adapter": adapter}
         return EvaluateTask(**{**fields, **changed})
 
     def export(self, adapter: GlobalAdapter) -> ExportTask:
@@ -276,7 +281,7 @@ def test_a_stopped_task_resumes_and_ends_with_the_same_bytes(site: Site, trainer
 
 def test_a_profile_measures_every_requested_bit_width(site: Site, trainer: Any) -> None:
     basis = Basis(measured="a", whole="b")
-    task = ProfileTask(**{**site.common("profile"), "round": 0}, data=site.data, bits=(16, 32), batch_sizes=(1, 2), rank=2, basis=basis)
+    task = ProfileTask(**{**site.common("profile"), "round": 0}, **site.consent(), bits=(16, 32), batch_sizes=(1, 2), rank=2, basis=basis)
 
     assert trainer.perform(task, site.folder / "1") == 0
 
@@ -292,7 +297,7 @@ def test_a_profile_that_failed_says_what_it_was_made_for(site: Site, trainer: An
     Path(site.data.train).unlink()
     basis = Basis(measured="a", whole="b")
 
-    trainer.perform(ProfileTask(**{**site.common("profile"), "round": 0}, data=site.data, bits=(16,), basis=basis), site.folder / "1")
+    trainer.perform(ProfileTask(**{**site.common("profile"), "round": 0}, **site.consent(), bits=(16,), basis=basis), site.folder / "1")
 
     failed = site.result("profile")
     assert isinstance(failed, ProfileResult)

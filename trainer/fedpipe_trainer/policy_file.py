@@ -93,7 +93,9 @@ def _parse(text: str) -> DataPolicy:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise _UnusableError(f"it is not YAML{f', in line {mark.line + 1}' if mark else ''}: correct it") from None
-    except (TypeError, ValueError, RecursionError):
+    except RecursionError:
+        raise _UnusableError("it is nested too deeply") from None
+    except (TypeError, ValueError):
         raise _UnusableError("it has a value that is no text, number, list or mapping: put dates and the like in quotes") from None
     if not isinstance(document, dict):
         raise _UnusableError("it holds no mapping: write the fields of spec.policy of an EdgeSite, or {} for the defaults")

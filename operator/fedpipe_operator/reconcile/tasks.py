@@ -21,6 +21,7 @@ from fedpipe_trainer.contract import (
     Data,
     DataPolicy,
     EvaluateTask,
+    Evaluation,
     ExportTask,
     GlobalAdapter,
     Hyperparameters,
@@ -168,7 +169,7 @@ def _evaluation_before(context: TaskContext, action: StartTraining, plan: RoundP
     round_ = action.round - 1
     return TrainEvaluation(
         round=round_,
-        evaluation=conversion.evaluation(context.spec.evaluation),
+        evaluation=_evaluation(context, action.site),
         batch_size=action.micro_batch or plan.plans[action.site].micro_batch,
         result=context.write(names.evaluation_result(round_, action.site, action.attempt)),
     )
@@ -192,7 +193,7 @@ def evaluation_task(
         **_consent(context, action.site, contributors=max(plan.needed, plan.min_sites.get(action.site, 1), _evaluators(context, plan))),
         bits=plan.plans[action.site].bits,
         batch_size=plan.plans[action.site].micro_batch,
-        evaluation=conversion.evaluation(context.spec.evaluation),
+        evaluation=_evaluation(context, action.site),
         global_adapter=_global_adapter(context, commit),
         seed=hyperparameters_of(plan, context.spec).seed,
     )
@@ -233,6 +234,13 @@ def _consent(context: TaskContext, site: str, *, contributors: int) -> _Consent:
     policy = next((conversion.policy(one.spec.policy) for one in context.run.sites if one.name == site), DataPolicy())
     labels = dict(context.run.resource.metadata.labels)
     return _Consent(policy=policy, run_labels=labels, contributors=contributors, baseline_of=context.run.baseline_of)
+
+
+def _evaluation(context: TaskContext, site: str) -> Evaluation:
+    """`spec.evaluation`, with no more rows to show than the site's policy allows."""
+    evaluation = conversion.evaluation(context.spec.evaluation)
+    allowed = next((one.spec.policy.max_shown_rows for one in context.run.sites if one.name == site), 0)
+    return evaluation.model_copy(update={"samples": min(evaluation.samples, allowed)})
 
 
 def _evaluators(context: TaskContext, plan: RoundPlan) -> int:

@@ -44,6 +44,20 @@ def left_out(run: Run) -> dict[str, str]:
     return denied | {site: too_few_reason(least, count) for site, least in allowed.items() if site not in mixed}
 
 
+def missing_sites(run: Run, without: Mapping[str, str]) -> str:
+    """Why the policies leave a round fewer sites than it needs; empty if they do not.
+
+    Args:
+        run: the run and its sites.
+        without: those that are left out, with the reason (`left_out`).
+    """
+    need = needed_updates(run.spec.sites.quorum, matched=len(run.sites), per_round=run.spec.sites.per_round)
+    if not without or len(run.sites) - len(without) >= need:
+        return ""
+    reasons = "; ".join(f"{site}: {why}" for site, why in sorted(without.items()))
+    return f"a round needs {need} of {len(run.sites)} sites, and these may take no part: {reasons}"
+
+
 def mixable(min_sites: Mapping[str, int], most: int | None = None) -> frozenset[str]:
     """The largest set of sites each of which is content with the size of the set.
 

@@ -10,9 +10,9 @@ It keeps no state: after its actions and status are applied, and nothing else ha
 from fedpipe_operator.api import ConditionStatus, ConditionType, FederatedFineTune, Reason, parse_duration
 from fedpipe_operator.backend import ACTIVE_STATES
 from fedpipe_operator.rounds.actions import Decision, Discard
+from fedpipe_operator.rounds.consent import missing_sites
 from fedpipe_operator.rounds.events import events_of
 from fedpipe_operator.rounds.observed import Observed, Run
-from fedpipe_operator.rounds.policies import needed_updates
 from fedpipe_operator.rounds.stages import (
     End,
     Step,
@@ -67,16 +67,10 @@ def _next_step(context: StageContext) -> Step:
 
 def _missing_sites(context: StageContext) -> tuple[Reason, str] | None:
     """Why the next round cannot have the sites that it needs, before any of them works for it; None if it can."""
-    run = context.run
-    if not run.sites:
+    if not context.run.sites:
         return Reason.NO_SITES, "no EdgeSite of this namespace carries the labels of sites.selector: create one, or correct the selector"
-    allowed = len(run.sites) - len(context.left_out)
-    need = needed_updates(run.spec.sites.quorum, matched=len(run.sites), per_round=run.spec.sites.per_round)
-    if not context.left_out or allowed >= need:
-        return None
-    reasons = "; ".join(f"{site}: {why}" for site, why in sorted(context.left_out.items()))
-    message = f"the round needs {need} of {len(run.sites)} sites, and these may take no part: {reasons}"
-    return Reason.TOO_FEW_SITES, message
+    message = missing_sites(context.run, context.left_out)
+    return (Reason.TOO_FEW_SITES, message) if message else None
 
 
 def _wait_for_sites(context: StageContext, reason: Reason, message: str) -> Step:
