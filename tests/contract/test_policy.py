@@ -104,6 +104,8 @@ def test_both_select_a_run_if_and_only_if_each_does(one: DataPolicy, other: Data
 
 NOTES = SequenceClassification(text="note", label="ward")
 
+NOT_SELECTED = "policy.runs does not select the run triage, by its name or its labels"
+
 
 def use(**changes: Any) -> DataUse:
     return DataUse(**({"run": "triage", "run_labels": {"study": "x"}, "objective": NOTES, "contributors": 3} | changes))

@@ -111,7 +111,7 @@ def test_a_refused_task_reads_neither_model_nor_data_and_reports_a_final_failure
 
 def test_a_template_that_cannot_be_parsed_is_the_author_s_fault(task: TrainTask) -> None:
     with pytest.raises(TaskFailed, match="a template of the task cannot be parsed") as caught:
-        with_consent(task.model_copy(update={"objective": CausalLM(prompt="{a", response="{b}")}))
+        with_consent(task.model_copy(update={"objective": CausalLM(prompt="{a", response="{b}"), "policy": DataPolicy(columns=("a", "b"))}))
     assert caught.value.reason is FailureReason.BAD_TASK
 
 
@@ -139,14 +139,12 @@ def test_a_profile_names_no_labels_that_the_policy_does_not_allow(toy: Any, tmp_
 def test_texts_are_no_labels(toy: Any, tmp_path: Path) -> None:
     asked = a_profile_task(toy, tmp_path, DataPolicy(), [f"text {number}" for number in range(101)])
 
-    with pytest.raises(TaskFailed, match="policy.maxLabels of the data owner is 100"):
+    with pytest.raises(TaskFailed, match=r"policy\.maxLabels of the data owner is 100"):
         profile.run(asked, make_runtime(tmp_path))
 
 
 @pytest.mark.parametrize(("samples", "allowed", "shown"), [(5, 0, 0), (5, 2, 2), (1, 2, 1), (5, 20, 5)])
-def test_no_more_rows_are_shown_than_both_the_run_and_the_policy_say(
-    toy: Any, tmp_path: Path, samples: int, allowed: int, shown: int
-) -> None:
+def test_no_more_rows_are_shown_than_run_and_policy_say(toy: Any, tmp_path: Path, samples: int, allowed: int, shown: int) -> None:
     found = evaluated(toy, tmp_path, samples=samples, allowed=allowed)
 
     assert [sample.text for sample in found.examples] == [f"text {number}" for number in range(shown)]
@@ -162,7 +160,7 @@ def test_other_runs_and_other_seeds_show_the_same_rows(toy: Any, tmp_path: Path)
 def test_the_answers_that_are_shown_are_those_to_the_first_rows(toy: Any, tmp_path: Path) -> None:
     task = CausalLM(prompt="{text}", response="{label}", max_length=24)
 
-    found = evaluated(toy, tmp_path, samples=3, allowed=2, objective=task, model="llama")
+    found = evaluated(toy, tmp_path, samples=3, allowed=2, objective=task)
 
     assert [(sample.text, sample.expected) for sample in found.examples] == [("text 0", "no"), ("text 1", "yes")]
 
@@ -232,12 +230,10 @@ def a_profile_task(toy: Any, folder: Path, policy: DataPolicy, labels: list[str]
     )
 
 
-def evaluated(
-    toy: Any, folder: Path, *, samples: int, allowed: int, seed: int = 0, objective: Any = CLASSES, model: str = "bert"
-) -> EvaluateResult:
+def evaluated(toy: Any, folder: Path, *, samples: int, allowed: int, **changed: Any) -> EvaluateResult:
     """An evaluation of the base on eight rows, of which the run asks for `samples` and the policy shows `allowed`."""
-    if isinstance(objective, SequenceClassification):
-        objective = objective.model_copy(update={"labels": LABELS})
+    objective = changed.get("objective", CLASSES.model_copy(update={"labels": LABELS}))
+    model = "bert" if isinstance(objective, SequenceClassification) else "llama"
     task = EvaluateTask(
         run=RunRef(namespace="n", name="r", uid="u"),
         site="a",
@@ -249,6 +245,6 @@ def evaluated(
         bits=32,
         batch_size=4,
         evaluation=Evaluation(samples=samples, generations=8, max_new_tokens=4),
-        seed=seed,
+        seed=changed.get("seed", 0),
     )
     return evaluate.run(task, make_runtime(folder / "scratch"))

@@ -1,4 +1,4 @@
-"""The policy file on a data volume: found above the data files, read strictly; one that does not say clearly what it allows, allows nothing."""
+"""The policy file on a data volume: found above the data files and read strictly; one that is not clear allows nothing."""
 
 from pathlib import Path
 
