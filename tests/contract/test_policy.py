@@ -116,10 +116,10 @@ def use(**changes: Any) -> DataUse:
     [
         (DataPolicy(), ""),
         (DataPolicy(runs=RunSelector(names=("triage",), match_labels={"study": "x"})), ""),
-        (DataPolicy(runs=RunSelector(names=())), "policy.runs does not select the run triage, by its name or its labels"),
+        (DataPolicy(runs=RunSelector(names=())), NOT_SELECTED),
         (
             DataPolicy(runs=RunSelector(match_labels={"study": "y"})),
-            "policy.runs does not select the run triage, by its name or its labels",
+            NOT_SELECTED,
         ),
         (DataPolicy(columns=("note", "ward", "age")), ""),
         (DataPolicy(columns=("note",)), "policy.columns does not allow the column 'ward', which the task reads"),
