@@ -8,7 +8,7 @@ import pytest
 from toy_rounds import HEAD, RUN, Fleet
 
 from fedpipe_operator.aggregation import Candidate
-from fedpipe_operator.aggregation.gate import Expected, RefusalReason, check
+from fedpipe_operator.aggregation.gate import Expected, RefusalReason, check, refuse_unmixed
 from fedpipe_operator.aggregation.tensors import open_tensors
 from fedpipe_operator.rounds.records import Verdict
 from fedpipe_trainer.contract import Outcome, RunRef
@@ -132,7 +132,24 @@ def test_an_invalid_update_is_refused_with_its_reason(fleet: Fleet, reason: str,
 
 
 def test_every_reason_has_a_case() -> None:
-    assert CASES.keys() == set(RefusalReason)
+    assert {*CASES, RefusalReason.TOO_FEW_SITES} == set(RefusalReason)
+
+
+def test_an_accepted_update_is_refused_if_its_site_asks_for_more_of_them() -> None:
+    accepted, refused = Verdict(accepted=True), Verdict(accepted=False, reason="WrongBase")
+    verdicts = {"a": accepted, "b": accepted, "c": accepted, "d": refused}
+
+    checked = refuse_unmixed(verdicts, {"a": 2, "b": 2, "c": 3, "d": 4})
+    again = refuse_unmixed(verdicts, {"a": 3, "b": 2, "c": 4})
+
+    assert checked == verdicts
+    assert {site: verdict.reason for site, verdict in again.items()} == dict.fromkeys("abc", "TooFewSites") | {"d": "WrongBase"}
+
+
+def test_without_policies_no_verdict_changes() -> None:
+    verdicts = {"a": Verdict(accepted=True)}
+
+    assert refuse_unmixed(verdicts, {}) == verdicts
 
 
 def test_a_site_without_a_plan_is_refused(fleet: Fleet) -> None:

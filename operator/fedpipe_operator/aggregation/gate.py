@@ -85,9 +85,9 @@ def refuse_unmixed(verdicts: Mapping[str, Verdict], min_sites: Mapping[str, int]
     """
     accepted = {site: min_sites.get(site, 1) for site, verdict in verdicts.items() if verdict.accepted}
     mixed = mixable(accepted)
-    message = "policy.minSites of the site is {}, and {} updates were accepted: its own may not be aggregated with so few"
+    message = "policy.minSites of the site is {}, and without it {} of {} accepted updates may be aggregated"
     refused = {
-        site: Verdict(accepted=False, reason=RefusalReason.TOO_FEW_SITES, message=message.format(least, len(accepted)))
+        site: Verdict(accepted=False, reason=RefusalReason.TOO_FEW_SITES, message=message.format(least, len(mixed), len(accepted)))
         for site, least in accepted.items()
         if site not in mixed
     }
