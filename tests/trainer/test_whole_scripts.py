@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import re
 import os
 import signal
 import subprocess
@@ -355,15 +356,16 @@ def test_a_result_that_cannot_be_written_is_reported_in_the_log(site: Site, trai
     assert f"cannot write the result: cannot write {tmp_path}/file/result.json" in (site.folder / "1" / "log").read_text()
 
 
-def test_a_label_that_the_run_does_not_have_is_an_error_that_names_it(toy: Toy, data: Data, tmp_path: Path, trainer: Any) -> None:
+def test_a_label_that_the_run_does_not_have_is_an_error_that_names_its_line(toy: Toy, data: Data, tmp_path: Path, trainer: Any) -> None:
     site = Site(CASES["classes-bert"], toy("bert"), data, tmp_path)
     task = site.evaluate("e", objective=SequenceClassification(labels=("high", "middle")))
 
     assert trainer.perform(task, site.folder / "1") == 3
-    assert (
-        "the label 'low' in column 'label' is not one of the run's 2 labels (high, middle)"
-        in (site.folder / "store" / "e.json").read_text()
-    )
+    failure = site.result("e").failure
+    assert failure is not None
+    assert "12 of 24 rows of" in failure.message
+    assert re.search(r"the first at line [12], have in column 'label' none of the run's 2 labels", failure.message)
+    assert "low" not in failure.message
 
 
 def test_no_row_leaves_the_site_unless_the_run_requests_it(site: Site, trainer: Any) -> None:
