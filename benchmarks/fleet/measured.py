@@ -40,6 +40,7 @@ def measure_profile(problem: Problem) -> None:
             bits=(16,),
             batch_sizes=tuple(size for size in BATCHES if size <= problem.batch_size),
             importance=_IMPORTANCE[problem.data],
+            contributors=2,
             result=(folder / "result.json").as_uri(),
         )
         (folder / "task.json").write_text(task.to_json(), encoding="utf-8")

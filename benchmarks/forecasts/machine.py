@@ -55,6 +55,7 @@ SITE: Final = EdgeSite.model_validate(
                 "validation": "validation.jsonl",
                 "volume": {"persistentVolumeClaim": {"claimName": "data"}},
             },
+            "policy": {"minSites": 1},
             # The store is a folder of this machine.
             "capacity": {"bandwidth": {"up": "100G", "down": "100G"}},
         },

@@ -8,12 +8,14 @@ from typing import Final
 
 from fedpipe_operator.api import (
     CausalLMTask,
+    DataPolicy,
     EvaluationSpec,
     Importance,
     Scaling,
     Seq2SeqLMTask,
     SequenceClassificationTask,
     TaskSpec,
+    TrainingLosses,
     TrainingSpec,
 )
 from fedpipe_trainer import contract
@@ -22,6 +24,10 @@ _IMPORTANCE: Final = {
     Importance.GRADIENT: contract.ImportanceMethod.GRADIENT,
     Importance.SENSITIVITY: contract.ImportanceMethod.SENSITIVITY,
     Importance.NONE: contract.ImportanceMethod.NONE,
+}
+_TRAINING_LOSSES: Final = {
+    TrainingLosses.BY_STEP: contract.TrainingLosses.BY_STEP,
+    TrainingLosses.MEAN: contract.TrainingLosses.MEAN,
 }
 _SCALINGS: Final = {Scaling.CLASSIC: contract.Scaling.CLASSIC, Scaling.RSLORA: contract.Scaling.RSLORA}
 
@@ -66,6 +72,21 @@ def evaluation(spec: EvaluationSpec) -> contract.Evaluation:
     """`spec.evaluation`."""
     return contract.Evaluation(
         max_samples=spec.max_samples, generations=spec.generations, max_new_tokens=spec.max_new_tokens, samples=spec.samples
+    )
+
+
+def policy(spec: DataPolicy) -> contract.DataPolicy:
+    """`spec.policy` of a site."""
+    return contract.DataPolicy(
+        runs=contract.RunSelector(names=spec.runs.names, match_labels=spec.runs.match_labels),
+        columns=spec.columns,
+        task_types=spec.task_types,
+        labels=spec.labels,
+        max_labels=spec.max_labels,
+        max_shown_rows=spec.max_shown_rows,
+        min_sites=spec.min_sites,
+        local_baseline=spec.local_baseline,
+        training_losses=_TRAINING_LOSSES[spec.training_losses],
     )
 
 

@@ -9,7 +9,7 @@ from toy_rounds import HEAD, RUN, Fleet
 
 from fedpipe_operator.admission import Asked, RefusalReason, RefusedError, UpdateBounds, admit_update
 from fedpipe_operator.aggregation import Candidate
-from fedpipe_operator.aggregation.gate import Expected, check, refusal
+from fedpipe_operator.aggregation.gate import Expected, check, refusal, refuse_unmixed
 from fedpipe_operator.aggregation.tensors import open_tensors
 from fedpipe_operator.rounds.records import Verdict
 from fedpipe_trainer.contract import Outcome, RunRef
@@ -152,9 +152,27 @@ def test_every_reason_has_a_case() -> None:
     elsewhere = {
         RefusalReason.OVERWRITTEN,  # told by the worker, which reads a result again: see test_worker.py
         RefusalReason.INCREMENT_TOO_LONG,  # no update is so alone: see test_robust_rounds.py
+        RefusalReason.TOO_FEW_SITES,  # nor so few: see below
     }
 
     assert CASES.keys() | elsewhere == set(RefusalReason)
+
+
+def test_an_accepted_update_is_refused_if_its_site_asks_for_more_of_them() -> None:
+    accepted, refused = Verdict(accepted=True), Verdict(accepted=False, reason="WrongBase")
+    verdicts = {"a": accepted, "b": accepted, "c": accepted, "d": refused}
+
+    checked = refuse_unmixed(verdicts, {"a": 2, "b": 2, "c": 3, "d": 4})
+    again = refuse_unmixed(verdicts, {"a": 3, "b": 2, "c": 4})
+
+    assert checked == verdicts
+    assert {site: verdict.reason for site, verdict in again.items()} == dict.fromkeys("abc", "TooFewSites") | {"d": "WrongBase"}
+
+
+def test_without_policies_no_verdict_changes() -> None:
+    verdicts = {"a": Verdict(accepted=True)}
+
+    assert refuse_unmixed(verdicts, {}) == verdicts
 
 
 def test_a_site_without_a_plan_is_refused(fleet: Fleet) -> None:

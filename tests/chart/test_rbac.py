@@ -85,7 +85,7 @@ def test_a_viewer_only_reads_an_editor_creates_runs_and_an_admin_creates_sites_t
         for role, its_rules in rules("users").items()
     }
 
-    assert writes == {"view": set(), "edit": {"federatedfinetunes"}, "admin": {"federatedfinetunes", "edgesites"}}
+    assert writes == {"view": set(), "edit": {"federatedfinetunes"}, "admin": {"federatedfinetunes", "edgesites", "edgesites/policy"}}
 
 
 def _called() -> set[Right]:

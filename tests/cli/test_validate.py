@@ -19,6 +19,7 @@ kind: EdgeSite
 metadata: {name: north, labels: {demo: yes-please}}
 spec:
   data: {train: train.jsonl, validation: validation.csv, volume: {persistentVolumeClaim: {claimName: notes}}}
+  policy: {minSites: 1}
 """
 
 RUN = """\
@@ -60,7 +61,7 @@ def test_the_problems_of_all_files_are_printed_in_order_and_the_status_is_2(fold
     assert [line.split(": ")[0:3:2] for line in lines] == [
         [f"{folder}/run.yaml:9", "spec.suspend"],
         [f"{folder}/run.yaml:10", "spec.colour"],
-        [f"{folder}/sites.yaml:6", "spec.maxConcurrentJobs"],
+        [f"{folder}/sites.yaml:7", "spec.maxConcurrentJobs"],
     ]
 
 
@@ -73,6 +74,24 @@ def test_two_objects_of_one_kind_and_name_are_refused_in_any_files(folder: Path)
     assert lines == [
         f"{folder}/sites.yaml:3: document 1, EdgeSite north: metadata.name: 2 objects of kind EdgeSite have this name: rename all but one"
     ]
+
+
+def test_a_run_that_too_few_sites_allow_is_a_problem_of_its_sites(folder: Path) -> None:
+    (folder / "sites.yaml").write_text(SITE.replace("{minSites: 1}", "{}"))
+
+    status, lines = validate(folder)
+
+    assert (status, len(lines)) == (2, 1)
+    assert "FederatedFineTune notes: spec.sites: a round needs 1 of 1 sites, and these may take no part: north: TooFewSites" in lines[0]
+
+
+def test_a_site_that_forbids_the_run_is_no_problem_where_enough_others_allow_it(folder: Path) -> None:
+    others = [SITE.replace("north", name) for name in ("south", "west", "east")]
+    forbids = SITE.replace("{minSites: 1}", "{runs: {names: [another]}}")
+    (folder / "sites.yaml").write_text("---\n".join([*others, forbids]))
+    (folder / "run.yaml").write_text(RUN.replace("selector:", "quorum: 0.7, selector:"))
+
+    assert validate(folder)[0] == 0
 
 
 def test_the_same_name_in_two_namespaces_is_no_duplicate(folder: Path) -> None:

@@ -22,6 +22,7 @@ def test_exit_codes_are_final_when_the_input_is_wrong() -> None:
         ExitCode.BAD_MODEL,
         ExitCode.OUT_OF_MEMORY,
         ExitCode.DIVERGED,
+        ExitCode.POLICY_DENIED,
     }
 
 

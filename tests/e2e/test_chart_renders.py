@@ -11,7 +11,8 @@ from fedpipe_operator.settings import Settings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.independent]
 
-CLUSTER_WIDE = ("ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition")
+GUARD = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+CLUSTER_WIDE = ("ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", *GUARD)
 NARROW: Plain = {"rbac.scope": "namespaces", "namespaces": ["ward", "lab"]}
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
@@ -110,12 +111,26 @@ def test_the_operator_has_the_permissions_of_its_rules_in_the_cluster() -> None:
 
 
 def test_the_operator_has_the_same_permissions_in_its_namespaces_and_none_elsewhere() -> None:
-    objects = rendered(NARROW | {"watchNodes": False, "rbac.userRoles": False, "crds.enabled": False})
+    narrowest = {"watchNodes": False, "rbac.userRoles": False, "rbac.guardPolicies": False, "crds.enabled": False}
+    objects = rendered(NARROW | narrowest)
 
     assert [one["metadata"]["name"] for one in objects if one["kind"] in CLUSTER_WIDE] == []
     assert {role["metadata"]["namespace"]: granted(role["rules"]) for role in of_kind(objects, "Role")} == dict.fromkeys(
         ("ward", "lab"), granted(rules("operator"))
     )
+
+
+def test_policies_of_sites_are_guarded_in_every_namespace_that_is_served() -> None:
+    everywhere, narrow = ([of_kind(rendered(given), kind)[0] for kind in GUARD] for given in ({}, NARROW))
+
+    for policy, binding in (everywhere, narrow):
+        assert policy["spec"] == yaml.safe_load((CHART / "files" / "policy-guard.yaml").read_text())
+        assert binding["spec"]["policyName"] == policy["metadata"]["name"] == "fedpipe-fedpipe-site-policies"
+        assert binding["spec"]["validationActions"] == ["Deny"]
+    assert "matchResources" not in everywhere[1]["spec"]
+    assert narrow[1]["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"] == [
+        {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["ward", "lab"]}
+    ]
 
 
 @pytest.mark.parametrize("given", [{}, NARROW], ids=["cluster", "namespaces"])

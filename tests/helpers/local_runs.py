@@ -131,5 +131,10 @@ def _site(name: str) -> dict[str, Any]:
         "apiVersion": "fedpipe.io/v1alpha1",
         "kind": "EdgeSite",
         "metadata": {"name": name},
-        "spec": {"capacity": {"cpu": 1, "memory": "4Gi"}, "data": data},
+        # The loosest policy that a test of this fleet needs: also runs of one site.
+        "spec": {
+            "capacity": {"cpu": 1, "memory": "4Gi"},
+            "data": data,
+            "policy": {"minSites": 1, "localBaseline": True, "maxShownRows": 1},
+        },
     }

@@ -27,6 +27,7 @@ def a_training_task(model: Path, folder: Path, ranks: dict[str, int], *, steps: 
         "model": Model(source=model.as_uri()),
         "result": "file:///nowhere",
         "objective": CAUSAL,
+        "contributors": 2,
         "data": Data(train=str(folder / "train.jsonl"), validation=str(folder / "validation.jsonl")),
         "plan": Plan(bits=bits, batch_size=4, steps=steps, ranks=ranks, forecast=forecast),
         "hyperparameters": Hyperparameters(learning_rate=0.01),

@@ -10,11 +10,14 @@ from fedpipe_operator.api import (
     ApiModel,
     Bits,
     CausalLMTask,
+    DataPolicy,
     EvaluationSpec,
     LearningRateSchedule,
+    RunSelector,
     Scaling,
     Seq2SeqLMTask,
     SequenceClassificationTask,
+    TrainingLosses,
     TrainingSpec,
 )
 from fedpipe_trainer import contract
@@ -42,6 +45,17 @@ PLANNED: dict[str, Any] = {
 }
 """Fields of `spec.training` that become part of the plan."""
 EVALUATION: dict[str, Any] = {"max_samples": 50, "generations": 3, "max_new_tokens": 7, "samples": 2}
+POLICY: dict[str, Any] = {
+    "runs": RunSelector(names=("r",), match_labels={"a": "b"}),
+    "columns": ("note",),
+    "task_types": ("CausalLM",),
+    "labels": ("x", "y"),
+    "max_labels": 5,
+    "max_shown_rows": 3,
+    "min_sites": 4,
+    "local_baseline": True,
+    "training_losses": TrainingLosses.MEAN,
+}
 
 
 def of_wire(value: BaseModel) -> dict[str, Any]:
@@ -83,6 +97,16 @@ def test_every_field_of_the_evaluation_reaches_the_trainer() -> None:
     assert of_wire(conversion.evaluation(EvaluationSpec(**EVALUATION))) == EVALUATION
 
 
+def test_every_field_of_a_policy_reaches_the_trainer() -> None:
+    assert set(POLICY) == set(DataPolicy.model_fields)
+    assert not [name for name, value in POLICY.items() if value == DataPolicy.model_fields[name].default]
+
+    found = of_wire(conversion.policy(DataPolicy(**POLICY)))
+
+    assert of_wire(found.pop("runs")) == {"names": ("r",), "match_labels": {"a": "b"}}
+    assert found == {name: value for name, value in POLICY.items() if name != "runs"}
+
+
 def test_labels_that_the_first_round_fixed_replace_those_of_the_spec() -> None:
     task = SequenceClassificationTask(labels=("b", "a"))
 
@@ -106,6 +130,7 @@ def test_without_a_scaling_it_is_rslora() -> None:
         (CausalLMTask, contract.CausalLM),
         (Seq2SeqLMTask, contract.Seq2SeqLM),
         (EvaluationSpec, contract.Evaluation),
+        (RunSelector, contract.RunSelector),
         (TrainingSpec, contract.Hyperparameters),
     ],
 )
@@ -114,6 +139,10 @@ def test_a_field_that_both_sides_have_has_the_same_default(ours: type[BaseModel]
     of_wire.pop("learning_rate", None)  # the spec's is None: then the sites test rates
 
     assert {name: of_api[name] for name in of_wire} == of_wire
+
+
+def test_a_policy_has_the_same_defaults_on_both_sides() -> None:
+    assert conversion.policy(DataPolicy()) == contract.DataPolicy()
 
 
 def test_every_default_of_the_spec_is_within_the_trainer_s_bounds_and_is_sent() -> None:

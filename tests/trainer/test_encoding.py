@@ -40,8 +40,8 @@ def test_an_example_of_a_classification_is_a_truncated_text_and_the_index_of_its
     assert encode(rows, CLASSES, tokenizer) == [Example(ids("short"), [1]), Example(ids("much too"), [0])]
 
 
-def test_a_label_that_the_run_does_not_have_is_refused_and_the_message_names_it(tokenizer: Tokenizer) -> None:
-    with pytest.raises(TaskFailed, match=r"'oncology' in column 'ward' .* \(cardiology, surgery\)") as caught:
+def test_a_label_that_the_run_does_not_have_is_refused_and_not_quoted(tokenizer: Tokenizer) -> None:
+    with pytest.raises(TaskFailed, match=r"a value of column 'ward' is not one of the run's 2 labels$") as caught:
         encode([{"note": "x", "ward": "oncology"}], CLASSES, tokenizer)
     assert caught.value.reason is FailureReason.BAD_DATA
 
@@ -120,8 +120,8 @@ def test_a_template_may_contain_only_plain_column_names(template: str) -> None:
     assert caught.value.reason is FailureReason.BAD_TASK
 
 
-def test_a_template_with_a_missing_column_is_refused_and_the_message_lists_the_columns() -> None:
-    with pytest.raises(TaskFailed, match=r"names the column 'c', which is not in the data \(a, b\)"):
+def test_a_template_with_a_missing_column_is_refused_and_the_message_names_it() -> None:
+    with pytest.raises(TaskFailed, match=r"names the column 'c', which is not in the data$"):
         fill("{c}", {"a": "", "b": ""})
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from fedpipe_trainer.contract import (
     Basis,
     CausalLM,
     Data,
+    DataPolicy,
     EvaluateResult,
     EvaluateTask,
     Evaluation,
@@ -120,6 +122,10 @@ class Site:
         model = Model(source=self.model.as_uri())
         return {"run": RUN, "site": "a", "round": 1, "model": model, "objective": self.case.objective, "result": self.url(f"{name}.json")}
 
+    def consent(self) -> dict[str, Any]:
+        """The data, and a policy that allows the task and shows what it asks for."""
+        return {"data": self.data, "contributors": 2, "policy": DataPolicy(max_shown_rows=2)}
+
     def train(self, name: str = "train", steps: int = 20, **changed: Any) -> TrainTask:
         plan = Plan(
             bits=32,
@@ -130,11 +136,11 @@ class Site:
         )
         hyper = Hyperparameters(learning_rate=0.005, dropout=0.1, seed=1)
         adapter = self.url(f"{name}.safetensors")
-        return TrainTask(**{**self.common(name), "data": self.data, "plan": plan, "hyperparameters": hyper, "adapter": adapter, **changed})
+        return TrainTask(**{**self.common(name), **self.consent(), "plan": plan, "hyperparameters": hyper, "adapter": adapter, **changed})
 
     def evaluate(self, name: str, adapter: GlobalAdapter | None = None, **changed: Any) -> EvaluateTask:
         evaluation = Evaluation(max_samples=20, generations=4, max_new_tokens=8, samples=2)
-        fields = {**self.common(name), "data": self.data, "bits": 32, "batch_size": 4, "evaluation": evaluation, "global_adapter": adapter}
+        fields = {**self.common(name), **self.consent(), "bits": 32, "batch_size": 4, "evaluation": evaluation, "global_adapter": adapter}
         return EvaluateTask(**{**fields, **changed})
 
     def export(self, adapter: GlobalAdapter) -> ExportTask:
@@ -276,7 +282,7 @@ def test_a_stopped_task_resumes_and_ends_with_the_same_bytes(site: Site, trainer
 
 def test_a_profile_measures_every_requested_bit_width(site: Site, trainer: Any) -> None:
     basis = Basis(measured="a", whole="b")
-    task = ProfileTask(**{**site.common("profile"), "round": 0}, data=site.data, bits=(16, 32), batch_sizes=(1, 2), rank=2, basis=basis)
+    task = ProfileTask(**{**site.common("profile"), "round": 0}, **site.consent(), bits=(16, 32), batch_sizes=(1, 2), rank=2, basis=basis)
 
     assert trainer.perform(task, site.folder / "1") == 0
 
@@ -292,7 +298,7 @@ def test_a_profile_that_failed_says_what_it_was_made_for(site: Site, trainer: An
     Path(site.data.train).unlink()
     basis = Basis(measured="a", whole="b")
 
-    trainer.perform(ProfileTask(**{**site.common("profile"), "round": 0}, data=site.data, bits=(16,), basis=basis), site.folder / "1")
+    trainer.perform(ProfileTask(**{**site.common("profile"), "round": 0}, **site.consent(), bits=(16,), basis=basis), site.folder / "1")
 
     failed = site.result("profile")
     assert isinstance(failed, ProfileResult)
@@ -350,15 +356,16 @@ def test_a_result_that_cannot_be_written_is_reported_in_the_log(site: Site, trai
     assert f"cannot write the result: cannot write {tmp_path}/file/result.json" in (site.folder / "1" / "log").read_text()
 
 
-def test_a_label_that_the_run_does_not_have_is_an_error_that_names_it(toy: Toy, data: Data, tmp_path: Path, trainer: Any) -> None:
+def test_a_label_that_the_run_does_not_have_is_an_error_that_names_its_line(toy: Toy, data: Data, tmp_path: Path, trainer: Any) -> None:
     site = Site(CASES["classes-bert"], toy("bert"), data, tmp_path)
     task = site.evaluate("e", objective=SequenceClassification(labels=("high", "middle")))
 
     assert trainer.perform(task, site.folder / "1") == 3
-    assert (
-        "the label 'low' in column 'label' is not one of the run's 2 labels (high, middle)"
-        in (site.folder / "store" / "e.json").read_text()
-    )
+    failure = site.result("e").failure
+    assert failure is not None
+    assert "12 of 24 rows of" in failure.message
+    assert re.search(r"the first at line [12], have in column 'label' none of the run's 2 labels", failure.message)
+    assert "low" not in failure.message
 
 
 def test_no_row_leaves_the_site_unless_the_run_requests_it(site: Site, trainer: Any) -> None:

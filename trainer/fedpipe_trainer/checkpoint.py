@@ -45,6 +45,10 @@ class TrainingState(BaseModel):
             }
         )
 
+    def with_mean_losses(self) -> Self:
+        """The state with the mean of the losses in place of each: their mean stays the same, and no step's loss is told."""
+        return self.model_copy(update={"losses": (sum(self.losses) / len(self.losses),) * len(self.losses)}) if self.losses else self
+
 
 def save(
     path: Path, identity: str, state: TrainingState, *, trainable: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer

@@ -31,8 +31,8 @@ def failure_of(error: Exception, *, elapsed_seconds: float) -> Failure:
             reason = FailureReason.OUT_OF_MEMORY
             message = f"out of memory in {_location(error)}: use fewer bits, a smaller batch size or a smaller maxLength"
         case _:
-            _LOG.error("unexpected exception", exc_info=error)
-            # The message of an exception may quote the site's data, so it is written only to the log at the site.
+            # The message of an exception may quote the site's data, and others than the data's owner read logs: neither has it.
+            _LOG.error("unexpected exception %s", stack_of(error))
             reason = FailureReason.UNEXPECTED
             message = f"{type(error).__name__} in {_location(error)}: see the traceback in the log of the task"
     return Failure(reason=reason, message=message[:_LONGEST_MESSAGE])
@@ -44,6 +44,15 @@ def _is_out_of_memory(error: Exception) -> bool:
     from fedpipe_trainer import device  # noqa: PLC0415 - it imports torch, which has been imported by now
 
     return device.is_out_of_memory(error)
+
+
+def stack_of(error: BaseException) -> str:
+    """Types and stack of an exception and of those that it was raised from, as lines, without their messages."""
+    causes, last = [error], error
+    while (cause := last.__cause__ or last.__context__) is not None and cause not in causes:
+        causes.append(cause)
+        last = cause
+    return "from ".join(f"{type(one).__name__}\n{''.join(traceback.format_tb(one.__traceback__))}" for one in causes)
 
 
 def _location(error: Exception) -> str:

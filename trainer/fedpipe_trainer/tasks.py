@@ -17,10 +17,12 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from fedpipe_trainer.consent import with_consent
 from fedpipe_trainer.contract import (
     EvaluateResult,
     ExitCode,
     ExportResult,
+    ExportTask,
     FailureReason,
     Outcome,
     ProfileResult,
@@ -97,7 +99,8 @@ def _read_task(task_file: Path) -> AnyTask:
 
 def _run_recipe(task: AnyTask, runtime: TaskRuntime) -> Result:
     try:
-        result: Result = import_recipe(task.kind).run(task, runtime)
+        allowed = task if isinstance(task, ExportTask) else with_consent(task)
+        result: Result = import_recipe(task.kind).run(allowed, runtime)
     except Exception as error:  # noqa: BLE001 - every failure is reported in a result
         failure = failure_of(error, elapsed_seconds=runtime.elapsed_seconds())
         _LOG.error("the %s task failed: %s: %s", task.kind, failure.reason, failure.message)

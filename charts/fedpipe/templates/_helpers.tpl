@@ -19,6 +19,10 @@
 {{ include "fedpipe.clusterName" . }}-nodes
 {{- end }}
 
+{{- define "fedpipe.policyGuard" -}}
+{{ include "fedpipe.clusterName" . }}-site-policies
+{{- end }}
+
 {{- define "fedpipe.serviceAccount" -}}
 {{ .Values.serviceAccount.name | default (include "fedpipe.fullname" .) }}
 {{- end }}

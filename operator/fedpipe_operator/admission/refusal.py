@@ -27,6 +27,8 @@ class RefusalReason(StrEnum):
     """The result belongs to another attempt."""
     WRONG_BASE = "WrongBase"
     """The update was trained on another base model."""
+    TOO_FEW_SITES = "TooFewSites"
+    """The site's policy asks for more updates in an aggregate than were accepted."""
     WRONG_STEPS = "WrongSteps"
     """It reports no steps or samples, or more than the plan has."""
     WRONG_RANK = "WrongRank"

@@ -17,6 +17,7 @@ from fedpipe_operator.aggregation import lengths
 from fedpipe_operator.aggregation.factors import Factors, Float64
 from fedpipe_operator.aggregation.lengths import SquaredLengths
 from fedpipe_operator.aggregation.tensors import Float32, MalformedError, Source, TensorFile, factor_keys, open_tensors, sha256_of
+from fedpipe_operator.rounds.consent import mixable
 from fedpipe_operator.rounds.records import RoundPlan, Verdict
 
 _ITEM_BYTES: Final = 4
@@ -38,6 +39,24 @@ class Expected:
     """The global adapter that the round started from; None in round 1."""
     squared_lengths: SquaredLengths = lengths.of_product
     """How an increment is measured, by what the method averages; the longest counts."""
+
+
+def refuse_unmixed(verdicts: Mapping[str, Verdict], min_sites: Mapping[str, int]) -> dict[str, Verdict]:
+    """The verdicts, with a refusal of each accepted update whose site asks for more updates in an aggregate than are accepted.
+
+    Args:
+        verdicts: by site.
+        min_sites: by site, the least number of updates in an aggregate with its own.
+    """
+    accepted = {site: min_sites.get(site, 1) for site, verdict in verdicts.items() if verdict.accepted}
+    mixed = mixable(accepted)
+    message = "policy.minSites of the site is {}, and without it {} of {} accepted updates may be aggregated"
+    refused = {
+        site: Verdict(accepted=False, reason=RefusalReason.TOO_FEW_SITES, message=message.format(least, len(mixed), len(accepted)))
+        for site, least in accepted.items()
+        if site not in mixed
+    }
+    return dict(verdicts) | refused
 
 
 def check(update: AdmittedUpdate, source: Source, expected: Expected) -> Verdict:

@@ -61,22 +61,24 @@ def aggregate_round(round_input: RoundInput, config: AggregationConfig, sink: Si
     """
     plan = round_input.plan
     previous = open_tensors(round_input.previous) if round_input.previous else None
-    verdicts = _check_updates(round_input, config, previous)
-    accepted = {
-        site: AcceptedUpdate(round_input.candidates[site].result, open_tensors(round_input.candidates[site].source))
-        for site, verdict in verdicts.items()
-        if verdict.accepted
-    }
-    if len(accepted) < plan.needed:
-        return RoundResult(verdicts, None)
     context = RoundContext(plan, config, previous)
-    limits = limits_of(context, accepted)
-    verdicts |= limits.refused
-    accepted = {site: update for site, update in accepted.items() if site not in limits.refused}
-    if len(accepted) < plan.needed:
-        return RoundResult(verdicts, None)
+    verdicts = gate.refuse_unmixed(_check_updates(round_input, config, previous), plan.min_sites)
+    while True:
+        accepted = _accepted(round_input, verdicts)
+        if len(accepted) < plan.needed:
+            return RoundResult(verdicts, None)
+        limits = limits_of(context, accepted)
+        left = gate.refuse_unmixed(verdicts | limits.refused, plan.min_sites)
+        if left == verdicts:
+            break
+        verdicts = left  # with fewer updates, other lengths are usual, and other sites may be content
     adapter = aggregate_adapters(context, accepted, limits, sink)
     return RoundResult(verdicts, _make_commit(context, accepted, verdicts, adapter, limits.clips))
+
+
+def _accepted(round_input: RoundInput, verdicts: Mapping[str, Verdict]) -> dict[str, AcceptedUpdate]:
+    candidates = {site: round_input.candidates[site] for site, verdict in verdicts.items() if verdict.accepted}
+    return {site: AcceptedUpdate(one.result, open_tensors(one.source)) for site, one in candidates.items()}
 
 
 def _check_updates(round_input: RoundInput, config: AggregationConfig, previous: TensorFile | None) -> dict[str, Verdict]:

@@ -2,7 +2,7 @@
 
 from fedpipe_operator.api.aggregation import AggregationMethod, AggregationRule, Clipping, Normalization
 from fedpipe_operator.api.conditions import ConditionType, Reason
-from fedpipe_operator.api.edgesite import Capacity, EdgeSite, EdgeSiteSpec, SiteData
+from fedpipe_operator.api.edgesite import Capacity, DataPolicy, EdgeSite, EdgeSiteSpec, RunSelector, SiteData, TrainingLosses
 from fedpipe_operator.api.finetune import (
     LOWER_IS_BETTER,
     DeletionPolicy,
@@ -52,6 +52,7 @@ __all__ = [
     "Condition",
     "ConditionStatus",
     "ConditionType",
+    "DataPolicy",
     "DeletionPolicy",
     "Depth",
     "EdgeSite",
@@ -73,6 +74,7 @@ __all__ = [
     "PlanningSpec",
     "Reason",
     "RoundStatus",
+    "RunSelector",
     "Scaling",
     "Seq2SeqLMTask",
     "SequenceClassificationTask",
@@ -80,6 +82,7 @@ __all__ = [
     "StoreSpec",
     "Target",
     "TaskSpec",
+    "TrainingLosses",
     "TrainingSpec",
     "UpdatesStatus",
     "parse_duration",

@@ -80,6 +80,8 @@ class Reason(StrEnum):
     """The run has not ended."""
     NO_SITES = "NoSites"
     """No `EdgeSite` matches `sites.selector`."""
+    TOO_FEW_SITES = "TooFewSites"
+    """Too few sites have a policy that allows the run with so few others; the message lists the sites with the reason of each."""
     QUORUM_OUT_OF_REACH = "QuorumOutOfReach"
     """Too few sites are left for `sites.quorum`; the message lists the others with the reason of each."""
     PLANNING_FAILED = "PlanningFailed"

@@ -1,11 +1,13 @@
 """`EdgeSite`: where a site's trainer pods may run, the capacity of that node pool, and where the site's private data is."""
 
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from fedpipe_operator.api.meta import API_VERSION, AnnotationMap, ApiModel, Condition, LabelMap, Metadata, Name, ObjectName
 from fedpipe_operator.api.quantities import Quantity
+from fedpipe_operator.api.training import Column
 
 DATA_PATTERN = r"^([^/.][^/]*/)*[^/.][^/]*\.(jsonl|csv|parquet)$"
 
@@ -78,6 +80,44 @@ class PodOverrides(ApiModel):
     """Merged into the pod's spec, whose security settings cannot be overridden."""
 
 
+class RunSelector(ApiModel):
+    """Selects the runs that have one of these names and carry all these labels. Without both: all of the namespace."""
+
+    names: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=253)], ...], Field(max_length=100)] | None = None
+    """Names of runs; left out: any. Empty: no run."""
+    match_labels: LabelMap = {}
+
+
+class TrainingLosses(StrEnum):
+    """Which of its training losses a site sends."""
+
+    BY_STEP = "ByStep"
+    """That of each step."""
+    MEAN = "Mean"
+    """Their mean alone."""
+
+
+class DataPolicy(ApiModel):
+    """What the data owner allows; of this and fedpipe-policy.yaml on the data volume, the stricter counts. An empty list allows nothing."""
+
+    runs: RunSelector = RunSelector()
+    columns: Annotated[tuple[Column, ...], Field(max_length=1000)] | None = None
+    """Columns that a task may read; left out: those that it names."""
+    task_types: Annotated[tuple[Literal["SequenceClassification", "CausalLM", "Seq2SeqLM"], ...], Field(max_length=3)] | None = None
+    """Types of task that are allowed; left out: all."""
+    labels: Annotated[tuple[Annotated[str, Field(max_length=1024)], ...], Field(max_length=10000)] | None = None
+    """Values of the label column that may be used; rows with another one are left out. Left out: all."""
+    max_labels: Annotated[int, Field(ge=0, le=10000)] = 100
+    """Values of the label column that a profile may name where the run's task names none."""
+    max_shown_rows: Annotated[int, Field(ge=0, le=20)] = 0
+    """Validation rows that may be shown with their predictions: the first ones of the file."""
+    min_sites: Annotated[int, Field(ge=1, le=1000)] = 2
+    """The number of sites, at least, whose updates are in an aggregate with this site's: refused updates do not count."""
+    local_baseline: bool = False
+    """Whether the site may be trained alone, to compare a run with it."""
+    training_losses: TrainingLosses = TrainingLosses.BY_STEP
+
+
 class EdgeSiteSpec(ApiModel):
     """The specification of a site."""
 
@@ -89,6 +129,7 @@ class EdgeSiteSpec(ApiModel):
     data: SiteData
     cache: Volume | None = None
     """The volume where the site's trainers keep base models and activations from one task to the next, in a folder of the namespace."""
+    policy: DataPolicy = DataPolicy()
     max_concurrent_jobs: Annotated[int, Field(ge=1, le=64)] = 1
 
     @model_validator(mode="after")

@@ -8,9 +8,11 @@ from pathlib import Path
 import typer
 
 from fedpipe_operator.api import EdgeSite, FederatedFineTune
-from fedpipe_operator.api.checks import check_objects
+from fedpipe_operator.api.checks import check_objects, matches
 from fedpipe_operator.api.documents import Problem
 from fedpipe_operator.api.parse import ParsedObject, read_documents
+from fedpipe_operator.rounds import Run
+from fedpipe_operator.rounds.consent import left_out, missing_sites
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,20 @@ def read(paths: Sequence[Path]) -> tuple[Objects, list[Problem]]:
     values = [entry.value for entry in found]
     between = check_objects(values, are_all=not problems)
     problems.extend(found[index].document.problem(where, message) for index, where, message in between)
+    problems.extend(_denied_runs(found) if not problems else ())
     return _split_by_kind(values), sorted(problems, key=attrgetter("position"))
+
+
+def _denied_runs(found: Sequence[ParsedObject]) -> list[Problem]:
+    """Runs that the policies of their sites leave too few of. Runs without any site here may have theirs on the cluster."""
+    sites = [entry.value for entry in found if isinstance(entry.value, EdgeSite)]
+    problems = []
+    for entry in found:
+        if isinstance(entry.value, FederatedFineTune):
+            run = Run(entry.value, tuple(site for site in sites if matches(entry.value, site)))
+            message = missing_sites(run, left_out(run))
+            problems += [entry.document.problem(("spec", "sites"), message)] if message else []
+    return problems
 
 
 def _split_by_kind(values: Iterable[EdgeSite | FederatedFineTune]) -> Objects:

@@ -46,8 +46,17 @@ def _run_to_end(run: LocalRun, *, compare: bool) -> None:
     """The run, and then the local-only baselines."""
     run.drive({"run": run.session})
     if compare and run.session.failure is None:
+        _compare(run)
+
+
+def _compare(run: LocalRun) -> None:
+    """The local-only baselines of the sites whose policies allow one."""
+    denied = [site.name for site in run.session.run.sites if not site.spec.policy.local_baseline]
+    if denied:
+        run.display.line(f"no local-only baseline of {', '.join(denied)}: policy.localBaseline of the EdgeSite is false")
+    baselines = run.retry(lambda: local_only_sessions(run.session))
+    if baselines:
         run.display.line("local-only baselines, each site with the same budget:")
-        baselines = run.retry(lambda: local_only_sessions(run.session))
         run.drive(baselines)
         run.retry(lambda: write_comparison(run.session, baselines))
 

@@ -67,11 +67,12 @@ class Session:
 
 
 def local_only_sessions(parent: Session) -> dict[str, Session]:
-    """By site, the session of its local-only baseline. A baseline that an earlier process began is resumed."""
+    """By site whose policy allows it, the session of its local-only baseline. A baseline that an earlier process began is resumed."""
     first = required_object(parent.store, names.round_plan(1), RoundPlan)
     base = required_object(parent.store, names.round_evaluation(0), RoundEvaluation)
     commits = {round_: required_object(parent.store, names.round_commit(round_), RoundCommit) for round_ in _rounds(parent)}
-    trained = {site: comparison.rounds_trained(site, commits) for site in first.plans}
+    allowed = {site.name for site in parent.run.sites if site.spec.policy.local_baseline}
+    trained = {site: comparison.rounds_trained(site, commits) for site in first.plans if site in allowed}
     return {site: _local_only_session(parent, site, rounds, first, base) for site, rounds in trained.items() if rounds > 0}
 
 

@@ -6,19 +6,22 @@ A task has a URL for each object that it may read or write and for no other: a t
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, TypedDict
 
 from fedpipe_operator import conversion, names
 from fedpipe_operator.api import FineTuneSpec, PlanningMode, parse_duration
 from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.planning import range_test, rate_of
 from fedpipe_operator.rounds import Observed, Run, StartEvaluation, StartExport, StartProfile, StartTraining, stage_ends_at
+from fedpipe_operator.rounds.consent import least_contributors
 from fedpipe_operator.rounds.observed import CommitSummary, PlanSummary
 from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_operator.sites import basis_of
 from fedpipe_trainer.contract import (
     Data,
+    DataPolicy,
     EvaluateTask,
+    Evaluation,
     ExportTask,
     GlobalAdapter,
     Hyperparameters,
@@ -108,6 +111,7 @@ def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs,
         result=context.write(names.profile_result(action.site, action.attempt)),
         objective=conversion.objective(context.spec.task),
         data=_data(inputs),
+        **_consent(context, action.site, contributors=least_contributors(context.run, action.site)),
         bits=planning.bits,
         # Only mode Auto takes fewer bits for want of memory alone.
         all_bits=planning.mode is not PlanningMode.AUTO or bool(planning.plans),
@@ -139,6 +143,7 @@ def training_task(
         result=context.write(names.update_result(round_, site, attempt)),
         objective=conversion.objective(context.spec.task, plan.labels),
         data=_data(inputs),
+        **_consent(context, site, contributors=max(plan.needed, plan.min_sites.get(site, 1))),
         plan=plan.plans[site],
         micro_batch=action.micro_batch,
         hyperparameters=hyperparameters_of(plan, context.spec),
@@ -164,7 +169,7 @@ def _evaluation_before(context: TaskContext, action: StartTraining, plan: RoundP
     round_ = action.round - 1
     return TrainEvaluation(
         round=round_,
-        evaluation=conversion.evaluation(context.spec.evaluation),
+        evaluation=_evaluation(context, action.site),
         batch_size=action.micro_batch or plan.plans[action.site].micro_batch,
         result=context.write(names.evaluation_result(round_, action.site, action.attempt)),
     )
@@ -184,9 +189,11 @@ def evaluation_task(
         result=context.write(names.evaluation_result(action.round, action.site, action.attempt)),
         objective=conversion.objective(context.spec.task, plan.labels),
         data=_data(inputs),
+        # A baseline's adapter is another site's: what this one sends is mixed with the other evaluations.
+        **_consent(context, action.site, contributors=max(plan.needed, plan.min_sites.get(action.site, 1), _evaluators(context, plan))),
         bits=plan.plans[action.site].bits,
         batch_size=plan.plans[action.site].micro_batch,
-        evaluation=conversion.evaluation(context.spec.evaluation),
+        evaluation=_evaluation(context, action.site),
         global_adapter=_global_adapter(context, commit),
         seed=hyperparameters_of(plan, context.spec).seed,
     )
@@ -213,6 +220,32 @@ def export_task(context: TaskContext, action: StartExport, inputs: TaskInputs, *
 
 def _urls_to_write(context: TaskContext, folder: str, files: tuple[str, ...]) -> Mapping[str, str]:
     return {name: context.write(f"{folder}/{name}") for name in files}
+
+
+class _Consent(TypedDict):
+    policy: DataPolicy
+    run_labels: dict[str, str]
+    contributors: int
+    baseline_of: str
+
+
+def _consent(context: TaskContext, site: str, *, contributors: int) -> _Consent:
+    """What the data owner allows, by the site's spec, and what the task does with the data."""
+    policy = next((conversion.policy(one.spec.policy) for one in context.run.sites if one.name == site), DataPolicy())
+    labels = dict(context.run.resource.metadata.labels)
+    return _Consent(policy=policy, run_labels=labels, contributors=contributors, baseline_of=context.run.baseline_of)
+
+
+def _evaluation(context: TaskContext, site: str) -> Evaluation:
+    """`spec.evaluation`, with no more rows to show than the site's policy allows."""
+    evaluation = conversion.evaluation(context.spec.evaluation)
+    allowed = next((one.spec.policy.max_shown_rows for one in context.run.sites if one.name == site), 0)
+    return evaluation.model_copy(update={"samples": min(evaluation.samples, allowed)})
+
+
+def _evaluators(context: TaskContext, plan: RoundPlan) -> int:
+    """In a local-only baseline, the sites that evaluate it."""
+    return len(plan.evaluators) if context.run.baseline_of else 1
 
 
 def _data(inputs: TaskInputs) -> Data:

@@ -26,14 +26,14 @@ def local_only_run(run: Run, site: str, rounds: int) -> Run:
     one_round = spec.rounds.model_copy(update={"count": 1, "deadline": deadline, "target": None, "patience": None})
     metadata = run.resource.metadata.model_copy(update={"name": names.bounded(f"{run.name}-local-only-{site}")})
     child_spec = spec.model_copy(update={"rounds": one_round, "export": ExportSpec(adapter=False, merged=False)})
-    return Run(FederatedFineTune(metadata=metadata, spec=child_spec), run.sites)
+    return Run(FederatedFineTune(metadata=metadata, spec=child_spec), run.sites, baseline_of=run.name)
 
 
 def local_only_plan(first: RoundPlan, site: str, rounds: int) -> RoundPlan:
     """The plan of the baseline run: the site's plan with the steps of all its rounds, and the run's evaluators."""
     plan = first.plans[site]
     longer = plan.model_copy(update={"steps": plan.steps * rounds})
-    return first.model_copy(update={"plans": {**first.plans, site: longer}, "selected": (site,), "needed": 1})
+    return first.model_copy(update={"plans": {**first.plans, site: longer}, "selected": (site,), "needed": 1, "min_sites": {}})
 
 
 def make_comparison(*, base: RoundEvaluation, federated: RoundEvaluation, local_only: Mapping[str, RoundEvaluation]) -> Comparison:

@@ -10,6 +10,7 @@ It keeps no state: after its actions and status are applied, and nothing else ha
 from fedpipe_operator.api import ConditionStatus, ConditionType, FederatedFineTune, Reason, parse_duration
 from fedpipe_operator.backend import ACTIVE_STATES
 from fedpipe_operator.rounds.actions import Decision, Discard
+from fedpipe_operator.rounds.consent import missing_sites
 from fedpipe_operator.rounds.events import events_of
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.stages import (
@@ -59,18 +60,25 @@ def _next_step(context: StageContext) -> Step:
         return export(context) or Step(end_reason, f"after round {max(context.observed.evaluations)}", end=End.COMPLETE)
     if context.is_trained:
         return evaluate_last(context)
-    if not context.run.sites and not context.is_planned:
-        return _without_sites(context)
+    if not context.is_planned and (missing := _missing_sites(context)) is not None:
+        return _wait_for_sites(context, *missing)
     return next(step for stage in (profile, plan, evaluate, train, aggregate) if (step := stage(context)) is not None)
 
 
-def _without_sites(context: StageContext) -> Step:
-    """Wait for sites until the deadline: they may be applied after the run."""
-    message = "no EdgeSite of this namespace carries the labels of sites.selector: create one, or correct the selector"
+def _missing_sites(context: StageContext) -> tuple[Reason, str] | None:
+    """Why the next round cannot have the sites that it needs, before any of them works for it; None if it can."""
+    if not context.run.sites:
+        return Reason.NO_SITES, "no EdgeSite of this namespace carries the labels of sites.selector: create one, or correct the selector"
+    message = missing_sites(context.run, context.left_out)
+    return (Reason.TOO_FEW_SITES, message) if message else None
+
+
+def _wait_for_sites(context: StageContext, reason: Reason, message: str) -> Step:
+    """Wait for sites until the deadline: they may be applied after the run, and a policy may be changed."""
     over = context.now >= max(context.observed.resumed_at, context.observed.last_round_ended_at) + parse_duration(
         context.run.spec.rounds.deadline
     )
-    return fail_evaluated(context, Reason.NO_SITES, message) if over else Step(Reason.NO_SITES, message)
+    return fail_evaluated(context, reason, message) if over else Step(reason, message)
 
 
 def is_over(resource: FederatedFineTune) -> bool:

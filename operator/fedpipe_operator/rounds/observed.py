@@ -27,6 +27,8 @@ class Run:
 
     resource: FederatedFineTune
     sites: tuple[EdgeSite, ...]
+    baseline_of: str = ""
+    """The name of the run that this one compares with a site trained alone; empty for a run of several sites."""
 
     @property
     def name(self) -> str:

@@ -47,7 +47,9 @@ class RoundPlan(Wire):
     """The sites that evaluate: the previous round's global adapter (in round 1 the base) before they train, and after the run's last
     round its own. Another round's adapter is evaluated by the sites of the round that follows it."""
     needed: Annotated[int, Field(ge=1)]
-    """Updates that the round needs (the quorum)."""
+    """Updates that the round needs: the quorum, and as many as the policy of at least one of its sites asks for."""
+    min_sites: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """By selected site: how many updates, at least, an aggregate with its own must be made of, by its policy."""
     excluded: dict[str, str] = {}
     """Sites that cannot take part, with the reason."""
     importance: dict[str, float] = {}

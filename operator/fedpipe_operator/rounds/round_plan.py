@@ -9,7 +9,9 @@ from fedpipe_operator.admission import AdmittedProfile, RefusalReason, Refused, 
 from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.planning import (
     FROM_SPEC,
+    FleetPlans,
     LearningRate,
+    Plans,
     RunFacts,
     choose_learning_rate,
     facts_as_fixed,
@@ -20,6 +22,7 @@ from fedpipe_operator.planning import (
     rank_lines,
     rate_of,
 )
+from fedpipe_operator.rounds.consent import left_out, needed_contributors, select_mixable, too_few_reason
 from fedpipe_operator.rounds.evidence import evidence_for
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import needed_updates, select
@@ -48,22 +51,21 @@ def round_plan(run: Run, observed: Observed, without: Unprofiled, round_: int, n
         round_: the round, from 1.
         now: Unix seconds; the plan's start.
     """
-    overwritten = _overwritten(run, observed)
-    completed = [one for one in _completed(run, observed) if one[0].name not in overwritten]
-    profiles = {site.name: site_profile(site, result) for site, _, result in completed}
-    attempts = {site.name: attempt for site, attempt, _ in completed}
-    hashes = {site.name: hash_of(result) for site, _, result in completed}
-    per_round = run.spec.sites.per_round
-    need = needed_updates(run.spec.sites.quorum, matched=len(run.sites), per_round=per_round)
-    if not profiles:
-        return OutOfReach(message=_too_few(round_, need, len(run.sites), dict(without.failed) | overwritten))
-    facts = _facts(run, observed, profiles)
-    evidence = evidence_for(run, observed, round_, profiles, moved=_moved(observed.plan, attempts))
-    agreeing = {name: one for name, one in profiles.items() if name not in facts.wrong_base}
-    choose = partial(select, per_round=per_round, seed=f"{run.spec.training.seed}/{run.name}", round_=round_)
-    fleet = plan_round(run.spec, agreeing, facts.head, evidence.history, select=choose)
-    made = fleet.plans
-    excluded = dict(without.failed) | overwritten | dict(facts.wrong_base) | dict(made.excluded)
+    profiled = _profiled(run, observed)
+    need = needed_updates(run.spec.sites.quorum, matched=len(run.sites), per_round=run.spec.sites.per_round)
+    failed = dict(without.failed) | profiled.denied
+    if not profiled.sites:
+        return OutOfReach(message=_too_few(round_, need, len(run.sites), failed))
+    facts = _facts(run, observed, profiled.sites)
+    evidence = evidence_for(run, observed, round_, profiled.sites, moved=_moved(observed.plan, profiled.attempts))
+    agreeing = {name: one for name, one in profiled.sites.items() if name not in facts.wrong_base}
+    min_sites = {site.name: site.spec.policy.min_sites for site in run.sites}
+    choose = partial(select, per_round=run.spec.sites.per_round, seed=f"{run.spec.training.seed}/{run.name}", round_=round_)
+    mixable = partial(select_mixable, min_sites=min_sites, select=choose)
+    fleet = plan_round(run.spec, agreeing, facts.head, evidence.history, select=mixable)
+    unmixed = _unmixed(fleet, min_sites)
+    made = Plans({site: one for site, one in fleet.plans.plans.items() if site not in unmixed}, fleet.plans.excluded)
+    excluded = failed | dict(facts.wrong_base) | dict(made.excluded) | unmixed
     if len(fleet.selected) < need:
         return OutOfReach(message=_too_few(round_, need, len(run.sites), excluded))
     steps = max(plan.steps for plan in made.plans.values())
@@ -77,10 +79,11 @@ def round_plan(run: Run, observed: Observed, without: Unprofiled, round_: int, n
         weights=dict(facts.weights),
         head=dict(facts.head),
         plans=with_reasons(made.plans, observed.plan.plans if observed.plan else {}, evidence),
-        samples={site: profiles[site].train_samples for site in made.plans},
+        samples={site: profiled.sites[site].train_samples for site in made.plans},
         selected=fleet.selected,
         evaluators=fleet.selected,
-        needed=need,
+        needed=needed_contributors(need, min_sites, fleet.selected),
+        min_sites={site: min_sites[site] for site in fleet.selected},
         excluded=excluded,
         importance=fleet.importance.scores,
         importance_note=fleet.importance.note,
@@ -91,12 +94,42 @@ def round_plan(run: Run, observed: Observed, without: Unprofiled, round_: int, n
         hyperparameters=hyperparameters(run.spec, agreeing, made.plans, rate),
         corrections=dict(evidence.corrections),
         kept=dict(evidence.history.kept),
-        profiles=attempts | {site: observed.plan.profiles[site] for site in overwritten if observed.plan},
-        profile_hashes=hashes | {site: observed.plan.profile_hashes[site] for site in overwritten if observed.plan},
+        profiles=profiled.attempts,
+        profile_hashes=profiled.hashes,
         given_up={site.name: trial_of(run, site) for site in run.sites if site.name in without.given_up},
         resources={site: profile.resources for site, profile in agreeing.items()},
         is_stalled=evidence.history.is_stalled,
     )
+
+
+class _Profiled(NamedTuple):
+    """The sites with a profile, by name."""
+
+    sites: dict[str, SiteProfile]
+    attempts: dict[str, int]
+    """The attempt that made it; of a site whose profile was overwritten, the one of the last plan. So are the hashes."""
+    hashes: dict[str, str]
+    denied: dict[str, str]
+    """Those that take no part whatever their profile says: the reason."""
+
+
+def _profiled(run: Run, observed: Observed) -> _Profiled:
+    overwritten = _overwritten(run, observed)
+    denied = left_out(run) | overwritten
+    completed = [one for one in _completed(run, observed) if one[0].name not in denied]
+    attempts = {site.name: attempt for site, attempt, _ in completed}
+    hashes = {site.name: hash_of(result) for site, _, result in completed}
+    if observed.plan:
+        attempts |= {site: observed.plan.profiles[site] for site in overwritten}
+        hashes |= {site: observed.plan.profile_hashes[site] for site in overwritten}
+    return _Profiled({site.name: site_profile(site, result) for site, _, result in completed}, attempts, hashes, denied)
+
+
+def _unmixed(fleet: FleetPlans, min_sites: Mapping[str, int]) -> dict[str, str]:
+    """The sites with a plan that are not content with the number of the round's sites: the reason."""
+    count = len(fleet.selected)
+    others = (site for site in fleet.plans.plans if site not in fleet.selected)
+    return {site: too_few_reason(min_sites[site], count) for site in others if min_sites[site] > count}
 
 
 def _learning_rate(run: Run, observed: Observed, profiles: Mapping[str, SiteProfile], *, steps: int) -> LearningRate:

@@ -2,13 +2,14 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Final
 
 from fedpipe_operator import names
 from fedpipe_operator.admission import AdmittedEvaluation, Refused
 from fedpipe_operator.backend import TaskKind
-from fedpipe_operator.rounds import round_plan
+from fedpipe_operator.rounds import consent, round_plan
 from fedpipe_operator.rounds.attempts import Active, Done, Dropped, Pending, Work, WorkState, work_state
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import expired_stage, is_out_of_retries
@@ -37,6 +38,16 @@ class StageContext:
         """The plan of the current round; after the last round, that round's."""
         assert self.observed.plan is not None  # noqa: S101 -- stages that use it come after the planning stage
         return self.observed.plan
+
+    @cached_property
+    def denied(self) -> Mapping[str, str]:
+        """By site whose policy does not allow the run: the reason."""
+        return consent.denials(self.run)
+
+    @cached_property
+    def left_out(self) -> Mapping[str, str]:
+        """By site that its policy leaves out of the next plan: the reason."""
+        return consent.left_out(self.run)
 
     @property
     def is_trained(self) -> bool:
@@ -124,7 +135,8 @@ def profiling_states(context: StageContext) -> WorkStates:
         for site in run.sites
     }
     states = states_of(context, TaskKind.PROFILE, outdated, found, round_=0, outdated=outdated)
-    return {site: state if isinstance(state, Done) else ended.get(site, state) for site, state in states.items()}
+    states = {site: state if isinstance(state, Done) else ended.get(site, state) for site, state in states.items()}
+    return {site: Dropped(context.left_out[site]) if site in context.left_out else state for site, state in states.items()}
 
 
 def states_of(  # noqa: PLR0913 -- what the states depend on
@@ -136,7 +148,10 @@ def states_of(  # noqa: PLR0913 -- what the states depend on
     round_: int,
     outdated: Mapping[str, Collection[int]] = MappingProxyType({}),
 ) -> WorkStates:
-    """By site. A site that is gone is dropped, unless it is done. `outdated`: attempts that do not count, by site."""
+    """By site. A site that is gone is dropped, unless it is done; one whose policy denies the run, in any case: consent can be withdrawn.
+
+    `outdated`: attempts that do not count, by site.
+    """
     expired = expired_stage(context.run, context.observed, kind, round_, context.now)
     states = {
         site: work_state(
@@ -150,7 +165,8 @@ def states_of(  # noqa: PLR0913 -- what the states depend on
         for site in sites
     }
     known = {site.name for site in context.run.sites}
-    return {site: state if site in known or isinstance(state, Done) else Dropped(_GONE) for site, state in states.items()}
+    states = {site: state if site in known or isinstance(state, Done) else Dropped(_GONE) for site, state in states.items()}
+    return {site: Dropped(context.denied[site]) if site in context.denied else state for site, state in states.items()}
 
 
 def state_of(context: StageContext, work: Work, results: Mapping[int, Result]) -> WorkState:

@@ -8,6 +8,7 @@ version could misread the new one; a trainer refuses a task with a newer version
 from fedpipe_trainer.contract.base import SCHEMA_VERSION, Wire
 from fedpipe_trainer.contract.objective import CausalLM, Objective, Seq2SeqLM, SequenceClassification
 from fedpipe_trainer.contract.plan import Bits, Forecast, Plan, Scaling, halved, scale_of
+from fedpipe_trainer.contract.policy import POLICY_FILE, DataPolicy, DataUse, RunSelector, TaskType, TrainingLosses, denial, stricter
 from fedpipe_trainer.contract.result import (
     Artifact,
     BaseModelFacts,
@@ -56,6 +57,7 @@ from fedpipe_trainer.contract.task import (
 
 __all__ = [
     "EVALUATION_SHARE",
+    "POLICY_FILE",
     "SCHEMA_VERSION",
     "Artifact",
     "BaseModelFacts",
@@ -63,6 +65,8 @@ __all__ = [
     "Bits",
     "CausalLM",
     "Data",
+    "DataPolicy",
+    "DataUse",
     "EvaluateResult",
     "EvaluateTask",
     "Evaluation",
@@ -90,22 +94,27 @@ __all__ = [
     "RateLoss",
     "Result",
     "RunRef",
+    "RunSelector",
     "Sample",
     "Scaling",
     "Seq2SeqLM",
     "SequenceClassification",
     "Task",
     "TaskEnded",
+    "TaskType",
     "Throughput",
     "TrainEvaluation",
     "TrainResult",
     "TrainTask",
+    "TrainingLosses",
     "WeightShape",
     "Wire",
+    "denial",
     "effective_steps",
     "halved",
     "parse_result",
     "parse_task",
     "perplexity_of",
     "scale_of",
+    "stricter",
 ]

@@ -34,6 +34,7 @@ class ExitCode(IntEnum):
     BAD_MODEL = 4
     OUT_OF_MEMORY = 5
     DIVERGED = 6
+    POLICY_DENIED = 7
     TRANSFER_FAILED = 10
     TERMINATED = 143
 
@@ -52,6 +53,7 @@ class FailureReason(StrEnum):
     BAD_MODEL = "BadModel"
     OUT_OF_MEMORY = "OutOfMemory"
     DIVERGED = "Diverged"
+    POLICY_DENIED = "PolicyDenied"
     TRANSFER_FAILED = "TransferFailed"
     TERMINATED = "Terminated"
 

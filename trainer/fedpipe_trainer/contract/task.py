@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter, model_validator
 from fedpipe_trainer.contract.base import SCHEMA_VERSION, Wire
 from fedpipe_trainer.contract.objective import Objective
 from fedpipe_trainer.contract.plan import Bits, Plan, Scaling
+from fedpipe_trainer.contract.policy import DataPolicy, DataUse
 
 
 class ImportanceMethod(StrEnum):
@@ -166,6 +167,33 @@ class _TaskBase(Wire):
     """Where the result is written. It is written last."""
 
 
+class _SiteTask(_TaskBase):
+    """A task that reads a site's data."""
+
+    objective: Objective
+    data: Data
+    policy: DataPolicy = DataPolicy()
+    """What the data owner allows, by the site's `EdgeSite`. The trainer adds what the policy file on the data volume says."""
+    run_labels: dict[str, str] = {}
+    """The labels of the run's object."""
+    contributors: Annotated[int, Field(ge=1)] = 1
+    """Sites, at least, of whose updates (of an evaluation task: evaluations) every result with this site's is made: the operator commits no
+    round of fewer."""
+    baseline_of: str = ""
+    """The name of the run that this one compares with the site trained alone; empty for a run of several sites."""
+
+    @property
+    def use(self) -> DataUse:
+        """What the task does with the site's data."""
+        return DataUse(
+            run=self.baseline_of or self.run.name,
+            run_labels=self.run_labels,
+            objective=self.objective,
+            contributors=self.contributors,
+            is_local_baseline=bool(self.baseline_of),
+        )
+
+
 class RangeTest(Wire):
     """A short test of learning rates: the validation loss after a few steps at each, from the same adapter and over the same batches."""
 
@@ -196,12 +224,10 @@ class Basis(Wire):
     """Of the cache volume, on which what was found of it depends; empty without one. None: an earlier version made the profile."""
 
 
-class ProfileTask(_TaskBase):
+class ProfileTask(_SiteTask):
     """Measure the site: facts about the base model, labels, samples, memory, and tokens per second at each bit width."""
 
     kind: Literal["profile"] = "profile"
-    objective: Objective
-    data: Data
     bits: Annotated[tuple[Bits, ...], Field(min_length=1)]
     all_bits: bool = False
     """Whether fewer bits than 16 are measured even where memory suffices for more: the plan may take them all the same."""
@@ -238,12 +264,10 @@ class TrainEvaluation(Wire):
     """Where the `EvaluateResult` is written, before the first step."""
 
 
-class TrainTask(_TaskBase):
+class TrainTask(_SiteTask):
     """Evaluate the global adapter if the task requests it, train for one round, and upload the update."""
 
     kind: Literal["train"] = "train"
-    objective: Objective
-    data: Data
     plan: Plan
     hyperparameters: Hyperparameters
     micro_batch: Annotated[int, Field(ge=1, le=4096)] | None = None
@@ -260,12 +284,10 @@ class TrainTask(_TaskBase):
     checkpoint_write: Url | None = None
 
 
-class EvaluateTask(_TaskBase):
+class EvaluateTask(_SiteTask):
     """Evaluate the global adapter (or, without one, the base model) on the site's validation data."""
 
     kind: Literal["evaluate"] = "evaluate"
-    objective: Objective
-    data: Data
     bits: Bits
     batch_size: Annotated[int, Field(ge=1, le=4096)]
     evaluation: Evaluation

@@ -1,6 +1,7 @@
 """From a site's data file to the batches of a step: rows, then examples, then tensors.
 
-The data is never written anywhere. Error messages name files, lines, columns and labels, but never quote a text.
+The data is never written anywhere. Messages name files, lines and the columns of the task, and quote
+nothing of the data: no cell, no label, no other column.
 """
 
 from fedpipe_trainer.data.batches import (
@@ -16,6 +17,7 @@ from fedpipe_trainer.data.batches import (
 )
 from fedpipe_trainer.data.encoding import IGNORED, Example, Tokenizer, encode, encode_once, encode_prompts
 from fedpipe_trainer.data.rows import Row, Rows, read_rows
+from fedpipe_trainer.data.selection import select_rows
 from fedpipe_trainer.data.templates import columns_of, fill
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "fill",
     "micro_batches",
     "read_rows",
+    "select_rows",
     "shuffled",
     "target_count",
 ]

@@ -78,14 +78,9 @@ def encode_prompts(
 
 def _classification(rows: Sequence[Row], objective: SequenceClassification, tokenizer: Tokenizer) -> list[Example]:
     index = {label: position for position, label in enumerate(objective.labels)}
-    for row in rows:
-        if row[objective.label] not in index:
-            shown = ", ".join(objective.labels[:20]) + (", …" if len(objective.labels) > 20 else "")  # noqa: PLR2004 - as many as fit in one message
-            raise TaskFailed(
-                FailureReason.BAD_DATA,
-                f"the label {row[objective.label]!r} in column {objective.label!r} is not one of the run's {len(index)} labels ({shown}): "
-                "correct the row, or add the label to spec.task.labels of the run",
-            )
+    if any(row[objective.label] not in index for row in rows):
+        # `select_rows` names the rows.
+        raise TaskFailed(FailureReason.BAD_DATA, f"a value of column {objective.label!r} is not one of the run's {len(index)} labels")
     ids = _tokenize(tokenizer, [row[objective.text] for row in rows], truncation=True, max_length=objective.max_length)
     return [Example(tokens, [index[row[objective.label]]]) for tokens, row in zip(ids, rows, strict=True)]
 

@@ -30,6 +30,8 @@ class Rows:
 
     rows: list[Row]
     skipped: int
+    lines: list[int]
+    """The line of each row in its file (of parquet: the number of the row), for messages, which never quote a row."""
 
 
 class _BadRowError(Exception):
@@ -51,17 +53,19 @@ def read_rows(path: str | Path, columns: Sequence[str]) -> Rows:
     """
     path = Path(path)
     rows: list[Row] = []
+    lines: list[int] = []
     bad: list[tuple[int, str]] = []
     try:
         for line, record in _reader(path)(path):
             try:
                 rows.append(_select_columns(record, columns))
+                lines.append(line)
             except _BadRowError as error:
                 bad.append((line, str(error)))
     except OSError as error:
         raise _bad_data(f"the data file {path} cannot be read: {error.strerror or error}") from error
     _check_bad_share(path, rows, bad)
-    return Rows(rows, len(bad))
+    return Rows(rows, len(bad), lines)
 
 
 def _reader(path: Path) -> Callable[[Path], Iterator[tuple[int, Record]]]:
@@ -91,8 +95,8 @@ def _select_columns(record: Record, columns: Sequence[str]) -> Row:
 def _text(record: Mapping[str, Any], column: str) -> str:
     value = record.get(column)
     if value is None:
-        present = ", ".join(str(name) for name in record)
-        raise _BadRowError(f"no value in column {column!r} (columns: {present})")
+        # Without a header, the first row of a CSV file would be the names of its columns.
+        raise _BadRowError(f"no value in column {column!r}, or no column of this name among the {len(record)} of the file")
     if not isinstance(value, str):
         raise _BadRowError(f"column {column!r} is of type {type(value).__name__}, not text")
     if not value.strip():
@@ -122,8 +126,8 @@ def _json_object(line: bytes) -> Record:
         value = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError:
         return _BadRowError("it is not UTF-8")
-    except (ValueError, RecursionError) as error:
-        return _BadRowError(f"it is not JSON ({error})")
+    except (ValueError, RecursionError):
+        return _BadRowError("it is not JSON")
     return value if isinstance(value, dict) else _BadRowError("it is JSON, but not an object")
 
 
@@ -138,8 +142,8 @@ def _csv(path: Path) -> Iterator[tuple[int, Record]]:
                 values = next(reader)
             except StopIteration:
                 return
-            except csv.Error as error:
-                yield reader.line_num, _BadRowError(f"it is not CSV ({error})")
+            except csv.Error:
+                yield reader.line_num, _BadRowError("it is not CSV")
                 continue
             if header is None:
                 header = values
@@ -165,7 +169,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Record]]:
                     number += 1
                     yield number, record
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise _bad_data(f"the data file {path} cannot be read as parquet: {error}") from error
+        raise _bad_data(f"the data file {path} cannot be read as parquet ({type(error).__name__}): write it anew") from error
 
 
 _READERS: Final[dict[str, Callable[[Path], Iterator[tuple[int, Record]]]]] = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}

@@ -34,9 +34,7 @@ def fill(template: str, row: Mapping[str, str]) -> str:
         filled.append(literal)
         if column is not None:
             if column not in row:
-                raise _bad_template(
-                    f"the template {template!r} names the column {column!r}, which is not in the data ({', '.join(sorted(row))})"
-                )
+                raise _bad_template(f"the template {template!r} names the column {column!r}, which is not in the data")
             filled.append(row[column])
     return "".join(filled)
 

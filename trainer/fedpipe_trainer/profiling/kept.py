@@ -18,7 +18,21 @@ _LOG = logging.getLogger(__name__)
 
 _METHOD: Final = 5
 """Changes with the way of measuring: older profiles are not used any more."""
-_WITHOUT_EFFECT: Final = {"run", "round", "attempt", "model", "deadline_seconds", "result", "reuse", "probe_write", "probe_read", "basis"}
+_WITHOUT_EFFECT: Final = {
+    "run",
+    "round",
+    "attempt",
+    "model",
+    "deadline_seconds",
+    "result",
+    "reuse",
+    "probe_write",
+    "probe_read",
+    "basis",
+    "run_labels",
+    "contributors",
+    "baseline_of",
+}
 """The fields of a task that change nothing that is kept. All others count, also those that a later version adds. The run's namespace
 and the model's fingerprint count apart; the bandwidth to the store and the state of the site's cache are found every time."""
 

@@ -3,7 +3,8 @@
 `evaluate_adapter` does it with a base that is loaded already: a training evaluates the adapter that it starts from.
 
 It measures the loss for every objective, accuracy and macro-F1 for a classification, and compares generated answers with
-their references for CausalLM and Seq2SeqLM. Rows of the data leave the site only if the run requests some.
+their references for CausalLM and Seq2SeqLM. Rows of the data leave the site only if the run requests some and the data owner's policy
+allows it: always the first ones of the file, so that further runs, or other seeds, show no others.
 """
 
 import math
@@ -24,7 +25,7 @@ from fedpipe_trainer.contract import (
     SequenceClassification,
     perplexity_of,
 )
-from fedpipe_trainer.data import Example, Row, Rows, columns_of, encode, encode_prompts, fill, read_rows, shuffled
+from fedpipe_trainer.data import Example, Row, Rows, encode, encode_prompts, fill, select_rows, shuffled
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import DecodingConfig, EvaluationTotals, evaluate_batches, evaluation_mode, generate_answers
 from fedpipe_trainer.metrics import Answer
@@ -58,7 +59,7 @@ def read_validation(task: EvaluateTask) -> Rows:
     """
     if not isinstance(task.objective, SequenceClassification):
         metrics.compile_slot_pattern(task.objective.slot_pattern)
-    return read_rows(task.data.validation, columns_of(task.objective))
+    return select_rows(task.data.validation, task.objective, task.policy)
 
 
 def evaluate_adapter(task: EvaluateTask, runtime: TaskRuntime, *, base: Base, adapter: AdapterTensors, validation: Rows) -> EvaluateResult:
@@ -71,7 +72,9 @@ def evaluate_adapter(task: EvaluateTask, runtime: TaskRuntime, *, base: Base, ad
         adapter: the global adapter; empty to evaluate the base alone.
         validation: the site's validation data, of which the task's seed selects the rows.
     """
-    selected = shuffled(len(validation.rows), f"{task.seed}/0")[: task.evaluation.max_samples]
+    shown = min(task.evaluation.samples, task.policy.max_shown_rows, task.evaluation.max_samples, len(validation.rows))
+    others = (at for at in shuffled(len(validation.rows), f"{task.seed}/0") if at >= shown)
+    selected = [*range(shown), *others][: task.evaluation.max_samples]
     rows = [validation.rows[i] for i in selected]
     examples = encode(rows, task.objective, base.tokenizer)
     limit = device.memory_limit(base.device, runtime.memory_limit_bytes)
@@ -89,7 +92,7 @@ def evaluate_adapter(task: EvaluateTask, runtime: TaskRuntime, *, base: Base, ad
         skipped_rows=validation.skipped,
         loss=totals.mean_loss,
         metrics=values,
-        examples=_select_samples(task, rows, totals.predicted, answers),
+        examples=_samples(task, rows[:shown], totals.predicted, answers),
     )
 
 
@@ -170,12 +173,15 @@ def _generate(task: EvaluateTask, base: Base, references_by_prompt: dict[str, tu
     ]
 
 
-def _select_samples(task: EvaluateTask, rows: Sequence[Row], predicted: Mapping[int, int], answers: Sequence[Answer]) -> tuple[Sample, ...]:
-    objective, count = task.objective, task.evaluation.samples
+def _samples(task: EvaluateTask, shown: Sequence[Row], predicted: Mapping[int, int], answers: Sequence[Answer]) -> tuple[Sample, ...]:
+    """The rows that are shown, the first ones of the evaluated rows; of generated answers, those with one."""
+    objective = task.objective
     if isinstance(objective, SequenceClassification):
         labels = objective.labels
-        return tuple(_sample(row[objective.text], row[objective.label], labels[predicted[i]]) for i, row in enumerate(rows[:count]))
-    return tuple(_sample(answer.prompt, answer.references[0], answer.text) for answer in answers[:count])
+        return tuple(_sample(row[objective.text], row[objective.label], labels[predicted[at]]) for at, row in enumerate(shown))
+    texts = {answer.prompt: answer.text for answer in answers}
+    filled = [(fill(objective.prompt, row), fill(objective.response, row).strip()) for row in shown]
+    return tuple(_sample(prompt, response, texts[prompt]) for prompt, response in filled if prompt in texts)
 
 
 def _sample(text: str, expected: str, predicted: str) -> Sample:

@@ -18,6 +18,7 @@ from fedpipe_trainer import activation_store, device, peak_memory
 from fedpipe_trainer.contract import (
     BaseModelFacts,
     Bits,
+    DataPolicy,
     FailureReason,
     Importance,
     ImportanceMethod,
@@ -30,7 +31,7 @@ from fedpipe_trainer.contract import (
     SequenceClassification,
 )
 from fedpipe_trainer.contract.result import LONGEST_LABEL, MAX_LABELS, MAX_REASON
-from fedpipe_trainer.data import Example, Row, columns_of, encode, read_rows
+from fedpipe_trainer.data import Example, Row, encode, select_rows
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model import Base, clear_cache, facts, fetch, fingerprint, load, read_revision, read_tokenizer
 from fedpipe_trainer.profiling import bandwidth, hardware, kept
@@ -186,9 +187,8 @@ def measure(task: ProfileTask, runtime: TaskRuntime, folder: Path, first_fetch_s
 
 def prepare(task: ProfileTask, folder: Path) -> PreparedSite:
     """Read the data and the facts about the model, without loading weights."""
-    columns = columns_of(task.objective)
-    train, validation = read_rows(task.data.train, columns), read_rows(task.data.validation, columns)
-    objective = _with_labels(task.objective, [*train.rows, *validation.rows])
+    train, validation = (select_rows(path, task.objective, task.policy) for path in (task.data.train, task.data.validation))
+    objective = _with_labels(task.objective, [*train.rows, *validation.rows], task.policy)
     tokenizer = read_tokenizer(folder)
     return PreparedSite(
         folder=folder,
@@ -201,7 +201,7 @@ def prepare(task: ProfileTask, folder: Path) -> PreparedSite:
     )
 
 
-def _with_labels(objective: Objective, rows: Sequence[Row]) -> Objective:
+def _with_labels(objective: Objective, rows: Sequence[Row], policy: DataPolicy) -> Objective:
     """The objective; if it is a classification without labels, with those found in the data."""
     if not isinstance(objective, SequenceClassification) or objective.labels:
         return objective
@@ -212,6 +212,12 @@ def _with_labels(objective: Objective, rows: Sequence[Row]) -> Objective:
         limits = f"at most {MAX_LABELS} of {LONGEST_LABEL} are allowed"
         msg = f"column {objective.label!r} has {found}; {limits}: name the column that has the labels"
         raise TaskFailed(FailureReason.BAD_DATA, msg)
+    if len(labels) > policy.max_labels:
+        found = (
+            f"column {objective.label!r} has {len(labels)} different values, and policy.maxLabels of the data owner is {policy.max_labels}"
+        )
+        advice = "name the labels in spec.task.labels of the run, or correct task.label, or have policy.maxLabels raised"
+        raise TaskFailed(FailureReason.POLICY_DENIED, f"{found}: {advice}")
     return objective.model_copy(update={"labels": tuple(labels)})
 
 

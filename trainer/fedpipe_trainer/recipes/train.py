@@ -26,6 +26,7 @@ from fedpipe_trainer.contract import (
     Outcome,
     Progress,
     TrainEvaluation,
+    TrainingLosses,
     TrainResult,
     TrainTask,
 )
@@ -33,13 +34,12 @@ from fedpipe_trainer.contract.result import MAX_REASON
 from fedpipe_trainer.data import (
     Example,
     batch_of_step,
-    columns_of,
     compose_batches,
     count_padding,
     count_tokens,
     encode,
     encode_once,
-    read_rows,
+    select_rows,
 )
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import mean_loss
@@ -114,7 +114,7 @@ def run(task: TrainTask, runtime: TaskRuntime) -> TrainResult:
         cache_held=cache.held,
         cache_problem=cache.problem[:MAX_REASON],
         skipped_rows=inputs.skipped_rows,
-        losses=end.losses,
+        losses=() if _hides_steps(task) else end.losses,
         train_loss=sum(end.losses) / len(end.losses),
         validation_loss=validation_loss,
         tokens_per_second=tokens_per_second,
@@ -125,7 +125,7 @@ def run(task: TrainTask, runtime: TaskRuntime) -> TrainResult:
 def load_inputs(task: TrainTask, runtime: TaskRuntime) -> TrainingInputs:
     """Load the data first, since it fails fastest, then the base and the global adapter."""
     with runtime.phase("load"):
-        rows = read_rows(task.data.train, columns_of(task.objective))
+        rows = select_rows(task.data.train, task.objective, task.policy)
         base = load_cached(fetch(task.model, runtime), task.plan.bits, task.objective)
         check_depth(task.plan, base.model, base.head)
         examples = encode_once(rows.rows, task.objective, base.tokenizer)
@@ -182,6 +182,7 @@ def _evaluation_task(task: TrainTask, requested: TrainEvaluation) -> EvaluateTas
         evaluation=requested.evaluation,
         global_adapter=task.global_adapter,
         seed=task.hyperparameters.seed,
+        policy=task.policy,
     )
 
 
@@ -209,14 +210,16 @@ def fit(task: TrainTask, runtime: TaskRuntime, inputs: TrainingInputs, adapters:
             loss, micro_batch = compute_gradients(examples, task.objective, inputs.base, adapters=adapters, micro_batch=state.micro_batch)
             norm = optimizer_step(optimizer, learning_rate=hyper.rate(state.step), max_grad_norm=hyper.max_grad_norm)
             if not math.isfinite(loss) or not math.isfinite(norm):
-                values = f"step {state.step + 1} has loss {loss:.3g} and gradient norm {norm:.3g}"
+                found = "no finite loss or gradient norm" if _hides_steps(task) else f"loss {loss:.3g} and gradient norm {norm:.3g}"
+                values = f"step {state.step + 1} has {found}"
                 msg = f"training diverged: {values}; lower the learning rate, which is {hyper.learning_rate:g}"
                 raise TaskFailed(FailureReason.DIVERGED, msg)
             tokens, padding = count_tokens(examples, task.objective), count_padding(examples, task.objective, micro_batch)
             state = state.after(loss=loss, samples=len(examples), tokens=tokens, padding=padding, micro_batch=micro_batch)
             longest_step = max(longest_step, runtime.elapsed_seconds() - step_started)
             speed = (state.tokens - start.tokens) / max(runtime.elapsed_seconds() - started, 1e-9)
-            runtime.report(Progress(phase="train", step=state.step, steps=plan.steps, loss=loss, tokens_per_second=speed))
+            told = None if _hides_steps(task) else loss
+            runtime.report(Progress(phase="train", step=state.step, steps=plan.steps, loss=told, tokens_per_second=speed))
     return start, state, runtime.elapsed_seconds() - started
 
 
@@ -224,7 +227,7 @@ def validate(task: TrainTask, base: Base, adapters: Adapters) -> float | None:
     """The mean loss on the first validation rows, or None if the task does not request it."""
     if not task.validate_samples:
         return None
-    rows = read_rows(task.data.validation, columns_of(task.objective)).rows[: task.validate_samples]
+    rows = select_rows(task.data.validation, task.objective, task.policy).rows[: task.validate_samples]
     examples = encode(rows, task.objective, base.tokenizer)
     batch_size = task.plan.batch_size
     return mean_loss(adapters.model, examples, objective=task.objective, pad_id=base.pad_id, batch_size=batch_size)[0]
@@ -261,10 +264,17 @@ def _save_checkpoint_and_stop(
 ) -> NoReturn:
     if task.checkpoint_write is not None:
         path = runtime.folder / "checkpoint.safetensors"
+        if _hides_steps(task):  # the store that keeps the checkpoint is not the site's
+            state = state.with_mean_losses()
         checkpoint.save(path, _checkpoint_identity(task), state, trainable=adapters.trainable, optimizer=optimizer)
         runtime.upload(path, task.checkpoint_write)
     msg = f"after step {state.step} of {task.plan.steps}"
     raise Terminated(msg)
+
+
+def _hides_steps(task: TrainTask) -> bool:
+    """Whether no loss of a single step may leave the site."""
+    return task.policy.training_losses is TrainingLosses.MEAN
 
 
 def _checkpoint_identity(task: TrainTask) -> str:

@@ -1,0 +1,117 @@
+"""The data owners' consent: which sites' policies allow a run, and which sites may be mixed. Pure.
+
+The policies are evaluated by the functions of the contract, by which each trainer evaluates them again.
+"""
+
+import sys
+from collections.abc import Callable, Collection, Mapping
+from typing import Final
+
+from fedpipe_operator import conversion
+from fedpipe_operator.api import DataPolicy, EdgeSite
+from fedpipe_operator.api.aggregation import AggregationRule
+from fedpipe_operator.rounds.observed import Run
+from fedpipe_operator.rounds.policies import needed_updates
+from fedpipe_trainer.contract import DataUse, FailureReason, denial
+
+TOO_FEW_SITES: Final = "TooFewSites"
+_DEFAULT: Final = DataPolicy()
+
+
+def denials(run: Run) -> dict[str, str]:
+    """By site whose policy does not allow the run, however many sites there are: the reason."""
+    metadata = run.resource.metadata
+    use = DataUse(
+        run=run.baseline_of or metadata.name,
+        run_labels=metadata.labels,
+        objective=conversion.objective(run.spec.task),
+        contributors=sys.maxsize,
+    )
+    return {site.name: reason for site in run.sites if (reason := _denial(site, use))}
+
+
+def left_out(run: Run) -> dict[str, str]:
+    """By site that takes no part in the next plan: its policy does not allow the run, or asks for more sites than there are.
+
+    A site costs only itself: the others go on without it.
+    """
+    denied = denials(run)
+    if run.baseline_of:
+        return denied
+    allowed = {site.name: site.spec.policy.min_sites for site in run.sites if site.name not in denied}
+    if run.spec.aggregation.rule is AggregationRule.KRUM:
+        return denied | {site: _krum_reason(least) for site, least in allowed.items() if least > 1}
+    per_round = run.spec.sites.per_round
+    mixed = mixable(allowed, most=per_round)
+    count = len(mixed) if per_round is None else min(per_round, len(mixed))
+    return denied | {site: too_few_reason(least, count) for site, least in allowed.items() if site not in mixed}
+
+
+def missing_sites(run: Run, without: Mapping[str, str]) -> str:
+    """Why the policies leave a round fewer sites than it needs; empty if they do not.
+
+    Args:
+        run: the run and its sites.
+        without: those that are left out, with the reason (`left_out`).
+    """
+    need = needed_updates(run.spec.sites.quorum, matched=len(run.sites), per_round=run.spec.sites.per_round)
+    if not without or len(run.sites) - len(without) >= need:
+        return ""
+    reasons = "; ".join(f"{site}: {why}" for site, why in sorted(without.items()))
+    return f"a round needs {need} of {len(run.sites)} sites, and these may take no part: {reasons}"
+
+
+def mixable(min_sites: Mapping[str, int], most: int | None = None) -> frozenset[str]:
+    """The largest set of sites each of which is content with the size of the set.
+
+    Args:
+        min_sites: by site, how many sites it must be mixed with, itself included.
+        most: the most sites that are mixed at once; None: all.
+    """
+    left = dict(min_sites)
+    while True:
+        size = len(left) if most is None else min(most, len(left))
+        content = {site: least for site, least in left.items() if least <= size}
+        if len(content) == len(left):
+            return frozenset(left)
+        left = content
+
+
+def select_mixable(
+    candidates: Collection[str], min_sites: Mapping[str, int], select: Callable[[Collection[str]], tuple[str, ...]]
+) -> tuple[str, ...]:
+    """The sites of a round that `select` chooses, each of which is content with their number: others are not chosen from."""
+    while True:
+        selected = select(candidates)
+        content = mixable({site: min_sites.get(site, 1) for site in selected})
+        if len(content) == len(selected):
+            return selected
+        candidates = [site for site in candidates if site in content or site not in selected]
+
+
+def too_few_reason(min_sites: int, count: int) -> str:
+    """Why a site takes no part where so many others do."""
+    return f"{TOO_FEW_SITES}: policy.minSites of the site is {min_sites}, and without it {count} take part: add sites, or have it lowered"
+
+
+def _krum_reason(min_sites: int) -> str:
+    alone = f"{TOO_FEW_SITES}: policy.minSites of the site is {min_sites}, and aggregation.rule Krum makes the global adapter of one update"
+    return f"{alone}: name another rule, such as MultiKrum"
+
+
+def needed_contributors(quorum: int, min_sites: Mapping[str, int], selected: Collection[str]) -> int:
+    """Updates that a round needs: for its quorum, and for the policy of at least one of its sites."""
+    return max(quorum, min((min_sites.get(site, 1) for site in selected), default=1))
+
+
+def least_contributors(run: Run, site: str) -> int:
+    """How many updates, at least, an aggregate with this site's will be made of, as far as that is known before a round is planned."""
+    quorum = needed_updates(run.spec.sites.quorum, matched=len(run.sites), per_round=run.spec.sites.per_round)
+    return max(quorum, *(one.spec.policy.min_sites for one in run.sites if one.name == site))
+
+
+def _denial(site: EdgeSite, use: DataUse) -> str:
+    if site.spec.policy == _DEFAULT:
+        return ""
+    reason = denial(conversion.policy(site.spec.policy), use)
+    return f"{FailureReason.POLICY_DENIED}: {reason}" if reason else ""

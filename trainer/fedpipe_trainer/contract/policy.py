@@ -1,0 +1,172 @@
+"""The data owner's policy: what may leave a site, and whether a task may use the site's data at all. Pure.
+
+The operator has it from `EdgeSite.spec.policy`, the trainer also from a file on the data volume. Both evaluate it by these functions, and
+of two policies the stricter counts, field by field (`stricter`).
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from string import Formatter
+from typing import Annotated, Final, Literal, TypeVar
+
+from pydantic import AfterValidator, Field
+
+from fedpipe_trainer.contract.base import Wire
+from fedpipe_trainer.contract.objective import CausalLM, Column, Seq2SeqLM, SequenceClassification
+
+POLICY_FILE: Final = "fedpipe-policy.yaml"
+"""The file at the root of a data volume that holds the data owner's policy, as `EdgeSite.spec.policy` does."""
+MAX_SHOWN_ROWS: Final = 20
+MAX_POLICY_LABELS: Final = 10_000
+
+TaskType = Literal["SequenceClassification", "CausalLM", "Seq2SeqLM"]
+RunName = Annotated[str, Field(min_length=1, max_length=253)]
+LabelValue = Annotated[str, Field(max_length=1024)]
+T = TypeVar("T", bound=str)
+
+
+def _as_set(values: tuple[T, ...]) -> tuple[T, ...]:
+    """Equal lists are equal policies, whatever their order."""
+    return tuple(sorted(set(values)))
+
+
+_AsSet: Final = AfterValidator(_as_set)
+
+
+class TrainingLosses(StrEnum):
+    """Which of its training losses a site sends."""
+
+    BY_STEP = "ByStep"
+    """That of each step."""
+    MEAN = "Mean"
+    """Their mean alone."""
+
+
+class RunSelector(Wire):
+    """Runs that may use a site: those of these names that carry these labels."""
+
+    names: Annotated[tuple[RunName, ...], Field(max_length=100), _AsSet] | None = None
+    """None: runs of any name. Empty: no run."""
+    match_labels: Annotated[dict[Annotated[str, Field(max_length=317)], Annotated[str, Field(max_length=63)]], Field(max_length=64)] = {}
+
+    def matches(self, name: str, labels: Mapping[str, str]) -> bool:
+        """Whether it selects a run of this name with these labels."""
+        return (self.names is None or name in self.names) and self.match_labels.items() <= labels.items()
+
+
+class DataPolicy(Wire):
+    """What the owner of a site's data allows. The defaults allow any run to read its task's columns, and show no row to anyone.
+
+    Of a list, None allows everything, and an empty one nothing.
+    """
+
+    runs: RunSelector = RunSelector()
+    columns: Annotated[tuple[Column, ...], Field(max_length=1000), _AsSet] | None = None
+    """Columns that a task may read."""
+    task_types: Annotated[tuple[TaskType, ...], Field(max_length=3), _AsSet] | None = None
+    labels: Annotated[tuple[LabelValue, ...], Field(max_length=MAX_POLICY_LABELS), _AsSet] | None = None
+    """Values of the label column that may be used: rows with another one are left out."""
+    max_labels: Annotated[int, Field(ge=0, le=MAX_POLICY_LABELS)] = 100
+    """Values of the label column that a profile may name, where the task names none itself."""
+    max_shown_rows: Annotated[int, Field(ge=0, le=MAX_SHOWN_ROWS)] = 0
+    """Rows that may be shown with their predictions: the first ones of the validation file, whatever the run."""
+    min_sites: Annotated[int, Field(ge=1, le=1000)] = 2
+    """Sites, at least, of whose updates an aggregate with this site's is made."""
+    local_baseline: bool = False
+    """Whether the site may be trained alone, to compare a run with it."""
+    training_losses: TrainingLosses = TrainingLosses.BY_STEP
+
+
+@dataclass(frozen=True)
+class DataUse:
+    """What a task does with a site's data, as far as a policy asks."""
+
+    run: str
+    run_labels: Mapping[str, str]
+    objective: SequenceClassification | CausalLM | Seq2SeqLM
+    contributors: int
+    """Sites, at least, of whose updates an aggregate with this site's is made."""
+    is_local_baseline: bool = False
+
+
+def denial(policy: DataPolicy, use: DataUse) -> str:
+    """Why the policy forbids this use, in words of the task and of the policy's fields; empty if it allows it."""
+    found = (
+        _denied_run(policy, use),
+        _denied_columns(policy, use),
+        _denied_type(policy, use),
+        _denied_contributors(policy, use),
+    )
+    return "; ".join(reason for reason in found if reason)
+
+
+def stricter(one: DataPolicy, other: DataPolicy) -> DataPolicy:
+    """Both policies at once: of each field the stricter value, so that it allows what both allow and nothing else."""
+    return DataPolicy(
+        runs=_both_selectors(one.runs, other.runs),
+        columns=_both(one.columns, other.columns),
+        task_types=_both(one.task_types, other.task_types),
+        labels=_both(one.labels, other.labels),
+        max_labels=min(one.max_labels, other.max_labels),
+        max_shown_rows=min(one.max_shown_rows, other.max_shown_rows),
+        min_sites=max(one.min_sites, other.min_sites),
+        local_baseline=one.local_baseline and other.local_baseline,
+        training_losses=TrainingLosses.MEAN if TrainingLosses.MEAN in {one.training_losses, other.training_losses} else one.training_losses,
+    )
+
+
+def columns_read(objective: SequenceClassification | CausalLM | Seq2SeqLM) -> frozenset[str]:
+    """The columns that a task reads.
+
+    Raises:
+        ValueError: a template cannot be parsed.
+    """
+    if isinstance(objective, SequenceClassification):
+        return frozenset((objective.text, objective.label))
+    parts = [*Formatter().parse(objective.prompt), *Formatter().parse(objective.response)]
+    return frozenset(column for _, column, _, _ in parts if column is not None)
+
+
+def _denied_run(policy: DataPolicy, use: DataUse) -> str:
+    if policy.runs.matches(use.run, use.run_labels):
+        return ""
+    return f"policy.runs does not select the run {use.run}, by its name or its labels"
+
+
+def _denied_columns(policy: DataPolicy, use: DataUse) -> str:
+    denied = [] if policy.columns is None else sorted(columns_read(use.objective) - set(policy.columns))
+    return f"policy.columns does not allow {_listed(denied)}, which the task reads" if denied else ""
+
+
+def _denied_type(policy: DataPolicy, use: DataUse) -> str:
+    is_allowed = policy.task_types is None or use.objective.type in policy.task_types
+    return "" if is_allowed else f"policy.taskTypes does not allow {use.objective.type}"
+
+
+def _denied_contributors(policy: DataPolicy, use: DataUse) -> str:
+    if use.contributors >= policy.min_sites or (use.is_local_baseline and policy.local_baseline):
+        return ""
+    if use.is_local_baseline:
+        return "policy.localBaseline does not allow to train the site alone"
+    return (
+        f"policy.minSites is {policy.min_sites}, and the run may aggregate as few as {use.contributors}: raise sites.quorum, or add sites"
+    )
+
+
+def _listed(columns: Collection[str]) -> str:
+    return f"the column{'s' if len(columns) > 1 else ''} {', '.join(map(repr, columns))}"
+
+
+def _both(one: tuple[T, ...] | None, other: tuple[T, ...] | None) -> tuple[T, ...] | None:
+    """What is in both lists; None, a list of everything, changes nothing."""
+    if one is None or other is None:
+        return other if one is None else one
+    return tuple(sorted(set(one) & set(other)))
+
+
+def _both_selectors(one: RunSelector, other: RunSelector) -> RunSelector:
+    """Selects the runs that both select: none, if they require different values of a label."""
+    contradict = any(other.match_labels.get(key, value) != value for key, value in one.match_labels.items())
+    pairs = sorted([*one.match_labels.items(), *other.match_labels.items()], reverse=True)
+    return RunSelector(names=() if contradict else _both(one.names, other.names), match_labels=dict(pairs))
