@@ -102,6 +102,13 @@ def test_both_select_a_run_if_and_only_if_each_does(one: DataPolicy, other: Data
     assert stricter(one, other).runs.matches(name, labels) == each
 
 
+def test_policies_that_require_different_values_of_a_label_select_no_run() -> None:
+    one, other = (DataPolicy(runs=RunSelector(match_labels={"study": value})) for value in "ab")
+
+    for value in "ab":
+        assert not stricter(one, other).runs.matches("run", {"study": value})
+
+
 NOTES = SequenceClassification(text="note", label="ward")
 
 NOT_SELECTED = "policy.runs does not select the run triage, by its name or its labels"

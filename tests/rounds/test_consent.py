@@ -175,6 +175,9 @@ def test_no_site_is_asked_to_show_more_rows_than_its_policy_allows(tmp_path: Pat
 
     asked = {task.site: task.evaluation.samples for text in world.backend.tasks.values() if isinstance(task := parse(text), EvaluateTask)}
     assert asked == {"site-a": 1, "site-b": 0, "site-c": 3}
+    told = {plan.site: plan.why[-1] for plan in world.run.resource.status.plans if "policy.maxShownRows" in plan.why[-1]}
+    assert told.keys() == {"site-a", "site-b"}
+    assert told["site-a"].startswith("it shows 1 of the 3 validation rows that evaluation.samples asks for")
 
 
 def parse(text: str) -> Any:

@@ -12,7 +12,7 @@ from fedpipe_operator.api import DataPolicy, EdgeSite
 from fedpipe_operator.api.aggregation import AggregationRule
 from fedpipe_operator.rounds.observed import Run
 from fedpipe_operator.rounds.policies import needed_updates
-from fedpipe_trainer.contract import DataUse, FailureReason, denial
+from fedpipe_trainer.contract import DataUse, FailureReason, Plan, denial
 
 TOO_FEW_SITES: Final = "TooFewSites"
 _DEFAULT: Final = DataPolicy()
@@ -108,6 +108,20 @@ def least_contributors(run: Run, site: str) -> int:
     """How many updates, at least, an aggregate with this site's will be made of, as far as that is known before a round is planned."""
     quorum = needed_updates(run.spec.sites.quorum, matched=len(run.sites), per_round=run.spec.sites.per_round)
     return max(quorum, *(one.spec.policy.min_sites for one in run.sites if one.name == site))
+
+
+def with_hidden_rows(run: Run, plans: Mapping[str, Plan]) -> dict[str, Plan]:
+    """The plans, where a site shows fewer rows than the run asks for with a sentence that says so."""
+    asked = run.spec.evaluation.samples
+    shown = {site.name: site.spec.policy.max_shown_rows for site in run.sites}
+    return {site: _with_hidden_rows(plan, asked, shown.get(site, 0)) for site, plan in plans.items()}
+
+
+def _with_hidden_rows(plan: Plan, asked: int, shown: int) -> Plan:
+    if shown >= asked:
+        return plan
+    reason = f"it shows {shown} of the {asked} validation rows that evaluation.samples asks for, by policy.maxShownRows of the site"
+    return plan.model_copy(update={"why": (*plan.why, reason)})
 
 
 def _denial(site: EdgeSite, use: DataUse) -> str:

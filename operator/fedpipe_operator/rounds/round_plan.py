@@ -22,7 +22,7 @@ from fedpipe_operator.planning import (
     rank_lines,
     rate_of,
 )
-from fedpipe_operator.rounds.consent import left_out, needed_contributors, select_mixable, too_few_reason
+from fedpipe_operator.rounds.consent import left_out, needed_contributors, select_mixable, too_few_reason, with_hidden_rows
 from fedpipe_operator.rounds.evidence import evidence_for
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import needed_updates, select
@@ -78,7 +78,7 @@ def round_plan(run: Run, observed: Observed, without: Unprofiled, round_: int, n
         labels=facts.labels,
         weights=dict(facts.weights),
         head=dict(facts.head),
-        plans=with_reasons(made.plans, observed.plan.plans if observed.plan else {}, evidence),
+        plans=with_hidden_rows(run, with_reasons(made.plans, observed.plan.plans if observed.plan else {}, evidence)),
         samples={site: profiled.sites[site].train_samples for site in made.plans},
         selected=fleet.selected,
         evaluators=fleet.selected,
