@@ -43,10 +43,12 @@ def increment(fleet: Fleet, site: str, weight: str, before: dict[str, np.ndarray
     return scale * product(fleet.tensors(site), weight) - (product(before, weight, rank) if before else 0)
 
 
-def with_scaled(fleet: Fleet, round_input: RoundInput, site: str, factor: float) -> RoundInput:
-    """The site's B factors and head times this factor: its products grow by as much."""
+def with_scaled(fleet: Fleet, round_input: RoundInput, site: str, factor: float, *, head: float | None = None) -> RoundInput:
+    """The site's B factors times this factor, so that its products grow by as much; the head too, if no other factor is given."""
+    of_head = np.float32(factor if head is None else head)
     tensors = {
-        key: np.float32(factor) * tensor if "lora_B" in key or key == HEAD else tensor for key, tensor in fleet.tensors(site).items()
+        key: np.float32(factor) * tensor if "lora_B" in key else of_head * tensor if key == HEAD else tensor
+        for key, tensor in fleet.tensors(site).items()
     }
     return replace(round_input, candidates={**round_input.candidates, site: fleet.candidate(site, tensors)})
 
@@ -138,16 +140,29 @@ def test_a_malicious_site_of_three_cannot_move_the_round_beyond_its_share_of_wha
             assert np.linalg.norm(product(load(written), weight)) <= 0.5 * 3 * max(lengths) + 0.25 * sum(lengths)
 
 
-def test_honest_sites_of_eight_times_the_steps_are_not_clipped() -> None:
+@pytest.mark.parametrize("power", [1.0, 0.5])
+def test_honest_sites_of_eight_times_the_steps_are_not_clipped(power: float) -> None:
+    """Under Adam an increment grows between √τ and τ. In round 1 the head is its start and little more, whatever the steps."""
     steps = dict(zip(SEVEN, (40, 40, 20, 10, 10, 5, 5), strict=True))
     fleet = a_fleet(steps=steps)
     round_input = fleet.round_input()
     for site in SEVEN:
-        round_input = with_scaled(fleet, round_input, site, steps[site] / 5)
+        round_input = with_scaled(fleet, round_input, site, (steps[site] / 5) ** power, head=1.0)
 
     result, _ = run(round_input)
 
     assert [contribution(result, site).clipped for site in SEVEN] == [0] * 7
+
+
+def test_a_site_of_few_steps_is_not_louder_for_it() -> None:
+    """Its increment is divided by its steps, so it may be only as much shorter: a site of a tenth of the steps, a tenth as long."""
+    fleet = a_fleet(steps=dict.fromkeys(SEVEN, 20) | {"c": 2})
+
+    result, _ = run(fleet.round_input())
+
+    one = contribution(result, "c")
+    assert one.clipped == len(WEIGHTS)
+    assert one.smallest_clip < 0.5
 
 
 def test_by_choice_an_update_with_a_long_increment_is_refused_at_the_cost_of_its_site_alone() -> None:

@@ -20,6 +20,8 @@ from fedpipe_operator.aggregation.factors import Factors, Float64
 
 SquaredLengths = Callable[[Factors, float, Factors | None], tuple[float, ...]]
 """Of all that a method averages: from a site's factors, its scale, and the global components that it started from, if any."""
+OF_A: Final = 2
+"""Which length of `of_factors` is that of A: without a start it is of A itself, which does not grow with the steps."""
 _EPSILON: Final = float(np.finfo(np.float64).eps)
 _OTHER_ROUNDINGS: Final = 4
 """Of the scale, of the products, and of the bound itself."""

@@ -15,12 +15,12 @@ from fedpipe_operator.aggregation import distances
 from fedpipe_operator.aggregation.accepted import Accepted, RoundContext, combination_of, previous_factors, readers_of, steps_of, updates_of
 from fedpipe_operator.aggregation.clipping import ENOUGH_SITES, clip_factors
 from fedpipe_operator.aggregation.config import AggregationConfig
-from fedpipe_operator.aggregation.factors import Factors, Float64, SiteFactorReaders, WeightUpdates
+from fedpipe_operator.aggregation.factors import Factors, Float64, WeightUpdates
 from fedpipe_operator.aggregation.krum import closest
+from fedpipe_operator.aggregation.lengths import OF_A
 from fedpipe_operator.aggregation.methods import METHODS
 from fedpipe_operator.aggregation.parallel import ordered_parallel_map
 from fedpipe_operator.aggregation.rules import RULES, require_enough_updates
-from fedpipe_operator.aggregation.tensors import TensorFile
 from fedpipe_operator.api.aggregation import Clipping
 from fedpipe_operator.rounds.records import Verdict
 
@@ -33,9 +33,9 @@ class Survey:
     """The measurements of a round."""
 
     weights: Mapping[str, Mapping[str, tuple[float, ...]]]
-    """By weight and site that trained it: the lengths of its increment of everything that the method averages."""
+    """By weight and site that trained it: the lengths per effective step of its increment of everything that the method averages."""
     head: ByTensor
-    """The same of tensors trained as a whole; in round 1, where only the sites know their start, of the tensors themselves."""
+    """The same of tensors trained as a whole; in round 1, where only the sites know their start, of the tensors as they are."""
     squared_distances: Float64 | None = None
     """Between the sites in their order, over all tensors; None if the rule selects none."""
 
@@ -67,9 +67,9 @@ def survey(context: RoundContext, accepted: Accepted) -> Survey:
 
     def of_weight(weight: str) -> _Measured:
         updates = updates_of(weight, accepted, context)
-        readers, start = readers_of(updates, accepted), previous_factors(updates, previous)
-        found = distances.of_products(updates, readers, start) if selects and updates.sites else None
-        return _Measured(_lengths(updates, readers, start, config), found)
+        start = previous_factors(updates, previous)
+        found = distances.of_products(updates, readers_of(updates, accepted), start) if selects and updates.sites else None
+        return _Measured(_lengths(updates, start, context, accepted), found)
 
     total = np.zeros((len(accepted),) * 2) if selects else None
     weights, names = {}, sorted(plan.weights)
@@ -80,7 +80,7 @@ def survey(context: RoundContext, accepted: Accepted) -> Survey:
     paces = combination_of(accepted, context).paces
     head = {}
     for key in sorted(plan.head):
-        head[key] = _head_lengths(key, accepted, previous)
+        head[key] = _head_lengths(key, accepted, context)
         if total is not None:
             tensors = [update.tensors.read(key) for update in accepted.values()]
             total += distances.of_tensors(tensors, paces, previous.read(key) if previous else None)
@@ -96,20 +96,19 @@ def limits_of(context: RoundContext, accepted: Accepted) -> Limits:
     config = context.config
     clips = config.clipping is not Clipping.NONE and len(accepted) >= ENOUGH_SITES
     found = survey(context, accepted) if clips or RULES[config.rule].keep else _NOTHING
-    factors = _clip_factors(found, accepted, config) if clips else {}
+    factors = _clip_factors(found, config) if clips else {}
     refused = _refusals(factors, config) if config.clipping is Clipping.REFUSE else {}
     left = [site for site in accepted if site not in refused]
     return Limits(factors, refused, _selected(found, list(accepted), left, config) if len(left) >= context.plan.needed else frozenset())
 
 
-def _clip_factors(found: Survey, accepted: Accepted, config: AggregationConfig) -> dict[str, dict[str, float]]:
+def _clip_factors(found: Survey, config: AggregationConfig) -> dict[str, dict[str, float]]:
     """By weight or head tensor and site: the factors of the increments that are too long, by the length that is furthest out."""
-    steps = {site: steps_of(update.result, config) for site, update in accepted.items()}
-    factors = clip_factors(found.head, steps, config.clip_multiple)
+    factors = clip_factors(found.head, config.clip_multiple)
     kinds = max((len(one) for of_sites in found.weights.values() for one in of_sites.values()), default=0)
     for kind in range(kinds):
         of_kind = {weight: {site: one[kind] for site, one in of_sites.items()} for weight, of_sites in found.weights.items()}
-        for weight, clips in clip_factors(of_kind, steps, config.clip_multiple).items():
+        for weight, clips in clip_factors(of_kind, config.clip_multiple).items():
             known = factors.setdefault(weight, {})
             known |= {site: min(factor, known.get(site, 1.0)) for site, factor in clips.items()}
     return factors
@@ -135,21 +134,24 @@ def _selected(found: Survey, sites: list[str], left: list[str], config: Aggregat
     return frozenset(left[index] for index in chosen)
 
 
-def _lengths(
-    updates: WeightUpdates, readers: SiteFactorReaders, start: Factors | None, config: AggregationConfig
-) -> dict[str, tuple[float, ...]]:
+def _lengths(updates: WeightUpdates, start: Factors | None, context: RoundContext, accepted: Accepted) -> dict[str, tuple[float, ...]]:
     found = {}
-    for one, read in zip(updates.sites, readers, strict=True):
-        update = read()
+    for one, read in zip(updates.sites, readers_of(updates, accepted), strict=True):
+        update, steps = read(), steps_of(accepted[one.site].result, context.config)
         own_start = None if start is None else Factors(b=start.b[:, : one.rank], a=start.a[: one.rank])
-        squares = METHODS[config.method].squared_lengths(update.factors, update.scale, own_start)
-        found[one.site] = tuple(math.sqrt(square) for square in squares)
+        squares = METHODS[context.config.method].squared_lengths(update.factors, update.scale, own_start)
+        found[one.site] = tuple(
+            math.sqrt(square) / (1.0 if kind == OF_A and start is None else steps) for kind, square in enumerate(squares)
+        )
     return found
 
 
-def _head_lengths(key: str, accepted: Accepted, previous: TensorFile | None) -> dict[str, float]:
-    start = previous.read(key).astype(np.float64) if previous else 0.0
-    return {site: float(np.linalg.norm(update.tensors.read(key).astype(np.float64) - start)) for site, update in accepted.items()}
+def _head_lengths(key: str, accepted: Accepted, context: RoundContext) -> dict[str, float]:
+    tensors = ((site, update, update.tensors.read(key).astype(np.float64)) for site, update in accepted.items())
+    if context.previous is None:
+        return {site: float(np.linalg.norm(tensor)) for site, _, tensor in tensors}
+    start = context.previous.read(key)
+    return {site: float(np.linalg.norm(tensor - start)) / steps_of(update.result, context.config) for site, update, tensor in tensors}
 
 
 def _among_all(squared_distances: Float64, trained: list[str], sites: list[str]) -> Float64:

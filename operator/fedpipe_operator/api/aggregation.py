@@ -68,7 +68,7 @@ class AggregationSpec(ApiModel):
     0.5 where three or more sites contribute, else no bound."""
     clipping: Clipping = Clipping.CLIP
     clip_multiple: Annotated[float, Field(ge=1, le=1000)] = 3.0
-    """Of the median length over the sites, as it is and per effective step: an increment above both is too long.
+    """Of the median length per effective step over the sites: an increment above it is too long.
     Fewer than three updates have no such median."""
     max_norm: Annotated[float, Field(gt=0, le=1e9)] = 1e4
     """The gate refuses an update whose increment, over all weights and head tensors together, has a larger Frobenius norm."""
