@@ -28,7 +28,7 @@ from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.settings import Settings
 from fedpipe_operator.sites import Node
-from fedpipe_operator.store import DirectoryStore
+from fedpipe_operator.store import Credentials, DirectoryStore
 from fedpipe_operator.store.address import DirectoryAddress
 from fedpipe_trainer.contract import ExitCode, parse_task
 
@@ -133,7 +133,7 @@ class StandInStores:
         if self.trouble is not None:
             raise self.trouble
         root = self.folder / run.resource.metadata.uid
-        return StoreConnection(DirectoryStore(root), DirectoryAddress(root=str(root)), None)
+        return StoreConnection(DirectoryStore(root), DirectoryAddress(root=str(root)), Credentials("a", "b"))
 
     def forget(self, uid: str) -> None:
         """Folders stay as they are."""

@@ -191,9 +191,8 @@ class ClusterBackend:
         return end.exit_code, end.reason, end.message
 
     def _aggregates_here(self, resources: JobResources) -> bool:
-        """Whether an aggregation runs as a process of the operator: small ones, and all whose credentials only the operator's pod has."""
-        has_no_secret = self.run.spec.store.credentials_secret_ref is None
-        return has_no_secret or resources.update_bytes <= self.cluster.settings.aggregation_job_threshold
+        """Whether an aggregation runs as a process of the operator: small ones do."""
+        return resources.update_bytes <= self.cluster.settings.aggregation_job_threshold
 
     @property
     def _uid(self) -> str:

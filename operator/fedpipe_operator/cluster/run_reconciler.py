@@ -155,7 +155,7 @@ class RunReconciler:
             backend=backend,
             store=connection.store,
             address=connection.address,
-            placement=in_pods(connection.credentials),
+            placement=in_pods(connection.credentials, connection.guard),
             status_writer=self.status_writer,
             resumed_at=max(_resumed_at(run.resource, self.cluster.clock()), unix(view.body["metadata"]["creationTimestamp"])),
             clock=self.cluster.clock,

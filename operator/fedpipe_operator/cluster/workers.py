@@ -15,6 +15,7 @@ from typing import Final
 from fedpipe_operator.aggregation import openblas
 from fedpipe_operator.api import Reason
 from fedpipe_operator.backend import Job, JobState, JobStatus, TaskKind
+from fedpipe_operator.store.s3 import CREDENTIAL_VARIABLES
 
 _MAX_CONCURRENT: Final = 2
 _COMMAND: Final = (sys.executable, "-m", "fedpipe_operator.worker")
@@ -100,7 +101,7 @@ class Workers:
                 return None
             process = subprocess.Popen(  # noqa: S603 -- our own module
                 [*self.command, str(path)],
-                env=openblas.environment() | os.environ | dict(launch.environment),
+                env=openblas.environment() | without_key_pair(os.environ) | dict(launch.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -124,6 +125,11 @@ class Workers:
                 before, state=state, exit_code=abs(status) + 128 * (status < 0), reason=str(reason), message=message
             )
         self.on_end(key[0])
+
+
+def without_key_pair(environ: Mapping[str, str]) -> dict[str, str]:
+    """The operator's environment without its own key pair: a worker process signs with the run's, or not at all."""
+    return {name: value for name, value in environ.items() if name not in CREDENTIAL_VARIABLES}
 
 
 def _result(process: "subprocess.Popen[str]", seconds: float) -> tuple[int, str]:
