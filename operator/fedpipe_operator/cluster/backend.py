@@ -74,7 +74,7 @@ class ClusterBackend:
         """Run the task, unless a job of this name exists or its site has no free job slot: then it is asked for again."""
         if job.kind is TaskKind.PLAN or (job.kind is TaskKind.AGGREGATE and self._aggregates_here(resources)):
             deadline = parse_duration(self.run.spec.rounds.deadline)
-            self.cluster.workers.start(self._uid, job, task_json, environment=self.environment, seconds=deadline)
+            self.cluster.workers.start(self._namespace, self._uid, job, task_json, environment=self.environment, seconds=deadline)
             return
         expected = KubeJob(self._namespace, self.run.name, self._uid, job, created_at=self.cluster.clock())
         if self._take_slot(expected):
