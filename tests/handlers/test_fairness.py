@@ -1,4 +1,4 @@
-"""No namespace delays another: whose turn it is, and an hour of a work queue in virtual time."""
+"""No namespace delays another: which work comes next, and an hour of a work queue in virtual time."""
 
 import asyncio
 import selectors

@@ -338,6 +338,17 @@ def test_behind_a_proxy_the_targets_name_is_checked(serve: Serve, monkeypatch: p
     assert proxy.connections == 0
 
 
+def test_behind_a_proxy_a_name_that_only_the_proxy_knows_is_left_to_it(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = serve(answers_once)
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
+    monkeypatch.setenv("NO_PROXY", "")
+    endpoint = "http://no-such-name.invalid"
+    store = S3Store("fedpipe", "runs", credentials=Credentials("a", "proxied"), endpoint=endpoint, guard=Guard(), limits=Limits(seconds=9))
+
+    assert store.list() == []
+    assert proxy.connections == 1
+
+
 def test_on_one_machine_its_user_may_name_any_address(serve: Serve) -> None:
     assert serve(answers_once).store("localhost").list() == []
 

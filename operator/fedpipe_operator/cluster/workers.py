@@ -104,7 +104,7 @@ class Workers:
         self._pool.shutdown(cancel_futures=True)
 
     def _start_next(self) -> None:
-        """Give places to those whose turn it is. The caller holds the lock; a reconcile of a run that waits comes by again."""
+        """Give places to those that come next. The caller holds the lock; a reconcile of a run that waits comes by again."""
         now = self.clock()
         places = [*self._waiting.values(), *self._running.values()]
         due = [DueKey(place.since, key, place.namespace) for key, place in self._waiting.items()]

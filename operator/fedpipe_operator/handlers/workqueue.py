@@ -2,7 +2,7 @@
 
 A key that is enqueued while it is being reconciled is requeued afterwards. A reconcile that fails is retried after a back-off that
 doubles with each failure in a row. Events that arrive meanwhile do not shorten it, unless they may have corrected the cause. The
-queue does not know what a key stands for, only to which group it belongs: `fairness` says whose turn it is.
+queue does not know what a key stands for, only to which group it belongs: `fairness` says which key comes next.
 It runs on one event loop; the reconciles themselves are in threads.
 """
 
@@ -106,7 +106,7 @@ class WorkQueue(Generic[Key]):
                 await self._wait_for_change_or_due(now)
 
     def _ready(self, now: float) -> list[Key]:
-        """The keys whose turn it is."""
+        """The keys that are reconciled now."""
         groups = frozenset(map(self.group_of, self._entries))
         self._last_turns = {group: turn for group, turn in self._last_turns.items() if group in groups}
         due = [DueKey(at, key, self.group_of(key)) for key, at in self._idle().items() if at <= now]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fedpipe_operator.api import EdgeSite, parse_quantity
+from fedpipe_operator.api import EdgeSite, parse_duration, parse_quantity
 from fedpipe_operator.backend import JobResources
 from fedpipe_operator.manifests.jobs import CACHE_FOLDER, CLAIM_SCHEME, DATA_FOLDER, MODEL_FOLDER
 from fedpipe_operator.reconcile.tasks import TaskInputs, url_seconds
@@ -52,7 +52,8 @@ class ClaimPlacement:
             claim, _, path = source.removeprefix(CLAIM_SCHEME).partition("/")
             return Model(source=f"file://{self.model_folder(claim)}/{path}")
         if source.startswith(_S3_SCHEME):
-            return model_in_bucket(source, store, seconds=url_seconds(run.spec), credentials=self.credentials(), guard=self.guard)
+            seconds = url_seconds(parse_duration(run.spec.rounds.deadline))
+            return model_in_bucket(source, store, seconds=seconds, credentials=self.credentials(), guard=self.guard)
         return Model(source=source)
 
     def _data(self, site: EdgeSite) -> Data:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -153,7 +153,8 @@ def _send(session: Any, request: Any, **_: object) -> Any:  # noqa: ANN401 -- bo
     _ANSWER.set(_Answer(call.receives))
     if call.guard is not None and session._proxy_config.proxy_url_for(request.url):  # noqa: SLF001 -- see `bind`
         host = urlsplit(request.url).hostname or ""
-        call.guard.check(host, [address for _, address in _resolve(host, 0, call)])
+        with suppress(socket.gaierror, TimeoutError):  # a name that only the proxy knows
+            call.guard.check(host, [address for _, address in _resolve(host, 0, call)])
     try:
         answer = session.send(request)
     except HTTPClientError as error:
@@ -277,13 +278,13 @@ def _resolve(host: str, port: int, call: Call) -> list[tuple[socket.AddressFamil
         TimeoutError: the name server does not answer in time.
         socket.gaierror: there is no such name.
     """
-    found: queue.SimpleQueue[list[tuple[socket.AddressFamily, str]] | OSError | UnicodeError] = queue.SimpleQueue()
+    found: queue.SimpleQueue[list[tuple[socket.AddressFamily, str]] | OSError | ValueError] = queue.SimpleQueue()
 
     def look_up() -> None:
         try:
             infos = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
             found.put([(family, str(address[0])) for family, _, _, _, address in infos])
-        except (OSError, UnicodeError) as error:
+        except (OSError, ValueError) as error:
             found.put(error)
 
     threading.Thread(target=look_up, name="resolve", daemon=True).start()
@@ -291,7 +292,7 @@ def _resolve(host: str, port: int, call: Call) -> list[tuple[socket.AddressFamil
         answer = found.get(timeout=call.seconds(_CONNECT_SECONDS))
     except queue.Empty:
         raise TimeoutError(host) from None
-    if isinstance(answer, UnicodeError):
+    if isinstance(answer, ValueError):
         raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is no name") from answer
     if isinstance(answer, OSError):
         raise answer

@@ -5,6 +5,7 @@ requires them (many stores refuse the newer defaults). The key pair is always gi
 finds is the operator's own.
 """
 
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -87,6 +88,10 @@ class Limits:
 _LIMITS: Final = Limits()
 
 
+_MAKING_CLIENTS: Final = threading.Lock()
+"""boto3's session, which makes them, is not thread-safe."""
+
+
 @lru_cache(maxsize=64)
 def _client(endpoint: str | None, region: str, credentials: Credentials, guard: Guard | None) -> "S3Client":
     """Runs with the same endpoint and key pair share a client: a client takes megabytes, and is thread-safe.
@@ -94,15 +99,16 @@ def _client(endpoint: str | None, region: str, credentials: Credentials, guard: 
     They share its connections too, so a client whose connections were checked has no others (`guard`).
     """
     del guard
-    client = boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name=region,
-        aws_access_key_id=credentials.access_key,
-        aws_secret_access_key=credentials.secret_key,
-        aws_session_token=credentials.session_token,
-        config=_CONFIG,
-    )
+    with _MAKING_CLIENTS:
+        client = boto3.client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name=region,
+            aws_access_key_id=credentials.access_key,
+            aws_secret_access_key=credentials.secret_key,
+            aws_session_token=credentials.session_token,
+            config=_CONFIG,
+        )
     bind(client)
     return client
 
