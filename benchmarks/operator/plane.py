@@ -12,8 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from socket import AF_INET
 
 import objects
+import psutil
 from testcluster import certificates, cgroups
 from testcluster.kubectl import kubectl
 from testcluster.layout import Layout, default_layout
@@ -23,7 +25,10 @@ from testcluster.programs import binary, build_all
 API_PORT, ETCD_PORT, ETCD_PEER_PORT, CONTROLLER_PORT, SCHEDULER_PORT = 16443, 23379, 23380, 11257, 11259
 STORE_PORT, CONSOLE_PORT, HEALTH_PORT, STORE_LOG_PORT = 19000, 19001, 18080, 18081
 API = f"https://127.0.0.1:{API_PORT}"
-STORE = f"http://127.0.0.1:{STORE_PORT}"
+_ADDRESSES = [one.address for interface in psutil.net_if_addrs().values() for one in interface if one.family is AF_INET]
+STORE_HOST = next(address for address in _ADDRESSES if not address.startswith("127."))
+"""The operator connects to no loopback address for a run."""
+STORE = f"http://{STORE_HOST}:{STORE_PORT}"
 STORE_KEYS = {"AWS_ACCESS_KEY_ID": "benchmark", "AWS_SECRET_ACCESS_KEY": secrets.token_hex(20)}
 ADMIN = "admin"
 CONTROLLERS, SCHEDULER = "system:kube-controller-manager", "system:kube-scheduler"
@@ -199,6 +204,6 @@ def _store(layout: BenchmarkLayout) -> Daemon:
             "server",
             str(layout.run / "store"),
         ),
-        *(f"--address=127.0.0.1:{STORE_PORT}", f"--console-address=127.0.0.1:{CONSOLE_PORT}", "--quiet"),
+        *(f"--address={STORE_HOST}:{STORE_PORT}", f"--console-address=127.0.0.1:{CONSOLE_PORT}", "--quiet"),
     )
     return _daemon("minio", argv, partial(answers, f"{STORE}/minio/health/live"))

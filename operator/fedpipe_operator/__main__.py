@@ -20,6 +20,8 @@ from fedpipe_operator.cluster.workers import Workers
 from fedpipe_operator.errors import FedPipeError
 from fedpipe_operator.handlers.controller import Controller
 from fedpipe_operator.settings import Settings
+from fedpipe_operator.store.addresses import api_server_addresses
+from fedpipe_operator.store.connections import addresses_of
 
 
 def make_controller(settings: Settings) -> Controller:
@@ -27,7 +29,8 @@ def make_controller(settings: Settings) -> Controller:
     api, clock = in_cluster(), time.time
     status_writer = ClusterStatusWriter(api, clock)
     cluster = Cluster(api, settings, Expectations(clock), Workers(clock), clock)
-    runs = RunReconciler(cluster, StoreConnections(api), status_writer)
+    stores = StoreConnections(api, settings.store_policy, api_server_addresses(os.environ, addresses_of))
+    runs = RunReconciler(cluster, stores, status_writer)
     live_objects = LiveObjects(api, settings.namespaces, settings.watch_nodes)
     return Controller(runs, SiteReconciler(status_writer, clock), live_objects, settings.max_concurrent_reconciles)
 

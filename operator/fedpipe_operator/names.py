@@ -13,7 +13,8 @@ from typing import Final
 
 from fedpipe_operator.api.meta import NAME_MAX
 
-_HASH_LENGTH: Final = 8
+_HASH_LENGTH: Final = 16
+"""Hexadecimal digits: nobody finds two names of one hash."""
 _ATTEMPT: Final = re.compile(r"(?P<folder>.+)/(?P<attempt>0|[1-9][0-9]*)/(?P<file>[^/]+)")
 """A key of an attempt. Rounds are padded with zeros, so that none is taken for an attempt."""
 _ROUND: Final = re.compile(r"rounds/([0-9]+)/")
@@ -36,6 +37,21 @@ def job(run: str, kind: str, *, site: str = "", round_: int = 0, attempt: int = 
     """A Job's name: the same for the same run, kind of work, site, round and attempt."""
     parts = [run, kind, f"r{round_}" if round_ else "", site, f"a{attempt}"]
     return bounded("-".join(part for part in parts if part))
+
+
+def job_object(uid: str, name: str, *parts: object) -> str:
+    """The name of the Kubernetes Job for a job, and of its task's Secret: unique, also among all runs of a namespace.
+
+    Runs and sites are named by people, and `a-profile` with the site `b` has the parts of `a` with the site `profile-b`. So the name ends
+    with a hash of the run's uid and of the parts one by one.
+
+    Args:
+        uid: of the run.
+        name: of the job within its run.
+        parts: what identifies it there: kind, site, round, attempt.
+    """
+    digest = hashlib.sha256(repr((uid, *map(str, parts))).encode()).hexdigest()[:_HASH_LENGTH]
+    return f"{name[: NAME_MAX - _HASH_LENGTH - 1].rstrip('-')}-{digest}"
 
 
 def run_prefix(prefix: str, namespace: str, name: str, uid: str) -> str:
@@ -100,7 +116,7 @@ def checkpoint(round_: int, site: str) -> str:
 
 def global_adapter(round_: int, sha256: str) -> str:
     """Key of a global adapter of this round: the round's commit says which one counts."""
-    return f"{round_folder(round_)}/global/adapter-{sha256[: _HASH_LENGTH * 2]}.safetensors"
+    return f"{round_folder(round_)}/global/adapter-{sha256[:_HASH_LENGTH]}.safetensors"
 
 
 def round_commit(round_: int) -> str:

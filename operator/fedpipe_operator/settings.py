@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeVar, cast, get_args
 
 from fedpipe_operator.api import parse_quantity
+from fedpipe_operator.store_policy import ANY_STORE, StorePolicy, parse_store_policy
 
 Value = TypeVar("Value")
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
@@ -39,6 +40,8 @@ class Settings:
     """How long a pod may fail to start (missing image, volume or node) before its attempt counts as failed."""
     max_concurrent_reconciles: int = 8
     """Runs that are reconciled in parallel."""
+    store_policy: StorePolicy = ANY_STORE
+    """Which endpoints, buckets and prefixes the runs of a namespace may name; by default any."""
     health_port: int = 8080
     log_format: LogFormat = "json"
 
@@ -61,6 +64,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         job_ttl_seconds=_read(environ, "JOB_TTL_SECONDS", _positive_integer, Settings.job_ttl_seconds),
         pending_grace_seconds=_read(environ, "PENDING_GRACE_SECONDS", _positive_integer, Settings.pending_grace_seconds),
         max_concurrent_reconciles=_read(environ, "MAX_CONCURRENT_RECONCILES", _positive_integer, Settings.max_concurrent_reconciles),
+        store_policy=_read(environ, "STORE_POLICY", parse_store_policy, Settings.store_policy),
         health_port=_read(environ, "HEALTH_PORT", _positive_integer, Settings.health_port),
         log_format=_read(environ, "LOG_FORMAT", _log_format, Settings.log_format),
     )

@@ -3,6 +3,7 @@
 What takes seconds of processor time would hold up the reconciles of all runs. Results are written to the run's store.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from fedpipe_operator.aggregation.malloc import tune_malloc_for_aggregation
 from fedpipe_operator.aggregation.worker import AggregationTask, aggregate
 from fedpipe_operator.errors import FedPipeError, TransientError
 from fedpipe_operator.reconcile.planning import PlanningTask, plan_round_of
-from fedpipe_operator.store.address import open_store
+from fedpipe_operator.store.address import credentials_for, open_store
 from fedpipe_trainer.contract import ExitCode
 
 _TASK: Final[TypeAdapter[AggregationTask | PlanningTask]] = TypeAdapter(
@@ -32,11 +33,12 @@ def main(arguments: list[str]) -> None:
     tune_malloc_for_aggregation()
     with _exit_on_error():
         task = _TASK.validate_json(Path(arguments[0]).read_text(encoding="utf-8"))
+        store = open_store(task.store, credentials_for(task.store, os.environ))
         match task:
             case AggregationTask():
-                aggregate(task, open_store(task.store))
+                aggregate(task, store)
             case PlanningTask():
-                plan_round_of(task, open_store(task.store))
+                plan_round_of(task, store)
 
 
 @contextmanager

@@ -15,12 +15,13 @@ from jsonschema import Draft7Validator
 from fedpipe_operator import settings as environment
 from fedpipe_operator.api.quantities import QUANTITY_PATTERN
 from fedpipe_operator.settings import Settings
+from fedpipe_operator.store_policy import StoreRule, parse_store_policy
 
 SCHEMA: Plain = json.loads((CHART / "values.schema.json").read_text())
 HELPERS = (CHART / "templates" / "_helpers.tpl").read_text()
 TEMPLATES = sorted((CHART / "templates").glob("*.yaml"))
 
-_FREE = ("annotations", "podAnnotations", "nodeSelector", "affinity", "requests", "limits")
+_FREE = ("annotations", "podAnnotations", "nodeSelector", "affinity", "requests", "limits", "storePolicy")
 """Maps whose keys the user chooses."""
 
 
@@ -81,6 +82,12 @@ def test_the_chart_and_the_api_have_the_same_pattern_of_a_quantity() -> None:
         {"resources": {"memory": "2Gi"}},
         {"podAnnotations": {"a": 1}},
         {"healthPort": 80},
+        {"storePolicy": {"Wards": {}}},
+        {"storePolicy": {"wards": {"hosts": ["minio"]}}},
+        {"storePolicy": {"wards": {"endpoints": ["minio:9000"]}}},
+        {"storePolicy": {"wards": {"endpoints": ["http://minio:9000@evil"]}}},
+        {"storePolicy": {"*": {"buckets": "fedpipe"}}},
+        {"storePolicy": {"*": {"prefixes": [""]}}},
     ],
     ids=str,
 )
@@ -92,6 +99,13 @@ def test_namespaces_are_set_with_the_scope_namespaces() -> None:
     narrowed = {"namespaces": ["one", "two"], "rbac": {"scope": "namespaces", "userRoles": True}}
 
     assert Draft7Validator(SCHEMA).is_valid(values() | narrowed)
+
+
+def test_a_policy_for_stores_that_the_schema_permits_is_one_that_the_operator_reads() -> None:
+    policy = {"*": {"endpoints": ["https://s3.example.com"]}, "wards": {"endpoints": ["http://minio:9000", "AWS"], "buckets": ["fedpipe"]}}
+
+    assert Draft7Validator(SCHEMA).is_valid(values() | {"storePolicy": policy})
+    assert parse_store_policy(json.dumps(policy)).rules["wards"] == StoreRule(("http://minio:9000", "AWS"), ("fedpipe",))
 
 
 def test_every_value_is_used() -> None:
@@ -138,6 +152,8 @@ def _camel(name: str) -> str:
 
 def _text(value: Any) -> str:
     """A value as the template writes it into an environment variable."""
+    if isinstance(value, dict):
+        return json.dumps(value)
     return ",".join(value) if isinstance(value, list) else str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from local_runs import Fleet
 from s3_servers import BUCKET, ENVIRONMENT, Server
@@ -25,7 +24,6 @@ def failed_run(fleet: Fleet, nanio: Server, monkeypatch: pytest.MonkeyPatch) -> 
             fleet.change("FederatedFineTune", model={"source": model})
         for name, value in (ENVIRONMENT | {"AWS_MAX_ATTEMPTS": "1"} | (env or {})).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it caches the first credentials that it finds
         arguments = ["run", str(fleet.folder), "--output", str(fleet.folder / "runs"), "--s3"]
         result = CliRunner().invoke(app_for(arguments), arguments)
         assert result.exit_code == 1, result.output
@@ -56,6 +54,17 @@ def test_the_error_for_wrong_credentials_names_the_store(failed_run: FailedRun, 
 
     assert f"StoreDenied: bucket fedpipe at {nanio.endpoint}" in output
     assert "check the credentials" in output
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_the_key_pair_is_in_the_environment_and_nowhere_else(
+    failed_run: FailedRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    profile = tmp_path / "credentials"
+    profile.write_text("[default]\naws_access_key_id = operator\naws_secret_access_key = a-secret-of-the-tests\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(profile))
+
+    assert f"CredentialsMissing: the environment has no {name}: set the key pair of the run's bucket" in failed_run(env={name: ""})
 
 
 def test_a_store_that_was_never_reachable_is_an_error_without_retries(failed_run: FailedRun) -> None:

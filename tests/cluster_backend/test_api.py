@@ -47,13 +47,11 @@ class Connection(client.ApiClient):
 def test_each_call_goes_where_the_api_wants_it() -> None:
     connection = Connection(body={"items": [1]})
     api = Api(connection)
-    secret = {"metadata": {"name": "task"}}
 
     api.get(SECRETS, "wards", "store")
     api.find(JOBS, "wards", labels={"b": "2", "a": "1"}, fields={"x": "y"})
     api.find(JOBS, "wards", labels={"a": "1"}, may_be_old=True)
     api.create(JOBS, "wards", {"spec": 1})
-    api.apply(SECRETS, "wards", secret)
     api.merge(JOBS, "wards", "one", {"spec": 2})
     api.replace_status(RUNS, "wards", "triage", {"round": 1})
     api.delete(JOBS, "wards", "one", uid="1", foreground=True)
@@ -66,7 +64,6 @@ def test_each_call_goes_where_the_api_wants_it() -> None:
         ("GET", f"{jobs}?labelSelector=a%3D1%2Cb%3D2&fieldSelector=x%3Dy", None, "application/json"),
         ("GET", f"{jobs}?labelSelector=a%3D1&resourceVersion=0", None, "application/json"),
         ("POST", jobs, {"spec": 1}, "application/json"),
-        ("PATCH", f"{secrets}/task?fieldManager=fedpipe&force=true", secret, "application/apply-patch+yaml"),
         ("PATCH", f"{jobs}/one", {"spec": 2}, "application/merge-patch+json"),
         (
             "PATCH",

@@ -1,8 +1,12 @@
 """The cache check: what is cached and does not exist, or exists and is not cached, twice in a row."""
 
+from collections.abc import Callable
+
 import pytest
 
-from fedpipe_operator.cluster.cache_check import DriftDetector, NamesByUid, drift
+from fedpipe_operator.api.meta import LABEL_RUN
+from fedpipe_operator.cluster.api import JOBS, Kind, Plain
+from fedpipe_operator.cluster.cache_check import DriftDetector, LiveObjects, NamesByUid, drift
 
 CACHED = {"uid-mine": "mine", "uid-north": "north"}
 DELETED = {"uid-north": "north"}
@@ -36,3 +40,14 @@ def test_an_event_that_is_still_on_its_way_is_no_divergence() -> None:
     assert diverged({"1": "mine"}, {}) == []
     assert diverged({"1": "mine"}, {"2": "west"}) == []
     assert diverged({"2": "west"}, {}, {"2": "west"}) == []
+
+
+def test_a_foreign_job_with_our_labels_is_no_divergence_for_which_the_operator_restarts() -> None:
+    """It is in no index, so the list of the API server must not have it either."""
+    foreign = {"uid": "1", "name": "mine", "namespace": "wards", "labels": {"fedpipe.io/run": "toy", "fedpipe.io/round": "one"}}
+
+    class OneJob:
+        def names(self, kind: Kind, _namespace: str, *, label: str = "", keep: Callable[[Plain], bool] = lambda _: True) -> dict[str, str]:
+            return {"1": "mine"} if kind == JOBS and label == LABEL_RUN and keep(foreign) else {}
+
+    assert drift({}, LiveObjects(OneJob(), (), with_nodes=False).list(), {}) == {}  # type: ignore[arg-type]

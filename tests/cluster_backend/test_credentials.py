@@ -10,7 +10,10 @@ from stand_in_runs import a_run
 from fedpipe_operator.cluster.api import SECRETS
 from fedpipe_operator.cluster.credentials import StoreConnection, StoreConnections
 from fedpipe_operator.errors import UserError
-from fedpipe_operator.store import S3Store
+from fedpipe_operator.reconcile.placement import in_pods
+from fedpipe_operator.store import Credentials, Guard, S3Store
+from fedpipe_operator.store.address import BucketAddress
+from fedpipe_operator.store_policy import ANY_STORE, StorePolicy, StoreRule
 
 RUN = a_run(store={"bucket": "fedpipe", "prefix": "runs", "endpoint": "http://minio:9000", "credentialsSecretRef": {"name": "keys"}})
 
@@ -28,7 +31,11 @@ def api() -> StandInApi:
 
 
 def opened(api: StandInApi) -> StoreConnection:
-    return StoreConnections(api).of(RUN)  # type: ignore[arg-type]
+    return connections(api).of(RUN)
+
+
+def connections(api: StandInApi, policy: StorePolicy = ANY_STORE) -> StoreConnections:
+    return StoreConnections(api, policy, ("10.96.0.1",))  # type: ignore[arg-type]
 
 
 def test_a_run_has_its_own_folder_of_the_bucket_and_its_workers_get_its_keys(api: StandInApi) -> None:
@@ -44,7 +51,7 @@ def test_a_run_has_its_own_folder_of_the_bucket_and_its_workers_get_its_keys(api
 
 def test_the_secret_is_read_once_until_it_is_forgotten(api: StandInApi) -> None:
     api.apply(SECRETS, "default", encoded(**PAIR))
-    stores = StoreConnections(api)  # type: ignore[arg-type]
+    stores = connections(api)
     stores.of(RUN)
     stores.of(RUN)
     assert api.noted.count("get secrets keys") == 1
@@ -66,9 +73,81 @@ def test_what_a_secret_lacks_is_reported(api: StandInApi) -> None:
         opened(api)
 
 
-def test_without_a_secret_the_keys_are_found_as_boto3_finds_them(api: StandInApi) -> None:
-    found = StoreConnections(api).of(a_run(store={"bucket": "fedpipe"}))  # type: ignore[arg-type]
+AMBIENT = {
+    "AWS_ACCESS_KEY_ID": "of-the-operator",
+    "AWS_SECRET_ACCESS_KEY": "its-secret",
+    "AWS_SESSION_TOKEN": "its-token",
+    "AWS_WEB_IDENTITY_TOKEN_FILE": "/var/run/secrets/token",
+    "AWS_ROLE_ARN": "arn:aws:iam::1:role/operator",
+}
 
-    assert found.credentials is None
-    assert found.environment == {}
+
+@pytest.fixture
+def ambient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator's pod has a cloud identity."""
+    for name, value in AMBIENT.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("ambient")
+def test_with_no_credentials_secret_ref_the_operators_own_identity_signs_nothing(api: StandInApi) -> None:
+    with pytest.raises(UserError) as refusal:
+        connections(api).of(a_run(store={"bucket": "fedpipe"}, model={"source": "s3://other-team/model"}))
+
+    assert refusal.value.reason == "CredentialsMissing"
+    assert "name a Secret of the namespace default with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in refusal.value.message
+    assert api.noted == []
+
+
+@pytest.mark.usefixtures("ambient")
+def test_the_operators_session_token_goes_to_no_endpoint(api: StandInApi) -> None:
+    api.apply(SECRETS, "default", encoded(**PAIR))
+    found = opened(api)
+
+    url = found.store.url_to_read("plan.json", 60)
+
+    assert "Credential=me%2F" in url
+    assert not [secret for secret in AMBIENT.values() if secret in url]
+    assert "Security-Token" not in url
+
+
+@pytest.mark.usefixtures("ambient")
+def test_a_model_in_another_bucket_is_signed_for_with_the_runs_own_key_pair(api: StandInApi) -> None:
+    api.apply(SECRETS, "default", encoded(**PAIR))
+    found = opened(api)
+
+    assert in_pods(found.credentials, found.guard).credentials() == Credentials("me", "secret")
+
+
+def test_no_store_of_a_run_connects_to_the_cluster_itself(api: StandInApi) -> None:
+    api.apply(SECRETS, "default", encoded(**PAIR))
+    found = opened(api)
+
+    assert found.guard == Guard(("10.96.0.1",))
+    assert isinstance(found.address, BucketAddress)
+    assert BucketAddress.model_validate_json(found.address.to_json()).guard == found.guard  # so that a worker process does not either
+
+
+@pytest.mark.parametrize("endpoint", ["http://169.254.169.254", "http://127.0.0.1:8080", "http://10.96.0.1:443", "http://[fe80::1]:9000"])
+def test_a_refused_address_blocks_the_run_that_names_it_with_a_reason(api: StandInApi, endpoint: str) -> None:
+    api.apply(SECRETS, "default", encoded(**PAIR))
+    store = RUN.spec.store.model_dump(by_alias=True, exclude_none=True) | {"endpoint": endpoint}
+
+    with pytest.raises(UserError) as refusal:
+        connections(api).of(a_run(store=store)).store.list()
+
+    assert refusal.value.reason == "AddressRefused"
+
+
+def test_a_store_that_the_policy_does_not_allow_is_never_opened_and_its_secret_not_read(api: StandInApi) -> None:
+    policy = StorePolicy({"default": StoreRule(endpoints=("https://s3.example.com",))})
+
+    with pytest.raises(UserError) as refusal:
+        connections(api, policy).of(RUN)
+
+    assert refusal.value.reason == "StoreNotAllowed"
+    assert refusal.value.message == (
+        "spec.store.endpoint http://minio:9000 is none of the endpoints that the operator's policy allows here: https://s3.example.com; "
+        "name one of these, or ask the operator's administrator to allow it"
+    )
     assert api.noted == []

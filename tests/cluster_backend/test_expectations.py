@@ -17,9 +17,9 @@ class Clock:
 
 
 def known(expectations: Expectations, *watched: KubeJob) -> dict[str, KubeJob]:
-    jobs = {job.job.name: job for job in watched}
-    of_run, at_site = expectations.of_run("default", "uid-1", jobs), expectations.at_site("default", "site-a", jobs)
-    assert of_run == at_site
+    of_run = expectations.of_run("default", "uid-1", {job.job.name: job for job in watched})
+    at_site = expectations.at_site("default", "site-a", {job.name: job for job in watched})
+    assert list(of_run.values()) == list(at_site.values())
     return of_run
 
 
@@ -82,8 +82,16 @@ def test_a_job_of_another_run_counts_at_its_site_and_one_at_another_site_for_its
     expectations.created(replace(JOB, run_uid="another"))
 
     assert expectations.of_run("default", "uid-1", {}) == {}
-    assert list(expectations.at_site("default", "site-a", {})) == ["toy-a0"]
+    assert [job.job.name for job in expectations.at_site("default", "site-a", {}).values()] == ["toy-a0"]
     assert expectations.at_site("elsewhere", "site-a", {}) == {}
+
+
+def test_two_runs_jobs_of_one_name_are_two_at_their_site() -> None:
+    expectations = Expectations(Clock())
+    expectations.created(JOB)
+    expectations.created(replace(JOB, run_uid="another"))
+
+    assert len(expectations.at_site("default", "site-a", {})) == 2
 
 
 def test_a_job_that_was_withdrawn_was_never_there() -> None:

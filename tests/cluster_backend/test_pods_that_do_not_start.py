@@ -5,7 +5,7 @@ from pathlib import Path
 from stand_in_cluster import KubeWorld
 from stand_in_runs import a_run, a_site
 
-from fedpipe_operator.cluster.api import EVENTS, JOBS, SECRETS
+from fedpipe_operator.cluster.api import EVENTS, JOBS
 from fedpipe_operator.sites import Node
 
 GIB = 2**30
@@ -84,19 +84,18 @@ def test_a_pod_that_the_kernel_killed_for_its_memory_takes_half_as_much_at_once_
     world.end("toy-train-r1-site-a-a0", "Failed", "BackoffLimitExceeded")
     world.reconcile()
 
-    task = world.api.objects[SECRETS.plural, "default", "toy-train-r1-site-a-a1"]["stringData"]["task.json"]
-    assert '"microBatch": 1' in task
+    assert world.task_of("toy-train-r1-site-a-a1")["microBatch"] == 1
 
 
 def test_a_job_that_a_queue_holds_back_waits_and_goes_on(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
     world.reconcile()
-    world.api.merge(JOBS, "default", "toy-profile-site-a-a0", {"spec": {"suspend": True}})
+    world.api.merge(JOBS, "default", world.object_name("toy-profile-site-a-a0"), {"spec": {"suspend": True}})
     world.now += 300
     world.reconcile()
 
     assert "site-a waits for the queue to admit its Job" in world.condition("Progressing")["message"]
-    world.api.merge(JOBS, "default", "toy-profile-site-a-a0", {"spec": {"suspend": False}})
+    world.api.merge(JOBS, "default", world.object_name("toy-profile-site-a-a0"), {"spec": {"suspend": False}})
     world.settle()
     assert world.body()["status"]["updates"]["summary"] == "3/3"
 
@@ -124,7 +123,7 @@ def test_a_pod_that_has_ended_is_not_asked_why_it_does_not_start(tmp_path: Path)
     world = KubeWorld(tmp_path)
     world.reconcile()
     for name in world.active_jobs():
-        world.api.replace_status(JOBS, "default", name, {"succeeded": 1})
+        world.api.replace_status(JOBS, "default", world.object_name(name), {"succeeded": 1})
     world.now += 40
     world.api.noted.clear()
     world.reconcile()

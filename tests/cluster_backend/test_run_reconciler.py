@@ -1,11 +1,14 @@
 """The operator's reconciles on a stand-in cluster: Jobs and Secrets in, status and events out."""
 
 import copy
+import json
 import sys
 import threading
 from collections import Counter
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from health import is_met, kstatus
@@ -14,9 +17,13 @@ from stand_in_runs import a_run, a_site
 
 from fedpipe_operator.api import ConditionType, DeletionPolicy
 from fedpipe_operator.api.meta import FINALIZER
-from fedpipe_operator.backend import JobState
+from fedpipe_operator.backend import JobState, TaskKind
+from fedpipe_operator.cluster import kube_job
 from fedpipe_operator.cluster.api import JOBS, RUNS, SECRETS
+from fedpipe_operator.cluster.objects import is_ours
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
+from fedpipe_operator.manifests.metadata import object_name
+from fedpipe_operator.rounds import Run, job_of
 from fedpipe_operator.settings import Settings
 
 
@@ -36,7 +43,7 @@ def test_the_tasks_of_a_round_go_after_the_next_jobs_are_made_since_deleting_tak
     world = KubeWorld(tmp_path)
     world.settle()
     calls = [call for call in world.api.noted if call.startswith(("create jobs", "deletecollection secrets"))]
-    before = [calls[at - 1] for at, call in enumerate(calls) if call == "deletecollection secrets"]
+    before = [calls[at - 1].rpartition("-")[0] for at, call in enumerate(calls) if call == "deletecollection secrets"]
 
     assert before == [f"create jobs toy-{job}" for job in ("train-r1-site-c-a0", "train-r2-site-c-a0")]
 
@@ -66,7 +73,8 @@ def test_tasks_that_could_not_be_deleted_are_deleted_by_a_later_reconcile(tmp_pa
     world.reconcile()
 
     assert len(before) == 6
-    assert {one["metadata"]["name"] for one in world.api.all(SECRETS)} == {f"toy-train-r1-site-{site}-a0" for site in "abc"}
+    left = {one["metadata"]["name"].rpartition("-")[0] for one in world.api.all(SECRETS)}
+    assert left == {f"toy-train-r1-site-{site}-a0" for site in "abc"}
 
 
 def test_every_job_and_secret_is_made_once_even_with_a_new_operator_at_every_reconcile(tmp_path: Path) -> None:
@@ -99,7 +107,97 @@ def test_a_task_that_was_made_without_its_job_is_created_again_with_urls_that_ar
     world.settle()
 
     assert world.conditions()["Complete"] == "RoundsCompleted"
-    assert [call for call in world.api.noted if call.startswith("apply secrets")] == [f"apply secrets {left['metadata']['name']}"]
+    assert [call for call in world.api.noted if call.startswith("delete secrets")] == [f"delete secrets {left['metadata']['name']}"]
+    assert len([call for call in world.api.noted if call.startswith(("apply", "merge"))]) == 1, "the test's own"
+
+
+def the_jobs_object(world: KubeWorld) -> str:
+    """The name in Kubernetes of the run's first Job."""
+    return object_name(world.run, job_of(world.run, TaskKind.PROFILE, site="site-a"))
+
+
+def test_a_secret_that_the_run_did_not_make_is_neither_read_nor_changed(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    name, theirs = the_jobs_object(world), {"metadata": {"name": "x"}, "stringData": {"task.json": "of somebody else"}}
+    world.api._put(SECRETS, "default", name, theirs)
+
+    with pytest.raises(TransientError, match=f"NameTaken: there is a Secret default/{name} that this run did not make: delete it"):
+        world.reconcile()
+
+    assert world.api.objects[SECRETS.plural, "default", name]["stringData"] == theirs["stringData"]
+    assert name not in [job.name for job in world.jobs()]
+
+
+def test_a_task_secret_cannot_be_changed_once_it_is_made(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    world.reconcile()
+
+    assert {one["immutable"] for one in world.api.all(SECRETS)} == {True}
+
+
+def test_two_runs_and_sites_whose_derived_names_collide_do_not_exchange_tasks(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run([a_site("profile-b"), a_site("b")], sites={"quorum": 1.0}))
+    one, other = renamed(world.run, "a"), renamed(world.run, "a-profile")
+    assert (
+        job_of(one, TaskKind.PROFILE, site="profile-b").name == job_of(other, TaskKind.PROFILE, site="b").name == "a-profile-profile-b-a0"
+    )
+
+    world.add(one)
+    world.add(other)
+    world.reconcile("a")
+    world.reconcile("a-profile")
+
+    tasks = [json.loads(secret["stringData"]["task.json"]) for secret in world.api.all(SECRETS)]
+    owners = [secret["metadata"]["ownerReferences"][0]["uid"] for secret in world.api.all(SECRETS)]
+    assert [task["run"]["uid"] for task in tasks] == owners
+    assert len({job.name for job in world.jobs()}) == len(tasks) == 2
+
+
+FOREIGN = {
+    "a round in words": {"fedpipe.io/round": "one"},
+    "a number without an end": {"fedpipe.io/attempt": "9" * 60},
+    "a number of another alphabet": {"fedpipe.io/round": "\u0661"},
+    "a negative number": {"fedpipe.io/attempt": "-1"},
+    "an unknown task": {"fedpipe.io/task": "mine"},
+    "another site": {"fedpipe.io/site": "site-b"},
+    "another run": {"fedpipe.io/run": "other"},
+    "another uid": {"fedpipe.io/run-uid": "uid-2"},
+    "an empty uid": {"fedpipe.io/run-uid": ""},
+}
+
+
+@pytest.mark.parametrize("labels", FOREIGN.values(), ids=FOREIGN)
+def test_a_foreign_job_with_our_labels_and_a_malformed_value_is_not_looked_at(tmp_path: Path, labels: dict[str, str]) -> None:
+    world = KubeWorld(tmp_path)
+    world.reconcile()
+    foreign = world.api.all(JOBS)[0]
+    foreign["metadata"] |= {"labels": foreign["metadata"]["labels"] | labels}
+
+    assert kube_job(foreign) is None
+    assert not is_ours(foreign["metadata"])
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"ownerReferences": []},
+        {"ownerReferences": None},
+        {"ownerReferences": [{"kind": "FederatedFineTune", "uid": "uid-1"}]},
+        {"ownerReferences": [{"kind": "Job", "uid": "uid-1", "controller": True}]},
+        {"ownerReferences": [{"kind": "FederatedFineTune", "uid": "uid-2", "controller": True}]},
+        {"labels": {"fedpipe.io/run": "toy"}},
+        {"labels": None},
+        {"name": "of-somebody-else"},
+    ],
+    ids=str,
+)
+def test_a_job_without_the_owner_or_the_name_that_its_labels_say_is_not_looked_at(tmp_path: Path, metadata: dict[str, Any]) -> None:
+    world = KubeWorld(tmp_path)
+    world.reconcile()
+    ours = world.api.all(JOBS)[0]
+    assert kube_job(ours) is not None
+
+    assert kube_job(ours | {"metadata": ours["metadata"] | metadata}) is None
 
 
 def test_a_reconcile_with_nothing_new_makes_no_call(tmp_path: Path) -> None:
@@ -171,15 +269,33 @@ def test_what_may_change_may_change_in_the_midst_of_a_run(tmp_path: Path) -> Non
     assert [entry["round"] for entry in world.body()["status"]["history"]] == [1, 2, 3]
 
 
-def test_a_job_of_an_earlier_run_of_the_same_name_is_waited_for(tmp_path: Path) -> None:
+def test_a_job_of_an_earlier_run_of_the_same_name_is_another_and_not_waited_for(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
-    earlier = {"metadata": {"name": "toy-profile-site-a-a0", "labels": {"fedpipe.io/run": "toy", "fedpipe.io/run-uid": "another"}}}
-    world.api._put(JOBS, "default", "toy-profile-site-a-a0", earlier)
+    world.reconcile()
+    earlier = {job.name for job in world.jobs()}
+    for name in world.active_jobs():
+        world.end(name, "Failed")
+    world.add(with_uid(world.run, "uid-2"))
+    world.reconcile()
+
+    assert len({job.name for job in world.jobs()} - earlier) == len(earlier)
+
+
+def with_uid(run: Run, uid: str) -> Run:
+    """A later run of the same name."""
+    metadata = run.resource.metadata.model_copy(update={"uid": uid})
+    return replace(run, resource=run.resource.model_copy(update={"metadata": metadata}))
+
+
+def test_a_job_that_the_run_did_not_make_is_waited_for(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    name = the_jobs_object(world)
+    world.api._put(JOBS, "default", name, {"metadata": {"labels": {"fedpipe.io/run": "toy", "fedpipe.io/run-uid": "uid-1"}}})
 
     with pytest.raises(TransientError, match="NameTaken"):
         world.reconcile()
 
-    world.api.delete(JOBS, "default", "toy-profile-site-a-a0", uid="uid-of-jobs-toy-profile-site-a-a0")
+    world.api.delete(JOBS, "default", name, uid=f"uid-of-jobs-{name}")
     world.reconcile()
 
     assert "toy-profile-site-a-a0" in world.active_jobs()
@@ -278,7 +394,7 @@ def test_an_aggregation_above_the_limit_is_a_job_of_the_operators_image_with_the
     run = a_run(store={"bucket": "fedpipe", "credentialsSecretRef": {"name": "store"}})
     world = KubeWorld(tmp_path, run, settings=Settings(trainer_image="trainer:1", operator_image="operator:1", aggregation_job_threshold=1))
     world.work_until("aggregate-r1")
-    job = world.api.objects[JOBS.plural, "default", "toy-aggregate-r1-a0"]
+    job = world.api.objects[JOBS.plural, "default", world.object_name("toy-aggregate-r1-a0")]
     container = job["spec"]["template"]["spec"]["containers"][0]
 
     assert container["image"] == "operator:1"

@@ -8,6 +8,7 @@ import pytest
 
 from fedpipe_operator.backend import Job, JobState, JobStatus, TaskKind
 from fedpipe_operator.cluster.workers import Workers
+from fedpipe_operator.store.s3 import CREDENTIAL_VARIABLES
 
 JOB = Job("toy-aggregate-r1-a0", TaskKind.AGGREGATE, round=1)
 SLOW = "import time; time.sleep(600)"
@@ -19,14 +20,15 @@ class Bench:
     def __init__(self, line: str) -> None:
         self.ended = threading.Event()
         self.ended_for: list[str] = []
-        self.workers = Workers(lambda: 7.0, command=(sys.executable, "-c", line), on_end=self._on_end)
+        self.now = 7.0
+        self.workers = Workers(lambda: self.now, command=(sys.executable, "-c", line), on_end=self._on_end)
 
     def _on_end(self, uid: str) -> None:
         self.ended_for.append(uid)
         self.ended.set()
 
     def start(self, *, seconds: float = 60, **environment: str) -> None:
-        self.workers.start("uid-1", JOB, "{}", environment=environment, seconds=seconds)
+        self.workers.start("wards", "uid-1", JOB, "{}", environment=environment, seconds=seconds)
 
     def result(self) -> JobStatus:
         assert self.ended.wait(60)
@@ -68,7 +70,7 @@ def test_a_process_that_fails_is_seen_with_its_last_words_and_its_exit_code() ->
 def test_a_failure_has_the_reason_of_its_kind_of_work() -> None:
     bench = Bench("import sys; sys.exit('no plan')")
     planning = Job("toy-plan-r1-a0", TaskKind.PLAN, round=1)
-    bench.workers.start("uid-1", planning, "{}", environment={}, seconds=60)
+    bench.workers.start("wards", "uid-1", planning, "{}", environment={}, seconds=60)
 
     assert bench.ended.wait(60)
     assert bench.workers.statuses("uid-1")[planning.name].reason == "PlanningFailed"
@@ -80,6 +82,52 @@ def test_a_process_finds_its_task_and_the_stores_keys() -> None:
     bench.start(AWS_ACCESS_KEY_ID="me")
 
     assert bench.result().message == "{}me"
+
+
+def test_a_process_does_not_find_the_operators_own_key_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in CREDENTIAL_VARIABLES:
+        monkeypatch.setenv(name, "of-the-operator")
+    bench = Bench("import os, sys; sys.exit(repr({name: value for name, value in os.environ.items() if 'operator' in value}))")
+    bench.start(AWS_ACCESS_KEY_ID="me")
+
+    assert "of-the-operator" not in bench.result().message
+
+
+def test_processes_that_a_slow_store_holds_up_delay_no_other_namespace(slow: Bench) -> None:
+    for number in range(3):
+        slow.workers.start("tarpits", f"tarpit-{number}", JOB, "{}", environment={}, seconds=60)
+    slow.start()
+    assert slow.workers.statuses("uid-1")[JOB.name].state is JobState.PENDING
+
+    slow.now += 31.0
+    slow.start()  # as the next reconcile does
+
+    slow.until_running()
+    assert slow.workers.statuses("tarpit-2")[JOB.name].state is JobState.PENDING
+
+
+def test_a_namespace_that_is_not_alone_has_one_process_of_two(slow: Bench) -> None:
+    slow.start()
+    for number in range(3):
+        slow.workers.start("tarpits", f"tarpit-{number}", JOB, "{}", environment={}, seconds=60)
+    slow.workers.start("labs", "uid-3", JOB, "{}", environment={}, seconds=60)
+    slow.until_running()
+
+    slow.workers.discard("uid-1")
+
+    while slow.workers.statuses("uid-3")[JOB.name].state is not JobState.RUNNING:
+        threading.Event().wait(0.01)
+    assert [slow.workers.statuses(f"tarpit-{number}")[JOB.name].state for number in (1, 2)] == [JobState.PENDING] * 2
+
+
+def test_a_process_that_is_discarded_makes_room_for_the_next(slow: Bench) -> None:
+    for uid in ("first", "second", "uid-1"):
+        slow.workers.start("wards", uid, JOB, "{}", environment={}, seconds=60)
+    assert slow.workers.statuses("uid-1")[JOB.name].state is JobState.PENDING
+
+    slow.workers.discard("first")
+
+    slow.until_running()
 
 
 def test_a_process_yields_to_the_operators_reconciles() -> None:

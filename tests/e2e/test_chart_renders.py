@@ -8,6 +8,7 @@ from charts import CHART, ROOT, Plain, granted, helm, of_kind, rendered, rules
 
 from fedpipe_operator import settings as environment
 from fedpipe_operator.settings import Settings
+from fedpipe_operator.store_policy import StorePolicy, StoreRule
 
 pytestmark = [pytest.mark.e2e, pytest.mark.independent]
 
@@ -82,6 +83,7 @@ def test_the_operator_reads_the_values_that_are_set() -> None:
         "jobTtlSeconds": 12345678,
         "pendingGraceSeconds": 60,
         "maxConcurrentReconciles": 16,
+        "storePolicy": {"ward": {"endpoints": ["http://minio:9000", "AWS"], "prefixes": ["runs"]}, "*": {"buckets": ["fedpipe"]}},
         "healthPort": 9000,
     }
     objects = rendered(given | NARROW)
@@ -98,6 +100,9 @@ def test_the_operator_reads_the_values_that_are_set() -> None:
         job_ttl_seconds=12345678,
         pending_grace_seconds=60,
         max_concurrent_reconciles=16,
+        store_policy=StorePolicy(
+            {"ward": StoreRule(("http://minio:9000", "AWS"), prefixes=("runs",)), "*": StoreRule(buckets=("fedpipe",))}
+        ),
         health_port=9000,
     )
     assert container(objects)["image"] == f"registry.example/operator@{DIGEST}"

@@ -86,8 +86,8 @@ def test_a_run_succeeds_without_its_faulty_sites_and_despite_a_killed_pod(namesp
     assert condition(run, "Profiled")["reason"] == "SitesLeftOut"
     assert all(word in condition(run, "Profiled")["message"] for word in REASONS.values())
     assert [(entry["updates"], entry["leftOut"]) for entry in run["status"]["history"]] == [("2/2", {})]
-    assert condition(namespace.kubectl.get("job", "toy-train-r1-north-a0"), "Failed")["status"] == "True"
-    assert condition(namespace.kubectl.get("job", "toy-train-r1-north-a1"), "Complete")["status"] == "True"
+    assert condition(namespace.job("toy-train-r1-north-a0"), "Failed")["status"] == "True"
+    assert condition(namespace.job("toy-train-r1-north-a1"), "Complete")["status"] == "True"
     assert {"RoundCompleted", "RoundsCompleted"} <= namespace.events("FederatedFineTune", "toy").keys()
     for site in ("huge", "lost"):
         ready = condition(namespace.get_site(site), "Ready")

@@ -8,6 +8,7 @@ import pytest
 from cluster_user import SITE, Kubectl, Plain, condition
 from fleet_namespace import FleetNamespace
 from installed_operator import Operator
+from job_history import name_in_run
 
 from fedpipe_operator import names
 from fedpipe_operator.rounds.records import RoundPlan
@@ -40,7 +41,8 @@ def limit_memory(namespace: FleetNamespace, site: str) -> None:
 def ends_of_training(namespace: FleetNamespace, round_: int) -> dict[str, tuple[str, int]]:
     """Reason and exit code of each training's container, by Job."""
     label = f"fedpipe.io/task=train,fedpipe.io/round={round_}"
-    return {pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]: end_of(pod) for pod in namespace.kubectl.list("pods", label)}
+    pods = namespace.kubectl.list("pods", label)
+    return {name_in_run(pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]): end_of(pod) for pod in pods}
 
 
 def end_of(pod: Plain) -> tuple[str, int]:

@@ -86,7 +86,8 @@ def test_an_operator_that_finds_the_store_full_waits_for_free_space(namespace: F
         namespace.wait("the profile's Job exists", lambda: namespace.kubectl.list("jobs"))
         namespace.operator.scale(0)
         try:
-            namespace.kubectl("wait", "job/toy-profile-north-a0", "--for=condition=Complete", "--timeout=120s")
+            job = namespace.job("toy-profile-north-a0")["metadata"]["name"]
+            namespace.kubectl("wait", f"job/{job}", "--for=condition=Complete", "--timeout=120s")
             small_store.fill()
         finally:
             namespace.operator.scale(1)

@@ -4,7 +4,7 @@ import pytest
 from cluster_user import condition
 from fleet_namespace import FleetNamespace
 from installed_operator import GRACE_SECONDS
-from job_history import duplicate_jobs
+from job_history import duplicate_jobs, name_in_run
 from worker_session import Lock
 
 pytestmark = pytest.mark.e2e
@@ -49,6 +49,6 @@ def test_a_run_suspended_in_round_two_resumes_in_round_two_with_an_upgraded_oper
     rounds = [job["metadata"]["labels"]["fedpipe.io/round"] for job in namespace.kubectl.list("jobs", "fedpipe.io/task=train")]
     assert sorted(rounds) in (["1", "2"], ["1", "2", "2"])
     aggregations = namespace.kubectl.list("jobs", "fedpipe.io/task=aggregate")
-    assert [job["metadata"]["name"] for job in aggregations] == ["toy-aggregate-r2-a0"], (
+    assert [name_in_run(job["metadata"]["name"]) for job in aggregations] == ["toy-aggregate-r2-a0"], (
         "with the new limit, the aggregation of round 2 is a Job"
     )

@@ -59,11 +59,12 @@ def test_a_job_waits_in_an_external_queue_and_its_trainer_has_no_credentials(nam
 
     assert all(job["metadata"]["labels"].items() >= QUEUE.items() for job in namespace.kubectl.list("jobs"))
 
-    namespace.kubectl.patch("job", TRAINING, {"spec": {"suspend": True}})
+    job = namespace.job(TRAINING)["metadata"]["name"]
+    namespace.kubectl.patch("job", job, {"spec": {"suspend": True}})
     namespace.wait("the run reports the queue", lambda: "north waits for the queue" in progress(namespace))
-    namespace.wait("its pod is deleted", lambda: namespace.kubectl.list("pods", f"batch.kubernetes.io/job-name={TRAINING}") == [])
+    namespace.wait("its pod is deleted", lambda: namespace.kubectl.list("pods", f"batch.kubernetes.io/job-name={job}") == [])
 
-    namespace.kubectl.patch("job", TRAINING, {"spec": {"suspend": False}})
+    namespace.kubectl.patch("job", job, {"spec": {"suspend": False}})
     pod = namespace.wait_for_trainer(TRAINING)
     printed = namespace.kubectl("exec", pod["metadata"]["name"], "--", "python", "-c", PROBE.format(namespace=namespace.name)).splitlines()
     namespace.wait_for_reason("Training")

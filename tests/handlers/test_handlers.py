@@ -3,9 +3,16 @@
 import asyncio
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import kopf
 import pytest
+from stand_in_cluster import SETTINGS
+from stand_in_runs import a_run
+
+from fedpipe_operator.backend import JobResources, TaskKind
+from fedpipe_operator.manifests import trainer_job
+from fedpipe_operator.rounds import job_of
 
 
 @pytest.fixture
@@ -60,13 +67,34 @@ class Listener:
 META = {"name": "one", "namespace": "wards", "uid": "u", "labels": {}, "creationTimestamp": "2026-01-01T00:00:00Z"}
 
 
+def a_job() -> dict[str, Any]:
+    run = a_run()
+    body = trainer_job(run, job_of(run, TaskKind.TRAIN, site="site-a", round_=1), run.sites[0], JobResources(), SETTINGS)
+    return body | {"metadata": META | body["metadata"], "status": {}}
+
+
+@pytest.mark.parametrize("event", [None, "ADDED", "MODIFIED", "DELETED"])
+def test_a_foreign_job_with_our_labels_reaches_neither_the_controller_nor_an_index(event: str | None) -> None:
+    from fedpipe_operator.handlers import watches  # noqa: PLC0415 -- registers with kopf
+
+    controller, body = Listener(), a_job()
+    body["metadata"]["labels"] |= {"fedpipe.io/round": "one"}
+    asyncio.run(watches.job_changed(type=event, body=kopf.Body(body), memo=kopf.Memo(controller=controller)))
+
+    assert controller.calls == [("objects_listed", event)]
+    assert asyncio.run(watches.jobs_of_runs(kopf.Body(body))) is None
+    assert asyncio.run(watches.jobs_at_sites(kopf.Body(body))) is None
+    assert asyncio.run(watches.jobs_of_runs(kopf.Body(a_job()))) is not None
+
+
 @pytest.mark.parametrize("handler", ["run_changed", "site_changed", "job_changed"])
 @pytest.mark.parametrize("event", [None, "ADDED", "MODIFIED", "DELETED"])
 def test_the_controller_hears_of_every_event_and_so_of_every_list(handler: str, event: str | None) -> None:
     from fedpipe_operator.handlers import watches  # noqa: PLC0415 -- registers with kopf
 
     controller = Listener()
-    asyncio.run(getattr(watches, handler)(type=event, body=kopf.Body({"metadata": META}), memo=kopf.Memo(controller=controller)))
+    body = a_job() if handler == "job_changed" else {"metadata": META}
+    asyncio.run(getattr(watches, handler)(type=event, body=kopf.Body(body), memo=kopf.Memo(controller=controller)))
 
     assert controller.calls[0] == ("objects_listed", event)
     assert len(controller.calls) == 2

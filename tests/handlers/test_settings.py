@@ -5,6 +5,7 @@ import re
 import pytest
 
 from fedpipe_operator.settings import Settings, read
+from fedpipe_operator.store_policy import StorePolicy, StoreRule
 
 IMAGES = {"FEDPIPE_TRAINER_IMAGE": "registry/trainer:1", "FEDPIPE_OPERATOR_IMAGE": "registry/operator:1"}
 
@@ -24,6 +25,7 @@ def test_every_setting_can_be_set() -> None:
         "JOB_TTL_SECONDS": "60",
         "PENDING_GRACE_SECONDS": "45",
         "MAX_CONCURRENT_RECONCILES": "2",
+        "STORE_POLICY": '{"wards": {"endpoints": ["AWS"], "buckets": ["fedpipe"], "prefixes": ["runs"]}, "*": {}}',
         "HEALTH_PORT": "9000",
         "LOG_FORMAT": "plain",
     }
@@ -40,6 +42,7 @@ def test_every_setting_can_be_set() -> None:
         job_ttl_seconds=60,
         pending_grace_seconds=45,
         max_concurrent_reconciles=2,
+        store_policy=StorePolicy({"wards": StoreRule(("AWS",), ("fedpipe",), ("runs",)), "*": StoreRule()}),
         health_port=9000,
         log_format="plain",
     )
@@ -54,6 +57,10 @@ def test_every_setting_can_be_set() -> None:
         ("AGGREGATION_JOB_THRESHOLD", "much", "write a number with an optional suffix"),
         ("MAX_CONCURRENT_RECONCILES", "0", "write a whole number above 0"),
         ("TRAINER_IMAGE", "two words", "write an image name"),
+        ("STORE_POLICY", "{", "write a JSON object"),
+        ("STORE_POLICY", "[]", "write a JSON object: a rule for each namespace"),
+        ("STORE_POLICY", '{"wards": {"hosts": []}}', "wards: write an object with the lists endpoints, buckets, prefixes"),
+        ("STORE_POLICY", '{"*": {"buckets": "fedpipe"}}', r"\*.buckets: write a list of texts, none of them empty"),
     ],
 )
 def test_an_invalid_value_is_reported_with_its_variable_and_what_to_write(name: str, value: str, advice: str) -> None:

@@ -12,8 +12,10 @@ from typing import Any, Final
 import yaml
 from cluster_user import FFT, SITE, Kubectl, KubectlError, Plain, condition, wait_until
 from installed_operator import Operator, namespace_manifest
+from job_history import name_in_run
 
 from fedpipe_operator import names
+from fedpipe_operator.api.meta import LABEL_RUN
 from fedpipe_operator.store import Credentials, S3Store
 
 STORE: Final = Kubectl("minio")
@@ -163,11 +165,16 @@ class FleetNamespace:
         found: Plain = self.wait(f"{name} is complete", poll, seconds=seconds)
         return found
 
+    def job(self, name: str) -> Plain:
+        """The Job with this name in its run."""
+        found: Plain = next(job for job in self.kubectl.list("jobs", LABEL_RUN) if name_in_run(job["metadata"]["name"]) == name)
+        return found
+
     def wait_for_trainer(self, job: str, *, seconds: float = 300) -> Plain:
-        """Wait until a pod of this Job runs; return it."""
+        """Wait until a pod of the Job with this name in its run (`names.job`) runs; return it."""
 
         def poll() -> Plain | None:
-            pods = self.kubectl.list("pods", f"batch.kubernetes.io/job-name={job}")
+            pods = [pod for pod in self.kubectl.list("pods", LABEL_RUN) if pod["metadata"]["name"].startswith(f"{job}-")]
             return next((pod for pod in pods if pod["status"]["phase"] == "Running"), None)
 
         found: Plain = self.wait(f"a pod of {job} runs", poll, seconds=seconds)

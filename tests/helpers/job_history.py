@@ -8,6 +8,11 @@ from typing import NamedTuple
 from cluster_user import Kubectl, Plain
 
 
+def name_in_run(name: str) -> str:
+    """The name that a Job has in its run (`names.job`), of its name in Kubernetes, which ends with a hash."""
+    return name.rpartition("-")[0]
+
+
 class JobSpan(NamedTuple):
     """When a Job took one of its site's places, in Unix time; Kubernetes records whole seconds."""
 

@@ -17,7 +17,7 @@ from stand_in_runs import a_run
 from trainer_results import Trainer, good_trainer, perform
 
 from fedpipe_operator.api.meta import LABEL_SITE
-from fedpipe_operator.cluster import RunReconciler, RunView, kube_job
+from fedpipe_operator.cluster import KubeJob, RunReconciler, RunView, kube_job
 from fedpipe_operator.cluster.api import JOBS, PODS, RUNS, SECRETS, Kind, Plain
 from fedpipe_operator.cluster.backend import Cluster
 from fedpipe_operator.cluster.credentials import StoreConnection
@@ -28,7 +28,7 @@ from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.settings import Settings
 from fedpipe_operator.sites import Node
-from fedpipe_operator.store import DirectoryStore
+from fedpipe_operator.store import Credentials, DirectoryStore
 from fedpipe_operator.store.address import DirectoryAddress
 from fedpipe_trainer.contract import ExitCode, parse_task
 
@@ -133,7 +133,7 @@ class StandInStores:
         if self.trouble is not None:
             raise self.trouble
         root = self.folder / run.resource.metadata.uid
-        return StoreConnection(DirectoryStore(root), DirectoryAddress(root=str(root)), None)
+        return StoreConnection(DirectoryStore(root), DirectoryAddress(root=str(root)), Credentials("a", "b"))
 
     def forget(self, uid: str) -> None:
         """Folders stay as they are."""
@@ -181,7 +181,7 @@ class KubeWorld:
     def view(self, run: str = "toy") -> RunView:
         """What the watch would say."""
         body = self.body(run)
-        jobs = [kube_job(one) for one in self.api.all(JOBS)]
+        jobs = self.jobs()
         return RunView(
             body=body,
             sites=self.run.sites,
@@ -198,13 +198,26 @@ class KubeWorld:
         self.failures[run] = 0
         return requeue_at
 
+    def jobs(self) -> list[KubeJob]:
+        """The Jobs that the operator made."""
+        return [job for one in self.api.all(JOBS) if (job := kube_job(one)) is not None]
+
     def active_jobs(self) -> list[str]:
-        """Jobs that have not ended, by name."""
-        return sorted(job.job.name for job in map(kube_job, self.api.all(JOBS)) if job.is_active)
+        """Jobs that have not ended, by their names within the run."""
+        return sorted(job.job.name for job in self.jobs() if job.is_active)
+
+    def object_name(self, name: str) -> str:
+        """The name in Kubernetes of the Job with this name in its run."""
+        return next(job.name for job in self.jobs() if job.job.name == name)
+
+    def task_of(self, name: str) -> Plain:
+        """The task in the Secret of the Job with this name in its run."""
+        task: Plain = json.loads(self.api.objects[SECRETS.plural, "default", self.object_name(name)]["stringData"]["task.json"])
+        return task
 
     def work(self, name: str) -> None:
         """Have the Job's pod do its task, and the Job end as that did."""
-        task = parse_task(self.api.objects[SECRETS.plural, "default", name]["stringData"]["task.json"])
+        task = parse_task(json.dumps(self.task_of(name)))
         result = perform(self.trainer, task, self.folder)
         if result is None:
             self.end(name, "Failed", "BackoffLimitExceeded")
@@ -215,11 +228,11 @@ class KubeWorld:
     def end(self, name: str, condition: str, reason: str = "", message: str = "") -> None:
         """Let the Job end."""
         conditions = {"type": condition, "status": "True", "reason": reason, "message": message}
-        self.api.replace_status(JOBS, "default", name, {"conditions": [conditions]})
+        self.api.replace_status(JOBS, "default", self.object_name(name), {"conditions": [conditions]})
 
     def pod(self, job: str, status: Plain) -> None:
         """Let the Job have a pod with this status."""
-        labels = {"batch.kubernetes.io/job-name": job}
+        labels = {"batch.kubernetes.io/job-name": self.object_name(job)}
         self.api._put(PODS, "default", f"{job}-pod", {"metadata": {"labels": labels}, "status": status})
 
     def work_until(self, word: str) -> None:

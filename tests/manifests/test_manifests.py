@@ -14,6 +14,7 @@ from fedpipe_operator.manifests import aggregation_job, task_secret, trainer_job
 from fedpipe_operator.reconcile.placement import in_pods
 from fedpipe_operator.rounds import Run, job_of
 from fedpipe_operator.settings import Settings
+from fedpipe_operator.store import Credentials
 from fedpipe_trainer.contract import ExitCode
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -122,7 +123,7 @@ def test_a_model_of_a_claim_is_mounted_and_one_of_a_bucket_is_not() -> None:
 
 def test_a_sites_cache_is_mounted_for_writing_below_a_folder_of_its_namespace() -> None:
     site = a_site("ward", cache={"persistentVolumeClaim": {"claimName": "ward-cache"}})
-    pod = pod_of(made_for(site, in_pods(None).resources(a_run([site]), "ward")))
+    pod = pod_of(made_for(site, in_pods(Credentials("a", "b"), None).resources(a_run([site]), "ward")))
     (container,) = pod["containers"]
 
     assert {"name": "cache", "persistentVolumeClaim": {"claimName": "ward-cache"}} in pod["volumes"]

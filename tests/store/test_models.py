@@ -3,28 +3,17 @@
 import hashlib
 from pathlib import Path
 
-import boto3
 import httpx
 import pytest
 from s3_servers import CREDENTIALS, Server
 
+from fedpipe_operator.api import StoreSpec
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.store import Credentials, S3Store, model_in_bucket
 from fedpipe_trainer.contract import Model
 from fedpipe_trainer.model.etag import confirms
 
 FILES = {"config.json": b"{}", "model.safetensors": b"weights", "tokenizer.json": b"{}", "vocab.txt": b"a"}
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_credentials(monkeypatch, CREDENTIALS)
-
-
-def set_credentials(monkeypatch: pytest.MonkeyPatch, credentials: Credentials) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", credentials.access_key)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", credentials.secret_key)
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it caches the first credentials that it finds
 
 
 def upload(server: Server, folder: str) -> str:
@@ -34,8 +23,9 @@ def upload(server: Server, folder: str) -> str:
     return f"s3://{store.bucket}/{folder}"
 
 
-def model_of(server: Server, source: str) -> Model:
-    return model_in_bucket(source, endpoint=server.endpoint, region="us-east-1", seconds=60)
+def model_of(server: Server, source: str, credentials: Credentials = CREDENTIALS) -> Model:
+    store = StoreSpec(bucket="fedpipe", endpoint=server.endpoint)
+    return model_in_bucket(source, store, seconds=60, credentials=credentials, guard=None)
 
 
 @pytest.mark.parametrize("server", ["moto", "nanio"])
@@ -103,11 +93,10 @@ def test_the_error_for_a_folder_without_a_model_names_folder_and_bucket(nanio: S
         assert f"there is no {folder}/config.json" in failure.message
 
 
-def test_the_error_for_wrong_credentials_names_the_model(nanio: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bucket_that_the_runs_own_key_pair_does_not_open_is_not_signed_for_and_the_error_names_the_model(nanio: Server) -> None:
     source = upload(nanio, "models/kept")
-    set_credentials(monkeypatch, Credentials("operator", "wrong"))
 
-    failure = error_of(nanio, source)
+    failure = error_of(nanio, source, Credentials("operator", "wrong"))
 
     assert failure.reason == "StoreDenied"
     assert failure.message.startswith(f"spec.model.source {source}: bucket fedpipe at {nanio.endpoint}")
@@ -127,7 +116,7 @@ def test_a_bucket_that_is_not_reachable_is_a_transient_error(monkeypatch: pytest
     assert isinstance(error_of(Server("http://127.0.0.1:1"), "s3://fedpipe/models/toy"), TransientError)
 
 
-def error_of(server: Server, source: str) -> FedPipeError:
+def error_of(server: Server, source: str, credentials: Credentials = CREDENTIALS) -> FedPipeError:
     with pytest.raises(FedPipeError) as failure:
-        model_of(server, source)
+        model_of(server, source, credentials)
     return failure.value

@@ -4,7 +4,7 @@ It does not retry: a reconcile that meets a transient error ends, and the work q
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -25,7 +25,6 @@ _PAGE: Final = 500
 _FROM_WATCH_CACHE: Final = {"resourceVersion": "0"}
 MERGE: Final = "application/merge-patch+json"
 JSON_PATCH: Final = "application/json-patch+json"
-APPLY: Final = "application/apply-patch+yaml"
 
 
 @dataclass(frozen=True)
@@ -85,14 +84,16 @@ class Api:
         items: list[Plain] = found["items"] if found else []
         return items
 
-    def names(self, kind: Kind, namespace: str, *, label: str = "") -> dict[str, str]:
-        """The names of all objects by uid, or of those that carry this label with any value. Paged: there may be many."""
+    def names(
+        self, kind: Kind, namespace: str, *, label: str = "", keep: Callable[[Plain], bool] = lambda _metadata: True
+    ) -> dict[str, str]:
+        """The names by uid of all objects that carry this label with any value ("": of all) and whose metadata is kept. Paged."""
         found: dict[str, str] = {}
         query = {"limit": str(_PAGE)} | ({"labelSelector": label} if label else {})
         while True:
             page = self._call("GET", kind, namespace, query=query, accept=_METADATA)
             metas = [item["metadata"] for item in page["items"] or ()] if page else []  # the API server writes null for an empty list
-            found |= {meta["uid"]: meta["name"] for meta in metas}
+            found |= {meta["uid"]: meta["name"] for meta in metas if keep(meta)}
             token = page["metadata"].get("continue", "") if page else ""
             if not token:
                 return found
@@ -101,11 +102,6 @@ class Api:
     def create(self, kind: Kind, namespace: str, body: Plain) -> Plain | None:
         """The object as it was created; None if one of this name exists."""
         return self._call("POST", kind, namespace, body=body, taken_is_none=True)
-
-    def apply(self, kind: Kind, namespace: str, body: Plain) -> None:
-        """Create or update the object (server-side apply)."""
-        query = {"fieldManager": "fedpipe", "force": "true"}
-        self._call("PATCH", kind, namespace, body["metadata"]["name"], body=body, query=query, content_type=APPLY)
 
     def merge(self, kind: Kind, namespace: str, name: str, body: Plain) -> Plain | None:
         """Change these fields; None if there is no such object."""

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from fedpipe_operator.api import EdgeSite, parse_duration
 from fedpipe_operator.api.meta import ANNOTATION_MESSAGE, ANNOTATION_REASON
@@ -11,7 +11,7 @@ from fedpipe_operator.backend import Job, JobResources, JobState, JobStatus, Tas
 from fedpipe_operator.cluster.api import JOBS, SECRETS, Api
 from fedpipe_operator.cluster.api_errors import REFUSED
 from fedpipe_operator.cluster.expectations import Expectations
-from fedpipe_operator.cluster.objects import KubeJob, kube_job
+from fedpipe_operator.cluster.objects import KubeJob, is_owned_by, kube_job
 from fedpipe_operator.cluster.pod_diagnostics import UNSCHEDULABLE, PodDiagnostics, PodWaiting
 from fedpipe_operator.cluster.workers import Workers
 from fedpipe_operator.errors import TransientError, UserError
@@ -74,7 +74,7 @@ class ClusterBackend:
         """Run the task, unless a job of this name exists or its site has no free job slot: then it is asked for again."""
         if job.kind is TaskKind.PLAN or (job.kind is TaskKind.AGGREGATE and self._aggregates_here(resources)):
             deadline = parse_duration(self.run.spec.rounds.deadline)
-            self.cluster.workers.start(self._uid, job, task_json, environment=self.environment, seconds=deadline)
+            self.cluster.workers.start(self._namespace, self._uid, job, task_json, environment=self.environment, seconds=deadline)
             return
         expected = KubeJob(self._namespace, self.run.name, self._uid, job, created_at=self.cluster.clock())
         if self._take_slot(expected):
@@ -91,12 +91,12 @@ class ClusterBackend:
         self.cluster.workers.discard(self._uid, name)
         job = self.jobs.get(name)
         if job is not None and not job.is_deleting:
-            self.cluster.api.delete(JOBS, job.namespace, name, uid=job.uid, foreground=True)
+            self.cluster.api.delete(JOBS, job.namespace, job.name, uid=job.uid, foreground=True)
             self.cluster.expectations.deleted(job)
 
     def why_busy(self, site: EdgeSite) -> str | None:
         """What a job of this site would wait for; None while the site has a free job slot."""
-        watched = {job.job.name: job for job in self.at_sites.get(site.name, ())}
+        watched = {job.name: job for job in self.at_sites.get(site.name, ())}
         known = self.cluster.expectations.at_site(self._namespace, site.name, watched)
         active = sorted(job.run for job in known.values() if job.is_active)
         if len(active) < site.spec.max_concurrent_jobs:
@@ -126,7 +126,7 @@ class ClusterBackend:
         """Have Kubernetes end the Job at once, and record why."""
         annotations = {ANNOTATION_REASON: reason, ANNOTATION_MESSAGE: message}
         body = {"metadata": {"annotations": annotations}, "spec": {"activeDeadlineSeconds": 1}}
-        self.cluster.api.merge(JOBS, job.namespace, job.job.name, body)
+        self.cluster.api.merge(JOBS, job.namespace, job.name, body)
         self.cluster.expectations.given_up(job, reason, message)
 
     def _pool_problem(self, job: KubeJob) -> PoolProblem | None:
@@ -150,18 +150,30 @@ class ClusterBackend:
         site = site_of(self.run, job.site) if job.site else None
         is_aggregation = job.kind is TaskKind.AGGREGATE
         body = aggregation_job(self.run, job, settings) if is_aggregation else trainer_job(self.run, job, site, resources, settings)
-        secret = task_secret(self.run, job, task_json)
-        if api.create(SECRETS, self._namespace, secret) is None:  # an earlier attempt left one, whose URLs may have expired
-            api.apply(SECRETS, self._namespace, secret)
-        created = api.create(JOBS, self._namespace, body) or self._existing(job)
-        self.cluster.expectations.created(kube_job(created))
+        self._create_secret(task_secret(self.run, job, task_json))
+        name = body["metadata"]["name"]
+        # If it exists already, an operator before this one made it, and the watch does not know it yet.
+        created = api.create(JOBS, self._namespace, body) or api.get(JOBS, self._namespace, name)
+        made = kube_job(created) if created is not None else None
+        if made is None or made.run_uid != self._uid:
+            raise self._name_taken("Job", name)
+        self.cluster.expectations.created(made)
 
-    def _existing(self, job: Job) -> dict[str, object]:
-        """The Job of this name that exists already, which the watch does not know yet."""
-        existing = self.cluster.api.get(JOBS, self._namespace, job.name)
-        if existing is None or kube_job(existing).run_uid != self._uid:
-            raise TransientError("NameTaken", f"the Job {self._namespace}/{job.name} of another run still exists: waiting for its deletion")
-        return existing
+    def _create_secret(self, secret: dict[str, Any]) -> None:
+        """Create the task's Secret. One that the run has already is replaced, as its URLs may have expired; no other is ever written."""
+        api, name = self.cluster.api, secret["metadata"]["name"]
+        if api.create(SECRETS, self._namespace, secret) is not None:
+            return
+        existing = api.get(SECRETS, self._namespace, name)
+        if existing is not None:
+            if not is_owned_by(existing["metadata"], self._uid):
+                raise self._name_taken("Secret", name)
+            api.delete(SECRETS, self._namespace, name, uid=existing["metadata"]["uid"])
+        if api.create(SECRETS, self._namespace, secret) is None:
+            raise self._name_taken("Secret", name)
+
+    def _name_taken(self, kind: str, name: str) -> TransientError:
+        return TransientError("NameTaken", f"there is a {kind} {self._namespace}/{name} that this run did not make: delete it")
 
     def _status(self, job: KubeJob) -> JobStatus:
         state, reason, message = JobState.PENDING, "", ""
@@ -191,9 +203,8 @@ class ClusterBackend:
         return end.exit_code, end.reason, end.message
 
     def _aggregates_here(self, resources: JobResources) -> bool:
-        """Whether an aggregation runs as a process of the operator: small ones, and all whose credentials only the operator's pod has."""
-        has_no_secret = self.run.spec.store.credentials_secret_ref is None
-        return has_no_secret or resources.update_bytes <= self.cluster.settings.aggregation_job_threshold
+        """Whether an aggregation runs as a process of the operator: small ones do."""
+        return resources.update_bytes <= self.cluster.settings.aggregation_job_threshold
 
     @property
     def _uid(self) -> str:

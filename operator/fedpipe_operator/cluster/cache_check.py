@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from fedpipe_operator.api.meta import LABEL_RUN
 from fedpipe_operator.cluster.api import JOBS, NODES, RUNS, SITES, Api
+from fedpipe_operator.cluster.objects import is_ours
 
 NamesByUid = Mapping[str, str]
 """The names of objects, by uid."""
@@ -33,7 +34,7 @@ class LiveObjects:
         for namespace in self.namespaces or ("",):
             found |= self.api.names(RUNS, namespace)
             found |= self.api.names(SITES, namespace)
-            found |= self.api.names(JOBS, namespace, label=LABEL_RUN)
+            found |= self.api.names(JOBS, namespace, label=LABEL_RUN, keep=is_ours)
         return found
 
 

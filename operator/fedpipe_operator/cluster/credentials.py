@@ -1,7 +1,8 @@
-"""Where credentials live: each run's store is opened with the Secret that its `spec.store.credentialsSecretRef` names.
+"""Where credentials live: each run's store is opened with the Secret that its `spec.store.credentialsSecretRef` names, or not at all.
 
-They stay in the operator's pod, in memory and in the environment of its worker processes; a Job that aggregates refers to the same
-Secret (`manifests.jobs`). Trainers get presigned URLs only.
+What the operator's pod could sign with (its environment, its node's or its service account's cloud identity) is never used for a run.
+The runs' key pairs stay in the operator's pod, in memory and in the environment of its worker processes; a Job that aggregates refers
+to the same Secret (`manifests.jobs`). Trainers get presigned URLs only.
 """
 
 import base64
@@ -14,8 +15,9 @@ from fedpipe_operator.cluster.api import SECRETS, Api
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.manifests.jobs import CREDENTIALS
 from fedpipe_operator.rounds import Run
-from fedpipe_operator.store import Credentials, Store
+from fedpipe_operator.store import Credentials, Guard, Store
 from fedpipe_operator.store.address import BucketAddress, StoreAddress, open_store
+from fedpipe_operator.store_policy import StorePolicy
 
 ACCESS_KEY, SECRET_KEY = CREDENTIALS
 
@@ -26,12 +28,14 @@ class StoreConnection:
 
     store: Store
     address: StoreAddress
-    credentials: Credentials | None
+    credentials: Credentials
+    guard: Guard | None = None
+    """Which addresses its server may have."""
 
     @property
     def environment(self) -> Mapping[str, str]:
         """The variables in which a worker process finds the key pair."""
-        return {ACCESS_KEY: self.credentials.access_key, SECRET_KEY: self.credentials.secret_key} if self.credentials else {}
+        return {ACCESS_KEY: self.credentials.access_key, SECRET_KEY: self.credentials.secret_key}
 
 
 @dataclass
@@ -39,6 +43,9 @@ class StoreConnections:
     """Open stores by the run's uid. Thread-safe."""
 
     api: Api
+    policy: StorePolicy
+    api_servers: tuple[str, ...]
+    """Addresses of the API server, to which no store connects."""
     _opened: dict[str, StoreConnection] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -46,7 +53,7 @@ class StoreConnections:
         """The run's store.
 
         Raises:
-            UserError: `SecretMissing`, `SecretIncomplete`; or what the API and the store raise.
+            UserError: `StoreNotAllowed`, `CredentialsMissing`, `SecretMissing`, `SecretIncomplete`; or what the API and the store raise.
         """
         uid = run.resource.metadata.uid
         with self._lock:
@@ -63,15 +70,21 @@ class StoreConnections:
 
     def _open(self, run: Run) -> StoreConnection:
         store, meta = run.spec.store, run.resource.metadata
+        if (problem := self.policy.problem(meta.namespace, run.spec)) is not None:
+            raise UserError("StoreNotAllowed", f"{problem}; name one of these, or ask the operator's administrator to allow it")
         prefix = names.run_prefix(store.prefix, meta.namespace, meta.name, meta.uid)
-        address = BucketAddress(bucket=store.bucket, prefix=prefix, endpoint=store.endpoint, region=store.region)
+        address = BucketAddress(
+            bucket=store.bucket, prefix=prefix, endpoint=store.endpoint, region=store.region, api_servers=self.api_servers
+        )
         credentials = self._credentials(run)
-        return StoreConnection(open_store(address, credentials), address, credentials)
+        return StoreConnection(open_store(address, credentials), address, credentials, address.guard)
 
-    def _credentials(self, run: Run) -> Credentials | None:
+    def _credentials(self, run: Run) -> Credentials:
         reference, namespace = run.spec.store.credentials_secret_ref, run.resource.metadata.namespace
         if reference is None:
-            return None
+            what = "spec.store.credentialsSecretRef is not set, and the operator signs nothing with an identity of its own"
+            advice = f"name a Secret of the namespace {namespace} with {ACCESS_KEY} and {SECRET_KEY} in a new run"
+            raise UserError("CredentialsMissing", f"{what}: {advice}")
         secret = self.api.get(SECRETS, namespace, reference.name)
         if secret is None:
             raise UserError("SecretMissing", f"spec.store.credentialsSecretRef: there is no Secret {namespace}/{reference.name}: create it")

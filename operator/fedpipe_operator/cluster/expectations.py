@@ -31,7 +31,7 @@ class Expectations:
     def withdrawn(self, job: KubeJob) -> None:
         """The Job could not be created after all."""
         with self._lock:
-            self._drop((job.namespace, job.job.name))
+            self._drop((job.namespace, job.name))
 
     def given_up(self, job: KubeJob, reason: str, message: str) -> None:
         """The Job was ended because its pod could not start."""
@@ -43,24 +43,24 @@ class Expectations:
 
     def of_run(self, namespace: str, uid: str, watched: Mapping[str, KubeJob]) -> dict[str, KubeJob]:
         """The run's Jobs by name: as the watch has them, corrected by what is expected."""
-        return self._corrected(watched, (namespace, f"uid {uid}"))
+        return self._corrected(watched, (namespace, f"uid {uid}"), lambda job: job.job.name)
 
     def at_site(self, namespace: str, site: str, watched: Mapping[str, KubeJob]) -> dict[str, KubeJob]:
-        """All Jobs at a site by name, corrected likewise."""
-        return self._corrected(watched, (namespace, f"site {site}"))
+        """All Jobs at a site by their names in Kubernetes, corrected likewise: those within their runs may be the same."""
+        return self._corrected(watched, (namespace, f"site {site}"), lambda job: job.name)
 
-    def _corrected(self, watched: Mapping[str, KubeJob], group: _Name) -> dict[str, KubeJob]:
+    def _corrected(self, watched: Mapping[str, KubeJob], group: _Name, name_of: Callable[[KubeJob], str]) -> dict[str, KubeJob]:
         jobs = dict(watched)
         with self._lock:
             self._drop_old()
             expected = list(self._by_group.get(group, {}).values())
         for job in expected:
-            if _is_newer(job, jobs.get(job.job.name)):
-                jobs[job.job.name] = job
+            if _is_newer(job, jobs.get(name_of(job))):
+                jobs[name_of(job)] = job
         return jobs
 
     def _record(self, job: KubeJob) -> None:
-        name = (job.namespace, job.job.name)
+        name = (job.namespace, job.name)
         with self._lock:
             self._drop_old()
             self._drop(name)

@@ -19,7 +19,7 @@ Body = Mapping[str, Any]
 
 _REQUEUE_SECONDS: Final = 5.0
 _NOTHING_TO_DELETE: Final = ("BucketMissing",)
-_SECRET_ERRORS: Final = ("SecretMissing", "SecretIncomplete")
+_CANNOT_OPEN: Final = ("SecretMissing", "SecretIncomplete", "CredentialsMissing", "StoreNotAllowed", "AddressRefused")
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -55,7 +55,7 @@ def _delete_results(resource: FederatedFineTune, stores: StoreConnections, statu
         stores.forget(resource.metadata.uid)  # its Secret may be corrected in the meantime
         if error.reason in _NOTHING_TO_DELETE:
             return
-        if _is_reported(resource, error, status_writer) or error.reason not in _SECRET_ERRORS:
+        if _is_reported(resource, error, status_writer) or error.reason not in _CANNOT_OPEN:
             raise
         _LOG.warning("the results of %s/%s stay in the store: %s", resource.metadata.namespace, resource.metadata.name, error)
 

@@ -3,13 +3,15 @@
 Jobs and nodes are reduced to a few fields as soon as they arrive, so that thousands of them need little memory.
 """
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
+from fedpipe_operator import names
 from fedpipe_operator.api import ApiModel, EdgeSite, FederatedFineTune, FineTuneStatus, parse_quantity
 from fedpipe_operator.api.edgesite import EdgeSiteStatus
 from fedpipe_operator.api.meta import (
@@ -30,6 +32,9 @@ Body = Mapping[str, Any]
 Kind = TypeVar("Kind", bound=ApiModel)
 Status = TypeVar("Status", bound=ApiModel)
 
+RUN_KIND: Final = "FederatedFineTune"
+_NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,8}")
+"""A round or an attempt as the operator writes it into a label."""
 _STATUS_OF: Final[dict[type[ApiModel], type[ApiModel]]] = {EdgeSite: EdgeSiteStatus, FederatedFineTune: FineTuneStatus}
 
 
@@ -101,28 +106,31 @@ class KubeJob:
     """Whether the operator ended it because its pod could not start."""
 
     @property
+    def name(self) -> str:
+        """Its name in Kubernetes; `job.name` is that within its run."""
+        job = self.job
+        return names.job_object(self.run_uid, job.name, job.kind, job.site, job.round, job.attempt)
+
+    @property
     def is_active(self) -> bool:
         """Whether it occupies, or may yet occupy, one of its site's job slots."""
         return not self.ended and not self.given_up
 
 
-def kube_job(body: Body) -> KubeJob:
-    """The Job of this object, which carries FedPipe's labels."""
+def kube_job(body: Body) -> KubeJob | None:
+    """The Job of this object; None unless it is one that the operator made.
+
+    Anybody who may create Jobs can give one FedPipe's labels, with any values. Such a Job belongs to no run.
+    """
+    found = _identity(body["metadata"])
+    if found is None:
+        return None
     meta, spec, status = body["metadata"], body.get("spec", {}), body.get("status", {})
-    labels, annotations = meta["labels"], meta.get("annotations", {})
+    annotations = meta.get("annotations", {})
     end: Body = next((one for one in status.get("conditions", ()) if one["type"] in ("Complete", "Failed") and one["status"] == "True"), {})
     given_up = ANNOTATION_REASON in annotations
-    return KubeJob(
-        namespace=meta["namespace"],
-        run=labels.get(LABEL_RUN, ""),
-        run_uid=labels.get(LABEL_RUN_UID, ""),
-        job=Job(
-            name=meta["name"],
-            kind=_task_kind(labels.get(LABEL_TASK, "")),
-            site=labels.get(LABEL_SITE, ""),
-            round=int(labels.get(LABEL_ROUND, 0)),
-            attempt=int(labels.get(LABEL_ATTEMPT, 0)),
-        ),
+    return replace(
+        found,
         created_at=unix(meta["creationTimestamp"]),
         uid=meta.get("uid", ""),
         is_deleting="deletionTimestamp" in meta,
@@ -136,9 +144,28 @@ def kube_job(body: Body) -> KubeJob:
     )
 
 
-def _task_kind(label: str) -> TaskKind:
-    """The kind of a Job. One that somebody else labelled may carry any value; it counts as a training, whose name it does not have."""
-    return TaskKind(label) if label in set(TaskKind) else TaskKind.TRAIN
+def is_ours(meta: Body) -> bool:
+    """Whether a Job with this metadata is one that the operator made."""
+    return _identity(meta) is not None
+
+
+def is_owned_by(meta: Body, uid: str) -> bool:
+    """Whether the run of this uid controls the object."""
+    owners = meta.get("ownerReferences") or ()
+    return any(one.get("kind") == RUN_KIND and one.get("uid") == uid and one.get("controller") is True for one in owners)
+
+
+def _identity(meta: Body) -> KubeJob | None:
+    """Which job this metadata says to be, if its owner and its name say the same."""
+    labels = meta.get("labels") or {}
+    kind, site, uid = labels.get(LABEL_TASK, ""), labels.get(LABEL_SITE, ""), labels.get(LABEL_RUN_UID, "")
+    numbers = [labels.get(label, "") for label in (LABEL_ROUND, LABEL_ATTEMPT)]
+    if kind not in set(TaskKind) or not all(map(_NUMBER.fullmatch, numbers)) or not is_owned_by(meta, uid):
+        return None
+    run, (round_, attempt) = labels.get(LABEL_RUN, ""), map(int, numbers)
+    name = names.job(run, kind, site=site, round_=round_, attempt=attempt)
+    found = KubeJob(meta["namespace"], run, uid, Job(name, TaskKind(kind), site, round_, attempt), created_at=0.0)
+    return found if found.name == meta["name"] else None
 
 
 def kube_node(body: Body) -> Node:

@@ -186,7 +186,7 @@ class PodDiagnostics:
         self._waiting = {name: waiting for name, waiting in self._waiting.items() if name in names}
 
     def _pods(self, job: KubeJob, *, may_be_old: bool = False) -> list[Plain]:
-        return self.api.find(PODS, job.namespace, labels={_JOB_NAME: job.job.name}, may_be_old=may_be_old)
+        return self.api.find(PODS, job.namespace, labels={_JOB_NAME: job.name}, may_be_old=may_be_old)
 
     def _events(self, namespace: str, uid: str) -> list[Plain]:
         return self.api.find(EVENTS, namespace, fields={"involvedObject.uid": uid})

@@ -155,7 +155,7 @@ class RunReconciler:
             backend=backend,
             store=connection.store,
             address=connection.address,
-            placement=in_pods(connection.credentials),
+            placement=in_pods(connection.credentials, connection.guard),
             status_writer=self.status_writer,
             resumed_at=max(_resumed_at(run.resource, self.cluster.clock()), unix(view.body["metadata"]["creationTimestamp"])),
             clock=self.cluster.clock,
@@ -182,7 +182,7 @@ class RunReconciler:
         if active and now < _ended_at(run.resource) + _LINGER_SECONDS:
             return _ended_at(run.resource) + _LINGER_SECONDS
         for job in active:
-            self.cluster.api.delete(JOBS, job.namespace, job.job.name, uid=job.uid)
+            self.cluster.api.delete(JOBS, job.namespace, job.name, uid=job.uid)
         return self._delete_after_ttl(run, now)
 
     def _delete_after_ttl(self, run: Run, now: float) -> float | None:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -15,8 +15,14 @@ from typing import Final
 from fedpipe_operator.aggregation import openblas
 from fedpipe_operator.api import Reason
 from fedpipe_operator.backend import Job, JobState, JobStatus, TaskKind
+from fedpipe_operator.fairness import DueKey, Load, Running, next_keys
+from fedpipe_operator.store.s3 import CREDENTIAL_VARIABLES
 
 _MAX_CONCURRENT: Final = 2
+_HELD_SECONDS: Final = 30.0
+"""After which a process, whose store may be slow, no longer delays those of other namespaces."""
+_MAX_PROCESSES: Final = 6
+"""Of which each has a few hundred MiB."""
 _COMMAND: Final = (sys.executable, "-m", "fedpipe_operator.worker")
 _STOPPED: Final = -9
 _MESSAGE_MAX: Final = 1000
@@ -35,6 +41,16 @@ class _Launch:
     """The deadline, counted from its start."""
 
 
+@dataclass(frozen=True)
+class _Place:
+    """A job that waits for a process, or has one."""
+
+    namespace: str
+    since: float
+    """Clock seconds."""
+    launch: _Launch
+
+
 @dataclass
 class Workers:
     """Processes by the uid of their run and the name of their job. Thread-safe."""
@@ -45,18 +61,24 @@ class Workers:
     """Called with the uid of the run whose process ended."""
     _statuses: dict[tuple[str, str], JobStatus] = field(default_factory=dict)
     _processes: dict[tuple[str, str], subprocess.Popen[str]] = field(default_factory=dict)
-    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_MAX_CONCURRENT, "worker"))
+    _waiting: dict[tuple[str, str], _Place] = field(default_factory=dict)
+    _running: dict[tuple[str, str], _Place] = field(default_factory=dict)
+    _last_turns: dict[Hashable, float] = field(default_factory=dict)
+    """By namespace."""
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_MAX_PROCESSES, "worker"))
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def start(self, uid: str, job: Job, task_json: str, *, environment: Mapping[str, str], seconds: float) -> None:
+    def start(  # noqa: PLR0913 -- whose job, what it does, and with what
+        self, namespace: str, uid: str, job: Job, task_json: str, *, environment: Mapping[str, str], seconds: float
+    ) -> None:
         """Queue the task, unless a job of this name exists."""
         key = (uid, job.name)
         with self._lock:
-            if key in self._statuses:
-                return
-            waits_for = "an earlier process of the operator to end"
-            self._statuses[key] = JobStatus(job=job, state=JobState.PENDING, started_at=self.clock(), message=waits_for)
-        self._pool.submit(self._run, key, _Launch(task_json, environment, seconds))
+            if key not in self._statuses:
+                waits_for = "an earlier process of the operator to end"
+                self._statuses[key] = JobStatus(job=job, state=JobState.PENDING, started_at=self.clock(), message=waits_for)
+                self._waiting[key] = _Place(namespace, self.clock(), _Launch(task_json, environment, seconds))
+            self._start_next()
 
     def statuses(self, uid: str) -> dict[str, JobStatus]:
         """The jobs of a run by name; ended ones too."""
@@ -68,6 +90,7 @@ class Workers:
         with self._lock:
             for key in [key for key in self._statuses if key[0] == uid and name in ("", key[1])]:
                 del self._statuses[key]
+                self._waiting.pop(key, None)
                 if key in self._processes:
                     self._processes[key].kill()
 
@@ -75,15 +98,33 @@ class Workers:
         """End all of them."""
         with self._lock:
             self._statuses.clear()
+            self._waiting.clear()
             for process in self._processes.values():
                 process.kill()
         self._pool.shutdown(cancel_futures=True)
+
+    def _start_next(self) -> None:
+        """Give places to those that come next. The caller holds the lock; a reconcile of a run that waits comes by again."""
+        now = self.clock()
+        places = [*self._waiting.values(), *self._running.values()]
+        due = [DueKey(place.since, key, place.namespace) for key, place in self._waiting.items()]
+        running = [Running(place.namespace, place.since) for place in self._running.values()]
+        load = Load(running, frozenset(place.namespace for place in places), self._last_turns)
+        for one in next_keys(due, load, limit=_MAX_CONCURRENT, held_seconds=_HELD_SECONDS, now=now)[: _MAX_PROCESSES - len(running)]:
+            place = self._waiting.pop(one.key)
+            self._running[one.key] = replace(place, since=now)
+            self._last_turns[place.namespace] = now
+            self._pool.submit(self._run, one.key, place.launch)
 
     def _run(self, key: tuple[str, str], launch: _Launch) -> None:
         try:
             self._execute(key, launch)
         except OSError as error:  # no space for the task file, or no memory for a process: the next attempt may succeed
             self._end(key, 1, f"it could not be started: {error}")
+        finally:
+            with self._lock:
+                self._running.pop(key, None)
+                self._start_next()
 
     def _execute(self, key: tuple[str, str], launch: _Launch) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -100,7 +141,7 @@ class Workers:
                 return None
             process = subprocess.Popen(  # noqa: S603 -- our own module
                 [*self.command, str(path)],
-                env=openblas.environment() | os.environ | dict(launch.environment),
+                env=openblas.environment() | without_key_pair(os.environ) | dict(launch.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -124,6 +165,11 @@ class Workers:
                 before, state=state, exit_code=abs(status) + 128 * (status < 0), reason=str(reason), message=message
             )
         self.on_end(key[0])
+
+
+def without_key_pair(environ: Mapping[str, str]) -> dict[str, str]:
+    """The operator's environment without its own key pair: a worker process signs with the run's, or not at all."""
+    return {name: value for name, value in environ.items() if name not in CREDENTIAL_VARIABLES}
 
 
 def _result(process: "subprocess.Popen[str]", seconds: float) -> tuple[int, str]:

@@ -26,6 +26,8 @@ Body = Mapping[str, Any]
 _LOG: Final = logging.getLogger(__name__)
 _LOGGED_NAMES: Final = 10
 _MAX_CONCURRENT_SITES: Final = 2
+_THREADS_PER_RUN: Final = 8
+"""Threads for each of the runs that are reconciled at once: those that slow stores hold up have theirs beside the others'."""
 _CACHE_CHECK_SECONDS: Final = 600.0
 _RECHECK_SECONDS: Final = 20.0
 """An event that is delayed for longer counts as lost."""
@@ -57,10 +59,10 @@ class Controller:
 
     def __post_init__(self) -> None:
         clock = self.runs.cluster.clock
-        self.run_queue = WorkQueue(self._reconcile_run, clock, self.max_concurrent_runs)
+        self.run_queue = WorkQueue(self._reconcile_run, clock, self.max_concurrent_runs, lambda key: key.namespace)
         self.site_queue = WorkQueue(self._reconcile_site, clock, _MAX_CONCURRENT_SITES)
         self.cache_queue = WorkQueue(self._check_cache, clock, 1)
-        self._pool = ThreadPoolExecutor(self.max_concurrent_runs + _MAX_CONCURRENT_SITES + 1, "reconcile")
+        self._pool = ThreadPoolExecutor(self.max_concurrent_runs * _THREADS_PER_RUN + _MAX_CONCURRENT_SITES + 1, "reconcile")
 
     async def run(self, cache: WatchCache) -> None:
         """Reconcile until cancelled."""

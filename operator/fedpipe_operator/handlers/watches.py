@@ -98,17 +98,17 @@ async def sites(body: kopf.Body, **_: Any) -> Mapping[tuple[str, str], EdgeSite]
 
 
 @kopf.index(*JOBS, labels=OURS)
-async def jobs_of_runs(body: kopf.Body, **_: Any) -> Mapping[tuple[str, str], KubeJob]:
+async def jobs_of_runs(body: kopf.Body, **_: Any) -> Mapping[tuple[str, str], KubeJob] | None:
     """Every Job of FedPipe, by its run."""
     job = kube_job(body)
-    return {(job.namespace, job.run_uid): job}
+    return None if job is None else {(job.namespace, job.run_uid): job}
 
 
 @kopf.index(*JOBS, labels=OURS)
-async def jobs_at_sites(body: kopf.Body, **_: Any) -> Mapping[tuple[str, str], KubeJob]:
+async def jobs_at_sites(body: kopf.Body, **_: Any) -> Mapping[tuple[str, str], KubeJob] | None:
     """Every Job of FedPipe, by its site."""
     job = kube_job(body)
-    return {(job.namespace, job.job.site): job}
+    return None if job is None else {(job.namespace, job.job.site): job}
 
 
 @kopf.on.event(*RUNS)
@@ -135,7 +135,9 @@ async def site_changed(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: 
 
 @kopf.on.event(*JOBS, labels=OURS)
 async def job_changed(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
-    """A Job of FedPipe was listed, created, changed or deleted."""
+    """A Job with FedPipe's labels was listed, created, changed or deleted; one that is not ours is not looked at."""
     controller: Controller = memo.controller
     controller.objects_listed(type)
-    controller.job_changed(kube_job(body), is_gone=type == "DELETED")
+    job = kube_job(body)
+    if job is not None:
+        controller.job_changed(job, is_gone=type == "DELETED")

@@ -2,7 +2,7 @@
 
 A key that is enqueued while it is being reconciled is requeued afterwards. A reconcile that fails is retried after a back-off that
 doubles with each failure in a row. Events that arrive meanwhile do not shorten it, unless they may have corrected the cause. The
-queue does not know what a key stands for.
+queue does not know what a key stands for, only to which group it belongs: `fairness` says which key comes next.
 It runs on one event loop; the reconciles themselves are in threads.
 """
 
@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 from fedpipe_operator.errors import FedPipeError, TransientError
+from fedpipe_operator.fairness import DueKey, Load, Running, next_keys, next_release
 
 Key = TypeVar("Key", bound=Hashable)
 
 _LOG: Final = logging.getLogger(__name__)
 _FIRST_BACKOFF_SECONDS: Final = 1.0
 _LONGEST_BACKOFF_SECONDS: Final = 60.0
+_HELD_SECONDS: Final = 5.0
+"""Honest reconciles take a part of a second, those of the largest runs a few."""
 BATCH_SECONDS: Final = 0.05
 """Events come in groups (a Job, its pod): one reconcile serves all of them."""
 
@@ -29,11 +32,17 @@ class _Entry:
     """Clock seconds of the next reconcile; None: none is wanted."""
     not_before: float = 0.0
     """Clock seconds at which the back-off ends."""
-    in_progress: bool = False
+    started: float | None = None
+    """Clock seconds at which its reconcile began; None: none is under way."""
     is_reset: bool = False
     """Whether the cause of a failure may have been corrected while the key was being reconciled."""
     failures: int = 0
     """In a row."""
+
+    @property
+    def in_progress(self) -> bool:
+        """Whether it is being reconciled."""
+        return self.started is not None
 
     def schedule(self, at: float) -> None:
         """Reconcile at this time or earlier, but not before the back-off ends."""
@@ -55,7 +64,11 @@ class WorkQueue(Generic[Key]):
     clock: Callable[[], float]
     """Unix seconds."""
     max_concurrent: int
+    """Reconciles at once; those that a slow store holds up count for their group only."""
+    group_of: Callable[[Key], Hashable] = lambda _key: None
+    """Whose key it is: no group delays the others."""
     _entries: dict[Key, _Entry] = field(default_factory=dict)
+    _last_turns: dict[Hashable, float] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def enqueue(self, key: Key, *, after: float = BATCH_SECONDS, reset_backoff: bool = False) -> None:
@@ -88,24 +101,39 @@ class WorkQueue(Generic[Key]):
                 now = self.clock()
                 for key in self._ready(now):
                     entry = self._entries[key]
-                    entry.in_progress, entry.is_reset, entry.due = True, False, None
+                    entry.started, entry.is_reset, entry.due = now, False, None
                     reconciles.create_task(self._reconcile(key))
                 await self._wait_for_change_or_due(now)
 
     def _ready(self, now: float) -> list[Key]:
-        """Due keys that are not in progress, oldest first, up to the limit."""
-        free = self.max_concurrent - sum(entry.in_progress for entry in self._entries.values())
-        idle = [(entry.due, key) for key, entry in self._entries.items() if entry.due is not None and not entry.in_progress]
-        return [key for due, key in sorted(idle, key=lambda pair: pair[0])[:free] if due <= now]
+        """The keys that are reconciled now."""
+        groups = frozenset(map(self.group_of, self._entries))
+        self._last_turns = {group: turn for group, turn in self._last_turns.items() if group in groups}
+        due = [DueKey(at, key, self.group_of(key)) for key, at in self._idle().items() if at <= now]
+        chosen = next_keys(
+            due, Load(self._running(), groups, self._last_turns), limit=self.max_concurrent, held_seconds=_HELD_SECONDS, now=now
+        )
+        self._last_turns |= dict.fromkeys((one.group for one in chosen), now)
+        return [one.key for one in chosen]
 
     async def _wait_for_change_or_due(self, now: float) -> None:
-        has_capacity = self.max_concurrent > sum(entry.in_progress for entry in self._entries.values())
-        times = [entry.due for entry in self._entries.values() if entry.due is not None and not entry.in_progress]
-        timeout = max(0.0, min(times) - now) if times and has_capacity else None
+        idle = self._idle().values()
+        times = [due for due in idle if due > now]
+        release = next_release(self._running(), held_seconds=_HELD_SECONDS, now=now)
+        if release is not None and len(times) < len(idle):  # keys are due that found nothing free
+            times.append(release)
+        timeout = min(times) - now if times else None
         try:
             await asyncio.wait_for(self._changed.wait(), timeout)
         except TimeoutError:
             return
+
+    def _idle(self) -> dict[Key, float]:
+        """Keys that are not in progress, with their times."""
+        return {key: entry.due for key, entry in self._entries.items() if entry.due is not None and not entry.in_progress}
+
+    def _running(self) -> list[Running]:
+        return [Running(self.group_of(key), entry.started) for key, entry in self._entries.items() if entry.started is not None]
 
     async def _reconcile(self, key: Key) -> None:
         entry = self._entries[key]
@@ -120,7 +148,7 @@ class WorkQueue(Generic[Key]):
             entry.failures, entry.not_before = 0, 0.0
             if requeue_at is not None:
                 entry.schedule(requeue_at)
-        entry.in_progress = False
+        entry.started = None
         if entry.due is None:
             del self._entries[key]
         self._changed.set()

@@ -1,5 +1,6 @@
 """A run on this machine: its reconciliation, and the comparison with local-only baselines that follows it."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -11,7 +12,7 @@ from fedpipe_operator.report import comparison
 from fedpipe_operator.rounds import Event, Run, exported_round, is_over
 from fedpipe_operator.rounds.records import Comparison, RoundCommit, RoundEvaluation, RoundPlan
 from fedpipe_operator.store import Store
-from fedpipe_operator.store.address import StoreAddress, open_store, subfolder
+from fedpipe_operator.store.address import StoreAddress, credentials_for, open_store, subfolder
 from fedpipe_operator.store.objects import required_object
 
 
@@ -30,7 +31,7 @@ class Session:
     _reconciler: Reconciler = field(init=False)
 
     def __post_init__(self) -> None:
-        self.store = open_store(self.address)
+        self.store = open_store(self.address, credentials_for(self.address, os.environ))
         self._reconciler = Reconciler(
             backend=self.backend,
             store=self.store,

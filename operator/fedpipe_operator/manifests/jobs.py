@@ -6,7 +6,7 @@ from typing import Any, Final
 from fedpipe_operator.api import EdgeSite, parse_duration, parse_quantity
 from fedpipe_operator.api.edgesite import PodOverrides
 from fedpipe_operator.backend import Job, JobResources
-from fedpipe_operator.manifests.metadata import metadata
+from fedpipe_operator.manifests.metadata import metadata, object_name
 from fedpipe_operator.manifests.pods import SCRATCH, task_argument, task_pod, with_overrides
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.settings import Settings
@@ -50,7 +50,7 @@ def trainer_job(run: Run, job: Job, site: EdgeSite | None, resources: JobResourc
             *({"name": "cache", "mountPath": CACHE_FOLDER, "subPath": run.resource.metadata.namespace} for _ in cache),
         ],
     }
-    spec = task_pod(job, container, settings)
+    spec = task_pod(object_name(run, job), container, settings)
     spec["volumes"] += [
         {"name": name, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}} for name, (_, claim) in claims.items()
     ]
@@ -70,7 +70,7 @@ def aggregation_job(run: Run, job: Job, settings: Settings) -> Plain:
         "env": _credentials(run),
         "resources": {"requests": {"cpu": _AGGREGATION_CPU, "memory": _AGGREGATION_MEMORY}, "limits": {"memory": "4Gi"}},
     }
-    template = {"metadata": {"labels": metadata(run, job)["labels"]}, "spec": task_pod(job, container, settings)}
+    template = {"metadata": {"labels": metadata(run, job)["labels"]}, "spec": task_pod(object_name(run, job), container, settings)}
     return _job(run, job, template, settings)
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fedpipe_operator import names
 from fedpipe_operator.api import API_VERSION
 from fedpipe_operator.api.meta import LABEL_ATTEMPT, LABEL_ROUND, LABEL_RUN, LABEL_RUN_UID, LABEL_SITE, LABEL_TASK, QUEUE_PREFIX
 from fedpipe_operator.backend import Job, TaskKind
@@ -38,7 +39,12 @@ def metadata(run: Run, job: Job, *, queued: bool = False) -> Plain:
     if queued:
         labels |= {name: value for name, value in run.resource.metadata.labels.items() if name.startswith(QUEUE_PREFIX)}
     meta = run.resource.metadata
-    return {"name": job.name, "namespace": meta.namespace, "labels": labels, "ownerReferences": [_owner(run)]}
+    return {"name": object_name(run, job), "namespace": meta.namespace, "labels": labels, "ownerReferences": [_owner(run)]}
+
+
+def object_name(run: Run, job: Job) -> str:
+    """The name of the job's Kubernetes Job, and of the Secret with its task."""
+    return names.job_object(run.resource.metadata.uid, job.name, job.kind, job.site, job.round, job.attempt)
 
 
 def task_secret(run: Run, job: Job, task_json: str) -> Plain:
@@ -48,6 +54,7 @@ def task_secret(run: Run, job: Job, task_json: str) -> Plain:
         "kind": "Secret",
         "metadata": metadata(run, job),
         "type": "fedpipe.io/task",
+        "immutable": True,
         "stringData": {TASK_FILE: task_json},
     }
 

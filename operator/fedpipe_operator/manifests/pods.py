@@ -2,7 +2,6 @@
 
 from typing import Any, Final
 
-from fedpipe_operator.backend import Job
 from fedpipe_operator.manifests.metadata import TASK_FILE
 from fedpipe_operator.settings import Settings
 
@@ -34,8 +33,8 @@ _FORBIDDEN_FIELDS: Final = ("hostNetwork", "hostPID", "hostIPC", "hostUsers", "s
 """Fields of a pod that an override may not set."""
 
 
-def task_pod(job: Job, container: Plain, settings: Settings) -> Plain:
-    """The spec of a pod that runs this job's task in one container, with a scratch volume and without access to the Kubernetes API."""
+def task_pod(task: str, container: Plain, settings: Settings) -> Plain:
+    """The spec of a pod that runs the task of this Secret in one container, with a scratch volume and no access to the Kubernetes API."""
     environment = [*container.get("env", []), *({"name": name, "value": SCRATCH} for name in ("HOME", "TMPDIR"))]
     mounts = [
         {"name": "task", "mountPath": TASK_FOLDER, "readOnly": True},
@@ -47,7 +46,7 @@ def task_pod(job: Job, container: Plain, settings: Settings) -> Plain:
         "terminationGracePeriodSeconds": _GRACE_SECONDS,
         "enableServiceLinks": False,
         "volumes": [
-            {"name": "task", "secret": {"secretName": job.name, "defaultMode": _TASK_MODE}},
+            {"name": "task", "secret": {"secretName": task, "defaultMode": _TASK_MODE}},
             {"name": "scratch", "emptyDir": {"sizeLimit": settings.scratch}},
         ],
         "containers": [

@@ -1,16 +1,17 @@
 """Where a trainer finds model and data, and what it may use: claims are mounts in a pod, and folders on one machine."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fedpipe_operator.api import EdgeSite, parse_quantity
+from fedpipe_operator.api import EdgeSite, parse_duration, parse_quantity
 from fedpipe_operator.backend import JobResources
 from fedpipe_operator.manifests.jobs import CACHE_FOLDER, CLAIM_SCHEME, DATA_FOLDER, MODEL_FOLDER
 from fedpipe_operator.reconcile.tasks import TaskInputs, url_seconds
 from fedpipe_operator.rounds import Run
-from fedpipe_operator.store import Credentials, model_in_bucket
+from fedpipe_operator.store import Credentials, Guard, credentials_in, model_in_bucket
 from fedpipe_trainer.contract import Data, Model
 
 _S3_SCHEME: Final = "s3://"
@@ -24,8 +25,10 @@ class ClaimPlacement:
     data_folder: Callable[[str], str]
     cache_folder: Callable[[str, str], str]
     """The folder for one namespace in the volume of a claim."""
-    credentials: Credentials | None = None
-    """For a model in a bucket; None: those of the environment."""
+    credentials: Callable[[], Credentials]
+    """The key pair for a model in a bucket: the one of the run's store. Raises as `credentials_in` if there is none."""
+    guard: Guard | None = None
+    """Which addresses such a bucket may have; None: any."""
 
     def inputs(self, run: Run, site: str) -> TaskInputs:
         """Where a trainer of this site finds model and data; site "" needs the model only."""
@@ -49,9 +52,8 @@ class ClaimPlacement:
             claim, _, path = source.removeprefix(CLAIM_SCHEME).partition("/")
             return Model(source=f"file://{self.model_folder(claim)}/{path}")
         if source.startswith(_S3_SCHEME):
-            return model_in_bucket(
-                source, endpoint=store.endpoint, region=store.region, seconds=url_seconds(run.spec), credentials=self.credentials
-            )
+            seconds = url_seconds(parse_duration(run.spec.rounds.deadline))
+            return model_in_bucket(source, store, seconds=seconds, credentials=self.credentials(), guard=self.guard)
         return Model(source=source)
 
     def _data(self, site: EdgeSite) -> Data:
@@ -60,16 +62,21 @@ class ClaimPlacement:
         return Data(train=f"{folder}/{data.train}", validation=f"{folder}/{data.validation}")
 
 
-def in_pods(credentials: Credentials | None) -> ClaimPlacement:
+def in_pods(credentials: Credentials, guard: Guard | None) -> ClaimPlacement:
     """The placement on a cluster: every trainer pod mounts its claims at the same two paths."""
-    return ClaimPlacement(lambda _claim: MODEL_FOLDER, lambda _claim: DATA_FOLDER, lambda _claim, _namespace: CACHE_FOLDER, credentials)
+    return ClaimPlacement(
+        lambda _claim: MODEL_FOLDER, lambda _claim: DATA_FOLDER, lambda _claim, _namespace: CACHE_FOLDER, lambda: credentials, guard
+    )
 
 
 def in_folders(volumes: Path) -> ClaimPlacement:
-    """The placement on one machine: the claim `X` is the folder `<volumes>/X`."""
+    """The placement on one machine: the claim `X` is the folder `<volumes>/X`, and the key pair is in the user's environment."""
     root = volumes.resolve()
     return ClaimPlacement(
-        lambda claim: str(root / claim), lambda claim: str(root / claim), lambda claim, namespace: str(root / claim / namespace)
+        lambda claim: str(root / claim),
+        lambda claim: str(root / claim),
+        lambda claim, namespace: str(root / claim / namespace),
+        lambda: credentials_in(os.environ),
     )
 
 

@@ -5,7 +5,7 @@ A task has a URL for each object that it may read or write and for no other: a t
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, TypedDict
 
 from fedpipe_operator import conversion, names
@@ -35,13 +35,13 @@ from fedpipe_trainer.contract.task import EXPORT_ADAPTER_FILES, EXPORT_MERGED_FI
 _MAX_VALIDITY_SECONDS: Final = 7 * 24 * 3600
 """The longest validity of a presigned S3 URL."""
 _LEAST_SECONDS: Final = 1.0
-_SLACK_SECONDS: Final = 3600
-"""Margin for clock skew, and for the uploads of a task that ends at its deadline."""
+_SLACK_SECONDS: Final = 900
+"""Margin for clock skew, and for a Job that is ended some minutes after its stage (`manifests.jobs`) and then uploads its checkpoint."""
 
 
-def url_seconds(spec: FineTuneSpec) -> int:
-    """How long a task's URLs are valid: the stage's deadline plus a margin."""
-    return min(_MAX_VALIDITY_SECONDS, math.ceil(parse_duration(spec.rounds.deadline)) + _SLACK_SECONDS)
+def url_seconds(stage_seconds: float) -> int:
+    """How long a task's URLs are valid: until its stage ends, plus a margin."""
+    return min(_MAX_VALIDITY_SECONDS, math.ceil(stage_seconds) + _SLACK_SECONDS)
 
 
 class Urls(Protocol):
@@ -75,13 +75,19 @@ class TaskContext:
     """Its jobs tell when the stage of a task began."""
     now: float = 0.0
     """Unix seconds."""
+    stage_seconds: float = 0.0
+    """Until the stage of the task ends: its URLs expire soon after that. Set by `in_stage`."""
 
     @property
     def spec(self) -> FineTuneSpec:
         """The run's spec."""
         return self.run.spec
 
-    def seconds_left(self, kind: TaskKind, round_: int = 0) -> float:
+    def in_stage(self, kind: TaskKind, round_: int = 0) -> "TaskContext":
+        """The context of a task of this stage."""
+        return replace(self, stage_seconds=self._seconds_left(kind, round_))
+
+    def _seconds_left(self, kind: TaskKind, round_: int) -> float:
         """Seconds until the stage of these tasks ends, which began with the first of them: what comes later is not waited for.
 
         Seconds and not a time of day, since a site's clock may differ; a pod that waits for a node after this has fewer than it knows of.
@@ -91,15 +97,16 @@ class TaskContext:
 
     def read(self, key: str) -> str:
         """A URL that reads this key."""
-        return self.urls.url_to_read(key, url_seconds(self.spec))
+        return self.urls.url_to_read(key, url_seconds(self.stage_seconds))
 
     def write(self, key: str) -> str:
         """A URL that writes this key."""
-        return self.urls.url_to_write(key, url_seconds(self.spec))
+        return self.urls.url_to_write(key, url_seconds(self.stage_seconds))
 
 
 def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs, first: PlanSummary | None = None) -> ProfileTask:
     """The task that profiles a site; one that joins after round 1 was planned uses the commit of that plan."""
+    context = context.in_stage(TaskKind.PROFILE)
     planning, probe = context.spec.planning, names.profile_probe(action.site, action.attempt)
     site = next((one for one in context.run.sites if one.name == action.site), None)
     return ProfileTask(
@@ -107,7 +114,7 @@ def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs,
         site=action.site,
         attempt=action.attempt,
         model=inputs.model.model_copy(update={"commit": first.model_commit}) if first else inputs.model,
-        deadline_seconds=context.seconds_left(TaskKind.PROFILE),
+        deadline_seconds=context.stage_seconds,
         result=context.write(names.profile_result(action.site, action.attempt)),
         objective=conversion.objective(context.spec.task),
         data=_data(inputs),
@@ -133,13 +140,14 @@ def training_task(
 ) -> TrainTask:
     """The task that trains one round from the previous round's global adapter, and first evaluates that adapter if it is asked to."""
     site, round_, attempt = action.site, action.round, action.attempt
+    context = context.in_stage(TaskKind.TRAIN, round_)
     return TrainTask(
         run=context.run.ref,
         site=site,
         round=round_,
         attempt=attempt,
         model=_as_planned(inputs.model, plan),
-        deadline_seconds=context.seconds_left(TaskKind.TRAIN, round_),
+        deadline_seconds=context.stage_seconds,
         result=context.write(names.update_result(round_, site, attempt)),
         objective=conversion.objective(context.spec.task, plan.labels),
         data=_data(inputs),
@@ -179,13 +187,14 @@ def evaluation_task(
     context: TaskContext, action: StartEvaluation, inputs: TaskInputs, *, plan: RoundPlan, commit: CommitSummary
 ) -> EvaluateTask:
     """The task that evaluates the last round's global adapter at a site."""
+    context = context.in_stage(TaskKind.EVALUATE, action.round)
     return EvaluateTask(
         run=context.run.ref,
         site=action.site,
         round=action.round,
         attempt=action.attempt,
         model=_as_planned(inputs.model, plan),
-        deadline_seconds=context.seconds_left(TaskKind.EVALUATE, action.round),
+        deadline_seconds=context.stage_seconds,
         result=context.write(names.evaluation_result(action.round, action.site, action.attempt)),
         objective=conversion.objective(context.spec.task, plan.labels),
         data=_data(inputs),
@@ -201,6 +210,7 @@ def evaluation_task(
 
 def export_task(context: TaskContext, action: StartExport, inputs: TaskInputs, *, plan: PlanSummary, commit: CommitSummary) -> ExportTask:
     """The task that exports a round's global adapter as a PEFT folder and a merged model."""
+    context = context.in_stage(TaskKind.EXPORT)
     adapter = _global_adapter(context, commit)
     assert adapter is not None  # noqa: S101 -- a commit always has an adapter
     return ExportTask(
@@ -209,7 +219,7 @@ def export_task(context: TaskContext, action: StartExport, inputs: TaskInputs, *
         round=action.round,
         attempt=action.attempt,
         model=_as_planned(inputs.model, plan),
-        deadline_seconds=context.seconds_left(TaskKind.EXPORT),
+        deadline_seconds=context.stage_seconds,
         result=context.write(names.export_result(action.attempt)),
         objective=conversion.objective(context.spec.task, plan.labels),
         global_adapter=adapter,

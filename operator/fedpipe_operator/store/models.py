@@ -3,7 +3,9 @@
 import re
 from hashlib import sha256
 
+from fedpipe_operator.api import StoreSpec
 from fedpipe_operator.errors import FedPipeError, UserError
+from fedpipe_operator.store.connections import Guard
 from fedpipe_operator.store.s3 import Credentials, S3Store
 from fedpipe_trainer.contract import Model
 from fedpipe_trainer.contract.task import ETAG_PATTERN
@@ -14,8 +16,11 @@ _SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja")
 """The files that are read when a model is loaded. Weights in other formats (.bin, .gguf, onnx/) are ignored."""
 
 
-def model_in_bucket(source: str, *, endpoint: str | None, region: str, seconds: int, credentials: Credentials | None = None) -> Model:
-    """The model at `s3://bucket/folder`, with URLs that are valid for `seconds`. Without `credentials`, boto3 finds them.
+def model_in_bucket(source: str, store: StoreSpec, *, seconds: int, credentials: Credentials, guard: Guard | None) -> Model:
+    """The model at `s3://bucket/folder`, with URLs that are valid for `seconds`.
+
+    The bucket is on the endpoint of the run's `store`, and the run's own key pair lists it and signs the URLs: what the pair does not
+    open, the run does not get.
 
     Raises:
         UserError: `ModelMissing`, the folder holds no model; or an error of `S3Store`.
@@ -23,11 +28,11 @@ def model_in_bucket(source: str, *, endpoint: str | None, region: str, seconds: 
     """
     bucket, _, folder = source.removeprefix(_SCHEME).partition("/")
     try:
-        store = S3Store(bucket, folder, endpoint=endpoint, region=region, credentials=credentials)
-        found = {key: one for key, one in store.etags_and_sizes().items() if "/" not in key and key.endswith(_SUFFIXES)}
+        models = S3Store(bucket, folder, credentials=credentials, endpoint=store.endpoint, region=store.region, guard=guard)
+        found = {key: one for key, one in models.etags_and_sizes().items() if "/" not in key and key.endswith(_SUFFIXES)}
         if _CONFIG not in found:
-            raise UserError("ModelMissing", f"{store.location}: there is no {folder.rstrip('/')}/{_CONFIG}; copy the model's folder there")
-        files = {key: store.url_to_read(key, seconds) for key in found}
+            raise UserError("ModelMissing", f"{models.location}: there is no {folder.rstrip('/')}/{_CONFIG}; copy the model's folder there")
+        files = {key: models.url_to_read(key, seconds) for key in found}
     except FedPipeError as error:
         raise type(error)(error.reason, f"spec.model.source {source}: {error.message}") from error
     revision = sha256(repr(sorted((key, etag) for key, (etag, _) in found.items())).encode()).hexdigest()

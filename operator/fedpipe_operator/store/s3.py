@@ -1,26 +1,32 @@
-"""The store as a bucket of any S3 endpoint. The only file that imports boto3.
+"""The store as a bucket of any S3 endpoint. The only file that imports boto3; `connections` bounds what its clients do.
 
 Configured for S3-compatible stores: path-style addresses, signature version 4, and checksum headers only where the protocol
-requires them (many stores refuse the newer defaults).
+requires them (many stores refuse the newer defaults). The key pair is always given: boto3 is never left to find one, since what it
+finds is the operator's own.
 """
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from s3transfer.manager import TransferManager
 
 from fedpipe_operator.errors import TransientError, UserError
+from fedpipe_operator.store.connections import ANSWER_BYTES, Call, ContextExecutor, Guard, TooLargeError, bind, bounded
 from fedpipe_operator.store.protocol import check_key, check_prefix, is_in_folder, is_object_key
 from fedpipe_operator.store.s3_errors import BAD_RANGE, CONDITION_FAILED, CONDITION_UNSUPPORTED, NOT_FOUND, code_of, translate_s3_errors
 
 if TYPE_CHECKING:
+    from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import ObjectTypeDef
 
@@ -30,34 +36,81 @@ _CONFIG = Config(
     request_checksum_calculation="when_required",
     response_checksum_validation="when_required",
     retries={"mode": "standard"},
-    connect_timeout=5,
-    read_timeout=60,
 )
 
-_MULTIPART = TransferConfig(multipart_threshold=16 * 2**20, multipart_chunksize=16 * 2**20, max_concurrency=4)
+_CHUNK: Final = 2**18
+_MULTIPART: Final = TransferConfig(multipart_threshold=16 * 2**20, multipart_chunksize=16 * 2**20, max_concurrency=4)
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """A key pair for the bucket. `repr` hides the secret key."""
+    """A key pair for the bucket. `repr` hides the secrets."""
 
     access_key: str
     secret_key: str = field(repr=False)
+    session_token: str | None = field(repr=False, default=None)
 
 
-def _client(endpoint: str | None, region: str, credentials: Credentials | None) -> "S3Client":
-    return boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name=region,
-        aws_access_key_id=credentials.access_key if credentials else None,
-        aws_secret_access_key=credentials.secret_key if credentials else None,
-        config=_CONFIG,
-    )
+ACCESS_KEY, SECRET_KEY, SESSION_TOKEN = CREDENTIAL_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+"""The environment variables of a key pair. The token is optional: short-lived pairs have one."""
 
 
-_shared_client = lru_cache(maxsize=64)(_client)
-"""Runs with the same endpoint and key pair share a client: a client takes megabytes, and is thread-safe."""
+def credentials_in(environ: Mapping[str, str]) -> Credentials:
+    """The key pair in these environment variables, and nowhere else: no profile, no metadata service, no web identity.
+
+    Raises:
+        UserError: `CredentialsMissing`, a variable is not set.
+    """
+    missing = [name for name in (ACCESS_KEY, SECRET_KEY) if not environ.get(name)]
+    if missing:
+        raise UserError("CredentialsMissing", f"the environment has no {' and no '.join(missing)}: set the key pair of the run's bucket")
+    return Credentials(environ[ACCESS_KEY], environ[SECRET_KEY], environ.get(SESSION_TOKEN) or None)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much of the operator's time and memory one call of a store may take. The largest honest calls are far below."""
+
+    seconds: float = 30.0
+    """Until a call is done, with its retries; beside them, the time of its bytes."""
+    listing_seconds: float = 90.0
+    """Until a whole listing, or the deletion of a folder, is done."""
+    bytes_per_second: float = 2**20
+    """The slowest transfer of an object."""
+    object_bytes: int = 32 * 2**20
+    """Of an object that is read whole: the run's own JSON. Adapters are read by ranges."""
+    keys: int = 250_000
+    """Of a listing: a run of 1000 sites and 40 rounds has about as many."""
+    pages: int = 2_500
+    """Of a listing: honest pages have hundreds of keys."""
+
+
+_LIMITS: Final = Limits()
+
+
+_MAKING_CLIENTS: Final = threading.Lock()
+"""boto3's session, which makes them, is not thread-safe."""
+
+
+@lru_cache(maxsize=64)
+def _client(endpoint: str | None, region: str, credentials: Credentials, guard: Guard | None) -> "S3Client":
+    """Runs with the same endpoint and key pair share a client: a client takes megabytes, and is thread-safe.
+
+    They share its connections too, so a client whose connections were checked has no others (`guard`).
+    """
+    del guard
+    with _MAKING_CLIENTS:
+        client = boto3.client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name=region,
+            aws_access_key_id=credentials.access_key,
+            aws_secret_access_key=credentials.secret_key,
+            aws_session_token=credentials.session_token,
+            config=_CONFIG,
+        )
+    bind(client)
+    return client
 
 
 @dataclass(frozen=True)
@@ -82,22 +135,34 @@ class ObjectReader:
 
 
 class S3Store:
-    """The objects of `bucket` below `prefix`. Without `credentials`, boto3 finds them by its own rules. Thread-safe."""
+    """The objects of `bucket` below `prefix`. Thread-safe.
 
-    def __init__(
-        self, bucket: str, prefix: str, *, endpoint: str | None = None, region: str = "us-east-1", credentials: Credentials | None = None
+    Every method is one call: it ends by a deadline, receives a bounded number of bytes, and connects to no address that `guard` refuses.
+    """
+
+    def __init__(  # noqa: PLR0913 -- where the bucket is, who asks for it, and what a call may cost
+        self,
+        bucket: str,
+        prefix: str,
+        *,
+        credentials: Credentials,
+        endpoint: str | None = None,
+        region: str = "us-east-1",
+        guard: Guard | None = None,
+        limits: Limits = _LIMITS,
     ) -> None:
         self.bucket = bucket
         self.prefix = check_prefix(prefix)
         self.location = f"bucket {bucket} at {endpoint or 'AWS'}"
+        self._guard, self._limits = guard, limits
         with translate_s3_errors(self.location):
-            self._client = _shared_client(endpoint, region, credentials) if credentials else _client(endpoint, region, None)
+            self._client = _client(endpoint, region, credentials, guard)
 
     def read(self, key: str) -> bytes | None:
         """The content of the object, or None if there is none."""
-        with self._translate_errors(key):
+        with self._call(key, receives=self._limits.object_bytes):
             try:
-                return self._client.get_object(Bucket=self.bucket, Key=self._full_key(key))["Body"].read()
+                return _content(self._client.get_object(Bucket=self.bucket, Key=self._full_key(key))["Body"])
             except ClientError as error:
                 if code_of(error) in NOT_FOUND:
                     return None
@@ -109,7 +174,7 @@ class S3Store:
         Read from a listing: the response to HEAD has no body, so a missing bucket would look like a missing object.
         """
         entry = self._list_entry(key)
-        return None if entry is None else entry["Size"]
+        return None if entry is None else _size_and_etag(entry)[0]
 
     def read_range(self, key: str, offset: int, length: int) -> bytes:
         """Exactly `length` bytes from `offset`."""
@@ -120,12 +185,12 @@ class S3Store:
         if length == 0:
             return b"", ""  # HTTP has no empty range
         data, etag = b"", ""
-        with self._translate_errors(key):
+        with self._call(key, transfers=length, receives=length):
             try:
                 response = self._client.get_object(
                     Bucket=self.bucket, Key=self._full_key(key), Range=f"bytes={offset}-{offset + length - 1}"
                 )
-                data, etag = response["Body"].read(), response.get("ETag", "")
+                data, etag = _content(response["Body"]), response.get("ETag", "")
             except ClientError as error:
                 if code_of(error) not in BAD_RANGE:
                     raise
@@ -139,17 +204,21 @@ class S3Store:
         entry = self._list_entry(key)
         if entry is None:
             raise UserError("ObjectMissing", f"{self.location}, {key}: the object is not in the store")
-        yield ObjectReader(self, key, entry["Size"], entry["ETag"])
+        yield ObjectReader(self, key, *_size_and_etag(entry))
 
     def write(self, key: str, data: bytes) -> None:
         """Write the object atomically."""
-        with self._translate_errors(key):
+        with self._call(key, transfers=len(data)):
             self._client.put_object(Bucket=self.bucket, Key=self._full_key(key), Body=data)
 
     def write_file(self, key: str, path: Path) -> None:
         """Write the object from a file, streamed; a large one in parts."""
-        with path.open("rb") as file, self._translate_errors(key):
-            self._client.upload_fileobj(file, self.bucket, self._full_key(key), Config=_MULTIPART)
+        with (
+            path.open("rb") as file,
+            self._call(key, transfers=path.stat().st_size),
+            TransferManager(self._client, _MULTIPART, executor_cls=ContextExecutor) as manager,
+        ):
+            manager.upload(file, self.bucket, self._full_key(key)).result()
 
     def create(self, key: str, data: bytes) -> bool:
         """Write the object unless it exists; whether this call wrote it.
@@ -159,9 +228,10 @@ class S3Store:
         writers the one that was overwritten before it read back learns it. A window of one request remains in which both
         may believe that they won; the operator is a single writer by its deployment.
         """
-        if self.size(key) is not None or not self._put_if_absent(key, data):
-            return False
-        return self.read(key) == data
+        with self._call(key, transfers=2 * len(data)):
+            if self.size(key) is not None or not self._put_if_absent(key, data):
+                return False
+            return self.read(key) == data
 
     def list(self, prefix: str = "") -> list[str]:
         """Sorted keys of the object `prefix` and of everything in the folder of that name, page by page."""
@@ -169,17 +239,22 @@ class S3Store:
 
     def etags_and_sizes(self, prefix: str = "") -> dict[str, tuple[str, int]]:
         """The keys of `list(prefix)`, each with the ETag of its object, which changes when the object does, and its bytes."""
-        folder = check_prefix(prefix)
-        with self._translate_errors(prefix):
+        folder, root = check_prefix(prefix), len(self._with_prefix(""))
+        with self._call(prefix, seconds=self._limits.listing_seconds):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._with_prefix(folder))
-            entries = [entry for page in pages for entry in page.get("Contents", [])]
-            found = {entry["Key"][len(self._with_prefix("")) :]: (entry["ETag"], entry["Size"]) for entry in entries}
+            found: dict[str, tuple[str, int]] = {}
+            for number, page in enumerate(pages):
+                for entry in page.get("Contents", []):
+                    size, etag = _size_and_etag(entry)
+                    found[entry.get("Key", "")[root:]] = (etag, size)
+                if number >= self._limits.pages or len(found) > self._limits.keys:
+                    raise TooLargeError(f"the listing has more than {self._limits.keys} keys or {self._limits.pages} pages")
         return {key: one for key, one in found.items() if is_in_folder(key, folder) and is_object_key(key)}
 
     def delete(self, prefix: str) -> None:
         """Delete the objects of `list(prefix)` one by one: the batch request needs a checksum that not all stores accept."""
-        for key in self.list(prefix):
-            with self._translate_errors(key):
+        with self._call(prefix, seconds=self._limits.listing_seconds):  # what is left at the deadline is deleted by the next attempt
+            for key in self.list(prefix):
                 self._client.delete_object(Bucket=self.bucket, Key=self._full_key(key))
 
     def url_to_read(self, key: str, seconds: int) -> str:
@@ -193,18 +268,18 @@ class S3Store:
     def _list_entry(self, key: str) -> "ObjectTypeDef | None":
         """The entry of the object in the bucket's listing, or None."""
         full = self._full_key(key)
-        with self._translate_errors(key):
+        with self._call(key):
             entries = self._client.list_objects_v2(Bucket=self.bucket, Prefix=full, MaxKeys=1).get("Contents", [])
-        return next((entry for entry in entries if entry["Key"] == full), None)
+        return next((entry for entry in entries if entry.get("Key") == full), None)
 
     def _presign(self, method: str, key: str, seconds: int) -> str:
-        with self._translate_errors(key):
+        with self._call(key):
             return self._client.generate_presigned_url(
                 method, Params={"Bucket": self.bucket, "Key": self._full_key(key)}, ExpiresIn=seconds
             )
 
     def _put_if_absent(self, key: str, data: bytes) -> bool:
-        with self._translate_errors(key):
+        with self._call(key, transfers=len(data)):
             try:
                 self._client.put_object(Bucket=self.bucket, Key=self._full_key(key), Body=data, IfNoneMatch="*")
             except ClientError as error:
@@ -222,5 +297,27 @@ class S3Store:
     def _full_key(self, key: str) -> str:
         return self._with_prefix(check_key(key))
 
-    def _translate_errors(self, key: str) -> AbstractContextManager[None]:
-        return translate_s3_errors(f"{self.location}, {key or 'all objects'}")
+    @contextmanager
+    def _call(self, key: str, *, seconds: float | None = None, transfers: int = 0, receives: int = 0) -> Iterator[None]:
+        """Bound a call, and translate its errors.
+
+        Args:
+            key: what it is about.
+            seconds: until it is done, beside the time of its bytes; None: `Limits.seconds`.
+            transfers: bytes of objects, both ways.
+            receives: of them, those that one answer brings.
+        """
+        allowed = (self._limits.seconds if seconds is None else seconds) + transfers / self._limits.bytes_per_second
+        call = Call(time.monotonic() + allowed, ANSWER_BYTES + receives, self._guard)
+        with translate_s3_errors(f"{self.location}, {key or 'all objects'}"), bounded(call):
+            yield
+
+
+def _content(body: "StreamingBody") -> bytes:
+    """All of an object. By chunks: http.client would set aside as much memory as the server announces."""
+    return b"".join(iter(lambda: body.read(_CHUNK), b""))
+
+
+def _size_and_etag(entry: "ObjectTypeDef") -> tuple[int, str]:
+    """Of an entry of a listing. A server that leaves one out gets the values of an empty object, whose content then differs."""
+    return entry.get("Size", 0), entry.get("ETag", "")

@@ -10,12 +10,12 @@ from botocore.exceptions import (
     ConnectTimeoutError,
     EndpointConnectionError,
     HTTPClientError,
-    NoCredentialsError,
     ParamValidationError,
-    PartialCredentialsError,
 )
+from botocore.parsers import ResponseParserError
 
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
+from fedpipe_operator.store.connections import AddressRefusedError, BoundError, TooSlowError
 
 NOT_FOUND = frozenset({"NoSuchKey"})
 """The code for an object that does not exist. A 404 without this code may come from any server at a wrong address."""
@@ -52,9 +52,10 @@ _RULES = (  # the first that matches; a full MinIO responds with status 500
         frozenset({401, 403}),
         "check the credentials, their permissions, and the clock",
     ),
-    _Rule(UserError, "StoreRefused", frozenset(), frozenset(range(600)), "check the endpoint: is it an S3 store?"),
+    _Rule(UserError, "StoreRefused", frozenset(), frozenset(range(1000)), "check the endpoint: is it an S3 store?"),
 )
-_NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError)
+_MESSAGE_MAX = 300
+"""Of what the server writes: a run's author chose the server, and its words go into a status and an event."""
 _UNREACHABLE = (EndpointConnectionError, ConnectTimeoutError)
 
 
@@ -70,7 +71,9 @@ def translate_s3_errors(location: str) -> Iterator[None]:
         yield
     except ClientError as error:
         raise _response_error(error, location) from error
-    except (BotoCoreError, HTTPClientError, ValueError) as error:
+    except BoundError as error:
+        raise _bound_error(error, location) from error
+    except (BotoCoreError, HTTPClientError, ResponseParserError, ValueError) as error:
         raise _request_error(error, location) from error
 
 
@@ -78,18 +81,33 @@ def _response_error(error: ClientError, location: str) -> FedPipeError:
     """The error for an error response of the store."""
     code, status = code_of(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     rule = next(rule for rule in _RULES if code in rule.codes or status in rule.statuses)
-    message = error.response.get("Error", {}).get("Message") or "no message"
-    return rule.kind(rule.reason, f"{location}: {message} ({code}, HTTP {status}); {rule.advice}")
+    message = _shown(error.response.get("Error", {}).get("Message") or "no message")
+    return rule.kind(rule.reason, f"{location}: {message} ({_shown(code)}, HTTP {status}); {rule.advice}")
 
 
 def _request_error(error: Exception, location: str) -> FedPipeError:
     """The error when there was no response, or no request could be made."""
-    if isinstance(error, _NO_CREDENTIALS):
-        return UserError("StoreDenied", f"{location}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    text = _shown(str(error))
     if isinstance(error, _UNREACHABLE):
-        return TransientError("StoreUnreachable", f"{location}: {error}; check the endpoint's address and that the store is running")
+        return TransientError("StoreUnreachable", f"{location}: {text}; check the endpoint's address and that the store is running")
     if isinstance(error, HTTPClientError):
-        return TransientError("StoreUnavailable", f"{location}: {error}")
+        return TransientError("StoreUnavailable", f"{location}: {text}")
+    if isinstance(error, ResponseParserError):
+        return UserError("StoreRefused", f"{location}: the answer is not that of an S3 store; check the endpoint")
     if isinstance(error, ParamValidationError | ValueError):
-        return UserError("StoreRefused", f"{location}: {error}; correct the name of the bucket or the endpoint")
-    return TransientError("StoreUnavailable", f"{location}: {error}")
+        return UserError("StoreRefused", f"{location}: {text}; correct the name of the bucket or the endpoint")
+    return TransientError("StoreUnavailable", f"{location}: {text}")
+
+
+def _bound_error(error: BoundError, location: str) -> FedPipeError:
+    """The error for a call that met one of its bounds."""
+    if isinstance(error, AddressRefusedError):
+        return UserError("AddressRefused", f"{location}: {error}; name the store by an address of its own")
+    if isinstance(error, TooSlowError):
+        return TransientError("StoreTooSlow", f"{location}: {error}; check the store, and the network between it and the operator")
+    return UserError("AnswerTooLarge", f"{location}: {error}; check the endpoint, and what else writes into the run's folder")
+
+
+def _shown(text: str) -> str:
+    """A server's words as a message may have them: printable and short."""
+    return "".join(one if one.isprintable() else "�" for one in text[:_MESSAGE_MAX])

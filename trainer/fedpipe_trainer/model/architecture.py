@@ -52,7 +52,7 @@ def read_config(folder: Path, objective: Objective) -> PretrainedConfig:
         TaskFailed: BadModel, config.json is not a configuration that transformers knows.
     """
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise TaskFailed(FailureReason.BAD_MODEL, f"{folder}/config.json cannot be read: {error}") from error
     if isinstance(objective, SequenceClassification):
@@ -70,7 +70,7 @@ def build_meta_model(config: PretrainedConfig, objective: Objective) -> PreTrain
     """
     try:
         with torch.device("meta"):
-            model: PreTrainedModel = AUTO_CLASSES[objective.type].from_config(config)
+            model: PreTrainedModel = AUTO_CLASSES[objective.type].from_config(config, trust_remote_code=False)
     except ValueError as error:
         msg = f"model type {config.model_type!r} cannot be used for {objective.type}: {error}"
         raise TaskFailed(FailureReason.BAD_MODEL, msg) from error

@@ -118,6 +118,7 @@ def _from_pretrained(
             device_map={"": devices.choose()},
             quantization_config=_quantisation(bits, unquantised),
             local_files_only=True,
+            trust_remote_code=False,
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
@@ -171,7 +172,7 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         TaskFailed: BadModel, its files cannot be read.
     """
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise TaskFailed(FailureReason.BAD_MODEL, f"the tokenizer in {folder} cannot be read: {error}") from error
     return tokenizer

@@ -64,7 +64,8 @@ def write_merged(base: Base, tensors: AdapterTensors, objective: Objective, *, d
     model.to(dtype)
     base.model.save_pretrained(folder, max_shard_size=1 << 62)
     base.tokenizer.save_pretrained(folder)
-    saved = AUTO_CLASSES[objective.type].from_pretrained(folder, dtype=torch.float32, local_files_only=True).to(base.device).eval()
+    loader = AUTO_CLASSES[objective.type]
+    saved = loader.from_pretrained(folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False).to(base.device).eval()
     return float((_logits(saved, base, objective) - expected).abs().max())
 
 

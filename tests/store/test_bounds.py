@@ -1,0 +1,387 @@
+"""A store's server cannot hold a thread, fill the memory, or lead the operator elsewhere: real sockets, and very short deadlines."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from s3_servers import CREDENTIALS, Server
+
+from fedpipe_operator.errors import FedPipeError, TransientError, UserError
+from fedpipe_operator.store import Credentials, Guard, S3Store
+from fedpipe_operator.store.connections import _CALL, Call, TooSlowError, bounded
+from fedpipe_operator.store.s3 import Limits
+
+SHORT = Limits(seconds=0.3, listing_seconds=0.3, object_bytes=2**16, keys=50, pages=5)
+MARGIN = 1.2
+"""Seconds between a deadline and the error: a write waits one second for a server's consent, and the machine may have other work."""
+OK = b"HTTP/1.1 200 OK\r\n"
+Talk = Callable[[socket.socket], None]
+
+
+@dataclass
+class Talking:
+    """A server that says to every connection whatever a test wants, and counts the connections."""
+
+    talk: Talk
+    listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
+    connections: int = 0
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        found: int = self.listener.getsockname()[1]
+        return found
+
+    def store(self, host: str = "127.0.0.1", guard: Guard | None = None, limits: Limits = SHORT) -> S3Store:
+        endpoint = f"http://{host}:{self.port}"
+        return S3Store("fedpipe", "runs", credentials=Credentials("a", "b"), endpoint=endpoint, guard=guard, limits=limits)
+
+    def drip(self, connection: socket.socket, data: bytes = b"x", seconds: float = 0.02) -> None:
+        """Send this again and again, never in a burst, until the client has gone."""
+        while not self.stopped.wait(seconds):
+            connection.sendall(data)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+
+    def _converse(self, connection: socket.socket) -> None:
+        with closing(connection):
+            try:
+                connection.recv(65536)
+                self.talk(connection)
+            except OSError:
+                return  # the client has gone, as it should
+
+
+@pytest.fixture(autouse=True)
+def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Callable[[Talking, socket.socket], None]], Talking]]:
+    """Starts a server of this talk."""
+    started: list[Talking] = []
+
+    def start(talk: Callable[[Talking, socket.socket], None]) -> Talking:
+        server = Talking(lambda connection: talk(server, connection))
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.stopped.set()
+        server.listener.close()
+
+
+Serve = Callable[[Callable[[Talking, socket.socket], None]], Talking]
+
+
+def error_of(use: Callable[[], object]) -> FedPipeError:
+    with pytest.raises(FedPipeError) as failure:
+        use()
+    return failure.value
+
+
+def sends_a_byte_at_a_time(server: Talking, connection: socket.socket) -> None:
+    connection.sendall(OK + b"Content-Length: 1000000\r\n\r\n")
+    server.drip(connection)
+
+
+def never_ends_its_headers(server: Talking, connection: socket.socket) -> None:
+    connection.sendall(OK)
+    server.drip(connection, b"X")
+
+
+def never_begins(server: Talking, _: socket.socket) -> None:
+    server.stopped.wait()
+
+
+def says_continue_for_ever(server: Talking, connection: socket.socket) -> None:
+    server.drip(connection, b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def answers_an_error_a_byte_at_a_time(server: Talking, connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 1000000\r\n\r\n")
+    server.drip(connection)
+
+
+TARPITS = [sends_a_byte_at_a_time, never_ends_its_headers, never_begins, says_continue_for_ever, answers_an_error_a_byte_at_a_time]
+
+
+@pytest.mark.parametrize("talk", TARPITS, ids=lambda talk: talk.__name__)
+@pytest.mark.parametrize("call", ["read", "list", "size", "read_range", "create", "delete", "write"])
+def test_a_store_endpoint_that_answers_one_byte_a_second_holds_no_worker_thread(serve: Serve, talk: Any, call: str) -> None:
+    store = serve(talk).store()
+    arguments = {"read_range": (0, 100), "create": (b"{}",), "write": (b"{}",)}.get(call, ())
+    began = time.monotonic()
+
+    failure = error_of(lambda: getattr(store, call)("plan.json", *arguments))
+
+    assert time.monotonic() - began < SHORT.seconds + MARGIN
+    assert (type(failure), failure.reason) == (TransientError, "StoreTooSlow")
+    assert failure.message.startswith(f"bucket fedpipe at {store.location.rpartition(' ')[2]}, plan.json: ")
+
+
+def test_a_server_that_does_not_take_what_is_sent_holds_no_thread_either(serve: Serve, tmp_path: Path) -> None:
+    def takes_nothing(server: Talking, _: socket.socket) -> None:
+        server.stopped.wait()
+
+    file = tmp_path / "adapter"
+    file.write_bytes(bytes(20 * 2**20))
+    began = time.monotonic()
+
+    limits = Limits(seconds=0.3, bytes_per_second=1e12)
+    failure = error_of(lambda: serve(takes_nothing).store(limits=limits).write_file("adapter", file))
+
+    assert failure.reason == "StoreTooSlow"
+    assert time.monotonic() - began < limits.seconds + 2 * MARGIN
+
+
+def test_a_deadline_is_that_of_all_retries_together(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "100")
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _seconds: None)
+
+    def is_busy(_: Talking, connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+    failure = error_of(lambda: serve(is_busy).store(limits=Limits(seconds=0.1)).read("plan.json"))
+
+    assert failure.reason in {"StoreTooSlow", "StoreUnavailable"}
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 1000000000000", b"Transfer-Encoding: chunked", b"Connection: close"])
+@pytest.mark.parametrize("status", [b"200 OK", b"400 Bad Request", b"500 Internal Server Error"])
+def test_an_answer_that_never_ends_fills_no_memory(serve: Serve, framing: bytes, status: bytes) -> None:
+    sent = []
+
+    def never_ends(_: Talking, connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 " + status + b"\r\n" + framing + b"\r\n\r\n")
+        block = b"10000\r\n" + bytes(65536) + b"\r\n"
+        while True:
+            connection.sendall(block)
+            sent.append(len(block))
+
+    server = serve(never_ends)
+    for use in (lambda store: store.read("plan.json"), lambda store: store.list()):
+        sent.clear()
+        failure = error_of(lambda use=use: use(server.store(limits=Limits(seconds=20, object_bytes=2**20))))
+
+        assert failure.reason == "AnswerTooLarge"
+        assert sum(sent) < 16 * 2**20
+
+
+def test_headers_that_never_end_fill_no_memory(serve: Serve) -> None:
+    def never_ends(_: Talking, connection: socket.socket) -> None:
+        connection.sendall(OK)
+        while True:
+            connection.sendall(b"A: " + b"a" * 60_000 + b"\r\n")
+
+    assert error_of(lambda: serve(never_ends).store(limits=Limits(seconds=20)).list()).reason in {"AnswerTooLarge", "StoreUnavailable"}
+
+
+def page(keys: list[str], token: int) -> bytes:
+    entries = "".join(f"<Contents><Key>{key}</Key><Size>1</Size><ETag>e</ETag></Contents>" for key in keys)
+    more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>"
+    body = f"<ListBucketResult>{more}{entries}</ListBucketResult>".encode()
+    return OK + f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+
+
+@pytest.mark.parametrize("keys_of_a_page", [0, 40], ids=["empty pages", "full pages"])
+def test_a_listing_that_never_ends_is_refused(serve: Serve, keys_of_a_page: int) -> None:
+    numbers = count()
+
+    def lists_for_ever(_: Talking, connection: socket.socket) -> None:
+        number = next(numbers)
+        connection.sendall(page([f"runs/{number}-{key}" for key in range(keys_of_a_page)], number))
+
+    limits = Limits(listing_seconds=20, keys=50, pages=5)
+
+    assert error_of(lambda: serve(lists_for_ever).store(limits=limits).list()).reason == "AnswerTooLarge"
+
+
+def test_an_object_larger_than_any_of_the_run_is_refused(nanio: Server) -> None:
+    nanio.store("large").write("plan.json", bytes(2**23))
+    small = S3Store("fedpipe", "large", credentials=CREDENTIALS, endpoint=nanio.endpoint, limits=Limits(object_bytes=2**20))
+
+    assert error_of(lambda: small.read("plan.json")).reason == "AnswerTooLarge"
+    assert len(small.read_range("plan.json", 0, 2**22)) == 2**22
+
+
+def test_a_servers_words_in_a_message_are_short_and_printable(serve: Serve) -> None:
+    def is_verbose(_: Talking, connection: socket.socket) -> None:
+        body = b"<Error><Code>Wrong</Code><Message>" + "\u202e\u0007".encode() + b"m" * 100_000 + b"</Message></Error>"
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body)
+
+    message = error_of(serve(is_verbose).store().list).message
+
+    assert len(message) < 600
+    assert message.isprintable()
+
+
+NO_LISTINGS = [b"<html><p>", b"{}", b"<ListBucketResult><Contents><Size>many</Size></Contents></ListBucketResult>", b"<a/>", b"\xff\xfe"]
+
+
+@pytest.mark.parametrize("body", NO_LISTINGS)
+@pytest.mark.parametrize("status", [b"200 OK", b"404 Not Found", b"999 No"])
+def test_an_answer_of_no_store_is_an_error_of_the_run_and_never_a_fault_of_the_operator(serve: Serve, status: bytes, body: bytes) -> None:
+    def is_a_web_site(_: Talking, connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 " + status + f"\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+
+    store = serve(is_a_web_site).store()
+    if (status, body) == (b"200 OK", b"<a/>"):
+        assert store.list() == []
+    else:
+        assert error_of(store.list).reason in {"StoreRefused", "StoreUnavailable"}
+
+
+def resolves_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[str]:
+    """Names resolve to one of these addresses after another, the last one for ever; the names that were asked for."""
+    asked: list[str] = []
+
+    def look_up(host: str, port: int, *_: object, **__: object) -> list[Any]:
+        address = addresses[min(len(asked), len(addresses) - 1)]
+        asked.append(host)
+        return [(socket.AF_INET6 if ":" in one else socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in address.split(",")]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    return asked
+
+
+def answers_once(_: Talking, connection: socket.socket) -> None:
+    body = b"<ListBucketResult></ListBucketResult>"
+    connection.sendall(OK + f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
+
+
+LINK_LOCAL_AND_IN_CLUSTER = ["127.0.0.1", "localhost", "0.0.0.0", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1"]  # noqa: S104
+
+
+@pytest.mark.parametrize("host", LINK_LOCAL_AND_IN_CLUSTER)
+def test_link_local_and_in_cluster_addresses_are_not_called(serve: Serve, host: str) -> None:
+    server = serve(answers_once)
+
+    failure = error_of(server.store(host, Guard()).list)
+
+    assert (type(failure), failure.reason) == (UserError, "AddressRefused")
+    assert server.connections == 0
+
+
+def test_the_api_server_is_not_called(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolves_to(monkeypatch, "10.96.0.1")
+
+    failure = error_of(serve(answers_once).store("minio.evil", Guard(("10.96.0.1",))).list)
+
+    assert failure.reason == "AddressRefused"
+    assert "the Kubernetes API server's" in failure.message
+
+
+def test_a_name_with_one_refused_address_among_others_is_refused(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolves_to(monkeypatch, "192.0.2.1,169.254.169.254")
+
+    assert error_of(serve(answers_once).store("minio.evil", Guard()).list).reason == "AddressRefused"
+
+
+def test_a_name_that_resolves_to_another_address_at_the_next_connection_is_refused_then(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(answers_once)
+    monkeypatch.setattr("fedpipe_operator.store.connections.refused", lambda address, _: "bad" if address == "127.0.0.2" else None)
+    asked = resolves_to(monkeypatch, "127.0.0.1", "127.0.0.2")
+    store = server.store("rebinding.evil", Guard())
+
+    assert store.list() == []
+    assert error_of(store.list).reason == "AddressRefused"
+    assert (asked, server.connections) == (["rebinding.evil"] * 2, 1)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_no_redirect_leads_to_a_refused_address(serve: Serve, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    target = serve(answers_once)
+
+    def redirects(_: Talking, connection: socket.socket) -> None:
+        location = f"http://localhost:{target.port}/"
+        answer = f"HTTP/1.1 {status} Moved\r\nLocation: {location}\r\nx-amz-bucket-region: eu-west-1\r\nContent-Length: 0\r\n\r\n"
+        connection.sendall(answer.encode())
+
+    monkeypatch.setattr("fedpipe_operator.store.connections.refused", lambda address, _: "bad" if address == "127.0.0.9" else None)
+    resolves_to(monkeypatch, "127.0.0.1", "127.0.0.9")
+
+    error_of(serve(redirects).store("moved.evil", Guard()).list)
+
+    assert target.connections == 0
+
+
+def test_behind_a_proxy_the_targets_name_is_checked(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = serve(answers_once)
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
+    monkeypatch.setenv("NO_PROXY", "")
+    endpoint = "http://169.254.169.254"
+    store = S3Store("fedpipe", "runs", credentials=Credentials("a", "proxied"), endpoint=endpoint, guard=Guard(), limits=SHORT)
+
+    assert error_of(store.list).reason == "AddressRefused"
+    assert proxy.connections == 0
+
+
+def test_behind_a_proxy_a_name_that_only_the_proxy_knows_is_left_to_it(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = serve(answers_once)
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
+    monkeypatch.setenv("NO_PROXY", "")
+    endpoint = "http://no-such-name.invalid"
+    store = S3Store("fedpipe", "runs", credentials=Credentials("a", "proxied"), endpoint=endpoint, guard=Guard(), limits=Limits(seconds=9))
+
+    assert store.list() == []
+    assert proxy.connections == 1
+
+
+def test_on_one_machine_its_user_may_name_any_address(serve: Serve) -> None:
+    assert serve(answers_once).store("localhost").list() == []
+
+
+def test_a_connection_that_was_not_checked_is_not_shared_with_a_store_whose_connections_are(nanio: Server) -> None:
+    assert nanio.store("shared").list() == []
+    guarded = S3Store(
+        "fedpipe", "shared", credentials=Credentials("operator", "a-secret-of-the-tests"), endpoint=nanio.endpoint, guard=Guard()
+    )
+
+    assert error_of(guarded.list).reason == "AddressRefused"
+
+
+def test_a_name_server_that_does_not_answer_holds_no_thread(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve(answers_once)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [server.stopped.wait()][:0])
+    began = time.monotonic()
+
+    failure = error_of(server.store("slow.evil").list)
+
+    assert isinstance(failure, TransientError)
+    assert time.monotonic() - began < SHORT.listing_seconds + MARGIN
+
+
+def test_a_call_within_a_call_has_the_earlier_deadline() -> None:
+    now = [100.0]
+    outer = Call(ends_at=110.0, receives=1, clock=lambda: now[0])
+    inner = Call(ends_at=200.0, receives=1, clock=lambda: now[0])
+
+    with bounded(outer), bounded(inner):
+        assert _CALL.get().seconds(5.0) == 5.0
+        now[0] = 108.0
+        assert _CALL.get().seconds(5.0) == 2.0
+        now[0] = 110.0
+        with pytest.raises(TooSlowError):
+            _CALL.get().seconds(5.0)
