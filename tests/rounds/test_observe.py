@@ -206,6 +206,10 @@ class RecordingStore(DirectoryStore):
         self.read_keys.append(key)
         return super().read(key)
 
+    def read_start(self, key: str, at_most: int) -> bytes | None:
+        self.read_keys.append(key)
+        return super().read_start(key, at_most)
+
     def requests(self) -> tuple[Any, Any]:
         """What was listed and read since the last time."""
         requests = [*self.listed], [*self.read_keys]
@@ -448,6 +452,19 @@ def test_a_trainers_result_that_cannot_be_read_is_refused_and_the_other_sites_up
     assert what in refused.message
     assert observed.updates["site-a"] == {}
     assert observed.updates["site-b"][0].outcome is Outcome.COMPLETED
+
+
+def test_of_a_result_of_any_size_no_more_is_read_than_it_may_have(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = list[int]()
+    put(store, names.round_evaluation(0), evaluated(0))
+    put_plan(store, 1)
+    store.write(names.update_result(1, "site-a", 0), bytes(40_000_000))
+    monkeypatch.setattr(store, "read_start", lambda key, most: lengths.append(most) or DirectoryStore.read_start(store, key, most))
+
+    refused = context(store).refused_updates["site-a"]
+
+    assert refused.reason == "TooLarge"
+    assert lengths == [2**20 + 32 * 10 + 1]
 
 
 def test_an_object_of_the_operator_that_cannot_be_read_is_reported_by_its_key(store: DirectoryStore) -> None:

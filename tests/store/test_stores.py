@@ -31,6 +31,16 @@ def test_a_folder_is_not_an_object(store: Store) -> None:
     assert store.size("rounds/0001") is None
 
 
+def test_the_start_of_an_object_is_read_and_no_more_of_it(store: Store) -> None:
+    store.write("results/long.json", b"0123456789")
+    store.write("results/empty.json", b"")
+
+    assert store.read_start("results/long.json", 4) == b"0123"
+    assert store.read_start("results/long.json", 99) == b"0123456789"
+    assert store.read_start("results/empty.json", 4) == b""
+    assert store.read_start("results/absent.json", 4) is None
+
+
 def test_a_range_gives_exactly_its_bytes(store: Store) -> None:
     store.write("adapter.safetensors", bytes(range(100)))
 

@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import Final, Literal
 
 from fedpipe_operator import names
-from fedpipe_operator.admission import AdmittedUpdate, Asked, RefusalReason, Refused, RefusedError, UpdateBounds, admit_update, hash_of
+from fedpipe_operator.admission import (
+    AdmittedUpdate,
+    Asked,
+    RefusalReason,
+    Refused,
+    RefusedError,
+    UpdateBounds,
+    admit_update,
+    hash_of,
+    max_update_bytes,
+)
 from fedpipe_operator.aggregation import (
     AggregationConfig,
     Candidate,
@@ -152,10 +162,11 @@ def _candidate(task: AggregationTask, update: UpdateRef, plan: RoundPlan, reader
 def _admitted(task: AggregationTask, update: UpdateRef, plan: RoundPlan, store: Store) -> AdmittedUpdate:
     """The result of a training, the same as when the operator saw it first."""
     asked = Asked(task.run, update.site, task.round, update.attempt)
-    data = store.read(names.update_result(task.round, update.site, update.attempt))
+    own = plan.plans.get(update.site)
+    data = store.read_start(names.update_result(task.round, update.site, update.attempt), max_update_bytes(own) + 1)
     if data is None:
         raise RefusedError(RefusalReason.OVERWRITTEN, f"{asked.what}: it is not in the store any more")
-    result = admit_update(data, asked, UpdateBounds(plan.plans.get(update.site), plan.fingerprint))
+    result = admit_update(data, asked, UpdateBounds(own, plan.fingerprint))
     if update.sha256 and hash_of(result) != update.sha256:
         raise RefusedError(RefusalReason.OVERWRITTEN, f"{asked.what}: it is another one than when it was first seen")
     return result

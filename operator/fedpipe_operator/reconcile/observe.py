@@ -16,7 +16,7 @@ from fedpipe_operator.admission import RefusalReason, Refused, RefusedError
 from fedpipe_operator.api import primary_metric
 from fedpipe_operator.backend import ACTIVE_STATES, JobStatus, TaskKind
 from fedpipe_operator.rounds import Observed, Run, exported_round, job_of
-from fedpipe_operator.rounds.admitting import Admissible, Admission
+from fedpipe_operator.rounds.admitting import Admissible, Admission, Admit
 from fedpipe_operator.rounds.kinds import KINDS
 from fedpipe_operator.rounds.observed import EvaluationSummary, PlanSummary, summarize_commit, summarize_evaluation, summarize_plan
 from fedpipe_operator.rounds.records import ExpiredProfiles, OutOfReach, RoundCommit, RoundEvaluation, RoundPlan, Verdict
@@ -38,10 +38,10 @@ def is_interrupted(value: object) -> bool:
     return failure is not None and failure.reason is FailureReason.TERMINATED
 
 
-def _admitted(data: bytes, admit: Callable[[bytes], Admitted], key: str) -> Admitted | Refused:
+def _admitted(data: bytes, admit: Admit[Admitted], key: str) -> Admitted | Refused:
     """The one place where a fault in what a site sent ends: whatever it was, it is that site's refusal."""
     try:
-        return admit(data)
+        return admit.value(data)
     except RefusedError as error:
         return error.refused
     except Exception as error:  # noqa: BLE001 -- a site controls every byte: no fault that it finds may cost others anything
@@ -75,12 +75,12 @@ class ObjectCache:
         value = self.objects[key] = decode_object(data, kind)
         return value
 
-    def admit(self, store: Store, key: str, admit: Callable[[bytes], Admitted]) -> Admitted | Refused | None:
+    def admit(self, store: Store, key: str, admit: Admit[Admitted]) -> Admitted | Refused | None:
         """What a site wrote under this key, admitted or refused; None if there is nothing. What was seen once stays."""
         self._used.add(key)
         known = self.objects.get(key)
         if known is None:
-            data = store.read(key)
+            data = store.read_start(key, admit.at_most)
             known = None if data is None else _admitted(data, admit, key)
             if known is not None and not is_interrupted(known):
                 self.objects[key] = known
@@ -286,7 +286,7 @@ class _StoreReader:
     def by_site(
         self,
         key_of: Callable[[str, int], str],
-        admission: Callable[[str, int], Callable[[bytes], Admitted]],
+        admission: Callable[[str, int], Admit[Admitted]],
         sites: Iterable[str],
         refused: dict[str, Refused],
     ) -> dict[str, dict[int, Admitted]]:
@@ -294,7 +294,7 @@ class _StoreReader:
         return {site: self.attempts(partial(key_of, site), partial(admission, site), refused) for site in sorted(sites)}
 
     def attempts(
-        self, key_of: Callable[[int], str], admission: Callable[[int], Callable[[bytes], Admitted]], refused: dict[str, Refused]
+        self, key_of: Callable[[int], str], admission: Callable[[int], Admit[Admitted]], refused: dict[str, Refused]
     ) -> dict[int, Admitted]:
         """Results by attempt. An attempt that was killed left nothing, so there may be gaps."""
         found: dict[int, Admitted] = {}

@@ -13,7 +13,7 @@ from fedpipe_operator import names
 from fedpipe_operator.admission import AdmittedEvaluation, AdmittedExport, AdmittedProfile, AdmittedUpdate, RefusedError
 from fedpipe_operator.api import FederatedFineTune
 from fedpipe_operator.rounds import exported_round
-from fedpipe_operator.rounds.admitting import Admissible, Admission
+from fedpipe_operator.rounds.admitting import Admissible, Admission, Admit
 from fedpipe_operator.rounds.records import Comparison, RoundCommit, RoundEvaluation, RoundPlan, Verdict
 from fedpipe_operator.store import Store
 from fedpipe_operator.store.objects import decode_object
@@ -113,13 +113,13 @@ class _RecordReader:
             self.unreadable[key] = str(error)
             return None
 
-    def admit(self, key: str, admit: Callable[[bytes], Admitted]) -> Admitted | None:
+    def admit(self, key: str, admit: Admit[Admitted]) -> Admitted | None:
         """What a site wrote."""
-        data = self.store.read(key) if key in self.listing.keys else None
+        data = self.store.read_start(key, admit.at_most) if key in self.listing.keys else None
         if data is None:
             return None
         try:
-            return admit(data)
+            return admit.value(data)
         except RefusedError as error:
             self.unreadable[key] = str(error.refused)
             return None
@@ -128,7 +128,7 @@ class _RecordReader:
         """The newest attempt whose object exists; None if there is none."""
         return max(self.listing.attempts(key_of), default=None)
 
-    def admit_newest(self, key_of: Callable[[int], str], admission: Callable[[int], Callable[[bytes], Admitted]]) -> Admitted | None:
+    def admit_newest(self, key_of: Callable[[int], str], admission: Callable[[int], Admit[Admitted]]) -> Admitted | None:
         attempt = self.newest_attempt(key_of)
         return None if attempt is None else self.admit(key_of(attempt), admission(attempt))
 
@@ -137,7 +137,7 @@ class _RecordReader:
         return {round_: value for round_, value in values.items() if value is not None}
 
     def admit_by_site(
-        self, folder: str, key_of: Callable[[str, int], str], admission: Callable[[str, int], Callable[[bytes], Admitted]]
+        self, folder: str, key_of: Callable[[str, int], str], admission: Callable[[str, int], Admit[Admitted]]
     ) -> dict[str, Admitted]:
         """By site with a subfolder of `folder`: the result of its newest attempt."""
         values = {site: self.admit_newest(partial(key_of, site), partial(admission, site)) for site in self.listing.sites(folder)}

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from fedpipe_operator.admission import (
+    MAX_RESULT_BYTES,
     AdmittedEvaluation,
     AdmittedExport,
     AdmittedProfile,
@@ -16,6 +18,7 @@ from fedpipe_operator.admission import (
     admit_export,
     admit_profile,
     admit_update,
+    max_update_bytes,
 )
 from fedpipe_operator.api import SequenceClassificationTask, TaskSpec
 from fedpipe_operator.backend import Job, TaskKind
@@ -25,35 +28,49 @@ from fedpipe_trainer.contract import RunRef
 Admissible = AdmittedProfile | AdmittedUpdate | AdmittedEvaluation | AdmittedExport
 
 
+_MOST: Final = MAX_RESULT_BYTES + 1
+Value_co = TypeVar("Value_co", bound=Admissible, covariant=True)
+
+
+class Admit(NamedTuple, Generic[Value_co]):
+    """How one result is admitted."""
+
+    at_most: int
+    """Bytes of it that are read: one more than it may have."""
+    value: Callable[[bytes], Value_co]
+    """From these bytes. Raises `RefusedError`."""
+
+
 @dataclass(frozen=True)
 class Admission:
-    """Makes the function that admits a result from its bytes, or raises `RefusedError`."""
+    """How each result of a run is admitted."""
 
     run: RunRef
     task: TaskSpec
     plan: RoundPlan | None
     """Of the round whose updates are admitted."""
 
-    def of_profile(self, site: str, attempt: int) -> Callable[[bytes], AdmittedProfile]:
+    def of_profile(self, site: str, attempt: int) -> Admit[AdmittedProfile]:
         """For the profile of this attempt."""
-        return partial(admit_profile, asked=Asked(self.run, site, 0, attempt))
+        return Admit(_MOST, partial(admit_profile, asked=Asked(self.run, site, 0, attempt)))
 
-    def of_update(self, round_: int, site: str, attempt: int) -> Callable[[bytes], AdmittedUpdate]:
+    def of_update(self, round_: int, site: str, attempt: int) -> Admit[AdmittedUpdate]:
         """For the result of this training."""
         plan = self.plan if self.plan and self.plan.round == round_ else None
         bounds = UpdateBounds(plan.plans.get(site) if plan else None, plan.fingerprint if plan else "")
-        return partial(admit_update, asked=Asked(self.run, site, round_, attempt), bounds=bounds)
+        admit = partial(admit_update, asked=Asked(self.run, site, round_, attempt), bounds=bounds)
+        return Admit(max_update_bytes(bounds.plan) + 1, admit)
 
-    def of_evaluation(self, round_: int, site: str, attempt: int) -> Callable[[bytes], AdmittedEvaluation]:
+    def of_evaluation(self, round_: int, site: str, attempt: int) -> Admit[AdmittedEvaluation]:
         """For a site's evaluation of this round's adapter."""
         bounds = EvaluationBounds(isinstance(self.task, SequenceClassificationTask), self.task.max_length)
-        return partial(admit_evaluation, asked=Asked(self.run, site, round_, attempt), bounds=bounds)
+        return Admit(_MOST, partial(admit_evaluation, asked=Asked(self.run, site, round_, attempt), bounds=bounds))
 
-    def of_export(self, attempt: int) -> Callable[[bytes], AdmittedExport]:
+    def of_export(self, attempt: int) -> Admit[AdmittedExport]:
         """For the result of this export."""
-        return partial(admit_export, asked=Asked(self.run, "", None, attempt))
+        return Admit(_MOST, partial(admit_export, asked=Asked(self.run, "", None, attempt)))
 
-    def of_job(self, job: Job) -> Callable[[bytes], Admissible]:
+    def of_job(self, job: Job) -> Admit[Admissible]:
         """For the result that this trainer's job writes last."""
         match job.kind:
             case TaskKind.PROFILE:

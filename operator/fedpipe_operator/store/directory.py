@@ -46,6 +46,15 @@ class DirectoryStore:
         with _translate_errors(key):
             return path.read_bytes() if path.is_file() else None
 
+    def read_start(self, key: str, at_most: int) -> bytes | None:
+        """The object's first bytes; None if there is no object."""
+        path = self._path(key)
+        with _translate_errors(key):
+            if not path.is_file():
+                return None
+            with path.open("rb") as file:
+                return file.read(at_most)
+
     def size(self, key: str) -> int | None:
         """Size of the object in bytes, or None if there is none."""
         path = self._path(key)

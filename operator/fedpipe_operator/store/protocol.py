@@ -31,6 +31,9 @@ class Store(Protocol):
     def read(self, key: str) -> bytes | None:
         """The content of the object, or None if there is none."""
 
+    def read_start(self, key: str, at_most: int) -> bytes | None:
+        """The object's first bytes, at most `at_most`; None if there is no object. For what others wrote: it may have any size."""
+
     def size(self, key: str) -> int | None:
         """Size of the object in bytes, or None if there is none."""
 

@@ -168,6 +168,19 @@ class S3Store:
                     return None
                 raise
 
+    def read_start(self, key: str, at_most: int) -> bytes | None:
+        """The object's first bytes; None if there is no object."""
+        with self._call(key, transfers=at_most, receives=at_most):
+            try:
+                answer = self._client.get_object(Bucket=self.bucket, Key=self._full_key(key), Range=f"bytes=0-{at_most - 1}")
+                return _content(answer["Body"])
+            except ClientError as error:
+                if code_of(error) in NOT_FOUND:
+                    return None
+                if code_of(error) in BAD_RANGE:  # an empty object has no first byte
+                    return b""
+                raise
+
     def size(self, key: str) -> int | None:
         """Size of the object in bytes, or None if there is none.
 
