@@ -29,8 +29,17 @@ def table_of(configurations: Mapping[str, Run | Study]) -> str:
     is_of_runs = any("seconds" in point for curve in found.values() for point in curve)
     lines = list(_of_runs(found) if is_of_runs else _of_studies(found))
     if missing:
-        lines += ["", f"Not run yet: {'; '.join(missing)}."]
+        lines += ["", f"Not run yet ({len(missing)} of {len(results)}): {_by_rule(missing)}."]
     return "\n".join(lines)
+
+
+def _by_rule(names: Iterable[str]) -> str:
+    """Each rule once, with its seeds."""
+    seeds: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        rule, _, seed = name.partition(", seed ")
+        seeds[rule].append(seed)
+    return "; ".join(f"{rule} (seeds {', '.join(of_rule)})" if any(of_rule) else rule for rule, of_rule in seeds.items())
 
 
 def in_readme(sweeps: Mapping[str, Callable[[], Mapping[str, Run | Study]]]) -> str:
