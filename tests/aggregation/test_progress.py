@@ -13,9 +13,10 @@ from toy_rounds import HEAD, Fleet
 from fedpipe_operator.aggregation import AggregationConfig, aggregate_round
 from fedpipe_operator.aggregation.factors import SiteWeight, WeightUpdates
 from fedpipe_operator.aggregation.progress import Progress
+from fedpipe_operator.api.aggregation import Clipping
 from fedpipe_operator.rounds.records import Contribution
 
-CONFIG = AggregationConfig(method="Exact", max_rank=64)
+CONFIG = AggregationConfig(method="Exact", max_rank=64, clipping=Clipping.NONE)
 WEIGHTS = {"q": (12, 10), "v": (10, 14)}
 SITES = ("one", "two", "three")
 Dense = dict[str, np.ndarray]

@@ -122,6 +122,8 @@ def test_an_operator_that_restarts_after_round_1_keeps_the_rate_and_its_reason(t
         key = names.profile_result(f"site-{site}", 0)
         profile = required_object(world.store, key, ProfileResult)
         world.store.write(key, profile.model_copy(update={"range_test": OTHERWISE}).to_json().encode())
+    plan = required_object(world.store, names.round_plan(1), RoundPlan)
+    world.store.write(names.round_plan(1), plan.model_copy(update={"profile_hashes": {}}).to_json().encode())  # or they would be refused
     world.restart()
     world.settle()
 
