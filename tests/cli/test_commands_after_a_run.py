@@ -17,7 +17,9 @@ from fedpipe_operator.cli import app_for
 from fedpipe_operator.cli.local_run import LocalRun
 from fedpipe_operator.local.run_folder import RunFolder
 from fedpipe_operator.local.session import Session, compare, local_only_sessions
+from fedpipe_operator.report import read_record
 from fedpipe_operator.rounds import Run
+from fedpipe_operator.store import DirectoryStore
 from fedpipe_trainer.contract import EvaluateTask, Sample
 
 ACCURACY = {
@@ -298,6 +300,16 @@ def test_report_of_an_active_run_has_everything_so_far(tmp_path: Path) -> None:
     page = (workspace.runs.store / "report.html").read_text()
     assert "Unfinished" in page
     assert "No round has been evaluated yet." in page
+
+
+def test_report_shows_what_the_sites_of_a_finished_run_sent(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.execute(until="end")
+    record = read_record(workspace.runs.read_only(), DirectoryStore(workspace.runs.store))
+
+    assert record.unreadable == {}
+    assert [sorted(updates) for updates in record.updates.values()] == 2 * [["site-a", "site-b", "site-c"]]
+    assert sorted(record.profiles) == ["site-a", "site-b", "site-c"]
 
 
 def test_report_accepts_a_run_that_was_started_with_options_that_changed_its_spec(tmp_path: Path) -> None:

@@ -17,12 +17,14 @@ from job_history import all_jobs_finished, created_jobs, duplicate_jobs, name_in
 
 from fedpipe_operator import names
 from fedpipe_operator.api import PlanStatus
+from fedpipe_operator.cli.local_run import load_run
+from fedpipe_operator.local.run_folder import RunFolder
 from fedpipe_operator.manifests.pods import USER
 from fedpipe_operator.planning import plan_status
 from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_operator.store import DirectoryStore, S3Store
 from fedpipe_operator.store.objects import required_object
-from fedpipe_trainer.contract import Plan, ProfileResult, TrainResult
+from fedpipe_trainer.contract import Plan, ProfileResult, RunRef, TrainResult
 
 pytestmark = pytest.mark.e2e
 
@@ -149,25 +151,28 @@ def trained_by(update: TrainResult) -> tuple[int, int, dict[str, int]]:
 
 
 def test_equal_profiles_give_equal_plans_on_one_machine(auto: AutoRun, tmp_path: Path) -> None:
-    """`fedpipe plan` finds the cluster's profiles in its store, as if it had made them, and measures nothing."""
+    """`fedpipe plan` finds the cluster's profiles in its store, as if they were its own, and measures nothing."""
     (tmp_path / "run.yaml").write_text(yaml.safe_dump_all(auto.manifests))
+    resource, _ = load_run([tmp_path / "run.yaml"])
+    meta = RunFolder(tmp_path / "runs", resource).resume().metadata
     folder = tmp_path / "runs" / "default" / "toy"
     here = DirectoryStore(folder / "store")
     for site in CAPACITIES:
         key = names.profile_result(site, 0)
-        here.write(key, auto.store.read(key) or b"")
+        of_this_run = {"run": RunRef(namespace=meta.namespace, name=meta.name, uid=meta.uid)}
+        here.write(key, required_object(auto.store, key, ProfileResult).model_copy(update=of_this_run).to_json().encode())
 
     command = [sys.executable, "-m", "fedpipe_operator.cli", "plan", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "runs")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     assert list((folder / "jobs").iterdir()) == []
     assert timeless(required_object(here, names.round_plan(1), RoundPlan)) == timeless(plan_of(auto, 1))
 
 
 def timeless(plan: RoundPlan) -> str:
-    """The plan's JSON, but for the time at which it was made."""
-    return plan.model_copy(update={"started_at": 0.0}).to_json()
+    """The plan's JSON, but for the time at which it was made, and whose profiles it was made from."""
+    return plan.model_copy(update={"started_at": 0.0, "profile_hashes": {}}).to_json()
 
 
 def test_a_healthy_run_has_one_training_job_a_site_and_round(auto: AutoRun) -> None:

@@ -16,7 +16,8 @@ CAUSAL: Final = {"type": "CausalLM", "prompt": "{question}", "response": "{answe
 
 INVALID_SPECS: Final[dict[str, Plain]] = {
     "aggregation.method FedIT averages equal ranks only": {"aggregation": {"method": "FedIT"}},
-    "aggregation.rule needs more updates to withstand maliciousSites": {
+    "aggregation.rule needs more updates to withstand maliciousSites (TrimmedMean 2f + 1, Krum and MultiKrum 2f + 3)"
+    " than sites.perRound times sites.quorum": {
         "aggregation": {"rule": "Krum", "maliciousSites": 2},
         "sites": {"perRound": 8, "quorum": 0.7},
     },

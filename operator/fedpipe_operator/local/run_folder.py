@@ -106,8 +106,10 @@ class RunFolder:
         return self._resource.model_copy(update={"metadata": metadata, "status": status})
 
     def read_only(self) -> FederatedFineTune:
-        """The run with the status of this folder. Nothing is written."""
-        return self._resource.model_copy(update={"status": self._status()})
+        """The run with the uid and the status of this folder. Nothing is written."""
+        origin = self._origin()
+        metadata = self._resource.metadata.model_copy(update={"uid": origin.uid}) if origin else self._resource.metadata
+        return self._resource.model_copy(update={"metadata": metadata, "status": self._status()})
 
     def write_status(self, status: FineTuneStatus) -> None:
         """Replace the status atomically."""
