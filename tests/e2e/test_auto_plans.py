@@ -154,8 +154,9 @@ def test_equal_profiles_give_equal_plans_on_one_machine(auto: AutoRun, tmp_path:
     """`fedpipe plan` finds the cluster's profiles in its store, as if they were its own, and measures nothing."""
     (tmp_path / "run.yaml").write_text(yaml.safe_dump_all(auto.manifests))
     resource, _ = load_run([tmp_path / "run.yaml"])
-    meta = RunFolder(tmp_path / "runs", resource).resume().metadata
     folder = tmp_path / "runs" / "default" / "toy"
+    folder.mkdir(parents=True)
+    meta = RunFolder(tmp_path / "runs", resource).resume().metadata
     here = DirectoryStore(folder / "store")
     for site in CAPACITIES:
         key = names.profile_result(site, 0)

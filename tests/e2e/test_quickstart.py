@@ -4,7 +4,9 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -173,15 +175,18 @@ def test_the_adapter_from_s3_loads_into_the_base_and_is_as_good_as_it_was_measur
     plan = RoundPlan.model_validate_json(store.read(names.round_plan(1)) or b"")
     base = AutoModelForSequenceClassification.from_pretrained(quickstart.fleet / "volumes/models" / MODEL, num_labels=len(plan.labels))
     files = list(quickstart.fleet.glob("volumes/*-news/validation.*"))
-    rows = [row for file in files for row in read_rows(file, ("text", "label")).rows]
+    of_sites = [read_rows(file, ("text", "label")).rows for file in files]
+    rows = [row for of_site in of_sites for row in of_site]
 
     adapted = PeftModel.from_pretrained(base, exported / "adapter")
     merged = AutoModelForSequenceClassification.from_pretrained(exported / "merged")
 
     scores = scores_of(adapted, rows, quickstart)
-    right = [plan.labels[int(best)] == row["label"] for best, row in zip(scores.argmax(dim=1), rows, strict=True)]
+    right = iter([plan.labels[int(best)] == row["label"] for best, row in zip(scores.argmax(dim=1), rows, strict=True)])
+    accuracies = [fmean(islice(right, len(of_site))) for of_site in of_sites]
     assert len(files) == len(POOLS)
-    assert abs(sum(right) / len(rows) - finished["status"]["metric"]["value"]) < 0.08, "the run measured 150 of these documents"
+    # The run measured 50 documents of each site: four standard deviations of an accuracy of 150.
+    assert abs(fmean(accuracies) - finished["status"]["metric"]["value"]) < 0.16
     assert torch.allclose(scores, scores_of(merged, rows, quickstart), atol=1e-3)
 
 
