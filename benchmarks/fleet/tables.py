@@ -45,8 +45,8 @@ def _by_rule(names: Iterable[str]) -> str:
 def in_readme(sweeps: Mapping[str, Callable[[], Mapping[str, Run | Study]]]) -> str:
     """The README with each table anew: they stand between `<!-- SWEEP -->` and `<!-- end -->`."""
     return re.sub(
-        r"(<!-- ([a-z0-9-]+) -->\n\n).*?(\n\n<!-- end -->)",
-        lambda found: f"{found[1]}{table_of(sweeps[found[2]]())}{found[3]}",
+        r"(<!-- ([a-z0-9-]+) -->\n).*?(<!-- end -->)",
+        lambda found: f"{found[1]}\n{table_of(sweeps[found[2]]())}\n\n{found[3]}",
         _README.read_text(encoding="utf-8"),
         flags=re.DOTALL,
     )
