@@ -9,9 +9,9 @@ from toy_rounds import HEAD, RUN, Fleet
 
 from fedpipe_operator.admission import Asked, RefusalReason, RefusedError, UpdateBounds, admit_update
 from fedpipe_operator.aggregation import Candidate
-from fedpipe_operator.aggregation.gate import Expected, check, refusal, refuse_unmixed
+from fedpipe_operator.aggregation.gate import Expected, check, refuse_unmixed
 from fedpipe_operator.aggregation.tensors import open_tensors
-from fedpipe_operator.rounds.records import Verdict
+from fedpipe_operator.rounds.records import Verdict, verdict_of
 from fedpipe_trainer.contract import Outcome, RunRef
 
 Q_A, Q_B = "base_model.model.layer.0.q.lora_A.weight", "base_model.model.layer.0.q.lora_B.weight"
@@ -26,7 +26,7 @@ def check_alpha(fleet: Fleet, candidate: Candidate, *, max_norm: float = 1e4, pr
             candidate.result.to_json().encode(), Asked(RUN, "alpha", 1, 0), UpdateBounds(plan.plans["alpha"], plan.fingerprint)
         )
     except RefusedError as error:
-        return refusal(error.refused)
+        return verdict_of(error.refused)
     return check(result, candidate.source, Expected(plan=plan, site="alpha", max_norm=max_norm, previous=previous_tensors))
 
 

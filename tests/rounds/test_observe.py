@@ -454,6 +454,18 @@ def test_a_trainers_result_that_cannot_be_read_is_refused_and_the_other_sites_up
     assert observed.updates["site-b"][0].outcome is Outcome.COMPLETED
 
 
+def test_a_fault_of_the_admission_itself_is_that_sites_refusal(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty(data: bytes, **_: object) -> Any:
+        raise ZeroDivisionError(data)
+
+    put(store, names.round_evaluation(0), evaluated(0))
+    put_plan(store, 1)
+    put(store, names.update_result(1, "site-a", 0), an_update_of("site-a", 1, 0))
+    monkeypatch.setattr("fedpipe_operator.rounds.admitting.admit_update", faulty)
+
+    assert str(context(store).refused_updates["site-a"]) == "Unreadable: its result cannot be admitted: ZeroDivisionError; see the log"
+
+
 def test_of_a_result_of_any_size_no_more_is_read_than_it_may_have(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = list[int]()
     put(store, names.round_evaluation(0), evaluated(0))

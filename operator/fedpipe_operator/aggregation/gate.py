@@ -11,14 +11,14 @@ from typing import Final
 
 import numpy as np
 
-from fedpipe_operator.admission import AdmittedUpdate, RefusalReason, Refused, RefusedError
+from fedpipe_operator.admission import AdmittedUpdate, RefusalReason, RefusedError
 from fedpipe_operator.admission.refusal import require_equal
 from fedpipe_operator.aggregation import lengths
 from fedpipe_operator.aggregation.factors import Factors, Float64
 from fedpipe_operator.aggregation.lengths import SquaredLengths
 from fedpipe_operator.aggregation.tensors import Float32, MalformedError, Source, TensorFile, factor_keys, open_tensors, sha256_of
 from fedpipe_operator.rounds.consent import mixable
-from fedpipe_operator.rounds.records import RoundPlan, Verdict
+from fedpipe_operator.rounds.records import RoundPlan, Verdict, verdict_of
 
 _ITEM_BYTES: Final = 4
 _HEADER_BYTES: Final = 4096
@@ -70,13 +70,8 @@ def check(update: AdmittedUpdate, source: Source, expected: Expected) -> Verdict
         _check_tensors(tensors, expected)
         _check_values(tensors, update, expected)
     except RefusedError as error:
-        return refusal(error.refused)
+        return verdict_of(error.refused)
     return Verdict(accepted=True)
-
-
-def refusal(refused: Refused) -> Verdict:
-    """What the round's commit says of it."""
-    return Verdict(accepted=False, reason=refused.reason, message=refused.message)
 
 
 def expected_shapes(plan: RoundPlan, site: str) -> dict[str, tuple[int, ...]]:

@@ -21,10 +21,7 @@ from fedpipe_operator.admission import (
     RefusalReason,
     Refused,
     RefusedError,
-    UpdateBounds,
-    admit_update,
     hash_of,
-    max_update_bytes,
 )
 from fedpipe_operator.aggregation import (
     AggregationConfig,
@@ -40,7 +37,8 @@ from fedpipe_operator.aggregation.clipping import MULTIPLE
 from fedpipe_operator.aggregation.normalization import NORMALIZATIONS
 from fedpipe_operator.aggregation.parallel import thread_count
 from fedpipe_operator.api.aggregation import Clipping
-from fedpipe_operator.rounds.records import RoundCommit, RoundPlan, UpdateRef, Verdict
+from fedpipe_operator.rounds.admitting import update_admission
+from fedpipe_operator.rounds.records import RoundCommit, RoundPlan, UpdateRef, Verdict, verdict_of
 from fedpipe_operator.store import Store
 from fedpipe_operator.store.address import BucketAddress, StoreAddress
 from fedpipe_operator.store.objects import required_object
@@ -151,25 +149,27 @@ def _candidate(task: AggregationTask, update: UpdateRef, plan: RoundPlan, reader
     """The update, or why it is refused: then nothing of its adapter is read."""
     key = names.update_adapter(task.round, update.site, update.attempt)
     if reader.store.size(key) is None:
-        return gate.refusal(Refused(RefusalReason.NO_ADAPTER, f"adapter of site {update.site}: it is not in the store"))
+        return verdict_of(Refused(RefusalReason.NO_ADAPTER, f"adapter of site {update.site}: it is not in the store"))
+    result = _admitted(task, update, plan, reader.store)
+    if isinstance(result, Refused):
+        return verdict_of(result)
     try:
-        result = _admitted(task, update, plan, reader.store)
         return Candidate(result, reader.open(key, partial(gate.check_size, plan=plan, site=update.site)))
     except RefusedError as error:
-        return gate.refusal(error.refused)
+        return verdict_of(error.refused)
 
 
-def _admitted(task: AggregationTask, update: UpdateRef, plan: RoundPlan, store: Store) -> AdmittedUpdate:
-    """The result of a training, the same as when the operator saw it first."""
+def _admitted(task: AggregationTask, update: UpdateRef, plan: RoundPlan, store: Store) -> AdmittedUpdate | Refused:
+    """The result of a training, if it is the same as when the operator saw it first."""
     asked = Asked(task.run, update.site, task.round, update.attempt)
-    own = plan.plans.get(update.site)
-    data = store.read_start(names.update_result(task.round, update.site, update.attempt), max_update_bytes(own) + 1)
+    admit = update_admission(asked, plan)
+    data = store.read_start(names.update_result(task.round, update.site, update.attempt), admit.at_most)
     if data is None:
-        raise RefusedError(RefusalReason.OVERWRITTEN, f"{asked.what}: it is not in the store any more")
-    result = admit_update(data, asked, UpdateBounds(own, plan.fingerprint))
-    if update.sha256 and hash_of(result) != update.sha256:
-        raise RefusedError(RefusalReason.OVERWRITTEN, f"{asked.what}: it is another one than when it was first seen")
-    return result
+        return Refused(RefusalReason.OVERWRITTEN, f"{asked.what}: it is not in the store any more")
+    result = admit.result(data)
+    if isinstance(result, Refused) or not update.sha256 or hash_of(result) == update.sha256:
+        return result
+    return Refused(RefusalReason.OVERWRITTEN, f"{asked.what}: it is another one than when it was first seen")
 
 
 def _previous_adapter(round_: int, reader: _AdapterReader) -> Source | None:

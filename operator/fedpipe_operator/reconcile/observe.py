@@ -5,14 +5,13 @@ written once and never change are cached, so an observation costs one listing of
 one of that round as well, and the objects that are new.
 """
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar, cast
 
 from fedpipe_operator import names
-from fedpipe_operator.admission import RefusalReason, Refused, RefusedError
+from fedpipe_operator.admission import Refused
 from fedpipe_operator.api import primary_metric
 from fedpipe_operator.backend import ACTIVE_STATES, JobStatus, TaskKind
 from fedpipe_operator.rounds import Observed, Run, exported_round, job_of
@@ -29,24 +28,11 @@ from fedpipe_trainer.contract import FailureReason
 Summary = TypeVar("Summary")
 Admitted = TypeVar("Admitted", bound=Admissible)
 
-_LOG = logging.getLogger(__name__)
-
 
 def is_interrupted(value: object) -> bool:
     """Whether it is the result of a trainer that was terminated: the pod that replaces it will overwrite the result."""
     failure = getattr(value, "failure", None)
     return failure is not None and failure.reason is FailureReason.TERMINATED
-
-
-def _admitted(data: bytes, admit: Admit[Admitted], key: str) -> Admitted | Refused:
-    """The one place where a fault in what a site sent ends: whatever it was, it is that site's refusal."""
-    try:
-        return admit.value(data)
-    except RefusedError as error:
-        return error.refused
-    except Exception as error:  # noqa: BLE001 -- a site controls every byte: no fault that it finds may cost others anything
-        _LOG.exception("%s cannot be admitted", key)
-        return Refused(RefusalReason.UNREADABLE, f"its result cannot be admitted: {type(error).__name__}; see the operator's log")
 
 
 @dataclass
@@ -81,7 +67,7 @@ class ObjectCache:
         known = self.objects.get(key)
         if known is None:
             data = store.read_start(key, admit.at_most)
-            known = None if data is None else _admitted(data, admit, key)
+            known = None if data is None else admit.result(data)
             if known is not None and not is_interrupted(known):
                 self.objects[key] = known
         return cast("Admitted | Refused | None", known)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TypeVar
 
 from fedpipe_operator import names
-from fedpipe_operator.admission import AdmittedEvaluation, AdmittedExport, AdmittedProfile, AdmittedUpdate, RefusedError
+from fedpipe_operator.admission import AdmittedEvaluation, AdmittedExport, AdmittedProfile, AdmittedUpdate, Refused
 from fedpipe_operator.api import FederatedFineTune
 from fedpipe_operator.rounds import exported_round
 from fedpipe_operator.rounds.admitting import Admissible, Admission, Admit
@@ -118,11 +118,11 @@ class _RecordReader:
         data = self.store.read_start(key, admit.at_most) if key in self.listing.keys else None
         if data is None:
             return None
-        try:
-            return admit.value(data)
-        except RefusedError as error:
-            self.unreadable[key] = str(error.refused)
+        value = admit.result(data)
+        if isinstance(value, Refused):
+            self.unreadable[key] = str(value)
             return None
+        return value
 
     def newest_attempt(self, key_of: Callable[[int], str]) -> int | None:
         """The newest attempt whose object exists; None if there is none."""

@@ -1,5 +1,6 @@
 """What each result of a run is held to: the task that it answers, and the plan of its round."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,9 @@ from fedpipe_operator.admission import (
     AdmittedUpdate,
     Asked,
     EvaluationBounds,
+    RefusalReason,
+    Refused,
+    RefusedError,
     UpdateBounds,
     admit_evaluation,
     admit_export,
@@ -28,6 +32,7 @@ from fedpipe_trainer.contract import RunRef
 Admissible = AdmittedProfile | AdmittedUpdate | AdmittedEvaluation | AdmittedExport
 
 
+_LOG = logging.getLogger(__name__)
 _MOST: Final = MAX_RESULT_BYTES + 1
 Value_co = TypeVar("Value_co", bound=Admissible, covariant=True)
 
@@ -39,6 +44,22 @@ class Admit(NamedTuple, Generic[Value_co]):
     """Bytes of it that are read: one more than it may have."""
     value: Callable[[bytes], Value_co]
     """From these bytes. Raises `RefusedError`."""
+
+    def result(self, data: bytes) -> Value_co | Refused:
+        """The value, or why there is none. The one place where a fault in what a site sent ends, as that site's refusal."""
+        try:
+            return self.value(data)
+        except RefusedError as error:
+            return error.refused
+        except Exception as error:  # noqa: BLE001 -- a site controls every byte: no fault that it finds may cost others anything
+            _LOG.exception("a result cannot be admitted")
+            return Refused(RefusalReason.UNREADABLE, f"its result cannot be admitted: {type(error).__name__}; see the log")
+
+
+def update_admission(asked: Asked, plan: RoundPlan | None) -> Admit[AdmittedUpdate]:
+    """For the result of a training by the plan of its round; without one it is refused."""
+    bounds = UpdateBounds(plan.plans.get(asked.site) if plan else None, plan.fingerprint if plan else "")
+    return Admit(max_update_bytes(bounds.plan) + 1, partial(admit_update, asked=asked, bounds=bounds))
 
 
 @dataclass(frozen=True)
@@ -56,10 +77,7 @@ class Admission:
 
     def of_update(self, round_: int, site: str, attempt: int) -> Admit[AdmittedUpdate]:
         """For the result of this training."""
-        plan = self.plan if self.plan and self.plan.round == round_ else None
-        bounds = UpdateBounds(plan.plans.get(site) if plan else None, plan.fingerprint if plan else "")
-        admit = partial(admit_update, asked=Asked(self.run, site, round_, attempt), bounds=bounds)
-        return Admit(max_update_bytes(bounds.plan) + 1, admit)
+        return update_admission(Asked(self.run, site, round_, attempt), self.plan if self.plan and self.plan.round == round_ else None)
 
     def of_evaluation(self, round_: int, site: str, attempt: int) -> Admit[AdmittedEvaluation]:
         """For a site's evaluation of this round's adapter."""

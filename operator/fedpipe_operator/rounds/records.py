@@ -8,6 +8,7 @@ from typing import Annotated, Final, NamedTuple
 
 from pydantic import Field
 
+from fedpipe_operator.admission import Refused
 from fedpipe_operator.planning import Hyperparameter
 from fedpipe_operator.sites import Correction, KeptActivations, Measurement, Resources
 from fedpipe_trainer.contract import Artifact, Hyperparameters, Plan, Wire
@@ -127,6 +128,11 @@ class Verdict(Wire):
     reason: str = ""
     """One CamelCase word if refused: HashMismatch, UnknownKey, MissingKey, WrongShape, NotFinite, WrongBase, …"""
     message: str = ""
+
+
+def verdict_of(refused: Refused) -> Verdict:
+    """What a round's records say of a refusal."""
+    return Verdict(accepted=False, reason=refused.reason, message=refused.message)
 
 
 class Contribution(Wire):

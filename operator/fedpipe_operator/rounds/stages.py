@@ -28,7 +28,16 @@ from fedpipe_operator.rounds.actions import (
 from fedpipe_operator.rounds.attempts import Active, Done, Dropped, Pending, Work
 from fedpipe_operator.rounds.evaluation import aggregate_metrics
 from fedpipe_operator.rounds.policies import Metrics, best_round, is_patience_exhausted, is_target_reached, retry_micro_batch, smallest_pass
-from fedpipe_operator.rounds.records import ExpiredProfile, ExpiredProfiles, OutOfReach, RoundEvaluation, RoundPlan, UpdateRef, Verdict
+from fedpipe_operator.rounds.records import (
+    ExpiredProfile,
+    ExpiredProfiles,
+    OutOfReach,
+    RoundEvaluation,
+    RoundPlan,
+    UpdateRef,
+    Verdict,
+    verdict_of,
+)
 from fedpipe_operator.rounds.work_states import (
     StageContext,
     WorkStates,
@@ -214,7 +223,7 @@ def aggregate(context: StageContext) -> Step:
 def _refused(context: StageContext, states: WorkStates) -> dict[str, Verdict]:
     """The dropped sites whose update was refused at first sight, with the reason."""
     refused, dropped = context.observed.refused_updates, dropped_of(states)
-    return {site: Verdict(accepted=False, reason=one.reason, message=one.message) for site, one in refused.items() if site in dropped}
+    return {site: verdict_of(one) for site, one in refused.items() if site in dropped}
 
 
 def _out_of_memory(context: StageContext, states: WorkStates) -> dict[str, int]:
