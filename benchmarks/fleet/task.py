@@ -1,8 +1,6 @@
 """The model and the data, loaded and tokenised once for all runs of a process."""
 
-import csv
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,6 +9,7 @@ from typing import Final
 
 import numpy as np
 from configuration import E2E, NEWSGROUPS, Problem
+from ingredients.e2e import e2e_rows, restaurant
 from ingredients.models import model_folder
 from ingredients.newsgroups import newsgroups
 from ingredients.packages import cache_folder
@@ -105,7 +104,7 @@ def _e2e(max_length: int) -> Task:
     train, test = rows_of(E2E)
     test = test[:: len(test) // _TEST_SENTENCES][:_TEST_SENTENCES]
     objective = CausalLM(prompt="{mr}\n", response="{ref}", max_length=max_length)
-    return _task(E2E, "llama", objective, (train, test), [_restaurant(row["mr"]) for row in train])
+    return _task(E2E, "llama", objective, (train, test), [restaurant(row["mr"]) for row in train])
 
 
 _LOADERS: Final[dict[str, Callable[[int], Task]]] = {NEWSGROUPS: _newsgroups, E2E: _e2e}
@@ -123,13 +122,7 @@ def _e2e_rows(name: str) -> list[Row]:
         raise SystemExit(
             f"{file} does not exist: set E2E_DATA to the folder of devset.csv and testset_w_refs.csv, see examples/data-to-text"
         )
-    with file.open(encoding="utf-8", newline="") as stream:
-        return [{"mr": row["mr"], "ref": row["ref"]} for row in csv.DictReader(stream)]
-
-
-def _restaurant(meaning: str) -> str:
-    found = re.search(r"name\[([^\]]+)\]", meaning)
-    return found[1] if found else ""
+    return e2e_rows(file)
 
 
 def partition(task: Task, problem: Problem, sites: int) -> Partition:

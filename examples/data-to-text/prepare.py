@@ -8,9 +8,7 @@ The descriptions of a restaurant are split in uneven shares, with all references
 """
 
 import argparse
-import csv
 import os
-import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -18,7 +16,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from ingredients.folders import digest_of, link_folder, make_once  # noqa: E402 - needs the path above
+from ingredients.e2e import e2e_rows, restaurant  # noqa: E402 - needs the path above
+from ingredients.folders import digest_of, link_folder, make_once  # noqa: E402 - likewise
 from ingredients.models import model_folder  # noqa: E402 - likewise
 from ingredients.packages import cache_folder  # noqa: E402 - likewise
 from ingredients.splitting import dirichlet_shares, split_rows  # noqa: E402 - likewise
@@ -59,12 +58,6 @@ def sites_rows(train: list[Row], test: list[Row]) -> dict[str, tuple[list[Row], 
     return {claim: (_rows_of(splits[0][site], train), _rows_of(validation[site], test)) for site, claim in enumerate(SITES)}
 
 
-def restaurant(meaning: str) -> str:
-    """The name in a meaning representation such as `name[Cotto], area[riverside]`."""
-    found = re.search(r"name\[([^\]]+)\]", meaning)
-    return found[1] if found else ""
-
-
 def _rows_of(meanings: list[str], rows: list[Row]) -> list[Row]:
     return [row for meaning in meanings for row in rows if row["mr"] == meaning]
 
@@ -80,17 +73,12 @@ def _files(folder: Path | None) -> tuple[Path, Path]:
 
 
 def _write(folder: Path, *, claim: str, files: tuple[Path, Path]) -> None:
-    train, validation = sites_rows(*(_read(file) for file in files))[claim]
+    train, validation = sites_rows(*(e2e_rows(file) for file in files))[claim]
     suffix = SITES[claim][1]
     write_rows(folder / f"train.{suffix}", train)
     write_rows(folder / f"validation.{suffix}", validation)
     names = len({restaurant(row["mr"]) for row in train})
     print(f"  {claim}: {len(train)} sentences about {names} restaurants for training, {len(validation)} for validation ({suffix})")
-
-
-def _read(file: Path) -> list[Row]:
-    with file.open(encoding="utf-8", newline="") as stream:
-        return [{"mr": row["mr"], "ref": row["ref"]} for row in csv.DictReader(stream)]
 
 
 if __name__ == "__main__":
