@@ -82,7 +82,8 @@ async def measure(layout: plane.BenchmarkLayout, size: Size) -> table.Measured:
     try:
         await api.create_all(objects.node(number) for number in range(size.runs))
         await api.create_all(objects.site(number, number % size.runs) for number in range(size.sites))
-        settings = {"FEDPIPE_TRAINER_IMAGE": "stand-in", "FEDPIPE_OPERATOR_IMAGE": "operator", "FEDPIPE_JOB_TTL_SECONDS": str(size.job_ttl)}
+        images = {"FEDPIPE_TRAINER_IMAGE": "stand-in", "FEDPIPE_OPERATOR_IMAGE": "operator"}
+        settings = images | {"FEDPIPE_NAMESPACES": "*", "FEDPIPE_JOB_TTL_SECONDS": str(size.job_ttl)}
         operator = await asyncio.to_thread(plane.start_operator, layout, settings)
         pid = pid_of(layout, operator.name)
         if pid is None:

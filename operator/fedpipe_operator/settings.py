@@ -13,6 +13,7 @@ PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 LogFormat = Literal["json", "plain"]
 
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_ALL_NAMESPACES: Final = "*"
 _BOOLEANS: Final = {"true": True, "false": False}
 
 
@@ -24,7 +25,7 @@ class Settings:
     operator_image: str
     """For aggregation Jobs."""
     namespaces: tuple[str, ...] = ()
-    """Namespaces whose runs and sites are reconciled; empty: all of the cluster."""
+    """Namespaces whose runs and sites are reconciled; empty: all of the cluster, for which the variable is `*`."""
     image_pull_policy: PullPolicy = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
     """Names of image pull Secrets, which must exist in each run's namespace."""
@@ -55,7 +56,7 @@ def read(environ: Mapping[str, str]) -> Settings:
     return Settings(
         trainer_image=_read(environ, "TRAINER_IMAGE", _image, None),
         operator_image=_read(environ, "OPERATOR_IMAGE", _image, None),
-        namespaces=_read(environ, "NAMESPACES", _namespaces, ()),
+        namespaces=_read(environ, "NAMESPACES", _namespaces, None),
         image_pull_policy=_read(environ, "IMAGE_PULL_POLICY", _pull_policy, "IfNotPresent"),
         image_pull_secrets=_read(environ, "IMAGE_PULL_SECRETS", _comma_separated, ()),
         watch_nodes=_read(environ, "WATCH_NODES", _boolean, Settings.watch_nodes),
@@ -94,9 +95,11 @@ def _comma_separated(text: str) -> tuple[str, ...]:
 
 def _namespaces(text: str) -> tuple[str, ...]:
     """Exact names only: kopf accepts patterns, but the Kubernetes API lists one namespace or all of them."""
+    if text == _ALL_NAMESPACES:
+        return ()
     namespaces = _comma_separated(text)
-    if not all(map(_NAMESPACE.fullmatch, namespaces)):
-        raise ValueError("write namespace names separated by commas")
+    if not namespaces or not all(map(_NAMESPACE.fullmatch, namespaces)):
+        raise ValueError("write namespace names separated by commas, or * for all of the cluster")
     return namespaces
 
 

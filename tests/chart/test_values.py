@@ -21,6 +21,8 @@ SCHEMA: Plain = json.loads((CHART / "values.schema.json").read_text())
 HELPERS = (CHART / "templates" / "_helpers.tpl").read_text()
 TEMPLATES = sorted((CHART / "templates").glob("*.yaml"))
 
+_OF_SCOPE = {"IMAGE_PULL_SECRETS": "$secrets", "NAMESPACES": 'include "fedpipe.namespaces"'}
+"""Variables that a template derives from more than their value."""
 _FREE = ("annotations", "podAnnotations", "nodeSelector", "affinity", "requests", "limits", "storePolicy")
 """Maps whose keys the user chooses."""
 
@@ -34,16 +36,17 @@ def test_every_setting_is_passed_to_the_operator_from_its_value_and_no_other_var
 
     assert variables.keys() == {field.name.upper() for field in fields(Settings)} | {"LOG_FORMAT"}
     for name, value in variables.items():
-        assert "$secrets" in value if name == "IMAGE_PULL_SECRETS" else re.search(rf"\.Values\.{_camel(name.lower())}\b", value), name
+        assert _OF_SCOPE[name] in value if name in _OF_SCOPE else re.search(rf"\.Values\.{_camel(name.lower())}\b", value), name
 
 
 def test_a_default_is_the_same_in_the_chart_and_in_the_operator() -> None:
-    defaults = {field.name: values()[_camel(field.name)] for field in fields(Settings) if not field.name.endswith("_image")}
+    needed = ("trainer_image", "operator_image", "namespaces")
+    defaults = {field.name: values()[_camel(field.name)] for field in fields(Settings) if field.name not in needed}
     environ = {f"FEDPIPE_{name.upper()}": _text(value) for name, value in defaults.items()}
 
-    read = environment.read(environ | {"FEDPIPE_TRAINER_IMAGE": "trainer", "FEDPIPE_OPERATOR_IMAGE": "operator"})
+    read = environment.read(environ | {f"FEDPIPE_{name.upper()}": "ours" for name in needed})
 
-    assert read == Settings(trainer_image="trainer", operator_image="operator")
+    assert read == Settings(trainer_image="ours", operator_image="ours", namespaces=("ours",))
 
 
 def test_the_schema_describes_every_value_and_no_other() -> None:
@@ -72,9 +75,9 @@ def test_the_chart_and_the_api_have_the_same_pattern_of_a_quantity() -> None:
         {"operatorImage": {"repository": "fedpipe operator"}},
         {"operatorImage": {"repository": "fedpipe@sha256:0"}},
         {"trainerImage": {"repository": "fedpipe-trainer", "digest": "sha256:short"}},
-        {"namespaces": ["one"]},
-        {"rbac": {"scope": "namespaces", "userRoles": False}},
-        {"namespaces": ["One"], "rbac": {"scope": "namespaces", "userRoles": False}},
+        {"namespaces": ["one"], "rbac": {"scope": "cluster"}},
+        {"namespaces": ["One"]},
+        {"namespaces": ["*"]},
         {"rbac": {"scope": "everywhere"}},
         {"crds": {"enabled": "yes", "keep": True}},
         {"serviceAccount": {"create": False, "name": ""}},
@@ -82,6 +85,12 @@ def test_the_chart_and_the_api_have_the_same_pattern_of_a_quantity() -> None:
         {"resources": {"memory": "2Gi"}},
         {"podAnnotations": {"a": 1}},
         {"healthPort": 80},
+        {"networkPolicy": {"apiServerCIDRs": ["10.96.0.1"]}},
+        {"networkPolicy": {"apiServerCIDRs": ["kubernetes.default/32"]}},
+        {"networkPolicy": {"dns": []}},
+        {"networkPolicy": {"egress": [{}]}},
+        {"networkPolicy": {"egress": [{"ports": []}]}},
+        {"networkPolicy": {"egress": ["10.0.0.0/8"]}},
         {"storePolicy": {"Wards": {}}},
         {"storePolicy": {"wards": {"hosts": ["minio"]}}},
         {"storePolicy": {"wards": {"endpoints": ["minio:9000"]}}},
@@ -95,10 +104,22 @@ def test_an_invalid_value_is_refused(invalid: Plain) -> None:
     assert not Draft7Validator(SCHEMA).is_valid(values() | invalid)
 
 
-def test_namespaces_are_set_with_the_scope_namespaces() -> None:
-    narrowed = {"namespaces": ["one", "two"], "rbac": {"scope": "namespaces", "userRoles": True}}
+@pytest.mark.parametrize(
+    "valid",
+    [
+        {"namespaces": ["one", "two"]},
+        {"rbac": {"scope": "cluster", "userRoles": True}},
+        {"networkPolicy": {"apiServerCIDRs": ["10.96.0.1/32", "192.0.2.0/24", "fd00:96::1/128", "::ffff:192.0.2.1/128"]}},
+        {"networkPolicy": {"egress": [{"to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}], "ports": [{"port": 9000}]}]}},
+    ],
+    ids=str,
+)
+def test_a_valid_value_is_accepted(valid: Plain) -> None:
+    assert Draft7Validator(SCHEMA).is_valid(values() | valid)
 
-    assert Draft7Validator(SCHEMA).is_valid(values() | narrowed)
+
+def test_by_default_the_release_s_own_namespace_is_served() -> None:
+    assert (values()["rbac"]["scope"], values()["namespaces"]) == ("namespaces", [])
 
 
 def test_a_policy_for_stores_that_the_schema_permits_is_one_that_the_operator_reads() -> None:

@@ -12,6 +12,7 @@ MODULES = sorted({program.module for program in PROGRAMS.values()})
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=lambda program: program.name)
 def test_every_program_has_a_version_and_its_module_names_it(program: Program) -> None:
     assert re.fullmatch(r"v\d[\w.+-]*", program.version)
+    assert program.package != "." or (program.folder / "main.go").exists()
     assert program.package == "." or f'"{program.package}"' in (program.folder / "tools.go").read_text()
 
 

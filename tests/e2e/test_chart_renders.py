@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import yaml
-from charts import CHART, ROOT, Plain, granted, helm, of_kind, rendered, rules
+from charts import API_SERVER, CHART, ROOT, Plain, granted, helm, of_kind, rendered, rules, set_values
 
 from fedpipe_operator import settings as environment
 from fedpipe_operator.settings import Settings
@@ -14,7 +14,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.independent]
 
 GUARD = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
 CLUSTER_WIDE = ("ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", *GUARD)
-NARROW: Plain = {"rbac.scope": "namespaces", "namespaces": ["ward", "lab"]}
+NARROW: Plain = {"namespaces": ["ward", "lab"]}
+WIDE: Plain = {"rbac.scope": "cluster"}
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
 
@@ -52,12 +53,12 @@ def test_the_crds_may_be_deleted_with_the_release_or_left_out() -> None:
 def test_a_chart_without_its_crds_is_not_rendered(tmp_path: Any) -> None:
     packed = helm("package", CHART, "--destination", tmp_path)
     assert packed.returncode == 0
-    whole = helm("template", "fedpipe", next(tmp_path.glob("*.tgz")))
+    whole = helm("template", "fedpipe", next(tmp_path.glob("*.tgz")), *set_values(API_SERVER))
     copied = tmp_path / "copied"
     copied.mkdir()
     for name in ("Chart.yaml", "values.yaml", "templates"):
         (copied / name).symlink_to(CHART / name)
-    incomplete = helm("template", "fedpipe", copied)
+    incomplete = helm("template", "fedpipe", copied, *set_values(API_SERVER))
 
     assert whole.returncode == 0
     assert "kind: CustomResourceDefinition" in whole.stdout
@@ -68,7 +69,10 @@ def test_a_chart_without_its_crds_is_not_rendered(tmp_path: Any) -> None:
 def test_the_operator_reads_its_defaults() -> None:
     version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
 
-    assert settings_from(rendered()) == Settings(trainer_image=f"fedpipe-trainer:{version}", operator_image=f"fedpipe-operator:{version}")
+    assert settings_from(rendered(namespace="wards")) == Settings(
+        trainer_image=f"fedpipe-trainer:{version}", operator_image=f"fedpipe-operator:{version}", namespaces=("wards",)
+    )
+    assert settings_from(rendered(WIDE)).namespaces == ()
 
 
 def test_the_operator_reads_the_values_that_are_set() -> None:
@@ -109,10 +113,22 @@ def test_the_operator_reads_the_values_that_are_set() -> None:
     assert container(objects)["ports"] == [{"name": "health", "containerPort": 9000}]
 
 
-def test_the_operator_has_the_permissions_of_its_rules_in_the_cluster() -> None:
-    roles = {role["metadata"]["name"]: granted(role["rules"]) for role in of_kind(rendered({"rbac.userRoles": False}), "ClusterRole")}
+def test_by_default_the_operator_may_act_in_the_release_s_namespace_and_see_nodes_and_nothing_else() -> None:
+    objects = rendered({"rbac.userRoles": False}, namespace="wards")
+
+    (role,) = of_kind(objects, "Role")
+    assert (role["metadata"]["namespace"], granted(role["rules"])) == ("wards", granted(rules("operator")))
+    assert [(one["metadata"]["name"], granted(one["rules"])) for one in of_kind(objects, "ClusterRole")] == [
+        ("wards-fedpipe-nodes", granted(rules("nodes")))
+    ]
+
+
+def test_the_operator_has_the_permissions_of_its_rules_in_the_cluster_if_that_is_its_scope() -> None:
+    objects = rendered(WIDE | {"rbac.userRoles": False})
+    roles = {role["metadata"]["name"]: granted(role["rules"]) for role in of_kind(objects, "ClusterRole")}
 
     assert roles == {"fedpipe-fedpipe": granted(rules("operator")), "fedpipe-fedpipe-nodes": granted(rules("nodes"))}
+    assert of_kind(objects, "Role") == []
 
 
 def test_the_operator_has_the_same_permissions_in_its_namespaces_and_none_elsewhere() -> None:
@@ -126,7 +142,7 @@ def test_the_operator_has_the_same_permissions_in_its_namespaces_and_none_elsewh
 
 
 def test_policies_of_sites_are_guarded_in_every_namespace_that_is_served() -> None:
-    everywhere, narrow = ([of_kind(rendered(given), kind)[0] for kind in GUARD] for given in ({}, NARROW))
+    everywhere, narrow = ([of_kind(rendered(given), kind)[0] for kind in GUARD] for given in (WIDE, NARROW))
 
     for policy, binding in (everywhere, narrow):
         assert policy["spec"] == yaml.safe_load((CHART / "files" / "policy-guard.yaml").read_text())
@@ -138,7 +154,7 @@ def test_policies_of_sites_are_guarded_in_every_namespace_that_is_served() -> No
     ]
 
 
-@pytest.mark.parametrize("given", [{}, NARROW], ids=["cluster", "namespaces"])
+@pytest.mark.parametrize("given", [{}, NARROW, WIDE], ids=["release", "namespaces", "cluster"])
 def test_every_role_of_the_operator_is_bound_to_its_account_alone(given: Plain) -> None:
     objects = rendered(given | {"rbac.userRoles": False})
     account = of_kind(objects, "ServiceAccount")[0]["metadata"]
@@ -231,15 +247,15 @@ def test_an_existing_service_account_is_used() -> None:
 
     assert of_kind(objects, "ServiceAccount") == []
     assert of_kind(objects, "Deployment")[0]["spec"]["template"]["spec"]["serviceAccountName"] == "theirs"
-    assert of_kind(objects, "ClusterRoleBinding")[0]["subjects"][0]["name"] == "theirs"
+    assert of_kind(objects, "RoleBinding")[0]["subjects"][0]["name"] == "theirs"
 
 
 @pytest.mark.parametrize(
     ("setting", "complaint"),
     [
         ("maxConcurrentReconcile=1", "maxConcurrentReconcile"),
-        ("namespaces[0]=ward", "namespaces"),
-        ("rbac.scope=namespaces", "namespaces"),
+        ("namespaces[0]=ward,rbac.scope=cluster", "namespaces"),
+        ("networkPolicy.apiServerCIDRs[0]=10.96.0.1", "apiServerCIDRs"),
         ("scratch=20 GB", "scratch"),
     ],
 )

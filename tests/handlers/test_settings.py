@@ -7,11 +7,21 @@ import pytest
 from fedpipe_operator.settings import Settings, read
 from fedpipe_operator.store_policy import StorePolicy, StoreRule
 
-IMAGES = {"FEDPIPE_TRAINER_IMAGE": "registry/trainer:1", "FEDPIPE_OPERATOR_IMAGE": "registry/operator:1"}
+NEEDED = {
+    "FEDPIPE_TRAINER_IMAGE": "registry/trainer:1",
+    "FEDPIPE_OPERATOR_IMAGE": "registry/operator:1",
+    "FEDPIPE_NAMESPACES": "wards",
+}
 
 
-def test_two_images_are_enough() -> None:
-    assert read(IMAGES) == Settings("registry/trainer:1", "registry/operator:1")
+def test_two_images_and_a_namespace_are_enough() -> None:
+    assert read(NEEDED) == Settings("registry/trainer:1", "registry/operator:1", ("wards",))
+
+
+def test_the_whole_cluster_is_served_only_if_that_is_written() -> None:
+    assert read(NEEDED | {"FEDPIPE_NAMESPACES": "*"}).namespaces == ()
+    with pytest.raises(ValueError, match="FEDPIPE_NAMESPACES is not set"):
+        read(NEEDED | {"FEDPIPE_NAMESPACES": ""})
 
 
 def test_every_setting_can_be_set() -> None:
@@ -30,7 +40,7 @@ def test_every_setting_can_be_set() -> None:
         "LOG_FORMAT": "plain",
     }
 
-    assert read(IMAGES | {f"FEDPIPE_{name}": value for name, value in given.items()}) == Settings(
+    assert read(NEEDED | {f"FEDPIPE_{name}": value for name, value in given.items()}) == Settings(
         trainer_image="registry/trainer:1",
         operator_image="registry/operator:1",
         namespaces=("wards", "labs"),
@@ -52,6 +62,8 @@ def test_every_setting_can_be_set() -> None:
     ("name", "value", "advice"),
     [
         ("NAMESPACES", "wards, lab-*", "write namespace names separated by commas"),
+        ("NAMESPACES", "wards, *", r"write namespace names separated by commas, or \* for all of the cluster"),
+        ("NAMESPACES", ",", "write namespace names separated by commas"),
         ("IMAGE_PULL_POLICY", "Sometimes", "write one of Always, IfNotPresent, Never"),
         ("WATCH_NODES", "yes", "write true or false"),
         ("AGGREGATION_JOB_THRESHOLD", "much", "write a number with an optional suffix"),
@@ -65,7 +77,7 @@ def test_every_setting_can_be_set() -> None:
 )
 def test_an_invalid_value_is_reported_with_its_variable_and_what_to_write(name: str, value: str, advice: str) -> None:
     with pytest.raises(ValueError, match=f"FEDPIPE_{name} is {re.escape(repr(value))}: .*{advice}"):
-        read(IMAGES | {f"FEDPIPE_{name}": value})
+        read(NEEDED | {f"FEDPIPE_{name}": value})
 
 
 def test_a_missing_image_is_reported_with_its_variable() -> None:

@@ -16,6 +16,9 @@ CHART = ROOT / "charts" / "fedpipe"
 
 Plain = dict[str, Any]
 
+API_SERVER: Plain = {"networkPolicy.apiServerCIDRs": ["10.96.0.1/32", "192.0.2.1/32", "fd00:96::1/128"]}
+"""A value that Helm otherwise takes from the cluster."""
+
 
 def values() -> Plain:
     """The default values."""
@@ -44,8 +47,8 @@ def helm(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
 
 
 def rendered(given: Plain | None = None, *, name: str = "fedpipe", namespace: str = "fedpipe") -> list[Plain]:
-    """The objects of a release with these values."""
-    done = helm("template", name, CHART, "--namespace", namespace, *_options(given or {}))
+    """The objects of a release with these values, and with `API_SERVER`."""
+    done = helm("template", name, CHART, "--namespace", namespace, *set_values(API_SERVER | (given or {})))
     assert done.returncode == 0, done.stderr
     return [one for one in yaml.safe_load_all(done.stdout) if one]
 
@@ -55,5 +58,6 @@ def of_kind(objects: list[Plain], kind: str) -> list[Plain]:
     return [one for one in objects if one["kind"] == kind]
 
 
-def _options(given: Plain) -> list[str]:
+def set_values(given: Plain) -> list[str]:
+    """Helm's options that set these values by their paths."""
     return [option for path, value in given.items() for option in ("--set-json", f"{path}={json.dumps(value)}")]

@@ -1,12 +1,11 @@
 """The operator as Helm installs it: upgrade it, kill it, scale it, read its log."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from charts import CHART, helm
+from charts import CHART, helm, set_values
 from cluster_user import Kubectl, Plain, wait_until
 from testcluster import outages
 from testcluster.layout import default_layout
@@ -39,10 +38,10 @@ class Operator:
     kubectl: Kubectl
 
     def upgrade(self, values: Mapping[str, Any] | None = None) -> None:
-        """Install or upgrade the chart with the images under test; return when its pod is ready."""
+        """Install or upgrade the chart with the images under test, to serve all namespaces; return when its pod is ready."""
         images = {"operatorImage": _image("FEDPIPE_OPERATOR_IMAGE"), "trainerImage": _image("FEDPIPE_TRAINER_IMAGE")}
-        given = images | {"pendingGraceSeconds": GRACE_SECONDS, "scratch": "1Gi", "logFormat": "plain"} | dict(values or {})
-        options = [option for name, value in given.items() for option in ("--set-json", f"{name}={json.dumps(value)}")]
+        ours = {"rbac.scope": "cluster", "pendingGraceSeconds": GRACE_SECONDS, "scratch": "1Gi", "logFormat": "plain"}
+        options = set_values(images | ours | dict(values or {}))
         done = helm("upgrade", "--install", RELEASE, CHART, "-n", self.kubectl.namespace, "--wait", "--timeout=2m", *options)
         assert done.returncode == 0, done.stderr + self.log()
 

@@ -23,8 +23,59 @@
 {{ include "fedpipe.clusterName" . }}-site-policies
 {{- end }}
 
+{{- define "fedpipe.storeGuard" -}}
+{{ include "fedpipe.clusterName" . }}-run-stores
+{{- end }}
+
 {{- define "fedpipe.serviceAccount" -}}
 {{ .Values.serviceAccount.name | default (include "fedpipe.fullname" .) }}
+{{- end }}
+
+{{/* The namespaces that are served, as a JSON list; empty: all of the cluster. */}}
+{{- define "fedpipe.namespaces" -}}
+{{- if eq .Values.rbac.scope "cluster" }}[]{{ else }}{{ .Values.namespaces | default (list .Release.Namespace) | toJson }}{{ end }}
+{{- end }}
+
+{{/* Restricts the binding of an admission policy to the namespaces that are served. */}}
+{{- define "fedpipe.inServedNamespaces" -}}
+{{- with include "fedpipe.namespaces" . | fromJsonArray -}}
+matchResources:
+  namespaceSelector:
+    matchExpressions:
+      - {key: kubernetes.io/metadata.name, operator: In, values: {{ toJson . }}}
+{{- end }}
+{{- end }}
+
+{{/* The addresses of the API server as a JSON list of CIDRs: those of the values, else those of its Service and of the endpoints behind it. */}}
+{{- define "fedpipe.apiServer" -}}
+{{- $found := .Values.networkPolicy.apiServerCIDRs }}
+{{- if not $found }}
+{{- range lookup "v1" "Service" "default" "kubernetes" | dig "spec" "clusterIPs" list }}{{ $found = append $found (include "fedpipe.cidr" .) }}{{ end }}
+{{- range lookup "discovery.k8s.io/v1" "EndpointSlice" "default" "kubernetes" | dig "endpoints" list }}
+{{- range .addresses }}{{ $found = append $found (include "fedpipe.cidr" .) }}{{ end }}
+{{- end }}
+{{- end }}
+{{- if not $found }}{{ fail "networkPolicy.apiServerCIDRs is empty, and Helm is not connected to a cluster that it could ask for the API server's addresses (helm template, a dry run of the client, a GitOps tool): set it to those of `kubectl get service,endpointslices kubernetes -n default -o wide`, such as [10.96.0.1/32, 192.0.2.10/32]; or set networkPolicy.enabled to false, and nothing limits where trainers connect to" }}{{ end }}
+{{- uniq $found | toJson }}
+{{- end }}
+
+{{- define "fedpipe.cidr" -}}
+{{ . }}/{{ ternary 128 32 (contains ":" .) }}
+{{- end }}
+
+{{/* Where all our pods may connect to: name servers, and what networkPolicy.egress names, else any address but those that nothing should call. */}}
+{{- define "fedpipe.egress" -}}
+{{- toYaml .Values.networkPolicy.dns }}
+{{- with .Values.networkPolicy.egress }}
+{{ toYaml . }}
+{{- else }}
+{{- $refused := concat (.Files.Get "files/refused-addresses.yaml" | fromYamlArray) (include "fedpipe.apiServer" . | fromJsonArray) }}
+{{- $four := list }}{{ $six := list }}
+{{- range $refused }}{{ if contains ":" . }}{{ $six = append $six . }}{{ else }}{{ $four = append $four . }}{{ end }}{{ end }}
+- to:
+    - ipBlock: {cidr: 0.0.0.0/0, except: {{ toJson $four }}}
+    - ipBlock: {cidr: "::/0", except: {{ toJson $six }}}
+{{- end }}
 {{- end }}
 
 {{/* Image reference by digest, or by tag if there is none. Arguments: the chart's context, the image's values. */}}
@@ -67,7 +118,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - name: FEDPIPE_IMAGE_PULL_SECRETS
   value: {{ join "," $secrets | quote }}
 - name: FEDPIPE_NAMESPACES
-  value: {{ join "," .Values.namespaces | quote }}
+  value: {{ include "fedpipe.namespaces" . | fromJsonArray | join "," | default "*" | quote }}
 - name: FEDPIPE_WATCH_NODES
   value: {{ .Values.watchNodes | quote }}
 - name: FEDPIPE_AGGREGATION_JOB_THRESHOLD

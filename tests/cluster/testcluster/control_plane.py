@@ -2,7 +2,19 @@
 
 from functools import partial
 
-from testcluster.layout import API_PORT, DNS_HEALTH_PORT, ETCD_PEER_PORT, ETCD_PORT, HOST, REGISTRY, SERVICES, Layout
+from testcluster import network
+from testcluster.layout import (
+    API_PORT,
+    DNS_HEALTH_PORT,
+    ETCD_PEER_PORT,
+    ETCD_PORT,
+    HOST,
+    POLICY_QUEUE,
+    POLICY_TABLE,
+    REGISTRY,
+    SERVICES,
+    Layout,
+)
 from testcluster.processes import Daemon, answers
 from testcluster.programs import binary
 
@@ -78,6 +90,15 @@ def name_server(layout: Layout) -> Daemon:
     return Daemon("coredns", argv, partial(answers, f"http://127.0.0.1:{DNS_HEALTH_PORT}/health"))
 
 
+def network_policies(layout: Layout) -> Daemon:
+    """Decides on the first packet of each connection from or to a pod, by the NetworkPolicies; `network` has the rules that queue it."""
+    argv = (
+        *(str(binary(layout, "network-policies")), f"--kubeconfig={layout.kubeconfig}"),
+        *(f"--queue={POLICY_QUEUE}", f"--table={POLICY_TABLE}"),
+    )
+    return Daemon("network-policies", argv, network.policies_are_enforced)
+
+
 def foundations(layout: Layout) -> list[Daemon]:
     """The processes that the API server and the nodes need first."""
     return [etcd(layout), registry(layout)]
@@ -85,7 +106,7 @@ def foundations(layout: Layout) -> list[Daemon]:
 
 def around_the_api(layout: Layout) -> list[Daemon]:
     """The processes that need a ready API server: before that, they exit because their RBAC rules do not exist."""
-    return [controller_manager(layout), scheduler(layout), name_server(layout)]
+    return [controller_manager(layout), scheduler(layout), name_server(layout), network_policies(layout)]
 
 
 def around_the_nodes(layout: Layout) -> list[Daemon]:

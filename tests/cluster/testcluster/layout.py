@@ -24,6 +24,11 @@ REGISTRY = f"{HOST}:5000"
 ETCD_PORT, ETCD_PEER_PORT = 22379, 22380
 DNS_HEALTH_PORT = 22381
 
+POLICY_QUEUE = 10199
+"""The netfilter queue whose packets are held to the NetworkPolicies."""
+POLICY_TABLE = "fedpipe-network-policies"
+"""The nftables table that the program of that queue creates where the kernel lets it; it has no effect."""
+
 CGROUP = "fedpipe-test"
 """The control group above every process of the cluster; `down` kills all processes in it."""
 CHAINS = ("KUBE-", "FEDPIPE-")

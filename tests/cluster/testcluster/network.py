@@ -4,9 +4,12 @@ import ipaddress
 import json
 from pathlib import Path
 
-from testcluster.layout import BRIDGE, CHAINS, CLUSTER, HOST, NODES, SERVICES
+from testcluster.layout import BRIDGE, CHAINS, CLUSTER, HOST, NODES, POLICY_QUEUE, POLICY_TABLE, SERVICES
 from testcluster.shell import run, try_to_run
 
+_QUEUES = Path("/proc/net/netfilter/nfnetlink_queue")
+"""The kernel's open queues, a line for each; the number is the first column."""
+_TO_THE_QUEUE = f"-m conntrack --ctstate NEW -j NFQUEUE --queue-num {POLICY_QUEUE} --queue-bypass"
 _RULES = f"""*filter
 :FEDPIPE-PODS - [0:0]
 -A FEDPIPE-PODS -s {CLUSTER} -j ACCEPT
@@ -19,8 +22,15 @@ COMMIT
 -A FEDPIPE-OUT -s {CLUSTER} ! -d {CLUSTER} -j MASQUERADE
 -A POSTROUTING -j FEDPIPE-OUT
 COMMIT
+*mangle
+:FEDPIPE-POLICIES - [0:0]
+{"".join(f"-A FEDPIPE-POLICIES -{end} {node.pods} {_TO_THE_QUEUE}{chr(10)}" for node in NODES for end in "sd")}-I INPUT -j FEDPIPE-POLICIES
+-I FORWARD -j FEDPIPE-POLICIES
+COMMIT
 """
-"""Accepts the pods' packets on machines whose firewall drops forwarded ones, and masquerades what pods send outside."""
+"""Accepts the pods' packets on machines whose firewall drops forwarded ones, masquerades what pods send outside, and puts the first packet
+of each connection from or to a pod into the queue of the NetworkPolicies, after a Service's address was replaced by an endpoint's. While no
+program reads the queue, its packets pass."""
 
 
 _FAMILIES = {"iptables": "ip", "ip6tables": "ip6"}
@@ -29,6 +39,11 @@ _FAMILIES = {"iptables": "ip", "ip6tables": "ip6"}
 def bridge_exists() -> bool:
     """Whether the bridge exists."""
     return Path(f"/sys/class/net/{BRIDGE}").exists()
+
+
+def policies_are_enforced() -> bool:
+    """Whether a program reads the queue of the NetworkPolicies."""
+    return _QUEUES.exists() and str(POLICY_QUEUE) in [line.split()[0] for line in _QUEUES.read_text().splitlines()]
 
 
 def set_up() -> None:
@@ -54,6 +69,7 @@ def tear_down(tables_before: list[str]) -> None:
     for program in _FAMILIES:
         if removal := removal_of_chains(try_to_run(f"{program}-save")):
             run(f"{program}-restore", "--noflush", given=removal)
+    try_to_run("nft", "delete", "table", "inet", POLICY_TABLE)
     for table in tables(only_bare=True):
         if table not in tables_before:
             try_to_run("nft", "delete", "table", *table.split())

@@ -92,6 +92,7 @@ PROGRAMS = {
         Program("minio", "minio", "github.com/minio/minio", "github.com/minio/minio"),
         Program("helm", "helm", "helm.sh/helm/v4/cmd/helm", "helm.sh/helm/v4"),
         Program("kwok", "kwok", "sigs.k8s.io/kwok/cmd/kwok", "sigs.k8s.io/kwok"),
+        Program("network-policies", "network-policies", ".", "sigs.k8s.io/kube-network-policies"),
         Program("pause", "pause", ".", ""),
     )
 }
