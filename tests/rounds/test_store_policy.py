@@ -1,11 +1,13 @@
 """Which endpoints, buckets and prefixes the runs of a namespace may name."""
 
+import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stand_in_runs import a_run
+from store_policies import CASES, LISTS, Case
 
 from fedpipe_operator.api import FineTuneSpec
 from fedpipe_operator.store_policy import AWS, OTHERS, StorePolicy, StoreRule, parse_store_policy
@@ -106,3 +108,12 @@ def test_no_endpoint_is_taken_for_the_allowed_one_unless_it_is_written_like_it(h
 
 def test_a_policy_is_read_from_the_json_of_the_chart() -> None:
     assert parse_store_policy('{"*": {"buckets": ["a"]}}') == StorePolicy({"*": StoreRule(buckets=("a",))})
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_operator_refuses_what_the_chart_s_admission_policy_refuses(case: Case) -> None:
+    """In tests/e2e/test_store_guard.py, an API server decides the same cases."""
+    problem = parse_store_policy(json.dumps(LISTS)).problem(case.namespace, a_run(**case.spec).spec) or ""
+
+    assert problem.startswith(case.problem)
+    assert bool(problem) == bool(case.problem)
