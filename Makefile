@@ -5,6 +5,7 @@
 #                                     the CUDA libraries (some 4 GB) are not installed. Tested only by `make -n` and with
 #                                     the filtered lock, because the machines used cannot reach that index.
 #   E2E_WORKERS=1 make e2e            run the end-to-end tests in one worker
+#   make release-images REGISTRY=… OPERATOR_BASE=python:3.11-slim@sha256:… TRAINER_BASE=nvidia/cuda:…@sha256:…
 
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -12,11 +13,16 @@ FEDPIPE_ARGS ?=
 E2E_TESTS ?= tests/e2e
 E2E_WORKERS ?= 4
 
+REGISTRY ?=
+OPERATOR_BASE ?=
+TRAINER_BASE ?=
+
 VENV := .venv
 BIN := $(VENV)/bin
 # Each file in one worker, in the order of tests/e2e/conftest.py. More workers than processors, since these tests wait half of the time.
 E2E := $(BIN)/pytest -m e2e -n $(E2E_WORKERS) --dist loadfile --no-loadscope-reorder $(E2E_TESTS)
 LOCK := requirements.lock
+VERSION = $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
 # Named after a checksum of its inputs: a changed lock is installed again, and file times, which a checkout changes, do not matter.
 INSTALLED := $(VENV)/installed-$(shell cat $(LOCK) pyproject.toml | cksum | cut -d' ' -f1)
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' $(LOCK))
@@ -25,7 +31,7 @@ BENCHMARKS := benchmarks $(patsubst %/,%,$(dir $(wildcard benchmarks/*/__main__.
 COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --quiet
 WITHOUT_TORCH = awk '/^[^ \#]/ { keep = ($$0 !~ /^(torch|triton|nvidia-|cuda-)/) } keep' $(LOCK)
 
-.PHONY: help venv demo test slow gpu e2e cluster cluster-down lint format lock bench bench-flower bench-operator clean
+.PHONY: help venv demo test slow gpu e2e cluster cluster-down lint format lock bench bench-flower bench-operator release-images clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -106,6 +112,19 @@ bench-flower: $(INSTALLED) ## Measure whole rounds against Flower's own simulati
 
 bench-operator: $(INSTALLED) ## Measure one operator with 1,000 sites and 100 runs; needs what `make cluster` needs, and 75 minutes
 	$(BIN)/python benchmarks/operator
+
+# A tag is moved: the same release, built again, would have another base, which nobody has looked at.
+release-images: ## Build a release's images on base images that are named by digest, and push them to REGISTRY
+	@test -n "$(REGISTRY)" || { echo "Set REGISTRY, to which the images are pushed"; exit 1; }
+	@for given in "OPERATOR_BASE=$(OPERATOR_BASE)" "TRAINER_BASE=$(TRAINER_BASE)"; do \
+	    printf '%s\n' "$${given#*=}" | grep -Eq '^[^@[:space:]]+@sha256:[0-9a-f]{64}$$' || { \
+	        echo "A release is built on base images that are named by digest, such as python:3.11-slim@sha256:…, and not on $$given." \
+	            "docker buildx imagetools inspect IMAGE shows the digest of a tag"; exit 1; }; \
+	done
+	docker build -f Dockerfile.operator --build-arg "BASE_IMAGE=$(OPERATOR_BASE)" -t $(REGISTRY)/fedpipe-operator:$(VERSION) .
+	docker build -f Dockerfile.trainer --build-arg "BASE_IMAGE=$(TRAINER_BASE)" -t $(REGISTRY)/fedpipe-trainer:$(VERSION) .
+	docker push $(REGISTRY)/fedpipe-operator:$(VERSION)
+	docker push $(REGISTRY)/fedpipe-trainer:$(VERSION)
 
 clean: ## Remove everything that was built; the cache of models stays
 	rm -rf $(VENV) runs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache examples/*/volumes
