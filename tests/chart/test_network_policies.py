@@ -12,7 +12,7 @@ from fedpipe_operator.manifests.metadata import metadata
 from fedpipe_operator.store import addresses
 
 REFUSED = yaml.safe_load((CHART / "files" / "refused-addresses.yaml").read_text())
-TEMPLATE = (CHART / "templates" / "network-policies.yaml").read_text()
+TEMPLATE = (CHART / "templates" / "task-network-policies.yaml").read_text()
 
 
 @pytest.mark.parametrize("network", REFUSED)

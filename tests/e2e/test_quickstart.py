@@ -29,6 +29,8 @@ pytestmark = pytest.mark.e2e
 
 MODEL = "minilm"
 CHUNK = 16 * 2**20
+NAMESPACE = "e2e-quickstart"
+"""In place of the release's namespace, which other tests use."""
 EXAMPLE = ROOT / "examples" / "kubernetes"
 SHORTER = {
     "pvc://models/mpnet": f"pvc://models/{MODEL}",
@@ -50,9 +52,9 @@ def quickstart(disposable_cluster: None, operator: Operator, tmp_path_factory: p
         (folder / "volumes" / claim).chmod(0o777)
     for above in (folder.parent, folder):
         above.chmod(0o755)
-    namespace = FleetNamespace(Kubectl("e2e-quickstart"), operator, folder)
+    namespace = FleetNamespace(Kubectl(NAMESPACE), operator, folder)
     namespace.open_empty()
-    follow_the_readme(edited_examples(folder / "examples"), namespace.kubectl)
+    follow_the_readme(edited_examples(folder / "examples"))
     yield namespace
     namespace.close()
 
@@ -63,7 +65,10 @@ def edited_examples(copy: Path) -> Path:
     shutil.copytree(EXAMPLE.parent, copy, ignore=shutil.ignore_patterns("volumes"))
     edit(copy / "kubernetes/cluster/store.yaml", {"example-access-key": keys.access_key, "example-secret-key": keys.secret_key})
     edit(copy / "kubernetes/cluster/fill.yaml", {"busybox:1.37": os.environ["FEDPIPE_TRAINER_IMAGE"]})
-    edit(copy / "kubernetes/README.md", {"quickstart/prepare.py": f"quickstart/prepare.py --model {MODEL}"})
+    edit(
+        copy / "kubernetes/README.md",
+        {"quickstart/prepare.py": f"quickstart/prepare.py --model {MODEL}", "-n fedpipe": f"-n {NAMESPACE}"},
+    )
     edit(
         copy / "kubernetes/sites.yaml",
         {f"nodeSelector: {{fedpipe.io/pool: {site}}}": f"nodeSelector: {{fedpipe.io/pool: {POOLS[site]}}}" for site in POOLS},
@@ -81,14 +86,10 @@ def edit(file: Path, replacements: Mapping[str, str]) -> None:
     file.write_text(text)
 
 
-def follow_the_readme(examples: Path, kubectl: Kubectl) -> None:
-    """Run the commands of the example's README verbatim, in this namespace."""
+def follow_the_readme(examples: Path) -> None:
+    """Run the commands of the example's README."""
     (commands,) = blocks((examples / "kubernetes/README.md").read_text())
-    kubeconfig = examples / "kubeconfig"
-    kubeconfig.touch(mode=0o600)
-    kubeconfig.write_text(kubectl("config", "view", "--raw", "--flatten"))
-    kubectl("config", "set-context", "--current", f"--kubeconfig={kubeconfig}")
-    follow(commands, folder=examples.parent, first_in_path=Path(sys.executable).parent, env={"KUBECONFIG": str(kubeconfig)})
+    follow(commands, folder=examples.parent, first_in_path=Path(sys.executable).parent)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The README's commands that build and install the operator, verbatim, with the cluster's registry for REGISTRY."""
+"""The README's commands that build and install the operator, with the cluster's registry for REGISTRY, to serve the test's namespace."""
 
 import re
 import sys
@@ -37,9 +37,8 @@ def commands() -> str:
 
 
 @pytest.fixture
-def installed(disposable_cluster: None, operator: Operator, cluster_lock: Lock, tmp_path: Path) -> Iterator[Operator]:
+def installed(namespace: FleetNamespace, operator: Operator, cluster_lock: Lock, tmp_path: Path) -> Iterator[Operator]:
     """The operator, installed by the README's commands; afterwards the release of the other tests is installed again."""
-    del disposable_cluster
     docker = tmp_path / "docker"
     docker.write_text(DOCKER)
     docker.chmod(0o755)
@@ -50,7 +49,7 @@ def installed(disposable_cluster: None, operator: Operator, cluster_lock: Lock, 
     cluster_lock.acquire_exclusive()
     operator.uninstall()
     try:
-        follow(helm + install, folder=ROOT, first_in_path=tmp_path)
+        follow(f"{helm}{install.rstrip()} --set 'namespaces={{{namespace.name}}}'", folder=ROOT, first_in_path=tmp_path)
         yield operator
     finally:
         operator.upgrade()

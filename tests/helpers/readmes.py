@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -13,12 +12,12 @@ def blocks(text: str) -> list[str]:
     return code
 
 
-def follow(commands: str, *, folder: Path, first_in_path: Path, env: Mapping[str, str] | None = None) -> None:
+def follow(commands: str, *, folder: Path, first_in_path: Path) -> None:
     """Run the commands in this folder; each of them must succeed."""
     result = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", commands],
         cwd=folder,
-        env={**os.environ, **(env or {}), "PATH": f"{first_in_path}:{os.environ['PATH']}"},
+        env={**os.environ, "PATH": f"{first_in_path}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         check=False,
