@@ -1,5 +1,6 @@
 """The objects that Helm renders from the chart. Needs Helm and no cluster."""
 
+import json
 from typing import Any
 
 import pytest
@@ -152,6 +153,30 @@ def test_policies_of_sites_are_guarded_in_every_namespace_that_is_served() -> No
     assert narrow[1]["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"] == [
         {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["ward", "lab"]}
     ]
+
+
+def test_runs_are_guarded_by_whole_lists_of_every_namespace_and_of_the_others() -> None:
+    policy, binding = store_guard({"storePolicy": {"ward": {"endpoints": ["AWS"], "prefixes": ["a<b"]}}} | NARROW)
+    nothing: Plain = {"endpoints": [], "buckets": [], "prefixes": []}
+
+    lists, *others = policy["spec"]["variables"]
+    assert (lists["name"], json.loads(lists["expression"])) == (
+        "lists",
+        {"ward": nothing | {"endpoints": ["AWS"], "prefixes": ["a<b"]}, "*": nothing},
+    )
+    assert policy["spec"] | {"variables": others} == yaml.safe_load((CHART / "files" / "store-guard.yaml").read_text())
+    assert (binding["spec"]["policyName"], binding["spec"]["validationActions"]) == (policy["metadata"]["name"], ["Deny"])
+    assert binding["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"][0]["values"] == ["ward", "lab"]
+
+
+@pytest.mark.parametrize("given", [{}, {"storePolicy": {"*": {"buckets": ["fedpipe"]}}, "rbac.guardPolicies": False}], ids=str)
+def test_without_lists_or_admission_policies_no_run_is_guarded(given: Plain) -> None:
+    assert store_guard(given) == []
+
+
+def store_guard(given: Plain) -> list[Plain]:
+    objects = rendered(given)
+    return [one for kind in GUARD for one in of_kind(objects, kind) if one["metadata"]["name"] == "fedpipe-fedpipe-run-stores"]
 
 
 @pytest.mark.parametrize("given", [{}, NARROW, WIDE], ids=["release", "namespaces", "cluster"])

@@ -1,0 +1,33 @@
+"""What the chart's admission policy for runs reads: fields that exist, and that may be left out only where it says so.
+
+Its expressions are evaluated by the API server alone: tests/e2e/test_store_guard.py has it decide a table of cases.
+"""
+
+import re
+
+import pytest
+import yaml
+from charts import CHART
+
+from fedpipe_operator.api import FineTuneSpec
+
+TEXT = (CHART / "files" / "store-guard.yaml").read_text()
+GUARD = yaml.safe_load(TEXT)
+
+
+def test_runs_are_guarded_when_they_are_created_or_name_another_store_and_failures_deny() -> None:
+    (rule,) = GUARD["matchConstraints"]["resourceRules"]
+    (condition,) = GUARD["matchConditions"]
+
+    assert (rule["apiGroups"], rule["resources"], rule["operations"]) == (["fedpipe.io"], ["federatedfinetunes"], ["CREATE", "UPDATE"])
+    assert GUARD["failurePolicy"] == "Fail"
+    assert condition["expression"].startswith("request.operation == 'CREATE' || object.spec.store != oldObject.spec.store")
+
+
+@pytest.mark.parametrize(("part", "field"), sorted(set(re.findall(r"object\.spec\.(\w+)\.(\w+)", TEXT))))
+def test_a_field_that_is_read_exists_and_is_asked_for_if_it_may_be_left_out(part: str, field: str) -> None:
+    model = FineTuneSpec.model_fields[part].annotation
+    assert model is not None
+
+    assert field in model.model_fields
+    assert model.model_fields[field].is_required() or f"has(object.spec.{part}.{field})" in TEXT
