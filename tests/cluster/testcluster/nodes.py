@@ -10,7 +10,7 @@ from testcluster.kubectl import kubectl
 from testcluster.layout import NODES, REGISTRY, Layout, Node
 from testcluster.processes import Daemon, answers, start, wait
 from testcluster.programs import binary
-from testcluster.shell import try_to_run
+from testcluster.shell import run, try_to_run
 
 
 def runtime_group(node: Node) -> str:
@@ -66,6 +66,12 @@ def remove_image(layout: Layout, image: str) -> None:
 def remove_image_from(layout: Layout, node: Node, image: str) -> None:
     """Remove the image from this node."""
     try_to_run(*_ctr(layout, node), "images", "remove", "--sync", image)
+
+
+def replace_image(layout: Layout, node: Node, image: str, *, by: str) -> None:
+    """Pull the image `by` to this node, and give it the name of `image` there."""
+    run(*_ctr(layout, node), "images", "pull", "--plain-http", by)
+    run(*_ctr(layout, node), "images", "tag", "--force", by, image)
 
 
 def images(layout: Layout, node: Node) -> dict[str, str]:
