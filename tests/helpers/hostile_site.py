@@ -52,17 +52,28 @@ def corrupt(task: Any, chance: random.Random) -> None:
     _rewrite(path_of(task.result), faulty_result, chance)
 
 
+def corrupt_update(result: bytes, adapter: bytes, chance: random.Random) -> tuple[bytes, bytes]:
+    """A training's result and adapter, of which one has faults; mostly, the result states the adapter as it is."""
+    if chance.random() < 0.3:
+        return faulty_result(result, chance), adapter
+    changed = faulty_adapter(adapter, chance)
+    return (stating(result, changed) if chance.random() < 0.9 else result), changed
+
+
 def _rewrite(file: Path, fault: Callable[[bytes, random.Random], bytes], chance: random.Random) -> None:
     if file.exists():
         file.write_bytes(fault(file.read_bytes(), chance))
 
 
 def _restate(file: Path, adapter: bytes) -> None:
-    """Have the result state the adapter as it is."""
     if file.exists():
-        result = json.loads(file.read_bytes())
-        result["adapter"] = {"name": "adapter.safetensors", "size": len(adapter), "sha256": hashlib.sha256(adapter).hexdigest()}
-        file.write_text(json.dumps(result))
+        file.write_bytes(stating(file.read_bytes(), adapter))
+
+
+def stating(result: bytes, adapter: bytes) -> bytes:
+    """The result, stating the adapter as it is."""
+    artifact = {"name": "adapter.safetensors", "size": len(adapter), "sha256": hashlib.sha256(adapter).hexdigest()}
+    return json.dumps(json.loads(result) | {"adapter": artifact}).encode()
 
 
 # --- faults of results
