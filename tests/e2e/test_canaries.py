@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from cluster_user import Kubectl, KubectlError, Plain, condition
+from cluster_user import Kubectl, KubectlError, Plain, condition, role_binding
 from fleet_namespace import FleetNamespace, is_finished
 from installed_operator import Operator
 from local_runs import SEEN, WORDS
-from test_rbac import role_binding
 
 pytestmark = pytest.mark.e2e
 

@@ -4,25 +4,12 @@ import json
 from typing import Final
 
 import pytest
-from cluster_user import FFT, SITE, Kubectl, Plain, list_manifest
+from cluster_user import FFT, SITE, Kubectl, list_manifest, role_binding
 from smallest_documents import RUN_DOCUMENT, SITE_DOCUMENT
 
 pytestmark = pytest.mark.e2e
 
 STATUS: Final = json.dumps({"status": {"round": 7}})
-
-
-def role_binding(role: str) -> Plain:
-    """A binding of the role to the user `a-ROLE`."""
-    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role}
-    subject = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": f"a-{role}"}
-    return {
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "RoleBinding",
-        "metadata": {"name": role},
-        "roleRef": reference,
-        "subjects": [subject],
-    }
 
 
 @pytest.fixture(scope="module")

@@ -100,6 +100,6 @@ def test_tarpits_of_one_namespace_cost_a_run_of_another_nothing(tarpits: FleetNa
 
 
 def test_a_run_with_a_tarpit_says_what_is_wrong_with_its_store(tarpits: FleetNamespace) -> None:
-    run = tarpits.wait_for_reason("StoreUnreachable", name="tarpit-0")
+    run = tarpits.wait_for_reason("StoreTooSlow", name="tarpit-0")
 
     assert "tarpit.e2e-tarpits" in condition(run, "Progressing")["message"]

@@ -67,6 +67,19 @@ def list_manifest(*objects: Plain) -> str:
     return json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
 
 
+def role_binding(role: str) -> Plain:
+    """A binding of the role to the user `a-ROLE`."""
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role}
+    subject = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": f"a-{role}"}
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": role},
+        "roleRef": reference,
+        "subjects": [subject],
+    }
+
+
 def condition(body: Plain, kind: str) -> Plain:
     """The object's condition of this type; empty if it has none."""
     found: list[Plain] = body.get("status", {}).get("conditions", [])

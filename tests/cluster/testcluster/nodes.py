@@ -70,7 +70,12 @@ def remove_image_from(layout: Layout, node: Node, image: str) -> None:
 
 def replace_image(layout: Layout, node: Node, image: str, *, by: str) -> None:
     """Pull the image `by` to this node, and give it the name of `image` there."""
-    run(*_ctr(layout, node), "images", "pull", "--plain-http", by)
+    # By a pod, since a kubelet's pull gets only the layers that the node lacks.
+    pod = f"pull-on-{node.name}"
+    overrides = json.dumps({"spec": {"nodeName": node.name}})
+    kubectl(layout, "run", pod, f"--image={by}", "--restart=Never", f"--overrides={overrides}", "--command", "--", "true")
+    kubectl(layout, "wait", f"pod/{pod}", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s")
+    kubectl(layout, "delete", "pod", pod)
     run(*_ctr(layout, node), "images", "tag", "--force", by, image)
 
 

@@ -36,5 +36,5 @@ def substituted(layout: Layout, node: Node, image: str, files: Path) -> Iterator
 def _build(layout: Layout, image: str, files: Path, tag: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(files, Path(folder) / "files", ignore=shutil.ignore_patterns("__pycache__"))
-        (Path(folder) / "Dockerfile").write_text(f"FROM {image}\nCOPY --chmod=a+rX files/ /app/\n")
+        (Path(folder) / "Dockerfile").write_text(f"FROM {image}\nCOPY --chmod=755 files/ /app/\n")
         buildah(layout, "bud", "--isolation", "chroot", "--format", "oci", "--quiet", "--tls-verify=false", "--tag", tag, folder)
