@@ -80,7 +80,7 @@ def a_run(namespace: FleetNamespace, name: str) -> Plain:
 def has_ended_or_waits(namespace: FleetNamespace, name: str) -> bool:
     """Whether the run is finished, or says that too few sites can take part."""
     run = namespace.get_run(name)
-    return is_finished(run) or condition(run, "Progressing").get("status") == "False"
+    return is_finished(run) or condition(run, "Progressing").get("reason") == "TooFewSites"
 
 
 def listed(editor: Kubectl) -> dict[str, str]:

@@ -76,7 +76,7 @@ def test_no_site_writes_to_another(ended: Ended) -> None:
 
 
 def test_impossible_samples_cost_their_sender_the_round_and_nobody_else(ended: Ended) -> None:
-    assert {site: verdict.reason for site, verdict in ended.commit(1).refused.items()} == {"west": "Implausible"}
+    assert {site: verdict.reason for site, verdict in ended.commit(1).refused.items()} == {"west": "WrongSteps"}
     assert ended.contributions(1).keys() == set(HONEST)
 
 
@@ -108,4 +108,4 @@ def test_the_status_names_who_was_refused_and_why(ended: Ended) -> None:
     first = ended.body["status"]["history"][0]
 
     assert first["updates"] == "2/3"
-    assert "Implausible" in first["leftOut"]["west"]
+    assert first["leftOut"]["west"].startswith("WrongSteps: ")

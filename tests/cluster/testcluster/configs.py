@@ -84,6 +84,8 @@ def kubelet(layout: Layout, node: Node, *, memory: int) -> str:
             "nodeLeaseDurationSeconds": 12,
             "nodeStatusUpdateFrequency": "4s",
             "serializeImagePulls": False,
+            # Otherwise, an image that a test puts in another one's place (`substitution`) would be pulled again: it has another record.
+            "imagePullCredentialsVerificationPolicy": "NeverVerify",
         }
         | _kubelet_resources(node, memory)
     )
