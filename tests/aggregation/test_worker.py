@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,28 @@ def test_what_a_site_changes_after_it_was_seen_costs_that_site_the_round_and_not
     commit = commit_of(world)
     assert [contribution.site for contribution in commit.contributions] == ["site-a", "site-c"]
     assert {site: verdict.reason for site, verdict in commit.refused.items()} == {"site-b": reason}
+
+
+def test_an_object_of_gigabytes_is_refused_before_any_of_it_is_copied_to_the_disk(tmp_path: Path) -> None:
+    world = a_world_that_needs_two_updates(tmp_path)
+    huge, read = names.update_adapter(2, "site-b", 0), list[str]()
+
+    class Gigabytes:
+        size = 5 * 2**30
+
+        def read(self, offset: int, length: int) -> bytes:
+            read.append(f"{length} at {offset}")
+            return b""
+
+    class BucketOfGigabytes(DirectoryStore):
+        def open_reader(self, key: str) -> Any:
+            return nullcontext(Gigabytes()) if key == huge else super().open_reader(key)
+
+    task = AggregationTask.model_validate_json(world.backend.tasks["toy-aggregate-r2-a0"])
+    aggregate(task.model_copy(update={"store": BucketAddress(bucket="b", prefix="p")}), BucketOfGigabytes(world.store.root))
+
+    assert {site: verdict.reason for site, verdict in commit_of(world).refused.items()} == {"site-b": "TooLarge"}
+    assert read == []
 
 
 def test_what_was_refused_at_first_sight_is_in_the_commit(tmp_path: Path) -> None:
