@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -192,6 +193,28 @@ def test_a_tensor_of_any_name_is_refused_in_one_printable_line_that_can_be_recor
     assert verdict.message.isprintable()
     assert len(verdict.message) <= 1001
     assert Verdict.model_validate_json(verdict.to_json().encode()) == verdict
+
+
+def test_a_fault_of_the_gate_itself_is_that_sites_refusal(fleet: Fleet) -> None:
+    def faulty(*_: object) -> Any:
+        raise ZeroDivisionError
+
+    candidate, plan = fleet.candidate("alpha"), fleet.plan()
+
+    verdict = check(candidate.result, candidate.source, Expected(plan=plan, site="alpha", max_norm=1e4, squared_lengths=faulty))
+
+    assert (verdict.reason, verdict.message) == ("Malformed", "adapter of site alpha: it cannot be checked: ZeroDivisionError; see the log")
+
+
+@pytest.mark.parametrize("own", [OSError, MemoryError])
+def test_a_fault_of_the_machine_is_no_sites_refusal(fleet: Fleet, own: type[Exception]) -> None:
+    def failing(*_: object) -> Any:
+        raise own
+
+    candidate, plan = fleet.candidate("alpha"), fleet.plan()
+
+    with pytest.raises(own):
+        check(candidate.result, candidate.source, Expected(plan=plan, site="alpha", max_norm=1e4, squared_lengths=failing))
 
 
 def test_a_safetensors_header_of_39_mb_is_not_read(fleet: Fleet) -> None:

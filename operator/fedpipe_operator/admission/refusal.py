@@ -15,7 +15,7 @@ class RefusalReason(StrEnum):
     IMPLAUSIBLE = "Implausible"
     """The result has a figure that its task, plan or metric rules out, or a name with unprintable characters."""
     OVERWRITTEN = "Overwritten"
-    """The result is another one than when it was first seen."""
+    """The result is another one than when it was first seen, or the adapter was replaced while it was copied."""
     NO_ADAPTER = "NoAdapter"
     """The result reports no completed training with an adapter."""
     WRONG_RUN = "WrongRun"
