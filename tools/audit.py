@@ -2,7 +2,7 @@
 
 pip-audit's default service answers 404 where a mirror of the package index has no vulnerability data; pip-audit then skips the package and
 reports "No known vulnerabilities found". And it exits with 1 both when a package is vulnerable and when the service cannot be reached. So
-this asks OSV, whose answer is explicit, reads pip-audit's JSON, and tells three outcomes apart by the exit code and by the last line:
+this asks OSV, whose answer is explicit, reads pip-audit's JSON, and tells three outcomes apart, by a line for each lock and by the exit code:
 0 clean, 1 vulnerable (or pip-audit itself failed), 75 not audited, since the service cannot be reached (EX_TEMPFAIL of sysexits.h).
 """
 
@@ -27,36 +27,33 @@ class Outcome(NamedTuple):
     text: str
 
 
-def audit(locks: list[str], service: str) -> Outcome:
-    """Ask the service for every package of the locks.
+def audit(lock: str, service: str) -> Outcome:
+    """Ask the service for every package of a lock. Of several locks one by one: pip-audit refuses two versions of a package.
 
     Args:
-        locks: Requirements files whose packages are all pinned, with hashes.
+        lock: A requirements file whose packages are all pinned, with hashes.
         service: URL that answers queries of the form of OSV's `v1/query`.
     """
     command = [sys.executable, "-m", "pip_audit", "--vulnerability-service", "osv", "--osv-url", service, "--format", "json"]
-    options = ["--disable-pip", "--require-hashes", "--progress-spinner", "off"]
-    files = [argument for lock in locks for argument in ("--requirement", lock)]
-    done = subprocess.run([*command, *options, *files], capture_output=True, text=True, check=False)
-    return outcome(done.stdout, done.stderr, service)
+    options = ["--disable-pip", "--require-hashes", "--progress-spinner", "off", "--requirement", lock]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    return outcome(lock, done.stdout, done.stderr, service)
 
 
-def outcome(report: str, log: str, service: str) -> Outcome:
+def outcome(lock: str, report: str, log: str, service: str) -> Outcome:
     """The outcome from what pip-audit printed: its JSON report and its log."""
     packages = _packages(report)
     vulnerable = [line for package in packages for line in _vulnerabilities(package)]
     skipped = [package["name"] for package in packages if "skip_reason" in package]
     if vulnerable:
-        return Outcome(VULNERABLE, "\n".join([*vulnerable, f"audit: VULNERABLE: {len(vulnerable)} known in what the locks pin: upgrade"]))
+        return Outcome(VULNERABLE, "\n".join([*vulnerable, f"audit: VULNERABLE: {lock}: {len(vulnerable)} known: upgrade"]))
     if skipped:
-        return Outcome(
-            NOT_AUDITED, f"audit: SKIPPED: {service} does not know {', '.join(skipped)}: nobody looked for vulnerabilities there"
-        )
+        return Outcome(NOT_AUDITED, f"audit: SKIPPED: {lock}: {service} knows nothing of {', '.join(skipped)}: nobody looked there")
     if packages:
-        return Outcome(CLEAN, f"audit: no known vulnerability in {len(packages)} packages")
+        return Outcome(CLEAN, f"audit: {lock}: no known vulnerability in {len(packages)} packages")
     if any(sign in log for sign in NO_ANSWER):
-        return Outcome(NOT_AUDITED, f"audit: SKIPPED: {service} cannot be reached: nobody looked for vulnerabilities")
-    return Outcome(VULNERABLE, f"{log}\naudit: FAILED: pip-audit gave no report")
+        return Outcome(NOT_AUDITED, f"audit: SKIPPED: {lock}: {service} cannot be reached: nobody looked for vulnerabilities")
+    return Outcome(VULNERABLE, f"{log}\naudit: FAILED: {lock}: pip-audit gave no report")
 
 
 def _packages(report: str) -> list[dict[str, Any]]:
@@ -77,9 +74,11 @@ def main() -> int:
     parser.add_argument("locks", nargs="+", help="requirements files, pinned and with hashes")
     parser.add_argument("--service", default=OSV, help="URL of the vulnerability service")
     arguments = parser.parse_args()
-    code, text = audit(arguments.locks, arguments.service)
-    print(text)
-    return code
+    outcomes = [audit(lock, arguments.service) for lock in arguments.locks]
+    for one in outcomes:
+        print(one.text)
+    codes = {one.code for one in outcomes}
+    return next(code for code in (VULNERABLE, NOT_AUDITED, CLEAN) if code in codes)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`make audit`, with pip-audit itself against a vulnerability service of the test: clean, vulnerable, not audited are three outcomes."""
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -59,14 +60,18 @@ def vulnerability_service(answer: Callable[[dict[str, Any]], bytes], status: int
         yield f"http://127.0.0.1:{server.server_port}/v1/query"
 
 
-def run_audit(folder: Path, service: str, lock: str = LOCK) -> tuple[int, str]:
-    """The exit code and the last line of an audit of a lock."""
-    file = folder / "requirements.lock"
-    file.write_text(lock)
-    done = subprocess.run(
-        [sys.executable, ROOT / "tools" / "audit.py", file, "--service", service], capture_output=True, text=True, check=False, cwd=folder
-    )
-    return done.returncode, done.stdout.splitlines()[-1]
+def run_audit(service: str, *locks: Path) -> tuple[int, list[str]]:
+    """The exit code and the lines of an audit of these locks."""
+    command = [sys.executable, ROOT / "tools" / "audit.py", *locks, "--service", service]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout.splitlines()
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    file = tmp_path / "requirements.lock"
+    file.write_text(LOCK)
+    return file
 
 
 def nothing_known(_: dict[str, Any]) -> bytes:
@@ -82,47 +87,70 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def test_a_lock_without_known_vulnerabilities_is_clean(tmp_path: Path) -> None:
+def test_a_lock_without_known_vulnerabilities_is_clean(lock: Path) -> None:
     with vulnerability_service(nothing_known) as service:
-        assert run_audit(tmp_path, service) == (0, "audit: no known vulnerability in 2 packages")
+        assert run_audit(service, lock) == (0, [f"audit: {lock}: no known vulnerability in 2 packages"])
 
 
-def test_a_vulnerable_package_fails_the_audit(tmp_path: Path) -> None:
+def test_a_vulnerable_package_fails_the_audit_and_is_told_with_the_version_that_corrects_it(lock: Path) -> None:
     with vulnerability_service(six_is_weak) as service:
-        assert run_audit(tmp_path, service) == (1, "audit: VULNERABLE: 1 known in what the locks pin: upgrade")
+        assert run_audit(service, lock) == (
+            1,
+            ["six 1.17.0: PYSEC-2026-1, fixed in 1.18.0", f"audit: VULNERABLE: {lock}: 1 known: upgrade"],
+        )
 
 
-def test_a_vulnerability_is_told_with_the_version_that_fixes_it() -> None:
-    package = {"name": "six", "version": "1.17.0", "vulns": [{"id": "PYSEC-2026-1", "fix_versions": ["1.18.0"]}]}
-
-    assert (
-        audit.outcome(json.dumps({"dependencies": [package]}), "", "").text.splitlines()[0] == "six 1.17.0: PYSEC-2026-1, fixed in 1.18.0"
-    )
-
-
-def test_a_service_that_cannot_be_reached_is_a_skip_that_says_so(tmp_path: Path) -> None:
+def test_a_service_that_cannot_be_reached_is_a_skip_that_says_so(lock: Path) -> None:
     service = f"http://127.0.0.1:{free_port()}/v1/query"
 
-    assert run_audit(tmp_path, service) == (75, f"audit: SKIPPED: {service} cannot be reached: nobody looked for vulnerabilities")
+    assert run_audit(service, lock) == (75, [f"audit: SKIPPED: {lock}: {service} cannot be reached: nobody looked for vulnerabilities"])
 
 
 @pytest.mark.parametrize(("status", "body"), [(503, b"{}"), (404, b"{}"), (200, b"<html>Log in</html>")])
-def test_an_answer_that_is_none_of_the_service_is_a_skip_too(tmp_path: Path, status: int, body: bytes) -> None:
+def test_an_answer_that_is_none_of_the_service_is_a_skip_too(lock: Path, status: int, body: bytes) -> None:
     with vulnerability_service(lambda _: body, status) as service:
-        assert run_audit(tmp_path, service)[0] == 75
+        assert run_audit(service, lock)[0] == 75
 
 
 def test_packages_that_pip_audit_passes_over_are_not_taken_for_clean() -> None:
     passed_over = {"dependencies": [{"name": "six", "skip_reason": "Dependency not found on PyPI and could not be audited"}]}
 
-    assert audit.outcome(json.dumps(passed_over), "No known vulnerabilities found", "https://osv.example") == audit.Outcome(
-        75, "audit: SKIPPED: https://osv.example does not know six: nobody looked for vulnerabilities there"
+    assert audit.outcome("a.lock", json.dumps(passed_over), "No known vulnerabilities found", "https://osv.example") == audit.Outcome(
+        75, "audit: SKIPPED: a.lock: https://osv.example knows nothing of six: nobody looked there"
     )
 
 
-def test_a_lock_that_pip_audit_cannot_read_fails_the_audit(tmp_path: Path) -> None:
+def test_a_lock_that_pip_audit_cannot_read_fails_the_audit(lock: Path) -> None:
+    lock.write_text("six>=1\n")
+
     with vulnerability_service(nothing_known) as service:
-        assert run_audit(tmp_path, service, "six>=1\n") == (1, "audit: FAILED: pip-audit gave no report")
+        assert run_audit(service, lock)[0] == 1
+
+
+def test_of_several_locks_the_worst_counts(lock: Path, tmp_path: Path) -> None:
+    unreadable = tmp_path / "unreadable.lock"
+    unreadable.write_text("six>=1\n")
+
+    with vulnerability_service(nothing_known, 503) as service:
+        assert run_audit(service, unreadable, lock)[0] == 1
+
+
+def test_the_locks_of_the_images_are_audited_whole() -> None:
+    asked = set[str]()
+
+    def answer(query: dict[str, Any]) -> bytes:
+        asked.add(f"{query['package']['name']}=={query['version']}")
+        return b"{}"
+
+    locks = (ROOT / "Makefile").read_text().partition("IMAGE_LOCKS := ")[2].partition("\n")[0].split()
+    pins = {line.split(" ")[0] for name in locks for line in (ROOT / name).read_text().splitlines() if re.match(r"\S+==\S+ \\$", line)}
+
+    with vulnerability_service(answer) as service:
+        code, lines = run_audit(service, *(ROOT / name for name in locks))
+
+    assert (code, len(lines)) == (0, len(locks))
+    assert len(pins) > 80
+    assert pins <= asked, "every package that is installed on every platform"
 
 
 def test_make_and_ci_pass_over_an_audit_that_was_skipped_and_print_the_skip() -> None:
@@ -130,4 +158,4 @@ def test_make_and_ci_pass_over_an_audit_that_was_skipped_and_print_the_skip() ->
     script = (ROOT / ".ci" / "run").read_text()
 
     assert "[ $$status -eq 75 ] || exit $$status" in target
-    assert 'skipped=$(grep "^audit: SKIPPED" "$work/audit.log")' in script
+    assert 'grep -q "^audit: SKIPPED" "$work/audit.log"' in script
