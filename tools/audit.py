@@ -2,8 +2,8 @@
 
 pip-audit's default service answers 404 where a mirror of the package index has no vulnerability data; pip-audit then skips the package and
 reports "No known vulnerabilities found". And it exits with 1 both when a package is vulnerable and when the service cannot be reached. So
-this asks OSV, whose answer is explicit, reads pip-audit's JSON, and tells three outcomes apart, by a line for each lock and by the exit code:
-0 clean, 1 vulnerable (or pip-audit itself failed), 75 not audited, since the service cannot be reached (EX_TEMPFAIL of sysexits.h).
+this asks OSV, whose answer is explicit, reads pip-audit's JSON, and tells three outcomes apart, by a line for each lock and by the exit
+code: 0 clean, 1 vulnerable (or pip-audit itself failed), 75 not audited, since the service cannot be reached (EX_TEMPFAIL of sysexits.h).
 """
 
 import argparse
