@@ -29,6 +29,11 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' $(LOCK))
 # Each folder for itself: their modules share names.
 BENCHMARKS := benchmarks $(patsubst %/,%,$(dir $(wildcard benchmarks/*/__main__.py)))
 COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --quiet
+# What is installed in the images, and what builds the project there.
+IMAGE_LOCKS := requirements-operator.lock requirements-trainer.lock requirements-build.lock
+SBOMS := dist
+# A lock names no dependencies between its packages, so the tool's warning that they are missing says nothing.
+SBOM := $(BIN)/python -W ignore::UserWarning -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible --validate
 WITHOUT_TORCH = awk '/^[^ \#]/ { keep = ($$0 !~ /^(torch|triton|nvidia-|cuda-)/) } keep' $(LOCK)
 
 .PHONY: help venv demo test slow gpu e2e cluster cluster-down lint format lock bench bench-flower bench-operator release-images clean
@@ -85,7 +90,7 @@ cluster-down: ## Stop that cluster; programs and images stay in the cache
 lint: $(INSTALLED) ## Check style, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy operator trainer examples/ingredients tests/cluster
+	$(BIN)/mypy operator trainer examples/ingredients tests/cluster tools
 	for folder in $(BENCHMARKS); do MYPYPATH=$$folder:benchmarks:benchmarks/fleet:tests/helpers $(BIN)/mypy $$folder/*.py || exit 1; done
 	$(BIN)/lint-imports
 
@@ -93,12 +98,22 @@ format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
 
+# Without pip, which pip-audit requires: every environment has its own, and an installation must not replace the pip that runs it.
 lock: ## Pin all packages that pyproject.toml requires, with hashes and without index URLs; then each image's part of them
-	$(COMPILE) --all-extras pyproject.toml -o $(LOCK)
+	$(COMPILE) --all-extras --no-emit-package pip pyproject.toml -o $(LOCK)
 	$(COMPILE) --extra operator --constraint $(LOCK) pyproject.toml -o requirements-operator.lock
 	$(COMPILE) --extra trainer --constraint $(LOCK) pyproject.toml -o requirements-trainer.lock
 	$(COMPILE) --group rival --constraint $(LOCK) -o requirements-rival.lock
 	sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml | $(COMPILE) - -o requirements-build.lock
+
+.PHONY: sbom audit
+
+sbom: $(INSTALLED) ## Write the Python packages of each image as CycloneDX: dist/fedpipe-operator.cdx.json and dist/fedpipe-trainer.cdx.json
+	@mkdir -p $(SBOMS)
+	for image in operator trainer; do $(SBOM) --output-file $(SBOMS)/fedpipe-$$image.cdx.json requirements-$$image.lock || exit 1; done
+
+audit: $(INSTALLED) ## Look for known vulnerabilities in the images' locks; says SKIPPED where the vulnerability service cannot be reached
+	@$(BIN)/python tools/audit.py $(IMAGE_LOCKS) || { status=$$?; [ $$status -eq 75 ] || exit $$status; }
 
 bench: $(INSTALLED) ## Run the benchmarks, which print the tables of benchmarks/README.md
 	$(BIN)/python benchmarks/aggregate.py

@@ -1,13 +1,15 @@
 """Admission and gate refuse each kind of invalid update for a reason; the message names the object, what was found and expected."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-from toy_rounds import HEAD, RUN, Fleet
+from toy_rounds import HEAD, RUN, Fleet, RecordingSource
 
-from fedpipe_operator.admission import Asked, RefusalReason, RefusedError, UpdateBounds, admit_update
+from fedpipe_operator.admission import AdmittedUpdate, Asked, RefusalReason, RefusedError, UpdateBounds, admit_update
 from fedpipe_operator.aggregation import Candidate
 from fedpipe_operator.aggregation.gate import Expected, check, refuse_unmixed
 from fedpipe_operator.aggregation.tensors import open_tensors
@@ -173,6 +175,67 @@ def test_without_policies_no_verdict_changes() -> None:
     verdicts = {"a": Verdict(accepted=True)}
 
     assert refuse_unmixed(verdicts, {}) == verdicts
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["\ud800", "\u0000", "\u001b[31mred", "\u202egnp", "two\nlines", "x" * 4000],
+    ids=["surrogate", "NUL", "escape", "RTL", "line", "long"],
+)
+@pytest.mark.parametrize("shape", [[1], [2], [-1] * 500], ids=["unknown", "of another size", "invalid"])
+def test_a_tensor_of_any_name_is_refused_in_one_printable_line_that_can_be_recorded(fleet: Fleet, name: str, shape: list[int]) -> None:
+    header = json.dumps({name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 4]}}).encode()
+    data = len(header).to_bytes(8, "little") + header + bytes(4)
+
+    verdict = check_alpha(fleet, with_bytes(fleet, lambda _: data, restated=True))
+
+    assert verdict.reason in {"UnknownKey", "Malformed"}
+    assert verdict.message.isprintable()
+    assert len(verdict.message) <= 1001
+    assert Verdict.model_validate_json(verdict.to_json().encode()) == verdict
+
+
+def test_a_fault_of_the_gate_itself_is_that_sites_refusal(fleet: Fleet) -> None:
+    def faulty(*_: object) -> Any:
+        raise ZeroDivisionError
+
+    candidate, plan = fleet.candidate("alpha"), fleet.plan()
+
+    verdict = check(candidate.result, candidate.source, Expected(plan=plan, site="alpha", max_norm=1e4, squared_lengths=faulty))
+
+    assert (verdict.reason, verdict.message) == ("Malformed", "adapter of site alpha: it cannot be checked: ZeroDivisionError; see the log")
+
+
+@pytest.mark.parametrize("own", [OSError, MemoryError])
+def test_a_fault_of_the_machine_is_no_sites_refusal(fleet: Fleet, own: type[Exception]) -> None:
+    def failing(*_: object) -> Any:
+        raise own
+
+    candidate, plan = fleet.candidate("alpha"), fleet.plan()
+
+    with pytest.raises(own):
+        check(candidate.result, candidate.source, Expected(plan=plan, site="alpha", max_norm=1e4, squared_lengths=failing))
+
+
+def test_a_safetensors_header_of_39_mb_is_not_read(fleet: Fleet) -> None:
+    def long(data: bytes) -> bytes:
+        length = int.from_bytes(data[:8], "little")
+        header = data[8 : 8 + length] + b" " * (39_000_000 - length)
+        return len(header).to_bytes(8, "little") + header + data[8 + length :]
+
+    candidate = with_bytes(fleet, long, restated=True)
+
+    assert check_alpha(fleet, candidate).reason == "TooLarge"
+    assert candidate.source.log == []
+
+
+def test_a_header_longer_than_its_plan_implies_is_not_parsed(fleet: Fleet) -> None:
+    wide = replace(fleet, head={HEAD: (3, 10_000)})
+    data = (100_000).to_bytes(8, "little") + bytes(100_000)
+
+    verdict = check_alpha(wide, Candidate(result=AdmittedUpdate(wide.result("alpha", data)), source=RecordingSource(data)))
+
+    assert (verdict.reason, "a header may have at most" in verdict.message) == ("Malformed", True), verdict.message
 
 
 def test_a_site_without_a_plan_is_refused(fleet: Fleet) -> None:

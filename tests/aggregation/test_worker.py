@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from trainer_results import path_of
 
 from fedpipe_operator import names, worker
 from fedpipe_operator.aggregation.worker import AggregationTask, aggregate
+from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.rounds.records import RoundCommit, UpdateRef, Verdict
 from fedpipe_operator.store import DirectoryStore
 from fedpipe_operator.store.address import BucketAddress, DirectoryAddress
@@ -183,6 +185,61 @@ def test_what_a_site_changes_after_it_was_seen_costs_that_site_the_round_and_not
     commit = commit_of(world)
     assert [contribution.site for contribution in commit.contributions] == ["site-a", "site-c"]
     assert {site: verdict.reason for site, verdict in commit.refused.items()} == {"site-b": reason}
+
+
+class BucketWithOneFault(DirectoryStore):
+    """A bucket, of which site-b's adapter is opened by `fault`."""
+
+    def __init__(self, root: Path, fault: Callable[[], Any]) -> None:
+        super().__init__(root)
+        self.fault = fault
+
+    def open_reader(self, key: str) -> Any:
+        return nullcontext(self.fault()) if key == names.update_adapter(2, "site-b", 0) else super().open_reader(key)
+
+
+def aggregate_with(world: World, fault: Callable[[], Any]) -> dict[str, str]:
+    """Why updates were refused in a round whose updates are in such a bucket."""
+    task = AggregationTask.model_validate_json(world.backend.tasks["toy-aggregate-r2-a0"])
+    aggregate(task.model_copy(update={"store": BucketAddress(bucket="b", prefix="p")}), BucketWithOneFault(world.store.root, fault))
+    return {site: verdict.reason for site, verdict in commit_of(world).refused.items()}
+
+
+def test_an_object_of_gigabytes_is_refused_before_any_of_it_is_copied_to_the_disk(tmp_path: Path) -> None:
+    read = list[str]()
+
+    class Gigabytes:
+        size = 5 * 2**30
+
+        def read(self, offset: int, length: int) -> bytes:
+            read.append(f"{length} at {offset}")
+            return b""
+
+    assert aggregate_with(a_world_that_needs_two_updates(tmp_path), Gigabytes) == {"site-b": "TooLarge"}
+    assert read == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [TransientError("ObjectChanged", "replaced"), UserError("ObjectTooShort", "by less"), UserError("ObjectMissing", "or deleted")],
+    ids=lambda error: error.reason,
+)
+def test_an_adapter_that_is_replaced_while_it_is_copied_costs_its_site_alone(tmp_path: Path, error: FedPipeError) -> None:
+    class Changing:
+        size = 100
+
+        def read(self, _offset: int, _length: int) -> bytes:
+            raise error
+
+    assert aggregate_with(a_world_that_needs_two_updates(tmp_path), Changing) == {"site-b": "Overwritten"}
+
+
+def test_a_store_that_fails_while_an_adapter_is_copied_is_no_sites_refusal(tmp_path: Path) -> None:
+    def unreachable() -> Any:
+        raise TransientError("StoreUnreachable", "no connection")
+
+    with pytest.raises(TransientError, match="StoreUnreachable"):
+        aggregate_with(a_world_that_needs_two_updates(tmp_path), unreachable)
 
 
 def test_what_was_refused_at_first_sight_is_in_the_commit(tmp_path: Path) -> None:

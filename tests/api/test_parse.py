@@ -179,6 +179,12 @@ def test_all_problems_of_a_file_are_reported_at_once() -> None:
         (('"{mr}"', '"{mr"'), "spec.task.prompt", "invalid template"),
         (('"{ref}"', '"{ref.a}"'), "spec.task.response", "{ref.a} is not a column"),
         (('"{ref}"', '"{ref}", slotPattern: "a("'), "spec.task.slotPattern", "invalid regular expression"),
+        (
+            ('"{ref}"', '"{ref}", slotPattern: "(a{4294967296})"'),
+            "spec.task.slotPattern",
+            "invalid regular expression (the repetition number",
+        ),
+        (('"{ref}"', f'"{{ref}}", slotPattern: "{"(" * 500}a{")" * 500}"'), "spec.task.slotPattern", "invalid regular expression"),
         (('"{ref}"', '"{ref}", slotPattern: "a"'), "spec.task.slotPattern", "the regular expression has no group"),
         (('"{ref}"', '"{ref}", text: a'), "spec.task.text", "unknown field"),
     ],

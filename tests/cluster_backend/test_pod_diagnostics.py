@@ -64,6 +64,13 @@ def test_a_pod_that_ended_says_how(pod: dict[str, Any], expected: PodEnd | None)
     assert pod_end([pod]) == expected
 
 
+def test_what_a_container_said_at_its_end_is_shown_without_what_a_terminal_would_obey() -> None:
+    end = pod_end([ended(99, message="\u001b[2Jdone\u202e\nnext line\u0000")])
+
+    assert end is not None
+    assert end.message == "\N{REPLACEMENT CHARACTER}[2Jdone\N{REPLACEMENT CHARACTER}\nnext line\N{REPLACEMENT CHARACTER}"
+
+
 def test_of_several_pods_of_a_job_the_newest_counts() -> None:
     older, newer = held("ErrImagePull"), a_pod("2026-01-02T00:00:00Z", containerStatuses=[{"state": {"running": {}}}])
 

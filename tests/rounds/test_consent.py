@@ -83,6 +83,16 @@ def test_a_run_with_too_few_sites_waits_for_others_and_says_why(tmp_path: Path) 
     assert world.conditions()["Complete"] == "RoundsCompleted"
 
 
+def test_a_selector_that_matches_one_site_makes_no_aggregate_of_it(tmp_path: Path) -> None:
+    world = World(a_run(fleet({}), sites={"quorum": 0.1}), tmp_path)
+    world.settle()
+    world.now += 601
+    world.settle()
+
+    assert world.conditions()["Failed"] == "TooFewSites"
+    assert world.store.list("rounds") == []
+
+
 def test_a_run_with_too_few_sites_fails_at_the_deadline(tmp_path: Path) -> None:
     world = World(a_run(fleet({}, {"runs": {"names": []}})), tmp_path)
     world.settle()

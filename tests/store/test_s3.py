@@ -79,6 +79,21 @@ def test_a_url_to_read_does_not_allow_writing(nanio: Server) -> None:
     assert store.read("plan.json") is None
 
 
+@pytest.mark.parametrize("to_write", [False, True], ids=["to read", "to write"])
+def test_a_url_moved_to_another_key_verb_or_listing_is_refused(nanio: Server, to_write: bool) -> None:
+    store = nanio.store("held")
+    for key in ("plan.json", "other.json"):
+        store.write(key, b"{}")
+    url = (store.url_to_write if to_write else store.url_to_read)("plan.json", 60)
+    bucket, _, query = url.partition("/held/plan.json?")
+
+    others = [url.replace("plan.json", "other.json"), f"{bucket}?{query}", f"{bucket}/?list-type=2&prefix=held&{query}"]
+    answers = [httpx.get(other) for other in others] + [httpx.delete(url), (httpx.get if to_write else httpx.put)(url)]
+
+    assert [answer.status_code for answer in answers] == [403] * len(answers)
+    assert sorted(store.list()) == ["other.json", "plan.json"]
+
+
 def test_an_expired_url_is_refused(nanio: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     store = nanio.store("expired")
     store.write("plan.json", b"{}")

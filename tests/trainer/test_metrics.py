@@ -80,7 +80,15 @@ def test_prompts_without_slots_have_no_slot_error_rate() -> None:
     assert "slotErrorRate" not in generation_metrics([Answer("plain", ("a",), "a")], SLOTS)
 
 
-@pytest.mark.parametrize(("pattern", "message"), [("([a-z", "not a regular expression"), (r"\[[^\]]*\]", "no group")])
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("([a-z", "not a regular expression"),
+        (r"\[[^\]]*\]", "no group"),
+        ("(a{4294967296})", "not a regular expression"),
+        ("(" * 500 + "a" + ")" * 500, "not a regular expression"),
+    ],
+)
 def test_an_invalid_slot_pattern_is_refused(pattern: str, message: str) -> None:
     with pytest.raises(TaskFailed, match=message) as caught:
         compile_slot_pattern(pattern)

@@ -79,7 +79,7 @@ def compile_slot_pattern(pattern: str | None) -> re.Pattern[str] | None:
         return None
     try:
         compiled = re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:  # the last two: a number that is too large, groups in many groups
         raise TaskFailed(FailureReason.BAD_TASK, f"the slot pattern {pattern!r} is not a regular expression: {error}") from error
     if not compiled.groups:
         raise TaskFailed(

@@ -52,6 +52,12 @@ def parse(data: bytes, kind: type[WireT], *, at_most: int, what: str) -> WireT:
         raise RefusedError(RefusalReason.UNREADABLE, f"{what} is not a valid {kind.__name__}: {problem}; {_VERSION}") from None
 
 
+def cleaned(text: str) -> str:
+    """A message that is shown and never compared: its beginning, without characters that do more than show."""
+    shown = text[:_MAX_TEXT]
+    return shown if shown.isprintable() else "".join("\N{REPLACEMENT CHARACTER}" if _does_more_than_show(one) else one for one in shown)
+
+
 def _json(data: bytes, what: str) -> Any:  # noqa: ANN401 -- any JSON
     try:
         return json.loads(data, parse_constant=_no_constant, parse_int=_integer, parse_float=_number, object_pairs_hook=_object)
@@ -108,7 +114,7 @@ class _Cleaner:
         if isinstance(value, list):
             return [self.cleaned(one, name, depth + 1) for one in value]
         if isinstance(value, str):
-            return _cleaned(value) if name in _MESSAGES else _require_clean(value, _MAX_TEXT, self.what)
+            return cleaned(value) if name in _MESSAGES else _require_clean(value, _MAX_TEXT, self.what)
         return value
 
 
@@ -130,11 +136,6 @@ def _require_clean(text: str, most: int, what: str) -> str:
     if not text.isprintable() and any(map(_does_more_than_show, text)):
         raise RefusedError(RefusalReason.IMPLAUSIBLE, f"{what} has a text with control characters: remove them from labels and names")
     return text
-
-
-def _cleaned(text: str) -> str:
-    shown = text[:_MAX_TEXT]
-    return shown if shown.isprintable() else "".join("\N{REPLACEMENT CHARACTER}" if _does_more_than_show(one) else one for one in shown)
 
 
 def _does_more_than_show(character: str) -> bool:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 
 class RefusalReason(StrEnum):
@@ -14,7 +15,7 @@ class RefusalReason(StrEnum):
     IMPLAUSIBLE = "Implausible"
     """The result has a figure that its task, plan or metric rules out, or a name with unprintable characters."""
     OVERWRITTEN = "Overwritten"
-    """The result is another one than when it was first seen."""
+    """The result is another one than when it was first seen, or the adapter was replaced while it was copied."""
     NO_ADAPTER = "NoAdapter"
     """The result reports no completed training with an adapter."""
     WRONG_RUN = "WrongRun"
@@ -67,11 +68,15 @@ class Refused:
 
 
 class RefusedError(Exception):
-    """Something that a site sent is refused."""
+    """Something that a site sent is refused.
+
+    A message may name what the site chose, such as the key of a tensor, and goes to records, status, events and logs: it is one line of
+    bounded length that shows nothing but itself, and that UTF-8 can encode.
+    """
 
     def __init__(self, reason: RefusalReason, message: str) -> None:
         super().__init__(message)
-        self.refused = Refused(reason, message)
+        self.refused = Refused(reason, _printable(message, _MOST_OF_A_MESSAGE))
 
 
 def require_equal(reason: RefusalReason, *, found: object, expected: object, what: str) -> None:
@@ -94,10 +99,16 @@ def require_range(found: float, least: float, most: float, *, what: str, reason:
         raise RefusedError(reason, f"{what}: found {_short(found)}, expected {least:g} to {most:g}")
 
 
-_SHOWN = 80
+_SHOWN: Final = 80
+_MOST_OF_A_MESSAGE: Final = 1000
 
 
 def _short(value: object) -> str:
-    """A site chose it, and a message shows it: the beginning, without characters that do more than show."""
-    text = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in str(value)[: _SHOWN + 1])
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    """A site chose it, and a message shows it."""
+    return _printable(str(value), _SHOWN)
+
+
+def _printable(text: str, most: int) -> str:
+    """The beginning, without characters that do more than show."""
+    shown = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text[: most + 1])
+    return shown if len(shown) <= most else f"{shown[:most]}…"

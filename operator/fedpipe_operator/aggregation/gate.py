@@ -4,6 +4,7 @@ It trusts nothing that comes from a site. The result is admitted already (`fedpi
 against the plan, its bytes against the result, and its tensors against the plan. It streams: one weight's tensors are in memory at a time.
 """
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from fedpipe_operator.admission import AdmittedUpdate, RefusalReason, RefusedError
+from fedpipe_operator.admission import AdmittedUpdate, RefusalReason, Refused, RefusedError
 from fedpipe_operator.admission.refusal import require_equal
 from fedpipe_operator.aggregation import lengths
 from fedpipe_operator.aggregation.factors import Factors, Float64
@@ -20,6 +21,7 @@ from fedpipe_operator.aggregation.tensors import Float32, MalformedError, Source
 from fedpipe_operator.rounds.consent import mixable
 from fedpipe_operator.rounds.records import RoundPlan, Verdict, verdict_of
 
+_LOG: Final = logging.getLogger(__name__)
 _ITEM_BYTES: Final = 4
 _HEADER_BYTES: Final = 4096
 """Of a header, beside its tensors: metadata, and spaces at its end."""
@@ -62,7 +64,11 @@ def refuse_unmixed(verdicts: Mapping[str, Verdict], min_sites: Mapping[str, int]
 def check(update: AdmittedUpdate, source: Source, expected: Expected) -> Verdict:
     """Accepted, or refused with a `RefusalReason` and a message that names the object, what was found and what was expected.
 
-    Malformed bytes lead to a refusal and never to an exception; an OSError of the source itself is raised.
+    No bytes lead to an exception: a fault of these checks themselves is the site's refusal, too.
+
+    Raises:
+        OSError: the source cannot be read.
+        MemoryError: this process has too little memory.
     """
     try:
         _check_bytes(update, source, expected)
@@ -71,6 +77,12 @@ def check(update: AdmittedUpdate, source: Source, expected: Expected) -> Verdict
         _check_values(tensors, update, expected)
     except RefusedError as error:
         return verdict_of(error.refused)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 -- a site controls every byte: no fault that it finds may cost others anything
+        _LOG.exception("an adapter cannot be checked")
+        message = f"adapter of site {expected.site}: it cannot be checked: {type(error).__name__}; see the log"
+        return verdict_of(Refused(RefusalReason.MALFORMED, message))
     return Verdict(accepted=True)
 
 

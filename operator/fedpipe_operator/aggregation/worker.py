@@ -37,6 +37,7 @@ from fedpipe_operator.aggregation.clipping import MULTIPLE
 from fedpipe_operator.aggregation.normalization import NORMALIZATIONS
 from fedpipe_operator.aggregation.parallel import thread_count
 from fedpipe_operator.api.aggregation import Clipping
+from fedpipe_operator.errors import FedPipeError
 from fedpipe_operator.rounds.admitting import update_admission
 from fedpipe_operator.rounds.records import RoundCommit, RoundPlan, UpdateRef, Verdict, verdict_of
 from fedpipe_operator.store import Store
@@ -45,6 +46,9 @@ from fedpipe_operator.store.objects import required_object
 from fedpipe_trainer.contract import RunRef, Wire
 
 _COPY_CHUNK: Final = 16 * 2**20
+
+_REPLACED: Final = frozenset({"ObjectChanged", "ObjectTooShort", "ObjectMissing"})
+"""Of an object that is written again, or deleted, while it is read."""
 
 
 class AggregationTask(Wire):
@@ -157,6 +161,11 @@ def _candidate(task: AggregationTask, update: UpdateRef, plan: RoundPlan, reader
         return Candidate(result, reader.open(key, partial(gate.check_size, plan=plan, site=update.site)))
     except RefusedError as error:
         return verdict_of(error.refused)
+    except FedPipeError as error:
+        if error.reason not in _REPLACED:
+            raise
+        message = f"adapter of site {update.site}: it was replaced while it was copied ({error.reason})"
+        return verdict_of(Refused(RefusalReason.OVERWRITTEN, message))
 
 
 def _admitted(task: AggregationTask, update: UpdateRef, plan: RoundPlan, store: Store) -> AdmittedUpdate | Refused:

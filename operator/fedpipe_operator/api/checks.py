@@ -58,7 +58,7 @@ def _check_slot_pattern(pattern: str) -> Iterator[FieldProblem]:
     path = ("spec", "task", "slotPattern")
     try:
         groups = re.compile(pattern).groups
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:  # the last two: a number that is too large, groups in many groups
         yield path, f"invalid regular expression ({error}): correct it"
         return
     if groups == 0:
