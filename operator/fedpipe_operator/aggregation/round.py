@@ -133,6 +133,7 @@ def _contribution(result: AdmittedUpdate, plan: RoundPlan, adapter: GlobalAdapte
         share=adapter.shares[site],
         clipped=len(factors),
         smallest_clip=min(factors, default=1.0),
+        dropped_rows=result.dropped_rows,
         norm=adapter.alignments.norm(site),
         alignment=adapter.alignments.cosine(site),
         progress=adapter.progress.part(site),

@@ -11,7 +11,7 @@ from fedpipe_operator import conversion
 from fedpipe_operator.api import DataPolicy, EdgeSite
 from fedpipe_operator.api.aggregation import AggregationRule
 from fedpipe_operator.rounds.observed import Run
-from fedpipe_operator.rounds.policies import needed_updates
+from fedpipe_operator.rounds.policies import missing_for_rule, needed_updates
 from fedpipe_trainer.contract import DataUse, FailureReason, Plan, denial
 
 TOO_FEW_SITES: Final = "TooFewSites"
@@ -59,6 +59,18 @@ def missing_sites(run: Run, without: Mapping[str, str]) -> str:
         return ""
     reasons = "; ".join(f"{site}: {why}" for site, why in sorted(without.items()))
     return f"a round needs {need} of {len(run.sites)} sites, and these may take no part: {reasons}"
+
+
+def missing_for_rule_of(run: Run, without: Mapping[str, str]) -> str:
+    """Why a round has fewer sites than `aggregation.rule` needs, before any of them is profiled; empty if it has as many.
+
+    Args:
+        run: the run and its sites.
+        without: those that are left out, with the reason (`left_out`).
+    """
+    count = len(run.sites) - len(without)
+    message = missing_for_rule(run.spec.aggregation, min(count, run.spec.sites.per_round or count))
+    return "; ".join((message, *(f"{site}: {why}" for site, why in sorted(without.items())))) if message else ""
 
 
 def mixable(min_sites: Mapping[str, int], most: int | None = None) -> frozenset[str]:
