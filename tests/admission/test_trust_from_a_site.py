@@ -60,8 +60,11 @@ def test_samples_is_believed_10_to_the_12_makes_the_global_model_this_sites_by_i
     assert world.conditions()["Complete"] == "RoundsCompleted"
 
 
-def test_accuracy_2_0_with_10_to_the_15_samples_is_the_runs_metric(tmp_path: Path) -> None:
-    changes = {"samples": 10**15, "targets": 10**15, "metrics": {"accuracy": 2.0}}
+@pytest.mark.parametrize(
+    ("accuracy", "samples"), [(2.0, 10**15), (2.0, 20), (1.0, 10**15), (1.0, 10**7)], ids=["both", "accuracy", "samples", "fewer samples"]
+)
+def test_accuracy_2_0_with_10_to_the_15_samples_is_the_runs_metric(tmp_path: Path, accuracy: float, samples: int) -> None:
+    changes = {"samples": samples, "targets": samples, "metrics": {"accuracy": accuracy}}
     world = world_with(tmp_path, EvaluateTask, lambda task, _: an_evaluation(task).model_copy(update=changes))
 
     found = evaluation(world, 2)
