@@ -67,7 +67,7 @@ def round_plan(run: Run, observed: Observed, without: Unprofiled, round_: int, n
     agreeing = {name: one for name, one in profiled.sites.items() if name not in unusable}
     min_sites = {site.name: site.spec.policy.min_sites for site in run.sites}
     fleet = plan_round(run.spec, agreeing, facts.head, evidence.history, select=_selection(run, round_, min_sites))
-    unmixed = _unmixed(fleet, min_sites)
+    unmixed = _unmixed(run, fleet, min_sites)
     made = Plans({site: one for site, one in fleet.plans.plans.items() if site not in unmixed}, fleet.plans.excluded)
     excluded = failed | unusable | dict(made.excluded) | unmixed
     if len(fleet.selected) < need:
@@ -88,7 +88,7 @@ def round_plan(run: Run, observed: Observed, without: Unprofiled, round_: int, n
         validation_samples={site: profiled.sites[site].validation_samples for site in made.plans},
         selected=fleet.selected,
         evaluators=fleet.selected,
-        needed=needed_contributors(need, min_sites, fleet.selected),
+        needed=needed_contributors(need, min_sites, fleet.selected, run.spec.aggregation.mixed),
         min_sites={site: min_sites[site] for site in fleet.selected},
         excluded=excluded,
         importance=fleet.importance.scores,
@@ -131,11 +131,11 @@ def _profiled(run: Run, observed: Observed) -> _Profiled:
     return _Profiled({site.name: site_profile(site, result) for site, _, result in completed}, attempts, hashes, denied)
 
 
-def _unmixed(fleet: FleetPlans, min_sites: Mapping[str, int]) -> dict[str, str]:
+def _unmixed(run: Run, fleet: FleetPlans, min_sites: Mapping[str, int]) -> dict[str, str]:
     """The sites with a plan that are not content with the number of the round's sites: the reason."""
-    count = len(fleet.selected)
+    aggregation, count = run.spec.aggregation, len(fleet.selected)
     others = (site for site in fleet.plans.plans if site not in fleet.selected)
-    return {site: too_few_reason(min_sites[site], count) for site in others if min_sites[site] > count}
+    return {site: too_few_reason(min_sites[site], count, aggregation) for site in others if min_sites[site] > aggregation.mixed(count)}
 
 
 def _learning_rate(run: Run, observed: Observed, profiles: Mapping[str, SiteProfile], *, steps: int) -> LearningRate:
@@ -255,7 +255,7 @@ def _label_problem(run: Run, profiles: Mapping[str, SiteProfile], facts: RunFact
 def _selection(run: Run, round_: int, min_sites: Mapping[str, int]) -> Callable[[Collection[str]], tuple[str, ...]]:
     """What chooses the sites of this round."""
     choose = partial(select, per_round=run.spec.sites.per_round, seed=f"{run.spec.training.seed}/{run.name}", round_=round_)
-    return partial(select_mixable, min_sites=min_sites, select=choose)
+    return partial(select_mixable, min_sites=min_sites, select=choose, mixed=run.spec.aggregation.mixed)
 
 
 def _with_dropped_labels(plans: Mapping[str, Plan], profiles: Mapping[str, SiteProfile], facts: RunFacts) -> dict[str, Plan]:
