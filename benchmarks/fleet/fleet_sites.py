@@ -81,7 +81,7 @@ def spec_of(task: Task, run: Run) -> FineTuneSpec:
     return FineTuneSpec.model_validate(
         {
             "model": {"source": model_folder(MODELS[run.problem.data], CACHE).as_uri()},
-            "task": json.loads(task.objective.to_json()),
+            "task": {key: value for key, value in json.loads(task.objective.to_json()).items() if key != "dropsOtherLabels"},
             "store": {"bucket": "fedpipe"},
             "rounds": {"count": run.rounds, "deadline": "1h"},
             "planning": planning | {"bits": [16]},

@@ -42,7 +42,13 @@ def objective(task: TaskSpec, labels: tuple[str, ...] | None = None) -> contract
     match task:
         case SequenceClassificationTask():
             known = task.labels if labels is None else labels
-            return contract.SequenceClassification(text=task.text, label=task.label, labels=known, max_length=task.max_length)
+            return contract.SequenceClassification(
+                text=task.text,
+                label=task.label,
+                labels=known,
+                drops_other_labels=bool(known) and not task.labels,
+                max_length=task.max_length,
+            )
         case CausalLMTask():
             return contract.CausalLM(prompt=task.prompt, response=task.response, max_length=task.max_length, slot_pattern=task.slot_pattern)
         case Seq2SeqLMTask():

@@ -14,7 +14,7 @@ from toy_rounds import HEAD, Fleet
 from fedpipe_operator.aggregation import RULES, AggregationConfig, CannotAggregateError, RoundInput, RoundResult, aggregate_round
 from fedpipe_operator.aggregation.coordinates import trimmed_mean
 from fedpipe_operator.api import Clipping
-from fedpipe_operator.rounds.records import Contribution
+from fedpipe_operator.rounds.records import Contribution, RoundCommit
 
 DEFAULTS = AggregationConfig(method="Exact", max_rank=64)
 SEVEN = ["a", "b", "c", "d", "e", "f", "g"]
@@ -303,6 +303,20 @@ def test_too_few_accepted_updates_for_krum_write_nothing() -> None:
         aggregate_round(a_fleet(SEVEN[:6]).round_input(), replace(DEFAULTS, rule="Krum", malicious_sites=2), sink)
 
     assert sink.getvalue() == b""
+
+
+@pytest.mark.parametrize(("rule", "mixed"), [("Mean", 7), ("Median", 7), ("TrimmedMean", 7), ("Krum", 1), ("MultiKrum", 4)])
+def test_an_update_is_refused_if_its_site_asks_to_be_mixed_with_more_than_the_rule_selects(rule: str, mixed: int) -> None:
+    """Also where the rule was changed after the round was planned."""
+    fleet = a_fleet(SEVEN)
+
+    def commit(least: int) -> RoundCommit | None:
+        planned = fleet.round_input()
+        asking = replace(planned, plan=planned.plan.model_copy(update={"min_sites": dict.fromkeys(SEVEN, least)}))
+        return aggregate_round(asking, replace(DEFAULTS, rule=rule), io.BytesIO()).commit
+
+    assert commit(mixed) is not None
+    assert commit(mixed + 1) is None
 
 
 def test_sites_that_do_not_train_a_weight_are_at_distance_of_its_increment() -> None:

@@ -232,6 +232,25 @@ def test_documents_that_are_not_objects_of_a_known_kind_are_reported(text: str, 
     assert messages(text)[0].startswith(expected)
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("[a]", "a classification needs two labels: declare all of them, or none to have those that two sites or more have"),
+        ("[a, b, a, a]", "2 of these 4 labels are there twice: remove them"),
+        ("[]", ""),
+        ("[b, a]", ""),
+    ],
+)
+def test_labels_are_none_or_several_each_once(labels: str, message: str) -> None:
+    task = f"{{type: SequenceClassification, labels: {labels}}}"
+    run = "apiVersion: fedpipe.io/v1alpha1\nkind: FederatedFineTune\nmetadata: {name: a}\n"
+    spec = f"spec: {{model: {{source: 'pvc://models/m'}}, task: {task}, store: {{bucket: fedpipe}}}}\n"
+
+    problems = read_documents(run + spec, "a.yaml").problems
+
+    assert [(one.path, one.message) for one in problems] == ([("spec.task.labels", message)] if message else [])
+
+
 def test_documents_before_invalid_yaml_are_still_read() -> None:
     result = read(f"{SITE}---\na: [\n")
 

@@ -85,6 +85,24 @@ def test_a_run_that_too_few_sites_allow_is_a_problem_of_its_sites(folder: Path) 
     assert "FederatedFineTune notes: spec.sites: a round needs 1 of 1 sites, and these may take no part: north: TooFewSites" in lines[0]
 
 
+def test_a_run_of_fewer_sites_than_its_rule_needs_is_a_problem_of_its_sites(folder: Path) -> None:
+    (folder / "sites.yaml").write_text("---\n".join(SITE.replace("north", name) for name in ("north", "south", "west", "east")))
+    (folder / "run.yaml").write_text(RUN + "  aggregation: {rule: MultiKrum}\n")
+
+    status, lines = validate(folder)
+
+    assert (status, len(lines)) == (2, 1)
+    rule = "aggregation.rule MultiKrum with maliciousSites 1 needs the updates of 5 sites, and 4 can send one: add sites"
+    assert f"FederatedFineTune notes: spec.sites: {rule}" in lines[0]
+
+
+def test_a_run_whose_sites_are_elsewhere_may_have_any_rule(folder: Path) -> None:
+    (folder / "sites.yaml").unlink()
+    (folder / "run.yaml").write_text(RUN + "  aggregation: {rule: MultiKrum}\n")
+
+    assert validate(folder)[0] == 0
+
+
 def test_a_site_that_forbids_the_run_is_no_problem_where_enough_others_allow_it(folder: Path) -> None:
     others = [SITE.replace("north", name) for name in ("south", "west", "east")]
     forbids = SITE.replace("{minSites: 1}", "{runs: {names: [another]}}")

@@ -102,6 +102,15 @@ def test_the_model_of_a_baseline_is_the_update_of_its_site(tmp_path: Path) -> No
     assert not baselines["site-c"].run.resource.status.history[0].left_out
 
 
+def test_a_run_whose_rule_needs_many_updates_has_baselines_of_one_update(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, a_run(5, aggregation={"rule": "Krum"}, rounds={"count": 1}))
+    baselines = local_only_sessions(machine.finished())
+    machine.drive(baselines)
+
+    assert {site: session.failure for site, session in baselines.items()} == dict.fromkeys(baselines)
+    assert read(baselines["site-a"], names.round_commit(1), RoundCommit).rule == "Mean"
+
+
 def test_a_site_with_one_update_of_two_gets_the_steps_of_one_and_a_site_without_updates_gets_no_baseline(tmp_path: Path) -> None:
     def trainer(task: Any, folder: Path) -> Any:
         fails = isinstance(task, TrainTask) and (task.site == "site-c" or (task.site == "site-b" and task.round == 2))

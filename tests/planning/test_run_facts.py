@@ -1,24 +1,79 @@
 """Facts of a run that come from its sites' profiles."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from site_profiles import MPNET, a_site
 
 from fedpipe_operator.api import CausalLMTask, SequenceClassificationTask
-from fedpipe_operator.planning import facts_as_fixed, facts_of
+from fedpipe_operator.planning import dropped_labels_note, facts_as_fixed, facts_of, sites_without_label, too_few_labels
+from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import BaseModelFacts
 
 CLASSES = SequenceClassificationTask()
 
 
-def test_labels_are_the_sorted_union_over_the_sites_and_shape_the_head() -> None:
-    fleet = {"a": a_site(base=MPNET, labels=("sport", "art")), "b": a_site(base=MPNET, labels=("war", "art"))}
+def labelled(*labels: tuple[str, ...], **fields: Any) -> dict[str, SiteProfile]:
+    """A site with each of these sets of labels."""
+    return {name: a_site(name, base=MPNET, labels=own, **fields) for name, own in zip("abcdefgh", labels, strict=False)}
 
-    facts = facts_of(fleet, CLASSES)
 
-    assert facts.labels == ("art", "sport", "war")
-    assert facts.head == {"classifier.dense.weight": (768, 768), "classifier.out_proj.weight": (3, 768)}
+def test_labels_that_the_spec_does_not_declare_are_those_of_two_sites_sorted_and_they_shape_the_head() -> None:
+    facts = facts_of(labelled(("war", "sport", "art"), ("art", "travel"), ("sport", "food")), CLASSES)
+
+    assert facts.labels == ("art", "sport")
+    assert facts.head == {"classifier.dense.weight": (768, 768), "classifier.out_proj.weight": (2, 768)}
+
+
+def test_a_label_that_one_site_names_twice_is_one_site_s() -> None:
+    assert facts_of(labelled(("art", "art", "war"), ("war",)), CLASSES).labels == ("war",)
+
+
+def test_a_run_of_one_site_has_that_site_s_labels() -> None:
+    assert facts_of(labelled(("war", "art")), CLASSES).labels == ("art", "war")
+
+
+@given(st.lists(st.sets(st.sampled_from("uvwxyz"), min_size=1), min_size=2, max_size=6), st.integers(0, 5), st.sets(st.text(), max_size=20))
+def test_no_site_alone_adds_a_label_and_of_three_that_agree_none_removes_one(own: list[set[str]], liar: int, lies: set[str]) -> None:
+    honest = labelled(*(tuple(one) for one in own))
+    name = "abcdef"[liar % len(own)]
+    others = [set(one.labels) for other, one in honest.items() if other != name]
+
+    found = set(facts_of(honest | {name: a_site(name, base=MPNET, labels=tuple(lies))}, CLASSES).labels)
+
+    assert found <= set().union(*others)
+    assert found >= {label for label in "uvwxyz" if sum(label in one for one in others) >= 2}
+
+
+def test_a_site_without_any_label_of_the_run_takes_no_part_and_is_told_what_to_do() -> None:
+    fleet = labelled(("art", "war"), ("art", "war"), ("food",))
+
+    assert sites_without_label(fleet, ("art", "war")) == {
+        "c": "NoLabels: each of its labels is at fewer than two sites: declare task.labels in a new run, or correct its data"
+    }
+    assert sites_without_label({"x": a_site("x")}, ()) == {}, "of a language model"
+
+
+def test_a_site_is_told_how_many_of_its_labels_are_dropped_and_not_which() -> None:
+    note = dropped_labels_note(a_site(labels=("art", "secret", "war")), ("art", "war"))
+
+    assert note == "it drops the rows of 1 of its 3 labels, which fewer than two sites have: declare task.labels in a new run to keep them"
+    assert dropped_labels_note(a_site(labels=("art", "war")), ("art", "war")) == ""
+    assert dropped_labels_note(a_site(), ()) == ""
+
+
+def test_a_classification_of_fewer_than_two_labels_has_too_few_and_says_what_to_do() -> None:
+    fleet = labelled(("art", "war"), ("art", "food"))
+
+    assert too_few_labels(("art",), fleet, CLASSES) == (
+        "a classification needs two labels and has 1: task.labels is empty, and of the 3 that the profiles of 2 sites name, only those of "
+        "two sites or more count: declare all labels in spec.task.labels of a new run, or give the sites the same labels"
+    )
+    assert too_few_labels(("art", "war"), fleet, CLASSES) == ""
+    assert too_few_labels((), {"x": a_site("x")}, CausalLMTask(prompt="{a}", response="{b}")) == ""
 
 
 def test_labels_that_the_objective_names_keep_their_order() -> None:
@@ -101,13 +156,24 @@ TOLD = (
 
 
 @pytest.mark.parametrize("base", OTHERWISE.values(), ids=OTHERWISE)
-def test_one_site_decides_nothing_about_the_base_whatever_its_name(base: BaseModelFacts) -> None:
+def test_facts_of_the_model_are_those_of_most_sites_as_a_whole_and_not_of_the_first_by_name(base: BaseModelFacts) -> None:
     fleet = {"0": a_site("0", base=base)} | {name: a_site(name, base=MPNET) for name in "ab"}
 
     facts = facts_of(fleet, CLASSES)
 
     assert replace(facts, wrong_base={}) == facts_of({name: fleet[name] for name in "ab"}, CLASSES)
     assert facts.wrong_base == {"0": TOLD}
+
+
+def test_facts_of_the_model_are_what_sites_tell_as_a_whole_and_not_field_by_field() -> None:
+    """Of each field, two of these three sites tell the same; no site tells all of that."""
+    changes = [{"hidden_size": 1}, {"layers": 7}, {"vocabulary_size": 9}]
+    fleet = {name: a_site(name, base=MPNET.model_copy(update=one)) for name, one in zip("abc", changes, strict=True)}
+
+    facts = facts_of(fleet, CLASSES)
+
+    assert len(facts.wrong_base) == 2
+    assert set(facts.wrong_base.values()) == {TOLD}
 
 
 @pytest.mark.parametrize("base", OTHERWISE.values(), ids=OTHERWISE)

@@ -4,7 +4,7 @@ import pytest
 from site_profiles import SMOLLM2, point
 
 from fedpipe_operator.api import FederatedFineTune
-from fedpipe_operator.report import RunRecord
+from fedpipe_operator.report import RunRecord, write_report
 from fedpipe_operator.report.facts import (
     NO_UPDATE,
     LeftOut,
@@ -20,7 +20,7 @@ from fedpipe_operator.report.facts import (
     site_rows,
     total_seconds,
 )
-from fedpipe_operator.rounds.records import Contribution, LossEstimate, RoundEvaluation
+from fedpipe_operator.rounds.records import Contribution, LossEstimate, RoundCommit, RoundEvaluation
 from fedpipe_operator.sites import granularity
 from fedpipe_trainer.contract import EvaluateResult, Failure, FailureReason, Measured, Outcome, RunRef, Sample
 
@@ -167,6 +167,28 @@ def test_shortened_increments_are_counted_over_the_rounds_with_the_smallest_fact
 
     assert (rows[first.site].clipped, rows[first.site].smallest_clip) == (4, 0.1)
     assert {(rows[one.site].clipped, rows[one.site].smallest_clip) for one in others} == {(0, 1.0)}
+
+
+def with_dropped_rows(record: RunRecord) -> RunRecord:
+    """Clinic-north dropped other rows in the first round than in the last, and some in the last evaluation."""
+
+    def dropping(round_: int, rows: int) -> RoundCommit:
+        commit = record.rounds[round_]
+        of_site = (one.model_copy(update={"dropped_rows": rows * (one.site == "clinic-north")}) for one in commit.contributions)
+        return commit.model_copy(update={"contributions": tuple(of_site)})
+
+    last = record.evaluations[ROUNDS]
+    sites = last.sites | {"clinic-north": last.sites["clinic-north"].model_copy(update={"dropped_rows": 5})}
+    evaluations = dict(record.evaluations) | {ROUNDS: last.model_copy(update={"sites": sites})}
+    return replace(record, rounds=dict(record.rounds) | {1: dropping(1, 9), ROUNDS: dropping(ROUNDS, 30)}, evaluations=evaluations)
+
+
+def test_the_rows_that_a_site_dropped_are_those_of_its_last_update_and_evaluation(record: RunRecord) -> None:
+    rows = {row.site: row.dropped_rows for row in site_rows(with_dropped_rows(record))}
+
+    assert rows == {site: 35 if site == "clinic-north" else 0 for site in record.sites}
+    page = write_report(with_dropped_rows(record))
+    assert page.count("(35 rows dropped: fewer than two sites have their label)") == page.count("rows dropped") == 1
 
 
 def test_a_site_whose_update_the_rule_did_not_select_is_left_out_of_the_round(record: RunRecord) -> None:

@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 from stand_in_runs import World, a_run, a_site
 from trainer_results import a_failure, good_trainer
 
+from fedpipe_operator import names
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.rounds.consent import left_out, missing_sites, mixable, select_mixable
+from fedpipe_operator.rounds.records import RoundCommit
+from fedpipe_operator.store.objects import required_object
 from fedpipe_trainer.contract import DataPolicy, EvaluateTask, FailureReason, ProfileTask, TrainResult, TrainTask, parse_task
 
 LEAST = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 7))
@@ -188,6 +191,68 @@ def test_no_site_is_asked_to_show_more_rows_than_its_policy_allows(tmp_path: Pat
 
 def parse(text: str) -> Any:
     return parse_task(text) if '"policy"' in text else None
+
+
+def fleet_of(count: int, min_sites: int) -> list[Any]:
+    return fleet(*({"minSites": min_sites} for _ in range(count)))
+
+
+@pytest.mark.parametrize(("min_sites", "sites"), [(2, 5), (3, 6)])
+def test_updates_that_multi_krum_leaves_out_are_none_that_a_site_is_mixed_with(tmp_path: Path, min_sites: int, sites: int) -> None:
+    """Of n updates, for one malicious site, it averages n − 3."""
+    run = a_run(fleet_of(sites, min_sites), aggregation={"rule": "MultiKrum"}, rounds={"count": 1})
+    fewer = left_out(a_run(fleet_of(sites, min_sites + 1), aggregation={"rule": "MultiKrum"}))
+    world = World(run, tmp_path)
+    world.settle()
+
+    assert left_out(run) == {}
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+    commit = required_object(world.store, names.round_commit(1), RoundCommit)
+    assert sum(one.share > 0 for one in commit.contributions) == min_sites
+    assert len(fewer) == sites
+    assert fewer["site-a"] == (
+        f"TooFewSites: policy.minSites of the site is {min_sites + 1}, without it 0 take part, and aggregation.rule MultiKrum leaves out 3 "
+        "updates: add sites, name another rule, or have minSites lowered"
+    )
+
+
+def test_a_round_of_multi_krum_needs_the_updates_that_it_leaves_out_as_well(tmp_path: Path) -> None:
+    run = a_run(fleet_of(6, 3), aggregation={"rule": "MultiKrum"}, sites={"quorum": 0.5})
+    world = World(run, tmp_path, trainer=refusing("site-b"))
+    world.settle()
+
+    assert world.conditions()["Failed"] == "QuorumOutOfReach"
+    assert world.message("Failed").startswith("round 1 needs 6 updates of 6 sites; lost: site-b: WrongBase")
+    assert [key for key in world.store.list("rounds") if "/global/" in key] == []
+
+
+def test_a_task_of_multi_krum_promises_the_updates_that_are_averaged_and_not_those_that_are_sent(tmp_path: Path) -> None:
+    world = World(a_run(fleet_of(6, 2), aggregation={"rule": "MultiKrum"}, sites={"quorum": 1.0}, rounds={"count": 1}), tmp_path)
+    world.settle()
+
+    tasks = [task for text in world.backend.tasks.values() if (task := parse(text))]
+    assert {type(task) for task in tasks} == {ProfileTask, TrainTask, EvaluateTask}
+    assert {task.contributors for task in tasks} == {3}
+
+
+def test_a_site_that_multi_krum_would_mix_with_too_few_of_those_that_can_train_is_left_out_of_the_plan(tmp_path: Path) -> None:
+    """Of seven sites one cannot hold the model: of the other six, three would be averaged."""
+    small, asking = a_site("small", capacity={"memory": "64Mi"}), a_site("asking", policy={"minSites": 4})
+    run = a_run([*fleet_of(5, 2), small, asking], aggregation={"rule": "MultiKrum"}, sites={"quorum": 0.5}, rounds={"count": 1})
+    world = World(run, tmp_path)
+    world.settle()
+
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+    assert excluded(world).keys() == {"small", "asking"}
+    assert excluded(world)["asking"].startswith("TooFewSites: policy.minSites of the site is 4, without it 5 take part")
+    assert not [name for name in world.backend.started if "train" in name and "asking" in name]
+
+
+def test_krum_mixes_nobody() -> None:
+    reasons = left_out(a_run(fleet_of(6, 2), aggregation={"rule": "Krum"}))
+
+    alone = "TooFewSites: policy.minSites of the site is 2, and aggregation.rule Krum makes the global adapter of one update"
+    assert set(reasons.values()) == {f"{alone}: name another rule, such as MultiKrum"}
 
 
 def test_few_sites_a_round_leave_out_those_that_ask_for_more(tmp_path: Path) -> None:

@@ -76,7 +76,9 @@ def test_every_field_of_a_task_reaches_the_trainer(model: type[Any]) -> None:
 
     task = model(**fields)
 
-    assert of_wire(conversion.objective(task)) == fields | {"type": task.type}
+    sent = of_wire(conversion.objective(task))
+    sent.pop("drops_other_labels", None)  # follows from `labels`: see below
+    assert sent == fields | {"type": task.type}
 
 
 def test_every_field_of_the_training_reaches_the_trainer_or_the_plan() -> None:
@@ -114,6 +116,22 @@ def test_labels_that_the_first_round_fixed_replace_those_of_the_spec() -> None:
     assert conversion.objective(CausalLMTask(prompt="{a}", response="{b}"), ("a",)).type == "CausalLM"
 
 
+@pytest.mark.parametrize(
+    ("declared", "fixed", "drops"),
+    [
+        (("b", "a"), ("b", "a"), False),
+        (("b", "a"), None, False),
+        ((), ("a", "b"), True),
+        ((), None, False),
+    ],
+    ids=["declared, in a round", "declared, in a profile", "derived, in a round", "derived, in a profile"],
+)
+def test_rows_of_other_labels_are_dropped_only_where_the_labels_are_derived(
+    declared: tuple[str, ...], fixed: tuple[str, ...] | None, drops: bool
+) -> None:
+    assert conversion.objective(SequenceClassificationTask(labels=declared), fixed).drops_other_labels is drops  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("choice", Scaling)
 def test_every_scaling_has_the_trainer_s_of_the_same_name(choice: Scaling) -> None:
     assert conversion.scaling(choice).value == choice.value
@@ -137,6 +155,7 @@ def test_without_a_scaling_it_is_rslora() -> None:
 def test_a_field_that_both_sides_have_has_the_same_default(ours: type[BaseModel], theirs: type[BaseModel]) -> None:
     of_api, of_wire = defaults(ours), defaults(theirs)
     of_wire.pop("learning_rate", None)  # the spec's is None: then the sites test rates
+    of_wire.pop("drops_other_labels", None)  # the trainer's alone
 
     assert {name: of_api[name] for name in of_wire} == of_wire
 

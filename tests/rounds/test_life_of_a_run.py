@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from stand_in_runs import World, a_run, a_site
@@ -12,7 +12,17 @@ from fedpipe_operator import names
 from fedpipe_operator.backend import JobState
 from fedpipe_operator.rounds.records import RoundCommit, RoundEvaluation, RoundPlan
 from fedpipe_operator.store.objects import required_object
-from fedpipe_trainer.contract import EvaluateTask, ExportTask, FailureReason, ProfileResult, ProfileTask, TrainResult, TrainTask
+from fedpipe_trainer.contract import (
+    EvaluateTask,
+    ExportTask,
+    FailureReason,
+    ProfileResult,
+    ProfileTask,
+    SequenceClassification,
+    TrainResult,
+    TrainTask,
+    parse_task,
+)
 
 
 def test_a_run_goes_from_profile_to_export_and_succeeds(tmp_path: Path) -> None:
@@ -356,23 +366,98 @@ def test_a_site_that_tells_other_facts_about_the_common_base_is_left_out_and_sto
     assert world.run.resource.status.excluded["site-a"].startswith("WrongBase: its profile has other facts")
 
 
-def test_without_labels_in_the_spec_all_labels_of_the_sites_are_learned(tmp_path: Path) -> None:
-    found = {"site-a": ("sports",), "site-b": ("politics", "sports"), "site-c": ("art",)}
+UNDECLARED: Final = {"type": "SequenceClassification"}
+
+
+def a_trainer_of(labels: dict[str, tuple[str, ...]], dropped: dict[str, int] | None = None) -> Any:
+    """A trainer whose sites have these labels, and drop so many rows, in training and in evaluation."""
 
     def trainer(task: Any, folder: Path) -> Any:
+        rows = {"dropped_rows": (dropped or {}).get(task.site, 0)}
         if isinstance(task, ProfileTask):
-            return a_profile(task, labels=found[task.site])
+            return a_profile(task, labels=labels[task.site])
         if isinstance(task, TrainTask):
-            assert task.objective.labels == ("art", "politics", "sports")
-        return good_trainer(task, folder)
+            return an_update(task, folder, **rows)
+        return an_evaluation(task, **rows) if isinstance(task, EvaluateTask) else good_trainer(task, folder)
 
-    world = World(a_run(task={"type": "SequenceClassification"}), tmp_path, trainer)
+    return trainer
+
+
+def test_labels_that_the_spec_does_not_declare_are_learned_if_two_sites_have_them(tmp_path: Path) -> None:
+    found = {"site-a": ("art", "politics", "sports"), "site-b": ("politics", "sports", "war"), "site-c": ("art", "food", "travel")}
+    world = World(a_run(task=UNDECLARED), tmp_path, a_trainer_of(found))
     world.settle()
 
     plan = RoundPlan.model_validate_json(world.store.read(names.round_plan(1)) or b"")
     assert plan.labels == ("art", "politics", "sports")
     assert plan.head == {"base_model.model.classifier.weight": (3, 8)}
+    tasks = [parse_task(text) for name, text in world.backend.tasks.items() if "train" in name or "evaluate" in name]
+    objective = SequenceClassification(labels=plan.labels, drops_other_labels=True)
+    assert tasks
+    assert {task.objective for task in tasks} == {objective}  # type: ignore[union-attr]
     assert world.conditions()["Complete"] == "RoundsCompleted"
+
+
+def test_declared_labels_are_the_run_s_whatever_sites_have_and_a_row_with_another_is_no_reason_to_drop_it(tmp_path: Path) -> None:
+    world = World(a_run(), tmp_path, a_trainer_of(dict.fromkeys(("site-a", "site-b", "site-c"), ("a",))))
+    world.work_until("train-r1")
+
+    task = parse_task(world.backend.tasks["toy-train-r1-site-a-a0"])
+    assert task.objective == SequenceClassification(labels=("a", "b", "c"), max_length=16)  # type: ignore[union-attr]
+
+
+def test_dropped_rows_are_counted_in_plan_status_and_event_without_any_label(tmp_path: Path) -> None:
+    common = ("art", "politics", "sports")
+    found = {"site-a": common, "site-b": (*common, "secret"), "site-c": common}
+    world = World(a_run(task=UNDECLARED), tmp_path, a_trainer_of(found, dropped={"site-b": 4}))
+    world.settle()
+
+    status = world.run.resource.status
+    told = {plan.site: plan.why[-1] for plan in status.plans}
+    assert told["site-b"].startswith("it drops the rows of 1 of its 4 labels, which fewer than two sites have: declare task.labels")
+    assert not any("drops" in told[site] for site in ("site-a", "site-c"))
+    assert [entry.dropped_rows for entry in status.history] == [{"site-b": 4}] * 2
+    events = [event.message for event in world.events if event.reason == "RoundCompleted"]
+    sentence = "site-b: 4 training rows dropped, whose labels fewer than two sites have: declare task.labels in a new run to keep them"
+    assert [sentence in message for message in events] == [True, False], "only when the number is news"
+    evaluation = required_object(world.store, names.round_evaluation(1), RoundEvaluation)
+    assert {site: one.dropped_rows for site, one in evaluation.sites.items()} == {"site-a": 0, "site-b": 4, "site-c": 0}
+    assert "secret" not in status.model_dump_json() + "".join(event.message for event in world.events)
+
+
+def test_dropped_rows_do_not_count_for_the_weight_of_their_site(tmp_path: Path) -> None:
+    found = dict.fromkeys(("site-a", "site-b", "site-c"), ("art", "politics", "sports"))
+    world = World(a_run(task=UNDECLARED, rounds={"count": 1}), tmp_path, a_trainer_of(found, dropped={"site-b": 60}))
+    world.settle()
+
+    commit = required_object(world.store, names.round_commit(1), RoundCommit)
+    assert {one.site: (one.samples, one.dropped_rows) for one in commit.contributions} == {
+        "site-a": (100, 0),
+        "site-b": (40, 60),
+        "site-c": (100, 0),
+    }
+
+
+def test_a_run_whose_sites_have_fewer_than_two_labels_in_common_fails_before_any_training_and_says_what_to_do(tmp_path: Path) -> None:
+    found = {"site-a": ("art", "war"), "site-b": ("art", "food"), "site-c": ("travel",)}
+    world = World(a_run(task=UNDECLARED), tmp_path, a_trainer_of(found))
+    world.settle()
+
+    assert world.conditions()["Failed"] == "TooFewLabels"
+    assert world.message("Failed").endswith("declare all labels in spec.task.labels of a new run, or give the sites the same labels")
+    assert not [name for name in world.backend.started if "train" in name]
+
+
+def test_a_site_none_of_whose_labels_another_has_takes_no_part(tmp_path: Path) -> None:
+    common = ("art", "politics", "sports")
+    found = {"site-a": common, "site-b": common, "site-c": ("food", "travel")}
+    world = World(a_run(task=UNDECLARED, sites={"quorum": 0.6}), tmp_path, a_trainer_of(found))
+    world.settle()
+
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+    assert world.run.resource.status.excluded.keys() == {"site-c"}
+    assert world.run.resource.status.excluded["site-c"].startswith("NoLabels: each of its labels is at fewer than two sites")
+    assert not [name for name in world.backend.started if "train" in name and "site-c" in name]
 
 
 def test_a_round_that_another_operator_committed_first_stays_as_it_was_committed(tmp_path: Path) -> None:

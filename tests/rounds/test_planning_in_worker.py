@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from stand_in_runs import World, a_run, a_site
-from trainer_results import a_failure, good_trainer
+from trainer_results import a_failure, a_profile, good_trainer
 
 from fedpipe_operator import names
 from fedpipe_operator.api.documents import read_yaml
@@ -141,17 +141,32 @@ def test_a_plan_that_is_not_made_by_the_deadline_fails_the_run(tmp_path: Path) -
     assert world.backend.discarded == ["toy-plan-r1-a0"]
 
 
-def test_a_quorum_out_of_reach_has_the_same_message_wherever_it_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def labels_of_their_own(task: Any, folder: Path) -> Any:
+    """A trainer whose sites have no label in common."""
+    return a_profile(task, labels=(task.site, "-")) if isinstance(task, ProfileTask) else good_trainer(task, folder)
+
+
+@pytest.mark.parametrize(
+    ("spec", "trainer", "reason"),
+    [
+        ({}, good_trainer, "QuorumOutOfReach"),
+        ({"sites": {"quorum": 0.3}, "aggregation": {"rule": "TrimmedMean"}}, good_trainer, "RuleOutOfReach"),
+        ({"task": {"type": "SequenceClassification"}}, labels_of_their_own, "TooFewLabels"),
+    ],
+    ids=["quorum", "rule", "labels"],
+)
+def test_a_round_that_cannot_be_planned_has_the_same_reason_and_message_wherever_it_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any], trainer: Any, reason: str
+) -> None:
     fleet = [a_site("big"), a_site("small-1", capacity={"memory": "64Mi"}), a_site("small-2", capacity={"memory": "64Mi"})]
 
     def message(folder: str, inline: int) -> str:
         monkeypatch.setattr(stages, "INLINE_SITES", inline)
-        world = World(a_run(fleet), tmp_path / folder)
+        world = World(a_run(fleet, **spec), tmp_path / folder, trainer)
         world.settle()
-        assert world.conditions()["Failed"] == "QuorumOutOfReach"
+        assert world.conditions()["Failed"] == reason
         return world.message("Failed")
 
-    assert "small-2: " in message("reconcile", 50)
     assert message("worker", 2) == message("reconcile-again", 50)
 
 

@@ -8,11 +8,20 @@ from typing import Final
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stand_in_runs import a_run
 
 from fedpipe_operator.admission import AdmittedEvaluation
 from fedpipe_operator.api import Target
 from fedpipe_operator.rounds.evaluation import aggregate_metrics, held_means, robust_mean
-from fedpipe_operator.rounds.policies import best_round, is_patience_exhausted, is_stalled, is_target_reached, needed_updates, select
+from fedpipe_operator.rounds.policies import (
+    best_round,
+    is_patience_exhausted,
+    is_stalled,
+    is_target_reached,
+    needed_updates,
+    out_of_reach,
+    select,
+)
 from fedpipe_operator.rounds.records import RoundEvaluation, SiteValues
 from fedpipe_trainer.contract import EvaluateResult, Measured, Outcome, RunRef
 
@@ -25,6 +34,30 @@ names = st.lists(st.text("abcdef", min_size=1, max_size=4), unique=True, min_siz
 )
 def test_a_quorum_is_a_share_of_the_sites_that_were_asked_for(quorum: float, matched: int, per_round: int | None, expected: int) -> None:
     assert needed_updates(quorum, matched=matched, per_round=per_round) == expected
+
+
+KRUM: Final = {"rule": "Krum"}
+NEEDS: Final = "aggregation.rule Krum with maliciousSites 1 needs the updates of 5 sites, and {} can send one: add sites"
+
+
+@pytest.mark.parametrize(
+    ("quorum", "count", "reason"),
+    [(0.5, 4, "RuleOutOfReach"), (1.0, 4, "QuorumOutOfReach"), (0.5, 2, "QuorumOutOfReach")],
+    ids=["the rule alone", "the quorum and the rule", "far too few"],
+)
+def test_a_round_out_of_reach_is_so_for_the_quorum_or_else_for_the_rule_and_names_both(quorum: float, count: int, reason: str) -> None:
+    spec = a_run(6, aggregation=KRUM, sites={"quorum": quorum}).spec
+
+    found, message = out_of_reach(spec, matched=6, count=count, message="lost")
+
+    assert found == reason
+    assert message.startswith(f"lost; {NEEDS.format(count)}")
+
+
+def test_a_round_that_has_the_sites_for_its_rule_is_out_of_reach_for_its_quorum_alone() -> None:
+    spec = a_run(6, aggregation=KRUM, sites={"quorum": 1.0}).spec
+
+    assert out_of_reach(spec, matched=6, count=5, message="lost") == ("QuorumOutOfReach", "lost")
 
 
 def an_aggregate(

@@ -322,6 +322,34 @@ def test_rows_that_are_not_utf8_are_counted(site: Site, trainer: Any) -> None:
     assert update.skipped_rows == 1
 
 
+@pytest.mark.parametrize("site", [CASES["classes-bert"]], ids=["classes-bert"], indirect=True)
+def test_rows_of_a_label_that_the_run_did_not_derive_are_neither_trained_nor_evaluated_and_counted(site: Site, trainer: Any) -> None:
+    for path, count in ((site.data.train, 3), (site.data.validation, 2)):
+        with Path(path).open("a") as file:
+            file.writelines(json.dumps(row(at) | {"label": "canary"}) + "\n" for at in range(count))
+    derived = CLASSES.model_copy(update={"drops_other_labels": True})
+
+    assert trainer.perform(site.train(steps=1, objective=derived), site.folder / "1") == 0
+    assert trainer.perform(site.evaluate("evaluate", objective=derived), site.folder / "2") == 0
+
+    update, evaluation = site.result("train"), site.result("evaluate")
+    assert isinstance(update, TrainResult)
+    assert isinstance(evaluation, EvaluateResult)
+    assert (update.dropped_rows, update.skipped_rows) == (3, 0)
+    assert (evaluation.dropped_rows, evaluation.samples) == (2, 20)
+
+
+@pytest.mark.parametrize("site", [CASES["classes-bert"]], ids=["classes-bert"], indirect=True)
+def test_a_row_of_a_label_that_the_run_does_not_declare_is_an_error(site: Site, trainer: Any) -> None:
+    with Path(site.data.train).open("a") as file:
+        file.write(json.dumps(row(0) | {"label": "canary"}) + "\n")
+
+    assert trainer.perform(site.train(steps=1), site.folder / "1") == 3
+    assert_failed(
+        site, FailureReason.BAD_DATA, f"1 of 201 rows of {site.data.train}, the first at line 201, have in column 'label' none of"
+    )
+
+
 def test_a_model_folder_without_a_tokenizer_is_an_error_that_names_it(site: Site, trainer: Any, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()

@@ -28,6 +28,8 @@ _MOST_BLEU: Final = 100.0
 _TOLERANCE: Final = 1e-6
 _MOST_SAMPLES: Final = 10**6
 """Of an evaluation: the most that `evaluation.maxSamples` can ask for."""
+_MOST_ROWS: Final = 10**12
+"""Of a file, where its site's profile is not known."""
 _MOST_SHOWN: Final = 20
 """The most that `evaluation.samples` can ask for."""
 
@@ -56,6 +58,8 @@ class UpdateBounds:
     """The site's plan in this round; None if it has none."""
     fingerprint: str
     """Of the round's base model."""
+    rows: int = _MOST_ROWS
+    """Training rows that the site has, by its profile: it drops no more."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class EvaluationBounds:
     is_classification: bool
     max_length: int
     """Tokens of a sample."""
+    rows: int = _MOST_ROWS
+    """Validation rows that the site has, by its profile: it drops no more."""
 
 
 def admit_profile(data: bytes, asked: Asked) -> AdmittedProfile:
@@ -144,6 +150,7 @@ def check_update(update: TrainResult, bounds: UpdateBounds, what: str) -> None:
         raise RefusedError(RefusalReason.NO_ADAPTER, f"{what}: outcome {update.outcome} without an adapter, expected a completed training")
     require_equal(RefusalReason.WRONG_BASE, found=update.fingerprint, expected=bounds.fingerprint, what=f"{what}: base fingerprint")
     _check_work(update, plan, what)
+    require_range(update.dropped_rows, 0, bounds.rows, what=f"{what}: droppedRows")
     _check_ranks(update, plan, what)
 
 
@@ -193,6 +200,7 @@ def _check_ranks(update: TrainResult, plan: Plan, what: str) -> None:
 def _check_counts(result: EvaluateResult, bounds: EvaluationBounds, what: str) -> None:
     # No closer: a run's maxSamples may be edited while a site evaluates. How much they count is bounded where they are averaged.
     require_range(result.samples, 0, _MOST_SAMPLES, what=f"{what}: samples")
+    require_range(result.dropped_rows, 0, bounds.rows, what=f"{what}: droppedRows")
     if bounds.is_classification:
         require_equal(RefusalReason.IMPLAUSIBLE, found=result.targets, expected=result.samples, what=f"{what}: targets")
     else:

@@ -41,9 +41,13 @@ Accepted = Mapping[str, AcceptedUpdate]
 
 
 def samples_of(result: AdmittedUpdate, plan: RoundPlan) -> int:
-    """The training samples that the site's weight rests on: its profile's; without them those trained on, at most as many as planned."""
+    """The training samples that the site's weight rests on: its profile's without those that it dropped, at least one.
+
+    Without its profile's, those trained on, at most as many as planned.
+    """
     own = plan.plans[result.site]
-    return plan.samples.get(result.site) or min(result.samples, own.steps * own.batch_size)
+    samples = plan.samples.get(result.site)
+    return max(1, samples - result.dropped_rows) if samples else min(result.samples, own.steps * own.batch_size)
 
 
 def steps_of(result: AdmittedUpdate, config: AggregationConfig) -> float:

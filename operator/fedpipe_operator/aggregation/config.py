@@ -5,6 +5,7 @@ from typing import Final
 
 from fedpipe_operator.aggregation.clipping import MULTIPLE
 from fedpipe_operator.aggregation.normalization import Normalization, by_effective_steps
+from fedpipe_operator.aggregation.rules import RULES
 from fedpipe_operator.api.aggregation import Clipping
 
 MAX_NORM: Final = 1e4
@@ -36,3 +37,8 @@ class AggregationConfig:
     """Upper bound on the norm of a whole update's increment, over all weights together: see `gate.Expected`."""
     threads: int = 1
     """Updates checked, and weights aggregated, at a time; the bytes written do not depend on it."""
+
+    def mixed(self, updates: int) -> int:
+        """How many of so many updates the aggregate is made of: a rule may select some of them."""
+        keep = RULES[self.rule].keep
+        return updates if keep is None else max(0, min(updates, keep(updates, self.malicious_sites)))

@@ -18,7 +18,7 @@ from fedpipe_operator.aggregation import lengths
 from fedpipe_operator.aggregation.factors import Factors, Float64
 from fedpipe_operator.aggregation.lengths import SquaredLengths
 from fedpipe_operator.aggregation.tensors import Float32, MalformedError, Source, TensorFile, factor_keys, open_tensors, sha256_of
-from fedpipe_operator.rounds.consent import mixable
+from fedpipe_operator.rounds.consent import Mixed, mixable
 from fedpipe_operator.rounds.records import RoundPlan, Verdict, verdict_of
 
 _LOG: Final = logging.getLogger(__name__)
@@ -43,20 +43,21 @@ class Expected:
     """How an increment is measured, by what the method averages; the longest counts."""
 
 
-def refuse_unmixed(verdicts: Mapping[str, Verdict], min_sites: Mapping[str, int]) -> dict[str, Verdict]:
-    """The verdicts, with a refusal of each accepted update whose site asks for more updates in an aggregate than are accepted.
+def refuse_unmixed(verdicts: Mapping[str, Verdict], min_sites: Mapping[str, int], mixed: Mixed = int) -> dict[str, Verdict]:
+    """The verdicts, with a refusal of each accepted update whose site asks for more updates in an aggregate than it will be made of.
 
     Args:
         verdicts: by site.
         min_sites: by site, the least number of updates in an aggregate with its own.
+        mixed: how many of the accepted updates the aggregation's rule makes it of; left out: all.
     """
     accepted = {site: min_sites.get(site, 1) for site, verdict in verdicts.items() if verdict.accepted}
-    mixed = mixable(accepted)
+    content = mixable(accepted, mixed=mixed)
     message = "policy.minSites of the site is {}, and without it {} of {} accepted updates may be aggregated"
     refused = {
-        site: Verdict(accepted=False, reason=RefusalReason.TOO_FEW_SITES, message=message.format(least, len(mixed), len(accepted)))
+        site: Verdict(accepted=False, reason=RefusalReason.TOO_FEW_SITES, message=message.format(least, mixed(len(content)), len(accepted)))
         for site, least in accepted.items()
-        if site not in mixed
+        if site not in content
     }
     return dict(verdicts) | refused
 

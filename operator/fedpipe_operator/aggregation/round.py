@@ -62,13 +62,13 @@ def aggregate_round(round_input: RoundInput, config: AggregationConfig, sink: Si
     plan = round_input.plan
     previous = open_tensors(round_input.previous) if round_input.previous else None
     context = RoundContext(plan, config, previous)
-    verdicts = gate.refuse_unmixed(_check_updates(round_input, config, previous), plan.min_sites)
+    verdicts = gate.refuse_unmixed(_check_updates(round_input, config, previous), plan.min_sites, config.mixed)
     while True:
         accepted = _accepted(round_input, verdicts)
         if len(accepted) < plan.needed:
             return RoundResult(verdicts, None)
         limits = limits_of(context, accepted)
-        left = gate.refuse_unmixed(verdicts | limits.refused, plan.min_sites)
+        left = gate.refuse_unmixed(verdicts | limits.refused, plan.min_sites, config.mixed)
         if left == verdicts:
             break
         verdicts = left  # with fewer updates, other lengths are usual, and other sites may be content
@@ -133,6 +133,7 @@ def _contribution(result: AdmittedUpdate, plan: RoundPlan, adapter: GlobalAdapte
         share=adapter.shares[site],
         clipped=len(factors),
         smallest_clip=min(factors, default=1.0),
+        dropped_rows=result.dropped_rows,
         norm=adapter.alignments.norm(site),
         alignment=adapter.alignments.cosine(site),
         progress=adapter.progress.part(site),

@@ -88,3 +88,8 @@ class AggregationSpec(ApiModel):
         most = self.malicious_sites
         needed = {AggregationRule.KRUM: 2 * most + 3, AggregationRule.MULTI_KRUM: 2 * most + 3, AggregationRule.TRIMMED_MEAN: 2 * most + 1}
         return needed.get(self.rule, 1)
+
+    def mixed(self, updates: int) -> int:
+        """How many of so many updates the aggregate is made of: a rule may select some of them."""
+        selected = {AggregationRule.KRUM: 1, AggregationRule.MULTI_KRUM: max(0, updates - self.malicious_sites - 2)}
+        return min(updates, selected.get(self.rule, updates))

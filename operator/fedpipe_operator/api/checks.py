@@ -1,4 +1,4 @@
-"""Checks that a schema cannot express: templates contain a column, patterns compile, objects refer to each other."""
+"""Checks that a schema cannot express: labels are several, templates contain a column, patterns compile, objects refer to each other."""
 
 import re
 from collections import Counter
@@ -13,9 +13,11 @@ from fedpipe_operator.api.training import SequenceClassificationTask
 
 def check_object(value: EdgeSite | FederatedFineTune) -> list[FieldProblem]:
     """Problems within one object whose fields are each valid."""
-    if isinstance(value, EdgeSite) or isinstance(value.spec.task, SequenceClassificationTask):
+    if isinstance(value, EdgeSite):
         return []
     task = value.spec.task
+    if isinstance(task, SequenceClassificationTask):
+        return list(_check_labels(task.labels))
     problems = [*_check_template("prompt", task.prompt), *_check_template("response", task.response)]
     return problems if task.slot_pattern is None else [*problems, *_check_slot_pattern(task.slot_pattern)]
 
@@ -38,6 +40,14 @@ def matches(run: FederatedFineTune, site: EdgeSite) -> bool:
     """Whether the run's selector matches this site: the same namespace, and every label of the selector."""
     required = run.spec.sites.selector.match_labels
     return site.metadata.namespace == run.metadata.namespace and required.items() <= site.metadata.labels.items()
+
+
+def _check_labels(labels: Sequence[str]) -> Iterator[FieldProblem]:
+    path = ("spec", "task", "labels")
+    if len(labels) == 1:
+        yield path, "a classification needs two labels: declare all of them, or none to have those that two sites or more have"
+    if len(set(labels)) < len(labels):
+        yield path, f"{len(labels) - len(set(labels))} of these {len(labels)} labels are there twice: remove them"
 
 
 def _check_template(field: str, template: str) -> Iterator[FieldProblem]:

@@ -330,6 +330,8 @@ class RoundStatus(ApiModel):
     """Sites whose update did not arrive, was refused or was not selected by `aggregation.rule`, with the reason of each."""
     clipped: Annotated[dict[str, Sentence], Field(max_length=100)] = {}
     """Sites of whose update an increment was shortened (`aggregation.clipping`): of how many weights, and how far."""
+    dropped_rows: Annotated[dict[str, Annotated[int, Field(ge=0)]], Field(max_length=100)] = {}
+    """Training rows that sites left out because fewer than two sites have their label, and `task.labels` declares none."""
     missing_evaluations: Annotated[dict[str, Sentence], Field(max_length=100)] = {}
     """Sites that should have evaluated the round's adapter and did not, with the reason of each."""
 
@@ -340,7 +342,7 @@ class UpdatesStatus(ApiModel):
     expected: Annotated[int, Field(ge=0)]
     """Sites that the round asks for an update."""
     needed: Annotated[int, Field(ge=0)]
-    """Updates that the round needs, from `sites.quorum`; the run fails when fewer can arrive."""
+    """Updates that the round needs, for `sites.quorum`, `aggregation.rule` and the sites' policies; the run fails when fewer can arrive."""
     received: Annotated[int, Field(ge=0)]
     """Updates that arrived in time and were not refused; until the round is committed, the gate may still refuse some of them."""
     refused: Annotated[int, Field(ge=0)]

@@ -27,7 +27,8 @@ class SequenceClassificationTask(ApiModel):
     text: Column = "text"
     label: Column = "label"
     labels: Annotated[tuple[Annotated[str, Field(max_length=1024)], ...], Field(max_length=10000)] = ()
-    """Every label, in the order of the head's outputs; empty: the sorted union of the labels that the sites' profiles found."""
+    """Every label, in the order of the head's outputs: at least two. A row with another one is an error. Empty: those that the profiles of
+    at least two sites name (of a single site, its own), sorted; rows with another one are left out and counted."""
     max_length: MaxLength = 256
 
 

@@ -12,7 +12,7 @@ from fedpipe_operator.api.checks import check_objects, matches
 from fedpipe_operator.api.documents import Problem
 from fedpipe_operator.api.parse import ParsedObject, read_documents
 from fedpipe_operator.rounds import Run
-from fedpipe_operator.rounds.consent import left_out, missing_sites
+from fedpipe_operator.rounds.consent import left_out, missing_for_rule_of, missing_sites
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,14 @@ def read(paths: Sequence[Path]) -> tuple[Objects, list[Problem]]:
 
 
 def _denied_runs(found: Sequence[ParsedObject]) -> list[Problem]:
-    """Runs that the policies of their sites leave too few of. Runs without any site here may have theirs on the cluster."""
+    """Runs of too few sites, by the sites' policies or for the aggregation's rule. Without any site here, they may be elsewhere."""
     sites = [entry.value for entry in found if isinstance(entry.value, EdgeSite)]
     problems = []
     for entry in found:
         if isinstance(entry.value, FederatedFineTune):
             run = Run(entry.value, tuple(site for site in sites if matches(entry.value, site)))
-            message = missing_sites(run, left_out(run))
+            without = left_out(run)
+            message = missing_sites(run, without) or (missing_for_rule_of(run, without) if run.sites else "")
             problems += [entry.document.problem(("spec", "sites"), message)] if message else []
     return problems
 

@@ -19,7 +19,14 @@ from fedpipe_operator.planning.modes import Plans
 from fedpipe_operator.planning.out_of_memory import limit_after
 from fedpipe_operator.planning.planner import MODES, FleetPlans, History, plan_round
 from fedpipe_operator.planning.rank_lines import rank_lines
-from fedpipe_operator.planning.run_facts import RunFacts, facts_as_fixed, facts_of
+from fedpipe_operator.planning.run_facts import (
+    RunFacts,
+    dropped_labels_note,
+    facts_as_fixed,
+    facts_of,
+    sites_without_label,
+    too_few_labels,
+)
 from fedpipe_operator.planning.summary import PlanRow, forecast_text, hyperparameter_status, hyperparameter_text, plan_rows, plan_status
 
 __all__ = [
@@ -36,6 +43,7 @@ __all__ = [
     "RunOptions",
     "Step",
     "choose_learning_rate",
+    "dropped_labels_note",
     "facts_as_fixed",
     "facts_of",
     "forecast_text",
@@ -51,4 +59,6 @@ __all__ = [
     "range_test",
     "rank_lines",
     "rate_of",
+    "sites_without_label",
+    "too_few_labels",
 ]

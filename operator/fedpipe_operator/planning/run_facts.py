@@ -3,12 +3,16 @@
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 from fedpipe_operator.api import SequenceClassificationTask, TaskSpec
 from fedpipe_operator.planning.sizes import head_shapes
 from fedpipe_operator.sites import SiteProfile
 
-_SHOWN_DIGITS = 12
+_WITNESSES: Final = 2
+"""Sites that must have a label which the spec does not declare: what a single site says is not believed."""
+_LEAST_LABELS: Final = 2
+_SHOWN_DIGITS: Final = 12
 """Of a fingerprint, in a message."""
 
 
@@ -41,7 +45,7 @@ def facts_of(profiles: Mapping[str, SiteProfile], task: TaskSpec) -> RunFacts:
     if not profiles:
         raise ValueError("no site was profiled: at least one profile is needed to know the base model")
     agreeing = _with_common_base(profiles)
-    labels = _labels(list(agreeing.values()), task)
+    labels = _labels(agreeing.values(), task)
     fingerprint, base = agreeing[min(agreeing)].fingerprint, agreeing[min(agreeing)].base
     # Commits with the same weights may still differ in their tokenizer, so one of them is used by all.
     commit = _most_common((profile.model_revision or "",) for profile in agreeing.values())[0] or None
@@ -92,10 +96,37 @@ def _most_common(values: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
     return min(counts, key=lambda value: (-counts[value], value))
 
 
-def _labels(agreeing: list[SiteProfile], task: TaskSpec) -> tuple[str, ...]:
-    if not isinstance(task, SequenceClassificationTask):
-        return ()
-    return task.labels or tuple(sorted({label for profile in agreeing for label in profile.labels}))
+def sites_without_label(profiles: Mapping[str, SiteProfile], labels: Collection[str]) -> dict[str, str]:
+    """By site that has rows, but none with a label of the run: the reason why it takes no part, and what to do."""
+    reason = "NoLabels: each of its labels is at fewer than two sites: declare task.labels in a new run, or correct its data"
+    return {name: reason for name, one in sorted(profiles.items()) if one.labels and labels and set(labels).isdisjoint(one.labels)}
+
+
+def too_few_labels(labels: Collection[str], profiles: Mapping[str, SiteProfile], task: TaskSpec) -> str:
+    """Why a classification has too few labels to learn anything, and what to do; empty if it has enough, or for another task."""
+    if not isinstance(task, SequenceClassificationTask) or len(labels) >= _LEAST_LABELS:
+        return ""
+    found = len({label for profile in profiles.values() for label in profile.labels})
+    rule = f"of the {found} that the profiles of {len(profiles)} sites name, only those of two sites or more count"
+    advice = "declare all labels in spec.task.labels of a new run, or give the sites the same labels"
+    return f"a classification needs two labels and has {len(labels)}: task.labels is empty, and {rule}: {advice}"
+
+
+def dropped_labels_note(profile: SiteProfile, labels: Collection[str]) -> str:
+    """A sentence on the site's labels that the run does not have, by their number; empty if it has all."""
+    dropped = len(set(profile.labels).difference(labels)) if labels else 0
+    if not dropped:
+        return ""
+    found = f"it drops the rows of {dropped} of its {len(profile.labels)} labels, which fewer than two sites have"
+    return f"{found}: declare task.labels in a new run to keep them"
+
+
+def _labels(agreeing: Collection[SiteProfile], task: TaskSpec) -> tuple[str, ...]:
+    """Those that the spec declares, else those that two sites have, or the only one."""
+    if not isinstance(task, SequenceClassificationTask) or task.labels:
+        return task.labels if isinstance(task, SequenceClassificationTask) else ()
+    sites = Counter(label for profile in agreeing for label in set(profile.labels))
+    return tuple(sorted(label for label, count in sites.items() if count >= min(_WITNESSES, len(agreeing))))
 
 
 def wrong_base_reason(profile: SiteProfile, fingerprint: str, commit: str | None) -> str:

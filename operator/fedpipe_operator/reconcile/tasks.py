@@ -151,7 +151,7 @@ def training_task(
         result=context.write(names.update_result(round_, site, attempt)),
         objective=conversion.objective(context.spec.task, plan.labels),
         data=_data(inputs),
-        **_consent(context, site, contributors=max(plan.needed, plan.min_sites.get(site, 1))),
+        **_consent(context, site, contributors=_contributors(context, plan, site)),
         plan=plan.plans[site],
         micro_batch=action.micro_batch,
         hyperparameters=hyperparameters_of(plan, context.spec),
@@ -199,7 +199,7 @@ def evaluation_task(
         objective=conversion.objective(context.spec.task, plan.labels),
         data=_data(inputs),
         # A baseline's adapter is another site's: what this one sends is mixed with the other evaluations.
-        **_consent(context, action.site, contributors=max(plan.needed, plan.min_sites.get(action.site, 1), _evaluators(context, plan))),
+        **_consent(context, action.site, contributors=max(_contributors(context, plan, action.site), _evaluators(context, plan))),
         bits=plan.plans[action.site].bits,
         batch_size=plan.plans[action.site].micro_batch,
         evaluation=_evaluation(context, action.site),
@@ -251,6 +251,11 @@ def _evaluation(context: TaskContext, site: str) -> Evaluation:
     evaluation = conversion.evaluation(context.spec.evaluation)
     allowed = next((one.spec.policy.max_shown_rows for one in context.run.sites if one.name == site), 0)
     return evaluation.model_copy(update={"samples": min(evaluation.samples, allowed)})
+
+
+def _contributors(context: TaskContext, plan: RoundPlan, site: str) -> int:
+    """How many updates, at least, an aggregate with this site's will be made of."""
+    return max(context.spec.aggregation.mixed(plan.needed), plan.min_sites.get(site, 1))
 
 
 def _evaluators(context: TaskContext, plan: RoundPlan) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from fedpipe_operator import names
 from fedpipe_operator.api import FederatedFineTune, parse_duration
+from fedpipe_operator.api.aggregation import AggregationRule
 from fedpipe_operator.api.finetune import ExportSpec
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.rounds.records import Comparison, RoundCommit, RoundEvaluation, RoundPlan
@@ -25,7 +26,9 @@ def local_only_run(run: Run, site: str, rounds: int) -> Run:
     deadline = f"{int(parse_duration(spec.rounds.deadline) * rounds)}s"
     one_round = spec.rounds.model_copy(update={"count": 1, "deadline": deadline, "target": None, "patience": None})
     metadata = run.resource.metadata.model_copy(update={"name": names.bounded(f"{run.name}-local-only-{site}")})
-    child_spec = spec.model_copy(update={"rounds": one_round, "export": ExportSpec(adapter=False, merged=False)})
+    # A rule that needs many updates cannot have them of one site, whose only update is the mean.
+    mean = spec.aggregation.model_copy(update={"rule": AggregationRule.MEAN})
+    child_spec = spec.model_copy(update={"rounds": one_round, "aggregation": mean, "export": ExportSpec(adapter=False, merged=False)})
     return Run(FederatedFineTune(metadata=metadata, spec=child_spec), run.sites, baseline_of=run.name)
 
 

@@ -65,6 +65,8 @@ class SiteRow:
     plan: Plan | None
     rank_lines: tuple[str, ...] = ()
     """Which weights have which rank; empty without a plan."""
+    dropped_rows: int = 0
+    """Training and validation rows that it left out because the run does not have their label."""
 
     @property
     def forecast(self) -> str:
@@ -230,7 +232,16 @@ def site_rows(record: RunRecord) -> list[SiteRow]:
     newest = record.newest_plan
     lines = {site: rank_lines(plan.ranks, newest.importance) for site, plan in newest.plans.items()} if newest else {}
     plans = newest.plans if newest else {}
-    return [SiteRow(site, record.profiles.get(site), plans.get(site), lines.get(site, ())) for site in record.sites]
+    return [
+        SiteRow(site, record.profiles.get(site), plans.get(site), lines.get(site, ()), _dropped_rows(record, site)) for site in record.sites
+    ]
+
+
+def _dropped_rows(record: RunRecord, site: str) -> int:
+    """Of its last update and its last evaluation."""
+    trained = [one.dropped_rows for _, commit in sorted(record.rounds.items()) for one in commit.contributions if one.site == site]
+    evaluated = [one.sites[site].dropped_rows for _, one in sorted(record.evaluations.items()) if site in one.sites]
+    return sum(counts[-1] for counts in (trained, evaluated) if counts)
 
 
 def measured_rows(record: RunRecord) -> list[MeasuredRow]:

@@ -1,7 +1,7 @@
 """What each result of a run is held to: the task that it answers, and the plan of its round."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Generic, NamedTuple, TypeVar
@@ -58,8 +58,15 @@ class Admit(NamedTuple, Generic[Value_co]):
 
 def update_admission(asked: Asked, plan: RoundPlan | None) -> Admit[AdmittedUpdate]:
     """For the result of a training by the plan of its round; without one it is refused."""
-    bounds = UpdateBounds(plan.plans.get(asked.site) if plan else None, plan.fingerprint if plan else "")
+    bounds = UpdateBounds(None, "")
+    if plan is not None:
+        bounds = UpdateBounds(plan.plans.get(asked.site), plan.fingerprint, **_rows(plan.samples, asked.site))
     return Admit(max_update_bytes(bounds.plan) + 1, partial(admit_update, asked=asked, bounds=bounds))
+
+
+def _rows(samples: Mapping[str, int], site: str) -> dict[str, int]:
+    """The bound on the rows that a site drops; none where an earlier version of the operator planned the round."""
+    return {"rows": samples[site]} if site in samples else {}
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,8 @@ class Admission:
 
     def of_evaluation(self, round_: int, site: str, attempt: int) -> Admit[AdmittedEvaluation]:
         """For a site's evaluation of this round's adapter."""
-        bounds = EvaluationBounds(isinstance(self.task, SequenceClassificationTask), self.task.max_length)
+        rows = _rows(self.plan.validation_samples if self.plan else {}, site)
+        bounds = EvaluationBounds(isinstance(self.task, SequenceClassificationTask), self.task.max_length, **rows)
         return Admit(_MOST, partial(admit_evaluation, asked=Asked(self.run, site, round_, attempt), bounds=bounds))
 
     def of_export(self, attempt: int) -> Admit[AdmittedExport]:

@@ -9,12 +9,14 @@ from typing import Final
 
 from fedpipe_operator import conversion
 from fedpipe_operator.api import DataPolicy, EdgeSite
-from fedpipe_operator.api.aggregation import AggregationRule
+from fedpipe_operator.api.aggregation import AggregationRule, AggregationSpec
 from fedpipe_operator.rounds.observed import Run
-from fedpipe_operator.rounds.policies import needed_updates
+from fedpipe_operator.rounds.policies import missing_for_rule, needed_updates
 from fedpipe_trainer.contract import DataUse, FailureReason, Plan, denial
 
 TOO_FEW_SITES: Final = "TooFewSites"
+Mixed = Callable[[int], int]
+"""How many of so many updates an aggregate is made of."""
 _DEFAULT: Final = DataPolicy()
 
 
@@ -39,12 +41,10 @@ def left_out(run: Run) -> dict[str, str]:
     if run.baseline_of:
         return denied
     allowed = {site.name: site.spec.policy.min_sites for site in run.sites if site.name not in denied}
-    if run.spec.aggregation.rule is AggregationRule.KRUM:
-        return denied | {site: _krum_reason(least) for site, least in allowed.items() if least > 1}
     per_round = run.spec.sites.per_round
-    mixed = mixable(allowed, most=per_round)
-    count = len(mixed) if per_round is None else min(per_round, len(mixed))
-    return denied | {site: too_few_reason(least, count) for site, least in allowed.items() if site not in mixed}
+    content = mixable(allowed, most=per_round, mixed=run.spec.aggregation.mixed)
+    count = len(content) if per_round is None else min(per_round, len(content))
+    return denied | {site: too_few_reason(least, count, run.spec.aggregation) for site, least in allowed.items() if site not in content}
 
 
 def missing_sites(run: Run, without: Mapping[str, str]) -> str:
@@ -61,16 +61,29 @@ def missing_sites(run: Run, without: Mapping[str, str]) -> str:
     return f"a round needs {need} of {len(run.sites)} sites, and these may take no part: {reasons}"
 
 
-def mixable(min_sites: Mapping[str, int], most: int | None = None) -> frozenset[str]:
-    """The largest set of sites each of which is content with the size of the set.
+def missing_for_rule_of(run: Run, without: Mapping[str, str]) -> str:
+    """Why a round has fewer sites than `aggregation.rule` needs, before any of them is profiled; empty if it has as many.
+
+    Args:
+        run: the run and its sites.
+        without: those that are left out, with the reason (`left_out`).
+    """
+    count = len(run.sites) - len(without)
+    message = missing_for_rule(run.spec.aggregation, min(count, run.spec.sites.per_round or count))
+    return "; ".join((message, *(f"{site}: {why}" for site, why in sorted(without.items())))) if message else ""
+
+
+def mixable(min_sites: Mapping[str, int], most: int | None = None, mixed: Mixed = int) -> frozenset[str]:
+    """The largest set of sites each of which is content with the number of sites that are mixed.
 
     Args:
         min_sites: by site, how many sites it must be mixed with, itself included.
-        most: the most sites that are mixed at once; None: all.
+        most: the most sites that take part at once; None: all.
+        mixed: how many of those are mixed; left out: all.
     """
     left = dict(min_sites)
     while True:
-        size = len(left) if most is None else min(most, len(left))
+        size = mixed(len(left) if most is None else min(most, len(left)))
         content = {site: least for site, least in left.items() if least <= size}
         if len(content) == len(left):
             return frozenset(left)
@@ -78,36 +91,41 @@ def mixable(min_sites: Mapping[str, int], most: int | None = None) -> frozenset[
 
 
 def select_mixable(
-    candidates: Collection[str], min_sites: Mapping[str, int], select: Callable[[Collection[str]], tuple[str, ...]]
+    candidates: Collection[str],
+    min_sites: Mapping[str, int],
+    select: Callable[[Collection[str]], tuple[str, ...]],
+    mixed: Mixed = int,
 ) -> tuple[str, ...]:
     """The sites of a round that `select` chooses, each of which is content with their number: others are not chosen from."""
     while True:
         selected = select(candidates)
-        content = mixable({site: min_sites.get(site, 1) for site in selected})
+        content = mixable({site: min_sites.get(site, 1) for site in selected}, mixed=mixed)
         if len(content) == len(selected):
             return selected
         candidates = [site for site in candidates if site in content or site not in selected]
 
 
-def too_few_reason(min_sites: int, count: int) -> str:
+def too_few_reason(min_sites: int, count: int, aggregation: AggregationSpec) -> str:
     """Why a site takes no part where so many others do."""
-    return f"{TOO_FEW_SITES}: policy.minSites of the site is {min_sites}, and without it {count} take part: add sites, or have it lowered"
+    policy = f"{TOO_FEW_SITES}: policy.minSites of the site is {min_sites}"
+    if aggregation.rule is AggregationRule.KRUM:
+        return f"{policy}, and aggregation.rule Krum makes the global adapter of one update: name another rule, such as MultiKrum"
+    if aggregation.rule is AggregationRule.MULTI_KRUM:
+        left_out = f"aggregation.rule MultiKrum leaves out {aggregation.malicious_sites + 2} updates"
+        return f"{policy}, without it {count} take part, and {left_out}: add sites, name another rule, or have minSites lowered"
+    return f"{policy}, and without it {count} take part: add sites, or have it lowered"
 
 
-def _krum_reason(min_sites: int) -> str:
-    alone = f"{TOO_FEW_SITES}: policy.minSites of the site is {min_sites}, and aggregation.rule Krum makes the global adapter of one update"
-    return f"{alone}: name another rule, such as MultiKrum"
-
-
-def needed_contributors(quorum: int, min_sites: Mapping[str, int], selected: Collection[str]) -> int:
-    """Updates that a round needs: for its quorum, and for the policy of at least one of its sites."""
-    return max(quorum, min((min_sites.get(site, 1) for site in selected), default=1))
+def needed_contributors(needed: int, min_sites: Mapping[str, int], selected: Collection[str], mixed: Mixed) -> int:
+    """Updates that a round needs: so many, and as many as the policy of at least one of its sites asks for."""
+    least = min((min_sites.get(site, 1) for site in selected), default=1)
+    return next((count for count in range(needed, len(selected)) if mixed(count) >= least), max(needed, len(selected)))
 
 
 def least_contributors(run: Run, site: str) -> int:
     """How many updates, at least, an aggregate with this site's will be made of, as far as that is known before a round is planned."""
     quorum = needed_updates(run.spec.sites.quorum, matched=len(run.sites), per_round=run.spec.sites.per_round)
-    return max(quorum, *(one.spec.policy.min_sites for one in run.sites if one.name == site))
+    return max(run.spec.aggregation.mixed(quorum), *(one.spec.policy.min_sites for one in run.sites if one.name == site))
 
 
 def with_hidden_rows(run: Run, plans: Mapping[str, Plan]) -> dict[str, Plan]:

@@ -10,7 +10,7 @@ It keeps no state: after its actions and status are applied, and nothing else ha
 from fedpipe_operator.api import ConditionStatus, ConditionType, FederatedFineTune, Reason, parse_duration
 from fedpipe_operator.backend import ACTIVE_STATES
 from fedpipe_operator.rounds.actions import Decision, Discard
-from fedpipe_operator.rounds.consent import missing_sites
+from fedpipe_operator.rounds.consent import missing_for_rule_of, missing_sites
 from fedpipe_operator.rounds.events import events_of
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.stages import (
@@ -69,8 +69,10 @@ def _missing_sites(context: StageContext) -> tuple[Reason, str] | None:
     """Why the next round cannot have the sites that it needs, before any of them works for it; None if it can."""
     if not context.run.sites:
         return Reason.NO_SITES, "no EdgeSite of this namespace carries the labels of sites.selector: create one, or correct the selector"
-    message = missing_sites(context.run, context.left_out)
-    return (Reason.TOO_FEW_SITES, message) if message else None
+    if message := missing_sites(context.run, context.left_out):
+        return Reason.TOO_FEW_SITES, message
+    message = missing_for_rule_of(context.run, context.left_out)
+    return (Reason.RULE_OUT_OF_REACH, message) if message else None
 
 
 def _wait_for_sites(context: StageContext, reason: Reason, message: str) -> Step:

@@ -96,7 +96,9 @@ def _site(result: AdmittedEvaluation, most_samples: int) -> SiteEvaluation:
     """What is stored of a result, and counts."""
     samples = min(result.samples, most_samples)
     targets = result.targets * samples // max(1, result.samples)
-    return SiteEvaluation(samples=samples, targets=targets, loss=result.loss, metrics=dict(result.metrics))
+    return SiteEvaluation(
+        samples=samples, targets=targets, loss=result.loss, metrics=dict(result.metrics), dropped_rows=result.dropped_rows
+    )
 
 
 def _mean(weighted: Iterable[tuple[float | None, int]]) -> float | None:

@@ -30,18 +30,24 @@ def events_of(context: StageContext, after: FineTuneStatus) -> tuple[Event, ...]
         if condition.status is ConditionStatus.TRUE and condition.type in _KINDS and (condition.type, condition.reason) not in known
     ]
     finished_before = {entry.round for entry in before.history}
-    rounds = [_round_event(context, entry) for entry in after.history if entry.round not in finished_before]
+    dropped = [{}, *(entry.dropped_rows for entry in after.history)]
+    rounds = [
+        _round_event(context, entry, last)
+        for entry, last in zip(after.history, dropped, strict=False)
+        if entry.round not in finished_before
+    ]
     plan = context.observed.plan
     planned = _plan_events(context, plan) if plan is not None and before.round < plan.round == after.round else ()
     return (*rounds, *planned, *changes)
 
 
-def _round_event(context: StageContext, entry: RoundStatus) -> Event:
-    """That a round is finished, and which updates and evaluations it lacks."""
+def _round_event(context: StageContext, entry: RoundStatus, dropped_before: Mapping[str, int]) -> Event:
+    """That a round is finished, and which updates and evaluations it lacks, and rows, if it lacks others than the round before."""
     evaluation, metric = context.observed.evaluations[entry.round], primary_metric(context.run.spec)
     notes = [
         *(f"{site}: {why}" for site, why in sorted(entry.left_out.items())),
         *(f"{site}: {what}" for site, what in sorted(entry.clipped.items())),
+        *(f"{site}: {_dropped(rows)}" for site, rows in sorted(entry.dropped_rows.items()) if rows != dropped_before.get(site)),
         *(f"{site} did not evaluate: {why}" for site, why in sorted(entry.missing_evaluations.items())),
     ]
     at_sites = counted(count_of(evaluation, metric), "site")
@@ -49,6 +55,10 @@ def _round_event(context: StageContext, entry: RoundStatus) -> Event:
     missing = f"; {_as_many_as_fit(notes, 'status.history')}" if notes else ""
     message = f"round {entry.round}: {entry.updates} updates{'' if has_quorum(evaluation, metric) else few}{missing}"
     return Event("RoundCompleted", message, warning=bool(notes))
+
+
+def _dropped(rows: int) -> str:
+    return f"{counted(rows, 'training row')} dropped, whose labels fewer than two sites have: declare task.labels in a new run to keep them"
 
 
 def _plan_events(context: StageContext, plan: RoundPlan) -> tuple[Event, ...]:

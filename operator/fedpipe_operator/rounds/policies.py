@@ -1,8 +1,8 @@
 """The policies of a run, one section for each field of the spec that decides something. Pure.
 
-`sites.perRound` selects a round's sites · `sites.quorum` says how many updates a round needs · `rounds.deadline` ends a stage without
-its stragglers · `rounds.target` and `rounds.patience` end a run early · an attempt that ran out of memory is retried with a smaller
-micro-batch.
+`sites.perRound` selects a round's sites · `sites.quorum` and `aggregation.rule` say how many updates a round needs · `rounds.deadline`
+ends a stage without its stragglers · `rounds.target` and `rounds.patience` end a run early · an attempt that ran out of memory is retried
+with a smaller micro-batch.
 """
 
 import hashlib
@@ -10,7 +10,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from fedpipe_operator.api import LOWER_IS_BETTER, Target, parse_duration
+from fedpipe_operator.api import LOWER_IS_BETTER, FineTuneSpec, Reason, Target, parse_duration
+from fedpipe_operator.api.aggregation import AggregationSpec
 from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.rounds.evaluation import held_means, robust_mean
 from fedpipe_operator.rounds.observed import Observed, Run
@@ -44,6 +45,33 @@ def needed_updates(quorum: float, *, matched: int, per_round: int | None) -> int
     requested = matched if per_round is None else min(per_round, matched)
     # Rounded first: 0.8 * 5 must be 4 sites, and not 5 because of a rounding error.
     return max(1, math.ceil(round(quorum * requested, 9)))
+
+
+# --- aggregation.rule
+
+
+def missing_for_rule(aggregation: AggregationSpec, count: int) -> str:
+    """Why so many updates are too few for the rule to withstand `maliciousSites`; empty if they are enough."""
+    if count >= aggregation.least_updates:
+        return ""
+    rule = f"aggregation.rule {aggregation.rule.value} with maliciousSites {aggregation.malicious_sites}"
+    advice = "add sites, lower aggregation.maliciousSites, or set aggregation.rule to Median or Mean"
+    return f"{rule} needs the updates of {aggregation.least_updates} sites, and {count} can send one: {advice}"
+
+
+def out_of_reach(spec: FineTuneSpec, *, matched: int, count: int, message: str) -> tuple[Reason, str]:
+    """What a round ends with whose needed updates cannot arrive.
+
+    Args:
+        spec: the run's.
+        matched: the sites that match the selector.
+        count: those of the round that can send an update.
+        message: why the others cannot.
+    """
+    for_rule = missing_for_rule(spec.aggregation, count)
+    has_quorum = count >= needed_updates(spec.sites.quorum, matched=matched, per_round=spec.sites.per_round)
+    reason = Reason.RULE_OUT_OF_REACH if has_quorum and for_rule else Reason.QUORUM_OUT_OF_REACH
+    return reason, "; ".join(filter(None, (message, for_rule)))
 
 
 # --- rounds.deadline

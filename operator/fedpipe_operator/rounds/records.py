@@ -9,6 +9,7 @@ from typing import Annotated, Final, NamedTuple
 from pydantic import Field
 
 from fedpipe_operator.admission import Refused
+from fedpipe_operator.api import Reason
 from fedpipe_operator.planning import Hyperparameter
 from fedpipe_operator.sites import Correction, KeptActivations, Measurement, Resources
 from fedpipe_trainer.contract import Artifact, Hyperparameters, Plan, Wire
@@ -42,13 +43,15 @@ class RoundPlan(Wire):
 
     Empty if an earlier version of the operator planned the round; the samples trained on count then.
     """
+    validation_samples: dict[str, Annotated[int, Field(ge=0)]] = {}
+    """Validation samples likewise: an evaluation drops no more. Empty likewise."""
     selected: tuple[str, ...]
     """The round's sites, out of `plans`."""
     evaluators: tuple[str, ...]
     """The sites that evaluate: the previous round's global adapter (in round 1 the base) before they train, and after the run's last
     round its own. Another round's adapter is evaluated by the sites of the round that follows it."""
     needed: Annotated[int, Field(ge=1)]
-    """Updates that the round needs: the quorum, and as many as the policy of at least one of its sites asks for."""
+    """Updates that the round needs: the quorum, as many as `aggregation.rule` does, and as the policy of at least one site asks for."""
     min_sites: dict[str, Annotated[int, Field(ge=1)]] = {}
     """By selected site: how many updates, at least, an aggregate with its own must be made of, by its policy."""
     excluded: dict[str, str] = {}
@@ -86,8 +89,9 @@ class RoundPlan(Wire):
 
 
 class OutOfReach(Wire):
-    """In place of a plan: too few sites can take part; the message lists the others with the reasons."""
+    """In place of a plan: too few sites can take part, or they have too few labels in common; the message says why, and what to do."""
 
+    reason: Reason = Reason.QUORUM_OUT_OF_REACH
     message: str
 
 
@@ -156,6 +160,8 @@ class Contribution(Wire):
     """Weights and head tensors whose increment was longer than `aggregation.clipMultiple` allows, and was shortened."""
     smallest_clip: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1.0
     """The smallest factor by which one was shortened; 1: none."""
+    dropped_rows: Annotated[int, Field(ge=0)] = 0
+    """Training rows that the site left out because the run does not have their label."""
     norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Frobenius norm of its increment, over all weights with an adapter: how far the site moved."""
     measured: Measurement | None = None
@@ -211,6 +217,8 @@ class SiteEvaluation(Wire):
     targets: int
     loss: float | None = None
     metrics: dict[str, float] = {}
+    dropped_rows: Annotated[int, Field(ge=0)] = 0
+    """Validation rows that the site left out because the run does not have their label."""
 
 
 class LossEstimate(Wire):

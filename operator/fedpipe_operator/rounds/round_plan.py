@@ -1,12 +1,12 @@
 """The plan of a round: the planner's choice for every site, the selected sites, and how many updates the round needs."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
 from fedpipe_operator import conversion
 from fedpipe_operator.admission import AdmittedProfile, RefusalReason, Refused, hash_of
-from fedpipe_operator.api import EdgeSite
+from fedpipe_operator.api import EdgeSite, Reason, SequenceClassificationTask
 from fedpipe_operator.planning import (
     FROM_SPEC,
     FleetPlans,
@@ -14,6 +14,7 @@ from fedpipe_operator.planning import (
     Plans,
     RunFacts,
     choose_learning_rate,
+    dropped_labels_note,
     facts_as_fixed,
     facts_of,
     hyperparameters,
@@ -21,15 +22,17 @@ from fedpipe_operator.planning import (
     plan_round,
     rank_lines,
     rate_of,
+    sites_without_label,
+    too_few_labels,
 )
 from fedpipe_operator.rounds.consent import left_out, needed_contributors, select_mixable, too_few_reason, with_hidden_rows
 from fedpipe_operator.rounds.evidence import evidence_for
 from fedpipe_operator.rounds.observed import Observed, Run
-from fedpipe_operator.rounds.policies import needed_updates, select
+from fedpipe_operator.rounds.policies import needed_updates, out_of_reach, select
 from fedpipe_operator.rounds.records import STATUS_SITES, ExpiredProfile, OutOfReach, RoundPlan
 from fedpipe_operator.rounds.replanning import with_reasons
 from fedpipe_operator.sites import SiteProfile, basis_of, site_profile
-from fedpipe_trainer.contract import Outcome
+from fedpipe_trainer.contract import FailureReason, Outcome, Plan
 
 
 class Unprofiled(NamedTuple):
@@ -52,23 +55,25 @@ def round_plan(run: Run, observed: Observed, without: Unprofiled, round_: int, n
         now: Unix seconds; the plan's start.
     """
     profiled = _profiled(run, observed)
-    need = needed_updates(run.spec.sites.quorum, matched=len(run.sites), per_round=run.spec.sites.per_round)
+    need = _needed(run)
     failed = dict(without.failed) | profiled.denied
     if not profiled.sites:
-        return OutOfReach(message=_too_few(round_, need, len(run.sites), failed))
+        return _too_few(run, round_, need, 0, failed)
     facts = _facts(run, observed, profiled.sites)
+    unusable = dict(facts.wrong_base) | sites_without_label(profiled.sites, facts.labels)
+    if round_ == 1 and (message := _label_problem(run, profiled.sites, facts)):
+        return OutOfReach(reason=Reason.TOO_FEW_LABELS, message=message)
     evidence = evidence_for(run, observed, round_, profiled.sites, moved=_moved(observed.plan, profiled.attempts))
-    agreeing = {name: one for name, one in profiled.sites.items() if name not in facts.wrong_base}
+    agreeing = {name: one for name, one in profiled.sites.items() if name not in unusable}
     min_sites = {site.name: site.spec.policy.min_sites for site in run.sites}
-    choose = partial(select, per_round=run.spec.sites.per_round, seed=f"{run.spec.training.seed}/{run.name}", round_=round_)
-    mixable = partial(select_mixable, min_sites=min_sites, select=choose)
-    fleet = plan_round(run.spec, agreeing, facts.head, evidence.history, select=mixable)
-    unmixed = _unmixed(fleet, min_sites)
+    fleet = plan_round(run.spec, agreeing, facts.head, evidence.history, select=_selection(run, round_, min_sites))
+    unmixed = _unmixed(run, fleet, min_sites)
     made = Plans({site: one for site, one in fleet.plans.plans.items() if site not in unmixed}, fleet.plans.excluded)
-    excluded = failed | dict(facts.wrong_base) | dict(made.excluded) | unmixed
+    excluded = failed | unusable | dict(made.excluded) | unmixed
     if len(fleet.selected) < need:
-        return OutOfReach(message=_too_few(round_, need, len(run.sites), excluded))
+        return _too_few(run, round_, need, len(fleet.selected), excluded)
     steps = max(plan.steps for plan in made.plans.values())
+    before = observed.plan.plans if observed.plan else {}
     rate, share = _learning_rate(run, observed, agreeing, steps=steps), learning_rate_share(run.spec, round_)
     return RoundPlan(
         round=round_,
@@ -78,11 +83,12 @@ def round_plan(run: Run, observed: Observed, without: Unprofiled, round_: int, n
         labels=facts.labels,
         weights=dict(facts.weights),
         head=dict(facts.head),
-        plans=with_hidden_rows(run, with_reasons(made.plans, observed.plan.plans if observed.plan else {}, evidence)),
+        plans=with_hidden_rows(run, _with_dropped_labels(with_reasons(made.plans, before, evidence), agreeing, facts)),
         samples={site: profiled.sites[site].train_samples for site in made.plans},
+        validation_samples={site: profiled.sites[site].validation_samples for site in made.plans},
         selected=fleet.selected,
         evaluators=fleet.selected,
-        needed=needed_contributors(need, min_sites, fleet.selected),
+        needed=needed_contributors(need, min_sites, fleet.selected, run.spec.aggregation.mixed),
         min_sites={site: min_sites[site] for site in fleet.selected},
         excluded=excluded,
         importance=fleet.importance.scores,
@@ -115,7 +121,7 @@ class _Profiled(NamedTuple):
 
 def _profiled(run: Run, observed: Observed) -> _Profiled:
     overwritten = _overwritten(run, observed)
-    denied = left_out(run) | overwritten
+    denied = left_out(run) | overwritten | _with_too_many_labels(run, observed)
     completed = [one for one in _completed(run, observed) if one[0].name not in denied]
     attempts = {site.name: attempt for site, attempt, _ in completed}
     hashes = {site.name: hash_of(result) for site, _, result in completed}
@@ -125,11 +131,11 @@ def _profiled(run: Run, observed: Observed) -> _Profiled:
     return _Profiled({site.name: site_profile(site, result) for site, _, result in completed}, attempts, hashes, denied)
 
 
-def _unmixed(fleet: FleetPlans, min_sites: Mapping[str, int]) -> dict[str, str]:
+def _unmixed(run: Run, fleet: FleetPlans, min_sites: Mapping[str, int]) -> dict[str, str]:
     """The sites with a plan that are not content with the number of the round's sites: the reason."""
-    count = len(fleet.selected)
+    aggregation, count = run.spec.aggregation, len(fleet.selected)
     others = (site for site in fleet.plans.plans if site not in fleet.selected)
-    return {site: too_few_reason(min_sites[site], count) for site in others if min_sites[site] > count}
+    return {site: too_few_reason(min_sites[site], count, aggregation) for site in others if min_sites[site] > aggregation.mixed(count)}
 
 
 def _learning_rate(run: Run, observed: Observed, profiles: Mapping[str, SiteProfile], *, steps: int) -> LearningRate:
@@ -156,6 +162,18 @@ def _completed(run: Run, observed: Observed) -> Iterator[tuple[EdgeSite, int, Ad
         completed = (at for at, one in sorted(attempts.items()) if one.outcome is Outcome.COMPLETED and not is_outdated(one, site))
         if (attempt := next(completed, None)) is not None:
             yield site, attempt, attempts[attempt]
+
+
+def _with_too_many_labels(run: Run, observed: Observed) -> dict[str, str]:
+    """The sites whose profile names more labels than their policy allows, with the reason; an honest trainer would have refused."""
+    if isinstance(run.spec.task, SequenceClassificationTask) and run.spec.task.labels:
+        return {}
+    return {
+        site.name: f"{FailureReason.POLICY_DENIED}: its profile names {len(profile.labels)} labels, and its policy.maxLabels is "
+        f"{site.spec.policy.max_labels}: declare task.labels in a new run, or have policy.maxLabels raised"
+        for site, profile in completed_profiles(run, observed)
+        if len(profile.labels) > site.spec.policy.max_labels
+    }
 
 
 def _overwritten(run: Run, observed: Observed) -> dict[str, str]:
@@ -222,6 +240,32 @@ def _facts(run: Run, observed: Observed, profiles: Mapping[str, SiteProfile]) ->
     return facts_as_fixed(first, profiles)
 
 
-def _too_few(round_: int, need: int, matched: int, excluded: Mapping[str, str]) -> str:
+def _needed(run: Run) -> int:
+    """Updates that a round needs, for the quorum and for the aggregation's rule."""
+    quorum = needed_updates(run.spec.sites.quorum, matched=len(run.sites), per_round=run.spec.sites.per_round)
+    return max(quorum, run.spec.aggregation.least_updates)
+
+
+def _label_problem(run: Run, profiles: Mapping[str, SiteProfile], facts: RunFacts) -> str:
+    """Why the sites with the run's base have too few labels in common; empty if they have enough."""
+    agreeing = {name: one for name, one in profiles.items() if name not in facts.wrong_base}
+    return too_few_labels(facts.labels, agreeing, run.spec.task)
+
+
+def _selection(run: Run, round_: int, min_sites: Mapping[str, int]) -> Callable[[Collection[str]], tuple[str, ...]]:
+    """What chooses the sites of this round."""
+    choose = partial(select, per_round=run.spec.sites.per_round, seed=f"{run.spec.training.seed}/{run.name}", round_=round_)
+    return partial(select_mixable, min_sites=min_sites, select=choose, mixed=run.spec.aggregation.mixed)
+
+
+def _with_dropped_labels(plans: Mapping[str, Plan], profiles: Mapping[str, SiteProfile], facts: RunFacts) -> dict[str, Plan]:
+    """The plans, where a site has labels that the run does not have with a sentence that says so."""
+    notes = {site: dropped_labels_note(profiles[site], facts.labels) for site in plans}
+    return {site: plan.model_copy(update={"why": (*plan.why, notes[site])}) if notes[site] else plan for site, plan in plans.items()}
+
+
+def _too_few(run: Run, round_: int, need: int, count: int, excluded: Mapping[str, str]) -> OutOfReach:
     reasons = "; ".join(f"{site}: {why}" for site, why in sorted(excluded.items()))
-    return f"round {round_} needs {need} of {matched} sites, and these cannot take part: {reasons or 'none is excluded'}"
+    message = f"round {round_} needs {need} of {len(run.sites)} sites, and these cannot take part: {reasons or 'none is excluded'}"
+    reason, message = out_of_reach(run.spec, matched=len(run.sites), count=count, message=message)
+    return OutOfReach(reason=reason, message=message)

@@ -27,13 +27,20 @@ from fedpipe_operator.rounds.actions import (
 )
 from fedpipe_operator.rounds.attempts import Active, Done, Dropped, Pending, Work
 from fedpipe_operator.rounds.evaluation import aggregate_metrics
-from fedpipe_operator.rounds.policies import Metrics, best_round, is_patience_exhausted, is_target_reached, retry_micro_batch, smallest_pass
+from fedpipe_operator.rounds.policies import (
+    Metrics,
+    best_round,
+    is_patience_exhausted,
+    is_target_reached,
+    out_of_reach,
+    retry_micro_batch,
+    smallest_pass,
+)
 from fedpipe_operator.rounds.records import (
     ExpiredProfile,
     ExpiredProfiles,
     OutOfReach,
     RoundEvaluation,
-    RoundPlan,
     UpdateRef,
     Verdict,
     verdict_of,
@@ -117,18 +124,18 @@ def profile(context: StageContext) -> Step | None:
 
 
 def plan(context: StageContext) -> Step | None:
-    """Plan every site and select the round's sites; fail if too few can take part."""
+    """Plan every site and select the round's sites; fail if too few can take part, or have too few labels in common."""
     if context.is_planned:
         return None
     if context.observed.out_of_reach is not None:
-        return fail_evaluated(context, Reason.QUORUM_OUT_OF_REACH, context.observed.out_of_reach.message)
+        return fail_evaluated(context, context.observed.out_of_reach.reason, context.observed.out_of_reach.message)
     round_, profiles = context.observed.round, profiling_states(context)
     if len(context.run.sites) > INLINE_SITES:
         return _plan_in_worker(context, profiles)
     without = round_plan.Unprofiled(dropped_of(profiles), tried_sites(profiles))
     made = round_plan.round_plan(context.run, context.observed, without, round_, context.now)
     if isinstance(made, OutOfReach):
-        return fail_evaluated(context, Reason.QUORUM_OUT_OF_REACH, made.message)
+        return fail_evaluated(context, made.reason, made.message)
     return Step(Reason.ROUND_PLANNED, f"round {round_} is planned", (CommitPlan(made),))
 
 
@@ -180,7 +187,7 @@ def train(context: StageContext) -> Step | None:
     dropped = dropped_of(states)
     is_evaluated = context.observed.last_round in context.observed.evaluations
     if is_evaluated and len(states) - len(dropped) < context.plan.needed:
-        return fail(Reason.QUORUM_OUT_OF_REACH, _too_few(context.plan, dropped))
+        return _fail_without_updates(context, states)
     evaluation = {} if is_evaluated else evaluation_states(context, states)
     step = _work_left(context, states, Reason.TRAINING, lambda site, pending: _training(context, site, pending, evaluation))
     if step is None or is_evaluated:
@@ -314,9 +321,13 @@ def _evaluation(context: StageContext, states: WorkStates) -> RoundEvaluation:
     return evaluation.model_copy(update={"needed": context.plan.needed})
 
 
-def _too_few(round_plan: RoundPlan, dropped: Mapping[str, str]) -> str:
-    lost = "; ".join(f"{site}: {why}" for site, why in sorted((dict(round_plan.excluded) | dict(dropped)).items()))
-    return f"round {round_plan.round} needs {round_plan.needed} updates of {len(round_plan.selected)} sites; lost: {lost}"
+def _fail_without_updates(context: StageContext, states: WorkStates) -> Step:
+    """The end of a run whose round cannot have the updates that it needs any more."""
+    plan, dropped = context.plan, dropped_of(states)
+    lost = "; ".join(f"{site}: {why}" for site, why in sorted((dict(plan.excluded) | dropped).items()))
+    message = f"round {plan.round} needs {plan.needed} updates of {len(plan.selected)} sites; lost: {lost}"
+    count = len(states) - len(dropped)
+    return fail(*out_of_reach(context.run.spec, matched=len(context.run.sites), count=count, message=message))
 
 
 def end_reason_of(context: StageContext) -> Reason | None:

@@ -230,6 +230,7 @@ def _history_entry(context: StageContext, round_: int) -> RoundStatus:
         truncated_energy=round(commit.truncated_energy, _DIGITS),
         left_out=_sites_without_contribution(context, commit),
         clipped=_clipped(commit),
+        dropped_rows=_dropped_rows(commit),
         missing_evaluations={site: why[:_NOTE_MAX] for site, why in sorted(evaluation.missing.items())[:STATUS_SITES]},
     )
 
@@ -255,3 +256,8 @@ def _sites_without_contribution(context: StageContext, commit: CommitSummary) ->
 def _clipped(commit: CommitSummary) -> dict[str, str]:
     clipped = [one for one in commit.contributions if one.clipped][:STATUS_SITES]
     return {one.site: f"{counted(one.clipped, 'increment')} shortened, the most to {one.smallest_clip:.2g} of it" for one in clipped}
+
+
+def _dropped_rows(commit: CommitSummary) -> dict[str, int]:
+    dropped = [one for one in commit.contributions if one.dropped_rows][:STATUS_SITES]
+    return {one.site: one.dropped_rows for one in dropped}

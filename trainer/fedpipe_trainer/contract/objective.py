@@ -19,6 +19,9 @@ class SequenceClassification(Wire):
     label: Column = "label"
     labels: Annotated[tuple[Annotated[str, Field(max_length=1024)], ...], Field(max_length=10000)] = ()
     """Every label, in the order of the head's outputs. Empty in a profile task: the profile reports the labels that it finds."""
+    drops_other_labels: bool = False
+    """Whether rows with another label are left out and counted: the run declares no labels, and these are those that at least two sites
+    have. False: the run's author declared them, and a row with another one is a mistake, which fails the task."""
     max_length: MaxLength = 256
 
 

@@ -367,6 +367,8 @@ class TrainResult(_ResultBase):
     cache_problem: Annotated[str, Field(max_length=MAX_REASON)] = ""
     """Why the cache did not work although the plan caches activations, and what to do; empty if it did, or was not to be used."""
     skipped_rows: Count = 0
+    dropped_rows: Count = 0
+    """Training rows that were left out because the run does not have their label (`SequenceClassification.drops_other_labels`)."""
     losses: Annotated[tuple[float, ...], Field(max_length=10**6)] = ()
     """Training loss of each step."""
     train_loss: float | None = None
@@ -386,6 +388,8 @@ class EvaluateResult(_ResultBase):
     targets: Count = 0
     """Number of tokens (or labels) over which `loss` is a mean: the weight of `loss` in the aggregated metrics."""
     skipped_rows: Count = 0
+    dropped_rows: Count = 0
+    """Validation rows that were left out likewise."""
     loss: float | None = None
     metrics: Annotated[dict[Annotated[str, Field(max_length=64)], float], Field(max_length=64)] = {}
     """accuracy and macroF1, or perplexity, bleu, rougeL and slotErrorRate."""

@@ -32,6 +32,8 @@ class Rows:
     skipped: int
     lines: list[int]
     """The line of each row in its file (of parquet: the number of the row), for messages, which never quote a row."""
+    dropped: int = 0
+    """Good rows that were left out because the run does not have their label."""
 
 
 class _BadRowError(Exception):

@@ -1,4 +1,8 @@
-"""The rows of a data file that a task may use: those whose label the data owner's policy allows, if it lists some."""
+"""The rows of a data file that a task may use: those whose label the data owner's policy allows, and the run has.
+
+The two are kept apart. What the policy leaves out counts as skipped. A label that the run does not have is an error where the run's author
+declared the labels; where they were derived from the sites' profiles, its rows are dropped, and counted as such.
+"""
 
 import logging
 from dataclasses import replace
@@ -13,18 +17,17 @@ _LOG = logging.getLogger(__name__)
 
 
 def select_rows(path: str | Path, objective: Objective, policy: DataPolicy) -> Rows:
-    """Read the rows of this file that a task may use. Those that the policy leaves out count as skipped.
+    """Read the rows of this file that a task may use. Those that the policy leaves out count as skipped, those of other labels as dropped.
 
     Raises:
-        TaskFailed: PolicyDenied, the policy leaves out every row; BadData, a row has a label that the objective does not have, or as
-            `read_rows`. The message names the file and the line, and quotes nothing.
+        TaskFailed: PolicyDenied, the policy leaves out every row; BadData, a row has a label that the objective does not have, or, if it
+            drops these, every row has; or as `read_rows`. The message names the file and the line, and quotes nothing.
     """
     found = read_rows(path, columns_of(objective))
     if not isinstance(objective, SequenceClassification):
         return found
     allowed = _with_allowed_labels(path, found, objective.label, policy)
-    _require_known_labels(path, allowed, objective)
-    return allowed
+    return _with_run_labels(path, allowed, objective) if objective.labels else allowed
 
 
 def _with_allowed_labels(path: str | Path, found: Rows, column: str, policy: DataPolicy) -> Rows:
@@ -38,15 +41,30 @@ def _with_allowed_labels(path: str | Path, found: Rows, column: str, policy: Dat
         raise TaskFailed(FailureReason.POLICY_DENIED, f"{message}: correct the policy, or task.label of the run")
     if left_out:
         _LOG.warning("policy.labels leaves out %d of %d rows of %s by column %r", left_out, len(found.rows), path, column)
-    rows, lines = [found.rows[at] for at in kept], [found.lines[at] for at in kept]
-    return replace(found, rows=rows, lines=lines, skipped=found.skipped + left_out)
+    return replace(_rows_at(found, kept), skipped=found.skipped + left_out)
 
 
-def _require_known_labels(path: str | Path, rows: Rows, objective: SequenceClassification) -> None:
-    """Require labels that the objective has; one without labels has all."""
+def _with_run_labels(path: str | Path, rows: Rows, objective: SequenceClassification) -> Rows:
+    """Without the rows of other labels, if the objective drops them."""
     known = set(objective.labels)
-    unknown = [line for line, row in zip(rows.lines, rows.rows, strict=True) if row[objective.label] not in known] if known else []
-    if unknown:
-        found = f"{len(unknown)} of {len(rows.rows)} rows of {path}, the first at line {unknown[0]}, have in column {objective.label!r}"
-        advice = "correct the rows, or add their labels to spec.task.labels of the run"
-        raise TaskFailed(FailureReason.BAD_DATA, f"{found} none of the run's {len(known)} labels: {advice}")
+    kept = [at for at, row in enumerate(rows.rows) if row[objective.label] in known]
+    others = len(rows.rows) - len(kept)
+    if not others:
+        return rows
+    if not objective.drops_other_labels or not kept:
+        raise TaskFailed(FailureReason.BAD_DATA, _other_labels(path, rows, objective))
+    _LOG.warning("%d of %d rows of %s are dropped: the run lacks their label in column %r", others, len(rows.rows), path, objective.label)
+    return replace(_rows_at(rows, kept), dropped=others)
+
+
+def _other_labels(path: str | Path, rows: Rows, objective: SequenceClassification) -> str:
+    known = set(objective.labels)
+    lines = [line for line, row in zip(rows.lines, rows.rows, strict=True) if row[objective.label] not in known]
+    found = f"{len(lines)} of {len(rows.rows)} rows of {path}, the first at line {lines[0]}, have in column {objective.label!r}"
+    if objective.drops_other_labels:
+        return f"{found} none of the {len(known)} labels that at least two sites have: declare spec.task.labels in a new run"
+    return f"{found} none of the run's {len(known)} labels: correct the rows, or add their labels to spec.task.labels of the run"
+
+
+def _rows_at(rows: Rows, kept: list[int]) -> Rows:
+    return replace(rows, rows=[rows.rows[at] for at in kept], lines=[rows.lines[at] for at in kept])

@@ -90,6 +90,7 @@ def evaluate_adapter(task: EvaluateTask, runtime: TaskRuntime, *, base: Base, ad
         samples=len(rows),
         targets=totals.targets,
         skipped_rows=validation.skipped,
+        dropped_rows=validation.dropped,
         loss=totals.mean_loss,
         metrics=values,
         examples=_samples(task, rows[:shown], totals.predicted, answers),

@@ -64,6 +64,7 @@ class TrainingInputs:
     start: AdapterTensors
     examples: list[Example]
     skipped_rows: int
+    dropped_rows: int
 
 
 def run(task: TrainTask, runtime: TaskRuntime) -> TrainResult:
@@ -114,6 +115,7 @@ def run(task: TrainTask, runtime: TaskRuntime) -> TrainResult:
         cache_held=cache.held,
         cache_problem=cache.problem[:MAX_REASON],
         skipped_rows=inputs.skipped_rows,
+        dropped_rows=inputs.dropped_rows,
         losses=() if _hides_steps(task) else end.losses,
         train_loss=sum(end.losses) / len(end.losses),
         validation_loss=validation_loss,
@@ -133,7 +135,7 @@ def load_inputs(task: TrainTask, runtime: TaskRuntime) -> TrainingInputs:
         if task.global_adapter is not None:
             path = runtime.download(task.global_adapter.url, runtime.folder / "global.safetensors", task.global_adapter.sha256)
             start = read_global_adapter(path, base.model, base.head)
-    return TrainingInputs(base, start, examples, rows.skipped)
+    return TrainingInputs(base, start, examples, rows.skipped, rows.dropped)
 
 
 def evaluate_start(task: TrainTask, requested: TrainEvaluation, runtime: TaskRuntime, inputs: TrainingInputs) -> None:

@@ -1,0 +1,129 @@
+"""A rule that withstands f malicious sites needs many: a run that has fewer says so before any training, and a round is never of fewer."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from stand_in_runs import World, a_run, a_site
+from trainer_results import a_failure, an_update, good_trainer
+
+from fedpipe_operator import names
+from fedpipe_operator.rounds import Run
+from fedpipe_operator.rounds.consent import left_out, missing_for_rule_of
+from fedpipe_operator.rounds.records import RoundPlan
+from fedpipe_operator.store.objects import required_object
+from fedpipe_trainer.contract import FailureReason, TrainResult, TrainTask
+
+RULES: Final = {
+    "Mean": 1,
+    "Median": 1,
+    "TrimmedMean": 3,
+    "Krum": 5,
+    "MultiKrum": 5,
+}
+"""How many updates each needs for one malicious site."""
+ADVICE: Final = "add sites, lower aggregation.maliciousSites, or set aggregation.rule to Median or Mean"
+KRUM: Final = {"rule": "Krum", "maliciousSites": 1}
+
+
+def losing(*sites: str, refused: bool = False) -> Any:
+    """A trainer whose trainings at these sites fail, or whose updates are refused."""
+
+    def trainer(task: Any, folder: Path) -> Any:
+        if not isinstance(task, TrainTask) or task.site not in sites:
+            return good_trainer(task, folder)
+        if refused:
+            return an_update(task, folder, fingerprint="f" * 64)
+        return a_failure(TrainResult, task, FailureReason.BAD_DATA, "no rows")
+
+    return trainer
+
+
+@pytest.mark.parametrize(("rule", "needed"), RULES.items())
+def test_a_run_of_as_many_sites_as_its_rule_needs_completes_and_one_of_fewer_starts_nothing(tmp_path: Path, rule: str, needed: int) -> None:
+    enough = World(a_run(needed, aggregation={"rule": rule}, rounds={"count": 1}), tmp_path / "enough")
+    enough.settle()
+    fewer = World(a_run(needed - 1, aggregation={"rule": rule}), tmp_path / "fewer")
+    fewer.settle()
+
+    assert enough.conditions()["Complete"] == "RoundsCompleted"
+    assert fewer.backend.started == []
+    assert fewer.conditions()["Progressing"] == ("NoSites" if needed == 1 else "RuleOutOfReach")
+
+
+def test_a_run_of_too_few_sites_for_its_rule_says_why_and_waits_for_others(tmp_path: Path) -> None:
+    world = World(a_run(4, aggregation=KRUM), tmp_path)
+    world.settle()
+
+    assert world.message("Progressing") == (
+        f"aggregation.rule Krum with maliciousSites 1 needs the updates of 5 sites, and 4 can send one: {ADVICE}"
+    )
+    world.run = Run(world.run.resource, a_run(5).sites)
+    world.settle()
+
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+
+
+def test_a_run_of_too_few_sites_for_its_rule_fails_at_the_deadline(tmp_path: Path) -> None:
+    world = World(a_run(4, aggregation=KRUM), tmp_path)
+    world.settle()
+    world.now += 601
+    world.settle()
+
+    assert world.conditions()["Failed"] == "RuleOutOfReach"
+    assert world.backend.started == []
+
+
+def test_sites_that_their_policies_leave_out_do_not_count_and_are_named() -> None:
+    fleet = [a_site("forbids", policy={"runs": {"names": []}}), *a_run(4).sites]
+    run = a_run(fleet, aggregation=KRUM)
+
+    assert "4 can send one" in missing_for_rule_of(run, left_out(run))
+    assert missing_for_rule_of(run, left_out(run)).endswith(
+        "forbids: PolicyDenied: policy.runs does not select the run toy, by its name or its labels"
+    )
+
+
+def test_a_site_that_cannot_hold_the_model_leaves_too_few_for_the_rule_before_any_training(tmp_path: Path) -> None:
+    fleet = [a_site("small", capacity={"memory": "64Mi"}), *a_run(4).sites]
+    world = World(a_run(fleet, aggregation=KRUM, sites={"quorum": 0.5}), tmp_path)
+    world.settle()
+
+    assert world.conditions()["Failed"] == "RuleOutOfReach"
+    assert world.message("Failed").startswith("round 1 needs 5 of 5 sites, and these cannot take part: small: ")
+    assert world.message("Failed").endswith(f"needs the updates of 5 sites, and 4 can send one: {ADVICE}")
+    assert not [name for name in world.backend.started if "train" in name]
+
+
+def test_a_round_waits_for_as_many_updates_as_its_rule_needs_whatever_the_quorum(tmp_path: Path) -> None:
+    world = World(a_run(6, aggregation=KRUM, sites={"quorum": 0.3}, rounds={"count": 1}), tmp_path, losing("site-a"))
+    world.settle()
+
+    assert required_object(world.store, names.round_plan(1), RoundPlan).needed == 5
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+    assert world.run.resource.status.history[0].updates == "5/6"
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["trainings fail", "updates are refused"])
+@pytest.mark.parametrize("rule", ["Krum", "MultiKrum"])
+def test_a_round_with_fewer_updates_than_its_rule_needs_ends_in_a_condition_and_aggregates_nothing(
+    tmp_path: Path, rule: str, refused: bool
+) -> None:
+    run = a_run(6, aggregation={"rule": rule}, sites={"quorum": 0.3}, rounds={"count": 1})
+    world = World(run, tmp_path, losing("site-a", "site-d", refused=refused))
+    world.settle()
+
+    assert world.conditions()["Failed"] == "RuleOutOfReach"
+    assert world.message("Failed").startswith("round 1 needs 5 updates of 6 sites; lost: site-a: ")
+    assert world.message("Failed").endswith(
+        f"aggregation.rule {rule} with maliciousSites 1 needs the updates of 5 sites, and 4 can send one: {ADVICE}"
+    )
+    assert [key for key in world.store.list("rounds") if "/global/" in key] == []
+
+
+def test_of_a_round_without_a_quorum_the_quorum_is_the_reason(tmp_path: Path) -> None:
+    world = World(a_run(6, aggregation={"rule": "TrimmedMean"}, sites={"quorum": 1.0}), tmp_path, losing("site-a"))
+    world.settle()
+
+    assert world.conditions()["Failed"] == "QuorumOutOfReach"
+    assert ADVICE not in world.message("Failed")
