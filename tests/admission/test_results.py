@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
@@ -13,6 +14,7 @@ from fedpipe_operator.admission import (
     MAX_RESULT_BYTES,
     Asked,
     EvaluationBounds,
+    RefusalReason,
     Refused,
     RefusedError,
     admit_evaluation,
@@ -67,6 +69,14 @@ def refused(admit: Callable[..., Any], *arguments: Any) -> Refused:
     with pytest.raises(RefusedError) as error:
         admit(*arguments)
     return error.value.refused
+
+
+def test_an_evaluation_of_another_base_model_is_refused() -> None:
+    of_the_run = replace(CLASSIFIES, fingerprint="f" * 64)
+
+    assert evaluation(EVALUATION | {"fingerprint": "f" * 64}, of_the_run).samples == EVALUATION["samples"]
+    for other in ({"fingerprint": "e" * 64}, {}):
+        assert refused(evaluation, EVALUATION | other, of_the_run).reason == RefusalReason.WRONG_BASE
 
 
 def test_what_fits_is_admitted() -> None:

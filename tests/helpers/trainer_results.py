@@ -132,7 +132,7 @@ def evaluation_within(task: TrainTask) -> EvaluateTask | None:
 
 def an_evaluation(task: EvaluateTask, **changes: Any) -> EvaluateResult:
     """An evaluation whose metric grows with the round."""
-    fields = {"samples": 20, "targets": 20, "loss": 2.0 / (1 + task.round), "metrics": {"accuracy": task.round / 10}}
+    fields = {"fingerprint": BASE, "samples": 20, "targets": 20, "loss": 2.0 / (1 + task.round), "metrics": {"accuracy": task.round / 10}}
     return EvaluateResult(**_header(task), **(fields | changes))
 
 

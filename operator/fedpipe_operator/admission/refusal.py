@@ -27,7 +27,7 @@ class RefusalReason(StrEnum):
     WRONG_ATTEMPT = "WrongAttempt"
     """The result belongs to another attempt."""
     WRONG_BASE = "WrongBase"
-    """The update was trained on another base model."""
+    """It was trained or evaluated on another base model."""
     TOO_FEW_SITES = "TooFewSites"
     """The site's policy asks for more updates in an aggregate than were accepted."""
     WRONG_STEPS = "WrongSteps"

@@ -71,6 +71,8 @@ class EvaluationBounds:
     """Tokens of a sample."""
     rows: int = _MOST_ROWS
     """Validation rows that the site has, by its profile: it drops no more."""
+    fingerprint: str | None = None
+    """Of the run's base model. None: no round is planned that says it."""
 
 
 def admit_profile(data: bytes, asked: Asked) -> AdmittedProfile:
@@ -108,6 +110,8 @@ def admit_evaluation(data: bytes, asked: Asked, bounds: EvaluationBounds) -> Adm
     result = parse(data, EvaluateResult, at_most=MAX_RESULT_BYTES, what=asked.what)
     _check_identity(result, asked)
     if result.outcome is Outcome.COMPLETED:
+        if bounds.fingerprint is not None:
+            _check_base(result.fingerprint, bounds.fingerprint, asked.what)
         _check_counts(result, bounds, asked.what)
         _check_metrics(result.metrics, bounds, asked.what)
         _check_loss(result, asked.what)
@@ -148,7 +152,7 @@ def check_update(update: TrainResult, bounds: UpdateBounds, what: str) -> None:
         raise RefusedError(RefusalReason.WRONG_SITE, f"{what}: the round has no plan for this site")
     if update.outcome is not Outcome.COMPLETED or update.adapter is None:
         raise RefusedError(RefusalReason.NO_ADAPTER, f"{what}: outcome {update.outcome} without an adapter, expected a completed training")
-    require_equal(RefusalReason.WRONG_BASE, found=update.fingerprint, expected=bounds.fingerprint, what=f"{what}: base fingerprint")
+    _check_base(update.fingerprint, bounds.fingerprint, what)
     _check_work(update, plan, what)
     require_range(update.dropped_rows, 0, bounds.rows, what=f"{what}: droppedRows")
     _check_ranks(update, plan, what)
@@ -160,6 +164,10 @@ def _check_identity(result: ProfileResult | TrainResult | EvaluateResult | Expor
         require_equal(RefusalReason.WRONG_ROUND, found=result.round, expected=asked.round, what=f"{asked.what}: round")
     require_equal(RefusalReason.WRONG_SITE, found=result.site, expected=asked.site, what=f"{asked.what}: site")
     require_equal(RefusalReason.WRONG_ATTEMPT, found=result.attempt, expected=asked.attempt, what=f"{asked.what}: attempt")
+
+
+def _check_base(found: str | None, expected: str, what: str) -> None:
+    require_equal(RefusalReason.WRONG_BASE, found=found, expected=expected, what=f"{what}: base fingerprint")
 
 
 def _check_profile(result: ProfileResult, what: str) -> None:

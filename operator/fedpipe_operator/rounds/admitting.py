@@ -89,7 +89,8 @@ class Admission:
     def of_evaluation(self, round_: int, site: str, attempt: int) -> Admit[AdmittedEvaluation]:
         """For a site's evaluation of this round's adapter."""
         rows = _rows(self.plan.validation_samples if self.plan else {}, site)
-        bounds = EvaluationBounds(isinstance(self.task, SequenceClassificationTask), self.task.max_length, **rows)
+        base = self.plan.fingerprint if self.plan else None
+        bounds = EvaluationBounds(isinstance(self.task, SequenceClassificationTask), self.task.max_length, **rows, fingerprint=base)
         return Admit(_MOST, partial(admit_evaluation, asked=Asked(self.run, site, round_, attempt), bounds=bounds))
 
     def of_export(self, attempt: int) -> Admit[AdmittedExport]:
