@@ -150,6 +150,22 @@ def test_a_run_continues_without_a_site_whose_data_file_is_missing(fleet: Fleet)
     assert "round 1: 2/2 updates" in output
 
 
+def test_rows_of_a_label_that_no_other_site_has_are_dropped_and_their_number_is_told(fleet: Fleet) -> None:
+    for file in ("train", "validation"):
+        with (fleet.folder / f"volumes/south-data/{file}.jsonl").open("a") as rows:
+            rows.write('{"text": "once", "label": "c4n4ry"}\n{"text": "twice", "label": "c4n4ry"}\n')
+    fleet.change("FederatedFineTune", task={"type": "SequenceClassification", "maxLength": 32}, rounds={"count": 1})
+
+    output = fleet.run("--no-compare")
+
+    status = (fleet.store.parent / "status.json").read_text()
+    assert json.loads((fleet.store / "rounds/0001/plan.json").read_text())["labels"] == ["art", "food", "sport"]
+    assert json.loads(status)["history"][0]["droppedRows"] == {"south": 2}
+    assert "(4 rows dropped: fewer than two sites have their label)" in (fleet.store / "report.html").read_text()
+    told = [output, status, *(path.read_text() for path in fleet.folder.rglob("log")), (fleet.store / "report.html").read_text()]
+    assert not any("c4n4ry" in text for text in told)
+
+
 def test_a_model_folder_without_tokenizer_fails_the_run_with_the_missing_file(fleet: Fleet) -> None:
     for file in (fleet.folder / "volumes/models/toy").glob("tokenizer*"):
         file.unlink()
