@@ -13,6 +13,7 @@ from fedpipe_operator.api.documents import Problem
 from fedpipe_operator.api.parse import ParsedObject, read_documents
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.rounds.consent import left_out, missing_sites
+from fedpipe_operator.rounds.model_claims import private_claims
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,13 @@ def read(paths: Sequence[Path]) -> tuple[Objects, list[Problem]]:
 
 
 def _denied_runs(found: Sequence[ParsedObject]) -> list[Problem]:
-    """Runs that the policies of their sites leave too few of. Runs without any site here may have theirs on the cluster."""
+    """Runs that too few of their sites allow. Runs without any site here may have theirs on the cluster."""
     sites = [entry.value for entry in found if isinstance(entry.value, EdgeSite)]
     problems = []
     for entry in found:
         if isinstance(entry.value, FederatedFineTune):
-            run = Run(entry.value, tuple(site for site in sites if matches(entry.value, site)))
+            private = private_claims(sites, entry.value.metadata.namespace)
+            run = Run(entry.value, tuple(site for site in sites if matches(entry.value, site)), private_claims=private)
             message = missing_sites(run, left_out(run))
             problems += [entry.document.problem(("spec", "sites"), message)] if message else []
     return problems

@@ -57,6 +57,8 @@ class RunView:
     """All runs' Jobs, by site."""
     nodes: Sequence[Node] | None
     """None if the operator does not watch nodes."""
+    private_claims: frozenset[str] = frozenset()
+    """Those that hold the data or the cache of a site of the namespace, of one with an invalid spec too."""
 
 
 @dataclass
@@ -104,7 +106,8 @@ class RunReconciler:
         if isinstance(resource, list):
             self._report_invalid(body, resource)
             return None
-        run = Run(resource, tuple(sorted((site for site in view.sites if matches(resource, site)), key=lambda site: site.name)))
+        sites = sorted((site for site in view.sites if matches(resource, site)), key=lambda site: site.name)
+        run = Run(resource, tuple(sites), private_claims=view.private_claims)
         state = self._states.setdefault(resource.metadata.uid, _RunState(PodDiagnostics(self.cluster.api)))
         sync_finalizer(body, resource, self.cluster.api)
         if is_over(resource):

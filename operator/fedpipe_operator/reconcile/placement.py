@@ -8,7 +8,7 @@ from typing import Final
 
 from fedpipe_operator.api import EdgeSite, parse_duration, parse_quantity
 from fedpipe_operator.backend import JobResources
-from fedpipe_operator.manifests.jobs import CACHE_FOLDER, CLAIM_SCHEME, DATA_FOLDER, MODEL_FOLDER
+from fedpipe_operator.manifests.jobs import CACHE_FOLDER, DATA_FOLDER, MODEL_FOLDER
 from fedpipe_operator.reconcile.tasks import TaskInputs, url_seconds
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.store import Credentials, Guard, credentials_in, model_in_bucket
@@ -48,9 +48,8 @@ class ClaimPlacement:
 
     def _model(self, run: Run) -> Model:
         source, store = run.spec.model.source, run.spec.store
-        if source.startswith(CLAIM_SCHEME):
-            claim, _, path = source.removeprefix(CLAIM_SCHEME).partition("/")
-            return Model(source=f"file://{self.model_folder(claim)}/{path}")
+        if (claim := run.spec.model.claim) is not None:
+            return Model(source=f"file://{self.model_folder(claim)}/{source.partition(f'{claim}/')[2]}")
         if source.startswith(_S3_SCHEME):
             seconds = url_seconds(parse_duration(run.spec.rounds.deadline))
             return model_in_bucket(source, store, seconds=seconds, credentials=self.credentials(), guard=self.guard)

@@ -26,7 +26,7 @@ def local_only_run(run: Run, site: str, rounds: int) -> Run:
     one_round = spec.rounds.model_copy(update={"count": 1, "deadline": deadline, "target": None, "patience": None})
     metadata = run.resource.metadata.model_copy(update={"name": names.bounded(f"{run.name}-local-only-{site}")})
     child_spec = spec.model_copy(update={"rounds": one_round, "export": ExportSpec(adapter=False, merged=False)})
-    return Run(FederatedFineTune(metadata=metadata, spec=child_spec), run.sites, baseline_of=run.name)
+    return Run(FederatedFineTune(metadata=metadata, spec=child_spec), run.sites, baseline_of=run.name, private_claims=run.private_claims)
 
 
 def local_only_plan(first: RoundPlan, site: str, rounds: int) -> RoundPlan:
