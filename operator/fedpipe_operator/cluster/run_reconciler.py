@@ -20,6 +20,7 @@ from fedpipe_operator.cluster.status_writer import RUN, ClusterStatusWriter
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.manifests import labels_of
 from fedpipe_operator.manifests.metadata import round_labels
+from fedpipe_operator.manifests.model_folders import require_folder_of_the_image
 from fedpipe_operator.reconcile.observe import ObjectCache
 from fedpipe_operator.reconcile.placement import in_pods
 from fedpipe_operator.reconcile.reconciler import Reconciler, ReconcileResult
@@ -142,6 +143,7 @@ class RunReconciler:
 
     def _reconcile(self, run: Run, view: RunView, state: _RunState) -> ReconcileResult:
         require_unchanged(run.resource)
+        require_folder_of_the_image(run.spec.model.source)
         connection, meta = self.stores.of(run), run.resource.metadata
         backend = ClusterBackend(
             cluster=self.cluster,

@@ -92,7 +92,7 @@ class RunRef(Wire):
 class Model(Wire):
     """The frozen base model: a local folder, a hub repository at a revision, or files at URLs."""
 
-    source: Annotated[str, Field(pattern=r"^(file:///|hf://|s3://).+", max_length=1024)]
+    source: Annotated[str, Field(pattern=r"^(file:///|hf://|s3://).+", max_length=4096)]
     files: dict[str, Url] = {}
     """For `s3://`: the URL of each file in the model's folder."""
     sizes: dict[str, Annotated[int, Field(ge=0)]] = {}
