@@ -18,7 +18,7 @@ import trainer_results
 from api import Api, Plain, with_retries
 from yarl import URL
 
-from fedpipe_trainer.contract import TrainTask, parse_task
+from fedpipe_trainer.contract import PostForm, TrainTask, Upload, parse_task
 
 SECONDS: Mapping[str, tuple[float, float]] = {"profile": (5, 15), "train": (20, 60), "evaluate": (5, 15), "export": (5, 15)}
 """Shortest and longest duration of each kind of task at pace 1, drawn uniformly; a training evaluates first, as long as an evaluation."""
@@ -91,17 +91,25 @@ async def _write_result(task: Any, store: aiohttp.ClientSession) -> None:  # noq
         local = task.model_copy(update={"adapter": f"file://{adapter}"}) if isinstance(task, TrainTask) else task
         result = trainer_results.good_trainer(local, Path(folder))
         if isinstance(task, TrainTask):
-            await _put(store, task.adapter, adapter.read_bytes())
-    await _put(store, task.result, result.to_json().encode())
+            await _write(store, task.adapter, adapter.read_bytes())
+    await _write(store, task.result, result.to_json().encode())
 
 
-async def _put(store: aiohttp.ClientSession, url: str, data: bytes) -> None:
+async def _write(store: aiohttp.ClientSession, to: Upload, data: bytes) -> None:
 
     async def send() -> None:
-        async with store.put(URL(url, encoded=True), data=data) as answer:
+        async with _request(store, to, data) as answer:
             answer.raise_for_status()
 
     await with_retries(send)
+
+
+def _request(store: aiohttp.ClientSession, to: Upload, data: bytes) -> Any:  # noqa: ANN401 -- aiohttp's own, which it does not export
+    if not isinstance(to, PostForm):
+        return store.put(URL(to, encoded=True), data=data)
+    form = aiohttp.FormData(dict(to.fields))
+    form.add_field("file", data, filename="file")
+    return store.post(URL(to.url, encoded=True), data=form)
 
 
 def _succeeded_status(pod: Plain) -> Plain:

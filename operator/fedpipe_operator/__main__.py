@@ -31,8 +31,9 @@ def make_controller(settings: Settings) -> Controller:
     cluster = Cluster(api, settings, Expectations(clock), Workers(clock), clock)
     stores = StoreConnections(api, settings.store_policy, api_server_addresses(os.environ, addresses_of))
     runs = RunReconciler(cluster, stores, status_writer)
+    sites = SiteReconciler(status_writer, clock, settings.priority_classes)
     live_objects = LiveObjects(api, settings.namespaces, settings.watch_nodes)
-    return Controller(runs, SiteReconciler(status_writer, clock), live_objects, settings.max_concurrent_reconciles)
+    return Controller(runs, sites, live_objects, settings.max_concurrent_reconciles)
 
 
 def _exit_without_crds(api: Api, settings: Settings) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeVar, cast, get_args
 
 from fedpipe_operator.api import parse_quantity
+from fedpipe_operator.api.pod_template import SYSTEM_CLASS
 from fedpipe_operator.store_policy import ANY_STORE, StorePolicy, parse_store_policy
 
 Value = TypeVar("Value")
@@ -41,6 +42,8 @@ class Settings:
     """How long a pod may fail to start (missing image, volume or node) before its attempt counts as failed."""
     max_concurrent_reconciles: int = 8
     """Runs that are reconciled in parallel."""
+    priority_classes: tuple[str, ...] = ()
+    """Priority classes that a site may name for its trainer pods; by default none, since a pod of a higher priority evicts others."""
     store_policy: StorePolicy = ANY_STORE
     """Which endpoints, buckets and prefixes the runs of a namespace may name; by default any."""
     health_port: int = 8080
@@ -65,6 +68,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         job_ttl_seconds=_read(environ, "JOB_TTL_SECONDS", _positive_integer, Settings.job_ttl_seconds),
         pending_grace_seconds=_read(environ, "PENDING_GRACE_SECONDS", _positive_integer, Settings.pending_grace_seconds),
         max_concurrent_reconciles=_read(environ, "MAX_CONCURRENT_RECONCILES", _positive_integer, Settings.max_concurrent_reconciles),
+        priority_classes=_read(environ, "PRIORITY_CLASSES", _priority_classes, ()),
         store_policy=_read(environ, "STORE_POLICY", parse_store_policy, Settings.store_policy),
         health_port=_read(environ, "HEALTH_PORT", _positive_integer, Settings.health_port),
         log_format=_read(environ, "LOG_FORMAT", _log_format, Settings.log_format),
@@ -91,6 +95,13 @@ def _image(text: str) -> str:
 
 def _comma_separated(text: str) -> tuple[str, ...]:
     return tuple(entry for part in text.split(",") if (entry := part.strip()))
+
+
+def _priority_classes(text: str) -> tuple[str, ...]:
+    classes = _comma_separated(text)
+    if any(name.startswith(SYSTEM_CLASS) for name in classes):
+        raise ValueError(f"{SYSTEM_CLASS}… are for the cluster's own pods: name others, separated by commas")
+    return classes
 
 
 def _namespaces(text: str) -> tuple[str, ...]:

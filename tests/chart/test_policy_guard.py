@@ -21,8 +21,8 @@ def test_sites_are_guarded_when_they_are_created_or_changed_and_failures_deny() 
 def test_the_guarded_fields_exist() -> None:
     (condition,) = GUARD["matchConditions"]
 
-    for field in ("policy", "data"):
-        assert field in EdgeSiteSpec.model_fields
+    for field in ("policy", "data", "cache", "modelClaims"):
+        assert field in {one.alias for one in EdgeSiteSpec.model_fields.values()}
         assert f"object.spec.{field} != oldObject.spec.{field}" in condition["expression"]
     assert "request.operation == 'CREATE'" in condition["expression"]
 

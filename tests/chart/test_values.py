@@ -97,6 +97,8 @@ def test_the_chart_and_the_api_have_the_same_pattern_of_a_quantity() -> None:
         {"storePolicy": {"wards": {"endpoints": ["http://minio:9000@evil"]}}},
         {"storePolicy": {"*": {"buckets": "fedpipe"}}},
         {"storePolicy": {"*": {"prefixes": [""]}}},
+        {"priorityClasses": ["system-cluster-critical"]},
+        {"priorityClasses": "low"},
     ],
     ids=str,
 )

@@ -19,6 +19,7 @@ kind: EdgeSite
 metadata: {name: north, labels: {demo: yes-please}}
 spec:
   data: {train: train.jsonl, validation: validation.csv, volume: {persistentVolumeClaim: {claimName: notes}}}
+  modelClaims: [models]
   policy: {minSites: 1}
 """
 
@@ -61,7 +62,7 @@ def test_the_problems_of_all_files_are_printed_in_order_and_the_status_is_2(fold
     assert [line.split(": ")[0:3:2] for line in lines] == [
         [f"{folder}/run.yaml:9", "spec.suspend"],
         [f"{folder}/run.yaml:10", "spec.colour"],
-        [f"{folder}/sites.yaml:7", "spec.maxConcurrentJobs"],
+        [f"{folder}/sites.yaml:8", "spec.maxConcurrentJobs"],
     ]
 
 
@@ -101,6 +102,17 @@ def test_a_run_whose_sites_are_elsewhere_may_have_any_rule(folder: Path) -> None
     (folder / "run.yaml").write_text(RUN + "  aggregation: {rule: MultiKrum}\n")
 
     assert validate(folder)[0] == 0
+
+
+def test_a_run_whose_model_is_in_a_claim_that_no_site_names_or_that_holds_data_is_a_problem(folder: Path) -> None:
+    (folder / "sites.yaml").write_text(SITE.replace("  modelClaims: [models]\n", ""))
+    _, (not_named,) = validate(folder)
+    holds_data = SITE.replace("north", "south").replace("yes-please", "other").replace("claimName: notes", "claimName: models")
+    (folder / "sites.yaml").write_text(f"{SITE}---\n{holds_data.replace('[models]', '[]')}")
+    _, (private,) = validate(folder)
+
+    assert "north: ModelClaimNotAllowed: spec.model.source mounts the claim models, and modelClaims of the site is empty" in not_named
+    assert "north: ModelClaimNotAllowed: the claim models of spec.model.source holds the data or the cache of a site" in private
 
 
 def test_a_site_that_forbids_the_run_is_no_problem_where_enough_others_allow_it(folder: Path) -> None:

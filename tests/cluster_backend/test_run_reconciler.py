@@ -551,6 +551,30 @@ def test_a_job_that_the_api_server_refuses_costs_its_site_and_not_the_run(tmp_pa
     assert world.body()["status"]["excluded"]["site-a"] == "ApiRefused: a policy denied the request"
 
 
+def test_a_priority_class_that_the_settings_do_not_name_costs_its_site_and_not_the_run(tmp_path: Path) -> None:
+    urgent = a_site("site-a", podTemplate={"spec": {"priorityClassName": "high"}})
+    world = KubeWorld(tmp_path, a_run([urgent, a_site("site-b"), a_site("site-c")], sites={"quorum": 0.6}))
+
+    world.settle()
+
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+    assert world.body()["status"]["excluded"]["site-a"].startswith(
+        "PriorityClassNotAllowed: spec.podTemplate.spec.priorityClassName is high"
+    )
+    assert not [call for call in world.api.noted if call.startswith("create") and "site-a" in call]
+
+
+def test_the_claims_that_the_watch_knows_to_be_private_are_mounted_for_no_model(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run(2))
+    view = replace(world.view(), private_claims=frozenset({"models"}))
+
+    world.runs.reconcile(view, 0)
+
+    assert world.condition("Progressing")["reason"] == "TooFewSites"
+    assert "ModelClaimNotAllowed: the claim models of spec.model.source holds the data" in world.condition("Progressing")["message"]
+    assert world.jobs() == []
+
+
 def test_an_event_that_cannot_be_posted_stops_nothing(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
     world.api.trouble["create events"] = UserError("ApiForbidden", "events may not be created")

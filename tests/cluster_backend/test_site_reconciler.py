@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from crds import default_status
 from site_profiles import SMOLLM2, point
 from smallest_documents import SITE_DOCUMENT
@@ -21,12 +22,12 @@ def clock() -> float:
     return 1_000_000.0
 
 
-def observed(**spec: Any) -> tuple[dict[str, str], int]:
+def observed(allowed: tuple[str, ...] = (), **spec: Any) -> tuple[dict[str, str], int]:
     """Status and reason of each condition of a new site, after its first reconcile; the observed generation."""
     api = StandInApi(clock)
     document = SITE_DOCUMENT | {"spec": SITE_DOCUMENT["spec"] | spec, "status": default_status("EdgeSite")}
     body = api._put(SITES, "default", "ward", document)
-    SiteReconciler(ClusterStatusWriter(api, clock), clock).reconcile(SiteView(body=body, nodes=None, active_runs=0))  # type: ignore[arg-type]
+    SiteReconciler(ClusterStatusWriter(api, clock), clock, allowed).reconcile(SiteView(body=body, nodes=None, active_runs=0))  # type: ignore[arg-type]
     status = api.all(SITES)[0]["status"]
     return {one["type"]: f"{one['status']} {one['reason']}" for one in status["conditions"]}, status["observedGeneration"]
 
@@ -41,6 +42,22 @@ def test_a_new_site_has_every_condition() -> None:
 
 def test_the_capacity_of_a_new_site_with_an_invalid_spec_is_unknown() -> None:
     conditions, _ = observed(maxConcurrentJobs=0)
+
+    assert conditions == {"Valid": "False SpecInvalid", "CapacityMet": "Unknown Pending", "Ready": "False SpecInvalid"}
+
+
+@pytest.mark.parametrize(
+    ("allowed", "ready"),
+    [(("low",), "False PriorityClassNotAllowed"), ((), "False PriorityClassNotAllowed"), (("low", "high"), "True NodesNotSeen")],
+)
+def test_a_site_of_a_priority_class_that_the_settings_do_not_name_is_not_ready(allowed: tuple[str, ...], ready: str) -> None:
+    conditions, _ = observed(allowed, podTemplate={"spec": {"priorityClassName": "high"}})
+
+    assert conditions == {"Valid": "True SpecValid", "CapacityMet": "True NodesNotSeen", "Ready": ready}
+
+
+def test_a_site_that_an_older_crd_let_add_more_to_its_pods_is_told_so_and_is_not_used() -> None:
+    conditions, _ = observed(podTemplate={"spec": {"volumes": [{"name": "root", "hostPath": {"path": "/"}}]}})
 
     assert conditions == {"Valid": "False SpecInvalid", "CapacityMet": "Unknown Pending", "Ready": "False SpecInvalid"}
 

@@ -40,6 +40,9 @@ INVALID_SPECS: Final[dict[str, Plain]] = {
 """By the start of a rule's message, fields of a run's spec that break the rule."""
 INVALID_SITES: Final[dict[str, Plain]] = {
     "cache names the claim of data.volume, which trainers only read": {"cache": SITE_DOCUMENT["spec"]["data"]["volume"]},
+    "modelClaims names the claim of the site's data or cache": {"modelClaims": ["models", "rows"]},
+    "the priority class is for the cluster's own pods": {"podTemplate": {"spec": {"priorityClassName": "system-node-critical"}}},
+    "the variable is reserved": {"podTemplate": {"env": [{"name": "PYTHONPATH", "value": "/data"}]}},
 }
 """By the start of a rule's message, fields of a site's spec that break the rule."""
 INVALID_NAMES: Final = {

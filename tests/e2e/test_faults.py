@@ -11,14 +11,15 @@ from testcluster import outages
 
 pytestmark = pytest.mark.e2e
 
-NO_SUCH_IMAGE: Final = {"spec": {"containers": [{"name": "trainer", "image": "registry.invalid/no/such:image"}]}}
-NO_CLASS: Final = {"spec": {"priorityClassName": "no-such-class"}}
-"""Admission rejects a pod of a priority class that does not exist."""
-BAD_TOLERATION: Final = [{"key": "gpu", "operator": "Nope"}]
-"""The API server rejects a Job with this toleration."""
+NO_CLASS: Final = "no-such-class"
+"""Admission rejects a pod of a runtime class that does not exist, and the operator a priority class that its settings do not name."""
+NO_MAP: Final = {"caConfigMap": {"name": "no-such-map"}}
+BAD_LABEL: Final = {"labels": {"not a key": "x"}}
+"""The API server rejects a Job with this label."""
 REASONS: Final = {
     "bare": "VolumeMissing",
-    "far": "ImageUnavailable",
+    "eager": "PriorityClassNotAllowed",
+    "far": "MountFailed",
     "huge": "CapacityTooLarge",
     "lost": "NoNode",
     "odd": "ApiRefused",
@@ -38,11 +39,12 @@ def good_and_faulty_sites(namespace: FleetNamespace) -> list[Plain]:
     return [
         bare,
         torn,
-        namespace.site("odd", "west", capacity=memory_only, podTemplate={"spec": {"tolerations": BAD_TOLERATION}}),
-        namespace.site("rude", "west", capacity=memory_only, podTemplate=NO_CLASS),
+        namespace.site("odd", "west", capacity=memory_only, podTemplate=BAD_LABEL),
+        namespace.site("rude", "west", capacity=memory_only, runtimeClassName=NO_CLASS),
+        namespace.site("eager", "west", capacity=memory_only, podTemplate={"spec": {"priorityClassName": NO_CLASS}}),
         namespace.site("north"),
         namespace.site("south"),
-        namespace.site("far", "west", capacity=memory_only, podTemplate=NO_SUCH_IMAGE),
+        namespace.site("far", "west", capacity=memory_only, podTemplate=NO_MAP),
         namespace.site("huge", "west", capacity={"cpu": 1, "memory": "900Gi"}),
         namespace.site("lost", "west", nodeSelector={"fedpipe.io/pool": "nowhere"}),
     ]
@@ -80,7 +82,7 @@ def test_a_run_succeeds_without_its_faulty_sites_and_despite_a_killed_pod(namesp
 
     print(f"seconds until the first failure of a site: {seconds}")  # noqa: T201
     assert reasons_of(left_out) == REASONS
-    assert seconds.keys() == REASONS.keys() - {"odd"}
+    assert seconds.keys() == REASONS.keys() - {"odd", "eager"}
     assert "nodes are available" in left_out["lost"], "the message is the scheduler's"
     assert max(seconds.values()) < WITHIN_SECONDS
     assert condition(run, "Profiled")["reason"] == "SitesLeftOut"

@@ -9,10 +9,11 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from botocore import auth
+from botocore import auth, signers
 from fleet_namespace import store_at
 
 from fedpipe_operator.store import S3Store
+from fedpipe_trainer.contract import PostForm
 
 pytestmark = pytest.mark.e2e
 
@@ -32,6 +33,43 @@ def test_a_presigned_url_puts_and_gets_exactly_one_object(store: S3Store) -> Non
     got = httpx.get(store.url_to_read("updates/a/adapter", 60))
 
     assert (put.status_code, got.content) == (200, b"factors")
+
+
+@pytest.mark.parametrize(("content", "status"), [(b"0123456789", 204), (b"0123456789+", 400)])
+def test_a_form_takes_as_many_bytes_as_it_allows_and_not_one_more(store: S3Store, content: bytes, status: int) -> None:
+    assert post(form_of(store), content).status_code == status
+    assert store.read("updates/a/result.json") == (content if status == 204 else None)
+    assert store.list() == (["updates/a/result.json"] if status == 204 else []), "what forms were tried with is gone"
+
+
+@pytest.mark.parametrize(
+    "change", [{"key": "updates/b/result.json"}, {"acl": "public-read"}, {"x-amz-signature": "0" * 64}, {"x-amz-date": "20000101T000000Z"}]
+)
+def test_an_altered_form_is_refused(store: S3Store, change: dict[str, str]) -> None:
+    form = form_of(store)
+
+    assert post(form.model_copy(update={"fields": form.fields | change}), b"forged").status_code == 403
+    assert store.list() == []
+
+
+def test_an_expired_form_is_refused(store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    form_of(store)
+    with monkeypatch.context() as an_hour_ago:
+        for module in (auth, signers):
+            an_hour_ago.setattr(module, "get_current_datetime", lambda: datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=1))
+        expired, valid = form_of(store, 60), form_of(store, 7200)
+
+    assert (post(expired, b"late").status_code, post(valid, b"late").status_code) == (403, 204)
+
+
+def form_of(store: S3Store, seconds: int = 60) -> PostForm:
+    form = store.form_to_write("updates/a/result.json", seconds, 10)
+    assert form is not None, "MinIO has forms that bind the size"
+    return form
+
+
+def post(form: PostForm, content: bytes) -> httpx.Response:
+    return httpx.post(form.url, data=dict(form.fields), files={"file": ("result.json", content)})
 
 
 def test_an_expired_url_is_refused(store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:

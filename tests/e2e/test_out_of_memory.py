@@ -1,11 +1,12 @@
 """The kernel kills a trainer that exceeds its container's memory limit: the run goes on, and the site's next plan is smaller."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
-from cluster_user import SITE, Kubectl, Plain, condition
+from cluster_user import Kubectl, Plain, condition
 from fleet_namespace import FleetNamespace
 from installed_operator import Operator
 from job_history import name_in_run
@@ -31,11 +32,11 @@ def namespace(disposable_cluster: None, operator: Operator, uneven_fleet: Path) 
         yield namespace
 
 
-def limit_memory(namespace: FleetNamespace, site: str) -> None:
-    """Limit the memory of the site's next pods as its administrator may do, and not tell the planner."""
+def limit_memory(namespace: FleetNamespace, pod: Plain) -> None:
+    """Lower the memory limit of a pod that has just begun, and tell neither the trainer nor the planner."""
     resources = {"limits": {"memory": LIMIT}, "requests": {"memory": LIMIT}}
-    template = {"spec": {"containers": [{"name": "trainer", "resources": resources}]}}
-    namespace.kubectl.patch(SITE, site, {"spec": {"podTemplate": template}})
+    change = json.dumps({"spec": {"containers": [{"name": "trainer", "resources": resources}]}})
+    namespace.kubectl("patch", "pod", pod["metadata"]["name"], "--subresource=resize", "--type=strategic", "-p", change)
 
 
 def ends_of_training(namespace: FleetNamespace, round_: int) -> dict[str, tuple[str, int]]:
@@ -54,8 +55,7 @@ def end_of(pod: Plain) -> tuple[str, int]:
 def test_a_site_whose_trainer_ran_out_of_memory_is_planned_smaller_in_the_next_round(namespace: FleetNamespace) -> None:
     task = {"type": "SequenceClassification", "maxLength": 512}
     namespace.start("south", task=task, planning=PLANNING, rounds={"count": 2}, export={"adapter": False, "merged": False})
-    namespace.wait_for_trainer("toy-profile-south-a0")
-    limit_memory(namespace, "south")
+    limit_memory(namespace, namespace.wait_for_trainer("toy-train-r1-south-a0"))
     run = namespace.wait_until_complete()
 
     store = namespace.store_of(run)

@@ -13,6 +13,8 @@ ANOTHER: Final = SITE_DOCUMENT | {"metadata": {"name": "another"}}
 CHANGES: Final = {
     "the policy": {"policy": {"minSites": 1}},
     "the data": {"data": {"train": "others.jsonl"}},
+    "the cache": {"cache": {"persistentVolumeClaim": {"claimName": "another"}}},
+    "the claims for models": {"modelClaims": ["models"]},
 }
 
 

@@ -8,7 +8,6 @@ from crds import ROOT
 
 from fedpipe_operator.cli.files import Objects, read
 from fedpipe_operator.cluster.credentials import ACCESS_KEY, SECRET_KEY
-from fedpipe_operator.manifests.jobs import CLAIM_SCHEME
 
 HERE = ROOT / "examples" / "kubernetes"
 FILES = sorted((HERE / "cluster").iterdir())
@@ -29,7 +28,7 @@ def cluster_objects(kind: str) -> dict[str, Plain]:
 def claims() -> set[str]:
     """The claims that the sites and the run mount."""
     example = objects("kubernetes")
-    model = example.runs[0].spec.model.source.removeprefix(CLAIM_SCHEME).partition("/")[0]
+    model = example.runs[0].spec.model.claim
     return {model} | {site.spec.data.volume.persistent_volume_claim.claim_name for site in example.sites}
 
 

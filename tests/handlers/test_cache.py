@@ -1,6 +1,7 @@
 """Views of the cache: everything that a reconcile of a run or of a site needs."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from cached_objects import NODE, a_body, a_cache, a_job, in_wards, selecting
@@ -27,6 +28,26 @@ def test_a_runs_view_has_its_own_jobs_and_those_of_others_at_its_sites() -> None
     assert view.jobs == {mine.job.name: mine}
     assert view.at_sites == {"north": (mine, others)}
     assert view.nodes == (NODE,)
+
+
+def test_a_runs_view_has_the_private_claims_of_every_site_of_its_namespace_of_an_invalid_one_too() -> None:
+    def volume(claim: str) -> dict[str, Any]:
+        return {"persistentVolumeClaim": {"claimName": claim}}
+
+    bodies = {
+        "north": {"data": {"volume": volume("north-notes")}, "cache": volume("north-cache"), "modelClaims": ["models"]},
+        "south": {"data": {"volume": volume("south-notes")}, "podTemplate": {"spec": {"hostNetwork": True}}},
+        "empty": {},
+        "odd": {"data": {"volume": {"hostPath": {}}}, "cache": None},
+    }
+    elsewhere = a_body("north", spec={"data": {"volume": volume("others")}})
+    view = a_cache(
+        run_bodies={("wards", "mine"): [a_body("mine", spec=selecting())]},
+        site_bodies={("wards", name): [a_body(name, spec=spec)] for name, spec in bodies.items()} | {("labs", "north"): [elsewhere]},
+    ).run_view(Key("run", "wards", "mine"))
+
+    assert view is not None
+    assert view.private_claims == {"north-notes", "north-cache", "south-notes"}
 
 
 def test_a_run_without_a_selector_takes_all_sites_of_its_namespace_and_one_with_two_labels_those_with_both() -> None:

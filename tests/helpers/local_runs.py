@@ -136,6 +136,7 @@ def _site(name: str) -> dict[str, Any]:
         "spec": {
             "capacity": {"cpu": 1, "memory": "4Gi"},
             "data": data,
+            "modelClaims": ["models"],
             "policy": {"minSites": 1, "localBaseline": True, "maxShownRows": 1},
         },
     }

@@ -28,7 +28,8 @@ from fedpipe_trainer.contract import Data, ExitCode, Model, TrainTask, parse_tas
 def a_site(name: str, **spec: Any) -> EdgeSite:
     """A site with 8 GiB. Its policy is the loosest: so a test decides by the quorum how many updates a round needs."""
     data = {"train": "train.jsonl", "validation": "validation.jsonl", "volume": {"persistentVolumeClaim": {"claimName": name}}}
-    body = {"data": data, "capacity": {"memory": "8Gi"}, "policy": {"minSites": 1, "localBaseline": True, "maxShownRows": 20}}
+    body = {"data": data, "capacity": {"memory": "8Gi"}, "modelClaims": ["models"]}
+    body |= {"policy": {"minSites": 1, "localBaseline": True, "maxShownRows": 20}}
     document = {"metadata": {"name": name}, "spec": body | spec}
     return EdgeSite.model_validate(document)
 

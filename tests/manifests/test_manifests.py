@@ -1,4 +1,4 @@
-"""A job as Kubernetes objects: whole objects against golden files, and what must hold whatever an administrator adds."""
+"""A job as Kubernetes objects: whole objects against golden files, and what must hold for all of them."""
 
 import json
 from pathlib import Path
@@ -138,90 +138,6 @@ def test_without_a_cache_activations_take_at_most_a_quarter_of_the_scratch_volum
 
     assert environment["FEDPIPE_CACHE"] == "/scratch/cache"
     assert int(environment["FEDPIPE_ACTIVATION_CACHE_BYTES"]) == parse_quantity(scratch) / 4
-
-
-OVERRIDES = {
-    "priorityClassName": "batch",
-    "affinity": {"nodeAffinity": {}},
-    "containers": [
-        {"name": "trainer", "env": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}]},
-        {"name": "side", "image": "side:1"},
-    ],
-    "volumes": [{"name": "ca", "configMap": {"name": "ca"}}],
-}
-
-
-def test_an_administrators_additions_are_merged_by_name() -> None:
-    site = a_site("ward", podTemplate={"labels": {"cost": "7"}, "annotations": {"note": "x"}, "spec": OVERRIDES})
-    template = made_for(site)["spec"]["template"]
-    trainer, side = template["spec"]["containers"]
-
-    assert template["metadata"]["labels"]["cost"] == "7"
-    assert template["metadata"]["labels"]["fedpipe.io/site"] == "ward"
-    assert template["metadata"]["annotations"] == {"note": "x"}
-    assert template["spec"]["priorityClassName"] == "batch"
-    assert trainer["image"] == "trainer:1"
-    assert {one["name"] for one in trainer["env"]} >= {"HTTPS_PROXY", "HOME", "FEDPIPE_CACHE"}
-    assert side["image"] == "side:1"
-    assert [one["name"] for one in template["spec"]["volumes"]] == ["task", "scratch", "data", "model", "ca"]
-
-
-@pytest.mark.parametrize(
-    "grab",
-    [
-        {"hostNetwork": True},
-        {"hostPID": True, "hostIPC": True},
-        {"serviceAccountName": "admin", "automountServiceAccountToken": True},
-        {"securityContext": {"runAsUser": 0, "runAsNonRoot": False}},
-        {"containers": [{"name": "trainer", "securityContext": {"privileged": True}}]},
-        {"initContainers": [{"name": "first", "image": "x", "securityContext": {"privileged": True}}]},
-    ],
-    ids="-".join,
-)
-def test_no_addition_loosens_the_security_of_a_trainer_pod(grab: dict[str, Any]) -> None:
-    pod = pod_of(made_for(a_site("ward", podTemplate={"spec": grab})))
-
-    assert pod["automountServiceAccountToken"] is False
-    assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["securityContext"]["runAsUser"] == 65532
-    assert not pod.keys() & {"hostNetwork", "hostPID", "hostIPC", "serviceAccountName"}
-    for container in [*pod["containers"], *pod.get("initContainers", [])]:
-        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-        assert container["securityContext"].get("privileged") is None
-
-
-STORE_KEYS = {"name": "store"}
-GRABS = {
-    "variable": {"containers": [{"name": "trainer", "env": [{"name": "KEY", "valueFrom": {"secretKeyRef": STORE_KEYS | {"key": "k"}}}]}]},
-    "variables": {"initContainers": [{"name": "first", "image": "x", "envFrom": [{"secretRef": STORE_KEYS}]}]},
-    "volume": {"volumes": [{"name": "keys", "secret": {"secretName": "store"}}]},
-    "source": {"volumes": [{"name": "keys", "projected": {"sources": [{"secret": STORE_KEYS}, {"configMap": {"name": "ca"}}]}}]},
-    "token": {"volumes": [{"name": "keys", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}]},
-}
-
-
-@pytest.mark.parametrize("grab", GRABS.values(), ids=GRABS.keys())
-def test_no_addition_brings_the_stores_credentials_or_a_token_into_a_trainer_pod(grab: dict[str, Any]) -> None:
-    pod = pod_of(made_for(a_site("ward", podTemplate={"spec": grab}), store={"bucket": "fedpipe", "credentialsSecretRef": STORE_KEYS}))
-    volumes = {volume["name"]: volume for volume in pod["volumes"]}
-    said = json.dumps(pod)
-
-    assert volumes.keys() - {"keys"} == {"task", "scratch", "data", "model"}
-    assert volumes.get("keys") in (
-        None,
-        {"name": "keys", "emptyDir": {}},
-        {"name": "keys", "projected": {"sources": []}},
-        {"name": "keys", "projected": {"sources": [{"configMap": {"name": "ca"}}]}},
-    )
-    assert [word for word in ("serviceAccountToken", '"store"', "secretKeyRef", "secretRef") if word in said] == []
-
-
-def test_an_addition_may_bring_another_secret() -> None:
-    wanted = {"name": "proxy", "valueFrom": {"secretKeyRef": {"name": "proxy", "key": "url"}}}
-    grab = {"containers": [{"name": "trainer", "env": [wanted]}]}
-    pod = pod_of(made_for(a_site("ward", podTemplate={"spec": grab}), store={"bucket": "fedpipe", "credentialsSecretRef": STORE_KEYS}))
-
-    assert wanted in pod["containers"][0]["env"]
 
 
 def test_names_and_labels_are_short_enough_whatever_the_run_and_the_site_are_called() -> None:

@@ -248,7 +248,8 @@ def test_a_profile_is_made_for_a_cache_volume() -> None:
     [
         {"capacity": {"memory": "4Gi", "bandwidth": {"up": "1M"}}},
         {"maxConcurrentJobs": 2},
-        {"podTemplate": {"labels": {"team": "a"}, "spec": {"containers": [{"name": "trainer"}]}}},
+        {"podTemplate": {"labels": {"team": "a"}, "env": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}]}},
+        {"podTemplate": {"caConfigMap": {"name": "ca"}}},
     ],
     ids=lambda change: next(iter(change)),
 )

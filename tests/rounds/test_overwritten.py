@@ -52,3 +52,21 @@ def test_an_update_that_was_overwritten_after_it_was_seen_is_refused_or_was_neve
     commit = RoundCommit.model_validate_json(world.store.read(names.round_commit(1)) or b"")
     assert world.conditions()["Complete"] == "RoundsCompleted"
     assert {site: verdict.reason for site, verdict in commit.refused.items()} == {"site-b": "Overwritten"}
+
+
+@pytest.mark.parametrize("restarts", [True, False])
+def test_a_presigned_upload_that_outlives_the_commit_changes_nothing(tmp_path: Path, restarts: bool) -> None:
+    undisturbed, world = a_world(tmp_path / "undisturbed"), a_world(tmp_path / "disturbed")
+    undisturbed.settle()
+    world.work_until("train-r2")
+    commit = world.store.read(names.round_commit(1))
+    change(world, names.update_result(1, "site-b", 0), lambda update: update.update(tokens=7, samples=10**12))
+    world.store.write(names.update_adapter(1, "site-b", 0), b"another adapter")
+    if restarts:
+        world.restart()
+    world.settle()
+
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+    assert world.store.read(names.round_commit(1)) == commit
+    assert world.final_adapter() == undisturbed.final_adapter()
+    assert [entry.left_out for entry in world.run.resource.status.history] == [{}, {}, {}]

@@ -1,6 +1,7 @@
 """The map of this machine: where a site's trainer finds model and data, and what it may use."""
 
 from pathlib import Path
+from urllib.parse import unquote, urlparse
 
 import pytest
 from stand_in_runs import a_run, a_site
@@ -17,6 +18,12 @@ def test_a_claim_is_the_folder_of_that_name_below_the_volumes(tmp_path: Path) ->
 
     assert inputs.model.source == f"file://{tmp_path}/models/deep/toy"
     assert inputs.data == Data(train=f"{tmp_path}/site-b/train.jsonl", validation=f"{tmp_path}/site-b/validation.jsonl")
+
+
+def test_a_folder_in_a_claim_is_read_as_it_is_written_and_leads_to_no_other_volume(tmp_path: Path) -> None:
+    inputs = in_folders(tmp_path).inputs(a_run(2, model={"source": "pvc://models/%2e%2e/site-b/a b?c"}), "site-b")
+
+    assert Path(unquote(urlparse(inputs.model.source).path)) == tmp_path / "models" / "%2e%2e" / "site-b" / "a b?c"
 
 
 def test_volumes_beside_a_relative_path_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,22 +2,28 @@
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from stand_in_runs import StandInPlacement, World, a_run
 from trainer_results import BASE, a_profile, good_trainer
 
 from fedpipe_operator import names
+from fedpipe_operator.admission import MAX_RESULT_BYTES, RefusedError, max_update_bytes
+from fedpipe_operator.aggregation.gate import check_size, expected_shapes, max_adapter_bytes
 from fedpipe_operator.api import TrainingSpec
 from fedpipe_operator.planning import DEFAULT_LEARNING_RATE
 from fedpipe_operator.reconcile.reconciler import tasks
 from fedpipe_operator.reconcile.tasks import TaskContext, TaskInputs
 from fedpipe_operator.rounds import Run, StartEvaluation, StartExport, StartProfile, StartTraining
+from fedpipe_operator.rounds.observed import summarize_plan
 from fedpipe_operator.rounds.records import RoundCommit, RoundPlan
-from fedpipe_trainer.contract import Data, ImportanceMethod, Model, ProfileTask, Wire, parse_task
+from fedpipe_trainer import checkpoint
+from fedpipe_trainer.contract import Data, ImportanceMethod, Model, PostForm, ProfileTask, Wire, parse_task
 
 INPUTS = TaskInputs(Model(source="file:///models/toy"), Data(train="/data/train.jsonl", validation="/data/validation.jsonl"))
 INPUTS_WITHOUT_DATA = TaskInputs(Model(source="file:///models/toy"))
@@ -41,6 +47,13 @@ class SignedUrls:
 
     def url_to_write(self, key: str, seconds: int) -> str:
         return f"https://store/{key}?write={seconds}"
+
+
+class SignedForms:
+    """Forms that name the key and the most bytes that they allow."""
+
+    def form_to_write(self, key: str, seconds: int, at_most: int) -> PostForm:
+        return PostForm(url="https://store/bucket", fields={"key": key, "bytes": str(at_most), "seconds": str(seconds)})
 
 
 def a_context(run: Run | None = None) -> TaskContext:
@@ -177,6 +190,69 @@ def test_every_url_expires_soon_after_its_stage_and_after_a_week_at_most(finishe
     task = tasks.training_task(context, StartTraining("site-a", 1, 0), INPUTS, plan=plan_of(finished, 1), previous=None)
 
     assert set(re.findall(r"(?:read|write)=(\d+)", task.to_json())) == {str(valid_seconds)}
+
+
+def bounded(task: Wire) -> dict[str, int]:
+    """The keys that the task writes by form, and with how many bytes at most."""
+    return {form.fields["key"]: int(form.fields["bytes"]) for form in forms_in(task.model_dump())}
+
+
+def forms_in(value: Any) -> Iterator[PostForm]:
+    if isinstance(value, dict) and value.keys() == PostForm.model_fields.keys():
+        yield PostForm.model_validate(value)
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from forms_in(inner)
+
+
+def test_where_the_store_has_forms_every_object_of_a_site_is_bound_by_what_the_admission_takes(finished: World) -> None:
+    context, plan, commit = replace(a_context(), forms=SignedForms()), plan_of(finished, 2), commit_of(finished, 1)
+    profile = tasks.profile_task(context, StartProfile("site-a", 0), INPUTS)
+    train = tasks.training_task(context, StartTraining("site-a", 2, 1, evaluates=True), INPUTS, plan=plan, previous=commit)
+    evaluate = tasks.evaluation_task(context, StartEvaluation("site-a", 2, 0), INPUTS, plan=plan, commit=commit)
+    export = tasks.export_task(context, StartExport(2, 0), INPUTS, plan=summarize_plan(plan), commit=commit_of(finished, 2))
+    adapter = max_adapter_bytes(plan, "site-a")
+
+    assert bounded(profile) == {"profile/site-a/0/result.json": MAX_RESULT_BYTES, "profile/site-a/0/probe": 8 << 20}
+    assert bounded(train) == {
+        "rounds/0002/updates/site-a/1/result.json": max_update_bytes(plan.plans["site-a"]),
+        "rounds/0002/updates/site-a/1/adapter.safetensors": adapter,
+        "rounds/0002/updates/site-a/checkpoint.safetensors": 4 * adapter + 32 * plan.plans["site-a"].steps + 2**16,
+        "rounds/0001/evaluations/site-a/1/result.json": MAX_RESULT_BYTES,
+    }
+    assert bounded(evaluate) == {"rounds/0002/evaluations/site-a/0/result.json": MAX_RESULT_BYTES}
+    assert bounded(export) == {"export/0/result.json": MAX_RESULT_BYTES}, "the files of the export are of no site"
+    assert {verb for task in (profile, train, evaluate) for verb, _ in allowed(task)} == {"read"}
+    check_size(adapter, plan, "site-a")
+    with pytest.raises(RefusedError):
+        check_size(adapter + 1, plan, "site-a")
+
+
+def test_a_form_expires_when_a_url_of_the_task_does(finished: World) -> None:
+    context = replace(a_context(), forms=SignedForms())
+    task = tasks.training_task(context, StartTraining("site-a", 2, 1), INPUTS, plan=plan_of(finished, 2), previous=commit_of(finished, 1))
+    (read,) = set(re.findall(r"\?read=(\d+)", task.to_json()))
+
+    assert isinstance(task.adapter, PostForm)
+    assert task.adapter.fields["seconds"] == read
+
+
+def test_a_checkpoint_of_a_whole_round_fits_into_its_form(finished: World, tmp_path: Path) -> None:
+    plan = plan_of(finished, 2)
+    task = tasks.training_task(
+        replace(a_context(), forms=SignedForms()), StartTraining("site-a", 2, 0), INPUTS, plan=plan, previous=commit_of(finished, 1)
+    )
+    shapes = expected_shapes(plan, "site-a")
+    parameters = {key: torch.nn.Parameter(torch.ones(shape)) for key, shape in shapes.items()}
+    optimizer = torch.optim.AdamW(parameters.values())
+    for parameter in parameters.values():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    steps = plan.plans["site-a"].steps
+    state = checkpoint.TrainingState(micro_batch=1, step=steps, losses=(1.2345678901234567e-05,) * steps)
+    checkpoint.save(tmp_path / "checkpoint", "identity" * 8, state, trainable=parameters, optimizer=optimizer)
+
+    assert (tmp_path / "checkpoint").stat().st_size <= bounded(task)["rounds/0002/updates/site-a/checkpoint.safetensors"]
 
 
 def test_no_task_of_a_run_names_another_sites_objects(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from serving import serving
 
-from fedpipe_trainer.contract import Artifact, FailureReason
+from fedpipe_trainer.contract import Artifact, FailureReason, PostForm
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.transfer import receive, send, without_query
 
@@ -36,8 +37,8 @@ class Store:
 
 
 class StoreServer(ThreadingHTTPServer):
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, handler: type[BaseHTTPRequestHandler] | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), handler or Handler)
         self.store = Store(port=self.server_address[1])
 
 
@@ -54,6 +55,12 @@ class Handler(BaseHTTPRequestHandler):
         if not self.refuse():
             self.server.store.objects[self.path] = content
             self.answer(200, b"")
+
+    def do_POST(self) -> None:
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        if not self.refuse():
+            self.server.store.objects[self.path] = content
+            self.answer(204, b"")
 
     def refuse(self) -> bool:
         store = self.server.store
@@ -112,6 +119,63 @@ def test_an_empty_file_can_be_uploaded_and_downloaded(store: Store, tmp_path: Pa
     send(empty, store.url("empty"))
 
     assert receive(store.url("empty"), tmp_path / "back") == 0
+
+
+def a_form(store: Store) -> PostForm:
+    url = f"http://127.0.0.1:{store.port}/bucket"
+    return PostForm(url=url, fields={"key": "updates/a/adapter.safetensors", "policy": "e30=", "x-amz-signature": "5ec2e7"})
+
+
+def test_a_form_sends_its_fields_and_behind_them_the_file(store: Store, local: Path) -> None:
+    artifact = send(local, a_form(store))
+    fields, _, file = store.objects["/bucket"].partition(b'name="file"; filename="adapter.safetensors"')
+
+    assert artifact == Artifact(name="adapter.safetensors", size=len(CONTENT), sha256=SHA256)
+    assert CONTENT in file
+    assert all(f'name="{name}"\r\n\r\n{value}\r\n'.encode() in fields for name, value in a_form(store).fields.items())
+
+
+def test_a_form_that_fails_is_sent_again_from_the_start_and_its_signature_is_never_shown(
+    store: Store, local: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.statuses = [503, 500]
+    send(local, a_form(store), sleep=lambda _: None)
+    store.statuses = [400]
+    with pytest.raises(TaskFailed) as refused:
+        send(local, a_form(store))
+
+    assert store.requests == ["POST"] * 4
+    assert CONTENT in store.objects["/bucket"]
+    assert refused.value.message.startswith(f"http://127.0.0.1:{store.port}/bucket/updates/a/adapter.safetensors: the store answered 400")
+    assert "5ec2e7" not in caplog.text + refused.value.message
+    assert "updates/a/adapter.safetensors: the store answered 503" in caplog.text
+
+
+class DrainingHandler(Handler):
+    """Keeps nothing of what it receives."""
+
+    def do_PUT(self) -> None:
+        left = int(self.headers["Content-Length"])
+        while left > 0:
+            left -= len(self.rfile.read(min(left, 1 << 16)))
+        self.answer(200, b"")
+
+    def do_POST(self) -> None:
+        self.do_PUT()
+
+
+@pytest.mark.parametrize("is_form", [True, False], ids=["form", "URL"])
+def test_the_memory_of_an_upload_does_not_grow_with_the_file(tmp_path: Path, is_form: bool) -> None:
+    path = tmp_path / "adapter.safetensors"
+    path.write_bytes(bytes(32 << 20))
+    with StoreServer(DrainingHandler) as server, serving(server):
+        form = a_form(server.store)
+        tracemalloc.start()
+        send(path, form if is_form else server.store.url("a"))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+
+    assert peak < 8 << 20
 
 
 def test_a_missing_object_is_not_an_error(store: Store, tmp_path: Path) -> None:

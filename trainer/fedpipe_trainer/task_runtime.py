@@ -13,7 +13,18 @@ from pathlib import Path
 from typing import Final, TypedDict
 
 from fedpipe_trainer import peak_memory, transfer
-from fedpipe_trainer.contract import Artifact, EvaluateTask, ExportTask, FailureReason, Measured, ProfileTask, Progress, RunRef, TrainTask
+from fedpipe_trainer.contract import (
+    Artifact,
+    EvaluateTask,
+    ExportTask,
+    FailureReason,
+    Measured,
+    ProfileTask,
+    Progress,
+    RunRef,
+    TrainTask,
+    Upload,
+)
 from fedpipe_trainer.errors import TaskFailed
 
 AnyTask = ProfileTask | TrainTask | EvaluateTask | ExportTask
@@ -90,10 +101,10 @@ class TaskRuntime:
         """Download an object into the file `to`; False if it does not exist, or the store may not reveal whether it exists."""
         return self._receive(url, to, sha256=None, optional=True) is not None
 
-    def upload(self, path: Path, url: str, *, attempts: int = transfer.ATTEMPTS) -> Artifact:
+    def upload(self, path: Path, to: Upload, *, attempts: int = transfer.ATTEMPTS) -> Artifact:
         """Upload a file atomically, in at most so many attempts; the artifact for the result."""
         with self.phase("transfer"):
-            artifact = transfer.send(path, url, attempts=attempts)
+            artifact = transfer.send(path, to, attempts=attempts)
         self._uploaded += artifact.size
         return artifact
 

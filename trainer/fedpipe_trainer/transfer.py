@@ -1,8 +1,8 @@
-"""Downloads and uploads objects by URL, streamed and hashed. Only this module of the trainer accesses the store.
+"""Downloads and uploads objects by URL or form, streamed and hashed. Only this module of the trainer accesses the store.
 
 A task's URLs are `file://` (a directory store) or `http(s)://` (presigned for one object and one HTTP method). A presigned
-URL is a credential: its query is never logged or reported. Readers of a store never see a partial object: a file is
-written under a temporary name in the same folder and then renamed, and an HTTP PUT is atomic.
+URL is a credential: its query is never logged or reported, and nor are the fields of a form. Readers of a store never see a partial
+object: a file is written under a temporary name in the same folder and then renamed, and an HTTP PUT or POST is atomic.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from fedpipe_trainer.atomic_file import atomic_file
-from fedpipe_trainer.contract import Artifact, FailureReason
+from fedpipe_trainer.contract import Artifact, FailureReason, PostForm, Upload
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.presigned import error_code, may_be_missing
 
@@ -39,6 +39,7 @@ _HINTS: Final = {
     _FORBIDDEN: ": the presigned URL has expired or does not allow this, or there is no such object",
     _NOT_FOUND: ": no such bucket or object",
 }
+_CODE_HINTS: Final = {"EntityTooLarge": ": the file is larger than the task allows"}
 
 _LOG = logging.getLogger(__name__)
 
@@ -99,15 +100,18 @@ def receive(  # noqa: PLR0913 - all but the first two are options
     return size
 
 
-def send(path: Path, url: str, *, attempts: int = ATTEMPTS, sleep: Sleep = time.sleep) -> Artifact:
-    """Upload the file `path` to `url`, replacing an existing object; the artifact for the result.
+def send(path: Path, to: Upload, *, attempts: int = ATTEMPTS, sleep: Sleep = time.sleep) -> Artifact:
+    """Upload the file `path` by URL or form, replacing an existing object; the artifact for the result.
 
     Raises:
         TaskFailed: TransferFailed, the store refuses the request, is full, or is unreachable.
     """
     artifact = describe(path)
-    put = _put_file if urlsplit(url).scheme == "file" else _put_http
-    _retry(lambda: put(path, url), url=url, attempts=attempts, sleep=sleep)
+    if isinstance(to, PostForm):
+        url, write = _url_of(to), partial(_post_http, path, to)
+    else:
+        url, write = to, partial(_put_file if urlsplit(to).scheme == "file" else _put_http, path, to)
+    _retry(write, url=url, attempts=attempts, sleep=sleep)
     return artifact
 
 
@@ -184,6 +188,21 @@ def _put_http(path: Path, url: str) -> None:
         _check_status(response, url, _read_error_code(response))
 
 
+def _post_http(path: Path, form: PostForm) -> None:
+    with (
+        _translate_transport_errors(),
+        path.open("rb") as file,
+        # httpx streams the file, whose length it asks first, and puts it behind the fields, as S3 requires.
+        httpx.stream("POST", form.url, data=dict(form.fields), files={"file": (path.name, file)}, timeout=_TIMEOUT) as response,
+    ):
+        _check_status(response, _url_of(form), _read_error_code(response))
+
+
+def _url_of(form: PostForm) -> str:
+    """The URL of the form's object, for messages."""
+    return f"{form.url}/{form.fields.get('key', '')}"
+
+
 def _path(url: str) -> Path:
     return Path(unquote(urlsplit(url).path))
 
@@ -225,7 +244,7 @@ def _check_status(response: httpx.Response, url: str, code: str) -> None:
     message = f"the store answered {status} {response.reason_phrase}".rstrip() + (f" ({code})" if code else "")
     if status == _TOO_MANY_REQUESTS or status in _SERVER_ERRORS:
         raise _TransientError(message, retry_after=_retry_after(response))
-    raise _transfer_failed(f"{without_query(url)}: {message}{_HINTS.get(status, '')}")
+    raise _transfer_failed(f"{without_query(url)}: {message}{_CODE_HINTS.get(code) or _HINTS.get(status, '')}")
 
 
 def _retry_after(response: httpx.Response) -> float:

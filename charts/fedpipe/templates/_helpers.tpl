@@ -131,6 +131,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: {{ .Values.pendingGraceSeconds | int64 | quote }}
 - name: FEDPIPE_MAX_CONCURRENT_RECONCILES
   value: {{ .Values.maxConcurrentReconciles | int64 | quote }}
+- name: FEDPIPE_PRIORITY_CLASSES
+  value: {{ join "," .Values.priorityClasses | quote }}
 - name: FEDPIPE_STORE_POLICY
   value: {{ .Values.storePolicy | toJson | quote }}
 - name: FEDPIPE_HEALTH_PORT

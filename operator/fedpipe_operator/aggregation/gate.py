@@ -108,10 +108,15 @@ def check_size(size: int, plan: RoundPlan, site: str) -> None:
     Raises:
         RefusedError: `TooLarge`.
     """
-    shapes = expected_shapes(plan, site)
-    most = sum(_ITEM_BYTES * math.prod(shape) for shape in shapes.values()) + max_header_bytes(shapes)
+    most = max_adapter_bytes(plan, site)
     if size > most:
         raise RefusedError(RefusalReason.TOO_LARGE, f"adapter of site {site}: found {size} bytes, expected at most {most}")
+
+
+def max_adapter_bytes(plan: RoundPlan, site: str) -> int:
+    """Of the adapter of this site, which has a plan in the round."""
+    shapes = expected_shapes(plan, site)
+    return sum(_ITEM_BYTES * math.prod(shape) for shape in shapes.values()) + max_header_bytes(shapes)
 
 
 def max_header_bytes(shapes: Mapping[str, tuple[int, ...]]) -> int:

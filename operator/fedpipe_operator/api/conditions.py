@@ -106,3 +106,5 @@ class Reason(StrEnum):
     """No node has the labels of `nodeSelector`."""
     CAPACITY_TOO_LARGE = "CapacityTooLarge"
     """No node of the pool has the capacity that `capacity` claims, even when idle."""
+    PRIORITY_CLASS_NOT_ALLOWED = "PriorityClassNotAllowed"
+    """The priority class that `podTemplate` names is none of those that the operator's administrator allows."""

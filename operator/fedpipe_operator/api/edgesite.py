@@ -1,11 +1,12 @@
 """`EdgeSite`: where a site's trainer pods may run, the capacity of that node pool, and where the site's private data is."""
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from fedpipe_operator.api.meta import API_VERSION, AnnotationMap, ApiModel, Condition, LabelMap, Metadata, Name, ObjectName
+from fedpipe_operator.api.meta import API_VERSION, ApiModel, Condition, LabelMap, Metadata, Name, ObjectName
+from fedpipe_operator.api.pod_template import PodTemplate, Toleration
 from fedpipe_operator.api.quantities import Quantity
 from fedpipe_operator.api.training import Column
 
@@ -61,25 +62,6 @@ class SiteData(ApiModel):
     """The volume that holds the data."""
 
 
-class Toleration(ApiModel):
-    """A Kubernetes toleration, for pools whose nodes are tainted."""
-
-    key: Annotated[str, Field(max_length=253)] | None = None
-    operator: Literal["Exists", "Equal"] = "Equal"
-    value: Annotated[str, Field(max_length=253)] | None = None
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    toleration_seconds: Annotated[int, Field(ge=0, le=31536000)] | None = None
-
-
-class PodOverrides(ApiModel):
-    """Labels, annotations and spec fields that are added to the site's trainer pods."""
-
-    labels: LabelMap = {}
-    annotations: AnnotationMap = {}
-    spec: Annotated[dict[str, Any], Field(max_length=64)] = {}
-    """Merged into the pod's spec, whose security settings cannot be overridden."""
-
-
 class RunSelector(ApiModel):
     """Selects the runs that have one of these names and carry all these labels. Without both: all of the namespace."""
 
@@ -124,11 +106,13 @@ class EdgeSiteSpec(ApiModel):
     node_selector: LabelMap = {}
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] = ()
     runtime_class_name: ObjectName | None = None
-    pod_template: PodOverrides | None = None
+    pod_template: PodTemplate | None = None
     capacity: Capacity = Capacity()
     data: SiteData
     cache: Volume | None = None
     """The volume where the site's trainers keep base models and activations from one task to the next, in a folder of the namespace."""
+    model_claims: Annotated[tuple[ObjectName, ...], Field(max_length=100)] = ()
+    """Claims that a run may name as its model, `pvc://CLAIM/folder`: none of them one that holds the data or the cache of a site."""
     policy: DataPolicy = DataPolicy()
     max_concurrent_jobs: Annotated[int, Field(ge=1, le=64)] = 1
 
@@ -136,6 +120,14 @@ class EdgeSiteSpec(ApiModel):
     def _require_a_cache_apart_from_the_data(self) -> "EdgeSiteSpec":
         if self.cache is not None and self.cache == self.data.volume:
             raise ValueError("cache names the claim of data.volume, which trainers only read: name another claim, which they write to")
+        return self
+
+    @model_validator(mode="after")
+    def _require_models_apart_from_data_and_cache(self) -> "EdgeSiteSpec":
+        for volume in (self.data.volume, self.cache):
+            if volume is not None and volume.persistent_volume_claim.claim_name in self.model_claims:
+                claim = volume.persistent_volume_claim.claim_name
+                raise ValueError(f"modelClaims names {claim}, which holds the site's data or cache: keep models in a claim of their own")
         return self
 
 

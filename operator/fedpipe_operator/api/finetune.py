@@ -1,7 +1,7 @@
 """`FederatedFineTune`: a base model, a task, the sites, the rounds and the store. One object is one run."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,7 @@ SOURCE_PATTERN = r"^(file:///.+|hf://[^/@]+/[^/@]+@[^/@]+|s3://[^/]+/.+|pvc://[a
 BUCKET_PATTERN = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
 PREFIX_PATTERN = r"^([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?$"
 ENDPOINT_PATTERN = r"^https?://[^/]+$"
+CLAIM_SCHEME: Final = "pvc://"
 
 
 class ModelSpec(ApiModel):
@@ -26,6 +27,11 @@ class ModelSpec(ApiModel):
 
     source: Annotated[str, Field(pattern=SOURCE_PATTERN, max_length=1024)]
     """`hf://org/name@revision`, `s3://bucket/folder`, `pvc://claim/folder`, or `file:///folder` on the machine of the trainer."""
+
+    @property
+    def claim(self) -> str | None:
+        """The claim that holds the model; None for a model elsewhere."""
+        return self.source.removeprefix(CLAIM_SCHEME).partition("/")[0] if self.source.startswith(CLAIM_SCHEME) else None
 
 
 class Selector(ApiModel):

@@ -129,7 +129,8 @@ def _unknown_field(path: FieldPath, parent: Schema, schema: Schema) -> str:
     elsewhere = [field for field in _field_paths(schema, schema) if field[-1] == name and field[0] == path[0]]
     if elsewhere:
         return f"unknown field: did you mean {format_path(elsewhere[0])}?"
-    return f"unknown field: the fields here are {', '.join(siblings)}"
+    only = ", and a site adds nothing else to its pods" if "podTemplate" in path[:-1] else ""
+    return f"unknown field: the fields here are {', '.join(siblings)}{only}"
 
 
 def _field_paths(schema: Schema, root: Schema, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -13,6 +13,7 @@ from fedpipe_operator.api.documents import Problem
 from fedpipe_operator.api.parse import ParsedObject, read_documents
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.rounds.consent import left_out, missing_for_rule_of, missing_sites
+from fedpipe_operator.rounds.model_claims import private_claims
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def _denied_runs(found: Sequence[ParsedObject]) -> list[Problem]:
     problems = []
     for entry in found:
         if isinstance(entry.value, FederatedFineTune):
-            run = Run(entry.value, tuple(site for site in sites if matches(entry.value, site)))
+            private = private_claims(sites, entry.value.metadata.namespace)
+            run = Run(entry.value, tuple(site for site in sites if matches(entry.value, site)), private_claims=private)
             without = left_out(run)
             message = missing_sites(run, without) or (missing_for_rule_of(run, without) if run.sites else "")
             problems += [entry.document.problem(("spec", "sites"), message)] if message else []

@@ -25,6 +25,7 @@ from fedpipe_operator.local.run_folder import RunFolder
 from fedpipe_operator.local.session import Session
 from fedpipe_operator.reconcile.placement import in_folders
 from fedpipe_operator.rounds import Run
+from fedpipe_operator.rounds.model_claims import private_claims
 from fedpipe_operator.store.address import BucketAddress, DirectoryAddress
 
 T = TypeVar("T")
@@ -116,7 +117,7 @@ def open_run(resource: FederatedFineTune, sites: list[EdgeSite], options: Option
         resource = folder.resume(on_edit=lambda: console.print(_EDITED, style="yellow", soft_wrap=True))
         with _backend(folder, options) as backend, Display(console) as display:
             session = Session(
-                run=Run(resource, select_sites(resource, sites)),
+                run=Run(resource, select_sites(resource, sites), private_claims=private_claims(sites, resource.metadata.namespace)),
                 backend=backend,
                 placement=in_folders(options.volumes),
                 address=store_address(resource, folder, s3=options.s3),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from fedpipe_operator.api import EdgeSite, parse_duration
+from fedpipe_operator.api import EdgeSite, Reason, parse_duration
 from fedpipe_operator.api.meta import ANNOTATION_MESSAGE, ANNOTATION_REASON
 from fedpipe_operator.backend import Job, JobResources, JobState, JobStatus, TaskKind
 from fedpipe_operator.cluster.api import JOBS, SECRETS, Api
@@ -24,9 +24,11 @@ from fedpipe_operator.sites import Node, PoolProblem, find_pool_problem
 FINAL: Final = frozenset({"NoNode", "CapacityTooLarge", "VolumeMissing"})
 """Reasons why a pod cannot start that another attempt would meet again."""
 
+_OF_THE_SITE: Final = frozenset({REFUSED, Reason.PRIORITY_CLASS_NOT_ALLOWED})
+
 
 class RefusedJob(NamedTuple):
-    """A Job that the API server refused, usually for what the site's podTemplate adds: it costs the site, not the run."""
+    """A Job that the API server or the operator's own settings refuse for what its site adds: it costs the site, not the run."""
 
     status: JobStatus
     generation: int
@@ -82,7 +84,7 @@ class ClusterBackend:
                 self._create(job, task_json, resources)
             except BaseException as error:
                 self.cluster.expectations.withdrawn(expected)
-                if not (isinstance(error, UserError) and error.reason == REFUSED and job.site):
+                if not (isinstance(error, UserError) and error.reason in _OF_THE_SITE and job.site):
                     raise
                 self._remember_refused(job, error)
 

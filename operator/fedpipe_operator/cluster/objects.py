@@ -55,6 +55,14 @@ def read_status(body: Body, kind: type[Status]) -> Status:
         return kind()
 
 
+def private_claims_of(body: Body) -> list[str]:
+    """The claims that hold the data and the cache of this site, whether or not the rest of its spec is valid."""
+    spec = body.get("spec") or {}
+    volumes = ((spec.get("data") or {}).get("volume"), spec.get("cache"))
+    claims = ((volume.get("persistentVolumeClaim") or {}).get("claimName") for volume in volumes if volume)
+    return [claim for claim in claims if claim]
+
+
 class NamespacedName(NamedTuple):
     """The identity of a namespaced object."""
 

@@ -20,6 +20,7 @@ from fedpipe_operator.cluster.status_writer import RUN, ClusterStatusWriter
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.manifests import labels_of
 from fedpipe_operator.manifests.metadata import round_labels
+from fedpipe_operator.manifests.model_folders import require_folder_of_the_image
 from fedpipe_operator.reconcile.observe import ObjectCache
 from fedpipe_operator.reconcile.placement import in_pods
 from fedpipe_operator.reconcile.reconciler import Reconciler, ReconcileResult
@@ -57,6 +58,8 @@ class RunView:
     """All runs' Jobs, by site."""
     nodes: Sequence[Node] | None
     """None if the operator does not watch nodes."""
+    private_claims: frozenset[str] = frozenset()
+    """Those that hold the data or the cache of a site of the namespace, of one with an invalid spec too."""
 
 
 @dataclass
@@ -104,7 +107,8 @@ class RunReconciler:
         if isinstance(resource, list):
             self._report_invalid(body, resource)
             return None
-        run = Run(resource, tuple(sorted((site for site in view.sites if matches(resource, site)), key=lambda site: site.name)))
+        sites = sorted((site for site in view.sites if matches(resource, site)), key=lambda site: site.name)
+        run = Run(resource, tuple(sites), private_claims=view.private_claims)
         state = self._states.setdefault(resource.metadata.uid, _RunState(PodDiagnostics(self.cluster.api)))
         sync_finalizer(body, resource, self.cluster.api)
         if is_over(resource):
@@ -139,6 +143,7 @@ class RunReconciler:
 
     def _reconcile(self, run: Run, view: RunView, state: _RunState) -> ReconcileResult:
         require_unchanged(run.resource)
+        require_folder_of_the_image(run.spec.model.source)
         connection, meta = self.stores.of(run), run.resource.metadata
         backend = ClusterBackend(
             cluster=self.cluster,

@@ -1,7 +1,7 @@
 """One reconcile of an `EdgeSite` on a cluster: its pool's nodes and its profiles in, its status out."""
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ from fedpipe_operator.api.conditions import SiteCondition
 from fedpipe_operator.api.edgesite import CapacityStatus, EdgeSiteStatus, MeasuredCapacity
 from fedpipe_operator.cluster.objects import read_body, read_status
 from fedpipe_operator.cluster.status_writer import SITE, ClusterStatusWriter
+from fedpipe_operator.manifests.additions import priority_problem
 from fedpipe_operator.rounds import Event, Observed, Run
 from fedpipe_operator.rounds.conditions import Observation, conditions_of
 from fedpipe_operator.rounds.round_plan import completed_profiles
@@ -38,6 +39,8 @@ class SiteReconciler:
 
     status_writer: ClusterStatusWriter
     clock: Callable[[], float]
+    priority_classes: Collection[str] = ()
+    """Those that sites may name."""
     _measured: dict[tuple[str, str], MeasuredCapacity] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -84,10 +87,17 @@ class SiteReconciler:
             discovered=None if view.nodes is None else discovered_capacity(site, view.nodes),
             measured=measured or known,
         )
-        conditions = self._conditions(_observations(site, view.nodes), before, site.metadata)
+        conditions = self._conditions(self._observations(site, view.nodes), before, site.metadata)
         return EdgeSiteStatus(
             observed_generation=site.metadata.generation, conditions=conditions, capacity=capacity, active_runs=view.active_runs
         )
+
+    def _observations(self, site: EdgeSite, nodes: Sequence[Node] | None) -> tuple[Observation, ...]:
+        capacity, refused = _capacity_met(site, nodes), priority_problem(site, self.priority_classes)
+        ready = capacity._replace(type=SiteCondition.READY)
+        if refused is not None:
+            ready = Observation(SiteCondition.READY, False, Reason.PRIORITY_CLASS_NOT_ALLOWED, refused)
+        return Observation(SiteCondition.VALID, True, Reason.SPEC_VALID), capacity, ready
 
     def _conditions(self, observations: Iterable[Observation], before: EdgeSiteStatus, meta: Metadata) -> tuple[Condition, ...]:
         return conditions_of(observations, before.conditions, kinds=SiteCondition, generation=meta.generation, now=self.clock())
@@ -124,19 +134,16 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, _DIGITS)
 
 
-def _observations(site: EdgeSite, nodes: Sequence[Node] | None) -> tuple[Observation, ...]:
+def _capacity_met(site: EdgeSite, nodes: Sequence[Node] | None) -> Observation:
     met = SiteCondition.CAPACITY_MET
     if nodes is None:
-        capacity = Observation(met, True, Reason.NODES_NOT_SEEN, "the operator does not watch nodes: the claim is not checked")
-    elif (wrong := find_pool_problem(site, nodes)) is not None:
-        capacity = Observation(met, False, wrong.reason, wrong.message)
-    else:
-        capacity = Observation(met, True, Reason.NODES_FOUND)
-    return Observation(SiteCondition.VALID, True, Reason.SPEC_VALID), capacity, capacity._replace(type=SiteCondition.READY)
+        return Observation(met, True, Reason.NODES_NOT_SEEN, "the operator does not watch nodes: the claim is not checked")
+    wrong = find_pool_problem(site, nodes)
+    return Observation(met, True, Reason.NODES_FOUND) if wrong is None else Observation(met, False, wrong.reason, wrong.message)
 
 
 def _events(before: EdgeSiteStatus, after: EdgeSiteStatus) -> tuple[Event, ...]:
-    """One event when the pool becomes able, or unable, to carry the claim."""
+    """One event when the site becomes able, or unable, to run trainer pods."""
     known = {(one.type, one.reason) for one in before.conditions}
     return tuple(
         Event(one.reason, one.message or "a node of the pool can carry the claim", warning=one.status is ConditionStatus.FALSE)

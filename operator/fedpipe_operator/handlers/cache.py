@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from fedpipe_operator.api import ConditionType, EdgeSite
 from fedpipe_operator.cluster import KubeJob, RunView, SiteView
-from fedpipe_operator.cluster.objects import version_of
+from fedpipe_operator.cluster.objects import private_claims_of, version_of
 from fedpipe_operator.handlers.enqueue import Key
 from fedpipe_operator.sites import Node
 
@@ -68,6 +68,7 @@ class WatchCache:
             jobs={job.job.name: job for job in jobs},
             at_sites={site.name: tuple(self.jobs_at_sites.get((key.namespace, site.name), ())) for site in sites},
             nodes=self._nodes(),
+            private_claims=self._private_claims(key.namespace),
         )
 
     def site_view(self, key: Key) -> SiteView | None:
@@ -84,6 +85,10 @@ class WatchCache:
         """Sites with all these labels. The smallest group is searched: a run takes few of a namespace's many sites."""
         groups = [self.sites.get((namespace, label), ()) for label in labels_of(wanted)]
         return [site for site in min(groups, key=len) if wanted.items() <= site.metadata.labels.items()]
+
+    def _private_claims(self, namespace: str) -> frozenset[str]:
+        found = (bodies for (of, _), bodies in self.site_bodies.items() if of == namespace)
+        return frozenset(claim for bodies in found for body in bodies for claim in private_claims_of(body))
 
     def _nodes(self) -> tuple[Node, ...] | None:
         return None if self.nodes is None else tuple(sorted(self.nodes.get(None, ()), key=lambda node: node.name))

@@ -4,10 +4,10 @@ import math
 from typing import Any, Final
 
 from fedpipe_operator.api import EdgeSite, parse_duration, parse_quantity
-from fedpipe_operator.api.edgesite import PodOverrides
 from fedpipe_operator.backend import Job, JobResources
+from fedpipe_operator.manifests.additions import pool_template
 from fedpipe_operator.manifests.metadata import metadata, object_name
-from fedpipe_operator.manifests.pods import SCRATCH, task_argument, task_pod, with_overrides
+from fedpipe_operator.manifests.pods import SCRATCH, task_argument, task_pod
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.settings import Settings
 from fedpipe_trainer.contract import ExitCode
@@ -17,7 +17,6 @@ Plain = dict[str, Any]
 DATA_FOLDER: Final = "/data"
 MODEL_FOLDER: Final = "/model"
 CACHE_FOLDER: Final = "/cache"
-CLAIM_SCHEME: Final = "pvc://"
 CREDENTIALS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 """Keys of the Secret that a store's `credentialsSecretRef` names, and the variables in which boto3 looks for them."""
 _CPU_REQUEST: Final = 0.5
@@ -35,7 +34,11 @@ _BACKSTOP_SECONDS: Final = 300
 
 
 def trainer_job(run: Run, job: Job, site: EdgeSite | None, resources: JobResources, settings: Settings) -> Plain:
-    """The Job for a trainer's task; `site` is None for an export, which needs no data and may run on any node."""
+    """The Job for a trainer's task; `site` is None for an export, which needs no data and may run on any node.
+
+    Raises:
+        UserError: `PriorityClassNotAllowed`.
+    """
     claims = _claims(run, site)
     cache = [site.spec.cache.persistent_volume_claim.claim_name] if site and site.spec.cache else []
     container = {
@@ -55,7 +58,9 @@ def trainer_job(run: Run, job: Job, site: EdgeSite | None, resources: JobResourc
         {"name": name, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}} for name, (_, claim) in claims.items()
     ]
     spec["volumes"] += [{"name": "cache", "persistentVolumeClaim": {"claimName": claim}} for claim in cache]
-    return _job(run, job, _pool_template(run, job, spec, site), settings)
+    labels = metadata(run, job)["labels"]
+    template = pool_template(site, labels, spec, settings) if site else {"metadata": {"labels": labels}, "spec": spec}
+    return _job(run, job, template, settings)
 
 
 def aggregation_job(run: Run, job: Job, settings: Settings) -> Plain:
@@ -117,9 +122,8 @@ def _credentials(run: Run) -> list[Plain]:
 def _claims(run: Run, site: EdgeSite | None) -> dict[str, tuple[str, str]]:
     """Volumes by name: where each is mounted, and its claim."""
     claims = {"data": (DATA_FOLDER, site.spec.data.volume.persistent_volume_claim.claim_name)} if site else {}
-    source = run.spec.model.source
-    if source.startswith(CLAIM_SCHEME):
-        claims["model"] = (MODEL_FOLDER, source.removeprefix(CLAIM_SCHEME).partition("/")[0])
+    if run.spec.model.claim is not None:
+        claims["model"] = (MODEL_FOLDER, run.spec.model.claim)
     return claims
 
 
@@ -163,20 +167,3 @@ def _requested_memory(resources: JobResources, *, on_gpu: bool) -> int | None:
         return None
     requested = int(resources.expected_bytes * _MEMORY_REQUEST)
     return requested if resources.memory_bytes is None else min(requested, resources.memory_bytes)
-
-
-def _pool_template(run: Run, job: Job, spec: Plain, site: EdgeSite | None) -> Plain:
-    """The pod template, on the nodes of the site's pool and with its administrator's additions."""
-    labels = metadata(run, job)["labels"]
-    if site is None:
-        return {"metadata": {"labels": labels}, "spec": spec}
-    pool = site.spec
-    spec |= {"nodeSelector": pool.node_selector} if pool.node_selector else {}
-    if pool.tolerations:
-        spec["tolerations"] = [one.model_dump(by_alias=True, exclude_none=True) for one in pool.tolerations]
-    if pool.runtime_class_name:
-        spec["runtimeClassName"] = pool.runtime_class_name
-    added = pool.pod_template or PodOverrides()
-    credentials = run.spec.store.credentials_secret_ref
-    meta = {"labels": dict(added.labels) | labels, "annotations": dict(added.annotations)}
-    return {"metadata": meta, "spec": with_overrides(spec, added.spec, credentials.name if credentials else None)}

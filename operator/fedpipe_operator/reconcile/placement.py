@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from fedpipe_operator.api import EdgeSite, parse_duration, parse_quantity
+from fedpipe_operator.api.finetune import CLAIM_SCHEME
 from fedpipe_operator.backend import JobResources
-from fedpipe_operator.manifests.jobs import CACHE_FOLDER, CLAIM_SCHEME, DATA_FOLDER, MODEL_FOLDER
+from fedpipe_operator.manifests.jobs import CACHE_FOLDER, DATA_FOLDER, MODEL_FOLDER
 from fedpipe_operator.reconcile.tasks import TaskInputs, url_seconds
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.store import Credentials, Guard, credentials_in, model_in_bucket
@@ -48,9 +49,10 @@ class ClaimPlacement:
 
     def _model(self, run: Run) -> Model:
         source, store = run.spec.model.source, run.spec.store
-        if source.startswith(CLAIM_SCHEME):
-            claim, _, path = source.removeprefix(CLAIM_SCHEME).partition("/")
-            return Model(source=f"file://{self.model_folder(claim)}/{path}")
+        if (claim := run.spec.model.claim) is not None:
+            folder = source.removeprefix(CLAIM_SCHEME).removeprefix(f"{claim}/")
+            # Quoted: a trainer would read %2E%2E in the path as the folder above the volume.
+            return Model(source=Path(self.model_folder(claim), folder).as_uri())
         if source.startswith(_S3_SCHEME):
             seconds = url_seconds(parse_duration(run.spec.rounds.deadline))
             return model_in_bucket(source, store, seconds=seconds, credentials=self.credentials(), guard=self.guard)

@@ -101,7 +101,7 @@ class Reconciler:
 
     def _apply(self, action: Action, run: Run, observed: Observed, now: float) -> None:
         """Apply one action. Each is safe to apply twice: names are fixed, and creation is create-if-absent."""
-        context = tasks.TaskContext(run, self.store, observed, now)
+        context = tasks.TaskContext(run, self.store, observed, now, forms=self.store)
         match action:
             case StartProfile(site, attempt):
                 profile = tasks.profile_task(context, action, self.placement.inputs(run, site), observed.plans.get(1))

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, TypedDict
 
 from fedpipe_operator import conversion, names
+from fedpipe_operator.admission import MAX_RESULT_BYTES, max_update_bytes
+from fedpipe_operator.aggregation.gate import max_adapter_bytes
 from fedpipe_operator.api import FineTuneSpec, PlanningMode, parse_duration
 from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.planning import range_test, rate_of
@@ -26,12 +28,18 @@ from fedpipe_trainer.contract import (
     GlobalAdapter,
     Hyperparameters,
     Model,
+    PostForm,
     ProfileTask,
     TrainEvaluation,
     TrainTask,
+    Upload,
 )
-from fedpipe_trainer.contract.task import EXPORT_ADAPTER_FILES, EXPORT_MERGED_FILES
+from fedpipe_trainer.contract.task import EXPORT_ADAPTER_FILES, EXPORT_MERGED_FILES, PROBE_BYTES
 
+_TENSORS_OF_A_PARAMETER: Final = 4
+_BYTES_OF_A_LOSS: Final = 32
+_BYTES_OF_A_STATE: Final = 2**16
+"""Of a checkpoint, beside these: counts, and the states of random generators."""
 _MAX_VALIDITY_SECONDS: Final = 7 * 24 * 3600
 """The longest validity of a presigned S3 URL."""
 _LEAST_SECONDS: Final = 1.0
@@ -56,6 +64,14 @@ class Urls(Protocol):
         ...
 
 
+class Forms(Protocol):
+    """The part of a store that makes presigned forms."""
+
+    def form_to_write(self, key: str, seconds: int, at_most: int) -> PostForm | None:
+        """A form that writes this object, of at most so many bytes, and nothing else; None if the store has none."""
+        ...
+
+
 @dataclass(frozen=True)
 class TaskInputs:
     """The model and the data of a site's trainer."""
@@ -77,6 +93,8 @@ class TaskContext:
     """Unix seconds."""
     stage_seconds: float = 0.0
     """Until the stage of the task ends: its URLs expire soon after that. Set by `in_stage`."""
+    forms: Forms | None = None
+    """None: everything is written by URL."""
 
     @property
     def spec(self) -> FineTuneSpec:
@@ -100,8 +118,13 @@ class TaskContext:
         return self.urls.url_to_read(key, url_seconds(self.stage_seconds))
 
     def write(self, key: str) -> str:
-        """A URL that writes this key."""
+        """A URL that writes this key, with as many bytes as it may be."""
         return self.urls.url_to_write(key, url_seconds(self.stage_seconds))
+
+    def bounded_write(self, key: str, at_most: int) -> Upload:
+        """How this key is written, with at most so many bytes where the store can bind that."""
+        form = self.forms.form_to_write(key, url_seconds(self.stage_seconds), at_most) if self.forms else None
+        return self.write(key) if form is None else form
 
 
 def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs, first: PlanSummary | None = None) -> ProfileTask:
@@ -115,7 +138,7 @@ def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs,
         attempt=action.attempt,
         model=inputs.model.model_copy(update={"commit": first.model_commit}) if first else inputs.model,
         deadline_seconds=context.stage_seconds,
-        result=context.write(names.profile_result(action.site, action.attempt)),
+        result=context.bounded_write(names.profile_result(action.site, action.attempt), MAX_RESULT_BYTES),
         objective=conversion.objective(context.spec.task),
         data=_data(inputs),
         **_consent(context, action.site, contributors=least_contributors(context.run, action.site)),
@@ -129,7 +152,7 @@ def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs,
         range_test=None if first else range_test(context.spec),  # the rate is chosen with the first plan
         seed=context.spec.training.seed,
         reuse=site is not None and site.spec.cache is not None,
-        probe_write=context.write(probe),
+        probe_write=context.bounded_write(probe, PROBE_BYTES),
         probe_read=context.read(probe),
         basis=basis_of(site) if site else None,
     )
@@ -141,6 +164,7 @@ def training_task(
     """The task that trains one round from the previous round's global adapter, and first evaluates that adapter if it is asked to."""
     site, round_, attempt = action.site, action.round, action.attempt
     context = context.in_stage(TaskKind.TRAIN, round_)
+    adapter_bytes = max_adapter_bytes(plan, site)
     return TrainTask(
         run=context.run.ref,
         site=site,
@@ -148,7 +172,7 @@ def training_task(
         attempt=attempt,
         model=_as_planned(inputs.model, plan),
         deadline_seconds=context.stage_seconds,
-        result=context.write(names.update_result(round_, site, attempt)),
+        result=context.bounded_write(names.update_result(round_, site, attempt), max_update_bytes(plan.plans[site])),
         objective=conversion.objective(context.spec.task, plan.labels),
         data=_data(inputs),
         **_consent(context, site, contributors=_contributors(context, plan, site)),
@@ -157,9 +181,9 @@ def training_task(
         hyperparameters=hyperparameters_of(plan, context.spec),
         global_adapter=_global_adapter(context, previous),
         evaluation=_evaluation_before(context, action, plan) if action.evaluates else None,
-        adapter=context.write(names.update_adapter(round_, site, attempt)),
+        adapter=context.bounded_write(names.update_adapter(round_, site, attempt), adapter_bytes),
         checkpoint_read=context.read(names.checkpoint(round_, site)),
-        checkpoint_write=context.write(names.checkpoint(round_, site)),
+        checkpoint_write=context.bounded_write(names.checkpoint(round_, site), _checkpoint_bytes(adapter_bytes, plan.plans[site].steps)),
     )
 
 
@@ -179,7 +203,7 @@ def _evaluation_before(context: TaskContext, action: StartTraining, plan: RoundP
         round=round_,
         evaluation=_evaluation(context, action.site),
         batch_size=action.micro_batch or plan.plans[action.site].micro_batch,
-        result=context.write(names.evaluation_result(round_, action.site, action.attempt)),
+        result=context.bounded_write(names.evaluation_result(round_, action.site, action.attempt), MAX_RESULT_BYTES),
     )
 
 
@@ -195,7 +219,7 @@ def evaluation_task(
         attempt=action.attempt,
         model=_as_planned(inputs.model, plan),
         deadline_seconds=context.stage_seconds,
-        result=context.write(names.evaluation_result(action.round, action.site, action.attempt)),
+        result=context.bounded_write(names.evaluation_result(action.round, action.site, action.attempt), MAX_RESULT_BYTES),
         objective=conversion.objective(context.spec.task, plan.labels),
         data=_data(inputs),
         # A baseline's adapter is another site's: what this one sends is mixed with the other evaluations.
@@ -220,12 +244,17 @@ def export_task(context: TaskContext, action: StartExport, inputs: TaskInputs, *
         attempt=action.attempt,
         model=_as_planned(inputs.model, plan),
         deadline_seconds=context.stage_seconds,
-        result=context.write(names.export_result(action.attempt)),
+        result=context.bounded_write(names.export_result(action.attempt), MAX_RESULT_BYTES),
         objective=conversion.objective(context.spec.task, plan.labels),
         global_adapter=adapter,
         adapter_files=_urls_to_write(context, names.EXPORT_ADAPTER, EXPORT_ADAPTER_FILES if context.spec.export.adapter else ()),
         merged_files=_urls_to_write(context, names.EXPORT_MERGED, EXPORT_MERGED_FILES if context.spec.export.merged else ()),
     )
+
+
+def _checkpoint_bytes(adapter_bytes: int, steps: int) -> int:
+    """Of a training's checkpoint, at most: each parameter with the two moments of AdamW and its number of steps, and each step's loss."""
+    return _TENSORS_OF_A_PARAMETER * adapter_bytes + _BYTES_OF_A_LOSS * steps + _BYTES_OF_A_STATE
 
 
 def _urls_to_write(context: TaskContext, folder: str, files: tuple[str, ...]) -> Mapping[str, str]:

@@ -29,7 +29,7 @@ def local_only_run(run: Run, site: str, rounds: int) -> Run:
     # A rule that needs many updates cannot have them of one site, whose only update is the mean.
     mean = spec.aggregation.model_copy(update={"rule": AggregationRule.MEAN})
     child_spec = spec.model_copy(update={"rounds": one_round, "aggregation": mean, "export": ExportSpec(adapter=False, merged=False)})
-    return Run(FederatedFineTune(metadata=metadata, spec=child_spec), run.sites, baseline_of=run.name)
+    return Run(FederatedFineTune(metadata=metadata, spec=child_spec), run.sites, baseline_of=run.name, private_claims=run.private_claims)
 
 
 def local_only_plan(first: RoundPlan, site: str, rounds: int) -> RoundPlan:

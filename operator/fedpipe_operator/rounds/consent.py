@@ -1,4 +1,4 @@
-"""The data owners' consent: which sites' policies allow a run, and which sites may be mixed. Pure.
+"""The data owners' consent: which sites allow a run and its model, and which sites may be mixed. Pure.
 
 The policies are evaluated by the functions of the contract, by which each trainer evaluates them again.
 """
@@ -10,6 +10,7 @@ from typing import Final
 from fedpipe_operator import conversion
 from fedpipe_operator.api import DataPolicy, EdgeSite
 from fedpipe_operator.api.aggregation import AggregationRule, AggregationSpec
+from fedpipe_operator.rounds.model_claims import claim_problem
 from fedpipe_operator.rounds.observed import Run
 from fedpipe_operator.rounds.policies import missing_for_rule, needed_updates
 from fedpipe_trainer.contract import DataUse, FailureReason, Plan, denial
@@ -21,7 +22,7 @@ _DEFAULT: Final = DataPolicy()
 
 
 def denials(run: Run) -> dict[str, str]:
-    """By site whose policy does not allow the run, however many sites there are: the reason."""
+    """By site that does not allow the run or its model, however many sites there are: the reason."""
     metadata = run.resource.metadata
     use = DataUse(
         run=run.baseline_of or metadata.name,
@@ -29,7 +30,7 @@ def denials(run: Run) -> dict[str, str]:
         objective=conversion.objective(run.spec.task),
         contributors=sys.maxsize,
     )
-    return {site.name: reason for site in run.sites if (reason := _denial(site, use))}
+    return {site.name: reason for site in run.sites if (reason := _denial(site, use) or claim_problem(run, site))}
 
 
 def left_out(run: Run) -> dict[str, str]:

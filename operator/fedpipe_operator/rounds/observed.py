@@ -29,6 +29,8 @@ class Run:
     sites: tuple[EdgeSite, ...]
     baseline_of: str = ""
     """The name of the run that this one compares with a site trained alone; empty for a run of several sites."""
+    private_claims: frozenset[str] = frozenset()
+    """Claims of the namespace that hold the data or the cache of a site, of those too that the run does not select."""
 
     @property
     def name(self) -> str:

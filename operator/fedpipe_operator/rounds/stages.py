@@ -27,6 +27,7 @@ from fedpipe_operator.rounds.actions import (
 )
 from fedpipe_operator.rounds.attempts import Active, Done, Dropped, Pending, Work
 from fedpipe_operator.rounds.evaluation import aggregate_metrics
+from fedpipe_operator.rounds.model_claims import export_problem
 from fedpipe_operator.rounds.policies import (
     Metrics,
     best_round,
@@ -262,6 +263,8 @@ def export(context: StageContext) -> Step | None:
         return None
     round_ = exported_round(context.run.spec, context.observed.evaluations)
     match state_of(context, Work(TaskKind.EXPORT), context.observed.exports):
+        case Pending() if problem := export_problem(context.run):
+            return fail(Reason.EXPORT_FAILED, problem)
         case Pending(attempt):
             return Step(Reason.EXPORTING, f"round {round_}", (StartExport(round_, attempt),))
         case Active(_, job, waits_for):

@@ -126,12 +126,12 @@ def basis_of(site: EdgeSite) -> Basis:
     """What a profile of this site is made for.
 
     The measurements depend on its node pool, its pods' processors and GPUs, its data and its cache. Claims of memory and bandwidth are not
-    among them: a plan takes them from the spec, whatever the profile. Nor is what `podTemplate` changes in a container, such as a limit.
+    among them: a plan takes them from the spec, whatever the profile. Nor are the variables and certificates of `podTemplate`.
     """
     spec, capacity = site.spec, site.spec.capacity
     accelerator = capacity.accelerator.model_dump(mode="json", exclude={"memory"}) if capacity.accelerator else None
     parts = spec.model_dump(mode="json", include={"node_selector", "tolerations", "runtime_class_name", "data"})
-    pod = {key: value for key, value in (spec.pod_template.spec if spec.pod_template else {}).items() if key != "containers"}
+    pod = spec.pod_template.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True) if spec.pod_template else {}
     cache = _hash(spec.cache.model_dump(mode="json")) if spec.cache else ""
     return Basis(measured=_hash([parts, pod, capacity.cpu, accelerator]), cache=cache, whole=_hash(spec.model_dump(mode="json")))
 

@@ -138,6 +138,11 @@ def bind(client: Any) -> None:  # noqa: ANN401 -- boto3 makes the classes of its
     client.meta.events.register("before-send.s3", partial(_send, session))
 
 
+def send(client: Any, request: Any) -> Any:  # noqa: ANN401 -- botocore's own, untyped
+    """Send a request of another API than the client's, without a retry, within the bounds of the current `Call`; the answer, read."""
+    return _send(client._endpoint.http_session, request)  # noqa: SLF001 -- see `bind`
+
+
 class ContextExecutor(ThreadPoolExecutor):
     """Threads that share the bounds of the call that submits work to them: a large upload sends its parts side by side."""
 

@@ -125,6 +125,9 @@ class DirectoryStore:
         """The URL of the file. The writer makes its folder, and renames a complete file into it."""
         return self._path(key).as_uri()
 
+    def form_to_write(self, key: str, seconds: int, at_most: int) -> None:
+        """There is no form: whoever writes a file by its path is bound by nothing."""
+
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 

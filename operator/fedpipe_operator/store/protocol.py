@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fedpipe_operator.errors import UserError
+from fedpipe_trainer.contract import PostForm
 
 MAX_KEY_BYTES = 1024
 """The limit of S3."""
@@ -63,6 +64,12 @@ class Store(Protocol):
 
     def url_to_write(self, key: str, seconds: int) -> str:
         """A URL with which anyone may PUT this object, valid for `seconds`."""
+
+    def form_to_write(self, key: str, seconds: int, at_most: int) -> PostForm | None:
+        """A form with which anyone may write this object, of at most so many bytes, valid for `seconds`.
+
+        None: the store has no forms that bind the size.
+        """
 
 
 def check_key(key: str) -> str:

@@ -22,8 +22,10 @@ from s3transfer.manager import TransferManager
 
 from fedpipe_operator.errors import TransientError, UserError
 from fedpipe_operator.store.connections import ANSWER_BYTES, Call, ContextExecutor, Guard, TooLargeError, bind, bounded
+from fedpipe_operator.store.forms import binds_sizes, presigned_form
 from fedpipe_operator.store.protocol import check_key, check_prefix, is_in_folder, is_object_key
 from fedpipe_operator.store.s3_errors import BAD_RANGE, CONDITION_FAILED, CONDITION_UNSUPPORTED, NOT_FOUND, code_of, translate_s3_errors
+from fedpipe_trainer.contract import PostForm
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
@@ -39,6 +41,8 @@ _CONFIG = Config(
 )
 
 _CHUNK: Final = 2**18
+_FORM_PROBE: Final = "form-probe"
+"""Key of the object with which forms are tried."""
 _MULTIPART: Final = TransferConfig(multipart_threshold=16 * 2**20, multipart_chunksize=16 * 2**20, max_concurrency=4)
 
 
@@ -155,6 +159,7 @@ class S3Store:
         self.prefix = check_prefix(prefix)
         self.location = f"bucket {bucket} at {endpoint or 'AWS'}"
         self._guard, self._limits = guard, limits
+        self._has_forms: bool | None = None
         with translate_s3_errors(self.location):
             self._client = _client(endpoint, region, credentials, guard)
 
@@ -276,6 +281,15 @@ class S3Store:
     def url_to_write(self, key: str, seconds: int) -> str:
         """A presigned URL for PUT of this object."""
         return self._presign("put_object", key, seconds)
+
+    def form_to_write(self, key: str, seconds: int, at_most: int) -> PostForm | None:
+        """A presigned form for this object. Whether the store has forms that bind the size is tried once, at the first call."""
+        with self._call(key):
+            if self._has_forms is None:
+                self._has_forms = binds_sizes(self._client, self.bucket, self._full_key(_FORM_PROBE))
+            if not self._has_forms:
+                return None
+            return presigned_form(self._client, self.bucket, self._full_key(key), seconds=seconds, at_most=at_most)
 
     def _list_entry(self, key: str) -> "ObjectTypeDef | None":
         """The entry of the object in the bucket's listing, or None."""

@@ -1,6 +1,6 @@
 """A task: all the information that a trainer gets. It needs no credentials and no API beside it.
 
-URLs are `file://` or `http(s)://`; an `http(s)://` URL is presigned for exactly one object and one HTTP method.
+URLs are `file://` or `http(s)://`; an `http(s)://` URL is presigned for exactly one object and one HTTP method, and so is a form.
 """
 
 import json
@@ -28,6 +28,9 @@ class ImportanceMethod(StrEnum):
 
 
 Url = Annotated[str, Field(pattern=r"^(file|https?)://", max_length=8192)]
+"""To read, or to PUT."""
+PROBE_BYTES: Final = 8 << 20
+"""The largest object that a profile writes to measure the bandwidth."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 COMMIT_PATTERN: Final = r"^[0-9a-f]{40}$"
 Commit = Annotated[str, Field(pattern=COMMIT_PATTERN)]
@@ -39,6 +42,18 @@ MAX_RATES: Final = 32
 """Learning rates in a range test."""
 MAX_RANGE_TEST_SAMPLES: Final = 1000
 """Validation samples that a range test may use at a site: so much weight has a site's word in the choice, at most."""
+
+
+class PostForm(Wire):
+    """A presigned form: a POST of these fields and then the file writes one object, whose key and size the form's policy binds."""
+
+    url: Annotated[str, Field(pattern=r"^https?://", max_length=8192)]
+    fields: Annotated[dict[str, str], Field(max_length=32, repr=False)]
+    """They name the key, and are signed: a form is a credential as a presigned URL is."""
+
+
+Upload = Url | PostForm
+"""How an object is written: by PUT where the store has no forms, or none that bind the size."""
 
 
 EXPORT_ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
@@ -77,7 +92,7 @@ class RunRef(Wire):
 class Model(Wire):
     """The frozen base model: a local folder, a hub repository at a revision, or files at URLs."""
 
-    source: Annotated[str, Field(pattern=r"^(file:///|hf://|s3://).+", max_length=1024)]
+    source: Annotated[str, Field(pattern=r"^(file:///|hf://|s3://).+", max_length=4096)]
     files: dict[str, Url] = {}
     """For `s3://`: the URL of each file in the model's folder."""
     sizes: dict[str, Annotated[int, Field(ge=0)]] = {}
@@ -163,7 +178,7 @@ class _TaskBase(Wire):
     model: Model
     deadline_seconds: Annotated[float, Field(gt=0)] = 1800.0
     """Seconds from the task's start by which it must have ended."""
-    result: Url
+    result: Upload
     """Where the result is written. It is written last."""
 
 
@@ -243,7 +258,7 @@ class ProfileTask(_SiteTask):
     """Repeated in the result."""
     reuse: bool = False
     """Whether an earlier profile in the site's cache, of the same model, data, machine and task, is used again instead of measuring."""
-    probe_write: Url | None = None
+    probe_write: Upload | None = None
     """Where a test object is written, to measure the bandwidth to the store. None: it is not measured."""
     probe_read: Url | None = None
     """Where the same object is read back."""
@@ -260,7 +275,7 @@ class TrainEvaluation(Wire):
     """The round of that adapter; 0: the base model."""
     evaluation: Evaluation
     batch_size: Annotated[int, Field(ge=1, le=4096)]
-    result: Url
+    result: Upload
     """Where the `EvaluateResult` is written, before the first step."""
 
 
@@ -278,10 +293,10 @@ class TrainTask(_SiteTask):
     """None: nothing is evaluated, because an earlier attempt did or the run has the evaluation already."""
     validate_samples: Annotated[int, Field(ge=0)] = 0
     """Number of validation rows to compute `validationLoss` of the result on; 0: it is not computed."""
-    adapter: Url
+    adapter: Upload
     checkpoint_read: Url | None = None
     """Where an earlier attempt may have written a checkpoint."""
-    checkpoint_write: Url | None = None
+    checkpoint_write: Upload | None = None
 
 
 class EvaluateTask(_SiteTask):

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from fedpipe_trainer.contract.task import Url
+from fedpipe_trainer.contract import Upload
+from fedpipe_trainer.contract.task import PROBE_BYTES, Url
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.task_runtime import TaskRuntime
 
@@ -21,7 +22,6 @@ _LOG = logging.getLogger(__name__)
 _SMALLEST: Final = 16 << 10
 _ENOUGH: Final = 256 << 10
 """Bytes from which on the time to connect counts for little."""
-_LARGEST: Final = 8 << 20
 _GROWTH: Final = 4
 _SECONDS: Final = 2.0
 _MOST_SECONDS: Final = 10.0
@@ -36,7 +36,7 @@ class Bandwidth:
     down: float | None = None
 
 
-def measure(runtime: TaskRuntime, write: Url | None, read: Url | None) -> Bandwidth:
+def measure(runtime: TaskRuntime, write: Upload | None, read: Url | None) -> Bandwidth:
     """Upload the test object and read it back, larger and larger; then replace it by an empty one, so that the store keeps nothing."""
     link = Bandwidth()
     if write is None or read is None:
@@ -50,7 +50,7 @@ def measure(runtime: TaskRuntime, write: Url | None, read: Url | None) -> Bandwi
     return link
 
 
-def _measured_with_larger_objects(runtime: TaskRuntime, write: Url, read: Url) -> Iterator[Bandwidth]:
+def _measured_with_larger_objects(runtime: TaskRuntime, write: Upload, read: Url) -> Iterator[Bandwidth]:
     """What is known after each transfer, of objects as large as are expected not to take too long in either direction."""
     size, down = _SMALLEST, None
     while True:
@@ -59,16 +59,16 @@ def _measured_with_larger_objects(runtime: TaskRuntime, write: Url, read: Url) -
         received = _seconds(runtime, lambda: runtime.download(read, runtime.folder / "probe", attempts=1))
         down = _rate(size, received)
         yield Bandwidth(_rate(size, sent), down)
-        larger = min(size * _GROWTH, _LARGEST)
+        larger = min(size * _GROWTH, PROBE_BYTES)
         if larger == size or max(sent, received) * _GROWTH > (_MOST_SECONDS if larger <= _ENOUGH else _SECONDS):
             return
         size = larger
 
 
-def _upload(runtime: TaskRuntime, url: Url, size: int) -> float:
+def _upload(runtime: TaskRuntime, to: Upload, size: int) -> float:
     path = runtime.folder / "probe"
     path.write_bytes(os.urandom(size))  # bytes that no proxy or file system can compress
-    return _seconds(runtime, lambda: runtime.upload(path, url, attempts=1))
+    return _seconds(runtime, lambda: runtime.upload(path, to, attempts=1))
 
 
 def _seconds(runtime: TaskRuntime, transfer: Callable[[], object]) -> float:
