@@ -3,7 +3,7 @@
 * Its profile has a thousand times its samples.
 * It reports all evaluations as perfect, of 10¹² samples.
 * In round 1, it reports 10¹² samples; from round 2 on its results are honest, and its adapters are 300 times as long, the other way round.
-* It writes to the other sites' objects, by its own presigned URLs with another path.
+* It writes to the other sites' objects, by its own presigned URLs and forms with another key.
 """
 
 import json
@@ -15,22 +15,29 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from fedpipe_trainer import transfer
-from fedpipe_trainer.contract import Artifact
+from fedpipe_trainer.contract import Artifact, PostForm, Upload
 
 SITE, OTHERS = "west", ("north", "south")
 send = transfer.send
 
 
-def send_lies(path: Path, url: str, **options: Any) -> Artifact:
+def send_lies(path: Path, to: Upload, **options: Any) -> Artifact:
     """In place of `transfer.send`."""
     if path.suffix == ".json" and "kind" in (result := json.loads(path.read_bytes())):
         path.write_text(json.dumps(result | lies_about(result)))
-    elif path.suffix == ".safetensors" and "checkpoint" not in url:
+    elif path.suffix == ".safetensors" and "checkpoint" not in str(to):
         lengthen(path)
     for other in OTHERS:
-        answer = httpx.put(url.replace(SITE, other), content=b"lies")
-        print(f"malicious trainer: wrote to {other}: {answer.status_code}", flush=True)  # noqa: T201 -- to the pod's log
-    return send(path, url, **options)
+        print(f"malicious trainer: wrote to {other}: {write_to(other, to)}", flush=True)  # noqa: T201 -- to the pod's log
+    return send(path, to, **options)
+
+
+def write_to(other: str, mine: Upload) -> int:
+    """The status of an attempt to write to another site's object with what may write to this site's."""
+    if isinstance(mine, PostForm):
+        fields = {key: value.replace(SITE, other) if key == "key" else value for key, value in mine.fields.items()}
+        return httpx.post(mine.url, data=fields, files={"file": b"lies"}).status_code
+    return httpx.put(mine.replace(SITE, other), content=b"lies").status_code
 
 
 def lies_about(result: dict[str, Any]) -> dict[str, Any]:
