@@ -25,7 +25,7 @@ def send_lies(path: Path, to: Upload, **options: Any) -> Artifact:
     """In place of `transfer.send`."""
     if path.suffix == ".json" and "kind" in (result := json.loads(path.read_bytes())):
         path.write_text(json.dumps(result | lies_about(result)))
-    elif path.suffix == ".safetensors" and "checkpoint" not in str(to):
+    elif path.name == "adapter.safetensors":
         lengthen(path)
     for other in OTHERS:
         print(f"malicious trainer: wrote to {other}: {write_to(other, to)}", flush=True)  # noqa: T201 -- to the pod's log
