@@ -52,7 +52,8 @@ def test_an_invalid_url_in_a_task_is_not_written_to_the_log(tmp_path: Path) -> N
     ended = command(tmp_path / "task.json")
 
     assert ended.returncode == ExitCode.BAD_TASK
-    assert "train.adapter: String should match pattern" in ended.stderr
+    assert "train.adapter" in ended.stderr
+    assert "String should match pattern '^(file|https?)://'" in ended.stderr
     assert "5ec2e7" not in ended.stderr
 
 
