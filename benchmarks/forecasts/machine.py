@@ -171,7 +171,7 @@ class Machine:
         seconds, after = time.perf_counter() - started, _machine_seconds()
         if process.returncode:
             raise SystemExit(f"a {task.kind} task ended with exit status {process.returncode}:\n{log[-4000:]}")
-        result = parse_result(Path(task.result.removeprefix("file://")).read_text())
+        result = parse_result(Path(str(task.result).removeprefix("file://")).read_text())
         own = after["children"] - before["children"]
         return result, Load(seconds, own, (after["busy"] - before["busy"] - own) / seconds)
 

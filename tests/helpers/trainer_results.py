@@ -28,6 +28,7 @@ from fedpipe_trainer.contract import (
     Throughput,
     TrainResult,
     TrainTask,
+    Upload,
     WeightShape,
 )
 
@@ -141,9 +142,9 @@ def a_failure(kind: type[Any], task: Any, reason: FailureReason, message: str) -
     return kind(**(_header(task) | {"outcome": Outcome.FAILED}), failure=Failure(reason=reason, message=message))
 
 
-def path_of(url: str) -> Path:
-    """The path of a file:// URL."""
-    return Path(url.removeprefix("file://"))
+def path_of(url: Upload) -> Path:
+    """The path of a file:// URL; a directory store has no forms."""
+    return Path(str(url).removeprefix("file://"))
 
 
 def _header(task: Any) -> dict[str, Any]:
