@@ -47,6 +47,8 @@ class FormServer(ThreadingHTTPServer):
         """Of the next answers, in place of what the server would do."""
         self.objects: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.deletes = True
+        """Whether the key pair may delete."""
 
     @property
     def endpoint(self) -> str:
@@ -106,8 +108,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         key = self.path.partition("/fedpipe/")[2]
         self.server.requests.append(f"DELETE {key}")
-        self.server.objects.pop(key, None)
-        self._answer(204, "")
+        if self.server.deletes:
+            self.server.objects.pop(key, None)
+        self._answer(*((204, "") if self.server.deletes else _DENIED))
 
     def _forced(self) -> tuple[int, str] | None:
         return (self.server.statuses.pop(0), "SlowDown") if self.server.statuses else None

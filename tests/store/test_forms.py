@@ -88,6 +88,13 @@ def test_forms_are_tried_once_and_leave_nothing_behind(server: FormServer) -> No
     assert server.objects == {}
 
 
+def test_a_key_pair_that_may_not_delete_uses_forms_and_leaves_a_byte(server: FormServer) -> None:
+    server.deletes = False
+
+    assert isinstance(store_of(server).form_to_write("a", 60, 10), PostForm)
+    assert server.objects == {"runs/a/form-probe": b"\0"}
+
+
 @pytest.mark.parametrize("kind", [Kind.IGNORES_SIZES, Kind.HAS_NO_FORMS, Kind.KNOWS_NO_POST])
 def test_a_store_that_binds_no_size_has_no_forms(kind: Kind) -> None:
     with form_server(kind) as server:

@@ -3,6 +3,7 @@
 Not every S3 store has them, and some take them without keeping to their policy. So a store is asked, by trying.
 """
 
+import logging
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +17,7 @@ from fedpipe_trainer.contract import PostForm
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+_LOG: Final = logging.getLogger(__name__)
 _PROBE_SECONDS: Final = 300
 _PROBE_BYTES: Final = 1
 _CODE: Final = re.compile(rb"<Code>\s*(\w{1,64})\s*</Code>")
@@ -31,7 +33,9 @@ def presigned_form(client: "S3Client", bucket: str, key: str, *, seconds: int, a
 
 
 def binds_sizes(client: "S3Client", bucket: str, key: str) -> bool:
-    """Whether the store takes a form, and refuses what is larger than the form allows. The object `key` is written for it, and deleted.
+    """Whether the store takes a form, and refuses what is larger than the form allows.
+
+    The object `key` is written for it, and deleted if the key pair may delete.
 
     Raises:
         ClientError: the store has a fault of its own, so that nothing is known; and what a call of the client raises.
@@ -40,8 +44,18 @@ def binds_sizes(client: "S3Client", bucket: str, key: str) -> bool:
     ignores_policy = _is_taken(client, form, bytes(_PROBE_BYTES + 1))
     takes_forms = ignores_policy or _is_taken(client, form, bytes(_PROBE_BYTES))
     if takes_forms:
-        client.delete_object(Bucket=bucket, Key=key)
+        _delete(client, bucket, key)
     return takes_forms and not ignores_policy
+
+
+def _delete(client: "S3Client", bucket: str, key: str) -> None:
+    """A run needs no right to delete, unless its `deletionPolicy` is Delete: without it, a byte stays in the bucket."""
+    try:
+        client.delete_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] in _SERVER_ERRORS:
+            raise
+        _LOG.info("%s stays in the bucket %s, since the run's key pair may not delete it", key, bucket)
 
 
 def _is_taken(client: "S3Client", form: PostForm, content: bytes) -> bool:
