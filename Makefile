@@ -36,7 +36,7 @@ SBOMS := dist
 SBOM := $(BIN)/python -W ignore::UserWarning -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible --validate
 WITHOUT_TORCH = awk '/^[^ \#]/ { keep = ($$0 !~ /^(torch|triton|nvidia-|cuda-)/) } keep' $(LOCK)
 
-.PHONY: help venv demo test slow gpu e2e cluster cluster-down lint format lock bench bench-flower bench-operator release-images clean
+.PHONY: help venv demo test slow gpu e2e cluster cluster-down lint format lock bench bench-flower bench-operator sbom audit release-images clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -105,8 +105,6 @@ lock: ## Pin all packages that pyproject.toml requires, with hashes and without 
 	$(COMPILE) --extra trainer --constraint $(LOCK) pyproject.toml -o requirements-trainer.lock
 	$(COMPILE) --group rival --constraint $(LOCK) -o requirements-rival.lock
 	sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml | $(COMPILE) - -o requirements-build.lock
-
-.PHONY: sbom audit
 
 sbom: $(INSTALLED) ## Write the Python packages of each image as CycloneDX: dist/fedpipe-operator.cdx.json and dist/fedpipe-trainer.cdx.json
 	@mkdir -p $(SBOMS)
