@@ -1,5 +1,7 @@
 """A rule that withstands f malicious sites needs many: a run that has fewer says so before any training, and a round is never of fewer."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -8,9 +10,11 @@ from stand_in_runs import World, a_run, a_site
 from trainer_results import a_failure, an_update, good_trainer
 
 from fedpipe_operator import names
+from fedpipe_operator.api.aggregation import AggregationSpec
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.rounds.consent import left_out, missing_for_rule_of
-from fedpipe_operator.rounds.records import RoundPlan
+from fedpipe_operator.rounds.policies import with_planned_rule
+from fedpipe_operator.rounds.records import RoundCommit, RoundPlan
 from fedpipe_operator.store.objects import required_object
 from fedpipe_trainer.contract import FailureReason, TrainResult, TrainTask
 
@@ -119,6 +123,50 @@ def test_a_round_with_fewer_updates_than_its_rule_needs_ends_in_a_condition_and_
         f"aggregation.rule {rule} with maliciousSites 1 needs the updates of 5 sites, and 4 can send one: {ADVICE}"
     )
     assert [key for key in world.store.list("rounds") if "/global/" in key] == []
+
+
+def with_aggregation(world: World, **aggregation: Any) -> None:
+    """The spec is edited."""
+    spec = world.run.spec.model_copy(update={"aggregation": AggregationSpec.model_validate(aggregation)})
+    world.run = replace(world.run, resource=world.run.resource.model_copy(update={"spec": spec}))
+
+
+def test_an_edit_of_the_rule_changes_no_round_that_has_begun(tmp_path: Path) -> None:
+    """Its updates may be too few for the new rule, and its trainings were told with how many others they are mixed."""
+    world = World(a_run(6, sites={"quorum": 0.3}, rounds={"count": 2}), tmp_path, losing("site-a", "site-d"))
+    world.work_until("train-r1")
+    with_aggregation(world, **KRUM)
+    world.backend.kill("toy-train-r1-site-b-a0")
+    world.work_until("train-r2")
+
+    task = {name: json.loads(text) for name, text in world.backend.tasks.items()}
+    promised = [task[f"toy-train-r{round_}-site-b-a{attempt}"]["contributors"] for round_, attempt in ((1, 0), (1, 1), (2, 0))]
+    assert promised == [2, 2, 1]
+    assert [task["toy-aggregate-r1-a0"][field] for field in ("rule", "maliciousSites")] == ["Mean", 1]
+    assert required_object(world.store, names.round_commit(1), RoundCommit).contributions
+
+
+def test_an_edit_of_the_rule_counts_from_the_next_plan_on(tmp_path: Path) -> None:
+    fleet = [a_site(site.name, policy={"minSites": 1}) for site in a_run(6).sites]
+    world = World(a_run(fleet, sites={"quorum": 0.3}, rounds={"count": 2}), tmp_path)
+    world.work_until("train-r1")
+    with_aggregation(world, **KRUM)
+    world.settle()
+
+    plans = [required_object(world.store, names.round_plan(round_), RoundPlan) for round_ in (1, 2)]
+    commits = [required_object(world.store, names.round_commit(round_), RoundCommit) for round_ in (1, 2)]
+    assert [plan.needed for plan in plans] == [2, 5]
+    assert [len([one for one in commit.contributions if one.share]) for commit in commits] == [6, 1]
+
+
+def test_of_a_plan_of_an_earlier_version_the_rule_of_the_spec_counts(tmp_path: Path) -> None:
+    world = World(a_run(6, sites={"quorum": 0.3}), tmp_path)
+    world.work_until("train-r1")
+    plan = required_object(world.store, names.round_plan(1), RoundPlan)
+    spec = a_run(6, aggregation=KRUM).spec
+
+    assert with_planned_rule(spec, plan).aggregation.rule == "Mean"
+    assert with_planned_rule(spec, plan.model_copy(update={"rule": None})) == spec
 
 
 def test_of_a_round_without_a_quorum_the_quorum_is_the_reason(tmp_path: Path) -> None:

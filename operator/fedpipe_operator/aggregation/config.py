@@ -5,8 +5,7 @@ from typing import Final
 
 from fedpipe_operator.aggregation.clipping import MULTIPLE
 from fedpipe_operator.aggregation.normalization import Normalization, by_effective_steps
-from fedpipe_operator.aggregation.rules import RULES
-from fedpipe_operator.api.aggregation import Clipping
+from fedpipe_operator.api.aggregation import AggregationRule, Clipping, mixed_updates
 
 MAX_NORM: Final = 1e4
 """Default bound on the Frobenius norm of a whole update's increment; the norm of a 7B base model itself is several thousand."""
@@ -39,6 +38,5 @@ class AggregationConfig:
     """Updates checked, and weights aggregated, at a time; the bytes written do not depend on it."""
 
     def mixed(self, updates: int) -> int:
-        """How many of so many updates the aggregate is made of: a rule may select some of them."""
-        keep = RULES[self.rule].keep
-        return updates if keep is None else max(0, min(updates, keep(updates, self.malicious_sites)))
+        """How many of so many updates the aggregate is made of."""
+        return mixed_updates(AggregationRule(self.rule), updates, self.malicious_sites)

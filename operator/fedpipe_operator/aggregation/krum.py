@@ -9,16 +9,11 @@ import numpy as np
 from fedpipe_operator.aggregation.factors import Float64
 
 
-def needed_sites(malicious: int) -> int:
-    """2f + 3."""
-    return 2 * malicious + 3
-
-
 def closest(squared_distances: Float64, malicious: int, keep: int) -> list[int]:
     """The indices of the `keep` sites of the lowest scores, in order of index.
 
     Args:
-        squared_distances: n × n with n ≥ `needed_sites(malicious)`.
+        squared_distances: n × n with n ≥ 2f + 3.
         malicious: f.
         keep: 1 for Krum.
     """

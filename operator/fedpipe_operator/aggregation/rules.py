@@ -12,7 +12,7 @@ from typing import Final
 
 from fedpipe_operator.aggregation.coordinates import Reduce, median, trimmed_mean
 from fedpipe_operator.aggregation.factors import CannotAggregateError
-from fedpipe_operator.aggregation.krum import needed_sites
+from fedpipe_operator.api.aggregation import AggregationRule, least_updates, mixed_updates
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ RULES: Final[dict[str, Rule]] = {
     "Mean": Rule(),
     "Median": Rule(reduce=lambda _: median),
     "TrimmedMean": Rule(reduce=lambda malicious: partial(trimmed_mean, malicious=malicious)),
-    "Krum": Rule(keep=lambda _, __: 1),
-    "MultiKrum": Rule(keep=lambda updates, malicious: updates - malicious - 2),
+    "Krum": Rule(keep=partial(mixed_updates, AggregationRule.KRUM)),
+    "MultiKrum": Rule(keep=partial(mixed_updates, AggregationRule.MULTI_KRUM)),
 }
 
 
@@ -40,7 +40,7 @@ def require_enough_updates(name: str, updates: int, malicious: int) -> None:
     Raises:
         CannotAggregateError: it cannot.
     """
-    needed = {"Krum": needed_sites(malicious), "MultiKrum": needed_sites(malicious), "TrimmedMean": 2 * malicious + 1}.get(name, 1)
+    needed = least_updates(AggregationRule(name), malicious)
     if updates < needed:
         raise CannotAggregateError(
             f"aggregation.rule {name} with maliciousSites {malicious} needs {needed} updates, and {updates} were accepted: "

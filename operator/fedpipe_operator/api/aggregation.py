@@ -43,6 +43,22 @@ class AggregationRule(StrEnum):
     """The weighted mean of the updates that lie closest to most others: of n, the n − `maliciousSites` − 2 best."""
 
 
+def least_updates(rule: AggregationRule, malicious: int) -> int:
+    """The updates that the rule needs to withstand this many malicious sites."""
+    needed = {
+        AggregationRule.KRUM: 2 * malicious + 3,
+        AggregationRule.MULTI_KRUM: 2 * malicious + 3,
+        AggregationRule.TRIMMED_MEAN: 2 * malicious + 1,
+    }
+    return needed.get(rule, 1)
+
+
+def mixed_updates(rule: AggregationRule, updates: int, malicious: int) -> int:
+    """How many of so many updates the aggregate is made of: a rule may select some of them."""
+    selected = {AggregationRule.KRUM: 1, AggregationRule.MULTI_KRUM: max(0, updates - malicious - 2)}
+    return min(updates, selected.get(rule, updates))
+
+
 class Clipping(StrEnum):
     """What happens to an increment of one weight that is longer than `clipMultiple` times what is usual in the round."""
 
@@ -85,11 +101,8 @@ class AggregationSpec(ApiModel):
     @property
     def least_updates(self) -> int:
         """The updates that the rule needs to withstand `malicious_sites`."""
-        most = self.malicious_sites
-        needed = {AggregationRule.KRUM: 2 * most + 3, AggregationRule.MULTI_KRUM: 2 * most + 3, AggregationRule.TRIMMED_MEAN: 2 * most + 1}
-        return needed.get(self.rule, 1)
+        return least_updates(self.rule, self.malicious_sites)
 
     def mixed(self, updates: int) -> int:
-        """How many of so many updates the aggregate is made of: a rule may select some of them."""
-        selected = {AggregationRule.KRUM: 1, AggregationRule.MULTI_KRUM: max(0, updates - self.malicious_sites - 2)}
-        return min(updates, selected.get(self.rule, updates))
+        """How many of so many updates the aggregate is made of."""
+        return mixed_updates(self.rule, updates, self.malicious_sites)

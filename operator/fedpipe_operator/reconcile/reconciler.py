@@ -33,6 +33,7 @@ from fedpipe_operator.rounds import (
     job_of,
 )
 from fedpipe_operator.rounds.loss_estimates import loss_estimates
+from fedpipe_operator.rounds.policies import with_planned_rule
 from fedpipe_operator.rounds.records import RoundEvaluation, RoundPlan
 from fedpipe_operator.store import Store
 from fedpipe_operator.store.address import StoreAddress
@@ -151,7 +152,8 @@ class Reconciler:
         return evaluation.model_copy(update={"first_order_estimates": loss_estimates(commit.contributions, before, evaluation)})
 
     def _aggregation(self, run: Run, action: StartAggregation, observed: Observed) -> AggregationTask:
-        spec = run.spec.aggregation
+        plan = _newest_plan(observed)
+        spec = with_planned_rule(run.spec, plan).aggregation
         return AggregationTask(
             store=self.address,
             run=run.ref,
@@ -163,7 +165,7 @@ class Reconciler:
             max_site_weight=spec.max_site_weight,
             clipping=spec.clipping,
             clip_multiple=spec.clip_multiple,
-            warmup_steps=tasks.hyperparameters_of(_newest_plan(observed), run.spec).warmup_steps,
+            warmup_steps=tasks.hyperparameters_of(plan, run.spec).warmup_steps,
             max_rank=run.spec.planning.max_rank,
             max_norm=spec.max_norm,
             updates=action.updates,

@@ -17,6 +17,7 @@ from fedpipe_operator.planning import range_test, rate_of
 from fedpipe_operator.rounds import Observed, Run, StartEvaluation, StartExport, StartProfile, StartTraining, stage_ends_at
 from fedpipe_operator.rounds.consent import least_contributors
 from fedpipe_operator.rounds.observed import CommitSummary, PlanSummary
+from fedpipe_operator.rounds.policies import with_planned_rule
 from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_operator.sites import basis_of
 from fedpipe_trainer.contract import (
@@ -284,7 +285,7 @@ def _evaluation(context: TaskContext, site: str) -> Evaluation:
 
 def _contributors(context: TaskContext, plan: RoundPlan, site: str) -> int:
     """How many updates, at least, an aggregate with this site's will be made of."""
-    return max(context.spec.aggregation.mixed(plan.needed), plan.min_sites.get(site, 1))
+    return max(with_planned_rule(context.spec, plan).aggregation.mixed(plan.needed), plan.min_sites.get(site, 1))
 
 
 def _evaluators(context: TaskContext, plan: RoundPlan) -> int:

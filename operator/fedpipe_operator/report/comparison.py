@@ -26,9 +26,7 @@ def local_only_run(run: Run, site: str, rounds: int) -> Run:
     deadline = f"{int(parse_duration(spec.rounds.deadline) * rounds)}s"
     one_round = spec.rounds.model_copy(update={"count": 1, "deadline": deadline, "target": None, "patience": None})
     metadata = run.resource.metadata.model_copy(update={"name": names.bounded(f"{run.name}-local-only-{site}")})
-    # A rule that needs many updates cannot have them of one site, whose only update is the mean.
-    mean = spec.aggregation.model_copy(update={"rule": AggregationRule.MEAN})
-    child_spec = spec.model_copy(update={"rounds": one_round, "aggregation": mean, "export": ExportSpec(adapter=False, merged=False)})
+    child_spec = spec.model_copy(update={"rounds": one_round, "export": ExportSpec(adapter=False, merged=False)})
     return Run(FederatedFineTune(metadata=metadata, spec=child_spec), run.sites, baseline_of=run.name, private_claims=run.private_claims)
 
 
@@ -36,7 +34,9 @@ def local_only_plan(first: RoundPlan, site: str, rounds: int) -> RoundPlan:
     """The plan of the baseline run: the site's plan with the steps of all its rounds, and the run's evaluators."""
     plan = first.plans[site]
     longer = plan.model_copy(update={"steps": plan.steps * rounds})
-    return first.model_copy(update={"plans": {**first.plans, site: longer}, "selected": (site,), "needed": 1, "min_sites": {}})
+    # A rule that needs many updates cannot have them of one site, whose only update is the mean.
+    alone = {"selected": (site,), "needed": 1, "min_sites": {}, "rule": AggregationRule.MEAN}
+    return first.model_copy(update={"plans": {**first.plans, site: longer}} | alone)
 
 
 def make_comparison(*, base: RoundEvaluation, federated: RoundEvaluation, local_only: Mapping[str, RoundEvaluation]) -> Comparison:

@@ -15,7 +15,7 @@ from fedpipe_operator.api.aggregation import AggregationSpec
 from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.rounds.evaluation import held_means, robust_mean
 from fedpipe_operator.rounds.observed import Observed, Run
-from fedpipe_operator.rounds.records import SiteValues
+from fedpipe_operator.rounds.records import RoundPlan, SiteValues
 from fedpipe_trainer.contract import FailureReason, Result, halved, perplexity_of
 
 _STALL_ROUNDS: Final = 2
@@ -48,6 +48,14 @@ def needed_updates(quorum: float, *, matched: int, per_round: int | None) -> int
 
 
 # --- aggregation.rule
+
+
+def with_planned_rule(spec: FineTuneSpec, plan: RoundPlan) -> FineTuneSpec:
+    """The spec with the rule that the round was planned for: the spec may have been edited since."""
+    if plan.rule is None:
+        return spec
+    planned = spec.aggregation.model_copy(update={"rule": plan.rule, "malicious_sites": plan.malicious_sites})
+    return spec.model_copy(update={"aggregation": planned})
 
 
 def missing_for_rule(aggregation: AggregationSpec, count: int) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Final, NamedTuple
 from pydantic import Field
 
 from fedpipe_operator.admission import Refused
-from fedpipe_operator.api import Reason
+from fedpipe_operator.api import AggregationRule, Reason
 from fedpipe_operator.planning import Hyperparameter
 from fedpipe_operator.sites import Correction, KeptActivations, Measurement, Resources
 from fedpipe_trainer.contract import Artifact, Hyperparameters, Plan, Wire
@@ -54,6 +54,11 @@ class RoundPlan(Wire):
     """Updates that the round needs: the quorum, as many as `aggregation.rule` does, and as the policy of at least one site asks for."""
     min_sites: dict[str, Annotated[int, Field(ge=1)]] = {}
     """By selected site: how many updates, at least, an aggregate with its own must be made of, by its policy."""
+    rule: AggregationRule | None = None
+    """What the round is aggregated by, so that an edit of the spec breaks no promise that its trainings were given: of so many updates, and
+    mixed with so many sites. None: an earlier version of the operator planned the round; the spec's counts then."""
+    malicious_sites: Annotated[int, Field(ge=1)] = 1
+    """How many the rule is to withstand."""
     excluded: dict[str, str] = {}
     """Sites that cannot take part, with the reason."""
     importance: dict[str, float] = {}

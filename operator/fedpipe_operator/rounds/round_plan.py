@@ -90,6 +90,8 @@ def round_plan(run: Run, observed: Observed, without: Unprofiled, round_: int, n
         evaluators=fleet.selected,
         needed=needed_contributors(need, min_sites, fleet.selected, run.spec.aggregation.mixed),
         min_sites={site: min_sites[site] for site in fleet.selected},
+        rule=run.spec.aggregation.rule,
+        malicious_sites=run.spec.aggregation.malicious_sites,
         excluded=excluded,
         importance=fleet.importance.scores,
         importance_note=fleet.importance.note,

@@ -36,6 +36,7 @@ from fedpipe_operator.rounds.policies import (
     out_of_reach,
     retry_micro_batch,
     smallest_pass,
+    with_planned_rule,
 )
 from fedpipe_operator.rounds.records import (
     ExpiredProfile,
@@ -330,7 +331,8 @@ def _fail_without_updates(context: StageContext, states: WorkStates) -> Step:
     lost = "; ".join(f"{site}: {why}" for site, why in sorted((dict(plan.excluded) | dropped).items()))
     message = f"round {plan.round} needs {plan.needed} updates of {len(plan.selected)} sites; lost: {lost}"
     count = len(states) - len(dropped)
-    return fail(*out_of_reach(context.run.spec, matched=len(context.run.sites), count=count, message=message))
+    spec = with_planned_rule(context.run.spec, plan)
+    return fail(*out_of_reach(spec, matched=len(context.run.sites), count=count, message=message))
 
 
 def end_reason_of(context: StageContext) -> Reason | None:
