@@ -116,6 +116,12 @@ class EdgeSiteSpec(ApiModel):
     policy: DataPolicy = DataPolicy()
     max_concurrent_jobs: Annotated[int, Field(ge=1, le=64)] = 1
 
+    @property
+    def pool_labels(self) -> dict[str, str]:
+        """The labels that a node of the pool has: those of `nodeSelector`, and beside them those of `podTemplate`."""
+        added = self.pod_template.spec.node_selector if self.pod_template else {}
+        return dict(added) | dict(self.node_selector)
+
     @model_validator(mode="after")
     def _require_a_cache_apart_from_the_data(self) -> "EdgeSiteSpec":
         if self.cache is not None and self.cache == self.data.volume:

@@ -50,7 +50,7 @@ def _scheduling(site: EdgeSite, added: PodTemplate) -> Plain:
     """The fields of a pod that decide where it runs and how urgent it is; those that nothing was given for are left out."""
     pool, spec = site.spec, added.spec
     fields = {
-        "nodeSelector": dict(spec.node_selector) | dict(pool.node_selector),
+        "nodeSelector": pool.pool_labels,
         "tolerations": [_plain(one) for one in (*pool.tolerations, *spec.tolerations)],
         "runtimeClassName": pool.runtime_class_name,
         "affinity": _plain(spec.affinity) if spec.affinity else None,

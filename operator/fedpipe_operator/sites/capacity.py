@@ -37,14 +37,8 @@ class PoolProblem:
 
 def pool_nodes(site: EdgeSite, nodes: Iterable[Node]) -> list[Node]:
     """The nodes that the site's trainer pods may run on."""
-    selector = _selector(site)
-    return [node for node in nodes if selector.items() <= node.labels.items()]
-
-
-def _selector(site: EdgeSite) -> dict[str, str]:
-    """The labels that a node of the pool has."""
-    template = site.spec.pod_template
-    return (dict(template.spec.node_selector) if template else {}) | dict(site.spec.node_selector)
+    wanted = site.spec.pool_labels
+    return [node for node in nodes if wanted.items() <= node.labels.items()]
 
 
 def claimed_capacity(site: EdgeSite) -> ClaimedCapacity:
@@ -75,7 +69,7 @@ def discovered_capacity(site: EdgeSite, nodes: Iterable[Node]) -> DiscoveredCapa
 def find_pool_problem(site: EdgeSite, nodes: Sequence[Node]) -> PoolProblem | None:
     """Why the site's pods can never be scheduled in its pool; None if at least one node is large enough."""
     pool = pool_nodes(site, nodes)
-    selector = ", ".join(f"{name}={value}" for name, value in sorted(_selector(site).items()))
+    selector = ", ".join(f"{name}={value}" for name, value in sorted(site.spec.pool_labels.items()))
     if not pool:
         advice = "correct nodeSelector, or label the pool's nodes"
         return PoolProblem(Reason.NO_NODE, f"no node carries the labels {selector or 'of nodeSelector'}: {advice}")
