@@ -11,7 +11,7 @@ from trainer_results import a_failure, good_trainer
 
 from fedpipe_operator import names
 from fedpipe_operator.rounds import Run
-from fedpipe_operator.rounds.consent import left_out, missing_sites, mixable, select_mixable
+from fedpipe_operator.rounds.consent import least_contributors, left_out, missing_sites, mixable, select_mixable
 from fedpipe_operator.rounds.records import RoundCommit
 from fedpipe_operator.store.objects import required_object
 from fedpipe_trainer.contract import DataPolicy, EvaluateTask, FailureReason, ProfileTask, TrainResult, TrainTask, parse_task
@@ -160,6 +160,14 @@ def test_a_round_that_loses_sites_before_it_has_too_few_updates_fails_without_an
     assert world.conditions()["Failed"] == "QuorumOutOfReach"
     assert "needs 2 updates of 2 sites" in world.message("Failed")
     assert not [name for name in world.backend.started if "aggregate" in name]
+
+
+@pytest.mark.parametrize(("rule", "contributors"), [("Mean", 2), ("TrimmedMean", 3), ("MultiKrum", 2), ("Krum", 1)])
+def test_a_profile_is_told_of_as_many_contributors_as_the_rule_mixes_whatever_the_quorum(rule: str, contributors: int) -> None:
+    fleet = [a_site(f"site-{index}", policy={"minSites": 1}) for index in range(6)]
+    run = a_run(fleet, sites={"quorum": 0.3}, aggregation={"rule": rule})
+
+    assert least_contributors(run, "site-0") == contributors
 
 
 def test_every_task_has_the_policy_of_its_site_and_names_the_least_number_of_contributors(tmp_path: Path) -> None:

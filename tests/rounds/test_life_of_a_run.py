@@ -448,6 +448,21 @@ def test_a_run_whose_sites_have_fewer_than_two_labels_in_common_fails_before_any
     assert not [name for name in world.backend.started if "train" in name]
 
 
+def test_a_run_with_too_few_labels_names_the_sites_whose_labels_are_not_known(tmp_path: Path) -> None:
+    """Theirs may be those that the others lack."""
+
+    def trainer(task: Any, folder: Path) -> Any:
+        if isinstance(task, ProfileTask) and task.site == "site-c":
+            return a_failure(ProfileResult, task, FailureReason.BAD_MODEL, "no tokenizer.json in the model's folder")
+        return a_trainer_of({"site-a": ("art", "war"), "site-b": ("art", "food")})(task, folder)
+
+    world = World(a_run(task=UNDECLARED, sites={"quorum": 0.6}), tmp_path, trainer)
+    world.settle()
+
+    assert world.conditions()["Failed"] == "TooFewLabels"
+    assert world.message("Failed").endswith("the same labels; site-c: BadModel: no tokenizer.json in the model's folder")
+
+
 def test_a_site_none_of_whose_labels_another_has_takes_no_part(tmp_path: Path) -> None:
     common = ("art", "politics", "sports")
     found = {"site-a": common, "site-b": common, "site-c": ("food", "travel")}

@@ -12,7 +12,7 @@ from fedpipe_operator.api import DataPolicy, EdgeSite
 from fedpipe_operator.api.aggregation import AggregationRule, AggregationSpec
 from fedpipe_operator.rounds.model_claims import claim_problem
 from fedpipe_operator.rounds.observed import Run
-from fedpipe_operator.rounds.policies import missing_for_rule, needed_updates
+from fedpipe_operator.rounds.policies import missing_for_rule, needed_of, needed_updates
 from fedpipe_trainer.contract import DataUse, FailureReason, Plan, denial
 
 TOO_FEW_SITES: Final = "TooFewSites"
@@ -125,8 +125,7 @@ def needed_contributors(needed: int, min_sites: Mapping[str, int], selected: Col
 
 def least_contributors(run: Run, site: str) -> int:
     """How many updates, at least, an aggregate with this site's will be made of, as far as that is known before a round is planned."""
-    quorum = needed_updates(run.spec.sites.quorum, matched=len(run.sites), per_round=run.spec.sites.per_round)
-    return max(run.spec.aggregation.mixed(quorum), *(one.spec.policy.min_sites for one in run.sites if one.name == site))
+    return max(run.spec.aggregation.mixed(needed_of(run)), *(one.spec.policy.min_sites for one in run.sites if one.name == site))
 
 
 def with_hidden_rows(run: Run, plans: Mapping[str, Plan]) -> dict[str, Plan]:

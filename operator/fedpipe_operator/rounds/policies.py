@@ -67,6 +67,12 @@ def missing_for_rule(aggregation: AggregationSpec, count: int) -> str:
     return f"{rule} needs the updates of {aggregation.least_updates} sites, and {count} can send one: {advice}"
 
 
+def needed_of(run: Run) -> int:
+    """Updates that a round needs, for the quorum and for the rule."""
+    quorum = needed_updates(run.spec.sites.quorum, matched=len(run.sites), per_round=run.spec.sites.per_round)
+    return max(quorum, run.spec.aggregation.least_updates)
+
+
 def out_of_reach(spec: FineTuneSpec, *, matched: int, count: int, message: str) -> tuple[Reason, str]:
     """What a round ends with whose needed updates cannot arrive.
 

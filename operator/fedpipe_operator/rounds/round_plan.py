@@ -28,7 +28,7 @@ from fedpipe_operator.planning import (
 from fedpipe_operator.rounds.consent import left_out, needed_contributors, select_mixable, too_few_reason, with_hidden_rows
 from fedpipe_operator.rounds.evidence import evidence_for
 from fedpipe_operator.rounds.observed import Observed, Run
-from fedpipe_operator.rounds.policies import needed_updates, out_of_reach, select
+from fedpipe_operator.rounds.policies import needed_of, out_of_reach, select
 from fedpipe_operator.rounds.records import STATUS_SITES, ExpiredProfile, OutOfReach, RoundPlan
 from fedpipe_operator.rounds.replanning import with_reasons
 from fedpipe_operator.sites import SiteProfile, basis_of, site_profile
@@ -55,13 +55,13 @@ def round_plan(run: Run, observed: Observed, without: Unprofiled, round_: int, n
         now: Unix seconds; the plan's start.
     """
     profiled = _profiled(run, observed)
-    need = _needed(run)
+    need = needed_of(run)
     failed = dict(without.failed) | profiled.denied
     if not profiled.sites:
         return _too_few(run, round_, need, 0, failed)
     facts = _facts(run, observed, profiled.sites)
     unusable = dict(facts.wrong_base) | sites_without_label(profiled.sites, facts.labels)
-    if round_ == 1 and (message := _label_problem(run, profiled.sites, facts)):
+    if round_ == 1 and (message := _label_problem(run, profiled.sites, facts, failed)):
         return OutOfReach(reason=Reason.TOO_FEW_LABELS, message=message)
     evidence = evidence_for(run, observed, round_, profiled.sites, moved=_moved(observed.plan, profiled.attempts))
     agreeing = {name: one for name, one in profiled.sites.items() if name not in unusable}
@@ -242,16 +242,12 @@ def _facts(run: Run, observed: Observed, profiles: Mapping[str, SiteProfile]) ->
     return facts_as_fixed(first, profiles)
 
 
-def _needed(run: Run) -> int:
-    """Updates that a round needs, for the quorum and for the aggregation's rule."""
-    quorum = needed_updates(run.spec.sites.quorum, matched=len(run.sites), per_round=run.spec.sites.per_round)
-    return max(quorum, run.spec.aggregation.least_updates)
-
-
-def _label_problem(run: Run, profiles: Mapping[str, SiteProfile], facts: RunFacts) -> str:
-    """Why the sites with the run's base have too few labels in common; empty if they have enough."""
+def _label_problem(run: Run, profiles: Mapping[str, SiteProfile], facts: RunFacts, failed: Mapping[str, str]) -> str:
+    """Why the sites with the run's base have too few labels in common, and why others are none of them; empty if they have enough."""
     agreeing = {name: one for name, one in profiles.items() if name not in facts.wrong_base}
-    return too_few_labels(facts.labels, agreeing, run.spec.task)
+    message = too_few_labels(facts.labels, agreeing, run.spec.task)
+    others = [f"{site}: {why}" for site, why in sorted((dict(failed) | dict(facts.wrong_base)).items())]
+    return "; ".join((message, *others)) if message else ""
 
 
 def _selection(run: Run, round_: int, min_sites: Mapping[str, int]) -> Callable[[Collection[str]], tuple[str, ...]]:
