@@ -52,7 +52,7 @@ def parse(data: bytes, kind: type[WireT], *, at_most: int, what: str) -> WireT:
         raise RefusedError(RefusalReason.UNREADABLE, f"{what} is not a valid {kind.__name__}: {problem}; {_VERSION}") from None
 
 
-def cleaned(text: str) -> str:
+def clean_message(text: str) -> str:
     """A message that is shown and never compared: its beginning, without characters that do more than show."""
     shown = text[:_MAX_TEXT]
     return shown if shown.isprintable() else "".join("\N{REPLACEMENT CHARACTER}" if _does_more_than_show(one) else one for one in shown)
@@ -114,7 +114,7 @@ class _Cleaner:
         if isinstance(value, list):
             return [self.cleaned(one, name, depth + 1) for one in value]
         if isinstance(value, str):
-            return cleaned(value) if name in _MESSAGES else _require_clean(value, _MAX_TEXT, self.what)
+            return clean_message(value) if name in _MESSAGES else _require_clean(value, _MAX_TEXT, self.what)
         return value
 
 

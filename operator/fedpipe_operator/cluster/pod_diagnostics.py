@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from fedpipe_operator.admission import cleaned
+from fedpipe_operator.admission import clean_message
 from fedpipe_operator.cluster.api import EVENTS, PODS, Api, Plain
 from fedpipe_operator.cluster.objects import KubeJob, unix
 from fedpipe_trainer.contract import FailureReason
@@ -102,7 +102,7 @@ def pod_end(pods: Sequence[Body]) -> PodEnd | None:
     if reason == _OOM:
         return PodEnd(code, str(FailureReason.OUT_OF_MEMORY), f"the kernel killed it at its memory limit (exit code {code})")
     # The container wrote it, and so a site chose it.
-    message = cleaned(terminated.get("message", "")) or f"exit code {code}; see `kubectl logs` while the Job is kept"
+    message = clean_message(terminated.get("message", "")) or f"exit code {code}; see `kubectl logs` while the Job is kept"
     return PodEnd(code, _REASONS.get(code or 0, "Died"), message)
 
 
