@@ -143,19 +143,18 @@ def test_labels_are_a_union_without_limit_9000_false_labels_give_everyone_a_9003
         assert plan(world).excluded[LIAR].startswith("PolicyDenied: its profile names 9003 labels, and its policy.maxLabels is 100")
 
 
-@pytest.mark.parametrize(("rows", "is_admitted"), [(100, True), (101, False), (10**12, False)])
-def test_more_rows_are_dropped_than_the_profile_of_the_site_has(tmp_path: Path, rows: int, is_admitted: bool) -> None:
+@pytest.mark.parametrize("rows", [100, 101, 10**12])
+def test_more_rows_are_dropped_than_the_profile_of_the_site_has(tmp_path: Path, rows: int) -> None:
+    """An honest site's data may have grown since, so that is no refusal; what is told, and lowers its weight, is bounded."""
     world = world_with(tmp_path, TrainTask, lambda task, where: an_update(task, where, dropped_rows=rows), task=UNDECLARED)
 
     assert world.conditions()["Complete"] == "RoundsCompleted"
-    assert (LIAR in contributions(world)) is is_admitted
-    if not is_admitted:
-        assert f"droppedRows: found {rows}, expected 0 to 100" in world.run.resource.status.history[0].left_out[LIAR]
+    assert (contributions(world)[LIAR].dropped_rows, contributions(world)[LIAR].samples) == (100, 1)
+    assert world.run.resource.status.history[0].dropped_rows == {LIAR: 100}
 
 
 def test_an_evaluation_drops_more_rows_than_the_profile_of_the_site_has(tmp_path: Path) -> None:
     world = world_with(tmp_path, EvaluateTask, lambda task, _: an_evaluation(task, dropped_rows=21), task=UNDECLARED)
 
     assert world.conditions()["Complete"] == "RoundsCompleted"
-    assert "droppedRows: found 21, expected 0 to 20" in evaluation(world, 1).missing[LIAR]
-    assert "droppedRows: found 21, expected 0 to 20" in evaluation(world, 2).missing[LIAR]
+    assert [evaluation(world, round_).sites[LIAR].dropped_rows for round_ in (1, 2)] == [20, 20]

@@ -59,7 +59,7 @@ class UpdateBounds:
     fingerprint: str
     """Of the round's base model."""
     rows: int = _MOST_ROWS
-    """Training rows that the site has, by its profile: it drops no more."""
+    """Training rows that the site has, by its profile: so many count as dropped, at most. Its data may have grown since."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class EvaluationBounds:
     max_length: int
     """Tokens of a sample."""
     rows: int = _MOST_ROWS
-    """Validation rows that the site has, by its profile: it drops no more."""
+    """Validation rows likewise."""
     fingerprint: str | None = None
     """Of the run's base model. None: no round is planned that says it."""
 
@@ -98,7 +98,7 @@ def admit_update(data: bytes, asked: Asked, bounds: UpdateBounds) -> AdmittedUpd
     _check_identity(result, asked)
     if result.outcome is Outcome.COMPLETED:
         check_update(result, bounds, asked.what)
-    return AdmittedUpdate(result)
+    return AdmittedUpdate(result.model_copy(update={"dropped_rows": min(result.dropped_rows, bounds.rows)}))
 
 
 def admit_evaluation(data: bytes, asked: Asked, bounds: EvaluationBounds) -> AdmittedEvaluation:
@@ -115,7 +115,7 @@ def admit_evaluation(data: bytes, asked: Asked, bounds: EvaluationBounds) -> Adm
         _check_counts(result, bounds, asked.what)
         _check_metrics(result.metrics, bounds, asked.what)
         _check_loss(result, asked.what)
-    return AdmittedEvaluation(result)
+    return AdmittedEvaluation(result.model_copy(update={"dropped_rows": min(result.dropped_rows, bounds.rows)}))
 
 
 def admit_export(data: bytes, asked: Asked) -> AdmittedExport:
@@ -154,7 +154,6 @@ def check_update(update: TrainResult, bounds: UpdateBounds, what: str) -> None:
         raise RefusedError(RefusalReason.NO_ADAPTER, f"{what}: outcome {update.outcome} without an adapter, expected a completed training")
     _check_base(update.fingerprint, bounds.fingerprint, what)
     _check_work(update, plan, what)
-    require_range(update.dropped_rows, 0, bounds.rows, what=f"{what}: droppedRows")
     _check_ranks(update, plan, what)
 
 
@@ -208,7 +207,6 @@ def _check_ranks(update: TrainResult, plan: Plan, what: str) -> None:
 def _check_counts(result: EvaluateResult, bounds: EvaluationBounds, what: str) -> None:
     # No closer: a run's maxSamples may be edited while a site evaluates. How much they count is bounded where they are averaged.
     require_range(result.samples, 0, _MOST_SAMPLES, what=f"{what}: samples")
-    require_range(result.dropped_rows, 0, bounds.rows, what=f"{what}: droppedRows")
     if bounds.is_classification:
         require_equal(RefusalReason.IMPLAUSIBLE, found=result.targets, expected=result.samples, what=f"{what}: targets")
     else:

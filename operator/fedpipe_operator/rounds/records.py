@@ -44,7 +44,7 @@ class RoundPlan(Wire):
     Empty if an earlier version of the operator planned the round; the samples trained on count then.
     """
     validation_samples: dict[str, Annotated[int, Field(ge=0)]] = {}
-    """Validation samples likewise: an evaluation drops no more. Empty likewise."""
+    """Validation samples likewise: of the rows that an evaluation drops, so many count. Empty likewise."""
     selected: tuple[str, ...]
     """The round's sites, out of `plans`."""
     evaluators: tuple[str, ...]
