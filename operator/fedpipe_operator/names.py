@@ -23,6 +23,8 @@ COMPARISON = "comparison/comparison.json"
 REPORT = "report.html"
 EXPORT_ADAPTER = "export/adapter"
 EXPORT_MERGED = "export/merged"
+FORM_PROBE = "form-probe"
+"""Of the object with which it is tried whether the store has forms."""
 
 
 def bounded(name: str) -> str:

@@ -20,6 +20,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from s3transfer.manager import TransferManager
 
+from fedpipe_operator import names
 from fedpipe_operator.errors import TransientError, UserError
 from fedpipe_operator.store.connections import ANSWER_BYTES, Call, ContextExecutor, Guard, TooLargeError, bind, bounded
 from fedpipe_operator.store.forms import binds_sizes, presigned_form
@@ -41,8 +42,6 @@ _CONFIG = Config(
 )
 
 _CHUNK: Final = 2**18
-_FORM_PROBE: Final = "form-probe"
-"""Key of the object with which forms are tried."""
 _MULTIPART: Final = TransferConfig(multipart_threshold=16 * 2**20, multipart_chunksize=16 * 2**20, max_concurrency=4)
 
 
@@ -286,7 +285,7 @@ class S3Store:
         """A presigned form for this object. Whether the store has forms that bind the size is tried once, at the first call."""
         with self._call(key):
             if self._has_forms is None:
-                self._has_forms = binds_sizes(self._client, self.bucket, self._full_key(_FORM_PROBE))
+                self._has_forms = binds_sizes(self._client, self.bucket, self._full_key(names.FORM_PROBE))
             if not self._has_forms:
                 return None
             return presigned_form(self._client, self.bucket, self._full_key(key), seconds=seconds, at_most=at_most)
