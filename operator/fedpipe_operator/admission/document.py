@@ -18,6 +18,12 @@ MAX_RESULT_BYTES: Final = 2**20
 """Of a result, but an update's: `results.max_update_bytes`. A profile has some 250 bytes for each target weight."""
 _BYTES_OF_A_VALUE: Final = 6
 """Of JSON, at least, in an honest result: a number and a comma."""
+MOST_VALUES: Final = MAX_RESULT_BYTES // _BYTES_OF_A_VALUE
+"""Of a result, but an update's: `results.most_update_values`."""
+_MOST_FIELDS: Final = 64
+"""Of an object with fixed fields; a profile has some 40."""
+_BY_WEIGHT: Final = frozenset({"firstHalf", "secondHalf", "ranks", "scales", "tensors"})
+"""Objects that have a key for each weight of the model, or for each of its tensors."""
 _VERSION: Final = "does its trainer have the version of this operator?"
 _MAX_DEPTH: Final = 16
 """A result has objects in objects five deep."""
@@ -30,13 +36,14 @@ _DIRECTIONS: Final = frozenset(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 
 """What follows them is shown in another order."""
 
 
-def parse(data: bytes, kind: type[WireT], *, at_most: int, what: str) -> WireT:
+def parse(data: bytes, kind: type[WireT], *, at_most: int, most_values: int = MOST_VALUES, what: str) -> WireT:
     """The value of this kind, all of whose numbers are finite, and whose texts show nothing but themselves.
 
     Args:
         data: JSON in UTF-8.
         kind: of the value.
         at_most: bytes.
+        most_values: of JSON, objects and arrays included.
         what: the object, for messages.
 
     Raises:
@@ -44,9 +51,14 @@ def parse(data: bytes, kind: type[WireT], *, at_most: int, what: str) -> WireT:
     """
     if len(data) > at_most:
         raise RefusedError(RefusalReason.TOO_LARGE, f"{what} has {len(data)} bytes, expected at most {at_most}")
-    value = _Cleaner(what, most_values=at_most // _BYTES_OF_A_VALUE).cleaned(_json(data, what))
+    # Counted before any is made: as objects, 33 MB of small ones take 5 GB.
+    if sum(map(data.count, (b",", b"[", b"{"))) > most_values:
+        raise _too_many_values(what, most_values)
+    value = _Cleaner(what, most_values).cleaned(_json(data, what))
+    if not isinstance(value, dict):
+        raise RefusedError(RefusalReason.UNREADABLE, f"{what} is no object of JSON; {_VERSION}")
     try:
-        return kind.model_validate_json(json.dumps(value))
+        return kind.model_validate(value)
     except ValidationError as error:
         problem = _first_problem(error)
         raise RefusedError(RefusalReason.UNREADABLE, f"{what} is not a valid {kind.__name__}: {problem}; {_VERSION}") from None
@@ -106,8 +118,10 @@ class _Cleaner:
         """The value of the field of this name, clean."""
         self.values += 1
         if depth > _MAX_DEPTH or self.values > self.most_values:
-            raise RefusedError(RefusalReason.UNREADABLE, f"{self.what} is nested too deeply, or has more than {self.most_values} values")
+            raise _too_many_values(self.what, self.most_values)
         if isinstance(value, dict):
+            if len(value) > _MOST_FIELDS and name not in _BY_WEIGHT:
+                raise RefusedError(RefusalReason.UNREADABLE, f"{self.what} has an object of {len(value)} fields, expected {_MOST_FIELDS}")
             for key in value:
                 _require_clean(key, _MAX_NAME, self.what)
             return {key: self.cleaned(one, name if name in _MESSAGES else key, depth + 1) for key, one in value.items()}
@@ -116,6 +130,10 @@ class _Cleaner:
         if isinstance(value, str):
             return cleaned(value) if name in _MESSAGES else _require_clean(value, _MAX_TEXT, self.what)
         return value
+
+
+def _too_many_values(what: str, most: int) -> RefusedError:
+    return RefusedError(RefusalReason.UNREADABLE, f"{what} is nested too deeply, or has more than {most} values")
 
 
 def _first_problem(error: ValidationError) -> str:
