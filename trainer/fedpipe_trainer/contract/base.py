@@ -2,13 +2,15 @@
 
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema
 
 SCHEMA_VERSION: Final = 1
 _COLLECTIONS: Final = frozenset({"dict", "list", "set", "tuple"})
 """Types of pydantic's schemas."""
+_MOST_UNKNOWN: Final = 16
+"""Fields of an object that are named one by one in an error."""
 
 
 def _failing_fast(schema: Any) -> Any:  # noqa: ANN401 -- a schema, or any part of one
@@ -37,6 +39,14 @@ class Wire(BaseModel):
         """As pydantic makes it, but for its errors: a site writes what is read, and those of 100,000 wrong items would take a gigabyte."""
         found: CoreSchema = _failing_fast(handler(source))
         return found
+
+    @model_validator(mode="before")
+    @classmethod
+    def _require_few_unknown_fields(cls, value: Any) -> Any:  # noqa: ANN401 -- pydantic's hook
+        """Likewise: an error for each of a million unknown fields would take gigabytes."""
+        if isinstance(value, dict) and len(value) > len(cls.model_fields) + _MOST_UNKNOWN:
+            raise ValueError(f"it has {len(value)} fields, expected at most {len(cls.model_fields)}")
+        return value
 
     def to_json(self) -> str:
         """This value as JSON text, with keys in camelCase and without optional fields that are not set."""
