@@ -37,6 +37,9 @@ THREATS: Final = (
     "Labels are a union without limit",
     "A result of 40 MB costs memory, an object of gigabytes the disk",
     "A safetensors header of 39 MB costs a gigabyte",
+    "A profile of 0.5 MB of empty objects costs a gigabyte",
+    "10^12 rows of a profile, or 1000 samples of a range test, decide the plans of all",
+    "The loss of one site makes a run stall",
     "A result that is overwritten after it was seen fails the run",
     "Presigned PUTs fix neither size nor hash, and outlive the commit",
     # From a run author
@@ -49,6 +52,8 @@ THREATS: Final = (
     "A store that answers one byte a second holds a thread for ever",
     "Eight such runs stop the operator for all namespaces",
     "A store that never ends fills the operator's memory",
+    "A result or record that a run's author writes into the bucket costs gigabytes",
+    "A bucket of the same name elsewhere gives sites a model for other runs",
     "Link-local and in-cluster addresses are called",
     "A foreign Job with our labels restarts the operator",
     "Two runs and sites whose derived names collide exchange tasks",
