@@ -53,6 +53,7 @@ THREATS: Final = (
     "Eight such runs stop the operator for all namespaces",
     "A store that never ends fills the operator's memory",
     "A result or record that a run's author writes into the bucket costs gigabytes",
+    "A deadline of 25 days or more lets worker processes run without limits",
     "A bucket of the same name elsewhere gives sites a model for other runs",
     "Link-local and in-cluster addresses are called",
     "A foreign Job with our labels restarts the operator",
