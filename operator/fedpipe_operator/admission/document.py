@@ -132,7 +132,7 @@ def _too_many_values(what: str, most: int) -> RefusedError:
 def _first_problem(error: ValidationError) -> str:
     """The first wrong field, and what kind of fault it is. Pydantic's sentence may quote the value, which no message does."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(map(str, first["loc"]))
+    where = ".".join(f"`{part}`" if "." in str(part) else str(part) for part in first["loc"])
     return f"{''.join(filter(str.isprintable, where))[:_MAX_NAME]}: {first['type'].replace('_', ' ')}"
 
 
