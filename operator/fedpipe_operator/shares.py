@@ -4,7 +4,7 @@ What exceeds the bound goes to the other sites in proportion to their shares, ag
 order of the shares stays, and every site below the bound has at least what it had. The same in each weight: over the sites that trained it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -19,6 +19,15 @@ def max_share(contributors: int, spec: float | None) -> float:
     if spec is not None:
         return spec
     return DEFAULT_MAX_SHARE if contributors >= _ENOUGH_SITES else 1.0
+
+
+def counted_samples(samples: Mapping[str, int]) -> dict[str, int]:
+    """The samples of each site as they count where sites are weighed: of three or more, none has more than all the others together.
+
+    A site's profile says how many it has. What is planned for all of them does not follow from the word of one.
+    """
+    total = sum(samples.values())
+    return {name: min(count, total - count) if len(samples) >= _ENOUGH_SITES else count for name, count in samples.items()}
 
 
 def capped(shares: Sequence[float], most: float) -> tuple[float, ...]:

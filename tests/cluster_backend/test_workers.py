@@ -145,6 +145,15 @@ def test_a_process_that_takes_too_long_is_ended() -> None:
     assert (result.exit_code, result.reason, result.message) == (137, "Killed", "exceeded the deadline of 0 s")
 
 
+@pytest.mark.parametrize("deadline", [600 * 3600.0, 3.6e33])
+def test_a_process_of_a_run_with_a_deadline_of_years_is_waited_for_like_any_other(deadline: float) -> None:
+    """It was left to run without end, and its place given to the next: so one namespace could have any number of processes."""
+    bench = Bench("")
+    bench.start(seconds=deadline)
+
+    assert bench.result().state is JobState.SUCCEEDED
+
+
 def test_a_job_is_started_once(slow: Bench) -> None:
     slow.start()
     slow.until_running()

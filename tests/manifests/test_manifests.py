@@ -100,6 +100,14 @@ def test_a_failure_policy_knows_disruptions_and_the_final_exit_codes() -> None:
     assert ExitCode.TRANSFER_FAILED not in rules[1]["onExitCodes"]["values"]
 
 
+def test_seconds_are_those_that_kubernetes_can_count_whatever_the_deadline() -> None:
+    rounds = {"count": 1, "deadline": f"{'9' * 30}h"}
+    run = a_run([CPU_SITE], rounds=rounds)
+    spec = trainer_job(run, the_job(run, site="cabin"), CPU_SITE, JobResources(), SETTINGS)["spec"]
+
+    assert max(spec["activeDeadlineSeconds"], spec["ttlSecondsAfterFinished"]) < 2**31
+
+
 def test_the_labels_of_a_queue_go_from_the_run_to_its_jobs_alone() -> None:
     run = a_run([CPU_SITE])
     labels = {"kueue.x-k8s.io/queue-name": "research", "team": "a"}

@@ -48,6 +48,13 @@ def test_the_rate_that_lowers_the_loss_most_is_chosen_and_the_reason_names_the_o
     )
 
 
+def test_one_site_that_claims_many_samples_does_not_choose_a_rate_at_which_the_others_diverge() -> None:
+    honest = {f"ward-{index}": losses_of({1e-3: 1.7, 3e-3: 1.5, 3e-2: DIVERGED}) for index in range(3)}
+    liar = losses_of({1e-3: 1.99, 3e-3: 1.99, 3e-2: 0.0}, samples=1000)
+
+    assert choice(honest | {"liar": liar}).value == 3e-3
+
+
 @pytest.mark.parametrize(("steps", "value"), [(1, 1e-2), (8, 1e-2), (9, 9e-3), (32, 5e-3), (72, 3e-3), (800, 1e-3), (10**6, 3e-5)])
 def test_the_rate_falls_with_the_root_of_the_steps_of_a_round_that_is_longer_than_the_test(steps: int, value: float) -> None:
     sites = {"a": losses_of({3e-3: 1.5, 1e-2: 1.4, 3e-2: 1.6})}

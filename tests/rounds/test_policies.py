@@ -154,6 +154,15 @@ def test_what_fewer_sites_than_the_quorum_measured_is_no_stall() -> None:
     assert not is_stalled(needing(still, 2))
 
 
+def test_one_site_of_three_makes_no_run_stall_and_hides_no_stall() -> None:
+    """It reports a huge loss at first, beside which no improvement of the others counts, or a falling one while theirs stand still."""
+    better = [{"a": 0.15 * at, "b": 0.15 * at, "c": 1.0 if at else -400.0} for at in range(6)]
+    still = [{"a": 0.5, "b": 0.5, "c": at - 10.0} for at in range(6)]
+
+    assert not is_stalled(rounds_by_site(better))
+    assert is_stalled(rounds_by_site(still))
+
+
 def needing(evaluations: Mapping[int, RoundEvaluation], needed: int) -> dict[int, RoundEvaluation]:
     """The same, of rounds with this quorum."""
     return {at: one.model_copy(update={"needed": needed}) for at, one in evaluations.items()}

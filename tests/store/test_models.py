@@ -40,6 +40,19 @@ def test_every_file_of_the_model_gets_a_url_that_needs_no_credentials(server: st
     assert model.etags == {name: hashlib.md5(content, usedforsecurity=False).hexdigest() for name, content in FILES.items()}
 
 
+def test_a_bucket_of_the_same_name_at_another_endpoint_gives_a_site_no_model_that_it_keeps_for_another_run(
+    nanio: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site keeps a model by its source and revision, and a run's author may have an endpoint that says what it likes of its objects."""
+    source = upload(nanio, "models/toy")
+    monkeypatch.setattr(S3Store, "etags_and_sizes", lambda _: {name: ('"0x8DC5A2"', len(content)) for name, content in FILES.items()})
+    stores = [StoreSpec(bucket="fedpipe", endpoint=endpoint) for endpoint in (nanio.endpoint, "https://s3.example.org")]
+
+    models = [model_in_bucket(source, store, seconds=60, credentials=CREDENTIALS, guard=None) for store in stores]
+
+    assert models[0].revision != models[1].revision
+
+
 def test_the_etag_of_a_file_that_was_uploaded_in_parts_is_made_of_their_md5s(moto: Server, tmp_path: Path) -> None:
     source, path = upload(moto, "models/large"), tmp_path / "large"
     path.write_bytes(bytes(17 << 20))

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import sys
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -18,6 +17,8 @@ MAX_RESULT_BYTES: Final = 2**20
 """Of a result, but an update's: `results.max_update_bytes`. A profile has some 250 bytes for each target weight."""
 _BYTES_OF_A_VALUE: Final = 6
 """Of JSON, at least, in an honest result: a number and a comma."""
+MOST_VALUES: Final = MAX_RESULT_BYTES // _BYTES_OF_A_VALUE
+"""Of a result, but an update's: `results.most_update_values`."""
 _VERSION: Final = "does its trainer have the version of this operator?"
 _MAX_DEPTH: Final = 16
 """A result has objects in objects five deep."""
@@ -30,13 +31,14 @@ _DIRECTIONS: Final = frozenset(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 
 """What follows them is shown in another order."""
 
 
-def parse(data: bytes, kind: type[WireT], *, at_most: int, what: str) -> WireT:
+def parse(data: bytes, kind: type[WireT], *, at_most: int, most_values: int = MOST_VALUES, what: str) -> WireT:
     """The value of this kind, all of whose numbers are finite, and whose texts show nothing but themselves.
 
     Args:
         data: JSON in UTF-8.
         kind: of the value.
         at_most: bytes.
+        most_values: of JSON, objects and arrays included.
         what: the object, for messages.
 
     Raises:
@@ -44,9 +46,14 @@ def parse(data: bytes, kind: type[WireT], *, at_most: int, what: str) -> WireT:
     """
     if len(data) > at_most:
         raise RefusedError(RefusalReason.TOO_LARGE, f"{what} has {len(data)} bytes, expected at most {at_most}")
-    value = _Cleaner(what, most_values=at_most // _BYTES_OF_A_VALUE).cleaned(_json(data, what))
+    # Counted before any is made: as objects, 33 MB of small ones take 5 GB.
+    if sum(map(data.count, (b",", b"[", b"{"))) > most_values:
+        raise _too_many_values(what, most_values)
+    value = _Cleaner(what, most_values).cleaned(_json(data, what))
+    if not isinstance(value, dict):
+        raise RefusedError(RefusalReason.UNREADABLE, f"{what} is no object of JSON; {_VERSION}")
     try:
-        return kind.model_validate_json(json.dumps(value))
+        return kind.model_validate(value)
     except ValidationError as error:
         problem = _first_problem(error)
         raise RefusedError(RefusalReason.UNREADABLE, f"{what} is not a valid {kind.__name__}: {problem}; {_VERSION}") from None
@@ -106,7 +113,7 @@ class _Cleaner:
         """The value of the field of this name, clean."""
         self.values += 1
         if depth > _MAX_DEPTH or self.values > self.most_values:
-            raise RefusedError(RefusalReason.UNREADABLE, f"{self.what} is nested too deeply, or has more than {self.most_values} values")
+            raise _too_many_values(self.what, self.most_values)
         if isinstance(value, dict):
             for key in value:
                 _require_clean(key, _MAX_NAME, self.what)
@@ -118,15 +125,15 @@ class _Cleaner:
         return value
 
 
-def _first_problem(error: ValidationError) -> str:
-    """The first wrong field, and what kind of fault it is. Pydantic's sentence may quote the value, which no message does.
+def _too_many_values(what: str, most: int) -> RefusedError:
+    return RefusedError(RefusalReason.UNREADABLE, f"{what} is nested too deeply, or has more than {most} values")
 
-    From its text: as objects, the errors of a result with many unknown fields take 100 MB.
-    """
-    _, where, sentence, *_ = str(error).split("\n", 3)
-    kind = re.search(r"\[type=(\w+)", sentence)
-    found = kind[1].replace("_", " ") if kind else "not valid"
-    return f"{''.join(filter(str.isprintable, where))[:_MAX_NAME]}: {found}"
+
+def _first_problem(error: ValidationError) -> str:
+    """The first wrong field, and what kind of fault it is. Pydantic's sentence may quote the value, which no message does."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(f"`{part}`" if "." in str(part) else str(part) for part in first["loc"])
+    return f"{''.join(filter(str.isprintable, where))[:_MAX_NAME]}: {first['type'].replace('_', ' ')}"
 
 
 def _require_clean(text: str, most: int, what: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NewType
 
-from fedpipe_operator.admission.document import MAX_RESULT_BYTES, parse
+from fedpipe_operator.admission.document import MAX_RESULT_BYTES, MOST_VALUES, parse
 from fedpipe_operator.admission.refusal import RefusalReason, RefusedError, require_equal, require_range
 from fedpipe_trainer.contract import EvaluateResult, ExportResult, Outcome, Plan, ProfileResult, RunRef, TrainResult, perplexity_of
 from fedpipe_trainer.contract.result import MAX_LOSS
@@ -22,6 +22,8 @@ _BYTES_OF_A_WEIGHT: Final = 4096
 """Of a result, at most: its name four times, rank, scale and the shapes of two tensors."""
 _BYTES_OF_A_STEP: Final = 32
 """Of a result: the loss."""
+_VALUES_OF_A_WEIGHT: Final = 16
+"""Of a result, at most: rank, scale and the shapes of two tensors."""
 _UNIT_METRICS: Final = frozenset({"accuracy", "macroF1", "rougeL", "slotErrorRate"})
 """From 0 to 1."""
 _MOST_BLEU: Final = 100.0
@@ -94,7 +96,8 @@ def admit_update(data: bytes, asked: Asked, bounds: UpdateBounds) -> AdmittedUpd
     Raises:
         RefusedError: it is refused.
     """
-    result = parse(data, TrainResult, at_most=max_update_bytes(bounds.plan), what=asked.what)
+    most_values = most_update_values(bounds.plan)
+    result = parse(data, TrainResult, at_most=max_update_bytes(bounds.plan), most_values=most_values, what=asked.what)
     _check_identity(result, asked)
     if result.outcome is Outcome.COMPLETED:
         check_update(result, bounds, asked.what)
@@ -134,6 +137,11 @@ def max_update_bytes(plan: Plan | None) -> int:
     if plan is None:
         return MAX_RESULT_BYTES
     return MAX_RESULT_BYTES + _BYTES_OF_A_WEIGHT * len(plan.ranks) + _BYTES_OF_A_STEP * plan.steps
+
+
+def most_update_values(plan: Plan | None) -> int:
+    """Values of JSON in an update's result, at most."""
+    return MOST_VALUES if plan is None else MOST_VALUES + _VALUES_OF_A_WEIGHT * len(plan.ranks) + plan.steps
 
 
 def hash_of(result: AdmittedProfile | AdmittedUpdate) -> str:

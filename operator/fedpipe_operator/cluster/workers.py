@@ -28,6 +28,8 @@ _STOPPED: Final = -9
 _MESSAGE_MAX: Final = 1000
 _NICENESS: Final = 10
 """Reconciles have priority over this work, which takes seconds anyway."""
+_LONGEST: Final = 86400.0
+"""Seconds that a process may take, whatever the run's deadline: a wait for 25 days or more raises, and would leave it without one."""
 _FAILED: Final = {TaskKind.PLAN: Reason.PLANNING_FAILED, TaskKind.AGGREGATE: Reason.AGGREGATION_FAILED}
 
 
@@ -175,9 +177,9 @@ def without_key_pair(environ: Mapping[str, str]) -> dict[str, str]:
 def _result(process: "subprocess.Popen[str]", seconds: float) -> tuple[int, str]:
     """The exit status (negative for a signal), and the end of the process's stderr."""
     try:
-        _, stderr = process.communicate(timeout=seconds)
+        _, stderr = process.communicate(timeout=min(seconds, _LONGEST))
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        return _STOPPED, f"exceeded the deadline of {seconds:.0f} s"
+        return _STOPPED, f"exceeded the deadline of {min(seconds, _LONGEST):.0f} s"
     return process.returncode, stderr.strip()[-_MESSAGE_MAX:]

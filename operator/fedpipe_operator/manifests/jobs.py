@@ -31,6 +31,8 @@ _AGGREGATION_CPU: Final = "500m"
 """Requested; without a limit it uses what is free. A small node has no whole core left."""
 _BACKSTOP_SECONDS: Final = 300
 """Beyond the stage's deadline, at which the operator ends a Job, Kubernetes ends it: in case the operator is down."""
+_LONGEST_SECONDS: Final = 1e9
+"""Some 30 years: Kubernetes counts them in 32 bits, and refuses a Job with more."""
 
 
 def trainer_job(run: Run, job: Job, site: EdgeSite | None, resources: JobResources, settings: Settings) -> Plain:
@@ -82,7 +84,7 @@ def aggregation_job(run: Run, job: Job, settings: Settings) -> Plain:
 def _job(run: Run, job: Job, template: Plain, settings: Settings) -> Plain:
     """The Job of one attempt. The operator counts attempts, so a failed pod fails the Job, unless its node evicted the pod."""
     container = template["spec"]["containers"][0]["name"]
-    deadline = math.ceil(parse_duration(run.spec.rounds.deadline)) + _BACKSTOP_SECONDS
+    deadline = math.ceil(min(_LONGEST_SECONDS, parse_duration(run.spec.rounds.deadline))) + _BACKSTOP_SECONDS
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",

@@ -18,6 +18,8 @@ from fedpipe_operator.sites import SiteProfile
 
 COVERAGE: Final = 0.1
 """The least share of the round's samples that must train a weight: fewer would decide over it alone."""
+_TOGETHER: Final = 3
+"""Sites that no single one keeps from a weight."""
 
 
 class Covered(NamedTuple):
@@ -31,6 +33,14 @@ class Covered(NamedTuple):
     """The weights that too few samples would have trained, in the model's order."""
     crowded_out: frozenset[str]
     """Sites with a solution before, which can train none of the weights that are left."""
+
+
+def are_enough(samples: float, sites: int, *, all_samples: float, all_sites: int) -> bool:
+    """Whether so many samples, of so many sites, are enough for a weight, of those of all sites of the round.
+
+    They are if all sites but one have them, three at least: what one site says of its samples keeps no weight from the others.
+    """
+    return samples >= COVERAGE * all_samples or sites >= max(_TOGETHER, all_sites - 1)
 
 
 def cover(
@@ -89,12 +99,12 @@ def _trained_by_enough(request: PlanRequest, sites: Mapping[str, SiteProfile], s
     """The weights that enough of the round's samples train, those of the given plans included."""
     parts = [(sites[name].train_samples, _trained(one)) for name, one in solutions.items()]
     parts += [(one.samples, one.weights) for one in request.given.values()]
-    samples: dict[str, int] = {}
+    counts: dict[str, list[int]] = {}
     for count, weights in parts:
         for weight in weights:
-            samples[weight] = samples.get(weight, 0) + count
-    needed = COVERAGE * sum(count for count, _ in parts)
-    return {weight for weight, count in samples.items() if count >= needed}
+            counts.setdefault(weight, []).append(count)
+    total = sum(count for count, _ in parts)
+    return {weight for weight, of in counts.items() if are_enough(sum(of), len(of), all_samples=total, all_sites=len(parts))}
 
 
 def _of_weights(frontiers: Mapping[int, Frontier], kept: Collection[str]) -> dict[int, Frontier]:

@@ -35,6 +35,7 @@ from fedpipe_operator.planning.site_problem import (
     stack,
     worth,
 )
+from fedpipe_operator.shares import counted_samples
 from fedpipe_operator.sites import SiteProfile
 
 RUN_PASSES: Final = 3.0
@@ -198,8 +199,14 @@ def frontiers_of(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> dict
 
 def _sample_shares(sites: Mapping[str, SiteProfile]) -> dict[str, float]:
     """p_k: each site's share of all training samples."""
-    total = sum(site.train_samples for site in sites.values())
-    return {name: site.train_samples / total for name, site in sites.items()}
+    samples = _counted(sites, sites)
+    total = sum(samples.values())
+    return {name: samples[name] / total for name in sites}
+
+
+def _counted(sites: Mapping[str, SiteProfile], names: Collection[str]) -> dict[str, int]:
+    """The training samples of these sites, as they count."""
+    return counted_samples({name: sites[name].train_samples for name in names})
 
 
 def _round_length(
@@ -211,7 +218,7 @@ def _round_length(
     longest = max(shortest, min(request.deadline, max(problem.longest() for problem in problems.values())))
     rows, first = stacked
     by_depth = next(iter(problems.values())).frontiers
-    samples = np.array([float(sites[name].train_samples) for name in problems])
+    samples = np.array(list(_counted(sites, problems).values()), dtype=float)
     batch = np.array([samples_of_a_step(sites[name].train_samples, request.batch) for name in problems])
     more_steps = np.array([most_more_steps(request, sites[name]) for name in problems])
     largest = _largest_value(request, sites[next(iter(problems))])
@@ -266,7 +273,7 @@ def asked_steps(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Co
 
 def _run_steps(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Collection[str]) -> float:
     """The steps of all sites and rounds together that make `RUN_PASSES` passes over the fleet's data."""
-    return RUN_PASSES * sum(batches_of_a_pass(sites[name].train_samples, request.batch) for name in able)
+    return RUN_PASSES * sum(batches_of_a_pass(samples, request.batch) for samples in _counted(sites, able).values())
 
 
 def _bound_of_steps(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Collection[str]) -> str:

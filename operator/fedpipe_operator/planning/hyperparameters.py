@@ -18,6 +18,7 @@ from fedpipe_operator.api import FineTuneSpec, LearningRateSchedule, PlanningMod
 from fedpipe_operator.formatting import counted, excerpt, percent, whole_percent
 from fedpipe_operator.planning.passes import passes
 from fedpipe_operator.planning.request import MAX_PASSES
+from fedpipe_operator.shares import counted_samples
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Plan, RangeTest, RangeTestResult, Wire
 
@@ -170,15 +171,17 @@ def learning_rate_share(spec: FineTuneSpec, round_: int) -> float:
 def combined_changes(tests: Mapping[str, RangeTestResult]) -> dict[float, float]:
     """By learning rate: the mean relative change of the loss, loss / loss before − 1, weighted by samples.
 
-    A rate that too few judge is left out. A site judges the rates that it tried, and those beyond one at which its loss was
-    worse than at the rate before: it did not try them for that, and counts with the loss there, the least that they would have. So does
-    one at which its loss diverged for all larger ones.
+    A site counts with the samples that it was asked for at most, and of three or more with no more than all others have together. A rate
+    that too few judge is left out. A site judges the rates that it tried, and those beyond one at which its loss was worse than at the
+    rate before: it did not try them for that, and counts with the loss there, the least that they would have. So does one at which its
+    loss diverged for all larger ones.
     """
-    total = sum(test.samples for test in tests.values())
+    samples_of = counted_samples({name: min(test.samples, RANGE_TEST_SAMPLES) for name, test in tests.items()})
+    total = sum(samples_of.values())
     judged: dict[float, float] = {}
     tried = {one.learning_rate for test in tests.values() for one in test.rates}
     for rate in sorted(tried & set(LEARNING_RATES)):
-        words = [(test.samples, change) for test in tests.values() if (change := _change(test, rate)) is not None]
+        words = [(samples_of[name], change) for name, test in tests.items() if (change := _change(test, rate)) is not None]
         weight = sum(samples for samples, _ in words)
         if weight >= _QUORUM * total:
             judged[rate] = sum(samples * change for samples, change in words) / weight

@@ -6,7 +6,7 @@ one choice of bits and rank and equal steps, `Proportional` gives them steps by 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ from fedpipe_operator.planning.passes import largest_step, samples_of_a_step
 from fedpipe_operator.planning.progress import round_progress
 from fedpipe_operator.planning.request import MAX_PASSES, PlanRequest
 from fedpipe_operator.planning.sizes import rank_parameters, uniform_ranks
+from fedpipe_operator.shares import counted_samples
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Plan
 
@@ -228,7 +229,9 @@ def _equal_steps(request: PlanRequest, members: Mapping[str, _Feasible], sites: 
     """The steps of the mean site's passes, or fewer where they do not fit before the deadline at the slowest site."""
     if not members:
         return {}
-    wanted = round(sum(request.wanted_steps(sites[name]) for name in members) / len(members))
+    samples = counted_samples({name: sites[name].train_samples for name in members})
+    all_wanted = sum(request.wanted_steps(replace(sites[name], train_samples=count)) for name, count in samples.items())
+    wanted = round(all_wanted / len(members))
     fitting, slowest = min((math.floor((request.deadline - one.fixed) / one.step), name) for name, one in members.items())
     until = f"equal at all sites, as many as fit before the deadline at the slowest one ({slowest})"
     return dict.fromkeys(members, _Steps(max(1, min(wanted, fitting)), wanted, until))
@@ -241,7 +244,7 @@ def _steps_by_speed(request: PlanRequest, members: Mapping[str, _Feasible], site
     """
     if not members:
         return {}
-    samples = np.array([float(sites[name].train_samples) for name in members])
+    samples = np.array(list(counted_samples({name: sites[name].train_samples for name in members}).values()), dtype=float)
     batch = np.array([samples_of_a_step(sites[name].train_samples, request.batch) for name in members])
     shortest = max(one.fixed + one.step for one in members.values())
 

@@ -6,12 +6,13 @@ SiteProfiles ─▶ importance ─▶ choices of every site ─▶ the round's l
 import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
 
 from fedpipe_operator.api import FineTuneSpec, PlanningMode
-from fedpipe_operator.planning.coverage import COVERAGE
+from fedpipe_operator.planning.coverage import are_enough
 from fedpipe_operator.planning.fleet import common_floor
 from fedpipe_operator.planning.importance import CombinedImportance, combine, explore
 from fedpipe_operator.planning.modes import (
@@ -168,13 +169,14 @@ def _given(plans: Mapping[str, Plan], sites: Mapping[str, SiteProfile]) -> dict[
 def _beside(request: PlanRequest, given: Mapping[str, GivenPlan], sites: Mapping[str, SiteProfile]) -> PlanRequest:
     """The request for the plans of these sites in a round with given plans."""
     samples = sum(site.train_samples for site in sites.values())
-    needed = COVERAGE * (samples + sum(one.samples for one in given.values()))
+    enough = partial(are_enough, all_samples=samples + sum(one.samples for one in given.values()), all_sites=len(sites) + len(given))
 
     def can_be_covered(weight: str) -> bool:
-        return samples + sum(one.samples for one in given.values() if weight in one.weights) >= needed
+        training = [one.samples for one in given.values() if weight in one.weights]
+        return enough(samples + sum(training), len(sites) + len(training))
 
     weights = next(iter(sites.values())).base.weights if sites else ()
-    lowest = 0 if samples >= needed else min((weight.layer for weight in weights if can_be_covered(weight.name)), default=0)
+    lowest = 0 if enough(samples, len(sites)) else min((weight.layer for weight in weights if can_be_covered(weight.name)), default=0)
     return replace(request, given=given, lowest_covered=lowest)
 
 

@@ -262,7 +262,7 @@ def is_stalled(evaluations: Mapping[int, Metrics]) -> bool:
     by_site = _by_site(counting, "loss")
     if not _are_alike(by_site):
         return _did_evaluators_stall(by_site)
-    losses = [one.loss for one in counting.values() if one.loss is not None]
+    losses = [value for one in counting.values() if (value := robust_value(one, "loss")) is not None]
     return any(_brought_little(losses[:end]) for end in range(_STALL_ROUNDS + 2, len(losses) + 1))
 
 

@@ -35,6 +35,8 @@ def model_in_bucket(source: str, store: StoreSpec, *, seconds: int, credentials:
         files = {key: models.url_to_read(key, seconds) for key in found}
     except FedPipeError as error:
         raise type(error)(error.reason, f"spec.model.source {source}: {error.message}") from error
-    revision = sha256(repr(sorted((key, etag) for key, (etag, _) in found.items())).encode()).hexdigest()
+    # With the endpoint: another one may have a bucket of this name, and say what it likes of its objects. Sites keep models by revision.
+    named = (store.endpoint, sorted((key, etag) for key, (etag, _) in found.items()))
+    revision = sha256(repr(named).encode()).hexdigest()
     etags = {key: bare for key, (etag, _) in found.items() if re.fullmatch(ETAG_PATTERN, bare := etag.strip('"'))}
     return Model(source=source, files=files, sizes={key: size for key, (_, size) in found.items()}, etags=etags, revision=revision)
