@@ -4,6 +4,7 @@ import pytest
 from cluster_user import Plain, condition
 from fleet_namespace import FleetNamespace
 from small_store import small_store_in
+from testcluster import outages
 
 pytestmark = pytest.mark.e2e
 
@@ -16,8 +17,10 @@ def failure(namespace: FleetNamespace) -> Plain | None:
 
 def test_a_trainer_that_finds_the_store_full_reports_it_and_the_run_fails(namespace: FleetNamespace) -> None:
     with small_store_in(namespace) as store:
-        store.fill()
         namespace.start("north", store=store.of_a_run(), rounds={"count": 1, "attempts": 1})
+        # Filled earlier, the operator would find it full, and wait.
+        with outages.paused(namespace.wait_for_trainer("toy-profile-north-a0")["metadata"]["uid"]):
+            store.fill()
         failed = namespace.wait("the run fails", lambda: failure(namespace))
 
     assert failed["reason"] == "QuorumOutOfReach"
