@@ -22,7 +22,7 @@ def _failing_fast(schema: Any) -> Any:  # noqa: ANN401 -- a schema, or any part 
     return [_failing_fast(one) for one in schema] if isinstance(schema, list) else schema
 
 
-class Wire(BaseModel):
+class FrozenValue(BaseModel):
     """A frozen value: camelCase keys in JSON, snake_case attributes in Python; unknown fields are refused."""
 
     model_config = ConfigDict(
@@ -40,14 +40,21 @@ class Wire(BaseModel):
         found: CoreSchema = _failing_fast(handler(source))
         return found
 
-    @model_validator(mode="before")
-    @classmethod
-    def _require_few_unknown_fields(cls, value: Any) -> Any:  # noqa: ANN401 -- pydantic's hook
-        """Likewise: an error for each of a million unknown fields would take gigabytes."""
-        if isinstance(value, dict) and len(value) > len(cls.model_fields) + _MOST_UNKNOWN:
-            raise ValueError(f"it has {len(value)} fields, expected at most {len(cls.model_fields)}")
-        return value
-
     def to_json(self) -> str:
         """This value as JSON text, with keys in camelCase and without optional fields that are not set."""
         return self.model_dump_json(by_alias=True, exclude_none=True, indent=2)
+
+
+class Wire(FrozenValue):
+    """A message between operator and trainer, or a part of one: an object with very many unknown fields is refused as a whole.
+
+    Not for what is read strictly: pydantic takes the lists of JSON for tuples, and those of a hook's values not.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _require_few_unknown_fields(cls, value: Any) -> Any:  # noqa: ANN401 -- pydantic's hook
+        """An error for each of a million unknown fields would take gigabytes."""
+        if isinstance(value, dict) and len(value) > len(cls.model_fields) + _MOST_UNKNOWN:
+            raise ValueError(f"it has {len(value)} fields, expected at most {len(cls.model_fields)}")
+        return value

@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, Field
 
-from fedpipe_trainer.contract.base import Wire
+from fedpipe_trainer.contract.base import FrozenValue
 from fedpipe_trainer.contract.objective import CausalLM, Column, Seq2SeqLM, SequenceClassification
 
 POLICY_FILE: Final = "fedpipe-policy.yaml"
@@ -43,7 +43,7 @@ class TrainingLosses(StrEnum):
     """Their mean alone."""
 
 
-class RunSelector(Wire):
+class RunSelector(FrozenValue):
     """Runs that may use a site: those of these names that carry these labels."""
 
     names: Annotated[tuple[RunName, ...], Field(max_length=100), _AsSet] | None = None
@@ -55,7 +55,7 @@ class RunSelector(Wire):
         return (self.names is None or name in self.names) and self.match_labels.items() <= labels.items()
 
 
-class DataPolicy(Wire):
+class DataPolicy(FrozenValue):
     """What the owner of a site's data allows. The defaults allow any run to read its task's columns, and show no row to anyone.
 
     Of a list, None allows everything, and an empty one nothing.
