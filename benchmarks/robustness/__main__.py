@@ -5,7 +5,7 @@
 The stand-in is that of `benchmarks/normalization.py`: MiniLM's frozen features of 20 Newsgroups, two frozen layers with LoRA of rank 8, a
 trained head. Ten sites, classes by Dirichlet 0.5, steps from 40 to 5. Ours go through the operator's whole aggregation, gate included, with
 a global rank of 32; Flower's average A and B apart, with all sites' ranks equal, which its rules need. Each run is stored in
-results.json; what is there is not run again. Prints the table of the README.
+results.json; what is there is not run again. Prints the tables of the README.
 """
 
 import argparse
@@ -32,20 +32,20 @@ RULES: Final = [*OURS, *(f"Flower {rule}" for rule in FLOWER)]
 
 
 def main() -> None:
-    """Run what is not stored yet and print the table."""
+    """Run what is not stored yet and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--malicious", type=int, nargs="+", default=[0, 1, 2, 4], help="of ten sites")
     parser.add_argument("--attacks", nargs="+", choices=list(ATTACKS), default=list(ATTACKS))
     parser.add_argument("--rules", nargs="+", choices=RULES, default=RULES)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--table", action="store_true", help="print the table of what is stored, and run nothing")
+    parser.add_argument("--table", action="store_true", help="print the tables of what is stored, and run nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     stored = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     if not arguments.table:
         _run_missing(arguments, stored)
-    print(_table(stored))
+    print(_tables(stored))
 
 
 def _run_missing(arguments: argparse.Namespace, stored: dict[str, Any]) -> None:
@@ -70,22 +70,32 @@ def _cases(arguments: argparse.Namespace, seed: int) -> list[Case]:
     ]
 
 
-def _table(stored: dict[str, Any]) -> str:
-    """A row for each rule, a column for each attack and number of malicious sites: the final accuracy; last, the harm to honest sites."""
+def _tables(stored: dict[str, Any]) -> str:
+    """For each number of malicious sites: the final accuracies by rule and attack. Last: the harm to honest sites in all runs."""
     found: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
     for key, result in stored.items():
         rule, attack, malicious, *_ = key.split("|")
         found.setdefault((rule, attack, int(malicious)), []).append(result)
-    order = ["none", *ATTACKS]
-    columns = sorted({(malicious, attack) for _, attack, malicious in found}, key=lambda one: (one[0], order.index(one[1])))
-    head = " | ".join(f"{malicious * 10} % {attack}" if malicious else "none" for malicious, attack in columns)
-    lines = [f"| rule | {head} | honest clipped | honest left out |", "|---" * (len(columns) + 3) + "|"]
-    for rule in RULES:
-        of_rule = [one for key, results in found.items() if key[0] == rule for one in results]
-        cells = [_accuracy(found.get((rule, attack, malicious), [])) for malicious, attack in columns]
-        if of_rule:
-            lines.append(f"| {rule} | {' | '.join(cells)} | {_share(of_rule, 'clipped')} | {_share(of_rule, 'leftOut')} |")
-    return "\n".join(lines)
+    rules = [rule for rule in RULES if any(key[0] == rule for key in found)]
+    counts = sorted({malicious for *_, malicious in found if malicious})
+    harm = [["rule", "honest clipped", "honest left out"], *(_harm(rule, found) for rule in rules)]
+    return "\n\n".join([*(_of_one_count(malicious, rules, found) for malicious in counts), _markdown(harm)])
+
+
+def _of_one_count(malicious: int, rules: Sequence[str], found: dict[tuple[str, str, int], list[dict[str, Any]]]) -> str:
+    head = [f"{malicious * 10} % malicious", "none", *ATTACKS]
+    columns = [("none", 0), *((attack, malicious) for attack in ATTACKS)]
+    return _markdown([head, *([rule, *(_accuracy(found.get((rule, *one), [])) for one in columns)] for rule in rules)])
+
+
+def _harm(rule: str, found: dict[tuple[str, str, int], list[dict[str, Any]]]) -> list[str]:
+    results = [one for key, of_case in found.items() if key[0] == rule for one in of_case]
+    return [rule, _share(results, "clipped"), _share(results, "leftOut")]
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 
 
 def _accuracy(results: Sequence[dict[str, Any]]) -> str:

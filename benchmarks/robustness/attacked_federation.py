@@ -10,6 +10,7 @@ from aggregators import OURS, Ours, Tensors, flower, keys_of
 from attacks import ATTACKS, CLASSES, Attack, Known
 from configuration import Problem
 from normalization import LAYERS, RANK, SCALE, WIDTH, Documents, StandIn, Trained
+from scipy.linalg import svd  # type: ignore[import-untyped]
 from task import load_task, partition
 from torch.nn import functional
 
@@ -155,6 +156,9 @@ def _product(arrays: Arrays, layer: int) -> np.ndarray:
 
 
 def _factorised(dense: np.ndarray) -> Arrays:
-    u, s, v = np.linalg.svd(dense)
+    try:
+        u, s, v = np.linalg.svd(dense)
+    except np.linalg.LinAlgError:  # LAPACK's faster algorithm did not converge: twice in 627 runs
+        u, s, v = svd(dense, lapack_driver="gesvd")
     norm = 3**-0.5
     return [v[:RANK] * norm, u[:, :RANK] * s[:RANK] / norm]
