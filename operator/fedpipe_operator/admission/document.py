@@ -3,7 +3,6 @@
 import json
 import math
 import sys
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
@@ -46,10 +45,10 @@ def parse(data: bytes, kind: type[WireT], *, at_most: int, most_values: int = MO
     """
     if len(data) > at_most:
         raise RefusedError(RefusalReason.TOO_LARGE, f"{what} has {len(data)} bytes, expected at most {at_most}")
-    # Counted before any is made: as objects, 33 MB of small ones take 5 GB.
-    if sum(map(data.count, (b",", b"[", b"{"))) > most_values:
-        raise _too_many_values(what, most_values)
-    value = _Cleaner(what, most_values).cleaned(_json(data, what))
+    # Counted before any is made: as objects, 33 MB of small ones take 5 GB. Besides the whole, each value follows one of these characters.
+    if 1 + sum(map(data.count, (b",", b"[", b"{"))) > most_values:
+        raise RefusedError(RefusalReason.UNREADABLE, f"{what} has more than {most_values} values; {_VERSION}")
+    value = _cleaned(_json(data, what), what)
     if not isinstance(value, dict):
         raise RefusedError(RefusalReason.UNREADABLE, f"{what} is no object of JSON; {_VERSION}")
     try:
@@ -100,33 +99,19 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-@dataclass
-class _Cleaner:
-    """Cleans the messages of a JSON value; names (keys, labels, identities) must be clean already, since they are compared."""
-
-    what: str
-    most_values: int
-    values: int = 0
-    """Seen so far."""
-
-    def cleaned(self, value: Any, name: str = "", depth: int = 0) -> Any:  # noqa: ANN401 -- any JSON
-        """The value of the field of this name, clean."""
-        self.values += 1
-        if depth > _MAX_DEPTH or self.values > self.most_values:
-            raise _too_many_values(self.what, self.most_values)
-        if isinstance(value, dict):
-            for key in value:
-                _require_clean(key, _MAX_NAME, self.what)
-            return {key: self.cleaned(one, name if name in _MESSAGES else key, depth + 1) for key, one in value.items()}
-        if isinstance(value, list):
-            return [self.cleaned(one, name, depth + 1) for one in value]
-        if isinstance(value, str):
-            return clean_message(value) if name in _MESSAGES else _require_clean(value, _MAX_TEXT, self.what)
-        return value
-
-
-def _too_many_values(what: str, most: int) -> RefusedError:
-    return RefusedError(RefusalReason.UNREADABLE, f"{what} is nested too deeply, or has more than {most} values")
+def _cleaned(value: Any, what: str, name: str = "", depth: int = 0) -> Any:  # noqa: ANN401 -- any JSON
+    """The value of the field of this name, clean: names (keys, labels, identities) must be clean already, since they are compared."""
+    if depth > _MAX_DEPTH:
+        raise RefusedError(RefusalReason.UNREADABLE, f"{what} is nested too deeply; {_VERSION}")
+    if isinstance(value, dict):
+        for key in value:
+            _require_clean(key, _MAX_NAME, what)
+        return {key: _cleaned(one, what, name if name in _MESSAGES else key, depth + 1) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_cleaned(one, what, name, depth + 1) for one in value]
+    if isinstance(value, str):
+        return clean_message(value) if name in _MESSAGES else _require_clean(value, _MAX_TEXT, what)
+    return value
 
 
 def _first_problem(error: ValidationError) -> str:

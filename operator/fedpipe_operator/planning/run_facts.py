@@ -123,8 +123,10 @@ def dropped_labels_note(profile: SiteProfile, labels: Collection[str]) -> str:
 
 def _labels(agreeing: Collection[SiteProfile], task: TaskSpec) -> tuple[str, ...]:
     """Those that the spec declares, else those that two sites have, or the only one."""
-    if not isinstance(task, SequenceClassificationTask) or task.labels:
-        return task.labels if isinstance(task, SequenceClassificationTask) else ()
+    if not isinstance(task, SequenceClassificationTask):
+        return ()
+    if task.labels:
+        return task.labels
     sites = Counter(label for profile in agreeing for label in set(profile.labels))
     return tuple(sorted(label for label, count in sites.items() if count >= min(_WITNESSES, len(agreeing))))
 
