@@ -23,6 +23,7 @@ from fedpipe_operator.planning.memory_model import Int64
 from fedpipe_operator.planning.passes import batches_of_a_pass, samples_of_a_step
 from fedpipe_operator.planning.progress import round_progress
 from fedpipe_operator.planning.request import PlanRequest
+from fedpipe_operator.planning.samples import counted_train_samples
 from fedpipe_operator.planning.site_problem import (
     ROUNDING,
     STEPS_EXPONENT,
@@ -35,7 +36,6 @@ from fedpipe_operator.planning.site_problem import (
     stack,
     worth,
 )
-from fedpipe_operator.shares import counted_samples
 from fedpipe_operator.sites import SiteProfile
 
 RUN_PASSES: Final = 3.0
@@ -199,14 +199,9 @@ def frontiers_of(request: PlanRequest, sites: Mapping[str, SiteProfile]) -> dict
 
 def _sample_shares(sites: Mapping[str, SiteProfile]) -> dict[str, float]:
     """p_k: each site's share of all training samples."""
-    samples = _counted(sites, sites)
+    samples = counted_train_samples(sites, sites)
     total = sum(samples.values())
     return {name: samples[name] / total for name in sites}
-
-
-def _counted(sites: Mapping[str, SiteProfile], names: Collection[str]) -> dict[str, int]:
-    """The training samples of these sites, as they count."""
-    return counted_samples({name: sites[name].train_samples for name in names})
 
 
 def _round_length(
@@ -218,7 +213,7 @@ def _round_length(
     longest = max(shortest, min(request.deadline, max(problem.longest() for problem in problems.values())))
     rows, first = stacked
     by_depth = next(iter(problems.values())).frontiers
-    samples = np.array(list(_counted(sites, problems).values()), dtype=float)
+    samples = np.array(list(counted_train_samples(sites, problems).values()), dtype=float)
     batch = np.array([samples_of_a_step(sites[name].train_samples, request.batch) for name in problems])
     more_steps = np.array([most_more_steps(request, sites[name]) for name in problems])
     largest = _largest_value(request, sites[next(iter(problems))])
@@ -273,7 +268,7 @@ def asked_steps(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Co
 
 def _run_steps(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Collection[str]) -> float:
     """The steps of all sites and rounds together that make `RUN_PASSES` passes over the fleet's data."""
-    return RUN_PASSES * sum(batches_of_a_pass(samples, request.batch) for samples in _counted(sites, able).values())
+    return RUN_PASSES * sum(batches_of_a_pass(samples, request.batch) for samples in counted_train_samples(sites, able).values())
 
 
 def _bound_of_steps(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Collection[str]) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from fedpipe_operator.formatting import excerpt, whole_percent
 from fedpipe_operator.planning.memory_model import Float64
-from fedpipe_operator.shares import counted_samples
+from fedpipe_operator.planning.samples import counted_train_samples
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Importance, ImportanceMethod, WeightShape
 
@@ -87,7 +87,7 @@ def combine(
 
 def _mean_by_samples(sites: Mapping[str, SiteProfile], scores: Mapping[str, Float64]) -> Float64:
     """By weight. Summed exactly and not by BLAS, whose last digits depend on the processor: plans are the same on every machine."""
-    samples = counted_samples({site: sites[site].train_samples for site in scores})
+    samples = counted_train_samples(sites, scores)
     total = sum(samples.values())
     shares = [samples[site] / total for site in scores]
     return np.array([fsum(map(mul, shares, column)) for column in zip(*(one.tolist() for one in scores.values()), strict=True)])
@@ -147,12 +147,12 @@ def _why_uniform(sites: Mapping[str, SiteProfile], stable: Mapping[str, Float64]
         return "planning.importance is None"
     if not stable:
         return f"no site has scores that are stable: {_named(left_out)}"
-    samples = counted_samples({site: profile.train_samples for site, profile in sites.items()})
+    samples = counted_train_samples(sites, sites)
     share = sum(samples[site] for site in stable) / sum(samples.values())
     if share < STABLE_SHARE:
         few = f"only sites with {whole_percent(share)} of the samples have stable scores, less than {whole_percent(STABLE_SHARE)}"
         return f"{few}; without {_named(left_out)}"
-    return _disagreement(counted_samples({site: sites[site].train_samples for site in stable}), stable)
+    return _disagreement(counted_train_samples(sites, stable), stable)
 
 
 def _named(problems: Mapping[str, str]) -> str:

@@ -23,8 +23,8 @@ from fedpipe_operator.planning.memory_model import Float64
 from fedpipe_operator.planning.passes import largest_step, samples_of_a_step
 from fedpipe_operator.planning.progress import round_progress
 from fedpipe_operator.planning.request import MAX_PASSES, PlanRequest
+from fedpipe_operator.planning.samples import counted_train_samples
 from fedpipe_operator.planning.sizes import rank_parameters, uniform_ranks
-from fedpipe_operator.shares import counted_samples
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Plan
 
@@ -229,7 +229,7 @@ def _equal_steps(request: PlanRequest, members: Mapping[str, _Feasible], sites: 
     """The steps of the mean site's passes, or fewer where they do not fit before the deadline at the slowest site."""
     if not members:
         return {}
-    samples = counted_samples({name: sites[name].train_samples for name in members})
+    samples = counted_train_samples(sites, members)
     all_wanted = sum(request.wanted_steps(replace(sites[name], train_samples=count)) for name, count in samples.items())
     wanted = round(all_wanted / len(members))
     fitting, slowest = min((math.floor((request.deadline - one.fixed) / one.step), name) for name, one in members.items())
@@ -244,7 +244,7 @@ def _steps_by_speed(request: PlanRequest, members: Mapping[str, _Feasible], site
     """
     if not members:
         return {}
-    samples = np.array(list(counted_samples({name: sites[name].train_samples for name in members}).values()), dtype=float)
+    samples = np.array(list(counted_train_samples(sites, members).values()), dtype=float)
     batch = np.array([samples_of_a_step(sites[name].train_samples, request.batch) for name in members])
     shortest = max(one.fixed + one.step for one in members.values())
 
