@@ -143,6 +143,30 @@ def test_texts_are_no_labels(toy: Any, tmp_path: Path) -> None:
         profile.run(asked, make_runtime(tmp_path))
 
 
+def test_a_value_of_a_single_row_is_not_named_as_a_label_and_its_row_is_left_out(toy: Any, tmp_path: Path) -> None:
+    asked = a_profile_task(toy, tmp_path, DataPolicy(), ["no", "yes", "no"])
+    Path(asked.data.train).write_text(Path(asked.data.train).read_text() + '\n{"text": "x", "label": "the rare one"}')
+
+    found = profile.run(asked, make_runtime(tmp_path))
+
+    assert (found.labels, found.train_samples, found.validation_samples, found.skipped_rows) == (("no", "yes"), 3, 3, 1)
+
+
+def test_a_column_in_which_most_values_are_of_a_single_row_has_no_labels(toy: Any, tmp_path: Path) -> None:
+    asked = a_profile_task(toy, tmp_path, DataPolicy(), ["no", "yes"])
+    rows = [{"text": "x", "label": label} for label in ["no", "yes", *(f"a text {number}" for number in range(5))]]
+    Path(asked.data.train).write_text("\n".join(map(json.dumps, rows)))
+
+    with pytest.raises(TaskFailed) as caught:
+        profile.run(asked, make_runtime(tmp_path))
+
+    assert caught.value.reason is FailureReason.BAD_DATA
+    assert caught.value.message == (
+        "most of the 9 rows have a value in column 'label' that no other row of the site has: "
+        "name the column that has the labels in task.label of the run, or declare them in spec.task.labels"
+    )
+
+
 @pytest.mark.parametrize(("samples", "allowed", "shown"), [(5, 0, 0), (5, 2, 2), (1, 2, 1), (5, 20, 5)])
 def test_no_more_rows_are_shown_than_run_and_policy_say(toy: Any, tmp_path: Path, samples: int, allowed: int, shown: int) -> None:
     found = evaluated(toy, tmp_path, samples=samples, allowed=allowed)

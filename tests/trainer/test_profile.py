@@ -55,7 +55,7 @@ def task(toy: Any, tmp_path: Path) -> ProfileTask:
     texts = ["short", "a text of a middling length", "one that is so long that it has to be cut at maxLength"]
     rows = [{"text": texts[i % 3], "label": "xyz"[i % 2]} for i in range(12)]
     (tmp_path / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    (tmp_path / "validation.jsonl").write_text(json.dumps({"text": "other", "label": "z"}))
+    (tmp_path / "validation.jsonl").write_text("\n".join([json.dumps({"text": "other", "label": "z"})] * 2))
     return ProfileTask(
         run=RunRef(namespace="n", name="r", uid="u"),
         site="a",
@@ -82,7 +82,7 @@ def test_a_profile_has_what_the_planner_needs(task: ProfileTask, tmp_path: Path)
     assert (result.base.architecture, result.base.layers, result.base.hidden_size) == ("mpnet", 2, 32)
     assert len(result.base.weights) == 8
     assert result.labels == ("x", "y", "z")
-    assert (result.train_samples, result.validation_samples, result.longest_tokens) == (12, 1, 32)
+    assert (result.train_samples, result.validation_samples, result.longest_tokens) == (12, 2, 32)
     assert result.mean_tokens == pytest.approx((5 + 27 + 32) / 3)
     assert result.base_bytes[16] < result.base_bytes[32]
     assert result.unsupported == {}
@@ -304,7 +304,7 @@ def test_every_target_weight_is_scored_on_two_halves(task: ProfileTask, tmp_path
 
 
 def test_a_site_that_cannot_be_scored_has_a_profile_all_the_same(task: ProfileTask, tmp_path: Path) -> None:
-    Path(task.data.train).write_text(json.dumps({"text": "the only one", "label": "x"}))
+    Path(task.data.train).write_text(json.dumps({"text": "the only one", "label": "z"}))
 
     result = profile.run(task, make_runtime(tmp_path))
 
@@ -374,7 +374,7 @@ def test_a_loss_is_of_the_validation_samples_that_there_are_and_of_no_more_than_
 
 
 def test_a_column_that_cannot_be_one_of_labels_is_refused(task: ProfileTask, tmp_path: Path) -> None:
-    Path(task.data.train).write_text(json.dumps({"text": "a", "label": "b" * 1025}))
+    Path(task.data.train).write_text("\n".join([json.dumps({"text": "a", "label": "b" * 1025})] * 2))
 
     with pytest.raises(TaskFailed, match=r"column 'label' has 2 different labels, the longest of 1025 characters; .* name the column"):
         profile.run(task, make_runtime(tmp_path))

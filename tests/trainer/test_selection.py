@@ -61,7 +61,7 @@ def test_without_any_row_of_a_derived_label_the_task_fails_and_says_what_to_do(p
 
     assert caught.value.reason is FailureReason.BAD_DATA
     assert caught.value.message == (
-        f"5 of 5 rows of {path}, the first at line 2, have in column 'label' none of the 2 labels that at least two sites have: "
+        f"5 of 5 rows of {path}, the first at line 2, have in column 'label' none of the 2 labels that the run found in the data: "
         "declare spec.task.labels in a new run"
     )
 

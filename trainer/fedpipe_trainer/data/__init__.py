@@ -17,7 +17,7 @@ from fedpipe_trainer.data.batches import (
 )
 from fedpipe_trainer.data.encoding import IGNORED, Example, Tokenizer, encode, encode_once, encode_prompts
 from fedpipe_trainer.data.rows import Row, Rows, read_rows
-from fedpipe_trainer.data.selection import select_rows
+from fedpipe_trainer.data.selection import select_rows, with_run_labels
 from fedpipe_trainer.data.templates import columns_of, fill
 
 __all__ = [
@@ -42,4 +42,5 @@ __all__ = [
     "select_rows",
     "shuffled",
     "target_count",
+    "with_run_labels",
 ]

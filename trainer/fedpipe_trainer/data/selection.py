@@ -27,7 +27,7 @@ def select_rows(path: str | Path, objective: Objective, policy: DataPolicy) -> R
     if not isinstance(objective, SequenceClassification):
         return found
     allowed = _with_allowed_labels(path, found, objective.label, policy)
-    return _with_run_labels(path, allowed, objective) if objective.labels else allowed
+    return with_run_labels(path, allowed, objective) if objective.labels else allowed
 
 
 def _with_allowed_labels(path: str | Path, found: Rows, column: str, policy: DataPolicy) -> Rows:
@@ -44,8 +44,12 @@ def _with_allowed_labels(path: str | Path, found: Rows, column: str, policy: Dat
     return replace(_rows_at(found, kept), skipped=found.skipped + left_out)
 
 
-def _with_run_labels(path: str | Path, rows: Rows, objective: SequenceClassification) -> Rows:
-    """Without the rows of other labels, if the objective drops them."""
+def with_run_labels(path: str | Path, rows: Rows, objective: SequenceClassification) -> Rows:
+    """These rows of a file without those of other labels, if the objective drops them.
+
+    Raises:
+        TaskFailed: BadData, a row has another label, and the objective does not drop them; or every row has.
+    """
     known = set(objective.labels)
     kept = [at for at, row in enumerate(rows.rows) if row[objective.label] in known]
     others = len(rows.rows) - len(kept)
@@ -62,7 +66,7 @@ def _other_labels(path: str | Path, rows: Rows, objective: SequenceClassificatio
     lines = [line for line, row in zip(rows.lines, rows.rows, strict=True) if row[objective.label] not in known]
     found = f"{len(lines)} of {len(rows.rows)} rows of {path}, the first at line {lines[0]}, have in column {objective.label!r}"
     if objective.drops_other_labels:
-        return f"{found} none of the {len(known)} labels that at least two sites have: declare spec.task.labels in a new run"
+        return f"{found} none of the {len(known)} labels that the run found in the data: declare spec.task.labels in a new run"
     return f"{found} none of the run's {len(known)} labels: correct the rows, or add their labels to spec.task.labels of the run"
 
 

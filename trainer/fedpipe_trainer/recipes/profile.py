@@ -6,6 +6,7 @@ parameters is used again, but for the bandwidth to the store and whether the sit
 
 import logging
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from fedpipe_trainer.contract import (
     SequenceClassification,
 )
 from fedpipe_trainer.contract.result import LONGEST_LABEL, MAX_LABELS, MAX_REASON
-from fedpipe_trainer.data import Example, Row, encode, select_rows
+from fedpipe_trainer.data import Example, Row, encode, select_rows, with_run_labels
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model import Base, clear_cache, facts, fetch, fingerprint, load, read_revision, read_tokenizer
 from fedpipe_trainer.profiling import bandwidth, hardware, kept
@@ -45,6 +46,8 @@ _LOG = logging.getLogger(__name__)
 _UNQUANTISED: Final = 16
 """Bits from which on a base is not quantised."""
 _MIB: Final = 2**20
+_ROWS_OF_A_LABEL: Final = 2
+"""Rows of the site that must have a label before its profile names it: a value of a single row may be that row's text."""
 
 
 @dataclass(frozen=True)
@@ -187,8 +190,11 @@ def measure(task: ProfileTask, runtime: TaskRuntime, folder: Path, first_fetch_s
 
 def prepare(task: ProfileTask, folder: Path) -> PreparedSite:
     """Read the data and the facts about the model, without loading weights."""
-    train, validation = (select_rows(path, task.objective, task.policy) for path in (task.data.train, task.data.validation))
+    paths = (task.data.train, task.data.validation)
+    train, validation = (select_rows(path, task.objective, task.policy) for path in paths)
     objective = _with_labels(task.objective, [*train.rows, *validation.rows], task.policy)
+    if isinstance(objective, SequenceClassification):
+        train, validation = (with_run_labels(path, rows, objective) for path, rows in zip(paths, (train, validation), strict=True))
     tokenizer = read_tokenizer(folder)
     return PreparedSite(
         folder=folder,
@@ -197,15 +203,23 @@ def prepare(task: ProfileTask, folder: Path) -> PreparedSite:
         examples=encode(train.rows, objective, tokenizer),
         validation=encode(_draw_validation(task, validation.rows), objective, tokenizer),
         validation_samples=len(validation.rows),
-        skipped_rows=train.skipped + validation.skipped,
+        skipped_rows=train.skipped + train.dropped + validation.skipped + validation.dropped,
     )
 
 
 def _with_labels(objective: Objective, rows: Sequence[Row], policy: DataPolicy) -> Objective:
-    """The objective; if it is a classification without labels, with those found in the data."""
+    """The objective; if it is a classification without labels, with those found in the data, and without the rows of any other.
+
+    A value of one row only is no label: its rows are left out. Where most rows have such values, the column has no labels but texts.
+    """
     if not isinstance(objective, SequenceClassification) or objective.labels:
         return objective
-    labels = sorted({row[objective.label] for row in rows})
+    rows_of = Counter(row[objective.label] for row in rows)
+    labels = sorted(label for label, count in rows_of.items() if count >= _ROWS_OF_A_LABEL)
+    if 2 * sum(rows_of[label] for label in labels) < len(rows):
+        found = f"most of the {len(rows)} rows have a value in column {objective.label!r} that no other row of the site has"
+        advice = "name the column that has the labels in task.label of the run, or declare them in spec.task.labels"
+        raise TaskFailed(FailureReason.BAD_DATA, f"{found}: {advice}")
     longest = max(len(label) for label in labels)
     if len(labels) > MAX_LABELS or longest > LONGEST_LABEL:
         found = f"{len(labels)} different labels, the longest of {longest} characters"
@@ -218,7 +232,7 @@ def _with_labels(objective: Objective, rows: Sequence[Row], policy: DataPolicy) 
         )
         advice = "name the labels in spec.task.labels of the run, or correct task.label, or have policy.maxLabels raised"
         raise TaskFailed(FailureReason.POLICY_DENIED, f"{found}: {advice}")
-    return objective.model_copy(update={"labels": tuple(labels)})
+    return objective.model_copy(update={"labels": tuple(labels), "drops_other_labels": True})
 
 
 def measure_bit_widths(task: ProfileTask, runtime: TaskRuntime, site: PreparedSite) -> BitWidths:
