@@ -47,6 +47,7 @@ class Settings:
     store_policy: StorePolicy = ANY_STORE
     """Which endpoints, buckets and prefixes the runs of a namespace may name; by default any."""
     health_port: int = 8080
+    metrics_port: int = 9090
     log_format: LogFormat = "json"
 
 
@@ -71,6 +72,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         priority_classes=_read(environ, "PRIORITY_CLASSES", _priority_classes, ()),
         store_policy=_read(environ, "STORE_POLICY", parse_store_policy, Settings.store_policy),
         health_port=_read(environ, "HEALTH_PORT", _positive_integer, Settings.health_port),
+        metrics_port=_read(environ, "METRICS_PORT", _positive_integer, Settings.metrics_port),
         log_format=_read(environ, "LOG_FORMAT", _log_format, Settings.log_format),
     )
 

@@ -90,6 +90,7 @@ def test_the_operator_reads_the_values_that_are_set() -> None:
         "maxConcurrentReconciles": 16,
         "storePolicy": {"ward": {"endpoints": ["http://minio:9000", "AWS"], "prefixes": ["runs"]}, "*": {"buckets": ["fedpipe"]}},
         "healthPort": 9000,
+        "metrics": {"port": 9001},
     }
     objects = rendered(given | NARROW)
 
@@ -109,6 +110,7 @@ def test_the_operator_reads_the_values_that_are_set() -> None:
             {"ward": StoreRule(("http://minio:9000", "AWS"), prefixes=("runs",)), "*": StoreRule(buckets=("fedpipe",))}
         ),
         health_port=9000,
+        metrics_port=9001,
     )
     assert container(objects)["image"] == f"registry.example/operator@{DIGEST}"
     assert container(objects)["ports"] == [{"name": "health", "containerPort": 9000}]

@@ -38,6 +38,7 @@ def test_every_setting_can_be_set() -> None:
         "PRIORITY_CLASSES": "batch, low",
         "STORE_POLICY": '{"wards": {"endpoints": ["AWS"], "buckets": ["fedpipe"], "prefixes": ["runs"]}, "*": {}}',
         "HEALTH_PORT": "9000",
+        "METRICS_PORT": "9001",
         "LOG_FORMAT": "plain",
     }
 
@@ -56,6 +57,7 @@ def test_every_setting_can_be_set() -> None:
         priority_classes=("batch", "low"),
         store_policy=StorePolicy({"wards": StoreRule(("AWS",), ("fedpipe",), ("runs",)), "*": StoreRule()}),
         health_port=9000,
+        metrics_port=9001,
         log_format="plain",
     )
 

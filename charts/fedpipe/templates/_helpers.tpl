@@ -137,6 +137,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: {{ .Values.storePolicy | toJson | quote }}
 - name: FEDPIPE_HEALTH_PORT
   value: {{ .Values.healthPort | int64 | quote }}
+- name: FEDPIPE_METRICS_PORT
+  value: {{ .Values.metrics.port | int64 | quote }}
 - name: FEDPIPE_LOG_FORMAT
   value: {{ .Values.logFormat | quote }}
 {{- end }}

@@ -1,0 +1,111 @@
+"""Every metric of the operator: its name, type, labels and meaning. `docs/metrics.md` is generated from this table.
+
+A series of a run or a site goes with its object. The values of all labels but names of objects are fixed sets, so the number of series
+grows with the number of runs and sites only.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+PREFIX: Final = "fedpipe_"
+
+
+class Type(StrEnum):
+    """A metric's type."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric."""
+
+    name: str
+    """As it is queried, with the prefix; a histogram's without `_bucket`, `_sum` and `_count`."""
+    type: Type
+    labels: tuple[str, ...]
+    help: str
+    """What it measures, with the values of labels that are no names of objects."""
+
+
+_RUN: Final = ("namespace", "run")
+_SITE: Final = ("namespace", "site")
+_SITE_OF_RUN: Final = ("namespace", "run", "site")
+
+
+def _counter(name: str, labels: tuple[str, ...], text: str) -> Metric:
+    return Metric(PREFIX + name, Type.COUNTER, labels, text)
+
+
+def _gauge(name: str, labels: tuple[str, ...], text: str) -> Metric:
+    return Metric(PREFIX + name, Type.GAUGE, labels, text)
+
+
+def _histogram(name: str, labels: tuple[str, ...], text: str) -> Metric:
+    return Metric(PREFIX + name, Type.HISTOGRAM, labels, text)
+
+
+OPERATOR: Final = (
+    _gauge("build_info", ("version",), "1, with the version of the operator."),
+    _gauge("leader", (), "1 in the replica that reconciles, 0 in one that stands by."),
+    _counter("reconcile_total", ("kind", "result"), "Reconciles; kind: run, site, cache; result: success, transient_error, error."),
+    _histogram("reconcile_duration_seconds", ("kind",), "Seconds of a reconcile."),
+    _gauge("workqueue_depth", ("queue",), "Keys that are due or in progress; queue: run, site, cache."),
+    _gauge("workqueue_oldest_seconds", ("queue",), "Seconds since the oldest key became due that is not reconciled yet, or in progress."),
+    _gauge("watch_last_event_timestamp_seconds", ("resource",), "Unix time of the last event or list of a watch."),
+    _counter("kube_requests_total", ("verb", "reason"), "Calls to the API server; reason: OK, or the error's."),
+    _histogram("kube_request_duration_seconds", ("verb",), "Seconds of a call to the API server."),
+    _counter("store_requests_total", ("operation", "reason"), "Calls to stores; reason: OK, or the error's."),
+    _histogram("store_request_duration_seconds", ("operation",), "Seconds of a call to a store."),
+    _histogram("aggregation_duration_seconds", ("where", "method"), "Seconds of an aggregation; where: operator, job."),
+    _counter("aggregation_bytes_total", ("where", "method"), "Bytes of updates that aggregations read."),
+)
+RUNS: Final = (
+    _gauge(
+        "run_status_condition", (*_RUN, "condition", "status"), "1 for the status (true, false, unknown) that a condition of a run has."
+    ),
+    _counter("runs_finished_total", ("namespace", "result", "reason"), "Runs that ended; result: complete, failed."),
+    _gauge("run_round", _RUN, "The round under way, 0 before the first plan; after the last round, that round."),
+    _gauge("run_rounds", _RUN, "The rounds that the run may take."),
+    _gauge("run_progress_ratio", _RUN, "How much of the run is done, as status.progress says it."),
+    _gauge("run_stage_started_timestamp_seconds", (*_RUN, "stage"), "Unix time at which the stage under way started."),
+    _gauge("run_stage_deadline_seconds", (*_RUN, "stage"), "Seconds that the stage under way may take."),
+    _gauge("run_updates", (*_RUN, "state"), "Updates of the round under way; state: expected, needed, received, refused, late."),
+    _gauge("run_metric", (*_RUN, "metric"), "Figures of the last round that was evaluated, aggregated over the sites."),
+    _gauge("run_truncated_energy_ratio", _RUN, "The largest share of a weight's energy that the last aggregation truncated."),
+)
+SITES: Final = (
+    _gauge(
+        "site_status_condition", (*_SITE, "condition", "status"), "1 for the status (true, false, unknown) that a condition of a site has."
+    ),
+    _gauge("site_jobs", (*_SITE, "state"), "Jobs at a site; state: pending, running."),
+    _counter("attempts_total", (*_SITE, "task", "reason"), "Attempts that ended; reason: Completed, or one of docs/reasons.md."),
+    _counter("updates_refused_total", ("namespace", "reason"), "Updates that were refused."),
+    _counter("replans_total", ("namespace", "reason"), "Plans that were changed by evidence of an earlier round."),
+    _counter("out_of_memory_total", ("namespace", "task"), "Attempts that ran out of memory."),
+)
+SITES_OF_RUNS: Final = (
+    _gauge("plan_bits", _SITE_OF_RUN, "Bits of the base in the site's plan."),
+    _gauge("plan_rank", _SITE_OF_RUN, "The largest rank in the site's plan."),
+    _gauge("plan_depth", _SITE_OF_RUN, "Layers that the site's plan trains."),
+    _gauge("plan_steps", _SITE_OF_RUN, "Optimiser steps in the site's plan."),
+    _gauge("plan_memory_bytes", _SITE_OF_RUN, "Peak memory that the plan predicts."),
+    _gauge("plan_seconds", _SITE_OF_RUN, "Seconds that the plan predicts for the site's task."),
+    _gauge("task_peak_memory_bytes", _SITE_OF_RUN, "Peak memory that the site's last training measured."),
+    _gauge("task_seconds", _SITE_OF_RUN, "Seconds of the site's last training, to be compared with plan_seconds."),
+    _gauge("task_phase_seconds", (*_SITE_OF_RUN, "phase"), "Seconds of the last training by phase."),
+    _gauge("task_loss", _SITE_OF_RUN, "Mean training loss of the site's last training, as far as its policy allows."),
+    _gauge(
+        "site_tokens_per_second", _SITE_OF_RUN, "Tokens that the site's last training passed through the model in a second of its steps."
+    ),
+    _gauge("site_mfu_ratio", _SITE_OF_RUN, "Model FLOPs utilisation by the site's profile; absent where the device's peak is unknown."),
+    _gauge("site_failed_rounds", _SITE_OF_RUN, "Rounds in a row, up to the last committed one, in which the site was selected and failed."),
+    _counter(
+        "site_transferred_bytes_total", (*_SITE_OF_RUN, "direction"), "Bytes of adapters between store and site; direction: up, down."
+    ),
+    _counter("site_energy_joules_total", _SITE_OF_RUN, "Energy of the site's training; absent where the platform has no counter."),
+)
+CATALOGUE: Final = (*OPERATOR, *RUNS, *SITES, *SITES_OF_RUNS)
