@@ -90,7 +90,7 @@ def test_the_operator_reads_the_values_that_are_set() -> None:
         "maxConcurrentReconciles": 16,
         "storePolicy": {"ward": {"endpoints": ["http://minio:9000", "AWS"], "prefixes": ["runs"]}, "*": {"buckets": ["fedpipe"]}},
         "healthPort": 9000,
-        "metrics": {"port": 9001},
+        "metricsPort": 9001,
     }
     objects = rendered(given | NARROW)
 

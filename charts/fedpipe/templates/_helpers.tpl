@@ -138,7 +138,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - name: FEDPIPE_HEALTH_PORT
   value: {{ .Values.healthPort | int64 | quote }}
 - name: FEDPIPE_METRICS_PORT
-  value: {{ .Values.metrics.port | int64 | quote }}
+  value: {{ .Values.metricsPort | int64 | quote }}
 - name: FEDPIPE_LOG_FORMAT
   value: {{ .Values.logFormat | quote }}
 {{- end }}

@@ -65,7 +65,7 @@ OPERATOR: Final = (
 )
 RUNS: Final = (
     _gauge(
-        "run_status_condition", (*_RUN, "condition", "status"), "1 for the status (true, false, unknown) that a condition of a run has."
+        "run_status_condition", (*_RUN, "condition", "status"), "1 for the status (true, false, unknown) of a run's condition."
     ),
     _counter("runs_finished_total", ("namespace", "result", "reason"), "Runs that ended; result: complete, failed."),
     _gauge("run_round", _RUN, "The round under way, 0 before the first plan; after the last round, that round."),
@@ -79,7 +79,7 @@ RUNS: Final = (
 )
 SITES: Final = (
     _gauge(
-        "site_status_condition", (*_SITE, "condition", "status"), "1 for the status (true, false, unknown) that a condition of a site has."
+        "site_status_condition", (*_SITE, "condition", "status"), "1 for the status (true, false, unknown) of a site's condition."
     ),
     _gauge("site_jobs", (*_SITE, "state"), "Jobs at a site; state: pending, running."),
     _counter("attempts_total", (*_SITE, "task", "reason"), "Attempts that ended; reason: Completed, or one of docs/reasons.md."),
@@ -99,12 +99,12 @@ SITES_OF_RUNS: Final = (
     _gauge("task_phase_seconds", (*_SITE_OF_RUN, "phase"), "Seconds of the last training by phase."),
     _gauge("task_loss", _SITE_OF_RUN, "Mean training loss of the site's last training, as far as its policy allows."),
     _gauge(
-        "site_tokens_per_second", _SITE_OF_RUN, "Tokens that the site's last training passed through the model in a second of its steps."
+        "site_tokens_per_second", _SITE_OF_RUN, "Tokens a second of the steps of the site's last training."
     ),
     _gauge("site_mfu_ratio", _SITE_OF_RUN, "Model FLOPs utilisation by the site's profile; absent where the device's peak is unknown."),
     _gauge("site_failed_rounds", _SITE_OF_RUN, "Rounds in a row, up to the last committed one, in which the site was selected and failed."),
     _counter(
-        "site_transferred_bytes_total", (*_SITE_OF_RUN, "direction"), "Bytes of adapters between store and site; direction: up, down."
+        "site_transferred_bytes_total", (*_SITE_OF_RUN, "direction"), "Bytes between store and site; direction: up, down."
     ),
     _counter("site_energy_joules_total", _SITE_OF_RUN, "Energy of the site's training; absent where the platform has no counter."),
 )
