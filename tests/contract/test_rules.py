@@ -23,6 +23,7 @@ def test_exit_codes_are_final_when_the_input_is_wrong() -> None:
         ExitCode.OUT_OF_MEMORY,
         ExitCode.DIVERGED,
         ExitCode.POLICY_DENIED,
+        ExitCode.NO_ACCELERATOR,
     }
 
 

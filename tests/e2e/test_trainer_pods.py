@@ -1,5 +1,6 @@
 """A trainer's pod has no credentials, and waits for an external queue or for a free GPU."""
 
+import json
 from typing import Final
 
 import pytest
@@ -23,6 +24,7 @@ except urllib.error.HTTPError as error:
     print(error.code)
 """
 GPUS: Final = "nvidia.com/gpu"
+GPU_IS_MISSING: Final = f"NoAccelerator: the pod claims {GPUS}, and PyTorch"
 SMALL: Final = POOLS["north"]
 
 
@@ -89,6 +91,7 @@ def test_a_trainer_waits_for_a_free_gpu_of_its_pool_and_gets_it(namespace: Fleet
     )
     namespace.kubectl("delete", "pod", "occupant", "--force", "--grace-period=0")
     pod = namespace.wait_for_trainer(JOB)
-    namespace.wait_for_reason("Training")
-
     assert pod["spec"]["containers"][0]["resources"]["limits"][GPUS] == "1"
+
+    # The node's GPU is pretended: that the trainer does not go on with the CPU is seen only here.
+    namespace.wait("the trainer reports that there is no GPU", lambda: GPU_IS_MISSING in json.dumps(namespace.get_run()["status"]))

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from fedpipe_trainer import tasks
 from fedpipe_trainer.contract import EvaluateTask, ExitCode, Failure, FailureReason, Outcome, parse_result, parse_task
@@ -98,20 +99,38 @@ def task(tmp_path: Path) -> EvaluateTask:
     return task.model_copy(update={"result": (tmp_path / "result.json").as_uri()})
 
 
-def perform_with(recipe: Any, task: EvaluateTask, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ExitCode, Failure]:
-    """Perform the task with this function as its recipe; the exit status and the failure in the result."""
+def perform_with(
+    recipe: Any, task: EvaluateTask, folder: Path, monkeypatch: pytest.MonkeyPatch, *, accelerator: str = ""
+) -> tuple[ExitCode, Failure]:
+    """Perform the task with this function as its recipe, in a pod with this accelerator; the exit status and the failure in the result."""
     module = ModuleType("a_recipe")
     module.run = recipe  # type: ignore[attr-defined]  # a recipe is a module with this function
     monkeypatch.setitem(sys.modules, "a_recipe", module)
     monkeypatch.setitem(tasks._RECIPES, "evaluate", "a_recipe")
     (folder / "task.json").write_text(task.to_json())
 
-    code = tasks.perform(folder / "task.json", settings=Settings(cache=folder), write_progress=lambda _: None, stop_requested=lambda: False)
+    settings = Settings(cache=folder, accelerator=accelerator)
+    code = tasks.perform(folder / "task.json", settings=settings, write_progress=lambda _: None, stop_requested=lambda: False)
 
     result = parse_result((folder / "result.json").read_text())
     assert (result.kind, result.outcome, result.site, result.round) == ("evaluate", Outcome.FAILED, task.site, task.round)
     assert result.failure is not None
     return code, result.failure
+
+
+@pytest.mark.parametrize("accelerator", ["", "nvidia.com/gpu"])
+def test_a_pod_that_claims_a_gpu_never_trains_on_the_cpu(
+    task: EvaluateTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accelerator: str
+) -> None:
+    def reached(_task: EvaluateTask, _runtime: TaskRuntime) -> None:
+        raise TaskFailed(FailureReason.BAD_DATA, "the recipe was reached")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    code, failure = perform_with(reached, task, tmp_path, monkeypatch, accelerator=accelerator)
+
+    assert (code, failure.reason) == ((ExitCode.NO_ACCELERATOR, "NoAccelerator") if accelerator else (ExitCode.BAD_DATA, "BadData"))
+    assert ("remove capacity.accelerator from the EdgeSite" in failure.message) is bool(accelerator)
 
 
 def test_a_failed_task_reports_its_reason(task: EvaluateTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

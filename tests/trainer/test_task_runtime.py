@@ -91,9 +91,8 @@ def test_progress_is_written(tmp_path: Path) -> None:
 
 def test_environment_variables_are_optional() -> None:
     assert read({"XDG_CACHE_HOME": "/c"}) == Settings(cache=Path("/c/fedpipe"))
-    assert read({"FEDPIPE_CACHE": "/d", "FEDPIPE_MEMORY_LIMIT_BYTES": "1000", "FEDPIPE_ACTIVATION_CACHE_BYTES": "9"}) == Settings(
-        Path("/d"), 1000, 9
-    )
+    limits = {"FEDPIPE_MEMORY_LIMIT_BYTES": "1000", "FEDPIPE_ACTIVATION_CACHE_BYTES": "9"}
+    assert read({"FEDPIPE_CACHE": "/d", "FEDPIPE_ACCELERATOR": "gpu", **limits}) == Settings(Path("/d"), 1000, 9, "gpu")
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "2GiB", "1e9"])

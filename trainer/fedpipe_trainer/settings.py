@@ -15,6 +15,8 @@ class Settings:
     """Memory limit of the process, also where a cgroup enforces it: the trainer keeps within it by itself (FEDPIPE_MEMORY_LIMIT_BYTES)."""
     activation_cache_bytes: int | None = None
     """Bytes of activations that `cache` may hold (FEDPIPE_ACTIVATION_CACHE_BYTES). None: half of the free space of its volume."""
+    accelerator: str = ""
+    """The resource by which the pod claims an accelerator, such as `nvidia.com/gpu` (FEDPIPE_ACCELERATOR); empty: it claims none."""
 
 
 def read(environ: Mapping[str, str]) -> Settings:
@@ -28,6 +30,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         cache=Path(environ.get("FEDPIPE_CACHE") or cache_home / "fedpipe"),
         memory_limit_bytes=_bytes(environ, "FEDPIPE_MEMORY_LIMIT_BYTES"),
         activation_cache_bytes=_bytes(environ, "FEDPIPE_ACTIVATION_CACHE_BYTES"),
+        accelerator=environ.get("FEDPIPE_ACCELERATOR", ""),
     )
 
 

@@ -82,7 +82,7 @@ def perform(
             memory_limit_bytes=settings.memory_limit_bytes,
             activation_cache_bytes=settings.activation_cache_bytes,
         )
-        return _write_result(_run_recipe(task, runtime), task, runtime)
+        return _write_result(_run_recipe(task, runtime, settings.accelerator), task, runtime)
 
 
 def _read_task(task_file: Path) -> AnyTask:
@@ -97,16 +97,30 @@ def _read_task(task_file: Path) -> AnyTask:
     raise TaskFailed(FailureReason.BAD_TASK, f"the task file {task_file} cannot be used: {reason}")
 
 
-def _run_recipe(task: AnyTask, runtime: TaskRuntime) -> Result:
+def _run_recipe(task: AnyTask, runtime: TaskRuntime, accelerator: str) -> Result:
     try:
         allowed = task if isinstance(task, ExportTask) else with_consent(task)
-        result: Result = import_recipe(task.kind).run(allowed, runtime)
+        recipe = import_recipe(task.kind)
+        _require_accelerator(accelerator)
+        result: Result = recipe.run(allowed, runtime)
     except Exception as error:  # noqa: BLE001 - every failure is reported in a result
         failure = failure_of(error, elapsed_seconds=runtime.elapsed_seconds())
         _LOG.error("the %s task failed: %s: %s", task.kind, failure.reason, failure.message)
         header: dict[str, Any] = {**runtime.result_header(task)}
         result = _RESULTS[task.kind](**header, outcome=Outcome.FAILED, failure=failure)
     return result.model_copy(update={"basis": task.basis}) if isinstance(task, ProfileTask) else result
+
+
+def _require_accelerator(resource: str) -> None:
+    """Raise an exception if the pod claims an accelerator that PyTorch does not see: it would hold it, and train on the CPU for days."""
+    import torch  # noqa: PLC0415 -- as for the recipes
+
+    if not resource or torch.cuda.is_available():
+        return
+    found = f"the pod claims {resource}, and PyTorch {torch.__version__} sees no GPU"
+    check = "check the node's driver and device plugin, runtimeClassName of the EdgeSite, and that the trainer image has a CUDA build"
+    message = f"{found}: {check}; or remove capacity.accelerator from the EdgeSite, to train on the CPU"
+    raise TaskFailed(FailureReason.NO_ACCELERATOR, message)
 
 
 def import_recipe(kind: str) -> ModuleType:

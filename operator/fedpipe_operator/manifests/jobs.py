@@ -47,7 +47,7 @@ def trainer_job(run: Run, job: Job, site: EdgeSite | None, resources: JobResourc
         "name": "trainer",
         "image": settings.trainer_image,
         "args": [task_argument()],
-        "env": _environment(resources, settings),
+        "env": _environment(site, resources, settings),
         "resources": _resources(site, resources),
         "volumeMounts": [
             *({"name": name, "mountPath": folder, "readOnly": True} for name, (folder, _) in claims.items()),
@@ -129,7 +129,7 @@ def _claims(run: Run, site: EdgeSite | None) -> dict[str, tuple[str, str]]:
     return claims
 
 
-def _environment(resources: JobResources, settings: Settings) -> list[Plain]:
+def _environment(site: EdgeSite | None, resources: JobResources, settings: Settings) -> list[Plain]:
     """Caches go to the site's cache, or else to the scratch volume. One thread per claimed core: libraries would count the node's cores.
 
     A trainer that knows its memory limit stops before it and goes on with fewer samples at once; else the kernel kills it.
@@ -142,6 +142,8 @@ def _environment(resources: JobResources, settings: Settings) -> list[Plain]:
         variables["FEDPIPE_MEMORY_LIMIT_BYTES"] = str(resources.memory_bytes)
     if resources.cpus is not None:
         variables["OMP_NUM_THREADS"] = str(resources.cpus)
+    if site is not None and site.spec.capacity.accelerator is not None:
+        variables["FEDPIPE_ACCELERATOR"] = site.spec.capacity.accelerator.resource
     return [{"name": name, "value": value} for name, value in variables.items()]
 
 

@@ -35,6 +35,7 @@ class ExitCode(IntEnum):
     OUT_OF_MEMORY = 5
     DIVERGED = 6
     POLICY_DENIED = 7
+    NO_ACCELERATOR = 8
     TRANSFER_FAILED = 10
     TERMINATED = 143
 
@@ -54,6 +55,7 @@ class FailureReason(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     DIVERGED = "Diverged"
     POLICY_DENIED = "PolicyDenied"
+    NO_ACCELERATOR = "NoAccelerator"
     TRANSFER_FAILED = "TransferFailed"
     TERMINATED = "Terminated"
 
