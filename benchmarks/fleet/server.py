@@ -143,13 +143,14 @@ def _normalization(name: str) -> Normalization:
 def by_trained_samples(work: Sequence[LocalWork]) -> Combination:
     """The weights by the samples of the round's steps, for comparison: more steps count twice, in the increment and in its weight."""
     total = sum(site.effective_steps for site in work)
-    return Combination(tuple(site.effective_steps / total for site in work))
+    return Combination(tuple(site.effective_steps / total for site in work), paces=(1.0,) * len(work))
 
 
 def _by_norm(updates: Mapping[str, Update]) -> Normalization:
     """HetLoRA's weights: p_k ∝ ‖B_k A_k‖_F over all weights. Every site trains every weight, so the sites are always the same."""
     norms = [_product_norm(updates[site]) for site in sorted(updates)]
-    return lambda work: Combination(tuple(norm / sum(norms) for norm, _ in zip(norms, work, strict=True)))
+    weights = Combination(tuple(norm / sum(norms) for norm in norms), paces=(1.0,) * len(norms))
+    return lambda _work: weights
 
 
 def _product_norm(update: Update) -> float:

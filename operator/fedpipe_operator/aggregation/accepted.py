@@ -58,7 +58,7 @@ def steps_of(result: AdmittedUpdate, config: AggregationConfig) -> float:
 def combination_of(accepted: Accepted, context: RoundContext) -> Combination:
     """The shares of these sites, bounded, and what makes their increments comparable. A rule by coordinates counts the sites equally."""
     if not accepted:
-        return Combination(())
+        return Combination((), ())
     plan, config = context.plan, context.config
     is_equal = RULES[config.rule].reduce is not None
     results = [update.result for update in accepted.values()]

@@ -45,11 +45,11 @@ class Combination:
 
     shares: tuple[float, ...]
     """p_k, in the order of the sites; they add up to 1."""
-    server_rate: float = 1.0
-    """γ."""
-    paces: tuple[float, ...] = ()
+    paces: tuple[float, ...]
     """γ p_k / n_k: what makes each increment one of the common number of steps, so that the step is their mean by data, Σ n_k (pace_k D_k).
     In this form increments of sites that took different numbers of steps are compared coordinate by coordinate, or by their distances."""
+    server_rate: float = 1.0
+    """γ."""
 
     def limited(self, max_share: float) -> "Combination":
         """The same with no share above `max_share` (`shares.capped`): it limits whom the round listens to, not how far it goes."""
@@ -77,7 +77,7 @@ def power_of_steps(work: Sequence[LocalWork], exponent: float, max_server_rate: 
     weights = data / growth
     shares, rate = weights / weights.sum(), max(1.0, float(data @ growth * weights.sum()))
     rate = min(rate, max_server_rate)
-    return Combination(tuple(shares.tolist()), rate, tuple((rate / weights.sum() / growth).tolist()))
+    return Combination(tuple(shares.tolist()), tuple((rate / weights.sum() / growth).tolist()), rate)
 
 
 def by_data(work: Sequence[LocalWork]) -> Combination:
