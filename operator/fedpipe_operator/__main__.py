@@ -19,6 +19,7 @@ from fedpipe_operator.cluster.status_writer import ClusterStatusWriter
 from fedpipe_operator.cluster.workers import Workers
 from fedpipe_operator.errors import FedPipeError
 from fedpipe_operator.handlers.controller import Controller
+from fedpipe_operator.names import operator_class_selector
 from fedpipe_operator.settings import Settings
 from fedpipe_operator.store.addresses import api_server_addresses
 from fedpipe_operator.store.connections import addresses_of
@@ -32,7 +33,7 @@ def make_controller(settings: Settings) -> Controller:
     stores = StoreConnections(api, settings.store_policy, api_server_addresses(os.environ, addresses_of))
     runs = RunReconciler(cluster, stores, status_writer)
     sites = SiteReconciler(status_writer, clock, settings.priority_classes)
-    live_objects = LiveObjects(api, settings.namespaces, settings.watch_nodes)
+    live_objects = LiveObjects(api, settings.namespaces, settings.watch_nodes, operator_class_selector(settings.operator_class))
     return Controller(runs, sites, live_objects, settings.max_concurrent_reconciles)
 
 

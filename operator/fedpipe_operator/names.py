@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from fedpipe_operator.api.meta import NAME_MAX
+from fedpipe_operator.api.meta import LABEL_OPERATOR_CLASS, NAME_MAX
 
 _HASH_LENGTH: Final = 16
 """Hexadecimal digits: nobody finds two names of one hash."""
@@ -25,6 +25,11 @@ EXPORT_ADAPTER = "export/adapter"
 EXPORT_MERGED = "export/merged"
 FORM_PROBE = "form-probe"
 """Of the object with which it is tried whether the store has forms."""
+
+
+def operator_class_selector(operator_class: str) -> str:
+    """The label selector of the runs and sites that an operator of this class reconciles; of none: those without the label."""
+    return f"{LABEL_OPERATOR_CLASS}={operator_class}" if operator_class else f"!{LABEL_OPERATOR_CLASS}"
 
 
 def bounded(name: str) -> str:

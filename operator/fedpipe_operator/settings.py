@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar, cast, get_args
 
-from fedpipe_operator.api import parse_quantity
+from pydantic import ValidationError
+
+from fedpipe_operator.api import StoreSpec, parse_quantity
 from fedpipe_operator.api.pod_template import SYSTEM_CLASS
 from fedpipe_operator.store_policy import ANY_STORE, StorePolicy, parse_store_policy
 
@@ -14,6 +16,7 @@ PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 LogFormat = Literal["json", "plain"]
 
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _ALL_NAMESPACES: Final = "*"
 _BOOLEANS: Final = {"true": True, "false": False}
 
@@ -44,6 +47,10 @@ class Settings:
     """Runs that are reconciled in parallel."""
     priority_classes: tuple[str, ...] = ()
     """Priority classes that a site may name for its trainer pods; by default none, since a pod of a higher priority evicts others."""
+    operator_class: str = ""
+    """Only runs and sites whose label `fedpipe.io/operator-class` has this value are reconciled; empty: those without the label."""
+    default_store: StoreSpec | None = None
+    """The store of the runs that name none."""
     store_policy: StorePolicy = ANY_STORE
     """Which endpoints, buckets and prefixes the runs of a namespace may name; by default any."""
     health_port: int = 8080
@@ -58,9 +65,9 @@ def read(environ: Mapping[str, str]) -> Settings:
         ValueError: a variable is missing or invalid (the message names it).
     """
     return Settings(
-        trainer_image=_read(environ, "TRAINER_IMAGE", _image, None),
-        operator_image=_read(environ, "OPERATOR_IMAGE", _image, None),
-        namespaces=_read(environ, "NAMESPACES", _namespaces, None),
+        trainer_image=_require(environ, "TRAINER_IMAGE", _image),
+        operator_image=_require(environ, "OPERATOR_IMAGE", _image),
+        namespaces=_require(environ, "NAMESPACES", _namespaces),
         image_pull_policy=_read(environ, "IMAGE_PULL_POLICY", _pull_policy, "IfNotPresent"),
         image_pull_secrets=_read(environ, "IMAGE_PULL_SECRETS", _comma_separated, ()),
         watch_nodes=_read(environ, "WATCH_NODES", _boolean, Settings.watch_nodes),
@@ -70,6 +77,8 @@ def read(environ: Mapping[str, str]) -> Settings:
         pending_grace_seconds=_read(environ, "PENDING_GRACE_SECONDS", _positive_integer, Settings.pending_grace_seconds),
         max_concurrent_reconciles=_read(environ, "MAX_CONCURRENT_RECONCILES", _positive_integer, Settings.max_concurrent_reconciles),
         priority_classes=_read(environ, "PRIORITY_CLASSES", _priority_classes, ()),
+        operator_class=_read(environ, "OPERATOR_CLASS", _label_value, ""),
+        default_store=_read(environ, "DEFAULT_STORE", _store, Settings.default_store),
         store_policy=_read(environ, "STORE_POLICY", parse_store_policy, Settings.store_policy),
         health_port=_read(environ, "HEALTH_PORT", _positive_integer, Settings.health_port),
         metrics_port=_read(environ, "METRICS_PORT", _positive_integer, Settings.metrics_port),
@@ -77,12 +86,18 @@ def read(environ: Mapping[str, str]) -> Settings:
     )
 
 
-def _read(environ: Mapping[str, str], name: str, parse: Callable[[str], Value], default: Value | None) -> Value:
-    text = environ.get(f"FEDPIPE_{name}", "")
-    if not text:
-        if default is None:
-            raise ValueError(f"FEDPIPE_{name} is not set: set it, or install the operator with the chart, which sets it")
-        return default
+def _require(environ: Mapping[str, str], name: str, parse: Callable[[str], Value]) -> Value:
+    if not environ.get(f"FEDPIPE_{name}"):
+        raise ValueError(f"FEDPIPE_{name} is not set: set it, or install the operator with the chart, which sets it")
+    return _parsed(environ, name, parse)
+
+
+def _read(environ: Mapping[str, str], name: str, parse: Callable[[str], Value], default: Value) -> Value:
+    return _parsed(environ, name, parse) if environ.get(f"FEDPIPE_{name}") else default
+
+
+def _parsed(environ: Mapping[str, str], name: str, parse: Callable[[str], Value]) -> Value:
+    text = environ[f"FEDPIPE_{name}"]
     try:
         return parse(text)
     except ValueError as error:
@@ -104,6 +119,23 @@ def _priority_classes(text: str) -> tuple[str, ...]:
     if any(name.startswith(SYSTEM_CLASS) for name in classes):
         raise ValueError(f"{SYSTEM_CLASS}… are for the cluster's own pods: name others, separated by commas")
     return classes
+
+
+def _label_value(text: str) -> str:
+    if not _LABEL_VALUE.fullmatch(text):
+        raise ValueError("write the value of a label: at most 63 letters, digits, dashes, dots and underscores")
+    return text
+
+
+def _store(text: str) -> StoreSpec | None:
+    """The store in this JSON object, with the fields of a run's spec.store; None if the object is empty."""
+    if text == "{}":
+        return None
+    try:
+        return StoreSpec.model_validate_json(text)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise ValueError(f"write a JSON object with the fields of spec.store: {problems}") from error
 
 
 def _namespaces(text: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fedpipe_operator.api import FineTuneSpec
+from fedpipe_operator.api import FineTuneSpec, StoreSpec
 
 AWS: Final = "AWS"
 """Stands for the endpoint of a run that names none."""
@@ -75,13 +75,18 @@ def _rule(namespace: str, lists: Any) -> StoreRule:  # noqa: ANN401 -- whatever 
 
 
 def _problems(rule: StoreRule, spec: FineTuneSpec) -> Iterator[str]:
-    endpoint = spec.store.endpoint or AWS
-    if rule.endpoints and _normalised(endpoint) not in map(_normalised, rule.endpoints):
-        yield f"spec.store.endpoint {endpoint} is none of the endpoints that the operator's policy allows here: {', '.join(rule.endpoints)}"
-    yield from _problems_of_folder(rule, "spec.store", spec.store.bucket, spec.store.prefix)
+    if spec.store is not None:
+        yield from _problems_of_store(rule, spec.store)
     if spec.model.source.startswith(_BUCKET_SCHEME):
         bucket, _, folder = spec.model.source.removeprefix(_BUCKET_SCHEME).partition("/")
         yield from _problems_of_folder(rule, "spec.model.source", bucket, folder)
+
+
+def _problems_of_store(rule: StoreRule, store: StoreSpec) -> Iterator[str]:
+    endpoint = store.endpoint or AWS
+    if rule.endpoints and _normalised(endpoint) not in map(_normalised, rule.endpoints):
+        yield f"spec.store.endpoint {endpoint} is none of the endpoints that the operator's policy allows here: {', '.join(rule.endpoints)}"
+    yield from _problems_of_folder(rule, "spec.store", store.bucket, store.prefix)
 
 
 def _problems_of_folder(rule: StoreRule, where: str, bucket: str, folder: str) -> Iterator[str]:

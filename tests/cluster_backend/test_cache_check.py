@@ -50,4 +50,4 @@ def test_a_foreign_job_with_our_labels_is_no_divergence_for_which_the_operator_r
         def names(self, kind: Kind, _namespace: str, *, label: str = "", keep: Callable[[Plain], bool] = lambda _: True) -> dict[str, str]:
             return {"1": "mine"} if kind == JOBS and label == LABEL_RUN and keep(foreign) else {}
 
-    assert drift({}, LiveObjects(OneJob(), (), with_nodes=False).list(), {}) == {}  # type: ignore[arg-type]
+    assert drift({}, LiveObjects(OneJob(), (), with_nodes=False, selector="").list(), {}) == {}  # type: ignore[arg-type]

@@ -66,6 +66,11 @@ def test_a_secret_that_does_not_exist_is_reported_by_its_name(api: StandInApi) -
         opened(api)
 
 
+def test_a_run_without_a_store_of_an_operator_without_a_default_is_told_what_to_do(api: StandInApi) -> None:
+    with pytest.raises(UserError, match=r"StoreMissing: spec\.store is not set, and the operator has no default store: add it, or"):
+        connections(api).of(a_run(store=None))
+
+
 def test_what_a_secret_lacks_is_reported(api: StandInApi) -> None:
     api.apply(SECRETS, "default", encoded(AWS_ACCESS_KEY_ID="me"))
 

@@ -15,7 +15,8 @@ from health import is_met, kstatus
 from stand_in_cluster import SETTINGS, KubeWorld, renamed, stamp
 from stand_in_runs import a_run, a_site
 
-from fedpipe_operator.api import ConditionType, DeletionPolicy
+from fedpipe_operator.api import ConditionType, DeletionPolicy, StoreSpec
+from fedpipe_operator.api.finetune import SecretReference
 from fedpipe_operator.api.meta import FINALIZER
 from fedpipe_operator.backend import JobState, TaskKind
 from fedpipe_operator.cluster import kube_job
@@ -400,6 +401,27 @@ def test_an_aggregation_above_the_limit_is_a_job_of_the_operators_image_with_the
     assert container["image"] == "operator:1"
     assert [one["valueFrom"]["secretKeyRef"]["name"] for one in container["env"] if "valueFrom" in one] == ["store", "store"]
     assert world.runs.cluster.workers.statuses("uid-1") == {}
+
+
+def test_a_run_without_a_store_has_the_operators_default_one(tmp_path: Path) -> None:
+    store = StoreSpec(bucket="fedpipe", credentials_secret_ref=SecretReference(name="ours"))
+    settings = replace(SETTINGS, default_store=store, aggregation_job_threshold=1)
+    world = KubeWorld(tmp_path, a_run(store=None), settings=settings)
+    world.work_until("aggregate-r1")
+    job = world.api.objects[JOBS.plural, "default", world.object_name("toy-aggregate-r1-a0")]
+
+    assert "store" not in world.body()["spec"]
+    assert "'name': 'ours', 'key': 'AWS_SECRET_ACCESS_KEY'" in str(job)
+
+
+def test_a_change_of_the_default_store_blocks_the_runs_whose_rounds_are_stored_in_it(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run(store=None), settings=replace(SETTINGS, default_store=StoreSpec(bucket="fedpipe")))
+    world.work_until("train-r1")
+
+    world.settings = replace(SETTINGS, default_store=StoreSpec(bucket="another"))
+    world.restart()
+    with pytest.raises(TransientError, match="SpecChanged"):
+        world.reconcile()
 
 
 def test_no_trainer_gets_credentials_or_a_token(tmp_path: Path) -> None:

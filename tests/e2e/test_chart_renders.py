@@ -8,6 +8,8 @@ import yaml
 from charts import API_SERVER, CHART, ROOT, Plain, granted, helm, of_kind, rendered, rules, set_values
 
 from fedpipe_operator import settings as environment
+from fedpipe_operator.api import StoreSpec
+from fedpipe_operator.api.finetune import SecretReference
 from fedpipe_operator.settings import Settings
 from fedpipe_operator.store_policy import StorePolicy, StoreRule
 
@@ -89,6 +91,8 @@ def test_the_operator_reads_the_values_that_are_set() -> None:
         "pendingGraceSeconds": 60,
         "maxConcurrentReconciles": 16,
         "storePolicy": {"ward": {"endpoints": ["http://minio:9000", "AWS"], "prefixes": ["runs"]}, "*": {"buckets": ["fedpipe"]}},
+        "operatorClass": "canary",
+        "defaultStore": {"bucket": "fedpipe", "credentialsSecretRef": {"name": "store"}},
         "healthPort": 9000,
         "metricsPort": 9001,
     }
@@ -106,6 +110,8 @@ def test_the_operator_reads_the_values_that_are_set() -> None:
         job_ttl_seconds=12345678,
         pending_grace_seconds=60,
         max_concurrent_reconciles=16,
+        operator_class="canary",
+        default_store=StoreSpec(bucket="fedpipe", credentials_secret_ref=SecretReference(name="store")),
         store_policy=StorePolicy(
             {"ward": StoreRule(("http://minio:9000", "AWS"), prefixes=("runs",)), "*": StoreRule(buckets=("fedpipe",))}
         ),
@@ -113,7 +119,7 @@ def test_the_operator_reads_the_values_that_are_set() -> None:
         metrics_port=9001,
     )
     assert container(objects)["image"] == f"registry.example/operator@{DIGEST}"
-    assert container(objects)["ports"] == [{"name": "health", "containerPort": 9000}]
+    assert container(objects)["ports"] == [{"name": "health", "containerPort": 9000}, {"name": "metrics", "containerPort": 9001}]
 
 
 def test_by_default_the_operator_may_act_in_the_release_s_namespace_and_see_nodes_and_nothing_else() -> None:

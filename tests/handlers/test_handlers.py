@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import kopf
@@ -12,16 +13,32 @@ from stand_in_runs import a_run
 
 from fedpipe_operator.backend import JobResources, TaskKind
 from fedpipe_operator.manifests import trainer_job
+from fedpipe_operator.names import operator_class_selector
 from fedpipe_operator.rounds import job_of
+
+
+def configured(operator_class: str = "") -> kopf.OperatorSettings:
+    from fedpipe_operator.handlers import watches  # noqa: PLC0415 -- registers with kopf
+
+    settings, selector = kopf.OperatorSettings(), operator_class_selector(operator_class)
+    memo = kopf.Memo(controller=SimpleNamespace(live_objects=SimpleNamespace(selector=selector)))
+    asyncio.run(watches.configure(settings, memo))  # type: ignore[arg-type]
+    return settings
 
 
 @pytest.fixture
 def settings() -> kopf.OperatorSettings:
-    from fedpipe_operator.handlers import watches  # noqa: PLC0415 -- registers with kopf
+    return configured()
 
-    settings = kopf.OperatorSettings()
-    asyncio.run(watches.configure(settings))  # type: ignore[arg-type]
-    return settings
+
+@pytest.mark.parametrize(
+    ("operator_class", "selector"), [("", "!fedpipe.io/operator-class"), ("canary", "fedpipe.io/operator-class=canary")]
+)
+def test_an_operator_watches_the_runs_and_sites_of_its_class_only(operator_class: str, selector: str) -> None:
+    selectors = configured(operator_class).watching.label_selectors
+
+    assert [selectors["fedpipe.io", "v1alpha1", kind] for kind in ("federatedfinetunes", "edgesites")] == [selector] * 2
+    assert selectors["batch", "v1", "jobs"] == "fedpipe.io/run"
 
 
 def test_as_many_objects_as_there_are_can_wait_for_the_indices_at_once(settings: kopf.OperatorSettings) -> None:

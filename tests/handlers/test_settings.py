@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from fedpipe_operator.api import StoreSpec
+from fedpipe_operator.api.finetune import SecretReference
 from fedpipe_operator.settings import Settings, read
 from fedpipe_operator.store_policy import StorePolicy, StoreRule
 
@@ -36,6 +38,8 @@ def test_every_setting_can_be_set() -> None:
         "PENDING_GRACE_SECONDS": "45",
         "MAX_CONCURRENT_RECONCILES": "2",
         "PRIORITY_CLASSES": "batch, low",
+        "OPERATOR_CLASS": "canary",
+        "DEFAULT_STORE": '{"bucket": "fedpipe", "prefix": "runs", "credentialsSecretRef": {"name": "store"}}',
         "STORE_POLICY": '{"wards": {"endpoints": ["AWS"], "buckets": ["fedpipe"], "prefixes": ["runs"]}, "*": {}}',
         "HEALTH_PORT": "9000",
         "METRICS_PORT": "9001",
@@ -55,6 +59,8 @@ def test_every_setting_can_be_set() -> None:
         pending_grace_seconds=45,
         max_concurrent_reconciles=2,
         priority_classes=("batch", "low"),
+        operator_class="canary",
+        default_store=StoreSpec(bucket="fedpipe", prefix="runs", credentials_secret_ref=SecretReference(name="store")),
         store_policy=StorePolicy({"wards": StoreRule(("AWS",), ("fedpipe",), ("runs",)), "*": StoreRule()}),
         health_port=9000,
         metrics_port=9001,
@@ -74,6 +80,9 @@ def test_every_setting_can_be_set() -> None:
         ("MAX_CONCURRENT_RECONCILES", "0", "write a whole number above 0"),
         ("TRAINER_IMAGE", "two words", "write an image name"),
         ("PRIORITY_CLASSES", "low, system-node-critical", "system-… are for the cluster's own pods"),
+        ("OPERATOR_CLASS", "a class", "write the value of a label"),
+        ("DEFAULT_STORE", '{"prefix": "runs"}', "write a JSON object with the fields of spec.store: bucket: Field required"),
+        ("DEFAULT_STORE", '{"bucket": "B", "x": 1}', "bucket: .*x: Extra inputs"),
         ("STORE_POLICY", "{", "write a JSON object"),
         ("STORE_POLICY", "[]", "write a JSON object: a rule for each namespace"),
         ("STORE_POLICY", '{"wards": {"hosts": []}}', "wards: write an object with the lists endpoints, buckets, prefixes"),

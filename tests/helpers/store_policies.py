@@ -27,6 +27,7 @@ class Case:
     endpoint: str | None = None
     """None: the run names none."""
     bucket: str = "fedpipe"
+    """Empty: the run names no store; the operator's default is none of its choice."""
     prefix: str = "runs"
     source: str = HUB
 
@@ -34,7 +35,7 @@ class Case:
     def spec(self) -> Plain:
         """The fields of the run's spec."""
         store = {"bucket": self.bucket, "prefix": self.prefix} | ({"endpoint": self.endpoint} if self.endpoint else {})
-        return {"store": store, "model": {"source": self.source}}
+        return ({"store": store} if self.bucket else {}) | {"model": {"source": self.source}}
 
 
 def _endpoint(endpoint: str | None, *, is_allowed: bool = False) -> Case:
@@ -75,6 +76,10 @@ CASES: Final = (
             *("http://user@minio:9000", "http://minio:9000?x", "http://minio:9000#x", "http://minio:", "http://m\u0131nio:9000"),
         )
     ),
+    Case("endpoints", bucket=""),
+    Case("buckets", bucket=""),
+    Case("buckets", _bucket(_MODEL, "other-team"), bucket="", source="s3://other-team/toy"),
+    Case("prefixes", bucket=""),
     Case("buckets"),
     Case("buckets", bucket="models"),
     Case("buckets", _bucket(_STORE, "other-team"), bucket="other-team"),

@@ -36,6 +36,35 @@
 {{- if eq .Values.rbac.scope "cluster" }}[]{{ else }}{{ .Values.namespaces | default (list .Release.Namespace) | toJson }}{{ end }}
 {{- end }}
 
+{{/* Refuses to install a second operator of the same class for a namespace: both would act for the same runs. Only a Helm that is connected to
+     a cluster sees other releases, and it looks only where it writes itself. */}}
+{{- define "fedpipe.requireNoOtherRelease" -}}
+{{- $bindings := list }}
+{{- range include "fedpipe.namespaces" . | fromJsonArray }}
+{{- $bindings = concat $bindings (lookup "rbac.authorization.k8s.io/v1" "RoleBinding" . "" | dig "items" list) }}
+{{- end }}
+{{- if eq .Values.rbac.scope "cluster" }}
+{{- $bindings = concat $bindings (lookup "rbac.authorization.k8s.io/v1" "RoleBinding" "" "" | dig "items" list) }}
+{{- end }}
+{{- if or (eq .Values.rbac.scope "cluster") .Values.watchNodes }}
+{{- $bindings = concat $bindings (lookup "rbac.authorization.k8s.io/v1" "ClusterRoleBinding" "" "" | dig "items" list) }}
+{{- end }}
+{{- range $bindings }}
+{{- $labels := .metadata.labels | default dict }}{{ $annotations := .metadata.annotations | default dict }}
+{{- $release := printf "%s/%s" (get $annotations "meta.helm.sh/release-namespace") (get $annotations "meta.helm.sh/release-name") }}
+{{- $is_other := ne $release (printf "%s/%s" $.Release.Namespace $.Release.Name) }}
+{{- if and $is_other (hasKey $labels "fedpipe.io/operator-class") (eq (get $labels "fedpipe.io/operator-class") $.Values.operatorClass) }}
+{{- fail (printf "the release %s serves %s with the same operatorClass %q: serve other namespaces, or set another operatorClass" $release (.metadata.namespace | default "all namespaces") $.Values.operatorClass) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Labels of a binding that lets the operator serve namespaces. */}}
+{{- define "fedpipe.servingLabels" -}}
+{{ include "fedpipe.labels" . }}
+fedpipe.io/operator-class: {{ .Values.operatorClass | quote }}
+{{- end }}
+
 {{/* Restricts the binding of an admission policy to the namespaces that are served. */}}
 {{- define "fedpipe.inServedNamespaces" -}}
 {{- with include "fedpipe.namespaces" . | fromJsonArray -}}
@@ -133,6 +162,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: {{ .Values.maxConcurrentReconciles | int64 | quote }}
 - name: FEDPIPE_PRIORITY_CLASSES
   value: {{ join "," .Values.priorityClasses | quote }}
+- name: FEDPIPE_OPERATOR_CLASS
+  value: {{ .Values.operatorClass | quote }}
+- name: FEDPIPE_DEFAULT_STORE
+  value: {{ .Values.defaultStore | toJson | quote }}
 - name: FEDPIPE_STORE_POLICY
   value: {{ .Values.storePolicy | toJson | quote }}
 - name: FEDPIPE_HEALTH_PORT

@@ -227,7 +227,8 @@ class FineTuneSpec(ApiModel):
     training: TrainingSpec = TrainingSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     aggregation: AggregationSpec = AggregationSpec()
-    store: StoreSpec
+    store: StoreSpec | None = None
+    """The store of the run's results. Left out: the operator's default one (the chart's `defaultStore`), if it has one."""
     export: ExportSpec = ExportSpec()
     suspend: bool = False
     deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN

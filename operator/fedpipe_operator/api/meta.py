@@ -11,6 +11,8 @@ API_VERSION: Final = "fedpipe.io/v1alpha1"
 
 VERSION: Final = "v1alpha1"
 
+LABEL_OPERATOR_CLASS: Final = f"{GROUP}/operator-class"
+"""On a run or a site: the class of the operator that reconciles it (the chart's `operatorClass`)."""
 LABEL_RUN: Final = f"{GROUP}/run"
 """On every object that a run creates: the run's name."""
 LABEL_RUN_UID: Final = f"{GROUP}/run-uid"

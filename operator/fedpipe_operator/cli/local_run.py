@@ -161,7 +161,7 @@ def store_address(resource: FederatedFineTune, folder: RunFolder, *, s3: bool) -
     """The address of the run's store: in its folder, or in the bucket of its spec."""
     if not s3:
         return DirectoryAddress(root=str(folder.store))
-    store, meta = resource.spec.store, resource.metadata
+    store, meta = Run(resource, ()).store, resource.metadata
     prefix = names.run_prefix(store.prefix, meta.namespace, meta.name, meta.uid)
     return BucketAddress(bucket=store.bucket, prefix=prefix, endpoint=store.endpoint, region=store.region)
 

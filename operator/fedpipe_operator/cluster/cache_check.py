@@ -23,6 +23,8 @@ class LiveObjects:
     namespaces: Sequence[str]
     """Empty: all of the cluster."""
     with_nodes: bool
+    selector: str
+    """Of the labels of runs and sites."""
 
     def list(self) -> NamesByUid:
         """Every object that exists now.
@@ -32,8 +34,8 @@ class LiveObjects:
         """
         found = self.api.names(NODES, "") if self.with_nodes else {}
         for namespace in self.namespaces or ("",):
-            found |= self.api.names(RUNS, namespace)
-            found |= self.api.names(SITES, namespace)
+            found |= self.api.names(RUNS, namespace, label=self.selector)
+            found |= self.api.names(SITES, namespace, label=self.selector)
             found |= self.api.names(JOBS, namespace, label=LABEL_RUN, keep=is_ours)
         return found
 

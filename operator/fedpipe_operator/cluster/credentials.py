@@ -53,7 +53,8 @@ class StoreConnections:
         """The run's store.
 
         Raises:
-            UserError: `StoreNotAllowed`, `CredentialsMissing`, `SecretMissing`, `SecretIncomplete`; or what the API and the store raise.
+            UserError: `StoreMissing`, `StoreNotAllowed`, `CredentialsMissing`, `SecretMissing`, `SecretIncomplete`; or what the API and the
+                store raise.
         """
         uid = run.resource.metadata.uid
         with self._lock:
@@ -69,7 +70,7 @@ class StoreConnections:
             self._opened.pop(uid, None)
 
     def _open(self, run: Run) -> StoreConnection:
-        store, meta = run.spec.store, run.resource.metadata
+        store, meta = run.store, run.resource.metadata
         if (problem := self.policy.problem(meta.namespace, run.spec)) is not None:
             raise UserError("StoreNotAllowed", f"{problem}; name one of these, or ask the operator's administrator to allow it")
         prefix = names.run_prefix(store.prefix, meta.namespace, meta.name, meta.uid)
@@ -80,7 +81,7 @@ class StoreConnections:
         return StoreConnection(open_store(address, credentials), address, credentials, address.guard)
 
     def _credentials(self, run: Run) -> Credentials:
-        reference, namespace = run.spec.store.credentials_secret_ref, run.resource.metadata.namespace
+        reference, namespace = run.store.credentials_secret_ref, run.resource.metadata.namespace
         if reference is None:
             what = "spec.store.credentialsSecretRef is not set, and the operator signs nothing with an identity of its own"
             advice = f"name a Secret of the namespace {namespace} with {ACCESS_KEY} and {SECRET_KEY} in a new run"

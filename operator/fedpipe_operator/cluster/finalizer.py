@@ -19,7 +19,7 @@ Body = Mapping[str, Any]
 
 _REQUEUE_SECONDS: Final = 5.0
 _NOTHING_TO_DELETE: Final = ("BucketMissing",)
-_CANNOT_OPEN: Final = ("SecretMissing", "SecretIncomplete", "CredentialsMissing", "StoreNotAllowed", "AddressRefused")
+_CANNOT_OPEN: Final = ("SecretMissing", "SecretIncomplete", "CredentialsMissing", "StoreNotAllowed", "StoreMissing", "AddressRefused")
 _LOG: Final = logging.getLogger(__name__)
 
 

@@ -8,7 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fedpipe_operator.api import Condition, ConditionStatus, ConditionType, EdgeSite, FederatedFineTune, FineTuneStatus, Metadata, Reason
+from fedpipe_operator.api import (
+    Condition,
+    ConditionStatus,
+    ConditionType,
+    EdgeSite,
+    FederatedFineTune,
+    FineTuneStatus,
+    Metadata,
+    Reason,
+    StoreSpec,
+)
 from fedpipe_operator.api.checks import matches
 from fedpipe_operator.cluster.api import JOBS, RUNS, SECRETS
 from fedpipe_operator.cluster.backend import Cluster, ClusterBackend, RefusedJob
@@ -98,7 +108,7 @@ class RunReconciler:
         Raises:
             TransientError: it failed; the work queue retries it after its back-off.
         """
-        body = self.status_writer.newest(view.body)
+        body = _with_store(self.status_writer.newest(view.body), self.cluster.settings.default_store)
         if "deletionTimestamp" in body["metadata"]:
             meta = body["metadata"]
             jobs = self.cluster.expectations.of_run(meta["namespace"], meta["uid"], view.jobs)
@@ -226,6 +236,14 @@ class RunReconciler:
             self.status_writer.write_status(run, after)
         if _condition(before, ConditionType.PROGRESSING, ConditionStatus.FALSE, reason=error.reason) is None:
             self.status_writer.record_event(run, Event(error.reason, error.message, warning=True))
+
+
+def _with_store(body: Body, default: StoreSpec | None) -> Body:
+    """The run's object, with the operator's default store if it names none."""
+    spec = body.get("spec")
+    if default is None or not isinstance(spec, Mapping) or "store" in spec:
+        return body
+    return {**body, "spec": {**spec, "store": default.model_dump(mode="json", by_alias=True, exclude_none=True)}}
 
 
 def _internal_error(fault: Exception) -> UserError:

@@ -30,7 +30,7 @@ Body = Mapping[str, Any]
 
 
 @kopf.on.startup()
-async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
+async def configure(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> None:
     """Have kopf only read from the API: it posts nothing, stores nothing, and notices a dead watch.
 
     kopf's number of workers stays unlimited: each waits until every object is indexed, so a limit below the object count deadlocks
@@ -43,6 +43,8 @@ async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     settings.watching.connect_timeout = 10
     settings.networking.request_timeout = 60
     settings.watching.label_selectors[JOBS] = LABEL_RUN
+    for kind in (RUNS, SITES):
+        settings.watching.label_selectors[kind] = memo.controller.live_objects.selector
     settings.persistence.diffbase_storage = NullDiffBaseStorage()
 
 

@@ -115,7 +115,7 @@ def _fail_on_final_exit(container: str) -> Plain:
 
 
 def _credentials(run: Run) -> list[Plain]:
-    reference = run.spec.store.credentials_secret_ref
+    reference = run.store.credentials_secret_ref
     if reference is None:
         return []
     return [{"name": name, "valueFrom": {"secretKeyRef": {"name": reference.name, "key": name}}} for name in CREDENTIALS]

@@ -48,14 +48,14 @@ class ClaimPlacement:
         )
 
     def _model(self, run: Run) -> Model:
-        source, store = run.spec.model.source, run.spec.store
+        source = run.spec.model.source
         if (claim := run.spec.model.claim) is not None:
             folder = source.removeprefix(CLAIM_SCHEME).removeprefix(f"{claim}/")
             # Quoted: a trainer would read %2E%2E in the path as the folder above the volume.
             return Model(source=Path(self.model_folder(claim), folder).as_uri())
         if source.startswith(_S3_SCHEME):
             seconds = url_seconds(parse_duration(run.spec.rounds.deadline))
-            return model_in_bucket(source, store, seconds=seconds, credentials=self.credentials(), guard=self.guard)
+            return model_in_bucket(source, run.store, seconds=seconds, credentials=self.credentials(), guard=self.guard)
         return Model(source=source)
 
     def _data(self, site: EdgeSite) -> Data:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 from fedpipe_operator import names
 from fedpipe_operator.admission import AdmittedEvaluation, AdmittedExport, AdmittedProfile, AdmittedUpdate, Refused
-from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneSpec
+from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneSpec, StoreSpec
 from fedpipe_operator.backend import Job, JobStatus, TaskKind
+from fedpipe_operator.errors import UserError
 from fedpipe_operator.planning import RunFacts
 from fedpipe_operator.rounds.records import (
     Contribution,
@@ -41,6 +42,18 @@ class Run:
     def spec(self) -> FineTuneSpec:
         """The run's spec."""
         return self.resource.spec
+
+    @property
+    def store(self) -> StoreSpec:
+        """The run's store.
+
+        Raises:
+            UserError: `StoreMissing`, the spec has none. On a cluster, the operator's default store was added to it, if there is one.
+        """
+        if self.spec.store is None:
+            advice = "add it, or have the operator's administrator set defaultStore"
+            raise UserError("StoreMissing", f"spec.store is not set, and the operator has no default store: {advice}")
+        return self.spec.store
 
     @property
     def ref(self) -> RunRef:
