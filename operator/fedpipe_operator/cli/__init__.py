@@ -15,6 +15,9 @@ COMMANDS: Final = {
     "plan": "fedpipe_operator.cli.plan",
     "run": "fedpipe_operator.cli.run",
     "report": "fedpipe_operator.cli.report",
+    "status": "fedpipe_operator.cli.status",
+    "events": "fedpipe_operator.cli.events",
+    "logs": "fedpipe_operator.cli.logs",
 }
 
 

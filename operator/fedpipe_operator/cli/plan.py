@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from fedpipe_operator import names
+from fedpipe_operator.cli.cluster_run import Context, Endpoint, OfCluster, find_run, name_of
 from fedpipe_operator.cli.local_run import S3, Fresh, Options, exit_on_errors, load_run, open_run, volumes_beside
+from fedpipe_operator.errors import UserError
 from fedpipe_operator.local.session import Session
 from fedpipe_operator.planning import PlanRow, Plans, hyperparameter_text, plan_rows
 from fedpipe_operator.rounds.records import RoundPlan
@@ -17,16 +19,22 @@ from fedpipe_operator.store.objects import required_object
 
 
 def command(
-    paths: Annotated[list[Path], typer.Argument(help="YAML files or folders: EdgeSites and one FederatedFineTune.")],
+    paths: Annotated[list[Path], typer.Argument(help="YAML files or folders: EdgeSites and one FederatedFineTune; with -n, its name.")],
     output: Annotated[Path, typer.Option(help="Folder for runs; this one uses OUTPUT/NAMESPACE/NAME.")] = Path("runs"),
     volumes: Annotated[Path | None, typer.Option(help="Folder for the PersistentVolumeClaims; default: volumes/ beside the YAML.")] = None,
     max_concurrent: Annotated[int, typer.Option(min=1, help="Sites profiled at the same time, if the claimed processors allow it.")] = 2,
     fresh: Fresh = False,
     s3: S3 = False,
+    namespace: OfCluster = None,
+    context: Context = None,
+    endpoint: Endpoint = None,
 ) -> None:
-    """Profile the sites and explain their plans. A later `fedpipe run` uses these profiles and plans."""
-    resource, sites = load_run(paths)
+    """Profile the sites and explain their plans; a later `fedpipe run` uses these profiles and plans. With -n: of a run on a cluster."""
     console = Console()
+    if namespace is not None:
+        _print_newest(paths, namespace, context, endpoint, console)
+        return
+    resource, sites = load_run(paths)
     options = Options(output, volumes or volumes_beside(paths[0]), max_concurrent, fresh, s3)
     with exit_on_errors(console), open_run(resource, sites, options, console) as run:
         run.drive({"run": run.session}, until=_is_planned)
@@ -35,6 +43,17 @@ def command(
             console.print(f"failed: {session.failure}", style="red", soft_wrap=True)
             raise typer.Exit(1)
         plan = run.retry(lambda: required_object(session.store, names.round_plan(1), RoundPlan))
+    _print(plan, console)
+
+
+def _print_newest(paths: list[Path], namespace: str, context: str | None, endpoint: str | None, console: Console) -> None:
+    """Print the plan of the round under way of a run on a cluster."""
+    with exit_on_errors(console):
+        run = find_run(name_of(paths), namespace, context)
+        if not run.resource.status.round:
+            advice = f"fedpipe status {run.name} -n {namespace} says what it does"
+            raise UserError("NotPlanned", f"{namespace}/{run.name} has no plan yet: {advice}")
+        plan = required_object(run.open_store(endpoint), names.round_plan(run.resource.status.round), RoundPlan)
     _print(plan, console)
 
 

@@ -4,19 +4,27 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from fedpipe_operator import names
-from fedpipe_operator.cli.local_run import load_run
+from fedpipe_operator.cli.cluster_run import Context, Endpoint, OfCluster, find_run, name_of
+from fedpipe_operator.cli.local_run import exit_on_errors, load_run
 from fedpipe_operator.local.run_folder import RunFolder
 from fedpipe_operator.report import read_record, write_report
 from fedpipe_operator.store import DirectoryStore
 
 
 def command(
-    paths: Annotated[list[Path], typer.Argument(help="YAML files or folders: EdgeSites and one FederatedFineTune.")],
+    paths: Annotated[list[Path], typer.Argument(help="YAML files or folders: EdgeSites and one FederatedFineTune; with -n, its name.")],
     output: Annotated[Path, typer.Option(help="Folder for runs; this one uses OUTPUT/NAMESPACE/NAME.")] = Path("runs"),
+    namespace: OfCluster = None,
+    context: Context = None,
+    endpoint: Endpoint = None,
 ) -> None:
-    """Write report.html of a run that was started with `fedpipe run`."""
+    """Write report.html of a run that was started with `fedpipe run`, or with -n of one on a cluster."""
+    if namespace is not None:
+        _write_of_cluster(name_of(paths), output, namespace, context, endpoint)
+        return
     resource, _ = load_run(paths)
     folder = RunFolder(output, resource)
     if not folder.store.exists():
@@ -25,3 +33,14 @@ def command(
     store = DirectoryStore(folder.store)
     store.write(names.REPORT, write_report(read_record(folder.read_only(), store)).encode())
     typer.echo(str(folder.store / names.REPORT))
+
+
+def _write_of_cluster(name: str, output: Path, namespace: str, context: str | None, endpoint: str | None) -> None:
+    """Write the report of a run on a cluster, as far as it has come, beside those of this machine's runs."""
+    with exit_on_errors(Console()):
+        run = find_run(name, namespace, context)
+        page = write_report(read_record(run.resource, run.open_store(endpoint)))
+    file = output / namespace / name / names.REPORT
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(page, encoding="utf-8")
+    typer.echo(str(file))

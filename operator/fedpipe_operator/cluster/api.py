@@ -4,7 +4,7 @@ It does not retry: a reconcile that meets a transient error ends, and the work q
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -13,6 +13,7 @@ from kubernetes import client, config
 from urllib3.exceptions import HTTPError
 
 from fedpipe_operator.cluster.api_errors import error_of_response, error_without_response
+from fedpipe_operator.errors import UserError
 
 Plain = dict[str, Any]
 
@@ -23,6 +24,7 @@ _JSON: Final = "application/json"
 _METADATA: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _PAGE: Final = 500
 _FROM_WATCH_CACHE: Final = {"resourceVersion": "0"}
+_USERS_ADVICE: Final = "your user lacks this right: ask an admin of the namespace for a role that has it"
 MERGE: Final = "application/merge-patch+json"
 JSON_PATCH: Final = "application/json-patch+json"
 
@@ -56,6 +58,8 @@ class Api:
     """The API server of one cluster. Thread-safe. Raises `errors.TransientError` or `errors.UserError`."""
 
     client: client.ApiClient
+    when_forbidden: str = "the operator's role lacks this right: install the chart's own"
+    """What to do about it, for a message."""
 
     def get(self, kind: Kind, namespace: str, name: str) -> Plain | None:
         """The object, None if there is none."""
@@ -99,6 +103,12 @@ class Api:
                 return found
             query["continue"] = token
 
+    def log(self, namespace: str, pod: str, *, lines: int) -> str:
+        """The last lines of a pod's log; empty if the pod or its log is gone."""
+        query = {"tailLines": str(lines)}
+        found = self._request("GET", PODS, namespace, pod, "log", body=None, query=query, headers={"Accept": "*/*"}, absent={404})
+        return (found or b"").decode(errors="replace")
+
     def create(self, kind: Kind, namespace: str, body: Plain) -> Plain | None:
         """The object as it was created; None if one of this name exists."""
         return self._call("POST", kind, namespace, body=body, taken_is_none=True)
@@ -140,21 +150,73 @@ class Api:
         absent_is_none: bool = False,
         taken_is_none: bool = False,
     ) -> Plain | None:
+        """The object of the response."""
+        data = self._request(
+            method,
+            kind,
+            namespace,
+            name,
+            subresource,
+            body=body,
+            query=query,
+            headers={"Accept": accept, "Content-Type": content_type},
+            absent=({404} if absent_is_none else set()) | ({409} if taken_is_none else set()),
+        )
+        return None if data is None else json.loads(data)
+
+    def _request(  # noqa: PLR0913 -- as above
+        self,
+        method: str,
+        kind: Kind,
+        namespace: str,
+        name: str,
+        subresource: str,
+        *,
+        body: Plain | list[Plain] | None,
+        query: Mapping[str, str] | None,
+        headers: Mapping[str, str],
+        absent: Collection[int],
+    ) -> bytes | None:
+        """The body of the response; None if its status is one of `absent`."""
         what = f"{method} {kind.plural}{f'/{subresource}' if subresource else ''}"
         path = kind.path(namespace, name, subresource) + (f"?{urlencode(query)}" if query else "")
-        headers = {"Accept": accept, "Content-Type": content_type}
-        request = self.client.param_serialize(method, path, header_params=headers, body=body, auth_settings=["BearerToken"])
+        request = self.client.param_serialize(method, path, header_params=dict(headers), body=body, auth_settings=["BearerToken"])
         try:
             answer = self.client.call_api(*request, _request_timeout=_TIMEOUT_SECONDS)
             data: bytes = answer.read()  # type: ignore[no-untyped-call]
         except (HTTPError, OSError) as error:
             raise error_without_response(error, f"{what} {namespace}/{name}") from error
-        if (answer.status == 404 and absent_is_none) or (answer.status == 409 and taken_is_none):  # noqa: PLR2004 -- HTTP's own numbers
+        if answer.status in absent:
             return None
         if answer.status >= _BAD:
-            raise error_of_response(answer.status, data, f"{what} {namespace}/{name}")
-        found: Plain = json.loads(data)
-        return found
+            raise error_of_response(answer.status, data, f"{what} {namespace}/{name}", self.when_forbidden)
+        return data
+
+
+@dataclass(frozen=True)
+class KubeContext:
+    """A context of the user's kubeconfig."""
+
+    api: Api
+    namespace: str
+    """Its default namespace."""
+
+
+def of_kubeconfig(context: str | None) -> KubeContext:
+    """The API server of this context of the user's kubeconfig; None: of its current one.
+
+    Raises:
+        UserError: `KubeconfigInvalid`.
+    """
+    try:
+        configuration = client.Configuration()
+        config.load_kube_config(context=context, client_configuration=configuration)  # type: ignore[no-untyped-call]
+        contexts, current = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
+    except (config.ConfigException, OSError) as error:
+        raise UserError("KubeconfigInvalid", f"{error}: set KUBECONFIG or --context") from error
+    chosen = next((one for one in contexts if one["name"] == context), current)
+    configuration.retries = False
+    return KubeContext(Api(client.ApiClient(configuration), _USERS_ADVICE), chosen["context"].get("namespace", "default"))
 
 
 def in_cluster() -> Api:

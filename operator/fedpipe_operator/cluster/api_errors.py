@@ -17,15 +17,15 @@ NAMESPACE_TERMINATING: Final = "NamespaceTerminating"
 _TERMINATING: Final = "because it is being terminated"
 
 
-def error_of_response(status: int, body: bytes, request: str) -> FedPipeError:
-    """The error for a response whose status is not a success."""
+def error_of_response(status: int, body: bytes, request: str, advice: str) -> FedPipeError:
+    """The error for a response whose status is not a success; `advice` says what to do where a right is missing."""
     message = _message(body)
     if status in _FORBIDDEN and _QUOTA in message:
         return TransientError("QuotaExceeded", f"{request}: {message}; it is retried; raise the ResourceQuota if this takes too long")
     if status in _FORBIDDEN and _TERMINATING in message:
         return TransientError(NAMESPACE_TERMINATING, f"{request}: {message}; nothing can be created there any more")
     if status in _FORBIDDEN and not _DENIED.search(message):
-        return UserError("ApiForbidden", f"{request}: {message}; the operator's role lacks this right: install the chart's own")
+        return UserError("ApiForbidden", f"{request}: {message}; {advice}")
     if status in _TRANSIENT:
         return TransientError("ApiConflict" if status == _CONFLICT else "ApiUnavailable", f"{request}: {message} (HTTP {status})")
     return UserError(REFUSED, f"{request}: {message} (HTTP {status}); correct what it names")

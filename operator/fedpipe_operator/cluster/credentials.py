@@ -77,20 +77,26 @@ class StoreConnections:
         address = BucketAddress(
             bucket=store.bucket, prefix=prefix, endpoint=store.endpoint, region=store.region, api_servers=self.api_servers
         )
-        credentials = self._credentials(run)
+        credentials = credentials_of(run, self.api)
         return StoreConnection(open_store(address, credentials), address, credentials, address.guard)
 
-    def _credentials(self, run: Run) -> Credentials:
-        reference, namespace = run.store.credentials_secret_ref, run.resource.metadata.namespace
-        if reference is None:
-            what = "spec.store.credentialsSecretRef is not set, and the operator signs nothing with an identity of its own"
-            advice = f"name a Secret of the namespace {namespace} with {ACCESS_KEY} and {SECRET_KEY} in a new run"
-            raise UserError("CredentialsMissing", f"{what}: {advice}")
-        secret = self.api.get(SECRETS, namespace, reference.name)
-        if secret is None:
-            raise UserError("SecretMissing", f"spec.store.credentialsSecretRef: there is no Secret {namespace}/{reference.name}: create it")
-        data = secret.get("data") or {}
-        missing = [name for name in (ACCESS_KEY, SECRET_KEY) if not data.get(name)]
-        if missing:
-            raise UserError("SecretIncomplete", f"the Secret {namespace}/{reference.name} has no {' and no '.join(missing)}: add it")
-        return Credentials(*(base64.b64decode(data[name]).decode() for name in (ACCESS_KEY, SECRET_KEY)))
+
+def credentials_of(run: Run, api: Api) -> Credentials:
+    """The key pair in the Secret that the run names.
+
+    Raises:
+        UserError: `StoreMissing`, `CredentialsMissing`, `SecretMissing`, `SecretIncomplete`; or what the API raises.
+    """
+    reference, namespace = run.store.credentials_secret_ref, run.resource.metadata.namespace
+    if reference is None:
+        what = "spec.store.credentialsSecretRef is not set, and the operator signs nothing with an identity of its own"
+        advice = f"name a Secret of the namespace {namespace} with {ACCESS_KEY} and {SECRET_KEY} in a new run"
+        raise UserError("CredentialsMissing", f"{what}: {advice}")
+    secret = api.get(SECRETS, namespace, reference.name)
+    if secret is None:
+        raise UserError("SecretMissing", f"spec.store.credentialsSecretRef: there is no Secret {namespace}/{reference.name}: create it")
+    data = secret.get("data") or {}
+    missing = [name for name in (ACCESS_KEY, SECRET_KEY) if not data.get(name)]
+    if missing:
+        raise UserError("SecretIncomplete", f"the Secret {namespace}/{reference.name} has no {' and no '.join(missing)}: add it")
+    return Credentials(*(base64.b64decode(data[name]).decode() for name in (ACCESS_KEY, SECRET_KEY)))
