@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from fedpipe_operator.pod_settings import CaBundle, PodDefaults, Proxy, Resources, SecretKey
 from fedpipe_operator.settings import Settings, read
 from fedpipe_operator.store_policy import StorePolicy, StoreRule
 
@@ -37,6 +38,12 @@ def test_every_setting_can_be_set() -> None:
         "MAX_CONCURRENT_RECONCILES": "2",
         "PRIORITY_CLASSES": "batch, low",
         "STORE_POLICY": '{"wards": {"endpoints": ["AWS"], "buckets": ["fedpipe"], "prefixes": ["runs"]}, "*": {}}',
+        "CA_BUNDLE": '{"configMapName": "fedpipe-ca", "key": "bundle.pem"}',
+        "PROXY": '{"http": "http://proxy:1", "https": "http://proxy:2", "noProxy": ".svc"}',
+        "HUGGING_FACE_TOKEN_SECRET_REF": '{"name": "hub", "key": "read"}',
+        "EXPORT_JOB": '{"resources": {"limits": {"memory": "8Gi", "cpu": 2}}, "tolerations": [{"operator": "Exists"}]}',
+        "AGGREGATION_JOB": '{"nodeSelector": {"a": "b"}, "affinity": {"nodeAffinity": {}}, "priorityClassName": "high"}',
+        "JOB_POD_SECURITY_CONTEXT": '{"runAsNonRoot": true}',
         "HEALTH_PORT": "9000",
         "METRICS_PORT": "9001",
         "LOG_FORMAT": "plain",
@@ -56,6 +63,12 @@ def test_every_setting_can_be_set() -> None:
         max_concurrent_reconciles=2,
         priority_classes=("batch", "low"),
         store_policy=StorePolicy({"wards": StoreRule(("AWS",), ("fedpipe",), ("runs",)), "*": StoreRule()}),
+        ca_bundle=CaBundle(config_map_name="fedpipe-ca", key="bundle.pem"),
+        proxy=Proxy(http="http://proxy:1", https="http://proxy:2", no_proxy=".svc"),
+        hugging_face_token_secret_ref=SecretKey(name="hub", key="read"),
+        export_job=PodDefaults(resources=Resources(limits={"memory": "8Gi", "cpu": 2}), tolerations=({"operator": "Exists"},)),
+        aggregation_job=PodDefaults(node_selector={"a": "b"}, affinity={"nodeAffinity": {}}, priority_class_name="high"),
+        job_pod_security_context={"runAsNonRoot": True},
         health_port=9000,
         metrics_port=9001,
         log_format="plain",
@@ -74,6 +87,13 @@ def test_every_setting_can_be_set() -> None:
         ("MAX_CONCURRENT_RECONCILES", "0", "write a whole number above 0"),
         ("TRAINER_IMAGE", "two words", "write an image name"),
         ("PRIORITY_CLASSES", "low, system-node-critical", "system-… are for the cluster's own pods"),
+        ("CA_BUNDLE", '{"configMapName": "Ours"}', "configMapName: "),
+        ("CA_BUNDLE", '{"pem": "x"}', "pem: unknown field"),
+        ("PROXY", "http://proxy:3128", "Invalid JSON"),
+        ("HUGGING_FACE_TOKEN_SECRET_REF", '{"name": 1}', "name: must be a string"),
+        ("EXPORT_JOB", '{"memory": "8Gi"}', "memory: unknown field"),
+        ("AGGREGATION_JOB", '{"resources": {"memory": "8Gi"}}', "resources.memory: unknown field"),
+        ("JOB_POD_SECURITY_CONTEXT", "65532", "write a JSON object"),
         ("STORE_POLICY", "{", "write a JSON object"),
         ("STORE_POLICY", "[]", "write a JSON object: a rule for each namespace"),
         ("STORE_POLICY", '{"wards": {"hosts": []}}', "wards: write an object with the lists endpoints, buckets, prefixes"),
