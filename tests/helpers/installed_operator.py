@@ -11,7 +11,7 @@ from testcluster import outages
 from testcluster.layout import default_layout
 
 RELEASE: Final = "fedpipe"
-LABELS: Final = "app.kubernetes.io/name=fedpipe,app.kubernetes.io/instance=fedpipe"
+LABELS: Final = "app.kubernetes.io/name=fedpipe,app.kubernetes.io/instance=fedpipe,app.kubernetes.io/component=operator"
 _RESTRICTED: Final = {"pod-security.kubernetes.io/enforce": "restricted"}
 GRACE_SECONDS: Final = 10
 

@@ -1,4 +1,4 @@
-"""Pods, and their security context: each fits the restricted Pod Security profile, unless the administrator changes it. What a site adds to its pods is in `additions`."""
+"""Pods and their security context: the restricted Pod Security profile, unless the administrator says otherwise. For sites: `additions`."""
 
 from typing import Any, Final
 
