@@ -13,6 +13,8 @@ from charts import CHART, ROOT, Plain, values
 from jsonschema import Draft7Validator
 
 from fedpipe_operator import settings as environment
+from fedpipe_operator.api import EdgeSite, FederatedFineTune
+from fedpipe_operator.api.parse import parse_object
 from fedpipe_operator.api.quantities import QUANTITY_PATTERN
 from fedpipe_operator.settings import Settings
 from fedpipe_operator.store_policy import StoreRule, parse_store_policy
@@ -257,6 +259,22 @@ def test_the_chart_lists_the_crds() -> None:
     assert {crd["name"]: (crd["kind"], crd["version"]) for crd in listed} == {
         crd["metadata"]["name"]: (crd["spec"]["names"]["kind"], crd["spec"]["versions"][0]["name"]) for crd in crds
     }
+
+
+def test_the_chart_lists_the_images_of_its_values_in_its_version() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    listed = {one["name"]: one["image"] for one in yaml.safe_load(chart["annotations"]["artifacthub.io/images"])}
+
+    assert listed == {name: f"{values()[f'{name}Image']['repository']}:{chart['appVersion']}" for name in ("operator", "trainer")}
+
+
+def test_the_chart_s_examples_are_valid_objects() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    kinds = {"EdgeSite": EdgeSite, "FederatedFineTune": FederatedFineTune}
+    examples = yaml.safe_load(chart["annotations"]["artifacthub.io/crdsExamples"])
+
+    assert [example["kind"] for example in examples] == list(kinds)
+    assert [problem for example in examples for problem in parse_object(example, kinds[example["kind"]])[1]] == []
 
 
 def _camel(name: str) -> str:
