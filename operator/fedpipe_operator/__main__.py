@@ -9,6 +9,7 @@ import kopf
 
 from fedpipe_operator import settings as environment
 from fedpipe_operator.aggregation.malloc import limit_malloc_to_one_arena
+from fedpipe_operator.certificates import certificates_problem
 from fedpipe_operator.cluster import Api, RunReconciler, SiteReconciler, in_cluster
 from fedpipe_operator.cluster.api import RUNS, SITES
 from fedpipe_operator.cluster.backend import Cluster
@@ -54,6 +55,8 @@ def main() -> None:
         settings = environment.read(os.environ)
     except ValueError as error:
         sys.exit(str(error))
+    if (problem := certificates_problem(os.environ)) is not None:
+        sys.exit(problem)
     limit_malloc_to_one_arena()
     controller = make_controller(settings)
     _exit_without_crds(controller.runs.cluster.api, settings)

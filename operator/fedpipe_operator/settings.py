@@ -1,14 +1,28 @@
 """The operator's settings on a cluster, read once from environment variables."""
 
+import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Final, Literal, TypeVar, cast, get_args
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeVar, cast, get_args
 
 from pydantic import ValidationError
 
 from fedpipe_operator.api import StoreSpec, parse_quantity
 from fedpipe_operator.api.pod_template import SYSTEM_CLASS
+from fedpipe_operator.pod_settings import (
+    AGGREGATION_JOB,
+    EXPORT_JOB,
+    IMAGE_CERTIFICATES,
+    JOB_POD_SECURITY,
+    NO_PROXY,
+    NO_TOKEN,
+    CaBundle,
+    PodDefaults,
+    Proxy,
+    SecretKey,
+    parse_as,
+)
 from fedpipe_operator.store_policy import ANY_STORE, StorePolicy, parse_store_policy
 
 Value = TypeVar("Value")
@@ -53,6 +67,16 @@ class Settings:
     """The store of the runs that name none."""
     store_policy: StorePolicy = ANY_STORE
     """Which endpoints, buckets and prefixes the runs of a namespace may name; by default any."""
+    ca_bundle: CaBundle = IMAGE_CERTIFICATES
+    """What every pod trusts, unless its site names certificates of its own; by default its image's."""
+    proxy: Proxy = NO_PROXY
+    """Through which every pod connects to stores and hubs, unless its site names another."""
+    hugging_face_token_secret_ref: SecretKey = NO_TOKEN
+    """The token with which a model `hf://…` is fetched, in each run's namespace."""
+    export_job: PodDefaults = EXPORT_JOB
+    aggregation_job: PodDefaults = AGGREGATION_JOB
+    job_pod_security_context: Mapping[str, Any] = field(default_factory=lambda: JOB_POD_SECURITY)
+    """Of the pods of all Jobs; their containers' is fixed."""
     health_port: int = 8080
     metrics_port: int = 9090
     log_format: LogFormat = "json"
@@ -80,6 +104,14 @@ def read(environ: Mapping[str, str]) -> Settings:
         operator_class=_read(environ, "OPERATOR_CLASS", _label_value, ""),
         default_store=_read(environ, "DEFAULT_STORE", _store, Settings.default_store),
         store_policy=_read(environ, "STORE_POLICY", parse_store_policy, Settings.store_policy),
+        ca_bundle=_read(environ, "CA_BUNDLE", parse_as(CaBundle), Settings.ca_bundle),
+        proxy=_read(environ, "PROXY", parse_as(Proxy), Settings.proxy),
+        hugging_face_token_secret_ref=_read(
+            environ, "HUGGING_FACE_TOKEN_SECRET_REF", parse_as(SecretKey), Settings.hugging_face_token_secret_ref
+        ),
+        export_job=_read(environ, "EXPORT_JOB", parse_as(PodDefaults), Settings.export_job),
+        aggregation_job=_read(environ, "AGGREGATION_JOB", parse_as(PodDefaults), Settings.aggregation_job),
+        job_pod_security_context=_read(environ, "JOB_POD_SECURITY_CONTEXT", _json_object, JOB_POD_SECURITY),
         health_port=_read(environ, "HEALTH_PORT", _positive_integer, Settings.health_port),
         metrics_port=_read(environ, "METRICS_PORT", _positive_integer, Settings.metrics_port),
         log_format=_read(environ, "LOG_FORMAT", _log_format, Settings.log_format),
@@ -175,6 +207,16 @@ def _positive_integer(text: str) -> int:
 def _quantity(text: str) -> str:
     parse_quantity(text)
     return text
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"write a JSON object: {error}") from error
+    if not isinstance(document, dict):
+        raise ValueError("write a JSON object")  # noqa: TRY004 -- it is a setting's text that is wrong
+    return document
 
 
 def _bytes(text: str) -> int:

@@ -13,18 +13,36 @@ from charts import CHART, ROOT, Plain, values
 from jsonschema import Draft7Validator
 
 from fedpipe_operator import settings as environment
+from fedpipe_operator.api import EdgeSite, FederatedFineTune
+from fedpipe_operator.api.parse import parse_object
 from fedpipe_operator.api.quantities import QUANTITY_PATTERN
 from fedpipe_operator.settings import Settings
 from fedpipe_operator.store_policy import StoreRule, parse_store_policy
 
 SCHEMA: Plain = json.loads((CHART / "values.schema.json").read_text())
 HELPERS = (CHART / "templates" / "_helpers.tpl").read_text()
-TEMPLATES = sorted((CHART / "templates").glob("*.yaml"))
+PARTS = "".join(file.read_text() for file in sorted((CHART / "templates").glob("_*.tpl")))
+TEMPLATES = sorted((CHART / "templates").rglob("*.yaml"))
 
-_OF_SCOPE = {"IMAGE_PULL_SECRETS": "$secrets", "NAMESPACES": 'include "fedpipe.namespaces"'}
+_OF_SCOPE = {
+    "IMAGE_PULL_SECRETS": 'include "fedpipe.pullSecrets"',
+    "NAMESPACES": 'include "fedpipe.namespaces"',
+    "CA_BUNDLE": 'include "fedpipe.caBundle"',
+}
 """Variables that a template derives from more than their value."""
-_FREE = ("annotations", "podAnnotations", "nodeSelector", "affinity", "requests", "limits", "storePolicy")
-"""Maps whose keys the user chooses."""
+_KUBERNETES = (
+    "nodeSelector",
+    "affinity",
+    "resources",
+    "dnsConfig",
+    "podSecurityContext",
+    "containerSecurityContext",
+    "jobPodSecurityContext",
+)
+_FREE = (*_KUBERNETES, "annotations", "labels", "podAnnotations", "podLabels", "deploymentAnnotations", "commonLabels", "storePolicy")
+"""Maps whose keys the user or Kubernetes chooses."""
+_PASSED_WHOLE = ("livenessProbe.", "readinessProbe.")
+"""What a template passes on as a whole."""
 
 
 def test_every_setting_is_a_value_of_the_same_name() -> None:
@@ -42,6 +60,7 @@ def test_every_setting_is_passed_to_the_operator_from_its_value_and_no_other_var
 def test_a_default_is_the_same_in_the_chart_and_in_the_operator() -> None:
     needed = ("trainer_image", "operator_image", "namespaces")
     defaults = {field.name: values()[_camel(field.name)] for field in fields(Settings) if field.name not in needed}
+    del defaults["ca_bundle"]["pem"]  # of which the chart makes a ConfigMap
     environ = {f"FEDPIPE_{name.upper()}": _text(value) for name, value in defaults.items()}
 
     read = environment.read(environ | {f"FEDPIPE_{name.upper()}": "ours" for name in needed})
@@ -50,7 +69,7 @@ def test_a_default_is_the_same_in_the_chart_and_in_the_operator() -> None:
 
 
 def test_the_schema_describes_every_value_and_no_other() -> None:
-    assert set(_described(SCHEMA)) - {"global"} == set(_given(values()))
+    assert set(_described(SCHEMA)) == set(_given(values()))
 
 
 def test_the_defaults_are_valid_by_the_schema() -> None:
@@ -59,6 +78,18 @@ def test_the_defaults_are_valid_by_the_schema() -> None:
 
 def test_the_chart_and_the_api_have_the_same_pattern_of_a_quantity() -> None:
     assert SCHEMA["definitions"]["quantity"]["pattern"] == QUANTITY_PATTERN
+
+
+WHOLE_AFFINITY = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["one"]}]}]
+        },
+        "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": {}}],
+    },
+    "podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone", "namespaceSelector": {}}]},
+    "podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "podAffinityTerm": {"topologyKey": "zone"}}]},
+}
 
 
 @pytest.mark.parametrize(
@@ -103,6 +134,44 @@ def test_the_chart_and_the_api_have_the_same_pattern_of_a_quantity() -> None:
         {"defaultStore": {"prefix": "runs"}},
         {"defaultStore": {"bucket": "fedpipe"}},
         {"defaultStore": {"bucket": "fedpipe", "credentialsSecretRef": {"name": "store"}, "endpoint": "minio:9000"}},
+        {"global": {"imageRegistry": 5000}},
+        {"global": {"imagePullSecrets": "registry"}},
+        {"caBundle": {"configMapName": "Ours"}},
+        {"caBundle": "hospital-ca"},
+        {"caBundle": {"pem": ["-----BEGIN CERTIFICATE-----"]}},
+        {"proxy": "http://proxy:3128"},
+        {"proxy": {"https": "proxy:3128"}},
+        {"proxy": {"https": "http://user:secret@proxy:3128"}},
+        {"proxy": {"noProxy": "a, b"}},
+        {"huggingFaceTokenSecretRef": "hub"},
+        {"exportJob": {"memory": "8Gi"}},
+        {"exportJob": {"resources": {"requests": {"memory": "8 GB"}}}},
+        {"aggregationJob": {"tolerations": {"operator": "Exists"}}},
+        {"aggregationJob": {"affinity": {"nodeAfinity": {}}}},
+        {"jobPodSecurityContext": {"runAsUser": "65532"}},
+        {"podSecurityContext": {"runAsRoot": False}},
+        {"containerSecurityContext": {"readOnlyRootFilesystem": "yes"}},
+        {"metrics": {"serviceMonitor": {"enabled": "true"}}},
+        {"metrics": {"serviceMonitor": {"interval": "30"}}},
+        {"metrics": {"podMonitor": {"relabelings": [{}, "x"]}}},
+        {"networkPolicy": {"metricsFrom": [{}]}},
+        {"networkPolicy": {"metricsFrom": [{"namespace": "monitoring"}]}},
+        {"commonLabels": {"app.kubernetes.io/name": "ours"}},
+        {"podLabels": {"team": 7}},
+        {"podLabels": {"team": "two words"}},
+        {"resources": {"limits": {"memory": "-1"}}},
+        {"tolerations": [{"key": "gpu", "operater": "Exists"}]},
+        {"topologySpreadConstraints": [{"maxSkew": 1}]},
+        {"extraVolumes": [{"name": "tmp", "emptyDir": {}}]},
+        {"extraVolumes": [{"name": "data"}]},
+        {"extraVolumeMounts": [{"name": "data", "path": "/data"}]},
+        {"extraEnv": [{"name": "A", "value": 1}]},
+        {"extraEnv": [{"name": "A", "value": "1", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]},
+        {"livenessProbe": {"periodSeconds": 0}},
+        {"livenessProbe": {"httpGet": {"path": "/"}}},
+        {"dnsPolicy": "Cluster"},
+        {"dnsConfig": {"nameserver": "10.0.0.1"}},
+        {"test": {"store": {"bucket": "Ours"}}},
     ],
     ids=str,
 )
@@ -119,6 +188,28 @@ def test_an_invalid_value_is_refused(invalid: Plain) -> None:
         {"operatorClass": "canary"},
         {"defaultStore": {"bucket": "fedpipe", "prefix": "", "credentialsSecretRef": {"name": "store"}, "endpoint": "http://minio:9000"}},
         {"networkPolicy": {"egress": [{"to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}], "ports": [{"port": 9000}]}]}},
+        {"networkPolicy": {"metricsFrom": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "prometheus"}}}]}},
+        {"global": {"imageRegistry": "mirror.example:5000/team", "imagePullSecrets": [{"name": "a"}, "b"], "of": {"another": "chart"}}},
+        {"caBundle": {"configMapName": "hospital-ca", "key": "bundle.pem"}},
+        {"proxy": {"http": "http://proxy.example:3128", "https": "https://[fd00::1]:3128/", "noProxy": "minio.minio,.svc,10.0.0.0/8"}},
+        {
+            "resources": {
+                "requests": {"cpu": 1, "memory": "1.5Gi", "ephemeral-storage": "2e9"},
+                "limits": {"cpu": 0.5, "nvidia.com/gpu": "1"},
+            }
+        },
+        {"resources": {"requests": {"cpu": "100m", "memory": "128M", "hugepages-2Mi": "4Mi"}, "limits": {"memory": "2E"}, "claims": []}},
+        {"exportJob": {"resources": {"limits": None}, "priorityClassName": "system-cluster-critical"}},
+        {"tolerations": [{}, {"operator": "Exists"}, {"key": "a", "value": "b", "effect": "NoExecute", "tolerationSeconds": -1}]},
+        {"affinity": WHOLE_AFFINITY},
+        {"podSecurityContext": None, "containerSecurityContext": None, "jobPodSecurityContext": None},
+        {"podSecurityContext": {"runAsUser": None, "fsGroup": 1000670000, "seLinuxOptions": {"level": "s0:c26,c5"}}},
+        {"containerSecurityContext": {"capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"}}},
+        {"extraVolumes": [{"name": "data", "hostPath": {"path": "/x"}}, {"name": "csi", "csi": {"driver": "x"}}]},
+        {"extraVolumeMounts": [{"name": "data", "mountPath": "/data", "readOnly": True, "subPath": "a"}]},
+        {"extraEnv": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}, {"name": "B", "value": ""}]},
+        {"metrics": {"serviceMonitor": {"interval": "1m30s", "labels": {"release": "prometheus"}, "relabelings": [{"action": "keep"}]}}},
+        {"dnsPolicy": "None", "dnsConfig": {"nameservers": ["10.0.0.1"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}},
     ],
     ids=str,
 )
@@ -138,9 +229,11 @@ def test_a_policy_for_stores_that_the_schema_permits_is_one_that_the_operator_re
 
 
 def test_every_value_is_used() -> None:
-    text = HELPERS + "".join(template.read_text() for template in TEMPLATES)
+    text = PARTS + "".join(template.read_text() for template in TEMPLATES)
 
     assert [path for path in _given(values()) if f".Values.{path.split('.')[0]}" not in text] == []
+    within = [path for path in _given(values()) if not path.startswith(_PASSED_WHOLE)]
+    assert [path for path in within if not re.search(rf"[.\"]{path.split('.')[-1]}\b", text)] == []
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.name)
@@ -172,6 +265,22 @@ def test_the_chart_lists_the_crds() -> None:
     assert {crd["name"]: (crd["kind"], crd["version"]) for crd in listed} == {
         crd["metadata"]["name"]: (crd["spec"]["names"]["kind"], crd["spec"]["versions"][0]["name"]) for crd in crds
     }
+
+
+def test_the_chart_lists_the_images_of_its_values_in_its_version() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    listed = {one["name"]: one["image"] for one in yaml.safe_load(chart["annotations"]["artifacthub.io/images"])}
+
+    assert listed == {name: f"{values()[f'{name}Image']['repository']}:{chart['appVersion']}" for name in ("operator", "trainer")}
+
+
+def test_the_chart_s_examples_are_valid_objects() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    kinds = {"EdgeSite": EdgeSite, "FederatedFineTune": FederatedFineTune}
+    examples = yaml.safe_load(chart["annotations"]["artifacthub.io/crdsExamples"])
+
+    assert [example["kind"] for example in examples] == list(kinds)
+    assert [problem for example in examples for problem in parse_object(example, kinds[example["kind"]])[1]] == []
 
 
 def _camel(name: str) -> str:

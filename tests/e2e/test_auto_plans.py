@@ -19,8 +19,8 @@ from fedpipe_operator import names
 from fedpipe_operator.api import PlanStatus
 from fedpipe_operator.cli.local_run import load_run
 from fedpipe_operator.local.run_folder import RunFolder
-from fedpipe_operator.manifests.pods import USER
 from fedpipe_operator.planning import plan_status
+from fedpipe_operator.pod_settings import USER
 from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_operator.store import DirectoryStore, S3Store
 from fedpipe_operator.store.objects import required_object

@@ -10,6 +10,7 @@ from charts import API_SERVER, CHART, ROOT, Plain, granted, helm, of_kind, rende
 from fedpipe_operator import settings as environment
 from fedpipe_operator.api import StoreSpec
 from fedpipe_operator.api.finetune import SecretReference
+from fedpipe_operator.pod_settings import CaBundle, PodDefaults, Proxy, Resources, SecretKey
 from fedpipe_operator.settings import Settings
 from fedpipe_operator.store_policy import StorePolicy, StoreRule
 
@@ -30,6 +31,12 @@ def container(objects: list[Plain]) -> Plain:
 
 def settings_from(objects: list[Plain]) -> Settings:
     return environment.read({one["name"]: one["value"] for one in container(objects)["env"]})
+
+
+def pod_spec(objects: list[Plain]) -> Plain:
+    """The operator's."""
+    found: Plain = of_kind(objects, "Deployment")[0]["spec"]["template"]["spec"]
+    return found
 
 
 def test_helm_lint_finds_nothing() -> None:
@@ -93,6 +100,12 @@ def test_the_operator_reads_the_values_that_are_set() -> None:
         "storePolicy": {"ward": {"endpoints": ["http://minio:9000", "AWS"], "prefixes": ["runs"]}, "*": {"buckets": ["fedpipe"]}},
         "operatorClass": "canary",
         "defaultStore": {"bucket": "fedpipe", "credentialsSecretRef": {"name": "store"}},
+        "caBundle": {"configMapName": "hospital-ca", "key": "bundle.pem"},
+        "proxy": {"http": "http://proxy:1", "https": "http://proxy:2", "noProxy": "minio.minio,.svc"},
+        "huggingFaceTokenSecretRef": {"name": "hub"},
+        "exportJob": {"resources": {"requests": {"cpu": 2}, "limits": {"memory": "8Gi"}}, "tolerations": [{"operator": "Exists"}]},
+        "aggregationJob": {"resources": {"limits": None}, "nodeSelector": {"a": "b"}, "priorityClassName": "high"},
+        "jobPodSecurityContext": {"runAsUser": 1000670000, "runAsGroup": None, "fsGroup": None, "fsGroupChangePolicy": "Always"},
         "healthPort": 9000,
         "metricsPort": 9001,
     }
@@ -115,6 +128,21 @@ def test_the_operator_reads_the_values_that_are_set() -> None:
         store_policy=StorePolicy(
             {"ward": StoreRule(("http://minio:9000", "AWS"), prefixes=("runs",)), "*": StoreRule(buckets=("fedpipe",))}
         ),
+        ca_bundle=CaBundle(config_map_name="hospital-ca", key="bundle.pem"),
+        proxy=Proxy(http="http://proxy:1", https="http://proxy:2", no_proxy="minio.minio,.svc"),
+        hugging_face_token_secret_ref=SecretKey(name="hub"),
+        export_job=PodDefaults(
+            resources=Resources(requests={"cpu": 2, "memory": "1Gi"}, limits={"memory": "8Gi"}), tolerations=({"operator": "Exists"},)
+        ),
+        aggregation_job=PodDefaults(
+            resources=Resources(requests={"cpu": "500m", "memory": "1Gi"}), node_selector={"a": "b"}, priority_class_name="high"
+        ),
+        job_pod_security_context={
+            "runAsNonRoot": True,
+            "runAsUser": 1000670000,
+            "fsGroupChangePolicy": "Always",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
         health_port=9000,
         metrics_port=9001,
     )
@@ -261,15 +289,33 @@ def test_the_administrator_decides_where_and_how_the_pod_runs() -> None:
         "priorityClassName": "high",
         "imagePullSecrets": [{"name": "ours"}],
         "podAnnotations": {"a": "b"},
+        "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}],
+        "terminationGracePeriodSeconds": 60,
+        "dnsPolicy": "None",
+        "dnsConfig": {"nameservers": ["10.0.0.10"]},
+        "podLabels": {"team": "platform"},
+        "deploymentAnnotations": {"reloader.example/auto": "true"},
+        "revisionHistoryLimit": 7,
+        "livenessProbe": {"periodSeconds": 60},
+        "extraVolumes": [{"name": "more", "emptyDir": {}}],
+        "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
         "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
         "resources": {"requests": {"memory": "1Gi"}, "limits": {"memory": "1Gi"}},
     }
     objects = rendered(given)
-    template = of_kind(objects, "Deployment")[0]["spec"]["template"]
+    deployment = of_kind(objects, "Deployment")[0]
+    template = deployment["spec"]["template"]
 
+    scheduling = ("nodeSelector", "tolerations", "affinity", "priorityClassName", "imagePullSecrets", "topologySpreadConstraints")
     assert {name: template["spec"][name] for name in given if name in template["spec"]} == {
-        name: given[name] for name in ("nodeSelector", "tolerations", "affinity", "priorityClassName", "imagePullSecrets")
+        name: given[name] for name in (*scheduling, "terminationGracePeriodSeconds", "dnsPolicy", "dnsConfig")
     }
+    assert (deployment["metadata"]["annotations"], deployment["spec"]["revisionHistoryLimit"]) == (given["deploymentAnnotations"], 7)
+    assert template["metadata"]["labels"]["team"] == "platform"
+    assert "team" not in deployment["spec"]["selector"]["matchLabels"]
+    assert (container(objects)["livenessProbe"]["periodSeconds"], container(objects)["livenessProbe"]["failureThreshold"]) == (60, 3)
+    assert template["spec"]["volumes"][-1:] == given["extraVolumes"]
+    assert container(objects)["volumeMounts"][-1:] == given["extraVolumeMounts"]
     assert template["metadata"]["annotations"] == given["podAnnotations"]
     assert container(objects)["env"][-1:] == given["extraEnv"]
     assert container(objects)["resources"]["requests"]["memory"] == "1Gi"
@@ -284,19 +330,22 @@ def test_an_existing_service_account_is_used() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "complaint"),
+    ("setting", "named"),
     [
         ("maxConcurrentReconcile=1", "maxConcurrentReconcile"),
         ("namespaces[0]=ward,rbac.scope=cluster", "namespaces"),
         ("networkPolicy.apiServerCIDRs[0]=10.96.0.1", "apiServerCIDRs"),
         ("scratch=20 GB", "scratch"),
+        ("exportJob.resources.limits.memory=8 GB", "/exportJob/resources/limits/memory"),
+        ("caBundle=hospital-ca", "/caBundle"),
+        ("metrics.serviceMonitor.enabled=yes", "/metrics/serviceMonitor/enabled"),
     ],
 )
-def test_a_wrong_value_is_reported_by_name(setting: str, complaint: str) -> None:
+def test_a_wrong_value_is_reported_by_name(setting: str, named: str) -> None:
     done = helm("template", "fedpipe", CHART, "--set", setting)
 
     assert done.returncode != 0
-    assert complaint in done.stderr
+    assert named in done.stderr
 
 
 def test_a_long_release_name_is_truncated_to_a_valid_name() -> None:

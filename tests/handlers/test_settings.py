@@ -6,6 +6,7 @@ import pytest
 
 from fedpipe_operator.api import StoreSpec
 from fedpipe_operator.api.finetune import SecretReference
+from fedpipe_operator.pod_settings import CaBundle, PodDefaults, Proxy, Resources, SecretKey
 from fedpipe_operator.settings import Settings, read
 from fedpipe_operator.store_policy import StorePolicy, StoreRule
 
@@ -41,6 +42,12 @@ def test_every_setting_can_be_set() -> None:
         "OPERATOR_CLASS": "canary",
         "DEFAULT_STORE": '{"bucket": "fedpipe", "prefix": "runs", "credentialsSecretRef": {"name": "store"}}',
         "STORE_POLICY": '{"wards": {"endpoints": ["AWS"], "buckets": ["fedpipe"], "prefixes": ["runs"]}, "*": {}}',
+        "CA_BUNDLE": '{"configMapName": "fedpipe-ca", "key": "bundle.pem"}',
+        "PROXY": '{"http": "http://proxy:1", "https": "http://proxy:2", "noProxy": ".svc"}',
+        "HUGGING_FACE_TOKEN_SECRET_REF": '{"name": "hub", "key": "read"}',
+        "EXPORT_JOB": '{"resources": {"limits": {"memory": "8Gi", "cpu": 2}}, "tolerations": [{"operator": "Exists"}]}',
+        "AGGREGATION_JOB": '{"nodeSelector": {"a": "b"}, "affinity": {"nodeAffinity": {}}, "priorityClassName": "high"}',
+        "JOB_POD_SECURITY_CONTEXT": '{"runAsNonRoot": true}',
         "HEALTH_PORT": "9000",
         "METRICS_PORT": "9001",
         "LOG_FORMAT": "plain",
@@ -62,6 +69,12 @@ def test_every_setting_can_be_set() -> None:
         operator_class="canary",
         default_store=StoreSpec(bucket="fedpipe", prefix="runs", credentials_secret_ref=SecretReference(name="store")),
         store_policy=StorePolicy({"wards": StoreRule(("AWS",), ("fedpipe",), ("runs",)), "*": StoreRule()}),
+        ca_bundle=CaBundle(config_map_name="fedpipe-ca", key="bundle.pem"),
+        proxy=Proxy(http="http://proxy:1", https="http://proxy:2", no_proxy=".svc"),
+        hugging_face_token_secret_ref=SecretKey(name="hub", key="read"),
+        export_job=PodDefaults(resources=Resources(limits={"memory": "8Gi", "cpu": 2}), tolerations=({"operator": "Exists"},)),
+        aggregation_job=PodDefaults(node_selector={"a": "b"}, affinity={"nodeAffinity": {}}, priority_class_name="high"),
+        job_pod_security_context={"runAsNonRoot": True},
         health_port=9000,
         metrics_port=9001,
         log_format="plain",
@@ -83,6 +96,13 @@ def test_every_setting_can_be_set() -> None:
         ("OPERATOR_CLASS", "a class", "write the value of a label"),
         ("DEFAULT_STORE", '{"prefix": "runs"}', "write a JSON object with the fields of spec.store: bucket: Field required"),
         ("DEFAULT_STORE", '{"bucket": "B", "x": 1}', "bucket: .*x: Extra inputs"),
+        ("CA_BUNDLE", '{"configMapName": "Ours"}', "configMapName: "),
+        ("CA_BUNDLE", '{"pem": "x"}', "pem: unknown field"),
+        ("PROXY", "http://proxy:3128", "Invalid JSON"),
+        ("HUGGING_FACE_TOKEN_SECRET_REF", '{"name": 1}', "name: must be a string"),
+        ("EXPORT_JOB", '{"memory": "8Gi"}', "memory: unknown field"),
+        ("AGGREGATION_JOB", '{"resources": {"memory": "8Gi"}}', "resources.memory: unknown field"),
+        ("JOB_POD_SECURITY_CONTEXT", "65532", "write a JSON object"),
         ("STORE_POLICY", "{", "write a JSON object"),
         ("STORE_POLICY", "[]", "write a JSON object: a rule for each namespace"),
         ("STORE_POLICY", '{"wards": {"hosts": []}}', "wards: write an object with the lists endpoints, buckets, prefixes"),

@@ -46,11 +46,31 @@ def helm(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([str(program), *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
-def rendered(given: Plain | None = None, *, name: str = "fedpipe", namespace: str = "fedpipe") -> list[Plain]:
-    """The objects of a release with these values, and with `API_SERVER`."""
-    done = helm("template", name, CHART, "--namespace", namespace, *set_values(API_SERVER | (given or {})))
+def rendered(given: Plain | None = None, *options: str, name: str = "fedpipe", namespace: str = "fedpipe") -> list[Plain]:
+    """The objects of a release with these values, and with `API_SERVER`; without those of `helm test`, which only its run creates."""
+    return [one for one in _templates(given, options, name, namespace) if not _is_test(one)]
+
+
+def rendered_tests(given: Plain | None = None) -> list[Plain]:
+    """The objects that `helm test` creates."""
+    return [one for one in _templates(given, (), "fedpipe", "fedpipe") if _is_test(one)]
+
+
+def complaint(given: Plain, *options: str) -> str:
+    """What Helm says of values with which it renders nothing."""
+    done = helm("template", "fedpipe", CHART, *options, *set_values(API_SERVER | given))
+    assert done.returncode != 0, "it was rendered"
+    return done.stderr
+
+
+def _templates(given: Plain | None, options: tuple[str, ...], name: str, namespace: str) -> list[Plain]:
+    done = helm("template", name, CHART, "--namespace", namespace, *options, *set_values(API_SERVER | (given or {})))
     assert done.returncode == 0, done.stderr
     return [one for one in yaml.safe_load_all(done.stdout) if one]
+
+
+def _is_test(one: Plain) -> bool:
+    return "helm.sh/hook" in one["metadata"].get("annotations", {})
 
 
 def of_kind(objects: list[Plain], kind: str) -> list[Plain]:

@@ -11,7 +11,7 @@ from testcluster import outages
 from testcluster.layout import default_layout
 
 RELEASE: Final = "fedpipe"
-LABELS: Final = "app.kubernetes.io/name=fedpipe,app.kubernetes.io/instance=fedpipe"
+LABELS: Final = "app.kubernetes.io/name=fedpipe,app.kubernetes.io/instance=fedpipe,app.kubernetes.io/component=operator"
 _RESTRICTED: Final = {"pod-security.kubernetes.io/enforce": "restricted"}
 GRACE_SECONDS: Final = 10
 
@@ -24,6 +24,11 @@ def namespace_manifest(name: str) -> Plain:
 def is_test_cluster() -> bool:
     """Whether the cluster is one of `tests/cluster`, on this machine."""
     return outages.are_possible(default_layout(), os.environ.get("KUBECONFIG", ""))
+
+
+def images() -> Plain:
+    """The values of the images under test."""
+    return {"operatorImage": _image("FEDPIPE_OPERATOR_IMAGE"), "trainerImage": _image("FEDPIPE_TRAINER_IMAGE")}
 
 
 def _image(variable: str) -> Plain:
@@ -39,9 +44,8 @@ class Operator:
 
     def upgrade(self, values: Mapping[str, Any] | None = None) -> None:
         """Install or upgrade the chart with the images under test, to serve all namespaces; return when its pod is ready."""
-        images = {"operatorImage": _image("FEDPIPE_OPERATOR_IMAGE"), "trainerImage": _image("FEDPIPE_TRAINER_IMAGE")}
         ours = {"rbac.scope": "cluster", "pendingGraceSeconds": GRACE_SECONDS, "scratch": "1Gi", "logFormat": "plain"}
-        options = set_values(images | ours | dict(values or {}))
+        options = set_values(images() | ours | dict(values or {}))
         done = helm("upgrade", "--install", RELEASE, CHART, "-n", self.kubectl.namespace, "--wait", "--timeout=2m", *options)
         assert done.returncode == 0, done.stderr + self.log()
 

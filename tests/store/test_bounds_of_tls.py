@@ -1,19 +1,15 @@
 """The same bounds within TLS, whose sockets and time-outs are others: a handshake, a record, and a certificate that is checked."""
 
-import ipaddress
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from certificates import certificate
 
 from fedpipe_operator.errors import FedPipeError
 from fedpipe_operator.store import Credentials, Guard, S3Store
@@ -23,29 +19,6 @@ LIMITS = Limits(seconds=0.4, listing_seconds=0.4)
 MARGIN = 1.2
 Talk = Callable[[socket.socket, threading.Event], None]
 Serve = Callable[[Talk], S3Store]
-
-
-def certificate(folder: Path) -> Path:
-    """A self-signed certificate for 127.0.0.1, with its key."""
-    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "store")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    encoding = serialization.Encoding.PEM
-    pem = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()) + made.public_bytes(encoding)
-    file = folder / "store.pem"
-    file.write_bytes(pem)
-    return file
 
 
 @pytest.fixture

@@ -27,6 +27,14 @@
 {{ include "fedpipe.clusterName" . }}-run-stores
 {{- end }}
 
+{{- define "fedpipe.metricsService" -}}
+{{ include "fedpipe.fullname" . }}-metrics
+{{- end }}
+
+{{- define "fedpipe.test" -}}
+{{ include "fedpipe.fullname" . }}-test
+{{- end }}
+
 {{- define "fedpipe.serviceAccount" -}}
 {{ .Values.serviceAccount.name | default (include "fedpipe.fullname" .) }}
 {{- end }}
@@ -107,12 +115,33 @@ matchResources:
 {{- end }}
 {{- end }}
 
+{{/* Where the operator may connect to: there, and to the API server, as no pod of a Job may. */}}
+{{- define "fedpipe.operatorEgress" -}}
+{{- include "fedpipe.egress" . }}
+- to:
+    {{- range include "fedpipe.apiServer" . | fromJsonArray }}
+    - ipBlock: {cidr: {{ quote . }}}
+    {{- end }}
+{{- end }}
+
 {{/* Image reference by digest, or by tag if there is none. Arguments: the chart's context, the image's values. */}}
 {{- define "fedpipe.image" -}}
-{{- $root := index . 0 }}{{ $image := index . 1 }}
-{{- if $image.digest }}{{ $image.repository }}@{{ $image.digest }}
-{{- else }}{{ $image.repository }}:{{ $image.tag | default $root.Chart.AppVersion }}
+{{- $root := index . 0 }}{{ $image := index . 1 }}{{ $repository := include "fedpipe.repository" . }}
+{{- if $image.digest }}{{ $repository }}@{{ $image.digest }}
+{{- else }}{{ $repository }}:{{ $image.tag | default $root.Chart.AppVersion }}
 {{- end }}
+{{- end }}
+
+{{/* The image's repository, in the registry of global.imageRegistry if that is set. As container tools read a name, its first part is a registry
+if there is a dot or a colon in it, or if it is localhost. */}}
+{{- define "fedpipe.repository" -}}
+{{- $repository := (index . 1).repository }}
+{{- with dig "imageRegistry" "" ((index . 0).Values.global | default dict) }}
+{{- $first := splitList "/" $repository | first }}
+{{- if and (contains "/" $repository) (or (contains "." $first) (contains ":" $first) (eq $first "localhost")) }}{{ $repository = trimPrefix (printf "%s/" $first) $repository }}{{ end }}
+{{- $repository = printf "%s/%s" (trimSuffix "/" .) $repository }}
+{{- end }}
+{{- $repository }}
 {{- end }}
 
 {{- define "fedpipe.selector" -}}
@@ -126,6 +155,18 @@ app.kubernetes.io/component: operator
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Of what `helm test` creates: no selector of the operator's pod may match it. */}}
+{{- define "fedpipe.testSelector" -}}
+{{ set (include "fedpipe.selector" . | fromYaml) "app.kubernetes.io/component" "test" | toYaml }}
+{{- end }}
+
+{{- define "fedpipe.testLabels" -}}
+{{ mergeOverwrite (include "fedpipe.labels" . | fromYaml) (include "fedpipe.testSelector" . | fromYaml) | toYaml }}
 {{- end }}
 
 {{/* The subjects of a role binding: the operator's service account. */}}
@@ -137,7 +178,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* Each setting of the operator as its environment variable. */}}
 {{- define "fedpipe.environment" -}}
-{{- $secrets := list }}{{- range .Values.imagePullSecrets }}{{ $secrets = append $secrets .name }}{{ end -}}
 - name: FEDPIPE_OPERATOR_IMAGE
   value: {{ include "fedpipe.image" (list . .Values.operatorImage) | quote }}
 - name: FEDPIPE_TRAINER_IMAGE
@@ -145,7 +185,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - name: FEDPIPE_IMAGE_PULL_POLICY
   value: {{ .Values.imagePullPolicy | quote }}
 - name: FEDPIPE_IMAGE_PULL_SECRETS
-  value: {{ join "," $secrets | quote }}
+  value: {{ include "fedpipe.pullSecrets" . | fromJsonArray | join "," | quote }}
 - name: FEDPIPE_NAMESPACES
   value: {{ include "fedpipe.namespaces" . | fromJsonArray | join "," | default "*" | quote }}
 - name: FEDPIPE_WATCH_NODES
@@ -168,6 +208,18 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: {{ .Values.defaultStore | toJson | quote }}
 - name: FEDPIPE_STORE_POLICY
   value: {{ .Values.storePolicy | toJson | quote }}
+- name: FEDPIPE_CA_BUNDLE
+  value: {{ include "fedpipe.caBundle" . | quote }}
+- name: FEDPIPE_PROXY
+  value: {{ .Values.proxy | toJson | quote }}
+- name: FEDPIPE_HUGGING_FACE_TOKEN_SECRET_REF
+  value: {{ .Values.huggingFaceTokenSecretRef | toJson | quote }}
+- name: FEDPIPE_EXPORT_JOB
+  value: {{ .Values.exportJob | toJson | quote }}
+- name: FEDPIPE_AGGREGATION_JOB
+  value: {{ .Values.aggregationJob | toJson | quote }}
+- name: FEDPIPE_JOB_POD_SECURITY_CONTEXT
+  value: {{ .Values.jobPodSecurityContext | default dict | toJson | quote }}
 - name: FEDPIPE_HEALTH_PORT
   value: {{ .Values.healthPort | int64 | quote }}
 - name: FEDPIPE_METRICS_PORT

@@ -5,16 +5,13 @@ from typing import Any, Final
 
 from fedpipe_operator.api import EdgeSite, Reason
 from fedpipe_operator.api.meta import ApiModel
-from fedpipe_operator.api.pod_template import ConfigMapFile, PodTemplate
+from fedpipe_operator.api.pod_template import PodTemplate
 from fedpipe_operator.errors import UserError
+from fedpipe_operator.manifests.egress import certificates_of, with_certificates
 from fedpipe_operator.settings import Settings
 
 Plain = dict[str, Any]
 
-_CA_FOLDER: Final = "/etc/fedpipe/ca"
-_CA_FILE: Final = "ca.crt"
-_CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
-"""Where httpx, requests and boto3 look for the certificates that they trust."""
 _NOTHING: Final = PodTemplate()
 
 
@@ -36,6 +33,8 @@ def priority_problem(site: EdgeSite, allowed: Collection[str]) -> str | None:
 def pool_template(site: EdgeSite, labels: dict[str, str], pod: Plain, settings: Settings) -> Plain:
     """The pod template with these labels, on the nodes of the site's pool and with what the site adds.
 
+    A site's certificates replace the administrator's, as they replace the image's.
+
     Raises:
         UserError: `PriorityClassNotAllowed`.
     """
@@ -43,7 +42,8 @@ def pool_template(site: EdgeSite, labels: dict[str, str], pod: Plain, settings: 
         raise UserError(Reason.PRIORITY_CLASS_NOT_ALLOWED, problem)
     added = site.spec.pod_template or _NOTHING
     metadata = {"labels": dict(added.labels) | labels, "annotations": dict(added.annotations)}
-    return {"metadata": metadata, "spec": _with_certificates(_with_variables(pod | _scheduling(site, added), added), added.ca_config_map)}
+    certificates = added.ca_config_map or certificates_of(settings.ca_bundle)
+    return {"metadata": metadata, "spec": with_certificates(_with_variables(pod | _scheduling(site, added), added), certificates)}
 
 
 def _scheduling(site: EdgeSite, added: PodTemplate) -> Plain:
@@ -70,18 +70,3 @@ def _with_variables(pod: Plain, added: PodTemplate) -> Plain:
     (container,) = pod["containers"]
     given = [{"name": one.name, "value": one.value} for one in added.env]
     return pod | {"containers": [container | {"env": [*given, *container["env"]]}]}
-
-
-def _with_certificates(pod: Plain, file: ConfigMapFile | None) -> Plain:
-    """The pod that trusts the certificates of this file, if there is one."""
-    if file is None:
-        return pod
-    (container,) = pod["containers"]
-    volume = {"name": "ca", "configMap": {"name": file.name, "items": [{"key": file.key, "path": _CA_FILE}]}}
-    mount = {"name": "ca", "mountPath": _CA_FOLDER, "readOnly": True}
-    variables = [{"name": name, "value": f"{_CA_FOLDER}/{_CA_FILE}"} for name in _CA_VARIABLES]
-    container = container | {
-        "env": [*container["env"], *variables],
-        "volumeMounts": [*container["volumeMounts"], mount],
-    }
-    return pod | {"containers": [container], "volumes": [*pod["volumes"], volume]}

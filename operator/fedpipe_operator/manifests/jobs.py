@@ -6,8 +6,10 @@ from typing import Any, Final
 from fedpipe_operator.api import EdgeSite, parse_duration, parse_quantity
 from fedpipe_operator.backend import Job, JobResources
 from fedpipe_operator.manifests.additions import pool_template
+from fedpipe_operator.manifests.egress import certificates_of, proxy_variables, token_variables, with_certificates, with_defaults
 from fedpipe_operator.manifests.metadata import metadata, object_name
 from fedpipe_operator.manifests.pods import SCRATCH, task_argument, task_pod
+from fedpipe_operator.pod_settings import PodDefaults
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.settings import Settings
 from fedpipe_trainer.contract import ExitCode
@@ -27,10 +29,6 @@ _MEMORY_REQUEST: Final = 1.15
 """Requested memory as a multiple of the forecast: forecasts are within 15 %."""
 _SCRATCH_FOR_ACTIVATIONS: Final = 0.25
 """Share of the scratch volume; the rest is for a downloaded model, the adapters and a checkpoint."""
-_AGGREGATION_MEMORY: Final = "1Gi"
-"""Requested. Aggregation streams: its memory depends on one weight, not on the size of the updates (benchmarks/README.md)."""
-_AGGREGATION_CPU: Final = "500m"
-"""Requested; without a limit it uses what is free. A small node has no whole core left."""
 _BACKSTOP_SECONDS: Final = 300
 """Beyond the stage's deadline, at which the operator ends a Job, Kubernetes ends it: in case the operator is down."""
 _LONGEST_SECONDS: Final = 1e9
@@ -50,7 +48,7 @@ def trainer_job(run: Run, job: Job, site: EdgeSite | None, resources: JobResourc
         "image": settings.trainer_image,
         "args": [task_argument()],
         "env": _environment(site, resources, settings),
-        "resources": _resources(site, resources),
+        "resources": _resources(site, resources) if site else settings.export_job.resources.model_dump(exclude_defaults=True),
         "volumeMounts": [
             *({"name": name, "mountPath": folder, "readOnly": True} for name, (folder, _) in claims.items()),
             # The volume behind a claim may serve several namespaces, which must not see each other's models and activations.
@@ -63,8 +61,9 @@ def trainer_job(run: Run, job: Job, site: EdgeSite | None, resources: JobResourc
     ]
     spec["volumes"] += [{"name": "cache", "persistentVolumeClaim": {"claimName": claim}} for claim in cache]
     labels = metadata(run, job)["labels"]
-    template = pool_template(site, labels, spec, settings) if site else {"metadata": {"labels": labels}, "spec": spec}
-    return _job(run, job, template, settings)
+    template = pool_template(site, labels, spec, settings) if site else _own_template(labels, spec, settings.export_job, settings)
+    variables = [*proxy_variables(settings.proxy), *token_variables(run.spec.model.source, settings.hugging_face_token_secret_ref)]
+    return _job(run, job, template | {"spec": with_defaults(template["spec"], variables)}, settings)
 
 
 def aggregation_job(run: Run, job: Job, settings: Settings) -> Plain:
@@ -77,10 +76,16 @@ def aggregation_job(run: Run, job: Job, settings: Settings) -> Plain:
         # Its last log lines say what is wrong with the store. A trainer's stay in its log: they may quote data.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "env": _credentials(run),
-        "resources": {"requests": {"cpu": _AGGREGATION_CPU, "memory": _AGGREGATION_MEMORY}, "limits": {"memory": "4Gi"}},
+        "resources": settings.aggregation_job.resources.model_dump(exclude_defaults=True),
     }
-    template = {"metadata": {"labels": metadata(run, job)["labels"]}, "spec": task_pod(object_name(run, job), container, settings)}
+    labels, spec = metadata(run, job)["labels"], task_pod(object_name(run, job), container, settings)
+    template = _own_template(labels, with_defaults(spec, proxy_variables(settings.proxy)), settings.aggregation_job, settings)
     return _job(run, job, template, settings)
+
+
+def _own_template(labels: dict[str, str], pod: Plain, given: PodDefaults, settings: Settings) -> Plain:
+    """The pod template of a Job that belongs to no site: the administrator says where it runs."""
+    return {"metadata": {"labels": labels}, "spec": with_certificates(pod | given.scheduling, certificates_of(settings.ca_bundle))}
 
 
 def _job(run: Run, job: Job, template: Plain, settings: Settings) -> Plain:
@@ -151,16 +156,16 @@ def _environment(site: EdgeSite | None, resources: JobResources, settings: Setti
     return [{"name": name, "value": value} for name, value in variables.items()]
 
 
-def _resources(site: EdgeSite | None, resources: JobResources) -> Plain:
+def _resources(site: EdgeSite, resources: JobResources) -> Plain:
     """Requests by the plan's forecast, limits by the site's claim."""
     maximum: Plain = {}
     requests: Plain = {}
     if resources.memory_bytes is not None:
         maximum["memory"] = str(resources.memory_bytes)
-    if site is not None and site.spec.capacity.cpu is not None:
+    if site.spec.capacity.cpu is not None:
         maximum["cpu"] = site.spec.capacity.cpu
         requests["cpu"] = f"{max(1, round(parse_quantity(site.spec.capacity.cpu) * 1000 * _CPU_REQUEST))}m"
-    accelerator = site.spec.capacity.accelerator if site else None
+    accelerator = site.spec.capacity.accelerator
     if accelerator is not None:
         maximum[accelerator.resource] = str(accelerator.count)
     memory = _requested_memory(resources, on_gpu=accelerator is not None)

@@ -1,4 +1,4 @@
-"""Pods, and their security context: each fits the restricted Pod Security profile. What a site adds to its pods is in `additions`."""
+"""Pods and their security context: the restricted Pod Security profile, unless the administrator says otherwise. For sites: `additions`."""
 
 from typing import Any, Final
 
@@ -7,21 +7,12 @@ from fedpipe_operator.settings import Settings
 
 Plain = dict[str, Any]
 
-USER: Final = 65532
 TASK_FOLDER: Final = "/task"
 SCRATCH: Final = "/scratch"
 _GRACE_SECONDS: Final = 120
 """For writing and uploading a checkpoint."""
 _TASK_MODE: Final = 0o440
 
-_POD_SECURITY: Final = {
-    "runAsNonRoot": True,
-    "runAsUser": USER,
-    "runAsGroup": USER,
-    "fsGroup": USER,
-    "fsGroupChangePolicy": "OnRootMismatch",
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
 _CONTAINER_SECURITY: Final = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -44,7 +35,7 @@ def task_pod(task: str, container: Plain, settings: Settings) -> Plain:
         "terminationGracePeriodSeconds": _GRACE_SECONDS,
         "enableServiceLinks": False,
         "automountServiceAccountToken": False,
-        "securityContext": _POD_SECURITY,
+        "securityContext": dict(settings.job_pod_security_context),
         "volumes": [
             {"name": "task", "secret": {"secretName": task, "defaultMode": _TASK_MODE}},
             {"name": "scratch", "emptyDir": {"sizeLimit": settings.scratch}},

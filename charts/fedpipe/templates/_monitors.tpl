@@ -1,0 +1,35 @@
+{{/* What a ServiceMonitor and a PodMonitor have in common. */}}
+
+{{/* Fails where a monitor could not be created, or nothing could be scraped. Arguments: the chart's context, the monitor's name in `metrics`. */}}
+{{- define "fedpipe.requireMonitoring" -}}
+{{- $root := index . 0 }}{{ $path := printf "metrics.%s.enabled" (index . 1) }}
+{{- if not ($root.Capabilities.APIVersions.Has "monitoring.coreos.com/v1") }}{{ fail (printf "%s is true, and the cluster has no monitoring.coreos.com/v1: install the Prometheus operator's CRDs first, or set it to false; where Helm is not connected to the cluster (helm template, a GitOps tool), pass --api-versions monitoring.coreos.com/v1" $path) }}{{ end }}
+{{- if and $root.Values.networkPolicy.enabled (not $root.Values.networkPolicy.metricsFrom) }}{{ fail (printf "%s is true, and networkPolicy.metricsFrom names nobody who may connect to the metrics: set it to Prometheus, such as [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]" $path) }}{{ end }}
+{{- end }}
+
+{{/* Labels and annotations. Arguments: the chart's context, the monitor's values. */}}
+{{- define "fedpipe.monitorMetadata" -}}
+{{- $root := index . 0 }}{{ $monitor := index . 1 -}}
+labels:
+  {{- include "fedpipe.labels" $root | nindent 2 }}
+  {{- with $monitor.labels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with $monitor.annotations }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "fedpipe.monitorEndpoint" -}}
+port: metrics
+path: /metrics
+interval: {{ .interval }}
+scrapeTimeout: {{ .scrapeTimeout }}
+honorLabels: {{ .honorLabels }}
+{{- with .relabelings }}
+relabelings: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .metricRelabelings }}
+metricRelabelings: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}

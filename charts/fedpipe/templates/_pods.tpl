@@ -1,0 +1,71 @@
+{{/* What the pods of the chart have in common: how they reach a store, and as whom they run. */}}
+
+{{/* The pull Secrets of the values and of global, as a JSON list of their names; charts disagree about how global has them. */}}
+{{- define "fedpipe.pullSecrets" -}}
+{{- $names := list }}
+{{- $all := .Values.global | default dict }}
+{{- range concat (.Values.imagePullSecrets | default list) ($all.imagePullSecrets | default list) }}
+{{- if kindIs "string" . }}{{ $names = append $names . }}{{ else }}{{ $names = append $names .name }}{{ end }}
+{{- end }}
+{{- uniq $names | toJson }}
+{{- end }}
+
+{{- define "fedpipe.imagePullSecrets" -}}
+{{- with include "fedpipe.pullSecrets" . | fromJsonArray }}
+imagePullSecrets:
+{{- range . }}
+  - name: {{ . }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The ConfigMap with the certificates that are trusted: the chart's own for certificates in the values; empty: none. */}}
+{{- define "fedpipe.caConfigMap" -}}
+{{- with .Values.caBundle }}
+{{- if and .pem .configMapName }}{{ fail (printf "caBundle.pem and caBundle.configMapName are both set: remove caBundle.pem to use the ConfigMap %s, or caBundle.configMapName to have the chart create one" .configMapName) }}{{ end }}
+{{- if and .pem (not (regexMatch "-----BEGIN (TRUSTED )?CERTIFICATE-----\\s[A-Za-z0-9+/=\\s]{64,}-----END (TRUSTED )?CERTIFICATE-----" .pem)) }}{{ fail "caBundle.pem is no certificate in PEM format: it must have at least one block from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----, with its line breaks (--set-file caBundle.pem=FILE); convert a DER file by `openssl x509 -inform der -in FILE`" }}{{ end }}
+{{- if contains "PRIVATE KEY-----" .pem }}{{ fail "caBundle.pem contains a private key: remove it, since every pod of a run can read this ConfigMap" }}{{ end }}
+{{- if .pem }}{{ include "fedpipe.clusterName" $ }}-ca{{ else }}{{ .configMapName }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* The setting caBundle of the operator, as JSON. */}}
+{{- define "fedpipe.caBundle" -}}
+{{ dict "configMapName" (include "fedpipe.caConfigMap" .) "key" .Values.caBundle.key | toJson }}
+{{- end }}
+
+{{/* The variables by which a pod of the chart finds certificates and proxy; those that extraEnv sets are left out. The API server is reached
+without the proxy: the kubelet gives every container its address. */}}
+{{- define "fedpipe.egressEnvironment" -}}
+{{- $given := dict }}
+{{- if include "fedpipe.caConfigMap" . }}
+{{- range list "SSL_CERT_FILE" "REQUESTS_CA_BUNDLE" "AWS_CA_BUNDLE" }}{{ $_ := set $given . "/etc/fedpipe/ca/ca.crt" }}{{ end }}
+{{- end }}
+{{- with .Values.proxy }}
+{{- with .http }}{{ $_ := set $given "HTTP_PROXY" . }}{{ end }}
+{{- with .https }}{{ $_ := set $given "HTTPS_PROXY" . }}{{ end }}
+{{- if or .http .https }}{{ $_ := set $given "NO_PROXY" (prepend (compact (list .noProxy)) "$(KUBERNETES_SERVICE_HOST)" | join ",") }}{{ end }}
+{{- end }}
+{{- range .Values.extraEnv }}{{ $_ := unset $given .name }}{{ end }}
+{{- range $name, $value := $given }}
+- name: {{ $name }}
+  value: {{ quote $value }}
+{{- end }}
+{{- end }}
+
+{{- define "fedpipe.caVolume" -}}
+{{- with include "fedpipe.caConfigMap" . }}
+- name: ca
+  configMap:
+    name: {{ . }}
+    items: [{key: {{ $.Values.caBundle.key | quote }}, path: ca.crt}]
+{{- end }}
+{{- end }}
+
+{{- define "fedpipe.caMount" -}}
+{{- if include "fedpipe.caConfigMap" . }}
+- name: ca
+  mountPath: /etc/fedpipe/ca
+  readOnly: true
+{{- end }}
+{{- end }}
