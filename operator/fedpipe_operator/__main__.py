@@ -1,12 +1,12 @@
 """The operator on a cluster: `python -m fedpipe_operator`, configured by its environment (`settings`)."""
 
-import logging
 import os
 import sys
 import time
 
 import kopf
 
+from fedpipe_operator import logs
 from fedpipe_operator import settings as environment
 from fedpipe_operator.aggregation.malloc import limit_malloc_to_one_arena
 from fedpipe_operator.cluster import Api, RunReconciler, SiteReconciler, in_cluster
@@ -60,9 +60,7 @@ def main() -> None:
 
     if settings.watch_nodes:
         from fedpipe_operator.handlers import nodes  # noqa: F401, PLC0415 -- as above
-    kopf.configure(log_format=kopf.LogFormat.JSON if settings.log_format == "json" else kopf.LogFormat.PLAIN)
-    for chatty in ("kopf.objects", "kopf.activities", "aiohttp.access"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logs.configure(settings.log_format)
     kopf.run(
         standalone=True,
         clusterwide=not settings.namespaces,
