@@ -9,6 +9,7 @@ import pytest
 from cluster_user import FFT, Plain, condition
 from fleet_namespace import FleetNamespace, OpenNamespace, is_finished, store_credentials
 from health import is_met, kstatus
+from local_runs import MANUAL
 
 from fedpipe_operator import names
 from fedpipe_trainer.contract import TaskProgress
@@ -19,7 +20,7 @@ STEPS: Final = 30_000
 """Of the toy model: minutes, so that several reconciles see the training; the deadline ends it if the machine is busy."""
 LONG: Final = {
     "rounds": {"count": 1, "deadline": "4m"},
-    "planning": {"mode": "Manual", "bits": [16], "ranks": [4], "batchSizes": [2], "plans": [{"bits": 16, "rank": 4, "steps": STEPS}]},
+    "planning": MANUAL | {"plans": [{"bits": 32, "rank": 4, "steps": STEPS}]},
     "training": {"learningRate": 1e-5},
 }
 SITES: Final = ("north", "south", "west")
