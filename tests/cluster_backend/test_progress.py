@@ -125,7 +125,7 @@ WRONG: dict[str, Callable[[KubeWorld], None]] = {
     "a step below 0": lambda world: write(world, TRAIN, step=-1),
     "a number without end": lambda world: write(world, TRAIN, steps=10**30),
     "an unknown phase": lambda world: write(world, TRAIN, phase="sleep"),
-    "a loss that is no number": lambda world: write(world, TRAIN, loss=float("nan")),
+    "a loss that is NaN": lambda world: write(world, TRAIN, loss=float("nan")),
     "an unknown field": lambda world: write(world, TRAIN, rows=["a secret"]),
 }
 
