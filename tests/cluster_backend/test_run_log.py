@@ -15,7 +15,7 @@ from trainer_results import a_failure, good_trainer
 from fedpipe_operator import logs
 from fedpipe_operator.cluster.api import RUNS
 from fedpipe_operator.errors import TransientError, UserError
-from fedpipe_trainer.contract import FailureReason, TrainResult, TrainTask
+from fedpipe_trainer.contract import FailureReason, ProfileResult, ProfileTask, TrainResult, TrainTask
 
 
 class Log(logging.Handler):
@@ -115,6 +115,18 @@ def test_profiles_are_told_once_though_each_plan_reads_them_again_also_by_a_new_
     world.settle()
 
     assert [one for one in log.messages() if one.startswith("profile")] == HEALTHY[:3]
+
+
+def test_a_profile_that_failed_is_a_warning_once_though_each_plan_reads_it_again(tmp_path: Path, log: Log) -> None:
+    def trainer(task: Any, folder: Path) -> Any:
+        if isinstance(task, ProfileTask) and task.site == "site-b":
+            return a_failure(ProfileResult, task, FailureReason.BAD_DATA, "c4n4ry")
+        return good_trainer(task, folder)
+
+    world = KubeWorld(tmp_path, a_run(rounds={"count": 3}, sites={"quorum": 0.5}), trainer)
+    world.settle()
+
+    assert [line["message"] for line in log.lines if line.get("site") == "site-b"] == ["no profile: BadData"]
 
 
 def test_a_suspension_is_one_line_each_time(tmp_path: Path, log: Log) -> None:
