@@ -1,12 +1,13 @@
 """The operator on a cluster: `python -m fedpipe_operator`, configured by its environment (`settings`)."""
 
-import logging
 import os
 import sys
 import time
+from importlib.metadata import version
 
 import kopf
 
+from fedpipe_operator import logs, tracing
 from fedpipe_operator import settings as environment
 from fedpipe_operator.aggregation.malloc import limit_malloc_to_one_arena
 from fedpipe_operator.certificates import certificates_problem
@@ -64,9 +65,8 @@ def main() -> None:
 
     if settings.watch_nodes:
         from fedpipe_operator.handlers import nodes  # noqa: F401, PLC0415 -- as above
-    kopf.configure(log_format=kopf.LogFormat.JSON if settings.log_format == "json" else kopf.LogFormat.PLAIN)
-    for chatty in ("kopf.objects", "kopf.activities", "aiohttp.access"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logs.configure(settings.log_format)
+    tracing.configure(settings.tracing_endpoint, version("fedpipe"))
     kopf.run(
         standalone=True,
         clusterwide=not settings.namespaces,

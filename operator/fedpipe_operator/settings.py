@@ -31,6 +31,7 @@ LogFormat = Literal["json", "plain"]
 
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_ENDPOINT: Final = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
 _ALL_NAMESPACES: Final = "*"
 _BOOLEANS: Final = {"true": True, "false": False}
 
@@ -80,6 +81,8 @@ class Settings:
     health_port: int = 8080
     metrics_port: int = 9090
     log_format: LogFormat = "json"
+    tracing_endpoint: str = ""
+    """Where traces are sent, by OTLP over HTTP; empty: there are none."""
 
 
 def read(environ: Mapping[str, str]) -> Settings:
@@ -115,6 +118,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         health_port=_read(environ, "HEALTH_PORT", _positive_integer, Settings.health_port),
         metrics_port=_read(environ, "METRICS_PORT", _positive_integer, Settings.metrics_port),
         log_format=_read(environ, "LOG_FORMAT", _log_format, Settings.log_format),
+        tracing_endpoint=_read(environ, "TRACING_ENDPOINT", _endpoint, Settings.tracing_endpoint),
     )
 
 
@@ -190,6 +194,12 @@ def _log_format(text: str) -> LogFormat:
     if text not in get_args(LogFormat):
         raise ValueError(f"write one of {', '.join(get_args(LogFormat))}")
     return cast("LogFormat", text)
+
+
+def _endpoint(text: str) -> str:
+    if not _ENDPOINT.fullmatch(text):
+        raise ValueError("write a URL without a query, such as http://collector.tracing:4318")
+    return text
 
 
 def _boolean(text: str) -> bool:

@@ -82,6 +82,19 @@ def test_on_a_terminal_every_site_has_a_line_with_its_plan_step_loss_and_speed(t
     ]
 
 
+@pytest.mark.parametrize(
+    ("left", "line"),
+    [(None, "Training: 42 % of the run"), (0, "Training: 42 % of the run"), (125, "Training: 42 % of the run, about 2 min 5 s left")],
+)
+def test_on_a_terminal_the_last_line_is_how_far_the_run_is(terminal: Screen, left: int | None, line: str) -> None:
+    progress = {"stage": "Training", "percentage": 42, "sitesDone": 0, "sitesTotal": 2, "estimatedRemainingSeconds": left}
+    with terminal.display as display:
+        display.status(a_status(rounds=0, progress=progress))
+        display.jobs(by_name(running("clinic")))
+
+    assert terminal.lines()[-1] == line
+
+
 def test_the_line_of_a_site_shows_its_running_job(terminal: Screen) -> None:
     ended = replace(running("clinic", step=90, speed=88.0), state=JobState.SUCCEEDED, started_at=2000.0)
     current = running("clinic", "evaluate", step=1, speed=300.0)

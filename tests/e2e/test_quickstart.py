@@ -118,9 +118,9 @@ def exported(store: S3Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_kubectl_get_shows_the_runs_state(quickstart: FleetNamespace, finished: Plain) -> None:
     header, row = quickstart.kubectl("get", FFT, "quickstart").splitlines()
 
-    assert header.split() == ["NAME", "READY", "REASON", "ROUND", "UPDATES", "METRIC", "AGE"]
-    assert row.split()[:5] == ["quickstart", "True", "RoundsCompleted", "2", "3/3"]
-    assert float(row.split()[5]) == finished["status"]["metric"]["value"]
+    assert header.split() == ["NAME", "READY", "REASON", "ROUND", "PROGRESS", "UPDATES", "METRIC", "AGE"]
+    assert row.split()[:6] == ["quickstart", "True", "RoundsCompleted", "2", "100", "3/3"]
+    assert float(row.split()[6]) == finished["status"]["metric"]["value"]
 
 
 def test_kubectl_wait_returns_for_the_condition_complete(quickstart: FleetNamespace, finished: Plain) -> None:

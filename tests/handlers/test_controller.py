@@ -1,6 +1,8 @@
 """The controller: events in, reconciles out. The reconcilers are stand-ins that record what they were given."""
 
 import asyncio
+import json
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +13,7 @@ from stand_in_cluster import SETTINGS
 from stand_in_runs import a_run, a_site
 from trainer_results import a_profile
 
-from fedpipe_operator import conversion
+from fedpipe_operator import conversion, logs
 from fedpipe_operator.api import Condition, ConditionStatus, FineTuneStatus
 from fedpipe_operator.cluster import RunView, SiteReconciler, SiteView
 from fedpipe_operator.handlers.controller import Controller
@@ -105,6 +107,36 @@ def played(scenario: Callable[[Controller], Awaitable[None]], monkeypatch: pytes
         return controller
 
     return asyncio.run(play())
+
+
+def test_the_lines_that_a_reconcile_writes_in_its_thread_share_an_id_and_are_about_its_object(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    formatter, lines = logs.JsonFormatter(), []
+
+    def write(view: RunView | SiteView) -> None:
+        for message in ("one", "two"):
+            record = logging.LogRecord("fedpipe_operator.test", logging.INFO, "", 0, message, (), None)
+            lines.append(json.loads(formatter.format(record)) | {"of": view.body["metadata"]["name"]})
+
+    monkeypatch.setattr(StandInRuns, "reconcile", lambda _self, view, _failures: write(view))
+    monkeypatch.setattr(StandInSites, "reconcile", lambda _self, view: write(view))
+
+    async def scenario(controller: Controller) -> None:
+        controller.run_changed(a_body("mine"))
+        controller.run_changed(a_body("other"))
+        controller.site_changed(a_body("north"))
+
+    played(scenario, monkeypatch)
+    ids = {name: {line["reconcile"] for line in lines if line["of"] == name} for name in ("mine", "other", "north")}
+
+    assert [len(found) for found in ids.values()] == [1, 1, 1]
+    assert len(set.union(*ids.values())) == 3
+    assert {(line["of"], line.get("run"), line.get("site"), line["namespace"]) for line in lines} == {
+        ("mine", "mine", None, "wards"),
+        ("other", "other", None, "wards"),
+        ("north", None, "north", "wards"),
+    }
 
 
 def reconciled(controller: Controller) -> tuple[list[str], list[str]]:

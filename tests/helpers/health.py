@@ -6,7 +6,12 @@ Plain = dict[str, Any]
 
 
 def kstatus(body: Plain) -> str:
-    """Current, InProgress, Failed or Terminating, as `status.Compute` of sigs.k8s.io/cli-utils does for a custom resource."""
+    """Current, InProgress, Failed or Terminating, as `status.Compute` of sigs.k8s.io/cli-utils does for a custom resource.
+
+    Its rules, in their order (`checkGenericProperties`, then `checkReadyCondition`): an object that is being deleted is Terminating; an
+    observed generation that is another one than the object's is InProgress, and none at all is not looked at; `Reconciling` True is
+    InProgress and `Stalled` True is Failed; then `Ready` decides, False and Unknown alike being InProgress; without it, it is Current.
+    """
     status = body.get("status", {})
     conditions = {one["type"]: one["status"] for one in status.get("conditions", ())}
     if "deletionTimestamp" in body["metadata"]:

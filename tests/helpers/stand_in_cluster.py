@@ -92,6 +92,11 @@ class StandInApi:
         known = self.objects.get((kind.plural, namespace, name))
         return None if known is None else self._put(kind, namespace, name, known | {"status": status})
 
+    def merge_status_of_job(self, name: str, status: Plain) -> None:
+        """What the Job controller says of a Job."""
+        known = self.objects[JOBS.plural, "default", name]
+        self._put(JOBS, "default", name, known | {"status": known.get("status", {}) | status})
+
     def delete(self, kind: Kind, namespace: str, name: str, *, uid: str, foreground: bool = False) -> None:
         del foreground
         self._note("delete", kind, name)

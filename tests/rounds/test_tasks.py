@@ -23,7 +23,7 @@ from fedpipe_operator.rounds import Run, StartEvaluation, StartExport, StartProf
 from fedpipe_operator.rounds.observed import summarize_plan
 from fedpipe_operator.rounds.records import RoundCommit, RoundPlan
 from fedpipe_trainer import checkpoint
-from fedpipe_trainer.contract import Data, ImportanceMethod, Model, PostForm, ProfileTask, Wire, parse_task
+from fedpipe_trainer.contract import MAX_PROGRESS_BYTES, Data, ImportanceMethod, Model, PostForm, ProfileTask, Wire, parse_task
 
 INPUTS = TaskInputs(Model(source="file:///models/toy"), Data(train="/data/train.jsonl", validation="/data/validation.jsonl"))
 INPUTS_WITHOUT_DATA = TaskInputs(Model(source="file:///models/toy"))
@@ -226,6 +226,26 @@ def test_where_the_store_has_forms_every_object_of_a_site_is_bound_by_what_the_a
     check_size(adapter, plan, "site-a")
     with pytest.raises(RefusedError):
         check_size(adapter + 1, plan, "site-a")
+
+
+def test_where_progress_is_written_to_the_store_each_task_has_a_bounded_upload_for_it_beside_its_result(finished: World) -> None:
+    context, plan, commit = replace(a_context(), forms=SignedForms(), writes_progress=True), plan_of(finished, 2), commit_of(finished, 1)
+    profile = tasks.profile_task(context, StartProfile("site-a", 0), INPUTS)
+    train = tasks.training_task(context, StartTraining("site-a", 2, 1, evaluates=True), INPUTS, plan=plan, previous=commit)
+    evaluate = tasks.evaluation_task(context, StartEvaluation("site-a", 2, 0), INPUTS, plan=plan, commit=commit)
+    export = tasks.export_task(context, StartExport(2, 0), INPUTS, plan=summarize_plan(plan), commit=commit_of(finished, 2))
+    bounds = {key: at_most for task in (profile, train, evaluate, export) for key, at_most in bounded(task).items() if "progress" in key}
+
+    assert bounds == dict.fromkeys(
+        (
+            "profile/site-a/0/progress.json",
+            "rounds/0002/updates/site-a/1/progress.json",
+            "rounds/0002/evaluations/site-a/0/progress.json",
+            "export/0/progress.json",
+        ),
+        MAX_PROGRESS_BYTES,
+    )
+    assert all(task.progress is not None for task in (profile, train, evaluate, export))
 
 
 def test_a_form_expires_when_a_url_of_the_task_does(finished: World) -> None:

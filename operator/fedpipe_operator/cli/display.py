@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from fedpipe_operator.api import FineTuneStatus, MetricStatus, PlanStatus, Reason, RoundStatus
+from fedpipe_operator.api import FineTuneStatus, MetricStatus, PlanStatus, ProgressStatus, Reason, RoundStatus
 from fedpipe_operator.backend import JobState, JobStatus
 from fedpipe_operator.formatting import bytes_text, metric_text, seconds_text
 from fedpipe_operator.planning import hyperparameter_text
@@ -31,6 +31,7 @@ class Display:
         self.console = console
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
         self._plans: dict[str, PlanStatus] = {}
+        self._progress: ProgressStatus | None = None
         self._printed_rounds: set[int] = set()
         self._printed_jobs: set[str] = set()
         self._printed_plans: dict[str, tuple[str, str]] = {}
@@ -69,7 +70,7 @@ class Display:
             if text not in self._printed_hyperparameters:
                 self._printed_hyperparameters.add(text)
                 self.line(f"  {text}")
-        self._plans = {plan.site: plan for plan in status.plans}
+        self._plans, self._progress = {plan.site: plan for plan in status.plans}, status.progress
         if self._plans:
             self._print_plans(status)
         for entry in status.history:
@@ -107,7 +108,13 @@ class Display:
         for site, status in sorted(newest.items()):
             plan = self._plans.get(site)
             table.add_row(site or "(run)", plan_text(plan) if plan else "", *_cells(status))
-        return Group(table)
+        return Group(table, progress_text(self._progress)) if self._progress else Group(table)
+
+
+def progress_text(progress: ProgressStatus) -> str:
+    """How far the run is, in one line."""
+    left = progress.estimated_remaining_seconds
+    return f"{progress.stage}: {progress.percentage} % of the run" + (f", about {seconds_text(left)} left" if left else "")
 
 
 def plan_text(plan: PlanStatus) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from fedpipe_operator import logs, tracing
 from fedpipe_operator.api import (
     Condition,
     ConditionStatus,
@@ -26,6 +27,7 @@ from fedpipe_operator.cluster.credentials import StoreConnections
 from fedpipe_operator.cluster.finalizer import finalize, sync_finalizer
 from fedpipe_operator.cluster.objects import KubeJob, read_body, read_status, unix
 from fedpipe_operator.cluster.pod_diagnostics import PodDiagnostics
+from fedpipe_operator.cluster.run_log import RunLog
 from fedpipe_operator.cluster.status_writer import RUN, ClusterStatusWriter
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.manifests import labels_of
@@ -33,8 +35,10 @@ from fedpipe_operator.manifests.metadata import round_labels
 from fedpipe_operator.manifests.model_folders import require_folder_of_the_image
 from fedpipe_operator.reconcile.observe import ObjectCache
 from fedpipe_operator.reconcile.placement import in_pods
+from fedpipe_operator.reconcile.progress import ProgressReader
 from fedpipe_operator.reconcile.reconciler import Reconciler, ReconcileResult
 from fedpipe_operator.rounds import CommitEvaluation, CommitPlan, Event, Observed, Run, is_over
+from fedpipe_operator.rounds.milestones import milestones
 from fedpipe_operator.rounds.revision import require_unchanged
 from fedpipe_operator.rounds.status import blocked, finished, invalid
 from fedpipe_operator.sites import Node
@@ -78,7 +82,9 @@ class _RunState:
 
     diagnostics: PodDiagnostics
     cache: ObjectCache = field(default_factory=ObjectCache)
+    progress: ProgressReader = field(default_factory=ProgressReader)
     refused: dict[str, RefusedJob] = field(default_factory=dict)
+    log: RunLog = field(default_factory=RunLog)
     is_cleaned_up: bool = False
     ended_round: int | None = None
     """A round (0: the profiles) whose task Secrets are still to be deleted. A restart loses it: then they are deleted when the run ends."""
@@ -109,6 +115,10 @@ class RunReconciler:
             TransientError: it failed; the work queue retries it after its back-off.
         """
         body = _with_store(self.status_writer.newest(view.body), self.cluster.settings.default_store)
+        with logs.context(**logs.run_fields(body)), tracing.span("reconcile run"):
+            return self._reconcile_body(body, view, failures)
+
+    def _reconcile_body(self, body: Body, view: RunView, failures: int) -> float | None:
         if "deletionTimestamp" in body["metadata"]:
             meta = body["metadata"]
             jobs = self.cluster.expectations.of_run(meta["namespace"], meta["uid"], view.jobs)
@@ -176,8 +186,11 @@ class RunReconciler:
             clock=self.cluster.clock,
             cache=state.cache,
             busy={site.name: why for site in run.sites if (why := backend.why_busy(site)) is not None},
+            progress=state.progress,
         )
         result = reconciler.reconcile(run)
+        is_new = _condition(run.resource.status, ConditionType.PROGRESSING) is None
+        state.log.write(milestones(run, result.observed, result.decision), is_new=is_new)
         self.on_reconciled(run, result.observed)
         return result
 
@@ -229,7 +242,7 @@ class RunReconciler:
 
     def _report_blocked(self, run: Run, error: FedPipeError) -> None:
         """Report what blocks the run, once for each new reason."""
-        _LOG.warning("%s/%s is blocked: %s", run.resource.metadata.namespace, run.name, error)
+        _LOG.warning("blocked: %s", error)
         before, meta = run.resource.status, run.resource.metadata
         after = blocked(before, error.reason, error.message, generation=meta.generation, now=self.cluster.clock())
         if after != before:
@@ -263,8 +276,8 @@ def _requeue_at(run: Run, view: RunView, result: ReconcileResult, now: float) ->
     return min(result.decision.requeue_at or now + pause, now + pause)
 
 
-def _condition(status: FineTuneStatus, kind: ConditionType, value: ConditionStatus, *, reason: str = "") -> Condition | None:
-    found = (one for one in status.conditions if one.type == kind and one.status is value and reason in ("", one.reason))
+def _condition(status: FineTuneStatus, kind: ConditionType, value: ConditionStatus | None = None, *, reason: str = "") -> Condition | None:
+    found = (one for one in status.conditions if one.type == kind and value in (None, one.status) and reason in ("", one.reason))
     return next(found, None)
 
 

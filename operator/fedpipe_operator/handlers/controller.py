@@ -4,12 +4,15 @@
 """
 
 import asyncio
+import contextvars
 import logging
-from collections.abc import Mapping
+import secrets
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from fedpipe_operator import logs
 from fedpipe_operator.cluster import KubeJob, RunReconciler, SiteReconciler
 from fedpipe_operator.cluster.cache_check import DriftDetector, LiveObjects, drift
 from fedpipe_operator.cluster.objects import NamespacedName, namespaced_name
@@ -22,9 +25,12 @@ from fedpipe_operator.rounds import Observed, Run, is_over
 from fedpipe_operator.sites import Node
 
 Body = Mapping[str, Any]
+Result = TypeVar("Result")
 
 _LOG: Final = logging.getLogger(__name__)
 _LOGGED_NAMES: Final = 10
+_ID_BYTES: Final = 6
+"""Of a reconcile's id in the log."""
 _MAX_CONCURRENT_SITES: Final = 2
 _THREADS_PER_RUN: Final = 8
 """Threads for each of the runs that are reconciled at once: those that slow stores hold up have theirs beside the others'."""
@@ -160,15 +166,27 @@ class Controller:
 
     async def _reconcile_run(self, key: Key, failures: int) -> float | None:
         view = self._cache.run_view(key)
-        return None if view is None else await self._loop.run_in_executor(self._pool, self.runs.reconcile, view, failures)
+        if view is None:
+            return None
+        logs.bind(**logs.run_fields(view.body))
+        return await self._in_thread(lambda: self.runs.reconcile(view, failures))
 
     async def _reconcile_site(self, key: Key, _: int) -> float | None:
         view = self._cache.site_view(key)
-        return None if view is None else await self._loop.run_in_executor(self._pool, self.sites.reconcile, view)
+        if view is None:
+            return None
+        logs.bind(namespace=key.namespace, site=key.name)
+        await self._in_thread(lambda: self.sites.reconcile(view))
+        return None
+
+    async def _in_thread(self, reconcile: Callable[[], Result]) -> Result:
+        """The result of a reconcile. Its lines in the log share an id, with that of the queue if it fails."""
+        logs.bind(reconcile=secrets.token_hex(_ID_BYTES))
+        return await self._loop.run_in_executor(self._pool, contextvars.copy_context().run, reconcile)
 
     async def _check_cache(self, _key: Key, _failures: int) -> float:
         before = self._cache.names()
-        live = await self._loop.run_in_executor(self._pool, self.live_objects.list)
+        live = await self._in_thread(self.live_objects.list)
         drifted = drift(before, live, self._cache.names())
         names = self._drift.check(drifted)
         if names:
