@@ -1,5 +1,6 @@
 """The operator's settings on a cluster, read once from environment variables."""
 
+import platform
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -49,6 +50,27 @@ class Settings:
     health_port: int = 8080
     metrics_port: int = 9090
     log_format: LogFormat = "json"
+
+
+@dataclass(frozen=True)
+class Replica:
+    """Which replica of which release this process is: set by the chart's Deployment, not by a value of its own."""
+
+    pod: str
+    """Its name, by which it holds the Lease."""
+    lease: str
+    """The Lease's name: the release's."""
+    namespace: str
+    """The Lease's, and the release's."""
+
+
+def read_replica(environ: Mapping[str, str]) -> Replica:
+    """The replica in these environment variables. Outside of a pod there is one, which is named after its machine."""
+    return Replica(
+        pod=environ.get("FEDPIPE_POD_NAME") or platform.node(),
+        lease=environ.get("FEDPIPE_LEASE_NAME") or "fedpipe",
+        namespace=environ.get("FEDPIPE_POD_NAMESPACE") or "default",
+    )
 
 
 def read(environ: Mapping[str, str]) -> Settings:

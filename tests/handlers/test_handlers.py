@@ -98,18 +98,3 @@ def test_the_controller_hears_of_every_event_and_so_of_every_list(handler: str, 
 
     assert controller.calls[0] == ("objects_listed", event)
     assert len(controller.calls) == 2
-
-
-class Queues:
-    """The task of the controller's work queues."""
-
-    def __init__(self, *, are_over: bool) -> None:
-        self.done = lambda: are_over
-
-
-def test_the_probe_fails_once_the_work_queues_have_ended() -> None:
-    from fedpipe_operator.handlers import watches  # noqa: PLC0415 -- registers with kopf
-
-    assert asyncio.run(watches.is_reconciling(kopf.Memo(queues=Queues(are_over=False))))
-    with pytest.raises(kopf.PermanentError):
-        asyncio.run(watches.is_reconciling(kopf.Memo(queues=Queues(are_over=True))))

@@ -28,6 +28,7 @@ from fedpipe_operator.rounds import CommitEvaluation, CommitPlan, Event, Observe
 from fedpipe_operator.rounds.revision import require_unchanged
 from fedpipe_operator.rounds.status import blocked, finished, invalid
 from fedpipe_operator.sites import Node
+from fedpipe_operator.store.connections import deadline
 
 Body = Mapping[str, Any]
 
@@ -40,6 +41,8 @@ _ACTED_SECONDS: Final = 3.0
 """After an action, to see its effect: by then the Job exists and its pod runs, or its site's job slots were taken."""
 _LINGER_SECONDS: Final = 120.0
 """A Job that has reported its result ends by itself, and its log is kept; one that is active so long after its run ended is deleted."""
+_STORE_SECONDS: Final = 600.0
+"""For all calls of the store in one reconcile: a store may take 30 s for each of hundreds. What was read stays for the next reconcile."""
 _MESSAGE_MAX: Final = 500
 _REPORTED_FAILURES: Final = 2
 """Failures in a row before a transient error (a conflict, one lost request) is reported in the status."""
@@ -98,6 +101,10 @@ class RunReconciler:
         Raises:
             TransientError: it failed; the work queue retries it after its back-off.
         """
+        with deadline(_STORE_SECONDS):
+            return self._reconcile_in_time(view, failures)
+
+    def _reconcile_in_time(self, view: RunView, failures: int) -> float | None:
         body = self.status_writer.newest(view.body)
         if "deletionTimestamp" in body["metadata"]:
             meta = body["metadata"]

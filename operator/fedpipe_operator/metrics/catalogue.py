@@ -64,9 +64,7 @@ OPERATOR: Final = (
     _counter("aggregation_bytes_total", ("where", "method"), "Bytes of updates that aggregations read."),
 )
 RUNS: Final = (
-    _gauge(
-        "run_status_condition", (*_RUN, "condition", "status"), "1 for the status (true, false, unknown) of a run's condition."
-    ),
+    _gauge("run_status_condition", (*_RUN, "condition", "status"), "1 for the status (true, false, unknown) of a run's condition."),
     _counter("runs_finished_total", ("namespace", "result", "reason"), "Runs that ended; result: complete, failed."),
     _gauge("run_round", _RUN, "The round under way, 0 before the first plan; after the last round, that round."),
     _gauge("run_rounds", _RUN, "The rounds that the run may take."),
@@ -78,9 +76,7 @@ RUNS: Final = (
     _gauge("run_truncated_energy_ratio", _RUN, "The largest share of a weight's energy that the last aggregation truncated."),
 )
 SITES: Final = (
-    _gauge(
-        "site_status_condition", (*_SITE, "condition", "status"), "1 for the status (true, false, unknown) of a site's condition."
-    ),
+    _gauge("site_status_condition", (*_SITE, "condition", "status"), "1 for the status (true, false, unknown) of a site's condition."),
     _gauge("site_jobs", (*_SITE, "state"), "Jobs at a site; state: pending, running."),
     _counter("attempts_total", (*_SITE, "task", "reason"), "Attempts that ended; reason: Completed, or one of docs/reasons.md."),
     _counter("updates_refused_total", ("namespace", "reason"), "Updates that were refused."),
@@ -98,14 +94,10 @@ SITES_OF_RUNS: Final = (
     _gauge("task_seconds", _SITE_OF_RUN, "Seconds of the site's last training, to be compared with plan_seconds."),
     _gauge("task_phase_seconds", (*_SITE_OF_RUN, "phase"), "Seconds of the last training by phase."),
     _gauge("task_loss", _SITE_OF_RUN, "Mean training loss of the site's last training, as far as its policy allows."),
-    _gauge(
-        "site_tokens_per_second", _SITE_OF_RUN, "Tokens a second of the steps of the site's last training."
-    ),
+    _gauge("site_tokens_per_second", _SITE_OF_RUN, "Tokens a second of the steps of the site's last training."),
     _gauge("site_mfu_ratio", _SITE_OF_RUN, "Model FLOPs utilisation by the site's profile; absent where the device's peak is unknown."),
     _gauge("site_failed_rounds", _SITE_OF_RUN, "Rounds in a row, up to the last committed one, in which the site was selected and failed."),
-    _counter(
-        "site_transferred_bytes_total", (*_SITE_OF_RUN, "direction"), "Bytes between store and site; direction: up, down."
-    ),
+    _counter("site_transferred_bytes_total", (*_SITE_OF_RUN, "direction"), "Bytes between store and site; direction: up, down."),
     _counter("site_energy_joules_total", _SITE_OF_RUN, "Energy of the site's training; absent where the platform has no counter."),
 )
 CATALOGUE: Final = (*OPERATOR, *RUNS, *SITES, *SITES_OF_RUNS)
