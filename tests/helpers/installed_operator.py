@@ -38,7 +38,7 @@ class Operator:
     kubectl: Kubectl
 
     def upgrade(self, values: Mapping[str, Any] | None = None) -> None:
-        """Install or upgrade the chart with the images under test, to serve all namespaces; return when its pods are ready and one of them leads."""
+        """Install or upgrade the chart with the images under test, for all namespaces; return when its pods are ready and one leads."""
         images = {"operatorImage": _image("FEDPIPE_OPERATOR_IMAGE"), "trainerImage": _image("FEDPIPE_TRAINER_IMAGE")}
         ours = {"rbac.scope": "cluster", "pendingGraceSeconds": GRACE_SECONDS, "scratch": "1Gi", "logFormat": "plain"}
         options = set_values(images | ours | dict(values or {}))
