@@ -379,6 +379,7 @@ def test_a_replica_stands_for_leadership_once_it_watches_everything() -> None:
         controller.watch_requests.granted("jobs")
         await asyncio.sleep(0.05)
         assert elector.on_leading is not None
+        assert controller.vitals().is_watching
 
     playing(scenario)
 

@@ -68,6 +68,7 @@ class Controller:
     _node_changes: NodeChanges = field(default_factory=NodeChanges)
     _active: ActiveRuns = field(default_factory=ActiveRuns)
     _waiting: WaitingRuns = field(default_factory=WaitingRuns)
+    _is_watching: bool = False
     _is_reconciling: bool = False
     _has_ended: bool = False
 
@@ -80,7 +81,7 @@ class Controller:
 
     async def run(self, cache: WatchCache) -> None:
         """Stand by until this replica leads, and reconcile from then on, until cancelled."""
-        self._cache, self._loop = cache, asyncio.get_running_loop()
+        self._cache, self._loop, self._is_watching = cache, asyncio.get_running_loop(), True
         self.runs.on_reconciled, self.runs.cluster.workers.on_end = self.run_reconciled, self.worker_ended
         try:
             async with asyncio.TaskGroup() as queues:
@@ -107,7 +108,7 @@ class Controller:
             elector_ended=self.elector.has_ended(),
             in_progress={f"{key.kind} {key.namespace}/{key.name}": age for queue in queues for key, age in queue.in_progress().items()},
             watches=self.watch_requests.ages(),
-            is_watching=hasattr(self, "_cache"),
+            is_watching=self._is_watching,
             is_leader=self.is_leader(),
             lease_age=None if seen is None else now - seen.at,
             lease_problem=self.elector.problem,
