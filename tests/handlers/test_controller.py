@@ -405,7 +405,7 @@ def test_a_replica_that_takes_over_first_sees_every_job_that_the_last_leader_mad
 
 
 def test_a_reconcile_that_hangs_is_seen_by_the_liveness_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    hung, problems, timer = threading.Event(), [], [0.0]
+    hung, problems, timer = threading.Event(), [], [5000.0]
 
     def hang(_view: RunView, _failures: int) -> None:
         hung.wait(20)
@@ -417,7 +417,7 @@ def test_a_reconcile_that_hangs_is_seen_by_the_liveness_probe(monkeypatch: pytes
         while not controller.run_queue.in_progress():  # noqa: ASYNC110 -- nothing else tells, as only a test wants it
             await asyncio.sleep(0.01)
         for seconds in (HUNG_SECONDS, HUNG_SECONDS + 1):
-            timer[0] = seconds
+            timer[0] = 5000.0 + seconds
             problems.append(liveness_problems(controller.vitals()))
         hung.set()
 

@@ -69,14 +69,14 @@ def test_what_a_new_process_would_meet_too_is_no_reason_for_a_restart(vitals: Vi
             replace(STANDING_BY, watches=(replace(JOBS, is_established=False),)),
             "the watch of /apis/batch/v1/jobs is not established yet",
         ),
-        (replace(STANDING_BY, lease_age=None), "this replica does not lead, and the Lease was not read yet"),
+        (replace(STANDING_BY, lease_age=None), "this replica does not lead, and does not know who holds the Lease"),
         (
             replace(STANDING_BY, lease_age=STALE_SECONDS + 1),
-            "this replica does not lead, and the Lease was last read 16 s ago",
+            "this replica does not lead, and last read the Lease 16 s ago",
         ),
         (
             UNREACHABLE,
-            "this replica does not lead, and the Lease was last read 3600 s ago: ApiUnavailable: no route to host",
+            "this replica does not lead, and last read the Lease 3600 s ago: ApiUnavailable: no route to host",
         ),
     ],
     ids=["starting", "a watch that is missing", "a Lease that was never read", "a Lease that is not read any more", "no API server"],

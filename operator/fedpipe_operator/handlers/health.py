@@ -71,6 +71,6 @@ def readiness_problems(vitals: Vitals) -> list[str]:
         return [*problems, "the API server has not answered yet"]
     problems += [f"the watch of {watch.name} is not established yet" for watch in vitals.watches if not watch.is_established]
     if not vitals.is_leader and (vitals.lease_age is None or vitals.lease_age > STALE_SECONDS):
-        since = "was not read yet" if vitals.lease_age is None else f"was last read {vitals.lease_age:.0f} s ago"
-        problems.append(f"this replica does not lead, and the Lease {since}{f': {vitals.lease_problem}' if vitals.lease_problem else ''}")
+        known = "does not know who holds the Lease" if vitals.lease_age is None else f"last read the Lease {vitals.lease_age:.0f} s ago"
+        problems.append(f"this replica does not lead, and {known}{f': {vitals.lease_problem}' if vitals.lease_problem else ''}")
     return problems
