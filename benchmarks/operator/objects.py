@@ -20,7 +20,8 @@ _RBAC = "rbac.authorization.k8s.io"
 
 def foundations(store_keys: dict[str, str]) -> list[Plain]:
     """The namespace, the operator's role, the store's keys, and one volume for all sites."""
-    rules = [rule for file in ("operator.yaml", "nodes.yaml") for rule in yaml.safe_load((_RULES / file).read_text())]
+    files = ((_RULES / file).read_text().replace("RELEASE", "fedpipe") for file in ("operator.yaml", "nodes.yaml", "lease.yaml"))
+    rules = [rule for text in files for rule in yaml.safe_load(text)]
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
         {"apiVersion": f"{_RBAC}/v1", "kind": "ClusterRole", "metadata": {"name": "operator"}, "rules": rules},

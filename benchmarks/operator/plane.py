@@ -84,7 +84,7 @@ def start_operator(layout: BenchmarkLayout, settings: Mapping[str, str]) -> Daem
     """Start the operator as a process with its own role."""
     environment = {"KUBECONFIG": str(layout.user("operator")), "FEDPIPE_HEALTH_PORT": str(HEALTH_PORT), **settings}
     argv = ("env", *(f"{name}={value}" for name, value in environment.items()), sys.executable, "-m", "fedpipe_operator")
-    daemon = _daemon("operator", argv, partial(answers, f"http://127.0.0.1:{HEALTH_PORT}/healthz"))
+    daemon = _daemon("operator", argv, partial(answers, f"http://127.0.0.1:{HEALTH_PORT}/readyz"))
     start(layout, daemon)
     wait(layout, daemon)
     return daemon

@@ -1,9 +1,15 @@
 """The operator on a cluster: `python -m fedpipe_operator`, configured by its environment (`settings`)."""
 
+import asyncio
+import logging
 import os
+import signal
 import sys
 import time
+from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
+from typing import Final
 
 import kopf
 
@@ -12,42 +18,88 @@ from fedpipe_operator import settings as environment
 from fedpipe_operator.aggregation.malloc import limit_malloc_to_one_arena
 from fedpipe_operator.certificates import certificates_problem
 from fedpipe_operator.cluster import Api, RunReconciler, SiteReconciler, in_cluster
-from fedpipe_operator.cluster.api import RUNS, SITES
+from fedpipe_operator.cluster.api import RUNS, SITES, for_leases
 from fedpipe_operator.cluster.backend import Cluster
 from fedpipe_operator.cluster.cache_check import LiveObjects
 from fedpipe_operator.cluster.credentials import StoreConnections
+from fedpipe_operator.cluster.elector import Elector
 from fedpipe_operator.cluster.expectations import Expectations
+from fedpipe_operator.cluster.leadership import Leadership
 from fedpipe_operator.cluster.status_writer import ClusterStatusWriter
 from fedpipe_operator.cluster.workers import Workers
-from fedpipe_operator.errors import FedPipeError
+from fedpipe_operator.errors import FedPipeError, TransientError
+from fedpipe_operator.handlers import probes
 from fedpipe_operator.handlers.controller import Controller
+from fedpipe_operator.handlers.watch_requests import WatchRequests, watched_paths
 from fedpipe_operator.names import operator_class_selector
-from fedpipe_operator.settings import Settings
+from fedpipe_operator.settings import Replica, Settings
 from fedpipe_operator.store.addresses import api_server_addresses
 from fedpipe_operator.store.connections import addresses_of
 
+_LOG: Final = logging.getLogger(__name__)
+_API_RETRY_SECONDS: Final = 2.0
+_LOST: Final = 1
+"""The exit status of a process that lost the Lease."""
 
-def make_controller(settings: Settings) -> Controller:
+
+def make_controller(settings: Settings, replica: Replica) -> Controller:
     """The controller with everything it works with."""
-    api, clock = in_cluster(), time.time
+    leadership, clock = Leadership(), time.time
+    api = in_cluster(leadership.acting)
     status_writer = ClusterStatusWriter(api, clock)
     cluster = Cluster(api, settings, Expectations(clock), Workers(clock), clock)
     stores = StoreConnections(api, settings.store_policy, api_server_addresses(os.environ, addresses_of))
     runs = RunReconciler(cluster, stores, status_writer)
     sites = SiteReconciler(status_writer, clock, settings.priority_classes)
     live_objects = LiveObjects(api, settings.namespaces, settings.watch_nodes, operator_class_selector(settings.operator_class))
-    return Controller(runs, sites, live_objects, settings.max_concurrent_reconciles)
+    elector = Elector(for_leases(api), replica.namespace, replica.lease, replica.pod, leadership, on_lost=partial(_exit_at_once, cluster))
+    watch_requests = WatchRequests(watched_paths(settings.namespaces, with_nodes=settings.watch_nodes))
+    return Controller(runs, sites, live_objects, elector, watch_requests, settings.max_concurrent_reconciles)
 
 
-def _exit_without_crds(api: Api, settings: Settings) -> None:
-    """Exit if a CRD is missing: kopf looks up the kinds once, and would never watch one that is installed later."""
-    namespaces = settings.namespaces or ("default",)
-    try:
-        missing = [kind.plural for kind in (RUNS, SITES) if not api.serves(kind, namespaces[0])]
-    except FedPipeError as error:
-        sys.exit(str(error))
+def _exit_at_once(cluster: Cluster, why: str) -> None:
+    """End this process, whatever its threads do: another replica acts. A new process stands by."""
+    _LOG.error("%s; a new process stands by", why)
+    cluster.workers.kill()
+    logging.shutdown()
+    os._exit(_LOST)
+
+
+def _missing_kinds(api: Api, settings: Settings) -> list[str]:
+    """The kinds that the API server does not serve."""
+    namespace = (settings.namespaces or ("default",))[0]
+    return [kind.plural for kind in (RUNS, SITES) if not api.serves(kind, namespace)]
+
+
+async def _wait_for_kinds(api: Api, settings: Settings) -> None:
+    """Wait for the API server, without a restart, and exit if a CRD is missing: kopf would never watch one that is installed later."""
+    while True:
+        try:
+            missing = await asyncio.to_thread(_missing_kinds, api, settings)
+        except TransientError as error:
+            _LOG.warning("waiting for the API server: %s", error)
+            await asyncio.sleep(_API_RETRY_SECONDS)
+        except FedPipeError as error:
+            sys.exit(str(error))
+        else:
+            break
     if missing:
         sys.exit(f"the API server does not serve {' and '.join(missing)}: install the CRDs (the chart's crds.enabled)")
+
+
+async def _operate(controller: Controller, settings: Settings) -> None:
+    """Operate until cancelled, or until kopf stops for a signal: it replaces our handler, which ends the wait for the API server."""
+    if (task := asyncio.current_task()) is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    async with probes.served(settings.health_port, controller.vitals):
+        await _wait_for_kinds(controller.runs.cluster.api, settings)
+        await kopf.operator(
+            standalone=True,
+            clusterwide=not settings.namespaces,
+            namespaces=settings.namespaces,
+            memo=kopf.Memo(controller=controller),
+            stop_flag=controller.diverged,
+        )
 
 
 def main() -> None:
@@ -59,22 +111,15 @@ def main() -> None:
     if (problem := certificates_problem(os.environ)) is not None:
         sys.exit(problem)
     limit_malloc_to_one_arena()
-    controller = make_controller(settings)
-    _exit_without_crds(controller.runs.cluster.api, settings)
+    controller = make_controller(settings, environment.read_replica(os.environ))
     from fedpipe_operator.handlers import watches  # noqa: F401, PLC0415 -- registers with kopf
 
     if settings.watch_nodes:
         from fedpipe_operator.handlers import nodes  # noqa: F401, PLC0415 -- as above
     logs.configure(settings.log_format)
     tracing.configure(settings.tracing_endpoint, version("fedpipe"))
-    kopf.run(
-        standalone=True,
-        clusterwide=not settings.namespaces,
-        namespaces=settings.namespaces,
-        liveness_endpoint=f"http://0.0.0.0:{settings.health_port}/healthz",
-        memo=kopf.Memo(controller=controller),
-        stop_flag=controller.diverged,
-    )
+    with suppress(asyncio.CancelledError):
+        asyncio.run(_operate(controller, settings))
     if controller.diverged.is_set():
         sys.exit("the cache differs from the API server: restart the operator to rebuild it")
 

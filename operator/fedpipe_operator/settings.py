@@ -1,6 +1,7 @@
 """The operator's settings on a cluster, read once from environment variables."""
 
 import json
+import platform
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -83,6 +84,27 @@ class Settings:
     log_format: LogFormat = "json"
     tracing_endpoint: str = ""
     """Where traces are sent, by OTLP over HTTP; empty: there are none."""
+
+
+@dataclass(frozen=True)
+class Replica:
+    """Which replica of which release this process is: set by the chart's Deployment, not by a value of its own."""
+
+    pod: str
+    """Its name, by which it holds the Lease."""
+    lease: str
+    """The Lease's name: the release's."""
+    namespace: str
+    """The Lease's, and the release's."""
+
+
+def read_replica(environ: Mapping[str, str]) -> Replica:
+    """The replica in these environment variables. Outside of a pod there is one, which is named after its machine."""
+    return Replica(
+        pod=environ.get("FEDPIPE_POD_NAME") or platform.node(),
+        lease=environ.get("FEDPIPE_LEASE_NAME") or "fedpipe",
+        namespace=environ.get("FEDPIPE_POD_NAMESPACE") or "default",
+    )
 
 
 def read(environ: Mapping[str, str]) -> Settings:

@@ -49,10 +49,18 @@ print(json.dumps({"watching": names(watching), "acting": names(acting)}))
 
 def test_the_operators_rules_are_what_its_code_needs() -> None:
     watched = {(group, plural, verb) for group, plural in _watched()["watching"] for verb in ("list", "watch")}
-    of_nodes = {(group, resource, verb) for group, resource, verb in _called() | watched if resource == "nodes"}
+    of_nodes, of_leases = ({right for right in _called() | watched if right[1] == resource} for resource in ("nodes", "leases"))
 
-    assert granted(rules("operator")) == (_called() | watched | _owner_rights()) - of_nodes
+    assert granted(rules("operator")) == (_called() | watched | _owner_rights()) - of_nodes - of_leases
     assert granted(rules("nodes")) == of_nodes
+    assert granted(rules("lease")) == of_leases
+
+
+def test_the_operator_reads_and_changes_no_lease_but_the_release_s_own() -> None:
+    """A right to create cannot name its object, since that does not exist yet."""
+    by_verbs = {tuple(rule["verbs"]): rule.get("resourceNames") for rule in rules("lease")}
+
+    assert by_verbs == {("create",): None, ("get", "patch"): ["RELEASE"]}
 
 
 def test_nodes_are_listed_and_watched_and_nothing_more() -> None:
@@ -100,7 +108,7 @@ def _called() -> set[Right]:
 
 def _modules() -> Iterator[ModuleType]:
     names = {module.name for module in pkgutil.iter_modules(cluster.__path__)}
-    assert names >= {"run_reconciler", "backend", "credentials", "status_writer", "pod_diagnostics", "finalizer"}
+    assert names >= {"run_reconciler", "backend", "credentials", "status_writer", "pod_diagnostics", "finalizer", "elector"}
     yield from (import_module(f"{cluster.__name__}.{name}") for name in sorted(names - {"api"}))
 
 

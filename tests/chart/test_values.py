@@ -106,6 +106,8 @@ WHOLE_AFFINITY = {
         {"operatorImage": {"repository": "fedpipe operator"}},
         {"operatorImage": {"repository": "fedpipe@sha256:0"}},
         {"trainerImage": {"repository": "fedpipe-trainer", "digest": "sha256:short"}},
+        {"replicas": 0},
+        {"replicas": 4},
         {"namespaces": ["one"], "rbac": {"scope": "cluster"}},
         {"namespaces": ["One"]},
         {"namespaces": ["*"]},
@@ -183,6 +185,7 @@ def test_an_invalid_value_is_refused(invalid: Plain) -> None:
     "valid",
     [
         {"namespaces": ["one", "two"]},
+        {"replicas": 2},
         {"rbac": {"scope": "cluster", "userRoles": True}},
         {"networkPolicy": {"apiServerCIDRs": ["10.96.0.1/32", "192.0.2.0/24", "fd00:96::1/128", "::ffff:192.0.2.1/128"]}},
         {"operatorClass": "canary"},

@@ -8,7 +8,9 @@ import pytest
 from kubernetes import client
 from urllib3.exceptions import ProtocolError
 
-from fedpipe_operator.cluster.api import JOBS, RUNS, SECRETS, Api
+from fedpipe_operator.cluster.api import JOBS, LEASES, RUNS, SECRETS, Api, for_leases
+from fedpipe_operator.cluster.leadership import Leadership
+from fedpipe_operator.cluster.lease import HOLD_SECONDS
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 
 
@@ -29,13 +31,15 @@ class Connection(client.ApiClient):
     body: Any = field(default_factory=dict)
     broken: Exception | None = None
     requests: list[tuple[str, str, Any, str]] = field(default_factory=list)
+    time_limits: list[tuple[float, float]] = field(default_factory=list)
     pages: list[Any] = field(default_factory=list)
     """Of bodies, one for each request, before `body`."""
 
     def __post_init__(self) -> None:
         super().__init__(client.Configuration(host="http://api"))
 
-    def call_api(self, method: str, url: str, header_params: Any = None, body: Any = None, *_: Any, **__: Any) -> Any:
+    def call_api(self, method: str, url: str, header_params: Any = None, body: Any = None, *_: Any, _request_timeout: Any) -> Any:
+        self.time_limits.append(_request_timeout)
         self.requests.append((method, url.removeprefix("http://api"), body, header_params["Content-Type"]))
         if self.broken is not None:
             raise self.broken
@@ -132,3 +136,35 @@ def test_an_answer_that_is_no_json_is_shown_as_it_is() -> None:
 def test_no_response_is_a_transient_error() -> None:
     with pytest.raises(TransientError, match="ApiUnavailable: GET jobs wards/one"):
         Api(Connection(broken=ProtocolError("Connection aborted."))).get(JOBS, "wards", "one")
+
+
+def test_a_replica_that_does_not_lead_reads_and_changes_nothing_but_the_lease() -> None:
+    connection, leadership = Connection(body={"items": []}), Leadership(clock=lambda: 0.0)
+    api = Api(connection, leadership.acting)
+
+    api.get(JOBS, "wards", "one")
+    api.find(JOBS, "wards")
+    api.serves(RUNS, "wards")
+    changes = [
+        lambda: api.create(JOBS, "wards", {}),
+        lambda: api.merge(JOBS, "wards", "one", {}),
+        lambda: api.replace_status(RUNS, "wards", "triage", {}),
+        lambda: api.delete(JOBS, "wards", "one", uid="1"),
+        lambda: api.delete_all(SECRETS, "wards", {"a": "1"}),
+    ]
+    for change in changes:
+        with pytest.raises(TransientError, match="NotLeading"):
+            change()
+    for_leases(api).merge(LEASES, "wards", "fedpipe", {})
+
+    assert [method for method, *_ in connection.requests] == ["GET", "GET", "GET", "PATCH"]
+
+
+def test_a_renewal_waits_no_longer_than_its_lease_and_other_calls_do() -> None:
+    connection = Connection()
+    api = Api(connection)
+    api.get(JOBS, "wards", "one")
+    for_leases(api).get(LEASES, "wards", "fedpipe")
+
+    assert connection.time_limits[0] == (5.0, 30.0)
+    assert 3 * sum(connection.time_limits[1]) < HOLD_SECONDS

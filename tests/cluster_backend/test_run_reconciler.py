@@ -21,11 +21,13 @@ from fedpipe_operator.api.meta import FINALIZER
 from fedpipe_operator.backend import JobState, TaskKind
 from fedpipe_operator.cluster import kube_job
 from fedpipe_operator.cluster.api import JOBS, RUNS, SECRETS
+from fedpipe_operator.cluster.credentials import StoreConnection
 from fedpipe_operator.cluster.objects import is_ours
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.manifests.metadata import object_name
 from fedpipe_operator.rounds import Run, job_of
 from fedpipe_operator.settings import Settings
+from fedpipe_operator.store.connections import _CALL
 
 
 def test_a_run_goes_from_its_object_to_its_end_and_leaves_no_task_behind(tmp_path: Path) -> None:
@@ -724,3 +726,17 @@ def test_a_planning_process_that_is_killed_is_started_again(tmp_path: Path) -> N
     assert world.conditions()["Complete"] == "RoundsCompleted"
     assert workers.statuses(uid)["toy-plan-r1-a0"].reason == "Killed"
     assert workers.statuses(uid)["toy-plan-r1-a1"].state is JobState.SUCCEEDED
+
+
+def test_all_that_a_reconcile_asks_of_its_store_ends_within_ten_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, seconds = KubeWorld(tmp_path), list[float]()
+    opened = world.stores.of
+
+    def of(run: Run) -> StoreConnection:
+        seconds.append(_CALL.get().seconds(at_most=3600.0))
+        return opened(run)
+
+    monkeypatch.setattr(world.stores, "of", of)
+    world.reconcile()
+
+    assert 599 < seconds[0] <= 600

@@ -1,6 +1,5 @@
 """The operator is killed repeatedly: the adapters are the same, bit for bit, and no Job is created twice."""
 
-import hashlib
 import random
 import time
 from collections.abc import Iterator
@@ -10,14 +9,10 @@ import pytest
 from cluster_user import FFT, Plain, condition
 from fleet_namespace import SHORT, FleetNamespace, OpenNamespace, is_finished
 from job_history import all_jobs_finished, duplicate_jobs
+from stored_adapters import adapters, sha256_of
 from testcluster import outages
 from testcluster.layout import default_layout
 from worker_session import Lock
-
-from fedpipe_operator import names
-from fedpipe_operator.rounds.records import RoundCommit
-from fedpipe_operator.store import S3Store
-from fedpipe_operator.store.objects import required_object
 
 pytestmark = pytest.mark.e2e
 
@@ -36,25 +31,6 @@ def undisturbed(open_namespace: OpenNamespace) -> Iterator[FleetNamespace]:
         namespace.start("north", "south")
         namespace.wait_until_complete()
         yield namespace
-
-
-def sha256_of(store: S3Store, key: str) -> str:
-    """The digest of an object that must exist."""
-    data = store.read(key)
-    assert data is not None, key
-    return hashlib.sha256(data).hexdigest()
-
-
-def adapters(namespace: FleetNamespace) -> dict[int, str]:
-    """The SHA-256 of each round's global adapter, computed from the bytes in the store."""
-    run = namespace.get_run()
-    store = namespace.store_of(run)
-    found = {}
-    for round_ in range(1, run["spec"]["rounds"]["count"] + 1):
-        result = required_object(store, names.round_commit(round_), RoundCommit)
-        found[round_] = sha256_of(store, names.global_adapter(round_, result.adapter.sha256))
-        assert found[round_] == result.adapter.sha256
-    return found
 
 
 def wait_for_jobs(namespace: FleetNamespace, count: int) -> None:

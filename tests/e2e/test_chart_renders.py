@@ -30,7 +30,12 @@ def container(objects: list[Plain]) -> Plain:
 
 
 def settings_from(objects: list[Plain]) -> Settings:
-    return environment.read({one["name"]: one["value"] for one in container(objects)["env"]})
+    return environment.read({one["name"]: one.get("value", "") for one in container(objects)["env"]})
+
+
+def roles_of_kinds(objects: list[Plain]) -> list[Plain]:
+    """The operator's Roles, without that on its Lease."""
+    return [role for role in of_kind(objects, "Role") if not role["metadata"]["name"].endswith("-lease")]
 
 
 def pod_spec(objects: list[Plain]) -> Plain:
@@ -153,7 +158,7 @@ def test_the_operator_reads_the_values_that_are_set() -> None:
 def test_by_default_the_operator_may_act_in_the_release_s_namespace_and_see_nodes_and_nothing_else() -> None:
     objects = rendered({"rbac.userRoles": False}, namespace="wards")
 
-    (role,) = of_kind(objects, "Role")
+    (role,) = roles_of_kinds(objects)
     assert (role["metadata"]["namespace"], granted(role["rules"])) == ("wards", granted(rules("operator")))
     assert [(one["metadata"]["name"], granted(one["rules"])) for one in of_kind(objects, "ClusterRole")] == [
         ("wards-fedpipe-nodes", granted(rules("nodes")))
@@ -165,7 +170,7 @@ def test_the_operator_has_the_permissions_of_its_rules_in_the_cluster_if_that_is
     roles = {role["metadata"]["name"]: granted(role["rules"]) for role in of_kind(objects, "ClusterRole")}
 
     assert roles == {"fedpipe-fedpipe": granted(rules("operator")), "fedpipe-fedpipe-nodes": granted(rules("nodes"))}
-    assert of_kind(objects, "Role") == []
+    assert roles_of_kinds(objects) == []
 
 
 def test_the_operator_has_the_same_permissions_in_its_namespaces_and_none_elsewhere() -> None:
@@ -173,7 +178,7 @@ def test_the_operator_has_the_same_permissions_in_its_namespaces_and_none_elsewh
     objects = rendered(NARROW | narrowest)
 
     assert [one["metadata"]["name"] for one in objects if one["kind"] in CLUSTER_WIDE] == []
-    assert {role["metadata"]["namespace"]: granted(role["rules"]) for role in of_kind(objects, "Role")} == dict.fromkeys(
+    assert {role["metadata"]["namespace"]: granted(role["rules"]) for role in roles_of_kinds(objects)} == dict.fromkeys(
         ("ward", "lab"), granted(rules("operator"))
     )
 
@@ -274,11 +279,55 @@ def test_the_operators_pod_meets_the_restricted_pod_security_profile() -> None:
     assert spec["volumes"] == [{"name": "tmp", "emptyDir": {"sizeLimit": "4Gi"}}]
 
 
-def test_one_operator_runs_at_a_time_and_its_selector_matches_its_pod() -> None:
-    deployment = of_kind(rendered(), "Deployment")[0]
+def test_a_new_pod_stands_by_before_an_old_one_ends_and_the_selector_matches_both() -> None:
+    deployment = of_kind(rendered(), "Deployment")[0]["spec"]
+    rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
 
-    assert (deployment["spec"]["replicas"], deployment["spec"]["strategy"]) == (1, {"type": "Recreate"})
-    assert deployment["spec"]["selector"]["matchLabels"].items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+    assert (deployment["replicas"], deployment["strategy"]) == (1, rolling)
+    assert deployment["selector"]["matchLabels"].items() <= deployment["template"]["metadata"]["labels"].items()
+
+
+def test_the_replicas_of_a_release_share_a_lease_of_its_name_and_each_has_its_own_identity() -> None:
+    objects = rendered(WIDE | {"replicas": 2}, name="ours", namespace="platform")
+    env = {
+        one["name"]: one.get("value") or one["valueFrom"]["fieldRef"]["fieldPath"]
+        for one in container(objects)["env"]
+        if one.get("value") or "valueFrom" in one
+    }
+    (role,) = (role for role in of_kind(objects, "Role") if role["metadata"]["name"] == "ours-fedpipe-lease")
+
+    assert {name: env[f"FEDPIPE_{name}"] for name in ("POD_NAME", "POD_NAMESPACE", "LEASE_NAME")} == {
+        "POD_NAME": "metadata.name",
+        "POD_NAMESPACE": "metadata.namespace",
+        "LEASE_NAME": "ours-fedpipe",
+    }
+    assert (role["metadata"]["namespace"], granted(role["rules"])) == ("platform", granted(rules("lease")))
+    assert [rule["resourceNames"] for rule in role["rules"] if "resourceNames" in rule] == [["ours-fedpipe"]]
+
+
+def test_replicas_prefer_different_nodes_and_a_drain_takes_one_at_a_time() -> None:
+    one, two = rendered(), rendered({"replicas": 2})
+    affinity = of_kind(two, "Deployment")[0]["spec"]["template"]["spec"]["affinity"]
+    (term,) = affinity["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    (budget,) = of_kind(two, "PodDisruptionBudget")
+
+    assert of_kind(one, "PodDisruptionBudget") == []
+    assert budget["spec"]["maxUnavailable"] == 1
+    assert term["podAffinityTerm"]["topologyKey"] == "kubernetes.io/hostname"
+    assert (
+        budget["spec"]["selector"]["matchLabels"]
+        == term["podAffinityTerm"]["labelSelector"]["matchLabels"]
+        == of_kind(two, "Deployment")[0]["spec"]["selector"]["matchLabels"]
+    )
+
+
+def test_the_probes_ask_for_life_and_readiness_apart() -> None:
+    probes = {name: container(rendered())[name]["httpGet"] for name in ("livenessProbe", "readinessProbe")}
+
+    assert probes == {
+        "livenessProbe": {"path": "/healthz", "port": "health"},
+        "readinessProbe": {"path": "/readyz", "port": "health"},
+    }
 
 
 def test_the_administrator_decides_where_and_how_the_pod_runs() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +17,13 @@ from trainer_results import a_profile
 from fedpipe_operator import conversion, logs
 from fedpipe_operator.api import Condition, ConditionStatus, FineTuneStatus
 from fedpipe_operator.cluster import RunView, SiteReconciler, SiteView
+from fedpipe_operator.cluster.leadership import Leadership
+from fedpipe_operator.cluster.lease import Seen
+from fedpipe_operator.errors import TransientError
 from fedpipe_operator.handlers.controller import Controller
 from fedpipe_operator.handlers.enqueue import CACHE, TABLE
+from fedpipe_operator.handlers.health import HUNG_SECONDS, liveness_problems
+from fedpipe_operator.handlers.watch_requests import WatchRequests
 from fedpipe_operator.rounds import Observed, Run
 from fedpipe_trainer.contract import Data, Model, ProfileTask, RunRef
 
@@ -72,8 +78,13 @@ class StandInLiveObjects:
     """What the API server has, one list after another; the last one stays."""
 
     lists: list[dict[str, str]] = field(default_factory=lambda: [{}])
+    failures: int = 0
+    """Lists that fail, before the first."""
 
     def list(self) -> dict[str, str]:
+        if self.failures:
+            self.failures -= 1
+            raise TransientError("ApiUnavailable", "try again")
         return self.lists.pop(0) if len(self.lists) > 1 else self.lists[0]
 
 
@@ -83,9 +94,57 @@ KNOWN = a_cache(
 )
 
 
-def a_controller(clock: Callable[[], float], *lists: dict[str, str]) -> Controller:
+NAMES = {"uid-mine": "mine", "uid-other": "other", "uid-north": "north", "uid-south": "south"}
+"""Of what is known, by uid."""
+
+
+@dataclass
+class StandInElector:
+    """Leads as soon as it may, or when it is told to."""
+
+    leads_at_once: bool = True
+    leadership: Leadership = field(default_factory=Leadership)
+    seen: Seen | None = None
+    problem: str = ""
+    on_leading: Callable[[], object] | None = None
+
+    def start(self, on_leading: Callable[[], object]) -> None:
+        self.on_leading = on_leading
+        if self.leads_at_once:
+            self.lead()
+
+    def lead(self) -> None:
+        assert self.on_leading is not None, "it does not stand for leadership"
+        self.leadership.extend(self.leadership.clock() + 1000)
+        self.on_leading()
+
+    def has_ended(self) -> bool:
+        return False
+
+
+def a_controller(clock: Callable[[], float], *lists: dict[str, str], elector: StandInElector | None = None) -> Controller:
     runs, sites = StandInRuns(StandInCluster(clock)), StandInSites(None, clock)  # type: ignore[arg-type]
-    return Controller(runs, sites, StandInLiveObjects(list(lists) or [{}]), SETTINGS.max_concurrent_reconciles)  # type: ignore[arg-type]
+    watches = WatchRequests(["jobs"])
+    live, limit = StandInLiveObjects(list(lists) or [NAMES]), SETTINGS.max_concurrent_reconciles
+    return Controller(runs, sites, live, elector or StandInElector(), watches, limit)  # type: ignore[arg-type]
+
+
+async def started(controller: Controller) -> "asyncio.Task[None]":
+    """Run the controller until it reconciles: everything that it knew when it took over has been reconciled, and is forgotten here."""
+    running = asyncio.create_task(controller.run(KNOWN))
+    controller.watch_requests.granted("jobs")
+    while not controller._is_reconciling:  # noqa: ASYNC110 -- nothing else tells, as only a test wants it
+        await asyncio.sleep(0)
+    await idle(controller)
+    for one in (controller.runs.reconciled, controller.runs.failures, controller.sites.reconciled):  # type: ignore[attr-defined]
+        one.clear()
+    return running
+
+
+async def idle(controller: Controller) -> None:
+    async with asyncio.timeout(20):
+        while controller.run_queue._entries or controller.site_queue._entries:  # noqa: ASYNC110 -- likewise
+            await asyncio.sleep(0.01)
 
 
 def played(scenario: Callable[[Controller], Awaitable[None]], monkeypatch: pytest.MonkeyPatch) -> Controller:
@@ -95,12 +154,9 @@ def played(scenario: Callable[[Controller], Awaitable[None]], monkeypatch: pytes
 
     async def play() -> Controller:
         controller = a_controller(asyncio.get_running_loop().time)
-        running = asyncio.create_task(controller.run(KNOWN))
-        await asyncio.sleep(0)
+        running = await started(controller)
         await scenario(controller)
-        async with asyncio.timeout(20):
-            while controller.run_queue._entries or controller.site_queue._entries:  # noqa: ASYNC110 -- nothing tells when a queue is empty, as only a test wants it
-                await asyncio.sleep(0.01)
+        await idle(controller)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
@@ -264,7 +320,7 @@ def test_an_aggregation_that_ends_has_its_run_reconciled(monkeypatch: pytest.Mon
     assert reconciled(played(scenario, monkeypatch)) == (["mine"], [])
 
 
-LIVE = {"uid-mine": "mine", "uid-other": "other", "uid-north": "north", "uid-south": "south"}
+LIVE = NAMES
 WITHOUT_MINE = {uid: name for uid, name in LIVE.items() if name != "mine"}
 
 
@@ -272,7 +328,7 @@ def has_diverged(*lists: dict[str, str]) -> bool:
     """Whether the controller gives up its cache after these cache checks."""
 
     async def play() -> bool:
-        controller = a_controller(lambda: 0.0, *lists)
+        controller = a_controller(lambda: 0.0, *lists, elector=StandInElector(leads_at_once=False))
         running = asyncio.create_task(controller.run(KNOWN))
         await asyncio.sleep(0)
         for _ in lists:
@@ -296,10 +352,124 @@ def test_a_cache_that_catches_up_is_kept() -> None:
 
 def test_after_a_list_the_cache_is_checked_within_seconds_and_other_events_do_not_check_it() -> None:
     controller = a_controller(lambda: 100.0)
-    controller._cache = KNOWN
+    controller._cache, controller._is_reconciling = KNOWN, True
 
     controller.objects_listed("MODIFIED")
     assert controller.cache_queue._entries == {}
 
     controller.objects_listed(None)
     assert [entry.due for entry in controller.cache_queue._entries.values()] == [105.0]
+
+
+def playing(scenario: Callable[[Controller, StandInElector], Awaitable[None]], *lists: dict[str, str]) -> Controller:
+    """The controller of a replica that leads only when the scenario has its elector lead."""
+
+    async def play() -> Controller:
+        elector = StandInElector(leads_at_once=False)
+        controller = a_controller(asyncio.get_running_loop().time, *lists, elector=elector)
+        running = asyncio.create_task(controller.run(KNOWN))
+        async with asyncio.timeout(20):
+            await scenario(controller, elector)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        return controller
+
+    return asyncio.run(play())
+
+
+async def until_reconciling(controller: Controller) -> None:
+    while not controller._is_reconciling:  # noqa: ASYNC110 -- nothing else tells, as only a test wants it
+        await asyncio.sleep(0.01)
+    await idle(controller)
+
+
+def test_a_replica_that_stands_by_reconciles_nothing_and_all_of_it_when_it_takes_over() -> None:
+    before = []
+
+    async def scenario(controller: Controller, elector: StandInElector) -> None:
+        controller.watch_requests.granted("jobs")
+        await asyncio.sleep(0)
+        controller.run_changed(a_body("mine"))
+        controller.job_changed(a_job("mine", "north", ended="Complete"))
+        await asyncio.sleep(0.2)
+        before.append((reconciled(controller), dict(controller.run_queue._entries), controller.is_leader()))
+        elector.lead()
+        await until_reconciling(controller)
+
+    controller = playing(scenario)
+
+    assert before == [(([], []), {}, False)]
+    assert reconciled(controller) == (["mine", "other"], ["north", "south"])
+    assert controller.is_leader()
+
+
+def test_a_replica_stands_for_leadership_once_it_watches_everything() -> None:
+    async def scenario(controller: Controller, elector: StandInElector) -> None:
+        await asyncio.sleep(0.05)
+        assert elector.on_leading is None
+        controller.watch_requests.granted("jobs")
+        await asyncio.sleep(0.05)
+        assert elector.on_leading is not None
+        assert controller.vitals().is_watching
+
+    playing(scenario)
+
+
+def test_a_replica_that_takes_over_first_sees_every_job_that_the_last_leader_made() -> None:
+    made = NAMES | {"uid-job": "a job that the watch has not told of"}
+    missing = []
+
+    async def scenario(controller: Controller, elector: StandInElector) -> None:
+        controller.live_objects.failures = 1  # type: ignore[attr-defined]
+        controller.watch_requests.granted("jobs")
+        await asyncio.sleep(0)
+        elector.lead()
+        await asyncio.sleep(0.3)
+        missing.append((controller._is_reconciling, reconciled(controller)))
+        controller.live_objects.lists.append(NAMES)  # type: ignore[attr-defined]
+        await until_reconciling(controller)
+
+    controller = playing(scenario, made)
+
+    assert missing == [(False, ([], []))]
+    assert reconciled(controller) == (["mine", "other"], ["north", "south"])
+
+
+def test_a_reconcile_that_hangs_is_seen_by_the_liveness_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    hung, problems, timer = threading.Event(), [], [5000.0]
+
+    def hang(_view: RunView, _failures: int) -> None:
+        hung.wait(20)
+
+    async def scenario(controller: Controller) -> None:
+        monkeypatch.setattr(controller.runs, "reconcile", hang)
+        controller.run_queue.timer = lambda: timer[0]
+        controller.run_changed(a_body("mine"))
+        while not controller.run_queue.in_progress():  # noqa: ASYNC110 -- nothing else tells, as only a test wants it
+            await asyncio.sleep(0.01)
+        for seconds in (HUNG_SECONDS, HUNG_SECONDS + 1):
+            timer[0] = 5000.0 + seconds
+            problems.append(liveness_problems(controller.vitals()))
+        hung.set()
+
+    played(scenario, monkeypatch)
+
+    assert problems == [[], ["the reconcile of run wards/mine has taken 1801 s: it hangs"]]
+
+
+def test_the_probes_are_told_that_the_queues_have_ended() -> None:
+    async def play() -> Controller:
+        controller = a_controller(asyncio.get_running_loop().time)
+        running = await started(controller)
+        assert not controller.vitals().queues_ended
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        return controller
+
+    assert liveness_problems(asyncio.run(play()).vitals()) == ["the work queues have ended"]
+
+
+def test_before_the_watches_begin_a_controller_waits_for_the_api_server() -> None:
+    assert not a_controller(lambda: 0.0).vitals().is_watching

@@ -12,6 +12,7 @@ from stand_in_cluster import SETTINGS
 from stand_in_runs import a_run
 
 from fedpipe_operator.backend import JobResources, TaskKind
+from fedpipe_operator.handlers.watch_requests import WatchRequests
 from fedpipe_operator.manifests import trainer_job
 from fedpipe_operator.names import operator_class_selector
 from fedpipe_operator.rounds import job_of
@@ -117,16 +118,52 @@ def test_the_controller_hears_of_every_event_and_so_of_every_list(handler: str, 
     assert len(controller.calls) == 2
 
 
-class Queues:
-    """The task of the controller's work queues."""
-
-    def __init__(self, *, are_over: bool) -> None:
-        self.done = lambda: are_over
-
-
-def test_the_probe_fails_once_the_work_queues_have_ended() -> None:
+def test_kopf_is_logged_in_as_by_itself_and_its_requests_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     from fedpipe_operator.handlers import watches  # noqa: PLC0415 -- registers with kopf
 
-    assert asyncio.run(watches.is_reconciling(kopf.Memo(queues=Queues(are_over=False))))
-    with pytest.raises(kopf.PermanentError):
-        asyncio.run(watches.is_reconciling(kopf.Memo(queues=Queues(are_over=True))))
+    controller = Listener()
+    controller.watch_requests = WatchRequests(["/apis/batch/v1/jobs"])  # type: ignore[attr-defined]
+    found = kopf.ConnectionInfo(server="https://api:6443", scheme="Bearer", token="secret")  # noqa: S106 -- no secret
+    monkeypatch.setattr(kopf, "login_via_client", lambda **_: found)
+
+    async def log_in() -> tuple[str, str, int]:
+        made = await watches.login(memo=kopf.Memo(controller=controller))
+        async with made.aiohttp_session as session:
+            return made.server, session.headers["Authorization"], len(session.trace_configs)
+
+    assert asyncio.run(log_in()) == ("https://api:6443", "Bearer secret", 1)
+
+
+def test_without_an_account_there_is_no_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fedpipe_operator.handlers import watches  # noqa: PLC0415 -- registers with kopf
+
+    monkeypatch.setattr(kopf, "login_via_client", lambda **_: None)
+    with pytest.raises(kopf.LoginError, match="neither a service account nor a kubeconfig"):
+        asyncio.run(watches.login(memo=kopf.Memo(controller=Listener())))
+
+
+def test_a_controller_that_stops_releases_the_lease_after_its_queues_have_ended() -> None:
+    from fedpipe_operator.handlers import watches  # noqa: PLC0415 -- registers with kopf
+
+    noted: list[str] = []
+
+    async def queues() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            noted.append("queues ended")
+
+    class Elector:
+        def stop(self) -> None:
+            noted.append("released")
+
+    async def stop() -> None:
+        controller = Listener()
+        controller.elector = Elector()  # type: ignore[attr-defined]
+        memo = kopf.Memo(controller=controller, queues=asyncio.create_task(queues()))
+        await asyncio.sleep(0)
+        await watches.stop(memo=memo)
+
+    asyncio.run(stop())
+
+    assert noted == ["queues ended", "released"]

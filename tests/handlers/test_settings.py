@@ -1,5 +1,6 @@
 """The environment of the operator, read once."""
 
+import platform
 import re
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from fedpipe_operator.api import StoreSpec
 from fedpipe_operator.api.finetune import SecretReference
 from fedpipe_operator.pod_settings import CaBundle, PodDefaults, Proxy, Resources, SecretKey
-from fedpipe_operator.settings import Settings, read
+from fedpipe_operator.settings import Replica, Settings, read, read_replica
 from fedpipe_operator.store_policy import StorePolicy, StoreRule
 
 NEEDED = {
@@ -122,3 +123,10 @@ def test_an_invalid_value_is_reported_with_its_variable_and_what_to_write(name: 
 def test_a_missing_image_is_reported_with_its_variable() -> None:
     with pytest.raises(ValueError, match="FEDPIPE_TRAINER_IMAGE is not set"):
         read({})
+
+
+def test_a_replica_is_its_pod_and_outside_of_a_pod_its_machine() -> None:
+    environ = {"FEDPIPE_POD_NAME": "fedpipe-1", "FEDPIPE_POD_NAMESPACE": "platform", "FEDPIPE_LEASE_NAME": "ours"}
+
+    assert read_replica(environ) == Replica(pod="fedpipe-1", lease="ours", namespace="platform")
+    assert read_replica({}) == Replica(pod=platform.node(), lease="fedpipe", namespace="default")

@@ -1,7 +1,7 @@
 """The operator as Helm installs it: upgrade it, kill it, scale it, read its log."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -38,16 +38,17 @@ def _image(variable: str) -> Plain:
 
 @dataclass(frozen=True)
 class Operator:
-    """The release and its one pod."""
+    """The release and its pods, of which one holds the Lease."""
 
     kubectl: Kubectl
 
     def upgrade(self, values: Mapping[str, Any] | None = None) -> None:
-        """Install or upgrade the chart with the images under test, to serve all namespaces; return when its pod is ready."""
+        """Install or upgrade the chart with the images under test, for all namespaces; return when its pods are ready and one leads."""
         ours = {"rbac.scope": "cluster", "pendingGraceSeconds": GRACE_SECONDS, "scratch": "1Gi", "logFormat": "plain"}
         options = set_values(images() | ours | dict(values or {}))
         done = helm("upgrade", "--install", RELEASE, CHART, "-n", self.kubectl.namespace, "--wait", "--timeout=2m", *options)
         assert done.returncode == 0, done.stderr + self.log()
+        self._wait_for_replicas(int((values or {}).get("replicas", 1)))
 
     def uninstall(self) -> None:
         """Uninstall the release; its CRDs stay."""
@@ -62,18 +63,21 @@ class Operator:
         return [(pod["metadata"]["uid"], one["restartCount"]) for pod in self.pods() for one in pod["status"]["containerStatuses"]]
 
     def kill(self) -> None:
-        """Kill the operator: by SIGKILL on our own cluster, else by a forced delete; return when another one is running."""
-        before = {pod["metadata"]["uid"] for pod in self.pods()}
-        if is_test_cluster():
-            for uid in before:
-                outages.kill_pod(uid)
-        self.kubectl("delete", "pod", f"--selector={LABELS}", "--force", "--grace-period=0", "--wait=false")
-        wait_until(lambda: _runs_new_pod(self.pods(), before), "another operator runs", seconds=90, explain=self.log)
+        """Kill all replicas: by SIGKILL on our own cluster, else by a forced delete; return when a new one leads."""
+        self._kill(*self.pods())
+
+    def kill_leader(self) -> str:
+        """Kill the replica that leads; return the name of the one that leads then."""
+        return self._kill(next(pod for pod in self.pods() if pod["metadata"]["name"] == self.holder()))
+
+    def holder(self) -> str:
+        """The name of the pod that holds the Lease, which may be gone; empty if none does."""
+        return str(self.kubectl.get("lease", RELEASE)["spec"].get("holderIdentity") or "")
 
     def scale(self, replicas: int) -> None:
-        """Scale the Deployment; return when all replicas are ready and no other pod is left."""
+        """Scale the Deployment; return when all replicas are ready, one of them leads, and no other pod is left."""
         self.kubectl("scale", "deployment", RELEASE, f"--replicas={replicas}")
-        wait_until(lambda: self._ready() == (replicas, replicas), f"{replicas} operators are ready", seconds=120, explain=self.log)
+        self._wait_for_replicas(replicas)
 
     def log(self, *, previous: bool = False) -> str:
         """The last lines of the log; with `previous`, of the container before its restart."""
@@ -82,16 +86,24 @@ class Operator:
         except Exception as error:  # noqa: BLE001 -- it is added to the failure of a test, which it must not hide
             return f"the operator's log cannot be read: {error}"
 
+    def _kill(self, *pods: Plain) -> str:
+        if is_test_cluster():
+            for pod in pods:
+                outages.kill_pod(pod["metadata"]["uid"])
+        killed = [pod["metadata"]["name"] for pod in pods]
+        self.kubectl("delete", "pod", *killed, "--force", "--grace-period=0", "--wait=false")
+        return wait_until(lambda: self._leader(but=killed), "another operator leads", seconds=90, explain=self.log)
+
+    def _leader(self, *, but: Sequence[str] = ()) -> str | None:
+        """The pod that holds the Lease, if it exists and is none of these."""
+        holder = self.holder()
+        return holder if holder not in but and any(pod["metadata"]["name"] == holder for pod in self.pods()) else None
+
+    def _wait_for_replicas(self, replicas: int) -> None:
+        wait_until(lambda: self._ready() == (replicas, replicas), f"{replicas} operators are ready", seconds=120, explain=self.log)
+        if replicas:
+            wait_until(self._leader, "an operator leads", seconds=60, explain=self.log)
+
     def _ready(self) -> tuple[int, int]:
         pods = self.kubectl.list("pods", LABELS)
         return len(pods), sum(bool(one.get("ready")) for pod in pods for one in pod["status"].get("containerStatuses", ()))
-
-
-def _runs_new_pod(pods: list[Plain], before: set[str]) -> bool:
-    """Whether the container of a pod that is not in `before` runs."""
-    return any(
-        "running" in one["state"]
-        for pod in pods
-        if pod["metadata"]["uid"] not in before
-        for one in pod["status"].get("containerStatuses", ())
-    )

@@ -15,7 +15,7 @@ from s3_servers import CREDENTIALS, Server
 
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.store import Credentials, Guard, S3Store
-from fedpipe_operator.store.connections import _CALL, Call, TooSlowError, bounded
+from fedpipe_operator.store.connections import _CALL, Call, TooSlowError, bounded, deadline
 from fedpipe_operator.store.s3 import Limits
 
 SHORT = Limits(seconds=0.3, listing_seconds=0.3, object_bytes=2**16, keys=50, pages=5)
@@ -385,3 +385,16 @@ def test_a_call_within_a_call_has_the_earlier_deadline() -> None:
         now[0] = 110.0
         with pytest.raises(TooSlowError):
             _CALL.get().seconds(5.0)
+
+
+def test_all_calls_of_a_reconcile_share_a_deadline_and_those_after_it_are_not_made(serve: Serve) -> None:
+    server, began = serve(never_begins), time.monotonic()
+    store = server.store(limits=Limits(seconds=60, listing_seconds=60))
+
+    with deadline(0.3):
+        first, made = error_of(lambda: store.read("a")), server.connections
+        second = error_of(lambda: store.list("b"))
+
+    assert time.monotonic() - began < 0.3 + MARGIN
+    assert [first.reason, second.reason] == ["StoreTooSlow"] * 2
+    assert server.connections == made

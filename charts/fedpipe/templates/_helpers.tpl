@@ -19,6 +19,10 @@
 {{ include "fedpipe.clusterName" . }}-nodes
 {{- end }}
 
+{{- define "fedpipe.leaseRole" -}}
+{{ include "fedpipe.fullname" . }}-lease
+{{- end }}
+
 {{- define "fedpipe.policyGuard" -}}
 {{ include "fedpipe.clusterName" . }}-site-policies
 {{- end }}

@@ -5,7 +5,8 @@ It does not retry: a reconcile that meets a transient error ends, and the work q
 
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -18,7 +19,9 @@ from fedpipe_operator.errors import UserError
 
 Plain = dict[str, Any]
 
-_TIMEOUT_SECONDS: Final = (5, 30)
+_TIMEOUT_SECONDS: Final = (5.0, 30.0)
+_LEASE_TIMEOUT_SECONDS: Final = (1.0, 2.0)
+"""Within a leader's ten seconds, two renewals may fail."""
 _CREATED: Final = 201
 _BAD: Final = 400
 _JSON: Final = "application/json"
@@ -50,6 +53,7 @@ PODS: Final = Kind("", "v1", "pods")
 SECRETS: Final = Kind("", "v1", "secrets")
 EVENTS: Final = Kind("", "v1", "events")
 NODES: Final = Kind("", "v1", "nodes")
+LEASES: Final = Kind("coordination.k8s.io", "v1", "leases")
 RUNS: Final = Kind("fedpipe.io", "v1alpha1", "federatedfinetunes")
 SITES: Final = Kind("fedpipe.io", "v1alpha1", "edgesites")
 
@@ -63,6 +67,10 @@ class Api:
     """The API server of one cluster. Thread-safe. Raises `errors.TransientError` or `errors.UserError`."""
 
     client: client.ApiClient
+    changing: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Entered around each call that changes something; it raises where this replica may not act."""
+    timeout_seconds: tuple[float, float] = _TIMEOUT_SECONDS
+    """To connect, and between two parts of an answer."""
     when_forbidden: str = "the operator's role lacks this right: install the chart's own"
     """What to do about it, for a message."""
 
@@ -187,11 +195,12 @@ class Api:
         what = f"{method} {kind.plural}{f'/{subresource}' if subresource else ''}"
         path = kind.path(namespace, name, subresource) + (f"?{urlencode(query)}" if query else "")
         request = self.client.param_serialize(method, path, header_params=dict(headers), body=body, auth_settings=["BearerToken"])
-        try:
-            answer = self.client.call_api(*request, _request_timeout=_TIMEOUT_SECONDS)
-            data: bytes = answer.read()  # type: ignore[no-untyped-call]
-        except (HTTPError, OSError) as error:
-            raise error_without_response(error, f"{what} {namespace}/{name}") from error
+        with nullcontext() if method == "GET" else self.changing():
+            try:
+                answer = self.client.call_api(*request, _request_timeout=self.timeout_seconds)
+                data: bytes = answer.read()  # type: ignore[no-untyped-call]
+            except (HTTPError, OSError) as error:
+                raise error_without_response(error, f"{what} {namespace}/{name}") from error
         if answer.status in absent:
             return None
         if answer.status >= _BAD:
@@ -222,11 +231,11 @@ def of_kubeconfig(context: str | None) -> KubeContext:
         raise UserError("KubeconfigInvalid", f"{error}: set KUBECONFIG or --context") from error
     chosen = next((one for one in contexts if one["name"] == context), current)
     configuration.retries = False
-    return KubeContext(Api(client.ApiClient(configuration), _USERS_ADVICE), chosen["context"].get("namespace", "default"))
+    return KubeContext(Api(client.ApiClient(configuration), when_forbidden=_USERS_ADVICE), chosen["context"].get("namespace", "default"))
 
 
-def in_cluster() -> Api:
-    """The API server of the cluster that this pod runs in, else that of the user's kubeconfig."""
+def in_cluster(changing: Callable[[], AbstractContextManager[None]] = nullcontext) -> Api:
+    """The API server of the cluster that this pod runs in, else that of the user's kubeconfig; `changing` as in `Api`."""
     try:
         config.load_incluster_config()  # type: ignore[no-untyped-call]
     except config.ConfigException:
@@ -234,7 +243,12 @@ def in_cluster() -> Api:
     settings = client.Configuration.get_default_copy()
     settings.connection_pool_maxsize = 32
     settings.retries = False
-    return Api(client.ApiClient(settings))
+    return Api(client.ApiClient(settings), changing)
+
+
+def for_leases(api: Api) -> Api:
+    """The same API server for the elector: it writes the Lease whoever leads, and waits no longer than a renewal may take."""
+    return replace(api, changing=nullcontext, timeout_seconds=_LEASE_TIMEOUT_SECONDS)
 
 
 def _selector(labels: Mapping[str, str]) -> str:

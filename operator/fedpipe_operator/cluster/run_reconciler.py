@@ -42,6 +42,7 @@ from fedpipe_operator.rounds.milestones import milestones
 from fedpipe_operator.rounds.revision import require_unchanged
 from fedpipe_operator.rounds.status import blocked, finished, invalid
 from fedpipe_operator.sites import Node
+from fedpipe_operator.store.connections import deadline
 
 Body = Mapping[str, Any]
 
@@ -54,6 +55,8 @@ _ACTED_SECONDS: Final = 3.0
 """After an action, to see its effect: by then the Job exists and its pod runs, or its site's job slots were taken."""
 _LINGER_SECONDS: Final = 120.0
 """A Job that has reported its result ends by itself, and its log is kept; one that is active so long after its run ended is deleted."""
+_STORE_SECONDS: Final = 600.0
+"""For all calls of the store in one reconcile: a store may take 30 s for each of hundreds. What was read stays for the next reconcile."""
 _MESSAGE_MAX: Final = 500
 _REPORTED_FAILURES: Final = 2
 """Failures in a row before a transient error (a conflict, one lost request) is reported in the status."""
@@ -115,7 +118,7 @@ class RunReconciler:
             TransientError: it failed; the work queue retries it after its back-off.
         """
         body = _with_store(self.status_writer.newest(view.body), self.cluster.settings.default_store)
-        with logs.context(**logs.run_fields(body)), tracing.span("reconcile run"):
+        with deadline(_STORE_SECONDS), logs.context(**logs.run_fields(body)), tracing.span("reconcile run"):
             return self._reconcile_body(body, view, failures)
 
     def _reconcile_body(self, body: Body, view: RunView, failures: int) -> float | None:

@@ -98,12 +98,16 @@ class Workers:
 
     def close(self) -> None:
         """End all of them."""
+        self.kill()
+        self._pool.shutdown(cancel_futures=True)
+
+    def kill(self) -> None:
+        """End all of them without waiting for that."""
         with self._lock:
             self._statuses.clear()
             self._waiting.clear()
             for process in self._processes.values():
                 process.kill()
-        self._pool.shutdown(cancel_futures=True)
 
     def _start_next(self) -> None:
         """Give places to those that come next. The caller holds the lock; a reconcile of a run that waits comes by again."""

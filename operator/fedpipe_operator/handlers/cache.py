@@ -39,9 +39,9 @@ class WatchCache:
     nodes: Mapping[None, Collection[Node]] | None
     """None if the operator does not watch nodes."""
 
-    def run_keys(self, namespace: str) -> Iterator[Key]:
-        """The runs of a namespace."""
-        return (Key("run", of, name) for of, name in self.run_bodies if of == namespace)
+    def run_keys(self, namespace: str | None) -> Iterator[Key]:
+        """The runs of a namespace; None: of all."""
+        return (Key("run", of, name) for of, name in self.run_bodies if namespace in (None, of))
 
     def site_keys(self, namespace: str | None) -> Iterator[Key]:
         """The sites of a namespace; None: of all."""

@@ -1,5 +1,8 @@
 """The controller: events enqueue keys, and each key is reconciled in a thread with a view of the cache.
 
+Only the replica that holds the Lease reconciles. One that stands by keeps its cache up to date and enqueues nothing; when it takes over,
+it first waits until the cache has what the last leader made, and then reconciles everything.
+
 `enqueue.TABLE` says which event enqueues which key, `changes` which events matter, `workqueue` when a key is due.
 """
 
@@ -10,16 +13,21 @@ import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from fedpipe_operator import logs
 from fedpipe_operator.cluster import KubeJob, RunReconciler, SiteReconciler
-from fedpipe_operator.cluster.cache_check import DriftDetector, LiveObjects, drift
+from fedpipe_operator.cluster.cache_check import DriftDetector, LiveObjects, NamesByUid, drift
+from fedpipe_operator.cluster.elector import Elector
 from fedpipe_operator.cluster.objects import NamespacedName, namespaced_name
+from fedpipe_operator.errors import TransientError
 from fedpipe_operator.handlers.cache import WatchCache
 from fedpipe_operator.handlers.changes import NodeChanges, SiteChanges, job_matters
-from fedpipe_operator.handlers.enqueue import CACHE, TABLE, Key, Subject, Trigger, keys
+from fedpipe_operator.handlers.enqueue import CACHE, TABLE, Key, Scope, Subject, Trigger, keys
+from fedpipe_operator.handlers.health import Vitals
 from fedpipe_operator.handlers.tracking import ActiveRuns, WaitingRuns
+from fedpipe_operator.handlers.watch_requests import WatchRequests
 from fedpipe_operator.handlers.workqueue import WorkQueue
 from fedpipe_operator.rounds import Observed, Run, is_over
 from fedpipe_operator.sites import Node
@@ -37,6 +45,8 @@ _THREADS_PER_RUN: Final = 8
 _CACHE_CHECK_SECONDS: Final = 600.0
 _RECHECK_SECONDS: Final = 20.0
 """An event that is delayed for longer counts as lost."""
+_CATCH_UP_SECONDS: Final = 0.2
+"""Between two comparisons of the cache with the API server, when this replica takes over."""
 
 
 @dataclass
@@ -46,6 +56,8 @@ class Controller:
     runs: RunReconciler
     sites: SiteReconciler
     live_objects: LiveObjects
+    elector: Elector
+    watch_requests: WatchRequests
     max_concurrent_runs: int
     diverged: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the cache and the API server disagreed on the same object in two checks: only a new process can repair that."""
@@ -62,6 +74,9 @@ class Controller:
     _node_changes: NodeChanges = field(default_factory=NodeChanges)
     _active: ActiveRuns = field(default_factory=ActiveRuns)
     _waiting: WaitingRuns = field(default_factory=WaitingRuns)
+    _is_watching: bool = False
+    _is_reconciling: bool = False
+    _has_ended: bool = False
 
     def __post_init__(self) -> None:
         clock = self.runs.cluster.clock
@@ -71,17 +86,39 @@ class Controller:
         self._pool = ThreadPoolExecutor(self.max_concurrent_runs * _THREADS_PER_RUN + _MAX_CONCURRENT_SITES + 1, "reconcile")
 
     async def run(self, cache: WatchCache) -> None:
-        """Reconcile until cancelled."""
-        self._cache, self._loop = cache, asyncio.get_running_loop()
+        """Stand by until this replica leads, and reconcile from then on, until cancelled."""
+        self._cache, self._loop, self._is_watching = cache, asyncio.get_running_loop(), True
         self.runs.on_reconciled, self.runs.cluster.workers.on_end = self.run_reconciled, self.worker_ended
         try:
             async with asyncio.TaskGroup() as queues:
-                for queue in (self.run_queue, self.site_queue, self.cache_queue):
-                    queues.create_task(queue.run())
+                queues.create_task(self.cache_queue.run())
                 self.cache_queue.enqueue(CACHE, after=_CACHE_CHECK_SECONDS)
+                await self._take_over()
+                for queue in (self.run_queue, self.site_queue):
+                    queues.create_task(queue.run())
         finally:
+            self._has_ended = True
             self._pool.shutdown(wait=False, cancel_futures=True)
             self.runs.cluster.workers.close()
+
+    def is_leader(self) -> bool:
+        """Whether this replica is the one that acts. From any thread."""
+        return self.elector.leadership.is_leader()
+
+    def vitals(self) -> Vitals:
+        """What the probes decide from."""
+        queues = (self.run_queue, self.site_queue, self.cache_queue)
+        seen, now = self.elector.seen, self.elector.leadership.clock()
+        return Vitals(
+            queues_ended=self._has_ended,
+            elector_ended=self.elector.has_ended(),
+            in_progress={f"{key.kind} {key.namespace}/{key.name}": age for queue in queues for key, age in queue.in_progress().items()},
+            watches=self.watch_requests.ages(),
+            is_watching=self._is_watching,
+            is_leader=self.is_leader(),
+            lease_age=None if seen is None else now - seen.at,
+            lease_problem=self.elector.problem,
+        )
 
     def objects_listed(self, event_type: str | None) -> None:
         """An event without a type is part of a list."""
@@ -141,6 +178,28 @@ class Controller:
         """What a reconcile observed. From any thread."""
         self._loop.call_soon_threadsafe(self._run_reconciled, run, observed)
 
+    async def _take_over(self) -> None:
+        """Become the leader, once everything is watched, and have everything reconciled."""
+        leading = asyncio.Event()
+        await self.watch_requests.established.wait()
+        self.elector.start(on_leading=partial(self._loop.call_soon_threadsafe, leading.set))
+        await leading.wait()
+        await self._catch_up()
+        self._is_reconciling = True
+        for key in (*self._cache.run_keys(None), *self._cache.site_keys(None)):
+            self._queue_of(key).enqueue(key)
+
+    async def _catch_up(self) -> None:
+        """Wait until the cache has every object that exists: the last leader may have made a Job that the watch has not told of yet."""
+        has_caught_up = False
+        while not has_caught_up:
+            try:
+                has_caught_up = not await self._drifted()
+            except TransientError as error:
+                _LOG.warning("this replica leads and cannot list what there is: %s", error)
+            if not has_caught_up:
+                await asyncio.sleep(_CATCH_UP_SECONDS)
+
     def _worker_ended(self, uid: str) -> None:
         key = self._active.key_of(uid)
         if key is not None:
@@ -159,10 +218,13 @@ class Controller:
 
     def _enqueue(self, trigger: Trigger, subject: Subject) -> None:
         waiting = self._waiting.pop(subject.namespace, subject.site) if trigger is Trigger.JOB_SLOT_FREED else ()
-        queues = {"run": self.run_queue, "site": self.site_queue, "cache": self.cache_queue}
         for scope, after, reset_backoff in TABLE[trigger]:
-            for key in keys(scope, subject, self._cache, waiting):
-                queues[key.kind].enqueue(key, after=after, reset_backoff=reset_backoff)
+            if scope is Scope.CACHE or self._is_reconciling:
+                for key in keys(scope, subject, self._cache, waiting):
+                    self._queue_of(key).enqueue(key, after=after, reset_backoff=reset_backoff)
+
+    def _queue_of(self, key: Key) -> WorkQueue[Key]:
+        return {"run": self.run_queue, "site": self.site_queue, "cache": self.cache_queue}[key.kind]
 
     async def _reconcile_run(self, key: Key, failures: int) -> float | None:
         view = self._cache.run_view(key)
@@ -185,11 +247,15 @@ class Controller:
         return await self._loop.run_in_executor(self._pool, contextvars.copy_context().run, reconcile)
 
     async def _check_cache(self, _key: Key, _failures: int) -> float:
-        before = self._cache.names()
-        live = await self._in_thread(self.live_objects.list)
-        drifted = drift(before, live, self._cache.names())
+        drifted = await self._drifted()
         names = self._drift.check(drifted)
         if names:
             _LOG.error("the cache differs from the API server for %.0f s: %s", _RECHECK_SECONDS, ", ".join(names[:_LOGGED_NAMES]))
             self.diverged.set()
         return self.runs.cluster.clock() + (_RECHECK_SECONDS if drifted else _CACHE_CHECK_SECONDS)
+
+    async def _drifted(self) -> NamesByUid:
+        """In what the cache differs from the API server now."""
+        before = self._cache.names()
+        live = await self._in_thread(self.live_objects.list)
+        return drift(before, live, self._cache.names())

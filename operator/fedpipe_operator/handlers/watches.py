@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Final
 
+import aiohttp
 import kopf
 
 from fedpipe_operator.api import EdgeSite
@@ -56,20 +57,30 @@ async def start(memo: kopf.Memo, **kwargs: Any) -> None:
     memo.queues = asyncio.create_task(memo.controller.run(cache))
 
 
+@kopf.on.login()
+async def login(memo: kopf.Memo, **kwargs: Any) -> kopf.AiohttpSession:
+    """Log in as kopf does, with a session that reports its requests: the controller hears that watches are renewed."""
+    info = kopf.login_via_client(**kwargs)
+    if info is None:
+        raise kopf.LoginError("there is neither a service account nor a kubeconfig")
+    controller: Controller = memo.controller
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
+        headers=info.as_http_headers(),
+        proxy=info.proxy_url,
+        trust_env=info.trust_env,
+        trace_configs=[controller.watch_requests.trace()],
+    )
+    return kopf.AiohttpSession(server=info.server, aiohttp_session=session)
+
+
 @kopf.on.cleanup()
 async def stop(memo: kopf.Memo, **_: Any) -> None:
-    """Stop the controller. The next operator finds in the store and the cluster what was begun."""
+    """Stop the controller and release the Lease. The next operator finds in the store and the cluster what was begun."""
     memo.queues.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await memo.queues
-
-
-@kopf.on.probe(id="queues")
-async def is_reconciling(memo: kopf.Memo, **_: Any) -> bool:
-    """Liveness: fails once the work queues have ended, so that Kubernetes restarts the operator."""
-    if memo.queues.done():
-        raise kopf.PermanentError("the work queues have ended")
-    return True
+    await asyncio.to_thread(memo.controller.elector.stop)
 
 
 @kopf.index(*RUNS)

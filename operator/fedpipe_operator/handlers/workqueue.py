@@ -8,6 +8,7 @@ It runs on one event loop; the reconciles themselves are in threads.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
@@ -34,6 +35,8 @@ class _Entry:
     """Clock seconds at which the back-off ends."""
     started: float | None = None
     """Clock seconds at which its reconcile began; None: none is under way."""
+    timed_from: float = 0.0
+    """The same in seconds of the timer."""
     is_reset: bool = False
     """Whether the cause of a failure may have been corrected while the key was being reconciled."""
     failures: int = 0
@@ -67,6 +70,8 @@ class WorkQueue(Generic[Key]):
     """Reconciles at once; those that a slow store holds up count for their group only."""
     group_of: Callable[[Key], Hashable] = lambda _key: None
     """Whose key it is: no group delays the others."""
+    timer: Callable[[], float] = time.monotonic
+    """Seconds that never jump, to measure how long a reconcile takes."""
     _entries: dict[Key, _Entry] = field(default_factory=dict)
     _last_turns: dict[Hashable, float] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -93,6 +98,11 @@ class WorkQueue(Generic[Key]):
             if not entry.in_progress:
                 del self._entries[key]
 
+    def in_progress(self) -> dict[Key, float]:
+        """The keys that are being reconciled, with the seconds since each reconcile began."""
+        now = self.timer()
+        return {key: now - entry.timed_from for key, entry in self._entries.items() if entry.in_progress}
+
     async def run(self) -> None:
         """Reconcile keys as they fall due, until cancelled."""
         async with asyncio.TaskGroup() as reconciles:
@@ -101,7 +111,7 @@ class WorkQueue(Generic[Key]):
                 now = self.clock()
                 for key in self._ready(now):
                     entry = self._entries[key]
-                    entry.started, entry.is_reset, entry.due = now, False, None
+                    entry.started, entry.timed_from, entry.is_reset, entry.due = now, self.timer(), False, None
                     reconciles.create_task(self._reconcile(key))
                 await self._wait_for_change_or_due(now)
 

@@ -127,6 +127,13 @@ def bounded(call: Call) -> Iterator[None]:
         _CALL.reset(token)
 
 
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Have all calls of stores that this thread makes end within so many seconds together. Those that come later fail at once."""
+    with bounded(Call(time.monotonic() + seconds, receives=0)):
+        yield
+
+
 def bind(client: Any) -> None:  # noqa: ANN401 -- boto3 makes the classes of its clients at run time
     """Have this client connect, send and receive within the bounds of the current `Call`; without one, it fails.
 

@@ -1,0 +1,82 @@
+"""The entry point: it waits for the API server where it can, exits where a person must act, and ends at once when the Lease is lost."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+from stand_in_cluster import SETTINGS
+
+from fedpipe_operator import __main__ as entry
+from fedpipe_operator.cluster.api import Kind
+from fedpipe_operator.errors import FedPipeError, TransientError, UserError
+
+UNREACHABLE = TransientError("ApiUnavailable", "no route to host")
+
+
+@dataclass
+class StandInApi:
+    """Whether it serves a kind, answer by answer; the last one stays."""
+
+    answers: list[bool | FedPipeError]
+    asked: list[str] = field(default_factory=list)
+
+    def serves(self, kind: Kind, namespace: str) -> bool:
+        self.asked.append(f"{kind.plural} in {namespace}")
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, FedPipeError):
+            raise answer
+        return answer
+
+
+def wait(*answers: bool | FedPipeError) -> StandInApi:
+    api = StandInApi(list(answers))
+    asyncio.run(entry._wait_for_kinds(api, SETTINGS))  # type: ignore[arg-type]
+    return api
+
+
+def test_an_api_server_that_does_not_answer_is_waited_for_without_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entry, "_API_RETRY_SECONDS", 0.0)
+
+    api = wait(UNREACHABLE, UNREACHABLE, True)
+
+    assert api.asked == ["federatedfinetunes in default"] * 3 + ["edgesites in default"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (False, "the API server does not serve federatedfinetunes and edgesites: install the CRDs"),
+        (UserError("ApiForbidden", "the operator's role lacks this right"), "ApiForbidden: the operator's role lacks this right"),
+    ],
+    ids=["no CRDs", "no rights"],
+)
+def test_what_a_person_must_correct_ends_the_operator_with_a_message(answer: bool | FedPipeError, message: str) -> None:
+    with pytest.raises(SystemExit, match=message):
+        wait(answer)
+
+
+@dataclass
+class StandInCluster:
+    """Its worker processes can be killed."""
+
+    noted: list[str]
+
+    @property
+    def workers(self) -> "StandInCluster":
+        return self
+
+    def kill(self) -> None:
+        self.noted.append("workers killed")
+
+
+def test_a_process_that_lost_the_lease_ends_at_once_and_its_workers_with_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    noted: list[str] = []
+    monkeypatch.setattr(entry.os, "_exit", lambda status: noted.append(f"exit {status}"))
+    monkeypatch.setattr(entry.logging, "shutdown", lambda: noted.append("log written"))
+
+    entry._exit_at_once(StandInCluster(noted), "the Lease has gone to two")  # type: ignore[arg-type]
+
+    assert noted == ["workers killed", "log written", "exit 1"]
+    assert "the Lease has gone to two; a new process stands by" in caplog.text
