@@ -23,7 +23,7 @@ _LOG: Final = logging.getLogger(__name__)
 _METRICS: Final = {metric.name.removeprefix(PREFIX): metric for metric in CATALOGUE}
 
 
-@dataclass
+@dataclass(eq=False)  # a registry keeps collectors by their identity
 class FleetCollector(Collector):
     """Collects the series of all objects. What fails for one object is logged, and costs its series only."""
 
