@@ -16,7 +16,7 @@ _INTRODUCTION: Final = f"""# Metrics
 <!-- Made by tools/metrics_page.py from operator/fedpipe_operator/metrics/catalogue.py: change the catalogue, and run it. -->
 
 The operator serves its metrics in Prometheus' text format at `/metrics`, on a port of their own (`metricsPort`, 9090). Whose pods may
-connect says [`networkPolicy.metricsFrom`](network-policies.md#who-may-scrape-the-metrics). The series of runs and sites are made at
+connect says [`networkPolicy.metricsFrom`](network-policies.md). The series of runs and sites are made at
 each scrape from what the operator holds, so a series goes with its object. There is no push gateway: what trainers measured arrives
 in their results.
 
@@ -34,6 +34,8 @@ in their results.
 * Labels hold names of objects, which the API server holds to DNS names, and words of the operator.
 * Where Prometheus has labels `namespace` of its own (a ServiceMonitor), set `honorLabels: true`: else ours is called
   `exported_namespace`.
+
+Of two replicas, the one that reconciles shows runs and sites, and has `fedpipe_leader` 1.
 
 A page is made at most once a second, whoever asks. If the operator's event loop does not answer in five seconds, the page lacks runs
 and sites, and `fedpipe_workqueue_oldest_seconds` goes on growing. Prometheus' own series of the process and its interpreter are

@@ -47,7 +47,7 @@ def a_large_fleet(sites: int = SITES, runs: int = RUNS) -> LargeFleet:
     records._add(tuple(_attempts(names)))
     jobs = {NamespacedName(space, site): JobNumbers(0, 1) for space in spaces for site in names[space]}
     fleet = Fleet(tuple(bodies), tuple(a_site_body(site, space) for space in spaces for site in names[space]), jobs)
-    listener.collect_from(lambda: fleet, lambda: dict.fromkeys(("run", "site", "cache"), QueueLoad(1, 0.5)))
+    listener.collect_from(lambda: fleet, lambda: dict.fromkeys(("run", "site", "cache"), QueueLoad(1, 0.5)), lambda: True)
     return LargeFleet(fleet, records, listener.registry)
 
 
@@ -55,12 +55,8 @@ def _attempts(names: dict[str, list[str]]) -> list[Increment]:
     """Every site did each of its tasks, and failed at one of them."""
     tasks = (TaskKind.PROFILE, TaskKind.TRAIN, TaskKind.EVALUATE)
     ends = [*((task, "Completed") for task in tasks), (TaskKind.TRAIN, "DeadlineExceeded")]
-    return [
-        Increment("attempts_total", (space, site, str(task), reason))
-        for space, found in names.items()
-        for site in found
-        for task, reason in ends
-    ]
+    sites = [(space, site) for space, found in names.items() for site in found]
+    return [Increment("attempts_total", (*site, str(task), reason)) for site in sites for task, reason in ends]
 
 
 def _run_body(name: str, namespace: str) -> dict[str, Any]:

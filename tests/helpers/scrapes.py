@@ -69,9 +69,10 @@ class ListenedFleet:
     listener: Listener
     fleet: Fleet | None = field(default_factory=Fleet)
     queues: dict[str, QueueLoad] = field(default_factory=dict)
+    leads: bool = True
 
     def __post_init__(self) -> None:
-        self.listener.collect_from(lambda: self.fleet, lambda: self.queues)
+        self.listener.collect_from(lambda: self.fleet, lambda: self.queues, lambda: self.leads)
 
     def scrape(self) -> Scrape:
         """What Prometheus would read now."""
@@ -97,7 +98,7 @@ def scrape_of(world: KubeWorld, *runs: str) -> Scrape:
             jobs[name] = JobNumbers(pending + (not job.ready), running + bool(job.ready))
     bodies = tuple(world.body(run) for run in runs or ("toy",))
     sites = tuple(a_site_body(site.name) for site in world.run.sites)
-    collector = FleetCollector(lambda: Fleet(bodies, sites, jobs), dict, listener._records)
+    collector = FleetCollector(lambda: Fleet(bodies, sites, jobs), dict, listener._records, lambda: True)
     listener.registry.register(collector)
     try:
         return Scrape.of(generate_latest(listener.registry).decode())

@@ -57,6 +57,17 @@ def test_a_run_whose_status_cannot_be_read_costs_no_other_object_its_series(capl
     assert "no metrics of default/broken" in caplog.text
 
 
+def test_a_replica_that_stands_by_shows_no_objects_since_the_leader_does() -> None:
+    shown = ListenedFleet(a_listener(), Fleet((a_run_body("toy"),), (a_site_body("ward"),), {}), {"run": QueueLoad(0, 0.0)}, leads=False)
+
+    scrape = shown.scrape()
+
+    assert scrape.value("leader") == 0
+    assert scrape.value("workqueue_depth", queue="run") == 0
+    assert not scrape.has("run_status_condition")
+    assert not scrape.has("site_status_condition")
+
+
 def test_while_the_event_loop_hangs_the_page_still_says_how_long_its_queues_have_waited(caplog: pytest.LogCaptureFixture) -> None:
     shown = ListenedFleet(a_listener(), None, {"run": QueueLoad(3, 400.0)})
 
