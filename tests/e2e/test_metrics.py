@@ -76,3 +76,8 @@ def test_a_run_is_seen_while_it_trains_and_until_it_is_deleted(namespace: FleetN
 def _of(scrape: Scrape, namespace: str) -> bool:
     """Whether there is a series of this namespace."""
     return any(("namespace", namespace) in labels for _, labels in scrape.values)
+
+
+def _with_stage(scrape: Scrape, **of: str) -> Scrape | None:
+    """The scrape, once it shows the stage under way and the sites' plans."""
+    return scrape if scrape.has("run_stage_started_timestamp_seconds", **of) and scrape.has("plan_bits", **of) else None
