@@ -31,6 +31,8 @@ from fedpipe_operator.errors import FedPipeError, TransientError
 from fedpipe_operator.handlers import probes
 from fedpipe_operator.handlers.controller import Controller
 from fedpipe_operator.handlers.watch_requests import WatchRequests, watched_paths
+from fedpipe_operator.metrics.listener import Listener
+from fedpipe_operator.metrics.server import serve
 from fedpipe_operator.names import operator_class_selector
 from fedpipe_operator.settings import Replica, Settings
 from fedpipe_operator.store.addresses import api_server_addresses
@@ -38,23 +40,36 @@ from fedpipe_operator.store.connections import addresses_of
 
 _LOG: Final = logging.getLogger(__name__)
 _API_RETRY_SECONDS: Final = 2.0
+_SCRAPE_SECONDS: Final = 5.0
+"""A scrape waits so long for the event loop, then it goes without the objects: Prometheus' own time-out is 10 s."""
 _LOST: Final = 1
 """The exit status of a process that lost the Lease."""
 
 
 def make_controller(settings: Settings, replica: Replica) -> Controller:
-    """The controller with everything it works with."""
+    """The controller with everything it works with, and its metrics, served from now on."""
     leadership, clock = Leadership(), time.time
-    api = in_cluster(leadership.acting)
+    metrics = Listener(clock)
+    api = in_cluster(leadership.acting, metrics)
     status_writer = ClusterStatusWriter(api, clock)
     cluster = Cluster(api, settings, Expectations(clock), Workers(clock), clock)
-    stores = StoreConnections(api, settings.store_policy, api_server_addresses(os.environ, addresses_of))
-    runs = RunReconciler(cluster, stores, status_writer)
-    sites = SiteReconciler(status_writer, clock, settings.priority_classes)
+    stores = StoreConnections(api, settings.store_policy, api_server_addresses(os.environ, addresses_of), observer=metrics)
+    runs = RunReconciler(cluster, stores, status_writer, observer=metrics)
+    sites = SiteReconciler(status_writer, clock, settings.priority_classes, metrics)
     live_objects = LiveObjects(api, settings.namespaces, settings.watch_nodes, operator_class_selector(settings.operator_class))
     elector = Elector(for_leases(api), replica.namespace, replica.lease, replica.pod, leadership, on_lost=partial(_exit_at_once, cluster))
     watch_requests = WatchRequests(watched_paths(settings.namespaces, with_nodes=settings.watch_nodes))
-    return Controller(runs, sites, live_objects, elector, watch_requests, settings.max_concurrent_reconciles)
+    controller = Controller(runs, sites, live_objects, elector, watch_requests, settings.max_concurrent_reconciles, metrics)
+    metrics.collect_from(partial(controller.fleet, _SCRAPE_SECONDS), controller.queue_loads, controller.is_leader)
+    _serve(metrics, settings.metrics_port)
+    return controller
+
+
+def _serve(metrics: Listener, port: int) -> None:
+    try:
+        serve(metrics.registry, port)
+    except OSError as error:
+        sys.exit(f"FEDPIPE_METRICS_PORT is {port}, on which no server can be started: {error}; choose a port that is free")
 
 
 def _exit_at_once(cluster: Cluster, why: str) -> None:

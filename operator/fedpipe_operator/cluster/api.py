@@ -6,7 +6,8 @@ It does not retry: a reconcile that meets a transient error ends, and the work q
 import json
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -16,6 +17,7 @@ from urllib3.exceptions import HTTPError
 from fedpipe_operator import tracing
 from fedpipe_operator.cluster.api_errors import error_of_response, error_without_response
 from fedpipe_operator.errors import UserError
+from fedpipe_operator.observer import Observer, timed
 
 Plain = dict[str, Any]
 
@@ -27,6 +29,7 @@ _BAD: Final = 400
 _JSON: Final = "application/json"
 _METADATA: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _PAGE: Final = 500
+_WITHOUT_NAME: Final = {"GET": "list", "DELETE": "deletecollection"}
 _FROM_WATCH_CACHE: Final = {"resourceVersion": "0"}
 _USERS_ADVICE: Final = "your user lacks this right: ask an admin of the namespace for a role that has it"
 MERGE: Final = "application/merge-patch+json"
@@ -73,6 +76,7 @@ class Api:
     """To connect, and between two parts of an answer."""
     when_forbidden: str = "the operator's role lacks this right: install the chart's own"
     """What to do about it, for a message."""
+    observer: Observer = field(default_factory=Observer)
 
     def get(self, kind: Kind, namespace: str, name: str) -> Plain | None:
         """The object, None if there is none."""
@@ -195,17 +199,21 @@ class Api:
         what = f"{method} {kind.plural}{f'/{subresource}' if subresource else ''}"
         path = kind.path(namespace, name, subresource) + (f"?{urlencode(query)}" if query else "")
         request = self.client.param_serialize(method, path, header_params=dict(headers), body=body, auth_settings=["BearerToken"])
-        with nullcontext() if method == "GET" else self.changing():
-            try:
-                answer = self.client.call_api(*request, _request_timeout=self.timeout_seconds)
-                data: bytes = answer.read()  # type: ignore[no-untyped-call]
-            except (HTTPError, OSError) as error:
-                raise error_without_response(error, f"{what} {namespace}/{name}") from error
-        if answer.status in absent:
-            return None
-        if answer.status >= _BAD:
-            raise error_of_response(answer.status, data, f"{what} {namespace}/{name}", self.when_forbidden)
+        with timed(partial(self.observer.kube_called, verb_of(method, name))):
+            with nullcontext() if method == "GET" else self.changing():
+                status, data = self._answer(request, f"{what} {namespace}/{name}")
+            if status in absent:
+                return None
+            if status >= _BAD:
+                raise error_of_response(status, data, f"{what} {namespace}/{name}", self.when_forbidden)
         return data
+
+    def _answer(self, request: tuple[str, str, dict[str, str], Any, list[str]], what: str) -> tuple[int, bytes]:
+        try:
+            answer = self.client.call_api(*request, _request_timeout=self.timeout_seconds)
+            return answer.status, answer.read()  # type: ignore[no-untyped-call]
+        except (HTTPError, OSError) as error:
+            raise error_without_response(error, what) from error
 
 
 @dataclass(frozen=True)
@@ -234,8 +242,15 @@ def of_kubeconfig(context: str | None) -> KubeContext:
     return KubeContext(Api(client.ApiClient(configuration), when_forbidden=_USERS_ADVICE), chosen["context"].get("namespace", "default"))
 
 
-def in_cluster(changing: Callable[[], AbstractContextManager[None]] = nullcontext) -> Api:
-    """The API server of the cluster that this pod runs in, else that of the user's kubeconfig; `changing` as in `Api`."""
+def verb_of(method: str, name: str) -> str:
+    """The verb of a request, as RBAC has it."""
+    if not name and method in _WITHOUT_NAME:
+        return _WITHOUT_NAME[method]
+    return {"POST": "create"}.get(method, method.lower())
+
+
+def in_cluster(changing: Callable[[], AbstractContextManager[None]] = nullcontext, observer: Observer | None = None) -> Api:
+    """The API server of the cluster that this pod runs in, else that of the user's kubeconfig; the arguments as in `Api`."""
     try:
         config.load_incluster_config()  # type: ignore[no-untyped-call]
     except config.ConfigException:
@@ -243,7 +258,7 @@ def in_cluster(changing: Callable[[], AbstractContextManager[None]] = nullcontex
     settings = client.Configuration.get_default_copy()
     settings.connection_pool_maxsize = 32
     settings.retries = False
-    return Api(client.ApiClient(settings), changing)
+    return Api(client.ApiClient(settings), changing, observer=observer or Observer())
 
 
 def for_leases(api: Api) -> Api:

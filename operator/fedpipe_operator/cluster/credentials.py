@@ -18,10 +18,12 @@ from fedpipe_operator import names
 from fedpipe_operator.cluster.api import SECRETS, Api
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.manifests.jobs import CREDENTIALS, SESSION_TOKEN
+from fedpipe_operator.observer import Observer
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.store import Credentials, Guard, Store
 from fedpipe_operator.store.address import BucketAddress, StoreAddress, open_store
 from fedpipe_operator.store.connections import addresses_of
+from fedpipe_operator.store.observed import ObservedStore
 from fedpipe_operator.store.s3_errors import translate_s3_errors
 from fedpipe_operator.store_policy import StorePolicy
 
@@ -62,6 +64,7 @@ class StoreConnections:
     api_servers: tuple[str, ...]
     """Addresses of the API server, to which no store connects."""
     clock: Callable[[], float] = time.time
+    observer: Observer = field(default_factory=Observer)
     _opened: dict[str, StoreConnection] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -103,7 +106,7 @@ class StoreConnections:
             with translate_s3_errors(f"store.trainerEndpoint {store.trainer_endpoint}"):
                 address.guard.check(host, addresses_of(host))
         credentials = credentials_of(run, self.api)
-        return StoreConnection(open_store(address, credentials), address, credentials, address.guard)
+        return StoreConnection(ObservedStore(open_store(address, credentials), self.observer), address, credentials, address.guard)
 
 
 def credentials_of(run: Run, api: Api) -> Credentials:
