@@ -401,7 +401,7 @@ def test_an_aggregation_above_the_limit_is_a_job_of_the_operators_image_with_the
     container = job["spec"]["template"]["spec"]["containers"][0]
 
     assert container["image"] == "operator:1"
-    assert [one["valueFrom"]["secretKeyRef"]["name"] for one in container["env"] if "valueFrom" in one] == ["store", "store"]
+    assert [one["valueFrom"]["secretKeyRef"]["name"] for one in container["env"] if "valueFrom" in one] == ["store"] * 3
     assert world.runs.cluster.workers.statuses("uid-1") == {}
 
 

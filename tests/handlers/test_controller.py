@@ -186,10 +186,10 @@ def test_the_lines_that_a_reconcile_writes_in_its_thread_share_an_id_and_are_abo
         controller.site_changed(a_body("north"))
 
     played(scenario, monkeypatch)
-    ids = {name: {line["reconcile"] for line in lines if line["of"] == name} for name in ("mine", "other", "north")}
+    by_id = {one: [line for line in lines if line["reconcile"] == one] for one in {line["reconcile"] for line in lines}}
 
-    assert [len(found) for found in ids.values()] == [1, 1, 1]
-    assert len(set.union(*ids.values())) == 3
+    assert all([line["message"] for line in found] == ["one", "two"] for found in by_id.values())
+    assert all(len({line["of"] for line in found}) == 1 for found in by_id.values())
     assert {(line["of"], line.get("run"), line.get("site"), line["namespace"]) for line in lines} == {
         ("mine", "mine", None, "wards"),
         ("other", "other", None, "wards"),
