@@ -26,7 +26,7 @@ def secret(operator: Operator) -> Iterator[None]:
     operator.upgrade()
 
 
-def tested(operator: Operator, store: Plain) -> tuple[int, list[str]]:
+def outcome_of(operator: Operator, store: Plain) -> tuple[int, list[str]]:
     """The exit status of `helm test`, and the lines of its checks, once the release has this store to test."""
     operator.upgrade({"test.store": {"endpoint": store_endpoint()} | store})
     done = helm("test", RELEASE, "-n", operator.kubectl.namespace, "--logs", "--timeout=3m")
@@ -35,7 +35,7 @@ def tested(operator: Operator, store: Plain) -> tuple[int, list[str]]:
 
 @pytest.mark.usefixtures("secret")
 def test_a_release_that_works_passes_every_check(operator: Operator) -> None:
-    status, lines = tested(operator, STORE)
+    status, lines = outcome_of(operator, STORE)
 
     assert (status, [line.partition(":")[0] for line in lines]) == (
         0,
@@ -48,7 +48,7 @@ def test_a_release_that_works_passes_every_check(operator: Operator) -> None:
 
 @pytest.mark.usefixtures("secret")
 def test_a_store_that_does_not_work_fails_with_what_to_do(operator: Operator) -> None:
-    status, lines = tested(operator, STORE | {"bucket": "no-such-bucket"})
+    status, lines = outcome_of(operator, STORE | {"bucket": "no-such-bucket"})
 
     assert status != 0
     assert lines[-1].startswith("FAILED    store: BucketMissing: ")
@@ -57,7 +57,7 @@ def test_a_store_that_does_not_work_fails_with_what_to_do(operator: Operator) ->
 
 @pytest.mark.usefixtures("secret")
 def test_a_missing_secret_fails_with_its_name(operator: Operator) -> None:
-    status, lines = tested(operator, STORE | {"credentialsSecretRef": {"name": "no-such-secret"}})
+    status, lines = outcome_of(operator, STORE | {"credentialsSecretRef": {"name": "no-such-secret"}})
 
     assert status != 0
     assert "CredentialsMissing: the Secret no-such-secret of this namespace has not both AWS_ACCESS_KEY_ID" in lines[-1]

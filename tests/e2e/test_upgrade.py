@@ -22,7 +22,9 @@ ANY_USER: Final = {"runAsUser": 1000670000, "runAsGroup": 0}
 """As OpenShift gives a namespace: a user that no image knows."""
 VALUES: Final[Plain] = {"podSecurityContext": ANY_USER, "jobPodSecurityContext": ANY_USER | {"fsGroup": None}}
 UNKNOWN_BEFORE: Final = ("modelClaims", "policy")
-"""Fields of a site that the earlier CRD does not have."""
+"""Fields of a site that the earlier CRD does not have, and this run needs."""
+PLANNING: Final = {"bits": [32], "batchSizes": [4]}
+"""Of what that CRD has."""
 
 
 def served_fields(namespace: FleetNamespace, name: str) -> set[str]:
@@ -43,13 +45,12 @@ def install_earlier_chart(namespace: FleetNamespace) -> None:
 
 def test_a_run_that_was_created_under_an_earlier_chart_completes_after_the_upgrade(namespace: FleetNamespace) -> None:
     operator = namespace.operator
-    site, run = namespace.site("north"), namespace.run(suspend=True, **SHORT)
-    claims = site["spec"]["modelClaims"]
-    earlier = site | {"spec": {name: value for name, value in site["spec"].items() if name not in UNKNOWN_BEFORE}}
+    site, run = namespace.site("north"), namespace.run(suspend=True, planning=PLANNING, **SHORT)
+    added = {name: site["spec"].pop(name) for name in UNKNOWN_BEFORE}
     install_earlier_chart(namespace)
     try:
         assert served_fields(namespace, SITE).isdisjoint(UNKNOWN_BEFORE)
-        namespace.kubectl.apply(earlier, run)
+        namespace.kubectl.apply(site, run)
         before = namespace.get_run()["metadata"]
 
         operator.upgrade(VALUES)
@@ -58,7 +59,7 @@ def test_a_run_that_was_created_under_an_earlier_chart_completes_after_the_upgra
         assert namespace.get_run()["metadata"]["uid"] == before["uid"]
         namespace.wait_for_reason("SuspendedBySpec")
 
-        namespace.kubectl.patch(SITE, "north", {"spec": {"modelClaims": claims}})
+        namespace.kubectl.patch(SITE, "north", {"spec": added})
         namespace.patch_run(suspend=False)
         namespace.wait_for_trainer("toy-train-r1-north-a0")
         operator.upgrade(VALUES | {"podAnnotations": {"upgraded": "during the run"}})
