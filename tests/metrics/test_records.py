@@ -6,15 +6,18 @@ from typing import Any
 
 import pytest
 from scrapes import scrape_of
-from stand_in_cluster import KubeWorld
+from stand_in_cluster import KubeWorld, renamed
 from stand_in_runs import a_run
 from trainer_results import good_trainer
 
 from fedpipe_operator.metrics.counter_series import MOST_REASONS, OTHER, bounded
 from fedpipe_operator.metrics.counting import Increment
 from fedpipe_operator.metrics.listener import Listener
-from fedpipe_operator.metrics.run_record import LINGER_SECONDS
-from fedpipe_trainer.contract import Measured, TrainTask
+from fedpipe_operator.metrics.run_record import LINGER_SECONDS, failed_rounds
+from fedpipe_operator.rounds import Observed
+from fedpipe_operator.rounds.observed import CommitSummary, PlanSummary
+from fedpipe_operator.rounds.records import Contribution
+from fedpipe_trainer.contract import Artifact, Measured, TrainTask
 
 OF = {"namespace": "default", "run": "toy"}
 ATTEMPTS = "attempts_total"
@@ -78,6 +81,36 @@ def test_a_site_that_is_made_again_begins_with_no_attempts(tmp_path: Path) -> No
     scrape = scrape_of(world)
 
     assert scrape.by("site", ATTEMPTS) == {"site-b": 1, "site-c": 1}
+
+
+def test_a_run_that_is_not_in_the_cache_shows_no_figures_although_they_are_known(tmp_path: Path) -> None:
+    """A reconcile may end after its object was deleted."""
+    world = a_world(tmp_path)
+    world.work_until("train-r1")
+    world.add(renamed(world.run, "other"))
+
+    assert scrape_of(world, "toy").has("plan_bits", **OF)
+    assert not scrape_of(world, "other").has("plan_bits", **OF)
+
+
+def a_commit(round_: int, *sites: str) -> CommitSummary:
+    shares = tuple(Contribution(site=site, attempt=0, sha256="", samples=1, share=1.0) for site in sites)
+    adapter = Artifact(name="a", size=1, sha256="0" * 64)
+    return CommitSummary(round_, adapter, shares, {}, {}, {}, (), 0.0, 0.0, 0)
+
+
+def a_plan(round_: int, *sites: str) -> PlanSummary:
+    return PlanSummary(round_, 0.0, "", None, (), sites, 1, (), None)
+
+
+def test_only_rounds_in_a_row_count_as_failed_in_a_row() -> None:
+    """The rounds that are observed are the last ones, and the first and the best of long ago."""
+    plans = {round_: a_plan(round_, "a", "b") for round_ in (1, 5, 6)} | {7: a_plan(7, "a")}
+    commits = {1: a_commit(1, "a"), 5: a_commit(5, "a"), 6: a_commit(6, "a"), 7: a_commit(7, "a")}
+
+    assert failed_rounds(Observed(plans=plans, commits=commits)) == {"b": 2}, "in round 7 it was not selected; of round 4 nothing is known"
+    assert failed_rounds(Observed(plans=plans, commits=commits | {7: a_commit(7)})) == {"a": 1, "b": 2}
+    assert failed_rounds(Observed()) == {}
 
 
 def failing(site: str, rounds: tuple[int, ...]) -> Any:
