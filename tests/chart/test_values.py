@@ -23,7 +23,7 @@ TEMPLATES = sorted((CHART / "templates").glob("*.yaml"))
 
 _OF_SCOPE = {"IMAGE_PULL_SECRETS": "$secrets", "NAMESPACES": 'include "fedpipe.namespaces"'}
 """Variables that a template derives from more than their value."""
-_FREE = ("annotations", "podAnnotations", "nodeSelector", "affinity", "requests", "limits", "storePolicy")
+_FREE = ("annotations", "labels", "for", "podAnnotations", "nodeSelector", "affinity", "requests", "limits", "storePolicy")
 """Maps whose keys the user chooses."""
 
 
@@ -99,6 +99,12 @@ def test_the_chart_and_the_api_have_the_same_pattern_of_a_quantity() -> None:
         {"storePolicy": {"*": {"prefixes": [""]}}},
         {"priorityClasses": ["system-cluster-critical"]},
         {"priorityClasses": "low"},
+        {"prometheusRule": {"for": {"RunBlocked": "1m"}}},
+        {"prometheusRule": {"for": {"FedPipeRunBlocked": 60}}},
+        {"prometheusRule": {"for": {"*": "soon"}}},
+        {"prometheusRule": {"runbook": "docs/alerts.md"}},
+        {"dashboards": {"labels": {"grafana_dashboard": 1}}},
+        {"dashboards": {"namespace": "Monitoring"}},
     ],
     ids=str,
 )
@@ -113,6 +119,8 @@ def test_an_invalid_value_is_refused(invalid: Plain) -> None:
         {"rbac": {"scope": "cluster", "userRoles": True}},
         {"networkPolicy": {"apiServerCIDRs": ["10.96.0.1/32", "192.0.2.0/24", "fd00:96::1/128", "::ffff:192.0.2.1/128"]}},
         {"networkPolicy": {"egress": [{"to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}], "ports": [{"port": 9000}]}]}},
+        {"prometheusRule": {"for": {"*": "1s", "FedPipeRunBlocked": "1h30m"}, "runbook": "https://wiki.example.com/alerts.md"}},
+        {"dashboards": {"namespace": "monitoring", "annotations": {"grafana_folder": "FedPipe"}}},
     ],
     ids=str,
 )

@@ -43,8 +43,6 @@ _BUILDERS: Final[dict[Kind, type[_PanelBuilder]]] = {
     Kind.BARS: bargauge.Panel,
     Kind.TABLE: table.Panel,
 }
-_HEIGHT: Final = 8
-_LOW: Final = 4
 _NO_DATA: Final = "No data"
 
 
@@ -91,7 +89,7 @@ def _variable(one: Variable) -> Builder[VariableModel]:
 def _panel(one: Panel) -> _PanelBuilder:
     built = _BUILDERS[one.kind]().title(one.title).description(one.description).unit(one.unit).datasource(_SOURCE)
     built.no_value(f"{_NO_DATA}: {one.may_be_empty}" if one.may_be_empty else _NO_DATA)
-    built.span(one.width).height(_LOW if one.kind is Kind.VALUES else _HEIGHT)
+    built.span(one.width).height(one.height)
     built.thresholds(
         dashboard.ThresholdsConfig()
         .mode(ThresholdsMode.ABSOLUTE)

@@ -35,6 +35,7 @@ _RUNS: Final = Row(
             ),
             Kind.VALUES,
             6,
+            4,
         ),
         Panel(
             "Blocked runs",
@@ -51,6 +52,7 @@ _RUNS: Final = Row(
             ),
             Kind.VALUES,
             6,
+            4,
             (Threshold(1, "orange"),),
         ),
         Panel(
@@ -65,6 +67,7 @@ _RUNS: Final = Row(
             ),
             Kind.VALUES,
             6,
+            4,
             (Threshold(1, "red"),),
         ),
         Panel(
@@ -80,6 +83,7 @@ _RUNS: Final = Row(
             ),
             Kind.VALUES,
             6,
+            4,
             (Threshold(1, "orange"),),
         ),
         Panel(
@@ -108,7 +112,7 @@ _RUNS: Final = Row(
             units.Short,
             (
                 Query(
-                    'sum by (namespace, result, reason) (fedpipe_runs_finished_total{namespace=~"$namespace"})',
+                    'sum by (namespace, result, reason) (fedpipe_runs_finished_total{namespace=~"$namespace"}) > 0',
                     "{{namespace}}: {{result}}, {{reason}}",
                 ),
             ),
@@ -178,7 +182,7 @@ _SITES: Final = Row(
             units.Short,
             (
                 Query(
-                    'sum by (namespace, reason) (fedpipe_updates_refused_total{namespace=~"$namespace"})',
+                    'sum by (namespace, reason) (fedpipe_updates_refused_total{namespace=~"$namespace"}) > 0',
                     "{{namespace}}: {{reason}}",
                 ),
             ),
@@ -190,8 +194,12 @@ _SITES: Final = Row(
             "Plans that evidence of an earlier round changed, and attempts that ran out of memory, since the operator started.",
             units.Short,
             (
-                Query('sum by (namespace, reason) (fedpipe_replans_total{namespace=~"$namespace"})', "{{namespace}}: plans, {{reason}}"),
-                Query('sum by (namespace, task) (fedpipe_out_of_memory_total{namespace=~"$namespace"})', "{{namespace}}: OOM, {{task}}"),
+                Query(
+                    'sum by (namespace, reason) (fedpipe_replans_total{namespace=~"$namespace"}) > 0', "{{namespace}}: plans, {{reason}}"
+                ),
+                Query(
+                    'sum by (namespace, task) (fedpipe_out_of_memory_total{namespace=~"$namespace"}) > 0', "{{namespace}}: OOM, {{task}}"
+                ),
             ),
             Kind.BARS,
             may_be_empty="no plan was changed, and no attempt ran out of memory",

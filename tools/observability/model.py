@@ -48,6 +48,7 @@ class Panel:
     kind: Kind = Kind.LINES
     width: int = 8
     """Of 24 columns."""
+    height: int = 8
     thresholds: tuple[Threshold, ...] = ()
     may_be_empty: str = ""
     """Why the panel may have no data although every metric is there."""

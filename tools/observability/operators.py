@@ -27,7 +27,7 @@ _REPLICAS: Final = Row(
             (Query(f"sum(fedpipe_leader{{{_JOB}}}) or vector(0)", "reconciling"),),
             Kind.VALUES,
             4,
-            (Threshold(0, "red"), Threshold(1, "green")),
+            thresholds=(Threshold(0, "red"), Threshold(1, "green")),
         ),
         Panel(
             "Scrapes that succeed",
@@ -36,7 +36,7 @@ _REPLICAS: Final = Row(
             (Query(f"min by (instance) (up{{{_JOB}}})", "{{instance}}"),),
             Kind.VALUES,
             4,
-            (Threshold(0, "red"), Threshold(1, "green")),
+            thresholds=(Threshold(0, "red"), Threshold(1, "green")),
         ),
         Panel(
             "Versions",
@@ -58,7 +58,7 @@ _REPLICAS: Final = Row(
         ),
         Panel(
             "Processors in use",
-            "Seconds of processor time per second.",
+            "Seconds of processor time per second: how many processors the operator keeps busy.",
             units.Short,
             (Query(f"rate(process_cpu_seconds_total{{{_JOB}}}[$__rate_interval])", "{{instance}}"),),
         ),
@@ -135,14 +135,14 @@ def _calls(what: str, metric: str, by: str) -> Row:
             ),
             Panel(
                 f"Failed calls to the {what} per second",
-                "By the error's reason. NotFound and AlreadyExists are ordinary answers to a question whether something is there.",
+                "By the error's reason, which docs/reasons.md explains. That something is not there is an answer and no failure.",
                 units.RequestsPerSecond,
                 (Query(_rate(f"{metric}s_total", f"{by}, reason", f'{_JOB}, reason!="OK"'), f"{{{{{by}}}}}: {{{{reason}}}}"),),
                 may_be_empty="no call failed",
             ),
             Panel(
                 f"p99 of a call to the {what}",
-                "Of a hundred calls, 99 take no longer.",
+                "Of a hundred calls of the operator, 99 take no longer.",
                 units.Seconds,
                 (_p99(f"{metric}_duration_seconds", by),),
             ),

@@ -44,7 +44,7 @@ _PROGRESS: Final = Row(
             "Conditions",
             "The conditions of the run as kubectl describe shows them. docs/reasons.md explains each.",
             units.Short,
-            (Query(f"max by (condition, status) (fedpipe_run_status_condition{{{_RUN}}}) == 1", "1"),),
+            (Query(f"max by (condition, status) (fedpipe_run_status_condition{{{_RUN}}}) == 1", "value"),),
             Kind.TABLE,
         ),
         Panel(
@@ -204,7 +204,7 @@ _WORK: Final = Row(
             "Refused updates in the run's namespace",
             "Updates that were not aggregated, by reason. docs/reasons.md explains each; the events of the run name the sites.",
             units.Short,
-            (Query('sum by (reason) (fedpipe_updates_refused_total{namespace="$namespace"})', "{{reason}}"),),
+            (Query('sum by (reason) (fedpipe_updates_refused_total{namespace="$namespace"}) > 0', "{{reason}}"),),
             may_be_empty="no update was refused",
         ),
         Panel(
