@@ -4,6 +4,8 @@ import logging
 import os
 import sys
 import time
+from functools import partial
+from typing import Final
 
 import kopf
 
@@ -19,21 +21,38 @@ from fedpipe_operator.cluster.status_writer import ClusterStatusWriter
 from fedpipe_operator.cluster.workers import Workers
 from fedpipe_operator.errors import FedPipeError
 from fedpipe_operator.handlers.controller import Controller
+from fedpipe_operator.metrics.listener import Listener
+from fedpipe_operator.metrics.server import serve
 from fedpipe_operator.settings import Settings
 from fedpipe_operator.store.addresses import api_server_addresses
 from fedpipe_operator.store.connections import addresses_of
 
+_SCRAPE_SECONDS: Final = 5.0
+"""A scrape waits so long for the event loop, then it goes without the objects: Prometheus' own time-out is 10 s."""
+
 
 def make_controller(settings: Settings) -> Controller:
-    """The controller with everything it works with."""
-    api, clock = in_cluster(), time.time
+    """The controller with everything it works with, and its metrics, served from now on."""
+    clock = time.time
+    metrics = Listener(clock)
+    api = in_cluster(metrics)
     status_writer = ClusterStatusWriter(api, clock)
     cluster = Cluster(api, settings, Expectations(clock), Workers(clock), clock)
-    stores = StoreConnections(api, settings.store_policy, api_server_addresses(os.environ, addresses_of))
-    runs = RunReconciler(cluster, stores, status_writer)
-    sites = SiteReconciler(status_writer, clock, settings.priority_classes)
+    stores = StoreConnections(api, settings.store_policy, api_server_addresses(os.environ, addresses_of), metrics)
+    runs = RunReconciler(cluster, stores, status_writer, observer=metrics)
+    sites = SiteReconciler(status_writer, clock, settings.priority_classes, metrics)
     live_objects = LiveObjects(api, settings.namespaces, settings.watch_nodes)
-    return Controller(runs, sites, live_objects, settings.max_concurrent_reconciles)
+    controller = Controller(runs, sites, live_objects, settings.max_concurrent_reconciles, metrics)
+    metrics.collect_from(partial(controller.fleet, _SCRAPE_SECONDS), controller.queue_loads)
+    _serve(metrics, settings.metrics_port)
+    return controller
+
+
+def _serve(metrics: Listener, port: int) -> None:
+    try:
+        serve(metrics.registry, port)
+    except OSError as error:
+        sys.exit(f"FEDPIPE_METRICS_PORT is {port}, on which no server can be started: {error}; choose a port that is free")
 
 
 def _exit_without_crds(api: Api, settings: Settings) -> None:

@@ -4,6 +4,11 @@ Either a retry may help (`TransientError`; kopf calls it temporary), or a person
 CamelCase reason, which becomes a condition's reason, and a message that says what is wrong, where, and what to do.
 """
 
+from typing import Final
+
+OPERATOR_FAULT: Final = "OperatorFault"
+"""The reason of what the operator did not expect: it is retried like a transient error."""
+
 
 class FedPipeError(Exception):
     """What the operator raises on purpose. `reason` is one CamelCase word, `message` a sentence."""

@@ -13,6 +13,7 @@ from fedpipe_operator.errors import UserError
 from fedpipe_operator.reconcile.placement import in_pods
 from fedpipe_operator.store import Credentials, Guard, S3Store
 from fedpipe_operator.store.address import BucketAddress
+from fedpipe_operator.store.observed import ObservedStore
 from fedpipe_operator.store_policy import ANY_STORE, StorePolicy, StoreRule
 
 RUN = a_run(store={"bucket": "fedpipe", "prefix": "runs", "endpoint": "http://minio:9000", "credentialsSecretRef": {"name": "keys"}})
@@ -43,8 +44,10 @@ def test_a_run_has_its_own_folder_of_the_bucket_and_its_workers_get_its_keys(api
 
     found = opened(api)
 
-    assert isinstance(found.store, S3Store)
-    assert (found.store.bucket, found.store.prefix) == ("fedpipe", "runs/default/toy/uid-1")
+    assert isinstance(found.store, ObservedStore)
+    bucket = found.store.inner
+    assert isinstance(bucket, S3Store)
+    assert (bucket.bucket, bucket.prefix) == ("fedpipe", "runs/default/toy/uid-1")
     assert found.environment == PAIR
     assert "secret" not in repr(found.credentials)
 

@@ -266,8 +266,8 @@ def test_after_a_list_the_cache_is_checked_within_seconds_and_other_events_do_no
     controller = a_controller(lambda: 100.0)
     controller._cache = KNOWN
 
-    controller.objects_listed("MODIFIED")
+    controller.event_received("jobs", "MODIFIED")
     assert controller.cache_queue._entries == {}
 
-    controller.objects_listed(None)
+    controller.event_received("jobs", None)
     assert [entry.due for entry in controller.cache_queue._entries.values()] == [105.0]

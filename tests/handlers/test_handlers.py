@@ -81,22 +81,24 @@ def test_a_foreign_job_with_our_labels_reaches_neither_the_controller_nor_an_ind
     body["metadata"]["labels"] |= {"fedpipe.io/round": "one"}
     asyncio.run(watches.job_changed(type=event, body=kopf.Body(body), memo=kopf.Memo(controller=controller)))
 
-    assert controller.calls == [("objects_listed", event)]
+    assert controller.calls == [("event_received", "jobs", event)]
     assert asyncio.run(watches.jobs_of_runs(kopf.Body(body))) is None
     assert asyncio.run(watches.jobs_at_sites(kopf.Body(body))) is None
     assert asyncio.run(watches.jobs_of_runs(kopf.Body(a_job()))) is not None
 
 
-@pytest.mark.parametrize("handler", ["run_changed", "site_changed", "job_changed"])
+@pytest.mark.parametrize(
+    ("handler", "resource"), [("run_changed", "federatedfinetunes"), ("site_changed", "edgesites"), ("job_changed", "jobs")]
+)
 @pytest.mark.parametrize("event", [None, "ADDED", "MODIFIED", "DELETED"])
-def test_the_controller_hears_of_every_event_and_so_of_every_list(handler: str, event: str | None) -> None:
+def test_the_controller_hears_of_every_event_and_so_of_every_list(handler: str, resource: str, event: str | None) -> None:
     from fedpipe_operator.handlers import watches  # noqa: PLC0415 -- registers with kopf
 
     controller = Listener()
     body = a_job() if handler == "job_changed" else {"metadata": META}
     asyncio.run(getattr(watches, handler)(type=event, body=kopf.Body(body), memo=kopf.Memo(controller=controller)))
 
-    assert controller.calls[0] == ("objects_listed", event)
+    assert controller.calls[0] == ("event_received", resource, event)
     assert len(controller.calls) == 2
 
 

@@ -5,7 +5,8 @@ It does not retry: a reconcile that meets a transient error ends, and the work q
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -13,6 +14,7 @@ from kubernetes import client, config
 from urllib3.exceptions import HTTPError
 
 from fedpipe_operator.cluster.api_errors import error_of_response, error_without_response
+from fedpipe_operator.observer import Observer, timed
 
 Plain = dict[str, Any]
 
@@ -22,6 +24,7 @@ _BAD: Final = 400
 _JSON: Final = "application/json"
 _METADATA: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _PAGE: Final = 500
+_WITHOUT_NAME: Final = {"GET": "list", "DELETE": "deletecollection"}
 _FROM_WATCH_CACHE: Final = {"resourceVersion": "0"}
 MERGE: Final = "application/merge-patch+json"
 JSON_PATCH: Final = "application/json-patch+json"
@@ -56,6 +59,7 @@ class Api:
     """The API server of one cluster. Thread-safe. Raises `errors.TransientError` or `errors.UserError`."""
 
     client: client.ApiClient
+    observer: Observer = field(default_factory=Observer)
 
     def get(self, kind: Kind, namespace: str, name: str) -> Plain | None:
         """The object, None if there is none."""
@@ -144,20 +148,31 @@ class Api:
         path = kind.path(namespace, name, subresource) + (f"?{urlencode(query)}" if query else "")
         headers = {"Accept": accept, "Content-Type": content_type}
         request = self.client.param_serialize(method, path, header_params=headers, body=body, auth_settings=["BearerToken"])
-        try:
-            answer = self.client.call_api(*request, _request_timeout=_TIMEOUT_SECONDS)
-            data: bytes = answer.read()  # type: ignore[no-untyped-call]
-        except (HTTPError, OSError) as error:
-            raise error_without_response(error, f"{what} {namespace}/{name}") from error
-        if (answer.status == 404 and absent_is_none) or (answer.status == 409 and taken_is_none):  # noqa: PLR2004 -- HTTP's own numbers
-            return None
-        if answer.status >= _BAD:
-            raise error_of_response(answer.status, data, f"{what} {namespace}/{name}")
+        with timed(partial(self.observer.kube_called, verb_of(method, name))):
+            status, data = self._answer(request, f"{what} {namespace}/{name}")
+            if (status == 404 and absent_is_none) or (status == 409 and taken_is_none):  # noqa: PLR2004 -- HTTP's own numbers
+                return None
+            if status >= _BAD:
+                raise error_of_response(status, data, f"{what} {namespace}/{name}")
         found: Plain = json.loads(data)
         return found
 
+    def _answer(self, request: tuple[str, str, dict[str, str], Any, list[str]], what: str) -> tuple[int, bytes]:
+        try:
+            answer = self.client.call_api(*request, _request_timeout=_TIMEOUT_SECONDS)
+            return answer.status, answer.read()  # type: ignore[no-untyped-call]
+        except (HTTPError, OSError) as error:
+            raise error_without_response(error, what) from error
 
-def in_cluster() -> Api:
+
+def verb_of(method: str, name: str) -> str:
+    """The verb of a request, as RBAC has it."""
+    if not name and method in _WITHOUT_NAME:
+        return _WITHOUT_NAME[method]
+    return {"POST": "create"}.get(method, method.lower())
+
+
+def in_cluster(observer: Observer | None = None) -> Api:
     """The API server of the cluster that this pod runs in, else that of the user's kubeconfig."""
     try:
         config.load_incluster_config()  # type: ignore[no-untyped-call]
@@ -166,7 +181,7 @@ def in_cluster() -> Api:
     settings = client.Configuration.get_default_copy()
     settings.connection_pool_maxsize = 32
     settings.retries = False
-    return Api(client.ApiClient(settings))
+    return Api(client.ApiClient(settings), observer or Observer())
 
 
 def _selector(labels: Mapping[str, str]) -> str:

@@ -14,9 +14,11 @@ from fedpipe_operator import names
 from fedpipe_operator.cluster.api import SECRETS, Api
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.manifests.jobs import CREDENTIALS
+from fedpipe_operator.observer import Observer
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.store import Credentials, Guard, Store
 from fedpipe_operator.store.address import BucketAddress, StoreAddress, open_store
+from fedpipe_operator.store.observed import ObservedStore
 from fedpipe_operator.store_policy import StorePolicy
 
 ACCESS_KEY, SECRET_KEY = CREDENTIALS
@@ -46,6 +48,7 @@ class StoreConnections:
     policy: StorePolicy
     api_servers: tuple[str, ...]
     """Addresses of the API server, to which no store connects."""
+    observer: Observer = field(default_factory=Observer)
     _opened: dict[str, StoreConnection] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -69,15 +72,14 @@ class StoreConnections:
             self._opened.pop(uid, None)
 
     def _open(self, run: Run) -> StoreConnection:
-        store, meta = run.spec.store, run.resource.metadata
+        spec, meta = run.spec.store, run.resource.metadata
         if (problem := self.policy.problem(meta.namespace, run.spec)) is not None:
             raise UserError("StoreNotAllowed", f"{problem}; name one of these, or ask the operator's administrator to allow it")
-        prefix = names.run_prefix(store.prefix, meta.namespace, meta.name, meta.uid)
-        address = BucketAddress(
-            bucket=store.bucket, prefix=prefix, endpoint=store.endpoint, region=store.region, api_servers=self.api_servers
-        )
+        prefix = names.run_prefix(spec.prefix, meta.namespace, meta.name, meta.uid)
+        address = BucketAddress(bucket=spec.bucket, prefix=prefix, endpoint=spec.endpoint, region=spec.region, api_servers=self.api_servers)
         credentials = self._credentials(run)
-        return StoreConnection(open_store(address, credentials), address, credentials, address.guard)
+        store = ObservedStore(open_store(address, credentials), self.observer)
+        return StoreConnection(store, address, credentials, address.guard)
 
     def _credentials(self, run: Run) -> Credentials:
         reference, namespace = run.spec.store.credentials_secret_ref, run.resource.metadata.namespace

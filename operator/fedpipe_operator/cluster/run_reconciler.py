@@ -17,10 +17,11 @@ from fedpipe_operator.cluster.finalizer import finalize, sync_finalizer
 from fedpipe_operator.cluster.objects import KubeJob, read_body, read_status, unix
 from fedpipe_operator.cluster.pod_diagnostics import PodDiagnostics
 from fedpipe_operator.cluster.status_writer import RUN, ClusterStatusWriter
-from fedpipe_operator.errors import FedPipeError, TransientError, UserError
+from fedpipe_operator.errors import OPERATOR_FAULT, FedPipeError, TransientError, UserError
 from fedpipe_operator.manifests import labels_of
 from fedpipe_operator.manifests.metadata import round_labels
 from fedpipe_operator.manifests.model_folders import require_folder_of_the_image
+from fedpipe_operator.observer import Observer
 from fedpipe_operator.reconcile.observe import ObjectCache
 from fedpipe_operator.reconcile.placement import in_pods
 from fedpipe_operator.reconcile.reconciler import Reconciler, ReconcileResult
@@ -83,6 +84,7 @@ class RunReconciler:
     status_writer: ClusterStatusWriter
     on_reconciled: Callable[[Run, Observed], None] = lambda _run, _observed: None
     """Called with what a reconcile observed: sites' statuses depend on it."""
+    observer: Observer = field(default_factory=Observer)
     _states: dict[str, _RunState] = field(default_factory=dict)
 
     def reconcile(self, view: RunView, failures: int) -> float | None:
@@ -126,6 +128,7 @@ class RunReconciler:
         self.stores.forget(meta["uid"])
         self.cluster.workers.discard(meta["uid"])
         self.status_writer.forget(RUN, meta["namespace"], meta["name"])
+        self.observer.run_deleted(meta["uid"])
 
     def _reconcile_or_report(self, run: Run, view: RunView, state: _RunState, failures: int) -> float:
         now = self.cluster.clock()
@@ -169,6 +172,7 @@ class RunReconciler:
         )
         result = reconciler.reconcile(run)
         self.on_reconciled(run, result.observed)
+        self.observer.run_reconciled(run, result.observed, result.decision, backend.jobs)
         return result
 
     def _clean_up(self, run: Run, view: RunView, state: _RunState) -> float | None:
@@ -180,6 +184,7 @@ class RunReconciler:
             self.stores.forget(meta.uid)
             state.cache, state.diagnostics, state.is_cleaned_up = ObjectCache(), PodDiagnostics(self.cluster.api), True
             self.on_reconciled(run, Observed())
+            self.observer.run_ended(run)
         status = finished(run.resource.status, generation=meta.generation, now=now)
         if status != run.resource.status:
             self.status_writer.write_status(run, status)
@@ -232,7 +237,7 @@ def _internal_error(fault: Exception) -> UserError:
     """An unexpected error: the run's status must show it, and the log has the traceback."""
     _LOG.exception("a reconcile failed", exc_info=fault)
     message = f"{type(fault).__name__}: {fault}"[:_MESSAGE_MAX]
-    return UserError("OperatorFault", f"internal error of the operator, which retries; report it with the operator's log: {message}")
+    return UserError(OPERATOR_FAULT, f"internal error of the operator, which retries; report it with the operator's log: {message}")
 
 
 def _requeue_at(run: Run, view: RunView, result: ReconcileResult, now: float) -> float:

@@ -12,6 +12,7 @@ from fedpipe_operator.api.edgesite import CapacityStatus, EdgeSiteStatus, Measur
 from fedpipe_operator.cluster.objects import read_body, read_status
 from fedpipe_operator.cluster.status_writer import SITE, ClusterStatusWriter
 from fedpipe_operator.manifests.additions import priority_problem
+from fedpipe_operator.observer import Observer
 from fedpipe_operator.rounds import Event, Observed, Run
 from fedpipe_operator.rounds.conditions import Observation, conditions_of
 from fedpipe_operator.rounds.round_plan import completed_profiles
@@ -41,6 +42,7 @@ class SiteReconciler:
     clock: Callable[[], float]
     priority_classes: Collection[str] = ()
     """Those that sites may name."""
+    observer: Observer = field(default_factory=Observer)
     _measured: dict[tuple[str, str], MeasuredCapacity] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -71,6 +73,7 @@ class SiteReconciler:
         with self._lock:
             self._measured.pop((namespace, site), None)
         self.status_writer.forget(SITE, namespace, site)
+        self.observer.site_deleted(namespace, site)
 
     def _invalid(self, problems: Sequence[str], before: EdgeSiteStatus, meta: Metadata) -> EdgeSiteStatus:
         kinds = (SiteCondition.VALID, SiteCondition.READY)

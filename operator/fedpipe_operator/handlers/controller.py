@@ -6,7 +6,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,8 +16,10 @@ from fedpipe_operator.cluster.objects import NamespacedName, namespaced_name
 from fedpipe_operator.handlers.cache import WatchCache
 from fedpipe_operator.handlers.changes import NodeChanges, SiteChanges, job_matters
 from fedpipe_operator.handlers.enqueue import CACHE, TABLE, Key, Subject, Trigger, keys
+from fedpipe_operator.handlers.fleet import Fleet, fleet_of
 from fedpipe_operator.handlers.tracking import ActiveRuns, WaitingRuns
-from fedpipe_operator.handlers.workqueue import WorkQueue
+from fedpipe_operator.handlers.workqueue import QueueLoad, WorkQueue
+from fedpipe_operator.observer import Observer
 from fedpipe_operator.rounds import Observed, Run, is_over
 from fedpipe_operator.sites import Node
 
@@ -41,6 +43,7 @@ class Controller:
     sites: SiteReconciler
     live_objects: LiveObjects
     max_concurrent_runs: int
+    observer: Observer = field(default_factory=Observer)
     diverged: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the cache and the API server disagreed on the same object in two checks: only a new process can repair that."""
     run_queue: WorkQueue[Key] = field(init=False)
@@ -59,9 +62,9 @@ class Controller:
 
     def __post_init__(self) -> None:
         clock = self.runs.cluster.clock
-        self.run_queue = WorkQueue(self._reconcile_run, clock, self.max_concurrent_runs, lambda key: key.namespace)
-        self.site_queue = WorkQueue(self._reconcile_site, clock, _MAX_CONCURRENT_SITES)
-        self.cache_queue = WorkQueue(self._check_cache, clock, 1)
+        self.run_queue = WorkQueue(self._reconcile_run, clock, self.max_concurrent_runs, lambda key: key.namespace, self._reconciled)
+        self.site_queue = WorkQueue(self._reconcile_site, clock, _MAX_CONCURRENT_SITES, on_end=self._reconciled)
+        self.cache_queue = WorkQueue(self._check_cache, clock, 1, on_end=self._reconciled)
         self._pool = ThreadPoolExecutor(self.max_concurrent_runs * _THREADS_PER_RUN + _MAX_CONCURRENT_SITES + 1, "reconcile")
 
     async def run(self, cache: WatchCache) -> None:
@@ -77,8 +80,27 @@ class Controller:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self.runs.cluster.workers.close()
 
-    def objects_listed(self, event_type: str | None) -> None:
-        """An event without a type is part of a list."""
+    def queue_loads(self) -> dict[str, QueueLoad]:
+        """What each queue has to do now. From any thread, also while the event loop hangs."""
+        now = self.runs.cluster.clock()
+        queues = {"run": self.run_queue, "site": self.site_queue, "cache": self.cache_queue}
+        return {name: queue.load(now) for name, queue in queues.items()}
+
+    def fleet(self, seconds: float) -> Fleet | None:
+        """The watched objects as they are now. From any other thread; None if the event loop does not answer in time."""
+        loop: asyncio.AbstractEventLoop | None = getattr(self, "_loop", None)
+        if loop is None or loop.is_closed():
+            return None
+        taken = asyncio.run_coroutine_threadsafe(self._fleet(), loop)
+        try:
+            return taken.result(seconds)
+        except (TimeoutError, CancelledError):
+            taken.cancel()
+            return None
+
+    def event_received(self, resource: str, event_type: str | None) -> None:
+        """A watch delivered an object of this resource. An event without a type is part of a list."""
+        self.observer.event_received(resource)
         if event_type is None:
             self._enqueue(Trigger.OBJECTS_LISTED, Subject())
 
@@ -157,6 +179,12 @@ class Controller:
         for scope, after, reset_backoff in TABLE[trigger]:
             for key in keys(scope, subject, self._cache, waiting):
                 queues[key.kind].enqueue(key, after=after, reset_backoff=reset_backoff)
+
+    def _reconciled(self, key: Key, result: str, seconds: float) -> None:
+        self.observer.reconciled(key.kind, result, seconds)
+
+    async def _fleet(self) -> Fleet:
+        return fleet_of(self._cache)
 
     async def _reconcile_run(self, key: Key, failures: int) -> float | None:
         view = self._cache.run_view(key)

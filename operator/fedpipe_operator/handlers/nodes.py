@@ -22,6 +22,7 @@ async def nodes(body: Body, **_: Any) -> Mapping[None, Node]:
 async def node_changed(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
     """A node was listed, created, changed or deleted: pools may have another capacity now."""
     controller: Controller = memo.controller
+    controller.observer.event_received("nodes")
     if type == "DELETED":
         controller.node_deleted(kube_node(body))
     else:

@@ -115,7 +115,7 @@ async def jobs_at_sites(body: kopf.Body, **_: Any) -> Mapping[tuple[str, str], K
 async def run_changed(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
     """A run was listed, created, changed or deleted."""
     controller: Controller = memo.controller
-    controller.objects_listed(type)
+    controller.event_received(RUNS[2], type)
     if type == "DELETED":
         controller.run_deleted(slim(body))
     else:
@@ -126,7 +126,7 @@ async def run_changed(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: A
 async def site_changed(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
     """A site was listed, created, changed or deleted."""
     controller: Controller = memo.controller
-    controller.objects_listed(type)
+    controller.event_received(SITES[2], type)
     if type == "DELETED":
         controller.site_deleted(namespaced_name(body))
     else:
@@ -137,7 +137,7 @@ async def site_changed(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: 
 async def job_changed(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 -- kopf's word
     """A Job with FedPipe's labels was listed, created, changed or deleted; one that is not ours is not looked at."""
     controller: Controller = memo.controller
-    controller.objects_listed(type)
+    controller.event_received(JOBS[2], type)
     job = kube_job(body)
     if job is not None:
         controller.job_changed(job, is_gone=type == "DELETED")

@@ -10,9 +10,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
-from fedpipe_operator.errors import FedPipeError, TransientError
+from fedpipe_operator.errors import OPERATOR_FAULT, FedPipeError, TransientError
 from fedpipe_operator.fairness import DueKey, Load, Running, next_keys, next_release
 
 Key = TypeVar("Key", bound=Hashable)
@@ -22,6 +22,9 @@ _FIRST_BACKOFF_SECONDS: Final = 1.0
 _LONGEST_BACKOFF_SECONDS: Final = 60.0
 _HELD_SECONDS: Final = 5.0
 """Honest reconciles take a part of a second, those of the largest runs a few."""
+SUCCESS: Final = "success"
+TRANSIENT_ERROR: Final = "transient_error"
+ERROR: Final = "error"
 BATCH_SECONDS: Final = 0.05
 """Events come in groups (a Job, its pod): one reconcile serves all of them."""
 
@@ -50,6 +53,15 @@ class _Entry:
         self.due = wanted if self.due is None else min(self.due, wanted)
 
 
+class QueueLoad(NamedTuple):
+    """What a queue has to do now."""
+
+    depth: int
+    """Keys that are due or in progress."""
+    oldest_seconds: float
+    """Since the oldest of them became due, or began; 0 without any."""
+
+
 def backoff_seconds(failures: int) -> float:
     """Seconds before the next attempt after this many failures in a row."""
     return min(_FIRST_BACKOFF_SECONDS * 2.0 ** (failures - 1), _LONGEST_BACKOFF_SECONDS)
@@ -67,6 +79,8 @@ class WorkQueue(Generic[Key]):
     """Reconciles at once; those that a slow store holds up count for their group only."""
     group_of: Callable[[Key], Hashable] = lambda _key: None
     """Whose key it is: no group delays the others."""
+    on_end: Callable[[Key, str, float], None] = lambda _key, _result, _seconds: None
+    """Called after each reconcile: with `SUCCESS`, `TRANSIENT_ERROR` or `ERROR`, and its seconds."""
     _entries: dict[Key, _Entry] = field(default_factory=dict)
     _last_turns: dict[Hashable, float] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -92,6 +106,14 @@ class WorkQueue(Generic[Key]):
             entry.due = None
             if not entry.in_progress:
                 del self._entries[key]
+
+    def load(self, now: float) -> QueueLoad:
+        """How many keys are due or in progress, and since when. From any thread."""
+        # One call of C makes the list, so that no other thread changes the dict meanwhile.
+        entries = list(self._entries.values())
+        since = [one.started if one.started is not None else one.due for one in entries]
+        late = [now - at for at in since if at is not None and at <= now]
+        return QueueLoad(len(late), max(late, default=0.0))
 
     async def run(self) -> None:
         """Reconcile keys as they fall due, until cancelled."""
@@ -136,18 +158,22 @@ class WorkQueue(Generic[Key]):
         return [Running(self.group_of(key), entry.started) for key, entry in self._entries.items() if entry.started is not None]
 
     async def _reconcile(self, key: Key) -> None:
-        entry = self._entries[key]
+        entry, result = self._entries[key], ERROR
         try:
             requeue_at = await self.reconcile(key, entry.failures)
         except FedPipeError as error:
+            result = _result_of(error)
             level = logging.INFO if isinstance(error, TransientError) else logging.WARNING
             _LOG.log(level, "%s: %s; retry in %.0f s", key, error, self._back_off(entry))
         except Exception:  # noqa: BLE001 -- one run's fault must not end the others' reconciles; it is logged whole, counted, and retried
             _LOG.exception("%s: internal error of the operator; retry in %.0f s", key, self._back_off(entry))
         else:
+            result = SUCCESS
             entry.failures, entry.not_before = 0, 0.0
             if requeue_at is not None:
                 entry.schedule(requeue_at)
+        if entry.started is not None:
+            self.on_end(key, result, self.clock() - entry.started)
         entry.started = None
         if entry.due is None:
             del self._entries[key]
@@ -160,3 +186,9 @@ class WorkQueue(Generic[Key]):
         if not entry.is_reset or entry.due is None:
             entry.due = entry.not_before = now + backoff_seconds(entry.failures)
         return max(0.0, entry.due - now)
+
+
+def _result_of(error: FedPipeError) -> str:
+    """Whether a retry alone may help. A run's reconcile has everything retried: then the cause of its error says it."""
+    cause = error.__cause__ if isinstance(error.__cause__, FedPipeError) else error
+    return TRANSIENT_ERROR if isinstance(cause, TransientError) and cause.reason != OPERATOR_FAULT else ERROR

@@ -81,6 +81,8 @@ class CommitSummary:
     """The largest of any weight."""
     finished_at: float
     bytes_read: int
+    seconds: float = 0.0
+    """Of the aggregation."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ def summarize_commit(commit: RoundCommit) -> CommitSummary:
         truncated_energy=max(commit.truncated_energy.values(), default=0.0),
         finished_at=commit.finished_at,
         bytes_read=commit.bytes_read,
+        seconds=commit.seconds,
     )
 
 

@@ -1,6 +1,7 @@
 """Why a round's plan of a site differs from the one before: what was found, and what is planned differently for it. Pure."""
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from statistics import fmean
 from typing import Final
 
@@ -11,6 +12,43 @@ REPLANNED: Final = "re-planned: "
 """What the reason for a changed plan begins with."""
 REPLANNED_EVENT: Final = "Replanned"
 _STALLED: Final = "the last rounds brought no improvement, so that the site trains as many layers as it can"
+
+
+class Cause(StrEnum):
+    """What a plan was changed for, in one word."""
+
+    OUT_OF_MEMORY = "OutOfMemory"
+    CACHE_FAILED = "CacheFailed"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    IN_TIME_AGAIN = "InTimeAgain"
+    STEPS_OFF = "StepsOff"
+    TRANSFERS_OFF = "TransfersOff"
+    RESOURCES_CHANGED = "ResourcesChanged"
+    SITE_CHANGED = "SiteChanged"
+    STALLED = "Stalled"
+
+
+_CAUSES: Final = (
+    ("the last plan ran out of memory", Cause.OUT_OF_MEMORY),
+    ("its cache did not work", Cause.CACHE_FAILED),
+    ("it was still at work at the deadline", Cause.DEADLINE_EXCEEDED),
+    ("it was done in time again", Cause.IN_TIME_AGAIN),
+    ("it was left out of the last round", Cause.IN_TIME_AGAIN),
+    ("a step took", Cause.STEPS_OFF),
+    ("transfers took", Cause.TRANSFERS_OFF),
+    ("its memory is now", Cause.RESOURCES_CHANGED),
+    ("its upload bandwidth is now", Cause.RESOURCES_CHANGED),
+    ("its download bandwidth is now", Cause.RESOURCES_CHANGED),
+    ("its EdgeSite has changed", Cause.SITE_CHANGED),
+    ("the last rounds brought no improvement", Cause.STALLED),
+)
+"""How the first of the findings in such a reason begins. A test holds them to the functions that find them."""
+
+
+def cause_of(plan: Plan) -> Cause | None:
+    """The first of what the plan was changed for; None if it was not."""
+    note = next((one.removeprefix(REPLANNED) for one in plan.why if one.startswith(REPLANNED)), None)
+    return None if note is None else next((cause for words, cause in _CAUSES if note.startswith(words)), None)
 
 
 def with_reasons(plans: Mapping[str, Plan], before: Mapping[str, Plan], evidence: Evidence) -> dict[str, Plan]:

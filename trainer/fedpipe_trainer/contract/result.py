@@ -376,6 +376,8 @@ class TrainResult(_ResultBase):
     tokens_per_second: float | None = None
     mfu: float | None = None
     """Model FLOPs utilisation: the share of the device's peak FLOP/s that was used (4·N FLOP per token for a frozen base)."""
+    energy_joules: Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)] | None = None
+    """Energy of the device during the training's steps. None: the platform reports none (neither NVML nor RAPL), or it was not recorded."""
 
 
 class EvaluateResult(_ResultBase):

@@ -46,6 +46,7 @@ from fedpipe_trainer.evaluation import mean_loss
 from fedpipe_trainer.failures import failure_of
 from fedpipe_trainer.mfu import model_flops_utilisation
 from fedpipe_trainer.model import Base, check_depth, fetch, load_cached
+from fedpipe_trainer.profiling.energy import meter
 from fedpipe_trainer.recipes import evaluate
 from fedpipe_trainer.steps import compute_gradients, make_optimizer, optimizer_step, training_mode
 from fedpipe_trainer.task_runtime import TaskRuntime
@@ -88,7 +89,9 @@ def run(task: TrainTask, runtime: TaskRuntime) -> TrainResult:
             device.memory_limit(used_device, runtime.memory_limit_bytes),
             cached_activations(inputs.base, plan, inputs.start, runtime) as cache,
         ):
+            energy = meter(used_device)
             start, end, seconds = fit(task, runtime, inputs, adapters)
+            joules = energy.joules()
         with runtime.phase("evaluate"), device.memory_limit(used_device, runtime.memory_limit_bytes):
             validation_loss = validate(task, inputs.base, adapters)
         artifact, shapes = upload_update(task, runtime, adapters)
@@ -121,6 +124,7 @@ def run(task: TrainTask, runtime: TaskRuntime) -> TrainResult:
         validation_loss=validation_loss,
         tokens_per_second=tokens_per_second,
         mfu=_mfu(task, inputs.base, tokens_per_second, cache),
+        energy_joules=joules,
     )
 
 
