@@ -146,6 +146,11 @@ def export_result(attempt: int) -> str:
     return f"export/{attempt}/result.json"
 
 
+def progress_beside(result: str) -> str:
+    """Key of the progress of the task whose result has this key."""
+    return f"{result.rpartition('/')[0]}/progress.json"
+
+
 @dataclass(frozen=True)
 class Listing:
     """Keys that a store listed, with the attempts among them, so that what is absent costs no request."""

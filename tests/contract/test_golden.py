@@ -7,18 +7,21 @@ from typing import Any, get_args
 
 import pytest
 
-from fedpipe_trainer.contract import FailureReason, Outcome, Result, Task, TrainResult, Wire, parse_result, parse_task
+from fedpipe_trainer.contract import FailureReason, Outcome, Result, Task, TaskProgress, TrainResult, Wire, parse_result, parse_task
 
 GOLDEN = Path(__file__).parent / "golden"
 TASKS = sorted(GOLDEN.glob("task-*.json"))
 RESULTS = sorted(GOLDEN.glob("result-*.json"))
+PROGRESS = GOLDEN / "progress.json"
 
 
 def parse(path: Path) -> Wire:
+    if path == PROGRESS:
+        return TaskProgress.model_validate_json(path.read_text())
     return (parse_task if path in TASKS else parse_result)(path.read_text())
 
 
-@pytest.mark.parametrize("path", TASKS + RESULTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*TASKS, *RESULTS, PROGRESS], ids=lambda path: path.stem)
 def test_a_golden_file_is_parsed_and_written_back_byte_for_byte(path: Path) -> None:
     assert parse(path).to_json() + "\n" == path.read_text()
 
@@ -36,7 +39,7 @@ def test_there_is_a_golden_file_for_every_kind(kinds: Any, paths: list[Path]) ->
 
 def test_the_golden_files_show_every_field() -> None:
     fields_with_content: dict[type[Wire], set[str]] = {}
-    for path in TASKS + RESULTS:
+    for path in [*TASKS, *RESULTS, PROGRESS]:
         for value in values_within(parse(path)):
             fields_with_content.setdefault(type(value), set()).update(name for name, content in value if content not in (None, {}, ()))
 

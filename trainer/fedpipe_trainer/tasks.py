@@ -34,6 +34,7 @@ from fedpipe_trainer.contract import (
 )
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.failures import failure_of
+from fedpipe_trainer.progress import ProgressUploads
 from fedpipe_trainer.settings import Settings
 from fedpipe_trainer.task_runtime import AnyTask, TaskRuntime
 
@@ -74,10 +75,16 @@ def perform(
         _LOG.error("%s", error.message)
         return error.reason.exit_code
     with TemporaryDirectory(prefix="fedpipe-") as folder:
+        uploads = ProgressUploads(task, Path(folder))
+
+        def report(progress: Progress) -> None:
+            write_progress(progress)
+            uploads.write(progress)
+
         runtime = TaskRuntime(
             folder=Path(folder),
             cache=settings.cache,
-            write_progress=write_progress,
+            write_progress=report,
             stop_requested=stop_requested,
             memory_limit_bytes=settings.memory_limit_bytes,
             activation_cache_bytes=settings.activation_cache_bytes,

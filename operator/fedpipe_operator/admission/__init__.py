@@ -13,6 +13,7 @@ from fedpipe_operator.admission.refusal import RefusedError as RefusedError
 from fedpipe_operator.admission.results import AdmittedEvaluation as AdmittedEvaluation
 from fedpipe_operator.admission.results import AdmittedExport as AdmittedExport
 from fedpipe_operator.admission.results import AdmittedProfile as AdmittedProfile
+from fedpipe_operator.admission.results import AdmittedProgress as AdmittedProgress
 from fedpipe_operator.admission.results import AdmittedUpdate as AdmittedUpdate
 from fedpipe_operator.admission.results import Asked as Asked
 from fedpipe_operator.admission.results import EvaluationBounds as EvaluationBounds
@@ -20,6 +21,7 @@ from fedpipe_operator.admission.results import UpdateBounds as UpdateBounds
 from fedpipe_operator.admission.results import admit_evaluation as admit_evaluation
 from fedpipe_operator.admission.results import admit_export as admit_export
 from fedpipe_operator.admission.results import admit_profile as admit_profile
+from fedpipe_operator.admission.results import admit_progress as admit_progress
 from fedpipe_operator.admission.results import admit_update as admit_update
 from fedpipe_operator.admission.results import hash_of as hash_of
 from fedpipe_operator.admission.results import max_update_bytes as max_update_bytes

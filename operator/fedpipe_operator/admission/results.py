@@ -8,7 +8,18 @@ from typing import Final, NewType
 
 from fedpipe_operator.admission.document import MAX_RESULT_BYTES, MOST_VALUES, parse
 from fedpipe_operator.admission.refusal import RefusalReason, RefusedError, require_equal, require_range
-from fedpipe_trainer.contract import EvaluateResult, ExportResult, Outcome, Plan, ProfileResult, RunRef, TrainResult, perplexity_of
+from fedpipe_trainer.contract import (
+    MAX_PROGRESS_BYTES,
+    EvaluateResult,
+    ExportResult,
+    Outcome,
+    Plan,
+    ProfileResult,
+    RunRef,
+    TaskProgress,
+    TrainResult,
+    perplexity_of,
+)
 from fedpipe_trainer.contract.result import MAX_LOSS
 
 AdmittedProfile = NewType("AdmittedProfile", ProfileResult)
@@ -16,6 +27,7 @@ AdmittedUpdate = NewType("AdmittedUpdate", TrainResult)
 """Its adapter is not checked yet: see `aggregation.gate`."""
 AdmittedEvaluation = NewType("AdmittedEvaluation", EvaluateResult)
 AdmittedExport = NewType("AdmittedExport", ExportResult)
+AdmittedProgress = NewType("AdmittedProgress", TaskProgress)
 
 _SCALE_TOLERANCE: Final = 1e-6
 _BYTES_OF_A_WEIGHT: Final = 4096
@@ -34,6 +46,8 @@ _MOST_ROWS: Final = 10**12
 """Of a file, where its site's profile is not known."""
 _MOST_SHOWN: Final = 20
 """The most that `evaluation.samples` can ask for."""
+_VALUES_OF_PROGRESS: Final = 64
+"""Of JSON, at most."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +59,13 @@ class Asked:
     round: int | None
     """None for an export: an edit of the target may have changed which round that is."""
     attempt: int
+    of: str = "result"
+    """What answers it, for messages."""
 
     @property
     def what(self) -> str:
         """For messages."""
-        return f"result of site {self.site}" if self.site else "result"
+        return f"{self.of} of site {self.site}" if self.site else self.of
 
 
 @dataclass(frozen=True)
@@ -132,6 +148,18 @@ def admit_export(data: bytes, asked: Asked) -> AdmittedExport:
     return AdmittedExport(result)
 
 
+def admit_progress(data: bytes, asked: Asked) -> AdmittedProgress:
+    """The progress of a task that is being performed. It decides nothing: it is shown.
+
+    Raises:
+        RefusedError: it is refused.
+    """
+    progress = parse(data, TaskProgress, at_most=MAX_PROGRESS_BYTES, most_values=_VALUES_OF_PROGRESS, what=asked.what)
+    _check_identity(progress, asked)
+    require_range(progress.step, 0, progress.steps, what=f"{asked.what}: step")
+    return AdmittedProgress(progress)
+
+
 def max_update_bytes(plan: Plan | None) -> int:
     """Bytes of an update's result, at most: it names each weight of the plan, and has a loss for each step."""
     if plan is None:
@@ -165,7 +193,7 @@ def check_update(update: TrainResult, bounds: UpdateBounds, what: str) -> None:
     _check_ranks(update, plan, what)
 
 
-def _check_identity(result: ProfileResult | TrainResult | EvaluateResult | ExportResult, asked: Asked) -> None:
+def _check_identity(result: ProfileResult | TrainResult | EvaluateResult | ExportResult | TaskProgress, asked: Asked) -> None:
     require_equal(RefusalReason.WRONG_RUN, found=result.run.to_json(), expected=asked.run.to_json(), what=f"{asked.what}: run")
     if asked.round is not None:
         require_equal(RefusalReason.WRONG_ROUND, found=result.round, expected=asked.round, what=f"{asked.what}: round")

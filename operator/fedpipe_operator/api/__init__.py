@@ -25,6 +25,7 @@ from fedpipe_operator.api.finetune import (
     primary_metric,
 )
 from fedpipe_operator.api.meta import API_VERSION, GROUP, ApiModel, Condition, ConditionStatus, Metadata
+from fedpipe_operator.api.progress import ProgressStatus, Stage
 from fedpipe_operator.api.quantities import parse_duration, parse_quantity
 from fedpipe_operator.api.training import (
     Bits,
@@ -72,6 +73,7 @@ __all__ = [
     "PlanStatus",
     "PlanningMode",
     "PlanningSpec",
+    "ProgressStatus",
     "Reason",
     "RoundStatus",
     "RunSelector",
@@ -79,6 +81,7 @@ __all__ = [
     "Seq2SeqLMTask",
     "SequenceClassificationTask",
     "SiteData",
+    "Stage",
     "StoreSpec",
     "Target",
     "TaskSpec",

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from fedpipe_operator.api.aggregation import AggregationMethod, AggregationSpec
 from fedpipe_operator.api.meta import API_VERSION, ApiModel, Condition, LabelMap, Metadata, Name, ObjectName, Sentence
+from fedpipe_operator.api.progress import ProgressStatus
 from fedpipe_operator.api.quantities import Duration
 from fedpipe_operator.api.training import Bits, EvaluationSpec, TaskSpec, TrainingSpec
 
@@ -367,6 +368,7 @@ class FineTuneStatus(ApiModel):
     revision: Annotated[str, Field(max_length=64)] = ""
     """A hash of the fields that may not change during the run."""
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
+    progress: ProgressStatus | None = None
     round: Annotated[int, Field(ge=0)] = 0
     updates: UpdatesStatus | None = None
     metric: MetricStatus | None = None

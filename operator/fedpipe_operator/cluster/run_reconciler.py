@@ -24,6 +24,7 @@ from fedpipe_operator.manifests.model_folders import require_folder_of_the_image
 from fedpipe_operator.observer import Observer
 from fedpipe_operator.reconcile.observe import ObjectCache
 from fedpipe_operator.reconcile.placement import in_pods
+from fedpipe_operator.reconcile.progress import ProgressReader
 from fedpipe_operator.reconcile.reconciler import Reconciler, ReconcileResult
 from fedpipe_operator.rounds import CommitEvaluation, CommitPlan, Event, Observed, Run, is_over
 from fedpipe_operator.rounds.revision import require_unchanged
@@ -69,6 +70,7 @@ class _RunState:
 
     diagnostics: PodDiagnostics
     cache: ObjectCache = field(default_factory=ObjectCache)
+    progress: ProgressReader = field(default_factory=ProgressReader)
     refused: dict[str, RefusedJob] = field(default_factory=dict)
     is_cleaned_up: bool = False
     ended_round: int | None = None
@@ -169,6 +171,7 @@ class RunReconciler:
             clock=self.cluster.clock,
             cache=state.cache,
             busy={site.name: why for site in run.sites if (why := backend.why_busy(site)) is not None},
+            progress=state.progress,
         )
         result = reconciler.reconcile(run)
         self.on_reconciled(run, result.observed)

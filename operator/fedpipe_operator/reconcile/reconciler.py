@@ -13,6 +13,7 @@ from fedpipe_operator.backend import Job, JobBackend, JobResources, TaskKind
 from fedpipe_operator.reconcile import tasks
 from fedpipe_operator.reconcile.observe import ObjectCache, observe
 from fedpipe_operator.reconcile.planning import planning_task
+from fedpipe_operator.reconcile.progress import ProgressReader
 from fedpipe_operator.rounds import (
     Action,
     CommitEvaluation,
@@ -86,11 +87,15 @@ class Reconciler:
     cache: ObjectCache = field(default_factory=ObjectCache)
     busy: Mapping[str, str] = field(default_factory=dict)
     """Sites whose job slots other runs occupy, as `Observed.busy` has it."""
+    progress: ProgressReader | None = None
+    """None: the backend knows the progress of its jobs."""
 
     def reconcile(self, run: Run) -> ReconcileResult:
         """Take the run one step further, as far as that is possible now."""
         observed = replace(observe(run, self.backend.observe(), self.store, self.cache, self.resumed_at), busy=self.busy)
         now = self.clock()
+        if self.progress is not None:
+            observed = self.progress.add(run, observed, self.store, now)
         decision = decide(run, observed, now)
         for action in decision.actions:
             self._apply(action, run, observed, now)
@@ -102,7 +107,7 @@ class Reconciler:
 
     def _apply(self, action: Action, run: Run, observed: Observed, now: float) -> None:
         """Apply one action. Each is safe to apply twice: names are fixed, and creation is create-if-absent."""
-        context = tasks.TaskContext(run, self.store, observed, now, forms=self.store)
+        context = tasks.TaskContext(run, self.store, observed, now, forms=self.store, writes_progress=self.progress is not None)
         match action:
             case StartProfile(site, attempt):
                 profile = tasks.profile_task(context, action, self.placement.inputs(run, site), observed.plans.get(1))

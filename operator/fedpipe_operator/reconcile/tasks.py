@@ -21,6 +21,7 @@ from fedpipe_operator.rounds.policies import with_planned_rule
 from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_operator.sites import basis_of
 from fedpipe_trainer.contract import (
+    MAX_PROGRESS_BYTES,
     Data,
     DataPolicy,
     EvaluateTask,
@@ -96,6 +97,8 @@ class TaskContext:
     """Until the stage of the task ends: its URLs expire soon after that. Set by `in_stage`."""
     forms: Forms | None = None
     """None: everything is written by URL."""
+    writes_progress: bool = False
+    """Whether trainers write their progress to the store; otherwise their standard output tells it."""
 
     @property
     def spec(self) -> FineTuneSpec:
@@ -127,6 +130,16 @@ class TaskContext:
         form = self.forms.form_to_write(key, url_seconds(self.stage_seconds), at_most) if self.forms else None
         return self.write(key) if form is None else form
 
+    def outputs(self, result: str, at_most: int = MAX_RESULT_BYTES) -> "_Outputs":
+        """How a task writes its result, under this key, and its progress."""
+        progress = self.bounded_write(names.progress_beside(result), MAX_PROGRESS_BYTES) if self.writes_progress else None
+        return _Outputs(result=self.bounded_write(result, at_most), progress=progress)
+
+
+class _Outputs(TypedDict):
+    result: Upload
+    progress: Upload | None
+
 
 def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs, first: PlanSummary | None = None) -> ProfileTask:
     """The task that profiles a site; one that joins after round 1 was planned uses the commit of that plan."""
@@ -139,7 +152,7 @@ def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs,
         attempt=action.attempt,
         model=inputs.model.model_copy(update={"commit": first.model_commit}) if first else inputs.model,
         deadline_seconds=context.stage_seconds,
-        result=context.bounded_write(names.profile_result(action.site, action.attempt), MAX_RESULT_BYTES),
+        **context.outputs(names.profile_result(action.site, action.attempt)),
         objective=conversion.objective(context.spec.task),
         data=_data(inputs),
         **_consent(context, action.site, contributors=least_contributors(context.run, action.site)),
@@ -173,7 +186,7 @@ def training_task(
         attempt=attempt,
         model=_as_planned(inputs.model, plan),
         deadline_seconds=context.stage_seconds,
-        result=context.bounded_write(names.update_result(round_, site, attempt), max_update_bytes(plan.plans[site])),
+        **context.outputs(names.update_result(round_, site, attempt), max_update_bytes(plan.plans[site])),
         objective=conversion.objective(context.spec.task, plan.labels),
         data=_data(inputs),
         **_consent(context, site, contributors=_contributors(context, plan, site)),
@@ -220,7 +233,7 @@ def evaluation_task(
         attempt=action.attempt,
         model=_as_planned(inputs.model, plan),
         deadline_seconds=context.stage_seconds,
-        result=context.bounded_write(names.evaluation_result(action.round, action.site, action.attempt), MAX_RESULT_BYTES),
+        **context.outputs(names.evaluation_result(action.round, action.site, action.attempt)),
         objective=conversion.objective(context.spec.task, plan.labels),
         data=_data(inputs),
         # A baseline's adapter is another site's: what this one sends is mixed with the other evaluations.
@@ -245,7 +258,7 @@ def export_task(context: TaskContext, action: StartExport, inputs: TaskInputs, *
         attempt=action.attempt,
         model=_as_planned(inputs.model, plan),
         deadline_seconds=context.stage_seconds,
-        result=context.bounded_write(names.export_result(action.attempt), MAX_RESULT_BYTES),
+        **context.outputs(names.export_result(action.attempt)),
         objective=conversion.objective(context.spec.task, plan.labels),
         global_adapter=adapter,
         adapter_files=_urls_to_write(context, names.EXPORT_ADAPTER, EXPORT_ADAPTER_FILES if context.spec.export.adapter else ()),

@@ -11,6 +11,7 @@ from fedpipe_operator.admission import (
     AdmittedEvaluation,
     AdmittedExport,
     AdmittedProfile,
+    AdmittedProgress,
     AdmittedUpdate,
     Asked,
     EvaluationBounds,
@@ -21,15 +22,16 @@ from fedpipe_operator.admission import (
     admit_evaluation,
     admit_export,
     admit_profile,
+    admit_progress,
     admit_update,
     max_update_bytes,
 )
 from fedpipe_operator.api import SequenceClassificationTask, TaskSpec
 from fedpipe_operator.backend import Job, TaskKind
 from fedpipe_operator.rounds.records import RoundPlan
-from fedpipe_trainer.contract import RunRef
+from fedpipe_trainer.contract import MAX_PROGRESS_BYTES, RunRef
 
-Admissible = AdmittedProfile | AdmittedUpdate | AdmittedEvaluation | AdmittedExport
+Admissible = AdmittedProfile | AdmittedUpdate | AdmittedEvaluation | AdmittedExport | AdmittedProgress
 
 
 _LOG = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ Value_co = TypeVar("Value_co", bound=Admissible, covariant=True)
 
 
 class Admit(NamedTuple, Generic[Value_co]):
-    """How one result is admitted."""
+    """How one result, or the progress towards it, is admitted."""
 
     at_most: int
     """Bytes of it that are read: one more than it may have."""
@@ -62,6 +64,13 @@ def update_admission(asked: Asked, plan: RoundPlan | None) -> Admit[AdmittedUpda
     if plan is not None:
         bounds = UpdateBounds(plan.plans.get(asked.site), plan.fingerprint, **_rows(plan.samples, asked.site))
     return Admit(max_update_bytes(bounds.plan) + 1, partial(admit_update, asked=asked, bounds=bounds))
+
+
+def progress_admission(run: RunRef, job: Job) -> Admit[AdmittedProgress]:
+    """For what the trainer of this job writes while it works."""
+    round_ = None if job.kind is TaskKind.EXPORT else job.round
+    asked = Asked(run, job.site, round_, job.attempt, of=f"{job.kind} progress")
+    return Admit(MAX_PROGRESS_BYTES + 1, partial(admit_progress, asked=asked))
 
 
 def _rows(samples: Mapping[str, int], site: str) -> dict[str, int]:

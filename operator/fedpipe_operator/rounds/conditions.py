@@ -44,7 +44,7 @@ def _condition(observation: Observation, before: Condition | None, generation: i
         reason=observation.reason,
         message=observation.message[:_MESSAGE_MAX],
         observed_generation=generation,
-        last_transition_time=before.last_transition_time if before is not None and is_same else _rfc3339(now),
+        last_transition_time=before.last_transition_time if before is not None and is_same else rfc3339(now),
     )
 
 
@@ -54,5 +54,6 @@ def _status(observation: Observation) -> ConditionStatus:
     return ConditionStatus.TRUE if observation.is_true else ConditionStatus.FALSE
 
 
-def _rfc3339(now: float) -> str:
+def rfc3339(now: float) -> str:
+    """A time in Unix seconds as Kubernetes writes it."""
     return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -13,6 +13,7 @@ from fedpipe_operator.rounds.actions import Decision, Discard
 from fedpipe_operator.rounds.consent import missing_for_rule_of, missing_sites
 from fedpipe_operator.rounds.events import events_of
 from fedpipe_operator.rounds.observed import Observed, Run
+from fedpipe_operator.rounds.progress import settled
 from fedpipe_operator.rounds.stages import (
     End,
     Step,
@@ -42,7 +43,7 @@ def decide(run: Run, observed: Observed, now: float) -> Decision:
         return Decision(run.resource.status, _discards(observed, frozenset()))
     context = StageContext(run, observed, now)
     step = _next_step(context)
-    status = status_of(context, step)
+    status = settled(run.resource.status, status_of(context, step), now)
     return Decision(
         status=status,
         actions=step.actions + _discards(observed, step.wanted),

@@ -192,6 +192,8 @@ class Observed:
     """Active jobs that have left their result: they end by themselves."""
     busy: Mapping[str, str] = field(default_factory=dict)
     """Sites without a free job slot, and what a further job would wait for."""
+    refused_progress: Mapping[str, Refused] = field(default_factory=dict)
+    """By job: why the progress that its trainer wrote last was not admitted. Nothing depends on it."""
 
     @property
     def round(self) -> int:

@@ -5,7 +5,7 @@ both. So a round is aggregated only after the evaluation of the round before, wh
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Final
 
@@ -79,6 +79,8 @@ class Step:
     actions: tuple[Action, ...] = ()
     wanted: frozenset[str] = frozenset()
     end: End | None = None
+    work: WorkStates = field(default_factory=dict)
+    """By site that the stage waits for, or has waited for: how far it is."""
 
 
 INLINE_SITES: Final = 50
@@ -138,7 +140,7 @@ def plan(context: StageContext) -> Step | None:
     made = round_plan.round_plan(context.run, context.observed, without, round_, context.now)
     if isinstance(made, OutOfReach):
         return fail_evaluated(context, made.reason, made.message)
-    return Step(Reason.ROUND_PLANNED, f"round {round_} is planned", (CommitPlan(made),))
+    return Step(Reason.ROUND_PLANNED, f"round {round_} is planned", (CommitPlan(made),), work=profiles)
 
 
 def _plan_in_worker(context: StageContext, profiles: WorkStates) -> Step:
@@ -149,10 +151,10 @@ def _plan_in_worker(context: StageContext, profiles: WorkStates) -> Step:
         case Pending(attempt):
             attempts = {site: done.attempt for site, done in done_of(profiles).items()}
             start = StartPlanning(round_, attempt, attempts, dropped_of(profiles), tried_sites(profiles), context.now)
-            return Step(Reason.PLANNING, message, (start,), _profile_jobs(context))
+            return Step(Reason.PLANNING, message, (start,), _profile_jobs(context), work=profiles)
         case Active(_, job, waits_for):
             message = f"{message}; waits for {waits_for}" if waits_for else message
-            return Step(Reason.PLANNING, message, wanted=_profile_jobs(context) | {job})
+            return Step(Reason.PLANNING, message, wanted=_profile_jobs(context) | {job}, work=profiles)
         case Dropped(why):
             return fail_evaluated(context, Reason.PLANNING_FAILED, why)
     raise AssertionError  # a round whose plan is in the store is planned already
@@ -177,7 +179,7 @@ def evaluate(context: StageContext) -> Step | None:
     message = f"{_progress(training)}; {_subject(round_)} is evaluated"
     # The jobs of late sites end with this step, so the aggregation does not see that they were at work.
     commit = CommitEvaluation(_evaluation(context, states).model_copy(update={"late": late_sites(training)}))
-    return Step(Reason.TRAINING, message, (commit,), active_jobs(training))
+    return Step(Reason.TRAINING, message, (commit,), active_jobs(training), work=training)
 
 
 def train(context: StageContext) -> Step | None:
@@ -255,7 +257,7 @@ def evaluate_last(context: StageContext) -> Step:
     round_ = context.observed.last_round
     states = states_of(context, TaskKind.EVALUATE, context.plan.evaluators, context.observed.site_evaluations, round_=round_)
     step = _work_left(context, states, Reason.EVALUATING, lambda site, pending: StartEvaluation(site, round_, pending.attempt))
-    return step or Step(Reason.EVALUATING, f"round {round_} is evaluated", (CommitEvaluation(_evaluation(context, states)),))
+    return step or Step(Reason.EVALUATING, f"round {round_} is evaluated", (CommitEvaluation(_evaluation(context, states)),), work=states)
 
 
 def export(context: StageContext) -> Step | None:
@@ -297,7 +299,7 @@ def _work_left(context: StageContext, states: WorkStates, reason: Reason, start:
     waits |= {site: one.waits_for for site, one in active.items() if one.waits_for}
     waiting = "".join(f"; {site} waits for {what}" for site, what in sorted(waits.items()))
     stragglers = _stragglers((pending.keys() | active.keys()) - waits.keys(), len(done_of(states)))
-    return Step(reason, f"{_progress(states)}{stragglers}{waiting}", actions, active_jobs(states))
+    return Step(reason, f"{_progress(states)}{stragglers}{waiting}", actions, active_jobs(states), work=states)
 
 
 def _progress(states: WorkStates) -> str:

@@ -20,6 +20,7 @@ from fedpipe_operator.rounds.attempts import DEADLINE_EXCEEDED, Done, Dropped
 from fedpipe_operator.rounds.conditions import Observation, conditions_of
 from fedpipe_operator.rounds.observed import CommitSummary, Observed, PlanSummary
 from fedpipe_operator.rounds.policies import has_quorum, metric_value
+from fedpipe_operator.rounds.progress import progress_of
 from fedpipe_operator.rounds.records import STATUS_SITES, RoundPlan
 from fedpipe_operator.rounds.revision import revision_of
 from fedpipe_operator.rounds.stages import End, Step, end_reason_of
@@ -38,13 +39,14 @@ HISTORY = 10
 
 def status_of(context: StageContext, step: Step) -> FineTuneStatus:
     """The whole status after this step."""
-    plan = context.observed.plan
+    plan, updates = context.observed.plan, _updates(context)
     return FineTuneStatus(
         observed_generation=context.run.resource.metadata.generation,
         revision=context.run.resource.status.revision or revision_of(context.run.spec),
         conditions=_conditions(context, step),
+        progress=progress_of(context, step, (updates.received, updates.expected) if updates else (0, 0)),
         round=_round(context, step),
-        updates=_updates(context),
+        updates=updates,
         metric=_metric(context),
         hyperparameters=tuple(hyperparameter_status(one) for one in plan.hyperparameters) if plan else (),
         plans=tuple(plan_status(site, plan.plans[site], plan.rank_lines.get(site, ())) for site in sorted(plan.plans)[:STATUS_SITES])

@@ -9,6 +9,7 @@ from fedpipe_trainer.contract.base import SCHEMA_VERSION, Wire
 from fedpipe_trainer.contract.objective import CausalLM, Objective, Seq2SeqLM, SequenceClassification
 from fedpipe_trainer.contract.plan import Bits, Forecast, Plan, Scaling, halved, scale_of
 from fedpipe_trainer.contract.policy import POLICY_FILE, DataPolicy, DataUse, RunSelector, TaskType, TrainingLosses, denial, stricter
+from fedpipe_trainer.contract.progress import MAX_PROGRESS_BYTES, PROGRESS_SECONDS, Progress, TaskProgress
 from fedpipe_trainer.contract.result import (
     Artifact,
     BaseModelFacts,
@@ -22,7 +23,6 @@ from fedpipe_trainer.contract.result import (
     Measured,
     Outcome,
     ProfileResult,
-    Progress,
     RangeTestResult,
     RateLoss,
     Result,
@@ -59,7 +59,9 @@ from fedpipe_trainer.contract.task import (
 
 __all__ = [
     "EVALUATION_SHARE",
+    "MAX_PROGRESS_BYTES",
     "POLICY_FILE",
+    "PROGRESS_SECONDS",
     "SCHEMA_VERSION",
     "Artifact",
     "BaseModelFacts",
@@ -104,6 +106,7 @@ __all__ = [
     "SequenceClassification",
     "Task",
     "TaskEnded",
+    "TaskProgress",
     "TaskType",
     "Throughput",
     "TrainEvaluation",

@@ -1,4 +1,4 @@
-"""What a trainer reports: progress while it works, then an exit status and a result, whether the task succeeded or failed.
+"""What a trainer reports at the end of a task: an exit status and a result, whether the task succeeded or failed.
 
 The result is the last object that a task writes; it names the task's artifacts by size and SHA-256.
 """
@@ -76,16 +76,6 @@ Loss = Annotated[float, Field(ge=0, le=MAX_LOSS, allow_inf_nan=False)]
 """A mean loss per target, in nats."""
 MAX_SCORE: Final = 1e30
 Score = Annotated[float, Field(ge=0, le=MAX_SCORE, allow_inf_nan=False)]
-
-
-class Progress(Wire):
-    """One line of progress on standard output. A line that does not parse as this is an ordinary log line."""
-
-    phase: Literal["load", "profile", "train", "evaluate", "export", "transfer"]
-    step: int = 0
-    steps: int = 0
-    loss: float | None = None
-    tokens_per_second: float | None = None
 
 
 class TaskEnded(Wire):

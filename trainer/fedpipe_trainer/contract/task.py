@@ -180,6 +180,8 @@ class _TaskBase(Wire):
     """Seconds from the task's start by which it must have ended."""
     result: Upload
     """Where the result is written. It is written last."""
+    progress: Upload | None = None
+    """Where a `TaskProgress` is written while the task is performed. None: nowhere, since standard output tells it."""
 
 
 class _SiteTask(_TaskBase):

@@ -23,6 +23,7 @@ from fedpipe_trainer.contract import (
     Sample,
     Seq2SeqLM,
     SequenceClassification,
+    TrainingLosses,
     perplexity_of,
 )
 from fedpipe_trainer.data import Example, Row, Rows, encode, encode_prompts, fill, select_rows, shuffled
@@ -129,7 +130,9 @@ def _measure_loss(task: EvaluateTask, base: Base, examples: Sequence[Example], r
                 raise TaskFailed(FailureReason.DIVERGED, f"validation loss is {loss}: the adapter diverged; lower the learning rate")
             speed = totals.tokens / max(runtime.elapsed_seconds() - started, 1e-9)
             step = math.ceil(sum(totals.batches) / task.batch_size)
-            runtime.report(Progress(phase="evaluate", step=step, steps=steps, loss=totals.mean_loss, tokens_per_second=speed))
+            # The means of two batches tell the loss of one.
+            told = None if task.policy.training_losses is TrainingLosses.MEAN else totals.mean_loss
+            runtime.report(Progress(phase="evaluate", step=step, steps=steps, loss=told, tokens_per_second=speed))
             _check_stop_and_deadline(task, runtime)
     return totals
 
