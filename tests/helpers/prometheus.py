@@ -52,15 +52,6 @@ def prometheus(folder: Path, scrapes: Sequence[dict[str, Any]], rules: Path | No
         process.wait(timeout=30)
 
 
-def firing(url: str) -> dict[str, list[dict[str, str]]]:
-    """The labels of the alerts that fire, by their names."""
-    found: dict[str, list[dict[str, str]]] = {}
-    for alert in ask(url, "alerts"):
-        if alert["state"] == "firing":
-            found.setdefault(alert["labels"]["alertname"], []).append(alert["labels"])
-    return found
-
-
 def _is_ready(url: str) -> bool:
     try:
         ask(url, "query", query="1")

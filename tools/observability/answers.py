@@ -14,6 +14,8 @@ from observability.model import Kind, Panel, Query
 
 _VARIABLE: Final = re.compile(r"\$(\w+)")
 _POINTS: Final = 60
+_LISTS: Final = {"alerts": "alerts", "rules": "groups"}
+"""The field of an answer's data that is the list, where it is not `result`."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Source:
 
 
 def ask(url: str, what: str, **arguments: str | float) -> list[dict[str, Any]]:
-    """The results of `/api/v1/query` or `query_range`, or the active alerts of `alerts`.
+    """The results of `/api/v1/query` or `query_range`, or the list of `alerts` or `rules`.
 
     Raises:
         HTTPError: Prometheus refuses the question, as a query that it cannot parse.
@@ -58,7 +60,7 @@ def ask(url: str, what: str, **arguments: str | float) -> list[dict[str, Any]]:
     address = f"{url}/api/v1/{what}?{urllib.parse.urlencode(arguments)}"
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=30) as answer:
         data = json.load(answer)["data"]
-    found: list[dict[str, Any]] = data["alerts" if what == "alerts" else "result"]
+    found: list[dict[str, Any]] = data[_LISTS.get(what, "result")]
     return found
 
 

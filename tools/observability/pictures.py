@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from observability.answers import Series, Source
+from observability.answers import Series
 from observability.dashboards import DASHBOARDS
 from observability.drawing import Answers, draw
 
@@ -14,20 +14,19 @@ ANSWERS: Final = FOLDER / "answers.json"
 _DIGITS: Final = 4
 
 
-def record(source: Source, file: Path = ANSWERS) -> None:
-    """Store the answers to all panels: by dashboard and panel, for each query a list of labels and points."""
-    found = {one.uid: {panel.title: source.answers(panel) for panel in one.panels()} for one in DASHBOARDS}
+def store(answers: Mapping[str, Mapping[str, Answers]], file: Path = ANSWERS) -> None:
+    """Store the answers by dashboard and panel: for each query a list of labels and points."""
     plain = {
-        uid: {title: [[_plain(series) for series in query] for query in answers] for title, answers in panels.items()}
-        for uid, panels in found.items()
+        uid: {title: [[_plain(series) for series in query] for query in queries] for title, queries in panels.items()}
+        for uid, panels in answers.items()
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(plain, separators=(",", ":"), sort_keys=True).replace('"],"', '"],\n"') + "\n", encoding="utf-8")
+    file.write_text(json.dumps(plain, separators=(",", ":"), sort_keys=True).replace("]]],", "]]],\n") + "\n", encoding="utf-8")
 
 
-def pictures() -> dict[Path, str]:
-    """Each picture's file and its content."""
-    stored = json.loads(ANSWERS.read_text(encoding="utf-8"))
+def pictures(file: Path = ANSWERS) -> dict[Path, str]:
+    """Each picture's file and its content, from the stored answers."""
+    stored = json.loads(file.read_text(encoding="utf-8"))
     return {FOLDER / f"{one.uid}.svg": draw(one, _answers(stored[one.uid])) for one in DASHBOARDS}
 
 
