@@ -105,19 +105,6 @@ _RECONCILES: Final = Row(
             units.Seconds,
             (Query(f"time() - max by (resource) (fedpipe_watch_last_event_timestamp_seconds{{{_JOB}}})", "{{resource}}"),),
         ),
-        Panel(
-            "Aggregations",
-            "Mean seconds of an aggregation, in the operator's pod or in a Job, by method.",
-            units.Seconds,
-            (
-                Query(
-                    f"sum by (where, method) (fedpipe_aggregation_duration_seconds_sum{{{_JOB}}}) "
-                    f"/ sum by (where, method) (fedpipe_aggregation_duration_seconds_count{{{_JOB}}})",
-                    "{{where}}: {{method}}",
-                ),
-            ),
-            may_be_empty="nothing was aggregated since the operator started",
-        ),
     ),
 )
 
@@ -150,9 +137,22 @@ def _calls(what: str, metric: str, by: str) -> Row:
     )
 
 
-_AGGREGATED: Final = Row(
-    "Aggregated bytes",
+_AGGREGATIONS: Final = Row(
+    "Aggregations",
     (
+        Panel(
+            "Seconds of an aggregation",
+            "Mean seconds of an aggregation, in the operator's pod or in a Job, by method.",
+            units.Seconds,
+            (
+                Query(
+                    f"sum by (where, method) (fedpipe_aggregation_duration_seconds_sum{{{_JOB}}}) "
+                    f"/ sum by (where, method) (fedpipe_aggregation_duration_seconds_count{{{_JOB}}})",
+                    "{{where}}: {{method}}",
+                ),
+            ),
+            may_be_empty="nothing was aggregated since the operator started",
+        ),
         Panel(
             "Bytes that aggregations read",
             "Updates of sites, since the operator started. More than aggregationJobThreshold in a round goes to a Job.",
@@ -173,6 +173,6 @@ OPERATOR: Final = Dashboard(
         _RECONCILES,
         _calls("API server", "fedpipe_kube_request", "verb"),
         _calls("store", "fedpipe_store_request", "operation"),
-        _AGGREGATED,
+        _AGGREGATIONS,
     ),
 )
