@@ -43,7 +43,7 @@ def make_controller(settings: Settings) -> Controller:
     sites = SiteReconciler(status_writer, clock, settings.priority_classes, metrics)
     live_objects = LiveObjects(api, settings.namespaces, settings.watch_nodes)
     controller = Controller(runs, sites, live_objects, settings.max_concurrent_reconciles, metrics)
-    metrics.collect_from(partial(controller.fleet, _SCRAPE_SECONDS), controller.queue_loads)
+    metrics.collect_from(partial(controller.fleet, _SCRAPE_SECONDS), controller.queue_loads, lambda: True)
     _serve(metrics, settings.metrics_port)
     return controller
 

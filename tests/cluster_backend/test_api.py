@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from kubernetes import client
@@ -10,6 +10,7 @@ from urllib3.exceptions import ProtocolError
 
 from fedpipe_operator.cluster.api import JOBS, RUNS, SECRETS, Api
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
+from fedpipe_operator.observer import Observer
 
 
 @dataclass
@@ -132,3 +133,32 @@ def test_an_answer_that_is_no_json_is_shown_as_it_is() -> None:
 def test_no_response_is_a_transient_error() -> None:
     with pytest.raises(TransientError, match="ApiUnavailable: GET jobs wards/one"):
         Api(Connection(broken=ProtocolError("Connection aborted."))).get(JOBS, "wards", "one")
+
+
+def test_each_call_is_told_by_its_verb_and_how_it_ended() -> None:
+    class Told(Observer):
+        calls: ClassVar[list[tuple[str, str]]] = []
+
+        def kube_called(self, verb: str, reason: str, seconds: float) -> None:
+            assert seconds >= 0
+            self.calls.append((verb, reason))
+
+    connection = Connection(body={"items": [], "metadata": {}})
+    api = Api(connection, Told())
+    api.get(SECRETS, "wards", "store")
+    api.find(JOBS, "wards")
+    api.create(JOBS, "wards", {})
+    api.replace_status(RUNS, "wards", "triage", {})
+    api.delete(JOBS, "wards", "one", uid="1")
+    api.delete_all(SECRETS, "wards", {"a": "1"})
+    connection.status = 404
+    api.get(SECRETS, "wards", "none")
+    connection.status = 409
+    with pytest.raises(TransientError):
+        api.merge(JOBS, "wards", "one", {})
+    connection.broken = ProtocolError("closed")
+    with pytest.raises(TransientError):
+        api.get(SECRETS, "wards", "store")
+
+    assert [verb for verb, _ in Told.calls] == ["get", "list", "create", "patch", "delete", "deletecollection", "get", "patch", "get"]
+    assert [why for _, why in Told.calls] == ["OK"] * 7 + ["ApiConflict", "ApiUnavailable"], "an object that is not there is an answer"

@@ -1,6 +1,7 @@
 """The controller: events in, reconciles out. The reconcilers are stand-ins that record what they were given."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,8 @@ from fedpipe_operator.api import Condition, ConditionStatus, FineTuneStatus
 from fedpipe_operator.cluster import RunView, SiteReconciler, SiteView
 from fedpipe_operator.handlers.controller import Controller
 from fedpipe_operator.handlers.enqueue import CACHE, TABLE
+from fedpipe_operator.handlers.fleet import Fleet
+from fedpipe_operator.observer import Observer
 from fedpipe_operator.rounds import Observed, Run
 from fedpipe_trainer.contract import Data, Model, ProfileTask, RunRef
 
@@ -271,3 +274,61 @@ def test_after_a_list_the_cache_is_checked_within_seconds_and_other_events_do_no
 
     controller.event_received("jobs", None)
     assert [entry.due for entry in controller.cache_queue._entries.values()] == [105.0]
+
+
+def test_another_thread_gets_the_objects_as_the_event_loop_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Fleet | None] = []
+
+    async def scenario(controller: Controller) -> None:
+        found.append(await asyncio.to_thread(controller.fleet, 10.0))
+
+    played(scenario, monkeypatch)
+
+    assert found[0] is not None
+    assert sorted(body["metadata"]["name"] for body in found[0].runs) == ["mine", "other"]
+
+
+def test_a_thread_that_waits_for_a_hanging_event_loop_goes_without_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Fleet | None] = []
+
+    async def scenario(controller: Controller) -> None:
+        waiting = threading.Thread(target=lambda: found.append(controller.fleet(0.05)))
+        waiting.start()
+        waiting.join()  # in the event loop, which hangs meanwhile
+
+    played(scenario, monkeypatch)
+
+    assert found == [None]
+
+
+def test_before_the_controller_runs_there_are_no_objects_and_queues_of_no_keys() -> None:
+    controller = a_controller(lambda: 100.0)
+
+    assert controller.fleet(0.0) is None
+    assert controller.queue_loads() == dict.fromkeys(("run", "site", "cache"), (0, 0.0))
+
+
+def test_the_observer_hears_of_events_and_of_the_ends_of_reconciles(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Told(Observer):
+        def __init__(self) -> None:
+            self.events: list[str] = []
+            self.ends: list[tuple[str, str]] = []
+
+        def event_received(self, resource: str) -> None:
+            self.events.append(resource)
+
+        def reconciled(self, kind: str, result: str, seconds: float) -> None:
+            del seconds
+            self.ends.append((kind, result))
+
+    told = Told()
+
+    async def scenario(controller: Controller) -> None:
+        controller.observer = told
+        controller.event_received("jobs", "MODIFIED")
+        controller.run_changed(a_body("mine"))
+
+    played(scenario, monkeypatch)
+
+    assert told.events == ["jobs"]
+    assert told.ends == [("run", "success")]

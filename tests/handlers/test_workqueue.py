@@ -177,3 +177,53 @@ def test_a_key_that_is_removed_is_not_reconciled_any_more() -> None:
 
 def test_the_backoff_doubles_up_to_a_minute() -> None:
     assert [backoff_seconds(failures) for failures in (1, 2, 3, 7, 50)] == [1.0, 2.0, 4.0, 60.0, 60.0]
+
+
+def test_the_end_of_each_reconcile_is_told_with_its_result() -> None:
+    ends: list[tuple[str, str]] = []
+
+    def internal() -> TransientError:
+        error = TransientError("OperatorFault", "what nobody foresaw")
+        error.__cause__ = KeyError("x")
+        return error
+
+    def caused_by(cause: Exception) -> TransientError:
+        error = TransientError("Reported", "as a reconcile of a run reports it")
+        error.__cause__ = cause
+        return error
+
+    async def scenario(reconciles: Reconciles, queue: WorkQueue[str]) -> None:
+        queue.on_end = lambda key, result, seconds: ends.append((key, result) if seconds >= 0 else ("", ""))
+        reconciles.results = {
+            "fine": [None],
+            "busy": [TransientError("Unreachable", "away")],
+            "lost": [caused_by(ConnectionError("closed"))],
+            "full": [caused_by(UserError("StoreFull", "no space"))],
+            "slow": [caused_by(TransientError("StoreTooSlow", "slow"))],
+            "denied": [UserError("ApiForbidden", "no")],
+            "fault": [internal()],
+            "crash": [ValueError("x")],
+        }
+        for key in reconciles.results:
+            queue.enqueue(key, after=0.0)
+        await reconciles.until(8)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    in_a_loop(scenario, max_concurrent=8)
+
+    transient = dict.fromkeys(("busy", "lost", "slow"), "transient_error")
+    assert dict(ends) == {"fine": "success"} | transient | dict.fromkeys(("full", "denied", "fault", "crash"), "error")
+
+
+def test_the_load_is_what_is_due_or_in_progress_and_the_age_of_the_oldest() -> None:
+    queue = WorkQueue(Reconciles(), clock=lambda: 100.0, max_concurrent=1)
+    queue.enqueue("due", after=0.0)
+    queue.enqueue("later", after=60.0)
+
+    assert WorkQueue(Reconciles(), clock=lambda: 0.0, max_concurrent=1).load(5.0) == (0, 0.0)
+    assert queue.load(103.0) == (1, 3.0)
+    assert queue.load(170.0) == (2, 70.0)
+
+    queue._entries["due"].started, queue._entries["due"].due = 130.0, None
+    assert queue.load(150.0) == (1, 20.0), "later is not due yet"

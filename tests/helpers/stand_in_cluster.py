@@ -25,6 +25,7 @@ from fedpipe_operator.cluster.expectations import Expectations
 from fedpipe_operator.cluster.status_writer import ClusterStatusWriter
 from fedpipe_operator.cluster.workers import Workers
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
+from fedpipe_operator.observer import Observer
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.settings import Settings
 from fedpipe_operator.sites import Node
@@ -149,6 +150,7 @@ class KubeWorld:
     now: float = 1_000_000.0
     settings: Settings = SETTINGS
     nodes: tuple[Node, ...] | None = None
+    observer: Observer = field(default_factory=Observer)
     ended: threading.Event = field(default_factory=threading.Event)
     failures: dict[str, int] = field(default_factory=dict)
     """Failed reconciles in a row, by run."""
@@ -172,7 +174,7 @@ class KubeWorld:
         workers = Workers(self.clock, on_end=lambda _uid: self.ended.set())
         cluster = Cluster(self.api, self.settings, Expectations(self.clock), workers, self.clock)  # type: ignore[arg-type]
         status_writer = ClusterStatusWriter(self.api, self.clock)  # type: ignore[arg-type]
-        self.runs = RunReconciler(cluster, self.stores, status_writer)  # type: ignore[arg-type]
+        self.runs = RunReconciler(cluster, self.stores, status_writer, observer=self.observer)  # type: ignore[arg-type]
 
     def body(self, run: str = "toy") -> Plain:
         """The run's object as it is now."""

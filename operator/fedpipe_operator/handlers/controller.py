@@ -62,7 +62,7 @@ class Controller:
 
     def __post_init__(self) -> None:
         clock = self.runs.cluster.clock
-        self.run_queue = WorkQueue(self._reconcile_run, clock, self.max_concurrent_runs, lambda key: key.namespace, self._reconciled)
+        self.run_queue = WorkQueue(self._reconcile_run, clock, self.max_concurrent_runs, lambda key: key.namespace, on_end=self._reconciled)
         self.site_queue = WorkQueue(self._reconcile_site, clock, _MAX_CONCURRENT_SITES, on_end=self._reconciled)
         self.cache_queue = WorkQueue(self._check_cache, clock, 1, on_end=self._reconciled)
         self._pool = ThreadPoolExecutor(self.max_concurrent_runs * _THREADS_PER_RUN + _MAX_CONCURRENT_SITES + 1, "reconcile")

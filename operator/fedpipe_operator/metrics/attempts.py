@@ -31,6 +31,8 @@ class Ended(NamedTuple):
     attempt: int
     reason: str
     result: TaskResult | None = None
+    started_at: float | None = None
+    """Unix seconds of its job's start; None if its job is gone."""
 
     @property
     def place(self) -> tuple[int, int]:
@@ -45,11 +47,13 @@ def ended_attempts(run: Run, observed: Observed, decision: Decision, now: float)
     or over) is none; one that is ended at its stage's deadline is.
     """
     results = dict(_results(observed))
-    jobs = {_identity_of(status.job): status for status in observed.jobs.values() if _is_current(status.job, observed)}
+    jobs = {_identity_of(status.job): status for status in observed.jobs.values() if _is_current(status.job, run, observed)}
     found = [_of_result(key, result, jobs.get(key)) for key, result in results.items()]
     found += [_of_job(status, observed) for key, status in jobs.items() if key not in results]
     found += _at_the_deadline(run, observed, decision, now)
-    return sorted((one for one in found if one is not None), key=lambda one: one.place)
+    started = {key: status.started_at for key, status in jobs.items()}
+    ended = (one._replace(started_at=started.get(one[:4])) for one in found if one is not None)
+    return sorted(ended, key=lambda one: one.place)
 
 
 _Identity = tuple[TaskKind, str, int, int]
@@ -76,11 +80,11 @@ def _results(observed: Observed) -> Iterator[tuple[_Identity, TaskResult]]:
                     yield key, result
 
 
-def _is_current(job: Job, observed: Observed) -> bool:
+def _is_current(job: Job, run: Run, observed: Observed) -> bool:
     """Whether what is known of this job's result was read: an earlier round's results are not any more."""
     match job.kind:
         case TaskKind.PROFILE:
-            return observed.round not in observed.plans
+            return reads_profiles(run, observed)
         case TaskKind.TRAIN:
             return job.round == observed.round
         case TaskKind.EVALUATE:
@@ -89,6 +93,11 @@ def _is_current(job: Job, observed: Observed) -> bool:
             return True
         case _:
             return job.round in {observed.round, observed.last_round}
+
+
+def reads_profiles(run: Run, observed: Observed) -> bool:
+    """Whether profiles were read: only the next plan needs them."""
+    return observed.round not in observed.plans and observed.round <= run.spec.rounds.count
 
 
 def _of_result(key: _Identity, result: TaskResult, job: JobStatus | None) -> Ended | None:

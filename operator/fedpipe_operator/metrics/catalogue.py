@@ -75,7 +75,7 @@ OPERATOR: Final = (
     _counter(
         "store_requests_total",
         ("operation", "reason"),
-        "Calls to stores by the operator's main process; operation: read, list, write, delete, …; reason: OK, or the error's.",
+        "Calls to stores by the operator's main process; operation: read, size, list, write, create, …; reason: OK, or the error's.",
     ),
     _histogram("store_request_duration_seconds", ("operation",), "Seconds of a call to a store."),
     _histogram(
@@ -103,7 +103,7 @@ RUNS: Final = (
     _gauge(
         "run_metric",
         (*_RUN, "metric"),
-        "Figures of the last round that was evaluated, aggregated over the sites; metric: loss, accuracy, macroF1, perplexity, bleu, …",
+        "Figures of the last round that was evaluated, aggregated over the sites; metric: loss, accuracy, perplexity, and others.",
     ),
     _gauge("run_truncated_energy_ratio", _RUN, "The largest share of a weight's energy that the last aggregation truncated."),
 )

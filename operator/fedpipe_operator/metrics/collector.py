@@ -23,7 +23,7 @@ _LOG: Final = logging.getLogger(__name__)
 _METRICS: Final = {metric.name.removeprefix(PREFIX): metric for metric in CATALOGUE}
 
 
-@dataclass
+@dataclass(eq=False)  # a registry keeps collectors by their identity
 class FleetCollector(Collector):
     """Collects the series of all objects. What fails for one object is logged, and costs its series only."""
 
@@ -31,6 +31,8 @@ class FleetCollector(Collector):
     """The watched objects; None if the event loop hangs, or has not started."""
     queue_loads: Callable[[], Mapping[str, QueueLoad]]
     records: Records
+    is_leader: Callable[[], bool]
+    """Whether this replica reconciles. One that stands by shows no runs and sites, or they would be there twice."""
 
     def collect(self) -> Iterator[Family]:
         """The families that have samples, in the catalogue's order."""
@@ -43,7 +45,9 @@ class FleetCollector(Collector):
         for queue, (depth, oldest_seconds) in self.queue_loads().items():
             yield Sample("workqueue_depth", (queue,), depth)
             yield Sample("workqueue_oldest_seconds", (queue,), oldest_seconds)
-        fleet = self.fleet()
+        leads = self.is_leader()
+        yield Sample("leader", (), leads)
+        fleet = self.fleet() if leads else Fleet()
         if fleet is None:
             _LOG.warning("no metrics of runs and sites: the event loop does not answer, or has not started")
             return

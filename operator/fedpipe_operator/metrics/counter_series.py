@@ -19,7 +19,7 @@ Totals = Mapping[str, Mapping[tuple[str, ...], float]]
 
 OTHER: Final = "Other"
 MOST_REASONS: Final = 32
-"""Of the attempts in a namespace. Most are words of the operator or the trainers, some are Kubernetes'; who may edit Jobs can write others."""
+"""Of the attempts in a namespace. Most are words of ours, some are Kubernetes', and whoever may edit Jobs can write others."""
 _REASON: Final = re.compile(r"[A-Z][A-Za-z]{1,63}")
 _ATTEMPTS: Final = "attempts_total"
 

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from fedpipe_operator import names
 from fedpipe_operator.api import ConditionStatus, ConditionType, FineTuneStatus, Reason
 from fedpipe_operator.backend import TaskKind
-from fedpipe_operator.metrics.attempts import Ended
+from fedpipe_operator.metrics.attempts import Ended, reads_profiles
 from fedpipe_operator.rounds import Observed, Run
 from fedpipe_operator.rounds.replanning import Cause, cause_of
 from fedpipe_trainer.contract import FailureReason
@@ -67,6 +67,9 @@ class Counted:
     commit: int = 0
     """The last round whose commit was counted."""
     is_over: bool = False
+    profiles_since: float = 0.0
+    """Unix seconds: profiles whose jobs started earlier were counted by an operator before this one. They are read for a plan only, so
+    that those of a run with a plan were not there to be seen when this process saw it first."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def is_new(status: FineTuneStatus) -> bool:
     return not any(one.type == ConditionType.PROGRESSING for one in status.conditions)
 
 
-def count(before: Counted | None, run: Run, observed: Observed, ended: Iterable[Ended]) -> tuple[Counted, News]:
+def count(before: Counted | None, run: Run, observed: Observed, *, ended: Iterable[Ended], now: float) -> tuple[Counted, News]:
     """What is new of a run, and how far it is counted now.
 
     Args:
@@ -91,9 +94,11 @@ def count(before: Counted | None, run: Run, observed: Observed, ended: Iterable[
         run: as it was when the reconcile began.
         observed: by the reconcile.
         ended: the attempts of it that have ended.
+        now: Unix seconds.
     """
-    known = Counted() if before is None else before
-    new = tuple(_only_new(ended, known.attempts))
+    is_joined = before is None and not is_new(run.resource.status)
+    known = before or Counted(profiles_since=now if is_joined and not reads_profiles(run, observed) else 0.0)
+    new = tuple(_only_new(ended, known))
     refused = _refused(known.refused, observed)
     commits = tuple(one for round_, one in sorted(observed.commits.items()) if round_ > known.commit)
     after = replace(
@@ -103,7 +108,7 @@ def count(before: Counted | None, run: Run, observed: Observed, ended: Iterable[
         plan=max(known.plan, observed.plan.round if observed.plan else 0),
         commit=max(known.commit, *observed.commits, 0),
     )
-    if before is None and not is_new(run.resource.status):
+    if is_joined:
         return after, News()
     namespace = run.resource.metadata.namespace
     increments = (
@@ -125,11 +130,12 @@ def count_end(before: Counted | None, status: FineTuneStatus, namespace: str) ->
     return replace(known, is_over=True), (Increment("runs_finished_total", (namespace, result, end.reason)),)
 
 
-def _only_new(ended: Iterable[Ended], counted: Mapping[tuple[TaskKind, str], _Place]) -> Iterable[Ended]:
+def _only_new(ended: Iterable[Ended], counted: Counted) -> Iterable[Ended]:
     """Those that were not counted, each once; `ended` is in the order of their places."""
-    last = dict(counted)
+    last = dict(counted.attempts)
     for one in ended:
-        if one.place > last.get((one.kind, one.site), _NONE):
+        is_old = one.kind is TaskKind.PROFILE and (one.started_at or 0.0) < counted.profiles_since
+        if not is_old and one.place > last.get((one.kind, one.site), _NONE):
             last[one.kind, one.site] = one.place
             yield one
 

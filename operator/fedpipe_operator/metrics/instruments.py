@@ -10,7 +10,7 @@ from fedpipe_operator.metrics.catalogue import OPERATOR, PREFIX, Type
 _SHORT: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _LONG: Final = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 _BUCKETS: Final = {"aggregation_duration_seconds": _LONG}
-_AT_SCRAPE: Final = ("workqueue_depth", "workqueue_oldest_seconds")
+_AT_SCRAPE: Final = ("leader", "workqueue_depth", "workqueue_oldest_seconds")
 """Made by `collector`."""
 
 
@@ -31,7 +31,6 @@ class Instruments:
             elif name not in _AT_SCRAPE:
                 self._gauges[name] = Gauge(one.name, one.help, one.labels, registry=registry)
         self.set("build_info", 1, version("fedpipe"))
-        self.set("leader", 1)
 
     def count(self, name: str, *labels: str, by: float = 1.0) -> None:
         """Raise a counter."""
@@ -43,5 +42,4 @@ class Instruments:
 
     def set(self, name: str, value: float, *labels: str) -> None:
         """Set a gauge."""
-        gauge = self._gauges[name]
-        (gauge.labels(*labels) if labels else gauge).set(value)
+        self._gauges[name].labels(*labels).set(value)

@@ -31,9 +31,11 @@ class Listener(Observer):
         for collector in (GC_COLLECTOR, PLATFORM_COLLECTOR):
             self.registry.register(collector)
 
-    def collect_from(self, fleet: Callable[[], Fleet | None], queue_loads: Callable[[], Mapping[str, QueueLoad]]) -> None:
-        """Show the series of these objects and queues, too."""
-        self.registry.register(FleetCollector(fleet, queue_loads, self._records))
+    def collect_from(
+        self, fleet: Callable[[], Fleet | None], queue_loads: Callable[[], Mapping[str, QueueLoad]], is_leader: Callable[[], bool]
+    ) -> None:
+        """Show the series of these objects and queues, too, while this replica leads."""
+        self.registry.register(FleetCollector(fleet, queue_loads, self._records, is_leader))
 
     def kube_called(self, verb: str, reason: str, seconds: float) -> None:
         """Count a call to the API server."""

@@ -47,7 +47,7 @@ class Records:
         ended_at = now if is_over(run.resource.model_copy(update={"status": decision.status})) else None
         with self._lock:
             known = self._known.get(meta.uid)
-            counted, news = count(known.counted if known else None, run, observed, ended)
+            counted, news = count(known.counted if known else None, run, observed, ended=ended, now=now)
             counted, end = count_end(counted, decision.status, meta.namespace)
             record = next_record(known.record if known else None, run, observed, status=decision.status, now_ended=ended_at)
             self._known[meta.uid] = _Known(counted, with_use(record, news.ended) if news.ended else record)

@@ -1,0 +1,111 @@
+"""A scrape: what it shows of which objects, and what a fault of one of them costs."""
+
+import logging
+from typing import Any
+
+import pytest
+from scrapes import ListenedFleet, a_site_body
+from stand_in_runs import a_run
+
+from fedpipe_operator.cluster.objects import NamespacedName
+from fedpipe_operator.handlers.fleet import Fleet, JobNumbers
+from fedpipe_operator.handlers.workqueue import QueueLoad
+from fedpipe_operator.metrics.listener import Listener
+from fedpipe_operator.rounds import Decision, Observed
+
+
+def a_listener() -> Listener:
+    return Listener(lambda: 1000.0)
+
+
+def a_run_body(name: str, **status: Any) -> dict[str, Any]:
+    meta = {"namespace": "default", "name": name, "uid": f"uid-{name}", "resourceVersion": "1"}
+    conditions = [{"type": "Progressing", "status": "True", "reason": "Training"}]
+    return {"metadata": meta, "spec": {"rounds": {"count": 2}}, "status": {"conditions": conditions} | status}
+
+
+def test_the_series_of_a_deleted_run_and_a_deleted_site_are_gone_at_the_next_scrape() -> None:
+    shown = ListenedFleet(a_listener(), Fleet((a_run_body("toy"),), (a_site_body("ward"),), {}))
+    before = shown.scrape()
+    shown.fleet = Fleet()
+    after = shown.scrape()
+
+    assert before.has("run_status_condition", run="toy")
+    assert before.has("site_status_condition", site="ward")
+    names = ("run_", "runs_", "site_", "plan_", "task_", "attempts_", "updates_", "replans_", "out_of_memory_")
+    assert [key for key in after.values if key[0].startswith(names)] == []
+
+
+def test_a_run_that_is_not_in_the_cache_shows_no_figures_although_they_are_known() -> None:
+    """A reconcile may end after its object was deleted."""
+    listener, run = a_listener(), a_run()
+    listener.run_reconciled(run, Observed(), Decision(run.resource.status), {})
+
+    assert not ListenedFleet(listener, Fleet((a_run_body("other"),))).scrape().has("site_failed_rounds", run="toy")
+
+
+def test_a_run_whose_status_cannot_be_read_costs_no_other_object_its_series(caplog: pytest.LogCaptureFixture) -> None:
+    broken = a_run_body("broken", conditions=[{"type": "Progressing"}])
+    shown = ListenedFleet(a_listener(), Fleet((broken, a_run_body("toy")), (a_site_body("ward"),), {}))
+
+    with caplog.at_level(logging.ERROR):
+        scrape = shown.scrape()
+
+    assert scrape.has("run_status_condition", run="toy")
+    assert scrape.has("site_status_condition", site="ward")
+    assert not scrape.has("run_status_condition", run="broken")
+    assert "no metrics of default/broken" in caplog.text
+
+
+def test_a_replica_that_stands_by_shows_no_objects_since_the_leader_does() -> None:
+    shown = ListenedFleet(a_listener(), Fleet((a_run_body("toy"),), (a_site_body("ward"),), {}), {"run": QueueLoad(0, 0.0)}, leads=False)
+
+    scrape = shown.scrape()
+
+    assert scrape.value("leader") == 0
+    assert scrape.value("workqueue_depth", queue="run") == 0
+    assert not scrape.has("run_status_condition")
+    assert not scrape.has("site_status_condition")
+
+
+def test_while_the_event_loop_hangs_the_page_still_says_how_long_its_queues_have_waited(caplog: pytest.LogCaptureFixture) -> None:
+    shown = ListenedFleet(a_listener(), None, {"run": QueueLoad(3, 400.0)})
+
+    scrape = shown.scrape()
+
+    assert scrape.value("workqueue_oldest_seconds", queue="run") == 400
+    assert scrape.value("workqueue_depth", queue="run") == 3
+    assert "the event loop does not answer" in caplog.text
+
+
+def test_a_fault_of_the_metrics_ends_no_reconcile_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    a_listener().run_reconciled(a_run(), None, None, {})  # type: ignore[arg-type]  # nothing that a reconcile would give
+
+    assert "the metrics of the run toy are not up to date" in caplog.text
+
+
+def test_a_run_that_no_reconcile_has_seen_shows_what_its_object_says() -> None:
+    history = [{"round": 1, "loss": 0.5, "truncatedEnergy": 0.01}]
+    body = a_run_body("toy", round=1, history=history, metric={"name": "accuracy", "value": 0.9, "round": 1})
+    scrape = ListenedFleet(a_listener(), Fleet((body,))).scrape()
+
+    assert scrape.by("metric", "run_metric") == {"loss": 0.5, "accuracy": 0.9}
+    assert scrape.value("run_truncated_energy_ratio", namespace="default", run="toy") == 0.01
+    assert scrape.by("status", "run_status_condition", condition="Progressing") == {"true": 1}
+
+
+def test_a_run_without_a_status_is_shown_without_conditions() -> None:
+    body = a_run_body("toy")
+    scrape = ListenedFleet(a_listener(), Fleet((body | {"status": None},))).scrape()
+
+    assert scrape.value("run_round", namespace="default", run="toy") == 0
+    assert not scrape.has("run_status_condition")
+
+
+def test_jobs_are_shown_at_their_site_and_a_site_without_one_has_none() -> None:
+    jobs = {NamespacedName("default", "ward"): JobNumbers(2, 1)}
+    scrape = ListenedFleet(a_listener(), Fleet((), (a_site_body("ward"), a_site_body("lab")), jobs)).scrape()
+
+    assert scrape.by("state", "site_jobs", site="ward") == {"pending": 2, "running": 1}
+    assert scrape.named("site_jobs", site="lab", state="pending") != {}
+    assert scrape.by("state", "site_jobs", site="lab") == {}
