@@ -1,7 +1,8 @@
 """A real Prometheus scrapes the operator while runs succeed, are refused, fail and are blocked: each panel has data, each alert fires.
 
 A site of the first run boasts, so that its updates are refused in three rounds in a row. In the second run, a trainer is held up until the
-deadline, so that the quorum is out of reach. The others have a key pair that the store does not know. Then the operator is away. With
+deadline, so that the quorum is out of reach. Others have a site whose Jobs the API server refuses, or a key pair that the store does not
+know. Then the operator is away. With
 FEDPIPE_RECORD_PANELS=1, what Prometheus answers to the panels is stored for the pictures of docs/dashboards.md.
 """
 
@@ -78,6 +79,7 @@ def watched(open_namespace: OpenNamespace, operator: Operator, tmp_path_factory:
         of_run = answers_of("fedpipe-run", Source(url, choices(namespace, first), SECONDS))
         during_the_first_run = fired(url)
         fail_a_run_whose_quorum_is_out_of_reach(namespace)
+        ask_for_a_job_that_the_api_server_refuses(namespace, url)
         deny_runs_their_store(namespace, url)
         others = {uid: answers_of(uid, Source(url, choices(namespace, first), SECONDS)) for uid in ("fedpipe-fleet", "fedpipe-operator")}
         stop_the_operator(operator, url)
@@ -143,6 +145,13 @@ def job_named(namespace: FleetNamespace, name: str) -> str | None:
 def is_failed(namespace: FleetNamespace, name: str) -> bool:
     conditions = namespace.get_run(name).get("status", {}).get("conditions", ())
     return any((one["type"], one["status"]) == ("Failed", "True") for one in conditions)
+
+
+def ask_for_a_job_that_the_api_server_refuses(namespace: FleetNamespace, url: str) -> None:
+    namespace.kubectl.apply(namespace.site("odd", "west", podTemplate={"labels": {"not a key": "x"}}), namespace.run("odd"))
+    wait_until(lambda: ask(url, "query", query='fedpipe_kube_requests_total{reason!="OK"}'), "a call fails", seconds=60)
+    namespace.kubectl("delete", "fft", "odd")
+    namespace.kubectl("delete", "edgesite", "odd")
 
 
 def deny_runs_their_store(namespace: FleetNamespace, url: str) -> None:
