@@ -6,7 +6,7 @@ import re
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -44,11 +44,12 @@ class Source:
     def _series(self, query: Query, kind: Kind) -> list[Series]:
         expr = expanded(query.expr, self.variables)
         if kind is not Kind.LINES:
-            return [_series(one, [one["value"]], one["value"][0]) for one in ask(self.url, "query", query=expr)]
+            instant = ask(self.url, "query", query=expr)
+            return _with_values(_series(one, [one["value"]], one["value"][0]) for one in instant)
         end = time.time()
         start, step = end - self.seconds, max(1.0, self.seconds / _POINTS)
         found = ask(self.url, "query_range", query=expr, start=start, end=end, step=step)
-        return [_series(one, one["values"], start) for one in found]
+        return _with_values(_series(one, one["values"], start) for one in found)
 
 
 def ask(url: str, what: str, **arguments: str | float) -> list[dict[str, Any]]:
@@ -67,6 +68,11 @@ def ask(url: str, what: str, **arguments: str | float) -> list[dict[str, Any]]:
 def expanded(expr: str, variables: Mapping[str, str]) -> str:
     """The query with the dashboard's choices in place of its variables; one without a choice is a `KeyError`."""
     return _VARIABLE.sub(lambda found: variables[found[1]], expr)
+
+
+def _with_values(series: Iterable[Series]) -> list[Series]:
+    """Those that have a point: a ratio or a quantile of nothing is no number, and Grafana shows none."""
+    return [one for one in series if one.points]
 
 
 def _series(found: Mapping[str, Any], values: list[list[Any]], start: float) -> Series:
