@@ -20,11 +20,12 @@ def shown(value: float, unit: str) -> str:
 
 
 def _plain(value: float) -> str:
-    return f"{value:.0f}" if value == int(value) and abs(value) < _LONG else f"{value:.3g}"
+    digits = f"{value:.3g}"
+    return f"{value:.0f}" if "e+" in digits and abs(value) < _LONG else digits
 
 
 def _bytes(value: float) -> str:
     power = 0
     while abs(value) >= _KILO and power < len(_BINARY) - 1:
         value, power = value / _KILO, power + 1
-    return f"{value:.3g} {_BINARY[power]}"
+    return f"{_plain(value)} {_BINARY[power]}"
