@@ -2,8 +2,8 @@
 
 A site of the first run boasts, so that its updates are refused in three rounds in a row. In the second run, a trainer is held up until the
 deadline, so that the quorum is out of reach. Others have a site whose Jobs the API server refuses, or a key pair that the store does not
-know. Then the operator is away. With
-FEDPIPE_RECORD_PANELS=1, what Prometheus answers to the panels is stored for the pictures of docs/dashboards.md.
+know. Then the operator is away. With FEDPIPE_RECORD_PANELS=1, what Prometheus answers to the panels is stored for the pictures of
+docs/dashboards.md.
 """
 
 import os
@@ -36,8 +36,11 @@ ONE_NODE: Final = {"fedpipe.io/pool": "small"}
 ROUNDS: Final = 3
 SECONDS: Final = 900.0
 """The time range of the panels: the whole test."""
-DENIED: Final = 5
-"""Runs with a wrong key pair: each retries after 1, 2, 4 … seconds, and together they are more than a twentieth of all calls."""
+DENIED: Final = 20
+"""Runs with a wrong key pair: each retries after 1, 2, 4 … seconds, and together they are more than a twentieth of all calls, those of the
+other runs in the last five minutes included."""
+WAITS: Final = {"*": "1s", "FedPipeOperatorAbsent": "20s"}
+"""Instead of minutes. Prometheus needs some seconds to find the operator in the first place."""
 NO_DATA: Final = {
     "GPU use by trainer pod": "the test cluster has no GPU",
     "GPU memory by trainer pod": "the test cluster has no GPU",
@@ -89,7 +92,7 @@ def watched(open_namespace: OpenNamespace, operator: Operator, tmp_path_factory:
 
 def alerts_that_fire_at_once(folder: Path) -> Path:
     """The rules as the chart renders them, with a shorter `for`."""
-    given = API_SERVER | {"prometheusRule.enabled": True, "prometheusRule.for": {"*": "1s"}}
+    given = API_SERVER | {"prometheusRule.enabled": True, "prometheusRule.for": WAITS}
     done = helm("template", "fedpipe", CHART, "--api-versions", "monitoring.coreos.com/v1", *set_values(given))
     assert done.returncode == 0, done.stderr
     rule = next(one for one in yaml.safe_load_all(done.stdout) if one and one["kind"] == "PrometheusRule")
@@ -169,7 +172,7 @@ def deny_runs_their_store(namespace: FleetNamespace, url: str) -> None:
 def stop_the_operator(operator: Operator, url: str) -> None:
     operator.scale(0)
     try:
-        wait_until(lambda: "FedPipeOperatorAbsent" in fired(url), "the operator's absence is told", seconds=60)
+        wait_until(lambda: "FedPipeOperatorAbsent" in fired(url), "the operator's absence is told", seconds=90)
     finally:
         operator.scale(1)
 
