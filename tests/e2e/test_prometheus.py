@@ -1,6 +1,6 @@
 """A real Prometheus scrapes the operator while runs succeed, are refused, fail and are blocked: each panel has data, each alert fires.
 
-A site of the first run boasts, so that its updates are refused in three rounds in a row. In the second run, a trainer is held up until the
+A site of the first run boasts, so that its updates are refused in three rounds in a row. In the second run, a trainer hangs until the
 deadline, so that the quorum is out of reach. Others have a site whose Jobs the API server refuses, or a key pair that the store does not
 know. Then the operator is away. With FEDPIPE_RECORD_PANELS=1, what Prometheus answers to the panels is stored for the pictures of
 docs/dashboards.md.
@@ -18,12 +18,12 @@ from charts import API_SERVER, CHART, Plain, helm, set_values
 from cluster_user import Kubectl, wait_until
 from fleet_namespace import SECRET, SHORT, FleetNamespace, OpenNamespace, store_endpoint
 from installed_operator import LABELS, Operator
-from job_history import name_in_run
 from observability import pictures
 from observability.answers import Source, ask
 from observability.dashboards import DASHBOARDS
 from observability.drawing import Answers
 from prometheus import prometheus
+from testcluster import outages
 from testcluster.layout import default_layout, node_named
 from testcluster.substitution import substituted
 
@@ -131,18 +131,13 @@ def complete_a_run_whose_boastful_site_is_refused(namespace: FleetNamespace) -> 
 
 
 def fail_a_run_whose_quorum_is_out_of_reach(namespace: FleetNamespace) -> None:
-    """The Job of an honest site is suspended until the deadline; the boastful site is refused."""
+    """The trainer of an honest site hangs until the deadline; the boastful site is refused."""
     namespace.kubectl.apply(
         namespace.run("late", sites={"quorum": 0.6}, rounds={"count": 1, "attempts": 1, "deadline": "75s"}, export=SHORT["export"])
     )
-    job = namespace.wait("the training of south exists", lambda: job_named(namespace, "late-train-r1-south-a0"))
-    namespace.kubectl.patch("job", job, {"spec": {"suspend": True}})
-    namespace.wait("the run failed", lambda: is_failed(namespace, "late"), seconds=300)
-
-
-def job_named(namespace: FleetNamespace, name: str) -> str | None:
-    found = (job["metadata"]["name"] for job in namespace.kubectl.list("jobs"))
-    return next((one for one in found if name_in_run(one) == name), None)
+    pod = namespace.wait_for_trainer("late-train-r1-south-a0")
+    with outages.paused(pod["metadata"]["uid"]):
+        namespace.wait("the run failed", lambda: is_failed(namespace, "late"), seconds=300)
 
 
 def is_failed(namespace: FleetNamespace, name: str) -> bool:
