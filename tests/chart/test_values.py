@@ -39,7 +39,17 @@ _KUBERNETES = (
     "containerSecurityContext",
     "jobPodSecurityContext",
 )
-_FREE = (*_KUBERNETES, "annotations", "labels", "podAnnotations", "podLabels", "deploymentAnnotations", "commonLabels", "storePolicy")
+_FREE = (
+    *_KUBERNETES,
+    "annotations",
+    "labels",
+    "for",
+    "podAnnotations",
+    "podLabels",
+    "deploymentAnnotations",
+    "commonLabels",
+    "storePolicy",
+)
 """Maps whose keys the user or Kubernetes chooses."""
 _PASSED_WHOLE = ("livenessProbe.", "readinessProbe.")
 """What a template passes on as a whole."""
@@ -174,6 +184,12 @@ WHOLE_AFFINITY = {
         {"dnsPolicy": "Cluster"},
         {"dnsConfig": {"nameserver": "10.0.0.1"}},
         {"test": {"store": {"bucket": "Ours"}}},
+        {"prometheusRule": {"for": {"RunBlocked": "1m"}}},
+        {"prometheusRule": {"for": {"FedPipeRunBlocked": 60}}},
+        {"prometheusRule": {"for": {"*": "soon"}}},
+        {"prometheusRule": {"runbook": "docs/alerts.md"}},
+        {"dashboards": {"labels": {"grafana_dashboard": 1}}},
+        {"dashboards": {"namespace": "Monitoring"}},
     ],
     ids=str,
 )
@@ -213,6 +229,8 @@ def test_an_invalid_value_is_refused(invalid: Plain) -> None:
         {"extraEnv": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}, {"name": "B", "value": ""}]},
         {"metrics": {"serviceMonitor": {"interval": "1m30s", "labels": {"release": "prometheus"}, "relabelings": [{"action": "keep"}]}}},
         {"dnsPolicy": "None", "dnsConfig": {"nameservers": ["10.0.0.1"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}},
+        {"prometheusRule": {"for": {"*": "1s", "FedPipeRunBlocked": "1h30m"}, "runbook": "https://wiki.example.com/alerts.md"}},
+        {"dashboards": {"namespace": "monitoring", "annotations": {"grafana_folder": "FedPipe"}}},
     ],
     ids=str,
 )

@@ -57,6 +57,22 @@ def test_without_apt_the_missing_packages_are_reported(monkeypatch: pytest.Monke
         packages.install()
 
 
+def test_without_apt_the_package_that_is_unpacked_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(packages, "is_there", lambda _: False)
+
+    with pytest.raises(ClusterError, match="no apt-get to download prometheus with"):
+        packages.unpack(Layout(tmp_path))
+
+
+def test_programs_that_are_unpacked_are_not_downloaded_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(packages, "is_there", lambda _: False)
+    for program in ("prometheus", "promtool"):
+        packages.unpacked(Layout(tmp_path), program).parent.mkdir(exist_ok=True)
+        packages.unpacked(Layout(tmp_path), program).touch()
+
+    packages.unpack(Layout(tmp_path))
+
+
 ONE = "cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\ncgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw 0 0\n"
 TWO = "cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n"
 

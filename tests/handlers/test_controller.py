@@ -194,6 +194,7 @@ def test_the_lines_that_a_reconcile_writes_in_its_thread_share_an_id_and_are_abo
         ("mine", "mine", None, "wards"),
         ("other", "other", None, "wards"),
         ("north", None, "north", "wards"),
+        ("south", None, "south", "labs"),  # a replica that begins to lead reconciles all that it knows
     }
 
 

@@ -29,6 +29,7 @@ def build_programs(layout: Layout) -> int:
     """Install and build the programs of a cluster; start nothing."""
     preflight.require(layout)
     packages.install()
+    packages.unpack(layout)
     programs.build_all(layout)
     return 0
 

@@ -30,6 +30,10 @@ DEBIAN_PACKAGES = {
 }
 """Each package with a program or file that exists if it is installed."""
 
+UNPACKED_PACKAGE = "prometheus"
+"""A package of which only programs are needed. It is unpacked and not installed: once installed, its service takes the port 9090."""
+UNPACKED_PROGRAMS = ("prometheus", "promtool")
+
 _VERSION_PACKAGE = "k8s.io/component-base/version"
 _GIT_VERSION = (
     f"-X {_VERSION_PACKAGE}.gitVersion={{version}} -X {_VERSION_PACKAGE}.gitMajor={{major}} -X {_VERSION_PACKAGE}.gitMinor={{minor}}"
