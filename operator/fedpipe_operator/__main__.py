@@ -3,10 +3,11 @@
 import os
 import sys
 import time
+from importlib.metadata import version
 
 import kopf
 
-from fedpipe_operator import logs
+from fedpipe_operator import logs, tracing
 from fedpipe_operator import settings as environment
 from fedpipe_operator.aggregation.malloc import limit_malloc_to_one_arena
 from fedpipe_operator.cluster import Api, RunReconciler, SiteReconciler, in_cluster
@@ -61,6 +62,7 @@ def main() -> None:
     if settings.watch_nodes:
         from fedpipe_operator.handlers import nodes  # noqa: F401, PLC0415 -- as above
     logs.configure(settings.log_format)
+    tracing.configure(settings.tracing_endpoint, version("fedpipe"))
     kopf.run(
         standalone=True,
         clusterwide=not settings.namespaces,

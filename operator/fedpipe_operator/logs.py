@@ -41,6 +41,11 @@ def bind(**fields: object) -> None:
     _BOUND.set(_with(fields))
 
 
+def bound() -> Mapping[str, object]:
+    """What the lines that are written here are about."""
+    return _BOUND.get()
+
+
 def run_fields(body: Mapping[str, Any]) -> dict[str, object]:
     """What the lines about a run's object are about."""
     meta, status = body["metadata"], body.get("status") or {}

@@ -14,6 +14,7 @@ PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 LogFormat = Literal["json", "plain"]
 
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_ENDPOINT: Final = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
 _ALL_NAMESPACES: Final = "*"
 _BOOLEANS: Final = {"true": True, "false": False}
 
@@ -49,6 +50,8 @@ class Settings:
     health_port: int = 8080
     metrics_port: int = 9090
     log_format: LogFormat = "json"
+    tracing_endpoint: str = ""
+    """Where traces are sent, by OTLP over HTTP; empty: there are none."""
 
 
 def read(environ: Mapping[str, str]) -> Settings:
@@ -74,6 +77,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         health_port=_read(environ, "HEALTH_PORT", _positive_integer, Settings.health_port),
         metrics_port=_read(environ, "METRICS_PORT", _positive_integer, Settings.metrics_port),
         log_format=_read(environ, "LOG_FORMAT", _log_format, Settings.log_format),
+        tracing_endpoint=_read(environ, "TRACING_ENDPOINT", _endpoint, Settings.tracing_endpoint),
     )
 
 
@@ -126,6 +130,12 @@ def _log_format(text: str) -> LogFormat:
     if text not in get_args(LogFormat):
         raise ValueError(f"write one of {', '.join(get_args(LogFormat))}")
     return cast("LogFormat", text)
+
+
+def _endpoint(text: str) -> str:
+    if not _ENDPOINT.fullmatch(text):
+        raise ValueError("write a URL without a query, such as http://collector.tracing:4318")
+    return text
 
 
 def _boolean(text: str) -> bool:

@@ -40,6 +40,7 @@ def test_every_setting_can_be_set() -> None:
         "HEALTH_PORT": "9000",
         "METRICS_PORT": "9001",
         "LOG_FORMAT": "plain",
+        "TRACING_ENDPOINT": "http://collector:4318",
     }
 
     assert read(NEEDED | {f"FEDPIPE_{name}": value for name, value in given.items()}) == Settings(
@@ -59,6 +60,7 @@ def test_every_setting_can_be_set() -> None:
         health_port=9000,
         metrics_port=9001,
         log_format="plain",
+        tracing_endpoint="http://collector:4318",
     )
 
 
@@ -70,6 +72,9 @@ def test_every_setting_can_be_set() -> None:
         ("NAMESPACES", ",", "write namespace names separated by commas"),
         ("IMAGE_PULL_POLICY", "Sometimes", "write one of Always, IfNotPresent, Never"),
         ("WATCH_NODES", "yes", "write true or false"),
+        ("TRACING_ENDPOINT", "collector:4318", "write a URL without a query"),
+        ("TRACING_ENDPOINT", "http://user:password@collector:4318", "write a URL without a query"),
+        ("TRACING_ENDPOINT", "http://collector:4318?token=1", "write a URL without a query"),
         ("AGGREGATION_JOB_THRESHOLD", "much", "write a number with an optional suffix"),
         ("MAX_CONCURRENT_RECONCILES", "0", "write a whole number above 0"),
         ("TRAINER_IMAGE", "two words", "write an image name"),

@@ -141,4 +141,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: {{ .Values.metricsPort | int64 | quote }}
 - name: FEDPIPE_LOG_FORMAT
   value: {{ .Values.logFormat | quote }}
+- name: FEDPIPE_TRACING_ENDPOINT
+  value: {{ .Values.tracingEndpoint | quote }}
 {{- end }}

@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 from kubernetes import client, config
 from urllib3.exceptions import HTTPError
 
+from fedpipe_operator import tracing
 from fedpipe_operator.cluster.api_errors import error_of_response, error_without_response
 
 Plain = dict[str, Any]
@@ -49,6 +50,10 @@ EVENTS: Final = Kind("", "v1", "events")
 NODES: Final = Kind("", "v1", "nodes")
 RUNS: Final = Kind("fedpipe.io", "v1alpha1", "federatedfinetunes")
 SITES: Final = Kind("fedpipe.io", "v1alpha1", "edgesites")
+
+
+def _span_name(_api: object, method: str, kind: Kind, *_: object, **__: object) -> str:
+    return f"{method} {kind.plural}"
 
 
 @dataclass
@@ -125,6 +130,7 @@ class Api:
         policy = "Foreground" if foreground else "Background"
         self._call("DELETE", kind, namespace, query={"labelSelector": _selector(labels), "propagationPolicy": policy})
 
+    @tracing.traced(_span_name)
     def _call(  # noqa: PLR0913 -- everything that a request consists of
         self,
         method: str,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fedpipe_operator import logs
+from fedpipe_operator import logs, tracing
 from fedpipe_operator.api import Condition, ConditionStatus, ConditionType, EdgeSite, FederatedFineTune, FineTuneStatus, Metadata, Reason
 from fedpipe_operator.api.checks import matches
 from fedpipe_operator.cluster.api import JOBS, RUNS, SECRETS
@@ -105,7 +105,7 @@ class RunReconciler:
             TransientError: it failed; the work queue retries it after its back-off.
         """
         body = self.status_writer.newest(view.body)
-        with logs.context(**logs.run_fields(body)):
+        with logs.context(**logs.run_fields(body)), tracing.span("reconcile run"):
             return self._reconcile_body(body, view, failures)
 
     def _reconcile_body(self, body: Body, view: RunView, failures: int) -> float | None:

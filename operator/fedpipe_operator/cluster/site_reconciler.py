@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fedpipe_operator import logs
+from fedpipe_operator import logs, tracing
 from fedpipe_operator.admission import AdmittedProfile
 from fedpipe_operator.api import Condition, ConditionStatus, EdgeSite, Metadata, Reason
 from fedpipe_operator.api.conditions import SiteCondition
@@ -48,7 +48,7 @@ class SiteReconciler:
     def reconcile(self, view: SiteView) -> None:
         """Write the site's status and events, if anything has changed."""
         body = self.status_writer.newest(view.body)
-        with logs.context(namespace=body["metadata"]["namespace"], site=body["metadata"]["name"]):
+        with logs.context(namespace=body["metadata"]["namespace"], site=body["metadata"]["name"]), tracing.span("reconcile site"):
             self._reconcile(body, view)
 
     def _reconcile(self, body: Body, view: SiteView) -> None:

@@ -20,7 +20,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from s3transfer.manager import TransferManager
 
-from fedpipe_operator import names
+from fedpipe_operator import names, tracing
 from fedpipe_operator.errors import TransientError, UserError
 from fedpipe_operator.store.connections import ANSWER_BYTES, Call, ContextExecutor, Guard, TooLargeError, bind, bounded
 from fedpipe_operator.store.forms import binds_sizes, presigned_form
@@ -334,7 +334,8 @@ class S3Store:
         """
         allowed = (self._limits.seconds if seconds is None else seconds) + transfers / self._limits.bytes_per_second
         call = Call(time.monotonic() + allowed, ANSWER_BYTES + receives, self._guard)
-        with translate_s3_errors(f"{self.location}, {key or 'all objects'}"), bounded(call):
+        what = key or "all objects"
+        with tracing.span("store", key=what, bucket=self.bucket), translate_s3_errors(f"{self.location}, {what}"), bounded(call):
             yield
 
 
