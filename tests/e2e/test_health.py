@@ -19,7 +19,7 @@ pytestmark = pytest.mark.e2e
 STEPS: Final = 30_000
 """Of the toy model: minutes, so that several reconciles see the training; the deadline ends it if the machine is busy."""
 LONG: Final = {
-    "rounds": {"count": 1, "deadline": "4m"},
+    "rounds": {"count": 1, "deadline": "3m"},
     "planning": MANUAL | {"plans": [{"bits": 32, "rank": 4, "steps": STEPS}]},
     "training": {"learningRate": 1e-5},
 }

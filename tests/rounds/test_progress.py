@@ -174,7 +174,14 @@ def test_a_suspension_counts_little_in_the_seconds_of_a_round() -> None:
     rounds = {1: 100.0, 2: 90_000.0, 3: 110.0}
     observed = Observed(plans={one: a_summary(one) for one in rounds}, commits={one: a_commit(one, rounds[one]) for one in rounds})
 
-    assert seconds_of_a_round(observed) == 110.0
+    assert seconds_of_a_round(a_run().spec, observed) == 110.0
+
+
+def test_a_round_is_forecast_to_last_no_longer_than_its_deadline() -> None:
+    spec = a_run(rounds={"count": 4, "deadline": "3m"}).spec
+
+    assert seconds_of_a_round(spec, Observed(plan=a_plan(1, 40.0))) == 40.0
+    assert seconds_of_a_round(spec, Observed(plan=a_plan(1, 4000.0))) == 180.0
 
 
 def test_without_an_export_the_last_evaluation_is_the_end_of_the_work() -> None:

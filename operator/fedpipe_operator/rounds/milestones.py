@@ -35,8 +35,9 @@ def milestones(run: Run, observed: Observed, decision: Decision) -> tuple[Milest
     return (
         *_profiles(observed),
         *_plans(observed),
+        *_first_trainings(observed, decision),
         *_results(observed.updates, "update", observed.round),
-        *_trainings(observed, decision),
+        *_retries(observed, decision),
         *_refusals(observed),
         *_rounds(run, observed),
         *_exports(observed),
@@ -78,19 +79,29 @@ def _plans(observed: Observed) -> Iterator[Milestone]:
     yield Milestone(f"planned {plan.round}", message, plan.round)
 
 
-def _trainings(observed: Observed, decision: Decision) -> Iterator[Milestone]:
-    """That of the first attempts is one line, as they start together."""
-    jobs = [status.job for status in observed.jobs.values() if status.job.kind is TaskKind.TRAIN and status.job.round == observed.round]
-    started = {(job.site, job.attempt) for job in jobs}
-    started |= {(action.site, action.attempt) for action in decision.actions if isinstance(action, StartTraining)}
-    sites = {site for site, _ in started}
-    if sites:
-        message = f"training of round {observed.round} started at {counted(len(sites), 'site')}"
-        yield Milestone(f"training {observed.round}", message, observed.round)
-    for site, attempt in sorted(started):
+def _first_trainings(observed: Observed, decision: Decision) -> Iterator[Milestone]:
+    """One line, once all sites have started or a first one is done: some may have waited for a job slot."""
+    plan, sites = observed.plan, {site for site, _ in _started(observed, decision)}
+    if plan is None or plan.round != observed.round or not sites:
+        return
+    if len(sites) == len(plan.selected) or any(observed.updates.values()):
+        of_all = "" if len(sites) == len(plan.selected) else f" of {len(plan.selected)}"
+        message = f"training of round {plan.round} started at {len(sites)}{of_all} site{'' if len(plan.selected) == 1 else 's'}"
+        yield Milestone(f"training {plan.round}", message, plan.round)
+
+
+def _retries(observed: Observed, decision: Decision) -> Iterator[Milestone]:
+    for site, attempt in sorted(_started(observed, decision)):
         if attempt > 0:
             message = f"training of round {observed.round} started again"
             yield Milestone(f"training {observed.round} {site} {attempt}", message, observed.round, site, attempt)
+
+
+def _started(observed: Observed, decision: Decision) -> set[tuple[str, int]]:
+    """Site and attempt of each training of the current round."""
+    jobs = [status.job for status in observed.jobs.values() if status.job.kind is TaskKind.TRAIN and status.job.round == observed.round]
+    actions = [action for action in decision.actions if isinstance(action, StartTraining)]
+    return {(job.site, job.attempt) for job in jobs} | {(action.site, action.attempt) for action in actions}
 
 
 def _refusals(observed: Observed) -> Iterator[Milestone]:

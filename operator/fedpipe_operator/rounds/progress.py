@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from statistics import fmean, median
 from typing import Final
 
-from fedpipe_operator.api import FineTuneStatus, ProgressStatus, Reason, Stage
+from fedpipe_operator.api import FineTuneSpec, FineTuneStatus, ProgressStatus, Reason, Stage, parse_duration
 from fedpipe_operator.backend import JobStatus, TaskKind
 from fedpipe_operator.rounds.attempts import Active, Done, Dropped, WorkState
 from fedpipe_operator.rounds.conditions import rfc3339
@@ -54,7 +54,7 @@ def progress_of(context: StageContext, step: Step, updates: tuple[int, int]) -> 
     return ProgressStatus(
         stage=stage,
         percentage=_percentage(context, stage, done, total),
-        estimated_remaining_seconds=_remaining_seconds(context.observed, stage, max(0.0, total - done)),
+        estimated_remaining_seconds=_remaining_seconds(context, stage, max(0.0, total - done)),
         sites_done=sites[0],
         sites_total=sites[1],
         last_updated_time=rfc3339(context.now),
@@ -130,23 +130,27 @@ def _percent(done: float, total: float) -> int:
     return math.floor(100 * min(1.0, done / total) + 1e-9)
 
 
-def _remaining_seconds(observed: Observed, stage: Stage, left: float) -> int | None:
+def _remaining_seconds(context: StageContext, stage: Stage, left: float) -> int | None:
     """None while nothing runs, and before there is a plan."""
     if stage is Stage.COMPLETE:
         return 0
-    seconds = None if stage in _STANDING else seconds_of_a_round(observed)
+    seconds = None if stage in _STANDING else seconds_of_a_round(context.run.spec, context.observed)
     return None if seconds is None else round(min(_MOST_SECONDS, seconds * left))
 
 
-def seconds_of_a_round(observed: Observed) -> float | None:
-    """As measured: the median of the committed rounds, so that a suspension counts little; else as the newest plan forecasts."""
+def seconds_of_a_round(spec: FineTuneSpec, observed: Observed) -> float | None:
+    """As measured: the median of the committed rounds, so that a suspension counts little; else as the newest plan forecasts.
+
+    A training ends with `rounds.deadline`, whatever a given plan says.
+    """
     rounds = observed.commits.keys() & observed.plans.keys()
     measured = [max(0.0, observed.commits[one].finished_at - observed.plans[one].started_at) for one in rounds]
     if measured:
         return median(measured)
     if observed.plan is None:
         return None
-    return max((observed.plan.plans[site].forecast.seconds for site in observed.plan.selected), default=None)
+    slowest = max((observed.plan.plans[site].forecast.seconds for site in observed.plan.selected), default=None)
+    return None if slowest is None else min(slowest, parse_duration(spec.rounds.deadline))
 
 
 def _unix(time: str) -> float:
