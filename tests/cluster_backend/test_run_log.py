@@ -39,10 +39,11 @@ def log() -> Iterator[Log]:
     """What the operator logs."""
     found, operator = Log(), logging.getLogger("fedpipe_operator")
     operator.addHandler(found)
-    level, operator.level = operator.level, logging.INFO
+    level = operator.level
+    operator.setLevel(logging.INFO)  # not by the attribute: loggers remember what is enabled
     yield found
     operator.removeHandler(found)
-    operator.level = level
+    operator.setLevel(level)
 
 
 HEALTHY = [
