@@ -19,7 +19,8 @@ BODY = {"metadata": {"namespace": "wards", "name": "triage", "uid": "u-1", "gene
 def logger() -> Iterator[logging.Logger]:
     """A logger whose records go nowhere else."""
     found = logging.getLogger("fedpipe_operator.test")
-    found.propagate, found.level, found.handlers[:] = False, logging.INFO, []
+    found.propagate, found.handlers[:] = False, []
+    found.setLevel(logging.INFO)
     yield found
     found.handlers.clear()
 
