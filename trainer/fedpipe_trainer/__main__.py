@@ -25,8 +25,6 @@ _LIBRARY_DEFAULTS: Final = {
     # Nothing is compiled here. bitsandbytes wraps its default kernels for torch's compiler even if they are not used, and loading the
     # compiler takes a second of processor time.
     "TORCHDYNAMO_DISABLE": "1",
-    # PyTorch names folders by the user, whom a cluster that gives each namespace its own range of ids has not named.
-    "LOGNAME": "fedpipe",
     "TRANSFORMERS_VERBOSITY": "error",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
