@@ -220,6 +220,7 @@ _HARDWARE: Final = Row(
                     "{{namespace}}/{{site}}",
                 ),
             ),
+            may_be_empty="no run is under way in which a site has finished a training",
         ),
         Panel(
             "GPU use by trainer pod",
