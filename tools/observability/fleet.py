@@ -177,8 +177,8 @@ _SITES: Final = Row(
         ),
         Panel(
             "Updates that were refused",
-            "Updates of sites that were not aggregated, since the operator started: they did not fit their task or plan, held values that "
-            "are no numbers, or were too large.",
+            "Updates of sites that were not aggregated, since the operator started: they did not fit their task or plan, held NaN or "
+            "infinite values, or were too large.",
             units.Short,
             (
                 Query(
