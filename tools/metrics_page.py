@@ -31,6 +31,8 @@ in their results.
   what is no such word, is `Other`.
 * **What a site keeps to itself** is in no metric: no label or column of its data, no loss of a single step. The mean loss of a
   training is what every `policy.trainingLosses` allows to be told. What a site calls a phase is shown only if it is one of ours.
+* **Who may scrape** reads the names of runs and sites, plans, and figures of each site's last training, its mean loss among them: there
+  is no other access control than the network policy, so let Prometheus alone connect.
 * Labels hold names of objects, which the API server holds to DNS names, and words of the operator.
 * Where Prometheus has labels `namespace` of its own (a ServiceMonitor), set `honorLabels: true`: else ours is called
   `exported_namespace`.

@@ -80,7 +80,6 @@ def _record(namespace: str, run: str, sites: list[str]) -> RunRecord:
         evaluators=tuple(sites),
         needed=1,
     )
-    training = Training(3, 0, 10**9, 90.0, (1.0,) * len(PHASES), 0.5, 1000.0, 0.3)
     figures = {"loss": 0.5, "accuracy": 0.9, "macroF1": 0.8}
     return replace(
         RunRecord(namespace, run),
@@ -88,8 +87,13 @@ def _record(namespace: str, run: str, sites: list[str]) -> RunRecord:
         stage=Stage("Training", 1000.0, 600.0),
         figures=figures,
         truncated_energy=0.01,
-        trainings=dict.fromkeys(sites, training),
-        used=dict.fromkeys(sites, Used(10**6, 10**6, 1000.0)),
+        trainings={site: _training(float(number)) for number, site in enumerate(sites)},
+        used={site: Used(10**6 + number, 10**6 + number, 1000.0 + number) for number, site in enumerate(sites)},
         sites=tuple(sites),
         last_round=2,
     )
+
+
+def _training(number: float) -> Training:
+    """Numbers of its own, so that they take the memory that they would take."""
+    return Training(3, 0, 10**9 + int(number), 90.0 + number, tuple(number + one for one in range(len(PHASES))), number, 1e3 + number, 0.3)

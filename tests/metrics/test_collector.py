@@ -11,7 +11,6 @@ from fedpipe_operator.cluster.objects import NamespacedName
 from fedpipe_operator.handlers.fleet import Fleet, JobNumbers
 from fedpipe_operator.handlers.workqueue import QueueLoad
 from fedpipe_operator.metrics.listener import Listener
-from fedpipe_operator.rounds import Decision, Observed
 
 
 def a_listener() -> Listener:
@@ -34,14 +33,6 @@ def test_the_series_of_a_deleted_run_and_a_deleted_site_are_gone_at_the_next_scr
     assert before.has("site_status_condition", site="ward")
     names = ("run_", "runs_", "site_", "plan_", "task_", "attempts_", "updates_", "replans_", "out_of_memory_")
     assert [key for key in after.values if key[0].startswith(names)] == []
-
-
-def test_a_run_that_is_not_in_the_cache_shows_no_figures_although_they_are_known() -> None:
-    """A reconcile may end after its object was deleted."""
-    listener, run = a_listener(), a_run()
-    listener.run_reconciled(run, Observed(), Decision(run.resource.status), {})
-
-    assert not ListenedFleet(listener, Fleet((a_run_body("other"),))).scrape().has("site_failed_rounds", run="toy")
 
 
 def test_a_run_whose_status_cannot_be_read_costs_no_other_object_its_series(caplog: pytest.LogCaptureFixture) -> None:

@@ -18,6 +18,7 @@ from fedpipe_trainer.data import IGNORED, Example, collate
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.losses import summed_loss
 from fedpipe_trainer.model import Base, clear_cache, load
+from fedpipe_trainer.profiling.energy import EnergyMeter
 from fedpipe_trainer.recipes import train
 
 Toy = Callable[[str], Path]
@@ -240,3 +241,16 @@ with attach_adapters(base, AdapterSpec({{"{Q0}": 2}}, lambda _: 1.0), AdapterTen
     assert 1 <= int(limited) < 256
     assert within == "True"
     assert int(free) == 256
+
+
+def test_the_energy_of_the_steps_is_in_the_result_and_absent_where_the_platform_counts_none(
+    make_task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings = iter([{"gpu": 100.0}, {"gpu": 142.5}])
+    monkeypatch.setattr(train, "meter", lambda _device: EnergyMeter(lambda: next(readings), {}))
+    counted, _ = run_training(make_task({Q0: 4}, steps=2), tmp_path)
+    monkeypatch.setattr(train, "meter", lambda _device: EnergyMeter(dict, {}))
+    uncounted, _ = run_training(make_task({Q0: 4}, steps=2), tmp_path)
+
+    assert counted.energy_joules == 42.5
+    assert uncounted.energy_joules is None

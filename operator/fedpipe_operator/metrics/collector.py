@@ -39,7 +39,8 @@ class FleetCollector(Collector):
         found: dict[str, list[Sample]] = {}
         for sample in self._samples():
             found.setdefault(sample.name, []).append(sample)
-        return (_family(metric, found[name]) for name, metric in _METRICS.items() if name in found)
+        # Each family's samples go as soon as it is written.
+        return (_family(metric, found.pop(name)) for name, metric in _METRICS.items() if name in found)
 
     def _samples(self) -> Iterator[Sample]:
         for queue, (depth, oldest_seconds) in self.queue_loads().items():

@@ -1,0 +1,58 @@
+"""The operator serves its metrics from its start on, and every layer tells them what it does."""
+
+import http.client
+import socket
+from dataclasses import replace
+
+import pytest
+from kubernetes import client
+from scrapes import Scrape
+from stand_in_cluster import SETTINGS
+
+from fedpipe_operator import __main__ as entry_point
+from fedpipe_operator.cluster.api import RUNS, Api
+from fedpipe_operator.errors import TransientError
+from fedpipe_operator.observer import Observer
+
+
+def unreachable(observer: Observer) -> Api:
+    """In place of the cluster's API server: nothing listens."""
+    configuration = client.Configuration(host="http://127.0.0.1:1")
+    configuration.retries = False
+    return Api(client.ApiClient(configuration), observer)
+
+
+def a_free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def read(port: int) -> Scrape:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    return Scrape.of(text)
+
+
+def test_metrics_are_served_before_the_api_server_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entry_point, "in_cluster", unreachable)
+    port = a_free_port()
+    controller = entry_point.make_controller(replace(SETTINGS, metrics_port=port))
+    with pytest.raises(TransientError):
+        controller.runs.cluster.api.get(RUNS, "default", "toy")
+    scrape = read(port)
+
+    assert scrape.value("kube_requests_total", verb="get", reason="ApiUnavailable") == 1
+    assert scrape.value("workqueue_depth", queue="run") == 0
+    assert scrape.value("leader") == 1
+    assert scrape.has("build_info")
+    observers = (controller.observer, controller.runs.observer, controller.sites.observer, controller.runs.stores.observer)
+    assert {id(one) for one in observers} == {id(controller.runs.cluster.api.observer)}
+
+
+def test_a_port_that_is_taken_ends_the_operator_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entry_point, "in_cluster", unreachable)
+    with socket.create_server(("0.0.0.0", 0)) as taken, pytest.raises(SystemExit, match="choose a port that is free"):  # noqa: S104 -- as the operator's
+        entry_point.make_controller(replace(SETTINGS, metrics_port=taken.getsockname()[1]))
