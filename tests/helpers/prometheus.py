@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import urllib.error
@@ -19,9 +20,9 @@ SCRAPE_SECONDS: Final = 1
 
 
 def program(name: str) -> Path:
-    """`prometheus` or `promtool`, as `tests/cluster build` unpacks them; without them a test fails and is not skipped."""
-    found = unpacked(default_layout(), name)
-    assert found.exists(), f"{found} is missing: `python3 tests/cluster build` unpacks it"
+    """`prometheus` or `promtool`: the one on the PATH, else the test cluster's; without them a test fails and is not skipped."""
+    found = Path(shutil.which(name) or unpacked(default_layout(), name))
+    assert found.exists(), f"{name} is not installed, and {found} is missing: `python3 tests/cluster build` unpacks it"
     return found
 
 

@@ -71,7 +71,7 @@ def expanded(expr: str, variables: Mapping[str, str]) -> str:
 
 
 def _with_values(series: Iterable[Series]) -> list[Series]:
-    """Those that have a point: a ratio or a quantile of nothing is no number, and Grafana shows none."""
+    """Those that have a point: a ratio or a quantile of nothing is NaN, which Grafana does not show."""
     return [one for one in series if one.points]
 
 

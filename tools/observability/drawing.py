@@ -81,7 +81,7 @@ def _lines(panel: Panel, answers: Answers, width: int, height: int) -> Iterator[
     rows = min(len(named), _LEGEND_ROWS)
     left, right, top, bottom = 58, width - 14, 30, height - 30 - _TEXT * rows
     values = [value for _, one in named for _, value in one.points] + [step.value for step in panel.thresholds] + [0.0]
-    highest, end = max(*values, 1e-9), max(at for _, one in named for at, _ in one.points) or 1.0
+    highest, end = max(values) or 1.0, max(at for _, one in named for at, _ in one.points) or 1.0
 
     def place(at: float, value: float) -> str:
         return f"{left + (right - left) * at / end:.1f},{bottom - (bottom - top) * value / highest:.1f}"
@@ -116,7 +116,7 @@ def _values(panel: Panel, answers: Answers, width: int, height: int) -> Iterator
 
 def _bars(panel: Panel, answers: Answers, width: int, height: int) -> Iterator[str]:
     named = _named(panel, answers)[: (height - 36) // 20]
-    highest = max(*(one.points[-1][1] for _, one in named), 1e-9)
+    highest = max(one.points[-1][1] for _, one in named) or 1.0
     for index, (name, one) in enumerate(named):
         y, value, left = 34 + 20 * index, one.points[-1][1], width // 2
         yield _text(left - 6, y + 11, name, text_anchor="end")

@@ -177,8 +177,8 @@ _SITES: Final = Row(
         ),
         Panel(
             "Updates that were refused",
-            "Updates of sites that were not aggregated, since the operator started: they did not fit their task or plan, held values that "
-            "are no numbers, or were too large.",
+            "Updates of sites that were not aggregated, since the operator started: they did not fit their task or plan, held NaN or "
+            "infinite values, or were too large.",
             units.Short,
             (
                 Query(
@@ -220,6 +220,7 @@ _HARDWARE: Final = Row(
                     "{{namespace}}/{{site}}",
                 ),
             ),
+            may_be_empty="no run is under way in which a site has finished a training",
         ),
         Panel(
             "GPU use by trainer pod",
