@@ -5,7 +5,8 @@
 #                                     the CUDA libraries (some 4 GB) are not installed. Tested only by `make -n` and with
 #                                     the filtered lock, because the machines used cannot reach that index.
 #   E2E_WORKERS=1 make e2e            run the end-to-end tests in one worker
-#   make release-images REGISTRY=… OPERATOR_BASE=python:3.11-slim@sha256:… TRAINER_BASE=nvidia/cuda:…@sha256:…
+#   make release VERSION=… REGISTRY=… OPERATOR_BASE=python:3.11-slim@sha256:… TRAINER_BASE=nvidia/cuda:…@sha256:…
+#   CONTAINER_TOOL=podman make release …   build and push with podman, or with buildah
 
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -16,6 +17,9 @@ E2E_WORKERS ?= 4
 REGISTRY ?=
 OPERATOR_BASE ?=
 TRAINER_BASE ?=
+CONTAINER_TOOL ?= docker
+# Options of `helm push`, such as --plain-http for a registry without TLS.
+HELM_PUSH_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,12 +35,12 @@ BENCHMARKS := benchmarks $(patsubst %/,%,$(dir $(wildcard benchmarks/*/__main__.
 COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --quiet
 # What is installed in the images, and what builds the project there.
 IMAGE_LOCKS := requirements-operator.lock requirements-trainer.lock requirements-build.lock
-SBOMS := dist
+DIST := dist
 # A lock names no dependencies between its packages, so the tool's warning that they are missing says nothing.
 SBOM := $(BIN)/python -W ignore::UserWarning -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible --validate
 WITHOUT_TORCH = awk '/^[^ \#]/ { keep = ($$0 !~ /^(torch|triton|nvidia-|cuda-)/) } keep' $(LOCK)
 
-.PHONY: help venv demo test slow gpu e2e cluster cluster-down lint format lock bench bench-flower bench-operator sbom audit release-images clean
+.PHONY: help venv demo test slow gpu e2e cluster cluster-down lint format lock bench bench-flower bench-operator sbom audit release-images release docs nightly clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -107,8 +111,8 @@ lock: ## Pin all packages that pyproject.toml requires, with hashes and without 
 	sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml | $(COMPILE) - -o requirements-build.lock
 
 sbom: $(INSTALLED) ## Write the Python packages of each image as CycloneDX: dist/fedpipe-operator.cdx.json and dist/fedpipe-trainer.cdx.json
-	@mkdir -p $(SBOMS)
-	for image in operator trainer; do $(SBOM) --output-file $(SBOMS)/fedpipe-$$image.cdx.json requirements-$$image.lock || exit 1; done
+	@mkdir -p $(DIST)
+	for image in operator trainer; do $(SBOM) --output-file $(DIST)/fedpipe-$$image.cdx.json requirements-$$image.lock || exit 1; done
 
 audit: $(INSTALLED) ## Look for known vulnerabilities in the images' locks; says SKIPPED where the vulnerability service cannot be reached
 	@$(BIN)/python tools/audit.py $(IMAGE_LOCKS) || { status=$$?; [ $$status -eq 75 ] || exit $$status; }
@@ -134,10 +138,17 @@ release-images: ## Build a release's images on base images that are named by dig
 	        echo "A release is built on base images that are named by digest, such as python:3.11-slim@sha256:…, and not on $$given." \
 	            "docker buildx imagetools inspect IMAGE shows the digest of a tag"; exit 1; }; \
 	done
-	docker build -f Dockerfile.operator --build-arg "BASE_IMAGE=$(OPERATOR_BASE)" -t $(REGISTRY)/fedpipe-operator:$(VERSION) .
-	docker build -f Dockerfile.trainer --build-arg "BASE_IMAGE=$(TRAINER_BASE)" -t $(REGISTRY)/fedpipe-trainer:$(VERSION) .
-	docker push $(REGISTRY)/fedpipe-operator:$(VERSION)
-	docker push $(REGISTRY)/fedpipe-trainer:$(VERSION)
+	$(CONTAINER_TOOL) build -f Dockerfile.operator --build-arg "BASE_IMAGE=$(OPERATOR_BASE)" -t $(REGISTRY)/fedpipe-operator:$(VERSION) .
+	$(CONTAINER_TOOL) build -f Dockerfile.trainer --build-arg "BASE_IMAGE=$(TRAINER_BASE)" -t $(REGISTRY)/fedpipe-trainer:$(VERSION) .
+	$(PYTHON) tools/release.py push --folder "$(DIST)" "$(CONTAINER_TOOL)" $(REGISTRY)/fedpipe-operator:$(VERSION) $(REGISTRY)/fedpipe-trainer:$(VERSION)
+
+release: ## Check VERSION, then make images, SBOMs, chart and checksums in dist/ and push images and chart to REGISTRY
+	@test "$(origin VERSION)" = "command line" || { echo "Set VERSION, such as make release VERSION=$(VERSION): it is what you mean to release"; exit 1; }
+	@$(PYTHON) tools/release.py check "$(VERSION)"
+	@$(MAKE) --no-print-directory release-images
+	@$(MAKE) --no-print-directory sbom
+	@$(PYTHON) tools/release.py chart --folder "$(DIST)" "$(VERSION)" "$(REGISTRY)" -- $(HELM_PUSH_ARGS)
+	@$(PYTHON) tools/release.py checksums "$(VERSION)" --folder "$(DIST)"
 
 clean: ## Remove everything that was built; the cache of models stays
 	rm -rf $(VENV) runs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache examples/*/volumes
