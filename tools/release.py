@@ -1,8 +1,8 @@
 """The parts of a release that `make release` cannot say in a line: `python tools/release.py check|push|chart|checksums …`.
 
 `check` refuses a version that the files do not agree on, and a working tree that no commit has. `push` pushes images and notes their
-digests. `chart` packages the chart with these digests as the defaults of its images, so that it installs what was built with it, and pushes it.
-`checksums` writes SHA256SUMS. What is decided is a function of texts; the shell around it runs docker, podman or buildah, git and helm.
+digests. `chart` packages the chart with these digests as the defaults of its images, so that it installs what was built with it, and pushes
+it. `checksums` writes SHA256SUMS. What is decided is a function of texts; the shell around it runs docker, podman or buildah, git and helm.
 """
 
 import argparse
