@@ -29,6 +29,11 @@ LOCK := requirements.lock
 VERSION = $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
 # Named after a checksum of its inputs: a changed lock is installed again, and file times, which a checkout changes, do not matter.
 INSTALLED := $(VENV)/installed-$(shell cat $(LOCK) pyproject.toml | cksum | cut -d' ' -f1)
+# The site's own environment: its packages are for it alone, and some have other versions than ours.
+DOCS_VENV := .venv-docs
+DOCS_LOCK := requirements-docs.lock
+DOCS_INSTALLED := $(DOCS_VENV)/installed-$(shell cat $(DOCS_LOCK) | cksum | cut -d' ' -f1)
+FUZZ_RUNS ?= 3000
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' $(LOCK))
 # Each folder for itself: their modules share names.
 BENCHMARKS := benchmarks $(patsubst %/,%,$(dir $(wildcard benchmarks/*/__main__.py)))
@@ -108,6 +113,7 @@ lock: ## Pin all packages that pyproject.toml requires, with hashes and without 
 	$(COMPILE) --extra operator --constraint $(LOCK) pyproject.toml -o requirements-operator.lock
 	$(COMPILE) --extra trainer --constraint $(LOCK) pyproject.toml -o requirements-trainer.lock
 	$(COMPILE) --group rival --constraint $(LOCK) -o requirements-rival.lock
+	$(COMPILE) --group docs -o $(DOCS_LOCK)
 	sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml | $(COMPILE) - -o requirements-build.lock
 
 sbom: $(INSTALLED) ## Write the Python packages of each image as CycloneDX: dist/fedpipe-operator.cdx.json and dist/fedpipe-trainer.cdx.json
@@ -130,6 +136,21 @@ bench-flower: $(INSTALLED) ## Measure whole rounds against Flower's own simulati
 bench-operator: $(INSTALLED) ## Measure one operator with 1,000 sites and 100 runs; needs what `make cluster` needs, and 75 minutes
 	$(BIN)/python benchmarks/operator
 
+docs: $(DOCS_INSTALLED) ## Build the site of all pages in site/; REPOSITORY_URL is where its links to code lead
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+
+$(DOCS_INSTALLED):
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/pip install --quiet --no-deps --require-hashes -r $(DOCS_LOCK)
+	@rm -f $(DOCS_VENV)/installed-*
+	@touch $@
+
+nightly: $(INSTALLED) docs ## What is too long for every change: FUZZ_RUNS runs with a hostile site, the short form of the benchmarks, and the site
+	FUZZ_RUNS=$(FUZZ_RUNS) $(BIN)/pytest -n auto tests/admission/test_hostile_site.py tests/aggregation/test_hostile_updates.py
+	$(BIN)/python benchmarks/aggregate.py --sites 4 16 --megabytes 20 --repeats 1
+	$(BIN)/python benchmarks/admission.py
+	$(BIN)/python benchmarks/planner.py --sites 200
+
 # A tag is moved: the same release, built again, would have another base, which nobody has looked at.
 release-images: ## Build a release's images on base images that are named by digest, and push them to REGISTRY
 	@test -n "$(REGISTRY)" || { echo "Set REGISTRY, to which the images are pushed"; exit 1; }
@@ -151,4 +172,4 @@ release: ## Check VERSION, then make images, SBOMs, chart and checksums in dist/
 	@$(PYTHON) tools/release.py checksums "$(VERSION)" --folder "$(DIST)"
 
 clean: ## Remove everything that was built; the cache of models stays
-	rm -rf $(VENV) runs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache examples/*/volumes
+	rm -rf $(VENV) $(DOCS_VENV) runs dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache examples/*/volumes

@@ -1,4 +1,4 @@
-"""The commands of docs/operations.md, as they are written, in the test's namespace."""
+"""The commands of docs/operations.md and docs/network-policies.md, as they are written, in the test's namespace."""
 
 from pathlib import Path
 from typing import Final
@@ -14,6 +14,7 @@ from worker_session import Lock
 pytestmark = pytest.mark.e2e
 
 BACKUP, UPGRADE, PAUSE, FORCED_DELETION = blocks((ROOT / "docs" / "operations.md").read_text())
+(POLICIES,) = blocks((ROOT / "docs" / "network-policies.md").read_text())
 HERE: Final = Path("/usr/bin")
 """Nothing of the test is in front of the cluster's own programs."""
 
@@ -63,3 +64,9 @@ def test_a_run_whose_results_cannot_be_deleted_is_deleted_without_them(namespace
     as_written(FORCED_DELETION, namespace)
 
     namespace.kubectl("wait", "--for=delete", f"{FFT}/toy", "--timeout=60s")
+
+
+def test_the_policies_for_tasks_are_created_where_helm_does_not_know_the_namespace(namespace: FleetNamespace) -> None:
+    as_written(POLICIES.replace("{wards,labs}", f"{{{namespace.name}}}"), namespace)
+
+    assert len(namespace.kubectl.list("networkpolicies")) == 2
