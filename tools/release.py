@@ -75,8 +75,8 @@ def with_images(values: str, images: Iterable[str]) -> str:
         reference, _, digest = image.partition("@")
         repository = reference.rpartition(":")[0]
         value = VALUES[repository.rpartition("/")[2]]
-        block = rf"^({value}:\n  repository: )\S+(\n  tag: .*\n  digest: )\"\"(.*)$"
-        values, replaced = re.subn(block, rf'\g<1>{repository}\g<2>"{digest}"\g<3>', values, flags=re.MULTILINE)
+        block = rf'^({value}:\n(?: .*\n)*?  repository: )\S+(.*(?:\n .*)*?\n  digest: )""'
+        values, replaced = re.subn(block, rf'\g<1>{repository}\g<2>"{digest}"', values, flags=re.MULTILINE)
         if replaced != 1:
             raise ReleaseError(f"{CHART}/values.yaml has no {value} with the lines repository, tag and digest: correct `with_images`")
     return values

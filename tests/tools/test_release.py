@@ -74,9 +74,22 @@ def test_the_packaged_chart_has_the_images_that_were_pushed_and_all_other_values
     }
 
 
-def test_values_in_another_form_are_refused_rather_than_left_as_they_are() -> None:
+def test_comments_and_further_values_of_an_image_stay() -> None:
+    image = '{}:\n  # With the registry.\n  repository: a # b\n  tag: \'\'\n  more: 1\n  digest: ""   # c\n\nother: {{digest: ""}}\n'
+
+    changed = release.with_images(image.format("operatorImage"), IMAGES[:1])
+
+    assert changed == image.format("operatorImage").replace(" a ", " registry.example/team/fedpipe-operator ").replace(
+        '""   ', f'"{DIGEST}"   '
+    )
+
+
+@pytest.mark.parametrize(
+    "values", ['operatorImage:\n  repository: a\nother:\n  digest: ""\n', 'operatorImage: {repository: a, digest: ""}\n']
+)
+def test_values_in_another_form_are_refused_rather_than_left_as_they_are(values: str) -> None:
     with pytest.raises(release.ReleaseError, match="no operatorImage with the lines repository, tag and digest"):
-        release.with_images("operatorImage: {repository: fedpipe-operator}\n", IMAGES)
+        release.with_images(values, IMAGES)
 
 
 @pytest.fixture
