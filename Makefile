@@ -5,7 +5,8 @@
 #                                     the CUDA libraries (some 4 GB) are not installed. Tested only by `make -n` and with
 #                                     the filtered lock, because the machines used cannot reach that index.
 #   E2E_WORKERS=1 make e2e            run the end-to-end tests in one worker
-#   make release-images REGISTRY=… OPERATOR_BASE=python:3.11-slim@sha256:… TRAINER_BASE=nvidia/cuda:…@sha256:…
+#   make release VERSION=… REGISTRY=… OPERATOR_BASE=python:3.11-slim@sha256:… TRAINER_BASE=nvidia/cuda:…@sha256:…
+#   CONTAINER_TOOL=podman make release …   build and push with podman, or with buildah
 
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -16,6 +17,9 @@ E2E_WORKERS ?= 4
 REGISTRY ?=
 OPERATOR_BASE ?=
 TRAINER_BASE ?=
+CONTAINER_TOOL ?= docker
+# Options of `helm push`, such as --plain-http for a registry without TLS.
+HELM_PUSH_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,18 +29,23 @@ LOCK := requirements.lock
 VERSION = $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
 # Named after a checksum of its inputs: a changed lock is installed again, and file times, which a checkout changes, do not matter.
 INSTALLED := $(VENV)/installed-$(shell cat $(LOCK) pyproject.toml | cksum | cut -d' ' -f1)
+# The site's own environment: its packages are for it alone, and some have other versions than ours.
+DOCS_VENV := .venv-docs
+DOCS_LOCK := requirements-docs.lock
+DOCS_INSTALLED := $(DOCS_VENV)/installed-$(shell cat $(DOCS_LOCK) | cksum | cut -d' ' -f1)
+FUZZ_RUNS ?= 3000
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' $(LOCK))
 # Each folder for itself: their modules share names.
 BENCHMARKS := benchmarks $(patsubst %/,%,$(dir $(wildcard benchmarks/*/__main__.py)))
 COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --quiet
 # What is installed in the images, and what builds the project there.
 IMAGE_LOCKS := requirements-operator.lock requirements-trainer.lock requirements-build.lock
-SBOMS := dist
+DIST := dist
 # A lock names no dependencies between its packages, so the tool's warning that they are missing says nothing.
 SBOM := $(BIN)/python -W ignore::UserWarning -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible --validate
 WITHOUT_TORCH = awk '/^[^ \#]/ { keep = ($$0 !~ /^(torch|triton|nvidia-|cuda-)/) } keep' $(LOCK)
 
-.PHONY: help venv demo test slow gpu e2e cluster cluster-down lint format lock bench bench-flower bench-operator sbom audit release-images clean
+.PHONY: help venv demo test slow gpu e2e cluster cluster-down lint format lock bench bench-flower bench-operator sbom audit release-images release docs nightly clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -104,11 +113,12 @@ lock: ## Pin all packages that pyproject.toml requires, with hashes and without 
 	$(COMPILE) --extra operator --constraint $(LOCK) pyproject.toml -o requirements-operator.lock
 	$(COMPILE) --extra trainer --constraint $(LOCK) pyproject.toml -o requirements-trainer.lock
 	$(COMPILE) --group rival --constraint $(LOCK) -o requirements-rival.lock
+	$(COMPILE) --group docs -o $(DOCS_LOCK)
 	sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml | $(COMPILE) - -o requirements-build.lock
 
 sbom: $(INSTALLED) ## Write the Python packages of each image as CycloneDX: dist/fedpipe-operator.cdx.json and dist/fedpipe-trainer.cdx.json
-	@mkdir -p $(SBOMS)
-	for image in operator trainer; do $(SBOM) --output-file $(SBOMS)/fedpipe-$$image.cdx.json requirements-$$image.lock || exit 1; done
+	@mkdir -p $(DIST)
+	for image in operator trainer; do $(SBOM) --output-file $(DIST)/fedpipe-$$image.cdx.json requirements-$$image.lock || exit 1; done
 
 audit: $(INSTALLED) ## Look for known vulnerabilities in the images' locks; says SKIPPED where the vulnerability service cannot be reached
 	@$(BIN)/python tools/audit.py $(IMAGE_LOCKS) || { status=$$?; [ $$status -eq 75 ] || exit $$status; }
@@ -126,6 +136,21 @@ bench-flower: $(INSTALLED) ## Measure whole rounds against Flower's own simulati
 bench-operator: $(INSTALLED) ## Measure one operator with 1,000 sites and 100 runs; needs what `make cluster` needs, and 75 minutes
 	$(BIN)/python benchmarks/operator
 
+docs: $(DOCS_INSTALLED) ## Build the site of all pages in site/; REPOSITORY_URL is where its links to code lead
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+
+$(DOCS_INSTALLED):
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/pip install --quiet --no-deps --require-hashes -r $(DOCS_LOCK)
+	@rm -f $(DOCS_VENV)/installed-*
+	@touch $@
+
+nightly: $(INSTALLED) docs ## What is too long for every change: FUZZ_RUNS runs with a hostile site, the short form of the benchmarks, and the site
+	FUZZ_RUNS=$(FUZZ_RUNS) $(BIN)/pytest -n auto tests/admission/test_hostile_site.py tests/aggregation/test_hostile_updates.py
+	$(BIN)/python benchmarks/aggregate.py --sites 4 16 --megabytes 20 --repeats 1
+	$(BIN)/python benchmarks/admission.py
+	$(BIN)/python benchmarks/planner.py --sites 200
+
 # A tag is moved: the same release, built again, would have another base, which nobody has looked at.
 release-images: ## Build a release's images on base images that are named by digest, and push them to REGISTRY
 	@test -n "$(REGISTRY)" || { echo "Set REGISTRY, to which the images are pushed"; exit 1; }
@@ -134,10 +159,17 @@ release-images: ## Build a release's images on base images that are named by dig
 	        echo "A release is built on base images that are named by digest, such as python:3.11-slim@sha256:…, and not on $$given." \
 	            "docker buildx imagetools inspect IMAGE shows the digest of a tag"; exit 1; }; \
 	done
-	docker build -f Dockerfile.operator --build-arg "BASE_IMAGE=$(OPERATOR_BASE)" -t $(REGISTRY)/fedpipe-operator:$(VERSION) .
-	docker build -f Dockerfile.trainer --build-arg "BASE_IMAGE=$(TRAINER_BASE)" -t $(REGISTRY)/fedpipe-trainer:$(VERSION) .
-	docker push $(REGISTRY)/fedpipe-operator:$(VERSION)
-	docker push $(REGISTRY)/fedpipe-trainer:$(VERSION)
+	$(CONTAINER_TOOL) build -f Dockerfile.operator --build-arg "BASE_IMAGE=$(OPERATOR_BASE)" -t $(REGISTRY)/fedpipe-operator:$(VERSION) .
+	$(CONTAINER_TOOL) build -f Dockerfile.trainer --build-arg "BASE_IMAGE=$(TRAINER_BASE)" -t $(REGISTRY)/fedpipe-trainer:$(VERSION) .
+	$(PYTHON) tools/release.py push --folder "$(DIST)" "$(CONTAINER_TOOL)" $(REGISTRY)/fedpipe-operator:$(VERSION) $(REGISTRY)/fedpipe-trainer:$(VERSION)
+
+release: ## Check VERSION, then make images, SBOMs, chart and checksums in dist/ and push images and chart to REGISTRY
+	@test "$(origin VERSION)" = "command line" || { echo "Set VERSION, such as make release VERSION=$(VERSION): it is what you mean to release"; exit 1; }
+	@$(PYTHON) tools/release.py check "$(VERSION)"
+	@$(MAKE) --no-print-directory release-images
+	@$(MAKE) --no-print-directory sbom
+	@$(PYTHON) tools/release.py chart --folder "$(DIST)" "$(VERSION)" "$(REGISTRY)" -- $(HELM_PUSH_ARGS)
+	@$(PYTHON) tools/release.py checksums "$(VERSION)" --folder "$(DIST)"
 
 clean: ## Remove everything that was built; the cache of models stays
-	rm -rf $(VENV) runs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache examples/*/volumes
+	rm -rf $(VENV) $(DOCS_VENV) runs dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache examples/*/volumes

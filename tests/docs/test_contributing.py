@@ -28,8 +28,8 @@ FOLDERS: Final = (ROOT, OPERATOR, TRAINER, ROOT / "tests" / "helpers")
 """The folders that a path on a page may be relative to."""
 BASES: Final = {"operator": (OPERATOR, ROOT), "trainer": (TRAINER,), "chart": (ROOT,), "API": (ROOT,), "tests": (ROOT,), "docs": (ROOT,)}
 """The same behind the first word of a list item of the guide."""
-BUILT: Final = "dist"
-"""The folder that the release makes."""
+BUILT: Final = ("dist", "site/")
+"""The folders that a release and the site are built in."""
 
 CODE: Final = re.compile(r"`([^`\n]+)`")
 PATH: Final = re.compile(r"[\w.-]*/[\w./-]*|[\w-]+\.(?:py|md|toml|yaml|json|tpl|operator|trainer)|Makefile")

@@ -1,4 +1,4 @@
-"""`make release-images` builds on base images that are named by digest, and on no others."""
+"""`make release-images` builds on base images that are named by digest, and on no others; `make release` begins with the version."""
 
 import os
 import subprocess
@@ -16,12 +16,16 @@ CUDA: Final = f"nvidia/cuda:13.0.1-base-ubuntu24.04@{DIGEST}"
 
 def release(folder: Path, **variables: str) -> "tuple[subprocess.CompletedProcess[str], list[str]]":
     """Make the release's images with a stand-in for Docker; also return its command lines."""
+    return make("release-images", folder, **variables)
+
+
+def make(target: str, folder: Path, **variables: str) -> "tuple[subprocess.CompletedProcess[str], list[str]]":
     docker, calls = folder / "docker", folder / "calls"
-    docker.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
+    docker.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n[ "$1" != push ] || echo "latest: digest: {DIGEST} size: 1234"\n')
     docker.chmod(0o755)
     calls.touch()
     done = subprocess.run(
-        ["make", "--no-print-directory", "release-images", *(f"{name}={value}" for name, value in variables.items())],
+        ["make", "--no-print-directory", target, f"DIST={folder}", *(f"{name}={value}" for name, value in variables.items())],
         cwd=ROOT,
         env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
         capture_output=True,
@@ -42,6 +46,10 @@ def test_a_release_is_built_on_the_given_digests_and_pushed_with_the_project_s_v
         f"build -f Dockerfile.trainer --build-arg BASE_IMAGE={CUDA} -t registry.example/fedpipe-trainer:{version} .",
         f"push registry.example/fedpipe-operator:{version}",
         f"push registry.example/fedpipe-trainer:{version}",
+    ]
+    assert (tmp_path / "images.txt").read_text().splitlines() == [
+        f"registry.example/fedpipe-operator:{version}@{DIGEST}",
+        f"registry.example/fedpipe-trainer:{version}@{DIGEST}",
     ]
 
 
@@ -73,3 +81,18 @@ def test_without_a_registry_nothing_is_built(tmp_path: Path) -> None:
 
     assert (done.returncode != 0, calls) == (True, [])
     assert "Set REGISTRY" in done.stdout
+
+
+def test_a_release_without_a_version_is_refused_before_anything_is_built(tmp_path: Path) -> None:
+    done, calls = make("release", tmp_path, REGISTRY="registry.example", OPERATOR_BASE=PYTHON, TRAINER_BASE=CUDA)
+
+    assert (done.returncode != 0, calls) == (True, [])
+    assert "Set VERSION" in done.stdout
+
+
+def test_a_version_that_the_files_do_not_have_is_refused_before_anything_is_built(tmp_path: Path) -> None:
+    done, calls = make("release", tmp_path, VERSION="9.9.9", REGISTRY="registry.example", OPERATOR_BASE=PYTHON, TRAINER_BASE=CUDA)
+
+    assert (done.returncode != 0, calls) == (True, [])
+    assert "Version 9.9.9 cannot be released:" in done.stdout
+    assert "version of charts/fedpipe/Chart.yaml is 0.1.0: write 9.9.9" in done.stdout

@@ -1,4 +1,8 @@
-"""Executes the commands in READMEs as they are written."""
+"""Executes the commands on pages as they are written, and knows what a page says of how they are tested.
+
+A line before each block says it: `<!-- run by: FILE -->`, a test that takes the block from the page (or `.ci/run`, for targets of make), or
+`<!-- not run: REASON -->`, or `<!-- not run as it stands: REASON -->` where tests run the same commands in another form.
+"""
 
 import os
 import re
@@ -10,6 +14,12 @@ def blocks(text: str) -> list[str]:
     """The shell code blocks in the text of a README."""
     code: list[str] = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     return code
+
+
+def notes(text: str) -> list[tuple[str, str]]:
+    """Each shell code block with the comment before it; "" without one."""
+    found: list[tuple[str, str]] = re.findall(r"(?:^<!-- ([^\n]*) -->\n)?^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return found
 
 
 def follow(commands: str, *, folder: Path, first_in_path: Path) -> None:

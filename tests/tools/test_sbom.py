@@ -19,7 +19,7 @@ IMAGES = ["operator", "trainer"]
 def sboms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the target writes, by image. `INSTALLED` names a file that is there, so that make installs nothing."""
     folder = tmp_path_factory.mktemp("dist")
-    subprocess.run(["make", "sbom", f"SBOMS={folder}", "INSTALLED=LICENSE"], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(["make", "sbom", f"DIST={folder}", "INSTALLED=LICENSE"], cwd=ROOT, check=True, capture_output=True)
     return {image: (folder / f"fedpipe-{image}.cdx.json").read_text() for image in IMAGES}
 
 
