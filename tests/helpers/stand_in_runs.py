@@ -102,11 +102,13 @@ class StandInBackend:
         seen, text = self.jobs[name], self.tasks[name]
         if seen.job.kind == "aggregate":
             task = AggregationTask.model_validate_json(text)
+            assert isinstance(task.store, DirectoryAddress)
             aggregate(task, DirectoryStore(path_of(f"file://{task.store.root}")), self.clock)
             self.jobs[name] = replace(seen, state=JobState.SUCCEEDED, exit_code=0)
             return
         if seen.job.kind == "plan":
             planning = PlanningTask.model_validate_json(text)
+            assert isinstance(planning.store, DirectoryAddress)
             plan_round_of(planning, DirectoryStore(path_of(f"file://{planning.store.root}")))
             self.jobs[name] = replace(seen, state=JobState.SUCCEEDED, exit_code=0)
             return
