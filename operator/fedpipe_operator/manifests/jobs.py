@@ -4,6 +4,7 @@ import math
 from typing import Any, Final
 
 from fedpipe_operator.api import EdgeSite, parse_duration, parse_quantity
+from fedpipe_operator.api.meta import QUEUE_PREFIX
 from fedpipe_operator.backend import Job, JobResources
 from fedpipe_operator.manifests.additions import pool_template
 from fedpipe_operator.manifests.metadata import metadata, object_name
@@ -62,7 +63,7 @@ def trainer_job(run: Run, job: Job, site: EdgeSite | None, resources: JobResourc
     spec["volumes"] += [{"name": "cache", "persistentVolumeClaim": {"claimName": claim}} for claim in cache]
     labels = metadata(run, job)["labels"]
     template = pool_template(site, labels, spec, settings) if site else {"metadata": {"labels": labels}, "spec": spec}
-    return _job(run, job, template, settings)
+    return _job(run, job, template, settings, may_wait_for_node=site is not None and site.spec.autoscaled)
 
 
 def aggregation_job(run: Run, job: Job, settings: Settings) -> Plain:
@@ -81,10 +82,15 @@ def aggregation_job(run: Run, job: Job, settings: Settings) -> Plain:
     return _job(run, job, template, settings)
 
 
-def _job(run: Run, job: Job, template: Plain, settings: Settings) -> Plain:
-    """The Job of one attempt. The operator counts attempts, so a failed pod fails the Job, unless its node evicted the pod."""
+def _job(run: Run, job: Job, template: Plain, settings: Settings, *, may_wait_for_node: bool = False) -> Plain:
+    """The Job of one attempt. The operator counts attempts, so a failed pod fails the Job, unless its node evicted the pod.
+
+    Kubernetes counts its deadline from when a queue let it run, and so the time that its pod waits for a node as well.
+    """
     container = template["spec"]["containers"][0]["name"]
-    deadline = math.ceil(min(_LONGEST_SECONDS, parse_duration(run.spec.rounds.deadline))) + _BACKSTOP_SECONDS
+    deadline, in_queue = (parse_duration(text) for text in (run.spec.rounds.deadline, run.spec.rounds.queue_deadline))
+    active = _whole(deadline + (in_queue if may_wait_for_node else 0.0))
+    stage = _whole(deadline + (in_queue if _may_wait(run) else 0.0))
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -93,14 +99,25 @@ def _job(run: Run, job: Job, template: Plain, settings: Settings) -> Plain:
             "completions": 1,
             "parallelism": 1,
             "backoffLimit": 0,
-            "activeDeadlineSeconds": deadline,
+            "activeDeadlineSeconds": active,
             # Until its stage is over, a failed Job is the only record of its attempt.
-            "ttlSecondsAfterFinished": max(settings.job_ttl_seconds, deadline),
+            "ttlSecondsAfterFinished": max(settings.job_ttl_seconds, stage),
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {"rules": [_ignore_disruption(), _fail_on_final_exit(container)]},
             "template": template,
         },
     }
+
+
+def _whole(seconds: float) -> int:
+    """So many seconds, and the backstop's, in a number that Kubernetes takes."""
+    return math.ceil(min(_LONGEST_SECONDS, seconds)) + _BACKSTOP_SECONDS
+
+
+def _may_wait(run: Run) -> bool:
+    """Whether a stage of the run may last longer than its deadline, as far as the run and its sites say."""
+    is_queued = any(name.startswith(QUEUE_PREFIX) for name in run.resource.metadata.labels)
+    return is_queued or any(site.spec.autoscaled for site in run.sites)
 
 
 def _ignore_disruption() -> Plain:
