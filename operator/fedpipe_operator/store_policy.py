@@ -83,9 +83,11 @@ def _problems(rule: StoreRule, spec: FineTuneSpec) -> Iterator[str]:
 
 
 def _problems_of_store(rule: StoreRule, store: StoreSpec) -> Iterator[str]:
-    endpoint = store.endpoint or AWS
-    if rule.endpoints and _normalised(endpoint) not in map(_normalised, rule.endpoints):
-        yield f"spec.store.endpoint {endpoint} is none of the endpoints that the operator's policy allows here: {', '.join(rule.endpoints)}"
+    named = {"endpoint": store.endpoint or AWS} | ({"trainerEndpoint": store.trainer_endpoint} if store.trainer_endpoint else {})
+    for field_, endpoint in named.items():
+        if rule.endpoints and _normalised(endpoint) not in map(_normalised, rule.endpoints):
+            listed = ", ".join(rule.endpoints)
+            yield f"spec.store.{field_} {endpoint} is none of the endpoints that the operator's policy allows here: {listed}"
     yield from _problems_of_folder(rule, "spec.store", store.bucket, store.prefix)
 
 

@@ -156,3 +156,45 @@ def test_a_store_that_the_policy_does_not_allow_is_never_opened_and_its_secret_n
         "name one of these, or ask the operator's administrator to allow it"
     )
     assert api.noted == []
+
+
+# --- pairs that expire
+
+SESSION = {"AWS_SESSION_TOKEN": "a-token", "AWS_CREDENTIAL_EXPIRATION": "1970-01-01T01:00:00Z"}
+
+
+def test_a_pair_with_a_session_token_signs_with_it_and_is_passed_to_workers(api: StandInApi) -> None:
+    api.apply(SECRETS, "default", encoded(**PAIR, **SESSION))
+    found = StoreConnections(api, ANY_STORE, (), clock=lambda: 0.0).of(RUN)  # type: ignore[arg-type]
+
+    assert found.credentials == Credentials("me", "secret", "a-token", 3600.0)
+    assert found.environment == PAIR | {"AWS_SESSION_TOKEN": "a-token"}
+    assert "token" not in repr(found.credentials)
+
+
+def test_the_secret_is_read_again_before_its_pair_expires(api: StandInApi) -> None:
+    times = iter((2699.0, 2701.0))  # of the second call and of the third
+    api.apply(SECRETS, "default", encoded(**PAIR, **SESSION))
+    stores = StoreConnections(api, ANY_STORE, (), clock=lambda: next(times))  # type: ignore[arg-type]
+    for _ in range(2):
+        stores.of(RUN)
+    assert api.noted.count("get secrets keys") == 1
+
+    api.apply(SECRETS, "default", encoded(**PAIR | SESSION | {"AWS_CREDENTIAL_EXPIRATION": "1970-01-01T02:00:00Z"}))
+    assert stores.of(RUN).credentials.expires_at == 7200.0
+
+
+@pytest.mark.parametrize("written", ["soon", "2026-01-31", "2026-01-31T12:00:00"])
+def test_an_expiration_without_its_zone_is_refused_with_how_to_write_it(api: StandInApi, written: str) -> None:
+    api.apply(SECRETS, "default", encoded(**PAIR, AWS_CREDENTIAL_EXPIRATION=written))
+
+    with pytest.raises(UserError, match=r"SecretInvalid: AWS_CREDENTIAL_EXPIRATION of the Secret default/keys .* 2026-01-31T12:00:00Z"):
+        opened(api)
+
+
+def test_trainers_are_not_sent_to_the_cluster_itself_either(api: StandInApi) -> None:
+    api.apply(SECRETS, "default", encoded(**PAIR))
+    store = RUN.spec.store.model_dump(by_alias=True, exclude_none=True) | {"trainerEndpoint": "http://169.254.169.254"}
+
+    with pytest.raises(UserError, match=r"AddressRefused: store\.trainerEndpoint http://169\.254\.169\.254: .*link-local"):
+        connections(api).of(a_run(store=store))

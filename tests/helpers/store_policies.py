@@ -26,6 +26,7 @@ class Case:
     problem: str = ""
     endpoint: str | None = None
     """None: the run names none."""
+    trainer_endpoint: str | None = None
     bucket: str = "fedpipe"
     """Empty: the run names no store; the operator's default is none of its choice."""
     prefix: str = "runs"
@@ -35,6 +36,7 @@ class Case:
     def spec(self) -> Plain:
         """The fields of the run's spec."""
         store = {"bucket": self.bucket, "prefix": self.prefix} | ({"endpoint": self.endpoint} if self.endpoint else {})
+        store |= {"trainerEndpoint": self.trainer_endpoint} if self.trainer_endpoint else {}
         return ({"store": store} if self.bucket else {}) | {"model": {"source": self.source}}
 
 
@@ -75,6 +77,15 @@ CASES: Final = (
             *("http://minio:9000@evil", "http://evil\\@minio:9000", "http://evil#@minio:9000", "http://evil?@minio:9000"),
             *("http://user@minio:9000", "http://minio:9000?x", "http://minio:9000#x", "http://minio:", "http://m\u0131nio:9000"),
         )
+    ),
+    Case("endpoints", endpoint="http://minio:9000", trainer_endpoint="https://s3.example.com"),
+    Case("endpoints", endpoint="http://minio:9000", trainer_endpoint="http://minio:9000/"),
+    Case(
+        "endpoints",
+        "spec.store.trainerEndpoint http://evil:9000 is none of the endpoints that the operator's policy allows here: "
+        + ", ".join(LISTS["endpoints"]["endpoints"]),
+        endpoint="http://minio:9000",
+        trainer_endpoint="http://evil:9000",
     ),
     Case("endpoints", bucket=""),
     Case("buckets", bucket=""),

@@ -122,6 +122,8 @@ def test_another_type_of_task_is_another_revision() -> None:
 )
 def test_a_spec_has_the_same_revision_in_every_version_of_the_operator(name: str, expected: str) -> None:
     """Otherwise an upgrade of the operator would refuse every run under way with `SpecChanged`."""
-    (document,) = [run for run in RUNS if run["metadata"]["name"] == name]
+    (found,) = [run for run in RUNS if run["metadata"]["name"] == name]
+    document = copy.deepcopy(found)
+    document["spec"]["store"].pop("trainerEndpoint", None)  # a field that runs of the earlier versions could not have
 
     assert revision(document) == expected

@@ -1,5 +1,7 @@
 """Presigned forms bind key, size and time of an upload, where the store has them; whether it has is found by trying once."""
 
+import base64
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,6 +32,16 @@ def form_of(server: FormServer, key: str = "updates/a/result.json", *, seconds: 
     form = store_of(server).form_to_write(key, seconds, at_most)
     assert form is not None
     return form
+
+
+def test_a_form_never_outlives_the_key_pair_that_signed_it(server: FormServer) -> None:
+    now = datetime.now(UTC).timestamp()
+    pair = Credentials("operator", SECRET, expires_at=now + 600)
+    form = S3Store("fedpipe", "runs/a", endpoint=server.endpoint, credentials=pair, clock=lambda: now).form_to_write("a", 3600, 10)
+
+    assert form is not None
+    policy = json.loads(base64.b64decode(form.fields["policy"]))
+    assert datetime.fromisoformat(policy["expiration"]).timestamp() < now + 660
 
 
 def a_file(folder: Path, content: bytes) -> Path:

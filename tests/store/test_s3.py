@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Barrier, Thread
 
+import boto3
 import httpx
 import pytest
 from botocore import auth
-from s3_servers import Server
+from s3_servers import CREDENTIALS, Server
 
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.store import Credentials, S3Store
@@ -257,3 +259,57 @@ def test_an_object_that_is_replaced_while_it_is_read_is_an_error(name: str, requ
 
         with pytest.raises(TransientError, match="ObjectChanged"):
             reader.read(5, 4)
+
+
+# --- key pairs that expire, an endpoint for trainers, regions
+
+
+def expiring(server: Server, at: float) -> S3Store:
+    pair = replace(CREDENTIALS, session_token="a-token", expires_at=at)  # noqa: S106 -- of no account
+    return S3Store("fedpipe", "expiring", endpoint=server.endpoint, credentials=pair, clock=lambda: 1000.0)
+
+
+def validity(url: str) -> int:
+    return int(httpx.URL(url).params["X-Amz-Expires"])
+
+
+@pytest.mark.parametrize(("left", "asked", "granted"), [(600.0, 3600, 600), (7200.0, 3600, 3600)])
+def test_a_url_never_outlives_the_key_pair_that_signed_it(moto: Server, left: float, asked: int, granted: int) -> None:
+    store = expiring(moto, 1000.0 + left)
+
+    assert [validity(url) for url in (store.url_to_read("a", asked), store.url_to_write("a", asked))] == [granted, granted]
+    assert "X-Amz-Security-Token=a-token" in store.url_to_read("a", asked)
+
+
+def test_a_key_pair_that_has_expired_signs_nothing_and_says_what_to_do(moto: Server) -> None:
+    store = expiring(moto, 1030.0)
+
+    with pytest.raises(UserError, match=r"CredentialsExpired: .*renew it in its Secret"):
+        store.url_to_read("a", 3600)
+
+
+def test_trainers_get_urls_of_their_own_endpoint_and_the_operator_keeps_to_its_own(moto: Server) -> None:
+    store = S3Store("fedpipe", "apart", endpoint=moto.endpoint, trainer_endpoint="https://s3.example.com", credentials=CREDENTIALS)
+
+    store.write("a", b"content")
+
+    assert store.read("a") == b"content"
+    assert {httpx.URL(url).host for url in (store.url_to_read("a", 60), store.url_to_write("a", 60))} == {"s3.example.com"}
+
+
+def test_a_bucket_of_another_region_is_told_before_a_trainer_gets_a_url_that_it_cannot_use(
+    moto: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", moto.endpoint)  # in the place of AWS
+    client = boto3.client("s3", region_name="eu-west-1", aws_access_key_id="a", aws_secret_access_key="b")  # noqa: S106 -- moto asks for none
+    client.create_bucket(Bucket="elsewhere", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+
+    with pytest.raises(UserError, match=r"WrongRegion: bucket elsewhere at AWS is in the region eu-west-1, and store.region is us-east-1"):
+        S3Store("elsewhere", "", credentials=CREDENTIALS).url_to_read("a", 60)
+
+    assert S3Store("elsewhere", "", credentials=CREDENTIALS, region="eu-west-1").url_to_read("a", 60)
+
+
+def test_a_store_that_wants_another_region_says_which(responding: Responding) -> None:
+    with pytest.raises(UserError, match=r"WrongRegion: .*the message.*set store.region to the bucket's"):
+        responding(400, "AuthorizationHeaderMalformed").read("a")

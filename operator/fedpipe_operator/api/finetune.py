@@ -195,12 +195,18 @@ class SecretReference(ApiModel):
 
 
 class StoreSpec(ApiModel):
-    """The S3-compatible store. The Secret holds `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`."""
+    """The S3-compatible store.
+
+    The Secret holds `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`; of a pair that expires also `AWS_SESSION_TOKEN` and
+    `AWS_CREDENTIAL_EXPIRATION`, the time at which it does.
+    """
 
     bucket: Annotated[str, Field(pattern=BUCKET_PATTERN, max_length=63)]
     prefix: Annotated[str, Field(pattern=PREFIX_PATTERN, max_length=512)] = "fedpipe"
     endpoint: Annotated[str, Field(pattern=ENDPOINT_PATTERN, max_length=1024)] | None = None
     """URL of the S3 endpoint; left out: that of AWS."""
+    trainer_endpoint: Annotated[str, Field(pattern=ENDPOINT_PATTERN, max_length=1024)] | None = None
+    """URL by which trainers reach the same store, if their nodes reach it by another than the operator; left out: `endpoint`."""
     region: Annotated[str, Field(min_length=1, max_length=64)] = "us-east-1"
     credentials_secret_ref: SecretReference | None = None
 

@@ -7,19 +7,29 @@ to the same Secret (`manifests.jobs`). Trainers get presigned URLs only.
 
 import base64
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+from urllib.parse import urlsplit
 
 from fedpipe_operator import names
 from fedpipe_operator.cluster.api import SECRETS, Api
 from fedpipe_operator.errors import UserError
-from fedpipe_operator.manifests.jobs import CREDENTIALS
+from fedpipe_operator.manifests.jobs import CREDENTIALS, SESSION_TOKEN
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.store import Credentials, Guard, Store
 from fedpipe_operator.store.address import BucketAddress, StoreAddress, open_store
+from fedpipe_operator.store.connections import addresses_of
+from fedpipe_operator.store.s3_errors import translate_s3_errors
 from fedpipe_operator.store_policy import StorePolicy
 
 ACCESS_KEY, SECRET_KEY = CREDENTIALS
+EXPIRATION: Final = "AWS_CREDENTIAL_EXPIRATION"
+"""In the Secret, beside a session token: when the pair expires, as `aws configure export-credentials` names and writes it."""
+_RENEWED_SECONDS: Final = 900.0
+"""So long before a key pair expires, its Secret is read again: by then whoever renews it has done so."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,12 @@ class StoreConnection:
     @property
     def environment(self) -> Mapping[str, str]:
         """The variables in which a worker process finds the key pair."""
-        return {ACCESS_KEY: self.credentials.access_key, SECRET_KEY: self.credentials.secret_key}
+        token = {SESSION_TOKEN: self.credentials.session_token} if self.credentials.session_token else {}
+        return {ACCESS_KEY: self.credentials.access_key, SECRET_KEY: self.credentials.secret_key} | token
+
+    def is_valid(self, now: float) -> bool:
+        """Whether its key pair does not expire soon."""
+        return self.credentials.expires_at is None or now < self.credentials.expires_at - _RENEWED_SECONDS
 
 
 @dataclass
@@ -46,6 +61,7 @@ class StoreConnections:
     policy: StorePolicy
     api_servers: tuple[str, ...]
     """Addresses of the API server, to which no store connects."""
+    clock: Callable[[], float] = time.time
     _opened: dict[str, StoreConnection] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -59,7 +75,7 @@ class StoreConnections:
         uid = run.resource.metadata.uid
         with self._lock:
             known = self._opened.get(uid)
-        opened = known or self._open(run)
+        opened = known if known is not None and known.is_valid(self.clock()) else self._open(run)
         with self._lock:
             self._opened[uid] = opened
         return opened
@@ -75,8 +91,17 @@ class StoreConnections:
             raise UserError("StoreNotAllowed", f"{problem}; name one of these, or ask the operator's administrator to allow it")
         prefix = names.run_prefix(store.prefix, meta.namespace, meta.name, meta.uid)
         address = BucketAddress(
-            bucket=store.bucket, prefix=prefix, endpoint=store.endpoint, region=store.region, api_servers=self.api_servers
+            bucket=store.bucket,
+            prefix=prefix,
+            endpoint=store.endpoint,
+            trainer_endpoint=store.trainer_endpoint,
+            region=store.region,
+            api_servers=self.api_servers,
         )
+        if store.trainer_endpoint is not None and address.guard is not None:
+            host = urlsplit(store.trainer_endpoint).hostname or ""
+            with translate_s3_errors(f"store.trainerEndpoint {store.trainer_endpoint}"):
+                address.guard.check(host, addresses_of(host))
         credentials = credentials_of(run, self.api)
         return StoreConnection(open_store(address, credentials), address, credentials, address.guard)
 
@@ -85,7 +110,7 @@ def credentials_of(run: Run, api: Api) -> Credentials:
     """The key pair in the Secret that the run names.
 
     Raises:
-        UserError: `StoreMissing`, `CredentialsMissing`, `SecretMissing`, `SecretIncomplete`; or what the API raises.
+        UserError: `StoreMissing`, `CredentialsMissing`, `SecretMissing`, `SecretIncomplete`, `SecretInvalid`; or what the API raises.
     """
     reference, namespace = run.store.credentials_secret_ref, run.resource.metadata.namespace
     if reference is None:
@@ -99,4 +124,18 @@ def credentials_of(run: Run, api: Api) -> Credentials:
     missing = [name for name in (ACCESS_KEY, SECRET_KEY) if not data.get(name)]
     if missing:
         raise UserError("SecretIncomplete", f"the Secret {namespace}/{reference.name} has no {' and no '.join(missing)}: add it")
-    return Credentials(*(base64.b64decode(data[name]).decode() for name in (ACCESS_KEY, SECRET_KEY)))
+    texts = {name: base64.b64decode(value).decode() for name, value in data.items() if name in (*CREDENTIALS, SESSION_TOKEN, EXPIRATION)}
+    expiration = texts.get(EXPIRATION, "")
+    if expiration and _unix(expiration) is None:
+        found = f"{EXPIRATION} of the Secret {namespace}/{reference.name} is no time with its zone"
+        raise UserError("SecretInvalid", f"{found}: write it as 2026-01-31T12:00:00Z")
+    return Credentials(texts[ACCESS_KEY], texts[SECRET_KEY], texts.get(SESSION_TOKEN) or None, _unix(expiration))
+
+
+def _unix(text: str) -> float | None:
+    """The time as Unix seconds; None if it is none, or has no zone."""
+    try:
+        time_ = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    return None if time_.tzinfo is None else time_.timestamp()

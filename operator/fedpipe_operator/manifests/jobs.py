@@ -19,6 +19,8 @@ DATA_FOLDER: Final = "/data"
 MODEL_FOLDER: Final = "/model"
 CACHE_FOLDER: Final = "/cache"
 CREDENTIALS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+SESSION_TOKEN: Final = "AWS_SESSION_TOKEN"  # noqa: S105 -- a variable's name
+"""Short-lived pairs have one."""
 """Keys of the Secret that a store's `credentialsSecretRef` names, and the variables in which boto3 looks for them."""
 _CPU_REQUEST: Final = 0.5
 """Requested cores as a share of the claim: a node can give less than it has, and a slower trainer has not failed."""
@@ -135,7 +137,9 @@ def _credentials(run: Run) -> list[Plain]:
     reference = run.store.credentials_secret_ref
     if reference is None:
         return []
-    return [{"name": name, "valueFrom": {"secretKeyRef": {"name": reference.name, "key": name}}} for name in CREDENTIALS]
+    needed = [{"name": name, "valueFrom": {"secretKeyRef": {"name": reference.name, "key": name}}} for name in CREDENTIALS]
+    token = {"secretKeyRef": {"name": reference.name, "key": SESSION_TOKEN, "optional": True}}
+    return [*needed, {"name": SESSION_TOKEN, "valueFrom": token}]
 
 
 def _claims(run: Run, site: EdgeSite | None) -> dict[str, tuple[str, str]]:

@@ -28,6 +28,8 @@ class BucketAddress(Wire):
     bucket: str
     prefix: str
     endpoint: str | None = None
+    trainer_endpoint: str | None = None
+    """By which trainers reach the store; None: `endpoint`."""
     region: str = "us-east-1"
     api_servers: tuple[str, ...] | None = None
     """On a cluster: the addresses of its API server, to which no connection is made, nor to any other address that `addresses` refuses.
@@ -58,7 +60,13 @@ def open_store(address: DirectoryAddress | BucketAddress, credentials: Credentia
     if credentials is None:
         raise UserError("CredentialsMissing", f"there is no key pair for {address.url}: name a Secret with one in the run's spec.store")
     return S3Store(
-        address.bucket, address.prefix, credentials=credentials, endpoint=address.endpoint, region=address.region, guard=address.guard
+        address.bucket,
+        address.prefix,
+        credentials=credentials,
+        endpoint=address.endpoint,
+        trainer_endpoint=address.trainer_endpoint,
+        region=address.region,
+        guard=address.guard,
     )
 
 

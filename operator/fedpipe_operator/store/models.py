@@ -28,7 +28,15 @@ def model_in_bucket(source: str, store: StoreSpec, *, seconds: int, credentials:
     """
     bucket, _, folder = source.removeprefix(_SCHEME).partition("/")
     try:
-        models = S3Store(bucket, folder, credentials=credentials, endpoint=store.endpoint, region=store.region, guard=guard)
+        models = S3Store(
+            bucket,
+            folder,
+            credentials=credentials,
+            endpoint=store.endpoint,
+            trainer_endpoint=store.trainer_endpoint,
+            region=store.region,
+            guard=guard,
+        )
         found = {key: one for key, one in models.etags_and_sizes().items() if "/" not in key and key.endswith(_SUFFIXES)}
         if _CONFIG not in found:
             raise UserError("ModelMissing", f"{models.location}: there is no {folder.rstrip('/')}/{_CONFIG}; copy the model's folder there")

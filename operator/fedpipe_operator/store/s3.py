@@ -5,9 +5,10 @@ requires them (many stores refuse the newer defaults). The key pair is always gi
 finds is the operator's own.
 """
 
+import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -42,6 +43,9 @@ _CONFIG = Config(
 )
 
 _CHUNK: Final = 2**18
+_LEAST_VALIDITY: Final = 60.0
+"""Seconds: a URL of fewer would have expired before a pod starts."""
+_REGION_HEADER: Final = "x-amz-bucket-region"
 _MULTIPART: Final = TransferConfig(multipart_threshold=16 * 2**20, multipart_chunksize=16 * 2**20, max_concurrency=4)
 
 
@@ -52,6 +56,8 @@ class Credentials:
     access_key: str
     secret_key: str = field(repr=False)
     session_token: str | None = field(repr=False, default=None)
+    expires_at: float | None = None
+    """Unix seconds; None if the pair does not expire, or it is not known when."""
 
 
 ACCESS_KEY, SECRET_KEY, SESSION_TOKEN = CREDENTIAL_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
@@ -150,17 +156,23 @@ class S3Store:
         *,
         credentials: Credentials,
         endpoint: str | None = None,
+        trainer_endpoint: str | None = None,
         region: str = "us-east-1",
         guard: Guard | None = None,
         limits: Limits = _LIMITS,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self.bucket = bucket
+        self.bucket, self.region = bucket, region
         self.prefix = check_prefix(prefix)
         self.location = f"bucket {bucket} at {endpoint or 'AWS'}"
         self._guard, self._limits = guard, limits
+        self._expires_at, self._clock = credentials.expires_at, clock
         self._has_forms: bool | None = None
+        self._is_region_known = endpoint is not None
+        """Other stores accept any region, or say in an error which one they want."""
         with translate_s3_errors(self.location):
             self._client = _client(endpoint, region, credentials, guard)
+            self._signer = _client(trainer_endpoint or endpoint, region, credentials, guard)
 
     def read(self, key: str) -> bytes | None:
         """The content of the object, or None if there is none."""
@@ -288,7 +300,9 @@ class S3Store:
                 self._has_forms = binds_sizes(self._client, self.bucket, self._full_key(names.FORM_PROBE))
             if not self._has_forms:
                 return None
-            return presigned_form(self._client, self.bucket, self._full_key(key), seconds=seconds, at_most=at_most)
+        validity = self._validity(seconds)
+        with self._call(key):
+            return presigned_form(self._signer, self.bucket, self._full_key(key), seconds=validity, at_most=at_most)
 
     def _list_entry(self, key: str) -> "ObjectTypeDef | None":
         """The entry of the object in the bucket's listing, or None."""
@@ -298,10 +312,34 @@ class S3Store:
         return next((entry for entry in entries if entry.get("Key") == full), None)
 
     def _presign(self, method: str, key: str, seconds: int) -> str:
+        validity = self._validity(seconds)
         with self._call(key):
-            return self._client.generate_presigned_url(
-                method, Params={"Bucket": self.bucket, "Key": self._full_key(key)}, ExpiresIn=seconds
+            return self._signer.generate_presigned_url(
+                method, Params={"Bucket": self.bucket, "Key": self._full_key(key)}, ExpiresIn=validity
             )
+
+    def _validity(self, seconds: int) -> int:
+        """How long a URL is valid that is to be so for `seconds`: no longer than what signs it, and only in the bucket's own region.
+
+        Raises:
+            UserError: `CredentialsExpired`, `WrongRegion`.
+        """
+        self._require_region()
+        left = math.inf if self._expires_at is None else self._expires_at - self._clock()
+        if left < _LEAST_VALIDITY:
+            raise UserError("CredentialsExpired", f"{self.location}: the key pair has expired, or does in a minute: renew it in its Secret")
+        return int(min(seconds, left))
+
+    def _require_region(self) -> None:
+        """Ask AWS for the bucket's region, once: boto3 follows a bucket to its region by itself, and a trainer's plain request does not."""
+        if self._is_region_known:
+            return
+        with self._call(""):
+            headers = self._client.head_bucket(Bucket=self.bucket)["ResponseMetadata"]["HTTPHeaders"]
+        found = headers.get(_REGION_HEADER, self.region)
+        if found != self.region:
+            raise UserError("WrongRegion", f"{self.location} is in the region {found}, and store.region is {self.region}: correct it")
+        self._is_region_known = True
 
     def _put_if_absent(self, key: str, data: bytes) -> bool:
         with self._call(key, transfers=len(data)):

@@ -40,9 +40,12 @@ class _Rule(NamedTuple):
 _FULL = {"InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}
 _BUSY = {"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "OperationAborted", "ConditionalRequestConflict"}
 
+_WRONG_REGION = {"AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException"}
+
 _RULES = (  # the first that matches; a full MinIO responds with status 500
     _Rule(UserError, "StoreFull", frozenset(_FULL), frozenset({507}), "free space or raise the quota"),
     _Rule(UserError, "BucketMissing", frozenset({"NoSuchBucket"}), frozenset(), "create the bucket or correct its name"),
+    _Rule(UserError, "WrongRegion", frozenset(_WRONG_REGION), frozenset({301}), "set store.region to the bucket's"),
     _Rule(UserError, "ObjectMissing", NOT_FOUND, frozenset(), "the object is not in the store"),
     _Rule(TransientError, "StoreUnavailable", frozenset(_BUSY), frozenset({408, 429, *range(500, 600)}), "the store may recover"),
     _Rule(
