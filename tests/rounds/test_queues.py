@@ -220,7 +220,7 @@ def test_an_operator_is_not_woken_all_the_time_by_a_job_that_waits(tmp_path: Pat
     ("changes", "expected"),
     [
         ({}, (500.0, 0.0)),
-        ({"in_queue_since": 10.0}, (600.0, 3600.0)),
+        ({"in_queue_since": 10.0}, (600.0, 900.0)),
         ({"admitted_at": 40.0}, (540.0, 0.0)),
     ],
     ids=["no queue", "in a queue", "admitted"],

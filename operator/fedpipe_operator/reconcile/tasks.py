@@ -95,6 +95,8 @@ class TaskContext:
     """Unix seconds."""
     stage_seconds: float = 0.0
     """Until the stage of the task ends: its URLs expire soon after that. Set by `in_stage`."""
+    spare_seconds: float = 0.0
+    """How much longer its URLs are valid, because it waits in a queue. Set by `in_stage`."""
     forms: Forms | None = None
     """None: everything is written by URL."""
 
@@ -102,9 +104,6 @@ class TaskContext:
     def spec(self) -> FineTuneSpec:
         """The run's spec."""
         return self.run.spec
-
-    spare_seconds: float = 0.0
-    """How much longer its URLs are valid, because it waits in a queue. Set by `in_stage`."""
 
     def in_stage(self, kind: TaskKind, round_: int = 0, *, site: str = "") -> "TaskContext":
         """The context of a task of this stage, which began with the first of its jobs: what comes after its end is not waited for.

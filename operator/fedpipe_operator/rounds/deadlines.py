@@ -15,8 +15,9 @@ from fedpipe_operator.rounds.observed import Observed, Run
 
 FIRST_RENEWAL_SECONDS: Final = 450.0
 """A job that waits in a queue gets its task, and so its URLs, anew after this time: half of what they live longer than its stage."""
-RENEWAL_SECONDS: Final = 3600.0
-"""And again so often. URLs that are made for a job in a queue live so much longer, so that the job may begin at any time in between."""
+RENEWAL_SECONDS: Final = 900.0
+"""And again so often. URLs that are made for a job in a queue live so much longer, so that the job may begin at any time in between; and
+a key pair that expires is replaced so long before that, so that they are valid whenever it begins."""
 
 
 class Span(NamedTuple):
