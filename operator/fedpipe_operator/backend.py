@@ -90,13 +90,19 @@ class JobStatus:
     """The newest line of progress."""
     running_since: float | None = None
     """Unix seconds, where that is known."""
+    in_queue_since: float | None = None
+    """Unix seconds since when a queue holds it, or it waits for a node that an autoscaler adds; None: neither."""
+    admitted_at: float | None = None
+    """Unix seconds of the end of the last such wait; None if there was none, or it is not over."""
+    renewed_at: float | None = None
+    """Unix seconds when its task was last made anew while it waited; None if it was not, or that is not known."""
 
 
 class JobBackend(Protocol):
     """Runs jobs by name. Raises `errors.TransientError` or `errors.UserError`."""
 
     def start(self, job: Job, task_json: str, resources: JobResources) -> None:
-        """Run the task, unless a job of this name exists."""
+        """Run the task, unless a job of this name exists: one that waits in a queue gets the task in place of the one it has."""
 
     def observe(self) -> Mapping[str, JobStatus]:
         """Every job that was started and not discarded, by name; ended ones too."""

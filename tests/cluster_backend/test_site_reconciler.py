@@ -15,6 +15,7 @@ from fedpipe_operator.cluster.api import SITES
 from fedpipe_operator.cluster.site_reconciler import measured_capacities
 from fedpipe_operator.cluster.status_writer import ClusterStatusWriter
 from fedpipe_operator.rounds import Observed
+from fedpipe_operator.sites import Node
 from fedpipe_trainer.contract import Measured, Outcome, ProfileResult, RunRef
 
 
@@ -22,12 +23,12 @@ def clock() -> float:
     return 1_000_000.0
 
 
-def observed(allowed: tuple[str, ...] = (), **spec: Any) -> tuple[dict[str, str], int]:
+def observed(allowed: tuple[str, ...] = (), nodes: tuple[Node, ...] | None = None, **spec: Any) -> tuple[dict[str, str], int]:
     """Status and reason of each condition of a new site, after its first reconcile; the observed generation."""
     api = StandInApi(clock)
     document = SITE_DOCUMENT | {"spec": SITE_DOCUMENT["spec"] | spec, "status": default_status("EdgeSite")}
     body = api._put(SITES, "default", "ward", document)
-    SiteReconciler(ClusterStatusWriter(api, clock), clock, allowed).reconcile(SiteView(body=body, nodes=None, active_runs=0))  # type: ignore[arg-type]
+    SiteReconciler(ClusterStatusWriter(api, clock), clock, allowed).reconcile(SiteView(body=body, nodes=nodes, active_runs=0))  # type: ignore[arg-type]
     status = api.all(SITES)[0]["status"]
     return {one["type"]: f"{one['status']} {one['reason']}" for one in status["conditions"]}, status["observedGeneration"]
 
@@ -44,6 +45,13 @@ def test_the_capacity_of_a_new_site_with_an_invalid_spec_is_unknown() -> None:
     conditions, _ = observed(maxConcurrentJobs=0)
 
     assert conditions == {"Valid": "False SpecInvalid", "CapacityMet": "Unknown Pending", "Ready": "False SpecInvalid"}
+
+
+@pytest.mark.parametrize(("autoscaled", "expected"), [(False, "False NoNode"), (True, "True WaitsForNode")])
+def test_a_site_whose_pool_has_no_node_is_ready_if_an_autoscaler_adds_one(*, autoscaled: bool, expected: str) -> None:
+    conditions, _ = observed(nodes=(), autoscaled=autoscaled, nodeSelector={"pool": "from-zero"})
+
+    assert conditions == {"Valid": "True SpecValid", "CapacityMet": expected, "Ready": expected}
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,13 @@ import re
 
 import pytest
 from testcluster import versions
-from testcluster.versions import PROGRAMS, PROGRAMS_FOLDER, Program
+from testcluster.versions import KUEUE, PROGRAMS, PROGRAMS_FOLDER, Program
 
-MODULES = sorted({program.module for program in PROGRAMS.values()})
+ALL = (*PROGRAMS.values(), KUEUE)
+MODULES = sorted({program.module for program in ALL})
 
 
-@pytest.mark.parametrize("program", PROGRAMS.values(), ids=lambda program: program.name)
+@pytest.mark.parametrize("program", ALL, ids=lambda program: program.name)
 def test_every_program_has_a_version_and_its_module_names_it(program: Program) -> None:
     assert re.fullmatch(r"v\d[\w.+-]*", program.version)
     assert program.package != "." or (program.folder / "main.go").exists()

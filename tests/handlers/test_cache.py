@@ -94,6 +94,12 @@ def test_a_summary_says_what_a_run_selects_and_whether_it_is_over(kind: str, ove
     assert run_summary(body) == RunSummary({"study": "triage"}, is_over=over)
 
 
+def test_a_run_of_another_controller_counts_at_no_site() -> None:
+    body = a_body("mine", spec=selecting(study="triage") | {"managedBy": "kueue.x-k8s.io/multikueue"})
+
+    assert run_summary(body).is_over
+
+
 def test_the_names_of_jobs_and_nodes_are_checked_too() -> None:
     jobs, nodes = [a_job("mine", "north", uid="uid-job")], [replace(NODE, uid="uid-node")]
 

@@ -20,6 +20,7 @@ RUNS = [one.value for one in read_yaml(_EVERY_FIELD.read_text(), Path(_EVERY_FIE
 RUNS[0]["spec"]["aggregation"]["method"] = "Exact"  # FedIT allows no other planning
 OTHERS: dict[str, Any] = {
     "rounds.deadline": "2h",
+    "rounds.queueDeadline": "2h",
     "rounds.target.metric": "loss",
     "planning.mode": "Auto",
     "planning.bits": [4, 16],

@@ -102,6 +102,8 @@ class Reason(StrEnum):
     """A node of the pool has the capacity that the site claims."""
     NODES_NOT_SEEN = "NodesNotSeen"
     """The operator is not permitted to read nodes, so the claim cannot be verified."""
+    WAITS_FOR_NODE = "WaitsForNode"
+    """No node of the pool has the capacity that the site claims, and an autoscaler adds one when a pod waits for it."""
     NO_NODE = "NoNode"
     """No node has the labels of `nodeSelector`."""
     CAPACITY_TOO_LARGE = "CapacityTooLarge"

@@ -105,6 +105,8 @@ class EdgeSiteSpec(ApiModel):
 
     node_selector: LabelMap = {}
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] = ()
+    autoscaled: bool = False
+    """Whether an autoscaler adds nodes to the pool when a pod waits for one: a pool of no node is then no reason to give a site up."""
     runtime_class_name: ObjectName | None = None
     pod_template: PodTemplate | None = None
     capacity: Capacity = Capacity()

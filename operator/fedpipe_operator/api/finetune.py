@@ -21,6 +21,9 @@ BUCKET_PATTERN = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
 PREFIX_PATTERN = r"^([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?$"
 ENDPOINT_PATTERN = r"^https?://[^/]+$"
 CLAIM_SCHEME: Final = "pvc://"
+CONTROLLER: Final = "fedpipe.io/operator"
+"""The controller of a run that names no other in `managedBy`."""
+MANAGED_BY_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/[A-Za-z0-9/._~%!$&'()*+,;=:@-]+$"
 
 
 class ModelSpec(ApiModel):
@@ -63,6 +66,8 @@ class RoundsSpec(ApiModel):
     count: Annotated[int, Field(ge=1, le=1000)] = 10
     deadline: Duration = "30m"
     """Time limit of profiling, of a round's training with the evaluation before it, of the last evaluation, and of the export."""
+    queue_deadline: Duration = "24h"
+    """Time limit of a wait for a queue or an autoscaler, which `deadline` does not count."""
     attempts: Annotated[int, Field(ge=1, le=10)] = 2
     """Attempts of one task at a site before the site is dropped."""
     target: Target | None = None
@@ -240,6 +245,8 @@ class FineTuneSpec(ApiModel):
     suspend: bool = False
     deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31536000)] | None = None
+    managed_by: Annotated[str, Field(pattern=MANAGED_BY_PATTERN, max_length=63)] | None = None
+    """The run's controller, `domain/name`. Left out, or `fedpipe.io/operator`: FedPipe's operator; it leaves a run of another alone."""
 
     @model_validator(mode="after")
     def _require_uniform_plans_for_fedit(self) -> "FineTuneSpec":

@@ -35,6 +35,13 @@ class RefusedJob(NamedTuple):
     """Of the site when it was refused: an edit of the site may correct it."""
 
 
+class _Wait(NamedTuple):
+    """Since when a Job waits for a queue or an autoscaler, or when its last wait was over; Unix seconds."""
+
+    since: float | None
+    over_at: float | None
+
+
 @dataclass
 class Cluster:
     """What all runs of an operator share."""
@@ -63,6 +70,8 @@ class ClusterBackend:
     diagnostics: PodDiagnostics
     refused: dict[str, RefusedJob]
     """By the Job's name; Jobs that are refused in this reconcile are added."""
+    renewed: dict[str, float]
+    """By the name of a Job that waits: when its task was last made anew, Unix seconds. Others are taken to have their first one."""
     environment: Mapping[str, str]
     """Variables in which a process of the operator finds the store's credentials."""
 
@@ -73,10 +82,17 @@ class ClusterBackend:
         return refused | {name: self._status(job) for name, job in self.jobs.items()} | self.cluster.workers.statuses(self._uid)
 
     def start(self, job: Job, task_json: str, resources: JobResources) -> None:
-        """Run the task, unless a job of this name exists or its site has no free job slot: then it is asked for again."""
+        """Run the task, unless a job of this name exists or its site has no free job slot: then it is asked for again.
+
+        One that waits in a queue keeps its place, and the pod that it will have mounts the new task.
+        """
         if job.kind is TaskKind.PLAN or (job.kind is TaskKind.AGGREGATE and self._aggregates_here(resources)):
             deadline = parse_duration(self.run.spec.rounds.deadline)
             self.cluster.workers.start(self._namespace, self._uid, job, task_json, environment=self.environment, seconds=deadline)
+            return
+        if job.name in self.jobs:
+            self._create_secret(task_secret(self.run, job, task_json))
+            self.renewed[job.name] = self.cluster.clock()
             return
         expected = KubeJob(self._namespace, self.run.name, self._uid, job, created_at=self.cluster.clock())
         if self._take_slot(expected):
@@ -132,8 +148,13 @@ class ClusterBackend:
         self.cluster.expectations.given_up(job, reason, message)
 
     def _pool_problem(self, job: KubeJob) -> PoolProblem | None:
-        site = next((site for site in self.run.sites if site.name == job.job.site), None)
-        return find_pool_problem(site, self.nodes) if site is not None and self.nodes is not None else None
+        site = self._site_of(job)
+        if site is None or self.nodes is None or site.spec.autoscaled:
+            return None
+        return find_pool_problem(site, self.nodes)
+
+    def _site_of(self, job: KubeJob) -> EdgeSite | None:
+        return next((site for site in self.run.sites if site.name == job.job.site), None)
 
     def _remember_refused(self, job: Job, error: UserError) -> None:
         status = JobStatus(job, JobState.FAILED, self.cluster.clock(), None, error.reason, error.message, is_final=True)
@@ -195,7 +216,31 @@ class ClusterBackend:
             state = JobState.RUNNING
         elif (waiting := self.diagnostics.last_waiting(job.job.name)) is not None:
             reason, message = waiting.reason, f"{waiting.reason}: {waiting.message}"
-        return JobStatus(job.job, state, job.created_at, exit_code, reason, message, is_final=job.given_up and reason in FINAL)
+        wait = self._wait(job)
+        return JobStatus(
+            job.job,
+            state,
+            job.created_at,
+            exit_code,
+            reason,
+            message,
+            is_final=job.given_up and reason in FINAL,
+            in_queue_since=None if job.is_deleting else wait.since,
+            admitted_at=wait.over_at,
+            renewed_at=self.renewed.get(job.job.name),
+        )
+
+    def _wait(self, job: KubeJob) -> "_Wait":
+        """The Job's wait for a queue and, where the site's pool has an autoscaler, for a node: by what the cluster says of Job and pod."""
+        site = self._site_of(job)
+        if job.suspended_at is not None or site is None or not site.spec.autoscaled:
+            return _Wait(job.suspended_at, job.resumed_at)
+        now = self.cluster.clock()
+        created_at, scheduled_at = self.diagnostics.scheduling(job, now)
+        if scheduled_at is None:
+            # Its pod may not be there yet, or be about to be replaced.
+            return _Wait(now if created_at is None else created_at, job.resumed_at)
+        return _Wait(None, max(scheduled_at, job.resumed_at or 0.0))
 
     def _failure(self, job: KubeJob) -> tuple[int | None, str, str]:
         """Exit code, reason and message of a failed Job: from its pod, or from the Job controller if the pod is gone."""

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from fedpipe_operator import names
 from fedpipe_operator.api import ApiModel, EdgeSite, FederatedFineTune, FineTuneStatus, parse_quantity
 from fedpipe_operator.api.edgesite import EdgeSiteStatus
+from fedpipe_operator.api.finetune import CONTROLLER
 from fedpipe_operator.api.meta import (
     ANNOTATION_MESSAGE,
     ANNOTATION_REASON,
@@ -53,6 +54,11 @@ def read_status(body: Body, kind: type[Status]) -> Status:
         return kind.model_validate(body.get("status") or {})
     except ValidationError:
         return kind()
+
+
+def is_managed_by_another(body: Body) -> bool:
+    """Whether this run names another controller, whether or not the rest of its spec is valid: then it is none of the operator's."""
+    return bool((body.get("spec") or {}).get("managedBy", CONTROLLER) != CONTROLLER)
 
 
 def private_claims_of(body: Body) -> list[str]:
@@ -101,6 +107,10 @@ class KubeJob:
     is_deleting: bool = False
     is_suspended: bool = False
     """By a queue such as Kueue."""
+    suspended_at: float | None = None
+    """Unix seconds since when it is suspended; None if it is not, or the Job controller does not know it yet."""
+    resumed_at: float | None = None
+    """Unix seconds of the end of its last suspension; None if there was none, or it is not over."""
     ready: int = 0
     """Pods that are ready."""
     has_pod_ended: bool = False
@@ -137,12 +147,15 @@ def kube_job(body: Body) -> KubeJob | None:
     annotations = meta.get("annotations", {})
     end: Body = next((one for one in status.get("conditions", ()) if one["type"] in ("Complete", "Failed") and one["status"] == "True"), {})
     given_up = ANNOTATION_REASON in annotations
+    suspended_at, resumed_at = _suspension(body)
     return replace(
         found,
         created_at=unix(meta["creationTimestamp"]),
         uid=meta.get("uid", ""),
         is_deleting="deletionTimestamp" in meta,
         is_suspended=bool(spec.get("suspend")),
+        suspended_at=suspended_at,
+        resumed_at=resumed_at,
         ready=status.get("ready", 0),
         has_pod_ended=bool(status.get("succeeded") or any(status.get("uncountedTerminatedPods", {}).values())),
         ended=end.get("type", ""),
@@ -150,6 +163,19 @@ def kube_job(body: Body) -> KubeJob | None:
         message=annotations.get(ANNOTATION_MESSAGE, "") if given_up else end.get("message", ""),
         given_up=given_up,
     )
+
+
+def _suspension(body: Body) -> tuple[float | None, float | None]:
+    """Since when the Job is suspended, or when it was resumed, as its controller says: it follows `spec.suspend` a moment later.
+
+    A Job that was suspended once has the condition `Suspended` ever after, False once it was resumed.
+    """
+    found = next((one for one in body.get("status", {}).get("conditions", ()) if one["type"] == "Suspended"), None)
+    created_at = body["metadata"]["creationTimestamp"]
+    if found is None:
+        return (unix(created_at) if body.get("spec", {}).get("suspend") else None), None
+    changed_at = unix(found.get("lastTransitionTime") or created_at)
+    return (changed_at, None) if found["status"] == "True" else (None, changed_at)
 
 
 def is_ours(meta: Body) -> bool:

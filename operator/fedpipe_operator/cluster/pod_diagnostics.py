@@ -6,7 +6,7 @@ First pure functions over pods and events as the API returns them, then `PodDiag
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from fedpipe_operator.admission import clean_message
 from fedpipe_operator.cluster.api import EVENTS, PODS, Api, Plain
@@ -49,6 +49,13 @@ class PodWaiting:
     """Unix seconds of the pod's creation; 0 if there is no pod."""
 
 
+class PodScheduling(NamedTuple):
+    """When a pod came, and when it got its node; Unix seconds, None if it did not."""
+
+    created_at: float | None = None
+    scheduled_at: float | None = None
+
+
 @dataclass(frozen=True)
 class PodEnd:
     """How a pod's container ended."""
@@ -85,6 +92,15 @@ def _unscheduled(message: str) -> PodWaiting:
     if _NO_CLAIM.search(message):
         return PodWaiting("VolumeMissing", message, is_hopeless=True)
     return PodWaiting(UNSCHEDULABLE, message, is_hopeless=False)
+
+
+def scheduling_of(pods: Sequence[Body]) -> PodScheduling:
+    """When the newest of these pods came, and when it got its node."""
+    pod = _newest(pods)
+    if pod is None:
+        return PodScheduling()
+    times = [one.get("lastTransitionTime") for one in _conditions(pod) if one["type"] == "PodScheduled" and one["status"] == "True"]
+    return PodScheduling(unix(pod["metadata"]["creationTimestamp"]), unix(times[0]) if times and times[0] else None)
 
 
 def pod_end(pods: Sequence[Body]) -> PodEnd | None:
@@ -158,6 +174,7 @@ class PodDiagnostics:
     api: Api
     _ends: dict[str, PodEnd | None] = field(default_factory=dict)
     _waiting: dict[str, tuple[float, PodWaiting | None]] = field(default_factory=dict)
+    _scheduling: dict[str, tuple[float, PodScheduling]] = field(default_factory=dict)
 
     def end(self, job: KubeJob) -> PodEnd | None:
         """How the Job's pod ended; None if the pod no longer exists."""
@@ -172,11 +189,21 @@ class PodDiagnostics:
         if now - fetched_at < _REFETCH_SECONDS:
             return known
         pods = self._pods(job, may_be_old=True)
+        self._scheduling[job.job.name] = now, scheduling_of(pods)
         waiting = why_waiting(pods) if pods else why_not_created(self._events(job.namespace, job.uid))
         if waiting is not None and waiting.reason == STARTING:
             waiting = self._with_mount_failure(pods, waiting)
         self._waiting[job.job.name] = (now, waiting)
         return waiting
+
+    def scheduling(self, job: KubeJob, now: float) -> PodScheduling:
+        """When the Job's pod came and got its node. That of a pod that runs or has ended does not change, so it is asked for once."""
+        fetched_at, known = self._scheduling.get(job.job.name, (0.0, PodScheduling()))
+        is_settled = fetched_at > 0 and (not job.is_active or (job.ready > 0 and known.scheduled_at is not None))
+        if not is_settled and now - fetched_at >= _REFETCH_SECONDS:
+            known = scheduling_of(self._pods(job, may_be_old=True))
+            self._scheduling[job.job.name] = now, known
+        return known
 
     def last_waiting(self, name: str) -> PodWaiting | None:
         """What `waiting` last returned for this Job."""
@@ -186,6 +213,7 @@ class PodDiagnostics:
         """Forget all Jobs but these."""
         self._ends = {name: end for name, end in self._ends.items() if name in names}
         self._waiting = {name: waiting for name, waiting in self._waiting.items() if name in names}
+        self._scheduling = {name: scheduling for name, scheduling in self._scheduling.items() if name in names}
 
     def _pods(self, job: KubeJob, *, may_be_old: bool = False) -> list[Plain]:
         return self.api.find(PODS, job.namespace, labels={_JOB_NAME: job.name}, may_be_old=may_be_old)

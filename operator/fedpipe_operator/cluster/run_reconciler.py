@@ -25,7 +25,7 @@ from fedpipe_operator.cluster.api import JOBS, RUNS, SECRETS
 from fedpipe_operator.cluster.backend import Cluster, ClusterBackend, RefusedJob
 from fedpipe_operator.cluster.credentials import StoreConnections
 from fedpipe_operator.cluster.finalizer import finalize, sync_finalizer
-from fedpipe_operator.cluster.objects import KubeJob, read_body, read_status, unix
+from fedpipe_operator.cluster.objects import KubeJob, is_managed_by_another, read_body, read_status, unix
 from fedpipe_operator.cluster.pod_diagnostics import PodDiagnostics
 from fedpipe_operator.cluster.run_log import RunLog
 from fedpipe_operator.cluster.status_writer import RUN, ClusterStatusWriter
@@ -89,6 +89,8 @@ class _RunState:
     progress: ProgressReader = field(default_factory=ProgressReader)
     refused: dict[str, RefusedJob] = field(default_factory=dict)
     log: RunLog = field(default_factory=RunLog)
+    renewed: dict[str, float] = field(default_factory=dict)
+    """See `ClusterBackend`. A restart loses it: then what waits gets its task anew once more."""
     is_cleaned_up: bool = False
     ended_round: int | None = None
     """A round (0: the profiles) whose task Secrets are still to be deleted. A restart loses it: then they are deleted when the run ends."""
@@ -119,6 +121,8 @@ class RunReconciler:
         Raises:
             TransientError: it failed; the work queue retries it after its back-off.
         """
+        if is_managed_by_another(view.body):
+            return None
         body = _with_store(self.status_writer.newest(view.body), self.cluster.settings.default_store)
         with deadline(_STORE_SECONDS), logs.context(**logs.run_fields(body)), tracing.span("reconcile run"):
             return self._reconcile_body(body, view, failures)
@@ -164,6 +168,7 @@ class RunReconciler:
                 self._report_blocked(run, error)
             raise TransientError(error.reason, error.message) from fault
         state.diagnostics.keep(set(view.jobs))
+        state.renewed = {name: at for name, at in state.renewed.items() if name in view.jobs}
         self._delete_task_secrets(run, result, state)
         return _requeue_at(run, view, result, now)
 
@@ -179,6 +184,7 @@ class RunReconciler:
             nodes=view.nodes,
             diagnostics=state.diagnostics,
             refused=state.refused,
+            renewed=state.renewed,
             environment=connection.environment,
         )
         backend.end_stuck_jobs()

@@ -147,7 +147,12 @@ def _capacity_met(site: EdgeSite, nodes: Sequence[Node] | None) -> Observation:
     if nodes is None:
         return Observation(met, True, Reason.NODES_NOT_SEEN, "the operator does not watch nodes: the claim is not checked")
     wrong = find_pool_problem(site, nodes)
-    return Observation(met, True, Reason.NODES_FOUND) if wrong is None else Observation(met, False, wrong.reason, wrong.message)
+    if wrong is None:
+        return Observation(met, True, Reason.NODES_FOUND)
+    if site.spec.autoscaled:
+        message = f"an autoscaler adds a node when a pod waits for one; now, {wrong.message}"
+        return Observation(met, True, Reason.WAITS_FOR_NODE, message)
+    return Observation(met, False, wrong.reason, wrong.message)
 
 
 def _events(before: EdgeSiteStatus, after: EdgeSiteStatus) -> tuple[Event, ...]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from fedpipe_operator.api import ConditionType, EdgeSite
 from fedpipe_operator.cluster import KubeJob, RunView, SiteView
-from fedpipe_operator.cluster.objects import private_claims_of, version_of
+from fedpipe_operator.cluster.objects import is_managed_by_another, private_claims_of, version_of
 from fedpipe_operator.handlers.enqueue import Key
 from fedpipe_operator.sites import Node
 
@@ -18,6 +18,7 @@ class RunSummary(NamedTuple):
 
     match_labels: Mapping[str, str]
     is_over: bool
+    """Or another controller's, which uses none of the sites here."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def labels_of(labels: Mapping[str, str]) -> list[str]:
 def run_summary(body: Body) -> RunSummary:
     """As much of a run's object as a site's status needs."""
     true = {one["type"] for one in body.get("status", {}).get("conditions", ()) if one["status"] == "True"}
-    return RunSummary(_match_labels(body), is_over=bool(true & {ConditionType.COMPLETE, ConditionType.FAILED}))
+    is_over = bool(true & {ConditionType.COMPLETE, ConditionType.FAILED}) or is_managed_by_another(body)
+    return RunSummary(_match_labels(body), is_over)
 
 
 def _match_labels(body: Body) -> Mapping[str, str]:

@@ -4,6 +4,7 @@ import math
 from typing import Any, Final
 
 from fedpipe_operator.api import EdgeSite, parse_duration, parse_quantity
+from fedpipe_operator.api.meta import QUEUE_PREFIX
 from fedpipe_operator.backend import Job, JobResources
 from fedpipe_operator.manifests.additions import pool_template
 from fedpipe_operator.manifests.egress import certificates_of, proxy_variables, token_variables, with_certificates, with_defaults
@@ -63,7 +64,8 @@ def trainer_job(run: Run, job: Job, site: EdgeSite | None, resources: JobResourc
     labels = metadata(run, job)["labels"]
     template = pool_template(site, labels, spec, settings) if site else _own_template(labels, spec, settings.export_job, settings)
     variables = [*proxy_variables(settings.proxy), *token_variables(run.spec.model.source, settings.hugging_face_token_secret_ref)]
-    return _job(run, job, template | {"spec": with_defaults(template["spec"], variables)}, settings)
+    template |= {"spec": with_defaults(template["spec"], variables)}
+    return _job(run, job, template, settings, may_wait_for_node=site is not None and site.spec.autoscaled)
 
 
 def aggregation_job(run: Run, job: Job, settings: Settings) -> Plain:
@@ -88,10 +90,15 @@ def _own_template(labels: dict[str, str], pod: Plain, given: PodDefaults, settin
     return {"metadata": {"labels": labels}, "spec": with_certificates(pod | given.scheduling, certificates_of(settings.ca_bundle))}
 
 
-def _job(run: Run, job: Job, template: Plain, settings: Settings) -> Plain:
-    """The Job of one attempt. The operator counts attempts, so a failed pod fails the Job, unless its node evicted the pod."""
+def _job(run: Run, job: Job, template: Plain, settings: Settings, *, may_wait_for_node: bool = False) -> Plain:
+    """The Job of one attempt. The operator counts attempts, so a failed pod fails the Job, unless its node evicted the pod.
+
+    Kubernetes counts its deadline from when a queue let it run, and so the time that its pod waits for a node as well.
+    """
     container = template["spec"]["containers"][0]["name"]
-    deadline = math.ceil(min(_LONGEST_SECONDS, parse_duration(run.spec.rounds.deadline))) + _BACKSTOP_SECONDS
+    deadline, in_queue = (parse_duration(text) for text in (run.spec.rounds.deadline, run.spec.rounds.queue_deadline))
+    active = _whole(deadline + (in_queue if may_wait_for_node else 0.0))
+    stage = _whole(deadline + (in_queue if _may_wait(run) else 0.0))
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -100,14 +107,25 @@ def _job(run: Run, job: Job, template: Plain, settings: Settings) -> Plain:
             "completions": 1,
             "parallelism": 1,
             "backoffLimit": 0,
-            "activeDeadlineSeconds": deadline,
+            "activeDeadlineSeconds": active,
             # Until its stage is over, a failed Job is the only record of its attempt.
-            "ttlSecondsAfterFinished": max(settings.job_ttl_seconds, deadline),
+            "ttlSecondsAfterFinished": max(settings.job_ttl_seconds, stage),
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {"rules": [_ignore_disruption(), _fail_on_final_exit(container)]},
             "template": template,
         },
     }
+
+
+def _whole(seconds: float) -> int:
+    """So many seconds, and the backstop's, in a number that Kubernetes takes."""
+    return math.ceil(min(_LONGEST_SECONDS, seconds)) + _BACKSTOP_SECONDS
+
+
+def _may_wait(run: Run) -> bool:
+    """Whether a stage of the run may last longer than its deadline, as far as the run and its sites say."""
+    is_queued = any(name.startswith(QUEUE_PREFIX) for name in run.resource.metadata.labels)
+    return is_queued or any(site.spec.autoscaled for site in run.sites)
 
 
 def _ignore_disruption() -> Plain:

@@ -8,15 +8,15 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from fedpipe_operator.backend import ACTIVE_STATES, Job, JobState, JobStatus, TaskKind
-from fedpipe_operator.rounds import Decision, Discard, Observed, Run
+from fedpipe_operator.rounds import Decision, Discard, Observed, Run, deadlines
 from fedpipe_operator.rounds.kinds import KINDS
-from fedpipe_operator.rounds.policies import expired_stage
 from fedpipe_trainer.contract import FailureReason, Outcome
 from fedpipe_trainer.contract.result import EvaluateResult, ExportResult, ProfileResult, TrainResult
 
 COMPLETED: Final = "Completed"
 _NO_RESULT: Final = "NoResult"
 _DEADLINE: Final = "DeadlineExceeded"
+_QUEUE_DEADLINE: Final = "QueueDeadlineExceeded"
 
 TaskResult = ProfileResult | TrainResult | EvaluateResult | ExportResult
 
@@ -132,6 +132,8 @@ def _has_written(job: Job, observed: Observed) -> bool:
 def _at_the_deadline(run: Run, observed: Observed, decision: Decision, now: float) -> list[Ended]:
     """The attempts that this decision ends because the time of their stage is over."""
     discarded = [observed.jobs[one.job] for one in decision.actions if isinstance(one, Discard) and one.job in observed.jobs]
-    stages = {(one.job.kind, one.job.round) for one in discarded}
-    over = {stage for stage in stages if expired_stage(run, observed, *stage, now) is not None}
-    return [Ended(*_identity_of(one.job), _DEADLINE) for one in discarded if (one.job.kind, one.job.round) in over]
+    return [
+        Ended(*_identity_of(one.job), _DEADLINE if one.in_queue_since is None else _QUEUE_DEADLINE)
+        for one in discarded
+        if (stage := deadlines.stage_of(run, observed, one.job.kind, one.job.round)) is not None and stage.expired(one.job.site, now)
+    ]

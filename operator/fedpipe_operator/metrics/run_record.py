@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from fedpipe_operator.admission import AdmittedUpdate
-from fedpipe_operator.api import Condition, ConditionStatus, ConditionType, FineTuneStatus, Reason, parse_duration
+from fedpipe_operator.api import Condition, ConditionStatus, ConditionType, FineTuneStatus, Reason
 from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.metrics.attempts import Ended
-from fedpipe_operator.rounds import Observed, Run, stage_ends_at
+from fedpipe_operator.rounds import Observed, Run, deadlines
 from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_trainer.contract import Outcome
 
@@ -136,9 +136,8 @@ def stage_of(run: Run, observed: Observed, conditions: Iterable[Condition]) -> S
     if progressing is None or kind is None:
         return None
     rounds = {TaskKind.PROFILE: 0, TaskKind.EXPORT: 0, TaskKind.EVALUATE: observed.last_round}
-    ends_at = stage_ends_at(run, observed, kind, rounds.get(kind, observed.round))
-    deadline = parse_duration(run.spec.rounds.deadline)
-    return None if ends_at is None else Stage(progressing.reason, ends_at - deadline, deadline)
+    found = deadlines.stage_of(run, observed, kind, rounds.get(kind, observed.round))
+    return None if found is None else Stage(progressing.reason, found.began_at, found.deadline)
 
 
 def failed_rounds(observed: Observed) -> dict[str, int]:

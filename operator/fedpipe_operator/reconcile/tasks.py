@@ -14,8 +14,9 @@ from fedpipe_operator.aggregation.gate import max_adapter_bytes
 from fedpipe_operator.api import FineTuneSpec, PlanningMode, parse_duration
 from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.planning import range_test, rate_of
-from fedpipe_operator.rounds import Observed, Run, StartEvaluation, StartExport, StartProfile, StartTraining, stage_ends_at
+from fedpipe_operator.rounds import Observed, Run, StartEvaluation, StartExport, StartProfile, StartTraining
 from fedpipe_operator.rounds.consent import least_contributors
+from fedpipe_operator.rounds.deadlines import RENEWAL_SECONDS, stage_of
 from fedpipe_operator.rounds.observed import CommitSummary, PlanSummary
 from fedpipe_operator.rounds.policies import with_planned_rule
 from fedpipe_operator.rounds.records import RoundPlan
@@ -95,6 +96,8 @@ class TaskContext:
     """Unix seconds."""
     stage_seconds: float = 0.0
     """Until the stage of the task ends: its URLs expire soon after that. Set by `in_stage`."""
+    spare_seconds: float = 0.0
+    """How much longer its URLs are valid, because it waits in a queue. Set by `in_stage`."""
     forms: Forms | None = None
     """None: everything is written by URL."""
     writes_progress: bool = False
@@ -105,29 +108,35 @@ class TaskContext:
         """The run's spec."""
         return self.run.spec
 
-    def in_stage(self, kind: TaskKind, round_: int = 0) -> "TaskContext":
-        """The context of a task of this stage."""
-        return replace(self, stage_seconds=self._seconds_left(kind, round_))
+    def in_stage(self, kind: TaskKind, round_: int = 0, *, site: str = "") -> "TaskContext":
+        """The context of a task of this stage, which began with the first of its jobs: what comes after its end is not waited for.
 
-    def _seconds_left(self, kind: TaskKind, round_: int) -> float:
-        """Seconds until the stage of these tasks ends, which began with the first of them: what comes later is not waited for.
-
-        Seconds and not a time of day, since a site's clock may differ; a pod that waits for a node after this has fewer than it knows of.
+        A job that waits in a queue has a whole deadline from when that lets it run. Seconds and not a time of day, since a site's clock
+        may differ; a pod that waits for a node of a pool without an autoscaler has fewer than it knows of.
         """
-        ends_at = stage_ends_at(self.run, self.observed, kind, round_)
-        return parse_duration(self.spec.rounds.deadline) if ends_at is None else max(_LEAST_SECONDS, ends_at - self.now)
+        stage = stage_of(self.run, self.observed, kind, round_)
+        if stage is None:
+            return replace(self, stage_seconds=parse_duration(self.spec.rounds.deadline))
+        span = stage.of_site(site)
+        if span.in_queue_since is not None:
+            return replace(self, stage_seconds=stage.deadline, spare_seconds=RENEWAL_SECONDS)
+        return replace(self, stage_seconds=max(_LEAST_SECONDS, span.ends_at - self.now))
+
+    @property
+    def _url_seconds(self) -> int:
+        return url_seconds(self.stage_seconds + self.spare_seconds)
 
     def read(self, key: str) -> str:
         """A URL that reads this key."""
-        return self.urls.url_to_read(key, url_seconds(self.stage_seconds))
+        return self.urls.url_to_read(key, self._url_seconds)
 
     def write(self, key: str) -> str:
         """A URL that writes this key, with as many bytes as it may be."""
-        return self.urls.url_to_write(key, url_seconds(self.stage_seconds))
+        return self.urls.url_to_write(key, self._url_seconds)
 
     def bounded_write(self, key: str, at_most: int) -> Upload:
         """How this key is written, with at most so many bytes where the store can bind that."""
-        form = self.forms.form_to_write(key, url_seconds(self.stage_seconds), at_most) if self.forms else None
+        form = self.forms.form_to_write(key, self._url_seconds, at_most) if self.forms else None
         return self.write(key) if form is None else form
 
     def outputs(self, result: str, at_most: int = MAX_RESULT_BYTES) -> "_Outputs":
@@ -143,7 +152,7 @@ class _Outputs(TypedDict):
 
 def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs, first: PlanSummary | None = None) -> ProfileTask:
     """The task that profiles a site; one that joins after round 1 was planned uses the commit of that plan."""
-    context = context.in_stage(TaskKind.PROFILE)
+    context = context.in_stage(TaskKind.PROFILE, site=action.site)
     planning, probe = context.spec.planning, names.profile_probe(action.site, action.attempt)
     site = next((one for one in context.run.sites if one.name == action.site), None)
     return ProfileTask(
@@ -177,7 +186,7 @@ def training_task(
 ) -> TrainTask:
     """The task that trains one round from the previous round's global adapter, and first evaluates that adapter if it is asked to."""
     site, round_, attempt = action.site, action.round, action.attempt
-    context = context.in_stage(TaskKind.TRAIN, round_)
+    context = context.in_stage(TaskKind.TRAIN, round_, site=site)
     adapter_bytes = max_adapter_bytes(plan, site)
     return TrainTask(
         run=context.run.ref,
@@ -225,7 +234,7 @@ def evaluation_task(
     context: TaskContext, action: StartEvaluation, inputs: TaskInputs, *, plan: RoundPlan, commit: CommitSummary
 ) -> EvaluateTask:
     """The task that evaluates the last round's global adapter at a site."""
-    context = context.in_stage(TaskKind.EVALUATE, action.round)
+    context = context.in_stage(TaskKind.EVALUATE, action.round, site=action.site)
     return EvaluateTask(
         run=context.run.ref,
         site=action.site,

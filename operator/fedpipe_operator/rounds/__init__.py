@@ -17,8 +17,7 @@ from fedpipe_operator.rounds.actions import (
 )
 from fedpipe_operator.rounds.decide import decide, is_over
 from fedpipe_operator.rounds.observed import Observed, Run, job_of
-from fedpipe_operator.rounds.policies import stage_ends_at
-from fedpipe_operator.rounds.stages import exported_round
+from fedpipe_operator.rounds.policies import exported_round
 
 __all__ = [
     "Action",
@@ -40,5 +39,4 @@ __all__ = [
     "exported_round",
     "is_over",
     "job_of",
-    "stage_ends_at",
 ]

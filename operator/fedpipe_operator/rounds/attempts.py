@@ -1,16 +1,16 @@
 """`rounds.attempts`: the state of one task at one site, from its results and its jobs."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Final
 
 from fedpipe_operator.admission import RefusalReason, Refused
 from fedpipe_operator.backend import ACTIVE_STATES, JobState, JobStatus, TaskKind
 from fedpipe_operator.formatting import seconds_text
+from fedpipe_operator.rounds.deadlines import Span
 from fedpipe_operator.rounds.kinds import KINDS
 from fedpipe_operator.rounds.observed import Observed, Run, job_of
-from fedpipe_operator.rounds.policies import Span
 from fedpipe_trainer.contract import ExitCode, Failure, FailureReason, Outcome, Result
 
 DEADLINE_EXCEEDED: Final = "DeadlineExceeded: "
@@ -18,6 +18,8 @@ DEADLINE_EXCEEDED: Final = "DeadlineExceeded: "
 _NEARLY_ALL: Final = 0.9
 """The share of a stage's time from which on an attempt had its whole time: the jobs of many sites do not start in the same second."""
 _RAISE_DEADLINE: Final = "raise rounds.deadline"
+_NOT_ADMITTED: Final = "QueueDeadlineExceeded: "
+_RAISE_QUEUE_DEADLINE: Final = "raise rounds.queueDeadline, or the quota of the queue or the pool"
 _MORE_MEMORY: Final = "give the site more memory in spec.capacity.memory, or the run a smaller base model or a lower task.maxLength"
 
 
@@ -53,6 +55,8 @@ class Active:
     """Whether its pod has started."""
     since: float = 0.0
     """Unix seconds: when its job was started or, where that is known, began to run."""
+    out_of_memory: int = 0
+    """How many earlier attempts ran out of memory."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,10 @@ class Dropped:
     """Whether it was at work at the deadline, and waited for nothing."""
     was_tried: bool = False
     """Whether it had nearly all of the stage, at work or waiting for a node or a queue: it would end the same with as much time again."""
+    job: str = ""
+    """The job whose time is over, if there is one."""
+    is_held: bool = False
+    """Whether that waits for a queue or an autoscaler."""
 
 
 WorkState = Pending | Active | Done | Dropped
@@ -106,8 +114,8 @@ def work_state(  # noqa: PLR0913 -- what the state depends on
         name = job_of_attempt.name
         refused = observed.refused.get(KINDS[work.kind].result_key(job_of_attempt))
         outcome = _outcome(attempt, name, results.get(attempt), observed.jobs.get(name), refused)
-        if isinstance(outcome, Pending):
-            outcome = Pending(attempt, out_of_memory)
+        if isinstance(outcome, Pending | Active):
+            outcome = replace(outcome, out_of_memory=out_of_memory)
         if not isinstance(outcome, _Failed):
             return outcome if isinstance(outcome, Done) or expired is None else _expired(run, outcome, out_of_memory, expired)
         spent += outcome.counts
@@ -119,6 +127,8 @@ def work_state(  # noqa: PLR0913 -- what the state depends on
 
 def _expired(run: Run, outcome: Pending | Active, out_of_memory: int, stage: Span) -> Dropped:
     """What was not done at the end of its stage. It may have begun in the middle of it: a site that joined, a slot that became free."""
+    if stage.in_queue_since is not None:
+        return _not_admitted(run, outcome, out_of_memory)
     deadline = run.spec.rounds.deadline
     if isinstance(outcome, Pending):
         return Dropped(
@@ -137,7 +147,16 @@ def _expired(run: Run, outcome: Pending | Active, out_of_memory: int, stage: Spa
         is_expired=True,
         is_late=outcome.is_running,
         was_tried=had_all and (outcome.is_running or bool(outcome.waits_for)),
+        job=outcome.job,
     )
+
+
+def _not_admitted(run: Run, outcome: Pending | Active, out_of_memory: int) -> Dropped:
+    """What a queue or an autoscaler did not let begin. Its site is not late: it had no time of its own."""
+    found = f"; it waited for {outcome.waits_for}" if isinstance(outcome, Active) and outcome.waits_for else ""
+    why = f"{_NOT_ADMITTED}not begun within {run.spec.rounds.queue_deadline}{found}; {_RAISE_QUEUE_DEADLINE}"
+    job = outcome.job if isinstance(outcome, Active) else ""
+    return Dropped(why, out_of_memory, is_expired=True, was_tried=True, job=job, is_held=bool(job))
 
 
 def _outcome(

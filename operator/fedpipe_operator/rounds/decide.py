@@ -11,6 +11,7 @@ from fedpipe_operator.api import ConditionStatus, ConditionType, FederatedFineTu
 from fedpipe_operator.backend import ACTIVE_STATES
 from fedpipe_operator.rounds.actions import Decision, Discard
 from fedpipe_operator.rounds.consent import missing_for_rule_of, missing_sites
+from fedpipe_operator.rounds.deadlines import next_end
 from fedpipe_operator.rounds.events import events_of
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.progress import settled
@@ -97,6 +98,6 @@ def _discards(observed: Observed, wanted: frozenset[str]) -> tuple[Discard, ...]
 
 
 def _next_deadline(context: StageContext) -> float:
-    """The deadline of the oldest active job; a whole deadline from now if none is active."""
-    starts = [job.started_at for job in context.observed.jobs.values() if job.state in ACTIVE_STATES]
-    return max(context.observed.resumed_at, min(starts, default=context.now)) + parse_duration(context.run.spec.rounds.deadline)
+    """When the first active job runs out of time; a whole deadline from now if none is active."""
+    ends_at = next_end(context.run, context.observed)
+    return ends_at if ends_at is not None else context.now + parse_duration(context.run.spec.rounds.deadline)

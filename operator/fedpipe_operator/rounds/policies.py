@@ -1,20 +1,19 @@
 """The policies of a run, one section for each field of the spec that decides something. Pure.
 
-`sites.perRound` selects a round's sites · `sites.quorum` and `aggregation.rule` say how many updates a round needs · `rounds.deadline`
-ends a stage without its stragglers · `rounds.target` and `rounds.patience` end a run early · an attempt that ran out of memory is retried
-with a smaller micro-batch.
+`sites.perRound` selects a round's sites · `sites.quorum` and `aggregation.rule` say how many updates a round needs · `rounds.target`
+and `rounds.patience` end a run early · an attempt that ran out of memory is retried with a smaller micro-batch. The deadlines are in
+`deadlines`.
 """
 
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
-from fedpipe_operator.api import LOWER_IS_BETTER, FineTuneSpec, Reason, Target, parse_duration
+from fedpipe_operator.api import LOWER_IS_BETTER, FineTuneSpec, Reason, Target, primary_metric
 from fedpipe_operator.api.aggregation import AggregationSpec
-from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.rounds.evaluation import held_means, robust_mean
-from fedpipe_operator.rounds.observed import Observed, Run
+from fedpipe_operator.rounds.observed import Run
 from fedpipe_operator.rounds.records import RoundPlan, SiteValues
 from fedpipe_trainer.contract import FailureReason, Result, halved, perplexity_of
 
@@ -86,41 +85,6 @@ def out_of_reach(spec: FineTuneSpec, *, matched: int, count: int, message: str) 
     has_quorum = count >= needed_updates(spec.sites.quorum, matched=matched, per_round=spec.sites.per_round)
     reason = Reason.RULE_OUT_OF_REACH if has_quorum and for_rule else Reason.QUORUM_OUT_OF_REACH
     return reason, "; ".join(filter(None, (message, for_rule)))
-
-
-# --- rounds.deadline
-
-
-class Span(NamedTuple):
-    """From when to when a stage lasts, Unix seconds."""
-
-    began_at: float
-    ends_at: float
-
-
-def expired_stage(run: Run, observed: Observed, kind: TaskKind, round_: int, now: float) -> Span | None:
-    """The stage, if its end has passed."""
-    span = _stage(run, observed, kind, round_)
-    return span if span is not None and now >= span.ends_at else None
-
-
-def stage_ends_at(run: Run, observed: Observed, kind: TaskKind, round_: int) -> float | None:
-    """Unix seconds; None before the stage's first job."""
-    span = _stage(run, observed, kind, round_)
-    return None if span is None else span.ends_at
-
-
-def _stage(run: Run, observed: Observed, kind: TaskKind, round_: int) -> Span | None:
-    """A stage ends `rounds.deadline` after its first job, or after the run was last resumed; None before that job.
-
-    Sites that join, or have changed, are profiled before the next plan: they have a whole deadline, counted from the end of the last round.
-    """
-    starts = [one.started_at for one in observed.jobs.values() if one.job.kind == kind and one.job.round == round_]
-    since = observed.last_round_ended_at if kind is TaskKind.PROFILE else 0.0
-    if not starts:
-        return None
-    began_at = max(observed.resumed_at, since, min(starts))
-    return Span(began_at, began_at + parse_duration(run.spec.rounds.deadline))
 
 
 # --- rounds.target; as for patience and the best round, what fewer sites than the quorum measured of a metric decides nothing
@@ -215,6 +179,11 @@ def best_round(evaluations: Mapping[int, Metrics], metric: str) -> int:
         if round_ > 0 and (best_value is None or is_better(metric, value, best_value)):
             best, best_value = round_, value
     return best
+
+
+def exported_round(spec: FineTuneSpec, evaluations: Mapping[int, Metrics]) -> int:
+    """The round whose global adapter is the run's result: the best by the run's metric; 0 before round 1."""
+    return best_round(evaluations, primary_metric(spec))
 
 
 def _by_site(evaluations: Mapping[int, Metrics], metric: str) -> dict[int, SiteValues]:

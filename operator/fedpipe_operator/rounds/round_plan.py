@@ -7,6 +7,7 @@ from typing import NamedTuple
 from fedpipe_operator import conversion
 from fedpipe_operator.admission import AdmittedProfile, RefusalReason, Refused, hash_of
 from fedpipe_operator.api import EdgeSite, Reason, SequenceClassificationTask
+from fedpipe_operator.api.finetune import RoundsSpec
 from fedpipe_operator.planning import (
     FROM_SPEC,
     FleetPlans,
@@ -203,14 +204,17 @@ def is_outdated(profile: AdmittedProfile, site: EdgeSite) -> bool:
 
 def trial_of(run: Run, site: EdgeSite) -> str:
     """What a profile of this site is tried with: its EdgeSite and the time that it gets."""
-    return f"{basis_of(site).whole} {run.spec.rounds.deadline}"
+    rounds = run.spec.rounds
+    # The default is left out, so that a trial of an earlier version is the same.
+    in_queue = "" if rounds.queue_deadline == RoundsSpec().queue_deadline else f" {rounds.queue_deadline}"
+    return f"{basis_of(site).whole} {rounds.deadline}{in_queue}"
 
 
 def given_up(run: Run, observed: Observed) -> dict[str, str]:
     """The sites whose profile had its whole time before the last plan, and missed the deadline, with the reason.
 
     It is not tried again with the same; one that had begun late, or waited for a process of this machine, is.
-    It is once its EdgeSite or `rounds.deadline` has changed, or the run was resumed since that plan.
+    It is once its EdgeSite or one of the deadlines has changed, or the run was resumed since that plan.
     """
     plan = observed.plan
     if plan is None or observed.resumed_at > plan.started_at:

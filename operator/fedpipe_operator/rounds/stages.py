@@ -4,13 +4,13 @@ A round's global adapter is evaluated by the sites of the next round, before the
 both. So a round is aggregated only after the evaluation of the round before, which may end the run.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Final
 
 from fedpipe_operator.admission import hash_of
-from fedpipe_operator.api import FineTuneSpec, Reason, primary_metric
+from fedpipe_operator.api import Reason, primary_metric
 from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.rounds import round_plan
 from fedpipe_operator.rounds.actions import (
@@ -29,8 +29,7 @@ from fedpipe_operator.rounds.attempts import Active, Done, Dropped, Pending, Wor
 from fedpipe_operator.rounds.evaluation import aggregate_metrics
 from fedpipe_operator.rounds.model_claims import export_problem
 from fedpipe_operator.rounds.policies import (
-    Metrics,
-    best_round,
+    exported_round,
     is_patience_exhausted,
     is_target_reached,
     out_of_reach,
@@ -54,6 +53,8 @@ from fedpipe_operator.rounds.work_states import (
     done_of,
     dropped_of,
     evaluation_states,
+    expired_jobs,
+    is_to_renew,
     late_sites,
     profiling_states,
     state_of,
@@ -270,22 +271,19 @@ def export(context: StageContext) -> Step | None:
             return fail(Reason.EXPORT_FAILED, problem)
         case Pending(attempt):
             return Step(Reason.EXPORTING, f"round {round_}", (StartExport(round_, attempt),))
-        case Active(_, job, waits_for):
-            return Step(Reason.EXPORTING, waits_for or f"round {round_}", wanted=frozenset({job}))
+        case Active(attempt, job, waits_for) as active:
+            again = (StartExport(round_, attempt),) if is_to_renew(context, active) else ()
+            return Step(Reason.EXPORTING, waits_for or f"round {round_}", again, frozenset({job}))
         case Dropped(why):
             return fail(Reason.EXPORT_FAILED, why)
         case Done():
             return None
 
 
-def exported_round(spec: FineTuneSpec, evaluations: Mapping[int, Metrics]) -> int:
-    """The round whose global adapter is the run's result: the best by the run's metric; 0 before round 1."""
-    return best_round(evaluations, primary_metric(spec))
-
-
 def _training(context: StageContext, site: str, pending: Pending, evaluation: WorkStates) -> StartTraining:
     micro_batch = retry_micro_batch(context.plan.plans[site].micro_batch, pending.out_of_memory)
-    return StartTraining(site, context.observed.round, pending.attempt, micro_batch, evaluates=isinstance(evaluation.get(site), Pending))
+    round_, evaluates = context.observed.round, isinstance(evaluation.get(site), Pending | Active)
+    return StartTraining(site, round_, pending.attempt, micro_batch, evaluates=evaluates)
 
 
 def _work_left(context: StageContext, states: WorkStates, reason: Reason, start: Callable[[str, Pending], Action]) -> Step | None:
@@ -295,11 +293,12 @@ def _work_left(context: StageContext, states: WorkStates, reason: Reason, start:
     if not pending and not active:
         return None
     waits = {site: context.observed.busy[site] for site in pending if site in context.observed.busy}
-    actions = tuple(start(site, one) for site, one in pending.items() if site not in waits)
+    started = pending | {site: Pending(one.attempt, one.out_of_memory) for site, one in active.items() if is_to_renew(context, one)}
+    actions = tuple(start(site, one) for site, one in started.items() if site not in waits)
     waits |= {site: one.waits_for for site, one in active.items() if one.waits_for}
     waiting = "".join(f"; {site} waits for {what}" for site, what in sorted(waits.items()))
     stragglers = _stragglers((pending.keys() | active.keys()) - waits.keys(), len(done_of(states)))
-    return Step(reason, f"{_progress(states)}{stragglers}{waiting}", actions, active_jobs(states), work=states)
+    return Step(reason, f"{_progress(states)}{stragglers}{waiting}", actions, active_jobs(states) | expired_jobs(states), work=states)
 
 
 def _progress(states: WorkStates) -> str:

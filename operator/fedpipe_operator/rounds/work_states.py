@@ -11,8 +11,9 @@ from fedpipe_operator.admission import AdmittedEvaluation, Refused
 from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.rounds import consent, round_plan
 from fedpipe_operator.rounds.attempts import Active, Done, Dropped, Pending, Work, WorkState, work_state
+from fedpipe_operator.rounds.deadlines import needs_new_urls, stage_of
 from fedpipe_operator.rounds.observed import Observed, Run
-from fedpipe_operator.rounds.policies import expired_stage, is_out_of_retries
+from fedpipe_operator.rounds.policies import is_out_of_retries
 from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_trainer.contract import FailureReason, Outcome, Result
 
@@ -152,14 +153,14 @@ def states_of(  # noqa: PLR0913 -- what the states depend on
 
     `outdated`: attempts that do not count, by site.
     """
-    expired = expired_stage(context.run, context.observed, kind, round_, context.now)
+    stage = stage_of(context.run, context.observed, kind, round_)
     states = {
         site: work_state(
             Work(kind, site, round_),
             context.run,
             context.observed,
             results=results.get(site, {}),
-            expired=expired,
+            expired=stage.expired(site, context.now) if stage else None,
             outdated=outdated.get(site, ()),
         )
         for site in sites
@@ -171,13 +172,25 @@ def states_of(  # noqa: PLR0913 -- what the states depend on
 
 def state_of(context: StageContext, work: Work, results: Mapping[int, Result]) -> WorkState:
     """Of work that concerns the whole run."""
-    expired = expired_stage(context.run, context.observed, work.kind, work.round, context.now)
-    return work_state(work, context.run, context.observed, results=results, expired=expired)
+    stage = stage_of(context.run, context.observed, work.kind, work.round)
+    return work_state(
+        work, context.run, context.observed, results=results, expired=stage.expired(work.site, context.now) if stage else None
+    )
+
+
+def is_to_renew(context: StageContext, active: Active) -> bool:
+    """Whether this attempt is to be started again for its URLs: its job keeps its place in the queue, and gets the task anew."""
+    return needs_new_urls(context.observed.jobs[active.job], context.now)
 
 
 def active_jobs(states: WorkStates) -> frozenset[str]:
-    """The jobs of those that are waiting or running."""
-    return frozenset(one.job for one in states.values() if isinstance(one, Active))
+    """The jobs of those that are waiting or running, and of those that a queue held for too long: only these jobs say so."""
+    return frozenset(one.job for one in states.values() if isinstance(one, Active) or (isinstance(one, Dropped) and one.is_held))
+
+
+def expired_jobs(states: WorkStates) -> frozenset[str]:
+    """The jobs of those whose time is over: while the stage goes on for others, they stay, since only they say how it ended."""
+    return frozenset(one.job for one in states.values() if isinstance(one, Dropped) and one.job)
 
 
 def done_of(states: WorkStates) -> dict[str, Done]:

@@ -133,7 +133,9 @@ def basis_of(site: EdgeSite) -> Basis:
     parts = spec.model_dump(mode="json", include={"node_selector", "tolerations", "runtime_class_name", "data"})
     pod = spec.pod_template.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True) if spec.pod_template else {}
     cache = _hash(spec.cache.model_dump(mode="json")) if spec.cache else ""
-    return Basis(measured=_hash([parts, pod, capacity.cpu, accelerator]), cache=cache, whole=_hash(spec.model_dump(mode="json")))
+    # Left out as the default, so that a profile of an earlier version is of the same site.
+    whole = spec.model_dump(mode="json", exclude=set() if spec.autoscaled else {"autoscaled"})
+    return Basis(measured=_hash([parts, pod, capacity.cpu, accelerator]), cache=cache, whole=_hash(whole))
 
 
 def _hash(value: object) -> str:

@@ -6,7 +6,7 @@ import shutil
 import time
 from pathlib import Path
 
-from testcluster.layout import Layout
+from testcluster.layout import Layout, default_layout
 from testcluster.shell import ClusterError, locked, run, try_to_run
 from testcluster.versions import GO, PROGRAMS, Program
 
@@ -29,6 +29,15 @@ def build_all(layout: Layout) -> None:
         for program in PROGRAMS.values():
             if not path_of(layout, program).exists():
                 _build(layout, program)
+
+
+def build(program: Program) -> Path:
+    """Build this program, if that has not been done; where it is."""
+    layout = default_layout()
+    with locked(layout.cache / "programs.lock"):
+        if not path_of(layout, program).exists():
+            _build(layout, program)
+    return path_of(layout, program)
 
 
 def _build(layout: Layout, program: Program) -> None:

@@ -100,3 +100,6 @@ PROGRAMS = {
         Program("pause", "pause", ".", ""),
     )
 }
+
+KUEUE = Program("kueue", "kueue", "sigs.k8s.io/kueue/cmd/kueue", "sigs.k8s.io/kueue")
+"""Built by the one test that needs it, and not with the cluster's programs: it takes some three minutes."""
