@@ -24,7 +24,8 @@ def in_namespace(name: str) -> Kubectl:
 
 
 def run_of(case: Case, name: str = "run") -> Plain:
-    return RUN_DOCUMENT | {"metadata": {"name": name}, "spec": RUN_DOCUMENT["spec"] | case.spec}
+    spec = {field: value for field, value in (RUN_DOCUMENT["spec"] | case.spec).items() if value is not None}
+    return RUN_DOCUMENT | {"metadata": {"name": name}, "spec": spec}
 
 
 def the_guard() -> list[Plain]:

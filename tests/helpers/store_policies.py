@@ -37,7 +37,7 @@ class Case:
         """The fields of the run's spec."""
         store = {"bucket": self.bucket, "prefix": self.prefix} | ({"endpoint": self.endpoint} if self.endpoint else {})
         store |= {"trainerEndpoint": self.trainer_endpoint} if self.trainer_endpoint else {}
-        return ({"store": store} if self.bucket else {}) | {"model": {"source": self.source}}
+        return {"store": store if self.bucket else None} | {"model": {"source": self.source}}
 
 
 def _endpoint(endpoint: str | None, *, is_allowed: bool = False) -> Case:
@@ -79,7 +79,7 @@ CASES: Final = (
         )
     ),
     Case("endpoints", endpoint="http://minio:9000", trainer_endpoint="https://s3.example.com"),
-    Case("endpoints", endpoint="http://minio:9000", trainer_endpoint="http://minio:9000/"),
+    Case("endpoints", endpoint="http://minio:9000", trainer_endpoint="http://MINIO:9000"),
     Case(
         "endpoints",
         "spec.store.trainerEndpoint http://evil:9000 is none of the endpoints that the operator's policy allows here: "
