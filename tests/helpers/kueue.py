@@ -30,8 +30,9 @@ _METRICS: Final = Path("/etc/kueue/metrics/certs")
 
 
 def queue(namespace: str, *, memory: str) -> list[Plain]:
-    """A queue with so much memory for the Jobs of the namespace; its objects have the namespace's name."""
-    group = {"coveredResources": ["memory"], "flavors": [{"name": namespace, "resources": [{"name": "memory", "nominalQuota": memory}]}]}
+    """A queue with so much memory, and processors for all, for the Jobs of the namespace; its objects have the namespace's name."""
+    resources = [{"name": "cpu", "nominalQuota": "100"}, {"name": "memory", "nominalQuota": memory}]
+    group = {"coveredResources": ["cpu", "memory"], "flavors": [{"name": namespace, "resources": resources}]}
     selector = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
     return [
         {"apiVersion": _API, "kind": "ResourceFlavor", "metadata": {"name": namespace}},
@@ -76,7 +77,7 @@ def running(folder: Path, host: str) -> Iterator[Kubectl]:
             kubectl("delete", "workloads,localqueues", "--all", "--all-namespaces", "--timeout=60s")
             kubectl("delete", "clusterqueues,resourceflavors", "--all", "--timeout=60s")
             kubectl("delete", "--ignore-not-found", *(f"{one['kind']}/{one['metadata']['name']}" for one in hooks))
-            process.terminate()
+            process.kill()  # asked to end, it waits for ever for connections of the API server to its webhooks
             shutil.rmtree(_METRICS.parents[1])
 
 
