@@ -73,10 +73,11 @@ def running(folder: Path, host: str) -> Iterator[Kubectl]:
             kubectl.apply(*hooks)
             yield kubectl
         finally:
+            # First, as no Job could be created for any other test while they lead to a process that is gone.
+            kubectl("delete", "--ignore-not-found", *(f"{one['kind']}/{one['metadata']['name']}" for one in hooks))
             # While Kueue runs, it removes the finalizers of what is deleted.
             kubectl("delete", "workloads,localqueues", "--all", "--all-namespaces", "--timeout=60s")
             kubectl("delete", "clusterqueues,resourceflavors", "--all", "--timeout=60s")
-            kubectl("delete", "--ignore-not-found", *(f"{one['kind']}/{one['metadata']['name']}" for one in hooks))
             process.kill()  # asked to end, it waits for ever for connections of the API server to its webhooks
             shutil.rmtree(_METRICS.parents[1])
 
