@@ -73,13 +73,20 @@ def running(folder: Path, host: str) -> Iterator[Kubectl]:
             kubectl.apply(*hooks)
             yield kubectl
         finally:
+            process.kill()
+            shutil.rmtree(_METRICS.parents[1])
             # First, as no Job could be created for any other test while they lead to a process that is gone.
             kubectl("delete", "--ignore-not-found", *(f"{one['kind']}/{one['metadata']['name']}" for one in hooks))
-            # While Kueue runs, it removes the finalizers of what is deleted.
-            kubectl("delete", "workloads,localqueues", "--all", "--all-namespaces", "--timeout=60s")
-            kubectl("delete", "clusterqueues,resourceflavors", "--all", "--timeout=60s")
-            process.kill()  # asked to end, it waits for ever for connections of the API server to its webhooks
-            shutil.rmtree(_METRICS.parents[1])
+            _delete_all("workloads", "localqueues", "clusterqueues", "resourceflavors")
+
+
+def _delete_all(*kinds: str) -> None:
+    """Delete these objects of Kueue in all namespaces, with the finalizers that it would have to remove."""
+    for kind in kinds:
+        Kubectl("kueue-system")("delete", kind, "--all", "--all-namespaces", "--wait=false")
+        for found in json.loads(Kubectl("kueue-system")("get", kind, "--all-namespaces", "-o", "json"))["items"]:
+            meta = found["metadata"]
+            Kubectl(meta.get("namespace", "kueue-system")).patch(kind, meta["name"], {"metadata": {"finalizers": None}})
 
 
 _NAMESPACE: Final[Plain] = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kueue-system"}}
