@@ -5,6 +5,7 @@
 #                                     the CUDA libraries (some 4 GB) are not installed. Tested only by `make -n` and with
 #                                     the filtered lock, because the machines used cannot reach that index.
 #   E2E_WORKERS=1 make e2e            run the end-to-end tests in one worker
+#   E2E_MARKS="e2e and nightly" make e2e   run those that take too long for every change
 #   make release VERSION=… REGISTRY=… OPERATOR_BASE=python:3.11-slim@sha256:… TRAINER_BASE=nvidia/cuda:…@sha256:…
 #   CONTAINER_TOOL=podman make release …   build and push with podman, or with buildah
 
@@ -24,7 +25,8 @@ HELM_PUSH_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # Each file in one worker, in the order of tests/e2e/conftest.py. More workers than processors, since these tests wait half of the time.
-E2E := $(BIN)/pytest -m e2e -n $(E2E_WORKERS) --dist loadfile --no-loadscope-reorder $(E2E_TESTS)
+E2E_MARKS ?= e2e and not nightly
+E2E := $(BIN)/pytest -m "$(E2E_MARKS)" -n $(E2E_WORKERS) --dist loadfile --no-loadscope-reorder $(E2E_TESTS)
 LOCK := requirements.lock
 VERSION = $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
 # Named after a checksum of its inputs: a changed lock is installed again, and file times, which a checkout changes, do not matter.
@@ -145,11 +147,12 @@ $(DOCS_INSTALLED):
 	@rm -f $(DOCS_VENV)/installed-*
 	@touch $@
 
-nightly: $(INSTALLED) docs ## What is too long for every change: FUZZ_RUNS runs with a hostile site, the short form of the benchmarks, and the site
+nightly: $(INSTALLED) docs ## What is too long for every change: FUZZ_RUNS runs with a hostile site, the short form of the benchmarks, the site, long end-to-end tests
 	FUZZ_RUNS=$(FUZZ_RUNS) $(BIN)/pytest -n auto tests/admission/test_hostile_site.py tests/aggregation/test_hostile_updates.py
 	$(BIN)/python benchmarks/aggregate.py --sites 4 16 --megabytes 20 --repeats 1
 	$(BIN)/python benchmarks/admission.py
 	$(BIN)/python benchmarks/planner.py --sites 200
+	$(MAKE) --no-print-directory e2e E2E_MARKS="e2e and nightly"
 
 # A tag is moved: the same release, built again, would have another base, which nobody has looked at.
 release-images: ## Build a release's images on base images that are named by digest, and push them to REGISTRY

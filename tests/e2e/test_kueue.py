@@ -16,7 +16,7 @@ from testcluster.layout import HOST
 from fedpipe_operator.cluster.objects import kube_job
 
 # Its webhook stands before every Job of the cluster.
-pytestmark = [pytest.mark.e2e, pytest.mark.exclusive]
+pytestmark = [pytest.mark.e2e, pytest.mark.nightly, pytest.mark.exclusive]
 
 DEADLINE_SECONDS: Final = 120
 LONG: Final = {"bits": 32, "rank": 4, "steps": 1_000_000}

@@ -13,7 +13,7 @@ from lease_history import LeaseHistory, watched_lease
 from stored_adapters import adapters
 from testcluster import outages
 
-pytestmark = [pytest.mark.e2e, pytest.mark.exclusive]
+pytestmark = [pytest.mark.e2e, pytest.mark.nightly, pytest.mark.exclusive]
 
 FAILOVER_SECONDS: Final = 15.0
 HANDOVER_SECONDS: Final = 5.0

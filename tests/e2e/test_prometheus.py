@@ -27,7 +27,7 @@ from testcluster import outages
 from testcluster.layout import default_layout, node_named
 from testcluster.substitution import substituted
 
-pytestmark = [pytest.mark.e2e, pytest.mark.exclusive]
+pytestmark = [pytest.mark.e2e, pytest.mark.nightly, pytest.mark.exclusive]
 
 TRAINER: Final = Path(__file__).parents[1] / "helpers" / "boastful_trainer"
 HONEST: Final = ("north", "south")

@@ -23,7 +23,7 @@ from testcluster.buildah import buildah
 from testcluster.layout import REGISTRY, default_layout
 from testcluster.shell import locked
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("disposable_cluster")]
+pytestmark = [pytest.mark.e2e, pytest.mark.nightly, pytest.mark.usefixtures("disposable_cluster")]
 
 VERSION: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 NAMESPACE: Final = "e2e-release"

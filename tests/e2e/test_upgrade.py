@@ -15,7 +15,7 @@ from fleet_namespace import SHORT, FleetNamespace
 from installed_operator import RELEASE, images
 from job_history import duplicate_jobs
 
-pytestmark = [pytest.mark.e2e, pytest.mark.exclusive]
+pytestmark = [pytest.mark.e2e, pytest.mark.nightly, pytest.mark.exclusive]
 
 EARLIER: Final = Path(__file__).parent / "charts" / "fedpipe-before-guards.tgz"
 ANY_USER: Final = {"runAsUser": 1000670000, "runAsGroup": 0}
