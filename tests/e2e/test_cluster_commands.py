@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fleet_namespace import SHORT, FleetNamespace
+from fleet_namespace import SHORT, FleetNamespace, store_from_here
 
 pytestmark = pytest.mark.e2e
 
@@ -33,7 +33,8 @@ def test_a_run_on_a_cluster_is_followed_and_explained_from_a_desk(namespace: Fle
     assert "north          plan: " in followed
     assert "round 1: 2/2 updates" in followed
 
-    plan = fedpipe("plan", *where)
+    store = ("--endpoint", store_from_here())  # the spec's is a name of the cluster
+    plan = fedpipe("plan", *where, *store)
     assert {"north", "south"} <= set(re.findall(r"^\w+", plan, re.MULTILINE))
     assert "limit: what keeps the site from doing more" in plan
 
@@ -44,6 +45,6 @@ def test_a_run_on_a_cluster_is_followed_and_explained_from_a_desk(namespace: Fle
     assert "FederatedFineTune/toy: " in events
     assert "Job/toy-train-r1-north-a0" in events
 
-    report = fedpipe("report", *where, "--output", str(tmp_path)).strip()
+    report = fedpipe("report", *where, *store, "--output", str(tmp_path)).strip()
     assert report == f"{tmp_path}/{namespace.name}/toy/report.html"
     assert "south" in Path(report).read_text()

@@ -41,10 +41,14 @@ def store_credentials() -> Credentials:
     return Credentials(*(base64.b64decode(data[name]).decode() for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")))
 
 
+def store_from_here() -> str:
+    """The store's address for this machine."""
+    return os.environ.get("FEDPIPE_STORE_FROM_HOST") or store_endpoint()
+
+
 def store_at(prefix: str) -> S3Store:
     """The store under this prefix, by the address that this machine uses."""
-    endpoint = os.environ.get("FEDPIPE_STORE_FROM_HOST") or store_endpoint()
-    return S3Store(BUCKET, prefix, endpoint=endpoint, credentials=store_credentials())
+    return S3Store(BUCKET, prefix, endpoint=store_from_here(), credentials=store_credentials())
 
 
 @dataclass(frozen=True)
