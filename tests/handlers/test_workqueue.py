@@ -179,6 +179,23 @@ def test_the_backoff_doubles_up_to_a_minute() -> None:
     assert [backoff_seconds(failures) for failures in (1, 2, 3, 7, 50)] == [1.0, 2.0, 4.0, 60.0, 60.0]
 
 
+def test_a_reconcile_takes_the_seconds_of_a_timer_that_never_jumps() -> None:
+    took: list[float] = []
+
+    async def scenario(reconciles: Reconciles, queue: WorkQueue[str]) -> None:
+        times = iter((10.0, 12.5))
+        queue.timer, queue.on_end = lambda: next(times), lambda _key, _result, seconds: took.append(seconds)
+        reconciles.results = {"one": [None]}
+        queue.enqueue("one", after=0.0)
+        await reconciles.until(1)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    in_a_loop(scenario)
+
+    assert took == [2.5]
+
+
 def test_the_end_of_each_reconcile_is_told_with_its_result() -> None:
     ends: list[tuple[str, str]] = []
 

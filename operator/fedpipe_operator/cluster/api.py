@@ -24,7 +24,6 @@ Plain = dict[str, Any]
 _TIMEOUT_SECONDS: Final = (5.0, 30.0)
 _LEASE_TIMEOUT_SECONDS: Final = (1.0, 2.0)
 """Within a leader's ten seconds, two renewals may fail."""
-_CREATED: Final = 201
 _BAD: Final = 400
 _JSON: Final = "application/json"
 _METADATA: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"

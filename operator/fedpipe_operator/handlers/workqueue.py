@@ -183,7 +183,7 @@ class WorkQueue(Generic[Key]):
             if requeue_at is not None:
                 entry.schedule(requeue_at)
         if entry.started is not None:
-            self.on_end(key, result, self.clock() - entry.started)
+            self.on_end(key, result, self.timer() - entry.timed_from)
         entry.started = None
         if entry.due is None:
             del self._entries[key]

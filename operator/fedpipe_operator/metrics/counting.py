@@ -14,7 +14,7 @@ from fedpipe_operator.api import ConditionStatus, ConditionType, FineTuneStatus,
 from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.metrics.attempts import Ended, reads_profiles
 from fedpipe_operator.rounds import Observed, Run
-from fedpipe_operator.rounds.replanning import Cause, cause_of
+from fedpipe_operator.rounds.replanning import cause_of
 from fedpipe_trainer.contract import FailureReason
 
 ENDS: Final = {ConditionType.COMPLETE: "complete", ConditionType.FAILED: "failed"}
@@ -32,7 +32,6 @@ END_REASONS: Final = (
     ("failed", Reason.EXPORT_FAILED),
 )
 """How a run can end."""
-REPLAN_CAUSES: Final = tuple(Cause)
 _Place = tuple[int, int]
 _NONE: Final[_Place] = (-1, -1)
 
