@@ -1,12 +1,13 @@
 """A real Prometheus scrapes the operator while runs succeed, are refused, fail and are blocked: each panel has data, each alert fires.
 
-A site of the first run boasts, so that its updates are refused in three rounds in a row. In the second run, a trainer hangs until the
-deadline, so that the quorum is out of reach. Others have a site whose Jobs the API server refuses, or a key pair that the store does not
-know. Then the operator is away. With FEDPIPE_RECORD_PANELS=1, what Prometheus answers to the panels is stored for the pictures of
-docs/dashboards.md.
+A site of the first run boasts, so that its updates are refused in three rounds in a row, and another is late once. In the second run, a
+trainer hangs until the deadline, so that the quorum is out of reach. Others have a site whose Jobs the API server refuses, or a key pair
+that the store does not know. Then the operator is away. With FEDPIPE_RECORD_PANELS=1, what Prometheus answers to the panels is stored for
+the pictures of docs/dashboards.md.
 """
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from observability import pictures
 from observability.answers import Source, ask
 from observability.dashboards import DASHBOARDS
 from observability.drawing import Answers
-from prometheus import prometheus
+from prometheus import discovery, prometheus
 from testcluster import outages
 from testcluster.layout import default_layout, node_named
 from testcluster.substitution import substituted
@@ -34,8 +35,6 @@ HONEST: Final = ("north", "south")
 ONE_NODE: Final = {"fedpipe.io/pool": "small"}
 """Of the honest sites. The boastful one has the other node for itself."""
 ROUNDS: Final = 3
-SECONDS: Final = 900.0
-"""The time range of the panels: the whole test."""
 DENIED: Final = 20
 """Runs with a wrong key pair: each retries after 1, 2, 4 … seconds, and together they are more than a twentieth of all calls, those of the
 other runs in the last five minutes included."""
@@ -45,7 +44,6 @@ NO_DATA: Final = {
     "GPU use by trainer pod": "the test cluster has no GPU",
     "GPU memory by trainer pod": "the test cluster has no GPU",
     "Energy by site": "a pod reads no counter of energy on these machines",
-    "Model FLOPs utilisation": "the peak of a CPU is unknown",
     "Plans that were changed": "all plans are given, and no trainer ran out of memory",
 }
 """The panels that have no data here, and why."""
@@ -74,17 +72,20 @@ def watched(open_namespace: OpenNamespace, operator: Operator, tmp_path_factory:
     folder = tmp_path_factory.mktemp("prometheus")
     rules = alerts_that_fire_at_once(folder)
     with (
-        prometheus(folder, [scrape_of(operator.kubectl)], rules) as url,
+        discovery(lambda: metrics_of_pods(operator.kubectl)) as targets,
+        prometheus(folder, [scrape_from(targets)], rules) as url,
         substituted(default_layout(), node_named("node-two"), os.environ["FEDPIPE_TRAINER_IMAGE"], TRAINER),
         open_namespace("e2e-prometheus") as namespace,
     ):
-        first = complete_a_run_whose_boastful_site_is_refused(namespace)
-        of_run = answers_of("fedpipe-run", Source(url, choices(namespace, first), SECONDS))
+        began = time.monotonic()  # the time range of the panels begins here
+        first = complete_a_run_whose_boastful_site_is_refused(namespace, url)
+        of_run = answers_of("fedpipe-run", Source(url, choices(namespace, first), time.monotonic() - began))
         during_the_first_run = fired(url)
         fail_a_run_whose_quorum_is_out_of_reach(namespace)
         ask_for_a_job_that_the_api_server_refuses(namespace, url)
         deny_runs_their_store(namespace, url)
-        others = {uid: answers_of(uid, Source(url, choices(namespace, first), SECONDS)) for uid in ("fedpipe-fleet", "fedpipe-operator")}
+        whole = Source(url, choices(namespace, first), time.monotonic() - began)
+        others = {uid: answers_of(uid, whole) for uid in ("fedpipe-fleet", "fedpipe-operator")}
         stop_the_operator(operator, url)
         unhealthy = [rule["name"] for group in rules_of(url) for rule in group["rules"] if rule["health"] != "ok"]
         yield Watched({"fedpipe-run": of_run} | others, during_the_first_run, fired(url), unhealthy)
@@ -100,15 +101,16 @@ def alerts_that_fire_at_once(folder: Path) -> Path:
     return folder / "rules.yaml"
 
 
-def scrape_of(kubectl: Kubectl) -> Plain:
-    """The pods of the release at their port for metrics, found as Prometheus finds pods: an operator that is replaced is found again."""
-    found = {"role": "pod", "kubeconfig_file": os.environ["KUBECONFIG"], "namespaces": {"names": [kubectl.namespace]}}
-    return {
-        "job_name": "fedpipe",
-        "honor_labels": True,
-        "kubernetes_sd_configs": [found | {"selectors": [{"role": "pod", "label": LABELS}]}],
-        "relabel_configs": [{"source_labels": ["__meta_kubernetes_pod_container_port_name"], "regex": "metrics", "action": "keep"}],
-    }
+def scrape_from(url: str) -> Plain:
+    """The targets that this discovery names: an operator that is replaced is found again."""
+    return {"job_name": "fedpipe", "honor_labels": True, "http_sd_configs": [{"url": url, "refresh_interval": "1s"}]}
+
+
+def metrics_of_pods(kubectl: Kubectl) -> list[str]:
+    """Where the pods of the release show their metrics; those that have no address yet are left out."""
+    pods = [pod for pod in kubectl.list("pods", LABELS) if pod["status"].get("podIP")]
+    ports = [(pod["status"]["podIP"], port) for pod in pods for one in pod["spec"]["containers"] for port in one.get("ports", ())]
+    return [f"{address}:{port['containerPort']}" for address, port in ports if port["name"] == "metrics"]
 
 
 def choices(namespace: FleetNamespace, run: str) -> dict[str, str]:
@@ -119,12 +121,18 @@ def answers_of(uid: str, source: Source) -> dict[str, Answers]:
     return {panel.title: source.answers(panel) for one in DASHBOARDS if one.uid == uid for panel in one.panels()}
 
 
-def complete_a_run_whose_boastful_site_is_refused(namespace: FleetNamespace) -> str:
+def complete_a_run_whose_boastful_site_is_refused(namespace: FleetNamespace, url: str) -> str:
+    """In the first round, an honest site takes more than twice the time that was forecast."""
     namespace.kubectl.apply(
         *(namespace.site(one, nodeSelector=ONE_NODE) for one in HONEST),
         namespace.site("west"),
         namespace.run(sites={"quorum": 0.6}, rounds={"count": ROUNDS, "attempts": 1}, export=SHORT["export"]),
     )
+    pod = namespace.wait_for_trainer("toy-train-r1-north-a0")["metadata"]
+    namespace.wait("it loads", lambda: '"phase":"load"' in namespace.kubectl("logs", pod["name"]))
+    late = 'time() - max(fedpipe_run_stage_started_timestamp_seconds{stage="Training"}) > 2 * max(fedpipe_plan_seconds)'
+    with outages.paused(pod["uid"]):
+        wait_until(lambda: ask(url, "query", query=late), "the site is late", seconds=120)
     run = namespace.wait_until_complete()
     assert [entry["updates"] for entry in run["status"]["history"]] == ["2/3"] * ROUNDS
     return "toy"

@@ -1,17 +1,22 @@
-"""Debian's Prometheus as a child process of a test: it scrapes what a test names, and answers queries."""
+"""Debian's Prometheus as a child process of a test: it scrapes what a test names, and answers queries.
+
+Debian builds it without the discovery of Kubernetes; `discovery` answers in its place, over Prometheus's discovery by HTTP.
+"""
 
 import json
 import os
 import shutil
 import socket
 import subprocess
+import threading
 import urllib.error
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
-from cluster_user import wait_until
+from cluster_user import KubectlError, wait_until
 from observability.answers import ask
 from testcluster.layout import default_layout
 from testcluster.packages import unpacked
@@ -51,6 +56,35 @@ def prometheus(folder: Path, scrapes: Sequence[dict[str, Any]], rules: Path | No
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+@contextmanager
+def discovery(targets: Callable[[], list[str]]) -> Iterator[str]:
+    """The URL for `http_sd_configs`: Prometheus asks there which targets (`host:port`) there are now.
+
+    While the API server is away, Prometheus goes on with the targets that it has.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            try:
+                found = json.dumps([{"targets": targets()}]).encode()
+            except KubectlError as error:
+                self.send_error(503, explain=str(error))
+                return
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(found)))
+            self.end_headers()
+            self.wfile.write(found)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing: Prometheus asks every second."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
 
 
 def _is_ready(url: str) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from itertools import zip_longest
@@ -20,6 +21,8 @@ _COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4
 _COLUMN, _LINE, _PAD, _TEXT = 50, 34, 8, 14
 _LEGEND_ROWS: Final = 4
 _TICKS: Final = 3
+_CHARACTER: Final = 5.6
+"""The mean width of a character of size 11."""
 _GREY, _LIGHT = "#666666", "#dddddd"
 
 
@@ -48,9 +51,9 @@ def draw(one: Dashboard, answers: Mapping[str, Answers]) -> str:
 
 def _body(panel: Panel, answers: Answers, width: int, height: int) -> Iterator[str]:
     if not any(answers):
-        yield _text(
-            width / 2, height / 2, f"No data: {panel.may_be_empty}" if panel.may_be_empty else "No data", text_anchor="middle", fill=_GREY
-        )
+        words = f"No data: {panel.may_be_empty}" if panel.may_be_empty else "No data"
+        for index, line in enumerate(textwrap.wrap(words, int(width / _CHARACTER) - 6)):
+            yield _text(width / 2, height / 2 + _TEXT * index, line, text_anchor="middle", fill=_GREY)
         return
     match panel.kind:
         case Kind.LINES:
@@ -79,7 +82,7 @@ def _legend(template: str, labels: Mapping[str, str]) -> str:
 def _lines(panel: Panel, answers: Answers, width: int, height: int) -> Iterator[str]:
     named = _named(panel, answers)
     rows = min(len(named), _LEGEND_ROWS)
-    left, right, top, bottom = 58, width - 14, 30, height - 30 - _TEXT * rows
+    left, right, top, bottom = 70, width - 20, 30, height - 30 - _TEXT * rows
     values = [value for _, one in named for _, value in one.points] + [step.value for step in panel.thresholds] + [0.0]
     highest, end = max(values) or 1.0, max(at for _, one in named for at, _ in one.points) or 1.0
 
@@ -115,13 +118,14 @@ def _values(panel: Panel, answers: Answers, width: int, height: int) -> Iterator
 
 
 def _bars(panel: Panel, answers: Answers, width: int, height: int) -> Iterator[str]:
-    named = _named(panel, answers)[: (height - 36) // 20]
+    """Each bar below its name."""
+    named = _named(panel, answers)[: (height - 36) // 32]
     highest = max(one.points[-1][1] for _, one in named) or 1.0
     for index, (name, one) in enumerate(named):
-        y, value, left = 34 + 20 * index, one.points[-1][1], width // 2
-        yield _text(left - 6, y + 11, name, text_anchor="end")
-        yield f'<rect x="{left}" y="{y}" width="{(width - left - 70) * value / highest:.1f}" height="14" fill="{_COLOURS[0]}"/>'
-        yield _text(width - 12, y + 11, shown(value, panel.unit), text_anchor="end")
+        y, value = 30 + 32 * index, one.points[-1][1]
+        yield _text(_PAD, y + 11, name)
+        yield f'<rect x="{_PAD}" y="{y + 15}" width="{(width - _PAD - 90) * value / highest:.1f}" height="10" fill="{_COLOURS[0]}"/>'
+        yield _text(width - 12, y + 24, shown(value, panel.unit), text_anchor="end")
 
 
 def _table(panel: Panel, answers: Answers, width: int, height: int) -> Iterator[str]:
@@ -133,9 +137,16 @@ def _table(panel: Panel, answers: Answers, width: int, height: int) -> Iterator[
             row[column] = shown(one.points[-1][1], panel.unit)
     lines = [[*keys, *(query.legend for query in panel.queries)]]
     lines += [[*labels, *(cells.get(column, "") for column in range(len(answers)))] for labels, cells in sorted(rows.items())]
+    lefts = _lefts(lines, width)
     for index, (line, weight) in enumerate(zip_longest(lines[: (height - 30) // 16], ["bold"], fillvalue="normal")):
-        for column, cell in enumerate(line):
-            yield _text(_PAD + (width - _PAD) * column / len(line), 36 + 16 * index, cell, font_weight=str(weight))
+        for left, cell in zip(lefts, line, strict=True):
+            yield _text(left, 36 + 16 * index, cell, font_weight=str(weight))
+
+
+def _lefts(lines: Sequence[Sequence[str]], width: int) -> list[float]:
+    """Where each column of a table begins: as wide as its longest cell needs, and what is left over shared."""
+    needed = [max(len(cell) for cell in column) + 2 for column in zip(*lines, strict=True)]
+    return [_PAD + (width - _PAD) * sum(needed[:index]) / sum(needed) for index in range(len(needed))]
 
 
 def _text(x: float, y: float, text: str, **style: str) -> str:
