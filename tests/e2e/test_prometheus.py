@@ -102,8 +102,9 @@ def alerts_that_fire_at_once(folder: Path) -> Path:
 
 
 def scrape_from(url: str) -> Plain:
-    """The targets that this discovery names: an operator that is replaced is found again."""
-    return {"job_name": "fedpipe", "honor_labels": True, "http_sd_configs": [{"url": url, "refresh_interval": "1s"}]}
+    """The targets that this discovery names: an operator that is replaced is found again. On a busy machine a scrape may take seconds."""
+    every = {"scrape_interval": "3s", "scrape_timeout": "3s"}
+    return every | {"job_name": "fedpipe", "honor_labels": True, "http_sd_configs": [{"url": url, "refresh_interval": "1s"}]}
 
 
 def metrics_of_pods(kubectl: Kubectl) -> list[str]:
@@ -118,6 +119,8 @@ def choices(namespace: FleetNamespace, run: str) -> dict[str, str]:
 
 
 def answers_of(uid: str, source: Source) -> dict[str, Answers]:
+    """What the dashboard's panels show, just after a scrape that succeeded."""
+    wait_until(lambda: ask(source.url, "query", query='up{job="fedpipe"} == 1'), "a scrape succeeds", seconds=60)
     return {panel.title: source.answers(panel) for one in DASHBOARDS if one.uid == uid for panel in one.panels()}
 
 
