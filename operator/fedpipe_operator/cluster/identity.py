@@ -46,25 +46,10 @@ class Identity:
             advice = "name another model, or a store and a key pair of your own (spec.store), or ask the operator's administrator"
             raise UserError("StoreNotAllowed", f"{problem}; {advice}")
         store = run.store
-        role = Role(self.settings.role_arn, self.settings.sts_endpoint or store.endpoint, store.region, self.guard)
+        endpoint = self.settings.sts_endpoint or store.endpoint
         return assume_role(
-            role,
-            self._token(),
+            Role(self.settings.role_arn, self.token_file, endpoint, store.region, self.guard),
             session=f"fedpipe-{run.resource.metadata.uid}",
             policy=self.settings.session_policy(run.spec, store.bucket, folder),
             seconds=self.settings.session_seconds,
         )
-
-    def _token(self) -> str:
-        """The token as it is now."""
-        role = f"needed for the role {self.settings.role_arn}"
-        try:
-            token = self.token_file.read_text(encoding="ascii").strip()
-        except (OSError, ValueError) as error:
-            raise UserError("IdentityTokenMissing", f"the operator's token, {role}, cannot be read: {error}; {_ADVICE}") from error
-        if not token:
-            raise UserError("IdentityTokenMissing", f"the operator's token {self.token_file}, {role}, is empty; {_ADVICE}")
-        return token
-
-
-_ADVICE: Final = "install the operator with the chart's storeIdentity, which mounts it"

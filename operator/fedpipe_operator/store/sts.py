@@ -6,6 +6,7 @@ The call is signed by nothing but the token that it carries, and bounded like on
 import time
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final
 
 import boto3
@@ -29,25 +30,27 @@ class Role:
     """A role, and who is asked for a session of it."""
 
     arn: str
+    token_file: Path
+    """With a JWT that says who asks; whoever made it replaces it before it expires."""
     endpoint: str | None
     """None: that of AWS in the region."""
     region: str
     guard: Guard | None = None
 
 
-def assume_role(role: Role, token: str, *, session: str, policy: str, seconds: int) -> Credentials:
+def assume_role(role: Role, *, session: str, policy: str, seconds: int) -> Credentials:
     """The key pair of a session that ends after `seconds`.
 
     Args:
         role: which one.
-        token: of the service account, a JWT.
         session: its name, as the store's audit log shows it.
         policy: what it may do at most, in JSON.
         seconds: how long it lasts.
 
     Raises:
-        UserError: `IdentityRefused`; or what calling an endpoint raises.
+        UserError: `IdentityTokenMissing`, `IdentityRefused`; or what calling an endpoint raises.
     """
+    token = _token(role)
     where = f"the role {role.arn} at {role.endpoint or 'AWS'}"
     call = Call(time.monotonic() + _SECONDS, ANSWER_BYTES, role.guard)
     with tracing.span("assume role", role=role.arn), translate_s3_errors(where), bounded(call):
@@ -58,9 +61,26 @@ def assume_role(role: Role, token: str, *, session: str, policy: str, seconds: i
         except ClientError as error:
             if (why := refusal_of_identity(error)) is None:
                 raise
-            raise UserError("IdentityRefused", f"{where} is not given to the operator: {why}") from error
+            what = f"{where} is refused to the operator with its token {role.token_file}: {why}"
+            advice = (
+                "correct the role, whom it trusts (the operator's service account and the token's audience), or how long its sessions last"
+            )
+            raise UserError("IdentityRefused", f"{what}; {advice}") from error
     given = answer["Credentials"]
     return Credentials(given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"], given["Expiration"].timestamp())
+
+
+def _token(role: Role) -> str:
+    """The token as it is now."""
+    what = f"the operator's token for the role {role.arn}"
+    advice = "install the operator with the chart's storeIdentity, which mounts it"
+    try:
+        token = role.token_file.read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        raise UserError("IdentityTokenMissing", f"{what} cannot be read from {role.token_file}: {error}; {advice}") from error
+    if not token:
+        raise UserError("IdentityTokenMissing", f"{what} is missing, since {role.token_file} is empty; {advice}")
+    return token
 
 
 @lru_cache(maxsize=4)
