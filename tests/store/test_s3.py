@@ -316,7 +316,7 @@ def test_the_region_is_known_to_a_pair_that_may_list_its_own_prefix_only() -> No
     with Stubber(store._client) as aws:
         told = {"HTTPHeaders": {"x-amz-bucket-region": "eu-west-1"}}
         aws.add_client_error("head_bucket", "403", "Forbidden", 403, response_meta=told)
-        with pytest.raises(UserError, match="WrongRegion: .* is in the region eu-west-1"):
+        with pytest.raises(UserError, match=r"WrongRegion: .* is in the region eu-west-1"):
             store.url_to_read("a", 60)
         aws.add_client_error("head_bucket", "403", "Forbidden", 403)
         with pytest.raises(UserError, match="StoreDenied"):

@@ -23,7 +23,8 @@ class Identity:
 
     settings: StoreIdentity
     default_store: StoreSpec | None
-    guard: Guard
+    guard: Guard | None
+    """Which addresses the token may be sent to; None: any, as on one machine."""
     token_file: Path = TOKEN_FILE
 
     def is_for(self, store: StoreSpec) -> bool:
