@@ -49,19 +49,21 @@ def running_minio(folder: Path, configuration: str, audience: str, policy: Mappi
     options = ("--address", address, "--certs-dir", folder / "certificates")
     with log.open("w") as output:
         command = [program, "server", folder / "data", *options]
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=_environment(configuration, audience))
+        environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+        environment |= identity_environment(configuration, audience)
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
     try:
         wait_until(lambda: _is_ready(address), "MinIO is ready", seconds=60, explain=log.read_text)
-        _set_policy(f"http://{address}", policy)
-        role = wait_until(lambda: re.search(r"arn:minio:iam:::role/\S+", log.read_text()), "MinIO names the role", seconds=10)
-        yield Minio(f"http://{address}", role[0])
+        set_policy(f"http://{address}", policy)
+        yield Minio(f"http://{address}", wait_until(lambda: role_in(log.read_text()), "MinIO names the role", seconds=10))
     finally:
         process.terminate()
         process.wait(timeout=30)
 
 
-def _environment(configuration: str, audience: str) -> dict[str, str]:
-    ours = {
+def identity_environment(configuration: str, audience: str) -> dict[str, str]:
+    """The variables of a MinIO that trusts this provider."""
+    return {
         "MINIO_ROOT_USER": ROOT.access_key,
         "MINIO_ROOT_PASSWORD": ROOT.secret_key,
         "MINIO_BROWSER": "off",
@@ -70,7 +72,12 @@ def _environment(configuration: str, audience: str) -> dict[str, str]:
         "MINIO_IDENTITY_OPENID_CLIENT_ID": audience,
         "MINIO_IDENTITY_OPENID_ROLE_POLICY": POLICY,
     }
-    return {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")} | ours
+
+
+def role_in(log: str) -> str:
+    """The ARN of the role that a MinIO names when it starts; empty: it has not yet."""
+    found = re.search(r"arn:minio:iam:::role/\S+", log)
+    return found[0] if found else ""
 
 
 def _is_ready(address: str) -> bool:
@@ -80,7 +87,7 @@ def _is_ready(address: str) -> bool:
         return False
 
 
-def _set_policy(endpoint: str, policy: Mapping[str, Any]) -> None:
+def set_policy(endpoint: str, policy: Mapping[str, Any]) -> None:
     """What `mc admin policy create` does."""
     url, body = f"{endpoint}/minio/admin/v3/add-canned-policy?name={POLICY}", json.dumps(policy)
     request = AWSRequest("PUT", url, {}, body)
