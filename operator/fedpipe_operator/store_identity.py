@@ -5,6 +5,7 @@ session of its own, which a policy limits to the run's folder (docs/decisions/wo
 """
 
 import json
+import re
 from typing import Annotated, Any, Final
 
 from pydantic import Field
@@ -18,8 +19,11 @@ ENDPOINT_PATTERN: Final = r"^$|^https?://[^/\s]+$"
 MODELS_PATTERN: Final = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$"
 """BUCKET or BUCKET/FOLDER. Without the characters that a policy reads as wildcards or variables."""
 AUDIENCE: Final = "sts.amazonaws.com"
+_ACCOUNT: Final = re.compile(r"[0-9]{12}")
 _READ: Final = ("s3:GetObject",)
 _WRITE: Final = ("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload")
+_KEYS: Final = ("kms:Decrypt", "kms:GenerateDataKey")
+"""For a bucket with SSE-KMS. Which keys, says the role's own policy; S3 alone uses them, for the object that it reads or writes."""
 _AWS: Final = "aws"
 
 Plain = dict[str, Any]
@@ -69,6 +73,9 @@ class StoreIdentity(ApiModel):
         if (models := self._models_of(spec)) is not None:
             of_models, _, below = models.partition("/")
             statements += self._statements(of_models, below, _READ)
+        if self._is_of_aws:
+            of_s3 = {"StringLike": {"kms:ViaService": "s3.*"}}
+            statements.append({"Effect": "Allow", "Action": list(_KEYS), "Resource": "*", "Condition": of_s3})
         return json.dumps({"Version": "2012-10-17", "Statement": statements}, separators=(",", ":"))
 
     def _models_of(self, spec: FineTuneSpec) -> str | None:
@@ -82,6 +89,11 @@ class StoreIdentity(ApiModel):
             {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": resource, "Condition": {"StringLike": {"s3:prefix": within}}},
             {"Effect": "Allow", "Action": list(actions), "Resource": f"{resource}/{within}"},
         ]
+
+    @property
+    def _is_of_aws(self) -> bool:
+        """Other stores refuse a policy with services that they do not have."""
+        return _ACCOUNT.fullmatch(self.role_arn.split(":")[4]) is not None
 
     @property
     def _partition(self) -> str:

@@ -76,7 +76,7 @@ def test_a_run_on_the_default_store_has_a_session_of_its_own_that_opens_its_fold
             "Policy": world.service.asked[0]["Policy"],
         }
     ]
-    assert world.policies() == ["arn:aws:s3:::fedpipe,arn:aws:s3:::fedpipe/fedpipe/default/toy/uid-1/*"]
+    assert world.policies() == ["arn:aws:s3:::fedpipe,arn:aws:s3:::fedpipe/fedpipe/default/toy/uid-1/*,*"]
     assert world.api.noted == [], "no Secret is read"
     assert not [secret for secret in ("secret-1", "session-1") if secret in repr(found.credentials)]
 
@@ -126,7 +126,7 @@ def test_a_model_in_a_folder_of_the_administrators_is_read_by_the_session_of_its
 
     world.open(model={"source": "s3://hub/models/bert"})
 
-    assert world.policies()[0].endswith(",arn:aws:s3:::hub,arn:aws:s3:::hub/models/*")
+    assert world.policies()[0].endswith(",arn:aws:s3:::hub,arn:aws:s3:::hub/models/*,*")
 
 
 def test_a_run_of_the_default_store_that_names_a_secret_of_its_own_is_opened_with_that(world: World) -> None:

@@ -10,7 +10,8 @@ from fedpipe_operator.api import FineTuneSpec
 from fedpipe_operator.store_identity import StoreIdentity
 
 FOLDER = "fedpipe/wards/toy/uid-1"
-IDENTITY = StoreIdentity(role_arn="arn:aws:iam::123456789012:role/fedpipe", models=("fedpipe/models", "hub"))
+IDENTITY = StoreIdentity(role_arn="arn:minio:iam:::role/oxnUw3DAuQF1uggjXGxI2AmW8IA", models=("fedpipe/models", "hub"))
+AWS = "arn:aws:iam::123456789012:role/fedpipe"
 
 
 def spec_with(source: str) -> FineTuneSpec:
@@ -97,3 +98,22 @@ def test_where_the_administrator_names_no_models_every_model_in_a_bucket_is_refu
 )
 def test_buckets_are_named_in_the_partition_of_aws_that_the_role_is_of(role: str, bucket: str) -> None:
     assert policy("hf://org/model@main", StoreIdentity(role_arn=role))[0]["Resource"] == bucket
+
+
+def test_in_aws_a_session_may_use_the_roles_keys_by_way_of_s3_for_buckets_that_are_encrypted_with_one() -> None:
+    assert policy("hf://org/model@main", StoreIdentity(role_arn=AWS))[2:] == [
+        {
+            "Effect": "Allow",
+            "Action": ["kms:Decrypt", "kms:GenerateDataKey"],
+            "Resource": "*",
+            "Condition": {"StringLike": {"kms:ViaService": "s3.*"}},
+        }
+    ]
+    assert len(policy("hf://org/model@main", StoreIdentity(role_arn="arn:aws:iam::a-tenant:role/fedpipe"))) == 2
+
+
+def test_the_policy_of_a_long_name_fits_into_a_request() -> None:
+    folder = "/".join(("p" * 100, "n" * 63, "r" * 63, "u" * 36))
+    models = StoreIdentity(role_arn=AWS, models=(f"{'b' * 63}/{'m' * 100}",))
+
+    assert len(models.session_policy(spec_with(f"s3://{models.models[0]}/bert"), "b" * 63, folder)) < 2048
