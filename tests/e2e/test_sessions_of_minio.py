@@ -1,7 +1,6 @@
 """The operator's identity with a real MinIO and an OpenID provider: each session opens the folder of its run alone."""
 
 import json
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from typing import Any, Final
 
 import httpx
 import pytest
-from crds import ROOT
+from identity_policies import minio_policy
 from minio import Minio, running_minio
 from stand_in_cluster import StandInApi
 from stand_in_runs import a_run
@@ -23,21 +22,14 @@ from fedpipe_operator.errors import UserError
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.store import S3Store, model_in_bucket
 from fedpipe_operator.store.address import credentials_for, open_store
+from fedpipe_operator.store.sts import Role, assume_role
 from fedpipe_operator.store_identity import AUDIENCE, StoreIdentity
 from fedpipe_operator.store_policy import ANY_STORE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.independent]
 
-PAGE: Final = ROOT / "docs" / "store-identity.md"
 BUCKET: Final = "fedpipe"
 MODEL: Final = "s3://fedpipe/models/toy"
-
-
-def policy_of_the_role() -> dict[str, Any]:
-    """As the page has it."""
-    documents = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL)]
-    (policy,) = [one for one in documents if "Principal" not in one["Statement"][0]]
-    return dict(policy)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +41,7 @@ def issuer() -> Iterator[Issuer]:
 @pytest.fixture(scope="module")
 def minio(issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Minio]:
     folder = tmp_path_factory.mktemp("minio")
-    with running_minio(folder, issuer.configuration, AUDIENCE, policy_of_the_role(), BUCKET, "other-team") as minio:
+    with running_minio(folder, issuer.configuration, AUDIENCE, minio_policy(), BUCKET, "other-team") as minio:
         minio.store(BUCKET, "models").write("toy/config.json", b"{}")
         minio.store(BUCKET, "secrets").write("toy/config.json", b"{}")
         minio.store("other-team", "model").write("config.json", b"{}")
@@ -195,6 +187,27 @@ def test_a_token_that_minio_does_not_accept_is_told_in_its_words_with_role_and_f
 
     with pytest.raises(UserError, match=f"IdentityRefused: the role {world.minio.role} at .* its token {world.token}: .*{words}"):
         world.open()
+
+
+def whole_bucket(world: World, token: str) -> S3Store:
+    """What whoever has this token may make of it: a session without limits of its own."""
+    world.token.write_text(token)
+    role = Role(world.minio.role, world.token, world.minio.endpoint, "us-east-1")
+    anything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": ["s3:*"], "Resource": ["arn:aws:s3:::*"]}]}
+    session = assume_role(role, session="anybody", policy=json.dumps(anything), seconds=3600)
+    return S3Store(BUCKET, "", endpoint=world.minio.endpoint, credentials=session)
+
+
+def test_the_token_of_another_service_account_opens_nothing_although_minio_gives_it_a_session(world: World, issuer: Issuer) -> None:
+    whole_bucket(world, issuer.token(AUDIENCE)).write("fedpipe/wards/theirs/plan.json", b"theirs")
+    stranger = whole_bucket(world, issuer.token(AUDIENCE, subject="system:serviceaccount:wards:default"))
+
+    for key in ("fedpipe/wards/theirs/plan.json", "models/toy/config.json"):
+        with pytest.raises(UserError, match="StoreDenied"):
+            stranger.read(key)
+    for attempt in (lambda: stranger.list("fedpipe/wards"), lambda: stranger.write("fedpipe/wards/theirs/plan.json", b"mine")):
+        with pytest.raises(UserError, match="StoreDenied"):
+            attempt()
 
 
 def test_a_role_that_minio_does_not_know_is_told_with_its_name(world: World) -> None:

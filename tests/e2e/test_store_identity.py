@@ -1,34 +1,21 @@
 """The default store by a token of the operator's service account: a run without any key pair in its namespace completes."""
 
-import json
-import re
-from typing import Any, Final
-
 import pytest
 from cluster_user import FFT, condition
-from crds import ROOT
 from fleet_namespace import BUCKET, SHORT, FleetNamespace
+from identity_policies import minio_policy
 from identity_store import identity_store_in
 
 from fedpipe_operator.store_identity import AUDIENCE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.exclusive]
 
-PAGE: Final = ROOT / "docs" / "store-identity.md"
-
-
-def policy_of_the_role() -> dict[str, Any]:
-    """As the page has it."""
-    documents = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL)]
-    (policy,) = [one for one in documents if "Principal" not in one["Statement"][0]]
-    return dict(policy)
-
 
 def test_a_run_on_the_default_store_completes_with_the_operators_identity_and_one_elsewhere_does_not_begin(
     namespace: FleetNamespace,
 ) -> None:
     mine, other = (namespace.run(name, **SHORT) for name in ("mine", "elsewhere"))
-    with identity_store_in(namespace, AUDIENCE, policy_of_the_role()) as store:
+    with identity_store_in(namespace, AUDIENCE, minio_policy()) as store:
         del mine["spec"]["store"]
         other["spec"]["store"] = {"bucket": "other-team", "endpoint": store.endpoint}
         given = {"bucket": BUCKET, "endpoint": store.endpoint}
