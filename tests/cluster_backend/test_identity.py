@@ -217,6 +217,29 @@ def test_a_service_that_cannot_answer_now_is_asked_again_later(
         world.open()
 
 
+def test_a_service_that_does_not_answer_blocks_no_run_whose_session_goes_on_for_a_quarter_of_an_hour(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    first = world.open()
+    world.service.refusal = (503, "ServiceUnavailable", "later")
+
+    world.now = 3600.0 - 901.0
+    assert world.open().credentials == first.credentials
+    assert len(world.service.asked) == 2, "it was asked for another one"
+    world.now = 3600.0 - 900.0
+    with pytest.raises(TransientError):
+        world.open()
+
+
+def test_a_role_that_is_refused_blocks_its_runs_at_once_while_there_is_time_to_correct_it(world: World) -> None:
+    world.open()
+    world.now, world.service.refusal = 1800.0, REFUSALS[0]
+
+    with pytest.raises(UserError, match="IdentityRefused"):
+        world.open()
+
+
 def test_the_token_goes_to_no_address_of_the_cluster_itself(world: World) -> None:
     world.guard = Guard(("10.96.0.1",))
     world.restart()

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from fedpipe_operator import names
 from fedpipe_operator.cluster.api import SECRETS, Api
 from fedpipe_operator.cluster.identity import Identity
-from fedpipe_operator.errors import UserError
+from fedpipe_operator.errors import TransientError, UserError
 from fedpipe_operator.manifests.jobs import CREDENTIALS, SESSION_TOKEN
 from fedpipe_operator.observer import Observer
 from fedpipe_operator.rounds import Run
@@ -55,8 +55,12 @@ class StoreConnection:
         return {ACCESS_KEY: self.credentials.access_key, SECRET_KEY: self.credentials.secret_key} | token
 
     def is_valid(self, now: float) -> bool:
-        """Whether its key pair does not expire soon."""
+        """Whether its key pair need not be replaced yet."""
         return self.credentials.expires_at is None or now < self.credentials.expires_at - self.renewed_seconds
+
+    def is_usable(self, now: float) -> bool:
+        """Whether its key pair does not expire soon."""
+        return self.credentials.expires_at is None or now < self.credentials.expires_at - _RENEWED_SECONDS
 
 
 @dataclass
@@ -83,7 +87,7 @@ class StoreConnections:
         uid = run.resource.metadata.uid
         with self._lock:
             known = self._opened.get(uid)
-        opened = known if known is not None and known.is_valid(self.clock()) else self._open(run)
+        opened = known if known is not None and known.is_valid(self.clock()) else self._reopen(run, known)
         with self._lock:
             self._opened[uid] = opened
         return opened
@@ -92,6 +96,15 @@ class StoreConnections:
         """Open it again next time: the run is gone, or its Secret may have changed."""
         with self._lock:
             self._opened.pop(uid, None)
+
+    def _reopen(self, run: Run, known: StoreConnection | None) -> StoreConnection:
+        """The run's store with another key pair; a token service that does not answer now blocks no run whose session goes on."""
+        try:
+            return self._open(run)
+        except TransientError:
+            if known is None or not known.is_usable(self.clock()):
+                raise
+            return known
 
     def _open(self, run: Run) -> StoreConnection:
         store, meta = run.store, run.resource.metadata
