@@ -24,6 +24,7 @@ from fedpipe_operator.cluster.cache_check import LiveObjects
 from fedpipe_operator.cluster.credentials import StoreConnections
 from fedpipe_operator.cluster.elector import Elector
 from fedpipe_operator.cluster.expectations import Expectations
+from fedpipe_operator.cluster.identity import Identity
 from fedpipe_operator.cluster.leadership import Leadership
 from fedpipe_operator.cluster.status_writer import ClusterStatusWriter
 from fedpipe_operator.cluster.workers import Workers
@@ -35,6 +36,7 @@ from fedpipe_operator.metrics.listener import Listener
 from fedpipe_operator.metrics.server import serve
 from fedpipe_operator.names import operator_class_selector
 from fedpipe_operator.settings import Replica, Settings
+from fedpipe_operator.store import Guard
 from fedpipe_operator.store.addresses import api_server_addresses
 from fedpipe_operator.store.connections import addresses_of
 
@@ -53,7 +55,9 @@ def make_controller(settings: Settings, replica: Replica) -> Controller:
     api = in_cluster(leadership.acting, metrics)
     status_writer = ClusterStatusWriter(api, clock)
     cluster = Cluster(api, settings, Expectations(clock), Workers(clock), clock)
-    stores = StoreConnections(api, settings.store_policy, api_server_addresses(os.environ, addresses_of), observer=metrics)
+    api_servers = api_server_addresses(os.environ, addresses_of)
+    identity = Identity(settings.store_identity, settings.default_store, Guard(api_servers))
+    stores = StoreConnections(api, settings.store_policy, api_servers, observer=metrics, identity=identity)
     runs = RunReconciler(cluster, stores, status_writer, observer=metrics)
     sites = SiteReconciler(status_writer, clock, settings.priority_classes, metrics)
     live_objects = LiveObjects(api, settings.namespaces, settings.watch_nodes, operator_class_selector(settings.operator_class))

@@ -5,6 +5,7 @@ import platform
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Literal, TypeVar, cast, get_args
 
 from pydantic import ValidationError
@@ -24,6 +25,7 @@ from fedpipe_operator.pod_settings import (
     SecretKey,
     parse_as,
 )
+from fedpipe_operator.store_identity import NO_IDENTITY, StoreIdentity
 from fedpipe_operator.store_policy import ANY_STORE, StorePolicy, parse_store_policy
 
 Value = TypeVar("Value")
@@ -67,6 +69,8 @@ class Settings:
     """Only runs and sites whose label `fedpipe.io/operator-class` has this value are reconciled; empty: those without the label."""
     default_store: StoreSpec | None = None
     """The store of the runs that name none."""
+    store_identity: StoreIdentity = NO_IDENTITY
+    """The role with which the operator opens the default store; by default it opens it by each run's own Secret."""
     store_policy: StorePolicy = ANY_STORE
     """Which endpoints, buckets and prefixes the runs of a namespace may name; by default any."""
     ca_bundle: CaBundle = IMAGE_CERTIFICATES
@@ -113,6 +117,7 @@ def read(environ: Mapping[str, str]) -> Settings:
     Raises:
         ValueError: a variable is missing or invalid (the message names it).
     """
+    default_store = _read(environ, "DEFAULT_STORE", _store, Settings.default_store)
     return Settings(
         trainer_image=_require(environ, "TRAINER_IMAGE", _image),
         operator_image=_require(environ, "OPERATOR_IMAGE", _image),
@@ -127,7 +132,8 @@ def read(environ: Mapping[str, str]) -> Settings:
         max_concurrent_reconciles=_read(environ, "MAX_CONCURRENT_RECONCILES", _positive_integer, Settings.max_concurrent_reconciles),
         priority_classes=_read(environ, "PRIORITY_CLASSES", _priority_classes, ()),
         operator_class=_read(environ, "OPERATOR_CLASS", _label_value, ""),
-        default_store=_read(environ, "DEFAULT_STORE", _store, Settings.default_store),
+        default_store=default_store,
+        store_identity=_read(environ, "STORE_IDENTITY", partial(_identity, default_store), Settings.store_identity),
         store_policy=_read(environ, "STORE_POLICY", parse_store_policy, Settings.store_policy),
         ca_bundle=_read(environ, "CA_BUNDLE", parse_as(CaBundle), Settings.ca_bundle),
         proxy=_read(environ, "PROXY", parse_as(Proxy), Settings.proxy),
@@ -194,6 +200,14 @@ def _store(text: str) -> StoreSpec | None:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise ValueError(f"write a JSON object with the fields of spec.store: {problems}") from error
+
+
+def _identity(default_store: StoreSpec | None, text: str) -> StoreIdentity:
+    """The identity in this JSON object, for this store."""
+    identity = parse_as(StoreIdentity)(text)
+    if (problem := identity.problem(default_store)) is not None:
+        raise ValueError(problem)
+    return identity
 
 
 def _namespaces(text: str) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ OTHERS: Final = "*"
 _LISTS: Final = ("endpoints", "buckets", "prefixes")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _ENDPOINT: Final = re.compile(r"(https?)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?/?")
-_BUCKET_SCHEME: Final = "s3://"
+BUCKET_SCHEME: Final = "s3://"
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ def _rule(namespace: str, lists: Any) -> StoreRule:  # noqa: ANN401 -- whatever 
 def _problems(rule: StoreRule, spec: FineTuneSpec) -> Iterator[str]:
     if spec.store is not None:
         yield from _problems_of_store(rule, spec.store)
-    if spec.model.source.startswith(_BUCKET_SCHEME):
-        bucket, _, folder = spec.model.source.removeprefix(_BUCKET_SCHEME).partition("/")
+    if spec.model.source.startswith(BUCKET_SCHEME):
+        bucket, _, folder = spec.model.source.removeprefix(BUCKET_SCHEME).partition("/")
         yield from _problems_of_folder(rule, "spec.model.source", bucket, folder)
 
 
@@ -94,11 +94,11 @@ def _problems_of_store(rule: StoreRule, store: StoreSpec) -> Iterator[str]:
 def _problems_of_folder(rule: StoreRule, where: str, bucket: str, folder: str) -> Iterator[str]:
     if rule.buckets and bucket not in rule.buckets:
         yield f"{where}: the bucket {bucket} is none that the operator's policy allows here: {', '.join(rule.buckets)}"
-    if rule.prefixes and not any(_is_in(folder, prefix) for prefix in rule.prefixes):
+    if rule.prefixes and not any(lies_in(folder, prefix) for prefix in rule.prefixes):
         yield f"{where}: the prefix {folder!r} lies in none that the operator's policy allows here: {', '.join(rule.prefixes)}"
 
 
-def _is_in(folder: str, prefix: str) -> bool:
+def lies_in(folder: str, prefix: str) -> bool:
     """Whether the folder is `prefix` or lies in it: `runs-of-others` does not lie in `runs`."""
     return f"{folder.strip('/')}/".startswith(f"{prefix.strip('/')}/")
 

@@ -181,6 +181,6 @@ def _watched() -> dict[str, list[Any]]:
 def _owner_rights() -> set[Right]:
     """An ownerReference with blockOwnerDeletion requires the right to update the owner's finalizers."""
     run = a_run()
-    owners = task_secret(run, Job("job", TaskKind.EXPORT), "{}")["metadata"]["ownerReferences"]
+    owners = task_secret(run, Job("job", TaskKind.EXPORT), "{}", {})["metadata"]["ownerReferences"]
     assert [owner["blockOwnerDeletion"] for owner in owners] == [True]
     return {("fedpipe.io", "federatedfinetunes/finalizers", "update")}

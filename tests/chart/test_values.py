@@ -16,7 +16,9 @@ from fedpipe_operator import settings as environment
 from fedpipe_operator.api import EdgeSite, FederatedFineTune
 from fedpipe_operator.api.parse import parse_object
 from fedpipe_operator.api.quantities import QUANTITY_PATTERN
+from fedpipe_operator.cluster.identity import TOKEN_FILE
 from fedpipe_operator.settings import Settings
+from fedpipe_operator.store_identity import ENDPOINT_PATTERN, MODELS_PATTERN, ROLE_PATTERN
 from fedpipe_operator.store_policy import StoreRule, parse_store_policy
 
 SCHEMA: Plain = json.loads((CHART / "values.schema.json").read_text())
@@ -51,7 +53,7 @@ _FREE = (
     "storePolicy",
 )
 """Maps whose keys the user or Kubernetes chooses."""
-_PASSED_WHOLE = ("livenessProbe.", "readinessProbe.")
+_PASSED_WHOLE = ("livenessProbe.", "readinessProbe.", "storeIdentity.")
 """What a template passes on as a whole."""
 
 
@@ -88,6 +90,15 @@ def test_the_defaults_are_valid_by_the_schema() -> None:
 
 def test_the_chart_and_the_api_have_the_same_pattern_of_a_quantity() -> None:
     assert SCHEMA["definitions"]["quantity"]["pattern"] == QUANTITY_PATTERN
+
+
+def test_the_chart_and_the_operator_have_the_same_patterns_of_an_identity_and_the_same_token() -> None:
+    fields = SCHEMA["properties"]["storeIdentity"]["properties"]
+    found = (fields["roleArn"]["pattern"], fields["stsEndpoint"]["pattern"], fields["models"]["items"]["pattern"])
+
+    assert found == (f"^$|{ROLE_PATTERN}", ENDPOINT_PATTERN, MODELS_PATTERN)
+    assert f"mountPath: {TOKEN_FILE.parent}\n" in PARTS
+    assert f"path: {TOKEN_FILE.name}, audience" in PARTS
 
 
 WHOLE_AFFINITY = {
@@ -144,7 +155,13 @@ WHOLE_AFFINITY = {
         {"priorityClasses": "low"},
         {"operatorClass": "a class"},
         {"defaultStore": {"prefix": "runs"}},
-        {"defaultStore": {"bucket": "fedpipe"}},
+        {"storeIdentity": {"roleArn": "fedpipe"}},
+        {"storeIdentity": {"roleArn": "arn:aws:iam::123456789012:user/fedpipe"}},
+        {"storeIdentity": {"sessionSeconds": 900}},
+        {"storeIdentity": {"stsEndpoint": "minio:9000"}},
+        {"storeIdentity": {"models": ["fedpipe/*"]}},
+        {"storeIdentity": {"models": "fedpipe/models"}},
+        {"storeIdentity": {"tokenFile": "/token"}},
         {"defaultStore": {"bucket": "fedpipe", "credentialsSecretRef": {"name": "store"}, "endpoint": "minio:9000"}},
         {"global": {"imageRegistry": 5000}},
         {"global": {"imagePullSecrets": "registry"}},
@@ -205,6 +222,8 @@ def test_an_invalid_value_is_refused(invalid: Plain) -> None:
         {"rbac": {"scope": "cluster", "userRoles": True}},
         {"networkPolicy": {"apiServerCIDRs": ["10.96.0.1/32", "192.0.2.0/24", "fd00:96::1/128", "::ffff:192.0.2.1/128"]}},
         {"operatorClass": "canary"},
+        {"storeIdentity": {"roleArn": "arn:aws-cn:iam::123456789012:role/team/fedpipe", "models": ["fedpipe/models", "hub"]}},
+        {"storeIdentity": {"roleArn": "arn:minio:iam:::role/oxnUw3DAuQF1uggjXGxI2AmW8IA", "stsEndpoint": "http://minio.minio:9000"}},
         {"defaultStore": {"bucket": "fedpipe", "prefix": "", "credentialsSecretRef": {"name": "store"}, "endpoint": "http://minio:9000"}},
         {"networkPolicy": {"egress": [{"to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}], "ports": [{"port": 9000}]}]}},
         {"networkPolicy": {"metricsFrom": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "prometheus"}}}]}},

@@ -228,3 +228,41 @@ def test_helm_test_has_the_store_of_the_values_and_its_secret() -> None:
         name: {"name": "store", "key": name, "optional": True}
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
     }
+
+
+ROLE = "arn:minio:iam:::role/oxnUw3DAuQF1uggjXGxI2AmW8IA"
+IDENTITY = {
+    "defaultStore": {"bucket": "fedpipe", "endpoint": "http://minio:9000"},
+    "storeIdentity": {"roleArn": ROLE, "audience": "fedpipe"},
+}
+
+
+def test_the_operator_has_a_token_for_its_identity_and_no_other_pod_has() -> None:
+    pod, test = operator_pod(IDENTITY), pod_of_test(IDENTITY)
+    token = {"serviceAccountToken": {"path": "token", "audience": "fedpipe", "expirationSeconds": 3600}}
+
+    assert {"name": "store-token", "projected": {"sources": [token]}} in pod["volumes"]
+    assert {"name": "store-token", "mountPath": "/var/run/secrets/fedpipe.io/store", "readOnly": True} in pod["containers"][0][
+        "volumeMounts"
+    ]
+    assert "store-token" not in {one["name"] for one in test["volumes"]}
+    assert variables(test)["FEDPIPE_TEST_STORE"] == "{}", "the test's pod cannot open it, and leaves it out"
+    assert "store-token" not in {one["name"] for one in operator_pod({})["volumes"]}
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"storeIdentity.roleArn": ROLE}, "storeIdentity.roleArn is set, and defaultStore is not: set the store that it is for"),
+        (
+            {"defaultStore": {"bucket": "fedpipe"}},
+            "defaultStore has no credentialsSecretRef: set it to a Secret in each namespace with runs",
+        ),
+        (
+            {"storeIdentity.roleArn": ROLE, "defaultStore": {"bucket": "fedpipe", "credentialsSecretRef": {"name": "store"}}},
+            "storeIdentity.roleArn and defaultStore.credentialsSecretRef are both set: remove one of the two",
+        ),
+    ],
+)
+def test_an_identity_that_does_not_fit_the_default_store_is_a_sentence_at_install(given: Plain, sentence: str) -> None:
+    assert sentence in complaint(given)

@@ -9,6 +9,7 @@ from fedpipe_operator.api import StoreSpec
 from fedpipe_operator.api.finetune import SecretReference
 from fedpipe_operator.pod_settings import CaBundle, PodDefaults, Proxy, Resources, SecretKey
 from fedpipe_operator.settings import Replica, Settings, read, read_replica
+from fedpipe_operator.store_identity import StoreIdentity
 from fedpipe_operator.store_policy import StorePolicy, StoreRule
 
 NEEDED = {
@@ -109,6 +110,8 @@ def test_every_setting_can_be_set() -> None:
         ("EXPORT_JOB", '{"memory": "8Gi"}', "memory: unknown field"),
         ("AGGREGATION_JOB", '{"resources": {"memory": "8Gi"}}', "resources.memory: unknown field"),
         ("JOB_POD_SECURITY_CONTEXT", "65532", "write a JSON object"),
+        ("STORE_IDENTITY", '{"roleArn": "fedpipe"}', "roleArn: invalid format 'fedpipe'"),
+        ("STORE_IDENTITY", '{"sessionSeconds": 900}', "sessionSeconds: is 900, but must be at least 1800"),
         ("STORE_POLICY", "{", "write a JSON object"),
         ("STORE_POLICY", "[]", "write a JSON object: a rule for each namespace"),
         ("STORE_POLICY", '{"wards": {"hosts": []}}', "wards: write an object with the lists endpoints, buckets, prefixes"),
@@ -118,6 +121,40 @@ def test_every_setting_can_be_set() -> None:
 def test_an_invalid_value_is_reported_with_its_variable_and_what_to_write(name: str, value: str, advice: str) -> None:
     with pytest.raises(ValueError, match=f"FEDPIPE_{name} is {re.escape(repr(value))}: .*{advice}"):
         read(NEEDED | {f"FEDPIPE_{name}": value})
+
+
+IDENTITY = '{"roleArn": "arn:aws:iam::123456789012:role/fedpipe", "sessionSeconds": 7200, "models": ["hub/models"]}'
+
+
+def test_the_operators_identity_is_for_the_default_store() -> None:
+    given = {"FEDPIPE_DEFAULT_STORE": '{"bucket": "fedpipe"}', "FEDPIPE_STORE_IDENTITY": IDENTITY}
+
+    assert read(NEEDED | given).store_identity == StoreIdentity(
+        role_arn="arn:aws:iam::123456789012:role/fedpipe", session_seconds=7200, models=("hub/models",)
+    )
+
+
+@pytest.mark.parametrize(
+    ("store", "identity", "advice"),
+    [
+        ("{}", IDENTITY, "there is no default store that it would be for: set defaultStore"),
+        (
+            '{"bucket": "fedpipe", "credentialsSecretRef": {"name": "store"}}',
+            IDENTITY,
+            "credentialsSecretRef as well: remove one of the two",
+        ),
+        ('{"bucket": "hub"}', IDENTITY.replace("hub/models", "hub"), "hub has objects of runs (hub/fedpipe), which every run could read"),
+        ('{"bucket": "hub", "prefix": ""}', IDENTITY, "hub/models has objects of runs (hub), which every run could read"),
+        (
+            '{"bucket": "hub", "prefix": "a"}',
+            IDENTITY.replace("hub/models", "hub/a/b"),
+            "hub/a/b has objects of runs (hub/a), which every run could",
+        ),
+    ],
+)
+def test_an_identity_that_does_not_fit_the_default_store_is_refused(store: str, identity: str, advice: str) -> None:
+    with pytest.raises(ValueError, match=f"FEDPIPE_STORE_IDENTITY is .*{re.escape(advice)}"):
+        read(NEEDED | {"FEDPIPE_DEFAULT_STORE": store, "FEDPIPE_STORE_IDENTITY": identity})
 
 
 def test_a_missing_image_is_reported_with_its_variable() -> None:

@@ -134,12 +134,13 @@ class StandInStores:
 
     folder: Path
     trouble: FedPipeError | None = None
+    credentials: Credentials = field(default_factory=lambda: Credentials("a", "b"))
 
     def of(self, run: Run) -> StoreConnection:
         if self.trouble is not None:
             raise self.trouble
         root = self.folder / run.resource.metadata.uid
-        return StoreConnection(DirectoryStore(root), DirectoryAddress(root=str(root)), Credentials("a", "b"))
+        return StoreConnection(DirectoryStore(root), DirectoryAddress(root=str(root)), self.credentials)
 
     def forget(self, uid: str) -> None:
         """Folders stay as they are."""

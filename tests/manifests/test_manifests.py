@@ -52,7 +52,7 @@ def test_an_object_is_exactly_what_its_golden_file_shows(name: str) -> None:
         "train-on-gpus": lambda: trainer_job(run, the_job(run), GPU_SITE, JobResources(64 * GIB, 8, 20 * GIB), settings),
         "aggregate": lambda: aggregation_job(run, job_of(run, TaskKind.AGGREGATE, round_=3), settings),
         "export": lambda: trainer_job(run, job_of(run, TaskKind.EXPORT), None, JobResources(), settings),
-        "task-secret": lambda: task_secret(run, the_job(run), '{"kind": "train"}'),
+        "task-secret": lambda: task_secret(run, the_job(run), '{"kind": "train"}', {}),
     }[name]()
 
     assert body == json.loads((GOLDEN / f"{name}.json").read_text())

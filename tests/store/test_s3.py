@@ -11,6 +11,7 @@ import boto3
 import httpx
 import pytest
 from botocore import auth
+from botocore.stub import Stubber
 from s3_servers import CREDENTIALS, Server
 
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
@@ -308,6 +309,18 @@ def test_a_bucket_of_another_region_is_told_before_a_trainer_gets_a_url_that_it_
         S3Store("elsewhere", "", credentials=CREDENTIALS).url_to_read("a", 60)
 
     assert S3Store("elsewhere", "", credentials=CREDENTIALS, region="eu-west-1").url_to_read("a", 60)
+
+
+def test_the_region_is_known_to_a_pair_that_may_list_its_own_prefix_only() -> None:
+    store = S3Store("elsewhere", "", credentials=CREDENTIALS)
+    with Stubber(store._client) as aws:
+        told = {"HTTPHeaders": {"x-amz-bucket-region": "eu-west-1"}}
+        aws.add_client_error("head_bucket", "403", "Forbidden", 403, response_meta=told)
+        with pytest.raises(UserError, match=r"WrongRegion: .* is in the region eu-west-1"):
+            store.url_to_read("a", 60)
+        aws.add_client_error("head_bucket", "403", "Forbidden", 403)
+        with pytest.raises(UserError, match="StoreDenied"):
+            store.url_to_read("a", 60)
 
 
 def test_a_store_that_wants_another_region_says_which(responding: Responding) -> None:

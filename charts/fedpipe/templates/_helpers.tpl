@@ -210,6 +210,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: {{ .Values.operatorClass | quote }}
 - name: FEDPIPE_DEFAULT_STORE
   value: {{ .Values.defaultStore | toJson | quote }}
+- name: FEDPIPE_STORE_IDENTITY
+  value: {{ .Values.storeIdentity | toJson | quote }}
 - name: FEDPIPE_STORE_POLICY
   value: {{ .Values.storePolicy | toJson | quote }}
 - name: FEDPIPE_CA_BUNDLE

@@ -69,3 +69,27 @@ without the proxy: the kubelet gives every container its address. */}}
   readOnly: true
 {{- end }}
 {{- end }}
+
+{{/* The token with which the operator assumes the role of its store; empty: it has none. */}}
+{{- define "fedpipe.identityVolume" -}}
+{{- with .Values.storeIdentity }}
+{{- if .roleArn }}
+{{- if not $.Values.defaultStore.bucket }}{{ fail "storeIdentity.roleArn is set, and defaultStore is not: set the store that it is for" }}{{ end }}
+{{- if $.Values.defaultStore.credentialsSecretRef }}{{ fail "storeIdentity.roleArn and defaultStore.credentialsSecretRef are both set: remove one of the two" }}{{ end }}
+- name: store-token
+  projected:
+    # The kubelet renews it when four fifths of its time have passed.
+    sources: [{serviceAccountToken: {path: token, audience: {{ quote .audience }}, expirationSeconds: 3600}}]
+{{- else if and $.Values.defaultStore.bucket (not $.Values.defaultStore.credentialsSecretRef) }}
+{{- fail "defaultStore has no credentialsSecretRef: set it to a Secret in each namespace with runs, or set storeIdentity.roleArn to a role of the operator" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "fedpipe.identityMount" -}}
+{{- if .Values.storeIdentity.roleArn }}
+- name: store-token
+  mountPath: /var/run/secrets/fedpipe.io/store
+  readOnly: true
+{{- end }}
+{{- end }}

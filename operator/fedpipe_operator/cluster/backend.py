@@ -91,7 +91,7 @@ class ClusterBackend:
             self.cluster.workers.start(self._namespace, self._uid, job, task_json, environment=self.environment, seconds=deadline)
             return
         if job.name in self.jobs:
-            self._create_secret(task_secret(self.run, job, task_json))
+            self._create_secret(task_secret(self.run, job, task_json, self.environment))
             self.renewed[job.name] = self.cluster.clock()
             return
         expected = KubeJob(self._namespace, self.run.name, self._uid, job, created_at=self.cluster.clock())
@@ -173,7 +173,7 @@ class ClusterBackend:
         site = site_of(self.run, job.site) if job.site else None
         is_aggregation = job.kind is TaskKind.AGGREGATE
         body = aggregation_job(self.run, job, settings) if is_aggregation else trainer_job(self.run, job, site, resources, settings)
-        self._create_secret(task_secret(self.run, job, task_json))
+        self._create_secret(task_secret(self.run, job, task_json, self.environment))
         name = body["metadata"]["name"]
         # If it exists already, an operator before this one made it, and the watch does not know it yet.
         created = api.create(JOBS, self._namespace, body) or api.get(JOBS, self._namespace, name)

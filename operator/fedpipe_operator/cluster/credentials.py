@@ -1,8 +1,9 @@
 """Where credentials live: each run's store is opened with the Secret that its `spec.store.credentialsSecretRef` names, or not at all.
 
-What the operator's pod could sign with (its environment, its node's or its service account's cloud identity) is never used for a run.
+What the operator's pod could sign with (its environment, its node's or its service account's cloud identity) is never used for a run,
+but where the administrator says so for the default store: then each run has a session of its own (`identity`).
 The runs' key pairs stay in the operator's pod, in memory and in the environment of its worker processes; a Job that aggregates refers
-to the same Secret (`manifests.jobs`). Trainers get presigned URLs only.
+to the same Secret, or has the session's pair in that of its task (`manifests.jobs`). Trainers get presigned URLs only.
 """
 
 import base64
@@ -16,7 +17,8 @@ from urllib.parse import urlsplit
 
 from fedpipe_operator import names
 from fedpipe_operator.cluster.api import SECRETS, Api
-from fedpipe_operator.errors import UserError
+from fedpipe_operator.cluster.identity import Identity
+from fedpipe_operator.errors import TransientError, UserError
 from fedpipe_operator.manifests.jobs import CREDENTIALS, SESSION_TOKEN
 from fedpipe_operator.observer import Observer
 from fedpipe_operator.rounds import Run
@@ -43,6 +45,8 @@ class StoreConnection:
     credentials: Credentials
     guard: Guard | None = None
     """Which addresses its server may have."""
+    renewed_seconds: float = _RENEWED_SECONDS
+    """So long before its key pair expires, the store is opened again with another one."""
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -51,6 +55,10 @@ class StoreConnection:
         return {ACCESS_KEY: self.credentials.access_key, SECRET_KEY: self.credentials.secret_key} | token
 
     def is_valid(self, now: float) -> bool:
+        """Whether its key pair need not be replaced yet."""
+        return self.credentials.expires_at is None or now < self.credentials.expires_at - self.renewed_seconds
+
+    def is_usable(self, now: float) -> bool:
         """Whether its key pair does not expire soon."""
         return self.credentials.expires_at is None or now < self.credentials.expires_at - _RENEWED_SECONDS
 
@@ -65,6 +73,7 @@ class StoreConnections:
     """Addresses of the API server, to which no store connects."""
     clock: Callable[[], float] = time.time
     observer: Observer = field(default_factory=Observer)
+    identity: Identity | None = None
     _opened: dict[str, StoreConnection] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -72,13 +81,13 @@ class StoreConnections:
         """The run's store.
 
         Raises:
-            UserError: `StoreMissing`, `StoreNotAllowed`, `CredentialsMissing`, `SecretMissing`, `SecretIncomplete`; or what the API and the
+            UserError: `StoreMissing`, `StoreNotAllowed`; what `credentials_of` and `Identity.session_for` raise; or what the API and the
                 store raise.
         """
         uid = run.resource.metadata.uid
         with self._lock:
             known = self._opened.get(uid)
-        opened = known if known is not None and known.is_valid(self.clock()) else self._open(run)
+        opened = known if known is not None and known.is_valid(self.clock()) else self._reopen(run, known)
         with self._lock:
             self._opened[uid] = opened
         return opened
@@ -87,6 +96,15 @@ class StoreConnections:
         """Open it again next time: the run is gone, or its Secret may have changed."""
         with self._lock:
             self._opened.pop(uid, None)
+
+    def _reopen(self, run: Run, known: StoreConnection | None) -> StoreConnection:
+        """The run's store with another key pair; a token service that does not answer now blocks no run whose session goes on."""
+        try:
+            return self._open(run)
+        except TransientError:
+            if known is None or not known.is_usable(self.clock()):
+                raise
+            return known
 
     def _open(self, run: Run) -> StoreConnection:
         store, meta = run.store, run.resource.metadata
@@ -105,8 +123,15 @@ class StoreConnections:
             host = urlsplit(store.trainer_endpoint).hostname or ""
             with translate_s3_errors(f"store.trainerEndpoint {store.trainer_endpoint}"):
                 address.guard.check(host, addresses_of(host))
-        credentials = credentials_of(run, self.api)
-        return StoreConnection(ObservedStore(open_store(address, credentials), self.observer), address, credentials, address.guard)
+        credentials, renewed = self._credentials(run, prefix)
+        opened = ObservedStore(open_store(address, credentials), self.observer)
+        return StoreConnection(opened, address, credentials, address.guard, renewed)
+
+    def _credentials(self, run: Run, folder: str) -> tuple[Credentials, float]:
+        """The key pair for the run's folder of the bucket, and how many seconds before its end there is another one."""
+        if self.identity is not None and self.identity.is_for(run.store):
+            return self.identity.session_for(run, folder), self.identity.renewed_seconds
+        return credentials_of(run, self.api), _RENEWED_SECONDS
 
 
 def credentials_of(run: Run, api: Api) -> Credentials:
@@ -117,7 +142,7 @@ def credentials_of(run: Run, api: Api) -> Credentials:
     """
     reference, namespace = run.store.credentials_secret_ref, run.resource.metadata.namespace
     if reference is None:
-        what = "spec.store.credentialsSecretRef is not set, and the operator signs nothing with an identity of its own"
+        what = "spec.store.credentialsSecretRef is not set, and the operator signs nothing in a run's store with an identity of its own"
         advice = f"name a Secret of the namespace {namespace} with {ACCESS_KEY} and {SECRET_KEY} in a new run"
         raise UserError("CredentialsMissing", f"{what}: {advice}")
     secret = api.get(SECRETS, namespace, reference.name)

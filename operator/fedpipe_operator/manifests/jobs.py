@@ -69,7 +69,10 @@ def trainer_job(run: Run, job: Job, site: EdgeSite | None, resources: JobResourc
 
 
 def aggregation_job(run: Run, job: Job, settings: Settings) -> Plain:
-    """The Job that aggregates a round. It runs the operator's own code, so it gets the store's credentials from the run's Secret."""
+    """The Job that aggregates a round. It runs the operator's own code, so it gets the store's credentials.
+
+    They are in the run's Secret, or, where it names none because the operator's identity opens the store, in that of the task.
+    """
     container = {
         "name": "worker",
         "image": settings.operator_image,
@@ -77,7 +80,7 @@ def aggregation_job(run: Run, job: Job, settings: Settings) -> Plain:
         "args": [task_argument()],
         # Its last log lines say what is wrong with the store. A trainer's stay in its log: they may quote data.
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "env": _credentials(run),
+        "env": _credentials(run, job),
         "resources": settings.aggregation_job.resources.model_dump(exclude_defaults=True),
     }
     labels, spec = metadata(run, job)["labels"], task_pod(object_name(run, job), container, settings)
@@ -139,12 +142,11 @@ def _fail_on_final_exit(container: str) -> Plain:
     return {"action": "FailJob", "onExitCodes": {"containerName": container, "operator": "In", "values": values}}
 
 
-def _credentials(run: Run) -> list[Plain]:
+def _credentials(run: Run, job: Job) -> list[Plain]:
     reference = run.store.credentials_secret_ref
-    if reference is None:
-        return []
-    needed = [{"name": name, "valueFrom": {"secretKeyRef": {"name": reference.name, "key": name}}} for name in CREDENTIALS]
-    token = {"secretKeyRef": {"name": reference.name, "key": SESSION_TOKEN, "optional": True}}
+    secret = reference.name if reference else object_name(run, job)
+    needed = [{"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": name}}} for name in CREDENTIALS]
+    token = {"secretKeyRef": {"name": secret, "key": SESSION_TOKEN, "optional": True}}
     return [*needed, {"name": SESSION_TOKEN, "valueFrom": token}]
 
 

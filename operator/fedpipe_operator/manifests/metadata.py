@@ -1,5 +1,6 @@
 """The metadata of a run's objects: name, labels, owner; and the Secret that holds a task."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from fedpipe_operator import names
@@ -47,15 +48,19 @@ def object_name(run: Run, job: Job) -> str:
     return names.job_object(run.resource.metadata.uid, job.name, job.kind, job.site, job.round, job.attempt)
 
 
-def task_secret(run: Run, job: Job, task_json: str) -> Plain:
-    """The Secret with the job's task, including its presigned URLs."""
+def task_secret(run: Run, job: Job, task_json: str, session: Mapping[str, str]) -> Plain:
+    """The Secret with the job's task, including its presigned URLs.
+
+    `session` has the key pair of the run's own session, by its variables; an aggregation gets it if the run names no Secret with one.
+    """
+    needs_session = job.kind is TaskKind.AGGREGATE and run.store.credentials_secret_ref is None
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": metadata(run, job),
         "type": "fedpipe.io/task",
         "immutable": True,
-        "stringData": {TASK_FILE: task_json},
+        "stringData": {TASK_FILE: task_json} | (dict(session) if needs_session else {}),
     }
 
 

@@ -206,30 +206,33 @@ def aggregate(context: StageContext) -> Step:
     round_ = context.observed.round
     match state_of(context, Work(TaskKind.AGGREGATE, round=round_), {}):
         case Pending(attempt):
-            states = training_states(context)
-            received = context.observed.updates
-            updates = tuple(
-                UpdateRef(site=site, attempt=done.attempt, sha256=hash_of(received[site][done.attempt]))
-                for site, done in done_of(states).items()
-            )
-            refused = _refused(context, states)
-            absent = {site: why for site, why in dropped_of(states).items() if site not in refused}
-            late = {*late_sites(states), *_late_before(context)}
-            start = StartAggregation(
-                round_,
-                attempt,
-                updates,
-                absent=absent,
-                refused=refused,
-                out_of_memory=_out_of_memory(context, states),
-                late=tuple(site for site in absent if site in late),
-            )
-            return Step(Reason.AGGREGATING, f"{len(updates)} updates", (start,))
-        case Active(_, job, waits_for):
-            return Step(Reason.AGGREGATING, waits_for or f"round {round_}", wanted=frozenset({job}))
+            start = _aggregation(context, attempt)
+            return Step(Reason.AGGREGATING, f"{len(start.updates)} updates", (start,))
+        case Active(attempt, job, waits_for) as active:
+            again = (_aggregation(context, attempt),) if is_to_renew(context, active) else ()
+            return Step(Reason.AGGREGATING, waits_for or f"round {round_}", again, frozenset({job}))
         case Dropped(why):
             return fail(Reason.AGGREGATION_FAILED, why)
     raise AssertionError  # an aggregation is done when it is committed, and then another round is the current one
+
+
+def _aggregation(context: StageContext, attempt: int) -> StartAggregation:
+    states, received = training_states(context), context.observed.updates
+    updates = tuple(
+        UpdateRef(site=site, attempt=done.attempt, sha256=hash_of(received[site][done.attempt])) for site, done in done_of(states).items()
+    )
+    refused = _refused(context, states)
+    absent = {site: why for site, why in dropped_of(states).items() if site not in refused}
+    late = {*late_sites(states), *_late_before(context)}
+    return StartAggregation(
+        context.observed.round,
+        attempt,
+        updates,
+        absent=absent,
+        refused=refused,
+        out_of_memory=_out_of_memory(context, states),
+        late=tuple(site for site in absent if site in late),
+    )
 
 
 def _refused(context: StageContext, states: WorkStates) -> dict[str, Verdict]:

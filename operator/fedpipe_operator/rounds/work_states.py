@@ -179,7 +179,7 @@ def state_of(context: StageContext, work: Work, results: Mapping[int, Result]) -
 
 
 def is_to_renew(context: StageContext, active: Active) -> bool:
-    """Whether this attempt is to be started again for its URLs: its job keeps its place in the queue, and gets the task anew."""
+    """Whether this attempt is to be started again for its URLs or key pair: its job keeps its place in the queue."""
     return needs_new_urls(context.observed.jobs[active.job], context.now)
 
 

@@ -142,7 +142,7 @@ def bind(client: Any) -> None:  # noqa: ANN401 -- boto3 makes the classes of its
     """
     session = client._endpoint.http_session  # noqa: SLF001 -- see above; test_bounds.py fails if this changes
     session._pool_classes_by_scheme.update(http=_BoundedPool, https=_BoundedTLSPool)  # noqa: SLF001 -- see above
-    client.meta.events.register("before-send.s3", partial(_send, session))
+    client.meta.events.register(f"before-send.{client.meta.service_model.service_name}", partial(_send, session))
 
 
 def send(client: Any, request: Any) -> Any:  # noqa: ANN401 -- botocore's own, untyped

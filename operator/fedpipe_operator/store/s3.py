@@ -1,4 +1,4 @@
-"""The store as a bucket of any S3 endpoint. The only file that imports boto3; `connections` bounds what its clients do.
+"""The store as a bucket of any S3 endpoint. Beside `sts` the only file that imports boto3; `connections` bounds what its clients do.
 
 Configured for S3-compatible stores: path-style addresses, signature version 4, and checksum headers only where the protocol
 requires them (many stores refuse the newer defaults). The key pair is always given: boto3 is never left to find one, since what it
@@ -97,7 +97,7 @@ class Limits:
 _LIMITS: Final = Limits()
 
 
-_MAKING_CLIENTS: Final = threading.Lock()
+MAKING_CLIENTS: Final = threading.Lock()
 """boto3's session, which makes them, is not thread-safe."""
 
 
@@ -108,7 +108,7 @@ def _client(endpoint: str | None, region: str, credentials: Credentials, guard: 
     They share its connections too, so a client whose connections were checked has no others (`guard`).
     """
     del guard
-    with _MAKING_CLIENTS:
+    with MAKING_CLIENTS:
         client = boto3.client(
             "s3",
             endpoint_url=endpoint,
@@ -335,11 +335,21 @@ class S3Store:
         if self._is_region_known:
             return
         with self._call(""):
-            headers = self._client.head_bucket(Bucket=self.bucket)["ResponseMetadata"]["HTTPHeaders"]
+            headers = self._headers_of_bucket()
         found = headers.get(_REGION_HEADER, self.region)
         if found != self.region:
             raise UserError("WrongRegion", f"{self.location} is in the region {found}, and store.region is {self.region}: correct it")
         self._is_region_known = True
+
+    def _headers_of_bucket(self) -> Mapping[str, str]:
+        """AWS names the region of a bucket also to who may not ask for it, such as a pair that may list its own prefix only."""
+        try:
+            return self._client.head_bucket(Bucket=self.bucket)["ResponseMetadata"]["HTTPHeaders"]
+        except ClientError as error:
+            headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+            if _REGION_HEADER not in headers:
+                raise
+            return headers
 
     def _put_if_absent(self, key: str, data: bytes) -> bool:
         with self._call(key, transfers=len(data)):

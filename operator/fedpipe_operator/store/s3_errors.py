@@ -40,6 +40,11 @@ class _Rule(NamedTuple):
 _FULL = {"InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}
 _BUSY = {"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "OperationAborted", "ConditionalRequestConflict"}
 
+_IDENTITY_LATER = {"IDPCommunicationError"}
+"""The token service could not ask the issuer of the token for its keys."""
+_LATER = frozenset({408, 429})
+_CLIENT_ERRORS = range(400, 500)
+
 _WRONG_REGION = {"AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException"}
 
 _RULES = (  # the first that matches; a full MinIO responds with status 500
@@ -47,7 +52,7 @@ _RULES = (  # the first that matches; a full MinIO responds with status 500
     _Rule(UserError, "BucketMissing", frozenset({"NoSuchBucket"}), frozenset(), "create the bucket or correct its name"),
     _Rule(UserError, "WrongRegion", frozenset(_WRONG_REGION), frozenset({301}), "set store.region to the bucket's"),
     _Rule(UserError, "ObjectMissing", NOT_FOUND, frozenset(), "the object is not in the store"),
-    _Rule(TransientError, "StoreUnavailable", frozenset(_BUSY), frozenset({408, 429, *range(500, 600)}), "the store may recover"),
+    _Rule(TransientError, "StoreUnavailable", frozenset(_BUSY | _IDENTITY_LATER), _LATER | {*range(500, 600)}, "the store may recover"),
     _Rule(
         UserError,
         "StoreDenied",
@@ -65,6 +70,14 @@ _UNREACHABLE = (EndpointConnectionError, ConnectTimeoutError)
 def code_of(error: ClientError) -> str:
     """The error code of the store, or the HTTP status if it sent none."""
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def refusal_of_identity(error: ClientError) -> str | None:
+    """Why a token service refuses a session, in its words; None if the same request may succeed later."""
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if status not in _CLIENT_ERRORS or status in _LATER or code_of(error) in _BUSY | _IDENTITY_LATER:
+        return None
+    return f"{_shown(error.response.get('Error', {}).get('Message') or 'no message')} ({_shown(code_of(error))}, HTTP {status})"
 
 
 @contextmanager

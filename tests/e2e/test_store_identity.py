@@ -1,0 +1,37 @@
+"""The default store by a token of the operator's service account: a run without any key pair in its namespace completes."""
+
+import pytest
+from cluster_user import FFT, condition
+from fleet_namespace import BUCKET, SHORT, FleetNamespace
+from identity_policies import minio_policy
+from identity_store import identity_store_in
+
+from fedpipe_operator.store_identity import AUDIENCE
+
+pytestmark = [pytest.mark.e2e, pytest.mark.exclusive]
+
+
+def test_a_run_on_the_default_store_completes_with_the_operators_identity_and_one_elsewhere_does_not_begin(
+    namespace: FleetNamespace,
+) -> None:
+    mine, other = (namespace.run(name, **SHORT) for name in ("mine", "elsewhere"))
+    with identity_store_in(namespace, AUDIENCE, minio_policy()) as store:
+        del mine["spec"]["store"]
+        other["spec"]["store"] = {"bucket": "other-team", "endpoint": store.endpoint}
+        given = {"bucket": BUCKET, "endpoint": store.endpoint}
+        namespace.operator.upgrade({"defaultStore": given, "storeIdentity": {"roleArn": store.role}, "aggregationJobThreshold": "1"})
+        try:
+            namespace.kubectl.apply(*(namespace.site(name) for name in ("north", "south")), mine, other)
+            namespace.wait_for_reason("CredentialsMissing", name="elsewhere", seconds=120)
+            run = namespace.wait_until_complete("mine")
+            aggregation = namespace.job("mine-aggregate-r1-a0")
+            keys = store.keys()
+        finally:
+            namespace.kubectl("delete", FFT, "--all", "--timeout=90s")
+            namespace.operator.upgrade()
+
+    container = aggregation["spec"]["template"]["spec"]["containers"][0]
+    assert condition(run, "Complete")["status"] == "True"
+    assert keys, "the run's objects are in the bucket"
+    assert [key for key in keys if not key.startswith(f"fedpipe/{namespace.name}/mine/{run['metadata']['uid']}/")] == []
+    assert {one["valueFrom"]["secretKeyRef"]["name"] for one in container["env"] if "valueFrom" in one} == {aggregation["metadata"]["name"]}
