@@ -15,6 +15,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from fedpipe_operator import names
+from fedpipe_operator.api import SecretReference
 from fedpipe_operator.cluster.api import SECRETS, Api
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.manifests.jobs import CREDENTIALS, SESSION_TOKEN
@@ -47,8 +48,7 @@ class StoreConnection:
     @property
     def environment(self) -> Mapping[str, str]:
         """The variables in which a worker process finds the key pair."""
-        token = {SESSION_TOKEN: self.credentials.session_token} if self.credentials.session_token else {}
-        return {ACCESS_KEY: self.credentials.access_key, SECRET_KEY: self.credentials.secret_key} | token
+        return environment_of(self.credentials)
 
     def is_valid(self, now: float) -> bool:
         """Whether its key pair does not expire soon."""
@@ -88,7 +88,12 @@ class StoreConnections:
         with self._lock:
             self._opened.pop(uid, None)
 
-    def _open(self, run: Run) -> StoreConnection:
+    def located(self, run: Run) -> tuple[BucketAddress, Credentials]:
+        """Where the run's store is, and its key pair. Nothing is opened, and nothing kept.
+
+        Raises:
+            UserError: as `of` does.
+        """
         store, meta = run.store, run.resource.metadata
         if (problem := self.policy.problem(meta.namespace, run.spec)) is not None:
             raise UserError("StoreNotAllowed", f"{problem}; name one of these, or ask the operator's administrator to allow it")
@@ -105,17 +110,25 @@ class StoreConnections:
             host = urlsplit(store.trainer_endpoint).hostname or ""
             with translate_s3_errors(f"store.trainerEndpoint {store.trainer_endpoint}"):
                 address.guard.check(host, addresses_of(host))
-        credentials = credentials_of(run, self.api)
+        return address, credentials_of(store.credentials_secret_ref, meta.namespace, self.api)
+
+    def _open(self, run: Run) -> StoreConnection:
+        address, credentials = self.located(run)
         return StoreConnection(ObservedStore(open_store(address, credentials), self.observer), address, credentials, address.guard)
 
 
-def credentials_of(run: Run, api: Api) -> Credentials:
-    """The key pair in the Secret that the run names.
+def environment_of(credentials: Credentials) -> dict[str, str]:
+    """The variables in which a worker process finds this key pair."""
+    token = {SESSION_TOKEN: credentials.session_token} if credentials.session_token else {}
+    return {ACCESS_KEY: credentials.access_key, SECRET_KEY: credentials.secret_key} | token
+
+
+def credentials_of(reference: SecretReference | None, namespace: str, api: Api) -> Credentials:
+    """The key pair in the Secret of this namespace that a run's store names.
 
     Raises:
-        UserError: `StoreMissing`, `CredentialsMissing`, `SecretMissing`, `SecretIncomplete`, `SecretInvalid`; or what the API raises.
+        UserError: `CredentialsMissing`, `SecretMissing`, `SecretIncomplete`, `SecretInvalid`; or what the API raises.
     """
-    reference, namespace = run.store.credentials_secret_ref, run.resource.metadata.namespace
     if reference is None:
         what = "spec.store.credentialsSecretRef is not set, and the operator signs nothing with an identity of its own"
         advice = f"name a Secret of the namespace {namespace} with {ACCESS_KEY} and {SECRET_KEY} in a new run"
