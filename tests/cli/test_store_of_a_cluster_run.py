@@ -20,8 +20,8 @@ DEFAULT = StoreSpec.model_validate({"bucket": "ours", "endpoint": "http://minio:
 FORBIDDEN = UserError("ApiForbidden", "get secrets default/store: secrets is forbidden")
 
 
-class Desk:
-    """A desk with a kubeconfig, and a run that names no store, on a cluster whose operator has a default one."""
+class Caller:
+    """A caller with a kubeconfig, and a run that names no store, on a cluster whose operator has a default one."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.world = KubeWorld(folder, a_run(store=None))
@@ -50,37 +50,37 @@ def _secret(name: str, key: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+def caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Caller:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name, raising=False)
-    return Desk(tmp_path, monkeypatch)
+    return Caller(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("command", [("plan", "toy"), ("report", "toy")], ids=["plan", "report"])
 def test_a_run_on_the_operator_s_default_store_is_read_where_its_status_says(
-    desk: Desk, command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    caller: Caller, command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    desk.plan()
+    caller.plan()
 
-    done = desk.fedpipe(*command)
+    done = caller.fedpipe(*command)
 
     assert done.exit_code == 0, done.output
-    assert desk.opened == [("s3://ours/fedpipe/default/toy/uid-1", "http://minio:9000", "its key")]
+    assert caller.opened == [("s3://ours/fedpipe/default/toy/uid-1", "http://minio:9000", "its key")]
 
 
-def test_another_endpoint_may_lead_to_the_same_store(desk: Desk) -> None:
-    desk.plan()
+def test_another_endpoint_may_lead_to_the_same_store(caller: Caller) -> None:
+    caller.plan()
 
-    assert desk.fedpipe("plan", "toy", "--endpoint", "http://localhost:9000").exit_code == 0
-    assert desk.opened[0][1] == "http://localhost:9000"
+    assert caller.fedpipe("plan", "toy", "--endpoint", "http://localhost:9000").exit_code == 0
+    assert caller.opened[0][1] == "http://localhost:9000"
 
 
-def test_who_may_not_read_the_secret_is_told_everything_that_would_do(desk: Desk) -> None:
-    desk.plan()
-    desk.world.api.trouble["get secrets"] = FORBIDDEN
+def test_who_may_not_read_the_secret_is_told_everything_that_would_do(caller: Caller) -> None:
+    caller.plan()
+    caller.world.api.trouble["get secrets"] = FORBIDDEN
 
-    done = desk.fedpipe("plan", "toy")
+    done = caller.fedpipe("plan", "toy")
 
     assert done.exit_code == 1
     assert done.stderr.startswith(
@@ -90,28 +90,30 @@ def test_who_may_not_read_the_secret_is_told_everything_that_would_do(desk: Desk
         assert way in done.stderr
 
 
-def test_who_may_not_read_the_secret_may_bring_a_key_pair(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk.plan()
-    desk.world.api.trouble["get secrets"] = FORBIDDEN
+def test_who_may_not_read_the_secret_may_bring_a_key_pair(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    caller.plan()
+    caller.world.api.trouble["get secrets"] = FORBIDDEN
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "my key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "mine")
 
-    assert desk.fedpipe("plan", "toy").exit_code == 0
-    assert [key for *_, key in desk.opened] == ["my key"]
+    assert caller.fedpipe("plan", "toy").exit_code == 0
+    assert [key for *_, key in caller.opened] == ["my key"]
 
 
-def test_the_key_pair_of_the_environment_is_not_used_where_the_run_s_own_can_be_read(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk.plan()
+def test_the_key_pair_of_the_environment_is_not_used_where_the_run_s_own_can_be_read(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller.plan()
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "my key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "mine")
 
-    desk.fedpipe("plan", "toy")
+    caller.fedpipe("plan", "toy")
 
-    assert [key for *_, key in desk.opened] == ["its key"]
+    assert [key for *_, key in caller.opened] == ["its key"]
 
 
-def test_a_run_that_no_operator_has_taken_up_has_no_store_yet(desk: Desk, tmp_path: Path) -> None:
-    done = desk.fedpipe("report", "toy", "--output", str(tmp_path))
+def test_a_run_that_no_operator_has_taken_up_has_no_store_yet(caller: Caller, tmp_path: Path) -> None:
+    done = caller.fedpipe("report", "toy", "--output", str(tmp_path))
 
     assert done.exit_code == 1
     assert done.stderr.startswith("StoreMissing: default/toy names no store in its spec, and its status.store is empty")

@@ -21,7 +21,7 @@ from fedpipe_operator.report_server.answers import Answer, Reporter, Request
 from fedpipe_operator.report_server.gate import Access
 from fedpipe_operator.report_server.server import Tls, serve
 
-NOBODY = Reporter(lambda *_: Access.UNKNOWN, lambda *_: None, AUDIENCE)
+REFUSING = Reporter(lambda *_: Access.UNKNOWN, lambda *_: None, AUDIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_a_form_is_read_and_a_redirect_sent(finished: int) -> None:
 
 
 def test_the_server_says_neither_its_version_nor_that_of_python() -> None:
-    with served(NOBODY) as port:
+    with served(REFUSING) as port:
         _, _, headers = ask(port, "/")
 
     assert headers["Server"] == "fedpipe"
@@ -69,7 +69,7 @@ def test_the_server_says_neither_its_version_nor_that_of_python() -> None:
 
 @pytest.mark.parametrize("length", ["8193", "-1", "x", ""])
 def test_a_form_that_is_too_long_or_has_no_length_is_not_read(length: str) -> None:
-    with served(NOBODY) as port, socket.create_connection(("127.0.0.1", port), timeout=10) as caller:
+    with served(REFUSING) as port, socket.create_connection(("127.0.0.1", port), timeout=10) as caller:
         caller.sendall(f"POST /a/b HTTP/1.1\r\nContent-Length: {length}\r\n\r\n".encode())
 
         answer = caller.makefile("rb").read()
@@ -80,12 +80,12 @@ def test_a_form_that_is_too_long_or_has_no_length_is_not_read(length: str) -> No
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "HEAD", "TRACE"])
 def test_nothing_but_reading_and_signing_in_is_supported(method: str) -> None:
-    with served(NOBODY) as port:
+    with served(REFUSING) as port:
         assert ask(port, "/default/toy", method=method)[0] == 501
 
 
 def test_of_a_request_without_end_only_its_beginning_is_read() -> None:
-    with served(NOBODY) as port, socket.create_connection(("127.0.0.1", port), timeout=10) as caller:
+    with served(REFUSING) as port, socket.create_connection(("127.0.0.1", port), timeout=10) as caller:
         caller.sendall(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 40 + b"Z: " + b"z" * 40_000)
 
         assert caller.recv(1000).startswith(b"HTTP/1.0 ")
@@ -119,7 +119,7 @@ def test_a_connection_too_many_is_closed_and_the_others_are_answered(monkeypatch
 
 def test_who_sends_nothing_or_little_by_little_loses_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_CONNECTION_SECONDS", 0.3)
-    with served(NOBODY) as port, socket.create_connection(("127.0.0.1", port), timeout=8) as caller:
+    with served(REFUSING) as port, socket.create_connection(("127.0.0.1", port), timeout=8) as caller:
         caller.sendall(b"GET / HTT")
 
         assert caller.recv(100) in (b"", b"HTTP/1.0 400 Bad request syntax")
@@ -129,7 +129,7 @@ def test_a_fault_is_told_without_its_details_and_logged_whole(caplog: pytest.Log
     def faulty(*_: str) -> Access:
         raise RuntimeError("a fault")
 
-    with served(replace(NOBODY, access=faulty)) as port:
+    with served(replace(REFUSING, access=faulty)) as port:
         status, body, headers = ask(port, "/default/toy", headers=bearer("a"))
 
     assert (status, body) == (500, b"the report cannot be served: see the operator's log\n")
@@ -164,13 +164,13 @@ def ask_by_tls(port: int, trusted: Path) -> int:
 
 def test_it_is_served_by_tls_with_the_certificate_of_the_secret(tmp_path: Path) -> None:
     folder = a_tls_folder(tmp_path)
-    with served(NOBODY, Tls(folder)) as port:
+    with served(REFUSING, Tls(folder)) as port:
         assert ask_by_tls(port, folder / "tls.crt") == 200
 
 
 def test_a_renewed_certificate_is_used_without_a_restart_and_a_broken_one_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = a_tls_folder(tmp_path)
-    with served(NOBODY, Tls(folder)) as port:
+    with served(REFUSING, Tls(folder)) as port:
         assert ask_by_tls(port, folder / "tls.crt") == 200
         (folder / "tls.key").write_text("no key")
         assert ask_by_tls(port, folder / "tls.crt") == 200
@@ -180,10 +180,10 @@ def test_a_renewed_certificate_is_used_without_a_restart_and_a_broken_one_is_not
 
 
 def test_who_speaks_no_tls_gets_nothing(tmp_path: Path) -> None:
-    with served(NOBODY, Tls(a_tls_folder(tmp_path))) as port, pytest.raises((http.client.HTTPException, ConnectionError)):
+    with served(REFUSING, Tls(a_tls_folder(tmp_path))) as port, pytest.raises((http.client.HTTPException, ConnectionError)):
         ask(port, "/")
 
 
 def test_a_certificate_that_cannot_be_read_is_an_error_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"tls\.crt"):
-        serve(NOBODY.answer, 0, Tls(tmp_path), "127.0.0.1")
+        serve(REFUSING.answer, 0, Tls(tmp_path), "127.0.0.1")
