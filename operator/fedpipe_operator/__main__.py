@@ -82,6 +82,7 @@ def _serve_reports(controller: Controller, settings: Settings) -> None:
     """Serve the reports from now on. Until the runs are watched, callers are told to ask again."""
     gate = Gate(for_reviews(controller.runs.cluster.api), settings.reports.audience)
     drawer = Drawer(Path(tempfile.mkdtemp(prefix="reports-")))
+    controller.runs.on_forgotten = drawer.forget
     find = partial(controller.run_body, seconds=_LOOK_UP_SECONDS)
     reports = Reports(find, controller.runs.stores.located, drawer, settings.default_store)
     given = settings.reports

@@ -146,6 +146,25 @@ def test_few_pages_are_kept_those_that_were_read_last(counted: Counted, monkeypa
     assert len(list(counted.folder.iterdir())) == 2
 
 
+def test_the_page_of_a_run_that_is_gone_is_removed(counted: Counted) -> None:
+    page = counted.page()
+    counted.drawer.forget("one")
+
+    assert not page.file.exists()
+
+
+def test_a_page_that_is_drawn_while_its_run_is_deleted_is_not_kept(counted: Counted) -> None:
+    with pytest.raises(TransientError, match="ReportBeingDrawn"):
+        counted.page(task="wait", seconds=0.0)
+    drawing = counted.drawer._drawings["one"]
+    counted.drawer.forget("one")
+    counted.let_go()
+    with counted.drawer._ended:
+        assert counted.drawer._ended.wait_for(lambda: drawing.ended_at is not None, 30)
+
+    assert [file.name for file in counted.folder.iterdir()] == ["go"]
+
+
 def test_a_page_that_is_being_read_stays_whole_when_it_is_replaced(counted: Counted) -> None:
     with counted.page().file.open() as reading:
         counted.page(version="2")

@@ -65,6 +65,17 @@ def test_they_are_served_from_the_start_and_without_the_api_server_nobody_is_let
     assert (status, body[:30]) == (503, b"ApiUnavailable: POST tokenrevi")
 
 
+def test_the_page_of_a_run_that_is_deleted_goes_with_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    del folder
+    gone: list[str] = []
+    monkeypatch.setattr(entry_point.Drawer, "forget", lambda _drawer, uid: gone.append(uid))
+    settings = replace(SETTINGS, metrics_port=a_free_port(), reports=ReportServer(enabled=True, port=a_free_port()))
+    controller = entry_point.make_controller(settings, REPLICA)
+    controller.runs.forget({"metadata": {"namespace": "default", "name": "toy", "uid": "uid-1"}})
+
+    assert gone == ["uid-1"]
+
+
 def test_a_port_that_is_taken_ends_the_operator_with_what_to_do(folder: Path) -> None:
     del folder
     with socket.create_server(("0.0.0.0", 0)) as taken, pytest.raises(SystemExit, match="choose a port that is free"):  # noqa: S104 -- as the operator's

@@ -105,6 +105,8 @@ class RunReconciler:
     status_writer: ClusterStatusWriter
     on_reconciled: Callable[[Run, Observed], None] = lambda _run, _observed: None
     """Called with what a reconcile observed: sites' statuses depend on it."""
+    on_forgotten: Callable[[str], None] = lambda _uid: None
+    """Called with the uid of a run whose object is gone."""
     observer: Observer = field(default_factory=Observer)
     _states: dict[str, _RunState] = field(default_factory=dict)
 
@@ -156,6 +158,7 @@ class RunReconciler:
         self.cluster.workers.discard(meta["uid"])
         self.status_writer.forget(RUN, meta["namespace"], meta["name"])
         self.observer.run_deleted(meta["uid"])
+        self.on_forgotten(meta["uid"])
 
     def _reconcile_or_report(self, run: Run, view: RunView, state: _RunState, failures: int) -> float:
         now = self.cluster.clock()

@@ -101,6 +101,11 @@ class Drawer:
         assert drawing.page is not None  # noqa: S101 -- it ended, and did not fail
         return drawing.page
 
+    def forget(self, uid: str) -> None:
+        """The run is gone, and so is its page."""
+        with self._ended:
+            self._forget(uid)
+
     def _start(self, namespace: str, uid: str, version: str, prepare: Callable[[], Launch]) -> _Drawing:
         """Begin a drawing. The caller holds the lock."""
         others = [one.namespace for one in self._drawings.values() if one.ended_at is None]
@@ -125,6 +130,8 @@ class Drawer:
         finally:
             with self._ended:
                 drawing.page, drawing.failure, drawing.ended_at = page, None if page else failure, self.clock()
+                if page is not None and self._drawings.get(uid) is not drawing:  # it was forgotten meanwhile
+                    page.file.unlink(missing_ok=True)
                 self._ended.notify_all()
 
     def _perform(self, file: Path, launch: Launch) -> Page:

@@ -18,8 +18,8 @@ from typing import Any, Final
 from fedpipe_operator.report_server.answers import Answer, Request
 
 _LOG: Final = logging.getLogger(__name__)
-_MAX_CONNECTIONS: Final = 16
-"""At once; one more is closed. A request may wait for a drawing, which is no work of this process."""
+_MAX_CONNECTIONS: Final = 32
+"""At once; one more is closed. Browsers open some ahead of need, and a request may wait for a drawing, which is no work of this process."""
 _CONNECTION_SECONDS: Final = 60.0
 """Of a whole connection, which has one request: who sends or reads a byte now and then holds it no longer."""
 _IDLE_SECONDS: Final = 10.0
