@@ -47,7 +47,7 @@ DIST := dist
 SBOM := $(BIN)/python -W ignore::UserWarning -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible --validate
 WITHOUT_TORCH = awk '/^[^ \#]/ { keep = ($$0 !~ /^(torch|triton|nvidia-|cuda-)/) } keep' $(LOCK)
 
-.PHONY: help venv demo test slow gpu e2e cluster cluster-down lint format lock bench bench-flower bench-operator sbom audit release-images release docs nightly clean
+.PHONY: help venv demo test browser slow gpu e2e cluster cluster-down lint format lock bench bench-flower bench-operator sbom audit release-images release docs nightly clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -76,6 +76,13 @@ demo: $(INSTALLED) ## Fine-tune one model across three heterogeneous sites on th
 
 test: lint ## Lint, then run every test
 	$(BIN)/pytest
+
+browser: ## Install Debian's Chromium and its driver for the tests that open a report (needs root); else they are skipped
+	@for program in chromium chromedriver; do command -v $$program > /dev/null || missing=yes; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	command -v apt-get > /dev/null || { echo "browser: SKIPPED: this machine has no apt-get to install chromium and chromium-driver with"; exit 75; }; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends -qq chromium chromium-driver > /dev/null \
+	    || { echo "browser: SKIPPED: apt-get did not install chromium and chromium-driver"; exit 75; }
 
 slow: $(INSTALLED) ## Run the slow tests: whole runs in real processes, some ten minutes
 	$(BIN)/pytest -m slow

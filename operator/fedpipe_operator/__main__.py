@@ -5,10 +5,12 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 import kopf
@@ -18,7 +20,7 @@ from fedpipe_operator import settings as environment
 from fedpipe_operator.aggregation.malloc import limit_malloc_to_one_arena
 from fedpipe_operator.certificates import certificates_problem
 from fedpipe_operator.cluster import Api, RunReconciler, SiteReconciler, in_cluster
-from fedpipe_operator.cluster.api import RUNS, SITES, for_leases
+from fedpipe_operator.cluster.api import RUNS, SITES, for_leases, for_reviews
 from fedpipe_operator.cluster.backend import Cluster
 from fedpipe_operator.cluster.cache_check import LiveObjects
 from fedpipe_operator.cluster.credentials import StoreConnections
@@ -35,6 +37,13 @@ from fedpipe_operator.handlers.watch_requests import WatchRequests, watched_path
 from fedpipe_operator.metrics.listener import Listener
 from fedpipe_operator.metrics.server import serve
 from fedpipe_operator.names import operator_class_selector
+from fedpipe_operator.pod_settings import REPORTS_TLS
+from fedpipe_operator.report_server.answers import WAIT_SECONDS, Reporter
+from fedpipe_operator.report_server.drawing import Drawer
+from fedpipe_operator.report_server.gate import Gate
+from fedpipe_operator.report_server.reports import Reports
+from fedpipe_operator.report_server.server import Tls
+from fedpipe_operator.report_server.server import serve as serve_reports
 from fedpipe_operator.settings import Replica, Settings
 from fedpipe_operator.store import Guard
 from fedpipe_operator.store.addresses import api_server_addresses
@@ -44,6 +53,8 @@ _LOG: Final = logging.getLogger(__name__)
 _API_RETRY_SECONDS: Final = 2.0
 _SCRAPE_SECONDS: Final = 5.0
 """A scrape waits so long for the event loop, then it goes without the objects: Prometheus' own time-out is 10 s."""
+_LOOK_UP_SECONDS: Final = 5.0
+"""A person's request for a report waits so long for the event loop."""
 _LOST: Final = 1
 """The exit status of a process that lost the Lease."""
 
@@ -66,7 +77,25 @@ def make_controller(settings: Settings, replica: Replica) -> Controller:
     controller = Controller(runs, sites, live_objects, elector, watch_requests, settings.max_concurrent_reconciles, metrics)
     metrics.collect_from(partial(controller.fleet, _SCRAPE_SECONDS), controller.queue_loads, controller.is_leader)
     _serve(metrics, settings.metrics_port)
+    if settings.reports.enabled:
+        _serve_reports(controller, settings)
     return controller
+
+
+def _serve_reports(controller: Controller, settings: Settings) -> None:
+    """Serve the reports from now on. Until the runs are watched, callers are told to ask again."""
+    gate = Gate(for_reviews(controller.runs.cluster.api), settings.reports.audience)
+    drawer = Drawer(Path(tempfile.mkdtemp(prefix="reports-")))
+    controller.runs.on_forgotten = drawer.forget
+    find = partial(controller.run_body, seconds=_LOOK_UP_SECONDS)
+    reports = Reports(find, controller.runs.stores.located, drawer, settings.default_store)
+    given = settings.reports
+    reporter = Reporter(gate.access, partial(reports.page, seconds=WAIT_SECONDS), given.audience)
+    try:
+        serve_reports(reporter.answer, given.port, Tls(Path(REPORTS_TLS)) if given.tls_secret_name else None)
+    except OSError as error:
+        advice = "choose a port that is free, and a Secret with tls.crt and its tls.key"
+        sys.exit(f"no server can be started with FEDPIPE_REPORTS {given.to_json()}: {error}; {advice}")
 
 
 def _serve(metrics: Listener, port: int) -> None:

@@ -54,6 +54,17 @@ class SecretKey(ApiModel):
     key: ConfigKey = "token"
 
 
+class ReportServer(ApiModel):
+    """Whether the operator serves the reports of runs, and to whom."""
+
+    enabled: bool = False
+    port: Annotated[int, Field(ge=1024, le=65535)] = 8443
+    audience: Annotated[str, Field(max_length=253)] = "fedpipe.io/report"
+    """For which a caller's token must have been made; empty: for the API server."""
+    tls_secret_name: OptionalName = ""
+    """The Secret that the chart mounts in `REPORTS_TLS`; empty: plain HTTP."""
+
+
 class Resources(ApiModel):
     """The resources of a container."""
 
@@ -85,6 +96,8 @@ class PodDefaults(ApiModel):
 IMAGE_CERTIFICATES: Final = CaBundle()
 NO_PROXY: Final = Proxy()
 NO_TOKEN: Final = SecretKey()
+NO_REPORTS: Final = ReportServer()
+REPORTS_TLS: Final = "/etc/fedpipe/reports-tls"
 EXPORT_JOB: Final = PodDefaults(resources=Resources(requests={"cpu": "500m", "memory": "1Gi"}))
 """An export loads the whole base, whose size no default can know: so it has no limit."""
 AGGREGATION_JOB: Final = PodDefaults(resources=Resources(requests={"cpu": "500m", "memory": "1Gi"}, limits={"memory": "4Gi"}))

@@ -18,10 +18,12 @@ from fedpipe_operator.pod_settings import (
     IMAGE_CERTIFICATES,
     JOB_POD_SECURITY,
     NO_PROXY,
+    NO_REPORTS,
     NO_TOKEN,
     CaBundle,
     PodDefaults,
     Proxy,
+    ReportServer,
     SecretKey,
     parse_as,
 )
@@ -85,6 +87,8 @@ class Settings:
     """Of the pods of all Jobs; their containers' is fixed."""
     health_port: int = 8080
     metrics_port: int = 9090
+    reports: ReportServer = NO_REPORTS
+    """Where and for whom the reports of runs are served; by default nowhere."""
     log_format: LogFormat = "json"
     tracing_endpoint: str = ""
     """Where traces are sent, by OTLP over HTTP; empty: there are none."""
@@ -145,6 +149,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         job_pod_security_context=_read(environ, "JOB_POD_SECURITY_CONTEXT", _json_object, JOB_POD_SECURITY),
         health_port=_read(environ, "HEALTH_PORT", _positive_integer, Settings.health_port),
         metrics_port=_read(environ, "METRICS_PORT", _positive_integer, Settings.metrics_port),
+        reports=_read(environ, "REPORTS", parse_as(ReportServer), Settings.reports),
         log_format=_read(environ, "LOG_FORMAT", _log_format, Settings.log_format),
         tracing_endpoint=_read(environ, "TRACING_ENDPOINT", _endpoint, Settings.tracing_endpoint),
     )

@@ -50,10 +50,12 @@ print(json.dumps({"watching": names(watching), "acting": names(acting)}))
 def test_the_operators_rules_are_what_its_code_needs() -> None:
     watched = {(group, plural, verb) for group, plural in _watched()["watching"] for verb in ("list", "watch")}
     of_nodes, of_leases = ({right for right in _called() | watched if right[1] == resource} for resource in ("nodes", "leases"))
+    of_reviews = {right for right in _called() if right[1].endswith("reviews")}
 
-    assert granted(rules("operator")) == (_called() | watched | _owner_rights()) - of_nodes - of_leases
+    assert granted(rules("operator")) == (_called() | watched | _owner_rights()) - of_nodes - of_leases - of_reviews
     assert granted(rules("nodes")) == of_nodes
     assert granted(rules("lease")) == of_leases
+    assert granted(rules("reviews")) == of_reviews
 
 
 def test_the_operator_reads_and_changes_no_lease_but_the_release_s_own() -> None:
@@ -66,6 +68,13 @@ def test_the_operator_reads_and_changes_no_lease_but_the_release_s_own() -> None
 def test_nodes_are_listed_and_watched_and_nothing_more() -> None:
     assert granted(rules("nodes")) == {("", "nodes", "list"), ("", "nodes", "watch")}
     assert ["", "nodes"] in _watched()["watching"]
+
+
+def test_reviews_of_callers_are_asked_for_and_nothing_more() -> None:
+    assert granted(rules("reviews")) == {
+        ("authentication.k8s.io", "tokenreviews", "create"),
+        ("authorization.k8s.io", "subjectaccessreviews", "create"),
+    }
 
 
 def test_kopf_only_watches_and_writes_nothing() -> None:

@@ -416,6 +416,32 @@ def test_a_run_without_a_store_has_the_operators_default_one(tmp_path: Path) -> 
     assert "'name': 'ours', 'key': 'AWS_SECRET_ACCESS_KEY'" in str(job)
 
 
+def test_the_status_says_where_the_results_are_also_of_a_run_on_the_default_store(tmp_path: Path) -> None:
+    store = StoreSpec(bucket="ours", prefix="runs", endpoint="http://minio:9000", credentials_secret_ref=SecretReference(name="store"))
+    world = KubeWorld(tmp_path, a_run(store=None), settings=replace(SETTINGS, default_store=store))
+    world.work_until("train-r1")
+
+    assert world.body()["status"]["store"] == {
+        "bucket": "ours",
+        "prefix": "runs/default/toy/uid-1",
+        "endpoint": "http://minio:9000",
+        "region": "us-east-1",
+        "credentialsSecretRef": {"name": "store"},
+    }
+
+
+def test_a_run_that_is_blocked_still_says_where_its_results_are(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run(store=None), settings=replace(SETTINGS, default_store=StoreSpec(bucket="fedpipe")))
+    world.work_until("train-r1")
+    world.settings = replace(SETTINGS, default_store=StoreSpec(bucket="another"))
+    world.restart()
+    for _ in range(2):
+        with pytest.raises(TransientError, match="SpecChanged"):
+            world.reconcile()
+
+    assert world.body()["status"]["store"]["bucket"] == "fedpipe"
+
+
 def test_a_change_of_the_default_store_blocks_the_runs_whose_rounds_are_stored_in_it(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path, a_run(store=None), settings=replace(SETTINGS, default_store=StoreSpec(bucket="fedpipe")))
     world.work_until("train-r1")

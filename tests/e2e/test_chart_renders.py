@@ -10,7 +10,7 @@ from charts import API_SERVER, CHART, ROOT, Plain, granted, helm, of_kind, rende
 from fedpipe_operator import settings as environment
 from fedpipe_operator.api import StoreSpec
 from fedpipe_operator.api.finetune import SecretReference
-from fedpipe_operator.pod_settings import CaBundle, PodDefaults, Proxy, Resources, SecretKey
+from fedpipe_operator.pod_settings import REPORTS_TLS, CaBundle, PodDefaults, Proxy, ReportServer, Resources, SecretKey
 from fedpipe_operator.settings import Settings
 from fedpipe_operator.store_policy import StorePolicy, StoreRule
 
@@ -113,6 +113,7 @@ def test_the_operator_reads_the_values_that_are_set() -> None:
         "jobPodSecurityContext": {"runAsUser": 1000670000, "runAsGroup": None, "fsGroup": None, "fsGroupChangePolicy": "Always"},
         "healthPort": 9000,
         "metricsPort": 9001,
+        "reports": {"enabled": True, "port": 9002, "audience": "", "tlsSecretName": "reports"},
     }
     objects = rendered(given | NARROW)
 
@@ -150,9 +151,14 @@ def test_the_operator_reads_the_values_that_are_set() -> None:
         },
         health_port=9000,
         metrics_port=9001,
+        reports=ReportServer(enabled=True, port=9002, audience="", tls_secret_name="reports"),  # noqa: S106 -- a name
     )
     assert container(objects)["image"] == f"registry.example/operator@{DIGEST}"
-    assert container(objects)["ports"] == [{"name": "health", "containerPort": 9000}, {"name": "metrics", "containerPort": 9001}]
+    assert {port["name"]: port["containerPort"] for port in container(objects)["ports"]} == {
+        "health": 9000,
+        "metrics": 9001,
+        "reports": 9002,
+    }
 
 
 def test_by_default_the_operator_may_act_in_the_release_s_namespace_and_see_nodes_and_nothing_else() -> None:
@@ -403,3 +409,43 @@ def test_a_long_release_name_is_truncated_to_a_valid_name() -> None:
     ]
 
     assert max(map(len, names)) <= 63
+
+
+def test_reports_are_served_only_where_that_is_asked_for() -> None:
+    objects = rendered()
+
+    assert [one["metadata"]["name"] for one in objects if "report" in one["metadata"]["name"] or "review" in one["metadata"]["name"]] == []
+    assert "reports" not in {port["name"] for port in container(objects)["ports"]}
+    assert "ingress" not in operator_policy(objects)
+
+
+def test_served_reports_come_with_a_service_and_the_right_to_ask_about_callers() -> None:
+    objects = rendered({"reports.enabled": True})
+    (service,) = (one for one in of_kind(objects, "Service") if one["metadata"]["name"] == "fedpipe-reports")
+    (role,) = (one for one in of_kind(objects, "ClusterRole") if one["metadata"]["name"].endswith("-reviews"))
+    (binding,) = (one for one in of_kind(objects, "ClusterRoleBinding") if one["metadata"]["name"].endswith("-reviews"))
+
+    assert service["spec"]["ports"] == [{"name": "http", "port": 8443, "targetPort": "reports"}]
+    assert {"name": "reports", "containerPort": 8443} in container(objects)["ports"]
+    assert granted(role["rules"]) == granted(rules("reviews"))
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "fedpipe", "namespace": "fedpipe"}]
+    assert "ingress" not in operator_policy(objects), "nobody but a node may connect"
+
+
+def test_served_reports_may_have_a_certificate_and_callers_in_the_cluster() -> None:
+    ingress = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress"}}}
+    given: Plain = {"reports.enabled": True, "reports.tlsSecretName": "reports-tls", "networkPolicy.reportsFrom": [ingress]}
+    objects = rendered(given)
+    (service,) = (one for one in of_kind(objects, "Service") if one["metadata"]["name"] == "fedpipe-reports")
+
+    assert service["spec"]["ports"][0]["name"] == "https"
+    assert {"name": "reports-tls", "secret": {"secretName": "reports-tls"}} in pod_spec(objects)["volumes"]
+    assert {"name": "reports-tls", "mountPath": REPORTS_TLS, "readOnly": True} in container(objects)["volumeMounts"]
+    assert operator_policy(objects)["ingress"] == [{"from": [ingress], "ports": [{"port": "reports"}]}]
+
+
+def operator_policy(objects: list[Plain]) -> Plain:
+    """The spec of the operator's NetworkPolicy."""
+    (found,) = (one["spec"] for one in of_kind(objects, "NetworkPolicy") if one["metadata"]["name"] == "fedpipe")
+    return found  # type: ignore[no-any-return]

@@ -503,6 +503,23 @@ def test_a_thread_that_waits_for_a_hanging_event_loop_goes_without_after_its_tim
     assert found == [None]
 
 
+def test_another_thread_gets_a_run_as_it_is_watched_whether_or_not_this_replica_leads(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Any] = []
+
+    async def scenario(controller: Controller) -> None:
+        controller.elector.leadership.give_up()
+        found.extend([await asyncio.to_thread(controller.run_body, "wards", name, 10.0) for name in ("mine", "none")])
+
+    played(scenario, monkeypatch)
+
+    assert (found[0]["metadata"]["name"], found[1]) == ("mine", None)
+
+
+def test_before_the_runs_are_watched_nobody_is_told_that_there_is_none() -> None:
+    with pytest.raises(TransientError, match="NotWatching"):
+        a_controller(lambda: 0.0).run_body("wards", "mine", 0.0)
+
+
 def test_before_the_controller_runs_there_are_no_objects_and_queues_of_no_keys() -> None:
     controller = a_controller(lambda: 100.0)
 

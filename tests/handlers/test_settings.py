@@ -7,7 +7,7 @@ import pytest
 
 from fedpipe_operator.api import StoreSpec
 from fedpipe_operator.api.finetune import SecretReference
-from fedpipe_operator.pod_settings import CaBundle, PodDefaults, Proxy, Resources, SecretKey
+from fedpipe_operator.pod_settings import CaBundle, PodDefaults, Proxy, ReportServer, Resources, SecretKey
 from fedpipe_operator.settings import Replica, Settings, read, read_replica
 from fedpipe_operator.store_identity import StoreIdentity
 from fedpipe_operator.store_policy import StorePolicy, StoreRule
@@ -52,6 +52,7 @@ def test_every_setting_can_be_set() -> None:
         "JOB_POD_SECURITY_CONTEXT": '{"runAsNonRoot": true}',
         "HEALTH_PORT": "9000",
         "METRICS_PORT": "9001",
+        "REPORTS": '{"enabled": true, "port": 9002, "audience": "", "tlsSecretName": "reports"}',
         "LOG_FORMAT": "plain",
         "TRACING_ENDPOINT": "http://collector:4318",
     }
@@ -80,6 +81,7 @@ def test_every_setting_can_be_set() -> None:
         job_pod_security_context={"runAsNonRoot": True},
         health_port=9000,
         metrics_port=9001,
+        reports=ReportServer(enabled=True, port=9002, audience="", tls_secret_name="reports"),  # noqa: S106 -- a name
         log_format="plain",
         tracing_endpoint="http://collector:4318",
     )
@@ -109,6 +111,8 @@ def test_every_setting_can_be_set() -> None:
         ("HUGGING_FACE_TOKEN_SECRET_REF", '{"name": 1}', "name: must be a string"),
         ("EXPORT_JOB", '{"memory": "8Gi"}', "memory: unknown field"),
         ("AGGREGATION_JOB", '{"resources": {"memory": "8Gi"}}', "resources.memory: unknown field"),
+        ("REPORTS", '{"enabled": true, "port": 80}', "port: "),
+        ("REPORTS", '{"tls": "x"}', "tls: unknown field"),
         ("JOB_POD_SECURITY_CONTEXT", "65532", "write a JSON object"),
         ("STORE_IDENTITY", '{"roleArn": "fedpipe"}', "roleArn: invalid format 'fedpipe'"),
         ("STORE_IDENTITY", '{"sessionSeconds": 900}', "sessionSeconds: is 900, but must be at least 1800"),

@@ -35,6 +35,14 @@
 {{ include "fedpipe.fullname" . }}-metrics
 {{- end }}
 
+{{- define "fedpipe.reports" -}}
+{{ include "fedpipe.fullname" . }}-reports
+{{- end }}
+
+{{- define "fedpipe.reviewer" -}}
+{{ include "fedpipe.clusterName" . }}-reviews
+{{- end }}
+
 {{- define "fedpipe.test" -}}
 {{ include "fedpipe.fullname" . }}-test
 {{- end }}
@@ -230,6 +238,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: {{ .Values.healthPort | int64 | quote }}
 - name: FEDPIPE_METRICS_PORT
   value: {{ .Values.metricsPort | int64 | quote }}
+- name: FEDPIPE_REPORTS
+  value: {{ dict "enabled" .Values.reports.enabled "port" (int64 .Values.reports.port) "audience" .Values.reports.audience "tlsSecretName" .Values.reports.tlsSecretName | toJson | quote }}
 - name: FEDPIPE_LOG_FORMAT
   value: {{ .Values.logFormat | quote }}
 - name: FEDPIPE_TRACING_ENDPOINT

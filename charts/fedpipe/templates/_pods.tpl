@@ -93,3 +93,20 @@ without the proxy: the kubelet gives every container its address. */}}
   readOnly: true
 {{- end }}
 {{- end }}
+
+{{/* The certificate of the reports' server. */}}
+{{- define "fedpipe.reportsVolume" -}}
+{{- if and .Values.reports.enabled .Values.reports.tlsSecretName }}
+- name: reports-tls
+  secret:
+    secretName: {{ .Values.reports.tlsSecretName }}
+{{- end }}
+{{- end }}
+
+{{- define "fedpipe.reportsMount" -}}
+{{- if and .Values.reports.enabled .Values.reports.tlsSecretName }}
+- name: reports-tls
+  mountPath: /etc/fedpipe/reports-tls
+  readOnly: true
+{{- end }}
+{{- end }}

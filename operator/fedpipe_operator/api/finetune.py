@@ -374,6 +374,19 @@ class UpdatesStatus(ApiModel):
     """`received/expected`, such as `2/3`: the column *Updates*."""
 
 
+class StoreStatus(ApiModel):
+    """Where a run's results are. The key pair that opens it is in the Secret, and nowhere in a status."""
+
+    bucket: Annotated[str, Field(max_length=63)]
+    prefix: Annotated[str, Field(max_length=1024)]
+    """The folder of all of the run's objects in the bucket: `PREFIX/NAMESPACE/NAME/UID`."""
+    endpoint: Annotated[str, Field(max_length=1024)] | None = None
+    """URL of the S3 endpoint by which the operator reaches it; left out: that of AWS."""
+    region: Annotated[str, Field(max_length=64)]
+    credentials_secret_ref: SecretReference | None = None
+    """The Secret of the run's namespace that holds the key pair."""
+
+
 class FineTuneStatus(ApiModel):
     """The observed state of a run. Its size is bounded: the store has the complete records."""
 
@@ -391,6 +404,8 @@ class FineTuneStatus(ApiModel):
     plans: Annotated[tuple[PlanStatus, ...], Field(max_length=100)] = ()
     excluded: Annotated[dict[str, Sentence], Field(max_length=100)] = {}
     history: Annotated[tuple[RoundStatus, ...], Field(max_length=10)] = ()
+    store: StoreStatus | None = None
+    """Where the run's results are, also if the spec leaves the store to the operator's default one."""
     export: Annotated[str, Field(max_length=1024)] = ""
     """The key of the exported results in the store."""
 

@@ -24,6 +24,8 @@ Plain = dict[str, Any]
 _TIMEOUT_SECONDS: Final = (5.0, 30.0)
 _LEASE_TIMEOUT_SECONDS: Final = (1.0, 2.0)
 """Within a leader's ten seconds, two renewals may fail."""
+_REVIEW_TIMEOUT_SECONDS: Final = (2.0, 5.0)
+"""A person waits for it."""
 _BAD: Final = 400
 _JSON: Final = "application/json"
 _METADATA: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
@@ -56,6 +58,8 @@ SECRETS: Final = Kind("", "v1", "secrets")
 EVENTS: Final = Kind("", "v1", "events")
 NODES: Final = Kind("", "v1", "nodes")
 LEASES: Final = Kind("coordination.k8s.io", "v1", "leases")
+TOKEN_REVIEWS: Final = Kind("authentication.k8s.io", "v1", "tokenreviews")
+ACCESS_REVIEWS: Final = Kind("authorization.k8s.io", "v1", "subjectaccessreviews")
 RUNS: Final = Kind("fedpipe.io", "v1alpha1", "federatedfinetunes")
 SITES: Final = Kind("fedpipe.io", "v1alpha1", "edgesites")
 
@@ -263,6 +267,11 @@ def in_cluster(changing: Callable[[], AbstractContextManager[None]] = nullcontex
 def for_leases(api: Api) -> Api:
     """The same API server for the elector: it writes the Lease whoever leads, and waits no longer than a renewal may take."""
     return replace(api, changing=nullcontext, timeout_seconds=_LEASE_TIMEOUT_SECONDS)
+
+
+def for_reviews(api: Api) -> Api:
+    """The same API server for questions about callers, which are asked by every replica: a review changes nothing."""
+    return replace(api, changing=nullcontext, timeout_seconds=_REVIEW_TIMEOUT_SECONDS)
 
 
 def _selector(labels: Mapping[str, str]) -> str:

@@ -16,6 +16,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from fedpipe_operator import names
+from fedpipe_operator.api import SecretReference
 from fedpipe_operator.cluster.api import SECRETS, Api
 from fedpipe_operator.cluster.identity import Identity
 from fedpipe_operator.errors import TransientError, UserError
@@ -51,8 +52,7 @@ class StoreConnection:
     @property
     def environment(self) -> Mapping[str, str]:
         """The variables in which a worker process finds the key pair."""
-        token = {SESSION_TOKEN: self.credentials.session_token} if self.credentials.session_token else {}
-        return {ACCESS_KEY: self.credentials.access_key, SECRET_KEY: self.credentials.secret_key} | token
+        return environment_of(self.credentials)
 
     def is_valid(self, now: float) -> bool:
         """Whether its key pair need not be replaced yet."""
@@ -106,7 +106,12 @@ class StoreConnections:
                 raise
             return known
 
-    def _open(self, run: Run) -> StoreConnection:
+    def located(self, run: Run) -> tuple[BucketAddress, Credentials]:
+        """Where the run's store is, and its key pair. Nothing is opened, and nothing kept.
+
+        Raises:
+            UserError: as `of` does.
+        """
         store, meta = run.store, run.resource.metadata
         if (problem := self.policy.problem(meta.namespace, run.spec)) is not None:
             raise UserError("StoreNotAllowed", f"{problem}; name one of these, or ask the operator's administrator to allow it")
@@ -123,24 +128,39 @@ class StoreConnections:
             host = urlsplit(store.trainer_endpoint).hostname or ""
             with translate_s3_errors(f"store.trainerEndpoint {store.trainer_endpoint}"):
                 address.guard.check(host, addresses_of(host))
-        credentials, renewed = self._credentials(run, prefix)
+        return address, self._credentials(run, prefix)
+
+    def _open(self, run: Run) -> StoreConnection:
+        address, credentials = self.located(run)
         opened = ObservedStore(open_store(address, credentials), self.observer)
+        identity = self._identity_of(run)
+        renewed = _RENEWED_SECONDS if identity is None else identity.renewed_seconds
         return StoreConnection(opened, address, credentials, address.guard, renewed)
 
-    def _credentials(self, run: Run, folder: str) -> tuple[Credentials, float]:
-        """The key pair for the run's folder of the bucket, and how many seconds before its end there is another one."""
-        if self.identity is not None and self.identity.is_for(run.store):
-            return self.identity.session_for(run, folder), self.identity.renewed_seconds
-        return credentials_of(run, self.api), _RENEWED_SECONDS
+    def _credentials(self, run: Run, folder: str) -> Credentials:
+        """The key pair for the run's folder of the bucket."""
+        identity = self._identity_of(run)
+        if identity is not None:
+            return identity.session_for(run, folder)
+        return credentials_of(run.store.credentials_secret_ref, run.resource.metadata.namespace, self.api)
+
+    def _identity_of(self, run: Run) -> Identity | None:
+        """The operator's identity if the run's store is the one that it is for."""
+        return self.identity if self.identity is not None and self.identity.is_for(run.store) else None
 
 
-def credentials_of(run: Run, api: Api) -> Credentials:
-    """The key pair in the Secret that the run names.
+def environment_of(credentials: Credentials) -> dict[str, str]:
+    """The variables in which a worker process finds this key pair."""
+    token = {SESSION_TOKEN: credentials.session_token} if credentials.session_token else {}
+    return {ACCESS_KEY: credentials.access_key, SECRET_KEY: credentials.secret_key} | token
+
+
+def credentials_of(reference: SecretReference | None, namespace: str, api: Api) -> Credentials:
+    """The key pair in the Secret of this namespace that a run's store names.
 
     Raises:
-        UserError: `StoreMissing`, `CredentialsMissing`, `SecretMissing`, `SecretIncomplete`, `SecretInvalid`; or what the API raises.
+        UserError: `CredentialsMissing`, `SecretMissing`, `SecretIncomplete`, `SecretInvalid`; or what the API raises.
     """
-    reference, namespace = run.store.credentials_secret_ref, run.resource.metadata.namespace
     if reference is None:
         what = "spec.store.credentialsSecretRef is not set, and the operator signs nothing in a run's store with an identity of its own"
         advice = f"name a Secret of the namespace {namespace} with {ACCESS_KEY} and {SECRET_KEY} in a new run"

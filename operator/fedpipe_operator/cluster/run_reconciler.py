@@ -41,7 +41,7 @@ from fedpipe_operator.reconcile.reconciler import Reconciler, ReconcileResult
 from fedpipe_operator.rounds import CommitEvaluation, CommitPlan, Event, Observed, Run, is_over
 from fedpipe_operator.rounds.milestones import milestones
 from fedpipe_operator.rounds.revision import require_unchanged
-from fedpipe_operator.rounds.status import blocked, finished, invalid
+from fedpipe_operator.rounds.status import blocked, finished, invalid, stored_at
 from fedpipe_operator.sites import Node
 from fedpipe_operator.store.connections import deadline
 
@@ -105,6 +105,8 @@ class RunReconciler:
     status_writer: ClusterStatusWriter
     on_reconciled: Callable[[Run, Observed], None] = lambda _run, _observed: None
     """Called with what a reconcile observed: sites' statuses depend on it."""
+    on_forgotten: Callable[[str], None] = lambda _uid: None
+    """Called with the uid of a run whose object is gone."""
     observer: Observer = field(default_factory=Observer)
     _states: dict[str, _RunState] = field(default_factory=dict)
 
@@ -123,7 +125,7 @@ class RunReconciler:
         """
         if is_managed_by_another(view.body):
             return None
-        body = _with_store(self.status_writer.newest(view.body), self.cluster.settings.default_store)
+        body = with_store(self.status_writer.newest(view.body), self.cluster.settings.default_store)
         with deadline(_STORE_SECONDS), logs.context(**logs.run_fields(body)), tracing.span("reconcile run"):
             return self._reconcile_body(body, view, failures)
 
@@ -137,7 +139,7 @@ class RunReconciler:
             self._report_invalid(body, resource)
             return None
         sites = sorted((site for site in view.sites if matches(resource, site)), key=lambda site: site.name)
-        run = Run(resource, tuple(sites), private_claims=view.private_claims)
+        run = Run(resource, tuple(sites), private_claims=view.private_claims, stored_at=stored_at(resource))
         state = self._states.setdefault(resource.metadata.uid, _RunState(PodDiagnostics(self.cluster.api)))
         sync_finalizer(body, resource, self.cluster.api)
         if is_over(resource):
@@ -156,6 +158,7 @@ class RunReconciler:
         self.cluster.workers.discard(meta["uid"])
         self.status_writer.forget(RUN, meta["namespace"], meta["name"])
         self.observer.run_deleted(meta["uid"])
+        self.on_forgotten(meta["uid"])
 
     def _reconcile_or_report(self, run: Run, view: RunView, state: _RunState, failures: int) -> float:
         now = self.cluster.clock()
@@ -265,7 +268,7 @@ class RunReconciler:
             self.status_writer.record_event(run, Event(error.reason, error.message, warning=True))
 
 
-def _with_store(body: Body, default: StoreSpec | None) -> Body:
+def with_store(body: Body, default: StoreSpec | None) -> Body:
     """The run's object, with the operator's default store if it names none."""
     spec = body.get("spec")
     if default is None or not isinstance(spec, Mapping) or "store" in spec:

@@ -56,9 +56,13 @@ class WatchCache:
         nodes = {node.uid: node.name for node in self._nodes() or ()}
         return {meta["uid"]: meta["name"] for meta in metas} | jobs | nodes
 
+    def run_body(self, key: Key) -> Body | None:
+        """A run's object; None if it is gone."""
+        return _newest(self.run_bodies.get((key.namespace, key.name), ()))
+
     def run_view(self, key: Key) -> RunView | None:
         """A run and everything that belongs to it; None if it is gone."""
-        body = _newest(self.run_bodies.get((key.namespace, key.name), ()))
+        body = self.run_body(key)
         if body is None:
             return None
         sites = self._sites(key.namespace, _match_labels(body))

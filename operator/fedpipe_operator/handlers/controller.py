@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -131,15 +131,24 @@ class Controller:
 
     def fleet(self, seconds: float) -> Fleet | None:
         """The watched objects as they are now. From any other thread; None if the event loop does not answer in time."""
-        loop: asyncio.AbstractEventLoop | None = getattr(self, "_loop", None)
-        if loop is None or loop.is_closed():
-            return None
-        taken = asyncio.run_coroutine_threadsafe(self._fleet(), loop)
         try:
-            return taken.result(seconds)
-        except (TimeoutError, CancelledError):
-            taken.cancel()
+            return self._ask(self._fleet, seconds)
+        except TimeoutError:
             return None
+
+    def run_body(self, namespace: str, name: str, seconds: float) -> Body | None:
+        """A run's object as it is watched now; None if there is none, or another operator's. From any other thread.
+
+        Raises:
+            TransientError: `NotWatching`, this replica does not know the runs, or its event loop does not answer in time.
+        """
+        not_yet = TransientError("NotWatching", "this replica of the operator does not watch the runs yet: ask again in some seconds")
+        if not self.watch_requests.established.is_set():
+            raise not_yet
+        try:
+            return self._ask(partial(self._run_body, Key("run", namespace, name)), seconds)
+        except TimeoutError:
+            raise not_yet from None
 
     def event_received(self, resource: str, event_type: str | None) -> None:
         """A watch delivered an object of this resource. An event without a type is part of a list."""
@@ -253,6 +262,25 @@ class Controller:
 
     async def _fleet(self) -> Fleet:
         return fleet_of(self._cache)
+
+    async def _run_body(self, key: Key) -> Body | None:
+        return self._cache.run_body(key)
+
+    def _ask(self, question: Callable[[], Coroutine[Any, Any, Result]], seconds: float) -> Result:
+        """What the event loop, on which kopf changes the cache, answers to another thread.
+
+        Raises:
+            TimeoutError: it does not run, or does not answer in time.
+        """
+        loop: asyncio.AbstractEventLoop | None = getattr(self, "_loop", None)
+        if loop is None or loop.is_closed():
+            raise TimeoutError
+        taken = asyncio.run_coroutine_threadsafe(question(), loop)
+        try:
+            return taken.result(seconds)
+        except (TimeoutError, CancelledError):
+            taken.cancel()
+            raise TimeoutError from None
 
     async def _reconcile_run(self, key: Key, failures: int) -> float | None:
         view = self._cache.run_view(key)

@@ -7,7 +7,6 @@ content security policy allows only the page's own two scripts.
 import base64
 import hashlib
 import math
-from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any, Final
 
@@ -45,14 +44,13 @@ def write_report(record: RunRecord) -> str:
     """The page as HTML text (about 5 MB, nearly all of it plotly)."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= _TEXT_FILTERS
-    scripts = (get_plotlyjs(), _read_asset("page.js"))
     return environment.from_string(_read_asset("page.html.j2")).render(
         _template_context(record),
         record=record,
         figures=figures(record),
         style=Markup(_read_asset("page.css")),  # noqa: S704 -- our own file
-        scripts=[Markup(script) for script in scripts],  # noqa: S704 -- plotly's and our own
-        policy=_content_security_policy(scripts),
+        scripts=[Markup(script) for script in _scripts()],  # noqa: S704 -- plotly's and our own
+        policy=content_security_policy(),
     )
 
 
@@ -111,10 +109,14 @@ def _template_context(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _content_security_policy(scripts: Iterable[str]) -> str:
-    """Allows these scripts and inline style, and no other source."""
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts)
+def content_security_policy() -> str:
+    """Allows the page's two scripts and inline style, and no other source."""
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in _scripts())
     return f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:"
+
+
+def _scripts() -> tuple[str, str]:
+    return get_plotlyjs(), _read_asset("page.js")
 
 
 def _read_asset(name: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from fedpipe_operator import names
 from fedpipe_operator.admission import AdmittedEvaluation, AdmittedExport, AdmittedProfile, AdmittedUpdate, Refused
-from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneSpec, StoreSpec
+from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneSpec, StoreSpec, StoreStatus
 from fedpipe_operator.backend import Job, JobStatus, TaskKind
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.planning import RunFacts
@@ -32,6 +32,8 @@ class Run:
     """The name of the run that this one compares with a site trained alone; empty for a run of several sites."""
     private_claims: frozenset[str] = frozenset()
     """Claims of the namespace that hold the data or the cache of a site, of those too that the run does not select."""
+    stored_at: StoreStatus | None = None
+    """For the status; None where a folder of this machine is the store."""
 
     @property
     def name(self) -> str:

@@ -7,10 +7,12 @@ from fedpipe_operator.api import (
     Condition,
     ConditionStatus,
     ConditionType,
+    FederatedFineTune,
     FineTuneStatus,
     MetricStatus,
     Reason,
     RoundStatus,
+    StoreStatus,
     UpdatesStatus,
     primary_metric,
 )
@@ -56,7 +58,22 @@ def status_of(context: StageContext, step: Step) -> FineTuneStatus:
         history=tuple(
             _history_entry(context, round_) for round_ in sorted(context.observed.commits.keys() & context.observed.evaluations)[-HISTORY:]
         ),
+        store=context.run.stored_at,
         export=names.EXPORT_ADAPTER if step.end is End.COMPLETE and context.run.spec.export.adapter else "",
+    )
+
+
+def stored_at(resource: FederatedFineTune) -> StoreStatus | None:
+    """Where the run's results are by its spec; None if that names no store."""
+    store, meta = resource.spec.store, resource.metadata
+    if store is None:
+        return None
+    return StoreStatus(
+        bucket=store.bucket,
+        prefix=names.run_prefix(store.prefix, meta.namespace, meta.name, meta.uid),
+        endpoint=store.endpoint,
+        region=store.region,
+        credentials_secret_ref=store.credentials_secret_ref,
     )
 
 
