@@ -33,6 +33,8 @@ in their results.
   training is what every `policy.trainingLosses` allows to be told. What a site calls a phase is shown only if it is one of ours.
 * **Who may scrape** reads the names of runs and sites, plans, and figures of each site's last training, its mean loss among them: there
   is no other access control than the network policy, so let Prometheus alone connect.
+* **Whose objects**: the runs and sites of the operator's class (`operatorClass`), without the runs whose `spec.managedBy` names another
+  controller.
 * Labels hold names of objects, which the API server holds to DNS names, and words of the operator.
 * Where Prometheus has labels `namespace` of its own (a ServiceMonitor), set `honorLabels: true`: else ours is called
   `exported_namespace`.
