@@ -76,7 +76,7 @@ class Elector:
             _LOG.warning("the Lease %s/%s could not be released and ends by itself: %s", self.namespace, self.name, error)
 
     def has_ended(self) -> bool:
-        """Whether the thread has ended, so that nobody stands for leadership or renews it any more."""
+        """Whether the thread has ended, so that this replica neither stands for leadership nor renews it any more."""
         return self._thread is not None and not self._thread.is_alive() and not self._stopping.is_set()
 
     def step(self) -> bool:
@@ -98,7 +98,7 @@ class Elector:
             if not self.step():
                 self.leadership.give_up()
                 self.on_lost(
-                    f"the Lease {self.namespace}/{self.name} has gone to {self._holder() or 'nobody'}, and this replica must not act"
+                    f"the Lease {self.namespace}/{self.name} has gone to {self._holder() or 'no replica'}, and this replica must not act"
                 )
                 return
             self._stopping.wait(POLL_SECONDS)

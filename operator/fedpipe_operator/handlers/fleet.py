@@ -40,7 +40,7 @@ def fleet_of(cache: WatchCache) -> Fleet:
         if job.is_active
     )
     return Fleet(
-        # A run of another controller has that controller's metrics: nobody here would act on an alert about it.
+        # A run of another controller has that controller's metrics: no user of this operator could act on an alert about it.
         runs=tuple(body for body in _newest(cache.run_bodies.values()) if not is_managed_by_another(body)),
         sites=_newest(cache.site_bodies.values()),
         jobs={site: JobNumbers(active[site, False], active[site, True]) for site, _ in active},
