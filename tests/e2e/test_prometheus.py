@@ -14,15 +14,15 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from charts import API_SERVER, CHART, Plain, helm, set_values
-from cluster_user import Kubectl, wait_until
+from charts import API_SERVER, CHART, helm, set_values
+from cluster_user import wait_until
 from fleet_namespace import SECRET, SHORT, FleetNamespace, OpenNamespace, store_endpoint
-from installed_operator import LABELS, Operator
+from installed_operator import Operator
 from observability import pictures
 from observability.answers import Source, ask
 from observability.dashboards import DASHBOARDS
 from observability.drawing import Answers
-from prometheus import prometheus
+from prometheus import prometheus, scrape_of_the_operator
 from testcluster import outages
 from testcluster.layout import default_layout, node_named
 from testcluster.substitution import substituted
@@ -74,17 +74,19 @@ def watched(open_namespace: OpenNamespace, operator: Operator, tmp_path_factory:
     folder = tmp_path_factory.mktemp("prometheus")
     rules = alerts_that_fire_at_once(folder)
     with (
-        prometheus(folder, [scrape_of(operator.kubectl)], rules) as url,
+        prometheus(folder, [scrape_of_the_operator(operator.kubectl)], rules) as url,
         substituted(default_layout(), node_named("node-two"), os.environ["FEDPIPE_TRAINER_IMAGE"], TRAINER),
         open_namespace("e2e-prometheus") as namespace,
     ):
         first = complete_a_run_whose_boastful_site_is_refused(namespace)
-        of_run = answers_of("fedpipe-run", Source(url, choices(namespace, first), SECONDS))
+        of_run = pictures.answers_of("fedpipe-run", Source(url, choices(namespace, first), SECONDS))
         during_the_first_run = fired(url)
         fail_a_run_whose_quorum_is_out_of_reach(namespace)
         ask_for_a_job_that_the_api_server_refuses(namespace, url)
         deny_runs_their_store(namespace, url)
-        others = {uid: answers_of(uid, Source(url, choices(namespace, first), SECONDS)) for uid in ("fedpipe-fleet", "fedpipe-operator")}
+        others = {
+            uid: pictures.answers_of(uid, Source(url, choices(namespace, first), SECONDS)) for uid in ("fedpipe-fleet", "fedpipe-operator")
+        }
         stop_the_operator(operator, url)
         unhealthy = [rule["name"] for group in rules_of(url) for rule in group["rules"] if rule["health"] != "ok"]
         yield Watched({"fedpipe-run": of_run} | others, during_the_first_run, fired(url), unhealthy)
@@ -100,23 +102,8 @@ def alerts_that_fire_at_once(folder: Path) -> Path:
     return folder / "rules.yaml"
 
 
-def scrape_of(kubectl: Kubectl) -> Plain:
-    """The pods of the release at their port for metrics, found as Prometheus finds pods: an operator that is replaced is found again."""
-    found = {"role": "pod", "kubeconfig_file": os.environ["KUBECONFIG"], "namespaces": {"names": [kubectl.namespace]}}
-    return {
-        "job_name": "fedpipe",
-        "honor_labels": True,
-        "kubernetes_sd_configs": [found | {"selectors": [{"role": "pod", "label": LABELS}]}],
-        "relabel_configs": [{"source_labels": ["__meta_kubernetes_pod_container_port_name"], "regex": "metrics", "action": "keep"}],
-    }
-
-
 def choices(namespace: FleetNamespace, run: str) -> dict[str, str]:
     return {"namespace": namespace.name, "run": run, "site": ".*", "job": ".*", "__rate_interval": "30s"}
-
-
-def answers_of(uid: str, source: Source) -> dict[str, Answers]:
-    return {panel.title: source.answers(panel) for one in DASHBOARDS if one.uid == uid for panel in one.panels()}
 
 
 def complete_a_run_whose_boastful_site_is_refused(namespace: FleetNamespace) -> str:

@@ -11,12 +11,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from cluster_user import wait_until
+import yaml
+from cluster_user import Kubectl, wait_until
+from crds import ROOT
 from observability.answers import ask
 from testcluster.layout import default_layout
 from testcluster.packages import unpacked
 
 SCRAPE_SECONDS: Final = 1
+
+
+def scrape_of_the_operator(kubectl: Kubectl) -> dict[str, Any]:
+    """The scrape of the example, from this machine: an operator whose pod is replaced is found again."""
+    example: dict[str, Any] = yaml.safe_load((ROOT / "examples/kubernetes/monitoring/prometheus.yaml").read_text())
+    (scrape,) = example["scrape_configs"]
+    (found,) = scrape["kubernetes_sd_configs"]
+    from_here = {"kubeconfig_file": os.environ["KUBECONFIG"], "namespaces": {"names": [kubectl.namespace]}}
+    return {**scrape, "kubernetes_sd_configs": [found | from_here]}
 
 
 def program(name: str) -> Path:
