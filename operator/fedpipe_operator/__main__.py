@@ -52,7 +52,7 @@ def make_controller(settings: Settings, replica: Replica) -> Controller:
     metrics = Listener(clock)
     api = in_cluster(leadership.acting, metrics)
     status_writer = ClusterStatusWriter(api, clock)
-    cluster = Cluster(api, settings, Expectations(clock), Workers(clock), clock)
+    cluster = Cluster(api, settings, Expectations(time.monotonic), Workers(clock), clock)
     stores = StoreConnections(api, settings.store_policy, api_server_addresses(os.environ, addresses_of), observer=metrics)
     runs = RunReconciler(cluster, stores, status_writer, observer=metrics)
     sites = SiteReconciler(status_writer, clock, settings.priority_classes, metrics)

@@ -55,7 +55,7 @@ def as_here(block: str, namespace: FleetNamespace, folder: Path, prometheus_url:
             f"{part}Image.repository=REGISTRY/fedpipe-{part}", f"{part}Image.repository={repository},{part}Image.tag={tag}"
         )
     block = re.sub(r"^(kubectl .*)-n fedpipe", rf"\1-n {namespace.name}", block, flags=re.MULTILINE)
-    block = re.sub(r"^(helm install .*(?:\\\n.*)*)$", rf"\1 --set 'namespaces={{{namespace.name}}},scratch=1Gi'", block, flags=re.MULTILINE)
+    block = re.sub(r"^(helm install (?:.*\\\n)*.*)$", rf"\1 --set 'namespaces={{{namespace.name}}},scratch=1Gi'", block, flags=re.MULTILINE)
     block = block.replace("examples/kubernetes/", str(folder / "objects.yaml"))
     return block.replace("http://localhost:9090 fedpipe", f"{prometheus_url} {namespace.name}").replace(
         "pictures/", str(folder / "pictures")
