@@ -80,8 +80,9 @@ def test_a_line_as_json_is_about_its_task_whichever_thread_writes_it(task: Train
 def test_progress_is_a_line_with_its_figures(task: TrainTask) -> None:
     def write(_logger: logging.Logger) -> None:
         with logs.about(task):
-            logs.log_progress(Progress(phase="train", step=3, steps=9, loss=0.5, tokens_per_second=88.0))
-            logs.log_progress(Progress(phase="load"))
+            progress = logs.ProgressLog()
+            progress.write(Progress(phase="train", step=3, steps=9, loss=0.5, tokens_per_second=88.0))
+            progress.write(Progress(phase="load"))
 
     trained, loaded = map(json.loads, lines_of(write, logs.JsonFormatter()))
 
@@ -93,6 +94,21 @@ def test_progress_is_a_line_with_its_figures(task: TrainTask) -> None:
         "tokensPerSecond": 88.0,
     }
     assert (loaded["message"], loaded["phase"], loaded["site"], "loss" in loaded) == ("load", "load", task.site, False)
+
+
+def test_progress_is_written_every_15_seconds_and_where_a_phase_begins_and_ends() -> None:
+    now = [0.0]
+
+    def write(_logger: logging.Logger) -> None:
+        progress = logs.ProgressLog(lambda: now[0])
+        for step in range(1, 41):
+            progress.write(Progress(phase="train", step=step, steps=40))
+            now[0] += 1
+        progress.write(Progress(phase="evaluate", step=1, steps=2))
+
+    messages = [json.loads(line)["message"] for line in lines_of(write, logs.JsonFormatter())]
+
+    assert messages == ["train 1/40", "train 16/40", "train 31/40", "train 40/40", "evaluate 1/2"]
 
 
 @pytest.mark.parametrize("formatter", FORMATTERS)

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     write_line = json_line_writer(reserve_stdout(), on_broken_pipe=stop.request)
     if options.serve:
         return serve(sys.stdin, settings=settings, write_line=write_line, stop=stop)
-    report = logs.log_progress if settings.log_format == "json" else write_line
+    report = logs.ProgressLog().write if settings.log_format == "json" else write_line
     return perform(options.task, settings=settings, write_progress=report, stop_requested=lambda: stop.requested)
 
 

@@ -8,12 +8,14 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from fedpipe_trainer.contract import EvaluateTask, ExportTask, ProfileTask, Progress, TrainTask, redacted
+from fedpipe_trainer.contract import PROGRESS_SECONDS, EvaluateTask, ExportTask, ProfileTask, Progress, TrainTask, redacted
 from fedpipe_trainer.failures import stack_of
 from fedpipe_trainer.settings import LogFormat
 
@@ -82,11 +84,23 @@ def configure(log_format: LogFormat) -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-def log_progress(progress: Progress) -> None:
-    """Write progress as a line of the log."""
-    fields = progress.model_dump(mode="json", by_alias=True, exclude_none=True)
-    steps = f" {progress.step}/{progress.steps}" if progress.steps else ""
-    _LOG.info("%s%s", progress.phase, steps, extra={"progress": fields})
+@dataclass
+class ProgressLog:
+    """Writes progress as lines of the log: the begin and the last step of each phase, and one every 15 seconds, however short a step is."""
+
+    clock: Callable[[], float] = time.monotonic
+    _phase: str = ""
+    _due: float = 0.0
+
+    def write(self, progress: Progress) -> None:
+        """Write this progress, if it is time."""
+        now = self.clock()
+        if progress.phase == self._phase and now < self._due and progress.step != progress.steps:
+            return
+        self._phase, self._due = progress.phase, now + PROGRESS_SECONDS
+        fields = progress.model_dump(mode="json", by_alias=True, exclude_none=True)
+        steps = f" {progress.step}/{progress.steps}" if progress.steps else ""
+        _LOG.info("%s%s", progress.phase, steps, extra={"progress": fields})
 
 
 def _progress_of(record: logging.LogRecord) -> Mapping[str, object]:
