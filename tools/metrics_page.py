@@ -33,11 +33,20 @@ in their results.
   training is what every `policy.trainingLosses` allows to be told. What a site calls a phase is shown only if it is one of ours.
 * **Who may scrape** reads the names of runs and sites, plans, and figures of each site's last training, its mean loss among them: there
   is no other access control than the network policy, so let Prometheus alone connect.
+* **Whose objects**: the runs and sites of the operator's class (`operatorClass`), without the runs whose `spec.managedBy` names another
+  controller.
 * Labels hold names of objects, which the API server holds to DNS names, and words of the operator.
 * Where Prometheus has labels `namespace` of its own (a ServiceMonitor), set `honorLabels: true`: else ours is called
   `exported_namespace`.
 
 Of two replicas, the one that reconciles shows runs and sites, and has `fedpipe_leader` 1.
+
+Where only kube-state-metrics is scraped,
+[`kube-state-metrics.yaml`](../examples/kubernetes/monitoring/kube-state-metrics.yaml) has it show the objects' state: conditions,
+stage, round, percentage, updates and the primary figure of runs, and the conditions of sites, as `kube_fedpipe_…`. It sees what
+`kubectl get -o yaml` shows, the objects of every operator among them, and no more: no counter, nothing of a site of a run, nothing of
+the operator itself. The alerts and dashboards need the operator's own metrics. kube-state-metrics develops this feature
+(CustomResourceState) no further.
 
 A page is made at most once a second, whoever asks. If the operator's event loop does not answer in five seconds, the page lacks runs
 and sites, and `fedpipe_workqueue_oldest_seconds` goes on growing. Prometheus' own series of the process and its interpreter are

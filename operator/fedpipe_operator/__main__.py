@@ -65,7 +65,7 @@ def make_controller(settings: Settings, replica: Replica) -> Controller:
     metrics = Listener(clock)
     api = in_cluster(leadership.acting, metrics)
     status_writer = ClusterStatusWriter(api, clock)
-    cluster = Cluster(api, settings, Expectations(clock), Workers(clock), clock)
+    cluster = Cluster(api, settings, Expectations(time.monotonic), Workers(clock), clock)
     api_servers = api_server_addresses(os.environ, addresses_of)
     identity = Identity(settings.store_identity, settings.default_store, Guard(api_servers))
     stores = StoreConnections(api, settings.store_policy, api_servers, observer=metrics, identity=identity)

@@ -6,24 +6,18 @@ alone is about by `extra`. As JSON each field is one of the object, in the plain
 
 import json
 import logging
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from fedpipe_trainer.contract import redacted
+
 FIELDS: Final = ("namespace", "run", "uid", "generation", "round", "site", "attempt", "reconcile")
 """What a line may be about; `reconcile` is an id that all lines of one reconcile share."""
 
 _BOUND: ContextVar[Mapping[str, object]] = ContextVar("bound", default={})  # noqa: B039 -- it is replaced, and never changed
-_QUERY: Final = re.compile(r"(https?://[^\s\"'<>\\?#]*)\?[^\s\"'<>\\]*")
-_USER: Final = re.compile(r"(https?://)[^\s\"'<>\\/@]+@")
-_NAMED: Final = re.compile(
-    r"(?i)(\b(?:x-amz-(?:signature|credential|security-token)|aws_(?:secret_access_key|session_token)|authorization)"
-    r"\\?[\"']?\s*[:=]\s*\\?[\"']?(?:bearer\s+|aws4-hmac-sha256\s+)?)[^\s\"'&,}\\]+"
-)
-_HIDDEN: Final = "[hidden]"
 
 
 @contextmanager
@@ -51,13 +45,6 @@ def run_fields(body: Mapping[str, Any]) -> dict[str, object]:
     meta, status = body["metadata"], body.get("status") or {}
     fields = {"namespace": meta["namespace"], "run": meta["name"], "uid": meta["uid"], "generation": meta.get("generation")}
     return fields | {"round": status.get("round") or None}
-
-
-def redacted(text: str) -> str:
-    """The text without the queries of URLs, which may hold signatures, their users, and values that are named as secrets."""
-    if "://" in text:
-        text = _USER.sub(r"\1", _QUERY.sub(rf"\1?{_HIDDEN}", text))
-    return _NAMED.sub(rf"\1{_HIDDEN}", text)
 
 
 class JsonFormatter(logging.Formatter):

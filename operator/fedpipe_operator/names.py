@@ -14,7 +14,7 @@ from typing import Final
 from fedpipe_operator.api.meta import LABEL_OPERATOR_CLASS, NAME_MAX
 
 _HASH_LENGTH: Final = 16
-"""Hexadecimal digits: nobody finds two names of one hash."""
+"""Hexadecimal digits: two names of one hash cannot be found."""
 _ATTEMPT: Final = re.compile(r"(?P<folder>.+)/(?P<attempt>0|[1-9][0-9]*)/(?P<file>[^/]+)")
 """A key of an attempt. Rounds are padded with zeros, so that none is taken for an attempt."""
 _ROUND: Final = re.compile(r"rounds/([0-9]+)/")

@@ -1,4 +1,4 @@
-"""What the operator tells its metrics while it works. The layers below know this class only: `metrics` listens, or nobody does.
+"""What the operator tells its metrics while it works. The layers below know this class only: `metrics` listens, or nothing does.
 
 Each method may be called from any thread, and takes a part of a millisecond.
 """

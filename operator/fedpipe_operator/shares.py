@@ -1,6 +1,6 @@
 """The bound on a site's share of a round, so that no site decides it alone, whatever it says of its data.
 
-What exceeds the bound goes to the other sites in proportion to their shares, again and again until nobody exceeds it (water-filling). The
+What exceeds the bound goes to the other sites in proportion to their shares, again and again until none exceeds it (water-filling). The
 order of the shares stays, and every site below the bound has at least what it had. The same in each weight: over the sites that trained it.
 """
 

@@ -9,6 +9,7 @@ from typer.testing import CliRunner, Result
 
 from fedpipe_operator.cli import app_for, cluster_run, status
 from fedpipe_operator.cli.events import last_seen, line
+from fedpipe_operator.cli.logs import shown
 from fedpipe_operator.cluster.api import EVENTS, PODS, KubeContext
 from fedpipe_operator.errors import TransientError
 from fedpipe_operator.store import DirectoryStore
@@ -150,3 +151,22 @@ def test_a_line_of_a_log_has_its_task_round_and_site(world: KubeWorld, monkeypat
         "[train r2 north a1] ends",
     ]
     assert fedpipe("logs", "toy", "--round", "9").output.startswith("there are no such pods")
+
+
+IN_JSON = '{"timestamp": "2026-01-01T00:00:00.000Z", "severity": "error", "message": "it fails", "site": "north", "exception": "E\\nat f"}'
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        (IN_JSON, ["2026-01-01T00:00:00.000Z ERROR   it fails", "E", "at f"]),
+        ("a library prints\n\n" + IN_JSON[:-1], ["a library prints", IN_JSON[:-1]]),
+        ('{"a": 1}\n[1]\n"message"', ['{"a": 1}', "[1]", '"message"']),
+        ("[" * 100_000, ["[" * 8192]),
+        ('{"message": "\\u001b]0;hello\\u0007"}', ["\ufffd]0;hello\ufffd"]),
+        ("\x1b[2J\u202egnorw", ["\ufffd[2J\ufffdgnorw"]),
+    ],
+    ids=["JSON", "not JSON", "other JSON", "deep JSON", "a sequence in JSON", "a sequence"],
+)
+def test_a_log_is_shown_for_people_and_cannot_steer_their_terminal(log: str, expected: list[str]) -> None:
+    assert list(shown(log)) == expected

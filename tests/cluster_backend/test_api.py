@@ -41,7 +41,7 @@ class Connection(client.ApiClient):
 
     def call_api(self, method: str, url: str, header_params: Any = None, body: Any = None, *_: Any, _request_timeout: Any) -> Any:
         self.time_limits.append(_request_timeout)
-        self.requests.append((method, url.removeprefix("http://api"), body, header_params["Content-Type"]))
+        self.requests.append((method, url.removeprefix("http://api"), body, header_params.get("Content-Type", "")))
         if self.broken is not None:
             raise self.broken
         if self.pages:
@@ -79,6 +79,13 @@ def test_each_call_goes_where_the_api_wants_it() -> None:
         ("DELETE", f"{jobs}/one", {"propagationPolicy": "Foreground", "preconditions": {"uid": "1"}}, "application/json"),
         ("DELETE", f"{secrets}?labelSelector=a%3D1&propagationPolicy=Background", None, "application/json"),
     ]
+
+
+def test_a_log_is_read_to_a_limit_whatever_its_lines_hold() -> None:
+    connection = Connection(body=b"a line \xff")
+
+    assert Api(connection).log("wards", "toy-x", lines=7) == "a line \ufffd"
+    assert connection.requests[0][1] == "/api/v1/namespaces/wards/pods/toy-x/log?tailLines=7&limitBytes=1048576"
 
 
 def test_what_is_not_there_is_none_and_what_is_there_already_too() -> None:

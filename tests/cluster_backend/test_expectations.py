@@ -101,3 +101,19 @@ def test_a_job_that_was_withdrawn_was_never_there() -> None:
 
     assert known(expectations) == {}
     assert not expectations._by_group
+
+
+def test_a_job_that_may_have_been_created_takes_its_place_at_the_site_and_its_run_may_ask_for_it_again() -> None:
+    expectations = Expectations(Clock())
+    expectations.created(JOB)
+    expectations.unanswered(JOB)
+
+    assert expectations.of_run("default", "uid-1", {}) == {}
+    assert list(expectations.at_site("default", "site-a", {})) == [JOB.name]
+
+    expectations.created(JOB)
+    assert known(expectations) == {"toy-a0": JOB}
+
+    expectations.withdrawn(JOB)
+    assert known(expectations) == {}
+    assert not expectations._by_group

@@ -227,6 +227,48 @@ def test_a_leader_without_an_api_server_stops_acting_and_goes_on_if_nobody_took_
     assert elector.leadership.is_leader()
 
 
+def changes_something(leadership: Leadership) -> bool:
+    """Whether a call that changes something is let through."""
+    try:
+        with leadership.acting():
+            return True
+    except TransientError:
+        return False
+
+
+def test_a_leader_that_could_not_renew_for_longer_than_the_lease_first_sees_what_there_is() -> None:
+    clock, server, regained = Clock(), LeaseServer(), list[float]()
+    elector = an_elector(server, clock)
+    elector._on_regained = lambda: regained.append(clock.now)
+    assert elector.step()
+    assert changes_something(elector.leadership)
+    server.trouble = TransientError("ApiUnavailable", "no route to host")
+    clock.now += 90
+    assert elector.step()
+    server.trouble = None
+
+    assert elector.step()
+    assert regained == [1090.0]
+    assert (elector.leadership.is_leader(), changes_something(elector.leadership)) == (True, False)
+    clock.now += RENEW_SECONDS
+    assert elector.step()
+    assert regained == [1090.0], "a renewal in time is none"
+    assert not changes_something(elector.leadership)
+
+    elector.leadership.caught_up()
+
+    assert changes_something(elector.leadership)
+
+
+def test_a_renewal_in_time_keeps_a_leader_acting() -> None:
+    clock, server = Clock(), LeaseServer()
+    elector = an_elector(server, clock)
+    for _ in range(20):
+        assert elector.step()
+        assert changes_something(elector.leadership)
+        clock.now += HOLD_SECONDS - 1
+
+
 def test_a_leader_that_was_paused_acts_no_more_and_ends_if_another_replica_has_taken_over() -> None:
     clock, server = Clock(), LeaseServer()
     one, two = an_elector(server, clock, "one"), an_elector(server, clock, "two")
@@ -278,7 +320,7 @@ def test_a_right_that_is_missing_is_told_once_and_is_no_end(caplog: pytest.LogCa
 def test_the_thread_leads_and_ends_when_it_is_stopped() -> None:
     server, led = LeaseServer(), []
     elector = Elector(server, "fedpipe", "fedpipe", "one", Leadership())  # type: ignore[arg-type]
-    elector.start(on_leading=lambda: led.append(elector.leadership.is_leader()))
+    elector.start(lambda: led.append(elector.leadership.is_leader()), on_regained=lambda: None)
     assert elector._thread is not None
     while not led:
         elector._thread.join(0.01)
@@ -295,7 +337,7 @@ def test_the_thread_ends_the_process_when_the_lease_is_lost(monkeypatch: pytest.
     monkeypatch.setattr("fedpipe_operator.cluster.elector.POLL_SECONDS", 0.0)
     server, clock, lost = LeaseServer(), Clock(), list[str]()
     elector = Elector(server, "fedpipe", "fedpipe", "one", Leadership(clock), on_lost=lost.append)  # type: ignore[arg-type]
-    elector.start(on_leading=lambda: server._put({"spec": {"holderIdentity": "two"}}) and clock.__setattr__("now", 2000.0))
+    elector.start(lambda: server._put({"spec": {"holderIdentity": "two"}}) and clock.__setattr__("now", 2000.0), on_regained=lambda: None)
     assert elector._thread is not None
     elector._thread.join(20)
 

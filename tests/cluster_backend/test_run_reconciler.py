@@ -20,7 +20,7 @@ from fedpipe_operator.api.finetune import SecretReference
 from fedpipe_operator.api.meta import FINALIZER
 from fedpipe_operator.backend import JobState, TaskKind
 from fedpipe_operator.cluster import kube_job
-from fedpipe_operator.cluster.api import JOBS, RUNS, SECRETS
+from fedpipe_operator.cluster.api import JOBS, RUNS, SECRETS, Kind
 from fedpipe_operator.cluster.credentials import StoreConnection
 from fedpipe_operator.cluster.objects import is_ours
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
@@ -315,6 +315,50 @@ def test_two_runs_share_a_site_one_job_at_a_time(tmp_path: Path) -> None:
     assert "site-a waits for a free job slot, which toy uses" in world.condition("Progressing", "other")["message"]
 
     world.work("toy-profile-site-a-a0")
+    world.reconcile("other")
+
+    assert world.active_jobs() == ["other-profile-site-a-a0"]
+
+
+@pytest.mark.parametrize("was_made", [True, False], ids=["it was made", "it was not made"])
+def test_a_job_whose_creation_got_no_answer_keeps_its_place_until_the_watch_or_its_run_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, was_made: bool
+) -> None:
+    world = KubeWorld(tmp_path, a_run(1))
+    world.add(renamed(world.run, "other"))
+    create = world.api.create
+
+    def lose_the_answer(kind: Kind, namespace: str, body: dict[str, Any]) -> Any:
+        if kind is not JOBS:
+            return create(kind, namespace, body)
+        if was_made:
+            create(kind, namespace, body)
+        raise TransientError("ApiUnavailable", "read timed out")
+
+    monkeypatch.setattr(world.api, "create", lose_the_answer)
+    with pytest.raises(TransientError, match="read timed out"):
+        world.reconcile("toy")
+    monkeypatch.undo()
+    unknown = {key: one for key, one in world.api.objects.items() if key[0] == JOBS.plural}  # the watch is late
+    world.api.objects = {key: one for key, one in world.api.objects.items() if key not in unknown}
+    world.reconcile("other")
+    assert world.active_jobs() == []
+    assert "site-a waits for a free job slot, which toy uses" in world.condition("Progressing", "other")["message"]
+
+    world.api.objects |= unknown
+    world.reconcile("toy")
+    world.reconcile("other")
+
+    assert world.active_jobs() == ["toy-profile-site-a-a0"]
+
+
+def test_a_job_that_was_refused_for_now_leaves_its_place_to_others(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run(1))
+    world.add(renamed(world.run, "other"))
+    world.api.trouble["create jobs"] = TransientError("QuotaExceeded", "exceeded quota")
+    with pytest.raises(TransientError, match="exceeded quota"):
+        world.reconcile("toy")
+    del world.api.trouble["create jobs"]
     world.reconcile("other")
 
     assert world.active_jobs() == ["other-profile-site-a-a0"]

@@ -143,7 +143,7 @@ def test_what_cannot_work_is_a_sentence_at_install(given: Plain, sentence: str) 
 def test_a_monitor_that_no_connection_is_allowed_to_is_a_sentence_at_install() -> None:
     said = complaint({"metrics.podMonitor.enabled": True}, *MONITORING)
 
-    assert "metrics.podMonitor.enabled is true, and networkPolicy.metricsFrom names nobody who may connect to the metrics" in said
+    assert "metrics.podMonitor.enabled is true, and networkPolicy.metricsFrom names no pod that may connect to the metrics" in said
     assert of_kind(rendered({"metrics.podMonitor.enabled": True, "networkPolicy.enabled": False}, *MONITORING), "PodMonitor")
 
 

@@ -15,15 +15,15 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from charts import API_SERVER, CHART, Plain, helm, set_values
-from cluster_user import Kubectl, wait_until
+from charts import API_SERVER, CHART, helm, set_values
+from cluster_user import wait_until
 from fleet_namespace import SECRET, SHORT, FleetNamespace, OpenNamespace, store_endpoint
-from installed_operator import LABELS, Operator
+from installed_operator import Operator
 from observability import pictures
 from observability.answers import Source, ask
 from observability.dashboards import DASHBOARDS
 from observability.drawing import Answers
-from prometheus import discovery, prometheus
+from prometheus import prometheus_of_the_operator, wait_for_a_scrape
 from testcluster import outages
 from testcluster.layout import default_layout, node_named
 from testcluster.substitution import substituted
@@ -72,8 +72,7 @@ def watched(open_namespace: OpenNamespace, operator: Operator, tmp_path_factory:
     folder = tmp_path_factory.mktemp("prometheus")
     rules = alerts_that_fire_at_once(folder)
     with (
-        discovery(lambda: metrics_of_pods(operator.kubectl)) as targets,
-        prometheus(folder, [scrape_from(targets)], rules) as url,
+        prometheus_of_the_operator(folder, operator.kubectl, rules) as url,
         substituted(default_layout(), node_named("node-two"), os.environ["FEDPIPE_TRAINER_IMAGE"], TRAINER),
         open_namespace("e2e-prometheus") as namespace,
     ):
@@ -101,27 +100,14 @@ def alerts_that_fire_at_once(folder: Path) -> Path:
     return folder / "rules.yaml"
 
 
-def scrape_from(url: str) -> Plain:
-    """The targets that this discovery names: an operator that is replaced is found again. On a busy machine a scrape may take seconds."""
-    every = {"scrape_interval": "3s", "scrape_timeout": "3s"}
-    return every | {"job_name": "fedpipe", "honor_labels": True, "http_sd_configs": [{"url": url, "refresh_interval": "1s"}]}
-
-
-def metrics_of_pods(kubectl: Kubectl) -> list[str]:
-    """Where the pods of the release show their metrics; those that have no address yet are left out."""
-    pods = [pod for pod in kubectl.list("pods", LABELS) if pod["status"].get("podIP")]
-    ports = [(pod["status"]["podIP"], port) for pod in pods for one in pod["spec"]["containers"] for port in one.get("ports", ())]
-    return [f"{address}:{port['containerPort']}" for address, port in ports if port["name"] == "metrics"]
-
-
 def choices(namespace: FleetNamespace, run: str) -> dict[str, str]:
     return {"namespace": namespace.name, "run": run, "site": ".*", "job": ".*", "__rate_interval": "30s"}
 
 
 def answers_of(uid: str, source: Source) -> dict[str, Answers]:
     """What the dashboard's panels show, just after a scrape that succeeded."""
-    wait_until(lambda: ask(source.url, "query", query='up{job="fedpipe"} == 1'), "a scrape succeeds", seconds=60)
-    return {panel.title: source.answers(panel) for one in DASHBOARDS if one.uid == uid for panel in one.panels()}
+    wait_for_a_scrape(source.url)
+    return pictures.answers_of(uid, source)
 
 
 def complete_a_run_whose_boastful_site_is_refused(namespace: FleetNamespace, url: str) -> str:

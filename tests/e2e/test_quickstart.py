@@ -1,9 +1,16 @@
-"""The README's example on three pools with a small real model: from `kubectl apply` to an adapter that loads and improves the base."""
+"""The README's example on three pools with a small real model: from `kubectl apply` to an adapter that loads and improves the base.
 
+A Prometheus scrapes the operator meanwhile. With FEDPIPE_RECORD_SECONDS=FILE, the seconds of each phase are written into that file
+(`tools/first_dashboard.py`).
+"""
+
+import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
@@ -15,6 +22,11 @@ from crds import ROOT
 from fleet_namespace import FleetNamespace, store_credentials
 from health import is_met, kstatus
 from installed_operator import Operator
+from observability.answers import Source
+from observability.dashboards import DASHBOARDS
+from observability.drawing import draw
+from observability.pictures import answers_of
+from prometheus import prometheus_of_the_operator
 from readmes import blocks, follow
 
 from fedpipe_operator import names
@@ -39,6 +51,8 @@ SHORTER = {
     "maxSamples: 100": "maxSamples: 50",
 }
 """Two rounds instead of four and one bit width to measure, so that the run takes some minutes."""
+SECONDS = 900.0
+"""The time range of the panels."""
 POOLS = {"campus": "large", "office": "small", "cabin": "large"}
 
 
@@ -53,10 +67,21 @@ def quickstart(disposable_cluster: None, operator: Operator, tmp_path_factory: p
     for above in (folder.parent, folder):
         above.chmod(0o755)
     namespace = FleetNamespace(Kubectl(NAMESPACE), operator, folder)
-    namespace.open_empty()
-    follow_the_readme(edited_examples(folder / "examples"))
+    with phase("model, documents and claims"):
+        namespace.open_empty()
+        follow_the_readme(edited_examples(folder / "examples"))
     yield namespace
     namespace.close()
+
+
+@contextmanager
+def phase(name: str) -> Iterator[None]:
+    """Write the seconds of this context into the file that the environment names."""
+    start = time.monotonic()
+    yield
+    if file := os.environ.get("FEDPIPE_RECORD_SECONDS"):
+        with Path(file).open("a") as lines:
+            lines.write(json.dumps([name, round(time.monotonic() - start, 1)]) + "\n")
 
 
 def edited_examples(copy: Path) -> Path:
@@ -93,10 +118,27 @@ def follow_the_readme(examples: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(quickstart: FleetNamespace) -> Plain:
+def watched(quickstart: FleetNamespace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
+    """The dashboards' choices of this run, in a Prometheus that scrapes the operator."""
+    choices = {"namespace": NAMESPACE, "run": "quickstart", "site": ".*", "job": ".*", "__rate_interval": "30s"}
+    with prometheus_of_the_operator(tmp_path_factory.mktemp("prometheus"), quickstart.operator.kubectl) as url:
+        yield Source(url, choices, SECONDS)
+
+
+@pytest.fixture(scope="module")
+def finished(quickstart: FleetNamespace, watched: Source) -> Plain:
     """The run, once it is complete."""
     quickstart.kubectl("apply", "-f", str(quickstart.fleet / "examples/kubernetes"))
-    return quickstart.wait_until_complete("quickstart", seconds=900)
+    with phase("to the first dashboard that shows the run"):
+        quickstart.wait("the dashboard Fleet shows the run", lambda: f">{NAMESPACE}/quickstart<" in picture_of("fedpipe-fleet", watched))
+    with phase("from there to the run's end"):
+        return quickstart.wait_until_complete("quickstart", seconds=900)
+
+
+def picture_of(uid: str, source: Source) -> str:
+    """The dashboard as it is now."""
+    (one,) = (dashboard for dashboard in DASHBOARDS if dashboard.uid == uid)
+    return draw(one, answers_of(uid, source))
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +182,23 @@ def test_kubectl_describe_shows_each_sites_plan_with_its_reasons_the_rounds_and_
     assert all(plan["why"] for plan in finished["status"]["plans"])
     for word in ("the most that planning.bits allows", "Profiling", "RoundCompleted", "round 2: 3/3 updates", "RoundsCompleted"):
         assert word in described
+
+
+@pytest.mark.parametrize("uid", ["fedpipe-fleet", "fedpipe-run"])
+def test_every_panel_of_both_dashboards_has_data_of_the_run_unless_there_can_be_none(watched: Source, finished: Plain, uid: str) -> None:
+    assert finished
+    panels = [panel for one in DASHBOARDS if one.uid == uid for panel in one.panels()]
+    answers = answers_of(uid, watched)
+
+    assert [panel.title for panel in panels if not all(answers[panel.title]) and not panel.may_be_empty] == []
+
+
+def test_the_run_is_seen_in_the_pictures_of_both_dashboards(watched: Source, finished: Plain) -> None:
+    fleet, run = picture_of("fedpipe-fleet", watched), picture_of("fedpipe-run", watched)
+
+    assert f">{NAMESPACE}/quickstart<" in fleet
+    assert f">accuracy: {finished['status']['metric']['value']:.3g}<" in run
+    assert all(f">{site}" in run for site in POOLS)
 
 
 def test_every_site_trained_on_its_own_pool(quickstart: FleetNamespace, finished: Plain) -> None:

@@ -109,9 +109,10 @@ class StandInElector:
     seen: Seen | None = None
     problem: str = ""
     on_leading: Callable[[], object] | None = None
+    on_regained: Callable[[], object] | None = None
 
-    def start(self, on_leading: Callable[[], object]) -> None:
-        self.on_leading = on_leading
+    def start(self, on_leading: Callable[[], object], on_regained: Callable[[], object]) -> None:
+        self.on_leading, self.on_regained = on_leading, on_regained
         if self.leads_at_once:
             self.lead()
 
@@ -437,6 +438,42 @@ def test_a_replica_that_takes_over_first_sees_every_job_that_the_last_leader_mad
 
     assert missing == [(False, ([], []))]
     assert reconciled(controller) == (["mine", "other"], ["north", "south"])
+
+
+def test_a_replica_that_regains_the_lease_changes_nothing_until_its_cache_has_what_it_made_before() -> None:
+    made = NAMES | {"uid-job": "a job that the watch has not told of"}
+    acted = []
+
+    def acts(elector: StandInElector) -> bool:
+        try:
+            with elector.leadership.acting():
+                return True
+        except TransientError:
+            return False
+
+    async def scenario(controller: Controller, elector: StandInElector) -> None:
+        now = [100.0]
+        elector.leadership.clock = lambda: now[0]
+        controller.watch_requests.granted("jobs")
+        await asyncio.sleep(0)
+        elector.lead()
+        await until_reconciling(controller)
+        acted.append(acts(elector))
+        controller.live_objects.lists[:] = [made]  # type: ignore[attr-defined]
+        now[0] += 2000
+        assert elector.leadership.extend(now[0] + 1000)
+        assert elector.on_regained is not None
+        elector.on_regained()
+        await asyncio.sleep(0.5)
+        acted.append(acts(elector))
+        controller.live_objects.lists.append(NAMES)  # type: ignore[attr-defined]
+        async with asyncio.timeout(20):
+            while not acts(elector):  # noqa: ASYNC110 -- nothing else tells, as only a test wants it
+                await asyncio.sleep(0.01)
+
+    playing(scenario)
+
+    assert acted == [True, False]
 
 
 def test_a_reconcile_that_hangs_is_seen_by_the_liveness_probe(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def test_of_groups_with_as_much_under_way_the_one_that_waited_longest_comes_firs
     assert chosen([("a", 0.0), ("b", 1.0)], limit=1) == ["a"]
 
 
-def test_what_is_held_up_counts_for_its_own_group_only() -> None:
+def test_what_is_blocked_counts_for_its_own_group_only() -> None:
     held = [Running("a", NOW - 6.0)] * 4 + [Running("b", NOW - 6.0)] * 4
 
     assert chosen([("a", 0.0), ("b", 0.0), ("c", 1.0)], held) == ["c"]

@@ -29,3 +29,10 @@ def test_what_was_taken_does_not_change_with_the_cache() -> None:
     bodies.clear()
 
     assert len(fleet.runs) == 1
+
+
+def test_a_run_that_another_controller_manages_is_none_of_the_fleet() -> None:
+    specs = {"theirs": {"managedBy": "example.com/other"}, "ours": {"managedBy": "fedpipe.io/operator"}, "unnamed": {}}
+    bodies = {("wards", name): [a_body(name, spec=spec)] for name, spec in specs.items()}
+
+    assert [body["metadata"]["name"] for body in fleet_of(a_cache(run_bodies=bodies)).runs] == ["ours", "unnamed"]

@@ -1,6 +1,7 @@
 """The entry point: it waits for the API server where it can, exits where a person must act, and ends at once when the Lease is lost."""
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 
 import pytest
@@ -9,6 +10,7 @@ from stand_in_cluster import SETTINGS
 from fedpipe_operator import __main__ as entry
 from fedpipe_operator.cluster.api import Kind
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
+from fedpipe_operator.settings import Replica
 
 UNREACHABLE = TransientError("ApiUnavailable", "no route to host")
 
@@ -80,3 +82,12 @@ def test_a_process_that_lost_the_lease_ends_at_once_and_its_workers_with_it(
 
     assert noted == ["workers killed", "log written", "exit 1"]
     assert "the Lease has gone to two; a new process stands by" in caplog.text
+
+
+def test_what_was_just_done_to_jobs_is_remembered_by_a_clock_that_never_jumps(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("in_cluster", "for_leases", "_serve"):
+        monkeypatch.setattr(entry, name, lambda *_: None)
+
+    controller = entry.make_controller(SETTINGS, Replica("one", "fedpipe", "fedpipe"))
+
+    assert controller.runs.cluster.expectations.clock is time.monotonic

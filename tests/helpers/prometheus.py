@@ -16,7 +16,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
-from cluster_user import KubectlError, wait_until
+import yaml
+from cluster_user import Kubectl, KubectlError, wait_until
+from crds import ROOT
 from observability.answers import ask
 from testcluster.layout import default_layout
 from testcluster.packages import unpacked
@@ -85,6 +87,34 @@ def discovery(targets: Callable[[], list[str]]) -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
+
+
+@contextmanager
+def prometheus_of_the_operator(folder: Path, kubectl: Kubectl, rules: Path | None = None) -> Iterator[str]:
+    """A Prometheus that scrapes the operator's pods as the example's configuration says, which may be replaced while it does."""
+    example: dict[str, Any] = yaml.safe_load((ROOT / "examples/kubernetes/monitoring/prometheus.yaml").read_text())
+    (scrape,) = example["scrape_configs"]
+    (found,), (kept,) = scrape.pop("kubernetes_sd_configs"), scrape.pop("relabel_configs")
+    assert (kept["source_labels"], kept["action"]) == (["__meta_kubernetes_pod_container_port_name"], "keep")
+    label = found["selectors"][0]["label"]
+    every = {"scrape_interval": "3s", "scrape_timeout": "3s"}  # on a busy machine a scrape may take seconds
+    with (
+        discovery(lambda: _ports(kubectl, label, kept["regex"])) as targets,
+        prometheus(folder, [scrape | every | {"http_sd_configs": [{"url": targets, "refresh_interval": "1s"}]}], rules) as url,
+    ):
+        yield url
+
+
+def wait_for_a_scrape(url: str) -> None:
+    """Wait until the newest scrape of the operator succeeded: after one that failed, a panel of newest values has none."""
+    wait_until(lambda: ask(url, "query", query='up{job="fedpipe"} == 1'), "a scrape succeeds", seconds=60)
+
+
+def _ports(kubectl: Kubectl, label: str, name: str) -> list[str]:
+    """The ports of this name of the pods with this label; a pod that has no address yet is left out."""
+    pods = [pod for pod in kubectl.list("pods", label) if pod["status"].get("podIP")]
+    ports = [(pod["status"]["podIP"], port) for pod in pods for one in pod["spec"]["containers"] for port in one.get("ports", ())]
+    return [f"{address}:{port['containerPort']}" for address, port in ports if port["name"] == name]
 
 
 def _is_ready(url: str) -> bool:

@@ -51,6 +51,8 @@ class StandInApi:
     """What a call raises, by `verb plural`."""
     refused: set[str] = field(default_factory=set)
     """Sites whose Jobs a policy denies."""
+    unknown_fields: set[str] = field(default_factory=set)
+    """Of a status, as an API server with older CRDs knows it: they are dropped without an error."""
     version: int = 0
 
     def get(self, kind: Kind, namespace: str, name: str) -> Plain | None:
@@ -91,7 +93,8 @@ class StandInApi:
     def replace_status(self, kind: Kind, namespace: str, name: str, status: Plain) -> Plain | None:
         self._note("status", kind, name)
         known = self.objects.get((kind.plural, namespace, name))
-        return None if known is None else self._put(kind, namespace, name, known | {"status": status})
+        kept = {field: value for field, value in status.items() if field not in self.unknown_fields}
+        return None if known is None else self._put(kind, namespace, name, known | {"status": kept})
 
     def merge_status_of_job(self, name: str, status: Plain) -> None:
         """What the Job controller says of a Job."""

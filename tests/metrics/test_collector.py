@@ -4,11 +4,14 @@ import logging
 from typing import Any
 
 import pytest
+from cached_objects import a_cache
 from scrapes import ListenedFleet, a_site_body
 from stand_in_runs import a_run
 
+from fedpipe_operator.backend import Job, TaskKind
+from fedpipe_operator.cluster import KubeJob
 from fedpipe_operator.cluster.objects import NamespacedName
-from fedpipe_operator.handlers.fleet import Fleet, JobNumbers
+from fedpipe_operator.handlers.fleet import Fleet, JobNumbers, fleet_of
 from fedpipe_operator.handlers.workqueue import QueueLoad
 from fedpipe_operator.metrics.listener import Listener
 
@@ -83,6 +86,20 @@ def test_a_run_that_no_reconcile_has_seen_shows_what_its_object_says() -> None:
     assert scrape.by("metric", "run_metric") == {"loss": 0.5, "accuracy": 0.9}
     assert scrape.value("run_truncated_energy_ratio", namespace="default", run="toy") == 0.01
     assert scrape.by("status", "run_status_condition", condition="Progressing") == {"true": 1}
+
+
+def test_the_metrics_have_no_series_of_a_run_that_another_controller_manages_nor_of_a_job_at_a_site_of_another_operator() -> None:
+    theirs = a_run_body("theirs") | {"spec": {"managedBy": "example.com/other"}}
+    bodies = {("default", one["metadata"]["name"]): [one] for one in (theirs, a_run_body("ours"))}
+    jobs = {
+        ("default", "elsewhere"): [KubeJob("default", "x", "uid-x", Job("x-train-elsewhere", TaskKind.TRAIN, "elsewhere"), created_at=0.0)]
+    }
+    fleet = fleet_of(a_cache(run_bodies=bodies, site_bodies={("default", "ward"): [a_site_body("ward")]}, jobs_at_sites=jobs))
+
+    scrape = ListenedFleet(a_listener(), fleet).scrape()
+
+    assert {dict(labels).get("run") for _, labels in scrape.values} == {None, "ours"}
+    assert {dict(labels).get("site") for _, labels in scrape.values} == {None, "ward"}
 
 
 def test_a_run_without_a_status_is_shown_without_conditions() -> None:

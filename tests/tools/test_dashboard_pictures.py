@@ -36,6 +36,42 @@ def test_a_picture_shows_every_panel_by_its_title(one: Dashboard) -> None:
     assert [panel.title for panel in one.panels() if panel.title not in shown_texts] == []
 
 
+SVG = "{http://www.w3.org/2000/svg}"
+LETTER = 6.0
+"""The width of a letter of size 11 in the fonts of browsers, on average."""
+
+
+def outside(panel: ET.Element) -> list[str]:
+    """The texts of a panel that reach beyond its frame."""
+    frame = panel.find(f"{SVG}rect")
+    found = []
+    for text in panel.iter(f"{SVG}text") if frame is not None else ():
+        length = len(text.text or "") * LETTER * float(text.get("font-size", "11")) / 11
+        share = {"start": 0.0, "middle": 0.5, "end": 1.0}[text.get("text-anchor", "start")]
+        left = float(text.get("x", "0")) - length * share
+        if frame is not None and (left < 0 or left + length > float(frame.get("width", "0")) + 4):
+            found.append(text.text or "")
+    return found
+
+
+@pytest.mark.parametrize("one", DASHBOARDS, ids=lambda one: one.uid)
+def test_no_text_of_a_picture_reaches_into_another_panel(one: Dashboard) -> None:
+    picture = ET.fromstring(pictures.pictures()[pictures.FOLDER / f"{one.uid}.svg"])  # noqa: S314 -- our own
+
+    assert [text for panel in picture.iter(f"{SVG}g") for text in outside(panel)] == []
+
+
+def test_names_that_are_too_long_for_a_panel_are_cut_and_a_long_reason_has_several_lines() -> None:
+    series = [Series({"site": "a-site-" * 40}, ((0.0, 1.5),))]
+    bars, lines, table = (draw(one_panel(kind, Query("x", "{{site}}")), {"It": [series]}) for kind in (Kind.BARS, Kind.LINES, Kind.TABLE))
+    empty = draw(one_panel(Kind.BARS, Query("x", "x"), may_be_empty="no reason " * 30), {"It": [[]]})
+
+    for picture in (bars, lines, table, empty):
+        assert [text for panel in ET.fromstring(picture).iter(f"{SVG}g") for text in outside(panel)] == []  # noqa: S314 -- our own
+    assert all("a-site-a-site" in picture and "…" in picture for picture in (bars, lines, table))
+    assert len(texts(empty)) > 4
+
+
 def test_of_a_level_line_only_the_ends_are_stored(tmp_path: Path) -> None:
     values = [1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0]
     series = Series({"site": "a"}, tuple((float(at), value) for at, value in enumerate(values)))

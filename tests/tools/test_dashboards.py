@@ -3,10 +3,13 @@
 import json
 import re
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Final
 
+import dashboards
 import pytest
 from grafana_foundation_sdk.models import units
+from observability import answers
 from observability.answers import expanded
 from observability.dashboards import DASHBOARDS, FOLDER, as_json
 from observability.model import Dashboard, Kind
@@ -109,3 +112,27 @@ def test_every_panel_asks_the_chosen_data_source_and_says_when_it_has_no_data(on
     assert {panel["datasource"]["uid"] for panel in panels} == {"${datasource}"}
     assert all(panel["fieldConfig"]["defaults"]["noValue"].startswith("No data") for panel in panels)
     assert [panel["targets"][0]["instant"] for panel in panels] == [panel.kind is not Kind.LINES for panel in one.panels()]
+
+
+def test_a_snapshot_is_a_picture_of_each_dashboard_with_the_chosen_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def ask(url: str, what: str, **arguments: str | float) -> list[dict[str, Any]]:
+        asked.append(f"{url} {arguments['query']}")
+        point = [1000.0, "0.5"]
+        return [{"metric": {"namespace": "wards", "run": "triage"}, **({"values": [point]} if what == "query_range" else {"value": point})}]
+
+    monkeypatch.setattr(answers, "ask", ask)
+
+    dashboards.main(["snapshot", "http://prometheus:9090", "wards", "triage", str(tmp_path / "new")])
+
+    pictures = {path.name: path.read_text() for path in (tmp_path / "new").iterdir()}
+    assert pictures.keys() == {f"{one.uid}.svg" for one in DASHBOARDS}
+    assert ">wards/triage<" in pictures["fedpipe-fleet.svg"]
+    assert all(one.startswith("http://prometheus:9090 ") for one in asked)
+    assert any('run=~"triage"' in one or 'run="triage"' in one for one in asked)
+
+
+def test_a_wrong_command_prints_how_it_is_used() -> None:
+    with pytest.raises(SystemExit, match=r"dashboards\.py write"):
+        dashboards.main(["snapshot", "http://prometheus:9090"])

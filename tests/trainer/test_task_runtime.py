@@ -92,7 +92,9 @@ def test_progress_is_written(tmp_path: Path) -> None:
 def test_environment_variables_are_optional() -> None:
     assert read({"XDG_CACHE_HOME": "/c"}) == Settings(cache=Path("/c/fedpipe"))
     limits = {"FEDPIPE_MEMORY_LIMIT_BYTES": "1000", "FEDPIPE_ACTIVATION_CACHE_BYTES": "9"}
-    assert read({"FEDPIPE_CACHE": "/d", "FEDPIPE_ACCELERATOR": "gpu", **limits}) == Settings(Path("/d"), 1000, 9, "gpu")
+    assert read({"FEDPIPE_CACHE": "/d", "FEDPIPE_ACCELERATOR": "gpu", "FEDPIPE_LOG_FORMAT": "json", **limits}) == Settings(
+        Path("/d"), 1000, 9, "gpu", "json"
+    )
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "2GiB", "1e9"])

@@ -19,10 +19,12 @@ Answers = Sequence[Sequence[Series]]
 _COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""
 _COLUMN, _LINE, _PAD, _TEXT = 50, 34, 8, 14
+_LETTER: Final = 6.4
+"""The width of a letter; few fonts have wider ones at this size."""
 _LEGEND_ROWS: Final = 4
+_NAMES_OF_BARS: Final = 0.6
+"""The share of a panel's width that they may take."""
 _TICKS: Final = 3
-_CHARACTER: Final = 5.6
-"""The mean width of a character of size 11."""
 _GREY, _LIGHT = "#666666", "#dddddd"
 
 
@@ -51,9 +53,10 @@ def draw(one: Dashboard, answers: Mapping[str, Answers]) -> str:
 
 def _body(panel: Panel, answers: Answers, width: int, height: int) -> Iterator[str]:
     if not any(answers):
-        words = f"No data: {panel.may_be_empty}" if panel.may_be_empty else "No data"
-        for index, line in enumerate(textwrap.wrap(words, int(width / _CHARACTER) - 6)):
-            yield _text(width / 2, height / 2 + _TEXT * index, line, text_anchor="middle", fill=_GREY)
+        lines = textwrap.wrap(f"No data: {panel.may_be_empty}" if panel.may_be_empty else "No data", int((width - 2 * _PAD) / _LETTER))
+        for index, line in enumerate(lines):
+            y = height / 2 + _TEXT * (index - (len(lines) - 1) / 2)
+            yield _text(width / 2, y, line, text_anchor="middle", fill=_GREY)
         return
     match panel.kind:
         case Kind.LINES:
@@ -82,18 +85,20 @@ def _legend(template: str, labels: Mapping[str, str]) -> str:
 def _lines(panel: Panel, answers: Answers, width: int, height: int) -> Iterator[str]:
     named = _named(panel, answers)
     rows = min(len(named), _LEGEND_ROWS)
-    left, right, top, bottom = 70, width - 20, 30, height - 30 - _TEXT * rows
     values = [value for _, one in named for _, value in one.points] + [step.value for step in panel.thresholds] + [0.0]
     highest, end = max(values) or 1.0, max(at for _, one in named for at, _ in one.points) or 1.0
+    scale = [shown(highest * tick / _TICKS, panel.unit) for tick in range(_TICKS + 1)]
+    left, right, top, bottom = 2 * _PAD + max(map(_width, scale)), width - 14, 30, height - 30 - _TEXT * rows
 
     def place(at: float, value: float) -> str:
         return f"{left + (right - left) * at / end:.1f},{bottom - (bottom - top) * value / highest:.1f}"
 
     for tick in range(_TICKS + 1):
         y = bottom - (bottom - top) * tick / _TICKS
-        yield f'<line x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}" stroke="{_LIGHT}"/>'
-        yield _text(left - 5, y + 4, shown(highest * tick / _TICKS, panel.unit), text_anchor="end", fill=_GREY)
-        yield _text(left + (right - left) * tick / _TICKS, bottom + 13, f"{end * tick / _TICKS:.0f} s", text_anchor="middle", fill=_GREY)
+        yield f'<line x1="{left:.0f}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}" stroke="{_LIGHT}"/>'
+        yield _text(left - 5, y + 4, scale[tick], text_anchor="end", fill=_GREY)
+        anchor = "end" if tick == _TICKS else "middle"
+        yield _text(left + (right - left) * tick / _TICKS, bottom + 13, f"{end * tick / _TICKS:.0f} s", text_anchor=anchor, fill=_GREY)
     for step in panel.thresholds:
         yield f'<polyline points="{place(0, step.value)} {place(end, step.value)}" stroke="{step.colour}" stroke-dasharray="4"/>'
     for index, (name, one) in enumerate(named):
@@ -104,7 +109,8 @@ def _lines(panel: Panel, answers: Answers, width: int, height: int) -> Iterator[
             more = f" (and {len(named) - rows} more)" if index == rows - 1 and len(named) > rows else ""
             y = bottom + 28 + _TEXT * index
             yield f'<rect x="{_PAD}" y="{y - 5}" width="14" height="3" fill="{colour}"/>'
-            yield _text(_PAD + 20, y, f"{name}: {shown(one.points[-1][1], panel.unit)}{more}")
+            value = f": {shown(one.points[-1][1], panel.unit)}{more}"
+            yield _text(_PAD + 20, y, _cut(name, width - 2 * _PAD - 20 - _width(value)) + value)
 
 
 def _values(panel: Panel, answers: Answers, width: int, height: int) -> Iterator[str]:
@@ -118,14 +124,14 @@ def _values(panel: Panel, answers: Answers, width: int, height: int) -> Iterator
 
 
 def _bars(panel: Panel, answers: Answers, width: int, height: int) -> Iterator[str]:
-    """Each bar below its name."""
-    named = _named(panel, answers)[: (height - 36) // 32]
+    named = _named(panel, answers)[: (height - 36) // 20]
     highest = max(one.points[-1][1] for _, one in named) or 1.0
+    left = min(width * _NAMES_OF_BARS, 2 * _PAD + max(_width(name) for name, _ in named))
     for index, (name, one) in enumerate(named):
-        y, value = 30 + 32 * index, one.points[-1][1]
-        yield _text(_PAD, y + 11, name)
-        yield f'<rect x="{_PAD}" y="{y + 15}" width="{(width - _PAD - 90) * value / highest:.1f}" height="10" fill="{_COLOURS[0]}"/>'
-        yield _text(width - 12, y + 24, shown(value, panel.unit), text_anchor="end")
+        y, value = 34 + 20 * index, one.points[-1][1]
+        yield _text(left - 6, y + 11, _cut(name, left - 6 - _PAD), text_anchor="end")
+        yield f'<rect x="{left:.0f}" y="{y}" width="{(width - left - 70) * value / highest:.1f}" height="14" fill="{_COLOURS[0]}"/>'
+        yield _text(width - 12, y + 11, shown(value, panel.unit), text_anchor="end")
 
 
 def _table(panel: Panel, answers: Answers, width: int, height: int) -> Iterator[str]:
@@ -137,16 +143,22 @@ def _table(panel: Panel, answers: Answers, width: int, height: int) -> Iterator[
             row[column] = shown(one.points[-1][1], panel.unit)
     lines = [[*keys, *(query.legend for query in panel.queries)]]
     lines += [[*labels, *(cells.get(column, "") for column in range(len(answers)))] for labels, cells in sorted(rows.items())]
-    lefts = _lefts(lines, width)
-    for index, (line, weight) in enumerate(zip_longest(lines[: (height - 30) // 16], ["bold"], fillvalue="normal")):
-        for left, cell in zip(lefts, line, strict=True):
-            yield _text(left, 36 + 16 * index, cell, font_weight=str(weight))
+    shown_lines = lines[: (height - 30) // 16]
+    widths = [2 * _PAD + max(_width(line[column]) for line in shown_lines) for column in range(len(lines[0]))]
+    share = min(1.0, (width - _PAD) / sum(widths))
+    starts = [_PAD + share * sum(widths[:column]) for column in range(len(widths))]
+    for index, (line, weight) in enumerate(zip_longest(shown_lines, ["bold"], fillvalue="normal")):
+        for start, cell, space in zip(starts, line, widths, strict=True):
+            yield _text(start, 36 + 16 * index, _cut(cell, share * space - _PAD / 2), font_weight=str(weight))
 
 
-def _lefts(lines: Sequence[Sequence[str]], width: int) -> list[float]:
-    """Where each column of a table begins: as wide as its longest cell needs, and what is left over shared."""
-    needed = [max(len(cell) for cell in column) + 2 for column in zip(*lines, strict=True)]
-    return [_PAD + (width - _PAD) * sum(needed[:index]) / sum(needed) for index in range(len(needed))]
+def _width(text: str) -> float:
+    return _LETTER * len(text)
+
+
+def _cut(text: str, width: float) -> str:
+    """As much of the text as has this width."""
+    return text if _width(text) <= width else text[: max(0, int(width / _LETTER) - 1)] + "…"
 
 
 def _text(x: float, y: float, text: str, **style: str) -> str:

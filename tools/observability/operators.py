@@ -22,7 +22,7 @@ _REPLICAS: Final = Row(
     (
         Panel(
             "Operators that reconcile",
-            "1 for each release. None: nobody starts Jobs or commits rounds. More than one for a release is a fault.",
+            "1 for each release. None: no Job is started and no round committed. More than one for a release is a fault.",
             units.Short,
             (Query(f"sum(fedpipe_leader{{{_JOB}}}) or vector(0)", "reconciling"),),
             Kind.VALUES,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from observability.answers import Series
+from observability.answers import Series, Source
 from observability.dashboards import DASHBOARDS
 from observability.drawing import Answers, draw
 
@@ -28,6 +28,16 @@ def pictures(file: Path = ANSWERS) -> dict[Path, str]:
     """Each picture's file and its content, from the stored answers."""
     stored = json.loads(file.read_text(encoding="utf-8"))
     return {FOLDER / f"{one.uid}.svg": draw(one, _answers(stored[one.uid])) for one in DASHBOARDS}
+
+
+def answers_of(uid: str, source: Source) -> dict[str, Answers]:
+    """What a Prometheus answers now to the panels of this dashboard, by their titles."""
+    return {panel.title: source.answers(panel) for one in DASHBOARDS if one.uid == uid for panel in one.panels()}
+
+
+def snapshot(source: Source) -> dict[str, str]:
+    """The picture of each dashboard as it is now, by the dashboard's uid."""
+    return {one.uid: draw(one, answers_of(one.uid, source)) for one in DASHBOARDS}
 
 
 def _plain(series: Series) -> list[Any]:

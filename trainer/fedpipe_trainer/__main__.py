@@ -1,16 +1,17 @@
 """The trainer's command line: `python -m fedpipe_trainer TASK.json` performs one task; `--serve` performs several.
 
-For one task, progress goes to standard output and the log to standard error. The exit status is a `contract.ExitCode`.
+For one task, progress goes to standard output and the log to standard error; with `FEDPIPE_LOG_FORMAT=json` progress is in the log. The
+exit status is a `contract.ExitCode`.
 """
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from fedpipe_trainer import logs
 from fedpipe_trainer import settings as environment
 from fedpipe_trainer.contract import ExitCode
 from fedpipe_trainer.process import StopRequest, json_line_writer, reserve_stdout
@@ -41,26 +42,20 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     mode.add_argument("task", nargs="?", type=Path, help="path of a task file (JSON)")
     mode.add_argument("--serve", action="store_true", help="perform the task files whose paths are read from standard input, one per line")
     options = parser.parse_args(arguments)
-    _prepare_libraries()
+    for name, value in _LIBRARY_DEFAULTS.items():
+        os.environ.setdefault(name, value)
     try:
         settings = environment.read(os.environ)
     except ValueError as error:
         parser.error(str(error))
+    logs.configure(settings.log_format)
     stop = StopRequest()
     stop.handle_signals()
     write_line = json_line_writer(reserve_stdout(), on_broken_pipe=stop.request)
     if options.serve:
         return serve(sys.stdin, settings=settings, write_line=write_line, stop=stop)
-    return perform(options.task, settings=settings, write_progress=write_line, stop_requested=lambda: stop.requested)
-
-
-def _prepare_libraries() -> None:
-    for name, value in _LIBRARY_DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.captureWarnings(capture=True)
-    # int8 layers log a line per call when their input is bf16.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    report = logs.ProgressLog().write if settings.log_format == "json" else write_line
+    return perform(options.task, settings=settings, write_progress=report, stop_requested=lambda: stop.requested)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ class ActivationStore:
         self._is_held: dict[str, bool] = {}
         """By name of a value that was read: whether it is kept now."""
         self._lock: int | None = None
-        # On a volume that cannot be written, nobody removes anything; on a full one, there may be room for the lock later.
+        # On a volume that cannot be written, no process removes anything; on a full one, there may be room for the lock later.
         with suppress(OSError):
             self._root.mkdir(parents=True, exist_ok=True)
             with _locked(self._root):

@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
+
+LogFormat = Literal["json", "plain"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,8 @@ class Settings:
     """Bytes of activations that `cache` may hold (FEDPIPE_ACTIVATION_CACHE_BYTES). None: half of the free space of its volume."""
     accelerator: str = ""
     """The resource by which the pod claims an accelerator, such as `nvidia.com/gpu` (FEDPIPE_ACCELERATOR); empty: it claims none."""
+    log_format: LogFormat = "plain"
+    """`json` in pods, whose logs are collected with the operator's (FEDPIPE_LOG_FORMAT)."""
 
 
 def read(environ: Mapping[str, str]) -> Settings:
@@ -31,6 +36,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         memory_limit_bytes=_bytes(environ, "FEDPIPE_MEMORY_LIMIT_BYTES"),
         activation_cache_bytes=_bytes(environ, "FEDPIPE_ACTIVATION_CACHE_BYTES"),
         accelerator=environ.get("FEDPIPE_ACCELERATOR", ""),
+        log_format=_log_format(environ.get("FEDPIPE_LOG_FORMAT") or Settings.log_format),
     )
 
 
@@ -41,3 +47,11 @@ def _bytes(environ: Mapping[str, str], name: str) -> int | None:
     if not text.isdecimal() or int(text) == 0:
         raise ValueError(f"{name} is {text!r}: set it to a whole number of bytes above 0, or leave it unset")
     return int(text)
+
+
+def _log_format(text: str) -> LogFormat:
+    for one in get_args(LogFormat):
+        if text == one:
+            found: LogFormat = one
+            return found
+    raise ValueError(f"FEDPIPE_LOG_FORMAT is {text!r}: set it to json or plain, or leave it unset, for plain")

@@ -34,6 +34,7 @@ from fedpipe_trainer.contract import (
 )
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.failures import failure_of
+from fedpipe_trainer.logs import about
 from fedpipe_trainer.progress import ProgressUploads
 from fedpipe_trainer.settings import Settings
 from fedpipe_trainer.task_runtime import AnyTask, TaskRuntime
@@ -74,7 +75,7 @@ def perform(
     except TaskFailed as error:
         _LOG.error("%s", error.message)
         return error.reason.exit_code
-    with TemporaryDirectory(prefix="fedpipe-") as folder:
+    with about(task), TemporaryDirectory(prefix="fedpipe-") as folder:
         uploads = ProgressUploads(task, Path(folder))
 
         def report(progress: Progress) -> None:

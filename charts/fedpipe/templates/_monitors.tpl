@@ -4,7 +4,7 @@
 {{- define "fedpipe.requireMonitoring" -}}
 {{- $root := index . 0 }}{{ $path := printf "metrics.%s.enabled" (index . 1) }}
 {{- if not ($root.Capabilities.APIVersions.Has "monitoring.coreos.com/v1") }}{{ fail (printf "%s is true, and the cluster has no monitoring.coreos.com/v1: install the Prometheus operator's CRDs first, or set it to false; where Helm is not connected to the cluster (helm template, a GitOps tool), pass --api-versions monitoring.coreos.com/v1" $path) }}{{ end }}
-{{- if and $root.Values.networkPolicy.enabled (not $root.Values.networkPolicy.metricsFrom) }}{{ fail (printf "%s is true, and networkPolicy.metricsFrom names nobody who may connect to the metrics: set it to Prometheus, such as [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]" $path) }}{{ end }}
+{{- if and $root.Values.networkPolicy.enabled (not $root.Values.networkPolicy.metricsFrom) }}{{ fail (printf "%s is true, and networkPolicy.metricsFrom names no pod that may connect to the metrics: set it to Prometheus, such as [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]" $path) }}{{ end }}
 {{- end }}
 
 {{/* Labels and annotations. Arguments: the chart's context, the monitor's values. */}}

@@ -1,11 +1,13 @@
 """`fedpipe logs`: the logs of a run's pods on a cluster, each line with its task, round and site."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from fedpipe_operator.admission import clean_message
 from fedpipe_operator.api.meta import LABEL_ATTEMPT, LABEL_ROUND, LABEL_RUN_UID, LABEL_SITE, LABEL_TASK
 from fedpipe_operator.cli.cluster_run import Context, Name, Namespace, find_run
 from fedpipe_operator.cli.local_run import exit_on_errors
@@ -32,7 +34,7 @@ def command(
         pods = sorted(run.api.find(PODS, run.namespace, labels=wanted), key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
         for pod in pods:
             log = run.api.log(run.namespace, pod["metadata"]["name"], lines=tail)
-            for line in log.splitlines():
+            for line in shown(log):
                 typer.echo(f"{prefix(pod)} {line}")
     if not pods:
         console.print("there are no such pods: they have not started, or their Jobs have been deleted (jobTtlSeconds)")
@@ -44,3 +46,25 @@ def prefix(pod: Body) -> str:
     round_ = labels.get(LABEL_ROUND, "0")
     parts = (labels.get(LABEL_TASK), "" if round_ == "0" else f"r{round_}", labels.get(LABEL_SITE), f"a{labels.get(LABEL_ATTEMPT, '0')}")
     return f"[{' '.join(part for part in parts if part)}]"
+
+
+def shown(log: str) -> Iterator[str]:
+    """A pod's log as people read it: of a line in JSON the time, the severity and the message.
+
+    A site wrote it, so nothing that steers a terminal is shown.
+    """
+    for line in log.split("\n"):
+        for part in _parts(line):
+            if part:
+                yield clean_message(part)
+
+
+def _parts(line: str) -> list[str]:
+    try:
+        document = json.loads(line)
+    except (ValueError, RecursionError):
+        return [line]
+    if not isinstance(document, dict) or "message" not in document:
+        return [line]
+    about = f"{document.get('timestamp', '')} {str(document.get('severity', '')).upper():<7} {document['message']}"
+    return [about.strip(), *str(document.get("exception", "")).split("\n")]

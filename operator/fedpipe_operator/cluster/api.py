@@ -30,6 +30,7 @@ _BAD: Final = 400
 _JSON: Final = "application/json"
 _METADATA: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _PAGE: Final = 500
+_MOST_LOG_BYTES: Final = 2**20
 _WITHOUT_NAME: Final = {"GET": "list", "DELETE": "deletecollection"}
 _FROM_WATCH_CACHE: Final = {"resourceVersion": "0"}
 _USERS_ADVICE: Final = "your user lacks this right: ask an admin of the namespace for a role that has it"
@@ -124,8 +125,8 @@ class Api:
             query["continue"] = token
 
     def log(self, namespace: str, pod: str, *, lines: int) -> str:
-        """The last lines of a pod's log; empty if the pod or its log is gone."""
-        query = {"tailLines": str(lines)}
+        """The last lines of a pod's log, of which at most the first MiB; empty if the pod or its log is gone."""
+        query = {"tailLines": str(lines), "limitBytes": str(_MOST_LOG_BYTES)}
         found = self._request("GET", PODS, namespace, pod, "log", body=None, query=query, headers={"Accept": "*/*"}, absent={404})
         return (found or b"").decode(errors="replace")
 

@@ -13,6 +13,8 @@ _QUOTA: Final = "exceeded quota"
 _DENIED: Final = re.compile(r"denied (the )?request")
 """By an admission webhook or policy, not by a missing right."""
 REFUSED: Final = "ApiRefused"
+UNAVAILABLE: Final = "ApiUnavailable"
+"""There was no answer, or that of a server which does not know either what became of the request."""
 NAMESPACE_TERMINATING: Final = "NamespaceTerminating"
 _TERMINATING: Final = "because it is being terminated"
 
@@ -27,13 +29,13 @@ def error_of_response(status: int, body: bytes, request: str, advice: str) -> Fe
     if status in _FORBIDDEN and not _DENIED.search(message):
         return UserError("ApiForbidden", f"{request}: {message}; {advice}")
     if status in _TRANSIENT:
-        return TransientError("ApiConflict" if status == _CONFLICT else "ApiUnavailable", f"{request}: {message} (HTTP {status})")
+        return TransientError("ApiConflict" if status == _CONFLICT else UNAVAILABLE, f"{request}: {message} (HTTP {status})")
     return UserError(REFUSED, f"{request}: {message} (HTTP {status}); correct what it names")
 
 
 def error_without_response(error: Exception, request: str) -> TransientError:
     """The error for a request that got no response."""
-    return TransientError("ApiUnavailable", f"{request}: {error}")
+    return TransientError(UNAVAILABLE, f"{request}: {error}")
 
 
 def _message(body: bytes) -> str:

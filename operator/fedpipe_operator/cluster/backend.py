@@ -9,7 +9,7 @@ from fedpipe_operator.api import EdgeSite, Reason, parse_duration
 from fedpipe_operator.api.meta import ANNOTATION_MESSAGE, ANNOTATION_REASON
 from fedpipe_operator.backend import Job, JobResources, JobState, JobStatus, TaskKind
 from fedpipe_operator.cluster.api import JOBS, SECRETS, Api
-from fedpipe_operator.cluster.api_errors import REFUSED
+from fedpipe_operator.cluster.api_errors import REFUSED, UNAVAILABLE
 from fedpipe_operator.cluster.expectations import Expectations
 from fedpipe_operator.cluster.objects import KubeJob, is_owned_by, kube_job
 from fedpipe_operator.cluster.pod_diagnostics import UNSCHEDULABLE, PodDiagnostics, PodWaiting
@@ -25,6 +25,10 @@ FINAL: Final = frozenset({"NoNode", "CapacityTooLarge", "VolumeMissing"})
 """Reasons why a pod cannot start that another attempt would meet again."""
 
 _OF_THE_SITE: Final = frozenset({REFUSED, Reason.PRIORITY_CLASS_NOT_ALLOWED})
+
+
+class _UnansweredError(TransientError):
+    """A Job was asked for, and no answer says whether it was made."""
 
 
 class RefusedJob(NamedTuple):
@@ -98,6 +102,9 @@ class ClusterBackend:
         if self._take_slot(expected):
             try:
                 self._create(job, task_json, resources)
+            except _UnansweredError:
+                self.cluster.expectations.unanswered(expected)
+                raise
             except BaseException as error:
                 self.cluster.expectations.withdrawn(expected)
                 if not (isinstance(error, UserError) and error.reason in _OF_THE_SITE and job.site):
@@ -116,7 +123,8 @@ class ClusterBackend:
         """What a job of this site would wait for; None while the site has a free job slot."""
         watched = {job.name: job for job in self.at_sites.get(site.name, ())}
         known = self.cluster.expectations.at_site(self._namespace, site.name, watched)
-        active = sorted(job.run for job in known.values() if job.is_active)
+        # Of the run's own, one without a uid is one that may not have been created: it is asked for again.
+        active = sorted(job.run for job in known.values() if job.is_active and (job.uid or job.run_uid != self._uid))
         if len(active) < site.spec.max_concurrent_jobs:
             return None
         others = sorted({run for run in active if run != self.run.name})
@@ -176,7 +184,10 @@ class ClusterBackend:
         self._create_secret(task_secret(self.run, job, task_json, self.environment))
         name = body["metadata"]["name"]
         # If it exists already, an operator before this one made it, and the watch does not know it yet.
-        created = api.create(JOBS, self._namespace, body) or api.get(JOBS, self._namespace, name)
+        try:
+            created = api.create(JOBS, self._namespace, body) or api.get(JOBS, self._namespace, name)
+        except TransientError as error:
+            raise (_UnansweredError if error.reason == UNAVAILABLE else TransientError)(error.reason, error.message) from error
         made = kube_job(created) if created is not None else None
         if made is None or made.run_uid != self._uid:
             raise self._name_taken("Job", name)

@@ -49,16 +49,18 @@ class Elector:
     problem: str = ""
     """Why the last look or renewal failed; empty if it succeeded."""
     _on_leading: Callable[[], object] = lambda: None
+    _on_regained: Callable[[], object] = lambda: None
     _thread: threading.Thread | None = None
     _stopping: threading.Event = field(default_factory=threading.Event)
 
-    def start(self, on_leading: Callable[[], object]) -> None:
+    def start(self, on_leading: Callable[[], object], on_regained: Callable[[], object]) -> None:
         """Stand for leadership from now on, in a thread of its own: a busy event loop delays no renewal.
 
         Args:
             on_leading: called once, from that thread.
+            on_regained: called from it whenever the Lease is renewed after its time, so that `Leadership.caught_up` is called in the end.
         """
-        self._on_leading = on_leading
+        self._on_leading, self._on_regained = on_leading, on_regained
         self._thread = threading.Thread(target=self._run, name="elector", daemon=True)
         self._thread.start()
 
@@ -76,7 +78,7 @@ class Elector:
             _LOG.warning("the Lease %s/%s could not be released and ends by itself: %s", self.namespace, self.name, error)
 
     def has_ended(self) -> bool:
-        """Whether the thread has ended, so that nobody stands for leadership or renews it any more."""
+        """Whether the thread has ended, so that this replica neither stands for leadership nor renews it any more."""
         return self._thread is not None and not self._thread.is_alive() and not self._stopping.is_set()
 
     def step(self) -> bool:
@@ -98,7 +100,7 @@ class Elector:
             if not self.step():
                 self.leadership.give_up()
                 self.on_lost(
-                    f"the Lease {self.namespace}/{self.name} has gone to {self._holder() or 'nobody'}, and this replica must not act"
+                    f"the Lease {self.namespace}/{self.name} has gone to {self._holder() or 'no replica'}, and this replica must not act"
                 )
                 return
             self._stopping.wait(POLL_SECONDS)
@@ -136,7 +138,9 @@ class Elector:
             return
         is_first = self.leadership.until is None
         self.seen = Seen(lease_of(written), asked_at, self.leadership.clock())
-        self.leadership.extend(asked_at + HOLD_SECONDS)
+        if self.leadership.extend(asked_at + HOLD_SECONDS):
+            _LOG.info("leading again: %s still holds the Lease %s/%s", self.identity, self.namespace, self.name)
+            self._on_regained()
         if is_first:
             _LOG.info("leading: %s holds the Lease %s/%s", self.identity, self.namespace, self.name)
             self._on_leading()

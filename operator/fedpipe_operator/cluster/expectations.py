@@ -1,7 +1,7 @@
 """Expectations: what the operator has just done to Jobs, until the watch reports it, so that no reconcile acts on a stale cache."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -18,6 +18,7 @@ class Expectations:
     """Jobs that the operator created, gave up or deleted a moment ago. Thread-safe."""
 
     clock: Callable[[], float]
+    """Seconds of a clock that never jumps: a Job must not be forgotten before the watch tells of it, nor remembered for an hour."""
     _jobs: dict[_Name, tuple[float, KubeJob]] = field(default_factory=dict)
     """Oldest first."""
     _by_group: dict[_Name, dict[_Name, KubeJob]] = field(default_factory=dict)
@@ -27,6 +28,10 @@ class Expectations:
     def created(self, job: KubeJob) -> None:
         """The Job was created; the watch does not know it yet."""
         self._record(job)
+
+    def unanswered(self, job: KubeJob) -> None:
+        """Nobody knows whether the Job was created: it takes its site's place, and its run may ask for it again."""
+        self._record(job, groups=_groups(job)[1:])
 
     def withdrawn(self, job: KubeJob) -> None:
         """The Job could not be created after all."""
@@ -59,13 +64,13 @@ class Expectations:
                 jobs[name_of(job)] = job
         return jobs
 
-    def _record(self, job: KubeJob) -> None:
+    def _record(self, job: KubeJob, groups: Sequence[_Name] | None = None) -> None:
         name = (job.namespace, job.name)
         with self._lock:
             self._drop_old()
             self._drop(name)
             self._jobs[name] = self.clock(), job
-            for group in _groups(job):
+            for group in _groups(job) if groups is None else groups:
                 self._by_group.setdefault(group, {})[name] = job
 
     def _drop_old(self) -> None:
@@ -77,8 +82,8 @@ class Expectations:
         if name not in self._jobs:
             return
         for group in _groups(self._jobs.pop(name)[1]):
-            del self._by_group[group][name]
-            if not self._by_group[group]:
+            self._by_group.get(group, {}).pop(name, None)
+            if not self._by_group.get(group, True):
                 del self._by_group[group]
 
 

@@ -24,6 +24,7 @@ class Leadership:
 
     clock: Callable[[], float] = boot_time
     _until: float | None = None
+    _is_behind: bool = False
     _acting: int = 0
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -37,10 +38,21 @@ class Leadership:
         until = self._until
         return until is not None and self.clock() < until
 
-    def extend(self, until: float) -> None:
-        """This process may act until then."""
+    def extend(self, until: float) -> bool:
+        """This process may act until then; whether it could not for a while before, and so may only once it has caught up.
+
+        Its API server did not answer, or it was paused. Then its cache may lack what it made itself just before, longer than it remembers.
+        """
         with self._changed:
+            has_lapsed = self._until is not None and self.clock() >= self._until
+            self._is_behind = self._is_behind or has_lapsed
             self._until = until
+            return has_lapsed
+
+    def caught_up(self) -> None:
+        """The cache has everything that existed when this process could act again."""
+        with self._changed:
+            self._is_behind = False
 
     @contextmanager
     def acting(self) -> Iterator[None]:
@@ -52,6 +64,8 @@ class Leadership:
         with self._changed:
             if not self.is_leader():
                 raise TransientError("NotLeading", "this replica of the operator does not hold the Lease: the one that holds it goes on")
+            if self._is_behind:
+                raise TransientError("NotLeading", "this replica has the Lease again, and first sees what there is: it is retried")
             self._acting += 1
         try:
             yield

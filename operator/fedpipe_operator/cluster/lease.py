@@ -122,7 +122,7 @@ def renewal(lease: Lease, identity: str, wall: float) -> Plain:
 
 
 def release(lease: Lease, wall: float) -> Plain:
-    """The change that gives this version of the Lease up, so that nobody has to wait for its end."""
+    """The change that gives this version of the Lease up, so that the next holder need not wait for its end."""
     return {"metadata": {"resourceVersion": lease.version}, "spec": {"holderIdentity": "", "renewTime": _micro_time(wall)}}
 
 

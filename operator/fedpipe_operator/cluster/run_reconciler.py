@@ -254,7 +254,7 @@ class RunReconciler:
         meta, before = Metadata.model_validate(body["metadata"]), read_status(body, FineTuneStatus)
         after = invalid(before, problems, generation=meta.generation, now=self.cluster.clock())
         if after != before:
-            self.status_writer.write(RUN, meta, after)
+            self.status_writer.write(RUN, meta, after, before=before)
             self.status_writer.post_event(RUN, meta, Event(Reason.SPEC_INVALID, "; ".join(problems), warning=True))
 
     def _report_blocked(self, run: Run, error: FedPipeError) -> None:

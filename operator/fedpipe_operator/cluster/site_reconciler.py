@@ -58,7 +58,7 @@ class SiteReconciler:
         site = read_body(body, EdgeSite)
         after = self._invalid(site, before, meta) if isinstance(site, list) else self._status(site, view, before)
         if after != before:
-            self.status_writer.write(SITE, meta, after)
+            self.status_writer.write(SITE, meta, after, before=before)
             for event in _events(before, after):
                 self.status_writer.post_event(SITE, meta, event)
 

@@ -72,6 +72,7 @@ class Controller:
     _cache: WatchCache = field(init=False)
     _pool: ThreadPoolExecutor = field(init=False)
     _loop: asyncio.AbstractEventLoop = field(init=False)
+    _queues: asyncio.TaskGroup = field(init=False)
     _drift: DriftDetector = field(default_factory=DriftDetector)
     _site_changes: SiteChanges = field(default_factory=SiteChanges)
     _node_changes: NodeChanges = field(default_factory=NodeChanges)
@@ -94,6 +95,7 @@ class Controller:
         self.runs.on_reconciled, self.runs.cluster.workers.on_end = self.run_reconciled, self.worker_ended
         try:
             async with asyncio.TaskGroup() as queues:
+                self._queues = queues
                 queues.create_task(self.cache_queue.run())
                 self.cache_queue.enqueue(CACHE, after=_CACHE_CHECK_SECONDS)
                 await self._take_over()
@@ -213,12 +215,23 @@ class Controller:
         """Become the leader, once everything is watched, and have everything reconciled."""
         leading = asyncio.Event()
         await self.watch_requests.established.wait()
-        self.elector.start(on_leading=partial(self._loop.call_soon_threadsafe, leading.set))
+        self.elector.start(
+            on_leading=partial(self._loop.call_soon_threadsafe, leading.set),
+            on_regained=partial(self._loop.call_soon_threadsafe, self._regained),
+        )
         await leading.wait()
         await self._catch_up()
         self._is_reconciling = True
         for key in (*self._cache.run_keys(None), *self._cache.site_keys(None)):
             self._queue_of(key).enqueue(key)
+
+    def _regained(self) -> None:
+        """The Lease is held again after a time in which nothing could be changed; what was retried meanwhile is retried once more."""
+        self._queues.create_task(self._catch_up_again())
+
+    async def _catch_up_again(self) -> None:
+        await self._catch_up()
+        self.elector.leadership.caught_up()
 
     async def _catch_up(self) -> None:
         """Wait until the cache has every object that exists: the last leader may have made a Job that the watch has not told of yet."""

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from fedpipe_operator.cluster.objects import NamespacedName, version_of
+from fedpipe_operator.cluster.objects import NamespacedName, is_managed_by_another, version_of
 from fedpipe_operator.handlers.cache import WatchCache
 
 Body = Mapping[str, Any]
@@ -20,7 +20,10 @@ class JobNumbers(NamedTuple):
 
 @dataclass(frozen=True)
 class Fleet:
-    """All runs and sites, and the numbers of the sites' Jobs."""
+    """The operator's runs and sites, and the numbers of the sites' Jobs.
+
+    Those of another operator class are not watched, and so none of them can be here.
+    """
 
     runs: tuple[Body, ...] = ()
     sites: tuple[Body, ...] = ()
@@ -37,7 +40,8 @@ def fleet_of(cache: WatchCache) -> Fleet:
         if job.is_active
     )
     return Fleet(
-        runs=_newest(cache.run_bodies.values()),
+        # A run of another controller has that controller's metrics: no user of this operator could act on an alert about it.
+        runs=tuple(body for body in _newest(cache.run_bodies.values()) if not is_managed_by_another(body)),
         sites=_newest(cache.site_bodies.values()),
         jobs={site: JobNumbers(active[site, False], active[site, True]) for site, _ in active},
     )

@@ -164,6 +164,7 @@ def _environment(site: EdgeSite | None, resources: JobResources, settings: Setti
     A trainer that knows its memory limit stops before it and goes on with fewer samples at once; else the kernel kills it.
     """
     variables = {"FEDPIPE_CACHE": resources.cache or f"{SCRATCH}/cache", "XDG_CACHE_HOME": f"{SCRATCH}/cache"}
+    variables["FEDPIPE_LOG_FORMAT"] = settings.log_format
     if resources.cache is None:
         # A pod that exceeds the size of its scratch volume is evicted, and the trainer sees only how much the node's disk has free.
         variables["FEDPIPE_ACTIVATION_CACHE_BYTES"] = str(int(parse_quantity(settings.scratch) * _SCRATCH_FOR_ACTIVATIONS))

@@ -43,7 +43,7 @@ class Ended(NamedTuple):
 def ended_attempts(run: Run, observed: Observed, decision: Decision, now: float) -> list[Ended]:
     """The attempts at the run's current tasks that have ended, in the order of their rounds and attempts.
 
-    A training that evaluates first is one attempt. An attempt that is ended because nobody wants its result any more (the run is suspended
+    A training that evaluates first is one attempt. An attempt that is ended because its result is no longer wanted (the run is suspended
     or over) is none; one that is ended at its stage's deadline is.
     """
     results = dict(_results(observed))

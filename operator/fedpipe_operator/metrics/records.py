@@ -80,7 +80,7 @@ class Records:
                 del attempts[labels]
 
     def snapshot(self) -> Snapshot:
-        """What a scrape shows; values that nobody changes."""
+        """What a scrape shows; values that no thread changes."""
         with self._lock:
             self._drop_old(self.clock())
             totals = {name: dict(values) for name, values in self._totals.items()}

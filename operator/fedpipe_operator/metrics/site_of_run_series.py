@@ -24,7 +24,7 @@ def shown_sites(records: Mapping[str, RunRecord]) -> dict[str, Sequence[str]]:
 
 
 def shared(wanted: Mapping[str, int], most: int) -> dict[str, int]:
-    """So much of `most` for each that nobody has less than another but who wants no more."""
+    """So much of `most` for each that none has less than another, unless it wants no more."""
     given: dict[str, int] = {}
     left = most
     for waiting, (key, number) in zip(range(len(wanted), 0, -1), sorted(wanted.items(), key=lambda one: (one[1], one[0])), strict=True):

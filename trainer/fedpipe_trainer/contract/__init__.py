@@ -10,6 +10,7 @@ from fedpipe_trainer.contract.objective import CausalLM, Objective, Seq2SeqLM, S
 from fedpipe_trainer.contract.plan import Bits, Forecast, Plan, Scaling, halved, scale_of
 from fedpipe_trainer.contract.policy import POLICY_FILE, DataPolicy, DataUse, RunSelector, TaskType, TrainingLosses, denial, stricter
 from fedpipe_trainer.contract.progress import MAX_PROGRESS_BYTES, PROGRESS_SECONDS, Progress, TaskProgress
+from fedpipe_trainer.contract.redaction import redacted
 from fedpipe_trainer.contract.result import (
     Artifact,
     BaseModelFacts,
@@ -122,6 +123,7 @@ __all__ = [
     "parse_result",
     "parse_task",
     "perplexity_of",
+    "redacted",
     "scale_of",
     "stricter",
 ]

@@ -240,7 +240,7 @@ def _mark_used(folder: Path) -> None:
 
 
 def _prune(root: Path, unused_for: float) -> None:
-    """Remove models that no process uses and none has used for this many seconds, and downloads that nobody went on with."""
+    """Remove models that no process uses and none has used for this many seconds, and downloads that no process continued."""
     for folder in [path for path in root.iterdir() if path.is_dir()]:
         if folder.suffix == _REMOVED:  # by a process that was killed
             shutil.rmtree(folder, ignore_errors=True)
