@@ -1,6 +1,7 @@
 """The report of a real run on this machine, served as the operator serves it and opened in Debian's Chromium."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,13 @@ def test_the_report_of_a_real_run_shows_every_round_plan_and_figure(finished: tu
         drawn = browser.run(
             "return [...document.querySelectorAll('[id^=figure-]')].filter(one => one.querySelector('svg.main-svg')).length"
         )
+
+        for width, theme in ((1280, "light"), (390, "dark")):
+            browser.resize(width, 900)
+            browser.theme(theme)
+            if pictures := os.environ.get("FEDPIPE_PICTURES"):
+                browser.picture(Path(pictures) / f"real-{width}.png")
+            assert browser.run("return document.documentElement.scrollWidth") <= width
 
         assert browser.texts("#rounds tr td:first-child") == ["1", "2"]
         assert browser.texts("#why h3") == [f"The plan of {site}, and why" for site in ("north", "south", "west")]
