@@ -38,6 +38,8 @@ def select_columns(record: Record, columns: Columns) -> Row:
 
 def _value(record: Mapping[str, Any], column: str) -> Any:  # noqa: ANN401 -- any value
     """The value of this name; if there is no such column, the one that the name leads to as a path."""
+    if type(record) is dict and isinstance(found := record.get(column), str):  # nearly all
+        return found
     value: Any = record
     parts = (column,) if column in record else column.split(".")
     for part in parts:
@@ -77,7 +79,7 @@ def _label(value: object, column: str) -> str:
     match value:
         case str():
             text = value.strip()
-            if any(not character.isprintable() and not character.isspace() for character in text):
+            if not text.isprintable() and any(not character.isprintable() and not character.isspace() for character in text):
                 raise BadRowError(f"column {column!r} has a label with characters that cannot be seen: remove them")
             return text
         case bool():

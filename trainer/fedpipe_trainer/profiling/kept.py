@@ -17,7 +17,7 @@ from fedpipe_trainer.kept_files import read_kept, write_kept
 
 _LOG = logging.getLogger(__name__)
 
-_METHOD: Final = 6
+_METHOD: Final = 7
 """Changes with the way of measuring: older profiles are not used any more."""
 _WITHOUT_EFFECT: Final = {
     "run",

@@ -64,6 +64,8 @@ class PreparedSite:
     """Of the range test; empty without one."""
     validation_samples: int
     skipped_rows: int
+    labels: tuple[int, int]
+    """Different labels of the training and of the validation rows."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,8 @@ def measure(task: ProfileTask, runtime: TaskRuntime, folder: Path, first_fetch_s
         train_samples=len(lengths),
         validation_samples=site.validation_samples,
         skipped_rows=site.skipped_rows,
+        train_labels=site.labels[0],
+        validation_labels=site.labels[1],
         mean_tokens=sum(lengths) / len(lengths),
         longest_tokens=max(lengths),
         rank=task.rank,
@@ -205,7 +209,12 @@ def prepare(task: ProfileTask, folder: Path) -> PreparedSite:
         validation=encode(_draw_validation(task, validation.rows), objective, tokenizer),
         validation_samples=len(validation.rows),
         skipped_rows=train.skipped + train.dropped + validation.skipped + validation.dropped,
+        labels=(_label_count(train, objective), _label_count(validation, objective)),
     )
+
+
+def _label_count(rows: Rows, objective: Objective) -> int:
+    return len(set(rows.rows.column(objective.label))) if isinstance(objective, SequenceClassification) else 0
 
 
 def _with_labels(objective: Objective, files: Sequence[Rows], policy: DataPolicy) -> Objective:

@@ -13,8 +13,10 @@ from pyarrow import compute, ipc, parquet
 
 from fedpipe_trainer.data.readers.record import MIB, BadRowError, Record, Records, bad_data, most_bytes
 
-_BATCH: Final = 256
-"""Rows that are in memory at once beside those that are kept."""
+_BATCH_BYTES: Final = 16 * MIB
+"""Of the rows that are in memory at once beside those that are kept, about."""
+_MOST_ROWS: Final = 4096
+"""Of a batch."""
 _LONGEST_METADATA: Final = 16 * MIB
 _Batches = Callable[[Path, Sequence[str]], Iterator[pa.RecordBatch]]
 
@@ -53,14 +55,20 @@ def _parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBa
         if not file.metadata.num_rows:
             return
         names = [_top_level(column, file.schema_arrow, path) for column in columns]
-        _check_expansion(file.metadata, path)
-        yield from file.iter_batches(_BATCH, columns=list(dict.fromkeys([*names, *columns])))
+        rows = _rows_of_a_batch(_checked_size(file.metadata, path) / file.metadata.num_rows)
+        yield from file.iter_batches(rows, columns=list(dict.fromkeys([*names, *columns])))
 
 
-def _check_expansion(metadata: parquet.FileMetaData, path: Path) -> None:
-    groups = (metadata.row_group(at).total_byte_size for at in range(metadata.num_row_groups))
-    if sum(groups) > (most := most_bytes(path.stat().st_size)):
+def _checked_size(metadata: parquet.FileMetaData, path: Path) -> int:
+    """Bytes of the file when it is decompressed."""
+    size = sum(int(metadata.row_group(at).total_byte_size) for at in range(metadata.num_row_groups))
+    if size > (most := most_bytes(path.stat().st_size)):
         raise bad_data(f"the data file {path} has more than {most // MIB} MiB when it is decompressed: write it anew, in smaller files")
+    return size
+
+
+def _rows_of_a_batch(bytes_of_a_row: float) -> int:
+    return max(1, min(_MOST_ROWS, int(_BATCH_BYTES / max(1.0, bytes_of_a_row))))
 
 
 def _arrow_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -70,7 +78,8 @@ def _arrow_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatc
         raw.seek(0)
         options = ipc.IpcReadOptions(included_fields=[at for at, name in enumerate(schema.names) if name in names])
         for batch in ipc.open_stream(raw, options=options):
-            yield from (batch.slice(at, _BATCH) for at in range(0, len(batch), _BATCH))
+            rows = _rows_of_a_batch(batch.nbytes / max(1, len(batch)))
+            yield from (batch.slice(at, rows) for at in range(0, len(batch), rows))
 
 
 def _top_level(column: str, schema: pa.Schema, path: Path) -> str:

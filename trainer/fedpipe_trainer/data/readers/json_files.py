@@ -42,7 +42,7 @@ def _parse(line: str) -> Record:
         return BadRowError("it is not UTF-8: save the file as UTF-8")
     try:
         # Files that were joined have a byte order mark in the middle.
-        return _record(json.loads(line.removeprefix("\ufeff"), object_pairs_hook=_object))
+        return _record(_DECODER.decode(line.removeprefix("\ufeff")))
     except RecursionError:
         return BadRowError("it is nested too deeply")
     except ValueError:
@@ -62,6 +62,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     repeated = RepeatedNames(found)
     repeated.repeated = frozenset(name for name in found if names.count(name) > 1)
     return repeated
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _elements(path: Path) -> Iterator[tuple[int, Record]]:
@@ -99,7 +102,6 @@ class _Window:
 
     def __init__(self, text: TextIO) -> None:
         self._text, self._part, self._at = text, "", 0
-        self._decoder = json.JSONDecoder(object_pairs_hook=_object)
 
     def current(self) -> str:
         """The character at the window's position; empty at the end of the text."""
@@ -116,7 +118,7 @@ class _Window:
         """The value at the position, and its text; reads on until it is whole."""
         while True:
             try:
-                value, end = self._decoder.raw_decode(self._part, self._at)
+                value, end = _DECODER.raw_decode(self._part, self._at)
             except ValueError:
                 if len(self._part) - self._at > LONGEST_RECORD or not self._read_on():
                     raise
