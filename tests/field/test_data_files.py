@@ -19,6 +19,7 @@ from pyarrow import ipc, parquet
 from fedpipe_trainer.contract import FailureReason
 from fedpipe_trainer.data import Rows, read_rows
 from fedpipe_trainer.data.readers import files_of
+from fedpipe_trainer.data.values import read_label
 from fedpipe_trainer.errors import TaskFailed
 
 COLUMNS: Final = ("text", "label")
@@ -26,8 +27,8 @@ LINES: Final = tuple(f"note number {at} all well,{('red', 'blue')[at % 2]}" for 
 ROWS: Final = [{"text": line.partition(",")[0], "label": line.partition(",")[2]} for line in LINES]
 
 
-def read(path: Path, columns: Sequence[str] = COLUMNS, **options: Any) -> Rows:
-    return read_rows(path, columns, labels=("label",), **options)
+def read(path: Path, columns: Sequence[str] = COLUMNS) -> Rows:
+    return read_rows(path, columns, {"label": read_label})
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:
@@ -109,7 +110,7 @@ def test_a_message_about_a_path_of_any_name_is_printable(tmp_path: Path, mark: s
 def test_a_label_that_cannot_be_seen_whole_is_no_label(tmp_path: Path) -> None:
     path = write(tmp_path, "data.jsonl", as_jsonl([{"text": "a", "label": "spam\u202e"}] * 4))
 
-    assert "column 'label' has a label with characters that cannot be seen: remove them" in message_of(path)
+    assert "column 'label': it has a label with characters that cannot be seen: remove them" in message_of(path)
 
 
 # Quotes
@@ -236,7 +237,7 @@ def test_columns_that_nobody_asked_for_may_have_any_type(tmp_path: Path, other: 
 def test_a_label_of_another_type_is_told_in_a_word(tmp_path: Path, values: pa.Array, word: str) -> None:
     message = message_of(write(tmp_path, "data.parquet", as_parquet(pa.table({"text": ["a", "b"], "label": values}))))
 
-    assert f"column 'label' is {word}" in message
+    assert f"column 'label' is {word}" in message or f"column 'label': it is {word}" in message
     assert "secret" not in message
 
 
@@ -399,7 +400,7 @@ NESTED: Final = [{"review": {"body": f"a {at}", "stars": at % 2}, "review.title"
 @pytest.mark.parametrize("name", ["data.jsonl", "data.parquet"])
 def test_a_column_is_found_by_its_path(tmp_path: Path, name: str) -> None:
     path = write(tmp_path, name, as_jsonl(NESTED) if name.endswith("jsonl") else as_parquet(pa.Table.from_pylist(NESTED)))
-    found = read_rows(path, ("review.body", "review.stars", "review.title"), labels=("review.stars",))
+    found = read_rows(path, ("review.body", "review.stars", "review.title"), {"review.stars": read_label})
 
     assert found.rows[3] == {"review.body": "a 3", "review.stars": "1", "review.title": "flat"}
 
@@ -413,12 +414,12 @@ def test_a_path_that_leads_nowhere_is_a_missing_column(tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize("name", ["data.jsonl", "data.parquet"])
-def test_a_structured_column_is_kept_as_json(tmp_path: Path, name: str) -> None:
+def test_a_structured_or_optional_column_is_read_by_its_own_reader(tmp_path: Path, name: str) -> None:
     rows = [{"messages": [{"role": "user", "content": "hi “you”"}]}]
     path = write(tmp_path, name, as_jsonl(rows) if name.endswith("jsonl") else as_parquet(pa.Table.from_pylist(rows)))
-    (row,) = read_rows(path, ("messages",), structured=("messages",)).rows
+    (row,) = read_rows(path, ("messages", "tools"), {"messages": json.dumps, "tools": json.dumps}).rows
 
-    assert json.loads(row["messages"]) == rows[0]["messages"]
+    assert {name: json.loads(text) for name, text in row.items()} == rows[0] | {"tools": None}
 
 
 # Folders

@@ -6,17 +6,17 @@ file is probably the wrong one, and training on the other rows would hide that; 
 
 import logging
 from array import array
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from fedpipe_trainer.data.readers import BadRowError, bad_data, read_records
 from fedpipe_trainer.data.table import Row, RowTable
-from fedpipe_trainer.data.values import Columns, select_columns
+from fedpipe_trainer.data.values import BadValueError, Columns, ValueReader, select_columns
 from fedpipe_trainer.printable import printable
 
-__all__ = ["Row", "Rows", "read_rows"]
+__all__ = ["BadValueError", "Row", "Rows", "ValueReader", "read_rows"]
 
 _MAX_BAD_SHARE: Final = 0.01
 
@@ -55,7 +55,7 @@ class _Bad:
         self.count += error.rows
 
 
-def read_rows(path: str | Path, columns: Sequence[str], *, labels: Collection[str] = (), structured: Collection[str] = ()) -> Rows:
+def read_rows(path: str | Path, columns: Sequence[str], readers: Mapping[str, ValueReader] | None = None) -> Rows:
     """Read these columns of the rows of the file or folder `path`: they alone are decoded and kept.
 
     A bad row (invalid JSON or CSV, not UTF-8, a column that is missing, empty or not text) is skipped, counted and logged.
@@ -63,15 +63,14 @@ def read_rows(path: str | Path, columns: Sequence[str], *, labels: Collection[st
     Args:
         path: of the file or folder; see `readers`.
         columns: names, or paths such as `review.body` into nested rows.
-        labels: those of the columns that hold labels: integers and booleans are labels, too.
-        structured: those of the columns that may hold anything: their values become JSON texts.
+        readers: by column whose value is not simply a text: how it becomes one.
 
     Raises:
         TaskFailed: BadData if the file cannot be read, has no good row, or has more than 1 % bad rows. The message
             names the file and the line of the first bad row.
     """
     path = Path(path)
-    wanted = Columns(columns, labels, structured)
+    wanted = Columns(columns, readers or {})
     good, lines, bad = RowTable(columns), array("q"), _Bad()
     try:
         records, unit = read_records(path, columns)

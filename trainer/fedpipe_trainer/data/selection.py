@@ -11,6 +11,7 @@ from pathlib import Path
 from fedpipe_trainer.contract import DataPolicy, FailureReason, Objective, SequenceClassification
 from fedpipe_trainer.data.rows import Rows, read_rows
 from fedpipe_trainer.data.templates import columns_of
+from fedpipe_trainer.data.values import read_label
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.printable import printable
 
@@ -26,7 +27,7 @@ def select_rows(path: str | Path, objective: Objective, policy: DataPolicy) -> R
     """
     if not isinstance(objective, SequenceClassification):
         return read_rows(path, columns_of(objective))
-    found = read_rows(path, columns_of(objective), labels=(objective.label,))
+    found = read_rows(path, columns_of(objective), {objective.label: read_label})
     allowed = _with_allowed_labels(path, found, objective.label, policy)
     return with_run_labels(path, allowed, objective) if objective.labels else allowed
 

@@ -1,17 +1,24 @@
-"""The value of a column as text: by path in nested rows, a label from integers and booleans, and a structure as JSON."""
+"""The value of a column as text: by path in nested rows, and a label from integers and booleans."""
 
-import json
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
 
-from fedpipe_trainer.data.readers import BadRowError, Record, RepeatedNames, is_utf8
+from fedpipe_trainer.data.readers import BadRowError, MissingColumnError, Record, RepeatedNames, is_utf8
 from fedpipe_trainer.data.table import Row
 
 _LARGEST_WHOLE: Final = 2**53
 """Above this, a floating-point number does not tell which integer it was."""
+
+
+class BadValueError(Exception):
+    """What a `ValueReader` raises. The message says what is wrong with the value, and quotes nothing of it."""
+
+
+ValueReader = Callable[[Any], str]
+"""Makes the text of a structured or optional column from its value in the file, which is None where the row has none."""
 
 
 @dataclass(frozen=True)
@@ -19,10 +26,8 @@ class Columns:
     """What is read of each row."""
 
     names: Sequence[str]
-    labels: Collection[str] = ()
-    """Those that hold labels: texts, integers or booleans, without the space around them."""
-    structured: Collection[str] = ()
-    """Those that may hold anything: their values are JSON texts."""
+    readers: Mapping[str, ValueReader] = field(default_factory=dict)
+    """By column whose value is not simply a text: how it becomes one."""
 
 
 def select_columns(record: Record, columns: Columns) -> Row:
@@ -33,55 +38,18 @@ def select_columns(record: Record, columns: Columns) -> Row:
     """
     if isinstance(record, BadRowError):
         raise record
-    return {column: _text(_value(record, column), column, columns) for column in columns.names}
+    return {column: _text(record, column, columns.readers.get(column, _read_text)) for column in columns.names}
 
 
-def _value(record: Mapping[str, Any], column: str) -> Any:  # noqa: ANN401 -- any value
-    """The value of this name; if there is no such column, the one that the name leads to as a path."""
-    if type(record) is dict and isinstance(found := record.get(column), str):  # nearly all
-        return found
-    value: Any = record
-    parts = (column,) if column in record else column.split(".")
-    for part in parts:
-        if isinstance(value, RepeatedNames) and part in value.repeated:
-            raise BadRowError(f"column {column!r} is there more than once")
-        value = value.get(part) if isinstance(value, Mapping) else None
-    if value is None and column in record:
-        raise BadRowError(f"no value in column {column!r}")
-    if value is None:
-        # Without a header, the first row of a CSV file would be the names of its columns.
-        raise BadRowError(f"no value in column {column!r}, or no column of this name among the {len(record)} of the file")
-    if isinstance(value, float) and math.isnan(value):
-        raise BadRowError(f"no value in column {column!r}")
-    if isinstance(value, BadRowError):
-        raise value
-    return value
+def read_label(value: Any) -> str:  # noqa: ANN401 -- any value of a data file
+    """A label as all sites spell it: `true` and `false` as in JSON, whole numbers without a point, no space around it.
 
-
-def _text(value: object, column: str, columns: Columns) -> str:
-    if column in columns.structured:
-        text = _json(value, column)
-    elif column in columns.labels:
-        text = _label(value, column)
-    elif isinstance(value, str):
-        text = value
-    else:
-        raise BadRowError(f"column {column!r} is {_named(value)}, not text")
-    if not text.strip():
-        raise BadRowError(f"column {column!r} is empty")
-    if not is_utf8(text):
-        raise BadRowError(f"column {column!r} is not UTF-8: save the file as UTF-8")
-    return text
-
-
-def _label(value: object, column: str) -> str:
-    """A label as all sites spell it: `true` and `false` as in JSON, whole numbers without a point."""
+    Raises:
+        BadValueError: the value is no label.
+    """
     match value:
         case str():
-            text = value.strip()
-            if not text.isprintable() and any(not character.isprintable() and not character.isspace() for character in text):
-                raise BadRowError(f"column {column!r} has a label with characters that cannot be seen: remove them")
-            return text
+            return _read_visible(value.strip())
         case bool():
             return "true" if value else "false"
         case int():
@@ -89,20 +57,65 @@ def _label(value: object, column: str) -> str:
         case float() | Decimal() if (whole := _whole(value)) is not None:
             return str(whole)
         case _:
-            raise BadRowError(f"column {column!r} is {_named(value)}, and a label is a text, an integer or a boolean")
+            raise BadValueError(f"it is {_named(value)}, and a label is a text, an integer or a boolean")
+
+
+def _read_visible(label: str) -> str:
+    if not label:
+        raise BadValueError("it is empty")
+    if not label.isprintable() and any(not character.isprintable() and not character.isspace() for character in label) and is_utf8(label):
+        raise BadValueError("it has a label with characters that cannot be seen: remove them")
+    return label
+
+
+def _read_text(value: Any) -> str:  # noqa: ANN401 -- any value of a data file
+    if not isinstance(value, str):
+        raise BadValueError(f"it is {_named(value)}, not text")
+    if not value.strip():
+        raise BadValueError("it is empty")
+    return value
+
+
+def _text(record: Mapping[str, Any], column: str, read: ValueReader) -> str:
+    value = _value(record, column)
+    try:
+        text = read(value)
+    except BadValueError as error:
+        raise _missing(record, column) if value is None else BadRowError(f"column {column!r}: {error}") from error
+    if not is_utf8(text):
+        raise BadRowError(f"column {column!r} is not UTF-8: save the file as UTF-8")
+    return text
+
+
+def _value(record: Mapping[str, Any], column: str) -> Any:  # noqa: ANN401 -- any value
+    """The value of this name; if there is no such column, the one that the name leads to as a path. None: there is none."""
+    if type(record) is dict and isinstance(found := record.get(column), str):  # nearly all
+        return found
+    value: Any = record
+    for part in (column,) if column in record else column.split("."):
+        if isinstance(value, RepeatedNames) and part in value.repeated:
+            raise BadRowError(f"column {column!r} is there more than once")
+        value = value.get(part) if isinstance(value, Mapping) else None
+    if isinstance(value, MissingColumnError) or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, BadRowError):
+        raise value
+    return value
+
+
+def _missing(record: Mapping[str, Any], column: str) -> BadRowError:
+    found = record.get(column)
+    if column in record and not isinstance(found, MissingColumnError):
+        return BadRowError(f"no value in column {column!r}")
+    count = found.columns if isinstance(found, MissingColumnError) else len(record)
+    # Without a header, the first row of a CSV file would be the names of its columns.
+    return BadRowError(f"no value in column {column!r}, or no column of this name among the {count} of the file")
 
 
 def _whole(value: float | Decimal) -> int | None:
     """The integer that the number is; None if it has a fraction, or is too large to tell."""
     is_exact = math.isfinite(value) and abs(float(value)) <= _LARGEST_WHOLE
     return int(value) if is_exact and value == int(value) else None
-
-
-def _json(value: object, column: str) -> str:
-    try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        raise BadRowError(f"column {column!r} is {_named(value)} with values that JSON does not have") from None
 
 
 def _named(value: object) -> str:

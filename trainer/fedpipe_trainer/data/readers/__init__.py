@@ -7,10 +7,10 @@ from typing import Final
 from fedpipe_trainer.data.readers.delimited import read_table
 from fedpipe_trainer.data.readers.folders import files_of
 from fedpipe_trainer.data.readers.json_files import read_json, read_json_lines
-from fedpipe_trainer.data.readers.record import BadRowError, Record, Records, RepeatedNames, bad_data
+from fedpipe_trainer.data.readers.record import BadRowError, MissingColumnError, Record, Records, RepeatedNames, bad_data
 from fedpipe_trainer.data.readers.text import COMPRESSIONS, is_utf8
 
-__all__ = ["BadRowError", "Record", "RepeatedNames", "bad_data", "files_of", "is_utf8", "read_records"]
+__all__ = ["BadRowError", "MissingColumnError", "Record", "RepeatedNames", "bad_data", "files_of", "is_utf8", "read_records"]
 
 _TEXTS: Final[dict[str, Callable[[Path, Sequence[str]], Records]]] = {
     ".jsonl": lambda path, _columns: read_json_lines(path),

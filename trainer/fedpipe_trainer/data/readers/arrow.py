@@ -11,14 +11,15 @@ from typing import Any, Final
 import pyarrow as pa
 from pyarrow import compute, ipc, parquet
 
-from fedpipe_trainer.data.readers.record import MIB, BadRowError, Record, Records, bad_data, most_bytes
+from fedpipe_trainer.data.readers.record import MIB, BadRowError, MissingColumnError, Record, Records, bad_data, most_bytes
 
 _BATCH_BYTES: Final = 16 * MIB
 """Of the rows that are in memory at once beside those that are kept, about."""
 _MOST_ROWS: Final = 4096
 """Of a batch."""
 _LONGEST_METADATA: Final = 16 * MIB
-_Batches = Callable[[Path, Sequence[str]], Iterator[pa.RecordBatch]]
+_Batches = Callable[[Path, Sequence[str]], Iterator[tuple[pa.RecordBatch, int]]]
+"""Batches of these columns of a file, each with the number of columns that the file has."""
 
 
 def read_parquet(files: Sequence[Path], columns: Sequence[str]) -> Records:
@@ -36,8 +37,8 @@ def _numbered(files: Sequence[Path], columns: Sequence[str], batches: _Batches) 
     most = most_bytes(sum(path.stat().st_size for path in files))
     for path in files:
         try:
-            for batch in batches(path, columns):
-                for record in _records(batch, columns):
+            for batch, count in batches(path, columns):
+                for record in _records(batch, columns, count):
                     number += 1
                     characters += sum(len(value) for value in record.values() if isinstance(value, str))
                     yield number, record
@@ -50,13 +51,14 @@ def _numbered(files: Sequence[Path], columns: Sequence[str], batches: _Batches) 
             raise bad_data(f"{found}: it is damaged, cut short, or of another format; write it anew") from None
 
 
-def _parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[tuple[pa.RecordBatch, int]]:
     with path.open("rb") as raw, parquet.ParquetFile(raw) as file:
         if not file.metadata.num_rows:
             return
-        names = [_top_level(column, file.schema_arrow, path) for column in columns]
+        names, count = _top_levels(columns, file.schema_arrow, path), len(file.schema_arrow.names)
         rows = _rows_of_a_batch(_checked_size(file.metadata, path) / file.metadata.num_rows)
-        yield from file.iter_batches(rows, columns=list(dict.fromkeys([*names, *columns])))
+        for batch in file.iter_batches(rows, columns=[*names]):
+            yield batch, count
 
 
 def _checked_size(metadata: parquet.FileMetaData, path: Path) -> int:
@@ -71,51 +73,58 @@ def _rows_of_a_batch(bytes_of_a_row: float) -> int:
     return max(1, min(_MOST_ROWS, int(_BATCH_BYTES / max(1.0, bytes_of_a_row))))
 
 
-def _arrow_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _arrow_batches(path: Path, columns: Sequence[str]) -> Iterator[tuple[pa.RecordBatch, int]]:
     with path.open("rb") as raw:
         schema = ipc.open_stream(raw).schema
-        names = {_top_level(column, schema, path) for column in columns}
+        names = _top_levels(columns, schema, path)
         raw.seek(0)
         options = ipc.IpcReadOptions(included_fields=[at for at, name in enumerate(schema.names) if name in names])
         for batch in ipc.open_stream(raw, options=options):
             rows = _rows_of_a_batch(batch.nbytes / max(1, len(batch)))
-            yield from (batch.slice(at, rows) for at in range(0, len(batch), rows))
+            yield from ((batch.slice(at, rows), len(schema.names)) for at in range(0, len(batch), rows))
 
 
-def _top_level(column: str, schema: pa.Schema, path: Path) -> str:
-    """The column of the file that has this one: itself, or the one that its path begins with.
+def _top_levels(columns: Sequence[str], schema: pa.Schema, path: Path) -> list[str]:
+    """The columns of the file that have these: themselves, or those that their paths begin with.
 
     Raises:
-        TaskFailed: BadData, there is none, or there are several of this name.
+        TaskFailed: BadData, there is none, or there are several of a name.
     """
+    found = list(dict.fromkeys(name for column in columns if (name := _split(column, schema)[0])))
+    for name in found:
+        if (count := schema.names.count(name)) > 1:
+            raise bad_data(f"the data file {path} has column {name!r} {count} times: rename all but one of them")
+    if not found:
+        count, named = len(schema.names), ", ".join(map(repr, columns))
+        raise bad_data(f"the data file {path} has {count} columns, and none of the name {named}: correct the task's columns, or the file")
+    return found
+
+
+def _split(column: str, schema: pa.Schema) -> tuple[str, list[str]]:
+    """The column of the file that a path begins with, and the rest of the path; an empty name if there is none."""
     parts = column.split(".")
-    prefixes = [".".join(parts[:at]) for at in range(len(parts), 0, -1)]
-    name = next((prefix for prefix in prefixes if prefix in schema.names), None)
-    if name is None:
-        count = len(schema.names)
-        raise bad_data(f"the data file {path} has {count} columns, and none of the name {column!r}: correct the task's column, or the file")
-    if (count := schema.names.count(name)) > 1:
-        raise bad_data(f"the data file {path} has column {name!r} {count} times: rename all but one of them")
-    return name
+    at = next((at for at in range(len(parts), 0, -1) if ".".join(parts[:at]) in schema.names), 0)
+    return ".".join(parts[:at]), parts[at:]
 
 
-def _records(batch: pa.RecordBatch, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    values = [_values(batch, column) for column in columns]
+def _records(batch: pa.RecordBatch, columns: Sequence[str], count: int) -> Iterator[dict[str, Any]]:
+    values = [_values(batch, column, count) for column in columns]
     return (dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True))
 
 
-def _values(batch: pa.RecordBatch, column: str) -> list[Any]:
+def _values(batch: pa.RecordBatch, column: str, count: int) -> list[Any]:
     """The values of a column, by path: None where there is none, a `BadRowError` where it cannot be read."""
-    schema, parts = batch.schema, column.split(".")
-    at = next(at for at in range(len(parts), 0, -1) if ".".join(parts[:at]) in schema.names)
-    array = batch.column(schema.names.index(".".join(parts[:at])))
-    for part in parts[at:]:
+    name, rest = _split(column, batch.schema)
+    if not name:
+        return [MissingColumnError(count)] * len(batch)
+    array = batch.column(batch.schema.names.index(name))
+    for part in rest:
         if not pa.types.is_struct(array.type) or array.type.get_field_index(part) < 0:
             return [None] * len(batch)
         array = compute.struct_field(array, [part])
     if not _has_text(array.type):
         return [BadRowError(f"column {column!r} is {_named(array.type)}, not text")] * len(batch)
-    return _with_class_names(_as_python(array), _class_names(schema, parts), column)
+    return _with_class_names(_as_python(array), _class_names(batch.schema, [name, *rest]), column)
 
 
 def _as_python(array: pa.Array) -> list[Any]:

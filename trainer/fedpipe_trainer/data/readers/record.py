@@ -23,6 +23,15 @@ class BadRowError(Exception):
         """How many rows of the file it takes with it."""
 
 
+class MissingColumnError(BadRowError):
+    """The file has no such column. It stands in the place of the value, as some columns are optional."""
+
+    def __init__(self, columns: int) -> None:
+        super().__init__("the file lacks a column")
+        self.columns = columns
+        """Those that the file has."""
+
+
 Record = Mapping[str, Any] | BadRowError
 """A row as it is in the file, or the reason why it cannot be read."""
 
