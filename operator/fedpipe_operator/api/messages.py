@@ -110,6 +110,8 @@ _MESSAGES: Final[dict[str, Callable[[ErrorDetails], str]]] = {
     "greater_than_equal": _bound("at least", "ge"),
     "less_than": _bound("below", "lt"),
     "less_than_equal": _bound("at most", "le"),
+    # The document was YAML, whose texts have escapes for what no file in UTF-8 has.
+    "json_invalid": lambda _: "a text in it is not Unicode (half of a surrogate pair, \\ud800 to \\udfff): write the whole character",
     "value_error": _own_message,
 }
 
