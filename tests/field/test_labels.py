@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from rich.console import Console
 from site_profiles import a_site
 from stand_in_runs import World, a_run
 from stand_in_runs import a_site as an_edge_site
@@ -13,6 +14,7 @@ from trainer_results import a_profile, good_trainer
 
 from fedpipe_operator import names
 from fedpipe_operator.api import SequenceClassificationTask
+from fedpipe_operator.cli.plan import _print as print_plan
 from fedpipe_operator.planning import label_notes
 from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_operator.store.objects import required_object
@@ -150,3 +152,15 @@ def test_a_run_of_one_class_is_told_in_its_condition(tmp_path: Path) -> None:
     world.settle()
 
     assert "the validation rows of every site have a single label" in world.message("Planned")
+
+
+def test_fedpipe_plan_prints_them(capsys: pytest.CaptureFixture[str]) -> None:
+    note = "2 labels that one site alone has: 2 at a [red]"
+    print_plan(
+        RoundPlan(
+            round=1, started_at=0.0, fingerprint="f", weights={}, plans={}, selected=(), evaluators=(), needed=1, label_notes=(note,)
+        ),
+        Console(),
+    )
+
+    assert note in capsys.readouterr().out
