@@ -1,6 +1,7 @@
 """JSON: an object a line (jsonl), or an array of objects."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -58,9 +59,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) == len(pairs):
         return found
-    names = [name for name, _ in pairs]
     repeated = RepeatedNames(found)
-    repeated.repeated = frozenset(name for name in found if names.count(name) > 1)
+    repeated.repeated = frozenset(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
     return repeated
 
 
