@@ -107,10 +107,16 @@ def test_a_message_about_a_path_of_any_name_is_printable(tmp_path: Path, mark: s
     assert "cannot be read" in message_of(tmp_path / f"a{mark}b.csv")
 
 
-def test_a_label_that_cannot_be_seen_whole_is_no_label(tmp_path: Path) -> None:
-    path = write(tmp_path, "data.jsonl", as_jsonl([{"text": "a", "label": "spam\u202e"}] * 4))
+@pytest.mark.parametrize("mark", ["\u202e", "\u2066", "\x1b[31m", "\x00", "\x85"])
+def test_a_label_that_does_more_than_show_is_no_label(tmp_path: Path, mark: str) -> None:
+    path = write(tmp_path, "data.jsonl", as_jsonl([{"text": "a", "label": f"spam{mark}x"}] * 4))
 
-    assert "column 'label': it has a label with characters that cannot be seen: remove them" in message_of(path)
+    assert "column 'label': it has a label with control characters: remove them" in message_of(path)
+
+
+@pytest.mark.parametrize("label", ["👩\u200d👩\u200d👧", "क्\u200dष", "हिन्दी", "naïve\u00a0x", "שלום"])
+def test_a_label_of_any_script_is_one(tmp_path: Path, label: str) -> None:
+    assert labels_of(read(write(tmp_path, "data.jsonl", as_jsonl([{"text": "a", "label": label}])))) == [label]
 
 
 # Quotes

@@ -52,6 +52,7 @@ def test_such_labels_are_spelled_out_only_where_the_sites_policy_lists_them() ->
         (("true", "false"), ("1", "0")),
         (("1.0", "0.0"), ("True", "False")),
         (("Café", "thé"), ("Cafe\u0301", "the\u0301")),
+        (("spam\u200b", "ham\ufeff"), ("spam", "ham")),
         (("Not spam", "spam"), ("not  spam", "SPAM")),
         (("\uff11", "\uff12"), ("1", "2")),
     ],

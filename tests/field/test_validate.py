@@ -62,6 +62,11 @@ def test_labels_that_no_row_could_have_or_that_are_there_twice_are_problems(tmp_
     assert "spec.task.labels" in output
 
 
+@pytest.mark.parametrize("labels", ['["👩\u200d👧", "क्\u200dष"]', "[naïve, הודעה]"])
+def test_labels_of_any_script_are_no_problem(tmp_path: Path, labels: str) -> None:
+    assert validate_task(tmp_path, classification(labels))[0] == 0
+
+
 @pytest.mark.parametrize("text", ['"\\e[31mred"', '"\\ud800"', '"\\u202e"', '"a\\nb"', '"' + "x" * 100_000 + '"'])
 def test_every_message_is_printable_and_bounded(tmp_path: Path, text: str) -> None:
     for path, content in (("run.yaml", RUN.format(task=f"type: {text}")), ("site.yaml", SITE.format(train="x").replace("north", text))):

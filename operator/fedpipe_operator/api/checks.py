@@ -1,6 +1,7 @@
 """Checks that a schema cannot express: labels are several, templates contain a column, patterns compile, objects refer to each other."""
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from string import Formatter
@@ -12,6 +13,8 @@ from fedpipe_operator.api.finetune import FederatedFineTune, PlanningMode
 from fedpipe_operator.api.training import SequenceClassificationTask
 from fedpipe_operator.formatting import excerpt
 
+_DIRECTIONS: Final = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
+"""Classes of characters after which a text is shown in another order."""
 _SHOWN: Final = 60
 """Characters of a column's name in a message."""
 
@@ -49,13 +52,18 @@ def matches(run: FederatedFineTune, site: EdgeSite) -> bool:
 
 def _check_labels(labels: Sequence[str]) -> Iterator[FieldProblem]:
     path = ("spec", "task", "labels")
-    if odd := [at for at, label in enumerate(labels) if label != label.strip() or not label.isprintable() or not label]:
-        what = "is empty, or has space around it or characters that cannot be seen: a site's label would not be the same"
+    if odd := [at for at, label in enumerate(labels) if not label or label != label.strip() or any(map(_does_more_than_show, label))]:
+        what = "is empty, or has space around it or control characters: a site's label would not be the same"
         yield (*path, odd[0]), f"the label {what}; write it without"
     if len(labels) == 1:
         yield path, "a classification needs two labels: declare all of them, or none to have those that two sites or more have"
     if len(set(labels)) < len(labels):
         yield path, f"{len(labels) - len(set(labels))} of these {len(labels)} labels are there twice: remove them"
+
+
+def _does_more_than_show(character: str) -> bool:
+    """Control characters, and changes of direction. Joiners belong to scripts and emoji."""
+    return unicodedata.category(character) == "Cc" or unicodedata.bidirectional(character) in _DIRECTIONS
 
 
 def _check_template(field: str, template: str) -> Iterator[FieldProblem]:

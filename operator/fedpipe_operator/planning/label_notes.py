@@ -73,7 +73,8 @@ def _spellings(profiles: Mapping[str, SiteProfile]) -> str:
 
 
 def _normalized(label: str) -> str:
-    text = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
+    visible = "".join(character for character in label if unicodedata.category(character) != "Cf")
+    text = " ".join(unicodedata.normalize("NFKC", visible).casefold().split())
     try:
         number = float(text)
     except ValueError:

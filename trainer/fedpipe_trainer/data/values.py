@@ -1,6 +1,7 @@
 """The value of a column as text: by path in nested rows, and a label from integers and booleans."""
 
 import math
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -11,6 +12,9 @@ from fedpipe_trainer.data.table import Row
 
 _LARGEST_WHOLE: Final = 2**53
 """Above this, a floating-point number does not tell which integer it was."""
+
+_DIRECTIONS: Final = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
+"""Classes of characters after which a text is shown in another order."""
 
 
 class BadValueError(Exception):
@@ -63,9 +67,15 @@ def read_label(value: Any) -> str:  # noqa: ANN401 -- any value of a data file
 def _read_visible(label: str) -> str:
     if not label:
         raise BadValueError("it is empty")
-    if not label.isprintable() and any(not character.isprintable() and not character.isspace() for character in label) and is_utf8(label):
-        raise BadValueError("it has a label with characters that cannot be seen: remove them")
+    if not label.isprintable() and any(map(_does_more_than_show, label)):
+        raise BadValueError("it has a label with control characters: remove them")
     return label
+
+
+def _does_more_than_show(character: str) -> bool:
+    """Control characters but the usual spaces, and changes of direction: the operator refuses them in labels. Joiners belong to scripts."""
+    is_control = unicodedata.category(character) == "Cc" and character not in "\n\r\t"
+    return is_control or unicodedata.bidirectional(character) in _DIRECTIONS
 
 
 def _read_text(value: Any) -> str:  # noqa: ANN401 -- any value of a data file
