@@ -177,7 +177,8 @@ def test_all_problems_of_a_file_are_reported_at_once() -> None:
         (("prompt: ", "promt: "), "spec.task.prompt", "required field is missing: add prompt"),
         (('"{mr}"', '"mr"'), "spec.task.prompt", "the template contains no column"),
         (('"{mr}"', '"{mr"'), "spec.task.prompt", "invalid template"),
-        (('"{ref}"', '"{ref.a}"'), "spec.task.response", "{ref.a} is not a column"),
+        (('"{ref}"', '"{ref..a}"'), "spec.task.response", "{ref..a} is not a column"),
+        (('"{ref}"', '"{ref[0]}"'), "spec.task.response", "{ref[0]} is not a column"),
         (('"{ref}"', '"{ref}", slotPattern: "a("'), "spec.task.slotPattern", "invalid regular expression"),
         (
             ('"{ref}"', '"{ref}", slotPattern: "(a{4294967296})"'),

@@ -209,7 +209,7 @@ def test_files_that_cannot_be_read_are_problems(tmp_path: Path) -> None:
 
     assert status == 2
     assert [line.partition(":1: ")[2] for line in lines] == [
-        "this folder has no *.yaml file: name the file",
+        "this folder has no *.yaml or *.yml file: name the file",
         "not a text file in UTF-8: save it as UTF-8",
         "no such file: correct the path",
     ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from trainer_results import Trainer, evaluation_within, good_trainer, path_of, perform
+from trainer_results import Trainer, evaluation_within, good_trainer, perform
 
 from fedpipe_operator.aggregation.worker import AggregationTask, aggregate
 from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneStatus
@@ -103,13 +103,13 @@ class StandInBackend:
         if seen.job.kind == "aggregate":
             task = AggregationTask.model_validate_json(text)
             assert isinstance(task.store, DirectoryAddress)
-            aggregate(task, DirectoryStore(path_of(f"file://{task.store.root}")), self.clock)
+            aggregate(task, DirectoryStore(Path(task.store.root)), self.clock)
             self.jobs[name] = replace(seen, state=JobState.SUCCEEDED, exit_code=0)
             return
         if seen.job.kind == "plan":
             planning = PlanningTask.model_validate_json(text)
             assert isinstance(planning.store, DirectoryAddress)
-            plan_round_of(planning, DirectoryStore(path_of(f"file://{planning.store.root}")))
+            plan_round_of(planning, DirectoryStore(Path(planning.store.root)))
             self.jobs[name] = replace(seen, state=JobState.SUCCEEDED, exit_code=0)
             return
         result = perform(self.trainer, parse_task(text), self.folder)

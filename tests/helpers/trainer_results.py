@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -144,7 +145,7 @@ def a_failure(kind: type[Any], task: Any, reason: FailureReason, message: str) -
 
 def path_of(url: Upload) -> Path:
     """The path of a file:// URL; a directory store has no forms."""
-    return Path(str(url).removeprefix("file://"))
+    return Path(unquote(str(url).removeprefix("file://")))
 
 
 def _header(task: Any) -> dict[str, Any]:

@@ -122,6 +122,14 @@ def test_every_hyperparameter_is_shown_with_its_reason(page: Page) -> None:
     assert "training.learningRate 0.003 It has the lowest loss of 5 rates." in page.text
 
 
+def test_what_is_odd_about_the_labels_is_told_with_the_plan(record: RunRecord) -> None:
+    newest = max(record.plans)
+    note = "2 labels that one site alone has: 2 at clinic-north"
+    plans = {**record.plans, newest: record.plans[newest].model_copy(update={"label_notes": (note,)})}
+
+    assert f"{note}." in Page(write_report(replace(record, plans=plans))).text
+
+
 def test_importance_idle_share_and_contributions_are_told_in_words_and_numbers(page: Page) -> None:
     assert "the two halves of their data agree (rank correlation 0.91)" in page.text
     assert re.search(r"The sites waited for the slowest one in \d+\.\d % of their time over all rounds", page.text)
@@ -191,6 +199,7 @@ def hostile(record: RunRecord) -> RunRecord:
             "excluded": {"kiosk-west": HOSTILE},
             "importance": {f"h.0.{HOSTILE}": 1.0},
             "importance_note": HOSTILE,
+            "label_notes": (HOSTILE,),
             "hyperparameters": (Hyperparameter(name="training.learningRate", value="0.003", reason=HOSTILE),),
         }
     )

@@ -113,7 +113,7 @@ def test_a_template_is_filled_with_the_unchanged_texts_of_a_row() -> None:
     assert fill("{{{a}}} {a}-{b}", {"a": "{b}", "b": "ü"}) == "{{b}} {b}-ü"
 
 
-@pytest.mark.parametrize("template", ["plain", "{}", "{a.b}", "{a[0]}", "{a!r}", "{a:>10}", "{a", "a}"])
+@pytest.mark.parametrize("template", ["plain", "{}", "{a..b}", "{.a}", "{a[0]}", "{a!r}", "{a:>10}", "{a", "a}"])
 def test_a_template_may_contain_only_plain_column_names(template: str) -> None:
     with pytest.raises(TaskFailed, match="template") as caught:
         columns_of(CausalLM(prompt=template, response="{a}"))

@@ -1,15 +1,16 @@
 """The exceptions with which a recipe ends early on purpose. Any other exception is reported as `Unexpected`: a bug in the trainer."""
 
 from fedpipe_trainer.contract import FailureReason
+from fedpipe_trainer.printable import printable
 
 
 class TaskFailed(Exception):  # noqa: N818 - named after the outcome in the result
     """The task failed: a reason for the operator and a message for a person, both reported in the result."""
 
     def __init__(self, reason: FailureReason, message: str) -> None:
-        super().__init__(message)
         self.reason = reason
-        self.message = message
+        self.message = printable(message)
+        super().__init__(self.message)
 
 
 class Terminated(Exception):  # noqa: N818 - stopping on request is not an error

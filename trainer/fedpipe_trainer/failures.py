@@ -4,12 +4,10 @@ import logging
 import sys
 import traceback
 from pathlib import Path
-from typing import Final
 
 from fedpipe_trainer.contract import Failure, FailureReason
 from fedpipe_trainer.errors import TaskFailed, Terminated
-
-_LONGEST_MESSAGE: Final = 4096
+from fedpipe_trainer.printable import printable
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,7 +33,7 @@ def failure_of(error: Exception, *, elapsed_seconds: float) -> Failure:
             _LOG.error("unexpected exception %s", stack_of(error))
             reason = FailureReason.UNEXPECTED
             message = f"{type(error).__name__} in {_location(error)}: see the traceback in the log of the task"
-    return Failure(reason=reason, message=message[:_LONGEST_MESSAGE])
+    return Failure(reason=reason, message=printable(message))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

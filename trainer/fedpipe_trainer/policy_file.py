@@ -48,7 +48,8 @@ def policy_of_files(paths: Iterable[str]) -> DataPolicy | None:
     Raises:
         TaskFailed: PolicyDenied, a policy file cannot be used.
     """
-    folders = {folder for path in paths for folder in Path(path).absolute().parents}
+    # Data may be a folder, which can have a policy of its own.
+    folders = {folder for path in paths for absolute in [Path(path).absolute()] for folder in (absolute, *absolute.parents)}
     found = [_read(folder / POLICY_FILE) for folder in sorted(folders) if _exists(folder / POLICY_FILE)]
     return reduce(stricter, found) if found else None
 

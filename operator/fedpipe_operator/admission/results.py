@@ -213,6 +213,8 @@ def _check_profile(result: ProfileResult, what: str) -> None:
         raise RefusedError(RefusalReason.IMPLAUSIBLE, f"{what}: it names a weight twice")
     if len(set(result.labels)) < len(result.labels):
         raise RefusedError(RefusalReason.IMPLAUSIBLE, f"{what}: it has a label twice")
+    require_range(result.train_labels, 0, result.train_samples, what=f"{what}: trainLabels")
+    require_range(result.validation_labels, 0, result.validation_samples, what=f"{what}: validationLabels")
     scores = result.importance.first_half.keys() if result.importance else set()
     if not scores <= weights:
         raise RefusedError(

@@ -1,14 +1,22 @@
 """Checks that a schema cannot express: labels are several, templates contain a column, patterns compile, objects refer to each other."""
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from string import Formatter
+from typing import Final
 
 from fedpipe_operator.api.documents import FieldPath, FieldProblem
 from fedpipe_operator.api.edgesite import EdgeSite
 from fedpipe_operator.api.finetune import FederatedFineTune, PlanningMode
 from fedpipe_operator.api.training import SequenceClassificationTask
+from fedpipe_operator.formatting import excerpt
+
+_DIRECTIONS: Final = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
+"""Classes of characters after which a text is shown in another order."""
+_SHOWN: Final = 60
+"""Characters of a column's name in a message."""
 
 
 def check_object(value: EdgeSite | FederatedFineTune) -> list[FieldProblem]:
@@ -44,24 +52,36 @@ def matches(run: FederatedFineTune, site: EdgeSite) -> bool:
 
 def _check_labels(labels: Sequence[str]) -> Iterator[FieldProblem]:
     path = ("spec", "task", "labels")
+    if odd := [at for at, label in enumerate(labels) if not label or label != label.strip() or any(map(_does_more_than_show, label))]:
+        what = "is empty, or has space around it or control characters: a site's label would not be the same"
+        yield (*path, odd[0]), f"the label {what}; write it without"
     if len(labels) == 1:
         yield path, "a classification needs two labels: declare all of them, or none to have those that two sites or more have"
     if len(set(labels)) < len(labels):
         yield path, f"{len(labels) - len(set(labels))} of these {len(labels)} labels are there twice: remove them"
 
 
+def _does_more_than_show(character: str) -> bool:
+    """Control characters, and changes of direction. Joiners belong to scripts and emoji."""
+    return unicodedata.category(character) == "Cc" or unicodedata.bidirectional(character) in _DIRECTIONS
+
+
 def _check_template(field: str, template: str) -> Iterator[FieldProblem]:
     path = ("spec", "task", field)
     try:
-        columns = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+        fields = [(name, spec, conversion) for _, name, spec, conversion in Formatter().parse(template) if name is not None]
     except ValueError as error:
         yield path, f"invalid template ({error}): write a literal brace twice, as {{{{ or }}}}"
         return
-    if not columns:
+    if not fields:
         yield path, "the template contains no column, so every row would produce the same text: add a column name in braces, such as {text}"
-    for name in columns:
-        if not name or set(name) & set(".[]"):
-            yield path, f"{{{name}}} is not a column: write a plain column name in braces, such as {{text}}"
+    for name, spec, conversion in fields:
+        if not all(name.split(".")) or set(name) & set("[]"):
+            yield path, f"{{{excerpt(name, _SHOWN)}}} is not a column: write a plain column name in braces, such as {{text}}"
+        if spec or conversion:
+            shown = excerpt(f"{name}{f'!{conversion}' if conversion else ''}{f':{spec}' if spec else ''}", _SHOWN)
+            advice = "write the column's name alone, and cut or convert the texts in the data"
+            yield path, f"{{{shown}}} asks for a form of the text, which a template does not have: {advice}"
 
 
 def _check_slot_pattern(pattern: str) -> Iterator[FieldProblem]:

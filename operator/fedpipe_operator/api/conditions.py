@@ -52,6 +52,8 @@ class Reason(StrEnum):
     """Every site was profiled."""
     SITES_LEFT_OUT = "SitesLeftOut"
     """Some sites are excluded: they could not be profiled or cannot hold the model; the message lists them."""
+    LABELS_DIFFER = "LabelsDiffer"
+    """One site alone has some labels, they are spelled in several ways, or a site has a single one; the message counts them by site."""
     WAITING = "Waiting"
     """An earlier step has not finished."""
     PLANNING = "Planning"

@@ -10,6 +10,11 @@ from typing import Any, Final, cast
 
 import yaml
 
+from fedpipe_operator.formatting import excerpt
+
+LONGEST_PROBLEM: Final = 4096
+"""Characters of a problem, as it is shown."""
+
 FieldPath = Sequence[str | int]
 """Names of fields and indices of list entries, from the document's root."""
 
@@ -53,7 +58,7 @@ class Problem:
     def __str__(self) -> str:
         """One line for the user; it begins with `file:line`, which editors recognise."""
         location = ", ".join(part for part in (f"document {self.document}" if self.document else "", self.object) if part)
-        return ": ".join(part for part in (f"{self.file}:{self.line}", location, self.path, self.message) if part)
+        return excerpt(": ".join(part for part in (f"{self.file}:{self.line}", location, self.path, self.message) if part), LONGEST_PROBLEM)
 
     @property
     def position(self) -> tuple[str, int, int]:

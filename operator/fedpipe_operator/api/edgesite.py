@@ -10,7 +10,7 @@ from fedpipe_operator.api.pod_template import PodTemplate, Toleration
 from fedpipe_operator.api.quantities import Quantity
 from fedpipe_operator.api.training import Column
 
-DATA_PATTERN = r"^([^/.][^/]*/)*[^/.][^/]*\.(jsonl|csv|parquet)$"
+DATA_PATTERN = r"^([^/.][^/]*/)*([^/.]+/?|[^/.][^/]*(\.(jsonl|json|csv|tsv)(\.gz|\.zst)?|\.parquet|/))$"
 
 DataFile = Annotated[str, Field(pattern=DATA_PATTERN, max_length=1024)]
 """A path that stays within its volume: no part of it begins with a dot, and it does not begin with a slash."""

@@ -20,7 +20,8 @@ _FORMAT_ADVICE: Final = {
     meta.NAME_PATTERN: "write lower-case letters, digits and dashes; start with a letter, do not end with a dash",
     meta.NAMESPACE_PATTERN: "write lower-case letters, digits and dashes; do not start or end with a dash",
     meta.OBJECT_PATTERN: "write lower-case letters, digits, dashes and dots; start and end with a letter or digit",
-    edgesite.DATA_PATTERN: "write a relative path that ends in .jsonl, .csv or .parquet; no part of it may start with a dot",
+    edgesite.DATA_PATTERN: "write a relative path that ends in .jsonl, .json, .csv or .tsv (also with .gz or .zst) or in .parquet, "
+    "or names a folder: without a dot in its name, or with / behind it; no part of the path may start with a dot",
     finetune.SOURCE_PATTERN: "write hf://org/name@revision, s3://bucket/folder, pvc://claim/folder or file:///folder",
     finetune.BUCKET_PATTERN: "write 3 to 63 lower-case letters, digits, dashes and dots",
     finetune.PREFIX_PATTERN: "write letters, digits, dashes, dots, underscores, and single slashes between parts; start no part with a dot",
@@ -110,6 +111,8 @@ _MESSAGES: Final[dict[str, Callable[[ErrorDetails], str]]] = {
     "greater_than_equal": _bound("at least", "ge"),
     "less_than": _bound("below", "lt"),
     "less_than_equal": _bound("at most", "le"),
+    # The document was YAML, whose texts have escapes for what no file in UTF-8 has.
+    "json_invalid": lambda _: "a text in it is not Unicode (half of a surrogate pair, \\ud800 to \\udfff): write the whole character",
     "value_error": _own_message,
 }
 

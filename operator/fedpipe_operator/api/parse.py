@@ -14,11 +14,12 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from fedpipe_operator.api.checks import check_object
-from fedpipe_operator.api.documents import Document, FieldProblem, Problem, format_path, read_yaml
+from fedpipe_operator.api.documents import LONGEST_PROBLEM, Document, FieldProblem, Problem, format_path, read_yaml
 from fedpipe_operator.api.edgesite import EdgeSite
 from fedpipe_operator.api.finetune import FederatedFineTune
 from fedpipe_operator.api.messages import problem_of
 from fedpipe_operator.api.meta import API_VERSION, ApiModel
+from fedpipe_operator.formatting import excerpt
 
 Kind = EdgeSite | FederatedFineTune
 KindT = TypeVar("KindT", bound=ApiModel)
@@ -74,8 +75,8 @@ def parse_object(value: object, kind: type[KindT]) -> tuple[KindT | None, list[s
     try:
         parsed = validate_strictly(value, kind)
     except ValidationError as error:
-        return None, [f"{format_path(path)}: {message}" for path, message in _problems_of(error, kind)]
-    return parsed, [f"{format_path(path)}: {message}" for path, message in check_object(cast("Kind", parsed))]
+        return None, [excerpt(f"{format_path(path)}: {message}", LONGEST_PROBLEM) for path, message in _problems_of(error, kind)]
+    return parsed, [excerpt(f"{format_path(path)}: {message}", LONGEST_PROBLEM) for path, message in check_object(cast("Kind", parsed))]
 
 
 def _parse_document(document: Document) -> tuple[Kind | None, list[Problem]]:

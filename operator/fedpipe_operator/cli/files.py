@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
+from typing import Final
 
 import typer
 
@@ -14,6 +15,8 @@ from fedpipe_operator.api.parse import ParsedObject, read_documents
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.rounds.consent import left_out, missing_for_rule_of, missing_sites
 from fedpipe_operator.rounds.model_claims import private_claims
+
+_ENDS: Final = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ def load(paths: Sequence[Path]) -> Objects:
 
 
 def read(paths: Sequence[Path]) -> tuple[Objects, list[Problem]]:
-    """The objects of these files and folders (of a folder: its *.yaml files), and every problem in them."""
+    """The objects of these files and folders (of a folder: its *.yaml and *.yml files), and every problem in them."""
     found: list[ParsedObject] = []
     problems: list[Problem] = []
     for path in paths:
@@ -79,7 +82,9 @@ def _split_by_kind(values: Iterable[EdgeSite | FederatedFineTune]) -> Objects:
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted(path.glob("*.yaml")) or [path] if path.is_dir() else [path]
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.iterdir() if file.suffix.lower() in _ENDS and not file.is_dir()) or [path]
 
 
 def _text(file: Path) -> str | Problem:
@@ -88,7 +93,7 @@ def _text(file: Path) -> str | Problem:
     except FileNotFoundError:
         return _unreadable(file, "no such file: correct the path")
     except IsADirectoryError:
-        return _unreadable(file, "this folder has no *.yaml file: name the file")
+        return _unreadable(file, "this folder has no *.yaml or *.yml file: name the file")
     except UnicodeDecodeError:
         return _unreadable(file, "not a text file in UTF-8: save it as UTF-8")
     except OSError as error:

@@ -99,6 +99,8 @@ def _print(plan: RoundPlan, console: Console) -> None:
         console.print("; ".join(used), style="dim")
     if excluded := [row.site for row in table_rows if not row.bits]:
         console.print(f"excluded, for the reasons at the end: {', '.join(excluded)}", style="yellow", soft_wrap=True)
+    for note in plan.label_notes:
+        console.print(note, style="yellow", soft_wrap=True, highlight=False, markup=False)
     for one in plan.hyperparameters:
         console.print(hyperparameter_text(one), soft_wrap=True, highlight=False, markup=False)
     for row in table_rows:

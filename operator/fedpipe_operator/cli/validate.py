@@ -9,7 +9,7 @@ from fedpipe_operator.cli.files import read
 
 
 def command(
-    paths: Annotated[list[Path], typer.Argument(metavar="FILE…", help="YAML files, or folders whose *.yaml files are read.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE…", help="YAML files, or folders whose *.yaml and *.yml files are read.")],
 ) -> None:
     """Print every problem in these files: where it is, what is wrong, and what to do. The exit status is 2 if there is one."""
     objects, problems = read(paths)

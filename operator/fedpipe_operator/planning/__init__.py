@@ -14,6 +14,7 @@ from fedpipe_operator.planning.hyperparameters import (
     range_test,
     rate_of,
 )
+from fedpipe_operator.planning.label_notes import label_notes
 from fedpipe_operator.planning.memory_model import RunOptions, Step, predict_peak
 from fedpipe_operator.planning.modes import Plans
 from fedpipe_operator.planning.out_of_memory import limit_after
@@ -50,6 +51,7 @@ __all__ = [
     "hyperparameter_status",
     "hyperparameter_text",
     "hyperparameters",
+    "label_notes",
     "learning_rate_share",
     "limit_after",
     "plan_round",

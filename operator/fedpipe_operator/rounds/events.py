@@ -66,11 +66,13 @@ def _plan_events(context: StageContext, plan: RoundPlan) -> tuple[Event, ...]:
     anew = {site: note for site, one in plan.plans.items() for note in one.why if note.startswith(REPLANNED)}
     last = context.observed.plans.get(plan.round - 1)
     left_out = {site: why for site, why in plan.excluded.items() if last is None or site not in last.excluded}
+    odd_labels = plan.label_notes if last is None else ()  # those of the first round are those of the run
     events = (
         Event(REPLANNED_EVENT, _of_sites(plan, anew, "status.plans")),
         Event(Reason.SITES_LEFT_OUT, _of_sites(plan, left_out, "status.excluded"), warning=True),
+        Event(Reason.LABELS_DIFFER, _as_many_as_fit(odd_labels, f"the condition {ConditionType.PLANNED}"), warning=True),
     )
-    return tuple(event for event, sites in zip(events, (anew, left_out), strict=True) if sites)
+    return tuple(event for event, found in zip(events, (anew, left_out, odd_labels), strict=True) if found)
 
 
 def _of_sites(plan: RoundPlan, notes: Mapping[str, str], where: str) -> str:

@@ -32,6 +32,8 @@ class RoundPlan(Wire):
     model_commit: str | None = None
     """Of that model in its hub, as its branch or tag may move during the run; None for a model that does not come from a hub."""
     labels: tuple[str, ...] = ()
+    label_notes: tuple[str, ...] = ()
+    """What is odd about the labels that the sites have, in words: those of one site alone, and the like."""
     weights: dict[str, tuple[int, int]]
     """(d_out, d_in) of every weight that may get an adapter."""
     head: dict[str, tuple[int, ...]] = {}

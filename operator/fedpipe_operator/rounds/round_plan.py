@@ -19,6 +19,7 @@ from fedpipe_operator.planning import (
     facts_as_fixed,
     facts_of,
     hyperparameters,
+    label_notes,
     learning_rate_share,
     plan_round,
     rank_lines,
@@ -82,6 +83,7 @@ def round_plan(run: Run, observed: Observed, without: Unprofiled, round_: int, n
         fingerprint=facts.fingerprint,
         model_commit=facts.commit,
         labels=facts.labels,
+        label_notes=_label_notes(run, profiled.sites, facts),
         weights=dict(facts.weights),
         head=dict(facts.head),
         plans=with_hidden_rows(run, _with_dropped_labels(with_reasons(made.plans, before, evidence), agreeing, facts)),
@@ -250,8 +252,9 @@ def _label_problem(run: Run, profiles: Mapping[str, SiteProfile], facts: RunFact
     """Why the sites with the run's base have too few labels in common, and why others are none of them; empty if they have enough."""
     agreeing = {name: one for name, one in profiles.items() if name not in facts.wrong_base}
     message = too_few_labels(facts.labels, agreeing, run.spec.task)
+    notes = _label_notes(run, profiles, facts) if message else ()
     others = [f"{site}: {why}" for site, why in sorted((dict(failed) | dict(facts.wrong_base)).items())]
-    return "; ".join((message, *others)) if message else ""
+    return "; ".join((*notes, message, *others)) if message else ""
 
 
 def _selection(run: Run, round_: int, min_sites: Mapping[str, int]) -> Callable[[Collection[str]], tuple[str, ...]]:
@@ -264,6 +267,11 @@ def _with_dropped_labels(plans: Mapping[str, Plan], profiles: Mapping[str, SiteP
     """The plans, where a site has labels that the run does not have with a sentence that says so."""
     notes = {site: dropped_labels_note(profiles[site], facts.labels) for site in plans}
     return {site: plan.model_copy(update={"why": (*plan.why, notes[site])}) if notes[site] else plan for site, plan in plans.items()}
+
+
+def _label_notes(run: Run, profiles: Mapping[str, SiteProfile], facts: RunFacts) -> tuple[str, ...]:
+    same_base = {name: one for name, one in profiles.items() if name not in facts.wrong_base}
+    return label_notes(same_base, run.spec.task, {site.name: site.spec.policy.labels or () for site in run.sites})
 
 
 def _too_few(run: Run, round_: int, need: int, count: int, excluded: Mapping[str, str]) -> OutOfReach:

@@ -119,12 +119,11 @@ def _with_conditions(status: FineTuneStatus, observations: Sequence[Observation]
 
 
 def _conditions(context: StageContext, step: Step) -> tuple[Condition, ...]:
-    planned = context.is_planned
     suspended = context.run.spec.suspend and step.end is None
     observations = (
         Observation(ConditionType.VALID, True, Reason.SPEC_VALID),
         _profiled_observation(context, step),
-        Observation(ConditionType.PLANNED, planned, Reason.ROUND_PLANNED if planned else Reason.WAITING),
+        _planned_observation(context),
         Observation(ConditionType.PROGRESSING, step.end is None and not suspended, step.reason, step.message),
         Observation(
             ConditionType.SUSPENDED,
@@ -138,6 +137,14 @@ def _conditions(context: StageContext, step: Step) -> tuple[Condition, ...]:
     return conditions_of(
         observations, resource.status.conditions, kinds=ConditionType, generation=resource.metadata.generation, now=context.now
     )
+
+
+def _planned_observation(context: StageContext) -> Observation:
+    """Whether the round is planned; of a run whose sites have odd labels with what is odd about them."""
+    plan = context.observed.plan
+    if not context.is_planned:
+        return Observation(ConditionType.PLANNED, False, Reason.WAITING)
+    return Observation(ConditionType.PLANNED, True, Reason.ROUND_PLANNED, "; ".join(plan.label_notes) if plan else "")
 
 
 def _end_observations(end: End | None, reason: str, message: str) -> tuple[Observation, ...]:

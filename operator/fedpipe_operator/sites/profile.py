@@ -106,6 +106,10 @@ class SiteProfile:
     """The field of the EdgeSite in which `memory_bytes` are claimed."""
     measured_memory: int = 0
     """What the device has, whatever is claimed; 0: not measured."""
+    train_labels: int = 0
+    """Different labels that the training rows have; 0: no classification, or not recorded."""
+    validation_labels: int = 0
+    """Likewise of the validation rows."""
 
     @property
     def resources(self) -> Resources:
@@ -213,6 +217,8 @@ def site_profile(site: EdgeSite, measured: AdmittedProfile) -> SiteProfile:
         has_cache=site.spec.cache is not None and not measured.cache_problem,
         cache_problem=excerpt(measured.cache_problem, LONGEST_PROBLEM) if site.spec.cache is not None else "",
         range_test=measured.range_test,
+        train_labels=measured.train_labels,
+        validation_labels=measured.validation_labels,
         assumed=_assumed(site, measured),
         memory_field=memory_field,
         measured_memory=measured_memory,

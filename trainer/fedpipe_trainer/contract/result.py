@@ -280,6 +280,10 @@ class ProfileResult(_ResultBase):
     train_samples: Count = 0
     validation_samples: Count = 0
     skipped_rows: Count = 0
+    train_labels: Count = 0
+    """Different labels that the training rows have; 0: no classification, or not recorded."""
+    validation_labels: Count = 0
+    """Likewise of the validation rows."""
     mean_tokens: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.0
     """Mean number of tokens of a training sample, truncated to maxLength."""
     longest_tokens: Tokens = 0

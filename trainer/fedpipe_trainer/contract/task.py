@@ -119,7 +119,7 @@ class Model(Wire):
 
 
 class Data(Wire):
-    """The site's private data: paths on the machine where the task runs (jsonl, csv or parquet)."""
+    """The site's private data: paths of files or folders on the machine where the task runs."""
 
     train: Annotated[str, Field(min_length=1, max_length=4096)]
     validation: Annotated[str, Field(min_length=1, max_length=4096)]

@@ -16,6 +16,7 @@ from fedpipe_trainer.data.batches import (
     target_count,
 )
 from fedpipe_trainer.data.encoding import IGNORED, Example, Tokenizer, encode, encode_once, encode_prompts
+from fedpipe_trainer.data.readers import files_of
 from fedpipe_trainer.data.rows import Row, Rows, read_rows
 from fedpipe_trainer.data.selection import select_rows, with_run_labels
 from fedpipe_trainer.data.templates import columns_of, fill
@@ -36,6 +37,7 @@ __all__ = [
     "encode",
     "encode_once",
     "encode_prompts",
+    "files_of",
     "fill",
     "micro_batches",
     "read_rows",

@@ -1,25 +1,24 @@
-"""Reads the rows of a data file. The file extension determines the format: jsonl, csv or parquet.
+"""Reads the rows of a data file or folder; `readers` has the formats.
 
 Real files contain a few bad rows. They are skipped, counted and reported. If more than one row in a hundred is bad, the
 file is probably the wrong one, and training on the other rows would hide that; so the task fails.
 """
 
-import csv
-import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from fedpipe_trainer.contract import FailureReason
-from fedpipe_trainer.errors import TaskFailed
+from fedpipe_trainer.data.readers import BadRowError, bad_data, read_records
+from fedpipe_trainer.data.table import Row, RowTable
+from fedpipe_trainer.data.values import BadValueError, Columns, ValueReader, select_columns
+from fedpipe_trainer.printable import printable
 
-Row = dict[str, str]
+__all__ = ["BadValueError", "Row", "Rows", "ValueReader", "read_rows"]
 
 _MAX_BAD_SHARE: Final = 0.01
-_LONGEST_FIELD: Final = 2**31 - 1
-_PARQUET_BATCH: Final = 1024
 
 _LOG = logging.getLogger(__name__)
 
@@ -28,154 +27,71 @@ _LOG = logging.getLogger(__name__)
 class Rows:
     """The good rows in the order of the file, and the number of rows that were skipped."""
 
-    rows: list[Row]
+    rows: RowTable
     skipped: int
-    lines: list[int]
-    """The line of each row in its file (of parquet: the number of the row), for messages, which never quote a row."""
+    lines: Sequence[int]
+    """The number of each row in its file, for messages, which never quote a row."""
+    unit: str = "line"
+    """What `lines` counts: lines of a text, rows of a file that has no lines."""
     dropped: int = 0
     """Good rows that were left out because the run does not have their label."""
 
-
-class _BadRowError(Exception):
-    """This row cannot be used; the message gives the reason."""
-
-
-Record = Mapping[str, Any] | _BadRowError
-"""A row as it is in the file, or the reason why it cannot be read."""
+    def at(self, kept: Sequence[int]) -> "Rows":
+        """Those of these rows alone, by their positions."""
+        return replace(self, rows=self.rows.at(kept), lines=array("q", (self.lines[at] for at in kept)))
 
 
-def read_rows(path: str | Path, columns: Sequence[str]) -> Rows:
-    """Read these columns of the rows of the file `path`.
+@dataclass
+class _Bad:
+    """The rows that cannot be used."""
+
+    count: int = 0
+    first: tuple[int, str] = (0, "")
+    """Its number, and the reason."""
+
+    def add(self, number: int, error: BadRowError) -> None:
+        if not self.count:
+            self.first = (number, str(error))
+        self.count += error.rows
+
+
+def read_rows(path: str | Path, columns: Sequence[str], readers: Mapping[str, ValueReader] | None = None) -> Rows:
+    """Read these columns of the rows of the file or folder `path`: they alone are decoded and kept.
 
     A bad row (invalid JSON or CSV, not UTF-8, a column that is missing, empty or not text) is skipped, counted and logged.
+
+    Args:
+        path: of the file or folder; see `readers`.
+        columns: names, or paths such as `review.body` into nested rows.
+        readers: by column whose value is not simply a text: how it becomes one.
 
     Raises:
         TaskFailed: BadData if the file cannot be read, has no good row, or has more than 1 % bad rows. The message
             names the file and the line of the first bad row.
     """
     path = Path(path)
-    rows: list[Row] = []
-    lines: list[int] = []
-    bad: list[tuple[int, str]] = []
+    wanted = Columns(columns, readers or {})
+    good, lines, bad = RowTable(columns), array("q"), _Bad()
     try:
-        for line, record in _reader(path)(path):
+        records, unit = read_records(path, columns)
+        for number, record in records:
             try:
-                rows.append(_select_columns(record, columns))
-                lines.append(line)
-            except _BadRowError as error:
-                bad.append((line, str(error)))
+                good.append(select_columns(record, wanted))
+                lines.append(number)
+            except BadRowError as error:
+                bad.add(number, error)
     except OSError as error:
-        raise _bad_data(f"the data file {path} cannot be read: {error.strerror or error}") from error
-    _check_bad_share(path, rows, bad)
-    return Rows(rows, len(bad), lines)
+        raise bad_data(f"the data file {path} cannot be read: {error.strerror or type(error).__name__}") from error
+    _check_bad_share(path, len(good), bad, unit)
+    return Rows(good, bad.count, lines, unit)
 
 
-def _reader(path: Path) -> Callable[[Path], Iterator[tuple[int, Record]]]:
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise _bad_data(f"the data file {path} has an unknown format: its name must end in one of {', '.join(_READERS)}")
-    return reader
-
-
-def _check_bad_share(path: Path, rows: list[Row], bad: list[tuple[int, str]]) -> None:
-    if bad:
-        line, reason = bad[0]
-        summary = f"{len(bad)} of {len(rows) + len(bad)} rows of {path} cannot be used, the first at line {line}: {reason}"
-        if not rows or len(bad) > _MAX_BAD_SHARE * (len(rows) + len(bad)):
-            raise _bad_data(f"{summary}. At most 1 % of the rows may be bad: correct or remove them, or use the right file")
-        _LOG.warning("%s. They are skipped", summary)
-    if not rows:
-        raise _bad_data(f"the data file {path} has no rows")
-
-
-def _select_columns(record: Record, columns: Sequence[str]) -> Row:
-    if isinstance(record, _BadRowError):
-        raise record
-    return {column: _text(record, column) for column in columns}
-
-
-def _text(record: Mapping[str, Any], column: str) -> str:
-    value = record.get(column)
-    if value is None:
-        # Without a header, the first row of a CSV file would be the names of its columns.
-        raise _BadRowError(f"no value in column {column!r}, or no column of this name among the {len(record)} of the file")
-    if not isinstance(value, str):
-        raise _BadRowError(f"column {column!r} is of type {type(value).__name__}, not text")
-    if not value.strip():
-        raise _BadRowError(f"column {column!r} is empty")
-    if not _is_utf8(value):
-        raise _BadRowError(f"column {column!r} is not UTF-8")
-    return value
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _jsonl(path: Path) -> Iterator[tuple[int, Record]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, _json_object(line)
-
-
-def _json_object(line: bytes) -> Record:
-    try:
-        value = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        return _BadRowError("it is not UTF-8")
-    except (ValueError, RecursionError):
-        return _BadRowError("it is not JSON")
-    return value if isinstance(value, dict) else _BadRowError("it is JSON, but not an object")
-
-
-def _csv(path: Path) -> Iterator[tuple[int, Record]]:
-    csv.field_size_limit(_LONGEST_FIELD)
-    # A byte that is not UTF-8 becomes a lone surrogate, which makes only its own row bad.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        header: list[str] | None = None
-        while True:
-            try:
-                values = next(reader)
-            except StopIteration:
-                return
-            except csv.Error:
-                yield reader.line_num, _BadRowError("it is not CSV")
-                continue
-            if header is None:
-                header = values
-            elif values:
-                yield reader.line_num, _csv_record(header, values)
-
-
-def _csv_record(header: list[str], values: list[str]) -> Record:
-    if len(values) != len(header):
-        return _BadRowError(f"it has {len(values)} fields, the header has {len(header)}")
-    return dict(zip(header, values, strict=True))
-
-
-def _parquet(path: Path) -> Iterator[tuple[int, Record]]:
-    import pyarrow as pa  # noqa: PLC0415 - the import takes half a second and only parquet files need it
-    from pyarrow import parquet  # noqa: PLC0415 - only parquet files need it
-
-    try:
-        with parquet.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(_PARQUET_BATCH):
-                for record in batch.to_pylist():
-                    number += 1
-                    yield number, record
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise _bad_data(f"the data file {path} cannot be read as parquet ({type(error).__name__}): write it anew") from error
-
-
-_READERS: Final[dict[str, Callable[[Path], Iterator[tuple[int, Record]]]]] = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
-
-
-def _bad_data(message: str) -> TaskFailed:
-    return TaskFailed(FailureReason.BAD_DATA, message)
+def _check_bad_share(path: Path, good: int, bad: _Bad, unit: str) -> None:
+    if bad.count:
+        number, reason = bad.first
+        summary = f"{bad.count} of {good + bad.count} rows of {path} cannot be used, the first at {unit} {number}: {reason}"
+        if not good or bad.count > _MAX_BAD_SHARE * (good + bad.count):
+            raise bad_data(f"{summary}. At most 1 % of the rows may be bad: correct or remove them, or use the right file")
+        _LOG.warning("%s. They are skipped", printable(summary))
+    if not good:
+        raise bad_data(f"the data file {path} has no rows")

@@ -11,7 +11,9 @@ from pathlib import Path
 from fedpipe_trainer.contract import DataPolicy, FailureReason, Objective, SequenceClassification
 from fedpipe_trainer.data.rows import Rows, read_rows
 from fedpipe_trainer.data.templates import columns_of
+from fedpipe_trainer.data.values import read_label
 from fedpipe_trainer.errors import TaskFailed
+from fedpipe_trainer.printable import printable
 
 _LOG = logging.getLogger(__name__)
 
@@ -23,9 +25,9 @@ def select_rows(path: str | Path, objective: Objective, policy: DataPolicy) -> R
         TaskFailed: PolicyDenied, the policy leaves out every row; BadData, a row has a label that the objective does not have, or, if it
             drops these, every row has; or as `read_rows`. The message names the file and the line, and quotes nothing.
     """
-    found = read_rows(path, columns_of(objective))
     if not isinstance(objective, SequenceClassification):
-        return found
+        return read_rows(path, columns_of(objective))
+    found = read_rows(path, columns_of(objective), {objective.label: read_label})
     allowed = _with_allowed_labels(path, found, objective.label, policy)
     return with_run_labels(path, allowed, objective) if objective.labels else allowed
 
@@ -33,15 +35,16 @@ def select_rows(path: str | Path, objective: Objective, policy: DataPolicy) -> R
 def _with_allowed_labels(path: str | Path, found: Rows, column: str, policy: DataPolicy) -> Rows:
     if policy.labels is None:
         return found
-    allowed = set(policy.labels)
-    kept = [at for at, row in enumerate(found.rows) if row[column] in allowed]
+    # A label has no space around it, however the policy or a row spells it.
+    allowed = {label.strip() for label in policy.labels}
+    kept = [at for at, label in enumerate(found.rows.column(column)) if label in allowed]
     left_out = len(found.rows) - len(kept)
     if not kept:
         message = f"policy.labels of the data owner allows none of the values that column {column!r} of {path} has"
         raise TaskFailed(FailureReason.POLICY_DENIED, f"{message}: correct the policy, or task.label of the run")
     if left_out:
-        _LOG.warning("policy.labels leaves out %d of %d rows of %s by column %r", left_out, len(found.rows), path, column)
-    return replace(_rows_at(found, kept), skipped=found.skipped + left_out)
+        _LOG.warning("policy.labels leaves out %d of %d rows of %s by column %r", left_out, len(found.rows), printable(str(path)), column)
+    return replace(found.at(kept), skipped=found.skipped + left_out)
 
 
 def with_run_labels(path: str | Path, rows: Rows, objective: SequenceClassification) -> Rows:
@@ -51,24 +54,22 @@ def with_run_labels(path: str | Path, rows: Rows, objective: SequenceClassificat
         TaskFailed: BadData, a row has another label, and the objective does not drop them; or every row has.
     """
     known = set(objective.labels)
-    kept = [at for at, row in enumerate(rows.rows) if row[objective.label] in known]
+    kept = [at for at, label in enumerate(rows.rows.column(objective.label)) if label in known]
     others = len(rows.rows) - len(kept)
     if not others:
         return rows
     if not objective.drops_other_labels or not kept:
         raise TaskFailed(FailureReason.BAD_DATA, _other_labels(path, rows, objective))
-    _LOG.warning("%d of %d rows of %s are dropped: the run lacks their label in column %r", others, len(rows.rows), path, objective.label)
-    return replace(_rows_at(rows, kept), dropped=others)
+    found = f"{others} of {len(rows.rows)} rows of {path} are dropped: the run lacks their label in column {objective.label!r}"
+    _LOG.warning("%s", printable(found))
+    return replace(rows.at(kept), dropped=others)
 
 
 def _other_labels(path: str | Path, rows: Rows, objective: SequenceClassification) -> str:
     known = set(objective.labels)
-    lines = [line for line, row in zip(rows.lines, rows.rows, strict=True) if row[objective.label] not in known]
-    found = f"{len(lines)} of {len(rows.rows)} rows of {path}, the first at line {lines[0]}, have in column {objective.label!r}"
+    labels = rows.rows.column(objective.label)
+    numbers = [number for number, label in zip(rows.lines, labels, strict=True) if label not in known]
+    found = f"{len(numbers)} of {len(rows.rows)} rows of {path}, the first at {rows.unit} {numbers[0]}, have in column {objective.label!r}"
     if objective.drops_other_labels:
         return f"{found} none of the {len(known)} labels that the run found in the data: declare spec.task.labels in a new run"
     return f"{found} none of the run's {len(known)} labels: correct the rows, or add their labels to spec.task.labels of the run"
-
-
-def _rows_at(rows: Rows, kept: list[int]) -> Rows:
-    return replace(rows, rows=[rows.rows[at] for at in kept], lines=[rows.lines[at] for at in kept])

@@ -1,6 +1,7 @@
 """Templates over columns: `{column}` is replaced by a row's text, `{{` and `}}` by braces.
 
-Only plain column names are allowed. Python's `str.format` would also evaluate attributes and indices, which a document
+Only plain column names are allowed, and paths such as `review.body` into nested rows. Python's `str.format` would also evaluate
+attributes and indices, which a document
 from a user must not do.
 """
 
@@ -45,7 +46,7 @@ def _columns(which: str, template: str) -> list[str]:
     except ValueError as error:
         raise _bad_template(f"the {which} template {template!r} cannot be parsed: {error}; write a literal brace twice") from error
     for name, spec, conversion in fields:
-        if not name or spec or conversion or set(name) & set(".[]"):
+        if not all(name.split(".")) or spec or conversion or set(name) & set("[]"):
             raise _bad_template(
                 f"the {which} template {template!r} may contain only plain column names, such as {{text}}; this is not one: {{{name}}}"
             )

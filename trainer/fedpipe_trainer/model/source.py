@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote, urlparse
+from urllib.parse import unquote
 
 import torch
 from safetensors import safe_open
@@ -50,7 +50,7 @@ def fetch(model: Model, runtime: TaskRuntime) -> Path:
     Raises:
         TaskFailed: BadModel, the folder or one of its files is missing, or the fingerprint is not the task's; TransferFailed.
     """
-    scheme = urlparse(model.source).scheme
+    scheme = model.source.partition(":")[0]
     folder = {"file": _local, "hf": _from_hub, "s3": _from_urls}[scheme](model, runtime)
     _check_folder(folder)
     actual = fingerprint(folder, runtime.cache / _HASHES)
@@ -83,7 +83,9 @@ def checkpoint_dtype(folder: Path) -> torch.dtype:
 
 
 def _local(model: Model, _runtime: TaskRuntime) -> Path:
-    return Path(unquote(urlparse(model.source).path))
+    """The folder that the source names: as it is written, since people write paths; else as a URL, as the operator writes it."""
+    written = model.source.removeprefix("file://")
+    return Path(written) if Path(written).is_dir() else Path(unquote(written))
 
 
 def _from_hub(model: Model, runtime: TaskRuntime) -> Path:

@@ -12,11 +12,12 @@ from typing import Final
 
 from fedpipe_trainer.cache_volume import advice
 from fedpipe_trainer.contract import Outcome, ProfileResult, ProfileTask
+from fedpipe_trainer.data import files_of
 from fedpipe_trainer.kept_files import read_kept, write_kept
 
 _LOG = logging.getLogger(__name__)
 
-_METHOD: Final = 6
+_METHOD: Final = 7
 """Changes with the way of measuring: older profiles are not used any more."""
 _WITHOUT_EFFECT: Final = {
     "run",
@@ -42,8 +43,10 @@ def key(task: ProfileTask, *, fingerprint: str, machine: dict[str, str | int], m
 
     Raises:
         OSError: a data file cannot be read.
+        TaskFailed: BadData, a folder cannot be used as data.
     """
-    files = [(path, stat.st_size, stat.st_mtime_ns) for path in (task.data.train, task.data.validation) for stat in [Path(path).stat()]]
+    paths = [file for path in (task.data.train, task.data.validation) for file in files_of(Path(path))]
+    files = [(str(file), stat.st_size, stat.st_mtime_ns) for file in paths for stat in [file.stat()]]
     parameters = task.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
     parts = [_METHOD, task.run.namespace, parameters, fingerprint, files, machine, memory_limit, software]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -31,10 +31,11 @@ from fedpipe_trainer.contract import (
     RangeTestResult,
     SequenceClassification,
 )
-from fedpipe_trainer.contract.result import LONGEST_LABEL, MAX_LABELS, MAX_REASON
-from fedpipe_trainer.data import Example, Row, encode, select_rows, with_run_labels
+from fedpipe_trainer.contract.result import LONGEST_LABEL, MAX_LABELS
+from fedpipe_trainer.data import Example, Row, Rows, encode, select_rows, with_run_labels
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model import Base, clear_cache, facts, fetch, fingerprint, load, read_revision, read_tokenizer
+from fedpipe_trainer.printable import printable
 from fedpipe_trainer.profiling import bandwidth, hardware, kept
 from fedpipe_trainer.profiling.importance import measure_importance
 from fedpipe_trainer.profiling.range_test import measure_rates
@@ -63,6 +64,8 @@ class PreparedSite:
     """Of the range test; empty without one."""
     validation_samples: int
     skipped_rows: int
+    labels: tuple[int, int]
+    """Different labels of the training and of the validation rows."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def run(task: ProfileTask, runtime: TaskRuntime) -> ProfileResult:
 
 def _cache_problem(task: ProfileTask, runtime: TaskRuntime) -> str:
     """Why the site's cache cannot keep activations; empty if it can, or the site has no cache."""
-    return activation_store.find_problem(runtime.cache / activation_store.FOLDER)[:MAX_REASON] if task.reuse else ""
+    return printable(activation_store.find_problem(runtime.cache / activation_store.FOLDER)) if task.reuse else ""
 
 
 def _fetch(task: ProfileTask, runtime: TaskRuntime) -> tuple[Path, float]:
@@ -164,6 +167,8 @@ def measure(task: ProfileTask, runtime: TaskRuntime, folder: Path, first_fetch_s
         train_samples=len(lengths),
         validation_samples=site.validation_samples,
         skipped_rows=site.skipped_rows,
+        train_labels=site.labels[0],
+        validation_labels=site.labels[1],
         mean_tokens=sum(lengths) / len(lengths),
         longest_tokens=max(lengths),
         rank=task.rank,
@@ -192,7 +197,7 @@ def prepare(task: ProfileTask, folder: Path) -> PreparedSite:
     """Read the data and the facts about the model, without loading weights."""
     paths = (task.data.train, task.data.validation)
     train, validation = (select_rows(path, task.objective, task.policy) for path in paths)
-    objective = _with_labels(task.objective, [*train.rows, *validation.rows], task.policy)
+    objective = _with_labels(task.objective, (train, validation), task.policy)
     if isinstance(objective, SequenceClassification):
         train, validation = (with_run_labels(path, rows, objective) for path, rows in zip(paths, (train, validation), strict=True))
     tokenizer = read_tokenizer(folder)
@@ -204,20 +209,25 @@ def prepare(task: ProfileTask, folder: Path) -> PreparedSite:
         validation=encode(_draw_validation(task, validation.rows), objective, tokenizer),
         validation_samples=len(validation.rows),
         skipped_rows=train.skipped + train.dropped + validation.skipped + validation.dropped,
+        labels=(_label_count(train, objective), _label_count(validation, objective)),
     )
 
 
-def _with_labels(objective: Objective, rows: Sequence[Row], policy: DataPolicy) -> Objective:
+def _label_count(rows: Rows, objective: Objective) -> int:
+    return len(set(rows.rows.column(objective.label))) if isinstance(objective, SequenceClassification) else 0
+
+
+def _with_labels(objective: Objective, files: Sequence[Rows], policy: DataPolicy) -> Objective:
     """The objective; if it is a classification without labels, with those found in the data, and without the rows of any other.
 
     A value of one row only is no label: its rows are left out. Where most rows have such values, the column has no labels but texts.
     """
     if not isinstance(objective, SequenceClassification) or objective.labels:
         return objective
-    rows_of = Counter(row[objective.label] for row in rows)
+    rows_of = Counter(label for file in files for label in file.rows.column(objective.label))
     labels = sorted(label for label, count in rows_of.items() if count >= _ROWS_OF_A_LABEL)
-    if 2 * sum(rows_of[label] for label in labels) < len(rows):
-        found = f"most of the {len(rows)} rows have a value in column {objective.label!r} that no other row of the site has"
+    if 2 * sum(rows_of[label] for label in labels) < rows_of.total():
+        found = f"most of the {rows_of.total()} rows have a value in column {objective.label!r} that no other row of the site has"
         advice = "name the column that has the labels in task.label of the run, or declare them in spec.task.labels"
         raise TaskFailed(FailureReason.BAD_DATA, f"{found}: {advice}")
     longest = max(len(label) for label in labels)
@@ -260,7 +270,7 @@ def measure_bit_widths(task: ProfileTask, runtime: TaskRuntime, site: PreparedSi
             if _is_out_of_memory(error):
                 found.out_of_memory[bits] = max(available, needed)
             else:
-                found.unsupported[bits] = str(error)[:MAX_REASON]
+                found.unsupported[bits] = printable(str(error))
             _LOG.warning("the model cannot be trained at %d bits at this site: %s", bits, error)
     clear_cache()
     if not found.measured:
@@ -346,7 +356,7 @@ def _key(task: ProfileTask, runtime: TaskRuntime, folder: Path) -> str | None:
             memory_limit=runtime.memory_limit_bytes,
             software=runtime.result_header(task)["software"],
         )
-    except OSError:
+    except (OSError, TaskFailed):
         return None
 
 

@@ -30,7 +30,6 @@ from fedpipe_trainer.contract import (
     TrainResult,
     TrainTask,
 )
-from fedpipe_trainer.contract.result import MAX_REASON
 from fedpipe_trainer.data import (
     Example,
     batch_of_step,
@@ -46,6 +45,7 @@ from fedpipe_trainer.evaluation import mean_loss
 from fedpipe_trainer.failures import failure_of
 from fedpipe_trainer.mfu import model_flops_utilisation
 from fedpipe_trainer.model import Base, check_depth, fetch, load_cached
+from fedpipe_trainer.printable import printable
 from fedpipe_trainer.profiling.energy import meter
 from fedpipe_trainer.recipes import evaluate
 from fedpipe_trainer.steps import compute_gradients, make_optimizer, optimizer_step, training_mode
@@ -116,7 +116,7 @@ def run(task: TrainTask, runtime: TaskRuntime) -> TrainResult:
         cache_hits=cache.hits,
         cache_misses=cache.misses,
         cache_held=cache.held,
-        cache_problem=cache.problem[:MAX_REASON],
+        cache_problem=printable(cache.problem),
         skipped_rows=inputs.skipped_rows,
         dropped_rows=inputs.dropped_rows,
         losses=() if _hides_steps(task) else end.losses,
