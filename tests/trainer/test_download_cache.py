@@ -18,6 +18,7 @@ from typing import Any, Final
 import pytest
 import torch
 from huggingface_hub import HfApi
+from safetensors.torch import save_file
 from toy_training import at_urls
 
 from fedpipe_trainer.activation_store import ActivationStore
@@ -377,7 +378,7 @@ def a_small_model(toy: Path, folder: Path) -> Model:
 
 def _a_small_checkpoint(folder: Path) -> dict[str, str]:
     path = folder / "model.safetensors"
-    path.write_bytes((2).to_bytes(8, "little") + b"{}" + bytes(20_000))
+    save_file({"weight": torch.zeros(5_000)}, path)
     return {path.name: path.as_uri()}
 
 

@@ -250,6 +250,8 @@ class ProfileTask(_SiteTask):
     """Whether fewer bits than 16 are measured even where memory suffices for more: the plan may take them all the same."""
     target_modules: tuple[str, ...] = ()
     """Suffixes of the names of modules that get adapters. Empty: the defaults of the model's architecture."""
+    max_new_tokens: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Tokens that an evaluation generates after a prompt, at most, for which the model needs positions. 0: it generates none."""
     batch_sizes: tuple[int, ...] = (1, 4)
     rank: int = 8
     seed: int = 0

@@ -1,6 +1,7 @@
 """The architecture of a model, read from its configuration: target weights, head, sizes. No weights are loaded here."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from fedpipe_trainer.contract import BaseModelFacts, FailureReason, Objective, SequenceClassification, WeightShape
 from fedpipe_trainer.errors import TaskFailed
+from fedpipe_trainer.model.files import weight_files
 from fedpipe_trainer.model.source import checkpoint_keys
 
 AUTO_CLASSES: Final[dict[str, Any]] = {
@@ -127,7 +129,21 @@ def target_weights(model: nn.Module, model_type: str, target_modules: tuple[str,
     if not weights:
         msg = f"no linear layer of this {model_type} model has a name that ends in {', '.join(suffixes)}: see planning.targetModules"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
+    _check_untied(model, weights)
     return weights
+
+
+def _check_untied(model: nn.Module, weights: Iterable[WeightShape]) -> None:
+    """Refuse an adapter on a weight that another module uses, too: merged into one it would change the other."""
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        if isinstance(weight := getattr(module, "weight", None), nn.Parameter):
+            owners.setdefault(id(weight), []).append(name)
+    for weight in weights:
+        others = [name for name in owners[id(model.get_submodule(weight.name).weight)] if name != weight.name]
+        if others:
+            msg = f"{weight.name} has the same weight as {', '.join(others)} (tied), so that an adapter of it would change both when merged"
+            raise TaskFailed(FailureReason.BAD_MODEL, f"{msg}: leave it out of planning.targetModules, or untie and save the model")
 
 
 def count_encoder_layers(model: nn.Module) -> int:
@@ -188,7 +204,7 @@ def facts(folder: Path, objective: Objective, target_modules: tuple[str, ...]) -
         encoder_decoder=bool(config.is_encoder_decoder),
         supports_gradient_checkpointing=bool(model.supports_gradient_checkpointing),
         materialised_attention=config._attn_implementation == "eager",  # noqa: SLF001 - transformers has no public name for it
-        merged_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+        merged_bytes=sum(path.stat().st_size for path in weight_files(folder)),
     )
 
 

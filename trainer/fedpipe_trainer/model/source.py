@@ -1,6 +1,7 @@
 """Resolves the model source of a task to a verified local folder. Only an `hf://` source accesses a hub."""
 
 import hashlib
+import json
 import logging
 import os
 import re
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlparse
 
 import torch
-from safetensors import safe_open
 
 from fedpipe_trainer.activation_store import FOLDER as ACTIVATIONS
 from fedpipe_trainer.activation_store import remove_unused
@@ -25,15 +25,17 @@ from fedpipe_trainer.contract.task import COMMIT_PATTERN
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model.download_cache import Download, download_once
 from fedpipe_trainer.model.etag import confirms
-from fedpipe_trainer.model.identity import fingerprint
+from fedpipe_trainer.model.files import check_files, read_header, weight_files
+from fedpipe_trainer.model.identity import VOCABULARIES, fingerprint, loaded_files
 from fedpipe_trainer.task_runtime import TaskRuntime
 from fedpipe_trainer.transfer import describe
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
-_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", *VOCABULARIES)
+_TOKENIZERS_OF_BYTES: Final = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
+"""Classes without a vocabulary: a token is a byte or a character."""
 _DTYPES: Final = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _MODELS: Final = "models"
 _HASHES: Final = "hashes"
@@ -69,11 +71,7 @@ def _is_expected(model: Model, runtime: TaskRuntime, folder: Path) -> bool:
 
 def checkpoint_keys(folder: Path) -> dict[str, str]:
     """The type of each tensor of the checkpoint, by key, as named by safetensors."""
-    keys: dict[str, str] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            keys |= {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 - it is not a mapping
-    return keys
+    return {name: info.dtype for path in weight_files(folder) for name, info in read_header(path).items()}
 
 
 def checkpoint_dtype(folder: Path) -> torch.dtype:
@@ -203,17 +201,26 @@ def _download_once(download: Download, runtime: TaskRuntime) -> Path:
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise TaskFailed(FailureReason.BAD_MODEL, f"the model folder {folder} does not exist at this site")
-    missing = None
-    if not (folder / "config.json").is_file():
-        missing = "config.json"
-    elif not any(folder.glob("*.safetensors")):
-        missing = "model.safetensors (only safetensors checkpoints are supported)"
-    elif not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        missing = "tokenizer.json (and none of the older tokenizer files)"
-    if missing:
-        raise TaskFailed(FailureReason.BAD_MODEL, f"the model folder {folder} has no {missing}")
+    if not (folder / "config.json").exists():
+        is_adapter = (folder / "adapter_config.json").is_file()
+        advice = ": it is a PEFT adapter, so merge it into its base and give the merged model" if is_adapter else ""
+        raise TaskFailed(FailureReason.BAD_MODEL, f"the model folder {folder} has no config.json{advice}")
     unreadable = sorted(path.name for path in folder.iterdir() if path.is_file() and not os.access(path, os.R_OK))
     if unreadable:
         user = f"the trainer (user {os.getuid()})"
         msg = f"{user} may not read {', '.join(unreadable)} of the model folder {folder}: make them readable (chmod a+r)"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
+    names = loaded_files(folder)
+    check_files(folder, names)
+    if (
+        not any(fnmatch(name, pattern) for name in names for pattern in VOCABULARIES)
+        and _tokenizer_class(folder) not in _TOKENIZERS_OF_BYTES
+    ):
+        missing = "tokenizer.json (and none of the older tokenizer files)"
+        raise TaskFailed(FailureReason.BAD_MODEL, f"the model folder {folder} has no {missing}")
+
+
+def _tokenizer_class(folder: Path) -> str:
+    """The class that tokenizer_config.json names; empty if it names none."""
+    path = folder / "tokenizer_config.json"
+    return str(json.loads(path.read_text(encoding="utf-8")).get("tokenizer_class", "")) if path.is_file() else ""

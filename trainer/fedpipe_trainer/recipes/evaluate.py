@@ -30,7 +30,7 @@ from fedpipe_trainer.data import Example, Row, Rows, encode, encode_prompts, fil
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import DecodingConfig, EvaluationTotals, evaluate_batches, evaluation_mode, generate_answers
 from fedpipe_trainer.metrics import Answer
-from fedpipe_trainer.model import Base, fetch, load_cached
+from fedpipe_trainer.model import Base, check_lengths, fetch, load_cached
 from fedpipe_trainer.task_runtime import TaskRuntime
 
 _MAX_SAMPLE_CHARACTERS: Final = 1000
@@ -163,6 +163,7 @@ def _generate(task: EvaluateTask, base: Base, references_by_prompt: dict[str, tu
     if not references_by_prompt or not isinstance(task.objective, CausalLM | Seq2SeqLM):
         return []
     limit = task.evaluation.max_new_tokens
+    check_lengths(base.model, task.objective, max_new_tokens=limit)  # once more: a run's evaluation may change after its profiles
     prompts = encode_prompts(list(references_by_prompt), task.objective, base.tokenizer, max_new_tokens=limit)
     generated = generate_answers(
         base.model,

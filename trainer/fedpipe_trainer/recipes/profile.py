@@ -34,7 +34,8 @@ from fedpipe_trainer.contract import (
 from fedpipe_trainer.contract.result import LONGEST_LABEL, MAX_LABELS, MAX_REASON
 from fedpipe_trainer.data import Example, Row, encode, select_rows, with_run_labels
 from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.model import Base, clear_cache, facts, fetch, fingerprint, load, read_revision, read_tokenizer
+from fedpipe_trainer.failures import failure_of
+from fedpipe_trainer.model import Base, check_model, clear_cache, facts, fetch, fingerprint, load, read_revision, read_tokenizer
 from fedpipe_trainer.profiling import bandwidth, hardware, kept
 from fedpipe_trainer.profiling.importance import measure_importance
 from fedpipe_trainer.profiling.range_test import measure_rates
@@ -196,6 +197,7 @@ def prepare(task: ProfileTask, folder: Path) -> PreparedSite:
     if isinstance(objective, SequenceClassification):
         train, validation = (with_run_labels(path, rows, objective) for path, rows in zip(paths, (train, validation), strict=True))
     tokenizer = read_tokenizer(folder)
+    check_model(folder, objective, tokenizer, max_new_tokens=task.max_new_tokens)
     return PreparedSite(
         folder=folder,
         objective=objective,
@@ -262,6 +264,8 @@ def measure_bit_widths(task: ProfileTask, runtime: TaskRuntime, site: PreparedSi
             else:
                 found.unsupported[bits] = str(error)[:MAX_REASON]
             _LOG.warning("the model cannot be trained at %d bits at this site: %s", bits, error)
+        except (TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
+            found.unsupported[bits] = failure_of(error, elapsed_seconds=runtime.elapsed_seconds()).message[:MAX_REASON]
     clear_cache()
     if not found.measured:
         raise _failure(found, device.memory_bytes(device.choose(), runtime.memory_limit_bytes))
