@@ -150,7 +150,8 @@ class PlanningSpec(ApiModel):
     batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=16)] = (1, 2, 4, 8, 16)
     """The largest is the batch of an optimiser step. Passes may be of fewer samples, and in mode Auto the steps of slow sites as well."""
     target_modules: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=253)], ...], Field(max_length=64)] = ()
-    """Modules whose names end in one of these get adapters; left out: the attention projections of the architecture."""
+    """Modules whose names end in one of these get adapters, or `all-linear`: all linear layers but the output and the head; left out: the
+    attention projections of the architecture."""
     importance: Importance = Importance.GRADIENT
     depth: Depth = Depth.AUTO
     exploration: Annotated[float, Field(ge=0, le=0.5)] = 0.1
