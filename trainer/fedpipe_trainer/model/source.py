@@ -40,6 +40,7 @@ _DTYPES: Final = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bflo
 _MODELS: Final = "models"
 _HASHES: Final = "hashes"
 _COMMIT: Final = re.compile(COMMIT_PATTERN)
+_ACCESS: Final = "huggingFaceTokenSecretRef (of the EdgeSite, or the chart's value)"
 _LOG = logging.getLogger(__name__)
 _HUB = re.compile(r"^hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>.+))?$")
 
@@ -141,13 +142,29 @@ def _read_commit(path: Path) -> str | None:
 
 @contextmanager
 def _hub_errors(source: str) -> Iterator[None]:
-    """Raise errors of the hub and of the network as TransferFailed."""
+    """Raise errors of the hub and of the network as TransferFailed, and as BadModel what another attempt would not change."""
     import httpx2  # noqa: PLC0415 - the hub client's HTTP library; a local source needs neither
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415 - likewise
+    from huggingface_hub import errors  # noqa: PLC0415 - likewise
 
     try:
         yield
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx2.HTTPError, OSError) as error:
+    except errors.GatedRepoError as error:
+        token = "its token has no access" if os.environ.get("HF_TOKEN") else "this site has no token"
+        advice = (
+            "accept its terms on the hub, and name a Secret with the token of that account in huggingFaceTokenSecretRef of the EdgeSite"
+        )
+        raise TaskFailed(FailureReason.BAD_MODEL, f"{source} is gated, and {token}: {advice}, or in that value of the chart") from error
+    except errors.RevisionNotFoundError as error:
+        raise TaskFailed(
+            FailureReason.BAD_MODEL, f"the hub has {source.partition('@')[0]}, but no revision of this name: {source}"
+        ) from error
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        hidden = f"or it is private, and no token by {_ACCESS} may read it"
+        raise TaskFailed(FailureReason.BAD_MODEL, f"the hub has no {source}, {hidden}: correct model.source or the token") from error
+    except errors.OfflineModeIsEnabled as error:
+        msg = f"HF_HUB_OFFLINE forbids to ask the hub for {source}, which this site's cache does not have: remove it, or use pvc://"
+        raise TaskFailed(FailureReason.TRANSFER_FAILED, msg) from error
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, httpx2.HTTPError, OSError) as error:
         msg = f"cannot fetch {source} from the hub: {error}"
         raise TaskFailed(FailureReason.TRANSFER_FAILED, msg) from error
 
