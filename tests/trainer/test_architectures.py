@@ -16,8 +16,9 @@ from torch import Tensor
 
 from fedpipe_trainer.adapters import FROZEN_ADAPTER, Adapters, AdapterSpec, AdapterTensors, attach_adapters, merge, write_peft_folder
 from fedpipe_trainer.adapters.wire import Factors
-from fedpipe_trainer.contract import BaseModelFacts, CausalLM, Hyperparameters, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.contract import BaseModelFacts, CausalLM, FailureReason, Hyperparameters, Seq2SeqLM, SequenceClassification
 from fedpipe_trainer.data import IGNORED, Example
+from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.evaluation import DecodingConfig, evaluate_batches, evaluation_mode, generate_answers
 from fedpipe_trainer.model import AUTO_CLASSES, Base, facts, layer_of, layers_of, load
 from fedpipe_trainer.model.architecture import count_encoder_layers
@@ -223,6 +224,28 @@ def test_all_linear_layers_of_the_layers_may_get_adapters_but_neither_output_nor
 
     assert {one.name for one in default.weights} < names or "moe" in name or name == "mixtral"
     assert not any(word in one for one in names for word in ("lm_head", "classifier", "pooler", "score", "embed"))
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "bart"])
+def test_attention_is_computed_in_the_way_that_the_run_names(folder_of: Callable[[str], Path], name: str) -> None:
+    objective, attentions = family(name).objective, (None, "eager", "sdpa")
+    bases = [load(folder_of(name), 32, objective, attention) for attention in attentions]  # type: ignore[arg-type]  # they are literals
+
+    assert [base.model.config._attn_implementation for base in bases] == ["sdpa", "eager", "sdpa"]
+    found = [facts(folder_of(name), objective, (), attention) for attention in attentions]  # type: ignore[arg-type]  # likewise
+    assert [one.materialised_attention for one in found] == [False, True, False]
+    logits = []
+    for base in bases[1:]:
+        with attach_adapters(base, FROZEN_ADAPTER, AdapterTensors(), seed=0) as adapters:
+            logits.append(logits_of(adapters.model, objective))
+    assert torch.allclose(logits[0], logits[1], rtol=1e-3, atol=1e-5)
+
+
+def test_a_way_of_computing_attention_that_the_model_does_not_have_is_refused_in_words(folder_of: Callable[[str], Path]) -> None:
+    with pytest.raises(TaskFailed, match=r"mpnet.*scaled_dot_product_attention") as failed:
+        facts(folder_of("mpnet"), family("mpnet").objective, (), "sdpa")
+
+    assert failed.value.reason is FailureReason.BAD_MODEL
 
 
 def row_of(name: str, folder: Path) -> str:

@@ -26,11 +26,22 @@ CONTROLLER: Final = "fedpipe.io/operator"
 MANAGED_BY_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/[A-Za-z0-9/._~%!$&'()*+,;=:@-]+$"
 
 
+class AttnImplementation(StrEnum):
+    """How attention is computed, as transformers names it."""
+
+    EAGER = "eager"
+    """Each score is a value of its own: batch × heads × length² of them in memory."""
+    SDPA = "sdpa"
+    """By torch's fused kernels."""
+
+
 class ModelSpec(ApiModel):
     """The frozen base model."""
 
     source: Annotated[str, Field(pattern=SOURCE_PATTERN, max_length=1024)]
     """`hf://org/name@revision`, `s3://bucket/folder`, `pvc://claim/folder`, or `file:///folder` on the machine of the trainer."""
+    attn_implementation: AttnImplementation | None = None
+    """How the sites' trainers compute attention; left out: as transformers chooses for the architecture."""
 
     @property
     def claim(self) -> str | None:

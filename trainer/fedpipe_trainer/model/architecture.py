@@ -19,6 +19,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from fedpipe_trainer.contract import BaseModelFacts, FailureReason, Objective, SequenceClassification, WeightShape
+from fedpipe_trainer.contract.task import Attention
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model.files import weight_files
 from fedpipe_trainer.model.source import checkpoint_keys
@@ -69,14 +70,15 @@ _TARGETS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
-def read_config(folder: Path, objective: Objective) -> PretrainedConfig:
-    """The model's configuration, with the objective's labels set.
+def read_config(folder: Path, objective: Objective, attention: Attention | None = None) -> PretrainedConfig:
+    """The model's configuration, with the objective's labels and the way of computing attention set; None: as transformers chooses.
 
     Raises:
         TaskFailed: BadModel, config.json is not a configuration that transformers knows.
     """
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        options = {"attn_implementation": attention} if attention else {}
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError) as error:
         raise TaskFailed(FailureReason.BAD_MODEL, f"{folder}/config.json cannot be read: {error}") from error
     if isinstance(objective, SequenceClassification):
@@ -209,9 +211,9 @@ def head_shapes(folder: Path, objective: Objective) -> dict[str, tuple[int, ...]
     return {name: tuple(-1 if a != b else a for a, b in zip(two[name], three[name], strict=True)) for name in two}
 
 
-def facts(folder: Path, objective: Objective, target_modules: tuple[str, ...]) -> BaseModelFacts:
+def facts(folder: Path, objective: Objective, target_modules: tuple[str, ...], attention: Attention | None = None) -> BaseModelFacts:
     """The facts about the model in this folder that the planner needs."""
-    config = read_config(folder, objective)
+    config = read_config(folder, objective, attention)
     model = build_meta_model(config, objective)
     text = config.get_text_config()
     return BaseModelFacts(

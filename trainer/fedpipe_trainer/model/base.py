@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from fedpipe_trainer import device as devices
 from fedpipe_trainer.contract import Bits, FailureReason, Objective, SequenceClassification
+from fedpipe_trainer.contract.task import Attention
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model.architecture import AUTO_CLASSES, build_meta_model, head_parameters, modules_of, read_config
 from fedpipe_trainer.model.files import describe_damage
@@ -60,21 +61,21 @@ class Base:
         return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
-_Key = tuple[str, Bits, str, tuple[str, ...]]
+_Key = tuple[str, Bits, str, tuple[str, ...], Attention | None]
 _cache: dict[_Key, Base] = {}
 
 
-def load_cached(folder: Path, bits: Bits, objective: Objective) -> Base:
+def load_cached(folder: Path, bits: Bits, objective: Objective, attention: Attention | None = None) -> Base:
     """The base at this bit width: from the cache if the last task used the same one, otherwise loaded and cached.
 
     Raises:
         TaskFailed: BadModel, see `load`.
     """
     labels = objective.labels if isinstance(objective, SequenceClassification) else ()
-    key = (fingerprint(folder), bits, objective.type, labels)
+    key = (fingerprint(folder), bits, objective.type, labels, attention)
     if key not in _cache:
         clear_cache()
-        _cache[key] = load(folder, bits, objective)
+        _cache[key] = load(folder, bits, objective, attention)
     return _cache[key]
 
 
@@ -84,14 +85,20 @@ def clear_cache() -> None:
     devices.trim_memory()
 
 
-def load(folder: Path, bits: Bits, objective: Objective) -> Base:
+def load(folder: Path, bits: Bits, objective: Objective, attention: Attention | None = None) -> Base:
     """Load the base from a local folder, without access to a hub.
+
+    Args:
+        folder: the model's folder.
+        bits: of its weights.
+        objective: of the task.
+        attention: how attention is computed; None: as transformers chooses for the architecture.
 
     Raises:
         TaskFailed: BadModel, the checkpoint does not fit its configuration or lacks weights.
     """
     device = devices.choose()
-    config = read_config(folder, objective)
+    config = read_config(folder, objective, attention)
     tokenizer = read_tokenizer(folder)
     config.pad_token_id = pad_id = _pad_id(tokenizer, folder)
     head = head_parameters(build_meta_model(config, objective), objective, folder)

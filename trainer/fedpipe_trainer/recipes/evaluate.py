@@ -47,7 +47,7 @@ def run(task: EvaluateTask, runtime: TaskRuntime) -> EvaluateResult:
     with runtime.phase("load"):
         runtime.report(Progress(phase="load"))
         validation = read_validation(task)
-        base = load_cached(fetch(task.model, runtime), task.bits, task.objective)
+        base = load_cached(fetch(task.model, runtime), task.bits, task.objective, task.model.attn_implementation)
         adapter = _load_global_adapter(task, base, runtime)
     return evaluate_adapter(task, runtime, base=base, adapter=adapter, validation=validation)
 

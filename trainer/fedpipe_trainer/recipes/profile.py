@@ -201,7 +201,7 @@ def prepare(task: ProfileTask, folder: Path) -> PreparedSite:
     return PreparedSite(
         folder=folder,
         objective=objective,
-        base=facts(folder, objective, task.target_modules),
+        base=facts(folder, objective, task.target_modules, task.model.attn_implementation),
         examples=encode(train.rows, objective, tokenizer),
         validation=encode(_draw_validation(task, validation.rows), objective, tokenizer),
         validation_samples=len(validation.rows),
@@ -296,7 +296,7 @@ def measure_bit_width(bits: Bits, task: ProfileTask, runtime: TaskRuntime, site:
     """Load the base at one bit width and run training steps and forward passes."""
     peak_memory.reset_peak()
     started, bytes_before = runtime.elapsed_seconds(), _resident_bytes(device.choose())
-    base = load(site.folder, bits, site.objective)
+    base = load(site.folder, bits, site.objective, task.model.attn_implementation)
     load_seconds, load_growth = runtime.elapsed_seconds() - started, peak_memory.peak_bytes() - bytes_before
     steps = measure_steps(_subject(base, task, site), task.batch_sizes, runtime)
     return Measurements(load_seconds, load_growth, base.memory_bytes, steps)
@@ -314,7 +314,7 @@ def score(
     bits, range_test = max(measured), None
     fitting = _fitting_batch(measured[bits].steps)
     with device.memory_limit(device.choose(), runtime.memory_limit_bytes):
-        subject = _subject(load(site.folder, bits, site.objective), task, site)
+        subject = _subject(load(site.folder, bits, site.objective, task.model.attn_implementation), task, site)
         importance = measure_importance(task.importance, subject, fitting)
         if task.range_test is not None:
             range_test = measure_rates(task.range_test, subject, site.validation, micro_batch=fitting, runtime=runtime)
