@@ -236,6 +236,18 @@ def test_weights_of_another_format_are_named_and_their_pointers_too(copy: Path, 
     assert f"{name} is a git-lfs pointer" in refusal(lambda: fetched(copy, tmp_path))
 
 
+def test_a_folder_of_another_kind_is_told_what_it_is(copy: Path, tmp_path: Path) -> None:
+    (copy / "config.json").unlink()
+    (copy / "model.safetensors").rename(copy / "adapter_model.safetensors")
+    (copy / "adapter_config.json").write_text("{}")
+    said = refusal(lambda: fetched(copy, tmp_path))
+    assert "has no config.json: adapter_model.safetensors belongs to a PEFT adapter. Merge it into its base" in said
+
+    (copy / "adapter_config.json").unlink()
+    (copy / "adapter_model.safetensors").rename(copy / "model.Q4_K_M.gguf")
+    assert "has no config.json, but model.Q4_K_M.gguf" in refusal(lambda: fetched(copy, tmp_path))
+
+
 def test_a_shard_that_is_a_git_lfs_pointer_is_called_so(sharded: Path, tmp_path: Path) -> None:
     shard = sorted(sharded.glob("model-*.safetensors"))[1]
     shard.write_text(POINTER)

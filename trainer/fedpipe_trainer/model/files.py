@@ -101,7 +101,7 @@ def check_files(folder: Path, names: tuple[str, ...]) -> None:
         _check_content(folder / name)
     files = weight_files(folder)
     if not files:
-        raise bad_model(f"the model folder {folder} has no {WEIGHTS} (only safetensors checkpoints are supported){_other_weights(folder)}")
+        raise bad_model(f"the model folder {folder} has no {WEIGHTS} (only safetensors checkpoints are supported){other_weights(folder)}")
     if missing := [path.name for path in files if not path.is_file()]:
         listed = f"{', '.join(missing[:5])}{' and others' if len(missing) > 5 else ''}"  # noqa: PLR2004 - as many as can be read
         raise bad_model(
@@ -110,6 +110,25 @@ def check_files(folder: Path, names: tuple[str, ...]) -> None:
     tensors = {path.name: read_header(path) for path in files}
     _check_index(folder, tensors)
     _check_original(folder, {name: info for one in tensors.values() for name, info in one.items()})
+
+
+def other_weights(folder: Path) -> str:
+    """What files of weights a folder without a checkpoint has instead, and how to convert them; empty without any.
+
+    Raises:
+        TaskFailed: BadModel, one of them is a pointer, empty or a web page.
+    """
+    names = sorted({path.name for pattern in _OTHER_WEIGHTS for path in folder.glob(pattern)} - {WEIGHTS})
+    if not names:
+        return ""
+    for name in names:
+        _check_content(folder / name)
+    if (folder / "adapter_config.json").is_file():
+        return f": {', '.join(names[:3])} belongs to a PEFT adapter. Merge it into its base (merge_and_unload) and give the merged model"
+    if any(name.endswith(".safetensors") for name in names):
+        return f", and no {INDEX} for its {', '.join(names[:3])}: {_COPY_AGAIN}, or rename a single file to {WEIGHTS}"
+    convert = "from_pretrained(folder).save_pretrained(folder) of transformers converts it where you trust its origin"
+    return f", but {', '.join(names[:3])}: {convert}"
 
 
 def describe_damage(folder: Path, names: tuple[str, ...]) -> str:
@@ -203,18 +222,3 @@ def _entries(document: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:  # n
             path = f"{prefix}{key}"
             yield path, value
             yield from _entries(value, f"{path}.")
-
-
-def _other_weights(folder: Path) -> str:
-    """What files of weights there are instead, and how to convert them."""
-    names = sorted({path.name for pattern in _OTHER_WEIGHTS for path in folder.glob(pattern)})
-    if not names:
-        return ""
-    for name in names:
-        _check_content(folder / name)
-    if (folder / "adapter_config.json").is_file():
-        return f": {', '.join(names[:3])} belongs to a PEFT adapter. Merge it into its base (merge_and_unload) and give the merged model"
-    if any(name.endswith(".safetensors") for name in names):
-        return f", and no {INDEX} for its {', '.join(names[:3])}: {_COPY_AGAIN}, or rename a single file to {WEIGHTS}"
-    convert = "from_pretrained(folder).save_pretrained(folder) of transformers converts it where you trust its origin"
-    return f", but {', '.join(names[:3])}: {convert}"

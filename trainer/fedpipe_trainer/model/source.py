@@ -25,7 +25,7 @@ from fedpipe_trainer.contract.task import COMMIT_PATTERN
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model.download_cache import Download, download_once
 from fedpipe_trainer.model.etag import confirms
-from fedpipe_trainer.model.files import check_files, read_header, weight_files
+from fedpipe_trainer.model.files import check_files, other_weights, read_header, weight_files
 from fedpipe_trainer.model.identity import VOCABULARIES, fingerprint, loaded_files
 from fedpipe_trainer.task_runtime import TaskRuntime
 from fedpipe_trainer.transfer import describe
@@ -219,9 +219,7 @@ def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise TaskFailed(FailureReason.BAD_MODEL, f"the model folder {folder} does not exist at this site")
     if not (folder / "config.json").exists():
-        is_adapter = (folder / "adapter_config.json").is_file()
-        advice = ": it is a PEFT adapter, so merge it into its base and give the merged model" if is_adapter else ""
-        raise TaskFailed(FailureReason.BAD_MODEL, f"the model folder {folder} has no config.json{advice}")
+        raise TaskFailed(FailureReason.BAD_MODEL, f"the model folder {folder} has no config.json{other_weights(folder)}")
     unreadable = sorted(path.name for path in folder.iterdir() if path.is_file() and not os.access(path, os.R_OK))
     if unreadable:
         user = f"the trainer (user {os.getuid()})"
@@ -240,4 +238,5 @@ def _check_folder(folder: Path) -> None:
 def _tokenizer_class(folder: Path) -> str:
     """The class that tokenizer_config.json names; empty if it names none."""
     path = folder / "tokenizer_config.json"
-    return str(json.loads(path.read_text(encoding="utf-8")).get("tokenizer_class", "")) if path.is_file() else ""
+    document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return str(document.get("tokenizer_class", "")) if isinstance(document, dict) else ""
