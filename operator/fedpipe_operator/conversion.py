@@ -7,6 +7,7 @@ two may be renamed, bounded or given defaults apart. Every field is passed, so t
 from typing import Final
 
 from fedpipe_operator.api import (
+    AttnImplementation,
     CausalLMTask,
     DataPolicy,
     EvaluationSpec,
@@ -19,6 +20,7 @@ from fedpipe_operator.api import (
     TrainingSpec,
 )
 from fedpipe_trainer import contract
+from fedpipe_trainer.contract.task import Attention
 
 _IMPORTANCE: Final = {
     Importance.GRADIENT: contract.ImportanceMethod.GRADIENT,
@@ -29,6 +31,7 @@ _TRAINING_LOSSES: Final = {
     TrainingLosses.BY_STEP: contract.TrainingLosses.BY_STEP,
     TrainingLosses.MEAN: contract.TrainingLosses.MEAN,
 }
+_ATTENTIONS: Final[dict[AttnImplementation, Attention]] = {AttnImplementation.EAGER: "eager", AttnImplementation.SDPA: "sdpa"}
 _SCALINGS: Final = {Scaling.CLASSIC: contract.Scaling.CLASSIC, Scaling.RSLORA: contract.Scaling.RSLORA}
 
 
@@ -94,6 +97,11 @@ def policy(spec: DataPolicy) -> contract.DataPolicy:
         local_baseline=spec.local_baseline,
         training_losses=_TRAINING_LOSSES[spec.training_losses],
     )
+
+
+def attention(choice: AttnImplementation | None) -> Attention | None:
+    """`spec.model.attnImplementation`."""
+    return _ATTENTIONS[choice] if choice else None
 
 
 def importance(choice: Importance) -> contract.ImportanceMethod:

@@ -114,6 +114,23 @@ def test_the_hubs_token_is_given_to_pods_that_fetch_a_model_from_a_hub(kind: str
     assert container(kind, replace(SETTINGS, hugging_face_token_secret_ref=TOKEN))["env"] == [TOKEN_VARIABLE, *container(kind)["env"]]
 
 
+@pytest.mark.parametrize("kind", ["profile", "train", "evaluate"])
+def test_a_site_s_own_token_counts_at_its_trainers_before_the_chart_s(kind: str) -> None:
+    own = {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "ward-hub", "key": "HF_TOKEN"}}}
+    settings = replace(SETTINGS, hugging_face_token_secret_ref=TOKEN)
+    given = {"huggingFaceTokenSecretRef": {"name": "ward-hub"}}
+
+    assert [one for one in container(kind, settings, **given)["env"] if one["name"] == "HF_TOKEN"] == [own]
+    assert [one for one in container(kind, **given)["env"] if one["name"] == "HF_TOKEN"] == [own]
+
+
+def test_a_site_s_own_token_is_given_to_no_export_and_not_for_a_model_elsewhere() -> None:
+    given = {"huggingFaceTokenSecretRef": {"name": "ward-hub"}}
+
+    assert pod("export", **given) == pod("export")
+    assert pod("train", model={"source": "s3://models/base"}, **given) == pod("train", model={"source": "s3://models/base"})
+
+
 @pytest.mark.parametrize(
     ("kind", "source"), [("aggregate", "hf://org/name@main"), ("train", "s3://models/base"), ("export", "pvc://models/base")]
 )

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 import pytest
-from site_profiles import GIB, SMOLLM2, a_site, a_spec, speeds
+from site_profiles import GIB, MPNET, SMOLLM2, a_site, a_spec, speeds
 
 from fedpipe_operator.api import PlanningMode
 from fedpipe_operator.planning import History, Plans, plan_round
@@ -280,6 +280,24 @@ def test_a_given_plan_that_cannot_cache_activations_excludes_the_site(layers: in
 
     assert given(plan, sites=(a_site(**changes),)).excluded["ward"].endswith(reason)
     assert given(plan | {"layers": 10}, sites=(a_site(has_cache=True),)).plans["ward"].cache_activations
+
+
+def test_a_given_plan_that_recomputes_what_the_model_cannot_recompute_excludes_the_site() -> None:
+    plan, site = {"bits": 16, "rank": 8, "steps": 5, "gradientCheckpointing": True}, a_site(base=MPNET)
+
+    reason = "planning.plans recomputes its activations, which transformers cannot do in a mpnet model: leave gradientCheckpointing out"
+    assert given(plan, sites=(site,), mode="Manual").excluded == {"ward": reason}
+    assert given(plan, sites=(a_site(),), mode="Manual").plans["ward"].gradient_checkpointing
+
+
+@pytest.mark.parametrize("mode", ["Auto", "Uniform"])
+def test_where_the_model_cannot_recompute_activations_no_plan_does_and_it_says_so(mode: str) -> None:
+    spec = a_spec(training={"gradientCheckpointing": True}, planning={"mode": mode})
+    plans = {base.architecture: plan_round(spec, {"ward": a_site(base=base)}, {}).plans.plans["ward"] for base in (MPNET, SMOLLM2)}
+
+    reason = "activations are kept although training.gradientCheckpointing asks to recompute them: "
+    assert {name: plan.gradient_checkpointing for name, plan in plans.items()} == {"mpnet": False, "llama": True}
+    assert {name: any(why.startswith(reason) for why in plan.why) for name, plan in plans.items()} == {"mpnet": True, "llama": False}
 
 
 def without_layers() -> BaseModelFacts:

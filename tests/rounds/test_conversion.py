@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from fedpipe_operator import conversion
 from fedpipe_operator.api import (
     ApiModel,
+    AttnImplementation,
     Bits,
     CausalLMTask,
     DataPolicy,
@@ -21,6 +22,7 @@ from fedpipe_operator.api import (
     TrainingSpec,
 )
 from fedpipe_trainer import contract
+from fedpipe_trainer.contract.task import Attention
 
 TASKS: dict[type[ApiModel], dict[str, Any]] = {
     SequenceClassificationTask: {"text": "note", "label": "code", "labels": ("b", "a"), "max_length": 99},
@@ -97,6 +99,11 @@ def test_every_field_of_the_evaluation_reaches_the_trainer() -> None:
     assert not [name for name, value in EVALUATION.items() if value == EvaluationSpec.model_fields[name].default]
 
     assert of_wire(conversion.evaluation(EvaluationSpec(**EVALUATION))) == EVALUATION
+
+
+def test_every_way_of_computing_attention_reaches_the_trainer() -> None:
+    assert [conversion.attention(one) for one in (None, *AttnImplementation)] == [None, "eager", "sdpa"]
+    assert get_args(Attention) == tuple(AttnImplementation)
 
 
 def test_every_field_of_a_policy_reaches_the_trainer() -> None:

@@ -41,6 +41,15 @@ def test_a_model_that_is_not_in_a_claim_keeps_its_source(tmp_path: Path, source:
     assert in_folders(tmp_path).inputs(a_run(model={"source": source}), "site-a").model.source == source
 
 
+@pytest.mark.parametrize("source", ["hf://org/name@revision", "pvc://models/toy"])
+def test_the_way_of_computing_attention_goes_with_the_model(tmp_path: Path, source: str) -> None:
+    models = [{"source": source}, {"source": source, "attnImplementation": "eager"}]
+
+    found = [in_folders(tmp_path).inputs(a_run(model=model), "site-a").model.attn_implementation for model in models]
+
+    assert found == [None, "eager"]
+
+
 def test_a_task_of_the_run_itself_gets_the_model_and_no_data(tmp_path: Path) -> None:
     inputs = in_folders(tmp_path).inputs(a_run(), "")
 

@@ -19,6 +19,7 @@ _EVERY_FIELD = ROOT / "tests" / "api" / "every_field.yaml"
 RUNS = [one.value for one in read_yaml(_EVERY_FIELD.read_text(), Path(_EVERY_FIELD).name)[0] if one.value["kind"] == "FederatedFineTune"]
 RUNS[0]["spec"]["aggregation"]["method"] = "Exact"  # FedIT allows no other planning
 OTHERS: dict[str, Any] = {
+    "model.attnImplementation": "sdpa",
     "rounds.deadline": "2h",
     "rounds.queueDeadline": "2h",
     "rounds.target.metric": "loss",
@@ -124,6 +125,7 @@ def test_a_spec_has_the_same_revision_in_every_version_of_the_operator(name: str
     """Otherwise an upgrade of the operator would refuse every run under way with `SpecChanged`."""
     (found,) = [run for run in RUNS if run["metadata"]["name"] == name]
     document = copy.deepcopy(found)
-    document["spec"]["store"].pop("trainerEndpoint", None)  # a field that runs of the earlier versions could not have
+    for part, field in (("store", "trainerEndpoint"), ("model", "attnImplementation")):
+        document["spec"][part].pop(field, None)  # fields that runs of the earlier versions could not have
 
     assert revision(document) == expected

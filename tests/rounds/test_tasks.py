@@ -412,6 +412,21 @@ def test_a_profile_tests_learning_rates_where_the_spec_has_none(training: dict[s
     assert (task.range_test is not None) is is_tested
 
 
+@pytest.mark.parametrize(
+    ("task", "evaluation", "tokens"),
+    [
+        ({"type": "CausalLM", "prompt": "{a}", "response": "{b}"}, {"maxNewTokens": 200}, 200),
+        ({"type": "Seq2SeqLM", "prompt": "{a}", "response": "{b}"}, {"maxNewTokens": 200, "generations": 0}, 0),
+        ({"type": "SequenceClassification"}, {"maxNewTokens": 200}, 0),
+    ],
+    ids=["it answers", "none are asked for", "a classifier"],
+)
+def test_a_profile_knows_how_many_tokens_an_evaluation_answers_with(task: dict[str, Any], evaluation: dict[str, Any], tokens: int) -> None:
+    found = tasks.profile_task(a_context(a_run(task=task, evaluation=evaluation)), StartProfile("site-a", 0), INPUTS)
+
+    assert found.max_new_tokens == tokens
+
+
 def test_every_round_is_evaluated_on_the_same_rows_in_the_same_batches_whichever_task_does_it(finished: World) -> None:
     context = a_context(a_run(training={"seed": 4}, evaluation={"maxSamples": 50, "samples": 3}))
     plan, commit = plan_of(finished, 2).model_copy(update={"training": None}), commit_of(finished, 1)

@@ -2,8 +2,6 @@
 
 import errno
 import fcntl
-import hashlib
-import json
 import os
 import resource
 import shutil
@@ -11,13 +9,14 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 import torch
+from hub_stand_in import COMMIT, OTHER_COMMIT, Hub
 from huggingface_hub import HfApi
+from safetensors.torch import save_file
 from toy_training import at_urls
 
 from fedpipe_trainer.activation_store import ActivationStore
@@ -27,75 +26,6 @@ from fedpipe_trainer.model import download_cache, fetch, fingerprint, read_revis
 from fedpipe_trainer.task_runtime import TaskRuntime
 
 Toy = Callable[[str], Path]
-COMMIT: Final = "0123456789abcdef0123456789abcdef01234567"
-OTHER_COMMIT: Final = "fedcba9876543210fedcba9876543210fedcba98"
-
-
-class Hub(ThreadingHTTPServer):
-    """The endpoints of a model hub that its client uses to download a repository, whose branch `main` is at `commit`."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), _HubHandler)
-        self.folder, self.commit = folder, COMMIT
-        self.downloads: list[str] = []
-        self.is_down = False
-        self.announced: dict[str, bytes] = {}
-        """Other contents than the folder's, for the hashes that are announced."""
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def describe(self, revision: str) -> dict[str, Any]:
-        return {
-            "id": "org/toy",
-            "sha": revision if len(revision) == 40 else self.commit,
-            "siblings": [*map(self._sibling, self.folder.iterdir())],
-        }
-
-    def _sibling(self, path: Path) -> dict[str, Any]:
-        content = self.announced.get(path.name, path.read_bytes())
-        blob = hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False).hexdigest()
-        sibling: dict[str, Any] = {"rfilename": path.name, "size": len(content), "blobId": blob}
-        if path.suffix == ".safetensors":
-            sibling["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
-        return sibling
-
-
-class _HubHandler(BaseHTTPRequestHandler):
-    server: Hub
-
-    def do_GET(self) -> None:
-        self._answer(with_body=True)
-
-    def do_HEAD(self) -> None:
-        self._answer(with_body=False)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def _answer(self, *, with_body: bool) -> None:
-        parts = self.path.partition("?")[0].strip("/").split("/")
-        if self.server.is_down:
-            self._send(404, b"{}", {}, with_body=with_body)
-        elif parts[0] == "api":
-            revision = parts[5] if "revision" in parts else "main"
-            self._send(200, json.dumps(self.server.describe(revision)).encode(), {"Content-Type": "application/json"}, with_body=with_body)
-        else:
-            revision, name = parts[3], parts[4]
-            content = (self.server.folder / name).read_bytes()
-            if with_body:
-                self.server.downloads.append(name)
-            etag = hashlib.sha256(content).hexdigest()
-            self._send(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": revision}, with_body=with_body)
-
-    def _send(self, status: int, content: bytes, headers: dict[str, str], *, with_body: bool) -> None:
-        self.send_response(status)
-        for name, value in (headers | {"Content-Length": str(len(content))}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        if with_body:
-            self.wfile.write(content)
 
 
 @pytest.fixture
@@ -377,7 +307,7 @@ def a_small_model(toy: Path, folder: Path) -> Model:
 
 def _a_small_checkpoint(folder: Path) -> dict[str, str]:
     path = folder / "model.safetensors"
-    path.write_bytes((2).to_bytes(8, "little") + b"{}" + bytes(20_000))
+    save_file({"weight": torch.zeros(5_000)}, path)
     return {path.name: path.as_uri()}
 
 

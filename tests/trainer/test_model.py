@@ -194,7 +194,7 @@ def test_the_hash_of_a_model_that_no_task_has_used_for_a_month_is_removed(copy: 
     fetch(source(copy), runtime)
     fetch(source(new), runtime)
 
-    kept, files = len(list((runtime.cache / "hashes").iterdir())), len(identity._loaded_files(copy))
+    kept, files = len(list((runtime.cache / "hashes").iterdir())), len(identity.loaded_files(copy))
     assert kept == 2 * files
 
 

@@ -1,4 +1,4 @@
-"""The exceptions with which a recipe ends early on purpose. Any other exception is reported as `Unexpected`: a bug in the trainer."""
+"""The exceptions with which a recipe ends early on purpose. Of others `library_failures` knows some; the rest is `Unexpected`."""
 
 from fedpipe_trainer.contract import FailureReason
 from fedpipe_trainer.printable import printable

@@ -3,11 +3,17 @@
 import logging
 import sys
 import traceback
-from pathlib import Path
+from typing import Final
 
 from fedpipe_trainer.contract import Failure, FailureReason
 from fedpipe_trainer.errors import TaskFailed, Terminated
+from fedpipe_trainer.library_failures import circumstances, known_failure, location
 from fedpipe_trainer.printable import printable
+
+_REPORT: Final = (
+    "no known failure, so another attempt may end otherwise; if it does not, report this line to FedPipe's developers with the traceback "
+    "in the log of the task and the versions under `software` in its result, none of which has any data"
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -27,12 +33,15 @@ def failure_of(error: Exception, *, elapsed_seconds: float) -> Failure:
             message = f"stopped on request after {elapsed_seconds:.0f} s" + (f", {error}" if str(error) else "")
         case _ if _is_out_of_memory(error):
             reason = FailureReason.OUT_OF_MEMORY
-            message = f"out of memory in {_location(error)}: use fewer bits, a smaller batch size or a smaller maxLength"
+            message = f"out of memory in {location(error)}: use fewer bits, a smaller batch size or a smaller maxLength"
+        case _ if (known := known_failure(error)) is not None:
+            _LOG.error("exception of a library %s", stack_of(error))
+            reason, message = known
         case _:
             # The message of an exception may quote the site's data, and others than the data's owner read logs: neither has it.
             _LOG.error("unexpected exception %s", stack_of(error))
             reason = FailureReason.UNEXPECTED
-            message = f"{type(error).__name__} in {_location(error)}: see the traceback in the log of the task"
+            message = f"{type(error).__name__} in {location(error)}, {circumstances(error)}: {_REPORT}"
     return Failure(reason=reason, message=printable(message))
 
 
@@ -51,9 +60,3 @@ def stack_of(error: BaseException) -> str:
         causes.append(cause)
         last = cause
     return "from ".join(f"{type(one).__name__}\n{''.join(traceback.format_tb(one.__traceback__))}" for one in causes)
-
-
-def _location(error: Exception) -> str:
-    """The location where the error was raised, as "function (file:line)"."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{frames[-1].name} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else "an unknown location"

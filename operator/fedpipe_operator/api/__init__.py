@@ -5,6 +5,7 @@ from fedpipe_operator.api.conditions import ConditionType, Reason
 from fedpipe_operator.api.edgesite import Capacity, DataPolicy, EdgeSite, EdgeSiteSpec, RunSelector, SiteData, TrainingLosses
 from fedpipe_operator.api.finetune import (
     LOWER_IS_BETTER,
+    AttnImplementation,
     DeletionPolicy,
     Depth,
     FederatedFineTune,
@@ -48,6 +49,7 @@ __all__ = [
     "AggregationMethod",
     "AggregationRule",
     "ApiModel",
+    "AttnImplementation",
     "Bits",
     "Capacity",
     "CausalLMTask",

@@ -100,6 +100,12 @@ class DataPolicy(ApiModel):
     training_losses: TrainingLosses = TrainingLosses.BY_STEP
 
 
+class TokenReference(ApiModel):
+    """A Secret in the namespace of the site."""
+
+    name: ObjectName
+
+
 class EdgeSiteSpec(ApiModel):
     """The specification of a site."""
 
@@ -115,6 +121,9 @@ class EdgeSiteSpec(ApiModel):
     """The volume where the site's trainers keep base models and activations from one task to the next, in a folder of the namespace."""
     model_claims: Annotated[tuple[ObjectName, ...], Field(max_length=100)] = ()
     """Claims that a run may name as its model, `pvc://CLAIM/folder`: none of them one that holds the data or the cache of a site."""
+    hugging_face_token_secret_ref: TokenReference | None = None
+    """A Secret of the site's own with a hub's token under the key `HF_TOKEN`, for its trainers where a run's model is `hf://…`; it counts
+    before the chart's. No other key is read, so that no Secret that is made for something else can be named."""
     policy: DataPolicy = DataPolicy()
     max_concurrent_jobs: Annotated[int, Field(ge=1, le=64)] = 1
 

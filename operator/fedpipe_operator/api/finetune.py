@@ -26,11 +26,22 @@ CONTROLLER: Final = "fedpipe.io/operator"
 MANAGED_BY_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/[A-Za-z0-9/._~%!$&'()*+,;=:@-]+$"
 
 
+class AttnImplementation(StrEnum):
+    """How attention is computed, as transformers names it."""
+
+    EAGER = "eager"
+    """Each score is a value of its own: batch × heads × length² of them in memory."""
+    SDPA = "sdpa"
+    """By torch's fused kernels."""
+
+
 class ModelSpec(ApiModel):
     """The frozen base model."""
 
     source: Annotated[str, Field(pattern=SOURCE_PATTERN, max_length=1024)]
     """`hf://org/name@revision`, `s3://bucket/folder`, `pvc://claim/folder`, or `file:///folder` on the machine of the trainer."""
+    attn_implementation: AttnImplementation | None = None
+    """How the sites' trainers compute attention; left out: as transformers chooses for the architecture."""
 
     @property
     def claim(self) -> str | None:
@@ -150,7 +161,8 @@ class PlanningSpec(ApiModel):
     batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=16)] = (1, 2, 4, 8, 16)
     """The largest is the batch of an optimiser step. Passes may be of fewer samples, and in mode Auto the steps of slow sites as well."""
     target_modules: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=253)], ...], Field(max_length=64)] = ()
-    """Modules whose names end in one of these get adapters; left out: the attention projections of the architecture."""
+    """Modules whose names end in one of these get adapters, or `all-linear`: all linear layers but the output and the head; left out: the
+    attention projections of the architecture."""
     importance: Importance = Importance.GRADIENT
     depth: Depth = Depth.AUTO
     exploration: Annotated[float, Field(ge=0, le=0.5)] = 0.1

@@ -2,12 +2,15 @@
 
 from typing import Any, Final
 
+from fedpipe_operator.api import EdgeSite
 from fedpipe_operator.api.pod_template import ConfigMapFile
 from fedpipe_operator.pod_settings import CaBundle, Proxy, SecretKey
 
 Plain = dict[str, Any]
 
 HUB_SCHEME: Final = "hf://"
+_HUB_ACCESS: Final = "HF_TOKEN"
+"""The variable of the hub's client, and the key of a site's own Secret. It is fixed, so that a site can name no other Secret."""
 _CA_FOLDER: Final = "/etc/fedpipe/ca"
 _CA_FILE: Final = "ca.crt"
 _CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
@@ -40,11 +43,18 @@ def proxy_variables(proxy: Proxy) -> list[Plain]:
     return [{"name": name, "value": value} for name, value in given.items() if value]
 
 
-def token_variables(source: str, token: SecretKey) -> list[Plain]:
-    """The variable with the hub's token, for a pod whose model `source` is a hub's; without the Secret, the pod starts without a token."""
-    if not (token.name and source.startswith(HUB_SCHEME)):
+def token_variables(source: str, token: SecretKey, site: EdgeSite | None = None) -> list[Plain]:
+    """The variable with the hub's token, for a pod whose model `source` is a hub's: of the site's own Secret, else of the chart's.
+
+    Without the chart's Secret the pod starts without a token. The site's has to be there: it names it itself.
+    """
+    if not source.startswith(HUB_SCHEME):
         return []
-    return [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": token.name, "key": token.key, "optional": True}}}]
+    if site is not None and (own := site.spec.hugging_face_token_secret_ref) is not None:
+        return [{"name": _HUB_ACCESS, "valueFrom": {"secretKeyRef": {"name": own.name, "key": _HUB_ACCESS}}}]
+    if not token.name:
+        return []
+    return [{"name": _HUB_ACCESS, "valueFrom": {"secretKeyRef": {"name": token.name, "key": token.key, "optional": True}}}]
 
 
 def with_defaults(pod: Plain, variables: list[Plain]) -> Plain:

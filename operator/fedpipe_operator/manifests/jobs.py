@@ -63,7 +63,7 @@ def trainer_job(run: Run, job: Job, site: EdgeSite | None, resources: JobResourc
     spec["volumes"] += [{"name": "cache", "persistentVolumeClaim": {"claimName": claim}} for claim in cache]
     labels = metadata(run, job)["labels"]
     template = pool_template(site, labels, spec, settings) if site else _own_template(labels, spec, settings.export_job, settings)
-    variables = [*proxy_variables(settings.proxy), *token_variables(run.spec.model.source, settings.hugging_face_token_secret_ref)]
+    variables = [*proxy_variables(settings.proxy), *token_variables(run.spec.model.source, settings.hugging_face_token_secret_ref, site)]
     template |= {"spec": with_defaults(template["spec"], variables)}
     return _job(run, job, template, settings, may_wait_for_node=site is not None and site.spec.autoscaled)
 

@@ -40,6 +40,7 @@ def plan_reasons(request: PlanRequest, site: SiteProfile, *, fleet: FleetSolutio
         _bits_reason(request, site, solution),
         _batch_reason(request, site, fleet, solution),
         _micro_batch_reason(request, site, solution),
+        not_recomputed_reason(request, site),
         _ranks_reason(request, site, fleet, solution),
         request.importance_note,
         _basis(site, solution.choice),
@@ -154,6 +155,14 @@ def _broken_cache_reason(request: PlanRequest, site: SiteProfile) -> str:
     """That the site's cache is not used because it does not work; empty if it does, or there is none."""
     problem = request.cache_problem(site)
     return f"its cache does not work, so that nothing is planned to be read from it: {problem}" if problem else ""
+
+
+def not_recomputed_reason(request: PlanRequest, site: SiteProfile) -> str:
+    """That the spec's wish to recompute activations cannot be met; empty if it can, or there is none."""
+    if not request.spec.training.gradient_checkpointing or site.base.supports_gradient_checkpointing:
+        return ""
+    cannot = f"transformers cannot do that in a {site.base.architecture} model"
+    return f"activations are kept although training.gradientCheckpointing asks to recompute them: {cannot}"
 
 
 def _bits_reason(request: PlanRequest, site: SiteProfile, solution: Solution) -> str:

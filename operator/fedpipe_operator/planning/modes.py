@@ -127,6 +127,9 @@ def _why_impossible(site: SiteProfile, given: ManualPlan) -> str:
         return f"the {given.bits} bits of planning.plans need more than {bytes_text(too_few)} of memory: {advice}"
     if not any(weight.layer >= _lowest_layer(site, given) for weight in site.base.weights):
         return f"in the top {given.layers} of {site.base.layers} layers of planning.plans no weight can get an adapter: train more layers"
+    if given.gradient_checkpointing and not site.base.supports_gradient_checkpointing:
+        cannot = f"which transformers cannot do in a {site.base.architecture} model"
+        return f"planning.plans recomputes its activations, {cannot}: leave gradientCheckpointing out"
     return _why_not_cached(site, given) if given.cache_activations else ""
 
 
@@ -181,7 +184,7 @@ def _plan_common(request: PlanRequest, sites: Mapping[str, SiteProfile], *, requ
                 members[name].choice,
                 ranks=ranks,
                 steps=steps[name].taken,
-                why=(limit.sentence, why_choice),
+                why=tuple(filter(None, (limit.sentence, why_choice, explanation.not_recomputed_reason(request, site)))),
                 limited_by=limit.name,
             )
         elif feasible[name] and common is not None:

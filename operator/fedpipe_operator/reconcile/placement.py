@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from fedpipe_operator import conversion
 from fedpipe_operator.api import EdgeSite, parse_duration, parse_quantity
 from fedpipe_operator.api.finetune import CLAIM_SCHEME
 from fedpipe_operator.backend import JobResources
@@ -48,6 +49,9 @@ class ClaimPlacement:
         )
 
     def _model(self, run: Run) -> Model:
+        return self._files(run).model_copy(update={"attn_implementation": conversion.attention(run.spec.model.attn_implementation)})
+
+    def _files(self, run: Run) -> Model:
         source = run.spec.model.source
         if (claim := run.spec.model.claim) is not None:
             folder = source.removeprefix(CLAIM_SCHEME).removeprefix(f"{claim}/")

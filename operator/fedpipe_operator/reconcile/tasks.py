@@ -11,7 +11,7 @@ from typing import Final, Protocol, TypedDict
 from fedpipe_operator import conversion, names
 from fedpipe_operator.admission import MAX_RESULT_BYTES, max_update_bytes
 from fedpipe_operator.aggregation.gate import max_adapter_bytes
-from fedpipe_operator.api import FineTuneSpec, PlanningMode, parse_duration
+from fedpipe_operator.api import FineTuneSpec, PlanningMode, SequenceClassificationTask, parse_duration
 from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.planning import range_test, rate_of
 from fedpipe_operator.rounds import Observed, Run, StartEvaluation, StartExport, StartProfile, StartTraining
@@ -169,6 +169,7 @@ def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs,
         # Only mode Auto takes fewer bits for want of memory alone.
         all_bits=planning.mode is not PlanningMode.AUTO or bool(planning.plans),
         target_modules=planning.target_modules,
+        max_new_tokens=_max_new_tokens(context.spec),
         batch_sizes=_batches_to_profile(planning.batch_sizes),
         rank=planning.max_rank,
         importance=conversion.importance(planning.importance),
@@ -179,6 +180,12 @@ def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs,
         probe_read=context.read(probe),
         basis=basis_of(site) if site else None,
     )
+
+
+def _max_new_tokens(spec: FineTuneSpec) -> int:
+    """Tokens that an evaluation generates after a prompt, at most."""
+    generates = spec.evaluation.generations and not isinstance(spec.task, SequenceClassificationTask)
+    return spec.evaluation.max_new_tokens if generates else 0
 
 
 def training_task(

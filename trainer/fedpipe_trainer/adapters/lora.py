@@ -182,12 +182,12 @@ def _check_scale(layer: Any, adapter: str, expected: float) -> None:  # noqa: AN
 
 
 def _init_head(base: Base, global_head: Mapping[str, Tensor], seed: int) -> None:
-    """Set the head to its global values, or initialise it from the seed as transformers does: normal weights, zero biases."""
+    """Set the head to its global values, else the checkpoint's own, else from the seed: normal weights, zero biases."""
     std = getattr(base.model.config, "initializer_range", None) or 0.02
     with torch.no_grad():
         for name in base.head:
             parameter = base.model.get_parameter(name)
-            value = global_head.get(name)
+            value = global_head.get(name, base.own_head.get(name))
             if value is None:
                 constant = torch.zeros if name.endswith("bias") else torch.ones
                 is_matrix = parameter.ndim > 1

@@ -89,6 +89,10 @@ class RunRef(Wire):
     uid: str
 
 
+Attention = Literal["eager", "sdpa"]
+"""How attention is computed, as transformers names it: each score as a value of its own, or by torch's fused kernels."""
+
+
 class Model(Wire):
     """The frozen base model: a local folder, a hub repository at a revision, or files at URLs."""
 
@@ -107,6 +111,8 @@ class Model(Wire):
     commit: Commit | None = None
     """For `hf://`: the commit that the run's sites use, as its branch or tag may have moved since they were profiled. None: what the
     source names now."""
+    attn_implementation: Attention | None = None
+    """How the sites' trainers compute attention. None: as transformers chooses for the architecture."""
 
     @model_validator(mode="after")
     def _require_the_commit_that_the_source_names(self) -> Self:
@@ -250,6 +256,8 @@ class ProfileTask(_SiteTask):
     """Whether fewer bits than 16 are measured even where memory suffices for more: the plan may take them all the same."""
     target_modules: tuple[str, ...] = ()
     """Suffixes of the names of modules that get adapters. Empty: the defaults of the model's architecture."""
+    max_new_tokens: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Tokens that an evaluation generates after a prompt, at most, for which the model needs positions. 0: it generates none."""
     batch_sizes: tuple[int, ...] = (1, 4)
     rank: int = 8
     seed: int = 0

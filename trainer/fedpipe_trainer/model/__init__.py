@@ -5,12 +5,15 @@ from fedpipe_trainer.model.base import Base, clear_cache, dense_weight, load, lo
 from fedpipe_trainer.model.download_cache import read_revision
 from fedpipe_trainer.model.identity import fingerprint
 from fedpipe_trainer.model.layers import check_depth, layers_of, lower_parameters, lower_part_in_evaluation_mode
+from fedpipe_trainer.model.limits import check_lengths, check_model
 from fedpipe_trainer.model.source import checkpoint_dtype, fetch
 
 __all__ = [
     "AUTO_CLASSES",
     "Base",
     "check_depth",
+    "check_lengths",
+    "check_model",
     "checkpoint_dtype",
     "clear_cache",
     "dense_weight",

@@ -1,6 +1,8 @@
 """The architecture of a model, read from its configuration: target weights, head, sizes. No weights are loaded here."""
 
 import re
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +19,9 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from fedpipe_trainer.contract import BaseModelFacts, FailureReason, Objective, SequenceClassification, WeightShape
+from fedpipe_trainer.contract.task import Attention
 from fedpipe_trainer.errors import TaskFailed
+from fedpipe_trainer.model.files import weight_files
 from fedpipe_trainer.model.source import checkpoint_keys
 
 AUTO_CLASSES: Final[dict[str, Any]] = {
@@ -29,30 +33,52 @@ AUTO_CLASSES: Final[dict[str, Any]] = {
 KEY_PREFIX: Final = "base_model.model."
 """Prefix of a module's path in the keys of an adapter file (from peft's wrapper)."""
 
+ALL_LINEAR: Final = "all-linear"
+"""In place of suffixes, as in peft: every linear layer but the output and the head. Of experts, those that are linear layers."""
+
+_INTERMEDIATE_SIZES: Final = ("intermediate_size", "d_ff", "encoder_ffn_dim", "ffn_dim", "hidden_dim", "n_inner")
 _DECODERS: Final = (".decoder.", ".model.decoder.")
 _ENCODER_LAYER: Final = re.compile(r"^(model\.)?encoder\.(block|layers)\.\d+$")
 """The layers of the encoder of an encoder-decoder, by module path."""
 
 _LLAMA = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 _BERT = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
-# FedPipe (arXiv 2404.06448) adapts W_q, W_k, W_v, W_o of every block; each model family names them differently.
+_BART = tuple(f"{attention}.{part}_proj" for attention in ("self_attn", "encoder_attn") for part in ("q", "k", "v", "out"))
+_GPT = ("attn.c_attn", "attn.c_proj")
+_FALCON = ("self_attention.query_key_value", "self_attention.dense")
+# FedPipe (arXiv 2404.06448) adapts W_q, W_k, W_v, W_o of every block; each model family names them differently, and some have W_q, W_k
+# and W_v as one weight. Of a mixture of experts, that leaves the experts and their router out. docs/models.md has the tested ones.
 _TARGETS: Final[dict[str, tuple[str, ...]]] = {
-    **dict.fromkeys(("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "olmo", "olmo2", "granite", "smollm3"), _LLAMA),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo", "olmo2", "olmo3", "granite"), _LLAMA),
+    **dict.fromkeys(("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "smollm3", "starcoder2", "stablelm", "cohere"), _LLAMA),
+    "phi3": ("self_attn.qkv_proj", "self_attn.o_proj"),
+    "phi": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.dense"),
+    "opt": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"),
+    **dict.fromkeys(("gpt2", "gpt_bigcode"), _GPT),
+    "gpt_neox": ("attention.query_key_value", "attention.dense"),
+    "gpt_neo": ("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.out_proj"),
+    "gptj": ("attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.out_proj"),
+    **dict.fromkeys(("falcon", "bloom"), _FALCON),
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), _BERT),
+    "distilbert": ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
+    "deberta": ("attention.self.in_proj", "attention.output.dense"),
+    "deberta-v2": ("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj", "attention.output.dense"),
     "mpnet": ("attn.q", "attn.k", "attn.v", "attn.o"),
-    "gpt2": ("attn.c_attn", "attn.c_proj"),
+    "modernbert": ("attn.Wqkv", "attn.Wo"),
     **dict.fromkeys(("t5", "mt5", "umt5"), ("Attention.q", "Attention.k", "Attention.v", "Attention.o")),
+    **dict.fromkeys(("bart", "mbart", "pegasus", "marian"), _BART),
 }
 
 
-def read_config(folder: Path, objective: Objective) -> PretrainedConfig:
-    """The model's configuration, with the objective's labels set.
+def read_config(folder: Path, objective: Objective, attention: Attention | None = None) -> PretrainedConfig:
+    """The model's configuration, with the objective's labels and the way of computing attention set; None: as transformers chooses.
 
     Raises:
         TaskFailed: BadModel, config.json is not a configuration that transformers knows.
     """
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        options = {"attn_implementation": attention} if attention else {}
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError) as error:
         raise TaskFailed(FailureReason.BAD_MODEL, f"{folder}/config.json cannot be read: {error}") from error
     if isinstance(objective, SequenceClassification):
@@ -109,7 +135,8 @@ def target_weights(model: nn.Module, model_type: str, target_modules: tuple[str,
     Args:
         model: a loaded model or one on the meta device.
         model_type: `config.model_type`.
-        target_modules: suffixes of module names; empty for the defaults of the architecture.
+        target_modules: suffixes of module names, or `all-linear` for all linear layers of the model's layers; empty for the
+            defaults of the architecture.
 
     Raises:
         TaskFailed: BadModel, the architecture is unknown, or no linear layer has a name with such a suffix.
@@ -119,15 +146,30 @@ def target_weights(model: nn.Module, model_type: str, target_modules: tuple[str,
     if not suffixes:
         msg = f"there are no default target modules for model type {model_type!r}: name them in planning.targetModules"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
+    is_target = _is_in_a_layer if suffixes == (ALL_LINEAR,) else partial(_has_suffix, suffixes=suffixes)
     weights = tuple(
         WeightShape(name=name, d_out=shape[0], d_in=shape[1], layer=layer_of(name, encoder_layers))
         for name, module in model.named_modules()
-        if _has_suffix(name, suffixes) and (shape := linear_shape(module)) is not None
+        if is_target(name) and (shape := linear_shape(module)) is not None
     )
     if not weights:
         msg = f"no linear layer of this {model_type} model has a name that ends in {', '.join(suffixes)}: see planning.targetModules"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
+    _check_untied(model, weights)
     return weights
+
+
+def _check_untied(model: nn.Module, weights: Iterable[WeightShape]) -> None:
+    """Refuse an adapter on a weight that another module uses, too: merged into one it would change the other."""
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        if isinstance(weight := getattr(module, "weight", None), nn.Parameter):
+            owners.setdefault(id(weight), []).append(name)
+    for weight in weights:
+        others = [name for name in owners[id(model.get_submodule(weight.name).weight)] if name != weight.name]
+        if others:
+            msg = f"{weight.name} has the same weight as {', '.join(others)} (tied), so that an adapter of it would change both when merged"
+            raise TaskFailed(FailureReason.BAD_MODEL, f"{msg}: leave it out of planning.targetModules, or untie and save the model")
 
 
 def count_encoder_layers(model: nn.Module) -> int:
@@ -169,16 +211,16 @@ def head_shapes(folder: Path, objective: Objective) -> dict[str, tuple[int, ...]
     return {name: tuple(-1 if a != b else a for a, b in zip(two[name], three[name], strict=True)) for name in two}
 
 
-def facts(folder: Path, objective: Objective, target_modules: tuple[str, ...]) -> BaseModelFacts:
+def facts(folder: Path, objective: Objective, target_modules: tuple[str, ...], attention: Attention | None = None) -> BaseModelFacts:
     """The facts about the model in this folder that the planner needs."""
-    config = read_config(folder, objective)
+    config = read_config(folder, objective, attention)
     model = build_meta_model(config, objective)
     text = config.get_text_config()
     return BaseModelFacts(
         architecture=config.model_type,
         parameters=sum(p.numel() for p in model.parameters()),
         quantised_parameters=_quantised_parameters(model, objective, folder),
-        layers=text.num_hidden_layers + getattr(text, "num_decoder_layers", 0) * bool(config.is_encoder_decoder),
+        layers=text.num_hidden_layers + _decoder_layers(text) * bool(config.is_encoder_decoder),
         hidden_size=text.hidden_size,
         intermediate_size=_intermediate_size(text),
         attention_heads=text.num_attention_heads,
@@ -188,8 +230,13 @@ def facts(folder: Path, objective: Objective, target_modules: tuple[str, ...]) -
         encoder_decoder=bool(config.is_encoder_decoder),
         supports_gradient_checkpointing=bool(model.supports_gradient_checkpointing),
         materialised_attention=config._attn_implementation == "eager",  # noqa: SLF001 - transformers has no public name for it
-        merged_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+        merged_bytes=sum(path.stat().st_size for path in weight_files(folder)),
     )
+
+
+def _is_in_a_layer(name: str) -> bool:
+    """Whether a module belongs to one of the model's layers, and not to its embeddings, its output or a head."""
+    return any(part.isdecimal() for part in name.split("."))
 
 
 def _has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:
@@ -213,6 +260,11 @@ def _quantised_parameters(model: PreTrainedModel, objective: Objective, folder: 
     )
 
 
+def _decoder_layers(config: PretrainedConfig) -> int:
+    """Number of layers of the decoder of an encoder-decoder, whose families name it differently."""
+    return int(getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", None) or 0)
+
+
 def _intermediate_size(config: PretrainedConfig) -> int:
-    size = next((getattr(config, name, None) for name in ("intermediate_size", "d_ff", "n_inner") if getattr(config, name, None)), None)
-    return int(size or 4 * config.hidden_size)
+    sizes = (getattr(config, name, None) for name in _INTERMEDIATE_SIZES)
+    return int(next((size for size in sizes if size), 4 * config.hidden_size))

@@ -1,10 +1,12 @@
 """Loads the frozen base at 4, 8, 16 or 32 bits, in the same way on CPU and CUDA, and caches the last one between tasks.
 
-Only the body is quantised. A classification head is trained, so it stays in 32 bits and is initialised from the run's seed.
+Only the body is quantised. A classification head is trained, so it stays in 32 bits. It is initialised from the run's seed, unless the
+checkpoint is a classifier of the run's labels already: then its own head is where the training starts.
 """
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,9 +19,12 @@ from transformers.utils import logging as transformers_logging
 
 from fedpipe_trainer import device as devices
 from fedpipe_trainer.contract import Bits, FailureReason, Objective, SequenceClassification
+from fedpipe_trainer.contract.task import Attention
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model.architecture import AUTO_CLASSES, build_meta_model, head_parameters, modules_of, read_config
-from fedpipe_trainer.model.identity import fingerprint
+from fedpipe_trainer.model.files import describe_damage
+from fedpipe_trainer.model.head import read_own_head
+from fedpipe_trainer.model.identity import fingerprint, loaded_files
 
 _COMPUTE: Final[dict[Bits, torch.dtype]] = {4: torch.bfloat16, 8: torch.bfloat16, 16: torch.bfloat16, 32: torch.float32}
 
@@ -39,6 +44,8 @@ class Base:
     fingerprint: str
     head: tuple[str, ...]
     """Names of the parameters that are trained and sent in full."""
+    own_head: Mapping[str, Tensor] = field(default_factory=dict)
+    """The checkpoint's values of these parameters, if it is a classifier of the run's labels, in their order; otherwise empty."""
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -54,21 +61,21 @@ class Base:
         return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
-_Key = tuple[str, Bits, str, tuple[str, ...]]
+_Key = tuple[str, Bits, str, tuple[str, ...], Attention | None]
 _cache: dict[_Key, Base] = {}
 
 
-def load_cached(folder: Path, bits: Bits, objective: Objective) -> Base:
+def load_cached(folder: Path, bits: Bits, objective: Objective, attention: Attention | None = None) -> Base:
     """The base at this bit width: from the cache if the last task used the same one, otherwise loaded and cached.
 
     Raises:
         TaskFailed: BadModel, see `load`.
     """
     labels = objective.labels if isinstance(objective, SequenceClassification) else ()
-    key = (fingerprint(folder), bits, objective.type, labels)
+    key = (fingerprint(folder), bits, objective.type, labels, attention)
     if key not in _cache:
         clear_cache()
-        _cache[key] = load(folder, bits, objective)
+        _cache[key] = load(folder, bits, objective, attention)
     return _cache[key]
 
 
@@ -78,14 +85,20 @@ def clear_cache() -> None:
     devices.trim_memory()
 
 
-def load(folder: Path, bits: Bits, objective: Objective) -> Base:
+def load(folder: Path, bits: Bits, objective: Objective, attention: Attention | None = None) -> Base:
     """Load the base from a local folder, without access to a hub.
+
+    Args:
+        folder: the model's folder.
+        bits: of its weights.
+        objective: of the task.
+        attention: how attention is computed; None: as transformers chooses for the architecture.
 
     Raises:
         TaskFailed: BadModel, the checkpoint does not fit its configuration or lacks weights.
     """
     device = devices.choose()
-    config = read_config(folder, objective)
+    config = read_config(folder, objective, attention)
     tokenizer = read_tokenizer(folder)
     config.pad_token_id = pad_id = _pad_id(tokenizer, folder)
     head = head_parameters(build_meta_model(config, objective), objective, folder)
@@ -95,7 +108,7 @@ def load(folder: Path, bits: Bits, objective: Objective) -> Base:
         msg = f"the checkpoint in {folder} has no weights for {', '.join(missing_weights[:5])}: config.json belongs to another model"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
     _freeze(model, head)
-    return Base(model, tokenizer, pad_id, bits, device, fingerprint(folder), head)
+    return Base(model, tokenizer, pad_id, bits, device, fingerprint(folder), head, read_own_head(folder, objective, head))
 
 
 def _from_pretrained(
@@ -173,8 +186,10 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise TaskFailed(FailureReason.BAD_MODEL, f"the tokenizer in {folder} cannot be read: {error}") from error
+    except Exception as error:  # Rust's tokenizers raise Exception itself, sentencepiece RuntimeError, protobuf its own
+        damage = describe_damage(folder, loaded_files(folder))
+        msg = damage or f"the tokenizer in {folder} cannot be read: {error or type(error).__name__}"
+        raise TaskFailed(FailureReason.BAD_MODEL, msg) from error
     return tokenizer
 
 

@@ -20,14 +20,19 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fedpipe_trainer.cache_volume import advice
 from fedpipe_trainer.kept_files import read_kept, write_kept
 
+VOCABULARIES: Final = (
+    *("tokenizer.json", "*.model", "*.spm", "*.codes", "*.tiktoken", "*.tokenizer", "*vocab*.json", "vocab.txt", "merges.txt", "dict.txt"),
+    *("tekken.json", "word_shape.json", "word_pronunciation.json", "normalizer.json", "emoji.json", "byte_maps.json"),
+)
+"""Patterns of the names of the vocabularies of transformers' tokenizers."""
 _LOADED: Final = (
     *("config.json", "generation_config.json", "adapter_config.json", "*.safetensors", "*.safetensors.index.json"),
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
-    # The vocabularies of transformers' tokenizers.
-    *("*.model", "*.spm", "*.codes", "*.tiktoken", "*vocab*.json", "vocab.txt", "merges.txt", "dict.txt", "tekken.json"),
-    *("word_shape.json", "word_pronunciation.json", "normalizer.json", "emoji.json", "byte_maps.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json"),
+    *VOCABULARIES,
 )
 """Patterns of the names of the files that transformers reads from a model's folder."""
+_TEMPLATES: Final = "additional_chat_templates"
+"""The folder with templates beside the tokenizer's own."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -60,8 +65,15 @@ def fingerprint(folder: Path, kept: Path | None = None) -> str:
     Raises:
         OSError: a file cannot be read.
     """
-    lines = [f"{sha256_of(folder / name, kept)}  {name}\n" for name in _loaded_files(folder)]
+    lines = [f"{sha256_of(folder / name, kept)}  {name}\n" for name in loaded_files(folder)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def loaded_files(folder: Path) -> tuple[str, ...]:
+    """The files that loading the model and its tokenizer reads, by name within the folder, sorted."""
+    names = [path.name for path in folder.iterdir() if path.is_file() and any(fnmatch(path.name, one) for one in _LOADED)]
+    templates = [f"{_TEMPLATES}/{path.name}" for path in (folder / _TEMPLATES).glob("*.jinja") if path.is_file()]
+    return tuple(sorted([*names, *templates]))
 
 
 def remember(path: Path, sha256: str, kept: Path | None = None) -> None:
@@ -89,10 +101,6 @@ def sha256_of(path: Path, kept: Path | None) -> str:
     if record:
         _write(record, found)
     return found.sha256
-
-
-def _loaded_files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_file() and any(fnmatch(path.name, one) for one in _LOADED))
 
 
 def _record(path: Path, kept: Path) -> Path:

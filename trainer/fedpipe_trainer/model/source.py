@@ -1,6 +1,7 @@
 """Resolves the model source of a task to a verified local folder. Only an `hf://` source accesses a hub."""
 
 import hashlib
+import json
 import logging
 import os
 import re
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 import torch
-from safetensors import safe_open
 
 from fedpipe_trainer.activation_store import FOLDER as ACTIVATIONS
 from fedpipe_trainer.activation_store import remove_unused
@@ -25,19 +25,22 @@ from fedpipe_trainer.contract.task import COMMIT_PATTERN
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model.download_cache import Download, download_once
 from fedpipe_trainer.model.etag import confirms
-from fedpipe_trainer.model.identity import fingerprint
+from fedpipe_trainer.model.files import check_files, other_weights, read_header, weight_files
+from fedpipe_trainer.model.identity import VOCABULARIES, fingerprint, loaded_files
 from fedpipe_trainer.task_runtime import TaskRuntime
 from fedpipe_trainer.transfer import describe
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
-_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", *VOCABULARIES)
+_TOKENIZERS_OF_BYTES: Final = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
+"""Classes without a vocabulary: a token is a byte or a character."""
 _DTYPES: Final = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _MODELS: Final = "models"
 _HASHES: Final = "hashes"
 _COMMIT: Final = re.compile(COMMIT_PATTERN)
+_ACCESS: Final = "huggingFaceTokenSecretRef (of the EdgeSite, or the chart's value)"
 _LOG = logging.getLogger(__name__)
 _HUB = re.compile(r"^hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>.+))?$")
 
@@ -69,11 +72,7 @@ def _is_expected(model: Model, runtime: TaskRuntime, folder: Path) -> bool:
 
 def checkpoint_keys(folder: Path) -> dict[str, str]:
     """The type of each tensor of the checkpoint, by key, as named by safetensors."""
-    keys: dict[str, str] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            keys |= {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 - it is not a mapping
-    return keys
+    return {name: info.dtype for path in weight_files(folder) for name, info in read_header(path).items()}
 
 
 def checkpoint_dtype(folder: Path) -> torch.dtype:
@@ -145,13 +144,29 @@ def _read_commit(path: Path) -> str | None:
 
 @contextmanager
 def _hub_errors(source: str) -> Iterator[None]:
-    """Raise errors of the hub and of the network as TransferFailed."""
+    """Raise errors of the hub and of the network as TransferFailed, and as BadModel what another attempt would not change."""
     import httpx2  # noqa: PLC0415 - the hub client's HTTP library; a local source needs neither
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415 - likewise
+    from huggingface_hub import errors  # noqa: PLC0415 - likewise
 
     try:
         yield
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx2.HTTPError, OSError) as error:
+    except errors.GatedRepoError as error:
+        token = "its token has no access" if os.environ.get("HF_TOKEN") else "this site has no token"
+        advice = (
+            "accept its terms on the hub, and name a Secret with the token of that account in huggingFaceTokenSecretRef of the EdgeSite"
+        )
+        raise TaskFailed(FailureReason.BAD_MODEL, f"{source} is gated, and {token}: {advice}, or in that value of the chart") from error
+    except errors.RevisionNotFoundError as error:
+        raise TaskFailed(
+            FailureReason.BAD_MODEL, f"the hub has {source.partition('@')[0]}, but no revision of this name: {source}"
+        ) from error
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        hidden = f"or it is private, and no token by {_ACCESS} may read it"
+        raise TaskFailed(FailureReason.BAD_MODEL, f"the hub has no {source}, {hidden}: correct model.source or the token") from error
+    except errors.OfflineModeIsEnabled as error:
+        msg = f"HF_HUB_OFFLINE forbids to ask the hub for {source}, which this site's cache does not have: remove it, or use pvc://"
+        raise TaskFailed(FailureReason.TRANSFER_FAILED, msg) from error
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, httpx2.HTTPError, OSError) as error:
         msg = f"cannot fetch {source} from the hub: {error}"
         raise TaskFailed(FailureReason.TRANSFER_FAILED, msg) from error
 
@@ -205,17 +220,25 @@ def _download_once(download: Download, runtime: TaskRuntime) -> Path:
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise TaskFailed(FailureReason.BAD_MODEL, f"the model folder {folder} does not exist at this site")
-    missing = None
-    if not (folder / "config.json").is_file():
-        missing = "config.json"
-    elif not any(folder.glob("*.safetensors")):
-        missing = "model.safetensors (only safetensors checkpoints are supported)"
-    elif not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        missing = "tokenizer.json (and none of the older tokenizer files)"
-    if missing:
-        raise TaskFailed(FailureReason.BAD_MODEL, f"the model folder {folder} has no {missing}")
+    if not (folder / "config.json").exists():
+        raise TaskFailed(FailureReason.BAD_MODEL, f"the model folder {folder} has no config.json{other_weights(folder)}")
     unreadable = sorted(path.name for path in folder.iterdir() if path.is_file() and not os.access(path, os.R_OK))
     if unreadable:
         user = f"the trainer (user {os.getuid()})"
         msg = f"{user} may not read {', '.join(unreadable)} of the model folder {folder}: make them readable (chmod a+r)"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
+    names = loaded_files(folder)
+    check_files(folder, names)
+    if (
+        not any(fnmatch(name, pattern) for name in names for pattern in VOCABULARIES)
+        and _tokenizer_class(folder) not in _TOKENIZERS_OF_BYTES
+    ):
+        missing = "tokenizer.json (and none of the older tokenizer files)"
+        raise TaskFailed(FailureReason.BAD_MODEL, f"the model folder {folder} has no {missing}")
+
+
+def _tokenizer_class(folder: Path) -> str:
+    """The class that tokenizer_config.json names; empty if it names none."""
+    path = folder / "tokenizer_config.json"
+    document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return str(document.get("tokenizer_class", "")) if isinstance(document, dict) else ""

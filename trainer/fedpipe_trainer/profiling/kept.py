@@ -48,6 +48,7 @@ def key(task: ProfileTask, *, fingerprint: str, machine: dict[str, str | int], m
     paths = [file for path in (task.data.train, task.data.validation) for file in files_of(Path(path))]
     files = [(str(file), stat.st_size, stat.st_mtime_ns) for file in paths for stat in [file.stat()]]
     parameters = task.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
+    parameters["attn_implementation"] = task.model.attn_implementation
     parts = [_METHOD, task.run.namespace, parameters, fingerprint, files, machine, memory_limit, software]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -30,7 +30,7 @@ from fedpipe_trainer.data import Example, Row, Rows, encode, encode_prompts, fil
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import DecodingConfig, EvaluationTotals, evaluate_batches, evaluation_mode, generate_answers
 from fedpipe_trainer.metrics import Answer
-from fedpipe_trainer.model import Base, fetch, load_cached
+from fedpipe_trainer.model import Base, check_lengths, fetch, load_cached
 from fedpipe_trainer.task_runtime import TaskRuntime
 
 _MAX_SAMPLE_CHARACTERS: Final = 1000
@@ -47,7 +47,7 @@ def run(task: EvaluateTask, runtime: TaskRuntime) -> EvaluateResult:
     with runtime.phase("load"):
         runtime.report(Progress(phase="load"))
         validation = read_validation(task)
-        base = load_cached(fetch(task.model, runtime), task.bits, task.objective)
+        base = load_cached(fetch(task.model, runtime), task.bits, task.objective, task.model.attn_implementation)
         adapter = _load_global_adapter(task, base, runtime)
     return evaluate_adapter(task, runtime, base=base, adapter=adapter, validation=validation)
 
@@ -163,6 +163,7 @@ def _generate(task: EvaluateTask, base: Base, references_by_prompt: dict[str, tu
     if not references_by_prompt or not isinstance(task.objective, CausalLM | Seq2SeqLM):
         return []
     limit = task.evaluation.max_new_tokens
+    check_lengths(base.model, task.objective, max_new_tokens=limit)  # once more: a run's evaluation may change after its profiles
     prompts = encode_prompts(list(references_by_prompt), task.objective, base.tokenizer, max_new_tokens=limit)
     generated = generate_answers(
         base.model,

@@ -34,7 +34,8 @@ from fedpipe_trainer.contract import (
 from fedpipe_trainer.contract.result import LONGEST_LABEL, MAX_LABELS
 from fedpipe_trainer.data import Example, Row, Rows, encode, select_rows, with_run_labels
 from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.model import Base, clear_cache, facts, fetch, fingerprint, load, read_revision, read_tokenizer
+from fedpipe_trainer.failures import failure_of
+from fedpipe_trainer.model import Base, check_model, clear_cache, facts, fetch, fingerprint, load, read_revision, read_tokenizer
 from fedpipe_trainer.printable import printable
 from fedpipe_trainer.profiling import bandwidth, hardware, kept
 from fedpipe_trainer.profiling.importance import measure_importance
@@ -201,10 +202,11 @@ def prepare(task: ProfileTask, folder: Path) -> PreparedSite:
     if isinstance(objective, SequenceClassification):
         train, validation = (with_run_labels(path, rows, objective) for path, rows in zip(paths, (train, validation), strict=True))
     tokenizer = read_tokenizer(folder)
+    check_model(folder, objective, tokenizer, max_new_tokens=task.max_new_tokens)
     return PreparedSite(
         folder=folder,
         objective=objective,
-        base=facts(folder, objective, task.target_modules),
+        base=facts(folder, objective, task.target_modules, task.model.attn_implementation),
         examples=encode(train.rows, objective, tokenizer),
         validation=encode(_draw_validation(task, validation.rows), objective, tokenizer),
         validation_samples=len(validation.rows),
@@ -272,6 +274,8 @@ def measure_bit_widths(task: ProfileTask, runtime: TaskRuntime, site: PreparedSi
             else:
                 found.unsupported[bits] = printable(str(error))
             _LOG.warning("the model cannot be trained at %d bits at this site: %s", bits, error)
+        except (TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
+            found.unsupported[bits] = failure_of(error, elapsed_seconds=runtime.elapsed_seconds()).message
     clear_cache()
     if not found.measured:
         raise _failure(found, device.memory_bytes(device.choose(), runtime.memory_limit_bytes))
@@ -302,7 +306,7 @@ def measure_bit_width(bits: Bits, task: ProfileTask, runtime: TaskRuntime, site:
     """Load the base at one bit width and run training steps and forward passes."""
     peak_memory.reset_peak()
     started, bytes_before = runtime.elapsed_seconds(), _resident_bytes(device.choose())
-    base = load(site.folder, bits, site.objective)
+    base = load(site.folder, bits, site.objective, task.model.attn_implementation)
     load_seconds, load_growth = runtime.elapsed_seconds() - started, peak_memory.peak_bytes() - bytes_before
     steps = measure_steps(_subject(base, task, site), task.batch_sizes, runtime)
     return Measurements(load_seconds, load_growth, base.memory_bytes, steps)
@@ -320,7 +324,7 @@ def score(
     bits, range_test = max(measured), None
     fitting = _fitting_batch(measured[bits].steps)
     with device.memory_limit(device.choose(), runtime.memory_limit_bytes):
-        subject = _subject(load(site.folder, bits, site.objective), task, site)
+        subject = _subject(load(site.folder, bits, site.objective, task.model.attn_implementation), task, site)
         importance = measure_importance(task.importance, subject, fitting)
         if task.range_test is not None:
             range_test = measure_rates(task.range_test, subject, site.validation, micro_batch=fitting, runtime=runtime)

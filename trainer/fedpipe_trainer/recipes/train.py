@@ -132,7 +132,7 @@ def load_inputs(task: TrainTask, runtime: TaskRuntime) -> TrainingInputs:
     """Load the data first, since it fails fastest, then the base and the global adapter."""
     with runtime.phase("load"):
         rows = select_rows(task.data.train, task.objective, task.policy)
-        base = load_cached(fetch(task.model, runtime), task.plan.bits, task.objective)
+        base = load_cached(fetch(task.model, runtime), task.plan.bits, task.objective, task.model.attn_implementation)
         check_depth(task.plan, base.model, base.head)
         examples = encode_once(rows.rows, task.objective, base.tokenizer)
         start = AdapterTensors()
