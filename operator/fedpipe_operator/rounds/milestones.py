@@ -122,6 +122,8 @@ def _rounds(run: Run, observed: Observed) -> Iterator[Milestone]:
 
 
 def _exports(observed: Observed) -> Iterator[Milestone]:
+    for attempt, tried in sorted(observed.dry_exports.items()):
+        yield _result(tried, ("export tried", "export not possible"), f"dry export {attempt}", (None, None, attempt))
     for attempt, result in sorted(observed.exports.items()):
         yield _result(result, ("exported", "not exported"), f"export {attempt}", (None, None, attempt))
 
