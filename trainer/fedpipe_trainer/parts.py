@@ -22,6 +22,7 @@ from fedpipe_trainer.presigned import error_code
 from fedpipe_trainer.store_requests import (
     CHUNK,
     LONGEST_ERROR,
+    NO_COMPRESSION,
     NOT_FOUND,
     OK,
     TIMEOUT,
@@ -117,7 +118,7 @@ def _md5_of(path: Path, part: _Part) -> bytes:
 
 def _arrived(url: str) -> dict[int, tuple[str, int]]:
     """ETag and size by number of the parts that the store has."""
-    with translate_transport_errors(), httpx.stream("GET", url, timeout=TIMEOUT) as response:
+    with translate_transport_errors(), httpx.stream("GET", url, headers=NO_COMPRESSION, timeout=TIMEOUT) as response:
         _check(response, url)
         body = b"".join(response.iter_raw(CHUNK))[:_LONGEST_LIST]
     try:
@@ -147,7 +148,7 @@ def _finish(url: str, etags: list[str]) -> None:
     """Have the store make the parts one object. It may answer 200 and then, in the body, with an error."""
     listed = "".join(f"<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>" for number, etag in enumerate(etags, start=1))
     body = f"<CompleteMultipartUpload>{listed}</CompleteMultipartUpload>".encode()
-    headers = {"Content-Type": "application/xml"}
+    headers = {**NO_COMPRESSION, "Content-Type": "application/xml"}
     with translate_transport_errors(), httpx.stream("POST", url, content=body, headers=headers, timeout=None) as response:  # noqa: S113 -- minutes for a large object; the task has a deadline
         _check(response, url)
         answer = b"".join(response.iter_raw(CHUNK))[:LONGEST_ERROR]

@@ -21,6 +21,7 @@ ATTEMPTS: Final = 9
 """Together with the pauses between them: a store may be unavailable for a minute without a site losing its round."""
 TIMEOUT: Final = httpx.Timeout(60.0, connect=10.0)
 OK: Final = range(200, 300)
+NO_COMPRESSION: Final = {"Accept-Encoding": "identity"}
 NOT_FOUND: Final = 404
 FORBIDDEN: Final = 403
 LONGEST_ERROR: Final = 1 << 16

@@ -25,6 +25,7 @@ from fedpipe_trainer.store_requests import (
     ATTEMPTS,
     CHUNK,
     FORBIDDEN,
+    NO_COMPRESSION,
     NOT_FOUND,
     TIMEOUT,
     Sleep,
@@ -39,7 +40,6 @@ from fedpipe_trainer.store_requests import (
 
 __all__ = ["ATTEMPTS", "describe", "read_range", "receive", "send", "without_query"]
 
-_NO_COMPRESSION: Final = {"Accept-Encoding": "identity"}
 _PARTIAL: Final = 206
 _CHANGED: Final = frozenset({412, 416})
 """The object was replaced, or is shorter now."""
@@ -134,7 +134,7 @@ def read_range(url: str, offset: int, length: int, *, attempts: int = ATTEMPTS, 
 
 
 def _range_http(url: str, offset: int, length: int) -> bytes:
-    headers = {**_NO_COMPRESSION, "Range": f"bytes={offset}-{offset + length - 1}"}
+    headers = {**NO_COMPRESSION, "Range": f"bytes={offset}-{offset + length - 1}"}
     with translate_transport_errors(), httpx.stream("GET", url, headers=headers, timeout=TIMEOUT) as response:
         check_status(response, url, read_error_code(response))
         skipped = 0 if response.status_code == _PARTIAL else offset  # a store without ranges sends the whole object
@@ -190,7 +190,7 @@ class _Received:
 
     def go_on(self, url: str, *, optional: bool) -> None:
         """Download what is missing; all of it if the object was replaced, or if the store has no ranges."""
-        headers = {**_NO_COMPRESSION, **({"Range": f"bytes={self.size}-", "If-Match": self.etag} if self.size and self.etag else {})}
+        headers = {**NO_COMPRESSION, **({"Range": f"bytes={self.size}-", "If-Match": self.etag} if self.size and self.etag else {})}
         if not self.etag:
             self._begin_anew()
         with translate_transport_errors(), httpx.stream("GET", url, headers=headers, timeout=TIMEOUT) as response:
@@ -219,7 +219,7 @@ class _Received:
         before = self.size
         try:
             with translate_transport_errors():
-                for chunk in response.iter_raw(CHUNK):
+                for chunk in response.iter_raw():  # as it arrives: what waits for more would be lost with the connection
                     self.file.write(chunk)
                     self.digest.update(chunk)
                     self.size += len(chunk)
