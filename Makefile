@@ -160,6 +160,7 @@ nightly: $(INSTALLED) docs ## What is too long for every change: FUZZ_RUNS runs 
 	$(BIN)/python benchmarks/aggregate.py --sites 4 16 --megabytes 20 --repeats 1
 	$(BIN)/python benchmarks/admission.py
 	$(BIN)/python benchmarks/planner.py --sites 200
+	$(BIN)/python benchmarks/export --shape tiny
 	$(MAKE) --no-print-directory e2e E2E_MARKS="e2e and nightly"
 
 # A tag is moved: the same release, built again, would have another base, which nobody has looked at.

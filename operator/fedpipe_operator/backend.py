@@ -18,6 +18,7 @@ class TaskKind(StrEnum):
     PROFILE = "profile"
     TRAIN = "train"
     EVALUATE = "evaluate"
+    DRY_EXPORT = "dry-export"
     EXPORT = "export"
     PLAN = "plan"
     AGGREGATE = "aggregate"
@@ -47,7 +48,7 @@ class Job:
     name: str
     kind: TaskKind
     site: str = ""
-    """Empty for what concerns the whole run: an export, and the operator's own work."""
+    """Empty for what concerns the whole run: an export and its dry run, and the operator's own work."""
     round: int = 0
     attempt: int = 0
 

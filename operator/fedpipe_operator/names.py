@@ -23,6 +23,7 @@ COMPARISON = "comparison/comparison.json"
 REPORT = "report.html"
 EXPORT_ADAPTER = "export/adapter"
 EXPORT_MERGED = "export/merged"
+DRY_EXPORT = "export/dry"
 FORM_PROBE = "form-probe"
 """Of the object with which it is tried whether the store has forms."""
 
@@ -149,6 +150,11 @@ def round_evaluation(round_: int) -> str:
 def export_result(attempt: int) -> str:
     """Key of the export's result."""
     return f"export/{attempt}/result.json"
+
+
+def dry_export_result(attempt: int) -> str:
+    """Key of what the dry export found."""
+    return f"{DRY_EXPORT}/{attempt}/result.json"
 
 
 def progress_beside(result: str) -> str:

@@ -52,6 +52,7 @@ HEALTHY = [
     "profile received site-c",
     "3 sites profiled",
     "round 1 planned for 3 sites; it needs 3 updates",
+    "export tried",
     "training of round 1 started at 3 sites",
     "update received site-a",
     "update received site-b",

@@ -179,7 +179,7 @@ def timeless(plan: RoundPlan) -> str:
 def test_a_healthy_run_has_one_training_job_a_site_and_round(auto: AutoRun) -> None:
     once = {f"toy-{kind}-{site}-a0" for kind in ("profile", "train-r1", "train-r2", "evaluate-r2") for site in CAPACITIES}
 
-    assert set(map(name_in_run, created_jobs(auto.namespace.kubectl))) == once | {"toy-export-a0"}
+    assert set(map(name_in_run, created_jobs(auto.namespace.kubectl))) == once | {"toy-dry-export-r1-a0", "toy-export-a0"}
     assert duplicate_jobs(auto.namespace.kubectl) == []
 
 

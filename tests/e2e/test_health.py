@@ -109,6 +109,7 @@ STAGES: Final = [
     *(3 * ["profile received"]),
     "3 sites profiled",
     "round 1 planned for 3 sites; it needs 3 updates",
+    "export tried",
     "training of round 1 started at 3 sites",
     *(3 * ["update received"]),
     "round 1 aggregated: 3 updates",

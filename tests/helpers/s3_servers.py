@@ -52,6 +52,19 @@ def running_nanio(folder: Path, *, port: int | None = None) -> Iterator[Server]:
         process.terminate()
 
 
+@contextmanager
+def running_minio(binary: str, folder: Path) -> Iterator[Server]:
+    """A real MinIO, where a binary of it is there."""
+    address = f"127.0.0.1:{free_port()}"
+    keys = {"MINIO_ROOT_USER": CREDENTIALS.access_key, "MINIO_ROOT_PASSWORD": CREDENTIALS.secret_key}
+    command = [binary, "server", str(folder), "--address", address, "--console-address", f"127.0.0.1:{free_port()}"]
+    with subprocess.Popen(command, env=os.environ | keys, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout
+        assert any("API:" in line for line in process.stdout), "MinIO ended before it listened"
+        yield _with_bucket(f"http://{address}")
+        process.terminate()
+
+
 def free_port() -> int:
     with socket.socket() as socket_:
         socket_.bind(("127.0.0.1", 0))

@@ -16,8 +16,11 @@ from safetensors.numpy import save_file
 from fedpipe_trainer.contract import (
     Artifact,
     BaseModelFacts,
+    DryExportResult,
+    DryExportTask,
     EvaluateResult,
     EvaluateTask,
+    ExportFile,
     ExportResult,
     ExportTask,
     Failure,
@@ -138,6 +141,14 @@ def an_evaluation(task: EvaluateTask, **changes: Any) -> EvaluateResult:
     return EvaluateResult(**_header(task), **(fields | changes))
 
 
+def a_dry_export(task: DryExportTask, **changes: Any) -> DryExportResult:
+    """The files of a small export."""
+    adapter = (ExportFile(name="adapter_config.json", size=400), ExportFile(name="adapter_model.safetensors", size=4000))
+    merged = (ExportFile(name="config.json", size=800), ExportFile(name="model.safetensors", size=40000))
+    fields = {"adapter": adapter if task.adapter else (), "merged": merged if task.merged else ()}
+    return DryExportResult(**_header(task), **(fields | changes))
+
+
 def a_failure(kind: type[Any], task: Any, reason: FailureReason, message: str) -> Any:
     """The result of a failed task."""
     return kind(**(_header(task) | {"outcome": Outcome.FAILED}), failure=Failure(reason=reason, message=message))
@@ -190,5 +201,7 @@ def good_trainer(task: Any, folder: Path) -> Any:
             return an_update(task, folder)
         case EvaluateTask():
             return an_evaluation(task)
+        case DryExportTask():
+            return a_dry_export(task)
         case ExportTask():
             return ExportResult(**_header(task))

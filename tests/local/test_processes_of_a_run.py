@@ -35,6 +35,6 @@ def test_a_site_keeps_one_process_for_its_profile_all_its_rounds_and_all_evaluat
 
     assert session.failure is None
     tasks = [line.split() for line in record.read_text().splitlines()]
-    assert {kind for _, _, kind in tasks} == {"profile", "train", "evaluate", "export"}
+    assert {kind for _, _, kind in tasks} == {"profile", "dry-export", "train", "evaluate", "export"}
     processes = {site: {pid for pid, of, _ in tasks if of == site} for site in ("site-a", "site-b", "site-c")}
     assert {site: len(pids) for site, pids in processes.items()} == {"site-a": 1, "site-b": 1, "site-c": 1}

@@ -33,6 +33,7 @@ def test_a_run_goes_from_profile_to_export_and_succeeds(tmp_path: Path) -> None:
     assert world.conditions()["Complete"] == "RoundsCompleted"
     assert [name.removeprefix("toy-") for name in world.backend.started] == [
         *(f"profile-site-{site}-a0" for site in "abc"),
+        "dry-export-r1-a0",
         *(f"train-r1-site-{site}-a0" for site in "abc"),
         "aggregate-r1-a0",
         *(f"train-r2-site-{site}-a0" for site in "abc"),
@@ -78,7 +79,7 @@ def test_an_operator_restarted_at_every_reconcile_ends_with_the_same_bytes(tmp_p
 
 def test_a_status_has_figures_for_people_and_the_store_has_all_digits(tmp_path: Path) -> None:
     def trainer(task: Any, folder: Path) -> Any:
-        world.now += 1.23456  # six times between plan and commit: three sites evaluate the base and train
+        world.now += 1.23456  # seven times between plan and commit: the dry export, and three sites evaluate the base and train
         return good_trainer(task, folder)
 
     world = World(a_run(planning={"ranks": [1, 2]}), tmp_path, trainer)
@@ -87,7 +88,7 @@ def test_a_status_has_figures_for_people_and_the_store_has_all_digits(tmp_path: 
     entry = world.run.resource.status.history[0]
     energy = max(required_object(world.store, names.round_commit(1), RoundCommit).truncated_energy.values())
     assert entry.truncated_energy == round(energy, 4) != energy
-    assert entry.seconds == 7.4
+    assert entry.seconds == 8.6
 
 
 def test_a_status_lost_with_the_operator_is_derived_again_from_the_store(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_an_export_whose_model_no_site_allows_any_more_is_not_started(tmp_path: 
 
     assert world.conditions()["Failed"] == "ExportFailed"
     assert world.message("Failed") == "ModelClaimNotAllowed: the run has no site whose modelClaims names models"
-    assert not [name for name in world.backend.started if "export" in name]
+    assert not [name for name in world.backend.started if "toy-export" in name]
 
 
 def test_a_site_may_not_name_its_own_data_or_cache_as_models() -> None:

@@ -519,7 +519,7 @@ def test_an_export_whose_result_cannot_be_read_fails_the_run_with_the_reason(tmp
         world.reconcile()
         for name in world.backend.active_jobs():
             world.backend.work(name)
-            if "export" in name:
+            if "toy-export" in name:
                 _write_as_newer(world, name)
         if world.conditions().keys() & {"Complete", "Failed"}:
             break

@@ -198,7 +198,7 @@ def test_a_renewed_training_evaluates_where_the_first_did(tmp_path: Path) -> Non
 
 def test_an_export_that_waits_is_renewed_as_well(tmp_path: Path) -> None:
     world = a_world(tmp_path)
-    (name,) = world.work_until("export")
+    (name,) = world.work_until("toy-export")
     hold(world, name)
     world.now += FIRST_RENEWAL_SECONDS
 

@@ -10,20 +10,36 @@ from typing import Any
 import pytest
 import torch
 from stand_in_runs import StandInPlacement, World, a_run
-from trainer_results import BASE, a_profile, good_trainer
+from trainer_results import BASE, WEIGHTS, a_profile, good_trainer
 
 from fedpipe_operator import names
-from fedpipe_operator.admission import MAX_RESULT_BYTES, RefusedError, max_update_bytes
+from fedpipe_operator.admission import MAX_RESULT_BYTES, AdmittedDryExport, RefusedError, max_update_bytes
 from fedpipe_operator.aggregation.gate import check_size, expected_shapes, max_adapter_bytes
 from fedpipe_operator.api import TrainingSpec
 from fedpipe_operator.planning import DEFAULT_LEARNING_RATE
+from fedpipe_operator.reconcile import export_tasks
 from fedpipe_operator.reconcile.reconciler import tasks
 from fedpipe_operator.reconcile.tasks import TaskContext, TaskInputs
-from fedpipe_operator.rounds import Run, StartEvaluation, StartExport, StartProfile, StartTraining
+from fedpipe_operator.rounds import Run, StartDryExport, StartEvaluation, StartExport, StartProfile, StartTraining
 from fedpipe_operator.rounds.observed import summarize_plan
 from fedpipe_operator.rounds.records import RoundCommit, RoundPlan
 from fedpipe_trainer import checkpoint
-from fedpipe_trainer.contract import MAX_PROGRESS_BYTES, Data, ImportanceMethod, Model, PostForm, ProfileTask, Wire, parse_task
+from fedpipe_trainer.contract import (
+    MAX_PROGRESS_BYTES,
+    Data,
+    DryExportResult,
+    ExportFile,
+    ImportanceMethod,
+    Measured,
+    Model,
+    Outcome,
+    PartsUpload,
+    PostForm,
+    ProfileTask,
+    RunRef,
+    Wire,
+    parse_task,
+)
 
 INPUTS = TaskInputs(Model(source="file:///models/toy"), Data(train="/data/train.jsonl", validation="/data/validation.jsonl"))
 INPUTS_WITHOUT_DATA = TaskInputs(Model(source="file:///models/toy"))
@@ -50,10 +66,31 @@ class SignedUrls:
 
 
 class SignedForms:
-    """Forms that name the key and the most bytes that they allow."""
+    """Forms that name the key and the most bytes that they allow, and uploads in parts that name the key."""
+
+    def parts_to_write(self, key: str, seconds: int, size: int, part_bytes: int) -> PartsUpload:
+        def url(query: str) -> str:
+            return f"https://store/{key}?uploadId=1&{query}&{'signature' * 40}&seconds={seconds}"
+
+        parts = tuple(url(f"part={number}") for number in range(1, 1 + -(-size // part_bytes)))
+        return PartsUpload(part_bytes=part_bytes, parts=parts, listing=url("list"), finish=url("finish"), object=url("object"))
 
     def form_to_write(self, key: str, seconds: int, at_most: int) -> PostForm:
         return PostForm(url="https://store/bucket", fields={"key": key, "bytes": str(at_most), "seconds": str(seconds)})
+
+
+FOUND = AdmittedDryExport(
+    DryExportResult(
+        run=RunRef(namespace="n", name="r", uid="u"),
+        site="",
+        round=0,
+        attempt=0,
+        outcome=Outcome.COMPLETED,
+        measured=Measured(),
+        adapter=(ExportFile(name="adapter_config.json", size=400), ExportFile(name="adapter_model.safetensors", size=100 << 20)),
+        merged=(ExportFile(name="model.safetensors", size=13 << 30), ExportFile(name="additional_chat_templates/tools.jinja", size=900)),
+    )
+)
 
 
 def a_context(run: Run | None = None) -> TaskContext:
@@ -167,15 +204,38 @@ def test_the_trainings_of_round_1_evaluate_the_base(finished: World) -> None:
     assert task.evaluation.round == 0
 
 
+def test_a_large_file_of_an_export_is_written_in_parts_whose_urls_fit_into_a_secret(finished: World) -> None:
+    context, plan = replace(a_context(), forms=SignedForms()), summarize_plan(plan_of(finished, 2))
+
+    task = export_tasks.export_task(context, StartExport(2, 0), INPUTS, plan=plan, commit=commit_of(finished, 2), found=FOUND)
+
+    model, adapter = task.merged_files["model.safetensors"], task.adapter_files["adapter_model.safetensors"]
+    assert isinstance(model, PartsUpload)
+    assert isinstance(adapter, PartsUpload)
+    assert len(model.parts) * model.part_bytes >= 13 << 30
+    assert len(adapter.parts) * adapter.part_bytes >= 100 << 20
+    assert all("/export/merged/model.safetensors?uploadId=1&" in url for url in (*model.parts, model.listing, model.finish))
+    assert isinstance(task.merged_files["additional_chat_templates/tools.jinja"], str)
+    assert len(task.to_json()) < 2**20
+    assert "uploadId" not in repr(task)
+
+
+def test_a_dry_export_may_write_its_result_and_nothing_else(finished: World) -> None:
+    task = export_tasks.dry_export_task(a_context(), StartDryExport(1), INPUTS, plan=summarize_plan(plan_of(finished, 1)))
+
+    assert allowed(task) == {("write", "export/dry/1/result.json")}
+    assert task.ranks == dict.fromkeys(WEIGHTS, a_run().spec.planning.max_rank)
+    assert task.model.fingerprint == BASE
+
+
 @pytest.mark.parametrize(("exported", "folders"), [({"adapter": True, "merged": False}, {"adapter"}), ({}, {"adapter", "merged"})])
 def test_an_export_writes_what_the_spec_asks_for_and_reads_the_adapter(
     finished: World, exported: dict[str, bool], folders: set[str]
 ) -> None:
     commit = commit_of(finished, 2)
 
-    task = tasks.export_task(
-        a_context(a_run(export=exported)), StartExport(2, 1), INPUTS_WITHOUT_DATA, plan=plan_of(finished, 2), commit=commit
-    )
+    context, plan = a_context(a_run(export=exported)), summarize_plan(plan_of(finished, 2))
+    task = export_tasks.export_task(context, StartExport(2, 1), INPUTS_WITHOUT_DATA, plan=plan, commit=commit, found=FOUND)
 
     written = {key for verb, key in allowed(task) if verb == "write"} - {"export/1/result.json"}
     assert {key for verb, key in allowed(task) if verb == "read"} == {commit.adapter.name}
@@ -210,7 +270,8 @@ def test_where_the_store_has_forms_every_object_of_a_site_is_bound_by_what_the_a
     profile = tasks.profile_task(context, StartProfile("site-a", 0), INPUTS)
     train = tasks.training_task(context, StartTraining("site-a", 2, 1, evaluates=True), INPUTS, plan=plan, previous=commit)
     evaluate = tasks.evaluation_task(context, StartEvaluation("site-a", 2, 0), INPUTS, plan=plan, commit=commit)
-    export = tasks.export_task(context, StartExport(2, 0), INPUTS, plan=summarize_plan(plan), commit=commit_of(finished, 2))
+    commit = commit_of(finished, 2)
+    export = export_tasks.export_task(context, StartExport(2, 0), INPUTS, plan=summarize_plan(plan), commit=commit, found=FOUND)
     adapter = max_adapter_bytes(plan, "site-a")
 
     assert bounded(profile) == {"profile/site-a/0/result.json": MAX_RESULT_BYTES, "profile/site-a/0/probe": 8 << 20}
@@ -233,7 +294,8 @@ def test_where_progress_is_written_to_the_store_each_task_has_a_bounded_upload_f
     profile = tasks.profile_task(context, StartProfile("site-a", 0), INPUTS)
     train = tasks.training_task(context, StartTraining("site-a", 2, 1, evaluates=True), INPUTS, plan=plan, previous=commit)
     evaluate = tasks.evaluation_task(context, StartEvaluation("site-a", 2, 0), INPUTS, plan=plan, commit=commit)
-    export = tasks.export_task(context, StartExport(2, 0), INPUTS, plan=summarize_plan(plan), commit=commit_of(finished, 2))
+    commit = commit_of(finished, 2)
+    export = export_tasks.export_task(context, StartExport(2, 0), INPUTS, plan=summarize_plan(plan), commit=commit, found=FOUND)
     bounds = {key: at_most for task in (profile, train, evaluate, export) for key, at_most in bounded(task).items() if "progress" in key}
 
     assert bounds == dict.fromkeys(
@@ -285,6 +347,7 @@ def test_no_task_of_a_run_names_another_sites_objects(tmp_path: Path) -> None:
     World(a_run(), tmp_path, trainer).settle()
 
     for task in written_tasks:
+        task.pop("provenance", None)  # of an export, which is no site's: the model card names those that contributed
         others = {"site-a", "site-b", "site-c"} - {task["site"]}
         assert not [other for other in others if other in json.dumps(task)]
 
@@ -356,7 +419,7 @@ def test_every_task_but_the_first_profiles_uses_the_hubs_commit_that_the_sites_w
         "profile site-c": {COMMIT},
     }
     assert {commit for what, commits in seen.items() if not what.startswith("profile") for commit in commits} == {COMMIT}
-    assert {what.split()[0] for what in seen} == {"profile", "train", "evaluate", "export"}
+    assert {what.split()[0] for what in seen} == {"profile", "dry-export", "train", "evaluate", "export"}
 
 
 TRAINING: dict[str, Any] = {"learningRate": 0.5, "warmupSteps": 5, "weightDecay": 0.1, "dropout": 0.2, "seed": 4, "maxSteps": 9}

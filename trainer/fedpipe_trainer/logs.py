@@ -28,7 +28,7 @@ _about: dict[str, object] = {}
 
 
 @contextmanager
-def about(task: ProfileTask | TrainTask | EvaluateTask | ExportTask) -> Iterator[None]:
+def about(task: ProfileTask | TrainTask | EvaluateTask | DryExportTask | ExportTask) -> Iterator[None]:
     """Have every line that is written in this context, by any thread, say that it is about this task."""
     of_run = {"namespace": task.run.namespace, "run": task.run.name, "uid": task.run.uid}
     _about.update(of_run | {"round": task.round, "site": task.site, "attempt": task.attempt, "task": task.kind})

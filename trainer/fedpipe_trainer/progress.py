@@ -14,7 +14,7 @@ from threading import Thread
 from typing import Final
 
 from fedpipe_trainer import transfer
-from fedpipe_trainer.contract import PROGRESS_SECONDS, EvaluateTask, ExportTask, ProfileTask, Progress, TaskProgress, TrainTask, Upload
+from fedpipe_trainer.contract import PROGRESS_SECONDS, Progress, Task, TaskProgress, Upload
 from fedpipe_trainer.contract.result import MAX_LOSS
 from fedpipe_trainer.errors import TaskFailed
 
@@ -32,7 +32,7 @@ def _send_once(path: Path, to: Upload) -> None:
 class ProgressUploads:
     """The uploads of one task's progress."""
 
-    task: ProfileTask | TrainTask | EvaluateTask | ExportTask
+    task: Task
     folder: Path
     send: Callable[[Path, Upload], object] = _send_once
     clock: Callable[[], float] = time.monotonic
@@ -74,7 +74,7 @@ class ProgressUploads:
         self._has_failed = True
 
 
-def progress_of(task: ProfileTask | TrainTask | EvaluateTask | ExportTask, progress: Progress) -> TaskProgress:
+def progress_of(task: Task, progress: Progress) -> TaskProgress:
     """What is written of this progress of a task; a figure that no reader would take is left out."""
     loss, speed = progress.loss, progress.tokens_per_second
     return TaskProgress(

@@ -15,19 +15,17 @@ from typing import Final, TypedDict
 from fedpipe_trainer import peak_memory, transfer
 from fedpipe_trainer.contract import (
     Artifact,
-    EvaluateTask,
-    ExportTask,
     FailureReason,
     Measured,
-    ProfileTask,
+    PartsUpload,
     Progress,
     RunRef,
-    TrainTask,
+    Task,
     Upload,
 )
 from fedpipe_trainer.errors import TaskFailed
 
-AnyTask = ProfileTask | TrainTask | EvaluateTask | ExportTask
+AnyTask = Task
 
 _SOFTWARE: Final = ("torch", "transformers", "peft", "bitsandbytes", "fedpipe")
 
@@ -101,10 +99,10 @@ class TaskRuntime:
         """Download an object into the file `to`; False if it does not exist, or the store may not reveal whether it exists."""
         return self._receive(url, to, sha256=None, optional=True) is not None
 
-    def upload(self, path: Path, to: Upload, *, attempts: int = transfer.ATTEMPTS) -> Artifact:
-        """Upload a file atomically, in at most so many attempts; the artifact for the result."""
+    def upload(self, path: Path, to: Upload | PartsUpload, *, attempts: int = transfer.ATTEMPTS, known: Artifact | None = None) -> Artifact:
+        """Upload a file atomically, in at most so many attempts; the artifact for the result, which the caller may know already."""
         with self.phase("transfer"):
-            artifact = transfer.send(path, to, attempts=attempts)
+            artifact = transfer.send(path, to, attempts=attempts, known=known)
         self._uploaded += artifact.size
         return artifact
 

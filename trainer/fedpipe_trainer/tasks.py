@@ -19,6 +19,8 @@ from pydantic import ValidationError
 
 from fedpipe_trainer.consent import with_consent
 from fedpipe_trainer.contract import (
+    DryExportResult,
+    DryExportTask,
     EvaluateResult,
     ExitCode,
     ExportResult,
@@ -44,6 +46,7 @@ _RECIPES: Final = {
     "profile": "fedpipe_trainer.recipes.profile",
     "train": "fedpipe_trainer.recipes.train",
     "evaluate": "fedpipe_trainer.recipes.evaluate",
+    "dry-export": "fedpipe_trainer.recipes.dry_export",
     "export": "fedpipe_trainer.recipes.export",
 }
 _ENVIRONMENT: Final = {
@@ -60,6 +63,7 @@ _RESULTS: Final[dict[str, Callable[..., Result]]] = {
     "profile": ProfileResult,
     "train": TrainResult,
     "evaluate": EvaluateResult,
+    "dry-export": DryExportResult,
     "export": ExportResult,
 }
 
@@ -107,7 +111,7 @@ def _read_task(task_file: Path) -> AnyTask:
 
 def _run_recipe(task: AnyTask, runtime: TaskRuntime, accelerator: str) -> Result:
     try:
-        allowed = task if isinstance(task, ExportTask) else with_consent(task)
+        allowed = task if isinstance(task, DryExportTask | ExportTask) else with_consent(task)
         recipe = import_recipe(task.kind)
         _require_accelerator(accelerator)
         result: Result = recipe.run(allowed, runtime)

@@ -10,6 +10,7 @@ from fedpipe_operator.admission.document import clean_message as clean_message
 from fedpipe_operator.admission.refusal import RefusalReason as RefusalReason
 from fedpipe_operator.admission.refusal import Refused as Refused
 from fedpipe_operator.admission.refusal import RefusedError as RefusedError
+from fedpipe_operator.admission.results import AdmittedDryExport as AdmittedDryExport
 from fedpipe_operator.admission.results import AdmittedEvaluation as AdmittedEvaluation
 from fedpipe_operator.admission.results import AdmittedExport as AdmittedExport
 from fedpipe_operator.admission.results import AdmittedProfile as AdmittedProfile
@@ -18,6 +19,7 @@ from fedpipe_operator.admission.results import AdmittedUpdate as AdmittedUpdate
 from fedpipe_operator.admission.results import Asked as Asked
 from fedpipe_operator.admission.results import EvaluationBounds as EvaluationBounds
 from fedpipe_operator.admission.results import UpdateBounds as UpdateBounds
+from fedpipe_operator.admission.results import admit_dry_export as admit_dry_export
 from fedpipe_operator.admission.results import admit_evaluation as admit_evaluation
 from fedpipe_operator.admission.results import admit_export as admit_export
 from fedpipe_operator.admission.results import admit_profile as admit_profile

@@ -10,7 +10,9 @@ from fedpipe_operator.admission.document import MAX_RESULT_BYTES, MOST_VALUES, p
 from fedpipe_operator.admission.refusal import RefusalReason, RefusedError, require_equal, require_range
 from fedpipe_trainer.contract import (
     MAX_PROGRESS_BYTES,
+    DryExportResult,
     EvaluateResult,
+    ExportFile,
     ExportResult,
     Outcome,
     Plan,
@@ -21,11 +23,13 @@ from fedpipe_trainer.contract import (
     perplexity_of,
 )
 from fedpipe_trainer.contract.result import MAX_LOSS
+from fedpipe_trainer.contract.task import ADAPTER_FILES, MAX_EXPORT_FILES
 
 AdmittedProfile = NewType("AdmittedProfile", ProfileResult)
 AdmittedUpdate = NewType("AdmittedUpdate", TrainResult)
 """Its adapter is not checked yet: see `aggregation.gate`."""
 AdmittedEvaluation = NewType("AdmittedEvaluation", EvaluateResult)
+AdmittedDryExport = NewType("AdmittedDryExport", DryExportResult)
 AdmittedExport = NewType("AdmittedExport", ExportResult)
 AdmittedProgress = NewType("AdmittedProgress", TaskProgress)
 
@@ -46,6 +50,10 @@ _MOST_ROWS: Final = 10**12
 """Of a file, where its site's profile is not known."""
 _MOST_SHOWN: Final = 20
 """The most that `evaluation.samples` can ask for."""
+_VALUES_OF_DRY_EXPORT: Final = 4 * MAX_EXPORT_FILES + MOST_VALUES
+"""Of JSON, at most: name and size of each file."""
+_MODEL_FILES: Final = ("config.json",)
+"""Of a merged model, at least, beside its weights."""
 _VALUES_OF_PROGRESS: Final = 64
 """Of JSON, at most."""
 
@@ -148,6 +156,31 @@ def admit_export(data: bytes, asked: Asked) -> AdmittedExport:
     return AdmittedExport(result)
 
 
+def admit_dry_export(data: bytes, asked: Asked) -> AdmittedDryExport:
+    """What a dry export found. The contract bounds the names, the number and the sizes of files, which become keys of the run's own folder.
+
+    Raises:
+        RefusedError: it is refused.
+    """
+    result = parse(data, DryExportResult, at_most=MAX_RESULT_BYTES, most_values=_VALUES_OF_DRY_EXPORT, what=asked.what)
+    _check_identity(result, asked)
+    if result.outcome is Outcome.COMPLETED:
+        for what, files, needed in (("adapter", result.adapter, ADAPTER_FILES), ("merged model", result.merged, _MODEL_FILES)):
+            _check_files(files, needed, f"{asked.what}: {what}")
+    return AdmittedDryExport(result)
+
+
+def _check_files(files: tuple[ExportFile, ...], needed: tuple[str, ...], what: str) -> None:
+    names = [one.name for one in files]
+    if len(set(names)) < len(names):
+        raise RefusedError(RefusalReason.IMPLAUSIBLE, f"{what}: it names a file twice")
+    if names and (missing := sorted(set(needed) - set(names))):
+        raise RefusedError(RefusalReason.IMPLAUSIBLE, f"{what}: it has no {', '.join(missing)}")
+    folders = {name.partition("/")[0] for name in names if "/" in name}
+    if folders & set(names):
+        raise RefusedError(RefusalReason.IMPLAUSIBLE, f"{what}: it has a file and a folder of one name")
+
+
 def admit_progress(data: bytes, asked: Asked) -> AdmittedProgress:
     """The progress of a task that is being performed. It decides nothing: it is shown.
 
@@ -193,7 +226,9 @@ def check_update(update: TrainResult, bounds: UpdateBounds, what: str) -> None:
     _check_ranks(update, plan, what)
 
 
-def _check_identity(result: ProfileResult | TrainResult | EvaluateResult | ExportResult | TaskProgress, asked: Asked) -> None:
+def _check_identity(
+    result: ProfileResult | TrainResult | EvaluateResult | DryExportResult | ExportResult | TaskProgress, asked: Asked
+) -> None:
     require_equal(RefusalReason.WRONG_RUN, found=result.run.to_json(), expected=asked.run.to_json(), what=f"{asked.what}: run")
     if asked.round is not None:
         require_equal(RefusalReason.WRONG_ROUND, found=result.round, expected=asked.round, what=f"{asked.what}: round")

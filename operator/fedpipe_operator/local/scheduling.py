@@ -94,7 +94,7 @@ def _is_active_site(child: Child) -> bool:
 
 
 def _may_spawn(job: Job, children: Mapping[str, Child], machine: MachineLimits) -> bool:
-    """An export holds the whole model in 32 bits, so it starts only when no idle process is left."""
+    """An export comes last: idle processes, each with a base in memory, are not needed any more, so it starts when none is left."""
     if job.kind is TaskKind.EXPORT:
         return not any(child.is_idle or child.kill_at is not None for child in children.values())
     return not job.site or len(children) < machine.max_concurrent + EXTRA_PROCESSES

@@ -9,16 +9,17 @@ from typing import Final, NamedTuple
 
 from fedpipe_operator.backend import ACTIVE_STATES, Job, JobState, JobStatus, TaskKind
 from fedpipe_operator.rounds import Decision, Discard, Observed, Run, deadlines
+from fedpipe_operator.rounds.export_files import DRY_EXPORT_ROUND
 from fedpipe_operator.rounds.kinds import KINDS
 from fedpipe_trainer.contract import FailureReason, Outcome
-from fedpipe_trainer.contract.result import EvaluateResult, ExportResult, ProfileResult, TrainResult
+from fedpipe_trainer.contract.result import DryExportResult, EvaluateResult, ExportResult, ProfileResult, TrainResult
 
 COMPLETED: Final = "Completed"
 _NO_RESULT: Final = "NoResult"
 _DEADLINE: Final = "DeadlineExceeded"
 _QUEUE_DEADLINE: Final = "QueueDeadlineExceeded"
 
-TaskResult = ProfileResult | TrainResult | EvaluateResult | ExportResult
+TaskResult = ProfileResult | TrainResult | EvaluateResult | DryExportResult | ExportResult
 
 
 class Ended(NamedTuple):
@@ -70,6 +71,7 @@ def _results(observed: Observed) -> Iterator[tuple[_Identity, TaskResult]]:
         (TaskKind.PROFILE, 0, observed.profiles),
         (TaskKind.TRAIN, observed.round, observed.updates),
         (TaskKind.EVALUATE, observed.last_round, observed.site_evaluations),
+        (TaskKind.DRY_EXPORT, DRY_EXPORT_ROUND, {"": observed.dry_exports}),
         (TaskKind.EXPORT, 0, {"": observed.exports}),
     )
     for kind, round_, sites in by_kind:
@@ -89,7 +91,7 @@ def _is_current(job: Job, run: Run, observed: Observed) -> bool:
             return job.round == observed.round
         case TaskKind.EVALUATE:
             return job.round == observed.last_round and job.round not in observed.evaluations
-        case TaskKind.EXPORT:
+        case TaskKind.DRY_EXPORT | TaskKind.EXPORT:
             return True
         case _:
             return job.round in {observed.round, observed.last_round}

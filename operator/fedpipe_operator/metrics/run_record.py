@@ -14,6 +14,7 @@ from fedpipe_operator.api import Condition, ConditionStatus, ConditionType, Fine
 from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.metrics.attempts import Ended
 from fedpipe_operator.rounds import Observed, Run, deadlines
+from fedpipe_operator.rounds.export_files import DRY_EXPORT_ROUND
 from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_trainer.contract import Outcome
 
@@ -27,6 +28,7 @@ _STAGES: Final = {
     Reason.TRAINING: TaskKind.TRAIN,
     Reason.AGGREGATING: TaskKind.AGGREGATE,
     Reason.EVALUATING: TaskKind.EVALUATE,
+    Reason.TRYING_EXPORT: TaskKind.DRY_EXPORT,
     Reason.EXPORTING: TaskKind.EXPORT,
 }
 
@@ -135,7 +137,7 @@ def stage_of(run: Run, observed: Observed, conditions: Iterable[Condition]) -> S
     kind = next((kind for reason, kind in _STAGES.items() if progressing is not None and progressing.reason == reason), None)
     if progressing is None or kind is None:
         return None
-    rounds = {TaskKind.PROFILE: 0, TaskKind.EXPORT: 0, TaskKind.EVALUATE: observed.last_round}
+    rounds = {TaskKind.PROFILE: 0, TaskKind.DRY_EXPORT: DRY_EXPORT_ROUND, TaskKind.EXPORT: 0, TaskKind.EVALUATE: observed.last_round}
     found = deadlines.stage_of(run, observed, kind, rounds.get(kind, observed.round))
     return None if found is None else Stage(progressing.reason, found.began_at, found.deadline)
 

@@ -144,6 +144,7 @@ def observe(run: Run, jobs: Mapping[str, JobStatus], store: Store, cache: Object
         site_evaluations=reader.by_site(
             partial(names.evaluation_result, round_ - 1), partial(admission.of_evaluation, round_ - 1), sites, refused
         ),
+        dry_exports=reader.attempts(names.dry_export_result, admission.of_dry_export, refused),
         exports=reader.attempts(names.export_result, admission.of_export, refused),
         refused=refused,
     )
@@ -234,7 +235,7 @@ def _belongs_to(run: Run, status: JobStatus) -> bool:
 def _reader(run: Run, jobs: Mapping[str, JobStatus], store: Store, cache: ObjectCache, rounds: Sequence[int]) -> "_StoreReader":
     """List every folder whose attempts still count."""
     profiling = {name: status for name, status in jobs.items() if status.job.kind is TaskKind.PROFILE}
-    exporting = {name: status for name, status in jobs.items() if status.job.kind is TaskKind.EXPORT}
+    exporting = {name: status for name, status in jobs.items() if status.job.kind in {TaskKind.DRY_EXPORT, TaskKind.EXPORT}}
     folders = [names.round_folder(round_) for round_ in rounds]
     listed = {
         "profile": cache.listing_of(store, "profile", profiling),

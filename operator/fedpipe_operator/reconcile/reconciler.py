@@ -10,11 +10,12 @@ from fedpipe_operator.admission import AdmittedUpdate
 from fedpipe_operator.aggregation.worker import AggregationTask
 from fedpipe_operator.api import FineTuneStatus
 from fedpipe_operator.backend import Job, JobBackend, JobResources, TaskKind
-from fedpipe_operator.reconcile import tasks
+from fedpipe_operator.reconcile import export_tasks, tasks
 from fedpipe_operator.reconcile.observe import ObjectCache, observe
 from fedpipe_operator.reconcile.planning import planning_task
 from fedpipe_operator.reconcile.progress import ProgressReader
 from fedpipe_operator.rounds import (
+    AbortUploads,
     Action,
     CommitEvaluation,
     CommitExpiredProfiles,
@@ -25,6 +26,7 @@ from fedpipe_operator.rounds import (
     Observed,
     Run,
     StartAggregation,
+    StartDryExport,
     StartEvaluation,
     StartExport,
     StartPlanning,
@@ -33,6 +35,7 @@ from fedpipe_operator.rounds import (
     decide,
     job_of,
 )
+from fedpipe_operator.rounds.export_files import DRY_EXPORT_ROUND, covering_export
 from fedpipe_operator.rounds.loss_estimates import loss_estimates
 from fedpipe_operator.rounds.policies import with_planned_rule
 from fedpipe_operator.rounds.records import RoundEvaluation, RoundPlan
@@ -105,7 +108,7 @@ class Reconciler:
             self.status_writer.record_event(run, event)
         return ReconcileResult(observed, decision)
 
-    def _apply(self, action: Action, run: Run, observed: Observed, now: float) -> None:
+    def _apply(self, action: Action, run: Run, observed: Observed, now: float) -> None:  # noqa: C901 -- a case for each action
         """Apply one action. Each is safe to apply twice: names are fixed, and creation is create-if-absent."""
         context = tasks.TaskContext(run, self.store, observed, now, forms=self.store, writes_progress=self.progress is not None)
         match action:
@@ -129,14 +132,27 @@ class Reconciler:
                 inputs, commit = self.placement.inputs(run, site), observed.commits[round_]
                 evaluate = tasks.evaluation_task(context, action, inputs, plan=_newest_plan(observed), commit=commit)
                 self._start(run, job_of(run, TaskKind.EVALUATE, site=site, round_=round_, attempt=attempt), evaluate)
-            case StartExport(round_, attempt):
-                inputs, summary, commit = self.placement.inputs(run, ""), observed.plans[round_], observed.commits[round_]
-                export = tasks.export_task(context, action, inputs, plan=summary, commit=commit)
-                self._start(run, job_of(run, TaskKind.EXPORT, attempt=attempt), export)
+            case StartDryExport() | StartExport():
+                self._start_export(action, context, run, observed)
+            case AbortUploads(keys):
+                for key in keys:
+                    self.store.abort_uploads(key)
             case Discard(job_name):
                 self.backend.discard(job_name)
             case _:
                 assert_never(action)
+
+    def _start_export(self, action: StartDryExport | StartExport, context: tasks.TaskContext, run: Run, observed: Observed) -> None:
+        inputs = self.placement.inputs(run, "")
+        match action:
+            case StartDryExport(attempt):
+                dry = export_tasks.dry_export_task(context, action, inputs, plan=observed.plans[1])
+                self._start(run, job_of(run, TaskKind.DRY_EXPORT, round_=DRY_EXPORT_ROUND, attempt=attempt), dry)
+            case StartExport(round_, attempt):
+                plan, commit = observed.plans[round_], observed.commits[round_]
+                found = covering_export(run.spec, observed.dry_exports)
+                export = export_tasks.export_task(context, action, inputs, plan=plan, commit=commit, found=found)
+                self._start(run, job_of(run, TaskKind.EXPORT, attempt=attempt), export)
 
     def _record(self, action: CommitPlan | CommitExpiredProfiles | CommitEvaluation, observed: Observed) -> tuple[str, Wire]:
         """What this action writes into the store, and its key."""

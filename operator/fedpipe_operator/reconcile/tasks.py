@@ -4,7 +4,6 @@ A task has a URL for each object that it may read or write and for no other: a t
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, TypedDict
 
@@ -14,9 +13,10 @@ from fedpipe_operator.aggregation.gate import max_adapter_bytes
 from fedpipe_operator.api import FineTuneSpec, PlanningMode, SequenceClassificationTask, parse_duration
 from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.planning import range_test, rate_of
-from fedpipe_operator.rounds import Observed, Run, StartEvaluation, StartExport, StartProfile, StartTraining
+from fedpipe_operator.rounds import Observed, Run, StartEvaluation, StartProfile, StartTraining
 from fedpipe_operator.rounds.consent import least_contributors
 from fedpipe_operator.rounds.deadlines import RENEWAL_SECONDS, stage_of
+from fedpipe_operator.rounds.export_files import PARTS_FROM_BYTES
 from fedpipe_operator.rounds.observed import CommitSummary, PlanSummary
 from fedpipe_operator.rounds.policies import with_planned_rule
 from fedpipe_operator.rounds.records import RoundPlan
@@ -27,17 +27,18 @@ from fedpipe_trainer.contract import (
     DataPolicy,
     EvaluateTask,
     Evaluation,
-    ExportTask,
+    FileUpload,
     GlobalAdapter,
     Hyperparameters,
     Model,
+    PartsUpload,
     PostForm,
     ProfileTask,
     TrainEvaluation,
     TrainTask,
     Upload,
 )
-from fedpipe_trainer.contract.task import EXPORT_ADAPTER_FILES, EXPORT_MERGED_FILES, PROBE_BYTES
+from fedpipe_trainer.contract.task import PROBE_BYTES
 
 _TENSORS_OF_A_PARAMETER: Final = 4
 _BYTES_OF_A_LOSS: Final = 32
@@ -68,10 +69,14 @@ class Urls(Protocol):
 
 
 class Forms(Protocol):
-    """The part of a store that makes presigned forms."""
+    """The part of a store that makes presigned forms, and uploads in parts."""
 
     def form_to_write(self, key: str, seconds: int, at_most: int) -> PostForm | None:
         """A form that writes this object, of at most so many bytes, and nothing else; None if the store has none."""
+        ...
+
+    def parts_to_write(self, key: str, seconds: int, size: int, part_bytes: int) -> PartsUpload | None:
+        """An upload in parts of this object and nothing else, begun or gone on with; None if the store has none."""
         ...
 
 
@@ -139,6 +144,12 @@ class TaskContext:
         form = self.forms.form_to_write(key, self._url_seconds, at_most) if self.forms else None
         return self.write(key) if form is None else form
 
+    def write_file(self, key: str, size: int, part_bytes: int) -> FileUpload:
+        """How a file of at most `size` bytes is written: in parts if it is large, and the store has them."""
+        if size < PARTS_FROM_BYTES or self.forms is None:
+            return self.write(key)
+        return self.forms.parts_to_write(key, self._url_seconds, size, part_bytes) or self.write(key)
+
     def outputs(self, result: str, at_most: int = MAX_RESULT_BYTES) -> "_Outputs":
         """How a task writes its result, under this key, and its progress."""
         progress = self.bounded_write(names.progress_beside(result), MAX_PROGRESS_BYTES) if self.writes_progress else None
@@ -200,7 +211,7 @@ def training_task(
         site=site,
         round=round_,
         attempt=attempt,
-        model=_as_planned(inputs.model, plan),
+        model=as_planned(inputs.model, plan),
         deadline_seconds=context.stage_seconds,
         **context.outputs(names.update_result(round_, site, attempt), max_update_bytes(plan.plans[site])),
         objective=conversion.objective(context.spec.task, plan.labels),
@@ -209,7 +220,7 @@ def training_task(
         plan=plan.plans[site],
         micro_batch=action.micro_batch,
         hyperparameters=hyperparameters_of(plan, context.spec),
-        global_adapter=_global_adapter(context, previous),
+        global_adapter=global_adapter_of(context, previous),
         evaluation=_evaluation_before(context, action, plan) if action.evaluates else None,
         adapter=context.bounded_write(names.update_adapter(round_, site, attempt), adapter_bytes),
         checkpoint_read=context.read(names.checkpoint(round_, site)),
@@ -247,7 +258,7 @@ def evaluation_task(
         site=action.site,
         round=action.round,
         attempt=action.attempt,
-        model=_as_planned(inputs.model, plan),
+        model=as_planned(inputs.model, plan),
         deadline_seconds=context.stage_seconds,
         **context.outputs(names.evaluation_result(action.round, action.site, action.attempt)),
         objective=conversion.objective(context.spec.task, plan.labels),
@@ -257,38 +268,14 @@ def evaluation_task(
         bits=plan.plans[action.site].bits,
         batch_size=plan.plans[action.site].micro_batch,
         evaluation=_evaluation(context, action.site),
-        global_adapter=_global_adapter(context, commit),
+        global_adapter=global_adapter_of(context, commit),
         seed=hyperparameters_of(plan, context.spec).seed,
-    )
-
-
-def export_task(context: TaskContext, action: StartExport, inputs: TaskInputs, *, plan: PlanSummary, commit: CommitSummary) -> ExportTask:
-    """The task that exports a round's global adapter as a PEFT folder and a merged model."""
-    context = context.in_stage(TaskKind.EXPORT)
-    adapter = _global_adapter(context, commit)
-    assert adapter is not None  # noqa: S101 -- a commit always has an adapter
-    return ExportTask(
-        run=context.run.ref,
-        site="",
-        round=action.round,
-        attempt=action.attempt,
-        model=_as_planned(inputs.model, plan),
-        deadline_seconds=context.stage_seconds,
-        **context.outputs(names.export_result(action.attempt)),
-        objective=conversion.objective(context.spec.task, plan.labels),
-        global_adapter=adapter,
-        adapter_files=_urls_to_write(context, names.EXPORT_ADAPTER, EXPORT_ADAPTER_FILES if context.spec.export.adapter else ()),
-        merged_files=_urls_to_write(context, names.EXPORT_MERGED, EXPORT_MERGED_FILES if context.spec.export.merged else ()),
     )
 
 
 def _checkpoint_bytes(adapter_bytes: int, steps: int) -> int:
     """Of a training's checkpoint, at most: each parameter with the two moments of AdamW and its number of steps, and each step's loss."""
     return _TENSORS_OF_A_PARAMETER * adapter_bytes + _BYTES_OF_A_LOSS * steps + _BYTES_OF_A_STATE
-
-
-def _urls_to_write(context: TaskContext, folder: str, files: tuple[str, ...]) -> Mapping[str, str]:
-    return {name: context.write(f"{folder}/{name}") for name in files}
 
 
 class _Consent(TypedDict):
@@ -328,12 +315,13 @@ def _data(inputs: TaskInputs) -> Data:
     return inputs.data
 
 
-def _as_planned(model: Model, plan: RoundPlan | PlanSummary) -> Model:
+def as_planned(model: Model, plan: RoundPlan | PlanSummary) -> Model:
     """The model with the fingerprint and the hub's commit of the base that the round plan requires."""
     return model.model_copy(update={"fingerprint": plan.fingerprint, "commit": plan.model_commit})
 
 
-def _global_adapter(context: TaskContext, commit: CommitSummary | None) -> GlobalAdapter | None:
+def global_adapter_of(context: TaskContext, commit: CommitSummary | None) -> GlobalAdapter | None:
+    """A round's global adapter, with a URL to read it; None without a round."""
     if commit is None:
         return None
     return GlobalAdapter(url=context.read(commit.adapter.name), sha256=commit.adapter.sha256, size=commit.adapter.size)

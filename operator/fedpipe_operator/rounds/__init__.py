@@ -1,6 +1,7 @@
 """The life of a run. Pure: `decide` says the next step from what was observed; `records` is what a run writes into its store."""
 
 from fedpipe_operator.rounds.actions import (
+    AbortUploads,
     Action,
     CommitEvaluation,
     CommitExpiredProfiles,
@@ -9,6 +10,7 @@ from fedpipe_operator.rounds.actions import (
     Discard,
     Event,
     StartAggregation,
+    StartDryExport,
     StartEvaluation,
     StartExport,
     StartPlanning,
@@ -20,6 +22,7 @@ from fedpipe_operator.rounds.observed import Observed, Run, job_of
 from fedpipe_operator.rounds.policies import exported_round
 
 __all__ = [
+    "AbortUploads",
     "Action",
     "CommitEvaluation",
     "CommitExpiredProfiles",
@@ -30,6 +33,7 @@ __all__ = [
     "Observed",
     "Run",
     "StartAggregation",
+    "StartDryExport",
     "StartEvaluation",
     "StartExport",
     "StartPlanning",

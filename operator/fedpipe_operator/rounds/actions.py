@@ -93,11 +93,25 @@ class CommitEvaluation:
 
 
 @dataclass(frozen=True)
+class StartDryExport:
+    """Try the export on the untouched base."""
+
+    attempt: int
+
+
+@dataclass(frozen=True)
 class StartExport:
     """Export this round's global adapter."""
 
     round: int
     attempt: int
+
+
+@dataclass(frozen=True)
+class AbortUploads:
+    """End what is left of uploads in parts of these keys: nobody goes on with them, and a store keeps their parts."""
+
+    keys: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -108,7 +122,8 @@ class Discard:
 
 
 Action = (
-    StartProfile
+    AbortUploads
+    | StartProfile
     | StartPlanning
     | CommitPlan
     | CommitExpiredProfiles
@@ -116,6 +131,7 @@ Action = (
     | StartAggregation
     | StartEvaluation
     | CommitEvaluation
+    | StartDryExport
     | StartExport
     | Discard
 )

@@ -8,6 +8,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from fedpipe_operator.admission import (
     MAX_RESULT_BYTES,
+    AdmittedDryExport,
     AdmittedEvaluation,
     AdmittedExport,
     AdmittedProfile,
@@ -19,6 +20,7 @@ from fedpipe_operator.admission import (
     Refused,
     RefusedError,
     UpdateBounds,
+    admit_dry_export,
     admit_evaluation,
     admit_export,
     admit_profile,
@@ -31,7 +33,7 @@ from fedpipe_operator.backend import Job, TaskKind
 from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_trainer.contract import MAX_PROGRESS_BYTES, RunRef
 
-Admissible = AdmittedProfile | AdmittedUpdate | AdmittedEvaluation | AdmittedExport | AdmittedProgress
+Admissible = AdmittedProfile | AdmittedUpdate | AdmittedEvaluation | AdmittedDryExport | AdmittedExport | AdmittedProgress
 
 
 _LOG = logging.getLogger(__name__)
@@ -68,7 +70,7 @@ def update_admission(asked: Asked, plan: RoundPlan | None) -> Admit[AdmittedUpda
 
 def progress_admission(run: RunRef, job: Job) -> Admit[AdmittedProgress]:
     """For what the trainer of this job writes while it works."""
-    round_ = None if job.kind is TaskKind.EXPORT else job.round
+    round_ = None if job.kind in {TaskKind.EXPORT, TaskKind.DRY_EXPORT} else job.round
     asked = Asked(run, job.site, round_, job.attempt, of=f"{job.kind} progress")
     return Admit(MAX_PROGRESS_BYTES + 1, partial(admit_progress, asked=asked))
 
@@ -106,6 +108,10 @@ class Admission:
         """For the result of this export."""
         return Admit(_MOST, partial(admit_export, asked=Asked(self.run, "", None, attempt)))
 
+    def of_dry_export(self, attempt: int) -> Admit[AdmittedDryExport]:
+        """For what this dry export found."""
+        return Admit(_MOST, partial(admit_dry_export, asked=Asked(self.run, "", None, attempt)))
+
     def of_job(self, job: Job) -> Admit[Admissible]:
         """For the result that this trainer's job writes last."""
         match job.kind:
@@ -115,5 +121,7 @@ class Admission:
                 return self.of_update(job.round, job.site, job.attempt)
             case TaskKind.EVALUATE:
                 return self.of_evaluation(job.round, job.site, job.attempt)
+            case TaskKind.DRY_EXPORT:
+                return self.of_dry_export(job.attempt)
             case _:
                 return self.of_export(job.attempt)

@@ -5,14 +5,18 @@ It keeps no state: after its actions and status are applied, and nothing else ha
 
     profile ──▶ ┌ plan ──▶ evaluate the last adapter (or the base), then train ──▶ aggregate ┐ ──▶ evaluate the last ──▶ export
                 └────────── until `end_reason_of` gives one, also in the middle of a round ──┘
+
+Between the plan of round 1 and its trainings, the export is tried on the untouched base.
 """
 
 from fedpipe_operator.api import ConditionStatus, ConditionType, FederatedFineTune, Reason, parse_duration
 from fedpipe_operator.backend import ACTIVE_STATES
-from fedpipe_operator.rounds.actions import Decision, Discard
+from fedpipe_operator.rounds.actions import AbortUploads, Decision, Discard
 from fedpipe_operator.rounds.consent import missing_for_rule_of, missing_sites
 from fedpipe_operator.rounds.deadlines import next_end
 from fedpipe_operator.rounds.events import events_of
+from fedpipe_operator.rounds.export_files import large_files
+from fedpipe_operator.rounds.export_stages import export, try_export
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.progress import settled
 from fedpipe_operator.rounds.stages import (
@@ -22,7 +26,6 @@ from fedpipe_operator.rounds.stages import (
     end_reason_of,
     evaluate,
     evaluate_last,
-    export,
     fail_evaluated,
     plan,
     profile,
@@ -44,10 +47,11 @@ def decide(run: Run, observed: Observed, now: float) -> Decision:
         return Decision(run.resource.status, _discards(observed, frozenset()))
     context = StageContext(run, observed, now)
     step = _next_step(context)
+    uploads = _abandoned_uploads(context) if step.end else ()
     status = settled(run.resource.status, status_of(context, step), now)
     return Decision(
         status=status,
-        actions=step.actions + _discards(observed, step.wanted),
+        actions=step.actions + _discards(observed, step.wanted) + uploads,
         events=events_of(context, status),
         requeue_at=None if step.end or run.spec.suspend else _next_deadline(context),
     )
@@ -64,7 +68,7 @@ def _next_step(context: StageContext) -> Step:
         return evaluate_last(context)
     if not context.is_planned and (missing := _missing_sites(context)) is not None:
         return _wait_for_sites(context, *missing)
-    return next(step for stage in (profile, plan, evaluate, train, aggregate) if (step := stage(context)) is not None)
+    return next(step for stage in (profile, plan, try_export, evaluate, train, aggregate) if (step := stage(context)) is not None)
 
 
 def _missing_sites(context: StageContext) -> tuple[Reason, str] | None:
@@ -95,6 +99,12 @@ def _discards(observed: Observed, wanted: frozenset[str]) -> tuple[Discard, ...]
     """Active jobs whose result is not wanted any more: late ones, those of a round after the run's last, and of a run that is suspended."""
     kept = wanted | observed.reported
     return tuple(Discard(name) for name, job in sorted(observed.jobs.items()) if job.state in ACTIVE_STATES and name not in kept)
+
+
+def _abandoned_uploads(context: StageContext) -> tuple[AbortUploads, ...]:
+    """At the end of a run, after the jobs that upload are ended: parts of an export's files that no attempt has finished."""
+    keys = tuple(key for found in context.observed.dry_exports.values() for key in large_files(found))
+    return (AbortUploads(keys),) if keys else ()
 
 
 def _next_deadline(context: StageContext) -> float:

@@ -22,5 +22,6 @@ KINDS: Final[Mapping[TaskKind, Kind]] = {
     TaskKind.PLAN: Kind(lambda job: names.round_plan(job.round), "planning"),
     TaskKind.AGGREGATE: Kind(lambda job: names.round_commit(job.round), "aggregating"),
     TaskKind.EVALUATE: Kind(lambda job: names.evaluation_result(job.round, job.site, job.attempt), "evaluating"),
+    TaskKind.DRY_EXPORT: Kind(lambda job: names.dry_export_result(job.attempt), "trying the export"),
     TaskKind.EXPORT: Kind(lambda job: names.export_result(job.attempt), "exporting"),
 }

@@ -35,6 +35,7 @@ def milestones(run: Run, observed: Observed, decision: Decision) -> tuple[Milest
     return (
         *_profiles(observed),
         *_plans(observed),
+        *_dry_exports(observed),
         *_first_trainings(observed, decision),
         *_results(observed.updates, "update", observed.round),
         *_retries(observed, decision),
@@ -119,6 +120,11 @@ def _rounds(run: Run, observed: Observed) -> Iterator[Milestone]:
         found = "" if value is None else f": {metric} {metric_text(metric, value)}"
         subject = f"round {round_}" if round_ else "the base"
         yield Milestone(f"evaluated {round_}", f"{subject} evaluated by {counted(len(evaluation.sites), 'site')}{found}", round_ or None)
+
+
+def _dry_exports(observed: Observed) -> Iterator[Milestone]:
+    for attempt, result in sorted(observed.dry_exports.items()):
+        yield _result(result, ("export tried", "export not possible"), f"dry export {attempt}", (None, None, attempt))
 
 
 def _exports(observed: Observed) -> Iterator[Milestone]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedpipe_operator import names
-from fedpipe_operator.admission import AdmittedEvaluation, AdmittedExport, AdmittedProfile, AdmittedUpdate, Refused
+from fedpipe_operator.admission import AdmittedDryExport, AdmittedEvaluation, AdmittedExport, AdmittedProfile, AdmittedUpdate, Refused
 from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneSpec, StoreSpec, StoreStatus
 from fedpipe_operator.backend import Job, JobStatus, TaskKind
 from fedpipe_operator.errors import UserError
@@ -200,6 +200,7 @@ class Observed:
     verdicts: Mapping[str, Mapping[int, Verdict]] = field(default_factory=dict)
     site_evaluations: Mapping[str, Mapping[int, AdmittedEvaluation]] = field(default_factory=dict)
     """Of the last committed round's adapter (before round 1 is committed, of the base), until its federated evaluation is committed."""
+    dry_exports: Mapping[int, AdmittedDryExport] = field(default_factory=dict)
     exports: Mapping[int, AdmittedExport] = field(default_factory=dict)
     refused: Mapping[str, Refused] = field(default_factory=dict)
     """By key of a result that was not admitted: it is in none of the mappings above."""

@@ -36,6 +36,7 @@ _STAGES: Final[Mapping[Reason, Stage]] = {
     Reason.PROFILING: Stage.PROFILING,
     Reason.PLANNING: Stage.PLANNING,
     Reason.ROUND_PLANNED: Stage.PLANNING,
+    Reason.TRYING_EXPORT: Stage.PLANNING,
     Reason.TRAINING: Stage.TRAINING,
     Reason.AGGREGATING: Stage.AGGREGATING,
     Reason.EVALUATING: Stage.EVALUATING,

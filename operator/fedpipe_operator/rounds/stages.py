@@ -20,16 +20,13 @@ from fedpipe_operator.rounds.actions import (
     CommitPlan,
     StartAggregation,
     StartEvaluation,
-    StartExport,
     StartPlanning,
     StartProfile,
     StartTraining,
 )
-from fedpipe_operator.rounds.attempts import Active, Done, Dropped, Pending, Work
+from fedpipe_operator.rounds.attempts import Active, Dropped, Pending, Work
 from fedpipe_operator.rounds.evaluation import aggregate_metrics
-from fedpipe_operator.rounds.model_claims import export_problem
 from fedpipe_operator.rounds.policies import (
-    exported_round,
     is_patience_exhausted,
     is_target_reached,
     out_of_reach,
@@ -262,25 +259,6 @@ def evaluate_last(context: StageContext) -> Step:
     states = states_of(context, TaskKind.EVALUATE, context.plan.evaluators, context.observed.site_evaluations, round_=round_)
     step = _work_left(context, states, Reason.EVALUATING, lambda site, pending: StartEvaluation(site, round_, pending.attempt))
     return step or Step(Reason.EVALUATING, f"round {round_} is evaluated", (CommitEvaluation(_evaluation(context, states)),), work=states)
-
-
-def export(context: StageContext) -> Step | None:
-    """Export the best round's global adapter, if the spec asks for an export."""
-    if not (context.run.spec.export.adapter or context.run.spec.export.merged):
-        return None
-    round_ = exported_round(context.run.spec, context.observed.evaluations)
-    match state_of(context, Work(TaskKind.EXPORT), context.observed.exports):
-        case Pending() if problem := export_problem(context.run):
-            return fail(Reason.EXPORT_FAILED, problem)
-        case Pending(attempt):
-            return Step(Reason.EXPORTING, f"round {round_}", (StartExport(round_, attempt),))
-        case Active(attempt, job, waits_for) as active:
-            again = (StartExport(round_, attempt),) if is_to_renew(context, active) else ()
-            return Step(Reason.EXPORTING, waits_for or f"round {round_}", again, frozenset({job}))
-        case Dropped(why):
-            return fail(Reason.EXPORT_FAILED, why)
-        case Done():
-            return None
 
 
 def _training(context: StageContext, site: str, pending: Pending, evaluation: WorkStates) -> StartTraining:

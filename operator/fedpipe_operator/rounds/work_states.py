@@ -170,11 +170,16 @@ def states_of(  # noqa: PLR0913 -- what the states depend on
     return {site: Dropped(context.denied[site]) if site in context.denied else state for site, state in states.items()}
 
 
-def state_of(context: StageContext, work: Work, results: Mapping[int, Result]) -> WorkState:
-    """Of work that concerns the whole run."""
+def state_of(context: StageContext, work: Work, results: Mapping[int, Result], outdated: Collection[int] = ()) -> WorkState:
+    """Of work that concerns the whole run. `outdated`: attempts that do not count."""
     stage = stage_of(context.run, context.observed, work.kind, work.round)
     return work_state(
-        work, context.run, context.observed, results=results, expired=stage.expired(work.site, context.now) if stage else None
+        work,
+        context.run,
+        context.observed,
+        results=results,
+        expired=stage.expired(work.site, context.now) if stage else None,
+        outdated=outdated,
     )
 
 

@@ -128,6 +128,12 @@ class DirectoryStore:
     def form_to_write(self, key: str, seconds: int, at_most: int) -> None:
         """There is no form: whoever writes a file by its path is bound by nothing."""
 
+    def parts_to_write(self, key: str, seconds: int, size: int, part_bytes: int) -> None:
+        """There are no parts: a file of any size is written at once."""
+
+    def abort_uploads(self, key: str) -> None:
+        """There are none."""
+
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fedpipe_operator.observer import Observer, timed
 from fedpipe_operator.store.protocol import Reader, Store
-from fedpipe_trainer.contract import PostForm
+from fedpipe_trainer.contract import PartsUpload, PostForm
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,15 @@ class ObservedStore:
     def form_to_write(self, key: str, seconds: int, at_most: int) -> PostForm | None:
         """As the store's."""
         return self.inner.form_to_write(key, seconds, at_most)
+
+    def parts_to_write(self, key: str, seconds: int, size: int, part_bytes: int) -> PartsUpload | None:
+        """As the store's."""
+        return self.inner.parts_to_write(key, seconds, size, part_bytes)
+
+    def abort_uploads(self, key: str) -> None:
+        """As the store's."""
+        with self._timed("delete"):
+            self.inner.abort_uploads(key)
 
     def _timed(self, operation: str) -> AbstractContextManager[None]:
         return timed(partial(self.observer.store_called, operation))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fedpipe_operator.errors import UserError
-from fedpipe_trainer.contract import PostForm
+from fedpipe_trainer.contract import PartsUpload, PostForm
 
 MAX_KEY_BYTES = 1024
 """The limit of S3."""
@@ -70,6 +70,12 @@ class Store(Protocol):
 
         None: the store has no forms that bind the size.
         """
+
+    def parts_to_write(self, key: str, seconds: int, size: int, part_bytes: int) -> PartsUpload | None:
+        """A presigned upload in parts of this object, of at most `size` bytes, begun or gone on with; None if the store has none."""
+
+    def abort_uploads(self, key: str) -> None:
+        """End the uploads in parts of this object that were begun and not finished."""
 
 
 def check_key(key: str) -> str:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,9 +25,10 @@ from fedpipe_operator import names, tracing
 from fedpipe_operator.errors import TransientError, UserError
 from fedpipe_operator.store.connections import ANSWER_BYTES, Call, ContextExecutor, Guard, TooLargeError, bind, bounded
 from fedpipe_operator.store.forms import binds_sizes, presigned_form
+from fedpipe_operator.store.parts import abort_uploads, begin_upload, presigned_parts
 from fedpipe_operator.store.protocol import check_key, check_prefix, is_in_folder, is_object_key
 from fedpipe_operator.store.s3_errors import BAD_RANGE, CONDITION_FAILED, CONDITION_UNSUPPORTED, NOT_FOUND, code_of, translate_s3_errors
-from fedpipe_trainer.contract import PostForm
+from fedpipe_trainer.contract import PartsUpload, PostForm
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
@@ -304,6 +305,20 @@ class S3Store:
         with self._call(key):
             return presigned_form(self._signer, self.bucket, self._full_key(key), seconds=validity, at_most=at_most)
 
+    def parts_to_write(self, key: str, seconds: int, size: int, part_bytes: int) -> PartsUpload | None:
+        """A presigned upload in parts of this object, begun or gone on with; None if the store has none."""
+        validity, full = self._validity(seconds), self._full_key(key)
+        with self._call(key):
+            upload = begin_upload(self._client, self.bucket, full)
+            if upload is None:
+                return None
+            return presigned_parts(partial(self._sign, full, validity), upload, size=size, part_bytes=part_bytes)
+
+    def abort_uploads(self, key: str) -> None:
+        """End the uploads in parts of this object that were begun and not finished."""
+        with self._call(key):
+            abort_uploads(self._client, self.bucket, self._full_key(key))
+
     def _list_entry(self, key: str) -> "ObjectTypeDef | None":
         """The entry of the object in the bucket's listing, or None."""
         full = self._full_key(key)
@@ -314,9 +329,11 @@ class S3Store:
     def _presign(self, method: str, key: str, seconds: int) -> str:
         validity = self._validity(seconds)
         with self._call(key):
-            return self._signer.generate_presigned_url(
-                method, Params={"Bucket": self.bucket, "Key": self._full_key(key)}, ExpiresIn=validity
-            )
+            return self._sign(self._full_key(key), validity, method)
+
+    def _sign(self, full_key: str, validity: int, method: str, **parameters: object) -> str:
+        of = {"Bucket": self.bucket, "Key": full_key, **parameters}
+        return self._signer.generate_presigned_url(method, Params=of, ExpiresIn=validity)
 
     def _validity(self, seconds: int) -> int:
         """How long a URL is valid that is to be so for `seconds`: no longer than what signs it, and only in the bucket's own region.

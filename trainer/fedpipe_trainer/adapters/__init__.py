@@ -1,6 +1,6 @@
 """Adapters: their wire format, attaching them to a base model, merging them, and exporting them as a PEFT folder."""
 
-from fedpipe_trainer.adapters.export import merge, write_peft_folder
+from fedpipe_trainer.adapters.export import base_name, write_peft_folder, zero_adapter
 from fedpipe_trainer.adapters.lora import FROZEN_ADAPTER, Adapters, AdapterSpec, attach_adapters
 from fedpipe_trainer.adapters.wire import AdapterTensors, Factors, read_global_adapter, write_tensors
 
@@ -11,8 +11,9 @@ __all__ = [
     "Adapters",
     "Factors",
     "attach_adapters",
-    "merge",
+    "base_name",
     "read_global_adapter",
     "write_peft_folder",
     "write_tensors",
+    "zero_adapter",
 ]

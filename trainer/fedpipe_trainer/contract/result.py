@@ -11,7 +11,17 @@ from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
 from fedpipe_trainer.contract.base import SCHEMA_VERSION, Wire
 from fedpipe_trainer.contract.plan import MAX_LAYERS, Bits, Scaling
-from fedpipe_trainer.contract.task import MAX_RANGE_TEST_SAMPLES, MAX_RATES, Basis, Commit, ImportanceMethod, LearningRate, RunRef, Sha256
+from fedpipe_trainer.contract.task import (
+    MAX_RANGE_TEST_SAMPLES,
+    MAX_RATES,
+    Basis,
+    Commit,
+    ExportFiles,
+    ImportanceMethod,
+    LearningRate,
+    RunRef,
+    Sha256,
+)
 
 # Keys of a JSON object are always strings.
 _BitsKey = Annotated[Bits, BeforeValidator(lambda key: int(key) if isinstance(key, str) and key.isdecimal() else key)]
@@ -394,6 +404,16 @@ class EvaluateResult(_ResultBase):
     examples: tuple[Sample, ...] = ()
 
 
+class DryExportResult(_ResultBase):
+    """What an export will write, tried on the untouched base."""
+
+    kind: Literal["dry-export"] = "dry-export"
+    adapter: ExportFiles = ()
+    merged: ExportFiles = ()
+    scratch_bytes: Size = 0
+    """Disk that the export needs at a time."""
+
+
 class ExportResult(_ResultBase):
     """The exported files, and the difference between the merged model and base + adapter."""
 
@@ -404,12 +424,12 @@ class ExportResult(_ResultBase):
     """Largest |merged − (base + adapter)| over the logits of a fixed random input, both computed in 32 bits."""
 
 
-Result = Annotated[ProfileResult | TrainResult | EvaluateResult | ExportResult, Field(discriminator="kind")]
+Result = Annotated[ProfileResult | TrainResult | EvaluateResult | DryExportResult | ExportResult, Field(discriminator="kind")]
 
-_RESULT: TypeAdapter[ProfileResult | TrainResult | EvaluateResult | ExportResult] = TypeAdapter(Result)
+_RESULT: TypeAdapter[ProfileResult | TrainResult | EvaluateResult | DryExportResult | ExportResult] = TypeAdapter(Result)
 
 
-def parse_result(text: str) -> ProfileResult | TrainResult | EvaluateResult | ExportResult:
+def parse_result(text: str) -> ProfileResult | TrainResult | EvaluateResult | DryExportResult | ExportResult:
     """Read a result from JSON.
 
     Raises:

@@ -56,29 +56,45 @@ Upload = Url | PostForm
 """How an object is written: by PUT where the store has no forms, or none that bind the size."""
 
 
-EXPORT_ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
-"""Every file that an export of the adapter writes."""
-EXPORT_MERGED_FILES: Final = (
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-)
-"""Every file that an export of the merged model may write; which of them it writes depends on the tokenizer.
+LEAST_PART_BYTES: Final = 5 << 20
+"""Of a part that is not the last one, as S3 has it."""
+MAX_PARTS: Final = 10_000
 
-The weights are always a single file. On AWS a presigned PUT accepts at most 5 GB, so a larger model has to be merged
-from the exported adapter where it is served.
-"""
+
+class PartsUpload(Wire):
+    """An upload in parts that was begun: it survives a cut connection, and the trainer's end. Its URLs bind the object and this upload."""
+
+    part_bytes: Annotated[int, Field(ge=LEAST_PART_BYTES)]
+    """Of every part but the last."""
+    parts: Annotated[tuple[Url, ...], Field(min_length=1, max_length=MAX_PARTS, repr=False)]
+    """To PUT each part, from the first: as many as a file of the greatest size has."""
+    listing: Annotated[Url, Field(repr=False)]
+    """To GET which parts have arrived."""
+    finish: Annotated[Url, Field(repr=False)]
+    """To POST the list of parts, which makes them the object."""
+    object: Annotated[Url, Field(repr=False)]
+    """To GET the object: whether an earlier attempt has finished the upload."""
+
+
+FileUpload = Url | PartsUpload
+"""How a file of an export is written: in parts where it is large and the store has them."""
+MAX_EXPORT_FILES: Final = 4096
+MAX_FILE_BYTES: Final = 1 << 42
+FILE_NAME: Final = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?$"
+"""Of a file of an export: a name, or one in a folder. No part of it is empty or begins with a dot or a dash."""
+
+
+class ExportFile(Wire):
+    """A file that an export writes."""
+
+    name: Annotated[str, Field(pattern=FILE_NAME)]
+    size: Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)]
+    """Bytes, at most."""
+
+
+ExportFiles = Annotated[tuple[ExportFile, ...], Field(max_length=MAX_EXPORT_FILES)]
+ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
+"""Of what an export of the adapter writes, what makes it an adapter."""
 
 
 class RunRef(Wire):
@@ -320,25 +336,61 @@ class EvaluateTask(_SiteTask):
     seed: int = 0
 
 
-class ExportTask(_TaskBase):
+class Provenance(Wire):
+    """What the model card says of an export: where it comes from, and nothing of anybody's data."""
+
+    sites: Annotated[tuple[str, ...], Field(max_length=1000)] = ()
+    """Those whose updates were aggregated in any round so far, sorted."""
+    rounds: Annotated[int, Field(ge=0)] = 0
+    metrics: dict[str, float] = {}
+    """Of the exported round, averaged over the sites by samples."""
+    base_metrics: dict[str, float] = {}
+    """The same of the untouched base."""
+    plan: Annotated[tuple[str, ...], Field(max_length=1000)] = ()
+    """What each site trained, a sentence each."""
+
+
+class _ExportTask(_TaskBase):
+    objective: Objective
+    source: Annotated[str, Field(max_length=4096)] = ""
+    """The base model as the run names it, for adapter_config.json and the model card; "": as the task does."""
+    shard_bytes: Annotated[int, Field(ge=1)] = 4 << 30
+    """Of a file of weights, at most."""
+
+
+class DryExportTask(_ExportTask):
+    """Try the export on the untouched base, before any site trains: names, sizes, a zero adapter, loading. Only the result is written.
+
+    The base's weights are not read, but for one tensor; of a base that is on no volume only the headers are fetched.
+    """
+
+    kind: Literal["dry-export"] = "dry-export"
+    ranks: dict[str, Annotated[int, Field(ge=1)]]
+    """By weight that may get an adapter: the largest rank."""
+    adapter: bool = True
+    merged: bool = True
+
+
+class ExportTask(_ExportTask):
     """Write the global adapter as a PEFT folder and as a merged model. This needs no data.
 
-    `adapter_files` and `merged_files` map file names to URLs. If the export makes a file without a URL, the task fails.
+    `adapter_files` and `merged_files` say by file name how it is written, as the dry export found them. If the export makes a file of
+    another name, the task fails.
     """
 
     kind: Literal["export"] = "export"
-    objective: Objective
     global_adapter: GlobalAdapter
-    adapter_files: dict[str, Url] = {}
-    merged_files: dict[str, Url] = {}
+    adapter_files: dict[str, FileUpload] = {}
+    merged_files: dict[str, FileUpload] = {}
+    provenance: Provenance = Provenance()
 
 
-Task = Annotated[ProfileTask | TrainTask | EvaluateTask | ExportTask, Field(discriminator="kind")]
+Task = Annotated[ProfileTask | TrainTask | EvaluateTask | DryExportTask | ExportTask, Field(discriminator="kind")]
 
-_TASK: TypeAdapter[ProfileTask | TrainTask | EvaluateTask | ExportTask] = TypeAdapter(Task)
+_TASK: TypeAdapter[ProfileTask | TrainTask | EvaluateTask | DryExportTask | ExportTask] = TypeAdapter(Task)
 
 
-def parse_task(text: str) -> ProfileTask | TrainTask | EvaluateTask | ExportTask:
+def parse_task(text: str) -> ProfileTask | TrainTask | EvaluateTask | DryExportTask | ExportTask:
     """Read a task from JSON.
 
     Raises:

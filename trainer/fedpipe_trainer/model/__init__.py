@@ -3,6 +3,7 @@
 from fedpipe_trainer.model.architecture import AUTO_CLASSES, facts, head_shapes, layer_of, matrix_parameters, target_weights
 from fedpipe_trainer.model.base import Base, clear_cache, dense_weight, load, load_cached, read_tokenizer
 from fedpipe_trainer.model.download_cache import read_revision
+from fedpipe_trainer.model.headers import fetch_headers
 from fedpipe_trainer.model.identity import fingerprint
 from fedpipe_trainer.model.layers import check_depth, layers_of, lower_parameters, lower_part_in_evaluation_mode
 from fedpipe_trainer.model.limits import check_lengths, check_model
@@ -19,6 +20,7 @@ __all__ = [
     "dense_weight",
     "facts",
     "fetch",
+    "fetch_headers",
     "fingerprint",
     "head_shapes",
     "layer_of",

@@ -33,7 +33,7 @@ from fedpipe_trainer.transfer import describe
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-_HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", *VOCABULARIES)
+HUB_FILES: Final = ("*.json", "*.safetensors", "*.txt", "*.jinja", *VOCABULARIES)
 _TOKENIZERS_OF_BYTES: Final = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
 """Classes without a vocabulary: a token is a byte or a character."""
 _DTYPES: Final = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -45,17 +45,20 @@ _LOG = logging.getLogger(__name__)
 _HUB = re.compile(r"^hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>.+))?$")
 
 
-def fetch(model: Model, runtime: TaskRuntime) -> Path:
+def fetch(model: Model, runtime: TaskRuntime, *, hashes: bool = True) -> Path:
     """The local folder of a model, downloaded if necessary, with all files that loading needs and the expected fingerprint.
 
     A downloaded model with another fingerprint is downloaded once again: bytes may have changed on their way, or on the cache volume.
+    Without `hashes` no file is read whole, and the fingerprint is not compared.
 
     Raises:
         TaskFailed: BadModel, the folder or one of its files is missing, or the fingerprint is not the task's; TransferFailed.
     """
     scheme = model.source.partition(":")[0]
     folder = {"file": _local, "hf": _from_hub, "s3": _from_urls}[scheme](model, runtime)
-    _check_folder(folder)
+    check_folder(folder)
+    if not hashes:
+        return folder
     actual = fingerprint(folder, runtime.cache / _HASHES)
     if model.fingerprint not in {None, actual}:
         changed = f"the files of {model.source} have changed since the run was planned, or are others at this site: start a new run"
@@ -90,17 +93,13 @@ def _local(model: Model, _runtime: TaskRuntime) -> Path:
 def _from_hub(model: Model, runtime: TaskRuntime) -> Path:
     from huggingface_hub import HfApi  # noqa: PLC0415 - a local source needs no hub client
 
-    match = _HUB.match(model.source)
-    if match is None:
-        msg = f"{model.source} does not have the form hf://organisation/name@revision"
-        raise TaskFailed(FailureReason.BAD_MODEL, msg)
-    api, repository = HfApi(), match["repository"]
-    commit = model.commit or _commit_of(model, match["revision"], api, runtime)
+    api, (repository, revision) = HfApi(), split_hub_source(model.source)
+    commit = model.commit or _commit_of(model, revision, api, runtime)
 
     def into(folder: Path) -> Mapping[str, str]:
-        with _hub_errors(model.source):
+        with hub_errors(model.source):
             info = api.model_info(repository, revision=commit, files_metadata=True)
-            files = [file for file in info.siblings or [] if any(fnmatch(file.rfilename, pattern) for pattern in _HUB_FILES)]
+            files = [file for file in info.siblings or [] if any(fnmatch(file.rfilename, pattern) for pattern in HUB_FILES)]
             files = [file for file in files if "/" not in file.rfilename]
             for file in files:
                 api.hf_hub_download(repository, file.rfilename, revision=commit, local_dir=folder)
@@ -111,6 +110,18 @@ def _from_hub(model: Model, runtime: TaskRuntime) -> Path:
     return _download_once(Download(model.source, key, commit, into, partial(_is_expected, model, runtime)), runtime)
 
 
+def split_hub_source(source: str) -> tuple[str, str | None]:
+    """The repository and the revision of an `hf://` source.
+
+    Raises:
+        TaskFailed: BadModel, it has another form.
+    """
+    match = _HUB.match(source)
+    if match is None:
+        raise TaskFailed(FailureReason.BAD_MODEL, f"{source} does not have the form hf://organisation/name@revision")
+    return match["repository"], match["revision"]
+
+
 def _commit_of(model: Model, revision: str | None, api: "HfApi", runtime: TaskRuntime) -> str:
     """The commit that a branch or tag of the hub names now, or named when the site last asked if the hub does not answer."""
     if revision is not None and _COMMIT.match(revision):
@@ -118,7 +129,7 @@ def _commit_of(model: Model, revision: str | None, api: "HfApi", runtime: TaskRu
     name = f"{hashlib.sha256(model.source.encode()).hexdigest()[:16]}.commit"
     known = runtime.cache / _MODELS / name
     try:
-        with _hub_errors(model.source):
+        with hub_errors(model.source):
             commit = str(api.model_info(model.source.removeprefix("hf://").partition("@")[0], revision=revision).sha)
     except TaskFailed as failed:
         remembered = _read_commit(known)
@@ -143,7 +154,7 @@ def _read_commit(path: Path) -> str | None:
 
 
 @contextmanager
-def _hub_errors(source: str) -> Iterator[None]:
+def hub_errors(source: str) -> Iterator[None]:
     """Raise errors of the hub and of the network as TransferFailed, and as BadModel what another attempt would not change."""
     import httpx2  # noqa: PLC0415 - the hub client's HTTP library; a local source needs neither
     from huggingface_hub import errors  # noqa: PLC0415 - likewise
@@ -217,7 +228,12 @@ def _download_once(download: Download, runtime: TaskRuntime) -> Path:
     )
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Check that a model folder has what loading needs.
+
+    Raises:
+        TaskFailed: BadModel, something is missing or may not be read.
+    """
     if not folder.is_dir():
         raise TaskFailed(FailureReason.BAD_MODEL, f"the model folder {folder} does not exist at this site")
     if not (folder / "config.json").exists():

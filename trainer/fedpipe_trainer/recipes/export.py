@@ -1,32 +1,42 @@
-"""Recipe: export the global adapter as a PEFT folder and as a merged model. load → PEFT folder → merge → compare."""
+"""Recipe: export the global adapter as a PEFT folder and as a merged model. load → PEFT folder → compare → merge file by file."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from fedpipe_trainer.adapters import FROZEN_ADAPTER, AdapterTensors, attach_adapters, merge, read_global_adapter, write_peft_folder
-from fedpipe_trainer.contract import Artifact, ExportResult, ExportTask, FailureReason, Objective, Outcome, Progress, Seq2SeqLM
+from fedpipe_trainer.adapters import AdapterTensors, read_global_adapter
+from fedpipe_trainer.adapters.comparison import Values, compare, valid_ids
+from fedpipe_trainer.adapters.streaming_merge import (
+    MergedTensor,
+    MergePlan,
+    merged_value,
+    plan_merge,
+    unrounded_value,
+    write_shard,
+)
+from fedpipe_trainer.contract import Artifact, ExportResult, ExportTask, FailureReason, FileUpload, Outcome, Progress
 from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.model import AUTO_CLASSES, Base, checkpoint_dtype, clear_cache, fetch, load
+from fedpipe_trainer.model import clear_cache, fetch, fingerprint
+from fedpipe_trainer.model.skeleton import Skeleton, read_skeleton
+from fedpipe_trainer.recipes.export_folders import files_in, write_adapter_folder, write_merged_folder
 from fedpipe_trainer.task_runtime import TaskRuntime
-
-_SAMPLES, _LENGTH = 2, 16  # of the random input on which logits are compared
 
 
 def run(task: ExportTask, runtime: TaskRuntime) -> ExportResult:
-    """Export the files for which the task has URLs.
+    """Export the files for which the task says how they are written.
 
     Raises:
-        TaskFailed: the model or the adapter is invalid, or the export made a file that has no URL.
+        TaskFailed: the model or the adapter is invalid, the merged model is not base + adapter, or the export made a file that the
+            task does not know.
     """
     runtime.report(Progress(phase="load"))
     with runtime.phase("load"):
         model_folder = fetch(task.model, runtime)
-        clear_cache()  # the adapter is merged into the base below, so the cached base must not be used
-        base = load(model_folder, 32, task.objective)
+        clear_cache()  # a base that an earlier task loaded would take the memory that this one does without
+        skeleton = read_skeleton(model_folder, task.objective)
         path = runtime.download(task.global_adapter.url, runtime.folder / "global.safetensors", task.global_adapter.sha256)
-        tensors = read_global_adapter(path, base.model, base.head)
+        adapter = read_global_adapter(path, skeleton.model, skeleton.head)
     adapter_artifacts: tuple[Artifact, ...] = ()
     merged_artifacts: tuple[Artifact, ...] = ()
     difference = None
@@ -34,48 +44,57 @@ def run(task: ExportTask, runtime: TaskRuntime) -> ExportResult:
     with runtime.phase("export"):
         if task.adapter_files:
             folder = _make_folder(runtime, "adapter")
-            write_peft_folder(base, tensors, task.objective, source=task.model.source.removeprefix("file://"), folder=folder)
+            write_adapter_folder(skeleton, adapter, task, task.provenance, folder)
             adapter_artifacts = _upload_files(folder, task.adapter_files, runtime)
         if task.merged_files:
-            folder = _make_folder(runtime, "merged")
-            difference = write_merged(base, tensors, task.objective, dtype=checkpoint_dtype(model_folder), folder=folder)
-            merged_artifacts = _upload_files(folder, task.merged_files, runtime)
+            merged_artifacts, difference = _export_merged(task, skeleton, adapter, runtime)
     return ExportResult(
         **runtime.result_header(task),
         outcome=Outcome.COMPLETED,
-        fingerprint=base.fingerprint,
+        fingerprint=fingerprint(model_folder),
         adapter=adapter_artifacts,
         merged=merged_artifacts,
         max_logit_difference=difference,
     )
 
 
-def write_merged(base: Base, tensors: AdapterTensors, objective: Objective, *, dtype: torch.dtype, folder: Path) -> float:
-    """Merge the adapter into the base and save the result, with the tokenizer, in the type of the checkpoint.
+def _export_merged(
+    task: ExportTask, skeleton: Skeleton, adapter: AdapterTensors, runtime: TaskRuntime
+) -> tuple[tuple[Artifact, ...], float | None]:
+    """Merge, and upload each file before the next one is written, so that the disk needs room for one."""
+    folder = _make_folder(runtime, "merged")
+    plan = plan_merge(skeleton, weights=adapter.weights, shard_bytes=task.shard_bytes)
+    difference = largest_difference(task, skeleton, adapter, plan)
+    write_merged_folder(skeleton, task, task.provenance, folder, plan)
+    _require_known([*files_in(folder), *(one.name for one in plan.shards)], task.merged_files)
+    artifacts = list(_upload_files(folder, task.merged_files, runtime))
+    for number, shard in enumerate(plan.shards):
+        runtime.report(Progress(phase="export", step=number, steps=len(plan.shards)))
+        path, artifact = write_shard(shard, skeleton.model, adapter, folder)
+        artifacts.append(runtime.upload(path, task.merged_files[shard.name], known=artifact))
+        path.unlink()
+    return tuple(sorted(artifacts, key=lambda one: one.name)), difference
 
-    Returns:
-        The largest difference of a logit between the saved model, loaded and run in 32 bits, and base + adapter. For a
-        16-bit checkpoint this includes the error of rounding the merged weights to 16 bits.
+
+def largest_difference(task: ExportTask, skeleton: Skeleton, adapter: AdapterTensors, plan: MergePlan) -> float | None:
+    """The largest difference of a logit between base + adapter and the merged weights; None where parameters are made of several tensors.
+
+    Raises:
+        TaskFailed: BadModel, it is more than rounding makes.
     """
-    with attach_adapters(base, FROZEN_ADAPTER, tensors, seed=0) as adapters:
-        expected = _logits(adapters.model, base, objective)
-    merge(base, tensors)
-    model: nn.Module = base.model
-    model.to(dtype)
-    base.model.save_pretrained(folder, max_shard_size=1 << 62)
-    base.tokenizer.save_pretrained(folder)
-    loader = AUTO_CLASSES[objective.type]
-    saved = loader.from_pretrained(folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False).to(base.device).eval()
-    return float((_logits(saved, base, objective) - expected).abs().max())
+    if not plan.is_complete:
+        return None
 
+    def base_value(parameter: str) -> Tensor:
+        source = plan.by_parameter[parameter].source
+        return adapter.head[parameter] if source is None else source.read()
 
-def _logits(model: nn.Module, base: Base, objective: Objective) -> Tensor:
-    vocabulary = base.model.config.get_text_config().vocab_size
-    ids = torch.randint(vocabulary, (_SAMPLES, _LENGTH), generator=torch.Generator().manual_seed(0)).to(base.device)
-    decoder_inputs = {"decoder_input_ids": ids} if isinstance(objective, Seq2SeqLM) else {}
-    with torch.no_grad():
-        logits: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), **decoder_inputs).logits
-    return logits
+    def merged(of: Callable[[MergedTensor, nn.Module, AdapterTensors], Tensor]) -> Callable[[str], Tensor]:
+        return lambda parameter: of(plan.by_parameter[parameter], skeleton.model, adapter)
+
+    ids = valid_ids(skeleton.tokenizer, skeleton.config.get_text_config().vocab_size)
+    values = Values(base_value, merged(merged_value), merged(unrounded_value))
+    return compare(skeleton.config, task.objective, adapter.weights, values, ids)
 
 
 def _make_folder(runtime: TaskRuntime, name: str) -> Path:
@@ -84,9 +103,13 @@ def _make_folder(runtime: TaskRuntime, name: str) -> Path:
     return folder
 
 
-def _upload_files(folder: Path, urls: dict[str, str], runtime: TaskRuntime) -> tuple[Artifact, ...]:
-    files = sorted(path for path in folder.iterdir())
-    if unknown := [path.name for path in files if path.name not in urls]:
-        msg = f"the export made {', '.join(unknown)}, for which the task has no URL; it has URLs for {', '.join(sorted(urls))}"
+def _upload_files(folder: Path, files: Mapping[str, FileUpload], runtime: TaskRuntime) -> tuple[Artifact, ...]:
+    names = files_in(folder)
+    _require_known(names, files)
+    return tuple(runtime.upload(folder / name, files[name]).model_copy(update={"name": name}) for name in names)
+
+
+def _require_known(names: list[str], files: Mapping[str, FileUpload]) -> None:
+    if unknown := [name for name in names if name not in files]:
+        msg = f"the export made {', '.join(unknown)}, which the dry export did not find: the base or the trainer image has changed since"
         raise TaskFailed(FailureReason.BAD_TASK, msg)
-    return tuple(runtime.upload(path, urls[path.name]) for path in files)

@@ -1,0 +1,195 @@
+"""Merge and upload of a Llama-shaped random model: seconds and peak memory, against `merge_and_unload` and `save_pretrained` of peft.
+
+    python benchmarks/export --shape 7b --folder FOLDER
+
+Both ways run in fresh processes, one after the other, from the same base and adapter in FOLDER: ours as the export task does it (compare
+logits, merge, copy one file at a time to a store and delete it), peft's from loading in bfloat16 to the saved folder. FOLDER needs twice
+the model's size, and 4 GiB: 31 GB for 7b, 18 for 3b, 9 for 1b. The base is written tensor by tensor, so that making it takes no memory.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+SHAPES: Final[Mapping[str, dict[str, Any]]] = {
+    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4},
+    "1b": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32},
+    "3b": {"hidden_size": 3200, "intermediate_size": 8640, "num_hidden_layers": 26, "num_attention_heads": 32},
+    "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
+}
+VOCABULARY: Final = 32_000
+RANK: Final = 16
+SAMPLE_SECONDS: Final = 0.01
+_SHARD_BYTES: Final = 4 << 30
+
+
+def main() -> None:
+    """Make the model, measure both ways, and print a row for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, required=True)
+    parser.add_argument("--folder", type=Path, help="a new one, which is removed; by default in the folder for temporary files")
+    parser.add_argument("--only", choices=["ours", "peft"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.only:
+        print(json.dumps(measure(arguments.only, arguments.folder)))
+        return
+    folder = Path(tempfile.mkdtemp(dir=arguments.folder))
+    try:
+        make_base(folder / "base", SHAPES[arguments.shape])
+        make_adapter(folder)
+        found = {way: run(way, folder) for way in ("ours", "peft")}
+    finally:
+        shutil.rmtree(folder)
+    print("| shape | way | seconds | of these comparing | peak of anonymous memory, MB | peak resident, MB |")
+    print("|---|---|---:|---:|---:|---:|")
+    for way, one in found.items():
+        figures = f"{one['seconds']:.1f} | {one['compared']:.1f} | {one['anonymous']:.0f} | {one['resident']:.0f}"
+        print(f"| {arguments.shape} | {way} | {figures} |")
+    ratios = {name: found["ours"][name] / found["peft"][name] for name in ("seconds", "anonymous", "resident")}
+    print(", ".join(f"{name}: {ratio:.2f} of peft's" for name, ratio in ratios.items()))
+
+
+def run(way: str, folder: Path) -> dict[str, float]:
+    """Measure one way in a process of its own."""
+    command = [sys.executable, __file__, "--shape", "tiny", "--folder", str(folder), "--only", way]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def measure(way: str, folder: Path) -> dict[str, float]:
+    """Seconds, and the peaks of memory in MB, of one way; importing libraries is not counted in the seconds."""
+    work = {"ours": ours, "peft": by_peft}[way]
+    work_of = work(folder)
+    peaks, done = {"RssAnon": 0.0, "VmRSS": 0.0}, threading.Event()
+
+    def sample() -> None:
+        while not done.wait(SAMPLE_SECONDS):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                name, _, value = line.partition(":")
+                if name in peaks:
+                    peaks[name] = max(peaks[name], int(value.split()[0]) / 1000)
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    begun = time.perf_counter()
+    compared = work_of()
+    seconds = time.perf_counter() - begun
+    done.set()
+    sampler.join()
+    return {"seconds": seconds, "compared": compared, "anonymous": peaks["RssAnon"], "resident": peaks["VmRSS"]}
+
+
+def ours(folder: Path) -> Callable[[], float]:
+    """The export task's way."""
+    from fedpipe_trainer import transfer  # noqa: PLC0415 -- each process imports what it measures
+    from fedpipe_trainer.adapters import read_global_adapter  # noqa: PLC0415
+    from fedpipe_trainer.adapters.streaming_merge import plan_merge, write_shard  # noqa: PLC0415
+    from fedpipe_trainer.contract import CausalLM, ExportTask, GlobalAdapter, Model, RunRef  # noqa: PLC0415
+    from fedpipe_trainer.model.skeleton import read_skeleton  # noqa: PLC0415
+    from fedpipe_trainer.recipes.export import largest_difference  # noqa: PLC0415
+
+    objective = CausalLM(prompt="{a}", response="{b}")
+    file = folder / "global.safetensors"
+    task = ExportTask(
+        run=RunRef(namespace="n", name="r", uid="u"),
+        site="",
+        model=Model(source=(folder / "base").as_uri()),
+        result="file:///nowhere",
+        objective=objective,
+        global_adapter=GlobalAdapter(url=file.as_uri(), sha256="0" * 64, size=1),
+    )
+
+    def work() -> float:
+        skeleton = read_skeleton(folder / "base", objective)
+        adapter = read_global_adapter(file, skeleton.model, skeleton.head)
+        plan = plan_merge(skeleton, weights=adapter.weights, shard_bytes=_SHARD_BYTES)
+        begun = time.perf_counter()
+        largest_difference(task, skeleton, adapter, plan)
+        compared = time.perf_counter() - begun
+        scratch, store = folder / "scratch", folder / "store"
+        scratch.mkdir()
+        for shard in plan.shards:
+            path, artifact = write_shard(shard, skeleton.model, adapter, scratch)
+            transfer.send(path, (store / shard.name).as_uri(), known=artifact)
+            path.unlink()
+        shutil.rmtree(store)
+        return compared
+
+    return work
+
+
+def by_peft(folder: Path) -> Callable[[], float]:
+    """The way that a user without FedPipe goes, with the base in memory."""
+    import torch  # noqa: PLC0415 -- as above
+    from peft import PeftModel  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415
+
+    def work() -> float:
+        base = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.bfloat16)
+        merged = PeftModel.from_pretrained(base, str(folder / "adapter")).merge_and_unload()
+        merged.save_pretrained(folder / "merged", max_shard_size=f"{_SHARD_BYTES >> 30}GB")
+        return 0.0
+
+    return work
+
+
+def make_base(folder: Path, shape: Mapping[str, Any]) -> None:
+    """Write a model of this shape with random weights in bfloat16."""
+    import torch  # noqa: PLC0415 -- as above
+    from tokenizers import Tokenizer, models  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast  # noqa: PLC0415
+
+    from fedpipe_trainer.adapters.streaming_merge import MergedTensor, Shard  # noqa: PLC0415
+
+    folder.mkdir()
+    config = LlamaConfig(vocab_size=VOCABULARY, dtype="bfloat16", architectures=["LlamaForCausalLM"], **shape)
+    config.save_pretrained(folder)
+    vocabulary = {f"t{number}": number for number in range(VOCABULARY - 1)} | {"</s>": VOCABULARY - 1}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="t0"))  # noqa: S106 -- a token of text
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>").save_pretrained(folder)  # noqa: S106 -- likewise
+    with torch.device("meta"):
+        state = AutoModelForCausalLM.from_config(config).state_dict()
+    tensors = tuple(MergedTensor(name, "BF16", tuple(one.shape), one.numel() * 2, None, name) for name, one in state.items())
+    generator = torch.Generator().manual_seed(0)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(Shard("model.safetensors", tensors).header)
+        for one in tensors:
+            value = torch.empty(one.shape, dtype=torch.bfloat16).normal_(0.0, 0.02, generator=generator)
+            value = torch.ones_like(value) if "norm" in one.key else value
+            file.write(value.view(torch.uint8).numpy().data if value.ndim == 1 else value.view(-1).view(torch.uint8).numpy().data)
+
+
+def make_adapter(folder: Path) -> None:
+    """Write the same adapter of rank 16 as the operator has it, and as a PEFT folder."""
+    import torch  # noqa: PLC0415 -- as above
+
+    from fedpipe_trainer.adapters import AdapterTensors, Factors, base_name, write_peft_folder, write_tensors  # noqa: PLC0415
+    from fedpipe_trainer.adapters.wire import lora_a_key, lora_b_key  # noqa: PLC0415
+    from fedpipe_trainer.contract import CausalLM  # noqa: PLC0415
+    from fedpipe_trainer.model import facts  # noqa: PLC0415
+    from fedpipe_trainer.model.skeleton import read_skeleton  # noqa: PLC0415
+
+    objective, generator = CausalLM(prompt="{a}", response="{b}"), torch.Generator().manual_seed(1)
+    weights = {
+        one.name: Factors(torch.randn(RANK, one.d_in, generator=generator) * 0.01, torch.randn(one.d_out, RANK, generator=generator) * 0.01)
+        for one in facts(folder / "base", objective, ()).weights
+    }
+    tensors = {lora_a_key(name): one.a for name, one in weights.items()} | {lora_b_key(name): one.b for name, one in weights.items()}
+    write_tensors(tensors, folder / "global.safetensors")
+    (folder / "adapter").mkdir()
+    skeleton = read_skeleton(folder / "base", objective)
+    adapter, base = AdapterTensors(weights), base_name((folder / "base").as_uri(), None)
+    write_peft_folder(skeleton.model, skeleton.head, adapter, objective, base=base, folder=folder / "adapter")
+
+
+if __name__ == "__main__":
+    main()
