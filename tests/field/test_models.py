@@ -321,7 +321,9 @@ def test_files_of_weights_that_are_not_loaded_do_not_matter(copy: Path, tmp_path
     before = prepared(fetched(copy, tmp_path), tmp_path, CAUSAL).base
     (copy / "pytorch_model.bin").write_text(POINTER)
     shutil.copy(copy / "model.safetensors", copy / "consolidated.safetensors")
+    assert prepared(fetched(copy, tmp_path), tmp_path, CAUSAL).base == before
 
+    (copy / "consolidated.safetensors").write_text(POINTER)
     assert prepared(fetched(copy, tmp_path), tmp_path, CAUSAL).base == before
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from fedpipe_trainer.contract import PROGRESS_SECONDS, EvaluateTask, ExportTask, ProfileTask, Progress, TrainTask, redacted
+from fedpipe_trainer.contract import PROGRESS_SECONDS, DryExportTask, EvaluateTask, ExportTask, ProfileTask, Progress, TrainTask, redacted
 from fedpipe_trainer.failures import stack_of
 from fedpipe_trainer.settings import LogFormat
 

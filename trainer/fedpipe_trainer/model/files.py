@@ -98,7 +98,8 @@ def check_files(folder: Path, names: tuple[str, ...]) -> None:
     for link in sorted(path for path in folder.iterdir() if path.is_symlink() and not path.exists()):
         raise bad_model(f"{link} is a link to {link.readlink()}, which is not there: copy the files themselves (cp -L)")
     for name in names:
-        _check_content(folder / name)
+        if not name.endswith(".safetensors"):  # of these, others than the ones that are loaded do not matter
+            _check_content(folder / name)
     files = weight_files(folder)
     if not files:
         raise bad_model(f"the model folder {folder} has no {WEIGHTS} (only safetensors checkpoints are supported){other_weights(folder)}")
@@ -107,6 +108,8 @@ def check_files(folder: Path, names: tuple[str, ...]) -> None:
         raise bad_model(
             f"{folder}/{INDEX} names {len(files)} files of weights, {len(missing)} of which are missing: {listed}: {_COPY_AGAIN}"
         )
+    for path in files:
+        _check_content(path)
     tensors = {path.name: read_header(path) for path in files}
     _check_index(folder, tensors)
     _check_original(folder, {name: info for one in tensors.values() for name, info in one.items()})
