@@ -50,10 +50,24 @@ def objective(task: TaskSpec, labels: tuple[str, ...] | None = None) -> contract
                 max_length=task.max_length,
             )
         case CausalLMTask():
-            return contract.CausalLM(prompt=task.prompt, response=task.response, max_length=task.max_length, slot_pattern=task.slot_pattern)
+            return contract.CausalLM(
+                format=task.format.value,
+                prompt=task.prompt,
+                response=task.response,
+                messages=task.messages,
+                tools=task.tools,
+                text=task.text,
+                packing=task.packing,
+                max_length=task.max_length,
+                slot_pattern=task.slot_pattern,
+            )
         case Seq2SeqLMTask():
             return contract.Seq2SeqLM(
-                prompt=task.prompt, response=task.response, max_length=task.max_length, slot_pattern=task.slot_pattern
+                format=task.format.value,
+                prompt=task.prompt,
+                response=task.response,
+                max_length=task.max_length,
+                slot_pattern=task.slot_pattern,
             )
 
 
@@ -77,7 +91,11 @@ def hyperparameters(training: TrainingSpec, learning_rate: float) -> contract.Hy
 def evaluation(spec: EvaluationSpec) -> contract.Evaluation:
     """`spec.evaluation`."""
     return contract.Evaluation(
-        max_samples=spec.max_samples, generations=spec.generations, max_new_tokens=spec.max_new_tokens, samples=spec.samples
+        max_samples=spec.max_samples,
+        generations=spec.generations,
+        max_new_tokens=spec.max_new_tokens,
+        bleu_tokenizer=spec.bleu_tokenizer,
+        samples=spec.samples,
     )
 
 

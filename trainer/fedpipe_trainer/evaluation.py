@@ -120,11 +120,12 @@ def mean_loss(model: nn.Module, examples: Sequence[Example], *, objective: Objec
 
 @dataclass(frozen=True)
 class DecodingConfig:
-    """How answers are generated: greedily, up to the end token or `max_new_tokens`."""
+    """How answers are generated: greedily, up to an end token or `max_new_tokens`."""
 
     max_new_tokens: int
     pad_id: int
-    end_id: int
+    end_ids: tuple[int, ...]
+    """Any of these tokens ends an answer."""
     batch_size: int
     min_new_tokens: int = 0
     """The end token does not count before so many tokens."""
@@ -157,7 +158,7 @@ def generate_answers(
         inputs, mask = _pad_left([prompts[i] for i in positions], decoding.pad_id)
         output = _generate(model, inputs.to(device), mask.to(device), decoding)
         skipped = inputs.shape[1] if isinstance(objective, CausalLM) else 1  # the decoder's start token
-        return [_cut_at_end_token(ids, decoding.end_id) for ids in output[:, skipped:].tolist()]
+        return [_cut_at_end_token(ids, decoding.end_ids) for ids in output[:, skipped:].tolist()]
 
     answers: list[list[int]] = [[] for _ in prompts]
     with evaluation_mode(model):
@@ -178,7 +179,7 @@ def _generate(model: nn.Module, inputs: Tensor, mask: Tensor, decoding: Decoding
         num_beams=1,
         use_cache=True,
         pad_token_id=decoding.pad_id,
-        eos_token_id=decoding.end_id,
+        eos_token_id=list(decoding.end_ids),
     )
 
 
@@ -206,5 +207,5 @@ def _pad_left(prompts: Sequence[list[int]], pad_id: int) -> tuple[Tensor, Tensor
     return ids, mask
 
 
-def _cut_at_end_token(ids: list[int], end_id: int) -> list[int]:
-    return ids[: ids.index(end_id)] if end_id in ids else ids
+def _cut_at_end_token(ids: list[int], end_ids: Sequence[int]) -> list[int]:
+    return ids[: next((at for at, token in enumerate(ids) if token in end_ids), len(ids))]

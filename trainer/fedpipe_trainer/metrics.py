@@ -4,13 +4,26 @@ The libraries are imported where they are used: each import takes about a second
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Final
 
-from fedpipe_trainer.contract import FailureReason
+from fedpipe_trainer.contract import BleuTokenizer, FailureReason
 from fedpipe_trainer.errors import TaskFailed
+
+_SCRIPTS_WITHOUT_SPACES: Final = (
+    (0x0E00, 0x0EFF),  # Thai, Lao
+    (0x1000, 0x109F),  # Burmese
+    (0x1780, 0x17FF),  # Khmer
+    (0x3005, 0x30FF),  # Japanese kana, and the sign of repetition
+    (0x3400, 0x9FFF),  # Chinese characters
+    (0xF900, 0xFAFF),
+    (0x20000, 0x3FFFF),
+)
+"""Ranges of Unicode."""
 
 
 @dataclass(frozen=True)
@@ -33,30 +46,64 @@ def classification_metrics(expected: Sequence[int], predicted: Sequence[int]) ->
     }
 
 
-def generation_metrics(answers: Sequence[Answer], slots: re.Pattern[str] | None) -> dict[str, float]:
+def generation_metrics(answers: Sequence[Answer], slots: re.Pattern[str] | None, bleu_tokenizer: BleuTokenizer = "13a") -> dict[str, float]:
     """`bleu` (0 to 100), `rougeL` (F-measure, 0 to 1), and `slotErrorRate` if prompts name slots; no metrics if there are no answers."""
     if not answers:
         return {}
-    metrics = {"bleu": bleu(answers), "rougeL": rouge_l(answers)}
+    metrics = {"bleu": bleu(answers, bleu_tokenizer), "rougeL": rouge_l(answers)}
     error_rate = None if slots is None else slot_error_rate(answers, slots)
     return metrics if error_rate is None else {**metrics, "slotErrorRate": error_rate}
 
 
-def bleu(answers: Sequence[Answer]) -> float:
-    """Corpus BLEU (Papineni et al. 2002) in sacrebleu's standard form (Post, arXiv 1804.08771), 0 to 100."""
+def bleu(answers: Sequence[Answer], tokenizer: BleuTokenizer = "13a") -> float:
+    """Corpus BLEU (Papineni et al. 2002) in sacrebleu's standard form (Post, arXiv 1804.08771), 0 to 100.
+
+    Args:
+        answers: at least one.
+        tokenizer: sacrebleu's name of how words are found; `13a` finds none in scripts without spaces.
+    """
     from sacrebleu import corpus_bleu  # noqa: PLC0415 - see the module's docstring
 
     references = [list(column) for column in zip_longest(*(answer.references for answer in answers), fillvalue="")]
-    return float(corpus_bleu([answer.text for answer in answers], references, force=True).score)
+    return float(corpus_bleu([answer.text for answer in answers], references, tokenize=tokenizer, force=True).score)
 
 
 def rouge_l(answers: Sequence[Answer]) -> float:
-    """ROUGE-L's F-measure (Lin 2004) against the best reference, averaged over the answers, 0 to 1."""
+    """ROUGE-L's F-measure (Lin 2004) against the best reference, averaged over the answers, 0 to 1. Words are those of `words_of`."""
     from rouge_score.rouge_scorer import RougeScorer  # noqa: PLC0415 - see the module's docstring
 
-    scorer = RougeScorer(["rougeL"])
+    scorer = RougeScorer(["rougeL"], tokenizer=_Words())
     scores = [float(scorer.score_multi(list(answer.references), answer.text)["rougeL"].fmeasure) for answer in answers]
     return sum(scores) / len(scores)
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in any script, without differences of case and of compatible characters (full width, ligatures).
+
+    A word is a run of letters, their marks and digits. Scripts that put no space between words (Chinese, Japanese, Thai, …) have each
+    character as a word, as is usual for them. rouge-score's own words are of a-z and 0-9 only.
+    """
+    words: list[str] = []
+    goes_on = False
+    for sign in unicodedata.normalize("NFKC", text).casefold():
+        is_part = unicodedata.category(sign)[0] in "LNM"
+        if is_part and goes_on and (unicodedata.category(sign)[0] == "M" or not (_stands_alone(sign) or _stands_alone(words[-1][-1]))):
+            words[-1] += sign
+        elif is_part:
+            words.append(sign)
+        goes_on = is_part
+    return words
+
+
+def _stands_alone(sign: str) -> bool:
+    return any(first <= ord(sign) <= last for first, last in _SCRIPTS_WITHOUT_SPACES)
+
+
+class _Words:
+    """A tokenizer of rouge-score."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return words_of(text)
 
 
 def slot_error_rate(answers: Sequence[Answer], slots: re.Pattern[str]) -> float | None:

@@ -36,6 +36,7 @@ from fedpipe_operator.api.training import (
     Seq2SeqLMTask,
     SequenceClassificationTask,
     TaskSpec,
+    TextFormat,
     TrainingSpec,
 )
 
@@ -85,6 +86,7 @@ __all__ = [
     "StoreSpec",
     "Target",
     "TaskSpec",
+    "TextFormat",
     "TrainingLosses",
     "TrainingSpec",
     "UpdatesStatus",

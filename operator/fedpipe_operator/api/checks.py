@@ -50,7 +50,9 @@ def _check_labels(labels: Sequence[str]) -> Iterator[FieldProblem]:
         yield path, f"{len(labels) - len(set(labels))} of these {len(labels)} labels are there twice: remove them"
 
 
-def _check_template(field: str, template: str) -> Iterator[FieldProblem]:
+def _check_template(field: str, template: str | None) -> Iterator[FieldProblem]:
+    if template is None:
+        return
     path = ("spec", "task", field)
     try:
         columns = [name for _, name, _, _ in Formatter().parse(template) if name is not None]

@@ -9,12 +9,13 @@ from fedpipe_operator.api.aggregation import AggregationMethod, AggregationSpec
 from fedpipe_operator.api.meta import API_VERSION, ApiModel, Condition, LabelMap, Metadata, Name, ObjectName, Sentence
 from fedpipe_operator.api.progress import ProgressStatus
 from fedpipe_operator.api.quantities import Duration
-from fedpipe_operator.api.training import Bits, EvaluationSpec, TaskSpec, TrainingSpec
+from fedpipe_operator.api.training import Bits, EvaluationSpec, SequenceClassificationTask, TaskSpec, TextFormat, TrainingSpec
 
 MetricName = Literal["accuracy", "macroF1", "loss", "perplexity", "bleu", "rougeL", "slotErrorRate"]
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "slotErrorRate"})
-CLASSIFICATION_METRICS = ("accuracy", "macroF1", "loss")
-GENERATION_METRICS = ("loss", "perplexity", "bleu", "rougeL", "slotErrorRate")
+CLASSIFICATION_METRICS: Final[tuple[MetricName, ...]] = ("accuracy", "macroF1", "loss")
+GENERATION_METRICS: Final[tuple[MetricName, ...]] = ("loss", "perplexity", "bleu", "rougeL", "slotErrorRate")
+PRE_TRAINING_METRICS: Final[tuple[MetricName, ...]] = ("loss", "perplexity")
 
 SOURCE_PATTERN = r"^(file:///.+|hf://[^/@]+/[^/@]+@[^/@]+|s3://[^/]+/.+|pvc://[a-z0-9][-a-z0-9.]*(/[^/.][^/]*)+)$"
 BUCKET_PATTERN = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
@@ -24,6 +25,13 @@ CLAIM_SCHEME: Final = "pvc://"
 CONTROLLER: Final = "fedpipe.io/operator"
 """The controller of a run that names no other in `managedBy`."""
 MANAGED_BY_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/[A-Za-z0-9/._~%!$&'()*+,;=:@-]+$"
+
+
+def measured_metrics(task: TaskSpec) -> tuple[MetricName, ...]:
+    """The metrics that an evaluation of this task has. Of plain text nothing is generated that could be compared."""
+    if isinstance(task, SequenceClassificationTask):
+        return CLASSIFICATION_METRICS
+    return PRE_TRAINING_METRICS if task.format is TextFormat.TEXT else GENERATION_METRICS
 
 
 class ModelSpec(ApiModel):
@@ -269,7 +277,7 @@ class FineTuneSpec(ApiModel):
 
     @model_validator(mode="after")
     def _require_a_measured_target(self) -> "FineTuneSpec":
-        measured = CLASSIFICATION_METRICS if self.task.type == "SequenceClassification" else GENERATION_METRICS
+        measured = measured_metrics(self.task)
         if self.rounds.target is not None and self.rounds.target.metric not in measured:
             raise ValueError(
                 f"rounds.target.metric {self.rounds.target.metric} is not measured for {self.task.type}: use one of {', '.join(measured)}"

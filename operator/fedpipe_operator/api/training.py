@@ -5,9 +5,9 @@ These types are the API's own. The wire format to the trainer (`fedpipe_trainer.
 """
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedpipe_operator.api.meta import ApiModel
 
@@ -17,6 +17,7 @@ Bits = Literal[4, 8, 16, 32]
 Column = Annotated[str, Field(min_length=1, max_length=253)]
 Template = Annotated[str, Field(min_length=1, max_length=8192)]
 MaxLength = Annotated[int, Field(ge=8, le=131072)]
+BleuTokenizer = Literal["13a", "intl", "zh", "ja-mecab", "char"]
 SlotPattern = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
@@ -32,26 +33,86 @@ class SequenceClassificationTask(ApiModel):
     max_length: MaxLength = 256
 
 
+class TextFormat(StrEnum):
+    """What the rows of a language model's data are."""
+
+    TEMPLATE = "Template"
+    """`prompt` and `response` are templates over columns."""
+    MESSAGES = "Messages"
+    """A column of messages with `role` and `content`, as of OpenAI and TRL, which the tokenizer's chat template renders."""
+    SHARE_GPT = "ShareGPT"
+    """A column of turns with `from` and `value`."""
+    ALPACA = "Alpaca"
+    """The columns instruction, input and output, with the prompt of Stanford Alpaca."""
+    PROMPT_COMPLETION = "PromptCompletion"
+    """The columns prompt and completion, as they are."""
+    TEXT = "Text"
+    """A column of plain texts, of which every token counts: continued pre-training."""
+
+
+CHAT_FORMATS = frozenset({TextFormat.MESSAGES, TextFormat.SHARE_GPT})
+PAIR_FORMATS = frozenset({TextFormat.TEMPLATE, TextFormat.ALPACA, TextFormat.PROMPT_COMPLETION})
+"""Those with one input and one output text."""
+
+
 class CausalLMTask(ApiModel):
-    """Continue a prompt. `prompt` and `response` are templates over columns, `{column}`; the loss is on the response only."""
+    """Continue a prompt, answer in a conversation, or go on with plain text, by `format`.
+
+    Of a conversation only the assistant's turns count in the loss, of a prompt and a response only the response.
+    """
 
     type: Literal["CausalLM"] = "CausalLM"
-    prompt: Template
-    response: Template
+    format: TextFormat = TextFormat.TEMPLATE
+    prompt: Template | None = None
+    response: Template | None = None
+    messages: Column | None = None
+    """The column with the conversation; left out: messages, and conversations for ShareGPT."""
+    tools: Column | None = None
+    """The column with the functions that the assistant may call; left out: none."""
+    text: Column = "text"
+    """The column with the plain text."""
+    packing: bool = False
+    """Whether plain texts are joined and cut into samples of `maxLength`; otherwise each begins a sample of its own."""
     max_length: MaxLength = 512
     slot_pattern: SlotPattern | None = None
     """A regular expression whose first group matches, in a prompt, the values that a good response must contain (slot error rate)."""
 
+    @model_validator(mode="after")
+    def _require_fields_of_the_format(self) -> Self:
+        _check_templates(self.format, self.prompt, self.response)
+        if self.format not in CHAT_FORMATS and (self.messages or self.tools):
+            raise ValueError("messages and tools belong to the formats Messages and ShareGPT: remove them, or change the format")
+        if self.format is not TextFormat.TEXT and self.model_fields_set & {"text", "packing"}:
+            raise ValueError("text and packing belong to the format Text: remove them, or change the format")
+        if self.format not in PAIR_FORMATS and self.slot_pattern:
+            raise ValueError("slotPattern belongs to the formats Template, Alpaca and PromptCompletion: remove it, or change the format")
+        return self
+
 
 class Seq2SeqLMTask(ApiModel):
-    """Rewrite a source text into a target text with an encoder-decoder. Both are templates over columns."""
+    """Rewrite a source text into a target text with an encoder-decoder, by `format`."""
 
     type: Literal["Seq2SeqLM"] = "Seq2SeqLM"
-    prompt: Template
-    response: Template
+    format: TextFormat = TextFormat.TEMPLATE
+    prompt: Template | None = None
+    response: Template | None = None
     max_length: MaxLength = 512
     slot_pattern: SlotPattern | None = None
     """As in `CausalLMTask`."""
+
+    @model_validator(mode="after")
+    def _require_fields_of_the_format(self) -> Self:
+        if self.format not in PAIR_FORMATS:
+            raise ValueError("Seq2SeqLM has the formats Template, Alpaca and PromptCompletion: use one of them, or the type CausalLM")
+        _check_templates(self.format, self.prompt, self.response)
+        return self
+
+
+def _check_templates(format_: TextFormat, prompt: str | None, response: str | None) -> None:
+    if format_ is TextFormat.TEMPLATE and (prompt is None or response is None):
+        raise ValueError("the format Template needs prompt and response: add both, templates over columns such as {text}, or name a format")
+    if format_ is not TextFormat.TEMPLATE and (prompt is not None or response is not None):
+        raise ValueError(f"prompt and response belong to the format Template: remove them, since {format_.value} has its own columns")
 
 
 TaskSpec = Annotated[SequenceClassificationTask | CausalLMTask | Seq2SeqLMTask, Field(discriminator="type")]
@@ -104,5 +165,7 @@ class EvaluationSpec(ApiModel):
     generations: Annotated[int, Field(ge=0, le=10000)] = 32
     """Distinct prompts that the model answers for BLEU, ROUGE-L and slot error rate (generation tasks only)."""
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
+    bleu_tokenizer: BleuTokenizer = "13a"
+    """How BLEU finds words, by sacrebleu's name: `13a` for languages with Latin script; intl, zh, ja-mecab or char for others."""
     samples: Annotated[int, Field(ge=0, le=20)] = 0
     """Validation rows that leave the site in the result, each with its prediction."""

@@ -6,7 +6,15 @@ version could misread the new one; a trainer refuses a task with a newer version
 """
 
 from fedpipe_trainer.contract.base import SCHEMA_VERSION, Wire
-from fedpipe_trainer.contract.objective import CausalLM, Objective, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.contract.objective import (
+    ALPACA_COLUMNS,
+    CHAT_FORMATS,
+    PROMPT_COMPLETION_COLUMNS,
+    CausalLM,
+    Objective,
+    Seq2SeqLM,
+    SequenceClassification,
+)
 from fedpipe_trainer.contract.plan import Bits, Forecast, Plan, Scaling, halved, scale_of
 from fedpipe_trainer.contract.policy import POLICY_FILE, DataPolicy, DataUse, RunSelector, TaskType, TrainingLosses, denial, stricter
 from fedpipe_trainer.contract.progress import MAX_PROGRESS_BYTES, PROGRESS_SECONDS, Progress, TaskProgress
@@ -37,6 +45,7 @@ from fedpipe_trainer.contract.result import (
 from fedpipe_trainer.contract.task import (
     EVALUATION_SHARE,
     Basis,
+    BleuTokenizer,
     Data,
     EvaluateTask,
     Evaluation,
@@ -58,15 +67,19 @@ from fedpipe_trainer.contract.task import (
 )
 
 __all__ = [
+    "ALPACA_COLUMNS",
+    "CHAT_FORMATS",
     "EVALUATION_SHARE",
     "MAX_PROGRESS_BYTES",
     "POLICY_FILE",
     "PROGRESS_SECONDS",
+    "PROMPT_COMPLETION_COLUMNS",
     "SCHEMA_VERSION",
     "Artifact",
     "BaseModelFacts",
     "Basis",
     "Bits",
+    "BleuTokenizer",
     "CausalLM",
     "Data",
     "DataPolicy",

@@ -15,15 +15,19 @@ from fedpipe_trainer.data.batches import (
     shuffled,
     target_count,
 )
-from fedpipe_trainer.data.encoding import IGNORED, Example, Tokenizer, encode, encode_once, encode_prompts
+from fedpipe_trainer.data.encoding import encode, encode_once, encode_prompts, end_tokens
+from fedpipe_trainer.data.examples import IGNORED, Example, Examples, lengths_of
+from fedpipe_trainer.data.formats import expected_of, prompt_key, shown_prompt
 from fedpipe_trainer.data.rows import Row, Rows, read_rows
 from fedpipe_trainer.data.selection import select_rows, with_run_labels
 from fedpipe_trainer.data.templates import columns_of, fill
+from fedpipe_trainer.data.tokenizer import Tokenizer
 
 __all__ = [
     "IGNORED",
     "Batch",
     "Example",
+    "Examples",
     "Row",
     "Rows",
     "Tokenizer",
@@ -36,10 +40,15 @@ __all__ = [
     "encode",
     "encode_once",
     "encode_prompts",
+    "end_tokens",
+    "expected_of",
     "fill",
+    "lengths_of",
     "micro_batches",
+    "prompt_key",
     "read_rows",
     "select_rows",
+    "shown_prompt",
     "shuffled",
     "target_count",
     "with_run_labels",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fedpipe_trainer.contract import Objective, Seq2SeqLM, SequenceClassification
-from fedpipe_trainer.data.encoding import IGNORED, Example
+from fedpipe_trainer.data.examples import IGNORED, Example
 
 STRIDE: Final = 8
 """Batches are padded to a multiple of this many tokens. Without it, a process on the CPU grew by 18 MB per step, since freed blocks fitted

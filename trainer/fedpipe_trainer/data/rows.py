@@ -40,14 +40,26 @@ class _BadRowError(Exception):
     """This row cannot be used; the message gives the reason."""
 
 
+class BadValueError(Exception):
+    """What a `ValueReader` raises. The message says what is wrong with the value, and quotes nothing of it."""
+
+
+ValueReader = Callable[[Any], str]
+"""Makes the text of a structured or optional column from its value in the file, which is None where the row has none."""
+
 Record = Mapping[str, Any] | _BadRowError
 """A row as it is in the file, or the reason why it cannot be read."""
 
 
-def read_rows(path: str | Path, columns: Sequence[str]) -> Rows:
+def read_rows(path: str | Path, columns: Sequence[str], readers: Mapping[str, ValueReader] | None = None) -> Rows:
     """Read these columns of the rows of the file `path`.
 
     A bad row (invalid JSON or CSV, not UTF-8, a column that is missing, empty or not text) is skipped, counted and logged.
+
+    Args:
+        path: the file.
+        columns: those to read.
+        readers: by column whose value is not simply a text: how it becomes one.
 
     Raises:
         TaskFailed: BadData if the file cannot be read, has no good row, or has more than 1 % bad rows. The message
@@ -60,7 +72,7 @@ def read_rows(path: str | Path, columns: Sequence[str]) -> Rows:
     try:
         for line, record in _reader(path)(path):
             try:
-                rows.append(_select_columns(record, columns))
+                rows.append(_select_columns(record, columns, readers or {}))
                 lines.append(line)
             except _BadRowError as error:
                 bad.append((line, str(error)))
@@ -88,10 +100,20 @@ def _check_bad_share(path: Path, rows: list[Row], bad: list[tuple[int, str]]) ->
         raise _bad_data(f"the data file {path} has no rows")
 
 
-def _select_columns(record: Record, columns: Sequence[str]) -> Row:
+def _select_columns(record: Record, columns: Sequence[str], readers: Mapping[str, ValueReader]) -> Row:
     if isinstance(record, _BadRowError):
         raise record
-    return {column: _text(record, column) for column in columns}
+    return {column: _read_value(record, column, readers[column]) if column in readers else _text(record, column) for column in columns}
+
+
+def _read_value(record: Mapping[str, Any], column: str, read: ValueReader) -> str:
+    try:
+        text = read(record.get(column))
+    except BadValueError as error:
+        raise _BadRowError(f"column {column!r}: {error}") from error
+    if not _is_utf8(text):
+        raise _BadRowError(f"column {column!r} is not UTF-8")
+    return text
 
 
 def _text(record: Mapping[str, Any], column: str) -> str:

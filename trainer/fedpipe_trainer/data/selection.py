@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedpipe_trainer.contract import DataPolicy, FailureReason, Objective, SequenceClassification
+from fedpipe_trainer.data.formats import value_readers
 from fedpipe_trainer.data.rows import Rows, read_rows
 from fedpipe_trainer.data.templates import columns_of
 from fedpipe_trainer.errors import TaskFailed
@@ -23,7 +24,7 @@ def select_rows(path: str | Path, objective: Objective, policy: DataPolicy) -> R
         TaskFailed: PolicyDenied, the policy leaves out every row; BadData, a row has a label that the objective does not have, or, if it
             drops these, every row has; or as `read_rows`. The message names the file and the line, and quotes nothing.
     """
-    found = read_rows(path, columns_of(objective))
+    found = read_rows(path, columns_of(objective), value_readers(objective))
     if not isinstance(objective, SequenceClassification):
         return found
     allowed = _with_allowed_labels(path, found, objective.label, policy)

@@ -7,7 +7,15 @@ from a user must not do.
 from collections.abc import Mapping
 from string import Formatter
 
-from fedpipe_trainer.contract import CausalLM, FailureReason, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.contract import (
+    ALPACA_COLUMNS,
+    CHAT_FORMATS,
+    PROMPT_COMPLETION_COLUMNS,
+    CausalLM,
+    FailureReason,
+    Seq2SeqLM,
+    SequenceClassification,
+)
 from fedpipe_trainer.errors import TaskFailed
 
 
@@ -19,8 +27,20 @@ def columns_of(objective: SequenceClassification | CausalLM | Seq2SeqLM) -> tupl
     """
     if isinstance(objective, SequenceClassification):
         return tuple(dict.fromkeys((objective.text, objective.label)))
-    named = [*_columns("prompt", objective.prompt), *_columns("response", objective.response)]
+    if objective.format != "Template":
+        return _columns_of_format(objective)
+    named = [*_columns("prompt", objective.prompt or ""), *_columns("response", objective.response or "")]
     return tuple(dict.fromkeys(named))
+
+
+def _columns_of_format(objective: CausalLM | Seq2SeqLM) -> tuple[str, ...]:
+    if objective.format == "Alpaca":
+        return ALPACA_COLUMNS
+    if objective.format == "PromptCompletion" or isinstance(objective, Seq2SeqLM):
+        return PROMPT_COMPLETION_COLUMNS
+    if objective.format in CHAT_FORMATS:
+        return tuple(column for column in (objective.conversation_column, objective.tools) if column)
+    return (objective.text,)
 
 
 def fill(template: str, row: Mapping[str, str]) -> str:

@@ -32,7 +32,7 @@ from fedpipe_trainer.contract import (
     SequenceClassification,
 )
 from fedpipe_trainer.contract.result import LONGEST_LABEL, MAX_LABELS, MAX_REASON
-from fedpipe_trainer.data import Example, Row, encode, select_rows, with_run_labels
+from fedpipe_trainer.data import Example, Row, encode, lengths_of, select_rows, with_run_labels
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model import Base, clear_cache, facts, fetch, fingerprint, load, read_revision, read_tokenizer
 from fedpipe_trainer.profiling import bandwidth, hardware, kept
@@ -58,8 +58,8 @@ class PreparedSite:
     objective: Objective
     """The task's objective; if it has no labels, with the labels found in the data."""
     base: BaseModelFacts
-    examples: list[Example]
-    validation: list[Example]
+    examples: Sequence[Example]
+    validation: Sequence[Example]
     """Of the range test; empty without one."""
     validation_samples: int
     skipped_rows: int
@@ -153,7 +153,7 @@ def measure(task: ProfileTask, runtime: TaskRuntime, folder: Path, first_fetch_s
         found = measure_bit_widths(task, runtime, site)
         measured = found.measured
         importance, range_test = score(task, runtime, site, measured)
-    lengths = [len(example.input_ids) for example in site.examples]
+    lengths = lengths_of(site.examples)
     efficiency = max((one.steps.efficiency for one in measured.values()), key=lambda one: one.tokens_per_second)
     return ProfileResult(
         **runtime.result_header(task),

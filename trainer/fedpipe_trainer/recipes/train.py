@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -39,6 +40,7 @@ from fedpipe_trainer.data import (
     count_tokens,
     encode,
     encode_once,
+    lengths_of,
     select_rows,
 )
 from fedpipe_trainer.errors import TaskFailed, Terminated
@@ -63,7 +65,7 @@ class TrainingInputs:
 
     base: Base
     start: AdapterTensors
-    examples: list[Example]
+    examples: Sequence[Example]
     skipped_rows: int
     dropped_rows: int
 
@@ -201,7 +203,7 @@ def fit(task: TrainTask, runtime: TaskRuntime, inputs: TrainingInputs, adapters:
     plan, hyper = task.plan, task.hyperparameters
     if not adapters.trainable:
         raise TaskFailed(FailureReason.BAD_TASK, "the plan has nothing to train: every rank is 0 and the objective has no head")
-    batches = compose_batches([len(example.input_ids) for example in inputs.examples], plan.batch_size, _seed(hyper.seed, task.site))
+    batches = compose_batches(lengths_of(inputs.examples), plan.batch_size, _seed(hyper.seed, task.site))
     data_seed = _seed(hyper.seed, task.site, task.round)
     torch.manual_seed(data_seed)
     optimizer = make_optimizer(hyper, adapters)
