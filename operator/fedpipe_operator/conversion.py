@@ -44,7 +44,9 @@ def objective(task: TaskSpec, labels: tuple[str, ...] | None = None) -> contract
             known = task.labels if labels is None else labels
             return contract.SequenceClassification(
                 text=task.text,
+                text_pair=task.text_pair,
                 label=task.label,
+                problem=task.problem.value,
                 labels=known,
                 drops_other_labels=bool(known) and not task.labels,
                 max_length=task.max_length,

@@ -186,7 +186,7 @@ def test_all_problems_of_a_file_are_reported_at_once() -> None:
         (
             ("type: CausalLM", "type: Seq2SeqLM, format: Messages"),
             "spec.task",
-            "Seq2SeqLM has the formats Template, Alpaca and PromptCompletion",
+            "Seq2SeqLM has the formats Template, Alpaca, PromptCompletion and QuestionAnswering",
         ),
         (('"{mr}"', '"mr"'), "spec.task.prompt", "the template contains no column"),
         (('"{mr}"', '"{mr"'), "spec.task.prompt", "invalid template"),

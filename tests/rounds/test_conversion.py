@@ -23,7 +23,10 @@ from fedpipe_operator.api import (
 from fedpipe_trainer import contract
 
 TASKS: dict[type[ApiModel], tuple[dict[str, Any], ...]] = {
-    SequenceClassificationTask: ({"text": "note", "label": "code", "labels": ("b", "a"), "max_length": 99},),
+    SequenceClassificationTask: (
+        {"text": "note", "label": "code", "labels": ("b", "a"), "max_length": 99},
+        {"text_pair": "reply", "problem": "Regression"},
+    ),
     CausalLMTask: (
         {"prompt": "{a}", "response": "{b}", "max_length": 98, "slot_pattern": "(x)"},
         {"format": "ShareGPT", "messages": "turns", "tools": "functions"},

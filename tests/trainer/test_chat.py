@@ -103,23 +103,21 @@ def test_system_and_tool_turns_and_functions_are_rendered_and_are_no_targets() -
     tokenizer = chat_tokenizer(families.CHATML_WITH_TOOLS)
     messages = [
         {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Weather?"},
+        {"role": "user", "content": "Tide?"},
         {
             "role": "assistant",
             "content": None,
-            "tool_calls": [{"id": "1", "function": {"name": "weather", "arguments": '{"city": "Köln"}'}}],
+            "tool_calls": [{"id": "1", "function": {"name": "tide", "arguments": '{"city": "Köln"}'}}],
         },
-        {"role": "tool", "tool_call_id": "1", "content": "rain"},
-        {"role": "assistant", "content": "Rain."},
+        {"role": "tool", "tool_call_id": "1", "content": "ebb"},
+        {"role": "assistant", "content": "Ebb."},
     ]
-    rows = [{"messages": read_messages(messages), "tools": read_tools('[{"name": "weather"}]')}]
+    rows = [{"messages": read_messages(messages), "tools": read_tools('[{"name": "tide"}]')}]
 
     [sample] = encode(rows, CausalLM(format="Messages", tools="tools"), tokenizer)
 
-    assert targets(sample, tokenizer) == ['<call>weather {"city": "Köln"}</call><|im_end|>', "Rain.<|im_end|>"]
-    assert tokenizer.decode(sample.input_ids).startswith(
-        '<|im_start|>system\n[{"name": "weather"}]<|im_end|>\n<|im_start|>system\nBe brief.'
-    )
+    assert targets(sample, tokenizer) == ['<call>tide {"city": "Köln"}</call><|im_end|>', "Ebb.<|im_end|>"]
+    assert tokenizer.decode(sample.input_ids).startswith('<|im_start|>system\n[{"name": "tide"}]<|im_end|>\n<|im_start|>system\nBe brief.')
 
 
 @pytest.mark.parametrize("template", [families.CHATML, families.CHATML_MARKED, families.LLAMA_3])
@@ -212,20 +210,20 @@ def test_one_conversation_in_a_hundred_that_the_template_refuses_is_left_out() -
 def test_share_gpt_turns_are_the_same_conversation() -> None:
     value = [
         {"from": "system", "value": "Be brief."},
-        {"from": "human", "value": "Weather?"},
-        {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Bonn"}}'},
-        {"from": "observation", "value": "rain"},
-        {"from": "gpt", "value": "Rain."},
+        {"from": "human", "value": "Tide?"},
+        {"from": "function_call", "value": '{"name": "tide", "arguments": {"city": "Bonn"}}'},
+        {"from": "observation", "value": "ebb"},
+        {"from": "gpt", "value": "Ebb."},
     ]
 
     assert json.loads(read_share_gpt(value)) == [
         {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Weather?"},
+        {"role": "user", "content": "Tide?"},
         {
             "role": "assistant",
             "content": "",
-            "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Bonn"}}}],
+            "tool_calls": [{"type": "function", "function": {"name": "tide", "arguments": {"city": "Bonn"}}}],
         },
-        {"role": "tool", "content": "rain"},
-        {"role": "assistant", "content": "Rain."},
+        {"role": "tool", "content": "ebb"},
+        {"role": "assistant", "content": "Ebb."},
     ]

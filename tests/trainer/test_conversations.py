@@ -8,7 +8,7 @@ import pytest
 
 from fedpipe_trainer.contract import CausalLM, DataPolicy, Seq2SeqLM
 from fedpipe_trainer.data import select_rows
-from fedpipe_trainer.data.formats import expected_of, prompt_key, prompt_of, response_of, shown_prompt
+from fedpipe_trainer.data.formats import prompt_key, prompt_of, references_of, response_of, shown_prompt
 from fedpipe_trainer.errors import TaskFailed
 
 GOOD = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
@@ -73,7 +73,7 @@ def test_rows_with_the_same_turns_before_the_answer_have_the_same_prompt() -> No
     one, other = ({"messages": json.dumps([ASK, {"role": "assistant", "content": text}]), "tools": "[]"} for text in ("a ", "b"))
 
     assert prompt_key(one, CHAT) == prompt_key(other, CHAT)
-    assert [expected_of(row, CHAT) for row in (one, other)] == ["a", "b"]
+    assert [references_of(row, CHAT) for row in (one, other)] == [("a",), ("b",)]
     assert shown_prompt(one, CHAT) == "user: hi"
 
 
@@ -98,3 +98,27 @@ def test_a_prompt_and_a_completion_are_taken_as_they_are(tmp_path: Path) -> None
     [row] = select_rows(write(tmp_path / "rows.jsonl", {"prompt": "{a} b", "completion": " c{"}), objective, DataPolicy()).rows
 
     assert (prompt_of(row, objective), response_of(row, objective)) == ("{a} b", " c{")
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [["in Köln", "Köln"], {"text": ["in Köln", "Köln"], "answer_start": [3, 6]}, '["in Köln", "Köln"]', '{"text": ["in Köln", "Köln"]}'],
+)
+def test_a_question_has_a_context_and_answers_of_which_the_first_is_learnt(tmp_path: Path, answers: Any) -> None:
+    objectives = CausalLM(format="QuestionAnswering"), Seq2SeqLM(format="QuestionAnswering")
+    path = write(tmp_path / "rows.jsonl", {"context": "It is in Köln.", "question": "Where?", "answers": answers})
+
+    [row] = select_rows(path, objectives[0], DataPolicy()).rows
+
+    prompts, responses = ([make(row, objective) for objective in objectives] for make in (prompt_of, response_of))
+    assert prompts == ["It is in Köln.\n\nQuestion: Where?\nAnswer:", "question: Where? context: It is in Köln."]
+    assert responses == [" in Köln", "in Köln"]
+    assert references_of(row, objectives[0]) == ("in Köln", "Köln")
+
+
+@pytest.mark.parametrize("answers", [None, [], {"text": []}, [5], " "])
+def test_a_question_without_an_answer_is_a_bad_row(tmp_path: Path, answers: Any) -> None:
+    path = write(tmp_path / "rows.jsonl", {"context": "c", "question": "q", "answers": answers})
+
+    with pytest.raises(TaskFailed, match="column 'answers': it has no answer"):
+        select_rows(path, CausalLM(format="QuestionAnswering"), DataPolicy())

@@ -9,21 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import byte_tokenizer
 
-from fedpipe_trainer.contract import CausalLM, FailureReason, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.contract import CausalLM, FailureReason, Objective, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.contract.policy import columns_read
 from fedpipe_trainer.data import (
     IGNORED,
     Example,
     Tokenizer,
     collate,
     columns_of,
+    count_targets,
     encode,
     encode_once,
     encode_prompts,
     encoding,
     fill,
-    target_count,
 )
-from fedpipe_trainer.data.examples import collect
+from fedpipe_trainer.data.examples import Labels, collect
 from fedpipe_trainer.errors import TaskFailed
 
 PAD, END = 256, 257
@@ -96,7 +97,12 @@ def test_a_batch_is_padded_to_its_longest_example_and_on_to_a_multiple_of_eight(
     assert batch["input_ids"].tolist() == [[1, 2, 3, *[PAD] * 5], [4, *[PAD] * 7]]
     assert batch["attention_mask"].tolist() == [[1] * 3 + [0] * 5, [1] + [0] * 7]
     assert batch["labels"].tolist() == [[IGNORED, 2, 3, *[IGNORED] * 5], [IGNORED] * 8]
-    assert target_count(batch) == 2
+
+
+def test_every_response_token_but_a_first_one_and_every_label_is_a_target() -> None:
+    assert count_targets(Example([1, 2, 3], [1, IGNORED, 3]), CAUSAL) == 1
+    assert count_targets(Example([1, 2, 3], [IGNORED]), CLASSES) == 1
+    assert count_targets(Example([1, 2, 3], [4, 5]), SEQ2SEQ) == 2
 
 
 def test_padding_never_exceeds_max_length() -> None:
@@ -109,7 +115,6 @@ def test_the_labels_of_a_classification_are_a_vector() -> None:
     batch = collate([Example([1, 2, 3], [1]), Example([4], [0])], CLASSES, PAD)
 
     assert torch.equal(batch["labels"], torch.tensor([1, 0]))
-    assert target_count(batch) == 2
 
 
 def test_the_columns_of_an_objective_are_those_it_names() -> None:
@@ -224,12 +229,31 @@ def test_the_columns_of_a_format_are_those_it_names() -> None:
     assert columns_of(CausalLM(format="PromptCompletion")) == ("prompt", "completion")
 
 
+@pytest.mark.parametrize(
+    "objective",
+    [
+        CLASSES,
+        SequenceClassification(text_pair="reply"),
+        CAUSAL,
+        SEQ2SEQ,
+        CausalLM(format="Messages", tools="functions"),
+        CausalLM(format="ShareGPT", messages="turns"),
+        CausalLM(format="Text", text="body"),
+        CausalLM(format="QuestionAnswering"),
+        Seq2SeqLM(format="Alpaca"),
+        Seq2SeqLM(format="PromptCompletion"),
+    ],
+)
+def test_a_policy_knows_every_column_that_is_read(objective: Objective) -> None:
+    assert columns_read(objective) == set(columns_of(objective))
+
+
 @settings(deadline=None, max_examples=20)
 @given(lengths=st.lists(st.integers(0, 40), min_size=1, max_size=20), causal=st.booleans())
 def test_samples_in_arrays_are_the_samples(lengths: list[int], causal: bool) -> None:
     samples = [Example(list(range(n)), [at if at % 3 else IGNORED for at in range(n)] if causal else [n]) for n in lengths]
 
-    found = collect(iter(samples), marks_targets=causal)
+    found = collect(iter(samples), Labels.MARKS if causal else Labels.INTEGERS)
 
     assert found == samples
     assert found.lengths == lengths

@@ -11,7 +11,15 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from fedpipe_trainer.contract import FailureReason, perplexity_of
 from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.metrics import Answer, classification_metrics, compile_slot_pattern, generation_metrics, slot_error_rate, words_of
+from fedpipe_trainer.metrics import (
+    Answer,
+    classification_metrics,
+    compile_slot_pattern,
+    generation_metrics,
+    question_metrics,
+    slot_error_rate,
+    words_of,
+)
 
 SLOTS = re.compile(r"\[([^\]]*)\]")
 
@@ -134,3 +142,18 @@ def test_a_half_right_answer_in_chinese_is_half_right() -> None:
 
     assert generation_metrics([answer], None, "zh")["rougeL"] == pytest.approx(4 / 6)
     assert 0 < generation_metrics([answer], None, "zh")["bleu"] < 80
+
+
+@pytest.mark.parametrize(
+    ("said", "references", "exact", "f1"),
+    [
+        ("the Eiffel Tower!", ("Eiffel tower",), 1, 1),
+        ("tower", ("x", "Eiffel Tower"), 0, 2 / 3),
+        ("in Paris in", ("Paris",), 0, 0.5),
+        ("", ("Paris",), 0, 0),
+        ("Don't", ("dont",), 1, 1),
+        ("东京都", ("东京",), 0, 0.8),
+    ],
+)
+def test_exact_match_and_token_f1_are_those_of_squad(said: str, references: tuple[str, ...], exact: float, f1: float) -> None:
+    assert question_metrics([Answer("q", references, said)]) == {"exactMatch": exact, "tokenF1": pytest.approx(f1)}

@@ -9,11 +9,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from statistics import StatisticsError, correlation
+from string import punctuation
 from typing import Final
 
 from fedpipe_trainer.contract import BleuTokenizer, FailureReason
 from fedpipe_trainer.errors import TaskFailed
 
+_ARTICLES: Final = re.compile(r"\b(a|an|the)\b")
 _SCRIPTS_WITHOUT_SPACES: Final = (
     (0x0E00, 0x0EFF),  # Thai, Lao
     (0x1000, 0x109F),  # Burmese
@@ -46,6 +49,51 @@ def classification_metrics(expected: Sequence[int], predicted: Sequence[int]) ->
     }
 
 
+def multi_label_metrics(expected: Sequence[Sequence[float]], predicted: Sequence[Sequence[float]]) -> dict[str, float]:
+    """`microF1` over all decisions, and `macroF1` over the labels that are expected or predicted here, from 0 to 1; 1 if there are none.
+
+    Args:
+        expected: of each sample 1 for each label that it has, and 0 for the others.
+        predicted: likewise.
+    """
+    right: Counter[int] = Counter()
+    occurrences: Counter[int] = Counter()
+    for has, says in zip(expected, predicted, strict=True):
+        for label, (one, other) in enumerate(zip(has, says, strict=True)):
+            right[label] += bool(one and other)
+            occurrences[label] += bool(one) + bool(other)
+    of_label = [2 * right[label] / count for label, count in occurrences.items() if count]
+    return {
+        "microF1": 2 * right.total() / occurrences.total() if occurrences.total() else 1.0,
+        "macroF1": sum(of_label) / len(of_label) if of_label else 1.0,
+    }
+
+
+def regression_metrics(expected: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
+    """`mse`, the mean squared error, and the correlations `pearson` and `spearman` from -1 to 1, which are 0 where all values are equal."""
+    errors = [(e - p) ** 2 for e, p in zip(expected, predicted, strict=True)]
+    return {
+        "mse": sum(errors) / len(errors),
+        "pearson": _correlation(expected, predicted),
+        "spearman": _correlation(_ranks(expected), _ranks(predicted)),
+    }
+
+
+def _correlation(one: Sequence[float], other: Sequence[float]) -> float:
+    try:
+        return max(-1.0, min(1.0, correlation(one, other)))
+    except StatisticsError:  # one of them has a single value
+        return 0.0
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """The position of each value in their order; equal values share the mean of theirs."""
+    order = sorted(values)
+    first = {value: at for at, value in reversed(list(enumerate(order)))}
+    counts = Counter(order)
+    return [first[value] + (counts[value] - 1) / 2 for value in values]
+
+
 def generation_metrics(answers: Sequence[Answer], slots: re.Pattern[str] | None, bleu_tokenizer: BleuTokenizer = "13a") -> dict[str, float]:
     """`bleu` (0 to 100), `rougeL` (F-measure, 0 to 1), and `slotErrorRate` if prompts name slots; no metrics if there are no answers."""
     if not answers:
@@ -53,6 +101,30 @@ def generation_metrics(answers: Sequence[Answer], slots: re.Pattern[str] | None,
     metrics = {"bleu": bleu(answers, bleu_tokenizer), "rougeL": rouge_l(answers)}
     error_rate = None if slots is None else slot_error_rate(answers, slots)
     return metrics if error_rate is None else {**metrics, "slotErrorRate": error_rate}
+
+
+def question_metrics(answers: Sequence[Answer]) -> dict[str, float]:
+    """`exactMatch` and `tokenF1` (0 to 1) as of SQuAD (Rajpurkar et al., arXiv 1606.05250), against the best of each answer's references.
+
+    Case, punctuation, and the English articles do not count. Words are those of `words_of`, so that F1 works in scripts without spaces.
+    """
+    if not answers:
+        return {}
+    exact = [max(_plain(one) == _plain(answer.text) for one in answer.references) for answer in answers]
+    f1 = [max(_token_f1(_plain(one), _plain(answer.text)) for one in answer.references) for answer in answers]
+    return {"exactMatch": sum(exact) / len(exact), "tokenF1": sum(f1) / len(f1)}
+
+
+def _plain(answer: str) -> str:
+    signs = (sign for sign in answer.lower() if sign not in punctuation and unicodedata.category(sign)[0] != "P")
+    return " ".join(_ARTICLES.sub(" ", "".join(signs)).split())
+
+
+def _token_f1(expected: str, said: str) -> float:
+    one, other = Counter(words_of(expected)), Counter(words_of(said))
+    if not one or not other:
+        return float(one == other)
+    return 2 * (one & other).total() / (one.total() + other.total())
 
 
 def bleu(answers: Sequence[Answer], tokenizer: BleuTokenizer = "13a") -> float:

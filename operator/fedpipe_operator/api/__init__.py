@@ -22,6 +22,7 @@ from fedpipe_operator.api.finetune import (
     StoreSpec,
     Target,
     UpdatesStatus,
+    measured_metrics,
     primary_metric,
 )
 from fedpipe_operator.api.meta import API_VERSION, GROUP, ApiModel, Condition, ConditionStatus, Metadata
@@ -32,6 +33,7 @@ from fedpipe_operator.api.training import (
     CausalLMTask,
     EvaluationSpec,
     LearningRateSchedule,
+    Problem,
     Scaling,
     Seq2SeqLMTask,
     SequenceClassificationTask,
@@ -74,6 +76,7 @@ __all__ = [
     "PlanStatus",
     "PlanningMode",
     "PlanningSpec",
+    "Problem",
     "ProgressStatus",
     "Reason",
     "RoundStatus",
@@ -90,6 +93,7 @@ __all__ = [
     "TrainingLosses",
     "TrainingSpec",
     "UpdatesStatus",
+    "measured_metrics",
     "parse_duration",
     "parse_quantity",
     "primary_metric",

@@ -21,16 +21,42 @@ BleuTokenizer = Literal["13a", "intl", "zh", "ja-mecab", "char"]
 SlotPattern = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
+class Problem(StrEnum):
+    """What is predicted for a text or a pair of texts."""
+
+    SINGLE_LABEL = "SingleLabel"
+    MULTI_LABEL = "MultiLabel"
+    """Any number of the declared labels: the label column has a list."""
+    REGRESSION = "Regression"
+    """A number."""
+
+
 class SequenceClassificationTask(ApiModel):
-    """Predict one label for a text. The classification head is trained, uploaded and averaged too."""
+    """Predict a label, any number of labels or a number for a text or a pair of texts. The head is trained, uploaded and averaged too."""
 
     type: Literal["SequenceClassification"] = "SequenceClassification"
     text: Column = "text"
+    text_pair: Column | None = None
+    """The column with the second text of a pair, as in natural language inference; left out: each sample is one text."""
     label: Column = "label"
+    problem: Problem = Problem.SINGLE_LABEL
     labels: Annotated[tuple[Annotated[str, Field(max_length=1024)], ...], Field(max_length=10000)] = ()
     """Every label, in the order of the head's outputs: at least two. A row with another one is an error. Empty: those that the profiles of
     at least two sites name (of a single site, its own), sorted; rows with another one are left out and counted."""
     max_length: MaxLength = 256
+
+    @property
+    def has_right_answers(self) -> bool:
+        """Whether an answer is right or wrong, and nothing between."""
+        return self.problem is not Problem.REGRESSION
+
+    @model_validator(mode="after")
+    def _require_labels_of_the_problem(self) -> Self:
+        if self.problem is Problem.MULTI_LABEL and not self.labels:
+            raise ValueError("the problem MultiLabel needs labels: declare all of them")
+        if self.problem is Problem.REGRESSION and self.labels:
+            raise ValueError("a Regression predicts a number and has no labels: remove them, or change the problem")
+        return self
 
 
 class TextFormat(StrEnum):
@@ -46,12 +72,14 @@ class TextFormat(StrEnum):
     """The columns instruction, input and output, with the prompt of Stanford Alpaca."""
     PROMPT_COMPLETION = "PromptCompletion"
     """The columns prompt and completion, as they are."""
+    QUESTION_ANSWERING = "QuestionAnswering"
+    """The columns context, question and answers, as of SQuAD; the answer is generated."""
     TEXT = "Text"
     """A column of plain texts, of which every token counts: continued pre-training."""
 
 
 CHAT_FORMATS = frozenset({TextFormat.MESSAGES, TextFormat.SHARE_GPT})
-PAIR_FORMATS = frozenset({TextFormat.TEMPLATE, TextFormat.ALPACA, TextFormat.PROMPT_COMPLETION})
+PAIR_FORMATS = frozenset({TextFormat.TEMPLATE, TextFormat.ALPACA, TextFormat.PROMPT_COMPLETION, TextFormat.QUESTION_ANSWERING})
 """Those with one input and one output text."""
 
 
@@ -77,6 +105,11 @@ class CausalLMTask(ApiModel):
     slot_pattern: SlotPattern | None = None
     """A regular expression whose first group matches, in a prompt, the values that a good response must contain (slot error rate)."""
 
+    @property
+    def has_right_answers(self) -> bool:
+        """Whether an answer is right or wrong: of a generated text it is not said."""
+        return False
+
     @model_validator(mode="after")
     def _require_fields_of_the_format(self) -> Self:
         _check_templates(self.format, self.prompt, self.response)
@@ -84,7 +117,7 @@ class CausalLMTask(ApiModel):
             raise ValueError("messages and tools belong to the formats Messages and ShareGPT: remove them, or change the format")
         if self.format is not TextFormat.TEXT and self.model_fields_set & {"text", "packing"}:
             raise ValueError("text and packing belong to the format Text: remove them, or change the format")
-        if self.format not in PAIR_FORMATS and self.slot_pattern:
+        if self.format not in PAIR_FORMATS - {TextFormat.QUESTION_ANSWERING} and self.slot_pattern:
             raise ValueError("slotPattern belongs to the formats Template, Alpaca and PromptCompletion: remove it, or change the format")
         return self
 
@@ -100,10 +133,17 @@ class Seq2SeqLMTask(ApiModel):
     slot_pattern: SlotPattern | None = None
     """As in `CausalLMTask`."""
 
+    @property
+    def has_right_answers(self) -> bool:
+        """Whether an answer is right or wrong: of a generated text it is not said."""
+        return False
+
     @model_validator(mode="after")
     def _require_fields_of_the_format(self) -> Self:
         if self.format not in PAIR_FORMATS:
-            raise ValueError("Seq2SeqLM has the formats Template, Alpaca and PromptCompletion: use one of them, or the type CausalLM")
+            raise ValueError(
+                "Seq2SeqLM has the formats Template, Alpaca, PromptCompletion and QuestionAnswering: use one of them, or the type CausalLM"
+            )
         _check_templates(self.format, self.prompt, self.response)
         return self
 

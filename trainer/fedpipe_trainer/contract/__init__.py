@@ -7,9 +7,8 @@ version could misread the new one; a trainer refuses a task with a newer version
 
 from fedpipe_trainer.contract.base import SCHEMA_VERSION, Wire
 from fedpipe_trainer.contract.objective import (
-    ALPACA_COLUMNS,
     CHAT_FORMATS,
-    PROMPT_COMPLETION_COLUMNS,
+    FORMAT_COLUMNS,
     CausalLM,
     Objective,
     Seq2SeqLM,
@@ -67,13 +66,12 @@ from fedpipe_trainer.contract.task import (
 )
 
 __all__ = [
-    "ALPACA_COLUMNS",
     "CHAT_FORMATS",
     "EVALUATION_SHARE",
+    "FORMAT_COLUMNS",
     "MAX_PROGRESS_BYTES",
     "POLICY_FILE",
     "PROGRESS_SECONDS",
-    "PROMPT_COMPLETION_COLUMNS",
     "SCHEMA_VERSION",
     "Artifact",
     "BaseModelFacts",

@@ -11,28 +11,43 @@ Template = Annotated[str, Field(min_length=1, max_length=8192)]
 MaxLength = Annotated[int, Field(ge=8, le=131072)]
 
 
+Problem = Literal["SingleLabel", "MultiLabel", "Regression"]
+
+
 class SequenceClassification(Wire):
-    """Predict one label for a text. The classification head is trained, sent and averaged, too."""
+    """Predict one label, any number of labels or a number for a text or a pair of texts. The head is trained, sent and averaged, too."""
 
     type: Literal["SequenceClassification"] = "SequenceClassification"
     text: Column = "text"
+    text_pair: Column | None = None
+    """The column with the second text of a pair; None: each sample is one text."""
     label: Column = "label"
+    problem: Problem = "SingleLabel"
+    """MultiLabel: the label column has a list of labels. Regression: it has a number, and the head one output."""
     labels: Annotated[tuple[Annotated[str, Field(max_length=1024)], ...], Field(max_length=10000)] = ()
-    """Every label, in the order of the head's outputs. Empty in a profile task: the profile reports the labels that it finds."""
+    """Every label, in the order of the head's outputs. Empty in a profile task: the profile reports the labels that it finds. Empty
+    for Regression."""
     drops_other_labels: bool = False
     """Whether rows with another label are left out and counted: the run declares no labels, and these are those that at least two sites
     have. False: the run's author declared them, and a row with another one is a mistake, which fails the task."""
     max_length: MaxLength = 256
 
 
-TextFormat = Literal["Template", "Messages", "ShareGPT", "Alpaca", "PromptCompletion", "Text"]
+TextFormat = Literal["Template", "Messages", "ShareGPT", "Alpaca", "PromptCompletion", "QuestionAnswering", "Text"]
 """What the rows of a language model's data are, by the names of TRL and LLaMA-Factory."""
-PairFormat = Literal["Template", "Alpaca", "PromptCompletion"]
+PairFormat = Literal["Template", "Alpaca", "PromptCompletion", "QuestionAnswering"]
 """Those that give one input and one output text."""
 CHAT_FORMATS: Final = frozenset({"Messages", "ShareGPT"})
 """Those whose rows are conversations, which the tokenizer's chat template renders."""
 ALPACA_COLUMNS: Final = ("instruction", "input", "output")
 PROMPT_COMPLETION_COLUMNS: Final = ("prompt", "completion")
+QUESTION_COLUMNS: Final = ("context", "question", "answers")
+FORMAT_COLUMNS: Final = {
+    "Alpaca": ALPACA_COLUMNS,
+    "PromptCompletion": PROMPT_COMPLETION_COLUMNS,
+    "QuestionAnswering": QUESTION_COLUMNS,
+}
+"""Of the formats whose columns are given: these."""
 
 
 def _check_templates(format_: str, *templates: str | None) -> None:

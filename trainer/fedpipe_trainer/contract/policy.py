@@ -14,9 +14,8 @@ from pydantic import AfterValidator, Field
 
 from fedpipe_trainer.contract.base import FrozenValue
 from fedpipe_trainer.contract.objective import (
-    ALPACA_COLUMNS,
     CHAT_FORMATS,
-    PROMPT_COMPLETION_COLUMNS,
+    FORMAT_COLUMNS,
     CausalLM,
     Column,
     Seq2SeqLM,
@@ -131,11 +130,9 @@ def columns_read(objective: SequenceClassification | CausalLM | Seq2SeqLM) -> fr
         ValueError: a template cannot be parsed.
     """
     if isinstance(objective, SequenceClassification):
-        return frozenset((objective.text, objective.label))
-    if objective.format == "Alpaca":
-        return frozenset(ALPACA_COLUMNS)
-    if objective.format == "PromptCompletion":
-        return frozenset(PROMPT_COMPLETION_COLUMNS)
+        return frozenset(column for column in (objective.text, objective.text_pair, objective.label) if column)
+    if objective.format in FORMAT_COLUMNS:
+        return frozenset(FORMAT_COLUMNS[objective.format])
     if isinstance(objective, CausalLM) and objective.format == "Text":
         return frozenset((objective.text,))
     if isinstance(objective, CausalLM) and objective.format in CHAT_FORMATS:

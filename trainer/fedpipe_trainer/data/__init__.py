@@ -10,14 +10,14 @@ from fedpipe_trainer.data.batches import (
     collate,
     compose_batches,
     count_padding,
+    count_targets,
     count_tokens,
     micro_batches,
     shuffled,
-    target_count,
 )
 from fedpipe_trainer.data.encoding import encode, encode_once, encode_prompts, end_tokens
 from fedpipe_trainer.data.examples import IGNORED, Example, Examples, lengths_of
-from fedpipe_trainer.data.formats import expected_of, prompt_key, shown_prompt
+from fedpipe_trainer.data.formats import labels_of, prompt_key, references_of, shown_prompt
 from fedpipe_trainer.data.rows import Row, Rows, read_rows
 from fedpipe_trainer.data.selection import select_rows, with_run_labels
 from fedpipe_trainer.data.templates import columns_of, fill
@@ -36,20 +36,21 @@ __all__ = [
     "columns_of",
     "compose_batches",
     "count_padding",
+    "count_targets",
     "count_tokens",
     "encode",
     "encode_once",
     "encode_prompts",
     "end_tokens",
-    "expected_of",
     "fill",
+    "labels_of",
     "lengths_of",
     "micro_batches",
     "prompt_key",
     "read_rows",
+    "references_of",
     "select_rows",
     "shown_prompt",
     "shuffled",
-    "target_count",
     "with_run_labels",
 ]

@@ -5,7 +5,7 @@ Special tokens in the data are text: only those that the tokenizer, the chat tem
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -14,8 +14,8 @@ from fedpipe_trainer.contract import CHAT_FORMATS, CausalLM, FailureReason, Seq2
 from fedpipe_trainer.data import chat
 from fedpipe_trainer.data.chat_template import RefusedConversationError, require_chat_template
 from fedpipe_trainer.data.conversations import without_answer
-from fedpipe_trainer.data.examples import IGNORED, Example, Examples, collect
-from fedpipe_trainer.data.formats import conversation_of, prompt_of, response_of
+from fedpipe_trainer.data.examples import IGNORED, Example, Examples, Labels, collect
+from fedpipe_trainer.data.formats import conversation_of, labels_of, prompt_of, response_of
 from fedpipe_trainer.data.rows import Row
 from fedpipe_trainer.data.special_tokens import encode_filled, encode_plain
 from fedpipe_trainer.data.tokenizer import Tokenizer
@@ -43,15 +43,21 @@ def encode(rows: Sequence[Row], objective: SequenceClassification | CausalLM | S
         TaskFailed: BadData for a label that the run does not have, and if the chat template refuses more than 1 % of the conversations;
             BadModel for a tokenizer without an end-of-sequence token or a usable chat template.
     """
-    marks_targets = isinstance(objective, CausalLM)
     if not rows:
-        return collect((), marks_targets=marks_targets)
-    examples = collect(_ENCODERS[type(objective)](rows, objective, tokenizer), marks_targets=marks_targets)
+        return collect((), _labels_as(objective))
+    examples = collect(_ENCODERS[type(objective)](rows, objective, tokenizer), _labels_as(objective))
     if not examples:
         raise TaskFailed(
             FailureReason.BAD_DATA, f"none of the {len(rows)} rows has two tokens, of which the first could predict the second"
         )
     return examples
+
+
+def _labels_as(objective: SequenceClassification | CausalLM | Seq2SeqLM) -> Labels:
+    if isinstance(objective, CausalLM):
+        return Labels.MARKS
+    is_number = isinstance(objective, SequenceClassification) and objective.problem == "Regression"
+    return Labels.NUMBERS if is_number else Labels.INTEGERS
 
 
 def encode_once(rows: Sequence[Row], objective: SequenceClassification | CausalLM | Seq2SeqLM, tokenizer: Tokenizer) -> Examples:
@@ -63,7 +69,7 @@ def encode_once(rows: Sequence[Row], objective: SequenceClassification | CausalL
     digest = sha256(objective.to_json().encode())
     for row in rows:
         digest.update(json.dumps(row).encode())
-    last, examples = _last_encoded.get(tokenizer, (b"", collect((), marks_targets=False)))
+    last, examples = _last_encoded.get(tokenizer, (b"", collect((), Labels.INTEGERS)))
     if last != digest.digest():
         examples = encode(rows, objective, tokenizer)
         if sum(examples.lengths) <= _MOST_KEPT_TOKENS:
@@ -92,18 +98,36 @@ def end_tokens(examples: Sequence[Example], objective: CausalLM | Seq2SeqLM, tok
     ends = {tokenizer.eos_token_id}
     if isinstance(objective, CausalLM) and objective.format in CHAT_FORMATS and examples:
         last = next((label for label in reversed(examples[0].labels) if label != IGNORED), None)
-        ends |= {last} & set(tokenizer.all_special_ids)
+        ends |= {int(last)} & set(tokenizer.all_special_ids) if last is not None else set()
     return tuple(sorted(end for end in ends if end is not None))
 
 
 def _classification(rows: Sequence[Row], objective: SequenceClassification, tokenizer: Tokenizer) -> Iterator[Example]:
     index = {label: position for position, label in enumerate(objective.labels)}
-    if any(row[objective.label] not in index for row in rows):
+    if objective.problem != "Regression" and any(label not in index for row in rows for label in labels_of(row, objective)):
         # `select_rows` names the rows.
         raise TaskFailed(FailureReason.BAD_DATA, f"a value of column {objective.label!r} is not one of the run's {len(index)} labels")
+    options: dict[str, Any] = {"truncation": True, "max_length": objective.max_length, "split_special_tokens": True}
     for piece in _pieces(rows):
-        ids = encode_plain([row[objective.text] for row in piece], tokenizer, truncation=True, max_length=objective.max_length)
-        yield from (Example(tokens, [index[row[objective.label]]]) for tokens, row in zip(ids, piece, strict=True))
+        if pair := objective.text_pair:
+            options["text_pair"] = [row[pair] for row in piece]
+        encoded = tokenizer([row[objective.text] for row in piece], **options)
+        segments = encoded.get("token_type_ids") or [[]] * len(piece)
+        for ids, types, row in zip(encoded["input_ids"], segments, piece, strict=True):
+            yield Example(list(ids), _targets(row, objective, index), _second_segment(types))
+
+
+def _targets(row: Row, objective: SequenceClassification, index: Mapping[str, int]) -> list[float]:
+    """The index of the label; of several labels 1 for each that the row has, and 0 for the others; or the number."""
+    if objective.problem == "Regression":
+        return [float(row[objective.label])]
+    labels = labels_of(row, objective)
+    return [index[labels[0]]] if objective.problem == "SingleLabel" else [int(label in labels) for label in index]
+
+
+def _second_segment(types: Sequence[int]) -> int:
+    """Where the second text of a pair begins, for a model that is told; 0 if there is none."""
+    return list(types).index(1) if 1 in types else 0
 
 
 def _causal(rows: Sequence[Row], objective: CausalLM, tokenizer: Tokenizer) -> Iterator[Example]:

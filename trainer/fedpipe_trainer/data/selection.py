@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedpipe_trainer.contract import DataPolicy, FailureReason, Objective, SequenceClassification
-from fedpipe_trainer.data.formats import value_readers
+from fedpipe_trainer.data.formats import labels_of, value_readers
 from fedpipe_trainer.data.rows import Rows, read_rows
 from fedpipe_trainer.data.templates import columns_of
 from fedpipe_trainer.errors import TaskFailed
@@ -27,15 +27,16 @@ def select_rows(path: str | Path, objective: Objective, policy: DataPolicy) -> R
     found = read_rows(path, columns_of(objective), value_readers(objective))
     if not isinstance(objective, SequenceClassification):
         return found
-    allowed = _with_allowed_labels(path, found, objective.label, policy)
+    allowed = _with_allowed_labels(path, found, objective, policy)
     return with_run_labels(path, allowed, objective) if objective.labels else allowed
 
 
-def _with_allowed_labels(path: str | Path, found: Rows, column: str, policy: DataPolicy) -> Rows:
+def _with_allowed_labels(path: str | Path, found: Rows, objective: SequenceClassification, policy: DataPolicy) -> Rows:
+    column = objective.label
     if policy.labels is None:
         return found
     allowed = set(policy.labels)
-    kept = [at for at, row in enumerate(found.rows) if row[column] in allowed]
+    kept = [at for at, row in enumerate(found.rows) if allowed.issuperset(labels_of(row, objective))]
     left_out = len(found.rows) - len(kept)
     if not kept:
         message = f"policy.labels of the data owner allows none of the values that column {column!r} of {path} has"
@@ -52,7 +53,7 @@ def with_run_labels(path: str | Path, rows: Rows, objective: SequenceClassificat
         TaskFailed: BadData, a row has another label, and the objective does not drop them; or every row has.
     """
     known = set(objective.labels)
-    kept = [at for at, row in enumerate(rows.rows) if row[objective.label] in known]
+    kept = [at for at, row in enumerate(rows.rows) if known.issuperset(labels_of(row, objective))]
     others = len(rows.rows) - len(kept)
     if not others:
         return rows
@@ -64,7 +65,7 @@ def with_run_labels(path: str | Path, rows: Rows, objective: SequenceClassificat
 
 def _other_labels(path: str | Path, rows: Rows, objective: SequenceClassification) -> str:
     known = set(objective.labels)
-    lines = [line for line, row in zip(rows.lines, rows.rows, strict=True) if row[objective.label] not in known]
+    lines = [line for line, row in zip(rows.lines, rows.rows, strict=True) if not known.issuperset(labels_of(row, objective))]
     found = f"{len(lines)} of {len(rows.rows)} rows of {path}, the first at line {lines[0]}, have in column {objective.label!r}"
     if objective.drops_other_labels:
         return f"{found} none of the {len(known)} labels that the run found in the data: declare spec.task.labels in a new run"

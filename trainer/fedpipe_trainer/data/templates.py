@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from string import Formatter
 
 from fedpipe_trainer.contract import (
-    ALPACA_COLUMNS,
     CHAT_FORMATS,
-    PROMPT_COMPLETION_COLUMNS,
+    FORMAT_COLUMNS,
     CausalLM,
     FailureReason,
     Seq2SeqLM,
@@ -26,7 +25,7 @@ def columns_of(objective: SequenceClassification | CausalLM | Seq2SeqLM) -> tupl
         TaskFailed: BadTask, a template names no column, or something that is not a plain column name.
     """
     if isinstance(objective, SequenceClassification):
-        return tuple(dict.fromkeys((objective.text, objective.label)))
+        return tuple(dict.fromkeys(column for column in (objective.text, objective.text_pair, objective.label) if column))
     if objective.format != "Template":
         return _columns_of_format(objective)
     named = [*_columns("prompt", objective.prompt or ""), *_columns("response", objective.response or "")]
@@ -34,10 +33,8 @@ def columns_of(objective: SequenceClassification | CausalLM | Seq2SeqLM) -> tupl
 
 
 def _columns_of_format(objective: CausalLM | Seq2SeqLM) -> tuple[str, ...]:
-    if objective.format == "Alpaca":
-        return ALPACA_COLUMNS
-    if objective.format == "PromptCompletion" or isinstance(objective, Seq2SeqLM):
-        return PROMPT_COMPLETION_COLUMNS
+    if isinstance(objective, Seq2SeqLM) or objective.format in FORMAT_COLUMNS:
+        return FORMAT_COLUMNS[objective.format]
     if objective.format in CHAT_FORMATS:
         return tuple(column for column in (objective.conversation_column, objective.tools) if column)
     return (objective.text,)

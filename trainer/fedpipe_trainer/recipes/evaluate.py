@@ -34,14 +34,15 @@ from fedpipe_trainer.data import (
     encode,
     encode_prompts,
     end_tokens,
-    expected_of,
+    labels_of,
     prompt_key,
+    references_of,
     select_rows,
     shown_prompt,
     shuffled,
 )
 from fedpipe_trainer.errors import TaskFailed, Terminated
-from fedpipe_trainer.evaluation import DecodingConfig, EvaluationTotals, evaluate_batches, evaluation_mode, generate_answers
+from fedpipe_trainer.evaluation import DecodingConfig, EvaluationTotals, Prediction, evaluate_batches, evaluation_mode, generate_answers
 from fedpipe_trainer.metrics import Answer
 from fedpipe_trainer.model import Base, fetch, load_cached
 from fedpipe_trainer.task_runtime import TaskRuntime
@@ -155,9 +156,22 @@ def _metrics(task: EvaluateTask, totals: EvaluationTotals, examples: Sequence[Ex
     objective = task.objective
     if isinstance(objective, SequenceClassification):
         predicted = [totals.predicted[i] for i in range(len(examples))]
-        return metrics.classification_metrics([example.labels[0] for example in examples], predicted)
+        return _head_metrics(objective, [example.labels for example in examples], predicted)
+    if objective.format == "QuestionAnswering":
+        return {"perplexity": perplexity_of(totals.mean_loss), **metrics.question_metrics(answers)}
     slots = metrics.compile_slot_pattern(objective.slot_pattern)
     return {"perplexity": perplexity_of(totals.mean_loss), **metrics.generation_metrics(answers, slots, task.evaluation.bleu_tokenizer)}
+
+
+def _head_metrics(
+    objective: SequenceClassification, expected: Sequence[Sequence[float]], predicted: Sequence[Prediction]
+) -> dict[str, float]:
+    if objective.problem == "MultiLabel":
+        return metrics.multi_label_metrics(expected, predicted)
+    values = [label for (label,) in expected], [label for (label,) in predicted]
+    if objective.problem == "Regression":
+        return metrics.regression_metrics(*values)
+    return metrics.classification_metrics(*([int(label) for label in labels] for labels in values))
 
 
 @dataclass(frozen=True)
@@ -181,7 +195,7 @@ def _questions(task: EvaluateTask, rows: Sequence[Row], all_rows: Sequence[Row])
     responses: dict[str, list[str]] = {prompt: [] for prompt in asked}
     for row in all_rows if asked else ():
         if (prompt := prompt_key(row, objective)) in responses:
-            responses[prompt].append(expected_of(row, objective))
+            responses[prompt] += references_of(row, objective)
     return [_Question(row, tuple(dict.fromkeys(responses[prompt]))) for prompt, row in asked.items()]
 
 
@@ -208,17 +222,29 @@ def _generate(
     ]
 
 
-def _samples(task: EvaluateTask, shown: Sequence[Row], predicted: Mapping[int, int], answers: Sequence[Answer]) -> tuple[Sample, ...]:
+def _samples(
+    task: EvaluateTask, shown: Sequence[Row], predicted: Mapping[int, Prediction], answers: Sequence[Answer]
+) -> tuple[Sample, ...]:
     """The rows that are shown, the first ones of the evaluated rows; of generated answers, those with one."""
     objective = task.objective
     if isinstance(objective, SequenceClassification):
-        labels = objective.labels
-        return tuple(_sample(row[objective.text], row[objective.label], labels[predicted[at]]) for at, row in enumerate(shown))
+        return tuple(_shown_row(row, objective, predicted[at]) for at, row in enumerate(shown))
     if not answers:
         return ()
     texts = {answer.prompt: answer.text for answer in answers}
-    filled = [(shown_prompt(row, objective), expected_of(row, objective)) for row in shown]
+    filled = [(shown_prompt(row, objective), references_of(row, objective)[0]) for row in shown]
     return tuple(_sample(prompt, response, texts[prompt]) for prompt, response in filled if prompt in texts)
+
+
+def _shown_row(row: Row, objective: SequenceClassification, predicted: Prediction) -> Sample:
+    texts = [row[column] for column in (objective.text, objective.text_pair) if column]
+    if objective.problem == "Regression":
+        return _sample("\n".join(texts), row[objective.label], f"{predicted[0]:.4g}")
+    if objective.problem == "SingleLabel":
+        return _sample("\n".join(texts), row[objective.label], objective.labels[int(predicted[0])])
+    said = ", ".join(label for label, is_there in zip(objective.labels, predicted, strict=True) if is_there)
+    has = ", ".join(sorted(labels_of(row, objective), key=objective.labels.index))
+    return _sample("\n".join(texts), has, said)
 
 
 def _sample(text: str, expected: str, predicted: str) -> Sample:

@@ -193,7 +193,7 @@ def prepare(task: ProfileTask, folder: Path) -> PreparedSite:
     paths = (task.data.train, task.data.validation)
     train, validation = (select_rows(path, task.objective, task.policy) for path in paths)
     objective = _with_labels(task.objective, [*train.rows, *validation.rows], task.policy)
-    if isinstance(objective, SequenceClassification):
+    if isinstance(objective, SequenceClassification) and objective.labels:
         train, validation = (with_run_labels(path, rows, objective) for path, rows in zip(paths, (train, validation), strict=True))
     tokenizer = read_tokenizer(folder)
     return PreparedSite(
@@ -212,7 +212,7 @@ def _with_labels(objective: Objective, rows: Sequence[Row], policy: DataPolicy) 
 
     A value of one row only is no label: its rows are left out. Where most rows have such values, the column has no labels but texts.
     """
-    if not isinstance(objective, SequenceClassification) or objective.labels:
+    if not isinstance(objective, SequenceClassification) or objective.labels or objective.problem == "Regression":
         return objective
     rows_of = Counter(row[objective.label] for row in rows)
     labels = sorted(label for label, count in rows_of.items() if count >= _ROWS_OF_A_LABEL)
