@@ -95,7 +95,7 @@ def test_predictions_are_returned_by_the_position_of_their_example(toy: Toy) -> 
         balance(model, examples)
         for batch in evaluate_batches(model, examples, objective=CLASSES, pad_id=PAD, batch_size=2):
             predicted |= dict(zip(batch.positions, batch.predicted, strict=True))
-        expected = [int(model(**collate([example], CLASSES, PAD)).logits.argmax()) for example in examples]
+        expected = [(int(model(**collate([example], CLASSES, PAD)).logits.argmax()),) for example in examples]
 
     assert len(set(expected)) > 1
     assert [predicted[i] for i in range(len(examples))] == expected
