@@ -5,7 +5,7 @@ These types are the API's own. The wire format to the trainer (`fedpipe_trainer.
 """
 
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -79,6 +79,7 @@ class TextFormat(StrEnum):
 
 
 CHAT_FORMATS = frozenset({TextFormat.MESSAGES, TextFormat.SHARE_GPT})
+_TEXT_COLUMN: Final = "text"
 PAIR_FORMATS = frozenset({TextFormat.TEMPLATE, TextFormat.ALPACA, TextFormat.PROMPT_COMPLETION, TextFormat.QUESTION_ANSWERING})
 """Those with one input and one output text."""
 
@@ -97,7 +98,7 @@ class CausalLMTask(ApiModel):
     """The column with the conversation; left out: messages, and conversations for ShareGPT."""
     tools: Column | None = None
     """The column with the functions that the assistant may call; left out: none."""
-    text: Column = "text"
+    text: Column = _TEXT_COLUMN
     """The column with the plain text."""
     packing: bool = False
     """Whether plain texts are joined and cut into samples of `maxLength`; otherwise each begins a sample of its own."""
@@ -115,7 +116,7 @@ class CausalLMTask(ApiModel):
         _check_templates(self.format, self.prompt, self.response)
         if self.format not in CHAT_FORMATS and (self.messages or self.tools):
             raise ValueError("messages and tools belong to the formats Messages and ShareGPT: remove them, or change the format")
-        if self.format is not TextFormat.TEXT and self.model_fields_set & {"text", "packing"}:
+        if self.format is not TextFormat.TEXT and (self.text != _TEXT_COLUMN or self.packing):
             raise ValueError("text and packing belong to the format Text: remove them, or change the format")
         if self.format not in PAIR_FORMATS - {TextFormat.QUESTION_ANSWERING} and self.slot_pattern:
             raise ValueError("slotPattern belongs to the formats Template, Alpaca and PromptCompletion: remove it, or change the format")
