@@ -176,7 +176,7 @@ def evaluate(task: Task, adapter: AdapterTensors) -> dict[str, Any]:
     with attach_adapters(task.base, FROZEN_ADAPTER, adapter, SEED), evaluation_mode(task.base.model):
         for batch in evaluate_batches(task.base.model, task.test, objective=objective, pad_id=task.base.pad_id, batch_size=64):
             totals.add(batch)
-    hits = [totals.predicted[i] == example.labels[0] for i, example in enumerate(task.test)] if totals.predicted else []
+    hits = [totals.predicted[i][0] == example.labels[0] for i, example in enumerate(task.test)] if totals.predicted else []
     loss = totals.mean_loss if math.isfinite(totals.mean_loss) else None
     return {"accuracy": sum(hits) / len(hits) if hits else None, "loss": loss}
 

@@ -110,7 +110,7 @@ def evaluate(task: Task, slow_classes: frozenset[int], documents: int = TEST_DOC
     with evaluation_mode(model):
         for batch in evaluate_batches(model, test, objective=task.objective, pad_id=task.base.pad_id, batch_size=_EVALUATION_BATCH):
             totals.add(batch)
-    hits = {i: totals.predicted[i] == example.labels[0] for i, example in enumerate(test)}
+    hits = {i: totals.predicted[i][0] == example.labels[0] for i, example in enumerate(test)}
     slow = [hit for i, hit in hits.items() if test[i].labels[0] in slow_classes]
     return Quality(sum(hits.values()) / len(hits), totals.mean_loss, sum(slow) / len(slow))
 

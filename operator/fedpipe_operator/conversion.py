@@ -47,16 +47,32 @@ def objective(task: TaskSpec, labels: tuple[str, ...] | None = None) -> contract
             known = task.labels if labels is None else labels
             return contract.SequenceClassification(
                 text=task.text,
+                text_pair=task.text_pair,
                 label=task.label,
+                problem=task.problem.value,
                 labels=known,
                 drops_other_labels=bool(known) and not task.labels,
                 max_length=task.max_length,
             )
         case CausalLMTask():
-            return contract.CausalLM(prompt=task.prompt, response=task.response, max_length=task.max_length, slot_pattern=task.slot_pattern)
+            return contract.CausalLM(
+                format=task.format.value,
+                prompt=task.prompt,
+                response=task.response,
+                messages=task.messages,
+                tools=task.tools,
+                text=task.text,
+                packing=task.packing,
+                max_length=task.max_length,
+                slot_pattern=task.slot_pattern,
+            )
         case Seq2SeqLMTask():
             return contract.Seq2SeqLM(
-                prompt=task.prompt, response=task.response, max_length=task.max_length, slot_pattern=task.slot_pattern
+                format=task.format.value,
+                prompt=task.prompt,
+                response=task.response,
+                max_length=task.max_length,
+                slot_pattern=task.slot_pattern,
             )
 
 
@@ -80,7 +96,11 @@ def hyperparameters(training: TrainingSpec, learning_rate: float) -> contract.Hy
 def evaluation(spec: EvaluationSpec) -> contract.Evaluation:
     """`spec.evaluation`."""
     return contract.Evaluation(
-        max_samples=spec.max_samples, generations=spec.generations, max_new_tokens=spec.max_new_tokens, samples=spec.samples
+        max_samples=spec.max_samples,
+        generations=spec.generations,
+        max_new_tokens=spec.max_new_tokens,
+        bleu_tokenizer=spec.bleu_tokenizer,
+        samples=spec.samples,
     )
 
 

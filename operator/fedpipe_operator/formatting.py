@@ -11,15 +11,21 @@ MISSING: Final = "–"
 METRIC_TITLES: Final[dict[MetricName, str]] = {
     "accuracy": "accuracy",
     "macroF1": "macro-F1",
+    "microF1": "micro-F1",
+    "mse": "squared error",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
     "perplexity": "perplexity",
     "bleu": "BLEU",
     "rougeL": "ROUGE-L",
     "slotErrorRate": "slot errors",
+    "exactMatch": "exact match",
+    "tokenF1": "token F1",
     "loss": "loss",
 }
 """By metric: its title in a table, in the order of the tables."""
 
-FRACTION_METRICS: Final = frozenset({"accuracy", "macroF1", "slotErrorRate"})
+FRACTION_METRICS: Final = frozenset({"accuracy", "macroF1", "microF1", "slotErrorRate", "exactMatch", "tokenF1"})
 """Metrics from 0 to 1, which are shown in %."""
 
 _DECIMALS: Final[dict[str, int]] = {"bleu": 1, "perplexity": 2}

@@ -32,7 +32,9 @@ HEADER: Final = {
     "outcome": "Completed",
     "measured": {},
 }
-CLASSIFIES, WRITES = EvaluationBounds(is_classification=True, max_length=16), EvaluationBounds(is_classification=False, max_length=16)
+CLASSIFIES = EvaluationBounds(has_head=True, metrics={"accuracy", "macroF1"}, max_length=16)
+WRITES = EvaluationBounds(has_head=False, metrics={"perplexity", "bleu", "rougeL", "slotErrorRate"}, max_length=16)
+MEASURES = EvaluationBounds(has_head=True, metrics={"mse", "pearson", "spearman"}, max_length=16)
 EVALUATION: Final = {**HEADER, "kind": "evaluate", "samples": 20, "targets": 20, "loss": 0.7, "metrics": {"accuracy": 0.8, "macroF1": 0.7}}
 GENERATION: Final = {
     **HEADER,
@@ -123,6 +125,15 @@ def test_the_evaluation_of_a_language_model_is_held_to_its_own_metrics(changes: 
     found = refused(evaluation, {**GENERATION, **changes}, WRITES)
 
     assert (found.reason, text in found.message) == ("Implausible", True), found.message
+
+
+@pytest.mark.parametrize("metrics", [{"mse": -1}, {"mse": 1e300}, {"pearson": 1.1}, {"spearman": -1.1}, {"accuracy": 0.5}])
+def test_the_evaluation_of_a_regression_is_held_to_its_own_metrics(metrics: dict[str, float]) -> None:
+    right = {"mse": 2.5, "pearson": -1.0, "spearman": 1.0}
+
+    assert evaluation(EVALUATION | {"metrics": right}, MEASURES).metrics == right
+    with pytest.raises(RefusedError):
+        evaluation(EVALUATION | {"metrics": right | metrics}, MEASURES)
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,20 @@ def test_all_problems_of_a_file_are_reported_at_once() -> None:
     [
         (("CausalLM", "CausalML"), "spec.task.type", "invalid value 'CausalML' (did you mean CausalLM?)"),
         (("type: CausalLM, ", ""), "spec.task.type", "required field is missing: write one of CausalLM, Seq2SeqLM, SequenceClassification"),
-        (("prompt: ", "promt: "), "spec.task.prompt", "required field is missing: add prompt"),
+        (("prompt: ", "promt: "), "spec.task.promt", "unknown field: did you mean prompt?"),
+        (('prompt: "{mr}", ', ""), "spec.task", "the format Template needs prompt and response: add both"),
+        (("type: CausalLM", "type: CausalLM, format: Messages"), "spec.task", "prompt and response belong to the format Template"),
+        (
+            ("type: CausalLM", "type: CausalLM, tools: functions"),
+            "spec.task",
+            "messages and tools belong to the formats Messages and ShareGPT",
+        ),
+        (("type: CausalLM", "type: CausalLM, packing: true"), "spec.task", "text and packing belong to the format Text"),
+        (
+            ("type: CausalLM", "type: Seq2SeqLM, format: Messages"),
+            "spec.task",
+            "Seq2SeqLM has the formats Template, Alpaca, PromptCompletion and QuestionAnswering",
+        ),
         (('"{mr}"', '"mr"'), "spec.task.prompt", "the template contains no column"),
         (('"{mr}"', '"{mr"'), "spec.task.prompt", "invalid template"),
         (('"{ref}"', '"{ref..a}"'), "spec.task.response", "{ref..a} is not a column"),
@@ -187,7 +200,7 @@ def test_all_problems_of_a_file_are_reported_at_once() -> None:
         ),
         (('"{ref}"', f'"{{ref}}", slotPattern: "{"(" * 500}a{")" * 500}"'), "spec.task.slotPattern", "invalid regular expression"),
         (('"{ref}"', '"{ref}", slotPattern: "a"'), "spec.task.slotPattern", "the regular expression has no group"),
-        (('"{ref}"', '"{ref}", text: a'), "spec.task.text", "unknown field"),
+        (('"{ref}"', '"{ref}", label: a'), "spec.task.label", "unknown field"),
     ],
 )
 def test_an_invalid_task_is_reported_without_the_names_of_python_classes(change: tuple[str, str], path: str, message: str) -> None:

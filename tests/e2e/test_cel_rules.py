@@ -23,9 +23,26 @@ INVALID_SPECS: Final[dict[str, Plain]] = {
     },
     "rule works on the products B·A, which methods other than Exact do not form": {"aggregation": {"method": "ZeroPad", "rule": "Median"}},
     "rounds.target.metric is not measured for this task": {"rounds": {"target": {"metric": "bleu", "value": 1}}},
-    "CausalLM and Seq2SeqLM need prompt and response": {"task": {"type": "CausalLM", "prompt": "{question}"}},
-    "text, label and labels belong to SequenceClassification": {"task": CAUSAL | {"label": "topic"}},
-    "prompt, response and slotPattern belong to CausalLM and Seq2SeqLM": {"task": {"type": "SequenceClassification", "slotPattern": "x"}},
+    "the format Template of CausalLM and Seq2SeqLM needs prompt and response": {"task": {"type": "CausalLM", "prompt": "{question}"}},
+    "prompt and response belong to the format Template": {"task": CAUSAL | {"format": "Alpaca"}},
+    "label, labels, textPair and problem belong to SequenceClassification": {"task": CAUSAL | {"textPair": "reply"}},
+    "text belongs to SequenceClassification and to the format Text of CausalLM, and packing to the latter": {
+        "task": CAUSAL | {"packing": True}
+    },
+    "format, prompt, response, slotPattern and packing belong to CausalLM and Seq2SeqLM": {
+        "task": {"type": "SequenceClassification", "slotPattern": "x"}
+    },
+    "Seq2SeqLM has the formats Template, Alpaca, PromptCompletion and QuestionAnswering": {"task": {"type": "Seq2SeqLM", "format": "Text"}},
+    "messages and tools belong to the formats Messages and ShareGPT": {
+        "task": {"type": "CausalLM", "format": "Text", "tools": "functions"}
+    },
+    "slotPattern belongs to the formats Template, Alpaca and PromptCompletion": {
+        "task": {"type": "CausalLM", "format": "Messages", "slotPattern": "x"}
+    },
+    "the problem MultiLabel needs labels": {"task": {"type": "SequenceClassification", "problem": "MultiLabel"}},
+    "a Regression predicts a number and has no labels": {
+        "task": {"type": "SequenceClassification", "problem": "Regression", "labels": ["a", "b"]}
+    },
     "prompt contains no column": {"task": CAUSAL | {"prompt": "the question"}},
     "response contains no column": {"task": CAUSAL | {"response": "{}"}},
     "ranks are all 0, so nothing would be trained": {"planning": {"ranks": [0, 0]}},

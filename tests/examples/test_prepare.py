@@ -20,8 +20,10 @@ from ingredients.packages import Package, download
 from ingredients.splitting import balanced_sample, dirichlet_shares, split_rows
 from ingredients.tables import write_rows
 
+from fedpipe_operator import conversion
 from fedpipe_operator.cli.files import read
-from fedpipe_trainer.data import read_rows
+from fedpipe_trainer.contract import DataPolicy
+from fedpipe_trainer.data import read_rows, select_rows
 
 CLASSES = [f"group-{number % 7}" for number in range(1000)]
 SIZES = [0.5, 0.3, 0.2]
@@ -165,7 +167,31 @@ def test_data_to_text_keeps_all_sentences_of_a_meaning_at_one_site() -> None:
     assert sum(len(site) for site in meanings) == len(set.union(*meanings)) == 90
 
 
-@pytest.mark.parametrize("name", ["quickstart", "data-to-text"])
+@pytest.mark.parametrize(("name", "claims"), [("chat", "desk"), ("questions", "texts"), ("inference", "pairs")])
+def test_the_trainer_reads_what_an_example_makes_without_a_data_set(tmp_path: Path, name: str, claims: str) -> None:
+    prepare = script(name)
+    objects, _ = read([ROOT / "examples" / name])
+    objective = conversion.objective(objects.runs[0].spec.task)
+
+    for claim, (_, suffix) in prepare.SITES.items():
+        (tmp_path / claim).mkdir()
+        prepare._write(tmp_path / claim, claim=claim)
+        for subset in ("train", "validation"):
+            found = select_rows(tmp_path / claim / f"{subset}.{suffix}", objective, DataPolicy())
+            assert claim.endswith(claims)
+            assert len(found.rows) >= 20
+            assert found.skipped == 0
+
+
+def test_natural_language_inference_reads_the_columns_of_sick(tmp_path: Path) -> None:
+    file = tmp_path / "SICK_train.txt"
+    header = "pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment"
+    file.write_text(f'{header}\n1\tA "man sings\tNobody sings\t3.5\tCONTRADICTION\n')
+
+    assert script("inference").sick_pairs(file) == [{"premise": 'A "man sings', "hypothesis": "Nobody sings", "label": "CONTRADICTION"}]
+
+
+@pytest.mark.parametrize("name", ["quickstart", "data-to-text", "chat", "questions", "inference"])
 def test_the_scripts_write_the_files_that_the_yaml_names(name: str) -> None:
     objects, _ = read([ROOT / "examples" / name])
     named = {site.spec.data.volume.persistent_volume_claim.claim_name: Path(site.spec.data.train).suffix for site in objects.sites}

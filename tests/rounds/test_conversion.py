@@ -24,11 +24,19 @@ from fedpipe_operator.api import (
 from fedpipe_trainer import contract
 from fedpipe_trainer.contract.task import Attention
 
-TASKS: dict[type[ApiModel], dict[str, Any]] = {
-    SequenceClassificationTask: {"text": "note", "label": "code", "labels": ("b", "a"), "max_length": 99},
-    CausalLMTask: {"prompt": "{a}", "response": "{b}", "max_length": 98, "slot_pattern": "(x)"},
-    Seq2SeqLMTask: {"prompt": "{c}", "response": "{d}", "max_length": 97, "slot_pattern": "(y)"},
+TASKS: dict[type[ApiModel], tuple[dict[str, Any], ...]] = {
+    SequenceClassificationTask: (
+        {"text": "note", "label": "code", "labels": ("b", "a"), "max_length": 99},
+        {"text_pair": "reply", "problem": "Regression"},
+    ),
+    CausalLMTask: (
+        {"prompt": "{a}", "response": "{b}", "max_length": 98, "slot_pattern": "(x)"},
+        {"format": "ShareGPT", "messages": "turns", "tools": "functions"},
+        {"format": "Text", "text": "body", "packing": True},
+    ),
+    Seq2SeqLMTask: ({"prompt": "{c}", "response": "{d}", "max_length": 97, "slot_pattern": "(y)"}, {"format": "Alpaca"}),
 }
+"""By task type: fields that are valid together, and others."""
 TRAINING: dict[str, Any] = {
     "learning_rate": 0.003,
     "weight_decay": 0.1,
@@ -46,7 +54,7 @@ PLANNED: dict[str, Any] = {
     "gradient_checkpointing": True,
 }
 """Fields of `spec.training` that become part of the plan."""
-EVALUATION: dict[str, Any] = {"max_samples": 50, "generations": 3, "max_new_tokens": 7, "samples": 2}
+EVALUATION: dict[str, Any] = {"max_samples": 50, "generations": 3, "max_new_tokens": 7, "bleu_tokenizer": "zh", "samples": 2}
 POLICY: dict[str, Any] = {
     "runs": RunSelector(names=("r",), match_labels={"a": "b"}),
     "columns": ("note",),
@@ -72,15 +80,16 @@ def defaults(model: type[BaseModel]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("model", TASKS)
 def test_every_field_of_a_task_reaches_the_trainer(model: type[Any]) -> None:
-    fields = TASKS[model]
-    assert set(fields) == set(model.model_fields) - {"type"}
-    assert not [name for name, value in fields.items() if value == model.model_fields[name].default]
+    assert {name for fields in TASKS[model] for name in fields} == set(model.model_fields) - {"type"}
+    for fields in TASKS[model]:
+        assert not [name for name, value in fields.items() if value == model.model_fields[name].default]
 
-    task = model(**fields)
+        task = model(**fields)
 
-    sent = of_wire(conversion.objective(task))
-    sent.pop("drops_other_labels", None)  # follows from `labels`: see below
-    assert sent == fields | {"type": task.type}
+        sent = of_wire(conversion.objective(task))
+        sent.pop("drops_other_labels", None)  # follows from `labels`: see below
+        assert sent == task.model_dump()
+        assert sent.items() >= fields.items()
 
 
 def test_every_field_of_the_training_reaches_the_trainer_or_the_plan() -> None:

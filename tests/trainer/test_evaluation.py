@@ -95,7 +95,7 @@ def test_predictions_are_returned_by_the_position_of_their_example(toy: Toy) -> 
         balance(model, examples)
         for batch in evaluate_batches(model, examples, objective=CLASSES, pad_id=PAD, batch_size=2):
             predicted |= dict(zip(batch.positions, batch.predicted, strict=True))
-        expected = [int(model(**collate([example], CLASSES, PAD)).logits.argmax()) for example in examples]
+        expected = [(int(model(**collate([example], CLASSES, PAD)).logits.argmax()),) for example in examples]
 
     assert len(set(expected)) > 1
     assert [predicted[i] for i in range(len(examples))] == expected
@@ -108,7 +108,7 @@ def test_predictions_are_returned_by_the_position_of_their_example(toy: Toy) -> 
 def test_answers_are_greedy_whatever_the_batch_size(toy: Toy, name: str, model_class: type, objective: CausalLM | Seq2SeqLM) -> None:
     model = model_class.from_pretrained(toy(name))  # type: ignore[attr-defined] # the Auto classes share no typed base
     prompts = [[5, 6, 7], [9] * 11, [1, 2, 3, 4, 5]]
-    configs = [DecodingConfig(max_new_tokens=6, pad_id=PAD, end_id=END, batch_size=size) for size in (1, 3)]
+    configs = [DecodingConfig(max_new_tokens=6, pad_id=PAD, end_ids=(END,), batch_size=size) for size in (1, 3)]
 
     single, batched = (generate_answers(model, prompts, objective, decoding=config, before_batch=lambda: None) for config in configs)
 
@@ -145,7 +145,7 @@ def test_answers_whose_batch_does_not_fit_in_memory_are_generated_with_half_the_
 ) -> None:
     model = model_class.from_pretrained(toy(name))
     prompts = [[5, 6, 7], [9] * 11, [1, 2, 3, 4, 5], [8, 8]]
-    decoding = DecodingConfig(max_new_tokens=6, pad_id=PAD, end_id=END, batch_size=4)
+    decoding = DecodingConfig(max_new_tokens=6, pad_id=PAD, end_ids=(END,), batch_size=4)
 
     expected = generate_answers(model, prompts, objective, decoding=decoding, before_batch=lambda: None)
     halved = generate_answers(limit_batch(model, 2), prompts, objective, decoding=decoding, before_batch=lambda: None)

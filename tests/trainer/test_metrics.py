@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,15 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from fedpipe_trainer.contract import FailureReason, perplexity_of
 from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.metrics import Answer, classification_metrics, compile_slot_pattern, generation_metrics, slot_error_rate
+from fedpipe_trainer.metrics import (
+    Answer,
+    classification_metrics,
+    compile_slot_pattern,
+    generation_metrics,
+    question_metrics,
+    slot_error_rate,
+    words_of,
+)
 
 SLOTS = re.compile(r"\[([^\]]*)\]")
 
@@ -93,3 +102,58 @@ def test_an_invalid_slot_pattern_is_refused(pattern: str, message: str) -> None:
     with pytest.raises(TaskFailed, match=message) as caught:
         compile_slot_pattern(pattern)
     assert caught.value.reason is FailureReason.BAD_TASK
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("The cat's mat-42!", ["the", "cat", "s", "mat", "42"]),  # as rouge-score has them
+        ("Größe über Straße", ["grösse", "über", "strasse"]),
+        ("Привет, мир", ["привет", "мир"]),
+        ("القطُّ نائم", ["القطُّ", "نائم"]),
+        ("नमस्ते दुनिया", ["नमस्ते", "दुनिया"]),
+        ("猫在睡觉。", ["猫", "在", "睡", "觉"]),
+        ("GPU版の猫", ["gpu", "版", "の", "猫"]),
+        ("ＡＢ１ ﬁne", ["ab1", "fine"]),  # noqa: RUF001 - full width on purpose
+        ("แมวนอน", ["แ", "ม", "ว", "น", "อ", "น"]),
+        ("고양이 잔다", ["고양이", "잔다"]),
+    ],
+)
+def test_rouge_finds_the_words_of_any_script(text: str, words: list[str]) -> None:
+    assert words_of(text) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "tokenizer"),
+    [
+        ("今天天气很好，我们去公园。", "zh"),  # noqa: RUF001 - its comma
+        ("今日は天気が良いので公園に行きます。", "ja-mecab"),
+        ("วันนี้อากาศดีมาก", "char"),
+        ("Сегодня очень хорошая погода, пойдём в парк.", "intl"),
+        ("الطقس جميل جدا اليوم في الحديقة", "13a"),
+    ],
+)
+def test_a_perfect_answer_in_any_script_has_the_best_metrics(text: str, tokenizer: Any) -> None:
+    assert generation_metrics([Answer("x", (text,), text)], None, tokenizer) == {"bleu": pytest.approx(100), "rougeL": pytest.approx(1)}
+
+
+def test_a_half_right_answer_in_chinese_is_half_right() -> None:
+    [answer] = [Answer("x", ("今天天气很好",), "今天天气不错")]
+
+    assert generation_metrics([answer], None, "zh")["rougeL"] == pytest.approx(4 / 6)
+    assert 0 < generation_metrics([answer], None, "zh")["bleu"] < 80
+
+
+@pytest.mark.parametrize(
+    ("said", "references", "exact", "f1"),
+    [
+        ("the Eiffel Tower!", ("Eiffel tower",), 1, 1),
+        ("tower", ("x", "Eiffel Tower"), 0, 2 / 3),
+        ("in Paris in", ("Paris",), 0, 0.5),
+        ("", ("Paris",), 0, 0),
+        ("Don't", ("dont",), 1, 1),
+        ("东京都", ("东京",), 0, 0.8),
+    ],
+)
+def test_exact_match_and_token_f1_are_those_of_squad(said: str, references: tuple[str, ...], exact: float, f1: float) -> None:
+    assert question_metrics([Answer("q", references, said)]) == {"exactMatch": exact, "tokenF1": pytest.approx(f1)}

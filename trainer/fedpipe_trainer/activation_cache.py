@@ -143,7 +143,7 @@ class _LowerPart:
         """Look up the states of this pass's tokens."""
         if self.store is None:
             return
-        self._name = _name_of(named["input_ids"], named["attention_mask"])
+        self._name = _name_of(*(named[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in named))
         cached = self.store.read(self._name, _hidden(self._outputs[self._layers[-1]]).dtype)
         self._cached = None if cached is None else cached.to(self._device)
 
@@ -198,8 +198,8 @@ def _like(output: Any, states: Tensor) -> Any:  # noqa: ANN401 - what a layer of
     return (states, *output[1:]) if isinstance(output, tuple) else states
 
 
-def _name_of(ids: Tensor, mask: Tensor) -> str:
-    digest = hashlib.sha256(str(tuple(ids.shape)).encode())
-    for tensor in (ids, mask):
+def _name_of(*tensors: Tensor) -> str:
+    digest = hashlib.sha256(str(tuple(tensors[0].shape)).encode())
+    for tensor in tensors:
         digest.update(tensor.cpu().contiguous().numpy().data)
     return digest.hexdigest()[:32]

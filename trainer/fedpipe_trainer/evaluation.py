@@ -13,14 +13,15 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fedpipe_trainer.contract import CausalLM, Objective, Seq2SeqLM, SequenceClassification
-from fedpipe_trainer.data import Example, collate
+from fedpipe_trainer.data import Example, collate, lengths_of
 from fedpipe_trainer.executable_batch_size import find_executable_batch_size
-from fedpipe_trainer.losses import summed_loss
+from fedpipe_trainer.losses import model_inputs, summed_head_loss, summed_loss
 
 T = TypeVar("T")
+Prediction = tuple[float, ...]
+"""What a head predicts, in the form of an example's labels."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class BatchResult:
     """The loss, summed over the targets."""
     targets: int
     tokens: int
-    predicted: list[int]
-    """For a classification, the most probable class of each example, in the order of `positions`; otherwise empty."""
+    predicted: list[Prediction]
+    """Of a head, the prediction for each example, in the order of `positions`; otherwise empty."""
 
 
 @dataclass
@@ -46,8 +47,8 @@ class EvaluationTotals:
     tokens: int = 0
     batches: list[int] = field(default_factory=list)
     """The number of examples in each batch."""
-    predicted: dict[int, int] = field(default_factory=dict)
-    """Predicted class by index of the example."""
+    predicted: dict[int, Prediction] = field(default_factory=dict)
+    """By index of the example."""
 
     def add(self, batch: BatchResult) -> None:
         """Add the result of a batch."""
@@ -95,14 +96,22 @@ def evaluate_batches(
         batch = {name: tensor.to(device) for name, tensor in collate([examples[i] for i in positions], objective, pad_id).items()}
         tokens = int(batch["attention_mask"].sum())
         if isinstance(objective, SequenceClassification):
-            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-            loss = functional.cross_entropy(logits.float(), batch["labels"], reduction="sum")
-            return BatchResult(positions, float(loss), len(positions), tokens, logits.argmax(dim=-1).tolist())
+            logits = model(**model_inputs(model, batch)).logits
+            loss = summed_head_loss(logits, batch["labels"], objective)
+            return BatchResult(positions, float(loss), len(positions), tokens, _predictions(logits, objective))
         loss, targets = summed_loss(model, batch, objective)
         return BatchResult(positions, float(loss), targets, tokens, [])
 
-    for _, result in _run_in_batches([len(example.input_ids) for example in examples], batch_size, forward):
+    for _, result in _run_in_batches(lengths_of(examples), batch_size, forward):
         yield result
+
+
+def _predictions(logits: Tensor, objective: SequenceClassification) -> list[Prediction]:
+    if objective.problem == "Regression":
+        return [(value,) for value in logits.float().squeeze(1).tolist()]
+    if objective.problem == "MultiLabel":
+        return [tuple(row) for row in (logits > 0).int().tolist()]  # a probability of more than a half
+    return [(index,) for index in logits.argmax(dim=-1).tolist()]
 
 
 def mean_loss(model: nn.Module, examples: Sequence[Example], *, objective: Objective, pad_id: int, batch_size: int) -> tuple[float, int]:
@@ -120,11 +129,12 @@ def mean_loss(model: nn.Module, examples: Sequence[Example], *, objective: Objec
 
 @dataclass(frozen=True)
 class DecodingConfig:
-    """How answers are generated: greedily, up to the end token or `max_new_tokens`."""
+    """How answers are generated: greedily, up to an end token or `max_new_tokens`."""
 
     max_new_tokens: int
     pad_id: int
-    end_id: int
+    end_ids: tuple[int, ...]
+    """Any of these tokens ends an answer."""
     batch_size: int
     min_new_tokens: int = 0
     """The end token does not count before so many tokens."""
@@ -157,7 +167,7 @@ def generate_answers(
         inputs, mask = _pad_left([prompts[i] for i in positions], decoding.pad_id)
         output = _generate(model, inputs.to(device), mask.to(device), decoding)
         skipped = inputs.shape[1] if isinstance(objective, CausalLM) else 1  # the decoder's start token
-        return [_cut_at_end_token(ids, decoding.end_id) for ids in output[:, skipped:].tolist()]
+        return [_cut_at_end_token(ids, decoding.end_ids) for ids in output[:, skipped:].tolist()]
 
     answers: list[list[int]] = [[] for _ in prompts]
     with evaluation_mode(model):
@@ -178,7 +188,7 @@ def _generate(model: nn.Module, inputs: Tensor, mask: Tensor, decoding: Decoding
         num_beams=1,
         use_cache=True,
         pad_token_id=decoding.pad_id,
-        eos_token_id=decoding.end_id,
+        eos_token_id=list(decoding.end_ids),
     )
 
 
@@ -206,5 +216,5 @@ def _pad_left(prompts: Sequence[list[int]], pad_id: int) -> tuple[Tensor, Tensor
     return ids, mask
 
 
-def _cut_at_end_token(ids: list[int], end_id: int) -> list[int]:
-    return ids[: ids.index(end_id)] if end_id in ids else ids
+def _cut_at_end_token(ids: list[int], end_ids: Sequence[int]) -> list[int]:
+    return ids[: next((at for at, token in enumerate(ids) if token in end_ids), len(ids))]

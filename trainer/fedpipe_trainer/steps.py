@@ -12,8 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from fedpipe_trainer.adapters import Adapters
-from fedpipe_trainer.contract import CausalLM, FailureReason, Hyperparameters, Objective
-from fedpipe_trainer.data import IGNORED, Example, collate, micro_batches
+from fedpipe_trainer.contract import FailureReason, Hyperparameters, Objective
+from fedpipe_trainer.data import Example, collate, count_targets, micro_batches
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.executable_batch_size import find_executable_batch_size
 from fedpipe_trainer.losses import summed_loss
@@ -102,7 +102,7 @@ def optimizer_step(optimizer: torch.optim.Optimizer, *, learning_rate: float, ma
 def _accumulate_gradients(
     examples: Sequence[Example], objective: Objective, base: Base, *, model: PreTrainedModel, micro_batch: int
 ) -> float:
-    targets = max(1, sum(label != IGNORED for example in examples for label in _targets(example, objective)))
+    targets = max(1, sum(count_targets(example, objective) for example in examples))
     total = 0.0
     for part in micro_batches(examples, micro_batch):
         batch = collate(part, objective, base.pad_id)
@@ -112,8 +112,3 @@ def _accumulate_gradients(
         (loss / targets).backward()
         total += float(loss.detach())
     return total / targets
-
-
-def _targets(example: Example, objective: Objective) -> list[int]:
-    # In a causal model, no position predicts the first one.
-    return example.labels[1:] if isinstance(objective, CausalLM) else example.labels

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, NewType
 
@@ -40,8 +40,10 @@ _BYTES_OF_A_STEP: Final = 32
 """Of a result: the loss."""
 _VALUES_OF_A_WEIGHT: Final = 16
 """Of a result, at most: rank, scale and the shapes of two tensors."""
-_UNIT_METRICS: Final = frozenset({"accuracy", "macroF1", "rougeL", "slotErrorRate"})
+_UNIT_METRICS: Final = frozenset({"accuracy", "macroF1", "microF1", "rougeL", "slotErrorRate", "exactMatch", "tokenF1"})
 """From 0 to 1."""
+_CORRELATIONS: Final = frozenset({"pearson", "spearman"})
+"""From -1 to 1."""
 _MOST_BLEU: Final = 100.0
 _TOLERANCE: Final = 1e-6
 _MOST_SAMPLES: Final = 10**6
@@ -92,7 +94,10 @@ class UpdateBounds:
 class EvaluationBounds:
     """What an evaluation can be of."""
 
-    is_classification: bool
+    has_head: bool
+    """Whether each sample has one target; otherwise its tokens are targets."""
+    metrics: Collection[str]
+    """Those that its task has."""
     max_length: int
     """Tokens of a sample."""
     rows: int = _MOST_ROWS
@@ -280,7 +285,7 @@ def _check_ranks(update: TrainResult, plan: Plan, what: str) -> None:
 def _check_counts(result: EvaluateResult, bounds: EvaluationBounds, what: str) -> None:
     # No closer: a run's maxSamples may be edited while a site evaluates. How much they count is bounded where they are averaged.
     require_range(result.samples, 0, _MOST_SAMPLES, what=f"{what}: samples")
-    if bounds.is_classification:
+    if bounds.has_head:
         require_equal(RefusalReason.IMPLAUSIBLE, found=result.targets, expected=result.samples, what=f"{what}: targets")
     else:
         require_range(result.targets, 0, result.samples * bounds.max_length, what=f"{what}: targets")
@@ -298,11 +303,14 @@ def _check_loss(result: EvaluateResult, what: str) -> None:
 
 
 def _check_metrics(metrics: Mapping[str, float], bounds: EvaluationBounds, what: str) -> None:
-    known = {"accuracy", "macroF1"} if bounds.is_classification else {"perplexity", "bleu", "rougeL", "slotErrorRate"}
     for name, value in sorted(metrics.items()):
-        if name not in known:
-            raise RefusedError(RefusalReason.IMPLAUSIBLE, f"{what}: it has another metric than {', '.join(sorted(known))}")
+        if name not in bounds.metrics:
+            raise RefusedError(RefusalReason.IMPLAUSIBLE, f"{what}: it has another metric than {', '.join(sorted(bounds.metrics))}")
         if name in _UNIT_METRICS:
             require_range(value, -_TOLERANCE, 1 + _TOLERANCE, what=f"{what}: {name}")
+        elif name in _CORRELATIONS:
+            require_range(value, -1 - _TOLERANCE, 1 + _TOLERANCE, what=f"{what}: {name}")
+        elif name == "mse":
+            require_range(value, 0, MAX_LOSS, what=f"{what}: {name}")
         elif name == "bleu":
             require_range(value, -_TOLERANCE, _MOST_BLEU + _TOLERANCE, what=f"{what}: {name}")

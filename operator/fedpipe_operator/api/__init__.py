@@ -25,6 +25,7 @@ from fedpipe_operator.api.finetune import (
     StoreStatus,
     Target,
     UpdatesStatus,
+    measured_metrics,
     primary_metric,
 )
 from fedpipe_operator.api.meta import API_VERSION, GROUP, ApiModel, Condition, ConditionStatus, Metadata
@@ -35,10 +36,12 @@ from fedpipe_operator.api.training import (
     CausalLMTask,
     EvaluationSpec,
     LearningRateSchedule,
+    Problem,
     Scaling,
     Seq2SeqLMTask,
     SequenceClassificationTask,
     TaskSpec,
+    TextFormat,
     TrainingSpec,
 )
 
@@ -77,6 +80,7 @@ __all__ = [
     "PlanStatus",
     "PlanningMode",
     "PlanningSpec",
+    "Problem",
     "ProgressStatus",
     "Reason",
     "RoundStatus",
@@ -91,9 +95,11 @@ __all__ = [
     "StoreStatus",
     "Target",
     "TaskSpec",
+    "TextFormat",
     "TrainingLosses",
     "TrainingSpec",
     "UpdatesStatus",
+    "measured_metrics",
     "parse_duration",
     "parse_quantity",
     "primary_metric",

@@ -66,7 +66,9 @@ def _does_more_than_show(character: str) -> bool:
     return unicodedata.category(character) == "Cc" or unicodedata.bidirectional(character) in _DIRECTIONS
 
 
-def _check_template(field: str, template: str) -> Iterator[FieldProblem]:
+def _check_template(field: str, template: str | None) -> Iterator[FieldProblem]:
+    if template is None:
+        return
     path = ("spec", "task", field)
     try:
         fields = [(name, spec, conversion) for _, name, spec, conversion in Formatter().parse(template) if name is not None]

@@ -9,12 +9,33 @@ from fedpipe_operator.api.aggregation import AggregationMethod, AggregationSpec
 from fedpipe_operator.api.meta import API_VERSION, ApiModel, Condition, LabelMap, Metadata, Name, ObjectName, Sentence
 from fedpipe_operator.api.progress import ProgressStatus
 from fedpipe_operator.api.quantities import Duration
-from fedpipe_operator.api.training import Bits, EvaluationSpec, TaskSpec, TrainingSpec
+from fedpipe_operator.api.training import Bits, EvaluationSpec, Problem, SequenceClassificationTask, TaskSpec, TextFormat, TrainingSpec
 
-MetricName = Literal["accuracy", "macroF1", "loss", "perplexity", "bleu", "rougeL", "slotErrorRate"]
-LOWER_IS_BETTER = frozenset({"loss", "perplexity", "slotErrorRate"})
-CLASSIFICATION_METRICS = ("accuracy", "macroF1", "loss")
-GENERATION_METRICS = ("loss", "perplexity", "bleu", "rougeL", "slotErrorRate")
+MetricName = Literal[
+    "accuracy",
+    "macroF1",
+    "microF1",
+    "mse",
+    "pearson",
+    "spearman",
+    "loss",
+    "perplexity",
+    "bleu",
+    "rougeL",
+    "slotErrorRate",
+    "exactMatch",
+    "tokenF1",
+]
+LOWER_IS_BETTER = frozenset({"mse", "loss", "perplexity", "slotErrorRate"})
+_HEAD_METRICS: Final[dict[Problem, tuple[MetricName, ...]]] = {
+    Problem.SINGLE_LABEL: ("accuracy", "macroF1", "loss"),
+    Problem.MULTI_LABEL: ("microF1", "macroF1", "loss"),
+    Problem.REGRESSION: ("mse", "pearson", "spearman", "loss"),
+}
+"""The first is that by which rounds are compared."""
+GENERATION_METRICS: Final[tuple[MetricName, ...]] = ("loss", "perplexity", "bleu", "rougeL", "slotErrorRate")
+QUESTION_METRICS: Final[tuple[MetricName, ...]] = ("tokenF1", "exactMatch", "loss", "perplexity")
+PRE_TRAINING_METRICS: Final[tuple[MetricName, ...]] = ("loss", "perplexity")
 
 SOURCE_PATTERN = r"^(file:///.+|hf://[^/@]+/[^/@]+@[^/@]+|s3://[^/]+/.+|pvc://[a-z0-9][-a-z0-9.]*(/[^/.][^/]*)+)$"
 BUCKET_PATTERN = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
@@ -24,6 +45,14 @@ CLAIM_SCHEME: Final = "pvc://"
 CONTROLLER: Final = "fedpipe.io/operator"
 """The controller of a run that names no other in `managedBy`."""
 MANAGED_BY_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/[A-Za-z0-9/._~%!$&'()*+,;=:@-]+$"
+
+
+def measured_metrics(task: TaskSpec) -> tuple[MetricName, ...]:
+    """The metrics that an evaluation of this task has. Of plain text nothing is generated that could be compared."""
+    if isinstance(task, SequenceClassificationTask):
+        return _HEAD_METRICS[task.problem]
+    by_format = {TextFormat.TEXT: PRE_TRAINING_METRICS, TextFormat.QUESTION_ANSWERING: QUESTION_METRICS}
+    return by_format.get(task.format, GENERATION_METRICS)
 
 
 class AttnImplementation(StrEnum):
@@ -281,7 +310,7 @@ class FineTuneSpec(ApiModel):
 
     @model_validator(mode="after")
     def _require_a_measured_target(self) -> "FineTuneSpec":
-        measured = CLASSIFICATION_METRICS if self.task.type == "SequenceClassification" else GENERATION_METRICS
+        measured = measured_metrics(self.task)
         if self.rounds.target is not None and self.rounds.target.metric not in measured:
             raise ValueError(
                 f"rounds.target.metric {self.rounds.target.metric} is not measured for {self.task.type}: use one of {', '.join(measured)}"
@@ -433,7 +462,11 @@ class FederatedFineTune(ApiModel):
 
 
 def primary_metric(spec: FineTuneSpec) -> MetricName:
-    """The metric by which rounds are compared: that of `rounds.target`, else accuracy for classification and perplexity for generation."""
+    """The metric by which rounds are compared: that of `rounds.target`, else the first of a head or of answers, else perplexity."""
     if spec.rounds.target is not None:
         return spec.rounds.target.metric
-    return "accuracy" if spec.task.type == "SequenceClassification" else "perplexity"
+    task = spec.task
+    answers = (
+        not isinstance(task, SequenceClassificationTask) and task.format is TextFormat.QUESTION_ANSWERING and spec.evaluation.generations
+    )
+    return measured_metrics(task)[0] if isinstance(task, SequenceClassificationTask) or answers else "perplexity"

@@ -78,7 +78,7 @@ def _print_result(run: LocalRun, record: RunRecord, console: Console) -> bool:
     if record.comparison is not None:
         console.print(comparison_table(record.comparison, primary_metric(session.run.spec), train_samples(record)))
     if samples := [sample for _, sample in shown_samples(record)]:
-        console.print(samples_table(samples, marked=session.run.spec.task.type == "SequenceClassification"))
+        console.print(samples_table(samples, marked=session.run.spec.task.has_right_answers))
     location = session.address.root if isinstance(session.address, DirectoryAddress) else session.address.url
     export = session.run.spec.export
     written = {names.EXPORT_ADAPTER: export.adapter, names.EXPORT_MERGED: export.merged, names.REPORT: True}

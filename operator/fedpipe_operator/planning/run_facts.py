@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from fedpipe_operator.api import SequenceClassificationTask, TaskSpec
+from fedpipe_operator.api import Problem, SequenceClassificationTask, TaskSpec
 from fedpipe_operator.planning.sizes import head_shapes
 from fedpipe_operator.sites import SiteProfile
 
@@ -104,7 +104,7 @@ def sites_without_label(profiles: Mapping[str, SiteProfile], labels: Collection[
 
 def too_few_labels(labels: Collection[str], profiles: Mapping[str, SiteProfile], task: TaskSpec) -> str:
     """Why a classification has too few labels to learn anything, and what to do; empty if it has enough, or for another task."""
-    if not isinstance(task, SequenceClassificationTask) or len(labels) >= _LEAST_LABELS:
+    if not isinstance(task, SequenceClassificationTask) or task.problem is Problem.REGRESSION or len(labels) >= _LEAST_LABELS:
         return ""
     found = len({label for profile in profiles.values() for label in profile.labels})
     rule = f"of the {found} that the profiles of {len(profiles)} sites name, only those of two sites or more count"
@@ -123,7 +123,7 @@ def dropped_labels_note(profile: SiteProfile, labels: Collection[str]) -> str:
 
 def _labels(agreeing: Collection[SiteProfile], task: TaskSpec) -> tuple[str, ...]:
     """Those that the spec declares, else those that two sites have, or the only one."""
-    if not isinstance(task, SequenceClassificationTask):
+    if not isinstance(task, SequenceClassificationTask) or task.problem is Problem.REGRESSION:
         return ()
     if task.labels:
         return task.labels

@@ -102,7 +102,7 @@ def _template_context(record: RunRecord) -> dict[str, Any]:
         "ranks": rank_colours(ranks_in_use(record)),
         "left_out": facts.left_out(record),
         "samples": facts.shown_samples(record),
-        "marked": record.run.spec.task.type == "SequenceClassification",
+        "marked": record.run.spec.task.has_right_answers,
         "is_right": tables.is_right,
         "max_document": MAX_DOCUMENT,
         "software": sorted({f"{name} {version}" for profile in record.profiles.values() for name, version in profile.software.items()}),

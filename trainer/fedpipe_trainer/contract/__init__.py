@@ -6,7 +6,14 @@ version could misread the new one; a trainer refuses a task with a newer version
 """
 
 from fedpipe_trainer.contract.base import SCHEMA_VERSION, Wire
-from fedpipe_trainer.contract.objective import CausalLM, Objective, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.contract.objective import (
+    CHAT_FORMATS,
+    FORMAT_COLUMNS,
+    CausalLM,
+    Objective,
+    Seq2SeqLM,
+    SequenceClassification,
+)
 from fedpipe_trainer.contract.plan import Bits, Forecast, Plan, Scaling, halved, scale_of
 from fedpipe_trainer.contract.policy import POLICY_FILE, DataPolicy, DataUse, RunSelector, TaskType, TrainingLosses, denial, stricter
 from fedpipe_trainer.contract.progress import MAX_PROGRESS_BYTES, PROGRESS_SECONDS, Progress, TaskProgress
@@ -39,6 +46,7 @@ from fedpipe_trainer.contract.result import (
 from fedpipe_trainer.contract.task import (
     EVALUATION_SHARE,
     Basis,
+    BleuTokenizer,
     Data,
     DryExportTask,
     EvaluateTask,
@@ -65,7 +73,9 @@ from fedpipe_trainer.contract.task import (
 )
 
 __all__ = [
+    "CHAT_FORMATS",
     "EVALUATION_SHARE",
+    "FORMAT_COLUMNS",
     "MAX_PROGRESS_BYTES",
     "POLICY_FILE",
     "PROGRESS_SECONDS",
@@ -74,6 +84,7 @@ __all__ = [
     "BaseModelFacts",
     "Basis",
     "Bits",
+    "BleuTokenizer",
     "CausalLM",
     "Data",
     "DataPolicy",

@@ -13,7 +13,14 @@ from typing import Annotated, Final, Literal, TypeVar
 from pydantic import AfterValidator, Field
 
 from fedpipe_trainer.contract.base import FrozenValue
-from fedpipe_trainer.contract.objective import CausalLM, Column, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.contract.objective import (
+    CHAT_FORMATS,
+    FORMAT_COLUMNS,
+    CausalLM,
+    Column,
+    Seq2SeqLM,
+    SequenceClassification,
+)
 
 POLICY_FILE: Final = "fedpipe-policy.yaml"
 """The file at the root of a data volume that holds the data owner's policy, as `EdgeSite.spec.policy` does."""
@@ -123,8 +130,14 @@ def columns_read(objective: SequenceClassification | CausalLM | Seq2SeqLM) -> fr
         ValueError: a template cannot be parsed.
     """
     if isinstance(objective, SequenceClassification):
-        return frozenset((objective.text, objective.label))
-    parts = [*Formatter().parse(objective.prompt), *Formatter().parse(objective.response)]
+        return frozenset(column for column in (objective.text, objective.text_pair, objective.label) if column)
+    if objective.format in FORMAT_COLUMNS:
+        return frozenset(FORMAT_COLUMNS[objective.format])
+    if isinstance(objective, CausalLM) and objective.format == "Text":
+        return frozenset((objective.text,))
+    if isinstance(objective, CausalLM) and objective.format in CHAT_FORMATS:
+        return frozenset(column for column in (objective.conversation_column, objective.tools) if column)
+    parts = [*Formatter().parse(objective.prompt or ""), *Formatter().parse(objective.response or "")]
     return frozenset(column for _, column, _, _ in parts if column is not None)
 
 

@@ -180,6 +180,10 @@ def effective_steps(steps: int, warmup_steps: int) -> float:
     return sum(warm_up(step, warmup_steps) for step in range(min(steps, warmup_steps))) + max(0, steps - warmup_steps)
 
 
+BleuTokenizer = Literal["13a", "intl", "zh", "ja-mecab", "char"]
+"""sacrebleu's ways to find the words of a text."""
+
+
 class Evaluation(Wire):
     """How much of the validation data is used, and how many of its rows the result may contain."""
 
@@ -187,6 +191,7 @@ class Evaluation(Wire):
     generations: Annotated[int, Field(ge=0, le=10000)] = 32
     """Distinct prompts for which a text is generated to compute BLEU, ROUGE-L and the slot error rate (CausalLM and Seq2SeqLM only)."""
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
+    bleu_tokenizer: BleuTokenizer = "13a"
     samples: Annotated[int, Field(ge=0, le=20)] = 0
     """Validation rows that leave the site in the result, with their predictions. 0 unless the run requests them."""
 

@@ -10,21 +10,25 @@ from fedpipe_trainer.data.batches import (
     collate,
     compose_batches,
     count_padding,
+    count_targets,
     count_tokens,
     micro_batches,
     shuffled,
-    target_count,
 )
-from fedpipe_trainer.data.encoding import IGNORED, Example, Tokenizer, encode, encode_once, encode_prompts
+from fedpipe_trainer.data.encoding import encode, encode_once, encode_prompts, end_tokens
+from fedpipe_trainer.data.examples import IGNORED, Example, Examples, lengths_of
+from fedpipe_trainer.data.formats import labels_of, prompt_key, references_of, shown_prompt
 from fedpipe_trainer.data.readers import files_of
 from fedpipe_trainer.data.rows import Row, Rows, read_rows
 from fedpipe_trainer.data.selection import select_rows, with_run_labels
 from fedpipe_trainer.data.templates import columns_of, fill
+from fedpipe_trainer.data.tokenizer import Tokenizer
 
 __all__ = [
     "IGNORED",
     "Batch",
     "Example",
+    "Examples",
     "Row",
     "Rows",
     "Tokenizer",
@@ -33,16 +37,22 @@ __all__ = [
     "columns_of",
     "compose_batches",
     "count_padding",
+    "count_targets",
     "count_tokens",
     "encode",
     "encode_once",
     "encode_prompts",
+    "end_tokens",
     "files_of",
     "fill",
+    "labels_of",
+    "lengths_of",
     "micro_batches",
+    "prompt_key",
     "read_rows",
+    "references_of",
     "select_rows",
+    "shown_prompt",
     "shuffled",
-    "target_count",
     "with_run_labels",
 ]

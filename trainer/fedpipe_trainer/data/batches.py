@@ -15,8 +15,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from fedpipe_trainer.contract import Objective, Seq2SeqLM, SequenceClassification
-from fedpipe_trainer.data.encoding import IGNORED, Example
+from fedpipe_trainer.contract import CausalLM, Objective, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.data.examples import IGNORED, Example
 
 STRIDE: Final = 8
 """Batches are padded to a multiple of this many tokens. Without it, a process on the CPU grew by 18 MB per step, since freed blocks fitted
@@ -74,17 +74,30 @@ def collate(examples: Sequence[Example], objective: Objective, pad_id: int) -> d
     Its length is that of the longest example, rounded up to a multiple of `STRIDE`, but not beyond max_length.
 
     Returns:
-        `input_ids` and `attention_mask` of shape (batch, length). `labels` has shape (batch,) for a classification, otherwise
-        (batch, length) with the length of the inputs (CausalLM) or of the targets (Seq2SeqLM), padded with -100. All int64.
+        `input_ids` and `attention_mask` of shape (batch, length), and `token_type_ids` likewise if a sample has a second text that the
+        model is told of. `labels` has shape (batch,) for a classification and a regression, (batch, labels) with several labels, otherwise
+        (batch, length) with the length of the inputs (CausalLM) or of the targets (Seq2SeqLM), padded with -100. All int64, but for float32
+        labels of a regression and of several labels.
     """
     inputs = [example.input_ids for example in examples]
     labels = [example.labels for example in examples]
     max_length = objective.max_length
-    return {
+    batch = {
         "input_ids": _pad(inputs, pad_id, max_length),
         "attention_mask": _pad([[1] * len(ids) for ids in inputs], 0, max_length),
-        "labels": torch.tensor(labels).squeeze(1) if isinstance(objective, SequenceClassification) else _pad(labels, IGNORED, max_length),
+        "labels": _targets(labels, objective) if isinstance(objective, SequenceClassification) else _pad(labels, IGNORED, max_length),
     }
+    if any(example.second for example in examples):
+        types = [[int(0 < one.second <= at) for at in range(len(one.input_ids))] for one in examples]
+        batch["token_type_ids"] = _pad(types, 0, max_length)
+    return batch
+
+
+def _targets(labels: Sequence[Sequence[float]], objective: SequenceClassification) -> Tensor:
+    values = torch.tensor([list(of_sample) for of_sample in labels])
+    if objective.problem == "SingleLabel":
+        return values.squeeze(1)
+    return values.float().squeeze(1) if objective.problem == "Regression" else values.float()
 
 
 def count_tokens(examples: Sequence[Example], objective: Objective) -> int:
@@ -101,26 +114,30 @@ def count_padding(examples: Sequence[Example], objective: Objective, micro_batch
     )
 
 
-def target_count(batch: dict[str, Tensor]) -> int:
-    """The number of labels (or tokens) over which the batch's loss is a mean."""
-    return int((batch["labels"] != IGNORED).sum())
+def count_targets(example: Example, objective: Objective) -> int:
+    """The number of labels or tokens of a sample that count in the loss: one for a classification or a regression."""
+    if isinstance(objective, SequenceClassification):
+        return 1
+    # In a causal model, no position predicts the first one.
+    labels = example.labels[1:] if isinstance(objective, CausalLM) else example.labels
+    return sum(label != IGNORED for label in labels)
 
 
 def _draw(seed: str, number: int) -> bytes:
     return blake2b(f"{seed}/{number}".encode(), digest_size=16).digest()
 
 
-def _token_rows(examples: Sequence[Example], objective: Objective) -> list[list[list[int]]]:
+def _token_rows(examples: Sequence[Example], objective: Objective) -> list[Sequence[Sequence[float]]]:
     """The rows of each tensor of tokens that a model reads: the inputs, and the targets of an encoder-decoder."""
     inputs = [example.input_ids for example in examples]
     return [inputs, [example.labels for example in examples]] if isinstance(objective, Seq2SeqLM) else [inputs]
 
 
-def _padded_length(rows: Sequence[list[int]], max_length: int) -> int:
+def _padded_length(rows: Sequence[Sequence[float]], max_length: int) -> int:
     longest = max(len(row) for row in rows)
     return max(longest, min(max_length, math.ceil(longest / STRIDE) * STRIDE))
 
 
-def _pad(rows: Sequence[list[int]], pad_value: int, max_length: int) -> Tensor:
+def _pad(rows: Sequence[Sequence[float]], pad_value: int, max_length: int) -> Tensor:
     length = _padded_length(rows, max_length)
-    return torch.tensor([row + [pad_value] * (length - len(row)) for row in rows])
+    return torch.tensor([[*row, *[pad_value] * (length - len(row))] for row in rows])

@@ -1,101 +1,194 @@
-"""Encodes rows as token ids, by objective. Nothing is padded here, so an example does not depend on its batch."""
+"""Encodes rows as token ids, by objective. Nothing is padded here, so an example does not depend on its batch.
+
+Special tokens in the data are text: only those that the tokenizer, the chat template or this module add are special.
+"""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from fedpipe_trainer.contract import CausalLM, FailureReason, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.contract import CHAT_FORMATS, CausalLM, FailureReason, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.data import chat
+from fedpipe_trainer.data.chat_template import RefusedConversationError, require_chat_template
+from fedpipe_trainer.data.conversations import without_answer
+from fedpipe_trainer.data.examples import IGNORED, Example, Examples, Labels, collect
+from fedpipe_trainer.data.formats import conversation_of, labels_of, prompt_of, response_of
 from fedpipe_trainer.data.rows import Row
-from fedpipe_trainer.data.templates import fill
+from fedpipe_trainer.data.special_tokens import encode_filled, encode_plain
+from fedpipe_trainer.data.tokenizer import Tokenizer
 from fedpipe_trainer.errors import TaskFailed
 
 _MOST_KEPT_TOKENS: Final = 1_000_000
-IGNORED: Final = -100
-"""The label of a position that does not count in the loss (the default `ignore_index` of torch's cross entropy)."""
+_ROWS_OF_A_PIECE: Final = 256
+"""Rows that are tokenised at once: as Python integers their tokens take ten times the memory."""
+_MAX_REFUSED_SHARE: Final = 0.01
+_SHOWN_ROLES: Final = 8
+
+_LOG = logging.getLogger(__name__)
 
 
-class Tokenizer(Protocol):
-    """The part of a transformers tokenizer that is used here."""
-
-    eos_token_id: int | None
-
-    def __call__(self, text: list[str] | None = None, **options: Any) -> Any:  # noqa: ANN401 - transformers' own signature
-        """Token ids under "input_ids", one list per text."""
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One sample. `labels` is one class index, or one token per input position (CausalLM) or per target position (Seq2SeqLM)."""
-
-    input_ids: list[int]
-    labels: list[int]
-
-
-_last_encoded: WeakKeyDictionary[Tokenizer, tuple[bytes, list[Example]]] = WeakKeyDictionary()
+_last_encoded: WeakKeyDictionary[Tokenizer, tuple[bytes, Examples]] = WeakKeyDictionary()
 """By tokenizer, the examples that `encode_once` encoded last and the hash of the rows that they are made from."""
 
 
-def encode(rows: Sequence[Row], objective: SequenceClassification | CausalLM | Seq2SeqLM, tokenizer: Tokenizer) -> list[Example]:
-    """The examples of these rows, in the same order, each truncated to `objective.max_length` tokens.
+def encode(rows: Sequence[Row], objective: SequenceClassification | CausalLM | Seq2SeqLM, tokenizer: Tokenizer) -> Examples:
+    """The examples of these rows, in the same order, each of at most `objective.max_length` tokens.
+
+    A row is one example, but for a conversation, which may be several or, if the chat template refuses it, none, and for plain texts.
 
     Raises:
-        TaskFailed: BadData for a label that the run does not have; BadModel for a tokenizer without an end-of-sequence token.
+        TaskFailed: BadData for a label that the run does not have, and if the chat template refuses more than 1 % of the conversations;
+            BadModel for a tokenizer without an end-of-sequence token or a usable chat template.
     """
     if not rows:
-        return []
-    return _ENCODERS[type(objective)](rows, objective, tokenizer)
+        return collect((), _labels_as(objective))
+    examples = collect(_ENCODERS[type(objective)](rows, objective, tokenizer), _labels_as(objective))
+    if not examples:
+        raise TaskFailed(
+            FailureReason.BAD_DATA, f"none of the {len(rows)} rows has two tokens, of which the first could predict the second"
+        )
+    return examples
 
 
-def encode_once(rows: Sequence[Row], objective: SequenceClassification | CausalLM | Seq2SeqLM, tokenizer: Tokenizer) -> list[Example]:
+def _labels_as(objective: SequenceClassification | CausalLM | Seq2SeqLM) -> Labels:
+    if isinstance(objective, CausalLM):
+        return Labels.MARKS
+    is_number = isinstance(objective, SequenceClassification) and objective.problem == "Regression"
+    return Labels.NUMBERS if is_number else Labels.INTEGERS
+
+
+def encode_once(rows: Sequence[Row], objective: SequenceClassification | CausalLM | Seq2SeqLM, tokenizer: Tokenizer) -> Examples:
     """As `encode`, but what was encoded last with this tokenizer is kept: a site trains on the same rows in every round.
 
     The examples are recognised by the texts of the rows, so a changed file is encoded anew. They are kept no longer than the
-    tokenizer, and not at all if they have more than a million tokens (some 40 MB).
+    tokenizer, and not at all if they have more than a million tokens (some 8 MB).
     """
     digest = sha256(objective.to_json().encode())
     for row in rows:
         digest.update(json.dumps(row).encode())
-    last, examples = _last_encoded.get(tokenizer, (b"", []))
+    last, examples = _last_encoded.get(tokenizer, (b"", collect((), Labels.INTEGERS)))
     if last != digest.digest():
         examples = encode(rows, objective, tokenizer)
-        if sum(len(example.input_ids) + len(example.labels) for example in examples) <= _MOST_KEPT_TOKENS:
+        if sum(examples.lengths) <= _MOST_KEPT_TOKENS:
             _last_encoded[tokenizer] = digest.digest(), examples
     return examples
 
 
-def encode_prompts(
-    prompts: Sequence[str], objective: CausalLM | Seq2SeqLM, tokenizer: Tokenizer, *, max_new_tokens: int
-) -> list[list[int]]:
-    """Token ids of prompts, truncated as by `encode` for responses of up to `max_new_tokens` tokens."""
+def encode_prompts(rows: Sequence[Row], objective: CausalLM | Seq2SeqLM, tokenizer: Tokenizer, *, max_new_tokens: int) -> list[list[int]]:
+    """Token ids of the rows' prompts, truncated as by `encode` for responses of up to `max_new_tokens` tokens.
+
+    Raises:
+        TaskFailed: BadModel, as `encode`; BadData, the chat template refuses a prompt.
+    """
+    if not rows:
+        return []
     if isinstance(objective, Seq2SeqLM):
-        return _tokenize(tokenizer, prompts, truncation=True, max_length=objective.max_length)
+        return [_cut(ids, objective.max_length, tokenizer) for ids in _encode_prompts(rows, objective, tokenizer)]
     keep = _prompt_budget(objective.max_length, max_new_tokens)
-    return [ids[-keep:] for ids in _tokenize(tokenizer, prompts)]
+    if objective.format in CHAT_FORMATS:
+        return [_chat_prompt(row, objective, tokenizer, keep) for row in rows]
+    return [ids[-keep:] for ids in _without_end(_encode_prompts(rows, objective, tokenizer), tokenizer)]
 
 
-def _classification(rows: Sequence[Row], objective: SequenceClassification, tokenizer: Tokenizer) -> list[Example]:
+def end_tokens(examples: Sequence[Example], objective: CausalLM | Seq2SeqLM, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The tokens that end an answer: the tokenizer's own, and that with which these examples of a chat format end."""
+    ends = {tokenizer.eos_token_id}
+    if isinstance(objective, CausalLM) and objective.format in CHAT_FORMATS and examples:
+        last = next((label for label in reversed(examples[0].labels) if label != IGNORED), None)
+        ends |= {int(last)} & set(tokenizer.all_special_ids) if last is not None else set()
+    return tuple(sorted(end for end in ends if end is not None))
+
+
+def _classification(rows: Sequence[Row], objective: SequenceClassification, tokenizer: Tokenizer) -> Iterator[Example]:
     index = {label: position for position, label in enumerate(objective.labels)}
-    if any(row[objective.label] not in index for row in rows):
+    if objective.problem != "Regression" and any(label not in index for row in rows for label in labels_of(row, objective)):
         # `select_rows` names the rows.
         raise TaskFailed(FailureReason.BAD_DATA, f"a value of column {objective.label!r} is not one of the run's {len(index)} labels")
-    ids = _tokenize(tokenizer, [row[objective.text] for row in rows], truncation=True, max_length=objective.max_length)
-    return [Example(tokens, [index[row[objective.label]]]) for tokens, row in zip(ids, rows, strict=True)]
+    options: dict[str, Any] = {"truncation": True, "max_length": objective.max_length, "split_special_tokens": True}
+    for piece in _pieces(rows):
+        if pair := objective.text_pair:
+            options["text_pair"] = [row[pair] for row in piece]
+        encoded = tokenizer([row[objective.text] for row in piece], **options)
+        segments = encoded.get("token_type_ids") or [[]] * len(piece)
+        for ids, types, row in zip(encoded["input_ids"], segments, piece, strict=True):
+            yield Example(list(ids), _targets(row, objective, index), _second_segment(types))
 
 
-def _causal(rows: Sequence[Row], objective: CausalLM, tokenizer: Tokenizer) -> list[Example]:
+def _targets(row: Row, objective: SequenceClassification, index: Mapping[str, int]) -> list[float]:
+    """The index of the label; of several labels 1 for each that the row has, and 0 for the others; or the number."""
+    if objective.problem == "Regression":
+        return [float(row[objective.label])]
+    labels = labels_of(row, objective)
+    return [index[labels[0]]] if objective.problem == "SingleLabel" else [int(label in labels) for label in index]
+
+
+def _second_segment(types: Sequence[int]) -> int:
+    """Where the second text of a pair begins, for a model that is told; 0 if there is none."""
+    return list(types).index(1) if 1 in types else 0
+
+
+def _causal(rows: Sequence[Row], objective: CausalLM, tokenizer: Tokenizer) -> Iterator[Example]:
+    if objective.format in CHAT_FORMATS:
+        return _chat(rows, objective, tokenizer)
     end = tokenizer.eos_token_id
     if end is None:
         raise TaskFailed(
             FailureReason.BAD_MODEL,
             "the tokenizer has no end-of-sequence token, so the model cannot learn where a response ends: use a tokenizer that has one",
         )
-    prompts = _tokenize(tokenizer, [fill(objective.prompt, row) for row in rows])
-    # The tokenizer adds special tokens only at the start of the prompt, not between prompt and response.
-    responses = _tokenize(tokenizer, [fill(objective.response, row) for row in rows], add_special_tokens=False)
-    return [_join(prompt, [*response, end], objective.max_length) for prompt, response in zip(prompts, responses, strict=True)]
+    return _texts(rows, objective, tokenizer, end) if objective.format == "Text" else _pairs(rows, objective, tokenizer, end)
+
+
+def _pairs(rows: Sequence[Row], objective: CausalLM, tokenizer: Tokenizer, end: int) -> Iterator[Example]:
+    for piece in _pieces(rows):
+        # The tokenizer adds special tokens only at the start of the prompt, not between prompt and response.
+        prompts = _without_end(_encode_prompts(piece, objective, tokenizer), tokenizer)
+        responses = _encode_responses(piece, objective, tokenizer)
+        yield from (_join(prompt, [*response, end], objective.max_length) for prompt, response in zip(prompts, responses, strict=True))
+
+
+def _texts(rows: Sequence[Row], objective: CausalLM, tokenizer: Tokenizer, end: int) -> Iterator[Example]:
+    """Plain texts, of which every token counts: what is longer than a sample goes on in the next one."""
+    size = objective.max_length
+    open_: list[int] = []
+    for piece in _pieces(rows):
+        for ids in _without_end(encode_plain([row[objective.text] for row in piece], tokenizer), tokenizer):
+            open_ += [*ids, end]
+            while len(open_) >= size or (open_ and not objective.packing):
+                yield from _whole(open_[:size])
+                open_ = open_[size:]
+    yield from _whole(open_)
+
+
+def _whole(ids: list[int]) -> Iterator[Example]:
+    """A sample all of whose tokens are targets; none of a single token, before which nothing predicts it."""
+    if len(ids) > 1:
+        yield Example(ids, [IGNORED, *ids[1:]])
+
+
+def _chat(rows: Sequence[Row], objective: CausalLM, tokenizer: Tokenizer) -> Iterator[Example]:
+    require_chat_template(tokenizer)
+    refused: list[int] = []
+    for number, row in enumerate(rows):
+        try:
+            samples = chat.encode_conversation(conversation_of(row, objective), tokenizer, objective.max_length)
+        except RefusedConversationError:
+            refused.append(number)
+            continue
+        for sample in samples:
+            labels = [token if is_target else IGNORED for token, is_target in zip(sample.ids, sample.is_target, strict=True)]
+            yield Example(sample.ids, [IGNORED, *labels[1:]])
+    if refused:
+        roles = ", ".join(conversation_of(rows[refused[0]], objective).roles[:_SHOWN_ROLES])
+        found = f"the model's chat template cannot render {len(refused)} of {len(rows)} conversations"
+        first = f"the first is that of good row {refused[0] + 1}, whose turns begin with {roles}"
+        if len(refused) > _MAX_REFUSED_SHARE * len(rows):
+            advice = "give the model a template that takes such turns, or change the conversations (some templates take no system turn)"
+            raise TaskFailed(FailureReason.BAD_DATA, f"{found}: {first}: {advice}")
+        _LOG.warning("%s: %s. They are left out", found, first)
 
 
 def _join(prompt: list[int], response: list[int], max_length: int) -> Example:
@@ -111,19 +204,46 @@ def _prompt_budget(max_length: int, response: int) -> int:
     return max(max_length - response, max_length // 2)
 
 
-def _seq2seq(rows: Sequence[Row], objective: Seq2SeqLM, tokenizer: Tokenizer) -> list[Example]:
-    longest = objective.max_length
-    sources = _tokenize(tokenizer, [fill(objective.prompt, row) for row in rows], truncation=True, max_length=longest)
-    responses = [fill(objective.response, row) for row in rows]
-    targets = tokenizer(text_target=responses, truncation=True, max_length=longest)["input_ids"]
-    return [Example(source, list(target)) for source, target in zip(sources, targets, strict=True)]
+def _seq2seq(rows: Sequence[Row], objective: Seq2SeqLM, tokenizer: Tokenizer) -> Iterator[Example]:
+    options: dict[str, Any] = {"truncation": True, "max_length": objective.max_length, "split_special_tokens": True}
+    for piece in _pieces(rows):
+        sources = [_cut(ids, objective.max_length, tokenizer) for ids in _encode_prompts(piece, objective, tokenizer)]
+        targets = tokenizer(text_target=[response_of(row, objective) for row in piece], **options)["input_ids"]
+        yield from (Example(source, list(target)) for source, target in zip(sources, targets, strict=True))
 
 
-def _tokenize(tokenizer: Tokenizer, texts: Sequence[str], **options: object) -> list[list[int]]:
-    return [list(ids) for ids in tokenizer(list(texts), **options)["input_ids"]]
+def _pieces(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    return (rows[first : first + _ROWS_OF_A_PIECE] for first in range(0, len(rows), _ROWS_OF_A_PIECE))
 
 
-_ENCODERS: Final[dict[type, Callable[[Sequence[Row], Any, Tokenizer], list[Example]]]] = {
+def _encode_prompts(rows: Sequence[Row], objective: CausalLM | Seq2SeqLM, tokenizer: Tokenizer) -> list[list[int]]:
+    return encode_filled(rows, lambda row: prompt_of(row, objective), tokenizer)
+
+
+def _encode_responses(rows: Sequence[Row], objective: CausalLM, tokenizer: Tokenizer) -> list[list[int]]:
+    return encode_filled(rows, lambda row: response_of(row, objective), tokenizer, add_special_tokens=False)
+
+
+def _chat_prompt(row: Row, objective: CausalLM, tokenizer: Tokenizer, budget: int) -> list[int]:
+    try:
+        return chat.encode_chat_prompt(without_answer(conversation_of(row, objective)), tokenizer, budget)
+    except RefusedConversationError:
+        message = "the model's chat template cannot render a conversation without its last turn: give the model another template"
+        raise TaskFailed(FailureReason.BAD_DATA, message) from None
+
+
+def _without_end(encoded: Sequence[list[int]], tokenizer: Tokenizer) -> list[list[int]]:
+    """Texts that something follows, without the end token that the tokenizer adds to each."""
+    return [ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids for ids in encoded]
+
+
+def _cut(ids: list[int], length: int, tokenizer: Tokenizer) -> list[int]:
+    """The first tokens of a text; its end token stays, if it has one."""
+    ends = ids[-1:] == [tokenizer.eos_token_id]
+    return ids if len(ids) <= length else [*ids[: length - ends], *ids[len(ids) - ends :]]
+
+
+_ENCODERS: Final[dict[type, Callable[[Sequence[Row], Any, Tokenizer], Iterator[Example]]]] = {
     SequenceClassification: _classification,
     CausalLM: _causal,
     Seq2SeqLM: _seq2seq,

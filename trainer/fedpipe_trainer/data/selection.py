@@ -5,13 +5,14 @@ declared the labels; where they were derived from the sites' profiles, its rows 
 """
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from fedpipe_trainer.contract import DataPolicy, FailureReason, Objective, SequenceClassification
+from fedpipe_trainer.data.formats import labels_of, value_readers
 from fedpipe_trainer.data.rows import Rows, read_rows
 from fedpipe_trainer.data.templates import columns_of
-from fedpipe_trainer.data.values import read_label
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.printable import printable
 
@@ -25,19 +26,20 @@ def select_rows(path: str | Path, objective: Objective, policy: DataPolicy) -> R
         TaskFailed: PolicyDenied, the policy leaves out every row; BadData, a row has a label that the objective does not have, or, if it
             drops these, every row has; or as `read_rows`. The message names the file and the line, and quotes nothing.
     """
+    found = read_rows(path, columns_of(objective), value_readers(objective))
     if not isinstance(objective, SequenceClassification):
-        return read_rows(path, columns_of(objective))
-    found = read_rows(path, columns_of(objective), {objective.label: read_label})
-    allowed = _with_allowed_labels(path, found, objective.label, policy)
+        return found
+    allowed = _with_allowed_labels(path, found, objective, policy)
     return with_run_labels(path, allowed, objective) if objective.labels else allowed
 
 
-def _with_allowed_labels(path: str | Path, found: Rows, column: str, policy: DataPolicy) -> Rows:
+def _with_allowed_labels(path: str | Path, found: Rows, objective: SequenceClassification, policy: DataPolicy) -> Rows:
+    column = objective.label
     if policy.labels is None:
         return found
     # A label has no space around it, however the policy or a row spells it.
     allowed = {label.strip() for label in policy.labels}
-    kept = [at for at, label in enumerate(found.rows.column(column)) if label in allowed]
+    kept = [at for at, labels in enumerate(_labels(found, objective)) if allowed.issuperset(labels)]
     left_out = len(found.rows) - len(kept)
     if not kept:
         message = f"policy.labels of the data owner allows none of the values that column {column!r} of {path} has"
@@ -54,7 +56,7 @@ def with_run_labels(path: str | Path, rows: Rows, objective: SequenceClassificat
         TaskFailed: BadData, a row has another label, and the objective does not drop them; or every row has.
     """
     known = set(objective.labels)
-    kept = [at for at, label in enumerate(rows.rows.column(objective.label)) if label in known]
+    kept = [at for at, labels in enumerate(_labels(rows, objective)) if known.issuperset(labels)]
     others = len(rows.rows) - len(kept)
     if not others:
         return rows
@@ -67,9 +69,13 @@ def with_run_labels(path: str | Path, rows: Rows, objective: SequenceClassificat
 
 def _other_labels(path: str | Path, rows: Rows, objective: SequenceClassification) -> str:
     known = set(objective.labels)
-    labels = rows.rows.column(objective.label)
-    numbers = [number for number, label in zip(rows.lines, labels, strict=True) if label not in known]
+    numbers = [number for number, labels in zip(rows.lines, _labels(rows, objective), strict=True) if not known.issuperset(labels)]
     found = f"{len(numbers)} of {len(rows.rows)} rows of {path}, the first at {rows.unit} {numbers[0]}, have in column {objective.label!r}"
     if objective.drops_other_labels:
         return f"{found} none of the {len(known)} labels that the run found in the data: declare spec.task.labels in a new run"
     return f"{found} none of the run's {len(known)} labels: correct the rows, or add their labels to spec.task.labels of the run"
+
+
+def _labels(rows: Rows, objective: SequenceClassification) -> Iterator[tuple[str, ...]]:
+    """The labels of each row."""
+    return (labels_of({objective.label: text}, objective) for text in rows.rows.column(objective.label))

@@ -8,7 +8,14 @@ from a user must not do.
 from collections.abc import Mapping
 from string import Formatter
 
-from fedpipe_trainer.contract import CausalLM, FailureReason, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.contract import (
+    CHAT_FORMATS,
+    FORMAT_COLUMNS,
+    CausalLM,
+    FailureReason,
+    Seq2SeqLM,
+    SequenceClassification,
+)
 from fedpipe_trainer.errors import TaskFailed
 
 
@@ -19,9 +26,19 @@ def columns_of(objective: SequenceClassification | CausalLM | Seq2SeqLM) -> tupl
         TaskFailed: BadTask, a template names no column, or something that is not a plain column name.
     """
     if isinstance(objective, SequenceClassification):
-        return tuple(dict.fromkeys((objective.text, objective.label)))
-    named = [*_columns("prompt", objective.prompt), *_columns("response", objective.response)]
+        return tuple(dict.fromkeys(column for column in (objective.text, objective.text_pair, objective.label) if column))
+    if objective.format != "Template":
+        return _columns_of_format(objective)
+    named = [*_columns("prompt", objective.prompt or ""), *_columns("response", objective.response or "")]
     return tuple(dict.fromkeys(named))
+
+
+def _columns_of_format(objective: CausalLM | Seq2SeqLM) -> tuple[str, ...]:
+    if isinstance(objective, Seq2SeqLM) or objective.format in FORMAT_COLUMNS:
+        return FORMAT_COLUMNS[objective.format]
+    if objective.format in CHAT_FORMATS:
+        return tuple(column for column in (objective.conversation_column, objective.tools) if column)
+    return (objective.text,)
 
 
 def fill(template: str, row: Mapping[str, str]) -> str:

@@ -30,6 +30,13 @@ AUTO_CLASSES: Final[dict[str, Any]] = {
     "SequenceClassification": AutoModelForSequenceClassification,
 }
 
+_PROBLEM_TYPES: Final[dict[str, Any]] = {
+    "SingleLabel": "single_label_classification",
+    "MultiLabel": "multi_label_classification",
+    "Regression": "regression",
+}
+"""transformers' names."""
+
 KEY_PREFIX: Final = "base_model.model."
 """Prefix of a module's path in the keys of an adapter file (from peft's wrapper)."""
 
@@ -82,9 +89,10 @@ def read_config(folder: Path, objective: Objective, attention: Attention | None 
     except (OSError, ValueError, KeyError) as error:
         raise TaskFailed(FailureReason.BAD_MODEL, f"{folder}/config.json cannot be read: {error}") from error
     if isinstance(objective, SequenceClassification):
-        config.id2label = dict(enumerate(objective.labels))
-        config.label2id = {label: index for index, label in enumerate(objective.labels)}
-        config.problem_type = "single_label_classification"
+        labels = (objective.label,) if objective.problem == "Regression" else objective.labels
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+        config.problem_type = _PROBLEM_TYPES[objective.problem]
     return config
 
 
@@ -207,6 +215,8 @@ def head_shapes(folder: Path, objective: Objective) -> dict[str, tuple[int, ...]
     """Shape by name of the head's parameters. The number of labels is -1; its dimension is found by comparing two sizes of the head."""
     if not isinstance(objective, SequenceClassification):
         return {}
+    if objective.problem == "Regression":
+        return _head_with(folder, objective, ())
     two, three = (_head_with(folder, objective, labels) for labels in (("0", "1"), ("0", "1", "2")))
     return {name: tuple(-1 if a != b else a for a, b in zip(two[name], three[name], strict=True)) for name in two}
 

@@ -71,7 +71,7 @@ def load_cached(folder: Path, bits: Bits, objective: Objective, attention: Atten
     Raises:
         TaskFailed: BadModel, see `load`.
     """
-    labels = objective.labels if isinstance(objective, SequenceClassification) else ()
+    labels = (objective.problem, *objective.labels) if isinstance(objective, SequenceClassification) else ()
     key = (fingerprint(folder), bits, objective.type, labels, attention)
     if key not in _cache:
         clear_cache()

@@ -60,7 +60,7 @@ def check_lengths(model: PreTrainedModel, objective: Objective, *, max_new_token
         raise bad_model(
             f"task.maxLength is {objective.max_length}, but {has}: lower task.maxLength to {positions}, or use another base model"
         )
-    if isinstance(objective, SequenceClassification) or not max_new_tokens:
+    if isinstance(objective, SequenceClassification) or objective.format == "Text" or not max_new_tokens:
         return
     prompt = _longest_prompt(objective.max_length, max_new_tokens) if isinstance(objective, CausalLM) else 0
     if prompt + max_new_tokens > positions:

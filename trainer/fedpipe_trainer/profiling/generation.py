@@ -24,8 +24,9 @@ _TOKENS: Final = 4
 
 
 def measure_generation(subject: Subject, examples: Sequence[Example], runtime: TaskRuntime) -> GenerationSpeed | None:
-    """Measure the base with what is attached to it; None for a classification, and where memory does not suffice or it cannot generate.
+    """Measure the base with what is attached to it; None for a task without answers.
 
+    It is None, too, where memory does not suffice or the model cannot generate.
     A model that cannot generate costs a training its evaluation, so it must not cost a site its profile.
 
     Args:
@@ -37,7 +38,7 @@ def measure_generation(subject: Subject, examples: Sequence[Example], runtime: T
         Terminated: the task was requested to stop.
     """
     objective = subject.objective
-    if isinstance(objective, SequenceClassification):
+    if isinstance(objective, SequenceClassification) or objective.format == "Text":
         return None
     longest = max(1, objective.max_length - 1 - _TOKENS)
     prompts = [_prompt(example)[-longest:] for example in examples]
@@ -70,7 +71,7 @@ def _seconds(subject: Subject, objective: CausalLM | Seq2SeqLM, prompts: Sequenc
         raise Terminated
     base = subject.base
     decoding = DecodingConfig(
-        max_new_tokens=tokens, min_new_tokens=tokens, pad_id=base.pad_id, end_id=base.tokenizer.eos_token_id, batch_size=len(prompts)
+        max_new_tokens=tokens, min_new_tokens=tokens, pad_id=base.pad_id, end_ids=(base.tokenizer.eos_token_id,), batch_size=len(prompts)
     )
     started = runtime.elapsed_seconds()
     generate_answers(base.model, prompts, objective, decoding=decoding, before_batch=lambda: None)

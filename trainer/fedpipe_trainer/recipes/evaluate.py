@@ -9,6 +9,7 @@ allows it: always the first ones of the file, so that further runs, or other see
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from fedpipe_trainer import device, metrics
@@ -26,9 +27,22 @@ from fedpipe_trainer.contract import (
     TrainingLosses,
     perplexity_of,
 )
-from fedpipe_trainer.data import Example, Row, Rows, encode, encode_prompts, fill, select_rows, shuffled
+from fedpipe_trainer.data import (
+    Example,
+    Row,
+    Rows,
+    encode,
+    encode_prompts,
+    end_tokens,
+    labels_of,
+    prompt_key,
+    references_of,
+    select_rows,
+    shown_prompt,
+    shuffled,
+)
 from fedpipe_trainer.errors import TaskFailed, Terminated
-from fedpipe_trainer.evaluation import DecodingConfig, EvaluationTotals, evaluate_batches, evaluation_mode, generate_answers
+from fedpipe_trainer.evaluation import DecodingConfig, EvaluationTotals, Prediction, evaluate_batches, evaluation_mode, generate_answers
 from fedpipe_trainer.metrics import Answer
 from fedpipe_trainer.model import Base, check_lengths, fetch, load_cached
 from fedpipe_trainer.task_runtime import TaskRuntime
@@ -77,18 +91,19 @@ def evaluate_adapter(task: EvaluateTask, runtime: TaskRuntime, *, base: Base, ad
     others = (at for at in shuffled(len(validation.rows), f"{task.seed}/0") if at >= shown)
     selected = [*range(shown), *others][: task.evaluation.max_samples]
     rows = [validation.rows[i] for i in selected]
-    examples = encode(rows, task.objective, base.tokenizer)
+    # A row of plain text may be many samples: no more of them are evaluated than of others.
+    examples = encode(rows, task.objective, base.tokenizer)[: task.evaluation.max_samples]
     limit = device.memory_limit(base.device, runtime.memory_limit_bytes)
     with runtime.phase("evaluate"), attach_adapters(base, FROZEN_ADAPTER, adapter, task.seed), limit:
         totals = _measure_loss(task, base, examples, runtime)
-        answers = _generate(task, base, _references_by_prompt(task, rows, validation.rows), runtime)
+        answers = _generate(task, base, examples, _questions(task, rows, validation.rows), runtime)
         values = _metrics(task, totals, examples, answers)
     return EvaluateResult(
         **runtime.result_header(task),
         outcome=Outcome.COMPLETED,
         fingerprint=base.fingerprint,
         batch_size=totals.batch_size,
-        samples=len(rows),
+        samples=len(examples),
         targets=totals.targets,
         skipped_rows=validation.skipped,
         dropped_rows=validation.dropped,
@@ -141,52 +156,96 @@ def _metrics(task: EvaluateTask, totals: EvaluationTotals, examples: Sequence[Ex
     objective = task.objective
     if isinstance(objective, SequenceClassification):
         predicted = [totals.predicted[i] for i in range(len(examples))]
-        return metrics.classification_metrics([example.labels[0] for example in examples], predicted)
+        return _head_metrics(objective, [example.labels for example in examples], predicted)
+    if objective.format == "QuestionAnswering":
+        return {"perplexity": perplexity_of(totals.mean_loss), **metrics.question_metrics(answers)}
     slots = metrics.compile_slot_pattern(objective.slot_pattern)
-    return {"perplexity": perplexity_of(totals.mean_loss), **metrics.generation_metrics(answers, slots)}
+    return {"perplexity": perplexity_of(totals.mean_loss), **metrics.generation_metrics(answers, slots, task.evaluation.bleu_tokenizer)}
 
 
-def _references_by_prompt(task: EvaluateTask, rows: Sequence[Row], all_rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
-    """The prompts to generate answers to, each with all its responses in the whole file as references."""
+def _head_metrics(
+    objective: SequenceClassification, expected: Sequence[Sequence[float]], predicted: Sequence[Prediction]
+) -> dict[str, float]:
+    if objective.problem == "MultiLabel":
+        return metrics.multi_label_metrics(expected, predicted)
+    values = [label for (label,) in expected], [label for (label,) in predicted]
+    if objective.problem == "Regression":
+        return metrics.regression_metrics(*values)
+    return metrics.classification_metrics(*([int(label) for label in labels] for labels in values))
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A prompt to which an answer is generated, and all its responses in the whole file as references."""
+
+    row: Row
+    """The first row that has it."""
+    references: tuple[str, ...]
+
+
+def _questions(task: EvaluateTask, rows: Sequence[Row], all_rows: Sequence[Row]) -> list[_Question]:
+    """What answers are generated to: the first distinct prompts of these rows."""
     objective = task.objective
-    if isinstance(objective, SequenceClassification):
-        return {}
-    prompts = list(dict.fromkeys(fill(objective.prompt, row) for row in rows))[: task.evaluation.generations]
-    responses: dict[str, list[str]] = {prompt: [] for prompt in prompts}
-    for row in all_rows:
-        if (prompt := fill(objective.prompt, row)) in responses:
-            responses[prompt].append(fill(objective.response, row).strip())
-    return {prompt: tuple(dict.fromkeys(texts)) for prompt, texts in responses.items()}
+    if isinstance(objective, SequenceClassification) or objective.format == "Text":
+        return []
+    asked: dict[str, Row] = {}
+    for row in rows:
+        if len(asked) < task.evaluation.generations:
+            asked.setdefault(prompt_key(row, objective), row)
+    responses: dict[str, list[str]] = {prompt: [] for prompt in asked}
+    for row in all_rows if asked else ():
+        if (prompt := prompt_key(row, objective)) in responses:
+            responses[prompt] += references_of(row, objective)
+    return [_Question(row, tuple(dict.fromkeys(responses[prompt]))) for prompt, row in asked.items()]
 
 
-def _generate(task: EvaluateTask, base: Base, references_by_prompt: dict[str, tuple[str, ...]], runtime: TaskRuntime) -> list[Answer]:
-    if not references_by_prompt or not isinstance(task.objective, CausalLM | Seq2SeqLM):
+def _generate(
+    task: EvaluateTask, base: Base, examples: Sequence[Example], questions: Sequence[_Question], runtime: TaskRuntime
+) -> list[Answer]:
+    objective = task.objective
+    if not questions or not isinstance(objective, CausalLM | Seq2SeqLM):
         return []
     limit = task.evaluation.max_new_tokens
-    check_lengths(base.model, task.objective, max_new_tokens=limit)  # once more: a run's evaluation may change after its profiles
-    prompts = encode_prompts(list(references_by_prompt), task.objective, base.tokenizer, max_new_tokens=limit)
+    check_lengths(base.model, objective, max_new_tokens=limit)  # once more: a run's evaluation may change after its profiles
+    prompts = encode_prompts([question.row for question in questions], objective, base.tokenizer, max_new_tokens=limit)
+    end_ids = end_tokens(examples, objective, base.tokenizer)
     generated = generate_answers(
         base.model,
         prompts,
-        task.objective,
-        decoding=DecodingConfig(max_new_tokens=limit, pad_id=base.pad_id, end_id=base.tokenizer.eos_token_id, batch_size=task.batch_size),
+        objective,
+        decoding=DecodingConfig(max_new_tokens=limit, pad_id=base.pad_id, end_ids=end_ids, batch_size=task.batch_size),
         before_batch=lambda: _check_stop_and_deadline(task, runtime),
     )
     texts = base.tokenizer.batch_decode(generated, skip_special_tokens=True)
     return [
-        Answer(prompt, references, text.strip()) for (prompt, references), text in zip(references_by_prompt.items(), texts, strict=True)
+        Answer(shown_prompt(question.row, objective), question.references, text.strip())
+        for question, text in zip(questions, texts, strict=True)
     ]
 
 
-def _samples(task: EvaluateTask, shown: Sequence[Row], predicted: Mapping[int, int], answers: Sequence[Answer]) -> tuple[Sample, ...]:
+def _samples(
+    task: EvaluateTask, shown: Sequence[Row], predicted: Mapping[int, Prediction], answers: Sequence[Answer]
+) -> tuple[Sample, ...]:
     """The rows that are shown, the first ones of the evaluated rows; of generated answers, those with one."""
     objective = task.objective
     if isinstance(objective, SequenceClassification):
-        labels = objective.labels
-        return tuple(_sample(row[objective.text], row[objective.label], labels[predicted[at]]) for at, row in enumerate(shown))
+        return tuple(_shown_row(row, objective, predicted[at]) for at, row in enumerate(shown))
+    if not answers:
+        return ()
     texts = {answer.prompt: answer.text for answer in answers}
-    filled = [(fill(objective.prompt, row), fill(objective.response, row).strip()) for row in shown]
+    filled = [(shown_prompt(row, objective), references_of(row, objective)[0]) for row in shown]
     return tuple(_sample(prompt, response, texts[prompt]) for prompt, response in filled if prompt in texts)
+
+
+def _shown_row(row: Row, objective: SequenceClassification, predicted: Prediction) -> Sample:
+    texts = [row[column] for column in (objective.text, objective.text_pair) if column]
+    if objective.problem == "Regression":
+        return _sample("\n".join(texts), row[objective.label], f"{predicted[0]:.4g}")
+    if objective.problem == "SingleLabel":
+        return _sample("\n".join(texts), row[objective.label], objective.labels[int(predicted[0])])
+    said = ", ".join(label for label, is_there in zip(objective.labels, predicted, strict=True) if is_there)
+    has = ", ".join(sorted(labels_of(row, objective), key=objective.labels.index))
+    return _sample("\n".join(texts), has, said)
 
 
 def _sample(text: str, expected: str, predicted: str) -> Sample:

@@ -32,7 +32,7 @@ from fedpipe_trainer.contract import (
     SequenceClassification,
 )
 from fedpipe_trainer.contract.result import LONGEST_LABEL, MAX_LABELS
-from fedpipe_trainer.data import Example, Row, Rows, encode, select_rows, with_run_labels
+from fedpipe_trainer.data import Example, Row, Rows, encode, labels_of, lengths_of, select_rows, with_run_labels
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.failures import failure_of
 from fedpipe_trainer.model import Base, check_model, clear_cache, facts, fetch, fingerprint, load, read_revision, read_tokenizer
@@ -60,8 +60,8 @@ class PreparedSite:
     objective: Objective
     """The task's objective; if it has no labels, with the labels found in the data."""
     base: BaseModelFacts
-    examples: list[Example]
-    validation: list[Example]
+    examples: Sequence[Example]
+    validation: Sequence[Example]
     """Of the range test; empty without one."""
     validation_samples: int
     skipped_rows: int
@@ -157,7 +157,7 @@ def measure(task: ProfileTask, runtime: TaskRuntime, folder: Path, first_fetch_s
         found = measure_bit_widths(task, runtime, site)
         measured = found.measured
         importance, range_test = score(task, runtime, site, measured)
-    lengths = [len(example.input_ids) for example in site.examples]
+    lengths = lengths_of(site.examples)
     efficiency = max((one.steps.efficiency for one in measured.values()), key=lambda one: one.tokens_per_second)
     return ProfileResult(
         **runtime.result_header(task),
@@ -199,7 +199,7 @@ def prepare(task: ProfileTask, folder: Path) -> PreparedSite:
     paths = (task.data.train, task.data.validation)
     train, validation = (select_rows(path, task.objective, task.policy) for path in paths)
     objective = _with_labels(task.objective, (train, validation), task.policy)
-    if isinstance(objective, SequenceClassification):
+    if isinstance(objective, SequenceClassification) and objective.labels:
         train, validation = (with_run_labels(path, rows, objective) for path, rows in zip(paths, (train, validation), strict=True))
     tokenizer = read_tokenizer(folder)
     check_model(folder, objective, tokenizer, max_new_tokens=task.max_new_tokens)
@@ -216,7 +216,9 @@ def prepare(task: ProfileTask, folder: Path) -> PreparedSite:
 
 
 def _label_count(rows: Rows, objective: Objective) -> int:
-    return len(set(rows.rows.column(objective.label))) if isinstance(objective, SequenceClassification) else 0
+    if not isinstance(objective, SequenceClassification) or objective.problem == "Regression":
+        return 0
+    return len({label for row in rows.rows.column(objective.label) for label in labels_of({objective.label: row}, objective)})
 
 
 def _with_labels(objective: Objective, files: Sequence[Rows], policy: DataPolicy) -> Objective:
@@ -224,7 +226,7 @@ def _with_labels(objective: Objective, files: Sequence[Rows], policy: DataPolicy
 
     A value of one row only is no label: its rows are left out. Where most rows have such values, the column has no labels but texts.
     """
-    if not isinstance(objective, SequenceClassification) or objective.labels:
+    if not isinstance(objective, SequenceClassification) or objective.labels or objective.problem == "Regression":
         return objective
     rows_of = Counter(label for file in files for label in file.rows.column(objective.label))
     labels = sorted(label for label, count in rows_of.items() if count >= _ROWS_OF_A_LABEL)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -32,12 +33,14 @@ from fedpipe_trainer.contract import (
 )
 from fedpipe_trainer.data import (
     Example,
+    Rows,
     batch_of_step,
     compose_batches,
     count_padding,
     count_tokens,
     encode,
     encode_once,
+    lengths_of,
     select_rows,
 )
 from fedpipe_trainer.errors import TaskFailed, Terminated
@@ -50,6 +53,7 @@ from fedpipe_trainer.profiling.energy import meter
 from fedpipe_trainer.recipes import evaluate
 from fedpipe_trainer.steps import compute_gradients, make_optimizer, optimizer_step, training_mode
 from fedpipe_trainer.task_runtime import TaskRuntime
+from fedpipe_trainer.token_cache import EncodedData, TokenCache
 
 _TRAINING_SHARE: Final = 0.9
 """Share of the deadline for training; the rest is for validation and the upload."""
@@ -63,7 +67,7 @@ class TrainingInputs:
 
     base: Base
     start: AdapterTensors
-    examples: list[Example]
+    examples: Sequence[Example]
     skipped_rows: int
     dropped_rows: int
 
@@ -129,17 +133,25 @@ def run(task: TrainTask, runtime: TaskRuntime) -> TrainResult:
 
 
 def load_inputs(task: TrainTask, runtime: TaskRuntime) -> TrainingInputs:
-    """Load the data first, since it fails fastest, then the base and the global adapter."""
+    """Load the data first, since it fails fastest, unless its tokens may be kept; then the base and the global adapter."""
     with runtime.phase("load"):
-        rows = select_rows(task.data.train, task.objective, task.policy)
+        tokens = TokenCache(runtime.cache / "tokens", task)
+        rows = None if tokens.may_hit() else select_rows(task.data.train, task.objective, task.policy)
         base = load_cached(fetch(task.model, runtime), task.plan.bits, task.objective, task.model.attn_implementation)
         check_depth(task.plan, base.model, base.head)
-        examples = encode_once(rows.rows, task.objective, base.tokenizer)
+        data = tokens.read(base.tokenizer) or _encode(task, rows, base, tokens)
         start = AdapterTensors()
         if task.global_adapter is not None:
             path = runtime.download(task.global_adapter.url, runtime.folder / "global.safetensors", task.global_adapter.sha256)
             start = read_global_adapter(path, base.model, base.head)
-    return TrainingInputs(base, start, examples, rows.skipped, rows.dropped)
+    return TrainingInputs(base, start, data.examples, data.skipped_rows, data.dropped_rows)
+
+
+def _encode(task: TrainTask, rows: Rows | None, base: Base, tokens: TokenCache) -> EncodedData:
+    """The data as samples, which the site keeps if they are many."""
+    found = rows or select_rows(task.data.train, task.objective, task.policy)
+    examples = encode_once(found.rows, task.objective, base.tokenizer)
+    return tokens.write(base.tokenizer, EncodedData(examples, found.skipped, found.dropped))
 
 
 def evaluate_start(task: TrainTask, requested: TrainEvaluation, runtime: TaskRuntime, inputs: TrainingInputs) -> None:
@@ -201,7 +213,7 @@ def fit(task: TrainTask, runtime: TaskRuntime, inputs: TrainingInputs, adapters:
     plan, hyper = task.plan, task.hyperparameters
     if not adapters.trainable:
         raise TaskFailed(FailureReason.BAD_TASK, "the plan has nothing to train: every rank is 0 and the objective has no head")
-    batches = compose_batches([len(example.input_ids) for example in inputs.examples], plan.batch_size, _seed(hyper.seed, task.site))
+    batches = compose_batches(lengths_of(inputs.examples), plan.batch_size, _seed(hyper.seed, task.site))
     data_seed = _seed(hyper.seed, task.site, task.round)
     torch.manual_seed(data_seed)
     optimizer = make_optimizer(hyper, adapters)

@@ -1,0 +1,197 @@
+"""Renders conversations by a tokenizer's chat template, and says which characters are the assistant's.
+
+A chat template is a program that comes with a model: it is run in transformers' sandbox, and its output is bounded. Its messages are told
+to nobody, since it may write the site's data into them.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from jinja2 import Template, TemplateSyntaxError
+from jinja2.exceptions import SecurityError
+from transformers.utils.chat_template_utils import (
+    _cached_compile_jinja_template,  # transformers' sandbox: its public functions collect any output before they return it
+)
+
+from fedpipe_trainer.contract import FailureReason
+from fedpipe_trainer.data.conversations import Conversation, Message
+from fedpipe_trainer.data.tokenizer import Tokenizer
+from fedpipe_trainer.errors import TaskFailed
+
+_MOST_CHARACTERS: Final = 16 * 2**20
+"""Of a rendered conversation."""
+_CHARACTERS_OF_A_TEMPLATE: Final = 2**20
+_OWN_TEMPLATE: Final = "give the model a template with {% generation %}, or use task.format Template with prompt and response"
+
+Span = tuple[int, int]
+"""The first character and the one after the last."""
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """A rendered conversation, or the beginning of one."""
+
+    text: str
+    targets: tuple[Span, ...]
+    """The assistant's characters that count in the loss, in order."""
+
+
+class RefusedConversationError(Exception):
+    """The template cannot render this conversation."""
+
+
+def require_chat_template(tokenizer: Tokenizer) -> None:
+    """Check that there is a template, that it can be compiled, and that it does nothing forbidden as such.
+
+    Raises:
+        TaskFailed: BadModel.
+    """
+    if not tokenizer.chat_template:
+        found = "the tokenizer has no chat template, and task.format has conversations"
+        advice = "use a model that was trained for chat, add chat_template.jinja to the model's folder, or use task.format Template"
+        raise TaskFailed(FailureReason.BAD_MODEL, f"{found}: {advice}")
+    _compile(tokenizer, ())
+
+
+def render_samples(tokenizer: Tokenizer, conversation: Conversation) -> list[Rendering]:
+    """The conversation as training samples: one whose targets are all turns of the assistant, or one for each of these turns.
+
+    Which characters are the assistant's is what `{% generation %}` in the template says, or follows from rendering the conversation up to
+    each of its turns. Some templates render a turn in another way once others follow it (they leave out its reasoning, for example): then
+    each turn is a sample of its own, with all before it rendered as it is when the model has to answer.
+
+    Raises:
+        RefusedConversationError: the template cannot render it.
+        TaskFailed: BadModel, the template does not tell the assistant's turns from the rest.
+    """
+    template = _compile(tokenizer, conversation.tools)
+    if template.marks_targets:
+        rendering = template.render(conversation.messages)
+        _check_targets(rendering, [conversation.messages[at] for at in conversation.assistant_turns])
+        return [rendering]
+    turns = [_turn(template, conversation, at, tokenizer.all_special_tokens) for at in conversation.assistant_turns]
+    whole = turns[-1].text
+    if all(whole.startswith(turn.text) for turn in turns):
+        return [Rendering(whole, tuple(turn.targets[0] for turn in turns))]
+    return turns
+
+
+def render_prompt(tokenizer: Tokenizer, conversation: Conversation, messages: Sequence[Message]) -> str:
+    """These messages of a conversation, up to where the assistant's answer begins.
+
+    Raises:
+        RefusedConversationError: the template cannot render them.
+        TaskFailed: BadModel, as `require_chat_template`.
+    """
+    return _compile(tokenizer, conversation.tools).render(messages, asks=True).text
+
+
+def _turn(template: "_ChatTemplate", conversation: Conversation, at: int, special_tokens: Sequence[str]) -> Rendering:
+    """The conversation up to a turn of the assistant, which is the target."""
+    before = template.render(conversation.messages[:at], asks=True).text
+    text = template.render(conversation.messages[: at + 1]).text
+    if not text.startswith(before):
+        found = "the tokenizer's chat template does not tell the assistant's turns from the rest"
+        reason = "it has no {% generation %}, and what it renders before an answer is not how it renders the answer"
+        raise TaskFailed(FailureReason.BAD_MODEL, f"{found}: {reason}: {_OWN_TEMPLATE}")
+    # What a template writes between two turns is not the assistant's: an answer ends with its token.
+    ended = text.rstrip()
+    end = len(ended) if ended.endswith(tuple(special_tokens)) else len(text)
+    rendering = Rendering(text, ((len(before), end),))
+    _check_targets(rendering, [conversation.messages[at]])
+    return rendering
+
+
+def _check_targets(rendering: Rendering, turns: Sequence[Message]) -> None:
+    """Each target has the end of its turn's content: a template that marks something else would train that."""
+    if len(rendering.targets) == len(turns) and all(
+        _last_line(turn["content"]) in rendering.text[first:end] and rendering.text[first:end].strip()
+        for (first, end), turn in zip(rendering.targets, turns, strict=True)
+    ):
+        return
+    found = f"the tokenizer's chat template marks {len(rendering.targets)} parts of a conversation with {len(turns)} turns of the assistant"
+    reason = "they are not what the assistant says"
+    raise TaskFailed(FailureReason.BAD_MODEL, f"{found}, or {reason}: {_OWN_TEMPLATE}")
+
+
+def _last_line(content: str) -> str:
+    return content.strip().rpartition("\n")[2].strip()
+
+
+@dataclass(frozen=True)
+class _ChatTemplate:
+    compiled: Template
+    marks_targets: bool
+    variables: dict[str, Any]
+
+    def render(self, messages: Sequence[Message], *, asks: bool = False) -> Rendering:
+        """Render messages. With `asks`, what begins an answer of the assistant follows."""
+        blocks: list[str] = []
+        spans: list[Span] = []
+        length = 0
+        inputs = {"messages": [dict(message) for message in messages], "add_generation_prompt": asks, **self.variables}
+        with _refusals(), self.compiled.environment.activate_tracker(blocks, spans):  # type: ignore[attr-defined]  # transformers' extension
+            for block in self.compiled.generate(**inputs):
+                blocks.append(block)
+                length += len(block)
+                if length > _MOST_CHARACTERS:
+                    raise RefusedConversationError
+        return Rendering("".join(blocks), tuple(spans))
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What a template raises, as ours."""
+    try:
+        yield
+    except SecurityError:
+        message = "the tokenizer's chat template does what the sandbox of templates forbids: use a model whose template is safe"
+        raise TaskFailed(FailureReason.BAD_MODEL, message) from None
+    except (RefusedConversationError, TaskFailed, MemoryError):
+        raise
+    except Exception:  # noqa: BLE001 - a template is a program, and may raise anything; its message may quote the data
+        raise RefusedConversationError from None
+
+
+def _compile(tokenizer: Tokenizer, tools: Sequence[dict[str, Any]]) -> _ChatTemplate:
+    functions = list(tools) or None
+    source = tokenizer.get_chat_template(tools=functions)
+    compiled = _compiled(source)
+    return _ChatTemplate(compiled, "endgeneration" in source, {**tokenizer.special_tokens_map, "tools": functions, "documents": None})
+
+
+@lru_cache(maxsize=8)
+def _compiled(source: str) -> Template:
+    if len(source) > _CHARACTERS_OF_A_TEMPLATE:
+        raise _invalid(f"it has {len(source)} characters, and at most {_CHARACTERS_OF_A_TEMPLATE} are allowed")
+    environment = _cached_compile_jinja_template("").environment  # of its own
+    # An expression such as 'a' * 10**10 fills the memory before any output is counted.
+    environment.intercepted_binops = frozenset({"*", "**"})
+    environment.binop_table = environment.binop_table | {"*": _multiply, "**": _power}
+    try:
+        template: Template = environment.from_string(source)
+    except TemplateSyntaxError as error:
+        raise _invalid(f"its line {error.lineno} is not Jinja") from None
+    except RecursionError:
+        raise _invalid("it is nested too deeply") from None
+    return template
+
+
+def _invalid(reason: str) -> TaskFailed:
+    return TaskFailed(FailureReason.BAD_MODEL, f"the tokenizer's chat template cannot be used: {reason}: correct it")
+
+
+def _multiply(left: Any, right: Any) -> Any:  # noqa: ANN401 - any values of a template
+    for one, other in ((left, right), (right, left)):
+        if isinstance(other, int) and hasattr(one, "__len__") and len(one) * other > _MOST_CHARACTERS:
+            raise SecurityError
+    return left * right
+
+
+def _power(left: Any, right: Any) -> Any:  # noqa: ANN401 - any values of a template
+    if abs(right) > 64 or abs(left) > 2**64:  # noqa: PLR2004 - no template computes with more
+        raise SecurityError
+    return left**right

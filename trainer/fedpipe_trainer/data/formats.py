@@ -1,0 +1,171 @@
+"""The formats of the data: how columns that are not simply text are read, and what the input and output of a row are."""
+
+import json
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from decimal import Decimal
+from typing import Any, Final
+
+from fedpipe_trainer.contract import CHAT_FORMATS, CausalLM, Objective, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.data.conversations import (
+    Conversation,
+    parse_conversation,
+    read_messages,
+    read_share_gpt,
+    read_tools,
+    text_of,
+    without_answer,
+)
+from fedpipe_trainer.data.templates import fill
+from fedpipe_trainer.data.values import BadValueError, ValueReader, read_label
+
+# The two prompts of the Stanford Alpaca project, on which models of this format were trained; axolotl's `alpaca` is the same.
+_ALPACA_WITH_INPUT: Final = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+)
+_ALPACA_WITHOUT_INPUT: Final = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:\n"
+)
+
+
+_QUESTION: Final = "{context}\n\nQuestion: {question}\nAnswer:"
+_T5_QUESTION: Final = "question: {question} context: {context}"
+"""As T5 was trained on SQuAD (Raffel et al., arXiv 1910.10683, appendix D.15)."""
+_LARGEST_NUMBER: Final = 1e9
+"""Of a regression: the squares of larger errors lose all meaning in 32 bits."""
+
+
+def value_readers(objective: Objective) -> Mapping[str, ValueReader]:
+    """By column whose value is not simply a text: how it is read."""
+    if isinstance(objective, SequenceClassification):
+        return {objective.label: _LABEL_READERS[objective.problem]}
+    if isinstance(objective, CausalLM) and objective.format in CHAT_FORMATS:
+        readers = {objective.conversation_column: read_messages if objective.format == "Messages" else read_share_gpt}
+        return readers | ({objective.tools: read_tools} if objective.tools else {})
+    return {"Alpaca": {"input": _optional_text}, "QuestionAnswering": {"answers": read_answers}}.get(objective.format, {})
+
+
+def labels_of(row: Mapping[str, str], objective: SequenceClassification) -> tuple[str, ...]:
+    """The labels of a row: one, or any number of them."""
+    return tuple(json.loads(row[objective.label])) if objective.problem == "MultiLabel" else (row[objective.label],)
+
+
+def read_labels(value: Any) -> str:  # noqa: ANN401 - any value of a data file
+    """A list of labels, or its JSON as text, as JSON text: each once, in order. A row may have none.
+
+    Raises:
+        BadValueError: it is no list of labels, see `read_label`.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise BadValueError("it is a text, but not the JSON of a list of labels") from None
+    if not isinstance(value, list):
+        raise BadValueError("it is not a list of labels")
+    spelled = [read_label(one) for one in value]
+    return json.dumps(list(dict.fromkeys(spelled)), ensure_ascii=False)
+
+
+def read_number(value: Any) -> str:  # noqa: ANN401 - any value of a data file
+    """A number, or its text, as text.
+
+    Raises:
+        BadValueError: it is not a number, or one too large for 32 bits.
+    """
+    try:
+        number = float(value) if isinstance(value, str | int | float | Decimal) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not abs(number) <= _LARGEST_NUMBER:
+        raise BadValueError("it is not a number")
+    return repr(number)
+
+
+_LABEL_READERS: Final[dict[str, ValueReader]] = {"SingleLabel": read_label, "MultiLabel": read_labels, "Regression": read_number}
+
+
+def prompt_of(row: Mapping[str, str], objective: CausalLM | Seq2SeqLM) -> str:
+    """The input of a row of a format that has two texts.
+
+    Raises:
+        TaskFailed: BadTask, as `fill`.
+    """
+    if objective.format == "Alpaca":
+        return fill(_ALPACA_WITH_INPUT if row["input"] else _ALPACA_WITHOUT_INPUT, row)
+    if objective.format == "QuestionAnswering":
+        return fill(_T5_QUESTION if isinstance(objective, Seq2SeqLM) else _QUESTION, row)
+    return row["prompt"] if objective.format == "PromptCompletion" else fill(objective.prompt or "", row)
+
+
+def response_of(row: Mapping[str, str], objective: CausalLM | Seq2SeqLM) -> str:
+    """The output of a row of a format that has two texts.
+
+    Raises:
+        TaskFailed: BadTask, as `fill`.
+    """
+    if objective.format == "Alpaca":
+        return row["output"]
+    if objective.format == "QuestionAnswering":
+        return f"{'' if isinstance(objective, Seq2SeqLM) else ' '}{_answers(row)[0]}"
+    return row["completion"] if objective.format == "PromptCompletion" else fill(objective.response or "", row)
+
+
+def conversation_of(row: Mapping[str, str], objective: CausalLM) -> Conversation:
+    """The conversation of a row of a chat format."""
+    return parse_conversation(row[objective.conversation_column], row[objective.tools] if objective.tools else "")
+
+
+def prompt_key(row: Mapping[str, str], objective: CausalLM | Seq2SeqLM) -> str:
+    """What the model has to answer in this row, as one text that rows with the same prompt share."""
+    if isinstance(objective, CausalLM) and objective.format in CHAT_FORMATS:
+        asked = without_answer(conversation_of(row, objective))
+        return json.dumps([asked.messages, asked.tools])
+    return prompt_of(row, objective)
+
+
+def references_of(row: Mapping[str, str], objective: CausalLM | Seq2SeqLM) -> tuple[str, ...]:
+    """The right answers of a row, at least one, without white space around them: of a conversation the assistant's last turn."""
+    if isinstance(objective, CausalLM) and objective.format in CHAT_FORMATS:
+        return (str(conversation_of(row, objective).messages[-1]["content"]).strip(),)
+    if objective.format == "QuestionAnswering":
+        return tuple(answer.strip() for answer in _answers(row))
+    return (response_of(row, objective).strip(),)
+
+
+def read_answers(value: Any) -> str:  # noqa: ANN401 - any value of a data file
+    """The answers to a question as JSON text, the first of which is learnt: a text, a list of them, or SQuAD's object with `text`.
+
+    Raises:
+        BadValueError: there is none.
+    """
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        with suppress(ValueError, RecursionError):  # an answer may begin with a bracket
+            value = json.loads(value)
+    found = value.get("text") if isinstance(value, Mapping) else value
+    answers = [found] if isinstance(found, str) else found
+    if not isinstance(answers, list) or not answers or not all(isinstance(one, str) and one.strip() for one in answers):
+        raise BadValueError("it has no answer: write a text, a list of texts, or SQuAD's object with text")
+    return json.dumps(list(dict.fromkeys(answers)), ensure_ascii=False)
+
+
+def _answers(row: Mapping[str, str]) -> list[str]:
+    answers: list[str] = json.loads(row["answers"])
+    return answers
+
+
+def shown_prompt(row: Mapping[str, str], objective: CausalLM | Seq2SeqLM) -> str:
+    """What the model has to answer in this row, to read."""
+    if isinstance(objective, CausalLM) and objective.format in CHAT_FORMATS:
+        return text_of(conversation_of(row, objective).messages[:-1])
+    return prompt_of(row, objective)
+
+
+def _optional_text(value: Any) -> str:  # noqa: ANN401 - any value of a data file
+    if not isinstance(value, str | None):
+        raise BadValueError(f"it is of type {type(value).__name__}, not text")
+    return (value or "").strip() and str(value)
