@@ -44,12 +44,18 @@ class StoredTensor:
 
     def read(self) -> Tensor:
         """Its values, in memory of their own."""
-        with self.file.open("rb") as file:
+        values = torch.empty(self.shape, dtype=DTYPES[self.dtype])
+        if not self.size:
+            return values
+        with self.file.open("rb", buffering=0) as file:
             file.seek(self.offset)
-            data = bytearray(file.read(self.size))
-        if len(data) != self.size:
-            raise TaskFailed(FailureReason.BAD_MODEL, f"{self.file} is cut short within {self.key}: copy it again")
-        return torch.frombuffer(data, dtype=DTYPES[self.dtype]).reshape(self.shape) if data else torch.empty(self.shape)
+            into, done = values.view(-1).view(torch.uint8).numpy().data, 0
+            while done < self.size:  # a call reads at most 2 GiB
+                read = file.readinto(into[done:])
+                if not read:
+                    raise TaskFailed(FailureReason.BAD_MODEL, f"{self.file} is cut short within {self.key}: copy it again")
+                done += read
+        return values
 
 
 @dataclass(frozen=True)
