@@ -93,6 +93,13 @@ def _own_message(error: ErrorDetails) -> str:
     return str(error["ctx"]["error"])
 
 
+def _invalid_json(error: ErrorDetails) -> str:
+    """Of YAML, whose texts have escapes for what no file in UTF-8 has, a document is made that is no JSON."""
+    if "hex escape" in error["ctx"]["error"]:
+        return "a text in it is not Unicode (half of a surrogate pair, \\ud800 to \\udfff): write the whole character"
+    return error["msg"]
+
+
 _MESSAGES: Final[dict[str, Callable[[ErrorDetails], str]]] = {
     "missing": lambda error: f"required field is missing: add {error['loc'][-1]}",
     "string_type": _not_a_string,
@@ -111,8 +118,7 @@ _MESSAGES: Final[dict[str, Callable[[ErrorDetails], str]]] = {
     "greater_than_equal": _bound("at least", "ge"),
     "less_than": _bound("below", "lt"),
     "less_than_equal": _bound("at most", "le"),
-    # The document was YAML, whose texts have escapes for what no file in UTF-8 has.
-    "json_invalid": lambda _: "a text in it is not Unicode (half of a surrogate pair, \\ud800 to \\udfff): write the whole character",
+    "json_invalid": _invalid_json,
     "value_error": _own_message,
 }
 
