@@ -30,7 +30,7 @@ MODEL = "smollm2"
 VOLUMES = HERE / "volumes"
 _FAULTS = {
     "phone": {"does not charge": "Clean the port with a dry brush.", "is slow": "Restart it.", "is hot": "Take it out of its case."},
-    "printer": {"prints stripes": "Clean it twice.", "jams": "Open the rear door.", "is offline": "Press the network button."},
+    "printer": {"prints stripes": "Clean it twice.", "jams": "Open the rear cover.", "is offline": "Press the network button."},
     "router": {"blinks red": "Unplug it for a minute.", "is slow": "Move it away from the wall.", "drops calls": "Update it."},
 }
 _MODELS = ("A1", "B20", "C3", "D45")
