@@ -48,7 +48,7 @@ def test_the_tasks_of_a_round_go_after_the_next_jobs_are_made_since_deleting_tak
     calls = [call for call in world.api.noted if call.startswith(("create jobs", "deletecollection secrets"))]
     before = [calls[at - 1].rpartition("-")[0] for at, call in enumerate(calls) if call == "deletecollection secrets"]
 
-    assert before == [f"create jobs toy-{job}" for job in ("train-r1-site-c-a0", "train-r2-site-c-a0")]
+    assert before == [f"create jobs toy-{job}" for job in ("dry-export-r1-a0", "train-r2-site-c-a0")]
 
 
 def test_a_site_and_round_cost_one_job_one_secret_and_one_status_write_and_a_round_eight_calls_more(tmp_path: Path) -> None:
@@ -58,9 +58,11 @@ def test_a_site_and_round_cost_one_job_one_secret_and_one_status_write_and_a_rou
     world.settle()
     calls = Counter(" ".join(call.split()[:2]) for call in world.api.noted)
 
-    assert calls["create jobs"] == calls["create secrets"] == sites * (rounds + 2) + 1, "profile, rounds, last evaluation; the export"
+    assert calls["create jobs"] == calls["create secrets"] == sites * (rounds + 2) + 2, (
+        "profile, rounds, last evaluation; the export and its trial"
+    )
     assert calls["status federatedfinetunes"] <= calls["create jobs"] + 3 * rounds + 2
-    assert calls["create events"] <= 4 * (rounds + 1)
+    assert calls["create events"] <= 4 * (rounds + 1) + 1, "that the export is tried"
     assert calls["deletecollection secrets"] <= rounds
     others = calls.keys() - {"create jobs", "create secrets", "status federatedfinetunes", "create events", "deletecollection secrets"}
     assert others == {"status jobs"}, "which the stand-in for the Job controller writes"
@@ -75,9 +77,9 @@ def test_tasks_that_could_not_be_deleted_are_deleted_by_a_later_reconcile(tmp_pa
     world.api.trouble.clear()
     world.reconcile()
 
-    assert len(before) == 6
+    assert len(before) == 4
     left = {one["metadata"]["name"].rpartition("-")[0] for one in world.api.all(SECRETS)}
-    assert left == {f"toy-train-r1-site-{site}-a0" for site in "abc"}
+    assert left == {"toy-dry-export-r1-a0"}
 
 
 def test_every_job_and_secret_is_made_once_even_with_a_new_operator_at_every_reconcile(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from smallest_documents import RUN_DOCUMENT
 
 pytestmark = pytest.mark.e2e
 
-TASK: Final = {"type": "CausalLM", "prompt": "{question} {patient.name}", "response": "{answer}"}
+TASK: Final = {"type": "CausalLM", "prompt": "{question} {patient[name]}", "response": "{answer}"}
 
 
 def wait_for_ready_reason(kubectl: Kubectl, reason: str) -> Plain:
@@ -37,7 +37,7 @@ def test_a_template_that_names_no_column_is_reported_with_its_path_and_corrected
 
     assert (condition(invalid, "Valid")["status"], condition(still_invalid, "Valid")["status"]) == ("False", "False")
     assert "spec.task.prompt" in condition(invalid, "Valid")["message"]
-    assert "patient.name" in condition(invalid, "Valid")["message"]
+    assert "patient[name]" in condition(invalid, "Valid")["message"]
     assert condition(corrected, "Valid")["status"] == "True"
     assert "spec.task may not change in a run" in refused
     assert empty_namespace.list("jobs") == []

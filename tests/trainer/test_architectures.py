@@ -14,7 +14,8 @@ import torch
 from families import FAMILIES, MORE, Family, make_family
 from torch import Tensor
 
-from fedpipe_trainer.adapters import FROZEN_ADAPTER, Adapters, AdapterSpec, AdapterTensors, attach_adapters, merge, write_peft_folder
+from fedpipe_trainer.adapters import FROZEN_ADAPTER, Adapters, AdapterSpec, AdapterTensors, attach_adapters, base_name, write_peft_folder
+from fedpipe_trainer.adapters.streaming_merge import plan_merge, write_shard
 from fedpipe_trainer.adapters.wire import Factors
 from fedpipe_trainer.contract import BaseModelFacts, CausalLM, FailureReason, Hyperparameters, Seq2SeqLM, SequenceClassification
 from fedpipe_trainer.data import IGNORED, Example
@@ -23,6 +24,7 @@ from fedpipe_trainer.evaluation import DecodingConfig, evaluate_batches, evaluat
 from fedpipe_trainer.model import AUTO_CLASSES, Base, facts, layer_of, layers_of, load
 from fedpipe_trainer.model.architecture import count_encoder_layers
 from fedpipe_trainer.model.limits import count_positions
+from fedpipe_trainer.model.skeleton import read_skeleton, write_description
 from fedpipe_trainer.steps import compute_gradients, make_optimizer, optimizer_step, training_mode
 
 NIGHTLY = bool(os.environ.get("FEDPIPE_ALL_FAMILIES"))
@@ -177,7 +179,7 @@ def answers_of(base: Base, objective: Any, examples: list[Example], batch_size: 
     if isinstance(objective, SequenceClassification):
         return []
     decoding = DecodingConfig(
-        max_new_tokens=4, min_new_tokens=4, pad_id=base.pad_id, end_id=base.tokenizer.eos_token_id, batch_size=batch_size
+        max_new_tokens=4, min_new_tokens=4, pad_id=base.pad_id, end_ids=(base.tokenizer.eos_token_id,), batch_size=batch_size
     )
     return generate_answers(base.model, [one.input_ids for one in examples], objective, decoding=decoding, before_batch=lambda: None)
 
@@ -188,6 +190,16 @@ def logits_of(model: Any, objective: Any) -> Tensor:
     with torch.no_grad():
         logits: Tensor = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids), **decoder).logits
     return logits
+
+
+def write_merged(base: Path, objective: Any, adapter: AdapterTensors, folder: Path) -> None:
+    """Write the merged model as the export does."""
+    folder.mkdir()
+    skeleton = read_skeleton(base, objective)
+    plan = plan_merge(skeleton, weights=adapter.weights, shard_bytes=2**30)
+    write_description(skeleton, folder, untied=plan.untied)
+    for shard in plan.shards:
+        write_shard(shard, skeleton.model, adapter, folder)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PeftModel reads it
@@ -202,10 +214,8 @@ def test_a_merged_model_and_peft_s_own_loader_give_the_logits_of_base_and_adapte
         untouched = logits_of(adapters.model, objective)
     with attach_adapters(base, FROZEN_ADAPTER, adapter, seed=0) as adapters:
         expected = logits_of(adapters.model, objective)
-    write_peft_folder(base, adapter, objective, source=str(folder_of(name)), folder=tmp_path)
-
-    merge(base, adapter)
-    base.model.save_pretrained(tmp_path / "merged")
+    write_peft_folder(base.model, base.head, adapter, objective, base=base_name(folder_of(name).as_uri(), None), folder=tmp_path)
+    write_merged(folder_of(name), objective, adapter, tmp_path / "merged")
 
     labels = {"num_labels": 3} if isinstance(objective, SequenceClassification) else {}
     auto = AUTO_CLASSES[objective.type]

@@ -95,7 +95,7 @@ def test_a_regression_learns_numbers(tmp_path: Path, value: Any) -> None:
         (MANY, [""], "it is empty"),
         (MANY, ["x", "secret"], "have in column 'label' none of the run's 3 labels"),
         (NUMBER, "secret", "it is not a number"),
-        (NUMBER, float("nan"), "it is not a number"),
+        (NUMBER, float("nan"), "no value in column 'label'"),
         (NUMBER, True, "it is not a number"),
         (NUMBER, 1e30, "it is not a number"),
     ],

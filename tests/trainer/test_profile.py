@@ -332,9 +332,9 @@ def test_learning_rates_are_tested_on_the_base_that_is_loaded_for_the_scores(
     loaded: list[Bits] = []
     original = profile.load
 
-    def counting(folder: Path, bits: Bits, objective: Any) -> Any:
+    def counting(folder: Path, bits: Bits, *how: Any) -> Any:
         loaded.append(bits)
-        return original(folder, bits, objective)
+        return original(folder, bits, *how)
 
     monkeypatch.setattr(profile, "load", counting)
     at_32_bits = task.model_copy(update={"bits": (32,)})
@@ -617,8 +617,8 @@ def test_a_language_model_without_gradients_is_an_error_that_says_what_to_do(
 ) -> None:
     original = profile.load
 
-    def in_integers(folder: Path, bits: Bits, objective: Any) -> Any:
-        base = original(folder, bits, objective)
+    def in_integers(folder: Path, bits: Bits, *how: Any) -> Any:
+        base = original(folder, bits, *how)
         base.model.get_submodule("model").norm = WithoutGradient()
         return base
 
@@ -635,8 +635,8 @@ def test_a_classifier_whose_body_has_no_gradients_is_profiled_by_its_head_and_ha
 ) -> None:
     original = profile.load
 
-    def in_integers(folder: Path, bits: Bits, objective: Any) -> Any:
-        base = original(folder, bits, objective)
+    def in_integers(folder: Path, bits: Bits, *how: Any) -> Any:
+        base = original(folder, bits, *how)
         base.model.get_submodule("mpnet.encoder").register_forward_hook(lambda _module, _inputs, output: _without_gradient(output))
         return base
 
@@ -673,10 +673,10 @@ def test_a_bit_width_that_a_site_does_not_support_is_reported_with_the_reason(
 ) -> None:
     original = profile.load
 
-    def without_16_bits(folder: Path, bits: Bits, objective: Any) -> Any:
+    def without_16_bits(folder: Path, bits: Bits, *how: Any) -> Any:
         if bits == 16:
             raise RuntimeError("no 16-bit kernel for this device")
-        return original(folder, bits, objective)
+        return original(folder, bits, *how)
 
     monkeypatch.setattr(profile, "load", without_16_bits)
     result = profile.run(task, make_runtime(tmp_path))
@@ -703,7 +703,7 @@ def test_a_site_that_supports_no_bit_width_fails_with_all_reasons(
 def test_a_site_that_would_need_more_memory_at_one_bit_width_only_is_told_how_much(
     task: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nothing_works(_folder: Path, bits: Bits, _objective: Any) -> None:
+    def nothing_works(_folder: Path, bits: Bits, *_how: Any) -> None:
         raise RuntimeError("can't allocate memory" if bits == 16 else "no 32-bit kernel")
 
     monkeypatch.setattr(profile, "load", nothing_works)
@@ -719,10 +719,10 @@ def test_a_bit_width_that_does_not_fit_is_told_apart_from_one_that_is_not_suppor
 ) -> None:
     original = profile.load
 
-    def without_32_bits(folder: Path, bits: Bits, objective: Any) -> Any:
+    def without_32_bits(folder: Path, bits: Bits, *how: Any) -> Any:
         if bits == 32:
             raise RuntimeError("can't allocate memory")
-        return original(folder, bits, objective)
+        return original(folder, bits, *how)
 
     monkeypatch.setattr(profile, "load", without_32_bits)
     result = profile.run(task, make_runtime(tmp_path, limit=9000 * MIB))

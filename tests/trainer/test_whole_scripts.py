@@ -24,6 +24,8 @@ from fedpipe_trainer.contract import (
     CausalLM,
     Data,
     DataPolicy,
+    DryExportResult,
+    DryExportTask,
     EvaluateResult,
     EvaluateTask,
     Evaluation,
@@ -53,10 +55,6 @@ from fedpipe_trainer.transfer import describe
 Toy = Callable[[str], Path]
 RUN = RunRef(namespace="n", name="r", uid="u")
 LABELS = ("high", "low")
-EXPORTED = {
-    "adapter": ("adapter_config.json", "adapter_model.safetensors", "README.md"),
-    "merged": ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
-}
 
 
 @dataclass(frozen=True)
@@ -143,8 +141,15 @@ class Site:
         fields = {**self.common(name), **self.consent(), "bits": 32, "batch_size": 4, "evaluation": evaluation, "global_adapter": adapter}
         return EvaluateTask(**{**fields, **changed})
 
+    def dry_export(self) -> DryExportTask:
+        return DryExportTask(**self.common("dry-export"), ranks={weight: rank for weight, rank in self.case.ranks.items() if rank})
+
     def export(self, adapter: GlobalAdapter) -> ExportTask:
-        adapter_files, merged_files = ({name: self.url(f"{kind}/{name}") for name in names} for kind, names in EXPORTED.items())
+        """What the dry export found."""
+        found = self.result("dry-export")
+        assert isinstance(found, DryExportResult)
+        files = {"adapter": found.adapter, "merged": found.merged}
+        adapter_files, merged_files = ({one.name: self.url(f"{kind}/{one.name}") for one in files[kind]} for kind in files)
         return ExportTask(**self.common("export"), global_adapter=adapter, adapter_files=adapter_files, merged_files=merged_files)
 
     def result(self, name: str) -> Result:
@@ -187,6 +192,7 @@ def test_a_model_of_one_layer_is_trained(site: Site, trainer: Any, tmp_path: Pat
 @every_case
 def test_a_round_from_training_to_the_merged_model(site: Site, trainer: Any) -> None:
     assert trainer.perform(site.evaluate("base"), site.folder / "0") == 0
+    assert trainer.perform(site.dry_export(), site.folder / "dry") == 0
     assert trainer.perform(site.train(), site.folder / "1") == 0
     update = site.result("train")
     assert isinstance(update, TrainResult)
