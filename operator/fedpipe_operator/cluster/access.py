@@ -18,7 +18,7 @@ class User:
 
 
 def identify(api: Api, token: str, audience: str) -> User | None:
-    """Whose token this is; None if it is nobody's, has expired, or was not made for this audience ("": for the API server).
+    """Whose token this is; None if it is no user's, has expired, or was not made for this audience ("": for the API server).
 
     Raises:
         FedPipeError: the API server does not answer, or the operator may not ask.

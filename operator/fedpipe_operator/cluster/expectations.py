@@ -30,7 +30,7 @@ class Expectations:
         self._record(job)
 
     def unanswered(self, job: KubeJob) -> None:
-        """Nobody knows whether the Job was created: it takes its site's place, and its run may ask for it again."""
+        """It is unknown whether the Job was created: it takes its site's place, and its run may ask for it again."""
         self._record(job, groups=_groups(job)[1:])
 
     def withdrawn(self, job: KubeJob) -> None:

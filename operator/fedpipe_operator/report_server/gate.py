@@ -21,7 +21,7 @@ class Access(Enum):
     """What a caller may do."""
 
     UNKNOWN = auto()
-    """The token is nobody's."""
+    """The token is no user's."""
     FORBIDDEN = auto()
     ALLOWED = auto()
 

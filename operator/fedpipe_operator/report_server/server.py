@@ -142,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def version_string(self) -> str:
-        """Which versions serve is nobody's business."""
+        """Which versions serve is not told."""
         return "fedpipe"
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401 -- the base class's own

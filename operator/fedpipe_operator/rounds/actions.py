@@ -109,7 +109,7 @@ class StartExport:
 
 @dataclass(frozen=True)
 class AbortUploads:
-    """End what is left of uploads in parts of these keys: nobody goes on with them, and a store keeps their parts."""
+    """End what is left of uploads in parts of these keys: no attempt goes on with them, and a store keeps their parts."""
 
     keys: tuple[str, ...]
 

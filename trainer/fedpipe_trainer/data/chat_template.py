@@ -1,7 +1,7 @@
 """Renders conversations by a tokenizer's chat template, and says which characters are the assistant's.
 
-A chat template is a program that comes with a model: it is run in transformers' sandbox, and its output is bounded. Its messages are told
-to nobody, since it may write the site's data into them.
+A chat template is a program that comes with a model: it is run in transformers' sandbox, and its output is bounded. Its messages are
+not told, since it may write the site's data into them.
 """
 
 from collections.abc import Iterator, Sequence

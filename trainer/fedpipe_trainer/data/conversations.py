@@ -156,7 +156,7 @@ def _share_gpt_message(at: int, turn: Mapping[str, Any]) -> Message:
     speaker = turn.get("from")
     role = _SHARE_GPT_ROLES.get(speaker) if isinstance(speaker, str) else None
     if role is None:
-        raise BadValueError(f"turn {at} is from nobody, or from another one than {', '.join(_SHARE_GPT_ROLES)}")
+        raise BadValueError(f"turn {at} names no sender, or another one than {', '.join(_SHARE_GPT_ROLES)}")
     if speaker != "function_call":
         return _message(at, {"role": role, "content": turn.get("value")})
     return _message(at, {"role": role, "tool_calls": _calls(at, turn.get("value"))})

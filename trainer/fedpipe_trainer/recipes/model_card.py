@@ -1,4 +1,4 @@
-"""The model card (README.md) of an export: what it is, what it comes from, how it is loaded and served. It quotes nobody's data. Pure."""
+"""The model card (README.md) of an export: what it is, what it comes from, how it is loaded and served. It quotes no data. Pure."""
 
 import json
 from typing import Final, NamedTuple

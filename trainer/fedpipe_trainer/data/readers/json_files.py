@@ -85,7 +85,7 @@ def _element(window: "_Window", number: int, path: Path) -> object:
     """The next element.
 
     Raises:
-        TaskFailed: BadData; after what is no JSON, nobody knows where the next element begins.
+        TaskFailed: BadData; after what is no JSON, it is unknown where the next element begins.
     """
     try:
         value, element = window.decode()
