@@ -21,7 +21,7 @@ MODELS_PATTERN: Final = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_-][A-Za-
 AUDIENCE: Final = "sts.amazonaws.com"
 _ACCOUNT: Final = re.compile(r"[0-9]{12}")
 _READ: Final = ("s3:GetObject",)
-_WRITE: Final = ("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload")
+_WRITE: Final = ("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts")
 _KEYS: Final = ("kms:Decrypt", "kms:GenerateDataKey")
 """For a bucket with SSE-KMS. Which keys, says the role's own policy; S3 alone uses them, for the object that it reads or writes."""
 _AWS: Final = "aws"

@@ -16,6 +16,7 @@ from fleet_namespace import BUCKET, store_at, store_credentials, store_endpoint
 
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.store import Credentials, S3Store
+from fedpipe_trainer.parts import send_parts
 
 pytestmark = pytest.mark.e2e
 
@@ -75,6 +76,17 @@ def test_a_large_object_is_uploaded_in_parts(mine: S3Store, tmp_path: Path) -> N
 
     mine.write_file("export/merged", tmp_path / "merged")
 
+    assert mine.size("export/merged") == LARGE
+
+
+def test_an_export_is_uploaded_in_parts_by_urls_and_goes_on_where_it_was(mine: S3Store, tmp_path: Path) -> None:
+    (tmp_path / "merged").write_bytes(bytes(LARGE))
+    upload = mine.parts_to_write("export/merged", 600, LARGE, LARGE // 2)
+    assert upload is not None
+    first = httpx.put(upload.parts[0], content=bytes(LARGE // 2))
+
+    assert first.is_success
+    assert send_parts(tmp_path / "merged", upload, attempts=1) == LARGE - LARGE // 2
     assert mine.size("export/merged") == LARGE
 
 

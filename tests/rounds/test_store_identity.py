@@ -33,7 +33,7 @@ def test_a_session_may_list_read_write_and_delete_in_the_folder_of_its_run_and_n
         },
         {
             "Effect": "Allow",
-            "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"],
+            "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"],
             "Resource": f"arn:aws:s3:::fedpipe/{FOLDER}/*",
         },
     ]

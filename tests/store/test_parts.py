@@ -4,7 +4,10 @@ With a binary of MinIO in `FEDPIPE_MINIO` all of it is tried there as well.
 """
 
 import os
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,23 @@ def a_file(folder: Path, size: int) -> Path:
     path = folder / "file"
     path.write_bytes(os.urandom(size))
     return path
+
+
+@contextmanager
+def refusing() -> Iterator[str]:
+    """A URL that the store answers as one whose key pair may not do it."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(403)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/parts"
+        server.shutdown()
 
 
 def store_of(server: Server, name: str, *, trainers: str | None = None) -> S3Store:
@@ -95,6 +115,16 @@ def test_what_an_attempt_has_sent_the_next_one_does_not_send_again(server: Serve
 
     assert send_parts(path, second, attempts=3, sleep=no_pause) == PART + 7
     assert store.read(KEY) == path.read_bytes()
+
+
+def test_where_parts_may_not_be_listed_all_of_them_are_sent(server: Server, tmp_path: Path) -> None:
+    path, store = a_file(tmp_path, 12 * MIB), store_of(server, tmp_path.name)
+    with refusing() as url:
+        upload = begun(store, 12 * MIB).model_copy(update={"listing": url})
+
+        assert send_parts(path, upload, attempts=1, sleep=no_pause) == 12 * MIB
+
+    assert store.size(KEY) == 12 * MIB
 
 
 def test_an_upload_that_is_finished_already_is_not_sent_again(server: Server, tmp_path: Path) -> None:
