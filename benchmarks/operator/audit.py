@@ -28,7 +28,7 @@ class Reaction:
 Mark = tuple[float, int, int]
 """The progress of a run: the round, its stage, and the number of sites that are done with the stage."""
 
-_NAME = re.compile(r"^(?P<run>.+?)-(?P<kind>profile|train|evaluate|export)(?:-r(?P<round>\d+))?(?:-site-\d+)?-a\d+$")
+_NAME = re.compile(r"^(?P<run>.+?)-(?P<kind>profile|dry-export|train|evaluate|export)(?:-r(?P<round>\d+))?(?:-site-\d+)?-a\d+$")
 _STAGES = {"profile": 0, "train": 0, "aggregate": 1, "evaluate": 2}
 _REASONS = {"Profiling": "profile", "Training": "train", "Aggregating": "aggregate", "Evaluating": "evaluate"}
 _LAST = (10.0**6, 0, 0)
@@ -111,6 +111,8 @@ def _progress(status: Mapping[str, Any]) -> Mark | None:
 def _stage_of(job: re.Match[str]) -> Mark:
     if job["kind"] == "export":
         return _LAST
+    if job["kind"] == "dry-export":  # between the profiles and the first training
+        return (0.0, 0, 0)
     return (-1.0 if job["kind"] == "profile" else float(job["round"] or 0), _STAGES[job["kind"]], 0)
 
 

@@ -20,7 +20,13 @@ from yarl import URL
 
 from fedpipe_trainer.contract import PostForm, TrainTask, Upload, parse_task
 
-SECONDS: Mapping[str, tuple[float, float]] = {"profile": (5, 15), "train": (20, 60), "evaluate": (5, 15), "export": (5, 15)}
+SECONDS: Mapping[str, tuple[float, float]] = {
+    "profile": (5, 15),
+    "dry-export": (5, 15),
+    "train": (20, 60),
+    "evaluate": (5, 15),
+    "export": (5, 15),
+}
 """Shortest and longest duration of each kind of task at pace 1, drawn uniformly; a training evaluates first, as long as an evaluation."""
 
 _LAYERS, _SIDE = 12, 16
