@@ -65,9 +65,17 @@ def pid_of(layout: Layout, name: str) -> int | None:
     pid, started = file.read_text().split()
     _reap(int(pid))
     match _stat(int(pid)):
-        case (state, start) if state != "Z" and start == started:
+        case (state, start) if start == started and (state != "Z" or _has_threads(int(pid))):
             return int(pid)
     return None
+
+
+def _has_threads(pid: int) -> bool:
+    """Whether a thread of a process whose first one has ended is still there: with it, its open files and ports are."""
+    try:
+        return len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
+    except OSError:
+        return False
 
 
 def _reap(pid: int) -> None:
