@@ -13,7 +13,7 @@ import yaml
 from charts import helm
 from cluster_user import FFT, Plain, condition
 from crds import ROOT
-from fleet_namespace import FleetNamespace
+from fleet_namespace import FleetNamespace, OpenNamespace
 from installed_operator import RELEASE, Operator
 from job_history import duplicate_jobs
 from prometheus import prometheus_of_the_operator
@@ -45,6 +45,13 @@ def removed(operator: Operator) -> Iterator[Operator]:
             operator.uninstall()
         operator.kubectl("delete", "pod", f"{RELEASE}-test", "--ignore-not-found")
         operator.upgrade()
+
+
+@pytest.fixture
+def namespace(open_namespace: OpenNamespace) -> Iterator[FleetNamespace]:
+    """A namespace whose name fits into a panel."""
+    with open_namespace("e2e-walk") as found:
+        yield found
 
 
 def as_here(block: str, namespace: FleetNamespace, folder: Path, prometheus_url: str) -> str:
