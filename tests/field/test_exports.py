@@ -11,7 +11,7 @@ import pytest
 import torch
 from exporting import global_adapter, run_dry_export, run_export
 from peft import PeftModel
-from toys import END, PAD, VOCABULARY, byte_tokenizer, make_toy
+from toys import END, PAD, VOCABULARY, byte_tokenizer, folders, make_toy
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -118,15 +118,7 @@ FAMILIES: dict[str, tuple[Callable[[], Any], Any, Objective, tuple[str, ...]]] =
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a toy model."""
-    root = tmp_path_factory.mktemp("toys")
-
-    def make(name: str) -> Path:
-        folder = root / name
-        if not folder.exists():
-            make_toy(name, folder)
-        return folder
-
-    return make
+    return folders(tmp_path_factory.mktemp("toys"), make_toy)
 
 
 def make_family(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Objective, tuple[str, ...]]:

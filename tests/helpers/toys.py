@@ -71,6 +71,18 @@ _CLASSES: dict[str, Any] = {
 }
 
 
+def folders(root: Path, make: Callable[[str, Path], object]) -> Callable[[str], Path]:
+    """A function that returns the folder of a model by its name, which `make` writes once."""
+
+    def folder_of(name: str) -> Path:
+        folder = root / name
+        if not folder.exists():
+            make(name, folder)
+        return folder
+
+    return folder_of
+
+
 def make_toy(name: str, folder: Path, *, layers: int = 2) -> None:
     """Write a model of this architecture, with the same weights every time, and its tokenizer."""
     torch.manual_seed(0)

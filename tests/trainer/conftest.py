@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from downloads import end_process
 from small_disks import small_disk
-from toys import byte_tokenizer, make_toy
+from toys import byte_tokenizer, folders, make_toy
 from transformers import PreTrainedTokenizerFast
 
 from fedpipe_trainer.contract import TaskEnded, Wire
@@ -24,15 +24,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A function that returns the folder of a toy model of an architecture: two layers, hidden size 32, byte-level tokenizer."""
-    root = tmp_path_factory.mktemp("toys")
-
-    def make(name: str) -> Path:
-        folder = root / name
-        if not folder.exists():
-            make_toy(name, folder)
-        return folder
-
-    return make
+    return folders(tmp_path_factory.mktemp("toys"), make_toy)
 
 
 class Trainer:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from families import FAMILIES, MORE, Family, make_family
 from torch import Tensor
+from toys import folders
 
 from fedpipe_trainer.adapters import FROZEN_ADAPTER, Adapters, AdapterSpec, AdapterTensors, attach_adapters, base_name, write_peft_folder
 from fedpipe_trainer.adapters.streaming_merge import plan_merge, write_shard
@@ -39,15 +40,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 @pytest.fixture(scope="module")
 def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a family's model, made once."""
-    root = tmp_path_factory.mktemp("families")
-
-    def make(name: str) -> Path:
-        folder = root / name
-        if not folder.exists():
-            make_family(name, folder)
-        return folder
-
-    return make
+    return folders(tmp_path_factory.mktemp("families"), make_family)
 
 
 def family(name: str) -> Family:

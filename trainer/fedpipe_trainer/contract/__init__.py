@@ -13,6 +13,7 @@ from fedpipe_trainer.contract.objective import (
     Objective,
     Seq2SeqLM,
     SequenceClassification,
+    prompt_budget,
 )
 from fedpipe_trainer.contract.plan import Bits, Forecast, Plan, Scaling, halved, scale_of
 from fedpipe_trainer.contract.policy import POLICY_FILE, DataPolicy, DataUse, RunSelector, TaskType, TrainingLosses, denial, stricter
@@ -146,6 +147,7 @@ __all__ = [
     "parse_result",
     "parse_task",
     "perplexity_of",
+    "prompt_budget",
     "redacted",
     "scale_of",
     "stricter",

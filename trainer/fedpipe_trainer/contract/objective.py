@@ -105,3 +105,8 @@ class Seq2SeqLM(Wire):
 
 
 Objective = Annotated[SequenceClassification | CausalLM | Seq2SeqLM, Field(discriminator="type")]
+
+
+def prompt_budget(max_length: int, response: int) -> int:
+    """Tokens of a prompt to keep, at most: what a response of so many leaves of `max_length`, but at least half of it."""
+    return max(max_length - response, max_length // 2)

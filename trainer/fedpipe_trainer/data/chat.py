@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from fedpipe_trainer.contract import prompt_budget
 from fedpipe_trainer.data.chat_template import RefusedConversationError, Rendering, render_prompt, render_samples
 from fedpipe_trainer.data.conversations import Conversation, Message
 from fedpipe_trainer.data.special_tokens import StandIns
@@ -75,7 +76,7 @@ def _truncate(sample: TargetTokens, max_length: int) -> TargetTokens:
     if fitting:
         return TargetTokens(sample.ids[: fitting[-1]], sample.is_target[: fitting[-1]])
     first = sample.is_target.index(True)
-    skipped = max(0, first - max(max_length - (ends[0] - first), max_length // 2))
+    skipped = max(0, first - prompt_budget(max_length, ends[0] - first))
     kept = slice(skipped, min(ends[0], skipped + max_length))
     return TargetTokens(sample.ids[kept], sample.is_target[kept])
 

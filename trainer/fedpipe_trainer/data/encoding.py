@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from fedpipe_trainer.contract import CHAT_FORMATS, CausalLM, FailureReason, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.contract import CHAT_FORMATS, CausalLM, FailureReason, Seq2SeqLM, SequenceClassification, prompt_budget
 from fedpipe_trainer.data import chat
 from fedpipe_trainer.data.chat_template import RefusedConversationError, require_chat_template
 from fedpipe_trainer.data.conversations import without_answer
@@ -87,7 +87,7 @@ def encode_prompts(rows: Sequence[Row], objective: CausalLM | Seq2SeqLM, tokeniz
         return []
     if isinstance(objective, Seq2SeqLM):
         return [_cut(ids, objective.max_length, tokenizer) for ids in _encode_prompts(rows, objective, tokenizer)]
-    keep = _prompt_budget(objective.max_length, max_new_tokens)
+    keep = prompt_budget(objective.max_length, max_new_tokens)
     if objective.format in CHAT_FORMATS:
         return [_chat_prompt(row, objective, tokenizer, keep) for row in rows]
     return [ids[-keep:] for ids in _without_end(_encode_prompts(rows, objective, tokenizer), tokenizer)]
@@ -192,16 +192,11 @@ def _chat(rows: Sequence[Row], objective: CausalLM, tokenizer: Tokenizer) -> Ite
 
 
 def _join(prompt: list[int], response: list[int], max_length: int) -> Example:
-    prompt = prompt[-_prompt_budget(max_length, len(response)) :]
+    prompt = prompt[-prompt_budget(max_length, len(response)) :]
     response = response[: max_length - len(prompt)]
     # No position predicts the first one, so without a prompt the first token has no label.
     labels = [IGNORED] * len(prompt) + response if prompt else [IGNORED, *response[1:]]
     return Example(prompt + response, labels)
-
-
-def _prompt_budget(max_length: int, response: int) -> int:
-    """Tokens of a prompt to keep, counted from its end: what the response leaves of `max_length`, but at least half of it."""
-    return max(max_length - response, max_length // 2)
 
 
 def _seq2seq(rows: Sequence[Row], objective: Seq2SeqLM, tokenizer: Tokenizer) -> Iterator[Example]:

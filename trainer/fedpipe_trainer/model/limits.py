@@ -10,7 +10,7 @@ from typing import Final
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fedpipe_trainer.contract import CausalLM, Objective, SequenceClassification
+from fedpipe_trainer.contract import CausalLM, Objective, SequenceClassification, prompt_budget
 from fedpipe_trainer.model.architecture import build_meta_model, read_config
 from fedpipe_trainer.model.files import bad_model
 
@@ -62,17 +62,12 @@ def check_lengths(model: PreTrainedModel, objective: Objective, *, max_new_token
         )
     if isinstance(objective, SequenceClassification) or objective.format == "Text" or not max_new_tokens:
         return
-    prompt = _longest_prompt(objective.max_length, max_new_tokens) if isinstance(objective, CausalLM) else 0
+    prompt = prompt_budget(objective.max_length, max_new_tokens) if isinstance(objective, CausalLM) else 0
     if prompt + max_new_tokens > positions:
         words = f"a prompt of {prompt} tokens and {max_new_tokens} of evaluation.maxNewTokens make {prompt + max_new_tokens}"
         needed = words if prompt else f"evaluation.maxNewTokens is {max_new_tokens}"
         advice = "lower evaluation.maxNewTokens or task.maxLength" if prompt else f"lower evaluation.maxNewTokens to {positions}"
         raise bad_model(f"{needed}, but {has}: {advice}, or use another base model")
-
-
-def _longest_prompt(max_length: int, response: int) -> int:
-    """Tokens of a prompt that `data.encoding` keeps, at most: what the response leaves of `max_length`, but at least half of it."""
-    return max(max_length - response, max_length // 2)
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
