@@ -140,10 +140,13 @@ class _LowerPart:
         return logits
 
     def _begin_pass(self, _model: nn.Module, _inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        """Look up the states of this pass's tokens."""
+        """Look up the states of this pass's tokens. A pass without gradients is of the base alone, which has other states."""
         if self.store is None:
             return
-        self._name = _name_of(*(named[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in named))
+        self._name, self._cached = "", None
+        if not torch.is_grad_enabled():
+            return
+        self._name = name_of(*(named[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in named))
         cached = self.store.read(self._name, _hidden(self._outputs[self._layers[-1]]).dtype)
         self._cached = None if cached is None else cached.to(self._device)
 
@@ -156,7 +159,7 @@ class _LowerPart:
             output = original(*inputs, **named)
             if self.store is None:
                 self._outputs[module] = output
-            elif module is self._layers[-1]:
+            elif self._name and module is self._layers[-1]:
                 self.store.write(self._name, _hidden(output))
             return output
 
@@ -198,7 +201,8 @@ def _like(output: Any, states: Tensor) -> Any:  # noqa: ANN401 - what a layer of
     return (states, *output[1:]) if isinstance(output, tuple) else states
 
 
-def _name_of(*tensors: Tensor) -> str:
+def name_of(*tensors: Tensor) -> str:
+    """The name of what is computed from these tensors, the first of which has their shape."""
     digest = hashlib.sha256(str(tuple(tensors[0].shape)).encode())
     for tensor in tensors:
         digest.update(tensor.cpu().contiguous().numpy().data)

@@ -104,7 +104,24 @@ class Seq2SeqLM(Wire):
         return self
 
 
-Objective = Annotated[SequenceClassification | CausalLM | Seq2SeqLM, Field(discriminator="type")]
+class Preference(Wire):
+    """Prefer the chosen one of two answers to the rejected one, by more than the base does (DPO, arXiv 2305.18290). A sample is a pair.
+
+    The answers are texts, or lists of messages, which the tokenizer's chat template renders.
+    """
+
+    type: Literal["Preference"] = "Preference"
+    prompt: Column | None = None
+    """The column with the prompt; None: it is what both answers begin with."""
+    chosen: Column = "chosen"
+    rejected: Column = "rejected"
+    beta: Annotated[float, Field(gt=0, le=100)] = 0.1
+    """How much a difference in log-probability counts as reward."""
+    max_length: MaxLength = 512
+    """Of a prompt with one answer."""
+
+
+Objective = Annotated[SequenceClassification | CausalLM | Seq2SeqLM | Preference, Field(discriminator="type")]
 
 
 def prompt_budget(max_length: int, response: int) -> int:

@@ -15,8 +15,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from fedpipe_trainer.contract import CausalLM, Objective, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.contract import CausalLM, Objective, Preference, Seq2SeqLM, SequenceClassification
 from fedpipe_trainer.data.examples import IGNORED, Example
+from fedpipe_trainer.data.pairs import split_answers
 
 STRIDE: Final = 8
 """Batches are padded to a multiple of this many tokens. Without it, a process on the CPU grew by 18 MB per step, since freed blocks fitted
@@ -76,9 +77,11 @@ def collate(examples: Sequence[Example], objective: Objective, pad_id: int) -> d
     Returns:
         `input_ids` and `attention_mask` of shape (batch, length), and `token_type_ids` likewise if a sample has a second text that the
         model is told of. `labels` has shape (batch,) for a classification and a regression, (batch, labels) with several labels, otherwise
-        (batch, length) with the length of the inputs (CausalLM) or of the targets (Seq2SeqLM), padded with -100. All int64, but for float32
-        labels of a regression and of several labels.
+        (batch, length) with the length of the inputs (CausalLM, Preference) or of the targets (Seq2SeqLM), padded with -100. All int64,
+        but for float32 labels of a regression and of several labels. Pairs of answers have two rows each: those of the chosen ones first.
     """
+    if isinstance(objective, Preference):
+        examples = split_answers(examples)
     inputs = [example.input_ids for example in examples]
     labels = [example.labels for example in examples]
     max_length = objective.max_length
@@ -115,8 +118,8 @@ def count_padding(examples: Sequence[Example], objective: Objective, micro_batch
 
 
 def count_targets(example: Example, objective: Objective) -> int:
-    """The number of labels or tokens of a sample that count in the loss: one for a classification or a regression."""
-    if isinstance(objective, SequenceClassification):
+    """The number of labels or tokens of a sample that count in the loss: one for a classification or a regression, and for a pair."""
+    if isinstance(objective, SequenceClassification | Preference):
         return 1
     # In a causal model, no position predicts the first one.
     labels = example.labels[1:] if isinstance(objective, CausalLM) else example.labels
@@ -129,6 +132,8 @@ def _draw(seed: str, number: int) -> bytes:
 
 def _token_rows(examples: Sequence[Example], objective: Objective) -> list[Sequence[Sequence[float]]]:
     """The rows of each tensor of tokens that a model reads: the inputs, and the targets of an encoder-decoder."""
+    if isinstance(objective, Preference):
+        examples = split_answers(examples)
     inputs = [example.input_ids for example in examples]
     return [inputs, [example.labels for example in examples]] if isinstance(objective, Seq2SeqLM) else [inputs]
 

@@ -17,8 +17,8 @@ IGNORED: Final = -100
 class Example:
     """One sample.
 
-    `labels` is one class index, 0 or 1 for each class, or one number (SequenceClassification), or one token per input position (CausalLM)
-    or per target position (Seq2SeqLM).
+    `labels` is one class index, 0 or 1 for each class, or one number (SequenceClassification), or one token per input position (CausalLM,
+    Preference, whose pairs are made in `pairs`) or per target position (Seq2SeqLM).
     """
 
     input_ids: list[int]

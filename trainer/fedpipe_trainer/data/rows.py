@@ -6,7 +6,7 @@ file is probably the wrong one, and training on the other rows would hide that; 
 
 import logging
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -55,7 +55,12 @@ class _Bad:
         self.count += error.rows
 
 
-def read_rows(path: str | Path, columns: Sequence[str], readers: Mapping[str, ValueReader] | None = None) -> Rows:
+def read_rows(
+    path: str | Path,
+    columns: Sequence[str],
+    readers: Mapping[str, ValueReader] | None = None,
+    check: Callable[[Row], None] | None = None,
+) -> Rows:
     """Read these columns of the rows of the file or folder `path`: they alone are decoded and kept.
 
     A bad row (invalid JSON or CSV, not UTF-8, a column that is missing, empty or not text) is skipped, counted and logged.
@@ -64,13 +69,14 @@ def read_rows(path: str | Path, columns: Sequence[str], readers: Mapping[str, Va
         path: of the file or folder; see `readers`.
         columns: names, or paths such as `review.body` into nested rows.
         readers: by column whose value is not simply a text: how it becomes one.
+        check: raises `BadValueError` for a row whose columns do not fit together.
 
     Raises:
         TaskFailed: BadData if the file cannot be read, has no good row, or has more than 1 % bad rows. The message
             names the file and the line of the first bad row.
     """
     path = Path(path)
-    wanted = Columns(columns, readers or {})
+    wanted = Columns(columns, readers or {}, check)
     good, lines, bad = RowTable(columns), array("q"), _Bad()
     try:
         records, unit = read_records(path, columns)

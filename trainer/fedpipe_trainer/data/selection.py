@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from fedpipe_trainer.contract import DataPolicy, FailureReason, Objective, SequenceClassification
-from fedpipe_trainer.data.formats import labels_of, value_readers
+from fedpipe_trainer.contract import DataPolicy, FailureReason, Objective, Preference, SequenceClassification
+from fedpipe_trainer.data.formats import labels_of, row_check, value_readers
+from fedpipe_trainer.data.preferences import is_tie
 from fedpipe_trainer.data.rows import Rows, read_rows
 from fedpipe_trainer.data.templates import columns_of
 from fedpipe_trainer.errors import TaskFailed
@@ -22,15 +23,33 @@ _LOG = logging.getLogger(__name__)
 def select_rows(path: str | Path, objective: Objective, policy: DataPolicy) -> Rows:
     """Read the rows of this file that a task may use. Those that the policy leaves out count as skipped, those of other labels as dropped.
 
+    Pairs of equal answers count as skipped, too.
+
     Raises:
         TaskFailed: PolicyDenied, the policy leaves out every row; BadData, a row has a label that the objective does not have, or, if it
-            drops these, every row has; or as `read_rows`. The message names the file and the line, and quotes nothing.
+            drops these, every row has; every pair is of equal answers; or as `read_rows`. The message names the file and the line, and
+            quotes nothing.
     """
-    found = read_rows(path, columns_of(objective), value_readers(objective))
+    found = read_rows(path, columns_of(objective), value_readers(objective), row_check(objective))
+    if isinstance(objective, Preference):
+        return _without_ties(path, found, objective)
     if not isinstance(objective, SequenceClassification):
         return found
     allowed = _with_allowed_labels(path, found, objective, policy)
     return with_run_labels(path, allowed, objective) if objective.labels else allowed
+
+
+def _without_ties(path: str | Path, found: Rows, objective: Preference) -> Rows:
+    """However many they are: raters often cannot choose, and no row of theirs is wrong."""
+    kept = [at for at, row in enumerate(found.rows) if not is_tie(row, objective)]
+    ties = len(found.rows) - len(kept)
+    if not ties:
+        return found
+    summary = f"{ties} of {len(found.rows)} rows of {path} prefer nothing: {objective.chosen!r} and {objective.rejected!r} are the same"
+    if not kept:
+        raise TaskFailed(FailureReason.BAD_DATA, f"{summary}: correct task.chosen and task.rejected, or the data")
+    _LOG.warning("%s. They are skipped", printable(summary))
+    return replace(found.at(kept), skipped=found.skipped + ties)
 
 
 def _with_allowed_labels(path: str | Path, found: Rows, objective: SequenceClassification, policy: DataPolicy) -> Rows:

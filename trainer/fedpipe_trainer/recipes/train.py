@@ -51,6 +51,7 @@ from fedpipe_trainer.model import Base, check_depth, fetch, load_cached
 from fedpipe_trainer.printable import printable
 from fedpipe_trainer.profiling.energy import meter
 from fedpipe_trainer.recipes import evaluate
+from fedpipe_trainer.reference_cache import cached_reference
 from fedpipe_trainer.steps import compute_gradients, make_optimizer, optimizer_step, training_mode
 from fedpipe_trainer.task_runtime import TaskRuntime
 from fedpipe_trainer.token_cache import EncodedData, TokenCache
@@ -92,11 +93,13 @@ def run(task: TrainTask, runtime: TaskRuntime) -> TrainResult:
             device.deterministic(used_device),
             device.memory_limit(used_device, runtime.memory_limit_bytes),
             cached_activations(inputs.base, plan, inputs.start, runtime) as cache,
+            cached_reference(inputs.base, task.objective, runtime),
         ):
             energy = meter(used_device)
             start, end, seconds = fit(task, runtime, inputs, adapters)
             joules = energy.joules()
-        with runtime.phase("evaluate"), device.memory_limit(used_device, runtime.memory_limit_bytes):
+        limit = device.memory_limit(used_device, runtime.memory_limit_bytes)
+        with runtime.phase("evaluate"), limit, cached_reference(inputs.base, task.objective, runtime):
             validation_loss = validate(task, inputs.base, adapters)
         artifact, shapes = upload_update(task, runtime, adapters)
     tokens_per_second = (end.tokens - start.tokens) / seconds if seconds else None
