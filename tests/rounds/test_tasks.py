@@ -481,8 +481,9 @@ def test_a_profile_tests_learning_rates_where_the_spec_has_none(training: dict[s
         ({"type": "CausalLM", "prompt": "{a}", "response": "{b}"}, {"maxNewTokens": 200}, 200),
         ({"type": "Seq2SeqLM", "prompt": "{a}", "response": "{b}"}, {"maxNewTokens": 200, "generations": 0}, 0),
         ({"type": "SequenceClassification"}, {"maxNewTokens": 200}, 0),
+        ({"type": "Preference"}, {"maxNewTokens": 200}, 0),
     ],
-    ids=["it answers", "none are asked for", "a classifier"],
+    ids=["it answers", "none are asked for", "a classifier", "pairs"],
 )
 def test_a_profile_knows_how_many_tokens_an_evaluation_answers_with(task: dict[str, Any], evaluation: dict[str, Any], tokens: int) -> None:
     found = tasks.profile_task(a_context(a_run(task=task, evaluation=evaluation)), StartProfile("site-a", 0), INPUTS)

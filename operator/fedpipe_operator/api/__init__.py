@@ -36,6 +36,7 @@ from fedpipe_operator.api.training import (
     CausalLMTask,
     EvaluationSpec,
     LearningRateSchedule,
+    PreferenceTask,
     Problem,
     Scaling,
     Seq2SeqLMTask,
@@ -43,6 +44,7 @@ from fedpipe_operator.api.training import (
     TaskSpec,
     TextFormat,
     TrainingSpec,
+    longest_sample,
 )
 
 __all__ = [
@@ -80,6 +82,7 @@ __all__ = [
     "PlanStatus",
     "PlanningMode",
     "PlanningSpec",
+    "PreferenceTask",
     "Problem",
     "ProgressStatus",
     "Reason",
@@ -99,6 +102,7 @@ __all__ = [
     "TrainingLosses",
     "TrainingSpec",
     "UpdatesStatus",
+    "longest_sample",
     "measured_metrics",
     "parse_duration",
     "parse_quantity",

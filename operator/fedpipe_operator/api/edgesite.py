@@ -85,7 +85,9 @@ class DataPolicy(ApiModel):
     runs: RunSelector = RunSelector()
     columns: Annotated[tuple[Column, ...], Field(max_length=1000)] | None = None
     """Columns that a task may read; left out: those that it names."""
-    task_types: Annotated[tuple[Literal["SequenceClassification", "CausalLM", "Seq2SeqLM"], ...], Field(max_length=3)] | None = None
+    task_types: (
+        Annotated[tuple[Literal["SequenceClassification", "CausalLM", "Seq2SeqLM", "Preference"], ...], Field(max_length=4)] | None
+    ) = None
     """Types of task that are allowed; left out: all."""
     labels: Annotated[tuple[Annotated[str, Field(max_length=1024)], ...], Field(max_length=10000)] | None = None
     """Values of the label column that may be used; rows with another one are left out. Left out: all."""

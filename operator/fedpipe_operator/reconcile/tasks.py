@@ -10,7 +10,7 @@ from typing import Final, Protocol, TypedDict
 from fedpipe_operator import conversion, names
 from fedpipe_operator.admission import MAX_RESULT_BYTES, max_update_bytes
 from fedpipe_operator.aggregation.gate import max_adapter_bytes
-from fedpipe_operator.api import FineTuneSpec, PlanningMode, SequenceClassificationTask, parse_duration
+from fedpipe_operator.api import CausalLMTask, FineTuneSpec, PlanningMode, Seq2SeqLMTask, parse_duration
 from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.planning import range_test, rate_of
 from fedpipe_operator.rounds import Observed, Run, StartEvaluation, StartProfile, StartTraining
@@ -195,7 +195,7 @@ def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs,
 
 def _max_new_tokens(spec: FineTuneSpec) -> int:
     """Tokens that an evaluation generates after a prompt, at most."""
-    generates = spec.evaluation.generations and not isinstance(spec.task, SequenceClassificationTask)
+    generates = spec.evaluation.generations and isinstance(spec.task, CausalLMTask | Seq2SeqLMTask)
     return spec.evaluation.max_new_tokens if generates else 0
 
 
