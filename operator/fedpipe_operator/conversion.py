@@ -77,7 +77,11 @@ def objective(task: TaskSpec, labels: tuple[str, ...] | None = None) -> contract
             )
         case PreferenceTask():
             return contract.Preference(
-                prompt=task.prompt, chosen=task.chosen, rejected=task.rejected, beta=task.beta, max_length=task.max_length
+                prompt_column=task.prompt_column,
+                chosen_column=task.chosen_column,
+                rejected_column=task.rejected_column,
+                beta=task.beta,
+                max_length=task.max_length,
             )
 
 

@@ -214,16 +214,25 @@ def test_an_invalid_task_is_reported_without_the_names_of_python_classes(change:
     assert message in problem.message
 
 
+TWICE = "promptColumn, chosenColumn and rejectedColumn are different columns: correct the one that is named twice"
 PREFERRING = RUN.replace("{type: SequenceClassification}", "{type: Preference}")
 
 
 @pytest.mark.parametrize(
     ("task", "path", "message"),
     [
-        ("chosen: rejected", "spec.task", "prompt, chosen and rejected are different columns: correct the one that is named twice"),
-        ("prompt: chosen", "spec.task", "prompt, chosen and rejected are different columns: correct the one that is named twice"),
-        ('prompt: "{q}"', "spec.task", "prompt of a Preference names a column, and is no template: write its name without braces"),
-        ("beta: 0", "spec.task.beta", "must be more than 0"),
+        (
+            "chosenColumn: rejected",
+            "spec.task",
+            TWICE,
+        ),
+        (
+            "promptColumn: chosen",
+            "spec.task",
+            TWICE,
+        ),
+        ('prompt: "{q}"', "spec.task.prompt", "unknown field"),
+        ("beta: 0", "spec.task.beta", "must be above 0: change the number"),
         ("beta: 101", "spec.task.beta", "must be at most 100"),
         ("format: Messages", "spec.task.format", "unknown field"),
     ],
@@ -240,7 +249,13 @@ def test_a_preference_needs_nothing_but_its_type_and_is_judged_by_its_accuracy()
     task = run.value.spec.task
 
     assert isinstance(task, PreferenceTask)
-    assert (task.prompt, task.chosen, task.rejected, task.beta, task.max_length) == (None, "chosen", "rejected", 0.1, 512)
+    assert (task.prompt_column, task.chosen_column, task.rejected_column, task.beta, task.max_length) == (
+        None,
+        "chosen",
+        "rejected",
+        0.1,
+        512,
+    )
     assert primary_metric(run.value.spec) == "preferenceAccuracy"
     assert longest_sample(task) == 1024
 

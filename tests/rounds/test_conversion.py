@@ -35,7 +35,7 @@ TASKS: dict[type[ApiModel], tuple[dict[str, Any], ...]] = {
         {"format": "ShareGPT", "messages": "turns", "tools": "functions"},
         {"format": "Text", "text": "body", "packing": True},
     ),
-    PreferenceTask: ({"prompt": "q", "chosen": "better", "rejected": "worse", "beta": 0.5, "max_length": 96},),
+    PreferenceTask: ({"prompt_column": "q", "chosen_column": "better", "rejected_column": "worse", "beta": 0.5, "max_length": 96},),
     Seq2SeqLMTask: ({"prompt": "{c}", "response": "{d}", "max_length": 97, "slot_pattern": "(y)"}, {"format": "Alpaca"}),
 }
 """By task type: fields that are valid together, and others."""

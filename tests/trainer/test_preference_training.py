@@ -42,7 +42,7 @@ from fedpipe_trainer.transfer import describe
 
 Toy = Callable[[str], Path]
 BETA = 2.0
-PAIRS = Preference(prompt="a", chosen="b", rejected="c", beta=BETA, max_length=24)
+PAIRS = Preference(prompt_column="a", chosen_column="b", rejected_column="c", beta=BETA, max_length=24)
 RANKS = {Q0: 4, V1: 2}
 SIDES = [
     (Example([1, 2, 3, 4, 5], [IGNORED, IGNORED, 3, 4, 5]), Example([1, 2, 9], [IGNORED, IGNORED, 9])),

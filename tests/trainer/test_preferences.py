@@ -27,7 +27,7 @@ from fedpipe_trainer.data import (
 from fedpipe_trainer.data.pairs import join_answers, split_answers
 from fedpipe_trainer.errors import TaskFailed
 
-EXPLICIT = Preference(prompt="prompt", max_length=64)
+EXPLICIT = Preference(prompt_column="prompt", max_length=64)
 IMPLICIT = Preference(max_length=64)
 USER = {"role": "user", "content": "Sky?"}
 BLUE, GREEN = ({"role": "assistant", "content": colour} for colour in ("It is blue.", "It is green."))
@@ -111,7 +111,7 @@ def test_only_turns_after_the_common_ones_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("objective", "row", "reason"),
     [
-        (IMPLICIT, {"chosen": "Blue.", "rejected": "Green."}, "name the column with the prompt in task.prompt"),
+        (IMPLICIT, {"chosen": "Blue.", "rejected": "Green."}, "name the column with the prompt in task.promptColumn"),
         (IMPLICIT, {"chosen": [BLUE], "rejected": [GREEN]}, "there is no turn before the answers"),
         (IMPLICIT, {"chosen": [USER, BLUE], "rejected": "Green."}, "one of the answers is a text and the other a list of messages"),
         (IMPLICIT, {"chosen": [USER, BLUE], "rejected": [USER]}, "column 'rejected': its last turn is not the assistant's"),
@@ -162,7 +162,7 @@ def test_pairs_of_equal_answers_are_skipped_however_many_they_are(tmp_path: Path
 
 
 def test_data_of_equal_answers_alone_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(TaskFailed, match=r"1 of 1 rows .* correct task.chosen and task.rejected"):
+    with pytest.raises(TaskFailed, match=r"1 of 1 rows .* correct task.chosenColumn and task.rejectedColumn"):
         read(tmp_path, [{"chosen": "Sky? Blue.", "rejected": "Sky? Blue."}])
 
 
@@ -193,7 +193,7 @@ def test_conversations_need_a_chat_template(tmp_path: Path) -> None:
     prompt=st.integers(1, 200), answers=st.tuples(st.integers(1, 120), st.integers(1, 120)), length=st.integers(8, 96).map(lambda n: 2 * n)
 )
 def test_both_answers_keep_the_same_end_of_the_prompt(prompt: int, answers: tuple[int, int], length: int) -> None:
-    objective = Preference(prompt="prompt", max_length=length)
+    objective = Preference(prompt_column="prompt", max_length=length)
     texts = "".join(chr(97 + at % 26) for at in range(prompt)), "X" * answers[0], "Y" * answers[1]
     row = dict(zip(("prompt", "chosen", "rejected"), map(json.dumps, texts), strict=True))
 

@@ -71,7 +71,7 @@ class Case:
 CLASSES = SequenceClassification(labels=LABELS, max_length=32)
 LANGUAGE = CausalLM(prompt="{text}:", response="{answer}", max_length=32, slot_pattern=r"is (\w+)")
 REWRITING = Seq2SeqLM(prompt="{text}", response="{answer}", max_length=32)
-CHOICES = Preference(prompt="text", max_length=32, beta=0.5)
+CHOICES = Preference(prompt_column="text", max_length=32, beta=0.5)
 LLAMA = {"model.layers.0.self_attn.q_proj": 4, "model.layers.1.mlp.down_proj": 2, "model.layers.1.self_attn.v_proj": 0}
 CASES = {
     "causal-llama": Case("llama", LANGUAGE, LLAMA, AutoModelForCausalLM),

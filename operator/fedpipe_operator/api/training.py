@@ -163,11 +163,11 @@ class PreferenceTask(ApiModel):
     """
 
     type: Literal["Preference"] = "Preference"
-    prompt: Column | None = None
+    prompt_column: Column | None = None
     """The column with the prompt; left out: it is what both answers begin with."""
-    chosen: Column = "chosen"
+    chosen_column: Column = "chosen"
     """The column with the better answer."""
-    rejected: Column = "rejected"
+    rejected_column: Column = "rejected"
     """The column with the worse answer."""
     beta: Annotated[float, Field(gt=0, le=100)] = 0.1
     """How much a difference in log-probability counts as reward: the larger, the closer the model stays to the base."""
@@ -181,11 +181,9 @@ class PreferenceTask(ApiModel):
 
     @model_validator(mode="after")
     def _require_different_columns(self) -> Self:
-        columns = [self.prompt, self.chosen, self.rejected]
+        columns = [self.prompt_column, self.chosen_column, self.rejected_column]
         if len(set(columns)) < len(columns):
-            raise ValueError("prompt, chosen and rejected are different columns: correct the one that is named twice")
-        if self.prompt is not None and set(self.prompt) & set("{}"):
-            raise ValueError("prompt of a Preference names a column, and is no template: write its name without braces")
+            raise ValueError("promptColumn, chosenColumn and rejectedColumn are different columns: correct the one that is named twice")
         return self
 
 

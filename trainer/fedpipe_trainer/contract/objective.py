@@ -111,14 +111,19 @@ class Preference(Wire):
     """
 
     type: Literal["Preference"] = "Preference"
-    prompt: Column | None = None
+    prompt_column: Column | None = None
     """The column with the prompt; None: it is what both answers begin with."""
-    chosen: Column = "chosen"
-    rejected: Column = "rejected"
+    chosen_column: Column = "chosen"
+    rejected_column: Column = "rejected"
     beta: Annotated[float, Field(gt=0, le=100)] = 0.1
     """How much a difference in log-probability counts as reward."""
     max_length: MaxLength = 512
     """Of a prompt with one answer."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are read."""
+        return tuple(column for column in (self.prompt_column, self.chosen_column, self.rejected_column) if column)
 
 
 Objective = Annotated[SequenceClassification | CausalLM | Seq2SeqLM | Preference, Field(discriminator="type")]

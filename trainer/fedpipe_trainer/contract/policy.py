@@ -133,7 +133,7 @@ def columns_read(objective: Objective) -> frozenset[str]:
     if isinstance(objective, SequenceClassification):
         return frozenset(column for column in (objective.text, objective.text_pair, objective.label) if column)
     if isinstance(objective, Preference):
-        return frozenset(column for column in (objective.prompt, objective.chosen, objective.rejected) if column)
+        return frozenset(objective.columns)
     if objective.format in FORMAT_COLUMNS:
         return frozenset(FORMAT_COLUMNS[objective.format])
     if isinstance(objective, CausalLM) and objective.format == "Text":

@@ -22,7 +22,7 @@ from fedpipe_trainer.data.special_tokens import encode_plain, require_end_token,
 from fedpipe_trainer.data.tokenizer import Tokenizer
 from fedpipe_trainer.data.values import BadValueError, ValueReader
 
-_NO_PROMPT = "the two answers begin differently, so they have no prompt in common: name the column with the prompt in task.prompt"
+_NO_PROMPT = "the two answers begin differently, so they have no prompt in common: name the column with the prompt in task.promptColumn"
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class ConversationPair:
 
 def preference_readers(objective: Preference) -> Mapping[str, ValueReader]:
     """How the columns become the JSON of a text or of a list of messages."""
-    readers: dict[str, ValueReader] = {objective.chosen: _read_answer, objective.rejected: _read_answer}
-    return readers | ({objective.prompt: _read_prompt} if objective.prompt else {})
+    readers: dict[str, ValueReader] = {objective.chosen_column: _read_answer, objective.rejected_column: _read_answer}
+    return readers | ({objective.prompt_column: _read_prompt} if objective.prompt_column else {})
 
 
 def check_pair(row: Row, objective: Preference) -> None:
@@ -61,7 +61,7 @@ def check_pair(row: Row, objective: Preference) -> None:
 
 def is_tie(row: Row, objective: Preference) -> bool:
     """Whether both answers are the same, so that nothing was chosen."""
-    return row[objective.chosen] == row[objective.rejected]
+    return row[objective.chosen_column] == row[objective.rejected_column]
 
 
 def pair_of(row: Row, objective: Preference) -> TextPair | ConversationPair:
@@ -70,8 +70,8 @@ def pair_of(row: Row, objective: Preference) -> TextPair | ConversationPair:
     Raises:
         BadValueError: its columns do not fit together.
     """
-    chosen, rejected = json.loads(row[objective.chosen]), json.loads(row[objective.rejected])
-    prompt = json.loads(row[objective.prompt]) if objective.prompt else None
+    chosen, rejected = json.loads(row[objective.chosen_column]), json.loads(row[objective.rejected_column])
+    prompt = json.loads(row[objective.prompt_column]) if objective.prompt_column else None
     if isinstance(chosen, str) is not isinstance(rejected, str):
         raise BadValueError("one of the answers is a text and the other a list of messages")
     if isinstance(chosen, str) and not isinstance(prompt, list):
@@ -83,7 +83,7 @@ def pair_of(row: Row, objective: Preference) -> TextPair | ConversationPair:
     if {one[first]["role"], other[first]["role"]} != {"assistant"}:
         raise BadValueError("the two answers differ in a turn that is not the assistant's" if first else _NO_PROMPT)
     if not first:
-        raise BadValueError("there is no turn before the answers: name the column with the prompt in task.prompt")
+        raise BadValueError("there is no turn before the answers: name the column with the prompt in task.promptColumn")
     return ConversationPair(one, other, first)
 
 

@@ -45,9 +45,10 @@ def _without_ties(path: str | Path, found: Rows, objective: Preference) -> Rows:
     ties = len(found.rows) - len(kept)
     if not ties:
         return found
-    summary = f"{ties} of {len(found.rows)} rows of {path} prefer nothing: {objective.chosen!r} and {objective.rejected!r} are the same"
+    columns = f"{objective.chosen_column!r} and {objective.rejected_column!r}"
+    summary = f"{ties} of {len(found.rows)} rows of {path} prefer nothing: {columns} are the same"
     if not kept:
-        raise TaskFailed(FailureReason.BAD_DATA, f"{summary}: correct task.chosen and task.rejected, or the data")
+        raise TaskFailed(FailureReason.BAD_DATA, f"{summary}: correct task.chosenColumn and task.rejectedColumn, or the data")
     _LOG.warning("%s. They are skipped", printable(summary))
     return replace(found.at(kept), skipped=found.skipped + ties)
 

@@ -30,7 +30,7 @@ def columns_of(objective: Objective) -> tuple[str, ...]:
     if isinstance(objective, SequenceClassification):
         return tuple(dict.fromkeys(column for column in (objective.text, objective.text_pair, objective.label) if column))
     if isinstance(objective, Preference):
-        return tuple(dict.fromkeys(column for column in (objective.prompt, objective.chosen, objective.rejected) if column))
+        return objective.columns
     if objective.format != "Template":
         return _columns_of_format(objective)
     named = [*_columns("prompt", objective.prompt or ""), *_columns("response", objective.response or "")]
