@@ -112,8 +112,11 @@ class RunReconciler:
     on_forgotten: Callable[[str], None] = lambda _uid: None
     """Called with the uid of a run whose object is gone."""
     observer: Observer = field(default_factory=Observer)
-    trackers: Trackers = field(default_factory=Trackers)
+    trackers: Trackers = field(init=False)
     _states: dict[str, _RunState] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.trackers = Trackers(self.cluster.clock)
 
     def reconcile(self, view: RunView, failures: int) -> float | None:
         """One reconcile of a run.
