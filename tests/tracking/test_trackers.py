@@ -1,4 +1,4 @@
-"""The threads: nobody waits for one, namespaces share them, and a fault in one is that run's."""
+"""The threads: no reconcile waits for one, namespaces share them, and a fault in one is that run's."""
 
 import threading
 from collections.abc import Callable, Iterator
