@@ -23,6 +23,7 @@ COMPARISON = "comparison/comparison.json"
 REPORT = "report.html"
 EXPORT_ADAPTER = "export/adapter"
 EXPORT_MERGED = "export/merged"
+MODEL_CARD = f"{EXPORT_ADAPTER}/README.md"
 DRY_EXPORT = "export/dry"
 FORM_PROBE = "form-probe"
 """Of the object with which it is tried whether the store has forms."""
@@ -155,6 +156,11 @@ def export_result(attempt: int) -> str:
 def dry_export_result(attempt: int) -> str:
     """Key of what the dry export found."""
     return f"{DRY_EXPORT}/{attempt}/result.json"
+
+
+def event_file(site: str) -> str:
+    """Key of TensorBoard's event file of a site; of site "", that of the federation."""
+    return f"tensorboard/{f'sites/{site}' if site else 'federated'}/events.out.tfevents.0000000001.fedpipe"
 
 
 def progress_beside(result: str) -> str:

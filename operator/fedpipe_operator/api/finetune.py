@@ -6,9 +6,10 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, model_validator
 
 from fedpipe_operator.api.aggregation import AggregationMethod, AggregationSpec
-from fedpipe_operator.api.meta import API_VERSION, ApiModel, Condition, LabelMap, Metadata, Name, ObjectName, Sentence
+from fedpipe_operator.api.meta import API_VERSION, ApiModel, Condition, LabelMap, Metadata, Name, SecretReference, Sentence
 from fedpipe_operator.api.progress import ProgressStatus
 from fedpipe_operator.api.quantities import Duration
+from fedpipe_operator.api.tracking import TrackingSpec
 from fedpipe_operator.api.training import (
     Bits,
     EvaluationSpec,
@@ -244,12 +245,6 @@ class PlanningSpec(ApiModel):
         return self
 
 
-class SecretReference(ApiModel):
-    """A Secret of the run's namespace."""
-
-    name: ObjectName
-
-
 class StoreSpec(ApiModel):
     """The S3-compatible store.
 
@@ -297,6 +292,7 @@ class FineTuneSpec(ApiModel):
     store: StoreSpec | None = None
     """The store of the run's results. Left out: the operator's default one (the chart's `defaultStore`), if it has one."""
     export: ExportSpec = ExportSpec()
+    tracking: TrackingSpec = TrackingSpec()
     suspend: bool = False
     deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31536000)] | None = None
