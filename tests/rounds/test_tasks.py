@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from stand_in_runs import StandInPlacement, World, a_run
+from stand_in_runs import StandInPlacement, World, a_run, a_site
 from trainer_results import BASE, WEIGHTS, a_profile, good_trainer
 
 from fedpipe_operator import names
@@ -100,6 +100,28 @@ def a_context(run: Run | None = None) -> TaskContext:
 def allowed(task: Wire) -> set[tuple[str, str]]:
     """Verb and key of every URL anywhere in the task."""
     return {(verb, key) for key, verb in re.findall(r'"https://store/([^"?]+)\?(read|write)=\d+"', task.to_json())}
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "processes"),
+    [
+        (None, 1),
+        ({"memory": "9Gi"}, 1),
+        ({"memory": "9Gi", "count": 4}, 4),
+        ({"memory": "9Gi", "count": 2, "resource": "amd.com/gpu"}, 2),
+        ({"memory": "9Gi", "count": 4, "resource": "nvidia.com/mig-1g.10gb"}, 1),
+        ({"memory": "9Gi", "count": 4, "resource": "nvidia.com/gpu.shared"}, 1),
+    ],
+)
+def test_steps_are_divided_among_the_whole_gpus_of_a_pod(finished: World, accelerator: dict[str, Any] | None, processes: int) -> None:
+    plan = plan_of(finished, 1)
+    site = next(iter(plan.plans))
+    context = a_context(a_run([a_site(site, capacity={"accelerator": accelerator} if accelerator else {})]))
+
+    profile = tasks.profile_task(context, StartProfile(site, 0), INPUTS)
+    training = tasks.training_task(context, StartTraining(site, 1, 0), INPUTS, plan=plan, previous=None)
+
+    assert (profile.processes, training.processes) == (processes, processes)
 
 
 @pytest.fixture(scope="module")

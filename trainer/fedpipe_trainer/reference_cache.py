@@ -10,30 +10,29 @@ from contextlib import closing, contextmanager
 import torch
 from torch import Tensor
 
-from fedpipe_trainer.activation_cache import cache_key, name_of
+from fedpipe_trainer.activation_cache import CachePlace, cache_key, name_of
 from fedpipe_trainer.activation_store import FOLDER, ActivationStore
 from fedpipe_trainer.adapters import AdapterTensors
 from fedpipe_trainer.contract import Objective, Preference
 from fedpipe_trainer.model import Base
 from fedpipe_trainer.reference import Batch, kept_reference
-from fedpipe_trainer.task_runtime import TaskRuntime
 
 
 @contextmanager
-def cached_reference(base: Base, objective: Objective, runtime: TaskRuntime) -> Iterator[None]:
+def cached_reference(base: Base, objective: Objective, place: CachePlace) -> Iterator[None]:
     """In this context, a preference training or evaluation reads the base's margins from the site's cache, as far as it has them.
 
     Args:
         base: the base, with or without adapters.
         objective: any other needs no reference.
-        runtime: its cache folder is used, up to its limit for activations.
+        place: its folder is used, up to its limit for activations.
     """
     if not isinstance(objective, Preference):
         yield
         return
     # No layer lies below layer 0, so the key is that of the base alone, and no other values have it.
     key = cache_key(base, 0, AdapterTensors())
-    with closing(ActivationStore(runtime.cache / FOLDER, key, runtime.activation_cache_bytes)) as store:
+    with closing(ActivationStore(place.cache / FOLDER, key, place.activation_cache_bytes)) as store:
 
         def kept(batch: Batch, compute: Callable[[], Tensor]) -> Tensor:
             name = name_of(batch["input_ids"], batch["attention_mask"], batch["labels"])

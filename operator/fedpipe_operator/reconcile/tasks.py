@@ -181,6 +181,7 @@ def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs,
         all_bits=planning.mode is not PlanningMode.AUTO or bool(planning.plans),
         target_modules=planning.target_modules,
         max_new_tokens=_max_new_tokens(context.spec),
+        processes=_processes(context, action.site),
         batch_sizes=_batches_to_profile(planning.batch_sizes),
         rank=planning.max_rank,
         importance=conversion.importance(planning.importance),
@@ -191,6 +192,12 @@ def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs,
         probe_read=context.read(probe),
         basis=basis_of(site) if site else None,
     )
+
+
+def _processes(context: TaskContext, site: str) -> int:
+    """Among which the steps of a site's tasks are divided: one for each device of a pod."""
+    accelerator = next((one.spec.capacity.accelerator for one in context.run.sites if one.name == site), None)
+    return accelerator.devices if accelerator else 1
 
 
 def _max_new_tokens(spec: FineTuneSpec) -> int:
@@ -219,6 +226,7 @@ def training_task(
         **_consent(context, site, contributors=_contributors(context, plan, site)),
         plan=plan.plans[site],
         micro_batch=action.micro_batch,
+        processes=_processes(context, site),
         hyperparameters=hyperparameters_of(plan, context.spec),
         global_adapter=global_adapter_of(context, previous),
         evaluation=_evaluation_before(context, action, plan) if action.evaluates else None,

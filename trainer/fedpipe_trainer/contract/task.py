@@ -42,6 +42,8 @@ MAX_RATES: Final = 32
 """Learning rates in a range test."""
 MAX_RANGE_TEST_SAMPLES: Final = 1000
 """Validation samples that a range test may use at a site: so much weight has a site's word in the choice, at most."""
+Processes = Annotated[int, Field(ge=1, le=16)]
+"""Among which the optimiser steps of a task are divided: one for each GPU of its pod."""
 
 
 class PostForm(Wire):
@@ -287,6 +289,8 @@ class ProfileTask(_SiteTask):
     """None: no learning rate is tested, because the run has one."""
     basis: Basis | None = None
     """Repeated in the result."""
+    processes: Processes = 1
+    """As those of the trainings that the profile is for."""
     reuse: bool = False
     """Whether an earlier profile in the site's cache, of the same model, data, machine and task, is used again instead of measuring."""
     probe_write: Upload | None = None
@@ -318,6 +322,8 @@ class TrainTask(_SiteTask):
     hyperparameters: Hyperparameters
     micro_batch: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Samples per micro-batch to begin with, when an earlier attempt ran out of memory. None: the plan's."""
+    processes: Processes = 1
+    """Each computes micro-batches of that size. The update is the same up to rounding, and, with dropout, to which values are dropped."""
     global_adapter: GlobalAdapter | None = None
     """None in round 1: the factors A are drawn from the seed, the factors B are zero."""
     evaluation: TrainEvaluation | None = None

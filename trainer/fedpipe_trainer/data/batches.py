@@ -64,9 +64,17 @@ def batch_of_step(batches: Sequence[Batch], step: int, seed: int) -> Batch:
     return batches[shuffled(len(batches), f"{seed}/{epoch}")[position]]
 
 
-def micro_batches(examples: Sequence[Example], size: int) -> Iterator[Sequence[Example]]:
-    """Consecutive parts of a batch, of `size` examples each; the last may be smaller."""
-    return (examples[first : first + size] for first in range(0, len(examples), size))
+def micro_batches(examples: Sequence[Example], size: int, processes: int = 1) -> Iterator[Sequence[Example]]:
+    """Consecutive parts of a batch, of `size` examples each; the last may be smaller.
+
+    With several processes there are as many parts for each, of equal size up to one example, as far as there are examples: each process
+    then computes a step's parts in the same time.
+    """
+    if processes == 1:
+        return (examples[first : first + size] for first in range(0, len(examples), size))
+    n = len(examples)
+    count = min(n, processes * math.ceil(n / (processes * size)))
+    return (examples[n * i // count : n * (i + 1) // count] for i in range(count))
 
 
 def collate(examples: Sequence[Example], objective: Objective, pad_id: int) -> dict[str, Tensor]:
@@ -108,11 +116,11 @@ def count_tokens(examples: Sequence[Example], objective: Objective) -> int:
     return sum(len(row) for rows in _token_rows(examples, objective) for row in rows)
 
 
-def count_padding(examples: Sequence[Example], objective: Objective, micro_batch: int) -> int:
-    """Tokens of padding that `collate` adds to these examples in micro-batches of this size."""
+def count_padding(examples: Sequence[Example], objective: Objective, micro_batch: int, processes: int = 1) -> int:
+    """Tokens of padding that `collate` adds to these examples in micro-batches of this size, of so many processes."""
     return sum(
         len(rows) * _padded_length(rows, objective.max_length) - sum(map(len, rows))
-        for part in micro_batches(examples, micro_batch)
+        for part in micro_batches(examples, micro_batch, processes)
         for rows in _token_rows(part, objective)
     )
 
