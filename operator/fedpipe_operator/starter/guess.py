@@ -189,7 +189,9 @@ def _questions(context: _Context) -> Guess | None:
 
 
 def _alpaca(context: _Context) -> Guess | None:
-    if not context.is_there("instruction", "output") or ("input" in context.columns and not context.is_there("input")):
+    extra = context.columns.get("input")
+    has_input = extra is None or not extra.rows or is_text(extra)
+    if not context.is_there("instruction", "output") or not has_input:
         return None
     return _of_format(context, "Alpaca", "instruction, input and output: rendered by the prompt of Stanford Alpaca. The output counts")
 
@@ -243,6 +245,9 @@ def _text_names(context: _Context) -> list[str]:
 
 def _plain_text(context: _Context) -> Guess | None:
     texts = [context.columns[context.wanted.text]] if context.wanted.text else texts_of(context.columns.values())
+    label = context.columns.get("label")
+    if texts and label is not None and label.rows and not context.wanted.text:
+        _problem(label)  # it has none: it is not left out without a word
     if not texts or not is_text(texts[0]):
         return None
     is_clear = texts[0].share_of_sentences >= SENTENCES and (len(texts) == 1 or texts[0].name == "text")
