@@ -120,3 +120,13 @@ def test_a_link_to_nothing_allows_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(TaskFailed, match="cannot be read"):
         policy_of_files([str(tmp_path / "train.jsonl")])
+
+
+def test_a_link_to_the_data_does_not_lead_around_the_policy_of_where_they_are(tmp_path: Path) -> None:
+    (tmp_path / "ward").mkdir()
+    (tmp_path / "ward" / "train.jsonl").touch()
+    (tmp_path / "ward" / "fedpipe-policy.yaml").write_text("maxLabels: 3")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "train.jsonl").symlink_to(tmp_path / "ward" / "train.jsonl")
+
+    assert policy_of_files([str(tmp_path / "elsewhere" / "train.jsonl")]) == DataPolicy(max_labels=3)

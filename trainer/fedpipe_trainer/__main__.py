@@ -1,15 +1,20 @@
 """The trainer's command line: `python -m fedpipe_trainer TASK.json` performs one task; `--serve` performs several.
 
+`--inspect` is for `fedpipe init` and `fedpipe validate --data`: it answers a question about files of this machine.
+
 For one task, progress goes to standard output and the log to standard error; with `FEDPIPE_LOG_FORMAT=json` progress is in the log. The
 exit status is a `contract.ExitCode`.
 """
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
+
+from pydantic import ValidationError
 
 from fedpipe_trainer import logs
 from fedpipe_trainer import settings as environment
@@ -34,6 +39,8 @@ _LIBRARY_DEFAULTS: Final = {
     "TQDM_DISABLE": "1",
 }
 
+_LOG = logging.getLogger(__name__)
+
 
 def main(arguments: Sequence[str] | None = None) -> ExitCode:
     """Run the command line; the exit status."""
@@ -41,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("task", nargs="?", type=Path, help="path of a task file (JSON)")
     mode.add_argument("--serve", action="store_true", help="perform the task files whose paths are read from standard input, one per line")
+    mode.add_argument("--inspect", action="store_true", help="answer the question (JSON) on standard input, about files of this machine")
     options = parser.parse_args(arguments)
     for name, value in _LIBRARY_DEFAULTS.items():
         os.environ.setdefault(name, value)
@@ -49,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     except ValueError as error:
         parser.error(str(error))
     logs.configure(settings.log_format)
+    if options.inspect:
+        return _inspect(settings)
     stop = StopRequest()
     stop.handle_signals()
     write_line = json_line_writer(reserve_stdout(), on_broken_pipe=stop.request)
@@ -56,6 +66,18 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
         return serve(sys.stdin, settings=settings, write_line=write_line, stop=stop)
     report = logs.ProgressLog().write if settings.log_format == "json" else write_line
     return perform(options.task, settings=settings, write_progress=report, stop_requested=lambda: stop.requested)
+
+
+def _inspect(settings: environment.Settings) -> ExitCode:
+    from fedpipe_trainer.inspection import answer  # noqa: PLC0415 - it imports torch, which takes seconds
+
+    with reserve_stdout() as out:
+        try:
+            out.write(answer(sys.stdin.read(), settings))
+        except ValidationError:
+            _LOG.exception("what came on standard input is no question")
+            return ExitCode.BAD_TASK
+    return ExitCode.OK
 
 
 if __name__ == "__main__":

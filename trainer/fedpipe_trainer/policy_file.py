@@ -4,6 +4,7 @@ A file that cannot be read, or does not say clearly what it allows, allows nothi
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from functools import reduce
 from pathlib import Path
@@ -48,10 +49,16 @@ def policy_of_files(paths: Iterable[str]) -> DataPolicy | None:
     Raises:
         TaskFailed: PolicyDenied, a policy file cannot be used.
     """
-    # Data may be a folder, which can have a policy of its own.
-    folders = {folder for path in paths for absolute in [Path(path).absolute()] for folder in (absolute, *absolute.parents)}
-    found = [_read(folder / POLICY_FILE) for folder in sorted(folders) if _exists(folder / POLICY_FILE)]
+    found = [_read(file) for file in policy_files(paths)]
     return reduce(stricter, found) if found else None
+
+
+def policy_files(paths: Iterable[str]) -> list[Path]:
+    """The policy files that count for these data, unread."""
+    # Data may be a folder, which can have a policy of its own. Of a link, the policy where it leads counts, too.
+    places = {place for path in paths for place in (Path(path).absolute(), Path(os.path.realpath(path)))}
+    folders = {folder for place in places for folder in (place, *place.parents)}
+    return [folder / POLICY_FILE for folder in sorted(folders) if _exists(folder / POLICY_FILE)]
 
 
 def _exists(path: Path) -> bool:

@@ -11,6 +11,7 @@ from typing import Final
 import typer
 
 COMMANDS: Final = {
+    "init": "fedpipe_operator.cli.init",
     "validate": "fedpipe_operator.cli.validate",
     "plan": "fedpipe_operator.cli.plan",
     "run": "fedpipe_operator.cli.run",

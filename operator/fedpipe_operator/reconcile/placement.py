@@ -34,7 +34,7 @@ class ClaimPlacement:
 
     def inputs(self, run: Run, site: str) -> TaskInputs:
         """Where a trainer of this site finds model and data; site "" needs the model only."""
-        return TaskInputs(model=self._model(run), data=self._data(site_of(run, site)) if site else None)
+        return TaskInputs(model=self._model(run), data=self.data(site_of(run, site)) if site else None)
 
     def resources(self, run: Run, site: str) -> JobResources:
         """The site's claimed memory and cores, and its cache; no limits and no cache for the run's own tasks."""
@@ -62,7 +62,8 @@ class ClaimPlacement:
             return model_in_bucket(source, run.store, seconds=seconds, credentials=self.credentials(), guard=self.guard)
         return Model(source=source)
 
-    def _data(self, site: EdgeSite) -> Data:
+    def data(self, site: EdgeSite) -> Data:
+        """Where a trainer of this site finds its data."""
         data = site.spec.data
         folder = self.data_folder(data.volume.persistent_volume_claim.claim_name)
         return Data(train=f"{folder}/{data.train}", validation=f"{folder}/{data.validation}")

@@ -16,7 +16,7 @@ from fedpipe_trainer.data.table import Row, RowTable
 from fedpipe_trainer.data.values import BadValueError, Columns, ValueReader, select_columns
 from fedpipe_trainer.printable import printable
 
-__all__ = ["BadValueError", "Row", "Rows", "ValueReader", "read_rows"]
+__all__ = ["BadRows", "BadValueError", "Row", "Rows", "ValueReader", "check_bad_share", "read_rows"]
 
 _MAX_BAD_SHARE: Final = 0.01
 
@@ -35,6 +35,8 @@ class Rows:
     """What `lines` counts: lines of a text, rows of a file that has no lines."""
     dropped: int = 0
     """Good rows that were left out because the run does not have their label."""
+    notes: tuple[str, ...] = ()
+    """Why rows were left out, each note with their number; they quote nothing."""
 
     def at(self, kept: Sequence[int]) -> "Rows":
         """Those of these rows alone, by their positions."""
@@ -42,7 +44,7 @@ class Rows:
 
 
 @dataclass
-class _Bad:
+class BadRows:
     """The rows that cannot be used."""
 
     count: int = 0
@@ -50,9 +52,15 @@ class _Bad:
     """Its number, and the reason."""
 
     def add(self, number: int, error: BadRowError) -> None:
+        """Count this row."""
         if not self.count:
             self.first = (number, str(error))
         self.count += error.rows
+
+    def summary(self, path: Path, good: int, unit: str) -> str:
+        """How many rows of a file these are, beside so many good ones, and why the first is one."""
+        number, reason = self.first
+        return f"{self.count} of {good + self.count} rows of {path} cannot be used, the first at {unit} {number}: {reason}"
 
 
 def read_rows(
@@ -77,7 +85,7 @@ def read_rows(
     """
     path = Path(path)
     wanted = Columns(columns, readers or {}, check)
-    good, lines, bad = RowTable(columns), array("q"), _Bad()
+    good, lines, bad = RowTable(columns), array("q"), BadRows()
     try:
         records, unit = read_records(path, columns)
         for number, record in records:
@@ -88,14 +96,18 @@ def read_rows(
                 bad.add(number, error)
     except OSError as error:
         raise bad_data(f"the data file {path} cannot be read: {error.strerror or type(error).__name__}") from error
-    _check_bad_share(path, len(good), bad, unit)
-    return Rows(good, bad.count, lines, unit)
+    check_bad_share(path, len(good), bad, unit)
+    return Rows(good, bad.count, lines, unit, notes=(bad.summary(path, len(good), unit),) if bad.count else ())
 
 
-def _check_bad_share(path: Path, good: int, bad: _Bad, unit: str) -> None:
+def check_bad_share(path: Path, good: int, bad: BadRows, unit: str) -> None:
+    """Check that no more than one row in a hundred is bad.
+
+    Raises:
+        TaskFailed: BadData; there is no good row, or too many are bad.
+    """
     if bad.count:
-        number, reason = bad.first
-        summary = f"{bad.count} of {good + bad.count} rows of {path} cannot be used, the first at {unit} {number}: {reason}"
+        summary = bad.summary(path, good, unit)
         if not good or bad.count > _MAX_BAD_SHARE * (good + bad.count):
             raise bad_data(f"{summary}. At most 1 % of the rows may be bad: correct or remove them, or use the right file")
         _LOG.warning("%s. They are skipped", printable(summary))

@@ -64,9 +64,11 @@ def _with_allowed_labels(path: str | Path, found: Rows, objective: SequenceClass
     if not kept:
         message = f"policy.labels of the data owner allows none of the values that column {column!r} of {path} has"
         raise TaskFailed(FailureReason.POLICY_DENIED, f"{message}: correct the policy, or task.label of the run")
-    if left_out:
-        _LOG.warning("policy.labels leaves out %d of %d rows of %s by column %r", left_out, len(found.rows), printable(str(path)), column)
-    return replace(found.at(kept), skipped=found.skipped + left_out)
+    if not left_out:
+        return found
+    note = f"policy.labels leaves out {left_out} of {len(found.rows)} rows of {path} by column {column!r}"
+    _LOG.warning("%s", printable(note))
+    return replace(found.at(kept), skipped=found.skipped + left_out, notes=(*found.notes, note))
 
 
 def with_run_labels(path: str | Path, rows: Rows, objective: SequenceClassification) -> Rows:
@@ -84,7 +86,7 @@ def with_run_labels(path: str | Path, rows: Rows, objective: SequenceClassificat
         raise TaskFailed(FailureReason.BAD_DATA, _other_labels(path, rows, objective))
     found = f"{others} of {len(rows.rows)} rows of {path} are dropped: the run lacks their label in column {objective.label!r}"
     _LOG.warning("%s", printable(found))
-    return replace(rows.at(kept), dropped=others)
+    return replace(rows.at(kept), dropped=others, notes=(*rows.notes, found))
 
 
 def _other_labels(path: str | Path, rows: Rows, objective: SequenceClassification) -> str:

@@ -95,7 +95,7 @@ def _read_text(value: Any) -> str:  # noqa: ANN401 -- any value of a data file
 
 
 def _text(record: Mapping[str, Any], column: str, read: ValueReader) -> str:
-    value = _value(record, column)
+    value = value_of(record, column)
     try:
         text = read(value)
     except BadValueError as error:
@@ -105,7 +105,7 @@ def _text(record: Mapping[str, Any], column: str, read: ValueReader) -> str:
     return text
 
 
-def _value(record: Mapping[str, Any], column: str) -> Any:  # noqa: ANN401 -- any value
+def value_of(record: Mapping[str, Any], column: str) -> Any:  # noqa: ANN401 -- any value
     """The value of this name; if there is no such column, the one that the name leads to as a path. None: there is none."""
     if type(record) is dict and isinstance(found := record.get(column), str):  # nearly all
         return found

@@ -85,8 +85,12 @@ def checkpoint_dtype(folder: Path) -> torch.dtype:
 
 
 def _local(model: Model, _runtime: TaskRuntime) -> Path:
-    """The folder that the source names: as it is written, since people write paths; else as a URL, as the operator writes it."""
-    written = model.source.removeprefix("file://")
+    return local_folder(model.source)
+
+
+def local_folder(source: str) -> Path:
+    """The folder that a `file://` source names: as it is written, since people write paths; else as a URL, as the operator writes it."""
+    written = source.removeprefix("file://")
     return Path(written) if Path(written).is_dir() else Path(unquote(written))
 
 
@@ -120,6 +124,17 @@ def split_hub_source(source: str) -> tuple[str, str | None]:
     if match is None:
         raise TaskFailed(FailureReason.BAD_MODEL, f"{source} does not have the form hf://organisation/name@revision")
     return match["repository"], match["revision"]
+
+
+def commit_of(model: Model, runtime: TaskRuntime) -> str:
+    """The commit that the revision of an `hf://` source names, as `fetch` finds it.
+
+    Raises:
+        TaskFailed: BadModel, TransferFailed.
+    """
+    from huggingface_hub import HfApi  # noqa: PLC0415 - a local source needs no hub client
+
+    return _commit_of(model, split_hub_source(model.source)[1], HfApi(), runtime)
 
 
 def _commit_of(model: Model, revision: str | None, api: "HfApi", runtime: TaskRuntime) -> str:

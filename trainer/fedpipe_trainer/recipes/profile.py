@@ -205,7 +205,7 @@ def prepare(task: ProfileTask, folder: Path) -> PreparedSite:
     """Read the data and the facts about the model, without loading weights."""
     paths = (task.data.train, task.data.validation)
     train, validation = (select_rows(path, task.objective, task.policy) for path in paths)
-    objective = _with_labels(task.objective, (train, validation), task.policy)
+    objective = with_found_labels(task.objective, (train, validation), task.policy)
     if isinstance(objective, SequenceClassification) and objective.labels:
         train, validation = (with_run_labels(path, rows, objective) for path, rows in zip(paths, (train, validation), strict=True))
     tokenizer = read_tokenizer(folder)
@@ -228,10 +228,13 @@ def _label_count(rows: Rows, objective: Objective) -> int:
     return len({label for row in rows.rows.column(objective.label) for label in labels_of({objective.label: row}, objective)})
 
 
-def _with_labels(objective: Objective, files: Sequence[Rows], policy: DataPolicy) -> Objective:
+def with_found_labels(objective: Objective, files: Sequence[Rows], policy: DataPolicy) -> Objective:
     """The objective; if it is a classification without labels, with those found in the data, and without the rows of any other.
 
     A value of one row only is no label: its rows are left out. Where most rows have such values, the column has no labels but texts.
+
+    Raises:
+        TaskFailed: BadData, the column has no labels, or too many; PolicyDenied, more than policy.maxLabels.
     """
     if not isinstance(objective, SequenceClassification) or objective.labels or objective.problem == "Regression":
         return objective

@@ -18,6 +18,8 @@ _BATCH_BYTES: Final = 16 * MIB
 _MOST_ROWS: Final = 4096
 """Of a batch."""
 _LONGEST_METADATA: Final = 16 * MIB
+_DEEPEST: Final = 3
+"""Parts of a path that `names_of` tells."""
 _Batches = Callable[[Path, Sequence[str]], Iterator[tuple[pa.RecordBatch, int]]]
 """Batches of these columns of a file, each with the number of columns that the file has."""
 
@@ -30,6 +32,27 @@ def read_parquet(files: Sequence[Path], columns: Sequence[str]) -> Records:
 def read_arrow(files: Sequence[Path], columns: Sequence[str]) -> Records:
     """The rows of the files of a `datasets` folder."""
     return Records(_numbered(files, columns, _arrow_batches), "row")
+
+
+def names_of(path: Path) -> list[str]:
+    """The columns of a file, and the paths into its nested ones.
+
+    Raises:
+        TaskFailed: BadData, it cannot be read.
+    """
+    try:
+        with path.open("rb") as raw:
+            schema = ipc.open_stream(raw).schema if path.suffix == ".arrow" else parquet.read_schema(raw)
+    except (pa.ArrowException, UnicodeDecodeError, OverflowError, OSError) as error:
+        raise _unreadable(path, error) from None
+    return [name for field in schema for name in _paths(field, field.name, _DEEPEST)]
+
+
+def _paths(field: pa.Field, path: str, depth: int) -> Iterator[str]:
+    yield path
+    if depth > 1 and pa.types.is_struct(field.type):
+        for inner in field.type:
+            yield from _paths(inner, f"{path}.{inner.name}", depth - 1)
 
 
 def _numbered(files: Sequence[Path], columns: Sequence[str], batches: _Batches) -> Iterator[tuple[int, Record]]:
@@ -45,10 +68,14 @@ def _numbered(files: Sequence[Path], columns: Sequence[str], batches: _Batches) 
                 if characters > most:  # one text may stand for millions of rows
                     raise bad_data(f"the data file {path} has more than {most // MIB} MiB of text: write it anew, in smaller files")
         except (pa.ArrowException, UnicodeDecodeError, OverflowError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            found = f"the data file {path} cannot be read ({type(error).__name__})"
-            raise bad_data(f"{found}: it is damaged, cut short, or of another format; write it anew") from None
+            raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> Exception:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    found = f"the data file {path} cannot be read ({type(error).__name__})"
+    return bad_data(f"{found}: it is damaged, cut short, or of another format; write it anew")
 
 
 def _parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[tuple[pa.RecordBatch, int]]:

@@ -1,0 +1,139 @@
+"""`fedpipe validate --data`: what the sites' profiles would say of their data, found on this machine by the trainer's own reader."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import typer
+
+from fedpipe_operator.api import EdgeSite, FederatedFineTune
+from fedpipe_operator.api.checks import matches
+from fedpipe_operator.cli.files import Objects
+from fedpipe_operator.errors import UserError
+from fedpipe_operator.local.inspector import ask
+from fedpipe_operator.reconcile.placement import in_folders
+from fedpipe_operator.reconcile.tasks import TaskContext, TaskInputs, profile_task
+from fedpipe_operator.rounds import Run, StartProfile
+from fedpipe_operator.rounds.model_claims import private_claims
+from fedpipe_trainer.contract import Model, ProfileTask
+from fedpipe_trainer.contract.inspection import CheckQuestion, Checks, FileCheck, SiteCheck, TokenCheck
+
+_BUCKET: Final = "s3://"
+_NOWHERE: Final = "file:///dev/null"
+_SHOWN_LABELS: Final = 20
+
+
+class _Nowhere:
+    """URLs of a task that is not performed."""
+
+    def url_to_read(self, key: str, seconds: int) -> str:
+        del key, seconds
+        return _NOWHERE
+
+    def url_to_write(self, key: str, seconds: int) -> str:
+        del key, seconds
+        return _NOWHERE
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where the data are on this machine."""
+
+    volumes: Path
+    """Folder of the claims."""
+    folder: Path | None = None
+    """In place of the claim of the data."""
+    sites: tuple[str, ...] = ()
+    """Those that are checked; empty: all that the run selects."""
+
+
+def check_data(objects: Objects, where: Where) -> bool:
+    """Print what was found of the data of each site; whether each profile could begin.
+
+    Raises:
+        UserError: there is no run, no such site, or no trainer.
+    """
+    tasks = _tasks(objects, where)
+    typer.echo(f"reading the data of {', '.join(task.site for task in tasks)}…", err=True)
+    checks = ask(CheckQuestion(tasks=tuple(tasks)), Checks)
+    for site in checks.sites:
+        for line in lines_of(site):
+            typer.echo(line)
+    return not any(site.failures for site in checks.sites)
+
+
+def _tasks(objects: Objects, where: Where) -> list[ProfileTask]:
+    """The profile tasks of the runs and their sites, as the operator would give them to trainers."""
+    if not objects.runs:
+        raise UserError(
+            "RunMissing", "the data are checked for a task, and these files have no FederatedFineTune: name a file that has one"
+        )
+    found = [_task(run, site, objects.sites, where) for run in objects.runs for site in _sites(run, objects.sites, where)]
+    if missing := sorted(set(where.sites) - {task.site for task in found}):
+        raise UserError("SiteMissing", f"no run of these files selects a site {missing[0]}: correct --site, or the run's selector")
+    if not found:
+        raise UserError("SiteMissing", "these files have no EdgeSite that the run selects: name the files of the sites, too")
+    if where.folder is not None and len({task.site for task in found}) > 1:
+        names = ", ".join(sorted({task.site for task in found}))
+        raise UserError("SitesAmbiguous", f"--folder holds the data of one site, and these are {names}: name one by --site")
+    return found
+
+
+def _sites(run: FederatedFineTune, sites: Sequence[EdgeSite], where: Where) -> list[EdgeSite]:
+    return [site for site in sites if matches(run, site) and (not where.sites or site.name in where.sites)]
+
+
+def _task(resource: FederatedFineTune, site: EdgeSite, sites: Sequence[EdgeSite], where: Where) -> ProfileTask:
+    selected = tuple(one for one in sites if matches(resource, one))
+    run = Run(resource, selected, private_claims=private_claims(sites, resource.metadata.namespace))
+    return profile_task(TaskContext(run=run, urls=_Nowhere()), StartProfile(site.name, 0), _inputs(run, site, where))
+
+
+def _inputs(run: Run, site: EdgeSite, where: Where) -> TaskInputs:
+    folders = in_folders(where.volumes)
+    if where.folder is not None:
+        folder = str(where.folder.resolve())
+        folders = replace(folders, data_folder=lambda _claim: folder)
+    source = run.spec.model.source
+    if source.startswith(_BUCKET):  # its URLs would need the store's credentials
+        return TaskInputs(model=Model(source=source), data=folders.data(site))
+    return folders.inputs(run, site.name)
+
+
+def lines_of(check: SiteCheck) -> list[str]:
+    """What was found of a site, a sentence a line: problems first."""
+    lines = [f"{failure.reason}: {failure.message}" for failure in check.failures]
+    lines += [f"not checked: {warning}" for warning in check.warnings]
+    for part, file in (("training", check.train), ("validation", check.validation)):
+        lines += _file_lines(part, file) if file else []
+    lines += _token_lines(check.tokens) if check.tokens else []
+    verdict = "its profile would fail" if check.failures else "data checked"
+    return [f"EdgeSite {check.site}: {verdict}", *(f"  {line}" for line in lines)]
+
+
+def _file_lines(part: str, file: FileCheck) -> list[str]:
+    left_out = [f"{count} {what}" for count, what in ((file.skipped, "skipped"), (file.dropped, "dropped")) if count]
+    lines = [f"{part}: {file.rows} rows{''.join(f', {one}' for one in left_out)}", *file.notes]
+    if file.labels or file.other_labels:
+        lines.append(f"{part} labels: {_labels_text(file)}")
+    if absent := [label for label, count in file.labels.items() if not count]:
+        lines.append(f"{part}: no row has the label {', '.join(map(repr, absent[:_SHOWN_LABELS]))}, which the run declares")
+    return lines
+
+
+def _labels_text(file: FileCheck) -> str:
+    named = [f"{label!r} {count}" for label, count in file.labels.items()]
+    more = [f"{len(named) - _SHOWN_LABELS} more"] if len(named) > _SHOWN_LABELS else []
+    others = [f"{file.other_labels} that are not named"] if file.other_labels else []
+    return ", ".join([*named[:_SHOWN_LABELS], *more, *others])
+
+
+def _token_lines(tokens: TokenCheck) -> list[str]:
+    lines = [f"tokens: {tokens.samples} samples of {tokens.mean:.0f} tokens on average, the longest has {tokens.longest}"]
+    if tokens.cut:
+        advice = "raise task.maxLength to keep them, as far as the model has positions"
+        lines.append(f"tokens: {tokens.cut} samples are longer than task.maxLength, {tokens.max_length}, and are cut: {advice}")
+    if tokens.target_share < 1:
+        lines.append(f"tokens: {tokens.target_share:.0%} of them count in the loss: the answers'")
+    return lines

@@ -1,0 +1,264 @@
+"""Which task `fedpipe init` guesses: for each form of data in each format of files, for each kind of model, and where nothing fits."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from data_files import FORMATS
+
+from fedpipe_operator.starter import CannotTellError, Guess, Wanted, guess_task
+from fedpipe_trainer.contract.inspection import DataFacts, ModelFacts
+from fedpipe_trainer.data.columns import look_at
+
+DECODER: Final = ModelFacts(architecture="llama", kind="decoder", has_chat_template=True, positions=4096)
+PLAIN_DECODER: Final = ModelFacts(architecture="gpt2", kind="decoder", positions=1024)
+ENCODER: Final = ModelFacts(architecture="bert", kind="encoder", positions=512)
+ENCODER_DECODER: Final = ModelFacts(architecture="t5", kind="encoder-decoder")
+NOT_REACHED: Final = ModelFacts()
+N: Final = 12
+Rows = Sequence[dict[str, Any]]
+
+
+def rows(**columns: Any) -> Rows:
+    """Rows whose columns are functions of the row's number, lists that are repeated, or values."""
+
+    def value(column: Any, at: int) -> Any:
+        if callable(column):
+            return column(at)
+        return column[at % len(column)] if isinstance(column, tuple) else column
+
+    return [{name: value(column, at) for name, column in columns.items()} for at in range(N)]
+
+
+def sentence(at: int) -> str:
+    return f"a note number {at}, all well"
+
+
+def other(at: int) -> str:
+    return f"another text of number {at}"
+
+
+def turns(role: str, content: str, user: str, assistant: str) -> Any:
+    return lambda at: [{role: user, content: sentence(at)}, {role: assistant, content: other(at)}]
+
+
+CHAT: Final = rows(messages=turns("role", "content", "user", "assistant"))
+SHARE_GPT: Final = rows(conversations=turns("from", "value", "human", "gpt"))
+ALPACA: Final = rows(instruction=sentence, input="with a context", output=other)
+COMPLETIONS: Final = rows(prompt=sentence, completion=other)
+LABELLED: Final = rows(text=sentence, label=("spam", "ham"))
+INTEGERS: Final = rows(text=sentence, label=(0, 1))
+PAIRS: Final = rows(premise=sentence, hypothesis=other, label=("yes", "no"))
+TWO_TEXTS: Final = rows(title=sentence, complaint=other, label=("yes", "no"))
+NUMBERS: Final = rows(text=sentence, score=lambda at: at / 4)
+QUESTIONS: Final = rows(context=sentence, question=other, answers=lambda at: {"text": [f"number {at}"], "answer_start": [2]})
+TEXTS: Final = rows(text=sentence)
+SEVERAL: Final = rows(text=sentence, labels=(["red", "blue"], ["red"], ["blue"]))
+NOTE: Final = "text"
+
+CASES: Final = {
+    "chat": (CHAT, DECODER, {"type": "CausalLM", "format": "Messages"}),
+    "ShareGPT": (SHARE_GPT, DECODER, {"type": "CausalLM", "format": "ShareGPT"}),
+    "Alpaca": (ALPACA, DECODER, {"type": "CausalLM", "format": "Alpaca"}),
+    "prompt and completion": (COMPLETIONS, DECODER, {"type": "CausalLM", "format": "PromptCompletion"}),
+    "text and label": (LABELLED, ENCODER, {"type": "SequenceClassification", NOTE: "text", "label": "label", "labels": ["ham", "spam"]}),
+    "integer labels": (INTEGERS, ENCODER, {"type": "SequenceClassification", NOTE: "text", "label": "label", "labels": ["0", "1"]}),
+    "pairs": (
+        PAIRS,
+        ENCODER,
+        {"type": "SequenceClassification", NOTE: "premise", "textPair": "hypothesis", "label": "label", "labels": ["no", "yes"]},
+    ),
+    "a number": (NUMBERS, ENCODER, {"type": "SequenceClassification", NOTE: "text", "label": "score", "problem": "Regression"}),
+    "questions": (QUESTIONS, DECODER, {"type": "CausalLM", "format": "QuestionAnswering"}),
+    "plain text": (TEXTS, DECODER, {"type": "CausalLM", "format": "Text", "packing": True}),
+    "several labels": (
+        SEVERAL,
+        ENCODER,
+        {"type": "SequenceClassification", NOTE: "text", "label": "labels", "problem": "MultiLabel", "labels": ["blue", "red"]},
+    ),
+}
+
+
+def facts(path: Path) -> DataFacts:
+    found = look_at(path)
+    return DataFacts(train=str(path), rows=found.rows, bad_rows=found.bad_rows, is_whole=found.is_whole, columns=found.columns)
+
+
+def guess(folder: Path, data: Rows, model: ModelFacts = DECODER, *, form: str = "jsonl", **wanted: str) -> Guess:
+    return guess_task([facts(FORMATS[form](folder, data))], model, Wanted(**wanted))
+
+
+def refusal(folder: Path, data: Rows, model: ModelFacts, **wanted: str) -> str:
+    with pytest.raises(CannotTellError) as caught:
+        guess(folder, data, model, **wanted)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("case", CASES)
+def test_each_form_of_data_is_recognised_in_each_format(tmp_path: Path, case: str, form: str) -> None:
+    data, model, expected = CASES[case]
+
+    assert guess(tmp_path, data, model, form=form).fields == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "expected"),
+    [
+        (ALPACA, ENCODER_DECODER, {"type": "Seq2SeqLM", "format": "Alpaca"}),
+        (COMPLETIONS, ENCODER_DECODER, {"type": "Seq2SeqLM", "format": "PromptCompletion"}),
+        (QUESTIONS, ENCODER_DECODER, {"type": "Seq2SeqLM", "format": "QuestionAnswering"}),
+        (LABELLED, DECODER, {"type": "SequenceClassification", "text": "text", "label": "label", "labels": ["ham", "spam"]}),
+        (LABELLED, NOT_REACHED, {"type": "SequenceClassification", "text": "text", "label": "label", "labels": ["ham", "spam"]}),
+        (CHAT, NOT_REACHED, {"type": "CausalLM", "format": "Messages"}),
+        (rows(question=sentence, answer=other), DECODER, {"type": "CausalLM", "prompt": "{question}\n", "response": "{answer}"}),
+        (rows(article=sentence, summary=other), ENCODER_DECODER, {"type": "Seq2SeqLM", "prompt": "{article}", "response": "{summary}"}),
+        (
+            rows(instruction=sentence, context=("", "more"), response=other, category=("open", "closed")),
+            DECODER,
+            {"type": "CausalLM", "prompt": "{instruction}\n", "response": "{response}"},
+        ),
+        (rows(instruction=sentence, output=other), DECODER, {"type": "CausalLM", "format": "Alpaca"}),
+        (rows(body=sentence, id=str), DECODER, {"type": "CausalLM", "format": "Text", "packing": True, "text": "body"}),
+        (rows(body=lambda at: f"今天天气很好{at}"), DECODER, {"type": "CausalLM", "format": "Text", "packing": True, "text": "body"}),
+        (rows(text=sentence, lang=("en", "de")), DECODER, {"type": "CausalLM", "format": "Text", "packing": True}),
+        (
+            rows(content=sentence, perplexity=lambda at: at / 3),
+            DECODER,
+            {"type": "CausalLM", "format": "Text", "packing": True, "text": "content"},
+        ),
+        (
+            rows(text=sentence, is_spam=(True, False)),
+            DECODER,
+            {"type": "SequenceClassification", "text": "text", "label": "is_spam", "labels": ["false", "true"]},
+        ),
+        (
+            rows(text=sentence, lang=("en", "de")),
+            ENCODER,
+            {"type": "SequenceClassification", "text": "text", "label": "lang", "labels": ["de", "en"]},
+        ),
+        (
+            rows(chat=turns("role", "content", "user", "assistant"), tools=lambda _: [{"name": "look"}]),
+            DECODER,
+            {"type": "CausalLM", "format": "Messages", "messages": "chat", "tools": "tools"},
+        ),
+        (
+            rows(review=lambda at: {"body": sentence(at), "stars": 1 + at % 3}),
+            ENCODER,
+            {"type": "SequenceClassification", "text": "review.body", "label": "review.stars", "labels": ["1", "2", "3"]},
+        ),
+        (
+            rows(id=str, sentence=sentence, is_ok=(True, False)),
+            ENCODER,
+            {"type": "SequenceClassification", "text": "sentence", "label": "is_ok", "labels": ["false", "true"]},
+        ),
+        (
+            rows(text=sentence, label=lambda at: at * 100),
+            ENCODER,
+            {"type": "SequenceClassification", "text": "text", "label": "label", "problem": "Regression"},
+        ),
+    ],
+)
+def test_the_model_and_the_names_of_columns_decide_where_the_data_allow_two_tasks(
+    tmp_path: Path, data: Rows, model: ModelFacts, expected: dict[str, object]
+) -> None:
+    assert guess(tmp_path, data, model).fields == expected
+
+
+def test_two_texts_of_unknown_names_are_a_pair_and_the_other_reading_is_told(tmp_path: Path) -> None:
+    found = guess(tmp_path, TWO_TEXTS, ENCODER)
+
+    assert {found.fields["text"], found.fields["textPair"]} == {"title", "complaint"}
+    assert "if the two texts do not belong together, remove textPair" in found.instead[0]
+
+
+def test_numbers_that_may_be_amounts_are_labels_and_the_other_reading_is_told(tmp_path: Path) -> None:
+    found = guess(tmp_path, rows(text=sentence, stars=(1, 2, 3, 4)), ENCODER)
+
+    assert found.fields["labels"] == ["1", "2", "3", "4"]
+    assert found.instead == ("if the numbers are amounts (stars, degrees), predict them: problem: Regression, without labels",)
+
+
+def test_labels_that_differ_by_case_only_are_told(tmp_path: Path) -> None:
+    found = guess(tmp_path, rows(text=sentence, label=("Red", "red ")), ENCODER)
+
+    assert found.instead == ("some labels differ by upper and lower case only: if they are the same, correct the data",)
+
+
+def test_columns_that_the_user_names_are_taken(tmp_path: Path) -> None:
+    data = rows(text=sentence, remark=other, label=("a", "b"), area=("north", "south"))
+
+    found = guess(tmp_path, data, DECODER, text="remark", label="area")
+
+    assert found.fields == {"type": "SequenceClassification", "text": "remark", "label": "area", "labels": ["north", "south"]}
+    assert guess(tmp_path, data, DECODER, text="remark").fields == {"type": "CausalLM", "format": "Text", "packing": True, "text": "remark"}
+
+
+def test_labels_are_left_out_where_some_may_not_have_been_seen(tmp_path: Path) -> None:
+    with_a_single_one = [*LABELLED, {"text": "the last one of all", "label": "rare"}]
+
+    found = guess(tmp_path, with_a_single_one, ENCODER)
+
+    assert "labels" not in found.fields
+    assert found.labels_note.startswith("labels is left out, since some values are in one row only")
+
+
+def test_labels_of_all_sites_are_declared_and_only_columns_that_all_have_are_read(tmp_path: Path) -> None:
+    north = facts(FORMATS["jsonl"](tmp_path / "north", rows(text=sentence, label=("a", "b"), more=other)))
+    south = facts(FORMATS["csv"](tmp_path / "south", rows(text=sentence, label=("b", "c"))))
+
+    found = guess_task([north, south], ENCODER, Wanted())
+
+    assert found.fields["labels"] == ["a", "b", "c"]
+    assert found.columns == ("text", "label")
+
+
+def test_sites_without_a_common_column_are_refused_with_what_each_has(tmp_path: Path) -> None:
+    north = facts(FORMATS["jsonl"](tmp_path / "north", rows(text=sentence)))
+    south = facts(FORMATS["jsonl"](tmp_path / "south", rows(body=sentence)))
+
+    with pytest.raises(CannotTellError, match=r"no column in common: .*'text' \(text\).*'body' \(text\).*Rename the columns"):
+        guess_task([north, south], DECODER, Wanted())
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "message"),
+    [
+        (CHAT, ENCODER, "has conversations, and the bert model is an encoder, which writes no text: give a decoder"),
+        (CHAT, ENCODER_DECODER, "the t5 model is an encoder-decoder, which the chat formats are not for: give a decoder"),
+        (CHAT, PLAIN_DECODER, "the tokenizer of the gpt2 model has no chat template: give a model that was trained for chat, or add"),
+        (
+            ALPACA,
+            ENCODER,
+            "the data have instruction, input and output, and the bert model is an encoder, which writes no text: give a decoder",
+        ),
+        (TEXTS, ENCODER, "the bert model is an encoder, and only a decoder learns from plain text: give a decoder, or name --label"),
+        (rows(prompt=sentence, chosen=sentence, rejected=other), DECODER, "No task of this version learns from them"),
+        (
+            rows(a=1, b=2.5),
+            DECODER,
+            "no task is known for these columns: 'a' (number, 1 different), 'b' (number): name the columns by --text",
+        ),
+        (rows(id=str, when="2026-01-01"), ENCODER, "and so needs a column with labels: name the columns by --text and --label"),
+    ],
+)
+def test_data_that_no_task_or_not_this_model_is_for_are_refused_with_what_was_seen(
+    tmp_path: Path, data: Rows, model: ModelFacts, message: str
+) -> None:
+    assert message in refusal(tmp_path, data, model)
+
+
+def test_a_column_that_has_no_labels_is_refused_by_its_numbers(tmp_path: Path) -> None:
+    message = refusal(tmp_path, rows(text=sentence, code=str), ENCODER, label="text")
+
+    assert message.startswith("'text' has 12 different values in 12 rows, which are no labels (")
+    assert refusal(tmp_path, TEXTS, DECODER, label="lable").startswith("there is no column 'lable': the data have 'text' (text)")
+
+
+def test_nothing_of_a_cell_is_in_a_refusal(tmp_path: Path) -> None:
+    canary = "c4n4ry"
+    data = rows(prompt=lambda at: f"{canary} {at}", chosen=canary, rejected=canary)
+
+    for model in (DECODER, ENCODER):
+        assert canary not in refusal(tmp_path, data, model)

@@ -1,0 +1,144 @@
+"""What a profile checks before it loads a model: the policy, each row of both files, the model's files, its tokenizer, the lengths.
+
+Each part is tried by itself, so that all problems are told at once.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeVar
+
+from fedpipe_trainer.consent import with_consent
+from fedpipe_trainer.contract import CausalLM, Failure, FailureReason, Objective, ProfileTask, SequenceClassification
+from fedpipe_trainer.contract.inspection import FileCheck, SiteCheck, TokenCheck
+from fedpipe_trainer.data import Examples, Rows, Tokenizer, encode, labels_of, select_rows, with_run_labels
+from fedpipe_trainer.failures import failure_of
+from fedpipe_trainer.model import check_model, facts, read_tokenizer
+from fedpipe_trainer.model.headers import fetch_headers
+from fedpipe_trainer.model.source import local_folder
+from fedpipe_trainer.recipes.profile import with_found_labels
+from fedpipe_trainer.task_runtime import TaskRuntime
+
+T = TypeVar("T")
+_UNCUT: Final = 131072
+"""The largest maxLength."""
+
+
+@dataclass
+class _Findings:
+    """What was found so far."""
+
+    failures: list[Failure] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def attempt(self, call: Callable[[], T]) -> T | None:
+        """What a call returns; None if it fails, and the failure is kept."""
+        try:
+            return call()
+        except Exception as error:  # noqa: BLE001 - every failure is told
+            failure = failure_of(error, elapsed_seconds=0.0)
+            self.failures += [failure] if failure not in self.failures else []
+            return None
+
+
+def check_site(task: ProfileTask, runtime: TaskRuntime) -> SiteCheck:
+    """What a profile of this site would find out before it measures; nothing is written."""
+    found = _Findings()
+    consent = found.attempt(lambda: with_consent(task))
+    if consent is None:
+        return SiteCheck(site=task.site, failures=tuple(found.failures))
+    allowed = task.model_copy(update={"policy": consent.policy})
+    files = [_select(path, allowed, found) for path in (allowed.data.train, allowed.data.validation)]
+    read = [rows for rows in files if rows is not None]
+    objective = found.attempt(lambda: with_found_labels(allowed.objective, read, allowed.policy)) if read else None
+    folder = _model_folder(allowed, runtime, found)
+    tokens = _check_tokens(allowed, objective, folder, files, found) if folder and objective else None
+    train, validation = (None if rows is None else _file_check(rows, objective, allowed.objective) for rows in files)
+    return SiteCheck(
+        site=task.site,
+        failures=tuple(found.failures),
+        warnings=tuple(found.warnings),
+        train=train,
+        validation=validation,
+        tokens=tokens,
+    )
+
+
+def _select(path: str, task: ProfileTask, found: _Findings) -> Rows | None:
+    return found.attempt(lambda: select_rows(path, task.objective, task.policy))
+
+
+def _with_labels(path: str, rows: Rows, objective: Objective) -> Rows:
+    """The rows of the labels that were found, or that the run declares."""
+    if isinstance(objective, SequenceClassification) and objective.labels:
+        return with_run_labels(path, rows, objective)
+    return rows
+
+
+def _file_check(rows: Rows, objective: Objective | None, asked: Objective) -> FileCheck:
+    counts: Counter[str] = Counter()
+    if isinstance(asked, SequenceClassification) and asked.problem != "Regression":
+        counts.update(label for text in rows.rows.column(asked.label) for label in labels_of({asked.label: text}, asked))
+    known = objective.labels if isinstance(objective, SequenceClassification) else ()
+    return FileCheck(
+        rows=len(rows.rows),
+        skipped=rows.skipped,
+        dropped=rows.dropped,
+        notes=rows.notes,
+        labels={label: counts[label] for label in known},
+        other_labels=len(set(counts) - set(known)),
+    )
+
+
+def _model_folder(task: ProfileTask, runtime: TaskRuntime, found: _Findings) -> Path | None:
+    """The model's folder with whatever is not a weight; None if the model is not here, which is a warning, or cannot be used."""
+    source = task.model.source
+    not_checked = "so token lengths and the model itself were not checked"
+    if source.startswith("s3://") and not task.model.files:
+        found.warnings.append(f"the model {source} is in a bucket, {not_checked}")
+        return None
+    if source.startswith("file://") and not local_folder(source).is_dir():
+        found.warnings.append(f"the model folder {local_folder(source)} is not on this machine, {not_checked}")
+        return None
+    before = len(found.failures)
+    headers = found.attempt(lambda: fetch_headers(task.model, runtime))
+    if headers is None and found.failures[before:] and found.failures[-1].reason is FailureReason.TRANSFER_FAILED:
+        found.warnings.append(f"{found.failures.pop().message}; {not_checked}")
+    return headers.folder if headers else None
+
+
+def _check_tokens(
+    task: ProfileTask, objective: Objective, folder: Path, files: Sequence[Rows | None], found: _Findings
+) -> TokenCheck | None:
+    """Check the model against the task, and count the tokens of the training rows."""
+    tokenizer = found.attempt(lambda: read_tokenizer(folder))
+    if tokenizer is None:
+        return None
+    found.attempt(lambda: check_model(folder, objective, tokenizer, max_new_tokens=task.max_new_tokens))
+    found.attempt(lambda: facts(folder, objective, task.target_modules, task.model.attn_implementation))
+    train, validation = files
+    if validation is not None:
+        found.attempt(lambda: encode(_with_labels(task.data.validation, validation, objective).rows, objective, tokenizer))
+    if train is None:
+        return None
+    return found.attempt(lambda: _count_tokens(_with_labels(task.data.train, train, objective), objective, tokenizer))
+
+
+def _count_tokens(train: Rows, objective: Objective, tokenizer: Tokenizer) -> TokenCheck:
+    examples = encode(train.rows, objective, tokenizer)
+    lengths = examples.lengths
+    may_be_cut = max(lengths) >= objective.max_length and not (isinstance(objective, CausalLM) and objective.format == "Text")
+    whole = encode(train.rows, objective.model_copy(update={"max_length": _UNCUT}), tokenizer).lengths if may_be_cut else lengths
+    return TokenCheck(
+        samples=len(lengths),
+        mean=sum(lengths) / len(lengths),
+        longest=max(whole),
+        max_length=objective.max_length,
+        cut=sum(length > objective.max_length for length in whole),
+        target_share=_target_share(examples, objective),
+    )
+
+
+def _target_share(examples: Examples, objective: Objective) -> float:
+    return float(examples.arrays[2].mean()) if isinstance(objective, CausalLM) else 1.0
