@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cutting_proxy import CuttingProxy, cutting_proxy
-from fleet_namespace import BUCKET, store_at, store_credentials, store_endpoint
+from fleet_namespace import BUCKET, store_at, store_credentials, store_from_here
 
 from fedpipe_operator import names
 from fedpipe_operator.reconcile.pieces import update_upload
@@ -26,7 +26,7 @@ SIZE = 40_000_000
 @pytest.fixture
 def line(cluster: None) -> Iterator[CuttingProxy]:
     del cluster
-    with cutting_proxy(os.environ.get("FEDPIPE_STORE_FROM_HOST") or store_endpoint(), every=EVERY) as proxy:
+    with cutting_proxy(store_from_here(), every=EVERY) as proxy:
         yield proxy
 
 

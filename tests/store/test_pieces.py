@@ -1,4 +1,4 @@
-"""Updates in pieces: over a line that is cut every few megabytes nothing is lost, little is sent twice, and no site sends more than its plan.
+"""Updates in pieces: over a line that is cut every few megabytes nothing is lost, little is sent twice, and no site sends too much.
 
 `tests/e2e/test_bad_lines.py` tries the same on a real MinIO.
 """

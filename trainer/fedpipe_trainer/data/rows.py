@@ -5,13 +5,13 @@ file is probably the wrong one, and training on the other rows would hide that; 
 """
 
 import logging
-from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from fedpipe_trainer.data.readers import BadRowError, bad_data, read_records
+from fedpipe_trainer.data.spill import Integers
 from fedpipe_trainer.data.table import Row, RowTable
 from fedpipe_trainer.data.values import BadValueError, Columns, ValueReader, select_columns
 from fedpipe_trainer.printable import printable
@@ -35,10 +35,12 @@ class Rows:
     """What `lines` counts: lines of a text, rows of a file that has no lines."""
     dropped: int = 0
     """Good rows that were left out because the run does not have their label."""
+    folder: Path | None = None
+    """Where many rows are on the disk, see `SpilledBytes`."""
 
     def at(self, kept: Sequence[int]) -> "Rows":
         """Those of these rows alone, by their positions."""
-        return replace(self, rows=self.rows.at(kept), lines=array("q", (self.lines[at] for at in kept)))
+        return replace(self, rows=self.rows.at(kept), lines=Integers((self.lines[at] for at in kept), self.folder))
 
 
 @dataclass
@@ -55,8 +57,10 @@ class _Bad:
         self.count += error.rows
 
 
-def read_rows(path: str | Path, columns: Sequence[str], readers: Mapping[str, ValueReader] | None = None) -> Rows:
-    """Read these columns of the rows of the file or folder `path`: they alone are decoded and kept.
+def read_rows(
+    path: str | Path, columns: Sequence[str], readers: Mapping[str, ValueReader] | None = None, folder: Path | None = None
+) -> Rows:
+    """Read these columns of the rows of the file or folder `path`: they alone are decoded and kept, on the disk if they are many.
 
     A bad row (invalid JSON or CSV, not UTF-8, a column that is missing, empty or not text) is skipped, counted and logged.
 
@@ -64,6 +68,7 @@ def read_rows(path: str | Path, columns: Sequence[str], readers: Mapping[str, Va
         path: of the file or folder; see `readers`.
         columns: names, or paths such as `review.body` into nested rows.
         readers: by column whose value is not simply a text: how it becomes one.
+        folder: on whose volume many rows are kept, see `SpilledBytes`.
 
     Raises:
         TaskFailed: BadData if the file cannot be read, has no good row, or has more than 1 % bad rows. The message
@@ -71,7 +76,7 @@ def read_rows(path: str | Path, columns: Sequence[str], readers: Mapping[str, Va
     """
     path = Path(path)
     wanted = Columns(columns, readers or {})
-    good, lines, bad = RowTable(columns), array("q"), _Bad()
+    good, lines, bad = RowTable(columns, folder), Integers(folder=folder), _Bad()
     try:
         records, unit = read_records(path, columns)
         for number, record in records:
@@ -83,7 +88,7 @@ def read_rows(path: str | Path, columns: Sequence[str], readers: Mapping[str, Va
     except OSError as error:
         raise bad_data(f"the data file {path} cannot be read: {error.strerror or type(error).__name__}") from error
     _check_bad_share(path, len(good), bad, unit)
-    return Rows(good, bad.count, lines, unit)
+    return Rows(good, bad.count, lines, unit, folder=folder)
 
 
 def _check_bad_share(path: Path, good: int, bad: _Bad, unit: str) -> None:

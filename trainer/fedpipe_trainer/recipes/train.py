@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, NoReturn
 
 import torch
@@ -97,7 +98,7 @@ def run(task: TrainTask, runtime: TaskRuntime) -> TrainResult:
             start, end, seconds = fit(task, runtime, inputs, adapters)
             joules = energy.joules()
         with runtime.phase("evaluate"), device.memory_limit(used_device, runtime.memory_limit_bytes):
-            validation_loss = validate(task, inputs.base, adapters)
+            validation_loss = validate(task, inputs.base, adapters, runtime.cache)
         artifact, shapes = upload_update(task, runtime, adapters)
     tokens_per_second = (end.tokens - start.tokens) / seconds if seconds else None
     return TrainResult(
@@ -136,10 +137,10 @@ def load_inputs(task: TrainTask, runtime: TaskRuntime) -> TrainingInputs:
     """Load the data first, since it fails fastest, unless its tokens may be kept; then the base and the global adapter."""
     with runtime.phase("load"):
         tokens = TokenCache(runtime.cache / "tokens", task)
-        rows = None if tokens.may_hit() else select_rows(task.data.train, task.objective, task.policy)
+        rows = None if tokens.may_hit() else _rows(task, runtime)
         base = load_cached(fetch(task.model, runtime), task.plan.bits, task.objective, task.model.attn_implementation)
         check_depth(task.plan, base.model, base.head)
-        data = tokens.read(base.tokenizer) or _encode(task, rows, base, tokens)
+        data = tokens.read(base.tokenizer) or _encode(task, rows or _rows(task, runtime), base, tokens, runtime.cache)
         start = AdapterTensors()
         if task.global_adapter is not None:
             path = runtime.download(task.global_adapter.url, runtime.folder / "global.safetensors", task.global_adapter.sha256)
@@ -147,11 +148,14 @@ def load_inputs(task: TrainTask, runtime: TaskRuntime) -> TrainingInputs:
     return TrainingInputs(base, start, data.examples, data.skipped_rows, data.dropped_rows)
 
 
-def _encode(task: TrainTask, rows: Rows | None, base: Base, tokens: TokenCache) -> EncodedData:
+def _rows(task: TrainTask, runtime: TaskRuntime) -> Rows:
+    return select_rows(task.data.train, task.objective, task.policy, runtime.cache)
+
+
+def _encode(task: TrainTask, rows: Rows, base: Base, tokens: TokenCache, folder: Path) -> EncodedData:
     """The data as samples, which the site keeps if they are many."""
-    found = rows or select_rows(task.data.train, task.objective, task.policy)
-    examples = encode_once(found.rows, task.objective, base.tokenizer)
-    return tokens.write(base.tokenizer, EncodedData(examples, found.skipped, found.dropped))
+    examples = encode_once(rows.rows, task.objective, base.tokenizer, folder)
+    return tokens.write(base.tokenizer, EncodedData(examples, rows.skipped, rows.dropped))
 
 
 def evaluate_start(task: TrainTask, requested: TrainEvaluation, runtime: TaskRuntime, inputs: TrainingInputs) -> None:
@@ -173,7 +177,7 @@ def evaluate_start(task: TrainTask, requested: TrainEvaluation, runtime: TaskRun
 
 def _evaluate_or_fail(task: EvaluateTask, runtime: TaskRuntime, inputs: TrainingInputs) -> EvaluateResult:
     try:
-        validation = evaluate.read_validation(task)
+        validation = evaluate.read_validation(task, runtime.cache)
         return evaluate.evaluate_adapter(task, runtime, base=inputs.base, adapter=inputs.start, validation=validation)
     except Terminated:
         raise
@@ -241,11 +245,11 @@ def fit(task: TrainTask, runtime: TaskRuntime, inputs: TrainingInputs, adapters:
     return start, state, runtime.elapsed_seconds() - started
 
 
-def validate(task: TrainTask, base: Base, adapters: Adapters) -> float | None:
+def validate(task: TrainTask, base: Base, adapters: Adapters, folder: Path | None = None) -> float | None:
     """The mean loss on the first validation rows, or None if the task does not request it."""
     if not task.validate_samples:
         return None
-    rows = select_rows(task.data.validation, task.objective, task.policy).rows[: task.validate_samples]
+    rows = select_rows(task.data.validation, task.objective, task.policy, folder).rows[: task.validate_samples]
     examples = encode(rows, task.objective, base.tokenizer)
     batch_size = task.plan.batch_size
     return mean_loss(adapters.model, examples, objective=task.objective, pad_id=base.pad_id, batch_size=batch_size)[0]
