@@ -108,6 +108,16 @@ def update_adapter(round_: int, site: str, attempt: int) -> str:
     return f"{update_folder(round_, site, attempt)}/adapter.safetensors"
 
 
+def update_pieces(round_: int, site: str, attempt: int) -> str:
+    """Prefix of the pieces of an update's adapter. Outside of the round's folder, which is listed at every look at the run."""
+    return f"pieces/{round_:04d}/{site}/{attempt}"
+
+
+def piece(folder: str, number: int) -> str:
+    """Key of a piece, from 0."""
+    return f"{folder}/{number:04d}"
+
+
 def update_result(round_: int, site: str, attempt: int) -> str:
     """Key of an update's result, written after its adapter."""
     return f"{update_folder(round_, site, attempt)}/result.json"

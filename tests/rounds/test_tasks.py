@@ -34,6 +34,7 @@ from fedpipe_trainer.contract import (
     Model,
     Outcome,
     PartsUpload,
+    PiecesUpload,
     PostForm,
     ProfileTask,
     RunRef,
@@ -309,6 +310,22 @@ def test_where_the_store_has_forms_every_object_of_a_site_is_bound_by_what_the_a
     check_size(adapter, plan, "site-a")
     with pytest.raises(RefusedError):
         check_size(adapter + 1, plan, "site-a")
+
+
+def test_a_large_update_is_written_in_pieces_that_are_no_larger_together_than_the_plan_and_one_more(finished: World) -> None:
+    context, plan = replace(a_context(), forms=SignedForms()), plan_of(finished, 2)
+    plan = plan.model_copy(update={"weights": dict.fromkeys(plan.weights, (300_000, 300_000))})
+    adapter = max_adapter_bytes(plan, "site-a")
+
+    task = tasks.training_task(context, StartTraining("site-a", 2, 1), INPUTS, plan=plan, previous=commit_of(finished, 1))
+
+    assert isinstance(task.adapter, PiecesUpload)
+    keys = [one.fields["key"] for one in task.adapter.pieces if isinstance(one, PostForm)]
+    assert keys == [f"pieces/0002/site-a/1/{number:04d}" for number in range(len(task.adapter.pieces))]
+    bound = sum(int(one.fields["bytes"]) for one in task.adapter.pieces if isinstance(one, PostForm))
+    assert adapter <= bound < adapter + task.adapter.piece_bytes
+    assert len(task.to_json()) < 2**20
+    assert "pieces/0002" not in repr(task.adapter)
 
 
 def test_where_progress_is_written_to_the_store_each_task_has_a_bounded_upload_for_it_beside_its_result(finished: World) -> None:

@@ -13,6 +13,7 @@ from fedpipe_operator.aggregation.gate import max_adapter_bytes
 from fedpipe_operator.api import CausalLMTask, FineTuneSpec, PlanningMode, Seq2SeqLMTask, parse_duration
 from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.planning import range_test, rate_of
+from fedpipe_operator.reconcile.pieces import update_upload
 from fedpipe_operator.rounds import Observed, Run, StartEvaluation, StartProfile, StartTraining
 from fedpipe_operator.rounds.consent import least_contributors
 from fedpipe_operator.rounds.deadlines import RENEWAL_SECONDS, stage_of
@@ -230,7 +231,13 @@ def training_task(
         hyperparameters=hyperparameters_of(plan, context.spec),
         global_adapter=global_adapter_of(context, previous),
         evaluation=_evaluation_before(context, action, plan) if action.evaluates else None,
-        adapter=context.bounded_write(names.update_adapter(round_, site, attempt), adapter_bytes),
+        adapter=update_upload(
+            context.bounded_write,
+            names.update_adapter(round_, site, attempt),
+            names.update_pieces(round_, site, attempt),
+            at_most=adapter_bytes,
+            updates=len(plan.plans) * context.spec.rounds.count,
+        ),
         checkpoint_read=context.read(names.checkpoint(round_, site)),
         checkpoint_write=context.bounded_write(names.checkpoint(round_, site), _checkpoint_bytes(adapter_bytes, plan.plans[site].steps)),
     )

@@ -78,6 +78,19 @@ class PartsUpload(Wire):
     """To GET the object: whether an earlier attempt has finished the upload."""
 
 
+LEAST_PIECE_BYTES: Final = 256 << 10
+MAX_PIECES: Final = 256
+
+
+class PiecesUpload(Wire):
+    """A file that is written in pieces, which are objects of their own: a cut connection costs one piece. S3's own parts have 5 MiB."""
+
+    piece_bytes: Annotated[int, Field(ge=LEAST_PIECE_BYTES)]
+    """Of every piece but the last."""
+    pieces: Annotated[tuple[Upload, ...], Field(min_length=1, max_length=MAX_PIECES, repr=False)]
+    """How each piece is written, from the first: as many as a file of the greatest size has."""
+
+
 FileUpload = Url | PartsUpload
 """How a file of an export is written: in parts where it is large and the store has them."""
 MAX_EXPORT_FILES: Final = 4096
@@ -330,7 +343,8 @@ class TrainTask(_SiteTask):
     """None: nothing is evaluated, because an earlier attempt did or the run has the evaluation already."""
     validate_samples: Annotated[int, Field(ge=0)] = 0
     """Number of validation rows to compute `validationLoss` of the result on; 0: it is not computed."""
-    adapter: Upload
+    adapter: Upload | PiecesUpload
+    """In pieces where it is large and the store binds their sizes."""
     checkpoint_read: Url | None = None
     """Where an earlier attempt may have written a checkpoint."""
     checkpoint_write: Upload | None = None

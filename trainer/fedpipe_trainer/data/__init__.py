@@ -16,7 +16,7 @@ from fedpipe_trainer.data.batches import (
     shuffled,
 )
 from fedpipe_trainer.data.encoding import encode, encode_once, encode_prompts, end_tokens
-from fedpipe_trainer.data.examples import IGNORED, Example, Examples, lengths_of
+from fedpipe_trainer.data.examples import IGNORED, Example, Examples, blocks_of, lengths_of
 from fedpipe_trainer.data.formats import labels_of, prompt_key, references_of, shown_prompt
 from fedpipe_trainer.data.preferences import is_sample, shown_pair
 from fedpipe_trainer.data.readers import files_of
@@ -34,6 +34,7 @@ __all__ = [
     "Rows",
     "Tokenizer",
     "batch_of_step",
+    "blocks_of",
     "collate",
     "columns_of",
     "compose_batches",

@@ -9,10 +9,11 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from itertools import pairwise
-from typing import Final
+from typing import Final, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpipe_trainer.contract import CausalLM, Objective, Preference, Seq2SeqLM, SequenceClassification
@@ -23,6 +24,7 @@ STRIDE: Final = 8
 """Batches are padded to a multiple of this many tokens. Without it, a process on the CPU grew by 18 MB per step, since freed blocks fitted
 no later tensor. A GPU's matrix units need multiples of eight anyway."""
 
+_DRAWN_BYTES: Final = 16
 Batch = tuple[int, ...]
 """Indices of the examples of one training step, the longest example first."""
 
@@ -30,10 +32,39 @@ Batch = tuple[int, ...]
 @lru_cache(maxsize=2)  # a step reads from one epoch, the next one from the same or the one after
 def shuffled(n: int, seed: str) -> tuple[int, ...]:
     """The numbers below `n` in an order that depends only on the arguments, on every machine and in every version of Python."""
-    return tuple(sorted(range(n), key=lambda i: _draw(seed, i)))
+    return tuple(_order(seed, n).tolist())
 
 
-def compose_batches(lengths: Sequence[int], batch_size: int, seed: int) -> tuple[Batch, ...]:
+class Batches(Sequence[Batch]):
+    """Batches that are made when they are asked for: eight bytes are kept of an example."""
+
+    def __init__(self, order: NDArray[np.int32], lengths: NDArray[np.int32], batch_size: int) -> None:
+        """Cut this order of the examples, which have these lengths, into as few batches of so many examples at most as there can be."""
+        self._order, self._lengths = order, lengths
+        self._count = math.ceil(len(order) / batch_size)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, at: int) -> Batch: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[Batch, ...]: ...
+    def __getitem__(self, at: int | slice) -> Batch | tuple[Batch, ...]:
+        if isinstance(at, slice):
+            return tuple(self[one] for one in range(*at.indices(len(self))))
+        at = range(len(self))[at]
+        cut = self._order[len(self._order) * at // self._count : len(self._order) * (at + 1) // self._count]
+        return tuple(sorted(cut.tolist(), key=lambda i: (-int(self._lengths[i]), i)))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other sequence has the same batches."""
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]  # it is no key
+
+
+def compose_batches(lengths: Sequence[int], batch_size: int, seed: int) -> Batches:
     """Divide all examples into batches of like lengths, as equal in size as possible.
 
     Examples are sorted by their length, rounded up to a multiple of `STRIDE`: within such a class, where a batch has no
@@ -48,11 +79,8 @@ def compose_batches(lengths: Sequence[int], batch_size: int, seed: int) -> tuple
     Returns:
         Each example in exactly one of ceil(n / batch_size) batches, whose sizes differ by one at most.
     """
-    n = len(lengths)
-    order = sorted(range(n), key=lambda i: (math.ceil(lengths[i] / STRIDE), _draw(str(seed), i)))
-    count = math.ceil(n / batch_size)
-    cuts = [n * i // count for i in range(count + 1)]
-    return tuple(tuple(sorted(order[a:b], key=lambda i: (-lengths[i], i))) for a, b in pairwise(cuts))
+    of_all = np.array(lengths, dtype=np.int32)
+    return Batches(_order(str(seed), len(lengths), -(-of_all // STRIDE)), of_all, batch_size)
 
 
 def batch_of_step(batches: Sequence[Batch], step: int, seed: int) -> Batch:
@@ -134,8 +162,13 @@ def count_targets(example: Example, objective: Objective) -> int:
     return sum(label != IGNORED for label in labels)
 
 
-def _draw(seed: str, number: int) -> bytes:
-    return blake2b(f"{seed}/{number}".encode(), digest_size=16).digest()
+def _order(seed: str, n: int, classes: NDArray[np.int32] | None = None) -> NDArray[np.int32]:
+    """The numbers below `n` sorted by their class, and in it by a hash of seed and number."""
+    drawn = bytearray()
+    for number in range(n):
+        drawn += blake2b(f"{seed}/{number}".encode(), digest_size=_DRAWN_BYTES).digest()
+    high, low = np.frombuffer(drawn, dtype=">u8").reshape(n, 2).T
+    return np.lexsort((low, high) if classes is None else (low, high, classes)).astype(np.int32)
 
 
 def _token_rows(examples: Sequence[Example], objective: Objective) -> list[Sequence[Sequence[float]]]:

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -28,6 +29,7 @@ from fedpipe_trainer.data.formats import conversation_of, labels_of, prompt_of, 
 from fedpipe_trainer.data.preferences import encode_pair
 from fedpipe_trainer.data.rows import Row
 from fedpipe_trainer.data.special_tokens import encode_filled, encode_plain, require_end_token, without_end
+from fedpipe_trainer.data.spill import Integers
 from fedpipe_trainer.data.tokenizer import Tokenizer
 from fedpipe_trainer.errors import TaskFailed
 
@@ -44,8 +46,10 @@ _last_encoded: WeakKeyDictionary[Tokenizer, tuple[bytes, Examples]] = WeakKeyDic
 """By tokenizer, the examples that `encode_once` encoded last and the hash of the rows that they are made from."""
 
 
-def encode(rows: Sequence[Row], objective: Objective, tokenizer: Tokenizer) -> Examples:
+def encode(rows: Sequence[Row], objective: Objective, tokenizer: Tokenizer, folder: Path | None = None) -> Examples:
     """The examples of these rows, in the same order, each of at most `objective.max_length` tokens.
+
+    Many are kept in files on the volume of `folder`, see `SpilledBytes`.
 
     A row is one example, but for a conversation, which may be several or, if the chat template refuses it, none, and for plain texts.
     A pair of answers is one example of up to twice as many tokens, or none.
@@ -57,7 +61,7 @@ def encode(rows: Sequence[Row], objective: Objective, tokenizer: Tokenizer) -> E
     """
     if not rows:
         return collect((), _labels_as(objective))
-    examples = collect(_ENCODERS[type(objective)](rows, objective, tokenizer), _labels_as(objective))
+    examples = collect(_ENCODERS[type(objective)](rows, objective, tokenizer), _labels_as(objective), folder)
     if not examples:
         raise TaskFailed(
             FailureReason.BAD_DATA, f"none of the {len(rows)} rows has two tokens, of which the first could predict the second"
@@ -72,7 +76,7 @@ def _labels_as(objective: Objective) -> Labels:
     return Labels.NUMBERS if is_number else Labels.INTEGERS
 
 
-def encode_once(rows: Sequence[Row], objective: Objective, tokenizer: Tokenizer) -> Examples:
+def encode_once(rows: Sequence[Row], objective: Objective, tokenizer: Tokenizer, folder: Path | None = None) -> Examples:
     """As `encode`, but what was encoded last with this tokenizer is kept: a site trains on the same rows in every round.
 
     The examples are recognised by the texts of the rows, so a changed file is encoded anew. They are kept no longer than the
@@ -83,8 +87,8 @@ def encode_once(rows: Sequence[Row], objective: Objective, tokenizer: Tokenizer)
         digest.update(json.dumps(row).encode())
     last, examples = _last_encoded.get(tokenizer, (b"", collect((), Labels.INTEGERS)))
     if last != digest.digest():
-        examples = encode(rows, objective, tokenizer)
-        if sum(examples.lengths) <= _MOST_KEPT_TOKENS:
+        examples = encode(rows, objective, tokenizer, folder)
+        if examples.tokens <= _MOST_KEPT_TOKENS:
             _last_encoded[tokenizer] = digest.digest(), examples
     return examples
 
@@ -178,29 +182,28 @@ def _whole(ids: list[int]) -> Iterator[Example]:
 
 def _chat(rows: Sequence[Row], objective: CausalLM, tokenizer: Tokenizer) -> Iterator[Example]:
     require_chat_template(tokenizer)
-    refused: list[int] = []
+    refused, first = 0, 0
     for number, row in enumerate(rows):
         try:
             samples = chat.encode_conversation(conversation_of(row, objective), tokenizer, objective.max_length)
         except RefusedConversationError:
-            refused.append(number)
+            refused, first = refused + 1, first if refused else number
             continue
         for sample in samples:
             labels = [token if is_target else IGNORED for token, is_target in zip(sample.ids, sample.is_target, strict=True)]
             yield Example(sample.ids, [IGNORED, *labels[1:]])
     if refused:
-        roles = ", ".join(conversation_of(rows[refused[0]], objective).roles[:_SHOWN_ROLES])
-        found = f"the model's chat template cannot render {len(refused)} of {len(rows)} conversations"
-        first = f"the first is that of good row {refused[0] + 1}, whose turns begin with {roles}"
-        if len(refused) > _MAX_REFUSED_SHARE * len(rows):
+        roles = ", ".join(conversation_of(rows[first], objective).roles[:_SHOWN_ROLES])
+        found = f"the model's chat template cannot render {refused} of {len(rows)} conversations"
+        which = f"the first is that of good row {first + 1}, whose turns begin with {roles}"
+        if refused > _MAX_REFUSED_SHARE * len(rows):
             advice = "give the model a template that takes such turns, or change the conversations (some templates take no system turn)"
-            raise TaskFailed(FailureReason.BAD_DATA, f"{found}: {first}: {advice}")
-        _LOG.warning("%s: %s. They are left out", found, first)
+            raise TaskFailed(FailureReason.BAD_DATA, f"{found}: {which}: {advice}")
+        _LOG.warning("%s: %s. They are left out", found, which)
 
 
 def _preference(rows: Sequence[Row], objective: Preference, tokenizer: Tokenizer) -> Iterator[Example]:
-    alike: list[int] = []
-    refused: list[int] = []
+    alike, refused = Integers(), Integers()
     for number, row in enumerate(rows):
         try:
             pair = encode_pair(row, objective, tokenizer)

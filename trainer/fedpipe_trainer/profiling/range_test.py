@@ -17,7 +17,7 @@ from fedpipe_trainer import device
 from fedpipe_trainer.adapters import Adapters, AdapterSpec, AdapterTensors, attach_adapters
 from fedpipe_trainer.contract import FailureReason, RangeTest, RangeTestResult, RateLoss, scale_of
 from fedpipe_trainer.contract.result import MAX_LOSS
-from fedpipe_trainer.data import Example, batch_of_step, compose_batches
+from fedpipe_trainer.data import Example, batch_of_step, compose_batches, lengths_of
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import mean_loss
 from fedpipe_trainer.parallel import Session, SessionRequest, open_session
@@ -137,8 +137,7 @@ def measure_rates(
     Raises:
         Terminated: the task was requested to stop.
     """
-    lengths = [len(example.input_ids) for example in subject.examples]
-    batches = compose_batches(lengths, test.batch_size, subject.seed)
+    batches = compose_batches(lengths_of(subject.examples), test.batch_size, subject.seed)
     trial = _Trial(test, subject, batches, validation, micro_batch, runtime, ends_at=runtime.elapsed_seconds() + test.seconds)
     try:
         with device.deterministic(subject.base.device):

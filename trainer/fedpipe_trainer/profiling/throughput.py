@@ -15,6 +15,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from heapq import nsmallest
 from typing import Final
 
 import psutil
@@ -23,7 +24,7 @@ import torch
 from fedpipe_trainer import device, peak_memory
 from fedpipe_trainer.adapters import Adapters, AdapterSpec, AdapterTensors, attach_adapters
 from fedpipe_trainer.contract import FailureReason, GenerationSpeed, Hyperparameters, Throughput, WeightShape
-from fedpipe_trainer.data import Example, collate
+from fedpipe_trainer.data import Example, collate, lengths_of
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import evaluation_mode
 from fedpipe_trainer.losses import summed_loss
@@ -176,10 +177,12 @@ class _Benchmark:
 
 def _batches(examples: Sequence[Example], sizes: Sequence[int]) -> list[list[Example]]:
     """A batch of each size with samples close to the mean length, smallest first; then, perhaps, the largest with the longest samples."""
-    ascending = sorted(set(sizes))
-    mean = sum(len(example.input_ids) for example in examples) / len(examples)
-    typical = sorted(examples, key=lambda example: abs(len(example.input_ids) - mean))
-    longest = sorted(examples, key=lambda example: -len(example.input_ids))
+    ascending, lengths = sorted(set(sizes)), lengths_of(examples)
+    mean = sum(lengths) / len(lengths)
+    typical, longest = (
+        [examples[at] for at in nsmallest(ascending[-1], range(len(lengths)), key=key)]
+        for key in (lambda at: abs(lengths[at] - mean), lambda at: -lengths[at])
+    )
     batches = [_repeat(typical, size) for size in ascending]
     is_clearly_longer = _length(longest) > _CLEARLY_LONGER * _length(batches[-1])
     return [*batches, _repeat(longest, ascending[-1])] if is_clearly_longer else batches

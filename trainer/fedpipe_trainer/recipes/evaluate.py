@@ -10,6 +10,7 @@ data owner's policy allows it: always the first ones of the file, so that furthe
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from fedpipe_trainer import device, metrics
@@ -64,21 +65,21 @@ def run(task: EvaluateTask, runtime: TaskRuntime) -> EvaluateResult:
     """
     with runtime.phase("load"):
         runtime.report(Progress(phase="load"))
-        validation = read_validation(task)
+        validation = read_validation(task, runtime.cache)
         base = load_cached(fetch(task.model, runtime), task.bits, task.objective, task.model.attn_implementation)
         adapter = _load_global_adapter(task, base, runtime)
     return evaluate_adapter(task, runtime, base=base, adapter=adapter, validation=validation)
 
 
-def read_validation(task: EvaluateTask) -> Rows:
-    """The site's validation data. Whatever can fail before a model is loaded fails here.
+def read_validation(task: EvaluateTask, folder: Path | None = None) -> Rows:
+    """The site's validation data, if it is large on the volume of `folder`. Whatever can fail before a model is loaded fails here.
 
     Raises:
         TaskFailed: BadData, the file cannot be read; BadTask, the slot pattern is not a regular expression.
     """
     if isinstance(task.objective, CausalLM | Seq2SeqLM):
         metrics.compile_slot_pattern(task.objective.slot_pattern)
-    return select_rows(task.data.validation, task.objective, task.policy)
+    return select_rows(task.data.validation, task.objective, task.policy, folder)
 
 
 def evaluate_adapter(task: EvaluateTask, runtime: TaskRuntime, *, base: Base, adapter: AdapterTensors, validation: Rows) -> EvaluateResult:

@@ -50,6 +50,9 @@ _LOG = logging.getLogger(__name__)
 _UNQUANTISED: Final = 16
 """Bits from which on a base is not quantised."""
 _MIB: Final = 2**20
+_MOST_VALUES: Final = 100_000
+_MOST_CHARACTERS: Final = 1 << 25
+"""Of the different values of a column that may have labels, together."""
 _ROWS_OF_A_LABEL: Final = 2
 """Rows of the site that must have a label before its profile names it: a value of a single row may be that row's text."""
 
@@ -156,7 +159,7 @@ def measure(task: ProfileTask, runtime: TaskRuntime, folder: Path, first_fetch_s
     runtime_bytes = _resident_bytes(used_device)
     with worker_group(device.usable_processes(task.processes), runtime) as workers:
         with runtime.phase("load"):
-            site = replace(prepare(task, folder), workers=workers)
+            site = replace(prepare(task, folder, runtime.cache), workers=workers)
         setup_seconds = runtime.measured().seconds["load"] - first_fetch_seconds
         with runtime.phase("profile"):
             found = measure_bit_widths(task, runtime, site)
@@ -201,10 +204,10 @@ def measure(task: ProfileTask, runtime: TaskRuntime, folder: Path, first_fetch_s
     )
 
 
-def prepare(task: ProfileTask, folder: Path) -> PreparedSite:
-    """Read the data and the facts about the model, without loading weights."""
+def prepare(task: ProfileTask, folder: Path, cache: Path | None = None) -> PreparedSite:
+    """Read the data, if it is large into files on the volume of `cache`, and the facts about the model, without loading weights."""
     paths = (task.data.train, task.data.validation)
-    train, validation = (select_rows(path, task.objective, task.policy) for path in paths)
+    train, validation = (select_rows(path, task.objective, task.policy, cache) for path in paths)
     objective = with_found_labels(task.objective, (train, validation), task.policy)
     if isinstance(objective, SequenceClassification) and objective.labels:
         train, validation = (with_run_labels(path, rows, objective) for path, rows in zip(paths, (train, validation), strict=True))
@@ -214,7 +217,7 @@ def prepare(task: ProfileTask, folder: Path) -> PreparedSite:
         folder=folder,
         objective=objective,
         base=facts(folder, objective, task.target_modules, task.model.attn_implementation),
-        examples=encode(train.rows, objective, tokenizer),
+        examples=encode(train.rows, objective, tokenizer, cache),
         validation=encode(_draw_validation(task, validation.rows), objective, tokenizer),
         validation_samples=len(validation.rows),
         skipped_rows=train.skipped + train.dropped + validation.skipped + validation.dropped,
@@ -238,7 +241,7 @@ def with_found_labels(objective: Objective, files: Sequence[Rows], policy: DataP
     """
     if not isinstance(objective, SequenceClassification) or objective.labels or objective.problem == "Regression":
         return objective
-    rows_of = Counter(label for file in files for label in file.rows.column(objective.label))
+    rows_of = _count_values(files, objective.label)
     labels = sorted(label for label, count in rows_of.items() if count >= _ROWS_OF_A_LABEL)
     if 2 * sum(rows_of[label] for label in labels) < rows_of.total():
         found = f"most of the {rows_of.total()} rows have a value in column {objective.label!r} that no other row of the site has"
@@ -257,6 +260,25 @@ def with_found_labels(objective: Objective, files: Sequence[Rows], policy: DataP
         advice = "name the labels in spec.task.labels of the run, or correct task.label, or have policy.maxLabels raised"
         raise TaskFailed(FailureReason.POLICY_DENIED, f"{found}: {advice}")
     return objective.model_copy(update={"labels": tuple(labels), "drops_other_labels": True})
+
+
+def _count_values(files: Sequence[Rows], column: str) -> Counter[str]:
+    """The rows of each value.
+
+    Raises:
+        TaskFailed: BadData, there are so many that they would fill the memory, of which labels are never made.
+    """
+    found: Counter[str] = Counter()
+    characters = 0
+    for file in files:
+        for value in file.rows.column(column):
+            characters += 0 if value in found else len(value)
+            found[value] += 1
+            if len(found) > _MOST_VALUES or characters > _MOST_CHARACTERS:
+                advice = "name the column that has the labels in task.label of the run, or declare them in spec.task.labels"
+                message = f"column {column!r} has more than {len(found) - 1} different values, which are no labels: {advice}"
+                raise TaskFailed(FailureReason.BAD_DATA, message)
+    return found
 
 
 def measure_bit_widths(task: ProfileTask, runtime: TaskRuntime, site: PreparedSite) -> BitWidths:

@@ -113,7 +113,7 @@ def _train(task: TrainTask, runtime: TaskRuntime, workers: WorkerGroup | None) -
             cache.add(session.cache_counts)
         limit = device.memory_limit(used_device, runtime.memory_limit_bytes)
         with runtime.phase("evaluate"), limit, cached_reference(inputs.base, task.objective, runtime):
-            validation_loss = validate(task, inputs.base, adapters)
+            validation_loss = validate(task, inputs.base, adapters, runtime.cache)
         artifact, shapes = upload_update(task, runtime, adapters)
     tokens_per_second = (end.tokens - start.tokens) / seconds if seconds else None
     return TrainResult(
@@ -171,10 +171,10 @@ def load_inputs(task: TrainTask, runtime: TaskRuntime, workers: WorkerGroup | No
     """Load the data first, since it fails fastest, unless its tokens may be kept; then the base and the global adapter."""
     with runtime.phase("load"):
         tokens = TokenCache(runtime.cache / "tokens", task)
-        rows = None if tokens.may_hit() else select_rows(task.data.train, task.objective, task.policy)
+        rows = None if tokens.may_hit() else _rows(task, runtime)
         base = _load_base(task, fetch(task.model, runtime), workers)
         check_depth(task.plan, base.model, base.head)
-        data = tokens.read(base.tokenizer) or _encode(task, rows, base, tokens)
+        data = tokens.read(base.tokenizer) or _encode(task, rows or _rows(task, runtime), base, tokens, runtime.cache)
         start, file = AdapterTensors(), None
         if task.global_adapter is not None:
             file = runtime.download(task.global_adapter.url, runtime.folder / "global.safetensors", task.global_adapter.sha256)
@@ -190,11 +190,14 @@ def _load_base(task: TrainTask, folder: Path, workers: WorkerGroup | None) -> Ba
         return load_cached(folder, bits, task.objective, attention)
 
 
-def _encode(task: TrainTask, rows: Rows | None, base: Base, tokens: TokenCache) -> EncodedData:
+def _rows(task: TrainTask, runtime: TaskRuntime) -> Rows:
+    return select_rows(task.data.train, task.objective, task.policy, runtime.cache)
+
+
+def _encode(task: TrainTask, rows: Rows, base: Base, tokens: TokenCache, folder: Path) -> EncodedData:
     """The data as samples, which the site keeps if they are many."""
-    found = rows or select_rows(task.data.train, task.objective, task.policy)
-    examples = encode_once(found.rows, task.objective, base.tokenizer)
-    return tokens.write(base.tokenizer, EncodedData(examples, found.skipped, found.dropped))
+    examples = encode_once(rows.rows, task.objective, base.tokenizer, folder)
+    return tokens.write(base.tokenizer, EncodedData(examples, rows.skipped, rows.dropped))
 
 
 def evaluate_start(task: TrainTask, requested: TrainEvaluation, runtime: TaskRuntime, inputs: TrainingInputs) -> None:
@@ -216,7 +219,7 @@ def evaluate_start(task: TrainTask, requested: TrainEvaluation, runtime: TaskRun
 
 def _evaluate_or_fail(task: EvaluateTask, runtime: TaskRuntime, inputs: TrainingInputs) -> EvaluateResult:
     try:
-        validation = evaluate.read_validation(task)
+        validation = evaluate.read_validation(task, runtime.cache)
         return evaluate.evaluate_adapter(task, runtime, base=inputs.base, adapter=inputs.start, validation=validation)
     except Terminated:
         raise
@@ -298,11 +301,11 @@ def fit(
     return start, state, runtime.elapsed_seconds() - started
 
 
-def validate(task: TrainTask, base: Base, adapters: Adapters) -> float | None:
+def validate(task: TrainTask, base: Base, adapters: Adapters, folder: Path | None = None) -> float | None:
     """The mean loss on the first validation rows, or None if the task does not request it."""
     if not task.validate_samples:
         return None
-    rows = select_rows(task.data.validation, task.objective, task.policy).rows[: task.validate_samples]
+    rows = select_rows(task.data.validation, task.objective, task.policy, folder).rows[: task.validate_samples]
     examples = encode(rows, task.objective, base.tokenizer)
     batch_size = task.plan.batch_size
     return mean_loss(adapters.model, examples, objective=task.objective, pad_id=base.pad_id, batch_size=batch_size)[0]
