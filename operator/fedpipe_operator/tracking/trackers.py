@@ -53,6 +53,8 @@ class Trackers:
     write: Callable[[Work], str] = write_trackers
     on_end: Callable[[str], None] = lambda _uid: None
     """Called with the uid of the run whose trackers were written, or could not be."""
+    believes_status: bool = True
+    """Whether a run that is over is left alone if its status says that its trackers have it: a restarted operator finds many such."""
     _turns: dict[str, Turn] = field(default_factory=dict)
     _waiting: dict[str, _Waiting] = field(default_factory=dict)
     _running: dict[str, _Waiting] = field(default_factory=dict)
@@ -71,7 +73,7 @@ class Trackers:
         uid = resource.metadata.uid
         if not version:
             return Tracked(None if not _has_trackers(run) else Turn().observation)
-        if is_over(resource) and uid not in self._turns and is_complete(resource):
+        if self.believes_status and is_over(resource) and uid not in self._turns and is_complete(resource):
             return Tracked(None)
         with self._lock:
             turn = self._turns.setdefault(uid, Turn())
