@@ -37,14 +37,14 @@ def program(name: str) -> Path:
 
 
 @contextmanager
-def running_mlflow(folder: Path) -> Iterator[str]:
-    """The URL of a real server with an empty database, which takes artefacts itself, as servers do by default."""
+def running_mlflow(folder: Path, host: str = "127.0.0.1") -> Iterator[str]:
+    """The URL of a real server with an empty database, which takes artefacts itself, as servers do by default. `host` is an address."""
     port, log = free_port(), folder / "mlflow.log"
-    command = [program("mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [program("mlflow"), "server", "--host", host, "--port", str(port), "--workers", "1", "--allowed-hosts", f"{host}:{port}"]
     command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://{host}:{port}"
     try:
         wait_until(lambda: _is_healthy(url), "MLflow answers", seconds=300, explain=log.read_text)
         yield url
