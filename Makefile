@@ -35,6 +35,10 @@ INSTALLED := $(VENV)/installed-$(shell cat $(LOCK) pyproject.toml | cksum | cut 
 DOCS_VENV := .venv-docs
 DOCS_LOCK := requirements-docs.lock
 DOCS_INSTALLED := $(DOCS_VENV)/installed-$(shell cat $(DOCS_LOCK) | cksum | cut -d' ' -f1)
+# Likewise for the programs that tests/tracking use: MLflow has another pandas, pyarrow and protobuf.
+TRACKERS_VENV := .venv-trackers
+TRACKERS_LOCK := requirements-trackers.lock
+TRACKERS_INSTALLED := $(TRACKERS_VENV)/installed-$(shell cat $(TRACKERS_LOCK) | cksum | cut -d' ' -f1)
 FUZZ_RUNS ?= 3000
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' $(LOCK))
 # Each folder for itself: their modules share names.
@@ -47,7 +51,7 @@ DIST := dist
 SBOM := $(BIN)/python -W ignore::UserWarning -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible --validate
 WITHOUT_TORCH = awk '/^[^ \#]/ { keep = ($$0 !~ /^(torch|triton|nvidia-|cuda-)/) } keep' $(LOCK)
 
-.PHONY: help venv demo test browser slow gpu e2e cluster cluster-down lint format lock bench bench-flower bench-operator sbom audit release-images release docs nightly clean
+.PHONY: help venv demo test browser trackers slow gpu e2e cluster cluster-down lint format lock bench bench-flower bench-operator sbom audit release-images release docs nightly clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -83,6 +87,14 @@ browser: ## Install Debian's Chromium and its driver for the tests that open a r
 	command -v apt-get > /dev/null || { echo "browser: SKIPPED: this machine has no apt-get to install chromium and chromium-driver with"; exit 75; }; \
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends -qq chromium chromium-driver > /dev/null \
 	    || { echo "browser: SKIPPED: apt-get did not install chromium and chromium-driver"; exit 75; }
+
+trackers: $(TRACKERS_INSTALLED) ## Install MLflow and TensorBoard in .venv-trackers (700 MB) for the tests that need the real ones; else they are skipped
+
+$(TRACKERS_INSTALLED):
+	$(PYTHON) -m venv $(TRACKERS_VENV)
+	$(TRACKERS_VENV)/bin/pip install --quiet --no-deps --require-hashes -r $(TRACKERS_LOCK)
+	@rm -f $(TRACKERS_VENV)/installed-*
+	@touch $@
 
 slow: $(INSTALLED) ## Run the slow tests: whole runs in real processes, some ten minutes
 	$(BIN)/pytest -m slow
@@ -123,6 +135,7 @@ lock: ## Pin all packages that pyproject.toml requires, with hashes and without 
 	$(COMPILE) --extra trainer --constraint $(LOCK) pyproject.toml -o requirements-trainer.lock
 	$(COMPILE) --group rival --constraint $(LOCK) -o requirements-rival.lock
 	$(COMPILE) --group docs -o $(DOCS_LOCK)
+	$(COMPILE) --group trackers -o $(TRACKERS_LOCK)
 	sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml | $(COMPILE) - -o requirements-build.lock
 
 sbom: $(INSTALLED) ## Write the Python packages of each image as CycloneDX: dist/fedpipe-operator.cdx.json and dist/fedpipe-trainer.cdx.json
@@ -184,4 +197,4 @@ release: ## Check VERSION, then make images, SBOMs, chart and checksums in dist/
 	@$(PYTHON) tools/release.py checksums "$(VERSION)" --folder "$(DIST)"
 
 clean: ## Remove everything that was built; the cache of models stays
-	rm -rf $(VENV) $(DOCS_VENV) runs dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache examples/*/volumes
+	rm -rf $(VENV) $(DOCS_VENV) $(TRACKERS_VENV) runs dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache examples/*/volumes

@@ -73,7 +73,8 @@ def looked_at(data: bytes) -> None:
     with suppress(RefusedError):
         admit_profile(data, Asked(RUN, "ward", 0, 0))
     with suppress(RefusedError):
-        admit_evaluation(data, Asked(RUN, "ward", 1, 0), EvaluationBounds(has_head=True, metrics={"accuracy", "macroF1"}, max_length=64))
+        bounds = EvaluationBounds(has_one_target=True, metrics={"accuracy", "macroF1"}, max_length=64)
+        admit_evaluation(data, Asked(RUN, "ward", 1, 0), bounds)
 
 
 def worst() -> dict[str, bytes]:

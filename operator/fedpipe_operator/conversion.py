@@ -12,6 +12,7 @@ from fedpipe_operator.api import (
     DataPolicy,
     EvaluationSpec,
     Importance,
+    PreferenceTask,
     Scaling,
     Seq2SeqLMTask,
     SequenceClassificationTask,
@@ -73,6 +74,14 @@ def objective(task: TaskSpec, labels: tuple[str, ...] | None = None) -> contract
                 response=task.response,
                 max_length=task.max_length,
                 slot_pattern=task.slot_pattern,
+            )
+        case PreferenceTask():
+            return contract.Preference(
+                prompt_column=task.prompt_column,
+                chosen_column=task.chosen_column,
+                rejected_column=task.rejected_column,
+                beta=task.beta,
+                max_length=task.max_length,
             )
 
 

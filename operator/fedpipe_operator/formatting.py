@@ -21,11 +21,13 @@ METRIC_TITLES: Final[dict[MetricName, str]] = {
     "slotErrorRate": "slot errors",
     "exactMatch": "exact match",
     "tokenF1": "token F1",
+    "preferenceAccuracy": "preference accuracy",
+    "rewardMargin": "reward margin",
     "loss": "loss",
 }
 """By metric: its title in a table, in the order of the tables."""
 
-FRACTION_METRICS: Final = frozenset({"accuracy", "macroF1", "microF1", "slotErrorRate", "exactMatch", "tokenF1"})
+FRACTION_METRICS: Final = frozenset({"accuracy", "macroF1", "microF1", "slotErrorRate", "exactMatch", "tokenF1", "preferenceAccuracy"})
 """Metrics from 0 to 1, which are shown in %."""
 
 _DECIMALS: Final[dict[str, int]] = {"bleu": 1, "perplexity": 2}

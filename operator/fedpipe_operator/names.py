@@ -23,6 +23,7 @@ COMPARISON = "comparison/comparison.json"
 REPORT = "report.html"
 EXPORT_ADAPTER = "export/adapter"
 EXPORT_MERGED = "export/merged"
+MODEL_CARD = f"{EXPORT_ADAPTER}/README.md"
 DRY_EXPORT = "export/dry"
 FORM_PROBE = "form-probe"
 """Of the object with which it is tried whether the store has forms."""
@@ -107,6 +108,16 @@ def update_adapter(round_: int, site: str, attempt: int) -> str:
     return f"{update_folder(round_, site, attempt)}/adapter.safetensors"
 
 
+def update_pieces(round_: int, site: str, attempt: int) -> str:
+    """Prefix of the pieces of an update's adapter. Outside of the round's folder, which is listed at every look at the run."""
+    return f"pieces/{round_:04d}/{site}/{attempt}"
+
+
+def piece(folder: str, number: int) -> str:
+    """Key of a piece, from 0."""
+    return f"{folder}/{number:04d}"
+
+
 def update_result(round_: int, site: str, attempt: int) -> str:
     """Key of an update's result, written after its adapter."""
     return f"{update_folder(round_, site, attempt)}/result.json"
@@ -155,6 +166,11 @@ def export_result(attempt: int) -> str:
 def dry_export_result(attempt: int) -> str:
     """Key of what the dry export found."""
     return f"{DRY_EXPORT}/{attempt}/result.json"
+
+
+def event_file(site: str) -> str:
+    """Key of TensorBoard's event file of a site; of site "", that of the federation."""
+    return f"tensorboard/{f'sites/{site}' if site else 'federated'}/events.out.tfevents.0000000001.fedpipe"
 
 
 def progress_beside(result: str) -> str:

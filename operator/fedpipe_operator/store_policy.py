@@ -1,5 +1,7 @@
 """The administrator's policy for stores: which endpoints, buckets and prefixes the runs of a namespace may name. Pure.
 
+A tracker is a server that the operator calls for a run, as a store is: it must be at one of the endpoints.
+
 By default a run may name any: it brings its own key pair, and the store decides what that opens. Addresses that are refused whatever a
 policy says are in `store.addresses`.
 """
@@ -19,6 +21,7 @@ OTHERS: Final = "*"
 _LISTS: Final = ("endpoints", "buckets", "prefixes")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _ENDPOINT: Final = re.compile(r"(https?)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?/?")
+_ORIGIN: Final = re.compile(r"https?://[^/]+")
 BUCKET_SCHEME: Final = "s3://"
 
 
@@ -27,7 +30,7 @@ class StoreRule:
     """What the runs of one namespace may name. An empty list allows everything."""
 
     endpoints: tuple[str, ...] = ()
-    """URLs, or `AWS`."""
+    """URLs, or `AWS`. Of stores and of trackers."""
     buckets: tuple[str, ...] = ()
     """Of the results, and of a model `s3://BUCKET/…`."""
     prefixes: tuple[str, ...] = ()
@@ -45,6 +48,18 @@ class StorePolicy:
         """The first thing in the run's spec that its namespace may not use; None if it may use all of it."""
         rule = self.rules.get(namespace, self.rules.get(OTHERS, StoreRule()))
         return next(_problems(rule, spec), None)
+
+    def tracker_problem(self, namespace: str, tracking_uri: str) -> str | None:
+        """Why the runs of this namespace may not name this tracker; None: they may. It is held to the list of the endpoints.
+
+        Apart from `problem`, since a run goes on without its trackers.
+        """
+        rule = self.rules.get(namespace, self.rules.get(OTHERS, StoreRule()))
+        origin = _ORIGIN.match(tracking_uri)
+        if not rule.endpoints or (origin and _normalised(origin[0]) in map(_normalised, rule.endpoints)):
+            return None
+        what = f"spec.tracking.mlflow.trackingUri {tracking_uri} is at none of the endpoints that the operator's policy allows here"
+        return f"{what}: {', '.join(rule.endpoints)}"
 
 
 ANY_STORE: Final = StorePolicy()

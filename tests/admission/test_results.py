@@ -32,9 +32,10 @@ HEADER: Final = {
     "outcome": "Completed",
     "measured": {},
 }
-CLASSIFIES = EvaluationBounds(has_head=True, metrics={"accuracy", "macroF1"}, max_length=16)
-WRITES = EvaluationBounds(has_head=False, metrics={"perplexity", "bleu", "rougeL", "slotErrorRate"}, max_length=16)
-MEASURES = EvaluationBounds(has_head=True, metrics={"mse", "pearson", "spearman"}, max_length=16)
+CLASSIFIES = EvaluationBounds(has_one_target=True, metrics={"accuracy", "macroF1"}, max_length=16)
+WRITES = EvaluationBounds(has_one_target=False, metrics={"perplexity", "bleu", "rougeL", "slotErrorRate"}, max_length=16)
+COMPARES = EvaluationBounds(has_one_target=True, metrics={"preferenceAccuracy", "rewardMargin"}, max_length=32)
+MEASURES = EvaluationBounds(has_one_target=True, metrics={"mse", "pearson", "spearman"}, max_length=16)
 EVALUATION: Final = {**HEADER, "kind": "evaluate", "samples": 20, "targets": 20, "loss": 0.7, "metrics": {"accuracy": 0.8, "macroF1": 0.7}}
 GENERATION: Final = {
     **HEADER,
@@ -125,6 +126,24 @@ def test_the_evaluation_of_a_language_model_is_held_to_its_own_metrics(changes: 
     found = refused(evaluation, {**GENERATION, **changes}, WRITES)
 
     assert (found.reason, text in found.message) == ("Implausible", True), found.message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"metrics": {"preferenceAccuracy": 1.1}},
+        {"metrics": {"preferenceAccuracy": -0.1}},
+        {"metrics": {"rewardMargin": 1e30}},
+        {"metrics": {"rewardMargin": -1e30}},
+        {"metrics": {"accuracy": 0.5}},
+        {"targets": 40},
+    ],
+)
+def test_the_evaluation_of_pairs_is_held_to_its_own_metrics_and_to_one_target_a_pair(changes: dict[str, Any]) -> None:
+    fitting = {**EVALUATION, "metrics": {"preferenceAccuracy": 0.8, "rewardMargin": -3.5}}
+
+    assert evaluation(fitting, COMPARES).metrics == fitting["metrics"]
+    assert refused(evaluation, fitting | changes, COMPARES).reason == RefusalReason.IMPLAUSIBLE
 
 
 @pytest.mark.parametrize("metrics", [{"mse": -1}, {"mse": 1e300}, {"pearson": 1.1}, {"spearman": -1.1}, {"accuracy": 0.5}])

@@ -67,6 +67,37 @@ def test_adapters_from_a_bucket_are_copied_in_chunks_and_give_the_same_bytes(wor
     assert len(opened) == 4
 
 
+@pytest.mark.parametrize("copied", [True, False], ids=["bucket", "folder"])
+def test_an_adapter_in_pieces_gives_the_same_bytes(world: World, copied: bool) -> None:
+    task = AggregationTask.model_validate_json(world.backend.tasks["toy-aggregate-r2-a0"])
+    aggregate(task, world.store)
+    expected = commit_of(world).adapter.sha256
+    world.store.delete(names.round_commit(2))
+    key, pieces = names.update_adapter(2, "site-b", 0), names.update_pieces(2, "site-b", 0)
+    content = world.store.read(key) or b""
+    world.store.delete(key)
+    for number, start in enumerate(range(0, len(content), 300)):
+        world.store.write(names.piece(pieces, number), content[start : start + 300])
+
+    aggregate(task.model_copy(update={"store": BucketAddress(bucket="b", prefix="p")} if copied else {}), world.store)
+
+    assert commit_of(world).adapter.sha256 == expected
+    assert commit_of(world).refused == {}
+
+
+def test_an_adapter_that_lacks_a_piece_costs_its_site_alone(tmp_path: Path) -> None:
+    world = a_world_that_needs_two_updates(tmp_path)
+    key, pieces = names.update_adapter(2, "site-b", 0), names.update_pieces(2, "site-b", 0)
+    content = world.store.read(key) or b""
+    world.store.delete(key)
+    for number in (0, 2):
+        world.store.write(names.piece(pieces, number), content[100 * number : 100 * number + 100])
+
+    aggregate(AggregationTask.model_validate_json(world.backend.tasks["toy-aggregate-r2-a0"]), world.store)
+
+    assert {site: verdict.reason for site, verdict in commit_of(world).refused.items()} == {"site-b": "HashMismatch"}
+
+
 def test_the_rule_and_the_bounds_of_the_spec_reach_the_aggregation(tmp_path: Path) -> None:
     bounds = {"maxSiteWeight": 0.4, "clipping": "Refuse", "clipMultiple": 7, "maliciousSites": 2}
     world = World(a_run(aggregation={"rule": "Median", **bounds}), tmp_path)

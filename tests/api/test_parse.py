@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedpipe_operator.api import EdgeSite, FederatedFineTune
+from fedpipe_operator.api import EdgeSite, FederatedFineTune, PreferenceTask, longest_sample, primary_metric
 from fedpipe_operator.api.parse import ParseResult, read_documents
 
 SITE = """\
@@ -173,7 +173,11 @@ def test_all_problems_of_a_file_are_reported_at_once() -> None:
     ("change", "path", "message"),
     [
         (("CausalLM", "CausalML"), "spec.task.type", "invalid value 'CausalML' (did you mean CausalLM?)"),
-        (("type: CausalLM, ", ""), "spec.task.type", "required field is missing: write one of CausalLM, Seq2SeqLM, SequenceClassification"),
+        (
+            ("type: CausalLM, ", ""),
+            "spec.task.type",
+            "required field is missing: write one of CausalLM, Preference, Seq2SeqLM, SequenceClassification",
+        ),
         (("prompt: ", "promt: "), "spec.task.promt", "unknown field: did you mean prompt?"),
         (('prompt: "{mr}", ', ""), "spec.task", "the format Template needs prompt and response: add both"),
         (("type: CausalLM", "type: CausalLM, format: Messages"), "spec.task", "prompt and response belong to the format Template"),
@@ -208,6 +212,52 @@ def test_an_invalid_task_is_reported_without_the_names_of_python_classes(change:
 
     assert problem.path == path
     assert message in problem.message
+
+
+TWICE = "promptColumn, chosenColumn and rejectedColumn are different columns: correct the one that is named twice"
+PREFERRING = RUN.replace("{type: SequenceClassification}", "{type: Preference}")
+
+
+@pytest.mark.parametrize(
+    ("task", "path", "message"),
+    [
+        (
+            "chosenColumn: rejected",
+            "spec.task",
+            TWICE,
+        ),
+        (
+            "promptColumn: chosen",
+            "spec.task",
+            TWICE,
+        ),
+        ('prompt: "{q}"', "spec.task.prompt", "unknown field"),
+        ("beta: 0", "spec.task.beta", "must be above 0: change the number"),
+        ("beta: 101", "spec.task.beta", "must be at most 100"),
+        ("format: Messages", "spec.task.format", "unknown field"),
+    ],
+)
+def test_an_invalid_preference_is_reported_with_what_to_write(task: str, path: str, message: str) -> None:
+    problem = read(PREFERRING.replace("type: Preference", f"type: Preference, {task}")).problems[0]
+
+    assert (problem.path, message in problem.message) == (path, True), problem.message
+
+
+def test_a_preference_needs_nothing_but_its_type_and_is_judged_by_its_accuracy() -> None:
+    (run,) = read(PREFERRING).objects
+    assert isinstance(run.value, FederatedFineTune)
+    task = run.value.spec.task
+
+    assert isinstance(task, PreferenceTask)
+    assert (task.prompt_column, task.chosen_column, task.rejected_column, task.beta, task.max_length) == (
+        None,
+        "chosen",
+        "rejected",
+        0.1,
+        512,
+    )
+    assert primary_metric(run.value.spec) == "preferenceAccuracy"
+    assert longest_sample(task) == 1024
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,7 @@ from stand_in_cluster import SETTINGS, KubeWorld, renamed, stamp
 from stand_in_runs import a_run, a_site
 
 from fedpipe_operator.api import ConditionType, DeletionPolicy, StoreSpec
-from fedpipe_operator.api.finetune import SecretReference
-from fedpipe_operator.api.meta import FINALIZER
+from fedpipe_operator.api.meta import FINALIZER, SecretReference
 from fedpipe_operator.backend import JobState, TaskKind
 from fedpipe_operator.cluster import kube_job
 from fedpipe_operator.cluster.api import JOBS, RUNS, SECRETS, Kind

@@ -43,6 +43,9 @@ INVALID_SPECS: Final[dict[str, Plain]] = {
     "a Regression predicts a number and has no labels": {
         "task": {"type": "SequenceClassification", "problem": "Regression", "labels": ["a", "b"]}
     },
+    "format, prompt, response and slotPattern belong to CausalLM and Seq2SeqLM": {"task": {"type": "Preference", "format": "Messages"}},
+    "promptColumn, chosenColumn, rejectedColumn and beta belong to Preference": {"task": CAUSAL | {"beta": 0.1}},
+    "promptColumn, chosenColumn and rejectedColumn are different columns": {"task": {"type": "Preference", "rejectedColumn": "chosen"}},
     "prompt contains no column": {"task": CAUSAL | {"prompt": "the question"}},
     "response contains no column": {"task": CAUSAL | {"response": "{}"}},
     "ranks are all 0, so nothing would be trained": {"planning": {"ranks": [0, 0]}},
@@ -148,6 +151,16 @@ def test_fields_that_rounds_depend_on_are_immutable(namespace_with_run: Kubectl,
 @pytest.mark.parametrize("spec", ALLOWED_CHANGES, ids=json.dumps)
 def test_other_fields_may_change(namespace_with_run: Kubectl, spec: Plain) -> None:
     namespace_with_run("patch", FFT, "run", "--dry-run=server", "--type=merge", "-p", json.dumps({"spec": spec}))
+
+
+@pytest.mark.parametrize("metric", ["preferenceAccuracy", "rewardMargin", "loss"])
+def test_a_preference_needs_nothing_but_its_type_and_has_metrics_of_its_own(empty_namespace: Kubectl, metric: str) -> None:
+    task, target = {"type": "Preference", "promptColumn": "prompt", "beta": 0.5}, {"metric": metric, "value": 0.6}
+    document = with_spec(RUN_DOCUMENT, task=task, rounds={"target": target})
+
+    empty_namespace("create", "--dry-run=server", "-f", "-", given=list_manifest(document))
+    other = with_spec(document, rounds={"target": target | {"metric": "perplexity"}})
+    assert MESSAGES["rounds.target.metric is not measured for this task"] in creation_error(empty_namespace, other)
 
 
 def test_an_unknown_field_is_rejected(empty_namespace: Kubectl) -> None:

@@ -9,7 +9,7 @@ from charts import API_SERVER, CHART, ROOT, Plain, granted, helm, of_kind, rende
 
 from fedpipe_operator import settings as environment
 from fedpipe_operator.api import StoreSpec
-from fedpipe_operator.api.finetune import SecretReference
+from fedpipe_operator.api.meta import SecretReference
 from fedpipe_operator.pod_settings import REPORTS_TLS, CaBundle, PodDefaults, Proxy, ReportServer, Resources, SecretKey
 from fedpipe_operator.settings import Settings
 from fedpipe_operator.store_policy import StorePolicy, StoreRule

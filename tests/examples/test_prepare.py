@@ -167,7 +167,7 @@ def test_data_to_text_keeps_all_sentences_of_a_meaning_at_one_site() -> None:
     assert sum(len(site) for site in meanings) == len(set.union(*meanings)) == 90
 
 
-@pytest.mark.parametrize(("name", "claims"), [("chat", "desk"), ("questions", "texts"), ("inference", "pairs")])
+@pytest.mark.parametrize(("name", "claims"), [("chat", "desk"), ("questions", "texts"), ("inference", "pairs"), ("preference", "answers")])
 def test_the_trainer_reads_what_an_example_makes_without_a_data_set(tmp_path: Path, name: str, claims: str) -> None:
     prepare = script(name)
     objects, _ = read([ROOT / "examples" / name])
@@ -191,7 +191,7 @@ def test_natural_language_inference_reads_the_columns_of_sick(tmp_path: Path) ->
     assert script("inference").sick_pairs(file) == [{"premise": 'A "man sings', "hypothesis": "Nobody sings", "label": "CONTRADICTION"}]
 
 
-@pytest.mark.parametrize("name", ["quickstart", "data-to-text", "chat", "questions", "inference"])
+@pytest.mark.parametrize("name", ["quickstart", "data-to-text", "chat", "questions", "inference", "preference"])
 def test_the_scripts_write_the_files_that_the_yaml_names(name: str) -> None:
     objects, _ = read([ROOT / "examples" / name])
     named = {site.spec.data.volume.persistent_volume_claim.claim_name: Path(site.spec.data.train).suffix for site in objects.sites}

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from fedpipe_operator.api import StoreSpec
-from fedpipe_operator.api.finetune import SecretReference
+from fedpipe_operator.api.meta import SecretReference
 from fedpipe_operator.pod_settings import CaBundle, PodDefaults, Proxy, ReportServer, Resources, SecretKey
 from fedpipe_operator.settings import Replica, Settings, read, read_replica
 from fedpipe_operator.store_identity import StoreIdentity

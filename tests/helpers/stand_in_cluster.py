@@ -31,6 +31,7 @@ from fedpipe_operator.settings import Settings
 from fedpipe_operator.sites import Node
 from fedpipe_operator.store import Credentials, DirectoryStore
 from fedpipe_operator.store.address import DirectoryAddress
+from fedpipe_operator.tracking.write import Work
 from fedpipe_trainer.contract import ExitCode, parse_task
 
 SETTINGS = Settings(trainer_image="trainer:1", operator_image="operator:1")
@@ -144,6 +145,10 @@ class StandInStores:
             raise self.trouble
         root = self.folder / run.resource.metadata.uid
         return StoreConnection(DirectoryStore(root), DirectoryAddress(root=str(root)), self.credentials)
+
+    def tracking(self, run: Run) -> Work:
+        opened = self.of(run)
+        return Work(run, opened.store, "s3://fedpipe/runs")
 
     def forget(self, uid: str) -> None:
         """Folders stay as they are."""

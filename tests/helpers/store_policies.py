@@ -31,19 +31,29 @@ class Case:
     """Empty: the run names no store; the operator's default is none of its choice."""
     prefix: str = "runs"
     source: str = HUB
+    tracking_uri: str = ""
+    """Empty: the run has no tracker."""
 
     @property
     def spec(self) -> Plain:
         """The fields of the run's spec."""
         store = {"bucket": self.bucket, "prefix": self.prefix} | ({"endpoint": self.endpoint} if self.endpoint else {})
         store |= {"trainerEndpoint": self.trainer_endpoint} if self.trainer_endpoint else {}
-        return {"store": store if self.bucket else None} | {"model": {"source": self.source}}
+        tracking = {"mlflow": {"trackingUri": self.tracking_uri}} if self.tracking_uri else {}
+        return {"store": store if self.bucket else None, "model": {"source": self.source}, "tracking": tracking}
 
 
 def _endpoint(endpoint: str | None, *, is_allowed: bool = False) -> Case:
     allowed = ", ".join(LISTS["endpoints"]["endpoints"])
     problem = f"spec.store.endpoint {endpoint or 'AWS'} is none of the endpoints that the operator's policy allows here: {allowed}"
     return Case("endpoints", "" if is_allowed else problem, endpoint)
+
+
+def _tracker(tracking_uri: str, *, is_allowed: bool = False) -> Case:
+    allowed = ", ".join(LISTS["endpoints"]["endpoints"])
+    where = f"spec.tracking.mlflow.trackingUri {tracking_uri}"
+    problem = f"{where} is at none of the endpoints that the operator's policy allows here: {allowed}"
+    return Case("endpoints", "" if is_allowed else problem, "http://minio:9000", tracking_uri=tracking_uri)
 
 
 def _bucket(field: str, bucket: str) -> str:
@@ -87,6 +97,13 @@ CASES: Final = (
         endpoint="http://minio:9000",
         trainer_endpoint="http://evil:9000",
     ),
+    *(_tracker(one, is_allowed=True) for one in ("https://s3.example.com", "https://S3.example.com:443/mlflow/", "http://[fd00::1]:9000/")),
+    *(
+        _tracker(one)
+        for one in ("http://s3.example.com", "https://s3.example.com:8443", "https://s3.example.com.evil/mlflow", "http://mlflow:5000")
+    ),
+    Case("anything", tracking_uri="http://mlflow.mlflow:5000"),
+    Case("buckets", tracking_uri="http://mlflow.mlflow:5000"),
     Case("endpoints", bucket=""),
     Case("buckets", bucket=""),
     Case("buckets", _bucket(_MODEL, "other-team"), bucket="", source="s3://other-team/toy"),

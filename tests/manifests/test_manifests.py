@@ -88,6 +88,26 @@ def test_a_forecast_of_a_gpus_memory_is_not_asked_of_the_node() -> None:
     assert resources["limits"]["nvidia.com/gpu"] == resources["requests"]["nvidia.com/gpu"] == "2"
 
 
+@pytest.mark.parametrize(
+    ("accelerator", "size"),
+    [
+        ({"count": 4, "memory": "24Gi"}, "1024Mi"),
+        ({"count": 1, "memory": "24Gi"}, None),
+        ({"resource": "nvidia.com/mig-1g.10gb", "count": 2, "memory": "9Gi"}, None),
+    ],
+    ids=["whole GPUs", "one GPU", "slices"],
+)
+def test_gpus_that_exchange_gradients_have_shared_memory(accelerator: dict[str, Any], size: str | None) -> None:
+    pod = pod_of(made_for(a_site("ward", capacity={"memory": "64Gi", "accelerator": accelerator})))
+    shared = {one["name"]: one["emptyDir"] for one in pod["volumes"] if "medium" in one.get("emptyDir", {})}
+    mounts = {one["mountPath"]: one["name"] for one in pod["containers"][0]["volumeMounts"]}
+
+    assert shared == ({"shared-memory": {"medium": "Memory", "sizeLimit": size}} if size else {})
+    assert mounts.get("/dev/shm") == (  # noqa: S108 -- where glibc has it
+        "shared-memory" if size else None
+    )
+
+
 def test_a_site_that_claims_nothing_is_limited_by_nothing() -> None:
     assert pod_of(made_for(a_site("free", capacity={})))["containers"][0]["resources"] == {"limits": {}, "requests": {}}
 

@@ -230,6 +230,24 @@ def test_after_a_plan_ran_out_of_memory_bits_are_compared_with_what_training_may
     assert float(may_use) == 1.6 < float(needed) < 5
 
 
+def test_a_step_that_is_divided_among_devices_is_told_and_planned_as_such() -> None:
+    site, planning = a_small_site(memory_bytes=64 * GIB, devices=2), {"bits": [16], "batchSizes": [16]}
+    plan = the_plan(site, planning=planning)
+
+    assert (plan.batch_size, plan.micro_batch) == (16, 8)
+    sentence(plan, "all 16 samples of a step are computed at once, divided among 2 devices")
+    assert plan.forecast.memory_bytes < the_plan(replace(site, devices=1), planning=planning).forecast.memory_bytes
+
+
+def test_the_micro_batches_of_devices_are_told() -> None:
+    points = (point(bits=16, batch=2, speed=400), point(bits=16, batch=16, speed=200))
+    site = a_small_site(points=points, memory_bytes=64 * GIB, devices=2)
+
+    plan = the_plan(site, planning={"bits": [16], "batchSizes": [2, 16]})
+
+    sentence(plan, "a step is computed in micro-batches of 2 samples, divided among 2 devices: these are faster at this site")
+
+
 def test_smaller_passes_may_be_faster() -> None:
     site = a_small_site(points=(point(bits=16, batch=4, speed=400), point(bits=16, batch=16, speed=200)), memory_bytes=64 * GIB)
 

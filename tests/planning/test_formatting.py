@@ -76,6 +76,8 @@ def test_seconds_become_minutes_and_hours(seconds: float | None, text: str) -> N
         ("perplexity", 4.205, "4.21"),
         ("bleu", 61.27, "61.3"),
         ("rougeL", 0.6661, "0.666"),
+        ("preferenceAccuracy", 0.6125, "61.3 %"),
+        ("rewardMargin", -0.01249, "-0.012"),
         ("loss", float("nan"), "–"),
         ("accuracy", None, "–"),
     ],

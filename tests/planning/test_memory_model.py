@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from site_profiles import LLAMA_7B, MPNET, SMOLLM2, a_site, point
+from site_profiles import LLAMA_7B, MPNET, SMOLLM2, a_site, a_spec, point
 
 from fedpipe_operator.planning import RunOptions, Step, predict_peak
 from fedpipe_operator.planning.calibration import Calibration, calibrate
 from fedpipe_operator.planning.memory_model import TrainingMemory, base_bytes, calibration_of
+from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.sizes import uniform_ranks
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Bits
 
+TEXTS = {"type": "CausalLM", "prompt": "{a}", "response": "{b}", "maxLength": 128}
 MODELS = {"SmolLM2-135M": SMOLLM2, "MPNet-base": MPNET}
 BITS: tuple[Bits, ...] = (4, 8, 16, 32)
 PROFILED = ((1, 128), (4, 128), (8, 128))
@@ -205,3 +207,13 @@ def test_peaks_that_shrink_with_the_batch_do_not_make_the_forecast_shrink() -> N
     site = a_site(load_peak_bytes={16: 0}, points=(point(bits=16, batch=1, peak=4e9), point(bits=16, batch=8, peak=2e9)))
 
     assert peak(site, batch=8) > peak(site, batch=1)
+
+
+def test_a_pair_is_planned_for_with_both_its_answers() -> None:
+    """Its longest sample has twice `maxLength`, so the forecast of a site that does not tell its lengths has that, too."""
+    untold = a_site(longest_tokens=0)
+    pairs, texts = (PlanRequest(spec=a_spec(task=task), head={}) for task in ({"type": "Preference", "maxLength": 128}, TEXTS))
+
+    assert (pairs.longest_sequence(untold), texts.longest_sequence(untold)) == (256, 128)
+    assert pairs.longest_sequence(replace(untold, longest_tokens=200)) == 200
+    assert pairs.longest_sequence(replace(untold, longest_tokens=10**6)) == 256

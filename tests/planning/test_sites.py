@@ -208,6 +208,10 @@ def test_what_else_was_measured_is_copied() -> None:
     assert (site.first_step_seconds, site.importance, site.out_of_memory) == ({16: 1.5}, scores, {32: GIB})
 
 
+def test_a_site_has_the_devices_with_which_it_was_measured() -> None:
+    assert (site_profile(claiming(), a_profile(processes=2)).devices, site_profile(claiming(), a_profile()).devices) == (2, 1)
+
+
 def test_measurements_are_copied_from_the_profile() -> None:
     site = site_profile(claiming(), a_profile(labels=("a", "b"), load_seconds={4: 2.5}, unsupported={8: "no kernel"}, longest_tokens=77))
 

@@ -240,3 +240,29 @@ def test_answers_take_no_longer_than_the_trainer_gives_them() -> None:
 
     assert plan.forecast.seconds - plan.forecast.step_seconds < 0.5 * 600
     assert plan.steps > 1
+
+
+def test_a_step_that_is_divided_among_devices_takes_as_long_as_its_share_on_one() -> None:
+    """Speeds are those of all devices, each with a batch of the point: two of them take twice the tokens in the same time."""
+    points, doubled = ((point(bits=16, batch=2, speed=100 * n), point(bits=16, batch=8, speed=250 * n)) for n in (1, 2))
+    one, two = a_site(points=points, train_samples=640), a_site(points=doubled, train_samples=640, devices=2)
+
+    for batch, micro_batch in ((16, 8), (16, 2), (4, 2), (20, 4)):
+        of_one = step_seconds(one, 16, batch // 2, micro_batch=micro_batch) * padded_row_tokens(two, batch)
+        of_two = step_seconds(two, 16, batch, micro_batch=micro_batch) * padded_row_tokens(one, batch // 2)
+        assert of_two == pytest.approx(of_one)
+
+
+def test_a_device_without_a_sample_helps_nobody() -> None:
+    points = (point(bits=16, batch=1, speed=100),)
+    one, eight = a_site(points=points), a_site(points=(point(bits=16, batch=1, speed=800),), devices=8)
+
+    assert step_seconds(eight, 16, 4, micro_batch=1) == pytest.approx(step_seconds(one, 16, 4, micro_batch=1) / 4)
+
+
+def test_passes_that_do_not_come_out_even_are_as_many_on_each_device() -> None:
+    site = a_site(points=(point(bits=16, batch=1, speed=200), point(bits=16, batch=3, speed=300)), train_samples=6, devices=2)
+
+    seconds = step_seconds(site, 16, 6, micro_batch=2)
+
+    assert seconds == pytest.approx(6 * padded_row_tokens(site, 6) / tokens_per_second(site, 16, 1.5))

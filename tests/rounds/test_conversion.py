@@ -14,6 +14,7 @@ from fedpipe_operator.api import (
     DataPolicy,
     EvaluationSpec,
     LearningRateSchedule,
+    PreferenceTask,
     RunSelector,
     Scaling,
     Seq2SeqLMTask,
@@ -34,6 +35,7 @@ TASKS: dict[type[ApiModel], tuple[dict[str, Any], ...]] = {
         {"format": "ShareGPT", "messages": "turns", "tools": "functions"},
         {"format": "Text", "text": "body", "packing": True},
     ),
+    PreferenceTask: ({"prompt_column": "q", "chosen_column": "better", "rejected_column": "worse", "beta": 0.5, "max_length": 96},),
     Seq2SeqLMTask: ({"prompt": "{c}", "response": "{d}", "max_length": 97, "slot_pattern": "(y)"}, {"format": "Alpaca"}),
 }
 """By task type: fields that are valid together, and others."""
@@ -163,6 +165,7 @@ def test_without_a_scaling_it_is_rslora() -> None:
         (SequenceClassificationTask, contract.SequenceClassification),
         (CausalLMTask, contract.CausalLM),
         (Seq2SeqLMTask, contract.Seq2SeqLM),
+        (PreferenceTask, contract.Preference),
         (EvaluationSpec, contract.Evaluation),
         (RunSelector, contract.RunSelector),
         (TrainingSpec, contract.Hyperparameters),

@@ -188,6 +188,19 @@ def test_patience_is_not_exhausted_while_sites_measure_more_than_they_did_before
     assert is_patience_exhausted(2, worse, "accuracy")
 
 
+def test_a_run_of_pairs_is_judged_by_its_accuracy_or_by_its_margin_of_which_more_is_better() -> None:
+    found = {at: (accuracy, margin) for at, (accuracy, margin) in enumerate([(0.5, 0.0), (0.6, -0.2), (0.9, 0.4), (0.8, 1.5)])}
+    results = {at: a_result(10, 0.0, targets=10) for at in found}
+    rounds = {
+        at: an_aggregate(at, {"site": results[at].model_copy(update={"metrics": {"preferenceAccuracy": one, "rewardMargin": other}})})
+        for at, (one, other) in found.items()
+    }
+    reached = [is_target_reached(Target(metric="rewardMargin", value=0.4), rounds[at]) for at in found]
+
+    assert (best_round(rounds, "preferenceAccuracy"), best_round(rounds, "rewardMargin")) == (2, 3)
+    assert reached == [False, False, True, True]
+
+
 def rounds_by_site(rounds: Sequence[Mapping[str, float]]) -> dict[int, RoundEvaluation]:
     def result(accuracy: float) -> EvaluateResult:
         loss = 2 - accuracy

@@ -113,7 +113,9 @@ def test_a_policy_is_read_from_the_json_of_the_chart() -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_operator_refuses_what_the_chart_s_admission_policy_refuses(case: Case) -> None:
     """In tests/e2e/test_store_guard.py, an API server decides the same cases."""
-    problem = parse_store_policy(json.dumps(LISTS)).problem(case.namespace, a_run(**case.spec).spec) or ""
+    policy, spec = parse_store_policy(json.dumps(LISTS)), a_run(**case.spec).spec
+    of_tracker = policy.tracker_problem(case.namespace, case.tracking_uri) if case.tracking_uri else None
+    problem = policy.problem(case.namespace, spec) or of_tracker or ""
 
     assert problem.startswith(case.problem)
     assert bool(problem) == bool(case.problem)

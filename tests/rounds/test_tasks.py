@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from stand_in_runs import StandInPlacement, World, a_run
+from stand_in_runs import StandInPlacement, World, a_run, a_site
 from trainer_results import BASE, WEIGHTS, a_profile, good_trainer
 
 from fedpipe_operator import names
@@ -34,6 +34,7 @@ from fedpipe_trainer.contract import (
     Model,
     Outcome,
     PartsUpload,
+    PiecesUpload,
     PostForm,
     ProfileTask,
     RunRef,
@@ -100,6 +101,28 @@ def a_context(run: Run | None = None) -> TaskContext:
 def allowed(task: Wire) -> set[tuple[str, str]]:
     """Verb and key of every URL anywhere in the task."""
     return {(verb, key) for key, verb in re.findall(r'"https://store/([^"?]+)\?(read|write)=\d+"', task.to_json())}
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "processes"),
+    [
+        (None, 1),
+        ({"memory": "9Gi"}, 1),
+        ({"memory": "9Gi", "count": 4}, 4),
+        ({"memory": "9Gi", "count": 2, "resource": "amd.com/gpu"}, 2),
+        ({"memory": "9Gi", "count": 4, "resource": "nvidia.com/mig-1g.10gb"}, 1),
+        ({"memory": "9Gi", "count": 4, "resource": "nvidia.com/gpu.shared"}, 1),
+    ],
+)
+def test_steps_are_divided_among_the_whole_gpus_of_a_pod(finished: World, accelerator: dict[str, Any] | None, processes: int) -> None:
+    plan = plan_of(finished, 1)
+    site = next(iter(plan.plans))
+    context = a_context(a_run([a_site(site, capacity={"accelerator": accelerator} if accelerator else {})]))
+
+    profile = tasks.profile_task(context, StartProfile(site, 0), INPUTS)
+    training = tasks.training_task(context, StartTraining(site, 1, 0), INPUTS, plan=plan, previous=None)
+
+    assert (profile.processes, training.processes) == (processes, processes)
 
 
 @pytest.fixture(scope="module")
@@ -287,6 +310,22 @@ def test_where_the_store_has_forms_every_object_of_a_site_is_bound_by_what_the_a
     check_size(adapter, plan, "site-a")
     with pytest.raises(RefusedError):
         check_size(adapter + 1, plan, "site-a")
+
+
+def test_a_large_update_is_written_in_pieces_that_are_no_larger_together_than_the_plan_and_one_more(finished: World) -> None:
+    context, plan = replace(a_context(), forms=SignedForms()), plan_of(finished, 2)
+    plan = plan.model_copy(update={"weights": dict.fromkeys(plan.weights, (300_000, 300_000))})
+    adapter = max_adapter_bytes(plan, "site-a")
+
+    task = tasks.training_task(context, StartTraining("site-a", 2, 1), INPUTS, plan=plan, previous=commit_of(finished, 1))
+
+    assert isinstance(task.adapter, PiecesUpload)
+    keys = [one.fields["key"] for one in task.adapter.pieces if isinstance(one, PostForm)]
+    assert keys == [f"pieces/0002/site-a/1/{number:04d}" for number in range(len(task.adapter.pieces))]
+    bound = sum(int(one.fields["bytes"]) for one in task.adapter.pieces if isinstance(one, PostForm))
+    assert adapter <= bound < adapter + task.adapter.piece_bytes
+    assert len(task.to_json()) < 2**20
+    assert "pieces/0002" not in repr(task.adapter)
 
 
 def test_where_progress_is_written_to_the_store_each_task_has_a_bounded_upload_for_it_beside_its_result(finished: World) -> None:
@@ -481,8 +520,9 @@ def test_a_profile_tests_learning_rates_where_the_spec_has_none(training: dict[s
         ({"type": "CausalLM", "prompt": "{a}", "response": "{b}"}, {"maxNewTokens": 200}, 200),
         ({"type": "Seq2SeqLM", "prompt": "{a}", "response": "{b}"}, {"maxNewTokens": 200, "generations": 0}, 0),
         ({"type": "SequenceClassification"}, {"maxNewTokens": 200}, 0),
+        ({"type": "Preference"}, {"maxNewTokens": 200}, 0),
     ],
-    ids=["it answers", "none are asked for", "a classifier"],
+    ids=["it answers", "none are asked for", "a classifier", "pairs"],
 )
 def test_a_profile_knows_how_many_tokens_an_evaluation_answers_with(task: dict[str, Any], evaluation: dict[str, Any], tokens: int) -> None:
     found = tasks.profile_task(a_context(a_run(task=task, evaluation=evaluation)), StartProfile("site-a", 0), INPUTS)

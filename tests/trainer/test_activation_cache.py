@@ -108,11 +108,11 @@ def test_on_a_hit_neither_embeddings_nor_lower_layers_are_computed(toy: Toy, tmp
     computed: list[str] = []
     original = train.fit
 
-    def fit(task: TrainTask, runtime: TaskRuntime, inputs: Any, adapters: Any) -> Any:
+    def fit(task: TrainTask, runtime: TaskRuntime, inputs: Any, adapters: Any, session: Any) -> Any:
         monkeypatch.setattr(torch.nn.functional, "embedding", lambda *_inputs, **_named: computed.append("embedding"))
         for part, layer in zip(("lower", "upper"), layers_of(inputs.base.model), strict=True):
             layer.get_submodule("mlp").register_forward_pre_hook(lambda _module, _inputs, part=part: computed.append(part))
-        return original(task, runtime, inputs, adapters)
+        return original(task, runtime, inputs, adapters, session)
 
     monkeypatch.setattr(train, "fit", fit)
     run_training(a_task(toy("llama"), tmp_path, cached=True), tmp_path)

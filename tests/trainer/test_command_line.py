@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from fedpipe_trainer import tasks
+from fedpipe_trainer import device, tasks
 from fedpipe_trainer.contract import EvaluateTask, ExitCode, Failure, FailureReason, Outcome, parse_result, parse_task
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.settings import Settings
@@ -131,6 +131,36 @@ def test_a_pod_that_claims_a_gpu_never_trains_on_the_cpu(
 
     assert (code, failure.reason) == ((ExitCode.NO_ACCELERATOR, "NoAccelerator") if accelerator else (ExitCode.BAD_DATA, "BadData"))
     assert ("remove capacity.accelerator from the EdgeSite" in failure.message) is bool(accelerator)
+
+
+@pytest.mark.parametrize(("resource", "processes"), [("nvidia.com/gpu", 1), ("nvidia.com/gpu", 2), ("", 2)])
+def test_a_pod_that_claims_more_gpus_than_it_sees_trains_on_none_of_them(
+    monkeypatch: pytest.MonkeyPatch, resource: str, processes: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    if not resource or processes == 1:
+        tasks._require_accelerator(resource, processes)
+        return
+
+    with pytest.raises(
+        TaskFailed, match=r"claims 2 nvidia.com/gpu, and PyTorch \S+ sees 1 GPU: .*; or set .*count of the EdgeSite to 1"
+    ) as e:
+        tasks._require_accelerator(resource, processes)
+
+    assert e.value.reason is FailureReason.NO_ACCELERATOR
+
+
+def test_without_a_claim_as_many_processes_compute_as_there_are_gpus_and_on_a_cpu_as_many_as_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    found = []
+    for has_gpu in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda has_gpu=has_gpu: has_gpu)
+        found.append(device.usable_processes(2))
+
+    assert found == [1, 2]
 
 
 def test_a_failed_task_reports_its_reason(task: EvaluateTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -247,9 +247,9 @@ def test_the_energy_of_the_steps_is_in_the_result_and_absent_where_the_platform_
     make_task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     readings = iter([{"gpu": 100.0}, {"gpu": 142.5}])
-    monkeypatch.setattr(train, "meter", lambda _device: EnergyMeter(lambda: next(readings), {}))
+    monkeypatch.setattr(train, "meter", lambda _device, _processes: EnergyMeter(lambda: next(readings), {}))
     counted, _ = run_training(make_task({Q0: 4}, steps=2), tmp_path)
-    monkeypatch.setattr(train, "meter", lambda _device: EnergyMeter(dict, {}))
+    monkeypatch.setattr(train, "meter", lambda _device, _processes: EnergyMeter(dict, {}))
     uncounted, _ = run_training(make_task({Q0: 4}, steps=2), tmp_path)
 
     assert counted.energy_joules == 42.5

@@ -39,6 +39,7 @@ from fedpipe_trainer.contract import (
     Objective,
     Outcome,
     Plan,
+    Preference,
     ProfileResult,
     ProfileTask,
     Progress,
@@ -70,6 +71,7 @@ class Case:
 CLASSES = SequenceClassification(labels=LABELS, max_length=32)
 LANGUAGE = CausalLM(prompt="{text}:", response="{answer}", max_length=32, slot_pattern=r"is (\w+)")
 REWRITING = Seq2SeqLM(prompt="{text}", response="{answer}", max_length=32)
+CHOICES = Preference(prompt_column="text", max_length=32, beta=0.5)
 LLAMA = {"model.layers.0.self_attn.q_proj": 4, "model.layers.1.mlp.down_proj": 2, "model.layers.1.self_attn.v_proj": 0}
 CASES = {
     "causal-llama": Case("llama", LANGUAGE, LLAMA, AutoModelForCausalLM),
@@ -81,6 +83,7 @@ CASES = {
         AutoModelForSequenceClassification,
     ),
     "classes-llama": Case("llama", CLASSES, LLAMA, AutoModelForSequenceClassification),
+    "pairs-llama": Case("llama", CHOICES, LLAMA, AutoModelForCausalLM),
     "seq2seq-t5": Case(
         "t5",
         REWRITING,
@@ -89,6 +92,11 @@ CASES = {
     ),
 }
 CAUSAL = CASES["causal-llama"]
+PAIRS = CASES["pairs-llama"]
+
+
+METRICS = {"SequenceClassification": {"accuracy", "macroF1"}, "Preference": {"preferenceAccuracy", "rewardMargin"}}
+"""Of the task types that generate nothing."""
 
 
 @pytest.fixture
@@ -100,8 +108,8 @@ def data(tmp_path: Path) -> Data:
 
 
 def row(i: int) -> dict[str, str]:
-    label = LABELS[i % 2]
-    return {"text": f"{label}: {i} is {label}", "label": label, "answer": f"{label} {label}"}
+    label, other = LABELS[i % 2], LABELS[1 - i % 2]
+    return {"text": f"{label}: {i} is {label}", "label": label, "answer": f"{label} {label}", "chosen": label, "rejected": other}
 
 
 @dataclass(frozen=True)
@@ -225,7 +233,7 @@ def check_evaluations(site: Site) -> None:
     assert after.loss < base.loss
     assert (after.samples, after.targets, len(after.examples)) == (20, base.targets, 2)
     assert [sample.text for sample in after.examples] == [sample.text for sample in base.examples]  # the same rows in every round
-    expected = {"accuracy", "macroF1"} if site.case.objective == CLASSES else {"perplexity", "bleu", "rougeL"}
+    expected = METRICS.get(site.case.objective.type, {"perplexity", "bleu", "rougeL"})
     slots = {"slotErrorRate"} if site.case.objective == LANGUAGE else set()
     assert set(after.metrics) == expected | slots
 
@@ -262,6 +270,7 @@ def test_the_same_task_gives_the_same_bytes_in_another_process(site: Site, train
     assert here == there
 
 
+@pytest.mark.parametrize("site", [CAUSAL, PAIRS], ids=["causal", "pairs"], indirect=True)
 def test_a_stopped_task_resumes_and_ends_with_the_same_bytes(site: Site, trainer: Any, another_trainer: Any) -> None:
     checkpoint_urls = {"checkpoint_read": site.url("checkpoint"), "checkpoint_write": site.url("checkpoint")}
     # The small pipe fills up, so the trainer gets at most a few dozen steps ahead of this test.
@@ -286,6 +295,7 @@ def test_a_stopped_task_resumes_and_ends_with_the_same_bytes(site: Site, trainer
     assert adapters[0] == adapters[1]
 
 
+@pytest.mark.parametrize("site", [CAUSAL, PAIRS], ids=["causal", "pairs"], indirect=True)
 def test_a_profile_measures_every_requested_bit_width(site: Site, trainer: Any) -> None:
     basis = Basis(measured="a", whole="b")
     task = ProfileTask(**{**site.common("profile"), "round": 0}, **site.consent(), bits=(16, 32), batch_sizes=(1, 2), rank=2, basis=basis)

@@ -11,11 +11,12 @@ model's output with and without the cache; an architecture in which they differ 
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +25,8 @@ from transformers import PreTrainedModel
 from fedpipe_trainer import peak_memory
 from fedpipe_trainer.activation_store import FOLDER, ActivationStore
 from fedpipe_trainer.adapters import AdapterTensors
-from fedpipe_trainer.contract import Plan
 from fedpipe_trainer.evaluation import evaluation_mode
 from fedpipe_trainer.model import Base, layer_of, layers_of
-from fedpipe_trainer.task_runtime import TaskRuntime
 
 _FORMAT: Final = 1
 """Increased when cached values must not be used any more."""
@@ -49,16 +48,48 @@ class CacheCounts:
     problem: str = ""
     """Why the cache did not work, and what to do; empty if it did."""
 
+    def add(self, others: Sequence["CacheCounts"]) -> None:
+        """Add those of other processes, whose shares count by their passes."""
+        held = sum(one.held * (one.hits + one.misses) for one in (self, *others))
+        self.hits += sum(one.hits for one in others)
+        self.misses += sum(one.misses for one in others)
+        self.held = held / (self.hits + self.misses) if self.hits + self.misses else self.held
+        self.problem = next((one.problem for one in (self, *others) if one.problem), "")
+
+
+class CachePlan(Protocol):
+    """The part of a plan that says what is cached."""
+
+    @property
+    def cache_activations(self) -> bool:
+        """Whether anything is."""
+
+    @property
+    def lowest_layer(self) -> int:
+        """The layer whose inputs are."""
+
+
+class CachePlace(Protocol):
+    """Where it is cached."""
+
+    @property
+    def cache(self) -> Path:
+        """The folder of the site's cache."""
+
+    @property
+    def activation_cache_bytes(self) -> int | None:
+        """What it may hold of activations; None: half of its free space."""
+
 
 @contextmanager
-def cached_activations(base: Base, plan: Plan, start: AdapterTensors, runtime: TaskRuntime) -> Iterator[CacheCounts]:
+def cached_activations(base: Base, plan: CachePlan, start: AdapterTensors, place: CachePlace) -> Iterator[CacheCounts]:
     """In this context, training steps read what enters the plan's lowest layer from the cache, if the plan says so.
 
     Args:
         base: the base with its adapters attached; not yet in training mode.
         plan: `check_depth` has accepted it.
         start: the global adapter, whose weights below the lowest layer are frozen and active.
-        runtime: its cache folder is used, up to its limit for activations.
+        place: its folder is used, up to its limit for activations.
     """
     counts = CacheCounts()
     if not plan.cache_activations:
@@ -73,7 +104,7 @@ def cached_activations(base: Base, plan: Plan, start: AdapterTensors, runtime: T
             yield counts
             return
         key = cache_key(base, plan.lowest_layer, start)
-        with closing(ActivationStore(runtime.cache / FOLDER, key, runtime.activation_cache_bytes)) as store:
+        with closing(ActivationStore(place.cache / FOLDER, key, place.activation_cache_bytes)) as store:
             lower.store = store
             try:
                 yield counts
@@ -140,10 +171,13 @@ class _LowerPart:
         return logits
 
     def _begin_pass(self, _model: nn.Module, _inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        """Look up the states of this pass's tokens."""
+        """Look up the states of this pass's tokens. A pass without gradients is of the base alone, which has other states."""
         if self.store is None:
             return
-        self._name = _name_of(*(named[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in named))
+        self._name, self._cached = "", None
+        if not torch.is_grad_enabled():
+            return
+        self._name = name_of(*(named[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in named))
         cached = self.store.read(self._name, _hidden(self._outputs[self._layers[-1]]).dtype)
         self._cached = None if cached is None else cached.to(self._device)
 
@@ -156,7 +190,7 @@ class _LowerPart:
             output = original(*inputs, **named)
             if self.store is None:
                 self._outputs[module] = output
-            elif module is self._layers[-1]:
+            elif self._name and module is self._layers[-1]:
                 self.store.write(self._name, _hidden(output))
             return output
 
@@ -198,7 +232,8 @@ def _like(output: Any, states: Tensor) -> Any:  # noqa: ANN401 - what a layer of
     return (states, *output[1:]) if isinstance(output, tuple) else states
 
 
-def _name_of(*tensors: Tensor) -> str:
+def name_of(*tensors: Tensor) -> str:
+    """The name of what is computed from these tensors, the first of which has their shape."""
     digest = hashlib.sha256(str(tuple(tensors[0].shape)).encode())
     for tensor in tensors:
         digest.update(tensor.cpu().contiguous().numpy().data)

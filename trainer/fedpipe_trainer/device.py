@@ -33,6 +33,11 @@ def choose() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
+def usable_processes(asked: int) -> int:
+    """Of so many processes with a device each, those for which there is one. On a CPU they share it: as many as are asked for."""
+    return min(asked, torch.cuda.device_count()) if torch.cuda.is_available() else asked
+
+
 def memory_bytes(device: torch.device, limit: int | None) -> int:
     """Bytes that a task may use: device memory on a GPU; the least of the machine's memory, the cgroup's limit and `limit` on a CPU.
 

@@ -14,14 +14,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from fedpipe_trainer.contract import CausalLM, Objective, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.contract import CausalLM, Objective, Preference, Seq2SeqLM, SequenceClassification
 from fedpipe_trainer.data import Example, collate, lengths_of
 from fedpipe_trainer.executable_batch_size import find_executable_batch_size
-from fedpipe_trainer.losses import model_inputs, summed_head_loss, summed_loss
+from fedpipe_trainer.losses import model_inputs, reward_margins, summed_head_loss, summed_loss, summed_preference_loss
 
 T = TypeVar("T")
 Prediction = tuple[float, ...]
-"""What a head predicts, in the form of an example's labels."""
+"""What a head predicts, in the form of an example's labels; of a pair of answers, the margin of their rewards."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class BatchResult:
     targets: int
     tokens: int
     predicted: list[Prediction]
-    """Of a head, the prediction for each example, in the order of `positions`; otherwise empty."""
+    """Of a head or of pairs, the prediction for each example, in the order of `positions`; otherwise empty."""
 
 
 @dataclass
@@ -99,6 +99,10 @@ def evaluate_batches(
             logits = model(**model_inputs(model, batch)).logits
             loss = summed_head_loss(logits, batch["labels"], objective)
             return BatchResult(positions, float(loss), len(positions), tokens, _predictions(logits, objective))
+        if isinstance(objective, Preference):
+            rewards = reward_margins(model, batch, objective.beta)
+            predicted: list[Prediction] = [(margin,) for margin in rewards.tolist()]
+            return BatchResult(positions, float(summed_preference_loss(rewards)), len(positions), tokens, predicted)
         loss, targets = summed_loss(model, batch, objective)
         return BatchResult(positions, float(loss), targets, tokens, [])
 

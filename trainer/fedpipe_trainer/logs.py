@@ -38,6 +38,16 @@ def about(task: ProfileTask | TrainTask | EvaluateTask | DryExportTask | ExportT
         _about.clear()
 
 
+def fields() -> Mapping[str, object]:
+    """What lines are about now, to tell another process of the same task."""
+    return dict(_about)
+
+
+def set_fields(told: Mapping[str, object]) -> None:
+    """Have every line from now on say what another process's lines are about."""
+    _about.update(told)
+
+
 class JsonFormatter(logging.Formatter):
     """A line is an object of JSON."""
 

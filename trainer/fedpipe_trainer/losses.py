@@ -7,19 +7,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedpipe_trainer.contract import CausalLM, Objective, SequenceClassification
+from fedpipe_trainer.contract import CausalLM, Objective, Preference, SequenceClassification
 from fedpipe_trainer.data import IGNORED
+from fedpipe_trainer.reference import margins, reference_margins
 
 
 def summed_loss(model: Any, batch: dict[str, Tensor], objective: Objective) -> tuple[Tensor, int]:  # noqa: ANN401 - any transformers model
     """The loss in float32, summed over the targets, and the number of targets.
 
-    A target is a sample for a classification, a labelled token for a language model. The loss is the cross entropy; with several labels the
-    mean of the labels' binary cross entropies; of a regression the squared error. The caller divides the sum by the
-    number of targets of the whole step, not of this micro-batch.
+    A target is a sample for a classification, a pair for a preference, a labelled token for a language model. The loss is the cross
+    entropy; with several labels the mean of the labels' binary cross entropies; of a regression the squared error; of a pair DPO's. The
+    caller divides the sum by the number of targets of the whole step, not of this micro-batch.
     """
     if isinstance(objective, CausalLM):
         return _summed_response_loss(model, batch)
+    if isinstance(objective, Preference):
+        rewards = reward_margins(model, batch, objective.beta)
+        return summed_preference_loss(rewards), len(rewards)
     labels = batch["labels"]
     inputs = model_inputs(model, batch)
     if isinstance(objective, SequenceClassification):
@@ -31,6 +35,28 @@ def model_inputs(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor
     """What a model reads of a batch: all but the labels, and without token types if it knows none, whatever its tokenizer tells."""
     unread = {"labels"} if "token_type_ids" in signature(model.forward).parameters else {"labels", "token_type_ids"}
     return {name: tensor for name, tensor in batch.items() if name not in unread}
+
+
+def reward_margins(model: Any, batch: dict[str, Tensor], beta: float) -> Tensor:  # noqa: ANN401 - any transformers model
+    """By pair, the reward of the chosen answer less that of the rejected one (Rafailov et al., arXiv 2305.18290, section 5).
+
+    The reward of an answer is beta · log(p / p of the reference), of which the part that depends on the prompt alone cancels out.
+
+    Args:
+        model: a causal language model with its adapters.
+        batch: of n pairs, as of `data.collate`.
+        beta: of the objective.
+
+    Returns:
+        Of shape (n,), float32.
+    """
+    reference = reference_margins(model, batch)  # first, so that it does not lie in memory beside the activations
+    return beta * (margins(model, batch) - reference)
+
+
+def summed_preference_loss(rewards: Tensor) -> Tensor:
+    """DPO's loss -log σ(margin) (arXiv 2305.18290, eq. 7), summed over the pairs."""
+    return -functional.logsigmoid(rewards).sum()
 
 
 def summed_head_loss(logits: Tensor, labels: Tensor, objective: SequenceClassification) -> Tensor:

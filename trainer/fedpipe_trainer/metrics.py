@@ -94,6 +94,17 @@ def _ranks(values: Sequence[float]) -> list[float]:
     return [first[value] + (counts[value] - 1) / 2 for value in values]
 
 
+def preference_metrics(margins: Sequence[float]) -> dict[str, float]:
+    """`preferenceAccuracy`, the share of pairs whose chosen answer has the larger reward, and `rewardMargin`, by how much on average.
+
+    Args:
+        margins: by pair, at least one, the reward of the chosen answer less that of the other. Equal rewards count half: the
+            untouched base, whose rewards are all equal, is right as often as wrong.
+    """
+    right = sum(1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins)
+    return {"preferenceAccuracy": right / len(margins), "rewardMargin": sum(margins) / len(margins)}
+
+
 def generation_metrics(answers: Sequence[Answer], slots: re.Pattern[str] | None, bleu_tokenizer: BleuTokenizer = "13a") -> dict[str, float]:
     """`bleu` (0 to 100), `rougeL` (F-measure, 0 to 1), and `slotErrorRate` if prompts name slots; no metrics if there are no answers."""
     if not answers:

@@ -1,7 +1,7 @@
 """Model FLOPs utilisation: how much of the device's peak FLOP/s a training uses."""
 
 from fedpipe_trainer import device
-from fedpipe_trainer.contract import Objective, Seq2SeqLM
+from fedpipe_trainer.contract import Objective, Preference, Seq2SeqLM
 from fedpipe_trainer.model import Base, lower_parameters, matrix_parameters
 
 
@@ -15,12 +15,13 @@ def model_flops_utilisation(
 
     Args:
         base: the base without adapters.
-        objective: of a Seq2SeqLM the utilisation is None: a token passes through only one of two stacks.
+        objective: of a Seq2SeqLM the utilisation is None: a token passes through only one of two stacks; and of a Preference, where
+            it may pass through the reference, too.
         tokens_per_second: in training.
         lowest_layer: the lowest trained layer.
         computed: the share of the forward passes that computed the layers below, instead of reading their output from the cache.
     """
-    if isinstance(objective, Seq2SeqLM):
+    if isinstance(objective, Seq2SeqLM | Preference):
         return None
     lower = lower_parameters(base.model, lowest_layer)
     flop = 4.0 * (matrix_parameters(base.model) - lower) + 2.0 * lower * computed

@@ -6,6 +6,7 @@ Training and the profile share this code, so that the profile measures what trai
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 import torch
@@ -13,11 +14,12 @@ from transformers import PreTrainedModel
 
 from fedpipe_trainer.adapters import Adapters
 from fedpipe_trainer.contract import FailureReason, Hyperparameters, Objective
-from fedpipe_trainer.data import Example, collate, count_targets, micro_batches
+from fedpipe_trainer.data import Example, collate, count_targets
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.executable_batch_size import find_executable_batch_size
 from fedpipe_trainer.losses import summed_loss
 from fedpipe_trainer.model import Base, lower_part_in_evaluation_mode
+from fedpipe_trainer.parallel import Piece, Session, divide
 
 _NO_GRADIENT: Final = (
     "the loss has no gradient: no weight that is trained reaches it, because the layers above compute in integers or cut the gradient off; "
@@ -68,22 +70,42 @@ def make_optimizer(hyper: Hyperparameters, adapters: Adapters) -> torch.optim.Ad
     return optimizer
 
 
-def compute_gradients(
-    examples: Sequence[Example], objective: Objective, base: Base, *, adapters: Adapters, micro_batch: int
+def compute_gradients(  # noqa: PLR0913 - a step, and who computes it
+    examples: Sequence[Example],
+    objective: Objective,
+    base: Base,
+    *,
+    adapters: Adapters,
+    micro_batch: int,
+    session: Session | None = None,
+    seed: int = 0,
 ) -> tuple[float, int]:
     """Compute the gradients of the mean loss over the examples' targets, in micro-batches that are halved whenever memory runs out.
 
+    Args:
+        examples: of the step.
+        objective: of the task.
+        base: the base of this process.
+        adapters: attached to it; their trainable parameters get the gradients.
+        micro_batch: samples at once at most, in each process.
+        session: the processes among which the step is divided; None: this one computes it alone.
+        seed: of the step's dropout, if it is divided.
+
     Returns:
-        The mean loss, and the micro-batch size that fitted in memory.
+        The mean loss, and the micro-batch size that fitted in memory, in every process.
 
     Raises:
-        TaskFailed: OutOfMemory with a micro-batch of one sample; BadModel, no trained parameter receives a gradient.
+        TaskFailed: OutOfMemory with a micro-batch of one sample; BadModel, no trained parameter receives a gradient; what a process of the
+            session failed with.
     """
+    targets = max(1, sum(count_targets(example, objective) for example in examples))
+    compute = partial(accumulate_gradients, objective=objective, base=base, model=adapters.model, targets=targets)
 
     def accumulate(size: int) -> float:
         for parameter in adapters.trainable.values():
             parameter.grad = None
-        return _accumulate_gradients(examples, objective, base, model=adapters.model, micro_batch=size)
+        pieces = divide(examples, size, session.processes if session else 1, seed)
+        return (session.accumulate(pieces, targets, compute) if session else compute(pieces)) / targets
 
     return find_executable_batch_size(accumulate, micro_batch, longest=max(len(example.input_ids) for example in examples))
 
@@ -99,16 +121,27 @@ def optimizer_step(optimizer: torch.optim.Optimizer, *, learning_rate: float, ma
     return norm
 
 
-def _accumulate_gradients(
-    examples: Sequence[Example], objective: Objective, base: Base, *, model: PreTrainedModel, micro_batch: int
-) -> float:
-    targets = max(1, sum(count_targets(example, objective) for example in examples))
+def accumulate_gradients(pieces: Sequence[Piece], objective: Objective, base: Base, *, model: PreTrainedModel, targets: int) -> float:
+    """Add the gradients of these micro-batches of a step to those of the trained parameters; their loss, summed over their targets.
+
+    Args:
+        pieces: the micro-batches.
+        objective: of the task.
+        base: whose model it is.
+        model: with its adapters.
+        targets: of the whole step, over which its loss is the mean.
+
+    Raises:
+        TaskFailed: BadModel, no trained parameter receives a gradient.
+    """
     total = 0.0
-    for part in micro_batches(examples, micro_batch):
-        batch = collate(part, objective, base.pad_id)
+    for piece in pieces:
+        if piece.seed is not None:
+            torch.manual_seed(piece.seed)
+        batch = collate(piece.examples, objective, base.pad_id)
         loss, _ = summed_loss(model, {name: tensor.to(base.device) for name, tensor in batch.items()}, objective)
         if not loss.requires_grad:
             raise TaskFailed(FailureReason.BAD_MODEL, _NO_GRADIENT)
         (loss / targets).backward()
         total += float(loss.detach())
-    return total / targets
+    return total

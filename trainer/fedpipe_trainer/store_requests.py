@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from fedpipe_trainer.contract import FailureReason
+from fedpipe_trainer.contract import FailureReason, PostForm, Upload
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.presigned import error_code
 
@@ -62,6 +62,11 @@ def without_query(url: str) -> str:
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}"
+
+
+def url_of(to: Upload) -> str:
+    """The URL of the object that is written so, for messages."""
+    return f"{to.url}/{to.fields.get('key', '')}" if isinstance(to, PostForm) else to
 
 
 def retry(attempt: Callable[[], T], *, url: str, attempts: int = ATTEMPTS, sleep: Sleep = time.sleep) -> T:

@@ -18,6 +18,7 @@ from fedpipe_trainer.contract import (
     FailureReason,
     Measured,
     PartsUpload,
+    PiecesUpload,
     Progress,
     RunRef,
     Task,
@@ -99,8 +100,10 @@ class TaskRuntime:
         """Download an object into the file `to`; False if it does not exist, or the store may not reveal whether it exists."""
         return self._receive(url, to, sha256=None, optional=True) is not None
 
-    def upload(self, path: Path, to: Upload | PartsUpload, *, attempts: int = transfer.ATTEMPTS, known: Artifact | None = None) -> Artifact:
-        """Upload a file atomically, in at most so many attempts; the artifact for the result, which the caller may know already."""
+    def upload(
+        self, path: Path, to: Upload | PartsUpload | PiecesUpload, *, attempts: int = transfer.ATTEMPTS, known: Artifact | None = None
+    ) -> Artifact:
+        """Upload a file, unless in pieces atomically, in at most so many attempts; its artifact, which the caller may know already."""
         with self.phase("transfer"):
             artifact = transfer.send(path, to, attempts=attempts, known=known)
         self._uploaded += artifact.size

@@ -32,6 +32,7 @@ from fedpipe_trainer.contract import (
     Progress,
     Result,
     TrainResult,
+    TrainTask,
     parse_task,
 )
 from fedpipe_trainer.errors import TaskFailed
@@ -113,7 +114,7 @@ def _run_recipe(task: AnyTask, runtime: TaskRuntime, accelerator: str) -> Result
     try:
         allowed = task if isinstance(task, DryExportTask | ExportTask) else with_consent(task)
         recipe = import_recipe(task.kind)
-        _require_accelerator(accelerator)
+        _require_accelerator(accelerator, task.processes if isinstance(task, ProfileTask | TrainTask) else 1)
         result: Result = recipe.run(allowed, runtime)
     except Exception as error:  # noqa: BLE001 - every failure is reported in a result
         failure = failure_of(error, elapsed_seconds=runtime.elapsed_seconds())
@@ -123,16 +124,25 @@ def _run_recipe(task: AnyTask, runtime: TaskRuntime, accelerator: str) -> Result
     return result.model_copy(update={"basis": task.basis}) if isinstance(task, ProfileTask) else result
 
 
-def _require_accelerator(resource: str) -> None:
-    """Raise an exception if the pod claims an accelerator that PyTorch does not see: it would hold it, and train on the CPU for days."""
+def _require_accelerator(resource: str, processes: int) -> None:
+    """Raise an exception if the pod claims accelerators that PyTorch does not see: it would hold them, and train on the CPU for days.
+
+    Args:
+        resource: which the pod claims; empty: none.
+        processes: the devices that the task needs.
+    """
     import torch  # noqa: PLC0415 -- as for the recipes
 
-    if not resource or torch.cuda.is_available():
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not resource or seen >= processes:
         return
-    found = f"the pod claims {resource}, and PyTorch {torch.__version__} sees no GPU"
+    claimed = resource if processes == 1 else f"{processes} {resource}"
+    found = f"the pod claims {claimed}, and PyTorch {torch.__version__} sees {seen or 'no'} GPU"
     check = "check the node's driver and device plugin, runtimeClassName of the EdgeSite, and that the trainer image has a CUDA build"
-    message = f"{found}: {check}; or remove capacity.accelerator from the EdgeSite, to train on the CPU"
-    raise TaskFailed(FailureReason.NO_ACCELERATOR, message)
+    instead = "remove capacity.accelerator from the EdgeSite, to train on the CPU"
+    if seen:
+        instead = f"set capacity.accelerator.count of the EdgeSite to {seen}"
+    raise TaskFailed(FailureReason.NO_ACCELERATOR, f"{found}: {check}; or {instead}")
 
 
 def import_recipe(kind: str) -> ModuleType:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from fedpipe_trainer.atomic_file import atomic_file
 from fedpipe_trainer.cache_volume import advice
 from fedpipe_trainer.contract import TrainTask
-from fedpipe_trainer.data import Examples, Tokenizer
+from fedpipe_trainer.data import Examples, Tokenizer, blocks_of
 
 _FORMAT: Final = 1
 """Increased when files of an earlier version must not be used any more."""
@@ -87,7 +87,7 @@ class TokenCache:
 
     def write(self, tokenizer: Tokenizer, encoded: EncodedData) -> EncodedData:
         """Keep the tokens if they are many; what is returned is mapped from the file then, and takes no memory."""
-        if not self._data or sum(encoded.examples.lengths) < _LEAST_TOKENS:
+        if not self._data or encoded.examples.tokens < _LEAST_TOKENS:
             return encoded
         path = self._path(tokenizer)
         try:
@@ -144,7 +144,8 @@ def _write(path: Path, encoded: EncodedData) -> None:
         file.write(json.dumps(header).encode() + b"\n")
         for one in arrays:
             file.write(b"\0" * (-file.tell() % _ALIGNMENT))
-            file.write(one.data)
+            for part in blocks_of(one):
+                file.write(part.data)
 
 
 def _read(path: Path) -> EncodedData:

@@ -1,4 +1,4 @@
-"""Downloads and uploads objects by URL or form, streamed and hashed. Of the trainer, only this module and `parts` access the store.
+"""Downloads and uploads objects by URL or form, streamed and hashed. Of the trainer, only it, `parts` and `pieces` access the store.
 
 A task's URLs are `file://` (a directory store) or `http(s)://` (presigned for one object and one HTTP method). A presigned
 URL is a credential: its query is never logged or reported, and nor are the fields of a form. Readers of a store never see a partial
@@ -18,8 +18,9 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from fedpipe_trainer.atomic_file import atomic_file
-from fedpipe_trainer.contract import Artifact, PartsUpload, PostForm, Upload
+from fedpipe_trainer.contract import Artifact, PartsUpload, PiecesUpload, PostForm, Upload
 from fedpipe_trainer.parts import send_parts
+from fedpipe_trainer.pieces import send_pieces
 from fedpipe_trainer.presigned import may_be_missing
 from fedpipe_trainer.store_requests import (
     ATTEMPTS,
@@ -35,6 +36,7 @@ from fedpipe_trainer.store_requests import (
     retry,
     transfer_failed,
     translate_transport_errors,
+    url_of,
     without_query,
 )
 
@@ -91,14 +93,19 @@ def receive(  # noqa: PLR0913 - all but the first two are options
 
 
 def send(
-    path: Path, to: Upload | PartsUpload, *, attempts: int = ATTEMPTS, sleep: Sleep = time.sleep, known: Artifact | None = None
+    path: Path,
+    to: Upload | PartsUpload | PiecesUpload,
+    *,
+    attempts: int = ATTEMPTS,
+    sleep: Sleep = time.sleep,
+    known: Artifact | None = None,
 ) -> Artifact:
-    """Upload the file `path` by URL, form or parts, replacing an existing object; the artifact for the result.
+    """Upload the file `path` by URL or form, in parts or in pieces, replacing an existing object; the artifact for the result.
 
     Args:
         path: the file.
         to: where to.
-        attempts: how often it is tried in a row; of an upload in parts each of these.
+        attempts: how often it is tried in a row; of an upload in parts or pieces each of these.
         sleep: called with the seconds to wait before another attempt.
         known: the artifact, if the caller has computed it already.
 
@@ -109,11 +116,14 @@ def send(
     if isinstance(to, PartsUpload):
         send_parts(path, to, attempts=attempts, sleep=sleep)
         return artifact
+    if isinstance(to, PiecesUpload):
+        send_pieces(path, to, attempts=attempts, sleep=sleep)
+        return artifact
     if isinstance(to, PostForm):
-        url, write = _url_of(to), partial(_post_http, path, to)
+        write = partial(_post_http, path, to)
     else:
-        url, write = to, partial(_put_file if urlsplit(to).scheme == "file" else _put_http, path, to)
-    retry(write, url=url, attempts=attempts, sleep=sleep)
+        write = partial(_put_file if urlsplit(to).scheme == "file" else _put_http, path, to)
+    retry(write, url=url_of(to), attempts=attempts, sleep=sleep)
     return artifact
 
 
@@ -261,12 +271,7 @@ def _post_http(path: Path, form: PostForm) -> None:
         # httpx streams the file, whose length it asks first, and puts it behind the fields, as S3 requires.
         httpx.stream("POST", form.url, data=dict(form.fields), files={"file": (path.name, file)}, timeout=TIMEOUT) as response,
     ):
-        check_status(response, _url_of(form), read_error_code(response))
-
-
-def _url_of(form: PostForm) -> str:
-    """The URL of the form's object, for messages."""
-    return f"{form.url}/{form.fields.get('key', '')}"
+        check_status(response, url_of(form), read_error_code(response))
 
 
 def _path(url: str) -> Path:

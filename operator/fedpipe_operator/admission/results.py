@@ -40,7 +40,9 @@ _BYTES_OF_A_STEP: Final = 32
 """Of a result: the loss."""
 _VALUES_OF_A_WEIGHT: Final = 16
 """Of a result, at most: rank, scale and the shapes of two tensors."""
-_UNIT_METRICS: Final = frozenset({"accuracy", "macroF1", "microF1", "rougeL", "slotErrorRate", "exactMatch", "tokenF1"})
+_UNIT_METRICS: Final = frozenset(
+    {"accuracy", "macroF1", "microF1", "rougeL", "slotErrorRate", "exactMatch", "tokenF1", "preferenceAccuracy"}
+)
 """From 0 to 1."""
 _CORRELATIONS: Final = frozenset({"pearson", "spearman"})
 """From -1 to 1."""
@@ -94,8 +96,8 @@ class UpdateBounds:
 class EvaluationBounds:
     """What an evaluation can be of."""
 
-    has_head: bool
-    """Whether each sample has one target; otherwise its tokens are targets."""
+    has_one_target: bool
+    """Whether each sample has one target (a head's label, a pair); otherwise its tokens are targets."""
     metrics: Collection[str]
     """Those that its task has."""
     max_length: int
@@ -285,7 +287,7 @@ def _check_ranks(update: TrainResult, plan: Plan, what: str) -> None:
 def _check_counts(result: EvaluateResult, bounds: EvaluationBounds, what: str) -> None:
     # No closer: a run's maxSamples may be edited while a site evaluates. How much they count is bounded where they are averaged.
     require_range(result.samples, 0, _MOST_SAMPLES, what=f"{what}: samples")
-    if bounds.has_head:
+    if bounds.has_one_target:
         require_equal(RefusalReason.IMPLAUSIBLE, found=result.targets, expected=result.samples, what=f"{what}: targets")
     else:
         require_range(result.targets, 0, result.samples * bounds.max_length, what=f"{what}: targets")
@@ -310,6 +312,8 @@ def _check_metrics(metrics: Mapping[str, float], bounds: EvaluationBounds, what:
             require_range(value, -_TOLERANCE, 1 + _TOLERANCE, what=f"{what}: {name}")
         elif name in _CORRELATIONS:
             require_range(value, -1 - _TOLERANCE, 1 + _TOLERANCE, what=f"{what}: {name}")
+        elif name == "rewardMargin":
+            require_range(value, -MAX_LOSS, MAX_LOSS, what=f"{what}: {name}")
         elif name == "mse":
             require_range(value, 0, MAX_LOSS, what=f"{what}: {name}")
         elif name == "bleu":

@@ -43,6 +43,7 @@ from fedpipe_operator.rounds.records import RoundCommit, RoundPlan, UpdateRef, V
 from fedpipe_operator.store import Store
 from fedpipe_operator.store.address import BucketAddress, StoreAddress
 from fedpipe_operator.store.objects import required_object
+from fedpipe_operator.store.pieces import open_whole_or_pieces, pieces_in
 from fedpipe_trainer.contract import RunRef, Wire
 
 _COPY_CHUNK: Final = 16 * 2**20
@@ -134,12 +135,13 @@ class _AdapterReader:
     local_folder: Path | None
     """Where a bucket's objects are copied to; None for a store whose files are on this machine already."""
 
-    def open(self, key: str, check: Callable[[int], None] = lambda _size: None) -> Source:
+    def open(self, key: str, pieces: str | None = None, check: Callable[[int], None] = lambda _size: None) -> Source:
         """An adapter on this machine's disk: it is read in many small ranges, and more than once if there are many sites.
 
-        `check` sees its size before anything of it is read.
+        `check` sees its size before anything of it is read. One that may be in pieces has the folder `pieces`.
         """
-        source = self.open_files.enter_context(self.store.open_reader(key))
+        opened = self.store.open_reader(key) if pieces is None else open_whole_or_pieces(self.store, key, pieces)
+        source = self.open_files.enter_context(opened)
         check(source.size)
         if self.local_folder is None:
             return source
@@ -151,14 +153,15 @@ class _AdapterReader:
 
 def _candidate(task: AggregationTask, update: UpdateRef, plan: RoundPlan, reader: _AdapterReader) -> Candidate | Verdict:
     """The update, or why it is refused: then nothing of its adapter is read."""
-    key = names.update_adapter(task.round, update.site, update.attempt)
-    if reader.store.size(key) is None:
+    attempt = (task.round, update.site, update.attempt)
+    key, pieces = names.update_adapter(*attempt), names.update_pieces(*attempt)
+    if reader.store.size(key) is None and not pieces_in(reader.store, pieces):
         return verdict_of(Refused(RefusalReason.NO_ADAPTER, f"adapter of site {update.site}: it is not in the store"))
     result = _admitted(task, update, plan, reader.store)
     if isinstance(result, Refused):
         return verdict_of(result)
     try:
-        return Candidate(result, reader.open(key, partial(gate.check_size, plan=plan, site=update.site)))
+        return Candidate(result, reader.open(key, pieces, partial(gate.check_size, plan=plan, site=update.site)))
     except RefusedError as error:
         return verdict_of(error.refused)
     except FedPipeError as error:

@@ -1,7 +1,7 @@
 """The API: the two kinds as frozen models, with their defaults, bounds, condition types and reasons."""
 
 from fedpipe_operator.api.aggregation import AggregationMethod, AggregationRule, Clipping, Normalization
-from fedpipe_operator.api.conditions import ConditionType, Reason
+from fedpipe_operator.api.conditions import TRACKED, ConditionType, Reason
 from fedpipe_operator.api.edgesite import Capacity, DataPolicy, EdgeSite, EdgeSiteSpec, RunSelector, SiteData, TrainingLosses
 from fedpipe_operator.api.finetune import (
     LOWER_IS_BETTER,
@@ -20,7 +20,6 @@ from fedpipe_operator.api.finetune import (
     PlanningSpec,
     PlanStatus,
     RoundStatus,
-    SecretReference,
     StoreSpec,
     StoreStatus,
     Target,
@@ -28,14 +27,16 @@ from fedpipe_operator.api.finetune import (
     measured_metrics,
     primary_metric,
 )
-from fedpipe_operator.api.meta import API_VERSION, GROUP, ApiModel, Condition, ConditionStatus, Metadata
+from fedpipe_operator.api.meta import API_VERSION, GROUP, ApiModel, Condition, ConditionStatus, Metadata, SecretReference
 from fedpipe_operator.api.progress import ProgressStatus, Stage
 from fedpipe_operator.api.quantities import parse_duration, parse_quantity
+from fedpipe_operator.api.tracking import MlflowSpec, TrackingSpec
 from fedpipe_operator.api.training import (
     Bits,
     CausalLMTask,
     EvaluationSpec,
     LearningRateSchedule,
+    PreferenceTask,
     Problem,
     Scaling,
     Seq2SeqLMTask,
@@ -43,12 +44,14 @@ from fedpipe_operator.api.training import (
     TaskSpec,
     TextFormat,
     TrainingSpec,
+    longest_sample,
 )
 
 __all__ = [
     "API_VERSION",
     "GROUP",
     "LOWER_IS_BETTER",
+    "TRACKED",
     "AggregationMethod",
     "AggregationRule",
     "ApiModel",
@@ -76,10 +79,12 @@ __all__ = [
     "Metadata",
     "MetricName",
     "MetricStatus",
+    "MlflowSpec",
     "Normalization",
     "PlanStatus",
     "PlanningMode",
     "PlanningSpec",
+    "PreferenceTask",
     "Problem",
     "ProgressStatus",
     "Reason",
@@ -96,9 +101,11 @@ __all__ = [
     "Target",
     "TaskSpec",
     "TextFormat",
+    "TrackingSpec",
     "TrainingLosses",
     "TrainingSpec",
     "UpdatesStatus",
+    "longest_sample",
     "measured_metrics",
     "parse_duration",
     "parse_quantity",

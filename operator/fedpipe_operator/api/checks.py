@@ -10,7 +10,7 @@ from typing import Final
 from fedpipe_operator.api.documents import FieldPath, FieldProblem
 from fedpipe_operator.api.edgesite import EdgeSite
 from fedpipe_operator.api.finetune import FederatedFineTune, PlanningMode
-from fedpipe_operator.api.training import SequenceClassificationTask
+from fedpipe_operator.api.training import PreferenceTask, SequenceClassificationTask
 from fedpipe_operator.formatting import excerpt
 
 _DIRECTIONS: Final = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
@@ -26,6 +26,8 @@ def check_object(value: EdgeSite | FederatedFineTune) -> list[FieldProblem]:
     task = value.spec.task
     if isinstance(task, SequenceClassificationTask):
         return list(_check_labels(task.labels))
+    if isinstance(task, PreferenceTask):
+        return []
     problems = [*_check_template("prompt", task.prompt), *_check_template("response", task.response)]
     return problems if task.slot_pattern is None else [*problems, *_check_slot_pattern(task.slot_pattern)]
 

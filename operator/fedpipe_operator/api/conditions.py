@@ -1,6 +1,7 @@
 """The conditions of runs and sites and the reasons for their status. Each is defined here once, with its meaning."""
 
 from enum import StrEnum
+from typing import Final
 
 
 class ConditionType(StrEnum):
@@ -24,6 +25,10 @@ class ConditionType(StrEnum):
     """Only a person can change the state: the run failed, or its spec is invalid (read by kstatus: Flux, `helm --wait`)."""
     READY = "Ready"
     """The summary: True once the run is complete."""
+
+
+TRACKED: Final = "Tracked"
+"""Of a run with `spec.tracking` alone: every finished round is in its trackers. It decides nothing."""
 
 
 class SiteCondition(StrEnum):
@@ -80,6 +85,10 @@ class Reason(StrEnum):
     """A round's metric reached `rounds.target`."""
     PATIENCE_EXHAUSTED = "PatienceExhausted"
     """The metric did not improve in `rounds.patience` rounds."""
+    TRACKERS_WRITTEN = "TrackersWritten"
+    """Every finished round is in the run's trackers; the message says where."""
+    TRACKERS_COMPLETE = "TrackersComplete"
+    """The run is over, and all of it is in its trackers; the message says where."""
     NOT_FINISHED = "NotFinished"
     """The run has not ended."""
     NO_SITES = "NoSites"

@@ -12,6 +12,9 @@ from fedpipe_operator.api.training import Column
 
 DATA_PATTERN = r"^([^/.][^/]*/)*([^/.]+/?|[^/.][^/]*(\.(jsonl|json|csv|tsv)(\.gz|\.zst)?|\.parquet|/))$"
 
+_WHOLE_GPU = "gpu"
+"""What a resource of whole GPUs is called, whoever the vendor is: nvidia.com/gpu, amd.com/gpu."""
+
 DataFile = Annotated[str, Field(pattern=DATA_PATTERN, max_length=1024)]
 """A path that stays within its volume: no part of it begins with a dot, and it does not begin with a slash."""
 
@@ -23,6 +26,11 @@ class Accelerator(ApiModel):
     count: Annotated[int, Field(ge=1, le=16)] = 1
     memory: Quantity
     """Memory of one device."""
+
+    @property
+    def devices(self) -> int:
+        """The GPUs that a pod sees. Of a resource that is a part of one (MIG, a share of its time or memory), a pod sees one device."""
+        return self.count if self.resource.rpartition("/")[2] == _WHOLE_GPU else 1
 
 
 class Bandwidth(ApiModel):
@@ -85,7 +93,9 @@ class DataPolicy(ApiModel):
     runs: RunSelector = RunSelector()
     columns: Annotated[tuple[Column, ...], Field(max_length=1000)] | None = None
     """Columns that a task may read; left out: those that it names."""
-    task_types: Annotated[tuple[Literal["SequenceClassification", "CausalLM", "Seq2SeqLM"], ...], Field(max_length=3)] | None = None
+    task_types: (
+        Annotated[tuple[Literal["SequenceClassification", "CausalLM", "Seq2SeqLM", "Preference"], ...], Field(max_length=4)] | None
+    ) = None
     """Types of task that are allowed; left out: all."""
     labels: Annotated[tuple[Annotated[str, Field(max_length=1024)], ...], Field(max_length=10000)] | None = None
     """Values of the label column that may be used; rows with another one are left out. Left out: all."""

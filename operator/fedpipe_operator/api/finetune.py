@@ -6,10 +6,20 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, model_validator
 
 from fedpipe_operator.api.aggregation import AggregationMethod, AggregationSpec
-from fedpipe_operator.api.meta import API_VERSION, ApiModel, Condition, LabelMap, Metadata, Name, ObjectName, Sentence
+from fedpipe_operator.api.meta import API_VERSION, ApiModel, Condition, LabelMap, Metadata, Name, SecretReference, Sentence
 from fedpipe_operator.api.progress import ProgressStatus
 from fedpipe_operator.api.quantities import Duration
-from fedpipe_operator.api.training import Bits, EvaluationSpec, Problem, SequenceClassificationTask, TaskSpec, TextFormat, TrainingSpec
+from fedpipe_operator.api.tracking import TrackingSpec
+from fedpipe_operator.api.training import (
+    Bits,
+    EvaluationSpec,
+    PreferenceTask,
+    Problem,
+    SequenceClassificationTask,
+    TaskSpec,
+    TextFormat,
+    TrainingSpec,
+)
 
 MetricName = Literal[
     "accuracy",
@@ -25,6 +35,8 @@ MetricName = Literal[
     "slotErrorRate",
     "exactMatch",
     "tokenF1",
+    "preferenceAccuracy",
+    "rewardMargin",
 ]
 LOWER_IS_BETTER = frozenset({"mse", "loss", "perplexity", "slotErrorRate"})
 _HEAD_METRICS: Final[dict[Problem, tuple[MetricName, ...]]] = {
@@ -35,6 +47,7 @@ _HEAD_METRICS: Final[dict[Problem, tuple[MetricName, ...]]] = {
 """The first is that by which rounds are compared."""
 GENERATION_METRICS: Final[tuple[MetricName, ...]] = ("loss", "perplexity", "bleu", "rougeL", "slotErrorRate")
 QUESTION_METRICS: Final[tuple[MetricName, ...]] = ("tokenF1", "exactMatch", "loss", "perplexity")
+PREFERENCE_METRICS: Final[tuple[MetricName, ...]] = ("preferenceAccuracy", "rewardMargin", "loss")
 PRE_TRAINING_METRICS: Final[tuple[MetricName, ...]] = ("loss", "perplexity")
 
 SOURCE_PATTERN = r"^(file:///.+|hf://[^/@]+/[^/@]+@[^/@]+|s3://[^/]+/.+|pvc://[a-z0-9][-a-z0-9.]*(/[^/.][^/]*)+)$"
@@ -51,6 +64,8 @@ def measured_metrics(task: TaskSpec) -> tuple[MetricName, ...]:
     """The metrics that an evaluation of this task has. Of plain text nothing is generated that could be compared."""
     if isinstance(task, SequenceClassificationTask):
         return _HEAD_METRICS[task.problem]
+    if isinstance(task, PreferenceTask):
+        return PREFERENCE_METRICS
     by_format = {TextFormat.TEXT: PRE_TRAINING_METRICS, TextFormat.QUESTION_ANSWERING: QUESTION_METRICS}
     return by_format.get(task.format, GENERATION_METRICS)
 
@@ -230,12 +245,6 @@ class PlanningSpec(ApiModel):
         return self
 
 
-class SecretReference(ApiModel):
-    """A Secret of the run's namespace."""
-
-    name: ObjectName
-
-
 class StoreSpec(ApiModel):
     """The S3-compatible store.
 
@@ -283,6 +292,7 @@ class FineTuneSpec(ApiModel):
     store: StoreSpec | None = None
     """The store of the run's results. Left out: the operator's default one (the chart's `defaultStore`), if it has one."""
     export: ExportSpec = ExportSpec()
+    tracking: TrackingSpec = TrackingSpec()
     suspend: bool = False
     deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31536000)] | None = None
@@ -462,11 +472,11 @@ class FederatedFineTune(ApiModel):
 
 
 def primary_metric(spec: FineTuneSpec) -> MetricName:
-    """The metric by which rounds are compared: that of `rounds.target`, else the first of a head or of answers, else perplexity."""
+    """The metric by which rounds are compared: that of `rounds.target`, else the first of a head, pairs or answers, else perplexity."""
     if spec.rounds.target is not None:
         return spec.rounds.target.metric
     task = spec.task
-    answers = (
-        not isinstance(task, SequenceClassificationTask) and task.format is TextFormat.QUESTION_ANSWERING and spec.evaluation.generations
-    )
-    return measured_metrics(task)[0] if isinstance(task, SequenceClassificationTask) or answers else "perplexity"
+    if isinstance(task, SequenceClassificationTask | PreferenceTask):
+        return measured_metrics(task)[0]
+    answers = task.format is TextFormat.QUESTION_ANSWERING and spec.evaluation.generations
+    return measured_metrics(task)[0] if answers else "perplexity"

@@ -79,6 +79,12 @@ class Metadata(ApiModel):
     generation: int = 1
 
 
+class SecretReference(ApiModel):
+    """A Secret of the run's namespace."""
+
+    name: ObjectName
+
+
 class ConditionStatus(StrEnum):
     """The status of a Kubernetes condition."""
 

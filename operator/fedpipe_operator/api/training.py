@@ -156,7 +156,43 @@ def _check_templates(format_: TextFormat, prompt: str | None, response: str | No
         raise ValueError(f"prompt and response belong to the format Template: remove them, since {format_.value} has its own columns")
 
 
-TaskSpec = Annotated[SequenceClassificationTask | CausalLMTask | Seq2SeqLMTask, Field(discriminator="type")]
+class PreferenceTask(ApiModel):
+    """Prefer the chosen one of two answers to a prompt (DPO, arXiv 2305.18290), by more than the base without the adapter does.
+
+    Prompt and answers are texts, or lists of messages, which the tokenizer's chat template renders.
+    """
+
+    type: Literal["Preference"] = "Preference"
+    prompt_column: Column | None = None
+    """The column with the prompt; left out: it is what both answers begin with."""
+    chosen_column: Column = "chosen"
+    """The column with the better answer."""
+    rejected_column: Column = "rejected"
+    """The column with the worse answer."""
+    beta: Annotated[float, Field(gt=0, le=100)] = 0.1
+    """How much a difference in log-probability counts as reward: the larger, the closer the model stays to the base."""
+    max_length: MaxLength = 512
+    """Tokens of a prompt with one answer, at most."""
+
+    @property
+    def has_right_answers(self) -> bool:
+        """Whether an answer is right or wrong: the chosen one is right."""
+        return True
+
+    @model_validator(mode="after")
+    def _require_different_columns(self) -> Self:
+        columns = [self.prompt_column, self.chosen_column, self.rejected_column]
+        if len(set(columns)) < len(columns):
+            raise ValueError("promptColumn, chosenColumn and rejectedColumn are different columns: correct the one that is named twice")
+        return self
+
+
+TaskSpec = Annotated[SequenceClassificationTask | CausalLMTask | Seq2SeqLMTask | PreferenceTask, Field(discriminator="type")]
+
+
+def longest_sample(task: TaskSpec) -> int:
+    """Tokens of a sample, at most: a pair has two answers, each with its prompt."""
+    return 2 * task.max_length if isinstance(task, PreferenceTask) else task.max_length
 
 
 class Scaling(StrEnum):

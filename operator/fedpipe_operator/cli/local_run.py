@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from fedpipe_operator import names
-from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneStatus
+from fedpipe_operator.api import TRACKED, EdgeSite, FederatedFineTune, FineTuneStatus
 from fedpipe_operator.api.checks import matches
 from fedpipe_operator.cli.display import Display
 from fedpipe_operator.cli.files import load
@@ -34,6 +34,7 @@ INTERRUPTED = 130
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over: remove the results of an earlier run of this name.")]
 S3 = Annotated[bool, typer.Option("--s3", help="Use the bucket of spec.store, with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")]
 _EDITED = "the spec was edited: steps that are finished, such as a round's plan, keep the earlier values; --fresh starts over"
+_TRACKED_SECONDS = 0.2
 _REDRAW_SECONDS = 0.5
 """How often the lines of the sites are redrawn. A job that starts or ends wakes the loop earlier."""
 
@@ -71,6 +72,16 @@ class LocalRun:
             self.display.jobs(self.backend.observe())
             self.backend.wait(_REDRAW_SECONDS)
         self.display.jobs(self.backend.observe())
+
+    def track(self, seconds: float) -> None:
+        """Wait so long, at most, until the trackers of a run that is over have its end; say where they are, or why they are not."""
+        end = time.monotonic() + seconds
+        while not (is_done := self.session.track()) and time.monotonic() < end:
+            time.sleep(_TRACKED_SECONDS)
+        found = next((one for one in self.session.run.resource.status.conditions if one.type == TRACKED), None)
+        if found is not None and found.message:
+            again = "" if is_done else "; the same command goes on with them"
+            self.display.line(f"trackers: {found.message}{again}", style="" if is_done else "yellow")
 
     def retry(self, call: Callable[[], T]) -> T:
         """The result of `call`, retried while the store is not reachable. The outage is displayed."""

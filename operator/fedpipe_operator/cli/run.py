@@ -1,7 +1,7 @@
 """`fedpipe run`: a whole run on this machine, from the same YAML as on a cluster."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
@@ -15,6 +15,10 @@ from fedpipe_operator.report import comparison_table, read_record, samples_table
 from fedpipe_operator.report.facts import shown_samples, train_samples
 from fedpipe_operator.report.record import RunRecord
 from fedpipe_operator.store.address import DirectoryAddress
+from fedpipe_operator.tracking.trackers import Trackers
+
+_TRACKING_SECONDS: Final = 60.0
+"""So long a run that is over waits for its trackers; running the same command again goes on with them."""
 
 
 def command(
@@ -43,8 +47,10 @@ def command(
 
 
 def _run_to_end(run: LocalRun, *, compare: bool) -> None:
-    """The run, and then the local-only baselines."""
+    """The run with its trackers, and then the local-only baselines."""
+    run.session.trackers = Trackers()
     run.drive({"run": run.session})
+    run.track(_TRACKING_SECONDS)
     if compare and run.session.failure is None:
         _compare(run)
 

@@ -29,6 +29,8 @@ from fedpipe_operator.store.connections import addresses_of
 from fedpipe_operator.store.observed import ObservedStore
 from fedpipe_operator.store.s3_errors import translate_s3_errors
 from fedpipe_operator.store_policy import StorePolicy
+from fedpipe_operator.tracking.login import LOGIN, Login, login_in
+from fedpipe_operator.tracking.write import Work
 
 ACCESS_KEY, SECRET_KEY = CREDENTIALS
 EXPIRATION: Final = "AWS_CREDENTIAL_EXPIRATION"
@@ -130,6 +132,20 @@ class StoreConnections:
                 address.guard.check(host, addresses_of(host))
         return address, self._credentials(run, prefix)
 
+    def tracking(self, run: Run) -> Work:
+        """What it takes to write the run's trackers. Nothing is kept.
+
+        Raises:
+            UserError: `TrackerNotAllowed`; what `login_of` raises; or as `of` does.
+        """
+        meta, mlflow = run.resource.metadata, run.spec.tracking.mlflow
+        if mlflow is not None and (problem := self.policy.tracker_problem(meta.namespace, mlflow.tracking_uri)) is not None:
+            raise UserError("TrackerNotAllowed", f"{problem}; name one of these, or ask the operator's administrator to allow it")
+        login = login_of(mlflow.credentials_secret_ref if mlflow else None, meta.namespace, self.api)
+        address, credentials = self.located(run)
+        store = ObservedStore(open_store(address, credentials), self.observer)
+        return Work(run, store, address.url, Guard(self.api_servers), login)
+
     def _open(self, run: Run) -> StoreConnection:
         address, credentials = self.located(run)
         opened = ObservedStore(open_store(address, credentials), self.observer)
@@ -178,6 +194,28 @@ def credentials_of(reference: SecretReference | None, namespace: str, api: Api) 
         found = f"{EXPIRATION} of the Secret {namespace}/{reference.name} is no time with its zone"
         raise UserError("SecretInvalid", f"{found}: write it as 2026-01-31T12:00:00Z")
     return Credentials(texts[ACCESS_KEY], texts[SECRET_KEY], texts.get(SESSION_TOKEN) or None, _unix(expiration))
+
+
+def login_of(reference: SecretReference | None, namespace: str, api: Api) -> Login:
+    """What the Secret of this namespace that a run's tracker names has for it; without one, nothing.
+
+    Raises:
+        UserError: `SecretMissing`, `SecretIncomplete`, `SecretInvalid`; or what the API raises.
+    """
+    if reference is None:
+        return Login()
+    where = f"{namespace}/{reference.name}"
+    secret = api.get(SECRETS, namespace, reference.name)
+    if secret is None:
+        what = f"spec.tracking.mlflow.credentialsSecretRef: there is no Secret {where}"
+        raise UserError("SecretMissing", f"{what}: create it")
+    try:
+        found = {name: base64.b64decode(value).decode("ascii") for name, value in (secret.get("data") or {}).items() if name in LOGIN}
+    except ValueError:
+        raise UserError(
+            "SecretInvalid", f"the Secret {where} has a name, a password or a token that is no ASCII text: correct it"
+        ) from None
+    return login_in(found, f"the Secret {where}")
 
 
 def _unix(text: str) -> float | None:

@@ -39,11 +39,13 @@ from fedpipe_operator.reconcile.placement import in_pods
 from fedpipe_operator.reconcile.progress import ProgressReader
 from fedpipe_operator.reconcile.reconciler import Reconciler, ReconcileResult
 from fedpipe_operator.rounds import CommitEvaluation, CommitPlan, Event, Observed, Run, is_over
+from fedpipe_operator.rounds.events import tracking_events
 from fedpipe_operator.rounds.milestones import milestones
 from fedpipe_operator.rounds.revision import require_unchanged
-from fedpipe_operator.rounds.status import blocked, finished, invalid, stored_at
+from fedpipe_operator.rounds.status import blocked, finished, invalid, stored_at, tracked
 from fedpipe_operator.sites import Node
 from fedpipe_operator.store.connections import deadline
+from fedpipe_operator.tracking.trackers import Tracked, Trackers
 
 Body = Mapping[str, Any]
 
@@ -56,6 +58,8 @@ _ACTED_SECONDS: Final = 3.0
 """After an action, to see its effect: by then the Job exists and its pod runs, or its site's job slots were taken."""
 _LINGER_SECONDS: Final = 120.0
 """A Job that has reported its result ends by itself, and its log is kept; one that is active so long after its run ended is deleted."""
+_TRACKING_SECONDS: Final = 300.0
+"""So long after its end, a run whose time to live is over is kept for a tracker that does not answer."""
 _STORE_SECONDS: Final = 600.0
 """For all calls of the store in one reconcile: a store may take 30 s for each of hundreds. What was read stays for the next reconcile."""
 _MESSAGE_MAX: Final = 500
@@ -108,7 +112,11 @@ class RunReconciler:
     on_forgotten: Callable[[str], None] = lambda _uid: None
     """Called with the uid of a run whose object is gone."""
     observer: Observer = field(default_factory=Observer)
+    trackers: Trackers = field(init=False)
     _states: dict[str, _RunState] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.trackers = Trackers(self.cluster.clock)
 
     def reconcile(self, view: RunView, failures: int) -> float | None:
         """One reconcile of a run.
@@ -156,6 +164,7 @@ class RunReconciler:
         self._states.pop(meta["uid"], None)
         self.stores.forget(meta["uid"])
         self.cluster.workers.discard(meta["uid"])
+        self.trackers.forget(meta["uid"])
         self.status_writer.forget(RUN, meta["namespace"], meta["name"])
         self.observer.run_deleted(meta["uid"])
         self.on_forgotten(meta["uid"])
@@ -202,6 +211,7 @@ class RunReconciler:
             cache=state.cache,
             busy={site.name: why for site in run.sites if (why := backend.why_busy(site)) is not None},
             progress=state.progress,
+            tracked=self._tracked(run).observation,
         )
         result = reconciler.reconcile(run)
         is_new = _condition(run.resource.status, ConditionType.PROGRESSING) is None
@@ -220,21 +230,35 @@ class RunReconciler:
             state.cache, state.diagnostics, state.is_cleaned_up = ObjectCache(), PodDiagnostics(self.cluster.api), True
             self.on_reconciled(run, Observed())
             self.observer.run_ended(run)
+        found = self._tracked(run)
         status = finished(run.resource.status, generation=meta.generation, now=now)
+        if found.observation is not None:
+            status = tracked(status, found.observation, generation=meta.generation, now=now)
         if status != run.resource.status:
             self.status_writer.write_status(run, status)
+        for event in tracking_events(run.resource.status, status):
+            self.status_writer.record_event(run, event)
         active = [job for job in view.jobs.values() if job.is_active and not job.is_deleting]
-        if active and now < _ended_at(run.resource) + _LINGER_SECONDS:
-            return _ended_at(run.resource) + _LINGER_SECONDS
+        lingers_until = _ended_at(run.resource) + _LINGER_SECONDS
+        if active and now < lingers_until:
+            return min(lingers_until, found.requeue_at or lingers_until)
         for job in active:
             self.cluster.api.delete(JOBS, job.namespace, job.name, uid=job.uid)
-        return self._delete_after_ttl(run, now)
+        due = self._delete_after_ttl(run, now, is_tracked=found.requeue_at is None)
+        return min((at for at in (due, found.requeue_at) if at is not None), default=None)
 
-    def _delete_after_ttl(self, run: Run, now: float) -> float | None:
-        """When the object of a run that is over is to be deleted; None once that is done, or if it stays."""
+    def _tracked(self, run: Run) -> Tracked:
+        """What is known of the run's trackers, which are written by threads of their own."""
+        return self.trackers.sync(run, lambda: self.stores.tracking(run))
+
+    def _delete_after_ttl(self, run: Run, now: float, *, is_tracked: bool) -> float | None:
+        """When the object of a run that is over is to be deleted; None once that is done, or if it stays.
+
+        Its trackers may be written to the end first, unless they do not answer for `_TRACKING_SECONDS`.
+        """
         if run.spec.ttl_seconds_after_finished is None:
             return None
-        due = _ended_at(run.resource) + run.spec.ttl_seconds_after_finished
+        due = _ended_at(run.resource) + max(run.spec.ttl_seconds_after_finished, 0 if is_tracked else _TRACKING_SECONDS)
         if now >= due:
             meta = run.resource.metadata
             self.cluster.api.delete(RUNS, meta.namespace, run.name, uid=meta.uid)

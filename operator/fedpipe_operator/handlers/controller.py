@@ -93,6 +93,7 @@ class Controller:
         """Stand by until this replica leads, and reconcile from then on, until cancelled."""
         self._cache, self._loop, self._is_watching = cache, asyncio.get_running_loop(), True
         self.runs.on_reconciled, self.runs.cluster.workers.on_end = self.run_reconciled, self.worker_ended
+        self.runs.trackers.on_end = self.worker_ended
         try:
             async with asyncio.TaskGroup() as queues:
                 self._queues = queues
@@ -204,7 +205,7 @@ class Controller:
         self._enqueue(Trigger.NODE_CHANGED, Subject())
 
     def worker_ended(self, uid: str) -> None:
-        """A process of the operator that planned or aggregated for this run ended. From any thread."""
+        """A process of the operator that planned or aggregated for this run ended, or a thread that wrote its trackers. From any thread."""
         self._loop.call_soon_threadsafe(self._worker_ended, uid)
 
     def run_reconciled(self, run: Run, observed: Observed) -> None:

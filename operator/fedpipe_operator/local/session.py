@@ -10,10 +10,15 @@ from fedpipe_operator.backend import JobBackend
 from fedpipe_operator.reconcile.reconciler import Placement, Reconciler
 from fedpipe_operator.report import comparison
 from fedpipe_operator.rounds import Event, Run, exported_round, is_over
+from fedpipe_operator.rounds.events import tracking_events
 from fedpipe_operator.rounds.records import Comparison, RoundCommit, RoundEvaluation, RoundPlan
+from fedpipe_operator.rounds.status import tracked
 from fedpipe_operator.store import Store
-from fedpipe_operator.store.address import StoreAddress, credentials_for, open_store, subfolder
+from fedpipe_operator.store.address import DirectoryAddress, StoreAddress, credentials_for, open_store, subfolder
 from fedpipe_operator.store.objects import required_object
+from fedpipe_operator.tracking.login import Login, login_in
+from fedpipe_operator.tracking.trackers import Trackers
+from fedpipe_operator.tracking.write import Work
 
 
 @dataclass
@@ -27,6 +32,8 @@ class Session:
     resumed_at: float
     on_status: Callable[[FineTuneStatus], None] = lambda _status: None
     on_event: Callable[[Event], None] = lambda _event: None
+    trackers: Trackers | None = None
+    """None: the run's trackers are not written, as for a plan or a local-only baseline."""
     store: Store = field(init=False)
     _reconciler: Reconciler = field(init=False)
 
@@ -54,7 +61,31 @@ class Session:
 
     def reconcile(self) -> None:
         """Reconcile the run once."""
+        if self.trackers is not None:
+            self._reconciler.tracked = self.trackers.sync(self.run, self._tracking).observation
         self._reconciler.reconcile(self.run)
+
+    def track(self) -> bool:
+        """Have the trackers of a run that is over written to its end; whether nothing more is to be done for them."""
+        if self.trackers is None:
+            return True
+        found, resource = self.trackers.sync(self.run, self._tracking), self.run.resource
+        if found.observation is not None:
+            before = resource.status
+            after = tracked(before, found.observation, generation=resource.metadata.generation, now=self.trackers.clock())
+            if after != before:
+                self.write_status(self.run, after)
+            for event in tracking_events(before, after):
+                self.record_event(self.run, event)
+        return found.requeue_at is None
+
+    def _tracking(self) -> Work:
+        """What it takes to write the run's trackers; the login is in the environment, if the run names a Secret for it."""
+        mlflow = self.run.spec.tracking.mlflow
+        needs_login = mlflow is not None and mlflow.credentials_secret_ref is not None
+        login = login_in(os.environ, "the environment, where the Secret's keys are looked for on one machine,") if needs_login else Login()
+        location = self.address.root if isinstance(self.address, DirectoryAddress) else self.address.url
+        return Work(self.run, self.store, location, login=login)
 
     def write_status(self, run: Run, status: FineTuneStatus) -> None:
         """Keep the status for the next `reconcile`, and pass it on."""

@@ -16,7 +16,7 @@ from math import sqrt
 from typing import Final
 
 from fedpipe_operator.planning.choices import other_seconds_of, seconds_of_steps, steps_within
-from fedpipe_operator.planning.passes import largest_step, samples_of_a_step
+from fedpipe_operator.planning.passes import largest_pass, largest_step, samples_of_a_step
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.site_problem import STEPS_EXPONENT, Solution
 from fedpipe_operator.planning.time_model import step_seconds, wire_bytes
@@ -43,7 +43,8 @@ def with_batch(request: PlanRequest, site: SiteProfile, solution: Solution, most
     upload, samples, whole_batch = wire_bytes(site, solution.ranks, request.head), site.train_samples, solution.choice.batch
 
     def of_batch(batch: int) -> Solution:
-        choice = solution.choice._replace(batch=batch, micro_batch=min(batch, solution.choice.micro_batch))
+        micro_batch = min(largest_pass(batch, site.devices), solution.choice.micro_batch)
+        choice = solution.choice._replace(batch=batch, micro_batch=micro_batch)
         # Smaller passes evaluate more slowly as well.
         other_seconds = float(other_seconds_of(request, site, choice.bits, upload, choice.micro_batch))
         steps = min(request.wanted_steps(site, batch), steps_within(request, site, choice, seconds - other_seconds))

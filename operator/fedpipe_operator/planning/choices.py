@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from fedpipe_operator.api import Bits, Depth
 from fedpipe_operator.planning.memory_model import TRAINED_BYTES, Bool, Float64, Int64, Step, TrainingMemory, load_peak_bytes
-from fedpipe_operator.planning.passes import batches_of_a_pass, largest_step
+from fedpipe_operator.planning.passes import batches_of_a_pass, largest_pass, largest_step
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.sizes import WIRE_BYTES, rank_parameters
 from fedpipe_operator.planning.time_model import (
@@ -53,6 +53,7 @@ class Choice(NamedTuple):
     batch: int
     """Samples of the site's largest step: here with the run's batch, and of a slow site less in the end (`batches`)."""
     micro_batch: int
+    """Samples that a device computes at once."""
     checkpointing: bool
     lowest_layer: int
     cached: bool
@@ -172,10 +173,10 @@ def lowest_layers(request: PlanRequest, site: SiteProfile) -> tuple[int, ...]:
 
 
 def _micro_batch_sizes(request: PlanRequest, site: SiteProfile) -> tuple[int, ...]:
-    """The sizes of `planning.batchSizes`, and the one that was found when a larger one ran out of memory here, up to the largest step."""
+    """The sizes of `planning.batchSizes`, and the one that was found when a larger one ran out of memory here, up to a device's largest."""
     found = request.correction(site).micro_batch
     sizes = (*request.spec.planning.batch_sizes, *((found,) if found else ()))
-    return tuple(sorted({min(size, request.batch_of(site)) for size in sizes}))
+    return tuple(sorted({min(size, largest_pass(request.batch_of(site), site.devices)) for size in sizes}))
 
 
 def step_seconds_of(request: PlanRequest, site: SiteProfile, choice: Choice) -> float:

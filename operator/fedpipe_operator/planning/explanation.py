@@ -15,7 +15,7 @@ from fedpipe_operator.planning.choices import (
 from fedpipe_operator.planning.fleet import FleetSolution
 from fedpipe_operator.planning.forecast import is_in_memory, peak_of, training_peak_of
 from fedpipe_operator.planning.importance import exploring
-from fedpipe_operator.planning.passes import passes, step_text
+from fedpipe_operator.planning.passes import largest_pass, passes, step_text
 from fedpipe_operator.planning.request import DEADLINE_FRACTION, PlanRequest
 from fedpipe_operator.planning.site_problem import Solution
 from fedpipe_operator.sites import SiteProfile
@@ -196,14 +196,16 @@ def _batch_reason(request: PlanRequest, site: SiteProfile, fleet: FleetSolution,
 def _micro_batch_reason(request: PlanRequest, site: SiteProfile, solution: Solution) -> str:
     choice = solution.choice
     recomputed = "; activations are recomputed, which saves memory and costs time" if choice.checkpointing else ""
-    if choice.micro_batch == choice.batch:
-        return f"all {step_text(site.train_samples, choice.batch)} of a step are computed at once{recomputed}"
-    whole = choice._replace(micro_batch=choice.batch)
-    at_most = "at most " if choice.batch % choice.micro_batch else ""
-    split = f"a step is computed in micro-batches of {at_most}{counted(choice.micro_batch, 'sample')}"
+    divided = f", divided among {site.devices} devices" if site.devices > 1 else ""
+    largest = largest_pass(choice.batch, site.devices)
+    if choice.micro_batch == largest:
+        return f"all {step_text(site.train_samples, choice.batch)} of a step are computed at once{divided}{recomputed}"
+    whole = choice._replace(micro_batch=largest)
+    at_most = "at most " if choice.batch % (site.devices * choice.micro_batch) else ""
+    split = f"a step is computed in micro-batches of {at_most}{counted(choice.micro_batch, 'sample')}{divided}"
     if not is_in_memory(request, site, whole, solution.ranks):
         need, budget = _need_and_budget(request, site, whole, solution.ranks)
-        return f"{split}: {choice.batch} at once would need {need}; {budget}{recomputed}"
+        return f"{split}: {largest} at once would need {need}; {budget}{recomputed}"
     return f"{split}: these are faster at this site{recomputed}"
 
 

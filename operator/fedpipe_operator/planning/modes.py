@@ -20,7 +20,7 @@ from fedpipe_operator.planning.fleet import ROUND_OVERHEAD, asked_steps, solve_f
 from fedpipe_operator.planning.forecast import forecast, make_plan
 from fedpipe_operator.planning.frontier import Frontier
 from fedpipe_operator.planning.memory_model import Float64
-from fedpipe_operator.planning.passes import largest_step, samples_of_a_step
+from fedpipe_operator.planning.passes import largest_pass, largest_step, samples_of_a_step
 from fedpipe_operator.planning.progress import round_progress
 from fedpipe_operator.planning.request import MAX_PASSES, PlanRequest
 from fedpipe_operator.planning.samples import counted_train_samples
@@ -155,7 +155,7 @@ def _given_plan(request: PlanRequest, site: SiteProfile, given: ManualPlan) -> P
     choice = Choice(
         bits=given.bits,
         batch=batch,
-        micro_batch=min(batch, given.micro_batch_size or batch),
+        micro_batch=min(largest_pass(batch, site.devices), given.micro_batch_size or batch),
         checkpointing=given.gradient_checkpointing,
         lowest_layer=lowest,
         cached=given.cache_activations and request.has_cache(site),

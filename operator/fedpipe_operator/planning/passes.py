@@ -26,6 +26,11 @@ def largest_step(samples: int, batch: int) -> int:
     return max(1, ceil(samples_of_a_step(samples, batch)))
 
 
+def largest_pass(samples: int, devices: int) -> int:
+    """Samples of a step that a device computes at once, at most, if each of them computes its part at once."""
+    return ceil(samples / devices)
+
+
 def steps_of_passes(passes: float, samples: int, batch: int) -> int:
     """The steps of so many passes over the samples, the last one begun included; at least one."""
     return max(1, ceil(passes * batches_of_a_pass(samples, batch) - _ROUNDING))

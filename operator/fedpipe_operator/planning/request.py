@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from fedpipe_operator.api import FineTuneSpec, parse_duration
+from fedpipe_operator.api import FineTuneSpec, longest_sample, parse_duration
 from fedpipe_operator.planning.memory_model import RunOptions
 from fedpipe_operator.planning.passes import largest_step, steps_of_passes
 from fedpipe_operator.planning.sizes import WIRE_BYTES, global_file_bytes, head_parameters
@@ -139,5 +139,6 @@ class PlanRequest:
         return steps if training.max_steps is None else min(steps, training.max_steps)
 
     def longest_sequence(self, site: SiteProfile) -> int:
-        """Tokens of the site's longest sample; `task.maxLength` when its profile does not contain that length."""
-        return min(self.spec.task.max_length, site.longest_tokens or self.spec.task.max_length)
+        """Tokens of the site's longest sample; what `task.maxLength` allows when its profile does not contain that length."""
+        most = longest_sample(self.spec.task)
+        return min(most, site.longest_tokens or most)

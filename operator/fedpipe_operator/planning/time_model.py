@@ -8,6 +8,8 @@ a share φ (`forward_share`); the rest is the backward pass, which only the k tr
     step(k) / step(L) = φ · (1 − c · (L − k)/L) + (1 − φ) · k/L + [checkpointing] φ · k/L
 
 where c is the share of the batches whose activations below the trained layers are read from the site's cache.
+
+Where a step is divided among devices, its passes are of equal size and equally many for each; the measured speed is that of all devices.
 """
 
 from collections.abc import Mapping
@@ -99,8 +101,9 @@ def padded_row_tokens(profile: SiteProfile, batch: int) -> float:
 def step_seconds(profile: SiteProfile, bits: Bits, batch: int, *, micro_batch: npt.ArrayLike | None = None) -> Float64:
     """Mean seconds of an optimiser step of the whole model, in passes of `micro_batch` samples (a number or an array) or of all at once."""
     samples = samples_of_a_step(profile.train_samples, batch)
-    speed = tokens_per_second(profile, bits, _mean_pass(samples, batch if micro_batch is None else micro_batch))
-    return np.asarray(samples * padded_row_tokens(profile, batch) / speed)
+    speed = tokens_per_second(profile, bits, _mean_pass(samples, batch if micro_batch is None else micro_batch, profile.devices))
+    busy = min(1.0, samples / profile.devices)  # the devices for which there is a sample
+    return np.asarray(samples * padded_row_tokens(profile, batch) / (busy * speed))
 
 
 def evaluation_seconds(profile: SiteProfile, bits: Bits, samples: int, batch: npt.ArrayLike = 1) -> Float64:
@@ -168,9 +171,10 @@ def fixed_seconds(profile: SiteProfile, bits: Bits, *, evaluated: int = 0, batch
     return profile.setup_seconds + once + evaluation_seconds(profile, bits, evaluated, batch)
 
 
-def _mean_pass(samples: float, size: npt.ArrayLike) -> Float64:
-    """Samples of a pass on average, when these are computed in passes of at most so many (a number or an array)."""
-    return np.asarray(samples / np.maximum(1.0, np.ceil(samples / np.asarray(size))))
+def _mean_pass(samples: float, size: npt.ArrayLike, devices: int = 1) -> Float64:
+    """Samples of a pass on average, when these are computed in passes of at most so many (a number or an array), divided among devices."""
+    passes = devices * np.ceil(samples / (devices * np.asarray(size)))
+    return np.asarray(samples / np.clip(passes, 1.0, max(1.0, np.ceil(samples))))
 
 
 def _is_whole(point: Throughput) -> bool:

@@ -35,6 +35,7 @@ from fedpipe_operator.rounds import (
     decide,
     job_of,
 )
+from fedpipe_operator.rounds.conditions import Observation
 from fedpipe_operator.rounds.export_files import DRY_EXPORT_ROUND, covering_export
 from fedpipe_operator.rounds.loss_estimates import loss_estimates
 from fedpipe_operator.rounds.policies import with_planned_rule
@@ -92,10 +93,13 @@ class Reconciler:
     """Sites whose job slots other runs occupy, as `Observed.busy` has it."""
     progress: ProgressReader | None = None
     """None: the backend knows the progress of its jobs."""
+    tracked: Observation | None = None
+    """As `Observed.tracked` has it."""
 
     def reconcile(self, run: Run) -> ReconcileResult:
         """Take the run one step further, as far as that is possible now."""
-        observed = replace(observe(run, self.backend.observe(), self.store, self.cache, self.resumed_at), busy=self.busy)
+        seen = observe(run, self.backend.observe(), self.store, self.cache, self.resumed_at)
+        observed = replace(seen, busy=self.busy, tracked=self.tracked)
         now = self.clock()
         if self.progress is not None:
             observed = self.progress.add(run, observed, self.store, now)

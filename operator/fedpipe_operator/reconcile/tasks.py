@@ -10,9 +10,10 @@ from typing import Final, Protocol, TypedDict
 from fedpipe_operator import conversion, names
 from fedpipe_operator.admission import MAX_RESULT_BYTES, max_update_bytes
 from fedpipe_operator.aggregation.gate import max_adapter_bytes
-from fedpipe_operator.api import FineTuneSpec, PlanningMode, SequenceClassificationTask, parse_duration
+from fedpipe_operator.api import CausalLMTask, FineTuneSpec, PlanningMode, Seq2SeqLMTask, parse_duration
 from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.planning import range_test, rate_of
+from fedpipe_operator.reconcile.pieces import update_upload
 from fedpipe_operator.rounds import Observed, Run, StartEvaluation, StartProfile, StartTraining
 from fedpipe_operator.rounds.consent import least_contributors
 from fedpipe_operator.rounds.deadlines import RENEWAL_SECONDS, stage_of
@@ -181,6 +182,7 @@ def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs,
         all_bits=planning.mode is not PlanningMode.AUTO or bool(planning.plans),
         target_modules=planning.target_modules,
         max_new_tokens=_max_new_tokens(context.spec),
+        processes=_processes(context, action.site),
         batch_sizes=_batches_to_profile(planning.batch_sizes),
         rank=planning.max_rank,
         importance=conversion.importance(planning.importance),
@@ -193,9 +195,15 @@ def profile_task(context: TaskContext, action: StartProfile, inputs: TaskInputs,
     )
 
 
+def _processes(context: TaskContext, site: str) -> int:
+    """Among which the steps of a site's tasks are divided: one for each device of a pod."""
+    accelerator = next((one.spec.capacity.accelerator for one in context.run.sites if one.name == site), None)
+    return accelerator.devices if accelerator else 1
+
+
 def _max_new_tokens(spec: FineTuneSpec) -> int:
     """Tokens that an evaluation generates after a prompt, at most."""
-    generates = spec.evaluation.generations and not isinstance(spec.task, SequenceClassificationTask)
+    generates = spec.evaluation.generations and isinstance(spec.task, CausalLMTask | Seq2SeqLMTask)
     return spec.evaluation.max_new_tokens if generates else 0
 
 
@@ -219,10 +227,17 @@ def training_task(
         **_consent(context, site, contributors=_contributors(context, plan, site)),
         plan=plan.plans[site],
         micro_batch=action.micro_batch,
+        processes=_processes(context, site),
         hyperparameters=hyperparameters_of(plan, context.spec),
         global_adapter=global_adapter_of(context, previous),
         evaluation=_evaluation_before(context, action, plan) if action.evaluates else None,
-        adapter=context.bounded_write(names.update_adapter(round_, site, attempt), adapter_bytes),
+        adapter=update_upload(
+            context.bounded_write,
+            names.update_adapter(round_, site, attempt),
+            names.update_pieces(round_, site, attempt),
+            at_most=adapter_bytes,
+            updates=len(plan.plans) * context.spec.rounds.count,
+        ),
         checkpoint_read=context.read(names.checkpoint(round_, site)),
         checkpoint_write=context.bounded_write(names.checkpoint(round_, site), _checkpoint_bytes(adapter_bytes, plan.plans[site].steps)),
     )

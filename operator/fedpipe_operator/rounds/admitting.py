@@ -28,7 +28,7 @@ from fedpipe_operator.admission import (
     admit_update,
     max_update_bytes,
 )
-from fedpipe_operator.api import SequenceClassificationTask, TaskSpec, measured_metrics
+from fedpipe_operator.api import PreferenceTask, SequenceClassificationTask, TaskSpec, longest_sample, measured_metrics
 from fedpipe_operator.backend import Job, TaskKind
 from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_trainer.contract import MAX_PROGRESS_BYTES, RunRef
@@ -101,9 +101,9 @@ class Admission:
         """For a site's evaluation of this round's adapter."""
         rows = _rows(self.plan.validation_samples if self.plan else {}, site)
         base = self.plan.fingerprint if self.plan else None
-        has_head = isinstance(self.task, SequenceClassificationTask)
+        has_one_target = isinstance(self.task, SequenceClassificationTask | PreferenceTask)
         measured = frozenset(measured_metrics(self.task)) - {"loss"}
-        bounds = EvaluationBounds(has_head, measured, self.task.max_length, **rows, fingerprint=base)
+        bounds = EvaluationBounds(has_one_target, measured, longest_sample(self.task), **rows, fingerprint=base)
         return Admit(_MOST, partial(admit_evaluation, asked=Asked(self.run, site, round_, attempt), bounds=bounds))
 
     def of_export(self, attempt: int) -> Admit[AdmittedExport]:

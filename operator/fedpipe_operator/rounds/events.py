@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from fedpipe_operator import names
-from fedpipe_operator.api import ConditionStatus, ConditionType, FineTuneStatus, Reason, RoundStatus, primary_metric
+from fedpipe_operator.api import TRACKED, ConditionStatus, ConditionType, FineTuneStatus, Reason, RoundStatus, primary_metric
 from fedpipe_operator.formatting import counted
 from fedpipe_operator.rounds.actions import Event
 from fedpipe_operator.rounds.policies import count_of, has_quorum
@@ -36,9 +36,19 @@ def events_of(context: StageContext, after: FineTuneStatus) -> tuple[Event, ...]
         for entry, last in zip(after.history, dropped, strict=False)
         if entry.round not in finished_before
     ]
+    changes += tracking_events(before, after)
     plan = context.observed.plan
     planned = _plan_events(context, plan) if plan is not None and before.round < plan.round == after.round else ()
     return (*rounds, *planned, *changes)
+
+
+def tracking_events(before: FineTuneStatus, after: FineTuneStatus) -> list[Event]:
+    """That a tracker cannot be written, once for each reason in a row."""
+    failures = [
+        {one.reason: one.message for one in status.conditions if one.type == TRACKED and one.status is ConditionStatus.FALSE}
+        for status in (before, after)
+    ]
+    return [Event(reason, message, warning=True) for reason, message in failures[1].items() if reason not in failures[0]]
 
 
 def _round_event(context: StageContext, entry: RoundStatus, dropped_before: Mapping[str, int]) -> Event:

@@ -9,6 +9,7 @@ from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneSpec, Stor
 from fedpipe_operator.backend import Job, JobStatus, TaskKind
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.planning import RunFacts
+from fedpipe_operator.rounds.conditions import Observation
 from fedpipe_operator.rounds.records import (
     Contribution,
     ExpiredProfiles,
@@ -210,6 +211,8 @@ class Observed:
     """Sites without a free job slot, and what a further job would wait for."""
     refused_progress: Mapping[str, Refused] = field(default_factory=dict)
     """By job: why the progress that its trainer wrote last was not admitted. Nothing depends on it."""
+    tracked: Observation | None = None
+    """What is known of the run's trackers, for their condition. Nothing depends on it; None: the run has none."""
 
     @property
     def round(self) -> int:

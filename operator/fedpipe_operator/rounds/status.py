@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from fedpipe_operator import names
 from fedpipe_operator.api import (
+    TRACKED,
     Condition,
     ConditionStatus,
     ConditionType,
@@ -113,6 +114,12 @@ def finished(status: FineTuneStatus, *, generation: int, now: float) -> FineTune
     return _with_conditions(status, observations, generation=generation, now=now)
 
 
+def tracked(status: FineTuneStatus, observation: Observation, *, generation: int, now: float) -> FineTuneStatus:
+    """The status with what is known of the run's trackers; nothing else of it changes."""
+    conditions = conditions_of((observation,), status.conditions, kinds=ConditionType, generation=generation, now=now)
+    return status.model_copy(update={"conditions": conditions})
+
+
 def _with_conditions(status: FineTuneStatus, observations: Sequence[Observation], *, generation: int, now: float) -> FineTuneStatus:
     conditions = conditions_of(observations, status.conditions, kinds=ConditionType, generation=generation, now=now)
     return status.model_copy(update={"conditions": conditions, "observed_generation": generation})
@@ -133,10 +140,10 @@ def _conditions(context: StageContext, step: Step) -> tuple[Condition, ...]:
         ),
         *_end_observations(step.end, step.reason, step.message),
     )
-    resource = context.run.resource
-    return conditions_of(
-        observations, resource.status.conditions, kinds=ConditionType, generation=resource.metadata.generation, now=context.now
-    )
+    resource, tracked = context.run.resource, context.observed.tracked
+    before = [one for one in resource.status.conditions if one.type != TRACKED or tracked is not None]
+    known = (*observations, tracked) if tracked is not None else observations
+    return conditions_of(known, before, kinds=ConditionType, generation=resource.metadata.generation, now=context.now)
 
 
 def _planned_observation(context: StageContext) -> Observation:

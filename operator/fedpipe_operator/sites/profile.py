@@ -110,6 +110,8 @@ class SiteProfile:
     """Different labels that the training rows have; 0: no classification, or not recorded."""
     validation_labels: int = 0
     """Likewise of the validation rows."""
+    devices: int = 1
+    """Among which each step is divided. Memory and batches of `points` are those of one device, training speeds those of all."""
 
     @property
     def resources(self) -> Resources:
@@ -208,6 +210,7 @@ def site_profile(site: EdgeSite, measured: AdmittedProfile) -> SiteProfile:
         load_seconds=measured.load_seconds,
         points=measured.throughput,
         rank=measured.rank,
+        devices=measured.processes,
         unsupported=measured.unsupported,
         out_of_memory=measured.out_of_memory,
         first_step_seconds=measured.first_step_seconds,

@@ -141,13 +141,18 @@ def bind(client: Any) -> None:  # noqa: ANN401 -- boto3 makes the classes of its
     pool classes to urllib3.
     """
     session = client._endpoint.http_session  # noqa: SLF001 -- see above; test_bounds.py fails if this changes
-    session._pool_classes_by_scheme.update(http=_BoundedPool, https=_BoundedTLSPool)  # noqa: SLF001 -- see above
-    client.meta.events.register(f"before-send.{client.meta.service_model.service_name}", partial(_send, session))
+    bind_session(session)
+    client.meta.events.register(f"before-send.{client.meta.service_model.service_name}", partial(send_bounded, session))
+
+
+def bind_session(session: Any) -> None:  # noqa: ANN401 -- botocore's own, untyped
+    """Have this session of botocore connect, send and receive within the bounds of the current `Call`."""
+    session._pool_classes_by_scheme.update(http=_BoundedPool, https=_BoundedTLSPool)  # noqa: SLF001 -- see `bind`
 
 
 def send(client: Any, request: Any) -> Any:  # noqa: ANN401 -- botocore's own, untyped
     """Send a request of another API than the client's, without a retry, within the bounds of the current `Call`; the answer, read."""
-    return _send(client._endpoint.http_session, request)  # noqa: SLF001 -- see `bind`
+    return send_bounded(client._endpoint.http_session, request)  # noqa: SLF001 -- see `bind`
 
 
 class ContextExecutor(ThreadPoolExecutor):
@@ -158,8 +163,8 @@ class ContextExecutor(ThreadPoolExecutor):
         return super().submit(partial(copy_context().run, fn, *args, **kwargs))
 
 
-def _send(session: Any, request: Any, **_: object) -> Any:  # noqa: ANN401 -- botocore's own, untyped
-    """Send one request of boto3, a retry or a redirect like a first one; the answer."""
+def send_bounded(session: Any, request: Any, **_: object) -> Any:  # noqa: ANN401 -- botocore's own, untyped
+    """Send one request by a session that `bind_session` has bound, a retry of boto3 or a redirect like a first one; the answer."""
     call = _CALL.get()
     call.seconds(_IDLE_SECONDS)
     _ANSWER.set(_Answer(call.receives))

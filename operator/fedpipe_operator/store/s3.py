@@ -27,7 +27,8 @@ from fedpipe_operator.store.connections import ANSWER_BYTES, Call, ContextExecut
 from fedpipe_operator.store.forms import binds_sizes, presigned_form
 from fedpipe_operator.store.parts import abort_uploads, begin_upload, presigned_parts
 from fedpipe_operator.store.protocol import check_key, check_prefix, is_in_folder, is_object_key
-from fedpipe_operator.store.s3_errors import BAD_RANGE, CONDITION_FAILED, CONDITION_UNSUPPORTED, NOT_FOUND, code_of, translate_s3_errors
+from fedpipe_operator.store.ranges import read_range
+from fedpipe_operator.store.s3_errors import CONDITION_FAILED, CONDITION_UNSUPPORTED, NOT_FOUND, code_of, translate_s3_errors
 from fedpipe_trainer.contract import PartsUpload, PostForm
 
 if TYPE_CHECKING:
@@ -213,16 +214,8 @@ class S3Store:
         """Exactly `length` bytes from `offset`, and the ETag of the object."""
         if length == 0:
             return b"", ""  # HTTP has no empty range
-        data, etag = b"", ""
         with self._call(key, transfers=length, receives=length):
-            try:
-                response = self._client.get_object(
-                    Bucket=self.bucket, Key=self._full_key(key), Range=f"bytes={offset}-{offset + length - 1}"
-                )
-                data, etag = _content(response["Body"]), response.get("ETag", "")
-            except ClientError as error:
-                if code_of(error) not in BAD_RANGE:
-                    raise
+            data, etag = read_range(self._client, self.bucket, self._full_key(key), offset, length)
         if len(data) != length:
             raise UserError("ObjectTooShort", f"{self.location}, {key}: requested {length} bytes at offset {offset}, received {len(data)}")
         return data, etag

@@ -20,7 +20,7 @@ from fedpipe_trainer.contract import FailureReason, Objective
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model.architecture import head_modules, linear_shape
 
-_TASK_TYPES: Final = {"CausalLM": "CAUSAL_LM", "Seq2SeqLM": "SEQ_2_SEQ_LM", "SequenceClassification": "SEQ_CLS"}
+_TASK_TYPES: Final = {"CausalLM": "CAUSAL_LM", "Preference": "CAUSAL_LM", "Seq2SeqLM": "SEQ_2_SEQ_LM", "SequenceClassification": "SEQ_CLS"}
 _HUB: Final = re.compile(r"^hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>.+))?$")
 
 

@@ -93,6 +93,24 @@ def attach_adapters(base: Base, spec: AdapterSpec, start: AdapterTensors, seed: 
             lora_model.unload()
 
 
+@contextmanager
+def disabled_adapters(model: nn.Module) -> Iterator[None]:
+    """In this context, the model computes as its base does, whatever is attached to it."""
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    trained = [parameter for layer in layers for parameter in layer.parameters() if parameter.requires_grad]
+    for layer in layers:
+        layer.enable_adapters(enabled=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(enabled=True)  # which makes the frozen residual require gradients, too
+            for parameter in layer.parameters():
+                parameter.requires_grad = False
+        for parameter in trained:
+            parameter.requires_grad = True
+
+
 def init_lora_a(weight: str, rank: int, d_in: int, seed: int) -> Tensor:
     """An initial factor A (rank × d_in), from peft's uniform distribution and a random generator for this weight alone.
 

@@ -104,7 +104,29 @@ class Seq2SeqLM(Wire):
         return self
 
 
-Objective = Annotated[SequenceClassification | CausalLM | Seq2SeqLM, Field(discriminator="type")]
+class Preference(Wire):
+    """Prefer the chosen one of two answers to the rejected one, by more than the base does (DPO, arXiv 2305.18290). A sample is a pair.
+
+    The answers are texts, or lists of messages, which the tokenizer's chat template renders.
+    """
+
+    type: Literal["Preference"] = "Preference"
+    prompt_column: Column | None = None
+    """The column with the prompt; None: it is what both answers begin with."""
+    chosen_column: Column = "chosen"
+    rejected_column: Column = "rejected"
+    beta: Annotated[float, Field(gt=0, le=100)] = 0.1
+    """How much a difference in log-probability counts as reward."""
+    max_length: MaxLength = 512
+    """Of a prompt with one answer."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are read."""
+        return tuple(column for column in (self.prompt_column, self.chosen_column, self.rejected_column) if column)
+
+
+Objective = Annotated[SequenceClassification | CausalLM | Seq2SeqLM | Preference, Field(discriminator="type")]
 
 
 def prompt_budget(max_length: int, response: int) -> int:

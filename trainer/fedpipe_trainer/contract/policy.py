@@ -18,7 +18,8 @@ from fedpipe_trainer.contract.objective import (
     FORMAT_COLUMNS,
     CausalLM,
     Column,
-    Seq2SeqLM,
+    Objective,
+    Preference,
     SequenceClassification,
 )
 
@@ -27,7 +28,7 @@ POLICY_FILE: Final = "fedpipe-policy.yaml"
 MAX_SHOWN_ROWS: Final = 20
 MAX_POLICY_LABELS: Final = 10_000
 
-TaskType = Literal["SequenceClassification", "CausalLM", "Seq2SeqLM"]
+TaskType = Literal["SequenceClassification", "CausalLM", "Seq2SeqLM", "Preference"]
 RunName = Annotated[str, Field(min_length=1, max_length=253)]
 LabelValue = Annotated[str, Field(max_length=1024)]
 T = TypeVar("T", bound=str)
@@ -71,7 +72,7 @@ class DataPolicy(FrozenValue):
     runs: RunSelector = RunSelector()
     columns: Annotated[tuple[Column, ...], Field(max_length=1000), _AsSet] | None = None
     """Columns that a task may read."""
-    task_types: Annotated[tuple[TaskType, ...], Field(max_length=3), _AsSet] | None = None
+    task_types: Annotated[tuple[TaskType, ...], Field(max_length=4), _AsSet] | None = None
     labels: Annotated[tuple[LabelValue, ...], Field(max_length=MAX_POLICY_LABELS), _AsSet] | None = None
     """Values of the label column that may be used: rows with another one are left out."""
     max_labels: Annotated[int, Field(ge=0, le=MAX_POLICY_LABELS)] = 100
@@ -91,7 +92,7 @@ class DataUse:
 
     run: str
     run_labels: Mapping[str, str]
-    objective: SequenceClassification | CausalLM | Seq2SeqLM
+    objective: Objective
     contributors: int
     """Sites, at least, of whose updates an aggregate with this site's is made."""
     is_local_baseline: bool = False
@@ -123,7 +124,7 @@ def stricter(one: DataPolicy, other: DataPolicy) -> DataPolicy:
     )
 
 
-def columns_read(objective: SequenceClassification | CausalLM | Seq2SeqLM) -> frozenset[str]:
+def columns_read(objective: Objective) -> frozenset[str]:
     """The columns that a task reads.
 
     Raises:
@@ -131,6 +132,8 @@ def columns_read(objective: SequenceClassification | CausalLM | Seq2SeqLM) -> fr
     """
     if isinstance(objective, SequenceClassification):
         return frozenset(column for column in (objective.text, objective.text_pair, objective.label) if column)
+    if isinstance(objective, Preference):
+        return frozenset(objective.columns)
     if objective.format in FORMAT_COLUMNS:
         return frozenset(FORMAT_COLUMNS[objective.format])
     if isinstance(objective, CausalLM) and objective.format == "Text":

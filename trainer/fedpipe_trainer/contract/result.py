@@ -19,6 +19,7 @@ from fedpipe_trainer.contract.task import (
     ExportFiles,
     ImportanceMethod,
     LearningRate,
+    Processes,
     RunRef,
     Sha256,
 )
@@ -300,6 +301,9 @@ class ProfileResult(_ResultBase):
     """Number of tokens of the longest training sample. 0: not recorded, so the planner has to assume maxLength."""
     rank: Annotated[int, Field(ge=0, le=1024)] = 8
     """Rank of every adapter while `throughput` was measured."""
+    processes: Processes = 1
+    """Among which its steps were divided, each with a device of its own: batches, memory and peaks are those of one of them, and the speeds
+    of training those of all together."""
     memory_bytes: Size = 0
     """Memory that the process may use: that of the device, or the smaller of the machine's and the cgroup's."""
     device_memory_bytes: Size = 0

@@ -42,6 +42,8 @@ MAX_RATES: Final = 32
 """Learning rates in a range test."""
 MAX_RANGE_TEST_SAMPLES: Final = 1000
 """Validation samples that a range test may use at a site: so much weight has a site's word in the choice, at most."""
+Processes = Annotated[int, Field(ge=1, le=16)]
+"""Among which the optimiser steps of a task are divided: one for each GPU of its pod."""
 
 
 class PostForm(Wire):
@@ -74,6 +76,19 @@ class PartsUpload(Wire):
     """To POST the list of parts, which makes them the object."""
     object: Annotated[Url, Field(repr=False)]
     """To GET the object: whether an earlier attempt has finished the upload."""
+
+
+LEAST_PIECE_BYTES: Final = 256 << 10
+MAX_PIECES: Final = 256
+
+
+class PiecesUpload(Wire):
+    """A file that is written in pieces, which are objects of their own: a cut connection costs one piece. S3's own parts have 5 MiB."""
+
+    piece_bytes: Annotated[int, Field(ge=LEAST_PIECE_BYTES)]
+    """Of every piece but the last."""
+    pieces: Annotated[tuple[Upload, ...], Field(min_length=1, max_length=MAX_PIECES, repr=False)]
+    """How each piece is written, from the first: as many as a file of the greatest size has."""
 
 
 FileUpload = Url | PartsUpload
@@ -287,6 +302,8 @@ class ProfileTask(_SiteTask):
     """None: no learning rate is tested, because the run has one."""
     basis: Basis | None = None
     """Repeated in the result."""
+    processes: Processes = 1
+    """As those of the trainings that the profile is for."""
     reuse: bool = False
     """Whether an earlier profile in the site's cache, of the same model, data, machine and task, is used again instead of measuring."""
     probe_write: Upload | None = None
@@ -318,13 +335,16 @@ class TrainTask(_SiteTask):
     hyperparameters: Hyperparameters
     micro_batch: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Samples per micro-batch to begin with, when an earlier attempt ran out of memory. None: the plan's."""
+    processes: Processes = 1
+    """Each computes micro-batches of that size. The update is the same up to rounding, and, with dropout, to which values are dropped."""
     global_adapter: GlobalAdapter | None = None
     """None in round 1: the factors A are drawn from the seed, the factors B are zero."""
     evaluation: TrainEvaluation | None = None
     """None: nothing is evaluated, because an earlier attempt did or the run has the evaluation already."""
     validate_samples: Annotated[int, Field(ge=0)] = 0
     """Number of validation rows to compute `validationLoss` of the result on; 0: it is not computed."""
-    adapter: Upload
+    adapter: Upload | PiecesUpload
+    """In pieces where it is large and the store binds their sizes."""
     checkpoint_read: Url | None = None
     """Where an earlier attempt may have written a checkpoint."""
     checkpoint_write: Upload | None = None

@@ -16,8 +16,9 @@ from fedpipe_trainer.data.batches import (
     shuffled,
 )
 from fedpipe_trainer.data.encoding import encode, encode_once, encode_prompts, end_tokens
-from fedpipe_trainer.data.examples import IGNORED, Example, Examples, lengths_of
+from fedpipe_trainer.data.examples import IGNORED, Example, Examples, blocks_of, lengths_of
 from fedpipe_trainer.data.formats import labels_of, prompt_key, references_of, shown_prompt
+from fedpipe_trainer.data.preferences import is_sample, shown_pair
 from fedpipe_trainer.data.readers import files_of
 from fedpipe_trainer.data.rows import Row, Rows, read_rows
 from fedpipe_trainer.data.selection import select_rows, with_run_labels
@@ -33,6 +34,7 @@ __all__ = [
     "Rows",
     "Tokenizer",
     "batch_of_step",
+    "blocks_of",
     "collate",
     "columns_of",
     "compose_batches",
@@ -45,6 +47,7 @@ __all__ = [
     "end_tokens",
     "files_of",
     "fill",
+    "is_sample",
     "labels_of",
     "lengths_of",
     "micro_batches",
@@ -52,6 +55,7 @@ __all__ = [
     "read_rows",
     "references_of",
     "select_rows",
+    "shown_pair",
     "shown_prompt",
     "shuffled",
     "with_run_labels",

@@ -41,6 +41,22 @@ def encode_conversation(conversation: Conversation, tokenizer: Tokenizer, max_le
     return kept
 
 
+def encode_answer(conversation: Conversation, first: int, tokenizer: Tokenizer) -> TargetTokens:
+    """A whole conversation, in which the assistant's turns from the turn `first` on are targets; nothing is cut.
+
+    Of a template that renders a turn in another way once others follow it, only the last turn is a target.
+
+    Raises:
+        RefusedConversationError: the template cannot render it.
+        TaskFailed: BadModel, the template does not tell the assistant's turns from the rest.
+    """
+    plain = _PlainConversation(conversation, tokenizer)
+    rendering = render_samples(tokenizer, plain.conversation)[-1]
+    turns = conversation.assistant_turns[-len(rendering.targets) :]
+    targets = tuple(span for span, turn in zip(rendering.targets, turns, strict=True) if turn >= first)
+    return plain.encode(Rendering(rendering.text, targets))
+
+
 def encode_chat_prompt(conversation: Conversation, tokenizer: Tokenizer, budget: int) -> list[int]:
     """The token ids of a conversation that the assistant has to answer, with the beginning of the answer: at most `budget`.
 

@@ -66,6 +66,18 @@ def read_messages(value: Any) -> str:  # noqa: ANN401 - any value of a data file
     return _canonical([_message(at, one) for at, one in enumerate(_objects(value, "messages"), start=1)])
 
 
+def read_unanswered(value: Any) -> str:  # noqa: ANN401 - likewise
+    """The canonical form of messages that the assistant has to answer.
+
+    Raises:
+        BadValueError: it is no list of messages, or its last turn is the assistant's.
+    """
+    messages = [_message(at, one) for at, one in enumerate(_objects(value, "messages"), start=1)]
+    if messages[-1]["role"] == "assistant":
+        raise BadValueError("its last turn is the assistant's, so there is nothing to answer")
+    return _dump(_limited(messages))
+
+
 def read_share_gpt(value: Any) -> str:  # noqa: ANN401 - likewise
     """The canonical form of a list of turns with `from` and `value`.
 
@@ -92,11 +104,15 @@ def text_of(messages: Sequence[Message]) -> str:
 
 
 def _canonical(messages: Sequence[Message]) -> str:
-    if len(messages) > _MOST_TURNS:
-        raise BadValueError(f"it has {len(messages)} turns: at most {_MOST_TURNS} are allowed")
     if not messages or messages[-1]["role"] != "assistant":
         raise BadValueError("its last turn is not the assistant's, so there is nothing to learn from it")
-    return _dump(messages)
+    return _dump(_limited(messages))
+
+
+def _limited(messages: Sequence[Message]) -> Sequence[Message]:
+    if len(messages) > _MOST_TURNS:
+        raise BadValueError(f"it has {len(messages)} turns: at most {_MOST_TURNS} are allowed")
+    return messages
 
 
 def _objects(value: Any, what: str) -> list[Mapping[str, Any]]:  # noqa: ANN401 - any value of a data file

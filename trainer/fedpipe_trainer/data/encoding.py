@@ -7,17 +7,29 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from fedpipe_trainer.contract import CHAT_FORMATS, CausalLM, FailureReason, Seq2SeqLM, SequenceClassification, prompt_budget
+from fedpipe_trainer.contract import (
+    CHAT_FORMATS,
+    CausalLM,
+    FailureReason,
+    Objective,
+    Preference,
+    Seq2SeqLM,
+    SequenceClassification,
+    prompt_budget,
+)
 from fedpipe_trainer.data import chat
 from fedpipe_trainer.data.chat_template import RefusedConversationError, require_chat_template
 from fedpipe_trainer.data.conversations import without_answer
 from fedpipe_trainer.data.examples import IGNORED, Example, Examples, Labels, collect
 from fedpipe_trainer.data.formats import conversation_of, labels_of, prompt_of, response_of
+from fedpipe_trainer.data.preferences import encode_pair
 from fedpipe_trainer.data.rows import Row
-from fedpipe_trainer.data.special_tokens import encode_filled, encode_plain
+from fedpipe_trainer.data.special_tokens import encode_filled, encode_plain, require_end_token, without_end
+from fedpipe_trainer.data.spill import Integers
 from fedpipe_trainer.data.tokenizer import Tokenizer
 from fedpipe_trainer.errors import TaskFailed
 
@@ -34,18 +46,22 @@ _last_encoded: WeakKeyDictionary[Tokenizer, tuple[bytes, Examples]] = WeakKeyDic
 """By tokenizer, the examples that `encode_once` encoded last and the hash of the rows that they are made from."""
 
 
-def encode(rows: Sequence[Row], objective: SequenceClassification | CausalLM | Seq2SeqLM, tokenizer: Tokenizer) -> Examples:
+def encode(rows: Sequence[Row], objective: Objective, tokenizer: Tokenizer, folder: Path | None = None) -> Examples:
     """The examples of these rows, in the same order, each of at most `objective.max_length` tokens.
 
+    Many are kept in files on the volume of `folder`, see `SpilledBytes`.
+
     A row is one example, but for a conversation, which may be several or, if the chat template refuses it, none, and for plain texts.
+    A pair of answers is one example of up to twice as many tokens, or none.
 
     Raises:
-        TaskFailed: BadData for a label that the run does not have, and if the chat template refuses more than 1 % of the conversations;
+        TaskFailed: BadData for a label that the run does not have, and if the chat template refuses more than 1 % of the conversations, or
+            more than 1 % of the pairs are no example;
             BadModel for a tokenizer without an end-of-sequence token or a usable chat template.
     """
     if not rows:
         return collect((), _labels_as(objective))
-    examples = collect(_ENCODERS[type(objective)](rows, objective, tokenizer), _labels_as(objective))
+    examples = collect(_ENCODERS[type(objective)](rows, objective, tokenizer), _labels_as(objective), folder)
     if not examples:
         raise TaskFailed(
             FailureReason.BAD_DATA, f"none of the {len(rows)} rows has two tokens, of which the first could predict the second"
@@ -53,14 +69,14 @@ def encode(rows: Sequence[Row], objective: SequenceClassification | CausalLM | S
     return examples
 
 
-def _labels_as(objective: SequenceClassification | CausalLM | Seq2SeqLM) -> Labels:
-    if isinstance(objective, CausalLM):
+def _labels_as(objective: Objective) -> Labels:
+    if isinstance(objective, CausalLM | Preference):
         return Labels.MARKS
     is_number = isinstance(objective, SequenceClassification) and objective.problem == "Regression"
     return Labels.NUMBERS if is_number else Labels.INTEGERS
 
 
-def encode_once(rows: Sequence[Row], objective: SequenceClassification | CausalLM | Seq2SeqLM, tokenizer: Tokenizer) -> Examples:
+def encode_once(rows: Sequence[Row], objective: Objective, tokenizer: Tokenizer, folder: Path | None = None) -> Examples:
     """As `encode`, but what was encoded last with this tokenizer is kept: a site trains on the same rows in every round.
 
     The examples are recognised by the texts of the rows, so a changed file is encoded anew. They are kept no longer than the
@@ -71,8 +87,8 @@ def encode_once(rows: Sequence[Row], objective: SequenceClassification | CausalL
         digest.update(json.dumps(row).encode())
     last, examples = _last_encoded.get(tokenizer, (b"", collect((), Labels.INTEGERS)))
     if last != digest.digest():
-        examples = encode(rows, objective, tokenizer)
-        if sum(examples.lengths) <= _MOST_KEPT_TOKENS:
+        examples = encode(rows, objective, tokenizer, folder)
+        if examples.tokens <= _MOST_KEPT_TOKENS:
             _last_encoded[tokenizer] = digest.digest(), examples
     return examples
 
@@ -90,7 +106,7 @@ def encode_prompts(rows: Sequence[Row], objective: CausalLM | Seq2SeqLM, tokeniz
     keep = prompt_budget(objective.max_length, max_new_tokens)
     if objective.format in CHAT_FORMATS:
         return [_chat_prompt(row, objective, tokenizer, keep) for row in rows]
-    return [ids[-keep:] for ids in _without_end(_encode_prompts(rows, objective, tokenizer), tokenizer)]
+    return [ids[-keep:] for ids in without_end(_encode_prompts(rows, objective, tokenizer), tokenizer)]
 
 
 def end_tokens(examples: Sequence[Example], objective: CausalLM | Seq2SeqLM, tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -133,19 +149,14 @@ def _second_segment(types: Sequence[int]) -> int:
 def _causal(rows: Sequence[Row], objective: CausalLM, tokenizer: Tokenizer) -> Iterator[Example]:
     if objective.format in CHAT_FORMATS:
         return _chat(rows, objective, tokenizer)
-    end = tokenizer.eos_token_id
-    if end is None:
-        raise TaskFailed(
-            FailureReason.BAD_MODEL,
-            "the tokenizer has no end-of-sequence token, so the model cannot learn where a response ends: use a tokenizer that has one",
-        )
+    end = require_end_token(tokenizer)
     return _texts(rows, objective, tokenizer, end) if objective.format == "Text" else _pairs(rows, objective, tokenizer, end)
 
 
 def _pairs(rows: Sequence[Row], objective: CausalLM, tokenizer: Tokenizer, end: int) -> Iterator[Example]:
     for piece in _pieces(rows):
         # The tokenizer adds special tokens only at the start of the prompt, not between prompt and response.
-        prompts = _without_end(_encode_prompts(piece, objective, tokenizer), tokenizer)
+        prompts = without_end(_encode_prompts(piece, objective, tokenizer), tokenizer)
         responses = _encode_responses(piece, objective, tokenizer)
         yield from (_join(prompt, [*response, end], objective.max_length) for prompt, response in zip(prompts, responses, strict=True))
 
@@ -155,7 +166,7 @@ def _texts(rows: Sequence[Row], objective: CausalLM, tokenizer: Tokenizer, end: 
     size = objective.max_length
     open_: list[int] = []
     for piece in _pieces(rows):
-        for ids in _without_end(encode_plain([row[objective.text] for row in piece], tokenizer), tokenizer):
+        for ids in without_end(encode_plain([row[objective.text] for row in piece], tokenizer), tokenizer):
             open_ += [*ids, end]
             while len(open_) >= size or (open_ and not objective.packing):
                 yield from _whole(open_[:size])
@@ -171,24 +182,51 @@ def _whole(ids: list[int]) -> Iterator[Example]:
 
 def _chat(rows: Sequence[Row], objective: CausalLM, tokenizer: Tokenizer) -> Iterator[Example]:
     require_chat_template(tokenizer)
-    refused: list[int] = []
+    refused, first = 0, 0
     for number, row in enumerate(rows):
         try:
             samples = chat.encode_conversation(conversation_of(row, objective), tokenizer, objective.max_length)
         except RefusedConversationError:
-            refused.append(number)
+            refused, first = refused + 1, first if refused else number
             continue
         for sample in samples:
             labels = [token if is_target else IGNORED for token, is_target in zip(sample.ids, sample.is_target, strict=True)]
             yield Example(sample.ids, [IGNORED, *labels[1:]])
     if refused:
-        roles = ", ".join(conversation_of(rows[refused[0]], objective).roles[:_SHOWN_ROLES])
-        found = f"the model's chat template cannot render {len(refused)} of {len(rows)} conversations"
-        first = f"the first is that of good row {refused[0] + 1}, whose turns begin with {roles}"
-        if len(refused) > _MAX_REFUSED_SHARE * len(rows):
+        roles = ", ".join(conversation_of(rows[first], objective).roles[:_SHOWN_ROLES])
+        found = f"the model's chat template cannot render {refused} of {len(rows)} conversations"
+        which = f"the first is that of good row {first + 1}, whose turns begin with {roles}"
+        if refused > _MAX_REFUSED_SHARE * len(rows):
             advice = "give the model a template that takes such turns, or change the conversations (some templates take no system turn)"
-            raise TaskFailed(FailureReason.BAD_DATA, f"{found}: {first}: {advice}")
-        _LOG.warning("%s: %s. They are left out", found, first)
+            raise TaskFailed(FailureReason.BAD_DATA, f"{found}: {which}: {advice}")
+        _LOG.warning("%s: %s. They are left out", found, which)
+
+
+def _preference(rows: Sequence[Row], objective: Preference, tokenizer: Tokenizer) -> Iterator[Example]:
+    alike, refused = Integers(), Integers()
+    for number, row in enumerate(rows):
+        try:
+            pair = encode_pair(row, objective, tokenizer)
+        except RefusedConversationError:
+            refused.append(number)
+            continue
+        if pair is None:
+            alike.append(number)
+        else:
+            yield pair
+    _check_left_out(rows, refused, "the model's chat template cannot render", "give the model a template that takes such turns")
+    longer = f"raise task.maxLength, which is {objective.max_length}, or leave such rows out of the data"
+    _check_left_out(rows, alike, "within task.maxLength both answers are the same in", longer)
+
+
+def _check_left_out(rows: Sequence[Row], left_out: Sequence[int], found: str, advice: str) -> None:
+    """Tell of pairs that are no example, and fail if they are more than 1 %."""
+    if not left_out:
+        return
+    message = f"{found} {len(left_out)} of {len(rows)} pairs, the first of which is good row {left_out[0] + 1}"
+    if len(left_out) > _MAX_REFUSED_SHARE * len(rows):
+        raise TaskFailed(FailureReason.BAD_DATA, f"{message}: {advice}")
+    _LOG.warning("%s. They are left out", message)
 
 
 def _join(prompt: list[int], response: list[int], max_length: int) -> Example:
@@ -227,11 +265,6 @@ def _chat_prompt(row: Row, objective: CausalLM, tokenizer: Tokenizer, budget: in
         raise TaskFailed(FailureReason.BAD_DATA, message) from None
 
 
-def _without_end(encoded: Sequence[list[int]], tokenizer: Tokenizer) -> list[list[int]]:
-    """Texts that something follows, without the end token that the tokenizer adds to each."""
-    return [ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids for ids in encoded]
-
-
 def _cut(ids: list[int], length: int, tokenizer: Tokenizer) -> list[int]:
     """The first tokens of a text; its end token stays, if it has one."""
     ends = ids[-1:] == [tokenizer.eos_token_id]
@@ -242,4 +275,5 @@ _ENCODERS: Final[dict[type, Callable[[Sequence[Row], Any, Tokenizer], Iterator[E
     SequenceClassification: _classification,
     CausalLM: _causal,
     Seq2SeqLM: _seq2seq,
+    Preference: _preference,
 }

@@ -1,24 +1,29 @@
 """The samples that a model is trained on or evaluated with, as token ids: a few bytes a token, however many there are."""
 
+import mmap
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any, Final, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpipe_trainer.data.spill import SpilledBytes
+
 IGNORED: Final = -100
 """The label of a position that does not count in the loss (the default `ignore_index` of torch's cross entropy)."""
+_BLOCK_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
     """One sample.
 
-    `labels` is one class index, 0 or 1 for each class, or one number (SequenceClassification), or one token per input position (CausalLM)
-    or per target position (Seq2SeqLM).
+    `labels` is one class index, 0 or 1 for each class, or one number (SequenceClassification), or one token per input position (CausalLM,
+    Preference, whose pairs are made in `pairs`) or per target position (Seq2SeqLM).
     """
 
     input_ids: list[int]
@@ -92,8 +97,12 @@ class Examples(Sequence[Example]):
     @property
     def lengths(self) -> list[int]:
         """The number of tokens of each sample."""
-        found: list[int] = np.diff(self._ends, prepend=0).tolist()
-        return found
+        return list(_lengths(self._ends))
+
+    @property
+    def tokens(self) -> int:
+        """Of all samples."""
+        return int(self._ends[-1]) if len(self._ends) else 0
 
     @property
     def arrays(self) -> tuple[NDArray[Any], ...]:
@@ -116,24 +125,47 @@ class Examples(Sequence[Example]):
         return sum(one.nbytes for one in self.arrays)
 
 
-def lengths_of(examples: Sequence[Example]) -> list[int]:
+def lengths_of(examples: Sequence[Example]) -> Sequence[int]:
     """The number of tokens of each sample."""
-    return examples.lengths if isinstance(examples, Examples) else [len(example.input_ids) for example in examples]
+    if not isinstance(examples, Examples):
+        return [len(example.input_ids) for example in examples]
+    return array("i", _lengths(examples.arrays[1]))
 
 
-def collect(samples: Iterable[Example], labels_as: Labels) -> Examples:
-    """The samples in arrays, which are filled one sample after the other."""
-    ids, ends, label_ends, seconds = array("i"), array("q"), array("q"), array("i")
-    labels: array[Any] = array(labels_as.value)
+def _lengths(ends: NDArray[np.int64]) -> Iterator[int]:
+    last = 0
+    for part in blocks_of(ends):
+        yield from np.diff(part, prepend=last).tolist()
+        last = int(part[-1])
+
+
+def collect(samples: Iterable[Example], labels_as: Labels, folder: Path | None = None) -> Examples:
+    """The samples in arrays, which are filled one sample after the other: many in files on the volume of `folder`, see `SpilledBytes`."""
+    ids, ends, labels, label_ends, seconds = (SpilledBytes(folder) for _ in range(5))
+    tokens = targets = has_seconds = 0
     for sample in samples:
-        ids.extend(sample.input_ids)
-        ends.append(len(ids))
-        labels.extend([label != IGNORED for label in sample.labels] if labels_as is Labels.MARKS else sample.labels)
-        label_ends.append(len(labels))
-        seconds.append(sample.second)
-    found = [np.frombuffer(one, dtype=one.typecode) for one in (ids, ends, labels, label_ends, seconds)]
-    of_labels = found[2].view(bool) if labels_as is Labels.MARKS else found[2]
-    return Examples(found[0], found[1], of_labels, found[3], seconds=found[4] if any(seconds) else found[4][:0])
+        of_sample = [label != IGNORED for label in sample.labels] if labels_as is Labels.MARKS else sample.labels
+        tokens, targets, has_seconds = tokens + len(sample.input_ids), targets + len(of_sample), has_seconds or sample.second
+        for column, typecode, values in (
+            (ids, "i", sample.input_ids),
+            (ends, "q", (tokens,)),
+            (labels, labels_as.value, of_sample),
+            (label_ends, "q", (targets,)),
+            (seconds, "i", (sample.second,)),
+        ):
+            column.append(array(typecode, values).tobytes())
+    of_labels = labels.as_array("?" if labels_as is Labels.MARKS else labels_as.value)
+    of_seconds = seconds.as_array("i")[: None if has_seconds else 0]
+    return Examples(ids.as_array("i"), ends.as_array("q"), of_labels, label_ends.as_array("q"), seconds=of_seconds)
+
+
+def blocks_of(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """The array in parts. Of one that is mapped from a file, only the part under way takes memory."""
+    step = max(1, _BLOCK_BYTES // values.itemsize)
+    for start in range(0, values.size, step):
+        yield values[start : start + step]
+        if isinstance(values, np.memmap):
+            values._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]  # noqa: SLF001 -- numpy has no other way to it
 
 
 def _part(values: NDArray[Any], ends: NDArray[np.int64], at: int) -> NDArray[Any]:

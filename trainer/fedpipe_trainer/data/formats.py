@@ -2,12 +2,13 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from decimal import Decimal
+from functools import partial
 from typing import Any, Final
 
-from fedpipe_trainer.contract import CHAT_FORMATS, CausalLM, Objective, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.contract import CHAT_FORMATS, CausalLM, Objective, Preference, Seq2SeqLM, SequenceClassification
 from fedpipe_trainer.data.conversations import (
     Conversation,
     parse_conversation,
@@ -17,6 +18,8 @@ from fedpipe_trainer.data.conversations import (
     text_of,
     without_answer,
 )
+from fedpipe_trainer.data.preferences import check_pair, preference_readers
+from fedpipe_trainer.data.rows import Row
 from fedpipe_trainer.data.templates import fill
 from fedpipe_trainer.data.values import BadValueError, ValueReader, read_label
 
@@ -43,10 +46,17 @@ def value_readers(objective: Objective) -> Mapping[str, ValueReader]:
     """By column whose value is not simply a text: how it is read."""
     if isinstance(objective, SequenceClassification):
         return {objective.label: _LABEL_READERS[objective.problem]}
+    if isinstance(objective, Preference):
+        return preference_readers(objective)
     if isinstance(objective, CausalLM) and objective.format in CHAT_FORMATS:
         readers = {objective.conversation_column: read_messages if objective.format == "Messages" else read_share_gpt}
         return readers | ({objective.tools: read_tools} if objective.tools else {})
     return {"Alpaca": {"input": _optional_text}, "QuestionAnswering": {"answers": read_answers}}.get(objective.format, {})
+
+
+def row_check(objective: Objective) -> Callable[[Row], None] | None:
+    """What a row must keep to beyond each of its columns, see `read_rows`; None: nothing."""
+    return partial(check_pair, objective=objective) if isinstance(objective, Preference) else None
 
 
 def labels_of(row: Mapping[str, str], objective: SequenceClassification) -> tuple[str, ...]:

@@ -5,13 +5,13 @@ file is probably the wrong one, and training on the other rows would hide that; 
 """
 
 import logging
-from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from fedpipe_trainer.data.readers import BadRowError, bad_data, read_records
+from fedpipe_trainer.data.spill import Integers
 from fedpipe_trainer.data.table import Row, RowTable
 from fedpipe_trainer.data.values import BadValueError, Columns, ValueReader, select_columns
 from fedpipe_trainer.printable import printable
@@ -37,10 +37,12 @@ class Rows:
     """Good rows that were left out because the run does not have their label."""
     notes: tuple[str, ...] = ()
     """Why rows were left out, each note with their number; they quote nothing."""
+    folder: Path | None = None
+    """Where many rows are on the disk, see `SpilledBytes`."""
 
     def at(self, kept: Sequence[int]) -> "Rows":
         """Those of these rows alone, by their positions."""
-        return replace(self, rows=self.rows.at(kept), lines=array("q", (self.lines[at] for at in kept)))
+        return replace(self, rows=self.rows.at(kept), lines=Integers((self.lines[at] for at in kept), self.folder))
 
 
 @dataclass
@@ -63,8 +65,14 @@ class BadRows:
         return f"{self.count} of {good + self.count} rows of {path} cannot be used, the first at {unit} {number}: {reason}"
 
 
-def read_rows(path: str | Path, columns: Sequence[str], readers: Mapping[str, ValueReader] | None = None) -> Rows:
-    """Read these columns of the rows of the file or folder `path`: they alone are decoded and kept.
+def read_rows(
+    path: str | Path,
+    columns: Sequence[str],
+    readers: Mapping[str, ValueReader] | None = None,
+    check: Callable[[Row], None] | None = None,
+    folder: Path | None = None,
+) -> Rows:
+    """Read these columns of the rows of the file or folder `path`: they alone are decoded and kept, on the disk if they are many.
 
     A bad row (invalid JSON or CSV, not UTF-8, a column that is missing, empty or not text) is skipped, counted and logged.
 
@@ -72,14 +80,16 @@ def read_rows(path: str | Path, columns: Sequence[str], readers: Mapping[str, Va
         path: of the file or folder; see `readers`.
         columns: names, or paths such as `review.body` into nested rows.
         readers: by column whose value is not simply a text: how it becomes one.
+        check: raises `BadValueError` for a row whose columns do not fit together.
+        folder: on whose volume many rows are kept, see `SpilledBytes`.
 
     Raises:
         TaskFailed: BadData if the file cannot be read, has no good row, or has more than 1 % bad rows. The message
             names the file and the line of the first bad row.
     """
     path = Path(path)
-    wanted = Columns(columns, readers or {})
-    good, lines, bad = RowTable(columns), array("q"), BadRows()
+    wanted = Columns(columns, readers or {}, check)
+    good, lines, bad = RowTable(columns, folder), Integers(folder=folder), BadRows()
     try:
         records, unit = read_records(path, columns)
         for number, record in records:
@@ -91,7 +101,7 @@ def read_rows(path: str | Path, columns: Sequence[str], readers: Mapping[str, Va
     except OSError as error:
         raise bad_data(f"the data file {path} cannot be read: {error.strerror or type(error).__name__}") from error
     check_bad_share(path, len(good), bad, unit)
-    return Rows(good, bad.count, lines, unit, notes=(bad.summary(path, len(good), unit),) if bad.count else ())
+    return Rows(good, bad.count, lines, unit, notes=(bad.summary(path, len(good), unit),) if bad.count else (), folder=folder)
 
 
 def check_bad_share(path: Path, good: int, bad: BadRows, unit: str) -> None:

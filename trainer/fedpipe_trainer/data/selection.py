@@ -5,13 +5,15 @@ declared the labels; where they were derived from the sites' profiles, its rows 
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from fedpipe_trainer.contract import DataPolicy, FailureReason, Objective, SequenceClassification
-from fedpipe_trainer.data.formats import labels_of, value_readers
+from fedpipe_trainer.contract import DataPolicy, FailureReason, Objective, Preference, SequenceClassification
+from fedpipe_trainer.data.formats import labels_of, row_check, value_readers
+from fedpipe_trainer.data.preferences import is_tie
 from fedpipe_trainer.data.rows import Rows, read_rows
+from fedpipe_trainer.data.spill import Integers
 from fedpipe_trainer.data.templates import columns_of
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.printable import printable
@@ -19,18 +21,37 @@ from fedpipe_trainer.printable import printable
 _LOG = logging.getLogger(__name__)
 
 
-def select_rows(path: str | Path, objective: Objective, policy: DataPolicy) -> Rows:
+def select_rows(path: str | Path, objective: Objective, policy: DataPolicy, folder: Path | None = None) -> Rows:
     """Read the rows of this file that a task may use. Those that the policy leaves out count as skipped, those of other labels as dropped.
+
+    Pairs of equal answers count as skipped, too. Many rows are kept on the volume of `folder`, see `SpilledBytes`.
 
     Raises:
         TaskFailed: PolicyDenied, the policy leaves out every row; BadData, a row has a label that the objective does not have, or, if it
-            drops these, every row has; or as `read_rows`. The message names the file and the line, and quotes nothing.
+            drops these, every row has; every pair is of equal answers; or as `read_rows`. The message names the file and the line, and
+            quotes nothing.
     """
-    found = read_rows(path, columns_of(objective), value_readers(objective))
+    found = read_rows(path, columns_of(objective), value_readers(objective), row_check(objective), folder)
+    if isinstance(objective, Preference):
+        return _without_ties(path, found, objective)
     if not isinstance(objective, SequenceClassification):
         return found
     allowed = _with_allowed_labels(path, found, objective, policy)
     return with_run_labels(path, allowed, objective) if objective.labels else allowed
+
+
+def _without_ties(path: str | Path, found: Rows, objective: Preference) -> Rows:
+    """However many they are: raters often cannot choose, and no row of theirs is wrong."""
+    kept = Integers((at for at, row in enumerate(found.rows) if not is_tie(row, objective)), found.folder)
+    ties = len(found.rows) - len(kept)
+    if not ties:
+        return found
+    columns = f"{objective.chosen_column!r} and {objective.rejected_column!r}"
+    summary = f"{ties} of {len(found.rows)} rows of {path} prefer nothing: {columns} are the same"
+    if not kept:
+        raise TaskFailed(FailureReason.BAD_DATA, f"{summary}: correct task.chosenColumn and task.rejectedColumn, or the data")
+    _LOG.warning("%s. They are skipped", printable(summary))
+    return replace(found.at(kept), skipped=found.skipped + ties, notes=(*found.notes, summary))
 
 
 def _with_allowed_labels(path: str | Path, found: Rows, objective: SequenceClassification, policy: DataPolicy) -> Rows:
@@ -39,7 +60,7 @@ def _with_allowed_labels(path: str | Path, found: Rows, objective: SequenceClass
         return found
     # A label has no space around it, however the policy or a row spells it.
     allowed = {label.strip() for label in policy.labels}
-    kept = [at for at, labels in enumerate(_labels(found, objective)) if allowed.issuperset(labels)]
+    kept = _positions(found, objective, allowed)
     left_out = len(found.rows) - len(kept)
     if not kept:
         message = f"policy.labels of the data owner allows none of the values that column {column!r} of {path} has"
@@ -58,7 +79,7 @@ def with_run_labels(path: str | Path, rows: Rows, objective: SequenceClassificat
         TaskFailed: BadData, a row has another label, and the objective does not drop them; or every row has.
     """
     known = set(objective.labels)
-    kept = [at for at, labels in enumerate(_labels(rows, objective)) if known.issuperset(labels)]
+    kept = _positions(rows, objective, known)
     others = len(rows.rows) - len(kept)
     if not others:
         return rows
@@ -70,12 +91,19 @@ def with_run_labels(path: str | Path, rows: Rows, objective: SequenceClassificat
 
 
 def _other_labels(path: str | Path, rows: Rows, objective: SequenceClassification) -> str:
-    known = set(objective.labels)
-    numbers = [number for number, labels in zip(rows.lines, _labels(rows, objective), strict=True) if not known.issuperset(labels)]
-    found = f"{len(numbers)} of {len(rows.rows)} rows of {path}, the first at {rows.unit} {numbers[0]}, have in column {objective.label!r}"
+    known, count = set(objective.labels), len(rows.rows)
+    others = (number for number, labels in zip(rows.lines, _labels(rows, objective), strict=True) if not known.issuperset(labels))
+    first = next(others)
+    found = f"{1 + sum(1 for _ in others)} of {count} rows of {path}, the first at {rows.unit} {first}, have in column {objective.label!r}"
     if objective.drops_other_labels:
         return f"{found} none of the {len(known)} labels that the run found in the data: declare spec.task.labels in a new run"
     return f"{found} none of the run's {len(known)} labels: correct the rows, or add their labels to spec.task.labels of the run"
+
+
+def _positions(rows: Rows, objective: SequenceClassification, labels: Collection[str]) -> Integers:
+    """Of the rows that have none but these labels."""
+    known = frozenset(labels)
+    return Integers((at for at, of_row in enumerate(_labels(rows, objective)) if known.issuperset(of_row)), rows.folder)
 
 
 def _labels(rows: Rows, objective: SequenceClassification) -> Iterator[tuple[str, ...]]:

@@ -8,8 +8,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from fedpipe_trainer.contract import FailureReason
 from fedpipe_trainer.data.rows import Row
 from fedpipe_trainer.data.tokenizer import Tokenizer
+from fedpipe_trainer.errors import TaskFailed
 
 _STAND_INS: Final = range(0xF0000, 0xFFFFE)
 """A plane of Unicode for private use."""
@@ -49,6 +51,26 @@ class StandIns:
         for token, stand_in in self._stand_ins.items():
             text = text.replace(stand_in, token)
         return text
+
+
+def require_end_token(tokenizer: Tokenizer) -> int:
+    """The token that ends an answer.
+
+    Raises:
+        TaskFailed: BadModel, the tokenizer has none.
+    """
+    end: int | None = tokenizer.eos_token_id
+    if end is None:
+        raise TaskFailed(
+            FailureReason.BAD_MODEL,
+            "the tokenizer has no end-of-sequence token, so the model cannot learn where a response ends: use a tokenizer that has one",
+        )
+    return end
+
+
+def without_end(encoded: Sequence[list[int]], tokenizer: Tokenizer) -> list[list[int]]:
+    """Texts that something follows, without the end token that the tokenizer adds to each."""
+    return [ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids for ids in encoded]
 
 
 def encode_plain(texts: Sequence[str], tokenizer: Tokenizer, **options: object) -> list[list[int]]:

@@ -1,8 +1,10 @@
-"""Rows in little memory: the texts of a column stand one after the other in UTF-8, with 8 bytes for the end of each."""
+"""Rows in little memory: the texts of a column stand one after the other in UTF-8, with 8 bytes for the end of each; many on the disk."""
 
-from array import array
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import overload
+
+from fedpipe_trainer.data.spill import Integers, SpilledBytes
 
 Row = dict[str, str]
 
@@ -10,9 +12,11 @@ Row = dict[str, str]
 class RowTable(Sequence[Row]):
     """A sequence of rows of the same columns, each made when it is asked for. In a list of dicts, a row took some 400 bytes more."""
 
-    def __init__(self, columns: Iterable[str]) -> None:
-        self._columns = {column: _Texts() for column in columns}
+    def __init__(self, columns: Iterable[str], folder: Path | None = None) -> None:
+        """Have these columns; of the folder see `SpilledBytes`."""
+        self._columns = {column: _Texts(folder) for column in columns}
         self._kept: Sequence[int] = range(0)
+        self._folder = folder
 
     def append(self, row: Row) -> None:
         """Add a row.
@@ -27,7 +31,7 @@ class RowTable(Sequence[Row]):
 
     def at(self, kept: Sequence[int]) -> "RowTable":
         """Those of these rows alone, in this order; the texts are shared."""
-        return self._with(array("Q", (self._kept[at] for at in kept)))
+        return self._with(Integers((self._kept[at] for at in kept), self._folder))
 
     def column(self, name: str) -> Iterable[str]:
         """The texts of one column."""
@@ -54,20 +58,20 @@ class RowTable(Sequence[Row]):
     __hash__ = None  # type: ignore[assignment]  # rows can be added
 
     def _with(self, kept: Sequence[int]) -> "RowTable":
-        found = RowTable(())
+        found = RowTable((), self._folder)
         found._columns, found._kept = self._columns, kept
         return found
 
 
 class _Texts:
-    """Texts of any length in one piece of memory."""
+    """Texts of any length in one piece."""
 
-    def __init__(self) -> None:
-        self._content, self._ends = bytearray(), array("Q", [0])
+    def __init__(self, folder: Path | None) -> None:
+        self._content, self._ends = SpilledBytes(folder), Integers((0,), folder)
 
     def append(self, text: bytes) -> None:
-        self._content += text
+        self._content.append(text)
         self._ends.append(len(self._content))
 
     def __getitem__(self, at: int) -> str:
-        return self._content[self._ends[at] : self._ends[at + 1]].decode()
+        return self._content.read(self._ends[at], self._ends[at + 1]).decode()

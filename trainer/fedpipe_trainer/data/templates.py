@@ -13,13 +13,15 @@ from fedpipe_trainer.contract import (
     FORMAT_COLUMNS,
     CausalLM,
     FailureReason,
+    Objective,
+    Preference,
     Seq2SeqLM,
     SequenceClassification,
 )
 from fedpipe_trainer.errors import TaskFailed
 
 
-def columns_of(objective: SequenceClassification | CausalLM | Seq2SeqLM) -> tuple[str, ...]:
+def columns_of(objective: Objective) -> tuple[str, ...]:
     """The columns that the objective reads, without duplicates, in the order of their first use.
 
     Raises:
@@ -27,6 +29,8 @@ def columns_of(objective: SequenceClassification | CausalLM | Seq2SeqLM) -> tupl
     """
     if isinstance(objective, SequenceClassification):
         return tuple(dict.fromkeys(column for column in (objective.text, objective.text_pair, objective.label) if column))
+    if isinstance(objective, Preference):
+        return objective.columns
     if objective.format != "Template":
         return _columns_of_format(objective)
     named = [*_columns("prompt", objective.prompt or ""), *_columns("response", objective.response or "")]

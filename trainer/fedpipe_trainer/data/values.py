@@ -32,17 +32,25 @@ class Columns:
     names: Sequence[str]
     readers: Mapping[str, ValueReader] = field(default_factory=dict)
     """By column whose value is not simply a text: how it becomes one."""
+    check: Callable[[Row], None] | None = None
+    """Raises `BadValueError` for columns that do not fit together; None: any do."""
 
 
 def select_columns(record: Record, columns: Columns) -> Row:
     """The texts of these columns.
 
     Raises:
-        BadRowError: one of them has no value that can be used.
+        BadRowError: one of them has no value that can be used, or they do not fit together.
     """
     if isinstance(record, BadRowError):
         raise record
-    return {column: _text(record, column, columns.readers.get(column, _read_text)) for column in columns.names}
+    row = {column: _text(record, column, columns.readers.get(column, _read_text)) for column in columns.names}
+    try:
+        if columns.check is not None:
+            columns.check(row)
+    except BadValueError as error:
+        raise BadRowError(str(error)) from error
+    return row
 
 
 def read_label(value: Any) -> str:  # noqa: ANN401 -- any value of a data file

@@ -26,6 +26,7 @@ from fedpipe_trainer.model.source import checkpoint_keys
 
 AUTO_CLASSES: Final[dict[str, Any]] = {
     "CausalLM": AutoModelForCausalLM,
+    "Preference": AutoModelForCausalLM,
     "Seq2SeqLM": AutoModelForSeq2SeqLM,
     "SequenceClassification": AutoModelForSequenceClassification,
 }

@@ -85,7 +85,9 @@ def clear_cache() -> None:
     devices.trim_memory()
 
 
-def load(folder: Path, bits: Bits, objective: Objective, attention: Attention | None = None) -> Base:
+def load(
+    folder: Path, bits: Bits, objective: Objective, attention: Attention | None = None, *, known_fingerprint: str | None = None
+) -> Base:
     """Load the base from a local folder, without access to a hub.
 
     Args:
@@ -93,6 +95,7 @@ def load(folder: Path, bits: Bits, objective: Objective, attention: Attention | 
         bits: of its weights.
         objective: of the task.
         attention: how attention is computed; None: as transformers chooses for the architecture.
+        known_fingerprint: of this folder, where another process of the task has read all its files for it just now.
 
     Raises:
         TaskFailed: BadModel, the checkpoint does not fit its configuration or lacks weights.
@@ -108,7 +111,8 @@ def load(folder: Path, bits: Bits, objective: Objective, attention: Attention | 
         msg = f"the checkpoint in {folder} has no weights for {', '.join(missing_weights[:5])}: config.json belongs to another model"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
     _freeze(model, head)
-    return Base(model, tokenizer, pad_id, bits, device, fingerprint(folder), head, read_own_head(folder, objective, head))
+    identity = known_fingerprint or fingerprint(folder)
+    return Base(model, tokenizer, pad_id, bits, device, identity, head, read_own_head(folder, objective, head))
 
 
 def _from_pretrained(

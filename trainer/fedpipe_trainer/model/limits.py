@@ -10,7 +10,7 @@ from typing import Final
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fedpipe_trainer.contract import CausalLM, Objective, SequenceClassification, prompt_budget
+from fedpipe_trainer.contract import CausalLM, Objective, Preference, SequenceClassification, prompt_budget
 from fedpipe_trainer.model.architecture import build_meta_model, read_config
 from fedpipe_trainer.model.files import bad_model
 
@@ -60,7 +60,7 @@ def check_lengths(model: PreTrainedModel, objective: Objective, *, max_new_token
         raise bad_model(
             f"task.maxLength is {objective.max_length}, but {has}: lower task.maxLength to {positions}, or use another base model"
         )
-    if isinstance(objective, SequenceClassification) or objective.format == "Text" or not max_new_tokens:
+    if isinstance(objective, SequenceClassification | Preference) or objective.format == "Text" or not max_new_tokens:
         return
     prompt = prompt_budget(objective.max_length, max_new_tokens) if isinstance(objective, CausalLM) else 0
     if prompt + max_new_tokens > positions:

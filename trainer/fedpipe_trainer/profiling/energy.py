@@ -5,7 +5,7 @@ what other processes do there; its files are readable by root only since Linux 5
 """
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,9 +45,11 @@ class EnergyMeter:
         return now - last if now >= last else now - last + self._ranges.get(name, 0.0)
 
 
-def meter(used_device: torch.device) -> EnergyMeter:
-    """The meter of this device; without any counter it always reads None."""
-    return nvml_meter(used_device) if used_device.type == "cuda" else rapl_meter(POWERCAP)
+def meter(used_device: torch.device, processes: int = 1) -> EnergyMeter:
+    """The meter of this device, or of the first ones where each of several processes has its own; without any counter it reads None."""
+    if used_device.type != "cuda":
+        return rapl_meter(POWERCAP)
+    return nvml_meter([used_device] if processes == 1 else [torch.device("cuda", number) for number in range(processes)])
 
 
 def rapl_meter(powercap: Path) -> EnergyMeter:
@@ -60,14 +62,16 @@ def rapl_meter(powercap: Path) -> EnergyMeter:
     return EnergyMeter(lambda: {zone.name: int((zone / "energy_uj").read_text()) / 1e6 for zone in zones}, ranges)
 
 
-def nvml_meter(used_device: torch.device) -> EnergyMeter:
-    """The counter of an NVIDIA GPU (Volta or later), read through the driver's own library."""
+def nvml_meter(devices: Sequence[torch.device]) -> EnergyMeter:
+    """The sum over the counters of NVIDIA GPUs (Volta or later), read through the driver's own library."""
     try:
         nvml = ctypes.CDLL(_NVML)
     except OSError:
         return EnergyMeter(dict, {})
-    handle = _nvml_handle(nvml, f"GPU-{torch.cuda.get_device_properties(used_device).uuid}")
-    return EnergyMeter(lambda: _nvml_joules(nvml, handle), {})
+    handles = [_nvml_handle(nvml, f"GPU-{torch.cuda.get_device_properties(one).uuid}") for one in devices]
+    return EnergyMeter(
+        lambda: {name: joules for at, handle in enumerate(handles) for name, joules in _nvml_joules(nvml, handle, at).items()}, {}
+    )
 
 
 def _nvml_handle(nvml: Any, uuid: str) -> ctypes.c_void_p | None:  # noqa: ANN401 - a library has no type
@@ -76,11 +80,11 @@ def _nvml_handle(nvml: Any, uuid: str) -> ctypes.c_void_p | None:  # noqa: ANN40
     return None if failed else handle
 
 
-def _nvml_joules(nvml: Any, handle: ctypes.c_void_p | None) -> dict[str, float]:  # noqa: ANN401 - a library has no type
+def _nvml_joules(nvml: Any, handle: ctypes.c_void_p | None, number: int) -> dict[str, float]:  # noqa: ANN401 - a library has no type
     millijoules = ctypes.c_ulonglong()
     if handle is None or nvml.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(millijoules)):
         return {}
-    return {"gpu": millijoules.value / 1e3}
+    return {f"gpu {number}": millijoules.value / 1e3}
 
 
 def _text(path: Path) -> str:

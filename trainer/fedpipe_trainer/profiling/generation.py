@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from fedpipe_trainer.contract import CausalLM, FailureReason, GenerationSpeed, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.contract import CausalLM, FailureReason, GenerationSpeed, Preference, Seq2SeqLM, SequenceClassification
 from fedpipe_trainer.data import IGNORED, Example
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import DecodingConfig, generate_answers
@@ -38,7 +38,7 @@ def measure_generation(subject: Subject, examples: Sequence[Example], runtime: T
         Terminated: the task was requested to stop.
     """
     objective = subject.objective
-    if isinstance(objective, SequenceClassification) or objective.format == "Text":
+    if isinstance(objective, SequenceClassification | Preference) or objective.format == "Text":
         return None
     longest = max(1, objective.max_length - 1 - _TOKENS)
     prompts = [_prompt(example)[-longest:] for example in examples]

@@ -61,7 +61,7 @@ def measure_importance(method: ImportanceMethod, subject: Subject, batch_size: i
 def draw_batches(subject: Subject, count: int, batch_size: int, *, at_least: int) -> list[list[Example]]:
     """Batches of `count` different samples in all, drawn at random; from fewer samples, smaller batches: at least so many, if possible."""
     examples = subject.examples
-    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(subject.seed)).tolist()[:count]
+    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(subject.seed))[:count].tolist()
     size = max(1, min(batch_size, len(order) // at_least))
     return [[examples[i] for i in order[at : at + size]] for at in range(0, len(order) - size + 1, size)]
 

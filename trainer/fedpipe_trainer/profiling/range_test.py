@@ -17,9 +17,10 @@ from fedpipe_trainer import device
 from fedpipe_trainer.adapters import Adapters, AdapterSpec, AdapterTensors, attach_adapters
 from fedpipe_trainer.contract import FailureReason, RangeTest, RangeTestResult, RateLoss, scale_of
 from fedpipe_trainer.contract.result import MAX_LOSS
-from fedpipe_trainer.data import Example, batch_of_step, compose_batches
+from fedpipe_trainer.data import Example, batch_of_step, compose_batches, lengths_of
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import mean_loss
+from fedpipe_trainer.parallel import Session, SessionRequest, open_session
 from fedpipe_trainer.profiling.subject import Subject
 from fedpipe_trainer.steps import compute_gradients, make_optimizer, optimizer_step, training_mode
 from fedpipe_trainer.task_runtime import TaskRuntime
@@ -60,23 +61,33 @@ class _Trial:
             Terminated: the task was requested to stop.
         """
         hyper = self.test.hyperparameters.model_copy(update={"learning_rate": rate})
-        with self._attached() as adapters:
+        with self._attached() as adapters, open_session(self.subject.workers, self._request(), adapters.trainable) as session:
             torch.manual_seed(self.subject.seed)
             optimizer = make_optimizer(hyper, adapters)
             with training_mode(adapters.model, checkpointing=False):
                 for step in range(self.test.steps):
                     self._check_time()
-                    loss, norm = self._train_step(step, adapters, optimizer, rate)
+                    loss, norm = self._train_step(step, adapters, optimizer, rate, session)
                     if not (math.isfinite(loss) and math.isfinite(norm)):
                         return None
             return self._validation_loss(adapters)
 
-    def _train_step(self, step: int, adapters: Adapters, optimizer: torch.optim.Optimizer, rate: float) -> tuple[float, float]:
+    def _train_step(
+        self, step: int, adapters: Adapters, optimizer: torch.optim.Optimizer, rate: float, session: Session | None
+    ) -> tuple[float, float]:
         """Loss and gradient norm of one step."""
         subject, test = self.subject, self.test
         examples = [subject.examples[i] for i in batch_of_step(self.batches, step, subject.seed)]
         micro_batch = min(self.micro_batch, len(examples))
-        loss, _ = compute_gradients(examples, subject.objective, subject.base, adapters=adapters, micro_batch=micro_batch)
+        loss, _ = compute_gradients(
+            examples,
+            subject.objective,
+            subject.base,
+            adapters=adapters,
+            micro_batch=micro_batch,
+            session=session,
+            seed=subject.seed + step,
+        )
         return loss, optimizer_step(optimizer, learning_rate=rate, max_grad_norm=test.hyperparameters.max_grad_norm)
 
     def _validation_loss(self, adapters: Adapters) -> float | None:
@@ -86,12 +97,23 @@ class _Trial:
 
     @contextmanager
     def _attached(self) -> Iterator[Adapters]:
-        subject, test = self.subject, self.test
-        scale = scale_of(test.scaling, test.alpha, subject.rank)
-        ranks = {weight.name: subject.rank for weight in subject.weights}
-        spec = AdapterSpec(ranks=ranks, scale=lambda _weight: scale, dropout=test.hyperparameters.dropout)
-        with attach_adapters(subject.base, spec, AdapterTensors(), subject.seed) as adapters:
+        request = self._request()
+        spec = AdapterSpec(ranks=request.ranks, scale=request.scales.__getitem__, dropout=request.dropout)
+        with attach_adapters(self.subject.base, spec, AdapterTensors(), request.seed) as adapters:
             yield adapters
+
+    def _request(self) -> SessionRequest:
+        """How every process that computes gradients attaches the adapters."""
+        subject, test = self.subject, self.test
+        ranks = {weight.name: subject.rank for weight in subject.weights}
+        return SessionRequest(
+            ranks,
+            dict.fromkeys(ranks, scale_of(test.scaling, test.alpha, subject.rank)),
+            subject.seed,
+            dropout=test.hyperparameters.dropout,
+            memory_limit_bytes=self.runtime.memory_limit_bytes,
+            is_deterministic=True,
+        )
 
     def _check_time(self) -> None:
         if self.runtime.stop_requested():
@@ -115,8 +137,7 @@ def measure_rates(
     Raises:
         Terminated: the task was requested to stop.
     """
-    lengths = [len(example.input_ids) for example in subject.examples]
-    batches = compose_batches(lengths, test.batch_size, subject.seed)
+    batches = compose_batches(lengths_of(subject.examples), test.batch_size, subject.seed)
     trial = _Trial(test, subject, batches, validation, micro_batch, runtime, ends_at=runtime.elapsed_seconds() + test.seconds)
     try:
         with device.deterministic(subject.base.device):

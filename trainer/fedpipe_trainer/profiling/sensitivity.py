@@ -123,6 +123,7 @@ def _added(model: nn.Module, adapters: Mapping[str, SvdAdapter]) -> Iterator[Non
 
 
 def _add_output(adapter: SvdAdapter, _layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:  # noqa: ANN401 - a module returns anything
-    if not isinstance(output, Tensor) or not output.is_floating_point():
+    is_base = not torch.is_grad_enabled()  # of a preference: the reference has no adapter
+    if is_base or not isinstance(output, Tensor) or not output.is_floating_point():
         return output
     return output + adapter(inputs[0]).to(output.dtype)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fedpipe_trainer.contract import Objective, WeightShape
 from fedpipe_trainer.data import Example
 from fedpipe_trainer.model import Base
+from fedpipe_trainer.parallel import WorkerGroup
 
 
 @dataclass(frozen=True)
@@ -20,3 +21,10 @@ class Subject:
     rank: int
     """Rank of the adapters while steps are measured."""
     seed: int
+    workers: WorkerGroup | None = None
+    """The processes with which its steps are divided, whose last `load` is of the same base."""
+
+    @property
+    def processes(self) -> int:
+        """Among which its steps are divided."""
+        return self.workers.processes if self.workers else 1

@@ -6,12 +6,16 @@ seconds: every batch at the mean length of the samples, which determines the tim
 the longest samples where these are clearly longer, which determines the peak memory; and the largest batch that fits at a second
 depth, which tells the forward pass from the backward pass: seconds a token = a + c · trained layers. Gradient checkpointing is not
 measured: what it adds is the forward pass a second time.
+
+Where the site's steps are divided among devices, those that are measured are, too: each device computes a batch, and the speed is that of
+all. What is not divided, evaluation and answers, is measured on one.
 """
 
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from heapq import nsmallest
 from typing import Final
 
 import psutil
@@ -20,12 +24,13 @@ import torch
 from fedpipe_trainer import device, peak_memory
 from fedpipe_trainer.adapters import Adapters, AdapterSpec, AdapterTensors, attach_adapters
 from fedpipe_trainer.contract import FailureReason, GenerationSpeed, Hyperparameters, Throughput, WeightShape
-from fedpipe_trainer.data import Example, collate
+from fedpipe_trainer.data import Example, collate, lengths_of
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import evaluation_mode
 from fedpipe_trainer.losses import summed_loss
 from fedpipe_trainer.mfu import model_flops_utilisation
 from fedpipe_trainer.model import Base
+from fedpipe_trainer.parallel import Session, SessionRequest, open_session
 from fedpipe_trainer.profiling import energy
 from fedpipe_trainer.profiling.generation import measure_generation
 from fedpipe_trainer.profiling.subject import Subject
@@ -80,7 +85,7 @@ def measure_steps(subject: Subject, batch_sizes: Sequence[int], runtime: TaskRun
     """
     batches = _batches(subject.examples, batch_sizes)
     _read_weights(subject.base)
-    with _Benchmark.attached(subject, lowest_layer=0) as benchmark:
+    with _Benchmark.attached(subject, runtime, lowest_layer=0) as benchmark:
         first = _seconds_of(runtime, benchmark, batches[0])
         evaluate_speed = _evaluate_speed(runtime, benchmark, batches[0])
         generation = measure_generation(subject, batches[0], runtime)
@@ -90,7 +95,8 @@ def measure_steps(subject: Subject, batch_sizes: Sequence[int], runtime: TaskRun
         raise TaskFailed(FailureReason.OUT_OF_MEMORY, "out of memory in the first training step")
     fastest = max(timed, key=lambda one: one.point.tokens_per_second)
     speed = fastest.point.tokens_per_second
-    efficiency = Efficiency(speed, model_flops_utilisation(subject.base, subject.objective, speed), fastest.tokens_per_joule)
+    mfu = model_flops_utilisation(subject.base, subject.objective, speed / subject.processes)
+    efficiency = Efficiency(speed, mfu, fastest.tokens_per_joule)
     # On a CPU, some libraries do not recover after the process has run out of memory: see `_exceeds_limit`.
     may_go_on = None not in measured or subject.base.device.type != "cpu"
     shallow = _at_second_depth(subject, batches[: len(timed)], runtime, evaluate_speed) if may_go_on else []
@@ -115,7 +121,7 @@ def _at_second_depth(subject: Subject, fitting: Sequence[list[Example]], runtime
     if lowest is None:
         return []
     largest = max(fitting, key=len)  # of two equally large ones the first, whose samples are not the longest
-    with _Benchmark.attached(subject, lowest_layer=lowest) as benchmark:
+    with _Benchmark.attached(subject, runtime, lowest_layer=lowest) as benchmark:
         return [one for one in _measure(benchmark, [largest], runtime, evaluate_speed) if one is not None]
 
 
@@ -133,23 +139,29 @@ class _Benchmark:
     adapters: Adapters
     optimizer: torch.optim.Optimizer
     lowest_layer: int
+    session: Session | None
 
     @classmethod
     @contextmanager
-    def attached(cls, subject: Subject, *, lowest_layer: int) -> "Iterator[_Benchmark]":
+    def attached(cls, subject: Subject, runtime: TaskRuntime, *, lowest_layer: int) -> "Iterator[_Benchmark]":
         """A benchmark that trains the weights of this layer and of those above it."""
         ranks = {weight.name: subject.rank for weight in subject.weights if weight.layer >= lowest_layer}
-        spec = AdapterSpec(ranks=ranks, scale=lambda _weight: 1.0)
+        scales = dict.fromkeys(ranks, 1.0)
+        spec = AdapterSpec(ranks=ranks, scale=scales.__getitem__)
+        limit = runtime.memory_limit_bytes
+        request = SessionRequest(ranks, scales, subject.seed, lowest_layer=lowest_layer, memory_limit_bytes=limit)
         with (
             attach_adapters(subject.base, spec, AdapterTensors(), subject.seed) as adapters,
             training_mode(adapters.model, checkpointing=False, lowest_layer=lowest_layer),
+            open_session(subject.workers, request, adapters.trainable) as session,
         ):
-            yield cls(subject, adapters, make_optimizer(_HYPER, adapters), lowest_layer)
+            yield cls(subject, adapters, make_optimizer(_HYPER, adapters), lowest_layer, session)
 
     def train_step(self, examples: Sequence[Example]) -> bool:
-        """Run one training step; False if the batch had to be split to fit in memory."""
-        size, base = len(examples), self.subject.base
-        _, micro_batch = compute_gradients(examples, self.subject.objective, base, adapters=self.adapters, micro_batch=size)
+        """Run one training step, of these examples on each device; False if they had to be split to fit in memory."""
+        size, base, objective = len(examples), self.subject.base, self.subject.objective
+        everywhere = [*examples] * self.subject.processes
+        _, micro_batch = compute_gradients(everywhere, objective, base, adapters=self.adapters, micro_batch=size, session=self.session)
         optimizer_step(self.optimizer, learning_rate=_HYPER.learning_rate, max_grad_norm=_HYPER.max_grad_norm)
         device.synchronise(base.device)
         return micro_batch == size
@@ -165,10 +177,12 @@ class _Benchmark:
 
 def _batches(examples: Sequence[Example], sizes: Sequence[int]) -> list[list[Example]]:
     """A batch of each size with samples close to the mean length, smallest first; then, perhaps, the largest with the longest samples."""
-    ascending = sorted(set(sizes))
-    mean = sum(len(example.input_ids) for example in examples) / len(examples)
-    typical = sorted(examples, key=lambda example: abs(len(example.input_ids) - mean))
-    longest = sorted(examples, key=lambda example: -len(example.input_ids))
+    ascending, lengths = sorted(set(sizes)), lengths_of(examples)
+    mean = sum(lengths) / len(lengths)
+    typical, longest = (
+        [examples[at] for at in nsmallest(ascending[-1], range(len(lengths)), key=key)]
+        for key in (lambda at: abs(lengths[at] - mean), lambda at: -lengths[at])
+    )
     batches = [_repeat(typical, size) for size in ascending]
     is_clearly_longer = _length(longest) > _CLEARLY_LONGER * _length(batches[-1])
     return [*batches, _repeat(longest, ascending[-1])] if is_clearly_longer else batches
@@ -182,8 +196,8 @@ def _measure(
     The first step of a batch is not timed: libraries choose kernels for its shape, and memory is allocated. On two cores it took 10 to 35 %
     longer than those of the training. Its peak counts, like that of the others.
     """
-    base, bytes_per_token = benchmark.subject.base, 0.0
-    meter = energy.meter(base.device)
+    base, processes, bytes_per_token = benchmark.subject.base, benchmark.subject.processes, 0.0
+    meter = energy.meter(base.device, processes)
     for examples in batches:
         if runtime.stop_requested():
             raise Terminated
@@ -208,12 +222,12 @@ def _measure(
             bits=base.bits,
             batch_size=len(examples),
             length=_length(examples),
-            tokens_per_second=tokens / seconds,
+            tokens_per_second=processes * tokens / seconds,
             evaluate_tokens_per_second=evaluate_speed,
             peak_memory_bytes=peak,
             lowest_layer=benchmark.lowest_layer,
         )
-        yield _Timed(point, seconds, None if joules is None else len(steps) * tokens / joules)
+        yield _Timed(point, seconds, None if joules is None else len(steps) * processes * tokens / joules)
 
 
 def _exceeds_limit(expected_bytes: float, limit: int | None, used_device: torch.device) -> bool:

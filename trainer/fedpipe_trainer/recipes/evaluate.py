@@ -2,14 +2,15 @@
 
 `evaluate_adapter` does it with a base that is loaded already: a training evaluates the adapter that it starts from.
 
-It measures the loss for every objective, accuracy and macro-F1 for a classification, and compares generated answers with
-their references for CausalLM and Seq2SeqLM. Rows of the data leave the site only if the run requests some and the data owner's policy
-allows it: always the first ones of the file, so that further runs, or other seeds, show no others.
+It measures the loss for every objective, accuracy and macro-F1 for a classification, how often a preference is right, and compares
+generated answers with their references for CausalLM and Seq2SeqLM. Rows of the data leave the site only if the run requests some and the
+data owner's policy allows it: always the first ones of the file, so that further runs, or other seeds, show no others.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from fedpipe_trainer import device, metrics
@@ -20,6 +21,7 @@ from fedpipe_trainer.contract import (
     EvaluateTask,
     FailureReason,
     Outcome,
+    Preference,
     Progress,
     Sample,
     Seq2SeqLM,
@@ -34,10 +36,12 @@ from fedpipe_trainer.data import (
     encode,
     encode_prompts,
     end_tokens,
+    is_sample,
     labels_of,
     prompt_key,
     references_of,
     select_rows,
+    shown_pair,
     shown_prompt,
     shuffled,
 )
@@ -45,6 +49,7 @@ from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import DecodingConfig, EvaluationTotals, Prediction, evaluate_batches, evaluation_mode, generate_answers
 from fedpipe_trainer.metrics import Answer
 from fedpipe_trainer.model import Base, check_lengths, fetch, load_cached
+from fedpipe_trainer.reference_cache import cached_reference
 from fedpipe_trainer.task_runtime import TaskRuntime
 
 _MAX_SAMPLE_CHARACTERS: Final = 1000
@@ -60,21 +65,21 @@ def run(task: EvaluateTask, runtime: TaskRuntime) -> EvaluateResult:
     """
     with runtime.phase("load"):
         runtime.report(Progress(phase="load"))
-        validation = read_validation(task)
+        validation = read_validation(task, runtime.cache)
         base = load_cached(fetch(task.model, runtime), task.bits, task.objective, task.model.attn_implementation)
         adapter = _load_global_adapter(task, base, runtime)
     return evaluate_adapter(task, runtime, base=base, adapter=adapter, validation=validation)
 
 
-def read_validation(task: EvaluateTask) -> Rows:
-    """The site's validation data. Whatever can fail before a model is loaded fails here.
+def read_validation(task: EvaluateTask, folder: Path | None = None) -> Rows:
+    """The site's validation data, if it is large on the volume of `folder`. Whatever can fail before a model is loaded fails here.
 
     Raises:
         TaskFailed: BadData, the file cannot be read; BadTask, the slot pattern is not a regular expression.
     """
-    if not isinstance(task.objective, SequenceClassification):
+    if isinstance(task.objective, CausalLM | Seq2SeqLM):
         metrics.compile_slot_pattern(task.objective.slot_pattern)
-    return select_rows(task.data.validation, task.objective, task.policy)
+    return select_rows(task.data.validation, task.objective, task.policy, folder)
 
 
 def evaluate_adapter(task: EvaluateTask, runtime: TaskRuntime, *, base: Base, adapter: AdapterTensors, validation: Rows) -> EvaluateResult:
@@ -94,7 +99,12 @@ def evaluate_adapter(task: EvaluateTask, runtime: TaskRuntime, *, base: Base, ad
     # A row of plain text may be many samples: no more of them are evaluated than of others.
     examples = encode(rows, task.objective, base.tokenizer)[: task.evaluation.max_samples]
     limit = device.memory_limit(base.device, runtime.memory_limit_bytes)
-    with runtime.phase("evaluate"), attach_adapters(base, FROZEN_ADAPTER, adapter, task.seed), limit:
+    with (
+        runtime.phase("evaluate"),
+        attach_adapters(base, FROZEN_ADAPTER, adapter, task.seed),
+        limit,
+        cached_reference(base, task.objective, runtime),
+    ):
         totals = _measure_loss(task, base, examples, runtime)
         answers = _generate(task, base, examples, _questions(task, rows, validation.rows), runtime)
         values = _metrics(task, totals, examples, answers)
@@ -109,7 +119,7 @@ def evaluate_adapter(task: EvaluateTask, runtime: TaskRuntime, *, base: Base, ad
         dropped_rows=validation.dropped,
         loss=totals.mean_loss,
         metrics=values,
-        examples=_samples(task, rows[:shown], totals.predicted, answers),
+        examples=_samples(task, base, rows[:shown], predicted=totals.predicted, answers=answers),
     )
 
 
@@ -157,6 +167,8 @@ def _metrics(task: EvaluateTask, totals: EvaluationTotals, examples: Sequence[Ex
     if isinstance(objective, SequenceClassification):
         predicted = [totals.predicted[i] for i in range(len(examples))]
         return _head_metrics(objective, [example.labels for example in examples], predicted)
+    if isinstance(objective, Preference):
+        return metrics.preference_metrics([totals.predicted[i][0] for i in range(len(examples))])
     if objective.format == "QuestionAnswering":
         return {"perplexity": perplexity_of(totals.mean_loss), **metrics.question_metrics(answers)}
     slots = metrics.compile_slot_pattern(objective.slot_pattern)
@@ -186,7 +198,7 @@ class _Question:
 def _questions(task: EvaluateTask, rows: Sequence[Row], all_rows: Sequence[Row]) -> list[_Question]:
     """What answers are generated to: the first distinct prompts of these rows."""
     objective = task.objective
-    if isinstance(objective, SequenceClassification) or objective.format == "Text":
+    if isinstance(objective, SequenceClassification | Preference) or objective.format == "Text":
         return []
     asked: dict[str, Row] = {}
     for row in rows:
@@ -224,12 +236,15 @@ def _generate(
 
 
 def _samples(
-    task: EvaluateTask, shown: Sequence[Row], predicted: Mapping[int, Prediction], answers: Sequence[Answer]
+    task: EvaluateTask, base: Base, shown: Sequence[Row], *, predicted: Mapping[int, Prediction], answers: Sequence[Answer]
 ) -> tuple[Sample, ...]:
     """The rows that are shown, the first ones of the evaluated rows; of generated answers, those with one."""
     objective = task.objective
     if isinstance(objective, SequenceClassification):
         return tuple(_shown_row(row, objective, predicted[at]) for at, row in enumerate(shown))
+    if isinstance(objective, Preference):
+        compared = [row for row in shown if is_sample(row, objective, base.tokenizer)]
+        return tuple(_shown_pair(row, objective, *predicted[at]) for at, row in enumerate(compared))
     if not answers:
         return ()
     texts = {answer.prompt: answer.text for answer in answers}
@@ -246,6 +261,13 @@ def _shown_row(row: Row, objective: SequenceClassification, predicted: Predictio
     said = ", ".join(label for label, is_there in zip(objective.labels, predicted, strict=True) if is_there)
     has = ", ".join(sorted(labels_of(row, objective), key=objective.labels.index))
     return _sample("\n".join(texts), has, said)
+
+
+def _shown_pair(row: Row, objective: Preference, margin: float) -> Sample:
+    """The prompt, the chosen answer, and that which the model prefers; none if their rewards are equal."""
+    prompt, chosen, rejected = shown_pair(row, objective)
+    preferred = chosen if margin > 0 else rejected if margin < 0 else ""
+    return _sample(prompt, chosen[:_MAX_SAMPLE_CHARACTERS], preferred[:_MAX_SAMPLE_CHARACTERS])
 
 
 def _sample(text: str, expected: str, predicted: str) -> Sample:

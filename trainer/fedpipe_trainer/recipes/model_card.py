@@ -10,10 +10,16 @@ CARD: Final = "README.md"
 MAX_BYTES: Final = 1 << 20
 _AUTO: Final = {
     "CausalLM": "AutoModelForCausalLM",
+    "Preference": "AutoModelForCausalLM",
     "Seq2SeqLM": "AutoModelForSeq2SeqLM",
     "SequenceClassification": "AutoModelForSequenceClassification",
 }
-_PIPELINE: Final = {"CausalLM": "text-generation", "Seq2SeqLM": "text2text-generation", "SequenceClassification": "text-classification"}
+_PIPELINE: Final = {
+    "CausalLM": "text-generation",
+    "Preference": "text-generation",
+    "Seq2SeqLM": "text2text-generation",
+    "SequenceClassification": "text-classification",
+}
 _LONGEST: Final = 500
 """Labels and lines of a plan that the card lists, at most; characters of a metric's name."""
 

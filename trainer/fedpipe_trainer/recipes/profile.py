@@ -8,7 +8,8 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +37,7 @@ from fedpipe_trainer.data import Example, Row, Rows, encode, labels_of, lengths_
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.failures import failure_of
 from fedpipe_trainer.model import Base, check_model, clear_cache, facts, fetch, fingerprint, load, read_revision, read_tokenizer
+from fedpipe_trainer.parallel import LoadBase, WorkerGroup, worker_group
 from fedpipe_trainer.printable import printable
 from fedpipe_trainer.profiling import bandwidth, hardware, kept
 from fedpipe_trainer.profiling.importance import measure_importance
@@ -48,6 +50,9 @@ _LOG = logging.getLogger(__name__)
 _UNQUANTISED: Final = 16
 """Bits from which on a base is not quantised."""
 _MIB: Final = 2**20
+_MOST_VALUES: Final = 100_000
+_MOST_CHARACTERS: Final = 1 << 25
+"""Of the different values of a column that may have labels, together."""
 _ROWS_OF_A_LABEL: Final = 2
 """Rows of the site that must have a label before its profile names it: a value of a single row may be that row's text."""
 
@@ -67,6 +72,8 @@ class PreparedSite:
     skipped_rows: int
     labels: tuple[int, int]
     """Different labels of the training and of the validation rows."""
+    workers: WorkerGroup | None = None
+    """The processes with which steps are divided."""
 
 
 @dataclass(frozen=True)
@@ -150,13 +157,15 @@ def measure(task: ProfileTask, runtime: TaskRuntime, folder: Path, first_fetch_s
     """
     used_device = device.choose()
     runtime_bytes = _resident_bytes(used_device)
-    with runtime.phase("load"):
-        site = prepare(task, folder)
-    setup_seconds = runtime.measured().seconds["load"] - first_fetch_seconds
-    with runtime.phase("profile"):
-        found = measure_bit_widths(task, runtime, site)
-        measured = found.measured
-        importance, range_test = score(task, runtime, site, measured)
+    with worker_group(device.usable_processes(task.processes), runtime) as workers:
+        with runtime.phase("load"):
+            site = replace(prepare(task, folder, runtime.cache), workers=workers)
+        setup_seconds = runtime.measured().seconds["load"] - first_fetch_seconds
+        with runtime.phase("profile"):
+            found = measure_bit_widths(task, runtime, site)
+            measured = found.measured
+            importance, range_test = score(task, runtime, site, measured)
+        memory, device_memory = _memory(used_device, runtime, is_shared=workers is not None)
     lengths = lengths_of(site.examples)
     efficiency = max((one.steps.efficiency for one in measured.values()), key=lambda one: one.tokens_per_second)
     return ProfileResult(
@@ -173,8 +182,9 @@ def measure(task: ProfileTask, runtime: TaskRuntime, folder: Path, first_fetch_s
         mean_tokens=sum(lengths) / len(lengths),
         longest_tokens=max(lengths),
         rank=task.rank,
-        memory_bytes=device.memory_bytes(used_device, runtime.memory_limit_bytes),
-        device_memory_bytes=device.memory_bytes_beyond(used_device, runtime.memory_limit_bytes),
+        processes=workers.processes if workers else 1,
+        memory_bytes=memory,
+        device_memory_bytes=device_memory,
         runtime_bytes=runtime_bytes,
         setup_seconds=setup_seconds,
         # Memory that earlier bit widths left in this process is not part of the peak of a new process.
@@ -194,10 +204,10 @@ def measure(task: ProfileTask, runtime: TaskRuntime, folder: Path, first_fetch_s
     )
 
 
-def prepare(task: ProfileTask, folder: Path) -> PreparedSite:
-    """Read the data and the facts about the model, without loading weights."""
+def prepare(task: ProfileTask, folder: Path, cache: Path | None = None) -> PreparedSite:
+    """Read the data, if it is large into files on the volume of `cache`, and the facts about the model, without loading weights."""
     paths = (task.data.train, task.data.validation)
-    train, validation = (select_rows(path, task.objective, task.policy) for path in paths)
+    train, validation = (select_rows(path, task.objective, task.policy, cache) for path in paths)
     objective = with_found_labels(task.objective, (train, validation), task.policy)
     if isinstance(objective, SequenceClassification) and objective.labels:
         train, validation = (with_run_labels(path, rows, objective) for path, rows in zip(paths, (train, validation), strict=True))
@@ -207,7 +217,7 @@ def prepare(task: ProfileTask, folder: Path) -> PreparedSite:
         folder=folder,
         objective=objective,
         base=facts(folder, objective, task.target_modules, task.model.attn_implementation),
-        examples=encode(train.rows, objective, tokenizer),
+        examples=encode(train.rows, objective, tokenizer, cache),
         validation=encode(_draw_validation(task, validation.rows), objective, tokenizer),
         validation_samples=len(validation.rows),
         skipped_rows=train.skipped + train.dropped + validation.skipped + validation.dropped,
@@ -231,7 +241,7 @@ def with_found_labels(objective: Objective, files: Sequence[Rows], policy: DataP
     """
     if not isinstance(objective, SequenceClassification) or objective.labels or objective.problem == "Regression":
         return objective
-    rows_of = Counter(label for file in files for label in file.rows.column(objective.label))
+    rows_of = _count_values(files, objective.label)
     labels = sorted(label for label, count in rows_of.items() if count >= _ROWS_OF_A_LABEL)
     if 2 * sum(rows_of[label] for label in labels) < rows_of.total():
         found = f"most of the {rows_of.total()} rows have a value in column {objective.label!r} that no other row of the site has"
@@ -250,6 +260,25 @@ def with_found_labels(objective: Objective, files: Sequence[Rows], policy: DataP
         advice = "name the labels in spec.task.labels of the run, or correct task.label, or have policy.maxLabels raised"
         raise TaskFailed(FailureReason.POLICY_DENIED, f"{found}: {advice}")
     return objective.model_copy(update={"labels": tuple(labels), "drops_other_labels": True})
+
+
+def _count_values(files: Sequence[Rows], column: str) -> Counter[str]:
+    """The rows of each value.
+
+    Raises:
+        TaskFailed: BadData, there are so many that they would fill the memory, of which labels are never made.
+    """
+    found: Counter[str] = Counter()
+    characters = 0
+    for file in files:
+        for value in file.rows.column(column):
+            characters += 0 if value in found else len(value)
+            found[value] += 1
+            if len(found) > _MOST_VALUES or characters > _MOST_CHARACTERS:
+                advice = "name the column that has the labels in task.label of the run, or declare them in spec.task.labels"
+                message = f"column {column!r} has more than {len(found) - 1} different values, which are no labels: {advice}"
+                raise TaskFailed(FailureReason.BAD_DATA, message)
+    return found
 
 
 def measure_bit_widths(task: ProfileTask, runtime: TaskRuntime, site: PreparedSite) -> BitWidths:
@@ -311,10 +340,17 @@ def measure_bit_width(bits: Bits, task: ProfileTask, runtime: TaskRuntime, site:
     """Load the base at one bit width and run training steps and forward passes."""
     peak_memory.reset_peak()
     started, bytes_before = runtime.elapsed_seconds(), _resident_bytes(device.choose())
-    base = load(site.folder, bits, site.objective, task.model.attn_implementation)
+    base = _load(bits, task, site)
     load_seconds, load_growth = runtime.elapsed_seconds() - started, peak_memory.peak_bytes() - bytes_before
     steps = measure_steps(_subject(base, task, site), task.batch_sizes, runtime)
     return Measurements(load_seconds, load_growth, base.memory_bytes, steps)
+
+
+def _load(bits: Bits, task: ProfileTask, site: PreparedSite) -> Base:
+    """The base, which the workers load at the same time."""
+    asked = LoadBase(site.folder, fingerprint(site.folder), bits, site.objective, task.model.attn_implementation)
+    with site.workers.loading(asked) if site.workers else nullcontext():
+        return load(site.folder, bits, site.objective, task.model.attn_implementation)
 
 
 def score(
@@ -329,7 +365,7 @@ def score(
     bits, range_test = max(measured), None
     fitting = _fitting_batch(measured[bits].steps)
     with device.memory_limit(device.choose(), runtime.memory_limit_bytes):
-        subject = _subject(load(site.folder, bits, site.objective, task.model.attn_implementation), task, site)
+        subject = _subject(_load(bits, task, site), task, site)
         importance = measure_importance(task.importance, subject, fitting)
         if task.range_test is not None:
             range_test = measure_rates(task.range_test, subject, site.validation, micro_batch=fitting, runtime=runtime)
@@ -352,7 +388,7 @@ def _draw_validation(task: ProfileTask, rows: Sequence[Row]) -> Sequence[Row]:
 
 
 def _subject(base: Base, task: ProfileTask, site: PreparedSite) -> Subject:
-    return Subject(base, site.objective, site.base.weights, site.examples, rank=task.rank, seed=task.seed)
+    return Subject(base, site.objective, site.base.weights, site.examples, rank=task.rank, seed=task.seed, workers=site.workers)
 
 
 def _key(task: ProfileTask, runtime: TaskRuntime, folder: Path) -> str | None:
@@ -367,6 +403,15 @@ def _key(task: ProfileTask, runtime: TaskRuntime, folder: Path) -> str | None:
         )
     except (OSError, TaskFailed):
         return None
+
+
+def _memory(used_device: torch.device, runtime: TaskRuntime, *, is_shared: bool) -> tuple[int, int]:
+    """Bytes that a process may use, and those that it might if the site claimed more: on a CPU that processes share, the same."""
+    limit = runtime.memory_limit_bytes
+    memory = device.memory_bytes(used_device, limit)
+    if is_shared and used_device.type == "cpu":
+        return memory, memory
+    return memory, device.memory_bytes_beyond(used_device, limit)
 
 
 def _resident_bytes(used_device: torch.device) -> int:

@@ -9,7 +9,9 @@ import json
 import logging
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, NoReturn
 
 import torch
@@ -47,10 +49,12 @@ from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import mean_loss
 from fedpipe_trainer.failures import failure_of
 from fedpipe_trainer.mfu import model_flops_utilisation
-from fedpipe_trainer.model import Base, check_depth, fetch, load_cached
+from fedpipe_trainer.model import Base, check_depth, fetch, fingerprint, load_cached
+from fedpipe_trainer.parallel import LoadBase, Session, SessionRequest, WorkerGroup, open_session, worker_group
 from fedpipe_trainer.printable import printable
 from fedpipe_trainer.profiling.energy import meter
 from fedpipe_trainer.recipes import evaluate
+from fedpipe_trainer.reference_cache import cached_reference
 from fedpipe_trainer.steps import compute_gradients, make_optimizer, optimizer_step, training_mode
 from fedpipe_trainer.task_runtime import TaskRuntime
 from fedpipe_trainer.token_cache import EncodedData, TokenCache
@@ -67,6 +71,8 @@ class TrainingInputs:
 
     base: Base
     start: AdapterTensors
+    start_file: Path | None
+    """Where `start` was read from; None before the first round."""
     examples: Sequence[Example]
     skipped_rows: int
     dropped_rows: int
@@ -79,8 +85,13 @@ def run(task: TrainTask, runtime: TaskRuntime) -> TrainResult:
         TaskFailed: the task, the data or the model is invalid, memory ran out with a micro-batch of 1, or training diverged.
         Terminated: the task was requested to stop; it has written a checkpoint if the task has a URL for one.
     """
+    with worker_group(device.usable_processes(task.processes), runtime) as workers:
+        return _train(task, runtime, workers)
+
+
+def _train(task: TrainTask, runtime: TaskRuntime, workers: WorkerGroup | None) -> TrainResult:
     runtime.report(Progress(phase="load"))
-    inputs = load_inputs(task, runtime)
+    inputs = load_inputs(task, runtime, workers)
     if task.evaluation is not None:
         evaluate_start(task, task.evaluation, runtime, inputs)
     plan = task.plan
@@ -92,12 +103,17 @@ def run(task: TrainTask, runtime: TaskRuntime) -> TrainResult:
             device.deterministic(used_device),
             device.memory_limit(used_device, runtime.memory_limit_bytes),
             cached_activations(inputs.base, plan, inputs.start, runtime) as cache,
+            cached_reference(inputs.base, task.objective, runtime),
+            open_session(workers, _session_request(task, runtime, inputs), adapters.trainable) as session,
         ):
-            energy = meter(used_device)
-            start, end, seconds = fit(task, runtime, inputs, adapters)
+            energy = meter(used_device, workers.processes if workers else 1)
+            start, end, seconds = fit(task, runtime, inputs, adapters, session)
             joules = energy.joules()
-        with runtime.phase("evaluate"), device.memory_limit(used_device, runtime.memory_limit_bytes):
-            validation_loss = validate(task, inputs.base, adapters)
+        if session:
+            cache.add(session.cache_counts)
+        limit = device.memory_limit(used_device, runtime.memory_limit_bytes)
+        with runtime.phase("evaluate"), limit, cached_reference(inputs.base, task.objective, runtime):
+            validation_loss = validate(task, inputs.base, adapters, runtime.cache)
         artifact, shapes = upload_update(task, runtime, adapters)
     tokens_per_second = (end.tokens - start.tokens) / seconds if seconds else None
     return TrainResult(
@@ -127,31 +143,61 @@ def run(task: TrainTask, runtime: TaskRuntime) -> TrainResult:
         train_loss=sum(end.losses) / len(end.losses),
         validation_loss=validation_loss,
         tokens_per_second=tokens_per_second,
-        mfu=_mfu(task, inputs.base, tokens_per_second, cache),
+        mfu=_mfu(task, inputs.base, tokens_per_second and tokens_per_second / (session.processes if session else 1), cache),
         energy_joules=joules,
     )
 
 
-def load_inputs(task: TrainTask, runtime: TaskRuntime) -> TrainingInputs:
+def _session_request(task: TrainTask, runtime: TaskRuntime, inputs: TrainingInputs) -> SessionRequest:
+    """How the other processes compute gradients: as this one does."""
+    plan = task.plan
+    return SessionRequest(
+        plan.ranks,
+        {weight: plan.scale(weight) for weight in plan.ranks},
+        task.hyperparameters.seed,
+        dropout=task.hyperparameters.dropout,
+        start=inputs.start_file,
+        gradient_checkpointing=plan.gradient_checkpointing,
+        lowest_layer=plan.lowest_layer,
+        cache_activations=plan.cache_activations,
+        cache=runtime.cache,
+        activation_cache_bytes=runtime.activation_cache_bytes,
+        memory_limit_bytes=runtime.memory_limit_bytes,
+        is_deterministic=True,
+    )
+
+
+def load_inputs(task: TrainTask, runtime: TaskRuntime, workers: WorkerGroup | None) -> TrainingInputs:
     """Load the data first, since it fails fastest, unless its tokens may be kept; then the base and the global adapter."""
     with runtime.phase("load"):
         tokens = TokenCache(runtime.cache / "tokens", task)
-        rows = None if tokens.may_hit() else select_rows(task.data.train, task.objective, task.policy)
-        base = load_cached(fetch(task.model, runtime), task.plan.bits, task.objective, task.model.attn_implementation)
+        rows = None if tokens.may_hit() else _rows(task, runtime)
+        base = _load_base(task, fetch(task.model, runtime), workers)
         check_depth(task.plan, base.model, base.head)
-        data = tokens.read(base.tokenizer) or _encode(task, rows, base, tokens)
-        start = AdapterTensors()
+        data = tokens.read(base.tokenizer) or _encode(task, rows or _rows(task, runtime), base, tokens, runtime.cache)
+        start, file = AdapterTensors(), None
         if task.global_adapter is not None:
-            path = runtime.download(task.global_adapter.url, runtime.folder / "global.safetensors", task.global_adapter.sha256)
-            start = read_global_adapter(path, base.model, base.head)
-    return TrainingInputs(base, start, data.examples, data.skipped_rows, data.dropped_rows)
+            file = runtime.download(task.global_adapter.url, runtime.folder / "global.safetensors", task.global_adapter.sha256)
+            start = read_global_adapter(file, base.model, base.head)
+    return TrainingInputs(base, start, file, data.examples, data.skipped_rows, data.dropped_rows)
 
 
-def _encode(task: TrainTask, rows: Rows | None, base: Base, tokens: TokenCache) -> EncodedData:
+def _load_base(task: TrainTask, folder: Path, workers: WorkerGroup | None) -> Base:
+    """The base, which the workers load at the same time."""
+    bits, attention = task.plan.bits, task.model.attn_implementation
+    asked = LoadBase(folder, fingerprint(folder), bits, task.objective, attention)
+    with workers.loading(asked) if workers else nullcontext():
+        return load_cached(folder, bits, task.objective, attention)
+
+
+def _rows(task: TrainTask, runtime: TaskRuntime) -> Rows:
+    return select_rows(task.data.train, task.objective, task.policy, runtime.cache)
+
+
+def _encode(task: TrainTask, rows: Rows, base: Base, tokens: TokenCache, folder: Path) -> EncodedData:
     """The data as samples, which the site keeps if they are many."""
-    found = rows or select_rows(task.data.train, task.objective, task.policy)
-    examples = encode_once(found.rows, task.objective, base.tokenizer)
-    return tokens.write(base.tokenizer, EncodedData(examples, found.skipped, found.dropped))
+    examples = encode_once(rows.rows, task.objective, base.tokenizer, folder)
+    return tokens.write(base.tokenizer, EncodedData(examples, rows.skipped, rows.dropped))
 
 
 def evaluate_start(task: TrainTask, requested: TrainEvaluation, runtime: TaskRuntime, inputs: TrainingInputs) -> None:
@@ -173,7 +219,7 @@ def evaluate_start(task: TrainTask, requested: TrainEvaluation, runtime: TaskRun
 
 def _evaluate_or_fail(task: EvaluateTask, runtime: TaskRuntime, inputs: TrainingInputs) -> EvaluateResult:
     try:
-        validation = evaluate.read_validation(task)
+        validation = evaluate.read_validation(task, runtime.cache)
         return evaluate.evaluate_adapter(task, runtime, base=inputs.base, adapter=inputs.start, validation=validation)
     except Terminated:
         raise
@@ -204,8 +250,12 @@ def _evaluation_task(task: TrainTask, requested: TrainEvaluation) -> EvaluateTas
     )
 
 
-def fit(task: TrainTask, runtime: TaskRuntime, inputs: TrainingInputs, adapters: Adapters) -> tuple[TrainingState, TrainingState, float]:
+def fit(
+    task: TrainTask, runtime: TaskRuntime, inputs: TrainingInputs, adapters: Adapters, session: Session | None
+) -> tuple[TrainingState, TrainingState, float]:
     """Train until the plan's steps are done or the deadline is near. On a request to stop: write a checkpoint, raise `Terminated`.
+
+    With a session, its processes divide each step.
 
     Returns:
         The state at the start (at a step above 0 after a checkpoint), the state at the end, and the seconds between them.
@@ -225,14 +275,24 @@ def fit(task: TrainTask, runtime: TaskRuntime, inputs: TrainingInputs, adapters:
                 _save_checkpoint_and_stop(task, runtime, state, adapters=adapters, optimizer=optimizer)
             step_started = runtime.elapsed_seconds()
             examples = [inputs.examples[i] for i in batch_of_step(batches, state.step, data_seed)]
-            loss, micro_batch = compute_gradients(examples, task.objective, inputs.base, adapters=adapters, micro_batch=state.micro_batch)
+            loss, micro_batch = compute_gradients(
+                examples,
+                task.objective,
+                inputs.base,
+                adapters=adapters,
+                micro_batch=state.micro_batch,
+                session=session,
+                seed=_seed(data_seed, state.step),
+            )
             norm = optimizer_step(optimizer, learning_rate=hyper.rate(state.step), max_grad_norm=hyper.max_grad_norm)
             if not math.isfinite(loss) or not math.isfinite(norm):
                 found = "no finite loss or gradient norm" if _hides_steps(task) else f"loss {loss:.3g} and gradient norm {norm:.3g}"
                 values = f"step {state.step + 1} has {found}"
                 msg = f"training diverged: {values}; lower the learning rate, which is {hyper.learning_rate:g}"
                 raise TaskFailed(FailureReason.DIVERGED, msg)
-            tokens, padding = count_tokens(examples, task.objective), count_padding(examples, task.objective, micro_batch)
+            processes = session.processes if session else 1
+            tokens = count_tokens(examples, task.objective)
+            padding = count_padding(examples, task.objective, micro_batch, processes)
             state = state.after(loss=loss, samples=len(examples), tokens=tokens, padding=padding, micro_batch=micro_batch)
             longest_step = max(longest_step, runtime.elapsed_seconds() - step_started)
             speed = (state.tokens - start.tokens) / max(runtime.elapsed_seconds() - started, 1e-9)
@@ -241,11 +301,11 @@ def fit(task: TrainTask, runtime: TaskRuntime, inputs: TrainingInputs, adapters:
     return start, state, runtime.elapsed_seconds() - started
 
 
-def validate(task: TrainTask, base: Base, adapters: Adapters) -> float | None:
+def validate(task: TrainTask, base: Base, adapters: Adapters, folder: Path | None = None) -> float | None:
     """The mean loss on the first validation rows, or None if the task does not request it."""
     if not task.validate_samples:
         return None
-    rows = select_rows(task.data.validation, task.objective, task.policy).rows[: task.validate_samples]
+    rows = select_rows(task.data.validation, task.objective, task.policy, folder).rows[: task.validate_samples]
     examples = encode(rows, task.objective, base.tokenizer)
     batch_size = task.plan.batch_size
     return mean_loss(adapters.model, examples, objective=task.objective, pad_id=base.pad_id, batch_size=batch_size)[0]
