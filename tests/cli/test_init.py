@@ -146,7 +146,7 @@ def test_sites_of_the_same_name_are_numbered(models: Callable[[str], Path]) -> N
 
     init("a/notes.jsonl", "b/notes.jsonl", "--model", models("bert"))
 
-    assert [one["metadata"]["name"] for one in documents()] == ["notes", "notes-1", "notes-2"]
+    assert [one["metadata"]["name"] for one in documents()] == ["notes", "notes", "notes-2"]
 
 
 def test_given_validation_data_are_taken_and_a_test_file_without_labels_is_not(models: Callable[[str], Path]) -> None:
@@ -206,13 +206,32 @@ def test_nothing_is_overwritten_without_force_and_with_it_only_what_init_wrote(m
     assert "volumes/models/bert is there already: it is no link, so it is kept" in kept.stderr
 
 
-def test_a_second_file_beside_the_first_does_not_take_its_links(models: Callable[[str], Path]) -> None:
+def test_a_second_file_beside_the_first_shares_its_links_and_takes_none_that_lead_elsewhere(models: Callable[[str], Path]) -> None:
     data = write("notes.jsonl", as_jsonl(LABELLED))
     init(data, "--model", models("bert"))
 
-    assert (
-        "volumes/models/bert is there already: overwrite it with --force" in init(data, "--model", models("bert"), "-o", "two.yaml").stderr
-    )
+    assert init(data, "--model", models("bert"), "-o", "other.yaml", "--site", "other").exit_code == 0
+    shutil.copytree(models("bert"), "elsewhere/bert")
+
+    message = init(data, "--model", "elsewhere/bert", "-o", "two.yaml", "--site", "two").stderr
+
+    assert "volumes/models/bert is there already: overwrite it with --force" in message
+
+
+@pytest.mark.parametrize("name", ["notes.jsonl", "fedpipe"])
+def test_the_output_is_yaml_so_that_force_overwrites_no_data(models: Callable[[str], Path], name: str) -> None:
+    data = write("notes.jsonl", as_jsonl(LABELLED))
+
+    assert "does not end in .yaml or .yml" in refusal(data, "--model", models("bert"), "-o", name, "--force")
+    assert data.read_bytes() == as_jsonl(LABELLED)
+
+
+def test_where_rows_cannot_be_set_aside_nothing_is_left_that_a_second_try_stumbles_over(models: Callable[[str], Path]) -> None:
+    data = write("notes.jsonl", as_jsonl([{"instruction": "do it", "output": "it is done"}] * 5))
+
+    assert "of which no two differ: a part for validation needs another row" in refusal(data, "--model", models("llama"))
+    write("notes.jsonl", as_jsonl(ALPACA))
+    assert init(data, "--model", models("llama")).exit_code == 0
 
 
 def test_the_rows_of_an_owner_with_a_policy_file_are_not_copied_from_under_it(models: Callable[[str], Path]) -> None:

@@ -136,6 +136,7 @@ def test_no_name_of_any_kind_does(name: str) -> None:
         {"type": "CausalLM", "format": "Text", "packing": True, "text": "body"},
         {"type": "CausalLM", "prompt": "{question}\n", "response": "{answer}"},
         {"type": "Seq2SeqLM", "format": "Alpaca"},
+        {"type": "Preference", "promptColumn": "prompt"},
     ],
 )
 @pytest.mark.parametrize(

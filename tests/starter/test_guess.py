@@ -71,6 +71,16 @@ CASES: Final = {
     ),
     "a number": (NUMBERS, ENCODER, {"type": "SequenceClassification", NOTE: "text", "label": "score", "problem": "Regression"}),
     "questions": (QUESTIONS, DECODER, {"type": "CausalLM", "format": "QuestionAnswering"}),
+    "preferences": (
+        rows(prompt=sentence, chosen=other, rejected=lambda at: f"a worse one of {at}"),
+        DECODER,
+        {"type": "Preference", "promptColumn": "prompt"},
+    ),
+    "preferred conversations": (
+        rows(chosen=turns("role", "content", "user", "assistant"), rejected=turns("role", "content", "user", "assistant")),
+        DECODER,
+        {"type": "Preference"},
+    ),
     "plain text": (TEXTS, DECODER, {"type": "CausalLM", "format": "Text", "packing": True}),
     "several labels": (
         SEVERAL,
@@ -234,7 +244,12 @@ def test_sites_without_a_common_column_are_refused_with_what_each_has(tmp_path: 
             "the data have instruction, input and output, and the bert model is an encoder, which writes no text: give a decoder",
         ),
         (TEXTS, ENCODER, "the bert model is an encoder, and only a decoder learns from plain text: give a decoder, or name --label"),
-        (rows(prompt=sentence, chosen=sentence, rejected=other), DECODER, "No task of this version learns from them"),
+        (rows(prompt=sentence, chosen=sentence, rejected=other), ENCODER, "and the bert model is an encoder: give a decoder, which writes"),
+        (
+            rows(chosen=turns("role", "content", "user", "assistant"), rejected=turns("role", "content", "user", "assistant")),
+            PLAIN_DECODER,
+            "the column 'chosen' has conversations, and the tokenizer of the gpt2 model has no chat template",
+        ),
         (
             rows(a=1, b=2.5),
             DECODER,
@@ -260,5 +275,5 @@ def test_nothing_of_a_cell_is_in_a_refusal(tmp_path: Path) -> None:
     canary = "c4n4ry"
     data = rows(prompt=lambda at: f"{canary} {at}", chosen=canary, rejected=canary)
 
-    for model in (DECODER, ENCODER):
+    for model in (ENCODER, ENCODER_DECODER):
         assert canary not in refusal(tmp_path, data, model)

@@ -67,13 +67,13 @@ def _tasks(objects: Objects, where: Where) -> list[ProfileTask]:
     """The profile tasks of the runs and their sites, as the operator would give them to trainers."""
     if not objects.runs:
         raise UserError(
-            "RunMissing", "the data are checked for a task, and these files have no FederatedFineTune: name a file that has one"
+            "NothingToCheck", "the data are checked for a task, and these files have no FederatedFineTune: name a file that has one"
         )
     found = [_task(run, site, objects.sites, where) for run in objects.runs for site in _sites(run, objects.sites, where)]
     if missing := sorted(set(where.sites) - {task.site for task in found}):
-        raise UserError("SiteMissing", f"no run of these files selects a site {missing[0]}: correct --site, or the run's selector")
+        raise UserError("NothingToCheck", f"no run of these files selects a site {missing[0]}: correct --site, or the run's selector")
     if not found:
-        raise UserError("SiteMissing", "these files have no EdgeSite that the run selects: name the files of the sites, too")
+        raise UserError("NothingToCheck", "these files have no EdgeSite that the run selects: name the files of the sites, too")
     if where.folder is not None and len({task.site for task in found}) > 1:
         names = ", ".join(sorted({task.site for task in found}))
         raise UserError("SitesAmbiguous", f"--folder holds the data of one site, and these are {names}: name one by --site")

@@ -24,6 +24,7 @@ _HUB_NAME: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+
 _ELSEWHERE: Final = ("s3://", "pvc://")
 _STDOUT: Final = "-"
 _INVALID: Final = 2
+_YAML: Final = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,8 @@ def _target(path: Path, *, force: bool) -> Path:
     """The file that is written: told at once if it may not be."""
     if path.is_dir():
         raise CannotTellError(f"{path} is a folder: name a file in it with --output")
+    if path.suffix.lower() not in _YAML:  # with --force, a slip of the hand would overwrite data
+        raise CannotTellError(f"{path} does not end in .yaml or .yml: name it so with --output")
     if path.exists() and not force:
         raise CannotTellError(f"{path} is there already: name another file with --output, or overwrite it with --force")
     return path
@@ -227,13 +230,12 @@ def _require_valid(text: str, target: Path | None) -> None:
 
 
 def _write(target: Path, text: str, links: Sequence[Link], planned: Sequence[_PlannedSite], *, force: bool) -> None:
-    """Write the links, then what is held out, and the YAML last: where it is, the rest is, too."""
+    """Write what is held out, which may fail, then the links, and the YAML last: where it is, the rest is, too."""
     questions = [one.hold_out for one in planned if one.hold_out]
     files = [Path(path) for question in questions for path in (question.train, question.validation)]
-    for path in [*(link.path for link in links), *files]:
+    wanted = [link for link in links if not _is_made(link)]
+    for path in [*(link.path for link in wanted), *files]:
         _require_free(path, force=force, is_ours=path in files or path.is_symlink())
-    for link in links:
-        _make_link(link)
     for question in questions:
         Path(question.train).parent.mkdir(parents=True, exist_ok=True)
         held = ask(question, HeldOut)
@@ -241,6 +243,8 @@ def _write(target: Path, text: str, links: Sequence[Link], planned: Sequence[_Pl
             raise CannotTellError(held.failure.message)
         skipped = f", {held.skipped_rows} cannot be read" if held.skipped_rows else ""
         _note(f"{question.train}: {held.train_rows} rows; {held.validation_rows} others for validation beside it{skipped}")
+    for link in wanted:
+        _make_link(link)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, encoding="utf-8")
 
@@ -249,6 +253,10 @@ def _require_free(path: Path, *, force: bool, is_ours: bool) -> None:
     if (path.is_symlink() or path.exists()) and not (force and is_ours):
         advice = "overwrite it with --force" if is_ours else "it is no link, so it is kept: move it away"
         raise CannotTellError(f"{path} is there already: {advice}, or name another --output in another folder")
+
+
+def _is_made(link: Link) -> bool:
+    return link.path.is_symlink() and link.path.readlink() == link.target
 
 
 def _make_link(link: Link) -> None:

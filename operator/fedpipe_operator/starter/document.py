@@ -154,7 +154,7 @@ def _planning(model: ModelFacts) -> Iterator[str]:
 
 def _evaluation(guess: Guess, model: ModelFacts) -> Iterator[str]:
     """Fewer new tokens where a prompt and an answer would not have positions otherwise."""
-    generates = guess.fields["type"] != "SequenceClassification" and guess.fields.get("format") != "Text"
+    generates = guess.fields["type"] in {"CausalLM", "Seq2SeqLM"} and guess.fields.get("format") != "Text"
     if generates and model.positions is not None and model.positions < 2 * _NEW_TOKENS:
         yield from _comment("Half of the model's positions are for the prompt.", 2)
         yield f"  evaluation: {{maxNewTokens: {max(1, model.positions // 2)}}}"

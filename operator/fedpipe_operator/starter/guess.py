@@ -39,6 +39,8 @@ _INPUTS_AND_OUTPUTS: Final = (
 )
 """Columns of which the second is written for the first."""
 _OF_OTHER_TASKS: Final = ("prompt", "completion", "chosen", "rejected")
+_PROMPTS: Final = ("prompt", "question", "instruction")
+"""Of pairs of answers; without one, the prompt is what both begin with."""
 _TOOLS: Final = ("tools", "functions")
 _WRITES_NOTHING: Final = "is an encoder, which writes no text"
 _PAIR: Final = 2
@@ -146,11 +148,22 @@ def _rules(context: _Context) -> Sequence[_Rule]:
 
 
 def _preference(context: _Context) -> Guess | None:
-    """Pairs of answers, of which one is preferred. The place for the task that learns from them."""
-    if not {"chosen", "rejected"} <= set(context.columns):
+    """Pairs of answers, of which one is preferred: texts, or conversations."""
+    answers = [context.columns.get(name) for name in ("chosen", "rejected")]
+    chosen, rejected = answers
+    if chosen is None or rejected is None or not all(is_text(one) or one.shape == "messages" for one in (chosen, rejected)):
         return None
-    found = f"the columns 'chosen' and 'rejected' are preferences: the data have {described(context.columns)}"
-    raise CannotTellError(f"{found}. No task of this version learns from them: keep the chosen answers, as prompt and completion")
+    if context.model.kind in {"encoder", "encoder-decoder"}:
+        found = f"the data have chosen and rejected answers, and the {context.model.architecture} model is an {context.model.kind}"
+        raise CannotTellError(f"{found}: give a decoder, which writes answers")
+    if chosen.shape == "messages":
+        _require_chat_model(context.model, chosen)
+    prompt = next((name for name in _PROMPTS if name in context.columns and context.columns[name].rows), "")
+    fields = {"type": "Preference"} | ({"promptColumn": prompt} if prompt else {})
+    why = "of two answers, 'chosen' is preferred to 'rejected' (DPO; the reference is the base without the adapter)"
+    characters = max(chosen.longest_characters, rejected.longest_characters)
+    characters += context.columns[prompt].longest_characters if prompt else 0
+    return Guess(fields, tuple(filter(None, (prompt, "chosen", "rejected"))), why, characters=characters)
 
 
 def _conversations(context: _Context) -> Guess | None:

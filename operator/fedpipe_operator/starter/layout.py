@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -39,9 +40,12 @@ def title_of(path: Path) -> str:
 
 
 def site_names(paths: Sequence[Path], given: Sequence[str]) -> list[str]:
-    """A name for each site: those given, or made of the data's; no two are the same."""
-    names = list(given) or [slug(title_of(path), "site") for path in paths]
-    return [name if names.count(name) == 1 else f"{name}-{at}" for at, name in enumerate(names, start=1)]
+    """A name for each site: those given, or made of the data's; of the same ones, all but the first get a number."""
+    names: list[str] = []
+    for wanted in given or [slug(title_of(path), "site") for path in paths]:
+        free = (f"{wanted}-{number}" for number in count(2))
+        names.append(wanted if wanted not in names else next(name for name in free if name not in names))
+    return names
 
 
 def path_in_claim(part: str, source: Path, *, is_folder: bool) -> str:

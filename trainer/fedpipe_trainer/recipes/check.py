@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from fedpipe_trainer.consent import with_consent
-from fedpipe_trainer.contract import CausalLM, Failure, FailureReason, Objective, ProfileTask, SequenceClassification
+from fedpipe_trainer.contract import CausalLM, Failure, FailureReason, Objective, Preference, ProfileTask, SequenceClassification
 from fedpipe_trainer.contract.inspection import FileCheck, SiteCheck, TokenCheck
 from fedpipe_trainer.data import Examples, Rows, Tokenizer, encode, labels_of, select_rows, with_run_labels
 from fedpipe_trainer.failures import failure_of
@@ -135,10 +135,10 @@ def _count_tokens(train: Rows, objective: Objective, tokenizer: Tokenizer) -> To
         mean=sum(lengths) / len(lengths),
         longest=max(whole),
         max_length=objective.max_length,
-        cut=sum(length > objective.max_length for length in whole),
+        cut=sum(one > other for one, other in zip(whole, lengths, strict=False)),
         target_share=_target_share(examples, objective),
     )
 
 
 def _target_share(examples: Examples, objective: Objective) -> float:
-    return float(examples.arrays[2].mean()) if isinstance(objective, CausalLM) else 1.0
+    return float(examples.arrays[2].mean()) if isinstance(objective, CausalLM | Preference) else 1.0

@@ -1,0 +1,199 @@
+"""What `fedpipe validate --data` finds of a site: all that a profile would fail for, before any weight is loaded."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from chat_templates import CHATML, GEMMA
+
+from fedpipe_trainer.contract import (
+    CausalLM,
+    Data,
+    DataPolicy,
+    FailureReason,
+    Model,
+    Objective,
+    ProfileTask,
+    RunRef,
+    SequenceClassification,
+)
+from fedpipe_trainer.contract.inspection import FileCheck, SiteCheck
+from fedpipe_trainer.recipes import check as module
+from fedpipe_trainer.recipes.check import check_site
+from fedpipe_trainer.task_runtime import TaskRuntime
+
+Toy = Callable[[str], Path]
+CLASSES: Final = SequenceClassification(labels=("high", "low"), max_length=16)
+CHAT: Final = CausalLM(format="Messages", max_length=64)
+
+
+def rows(count: int = 8) -> list[dict[str, Any]]:
+    return [{"text": f"note {at}", "label": ("high", "low")[at % 2]} for at in range(count)]
+
+
+def turns(*roles: str) -> list[dict[str, Any]]:
+    return [{"messages": [{"role": role, "content": f"say {at}"} for role in roles]} for at in range(6)]
+
+
+def check(
+    folder: Path, model: Path | str, objective: Objective = CLASSES, train: list[dict[str, Any]] | str = "", **changes: Any
+) -> SiteCheck:
+    """Check a site with these training rows (or this text of the file) and a few validation rows of the same form."""
+    written = train or rows()
+    text = written if isinstance(written, str) else "".join(json.dumps(row) + "\n" for row in written)
+    for part in ("train", "validation"):
+        (folder / f"{part}.jsonl").write_text(text)
+    source = model if isinstance(model, str) else model.as_uri()
+    task = ProfileTask(
+        run=RunRef(namespace="n", name="r", uid="u"),
+        site="ward",
+        model=Model(source=source),
+        objective=objective,
+        data=Data(train=str(folder / "train.jsonl"), validation=str(folder / "validation.jsonl")),
+        bits=(16,),
+        result="file:///dev/null",
+        **({"contributors": 2} | changes),
+    )
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    runtime = TaskRuntime(scratch, folder / "cache", write_progress=lambda _: None, stop_requested=lambda: False)
+    return check_site(task, runtime)
+
+
+def with_template(model: Path, template: str, folder: Path) -> Path:
+    """A copy of the model with this chat template."""
+    shutil.copytree(model, folder / "model")
+    (folder / "model" / "chat_template.jinja").write_text(template)
+    return folder / "model"
+
+
+def reasons(found: SiteCheck) -> list[FailureReason]:
+    return [failure.reason for failure in found.failures]
+
+
+@pytest.fixture(autouse=True)
+def _no_weight_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedpipe_trainer.model.base.load", lambda *_: pytest.fail("weights are loaded"))
+
+
+def test_a_good_site_is_counted(tmp_path: Path, toy: Toy) -> None:
+    found = check(tmp_path, toy("bert"))
+
+    assert (found.failures, found.warnings) == ((), ())
+    assert found.train == FileCheck(rows=8, labels={"high": 4, "low": 4})
+    assert found.tokens is not None
+    assert (found.tokens.samples, found.tokens.longest, found.tokens.cut) == (8, 6, 0)
+
+
+def test_rows_that_are_left_out_are_told_with_the_first_line(tmp_path: Path, toy: Toy) -> None:
+    good = "".join(json.dumps(row) + "\n" for row in rows(200))
+
+    found = check(tmp_path, toy("bert"), train=good + '{"text": "", "label": "low"}\n')
+
+    assert found.failures == ()
+    assert found.train is not None
+    assert (found.train.rows, found.train.skipped) == (200, 1)
+    path = tmp_path / "train.jsonl"
+    assert found.train.notes == (f"1 of 201 rows of {path} cannot be used, the first at line 201: column 'text': it is empty",)
+
+
+def test_both_files_and_the_model_are_checked_whatever_the_first_one_has(tmp_path: Path, toy: Toy) -> None:
+    found = check(tmp_path, toy("llama"), CausalLM(format="Alpaca", max_length=1024), train=rows())
+
+    assert reasons(found) == [FailureReason.BAD_DATA, FailureReason.BAD_DATA]
+    assert found.train is None
+
+
+def test_a_label_that_the_run_does_not_declare_is_a_failure_of_both_files(tmp_path: Path, toy: Toy) -> None:
+    found = check(tmp_path, toy("bert"), CLASSES.model_copy(update={"labels": ("high", "middle")}))
+
+    assert [failure.message.partition(", have in")[0] for failure in found.failures] == [
+        f"4 of 8 rows of {tmp_path}/{part}.jsonl, the first at line 2" for part in ("train", "validation")
+    ]
+
+
+def test_labels_that_are_not_declared_are_named_as_a_profile_would(tmp_path: Path, toy: Toy) -> None:
+    found = check(tmp_path, toy("bert"), SequenceClassification(max_length=16), train=[*rows(), {"text": "one", "label": "both"}])
+
+    # Of both files together the value has two rows, so that it is a label.
+    assert found.train is not None
+    assert found.train.labels == {"both": 1, "high": 4, "low": 4}
+
+
+def test_samples_that_are_cut_are_counted_by_their_whole_length(tmp_path: Path, toy: Toy) -> None:
+    found = check(tmp_path, toy("bert"), train=[*rows(), {"text": "x" * 40, "label": "low"}])
+
+    assert found.tokens is not None
+    assert (found.tokens.longest, found.tokens.cut, found.tokens.max_length) == (40, 1, 16)
+
+
+def test_the_share_of_the_tokens_that_the_assistant_says_is_told(tmp_path: Path, toy: Toy) -> None:
+    found = check(tmp_path, with_template(toy("llama"), CHATML, tmp_path), CHAT, train=turns("user", "assistant"))
+
+    assert found.failures == ()
+    assert found.tokens is not None
+    assert 0 < found.tokens.target_share < 0.5
+
+
+@pytest.mark.parametrize(
+    ("template", "data", "message"),
+    [
+        (GEMMA, turns("system", "user", "assistant"), "the model's chat template cannot render 6 of 6 conversations"),
+        ("{% for m in messages %}{{ loop.index }}{% endfor %}", turns("user", "assistant"), "the tokenizer's chat template"),
+    ],
+)
+def test_a_chat_template_that_cannot_say_what_counts_is_a_failure(
+    tmp_path: Path, toy: Toy, template: str, data: list[dict[str, Any]], message: str
+) -> None:
+    found = check(tmp_path, with_template(toy("gpt2"), template, tmp_path), CHAT, train=data)
+
+    assert found.failures[0].message.startswith(message)
+    assert found.train == FileCheck(rows=6)
+
+
+def test_lengths_are_compared_with_the_positions_of_the_model(tmp_path: Path, toy: Toy) -> None:
+    found = check(tmp_path, toy("bert"), CLASSES.model_copy(update={"max_length": 1024}))
+
+    assert [failure.message.partition(":")[0] for failure in found.failures] == [
+        "task.maxLength is 1024, but the bert model has only 256 positions"
+    ]
+
+
+def test_the_owner_s_policy_comes_first_and_no_row_is_read_where_it_denies(
+    tmp_path: Path, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "select_rows", lambda *_: pytest.fail("a row is read"))
+
+    found = check(tmp_path, toy("bert"), policy=DataPolicy(columns=("text",)))
+
+    assert reasons(found) == [FailureReason.POLICY_DENIED]
+    assert found.train is None
+
+
+@pytest.mark.parametrize(
+    ("source", "warning"),
+    [
+        ("file:///nowhere/base", "the model folder /nowhere/base is not on this machine, so token lengths"),
+        ("s3://bucket/base", "the model s3://bucket/base is in a bucket, so token lengths"),
+    ],
+)
+def test_a_model_that_is_not_here_is_a_warning_and_the_rows_are_checked(tmp_path: Path, source: str, warning: str) -> None:
+    found = check(tmp_path, source)
+
+    assert found.failures == ()
+    assert found.warnings[0].startswith(warning)
+    assert found.train == FileCheck(rows=8, labels={"high": 4, "low": 4})
+    assert found.tokens is None
+
+
+def test_a_hub_that_is_not_reached_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    found = check(tmp_path, "hf://org/base@main")
+
+    assert found.failures == ()
+    assert found.warnings[0].endswith("; so token lengths and the model itself were not checked")
