@@ -1,23 +1,17 @@
 """Recipe: export the global adapter as a PEFT folder and as a merged model. load → PEFT folder → compare → merge file by file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedpipe_trainer.adapters import AdapterTensors, read_global_adapter
 from fedpipe_trainer.adapters.comparison import Values, compare, valid_ids
-from fedpipe_trainer.adapters.streaming_merge import (
-    MergedTensor,
-    MergePlan,
-    merged_value,
-    plan_merge,
-    unrounded_value,
-    write_shard,
-)
+from fedpipe_trainer.adapters.streaming_merge import MergePlan, plan_merge, unrounded_value, write_shard
 from fedpipe_trainer.contract import Artifact, ExportResult, ExportTask, FailureReason, FileUpload, Outcome, Progress
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model import clear_cache, fetch, fingerprint
+from fedpipe_trainer.model.checkpoint import DTYPES
 from fedpipe_trainer.model.skeleton import Skeleton, read_skeleton
 from fedpipe_trainer.recipes.export_folders import files_in, write_adapter_folder, write_merged_folder
 from fedpipe_trainer.task_runtime import TaskRuntime
@@ -85,15 +79,17 @@ def largest_difference(task: ExportTask, skeleton: Skeleton, adapter: AdapterTen
     if not plan.is_complete:
         return None
 
+    changed = {name: one for name, one in plan.by_parameter.items() if one.weight in adapter.weights}
+
     def base_value(parameter: str) -> Tensor:
         source = plan.by_parameter[parameter].source
         return adapter.head[parameter] if source is None else source.read()
 
-    def merged(of: Callable[[MergedTensor, nn.Module, AdapterTensors], Tensor]) -> Callable[[str], Tensor]:
-        return lambda parameter: of(plan.by_parameter[parameter], skeleton.model, adapter)
+    def merged_value(parameter: str) -> Tensor:
+        return unrounded_value(changed[parameter], skeleton.model, adapter)
 
     ids = valid_ids(skeleton.tokenizer, skeleton.config.get_text_config().vocab_size)
-    values = Values(base_value, merged(merged_value), merged(unrounded_value))
+    values = Values(base_value, merged_value, {name: DTYPES[one.dtype] for name, one in changed.items()})
     return compare(skeleton.config, task.objective, adapter.weights, values, ids)
 
 
