@@ -240,7 +240,7 @@ def make_adapter(folder: Path) -> None:
     (folder / "adapter").mkdir()
     skeleton = read_skeleton(folder / "base", objective)
     adapter, base = AdapterTensors(weights), base_name((folder / "base").as_uri(), None)
-    write_peft_folder(skeleton.model, skeleton.head, adapter, objective, base=base, folder=folder / "adapter")
+    write_peft_folder(skeleton.model, (), adapter, objective, base=base, folder=folder / "adapter")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,17 @@ class Adapters:
     model: PreTrainedModel
     """The base model, which now applies the adapters in every call."""
     trainable: Mapping[str, nn.Parameter] = field(default_factory=dict)
-    """The parameters that the optimiser changes and the site sends (factors without their scale), by key of the adapter file, sorted."""
+    """The parameters that the optimiser changes (factors without their scale), by key of the adapter file, sorted."""
+    whole: Mapping[str, Tensor] = field(default_factory=dict)
+    """The base's values of the parameters of modules that are trained whole, by name."""
+
+    def update(self) -> dict[str, Tensor]:
+        """What the site sends: what it trained, and of the modules that are trained whole the difference from the base."""
+        sent: dict[str, Tensor] = dict(self.trainable)
+        for name, value in self.whole.items():
+            key = parameter_key(name)
+            sent[key] = sent[key].detach().cpu() - value
+        return sent
 
 
 @contextmanager
@@ -85,7 +95,7 @@ def attach_adapters(base: Base, spec: AdapterSpec, start: AdapterTensors, seed: 
             _set_factors(layers[weight], _FROZEN_RESIDUAL, start.weights[weight].components(split[weight], None))
             _check_scale(layers[weight], _FROZEN_RESIDUAL, 1.0)
         _init_head(base, start.head, seed)
-        yield Adapters(base.model, _select_trainable(base, layers, ranks))
+        yield Adapters(base.model, _select_trainable(base, layers, ranks), base.whole)
     finally:
         base.model.zero_grad()  # the head stays in the base: gradients of a failed task must not reach the next task
         base.model.requires_grad_(requires_grad=False)
@@ -182,12 +192,14 @@ def _check_scale(layer: Any, adapter: str, expected: float) -> None:  # noqa: AN
 
 
 def _init_head(base: Base, global_head: Mapping[str, Tensor], seed: int) -> None:
-    """Set the head to its global values, else the checkpoint's own, else from the seed: normal weights, zero biases."""
+    """Set what is trained in full to its global values, else the checkpoint's own, else from the seed: normal weights, zero biases."""
     std = getattr(base.model.config, "initializer_range", None) or 0.02
     with torch.no_grad():
         for name in base.head:
             parameter = base.model.get_parameter(name)
             value = global_head.get(name, base.own_head.get(name))
+            if value is None and name in base.whole:
+                value = base.whole[name]
             if value is None:
                 constant = torch.zeros if name.endswith("bias") else torch.ones
                 is_matrix = parameter.ndim > 1

@@ -28,9 +28,9 @@ def run(task: ExportTask, runtime: TaskRuntime) -> ExportResult:
     with runtime.phase("load"):
         model_folder = fetch(task.model, runtime)
         clear_cache()  # a base that an earlier task loaded would take the memory that this one does without
-        skeleton = read_skeleton(model_folder, task.objective)
+        skeleton = read_skeleton(model_folder, task.objective, task.model.modules_to_save)
         path = runtime.download(task.global_adapter.url, runtime.folder / "global.safetensors", task.global_adapter.sha256)
-        adapter = read_global_adapter(path, skeleton.model, skeleton.head)
+        adapter = read_global_adapter(path, skeleton.model, skeleton.head, skeleton.whole)
     adapter_artifacts: tuple[Artifact, ...] = ()
     merged_artifacts: tuple[Artifact, ...] = ()
     difference = None

@@ -5,6 +5,7 @@ parameters is used again, but for the bandwidth to the store and whether the sit
 """
 
 import logging
+import math
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -47,6 +48,8 @@ from fedpipe_trainer.task_runtime import TaskRuntime
 _LOG = logging.getLogger(__name__)
 _UNQUANTISED: Final = 16
 """Bits from which on a base is not quantised."""
+_TRAINED: Final = 32
+"""Bits of what is trained."""
 _MIB: Final = 2**20
 _ROWS_OF_A_LABEL: Final = 2
 """Rows of the site that must have a label before its profile names it: a value of a single row may be that row's text."""
@@ -206,7 +209,7 @@ def prepare(task: ProfileTask, folder: Path) -> PreparedSite:
     return PreparedSite(
         folder=folder,
         objective=objective,
-        base=facts(folder, objective, task.target_modules, task.model.attn_implementation),
+        base=facts(folder, objective, task.target_modules, task.model.attn_implementation, task.model.modules_to_save),
         examples=encode(train.rows, objective, tokenizer),
         validation=encode(_draw_validation(task, validation.rows), objective, tokenizer),
         validation_samples=len(validation.rows),
@@ -308,7 +311,7 @@ def measure_bit_width(bits: Bits, task: ProfileTask, runtime: TaskRuntime, site:
     """Load the base at one bit width and run training steps and forward passes."""
     peak_memory.reset_peak()
     started, bytes_before = runtime.elapsed_seconds(), _resident_bytes(device.choose())
-    base = load(site.folder, bits, site.objective, task.model.attn_implementation)
+    base = _load(bits, task, site)
     load_seconds, load_growth = runtime.elapsed_seconds() - started, peak_memory.peak_bytes() - bytes_before
     steps = measure_steps(_subject(base, task, site), task.batch_sizes, runtime)
     return Measurements(load_seconds, load_growth, base.memory_bytes, steps)
@@ -326,7 +329,7 @@ def score(
     bits, range_test = max(measured), None
     fitting = _fitting_batch(measured[bits].steps)
     with device.memory_limit(device.choose(), runtime.memory_limit_bytes):
-        subject = _subject(load(site.folder, bits, site.objective, task.model.attn_implementation), task, site)
+        subject = _subject(_load(bits, task, site), task, site)
         importance = measure_importance(task.importance, subject, fitting)
         if task.range_test is not None:
             range_test = measure_rates(task.range_test, subject, site.validation, micro_batch=fitting, runtime=runtime)
@@ -346,6 +349,10 @@ def _draw_validation(task: ProfileTask, rows: Sequence[Row]) -> Sequence[Row]:
     if task.range_test is None:
         return ()
     return random.Random(task.seed).sample(rows, min(len(rows), task.range_test.validation_samples))  # noqa: S311 - no secret
+
+
+def _load(bits: Bits, task: ProfileTask, site: PreparedSite) -> Base:
+    return load(site.folder, bits, site.objective, task.model.attn_implementation, task.model.modules_to_save)
 
 
 def _subject(base: Base, task: ProfileTask, site: PreparedSite) -> Subject:
@@ -375,7 +382,8 @@ def _bytes_with_base(bits: Bits, site: PreparedSite) -> int:
     """Memory of this process, or of its device, with the base loaded and nothing else."""
     quantised = site.base.quantised_parameters if bits < _UNQUANTISED else 0
     base = (quantised * bits + (site.base.parameters - quantised) * max(bits, _UNQUANTISED)) // 8
-    return base + _resident_bytes(device.choose())
+    whole = sum(map(math.prod, site.base.whole.values())) * (_TRAINED - max(bits, _UNQUANTISED)) // 8
+    return base + whole + _resident_bytes(device.choose())
 
 
 def _check_base_fits(needed: int, runtime: TaskRuntime) -> None:

@@ -137,13 +137,15 @@ def load_inputs(task: TrainTask, runtime: TaskRuntime) -> TrainingInputs:
     with runtime.phase("load"):
         tokens = TokenCache(runtime.cache / "tokens", task)
         rows = None if tokens.may_hit() else select_rows(task.data.train, task.objective, task.policy)
-        base = load_cached(fetch(task.model, runtime), task.plan.bits, task.objective, task.model.attn_implementation)
-        check_depth(task.plan, base.model, base.head)
+        base = load_cached(
+            fetch(task.model, runtime), task.plan.bits, task.objective, task.model.attn_implementation, task.model.modules_to_save
+        )
+        check_depth(task.plan, base.model, base.head, tuple(base.whole))
         data = tokens.read(base.tokenizer) or _encode(task, rows, base, tokens)
         start = AdapterTensors()
         if task.global_adapter is not None:
             path = runtime.download(task.global_adapter.url, runtime.folder / "global.safetensors", task.global_adapter.sha256)
-            start = read_global_adapter(path, base.model, base.head)
+            start = read_global_adapter(path, base.model, base.head, base.whole)
     return TrainingInputs(base, start, data.examples, data.skipped_rows, data.dropped_rows)
 
 
@@ -254,7 +256,7 @@ def validate(task: TrainTask, base: Base, adapters: Adapters) -> float | None:
 def upload_update(task: TrainTask, runtime: TaskRuntime, adapters: Adapters) -> tuple[Artifact, dict[str, tuple[int, ...]]]:
     """Write and upload the update; its artifact, and the shape of each of its tensors."""
     path = runtime.folder / "adapter.safetensors"
-    write_tensors(adapters.trainable, path)
+    write_tensors(adapters.update(), path)
     return runtime.upload(path, task.adapter), {key: tuple(tensor.shape) for key, tensor in adapters.trainable.items()}
 
 
