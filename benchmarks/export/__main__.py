@@ -6,6 +6,10 @@ Each way runs in a fresh process, and they take turns, so that other load of the
 adapter in FOLDER, and send their files to the same server, by the same function; the server counts the bytes and discards them. Ours merges
 as the export task does it: one file at a time, which is deleted once it is sent. peft's loads in bfloat16, merges, saves the folder, and
 sends its files. The comparison of logits, which the export task makes before and peft does not, has a column of its own.
+
+    python benchmarks/export --dry ~/.cache/fedpipe/models/mpnet
+
+measures the dry export of a classifier on this model instead: what a run does before its first round, in a process that has its imports.
 FOLDER needs twice the model's size, and 4 GiB: 31 GB for 7b, 18 for 3b, 9 for 1b. The base is written tensor by tensor, so that making it
 takes no memory.
 """
@@ -33,6 +37,8 @@ SHAPES: Final[Mapping[str, dict[str, Any]]] = {
 }
 VOCABULARY: Final = 32_000
 RANK: Final = 16
+LABELS: Final = 20
+"""Of the dry export: those of the demo."""
 SAMPLE_SECONDS: Final = 0.01
 _SHARD_BYTES: Final = 4 << 30
 
@@ -40,12 +46,17 @@ _SHARD_BYTES: Final = 4 << 30
 def main() -> None:
     """Make the model, measure both ways in turn, and print a row for each with the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=SHAPES, required=True)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--shape", choices=SHAPES)
+    which.add_argument("--dry", type=Path, metavar="MODEL", help="measure the dry export on the model in this folder instead")
     parser.add_argument("--folder", type=Path, help="in which a new one is made, and removed; by default the folder for temporary files")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--only", choices=["ours", "peft"], help=argparse.SUPPRESS)
     parser.add_argument("--server", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.dry:
+        dry(arguments.dry.resolve(), arguments.repetitions)
+        return
     if arguments.only:
         print(json.dumps(measure(arguments.only, arguments.folder, arguments.server)))
         return
@@ -59,6 +70,33 @@ def main() -> None:
         shutil.rmtree(folder)
     show(arguments.shape, found)
     print(f"each way sent {sum(received) / 2 / arguments.repetitions / 1e6:.0f} MB on average")
+
+
+def dry(model: Path, repetitions: int) -> None:
+    """Print seconds, of them those of this process' CPU time, and by how much memory grew at most, of each dry export."""
+    from fedpipe_trainer import peak_memory  # noqa: PLC0415 -- each process imports what it measures
+    from fedpipe_trainer.contract import DryExportTask, Model, RunRef, SequenceClassification  # noqa: PLC0415
+    from fedpipe_trainer.model import facts  # noqa: PLC0415
+    from fedpipe_trainer.recipes import dry_export  # noqa: PLC0415
+    from fedpipe_trainer.task_runtime import TaskRuntime  # noqa: PLC0415
+
+    objective = SequenceClassification(labels=tuple(f"label {number}" for number in range(LABELS)))
+    task = DryExportTask(
+        run=RunRef(namespace="n", name="r", uid="u"),
+        site="",
+        model=Model(source=model.as_uri()),
+        result="file:///nowhere",
+        objective=objective,
+        ranks=dict.fromkeys((weight.name for weight in facts(model, objective, ()).weights), RANK),
+    )
+    for _ in range(repetitions):
+        with tempfile.TemporaryDirectory() as scratch:
+            runtime = TaskRuntime(Path(scratch), Path(scratch), lambda _progress: None, lambda: False)
+            peak_memory.reset_peak()
+            before, begun, used = peak_memory.peak_bytes(), time.perf_counter(), time.process_time()
+            dry_export.run(task, runtime)
+            seconds, cpu = time.perf_counter() - begun, time.process_time() - used
+            print(f"{seconds:.1f} s, {cpu:.1f} s of CPU time, {(peak_memory.peak_bytes() - before) / 1e6:.0f} MB more than before")
 
 
 def show(shape: str, found: Sequence[Mapping[str, Mapping[str, float]]]) -> None:
