@@ -11,7 +11,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor
 from toys import make_toy
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    ModernBertConfig,
+)
 
 from fedpipe_trainer.adapters import (
     FROZEN_ADAPTER,
@@ -199,6 +205,25 @@ def test_a_plan_must_train_from_their_layer_on(toy: Toy) -> None:
     with pytest.raises(TaskFailed, match=r"lowestLayer is 1, but a module of planning.modulesToSave belongs to layer 0"):
         check_depth(plan, base.model, base.head, tuple(base.whole))
     check_depth(plan, base.model, ("lm_head.weight",), ("lm_head.weight",))
+
+
+def test_a_norm_of_the_embeddings_is_below_the_layers_and_the_last_one_above_them() -> None:
+    with torch.device("meta"):
+        model = AutoModelForMaskedLM.from_config(ModernBertConfig(num_hidden_layers=2, hidden_size=32, num_attention_heads=4))
+
+    assert lowest_layer_of(model, whole_parameters(model, ["embeddings.norm"], head=()), 2) == 0
+    assert lowest_layer_of(model, whole_parameters(model, ["final_norm"], head=()), 2) == 2
+
+
+def test_values_of_the_checkpoint_are_read_when_they_are_asked_for_and_not_before(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = load_with(toy("llama")).whole
+    monkeypatch.setattr("fedpipe_trainer.model.checkpoint.StoredTensor.read", None)
+
+    assert "lm_head.weight" in stored
+    assert "model.norm.weight" not in stored
+    assert list(stored) == ["model.embed_tokens.weight", "lm_head.weight"]
+    with pytest.raises(KeyError):
+        stored["model.norm.weight"]
 
 
 def test_of_an_encoder_decoder_all_layers_are_trained(toy: Toy) -> None:

@@ -80,7 +80,8 @@ def lowest_layer_of(model: PreTrainedModel, whole: Collection[str], layers: int)
             return layers if module in above else 0
         if number is not None:
             return number
-        return layers if module in above or module.rpartition(".")[2] in _LAST_NORMS else 0
+        parent, _, last = module.rpartition(".")
+        return layers if module in above or (last in _LAST_NORMS and "embed" not in parent) else 0
 
     return min(map(layer, whole), default=layers)
 
@@ -99,6 +100,9 @@ class StoredValues(Mapping[str, Tensor]):
         if name not in self.names:
             raise KeyError(name)
         return self.checkpoint.by_key[self.checkpoint.key_of[name]].read().float()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names  # Mapping's own would read it
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
