@@ -172,6 +172,8 @@ WHOLE_AFFINITY = {
         {"proxy": {"https": "proxy:3128"}},
         {"proxy": {"https": "http://user:secret@proxy:3128"}},
         {"proxy": {"noProxy": "a, b"}},
+        {"huggingFaceEndpoint": "hub.example"},
+        {"huggingFaceEndpoint": "https://user:secret@hub.example"},
         {"huggingFaceTokenSecretRef": "hub"},
         {"exportJob": {"memory": "8Gi"}},
         {"exportJob": {"resources": {"requests": {"memory": "8 GB"}}}},
