@@ -86,7 +86,7 @@ class Trackers:
             return Tracked(turn.observation, now + POLL_SECONDS)
         return Tracked(turn.observation, None if turn.is_settled(version) else turn.due)
 
-    def is_at_work(self, uid: str) -> bool:
+    def is_active(self, uid: str) -> bool:
         """Whether a thread is at work for this run, which is being deleted: none begins any more."""
         with self._lock:
             self._waiting.pop(uid, None)
