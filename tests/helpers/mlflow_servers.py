@@ -6,6 +6,7 @@ missing, a test that needs it is skipped; `FEDPIPE_TRACKERS=required`, which `.c
 
 import json
 import os
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -179,8 +180,8 @@ def _shown(run: Plain) -> Plain:
 
 
 @contextmanager
-def running_stand_in() -> Iterator[StandInMlflow]:
-    """The stand-in, at its `url`."""
+def running_stand_in(certificate: Path | None = None) -> Iterator[StandInMlflow]:
+    """The stand-in, at its `url`; with TLS if it has a certificate."""
     stand_in = StandInMlflow()
 
     class Handler(BaseHTTPRequestHandler):
@@ -204,7 +205,11 @@ def running_stand_in() -> Iterator[StandInMlflow]:
             """Say nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    stand_in.url = f"http://127.0.0.1:{server.server_port}"
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    stand_in.url = f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     try:
         yield stand_in

@@ -140,7 +140,7 @@ class RunReconciler:
     def _reconcile_body(self, body: Body, view: RunView, failures: int) -> float | None:
         if "deletionTimestamp" in body["metadata"]:
             meta = body["metadata"]
-            if self.trackers.is_at_work(meta["uid"]):  # it would write what is about to be deleted
+            if self.trackers.is_active(meta["uid"]):  # it would write what is about to be deleted
                 return self.cluster.clock() + POLL_SECONDS
             jobs = self.cluster.expectations.of_run(meta["namespace"], meta["uid"], view.jobs)
             return finalize(body, jobs, self.cluster, self.stores, self.status_writer)

@@ -15,7 +15,7 @@ from fedpipe_operator.errors import OPERATOR_FAULT, FedPipeError, UserError
 from fedpipe_operator.fairness import DueKey, Load, Running, next_keys
 from fedpipe_operator.rounds import Run, is_over
 from fedpipe_operator.rounds.conditions import Observation
-from fedpipe_operator.tracking.turns import Turn, is_complete, version_of
+from fedpipe_operator.tracking.turns import Turn, is_complete, observed_before, version_of
 from fedpipe_operator.tracking.write import Work, write_trackers
 
 _LOG: Final = logging.getLogger(__name__)
@@ -72,11 +72,11 @@ class Trackers:
         resource, version, now = run.resource, version_of(run.resource), self.clock()
         uid = resource.metadata.uid
         if not version:
-            return Tracked(None if not _has_trackers(run) else Turn().observation)
+            return Tracked(observed_before(resource) if _has_trackers(run) else None)
         if self.believes_status and is_over(resource) and uid not in self._turns and is_complete(resource):
             return Tracked(None)
         with self._lock:
-            turn = self._turns.setdefault(uid, Turn())
+            turn = self._turns.setdefault(uid, Turn(observation=observed_before(resource)))
             is_under_way = uid in self._waiting or uid in self._running
             if not is_under_way and turn.is_due(version, now):
                 self._waiting[uid] = _Waiting(resource.metadata.namespace, now, version, run, prepare)
@@ -86,7 +86,7 @@ class Trackers:
             return Tracked(turn.observation, now + POLL_SECONDS)
         return Tracked(turn.observation, None if turn.is_settled(version) else turn.due)
 
-    def is_at_work(self, uid: str) -> bool:
+    def is_active(self, uid: str) -> bool:
         """Whether a thread is at work for this run, which is being deleted: none begins any more."""
         with self._lock:
             self._waiting.pop(uid, None)
