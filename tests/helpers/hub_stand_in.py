@@ -17,6 +17,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _HubHandler)
         self.folder, self.commit = folder, COMMIT
         self.downloads: list[str] = []
+        """Files that were sent whole."""
         self.is_down = False
         self.token = ""
         """The token that reads the repository, which is gated then; empty: everybody does."""
@@ -71,10 +72,14 @@ class _HubHandler(BaseHTTPRequestHandler):
         else:
             revision, name = parts[3], parts[4]
             content = (self.server.folder / name).read_bytes()
+            headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": revision}
+            if asked := self.headers.get("Range"):
+                first, _, last = asked.removeprefix("bytes=").partition("-")
+                self._send(206, content[int(first) : int(last) + 1 if last else None], headers, with_body=with_body)
+                return
             if with_body:
                 self.server.downloads.append(name)
-            etag = hashlib.sha256(content).hexdigest()
-            self._send(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": revision}, with_body=with_body)
+            self._send(200, content, headers, with_body=with_body)
 
     def _send(self, status: int, content: bytes, headers: dict[str, str], *, with_body: bool) -> None:
         self.send_response(status)
