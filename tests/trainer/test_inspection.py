@@ -12,7 +12,7 @@ from hub_stand_in import COMMIT, Hub
 from pydantic import ValidationError
 
 from fedpipe_trainer.contract import FailureReason
-from fedpipe_trainer.contract.inspection import Inspection, InspectQuestion, ModelFacts
+from fedpipe_trainer.contract.inspection import HeldOut, HoldOutQuestion, Inspection, InspectQuestion, ModelFacts
 from fedpipe_trainer.inspection import answer
 from fedpipe_trainer.settings import Settings
 
@@ -133,3 +133,14 @@ def test_a_gated_model_is_refused_and_a_hub_that_is_down_is_not_reached(hub: Hub
 def test_what_is_no_question_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValidationError):
         answer('{"kind": "inspect"}', Settings(cache=tmp_path))
+
+
+def test_rows_that_cannot_be_written_are_a_failure_that_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "notes.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    train = str(tmp_path / "nowhere" / "train.jsonl")
+    question = HoldOutQuestion(data=str(tmp_path / "notes.jsonl"), columns=("text",), train=train, validation=train)
+
+    found = HeldOut.model_validate_json(answer(question.to_json(), Settings(cache=tmp_path)))
+
+    assert found.failure is not None
+    assert found.failure.message == f"{train} cannot be read or written (No such file or directory): check its permissions and the disk"
