@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _HubHandler)
         self.folder, self.commit = folder, COMMIT
         self.downloads: list[str] = []
+        """Files that were sent whole."""
         self.bytes_sent = 0
         """Of the files' contents."""
         self.is_down = False
@@ -77,7 +79,8 @@ class _HubHandler(BaseHTTPRequestHandler):
             etag = hashlib.sha256(content).hexdigest()
             status, content = self._part_of(content)
             if with_body:
-                self.server.downloads.append(name)
+                if status == HTTPStatus.OK:
+                    self.server.downloads.append(name)
                 self.server.bytes_sent += len(content)
             self._send(status, content, {"ETag": f'"{etag}"', "X-Repo-Commit": revision}, with_body=with_body)
 

@@ -202,7 +202,14 @@ def test_columns_that_the_user_names_are_taken(tmp_path: Path) -> None:
     found = guess(tmp_path, data, DECODER, text="remark", label="area")
 
     assert found.fields == {"type": "SequenceClassification", "text": "remark", "label": "area", "labels": ["north", "south"]}
-    assert guess(tmp_path, data, DECODER, text="remark").fields == {"type": "CausalLM", "format": "Text", "packing": True, "text": "remark"}
+    assert guess(tmp_path, data, DECODER, text="remark").fields == found.fields | {"label": "label", "labels": ["a", "b"]}
+    two_texts = rows(body=sentence, remark=other)
+    assert guess(tmp_path, two_texts, DECODER, text="remark").fields == {
+        "type": "CausalLM",
+        "format": "Text",
+        "packing": True,
+        "text": "remark",
+    }
 
 
 def test_labels_are_left_out_where_some_may_not_have_been_seen(tmp_path: Path) -> None:

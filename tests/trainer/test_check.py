@@ -16,6 +16,7 @@ from fedpipe_trainer.contract import (
     FailureReason,
     Model,
     Objective,
+    Preference,
     ProfileTask,
     RunRef,
     SequenceClassification,
@@ -136,6 +137,26 @@ def test_the_share_of_the_tokens_that_the_assistant_says_is_told(tmp_path: Path,
     assert found.failures == ()
     assert found.tokens is not None
     assert 0 < found.tokens.target_share < 0.5
+
+
+def test_pairs_of_answers_are_counted_and_those_that_prefer_nothing_are_told(tmp_path: Path, toy: Toy) -> None:
+    pairs = [{"prompt": f"ask {at}", "chosen": " better", "rejected": " worse"} for at in range(4)]
+    long = {"prompt": "ask", "chosen": " x" * 60, "rejected": " y"}
+
+    found = check(
+        tmp_path,
+        toy("llama"),
+        Preference(prompt_column="prompt", max_length=32),
+        train=[*pairs, long, {"prompt": "ask", "chosen": " same", "rejected": " same"}],
+    )
+
+    assert found.failures == ()
+    assert found.train is not None
+    assert (found.train.rows, found.train.skipped) == (5, 1)
+    assert "prefer nothing" in found.train.notes[0]
+    assert found.tokens is not None
+    assert (found.tokens.samples, found.tokens.cut) == (5, 1)
+    assert found.tokens.target_share < 1
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,11 @@ def _hold_out(question: HoldOutQuestion) -> HeldOut:
         if policies := policy_files([question.data]):
             found = f"the policy file {policies[0]} counts for {question.data}, and would not for a copy of its rows"
             raise TaskFailed(FailureReason.POLICY_DENIED, f"{found}: make a validation file beside it, and name it by --validation")
-        rows = hold_out(Path(question.data), question.columns, Path(question.train), Path(question.validation))
+        try:
+            rows = hold_out(Path(question.data), question.columns, Path(question.train), Path(question.validation))
+        except OSError as error:
+            reason = f"{error.filename or question.train} cannot be read or written ({error.strerror}): check its permissions and the disk"
+            raise TaskFailed(FailureReason.BAD_DATA, reason) from error
         return HeldOut(train_rows=rows.train, validation_rows=rows.validation, skipped_rows=rows.skipped)
 
     return _attempt(write, lambda failure: HeldOut(failure=failure))

@@ -59,7 +59,7 @@ def check_data(objects: Objects, where: Where) -> bool:
     checks = ask(CheckQuestion(tasks=tuple(tasks)), Checks)
     for site in checks.sites:
         for line in lines_of(site):
-            typer.echo(line)
+            typer.echo("".join(character if character.isprintable() else " " for character in line))
     return not any(site.failures for site in checks.sites)
 
 

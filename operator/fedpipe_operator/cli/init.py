@@ -24,6 +24,7 @@ _HUB_NAME: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+
 _ELSEWHERE: Final = ("s3://", "pvc://")
 _STDOUT: Final = "-"
 _INVALID: Final = 2
+_LONGEST_LINE: Final = 4096
 _YAML: Final = (".yaml", ".yml")
 
 
@@ -87,13 +88,14 @@ class Names:
 
 
 def _ended(message: str, status: int) -> typer.Exit:
-    typer.echo(message, err=True)
+    for line in message.split("\n"):
+        _note(line)
     return typer.Exit(status)
 
 
 def _note(text: str) -> None:
     """What is no result, so that standard output has the YAML alone."""
-    typer.echo(text, err=True)
+    typer.echo(excerpt(text, _LONGEST_LINE), err=True)
 
 
 def _target(path: Path, *, force: bool) -> Path:

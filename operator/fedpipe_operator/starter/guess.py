@@ -130,7 +130,7 @@ def _rules(context: _Context) -> Sequence[_Rule]:
     if context.wanted.label:
         return (_head,)
     if context.wanted.text:
-        return (_plain_text,)
+        return (_named_head if context.writes_text else _head, _plain_text)
     if not context.writes_text:
         return (_head, _preference, _conversations, _questions, _alpaca, _prompt_completion, _template, _plain_text)
     return (
