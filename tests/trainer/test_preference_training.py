@@ -191,9 +191,10 @@ def test_the_reference_has_no_dropout_draws_nothing_and_leaves_the_model_as_it_w
     base = load(toy("gpt2"), 32, PAIRS)
     weight = "transformer.h.1.attn.c_attn"
     expected = reference.reference_margins(base.model, batch_of(base))
+    start = AdapterTensors(weights={weight: Factors(torch.ones(3, 32), torch.ones(96, 3))})  # of which two components stay frozen
 
     with (
-        attached(base, AdapterTensors(), {weight: 4}, dropout=0.5) as adapters,
+        attached(base, start, {weight: 1}, dropout=0.5) as adapters,
         training_mode(base.model, checkpointing=True, lowest_layer=1),
     ):
         before = [(name, module.training) for name, module in base.model.named_modules()]
