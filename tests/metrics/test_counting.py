@@ -156,10 +156,17 @@ def test_the_jobs_that_a_suspension_ends_are_no_attempts_that_ended(tmp_path: Pa
     assert scrape.by("task", "attempts_total") == {"profile": 3, "dry-export": 1}
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, float]:
+    """What an operator counts that sees a whole run."""
+    return counts(settled(a_world(tmp_path_factory.mktemp("whole"))))
+
+
 @pytest.mark.parametrize("word", ["train-r1", "train-r2", "evaluate-r2", "export"])
-def test_an_operator_that_starts_in_the_middle_of_a_run_counts_what_happens_from_then_on(tmp_path: Path, word: str) -> None:
-    whole = settled(a_world(tmp_path / "whole"))
-    world = a_world(tmp_path / "parts")
+def test_an_operator_that_starts_in_the_middle_of_a_run_counts_what_happens_from_then_on(
+    tmp_path: Path, whole: dict[Any, float], word: str
+) -> None:
+    world = a_world(tmp_path)
     world.work_until(word)
     first = scrape_of(world)
     world.now += 1
@@ -168,12 +175,11 @@ def test_an_operator_that_starts_in_the_middle_of_a_run_counts_what_happens_from
     second = settled(world)
 
     together = {key: counts(first).get(key, 0) + counts(second).get(key, 0) for key in counts(first).keys() | counts(second).keys()}
-    assert together == counts(whole)
+    assert together == whole
 
 
-def test_an_operator_that_starts_anew_before_every_reconcile_counts_nothing_twice(tmp_path: Path) -> None:
-    whole = counts(settled(a_world(tmp_path / "whole")))
-    world, together = a_world(tmp_path / "parts"), dict.fromkeys(whole, 0.0)
+def test_an_operator_that_starts_anew_before_every_reconcile_counts_nothing_twice(tmp_path: Path, whole: dict[Any, float]) -> None:
+    world, together = a_world(tmp_path), dict.fromkeys(whole, 0.0)
     for _ in range(200):
         world.observer = Listener(world.clock)
         world.restart()
