@@ -102,8 +102,8 @@ $(TRACKERS_INSTALLED):
 slow: $(INSTALLED) ## Run the slow tests: whole runs in real processes, some ten minutes
 	$(BIN)/pytest -m slow
 
-gpu: $(INSTALLED) ## Run the tests that need a GPU, on this machine's first GPU
-	CUDA_VISIBLE_DEVICES=0 $(BIN)/pytest tests/trainer/test_on_a_gpu.py
+gpu: $(INSTALLED) ## Run the tests that need a GPU, on this machine's first GPU, and those that need two on its first two
+	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0,1} $(BIN)/pytest tests/trainer/test_on_a_gpu.py
 
 e2e: $(INSTALLED) ## Run the end-to-end tests on the cluster of KUBECONFIG, else on one created on this machine (needs root, Debian, Go)
 ifdef KUBECONFIG

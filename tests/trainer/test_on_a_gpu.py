@@ -1,4 +1,4 @@
-"""Tests that need a GPU: running out of its memory, and measuring it (`make gpu`)."""
+"""Tests that need a GPU: running out of its memory, measuring it, and dividing steps between two (`make gpu`)."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from toy_training import Q0, V1, a_training_task, make_runtime
 
 from fedpipe_trainer import device
@@ -14,6 +15,8 @@ from fedpipe_trainer.model import clear_cache
 from fedpipe_trainer.recipes import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible: use `make gpu`")
+
+two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two GPUs are visible")
 
 MB = 10**6
 MANY = 2048
@@ -72,3 +75,28 @@ def test_the_memory_of_a_task_is_that_of_the_device_without_the_context(make_tas
     properties = torch.cuda.get_device_properties(0)
     assert result.measured.device == properties.name
     assert 0 < device.memory_bytes(device.choose(), limit=1) < properties.total_memory
+
+
+@two_gpus
+@pytest.mark.parametrize("bits", [4, 32])
+def test_two_gpus_give_the_update_of_one(make_task: Any, tmp_path: Path, bits: int) -> None:
+    updates = []
+    for processes in (1, 2):
+        result = run_training(make_task(bits=bits, steps=4, micro_batch=2, processes=processes), tmp_path)
+        updates.append(load_file(tmp_path / "store" / "adapter.safetensors"))
+
+    one, two = updates
+    assert result.energy_joules is None or result.energy_joules > 0
+    assert all(torch.allclose(one[key], two[key], atol=1e-5) for key in one)
+
+
+@two_gpus
+def test_a_gpu_that_runs_out_of_memory_makes_both_compute_fewer_samples_at_once(make_task: Any, tmp_path: Path, limit_memory: Any) -> None:
+    task = with_batch(make_task(steps=3, processes=2), 2 * MANY)
+    unlimited = run_training(task, tmp_path)
+
+    limit_memory(unlimited.measured.peak_memory_bytes * 6 // 10)
+    result = run_training(task, tmp_path)
+
+    assert result.micro_batch_size < unlimited.micro_batch_size
+    assert result.losses == pytest.approx(unlimited.losses, rel=0.01)

@@ -263,7 +263,7 @@ def test_a_prompt_as_long_as_the_model_allows_leaves_room_for_its_answer(tmp_pat
 
 def test_a_profile_says_how_well_the_device_is_used(task: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readings = itertools.count(0.0, 0.5)
-    monkeypatch.setattr(throughput.energy, "meter", lambda _device: EnergyMeter(lambda: {"package": next(readings)}, {}))
+    monkeypatch.setattr(throughput.energy, "meter", lambda _device, _processes: EnergyMeter(lambda: {"package": next(readings)}, {}))
 
     result = profile.run(task.model_copy(update={"bits": (32,)}), make_runtime(tmp_path))
 
