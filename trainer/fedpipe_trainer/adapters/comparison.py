@@ -10,7 +10,6 @@ from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from fedpipe_trainer import device as devices
 from fedpipe_trainer.adapters.wire import Factors
 from fedpipe_trainer.contract import FailureReason, Objective, Seq2SeqLM
 from fedpipe_trainer.errors import TaskFailed
@@ -89,12 +88,7 @@ def _logits(
     model.eval()
     thrice = ids.repeat(_MODELS, 1)
     decoder_inputs = {"decoder_input_ids": thrice} if isinstance(objective, Seq2SeqLM) else {}
-    with (
-        devices.tune_malloc_for_loading(),
-        torch.no_grad(),
-        _read_on_demand(model, values.base),
-        _each_in_its_third(model, weights, values),
-    ):
+    with torch.no_grad(), _read_on_demand(model, values.base), _each_in_its_third(model, weights, values):
         logits: Tensor = model(input_ids=thrice, attention_mask=torch.ones_like(thrice), **decoder_inputs).logits
     return logits.chunk(_MODELS)
 
