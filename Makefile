@@ -4,6 +4,7 @@
 #   TORCH_INDEX=<URL> make demo       install PyTorch from this package index: with the URL of PyTorch's index of CPU builds,
 #                                     the CUDA libraries (some 4 GB) are not installed. Tested only by `make -n` and with
 #                                     the filtered lock, because the machines used cannot reach that index.
+#   TEST_WORKERS=0 make test          run the tests in this process: by default one for each processor does, and four at most
 #   E2E_WORKERS=1 make e2e            run the end-to-end tests in one worker
 #   E2E_MARKS="e2e and nightly" make e2e   run those that take too long for every change
 #   make release VERSION=… REGISTRY=… OPERATOR_BASE=python:3.11-slim@sha256:… TRAINER_BASE=nvidia/cuda:…@sha256:…
@@ -14,6 +15,7 @@ TORCH_INDEX ?=
 FEDPIPE_ARGS ?=
 E2E_TESTS ?= tests/e2e
 E2E_WORKERS ?= 4
+TEST_WORKERS ?= logical
 
 REGISTRY ?=
 OPERATOR_BASE ?=
@@ -78,8 +80,9 @@ demo: $(INSTALLED) ## Fine-tune one model across three heterogeneous sites on th
 	$(BIN)/python examples/quickstart/prepare.py
 	$(BIN)/fedpipe run examples/quickstart/ $(FEDPIPE_ARGS)
 
+# One thread for PyTorch in each worker: together they have all processors.
 test: lint ## Lint, then run every test
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) --maxprocesses 4 --dist loadfile
 
 browser: ## Install Debian's Chromium and its driver for the tests that open a report (needs root); else they are skipped
 	@for program in chromium chromedriver; do command -v $$program > /dev/null || missing=yes; done; \

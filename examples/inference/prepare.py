@@ -32,7 +32,7 @@ MADE = (900, 300)
 MODEL = "minilm"
 VOLUMES = HERE / "volumes"
 _FILES = ("SICK_train.txt", "SICK_test_annotated.txt")
-_WHO = ("A man", "A woman", "A child", "A dog", "Two boys", "The nurse", "An old singer")
+_WHO = ("A man", "A woman", "A child", "A dog", "A boy", "The nurse", "An old singer")
 _DOES = ("is playing a guitar", "is running in a park", "is sleeping", "is cutting an onion", "is reading a book", "is riding a horse")
 _WHERE = ("", " at night", " in the rain", " near a river")
 

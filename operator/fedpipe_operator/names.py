@@ -207,6 +207,11 @@ class Listing:
         return self._attempts.get((folder, file), ())
 
 
+def upload_record(key: str) -> str:
+    """Key of the id of the upload in parts of the object with this key."""
+    return f"uploads/{key}"
+
+
 def local_only_folder(site: str) -> str:
     """Prefix of the objects of a site's local-only baseline."""
     return f"comparison/local-only/{site}"

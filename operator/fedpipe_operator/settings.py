@@ -79,6 +79,8 @@ class Settings:
     """What every pod trusts, unless its site names certificates of its own; by default its image's."""
     proxy: Proxy = NO_PROXY
     """Through which every pod connects to stores and hubs, unless its site names another."""
+    hugging_face_endpoint: str = ""
+    """The mirror from which a model `hf://…` is fetched, unless its site names another; empty: the hub itself."""
     hugging_face_token_secret_ref: SecretKey = NO_TOKEN
     """The token with which a model `hf://…` is fetched, in each run's namespace."""
     export_job: PodDefaults = EXPORT_JOB
@@ -141,6 +143,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         store_policy=_read(environ, "STORE_POLICY", parse_store_policy, Settings.store_policy),
         ca_bundle=_read(environ, "CA_BUNDLE", parse_as(CaBundle), Settings.ca_bundle),
         proxy=_read(environ, "PROXY", parse_as(Proxy), Settings.proxy),
+        hugging_face_endpoint=_read(environ, "HUGGING_FACE_ENDPOINT", _endpoint, Settings.hugging_face_endpoint),
         hugging_face_token_secret_ref=_read(
             environ, "HUGGING_FACE_TOKEN_SECRET_REF", parse_as(SecretKey), Settings.hugging_face_token_secret_ref
         ),
@@ -239,7 +242,7 @@ def _log_format(text: str) -> LogFormat:
 
 def _endpoint(text: str) -> str:
     if not _ENDPOINT.fullmatch(text):
-        raise ValueError("write a URL without a query, such as http://collector.tracing:4318")
+        raise ValueError("write a URL without a query, such as https://host.example:4318")
     return text
 
 

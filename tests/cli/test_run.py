@@ -19,6 +19,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 pytestmark = pytest.mark.slow
 
 LABELS = ["art", "food", "sport"]
+UNEXPORTED = {"adapter": False, "merged": False}
+"""For runs whose test reads no export, which takes a process of its own and its imports."""
 
 
 def test_a_run_prints_plans_rounds_and_the_comparison_table(finished: tuple[Fleet, str]) -> None:
@@ -73,7 +75,7 @@ def test_a_local_only_baseline_takes_as_many_steps_as_its_site_took_in_all_round
 def test_what_a_site_cached_in_one_round_is_read_in_the_next_one_as_it_was_forecast(fleet: Fleet) -> None:
     """Of the six batches of each site, a round takes four: so the second one finds four of six in the cache, on average."""
     given = {"bits": 32, "rank": 4, "steps": 4, "layers": 1, "cacheActivations": True}
-    fleet.change("FederatedFineTune", planning=MANUAL | {"plans": [given]})
+    fleet.change("FederatedFineTune", planning=MANUAL | {"plans": [given]}, export=UNEXPORTED)
     documents = list(yaml.safe_load_all((fleet.folder / "run.yaml").read_text()))
     for document in documents[1:]:
         claim = f"{document['metadata']['name']}-cache"
@@ -104,6 +106,7 @@ def test_the_same_command_after_the_end_prints_the_result_and_runs_no_task(finis
 
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_run_is_resumed_and_ends_with_the_same_bytes(finished: tuple[Fleet, str], fleet: Fleet, signal_: signal.Signals) -> None:
+    fleet.change("FederatedFineTune", export=UNEXPORTED)
     stopped = fleet.start("--no-compare")
     assert stopped.stdout is not None
     for line in stopped.stdout:
@@ -140,7 +143,7 @@ def test_another_spec_under_the_same_name_is_refused_and_fresh_starts_over(finis
 
 def test_a_run_continues_without_a_site_whose_data_file_is_missing(fleet: Fleet) -> None:
     (fleet.folder / "volumes/west-data/train.jsonl").unlink()
-    fleet.change("FederatedFineTune", sites={"quorum": 0.6}, rounds={"count": 1})
+    fleet.change("FederatedFineTune", sites={"quorum": 0.6}, rounds={"count": 1}, export=UNEXPORTED)
 
     output = fleet.run("--no-compare")
 
@@ -154,7 +157,8 @@ def test_rows_of_a_label_that_no_other_site_has_are_dropped_and_their_number_is_
     for file in ("train", "validation"):
         with (fleet.folder / f"volumes/south-data/{file}.jsonl").open("a") as rows:
             rows.write('{"text": "once", "label": "c4n4ry"}\n{"text": "twice", "label": "c4n4ry"}\n')
-    fleet.change("FederatedFineTune", task={"type": "SequenceClassification", "maxLength": 32}, rounds={"count": 1})
+    task = {"type": "SequenceClassification", "maxLength": 32}
+    fleet.change("FederatedFineTune", task=task, rounds={"count": 1}, export=UNEXPORTED)
 
     output = fleet.run("--no-compare")
 
@@ -180,7 +184,7 @@ def test_a_site_with_too_little_memory_is_excluded_with_the_numbers(fleet: Fleet
     documents = (fleet.folder / "run.yaml").read_text().split("---\n")
     small = [text.replace("memory: 4Gi", "memory: 300Mi") if "name: south" in text else text for text in documents]
     (fleet.folder / "run.yaml").write_text("---\n".join(small))
-    fleet.change("FederatedFineTune", sites={"quorum": 0.6}, rounds={"count": 1})
+    fleet.change("FederatedFineTune", sites={"quorum": 0.6}, rounds={"count": 1}, export=UNEXPORTED)
 
     output = fleet.run("--no-compare")
 
@@ -201,7 +205,7 @@ def test_trainers_end_with_the_run_that_started_them(fleet: Fleet) -> None:
 
 
 def test_without_a_learning_rate_the_sites_test_some_and_the_run_uses_the_one_that_is_chosen(fleet: Fleet) -> None:
-    fleet.change("FederatedFineTune", training={}, rounds={"count": 1})
+    fleet.change("FederatedFineTune", training={}, rounds={"count": 1}, export=UNEXPORTED)
 
     output = fleet.run("--no-compare")
 
@@ -216,7 +220,7 @@ def test_without_a_learning_rate_the_sites_test_some_and_the_run_uses_the_one_th
 
 
 def test_plan_trains_nothing_and_run_continues_from_it(fleet: Fleet) -> None:
-    fleet.change("FederatedFineTune", rounds={"count": 1})
+    fleet.change("FederatedFineTune", rounds={"count": 1}, export=UNEXPORTED)
     command = [part if part != "run" else "plan" for part in fleet.command()]
     planned = subprocess.run(command, capture_output=True, text=True, check=True, env=fleet.environment(None)).stdout
 

@@ -14,6 +14,7 @@ import pytest
 from health import is_met, kstatus
 from stand_in_cluster import SETTINGS, KubeWorld, renamed, stamp
 from stand_in_runs import a_run, a_site
+from trainer_results import a_dry_export, good_trainer
 
 from fedpipe_operator.api import ConditionType, DeletionPolicy, StoreSpec
 from fedpipe_operator.api.meta import FINALIZER, SecretReference
@@ -26,7 +27,9 @@ from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.manifests.metadata import object_name
 from fedpipe_operator.rounds import Run, job_of
 from fedpipe_operator.settings import Settings
+from fedpipe_operator.store import DirectoryStore
 from fedpipe_operator.store.connections import _CALL
+from fedpipe_trainer.contract import DryExportTask, ExportFile
 
 
 def test_a_run_goes_from_its_object_to_its_end_and_leaves_no_task_behind(tmp_path: Path) -> None:
@@ -556,6 +559,63 @@ def test_a_run_whose_results_stay_has_no_finalizer(tmp_path: Path) -> None:
     world.reconcile()
 
     assert "finalizers" not in world.body()["metadata"]
+
+
+@pytest.mark.parametrize("policy", list(DeletionPolicy))
+def test_a_run_that_is_deleted_in_its_export_leaves_no_parts_of_files(
+    tmp_path: Path, policy: DeletionPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = exporting(tmp_path, policy)
+    ended: list[str] = []
+    monkeypatch.setattr(DirectoryStore, "abort_uploads", lambda _store, key: ended.append(key))
+    world.api.merge(RUNS, "default", "toy", {"metadata": {"deletionTimestamp": stamp(world.now)}})
+    world.reconcile()
+    assert ended == [], "a trainer that ends still uploads"
+
+    world.now += 61
+    world.reconcile()
+
+    assert ended == ["export/merged/model.safetensors"]
+    assert world.body()["metadata"]["finalizers"] == []
+    assert (world.stores.of(world.run).store.list() == []) == (policy is DeletionPolicy.DELETE)
+
+
+def test_no_run_waits_for_a_store_that_its_parts_cannot_be_removed_from(tmp_path: Path) -> None:
+    world = exporting(tmp_path, DeletionPolicy.RETAIN)
+    world.stores.trouble = UserError("StoreDenied", "the key pair was changed")
+    world.api.merge(RUNS, "default", "toy", {"metadata": {"deletionTimestamp": stamp(world.now)}})
+    world.now += 61
+
+    while world.reconcile() is not None:
+        world.now += 61
+
+    assert world.body()["metadata"]["finalizers"] == []
+
+
+def test_after_its_export_a_run_whose_results_stay_has_no_finalizer_any_more(tmp_path: Path) -> None:
+    world = exporting(tmp_path, DeletionPolicy.RETAIN)
+    assert world.body()["metadata"]["finalizers"] == [FINALIZER]
+
+    world.settle()
+    world.now += 120
+    world.reconcile()
+
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+    assert world.body()["metadata"]["finalizers"] == []
+
+
+def exporting(folder: Path, policy: DeletionPolicy) -> KubeWorld:
+    """A run that exports a model of gigabytes."""
+
+    def trainer(task: Any, folder: Path) -> Any:
+        if isinstance(task, DryExportTask):
+            return a_dry_export(task, merged=(ExportFile(name="config.json", size=1), ExportFile(name="model.safetensors", size=13 << 30)))
+        return good_trainer(task, folder)
+
+    world = KubeWorld(folder, a_run(deletionPolicy=str(policy)), trainer)
+    world.work_until("toy-export")
+    world.reconcile()
+    return world
 
 
 def test_the_settings_of_the_stand_in_are_those_that_users_get() -> None:

@@ -1,6 +1,7 @@
 """The trackers of a run on a cluster: written beside the reconciles, with its own Secret, at servers that the policy allows."""
 
 import base64
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from cluster_user import wait_until
 from mlflow_servers import StandInMlflow, running_stand_in
-from stand_in_cluster import KubeWorld, StandInApi
+from stand_in_cluster import KubeWorld, StandInApi, stamp
 from stand_in_runs import a_run
 
 from fedpipe_operator.cluster.api import EVENTS, RUNS, SECRETS
@@ -164,6 +165,24 @@ def test_a_run_whose_time_to_live_is_over_goes_once_its_trackers_are_written(tmp
 
     assert (RUNS.plural, "default", "toy") not in world.api.objects
     assert server.live_runs[0]["info"]["status"] == "FINISHED"
+
+
+def test_a_run_that_is_deleted_with_its_results_waits_for_the_thread_that_would_write_them_again(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path, a_run(tracking={"tensorboard": True}, deletionPolicy="Delete"))
+    may_end, trackers = threading.Event(), world.runs.trackers
+    trackers.write = lambda work: work.store.write("tensorboard/late", b"") or str(may_end.wait(30))  # type: ignore[func-returns-value]
+    world.settle()
+    world.reconcile()
+    wait_until(lambda: trackers._running, "a thread is at work", seconds=30)
+    world.api.merge(RUNS, "default", "toy", {"metadata": {"deletionTimestamp": stamp(world.now)}})
+
+    assert world.reconcile() == world.now + 2.0
+    may_end.set()
+    wait_until(lambda: not trackers._running, "the thread is done", seconds=30)
+    world.reconcile()
+    world.now += 61  # what was made in the last minute may be unknown to the watch
+    world.reconcile()
+    assert world.stores.of(world.run).store.list() == []
 
 
 @pytest.fixture

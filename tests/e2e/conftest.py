@@ -23,7 +23,10 @@ from worker_session import Lock, WorkerSession
 NEEDED = ("KUBECONFIG", "FEDPIPE_OPERATOR_IMAGE", "FEDPIPE_TRAINER_IMAGE", "FEDPIPE_STORE_ENDPOINT")
 FIRST: Final = (
     "test_quickstart",
+    "test_served_report",
     "test_auto_plans",
+    "test_store_identity",
+    "test_suspension",
     "test_deletion",
     "test_out_of_memory",
     "test_faults",
@@ -32,7 +35,7 @@ FIRST: Final = (
     "test_shared_sites",
 )
 """Files that take minutes. If one of them started late, all other workers would wait for it."""
-LAST: Final = ("test_readme", "test_suspension", "test_chaos", "test_operator_benchmark")
+LAST: Final = ("test_readme", "test_chaos", "test_operator_benchmark")
 """Files that begin with a part that disturbs nothing and then wait for the exclusive lock, and one that runs while they wait."""
 
 

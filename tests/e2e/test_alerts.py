@@ -69,6 +69,12 @@ def test_an_alert_may_wait_for_another_time_and_all_others_for_yet_another() -> 
     assert set(waits.values()) == {"1s"}
 
 
+def test_a_reconcile_counts_as_stuck_after_as_many_seconds_as_the_chart_s_user_says() -> None:
+    stuck = alerts_of(rule({"prometheusRule.reconcileStuckSeconds": 900}))["FedPipeReconcileStuck"]
+
+    assert stuck["expr"] == "max by (job, queue) (fedpipe_workqueue_oldest_seconds) > 900"
+
+
 def test_alerts_lead_to_the_runbook_s_own_address() -> None:
     found = rule({"prometheusRule.runbook": "https://wiki.example/alerts.md"})
 

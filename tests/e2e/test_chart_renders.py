@@ -107,6 +107,7 @@ def test_the_operator_reads_the_values_that_are_set() -> None:
         "defaultStore": {"bucket": "fedpipe", "credentialsSecretRef": {"name": "store"}},
         "caBundle": {"configMapName": "hospital-ca", "key": "bundle.pem"},
         "proxy": {"http": "http://proxy:1", "https": "http://proxy:2", "noProxy": "minio.minio,.svc"},
+        "huggingFaceEndpoint": "https://hub.example/api/hf",
         "huggingFaceTokenSecretRef": {"name": "hub"},
         "exportJob": {"resources": {"requests": {"cpu": 2}, "limits": {"memory": "8Gi"}}, "tolerations": [{"operator": "Exists"}]},
         "aggregationJob": {"resources": {"limits": None}, "nodeSelector": {"a": "b"}, "priorityClassName": "high"},
@@ -136,6 +137,7 @@ def test_the_operator_reads_the_values_that_are_set() -> None:
         ),
         ca_bundle=CaBundle(config_map_name="hospital-ca", key="bundle.pem"),
         proxy=Proxy(http="http://proxy:1", https="http://proxy:2", no_proxy="minio.minio,.svc"),
+        hugging_face_endpoint="https://hub.example/api/hf",
         hugging_face_token_secret_ref=SecretKey(name="hub"),
         export_job=PodDefaults(
             resources=Resources(requests={"cpu": 2, "memory": "1Gi"}, limits={"memory": "8Gi"}), tolerations=({"operator": "Exists"},)

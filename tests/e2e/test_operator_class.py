@@ -4,19 +4,15 @@ import subprocess
 from typing import Final
 
 import pytest
-from charts import CHART, Plain, helm, set_values
+from charts import CHART, helm, set_values
 from crds import default_status
 from fleet_namespace import SECRET, SHORT, FleetNamespace, store_endpoint
 
-pytestmark = [pytest.mark.e2e, pytest.mark.exclusive]
+from fedpipe_operator.api.meta import LABEL_OPERATOR_CLASS
+
+pytestmark = pytest.mark.e2e
 
 CLASS: Final = "canary"
-LABEL: Final = "fedpipe.io/operator-class"
-
-
-def of_the_class(manifest: Plain) -> Plain:
-    manifest["metadata"]["labels"] |= {LABEL: CLASS}
-    return manifest
 
 
 def another_release(namespace: FleetNamespace, **values: str) -> subprocess.CompletedProcess[str]:
@@ -27,17 +23,16 @@ def another_release(namespace: FleetNamespace, **values: str) -> subprocess.Comp
 
 def test_a_release_reconciles_what_has_its_class_and_gives_it_the_default_store(namespace: FleetNamespace) -> None:
     store = {"bucket": "fedpipe", "endpoint": store_endpoint(), "credentialsSecretRef": {"name": SECRET}}
-    mine, other = (namespace.run(name, **SHORT) for name in ("mine", "other"))
-    del mine["spec"]["store"]
-    namespace.operator.upgrade({"operatorClass": CLASS, "defaultStore": store})
-    try:
-        namespace.kubectl.apply(of_the_class(namespace.site("north")), of_the_class(mine), other)
-        run = namespace.wait_until_complete("mine")
-        assert namespace.get_run("other")["status"] == default_status("FederatedFineTune")
-    finally:
-        namespace.operator.upgrade()
+    with namespace.served_by_its_own_operator({"defaultStore": store}) as served:
+        mine, nobodys = served.run("mine", **SHORT), served.run("nobodys", **SHORT)
+        del mine["spec"]["store"]
+        nobodys["metadata"]["labels"][LABEL_OPERATOR_CLASS] = "of-no-release"
+        served.kubectl.apply(served.site("north"), mine, nobodys)
+        run = served.wait_until_complete("mine")
 
-    assert "store" not in run["spec"]
+        assert mine["metadata"]["labels"] == {LABEL_OPERATOR_CLASS: namespace.name}
+        assert served.get_run("nobodys")["status"] == default_status("FederatedFineTune")
+        assert "store" not in run["spec"]
 
 
 def test_a_second_release_of_the_same_class_is_refused_for_a_namespace_that_is_served(namespace: FleetNamespace) -> None:

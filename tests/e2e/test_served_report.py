@@ -19,7 +19,7 @@ from cluster_user import Kubectl, wait_until
 from fleet_namespace import SECRET, FleetNamespace, store_endpoint, store_from_here
 from report_servers import AUDIENCE, ask, bearer
 
-pytestmark = [pytest.mark.e2e, pytest.mark.exclusive]
+pytestmark = pytest.mark.e2e
 
 BIN: Final = Path(sys.executable).parent
 
@@ -49,18 +49,15 @@ def fedpipe(*arguments: str, token: str = "") -> str:
 def test_a_report_is_read_in_a_browser_by_whoever_may_get_the_run_and_by_nobody_else(namespace: FleetNamespace, tmp_path: Path) -> None:
     where = {"bucket": "fedpipe", "prefix": f"runs/{namespace.name}", "endpoint": store_endpoint()}
     store = {**where, "credentialsSecretRef": {"name": SECRET}}
-    run = namespace.run(rounds={"count": 2}, export={"adapter": False, "merged": False})
-    del run["spec"]["store"]
     values = {"defaultStore": store, "reports.enabled": True, "replicas": 2, "resources.requests.memory": "128Mi"}
-    namespace.operator.upgrade(values)
-    try:
-        namespace.kubectl.apply(namespace.site("north"), namespace.site("south"), run)
-        finished = namespace.wait_until_complete()
-        reads_its_results_where_the_status_says(namespace, finished["status"]["store"], tmp_path)
-        reads_what_the_operator_serves(namespace, tmp_path)
-        opens_it_in_a_browser(namespace, tmp_path)
-    finally:
-        namespace.operator.upgrade()
+    with namespace.served_by_its_own_operator(values) as served:
+        run = served.run(rounds={"count": 2}, export={"adapter": False, "merged": False})
+        del run["spec"]["store"]
+        served.kubectl.apply(served.site("north"), served.site("south"), run)
+        finished = served.wait_until_complete()
+        reads_its_results_where_the_status_says(served, finished["status"]["store"], tmp_path)
+        reads_what_the_operator_serves(served, tmp_path)
+        opens_it_in_a_browser(served, tmp_path)
 
 
 def reads_its_results_where_the_status_says(namespace: FleetNamespace, at: dict[str, str], folder: Path) -> None:

@@ -1,34 +1,31 @@
 """The default store by a token of the operator's service account: a run without any key pair in its namespace completes."""
 
 import pytest
-from cluster_user import FFT, condition
+from cluster_user import condition
 from fleet_namespace import BUCKET, SHORT, FleetNamespace
 from identity_policies import minio_policy
 from identity_store import identity_store_in
 
 from fedpipe_operator.store_identity import AUDIENCE
 
-pytestmark = [pytest.mark.e2e, pytest.mark.exclusive]
+pytestmark = pytest.mark.e2e
 
 
 def test_a_run_on_the_default_store_completes_with_the_operators_identity_and_one_elsewhere_does_not_begin(
     namespace: FleetNamespace,
 ) -> None:
-    mine, other = (namespace.run(name, **SHORT) for name in ("mine", "elsewhere"))
-    with identity_store_in(namespace, AUDIENCE, minio_policy()) as store:
-        del mine["spec"]["store"]
-        other["spec"]["store"] = {"bucket": "other-team", "endpoint": store.endpoint}
+    with identity_store_in(namespace, AUDIENCE, minio_policy(namespace.name)) as store:
         given = {"bucket": BUCKET, "endpoint": store.endpoint}
-        namespace.operator.upgrade({"defaultStore": given, "storeIdentity": {"roleArn": store.role}, "aggregationJobThreshold": "1"})
-        try:
-            namespace.kubectl.apply(*(namespace.site(name) for name in ("north", "south")), mine, other)
-            namespace.wait_for_reason("CredentialsMissing", name="elsewhere", seconds=120)
-            run = namespace.wait_until_complete("mine")
-            aggregation = namespace.job("mine-aggregate-r1-a0")
+        values = {"defaultStore": given, "storeIdentity": {"roleArn": store.role}, "aggregationJobThreshold": "1"}
+        with namespace.served_by_its_own_operator(values) as served:
+            mine, other = (served.run(name, **SHORT) for name in ("mine", "elsewhere"))
+            del mine["spec"]["store"]
+            other["spec"]["store"] = {"bucket": "other-team", "endpoint": store.endpoint}
+            served.kubectl.apply(*(served.site(name) for name in ("north", "south")), mine, other)
+            served.wait_for_reason("CredentialsMissing", name="elsewhere", seconds=120)
+            run = served.wait_until_complete("mine")
+            aggregation = served.job("mine-aggregate-r1-a0")
             keys = store.keys()
-        finally:
-            namespace.kubectl("delete", FFT, "--all", "--timeout=90s")
-            namespace.operator.upgrade()
 
     container = aggregation["spec"]["template"]["spec"]["containers"][0]
     assert condition(run, "Complete")["status"] == "True"

@@ -1,4 +1,4 @@
-"""A store that is unreachable, overloaded or full: the run reports it, waits, and continues."""
+"""A store that is unreachable or overloaded: the run reports it, waits, and continues."""
 
 import os
 import time
@@ -9,7 +9,6 @@ from typing import Final
 import pytest
 from cluster_user import condition, wait_until
 from fleet_namespace import SHORT, STORE, FleetNamespace
-from small_store import small_store_in
 
 pytestmark = [pytest.mark.e2e, pytest.mark.exclusive]
 
@@ -78,22 +77,3 @@ def test_a_run_waits_for_a_store_that_is_unreachable_and_then_answers_503_for_a_
     assert "503" in condition(busy, "Progressing")["message"]
     assert run["status"]["history"][0]["updates"] == "1/1"
     assert "StoreUnreachable" in namespace.events("FederatedFineTune", "toy")
-
-
-def test_an_operator_that_finds_the_store_full_waits_for_free_space(namespace: FleetNamespace) -> None:
-    with small_store_in(namespace) as small_store:
-        namespace.start("north", store=small_store.of_a_run(), **SHORT)
-        namespace.wait("the profile's Job exists", lambda: namespace.kubectl.list("jobs"))
-        namespace.operator.scale(0)
-        try:
-            job = namespace.job("toy-profile-north-a0")["metadata"]["name"]
-            namespace.kubectl("wait", f"job/{job}", "--for=condition=Complete", "--timeout=120s")
-            small_store.fill()
-        finally:
-            namespace.operator.scale(1)
-        blocked = namespace.wait_for_reason("StoreFull")
-        small_store.clear()
-        namespace.wait_until_complete()
-
-    assert condition(blocked, "Progressing")["status"] == "False"
-    assert "StoreFull" in namespace.events("FederatedFineTune", "toy")

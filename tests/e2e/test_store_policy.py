@@ -16,6 +16,7 @@ from fleet_namespace import BUCKET, store_at, store_credentials, store_endpoint
 
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.store import Credentials, S3Store
+from fedpipe_trainer.contract import PartsUpload
 from fedpipe_trainer.parts import send_parts
 
 pytestmark = pytest.mark.e2e
@@ -88,6 +89,21 @@ def test_an_export_is_uploaded_in_parts_by_urls_and_goes_on_where_it_was(mine: S
     assert first.is_success
     assert send_parts(tmp_path / "merged", upload, attempts=1) == LARGE - LARGE // 2
     assert mine.size("export/merged") == LARGE
+
+
+def test_an_upload_in_parts_is_gone_on_with_and_ended_though_no_uploads_of_the_bucket_may_be_listed(mine: S3Store) -> None:
+    first, again = (mine.parts_to_write("export/merged", 600, LARGE, LARGE // 2) for _ in range(2))
+    assert first is not None
+    assert again is not None
+    assert upload_of(first) == upload_of(again)
+
+    mine.abort_uploads("export/merged")
+
+    assert httpx.put(first.parts[0], content=b"x").status_code == 404
+
+
+def upload_of(upload: PartsUpload) -> str:
+    return httpx.URL(upload.finish).params["uploadId"]
 
 
 def test_urls_and_forms_that_it_signs_are_accepted(mine: S3Store) -> None:

@@ -8,7 +8,7 @@ from crds import ROOT, is_accepted
 from fedpipe_operator.api.documents import read_yaml
 from fedpipe_operator.cli.files import read
 
-FILES = sorted((ROOT / "examples").glob("*/*.yaml"))
+FILES = sorted(file for file in (ROOT / "examples").glob("*/*.yaml") if file.parent.name != "serving")
 FOLDERS = sorted({file.parent for file in FILES})
 
 

@@ -3,9 +3,9 @@
 import base64
 import copy
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from installed_operator import Operator, namespace_manifest
 from job_history import name_in_run
 
 from fedpipe_operator import names
-from fedpipe_operator.api.meta import LABEL_RUN
+from fedpipe_operator.api.meta import LABEL_OPERATOR_CLASS, LABEL_RUN
 from fedpipe_operator.store import Credentials, S3Store
 
 STORE: Final = Kubectl("minio")
@@ -69,6 +69,17 @@ class FleetNamespace:
         finally:
             self.close()
 
+    @contextmanager
+    def served_by_its_own_operator(self, values: Mapping[str, Any] | None = None) -> "Iterator[FleetNamespace]":
+        """The same with a release of its own in it, of these values: what is done to it disturbs nobody, so it needs no exclusive lock."""
+        operator = Operator(self.kubectl, serves_its_namespace_alone=True)
+        try:
+            operator.upgrade(values)
+            yield replace(self, operator=operator)
+        finally:
+            self.kubectl("delete", FFT, "--all", "--timeout=90s")  # by the operator that serves them
+            operator.uninstall()
+
     def open(self) -> None:
         """Create the namespace, the store's Secret, the volumes and their claims."""
         keys = store_credentials()
@@ -97,14 +108,14 @@ class FleetNamespace:
     def site(self, name: str, data: str = "", **spec: Any) -> Plain:
         """The manifest of a site of the toy fleet; `spec` replaces fields, `data` names the site whose rows it uses."""
         found = copy.deepcopy(self._document("EdgeSite", data or name))
-        found["metadata"] = {"name": name, "labels": {"fedpipe-test": self.name}}
+        found["metadata"] = {"name": name, "labels": {"fedpipe-test": self.name} | self._labels()}
         found["spec"] |= {"capacity": {"cpu": 1, "memory": "2Gi"}, "nodeSelector": POOLS.get(name, {})} | spec
         return found
 
     def run(self, name: str = "toy", **spec: Any) -> Plain:
         """The manifest of the toy fleet's run; `spec` replaces fields."""
         found = copy.deepcopy(self._document("FederatedFineTune", "toy"))
-        found["metadata"] = {"name": name, "labels": {}}
+        found["metadata"] = {"name": name, "labels": self._labels()}
         found["spec"]["store"] |= {"endpoint": store_endpoint(), "credentialsSecretRef": {"name": SECRET}}
         found["spec"] |= spec
         return found
@@ -209,6 +220,11 @@ class FleetNamespace:
         parts = [_describe(run) for run in self._try(lambda: self.kubectl.list(FFT), [])]
         parts.append(self._try(lambda: self.kubectl("get", "jobs,pods", "-o", "wide"), "Jobs and pods cannot be read"))
         return "\n".join([*parts, "The end of the operator's log:", self.operator.log()])
+
+    def _labels(self) -> dict[str, str]:
+        """By which the operator of the namespace reconciles an object."""
+        operator_class = self.operator.operator_class
+        return {LABEL_OPERATOR_CLASS: operator_class} if operator_class else {}
 
     def _try(self, query: Callable[[], Any], default: Any) -> Any:
         try:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +18,8 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _HubHandler)
         self.folder, self.commit = folder, COMMIT
         self.downloads: list[str] = []
-        """Files that were sent whole."""
+        self.bytes_sent = 0
+        """Of the files' contents."""
         self.is_down = False
         self.token = ""
         """The token that reads the repository, which is gated then; empty: everybody does."""
@@ -72,14 +74,19 @@ class _HubHandler(BaseHTTPRequestHandler):
         else:
             revision, name = parts[3], parts[4]
             content = (self.server.folder / name).read_bytes()
-            headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": revision}
-            if asked := self.headers.get("Range"):
-                first, _, last = asked.removeprefix("bytes=").partition("-")
-                self._send(206, content[int(first) : int(last) + 1 if last else None], headers, with_body=with_body)
-                return
+            etag = hashlib.sha256(content).hexdigest()
+            status, content = self._part_of(content)
             if with_body:
                 self.server.downloads.append(name)
-            self._send(200, content, headers, with_body=with_body)
+                self.server.bytes_sent += len(content)
+            self._send(status, content, {"ETag": f'"{etag}"', "X-Repo-Commit": revision}, with_body=with_body)
+
+    def _part_of(self, content: bytes) -> tuple[int, bytes]:
+        """What the request asks for: a range, or everything."""
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if asked is None:
+            return 200, content
+        return 206, content[int(asked[1]) : int(asked[2]) + 1 if asked[2] else None]
 
     def _send(self, status: int, content: bytes, headers: dict[str, str], *, with_body: bool) -> None:
         self.send_response(status)

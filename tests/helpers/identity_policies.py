@@ -7,8 +7,8 @@ from typing import Any
 from crds import ROOT
 
 
-def minio_policy() -> dict[str, Any]:
-    """What the role of MinIO may do: the policy that names the operator's service account."""
-    blocks = re.findall(r"```json\n(.*?)```", (ROOT / "docs" / "store-identity.md").read_text(), re.DOTALL)
-    (policy,) = [json.loads(block) for block in blocks if "jwt:sub" in block]
+def minio_policy(namespace: str = "fedpipe") -> dict[str, Any]:
+    """What the role of MinIO may do: the policy that names the service account of the operator in this namespace."""
+    page = (ROOT / "docs" / "store-identity.md").read_text().replace("serviceaccount:fedpipe:", f"serviceaccount:{namespace}:")
+    (policy,) = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL) if "jwt:sub" in block]
     return dict(policy)

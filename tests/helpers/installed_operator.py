@@ -41,14 +41,32 @@ class Operator:
     """The release and its pods, of which one holds the Lease."""
 
     kubectl: Kubectl
+    """In the namespace of the release."""
+    serves_its_namespace_alone: bool = False
+    """A release beside the one that all tests share. It reconciles what has its class, in its own namespace."""
+
+    @property
+    def operator_class(self) -> str:
+        """Of what it reconciles; empty: what has no class, in all namespaces."""
+        return self.kubectl.namespace if self.serves_its_namespace_alone else ""
 
     def upgrade(self, values: Mapping[str, Any] | None = None) -> None:
-        """Install or upgrade the chart with the images under test, for all namespaces; return when its pods are ready and one leads."""
-        ours = {"rbac.scope": "cluster", "pendingGraceSeconds": GRACE_SECONDS, "scratch": "1Gi", "logFormat": "plain"}
-        options = set_values(images() | ours | dict(values or {}))
+        """Install or upgrade the chart with the images under test; return when its pods are ready and one leads."""
+        ours = {"pendingGraceSeconds": GRACE_SECONDS, "scratch": "1Gi", "logFormat": "plain"}
+        options = set_values(images() | ours | self._serves() | dict(values or {}))
         done = helm("upgrade", "--install", RELEASE, CHART, "-n", self.kubectl.namespace, "--wait", "--timeout=2m", *options)
         assert done.returncode == 0, done.stderr + self.log()
         self._wait_for_replicas(int((values or {}).get("replicas", 1)))
+
+    def _serves(self) -> Plain:
+        if not self.serves_its_namespace_alone:
+            return {"rbac.scope": "cluster"}
+        return {
+            "rbac.scope": "namespaces",
+            "namespaces": [self.kubectl.namespace],
+            "operatorClass": self.operator_class,
+            "crds.enabled": False,  # they belong to the other release
+        }
 
     def uninstall(self) -> None:
         """Uninstall the release; its CRDs stay."""

@@ -6,6 +6,7 @@ missing, a test that needs it is skipped; `FEDPIPE_TRACKERS=required`, which `.c
 
 import json
 import os
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -37,14 +38,14 @@ def program(name: str) -> Path:
 
 
 @contextmanager
-def running_mlflow(folder: Path) -> Iterator[str]:
-    """The URL of a real server with an empty database, which takes artefacts itself, as servers do by default."""
+def running_mlflow(folder: Path, host: str = "127.0.0.1") -> Iterator[str]:
+    """The URL of a real server with an empty database, which takes artefacts itself, as servers do by default. `host` is an address."""
     port, log = free_port(), folder / "mlflow.log"
-    command = [program("mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [program("mlflow"), "server", "--host", host, "--port", str(port), "--workers", "1", "--allowed-hosts", f"{host}:{port}"]
     command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://{host}:{port}"
     try:
         wait_until(lambda: _is_healthy(url), "MLflow answers", seconds=300, explain=log.read_text)
         yield url
@@ -179,8 +180,8 @@ def _shown(run: Plain) -> Plain:
 
 
 @contextmanager
-def running_stand_in() -> Iterator[StandInMlflow]:
-    """The stand-in, at its `url`."""
+def running_stand_in(certificate: Path | None = None) -> Iterator[StandInMlflow]:
+    """The stand-in, at its `url`; with TLS if it has a certificate."""
     stand_in = StandInMlflow()
 
     class Handler(BaseHTTPRequestHandler):
@@ -204,7 +205,11 @@ def running_stand_in() -> Iterator[StandInMlflow]:
             """Say nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    stand_in.url = f"http://127.0.0.1:{server.server_port}"
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    stand_in.url = f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     try:
         yield stand_in

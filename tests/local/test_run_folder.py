@@ -135,6 +135,17 @@ def test_an_edit_of_a_run_that_is_over_is_refused(tmp_path: Path, end: str) -> N
     assert folder.resume().status == over(end)
 
 
+@pytest.mark.parametrize("end", ["Complete", "Failed"])
+def test_a_run_that_is_over_may_get_other_trackers(tmp_path: Path, end: str) -> None:
+    """They are written from what the run left. So a run of a version that had no trackers is not refused either."""
+    folder = RunFolder(tmp_path, a_resource())
+    with folder.lock():
+        uid = folder.resume().metadata.uid
+        folder.write_status(over(end))
+
+    assert RunFolder(tmp_path, a_resource(tracking={"tensorboard": True})).resume().metadata.uid == uid
+
+
 def test_a_folder_of_an_earlier_version_is_resumed_with_its_own_spec_only(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, a_resource())
     with folder.lock():

@@ -114,6 +114,23 @@ def test_the_hubs_token_is_given_to_pods_that_fetch_a_model_from_a_hub(kind: str
     assert container(kind, replace(SETTINGS, hugging_face_token_secret_ref=TOKEN))["env"] == [TOKEN_VARIABLE, *container(kind)["env"]]
 
 
+@pytest.mark.parametrize("kind", ["profile", "train", "evaluate", "dry-export", "export"])
+def test_the_hub_s_mirror_is_given_to_pods_that_fetch_a_model_from_a_hub_and_to_no_others(kind: str) -> None:
+    settings = replace(SETTINGS, hugging_face_endpoint="https://hub.example")
+
+    assert container(kind, settings)["env"] == [{"name": "HF_ENDPOINT", "value": "https://hub.example"}, *container(kind)["env"]]
+    assert container(kind, settings, model={"source": "pvc://models/toy"}) == container(kind, model={"source": "pvc://models/toy"})
+
+
+def test_a_site_s_own_mirror_counts_before_the_chart_s() -> None:
+    settings = replace(SETTINGS, hugging_face_endpoint="https://hub.example")
+    own = {"name": "HF_ENDPOINT", "value": "https://mirror.ward"}
+
+    found = container("train", settings, podTemplate={"env": [own]})["env"]
+
+    assert [one for one in found if one["name"] == "HF_ENDPOINT"] == [own]
+
+
 @pytest.mark.parametrize("kind", ["profile", "train", "evaluate"])
 def test_a_site_s_own_token_counts_at_its_trainers_before_the_chart_s(kind: str) -> None:
     own = {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "ward-hub", "key": "HF_TOKEN"}}}

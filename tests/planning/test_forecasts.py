@@ -50,7 +50,7 @@ def forecast_of(measured: dict[str, Any]) -> Forecast:
     profile = json.loads((RESULTS / f"profile-minilm-{plan['clock']}-{plan['bits']}-bits.json").read_text())
     site = site_profile(SITE, ProfileResult.model_validate(profile["result"]))
     lowest = site.base.layers - plan["layers"]
-    request = PlanRequest(spec=SPEC, head=head_shapes(site.base.head, len(site.labels)))
+    request = PlanRequest(spec=SPEC, head=head_shapes(site.base, len(site.labels)))
     choice = Choice(plan["bits"], 16, plan["micro_batch"], plan["checkpointing"], lowest, cached=False)
     ranks = {weight.name: plan["rank"] for weight in site.base.weights if weight.layer >= lowest}
     return forecast(request, site, choice, ranks=ranks, steps=measured["steps"])

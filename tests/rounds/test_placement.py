@@ -50,6 +50,13 @@ def test_the_way_of_computing_attention_goes_with_the_model(tmp_path: Path, sour
     assert found == [None, "eager"]
 
 
+@pytest.mark.parametrize("site", ["site-a", ""])
+def test_every_task_knows_the_modules_that_are_trained_whole(tmp_path: Path, site: str) -> None:
+    run = a_run(planning={"modulesToSave": ["embed_tokens", "lm_head"]})
+
+    assert in_folders(tmp_path).inputs(run, site).model.modules_to_save == ("embed_tokens", "lm_head")
+
+
 def test_a_task_of_the_run_itself_gets_the_model_and_no_data(tmp_path: Path) -> None:
     inputs = in_folders(tmp_path).inputs(a_run(), "")
 

@@ -28,6 +28,7 @@ OTHERS: dict[str, Any] = {
     "planning.ranks": [4],
     "planning.batchSizes": [8],
     "planning.targetModules": ["k_proj"],
+    "planning.modulesToSave": ["model.norm"],
     "planning.importance": "None",
     "planning.depth": "Auto",
     "planning.plans": [],
@@ -131,7 +132,7 @@ def test_a_spec_has_the_same_revision_in_every_version_of_the_operator(name: str
     """Otherwise an upgrade of the operator would refuse every run under way with `SpecChanged`."""
     (found,) = [run for run in RUNS if run["metadata"]["name"] == name]
     document = copy.deepcopy(found)
-    for part, field in (("store", "trainerEndpoint"), ("model", "attnImplementation"), ("task", "textPair")):
-        document["spec"][part].pop(field, None)  # fields that runs of the earlier versions could not have
+    for part, field in (("store", "trainerEndpoint"), ("model", "attnImplementation"), ("task", "textPair"), ("planning", "modulesToSave")):
+        document["spec"].get(part, {}).pop(field, None)  # fields that runs of the earlier versions could not have
 
     assert revision(document) == expected

@@ -16,7 +16,7 @@ import pytest
 from cutting_proxy import cutting_proxy
 from s3_servers import CREDENTIALS, Server, running_minio
 
-from fedpipe_operator.store import DirectoryStore, S3Store
+from fedpipe_operator.store import DirectoryStore, S3Store, parts
 from fedpipe_trainer.contract import FailureReason, PartsUpload
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.parts import send_parts
@@ -156,6 +156,24 @@ def test_aborting_ends_the_uploads_of_one_key_only(server: Server, tmp_path: Pat
 
     assert send_parts(path, other, attempts=1, sleep=no_pause) == PART + 1
     assert store.read(KEY) is None
+
+
+def test_a_key_pair_that_may_not_list_the_uploads_of_a_bucket_goes_on_with_its_own_and_ends_it(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "_open_uploads", lambda *_: [])
+    path, store = a_file(tmp_path, PART + 7), store_of(server, tmp_path.name)
+    first = begun(store, PART + 7)
+    assert httpx.put(first.parts[0], content=path.read_bytes()[:PART]).status_code == 200
+
+    assert send_parts(path, begun(store_of(server, tmp_path.name), PART + 7), attempts=1, sleep=no_pause) == 7
+    assert store.read(KEY) == path.read_bytes()
+
+    another = begun(store, PART + 7)  # the first one is finished
+    store.abort_uploads(KEY)
+    store.abort_uploads(KEY)
+
+    assert httpx.put(another.parts[0], content=b"x").is_error
 
 
 def test_a_smaller_file_than_was_planned_needs_fewer_parts(server: Server, tmp_path: Path) -> None:

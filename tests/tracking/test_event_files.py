@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow_servers import program
 
@@ -55,6 +55,7 @@ def test_the_checksum_is_that_of_the_standard() -> None:
     assert event_files._masked_crc(b"123456789") == masked.to_bytes(4, "little")
 
 
+@settings(deadline=None)
 @given(ROUNDS, st.data())
 def test_a_file_that_is_cut_at_a_step_and_continued_has_the_bytes_of_one_that_never_was(
     rounds: list[dict[str, float]], data: st.DataObject
@@ -67,6 +68,7 @@ def test_a_file_that_is_cut_at_a_step_and_continued_has_the_bytes_of_one_that_ne
     assert event_files.up_to(whole, -1) == b""
 
 
+@settings(deadline=None)
 @given(ROUNDS, st.data())
 def test_of_a_file_that_is_damaged_what_is_before_the_damage_counts(rounds: list[dict[str, float]], data: st.DataObject) -> None:
     whole = a_file(rounds)

@@ -7,8 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
+from certificates import certificate
+from mlflow_servers import running_stand_in
 
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.store import Guard, http_server
@@ -175,6 +178,37 @@ def test_on_a_cluster_the_api_server_is_not_called(serve: Serve) -> None:
     error = error_of(serve(answering(200, b"{}")), guard=Guard(("192.0.2.1",)), url="http://192.0.2.1:6443")
 
     assert error.reason == "AddressRefused"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of the server, whose client went away
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
+def test_a_private_ca_is_trusted_where_the_environment_names_it_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    file = certificate(tmp_path)
+    with running_stand_in(file) as stand_in:
+        with HttpServer(stand_in.url) as server, pytest.raises(TransientError) as untrusted:
+            MlflowClient(server).experiment_id("wards")
+        monkeypatch.setenv(variable, str(file))
+        with HttpServer(stand_in.url) as server:
+            assert MlflowClient(server).experiment_id("wards") == "1"
+
+    assert untrusted.value.reason == "TrackerUnreachable"
+    assert "its certificate is not trusted" in untrusted.value.message
+    assert "add its CA to the chart's caBundle" in untrusted.value.message
+
+
+def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in is the proxy, which is asked for the whole URL of a server that only it knows."""
+    with running_stand_in() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.setenv("no_proxy", "")
+        with HttpServer("http://mlflow.elsewhere.example") as server:
+            assert MlflowClient(server).experiment_id("wards") == "1"
+
+    assert all(one["Host"] == "mlflow.elsewhere.example" for one in proxy.headers)
 
 
 def test_the_words_of_a_server_are_short_and_printable(serve: Serve) -> None:

@@ -11,6 +11,7 @@ from stand_in_runs import World, a_run
 from fedpipe_operator.errors import FedPipeError, TransientError
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.store import DirectoryStore
+from fedpipe_operator.tracking import tensorboard
 from fedpipe_operator.tracking.write import Work, write_trackers
 
 REQUESTS = 14
@@ -180,6 +181,20 @@ def test_event_files_have_the_same_bytes_wherever_their_writer_is_killed(ended: 
 
     assert len(event_files_in(undisturbed)) == 4
     assert event_files_in(disturbed) == event_files_in(undisturbed)
+
+
+def test_event_files_are_the_same_however_many_rounds_are_written_at_once(
+    ended: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once, one_by_one = copied(ended, tmp_path / "at-once"), copied(ended, tmp_path / "one-by-one")
+    run = tracked(ended.run, tensorboard=True)
+    write_trackers(Work(run, DirectoryStore(at_once), str(at_once)))
+    monkeypatch.setattr(tensorboard, "_ROUNDS_AT_ONCE", 1)
+    store = DyingStore(one_by_one)
+    write_trackers(Work(run, store, str(one_by_one)))
+
+    assert store.writes == 3 * 4
+    assert event_files_in(one_by_one) == event_files_in(at_once)
 
 
 def test_event_files_that_were_deleted_or_damaged_are_written_anew(ended: World, tmp_path: Path) -> None:

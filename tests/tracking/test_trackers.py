@@ -7,6 +7,7 @@ import pytest
 from cluster_user import wait_until
 from stand_in_runs import World, a_run
 
+from fedpipe_operator.api import Condition, ConditionStatus
 from fedpipe_operator.api.tracking import TrackingSpec
 from fedpipe_operator.errors import TransientError, UserError
 from fedpipe_operator.rounds import Run
@@ -107,6 +108,17 @@ def test_a_failure_is_the_condition_and_is_tried_again(ended: World, writing: Wr
     now[0], writing.failure = 110.0, None
     trackers.sync(run, work_of(ended, run))
     assert settled(trackers, ended, run) == ("TrackersComplete", True)
+
+
+def test_a_restarted_operator_repeats_what_the_status_says_until_it_knows_more(ended: World, writing: Writing) -> None:
+    run = a_tracked_run(ended)
+    condition = Condition(type="Tracked", status=ConditionStatus.FALSE, reason="TrackerDenied", message="answers 401")
+    status = run.resource.status.model_copy(update={"conditions": (*run.resource.status.conditions, condition)})
+    before = Run(run.resource.model_copy(update={"status": status}), run.sites)
+
+    found = Trackers(lambda: 0.0, writing).sync(before, work_of(ended, before)).observation
+
+    assert found == ("Tracked", False, "TrackerDenied", "answers 401")
 
 
 def test_a_secret_that_is_missing_is_a_failure_of_the_tracker(ended: World, writing: Writing) -> None:

@@ -23,7 +23,7 @@ from fedpipe_trainer.data import IGNORED, Example
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.evaluation import DecodingConfig, evaluate_batches, evaluation_mode, generate_answers
 from fedpipe_trainer.model import AUTO_CLASSES, Base, facts, layer_of, layers_of, load
-from fedpipe_trainer.model.architecture import count_encoder_layers
+from fedpipe_trainer.model.architecture import count_encoder_layers, head_modules
 from fedpipe_trainer.model.limits import count_positions
 from fedpipe_trainer.model.skeleton import read_skeleton, write_description
 from fedpipe_trainer.steps import compute_gradients, make_optimizer, optimizer_step, training_mode
@@ -207,7 +207,9 @@ def test_a_merged_model_and_peft_s_own_loader_give_the_logits_of_base_and_adapte
         untouched = logits_of(adapters.model, objective)
     with attach_adapters(base, FROZEN_ADAPTER, adapter, seed=0) as adapters:
         expected = logits_of(adapters.model, objective)
-    write_peft_folder(base.model, base.head, adapter, objective, base=base_name(folder_of(name).as_uri(), None), folder=tmp_path)
+    write_peft_folder(
+        base.model, head_modules(base.head), adapter, objective, base=base_name(folder_of(name).as_uri(), None), folder=tmp_path
+    )
     write_merged(folder_of(name), objective, adapter, tmp_path / "merged")
 
     labels = {"num_labels": 3} if isinstance(objective, SequenceClassification) else {}

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections.abc import Callable
+from typing import Final, get_args
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from toys import byte_tokenizer
 
 from fedpipe_trainer.contract import CausalLM, FailureReason, Objective, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.contract.objective import PairFormat
 from fedpipe_trainer.contract.policy import columns_read
 from fedpipe_trainer.data import (
     IGNORED,
@@ -25,6 +27,7 @@ from fedpipe_trainer.data import (
     fill,
 )
 from fedpipe_trainer.data.examples import Labels, collect
+from fedpipe_trainer.data.rows import Row
 from fedpipe_trainer.errors import TaskFailed
 
 PAD, END = 256, 257
@@ -246,6 +249,35 @@ def test_the_columns_of_a_format_are_those_it_names() -> None:
 )
 def test_a_policy_knows_every_column_that_is_read(objective: Objective) -> None:
     assert columns_read(objective) == set(columns_of(objective))
+
+
+ALPACA: Final = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+PAIRS: Final[dict[PairFormat, tuple[Row, str, str]]] = {
+    "Template": ({"mr": "ab", "ref": "xyz"}, "ab>", "xyz"),
+    "Alpaca": (
+        {"instruction": "Say it.", "input": "", "output": "it"},
+        f"{ALPACA}\n\n### Instruction:\nSay it.\n\n### Response:\n",
+        "it",
+    ),
+    "PromptCompletion": ({"prompt": "ab", "completion": "xyz"}, "ab", "xyz"),
+    "QuestionAnswering": (
+        {"context": "It is in Bonn.", "question": "Where?", "answers": '["in Bonn", "Bonn"]'},
+        "It is in Bonn.\n\nQuestion: Where?\nAnswer:",
+        " in Bonn",
+    ),
+}
+"""A row of each format, with the prompt and the response that are made of it."""
+
+
+@pytest.mark.parametrize("format_", get_args(PairFormat))
+def test_a_row_of_each_format_is_encoded_as_its_prompt_and_its_response(tokenizer: Tokenizer, ids: Tokenize, format_: PairFormat) -> None:
+    row, prompt, response = PAIRS[format_]
+    templates = {"prompt": "{mr}>", "response": "{ref}"} if format_ == "Template" else {}
+    objective = CausalLM(format=format_, max_length=512, **templates)
+
+    [example] = encode([row], objective, tokenizer)
+
+    assert example == Example([*ids(prompt + response), END], [IGNORED] * len(ids(prompt)) + [*ids(response), END])
 
 
 @settings(deadline=None, max_examples=20)

@@ -1,18 +1,22 @@
 """Models of a hub that is gated, a mirror, or offline: a small server on this machine stands in for the hub."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from exporting import run_dry_export
 from hub_stand_in import COMMIT, Hub
 
-from fedpipe_trainer.contract import FailureReason, Model
+from fedpipe_trainer.contract import CausalLM, FailureReason, Model
 from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.model import fetch, fingerprint
+from fedpipe_trainer.model import fetch, fetch_headers, fingerprint
+from fedpipe_trainer.model.checkpoint import read_header
 from fedpipe_trainer.task_runtime import TaskRuntime
 
 Toy = Callable[[str], Path]
@@ -98,6 +102,55 @@ def test_a_commit_that_the_cache_has_needs_no_question_to_the_hub(hub: Hub, runt
     offline()
 
     assert fetch(model, runtime) == before
+
+
+def test_of_a_model_on_a_hub_the_headers_alone_are_fetched(hub: Hub, runtime: TaskRuntime) -> None:
+    found = fetch_headers(MODEL, runtime)
+
+    weights = hub.folder / "model.safetensors"
+    others = sum(path.stat().st_size for path in hub.folder.iterdir() if path != weights)
+    header = 8 + int.from_bytes(weights.read_bytes()[:8], "little")
+    assert hub.bytes_sent == others + header
+    assert (found.is_hollow, found.fetched_bytes) == (True, weights.stat().st_size + others)
+    assert read_header(found.folder / "model.safetensors") == tuple(
+        replace(one, file=found.folder / "model.safetensors") for one in read_header(weights)
+    )
+
+
+def test_an_export_of_a_model_on_a_hub_is_tried_without_its_weights(hub: Hub, tmp_path: Path) -> None:
+    objective = CausalLM(prompt="{a}", response="{b}")
+    (tmp_path / "local").mkdir()
+    expected = run_dry_export(hub.folder, objective, tmp_path / "local")
+
+    found = run_dry_export(hub.folder, objective, tmp_path, model=MODEL)
+
+    sizes = [{one.name: one.size for one in result.merged if one.name != "README.md"} for result in (found, expected)]  # it names the base
+    assert sizes[0] == sizes[1]
+    assert hub.bytes_sent < sum(one.size for one in found.merged)
+
+
+def test_the_headers_of_a_gated_model_are_refused_without_its_token_in_words_and_read_with_it(
+    hub: Hub, runtime: TaskRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.token = TOKEN
+
+    with pytest.raises(TaskFailed, match="is gated, and this site has no token") as failed:
+        fetch_headers(MODEL, runtime)
+    (runtime.folder / "headers").rmdir()
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+
+    assert failed.value.reason is FailureReason.BAD_MODEL
+    assert read_header(fetch_headers(MODEL, runtime).folder / "model.safetensors")
+
+
+def test_a_pointer_in_place_of_weights_on_a_hub_is_told(hub: Hub, runtime: TaskRuntime, tmp_path: Path) -> None:
+    hub.folder = Path(shutil.copytree(hub.folder, tmp_path / "pointers"))
+    (hub.folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+
+    with pytest.raises(TaskFailed, match=r"model\.safetensors is no safetensors file: copy it again; a git-lfs pointer") as failed:
+        fetch_headers(MODEL, runtime)
+
+    assert failed.value.reason is FailureReason.BAD_MODEL
 
 
 def test_the_variables_of_a_pod_name_the_mirror_and_the_token(hub: Hub, tmp_path: Path) -> None:

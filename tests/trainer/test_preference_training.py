@@ -130,6 +130,24 @@ def test_gradients_are_those_of_the_formula_for_every_micro_batch(base: Base, un
             assert torch.allclose(found[name], one.grad, rtol=1e-3, atol=1e-6)
 
 
+def test_the_reference_has_the_bases_values_of_modules_that_are_trained_whole(toy: Toy, untouched: Any) -> None:
+    base = load(toy("llama"), 32, PAIRS, modules_to_save=("embed_tokens", "norm"))
+    moved = {name: value + 0.5 * torch.randn(value.shape, generator=torch.Generator().manual_seed(2)) for name, value in base.whole.items()}
+    with attached(base, AdapterTensors(random_adapter(base).weights, moved)) as adapters:
+        loss, _ = compute_gradients(JOINED, PAIRS, base, adapters=adapters, micro_batch=2)
+        found = {name: one.grad.clone() for name, one in adapters.trainable.items() if one.grad is not None}
+        adapters.model.zero_grad()
+        expected = dpo(adapters.model, untouched)
+        expected.backward()  # type: ignore[no-untyped-call]  # torch's
+
+        assert loss == pytest.approx(float(expected.detach()), rel=1e-5)
+        assert abs(float(expected.detach()) - math.log(2)) > 0.01
+        assert all(torch.equal(base.model.get_parameter(name), value) for name, value in moved.items())
+        for name, one in adapters.trainable.items():
+            assert one.grad is not None
+            assert torch.allclose(found[name], one.grad, rtol=1e-3, atol=1e-6)
+
+
 @given(rewards=st.lists(st.floats(-500, 500), min_size=1, max_size=20))
 def test_the_loss_of_margins_is_softplus_of_their_negative_and_never_overflows(rewards: list[float]) -> None:
     expected = sum(max(-one, 0) + math.log1p(math.exp(-abs(one))) for one in rewards)

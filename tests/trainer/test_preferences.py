@@ -174,6 +174,19 @@ def test_answers_that_differ_beyond_the_length_fail_and_name_the_length(tmp_path
         encode(rows, EXPLICIT, BYTES)
 
 
+@pytest.mark.parametrize(("left_out", "fails"), [(3, False), (4, True)])
+def test_a_few_rare_pairs_among_the_rows_of_an_evaluation_do_not_fail_it(tmp_path: Path, left_out: int, *, fails: bool) -> None:
+    long = "It is a long time since" * 5
+    alike = {"prompt": "Sky? ", "chosen": f"{long} A", "rejected": f"{long} B"}
+    rows = read(tmp_path, [*[alike] * left_out, *[{"prompt": "Sky? ", "chosen": "Blue.", "rejected": "Green."}] * 30], EXPLICIT).rows
+
+    if fails:
+        with pytest.raises(TaskFailed, match="4 of 34 pairs"):
+            encode(rows, EXPLICIT, BYTES)
+    else:
+        assert len(encode(rows, EXPLICIT, BYTES)) == 30
+
+
 def test_a_template_that_refuses_the_turns_says_how_many(tmp_path: Path) -> None:
     system = {"role": "tool", "content": "cloudless"}
     rows = read(tmp_path, [{"chosen": [system, USER, BLUE], "rejected": [system, USER, GREEN]}]).rows

@@ -66,6 +66,8 @@ class Case:
     objective: Objective
     ranks: dict[str, int]
     auto: Any
+    whole: tuple[str, ...] = ()
+    """Modules that are trained whole."""
 
 
 CLASSES = SequenceClassification(labels=LABELS, max_length=32)
@@ -75,6 +77,7 @@ CHOICES = Preference(prompt_column="text", max_length=32, beta=0.5)
 LLAMA = {"model.layers.0.self_attn.q_proj": 4, "model.layers.1.mlp.down_proj": 2, "model.layers.1.self_attn.v_proj": 0}
 CASES = {
     "causal-llama": Case("llama", LANGUAGE, LLAMA, AutoModelForCausalLM),
+    "causal-llama-whole": Case("llama", LANGUAGE, LLAMA, AutoModelForCausalLM, ("embed_tokens", "lm_head", "norm")),
     "causal-gpt2": Case("gpt2", LANGUAGE, {"transformer.h.0.attn.c_attn": 4, "transformer.h.1.mlp.c_fc": 2}, AutoModelForCausalLM),
     "classes-bert": Case(
         "bert",
@@ -125,7 +128,7 @@ class Site:
         return (self.folder / "store" / name).as_uri()
 
     def common(self, name: str) -> dict[str, Any]:
-        model = Model(source=self.model.as_uri())
+        model = Model(source=self.model.as_uri(), modules_to_save=self.case.whole)
         return {"run": RUN, "site": "a", "round": 1, "model": model, "objective": self.case.objective, "result": self.url(f"{name}.json")}
 
     def consent(self) -> dict[str, Any]:
@@ -270,7 +273,7 @@ def test_the_same_task_gives_the_same_bytes_in_another_process(site: Site, train
     assert here == there
 
 
-@pytest.mark.parametrize("site", [CAUSAL, PAIRS], ids=["causal", "pairs"], indirect=True)
+@pytest.mark.parametrize("site", [CAUSAL, PAIRS, CASES["causal-llama-whole"]], ids=["causal", "pairs", "whole modules"], indirect=True)
 def test_a_stopped_task_resumes_and_ends_with_the_same_bytes(site: Site, trainer: Any, another_trainer: Any) -> None:
     checkpoint_urls = {"checkpoint_read": site.url("checkpoint"), "checkpoint_write": site.url("checkpoint")}
     # The small pipe fills up, so the trainer gets at most a few dozen steps ahead of this test.

@@ -116,11 +116,11 @@ def cache_key(base: Base, lowest_layer: int, start: AdapterTensors) -> str:
     """A hash of all that the states depend on beside the tokens: model, frozen adapter below the layer, number format, software, device."""
     digest = hashlib.sha256()
     attention = base.model.config._attn_implementation  # noqa: SLF001 - transformers has no public name for it
-    facts = [_FORMAT, base.fingerprint, base.bits, base.compute_dtype, attention, lowest_layer, *(version(name) for name in _LIBRARIES)]
+    libraries = [version(name) for name in _LIBRARIES]
+    facts = [_FORMAT, base.fingerprint, base.bits, sorted(base.whole), base.compute_dtype, attention, lowest_layer, *libraries]
     # Sums are split among threads, so their last bits depend on how many there are; and on the processor's instructions.
     place = [base.device.type, peak_memory.device_name(), torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()]
-    attention = base.model.config._attn_implementation  # noqa: SLF001 - transformers has no public name for it
-    digest.update(repr([*map(str, facts), *map(str, place), attention]).encode())
+    digest.update(repr([*map(str, facts), *map(str, place)]).encode())
     for weight, factors in sorted(start.weights.items()):
         if layer_of(weight, 0) < lowest_layer:
             for factor in (factors.a, factors.b):

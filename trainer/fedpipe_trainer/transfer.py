@@ -8,6 +8,7 @@ object: a file is written under a temporary name in the same folder and then ren
 import hashlib
 import logging
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -247,8 +248,8 @@ def _put_file(path: Path, url: str) -> None:
     target = _path(url)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("rb") as file:
-            _save(_chunks(file), target)
+        with path.open("rb") as file, atomic_file(target) as copy:
+            shutil.copyfileobj(file, copy, CHUNK)  # its hash is known
     except OSError as error:
         raise transfer_failed(f"cannot write {target}: {error.strerror}") from error
 

@@ -226,6 +226,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: {{ include "fedpipe.caBundle" . | quote }}
 - name: FEDPIPE_PROXY
   value: {{ .Values.proxy | toJson | quote }}
+- name: FEDPIPE_HUGGING_FACE_ENDPOINT
+  value: {{ .Values.huggingFaceEndpoint | quote }}
 - name: FEDPIPE_HUGGING_FACE_TOKEN_SECRET_REF
   value: {{ .Values.huggingFaceTokenSecretRef | toJson | quote }}
 - name: FEDPIPE_EXPORT_JOB

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 from pydantic import ValidationError
 
 from fedpipe_operator.admission.refusal import RefusalReason, RefusedError
-from fedpipe_trainer.contract import Wire
+from fedpipe_trainer.contract import Wire, does_more_than_show
 
 WireT = TypeVar("WireT", bound=Wire)
 
@@ -26,8 +26,6 @@ _MAX_TEXT: Final = 8192
 _MAX_NAME: Final = 1024
 _MESSAGES: Final = frozenset({"message", "problem", "cacheProblem", "text", "expected", "predicted", "unsupported"})
 """Fields that are shown and never compared: they are cleaned, not refused."""
-_DIRECTIONS: Final = frozenset(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
-"""What follows them is shown in another order."""
 
 
 def parse(data: bytes, kind: type[WireT], *, at_most: int, most_values: int = MOST_VALUES, what: str) -> WireT:
@@ -61,7 +59,9 @@ def parse(data: bytes, kind: type[WireT], *, at_most: int, most_values: int = MO
 def clean_message(text: str) -> str:
     """A message that is shown and never compared: its beginning, without characters that do more than show."""
     shown = text[:_MAX_TEXT]
-    return shown if shown.isprintable() else "".join("\N{REPLACEMENT CHARACTER}" if _does_more_than_show(one) else one for one in shown)
+    if not does_more_than_show(shown):
+        return shown
+    return "".join("\N{REPLACEMENT CHARACTER}" if does_more_than_show(one) else one for one in shown)
 
 
 def _json(data: bytes, what: str) -> Any:  # noqa: ANN401 -- any JSON
@@ -124,14 +124,6 @@ def _first_problem(error: ValidationError) -> str:
 def _require_clean(text: str, most: int, what: str) -> str:
     if len(text) > most:
         raise RefusedError(RefusalReason.IMPLAUSIBLE, f"{what} has a text of {len(text)} characters, expected at most {most}")
-    # A quick look first: nearly all texts are printable.
-    if not text.isprintable() and any(map(_does_more_than_show, text)):
+    if does_more_than_show(text):
         raise RefusedError(RefusalReason.IMPLAUSIBLE, f"{what} has a text with control characters: remove them from labels and names")
     return text
-
-
-def _does_more_than_show(character: str) -> bool:
-    """Control characters but the usual spaces, halves of surrogate pairs, and changes of direction."""
-    code = ord(character)
-    is_control = code < 0x20 or 0x7F <= code < 0xA0  # noqa: PLR2004 -- C0, DEL and C1
-    return (is_control and character not in "\n\r\t") or 0xD800 <= code < 0xE000 or character in _DIRECTIONS  # noqa: PLR2004 -- surrogates

@@ -64,7 +64,10 @@ def _check_labels(labels: Sequence[str]) -> Iterator[FieldProblem]:
 
 
 def _does_more_than_show(character: str) -> bool:
-    """Control characters, and changes of direction. Joiners belong to scripts and emoji."""
+    """Control characters, line breaks too, and changes of direction. What is declared is what sites may have, and no more.
+
+    What a site's label may have is `fedpipe_trainer.contract.visible`, which the API's types do not know.
+    """
     return unicodedata.category(character) == "Cc" or unicodedata.bidirectional(character) in _DIRECTIONS
 
 

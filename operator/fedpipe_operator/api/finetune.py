@@ -207,6 +207,9 @@ class PlanningSpec(ApiModel):
     target_modules: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=253)], ...], Field(max_length=64)] = ()
     """Modules whose names end in one of these get adapters, or `all-linear`: all linear layers but the output and the head; left out: the
     attention projections of the architecture."""
+    modules_to_save: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=253)], ...], Field(max_length=64)] = ()
+    """Modules whose names end in one of these are trained whole beside the adapters, as PEFT's `modules_to_save`: embeddings, norms, an
+    output layer. All sites send them in every round, so they must fit into the memory and the link of each."""
     importance: Importance = Importance.GRADIENT
     depth: Depth = Depth.AUTO
     exploration: Annotated[float, Field(ge=0, le=0.5)] = 0.1

@@ -1,10 +1,13 @@
-"""The finalizer of a run: deletes its objects in the store if the spec says so. Kubernetes' garbage collector deletes the rest."""
+"""The finalizer of a run: deletes its objects in the store if the spec says so, and ends the uploads of an export that is under way.
+
+Kubernetes' garbage collector deletes the rest.
+"""
 
 import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
-from fedpipe_operator.api import DeletionPolicy, FederatedFineTune
+from fedpipe_operator.api import DeletionPolicy, FederatedFineTune, Reason
 from fedpipe_operator.api.meta import FINALIZER, LABEL_RUN_UID
 from fedpipe_operator.cluster.api import JOBS, RUNS, Api
 from fedpipe_operator.cluster.api_errors import NAMESPACE_TERMINATING
@@ -12,8 +15,10 @@ from fedpipe_operator.cluster.backend import Cluster
 from fedpipe_operator.cluster.credentials import StoreConnections
 from fedpipe_operator.cluster.objects import KubeJob, read_body
 from fedpipe_operator.cluster.status_writer import RUN, ClusterStatusWriter
-from fedpipe_operator.errors import TransientError, UserError
+from fedpipe_operator.errors import FedPipeError, TransientError, UserError
+from fedpipe_operator.reconcile.uploads import abort_uploads
 from fedpipe_operator.rounds import Event, Run
+from fedpipe_operator.rounds.decide import is_over
 
 Body = Mapping[str, Any]
 
@@ -24,8 +29,8 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 def sync_finalizer(body: Body, resource: FederatedFineTune, api: Api) -> None:
-    """Set the finalizer if the results are to be deleted with the object, else remove it."""
-    wanted = resource.spec.deletion_policy is DeletionPolicy.DELETE
+    """Set the finalizer if the results are to be deleted with the object, or while it uploads a model; else remove it."""
+    wanted = resource.spec.deletion_policy is DeletionPolicy.DELETE or _is_exporting(resource)
     if wanted != (FINALIZER in body["metadata"].get("finalizers", ())):
         _set_finalizer(body, api, present=wanted)
 
@@ -42,10 +47,27 @@ def finalize(
         cluster.api.delete_all(JOBS, meta["namespace"], {LABEL_RUN_UID: meta["uid"]}, foreground=True)
         return cluster.clock() + _REQUEUE_SECONDS
     resource = read_body(body, FederatedFineTune)
-    if isinstance(resource, FederatedFineTune) and resource.spec.deletion_policy is DeletionPolicy.DELETE:
-        _delete_results(resource, stores, status_writer)
+    if isinstance(resource, FederatedFineTune):
+        if _is_exporting(resource):
+            _abort_uploads(resource, stores)
+        if resource.spec.deletion_policy is DeletionPolicy.DELETE:
+            _delete_results(resource, stores, status_writer)
     _set_finalizer(body, cluster.api, present=False)
     return None
+
+
+def _is_exporting(resource: FederatedFineTune) -> bool:
+    return any(one.reason == Reason.EXPORTING for one in resource.status.conditions) and not is_over(resource)
+
+
+def _abort_uploads(resource: FederatedFineTune, stores: StoreConnections) -> None:
+    """No run waits for its deletion because of them: a bucket's own rule for incomplete uploads does the same, days later."""
+    try:
+        run = Run(resource, ())
+        abort_uploads(run, stores.of(run).store)
+    except FedPipeError as error:
+        stores.forget(resource.metadata.uid)
+        _LOG.warning("parts of the export of %s/%s may stay in the store: %s", resource.metadata.namespace, resource.metadata.name, error)
 
 
 def _delete_results(resource: FederatedFineTune, stores: StoreConnections, status_writer: ClusterStatusWriter) -> None:

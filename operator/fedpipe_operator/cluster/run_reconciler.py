@@ -45,7 +45,7 @@ from fedpipe_operator.rounds.revision import require_unchanged
 from fedpipe_operator.rounds.status import blocked, finished, invalid, stored_at, tracked
 from fedpipe_operator.sites import Node
 from fedpipe_operator.store.connections import deadline
-from fedpipe_operator.tracking.trackers import Tracked, Trackers
+from fedpipe_operator.tracking.trackers import POLL_SECONDS, Tracked, Trackers
 
 Body = Mapping[str, Any]
 
@@ -140,6 +140,8 @@ class RunReconciler:
     def _reconcile_body(self, body: Body, view: RunView, failures: int) -> float | None:
         if "deletionTimestamp" in body["metadata"]:
             meta = body["metadata"]
+            if self.trackers.is_active(meta["uid"]):  # it would write what is about to be deleted
+                return self.cluster.clock() + POLL_SECONDS
             jobs = self.cluster.expectations.of_run(meta["namespace"], meta["uid"], view.jobs)
             return finalize(body, jobs, self.cluster, self.stores, self.status_writer)
         resource = read_body(body, FederatedFineTune)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedpipe_operator.api import FederatedFineTune, FineTuneStatus
+from fedpipe_operator.api import FederatedFineTune, FineTuneSpec, FineTuneStatus
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.rounds import is_over
 from fedpipe_operator.rounds.revision import IMMUTABLE_TEXT, is_revision_of, revision_of
@@ -96,7 +96,7 @@ class RunFolder:
                 change; `ObjectUnreadable`, a file of it is damaged.
         """
         spec, status = self._resource.spec, self._status()
-        current = Origin(uid=str(uuid.uuid4()), spec_sha256=hashlib.sha256(spec.to_json().encode()).hexdigest(), revision=revision_of(spec))
+        current = Origin(uid=str(uuid.uuid4()), spec_sha256=_hash_of(spec), revision=revision_of(spec))
         origin = self._origin() or current
         if origin.spec_sha256 != current.spec_sha256:
             self._require_editable(status, is_same_revision=is_revision_of(origin.revision, spec))
@@ -131,6 +131,12 @@ class RunFolder:
     def _status(self) -> FineTuneStatus:
         file = self.path / "status.json"
         return _read(file, FineTuneStatus) if file.exists() else FineTuneStatus()
+
+
+def _hash_of(spec: FineTuneSpec) -> str:
+    """Of all that the run depends on: its trackers are written from what it left, so they may be edited after its end, too."""
+    text = spec.model_dump_json(by_alias=True, exclude_none=True, indent=2, exclude={"tracking"})
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _read(file: Path, kind: type[ModelT]) -> ModelT:

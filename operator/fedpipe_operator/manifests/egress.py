@@ -1,4 +1,4 @@
-"""How a pod reaches a store and a hub: the certificates that it trusts, the proxy it goes through, the token that it shows."""
+"""How a pod reaches a store and a hub: the certificates that it trusts, the proxy, the mirror, the token that it shows."""
 
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ Plain = dict[str, Any]
 HUB_SCHEME: Final = "hf://"
 _HUB_ACCESS: Final = "HF_TOKEN"
 """The variable of the hub's client, and the key of a site's own Secret. It is fixed, so that a site can name no other Secret."""
+_HUB_ADDRESS: Final = "HF_ENDPOINT"
 _CA_FOLDER: Final = "/etc/fedpipe/ca"
 _CA_FILE: Final = "ca.crt"
 _CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
@@ -41,6 +42,11 @@ def proxy_variables(proxy: Proxy) -> list[Plain]:
     """The variables by which urllib, httpx, requests and boto3 find a proxy; none for what was not given."""
     given = {"HTTP_PROXY": proxy.http, "HTTPS_PROXY": proxy.https, "NO_PROXY": proxy.no_proxy}
     return [{"name": name, "value": value} for name, value in given.items() if value]
+
+
+def endpoint_variables(source: str, endpoint: str) -> list[Plain]:
+    """The variable by which the hub's client finds a mirror, for a pod whose model `source` is a hub's; none without one."""
+    return [{"name": _HUB_ADDRESS, "value": endpoint}] if endpoint and source.startswith(HUB_SCHEME) else []
 
 
 def token_variables(source: str, token: SecretKey, site: EdgeSite | None = None) -> list[Plain]:

@@ -7,7 +7,14 @@ from fedpipe_operator.api import EdgeSite, parse_duration, parse_quantity
 from fedpipe_operator.api.meta import QUEUE_PREFIX
 from fedpipe_operator.backend import Job, JobResources
 from fedpipe_operator.manifests.additions import pool_template
-from fedpipe_operator.manifests.egress import certificates_of, proxy_variables, token_variables, with_certificates, with_defaults
+from fedpipe_operator.manifests.egress import (
+    certificates_of,
+    endpoint_variables,
+    proxy_variables,
+    token_variables,
+    with_certificates,
+    with_defaults,
+)
 from fedpipe_operator.manifests.metadata import metadata, object_name
 from fedpipe_operator.manifests.pods import SCRATCH, task_argument, task_pod
 from fedpipe_operator.pod_settings import PodDefaults
@@ -68,7 +75,12 @@ def trainer_job(run: Run, job: Job, site: EdgeSite | None, resources: JobResourc
         _add_shared_memory(spec, site)
     labels = metadata(run, job)["labels"]
     template = pool_template(site, labels, spec, settings) if site else _own_template(labels, spec, settings.export_job, settings)
-    variables = [*proxy_variables(settings.proxy), *token_variables(run.spec.model.source, settings.hugging_face_token_secret_ref, site)]
+    source = run.spec.model.source
+    of_hub = [
+        *endpoint_variables(source, settings.hugging_face_endpoint),
+        *token_variables(source, settings.hugging_face_token_secret_ref, site),
+    ]
+    variables = [*proxy_variables(settings.proxy), *of_hub]
     template |= {"spec": with_defaults(template["spec"], variables)}
     return _job(run, job, template, settings, may_wait_for_node=site is not None and site.spec.autoscaled)
 

@@ -166,7 +166,8 @@ def lowest_layers(request: PlanRequest, site: SiteProfile) -> tuple[int, ...]:
     layers = max(1, site.base.layers)
     if request.spec.planning.depth is Depth.FULL:
         return (0,)
-    first = {layers - max(1, round(fraction * layers)) for fraction in _DEPTHS}
+    depths = {layers - max(1, round(fraction * layers)) for fraction in _DEPTHS}
+    first = {lowest for lowest in depths if lowest <= site.base.whole_layer or not site.base.whole}
     highest = max((weight.layer for weight in site.base.weights), default=0)
     deepest = max((lowest for lowest in first if lowest <= min(request.lowest_covered, highest)), default=0)
     return tuple(sorted(lowest for lowest in first if max(request.floor or 0, deepest) <= lowest <= highest))

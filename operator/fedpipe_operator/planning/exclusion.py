@@ -10,7 +10,7 @@ from fedpipe_operator.api import parse_duration
 from fedpipe_operator.formatting import bytes_text, counted, percent, rate_text, seconds_text, whole_percent
 from fedpipe_operator.planning.choices import Choice, Choices, seconds_per_element, transfer_seconds
 from fedpipe_operator.planning.coverage import COVERAGE
-from fedpipe_operator.planning.explanation import training_budget
+from fedpipe_operator.planning.explanation import training_budget, whole_reason
 from fedpipe_operator.planning.fleet import FleetSolution
 from fedpipe_operator.planning.memory_model import Bool, Float64
 from fedpipe_operator.planning.request import DEADLINE_FRACTION, PlanRequest
@@ -91,6 +91,8 @@ def exclusion_reason(request: PlanRequest, site: SiteProfile, choices: Choices, 
         both = f"{_more_memory(request, site, needs, least).text} and {' or '.join(remedy.text for remedy in time)}"
         remedies = [_Remedy(both, least)]
     told = "; or ".join(f"{remedy.text} ({_describe(site, choices.rows[remedy.row])})" for remedy in remedies)
+    if whole := whole_reason(site):
+        told = f"{told}; or name fewer in planning.modulesToSave ({whole})"
     correction = request.correction(site)
     missed = f"after it missed the deadline {counted(correction.late, 'time')}, its seconds count {correction.lateness:g} times"
     after = f"{missed}, and it sits out a round: " if correction.late else ""

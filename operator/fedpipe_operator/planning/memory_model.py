@@ -188,6 +188,6 @@ def _activations(profile: SiteProfile, bits: Bits, step: Step) -> Float64:
 
 def _known_bytes(profile: SiteProfile, bits: Bits, *, head: Mapping[str, tuple[int, ...]] | None, adapters: int = 0) -> float:
     """Bytes that do not depend on the batch: runtime, base, and all trained parameters with their optimiser state."""
-    shapes = head_shapes(profile.base.head, len(profile.labels)) if head is None else head
+    shapes = head_shapes(profile.base, len(profile.labels)) if head is None else head
     trained = adapters + head_parameters(shapes)
     return profile.runtime_bytes + base_bytes(profile, bits) + TRAINED_BYTES * trained

@@ -127,6 +127,12 @@ def _why_impossible(site: SiteProfile, given: ManualPlan) -> str:
         return f"the {given.bits} bits of planning.plans need more than {bytes_text(too_few)} of memory: {advice}"
     if not any(weight.layer >= _lowest_layer(site, given) for weight in site.base.weights):
         return f"in the top {given.layers} of {site.base.layers} layers of planning.plans no weight can get an adapter: train more layers"
+    if site.base.whole and (lowest := _lowest_layer(site, given)) > site.base.whole_layer:
+        needed = site.base.layers - site.base.whole_layer
+        advice = f"set layers to {needed} or more, leave it out, or name other modules"
+        return (
+            f"planning.modulesToSave is trained from layer {site.base.whole_layer} on, and planning.plans trains from {lowest} on: {advice}"
+        )
     if given.gradient_checkpointing and not site.base.supports_gradient_checkpointing:
         cannot = f"which transformers cannot do in a {site.base.architecture} model"
         return f"planning.plans recomputes its activations, {cannot}: leave gradientCheckpointing out"

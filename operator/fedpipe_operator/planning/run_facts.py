@@ -51,7 +51,7 @@ def facts_of(profiles: Mapping[str, SiteProfile], task: TaskSpec) -> RunFacts:
     commit = _most_common((profile.model_revision or "",) for profile in agreeing.values())[0] or None
     return RunFacts(
         labels=labels,
-        head=head_shapes(base.head, len(labels)),
+        head=head_shapes(base, len(labels)),
         weights={weight.name: (weight.d_out, weight.d_in) for weight in base.weights},
         fingerprint=fingerprint,
         commit=commit,
@@ -64,7 +64,7 @@ def facts_as_fixed(fixed: RunFacts, profiles: Mapping[str, SiteProfile]) -> RunF
 
     def is_fixed(profile: SiteProfile) -> bool:
         weights = {weight.name: (weight.d_out, weight.d_in) for weight in profile.base.weights}
-        head = head_shapes(profile.base.head, len(fixed.labels))
+        head = head_shapes(profile.base, len(fixed.labels))
         return (profile.fingerprint, weights, head) == (fixed.fingerprint, fixed.weights, fixed.head)
 
     same = {name: profile for name, profile in profiles.items() if is_fixed(profile)}

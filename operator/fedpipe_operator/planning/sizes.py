@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from math import ceil, prod
 from typing import Final
 
-from fedpipe_trainer.contract import WeightShape
+from fedpipe_trainer.contract import BaseModelFacts, WeightShape
 
 WIRE_BYTES: Final = 4
 """Per parameter: adapters are trained and sent in fp32."""
@@ -66,9 +66,10 @@ def uniform_ranks(weights: Iterable[WeightShape], rank: int) -> dict[str, int]:
     return {weight.name: rank for weight in weights}
 
 
-def head_shapes(head: Mapping[str, tuple[int, ...]], labels: int) -> dict[str, tuple[int, ...]]:
-    """The head's tensors with -1 replaced by the number of labels."""
-    return {key: tuple(labels if size == -1 else size for size in shape) for key, shape in head.items()}
+def head_shapes(base: BaseModelFacts, labels: int) -> dict[str, tuple[int, ...]]:
+    """The tensors that are trained in full: the head's, with -1 replaced by the number of labels, and those of `planning.modulesToSave`."""
+    head = {key: tuple(labels if size == -1 else size for size in shape) for key, shape in base.head.items()}
+    return head | base.whole
 
 
 def head_parameters(head: Mapping[str, tuple[int, ...]]) -> int:

@@ -49,7 +49,12 @@ class ClaimPlacement:
         )
 
     def _model(self, run: Run) -> Model:
-        return self._files(run).model_copy(update={"attn_implementation": conversion.attention(run.spec.model.attn_implementation)})
+        spec = run.spec
+        loaded = {
+            "attn_implementation": conversion.attention(spec.model.attn_implementation),
+            "modules_to_save": spec.planning.modules_to_save,
+        }
+        return self._files(run).model_copy(update=loaded)
 
     def _files(self, run: Run) -> Model:
         source = run.spec.model.source

@@ -151,8 +151,8 @@ def _hash(value: object) -> str:
 def granularity(measured: AdmittedProfile, *, up: float, down: float) -> float | None:
     """G = T_comp / T_comm (arXiv 2310.03150, dimensionless): below 1 the site waits for the network longer than it computes.
 
-    A nominal round is one pass over the site's samples, in the fastest measured step that trains all layers, and the transfer
-    of adapters of rank `rank` for all weights, and of the head, in both directions. None without a measured step or a transfer.
+    A nominal round is one pass over the site's samples, in the fastest measured step that trains all layers, and the transfer of
+    adapters of rank `rank` for all weights, and of what is trained in full, in both directions. None without a measured step or a transfer.
 
     Args:
         measured: the site's profile.
@@ -163,7 +163,8 @@ def granularity(measured: AdmittedProfile, *, up: float, down: float) -> float |
     if measured.base is None or not speed:
         return None
     adapters = sum(measured.rank * (weight.d_in + weight.d_out) for weight in measured.base.weights)
-    head = sum(math.prod(len(measured.labels) if size == -1 else size for size in shape) for shape in measured.base.head.values())
+    full = [*measured.base.head.values(), *measured.base.whole.values()]
+    head = sum(math.prod(len(measured.labels) if size == -1 else size for size in shape) for shape in full)
     transferred = _BITS_PER_PARAMETER * (adapters + head)
     return measured.train_samples * measured.mean_tokens / speed / (transferred / up + transferred / down) if transferred else None
 

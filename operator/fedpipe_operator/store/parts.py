@@ -22,14 +22,23 @@ _DENIED: Final = frozenset({"AccessDenied", "403"})
 _GONE: Final = frozenset({"NoSuchUpload"})
 
 
-def begin_upload(client: "S3Client", bucket: str, key: str) -> str | None:
+def begin_upload(client: "S3Client", bucket: str, key: str, known: str) -> str | None:
     """The id of the upload in parts of this key: of the one that was begun last, or of a new one. None if the store has none.
+
+    Args:
+        client: of the store.
+        bucket: its bucket.
+        key: of the object.
+        known: the id of the upload that was begun last, empty if there was none: a key pair that opens its own folder alone may not list
+            the uploads of the bucket.
 
     Raises:
         ClientError: the store has a fault of its own, or denies to write.
     """
-    if known := _open_uploads(client, bucket, key):
-        return known[-1]
+    if found := _open_uploads(client, bucket, key):
+        return found[-1]
+    if known and _is_open(client, bucket, key, known):
+        return known
     try:
         return client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
     except ClientError as error:
@@ -50,19 +59,30 @@ def presigned_parts(url: Callable[..., str], upload: str, *, size: int, part_byt
     )
 
 
-def abort_uploads(client: "S3Client", bucket: str, key: str) -> None:
-    """Abort every upload in parts of this key. Where the key pair may not, they stay, and the log says so.
+def abort_uploads(client: "S3Client", bucket: str, key: str, known: str) -> None:
+    """Abort every upload in parts of this key, of which `known` is one if it is not empty. Where the key pair may not, the log says so.
 
     Raises:
         ClientError: the store has a fault of its own.
     """
     try:
-        for upload in _open_uploads(client, bucket, key):
+        for upload in {*_open_uploads(client, bucket, key), *filter(None, (known,))}:
             _abort(client, bucket, key, upload)
     except ClientError as error:
         if code_of(error) not in _DENIED:
             raise
         _LOG.warning("unfinished uploads of %s stay in the bucket %s: allow s3:AbortMultipartUpload, or have a lifecycle rule", key, bucket)
+
+
+def _is_open(client: "S3Client", bucket: str, key: str, upload: str) -> bool:
+    """Whether the upload was neither finished nor aborted; False also where the key pair may not ask."""
+    try:
+        client.list_parts(Bucket=bucket, Key=key, UploadId=upload, MaxParts=1)
+    except ClientError as error:
+        if code_of(error) not in _GONE | _DENIED:
+            raise
+        return False
+    return True
 
 
 def _abort(client: "S3Client", bucket: str, key: str, upload: str) -> None:

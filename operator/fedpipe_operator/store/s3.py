@@ -300,17 +300,21 @@ class S3Store:
 
     def parts_to_write(self, key: str, seconds: int, size: int, part_bytes: int) -> PartsUpload | None:
         """A presigned upload in parts of this object, begun or gone on with; None if the store has none."""
-        validity, full = self._validity(seconds), self._full_key(key)
+        validity, full, record = self._validity(seconds), self._full_key(key), names.upload_record(key)
+        known = (self.read(record) or b"").decode()
         with self._call(key):
-            upload = begin_upload(self._client, self.bucket, full)
+            upload = begin_upload(self._client, self.bucket, full, known)
             if upload is None:
                 return None
+            if upload != known:
+                self.write(record, upload.encode())
             return presigned_parts(partial(self._sign, full, validity), upload, size=size, part_bytes=part_bytes)
 
     def abort_uploads(self, key: str) -> None:
         """End the uploads in parts of this object that were begun and not finished."""
+        known = (self.read(names.upload_record(key)) or b"").decode()
         with self._call(key):
-            abort_uploads(self._client, self.bucket, self._full_key(key))
+            abort_uploads(self._client, self.bucket, self._full_key(key), known)
 
     def _list_entry(self, key: str) -> "ObjectTypeDef | None":
         """The entry of the object in the bucket's listing, or None."""

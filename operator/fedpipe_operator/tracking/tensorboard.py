@@ -5,33 +5,44 @@ after a kill in between the others are cut there, and get the same bytes again.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Final
 
 from fedpipe_operator import names
+from fedpipe_operator.store import Store
 from fedpipe_operator.tracking import event_files
 from fedpipe_operator.tracking.content import RoundEntry, parameters
 from fedpipe_operator.tracking.records import FinishedRounds
 
 _FILE_BYTES: Final = 16 * 2**20
 """A file of a thousand rounds has a tenth of it."""
+_ROUNDS_AT_ONCE: Final = 20
+"""So that a tracker which is added to a long run gets on, however slow the store is."""
 
 
 def write_event_files(rounds: FinishedRounds) -> int | None:
     """Write what the files do not have yet; the last round that they have, None if there is none. Raises what the store raises."""
-    store, first = rounds.store, rounds.first_plan
-    if first is None:
+    if rounds.first_plan is None:
         return None
-    written = store.read_start(names.event_file(""), _FILE_BYTES) or b""
-    last = event_files.last_step(written)
+    last = event_files.last_step(_read(rounds.store, ""))
     last = -1 if last is None else last
-    new = list(rounds.after(last))
-    if not new:
-        return None if last < 0 else last
+    while new := list(islice(rounds.after(last), _ROUNDS_AT_ONCE)):
+        _append(rounds, last, new)
+        last = new[-1].round
+    return None if last < 0 else last
+
+
+def _append(rounds: FinishedRounds, last: int, new: Sequence[RoundEntry]) -> None:
+    """Write the files with these rounds behind the last one that all of them have."""
+    store = rounds.store
     for site in sorted({site for entry in new for site in entry.by_site}):
-        known = store.read_start(names.event_file(site), _FILE_BYTES) or b""
-        store.write(names.event_file(site), _with_site(event_files.up_to(known, last), site, new))
-    store.write(names.event_file(""), _with_rounds(event_files.up_to(written, last), rounds, new))
-    return new[-1].round
+        known = event_files.up_to(_read(store, site), last)
+        store.write(names.event_file(site), _with_site(known, site, new))
+    store.write(names.event_file(""), _with_rounds(event_files.up_to(_read(store, ""), last), rounds, new))
+
+
+def _read(store: Store, site: str) -> bytes:
+    return store.read_start(names.event_file(site), _FILE_BYTES) or b""
 
 
 def _with_rounds(known: bytes, rounds: FinishedRounds, new: Sequence[RoundEntry]) -> bytes:

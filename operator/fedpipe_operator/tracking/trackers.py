@@ -15,7 +15,7 @@ from fedpipe_operator.errors import OPERATOR_FAULT, FedPipeError, UserError
 from fedpipe_operator.fairness import DueKey, Load, Running, next_keys
 from fedpipe_operator.rounds import Run, is_over
 from fedpipe_operator.rounds.conditions import Observation
-from fedpipe_operator.tracking.turns import Turn, is_complete, version_of
+from fedpipe_operator.tracking.turns import Turn, is_complete, observed_before, version_of
 from fedpipe_operator.tracking.write import Work, write_trackers
 
 _LOG: Final = logging.getLogger(__name__)
@@ -23,8 +23,8 @@ _MAX_CONCURRENT: Final = 4
 _HELD_SECONDS: Final = 20.0
 """After which a thread, whose tracker or store may be slow, no longer delays those of other namespaces."""
 _MAX_THREADS: Final = 16
-_POLL_SECONDS: Final = 2.0
-"""A run that is over is looked at so often while its trackers are being written."""
+POLL_SECONDS: Final = 2.0
+"""A run that is over, or is being deleted, is looked at so often while its trackers are being written."""
 _MESSAGE_MAX: Final = 500
 
 
@@ -53,6 +53,8 @@ class Trackers:
     write: Callable[[Work], str] = write_trackers
     on_end: Callable[[str], None] = lambda _uid: None
     """Called with the uid of the run whose trackers were written, or could not be."""
+    believes_status: bool = True
+    """Whether a run that is over is left alone if its status says that its trackers have it: a restarted operator finds many such."""
     _turns: dict[str, Turn] = field(default_factory=dict)
     _waiting: dict[str, _Waiting] = field(default_factory=dict)
     _running: dict[str, _Waiting] = field(default_factory=dict)
@@ -70,19 +72,25 @@ class Trackers:
         resource, version, now = run.resource, version_of(run.resource), self.clock()
         uid = resource.metadata.uid
         if not version:
-            return Tracked(None if not _has_trackers(run) else Turn().observation)
-        if is_over(resource) and uid not in self._turns and is_complete(resource):
+            return Tracked(observed_before(resource) if _has_trackers(run) else None)
+        if self.believes_status and is_over(resource) and uid not in self._turns and is_complete(resource):
             return Tracked(None)
         with self._lock:
-            turn = self._turns.setdefault(uid, Turn())
+            turn = self._turns.setdefault(uid, Turn(observation=observed_before(resource)))
             is_under_way = uid in self._waiting or uid in self._running
             if not is_under_way and turn.is_due(version, now):
                 self._waiting[uid] = _Waiting(resource.metadata.namespace, now, version, run, prepare)
                 is_under_way = True
             self._start_next()
         if is_under_way:
-            return Tracked(turn.observation, now + _POLL_SECONDS)
+            return Tracked(turn.observation, now + POLL_SECONDS)
         return Tracked(turn.observation, None if turn.is_settled(version) else turn.due)
+
+    def is_active(self, uid: str) -> bool:
+        """Whether a thread is at work for this run, which is being deleted: none begins any more."""
+        with self._lock:
+            self._waiting.pop(uid, None)
+            return uid in self._running
 
     def forget(self, uid: str) -> None:
         """The run is gone. A thread that is at work for it ends by itself."""

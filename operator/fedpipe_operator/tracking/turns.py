@@ -66,6 +66,15 @@ def version_of(resource: FederatedFineTune) -> str:
     return f"{last} {base} {end_of(status.conditions)} {spec.model_dump_json()}"
 
 
+def observed_before(resource: FederatedFineTune) -> Observation:
+    """What the status says of the trackers, which a restarted operator repeats until it knows more."""
+    found = next((one for one in resource.status.conditions if one.type == TRACKED), None)
+    if found is None:
+        return _PENDING
+    is_true = None if found.status is ConditionStatus.UNKNOWN else found.status is ConditionStatus.TRUE
+    return Observation(TRACKED, is_true, found.reason, found.message)
+
+
 def is_complete(resource: FederatedFineTune) -> bool:
     """Whether the status says that the trackers have all of the run, for this generation of its spec: an operator may have restarted."""
     found = next((one for one in resource.status.conditions if one.type == TRACKED), None)

@@ -10,6 +10,7 @@ from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from fedpipe_trainer import device as devices
 from fedpipe_trainer.adapters.wire import Factors
 from fedpipe_trainer.contract import FailureReason, Objective, Seq2SeqLM
 from fedpipe_trainer.errors import TaskFailed
@@ -19,6 +20,8 @@ _SAMPLES, _LENGTH = 2, 16  # of the random input on which logits are compared
 _TOLERANCE: Final = 1e-3
 """Share of the largest logit that the order of additions may change in 32 bits."""
 _LEAST_SCALE: Final = 1e-3
+_MODELS: Final = 3
+"""That are compared: base + adapter, the merged weights as they are stored, and the same in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,15 @@ class Values:
 
     base: Callable[[str], Tensor]
     merged: Callable[[str], Tensor]
-    """In the type in which they are stored."""
-    unrounded: Callable[[str], Tensor]
-    """The same in 32 bits."""
+    """Of those that the merge changes, in 32 bits."""
+    stored_as: Mapping[str, torch.dtype]
+    """Of exactly these: the type in which the merged model has them."""
 
 
 def compare(config: PretrainedConfig, objective: Objective, weights: Mapping[str, Factors], values: Values, ids: Tensor) -> float:
     """The largest difference of a logit between base + adapter and the merged weights, both computed in 32 bits.
+
+    One pass over the base computes both, so that each weight is read once: the batch has every sample as often as there are models.
 
     Args:
         config: of the model.
@@ -45,13 +50,10 @@ def compare(config: PretrainedConfig, objective: Objective, weights: Mapping[str
     Raises:
         TaskFailed: BadModel, the difference is more than rounding the merged weights to their type makes.
     """
-    expected = _logits(config, objective, values.base, weights, ids)
-    difference = _distance(_logits(config, objective, values.merged, {}, ids), expected)
+    expected, rounded, unrounded = _logits(config, objective, weights, values, ids)
     tolerance = _TOLERANCE * max(float(expected.abs().max()), _LEAST_SCALE)
-    if difference <= tolerance:
-        return difference
     # By how much rounding changes a logit depends on the model. So it is left out, to see whether anything else remains.
-    without_rounding = _distance(_logits(config, objective, values.unrounded, {}, ids), expected)
+    without_rounding = _distance(unrounded, expected)
     if not without_rounding <= tolerance:
         found = f"a logit differs by {without_rounding:.3g}, where the largest is {float(expected.abs().max()):.3g}"
         msg = (
@@ -59,7 +61,7 @@ def compare(config: PretrainedConfig, objective: Objective, weights: Mapping[str
             " (export.merged: false), or leave weights that the model uses twice out of planning.targetModules"
         )
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
-    return difference
+    return _distance(rounded, expected)
 
 
 def _distance(found: Tensor, expected: Tensor) -> float:
@@ -79,15 +81,22 @@ def valid_ids(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> Tensor:
 
 
 def _logits(
-    config: PretrainedConfig, objective: Objective, value: Callable[[str], Tensor], weights: Mapping[str, Factors], ids: Tensor
-) -> Tensor:
+    config: PretrainedConfig, objective: Objective, weights: Mapping[str, Factors], values: Values, ids: Tensor
+) -> tuple[Tensor, ...]:
+    """Those of base + adapter, of the merged weights as they are stored, and of the same in 32 bits; each samples × …."""
     with init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AUTO_CLASSES[objective.type].from_config(config, dtype=torch.float32, trust_remote_code=False)
     model.eval()
-    decoder_inputs = {"decoder_input_ids": ids} if isinstance(objective, Seq2SeqLM) else {}
-    with torch.no_grad(), _read_on_demand(model, value), _with_factors(model, weights):
-        logits: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), **decoder_inputs).logits
-    return logits
+    thrice = ids.repeat(_MODELS, 1)
+    decoder_inputs = {"decoder_input_ids": thrice} if isinstance(objective, Seq2SeqLM) else {}
+    with (
+        devices.tune_malloc_for_loading(),
+        torch.no_grad(),
+        _read_on_demand(model, values.base),
+        _each_in_its_third(model, weights, values),
+    ):
+        logits: Tensor = model(input_ids=thrice, attention_mask=torch.ones_like(thrice), **decoder_inputs).logits
+    return logits.chunk(_MODELS)
 
 
 @contextmanager
@@ -133,15 +142,44 @@ def _empty(modules: list[tuple[str, nn.Module]]) -> None:
 
 
 @contextmanager
-def _with_factors(model: nn.Module, weights: Mapping[str, Factors]) -> Iterator[None]:
-    """Within this context, each of these modules adds B·A·x to its output: what an adapter does, and no merge."""
+def _each_in_its_third(model: nn.Module, weights: Mapping[str, Factors], values: Values) -> Iterator[None]:
+    """Within this context, a module that the merge changes computes each third of its batch as another model does.
 
-    def hook(factors: Factors) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-        return lambda _module, inputs, output: output + (inputs[0] @ factors.a.T) @ factors.b.T
+    The first adds B·A·x to the output of the base: what an adapter does, and no merge. The others have merged weights, whose product with
+    their third replaces the base's.
+    """
 
-    hooks = [model.get_submodule(weight).register_forward_hook(hook(factors)) for weight, factors in weights.items()]
+    def hook(path: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+        def compute(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+            first, *others = inputs[0].chunk(_MODELS)
+            expected = output.chunk(_MODELS)[0]
+            if (factors := weights.get(path)) is not None:
+                expected = expected + (first @ factors.a.T) @ factors.b.T
+            merged = _changed(path, module, values)
+            rounded = {name: value.to(values.stored_as[f"{path}.{name}"]).float() for name, value in merged.items()}
+            return torch.cat([expected, _forward(module, rounded, others[0]), _forward(module, merged, others[1])])
+
+        return compute
+
+    changed = {name.rpartition(".")[0] for name in values.stored_as}
+    hooks = [model.get_submodule(path).register_forward_hook(hook(path)) for path in sorted(changed)]
     try:
         yield
     finally:
         for one in hooks:
             one.remove()
+
+
+def _changed(path: str, module: nn.Module, values: Values) -> dict[str, Tensor]:
+    return {name: values.merged(f"{path}.{name}") for name in module._parameters if f"{path}.{name}" in values.stored_as}  # noqa: SLF001 - as above
+
+
+def _forward(module: nn.Module, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    """What the module computes with other parameters. Its own forward function, and not a call, which would come to the hook again."""
+    own = dict(module._parameters)  # noqa: SLF001 - as above
+    module._parameters.update({name: nn.Parameter(value, requires_grad=False) for name, value in parameters.items()})  # noqa: SLF001 - as above
+    try:
+        output: Tensor = module.forward(inputs)
+    finally:
+        module._parameters.update(own)  # noqa: SLF001 - as above
+    return output

@@ -18,7 +18,7 @@ from fedpipe_trainer.adapters.lora import lora_config
 from fedpipe_trainer.adapters.wire import AdapterTensors, Factors, lora_a_key, lora_b_key, parameter_key, write_tensors
 from fedpipe_trainer.contract import FailureReason, Objective
 from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.model.architecture import head_modules, linear_shape
+from fedpipe_trainer.model.architecture import linear_shape
 
 _TASK_TYPES: Final = {"CausalLM": "CAUSAL_LM", "Preference": "CAUSAL_LM", "Seq2SeqLM": "SEQ_2_SEQ_LM", "SequenceClassification": "SEQ_CLS"}
 _HUB: Final = re.compile(r"^hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>.+))?$")
@@ -45,13 +45,13 @@ def base_name(source: str, commit: str | None) -> BaseName:
 
 
 def write_peft_folder(  # noqa: PLR0913 -- what the folder describes
-    model: PreTrainedModel, head: tuple[str, ...], adapter: AdapterTensors, objective: Objective, *, base: BaseName, folder: Path
+    model: PreTrainedModel, saved: tuple[str, ...], adapter: AdapterTensors, objective: Objective, *, base: BaseName, folder: Path
 ) -> None:
     """Write adapter_config.json and adapter_model.safetensors.
 
     Args:
         model: the base model of the adapter; it may be on the meta device.
-        head: the parameters that the adapter brings whole.
+        saved: the modules that the adapter brings whole.
         adapter: the global adapter.
         objective: determines the task type.
         base: what adapter_config.json says of the base model.
@@ -69,7 +69,7 @@ def write_peft_folder(  # noqa: PLR0913 -- what the folder describes
         r=rank,
         lora_alpha=rank,
         task_type=_TASK_TYPES[objective.type],
-        modules_to_save=list(head_modules(head)) or None,
+        modules_to_save=list(saved) or None,
         base_model_name_or_path=base.name,
         revision=base.revision,
         inference_mode=True,

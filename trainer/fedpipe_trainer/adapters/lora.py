@@ -9,10 +9,11 @@ has the plan's scale; the frozen residual is named "frozen_residual" and has sca
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import torch
 from peft import LoraConfig, LoraModel
@@ -29,6 +30,8 @@ from fedpipe_trainer.model.base import Base
 
 _TRAINED: Final = "trained"
 _FROZEN_RESIDUAL: Final = "frozen_residual"
+_whole: Final[MutableMapping[nn.Module, Mapping[str, Tensor]]] = WeakKeyDictionary()
+"""By model with adapters, the base's values of the parameters of modules that are trained whole, by name."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,17 @@ class Adapters:
     model: PreTrainedModel
     """The base model, which now applies the adapters in every call."""
     trainable: Mapping[str, nn.Parameter] = field(default_factory=dict)
-    """The parameters that the optimiser changes and the site sends (factors without their scale), by key of the adapter file, sorted."""
+    """The parameters that the optimiser changes (factors without their scale), by key of the adapter file, sorted."""
+    whole: Mapping[str, Tensor] = field(default_factory=dict)
+    """The base's values of the parameters of modules that are trained whole, by name."""
+
+    def update(self) -> dict[str, Tensor]:
+        """What the site sends: what it trained, and of the modules that are trained whole the difference from the base."""
+        sent: dict[str, Tensor] = dict(self.trainable)
+        for name, value in self.whole.items():
+            key = parameter_key(name)
+            sent[key] = sent[key].detach().cpu() - value
+        return sent
 
 
 @contextmanager
@@ -85,8 +98,10 @@ def attach_adapters(base: Base, spec: AdapterSpec, start: AdapterTensors, seed: 
             _set_factors(layers[weight], _FROZEN_RESIDUAL, start.weights[weight].components(split[weight], None))
             _check_scale(layers[weight], _FROZEN_RESIDUAL, 1.0)
         _init_head(base, start.head, seed)
-        yield Adapters(base.model, _select_trainable(base, layers, ranks))
+        _whole[base.model] = base.whole
+        yield Adapters(base.model, _select_trainable(base, layers, ranks), base.whole)
     finally:
+        _whole.pop(base.model, None)
         base.model.zero_grad()  # the head stays in the base: gradients of a failed task must not reach the next task
         base.model.requires_grad_(requires_grad=False)
         if lora_model is not None:
@@ -95,13 +110,14 @@ def attach_adapters(base: Base, spec: AdapterSpec, start: AdapterTensors, seed: 
 
 @contextmanager
 def disabled_adapters(model: nn.Module) -> Iterator[None]:
-    """In this context, the model computes as its base does, whatever is attached to it."""
+    """In this context, the model computes as its base does, whatever is attached to it, and however it is trained."""
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     trained = [parameter for layer in layers for parameter in layer.parameters() if parameter.requires_grad]
     for layer in layers:
         layer.enable_adapters(enabled=False)
     try:
-        yield
+        with _with_values(model, _whole.get(model, {})):
+            yield
     finally:
         for layer in layers:
             layer.enable_adapters(enabled=True)  # which makes the frozen residual require gradients, too
@@ -109,6 +125,20 @@ def disabled_adapters(model: nn.Module) -> Iterator[None]:
                 parameter.requires_grad = False
         for parameter in trained:
             parameter.requires_grad = True
+
+
+@contextmanager
+def _with_values(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+    """In this context, the model's parameters of these names have these values."""
+    parameters = {name: model.get_parameter(name) for name in values}
+    trained = {name: parameter.data for name, parameter in parameters.items()}
+    for name, parameter in parameters.items():
+        parameter.data = values[name].to(parameter.device, parameter.dtype)
+    try:
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.data = trained[name]
 
 
 def init_lora_a(weight: str, rank: int, d_in: int, seed: int) -> Tensor:
@@ -200,12 +230,14 @@ def _check_scale(layer: Any, adapter: str, expected: float) -> None:  # noqa: AN
 
 
 def _init_head(base: Base, global_head: Mapping[str, Tensor], seed: int) -> None:
-    """Set the head to its global values, else the checkpoint's own, else from the seed: normal weights, zero biases."""
+    """Set what is trained in full to its global values, else the checkpoint's own, else from the seed: normal weights, zero biases."""
     std = getattr(base.model.config, "initializer_range", None) or 0.02
     with torch.no_grad():
         for name in base.head:
             parameter = base.model.get_parameter(name)
             value = global_head.get(name, base.own_head.get(name))
+            if value is None and name in base.whole:
+                value = base.whole[name]
             if value is None:
                 constant = torch.zeros if name.endswith("bias") else torch.ones
                 is_matrix = parameter.ndim > 1

@@ -1,7 +1,8 @@
 """The wire format of adapters: one safetensors file in float32 with peft's keys, sorted, so that equal values give equal bytes.
 
 A weight has the keys `base_model.model.<weight>.lora_A.weight` (rank × d_in) and `….lora_B.weight` (d_out × rank); a
-parameter of the head has `base_model.model.<parameter>`. In the global adapter the scale is 1: B·A is added to the
+parameter that is trained in full has `base_model.model.<parameter>`: of a classification head as it is, of a module of the base that is
+trained whole as the difference from the base. In the global adapter the scale is 1: B·A is added to the
 weight as it is. Its components are sorted by their singular values, largest first.
 """
 
@@ -46,6 +47,7 @@ class AdapterTensors:
 
     weights: Mapping[str, Factors] = field(default_factory=dict)
     head: Mapping[str, Tensor] = field(default_factory=dict)
+    """Parameters that are trained in full, as the model has them."""
 
 
 def lora_a_key(weight: str) -> str:
@@ -68,13 +70,14 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str,
     save_file({key: tensors[key].detach().cpu().contiguous() for key in sorted(tensors)}, path, metadata or {"format": "pt"})
 
 
-def read_global_adapter(path: Path, model: nn.Module, head: tuple[str, ...]) -> AdapterTensors:
+def read_global_adapter(path: Path, model: nn.Module, head: tuple[str, ...], whole: Mapping[str, Tensor] | None = None) -> AdapterTensors:
     """Read a global adapter and check every key and shape against the model.
 
     Args:
         path: the safetensors file.
         model: the base, without adapters.
-        head: names of the model's parameters that are sent in full; the file must contain each of them.
+        head: names of the model's parameters that are trained in full; the file must contain each of them.
+        whole: the base's values of those of which the file has the difference.
 
     Raises:
         TaskFailed: BadTask, the file is unreadable, or a tensor is unknown, missing, not finite or of a wrong shape
@@ -88,6 +91,8 @@ def read_global_adapter(path: Path, model: nn.Module, head: tuple[str, ...]) -> 
         if tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all()):
             raise _invalid_adapter(f"the global adapter's {key} is not float32 or has values that are not finite")
     head_tensors = {name: _take_head_parameter(tensors, name, model.get_parameter(name)) for name in head}
+    for name in whole or {}:
+        head_tensors[name] += (whole or {})[name]
     weights = {}
     for key in [key for key in tensors if key.endswith(_A)]:
         weight = key.removeprefix(KEY_PREFIX).removesuffix(_A)

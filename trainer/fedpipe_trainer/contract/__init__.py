@@ -74,6 +74,7 @@ from fedpipe_trainer.contract.task import (
     effective_steps,
     parse_task,
 )
+from fedpipe_trainer.contract.visible import does_more_than_show
 
 __all__ = [
     "CHAT_FORMATS",
@@ -146,6 +147,7 @@ __all__ = [
     "WeightShape",
     "Wire",
     "denial",
+    "does_more_than_show",
     "effective_steps",
     "halved",
     "parse_result",

@@ -168,6 +168,10 @@ class WeightShape(Wire):
     """The layer that the weight belongs to, counted from the input; in an encoder-decoder the decoder follows the encoder."""
 
 
+MAX_WHOLE_TENSORS: Final = 1000
+"""Of the modules of the base that are trained whole."""
+
+
 class BaseModelFacts(Wire):
     """Facts about the base model that the planner needs. Parameters are counted in elements, not bytes."""
 
@@ -186,6 +190,11 @@ class BaseModelFacts(Wire):
 
     A dimension of -1 is the number of labels, which is known only after every site has been profiled.
     """
+    whole: Annotated[dict[ParameterName, Shape], Field(max_length=MAX_WHOLE_TENSORS)] = {}
+    """Tensors of modules of the base that are trained whole, of which the difference from the base is sent: shape by key of the adapter
+    file."""
+    whole_layer: Layer = 0
+    """The lowest layer that is trained where these are: all layers from it on."""
     merged_bytes: Size = 0
     supports_gradient_checkpointing: bool = True
     """Whether transformers can recompute this architecture's activations in the backward pass."""

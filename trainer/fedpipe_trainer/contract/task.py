@@ -144,6 +144,8 @@ class Model(Wire):
     source names now."""
     attn_implementation: Attention | None = None
     """How the sites' trainers compute attention. None: as transformers chooses for the architecture."""
+    modules_to_save: tuple[str, ...] = ()
+    """Ends of the names of modules that are trained whole, beside the adapters, as PEFT's `modules_to_save`."""
 
     @model_validator(mode="after")
     def _require_the_commit_that_the_source_names(self) -> Self:

@@ -37,6 +37,8 @@ _MOST_KEPT_TOKENS: Final = 1_000_000
 _ROWS_OF_A_PIECE: Final = 256
 """Rows that are tokenised at once: as Python integers their tokens take ten times the memory."""
 _MAX_REFUSED_SHARE: Final = 0.01
+_FEW_PAIRS: Final = 3
+"""So many may be left out of any data: an evaluation draws a few rows, among which the rare ones may be more than 1 %."""
 _SHOWN_ROLES: Final = 8
 
 _LOG = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ def encode(rows: Sequence[Row], objective: Objective, tokenizer: Tokenizer, fold
 
     Raises:
         TaskFailed: BadData for a label that the run does not have, and if the chat template refuses more than 1 % of the conversations, or
-            more than 1 % of the pairs are no example;
+            more than 1 % of the pairs, and more than three, are no example;
             BadModel for a tokenizer without an end-of-sequence token or a usable chat template.
     """
     if not rows:
@@ -220,11 +222,11 @@ def _preference(rows: Sequence[Row], objective: Preference, tokenizer: Tokenizer
 
 
 def _check_left_out(rows: Sequence[Row], left_out: Sequence[int], found: str, advice: str) -> None:
-    """Tell of pairs that are no example, and fail if they are more than 1 %."""
+    """Tell of pairs that are no example, and fail if they are more than 1 % and more than a few, or all."""
     if not left_out:
         return
     message = f"{found} {len(left_out)} of {len(rows)} pairs, the first of which is good row {left_out[0] + 1}"
-    if len(left_out) > _MAX_REFUSED_SHARE * len(rows):
+    if len(left_out) == len(rows) or len(left_out) > max(_FEW_PAIRS, _MAX_REFUSED_SHARE * len(rows)):
         raise TaskFailed(FailureReason.BAD_DATA, f"{message}: {advice}")
     _LOG.warning("%s. They are left out", message)
 

@@ -164,7 +164,8 @@ def read_answers(value: Any) -> str:  # noqa: ANN401 - any value of a data file
 
 
 def _answers(row: Mapping[str, str]) -> list[str]:
-    answers: list[str] = json.loads(row["answers"])
+    """Those of a row that was read; of one without texts, which shows what a template itself writes, an empty one."""
+    answers: list[str] = json.loads(row["answers"] or '[""]')
     return answers
 
 

@@ -62,10 +62,6 @@ class SpilledBytes:
             self._window, self._window_at = self._file.read(max(end - start, _WINDOW)), start
         return self._window[start - self._window_at : end - self._window_at]
 
-    def blocks(self) -> Iterator[bytes]:
-        """All bytes in order, in blocks."""
-        return (self.read(start, min(start + KEPT_BYTES, len(self))) for start in range(0, len(self), KEPT_BYTES))
-
     def as_array(self, dtype: str) -> NDArray[Any]:
         """All bytes as numbers: mapped from the file, if there is one. Nothing may be added any more."""
         if self._file is None:
@@ -87,6 +83,7 @@ class SpilledBytes:
         """A file on the volume for temporary files, with all bytes: this one may have room where the folder's has none."""
         try:
             found = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 -- it is open as long as the sequence is used
+            weakref.finalize(self, found.close)
             for at in range(0, self._written, KEPT_BYTES):
                 full.seek(at)
                 _write_at(found, at, full.read(min(KEPT_BYTES, self._written - at)))
@@ -97,7 +94,6 @@ class SpilledBytes:
             message = f"no volume has room for {size} ({error.strerror}): {advice}"
             raise TaskFailed(FailureReason.TRANSFER_FAILED, message) from error
         full.close()
-        weakref.finalize(self, found.close)
         return found
 
 

@@ -1,20 +1,17 @@
 """The value of a column as text: by path in nested rows, and a label from integers and booleans."""
 
 import math
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
 
+from fedpipe_trainer.contract import does_more_than_show
 from fedpipe_trainer.data.readers import BadRowError, MissingColumnError, Record, RepeatedNames, is_utf8
 from fedpipe_trainer.data.table import Row
 
 _LARGEST_WHOLE: Final = 2**53
 """Above this, a floating-point number does not tell which integer it was."""
-
-_DIRECTIONS: Final = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
-"""Classes of characters after which a text is shown in another order."""
 
 
 class BadValueError(Exception):
@@ -75,15 +72,9 @@ def read_label(value: Any) -> str:  # noqa: ANN401 -- any value of a data file
 def _read_visible(label: str) -> str:
     if not label:
         raise BadValueError("it is empty")
-    if not label.isprintable() and any(map(_does_more_than_show, label)):
+    if is_utf8(label) and does_more_than_show(label):  # which the operator would refuse; what is not UTF-8 is told as that
         raise BadValueError("it has a label with control characters: remove them")
     return label
-
-
-def _does_more_than_show(character: str) -> bool:
-    """Control characters but the usual spaces, and changes of direction: the operator refuses them in labels. Joiners belong to scripts."""
-    is_control = unicodedata.category(character) == "Cc" and character not in "\n\r\t"
-    return is_control or unicodedata.bidirectional(character) in _DIRECTIONS
 
 
 def _read_text(value: Any) -> str:  # noqa: ANN401 -- any value of a data file

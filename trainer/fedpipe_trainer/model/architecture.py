@@ -23,6 +23,7 @@ from fedpipe_trainer.contract.task import Attention
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model.files import weight_files
 from fedpipe_trainer.model.source import checkpoint_keys
+from fedpipe_trainer.model.whole_modules import check_apart, lowest_layer_of, whole_parameters
 
 AUTO_CLASSES: Final[dict[str, Any]] = {
     "CausalLM": AutoModelForCausalLM,
@@ -222,22 +223,38 @@ def head_shapes(folder: Path, objective: Objective) -> dict[str, tuple[int, ...]
     return {name: tuple(-1 if a != b else a for a, b in zip(two[name], three[name], strict=True)) for name in two}
 
 
-def facts(folder: Path, objective: Objective, target_modules: tuple[str, ...], attention: Attention | None = None) -> BaseModelFacts:
-    """The facts about the model in this folder that the planner needs."""
+def facts(
+    folder: Path,
+    objective: Objective,
+    target_modules: tuple[str, ...],
+    attention: Attention | None = None,
+    modules_to_save: tuple[str, ...] = (),
+) -> BaseModelFacts:
+    """The facts about the model in this folder that the planner needs.
+
+    Raises:
+        TaskFailed: BadModel, no weight can get an adapter, or a module cannot be trained whole.
+    """
     config = read_config(folder, objective, attention)
     model = build_meta_model(config, objective)
     text = config.get_text_config()
+    layers = text.num_hidden_layers + _decoder_layers(text) * bool(config.is_encoder_decoder)
+    weights = target_weights(model, config.model_type, target_modules)
+    whole = whole_parameters(model, modules_to_save, head=head_parameters(model, objective, folder))
+    check_apart(whole, [weight.name for weight in weights])
     return BaseModelFacts(
         architecture=config.model_type,
         parameters=sum(p.numel() for p in model.parameters()),
-        quantised_parameters=_quantised_parameters(model, objective, folder),
-        layers=text.num_hidden_layers + _decoder_layers(text) * bool(config.is_encoder_decoder),
+        quantised_parameters=_quantised_parameters(model, (*head_parameters(model, objective, folder), *whole)),
+        layers=layers,
         hidden_size=text.hidden_size,
         intermediate_size=_intermediate_size(text),
         attention_heads=text.num_attention_heads,
         vocabulary_size=text.vocab_size,
-        weights=target_weights(model, config.model_type, target_modules),
+        weights=weights,
         head={f"{KEY_PREFIX}{name}": shape for name, shape in head_shapes(folder, objective).items()},
+        whole={f"{KEY_PREFIX}{name}": tuple(model.get_parameter(name).shape) for name in whole},
+        whole_layer=lowest_layer_of(model, whole, layers) if whole else 0,
         encoder_decoder=bool(config.is_encoder_decoder),
         supports_gradient_checkpointing=bool(model.supports_gradient_checkpointing),
         materialised_attention=config._attn_implementation == "eager",  # noqa: SLF001 - transformers has no public name for it
@@ -261,8 +278,8 @@ def _head_with(folder: Path, objective: SequenceClassification, labels: tuple[st
     return {name: tuple(parameters[name].shape) for name in head_parameters(model, with_labels, folder)}
 
 
-def _quantised_parameters(model: PreTrainedModel, objective: Objective, folder: Path) -> int:
-    unquantised = set(modules_of(head_parameters(model, objective, folder)))
+def _quantised_parameters(model: PreTrainedModel, trained: tuple[str, ...]) -> int:
+    unquantised = set(modules_of(trained))
     output = model.get_output_embeddings()
     return sum(
         shape[0] * shape[1]

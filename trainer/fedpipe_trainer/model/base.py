@@ -1,12 +1,14 @@
 """Loads the frozen base at 4, 8, 16 or 32 bits, in the same way on CPU and CUDA, and caches the last one between tasks.
 
-Only the body is quantised. A classification head is trained, so it stays in 32 bits. It is initialised from the run's seed, unless the
-checkpoint is a classifier of the run's labels already: then its own head is where the training starts.
+Only what is frozen is quantised. A classification head is trained, so it stays in 32 bits. It is initialised from the run's seed, unless
+the checkpoint is a classifier of the run's labels already: then its own head is where the training starts. Modules of the base that are
+trained whole stay in 32 bits, too, and start from the checkpoint's values.
 """
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,9 +24,11 @@ from fedpipe_trainer.contract import Bits, FailureReason, Objective, SequenceCla
 from fedpipe_trainer.contract.task import Attention
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model.architecture import AUTO_CLASSES, build_meta_model, head_parameters, modules_of, read_config
+from fedpipe_trainer.model.checkpoint import read_checkpoint
 from fedpipe_trainer.model.files import describe_damage
 from fedpipe_trainer.model.head import read_own_head
 from fedpipe_trainer.model.identity import fingerprint, loaded_files
+from fedpipe_trainer.model.whole_modules import stored_values, whole_parameters
 
 _COMPUTE: Final[dict[Bits, torch.dtype]] = {4: torch.bfloat16, 8: torch.bfloat16, 16: torch.bfloat16, 32: torch.float32}
 
@@ -34,7 +38,7 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 @dataclass(frozen=True)
 class Base:
-    """A loaded base: every parameter is frozen, the mode is evaluation, and the head's values are undefined until adapters are attached."""
+    """A loaded base: all is frozen, the mode is evaluation, and what is trained in full is undefined until adapters are there."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -43,9 +47,11 @@ class Base:
     device: torch.device
     fingerprint: str
     head: tuple[str, ...]
-    """Names of the parameters that are trained and sent in full."""
+    """Names of the parameters that are trained in full: of a classification head, and of modules that are trained whole."""
     own_head: Mapping[str, Tensor] = field(default_factory=dict)
-    """The checkpoint's values of these parameters, if it is a classifier of the run's labels, in their order; otherwise empty."""
+    """The checkpoint's values of the classification head, if it is a classifier of the run's labels, in their order; otherwise empty."""
+    whole: Mapping[str, Tensor] = field(default_factory=dict)
+    """The checkpoint's values of the parameters of modules that are trained whole. What is sent of them is the difference."""
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -61,21 +67,23 @@ class Base:
         return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
-_Key = tuple[str, Bits, str, tuple[str, ...], Attention | None]
+_Key = tuple[str, Bits, str, tuple[str, ...], Attention | None, tuple[str, ...]]
 _cache: dict[_Key, Base] = {}
 
 
-def load_cached(folder: Path, bits: Bits, objective: Objective, attention: Attention | None = None) -> Base:
+def load_cached(
+    folder: Path, bits: Bits, objective: Objective, attention: Attention | None = None, modules_to_save: tuple[str, ...] = ()
+) -> Base:
     """The base at this bit width: from the cache if the last task used the same one, otherwise loaded and cached.
 
     Raises:
         TaskFailed: BadModel, see `load`.
     """
     labels = (objective.problem, *objective.labels) if isinstance(objective, SequenceClassification) else ()
-    key = (fingerprint(folder), bits, objective.type, labels, attention)
+    key = (fingerprint(folder), bits, objective.type, labels, attention, modules_to_save)
     if key not in _cache:
         clear_cache()
-        _cache[key] = load(folder, bits, objective, attention)
+        _cache[key] = load(folder, bits, objective, attention, modules_to_save)
     return _cache[key]
 
 
@@ -85,8 +93,14 @@ def clear_cache() -> None:
     devices.trim_memory()
 
 
-def load(
-    folder: Path, bits: Bits, objective: Objective, attention: Attention | None = None, *, known_fingerprint: str | None = None
+def load(  # noqa: PLR0913 -- all that determines a base
+    folder: Path,
+    bits: Bits,
+    objective: Objective,
+    attention: Attention | None = None,
+    modules_to_save: tuple[str, ...] = (),
+    *,
+    known_fingerprint: str | None = None,
 ) -> Base:
     """Load the base from a local folder, without access to a hub.
 
@@ -95,24 +109,37 @@ def load(
         bits: of its weights.
         objective: of the task.
         attention: how attention is computed; None: as transformers chooses for the architecture.
+        modules_to_save: ends of the names of modules that are trained whole.
         known_fingerprint: of this folder, where another process of the task has read all its files for it just now.
 
     Raises:
-        TaskFailed: BadModel, the checkpoint does not fit its configuration or lacks weights.
+        TaskFailed: BadModel, the checkpoint does not fit its configuration or lacks weights, or a module cannot be trained whole.
     """
     device = devices.choose()
     config = read_config(folder, objective, attention)
     tokenizer = read_tokenizer(folder)
     config.pad_token_id = pad_id = _pad_id(tokenizer, folder)
-    head = head_parameters(build_meta_model(config, objective), objective, folder)
+    meta = build_meta_model(config, objective)
+    head = head_parameters(meta, objective, folder)
+    whole = whole_parameters(meta, modules_to_save, head=head)
+    stored = stored_values(read_checkpoint(folder, meta), whole) if whole else {}
     with devices.tune_malloc_for_loading():
-        model, missing = _from_pretrained(folder, objective, config=config, bits=bits, unquantised=modules_of(head))
+        model, missing = _from_pretrained(folder, objective, config=config, bits=bits, unquantised=_unquantised(meta, head, whole))
     if missing_weights := sorted(missing - set(head)):
         msg = f"the checkpoint in {folder} has no weights for {', '.join(missing_weights[:5])}: config.json belongs to another model"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
     _freeze(model, head)
+    _keep_in_float32(model, whole, _COMPUTE[bits])
     identity = known_fingerprint or fingerprint(folder)
-    return Base(model, tokenizer, pad_id, bits, device, identity, head, read_own_head(folder, objective, head))
+    own = read_own_head(folder, objective, head)
+    return Base(model, tokenizer, pad_id, bits, device, identity, (*head, *whole), own, stored)
+
+
+def _unquantised(model: PreTrainedModel, head: tuple[str, ...], whole: tuple[str, ...]) -> tuple[str, ...]:
+    """The modules that are not quantised: with a list of them, transformers quantises the output layer, too, unless it is in the list."""
+    output = model.get_output_embeddings()
+    outputs = [name for name, module in model.named_modules() if module is output] if whole and output is not None else []
+    return tuple(sorted({*modules_of((*head, *whole)), *outputs}))
 
 
 def _from_pretrained(
@@ -176,6 +203,21 @@ def _freeze(model: PreTrainedModel, head: tuple[str, ...]) -> None:
         module = model.get_submodule(name)
         module.float()
         module.register_forward_pre_hook(_cast_inputs_to_float32)
+
+
+def _keep_in_float32(model: PreTrainedModel, whole: tuple[str, ...], dtype: torch.dtype) -> None:
+    """Compute these modules in 32 bits, as they are trained; what they give is of the type that the modules behind them expect."""
+    for name in modules_of(whole):
+        module = model.get_submodule(name)
+        module.float()
+        module.register_forward_pre_hook(_cast_inputs_to_float32)
+        module.register_forward_hook(partial(_cast_output, dtype))
+
+
+def _cast_output(dtype: torch.dtype, _module: nn.Module, _inputs: object, output: Any) -> Any:  # noqa: ANN401 - of any module
+    if isinstance(output, tuple):
+        return tuple(_cast_output(dtype, _module, _inputs, one) for one in output)
+    return output.to(dtype) if isinstance(output, Tensor) and output.is_floating_point() else output
 
 
 def _cast_inputs_to_float32(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

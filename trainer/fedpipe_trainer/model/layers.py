@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from fedpipe_trainer.contract import FailureReason, Plan
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model.architecture import count_encoder_layers, layer_of, matrix_parameters
+from fedpipe_trainer.model.whole_modules import lowest_layer_of
 
 
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
@@ -31,8 +32,14 @@ def layers_of(model: PreTrainedModel) -> list[nn.Module]:
     return [layer for layers in outermost for layer in layers]
 
 
-def check_depth(plan: Plan, model: PreTrainedModel, head: tuple[str, ...]) -> None:
+def check_depth(plan: Plan, model: PreTrainedModel, head: tuple[str, ...], whole: tuple[str, ...] = ()) -> None:
     """Check that the plan's `lowest_layer` fits its ranks, its `cache_activations` and the model.
+
+    Args:
+        plan: of the site.
+        model: the base.
+        head: all parameters that are trained in full.
+        whole: those of them that modules of the base have.
 
     Raises:
         TaskFailed: BadTask, with a sentence about what contradicts what.
@@ -49,6 +56,11 @@ def check_depth(plan: Plan, model: PreTrainedModel, head: tuple[str, ...]) -> No
         raise _bad_plan(f"the plan's lowestLayer is {lowest}, but the model has only {len(layers)} layers")
     if lowest == len(layers) and not head:
         raise _bad_plan(f"the plan's lowestLayer is {lowest}, so none of its {len(layers)} layers is trained, but there is no head")
+    if lowest > (highest := lowest_layer_of(model, whole, len(layers))):
+        msg = (
+            f"the plan's lowestLayer is {lowest}, but a module of planning.modulesToSave belongs to layer {highest} or to what is below it"
+        )
+        raise _bad_plan(f"{msg}: train from a layer up to {highest} on")
     encoder_layers = count_encoder_layers(model)
     below = sorted(weight for weight, rank in plan.ranks.items() if rank and layer_of(weight, encoder_layers) < lowest)
     if below:

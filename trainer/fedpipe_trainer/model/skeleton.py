@@ -4,11 +4,13 @@ What an export needs to know of a base before it reads any of it, whatever its s
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import torch
+from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from fedpipe_trainer.contract import FailureReason, Objective
@@ -17,6 +19,7 @@ from fedpipe_trainer.model.architecture import build_meta_model, head_parameters
 from fedpipe_trainer.model.base import read_tokenizer
 from fedpipe_trainer.model.checkpoint import Checkpoint, read_checkpoint
 from fedpipe_trainer.model.source import checkpoint_dtype
+from fedpipe_trainer.model.whole_modules import stored_values, whole_parameters
 
 _GENERATION: Final = "generation_config.json"
 
@@ -33,14 +36,21 @@ class Skeleton:
     tokenizer: PreTrainedTokenizerBase
     """It has a padding token, so that what is exported can be used in batches."""
     head: tuple[str, ...]
-    """The parameters that an adapter brings whole."""
+    """The parameters that an adapter brings in full: of a classification head, and of modules that are trained whole."""
+    whole: Mapping[str, Tensor]
+    """The checkpoint's values of the latter."""
     checkpoint: Checkpoint
     dtype: torch.dtype
     """The most frequent one of the checkpoint."""
 
 
-def read_skeleton(folder: Path, objective: Objective) -> Skeleton:
+def read_skeleton(folder: Path, objective: Objective, modules_to_save: tuple[str, ...] = ()) -> Skeleton:
     """Read a model folder, but for its weights.
+
+    Args:
+        folder: the model's folder.
+        objective: of the run.
+        modules_to_save: ends of the names of modules that are trained whole.
 
     Raises:
         TaskFailed: BadModel, a file cannot be read or does not fit the others.
@@ -53,8 +63,10 @@ def read_skeleton(folder: Path, objective: Objective) -> Skeleton:
         tokenizer.pad_token = tokenizer.eos_token
     config.pad_token_id = tokenizer.pad_token_id
     model = build_meta_model(config, objective)
-    head = head_parameters(model, objective, folder)
-    return Skeleton(folder, config, model, tokenizer, head, read_checkpoint(folder, model), checkpoint_dtype(folder))
+    head, checkpoint = head_parameters(model, objective, folder), read_checkpoint(folder, model)
+    whole = whole_parameters(model, modules_to_save, head=head)
+    stored = stored_values(checkpoint, whole)
+    return Skeleton(folder, config, model, tokenizer, (*head, *whole), stored, checkpoint, checkpoint_dtype(folder))
 
 
 def write_description(skeleton: Skeleton, folder: Path, *, untied: bool = False) -> None:

@@ -28,6 +28,7 @@ class LoadBase:
     bits: Bits
     objective: Objective
     attention: Attention | None
+    modules_to_save: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

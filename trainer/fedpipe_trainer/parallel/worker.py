@@ -75,7 +75,8 @@ class Worker:
         self._asked, self._loaded = asked, _NOT_LOADED
         device.trim_memory()
         try:
-            base = load(asked.folder, asked.bits, asked.objective, asked.attention, known_fingerprint=asked.fingerprint)
+            whole, known = asked.modules_to_save, asked.fingerprint
+            base = load(asked.folder, asked.bits, asked.objective, asked.attention, whole, known_fingerprint=known)
             self._loaded = base, asked.objective
         except Exception as error:  # noqa: BLE001 - every failure is reported
             self._asked, self._loaded = None, failure_of(error, elapsed_seconds=0)
@@ -87,7 +88,7 @@ class Worker:
         base, objective = self._loaded
         spec = AdapterSpec(request.ranks, request.scales.__getitem__, request.dropout)
         try:
-            start = read_global_adapter(request.start, base.model, base.head) if request.start else AdapterTensors()
+            start = read_global_adapter(request.start, base.model, base.head, base.whole) if request.start else AdapterTensors()
             with (
                 attach_adapters(base, spec, start, request.seed) as adapters,
                 device.deterministic(base.device) if request.is_deterministic else nullcontext(),

@@ -49,6 +49,7 @@ def key(task: ProfileTask, *, fingerprint: str, machine: dict[str, str | int], m
     files = [(str(file), stat.st_size, stat.st_mtime_ns) for file in paths for stat in [file.stat()]]
     parameters = task.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
     parameters["attn_implementation"] = task.model.attn_implementation
+    parameters["modules_to_save"] = task.model.modules_to_save
     parts = [_METHOD, task.run.namespace, parameters, fingerprint, files, machine, memory_limit, software]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

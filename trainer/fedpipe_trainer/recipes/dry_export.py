@@ -40,7 +40,7 @@ def run(task: DryExportTask, runtime: TaskRuntime) -> DryExportResult:
     runtime.report(Progress(phase="load"))
     with runtime.phase("load"):
         model = fetch_headers(task.model, runtime)
-        skeleton = read_skeleton(model.folder, task.objective)
+        skeleton = read_skeleton(model.folder, task.objective, task.model.modules_to_save)
     runtime.report(Progress(phase="export"))
     with runtime.phase("export"):
         adapter = _try_adapter(task, skeleton, runtime) if task.adapter else ()

@@ -66,7 +66,8 @@ def run(task: EvaluateTask, runtime: TaskRuntime) -> EvaluateResult:
     with runtime.phase("load"):
         runtime.report(Progress(phase="load"))
         validation = read_validation(task, runtime.cache)
-        base = load_cached(fetch(task.model, runtime), task.bits, task.objective, task.model.attn_implementation)
+        model = task.model
+        base = load_cached(fetch(model, runtime), task.bits, task.objective, model.attn_implementation, model.modules_to_save)
         adapter = _load_global_adapter(task, base, runtime)
     return evaluate_adapter(task, runtime, base=base, adapter=adapter, validation=validation)
 
@@ -128,7 +129,7 @@ def _load_global_adapter(task: EvaluateTask, base: Base, runtime: TaskRuntime) -
         return AdapterTensors()
     path = runtime.folder / "global.safetensors"
     runtime.download(task.global_adapter.url, path, task.global_adapter.sha256)
-    return read_global_adapter(path, base.model, base.head)
+    return read_global_adapter(path, base.model, base.head, base.whole)
 
 
 def _check_stop_and_deadline(task: EvaluateTask, runtime: TaskRuntime) -> None:

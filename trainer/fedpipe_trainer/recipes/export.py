@@ -1,26 +1,24 @@
 """Recipe: export the global adapter as a PEFT folder and as a merged model. load → PEFT folder → compare → merge file by file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedpipe_trainer.adapters import AdapterTensors, read_global_adapter
 from fedpipe_trainer.adapters.comparison import Values, compare, valid_ids
-from fedpipe_trainer.adapters.streaming_merge import (
-    MergedTensor,
-    MergePlan,
-    merged_value,
-    plan_merge,
-    unrounded_value,
-    write_shard,
-)
+from fedpipe_trainer.adapters.streaming_merge import MergePlan, plan_merge, unrounded_value, write_shard
 from fedpipe_trainer.contract import Artifact, ExportResult, ExportTask, FailureReason, FileUpload, Outcome, Progress
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model import clear_cache, fetch, fingerprint
+from fedpipe_trainer.model.checkpoint import DTYPES
 from fedpipe_trainer.model.skeleton import Skeleton, read_skeleton
 from fedpipe_trainer.recipes.export_folders import files_in, write_adapter_folder, write_merged_folder
 from fedpipe_trainer.task_runtime import TaskRuntime
+
+_EXPERTS: Final = "experts"
+"""What transformers calls the list of them."""
 
 
 def run(task: ExportTask, runtime: TaskRuntime) -> ExportResult:
@@ -34,9 +32,9 @@ def run(task: ExportTask, runtime: TaskRuntime) -> ExportResult:
     with runtime.phase("load"):
         model_folder = fetch(task.model, runtime)
         clear_cache()  # a base that an earlier task loaded would take the memory that this one does without
-        skeleton = read_skeleton(model_folder, task.objective)
+        skeleton = read_skeleton(model_folder, task.objective, task.model.modules_to_save)
         path = runtime.download(task.global_adapter.url, runtime.folder / "global.safetensors", task.global_adapter.sha256)
-        adapter = read_global_adapter(path, skeleton.model, skeleton.head)
+        adapter = read_global_adapter(path, skeleton.model, skeleton.head, skeleton.whole)
     adapter_artifacts: tuple[Artifact, ...] = ()
     merged_artifacts: tuple[Artifact, ...] = ()
     difference = None
@@ -77,23 +75,27 @@ def _export_merged(
 
 
 def largest_difference(task: ExportTask, skeleton: Skeleton, adapter: AdapterTensors, plan: MergePlan) -> float | None:
-    """The largest difference of a logit between base + adapter and the merged weights; None where parameters are made of several tensors.
+    """The largest difference of a logit between base + adapter and the merged weights.
+
+    None where parameters are made of several tensors, and where experts have adapters: they see the tokens that a router gives them, so
+    that what another model computes is not in a third of its own.
 
     Raises:
         TaskFailed: BadModel, it is more than rounding makes.
     """
-    if not plan.is_complete:
+    changed = {name: one for name, one in plan.by_parameter.items() if one.weight in adapter.weights}
+    if not plan.is_complete or any(_EXPERTS in name.split(".") for name in changed):
         return None
 
     def base_value(parameter: str) -> Tensor:
         source = plan.by_parameter[parameter].source
         return adapter.head[parameter] if source is None else source.read()
 
-    def merged(of: Callable[[MergedTensor, nn.Module, AdapterTensors], Tensor]) -> Callable[[str], Tensor]:
-        return lambda parameter: of(plan.by_parameter[parameter], skeleton.model, adapter)
+    def merged_value(parameter: str) -> Tensor:
+        return unrounded_value(changed[parameter], skeleton.model, adapter)
 
     ids = valid_ids(skeleton.tokenizer, skeleton.config.get_text_config().vocab_size)
-    values = Values(base_value, merged(merged_value), merged(unrounded_value))
+    values = Values(base_value, merged_value, {name: DTYPES[one.dtype] for name, one in changed.items()})
     return compare(skeleton.config, task.objective, adapter.weights, values, ids)
 
 

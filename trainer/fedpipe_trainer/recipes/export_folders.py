@@ -14,7 +14,7 @@ from fedpipe_trainer.adapters.streaming_merge import MergePlan
 from fedpipe_trainer.contract import DryExportTask, ExportTask, FailureReason, Provenance
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model import AUTO_CLASSES, read_tokenizer
-from fedpipe_trainer.model.architecture import build_meta_model
+from fedpipe_trainer.model.architecture import build_meta_model, head_modules, modules_of
 from fedpipe_trainer.model.checkpoint import INDEX
 from fedpipe_trainer.model.skeleton import Skeleton, write_description
 from fedpipe_trainer.recipes.model_card import CARD, adapter_card, merged_card
@@ -28,9 +28,16 @@ def write_adapter_folder(
 ) -> None:
     """Write a PEFT folder with the labels (config.json), the tokenizer with its chat templates, and a model card."""
     name = base_name(task.source or task.model.source, task.model.commit)
-    write_peft_folder(skeleton.model, skeleton.head, adapter, task.objective, base=name, folder=folder)
+    write_peft_folder(skeleton.model, saved_modules(skeleton), adapter, task.objective, base=name, folder=folder)
     write_description(skeleton, folder)
-    (folder / CARD).write_text(adapter_card(name, task.objective, provenance), encoding="utf-8")
+    card = adapter_card(name, task.objective, provenance, has_whole_modules=bool(skeleton.whole))
+    (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def saved_modules(skeleton: Skeleton) -> tuple[str, ...]:
+    """PEFT's `modules_to_save` of an adapter of this base: by whole names, so that no other module has such an end."""
+    head = tuple(name for name in skeleton.head if name not in skeleton.whole)
+    return (*head_modules(head), *modules_of(tuple(skeleton.whole)))
 
 
 def write_merged_folder(

@@ -33,8 +33,8 @@ class _Use(NamedTuple):
     serving: str
 
 
-def adapter_card(base: BaseName, objective: Objective, provenance: Provenance) -> str:
-    """The card of the PEFT folder."""
+def adapter_card(base: BaseName, objective: Objective, provenance: Provenance, *, has_whole_modules: bool = False) -> str:
+    """The card of the PEFT folder, which may have modules of the base that were trained whole."""
     revision = f", revision={base.revision!r}" if base.revision else ""
     loading = f"""from peft import PeftModel
 from transformers import AutoConfig, AutoTokenizer, {_AUTO[objective.type]}
@@ -45,6 +45,8 @@ base = {_AUTO[objective.type]}.from_pretrained({base.name!r}, config=config, ign
 model = PeftModel.from_pretrained(base, folder)
 tokenizer = AutoTokenizer.from_pretrained(folder)"""
     serving = f"vLLM: `vllm serve {base.name} --enable-lora --lora-modules NAME=FOLDER`."
+    if has_whole_modules:
+        serving = "vLLM loads no adapter with modules that were trained whole, as this one has: serve the merged model."
     return _card(base, objective, provenance, _Use("peft", "LoRA adapter", loading, serving))
 
 

@@ -5,6 +5,7 @@ parameters is used again, but for the bandwidth to the store and whether the sit
 """
 
 import logging
+import math
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -49,6 +50,8 @@ from fedpipe_trainer.task_runtime import TaskRuntime
 _LOG = logging.getLogger(__name__)
 _UNQUANTISED: Final = 16
 """Bits from which on a base is not quantised."""
+_TRAINED: Final = 32
+"""Bits of what is trained."""
 _MIB: Final = 2**20
 _MOST_VALUES: Final = 100_000
 _MOST_CHARACTERS: Final = 1 << 25
@@ -216,7 +219,7 @@ def prepare(task: ProfileTask, folder: Path, cache: Path | None = None) -> Prepa
     return PreparedSite(
         folder=folder,
         objective=objective,
-        base=facts(folder, objective, task.target_modules, task.model.attn_implementation),
+        base=facts(folder, objective, task.target_modules, task.model.attn_implementation, task.model.modules_to_save),
         examples=encode(train.rows, objective, tokenizer, cache),
         validation=encode(_draw_validation(task, validation.rows), objective, tokenizer),
         validation_samples=len(validation.rows),
@@ -348,9 +351,10 @@ def measure_bit_width(bits: Bits, task: ProfileTask, runtime: TaskRuntime, site:
 
 def _load(bits: Bits, task: ProfileTask, site: PreparedSite) -> Base:
     """The base, which the workers load at the same time."""
-    asked = LoadBase(site.folder, fingerprint(site.folder), bits, site.objective, task.model.attn_implementation)
+    attention, whole = task.model.attn_implementation, task.model.modules_to_save
+    asked = LoadBase(site.folder, fingerprint(site.folder), bits, site.objective, attention, whole)
     with site.workers.loading(asked) if site.workers else nullcontext():
-        return load(site.folder, bits, site.objective, task.model.attn_implementation)
+        return load(site.folder, bits, site.objective, attention, whole)
 
 
 def score(
@@ -423,7 +427,8 @@ def _bytes_with_base(bits: Bits, site: PreparedSite) -> int:
     """Memory of this process, or of its device, with the base loaded and nothing else."""
     quantised = site.base.quantised_parameters if bits < _UNQUANTISED else 0
     base = (quantised * bits + (site.base.parameters - quantised) * max(bits, _UNQUANTISED)) // 8
-    return base + _resident_bytes(device.choose())
+    whole = sum(map(math.prod, site.base.whole.values())) * (_TRAINED - max(bits, _UNQUANTISED)) // 8
+    return base + whole + _resident_bytes(device.choose())
 
 
 def _check_base_fits(needed: int, runtime: TaskRuntime) -> None:

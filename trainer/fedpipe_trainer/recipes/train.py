@@ -173,21 +173,21 @@ def load_inputs(task: TrainTask, runtime: TaskRuntime, workers: WorkerGroup | No
         tokens = TokenCache(runtime.cache / "tokens", task)
         rows = None if tokens.may_hit() else _rows(task, runtime)
         base = _load_base(task, fetch(task.model, runtime), workers)
-        check_depth(task.plan, base.model, base.head)
+        check_depth(task.plan, base.model, base.head, tuple(base.whole))
         data = tokens.read(base.tokenizer) or _encode(task, rows or _rows(task, runtime), base, tokens, runtime.cache)
         start, file = AdapterTensors(), None
         if task.global_adapter is not None:
             file = runtime.download(task.global_adapter.url, runtime.folder / "global.safetensors", task.global_adapter.sha256)
-            start = read_global_adapter(file, base.model, base.head)
+            start = read_global_adapter(file, base.model, base.head, base.whole)
     return TrainingInputs(base, start, file, data.examples, data.skipped_rows, data.dropped_rows)
 
 
 def _load_base(task: TrainTask, folder: Path, workers: WorkerGroup | None) -> Base:
     """The base, which the workers load at the same time."""
-    bits, attention = task.plan.bits, task.model.attn_implementation
-    asked = LoadBase(folder, fingerprint(folder), bits, task.objective, attention)
+    bits, attention, whole = task.plan.bits, task.model.attn_implementation, task.model.modules_to_save
+    asked = LoadBase(folder, fingerprint(folder), bits, task.objective, attention, whole)
     with workers.loading(asked) if workers else nullcontext():
-        return load_cached(folder, bits, task.objective, attention)
+        return load_cached(folder, bits, task.objective, attention, whole)
 
 
 def _rows(task: TrainTask, runtime: TaskRuntime) -> Rows:
@@ -314,7 +314,7 @@ def validate(task: TrainTask, base: Base, adapters: Adapters, folder: Path | Non
 def upload_update(task: TrainTask, runtime: TaskRuntime, adapters: Adapters) -> tuple[Artifact, dict[str, tuple[int, ...]]]:
     """Write and upload the update; its artifact, and the shape of each of its tensors."""
     path = runtime.folder / "adapter.safetensors"
-    write_tensors(adapters.trainable, path)
+    write_tensors(adapters.update(), path)
     return runtime.upload(path, task.adapter), {key: tuple(tensor.shape) for key, tensor in adapters.trainable.items()}
 
 
