@@ -14,8 +14,8 @@ from stand_in_runs import StandInBackend, StandInPlacement, a_run, a_site
 from fedpipe_operator import names
 from fedpipe_operator.api import FineTuneStatus
 from fedpipe_operator.cli.display import Display
-from fedpipe_operator.cli.files import load
-from fedpipe_operator.cli.local_run import INTERRUPTED, LocalRun, Options, exit_on_errors, load_run, open_run, select_sites, volumes_beside
+from fedpipe_operator.cli.files import load, volumes_beside
+from fedpipe_operator.cli.local_run import INTERRUPTED, LocalRun, Options, exit_on_errors, load_run, open_run, select_sites
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.local.run_folder import RunFolder
 from fedpipe_operator.local.session import Session

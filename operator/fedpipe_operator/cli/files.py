@@ -57,6 +57,11 @@ def read(paths: Sequence[Path]) -> tuple[Objects, list[Problem]]:
     return _split_by_kind(values), sorted(problems, key=attrgetter("position"))
 
 
+def volumes_beside(path: Path) -> Path:
+    """The default folder of the volumes: `volumes/` beside the YAML."""
+    return (path if path.is_dir() else path.parent) / "volumes"
+
+
 def _denied_runs(found: Sequence[ParsedObject]) -> list[Problem]:
     """Runs of too few sites, by the sites' policies or for the aggregation's rule. Without any site here, they may be elsewhere."""
     sites = [entry.value for entry in found if isinstance(entry.value, EdgeSite)]

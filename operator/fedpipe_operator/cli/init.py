@@ -11,7 +11,7 @@ import typer
 from fedpipe_operator.api.finetune import SOURCE_PATTERN
 from fedpipe_operator.api.meta import NAME_MAX, NAME_PATTERN
 from fedpipe_operator.api.parse import read_documents
-from fedpipe_operator.cli.local_run import volumes_beside
+from fedpipe_operator.cli.files import volumes_beside
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.formatting import excerpt
 from fedpipe_operator.local.inspector import ask

@@ -109,11 +109,6 @@ def load_run(paths: list[Path]) -> tuple[FederatedFineTune, list[EdgeSite]]:
     return run, objects.sites
 
 
-def volumes_beside(path: Path) -> Path:
-    """The default folder of the volumes: `volumes/` beside the YAML."""
-    return (path if path.is_dir() else path.parent) / "volumes"
-
-
 @contextmanager
 def open_run(resource: FederatedFineTune, sites: list[EdgeSite], options: Options, console: Console) -> Iterator[LocalRun]:
     """Lock the folder of the run, start the backend and the display; close all of them at the end.

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from fedpipe_operator import names
 from fedpipe_operator.cli.cluster_run import Context, Endpoint, OfCluster, find_run, name_of
-from fedpipe_operator.cli.local_run import S3, Fresh, Options, exit_on_errors, load_run, open_run, volumes_beside
+from fedpipe_operator.cli.files import volumes_beside
+from fedpipe_operator.cli.local_run import S3, Fresh, Options, exit_on_errors, load_run, open_run
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.local.session import Session
 from fedpipe_operator.planning import PlanRow, Plans, hyperparameter_text, plan_rows

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from fedpipe_operator import names
 from fedpipe_operator.api import FederatedFineTune, primary_metric
-from fedpipe_operator.cli.local_run import S3, Fresh, LocalRun, Options, exit_on_errors, load_run, open_run, volumes_beside
+from fedpipe_operator.cli.files import volumes_beside
+from fedpipe_operator.cli.local_run import S3, Fresh, LocalRun, Options, exit_on_errors, load_run, open_run
 from fedpipe_operator.local.session import compare as write_comparison
 from fedpipe_operator.local.session import local_only_sessions
 from fedpipe_operator.report import comparison_table, read_record, samples_table, write_report

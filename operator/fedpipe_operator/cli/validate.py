@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedpipe_operator.cli.files import Objects, read
-from fedpipe_operator.cli.local_run import volumes_beside
+from fedpipe_operator.cli.files import Objects, read, volumes_beside
 from fedpipe_operator.errors import UserError
 
 

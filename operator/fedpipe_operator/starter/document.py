@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fedpipe_operator.api.meta import API_VERSION
-from fedpipe_operator.starter.guess import Guess
+from fedpipe_operator.starter.context import Guess
 from fedpipe_trainer.contract.inspection import ModelFacts
 
 _WIDTH: Final = 116
