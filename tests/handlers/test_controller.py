@@ -27,6 +27,7 @@ from fedpipe_operator.handlers.health import HUNG_SECONDS, liveness_problems
 from fedpipe_operator.handlers.watch_requests import WatchRequests
 from fedpipe_operator.observer import Observer
 from fedpipe_operator.rounds import Observed, Run
+from fedpipe_operator.tracking.trackers import Trackers
 from fedpipe_trainer.contract import Data, Model, ProfileTask, RunRef
 
 
@@ -38,6 +39,7 @@ class StandInRuns:
     reconciled: list[str] = field(default_factory=list)
     failures: list[int] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)
+    trackers: Trackers = field(default_factory=Trackers)
     on_reconciled: Callable[..., None] = lambda _run, _observed: None
 
     def is_changed_by_others(self, body: dict[str, Any]) -> bool:
@@ -310,6 +312,17 @@ def test_what_a_profile_measured_has_its_site_reconciled_once(monkeypatch: pytes
 
     assert controller.sites._measured["wards", "north"].train_samples == 100
     assert reconciled(controller) == ([], ["north"])
+
+
+def test_trackers_that_are_written_have_their_run_reconciled(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = named(a_run([]), "mine")
+
+    async def scenario(controller: Controller) -> None:
+        controller._run_reconciled(run, Observed())
+        controller.runs.trackers.on_end("uid-mine")
+        await asyncio.sleep(0)
+
+    assert reconciled(played(scenario, monkeypatch)) == (["mine"], [])
 
 
 def test_an_aggregation_that_ends_has_its_run_reconciled(monkeypatch: pytest.MonkeyPatch) -> None:
