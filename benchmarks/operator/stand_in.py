@@ -18,7 +18,7 @@ import trainer_results
 from api import Api, Plain, with_retries
 from yarl import URL
 
-from fedpipe_trainer.contract import PostForm, TrainTask, Upload, parse_task
+from fedpipe_trainer.contract import PiecesUpload, PostForm, TrainTask, Upload, parse_task
 
 SECONDS: Mapping[str, tuple[float, float]] = {
     "profile": (5, 15),
@@ -97,6 +97,7 @@ async def _write_result(task: Any, store: aiohttp.ClientSession) -> None:  # noq
         local = task.model_copy(update={"adapter": f"file://{adapter}"}) if isinstance(task, TrainTask) else task
         result = trainer_results.good_trainer(local, Path(folder))
         if isinstance(task, TrainTask):
+            assert not isinstance(task.adapter, PiecesUpload), "updates of this size go in one request"  # noqa: S101 -- for mypy
             await _write(store, task.adapter, adapter.read_bytes())
     await _write(store, task.result, result.to_json().encode())
 

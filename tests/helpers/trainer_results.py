@@ -27,6 +27,7 @@ from fedpipe_trainer.contract import (
     FailureReason,
     Measured,
     Outcome,
+    PiecesUpload,
     ProfileResult,
     ProfileTask,
     Throughput,
@@ -154,8 +155,8 @@ def a_failure(kind: type[Any], task: Any, reason: FailureReason, message: str) -
     return kind(**(_header(task) | {"outcome": Outcome.FAILED}), failure=Failure(reason=reason, message=message))
 
 
-def path_of(url: Upload) -> Path:
-    """The path of a file:// URL; a directory store has no forms."""
+def path_of(url: Upload | PiecesUpload) -> Path:
+    """The path of a file:// URL; a directory store has no forms and no pieces."""
     return Path(unquote(str(url).removeprefix("file://")))
 
 
