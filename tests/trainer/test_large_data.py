@@ -22,12 +22,11 @@ from small_disks import small_disk
 from toy_training import CAUSAL
 
 from fedpipe_trainer.contract import CausalLM, DataPolicy, FailureReason, Objective, Seq2SeqLM, SequenceClassification
-from fedpipe_trainer.data import Tokenizer, compose_batches, encode, select_rows, spill
+from fedpipe_trainer.data import Tokenizer, compose_batches, encode, found_labels, select_rows, spill
 from fedpipe_trainer.data.examples import blocks_of
 from fedpipe_trainer.data.readers import arrow, json_files, text
 from fedpipe_trainer.data.spill import Integers, SpilledBytes
 from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.recipes import profile
 
 FEW, MANY = 800, 4_000
 ALLOWED: Final = 80_000
@@ -234,11 +233,11 @@ def test_a_folder_that_cannot_be_made_is_not_needed(tmp_path: Path) -> None:
 def test_a_column_of_texts_is_told_before_its_values_fill_the_memory(
     values: Sequence[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(profile, "_MOST_VALUES", 20)
-    monkeypatch.setattr(profile, "_MOST_CHARACTERS", 3000)
+    monkeypatch.setattr(found_labels, "_MOST_VALUES", 20)
+    monkeypatch.setattr(found_labels, "_MOST_CHARACTERS", 3000)
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps({"a": "x", "b": value}) for value in values))
     found = select_rows(path, CLASSES.model_copy(update={"labels": ()}), DataPolicy())
 
     with pytest.raises(TaskFailed, match=r"column 'b' has more than \d+ different values, which are no labels"):
-        profile._count_values([found], "b")
+        found_labels._count_values([found], "b")

@@ -1,7 +1,7 @@
 """From a site's data file to the batches of a step: rows, then examples, then tensors.
 
-The data is never written anywhere. Messages name files, lines and the columns of the task, and quote
-nothing of the data: no cell, no label, no other column.
+Rows leave the process only for the site's own volumes (`spill`, `token_cache`). Messages name files, lines and the columns of the
+task, and quote nothing of the data: no cell, no label, no other column.
 """
 
 from fedpipe_trainer.data.batches import (
@@ -18,6 +18,7 @@ from fedpipe_trainer.data.batches import (
 from fedpipe_trainer.data.encoding import encode, encode_once, encode_prompts, end_tokens
 from fedpipe_trainer.data.examples import IGNORED, Example, Examples, blocks_of, lengths_of
 from fedpipe_trainer.data.formats import labels_of, prompt_key, references_of, shown_prompt
+from fedpipe_trainer.data.found_labels import with_found_labels
 from fedpipe_trainer.data.preferences import is_sample, shown_pair
 from fedpipe_trainer.data.readers import files_of
 from fedpipe_trainer.data.rows import Row, Rows, read_rows
@@ -58,5 +59,6 @@ __all__ = [
     "shown_pair",
     "shown_prompt",
     "shuffled",
+    "with_found_labels",
     "with_run_labels",
 ]

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from fedpipe_trainer.contract.inspection import ColumnFacts, ListShape, ValueKind
 from fedpipe_trainer.data.formats import read_number
+from fedpipe_trainer.data.found_labels import ROWS_OF_A_LABEL
 from fedpipe_trainer.data.readers import BadRowError, Record, column_names, is_utf8, read_records
 from fedpipe_trainer.data.values import BadValueError, read_label
 
@@ -24,8 +25,6 @@ _DEEPEST: Final = 3
 """Parts of a path into nested objects."""
 _MOST_LABELS: Final = 1000
 _LONGEST_LABEL: Final = 200
-_ROWS_OF_A_LABEL: Final = 2
-"""A value of one row only may be that row's text (as in a profile)."""
 
 
 _OF_UNSPACED_SCRIPTS: Final = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ud7ff\uf900-\ufaff]")
@@ -134,7 +133,7 @@ class _Seen:
     def facts(self, name: str) -> ColumnFacts:
         shapes = [shape for shape, _ in self.shapes.most_common() if shape]
         shape = shapes[0] if shapes and 2 * sum(self.shapes.values()) > self.rows else None
-        frequent = {label: count for label, count in sorted(self.labels.items()) if count >= _ROWS_OF_A_LABEL} if self.is_labels else {}
+        frequent = {label: count for label, count in sorted(self.labels.items()) if count >= ROWS_OF_A_LABEL} if self.is_labels else {}
         return ColumnFacts(
             name=name,
             rows=self.rows,

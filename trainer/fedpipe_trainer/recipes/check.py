@@ -12,12 +12,11 @@ from typing import Final, TypeVar
 from fedpipe_trainer.consent import with_consent
 from fedpipe_trainer.contract import CausalLM, Failure, FailureReason, Objective, Preference, ProfileTask, SequenceClassification
 from fedpipe_trainer.contract.inspection import FileCheck, SiteCheck, TokenCheck
-from fedpipe_trainer.data import Examples, Rows, Tokenizer, encode, labels_of, select_rows, with_run_labels
+from fedpipe_trainer.data import Examples, Rows, Tokenizer, encode, labels_of, select_rows, with_found_labels, with_run_labels
 from fedpipe_trainer.failures import failure_of
 from fedpipe_trainer.model import check_model, facts, read_tokenizer
 from fedpipe_trainer.model.headers import fetch_headers
 from fedpipe_trainer.model.source import local_folder
-from fedpipe_trainer.recipes.profile import with_found_labels
 from fedpipe_trainer.task_runtime import TaskRuntime
 
 T = TypeVar("T")
