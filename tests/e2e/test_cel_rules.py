@@ -156,7 +156,7 @@ def test_other_fields_may_change(namespace_with_run: Kubectl, spec: Plain) -> No
 @pytest.mark.parametrize("metric", ["preferenceAccuracy", "rewardMargin", "loss"])
 def test_a_preference_needs_nothing_but_its_type_and_has_metrics_of_its_own(empty_namespace: Kubectl, metric: str) -> None:
     task, target = {"type": "Preference", "promptColumn": "prompt", "beta": 0.5}, {"metric": metric, "value": 0.6}
-    document = with_spec(RUN_DOCUMENT, task=task, rounds={"target": target})
+    document = with_spec(RUN_DOCUMENT | {"metadata": {"name": "preference"}}, task=task, rounds={"target": target})
 
     empty_namespace("create", "--dry-run=server", "-f", "-", given=list_manifest(document))
     other = with_spec(document, rounds={"target": target | {"metric": "perplexity"}})
