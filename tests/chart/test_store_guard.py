@@ -11,6 +11,7 @@ from charts import CHART
 
 from fedpipe_operator.api import FineTuneSpec, StoreSpec
 from fedpipe_operator.api.finetune import ModelSpec
+from fedpipe_operator.api.tracking import TrackingSpec
 
 TEXT = (CHART / "files" / "store-guard.yaml").read_text()
 GUARD = yaml.safe_load(TEXT)
@@ -28,7 +29,7 @@ def test_runs_are_guarded_when_they_are_created_or_name_another_store_and_failur
 
 @pytest.mark.parametrize(("part", "field"), sorted(set(re.findall(r"object\.spec\.(\w+)\.(\w+)", TEXT))))
 def test_a_field_that_is_read_exists_and_is_asked_for_if_it_may_be_left_out(part: str, field: str) -> None:
-    model = {"store": StoreSpec, "model": ModelSpec}[part]
+    model = {"store": StoreSpec, "model": ModelSpec, "tracking": TrackingSpec}[part]
 
     assert FineTuneSpec.model_fields[part].is_required() or f"has(object.spec.{part})" in TEXT
     (found,) = [one for one in model.model_fields.values() if one.alias == field]

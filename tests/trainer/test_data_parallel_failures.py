@@ -34,9 +34,10 @@ def task(toy: Toy, tmp_path: Path) -> TrainTask:
 def test_the_end_of_a_process_during_an_exchange_ends_the_task(task: TrainTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     workers: list[psutil.Process] = []
     original = exchange.add_gradients
+    others = set(psutil.Process().children())
 
     def kill_first(trainable: Mapping[str, Any]) -> Any:
-        workers.extend(psutil.Process().children())
+        workers.extend(set(psutil.Process().children()) - others)
         for worker in workers:
             worker.suspend()
         works = original(trainable)
