@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from mlflow_servers import running_stand_in
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.store import Guard, http_server
 from fedpipe_operator.store.http_server import HttpServer
+from fedpipe_operator.tracking import mlflow
 from fedpipe_operator.tracking.login import Login, login_in
 from fedpipe_operator.tracking.mlflow import MlflowClient
 
@@ -86,6 +88,27 @@ def error_of(server: Server, *, guard: Guard | None = None, login: Login | None 
 
 
 PROBLEM = json.dumps({"error_code": "INVALID_PARAMETER_VALUE", "message": "the experiment is deleted"}).encode()
+
+
+MOST = http_server.ANSWER_BYTES
+MANY_TAGS = b'{"runs": [{"info": {"run_id": "a"}, "data": {"tags": [' + b",".join([b'{"key":""}'] * 300_000) + b"]}}]}"
+MANY_RUNS = b'{"runs": [' + b",".join([b'{"info":{"run_id":"a"}}'] * 150_000) + b"]}"
+TOO_MANY_TAGS = b'{"runs": [{"info": {"run_id": "a"}, "data": {"tags": [' + b",".join([b'{"key":""}'] * 1_001) + b"]}}]}"
+TOO_MANY_RUNS = b'{"runs": [' + b",".join([b'{"info":{"run_id":"a"}}'] * 11) + b"]}"
+
+
+@pytest.mark.parametrize("body", [MANY_TAGS, MANY_RUNS, TOO_MANY_TAGS, TOO_MANY_RUNS])
+def test_an_answer_of_very_many_small_values_is_refused_before_they_are_made(serve: Serve, body: bytes) -> None:
+    assert len(body) < MOST
+    with HttpServer(serve(answering(200, body)).url) as called:
+        answer = called.request("POST", "/runs/search", b"{}")
+    tracemalloc.start()
+    try:
+        assert mlflow._read(answer, mlflow._Runs) is None
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < MOST
 
 
 @pytest.mark.parametrize(
