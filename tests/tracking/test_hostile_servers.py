@@ -14,6 +14,7 @@ import pytest
 from certificates import certificate
 from mlflow_servers import running_stand_in
 
+from fedpipe_operator.api import MlflowSpec
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.store import Guard, http_server
 from fedpipe_operator.store.http_server import HttpServer
@@ -278,3 +279,11 @@ def test_a_login_that_is_incomplete_or_no_line_of_text_is_refused(values: dict[s
 
 def test_the_end_of_a_line_that_a_file_leaves_is_not_part_of_a_login() -> None:
     assert login_in({"MLFLOW_TRACKING_TOKEN": "abc\n"}, "") == Login("", "", "abc")
+
+
+@pytest.mark.parametrize("url", ["http://[::1::2]:80", "http://[....]"])
+def test_a_url_without_a_host_is_a_fault_of_the_url_and_not_of_the_operator(url: str) -> None:
+    with pytest.raises(UserError, match=r"correct the URL") as failure:
+        HttpServer(MlflowSpec(tracking_uri=url).tracking_uri)
+
+    assert failure.value.reason == "TrackerRefused"
