@@ -85,6 +85,19 @@ def test_an_adapter_in_pieces_gives_the_same_bytes(world: World, copied: bool) -
     assert commit_of(world).refused == {}
 
 
+def test_pieces_of_an_earlier_pod_behind_the_adapter_are_no_part_of_it(tmp_path: Path) -> None:
+    world = a_world_that_needs_two_updates(tmp_path)
+    key, pieces = names.update_adapter(2, "site-b", 0), names.update_pieces(2, "site-b", 0)
+    content = world.store.read(key) or b""
+    world.store.delete(key)
+    for number, piece in enumerate((content[:300], content[300:], b"of an earlier pod", b"")):
+        world.store.write(names.piece(pieces, number), piece)
+
+    aggregate(AggregationTask.model_validate_json(world.backend.tasks["toy-aggregate-r2-a0"]), world.store)
+
+    assert commit_of(world).refused == {}
+
+
 def test_an_adapter_that_lacks_a_piece_costs_its_site_alone(tmp_path: Path) -> None:
     world = a_world_that_needs_two_updates(tmp_path)
     key, pieces = names.update_adapter(2, "site-b", 0), names.update_pieces(2, "site-b", 0)

@@ -67,7 +67,7 @@ def test_an_update_arrives(line: CuttingProxy, folder: str, file: Path) -> None:
 
     assert line.cuts >= SIZE // EVERY
     assert line.up <= 1.1 * SIZE
-    with open_whole_or_pieces(near, key, pieces) as reader:
+    with open_whole_or_pieces(near, key, pieces, SIZE) as reader:
         assert reader.read(0, reader.size) == file.read_bytes()
     assert sent == describe(file)
 

@@ -43,6 +43,7 @@ HOSTILE: Final = [
     "\ufeffbom",
     "\u202eright to left",
     "tab\there",
+    "ends\n",
     "back\\slash",
     "---",
     "...",
@@ -85,6 +86,14 @@ def test_one_site_alone_is_allowed_by_its_policy_and_of_two_neither_is() -> None
     _, *together = objects_of(write_document(guess(), choices(site("north"), site("south"))))
 
     assert [one.spec.policy.min_sites for one in (alone, *together) if isinstance(one, EdgeSite)] == [1, 2, 2]
+
+
+@pytest.mark.parametrize("name", ["no", "on", "null", "true", "y"])
+def test_a_run_and_a_site_may_be_called_by_a_word_that_yaml_reads_as_something_else(name: str) -> None:
+    run, alone = objects_of(write_document(guess(), choices(site(name), name=name)))
+
+    assert [one.metadata.name for one in (run, alone)] == [name, name]
+    assert alone.metadata.labels == {"fine-tune": name}
 
 
 @pytest.mark.parametrize("name", HOSTILE)

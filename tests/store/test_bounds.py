@@ -187,6 +187,19 @@ def test_an_answer_that_never_ends_fills_no_memory(serve: Serve, framing: bytes,
         assert sum(sent) < 16 * 2**20
 
 
+def test_a_range_that_is_answered_by_more_and_cut_again_and_again_fills_no_memory(serve: Serve) -> None:
+    def sends_more_and_goes(_: Talking, connection: socket.socket) -> None:
+        connection.sendall(OK + b'ETag: "e"\r\nContent-Length: 1000000000\r\n\r\n' + bytes(2**21))
+
+    server = serve(sends_more_and_goes)
+
+    failure = error_of(lambda: server.store(limits=Limits(seconds=5)).read_range("adapter", 0, 2**16))
+
+    assert failure.reason == "ObjectTooShort"
+    assert f"requested {2**16} bytes at offset 0, received {2**16 + 1}" in failure.message
+    assert server.connections == 1
+
+
 def test_headers_that_never_end_fill_no_memory(serve: Serve) -> None:
     def never_ends(_: Talking, connection: socket.socket) -> None:
         connection.sendall(OK)

@@ -16,6 +16,7 @@ import pytest
 from cutting_proxy import cutting_proxy
 from s3_servers import CREDENTIALS, Server, running_minio
 
+from fedpipe_operator import names
 from fedpipe_operator.store import DirectoryStore, S3Store, parts
 from fedpipe_trainer.contract import FailureReason, PartsUpload
 from fedpipe_trainer.errors import TaskFailed
@@ -174,6 +175,32 @@ def test_a_key_pair_that_may_not_list_the_uploads_of_a_bucket_goes_on_with_its_o
     store.abort_uploads(KEY)
 
     assert httpx.put(another.parts[0], content=b"x").is_error
+
+
+@pytest.mark.parametrize("written", [b"\xff\xfe", "aé".encode(), b"a\nb", b"x" * 2_000_000])
+def test_what_somebody_else_wrote_in_place_of_an_uploads_id_keeps_no_run_from_its_export_or_its_end(
+    server: Server, tmp_path: Path, written: bytes
+) -> None:
+    path, store = a_file(tmp_path, PART + 7), store_of(server, tmp_path.name)
+    store.write(names.upload_record(KEY), written)
+
+    store.abort_uploads(KEY)
+
+    assert send_parts(path, begun(store, PART + 7), attempts=1, sleep=no_pause) == PART + 7
+
+
+def test_a_store_that_names_no_upload_has_none() -> None:
+    class Nameless:
+        def list_multipart_uploads(self, **_: object) -> dict[str, Any]:
+            return {"Uploads": [{"Key": KEY}]}
+
+        def create_multipart_upload(self, **_: object) -> dict[str, Any]:
+            return {}
+
+    client: Any = Nameless()
+
+    assert parts.begin_upload(client, "fedpipe", KEY, "") is None
+    parts.abort_uploads(client, "fedpipe", KEY, "")
 
 
 def test_a_smaller_file_than_was_planned_needs_fewer_parts(server: Server, tmp_path: Path) -> None:

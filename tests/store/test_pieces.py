@@ -152,19 +152,19 @@ def test_the_object_counts_where_it_is_there_and_pieces_up_to_the_first_that_is_
     store = DirectoryStore(tmp_path)
     for number in (0, 1, 3):
         store.write(names.piece(FOLDER, number), bytes([number]) * 4)
-    with open_whole_or_pieces(store, KEY, FOLDER) as reader:
+    with open_whole_or_pieces(store, KEY, FOLDER, 12) as reader:
         assert reader.read(0, 100) == bytes(4) + b"\1" * 4
 
     store.write(KEY, b"whole")
 
-    with open_whole_or_pieces(store, KEY, FOLDER) as reader:
+    with open_whole_or_pieces(store, KEY, FOLDER, 5) as reader:
         assert reader.read(0, reader.size) == b"whole"
 
 
 def test_where_there_is_neither_the_key_is_named(tmp_path: Path) -> None:
     with (
         pytest.raises(UserError, match=f"{KEY}: the object is not in the store, and nor are pieces"),
-        open_whole_or_pieces(DirectoryStore(tmp_path), KEY, FOLDER),
+        open_whole_or_pieces(DirectoryStore(tmp_path), KEY, FOLDER, 1),
     ):
         pass
 

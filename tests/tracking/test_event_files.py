@@ -83,3 +83,13 @@ def test_of_a_file_that_is_damaged_what_is_before_the_damage_counts(rounds: list
 def test_a_figure_beyond_float32_is_shown_as_infinite() -> None:
     assert event_files._float(2, 1e300) == event_files._float(2, float("inf"))
     assert event_files._float(2, -1e300) == event_files._float(2, float("-inf"))
+
+
+def test_a_step_of_any_length_that_somebody_else_wrote_is_read_no_further_than_a_number_has_bytes() -> None:
+    """Whoever owns the bucket may write megabytes of it, with the right checksum: the time would grow with their square, to hours."""
+    endless = event_files._record(event_files._double(1, 0.0) + b"\x10" + b"\xff" * 400)
+
+    last = event_files.last_step(event_files.beginning(1.5) + endless)
+
+    assert last is not None
+    assert last < 2**70

@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -13,9 +14,11 @@ import pytest
 from certificates import certificate
 from mlflow_servers import running_stand_in
 
+from fedpipe_operator.api import MlflowSpec
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.store import Guard, http_server
 from fedpipe_operator.store.http_server import HttpServer
+from fedpipe_operator.tracking import mlflow
 from fedpipe_operator.tracking.login import Login, login_in
 from fedpipe_operator.tracking.mlflow import MlflowClient
 
@@ -86,6 +89,27 @@ def error_of(server: Server, *, guard: Guard | None = None, login: Login | None 
 
 
 PROBLEM = json.dumps({"error_code": "INVALID_PARAMETER_VALUE", "message": "the experiment is deleted"}).encode()
+
+
+MOST = http_server.ANSWER_BYTES
+MANY_TAGS = b'{"runs": [{"info": {"run_id": "a"}, "data": {"tags": [' + b",".join([b'{"key":""}'] * 300_000) + b"]}}]}"
+MANY_RUNS = b'{"runs": [' + b",".join([b'{"info":{"run_id":"a"}}'] * 150_000) + b"]}"
+TOO_MANY_TAGS = b'{"runs": [{"info": {"run_id": "a"}, "data": {"tags": [' + b",".join([b'{"key":""}'] * 1_001) + b"]}}]}"
+TOO_MANY_RUNS = b'{"runs": [' + b",".join([b'{"info":{"run_id":"a"}}'] * 11) + b"]}"
+
+
+@pytest.mark.parametrize("body", [MANY_TAGS, MANY_RUNS, TOO_MANY_TAGS, TOO_MANY_RUNS])
+def test_an_answer_of_very_many_small_values_is_refused_before_they_are_made(serve: Serve, body: bytes) -> None:
+    assert len(body) < MOST
+    with HttpServer(serve(answering(200, body)).url) as called:
+        answer = called.request("POST", "/runs/search", b"{}")
+    tracemalloc.start()
+    try:
+        assert mlflow._read(answer, mlflow._Runs) is None
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < MOST
 
 
 @pytest.mark.parametrize(
@@ -255,3 +279,11 @@ def test_a_login_that_is_incomplete_or_no_line_of_text_is_refused(values: dict[s
 
 def test_the_end_of_a_line_that_a_file_leaves_is_not_part_of_a_login() -> None:
     assert login_in({"MLFLOW_TRACKING_TOKEN": "abc\n"}, "") == Login("", "", "abc")
+
+
+@pytest.mark.parametrize("url", ["http://[::1::2]:80", "http://[....]"])
+def test_a_url_without_a_host_is_a_fault_of_the_url_and_not_of_the_operator(url: str) -> None:
+    with pytest.raises(UserError, match=r"correct the URL") as failure:
+        HttpServer(MlflowSpec(tracking_uri=url).tracking_uri)
+
+    assert failure.value.reason == "TrackerRefused"

@@ -88,6 +88,14 @@ def test_slow_trackers_of_one_namespace_leave_threads_to_the_others(ended: World
     assert len(writing.begun) < 16
 
 
+def test_runs_that_wait_for_a_thread_are_looked_at_less_often_than_those_that_have_one(ended: World, writing: Writing) -> None:
+    trackers, runs = Trackers(lambda: 0.0, writing), [a_tracked_run(ended, "slow", number) for number in range(6)]
+
+    found = [trackers.sync(run, work_of(ended, run)).requeue_at for run in runs]
+
+    assert found == [2.0] * 4 + [20.0] * 2
+
+
 @pytest.mark.parametrize(
     ("failure", "reason"),
     [

@@ -44,6 +44,7 @@ from fedpipe_operator.store import Store
 from fedpipe_operator.store.address import BucketAddress, StoreAddress
 from fedpipe_operator.store.objects import required_object
 from fedpipe_operator.store.pieces import open_whole_or_pieces, pieces_in
+from fedpipe_operator.store.protocol import Reader
 from fedpipe_trainer.contract import RunRef, Wire
 
 _COPY_CHUNK: Final = 16 * 2**20
@@ -135,14 +136,17 @@ class _AdapterReader:
     local_folder: Path | None
     """Where a bucket's objects are copied to; None for a store whose files are on this machine already."""
 
-    def open(self, key: str, pieces: str | None = None, check: Callable[[int], None] = lambda _size: None) -> Source:
-        """An adapter on this machine's disk: it is read in many small ranges, and more than once if there are many sites.
+    def open(self, key: str) -> Source:
+        """An adapter on this machine's disk: it is read in many small ranges, and more than once if there are many sites."""
+        return self._on_disk(key, self.open_files.enter_context(self.store.open_reader(key)))
 
-        `check` sees its size before anything of it is read. One that may be in pieces has the folder `pieces`.
-        """
-        opened = self.store.open_reader(key) if pieces is None else open_whole_or_pieces(self.store, key, pieces)
-        source = self.open_files.enter_context(opened)
+    def open_update(self, key: str, pieces: str, size: int, check: Callable[[int], None]) -> Source:
+        """Likewise the adapter of an update, whole or in pieces, of so many bytes by its result. `check` sees those that it has first."""
+        source = self.open_files.enter_context(open_whole_or_pieces(self.store, key, pieces, size))
         check(source.size)
+        return self._on_disk(key, source)
+
+    def _on_disk(self, key: str, source: Reader) -> Source:
         if self.local_folder is None:
             return source
         file = self.open_files.enter_context((self.local_folder / hashlib.sha256(key.encode()).hexdigest()).open("w+b"))
@@ -161,7 +165,8 @@ def _candidate(task: AggregationTask, update: UpdateRef, plan: RoundPlan, reader
     if isinstance(result, Refused):
         return verdict_of(result)
     try:
-        return Candidate(result, reader.open(key, pieces, partial(gate.check_size, plan=plan, site=update.site)))
+        size = result.adapter.size if result.adapter else 0
+        return Candidate(result, reader.open_update(key, pieces, size, partial(gate.check_size, plan=plan, site=update.site)))
     except RefusedError as error:
         return verdict_of(error.refused)
     except FedPipeError as error:

@@ -214,7 +214,7 @@ def _path(part: str, source: Path) -> str:
 
 
 def _checked(name: str, option: str) -> str:
-    if not re.match(NAME_PATTERN, name) or len(name) > NAME_MAX - len("-data"):
+    if not re.fullmatch(NAME_PATTERN, name) or len(name) > NAME_MAX - len("-data"):
         advice = "write lower-case letters, digits and dashes; start with a letter, do not end with a dash"
         raise CannotTellError(f"{option} {excerpt(name, 80)!r} is no name of an object: {advice}")
     return name

@@ -29,9 +29,13 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 def sync_finalizer(body: Body, resource: FederatedFineTune, api: Api) -> None:
-    """Set the finalizer if the results are to be deleted with the object, or while it uploads a model; else remove it."""
-    wanted = resource.spec.deletion_policy is DeletionPolicy.DELETE or _is_exporting(resource)
-    if wanted != (FINALIZER in body["metadata"].get("finalizers", ())):
+    """Set the finalizer if the results are to be deleted with the object, or once it uploads a model; else remove it.
+
+    A run that is suspended or blocked in its export says so in its status, in place of the export: so until its end the finalizer stays.
+    """
+    is_set = FINALIZER in body["metadata"].get("finalizers", ())
+    wanted = resource.spec.deletion_policy is DeletionPolicy.DELETE or _is_exporting(resource) or (is_set and not is_over(resource))
+    if wanted != is_set:
         _set_finalizer(body, api, present=wanted)
 
 
@@ -48,7 +52,7 @@ def finalize(
         return cluster.clock() + _REQUEUE_SECONDS
     resource = read_body(body, FederatedFineTune)
     if isinstance(resource, FederatedFineTune):
-        if _is_exporting(resource):
+        if not is_over(resource):
             _abort_uploads(resource, stores)
         if resource.spec.deletion_policy is DeletionPolicy.DELETE:
             _delete_results(resource, stores, status_writer)

@@ -11,7 +11,7 @@ from fedpipe_operator.starter.context import Guess
 from fedpipe_trainer.contract.inspection import ModelFacts
 
 _WIDTH: Final = 116
-_PLAIN: Final = re.compile(r"^[A-Za-z][A-Za-z0-9_.]*$")
+_PLAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 _NOT_TEXT: Final = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
 """Words that YAML reads as something else than text."""
 _LENGTHS: Final = (64, 128, 256, 512, 1024, 2048)
@@ -68,7 +68,7 @@ def max_length(guess: Guess, model: ModelFacts) -> int:
 
 def scalar(text: str) -> str:
     """A text as a scalar of YAML that is read as this text, by every parser, and nothing else."""
-    if _PLAIN.match(text) and text.lower() not in _NOT_TEXT:
+    if _PLAIN.fullmatch(text) and text.lower() not in _NOT_TEXT:
         return text
     return f'"{"".join(map(_escaped, text))}"'
 
@@ -97,7 +97,7 @@ def _run(guess: Guess, choices: Choices) -> list[str]:
         f"apiVersion: {API_VERSION}",
         "kind: FederatedFineTune",
         "metadata:",
-        f"  name: {choices.name}",
+        f"  name: {scalar(choices.name)}",
         "spec:",
         *_comment(choices.model_note, 2),
         "  model:",
@@ -107,7 +107,7 @@ def _run(guess: Guess, choices: Choices) -> list[str]:
         *_task(guess, choices.model),
         *_comment("The sites with this label; a round needs the updates of a share of them (quorum, 0.8).", 2),
         "  sites:",
-        f"    selector: {{matchLabels: {{{_LABEL}: {choices.name}}}}}",
+        f"    selector: {{matchLabels: {{{_LABEL}: {scalar(choices.name)}}}}}",
         *_comment("A first look. The run ends earlier with `target` or `patience`; `fedpipe run --rounds N` overrides the count.", 2),
         "  rounds: {count: 3, deadline: 30m}",
         *_planning(choices.model),
@@ -166,8 +166,8 @@ def _site(guess: Guess, choices: Choices, site: Site) -> list[str]:
         f"apiVersion: {API_VERSION}",
         "kind: EdgeSite",
         "metadata:",
-        f"  name: {site.name}",
-        f"  labels: {{{_LABEL}: {choices.name}}}",
+        f"  name: {scalar(site.name)}",
+        f"  labels: {{{_LABEL}: {scalar(choices.name)}}}",
         "spec:",
         *_comment(
             "What is claimed here is the limit of the site's trainer; left out, it may use what there is. On a cluster: nodeSelector.", 2

@@ -47,7 +47,11 @@ class Answer(NamedTuple):
 
 @dataclass
 class HttpServer:
-    """A server, by the URL that all of its paths begin with; to be closed by `with`."""
+    """A server, by the URL that all of its paths begin with; to be closed by `with`.
+
+    Raises:
+        UserError: `TrackerRefused`, the URL has no host.
+    """
 
     url: str
     """Without a final slash."""
@@ -59,7 +63,8 @@ class HttpServer:
 
     def __post_init__(self) -> None:
         certificates = next((file for name in _CERTIFICATES if (file := os.environ.get(name))), True)
-        proxies = get_environ_proxies(self.url)
+        with _translated(self.url):
+            proxies = get_environ_proxies(self.url)
         self._session = URLLib3Session(verify=certificates, proxies=proxies)  # type: ignore[arg-type]  # a path, too
         bind_session(self._session)
 

@@ -40,7 +40,7 @@ def begin_upload(client: "S3Client", bucket: str, key: str, known: str) -> str |
     if known and _is_open(client, bucket, key, known):
         return known
     try:
-        return client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+        return client.create_multipart_upload(Bucket=bucket, Key=key).get("UploadId") or None
     except ClientError as error:
         if code_of(error) in _UNSUPPORTED:
             return None
@@ -101,5 +101,5 @@ def _open_uploads(client: "S3Client", bucket: str, key: str) -> list[str]:
         if code_of(error) in _UNSUPPORTED | _DENIED:
             return []
         raise
-    own = [one for one in found if one.get("Key") == key]
+    own = [one for one in found if one.get("Key") == key and one.get("UploadId")]
     return [one["UploadId"] for one in sorted(own, key=lambda one: (str(one.get("Initiated", "")), one["UploadId"]))]

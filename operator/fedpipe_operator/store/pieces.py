@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import accumulate, count, takewhile
+from itertools import count, takewhile
 
 from fedpipe_operator import names
 from fedpipe_operator.errors import UserError
@@ -38,8 +38,15 @@ class PiecesReader:
 
 
 @contextmanager
-def open_whole_or_pieces(store: Store, key: str, folder: str) -> Iterator[Reader]:
+def open_whole_or_pieces(store: Store, key: str, folder: str, size: int) -> Iterator[Reader]:
     """A reader of the object, or of its pieces in this folder if it is not there.
+
+    Args:
+        store: that has them.
+        key: of the object.
+        folder: of its pieces.
+        size: bytes that the object is said to have. Pieces behind these are left out: an earlier pod of the same job may have written
+            smaller ones, and so more.
 
     Raises:
         UserError: `ObjectMissing`, there is neither.
@@ -51,8 +58,13 @@ def open_whole_or_pieces(store: Store, key: str, folder: str) -> Iterator[Reader
         keys = pieces_in(store, folder)
         if not keys:
             raise UserError("ObjectMissing", f"{key}: the object is not in the store, and nor are pieces of it")
-        pieces = tuple(opened.enter_context(store.open_reader(one)) for one in keys)
-        yield PiecesReader(pieces, tuple(accumulate(one.size for one in pieces)))
+        pieces, ends = list[Reader](), list[int]()
+        for one in keys:
+            pieces.append(opened.enter_context(store.open_reader(one)))
+            ends.append(pieces[-1].size + (ends[-1] if ends else 0))
+            if ends[-1] >= size:
+                break
+        yield PiecesReader(tuple(pieces), tuple(ends))
 
 
 def pieces_in(store: Store, folder: str) -> list[str]:

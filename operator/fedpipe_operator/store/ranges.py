@@ -34,8 +34,10 @@ def read_range(client: "S3Client", bucket: str, key: str, offset: int, length: i
             if etag and response.get("ETag", "") != etag:
                 raise TransientError("ObjectChanged", f"{key}: the object was replaced while it was being read")
             etag = response.get("ETag", "")
-            _append(found, response["Body"])
+            _append(found, response["Body"], length)
         except (HTTPClientError, IncompleteReadError) as error:
+            if len(found) >= length:
+                return bytes(found), etag
             attempt = 1 if len(found) > before else attempt + 1
             if attempt >= _ATTEMPTS:
                 raise
@@ -47,6 +49,7 @@ def read_range(client: "S3Client", bucket: str, key: str, offset: int, length: i
         return bytes(found), etag
 
 
-def _append(found: bytearray, body: "StreamingBody") -> None:
-    while chunk := body.read(_CHUNK):
+def _append(found: bytearray, body: "StreamingBody", length: int) -> None:
+    """Up to one byte more than was asked for, by which a server is known that sends more: again and again, it would fill the memory."""
+    while len(found) <= length and (chunk := body.read(min(_CHUNK, length + 1 - len(found)))):
         found += chunk

@@ -47,6 +47,8 @@ _CONFIG = Config(
 _CHUNK: Final = 2**18
 _LEAST_VALIDITY: Final = 60.0
 """Seconds: a URL of fewer would have expired before a pod starts."""
+_UPLOAD_ID_BYTES: Final = 1024
+"""Those of stores have a hundred or two."""
 _REGION_HEADER: Final = "x-amz-bucket-region"
 _MULTIPART: Final = TransferConfig(multipart_threshold=16 * 2**20, multipart_chunksize=16 * 2**20, max_concurrency=4)
 
@@ -300,21 +302,25 @@ class S3Store:
 
     def parts_to_write(self, key: str, seconds: int, size: int, part_bytes: int) -> PartsUpload | None:
         """A presigned upload in parts of this object, begun or gone on with; None if the store has none."""
-        validity, full, record = self._validity(seconds), self._full_key(key), names.upload_record(key)
-        known = (self.read(record) or b"").decode()
+        validity, full, known = self._validity(seconds), self._full_key(key), self._known_upload(key)
         with self._call(key):
             upload = begin_upload(self._client, self.bucket, full, known)
             if upload is None:
                 return None
             if upload != known:
-                self.write(record, upload.encode())
+                self.write(names.upload_record(key), upload.encode())
             return presigned_parts(partial(self._sign, full, validity), upload, size=size, part_bytes=part_bytes)
 
     def abort_uploads(self, key: str) -> None:
         """End the uploads in parts of this object that were begun and not finished."""
-        known = (self.read(names.upload_record(key)) or b"").decode()
+        known = self._known_upload(key)
         with self._call(key):
             abort_uploads(self._client, self.bucket, self._full_key(key), known)
+
+    def _known_upload(self, key: str) -> str:
+        """The id of the upload in parts that was begun last; empty if there was none, or somebody else wrote what is no id."""
+        found = (self.read_start(names.upload_record(key), _UPLOAD_ID_BYTES) or b"").decode("ascii", "replace")
+        return found if found.isascii() and found.isprintable() else ""
 
     def _list_entry(self, key: str) -> "ObjectTypeDef | None":
         """The entry of the object in the bucket's listing, or None."""

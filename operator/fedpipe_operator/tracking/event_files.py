@@ -19,6 +19,8 @@ _HEADER: Final = 12
 _FOOTER: Final = 4
 _STEP_AT: Final = 9
 """Where an event of these files has its step: behind its time."""
+_VARINT_BYTES: Final = 10
+"""The longest number of Protocol Buffers. Whoever owns the bucket may write one of megabytes, which would take hours to read."""
 
 
 def _table() -> tuple[int, ...]:
@@ -83,7 +85,7 @@ def _records(file: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _step(event: bytes) -> int:
     value, shift = 0, 0
-    for byte in event[_STEP_AT + 1 :]:
+    for byte in event[_STEP_AT + 1 :][:_VARINT_BYTES]:
         value |= (byte & 0x7F) << shift
         shift += 7
         if byte < 0x80:  # noqa: PLR2004 -- a varint's last byte

@@ -29,6 +29,14 @@ _EXISTS: Final = "RESOURCE_ALREADY_EXISTS"
 _WORDS: Final = 300
 """Of what the server writes: a run's author chose the server, and its words go into a condition and an event."""
 
+_RUNS: Final = 10
+"""That are asked for at once, of one."""
+_PAIRS: Final = 1000
+"""Parameters or tags of a run."""
+_VALUES: Final = 250_000
+"""Of JSON in an answer: a run of a thousand sites has some 20,000 metrics. As objects, 4 MiB of small ones take a third of a gigabyte, and
+all threads wait for seconds."""
+
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 """As the server gives one: it becomes a part of URLs and of requests."""
 Parsed = TypeVar("Parsed", bound=BaseModel)
@@ -45,9 +53,12 @@ class _Info(BaseModel):
     artifact_uri: str = ""
 
 
+_Pairs = Annotated[list[_Pair], Field(max_length=_PAIRS)]
+
+
 class _Data(BaseModel):
-    params: list[_Pair] = []
-    tags: list[_Pair] = []
+    params: _Pairs = []
+    tags: _Pairs = []
 
 
 class TrackedRun(BaseModel):
@@ -74,7 +85,7 @@ class TrackedRun(BaseModel):
 
 
 class _Runs(BaseModel):
-    runs: list[TrackedRun] = []
+    runs: Annotated[list[TrackedRun], Field(max_length=_RUNS)] = []
 
 
 class _Created(BaseModel):
@@ -122,7 +133,7 @@ class MlflowClient:
 
     def runs_of(self, experiment_id: str, uid: str) -> list[TrackedRun]:
         """The runs that have been made for the run of this uid: more than one, if two operators were at work at once."""
-        asked = {"experiment_ids": [experiment_id], "filter": f"tags.`fedpipe.uid` = '{uid}'", "max_results": 10}
+        asked = {"experiment_ids": [experiment_id], "filter": f"tags.`fedpipe.uid` = '{uid}'", "max_results": _RUNS}
         found = self._post("/runs/search", asked, _Runs).runs
         return sorted((one for one in found if one.tags.get("fedpipe.uid") == uid), key=lambda one: one.info.run_id)
 
@@ -173,11 +184,10 @@ class MlflowClient:
     def _parsed(self, path: str, answer: Answer, kind: type[Parsed]) -> Parsed:
         if answer.status != _OK:
             raise self._error(path, answer)
-        try:
-            return kind.model_validate_json(answer.body)
-        except ValidationError:
-            what = f"{self.server.url} does not answer as MLflow does to {path.partition('?')[0]}"
-            raise UserError("TrackerRefused", f"{what}; correct spec.tracking.mlflow.trackingUri") from None
+        if (found := _read(answer, kind)) is not None:
+            return found
+        what = f"{self.server.url} does not answer as MLflow does to {path.partition('?')[0]}"
+        raise UserError("TrackerRefused", f"{what}; correct spec.tracking.mlflow.trackingUri")
 
     def _error(self, path: str, answer: Answer) -> FedPipeError:
         """`TrackerDenied`, `TrackerUnavailable`, `TrackerRefused`."""
@@ -195,10 +205,17 @@ class MlflowClient:
 
 
 def _problem(answer: Answer) -> _Problem:
+    return _read(answer, _Problem) or _Problem()
+
+
+def _read(answer: Answer, kind: type[Parsed]) -> Parsed | None:
+    """The answer as a value of this kind; None if it is none, or has more values than any of MLflow: counted before any is made."""
+    if 1 + sum(map(answer.body.count, (b",", b"[", b"{"))) > _VALUES:
+        return None
     try:
-        return _Problem.model_validate_json(answer.body)
+        return kind.model_validate_json(answer.body)
     except ValidationError:
-        return _Problem()
+        return None
 
 
 def _pairs(values: Mapping[str, str]) -> list[dict[str, str]]:

@@ -14,8 +14,8 @@ from fedpipe_operator.tracking import event_files
 from fedpipe_operator.tracking.content import RoundEntry, parameters
 from fedpipe_operator.tracking.records import FinishedRounds
 
-_FILE_BYTES: Final = 16 * 2**20
-"""A file of a thousand rounds has a tenth of it."""
+_FILE_BYTES: Final = 4 * 2**20
+"""A file of a thousand rounds has a quarter of it. Its checksums take half a second, and whoever owns the bucket may write any file."""
 _ROUNDS_AT_ONCE: Final = 20
 """So that a tracker which is added to a long run gets on, however slow the store is."""
 

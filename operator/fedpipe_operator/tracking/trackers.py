@@ -21,10 +21,11 @@ from fedpipe_operator.tracking.write import Work, write_trackers
 _LOG: Final = logging.getLogger(__name__)
 _MAX_CONCURRENT: Final = 4
 _HELD_SECONDS: Final = 20.0
-"""After which a thread, whose tracker or store may be slow, no longer delays those of other namespaces."""
+"""After which a thread, whose tracker or store may be slow, no longer delays those of other namespaces. A run that is over and waits for a
+thread is looked at so often: there may be thousands."""
 _MAX_THREADS: Final = 16
 POLL_SECONDS: Final = 2.0
-"""A run that is over, or is being deleted, is looked at so often while its trackers are being written."""
+"""A run that is over, or is being deleted, is looked at so often while a thread writes its trackers."""
 _MESSAGE_MAX: Final = 500
 
 
@@ -82,8 +83,9 @@ class Trackers:
                 self._waiting[uid] = _Waiting(resource.metadata.namespace, now, version, run, prepare)
                 is_under_way = True
             self._start_next()
+            pause = POLL_SECONDS if uid in self._running else _HELD_SECONDS
         if is_under_way:
-            return Tracked(turn.observation, now + POLL_SECONDS)
+            return Tracked(turn.observation, now + pause)
         return Tracked(turn.observation, None if turn.is_settled(version) else turn.due)
 
     def is_active(self, uid: str) -> bool:
