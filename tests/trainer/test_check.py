@@ -40,18 +40,18 @@ def turns(*roles: str) -> list[dict[str, Any]]:
 
 
 def check(
-    folder: Path, model: Path | str, objective: Objective = CLASSES, train: list[dict[str, Any]] | str = "", **changes: Any
+    folder: Path, model: Path | str | Model, objective: Objective = CLASSES, train: list[dict[str, Any]] | str = "", **changes: Any
 ) -> SiteCheck:
     """Check a site with these training rows (or this text of the file) and a few validation rows of the same form."""
     written = train or rows()
     text = written if isinstance(written, str) else "".join(json.dumps(row) + "\n" for row in written)
     for part in ("train", "validation"):
         (folder / f"{part}.jsonl").write_text(text)
-    source = model if isinstance(model, str) else model.as_uri()
+    source = model.as_uri() if isinstance(model, Path) else model
     task = ProfileTask(
         run=RunRef(namespace="n", name="r", uid="u"),
         site="ward",
-        model=Model(source=source),
+        model=Model(source=source) if isinstance(source, str) else source,
         objective=objective,
         data=Data(train=str(folder / "train.jsonl"), validation=str(folder / "validation.jsonl")),
         bits=(16,),
@@ -155,8 +155,26 @@ def test_pairs_of_answers_are_counted_and_those_that_prefer_nothing_are_told(tmp
     assert (found.train.rows, found.train.skipped) == (5, 1)
     assert "prefer nothing" in found.train.notes[0]
     assert found.tokens is not None
-    assert (found.tokens.samples, found.tokens.cut) == (5, 1)
+    assert (found.tokens.samples, found.tokens.cut, found.tokens.longest) == (5, 1, 124), "of prompt and one answer"
     assert found.tokens.target_share < 1
+
+
+def test_a_pair_that_is_left_out_for_its_length_makes_no_other_count_as_cut(tmp_path: Path, toy: Toy) -> None:
+    alike = {"prompt": "ask", "chosen": " x" * 60 + "a", "rejected": " x" * 60 + "b"}
+    pairs = [{"prompt": f"ask {'x' * at}", "chosen": " better", "rejected": " worse"} for at in (9, 0, 8, 1)]
+
+    found = check(tmp_path, toy("llama"), Preference(prompt_column="prompt", max_length=32), train=[alike, *pairs])
+
+    assert found.failures == ()
+    assert found.tokens is not None
+    assert (found.tokens.samples, found.tokens.cut) == (4, 1)
+
+
+def test_a_name_of_modules_to_save_that_no_module_has_is_a_failure(tmp_path: Path, toy: Toy) -> None:
+    found = check(tmp_path, Model(source=toy("bert").as_uri(), modules_to_save=("embedings",)))
+
+    assert reasons(found) == [FailureReason.BAD_MODEL]
+    assert "planning.modulesToSave" in found.failures[0].message
 
 
 @pytest.mark.parametrize(

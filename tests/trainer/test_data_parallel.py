@@ -21,6 +21,7 @@ from fedpipe_trainer.contract import (
     FailureReason,
     Hyperparameters,
     Objective,
+    Preference,
     ProfileResult,
     ProfileTask,
     RangeTest,
@@ -38,6 +39,7 @@ from fedpipe_trainer.transfer import describe
 
 Toy = Callable[[str], Path]
 CLASSES: Final = SequenceClassification(text="a", label="b", labels=("left", "right"), max_length=24)
+PAIRS: Final = Preference(prompt_column="a", chosen_column="b", rejected_column="a", max_length=24)
 LONG: Final = SequenceClassification(labels=("a", "b"), max_length=256)
 DROPOUT: Final = Hyperparameters(learning_rate=0.01, dropout=0.1)
 MIB: Final = 2**20
@@ -94,9 +96,12 @@ class Site:
     monkeypatch: pytest.MonkeyPatch
     ranks: dict[str, int] = field(default_factory=lambda: {Q0: 4, V1: 4})
 
-    def task(self, processes: int = 2, *, batch: int = 4, plan: Any = None, **changed: Any) -> TrainTask:
+    def task(
+        self, processes: int = 2, *, batch: int = 4, plan: Any = None, modules_to_save: tuple[str, ...] = (), **changed: Any
+    ) -> TrainTask:
         task = a_training_task(self.model, self.folder, self.ranks, processes=processes, **changed)
-        return task.model_copy(update={"plan": task.plan.model_copy(update={"batch_size": batch} | (plan or {}))})
+        model = task.model.model_copy(update={"modules_to_save": modules_to_save})
+        return task.model_copy(update={"model": model, "plan": task.plan.model_copy(update={"batch_size": batch} | (plan or {}))})
 
     def train(self, task: TrainTask, runtime: TaskRuntime | None = None) -> tuple[TrainResult, dict[str, torch.Tensor]]:
         @contextmanager
@@ -128,6 +133,8 @@ def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tens
         pytest.param({"plan": {"gradient_checkpointing": True}}, id="recomputed activations"),
         pytest.param({"plan": {"lowest_layer": 1, "ranks": {V1: 4}}}, id="the upper layers"),
         pytest.param({"objective": CLASSES}, id="a head"),
+        pytest.param({"objective": PAIRS, "batch": 7, "micro_batch": 2}, id="pairs of answers"),
+        pytest.param({"modules_to_save": ("model.norm", "lm_head")}, id="modules that are trained whole"),
         # 16-bit sums are rounded by what they are summed with: so the same micro-batches as of one process.
         pytest.param({"bits": 4, "micro_batch": 2}, id="4 bits"),
         pytest.param({"hyperparameters": Hyperparameters(learning_rate=0.01, max_grad_norm=0.01)}, id="clipped"),
@@ -265,8 +272,19 @@ def test_a_profile_measures_all_processes(site: Site, monkeypatch: pytest.Monkey
     assert [rate.loss for rate in two.range_test.rates] == pytest.approx([rate.loss for rate in one.range_test.rates], rel=1e-4)
 
 
-def profiled(site: Site, processes: int, monkeypatch: pytest.MonkeyPatch) -> ProfileResult:
-    training = site.task()
+def test_a_profile_computes_the_reference_of_pairs_in_every_process_and_keeps_it_nowhere(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = profiled(site, 2, monkeypatch, objective=PAIRS)
+
+    assert found.range_test is not None
+    assert found.range_test.rates
+    for folder in (site.folder, *(Path(psutil.Process(worker.process.pid).cwd()) for worker in site.group.workers)):
+        assert not [*folder.glob("activations"), *folder.glob("*/activations")]
+
+
+def profiled(site: Site, processes: int, monkeypatch: pytest.MonkeyPatch, **changed: Any) -> ProfileResult:
+    training = site.task(**changed)
     test = RangeTest(
         learning_rates=(1e-3,),
         steps=2,

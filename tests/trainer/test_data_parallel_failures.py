@@ -15,10 +15,11 @@ import pytest
 import torch
 from toy_training import Q0, a_training_task, make_runtime
 
-from fedpipe_trainer.contract import ExitCode, FailureReason, Outcome, TrainTask, parse_result
+from fedpipe_trainer.contract import ExitCode, FailureReason, Outcome, ProfileTask, TrainTask, parse_result
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.parallel import exchange
-from fedpipe_trainer.recipes import train
+from fedpipe_trainer.profiling.subject import Subject
+from fedpipe_trainer.recipes import profile, train
 
 Toy = Callable[[str], Path]
 ENDED: Final = r"the process of device 1 was killed \(SIGKILL\).*raise capacity.memory of the EdgeSite"
@@ -108,3 +109,27 @@ def test_no_process_outlives_the_first(task: TrainTask, tmp_path: Path) -> None:
         worker.wait(30)
 
     assert not worker.is_running()
+
+
+def test_a_process_that_ends_while_a_site_is_profiled_says_nothing_about_bit_widths(
+    task: TrainTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = profile.measure_steps
+    asked: list[Any] = []
+
+    def kill_second(subject: Subject, *others: Any) -> Any:
+        asked.append(subject.base.bits)
+        if len(asked) == 2:
+            for worker in psutil.Process().children():
+                worker.kill()
+        return measure(subject, *others)
+
+    monkeypatch.setattr(profile, "measure_steps", kill_second)
+    fields = task.model_dump(include={"run", "site", "model", "result", "objective", "contributors", "data", "processes"})
+    profiling = ProfileTask(**fields, bits=(32, 16), batch_sizes=(1,), importance="None")
+
+    with pytest.raises(TaskFailed, match=ENDED) as failed:
+        profile.measure(profiling, make_runtime(tmp_path / "scratch"), Path(task.model.source.removeprefix("file://")), 0.0)
+
+    assert asked == [32, 16]
+    assert failed.value.reason is FailureReason.UNEXPECTED

@@ -19,6 +19,7 @@ from fedpipe_trainer.transfer import receive, send, without_query
 CONTENT = bytes(range(256)) * 5000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 CLOSE_CONNECTION = 0  # in the middle of the response
+MANY = 40
 SIGNATURE = "X-Amz-Signature=5ec2e7"
 
 
@@ -68,6 +69,8 @@ class Handler(BaseHTTPRequestHandler):
         status = store.statuses.pop(0) if store.statuses else 200
         if status == CLOSE_CONNECTION:
             self.send_response(200)
+            for name, value in store.headers.items():
+                self.send_header(name, value)
             self.send_header("Content-Length", "1000")
             self.end_headers()
             self.wfile.write(b"half")
@@ -149,6 +152,34 @@ def test_a_form_that_fails_is_sent_again_from_the_start_and_its_signature_is_nev
     assert refused.value.message.startswith(f"http://127.0.0.1:{store.port}/bucket/updates/a/adapter.safetensors: the store answered 400")
     assert "5ec2e7" not in caplog.text + refused.value.message
     assert "updates/a/adapter.safetensors: the store answered 503" in caplog.text
+
+
+class ChangingHandler(Handler):
+    """Cuts each answer in its middle, and never has what an earlier one was of: as a store behind several servers that name it each in its
+    own way, or one with weak ETags, which If-Match never matches."""
+
+    def do_GET(self) -> None:
+        requests = self.server.store.requests
+        requests.append("GET")
+        if len(requests) > MANY:
+            self.answer(404, b"")
+        elif "If-Match" in self.headers:
+            self.answer(412, b"")
+        else:
+            requests.pop()
+            self.server.store.headers = {"ETag": f'W/"{len(requests)}"'}
+            self.server.store.statuses = [CLOSE_CONNECTION]
+            self.refuse()
+
+
+def test_a_download_that_never_gets_further_ends(tmp_path: Path) -> None:
+    with StoreServer(ChangingHandler) as server, serving(server):
+        with pytest.raises(TaskFailed, match=r"3 times in a row") as failed:
+            receive(server.store.url("a"), tmp_path / "back", attempts=3, sleep=lambda _: None)
+
+        assert failed.value.reason is FailureReason.TRANSFER_FAILED
+        assert server.store.requests.count("GET") < MANY
+    assert not (tmp_path / "back").exists()
 
 
 class DrainingHandler(Handler):

@@ -198,6 +198,9 @@ class _Received:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.size, self.digest, self.etag = file, 0, hashlib.sha256(), ""
+        self.most = 0
+        """Bytes that were in the file at any time. To get as far once more is no progress: else a store whose objects have another ETag in
+        each answer would be asked for ever."""
 
     def go_on(self, url: str, *, optional: bool) -> None:
         """Download what is missing; all of it if the object was replaced, or if the store has no ranges."""
@@ -227,7 +230,6 @@ class _Received:
         return response.status_code == _PARTIAL and found is not None and int(found[1]) == self.size
 
     def _add(self, response: httpx.Response) -> None:
-        before = self.size
         try:
             with translate_transport_errors():
                 for chunk in response.iter_raw():  # as it arrives: what waits for more would be lost with the connection
@@ -235,7 +237,8 @@ class _Received:
                     self.digest.update(chunk)
                     self.size += len(chunk)
         except TransientError as error:
-            error.made_progress = bool(self.etag) and self.size > before
+            error.made_progress = bool(self.etag) and self.size > self.most
+            self.most = max(self.most, self.size)
             raise
 
     def _begin_anew(self) -> None:

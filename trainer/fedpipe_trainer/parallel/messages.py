@@ -56,6 +56,8 @@ class SessionRequest:
     gradient_checkpointing: bool = False
     lowest_layer: int = 0
     cache_activations: bool = False
+    keeps_reference: bool = False
+    """Whether the margins of a preference's reference are kept in the site's cache; what measures a site computes them every time."""
     cache: Path = field(default_factory=Path)
     """The folder of the site's cache."""
     activation_cache_bytes: int | None = None

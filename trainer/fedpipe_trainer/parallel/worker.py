@@ -94,7 +94,7 @@ class Worker:
                 device.deterministic(base.device) if request.is_deterministic else nullcontext(),
                 device.memory_limit(base.device, request.memory_limit_bytes),
                 cached_activations(base, request, start, request) as cache,
-                cached_reference(base, objective, request),
+                cached_reference(base, objective, request) if request.keeps_reference else nullcontext(),
                 training_mode(adapters.model, checkpointing=request.gradient_checkpointing, lowest_layer=request.lowest_layer),
             ):
                 self._pipe.send(Ready())

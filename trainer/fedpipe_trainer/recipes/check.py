@@ -115,7 +115,7 @@ def _check_tokens(
     if tokenizer is None:
         return None
     found.attempt(lambda: check_model(folder, objective, tokenizer, max_new_tokens=task.max_new_tokens))
-    found.attempt(lambda: facts(folder, objective, task.target_modules, task.model.attn_implementation))
+    found.attempt(lambda: facts(folder, objective, task.target_modules, task.model.attn_implementation, task.model.modules_to_save))
     train, validation = files
     if validation is not None:
         found.attempt(lambda: encode(_with_labels(task.data.validation, validation, objective).rows, objective, tokenizer))
@@ -126,17 +126,24 @@ def _check_tokens(
 
 def _count_tokens(train: Rows, objective: Objective, tokenizer: Tokenizer) -> TokenCheck:
     examples = encode(train.rows, objective, tokenizer)
-    lengths = examples.lengths
-    may_be_cut = max(lengths) >= objective.max_length and not (isinstance(objective, CausalLM) and objective.format == "Text")
-    whole = encode(train.rows, objective.model_copy(update={"max_length": _UNCUT}), tokenizer).lengths if may_be_cut else lengths
+    lengths = _lengths(examples, objective)
+    goes_on = isinstance(objective, CausalLM) and objective.format == "Text"  # in the next sample, so that nothing is cut
+    may_be_cut = max(lengths) >= objective.max_length or len(lengths) < len(train.rows)  # pairs may be alike but for what is cut
+    uncut = objective.model_copy(update={"max_length": _UNCUT})
+    whole = _lengths(encode(train.rows, uncut, tokenizer), objective) if may_be_cut and not goes_on else lengths
     return TokenCheck(
         samples=len(lengths),
         mean=sum(lengths) / len(lengths),
         longest=max(whole),
         max_length=objective.max_length,
-        cut=sum(one > other for one, other in zip(whole, lengths, strict=False)),
+        cut=sum(length > objective.max_length for length in whole),
         target_share=_target_share(examples, objective),
     )
+
+
+def _lengths(examples: Examples, objective: Objective) -> list[int]:
+    """What maxLength bounds of each sample: of a pair of answers the longer one with its prompt, which is half of the sample."""
+    return [length // 2 for length in examples.lengths] if isinstance(objective, Preference) else examples.lengths
 
 
 def _target_share(examples: Examples, objective: Objective) -> float:

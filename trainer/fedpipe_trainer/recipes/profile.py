@@ -233,7 +233,8 @@ def measure_bit_widths(task: ProfileTask, runtime: TaskRuntime, site: PreparedSi
     are not measured unless the task says so. The planner then assumes that they are as slow as the slowest that was.
 
     Raises:
-        TaskFailed: no bit width works at this site; the message has the reasons.
+        TaskFailed: no bit width works at this site; the message has the reasons. Or a worker has ended, which says nothing about bit
+            widths: the profile is not kept, and another attempt may succeed.
     """
     found = BitWidths({}, {}, {})
     requested = sorted(set(task.bits), reverse=True)
@@ -248,6 +249,8 @@ def measure_bit_widths(task: ProfileTask, runtime: TaskRuntime, site: PreparedSi
             with device.memory_limit(device.choose(), runtime.memory_limit_bytes):
                 found.measured[bits] = measure_bit_width(bits, task, runtime, site)
         except (TaskFailed, RuntimeError, MemoryError, NotImplementedError, ImportError) as error:
+            if site.workers and site.workers.is_broken:
+                raise
             if _is_out_of_memory(error):
                 found.out_of_memory[bits] = max(available, needed)
             else:

@@ -160,6 +160,7 @@ def _session_request(task: TrainTask, runtime: TaskRuntime, inputs: TrainingInpu
         gradient_checkpointing=plan.gradient_checkpointing,
         lowest_layer=plan.lowest_layer,
         cache_activations=plan.cache_activations,
+        keeps_reference=True,
         cache=runtime.cache,
         activation_cache_bytes=runtime.activation_cache_bytes,
         memory_limit_bytes=runtime.memory_limit_bytes,
