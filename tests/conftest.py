@@ -1,16 +1,21 @@
-"""Fixtures for several test folders: two S3 servers, started when the first test uses them."""
+"""Fixtures for several test folders: two S3 servers, started when the first test uses them. And how Hypothesis judges a test."""
 
 import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from s3_servers import Server
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # inherited from a shell that starts pytest with `&`
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A property holds or not, however busy the machine is.
+settings.register_profile("fedpipe", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fedpipe")
 
 
 @pytest.fixture(scope="session")
