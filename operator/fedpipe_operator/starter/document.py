@@ -73,9 +73,16 @@ def scalar(text: str) -> str:
     return f'"{"".join(map(_escaped, text))}"'
 
 
+def _name(name: str) -> str:
+    """A name of an object: letters, digits and dashes, which are plain but for words that YAML reads otherwise (a site in Norway is `no`)."""
+    return scalar(name) if name in _NOT_TEXT else name
+
+
 def _escaped(character: str) -> str:
     if character in '"\\':
         return f"\\{character}"
+    if character == "\n":  # a template ends with it
+        return "\\n"
     return character if character.isprintable() else f"\\U{ord(character):08X}"
 
 
@@ -97,17 +104,17 @@ def _run(guess: Guess, choices: Choices) -> list[str]:
         f"apiVersion: {API_VERSION}",
         "kind: FederatedFineTune",
         "metadata:",
-        f"  name: {choices.name}",
+        f"  name: {_name(choices.name)}",
         "spec:",
         *_comment(choices.model_note, 2),
         "  model:",
         f"    source: {scalar(choices.source)}",
-        *_comments([f"{guess.why}.", *(_sentence(one) for one in guess.instead)], 2),
+        *_comments(map(_sentence, (guess.why, *guess.instead)), 2),
         "  task:",
         *_task(guess, choices.model),
         *_comment("The sites with this label; a round needs the updates of a share of them (quorum, 0.8).", 2),
         "  sites:",
-        f"    selector: {{matchLabels: {{{_LABEL}: {choices.name}}}}}",
+        f"    selector: {{matchLabels: {{{_LABEL}: {_name(choices.name)}}}}}",
         *_comment("A first look. The run ends earlier with `target` or `patience`; `fedpipe run --rounds N` overrides the count.", 2),
         "  rounds: {count: 3, deadline: 30m}",
         *_planning(choices.model),
@@ -166,8 +173,8 @@ def _site(guess: Guess, choices: Choices, site: Site) -> list[str]:
         f"apiVersion: {API_VERSION}",
         "kind: EdgeSite",
         "metadata:",
-        f"  name: {site.name}",
-        f"  labels: {{{_LABEL}: {choices.name}}}",
+        f"  name: {_name(site.name)}",
+        f"  labels: {{{_LABEL}: {_name(choices.name)}}}",
         "spec:",
         *_comment(
             "What is claimed here is the limit of the site's trainer; left out, it may use what there is. On a cluster: nodeSelector.", 2
