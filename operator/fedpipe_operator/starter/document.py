@@ -74,7 +74,7 @@ def scalar(text: str) -> str:
 
 
 def _name(name: str) -> str:
-    """A name of an object: letters, digits and dashes, which are plain but for words that YAML reads otherwise (a site in Norway is `no`)."""
+    """A name of an object: letters, digits and dashes, plain but for words that YAML reads otherwise (a site in Norway is `no`)."""
     return scalar(name) if name in _NOT_TEXT else name
 
 
