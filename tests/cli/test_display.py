@@ -66,6 +66,15 @@ def test_the_line_of_a_profile_names_no_round(log: Screen) -> None:
     assert log.lines() == ["clinic profile: succeeded"]
 
 
+def test_what_a_finished_profile_began_with_is_not_shown_as_how_far_it_came(log: Screen) -> None:
+    profile = JobStatus(Job("profile-clinic", TaskKind.PROFILE, "clinic", 0, 0), JobState.SUCCEEDED, 1000.0)
+
+    with log.display as display:
+        display.jobs(by_name(replace(profile, progress=Progress(phase="profile", step=0, steps=3))))
+
+    assert log.lines() == ["clinic profile: succeeded"]
+
+
 @pytest.fixture
 def terminal() -> Screen:
     return Screen(terminal=True)

@@ -103,6 +103,12 @@ def test_what_is_written_is_valid_and_names_the_task_of_the_data_and_the_model(
     assert run("validate", "fedpipe.yaml").output == "EdgeSite notes: valid\nFederatedFineTune notes: valid\n"
 
 
+def test_the_commands_that_come_next_can_be_copied_into_a_shell(models: Callable[[str], Path]) -> None:
+    result = init(write("notes.jsonl", as_jsonl(LABELLED)), "--model", models("bert"), "--output", "my runs #1/a.yaml")
+
+    assert "next: fedpipe validate 'my runs #1/a.yaml' --data, then fedpipe run 'my runs #1/a.yaml'" in result.stdout
+
+
 def test_the_data_and_the_model_are_where_a_run_looks_for_them(models: Callable[[str], Path]) -> None:
     write("data/train.csv", as_table(LABELLED, ";"))
     write("data/validation.csv", as_table(LABELLED[:6], ";"))

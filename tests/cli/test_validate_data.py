@@ -52,6 +52,27 @@ def test_the_data_of_every_site_are_checked(fleet: Path) -> None:
     assert "  tokens: 24 samples of 17 tokens on average, the longest has 18" in result.stdout
 
 
+def test_where_the_run_declares_no_labels_those_of_one_site_alone_are_told(fleet: Path, tmp_path: Path) -> None:
+    run, *sites = yaml.safe_load_all((fleet / "run.yaml").read_text())
+    del run["spec"]["task"]["labels"]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump_all([run, *sites]))
+    for site, labels in {"north": ("art", "food"), "south": ("food", "art"), "west": ("art", "sport")}.items():
+        (tmp_path / site).mkdir()
+        for part in ("train", "validation"):
+            rows = "".join(json.dumps({"text": f"note {at}", "label": labels[at % 2]}) + "\n" for at in range(8))
+            (tmp_path / site / f"{part}.jsonl").write_text(rows)
+    for site in sites:
+        claim = tmp_path / "volumes" / site["spec"]["data"]["volume"]["persistentVolumeClaim"]["claimName"]
+        claim.parent.mkdir(exist_ok=True)
+        claim.symlink_to(tmp_path / site["metadata"]["name"])
+
+    told = validate(tmp_path / "run.yaml", "--data").stdout.splitlines()[-1]
+
+    assert "only labels count that two sites have" in told
+    assert told.endswith("are dropped: 'sport' (west): declare task.labels to learn them, or correct the data")
+    assert "two sites have" not in validate(tmp_path / "run.yaml", "--data", "--site", "west").stdout
+
+
 def test_one_site_is_checked_in_another_folder(fleet: Path, tmp_path: Path) -> None:
     for part in ("train", "validation"):
         (tmp_path / f"{part}.jsonl").write_text(json.dumps({"text": "bread", "label": "food"}) + "\n")

@@ -377,6 +377,24 @@ def test_the_model_card_says_where_the_model_comes_from(toy: Callable[[str], Pat
         assert "| accuracy | 0.25 | 0.75 |" in card
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PeftModel reads it
+@pytest.mark.parametrize("source", ["hf://org/name@main", "pvc://models/llama", "file:///models/llama"])
+def test_the_lines_of_the_card_name_a_base_that_transformers_loads(toy: Callable[[str], Path], tmp_path: Path, source: str) -> None:
+    run_export(toy("llama"), CAUSAL, tmp_path, source=source)
+
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    lines = card.partition("```python\n")[2].partition("```")[0]
+    here = {"'org/name'": repr(str(toy("llama"))), "'/models/llama'": repr(str(toy("llama"))), '"BASE"': repr(str(toy("llama")))}
+    for named, folder in ({'"export/adapter"': repr(str(tmp_path / "adapter")), ", revision='main'": ""} | here).items():
+        lines = lines.replace(named, folder)
+    loaded: dict[str, Any] = {}
+    exec(lines, loaded)  # noqa: S102 - what a reader of the card would run
+
+    assert loaded["model"].peft_config["default"].r > 0
+    assert "from_pretrained('pvc://" not in card
+    assert "vllm serve pvc://" not in card
+
+
 def test_the_adapter_that_is_tried_is_the_one_of_the_run(toy: Callable[[str], Path], tmp_path: Path) -> None:
     adapter = global_adapter(toy("llama"), CAUSAL, tmp_path)
 

@@ -102,6 +102,27 @@ def test_a_text_is_read_as_itself_by_every_reader(name: str) -> None:
     assert yaml.safe_load(f"key: [{scalar(name)}, {scalar(name)}]") == {"key": [name, name]}
 
 
+@pytest.mark.parametrize("name", ["no", "y", "on", "null", "true"])
+def test_a_run_or_a_site_may_be_called_by_a_word_that_yaml_reads_as_something_else(name: str) -> None:
+    run, ward = objects_of(write_document(guess(), choices(site(name), name=name)))
+
+    assert isinstance(run, FederatedFineTune)
+    assert run.metadata.name == ward.metadata.name == name
+    assert run.spec.sites.selector.match_labels == ward.metadata.labels == {"fine-tune": name}
+
+
+def test_the_line_end_of_a_template_is_written_as_people_write_it() -> None:
+    text = write_document(guess({"type": "CausalLM", "prompt": "{question}\n", "response": "{answer}"}), choices())
+
+    assert r'prompt: "{question}\n"' in text
+
+
+def test_every_comment_begins_as_a_sentence() -> None:
+    text = write_document(guess(instead=("to read another",)), choices())
+
+    assert "  # A reason.\n  # To read another.\n" in text
+
+
 @given(TEXTS)
 def test_any_text_is_read_as_itself(name: str) -> None:
     assert yaml.safe_load(f"key: [{scalar(name)}]") == {"key": [name]}

@@ -123,6 +123,13 @@ def test_each_form_of_data_is_recognised_in_each_format(tmp_path: Path, case: st
         (LABELLED, NOT_REACHED, {"type": "SequenceClassification", "text": "text", "label": "label", "labels": ["ham", "spam"]}),
         (CHAT, NOT_REACHED, {"type": "CausalLM", "format": "Messages"}),
         (rows(question=sentence, answer=other), DECODER, {"type": "CausalLM", "prompt": "{question}\n", "response": "{answer}"}),
+        (rows(ID=str, Question=sentence, Answer=other), DECODER, {"type": "CausalLM", "prompt": "{Question}\n", "response": "{Answer}"}),
+        (rows(user=sentence, assistant=other), DECODER, {"type": "CausalLM", "prompt": "{user}\n", "response": "{assistant}"}),
+        (
+            rows(**{"Customer Message": sentence, "Agent": ("Ann", "Bo"), "agentReply": other, "CSAT": (1, 2, 3)}),
+            DECODER,
+            {"type": "CausalLM", "prompt": "{Customer Message}\n", "response": "{agentReply}"},
+        ),
         (rows(article=sentence, summary=other), ENCODER_DECODER, {"type": "Seq2SeqLM", "prompt": "{article}", "response": "{summary}"}),
         (
             rows(instruction=sentence, context=("", "more"), response=other, category=("open", "closed")),
@@ -174,6 +181,33 @@ def test_the_model_and_the_names_of_columns_decide_where_the_data_allow_two_task
     tmp_path: Path, data: Rows, model: ModelFacts, expected: dict[str, object]
 ) -> None:
     assert guess(tmp_path, data, model).fields == expected
+
+
+def test_of_several_columns_that_may_be_answers_none_is_taken_for_the_other_s_input(tmp_path: Path) -> None:
+    graded = rows(question=sentence, first_answer=other, second_answer=lambda at: f"a third text of {at}", grade=(0, 1))
+
+    assert guess(tmp_path, graded, DECODER).fields["type"] == "SequenceClassification"
+
+
+def test_a_name_that_no_template_takes_is_in_none(tmp_path: Path) -> None:
+    odd = rows(**{"user: text": sentence, "answer": other, "kind": (0, 1)})
+
+    assert guess(tmp_path, odd, DECODER).fields["type"] == "SequenceClassification"
+
+
+TURNS: Final = rows(conversation_id=lambda at: at // 2, role=("user", "assistant"), content=sentence)
+
+
+def test_rows_that_are_single_turns_are_refused_unless_their_texts_are_meant(tmp_path: Path) -> None:
+    message = refusal(tmp_path, TURNS, DECODER)
+
+    assert message.startswith(
+        "'role' says who wrote 'content': each row is one turn, and no answer stands beside what it answers. To train"
+    )
+    assert guess(tmp_path, TURNS, DECODER, text="content").fields["format"] == "Text"
+    assert guess(tmp_path, TURNS, ENCODER).fields["label"] == "role"
+    authors = rows(author=("Ann", "Bo"), content=sentence)
+    assert guess(tmp_path, authors, DECODER).fields["format"] == "Text"
 
 
 def test_two_texts_of_unknown_names_are_a_pair_and_the_other_reading_is_told(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pytest
 from data_files import FORMATS, as_jsonl
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -135,6 +135,7 @@ def refusal_of(path: Path) -> str:
     return ""
 
 
+@settings(deadline=None)  # the first import of pyarrow takes as long
 @given(st.binary(max_size=300))
 def test_whatever_a_file_holds_it_is_looked_at_or_refused_in_words(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     folder = tmp_path_factory.mktemp("odd")

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 import pyarrow as pa
 import pytest
@@ -12,6 +13,7 @@ from pyarrow import parquet
 
 from fedpipe_trainer.contract import FailureReason
 from fedpipe_trainer.data import read_rows
+from fedpipe_trainer.data.columns import look_at
 from fedpipe_trainer.errors import TaskFailed
 
 COLUMNS = ("text", "label")
@@ -192,6 +194,29 @@ def test_an_unreadable_file_is_an_error_that_names_it(tmp_path: Path, name: str)
     UNREADABLE[name](path)
 
     assert str(path) in failure_of(path).message
+
+
+POINTER: Final = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.csv.gz", "rows.parquet", "shards/train-00000-of-00001.parquet"])
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (POINTER, "is a git-lfs pointer and not the file itself: run `git lfs pull`"),
+        (b"/annex/objects/SHA256E-s5--2c26\n", "is a git-annex pointer and not the file itself: run `git annex get .`"),
+        (b"<!DOCTYPE html><title>404</title>\n", "is a web page, such as a server's error message"),
+    ],
+)
+def test_what_stands_in_the_place_of_a_file_is_called_so(tmp_path: Path, name: str, content: bytes, what: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    data = path if path.parent == tmp_path else path.parent
+
+    assert f"the data file {path} {what}" in failure_of(data).message
+    with pytest.raises(TaskFailed, match="and not the file itself"):
+        look_at(data)
 
 
 def failure_of(path: Path, columns: Sequence[str] = COLUMNS) -> TaskFailed:

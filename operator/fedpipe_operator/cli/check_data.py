@@ -1,6 +1,7 @@
 """`fedpipe validate --data`: what the sites' profiles would say of their data, found on this machine by the trainer's own reader."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -16,7 +17,7 @@ from fedpipe_operator.reconcile.placement import in_folders
 from fedpipe_operator.reconcile.tasks import TaskContext, TaskInputs, profile_task
 from fedpipe_operator.rounds import Run, StartProfile
 from fedpipe_operator.rounds.model_claims import private_claims
-from fedpipe_trainer.contract import Model, ProfileTask
+from fedpipe_trainer.contract import Model, ProfileTask, SequenceClassification
 from fedpipe_trainer.contract.inspection import CheckQuestion, Checks, FileCheck, SiteCheck, TokenCheck
 
 _BUCKET: Final = "s3://"
@@ -57,9 +58,11 @@ def check_data(objects: Objects, where: Where) -> bool:
     tasks = _tasks(objects, where)
     typer.echo(f"reading the data of {', '.join(task.site for task in tasks)}…", err=True)
     checks = ask(CheckQuestion(tasks=tuple(tasks)), Checks)
-    for site in checks.sites:
-        for line in lines_of(site):
-            typer.echo("".join(character if character.isprintable() else " " for character in line))
+    lines = [line for site in checks.sites for line in lines_of(site)]
+    if not where.sites:  # else it is not known what the others have
+        lines += _runs_lines(tasks, checks.sites)
+    for line in lines:
+        typer.echo("".join(character if character.isprintable() else " " for character in line))
     return not any(site.failures for site in checks.sites)
 
 
@@ -99,6 +102,28 @@ def _inputs(run: Run, site: EdgeSite, where: Where) -> TaskInputs:
     if source.startswith(_BUCKET):  # its URLs would need the store's credentials
         return TaskInputs(model=Model(source=source), data=folders.data(site))
     return folders.inputs(run, site.name)
+
+
+def _runs_lines(tasks: Sequence[ProfileTask], checks: Sequence[SiteCheck]) -> Iterator[str]:
+    """What is only seen of all sites of a run together."""
+    for run in dict.fromkeys(task.run for task in tasks):
+        found = [(task, check) for task, check in zip(tasks, checks, strict=True) if task.run == run]
+        objective = found[0][0].objective
+        if not isinstance(objective, SequenceClassification) or objective.labels:
+            continue
+        if alone := labels_of_one_site(check for _, check in found):
+            shown = [f"{label!r} ({site})" for label, site in alone.items()][:_SHOWN_LABELS]
+            more = f" and {len(alone) - len(shown)} more" if len(alone) > len(shown) else ""
+            rule = "task.labels is empty, so only labels count that two sites have. One site alone has, and its rows of them are dropped:"
+            yield f"FederatedFineTune {run.name}: {rule} {', '.join(shown)}{more}: declare task.labels to learn them, or correct the data"
+
+
+def labels_of_one_site(checks: Iterable[SiteCheck]) -> dict[str, str]:
+    """Labels of the training data that one of several sites has, and the others have not, with its name."""
+    by_site = {check.site: {label for label, count in check.train.labels.items() if count} for check in checks if check.train}
+    sites = Counter(label for labels in by_site.values() for label in labels)
+    found = ((label, site) for site, labels in by_site.items() for label in labels if sites[label] == 1)
+    return dict(sorted(found)) if len(by_site) > 1 else {}
 
 
 def lines_of(check: SiteCheck) -> list[str]:

@@ -157,6 +157,8 @@ def _cells(status: JobStatus) -> tuple[str, str, str, str]:
     if progress is None:
         return state, "", "", ""
     step = f"{progress.phase} {progress.step}/{progress.steps}" if progress.steps else progress.phase
+    if status.state is JobState.SUCCEEDED and not progress.step:
+        step = ""  # a profile and an export report what they begin with: 0 of 3 would look like nothing done
     loss = f"loss {progress.loss:.3f}" if progress.loss is not None else ""
     speed = f"{progress.tokens_per_second:.0f} tokens/s" if progress.tokens_per_second is not None else ""
     return state, step, loss, speed

@@ -1,6 +1,7 @@
 """`fedpipe init`: from data and a model to the two objects, with a comment for each choice."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -271,4 +272,5 @@ def _tell(target: Path, guess: Guess, planned: Sequence[_PlannedSite]) -> None:
     typer.echo(f"{target}: a {guess.fields['type']} run of {', '.join(one.site.name for one in planned)}: {guess.why}.")
     for one in guess.instead:
         typer.echo(f"  or: {one}")
-    typer.echo(f"next: fedpipe validate {target} --data, then fedpipe run {target}")
+    file = shlex.quote(str(target))
+    typer.echo(f"next: fedpipe validate {file} --data, then fedpipe run {file}")

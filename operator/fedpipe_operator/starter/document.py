@@ -76,6 +76,8 @@ def scalar(text: str) -> str:
 def _escaped(character: str) -> str:
     if character in '"\\':
         return f"\\{character}"
+    if character == "\n":  # a template ends with it
+        return "\\n"
     return character if character.isprintable() else f"\\U{ord(character):08X}"
 
 
@@ -102,7 +104,7 @@ def _run(guess: Guess, choices: Choices) -> list[str]:
         *_comment(choices.model_note, 2),
         "  model:",
         f"    source: {scalar(choices.source)}",
-        *_comments([f"{guess.why}.", *(_sentence(one) for one in guess.instead)], 2),
+        *_comments(map(_sentence, (guess.why, *guess.instead)), 2),
         "  task:",
         *_task(guess, choices.model),
         *_comment("The sites with this label; a round needs the updates of a share of them (quorum, 0.8).", 2),

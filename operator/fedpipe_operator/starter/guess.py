@@ -3,6 +3,7 @@
 Where two readings are possible, the guess names the other one. Where none is, the error says what was seen.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -17,9 +18,18 @@ _Rule = Callable[[Context], Guess | None]
 _INPUTS_AND_OUTPUTS: Final = (
     *(("instruction", "response"), ("instruction", "output"), ("question", "answer"), ("prompt", "response"), ("query", "response")),
     *(("input", "output"), ("input", "target"), ("source", "target"), ("article", "highlights"), ("article", "summary")),
-    *(("document", "summary"), ("dialogue", "summary"), ("text", "summary"), ("note", "summary")),
+    *(("document", "summary"), ("dialogue", "summary"), ("text", "summary"), ("note", "summary"), ("prompt", "completion")),
 )
-"""Columns of which the second is written for the first."""
+"""Columns of which the second is written for the first, whatever the case of their names."""
+_ASKING: Final = frozenset({"user", "customer", "client", "human", "patient", "caller", "visitor", "question", "prompt", "query"})
+_ANSWERING: Final = frozenset({"assistant", "agent", "bot", "gpt", "support", "staff", "answer", "reply", "response"})
+"""Words in the headers of exported chats: `Customer Message`, `agentReply`."""
+_WORD: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+_IN_TEMPLATES: Final = re.compile(r"[^{}\[\]:!.]+(\.[^{}\[\]:!.]+)*")
+"""Names of columns that a template takes."""
+_WRITERS: Final = ("role", "from", "speaker", "sender", "author")
+_BOTH: Final = 2
+_ROLES: Final = frozenset({"system", "user", "human", "customer", "client", "assistant", "gpt", "bot", "agent", "support", "tool"})
 _OF_OTHER_TASKS: Final = ("prompt", "completion", "chosen", "rejected")
 _PROMPTS: Final = ("prompt", "question", "instruction")
 """Of pairs of answers; without one, the prompt is what both begin with."""
@@ -79,6 +89,7 @@ def _rules(context: Context) -> Sequence[_Rule]:
         _questions,
         _alpaca,
         _prompt_completion,
+        _single_turns,
         named_head,
         _template,
         _text_with_a_group,
@@ -172,8 +183,37 @@ def _language_task(context: Context, what: str) -> str:
     return "Seq2SeqLM" if context.model.kind == "encoder-decoder" else "CausalLM"
 
 
+def _single_turns(context: Context) -> None:
+    """Refuses rows that are a turn each, as chats are logged: a model that learns from them never sees a question with its answer."""
+    texts = texts_of(context.columns.values())
+    written = {label.casefold() for name, column in context.columns.items() if name.lower() in _WRITERS for label in column.labels}
+    if not texts or len(written) < _BOTH or not written <= _ROLES:
+        return
+    writer = next(name for name in context.columns if name.lower() in _WRITERS)
+    seen = f"{shown(writer)} says who wrote {shown(texts[0].name)}: each row is one turn, and no answer stands beside what it answers"
+    advice = "make a row of each conversation, with a column messages that lists its turns as objects with role and content"
+    raise CannotTellError(f"{seen}. To train answers, {advice}; to learn from the texts alone, give --text {shown(texts[0].name)}")
+
+
+def _input_and_output(context: Context) -> tuple[str, str] | None:
+    """Two columns of which the second is written for the first: by names that data sets use, or by words in the headers of a chat."""
+    texts = [name for name, column in context.columns.items() if is_text(column) and _IN_TEMPLATES.fullmatch(name)]
+    by_name = {name.lower(): name for name in reversed(texts)}  # of Question and question, the first
+    for source, target in _INPUTS_AND_OUTPUTS:
+        if source in by_name and target in by_name:
+            return by_name[source], by_name[target]
+    sentences = {name: _words(name) for name in texts if context.columns[name].share_of_sentences >= SENTENCES}
+    asking = [name for name, words in sentences.items() if words & _ASKING and not words & _ANSWERING]
+    answering = [name for name, words in sentences.items() if words & _ANSWERING and not words & _ASKING]
+    return (asking[0], answering[0]) if len(asking) == len(answering) == 1 else None
+
+
+def _words(name: str) -> set[str]:
+    return {word.lower() for word in _WORD.findall(name)}
+
+
 def _template(context: Context) -> Guess | None:
-    pair = next((pair for pair in _INPUTS_AND_OUTPUTS if context.is_there(*pair)), None)
+    pair = _input_and_output(context)
     if pair is None:
         return None
     source, target = pair

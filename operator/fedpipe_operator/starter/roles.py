@@ -32,7 +32,7 @@ _TEXT_NAMES: Final = (
 _NO_TEXT: Final = re.compile(
     r"^(|id|idx|index|guid|uuid|key|url|uri|date|time|timestamp|file|filename|path|split|source|.*[_ .-]id|id[_ .-].*)$"
 )
-"""Names of columns whose texts nobody trains on."""
+"""Names of columns whose texts nobody trains on, and which are labels only where nothing else is."""
 _MOST_LABELS: Final = 100
 """As `policy.maxLabels`, by default."""
 _MOST_NUMBERS: Final = 20
@@ -127,9 +127,9 @@ def _text_rank(column: ColumnFacts) -> tuple[int, float]:
 
 
 def label_rank(column: ColumnFacts) -> int:
-    """How usual the name is for a label: 0 is the most usual; the largest: it is not."""
+    """How usual the name is for a label: 0 is the most usual; `len(LABEL_NAMES)`: it is not; one more: it is that of an id or the like."""
     name = column.name.lower().rpartition(".")[2]
-    return LABEL_NAMES.index(name) if name in LABEL_NAMES else len(LABEL_NAMES)
+    return LABEL_NAMES.index(name) if name in LABEL_NAMES else len(LABEL_NAMES) + bool(_NO_TEXT.match(name))
 
 
 def shown(name: str) -> str:

@@ -6,17 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from fedpipe_trainer import stand_ins
 from fedpipe_trainer.contract import FailureReason
 from fedpipe_trainer.errors import TaskFailed
 
 WEIGHTS: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
-_POINTERS: Final = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
-_ANNEX: Final = "/annex/objects/"
-"""In the text of a git-annex pointer."""
-_LONGEST_POINTER: Final = 1024
-_PAGES: Final = (b"<!doctype html", b"<html", b"<?xml")
-"""How the error page of a server begins that was saved under the name of a file."""
 _PARSED: Final = 1 << 20
 """Bytes up to which a JSON file is parsed in every task; a longer one is looked at only where it cannot be read."""
 _HEADER_LENGTH: Final = 8
@@ -153,15 +148,12 @@ _COPY_AGAIN: Final = "copy or download it again"
 
 
 def _check_content(path: Path, parse_up_to: int = _PARSED) -> None:
+    if found := stand_ins.described(path):
+        raise bad_model(f"{path} {found}")
     with path.open("rb") as file:
-        first = file.read(_LONGEST_POINTER)
-    if first.startswith(_POINTERS) or (len(first) < _LONGEST_POINTER and _ANNEX in first.decode("utf-8", "replace")):
-        kind, command = ("git-annex", "git annex get .") if _ANNEX in first.decode("utf-8", "replace") else ("git-lfs", "git lfs pull")
-        raise bad_model(f"{path} is a {kind} pointer and not the file itself: run `{command}` in the repository that it was copied from")
-    if not first.strip() and path.suffix != ".txt":
+        is_empty = not file.read(stand_ins.LONGEST).strip()
+    if is_empty and path.suffix != ".txt":
         raise bad_model(f"{path} is empty: {_COPY_AGAIN}")
-    if first.lstrip().lower().startswith(_PAGES):
-        raise bad_model(f"{path} is a web page, such as a server's error message, and not the file itself: {_COPY_AGAIN}")
     if path.suffix == ".json" and path.stat().st_size <= parse_up_to:
         _read_json(path)
 

@@ -34,17 +34,24 @@ class _Use(NamedTuple):
 
 
 def adapter_card(base: BaseName, objective: Objective, provenance: Provenance, *, has_whole_modules: bool = False) -> str:
-    """The card of the PEFT folder, which may have modules of the base that were trained whole."""
+    """The card of the PEFT folder, which may have modules of the base that were trained whole.
+
+    A base on a claim or in a bucket has no name that transformers loads: the reader says where a copy is.
+    """
     revision = f", revision={base.revision!r}" if base.revision else ""
+    is_elsewhere = "://" in base.name
+    base_line = f'base_folder = "BASE"  # where you have {base.name}\n' if is_elsewhere else ""
     loading = f"""from peft import PeftModel
 from transformers import AutoConfig, AutoTokenizer, {_AUTO[objective.type]}
 
 folder = "export/adapter"
-config = AutoConfig.from_pretrained(folder)
-base = {_AUTO[objective.type]}.from_pretrained({base.name!r}, config=config, ignore_mismatched_sizes=True{revision})
+{base_line}config = AutoConfig.from_pretrained(folder)
+base = {_AUTO[objective.type]}.from_pretrained(
+    {"base_folder" if is_elsewhere else repr(base.name)}, config=config, ignore_mismatched_sizes=True{revision}
+)
 model = PeftModel.from_pretrained(base, folder)
 tokenizer = AutoTokenizer.from_pretrained(folder)"""
-    serving = f"vLLM: `vllm serve {base.name} --enable-lora --lora-modules NAME=FOLDER`."
+    serving = f"vLLM: `vllm serve {'BASE' if is_elsewhere else base.name} --enable-lora --lora-modules NAME=FOLDER`."
     if has_whole_modules:
         serving = "vLLM loads no adapter with modules that were trained whole, as this one has: serve the merged model."
     return _card(base, objective, provenance, _Use("peft", "LoRA adapter", loading, serving))

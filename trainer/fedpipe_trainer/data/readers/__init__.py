@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from fedpipe_trainer import stand_ins
 from fedpipe_trainer.data.readers.delimited import read_table
 from fedpipe_trainer.data.readers.folders import files_of
 from fedpipe_trainer.data.readers.json_files import read_json, read_json_lines
@@ -68,7 +69,9 @@ def column_names(path: Path) -> list[str]:
     # As below.
     from fedpipe_trainer.data.readers.arrow import names_of  # noqa: PLC0415
 
-    return names_of(files_of(path)[0])
+    files = files_of(path)
+    _require_themselves(files[:1])
+    return names_of(files[0])
 
 
 def read_records(path: Path, columns: Sequence[str]) -> Records:
@@ -81,6 +84,7 @@ def read_records(path: Path, columns: Sequence[str]) -> Records:
     suffix = suffix_of(path)
     format_ = next((one for one in _TEXTS if suffix == one or suffix.startswith(f"{one}.")), "")
     if (reader := _TEXTS.get(format_)) and not path.is_dir():
+        _require_themselves([path])
         return reader(path, columns)
     if not path.is_dir() and suffix != _PARQUET:
         raise _unknown_format(path)
@@ -88,7 +92,15 @@ def read_records(path: Path, columns: Sequence[str]) -> Records:
     from fedpipe_trainer.data.readers.arrow import read_arrow, read_parquet  # noqa: PLC0415
 
     files = files_of(path)
+    _require_themselves(files)
     return (read_arrow if files[0].suffix == ".arrow" else read_parquet)(files, columns)
+
+
+def _require_themselves(files: Sequence[Path]) -> None:
+    """A pointer of git-lfs under the name of a csv would be read as a table."""
+    for file in files:
+        if file.is_file() and (found := stand_ins.described(file)):
+            raise bad_data(f"the data file {file} {found}")
 
 
 def _unknown_format(path: Path) -> TaskFailed:
