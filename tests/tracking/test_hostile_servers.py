@@ -1,6 +1,7 @@
 """What a tracker's server may answer, or not: each ends as a reason with a sentence, within bounds, and no answer leads anywhere else."""
 
 import json
+import re
 import socket
 import threading
 import time
@@ -27,6 +28,20 @@ MARGIN = 2.0
 """Seconds between a deadline and the error: the machine may have other work."""
 
 
+def request_on(connection: socket.socket) -> bytes:
+    """A whole request: a connection that is closed before its body was read is reset, and the answer with it. Of TLS, its first bytes."""
+    heard = connection.recv(65536)
+    while heard[:1].isalpha() and not _is_whole(heard) and (more := connection.recv(65536)):
+        heard += more
+    return heard
+
+
+def _is_whole(request: bytes) -> bool:
+    head, end, body = request.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+    return bool(end) and len(body) >= int(length[1] if length else 0)
+
+
 @dataclass
 class Server:
     """Says the same to every connection, and keeps what it was sent."""
@@ -51,7 +66,7 @@ class Server:
 
     def _converse(self, connection: socket.socket) -> None:
         with closing(connection), suppress(OSError):
-            self.heard.append(connection.recv(65536))
+            self.heard.append(request_on(connection))
             self.says(connection, self.stopped)
 
 
