@@ -13,13 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ingredients.folders import digest_of, link_folder, make_once  # noqa: E402 - needs the path above
-from ingredients.models import model_folder  # noqa: E402 - likewise
-from ingredients.packages import cache_folder  # noqa: E402 - likewise
-from ingredients.tables import write_rows  # noqa: E402 - likewise
+from ingredients.tables import write_rows
+from ingredients.volumes import fill_volumes
 
 SITES = {"phone-desk": (0.5, "jsonl"), "printer-desk": (0.3, "csv"), "router-desk": (0.2, "parquet")}
 """By volume claim: the site's share of the conversations, and the format of its files."""
@@ -27,7 +24,6 @@ CONVERSATIONS = (600, 120)
 """For training and validation, of all sites together."""
 
 MODEL = "smollm2"
-VOLUMES = HERE / "volumes"
 _FAULTS = {
     "phone": {"does not charge": "Clean the port with a dry brush.", "is slow": "Restart it.", "is hot": "Take it out of its case."},
     "printer": {"prints stripes": "Clean it twice.", "jams": "Open the rear cover.", "is offline": "Press the network button."},
@@ -39,11 +35,8 @@ _MODELS = ("A1", "B20", "C3", "D45")
 def main() -> None:
     """Create what is missing in `volumes/`."""
     argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args()
-    link_folder(VOLUMES / "models" / MODEL, model_folder(MODEL, cache_folder()))
-    code = digest_of([Path(__file__), *sorted((HERE.parent / "ingredients").glob("*.py"))])
-    for claim in SITES:
-        make_once(VOLUMES / claim, partial(_write, claim=claim), made_from=code)
-    print(f"ready: {MODEL} and the conversations of {len(SITES)} sites in {VOLUMES}")
+    volumes = fill_volumes(Path(__file__).resolve(), MODEL, {claim: partial(_write, claim=claim) for claim in SITES})
+    print(f"ready: {MODEL} and the conversations of {len(SITES)} sites in {volumes}")
 
 
 def conversations(product: str, count: int, seed: int) -> list[list[dict[str, str]]]:

@@ -13,15 +13,12 @@ import sys
 from functools import partial
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ingredients.e2e import e2e_rows, restaurant  # noqa: E402 - needs the path above
-from ingredients.folders import digest_of, link_folder, make_once  # noqa: E402 - likewise
-from ingredients.models import model_folder  # noqa: E402 - likewise
-from ingredients.packages import cache_folder  # noqa: E402 - likewise
-from ingredients.splitting import dirichlet_shares, split_rows  # noqa: E402 - likewise
-from ingredients.tables import Row, write_rows  # noqa: E402 - likewise
+from ingredients.e2e import e2e_rows, restaurant
+from ingredients.splitting import dirichlet_shares, split_rows
+from ingredients.tables import Row, write_rows
+from ingredients.volumes import fill_volumes
 
 SITES = {"city-guide": (0.5, "jsonl"), "coast-guide": (0.3, "csv"), "valley-guide": (0.2, "parquet")}
 """By volume claim: the site's share of the meaning representations, and the format of its files."""
@@ -30,7 +27,6 @@ SEED = 5  # of seeds 0 to 7, the one whose split is closest to the shares above
 TEST_MEANINGS = 90
 
 MODEL = "smollm2"
-VOLUMES = HERE / "volumes"
 
 
 def main() -> None:
@@ -38,11 +34,9 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     arguments.add_argument("--data", type=Path, default=os.environ.get("E2E_DATA"), help="folder of devset.csv and testset_w_refs.csv")
     files = _files(arguments.parse_args().data)
-    link_folder(VOLUMES / "models" / MODEL, model_folder(MODEL, cache_folder()))
-    code = digest_of([*files, Path(__file__), *sorted((HERE.parent / "ingredients").glob("*.py"))])
-    for claim in SITES:
-        make_once(VOLUMES / claim, partial(_write, claim=claim, files=files), made_from=code)
-    print(f"ready: {MODEL} and the data of {len(SITES)} sites in {VOLUMES}")
+    claims = {claim: partial(_write, claim=claim, files=files) for claim in SITES}
+    volumes = fill_volumes(Path(__file__).resolve(), MODEL, claims, made_from=files)
+    print(f"ready: {MODEL} and the data of {len(SITES)} sites in {volumes}")
 
 
 def sites_rows(train: list[Row], test: list[Row]) -> dict[str, tuple[list[Row], list[Row]]]:

@@ -13,14 +13,11 @@ import sys
 from functools import partial
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ingredients.folders import digest_of, link_folder, make_once  # noqa: E402 - needs the path above
-from ingredients.models import model_folder  # noqa: E402 - likewise
-from ingredients.packages import cache_folder  # noqa: E402 - likewise
-from ingredients.splitting import dirichlet_shares, split_rows  # noqa: E402 - likewise
-from ingredients.tables import Row, write_rows  # noqa: E402 - likewise
+from ingredients.splitting import dirichlet_shares, split_rows
+from ingredients.tables import Row, write_rows
+from ingredients.volumes import fill_volumes
 
 SITES = {"press-pairs": (0.5, "jsonl"), "photo-pairs": (0.3, "csv"), "video-pairs": (0.2, "parquet")}
 """By volume claim: the site's share of the pairs, and the format of its files."""
@@ -30,7 +27,6 @@ MADE = (900, 300)
 """Pairs for training and validation that are made without the data set."""
 
 MODEL = "minilm"
-VOLUMES = HERE / "volumes"
 _FILES = ("SICK_train.txt", "SICK_test_annotated.txt")
 _WHO = ("A man", "A woman", "A child", "A dog", "A boy", "The nurse", "An old singer")
 _DOES = ("is playing a guitar", "is running in a park", "is sleeping", "is cutting an onion", "is reading a book", "is riding a horse")
@@ -42,12 +38,10 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     arguments.add_argument("--data", type=Path, default=os.environ.get("SICK_DATA"), help=f"folder of {' and '.join(_FILES)}")
     folder = arguments.parse_args().data
-    link_folder(VOLUMES / "models" / MODEL, model_folder(MODEL, cache_folder()))
     files = [folder / name for name in _FILES] if folder else []
-    code = digest_of([*files, Path(__file__), *sorted((HERE.parent / "ingredients").glob("*.py"))])
-    for claim in SITES:
-        make_once(VOLUMES / claim, partial(_write, claim=claim, folder_of_data=folder), made_from=code)
-    print(f"ready: {MODEL} and the pairs of {len(SITES)} sites in {VOLUMES}")
+    claims = {claim: partial(_write, claim=claim, folder_of_data=folder) for claim in SITES}
+    volumes = fill_volumes(Path(__file__).resolve(), MODEL, claims, made_from=files)
+    print(f"ready: {MODEL} and the pairs of {len(SITES)} sites in {volumes}")
 
 
 def sick_pairs(file: Path) -> list[Row]:

@@ -10,15 +10,14 @@ import sys
 from functools import partial
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ingredients.folders import digest_of, link_folder, make_once  # noqa: E402 - needs the path above
-from ingredients.models import MAKERS, model_folder  # noqa: E402 - likewise
-from ingredients.newsgroups import newsgroups  # noqa: E402 - likewise
-from ingredients.packages import cache_folder  # noqa: E402 - likewise
-from ingredients.splitting import balanced_sample, dirichlet_shares, split_rows  # noqa: E402 - likewise
-from ingredients.tables import Row, write_rows  # noqa: E402 - likewise
+from ingredients.models import MAKERS
+from ingredients.newsgroups import newsgroups
+from ingredients.packages import cache_folder
+from ingredients.splitting import balanced_sample, dirichlet_shares, split_rows
+from ingredients.tables import Row, write_rows
+from ingredients.volumes import fill_volumes
 
 SITES = {"campus-news": (0.5, "jsonl"), "office-news": (0.3, "csv"), "cabin-news": (0.2, "parquet")}
 """By volume claim: the site's share of the documents, and the format of its files."""
@@ -27,8 +26,6 @@ SEED = 0
 TRAIN_PER_GROUP = 30
 TEST_PER_GROUP = 25
 
-VOLUMES = HERE / "volumes"
-
 
 def main() -> None:
     """Create what is missing in `volumes/`."""
@@ -36,11 +33,8 @@ def main() -> None:
     arguments.add_argument("--model", choices=list(MAKERS), default="mpnet", help="the base model; name it in run.yaml too")
     model = arguments.parse_args().model
     cache = cache_folder()
-    link_folder(VOLUMES / "models" / model, model_folder(model, cache))
-    code = digest_of([Path(__file__), *sorted((HERE.parent / "ingredients").glob("*.py"))])
-    for claim in SITES:
-        make_once(VOLUMES / claim, partial(_write, claim=claim, cache=cache), made_from=code)
-    print(f"ready: {model} and the data of {len(SITES)} sites in {VOLUMES}")
+    volumes = fill_volumes(Path(__file__).resolve(), model, {claim: partial(_write, claim=claim, cache=cache) for claim in SITES})
+    print(f"ready: {model} and the data of {len(SITES)} sites in {volumes}")
 
 
 def sites_rows(train: list[Row], test: list[Row]) -> dict[str, tuple[list[Row], list[Row]]]:

@@ -27,6 +27,7 @@ from fedpipe_operator.store.connections import (
     bounded,
     send_bounded,
 )
+from fedpipe_operator.store.s3_errors import shown_words
 
 SECONDS: Final = 20.0
 """For one request, until its answer is read."""
@@ -34,8 +35,6 @@ ANSWER_BYTES: Final = 4 * 2**20
 """The longest answer: that of a run which has a thousand figures has a quarter of it."""
 _CERTIFICATES: Final = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 """The chart sets both, to the same file; people who use MLflow's own client set the first."""
-_WORDS: Final = 300
-"""Of what is known of an error."""
 
 
 class Answer(NamedTuple):
@@ -107,12 +106,10 @@ def _translated(url: str) -> Iterator[None]:
         raise UserError("TrackerRefused", f"{what}; correct the URL: is it the tracker's?") from error
     except SSLError as error:
         advice = "add its CA to the chart's caBundle"
-        raise TransientError("TrackerUnreachable", f"{url}: its certificate is not trusted: {_words(error)}; {advice}") from error
+        raise TransientError("TrackerUnreachable", f"{url}: its certificate is not trusted: {shown_words(str(error))}; {advice}") from error
     except (EndpointConnectionError, ConnectTimeoutError, HTTPClientError, BotoCoreError) as error:
-        raise TransientError("TrackerUnreachable", f"{url}: {_words(error)}; check its address and that the server is running") from error
+        raise TransientError(
+            "TrackerUnreachable", f"{url}: {shown_words(str(error))}; check its address and that the server is running"
+        ) from error
     except ValueError as error:
-        raise UserError("TrackerRefused", f"{url}: {_words(error)}; correct the URL") from error
-
-
-def _words(error: Exception) -> str:
-    return "".join(one if one.isprintable() else "�" for one in str(error)[:_WORDS])
+        raise UserError("TrackerRefused", f"{url}: {shown_words(str(error))}; correct the URL") from error

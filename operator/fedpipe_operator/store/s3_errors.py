@@ -77,7 +77,7 @@ def refusal_of_identity(error: ClientError) -> str | None:
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if status not in _CLIENT_ERRORS or status in _LATER or code_of(error) in _BUSY | _IDENTITY_LATER:
         return None
-    return f"{_shown(error.response.get('Error', {}).get('Message') or 'no message')} ({_shown(code_of(error))}, HTTP {status})"
+    return f"{shown_words(error.response.get('Error', {}).get('Message') or 'no message')} ({shown_words(code_of(error))}, HTTP {status})"
 
 
 @contextmanager
@@ -97,13 +97,13 @@ def _response_error(error: ClientError, location: str) -> FedPipeError:
     """The error for an error response of the store."""
     code, status = code_of(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     rule = next(rule for rule in _RULES if code in rule.codes or status in rule.statuses)
-    message = _shown(error.response.get("Error", {}).get("Message") or "no message")
-    return rule.kind(rule.reason, f"{location}: {message} ({_shown(code)}, HTTP {status}); {rule.advice}")
+    message = shown_words(error.response.get("Error", {}).get("Message") or "no message")
+    return rule.kind(rule.reason, f"{location}: {message} ({shown_words(code)}, HTTP {status}); {rule.advice}")
 
 
 def _request_error(error: Exception, location: str) -> FedPipeError:
     """The error when there was no response, or no request could be made."""
-    text = _shown(str(error))
+    text = shown_words(str(error))
     if isinstance(error, _UNREACHABLE):
         return TransientError("StoreUnreachable", f"{location}: {text}; check the endpoint's address and that the store is running")
     if isinstance(error, HTTPClientError):
@@ -124,6 +124,6 @@ def _bound_error(error: BoundError, location: str) -> FedPipeError:
     return UserError("AnswerTooLarge", f"{location}: {error}; check the endpoint, and what else writes into the run's folder")
 
 
-def _shown(text: str) -> str:
+def shown_words(text: str) -> str:
     """A server's words as a message may have them: printable and short."""
     return "".join(one if one.isprintable() else "�" for one in text[:_MESSAGE_MAX])

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.store.http_server import Answer, HttpServer
+from fedpipe_operator.store.s3_errors import shown_words
 
 _API: Final = "/api/2.0/mlflow"
 _ARTIFACTS: Final = "/api/2.0/mlflow-artifacts/artifacts"
@@ -26,8 +27,6 @@ _DENIED: Final = (401, 403)
 _LATER: Final = frozenset({408, 429, *range(500, 600)})
 _NOT_FOUND: Final = "RESOURCE_DOES_NOT_EXIST"
 _EXISTS: Final = "RESOURCE_ALREADY_EXISTS"
-_WORDS: Final = 300
-"""Of what the server writes: a run's author chose the server, and its words go into a condition and an event."""
 
 _RUNS: Final = 10
 """That are asked for at once, of one."""
@@ -192,7 +191,7 @@ class MlflowClient:
     def _error(self, path: str, answer: Answer) -> FedPipeError:
         """`TrackerDenied`, `TrackerUnavailable`, `TrackerRefused`."""
         problem = _problem(answer)
-        words = f": {_shown(problem.message)} ({_shown(problem.error_code)})" if problem.error_code else ""
+        words = f": {shown_words(problem.message)} ({shown_words(problem.error_code)})" if problem.error_code else ""
         what = f"{self.server.url}{path.partition('?')[0]} answers {answer.status}{words}"
         if answer.status in _DENIED:
             advice = "check the Secret of spec.tracking.mlflow.credentialsSecretRef, and which hosts the server allows"
@@ -220,7 +219,3 @@ def _read(answer: Answer, kind: type[Parsed]) -> Parsed | None:
 
 def _pairs(values: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"key": key, "value": value} for key, value in values.items()]
-
-
-def _shown(text: str) -> str:
-    return "".join(one if one.isprintable() else "�" for one in text[:_WORDS])

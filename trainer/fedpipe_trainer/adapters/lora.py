@@ -235,9 +235,7 @@ def _init_head(base: Base, global_head: Mapping[str, Tensor], seed: int) -> None
     with torch.no_grad():
         for name in base.head:
             parameter = base.model.get_parameter(name)
-            value = global_head.get(name, base.own_head.get(name))
-            if value is None and name in base.whole:
-                value = base.whole[name]
+            value = next((values[name] for values in (global_head, base.own_head, base.whole) if name in values), None)
             if value is None:
                 constant = torch.zeros if name.endswith("bias") else torch.ones
                 is_matrix = parameter.ndim > 1

@@ -91,8 +91,8 @@ def read_global_adapter(path: Path, model: nn.Module, head: tuple[str, ...], who
         if tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all()):
             raise _invalid_adapter(f"the global adapter's {key} is not float32 or has values that are not finite")
     head_tensors = {name: _take_head_parameter(tensors, name, model.get_parameter(name)) for name in head}
-    for name in whole or {}:
-        head_tensors[name] += (whole or {})[name]
+    for name, value in (whole or {}).items():
+        head_tensors[name] += value
     weights = {}
     for key in [key for key in tensors if key.endswith(_A)]:
         weight = key.removeprefix(KEY_PREFIX).removesuffix(_A)

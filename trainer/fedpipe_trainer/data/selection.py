@@ -37,7 +37,7 @@ def select_rows(path: str | Path, objective: Objective, policy: DataPolicy, fold
     if not isinstance(objective, SequenceClassification):
         return found
     allowed = _with_allowed_labels(path, found, objective, policy)
-    return with_run_labels(path, allowed, objective) if objective.labels else allowed
+    return with_run_labels(path, allowed, objective)
 
 
 def _without_ties(path: str | Path, found: Rows, objective: Preference) -> Rows:
@@ -72,12 +72,14 @@ def _with_allowed_labels(path: str | Path, found: Rows, objective: SequenceClass
     return replace(found.at(kept), skipped=found.skipped + left_out, notes=(*found.notes, note))
 
 
-def with_run_labels(path: str | Path, rows: Rows, objective: SequenceClassification) -> Rows:
-    """These rows of a file without those of other labels, if the objective drops them.
+def with_run_labels(path: str | Path, rows: Rows, objective: Objective) -> Rows:
+    """These rows of a file without those of other labels, if the objective has labels and drops the others.
 
     Raises:
         TaskFailed: BadData, a row has another label, and the objective does not drop them; or every row has.
     """
+    if not isinstance(objective, SequenceClassification) or not objective.labels:
+        return rows
     known = set(objective.labels)
     kept = _positions(rows, objective, known)
     others = len(rows.rows) - len(kept)

@@ -68,13 +68,6 @@ def _select(path: str, task: ProfileTask, found: _Findings) -> Rows | None:
     return found.attempt(lambda: select_rows(path, task.objective, task.policy))
 
 
-def _with_labels(path: str, rows: Rows, objective: Objective) -> Rows:
-    """The rows of the labels that were found, or that the run declares."""
-    if isinstance(objective, SequenceClassification) and objective.labels:
-        return with_run_labels(path, rows, objective)
-    return rows
-
-
 def _file_check(rows: Rows, objective: Objective | None, asked: Objective) -> FileCheck:
     counts: Counter[str] = Counter()
     if isinstance(asked, SequenceClassification) and asked.problem != "Regression":
@@ -118,10 +111,10 @@ def _check_tokens(
     found.attempt(lambda: facts(folder, objective, task.target_modules, task.model.attn_implementation, task.model.modules_to_save))
     train, validation = files
     if validation is not None:
-        found.attempt(lambda: encode(_with_labels(task.data.validation, validation, objective).rows, objective, tokenizer))
+        found.attempt(lambda: encode(with_run_labels(task.data.validation, validation, objective).rows, objective, tokenizer))
     if train is None:
         return None
-    return found.attempt(lambda: _count_tokens(_with_labels(task.data.train, train, objective), objective, tokenizer))
+    return found.attempt(lambda: _count_tokens(with_run_labels(task.data.train, train, objective), objective, tokenizer))
 
 
 def _count_tokens(train: Rows, objective: Objective, tokenizer: Tokenizer) -> TokenCheck:

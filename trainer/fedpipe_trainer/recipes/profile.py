@@ -204,8 +204,7 @@ def prepare(task: ProfileTask, folder: Path, cache: Path | None = None) -> Prepa
     paths = (task.data.train, task.data.validation)
     train, validation = (select_rows(path, task.objective, task.policy, cache) for path in paths)
     objective = with_found_labels(task.objective, (train, validation), task.policy)
-    if isinstance(objective, SequenceClassification) and objective.labels:
-        train, validation = (with_run_labels(path, rows, objective) for path, rows in zip(paths, (train, validation), strict=True))
+    train, validation = (with_run_labels(path, rows, objective) for path, rows in zip(paths, (train, validation), strict=True))
     tokenizer = read_tokenizer(folder)
     check_model(folder, objective, tokenizer, max_new_tokens=task.max_new_tokens)
     return PreparedSite(
