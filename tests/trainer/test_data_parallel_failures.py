@@ -22,6 +22,7 @@ from fedpipe_trainer.profiling.subject import Subject
 from fedpipe_trainer.recipes import profile, train
 
 Toy = Callable[[str], Path]
+Children = Callable[[], set[psutil.Process]]
 ENDED: Final = r"the process of device 1 was killed \(SIGKILL\).*raise capacity.memory of the EdgeSite"
 
 
@@ -32,13 +33,21 @@ def task(toy: Toy, tmp_path: Path) -> TrainTask:
     return a_training_task(toy("llama"), tmp_path, {Q0: 4}, processes=2, steps=100_000, **urls)
 
 
-def test_the_end_of_a_process_during_an_exchange_ends_the_task(task: TrainTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def new_children() -> Children:
+    """A function that returns the processes that the test started: this process has others, which fixtures of many tests serve from."""
+    others = set(psutil.Process().children())
+    return lambda: set(psutil.Process().children()) - others
+
+
+def test_the_end_of_a_process_during_an_exchange_ends_the_task(
+    task: TrainTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_children: Children
+) -> None:
     workers: list[psutil.Process] = []
     original = exchange.add_gradients
-    others = set(psutil.Process().children())
 
     def kill_first(trainable: Mapping[str, Any]) -> Any:
-        workers.extend(set(psutil.Process().children()) - others)
+        workers.extend(new_children())
         for worker in workers:
             worker.suspend()
         works = original(trainable)
@@ -112,7 +121,7 @@ def test_no_process_outlives_the_first(task: TrainTask, tmp_path: Path) -> None:
 
 
 def test_a_process_that_ends_while_a_site_is_profiled_says_nothing_about_bit_widths(
-    task: TrainTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: TrainTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_children: Children
 ) -> None:
     measure = profile.measure_steps
     asked: list[Any] = []
@@ -120,7 +129,7 @@ def test_a_process_that_ends_while_a_site_is_profiled_says_nothing_about_bit_wid
     def kill_second(subject: Subject, *others: Any) -> Any:
         asked.append(subject.base.bits)
         if len(asked) == 2:
-            for worker in psutil.Process().children():
+            for worker in new_children():
                 worker.kill()
         return measure(subject, *others)
 
