@@ -40,11 +40,15 @@ def distinct_results(task: Any, folder: Path) -> Any:
     return good_trainer(task, folder)
 
 
+def work(machine: Machine, session: Session) -> None:
+    session.reconcile()
+    for name in machine.backend.active_jobs():
+        machine.backend.work(name)
+
+
 def work_until_planned(machine: Machine, session: Session) -> None:
     while session.store.read(names.round_plan(1)) is None:
-        session.reconcile()
-        for name in machine.backend.active_jobs():
-            machine.backend.work(name)
+        work(machine, session)
 
 
 class Workspace:
@@ -60,12 +64,14 @@ class Workspace:
         (folder / "run.yaml").write_text(yaml.safe_dump_all(documents))
 
     def execute(self, *, until: str, trainer: Callable[[Any, Path], Any] = distinct_results) -> None:
-        """Do what `fedpipe run` does, with a stand-in for the trainers, up to the plan, the end or the comparison."""
+        """Do what `fedpipe run` does, with a stand-in for the trainers, up to the plan, the first trainings, the end or the comparison."""
         with self.runs.lock():
             machine = Machine(self.runs.path, Run(self.runs.resume(), self.run.sites), trainer)
             session = machine.session(on_status=self.runs.write_status)
-            if until == "plan":
+            if until in ("plan", "training"):
                 work_until_planned(machine, session)
+            while until == "training" and session.store.list(names.round_folder(1)) == [names.round_plan(1)]:
+                work(machine, session)
             if until in ("end", "comparison"):
                 machine.drive({"run": session})
             if until == "comparison":
@@ -202,22 +208,29 @@ def test_an_option_that_changes_the_spec_is_refused_for_a_finished_run(compared:
 
 
 def test_an_edit_of_an_unfinished_run_counts_from_the_next_round(tmp_path: Path) -> None:
-    Workspace(tmp_path, training={"learningRate": 0.001}).execute(until="plan")
+    Workspace(tmp_path, training={"learningRate": 0.001}).execute(until="training")
     edited = Workspace(tmp_path, training={"learningRate": 0.002})
 
+    _, lines = edited.call("plan")
     edited.execute(until="end")
 
     plans = [json.loads((edited.runs.store / names.round_plan(round_)).read_text()) for round_ in (1, 2)]
     assert [plan["learningRate"] for plan in plans] == [0.001, 0.002]
+    assert lines[0] == "the spec was edited: steps that are finished, such as a round's plan, keep the earlier values; --fresh starts over"
 
 
-def test_plan_of_an_edited_run_says_that_the_plan_is_of_the_earlier_spec(tmp_path: Path) -> None:
-    Workspace(tmp_path, training={"learningRate": 0.001}).execute(until="plan")
+def test_an_edit_after_plan_counts_at_once_and_keeps_the_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Workspace(tmp_path, training={"learningRate": 0.001})
+    before.execute(until="plan")
+    measured = {path: path.stat().st_mtime_ns for path in before.runs.store.glob("profile/*/*/result.json")}
+    monkeypatch.setattr(LocalRun, "drive", plan_with_stand_ins)
 
     status, lines = Workspace(tmp_path, training={"learningRate": 0.002}).call("plan")
 
     assert status == 0
-    assert lines[0] == "the spec was edited: steps that are finished, such as a round's plan, keep the earlier values; --fresh starts over"
+    assert lines[0] == "the spec was edited: round 1, which had not begun, is planned again; the sites' profiles are kept"
+    assert json.loads((before.runs.store / names.round_plan(1)).read_text())["learningRate"] == 0.002
+    assert {path: path.stat().st_mtime_ns for path in before.runs.store.glob("profile/*/*/result.json")} == measured
 
 
 def test_a_plan_that_is_refused_for_an_edit_advises_an_option_that_plan_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from fedpipe_operator.api import FineTuneStatus, Reason
 from fedpipe_operator.backend import Job, JobState, JobStatus, TaskKind
 from fedpipe_operator.cli.display import Display
 from fedpipe_operator.rounds import Event
-from fedpipe_trainer.contract import Progress
+from fedpipe_trainer.contract import ExitCode, Progress
 
 PLANS = (
     {"site": "clinic", "bits": 4, "rank": 8, "adapters": 24, "batchSize": 2, "steps": 70, "memory": 1, "seconds": 1},
@@ -144,6 +144,29 @@ def test_in_a_log_an_ended_job_has_one_line_with_its_numbers(log: Screen) -> Non
             display.jobs(jobs)
 
     assert log.lines() == ["hospital train of round 2: succeeded, train 3/90, loss 0.250, 1404 tokens/s"]
+
+
+def test_in_a_log_every_stage_begins_with_how_far_the_run_is(log: Screen) -> None:
+    stages = [("Profiling", 0, None), ("Profiling", 1, None), ("Training", 4, 125), ("Training", 42, 70), ("Exporting", 97, 15)]
+    with log.display as display:
+        for stage, percentage, left in stages:
+            progress = {"stage": stage, "percentage": percentage, "sitesDone": 0, "sitesTotal": 2, "estimatedRemainingSeconds": left}
+            display.status(FineTuneStatus.model_validate({"progress": progress}))
+
+    assert log.lines() == [
+        "Profiling: 0 % of the run",
+        "Training: 4 % of the run, about 2 min 5 s left",
+        "Exporting: 97 % of the run, about 15 s left",
+    ]
+
+
+def test_a_job_that_was_stopped_with_the_command_is_no_failure(log: Screen) -> None:
+    stopped = replace(running("clinic"), state=JobState.FAILED, exit_code=ExitCode.TERMINATED, reason="Terminated", message="on request")
+
+    with log.display as display:
+        display.jobs(by_name(stopped))
+
+    assert log.lines() == ["clinic train of round 2: stopped with the command; it is taken up again"]
 
 
 def test_in_a_log_a_failed_job_has_its_reason(log: Screen) -> None:

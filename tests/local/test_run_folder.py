@@ -29,6 +29,10 @@ def test_every_run_has_its_own_folder_by_namespace_and_name(tmp_path: Path) -> N
     assert folders == [tmp_path / "default/toy", tmp_path / "default/toy-2", tmp_path / "ward/toy"]
 
 
+def test_a_new_run_is_not_edited(tmp_path: Path) -> None:
+    assert not RunFolder(tmp_path, a_resource()).is_edited()
+
+
 def test_a_run_gets_a_uid_at_its_first_start_and_keeps_it(tmp_path: Path) -> None:
     with RunFolder(tmp_path, a_resource()).lock():
         first = RunFolder(tmp_path, a_resource()).resume()
@@ -105,18 +109,16 @@ def test_an_edit_of_a_field_that_may_not_change_is_refused_and_the_folder_left_u
     [{"rounds": {"count": 9}}, {"training": {"learningRateSchedule": "Cosine"}}, {"aggregation": {"maxNorm": 5.0}}],
     ids=["rounds.count", "training.learningRateSchedule", "aggregation.maxNorm"],
 )
-def test_a_run_is_resumed_with_an_edit_of_any_other_field_and_reports_it_once(tmp_path: Path, edit: dict[str, object]) -> None:
+def test_a_run_is_resumed_with_an_edit_of_any_other_field_which_is_told_once(tmp_path: Path, edit: dict[str, object]) -> None:
     with RunFolder(tmp_path, a_resource()).lock():
         begun = RunFolder(tmp_path, a_resource())
         uid = begun.resume().metadata.uid
         begun.write_status(FineTuneStatus(round=1))
-    edits: list[str] = []
     edited = RunFolder(tmp_path, a_resource(**edit))
 
-    resumed = edited.resume(on_edit=lambda: edits.append("edited"))
-    edited.resume(on_edit=lambda: edits.append("edited again"))
-
-    assert edits == ["edited"]
+    assert edited.is_edited()
+    resumed = edited.resume()
+    assert not edited.is_edited()
     assert resumed.spec == a_resource(**edit).spec
     assert (resumed.metadata.uid, resumed.status.round) == (uid, 1)
 

@@ -172,7 +172,8 @@ def test_without_time_for_a_single_rate_there_is_a_sentence_that_says_what_to_do
 
     assert (result.rates, result.loss_before) == ((), None)
     assert result.problem == (
-        "no learning rate was tested: not even one rate could be tried in 2 s: raise rounds.deadline, or write training.learningRate"
+        "no learning rate was tested: not even one rate could be tried in 2 s, the small share of rounds.deadline that the test may take: "
+        "raise rounds.deadline, or write training.learningRate"
     )
 
 

@@ -19,6 +19,7 @@ from fedpipe_operator.planning import hyperparameter_text
 from fedpipe_operator.rounds import Event
 from fedpipe_operator.rounds.kinds import KINDS
 from fedpipe_operator.rounds.replanning import REPLANNED, REPLANNED_EVENT
+from fedpipe_trainer.contract import ExitCode
 
 _SITE: Final = 14
 """Columns of a site's name."""
@@ -70,13 +71,21 @@ class Display:
             if text not in self._printed_hyperparameters:
                 self._printed_hyperparameters.add(text)
                 self.line(f"  {text}")
-        self._plans, self._progress = {plan.site: plan for plan in status.plans}, status.progress
+        self._plans = {plan.site: plan for plan in status.plans}
+        self._show_progress(status.progress)
         if self._plans:
             self._print_plans(status)
         for entry in status.history:
             if entry.round not in self._printed_rounds:
                 self._printed_rounds.add(entry.round)
                 self.line(_round_line(entry, status.metric), style="bold")
+
+    def _show_progress(self, progress: ProgressStatus | None) -> None:
+        """Keep it for the last line of the terminal; in a log, print it at the beginning of a stage."""
+        is_new_stage = progress is not None and (self._progress is None or self._progress.stage is not progress.stage)
+        self._progress = progress
+        if progress and is_new_stage and not self._live:
+            self.line(progress_text(progress), style="dim")
 
     def _print_plans(self, status: FineTuneStatus) -> None:
         """Print the plans, each with what limits it, and the excluded sites, where they differ from those of the round before."""
@@ -101,7 +110,8 @@ class Display:
         for name, status in jobs.items():
             if name not in self._printed_jobs and status.state in (JobState.SUCCEEDED, JobState.FAILED):
                 self._printed_jobs.add(name)
-                self.line(_job_line(status), style="" if status.state is JobState.SUCCEEDED else "yellow")
+                needs_attention = status.state is JobState.FAILED and not _was_stopped(status)
+                self.line(_job_line(status), style="yellow" if needs_attention else "")
 
     def _table(self, newest: Mapping[str, JobStatus]) -> Group:
         table = Table.grid(padding=(0, 2))
@@ -143,10 +153,18 @@ def _round_line(entry: RoundStatus, metric: MetricStatus | None) -> str:
     )
 
 
+def _was_stopped(status: JobStatus) -> bool:
+    """Whether it ended on a request, as at Ctrl-C."""
+    return status.exit_code == ExitCode.TERMINATED
+
+
 def _job_line(status: JobStatus) -> str:
     site, round_ = status.job.site or "run", status.job.round
     task = f"{status.job.kind} of round {round_}" if round_ else status.job.kind  # profiles and the export belong to no round
-    line = f"  {site:<{_SITE}} {task}: {', '.join(filter(None, _cells(status)))}"
+    start = f"  {site:<{_SITE}} {task}: "
+    if _was_stopped(status):
+        return f"{start}stopped with the command; it is taken up again"
+    line = start + ", ".join(filter(None, _cells(status)))
     return line if status.state is JobState.SUCCEEDED else f"{line} ({status.reason}: {status.message})"
 
 

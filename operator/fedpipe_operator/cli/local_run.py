@@ -34,6 +34,7 @@ INTERRUPTED = 130
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over: remove the results of an earlier run of this name.")]
 S3 = Annotated[bool, typer.Option("--s3", help="Use the bucket of spec.store, with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")]
 _EDITED = "the spec was edited: steps that are finished, such as a round's plan, keep the earlier values; --fresh starts over"
+_PLANNED_AGAIN = "the spec was edited: round 1, which had not begun, is planned again; the sites' profiles are kept"
 _TRACKED_SECONDS = 0.2
 _REDRAW_SECONDS = 0.5
 """How often the lines of the sites are redrawn. A job that starts or ends wakes the loop earlier."""
@@ -120,7 +121,7 @@ def open_run(resource: FederatedFineTune, sites: list[EdgeSite], options: Option
     with folder.lock():
         if options.fresh:
             folder.start_over()
-        resource = folder.resume(on_edit=lambda: console.print(_EDITED, style="yellow", soft_wrap=True))
+        is_edited, resource = folder.is_edited(), folder.resume()
         with _backend(folder, options) as backend, Display(console) as display:
             session = Session(
                 run=Run(resource, select_sites(resource, sites), private_claims=private_claims(sites, resource.metadata.namespace)),
@@ -132,6 +133,8 @@ def open_run(resource: FederatedFineTune, sites: list[EdgeSite], options: Option
                 on_event=display.event,
             )
             session.store.list()  # a wrong endpoint or wrong credentials fail here at once, without a retry
+            if is_edited:
+                display.line(_PLANNED_AGAIN if session.forget_plan() else _EDITED, style="yellow")
             display.status(resource.status)
             yield LocalRun(folder, session, backend, display)
 

@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -84,12 +84,15 @@ class RunFolder:
             elif entry.name not in {_LOCK, PROCESSES_LOCK}:
                 entry.unlink()
 
-    def resume(self, on_edit: Callable[[], None] = lambda: None) -> FederatedFineTune:
+    def is_edited(self) -> bool:
+        """Whether the spec has been edited since the run was last resumed."""
+        origin = self._origin()
+        return origin is not None and origin.spec_sha256 != _hash_of(self._resource.spec)
+
+    def resume(self) -> FederatedFineTune:
         """The run with the uid and the status of this folder; a new folder gets a new uid.
 
-        Args:
-            on_edit: called if the spec has been edited since the run was last started. As on a cluster, a run that is not over
-                continues with the edited spec, unless a field that may not change has changed.
+        As on a cluster, a run that is not over continues with an edited spec, unless a field that may not change has changed.
 
         Raises:
             UserError: `OtherSpec`, the folder is of a run that is over, or that depends on other values of the fields that may not
@@ -100,7 +103,6 @@ class RunFolder:
         origin = self._origin() or current
         if origin.spec_sha256 != current.spec_sha256:
             self._require_editable(status, is_same_revision=is_revision_of(origin.revision, spec))
-            on_edit()
         _replace(self.path / "run.json", current.model_copy(update={"uid": origin.uid}).to_json())
         metadata = self._resource.metadata.model_copy(update={"uid": origin.uid})
         return self._resource.model_copy(update={"metadata": metadata, "status": status})

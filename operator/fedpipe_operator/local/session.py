@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from fedpipe_operator import names
 from fedpipe_operator.api import ConditionStatus, ConditionType, FineTuneStatus
-from fedpipe_operator.backend import JobBackend
+from fedpipe_operator.backend import JobBackend, TaskKind
 from fedpipe_operator.reconcile.reconciler import Placement, Reconciler
 from fedpipe_operator.report import comparison
 from fedpipe_operator.rounds import Event, Run, exported_round, is_over
@@ -64,6 +64,20 @@ class Session:
         if self.trackers is not None:
             self._reconciler.tracked = self.trackers.sync(self.run, self._tracking).observation
         self._reconciler.reconcile(self.run)
+
+    def forget_plan(self) -> bool:
+        """Remove the plan of round 1, which the next reconcile then makes again; False if there is none, or something began with it.
+
+        Nothing did after `fedpipe plan`, which leaves profiles and a plan.
+        """
+        jobs = self.backend.observe().items()
+        has_begun = any(status.job.kind not in {TaskKind.PROFILE, TaskKind.PLAN} for _, status in jobs)
+        if has_begun or self.store.list(names.round_folder(1)) != [names.round_plan(1)]:
+            return False
+        for name in (name for name, status in jobs if status.job.kind is TaskKind.PLAN):
+            self.backend.discard(name)
+        self.store.delete(names.round_plan(1))
+        return True
 
     def track(self) -> bool:
         """Have the trackers of a run that is over written to its end; whether nothing more is to be done for them."""

@@ -152,7 +152,8 @@ def measure_rates(
     if before == 0:
         return _problem("there is nothing to learn: every validation row has the same label or no target, so that the loss is 0")
     if not losses:
-        return _problem(f"not even one rate could be tried in {test.seconds:.3g} s: raise rounds.deadline, or write training.learningRate")
+        share = f"{test.seconds:.3g} s, the small share of rounds.deadline that the test may take"
+        return _problem(f"not even one rate could be tried in {share}: raise rounds.deadline, or write training.learningRate")
     rates = tuple(RateLoss(learning_rate=rate, loss=losses[rate]) for rate in sorted(losses))
     return RangeTestResult(samples=len(validation), loss_before=before, rates=rates)
 
