@@ -29,6 +29,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests/helpers"))
+
 SHAPES: Final[Mapping[str, dict[str, Any]]] = {
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4},
     "1b": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32},
@@ -175,30 +178,23 @@ def measure(way: str, folder: Path, url: str) -> dict[str, float]:
 
 def ours(folder: Path, url: str) -> Callable[[], float]:
     """The export task's way."""
-    from fedpipe_trainer import transfer  # noqa: PLC0415 -- each process imports what it measures
+    from fedpipe_trainer import device, transfer  # noqa: PLC0415 -- each process imports what it measures
     from fedpipe_trainer.adapters import read_global_adapter  # noqa: PLC0415
+    from fedpipe_trainer.adapters.comparison import largest_difference  # noqa: PLC0415
     from fedpipe_trainer.adapters.streaming_merge import plan_merge, write_shard  # noqa: PLC0415
-    from fedpipe_trainer.contract import CausalLM, ExportTask, GlobalAdapter, Model, RunRef  # noqa: PLC0415
+    from fedpipe_trainer.contract import CausalLM  # noqa: PLC0415
     from fedpipe_trainer.model.skeleton import read_skeleton  # noqa: PLC0415
-    from fedpipe_trainer.recipes.export import largest_difference  # noqa: PLC0415
 
     objective = CausalLM(prompt="{a}", response="{b}")
     file = folder / "global.safetensors"
-    task = ExportTask(
-        run=RunRef(namespace="n", name="r", uid="u"),
-        site="",
-        model=Model(source=(folder / "base").as_uri()),
-        result="file:///nowhere",
-        objective=objective,
-        global_adapter=GlobalAdapter(url=file.as_uri(), sha256="0" * 64, size=1),
-    )
 
+    @device.tune_malloc_for_loading()
     def work() -> float:
         skeleton = read_skeleton(folder / "base", objective)
         adapter = read_global_adapter(file, skeleton.model, skeleton.head)
         plan = plan_merge(skeleton, weights=adapter.weights, shard_bytes=_SHARD_BYTES)
         begun = time.perf_counter()
-        largest_difference(task, skeleton, adapter, plan)
+        largest_difference(objective, skeleton, adapter, plan)
         compared = time.perf_counter() - begun
         scratch = folder / "scratch"
         scratch.mkdir()
@@ -233,29 +229,15 @@ def by_peft(folder: Path, url: str) -> Callable[[], float]:
 
 
 def make_base(folder: Path, shape: Mapping[str, Any]) -> None:
-    """Write a model of this shape with random weights in bfloat16."""
-    import torch  # noqa: PLC0415 -- as above
+    """Write a model of this shape, with a tokenizer of its vocabulary."""
+    from random_bases import write_random_base  # noqa: PLC0415 -- as above
     from tokenizers import Tokenizer, models  # noqa: PLC0415
-    from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast  # noqa: PLC0415
+    from transformers import LlamaConfig, PreTrainedTokenizerFast  # noqa: PLC0415
 
-    from fedpipe_trainer.adapters.streaming_merge import MergedTensor, Shard  # noqa: PLC0415
-
-    folder.mkdir()
-    config = LlamaConfig(vocab_size=VOCABULARY, dtype="bfloat16", architectures=["LlamaForCausalLM"], **shape)
-    config.save_pretrained(folder)
+    write_random_base(folder, LlamaConfig(vocab_size=VOCABULARY, dtype="bfloat16", architectures=["LlamaForCausalLM"], **shape))
     vocabulary = {f"t{number}": number for number in range(VOCABULARY - 1)} | {"</s>": VOCABULARY - 1}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="t0"))  # noqa: S106 -- a token of text
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>").save_pretrained(folder)  # noqa: S106 -- likewise
-    with torch.device("meta"):
-        state = AutoModelForCausalLM.from_config(config).state_dict()
-    tensors = tuple(MergedTensor(name, "BF16", tuple(one.shape), one.numel() * 2, None, name) for name, one in state.items())
-    generator = torch.Generator().manual_seed(0)
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(Shard("model.safetensors", tensors).header)
-        for one in tensors:
-            value = torch.empty(one.shape, dtype=torch.bfloat16).normal_(0.0, 0.02, generator=generator)
-            value = torch.ones_like(value) if "norm" in one.key else value
-            file.write(value.view(torch.uint8).numpy().data if value.ndim == 1 else value.view(-1).view(torch.uint8).numpy().data)
 
 
 def make_adapter(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The examples that `fedpipe run` has on one machine, as objects of a cluster: real models, from `kubectl apply` to an exported adapter."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from cluster_user import Kubectl, Plain
 from crds import ROOT
 from fleet_namespace import SECRET, FleetNamespace, store_endpoint
 from installed_operator import Operator
+from random_bases import write_random_base
+from transformers import LlamaConfig
 
 from fedpipe_operator import names
 from fedpipe_operator.api.documents import read_yaml
@@ -22,6 +25,14 @@ pytestmark = [pytest.mark.e2e, pytest.mark.nightly]
 METRICS: Final = {"inference": "accuracy", "chat": "perplexity", "questions": "tokenF1"}
 """The primary metric of each example."""
 STEPS: Final = 4
+LARGE: Final = {
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_hidden_layers": 22,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+}
+"""The shape of TinyLlama-1.1B (arXiv 2401.02385)."""
 
 
 @contextmanager
@@ -73,3 +84,49 @@ def test_an_example_completes_on_a_cluster_and_exports_its_adapter(
     assert run["status"]["metric"]["name"] == METRICS[name]
     assert f"{names.EXPORT_ADAPTER}/adapter_model.safetensors" in exported
     assert any(key.startswith(names.EXPORT_MERGED) for key in exported)
+
+
+@pytest.mark.usefixtures("disposable_cluster")
+def test_a_base_of_a_billion_parameters_goes_through_a_cluster(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with prepared("chat", tmp_path_factory.mktemp("large"), operator) as namespace:
+        size = make_large_base(namespace.fleet / "volumes/models")
+        namespace.kubectl.apply(*objects_with_the_large_base())
+        run = namespace.wait_until_complete("chat", seconds=3600)
+        store = namespace.store_of(run)
+        merged = sum(store.size(key) or 0 for key in store.list(names.EXPORT_MERGED) if key.endswith(".safetensors"))
+        adapter = json.loads(store.read(f"{names.EXPORT_ADAPTER}/adapter_config.json") or b"")
+
+    assert run["status"]["history"][0]["updates"] == "2/2"
+    assert merged == size
+    assert len(adapter["target_modules"]) == 4
+
+
+def make_large_base(models: Path) -> int:
+    """A random base with the vocabulary, tokenizer and chat template of the example's model beside it; the bytes of its weights."""
+    source, folder = models / "smollm2", models / "large"
+    config = json.loads((source / "config.json").read_text())
+    tokens = {name: config[name] for name in ("vocab_size", "bos_token_id", "eos_token_id")}
+    write_random_base(folder, LlamaConfig(**tokens, **LARGE, dtype="bfloat16", architectures=["LlamaForCausalLM"]))
+    for file in source.iterdir():
+        if file.suffix != ".safetensors" and file.name != "config.json":
+            shutil.copy(file, folder)
+    folder.chmod(0o755)
+    for file in folder.iterdir():
+        file.chmod(0o644)
+    return (folder / "model.safetensors").stat().st_size
+
+
+def objects_with_the_large_base() -> list[Plain]:
+    """The chat example's sites with a csv and a parquet file, with memory for the base in 16 bits; few and short steps."""
+    *sites, run = objects_of("chat")
+    chosen = [site for site in sites if site["metadata"]["name"] != "phone"]
+    for site in chosen:
+        site["spec"]["capacity"]["memory"] = "6Gi"
+    spec = run["spec"]
+    spec["model"] = {"source": "pvc://models/large"}
+    spec["task"]["maxLength"] = 64
+    spec["rounds"]["deadline"] = "45m"
+    spec["planning"] |= {"ranks": [0, 8], "batchSizes": [2]}
+    spec["training"] |= {"maxSteps": 2}
+    spec["evaluation"] = {"maxSamples": 4, "generations": 2, "maxNewTokens": 4, "samples": 0}
+    return [*chosen, run]

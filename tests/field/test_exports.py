@@ -267,7 +267,7 @@ def test_a_merge_that_is_not_the_base_with_its_adapter_fails_loudly(
         del model
         return adapter.head[tensor.parameter] if tensor.source is None else tensor.source.read()
 
-    monkeypatch.setattr("fedpipe_trainer.recipes.export.unrounded_value", without_the_adapter)
+    monkeypatch.setattr("fedpipe_trainer.adapters.comparison.unrounded_value", without_the_adapter)
 
     with pytest.raises(TaskFailed, match=r"the merged model is not the base with the adapter: a logit differs by") as failed:
         run_export(toy("llama"), CAUSAL, tmp_path)
@@ -286,7 +286,7 @@ def test_no_two_samples_of_the_comparison_differ_in_their_ends_of_sequence() -> 
 
 
 @pytest.mark.parametrize("family", ["qwen3, tied", "deberta", "t5", "mixtral"])
-def test_the_dry_export_finds_the_files_of_the_export_without_reading_the_base(tmp_path: Path, family: str) -> None:
+def test_the_dry_export_finds_the_files_of_the_export(tmp_path: Path, family: str) -> None:
     _, objective, targets = make_family(family, tmp_path / "base")
     dry = run_dry_export(tmp_path / "base", objective, tmp_path, targets=targets, shard_bytes=30_000)
     shutil.rmtree(tmp_path / "dry")
@@ -298,7 +298,7 @@ def test_the_dry_export_finds_the_files_of_the_export_without_reading_the_base(t
     assert {one.name for one in result.adapter} == {one.name for one in dry.adapter}
     bounds = {one.name: one.size for one in dry.adapter}
     assert all(one.size <= bounds[one.name] for one in result.adapter if one.name.endswith(".safetensors"))
-    assert dry.fingerprint is None  # the base was not read
+    assert dry.fingerprint is None  # that takes a hash of the whole base
 
 
 def test_a_dry_export_says_that_a_weight_cannot_be_merged(toy: Callable[[str], Path], tmp_path: Path) -> None:
@@ -346,6 +346,19 @@ def test_a_weight_of_infinite_values_is_told_before_it_is_trained(toy: Callable[
 
     with pytest.raises(TaskFailed, match="has values that are not finite"):
         run_dry_export(tmp_path / "base", CAUSAL, tmp_path)
+
+
+def test_a_merged_model_that_would_not_be_the_base_is_told_before_anything_is_trained(
+    toy: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(tensor: Any, model: Any, adapter: Any) -> torch.Tensor:
+        del model, adapter
+        return tensor.source.read().float() + 1  # type: ignore[no-any-return]  # of a tensor
+
+    monkeypatch.setattr("fedpipe_trainer.adapters.comparison.unrounded_value", changed)
+
+    with pytest.raises(TaskFailed, match="the merged model is not the base with the adapter: a logit differs by"):
+        run_dry_export(toy("llama"), CAUSAL, tmp_path)
 
 
 def test_a_base_on_no_volume_is_tried_by_its_headers(toy: Callable[[str], Path], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from toys import folders
 
 from fedpipe_trainer.adapters import FROZEN_ADAPTER, Adapters, AdapterSpec, AdapterTensors, attach_adapters, base_name, write_peft_folder
+from fedpipe_trainer.adapters.comparison import largest_difference
 from fedpipe_trainer.adapters.streaming_merge import plan_merge, write_shard
 from fedpipe_trainer.adapters.wire import Factors
 from fedpipe_trainer.contract import BaseModelFacts, CausalLM, FailureReason, Hyperparameters, Seq2SeqLM, SequenceClassification
@@ -220,6 +221,19 @@ def test_a_merged_model_and_peft_s_own_loader_give_the_logits_of_base_and_adapte
     assert not torch.allclose(untouched, expected, **close)
     assert torch.allclose(logits_of(auto.from_pretrained(tmp_path / "merged"), objective), expected, **close)
     assert torch.allclose(logits_of(peft.PeftModel.from_pretrained(plain, str(tmp_path)), objective), expected, **close)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_export_compares_the_merged_weights_with_base_and_adapter(folder_of: Callable[[str], Path], name: str) -> None:
+    objective = family(name).objective
+    base, found = load(folder_of(name), 32, objective), facts(folder_of(name), objective, ())
+    adapter, skeleton = random_adapter(base, found), read_skeleton(folder_of(name), objective)
+    plan = plan_merge(skeleton, weights=adapter.weights, shard_bytes=2**30)
+
+    difference = largest_difference(objective, skeleton, adapter, plan)
+
+    assert (difference is None) == (not plan.is_complete)
+    assert difference is None or difference < 1e-3
 
 
 @pytest.mark.parametrize("name", NAMES)

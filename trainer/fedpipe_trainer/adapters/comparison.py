@@ -10,21 +10,51 @@ from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from fedpipe_trainer.adapters.wire import Factors
+from fedpipe_trainer.adapters.streaming_merge import MergePlan, unrounded_value
+from fedpipe_trainer.adapters.wire import AdapterTensors, Factors
 from fedpipe_trainer.contract import FailureReason, Objective, Seq2SeqLM
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model.architecture import AUTO_CLASSES
+from fedpipe_trainer.model.checkpoint import DTYPES
+from fedpipe_trainer.model.skeleton import Skeleton
 
 _SAMPLES, _LENGTH = 2, 16  # of the random input on which logits are compared
 _TOLERANCE: Final = 1e-3
 """Share of the largest logit that the order of additions may change in 32 bits."""
 _LEAST_SCALE: Final = 1e-3
+_EXPERTS: Final = "experts"
+"""What transformers calls the list of them."""
 _MODELS: Final = 3
 """That are compared: base + adapter, the merged weights as they are stored, and the same in 32 bits."""
 
 
+def largest_difference(objective: Objective, skeleton: Skeleton, adapter: AdapterTensors, plan: MergePlan) -> float | None:
+    """The largest difference of a logit between base + adapter and the merged weights.
+
+    None where parameters are made of several tensors or of none, and where experts have adapters: they see the tokens that a router gives
+    them, so that what another model computes is not in a third of its own.
+
+    Raises:
+        TaskFailed: BadModel, it is more than rounding makes.
+    """
+    changed = {name: one for name, one in plan.by_parameter.items() if one.weight in adapter.weights}
+    if not plan.is_complete or any(_EXPERTS in name.split(".") for name in changed):
+        return None
+
+    def base_value(parameter: str) -> Tensor:
+        source = plan.by_parameter[parameter].source
+        return adapter.head[parameter] if source is None else source.read()
+
+    def merged_value(parameter: str) -> Tensor:
+        return unrounded_value(changed[parameter], skeleton.model, adapter)
+
+    ids = valid_ids(skeleton.tokenizer, skeleton.config.get_text_config().vocab_size)
+    values = _Values(base_value, merged_value, {name: DTYPES[one.dtype] for name, one in changed.items()}, adapter.weights)
+    return _compare(skeleton.config, objective, values, ids)
+
+
 @dataclass(frozen=True)
-class Values:
+class _Values:
     """The parameters of the models that are compared, by name; each is read when it is needed."""
 
     base: Callable[[str], Tensor]
@@ -32,24 +62,26 @@ class Values:
     """Of those that the merge changes, in 32 bits."""
     stored_as: Mapping[str, torch.dtype]
     """Of exactly these: the type in which the merged model has them."""
+    factors: Mapping[str, Factors]
+    """The global adapter, by module."""
 
 
-def compare(config: PretrainedConfig, objective: Objective, weights: Mapping[str, Factors], values: Values, ids: Tensor) -> float:
+def _compare(config: PretrainedConfig, objective: Objective, values: _Values, ids: Tensor) -> float:
     """The largest difference of a logit between base + adapter and the merged weights, both computed in 32 bits.
 
-    One pass over the base computes both, so that each weight is read once: the batch has every sample as often as there are models.
+    One pass over the base computes both, so that each weight is read once: the batch has every sample as often as there are models. Only
+    where a changed module computes something that is no sample's, there is a pass for each model.
 
     Args:
         config: of the model.
         objective: determines the class of the model.
-        weights: the factors of the global adapter.
-        values: the parameters of both models.
+        values: the parameters of both models, and the adapter.
         ids: input ids of the comparison.
 
     Raises:
         TaskFailed: BadModel, the difference is more than rounding the merged weights to their type makes.
     """
-    expected, rounded, unrounded = _logits(config, objective, weights, values, ids)
+    expected, rounded, unrounded = _logits(config, objective, values, ids)
     tolerance = _TOLERANCE * max(float(expected.abs().max()), _LEAST_SCALE)
     # By how much rounding changes a logit depends on the model. So it is left out, to see whether anything else remains.
     without_rounding = _distance(unrounded, expected)
@@ -79,24 +111,34 @@ def valid_ids(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> Tensor:
     return ids
 
 
-def _logits(
-    config: PretrainedConfig, objective: Objective, weights: Mapping[str, Factors], values: Values, ids: Tensor
-) -> tuple[Tensor, ...]:
+def _logits(config: PretrainedConfig, objective: Objective, values: _Values, ids: Tensor) -> tuple[Tensor, ...]:
     """Those of base + adapter, of the merged weights as they are stored, and of the same in 32 bits; each samples × …."""
     with init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AUTO_CLASSES[objective.type].from_config(config, dtype=torch.float32, trust_remote_code=False)
     model.eval()
-    thrice = ids.repeat(_MODELS, 1)
-    decoder_inputs = {"decoder_input_ids": thrice} if isinstance(objective, Seq2SeqLM) else {}
-    with torch.no_grad(), _read_on_demand(model, values.base), _each_in_its_third(model, weights, values):
-        logits: Tensor = model(input_ids=thrice, attention_mask=torch.ones_like(thrice), **decoder_inputs).logits
-    return logits.chunk(_MODELS)
+    try:
+        return _forward_pass(model, objective, values, ids.repeat(_MODELS, 1), range(_MODELS)).chunk(_MODELS)
+    except _InputOfAllSamplesError:  # one pass for each model, which reads each weight as often
+        return tuple(_forward_pass(model, objective, values, ids, range(number, number + 1)) for number in range(_MODELS))
+
+
+def _forward_pass(model: PreTrainedModel, objective: Objective, values: _Values, ids: Tensor, models: range) -> Tensor:
+    """The logits of these of the models, to which equal parts of the batch belong."""
+    decoder_inputs = {"decoder_input_ids": ids} if isinstance(objective, Seq2SeqLM) else {}
+    # The order of a module's hooks: its parts are computed before its parameters are let go.
+    with torch.no_grad(), _each_computes_its_part(model, values, models, len(ids)), _read_on_demand(model, values.base):
+        logits: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), **decoder_inputs).logits
+    return logits
 
 
 @contextmanager
 def _read_on_demand(model: PreTrainedModel, value: Callable[[str], Tensor]) -> Iterator[None]:
-    """Within this context, a layer has its weights while it computes; what is outside of the layers has them all the time."""
-    layers = {name: module for name, module in model.named_modules() if _is_layer(name, model)}
+    """Within this context, a layer has its weights while it computes, as do the embedding and the output layer, the largest of all modules.
+
+    What else is outside of the layers has them all the time: its parameters are also read from elsewhere.
+    """
+    ends = {model.get_input_embeddings(), model.get_output_embeddings()}
+    layers = {name: module for name, module in model.named_modules() if module in ends or _is_layer(name, model)}
     others = [(name, one) for name, one in model.named_modules() if not any(f"{name}.".startswith(f"{layer}.") for layer in layers)]
     hooks = []
     for name, layer in layers.items():
@@ -135,23 +177,38 @@ def _empty(modules: list[tuple[str, nn.Module]]) -> None:
                 module._parameters[name] = nn.Parameter(parameter.to("meta"), requires_grad=False)  # noqa: SLF001 - as above
 
 
-@contextmanager
-def _each_in_its_third(model: nn.Module, weights: Mapping[str, Factors], values: Values) -> Iterator[None]:
-    """Within this context, a module that the merge changes computes each third of its batch as another model does.
+class _InputOfAllSamplesError(Exception):
+    """A module that the merge changes gets an input without a batch, as DeBERTa's projections get the embeddings of positions."""
 
-    The first adds B·A·x to the output of the base: what an adapter does, and no merge. The others have merged weights, whose product with
-    their third replaces the base's.
+
+@contextmanager
+def _each_computes_its_part(model: nn.Module, values: _Values, models: range, samples: int) -> Iterator[None]:
+    """Within this context, a module that the merge changes computes each part of its batch as another of these models does.
+
+    The first of all models adds B·A·x to the output of the base: what an adapter does, and no merge. The others have merged weights,
+    whose product with their part of the input replaces the base's.
+
+    Raises:
+        _InputOfAllSamplesError: there are several models, and a module's input has no parts for them.
     """
 
     def hook(path: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
         def compute(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-            first, *others = inputs[0].chunk(_MODELS)
-            expected = output.chunk(_MODELS)[0]
-            if (factors := weights.get(path)) is not None:
-                expected = expected + (first @ factors.a.T) @ factors.b.T
-            merged = _changed(path, module, values)
-            rounded = {name: value.to(values.stored_as[f"{path}.{name}"]).float() for name, value in merged.items()}
-            return torch.cat([expected, _forward(module, rounded, others[0]), _forward(module, merged, others[1])])
+            if len(models) > 1 and len(inputs[0]) != samples:
+                raise _InputOfAllSamplesError
+            merged = _changed(path, module, values) if models != range(1) else {}
+            found = []
+            for number, x, y in zip(models, inputs[0].chunk(len(models)), output.chunk(len(models)), strict=True):
+                match number:
+                    case 0:
+                        factors = values.factors.get(path)
+                        found.append(y if factors is None else y + (x @ factors.a.T) @ factors.b.T)
+                    case 1:
+                        rounded = {name: value.to(values.stored_as[f"{path}.{name}"]).float() for name, value in merged.items()}
+                        found.append(_forward(module, rounded, x))
+                    case _:
+                        found.append(_forward(module, merged, x))
+            return torch.cat(found)
 
         return compute
 
@@ -164,7 +221,7 @@ def _each_in_its_third(model: nn.Module, weights: Mapping[str, Factors], values:
             one.remove()
 
 
-def _changed(path: str, module: nn.Module, values: Values) -> dict[str, Tensor]:
+def _changed(path: str, module: nn.Module, values: _Values) -> dict[str, Tensor]:
     return {name: values.merged(f"{path}.{name}") for name in module._parameters if f"{path}.{name}" in values.stored_as}  # noqa: SLF001 - as above
 
 

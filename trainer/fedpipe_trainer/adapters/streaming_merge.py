@@ -7,6 +7,7 @@ has more, so the disk needs room for one file.
 
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,7 +84,7 @@ class MergePlan:
     by_parameter: Mapping[str, MergedTensor] = field(repr=False)
     """Of each parameter of the model that one tensor has."""
     is_complete: bool
-    """Whether that is all of them: transformers makes none from several tensors."""
+    """Whether that is all of them: transformers makes none from several tensors, or without any."""
 
     @property
     def index(self) -> bytes | None:
@@ -130,7 +131,8 @@ def plan_merge(skeleton: Skeleton, *, weights: Iterable[str], shard_bytes: int) 
         if name not in by_parameter and source in by_parameter:
             by_parameter[name] = by_parameter[source]
     untied = any(parameter in tied for parameter in adapted)
-    return MergePlan(_shards(ordered, shard_bytes), untied, by_parameter, is_complete=not checkpoint.converted)
+    is_complete = not checkpoint.converted and _made_by_the_model(model) <= by_parameter.keys()
+    return MergePlan(_shards(ordered, shard_bytes), untied, by_parameter, is_complete)
 
 
 def merged_value(tensor: MergedTensor, model: nn.Module, adapter: AdapterTensors) -> Tensor:
@@ -234,12 +236,18 @@ def _merged(source: StoredTensor, parameter: str, prefix: str) -> MergedTensor:
 def _check_complete(model: PreTrainedModel, kept: Mapping[str, MergedTensor], tied: Mapping[str, str], checkpoint: Checkpoint) -> None:
     if checkpoint.converted:  # transformers itself is asked, by loading the hollow files
         return
-    known = {one.parameter for one in kept.values()}
+    known = {one.parameter for one in kept.values()} | _made_by_the_model(model)
     missing = [name for name, _ in model.named_parameters() if name not in known and tied.get(name) not in known]
     sources = {source for name, source in tied.items() if name in known}
     if missing := [name for name in missing if name not in sources]:
         msg = f"the checkpoint has no weights for {', '.join(missing[:5])}: config.json belongs to another model"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
+
+
+def _made_by_the_model(model: PreTrainedModel) -> set[str]:
+    """Parameters that no checkpoint needs to have, as transformers says: fixed positions of a sine, for example."""
+    patterns = [re.compile(one) for one in model._keys_to_ignore_on_load_missing or ()]  # noqa: SLF001 - there is no other way to know
+    return {name for name, _ in model.named_parameters() if any(pattern.search(name) for pattern in patterns)}
 
 
 def _shards(tensors: Sequence[MergedTensor], shard_bytes: int) -> tuple[Shard, ...]:

@@ -1,6 +1,6 @@
 """Recipe: try the export on the untouched base. What fails here would fail after the last round, when everything is trained.
 
-headers → PEFT folder of a zero adapter → merge plan, hollow files, loading → a zero adapter merged into one weight → room on the disk.
+headers → PEFT folder of a zero adapter → merge plan, hollow files, loading → a zero adapter merged and compared → room on the disk.
 """
 
 import shutil
@@ -9,7 +9,9 @@ from typing import Final
 
 import torch
 
+from fedpipe_trainer import device
 from fedpipe_trainer.adapters import AdapterTensors, zero_adapter
+from fedpipe_trainer.adapters.comparison import largest_difference
 from fedpipe_trainer.adapters.streaming_merge import MergePlan, merged_value, plan_merge, write_hollow
 from fedpipe_trainer.contract import DryExportResult, DryExportTask, ExportFile, FailureReason, Outcome, Progress, Provenance
 from fedpipe_trainer.errors import TaskFailed
@@ -74,7 +76,10 @@ def _try_merged(task: DryExportTask, skeleton: Skeleton, runtime: TaskRuntime, *
         write_hollow(shard, folder)
     check_merged_loads(task, folder)
     if not is_hollow:
-        _check_zero_merge(plan, skeleton, zero_adapter(skeleton.model, skeleton.head, task.ranks))
+        adapter = zero_adapter(skeleton.model, skeleton.head, dict.fromkeys(task.ranks, 1))
+        _check_zero_merge(plan, skeleton, adapter)
+        with device.tune_malloc_for_loading():
+            largest_difference(task.objective, skeleton, adapter, plan)
     return tuple(_file(folder, name) for name in files_in(folder))
 
 

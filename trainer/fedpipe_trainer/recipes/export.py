@@ -2,23 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
-from torch import Tensor
-
+from fedpipe_trainer import device
 from fedpipe_trainer.adapters import AdapterTensors, read_global_adapter
-from fedpipe_trainer.adapters.comparison import Values, compare, valid_ids
-from fedpipe_trainer.adapters.streaming_merge import MergePlan, plan_merge, unrounded_value, write_shard
+from fedpipe_trainer.adapters.comparison import largest_difference
+from fedpipe_trainer.adapters.streaming_merge import plan_merge, write_shard
 from fedpipe_trainer.contract import Artifact, ExportResult, ExportTask, FailureReason, FileUpload, Outcome, Progress
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model import clear_cache, fetch, fingerprint
-from fedpipe_trainer.model.checkpoint import DTYPES
 from fedpipe_trainer.model.skeleton import Skeleton, read_skeleton
 from fedpipe_trainer.recipes.export_folders import files_in, write_adapter_folder, write_merged_folder
 from fedpipe_trainer.task_runtime import TaskRuntime
-
-_EXPERTS: Final = "experts"
-"""What transformers calls the list of them."""
 
 
 def run(task: ExportTask, runtime: TaskRuntime) -> ExportResult:
@@ -39,7 +33,7 @@ def run(task: ExportTask, runtime: TaskRuntime) -> ExportResult:
     merged_artifacts: tuple[Artifact, ...] = ()
     difference = None
     runtime.report(Progress(phase="export"))
-    with runtime.phase("export"):
+    with runtime.phase("export"), device.tune_malloc_for_loading():
         if task.adapter_files:
             folder = _make_folder(runtime, "adapter")
             write_adapter_folder(skeleton, adapter, task, task.provenance, folder)
@@ -62,7 +56,7 @@ def _export_merged(
     """Merge, and upload each file before the next one is written, so that the disk needs room for one."""
     folder = _make_folder(runtime, "merged")
     plan = plan_merge(skeleton, weights=adapter.weights, shard_bytes=task.shard_bytes)
-    difference = largest_difference(task, skeleton, adapter, plan)
+    difference = largest_difference(task.objective, skeleton, adapter, plan)
     write_merged_folder(skeleton, task, task.provenance, folder, plan)
     _require_known([*files_in(folder), *(one.name for one in plan.shards)], task.merged_files)
     artifacts = list(_upload_files(folder, task.merged_files, runtime))
@@ -72,31 +66,6 @@ def _export_merged(
         artifacts.append(runtime.upload(path, task.merged_files[shard.name], known=artifact))
         path.unlink()
     return tuple(sorted(artifacts, key=lambda one: one.name)), difference
-
-
-def largest_difference(task: ExportTask, skeleton: Skeleton, adapter: AdapterTensors, plan: MergePlan) -> float | None:
-    """The largest difference of a logit between base + adapter and the merged weights.
-
-    None where parameters are made of several tensors, and where experts have adapters: they see the tokens that a router gives them, so
-    that what another model computes is not in a third of its own.
-
-    Raises:
-        TaskFailed: BadModel, it is more than rounding makes.
-    """
-    changed = {name: one for name, one in plan.by_parameter.items() if one.weight in adapter.weights}
-    if not plan.is_complete or any(_EXPERTS in name.split(".") for name in changed):
-        return None
-
-    def base_value(parameter: str) -> Tensor:
-        source = plan.by_parameter[parameter].source
-        return adapter.head[parameter] if source is None else source.read()
-
-    def merged_value(parameter: str) -> Tensor:
-        return unrounded_value(changed[parameter], skeleton.model, adapter)
-
-    ids = valid_ids(skeleton.tokenizer, skeleton.config.get_text_config().vocab_size)
-    values = Values(base_value, merged_value, {name: DTYPES[one.dtype] for name, one in changed.items()})
-    return compare(skeleton.config, task.objective, adapter.weights, values, ids)
 
 
 def _make_folder(runtime: TaskRuntime, name: str) -> Path:
