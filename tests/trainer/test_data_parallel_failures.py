@@ -17,7 +17,7 @@ from toy_training import Q0, a_training_task, make_runtime
 
 from fedpipe_trainer.contract import ExitCode, FailureReason, Outcome, ProfileTask, TrainTask, parse_result
 from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.parallel import exchange
+from fedpipe_trainer.parallel import Session, SessionRequest, WorkerGroup, exchange, open_session
 from fedpipe_trainer.profiling.subject import Subject
 from fedpipe_trainer.recipes import profile, train
 
@@ -109,6 +109,23 @@ def test_a_request_to_stop_leaves_a_checkpoint_and_no_process(task: TrainTask, t
     assert status == ExitCode.TERMINATED
     assert (tmp_path / "store" / "checkpoint_write").is_file()
     assert not worker.is_running()
+
+
+def test_that_a_worker_ends_after_a_request_to_stop_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closing(session: Session) -> None:
+        del session
+        raise TaskFailed(FailureReason.UNEXPECTED, "the process of device 1 ended with status 1")
+
+    monkeypatch.setattr(Session, "close", closing)
+
+    def stopped() -> None:
+        with open_session(WorkerGroup(tmp_path, ()), SessionRequest(ranks={}, scales={}, seed=0), {}):
+            raise TaskFailed(FailureReason.TERMINATED, "on request")
+
+    with pytest.raises(TaskFailed) as failed:
+        stopped()
+
+    assert failed.value.reason is FailureReason.TERMINATED
 
 
 def test_no_process_outlives_the_first(task: TrainTask, tmp_path: Path) -> None:

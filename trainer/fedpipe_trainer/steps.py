@@ -19,7 +19,7 @@ from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.executable_batch_size import find_executable_batch_size
 from fedpipe_trainer.losses import summed_loss
 from fedpipe_trainer.model import Base, lower_part_in_evaluation_mode
-from fedpipe_trainer.parallel import Piece, Session, divide
+from fedpipe_trainer.parallel import Piece, Session, divide, processes_of
 
 _NO_GRADIENT: Final = (
     "the loss has no gradient: no weight that is trained reaches it, because the layers above compute in integers or cut the gradient off; "
@@ -104,7 +104,7 @@ def compute_gradients(  # noqa: PLR0913 - a step, and who computes it
     def accumulate(size: int) -> float:
         for parameter in adapters.trainable.values():
             parameter.grad = None
-        pieces = divide(examples, size, session.processes if session else 1, seed)
+        pieces = divide(examples, size, processes_of(session), seed)
         return (session.accumulate(pieces, targets, compute) if session else compute(pieces)) / targets
 
     return find_executable_batch_size(accumulate, micro_batch, longest=max(len(example.input_ids) for example in examples))

@@ -9,8 +9,8 @@ Parameters and gradients travel by torch.distributed (NCCL between GPUs, gloo be
 worker, which also tells the end of the process at its other end.
 """
 
-from fedpipe_trainer.parallel.group import Session, WorkerGroup, open_session, worker_group
+from fedpipe_trainer.parallel.group import Session, WorkerGroup, open_session, processes_of, worker_group
 from fedpipe_trainer.parallel.messages import LoadBase, Piece, SessionRequest
 from fedpipe_trainer.parallel.pieces import divide
 
-__all__ = ["LoadBase", "Piece", "Session", "SessionRequest", "WorkerGroup", "divide", "open_session", "worker_group"]
+__all__ = ["LoadBase", "Piece", "Session", "SessionRequest", "WorkerGroup", "divide", "open_session", "processes_of", "worker_group"]

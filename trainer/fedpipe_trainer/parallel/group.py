@@ -290,8 +290,16 @@ def open_session(group: WorkerGroup | None, request: SessionRequest, trainable: 
         with group.asking([request] * len(group.workers)):
             pass
         yield session
-    finally:
-        session.close()
+    except BaseException:
+        with suppress(TaskFailed):  # why the session ends matters, and not that a worker has ended, too
+            session.close()
+        raise
+    session.close()
+
+
+def processes_of(divided: WorkerGroup | Session | None) -> int:
+    """How many processes divide a step; None: this one does it alone."""
+    return divided.processes if divided else 1
 
 
 def _start(rank: int, processes: int) -> _Worker:

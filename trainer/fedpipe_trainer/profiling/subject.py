@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fedpipe_trainer.contract import Objective, WeightShape
 from fedpipe_trainer.data import Example
 from fedpipe_trainer.model import Base
-from fedpipe_trainer.parallel import WorkerGroup
+from fedpipe_trainer.parallel import WorkerGroup, processes_of
 
 
 @dataclass(frozen=True)
@@ -27,4 +27,4 @@ class Subject:
     @property
     def processes(self) -> int:
         """Among which its steps are divided."""
-        return self.workers.processes if self.workers else 1
+        return processes_of(self.workers)

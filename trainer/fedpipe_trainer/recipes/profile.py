@@ -35,7 +35,7 @@ from fedpipe_trainer.data import Example, Row, Rows, encode, labels_of, lengths_
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.failures import failure_of
 from fedpipe_trainer.model import Base, check_model, clear_cache, facts, fetch, fingerprint, load, read_revision, read_tokenizer
-from fedpipe_trainer.parallel import LoadBase, WorkerGroup, worker_group
+from fedpipe_trainer.parallel import LoadBase, WorkerGroup, processes_of, worker_group
 from fedpipe_trainer.printable import printable
 from fedpipe_trainer.profiling import bandwidth, hardware, kept
 from fedpipe_trainer.profiling.importance import measure_importance
@@ -177,7 +177,7 @@ def measure(task: ProfileTask, runtime: TaskRuntime, folder: Path, first_fetch_s
         mean_tokens=sum(lengths) / len(lengths),
         longest_tokens=max(lengths),
         rank=task.rank,
-        processes=workers.processes if workers else 1,
+        processes=processes_of(workers),
         memory_bytes=memory,
         device_memory_bytes=device_memory,
         runtime_bytes=runtime_bytes,

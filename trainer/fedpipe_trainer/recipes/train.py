@@ -50,7 +50,7 @@ from fedpipe_trainer.evaluation import mean_loss
 from fedpipe_trainer.failures import failure_of
 from fedpipe_trainer.mfu import model_flops_utilisation
 from fedpipe_trainer.model import Base, check_depth, fetch, fingerprint, load_cached
-from fedpipe_trainer.parallel import LoadBase, Session, SessionRequest, WorkerGroup, open_session, worker_group
+from fedpipe_trainer.parallel import LoadBase, Session, SessionRequest, WorkerGroup, open_session, processes_of, worker_group
 from fedpipe_trainer.printable import printable
 from fedpipe_trainer.profiling.energy import meter
 from fedpipe_trainer.recipes import evaluate
@@ -106,7 +106,7 @@ def _train(task: TrainTask, runtime: TaskRuntime, workers: WorkerGroup | None) -
             cached_reference(inputs.base, task.objective, runtime),
             open_session(workers, _session_request(task, runtime, inputs), adapters.trainable) as session,
         ):
-            energy = meter(used_device, workers.processes if workers else 1)
+            energy = meter(used_device, processes_of(workers))
             start, end, seconds = fit(task, runtime, inputs, adapters, session)
             joules = energy.joules()
         if session:
@@ -143,7 +143,7 @@ def _train(task: TrainTask, runtime: TaskRuntime, workers: WorkerGroup | None) -
         train_loss=sum(end.losses) / len(end.losses),
         validation_loss=validation_loss,
         tokens_per_second=tokens_per_second,
-        mfu=_mfu(task, inputs.base, tokens_per_second and tokens_per_second / (session.processes if session else 1), cache),
+        mfu=_mfu(task, inputs.base, tokens_per_second and tokens_per_second / processes_of(session), cache),
         energy_joules=joules,
     )
 
@@ -291,9 +291,8 @@ def fit(
                 values = f"step {state.step + 1} has {found}"
                 msg = f"training diverged: {values}; lower the learning rate, which is {hyper.learning_rate:g}"
                 raise TaskFailed(FailureReason.DIVERGED, msg)
-            processes = session.processes if session else 1
             tokens = count_tokens(examples, task.objective)
-            padding = count_padding(examples, task.objective, micro_batch, processes)
+            padding = count_padding(examples, task.objective, micro_batch, processes_of(session))
             state = state.after(loss=loss, samples=len(examples), tokens=tokens, padding=padding, micro_batch=micro_batch)
             longest_step = max(longest_step, runtime.elapsed_seconds() - step_started)
             speed = (state.tokens - start.tokens) / max(runtime.elapsed_seconds() - started, 1e-9)
