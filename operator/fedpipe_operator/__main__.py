@@ -51,6 +51,7 @@ from fedpipe_operator.store.connections import addresses_of
 
 _LOG: Final = logging.getLogger(__name__)
 _API_RETRY_SECONDS: Final = 2.0
+_CERTIFICATES_SECONDS: Final = 15.0
 _SCRAPE_SECONDS: Final = 5.0
 """A scrape waits so long for the event loop, then it goes without the objects: Prometheus' own time-out is 10 s."""
 _LOOK_UP_SECONDS: Final = 5.0
@@ -135,10 +136,25 @@ async def _wait_for_kinds(api: Api, settings: Settings) -> None:
         sys.exit(f"the API server does not serve {' and '.join(missing)}: install the CRDs (the chart's crds.enabled)")
 
 
-async def _operate(controller: Controller, settings: Settings) -> None:
-    """Operate until cancelled, or until kopf stops for a signal: it replaces our handler, which ends the wait for the API server."""
+async def _wait_for_certificates(port: int) -> None:
+    """Wait until the certificates can be read: their ConfigMap may be corrected, and the kubelet then updates the file.
+
+    Raises:
+        asyncio.CancelledError: the process was asked to end.
+    """
+    _cancel_on_sigterm()
+    await probes.wait_while(lambda: certificates_problem(os.environ), port, poll_seconds=_CERTIFICATES_SECONDS)
+
+
+def _cancel_on_sigterm() -> None:
+    """Without a handler, a process that is the first of its container ignores the signal."""
     if (task := asyncio.current_task()) is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+
+async def _operate(controller: Controller, settings: Settings) -> None:
+    """Operate until cancelled, or until kopf stops for a signal: it replaces our handler, which ends the wait for the API server."""
+    _cancel_on_sigterm()
     async with probes.served(settings.health_port, controller.vitals):
         await _wait_for_kinds(controller.runs.cluster.api, settings)
         await kopf.operator(
@@ -156,15 +172,17 @@ def main() -> None:
         settings = environment.read(os.environ)
     except ValueError as error:
         sys.exit(str(error))
-    if (problem := certificates_problem(os.environ)) is not None:
-        sys.exit(problem)
+    logs.configure(settings.log_format)
+    try:
+        asyncio.run(_wait_for_certificates(settings.health_port))
+    except asyncio.CancelledError:
+        return
     limit_malloc_to_one_arena()
     controller = make_controller(settings, environment.read_replica(os.environ))
     from fedpipe_operator.handlers import watches  # noqa: F401, PLC0415 -- registers with kopf
 
     if settings.watch_nodes:
         from fedpipe_operator.handlers import nodes  # noqa: F401, PLC0415 -- as above
-    logs.configure(settings.log_format)
     tracing.configure(settings.tracing_endpoint, version("fedpipe"))
     with suppress(asyncio.CancelledError):
         asyncio.run(_operate(controller, settings))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from exporting import global_adapter, run_dry_export, run_export
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from toys import END, PAD, VOCABULARY, byte_tokenizer, folders, make_toy
 from transformers import (
     AutoConfig,
@@ -258,6 +259,23 @@ def test_an_adapter_of_a_tied_output_layer_leaves_the_input_embeddings_alone(tmp
     assert not torch.equal(merged.lm_head.weight, base.lm_head.weight)
     assert result.max_logit_difference is not None
     assert result.max_logit_difference < 1e-3
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PeftModel reads it
+@pytest.mark.parametrize("is_equal", [True, False])
+def test_an_output_layer_that_is_stored_beside_the_embeddings_it_is_tied_to_is_exported(tmp_path: Path, *, is_equal: bool) -> None:
+    """transformers ties the two only if their values are equal, whatever the configuration says."""
+    auto, objective, targets = make_family("qwen3, tied", tmp_path / "base")
+    file = tmp_path / "base" / "model.safetensors"
+    tensors = load_file(file)
+    embedding = tensors["model.embed_tokens.weight"]
+    save_file(tensors | {"lm_head.weight": embedding.clone() if is_equal else torch.randn_like(embedding)}, file, metadata={"format": "pt"})
+
+    run_export(tmp_path / "base", objective, tmp_path, targets=targets)
+
+    adapted = PeftModel.from_pretrained(auto.from_pretrained(tmp_path / "base"), tmp_path / "adapter").eval()
+    exported = auto.from_pretrained(tmp_path / "merged").eval()
+    torch.testing.assert_close(logits(exported, objective), logits(adapted, objective), rtol=1e-4, atol=1e-4)
 
 
 def test_a_merge_that_is_not_the_base_with_its_adapter_fails_loudly(

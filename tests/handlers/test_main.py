@@ -3,8 +3,11 @@
 import asyncio
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import certifi
 import pytest
+from s3_servers import free_port
 from stand_in_cluster import SETTINGS
 
 from fedpipe_operator import __main__ as entry
@@ -82,6 +85,23 @@ def test_a_process_that_lost_the_lease_ends_at_once_and_its_workers_with_it(
 
     assert noted == ["workers killed", "log written", "exit 1"]
     assert "the Lease has gone to two; a new process stands by" in caplog.text
+
+
+def test_certificates_that_cannot_be_read_are_waited_for_without_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "ca.crt"
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    monkeypatch.setattr(entry, "_CERTIFICATES_SECONDS", 0.01)
+
+    certificates = Path(certifi.where()).read_text()
+
+    async def corrected_later() -> None:
+        waiting = asyncio.create_task(entry._wait_for_certificates(free_port()))
+        await asyncio.wait([waiting], timeout=0.05)
+        assert not waiting.done()
+        file.write_text(certificates)
+        await waiting
+
+    asyncio.run(corrected_later())
 
 
 def test_what_was_just_done_to_jobs_is_remembered_by_a_clock_that_never_jumps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,14 +21,44 @@ def answers(vitals: Callable[[], Vitals]) -> list[tuple[int, str]]:
 
     async def ask() -> list[tuple[int, str]]:
         port = free_port()
-        async with probes.served(port, vitals, host="127.0.0.1"), aiohttp.ClientSession() as session:
-            found = []
-            for path in ("healthz", "readyz"):
-                async with session.get(f"http://127.0.0.1:{port}/{path}") as response:
-                    found.append((response.status, await response.text()))
-            return found
+        async with probes.served(port, vitals, host="127.0.0.1"):
+            return await answers_at(port)
 
     return asyncio.run(ask())
+
+
+async def answers_at(port: int) -> list[tuple[int, str]]:
+    found = []
+    async with aiohttp.ClientSession() as session:
+        for path in ("healthz", "readyz"):
+            async with session.get(f"http://127.0.0.1:{port}/{path}") as response:
+                found.append((response.status, await response.text()))
+    return found
+
+
+def test_while_a_problem_is_waited_for_the_pod_is_alive_and_not_ready_and_says_why() -> None:
+    problems = ["no certificate"]
+
+    async def observe() -> list[tuple[int, str]]:
+        port, asks, asked_again = free_port(), iter(range(9**9)), asyncio.Event()
+
+        def problem() -> str | None:
+            if next(asks):  # it was asked once before it serves
+                asked_again.set()
+            return problems[0] if problems else None
+
+        waiting = asyncio.create_task(probes.wait_while(problem, port, poll_seconds=0.01, host="127.0.0.1"))
+        await asked_again.wait()
+        found = await answers_at(port)
+        problems.clear()
+        await waiting
+        return found
+
+    assert asyncio.run(observe()) == [(200, "ok\n"), (503, "no certificate\n")]
+
+
+def test_without_a_problem_nothing_is_waited_for_or_served() -> None:
+    asyncio.run(probes.wait_while(lambda: None, -1, poll_seconds=0.0))
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     body["status"]["progress"] = {"stage": "Training", "percentage": 60}
     sites = tuple(a_site_body(site.name) for site in world.run.sites)
     jobs = {NamespacedName("default", "site-a"): JobNumbers(pending=1, running=2)}
-    shown = ListenedFleet(listener, Fleet((body,), sites, jobs), {"run": QueueLoad(2, 1.5)})
+    ended = {"type": "Complete", "status": "True", "reason": "Finished", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    over = {"metadata": body["metadata"] | {"name": "over", "uid": "over"}, "status": {"conditions": [ended]}}
+    shown = ListenedFleet(listener, Fleet((body, over), sites, jobs), {"run": QueueLoad(2, 1.5)})
     return generate_latest(shown.listener.registry).decode()
 
 

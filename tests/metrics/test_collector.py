@@ -51,6 +51,21 @@ def test_a_run_whose_status_cannot_be_read_costs_no_other_object_its_series(capl
     assert "no metrics of default/broken" in caplog.text
 
 
+def test_the_time_at_which_a_run_ended_is_that_of_its_condition() -> None:
+    at = {"lastTransitionTime": "2026-01-01T00:00:10Z"}
+    progressing = {"type": "Progressing", "status": "False", "reason": "Failed", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    ends = {
+        "failed": [{"type": "Failed", "status": "True", "reason": "QuorumNotReached"} | at],
+        "complete": [{"type": "Complete", "status": "True", "reason": "Finished"} | at],
+        "working": [{"type": "Failed", "status": "False", "reason": "Working"} | at],
+    }
+    runs = tuple(a_run_body(name, conditions=[progressing, *found]) for name, found in ends.items())
+
+    scrape = ListenedFleet(a_listener(), Fleet(runs, (), {})).scrape()
+
+    assert scrape.by("run", "run_ended_timestamp_seconds") == {"failed": 1_767_225_610, "complete": 1_767_225_610}
+
+
 def test_a_replica_that_stands_by_shows_no_objects_since_the_leader_does() -> None:
     shown = ListenedFleet(a_listener(), Fleet((a_run_body("toy"),), (a_site_body("ward"),), {}), {"run": QueueLoad(0, 0.0)}, leads=False)
 

@@ -90,6 +90,7 @@ RUNS: Final = (
     _counter(
         "runs_finished_total", ("namespace", "result", "reason"), "Runs that ended; result: complete, failed; reason: of that condition."
     ),
+    _gauge("run_ended_timestamp_seconds", _RUN, "Unix time at which the run became complete or failed; left out before that."),
     _gauge("run_round", _RUN, "The round under way, 0 before the first plan; between two rounds, and at the end, the last one."),
     _gauge("run_rounds", _RUN, "The rounds that the run may take."),
     _gauge("run_progress_ratio", _RUN, "How much of the run is done, as status.progress says it."),

@@ -5,8 +5,10 @@ the operator's words.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
+from fedpipe_operator.api import ConditionStatus, ConditionType
 from fedpipe_operator.metrics.run_record import RunRecord
 from fedpipe_operator.metrics.samples import Sample
 
@@ -14,6 +16,7 @@ Body = Mapping[str, Any]
 
 STATUSES: Final = ("true", "false", "unknown")
 UPDATE_STATES: Final = ("expected", "needed", "received", "refused", "late")
+_ENDS: Final = (ConditionType.COMPLETE, ConditionType.FAILED)
 _PERCENT: Final = 100
 
 
@@ -22,6 +25,8 @@ def run_series(body: Body, record: RunRecord | None) -> Iterator[Sample]:
     meta, status = body["metadata"], body.get("status") or {}
     of = (meta["namespace"], meta["name"])
     yield from _conditions("run_status_condition", of, status)
+    if (ended_at := _ended_at(status)) is not None:
+        yield Sample("run_ended_timestamp_seconds", of, ended_at)
     yield Sample("run_round", of, status.get("round", 0))
     rounds = ((body.get("spec") or {}).get("rounds") or {}).get("count")
     if isinstance(rounds, int):
@@ -55,6 +60,12 @@ def _conditions(name: str, of: tuple[str, str], status: Body) -> Iterator[Sample
     for condition in status.get("conditions") or ():
         found = str(condition["status"]).lower()
         yield from (Sample(name, (*of, condition["type"], one), one == found) for one in STATUSES)
+
+
+def _ended_at(status: Body) -> float | None:
+    """Unix seconds of the transition that ended the run; None while it is not over."""
+    ends = (one for one in status.get("conditions") or () if one["type"] in _ENDS and one["status"] == ConditionStatus.TRUE)
+    return next((datetime.fromisoformat(one["lastTransitionTime"]).timestamp() for one in ends), None)
 
 
 def _figures(status: Body, history: Sequence[Body], record: RunRecord | None) -> Mapping[str, float]:

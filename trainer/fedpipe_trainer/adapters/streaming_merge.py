@@ -117,7 +117,7 @@ def plan_merge(skeleton: Skeleton, *, weights: Iterable[str], shard_bytes: int) 
     checkpoint, model, head, dtype = skeleton.checkpoint, skeleton.model, skeleton.head, skeleton.dtype
     adapted = {f"{weight}.weight": weight for weight in weights}
     tied = _tied_to(model)
-    kept = _copied(checkpoint, model, {*adapted, *head}, tied)
+    kept = _copied(checkpoint, model, {*adapted, *head})
     for parameter, weight in adapted.items():
         kept[parameter] = _adapted(checkpoint, parameter, weight, tied, prefix=model.base_model_prefix)
     parameters = dict(model.named_parameters())
@@ -199,21 +199,24 @@ def _tied_to(model: PreTrainedModel) -> dict[str, str]:
     return {str(name): str(source) for name, source in (getattr(model, "all_tied_weights_keys", None) or {}).items()}
 
 
-def _copied(checkpoint: Checkpoint, model: PreTrainedModel, others: set[str], tied: Mapping[str, str]) -> dict[str, MergedTensor]:
-    """What is taken over as it is, by parameter, or by key where it is no parameter's."""
+def _copied(checkpoint: Checkpoint, model: PreTrainedModel, others: set[str]) -> dict[str, MergedTensor]:
+    """What is taken over as it is, by parameter, or by key where it is no parameter's.
+
+    Also a tensor of its own that the configuration calls tied to another: transformers ties the two only if their values are equal.
+    """
     prefix = model.base_model_prefix
     parameter_of = {key: name for name, key in checkpoint.key_of.items()}
     copied = {}
     for key, source in checkpoint.by_key.items():
         parameter = parameter_of.get(key, "")
-        if parameter in others or (tied.get(parameter) in checkpoint.key_of):
+        if parameter in others:
             continue
         copied[parameter or key] = _merged(source, parameter, prefix)
     return copied
 
 
 def _adapted(checkpoint: Checkpoint, parameter: str, weight: str, tied: Mapping[str, str], *, prefix: str) -> MergedTensor:
-    key = checkpoint.key_of.get(tied.get(parameter, parameter)) or checkpoint.key_of.get(parameter)
+    key = checkpoint.key_of.get(parameter) or checkpoint.key_of.get(tied.get(parameter, parameter))
     if key is None:
         msg = f"the base's checkpoint has no tensor of its own for {weight}: leave it out of planning.targetModules, or save the base again"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)

@@ -75,11 +75,11 @@ def _try_merged(task: DryExportTask, skeleton: Skeleton, runtime: TaskRuntime, *
     for shard in plan.shards:
         write_hollow(shard, folder)
     check_merged_loads(task, folder)
+    adapter = zero_adapter(skeleton.model, skeleton.head, dict.fromkeys(task.ranks, 1))
     if not is_hollow:
-        adapter = zero_adapter(skeleton.model, skeleton.head, dict.fromkeys(task.ranks, 1))
         _check_zero_merge(plan, skeleton, adapter)
-        with device.tune_malloc_for_loading():
-            largest_difference(task.objective, skeleton, adapter, plan)
+    with device.tune_malloc_for_loading():
+        largest_difference(task.objective, skeleton, adapter, plan)  # where the base is hollow, of zeros: that it can be computed
     return tuple(_file(folder, name) for name in files_in(folder))
 
 
