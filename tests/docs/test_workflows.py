@@ -1,4 +1,4 @@
-"""The workflows for a forge call `.ci/run` and `make release`, with pinned actions and no more rights than that takes."""
+"""The workflows for a forge call `.ci/run`, `make nightly` and `make release`, with pinned actions and no more rights than that takes."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 WORKFLOWS: Final = Path(__file__).parents[2] / ".github" / "workflows"
-RIGHTS: Final = {"ci": {"contents": "read"}, "release": {"contents": "read", "packages": "write"}}
+RIGHTS: Final = {"ci": {"contents": "read"}, "nightly": {"contents": "read"}, "release": {"contents": "read", "packages": "write"}}
 
 
 def workflow(name: str) -> dict[Any, Any]:
@@ -42,6 +42,11 @@ def test_every_action_is_pinned_by_commit_with_its_version_beside_it(name: str) 
 def test_a_change_is_checked_by_the_script_that_every_machine_runs() -> None:
     assert [step["run"] for step in steps("ci") if "run" in step] == ["bash .ci/run"]
     assert workflow("ci")[True] == {"pull_request": None, "push": {"branches": ["main"]}}
+
+
+def test_what_is_too_long_for_a_change_runs_every_night() -> None:
+    assert [step["run"] for step in steps("nightly") if "run" in step] == ["make nightly"]
+    assert workflow("nightly")[True].keys() == {"schedule", "workflow_dispatch"}
 
 
 def test_a_tag_is_released_by_make_release_after_a_login_and_nothing_else() -> None:
