@@ -259,7 +259,7 @@ def test_a_round_that_the_planner_chose_gets_as_long_as_is_told_with_the_count_o
 
     told = longer_by(a_request(rounds={"count": rounds, "deadline": "8h"}), now, factor * now.length.seconds)
 
-    count = re.fullmatch(rf"by a rounds\.count of (\d+) instead of {rounds}, so that the run has fewer rounds", told)
+    count = re.fullmatch(rf"a rounds\.count of (\d+) instead of {rounds} makes rounds at least that much longer", told)
     assert count
     assert int(count[1]) < rounds
     assert a_length(count=int(count[1]), deadline="8h").seconds >= factor * now.length.seconds
@@ -272,7 +272,7 @@ def test_where_fewer_rounds_fill_more_than_the_deadline_a_later_one_is_told_as_w
 
     told = longer_by(a_request(rounds={"count": 3, "deadline": "2m"}), now, seconds)
 
-    assert told == "by a rounds.count of 2 instead of 3 and a later rounds.deadline, so that the run has fewer rounds"
+    assert told == "a rounds.count of 2 instead of 3 and a later rounds.deadline make rounds at least that much longer"
     assert a_length(count=2, deadline="2m").seconds < seconds <= a_length(count=2, deadline="3m").seconds
 
 

@@ -83,6 +83,15 @@ def test_a_site_whose_two_halves_disagree_is_left_out() -> None:
     assert combined.note == f"importance by gradient scores of 1 of 2 sites; without b ({UNLIKE_HALVES})"
 
 
+def test_scores_that_are_all_alike_are_told_as_that() -> None:
+    alike = fleet(scored("a", [0.5] * 8), scored("b", [7.0] * 8))
+    measured = Importance(method=ImportanceMethod.GRADIENT, samples=8, first_half={"w0": 1.0}, second_half={"w0": 1.1})
+    single = a_site("a", importance=measured)
+
+    assert combine(alike, WEIGHTS).note.endswith("a, b (all weights have the same score)")
+    assert combine({"a": single}, WEIGHTS[:1]).note.endswith("a (there is a single weight to score)")
+
+
 def test_the_sites_whose_scores_do_not_count_are_named_with_the_reason_of_each() -> None:
     frozen = Importance(method=ImportanceMethod.GRADIENT, samples=0, problem="the base is frozen: thaw it")
     left_out = (

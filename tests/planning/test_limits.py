@@ -231,6 +231,6 @@ def test_where_the_planner_chose_the_length_of_the_round_the_field_that_makes_it
     told = plan(10, "8h").why[0]
 
     assert re.match(
-        r"limited by time: .* more a round \(by a rounds\.count of 7 instead of 10, so that the run has fewer rounds\) would buy ", told
+        r"limited by time: .* more a round \(a rounds\.count of 7 instead of 10 makes rounds at least that much longer\) would buy ", told
     )
     assert plan(10, "9h").steps == plan(10, "8h").steps < plan(7, "8h").steps

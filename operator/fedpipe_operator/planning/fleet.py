@@ -256,8 +256,11 @@ def longer_by(request: PlanRequest, fleet: FleetSolution, seconds: float) -> str
     count = int(fleet.length.run_steps / steps) if steps else 0
     if count < request.round or steps >= float(np.maximum.reduceat(rows.wanted, first).sum()):
         return fleet.length.longer
-    later = " and a later rounds.deadline" if seconds > request.deadline * (1 + 1e-9) else ""
-    return f"by a rounds.count of {count} instead of {request.spec.rounds.count}{later}, so that the run has fewer rounds"
+    fewer = f"a rounds.count of {count} instead of {request.spec.rounds.count}"
+    # Whole rounds: this count may make them much longer than is asked for.
+    if seconds > request.deadline * (1 + 1e-9):
+        return f"{fewer} and a later rounds.deadline make rounds at least that much longer"
+    return f"{fewer} makes rounds at least that much longer"
 
 
 def asked_steps(request: PlanRequest, sites: Mapping[str, SiteProfile], able: Collection[str]) -> float:

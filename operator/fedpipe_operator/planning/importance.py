@@ -127,6 +127,10 @@ def _scores(profile: SiteProfile, names: Sequence[str]) -> Float64 | str:
     if not any(half.sum() > 0 for half in halves):
         nothing = "every score is 0, so that no gradient reaches the weights: check that the base computes in 16 or 32 bits"
         return excerpt(measured.problem, _LONGEST_PROBLEM) or nothing
+    if len(names) == 1:
+        return "there is a single weight to score"
+    if not any(np.ptp(half) for half in halves):
+        return "all weights have the same score"
     if rank_correlation(*halves) < STABLE_WITHIN:
         return f"the two halves of a site's batches disagree on the order of the weights, correlation below {STABLE_WITHIN}"
     mean: Float64 = sum(half / half.mean() for half in halves) / 2

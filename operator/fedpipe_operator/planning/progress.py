@@ -10,6 +10,7 @@ So the best length of a round is between very short, where the slowest sites spe
 rounds of 8 to 50 s in `benchmarks/fleet`, and for 10 to 40 steps of equal sites (`benchmarks/README.md`, *The length of a round*).
 """
 
+from math import fsum
 from typing import Final
 
 import numpy as np
@@ -31,6 +32,7 @@ def round_progress(steps: Float64, more_steps: Float64, samples: Float64, batch:
         batch: samples of a step with the run's batch: one number, or that of each site.
     """
     taken = np.maximum(np.minimum(steps.max(), more_steps * steps), _TINY)
-    mean = samples.sum() / float(samples @ (1 / taken))
-    passes = (batch * steps).sum() / samples.sum()
-    return float(mean / (1 + passes / HALF_WORTH))
+    # Summed exactly and not by BLAS, whose last digits depend on the processor: plans are the same on every machine.
+    total = fsum(samples)
+    passes = fsum(batch * steps) / total
+    return total / fsum(samples / taken) / (1 + passes / HALF_WORTH)
