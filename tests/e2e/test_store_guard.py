@@ -33,7 +33,7 @@ def the_guard() -> list[Plain]:
     lists = {name if name == "*" else f"{PREFIX}{name}": rule for name, rule in LISTS.items()}
     served = [f"{PREFIX}{name}" for name in NAMESPACES]
     objects = rendered({"storePolicy": lists, "namespaces": served}, name="guard", namespace="e2e-guard")
-    return [one for one in objects if one["metadata"]["name"].endswith("-run-stores")]
+    return [one for one in objects if one["metadata"]["name"].endswith(".run-stores")]
 
 
 @pytest.fixture(scope="module")
