@@ -1,4 +1,4 @@
-"""Names and labels in what Helm renders: texts whatever they look like, each key once, and no name of two releases. Needs Helm and no cluster."""
+"""Names and labels in what Helm renders: always texts, each key once, and no name of two releases. Needs Helm and no cluster."""
 
 import re
 from collections.abc import Iterator
@@ -28,6 +28,8 @@ EVERY_PART: Final[Plain] = {
     "operatorImage": {"repository": "42", "tag": "10"},
 }
 """Every optional object, and names that YAML could read as numbers or truth."""
+LABELS: Final = ("labels", "annotations", "matchLabels", "nodeSelector", "data")
+NAMES: Final = ("name", "namespace", "priorityClassName", "serviceAccountName", "secretName", "policyName", "image", "value", "key")
 SERVICE: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 """What Kubernetes takes as the name of a Service."""
 
@@ -40,26 +42,16 @@ def strictly_rendered(given: Plain, name: str = "fp", namespace: str = "ns") -> 
 
 
 def texts(found: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """What must be a text: names, namespaces, labels, annotations, what selects them, and variables' values; without the schemas of CRDs."""
+    """What must be a text: names, namespaces, labels, annotations, selectors and variables' values; without the schemas of CRDs."""
     if isinstance(found, list):
         for one in found:
             yield from texts(one, path)
     if isinstance(found, dict):
         for name, value in found.items():
             within = f"{path}.{name}"
-            if name in ("labels", "annotations", "matchLabels", "nodeSelector", "data") or within.endswith(".spec.selector"):
+            if name in LABELS or within.endswith(".spec.selector"):
                 yield from ((f"{within}.{key}", one) for key, one in value.items() if not isinstance(one, dict))
-            elif name in (
-                "name",
-                "namespace",
-                "priorityClassName",
-                "serviceAccountName",
-                "secretName",
-                "policyName",
-                "image",
-                "value",
-                "key",
-            ):
+            elif name in NAMES:
                 yield within, value
             elif name in ("resourceNames", "values", "args"):
                 yield from ((within, one) for one in value)

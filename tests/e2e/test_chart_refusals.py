@@ -35,7 +35,7 @@ VOLUME: Final = {"name": "more", "emptyDir": {}}
             "extraVolumeMounts mounts nope, and extraVolumes has no volume of this name: add it, or correct the name",
         ),
         (
-            {"extraVolumes": [VOLUME], "extraVolumeMounts": [{"name": "more", "mountPath": "/tmp/"}]},
+            {"extraVolumes": [VOLUME], "extraVolumeMounts": [{"name": "more", "mountPath": "/tmp/"}]},  # noqa: S108 -- in a pod
             "extraVolumeMounts mounts more at /tmp, where another volume is mounted: choose another mountPath",
         ),
         (

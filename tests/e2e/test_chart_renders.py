@@ -219,6 +219,16 @@ def test_runs_are_guarded_by_whole_lists_of_every_namespace_and_of_the_others() 
     assert binding["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"][0]["values"] == ["ward", "lab"]
 
 
+def test_the_lists_of_a_release_bind_the_runs_of_its_class_and_those_that_come_to_it() -> None:
+    policy, _ = store_guard({"storePolicy": {"*": {"buckets": ["fedpipe"]}}, "operatorClass": "canary"})
+    of_class, names_a_store = policy["spec"]["matchConditions"]
+
+    assert of_class["name"] == "is-of-the-class"
+    assert of_class["expression"].endswith("object.metadata.labels['fedpipe.io/operator-class'] : '') == 'canary'")
+    assert names_a_store["expression"].endswith("oldObject.metadata.labels['fedpipe.io/operator-class'] : '') != 'canary'")
+    assert "CLASS" not in str(policy["spec"])
+
+
 @pytest.mark.parametrize("given", [{}, {"storePolicy": {"*": {"buckets": ["fedpipe"]}}, "rbac.guardPolicies": False}], ids=str)
 def test_without_lists_or_admission_policies_no_run_is_guarded(given: Plain) -> None:
     assert store_guard(given) == []

@@ -70,7 +70,7 @@ to it begins with one, too. */}}
 {{/* Refuses to install a second operator of the same class for a namespace: both would act for the same runs. Only a Helm that is connected to
      a cluster sees other releases, and it looks only where it writes itself. */}}
 {{- define "fedpipe.requireNoOtherRelease" -}}
-{{- $bindings := list }}
+{{- $bindings := list }}{{ $class := .Values.operatorClass | default "" }}
 {{- range include "fedpipe.namespaces" . | fromJsonArray }}
 {{- $bindings = concat $bindings (lookup "rbac.authorization.k8s.io/v1" "RoleBinding" . "" | dig "items" list) }}
 {{- end }}
@@ -84,8 +84,8 @@ to it begins with one, too. */}}
 {{- $labels := .metadata.labels | default dict }}{{ $annotations := .metadata.annotations | default dict }}
 {{- $release := printf "%s/%s" (get $annotations "meta.helm.sh/release-namespace") (get $annotations "meta.helm.sh/release-name") }}
 {{- $is_other := ne $release (printf "%s/%s" $.Release.Namespace $.Release.Name) }}
-{{- if and $is_other (hasKey $labels "fedpipe.io/operator-class") (eq (get $labels "fedpipe.io/operator-class") $.Values.operatorClass) }}
-{{- fail (printf "the release %s serves %s with the same operatorClass %q: serve other namespaces, or set another operatorClass" $release (.metadata.namespace | default "all namespaces") $.Values.operatorClass) }}
+{{- if and $is_other (hasKey $labels "fedpipe.io/operator-class") (eq (get $labels "fedpipe.io/operator-class") $class) }}
+{{- fail (printf "the release %s serves %s with the same operatorClass %q: serve other namespaces, or set another operatorClass" $release (.metadata.namespace | default "all namespaces") $class) }}
 {{- end }}
 {{- end }}
 {{- end }}
