@@ -11,6 +11,7 @@ from charts import CHART
 
 from fedpipe_operator.api import FineTuneSpec, StoreSpec
 from fedpipe_operator.api.finetune import ModelSpec
+from fedpipe_operator.api.meta import LABEL_OPERATOR_CLASS
 from fedpipe_operator.api.tracking import TrackingSpec
 
 TEXT = (CHART / "files" / "store-guard.yaml").read_text()
@@ -19,12 +20,14 @@ GUARD = yaml.safe_load(TEXT)
 
 def test_runs_are_guarded_when_they_are_created_or_name_another_store_and_failures_deny() -> None:
     (rule,) = GUARD["matchConstraints"]["resourceRules"]
-    (condition,) = GUARD["matchConditions"]
+    of_class, condition = GUARD["matchConditions"]
 
     assert (rule["apiGroups"], rule["resources"], rule["operations"]) == (["fedpipe.io"], ["federatedfinetunes"], ["CREATE", "UPDATE"])
     assert GUARD["failurePolicy"] == "Fail"
     assert condition["expression"].startswith("request.operation == 'CREATE' || object.spec.model != oldObject.spec.model")
     assert "has(object.spec.store) && object.spec.store != oldObject.spec.store" in condition["expression"]
+    assert f"object.metadata.labels['{LABEL_OPERATOR_CLASS}'] : '') == 'CLASS'" in of_class["expression"]
+    assert f"oldObject.metadata.labels['{LABEL_OPERATOR_CLASS}'] : '') != 'CLASS'" in condition["expression"]
 
 
 @pytest.mark.parametrize(("part", "field"), sorted(set(re.findall(r"object\.spec\.(\w+)\.(\w+)", TEXT))))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from charts import CHART, ROOT, Plain, values
+from charts import CHART, ROOT, Plain, coalesced, values
 from jsonschema import Draft7Validator
 
 from fedpipe_operator import settings as environment
@@ -40,6 +40,8 @@ _KUBERNETES = (
     "podSecurityContext",
     "containerSecurityContext",
     "jobPodSecurityContext",
+    "livenessProbe",
+    "readinessProbe",
 )
 _FREE = (
     *_KUBERNETES,
@@ -53,7 +55,7 @@ _FREE = (
     "storePolicy",
 )
 """Maps whose keys the user or Kubernetes chooses."""
-_PASSED_WHOLE = ("livenessProbe.", "readinessProbe.", "storeIdentity.")
+_PASSED_WHOLE = ("storeIdentity.",)
 """What a template passes on as a whole."""
 
 
@@ -101,6 +103,14 @@ def test_the_chart_and_the_operator_have_the_same_patterns_of_an_identity_and_th
     assert f"path: {TOKEN_FILE.name}, audience" in PARTS
 
 
+def test_the_alerts_that_a_value_names_are_those_of_the_chart() -> None:
+    groups = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())["groups"]
+    (pattern,) = SCHEMA["properties"]["prometheusRule"]["properties"]["for"]["patternProperties"]
+    names = "|".join(rule["alert"] for group in groups for rule in group["rules"])
+
+    assert pattern == rf"^(\*|{names})$"
+
+
 WHOLE_AFFINITY = {
     "nodeAffinity": {
         "requiredDuringSchedulingIgnoredDuringExecution": {
@@ -127,7 +137,7 @@ WHOLE_AFFINITY = {
         {"operatorImage": {"repository": "fedpipe operator"}},
         {"operatorImage": {"repository": "fedpipe@sha256:0"}},
         {"trainerImage": {"repository": "fedpipe-trainer", "digest": "sha256:short"}},
-        {"replicas": 0},
+        {"replicas": -1},
         {"replicas": 4},
         {"namespaces": ["one"], "rbac": {"scope": "cluster"}},
         {"namespaces": ["One"]},
@@ -201,7 +211,7 @@ WHOLE_AFFINITY = {
         {"tolerations": [{"key": "gpu", "operater": "Exists"}]},
         {"topologySpreadConstraints": [{"maxSkew": 1}]},
         {"extraVolumes": [{"name": "tmp", "emptyDir": {}}]},
-        {"extraVolumes": [{"name": "data"}]},
+        {"extraVolumes": [{"name": "data", "emptyDir": {}, "hostPath": {"path": "/x"}}]},
         {"extraVolumeMounts": [{"name": "data", "path": "/data"}]},
         {"extraEnv": [{"name": "A", "value": 1}]},
         {"extraEnv": [{"name": "A", "value": "1", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]},
@@ -210,7 +220,49 @@ WHOLE_AFFINITY = {
         {"dnsPolicy": "Cluster"},
         {"dnsConfig": {"nameserver": "10.0.0.1"}},
         {"test": {"store": {"bucket": "Ours"}}},
+        {"resources": {"claims": [{"name": "gpu"}]}},
+        {"exportJob": {"resources": {"claims": []}}},
+        {"readinessProbe": {"terminationGracePeriodSeconds": 10}},
+        {"livenessProbe": {"successThreshold": 2}},
+        {"nameOverride": "My_App"},
+        {"fullnameOverride": "My App!"},
+        {"fullnameOverride": "a" * 51},
+        {"networkPolicy": {"apiServerCIDRs": ["999.1.1.1/99"]}},
+        {"networkPolicy": {"apiServerCIDRs": ["10.0.0.0/33"]}},
+        {"networkPolicy": {"apiServerCIDRs": ["10.0.0/8"]}},
+        {"networkPolicy": {"apiServerCIDRs": ["10/0/0/0/8"]}},
+        {"networkPolicy": {"apiServerCIDRs": ["0.0.0.0/0"]}},
+        {"networkPolicy": {"apiServerCIDRs": [":/999"]}},
+        {"networkPolicy": {"apiServerCIDRs": ["::/0"]}},
+        {"networkPolicy": {"apiServerCIDRs": ["fd00:1/64"]}},
+        {"networkPolicy": {"apiServerCIDRs": ["fd00::1::2/64"]}},
+        {"operatorImage": {"repository": "fedpipe:1.0"}},
+        {"operatorImage": {"repository": "registry.example:5000/fedpipe:1.0"}},
+        {"commonLabels": {"bad key!": "x"}},
+        {"commonLabels": {"fedpipe.io/operator-class": "x"}},
+        {"podAnnotations": {"bad key!": "x"}},
+        {"prometheusRule": {"labels": {"a": "two words"}}},
+        {"dashboards": {"labels": {"a": "two words"}}},
+        {"nodeSelector": {"a": "b c"}},
+        {"exportJob": {"nodeSelector": {"a": "b c"}}},
+        {"defaultStore": {"bucket": "a..b"}},
+        {"defaultStore": {"bucket": "192.168.1.1"}},
+        {"defaultStore": {"bucket": "fedpipe", "region": "us east"}},
+        {"defaultStore": {"bucket": "fedpipe", "endpoint": "http://a b"}},
+        {"defaultStore": {"bucket": "fedpipe", "endpoint": "https://user:pw@h"}},
+        {"defaultStore": {"bucket": "fedpipe", "trainerEndpoint": "https://h:99999"}},
+        {"storeIdentity": {"stsEndpoint": "http://a@b?c"}},
+        {"storePolicy": {"*": {"endpoints": ["http://a:99999"]}}},
+        {"storePolicy": {"*": {"buckets": ["a..b"]}}},
+        {"test": {"store": {"bucket": "a..b"}}},
+        {"test": {"store": {"endpoint": "http://h:0"}}},
+        {"proxy": {"http": "http://x:abc"}},
+        {"tracingEndpoint": "http://:4318"},
+        {"huggingFaceEndpoint": "https://x:abc"},
         {"prometheusRule": {"for": {"RunBlocked": "1m"}}},
+        {"prometheusRule": {"for": {"FedPipeRunBlock": "1m"}}},
+        {"prometheusRule": {"for": {"*": "5s5m"}}},
+        {"prometheusRule": {"for": {"*": ""}}},
         {"prometheusRule": {"for": {"FedPipeRunBlocked": 60}}},
         {"prometheusRule": {"for": {"*": "soon"}}},
         {"prometheusRule": {"reconcileStuckSeconds": "5m"}},
@@ -223,14 +275,32 @@ WHOLE_AFFINITY = {
     ids=str,
 )
 def test_an_invalid_value_is_refused(invalid: Plain) -> None:
-    assert not Draft7Validator(SCHEMA).is_valid(values() | invalid)
+    assert not Draft7Validator(SCHEMA).is_valid(coalesced(values(), invalid))
 
 
 @pytest.mark.parametrize(
     "valid",
     [
         {"namespaces": ["one", "two"]},
+        {"replicas": 0},
         {"replicas": 2},
+        {"tmpSizeLimit": 4294967296},
+        {"tmpSizeLimit": "1Ei"},
+        {"livenessProbe": {"terminationGracePeriodSeconds": 10, "successThreshold": 1}},
+        {"readinessProbe": {"successThreshold": 2, "timeoutSeconds": None}},
+        {"tolerations": [{"key": "a", "operator": "", "value": "b", "tolerationSeconds": None}]},
+        {"extraVolumes": [{"name": "data"}]},
+        {"podSecurityContext": {"supplementalGroups": None, "fsGroupChangePolicy": None, "seLinuxOptions": None}},
+        {"affinity": {"podAffinity": None}},
+        {"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "z", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": None}]},
+        {"prometheusRule": {"for": {"*": "1w", "FedPipeRunFailed": "0", "FedPipeStoreErrors": "1h30m"}}},
+        {"nameOverride": "42", "fullnameOverride": "a-b"},
+        {"operatorImage": {"repository": "registry.example:5000/team/fedpipe__operator.x"}},
+        {"operatorImage": {"repository": "[fd00::1]:5000/fedpipe"}, "trainerImage": {"repository": "localhost/fedpipe-trainer"}},
+        {"podLabels": {"example.com/a.b_c": "", "x": "a.b"}, "podAnnotations": {"Example.com/a": "two words"}},
+        {"defaultStore": {"bucket": "fed.pipe-1", "endpoint": "https://[fd00::1]:65535", "region": "eu_1"}},
+        {"storePolicy": {"*": {"endpoints": ["https://S3.example.com/", "http://[FD00::1]:09000", "AWS"]}}},
+        {"tracingEndpoint": "http://collector.tracing:4318/v1", "huggingFaceEndpoint": ""},
         {"rbac": {"scope": "cluster", "userRoles": True}},
         {"networkPolicy": {"apiServerCIDRs": ["10.96.0.1/32", "192.0.2.0/24", "fd00:96::1/128", "::ffff:192.0.2.1/128"]}},
         {"operatorClass": "canary"},
@@ -248,7 +318,7 @@ def test_an_invalid_value_is_refused(invalid: Plain) -> None:
                 "limits": {"cpu": 0.5, "nvidia.com/gpu": "1"},
             }
         },
-        {"resources": {"requests": {"cpu": "100m", "memory": "128M", "hugepages-2Mi": "4Mi"}, "limits": {"memory": "2E"}, "claims": []}},
+        {"resources": {"requests": {"cpu": "100m", "memory": "128M", "hugepages-2Mi": "4Mi"}, "limits": {"memory": "2E"}}},
         {"exportJob": {"resources": {"limits": None}, "priorityClassName": "system-cluster-critical"}},
         {"tolerations": [{}, {"operator": "Exists"}, {"key": "a", "value": "b", "effect": "NoExecute", "tolerationSeconds": -1}]},
         {"affinity": WHOLE_AFFINITY},
@@ -266,7 +336,7 @@ def test_an_invalid_value_is_refused(invalid: Plain) -> None:
     ids=str,
 )
 def test_a_valid_value_is_accepted(valid: Plain) -> None:
-    assert Draft7Validator(SCHEMA).is_valid(values() | valid)
+    assert [error.message for error in Draft7Validator(SCHEMA).iter_errors(coalesced(values(), valid))] == []
 
 
 def test_by_default_the_release_s_own_namespace_is_served() -> None:

@@ -169,7 +169,7 @@ def test_by_default_the_operator_may_act_in_the_release_s_namespace_and_see_node
     (role,) = roles_of_kinds(objects)
     assert (role["metadata"]["namespace"], granted(role["rules"])) == ("wards", granted(rules("operator")))
     assert [(one["metadata"]["name"], granted(one["rules"])) for one in of_kind(objects, "ClusterRole")] == [
-        ("wards-fedpipe-nodes", granted(rules("nodes")))
+        ("wards.fedpipe.nodes", granted(rules("nodes")))
     ]
 
 
@@ -177,7 +177,7 @@ def test_the_operator_has_the_permissions_of_its_rules_in_the_cluster_if_that_is
     objects = rendered(WIDE | {"rbac.userRoles": False})
     roles = {role["metadata"]["name"]: granted(role["rules"]) for role in of_kind(objects, "ClusterRole")}
 
-    assert roles == {"fedpipe-fedpipe": granted(rules("operator")), "fedpipe-fedpipe-nodes": granted(rules("nodes"))}
+    assert roles == {"fedpipe.fedpipe": granted(rules("operator")), "fedpipe.fedpipe.nodes": granted(rules("nodes"))}
     assert roles_of_kinds(objects) == []
 
 
@@ -196,7 +196,7 @@ def test_policies_of_sites_are_guarded_in_every_namespace_that_is_served() -> No
 
     for policy, binding in (everywhere, narrow):
         assert policy["spec"] == yaml.safe_load((CHART / "files" / "policy-guard.yaml").read_text())
-        assert binding["spec"]["policyName"] == policy["metadata"]["name"] == "fedpipe-fedpipe-site-policies"
+        assert binding["spec"]["policyName"] == policy["metadata"]["name"] == "fedpipe.fedpipe.site-policies"
         assert binding["spec"]["validationActions"] == ["Deny"]
     assert "matchResources" not in everywhere[1]["spec"]
     assert narrow[1]["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"] == [
@@ -213,9 +213,20 @@ def test_runs_are_guarded_by_whole_lists_of_every_namespace_and_of_the_others() 
         "lists",
         {"ward": nothing | {"endpoints": ["AWS"], "prefixes": ["a<b"]}, "*": nothing},
     )
-    assert policy["spec"] | {"variables": others} == yaml.safe_load((CHART / "files" / "store-guard.yaml").read_text())
+    of_file = (CHART / "files" / "store-guard.yaml").read_text().replace("'CLASS'", "''")
+    assert policy["spec"] | {"variables": others} == yaml.safe_load(of_file)
     assert (binding["spec"]["policyName"], binding["spec"]["validationActions"]) == (policy["metadata"]["name"], ["Deny"])
     assert binding["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"][0]["values"] == ["ward", "lab"]
+
+
+def test_the_lists_of_a_release_bind_the_runs_of_its_class_and_those_that_come_to_it() -> None:
+    policy, _ = store_guard({"storePolicy": {"*": {"buckets": ["fedpipe"]}}, "operatorClass": "canary"})
+    of_class, names_a_store = policy["spec"]["matchConditions"]
+
+    assert of_class["name"] == "is-of-the-class"
+    assert of_class["expression"].endswith("object.metadata.labels['fedpipe.io/operator-class'] : '') == 'canary'")
+    assert names_a_store["expression"].endswith("oldObject.metadata.labels['fedpipe.io/operator-class'] : '') != 'canary'")
+    assert "CLASS" not in str(policy["spec"])
 
 
 @pytest.mark.parametrize("given", [{}, {"storePolicy": {"*": {"buckets": ["fedpipe"]}}, "rbac.guardPolicies": False}], ids=str)
@@ -225,7 +236,7 @@ def test_without_lists_or_admission_policies_no_run_is_guarded(given: Plain) -> 
 
 def store_guard(given: Plain) -> list[Plain]:
     objects = rendered(given)
-    return [one for kind in GUARD for one in of_kind(objects, kind) if one["metadata"]["name"] == "fedpipe-fedpipe-run-stores"]
+    return [one for kind in GUARD for one in of_kind(objects, kind) if one["metadata"]["name"] == "fedpipe.fedpipe.run-stores"]
 
 
 @pytest.mark.parametrize("given", [{}, NARROW, WIDE], ids=["release", "namespaces", "cluster"])
@@ -424,8 +435,8 @@ def test_reports_are_served_only_where_that_is_asked_for() -> None:
 def test_served_reports_come_with_a_service_and_the_right_to_ask_about_callers() -> None:
     objects = rendered({"reports.enabled": True})
     (service,) = (one for one in of_kind(objects, "Service") if one["metadata"]["name"] == "fedpipe-reports")
-    (role,) = (one for one in of_kind(objects, "ClusterRole") if one["metadata"]["name"].endswith("-reviews"))
-    (binding,) = (one for one in of_kind(objects, "ClusterRoleBinding") if one["metadata"]["name"].endswith("-reviews"))
+    (role,) = (one for one in of_kind(objects, "ClusterRole") if one["metadata"]["name"].endswith(".reviews"))
+    (binding,) = (one for one in of_kind(objects, "ClusterRoleBinding") if one["metadata"]["name"].endswith(".reviews"))
 
     assert service["spec"]["ports"] == [{"name": "http", "port": 8443, "targetPort": "reports"}]
     assert {"name": "reports", "containerPort": 8443} in container(objects)["ports"]

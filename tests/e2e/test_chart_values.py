@@ -4,11 +4,12 @@ import hashlib
 from typing import Any
 
 import pytest
+from certificates import AUTHORITY
 from charts import Plain, complaint, of_kind, rendered, rendered_tests
 
 pytestmark = [pytest.mark.e2e, pytest.mark.independent]
 
-PEM = f"-----BEGIN CERTIFICATE-----\n{'MIIB' * 32}\n-----END CERTIFICATE-----\n"
+PEM = AUTHORITY
 MONITORING = ("--api-versions", "monitoring.coreos.com/v1")
 PROMETHEUS = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
 CA_FILES = dict.fromkeys(("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"), "/etc/fedpipe/ca/ca.crt")
@@ -137,7 +138,7 @@ def test_what_cannot_work_is_a_sentence_at_install(given: Plain, sentence: str) 
     said = complaint(given)
 
     assert sentence in said
-    assert "MIIB" not in said
+    assert PEM.splitlines()[1] not in said
 
 
 def test_a_monitor_that_no_connection_is_allowed_to_is_a_sentence_at_install() -> None:
@@ -266,3 +267,48 @@ def test_the_operator_has_a_token_for_its_identity_and_no_other_pod_has() -> Non
 )
 def test_an_identity_that_does_not_fit_the_default_store_is_a_sentence_at_install(given: Plain, sentence: str) -> None:
     assert sentence in complaint(given)
+
+
+def test_the_pod_of_helm_test_is_in_the_circumstances_of_the_operators() -> None:
+    given: Plain = {
+        "proxy.https": "http://proxy:1",
+        "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://mine:1"}, {"name": "AWS_ACCESS_KEY_ID", "value": "x"}],
+        "extraVolumes": [{"name": "more", "emptyDir": {}}],
+        "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
+        "dnsPolicy": "None",
+        "dnsConfig": {"nameservers": ["10.0.0.10"]},
+        "affinity": {"nodeAffinity": {}},
+        "priorityClassName": "high",
+        "nodeSelector": {"kind": "control"},
+        "tolerations": [{"operator": "Exists"}],
+        "test.store": {"bucket": "fedpipe", "credentialsSecretRef": {"name": "store"}},
+    }
+    operator, test = operator_pod(given), pod_of_test(given)
+    same = ("securityContext", "dnsPolicy", "dnsConfig", "affinity", "priorityClassName", "nodeSelector", "tolerations")
+
+    assert {name: test[name] for name in same} == {name: operator[name] for name in same}
+    assert (variables(test)["HTTPS_PROXY"], variables(operator)["HTTPS_PROXY"]) == ("http://mine:1", "http://mine:1")
+    assert (test["volumes"][-1], test["containers"][0]["volumeMounts"][-1]) == (given["extraVolumes"][0], given["extraVolumeMounts"][0])
+    names = [one["name"] for one in test["containers"][0]["env"]]
+    assert len(set(names)) == len(names), "the key pair of test.store counts"
+
+
+def test_the_pod_of_helm_test_has_the_labels_and_annotations_of_the_pod_but_remains_a_test() -> None:
+    given = {"podLabels": {"team": "platform"}, "podAnnotations": {"a": "b", "helm.sh/hook": "pre-install"}}
+    found = of_kind(rendered_tests(given), "Pod")[0]["metadata"]
+
+    assert (found["labels"]["team"], found["labels"]["app.kubernetes.io/component"]) == ("platform", "test")
+    assert (found["annotations"]["a"], found["annotations"]["helm.sh/hook"]) == ("b", "test")
+
+
+@pytest.mark.parametrize(
+    ("served", "tested"),
+    [({}, True), ({"namespaces": ["fedpipe", "wards"]}, True), ({"namespaces": ["wards"]}, False), ({"rbac.scope": "cluster"}, False)],
+    ids=str,
+)
+def test_helm_test_has_the_default_store_where_its_secret_must_exist(served: Plain, tested: bool) -> None:
+    store = {"bucket": "fedpipe", "credentialsSecretRef": {"name": "store"}}
+    test = pod_of_test({"defaultStore": store} | served)
+
+    assert variables(test)["FEDPIPE_TEST_STORE"] == ('{"bucket":"fedpipe"}' if tested else "{}")
+    assert ("FEDPIPE_TEST_SECRET" in variables(test)) is tested

@@ -11,12 +11,15 @@ from installed_operator import Operator, namespace_manifest
 from smallest_documents import RUN_DOCUMENT
 from store_policies import CASES, LISTS, NAMESPACES, Case
 
+from fedpipe_operator.api.meta import LABEL_OPERATOR_CLASS
+
 pytestmark = pytest.mark.e2e
 
 PREFIX: Final = "e2e-guard-"
 """Of the namespaces of the table."""
 OLDER: Final = Case("buckets", bucket="other-team")
 """A run that was created before the policy, which forbids it."""
+OLDER_PROBLEM: Final = "the bucket other-team is none that the operator's policy allows here"
 
 
 def in_namespace(name: str) -> Kubectl:
@@ -33,7 +36,7 @@ def the_guard() -> list[Plain]:
     lists = {name if name == "*" else f"{PREFIX}{name}": rule for name, rule in LISTS.items()}
     served = [f"{PREFIX}{name}" for name in NAMESPACES]
     objects = rendered({"storePolicy": lists, "namespaces": served}, name="guard", namespace="e2e-guard")
-    return [one for one in objects if one["metadata"]["name"].endswith("-run-stores")]
+    return [one for one in objects if one["metadata"]["name"].endswith(".run-stores")]
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +58,20 @@ def guarded(operator: Operator) -> Iterator[None]:
         cluster("delete", "namespace", *(in_namespace(name).namespace for name in NAMESPACES), "--wait=false")
 
 
+def of_class(run: Plain, name: str) -> Plain:
+    """This run, as one of another class of operators than the policy's."""
+    return run | {"metadata": run["metadata"] | {"labels": {LABEL_OPERATOR_CLASS: name}}}
+
+
 def refusal(case: Case) -> str:
     """What the API server says to the run of this case; empty if it accepts it."""
+    return refusal_of(case, run_of(case))
+
+
+def refusal_of(case: Case, run: Plain) -> str:
+    """What it says to this run in the namespace of the case."""
     try:
-        in_namespace(case.namespace)("create", "--dry-run=server", "-f", "-", given=list_manifest(run_of(case)))
+        in_namespace(case.namespace)("create", "--dry-run=server", "-f", "-", given=list_manifest(run))
     except KubectlError as error:
         return str(error)
     return ""
@@ -82,6 +95,17 @@ def test_a_run_that_was_created_before_the_policy_can_be_suspended_and_labelled_
     for change in changes:
         kubectl("patch", FFT, "older", "--type=merge", "--dry-run=server", "-p", json.dumps(change))
     kubectl("delete", FFT, "older", "--dry-run=server")
+
+
+@pytest.mark.usefixtures("guarded")
+def test_a_run_of_another_class_is_left_alone_until_it_comes_to_the_one_of_the_policy() -> None:
+    kubectl, run = in_namespace(OLDER.namespace), of_class(run_of(OLDER, "of-canaries"), "canary")
+    to_ours = json.dumps({"metadata": {"labels": {LABEL_OPERATOR_CLASS: None}}})
+
+    assert refusal_of(OLDER, run) == ""
+    kubectl.apply(run)
+    kubectl("patch", FFT, "of-canaries", "--type=merge", "--dry-run=server", "-p", json.dumps({"metadata": {"labels": {"a": "b"}}}))
+    assert OLDER_PROBLEM in kubectl.rejection("patch", FFT, "of-canaries", "--type=merge", "--dry-run=server", "-p", to_ours)
 
 
 @pytest.mark.usefixtures("guarded")

@@ -8,6 +8,19 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+AUTHORITY = """\
+-----BEGIN CERTIFICATE-----
+MIIBLzCB1qADAgECAgEBMAoGCCqGSM49BAMCMBYxFDASBgNVBAMMC25vYm9keSdz
+IENBMCAXDTI0MDEwMTAwMDAwMFoYDzIxMjQwMTAxMDAwMDAwWjAWMRQwEgYDVQQD
+DAtub2JvZHkncyBDQTBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABAX6f+drBzup
+KXO+yALXDxX/2/y5r70rWEm8+cAwY5qRxGTPZggI97xmZNWq+Btrk4BihFaNIx2n
+fuH5RurEqlSjEzARMA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSAAwRQIg
+GmdBV/I8LqQ5/xYW4lITtihhUnltVfqd2nUqjUTAW5YCIQDFNGmtO9SSEzktZ1oX
+5ftHv1BvA5RL2aWqJzMV24zgwg==
+-----END CERTIFICATE-----
+"""
+"""The certificate of a CA whose key nobody has: always the same, so that it can be in a test's name."""
+
 
 def certificate(folder: Path) -> Path:
     """A self-signed certificate for 127.0.0.1, with its key."""

@@ -79,6 +79,18 @@ def of_kind(objects: list[Plain], kind: str) -> list[Plain]:
     return [one for one in objects if one["kind"] == kind]
 
 
+def coalesced(defaults: Plain, given: Plain) -> Plain:
+    """The values that Helm gives the templates and the schema: maps are merged, and null removes a default."""
+    merged = dict(defaults)
+    for name, value in given.items():
+        default = defaults.get(name)
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = coalesced(default, value) if isinstance(default, dict) and isinstance(value, dict) else value
+    return merged
+
+
 def set_values(given: Plain) -> list[str]:
     """Helm's options that set these values by their paths."""
     return [option for path, value in given.items() for option in ("--set-json", f"{path}={json.dumps(value)}")]

@@ -1,22 +1,28 @@
-{{/* The names of all objects are defined here and nowhere else. */}}
+{{/* The names of all objects are defined here and nowhere else. Where one is used it is quoted: 42 and no are legal names, and no texts in YAML. */}}
 
 {{- define "fedpipe.name" -}}
-{{ .Values.nameOverride | default .Chart.Name | trunc 40 | trimSuffix "-" }}
+{{ .Values.nameOverride | default .Chart.Name | trunc 40 | trimAll "-" }}
 {{- end }}
 
-{{/* Name of the namespaced objects: the release's. */}}
+{{/* Name of the namespaced objects: the release's, without dots, which a release's name may have and a Service's may not. */}}
 {{- define "fedpipe.fullname" -}}
 {{- $both := ternary .Release.Name (printf "%s-%s" .Release.Name (include "fedpipe.name" .)) (contains (include "fedpipe.name" .) .Release.Name) }}
-{{- .Values.fullnameOverride | default $both | trunc 50 | trimSuffix "-" }}
+{{- .Values.fullnameOverride | default $both | replace "." "-" | trunc 50 | trimAll "-" }}
 {{- end }}
 
-{{/* Name of the cluster-scoped objects: unique among the releases of all namespaces. */}}
+{{/* Name of what lies outside the release's namespace: unique among the releases of all namespaces, since neither part has a dot. What is added
+to it begins with one, too. */}}
 {{- define "fedpipe.clusterName" -}}
-{{ printf "%s-%s" .Release.Namespace (include "fedpipe.fullname" .) }}
+{{ printf "%s.%s" .Release.Namespace (include "fedpipe.fullname" .) }}
+{{- end }}
+
+{{/* Arguments: the chart's context, what is added. */}}
+{{- define "fedpipe.clusterPart" -}}
+{{ printf "%s.%s" (include "fedpipe.clusterName" (index . 0)) (index . 1) }}
 {{- end }}
 
 {{- define "fedpipe.nodeReader" -}}
-{{ include "fedpipe.clusterName" . }}-nodes
+{{ include "fedpipe.clusterPart" (list . "nodes") }}
 {{- end }}
 
 {{- define "fedpipe.leaseRole" -}}
@@ -24,23 +30,28 @@
 {{- end }}
 
 {{- define "fedpipe.policyGuard" -}}
-{{ include "fedpipe.clusterName" . }}-site-policies
+{{ include "fedpipe.clusterPart" (list . "site-policies") }}
 {{- end }}
 
 {{- define "fedpipe.storeGuard" -}}
-{{ include "fedpipe.clusterName" . }}-run-stores
+{{ include "fedpipe.clusterPart" (list . "run-stores") }}
 {{- end }}
 
 {{- define "fedpipe.metricsService" -}}
-{{ include "fedpipe.fullname" . }}-metrics
+{{ include "fedpipe.serviceStem" . }}-metrics
 {{- end }}
 
 {{- define "fedpipe.reports" -}}
-{{ include "fedpipe.fullname" . }}-reports
+{{ include "fedpipe.serviceStem" . }}-reports
+{{- end }}
+
+{{/* How the name of a Service begins: with a letter, which a release's name need not. */}}
+{{- define "fedpipe.serviceStem" -}}
+{{ if regexMatch "^[0-9]" (include "fedpipe.fullname" .) }}n-{{ end }}{{ include "fedpipe.fullname" . }}
 {{- end }}
 
 {{- define "fedpipe.reviewer" -}}
-{{ include "fedpipe.clusterName" . }}-reviews
+{{ include "fedpipe.clusterPart" (list . "reviews") }}
 {{- end }}
 
 {{- define "fedpipe.test" -}}
@@ -59,7 +70,7 @@
 {{/* Refuses to install a second operator of the same class for a namespace: both would act for the same runs. Only a Helm that is connected to
      a cluster sees other releases, and it looks only where it writes itself. */}}
 {{- define "fedpipe.requireNoOtherRelease" -}}
-{{- $bindings := list }}
+{{- $bindings := list }}{{ $class := .Values.operatorClass | default "" }}
 {{- range include "fedpipe.namespaces" . | fromJsonArray }}
 {{- $bindings = concat $bindings (lookup "rbac.authorization.k8s.io/v1" "RoleBinding" . "" | dig "items" list) }}
 {{- end }}
@@ -73,16 +84,15 @@
 {{- $labels := .metadata.labels | default dict }}{{ $annotations := .metadata.annotations | default dict }}
 {{- $release := printf "%s/%s" (get $annotations "meta.helm.sh/release-namespace") (get $annotations "meta.helm.sh/release-name") }}
 {{- $is_other := ne $release (printf "%s/%s" $.Release.Namespace $.Release.Name) }}
-{{- if and $is_other (hasKey $labels "fedpipe.io/operator-class") (eq (get $labels "fedpipe.io/operator-class") $.Values.operatorClass) }}
-{{- fail (printf "the release %s serves %s with the same operatorClass %q: serve other namespaces, or set another operatorClass" $release (.metadata.namespace | default "all namespaces") $.Values.operatorClass) }}
+{{- if and $is_other (hasKey $labels "fedpipe.io/operator-class") (eq (get $labels "fedpipe.io/operator-class") $class) }}
+{{- fail (printf "the release %s serves %s with the same operatorClass %q: serve other namespaces, or set another operatorClass" $release (.metadata.namespace | default "all namespaces") $class) }}
 {{- end }}
 {{- end }}
 {{- end }}
 
 {{/* Labels of a binding that lets the operator serve namespaces. */}}
 {{- define "fedpipe.servingLabels" -}}
-{{ include "fedpipe.labels" . }}
-fedpipe.io/operator-class: {{ .Values.operatorClass | quote }}
+{{ set (include "fedpipe.labels" . | fromYaml) "fedpipe.io/operator-class" (.Values.operatorClass | default "") | toYaml }}
 {{- end }}
 
 {{/* Restricts the binding of an admission policy to the namespaces that are served. */}}
@@ -157,19 +167,27 @@ if there is a dot or a colon in it, or if it is localhost. */}}
 {{- end }}
 
 {{- define "fedpipe.selector" -}}
-app.kubernetes.io/name: {{ include "fedpipe.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "fedpipe.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: operator
 {{- end }}
 
 {{- define "fedpipe.labels" -}}
+{{ include "fedpipe.labelsAnd" (list . dict) }}
+{{- end }}
+
+{{/* These and others, of the kind of object: the chart's own labels win over them, and they over commonLabels. Arguments: the chart's context,
+the others. */}}
+{{- define "fedpipe.labelsAnd" -}}
+{{- $root := index . 0 }}
+{{- merge (include "fedpipe.ownLabels" $root | fromYaml) (index . 1 | default dict) ($root.Values.commonLabels | default dict) | toYaml }}
+{{- end }}
+
+{{- define "fedpipe.ownLabels" -}}
 {{ include "fedpipe.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | quote }}
 {{- end }}
 
 {{/* Of what `helm test` creates: no selector of the operator's pod may match it. */}}
@@ -184,8 +202,22 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* The subjects of a role binding: the operator's service account. */}}
 {{- define "fedpipe.subjects" -}}
 - kind: ServiceAccount
-  name: {{ include "fedpipe.serviceAccount" . }}
-  namespace: {{ .Release.Namespace }}
+  name: {{ include "fedpipe.serviceAccount" . | quote }}
+  namespace: {{ .Release.Namespace | quote }}
+{{- end }}
+
+{{/* A value as JSON without what is null in it: by null, Helm's users say that something is not given. */}}
+{{- define "fedpipe.json" -}}
+{{- if kindIs "map" . }}
+{{- $given := dict }}
+{{- range $name, $one := . }}{{ if not (kindIs "invalid" $one) }}{{ $_ := set $given $name (include "fedpipe.json" $one | printf "[%s]" | fromJsonArray | first) }}{{ end }}{{ end }}
+{{- toJson $given }}
+{{- else if kindIs "slice" . }}
+{{- $given := list }}
+{{- range . }}{{ if not (kindIs "invalid" .) }}{{ $given = append $given (include "fedpipe.json" . | printf "[%s]" | fromJsonArray | first) }}{{ end }}{{ end }}
+{{- toJson $given }}
+{{- else }}{{ toJson . }}
+{{- end }}
 {{- end }}
 
 {{/* Each setting of the operator as its environment variable. */}}
@@ -215,35 +247,35 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - name: FEDPIPE_PRIORITY_CLASSES
   value: {{ join "," .Values.priorityClasses | quote }}
 - name: FEDPIPE_OPERATOR_CLASS
-  value: {{ .Values.operatorClass | quote }}
+  value: {{ .Values.operatorClass | default "" | quote }}
 - name: FEDPIPE_DEFAULT_STORE
-  value: {{ .Values.defaultStore | toJson | quote }}
+  value: {{ include "fedpipe.json" (.Values.defaultStore | default dict) | quote }}
 - name: FEDPIPE_STORE_IDENTITY
-  value: {{ .Values.storeIdentity | toJson | quote }}
+  value: {{ include "fedpipe.json" (.Values.storeIdentity | default dict) | quote }}
 - name: FEDPIPE_STORE_POLICY
-  value: {{ .Values.storePolicy | toJson | quote }}
+  value: {{ include "fedpipe.json" (.Values.storePolicy | default dict) | quote }}
 - name: FEDPIPE_CA_BUNDLE
   value: {{ include "fedpipe.caBundle" . | quote }}
 - name: FEDPIPE_PROXY
-  value: {{ .Values.proxy | toJson | quote }}
+  value: {{ include "fedpipe.json" (.Values.proxy | default dict) | quote }}
 - name: FEDPIPE_HUGGING_FACE_ENDPOINT
-  value: {{ .Values.huggingFaceEndpoint | quote }}
+  value: {{ .Values.huggingFaceEndpoint | default "" | quote }}
 - name: FEDPIPE_HUGGING_FACE_TOKEN_SECRET_REF
-  value: {{ .Values.huggingFaceTokenSecretRef | toJson | quote }}
+  value: {{ include "fedpipe.json" (.Values.huggingFaceTokenSecretRef | default dict) | quote }}
 - name: FEDPIPE_EXPORT_JOB
-  value: {{ .Values.exportJob | toJson | quote }}
+  value: {{ include "fedpipe.json" (.Values.exportJob | default dict) | quote }}
 - name: FEDPIPE_AGGREGATION_JOB
-  value: {{ .Values.aggregationJob | toJson | quote }}
+  value: {{ include "fedpipe.json" (.Values.aggregationJob | default dict) | quote }}
 - name: FEDPIPE_JOB_POD_SECURITY_CONTEXT
-  value: {{ .Values.jobPodSecurityContext | default dict | toJson | quote }}
+  value: {{ include "fedpipe.json" (.Values.jobPodSecurityContext | default dict) | quote }}
 - name: FEDPIPE_HEALTH_PORT
   value: {{ .Values.healthPort | int64 | quote }}
 - name: FEDPIPE_METRICS_PORT
   value: {{ .Values.metricsPort | int64 | quote }}
 - name: FEDPIPE_REPORTS
-  value: {{ dict "enabled" .Values.reports.enabled "port" (int64 .Values.reports.port) "audience" .Values.reports.audience "tlsSecretName" .Values.reports.tlsSecretName | toJson | quote }}
+  value: {{ dict "enabled" .Values.reports.enabled "port" (int64 .Values.reports.port) "audience" .Values.reports.audience "tlsSecretName" (.Values.reports.tlsSecretName | default "") | toJson | quote }}
 - name: FEDPIPE_LOG_FORMAT
   value: {{ .Values.logFormat | quote }}
 - name: FEDPIPE_TRACING_ENDPOINT
-  value: {{ .Values.tracingEndpoint | quote }}
+  value: {{ .Values.tracingEndpoint | default "" | quote }}
 {{- end }}

@@ -10,11 +10,7 @@
 {{/* Labels and annotations. Arguments: the chart's context, the monitor's values. */}}
 {{- define "fedpipe.monitorMetadata" -}}
 {{- $root := index . 0 }}{{ $monitor := index . 1 -}}
-labels:
-  {{- include "fedpipe.labels" $root | nindent 2 }}
-  {{- with $monitor.labels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+labels: {{- include "fedpipe.labelsAnd" (list $root $monitor.labels) | nindent 2 }}
 {{- with $monitor.annotations }}
 annotations: {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -23,8 +19,8 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- define "fedpipe.monitorEndpoint" -}}
 port: metrics
 path: /metrics
-interval: {{ .interval }}
-scrapeTimeout: {{ .scrapeTimeout }}
+interval: {{ .interval | quote }}
+scrapeTimeout: {{ .scrapeTimeout | quote }}
 honorLabels: {{ .honorLabels }}
 {{- with .relabelings }}
 relabelings: {{- toYaml . | nindent 2 }}

@@ -14,8 +14,32 @@
 {{- with include "fedpipe.pullSecrets" . | fromJsonArray }}
 imagePullSecrets:
 {{- range . }}
-  - name: {{ . }}
+  - name: {{ quote . }}
 {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* How the pods of the operator and of `helm test` run and resolve names, and where they are placed: fields of a pod's spec. A test in
+other circumstances than the operator's would tell of other things. */}}
+{{- define "fedpipe.podFields" -}}
+{{- with .Values.podSecurityContext }}
+securityContext: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.dnsPolicy }}
+dnsPolicy: {{ . }}
+{{- end }}
+{{- with .Values.dnsConfig }}
+dnsConfig: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- include "fedpipe.imagePullSecrets" . }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ quote . }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
@@ -23,15 +47,15 @@ imagePullSecrets:
 {{- define "fedpipe.caConfigMap" -}}
 {{- with .Values.caBundle }}
 {{- if and .pem .configMapName }}{{ fail (printf "caBundle.pem and caBundle.configMapName are both set: remove caBundle.pem to use the ConfigMap %s, or caBundle.configMapName to have the chart create one" .configMapName) }}{{ end }}
-{{- if and .pem (not (regexMatch "-----BEGIN (TRUSTED )?CERTIFICATE-----\\s[A-Za-z0-9+/=\\s]{64,}-----END (TRUSTED )?CERTIFICATE-----" .pem)) }}{{ fail "caBundle.pem is no certificate in PEM format: it must have at least one block from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----, with its line breaks (--set-file caBundle.pem=FILE); convert a DER file by `openssl x509 -inform der -in FILE`" }}{{ end }}
-{{- if contains "PRIVATE KEY-----" .pem }}{{ fail "caBundle.pem contains a private key: remove it, since every pod of a run can read this ConfigMap" }}{{ end }}
-{{- if .pem }}{{ include "fedpipe.clusterName" $ }}-ca{{ else }}{{ .configMapName }}{{ end }}
+{{- if contains "PRIVATE KEY-----" (.pem | default "") }}{{ fail "caBundle.pem contains a private key: remove it, since every pod of a run can read this ConfigMap" }}{{ end }}
+{{- with .pem }}{{ include "fedpipe.requireCertificates" . }}{{ end }}
+{{- if .pem }}{{ include "fedpipe.clusterPart" (list $ "ca") }}{{ else }}{{ .configMapName | default "" }}{{ end }}
 {{- end }}
 {{- end }}
 
 {{/* The setting caBundle of the operator, as JSON. */}}
 {{- define "fedpipe.caBundle" -}}
-{{ dict "configMapName" (include "fedpipe.caConfigMap" .) "key" .Values.caBundle.key | toJson }}
+{{ with .Values.caBundle }}{{ dict "configMapName" (include "fedpipe.caConfigMap" $) "key" .key | toJson }}{{ else }}{}{{ end }}
 {{- end }}
 
 {{/* The variables by which a pod of the chart finds certificates and proxy; those that extraEnv sets are left out. The API server is reached
@@ -57,7 +81,7 @@ without the proxy: the kubelet gives every container its address. */}}
 {{- with include "fedpipe.caConfigMap" . }}
 - name: ca
   configMap:
-    name: {{ . }}
+    name: {{ quote . }}
     items: [{key: {{ $.Values.caBundle.key | quote }}, path: ca.crt}]
 {{- end }}
 {{- end }}
@@ -72,26 +96,25 @@ without the proxy: the kubelet gives every container its address. */}}
 
 {{/* The token with which the operator assumes the role of its store; empty: it has none. */}}
 {{- define "fedpipe.identityVolume" -}}
-{{- with .Values.storeIdentity }}
-{{- if .roleArn }}
-{{- if not $.Values.defaultStore.bucket }}{{ fail "storeIdentity.roleArn is set, and defaultStore is not: set the store that it is for" }}{{ end }}
-{{- if $.Values.defaultStore.credentialsSecretRef }}{{ fail "storeIdentity.roleArn and defaultStore.credentialsSecretRef are both set: remove one of the two" }}{{ end }}
+{{- $identity := .Values.storeIdentity | default dict }}{{ $store := .Values.defaultStore | default dict }}
+{{- if $identity.roleArn }}
+{{- if not $store.bucket }}{{ fail "storeIdentity.roleArn is set, and defaultStore is not: set the store that it is for" }}{{ end }}
+{{- if $store.credentialsSecretRef }}{{ fail "storeIdentity.roleArn and defaultStore.credentialsSecretRef are both set: remove one of the two" }}{{ end }}
 - name: store-token
   projected:
     # The kubelet renews it when four fifths of its time have passed.
-    sources: [{serviceAccountToken: {path: token, audience: {{ quote .audience }}, expirationSeconds: 3600}}]
-{{- else if and $.Values.defaultStore.bucket (not $.Values.defaultStore.credentialsSecretRef) }}
+    sources: [{serviceAccountToken: {path: token, audience: {{ quote $identity.audience }}, expirationSeconds: 3600}}]
+{{- else if and $store.bucket (not $store.credentialsSecretRef) }}
 {{- fail "defaultStore has no credentialsSecretRef: set it to a Secret in each namespace with runs, or set storeIdentity.roleArn to a role of the operator" }}
-{{- end }}
 {{- end }}
 {{- end }}
 
 {{- define "fedpipe.identityMount" -}}
-{{- if .Values.storeIdentity.roleArn }}
+{{- with .Values.storeIdentity }}{{ if .roleArn }}
 - name: store-token
   mountPath: /var/run/secrets/fedpipe.io/store
   readOnly: true
-{{- end }}
+{{- end }}{{ end }}
 {{- end }}
 
 {{/* The certificate of the reports' server. */}}
@@ -99,7 +122,7 @@ without the proxy: the kubelet gives every container its address. */}}
 {{- if and .Values.reports.enabled .Values.reports.tlsSecretName }}
 - name: reports-tls
   secret:
-    secretName: {{ .Values.reports.tlsSecretName }}
+    secretName: {{ .Values.reports.tlsSecretName | quote }}
 {{- end }}
 {{- end }}
 
