@@ -36,6 +36,7 @@ GEMMA = (
     "<start_of_turn>{{ 'model' if message.role == 'assistant' else message.role }}\n{{ message.content | trim }}<end_of_turn>\n{% endfor %}"
     "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
+PHI_3 = _LOOP + "<|{{ message.role }}|>\n{{ message.content }}<|end|>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 REASONING = (
     _LOOP + "<|im_start|>{{ message.role }}\n{% if message.role == 'assistant' and loop.last %}"
     "<think>\n{{ message.reasoning_content }}\n</think>\n"
@@ -47,10 +48,24 @@ UNCLEAR = _LOOP + "{{ message.role }}: {{ message.content }}\n{% endfor %}{% if 
 
 _CONTROL = ["<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>", "<end_of_turn>"]
 
+UNNAMED = ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
+
 
 def chat_tokenizer(template: str | None) -> PreTrainedTokenizerFast:
     """A tokenizer with this chat template, and the control tokens of all families."""
     tokenizer = byte_tokenizer(add_end_token=False)
     tokenizer.add_special_tokens({"extra_special_tokens": [AddedToken(token, special=True) for token in _CONTROL]})
     tokenizer.chat_template = template
+    return tokenizer
+
+
+def unnamed_tokenizer(*, takes_space: bool = False) -> PreTrainedTokenizerFast:
+    """As Phi 3's: its control tokens are marked as special, and no name leads to them.
+
+    Args:
+        takes_space: whether they take the white space after them with them.
+    """
+    tokenizer = byte_tokenizer(add_end_token=False)
+    tokenizer.add_tokens([AddedToken(token, special=True, rstrip=takes_space) for token in UNNAMED], special_tokens=False)
+    tokenizer.chat_template = PHI_3
     return tokenizer

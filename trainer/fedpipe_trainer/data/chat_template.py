@@ -18,6 +18,7 @@ from transformers.utils.chat_template_utils import (
 
 from fedpipe_trainer.contract import FailureReason
 from fedpipe_trainer.data.conversations import Conversation, Message
+from fedpipe_trainer.data.special_tokens import special_tokens_of
 from fedpipe_trainer.data.tokenizer import Tokenizer
 from fedpipe_trainer.errors import TaskFailed
 
@@ -72,7 +73,8 @@ def render_samples(tokenizer: Tokenizer, conversation: Conversation) -> list[Ren
         rendering = template.render(conversation.messages)
         _check_targets(rendering, [conversation.messages[at] for at in conversation.assistant_turns])
         return [rendering]
-    turns = [_turn(template, conversation, at, tokenizer.all_special_tokens) for at in conversation.assistant_turns]
+    special = tuple(special_tokens_of(tokenizer))
+    turns = [_turn(template, conversation, at, special) for at in conversation.assistant_turns]
     whole = turns[-1].text
     if all(whole.startswith(turn.text) for turn in turns):
         return [Rendering(whole, tuple(turn.targets[0] for turn in turns))]
@@ -89,7 +91,7 @@ def render_prompt(tokenizer: Tokenizer, conversation: Conversation, messages: Se
     return _compile(tokenizer, conversation.tools).render(messages, asks=True).text
 
 
-def _turn(template: "_ChatTemplate", conversation: Conversation, at: int, special_tokens: Sequence[str]) -> Rendering:
+def _turn(template: "_ChatTemplate", conversation: Conversation, at: int, special: tuple[str, ...]) -> Rendering:
     """The conversation up to a turn of the assistant, which is the target."""
     before = template.render(conversation.messages[:at], asks=True).text
     text = template.render(conversation.messages[: at + 1]).text
@@ -99,7 +101,7 @@ def _turn(template: "_ChatTemplate", conversation: Conversation, at: int, specia
         raise TaskFailed(FailureReason.BAD_MODEL, f"{found}: {reason}: {_OWN_TEMPLATE}")
     # What a template writes between two turns is not the assistant's: an answer ends with its token.
     ended = text.rstrip()
-    end = len(ended) if ended.endswith(tuple(special_tokens)) else len(text)
+    end = len(ended) if ended.endswith(special) else len(text)
     rendering = Rendering(text, ((len(before), end),))
     _check_targets(rendering, [conversation.messages[at]])
     return rendering

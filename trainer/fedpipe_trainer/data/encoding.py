@@ -28,7 +28,7 @@ from fedpipe_trainer.data.examples import IGNORED, Example, Examples, Labels, co
 from fedpipe_trainer.data.formats import conversation_of, labels_of, prompt_of, response_of
 from fedpipe_trainer.data.preferences import encode_pair
 from fedpipe_trainer.data.rows import Row
-from fedpipe_trainer.data.special_tokens import encode_filled, encode_plain, require_end_token, without_end
+from fedpipe_trainer.data.special_tokens import encode_filled, encode_plain, require_end_token, special_tokens_of, without_end
 from fedpipe_trainer.data.spill import Integers
 from fedpipe_trainer.data.tokenizer import Tokenizer
 from fedpipe_trainer.errors import TaskFailed
@@ -116,7 +116,7 @@ def end_tokens(examples: Sequence[Example], objective: CausalLM | Seq2SeqLM, tok
     ends = {tokenizer.eos_token_id}
     if isinstance(objective, CausalLM) and objective.format in CHAT_FORMATS and examples:
         last = next((label for label in reversed(examples[0].labels) if label != IGNORED), None)
-        ends |= {int(last)} & set(tokenizer.all_special_ids) if last is not None else set()
+        ends |= {int(last)} & {token.number for token in special_tokens_of(tokenizer).values()} if last is not None else set()
     return tuple(sorted(end for end in ends if end is not None))
 
 
