@@ -43,6 +43,15 @@ REASONING = (
     "{% endif %}{{ message.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """As Qwen 3's: only of the last answer the reasoning is rendered."""
+SPLITTING = CHATML.replace(
+    "{{ message.content }}",
+    "{% if '</think>' in message.content %}<think>{{ message.content.split('</think>')[0] | trim }}</think>\n"
+    "{% endif %}{{ message.content.split('</think>')[-1] | trim }}",
+)
+"""As Qwen 3's: what a turn has before `</think>` is taken for its reasoning, wherever that was written."""
+SPLITTING_MARKED = CHATML_MARKED.replace(
+    "{% generation %}{{ message.content }}", "{% generation %}{{ message.content.split('</think>')[-1] | trim }}"
+)
 UNCLEAR = _LOOP + "{{ message.role }}: {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}the assistant says: {% endif %}"
 """What it renders before an answer is not how it renders the answer."""
 

@@ -263,6 +263,38 @@ def test_one_conversation_in_a_hundred_that_the_template_refuses_is_left_out() -
     assert len(samples(families.GEMMA, *[turns("a", "b")] * 99, refused)) == 99
 
 
+@pytest.mark.parametrize("template", [families.SPLITTING, families.SPLITTING_MARKED], ids=["rendered up to it", "marked"])
+def test_one_answer_in_a_hundred_that_the_template_does_not_tell_is_left_out(template: str, caplog: pytest.LogCaptureFixture) -> None:
+    found = samples(template, *[turns("a", "b")] * 99, turns("secret", "close it with </think>"))
+
+    assert len(found) == 99
+    assert "cannot render, or does not tell the answers of, 1 of 100 conversations: the first is that of good row 100" in caplog.text
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("untold", "reason", "message"),
+    [
+        (2, FailureReason.BAD_DATA, "does not tell the answers of, 2 of 10 conversations: the first is that of good row 9"),
+        (
+            6,
+            FailureReason.BAD_MODEL,
+            "of 6 of 10 rows no answer can be learnt, the first of them because the tokenizer's chat template marks",
+        ),
+    ],
+)
+def test_answers_that_are_not_told_are_the_faults_of_the_template_if_they_are_most(
+    untold: int, reason: FailureReason, message: str
+) -> None:
+    conversations = [*[turns("a", "b")] * (10 - untold), *[turns("secret", "close it with </think>")] * untold]
+
+    with pytest.raises(TaskFailed, match=message) as caught:
+        samples(families.SPLITTING, *conversations)
+
+    assert caught.value.reason is reason
+    assert "secret" not in str(caught.value)
+
+
 def test_share_gpt_turns_are_the_same_conversation() -> None:
     value = [
         {"from": "system", "value": "Be brief."},

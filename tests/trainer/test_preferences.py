@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_templates import CHATML, CHATML_MARKED, MISTRAL, REASONING, chat_tokenizer
+from chat_templates import CHATML, CHATML_MARKED, MISTRAL, REASONING, SPLITTING, chat_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from toys import END, byte_tokenizer
 
-from fedpipe_trainer.contract import DataPolicy, Preference
+from fedpipe_trainer.contract import DataPolicy, FailureReason, Preference
 from fedpipe_trainer.data import (
     IGNORED,
     Example,
@@ -71,6 +71,30 @@ def test_the_prompt_may_be_what_both_answers_begin_with(tmp_path: Path) -> None:
 
     assert (text_of(chosen.input_ids), text_of(rejected.input_ids)) == ("Sky? Blue.", "Sky? Blank.")
     assert (targets_of(chosen), targets_of(rejected)) == ("ue.", "ank.")  # what they share counts the same in both
+
+
+def pairs_of_which_some_answers_are_not_told(untold: int) -> list[dict[str, Any]]:
+    """Ten, of which so many have an answer that the template SPLITTING takes for reasoning."""
+    odd = {"role": "assistant", "content": "close it with </think>"}
+    return [{"prompt": "Sky?", "chosen": [odd if at < untold else BLUE], "rejected": [GREEN]} for at in range(10)]
+
+
+def test_a_few_pairs_whose_answers_the_template_does_not_tell_are_left_out(tmp_path: Path) -> None:
+    rows = read(tmp_path, pairs_of_which_some_answers_are_not_told(3), EXPLICIT).rows
+
+    assert len(encode(rows, EXPLICIT, chat_tokenizer(SPLITTING))) == 7
+
+
+@pytest.mark.parametrize(("untold", "reason"), [(4, FailureReason.BAD_DATA), (6, FailureReason.BAD_MODEL)])
+def test_pairs_whose_answers_the_template_does_not_tell_are_its_fault_if_they_are_most(
+    tmp_path: Path, untold: int, reason: FailureReason
+) -> None:
+    rows = read(tmp_path, pairs_of_which_some_answers_are_not_told(untold), EXPLICIT).rows
+
+    with pytest.raises(TaskFailed) as caught:
+        encode(rows, EXPLICIT, chat_tokenizer(SPLITTING))
+
+    assert caught.value.reason is reason
 
 
 FORMS = {

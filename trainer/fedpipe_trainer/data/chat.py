@@ -30,8 +30,8 @@ def encode_conversation(conversation: Conversation, tokenizer: Tokenizer, max_le
     cut at its beginning and the answer at its end, as those of other formats are.
 
     Raises:
-        RefusedConversationError: the template cannot render it, or nothing of it is a target.
-        TaskFailed: BadModel, the template does not tell the assistant's turns from the rest.
+        RefusedConversationError: the template cannot render it, or nothing of it is a target; or as `render_samples`.
+        TaskFailed: BadModel, as `render_samples`.
     """
     plain = _PlainConversation(conversation, tokenizer)
     samples = [plain.encode(rendering) for rendering in render_samples(tokenizer, plain.conversation)]
@@ -47,8 +47,8 @@ def encode_answer(conversation: Conversation, first: int, tokenizer: Tokenizer) 
     Of a template that renders a turn in another way once others follow it, only the last turn is a target.
 
     Raises:
-        RefusedConversationError: the template cannot render it.
-        TaskFailed: BadModel, the template does not tell the assistant's turns from the rest.
+        RefusedConversationError: as `render_samples`.
+        TaskFailed: BadModel, as `render_samples`.
     """
     plain = _PlainConversation(conversation, tokenizer)
     rendering = render_samples(tokenizer, plain.conversation)[-1]

@@ -44,6 +44,10 @@ class RefusedConversationError(Exception):
     """The template cannot render this conversation."""
 
 
+class UntoldAnswerError(RefusedConversationError):
+    """The template renders it, but not so that its answers can be told from the rest. The message says why, and what to do."""
+
+
 def require_chat_template(tokenizer: Tokenizer) -> None:
     """Check that there is a template, that it can be compiled, and that it does nothing forbidden as such.
 
@@ -66,7 +70,8 @@ def render_samples(tokenizer: Tokenizer, conversation: Conversation) -> list[Ren
 
     Raises:
         RefusedConversationError: the template cannot render it.
-        TaskFailed: BadModel, the template does not tell the assistant's turns from the rest.
+        UntoldAnswerError: it does not tell the assistant's turns of this conversation from the rest.
+        TaskFailed: BadModel, as `require_chat_template`.
     """
     template = _compile(tokenizer, conversation.tools)
     if template.marks_targets:
@@ -98,7 +103,7 @@ def _turn(template: "_ChatTemplate", conversation: Conversation, at: int, specia
     if not text.startswith(before):
         found = "the tokenizer's chat template does not tell the assistant's turns from the rest"
         reason = "it has no {% generation %}, and what it renders before an answer is not how it renders the answer"
-        raise TaskFailed(FailureReason.BAD_MODEL, f"{found}: {reason}: {_OWN_TEMPLATE}")
+        raise UntoldAnswerError(f"{found}: {reason}: {_OWN_TEMPLATE}")
     # What a template writes between two turns is not the assistant's: an answer ends with its token.
     ended = text.rstrip()
     end = len(ended) if ended.endswith(special) else len(text)
@@ -108,7 +113,10 @@ def _turn(template: "_ChatTemplate", conversation: Conversation, at: int, specia
 
 
 def _check_targets(rendering: Rendering, turns: Sequence[Message]) -> None:
-    """Each target has the end of its turn's content: a template that marks something else would train that."""
+    """Each target has the end of its turn's content: a template that marks something else would train that.
+
+    It may be the conversation's fault: Qwen's templates take what stands before a `</think>` for reasoning, wherever it was written.
+    """
     if len(rendering.targets) == len(turns) and all(
         _last_line(turn["content"]) in rendering.text[first:end] and rendering.text[first:end].strip()
         for (first, end), turn in zip(rendering.targets, turns, strict=True)
@@ -116,7 +124,7 @@ def _check_targets(rendering: Rendering, turns: Sequence[Message]) -> None:
         return
     found = f"the tokenizer's chat template marks {len(rendering.targets)} parts of a conversation with {len(turns)} turns of the assistant"
     reason = "they are not what the assistant says"
-    raise TaskFailed(FailureReason.BAD_MODEL, f"{found}, or {reason}: {_OWN_TEMPLATE}")
+    raise UntoldAnswerError(f"{found}, or {reason}: {_OWN_TEMPLATE}")
 
 
 def _last_line(content: str) -> str:
