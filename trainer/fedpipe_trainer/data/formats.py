@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from decimal import Decimal
@@ -19,6 +20,7 @@ from fedpipe_trainer.data.conversations import (
     without_answer,
 )
 from fedpipe_trainer.data.preferences import check_pair, preference_readers
+from fedpipe_trainer.data.python_text import parse_spelled
 from fedpipe_trainer.data.rows import Row
 from fedpipe_trainer.data.templates import fill
 from fedpipe_trainer.data.values import BadValueError, ValueReader, read_label
@@ -38,6 +40,7 @@ _ALPACA_WITHOUT_INPUT: Final = (
 _QUESTION: Final = "{context}\n\nQuestion: {question}\nAnswer:"
 _T5_QUESTION: Final = "question: {question} context: {context}"
 """As T5 was trained on SQuAD (Raffel et al., arXiv 1910.10683, appendix D.15)."""
+_OF_NUMPY: Final = re.compile(r"\s*\{'(?:text|answer_start)': array\(")
 _LARGEST_NUMBER: Final = 1e9
 """Of a regression: the squares of larger errors lose all meaning in 32 bits."""
 
@@ -121,7 +124,8 @@ def response_of(row: Mapping[str, str], objective: CausalLM | Seq2SeqLM) -> str:
     if objective.format == "Alpaca":
         return row["output"]
     if objective.format == "QuestionAnswering":
-        return f"{'' if isinstance(objective, Seq2SeqLM) else ' '}{_answers(row)[0]}"
+        answer = _answers(row)[0]
+        return f" {answer}" if answer and isinstance(objective, CausalLM) else answer
     return row["completion"] if objective.format == "PromptCompletion" else fill(objective.response or "", row)
 
 
@@ -150,12 +154,19 @@ def references_of(row: Mapping[str, str], objective: CausalLM | Seq2SeqLM) -> tu
 def read_answers(value: Any) -> str:  # noqa: ANN401 - any value of a data file
     """The answers to a question as JSON text, the first of which is learnt: a text, a list of them, or SQuAD's object with `text`.
 
+    A question that the context does not answer is SQuAD 2's object without texts (Rajpurkar et al., arXiv 1806.03822). Its answer is empty,
+    as it is in the examples of transformers.
+
     Raises:
-        BadValueError: there is none.
+        BadValueError: it is none of these.
     """
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        with suppress(ValueError, RecursionError):  # an answer may begin with a bracket
-            value = json.loads(value)
+        with suppress(ValueError):  # an answer may begin with a bracket
+            value = parse_spelled(value)
+    if isinstance(value, str) and _OF_NUMPY.match(value):
+        raise BadValueError("it is an object as Python writes it, with arrays: write it with json.dumps, or the data as jsonl or parquet")
+    if isinstance(value, Mapping) and value.get("text") == []:
+        return json.dumps([""])
     found = value.get("text") if isinstance(value, Mapping) else value
     answers = [found] if isinstance(found, str) else found
     if not isinstance(answers, list) or not answers or not all(isinstance(one, str) and one.strip() for one in answers):

@@ -14,9 +14,10 @@ from typing import Any
 from fedpipe_trainer.contract import Preference, prompt_budget
 from fedpipe_trainer.data.chat import TargetTokens, encode_answer
 from fedpipe_trainer.data.chat_template import RefusedConversationError, require_chat_template
-from fedpipe_trainer.data.conversations import Conversation, Message, read_messages, read_unanswered, text_of
+from fedpipe_trainer.data.conversations import Conversation, Message, read_answered, read_unanswered, text_of
 from fedpipe_trainer.data.examples import IGNORED, Example
 from fedpipe_trainer.data.pairs import join_answers
+from fedpipe_trainer.data.python_text import parse_spelled
 from fedpipe_trainer.data.rows import Row
 from fedpipe_trainer.data.special_tokens import encode_plain, require_end_token, without_end
 from fedpipe_trainer.data.tokenizer import Tokenizer
@@ -178,7 +179,7 @@ def _common(one: Sequence[object], other: Sequence[object]) -> int:
 
 def _read_answer(value: Any) -> str:  # noqa: ANN401 - any value of a data file
     messages = _messages_in(value)
-    return json.dumps(_text(value), ensure_ascii=False) if messages is None else read_messages(messages)
+    return json.dumps(_text(value), ensure_ascii=False) if messages is None else read_answered(messages)
 
 
 def _read_prompt(value: Any) -> str:  # noqa: ANN401 - likewise
@@ -189,8 +190,8 @@ def _read_prompt(value: Any) -> str:  # noqa: ANN401 - likewise
 def _messages_in(value: Any) -> list[Any] | None:  # noqa: ANN401 - likewise
     """The messages that a value is, as a list or as the JSON of one; None: it is none. A text may begin with a bracket."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        with suppress(ValueError, RecursionError):
-            found = json.loads(value)
+        with suppress(ValueError):
+            found = parse_spelled(value)
             messages = [found] if isinstance(found, dict) else found
             return messages if isinstance(messages, list) and messages and all(_has_role(one) for one in messages) else None
     if isinstance(value, Mapping):
