@@ -7,7 +7,7 @@ from chat_templates import CHATML_WITH_TOOLS, chat_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpipe_trainer.contract import CausalLM, FailureReason, Objective, Preference, Seq2SeqLM
+from fedpipe_trainer.contract import CausalLM, FailureReason, Objective, Preference, Seq2SeqLM, optional_columns
 from fedpipe_trainer.data import encode
 from fedpipe_trainer.data.formats import prompt_key, references_of, row_check, shown_prompt, value_readers
 from fedpipe_trainer.data.preferences import is_tie, shown_pair
@@ -53,11 +53,12 @@ CHAT = st.lists(either(MESSAGES), min_size=1, max_size=4).map(lambda turns: [ASK
 SHARED = st.lists(either(TURNS), min_size=1, max_size=4).map(lambda turns: [*turns, {"from": "gpt", "value": "hello"}])
 TOOLS = st.lists(either(some(name=TEXTS, parameters=st.just({"type": "object"}))), max_size=2)
 ANSWERS = st.lists(TEXTS, max_size=2) | some(text=st.lists(TEXTS, max_size=2)) | TEXTS
+HISTORY = st.lists(either(st.lists(either(TEXTS), min_size=2, max_size=2)), max_size=2)
 ONE_ANSWER = st.lists(either(MESSAGES), max_size=2).map(lambda turns: [*turns, ANSWER]) | either(MESSAGES) | TEXTS
 
 
 def read_and_encode(record: dict[str, Any], objective: Objective) -> None:
-    columns = Columns(columns_of(objective), value_readers(objective), row_check(objective))
+    columns = Columns([*columns_of(objective), *optional_columns(objective)], value_readers(objective), row_check(objective))
     try:
         row = select_columns(record, columns)
     except BadRowError as error:
@@ -77,17 +78,17 @@ def read_and_encode(record: dict[str, Any], objective: Objective) -> None:
         assert error.reason in {FailureReason.BAD_DATA, FailureReason.BAD_MODEL}  # noqa: PT017 - it may be raised or not
 
 
-@given(some(messages=CHAT, tools=TOOLS))
+@given(some(messages=CHAT, tools=TOOLS, system=TEXTS))
 def test_a_row_of_messages(record: dict[str, Any]) -> None:
     read_and_encode(record, CausalLM(format="Messages", tools="tools"))
 
 
-@given(some(conversations=SHARED, tools=TOOLS))
+@given(some(conversations=SHARED, tools=TOOLS, system=TEXTS))
 def test_a_row_of_share_gpt(record: dict[str, Any]) -> None:
     read_and_encode(record, CausalLM(format="ShareGPT", tools="tools"))
 
 
-@given(some(prompt=CHAT | TEXTS, chosen=ONE_ANSWER, rejected=ONE_ANSWER), st.sampled_from(["prompt", None]))
+@given(some(prompt=CHAT | TEXTS, chosen=ONE_ANSWER, rejected=ONE_ANSWER, system=TEXTS), st.sampled_from(["prompt", None]))
 def test_a_row_of_two_answers(record: dict[str, Any], prompt: str | None) -> None:
     read_and_encode(record, Preference(prompt_column=prompt))
 
@@ -98,6 +99,6 @@ def test_a_row_of_a_question(record: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("format_", ["Alpaca", "PromptCompletion"])
-@given(record=some(instruction=TEXTS, input=TEXTS, output=TEXTS, prompt=TEXTS, completion=TEXTS))
+@given(record=some(instruction=TEXTS, input=TEXTS, output=TEXTS, prompt=TEXTS, completion=TEXTS, system=TEXTS, history=HISTORY))
 def test_a_row_of_texts(format_: Any, record: dict[str, Any]) -> None:
     read_and_encode(record, CausalLM(format=format_))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import END, byte_tokenizer
 
-from fedpipe_trainer.contract import CausalLM, DataPolicy, Seq2SeqLM
+from fedpipe_trainer.contract import CausalLM, DataPolicy, DataUse, Seq2SeqLM, denial
 from fedpipe_trainer.data import IGNORED, encode, select_rows
 from fedpipe_trainer.data.formats import prompt_key, prompt_of, references_of, response_of, shown_prompt
 from fedpipe_trainer.data.python_text import parse_spelled
@@ -195,6 +195,65 @@ def test_an_alpaca_row_may_leave_its_input_out(tmp_path: Path, objective: Causal
     assert prompt_of(without, objective).endswith("### Instruction:\nSing.\n\n### Response:\n")
     assert "Input" not in prompt_of(without, objective)
     assert (response_of(with_input, objective), response_of(without, objective)) == ("2", "La")
+
+
+ADD = {"instruction": "Add.", "input": "1 1", "output": "2"}
+
+
+def test_an_alpaca_row_may_have_a_system_and_earlier_exchanges(tmp_path: Path) -> None:
+    """LLaMA-Factory's columns, which its template puts where they are here."""
+    history = [["Sing {la}.", "La"], ["Again.", "La la"]]
+    path = write(tmp_path / "rows.jsonl", {**ADD, "system": "Be brief.", "history": history}, {**ADD, "system": "", "history": []}, ADD)
+
+    whole, *without = select_rows(path, CausalLM(format="Alpaca"), DataPolicy()).rows
+
+    assert prompt_of(whole, CausalLM(format="Alpaca")) == (
+        "Be brief.\n\n### Instruction:\nSing {la}.\n\n### Response:\nLa\n\n### Instruction:\nAgain.\n\n### Response:\nLa la\n\n"
+        "### Instruction:\nAdd.\n\n### Input:\n1 1\n\n### Response:\n"
+    )
+    assert all(
+        prompt_of(row, CausalLM(format="Alpaca")).startswith("Below is an instruction that describes a task, paired") for row in without
+    )
+
+
+@pytest.mark.parametrize("history", [["a", "b"], [["a"]], [["a", None]], "a", {"a": "b"}, 1, [["a", "b"]] * 1001])
+def test_earlier_exchanges_that_are_no_pairs_of_texts_are_a_bad_row(tmp_path: Path, history: Any) -> None:
+    with pytest.raises(TaskFailed, match="column 'history': it"):
+        select_rows(write(tmp_path / "rows.jsonl", {**ADD, "history": history}), CausalLM(format="Alpaca"), DataPolicy())
+
+
+CHATS = {
+    "Messages": {"messages": GOOD},
+    "ShareGPT": {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]},
+}
+
+
+@pytest.mark.parametrize("format_", ["Messages", "ShareGPT"])
+def test_the_column_system_is_a_turn_of_the_system_before_a_conversation_without_its_own(tmp_path: Path, format_: Any) -> None:
+    chat, objective = CHATS[format_], CausalLM(format=format_)
+    own = {column: [{"role": "system", "content": "Own.", "from": "system", "value": "Own."}, *turns] for column, turns in chat.items()}
+    path = write(tmp_path / "rows.jsonl", {**chat, "system": "Be brief."}, {**own, "system": "Be brief."}, {**chat, "system": None}, chat)
+
+    rows = select_rows(path, objective, DataPolicy()).rows
+
+    assert [shown_prompt(row, objective) for row in rows] == ["system: Be brief.\nuser: hi", "system: Own.\nuser: hi", *["user: hi"] * 2]
+
+
+@pytest.mark.parametrize(("columns", "prompt"), [(("messages",), "user: hi"), (("messages", "system"), "system: Be brief.\nuser: hi")])
+def test_a_column_that_a_format_may_have_is_read_where_the_policy_allows_it(tmp_path: Path, columns: tuple[str, ...], prompt: str) -> None:
+    objective, policy = CausalLM(format="Messages"), DataPolicy(columns=columns)
+    use = DataUse(run="run", run_labels={}, objective=objective, contributors=3)
+    [row] = select_rows(write(tmp_path / "rows.jsonl", {"messages": GOOD, "system": "Be brief."}), objective, policy).rows
+
+    assert denial(policy, use) == ""
+    assert shown_prompt(row, objective) == prompt
+
+
+def test_a_column_system_that_the_task_names_for_something_else_is_that(tmp_path: Path) -> None:
+    objective = CausalLM(format="Messages", messages="system")
+    [row] = select_rows(write(tmp_path / "rows.jsonl", {"system": GOOD}), objective, DataPolicy()).rows
+
+    assert shown_prompt(row, objective) == "user: hi"
 
 
 def test_a_prompt_and_a_completion_are_taken_as_they_are(tmp_path: Path) -> None:

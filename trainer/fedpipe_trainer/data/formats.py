@@ -9,10 +9,11 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, Final
 
-from fedpipe_trainer.contract import CHAT_FORMATS, CausalLM, Objective, Preference, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.contract import CHAT_FORMATS, CausalLM, Objective, Preference, Seq2SeqLM, SequenceClassification, optional_columns
 from fedpipe_trainer.data.conversations import (
     Conversation,
     parse_conversation,
+    read_history,
     read_messages,
     read_share_gpt,
     read_tools,
@@ -28,13 +29,12 @@ from fedpipe_trainer.data.values import BadValueError, ValueReader, read_label
 # The two prompts of the Stanford Alpaca project, on which models of this format were trained; axolotl's `alpaca` is the same.
 _ALPACA_WITH_INPUT: Final = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
-    "Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+    "Write a response that appropriately completes the request."
 )
-_ALPACA_WITHOUT_INPUT: Final = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Response:\n"
-)
+_ALPACA_WITHOUT_INPUT: Final = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+_INSTRUCTION: Final = "### Instruction:\n{instruction}\n\n"
+_INPUT: Final = "### Input:\n{input}\n\n"
+_RESPONSE: Final = "### Response:\n"
 
 
 _QUESTION: Final = "{context}\n\nQuestion: {question}\nAnswer:"
@@ -47,12 +47,17 @@ _LARGEST_NUMBER: Final = 1e9
 
 def value_readers(objective: Objective) -> Mapping[str, ValueReader]:
     """By column whose value is not simply a text: how it is read."""
+    optional = {column: read_history if column == "history" else _optional_text for column in optional_columns(objective)}
+    return optional | _readers_of_type(objective)
+
+
+def _readers_of_type(objective: Objective) -> dict[str, ValueReader]:
     if isinstance(objective, SequenceClassification):
         return {objective.label: _LABEL_READERS[objective.problem]}
     if isinstance(objective, Preference):
-        return preference_readers(objective)
+        return dict(preference_readers(objective))
     if isinstance(objective, CausalLM) and objective.format in CHAT_FORMATS:
-        readers = {objective.conversation_column: read_messages if objective.format == "Messages" else read_share_gpt}
+        readers: dict[str, ValueReader] = {objective.conversation_column: _CHAT_READERS[objective.format]}
         return readers | ({objective.tools: read_tools} if objective.tools else {})
     return {"Alpaca": {"input": _optional_text}, "QuestionAnswering": {"answers": read_answers}}.get(objective.format, {})
 
@@ -99,6 +104,7 @@ def read_number(value: Any) -> str:  # noqa: ANN401 - any value of a data file
     return repr(number)
 
 
+_CHAT_READERS: Final[dict[str, ValueReader]] = {"Messages": read_messages, "ShareGPT": read_share_gpt}
 _LABEL_READERS: Final[dict[str, ValueReader]] = {"SingleLabel": read_label, "MultiLabel": read_labels, "Regression": read_number}
 
 
@@ -109,10 +115,18 @@ def prompt_of(row: Mapping[str, str], objective: CausalLM | Seq2SeqLM) -> str:
         TaskFailed: BadTask, as `fill`.
     """
     if objective.format == "Alpaca":
-        return fill(_ALPACA_WITH_INPUT if row["input"] else _ALPACA_WITHOUT_INPUT, row)
+        return _alpaca_prompt(row)
     if objective.format == "QuestionAnswering":
         return fill(_T5_QUESTION if isinstance(objective, Seq2SeqLM) else _QUESTION, row)
     return row["prompt"] if objective.format == "PromptCompletion" else fill(objective.prompt or "", row)
+
+
+def _alpaca_prompt(row: Mapping[str, str]) -> str:
+    """The prompt of an instruction. A system's text stands in place of the first sentence, earlier exchanges before the instruction."""
+    opening = row.get("system") or (_ALPACA_WITH_INPUT if row["input"] else _ALPACA_WITHOUT_INPUT)
+    exchanges = [f"{fill(_INSTRUCTION, {'instruction': asked})}{_RESPONSE}{said}" for asked, said in json.loads(row.get("history") or "[]")]
+    last = fill(f"{_INSTRUCTION}{_INPUT if row['input'] else ''}{_RESPONSE}", row)
+    return "\n\n".join([opening, *exchanges, last])
 
 
 def response_of(row: Mapping[str, str], objective: CausalLM | Seq2SeqLM) -> str:
@@ -131,7 +145,9 @@ def response_of(row: Mapping[str, str], objective: CausalLM | Seq2SeqLM) -> str:
 
 def conversation_of(row: Mapping[str, str], objective: CausalLM) -> Conversation:
     """The conversation of a row of a chat format."""
-    return parse_conversation(row[objective.conversation_column], row[objective.tools] if objective.tools else "")
+    tools = row[objective.tools] if objective.tools else ""
+    system = row.get("system", "") if "system" in optional_columns(objective) else ""
+    return parse_conversation(row[objective.conversation_column], tools, system)
 
 
 def prompt_key(row: Mapping[str, str], objective: CausalLM | Seq2SeqLM) -> str:
