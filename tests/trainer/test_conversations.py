@@ -240,13 +240,16 @@ def test_the_column_system_is_a_turn_of_the_system_before_a_conversation_without
 
 
 @pytest.mark.parametrize(("columns", "prompt"), [(("messages",), "user: hi"), (("messages", "system"), "system: Be brief.\nuser: hi")])
-def test_a_column_that_a_format_may_have_is_read_where_the_policy_allows_it(tmp_path: Path, columns: tuple[str, ...], prompt: str) -> None:
+def test_a_column_that_a_format_may_have_is_read_where_the_policy_allows_it(
+    tmp_path: Path, columns: tuple[str, ...], prompt: str, caplog: pytest.LogCaptureFixture
+) -> None:
     objective, policy = CausalLM(format="Messages"), DataPolicy(columns=columns)
     use = DataUse(run="run", run_labels={}, objective=objective, contributors=3)
     [row] = select_rows(write(tmp_path / "rows.jsonl", {"messages": GOOD, "system": "Be brief."}), objective, policy).rows
 
     assert denial(policy, use) == ""
     assert shown_prompt(row, objective) == prompt
+    assert ("the data have system, which policy.columns does not allow" in caplog.text) is ("system" not in columns)
 
 
 def test_a_column_system_that_the_task_names_for_something_else_is_that(tmp_path: Path) -> None:

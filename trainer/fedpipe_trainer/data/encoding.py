@@ -229,8 +229,7 @@ class _Refused:
     def check_template(self, rows: int) -> None:
         """Check that it tells the answers of at least half of the rows: of a few it may be their own fault that it does not."""
         if self._untold > rows / 2:
-            found = f"of {self._untold} of {rows} rows no answer can be learnt, the first of them because {self._first_untold}"
-            raise TaskFailed(FailureReason.BAD_MODEL, found)
+            raise TaskFailed(FailureReason.BAD_MODEL, f"{self._first_untold}. So it is with {self._untold} of {rows} rows")
 
 
 def _preference(rows: Sequence[Row], objective: Preference, tokenizer: Tokenizer) -> Iterator[Example]:

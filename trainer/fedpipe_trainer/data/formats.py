@@ -47,15 +47,17 @@ _LARGEST_NUMBER: Final = 1e9
 
 def value_readers(objective: Objective) -> Mapping[str, ValueReader]:
     """By column whose value is not simply a text: how it is read."""
-    optional = {column: read_history if column == "history" else _optional_text for column in optional_columns(objective)}
-    return optional | _readers_of_type(objective)
+    optional: dict[str, ValueReader] = {
+        column: read_history if column == "history" else _optional_text for column in optional_columns(objective)
+    }
+    return {**optional, **_readers_of_type(objective)}
 
 
-def _readers_of_type(objective: Objective) -> dict[str, ValueReader]:
+def _readers_of_type(objective: Objective) -> Mapping[str, ValueReader]:
     if isinstance(objective, SequenceClassification):
         return {objective.label: _LABEL_READERS[objective.problem]}
     if isinstance(objective, Preference):
-        return dict(preference_readers(objective))
+        return preference_readers(objective)
     if isinstance(objective, CausalLM) and objective.format in CHAT_FORMATS:
         readers: dict[str, ValueReader] = {objective.conversation_column: _CHAT_READERS[objective.format]}
         return readers | ({objective.tools: read_tools} if objective.tools else {})

@@ -12,6 +12,7 @@ from pathlib import Path
 from fedpipe_trainer.contract import DataPolicy, FailureReason, Objective, Preference, SequenceClassification, optional_columns
 from fedpipe_trainer.data.formats import labels_of, row_check, value_readers
 from fedpipe_trainer.data.preferences import is_tie
+from fedpipe_trainer.data.readers import column_names
 from fedpipe_trainer.data.rows import Rows, read_rows
 from fedpipe_trainer.data.spill import Integers
 from fedpipe_trainer.data.templates import columns_of
@@ -32,13 +33,21 @@ def select_rows(path: str | Path, objective: Objective, policy: DataPolicy, fold
             drops these, every row has; every pair is of equal answers; or as `read_rows`. The message names the file and the line, and
             quotes nothing.
     """
-    allowed = [column for column in optional_columns(objective) if policy.columns is None or column in policy.columns]
+    optional = optional_columns(objective)
+    allowed = [column for column in optional if policy.columns is None or column in policy.columns]
     found = read_rows(path, [*columns_of(objective), *allowed], value_readers(objective), row_check(objective), folder)
+    _tell_unread(Path(path), set(optional) - set(allowed))
     if isinstance(objective, Preference):
         return _without_ties(path, found, objective)
     if not isinstance(objective, SequenceClassification):
         return found
     return with_run_labels(path, _with_allowed_labels(path, found, objective, policy), objective)
+
+
+def _tell_unread(path: Path, denied: Collection[str]) -> None:
+    """Name the columns of a file that the task would read if the policy allowed it."""
+    if there := [column for column in column_names(path) if column in denied] if denied else []:
+        _LOG.warning("the data have %s, which policy.columns does not allow: the task is done without it", " and ".join(there))
 
 
 def _without_ties(path: str | Path, found: Rows, objective: Preference) -> Rows:
