@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_templates import CHATML, CHATML_MARKED, MISTRAL, REASONING, chat_tokenizer
+from chat_templates import CHATML, CHATML_MARKED, MISTRAL, REASONING, SPLITTING, chat_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from toys import END, byte_tokenizer
 
-from fedpipe_trainer.contract import DataPolicy, Preference
+from fedpipe_trainer.contract import DataPolicy, FailureReason, Preference
 from fedpipe_trainer.data import (
     IGNORED,
     Example,
@@ -71,6 +71,67 @@ def test_the_prompt_may_be_what_both_answers_begin_with(tmp_path: Path) -> None:
 
     assert (text_of(chosen.input_ids), text_of(rejected.input_ids)) == ("Sky? Blue.", "Sky? Blank.")
     assert (targets_of(chosen), targets_of(rejected)) == ("ue.", "ank.")  # what they share counts the same in both
+
+
+@pytest.mark.parametrize(
+    ("objective", "row", "prompt"),
+    [
+        (EXPLICIT, {"prompt": [USER], "chosen": [BLUE], "rejected": [GREEN]}, "system: Be brief.\nuser: Sky?"),
+        (EXPLICIT, {"prompt": "Sky?", "chosen": [USER, BLUE], "rejected": [USER, GREEN]}, "system: Be brief.\nuser: Sky?"),
+        (IMPLICIT, {"chosen": [USER, BLUE], "rejected": [USER, GREEN]}, "system: Be brief.\nuser: Sky?"),
+        (EXPLICIT, {"prompt": "Sky?", "chosen": "Blue.", "rejected": "Green."}, "Be brief.\n\nSky?"),
+        (IMPLICIT, {"chosen": "Sky? Blue.", "rejected": "Sky? Green."}, "Be brief.\n\nSky? "),
+    ],
+)
+def test_the_column_system_stands_before_the_prompt(tmp_path: Path, objective: Preference, row: dict[str, Any], prompt: str) -> None:
+    [with_system, without] = read(tmp_path, [{**row, "system": "Be brief."}, row], objective).rows
+    own = {"role": "system", "content": "Own."}
+    if isinstance(row["chosen"], list) and row["chosen"][0] is USER:
+        [kept] = read(
+            tmp_path, [{**row, "chosen": [own, *row["chosen"]], "rejected": [own, *row["rejected"]], "system": "x"}], objective
+        ).rows
+        assert shown_pair(kept, objective)[0].startswith("system: Own.\nuser")
+
+    assert shown_pair(with_system, objective)[0] == prompt
+    assert shown_pair(with_system, objective)[1:] == shown_pair(without, objective)[1:]
+    assert shown_pair(without, objective)[0] == prompt.removeprefix("system: Be brief.\n").removeprefix("Be brief.\n\n")
+
+
+def test_an_empty_system_turn_of_both_answers_is_left_out(tmp_path: Path) -> None:
+    silent = {"role": "system", "content": ""}
+    [row] = read(tmp_path, [{"chosen": [silent, USER, BLUE], "rejected": [silent, USER, GREEN]}]).rows
+
+    assert shown_pair(row, IMPLICIT)[0] == "user: Sky?"
+
+
+def test_messages_that_pandas_wrote_to_a_table_are_no_texts(tmp_path: Path) -> None:
+    [row] = read(tmp_path, [{"chosen": repr([USER, BLUE]), "rejected": repr([USER, GREEN])}]).rows
+
+    assert shown_pair(row, IMPLICIT) == ("user: Sky?", BLUE["content"], GREEN["content"])
+
+
+def pairs_of_which_some_answers_are_not_told(untold: int) -> list[dict[str, Any]]:
+    """Ten, of which so many have an answer that the template SPLITTING takes for reasoning."""
+    odd = {"role": "assistant", "content": "close it with </think>"}
+    return [{"prompt": "Sky?", "chosen": [odd if at < untold else BLUE], "rejected": [GREEN]} for at in range(10)]
+
+
+def test_a_few_pairs_whose_answers_the_template_does_not_tell_are_left_out(tmp_path: Path) -> None:
+    rows = read(tmp_path, pairs_of_which_some_answers_are_not_told(3), EXPLICIT).rows
+
+    assert len(encode(rows, EXPLICIT, chat_tokenizer(SPLITTING))) == 7
+
+
+@pytest.mark.parametrize(("untold", "reason"), [(4, FailureReason.BAD_DATA), (6, FailureReason.BAD_MODEL)])
+def test_pairs_whose_answers_the_template_does_not_tell_are_its_fault_if_they_are_most(
+    tmp_path: Path, untold: int, reason: FailureReason
+) -> None:
+    rows = read(tmp_path, pairs_of_which_some_answers_are_not_told(untold), EXPLICIT).rows
+
+    with pytest.raises(TaskFailed) as caught:
+        encode(rows, EXPLICIT, chat_tokenizer(SPLITTING))
+
+    assert caught.value.reason is reason
 
 
 FORMS = {

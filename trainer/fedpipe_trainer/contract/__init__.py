@@ -17,7 +17,17 @@ from fedpipe_trainer.contract.objective import (
     prompt_budget,
 )
 from fedpipe_trainer.contract.plan import Bits, Forecast, Plan, Scaling, halved, scale_of
-from fedpipe_trainer.contract.policy import POLICY_FILE, DataPolicy, DataUse, RunSelector, TaskType, TrainingLosses, denial, stricter
+from fedpipe_trainer.contract.policy import (
+    POLICY_FILE,
+    DataPolicy,
+    DataUse,
+    RunSelector,
+    TaskType,
+    TrainingLosses,
+    denial,
+    optional_columns,
+    stricter,
+)
 from fedpipe_trainer.contract.progress import MAX_PROGRESS_BYTES, PROGRESS_SECONDS, Progress, TaskProgress
 from fedpipe_trainer.contract.redaction import redacted
 from fedpipe_trainer.contract.result import (
@@ -150,6 +160,7 @@ __all__ = [
     "does_more_than_show",
     "effective_steps",
     "halved",
+    "optional_columns",
     "parse_result",
     "parse_task",
     "perplexity_of",

@@ -20,6 +20,7 @@ from fedpipe_trainer.contract.objective import (
     Column,
     Objective,
     Preference,
+    Seq2SeqLM,
     SequenceClassification,
 )
 
@@ -142,6 +143,16 @@ def columns_read(objective: Objective) -> frozenset[str]:
         return frozenset(column for column in (objective.conversation_column, objective.tools) if column)
     parts = [*Formatter().parse(objective.prompt or ""), *Formatter().parse(objective.response or "")]
     return frozenset(column for _, column, _, _ in parts if column is not None)
+
+
+def optional_columns(objective: Objective) -> tuple[str, ...]:
+    """The columns that a task also reads, if a file has them and the site's policy allows them: those of LLaMA-Factory."""
+    found: tuple[str, ...] = ()
+    if isinstance(objective, Preference) or (isinstance(objective, CausalLM) and objective.format in CHAT_FORMATS):
+        found = ("system",)
+    elif isinstance(objective, CausalLM | Seq2SeqLM) and objective.format == "Alpaca":
+        found = ("system", "history")
+    return tuple(column for column in found if column not in columns_read(objective))
 
 
 def _denied_run(policy: DataPolicy, use: DataUse) -> str:

@@ -9,9 +9,9 @@ from itertools import pairwise
 from typing import Any
 
 from fedpipe_trainer.contract import prompt_budget
-from fedpipe_trainer.data.chat_template import RefusedConversationError, Rendering, render_prompt, render_samples
+from fedpipe_trainer.data.chat_template import RefusedConversationError, Rendering, Span, render_prompt, render_samples
 from fedpipe_trainer.data.conversations import Conversation, Message
-from fedpipe_trainer.data.special_tokens import StandIns
+from fedpipe_trainer.data.special_tokens import StandIns, special_tokens_of
 from fedpipe_trainer.data.tokenizer import Tokenizer
 
 
@@ -30,8 +30,8 @@ def encode_conversation(conversation: Conversation, tokenizer: Tokenizer, max_le
     cut at its beginning and the answer at its end, as those of other formats are.
 
     Raises:
-        RefusedConversationError: the template cannot render it, or nothing of it is a target.
-        TaskFailed: BadModel, the template does not tell the assistant's turns from the rest.
+        RefusedConversationError: the template cannot render it, or nothing of it is a target; or as `render_samples`.
+        TaskFailed: BadModel, as `render_samples`.
     """
     plain = _PlainConversation(conversation, tokenizer)
     samples = [plain.encode(rendering) for rendering in render_samples(tokenizer, plain.conversation)]
@@ -47,8 +47,8 @@ def encode_answer(conversation: Conversation, first: int, tokenizer: Tokenizer) 
     Of a template that renders a turn in another way once others follow it, only the last turn is a target.
 
     Raises:
-        RefusedConversationError: the template cannot render it.
-        TaskFailed: BadModel, the template does not tell the assistant's turns from the rest.
+        RefusedConversationError: as `render_samples`.
+        TaskFailed: BadModel, as `render_samples`.
     """
     plain = _PlainConversation(conversation, tokenizer)
     rendering = render_samples(tokenizer, plain.conversation)[-1]
@@ -102,17 +102,21 @@ class _PlainConversation:
 
     def __init__(self, conversation: Conversation, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._stand_ins = StandIns(list(_texts([*conversation.messages, *conversation.tools])), tokenizer)
+        said = [{key: value for key, value in message.items() if key != "role"} for message in conversation.messages]
+        self._stand_ins = StandIns(list(_texts([*said, *conversation.tools])), tokenizer)
         self.conversation = conversation
         if self._stand_ins:
-            messages, tools = (_map_texts(list(part), self._stand_ins.hide) for part in (conversation.messages, conversation.tools))
-            self.conversation = Conversation(tuple(messages), tuple(tools))
+            messages, tools = (_map_texts(list(part), self._stand_ins.hide) for part in (said, conversation.tools))
+            # The template compares roles.
+            roles = [{"role": role} for role in conversation.roles]
+            self.conversation = Conversation(tuple(role | one for role, one in zip(roles, messages, strict=True)), tuple(tools))
 
     def encode(self, rendering: Rendering) -> TargetTokens:
         if self._stand_ins or not self._tokenizer.is_fast:
             return self._encode_in_parts(rendering)
         encoded = self._tokenizer([rendering.text], add_special_tokens=False, return_offsets_mapping=True)
-        return TargetTokens(list(encoded["input_ids"][0]), _within(encoded["offset_mapping"][0], rendering.targets))
+        ids = list(encoded["input_ids"][0])
+        return TargetTokens(ids, _within(self._own_characters(ids, encoded["offset_mapping"][0], rendering.text), rendering.targets))
 
     def encode_text(self, text: str) -> list[int]:
         if self._stand_ins:
@@ -121,17 +125,29 @@ class _PlainConversation:
 
     def _encode_in_parts(self, rendering: Rendering) -> TargetTokens:
         """As `encode`, but each part between the ends of targets by itself."""
-        ids: list[int] = []
-        is_target: list[bool] = []
         ends = sorted({0, len(rendering.text), *(at for span in rendering.targets for at in span)})
-        for first, end in pairwise(ends):
-            tokens = self._stand_ins.encode(rendering.text[first:end])
-            ids += tokens
-            is_target += [any(a <= first and end <= b for a, b in rendering.targets)] * len(tokens)
-        return TargetTokens(ids, is_target)
+        spans = list(pairwise(ends))
+        parts = self._stand_ins.encode_parts([rendering.text[first:end] for first, end in spans])
+        are_targets = [any(a <= first and end <= b for a, b in rendering.targets) for first, end in spans]
+        is_target = [one for one, part in zip(are_targets, parts, strict=True) for _ in part]
+        return TargetTokens([token for part in parts for token in part], is_target)
+
+    def _own_characters(self, ids: Sequence[int], offsets: Sequence[Span], text: str) -> Sequence[Span]:
+        """The characters of each token, without the white space that a special token takes with it: it may be no part of a target."""
+        special = special_tokens_of(self._tokenizer).values()
+        taking = {token.number for token in special if token.takes_before or token.takes_after}
+        if not taking:
+            return offsets
+        return [_stripped(text, span) if number in taking else span for number, span in zip(ids, offsets, strict=True)]
 
 
-def _within(offsets: Sequence[tuple[int, int]], targets: Sequence[tuple[int, int]]) -> list[bool]:
+def _stripped(text: str, span: Span) -> Span:
+    first, end = span
+    token = text[first:end]
+    return first + len(token) - len(token.lstrip()), end - len(token) + len(token.rstrip())
+
+
+def _within(offsets: Sequence[Span], targets: Sequence[Span]) -> list[bool]:
     """Of each token, in order, whether it is in one of the targets, which are in order, too."""
     found, spans = [], iter(targets)
     first, last = next(spans, (0, 0))
@@ -143,18 +159,18 @@ def _within(offsets: Sequence[tuple[int, int]], targets: Sequence[tuple[int, int
 
 
 def _texts(value: Any) -> Iterator[str]:  # noqa: ANN401 - any value of JSON
-    """The texts in a value."""
+    """The texts in a value, among them the keys: the names of a function's arguments are of the data, too."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list):
-        for one in value.values() if isinstance(value, Mapping) else value:
+        for one in (*value, *value.values()) if isinstance(value, Mapping) else value:
             yield from _texts(one)
 
 
 def _map_texts(value: Any, change: Callable[[str], str]) -> Any:  # noqa: ANN401 - any value of JSON
-    """The value with each text in it changed, but for keys and roles, which the template compares."""
+    """The value with each text in it changed."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
-        return {key: one if key == "role" else _map_texts(one, change) for key, one in value.items()}
+        return {change(key): _map_texts(one, change) for key, one in value.items()}
     return [_map_texts(one, change) for one in value] if isinstance(value, list) else value

@@ -18,6 +18,7 @@ from transformers.utils.chat_template_utils import (
 
 from fedpipe_trainer.contract import FailureReason
 from fedpipe_trainer.data.conversations import Conversation, Message
+from fedpipe_trainer.data.special_tokens import special_tokens_of
 from fedpipe_trainer.data.tokenizer import Tokenizer
 from fedpipe_trainer.errors import TaskFailed
 
@@ -43,6 +44,10 @@ class RefusedConversationError(Exception):
     """The template cannot render this conversation."""
 
 
+class UntoldAnswerError(RefusedConversationError):
+    """The template renders it, but not so that its answers can be told from the rest. The message says why, and what to do."""
+
+
 def require_chat_template(tokenizer: Tokenizer) -> None:
     """Check that there is a template, that it can be compiled, and that it does nothing forbidden as such.
 
@@ -65,14 +70,16 @@ def render_samples(tokenizer: Tokenizer, conversation: Conversation) -> list[Ren
 
     Raises:
         RefusedConversationError: the template cannot render it.
-        TaskFailed: BadModel, the template does not tell the assistant's turns from the rest.
+        UntoldAnswerError: it does not tell the assistant's turns of this conversation from the rest.
+        TaskFailed: BadModel, as `require_chat_template`.
     """
     template = _compile(tokenizer, conversation.tools)
     if template.marks_targets:
         rendering = template.render(conversation.messages)
         _check_targets(rendering, [conversation.messages[at] for at in conversation.assistant_turns])
         return [rendering]
-    turns = [_turn(template, conversation, at, tokenizer.all_special_tokens) for at in conversation.assistant_turns]
+    special = tuple(special_tokens_of(tokenizer))
+    turns = [_turn(template, conversation, at, special) for at in conversation.assistant_turns]
     whole = turns[-1].text
     if all(whole.startswith(turn.text) for turn in turns):
         return [Rendering(whole, tuple(turn.targets[0] for turn in turns))]
@@ -89,24 +96,27 @@ def render_prompt(tokenizer: Tokenizer, conversation: Conversation, messages: Se
     return _compile(tokenizer, conversation.tools).render(messages, asks=True).text
 
 
-def _turn(template: "_ChatTemplate", conversation: Conversation, at: int, special_tokens: Sequence[str]) -> Rendering:
+def _turn(template: "_ChatTemplate", conversation: Conversation, at: int, special: tuple[str, ...]) -> Rendering:
     """The conversation up to a turn of the assistant, which is the target."""
     before = template.render(conversation.messages[:at], asks=True).text
     text = template.render(conversation.messages[: at + 1]).text
     if not text.startswith(before):
         found = "the tokenizer's chat template does not tell the assistant's turns from the rest"
         reason = "it has no {% generation %}, and what it renders before an answer is not how it renders the answer"
-        raise TaskFailed(FailureReason.BAD_MODEL, f"{found}: {reason}: {_OWN_TEMPLATE}")
+        raise UntoldAnswerError(f"{found}: {reason}: {_OWN_TEMPLATE}")
     # What a template writes between two turns is not the assistant's: an answer ends with its token.
     ended = text.rstrip()
-    end = len(ended) if ended.endswith(tuple(special_tokens)) else len(text)
+    end = len(ended) if ended.endswith(special) else len(text)
     rendering = Rendering(text, ((len(before), end),))
     _check_targets(rendering, [conversation.messages[at]])
     return rendering
 
 
 def _check_targets(rendering: Rendering, turns: Sequence[Message]) -> None:
-    """Each target has the end of its turn's content: a template that marks something else would train that."""
+    """Each target has the end of its turn's content: a template that marks something else would train that.
+
+    It may be the conversation's fault: Qwen's templates take what stands before a `</think>` for reasoning, wherever it was written.
+    """
     if len(rendering.targets) == len(turns) and all(
         _last_line(turn["content"]) in rendering.text[first:end] and rendering.text[first:end].strip()
         for (first, end), turn in zip(rendering.targets, turns, strict=True)
@@ -114,7 +124,7 @@ def _check_targets(rendering: Rendering, turns: Sequence[Message]) -> None:
         return
     found = f"the tokenizer's chat template marks {len(rendering.targets)} parts of a conversation with {len(turns)} turns of the assistant"
     reason = "they are not what the assistant says"
-    raise TaskFailed(FailureReason.BAD_MODEL, f"{found}, or {reason}: {_OWN_TEMPLATE}")
+    raise UntoldAnswerError(f"{found}, or {reason}: {_OWN_TEMPLATE}")
 
 
 def _last_line(content: str) -> str:

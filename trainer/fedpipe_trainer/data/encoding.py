@@ -22,13 +22,13 @@ from fedpipe_trainer.contract import (
     prompt_budget,
 )
 from fedpipe_trainer.data import chat
-from fedpipe_trainer.data.chat_template import RefusedConversationError, require_chat_template
+from fedpipe_trainer.data.chat_template import RefusedConversationError, UntoldAnswerError, require_chat_template
 from fedpipe_trainer.data.conversations import without_answer
 from fedpipe_trainer.data.examples import IGNORED, Example, Examples, Labels, collect
 from fedpipe_trainer.data.formats import conversation_of, labels_of, prompt_of, response_of
 from fedpipe_trainer.data.preferences import encode_pair
 from fedpipe_trainer.data.rows import Row
-from fedpipe_trainer.data.special_tokens import encode_filled, encode_plain, require_end_token, without_end
+from fedpipe_trainer.data.special_tokens import encode_filled, encode_plain, require_end_token, special_tokens_of, without_end
 from fedpipe_trainer.data.spill import Integers
 from fedpipe_trainer.data.tokenizer import Tokenizer
 from fedpipe_trainer.errors import TaskFailed
@@ -59,7 +59,8 @@ def encode(rows: Sequence[Row], objective: Objective, tokenizer: Tokenizer, fold
     Raises:
         TaskFailed: BadData for a label that the run does not have, and if the chat template refuses more than 1 % of the conversations, or
             more than 1 % of the pairs, and more than three, are no example;
-            BadModel for a tokenizer without an end-of-sequence token or a usable chat template.
+            BadModel for a tokenizer without an end-of-sequence token or a usable chat template, or one that does not tell the answers of
+            most conversations from the rest.
     """
     if not rows:
         return collect((), _labels_as(objective))
@@ -116,7 +117,7 @@ def end_tokens(examples: Sequence[Example], objective: CausalLM | Seq2SeqLM, tok
     ends = {tokenizer.eos_token_id}
     if isinstance(objective, CausalLM) and objective.format in CHAT_FORMATS and examples:
         last = next((label for label in reversed(examples[0].labels) if label != IGNORED), None)
-        ends |= {int(last)} & set(tokenizer.all_special_ids) if last is not None else set()
+        ends |= {int(last)} & {token.number for token in special_tokens_of(tokenizer).values()} if last is not None else set()
     return tuple(sorted(end for end in ends if end is not None))
 
 
@@ -184,39 +185,67 @@ def _whole(ids: list[int]) -> Iterator[Example]:
 
 def _chat(rows: Sequence[Row], objective: CausalLM, tokenizer: Tokenizer) -> Iterator[Example]:
     require_chat_template(tokenizer)
-    refused, first = 0, 0
+    refused = _Refused()
     for number, row in enumerate(rows):
         try:
             samples = chat.encode_conversation(conversation_of(row, objective), tokenizer, objective.max_length)
-        except RefusedConversationError:
-            refused, first = refused + 1, first if refused else number
+        except RefusedConversationError as error:
+            refused.add(number, error)
             continue
         for sample in samples:
             labels = [token if is_target else IGNORED for token, is_target in zip(sample.ids, sample.is_target, strict=True)]
             yield Example(sample.ids, [IGNORED, *labels[1:]])
-    if refused:
+    if refused.rows:
+        refused.check_template(len(rows))
+        first = refused.rows[0]
         roles = ", ".join(conversation_of(rows[first], objective).roles[:_SHOWN_ROLES])
-        found = f"the model's chat template cannot render {refused} of {len(rows)} conversations"
+        found = f"the model's chat template {refused.what} {len(refused.rows)} of {len(rows)} conversations"
         which = f"the first is that of good row {first + 1}, whose turns begin with {roles}"
-        if refused > _MAX_REFUSED_SHARE * len(rows):
+        if len(refused.rows) > _MAX_REFUSED_SHARE * len(rows):
             advice = "give the model a template that takes such turns, or change the conversations (some templates take no system turn)"
             raise TaskFailed(FailureReason.BAD_DATA, f"{found}: {which}: {advice}")
         _LOG.warning("%s: %s. They are left out", found, which)
 
 
+class _Refused:
+    """The rows that the chat template refuses."""
+
+    def __init__(self) -> None:
+        self.rows = Integers()
+        self._untold = 0
+        self._first_untold = ""
+
+    @property
+    def what(self) -> str:
+        """What the template does to them."""
+        return "cannot render, or does not tell the answers of," if self._untold else "cannot render"
+
+    def add(self, row: int, error: RefusedConversationError) -> None:
+        self.rows.append(row)
+        if isinstance(error, UntoldAnswerError):
+            self._first_untold = self._first_untold or str(error)
+            self._untold += 1
+
+    def check_template(self, rows: int) -> None:
+        """Check that it tells the answers of at least half of the rows: of a few it may be their own fault that it does not."""
+        if self._untold > rows / 2:
+            raise TaskFailed(FailureReason.BAD_MODEL, f"{self._first_untold}. So it is with {self._untold} of {rows} rows")
+
+
 def _preference(rows: Sequence[Row], objective: Preference, tokenizer: Tokenizer) -> Iterator[Example]:
-    alike, refused = Integers(), Integers()
+    alike, refused = Integers(), _Refused()
     for number, row in enumerate(rows):
         try:
             pair = encode_pair(row, objective, tokenizer)
-        except RefusedConversationError:
-            refused.append(number)
+        except RefusedConversationError as error:
+            refused.add(number, error)
             continue
         if pair is None:
             alike.append(number)
         else:
             yield pair
-    _check_left_out(rows, refused, "the model's chat template cannot render", "give the model a template that takes such turns")
+    refused.check_template(len(rows))
+    _check_left_out(rows, refused.rows, f"the model's chat template {refused.what}", "give the model a template that takes such turns")
     longer = f"raise task.maxLength, which is {objective.max_length}, or leave such rows out of the data"
     _check_left_out(rows, alike, "within task.maxLength both answers are the same in", longer)
 

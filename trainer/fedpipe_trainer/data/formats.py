@@ -2,16 +2,18 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from decimal import Decimal
 from functools import partial
 from typing import Any, Final
 
-from fedpipe_trainer.contract import CHAT_FORMATS, CausalLM, Objective, Preference, Seq2SeqLM, SequenceClassification
+from fedpipe_trainer.contract import CHAT_FORMATS, CausalLM, Objective, Preference, Seq2SeqLM, SequenceClassification, optional_columns
 from fedpipe_trainer.data.conversations import (
     Conversation,
     parse_conversation,
+    read_history,
     read_messages,
     read_share_gpt,
     read_tools,
@@ -19,6 +21,7 @@ from fedpipe_trainer.data.conversations import (
     without_answer,
 )
 from fedpipe_trainer.data.preferences import check_pair, preference_readers
+from fedpipe_trainer.data.python_text import parse_spelled
 from fedpipe_trainer.data.rows import Row
 from fedpipe_trainer.data.templates import fill
 from fedpipe_trainer.data.values import BadValueError, ValueReader, read_label
@@ -26,30 +29,37 @@ from fedpipe_trainer.data.values import BadValueError, ValueReader, read_label
 # The two prompts of the Stanford Alpaca project, on which models of this format were trained; axolotl's `alpaca` is the same.
 _ALPACA_WITH_INPUT: Final = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
-    "Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+    "Write a response that appropriately completes the request."
 )
-_ALPACA_WITHOUT_INPUT: Final = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Response:\n"
-)
+_ALPACA_WITHOUT_INPUT: Final = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+_INSTRUCTION: Final = "### Instruction:\n{instruction}\n\n"
+_INPUT: Final = "### Input:\n{input}\n\n"
+_RESPONSE: Final = "### Response:\n"
 
 
 _QUESTION: Final = "{context}\n\nQuestion: {question}\nAnswer:"
 _T5_QUESTION: Final = "question: {question} context: {context}"
 """As T5 was trained on SQuAD (Raffel et al., arXiv 1910.10683, appendix D.15)."""
+_OF_NUMPY: Final = re.compile(r"\s*\{'(?:text|answer_start)': array\(")
 _LARGEST_NUMBER: Final = 1e9
 """Of a regression: the squares of larger errors lose all meaning in 32 bits."""
 
 
 def value_readers(objective: Objective) -> Mapping[str, ValueReader]:
     """By column whose value is not simply a text: how it is read."""
+    optional: dict[str, ValueReader] = {
+        column: read_history if column == "history" else _optional_text for column in optional_columns(objective)
+    }
+    return {**optional, **_readers_of_type(objective)}
+
+
+def _readers_of_type(objective: Objective) -> Mapping[str, ValueReader]:
     if isinstance(objective, SequenceClassification):
         return {objective.label: _LABEL_READERS[objective.problem]}
     if isinstance(objective, Preference):
         return preference_readers(objective)
     if isinstance(objective, CausalLM) and objective.format in CHAT_FORMATS:
-        readers = {objective.conversation_column: read_messages if objective.format == "Messages" else read_share_gpt}
+        readers: dict[str, ValueReader] = {objective.conversation_column: _CHAT_READERS[objective.format]}
         return readers | ({objective.tools: read_tools} if objective.tools else {})
     return {"Alpaca": {"input": _optional_text}, "QuestionAnswering": {"answers": read_answers}}.get(objective.format, {})
 
@@ -96,6 +106,7 @@ def read_number(value: Any) -> str:  # noqa: ANN401 - any value of a data file
     return repr(number)
 
 
+_CHAT_READERS: Final[dict[str, ValueReader]] = {"Messages": read_messages, "ShareGPT": read_share_gpt}
 _LABEL_READERS: Final[dict[str, ValueReader]] = {"SingleLabel": read_label, "MultiLabel": read_labels, "Regression": read_number}
 
 
@@ -106,10 +117,18 @@ def prompt_of(row: Mapping[str, str], objective: CausalLM | Seq2SeqLM) -> str:
         TaskFailed: BadTask, as `fill`.
     """
     if objective.format == "Alpaca":
-        return fill(_ALPACA_WITH_INPUT if row["input"] else _ALPACA_WITHOUT_INPUT, row)
+        return _alpaca_prompt(row)
     if objective.format == "QuestionAnswering":
         return fill(_T5_QUESTION if isinstance(objective, Seq2SeqLM) else _QUESTION, row)
     return row["prompt"] if objective.format == "PromptCompletion" else fill(objective.prompt or "", row)
+
+
+def _alpaca_prompt(row: Mapping[str, str]) -> str:
+    """The prompt of an instruction. A system's text stands in place of the first sentence, earlier exchanges before the instruction."""
+    opening = row.get("system") or (_ALPACA_WITH_INPUT if row["input"] else _ALPACA_WITHOUT_INPUT)
+    exchanges = [f"{fill(_INSTRUCTION, {'instruction': asked})}{_RESPONSE}{said}" for asked, said in json.loads(row.get("history") or "[]")]
+    last = fill(f"{_INSTRUCTION}{_INPUT if row['input'] else ''}{_RESPONSE}", row)
+    return "\n\n".join([opening, *exchanges, last])
 
 
 def response_of(row: Mapping[str, str], objective: CausalLM | Seq2SeqLM) -> str:
@@ -121,13 +140,16 @@ def response_of(row: Mapping[str, str], objective: CausalLM | Seq2SeqLM) -> str:
     if objective.format == "Alpaca":
         return row["output"]
     if objective.format == "QuestionAnswering":
-        return f"{'' if isinstance(objective, Seq2SeqLM) else ' '}{_answers(row)[0]}"
+        answer = _answers(row)[0]
+        return f" {answer}" if answer and isinstance(objective, CausalLM) else answer
     return row["completion"] if objective.format == "PromptCompletion" else fill(objective.response or "", row)
 
 
 def conversation_of(row: Mapping[str, str], objective: CausalLM) -> Conversation:
     """The conversation of a row of a chat format."""
-    return parse_conversation(row[objective.conversation_column], row[objective.tools] if objective.tools else "")
+    tools = row[objective.tools] if objective.tools else ""
+    system = row.get("system", "") if "system" in optional_columns(objective) else ""
+    return parse_conversation(row[objective.conversation_column], tools, system)
 
 
 def prompt_key(row: Mapping[str, str], objective: CausalLM | Seq2SeqLM) -> str:
@@ -150,12 +172,19 @@ def references_of(row: Mapping[str, str], objective: CausalLM | Seq2SeqLM) -> tu
 def read_answers(value: Any) -> str:  # noqa: ANN401 - any value of a data file
     """The answers to a question as JSON text, the first of which is learnt: a text, a list of them, or SQuAD's object with `text`.
 
+    A question that the context does not answer is SQuAD 2's object without texts (Rajpurkar et al., arXiv 1806.03822). Its answer is empty,
+    as it is in the examples of transformers.
+
     Raises:
-        BadValueError: there is none.
+        BadValueError: it is none of these.
     """
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        with suppress(ValueError, RecursionError):  # an answer may begin with a bracket
-            value = json.loads(value)
+        with suppress(ValueError):  # an answer may begin with a bracket
+            value = parse_spelled(value)
+    if isinstance(value, str) and _OF_NUMPY.match(value):
+        raise BadValueError("it is an object as Python writes it, with arrays: write it with json.dumps, or the data as jsonl or parquet")
+    if isinstance(value, Mapping) and value.get("text") == []:
+        return json.dumps([""])
     found = value.get("text") if isinstance(value, Mapping) else value
     answers = [found] if isinstance(found, str) else found
     if not isinstance(answers, list) or not answers or not all(isinstance(one, str) and one.strip() for one in answers):

@@ -8,15 +8,16 @@ answers begin with has the same probability in both and changes no loss, so it d
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from fedpipe_trainer.contract import Preference, prompt_budget
+from fedpipe_trainer.contract import Preference, optional_columns, prompt_budget
 from fedpipe_trainer.data.chat import TargetTokens, encode_answer
 from fedpipe_trainer.data.chat_template import RefusedConversationError, require_chat_template
-from fedpipe_trainer.data.conversations import Conversation, Message, read_messages, read_unanswered, text_of
+from fedpipe_trainer.data.conversations import Conversation, Message, read_answered, read_unanswered, text_of, with_system
 from fedpipe_trainer.data.examples import IGNORED, Example
 from fedpipe_trainer.data.pairs import join_answers
+from fedpipe_trainer.data.python_text import parse_spelled
 from fedpipe_trainer.data.rows import Row
 from fedpipe_trainer.data.special_tokens import encode_plain, require_end_token, without_end
 from fedpipe_trainer.data.tokenizer import Tokenizer
@@ -72,19 +73,31 @@ def pair_of(row: Row, objective: Preference) -> TextPair | ConversationPair:
     """
     chosen, rejected = json.loads(row[objective.chosen_column]), json.loads(row[objective.rejected_column])
     prompt = json.loads(row[objective.prompt_column]) if objective.prompt_column else None
+    system = row.get("system", "") if "system" in optional_columns(objective) else ""
     if isinstance(chosen, str) is not isinstance(rejected, str):
         raise BadValueError("one of the answers is a text and the other a list of messages")
     if isinstance(chosen, str) and not isinstance(prompt, list):
         if prompt is None and not chosen[: _common(chosen, rejected)].strip():
             raise BadValueError(_NO_PROMPT)
-        return TextPair(prompt, chosen, rejected)
+        return _after(system, TextPair(prompt, chosen, rejected))
     one, other = _with_prompt(prompt, chosen), _with_prompt(prompt, rejected)
     first = min(_common(one, other), len(one) - 1, len(other) - 1)  # the last turn of neither is common to both
     if {one[first]["role"], other[first]["role"]} != {"assistant"}:
         raise BadValueError("the two answers differ in a turn that is not the assistant's" if first else _NO_PROMPT)
     if not first:
         raise BadValueError("there is no turn before the answers: name the column with the prompt in task.promptColumn")
-    return ConversationPair(one, other, first)
+    added = len(with_system(one, system)) - len(one)  # both begin with the same turn
+    return ConversationPair(with_system(one, system), with_system(other, system), first + added)
+
+
+def _after(system: str, pair: TextPair) -> TextPair:
+    """The pair with the system's text before its prompt, or before what both answers begin with."""
+    if not system:
+        return pair
+    before = f"{system}\n\n"
+    if pair.prompt is not None:
+        return replace(pair, prompt=before + pair.prompt)
+    return replace(pair, chosen=before + pair.chosen, rejected=before + pair.rejected)
 
 
 def shown_pair(row: Row, objective: Preference) -> tuple[str, str, str]:
@@ -178,7 +191,7 @@ def _common(one: Sequence[object], other: Sequence[object]) -> int:
 
 def _read_answer(value: Any) -> str:  # noqa: ANN401 - any value of a data file
     messages = _messages_in(value)
-    return json.dumps(_text(value), ensure_ascii=False) if messages is None else read_messages(messages)
+    return json.dumps(_text(value), ensure_ascii=False) if messages is None else read_answered(messages)
 
 
 def _read_prompt(value: Any) -> str:  # noqa: ANN401 - likewise
@@ -189,8 +202,8 @@ def _read_prompt(value: Any) -> str:  # noqa: ANN401 - likewise
 def _messages_in(value: Any) -> list[Any] | None:  # noqa: ANN401 - likewise
     """The messages that a value is, as a list or as the JSON of one; None: it is none. A text may begin with a bracket."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        with suppress(ValueError, RecursionError):
-            found = json.loads(value)
+        with suppress(ValueError):
+            found = parse_spelled(value)
             messages = [found] if isinstance(found, dict) else found
             return messages if isinstance(messages, list) and messages and all(_has_role(one) for one in messages) else None
     if isinstance(value, Mapping):

@@ -9,9 +9,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from fedpipe_trainer.contract import DataPolicy, FailureReason, Objective, Preference, SequenceClassification
+from fedpipe_trainer.contract import DataPolicy, FailureReason, Objective, Preference, SequenceClassification, optional_columns
 from fedpipe_trainer.data.formats import labels_of, row_check, value_readers
 from fedpipe_trainer.data.preferences import is_tie
+from fedpipe_trainer.data.readers import column_names
 from fedpipe_trainer.data.rows import Rows, read_rows
 from fedpipe_trainer.data.spill import Integers
 from fedpipe_trainer.data.templates import columns_of
@@ -24,20 +25,29 @@ _LOG = logging.getLogger(__name__)
 def select_rows(path: str | Path, objective: Objective, policy: DataPolicy, folder: Path | None = None) -> Rows:
     """Read the rows of this file that a task may use. Those that the policy leaves out count as skipped, those of other labels as dropped.
 
-    Pairs of equal answers count as skipped, too. Many rows are kept on the volume of `folder`, see `SpilledBytes`.
+    Pairs of equal answers count as skipped, too. Of the columns that a format may have (`optional_columns`), those that the policy
+    allows are read. Many rows are kept on the volume of `folder`, see `SpilledBytes`.
 
     Raises:
         TaskFailed: PolicyDenied, the policy leaves out every row; BadData, a row has a label that the objective does not have, or, if it
             drops these, every row has; every pair is of equal answers; or as `read_rows`. The message names the file and the line, and
             quotes nothing.
     """
-    found = read_rows(path, columns_of(objective), value_readers(objective), row_check(objective), folder)
+    optional = optional_columns(objective)
+    allowed = [column for column in optional if policy.columns is None or column in policy.columns]
+    found = read_rows(path, [*columns_of(objective), *allowed], value_readers(objective), row_check(objective), folder)
+    _tell_unread(Path(path), set(optional) - set(allowed))
     if isinstance(objective, Preference):
         return _without_ties(path, found, objective)
     if not isinstance(objective, SequenceClassification):
         return found
-    allowed = _with_allowed_labels(path, found, objective, policy)
-    return with_run_labels(path, allowed, objective)
+    return with_run_labels(path, _with_allowed_labels(path, found, objective, policy), objective)
+
+
+def _tell_unread(path: Path, denied: Collection[str]) -> None:
+    """Name the columns of a file that the task would read if the policy allowed it."""
+    if there := [column for column in column_names(path) if column in denied] if denied else []:
+        _LOG.warning("the data have %s, which policy.columns does not allow: the task is done without it", " and ".join(there))
 
 
 def _without_ties(path: str | Path, found: Rows, objective: Preference) -> Rows:

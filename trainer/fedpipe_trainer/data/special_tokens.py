@@ -6,7 +6,9 @@ template is filled, and the parts between the template's special tokens are toke
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from fedpipe_trainer.contract import FailureReason
 from fedpipe_trainer.data.rows import Row
@@ -17,15 +19,49 @@ _STAND_INS: Final = range(0xF0000, 0xFFFFE)
 """A plane of Unicode for private use."""
 
 
+@dataclass(frozen=True)
+class SpecialToken:
+    """A special token, and whether it takes the white space around it with it, as Phi 3's do."""
+
+    number: int
+    takes_before: bool = False
+    takes_after: bool = False
+
+
+_of_tokenizers: WeakKeyDictionary[Tokenizer, Mapping[str, SpecialToken]] = WeakKeyDictionary()
+"""Read once of each tokenizer: some have a thousand of them."""
+
+
+def special_tokens_of(tokenizer: Tokenizer) -> Mapping[str, SpecialToken]:
+    """The special tokens by their texts, the longest first: those with a name (`eos_token`), and those that are only marked as special.
+
+    Transformers' `all_special_tokens` has the first alone, which lack what begins and ends a turn of many models (Phi 3, Llama 3).
+    """
+    found = _of_tokenizers.get(tokenizer)
+    if found is None:
+        numbers = {text: tokenizer.convert_tokens_to_ids(text) for text in tokenizer.all_special_tokens}
+        named = {text: SpecialToken(number) for text, number in numbers.items() if number is not None}
+        marked = {
+            token.content: SpecialToken(number, token.lstrip, token.rstrip)
+            for number, token in tokenizer.added_tokens_decoder.items()
+            if token.special or token.content in named
+        }
+        by_length = sorted(filter(None, named | marked), key=len, reverse=True)
+        found = _of_tokenizers[tokenizer] = {text: (named | marked)[text] for text in by_length}
+    return found
+
+
 class StandIns:
     """Characters that stand for the special tokens of some texts."""
 
     def __init__(self, texts: Sequence[str], tokenizer: Tokenizer) -> None:
         """Choose characters that are in none of the texts, for each special token that is in one."""
         self._tokenizer = tokenizer
-        self._special = sorted(filter(None, tokenizer.all_special_tokens), key=len, reverse=True)
+        self._special = special_tokens_of(tokenizer)
         free = (chr(code) for code in _STAND_INS if not any(chr(code) in text for text in texts))
-        self._stand_ins = {token: next(free) for token in self._special if any(token in text for text in texts)}
+        begins = {first for first in {token[0] for token in self._special} if any(first in text for text in texts)}
+        there = (token for token in self._special if token[0] in begins and any(token in text for text in texts))
+        self._stand_ins = {token: next(free) for token in there}
 
     def __bool__(self) -> bool:
         """Whether the texts have any special token."""
@@ -39,13 +75,28 @@ class StandIns:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text in which special tokens are the template's, and those of the data hidden."""
-        pieces = re.split(f"({'|'.join(map(re.escape, self._special))})", text) if self._special else [text]
-        return [token for piece in pieces if piece for token in self._encode_piece(piece)]
+        return self.encode_parts([text])[0]
 
-    def _encode_piece(self, piece: str) -> list[int]:
-        if piece in self._special:
-            return [int(self._tokenizer.convert_tokens_to_ids(piece))]
-        return encode_plain([self._show(piece)], self._tokenizer, add_special_tokens=False)[0]
+    def encode_parts(self, parts: Sequence[str]) -> list[list[int]]:
+        """As `encode`, of a text in parts: no token is in two of them."""
+        encoded: list[list[int]] = [[] for _ in parts]
+        pieces = [(at, piece, self._special.get(piece)) for at, part in enumerate(parts) for piece in self._split(part) if piece]
+        following = [token for _, _, token in pieces[1:]] + [None]
+        takes = False
+        for (at, piece, token), after in zip(pieces, following, strict=True):
+            if token is not None:
+                encoded[at].append(token.number)
+                takes = token.takes_after
+                continue
+            bare = piece.lstrip() if takes else piece
+            bare = bare.rstrip() if after is not None and after.takes_before else bare
+            if bare:
+                encoded[at] += encode_plain([self._show(bare)], self._tokenizer, add_special_tokens=False)[0]
+                takes = False
+        return encoded
+
+    def _split(self, text: str) -> list[str]:
+        return re.split(f"({'|'.join(map(re.escape, self._special))})", text) if self._special else [text]
 
     def _show(self, text: str) -> str:
         for token, stand_in in self._stand_ins.items():

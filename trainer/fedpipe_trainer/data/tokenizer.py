@@ -1,7 +1,9 @@
 """The part of a transformers tokenizer that is used to encode data."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any, Protocol
+
+from tokenizers import AddedToken
 
 
 class Tokenizer(Hashable, Protocol):
@@ -20,11 +22,11 @@ class Tokenizer(Hashable, Protocol):
 
     @property
     def all_special_tokens(self) -> list[str]:
-        """All special tokens."""
+        """The special tokens that have a name, see `special_tokens_of`."""
 
     @property
-    def all_special_ids(self) -> list[int]:
-        """Their ids."""
+    def added_tokens_decoder(self) -> Mapping[int, AddedToken]:
+        """By id, the tokens that are found in a text before it is tokenised; some are special."""
 
     def __call__(self, text: list[str] | None = None, **options: Any) -> Any:  # noqa: ANN401 - transformers' own signature
         """Token ids under "input_ids", one list per text."""
