@@ -329,6 +329,8 @@ GRADED: Final = {
         completion=lambda at: [{"role": "assistant", "content": other(at)}],
         label=(True, False),
     ),
+    "responses": rows(prompt=sentence, response=other, label=(1, 0)),
+    "outputs": rows(instruction=sentence, input="", output=other, label=("good", "bad")),
     "good ones alone": rows(prompt=sentence, completion=other, label=True),
 }
 
@@ -337,7 +339,9 @@ GRADED: Final = {
 def test_answers_that_are_graded_are_not_trained_good_and_bad(tmp_path: Path, form: str) -> None:
     grade = "is_desirable" if form == "numbers" else "label"
 
-    assert refusal(tmp_path, GRADED[form], DECODER).startswith(f"{grade!r} says of each 'completion' whether it is a good one (as for KTO)")
+    answer = {"responses": "response", "outputs": "output"}.get(form, "completion")
+
+    assert refusal(tmp_path, GRADED[form], DECODER).startswith(f"{grade!r} says of each {answer!r} whether it is a good one (as for KTO)")
     if form in {"KTO", "numbers"}:
         assert guess(tmp_path, GRADED[form], DECODER, label=grade).fields["label"] == grade
 

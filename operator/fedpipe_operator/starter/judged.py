@@ -10,6 +10,7 @@ from fedpipe_operator.starter.context import CannotTellError, Context, Guess
 from fedpipe_operator.starter.roles import is_text, shown
 from fedpipe_trainer.contract.inspection import ColumnFacts
 
+_PROMPTS_AND_ANSWERS: Final = (("prompt", "completion"), ("prompt", "response"), ("instruction", "output"), ("instruction", "response"))
 _GRADES: Final = frozenset(
     {"label", "labels", "desirable", "preferred", "accepted", "approved", "chosen", "good", "helpful", "correct", "feedback", "liked"}
 )
@@ -23,16 +24,16 @@ _WORD: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 
 
 def refuse_graded(context: Context) -> Guess | None:
-    """Refuse prompts and completions of which a column says whether each is good.
+    """Refuse prompts and answers of which a column says whether each is good.
 
     Raises:
         CannotTellError: there is such a column.
     """
-    answers = ("prompt", "completion")
     grade = next((column for column in context.columns.values() if _is_grade(column)), None)
-    if grade is None or not all(name in context.columns for name in answers):
+    answer = next((answer for prompt, answer in _PROMPTS_AND_ANSWERS if prompt in context.columns and answer in context.columns), None)
+    if grade is None or answer is None:
         return None
-    found = f"{shown(grade.name)} says of each 'completion' whether it is a good one (as for KTO), and no task learns from that"
+    found = f"{shown(grade.name)} says of each {shown(answer)} whether it is a good one (as for KTO), and no task learns from that"
     advice = (
         f"to train the good ones, keep their rows alone and leave {shown(grade.name)} out; of a good and a bad one of a prompt, make a row"
     )

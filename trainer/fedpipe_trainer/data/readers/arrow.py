@@ -61,9 +61,10 @@ def _numbered(files: Sequence[Path], columns: Sequence[str], batches: _Batches) 
     most = most_bytes(sum(path.stat().st_size for path in files))
     for path in files:
         features: Features = None
+        beside = path.parent / FEATURES_FILE if path.suffix == ".arrow" else None
         try:
             for batch, count in batches(path, columns):
-                features = features or features_in((batch.schema.metadata or {}).get(b"huggingface", b""), path.parent / FEATURES_FILE)
+                features = features or features_in((batch.schema.metadata or {}).get(b"huggingface", b""), beside)
                 for record in _records(batch, columns, features, count):
                     number += 1
                     characters += sum(len(value) for value in record.values() if isinstance(value, str))
@@ -163,5 +164,5 @@ def _values(batch: pa.RecordBatch, column: str, features: Features, count: int) 
 
 def _at(value: Any, path: Sequence[str]) -> Any:  # noqa: ANN401 -- any value
     for part in path:
-        value = value.get(part) if isinstance(value, dict) else None
+        value = value.get(part) if isinstance(value, dict) else value if isinstance(value, BadRowError) else None
     return value

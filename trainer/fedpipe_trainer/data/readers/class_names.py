@@ -16,15 +16,15 @@ Features = Mapping[str, Any] | None
 """By column: what the library says of it. None: nothing is known."""
 
 
-def features_in(metadata: bytes, file: Path) -> Features:
-    """The features in the metadata of a table, or else in the file of its folder.
+def features_in(metadata: bytes, file: Path | None) -> Features:
+    """The features in the metadata of a table, or else in the file of its folder, if it is one of a saved dataset.
 
     Raises:
         OSError: the file is there and cannot be read.
     """
     if 0 < len(metadata) <= _LONGEST and (found := _parsed(metadata, "info")) is not None:
         return found
-    return _parsed(file.read_bytes()) if file.is_file() and file.stat().st_size <= _LONGEST else None
+    return _parsed(file.read_bytes()) if file and file.is_file() and file.stat().st_size <= _LONGEST else None
 
 
 def _parsed(text: bytes, *keys: str) -> Features:
