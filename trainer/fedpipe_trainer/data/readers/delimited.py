@@ -4,6 +4,7 @@ import csv
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -109,8 +110,11 @@ class _Known:
 
     def rows(self, fields: int) -> list[Sequence[str]]:
         """Those with so many fields. The sample's header is none, and its last record may be cut."""
-        beginning = [values for values in self.dialect.read(self._sample) if any(map(str.strip, values))][1:-1]
-        return [values for values in chain(beginning, self._last) if len(values) == fields]
+        return [values for values in chain(self._beginning, self._last) if len(values) == fields]
+
+    @cached_property
+    def _beginning(self) -> list[list[str]]:
+        return [values for values in self.dialect.read(self._sample) if any(map(str.strip, values))][1:-1]
 
 
 def _sample(source: Iterator[str]) -> list[str]:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Final, NamedTuple, TextIO
 
 from fedpipe_trainer.data.readers.json_window import DECODER, Window
-from fedpipe_trainer.data.readers.record import MIB, bad_data
+from fedpipe_trainer.data.readers.record import bad_data
 from fedpipe_trainer.data.readers.text import open_text
 
-_LONGEST_LINE: Final = MIB
+_LONGEST_LINE: Final = 2**16
 """Characters of the first line that tell a form."""
 _ROWS: Final = frozenset(
     {"data", "rows", "records", "examples", "items", "instances", "samples", "entries", "dataset", "train", "validation", "valid", "test"}
