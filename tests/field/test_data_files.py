@@ -236,7 +236,8 @@ def test_columns_that_nobody_asked_for_may_have_any_type(tmp_path: Path, other: 
         (pa.array([{"secret": 1}] * 2), "an object"),
         (pa.array([0.5, 1.5]), "a number"),
         (pa.array([Decimal("0.5"), Decimal("1.5")]), "a number"),
-        (pa.array([[("secret", 1)], []], pa.map_(pa.string(), pa.int64())), "nested"),
+        (pa.array([[("secret", 1)], []], pa.map_(pa.string(), pa.int64())), "an object"),
+        (pa.array([[(1, "secret")], []], pa.map_(pa.int64(), pa.string())), "nested"),
     ],
     ids=lambda value: str(getattr(value, "type", "")),
 )
@@ -363,7 +364,7 @@ def test_parquet_in_which_one_text_stands_for_millions_is_stopped(tmp_path: Path
 
 @pytest.mark.parametrize("name", ["data.jsonl", "data.csv", "data.json"])
 def test_a_line_without_end_is_an_error_and_no_memory(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("text", "json_files", "delimited"):
+    for module in ("text", "json_files", "json_window", "delimited"):
         monkeypatch.setattr(f"fedpipe_trainer.data.readers.{module}.LONGEST_RECORD", 10_000)
     long = '[{"text": "' + "a" * 4_000_000 if name == "data.json" else '"' + "a" * 20_000
     message = message_of(write(tmp_path, name, long))
@@ -391,7 +392,7 @@ def test_an_array_that_is_cut_short_is_told_as_such(tmp_path: Path, content: str
 
 
 def test_an_array_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedpipe_trainer.data.readers.json_files._CHUNK", 7)
+    monkeypatch.setattr("fedpipe_trainer.data.readers.json_window._CHUNK", 7)
 
     assert read(write(tmp_path, "data.json", json.dumps(ROWS))).rows == ROWS
 

@@ -318,3 +318,93 @@ def test_nothing_of_a_cell_is_in_a_refusal(tmp_path: Path) -> None:
 
     for model in (ENCODER, ENCODER_DECODER):
         assert canary not in refusal(tmp_path, data, model)
+
+
+GRADED: Final = {
+    "KTO": rows(prompt=sentence, completion=other, label=(True, False)),
+    "in a table": rows(prompt=sentence, completion=other, label=("True", "False")),
+    "numbers": rows(prompt=sentence, completion=other, is_desirable=(1, 0)),
+    "conversations": rows(
+        prompt=lambda at: [{"role": "user", "content": sentence(at)}],
+        completion=lambda at: [{"role": "assistant", "content": other(at)}],
+        label=(True, False),
+    ),
+    "responses": rows(prompt=sentence, response=other, label=(1, 0)),
+    "outputs": rows(instruction=sentence, input="", output=other, label=("good", "bad")),
+    "good ones alone": rows(prompt=sentence, completion=other, label=True),
+}
+
+
+@pytest.mark.parametrize("form", GRADED)
+def test_answers_that_are_graded_are_not_trained_good_and_bad(tmp_path: Path, form: str) -> None:
+    grade = "is_desirable" if form == "numbers" else "label"
+
+    answer = {"responses": "response", "outputs": "output"}.get(form, "completion")
+
+    assert refusal(tmp_path, GRADED[form], DECODER).startswith(f"{grade!r} says of each {answer!r} whether it is a good one (as for KTO)")
+    if form in {"KTO", "numbers"}:
+        assert guess(tmp_path, GRADED[form], DECODER, label=grade).fields["label"] == grade
+
+
+@pytest.mark.parametrize("verdict", ["winner", "preference", "better_response", "label"])
+@pytest.mark.parametrize(
+    "answers", [("response_a", "response_b"), ("answer1", "answer2"), ("Output A", "Output B"), ("completion_0", "completion_1")]
+)
+@pytest.mark.parametrize("model", [DECODER, ENCODER])
+def test_two_answers_with_a_verdict_are_no_classification_of_their_prompt(
+    tmp_path: Path, model: ModelFacts, answers: tuple[str, str], verdict: str
+) -> None:
+    data = rows(prompt=sentence, **{answers[0]: other, answers[1]: lambda at: f"a third text of {at}", verdict: ("a", "b", "tie")})
+
+    message = refusal(tmp_path, data, model)
+
+    assert message.startswith(f"{verdict!r} says which of {answers[0]!r} and {answers[1]!r} is better")
+    assert "write each row with prompt, chosen and rejected" in message
+    assert guess(tmp_path, data, model, label=verdict, text="prompt").fields["label"] == verdict
+
+
+def test_two_conversations_with_a_verdict_are_not_trained_as_one(tmp_path: Path) -> None:
+    chats = {f"conversation_{side}": turns("role", "content", "user", "assistant") for side in "ab"}
+
+    assert "is better" in refusal(tmp_path, rows(**chats, winner=("model_a", "model_b")), DECODER)
+
+
+def test_pairs_of_texts_with_a_label_are_still_a_classification(tmp_path: Path) -> None:
+    for names in (("text1", "text2"), ("sentence_a", "sentence_b"), ("question", "answer")):
+        data = rows(**{names[0]: sentence, names[1]: other, "label": (0, 1)})
+        assert guess(tmp_path, data, ENCODER).fields["type"] == "SequenceClassification"
+
+
+@pytest.mark.parametrize("model", [DECODER, ENCODER])
+@pytest.mark.parametrize("values", [(0, 1), (False, True)])
+def test_several_columns_of_flags_are_named_where_one_is_predicted(
+    tmp_path: Path, model: ModelFacts, values: tuple[object, object]
+) -> None:
+    found = guess(tmp_path, rows(comment=sentence, toxic=values, obscene=values, threat=values), model)
+
+    assert (found.fields["type"], found.fields["label"]) == ("SequenceClassification", "toxic")
+    (note,) = found.instead
+    assert note.startswith(
+        "'toxic' alone is predicted. If it and 'obscene', 'threat' are labels of one text, write one column with the list"
+    )
+    assert note.endswith("and predict that: problem: MultiLabel")
+
+
+@pytest.mark.parametrize(
+    ("data", "unread"),
+    [
+        (rows(system="be kind", conversations=turns("from", "value", "human", "gpt")), "'system'"),
+        (rows(instruction=sentence, input="", output=other, history=(["a"], [])), "'history'"),
+        (rows(prompt=sentence, completion=other, system="be kind", tools='[{"name": "look"}]'), "'system', 'tools'"),
+        (rows(question=sentence, chosen=other, rejected=lambda at: f"worse {at}", system="be kind"), "'system'"),
+    ],
+)
+def test_columns_that_belong_to_a_row_and_are_not_read_are_named(tmp_path: Path, data: Rows, unread: str) -> None:
+    assert f"not read: {unread}. What of it the model needs has to be in the columns that are read" in guess(tmp_path, data).instead
+
+
+@pytest.mark.parametrize("nothing", [[], "[]", None, ""])
+def test_tools_without_any_function_are_no_tools(tmp_path: Path, nothing: object) -> None:
+    found = guess(tmp_path, rows(messages=turns("role", "content", "user", "assistant"), tools=lambda _: nothing))
+
+    assert (found.fields, found.instead) == ({"type": "CausalLM", "format": "Messages"}, ())

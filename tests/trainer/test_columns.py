@@ -109,7 +109,7 @@ def test_columns_of_parquet_that_python_has_no_value_for_are_of_another_type(tmp
         ("notes.csv", "Befund,für\na,b\n".encode("cp1252"), "is not UTF-8: save it as UTF-8"),
         ("notes.jsonl", b"\x1f\x8b\x08", "is compressed with gzip: name it .gz"),
         ("notes.parquet", b"PAR1 this is none", "it is damaged, cut short, or of another format"),
-        ("notes.xlsx", b"PK", "has an unknown format: its name must end in one of"),
+        ("notes.sav", b"PK", "has an unknown format: its name must end in one of"),
         ("notes.csv", b'text,label\n"open,red\n', "is not closed until the end of the file"),
         ("notes.jsonl", bytes(range(256)) * 8 + b"\0" * 400, "is not UTF-8, but UTF-16 or no text"),
     ],

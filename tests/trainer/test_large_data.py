@@ -24,7 +24,7 @@ from toy_training import CAUSAL
 from fedpipe_trainer.contract import CausalLM, DataPolicy, FailureReason, Objective, Seq2SeqLM, SequenceClassification
 from fedpipe_trainer.data import Tokenizer, compose_batches, encode, found_labels, select_rows, spill
 from fedpipe_trainer.data.examples import blocks_of
-from fedpipe_trainer.data.readers import arrow, json_files, text
+from fedpipe_trainer.data.readers import arrow, json_form, json_window, text
 from fedpipe_trainer.data.spill import Integers, SpilledBytes
 from fedpipe_trainer.errors import TaskFailed
 
@@ -41,7 +41,8 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spill, "KEPT_BYTES", 1 << 12)
     monkeypatch.setattr(spill, "_WINDOW", 1 << 10)
     monkeypatch.setattr(spill, "_INTEGERS_AT_ONCE", 1 << 6)
-    monkeypatch.setattr(json_files, "_CHUNK", 1 << 12)
+    monkeypatch.setattr(json_window, "_CHUNK", 1 << 12)
+    monkeypatch.setattr(json_form, "_LONGEST_LINE", 1 << 12)
     monkeypatch.setattr(text, "MIB", 1 << 12)
     monkeypatch.setattr(arrow, "_MOST_ROWS", 50)
 

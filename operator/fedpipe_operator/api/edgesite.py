@@ -10,7 +10,7 @@ from fedpipe_operator.api.pod_template import PodTemplate, Toleration
 from fedpipe_operator.api.quantities import Quantity
 from fedpipe_operator.api.training import Column
 
-DATA_PATTERN = r"^([^/.][^/]*/)*([^/.]+/?|[^/.][^/]*(\.(jsonl|json|csv|tsv)(\.gz|\.zst)?|\.parquet|/))$"
+DATA_PATTERN = r"^([^/.][^/]*/)*([^/.]+/?|[^/.][^/]*(\.(jsonl|ndjson|json|csv|tsv)(\.gz|\.zst)?|\.parquet|/))$"
 
 _WHOLE_GPU = "gpu"
 """What a resource of whole GPUs is called, whoever the vendor is: nvidia.com/gpu, amd.com/gpu."""

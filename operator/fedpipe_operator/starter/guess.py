@@ -5,10 +5,12 @@ Where two readings are possible, the guess names the other one. Where none is, t
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from fedpipe_operator.starter.context import CannotTellError, Context, Guess, text_names
-from fedpipe_operator.starter.heads import head, named_head, problem_to_predict
+from fedpipe_operator.starter.heads import flags_of, head, named_head, problem_to_predict
+from fedpipe_operator.starter.judged import refuse_compared, refuse_graded
 from fedpipe_operator.starter.roles import SENTENCES, Wanted, common_columns, described, is_text, problem_of, shown, texts_of
 from fedpipe_trainer.contract import FORMAT_COLUMNS
 from fedpipe_trainer.contract.inspection import ColumnFacts, DataFacts, ModelFacts
@@ -17,6 +19,7 @@ _Rule = Callable[[Context], Guess | None]
 
 _INPUTS_AND_OUTPUTS: Final = (
     *(("instruction", "response"), ("instruction", "output"), ("question", "answer"), ("prompt", "response"), ("query", "response")),
+    ("question", "response"),
     *(("input", "output"), ("input", "target"), ("source", "target"), ("article", "highlights"), ("article", "summary")),
     *(("document", "summary"), ("dialogue", "summary"), ("text", "summary"), ("note", "summary"), ("prompt", "completion")),
 )
@@ -34,6 +37,10 @@ _OF_OTHER_TASKS: Final = ("prompt", "completion", "chosen", "rejected")
 _PROMPTS: Final = ("prompt", "question", "instruction")
 """Of pairs of answers; without one, the prompt is what both begin with."""
 _TOOLS: Final = ("tools", "functions")
+_MAY_BELONG: Final = frozenset(
+    {"system", "system_prompt", "system_message", "history", "context", "tools", "functions", "input", "images", "image", "documents"}
+)
+"""Names of columns that are part of what the model is asked."""
 _WRITES_NOTHING: Final = "is an encoder, which writes no text"
 
 
@@ -57,8 +64,17 @@ def guess_task(data: Sequence[DataFacts], model: ModelFacts, wanted: Wanted) -> 
             raise CannotTellError(f"there is no column {shown(name)}: the data have {described(columns)}")
     for rule in _rules(context):
         if (found := rule(context)) is not None:
-            return found
+            return _with_unread(found, context)
     raise CannotTellError(_unknown(context))
+
+
+def _with_unread(found: Guess, context: Context) -> Guess:
+    """The guess with a note of the columns that may belong to it and that it does not read, unless it names them already."""
+    told = " ".join(found.instead)
+    filled = [name for name, column in context.columns.items() if column.longest_characters > len("[]") and name.lower() in _MAY_BELONG]
+    unread = [name for name in filled if name not in found.columns and shown(name) not in told]
+    note = f"not read: {', '.join(map(shown, unread))}. What of it the model needs has to be in the columns that are read"
+    return replace(found, instead=(*found.instead, note)) if unread else found
 
 
 def _nothing_in_common(data: Sequence[DataFacts]) -> str:
@@ -82,8 +98,10 @@ def _rules(context: Context) -> Sequence[_Rule]:
     if context.wanted.text:
         return (named_head if context.writes_text else head, _plain_text)
     if not context.writes_text:
-        return (head, _preference, _conversations, _questions, _alpaca, _prompt_completion, _template, _plain_text)
+        return (refuse_compared, head, _preference, _conversations, _questions, _alpaca, _prompt_completion, _template, _plain_text)
     return (
+        refuse_compared,
+        refuse_graded,
         _preference,
         _conversations,
         _questions,
@@ -125,7 +143,7 @@ def _conversations(context: Context) -> Guess | None:
     _require_chat_model(context.model, column)
     is_messages = column.shape == "messages"
     usual = "messages" if is_messages else "conversations"
-    tools = next((name for name in _TOOLS if name in context.columns), "")
+    tools = next((name for name in _TOOLS if name in context.columns and context.columns[name].shape == "objects"), "")
     fields = {"type": "CausalLM", "format": "Messages" if is_messages else "ShareGPT"}
     fields |= {"messages": column.name} if column.name != usual else {}
     fields |= {"tools": tools} if tools else {}
@@ -257,7 +275,8 @@ def _text_with_a_group(context: Context) -> Guess | None:
     What is true or false is a label, whatever its name.
     """
     groups = [column for column in context.columns.values() if problem_of(column)]
-    if context.model.kind != "decoder" or not groups or any(column.kinds[:1] == ("boolean",) for column in groups):
+    is_told = any(column.kinds[:1] == ("boolean",) for column in groups) or len(flags_of(context)) > 1
+    if context.model.kind != "decoder" or not groups or is_told:
         return None
     found = _plain_text(context)
     other = f"to predict {shown(groups[0].name)} instead: fedpipe init --label {shown(groups[0].name)}"

@@ -17,6 +17,15 @@ _PAIR: Final = 2
 _UNNAMED: Final = len(LABEL_NAMES)
 
 
+def flags_of(context: Context) -> list[str]:
+    """The columns that are 0 or 1, or false or true, in each row: several of them are several labels of a text."""
+    return [
+        name
+        for name, column in context.columns.items()
+        if column.labels and column.distinct == len(column.labels) and set(column.labels) in ({"0", "1"}, {"false", "true"})
+    ]
+
+
 def has_named_label(context: Context) -> bool:
     """Whether a column that a head may predict has the name of a label."""
     return any(problem_of(column) and label_rank(column) < _UNNAMED for column in context.columns.values())
@@ -114,7 +123,15 @@ def _other_readings(context: Context, targets: Sequence[ColumnFacts], texts: Seq
         found.append("if the numbers are amounts (stars, degrees), predict them: problem: Regression, without labels")
     if len(texts) == _PAIR and tuple(texts) not in _TEXT_PAIRS:
         found.append(f"if the two texts do not belong together, remove textPair, and {shown(texts[0])} alone is read")
-    found += [f"to predict {shown(other.name)} instead: fedpipe init --label {shown(other.name)}" for other in targets[1:]]
+    flags = flags_of(context)
+    if targets[0].name in flags and len(flags) > 1:
+        others = ", ".join(shown(name) for name in flags if name != targets[0].name)
+        found.append(
+            f"{shown(targets[0].name)} alone is predicted. If it and {others} are labels of one text, write one column with the list of "
+            "those that are 1, and predict that: problem: MultiLabel"
+        )
+    rest = [other for other in targets[1:] if other.name not in flags or len(flags) == 1]
+    found += [f"to predict {shown(other.name)} instead: fedpipe init --label {shown(other.name)}" for other in rest]
     unread = [name for name in text_names(context) if name not in texts and name not in {one.name for one in targets}]
     if unread:
         found.append(f"not read: {', '.join(map(shown, unread))}. To read one instead: fedpipe init --text COLUMN")

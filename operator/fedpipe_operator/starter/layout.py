@@ -15,7 +15,7 @@ HELD_OUT: Final = "split"
 _LONGEST: Final = 40
 _PART_NAMES: Final = frozenset({"train", "training", "data", "dataset", "rows"})
 """Names of files that say nothing of what is in them: then their folder's does."""
-_ENDS: Final = re.compile(r"\.(jsonl|json|csv|tsv|parquet)(\.gz|\.zst)?$", re.IGNORECASE)
+_ENDS: Final = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|parquet)(\.gz|\.zst)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def _only(found: Sequence[Path], folder: Path) -> Path:
     if found and all(child.suffix.lower() == ".parquet" for child in found):
         return folder
     if not found:
-        raise bad_data(f"the folder {folder} has no data: no file whose name ends in .jsonl, .json, .csv, .tsv or .parquet")
+        raise bad_data(f"the folder {folder} has no data: no file whose name ends in .jsonl, .ndjson, .json, .csv, .tsv or .parquet")
     raise _unclear(found, folder, f"{len(found)} files of data")
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from fedpipe_trainer import stand_ins
 from fedpipe_trainer.data.readers.delimited import read_table
 from fedpipe_trainer.data.readers.folders import files_of
-from fedpipe_trainer.data.readers.json_files import read_json, read_json_lines
+from fedpipe_trainer.data.readers.json_files import read_json
 from fedpipe_trainer.data.readers.record import BadRowError, MissingColumnError, Record, Records, RepeatedNames, bad_data
 from fedpipe_trainer.data.readers.text import COMPRESSIONS, is_utf8
 from fedpipe_trainer.errors import TaskFailed
@@ -28,14 +28,21 @@ __all__ = [
 ]
 
 _TEXTS: Final[dict[str, Callable[[Path, Sequence[str]], Records]]] = {
-    ".jsonl": lambda path, _columns: read_json_lines(path),
-    ".json": lambda path, _columns: read_json(path),
+    ".jsonl": read_json,
+    ".ndjson": read_json,
+    ".json": read_json,
     ".csv": lambda path, columns: read_table(path, columns, ".csv"),
     ".tsv": lambda path, columns: read_table(path, columns, ".tsv"),
 }
 
 
 _PARQUET: Final = ".parquet"
+_ADVICE: Final = {
+    ".txt": 'it does not tell where a text ends: write a line {"text": "..."} of a .jsonl file for each',
+    ".xlsx": "save the sheet as .csv, in UTF-8",
+    ".xls": "save the sheet as .csv, in UTF-8",
+}
+"""For files that are no rows, what to do."""
 _ROWS_WITH_NAMES: Final = 200
 """First rows of a text file that tell its columns: rows of JSON may leave some out."""
 
@@ -106,4 +113,6 @@ def _require_themselves(files: Sequence[Path]) -> None:
 def _unknown_format(path: Path) -> TaskFailed:
     ends = f"{', '.join(_TEXTS)} (also with {' or '.join(COMPRESSIONS)}) or .parquet"
     missing = "" if path.exists() else "there is nothing of this name, and "
+    if path.exists() and (advice := _ADVICE.get(path.suffix.lower())):
+        return bad_data(f"the data file {path} has no rows in a format that is read: {advice}")
     return bad_data(f"the data file {path} has an unknown format: {missing}its name must end in one of {ends}, or it is a folder")

@@ -1,9 +1,9 @@
 """Columns of Arrow types: parquet files, folders of their shards, and `datasets` folders that were saved to disk.
 
-Only the task's columns are read: others may have types that Python has none for, or images.
+Only the task's columns are read, and of their lists and objects what JSON has values for, see `arrow_values`: other columns and other
+fields may have any type, or hold images.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -11,13 +11,14 @@ from typing import Any, Final
 import pyarrow as pa
 from pyarrow import compute, ipc, parquet
 
+from fedpipe_trainer.data.readers.arrow_values import is_readable, type_named, values_of
+from fedpipe_trainer.data.readers.class_names import FEATURES_FILE, Features, class_names, features_in, with_class_names
 from fedpipe_trainer.data.readers.record import MIB, BadRowError, MissingColumnError, Record, Records, bad_data, most_bytes
 
 _BATCH_BYTES: Final = 16 * MIB
 """Of the rows that are in memory at once beside those that are kept, about."""
 _MOST_ROWS: Final = 4096
 """Of a batch."""
-_LONGEST_METADATA: Final = 16 * MIB
 _DEEPEST: Final = 3
 """Parts of a path that `names_of` tells."""
 _Batches = Callable[[Path, Sequence[str]], Iterator[tuple[pa.RecordBatch, int]]]
@@ -59,9 +60,12 @@ def _numbered(files: Sequence[Path], columns: Sequence[str], batches: _Batches) 
     number = characters = 0
     most = most_bytes(sum(path.stat().st_size for path in files))
     for path in files:
+        features: Features = None
+        beside = path.parent / FEATURES_FILE if path.suffix == ".arrow" else None
         try:
             for batch, count in batches(path, columns):
-                for record in _records(batch, columns, count):
+                features = features or features_in((batch.schema.metadata or {}).get(b"huggingface", b""), beside)
+                for record in _records(batch, columns, features, count):
                     number += 1
                     characters += sum(len(value) for value in record.values() if isinstance(value, str))
                     yield number, record
@@ -134,86 +138,31 @@ def _split(column: str, schema: pa.Schema) -> tuple[str, list[str]]:
     return ".".join(parts[:at]), parts[at:]
 
 
-def _records(batch: pa.RecordBatch, columns: Sequence[str], count: int) -> Iterator[dict[str, Any]]:
-    values = [_values(batch, column, count) for column in columns]
+def _records(batch: pa.RecordBatch, columns: Sequence[str], features: Features, count: int) -> Iterator[dict[str, Any]]:
+    values = [_values(batch, column, features, count) for column in columns]
     return (dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True))
 
 
-def _values(batch: pa.RecordBatch, column: str, count: int) -> list[Any]:
+def _values(batch: pa.RecordBatch, column: str, features: Features, count: int) -> list[Any]:
     """The values of a column, by path: None where there is none, a `BadRowError` where it cannot be read."""
     name, rest = _split(column, batch.schema)
     if not name:
         return [MissingColumnError(count)] * len(batch)
     array = batch.column(batch.schema.names.index(name))
-    for part in rest:
-        if not pa.types.is_struct(array.type) or array.type.get_field_index(part) < 0:
+    at = 0
+    while at < len(rest) and pa.types.is_struct(array.type):
+        if array.type.get_field_index(rest[at]) < 0:
             return [None] * len(batch)
-        array = compute.struct_field(array, [part])
-    if not _has_text(array.type):
-        return [BadRowError(f"column {column!r} is {_named(array.type)}, not text")] * len(batch)
-    return _with_class_names(_as_python(array), _class_names(batch.schema, [name, *rest]), column)
+        array, at = compute.struct_field(array, [rest[at]]), at + 1
+    if at < len(rest) and not pa.types.is_map(array.type):
+        return [None] * len(batch)
+    if not is_readable(array.type):
+        return [BadRowError(f"column {column!r} is {type_named(array.type)}, not text")] * len(batch)
+    found = [_at(value, rest[at:]) for value in values_of(array)]
+    return with_class_names(found, class_names(features, [name, *rest]), column)
 
 
-def _as_python(array: pa.Array) -> list[Any]:
-    if pa.types.is_dictionary(array.type):
-        known = _as_python(array.dictionary)
-        return [None if index is None else known[index] for index in array.indices.to_pylist()]
-    try:
-        return list(array.to_pylist())
-    except UnicodeDecodeError:
-        return [_cell(value) for value in array]
-
-
-def _cell(value: pa.Scalar) -> Any:  # noqa: ANN401 -- any value
-    try:
-        return value.as_py()
-    except UnicodeDecodeError:
-        return BadRowError("it is not UTF-8: write the file anew, with texts in UTF-8")
-
-
-def _has_text(kind: pa.DataType) -> bool:
-    """Whether Python has values for the type that may be texts or labels, or lists and objects of them."""
-    t = pa.types
-    if t.is_dictionary(kind) or t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind):
-        return _has_text(kind.value_type)
-    if t.is_struct(kind):
-        return all(_has_text(field.type) for field in kind)
-    is_text = t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind)
-    is_number = t.is_integer(kind) or t.is_floating(kind) or t.is_decimal(kind)
-    return bool(is_text or is_number or t.is_boolean(kind) or t.is_null(kind))
-
-
-def _named(kind: pa.DataType) -> str:
-    """The type in a word of ours: Arrow's own description may quote the file."""
-    t = pa.types
-    if t.is_temporal(kind):
-        return "a date or a time"
-    if t.is_binary(kind) or t.is_large_binary(kind) or t.is_fixed_size_binary(kind) or t.is_binary_view(kind):
-        return "binary"
-    return "nested" if t.is_nested(kind) else "of a type without text"
-
-
-def _class_names(schema: pa.Schema, parts: Sequence[str]) -> list[str] | None:
-    """The names of the classes of a column, if the `datasets` library wrote that it is a ClassLabel."""
-    text = (schema.metadata or {}).get(b"huggingface", b"")
-    try:
-        found: Any = json.loads(text)["info"]["features"] if 0 < len(text) <= _LONGEST_METADATA else {}
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    for part in parts:
-        found = found.get(part) if isinstance(found, dict) else None
-    names = found.get("names") if isinstance(found, dict) and found.get("_type") == "ClassLabel" else None
-    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
-
-
-def _with_class_names(values: list[Any], names: list[str] | None, column: str) -> list[Any]:
-    if names is None:
-        return values
-    return [_class_name(value, names, column) if isinstance(value, int) else value for value in values]
-
-
-def _class_name(value: int, names: list[str], column: str) -> Any:  # noqa: ANN401 -- a name, or why there is none
-    if value == -1:  # what `datasets` writes where a row has no label
-        return None
-    is_class = 0 <= value < len(names)
-    return names[value] if is_class else BadRowError(f"column {column!r} has a number that is none of its {len(names)} classes")
+def _at(value: Any, path: Sequence[str]) -> Any:  # noqa: ANN401 -- any value
+    for part in path:
+        value = value.get(part) if isinstance(value, dict) else value if isinstance(value, BadRowError) else None
+    return value

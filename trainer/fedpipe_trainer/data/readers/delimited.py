@@ -1,20 +1,27 @@
 """Tables of text, csv and tsv: the delimiter is found in the file."""
 
 import csv
+import re
+from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from fedpipe_trainer.data.readers.record import LONGEST_RECORD, MIB, BadRowError, Record, Records, bad_data
+from fedpipe_trainer.data.readers.swallowed import are_rows, profile_of
 from fedpipe_trainer.data.readers.text import is_utf8, lines, open_text
 
 _DELIMITERS: Final = {".csv": ",;\t|", ".tsv": "\t,;|"}
 """By the name's end, those that are tried: of equally good ones, the first is taken."""
 _SAMPLE_LINES: Final = 200
 _SAMPLE_CHARACTERS: Final = MIB
-_SUSPICIOUS_LINES: Final = 8
-"""Lines within one field, each of which would be a row by itself, from which on they are taken for rows."""
+_KEPT_ROWS: Final = 200
+_LONGEST_KEPT: Final = 4096
+"""Characters of a row that is kept to compare others with."""
+_NAMED_DELIMITER: Final = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
+"""The first line of a table that names its delimiter to Excel."""
 
 
 def read_table(path: Path, columns: Sequence[str], kind: str) -> Records:
@@ -28,12 +35,24 @@ def read_table(path: Path, columns: Sequence[str], kind: str) -> Records:
     return Records(_rows(path, columns, kind))
 
 
+class _Dialect(NamedTuple):
+    """How the fields of a line are divided."""
+
+    delimiter: str
+    skips_space: bool = False
+    """Whether space after a delimiter is no part of the field, so that a quote may follow it."""
+
+    def read(self, source: Iterator[str] | Sequence[str], *, strict: bool = False) -> Iterator[list[str]]:
+        """The fields of each record."""
+        return csv.reader(source, delimiter=self.delimiter, skipinitialspace=self.skips_space, strict=strict)
+
+
 class _Lines:
     """The lines of a file for `csv.reader`, of which those of the current record are kept."""
 
-    def __init__(self, source: Iterator[str]) -> None:
+    def __init__(self, source: Iterator[str], number: int) -> None:
         self._source = source
-        self.number = 0
+        self.number = number
         """Of the last line that was read."""
         self.record: list[str] = []
 
@@ -52,10 +71,13 @@ def _rows(path: Path, columns: Sequence[str], kind: str) -> Iterator[tuple[int, 
     with open_text(path) as text:
         source = lines(text, path)
         sample = _sample(source)
-        delimiter = _find_delimiter(sample, columns, _DELIMITERS[kind])
-        read = _Lines(chain(sample, source))
-        reader = csv.reader(read, delimiter=delimiter, strict=True)
+        named = _NAMED_DELIMITER.fullmatch(sample[0]) if sample else None
+        first = sample[1:] if named else sample
+        dialect = _find_dialect(first, columns, named[1] if named else _DELIMITERS[kind])
+        read = _Lines(chain(first, source), len(sample) - len(first))
+        reader = dialect.read(read, strict=True)
         header: list[str] | None = None
+        known = _Known(first, dialect)
         while True:
             read.record.clear()
             try:
@@ -70,7 +92,29 @@ def _rows(path: Path, columns: Sequence[str], kind: str) -> Iterator[tuple[int, 
             if header is None:
                 header = _header(values, columns, path)
             else:
-                yield read.number, _record(header, values, read.record, delimiter)
+                yield read.number, _record(header, values, read.record, known)
+
+
+class _Known:
+    """Rows of the table that others are compared with: those of its beginning, and the last ones that were read."""
+
+    def __init__(self, sample: Sequence[str], dialect: _Dialect) -> None:
+        self.dialect = dialect
+        self._sample = sample
+        self._last: deque[Sequence[str]] = deque(maxlen=_KEPT_ROWS)
+
+    def add(self, values: Sequence[str], record: Sequence[str]) -> None:
+        """Keep a row, if it is one line of no great length."""
+        if len(record) == 1 and len(record[0]) <= _LONGEST_KEPT:
+            self._last.append(values)
+
+    def rows(self, fields: int) -> list[Sequence[str]]:
+        """Those with so many fields. The sample's header is none, and its last record may be cut."""
+        return [values for values in chain(self._beginning, self._last) if len(values) == fields]
+
+    @cached_property
+    def _beginning(self) -> list[list[str]]:
+        return [values for values in self.dialect.read(self._sample) if any(map(str.strip, values))][1:-1]
 
 
 def _sample(source: Iterator[str]) -> list[str]:
@@ -85,19 +129,22 @@ def _sample(source: Iterator[str]) -> list[str]:
     return found
 
 
-def _find_delimiter(sample: Sequence[str], columns: Sequence[str], delimiters: str) -> str:
-    """The delimiter by which the header has most of the columns; else by which most records have as many fields as the header."""
+def _find_dialect(sample: Sequence[str], columns: Sequence[str], delimiters: str) -> _Dialect:
+    """The one by which the header has most of the columns; else by which most records have as many fields as the header."""
 
-    def fit(delimiter: str) -> tuple[int, bool, float]:
-        records = [values for values in csv.reader(sample, delimiter=delimiter) if any(map(str.strip, values))]
+    def fit(dialect: _Dialect) -> tuple[int, bool, float]:
+        records = [values for values in dialect.read(sample) if any(map(str.strip, values))]
         header = [name.strip() for name in records[0]] if records else []
         same = sum(len(values) == len(header) for values in records)
         return sum(column in header for column in columns), len(header) > 1, same / max(1, len(records))
 
+    header = next((line for line in sample if line.strip()), "")
+    spaced = {one for one in delimiters if 0 < header.count(one) == header.count(f"{one} ")}
+    tried = [_Dialect(one, skips) for one in delimiters for skips in ((True, False) if one in spaced else (False, True))]
     try:
-        return max(delimiters, key=fit)  # the first of equal ones
+        return max(tried, key=fit)  # the first of equal ones
     except csv.Error:  # a field that is too long; reading the rows says so
-        return delimiters[0]
+        return tried[0]
 
 
 def _header(values: Sequence[str], columns: Sequence[str], path: Path) -> list[str]:
@@ -110,20 +157,39 @@ def _header(values: Sequence[str], columns: Sequence[str], path: Path) -> list[s
     return header
 
 
-def _record(header: Sequence[str], values: Sequence[str], record: Sequence[str], delimiter: str) -> Record:
+def _record(header: Sequence[str], values: Sequence[str], record: Sequence[str], known: _Known) -> Record:
     if len(values) != len(header):
         return BadRowError(f"it has {len(values)} fields, the header has {len(header)}", len(record))
-    if _swallows(record, len(header), delimiter):
+    if len(record) > 1 and _swallows(record, values, known):
         return BadRowError(f"a quote that is not closed takes {len(record)} lines into one field", len(record))
+    known.add(values, record)
     return dict(zip(header, values, strict=True))
 
 
-def _swallows(record: Sequence[str], fields: int, delimiter: str) -> bool:
-    """Whether the lines of one record would be rows by themselves: a quote too many then made them one field."""
-    inner = record[1:-1]
-    if len(inner) < _SUSPICIOUS_LINES or fields == 1:
+def _swallows(record: Sequence[str], values: Sequence[str], known: _Known) -> bool:
+    """Whether the lines of one record are rows by themselves: a quote too many then made them one field."""
+    if len(values) == 1:
         return False
-    return all(len(values) == fields for values in csv.reader(inner, delimiter=delimiter))
+    found = []
+    for row in _lines_as_rows(record, known.dialect):
+        if len(row) != len(values):
+            return False
+        found.append(row)
+    quoted = next(at for at, value in enumerate(values) if "\n" in value or "\r" in value)
+    return are_rows(found, profile_of([*known.rows(len(values)), values]), quoted, known.dialect.delimiter)
+
+
+def _lines_as_rows(record: Sequence[str], dialect: _Dialect) -> Iterator[list[str]]:
+    """The fields of each line of a record if the quotes around its lines were literal ones."""
+
+    def fields(line: str) -> list[str]:
+        return next(dialect.read([line]), [])
+
+    opened = fields(record[0])  # the last one goes on in the next line
+    yield opened[:-1] + (fields(opened[-1]) or [""])
+    yield from map(fields, islice(record, 1, len(record) - 1))
+    closed = fields(f'"{record[-1]}')
+    yield (fields(closed[0]) or [""]) + closed[1:]
 
 
 def _broken(error: csv.Error, read: _Lines, path: Path) -> BadRowError:
