@@ -53,10 +53,10 @@ def test_a_run_completes_though_no_pod_of_it_ends(meshed: FleetNamespace) -> Non
 def test_a_trainer_that_ends_without_its_update_is_followed_by_the_next_attempt(meshed: FleetNamespace) -> None:
     planning = MANUAL | {"plans": [LONG]}
     meshed.start("north", rounds={"count": 1, "deadline": "1h"}, planning=planning, export={"adapter": False, "merged": False})
-    pod = meshed.wait_for_trainer(TRAINING, seconds=400)
-    meshed.wait_for_reason("Training")
+    pod = meshed.wait_for_trainer(TRAINING, seconds=400)["metadata"]["name"]
+    meshed.wait("steps are trained", lambda: '"phase":"train"' in meshed.kubectl("logs", pod, "-c", "trainer", "--tail=1"))
 
-    meshed.kubectl("exec", pod["metadata"]["name"], "-c", "trainer", "--", "python", "-c", END_TRAINER)
+    meshed.kubectl("exec", pod, "-c", "trainer", "--", "python", "-c", END_TRAINER)
     meshed.wait(
         "the Job has its trainer's exit code", lambda: annotations(meshed.job(TRAINING)).get(ANNOTATION_EXIT_CODE) == "143", seconds=180
     )
