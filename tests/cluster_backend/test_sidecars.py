@@ -11,8 +11,10 @@ from stand_in_cluster import SETTINGS
 from stand_in_runs import a_run
 from trainer_results import perform
 
+from fedpipe_operator.backend import JobState
 from fedpipe_operator.cluster.api import JOBS, PODS
 from fedpipe_operator.errors import TransientError
+from fedpipe_operator.rounds import Observed
 from fedpipe_trainer.contract import parse_task
 
 TRAINING = "toy-train-r1-site-a-a0"
@@ -170,6 +172,20 @@ def test_of_a_pod_that_replaced_another_the_end_is_seen_twice_too(training: Mesh
         training.now += 10
         training.reconcile()
         assert (TRAINING in training.active_jobs()) == is_active
+
+
+def test_a_proxy_that_fails_after_the_trainer_is_no_failure_of_the_trainer(training: MeshedWorld) -> None:
+    training.finish(TRAINING)
+    own = {"name": "trainer", "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}
+    proxy = {"name": "istio-proxy", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}}
+    training.pod(TRAINING, {"phase": "Failed", "containerStatuses": [proxy, own]})
+    training.end(TRAINING, "Failed", "BackoffLimitExceeded")
+
+    seen: list[Observed] = []
+    training.runs.on_reconciled = lambda _run, observed: seen.append(observed)
+    training.reconcile()
+    status = seen[0].jobs[TRAINING]
+    assert (status.state, status.exit_code, status.reason) == (JobState.SUCCEEDED, 0, "")
 
 
 def test_the_end_of_an_aggregation_counts_likewise(tmp_path: Path) -> None:

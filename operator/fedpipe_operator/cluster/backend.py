@@ -26,7 +26,6 @@ FINAL: Final = frozenset({"NoNode", "CapacityTooLarge", "VolumeMissing"})
 
 _OF_THE_SITE: Final = frozenset({REFUSED, Reason.PRIORITY_CLASS_NOT_ALLOWED})
 
-
 _FIRST_LOOK_SECONDS: Final = 15.0
 """A pod is not asked for before its Job has this age, or half of the grace if that is less: by then most are ready."""
 
