@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from fedpipe_operator.cli import app_for, cluster_run, status
 from fedpipe_operator.cli.events import last_seen, line
-from fedpipe_operator.cli.logs import shown
+from fedpipe_operator.cli.logs import container, shown
 from fedpipe_operator.cluster.api import EVENTS, PODS, KubeContext
 from fedpipe_operator.errors import TransientError
 from fedpipe_operator.store import DirectoryStore
@@ -144,13 +144,18 @@ def test_a_line_of_a_log_has_its_task_round_and_site(world: KubeWorld, monkeypat
     for site in ("north", "south"):
         pod = {"metadata": {"name": f"toy-{site}", "labels": labels | {"fedpipe.io/site": site}}}
         world.api.apply(PODS, "default", pod)
-    monkeypatch.setattr(world.api, "log", lambda _namespace, pod, *, lines: f"{pod} {lines}\nends", raising=False)
+    monkeypatch.setattr(world.api, "log", lambda _namespace, pod, container, *, lines: f"{pod} {container} {lines}\nends", raising=False)
 
     assert fedpipe("logs", "toy", "--site", "north", "--tail", "7").output.splitlines() == [
-        "[train r2 north a1] toy-north 7",
+        "[train r2 north a1] toy-north trainer 7",
         "[train r2 north a1] ends",
     ]
     assert fedpipe("logs", "toy", "--round", "9").output.startswith("there are no such pods")
+
+
+@pytest.mark.parametrize(("task", "expected"), [("train", "trainer"), ("export", "trainer"), ("aggregate", "worker")])
+def test_of_a_pod_with_injected_containers_the_log_of_our_own_is_shown(task: str, expected: str) -> None:
+    assert container({"metadata": {"labels": {"fedpipe.io/task": task}}}) == expected
 
 
 IN_JSON = '{"timestamp": "2026-01-01T00:00:00.000Z", "severity": "error", "message": "it fails", "site": "north", "exception": "E\\nat f"}'

@@ -84,8 +84,8 @@ def test_each_call_goes_where_the_api_wants_it() -> None:
 def test_a_log_is_read_to_a_limit_whatever_its_lines_hold() -> None:
     connection = Connection(body=b"a line \xff")
 
-    assert Api(connection).log("wards", "toy-x", lines=7) == "a line \ufffd"
-    assert connection.requests[0][1] == "/api/v1/namespaces/wards/pods/toy-x/log?tailLines=7&limitBytes=1048576"
+    assert Api(connection).log("wards", "toy-x", "trainer", lines=7) == "a line \ufffd"
+    assert connection.requests[0][1] == "/api/v1/namespaces/wards/pods/toy-x/log?container=trainer&tailLines=7&limitBytes=1048576"
 
 
 def test_what_is_not_there_is_none_and_what_is_there_already_too() -> None:

@@ -53,6 +53,14 @@ def test_a_job_given_up_is_no_longer_active_though_the_watch_has_it_so() -> None
     assert not known(expectations, JOB)["toy-a0"].is_active
 
 
+def test_a_job_that_was_ended_after_its_task_has_the_end_of_the_task() -> None:
+    expectations = Expectations(Clock())
+    expectations.given_up(JOB, "OutOfMemory", "too much", 137)
+
+    seen = known(expectations, JOB)["toy-a0"]
+    assert (seen.is_active, seen.reason, seen.message, seen.exit_code) == (False, "OutOfMemory", "too much", 137)
+
+
 def test_a_new_job_of_the_same_name_is_not_taken_for_the_one_that_was_deleted() -> None:
     expectations = Expectations(Clock())
     expectations.deleted(JOB)

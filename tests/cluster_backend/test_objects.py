@@ -58,6 +58,13 @@ def test_a_job_that_the_operator_gave_up_says_why_by_its_annotations() -> None:
     assert (seen.given_up, seen.reason, seen.message, seen.is_active) == (True, "NoNode", "no node", False)
 
 
+@pytest.mark.parametrize(("text", "code"), [("0", 0), ("137", 137), ("", None), ("-1", None), ("1e3", None), ("9" * 40, None)])
+def test_a_job_that_the_operator_ended_after_its_task_has_the_tasks_exit_code(text: str, code: int | None) -> None:
+    seen = kube_job(a_body(annotations={"fedpipe.io/reason": "Killed", "fedpipe.io/message": "", "fedpipe.io/exit-code": text}))
+
+    assert (seen.given_up, seen.exit_code) == (True, code)
+
+
 def test_a_node_is_its_labels_what_pods_may_have_and_whether_it_takes_any() -> None:
     status = {"allocatable": {"cpu": "1900m", "memory": "2Gi", "nvidia.com/gpu": "0"}, "conditions": [{"type": "Ready", "status": "True"}]}
     node = kube_node({"metadata": {"name": "one", "labels": {"pool": "a"}}, "status": status})

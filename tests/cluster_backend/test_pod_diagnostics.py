@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fedpipe_operator.cluster.pod_diagnostics import PodEnd, PodWaiting, mount_failure, pod_end, why_not_created, why_waiting
+from fedpipe_operator.cluster.pod_diagnostics import PodEnd, PodWaiting, mount_failure, pod_end, task_end, why_not_created, why_waiting
 
 
 def a_pod(created: str = "2026-01-01T00:00:00Z", **status: Any) -> dict[str, Any]:
@@ -109,6 +109,52 @@ def test_a_container_that_failed_before_ours_began_says_how_the_pod_ended() -> N
 
     assert found is not None
     assert found.exit_code == 9
+
+
+def with_sidecar(code: int, reason: str = "Error", *, name: str = "trainer", **more: Any) -> dict[str, Any]:
+    """A pod in which a proxy goes on after our container."""
+    own = {"name": name, "state": {"terminated": {"exitCode": code, "reason": reason}}}
+    proxy = {"name": "istio-proxy", "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}
+    return a_pod(**{"phase": "Running", "containerStatuses": [proxy, own]} | more)
+
+
+NO_LOG = "its log went with the pod, which another container kept alive"
+
+
+@pytest.mark.parametrize(
+    ("pod", "expected"),
+    [
+        pytest.param(with_sidecar(0, "Completed"), PodEnd(0, "Completed", f"exit code 0; {NO_LOG}"), id="done"),
+        pytest.param(with_sidecar(3), PodEnd(3, "BadData", f"exit code 3; {NO_LOG}"), id="failed"),
+        pytest.param(with_sidecar(139, name="worker"), PodEnd(139, "Died", f"exit code 139; {NO_LOG}"), id="an aggregation"),
+        pytest.param(
+            with_sidecar(137, "OOMKilled"),
+            PodEnd(137, "OutOfMemory", "the kernel killed it at its memory limit (exit code 137)"),
+            id="out of memory",
+        ),
+        pytest.param(with_sidecar(0, name="vault-agent"), None, id="only another container has ended"),
+        pytest.param(with_sidecar(0, phase="Succeeded"), None, id="the pod has ended"),
+        pytest.param(with_sidecar(143, phase="Failed", reason="Evicted"), None, id="the pod was evicted"),
+        pytest.param(with_sidecar(143, conditions=[{"type": "DisruptionTarget", "status": "True"}]), None, id="the pod is drained"),
+        pytest.param(a_pod(phase="Pending"), None, id="no container yet"),
+    ],
+)
+def test_a_task_has_ended_though_its_pod_goes_on(pod: dict[str, Any], expected: PodEnd | None) -> None:
+    assert task_end([pod]) == expected
+
+
+def test_a_pod_that_is_being_deleted_ends_anyway() -> None:
+    pod = with_sidecar(143)
+    pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:10Z"
+
+    assert task_end([pod]) is None
+
+
+def test_a_task_goes_on_in_the_pod_that_replaced_another() -> None:
+    newer = a_pod("2026-01-02T00:00:00Z", phase="Running", containerStatuses=[{"name": "trainer", "state": {"running": {}}}])
+
+    assert task_end([newer, with_sidecar(143)]) is None
+    assert task_end([]) is None
 
 
 @pytest.mark.parametrize(("message", "hopeless"), [("violates PodSecurity", True), ("exceeded quota: pods", False)])

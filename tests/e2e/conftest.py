@@ -32,6 +32,7 @@ FIRST: Final = (
     "test_faults",
     "test_full_store",
     "test_trainer_pods",
+    "test_sidecars",
     "test_shared_sites",
 )
 """Files that take minutes. If one of them started late, all other workers would wait for it."""

@@ -7,7 +7,7 @@ import pytest
 from cached_objects import NODE, a_body, a_job
 
 from fedpipe_operator.cluster.objects import NamespacedName
-from fedpipe_operator.handlers.changes import NodeChanges, SiteChanges, job_matters
+from fedpipe_operator.handlers.changes import JobChanges, NodeChanges, SiteChanges, job_matters
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,30 @@ from fedpipe_operator.handlers.changes import NodeChanges, SiteChanges, job_matt
 )
 def test_a_job_matters_if_a_reconcile_of_its_run_has_something_to_do(changes: dict[str, Any], is_gone: bool, matters: bool) -> None:
     assert job_matters(a_job("mine", "north", **changes), is_gone=is_gone) == matters
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_gone", "expected"),
+    [
+        pytest.param({}, False, True, id="neither pod nor Job has ended"),
+        pytest.param({"ready": 1}, False, False, id="its pod is ready"),
+        pytest.param({"has_pod_ended": True}, False, False, id="its pod has ended"),
+        pytest.param({"ended": "Complete"}, False, False, id="ended"),
+        pytest.param({"given_up": True}, False, False, id="was given up"),
+        pytest.param({"is_suspended": True}, False, False, id="a queue suspended it"),
+        pytest.param({"is_deleting": True}, False, False, id="is deleted"),
+        pytest.param({}, True, False, id="was deleted"),
+    ],
+)
+def test_a_pod_that_was_ready_and_is_not_is_noticed_once(changes: dict[str, Any], is_gone: bool, expected: bool) -> None:
+    seen = JobChanges()
+
+    assert not seen.lost_readiness(a_job("mine", "north"), is_gone=False)
+    assert not seen.lost_readiness(a_job("mine", "north", ready=1), is_gone=False)
+    assert not seen.lost_readiness(a_job("mine", "south"), is_gone=False)
+    assert seen.lost_readiness(a_job("mine", "north", **changes), is_gone=is_gone) == expected
+    if changes != {"ready": 1}:
+        assert not seen.lost_readiness(a_job("mine", "north"), is_gone=False)
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,15 @@ def test_a_job_that_ends_has_its_run_reconciled_and_one_that_starts_does_not(mon
     assert controller.runs.failures == [0]  # type: ignore[attr-defined]
 
 
+def test_a_job_whose_pod_is_no_longer_ready_has_its_run_reconciled(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(controller: Controller) -> None:
+        for run, last in (("mine", {}), ("other", {"ready": 1})):
+            controller.job_changed(a_job(run, "north", ready=1))
+            controller.job_changed(a_job(run, "north", **last))
+
+    assert reconciled(played(scenario, monkeypatch)) == (["mine"], [])
+
+
 def test_a_run_is_reconciled_after_others_changes_and_not_after_the_operators_own(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(controller: Controller) -> None:
         controller.run_changed(a_body("mine", status={"ours": True}))

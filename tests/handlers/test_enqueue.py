@@ -27,6 +27,7 @@ EXPECTED = {
     Trigger.RUN_FINISHED: [NORTH, EAST],
     Trigger.WORKER_ENDED: [MINE],
     Trigger.JOB_CHANGED: [MINE],
+    Trigger.JOB_UNREADY: [MINE],
     Trigger.JOB_SLOT_FREED: [WAITING],
     Trigger.SITE_CHANGED: [NORTH, MINE, OTHER],
     Trigger.SITE_DELETED: [MINE, OTHER],

@@ -22,8 +22,8 @@ GmdBV/I8LqQ5/xYW4lITtihhUnltVfqd2nUqjUTAW5YCIQDFNGmtO9SSEzktZ1oX
 """The certificate of a CA whose key nobody has: always the same, so that it can be in a test's name."""
 
 
-def certificate(folder: Path) -> Path:
-    """A self-signed certificate for 127.0.0.1, with its key."""
+def certificate(folder: Path, host: str = "127.0.0.1") -> Path:
+    """A self-signed certificate for this address, with its key."""
     key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "store")])
     now = datetime.now(UTC)
     made = (
@@ -34,7 +34,7 @@ def certificate(folder: Path) -> Path:
         .serial_number(1)
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host))]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from fedpipe_operator.admission import clean_message
 from fedpipe_operator.api.meta import LABEL_ATTEMPT, LABEL_ROUND, LABEL_RUN_UID, LABEL_SITE, LABEL_TASK
+from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.cli.cluster_run import Context, Name, Namespace, find_run
 from fedpipe_operator.cli.local_run import exit_on_errors
 from fedpipe_operator.cluster.api import PODS
@@ -33,7 +34,7 @@ def command(
         wanted |= {LABEL_ROUND: str(round_)} if round_ is not None else {}
         pods = sorted(run.api.find(PODS, run.namespace, labels=wanted), key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
         for pod in pods:
-            log = run.api.log(run.namespace, pod["metadata"]["name"], lines=tail)
+            log = run.api.log(run.namespace, pod["metadata"]["name"], container(pod), lines=tail)
             for line in shown(log):
                 typer.echo(f"{prefix(pod)} {line}")
     if not pods:
@@ -46,6 +47,11 @@ def prefix(pod: Body) -> str:
     round_ = labels.get(LABEL_ROUND, "0")
     parts = (labels.get(LABEL_TASK), "" if round_ == "0" else f"r{round_}", labels.get(LABEL_SITE), f"a{labels.get(LABEL_ATTEMPT, '0')}")
     return f"[{' '.join(part for part in parts if part)}]"
+
+
+def container(pod: Body) -> str:
+    """The pod's container of FedPipe: a cluster may inject others."""
+    return "worker" if pod["metadata"].get("labels", {}).get(LABEL_TASK) == TaskKind.AGGREGATE else "trainer"
 
 
 def shown(log: str) -> Iterator[str]:

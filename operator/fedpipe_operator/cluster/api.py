@@ -124,9 +124,9 @@ class Api:
                 return found
             query["continue"] = token
 
-    def log(self, namespace: str, pod: str, *, lines: int) -> str:
-        """The last lines of a pod's log, of which at most the first MiB; empty if the pod or its log is gone."""
-        query = {"tailLines": str(lines), "limitBytes": str(_MOST_LOG_BYTES)}
+    def log(self, namespace: str, pod: str, container: str, *, lines: int) -> str:
+        """The last lines of the log of a pod's container, of which at most the first MiB; empty if the pod or its log is gone."""
+        query = {"container": container, "tailLines": str(lines), "limitBytes": str(_MOST_LOG_BYTES)}
         found = self._request("GET", PODS, namespace, pod, "log", body=None, query=query, headers={"Accept": "*/*"}, absent={404})
         return (found or b"").decode(errors="replace")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from fedpipe_operator.api import EdgeSite, Reason, parse_duration
-from fedpipe_operator.api.meta import ANNOTATION_MESSAGE, ANNOTATION_REASON
+from fedpipe_operator.api.meta import ANNOTATION_EXIT_CODE, ANNOTATION_MESSAGE, ANNOTATION_REASON
 from fedpipe_operator.backend import Job, JobResources, JobState, JobStatus, TaskKind
 from fedpipe_operator.cluster.api import JOBS, SECRETS, Api
 from fedpipe_operator.cluster.api_errors import REFUSED, UNAVAILABLE
@@ -25,6 +25,9 @@ FINAL: Final = frozenset({"NoNode", "CapacityTooLarge", "VolumeMissing"})
 """Reasons why a pod cannot start that another attempt would meet again."""
 
 _OF_THE_SITE: Final = frozenset({REFUSED, Reason.PRIORITY_CLASS_NOT_ALLOWED})
+
+_FIRST_LOOK_SECONDS: Final = 15.0
+"""A pod is not asked for before its Job has this age, or half of the grace if that is less: by then most are ready."""
 
 
 class _UnansweredError(TransientError):
@@ -131,14 +134,16 @@ class ClusterBackend:
         return f"a free job slot, which {', '.join(others)} {'uses' if len(others) == 1 else 'use'}" if others else "its last Job to end"
 
     def end_stuck_jobs(self) -> None:
-        """End the Jobs whose pods cannot start, so that their attempt counts as failed and nothing waits for ever."""
+        """End the Jobs whose pods cannot start or go on after their task, so that the attempt is over and nothing waits for ever."""
+        now, grace = self.cluster.clock(), self.cluster.settings.pending_grace_seconds
         for job in self.jobs.values():
-            if not _may_be_stuck(job):
+            if not job.is_unready or now - job.created_at < min(grace / 2, _FIRST_LOOK_SECONDS):
                 continue
-            now, grace = self.cluster.clock(), self.cluster.settings.pending_grace_seconds
-            waiting = self.diagnostics.waiting(job, now) if now - job.created_at >= grace / 2 else None
+            waiting = self.diagnostics.waiting(job, now)
+            if (end := self.diagnostics.task_end(job)) is not None:
+                self._give_up(job, end.reason, end.message, end.exit_code)
             # The pod is younger than its Job if a queue held the Job, or if a drain replaced the pod.
-            if waiting is not None and now - max(job.created_at, waiting.since) >= grace * (1 + waiting.is_slow):
+            elif waiting is not None and now - max(job.created_at, waiting.since) >= grace * (1 + waiting.is_slow):
                 self._give_up_if_hopeless(job, waiting)
 
     def _give_up_if_hopeless(self, job: KubeJob, waiting: PodWaiting) -> None:
@@ -148,12 +153,14 @@ class ClusterBackend:
         elif waiting.is_hopeless:
             self._give_up(job, waiting.reason, waiting.message)
 
-    def _give_up(self, job: KubeJob, reason: str, message: str) -> None:
-        """Have Kubernetes end the Job at once, and record why."""
+    def _give_up(self, job: KubeJob, reason: str, message: str, exit_code: int | None = None) -> None:
+        """Have Kubernetes end the Job at once, and record why in the same request: no other operator has to find it out again."""
         annotations = {ANNOTATION_REASON: reason, ANNOTATION_MESSAGE: message}
+        if exit_code is not None:
+            annotations[ANNOTATION_EXIT_CODE] = str(exit_code)
         body = {"metadata": {"annotations": annotations}, "spec": {"activeDeadlineSeconds": 1}}
         self.cluster.api.merge(JOBS, job.namespace, job.name, body)
-        self.cluster.expectations.given_up(job, reason, message)
+        self.cluster.expectations.given_up(job, reason, message, exit_code)
 
     def _pool_problem(self, job: KubeJob) -> PoolProblem | None:
         site = self._site_of(job)
@@ -214,11 +221,11 @@ class ClusterBackend:
         exit_code: int | None = None
         if job.ended == "Complete":
             state, exit_code = JobState.SUCCEEDED, 0
-        elif job.given_up:
-            state, reason, message = JobState.FAILED, job.reason, job.message
-        elif job.ended:
+        elif job.given_up or job.ended:
             state = JobState.FAILED
-            exit_code, reason, message = self._failure(job)
+            exit_code, reason, message = self._end(job)
+            if exit_code == 0:  # its task was done, and another container made the Job fail, or had it ended
+                state, reason, message = JobState.SUCCEEDED, "", ""
         elif job.is_deleting:
             message = "the pod to end"
         elif job.is_suspended:
@@ -253,8 +260,10 @@ class ClusterBackend:
             return _Wait(now if created_at is None else created_at, job.resumed_at)
         return _Wait(None, max(scheduled_at, job.resumed_at or 0.0))
 
-    def _failure(self, job: KubeJob) -> tuple[int | None, str, str]:
-        """Exit code, reason and message of a failed Job: from its pod, or from the Job controller if the pod is gone."""
+    def _end(self, job: KubeJob) -> tuple[int | None, str, str]:
+        """Exit code, reason and message of a Job that did not complete: as the operator found, from its pod, or from the Job controller."""
+        if job.given_up:
+            return job.exit_code, job.reason, job.message
         end = self.diagnostics.end(job) if job.reason != "DeadlineExceeded" else None
         if end is None:
             return None, job.reason or "Died", job.message
@@ -271,7 +280,3 @@ class ClusterBackend:
     @property
     def _namespace(self) -> str:
         return self.run.resource.metadata.namespace
-
-
-def _may_be_stuck(job: KubeJob) -> bool:
-    return job.is_active and not (job.is_deleting or job.is_suspended or job.ready or job.has_pod_ended)

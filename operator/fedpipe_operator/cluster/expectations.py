@@ -38,9 +38,9 @@ class Expectations:
         with self._lock:
             self._drop((job.namespace, job.name))
 
-    def given_up(self, job: KubeJob, reason: str, message: str) -> None:
-        """The Job was ended because its pod could not start."""
-        self._record(replace(job, given_up=True, reason=reason, message=message))
+    def given_up(self, job: KubeJob, reason: str, message: str, exit_code: int | None = None) -> None:
+        """The Job was ended because its pod could not start, or would have gone on after its task, which ended with this exit code."""
+        self._record(replace(job, given_up=True, reason=reason, message=message, exit_code=exit_code))
 
     def deleted(self, job: KubeJob) -> None:
         """The Job was deleted; it disappears once its pods have."""

@@ -16,6 +16,7 @@ from fedpipe_operator.api import ApiModel, EdgeSite, FederatedFineTune, FineTune
 from fedpipe_operator.api.edgesite import EdgeSiteStatus
 from fedpipe_operator.api.finetune import CONTROLLER
 from fedpipe_operator.api.meta import (
+    ANNOTATION_EXIT_CODE,
     ANNOTATION_MESSAGE,
     ANNOTATION_REASON,
     LABEL_ATTEMPT,
@@ -35,7 +36,7 @@ Status = TypeVar("Status", bound=ApiModel)
 
 RUN_KIND: Final = "FederatedFineTune"
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,8}")
-"""A round or an attempt as the operator writes it into a label."""
+"""A round, an attempt or an exit code as the operator writes it into a label or an annotation."""
 _STATUS_OF: Final[dict[type[ApiModel], type[ApiModel]]] = {EdgeSite: EdgeSiteStatus, FederatedFineTune: FineTuneStatus}
 
 
@@ -121,7 +122,9 @@ class KubeJob:
     """Of its failure: by the operator's own annotation, else by the Job controller."""
     message: str = ""
     given_up: bool = False
-    """Whether the operator ended it because its pod could not start."""
+    """Whether the operator ended it: its pod could not start, or would have gone on after its task."""
+    exit_code: int | None = None
+    """Of the task, if the operator ended the Job after it."""
 
     @property
     def name(self) -> str:
@@ -133,6 +136,11 @@ class KubeJob:
     def is_active(self) -> bool:
         """Whether it occupies, or may yet occupy, one of its site's job slots."""
         return not self.ended and not self.given_up
+
+    @property
+    def is_unready(self) -> bool:
+        """Whether its pod has not started, or goes on although a container of it has ended; or will have ended in a moment."""
+        return self.is_active and not (self.is_deleting or self.is_suspended or self.ready or self.has_pod_ended)
 
 
 def kube_job(body: Body) -> KubeJob | None:
@@ -162,7 +170,14 @@ def kube_job(body: Body) -> KubeJob | None:
         reason=annotations[ANNOTATION_REASON] if given_up else end.get("reason", ""),
         message=annotations.get(ANNOTATION_MESSAGE, "") if given_up else end.get("message", ""),
         given_up=given_up,
+        exit_code=_exit_code(annotations),
     )
+
+
+def _exit_code(annotations: Body) -> int | None:
+    """That of the task, as the operator wrote it when it ended the Job."""
+    text = annotations.get(ANNOTATION_EXIT_CODE, "")
+    return int(text) if _NUMBER.fullmatch(text) else None
 
 
 def _suspension(body: Body) -> tuple[float | None, float | None]:

@@ -1,4 +1,4 @@
-"""Why a Job's pod does not start, and how it ended.
+"""Why a Job's pod does not start, how it ended, and how its task ended if other containers keep the pod alive.
 
 First pure functions over pods and events as the API returns them, then `PodDiagnostics`, which fetches and caches them.
 """
@@ -25,10 +25,14 @@ STARTING: Final = "Starting"
 UNSCHEDULABLE: Final = "Unschedulable"
 _QUOTA: Final = "exceeded quota"
 _OUR_CONTAINERS: Final = ("trainer", "worker")
+_OVER: Final = ("Succeeded", "Failed")
+"""Phases of a pod that has ended."""
 _OOM: Final = "OOMKilled"
 _KILLED: Final = 137
-_REASONS: Final = {int(reason.exit_code): str(reason) for reason in FailureReason} | {_KILLED: "Killed"}
+_REASONS: Final = {0: "Completed"} | {int(reason.exit_code): str(reason) for reason in FailureReason} | {_KILLED: "Killed"}
 """The reason that each exit code of a trainer or a worker stands for."""
+_SEE_LOG: Final = "see `kubectl logs` while the Job is kept"
+_NO_LOG: Final = "its log went with the pod, which another container kept alive"
 _REFETCH_SECONDS: Final = 10.0
 _JOB_NAME: Final = "batch.kubernetes.io/job-name"
 
@@ -63,6 +67,16 @@ class PodEnd:
     exit_code: int | None
     reason: str
     message: str
+
+
+class _SeenEnd(NamedTuple):
+    """A task that was seen to have ended in a pod that goes on."""
+
+    pod: str
+    """The pod's uid."""
+    since: float
+    """Unix seconds, when that was first seen."""
+    end: PodEnd
 
 
 def why_waiting(pods: Sequence[Body]) -> PodWaiting | None:
@@ -112,13 +126,35 @@ def pod_end(pods: Sequence[Body]) -> PodEnd | None:
     if status.get("reason"):  # Evicted and the like: the container's own state is only a consequence
         return PodEnd(None, status["reason"], status.get("message", ""))
     terminated = _terminated(pod)
-    if terminated is None:
+    return None if terminated is None else _end_of(terminated, _SEE_LOG)
+
+
+def task_end(pods: Sequence[Body]) -> PodEnd | None:
+    """How our container ended in the newest of these pods, if others in it go on; None if it did not, or if the pod ends anyway.
+
+    Of a pod that is drained, preempted or deleted, the Job decides whether another one replaces it.
+    """
+    pod = _newest(pods)
+    if pod is None or _is_ending(pod):
         return None
+    own = next((one for one in _containers(pod) if one.get("name") in _OUR_CONTAINERS), {})
+    terminated = own.get("state", {}).get("terminated")
+    return None if terminated is None else _end_of(terminated, _NO_LOG)
+
+
+def _is_ending(pod: Body) -> bool:
+    """Whether the pod has ended, or is being ended by somebody else."""
+    is_disrupted = any(one["type"] == "DisruptionTarget" and one["status"] == "True" for one in _conditions(pod))
+    return is_disrupted or "deletionTimestamp" in pod["metadata"] or pod.get("status", {}).get("phase") in _OVER
+
+
+def _end_of(terminated: Body, advice: str) -> PodEnd:
+    """How this container ended. If it left no message, its exit code and the advice are one."""
     code, reason = terminated.get("exitCode"), terminated.get("reason", "")
     if reason == _OOM:
         return PodEnd(code, str(FailureReason.OUT_OF_MEMORY), f"the kernel killed it at its memory limit (exit code {code})")
     # The container wrote it, and so a site chose it.
-    message = clean_message(terminated.get("message", "")) or f"exit code {code}; see `kubectl logs` while the Job is kept"
+    message = clean_message(terminated.get("message", "")) or f"exit code {code}; {advice}"
     return PodEnd(code, _REASONS.get(code or 0, "Died"), message)
 
 
@@ -175,6 +211,7 @@ class PodDiagnostics:
     _ends: dict[str, PodEnd | None] = field(default_factory=dict)
     _waiting: dict[str, tuple[float, PodWaiting | None]] = field(default_factory=dict)
     _scheduling: dict[str, tuple[float, PodScheduling]] = field(default_factory=dict)
+    _task_ends: dict[str, _SeenEnd] = field(default_factory=dict)
 
     def end(self, job: KubeJob) -> PodEnd | None:
         """How the Job's pod ended; None if the pod no longer exists."""
@@ -190,11 +227,20 @@ class PodDiagnostics:
             return known
         pods = self._pods(job, may_be_old=True)
         self._scheduling[job.job.name] = now, scheduling_of(pods)
+        self._remember_task_end(job.job.name, pods, now)
         waiting = why_waiting(pods) if pods else why_not_created(self._events(job.namespace, job.uid))
         if waiting is not None and waiting.reason == STARTING:
             waiting = self._with_mount_failure(pods, waiting)
         self._waiting[job.job.name] = (now, waiting)
         return waiting
+
+    def task_end(self, job: KubeJob) -> PodEnd | None:
+        """How the Job's task ended, if `waiting` saw it ended twice in the same pod.
+
+        Once is not enough: every pod goes on for some moments after its last container, until the kubelet has cleaned up.
+        """
+        seen, (fetched_at, _) = self._task_ends.get(job.job.name), self._waiting.get(job.job.name, (0.0, None))
+        return seen.end if seen is not None and fetched_at - seen.since >= _REFETCH_SECONDS else None
 
     def scheduling(self, job: KubeJob, now: float) -> PodScheduling:
         """When the Job's pod came and got its node. That of a pod that runs or has ended does not change, so it is asked for once."""
@@ -214,6 +260,13 @@ class PodDiagnostics:
         self._ends = {name: end for name, end in self._ends.items() if name in names}
         self._waiting = {name: waiting for name, waiting in self._waiting.items() if name in names}
         self._scheduling = {name: scheduling for name, scheduling in self._scheduling.items() if name in names}
+        self._task_ends = {name: end for name, end in self._task_ends.items() if name in names}
+
+    def _remember_task_end(self, name: str, pods: Sequence[Body], now: float) -> None:
+        pod, end, known = _newest(pods), task_end(pods), self._task_ends.pop(name, None)
+        if pod is not None and end is not None:
+            uid = pod["metadata"]["uid"]
+            self._task_ends[name] = _SeenEnd(uid, known.since if known is not None and known.pod == uid else now, end)
 
     def _pods(self, job: KubeJob, *, may_be_old: bool = False) -> list[Plain]:
         return self.api.find(PODS, job.namespace, labels={_JOB_NAME: job.name}, may_be_old=may_be_old)

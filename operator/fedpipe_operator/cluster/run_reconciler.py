@@ -57,7 +57,8 @@ _PENDING_SECONDS: Final = 10.0
 _ACTED_SECONDS: Final = 3.0
 """After an action, to see its effect: by then the Job exists and its pod runs, or its site's job slots were taken."""
 _LINGER_SECONDS: Final = 120.0
-"""A Job that has reported its result ends by itself, and its log is kept; one that is active so long after its run ended is deleted."""
+"""A Job that has reported its result ends by itself, and its log is kept; one that is active so long after its run ended, because another
+container keeps its pod alive, is deleted."""
 _TRACKING_SECONDS: Final = 300.0
 """So long after its end, a run whose time to live is over is kept for a tracker that does not answer."""
 _STORE_SECONDS: Final = 600.0

@@ -47,10 +47,29 @@ class NodeChanges:
         self._known.pop(node.name, None)
 
 
+@dataclass
+class JobChanges:
+    """The Jobs whose pods are ready, as they were last seen."""
+
+    _ready: set[NamespacedName] = field(default_factory=set)
+
+    def lost_readiness(self, job: KubeJob, *, is_gone: bool) -> bool:
+        """Whether the Job's pod was ready and is not any more, and neither has ended.
+
+        That is how a pod looks whose task has ended and in which another container goes on; every other one for a moment before its end.
+        """
+        name = NamespacedName(job.namespace, job.name)
+        was_ready = name in self._ready
+        self._ready.discard(name)
+        if job.ready and job.is_active and not is_gone:
+            self._ready.add(name)
+        return was_ready and job.is_unready and not is_gone
+
+
 def job_matters(job: KubeJob, *, is_gone: bool) -> bool:
     """Whether a reconcile of its run has something to do about a Job: it ended, is suspended, or is deleted before its end.
 
-    What happens in between (its pod starts, or is ready) needs no action, and the next reconcile sees it anyway.
+    What happens in between (its pod starts, or is ready) needs no action, and the next reconcile sees it anyway; but see `JobChanges`.
     """
     is_deleted = is_gone or job.is_deleting
     return is_deleted or job.is_suspended if job.is_active else not is_deleted

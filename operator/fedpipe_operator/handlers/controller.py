@@ -23,7 +23,7 @@ from fedpipe_operator.cluster.elector import Elector
 from fedpipe_operator.cluster.objects import NamespacedName, namespaced_name
 from fedpipe_operator.errors import TransientError
 from fedpipe_operator.handlers.cache import WatchCache
-from fedpipe_operator.handlers.changes import NodeChanges, SiteChanges, job_matters
+from fedpipe_operator.handlers.changes import JobChanges, NodeChanges, SiteChanges, job_matters
 from fedpipe_operator.handlers.enqueue import CACHE, TABLE, Key, Scope, Subject, Trigger, keys
 from fedpipe_operator.handlers.fleet import Fleet, fleet_of
 from fedpipe_operator.handlers.health import Vitals
@@ -76,6 +76,7 @@ class Controller:
     _drift: DriftDetector = field(default_factory=DriftDetector)
     _site_changes: SiteChanges = field(default_factory=SiteChanges)
     _node_changes: NodeChanges = field(default_factory=NodeChanges)
+    _job_changes: JobChanges = field(default_factory=JobChanges)
     _active: ActiveRuns = field(default_factory=ActiveRuns)
     _waiting: WaitingRuns = field(default_factory=WaitingRuns)
     _is_watching: bool = False
@@ -191,6 +192,8 @@ class Controller:
         subject = Subject(job.namespace, run=job.run, site=job.job.site)
         if job_matters(job, is_gone=is_gone):
             self._enqueue(Trigger.JOB_CHANGED, subject)
+        if self._job_changes.lost_readiness(job, is_gone=is_gone):
+            self._enqueue(Trigger.JOB_UNREADY, subject)
         if is_gone or not job.is_active:
             self._enqueue(Trigger.JOB_SLOT_FREED, subject)
 

@@ -10,7 +10,7 @@ from typing import Final, Literal, NamedTuple, Protocol
 from fedpipe_operator.handlers.workqueue import BATCH_SECONDS
 
 SETTLE_SECONDS: Final = 3.0
-"""Where many objects change together, one reconcile serves all of the changes."""
+"""Where many objects change together, or a change is followed by another, one reconcile serves all of the changes."""
 RESYNC_AFTER_LIST_SECONDS: Final = 5.0
 
 
@@ -39,6 +39,8 @@ class Trigger(Enum):
     """A process of the operator that planned or aggregated ended."""
     JOB_CHANGED = auto()
     """A Job ended, was suspended by a queue, or is deleted before its end."""
+    JOB_UNREADY = auto()
+    """A Job's pod is no longer ready, and neither has ended: its task may have, beside a container that goes on."""
     JOB_SLOT_FREED = auto()
     """A Job no longer occupies one of its site's job slots."""
     SITE_CHANGED = auto()
@@ -82,6 +84,8 @@ TABLE: Final[Mapping[Trigger, tuple[Enqueue, ...]]] = {
     Trigger.RUN_FINISHED: (Enqueue(Scope.SITES_OF_RUN, SETTLE_SECONDS),),
     Trigger.WORKER_ENDED: (Enqueue(Scope.RUN),),
     Trigger.JOB_CHANGED: (Enqueue(Scope.RUN),),
+    # Most such pods end in a moment: then the Job's end comes first.
+    Trigger.JOB_UNREADY: (Enqueue(Scope.RUN, SETTLE_SECONDS),),
     Trigger.JOB_SLOT_FREED: (Enqueue(Scope.RUNS_WAITING_FOR_SITE),),
     Trigger.SITE_CHANGED: (Enqueue(Scope.SITE), Enqueue(Scope.RUNS_OF_NAMESPACE, SETTLE_SECONDS)),
     Trigger.SITE_DELETED: (Enqueue(Scope.RUNS_OF_NAMESPACE, SETTLE_SECONDS),),

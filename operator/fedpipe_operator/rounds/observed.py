@@ -206,7 +206,7 @@ class Observed:
     refused: Mapping[str, Refused] = field(default_factory=dict)
     """By key of a result that was not admitted: it is in none of the mappings above."""
     reported: frozenset[str] = frozenset()
-    """Active jobs that have left their result: they end by themselves."""
+    """Active jobs that have left their result: they end by themselves, or their backend ends what keeps them alive."""
     busy: Mapping[str, str] = field(default_factory=dict)
     """Sites without a free job slot, and what a further job would wait for."""
     refused_progress: Mapping[str, Refused] = field(default_factory=dict)
