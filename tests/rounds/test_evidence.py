@@ -77,7 +77,11 @@ def test_ratios_of_measured_to_predicted_multiply_the_next_forecast() -> None:
     now = corrected(Correction(step_seconds=2.0), PLAN, measured(step_seconds=60.0, other_seconds=5.0, peak_memory_bytes=1100))
 
     assert (now.step_seconds, now.other_seconds, now.memory) == (6.0, 0.5, 1.1)
-    assert findings(Correction(step_seconds=2.0), now) == ("a step took 3 times as long as predicted",)
+    assert findings(Correction(step_seconds=2.0), now) == (
+        "a step took 3 times as long as predicted",
+        "loading and evaluation took 0.5 times as long as predicted",
+        "training needed 1.07 KiB of memory, 1.1 times what was predicted",
+    )
 
 
 def test_steps_that_found_more_in_the_cache_than_planned_make_no_forecast_faster() -> None:
@@ -211,7 +215,7 @@ def test_after_a_plan_ran_out_of_memory_the_next_must_be_smaller_by_its_own_fore
     assert corrected(first, smaller, measured(out_of_memory=True)).memory_limit == 810
 
 
-LINK = Resources(memory_bytes=1, up=8e6, down=8e6)
+LINK = Resources(memory_bytes=GIB, up=8e6, down=8e6)
 """A megabyte a second in both directions."""
 SENDING = PLAN.model_copy(update={"forecast": PLAN.forecast.model_copy(update={"upload_bytes": 4_000_000, "download_bytes": 1_000_000})})
 """Of its ten seconds beside the steps, the transfers take five."""
@@ -562,46 +566,50 @@ def stored_plans(world: World, rounds: int) -> list[RoundPlan]:
 
 
 def test_running_out_of_memory_is_remembered_though_the_last_attempt_misses_the_deadline(tmp_path: Path) -> None:
-    rounds = {"count": 2, "deadline": "10m", "attempts": 2}
+    rounds = {"count": 3, "deadline": "10m", "attempts": 2}
     world = World(a_run(rounds=rounds, planning=PLANNING, sites={"quorum": 0.6}), tmp_path)
 
     drive(world, killed=lambda name: name.endswith("train-r1-site-a-a0"), stuck=lambda name: name.endswith("train-r1-site-a-a1"))
-    _, second = stored_plans(world, 2)
+    _, second, third = stored_plans(world, 3)
 
-    assert second.corrections["site-a"].memory_limit is not None
-    assert second.plans["site-a"].micro_batch <= 2, "at most half of what was killed"
+    assert second.excluded["site-a"].startswith("it missed the deadline by far, so it sits out 1 round")
+    assert third.corrections["site-a"].memory_limit is not None
+    assert third.plans["site-a"].micro_batch <= 2, "at most half of what was killed"
 
 
-def test_a_site_that_is_still_at_work_at_the_deadline_gets_less_to_do_sits_out_what_does_not_fit_and_is_tried_again(tmp_path: Path) -> None:
-    rounds = {"count": 7, "deadline": "2s", "attempts": 1}
+def test_a_site_that_is_still_at_work_at_every_deadline_sits_out_ever_more_rounds_and_is_tried_again(tmp_path: Path) -> None:
+    rounds = {"count": 8, "deadline": "2s", "attempts": 1}
     world = World(a_run(rounds=rounds, planning=PLANNING, training={"epochs": 1000}, sites={"quorum": 0.6}), tmp_path)
 
     drive(world, stuck=lambda name: "train" in name and "site-a" in name and "-r1-" not in name)
-    plans = stored_plans(world, 7)
+    plans = stored_plans(world, 8)
 
     assert world.conditions()["Complete"] == "RoundsCompleted"
-    assert [entry.updates for entry in world.run.resource.status.history] == ["3/3", "2/3", "2/3", "2/3", "2/3", "2/2", "2/3"]
-    assert [plan.corrections["site-a"].late if "site-a" in plan.corrections else 0 for plan in plans] == [0, 0, 1, 2, 3, 4, 3]
+    assert [entry.updates for entry in world.run.resource.status.history] == ["3/3", "2/3", "2/2", "2/3", "2/2", "2/2", "2/3", "2/2"]
+    known = [plan.corrections.get("site-a", Correction()) for plan in plans]
+    assert [(one.late, one.rests) for one in known] == [(0, 0), (0, 0), (1, 1), (1, 0), (2, 2), (2, 1), (2, 0), (3, 4)]
+    assert known[2].lateness == pytest.approx(2 / plans[1].plans["site-a"].forecast.seconds)
     samples = [plan.plans["site-a"].steps * plan.plans["site-a"].batch_size for plan in plans if "site-a" in plan.plans]
-    assert samples[1] > samples[2] > samples[4] > 0
-    why = "after it missed the deadline 4 times, its seconds count 16 times, and it sits out a round: not even its smallest plan fits: "
-    assert plans[5].excluded["site-a"].startswith(why)
-    first, second, third, rested = replanned(world)
-    assert first.startswith("round 3: site-a: re-planned: it was still at work at the deadline, so that all its seconds count twice: ")
-    assert "all its seconds count 4 times, for 2 times in a row: " in second
-    assert "all its seconds count 8 times, for 3 times in a row: " in third
-    assert rested.endswith("it was left out of the last round after it had missed the deadline, and is tried again: it takes part")
+    assert samples[1] > samples[2] > 0, "less to do"
+    why = "it missed the deadline 3 times in a row, so it sits out 4 rounds and is tried again in round 12: "
+    assert plans[7].excluded["site-a"].startswith(why)
+    rested = "it was left out of the last round after it had missed the deadline, and is tried again: it takes part"
+    assert replanned(world) == [f"round {round_}: site-a: re-planned: {rested}" for round_ in (4, 7)]
 
 
 @pytest.mark.parametrize("evaluates", [True, False], ids=["training at the deadline", "still evaluating"])
 def test_a_site_that_was_at_work_at_the_deadline_is_late_whatever_it_did(tmp_path: Path, *, evaluates: bool) -> None:
-    world = World(a_run(rounds={"count": 2, "deadline": "10m"}, planning=PLANNING, sites={"quorum": 0.6}), tmp_path)
+    world = World(a_run(rounds={"count": 3, "deadline": "10m"}, planning=PLANNING, sites={"quorum": 0.6}), tmp_path)
 
     drive(world, stuck=lambda name: "train-r1" in name and "site-a" in name, evaluates=evaluates)
-    _, second = stored_plans(world, 2)
+    first, second, third = stored_plans(world, 3)
 
-    assert [entry.updates for entry in world.run.resource.status.history] == ["2/3", "3/3"]
-    assert second.corrections == {"site-a": Correction(late=1)}
+    assert [entry.updates for entry in world.run.resource.status.history] == ["2/3", "2/2", "3/3"]
+    longer = min(1024.0, 600 / first.plans["site-a"].forecast.seconds)
+    assert second.corrections == {"site-a": Correction(late=1, slower=longer, rests=1)}
+    assert third.corrections == {"site-a": Correction(late=1, slower=longer**0.5)}
+    (event,) = replanned(world)
+    assert event.endswith("it was left out of the last round after it had missed the deadline, and is tried again: it takes part")
 
 
 def test_a_site_that_waited_for_a_node_until_the_deadline_is_not_planned_as_a_slow_one(tmp_path: Path) -> None:
@@ -618,13 +626,13 @@ def test_a_site_that_waited_for_a_node_until_the_deadline_is_not_planned_as_a_sl
 
 
 def test_an_update_after_a_missed_deadline_is_measured_as_usual() -> None:
-    late = corrected(Correction(), PLAN, measured(steps=0, is_late=True))
+    late = corrected(Correction(), PLAN, measured(steps=0, is_late=True), deadline=45.0)
     forecast = PLAN.forecast.model_copy(update={"seconds": 60.0, "step_seconds": 40.0})
 
     now = corrected(late, PLAN.model_copy(update={"forecast": forecast}), measured(step_seconds=20.0, other_seconds=10.0))
 
-    assert late == Correction(late=1)
-    assert doubled(late) == Correction(step_seconds=2.0, other_seconds=2.0, transfers=2.0, late=1)
+    assert late == Correction(late=1, slower=2.0)
+    assert doubled(late) == Correction(step_seconds=2.0, other_seconds=2.0, transfers=2.0, late=1, slower=2.0)
     assert now == Correction()
     assert findings(late, now) == ("it was done in time again",)
 
@@ -643,7 +651,7 @@ def test_only_a_round_that_ran_out_of_memory_is_said_to_have() -> None:
     now = corrected(limited, PLAN, measured(peak_memory_bytes=1080))
 
     assert now.memory_limit == 1296
-    assert findings(limited, now) == ()
+    assert findings(limited, now) == ("training needed 1.05 KiB of memory, 1.08 times what was predicted",)
     assert findings(Correction(), limited, ran_out_of_memory=True)[0].startswith("the last plan ran out of memory")
 
 

@@ -125,7 +125,7 @@ SITES: Final = (
         "replans_total",
         ("namespace", "reason"),
         "Plans of sites that were changed by what was found since the round before; reason: OutOfMemory, CacheFailed, DeadlineExceeded, "
-        "InTimeAgain, StepsOff, TransfersOff, ResourcesChanged, SiteChanged, Stalled.",
+        "InTimeAgain, StepsOff, LoadingOff, TransfersOff, MemoryOff, TriedAgain, ResourcesChanged, SiteChanged, Stalled.",
     ),
     _counter("out_of_memory_total", ("namespace", "task"), "Attempts that ran out of memory."),
 )

@@ -139,7 +139,7 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
     bits = sorted(set(request.spec.planning.bits) - set(site.unsupported))
     limit, factor, count = request.memory_budget(site), request.correction(site).memory, len(grid)
     memory = factor * _joined([_memory(request, site, one, without) for one in bits])
-    load = _joined([np.full(count, max(factor * load_peak_bytes(site, one), known_need(site, one))) for one in bits])
+    load = _joined([np.full(count, max(load_peak_bytes(site, one), known_need(site, one))) for one in bits])
     evaluations = [_evaluation_seconds(request, site, one, without.micro_batch) for one in bits]
     fixed, step = [], []
     for one, (evaluation, answers) in zip(bits, evaluations, strict=True):

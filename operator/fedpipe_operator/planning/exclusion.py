@@ -17,7 +17,7 @@ from fedpipe_operator.planning.request import DEADLINE_FRACTION, PlanRequest
 from fedpipe_operator.planning.site_problem import ROUNDING
 from fedpipe_operator.planning.sizes import WIRE_BYTES
 from fedpipe_operator.planning.time_model import download_seconds, upload_seconds
-from fedpipe_operator.sites import SiteProfile
+from fedpipe_operator.sites import Correction, SiteProfile
 
 MIB: Final = 2**20
 _MOST: Final = 0.5
@@ -59,12 +59,18 @@ class _Needs:
         others = choices.step + adapters * seconds_per_element(request, site)
         transfers = request.correction(site).transfers
         return cls(
-            memory=np.maximum(choices.load / request.load_budget(site), choices.training_peak(adapters) / request.memory_budget(site)),
+            memory=np.maximum(choices.load / request.load_budget(site), _share_of_memory(request, site, choices.training_peak(adapters))),
             time=choices.least_deadline(request.deadline, others, ROUNDING) / request.deadline,
             beside=choices.fixed - transfer_seconds(request, site, request.head_bytes) + choices.step,
             upload=transfers * upload_seconds(site, 1.0) * (request.head_bytes + WIRE_BYTES * adapters),
             download=transfers * download_seconds(site, request.download(site)),
         )
+
+
+def _share_of_memory(request: PlanRequest, site: SiteProfile, training: Float64) -> Float64:
+    """Training's peaks as a factor of what plans may use; of those that are too large, of what grows with the site's memory."""
+    allowed = request.memory_budget(site)
+    return np.where(training <= allowed, training / allowed, training / request.claimed_budget(site))
 
 
 def exclusion_reason(request: PlanRequest, site: SiteProfile, choices: Choices, adapters: Float64) -> str:
@@ -94,9 +100,20 @@ def exclusion_reason(request: PlanRequest, site: SiteProfile, choices: Choices, 
     if whole := whole_reason(site):
         told = f"{told}; or name fewer in planning.modulesToSave ({whole})"
     correction = request.correction(site)
-    missed = f"after it missed the deadline {counted(correction.late, 'time')}, its seconds count {correction.lateness:g} times"
+    missed = f"after it missed the deadline {counted(correction.late, 'time')}, its seconds count {correction.lateness:.3g} times"
     after = f"{missed}, and it sits out a round: " if correction.late else ""
     return f"{after}not even its smallest plan fits: {told}"
+
+
+def rest_reason(correction: Correction, round_: int) -> str:
+    """Why a site has no plan in this round that has missed the deadline in vain; empty if it does not rest."""
+    if not correction.rests:
+        return ""
+    times = f"{correction.late} times in a row" if correction.late > 1 else "by far"
+    return (
+        f"it missed the deadline {times}, so it sits out {counted(correction.rests, 'round')} and is tried again in round "
+        f"{round_ + correction.rests}: see whether its node, its queue or its link was down"
+    )
 
 
 def crowded_out_reason(site: SiteProfile, fleet: FleetSolution) -> str:
@@ -120,7 +137,9 @@ def _more_memory(request: PlanRequest, site: SiteProfile, needs: _Needs, row: in
         ran_out = f"after a plan of it ran out of memory, {training_budget(request, site)}"
         return _Remedy(f"{ran_out}: {_larger_claim(site, mebibytes)}", row)
     advice = "allow fewer bits, smaller ranks or smaller batchSizes, or lower task.maxLength"
-    return _Remedy(f"give it {needed} of memory instead of {bytes_text(site.memory_bytes)}, or {advice}", row)
+    peak = request.correction(site).peak
+    shown = f" (its last training needed {bytes_text(peak)}, more than was forecast)" if peak else ""
+    return _Remedy(f"give it {needed} of memory instead of {bytes_text(site.memory_bytes)}{shown}, or {advice}", row)
 
 
 def _larger_claim(site: SiteProfile, mebibytes: int) -> str:

@@ -6,12 +6,17 @@ from functools import partial
 from fedpipe_operator import conversion
 from fedpipe_operator.formatting import rate_text
 from fedpipe_operator.planning.choices import Choice, found_share_of, known_need, other_seconds_of, seconds_of_steps
-from fedpipe_operator.planning.memory_model import Step, predict_peak, training_peak
+from fedpipe_operator.planning.memory_model import Step, load_peak_bytes, training_peak
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.sizes import update_file_bytes
 from fedpipe_operator.planning.time_model import forward_share, relative_step_seconds, wire_bytes
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Forecast, Plan
+
+
+def choice_of(plan: Plan) -> Choice:
+    """The combination that a plan was made of."""
+    return Choice(plan.bits, plan.batch_size, plan.micro_batch, plan.gradient_checkpointing, plan.lowest_layer, plan.cache_activations)
 
 
 def forecast(request: PlanRequest, site: SiteProfile, choice: Choice, *, ranks: Mapping[str, int], steps: int) -> Forecast:
@@ -29,9 +34,9 @@ def forecast(request: PlanRequest, site: SiteProfile, choice: Choice, *, ranks: 
 
 
 def peak_of(request: PlanRequest, site: SiteProfile, choice: Choice, ranks: Mapping[str, int]) -> float:
-    """Peak bytes of this choice with these ranks, corrected by what earlier rounds showed."""
-    predicted = predict_peak(site, bits=choice.bits, step=_step_of(request, site, choice), ranks=ranks, options=request.options)
-    return max(request.correction(site).memory * predicted, known_need(site, choice.bits))
+    """Peak bytes of this choice with these ranks: of training, corrected by what earlier rounds showed, or of loading the base."""
+    load = max(load_peak_bytes(site, choice.bits), known_need(site, choice.bits))
+    return max(training_peak_of(request, site, choice, ranks), load)
 
 
 def training_peak_of(request: PlanRequest, site: SiteProfile, choice: Choice, ranks: Mapping[str, int]) -> float:

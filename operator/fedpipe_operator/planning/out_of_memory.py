@@ -2,8 +2,8 @@
 
 The limit is below the forecast of the smallest pass that ran out of memory, so that no plan that did is made again. It is at least the
 forecast of the next smaller plan: the same one with half as many samples a pass, with which the site has trained after all or which it has
-not tried yet; where the passes were of one sample, the smallest plan of the site. So a site is left out only when its smallest plan failed.
-It is of the memory of training: loading the base needs the same whatever is trained, and often more than the smaller plans.
+not tried yet; where the passes were of one sample, the smallest plan of the site. So it leaves a site out only when its smallest plan
+failed. It is of the memory of training: loading the base needs the same whatever is trained, and often more than the smaller plans.
 """
 
 from math import ceil
@@ -11,8 +11,8 @@ from math import ceil
 import numpy as np
 
 from fedpipe_operator.api import PlanningMode
-from fedpipe_operator.planning.choices import Choice, choices_of
-from fedpipe_operator.planning.forecast import training_peak_of
+from fedpipe_operator.planning.choices import choices_of
+from fedpipe_operator.planning.forecast import choice_of, training_peak_of
 from fedpipe_operator.planning.memory_model import Float64
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.sizes import rank_parameters
@@ -39,8 +39,7 @@ def limit_after(request: PlanRequest, site: SiteProfile, plan: Plan, too_large: 
 
 def _peak(request: PlanRequest, site: SiteProfile, plan: Plan, micro_batch: int) -> float:
     """The forecast of the memory of training, with passes of so many samples."""
-    choice = Choice(plan.bits, plan.batch_size, micro_batch, plan.gradient_checkpointing, plan.lowest_layer, plan.cache_activations)
-    return training_peak_of(request, site, choice, plan.ranks)
+    return training_peak_of(request, site, choice_of(plan)._replace(micro_batch=micro_batch), plan.ranks)
 
 
 def _smallest_peak(request: PlanRequest, site: SiteProfile) -> float:

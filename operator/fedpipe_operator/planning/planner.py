@@ -13,6 +13,7 @@ import numpy as np
 
 from fedpipe_operator.api import FineTuneSpec, PlanningMode
 from fedpipe_operator.planning.coverage import are_enough
+from fedpipe_operator.planning.exclusion import rest_reason
 from fedpipe_operator.planning.fleet import common_floor
 from fedpipe_operator.planning.importance import CombinedImportance, combine, explore
 from fedpipe_operator.planning.modes import (
@@ -37,6 +38,7 @@ MODES: Final[Mapping[PlanningMode, Callable[[PlanRequest, Mapping[str, SiteProfi
     PlanningMode.MANUAL: plan_manual,
 }
 
+_NONE: Final = Correction()
 _LOG: Final = logging.getLogger(__name__)
 _IMPOSSIBLE_FIGURES: Final = (ArithmeticError, ValueError)
 """What figures raise that are 0, too large or no number where a formula or the contract of a forecast needs one."""
@@ -98,7 +100,11 @@ def plan_round(
         history: what earlier rounds tell.
         select: chooses the round's sites out of those that can take part.
     """
-    excluded = {name: reason for name, profile in sorted(profiles.items()) if (reason := _missing_input(profile))}
+    excluded = {
+        name: reason
+        for name, profile in sorted(profiles.items())
+        if (reason := _missing_input(profile) or rest_reason(history.corrections.get(name, _NONE), history.round))
+    }
     usable = {name: profile for name, profile in profiles.items() if name not in excluded}
     try:
         made = _plan_usable(spec, usable, head, history, select)

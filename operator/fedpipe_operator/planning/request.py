@@ -18,6 +18,8 @@ DEADLINE_FRACTION: Final = 0.8
 MAX_PASSES: Final = 3.0
 """Passes over a site's data in one round, at most, where the spec does not say: more would fit the site's own data at the others' cost."""
 
+_ROUNDING: Final = 1 + 1e-6
+
 
 @dataclass(frozen=True)
 class GivenPlan:
@@ -80,7 +82,14 @@ class PlanRequest:
         return site.cache_problem or self.correction(site).cache_problem
 
     def memory_budget(self, site: SiteProfile) -> float:
-        """Bytes that the forecast of training may reach at this site."""
+        """Bytes that the forecast of training may reach at this site: as many as a training has just needed, whatever share that is."""
+        correction, budget = self.correction(site), self.load_budget(site)
+        if correction.peak is not None:
+            budget = max(budget, correction.peak * _ROUNDING)
+        return budget if correction.memory_limit is None else min(budget, float(correction.memory_limit))
+
+    def claimed_budget(self, site: SiteProfile) -> float:
+        """The part of `memory_budget` that grows with the site's memory: without what a training has just needed."""
         limit = self.correction(site).memory_limit
         budget = self.load_budget(site)
         return budget if limit is None else min(budget, float(limit))

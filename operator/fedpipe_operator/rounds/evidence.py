@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from statistics import fmean
 from typing import Final
 
-from fedpipe_operator.api import Depth, FineTuneSpec, PlanningMode
+from fedpipe_operator.api import Depth, FineTuneSpec, PlanningMode, parse_duration
 from fedpipe_operator.planning import History, limit_after
-from fedpipe_operator.planning.forecast import with_found_share
+from fedpipe_operator.planning.forecast import choice_of, training_peak_of, with_found_share
 from fedpipe_operator.planning.request import PlanRequest
+from fedpipe_operator.planning.site_problem import ROUNDING
 from fedpipe_operator.rounds.observed import CommitSummary, Observed, Run
 from fedpipe_operator.rounds.policies import is_stalled
 from fedpipe_operator.rounds.records import RoundPlan
@@ -31,6 +32,7 @@ from fedpipe_trainer.contract import Plan
 _NONE: Final = Correction()
 _MOVED: Final = "its EdgeSite has changed, so that it was profiled anew"
 _RESTED: Final = "it was left out of the last round after it had missed the deadline, and is tried again"
+_RELAXED: Final = "what rounds had shown of it counts less after a round without it, so that it is tried again"
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,11 @@ def evidence_for(
     found |= dict.fromkeys(moved, (_MOVED,))
     known = {site: one for site, one in corrections.items() if one != _NONE}
     return Evidence(history, known, found, _deepened(run.spec, plan) if stalled and not plan.is_stalled else frozenset())
+
+
+def without_rests(history: History) -> History:
+    """The history with which no site sits out a round for deadlines that it missed."""
+    return replace(history, corrections={site: one.model_copy(update={"rests": 0}) for site, one in history.corrections.items()})
 
 
 def _kept(plan: RoundPlan, measured: Mapping[str, Measurement]) -> dict[str, KeptActivations]:
@@ -154,14 +161,26 @@ def _correction(spec: FineTuneSpec, plan: RoundPlan, site: str, measured: Measur
     """How the site's forecasts are corrected after the round of this plan."""
     now, resources = plan.corrections.get(site, _NONE), plan.resources.get(site)
     if site in plan.plans:
-        done, limit = plan.plans[site], None
+        done, limit, training = plan.plans[site], None, None
+        request = PlanRequest(spec, plan.head, corrections={site: now})
         if profile and measured and measured.cache_passes:  # what the next plan counts on is the lower share, not a slower site
             done = with_found_share(profile, done, measured.found_share)
         if profile and measured and measured.out_of_memory:
-            request = PlanRequest(spec, plan.head, corrections={site: now})
             limit = limit_after(request, profile, done, measured.too_large or done.micro_batch)
+        if profile:
+            training = training_peak_of(request, profile, choice_of(done), done.ranks)
         fastest = profile.least_transfer_factor if profile else 0.0
-        now = corrected(now, done, measured, resources, fastest=fastest, memory_limit=limit)
+        now = corrected(
+            now,
+            done,
+            measured,
+            resources,
+            fastest=fastest,
+            memory_limit=limit,
+            training_bytes=training,
+            longest=request.deadline / ROUNDING**2,
+            deadline=parse_duration(spec.rounds.deadline),
+        )
     else:
         now = after_a_rest(now)
     return carried_over(now, resources, profile.resources) if profile else now
@@ -174,8 +193,10 @@ def _findings(plan: RoundPlan, site: str, now: Correction, measured: Measurement
     has_changed = profile is not None and resources is not None and not profile.resources.has_bandwidth_of(resources)
     before = plan.corrections.get(site, _NONE)
     ran_out = measured is not None and measured.out_of_memory
-    shown: tuple[str, ...] = (_RESTED,) if now.late < before.late and site not in plan.plans else ()
-    shown = shown or findings(before, now, None if has_changed else resources, ran_out_of_memory=ran_out)
+    if site not in plan.plans:
+        shown: tuple[str, ...] = (_RESTED,) if before.late else (_RELAXED,) if now != before else ()
+    else:
+        shown = findings(before, now, None if has_changed else resources, ran_out_of_memory=ran_out)
     return (*shown, *changes(resources, profile.resources)) if profile and resources else shown
 
 

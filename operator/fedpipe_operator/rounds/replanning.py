@@ -22,7 +22,10 @@ class Cause(StrEnum):
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     IN_TIME_AGAIN = "InTimeAgain"
     STEPS_OFF = "StepsOff"
+    LOADING_OFF = "LoadingOff"
     TRANSFERS_OFF = "TransfersOff"
+    MEMORY_OFF = "MemoryOff"
+    TRIED_AGAIN = "TriedAgain"
     RESOURCES_CHANGED = "ResourcesChanged"
     SITE_CHANGED = "SiteChanged"
     STALLED = "Stalled"
@@ -35,7 +38,10 @@ _CAUSES: Final = (
     ("it was done in time again", Cause.IN_TIME_AGAIN),
     ("it was left out of the last round", Cause.IN_TIME_AGAIN),
     ("a step took", Cause.STEPS_OFF),
+    ("loading and evaluation took", Cause.LOADING_OFF),
     ("transfers took", Cause.TRANSFERS_OFF),
+    ("training needed", Cause.MEMORY_OFF),
+    ("what rounds had shown of it counts less", Cause.TRIED_AGAIN),
     ("its memory is now", Cause.RESOURCES_CHANGED),
     ("its upload bandwidth is now", Cause.RESOURCES_CHANGED),
     ("its download bandwidth is now", Cause.RESOURCES_CHANGED),

@@ -28,7 +28,7 @@ from fedpipe_operator.planning import (
     too_few_labels,
 )
 from fedpipe_operator.rounds.consent import left_out, needed_contributors, select_mixable, too_few_reason, with_hidden_rows
-from fedpipe_operator.rounds.evidence import evidence_for
+from fedpipe_operator.rounds.evidence import evidence_for, without_rests
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import needed_of, out_of_reach, select
 from fedpipe_operator.rounds.records import STATUS_SITES, ExpiredProfile, OutOfReach, RoundPlan
@@ -68,7 +68,10 @@ def round_plan(run: Run, observed: Observed, without: Unprofiled, round_: int, n
     evidence = evidence_for(run, observed, round_, profiled.sites, moved=_moved(observed.plan, profiled.attempts))
     agreeing = {name: one for name, one in profiled.sites.items() if name not in unusable}
     min_sites = {site.name: site.spec.policy.min_sites for site in run.sites}
-    fleet = plan_round(run.spec, agreeing, facts.head, evidence.history, select=_selection(run, round_, min_sites))
+    planned = partial(plan_round, run.spec, agreeing, facts.head, select=_selection(run, round_, min_sites))
+    fleet = planned(evidence.history)
+    if len(fleet.selected) < need:  # a site that may miss the deadline once more is better than the end of the run
+        fleet = planned(without_rests(evidence.history))
     unmixed = _unmixed(run, fleet, min_sites)
     made = Plans({site: one for site, one in fleet.plans.plans.items() if site not in unmixed}, fleet.plans.excluded)
     excluded = failed | unusable | dict(made.excluded) | unmixed

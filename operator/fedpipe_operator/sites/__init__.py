@@ -1,4 +1,4 @@
-"""A site: its claims held against the nodes of its pool (`capacity`), its profile (`profile`), and what rounds show (`corrections`). Pure.
+"""A site: its claims held against the nodes of its pool, its profile, and what rounds show. Pure.
 
 `SiteProfile` and `Correction` are everything that the planner reads of a site.
 """
@@ -10,12 +10,11 @@ from fedpipe_operator.sites.corrections import (
     Measurement,
     after_a_rest,
     carried_over,
-    changes,
     corrected,
     doubled,
-    findings,
     measurement,
 )
+from fedpipe_operator.sites.findings import changes, findings
 from fedpipe_operator.sites.profile import (
     Resources,
     SiteProfile,

@@ -1,30 +1,42 @@
 """What rounds have shown of a site corrects the next forecasts: re-planning from evidence. Pure.
 
-Seconds: the ratio of measured to predicted, of the steps, the transfers and the rest apart, multiplies the next forecast. Memory: likewise.
+Seconds: the ratio of measured to predicted, of the steps, the transfers and the rest apart, multiplies the next forecast. Memory of
+training: likewise; what loading the base needs was measured alone, and stays. A plan with which a site has just trained fits into memory
+whatever that took, and one step of it before the deadline: no round that went well leaves a site out of the next.
+
 A plan that ran out of memory lowers what the site's next plans may use below that plan's own forecast, so that the same plan is never made
 twice, but not below what the site trained with after all (`planning.out_of_memory`). Transfers are never forecast to be faster than the
-site's claim: of what is claimed and what rounds show, the smaller counts. A site that was still at work at the deadline has measured
-nothing, but that it takes longer than was forecast: all its seconds count twice.
+site's claim: of what is claimed and what rounds show, the smaller counts.
+
+A site that was still at work at the deadline has measured nothing, but that it takes longer than was forecast: all its seconds count as
+many times as the deadline is longer, and at least twice. If that happens again, or the forecast was a small part of the deadline, it may
+have stopped rather than slowed down: it sits out 1, 2, 4 and at most 8 rounds before it is tried again, for which the others wait.
 """
 
+from math import ceil, inf, sqrt
 from typing import Annotated, Final
 
 from pydantic import Field
 
 from fedpipe_operator.admission import AdmittedUpdate
-from fedpipe_operator.formatting import bytes_text, excerpt, rate_text
+from fedpipe_operator.formatting import excerpt
 from fedpipe_operator.sites.profile import LONGEST_PROBLEM, Resources
 from fedpipe_trainer.contract import Bits, Plan, Wire, halved
 
 _SMALLEST, _LARGEST = 0.05, 20.0
-"""A single measurement changes no forecast by more: a clock that jumped must not decide for ever."""
+"""A forecast is corrected by no more. A clock that jumped does not decide for ever: the site is measured again, and left out for no more
+rounds than `after_a_rest` takes to forget it."""
 _LATE: Final = 2.0
-"""By how much the seconds of a site count more for each time that it was still at work at the deadline."""
+"""By how much the seconds of a site count more, at least, for each time that it was still at work at the deadline."""
 _MOST_LATE: Final = 10
 """More doublings make no difference."""
+_STOPPED: Final = 4.0
+"""A site that was forecast to be done in a smaller part of the deadline, and was not, is not taken for a slow one."""
+_LONGEST_REST: Final = 8
+"""Rounds."""
 LESS_MEMORY: Final = 0.9
 """After a plan ran out of memory, the forecast of the next may be this share of that plan's."""
-_NOTICEABLE: Final = 1.15
+ACCURACY: Final = 1.15
 """Forecasts are required to be within 15 % of the measurement."""
 _NOTICEABLE_SHARE: Final = 0.1
 """Of the passes: the batches are drawn at random, so that the share that finds its activations in the cache is only known about so well."""
@@ -84,17 +96,23 @@ class Correction(Wire):
     memory: Factor = 1.0
     memory_limit: Annotated[int, Field(ge=0)] | None = None
     """Bytes that the forecast of training may reach at most, because a plan of a larger one ran out of memory."""
+    peak: Annotated[int, Field(ge=0)] | None = None
+    """Bytes that a training needed though fewer were forecast: the site has them, so plans may need as many. None: there was none."""
     micro_batch: Annotated[int, Field(ge=1)] | None = None
     """Samples of a pass that plans may have as well as those of the run: the next larger ran out of memory, these did not or come next."""
     cache_problem: str = ""
     """Why the site's cache did not work in a round, and what to do: its plans do not count on it for the rest of the run."""
     late: Annotated[int, Field(ge=0)] = 0
-    """How many times the site was still at work at the deadline since its last update: for each, its seconds count twice (`doubled`)."""
+    """How many times the site was still at work at the deadline since its last update."""
+    slower: Annotated[float, Field(ge=1)] | None = None
+    """How many times its seconds count for that (`doubled`). None: an earlier version of the operator counted them twice for each time."""
+    rests: Annotated[int, Field(ge=0)] = 0
+    """Rounds from the next one on that it sits out for that."""
 
     @property
     def lateness(self) -> float:
         """How many times the site's seconds count for its missed deadlines."""
-        return _LATE ** min(self.late, _MOST_LATE)
+        return _LATE ** min(self.late, _MOST_LATE) if self.slower is None else self.slower
 
 
 class KeptActivations(Wire):
@@ -147,6 +165,9 @@ def corrected(  # noqa: PLR0913 -- what a correction depends on
     *,
     fastest: float = 0.0,
     memory_limit: int | None = None,
+    training_bytes: float | None = None,
+    longest: float = inf,
+    deadline: float = 0.0,
 ) -> Correction:
     """The correction after a round: that of the round's plan, times what the round showed.
 
@@ -157,33 +178,45 @@ def corrected(  # noqa: PLR0913 -- what a correction depends on
         resources: what the plan was made for; None: an earlier version of the operator made it.
         fastest: the least factor of transfers that the site's claim allows.
         memory_limit: bytes that the next forecast may reach if the plan ran out of memory; None: not known but by the plan's own forecast.
+        training_bytes: what the plan's training was forecast to need, without loading the base; None: as many as the plan as a whole.
+        longest: seconds that the forecast of a round may use.
+        deadline: seconds that the site had; 0: not known.
     """
     if measured is None:
         return before
     known = _with_failures(before, plan, measured, memory_limit)
     if measured.steps == 0:
-        return known.model_copy(update={"late": known.late + 1}) if measured.is_late else known
+        return _after_a_miss(known, plan, deadline) if measured.is_late else known
     plan = _as_if_in_time(plan, before.lateness)
-    memory = before.memory if measured.out_of_memory else _times(before.memory, measured.peak_memory_bytes, plan.forecast.memory_bytes)
-    return Correction(
+    needed = _needed_bytes(measured, resources)
+    memory = before.memory if measured.out_of_memory else _memory(before.memory, needed, plan.forecast.memory_bytes, training_bytes)
+    now = Correction(
         step_seconds=_step_seconds(before, plan, measured),
         other_seconds=_other_seconds(before, plan, measured, resources),
         transfers=max(fastest, _transfers(before.transfers, measured, resources)),
         memory=memory,
         # What ran out of memory is to stay above the limit, when its forecast is corrected as all others are.
-        memory_limit=None if known.memory_limit is None else int(known.memory_limit * memory / before.memory),
+        memory_limit=_scaled(known.memory_limit, memory / before.memory),
+        peak=needed if memory > before.memory else known.peak,
         micro_batch=known.micro_batch,
         cache_problem=known.cache_problem,
     )
+    return _with_time_for_a_step(now, before, plan, resources, longest)
 
 
 def after_a_rest(correction: Correction) -> Correction:
-    """The correction of a site that was left out of a round: it may be back in time, so of its misses of the deadline one less counts."""
-    return correction.model_copy(update={"late": max(0, correction.late - 1)})
+    """The correction of a site that was left out of a round.
+
+    It may be back in time, so the root of what its misses of the deadline count is left. Where no rest but a forecast left it out, the root
+    of what was measured is left as well: the site is tried again, and is not left out for ever for one measurement.
+    """
+    slower = sqrt(correction.lateness) if correction.lateness > 1 else correction.slower
+    rested = correction.model_copy(update={"slower": slower, "rests": max(0, correction.rests - 1)})
+    return rested if correction.rests else _relaxed(rested)
 
 
 def doubled(correction: Correction) -> Correction:
-    """The correction that plans count on: with all seconds twice as long for each time that the site was late."""
+    """The correction that plans count on: with all seconds longer by as much as the site's misses of the deadline count."""
     factor = correction.lateness
     seconds = {"step_seconds": correction.step_seconds, "other_seconds": correction.other_seconds, "transfers": correction.transfers}
     return correction.model_copy(update={name: factor * value for name, value in seconds.items()})
@@ -196,41 +229,66 @@ def carried_over(correction: Correction, before: Resources | None, now: Resource
     limit = correction.memory_limit
     if limit is not None and before.memory_bytes > 0:
         limit = int(limit * now.memory_bytes / before.memory_bytes)
-    return correction.model_copy(update={"memory_limit": limit, "transfers": correction.transfers if now.has_bandwidth_of(before) else 1.0})
-
-
-def findings(
-    before: Correction, now: Correction, resources: Resources | None = None, *, ran_out_of_memory: bool = False
-) -> tuple[str, ...]:
-    """What the last round showed of a site, as parts of a sentence; none if its forecasts held."""
-    found = []
-    if ran_out_of_memory and now.memory_limit is not None:
-        found.append(f"the last plan ran out of memory, so that the forecast of training must stay below {bytes_text(now.memory_limit)}")
-    if now.cache_problem != before.cache_problem:
-        found.append(f"its cache did not work, so that the rest of the run is planned without one: {now.cache_problem}")
-    if now.late > before.late:
-        times = f"{now.lateness:g} times, for {now.late} times in a row" if now.late > 1 else "twice"
-        return (*found, f"it was still at work at the deadline, so that all its seconds count {times}")
-    if now.late < before.late:
-        found.append("it was done in time again")
-    ratio = now.step_seconds / before.step_seconds
-    if _is_noticeable(ratio):
-        found.append(f"a step took {ratio:.2g} times as long as predicted")
-    ratio = now.transfers / before.transfers
-    if _is_noticeable(ratio) and resources is not None:
-        figure = rate_text(resources.up / now.transfers)
-        found.append(f"transfers took {ratio:.2g} times as long as predicted, so that uploads are planned with {figure}")
-    return tuple(found)
-
-
-def changes(before: Resources, now: Resources) -> tuple[str, ...]:
-    """What has changed of a site's resources since the last plan, as parts of a sentence."""
-    figures = (
-        ("memory", bytes_text(before.memory_bytes), bytes_text(now.memory_bytes)),
-        ("upload bandwidth", rate_text(before.up), rate_text(now.up)),
-        ("download bandwidth", rate_text(before.down), rate_text(now.down)),
+    peak = None if now.memory_bytes < before.memory_bytes else correction.peak
+    return correction.model_copy(
+        update={"memory_limit": limit, "peak": peak, "transfers": correction.transfers if now.has_bandwidth_of(before) else 1.0}
     )
-    return tuple(f"its {name} is now {new} instead of {old}" for name, old, new in figures if new != old)
+
+
+def _needed_bytes(measured: Measurement, resources: Resources | None) -> int:
+    """The peak of a training that was done; the pages that a process shares with others count in it, and do not against a limit."""
+    most = resources.memory_bytes if resources else 0
+    return min(measured.peak_memory_bytes, most) if most else measured.peak_memory_bytes
+
+
+def _memory(factor: float, needed: int, forecast: int, training: float | None) -> float:
+    """The factor that would have made the forecast of training right.
+
+    Where loading the base is forecast to need more than training, a peak that is no larger than that says nothing of training.
+    """
+    predicted = forecast if training is None else training
+    return factor if predicted < forecast and predicted <= needed <= ACCURACY * forecast else _times(factor, needed, predicted)
+
+
+def _scaled(limit: int | None, factor: float) -> int | None:
+    """A limit of forecasts that are corrected by so much more; rounded up, so that what just fits still does."""
+    return None if limit is None else ceil(limit * factor)
+
+
+def _with_time_for_a_step(now: Correction, before: Correction, plan: Plan, resources: Resources | None, longest: float) -> Correction:
+    """The correction as far as the plan with a single step fits into a round: this one was done in time, however long it took."""
+    sent = 0.0 if resources is None else _link_seconds(resources, plan.forecast.upload_bytes, plan.forecast.download_bytes)
+    others = (plan.forecast.seconds - plan.forecast.step_seconds - before.transfers * sent) / before.other_seconds
+    step = plan.forecast.step_seconds / plan.steps / before.step_seconds
+
+    def seconds(one: Correction) -> float:
+        return one.transfers * sent + one.other_seconds * others + one.step_seconds * step
+
+    if seconds(now) <= longest or seconds(before) >= longest:  # in mode Manual, plans may be longer
+        return now
+    share, factors = (longest - seconds(before)) / (seconds(now) - seconds(before)), ("step_seconds", "other_seconds", "transfers")
+    return now.model_copy(update={name: share * getattr(now, name) + (1 - share) * getattr(before, name) for name in factors})
+
+
+def _after_a_miss(known: Correction, plan: Plan, deadline: float) -> Correction:
+    """The correction of a site that was still at work at the deadline: it takes at least as many times as long as was forecast."""
+    ratio, late = deadline / plan.forecast.seconds if plan.forecast.seconds else 0.0, known.late + 1
+    rested = late - 1 if ratio > _STOPPED else late - 2
+    return known.model_copy(
+        update={
+            "late": late,
+            "slower": min(known.lateness * max(_LATE, ratio), _LATE**_MOST_LATE),
+            "rests": min(2**rested, _LONGEST_REST) if rested >= 0 else 0,
+        }
+    )
+
+
+def _relaxed(correction: Correction) -> Correction:
+    """The correction with the root of what lengthens or raises forecasts."""
+    names = ("step_seconds", "other_seconds", "transfers", "memory")
+    less = {name: sqrt(getattr(correction, name)) for name in names if getattr(correction, name) > 1}
+    limit = _scaled(correction.memory_limit, less.get("memory", correction.memory) / correction.memory)
+    return correction.model_copy(update={"memory_limit": limit, **less})
 
 
 def _with_failures(before: Correction, plan: Plan, measured: Measurement, memory_limit: int | None) -> Correction:
@@ -278,10 +336,6 @@ def _other_seconds(before: Correction, plan: Plan, measured: Measurement, resour
 def _link_seconds(resources: Resources, upload: int, download: int) -> float:
     """Seconds of so many bytes in each direction, uncorrected."""
     return _BITS_PER_BYTE * (upload / resources.up + download / resources.down)
-
-
-def _is_noticeable(ratio: float) -> bool:
-    return ratio > _NOTICEABLE or ratio < 1 / _NOTICEABLE
 
 
 def _step_seconds(before: Correction, plan: Plan, measured: Measurement) -> float:
