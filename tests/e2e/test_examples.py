@@ -98,7 +98,7 @@ def test_a_base_of_a_billion_parameters_goes_through_a_cluster(operator: Operato
 
     assert run["status"]["history"][0]["updates"] == "2/2"
     assert merged == size
-    assert len(adapter["target_modules"]) == 4
+    assert {name.rpartition(".")[2] for name in adapter["target_modules"]} == {"q_proj", "k_proj", "v_proj", "o_proj"}
 
 
 def make_large_base(models: Path) -> int:
