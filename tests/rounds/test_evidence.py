@@ -566,15 +566,14 @@ def stored_plans(world: World, rounds: int) -> list[RoundPlan]:
 
 
 def test_running_out_of_memory_is_remembered_though_the_last_attempt_misses_the_deadline(tmp_path: Path) -> None:
-    rounds = {"count": 3, "deadline": "10m", "attempts": 2}
+    rounds = {"count": 2, "deadline": "10m", "attempts": 2}
     world = World(a_run(rounds=rounds, planning=PLANNING, sites={"quorum": 0.6}), tmp_path)
 
     drive(world, killed=lambda name: name.endswith("train-r1-site-a-a0"), stuck=lambda name: name.endswith("train-r1-site-a-a1"))
-    _, second, third = stored_plans(world, 3)
+    _, second = stored_plans(world, 2)
 
-    assert second.excluded["site-a"].startswith("it missed the deadline by far, so it sits out 1 round")
-    assert third.corrections["site-a"].memory_limit is not None
-    assert third.plans["site-a"].micro_batch <= 2, "at most half of what was killed"
+    assert second.corrections["site-a"].memory_limit is not None
+    assert second.plans["site-a"].micro_batch <= 2, "at most half of what was killed"
 
 
 def test_a_site_that_is_still_at_work_at_every_deadline_sits_out_ever_more_rounds_and_is_tried_again(tmp_path: Path) -> None:
@@ -585,31 +584,29 @@ def test_a_site_that_is_still_at_work_at_every_deadline_sits_out_ever_more_round
     plans = stored_plans(world, 8)
 
     assert world.conditions()["Complete"] == "RoundsCompleted"
-    assert [entry.updates for entry in world.run.resource.status.history] == ["3/3", "2/3", "2/2", "2/3", "2/2", "2/2", "2/3", "2/2"]
+    assert [entry.updates for entry in world.run.resource.status.history] == ["3/3", "2/3", "2/3", "2/2", "2/3", "2/2", "2/2", "2/3"]
     known = [plan.corrections.get("site-a", Correction()) for plan in plans]
-    assert [(one.late, one.rests) for one in known] == [(0, 0), (0, 0), (1, 1), (1, 0), (2, 2), (2, 1), (2, 0), (3, 4)]
-    assert known[2].lateness == pytest.approx(2 / plans[1].plans["site-a"].forecast.seconds)
+    assert [(one.late, one.rests) for one in known] == [(0, 0), (0, 0), (1, 0), (2, 1), (2, 0), (3, 2), (3, 1), (3, 0)]
+    assert known[3].lateness >= 2 / plans[1].plans["site-a"].forecast.seconds
     samples = [plan.plans["site-a"].steps * plan.plans["site-a"].batch_size for plan in plans if "site-a" in plan.plans]
     assert samples[1] > samples[2] > 0, "less to do"
-    why = "it missed the deadline 3 times in a row, so it sits out 4 rounds and is tried again in round 12: "
-    assert plans[7].excluded["site-a"].startswith(why)
+    why = "it missed the deadline 3 times in a row, so it sits out 2 rounds and is tried again in round 8: "
+    assert plans[5].excluded["site-a"].startswith(why)
+    first, *others = replanned(world)
+    assert first.startswith("round 3: site-a: re-planned: it was still at work at the deadline, so that all its seconds count 2 times: ")
     rested = "it was left out of the last round after it had missed the deadline, and is tried again: it takes part"
-    assert replanned(world) == [f"round {round_}: site-a: re-planned: {rested}" for round_ in (4, 7)]
+    assert others == [f"round {round_}: site-a: re-planned: {rested}" for round_ in (5, 8)]
 
 
 @pytest.mark.parametrize("evaluates", [True, False], ids=["training at the deadline", "still evaluating"])
 def test_a_site_that_was_at_work_at_the_deadline_is_late_whatever_it_did(tmp_path: Path, *, evaluates: bool) -> None:
-    world = World(a_run(rounds={"count": 3, "deadline": "10m"}, planning=PLANNING, sites={"quorum": 0.6}), tmp_path)
+    world = World(a_run(rounds={"count": 2, "deadline": "10m"}, planning=PLANNING, sites={"quorum": 0.6}), tmp_path)
 
     drive(world, stuck=lambda name: "train-r1" in name and "site-a" in name, evaluates=evaluates)
-    first, second, third = stored_plans(world, 3)
+    _, second = stored_plans(world, 2)
 
-    assert [entry.updates for entry in world.run.resource.status.history] == ["2/3", "2/2", "3/3"]
-    longer = min(1024.0, 600 / first.plans["site-a"].forecast.seconds)
-    assert second.corrections == {"site-a": Correction(late=1, slower=longer, rests=1)}
-    assert third.corrections == {"site-a": Correction(late=1, slower=longer**0.5)}
-    (event,) = replanned(world)
-    assert event.endswith("it was left out of the last round after it had missed the deadline, and is tried again: it takes part")
+    assert [entry.updates for entry in world.run.resource.status.history] == ["2/3", "3/3"]
+    assert second.corrections == {"site-a": Correction(late=1, slower=2.0)}
 
 
 def test_a_site_that_waited_for_a_node_until_the_deadline_is_not_planned_as_a_slow_one(tmp_path: Path) -> None:

@@ -109,10 +109,9 @@ def rest_reason(correction: Correction, round_: int) -> str:
     """Why a site has no plan in this round that has missed the deadline in vain; empty if it does not rest."""
     if not correction.rests:
         return ""
-    times = f"{correction.late} times in a row" if correction.late > 1 else "by far"
     return (
-        f"it missed the deadline {times}, so it sits out {counted(correction.rests, 'round')} and is tried again in round "
-        f"{round_ + correction.rests}: see whether its node, its queue or its link was down"
+        f"it missed the deadline {correction.late} times in a row, so it sits out {counted(correction.rests, 'round')} and is tried again "
+        f"in round {round_ + correction.rests}: see whether its node, its queue or its link was down"
     )
 
 

@@ -8,9 +8,9 @@ A plan that ran out of memory lowers what the site's next plans may use below th
 twice, but not below what the site trained with after all (`planning.out_of_memory`). Transfers are never forecast to be faster than the
 site's claim: of what is claimed and what rounds show, the smaller counts.
 
-A site that was still at work at the deadline has measured nothing, but that it takes longer than was forecast: all its seconds count as
-many times as the deadline is longer, and at least twice. If that happens again, or the forecast was a small part of the deadline, it may
-have stopped rather than slowed down: it sits out 1, 2, 4 and at most 8 rounds before it is tried again, for which the others wait.
+A site that was still at work at the deadline has measured nothing, but that it takes longer than was forecast: all its seconds count
+twice. If that happens again, they count as many times as the deadline is longer than the forecast, and the site may have stopped rather
+than slowed down: it sits out 1, 2, 4 and at most 8 rounds before it is tried again, for which the others wait.
 """
 
 from math import ceil, inf, sqrt
@@ -30,8 +30,6 @@ _LATE: Final = 2.0
 """By how much the seconds of a site count more, at least, for each time that it was still at work at the deadline."""
 _MOST_LATE: Final = 10
 """More doublings make no difference."""
-_STOPPED: Final = 4.0
-"""A site that was forecast to be done in a smaller part of the deadline, and was not, is not taken for a slow one."""
 _LONGEST_REST: Final = 8
 """Rounds."""
 LESS_MEMORY: Final = 0.9
@@ -271,16 +269,14 @@ def _with_time_for_a_step(now: Correction, before: Correction, plan: Plan, resou
 
 
 def _after_a_miss(known: Correction, plan: Plan, deadline: float) -> Correction:
-    """The correction of a site that was still at work at the deadline: it takes at least as many times as long as was forecast."""
-    ratio, late = deadline / plan.forecast.seconds if plan.forecast.seconds else 0.0, known.late + 1
-    rested = late - 1 if ratio > _STOPPED else late - 2
-    return known.model_copy(
-        update={
-            "late": late,
-            "slower": min(known.lateness * max(_LATE, ratio), _LATE**_MOST_LATE),
-            "rests": min(2**rested, _LONGEST_REST) if rested >= 0 else 0,
-        }
-    )
+    """The correction of a site that was still at work at the deadline: it takes longer than was forecast.
+
+    Once may be its node or its link: it is tried again with half as much to do. If it misses the next deadline as well, it takes at least
+    as many times as long as was forecast, and it rests.
+    """
+    late, ratio = known.late + 1, deadline / plan.forecast.seconds if known.late and plan.forecast.seconds else _LATE
+    slower = min(known.lateness * max(_LATE, ratio), _LATE**_MOST_LATE)
+    return known.model_copy(update={"late": late, "slower": slower, "rests": min(2 ** (late - 2), _LONGEST_REST) if late > 1 else 0})
 
 
 def _relaxed(correction: Correction) -> Correction:
