@@ -178,7 +178,7 @@ def measure(way: str, folder: Path, url: str) -> dict[str, float]:
 
 def ours(folder: Path, url: str) -> Callable[[], float]:
     """The export task's way."""
-    from fedpipe_trainer import device, transfer  # noqa: PLC0415 -- each process imports what it measures
+    from fedpipe_trainer import transfer  # noqa: PLC0415 -- each process imports what it measures
     from fedpipe_trainer.adapters import read_global_adapter  # noqa: PLC0415
     from fedpipe_trainer.adapters.comparison import largest_difference  # noqa: PLC0415
     from fedpipe_trainer.adapters.streaming_merge import plan_merge, write_shard  # noqa: PLC0415
@@ -188,7 +188,6 @@ def ours(folder: Path, url: str) -> Callable[[], float]:
     objective = CausalLM(prompt="{a}", response="{b}")
     file = folder / "global.safetensors"
 
-    @device.tune_malloc_for_loading()
     def work() -> float:
         skeleton = read_skeleton(folder / "base", objective)
         adapter = read_global_adapter(file, skeleton.model, skeleton.head)

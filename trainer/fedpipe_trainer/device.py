@@ -76,7 +76,7 @@ def trim_memory() -> None:
 
 @contextmanager
 def tune_malloc_for_loading() -> Iterator[None]:
-    """Tune malloc while a base is loaded or merged: freed blocks are returned to the kernel at once. Afterwards the heap keeps them again.
+    """Tune malloc while a base is loaded or compared: freed blocks are returned to the kernel at once. Afterwards the heap keeps them.
 
     By default glibc raises M_MMAP_THRESHOLD, the size from which a block gets its own mapping, whenever a large block is
     freed. Then it depends on chance whether the short-lived 32-bit weights accumulate in the heap while a base is loaded

@@ -10,6 +10,7 @@ from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from fedpipe_trainer import device
 from fedpipe_trainer.adapters.streaming_merge import MergePlan, unrounded_value
 from fedpipe_trainer.adapters.wire import AdapterTensors, Factors
 from fedpipe_trainer.contract import FailureReason, Objective, Seq2SeqLM
@@ -50,7 +51,8 @@ def largest_difference(objective: Objective, skeleton: Skeleton, adapter: Adapte
 
     ids = valid_ids(skeleton.tokenizer, skeleton.config.get_text_config().vocab_size)
     values = _Values(base_value, merged_value, {name: DTYPES[one.dtype] for name, one in changed.items()}, adapter.weights)
-    return _compare(skeleton.config, objective, values, ids)
+    with device.tune_malloc_for_loading():  # else the weights that have been used stay in the heap
+        return _compare(skeleton.config, objective, values, ids)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import Final
 
 import torch
 
-from fedpipe_trainer import device
 from fedpipe_trainer.adapters import AdapterTensors, zero_adapter
 from fedpipe_trainer.adapters.comparison import largest_difference
 from fedpipe_trainer.adapters.streaming_merge import MergePlan, merged_value, plan_merge, write_hollow
@@ -78,8 +77,7 @@ def _try_merged(task: DryExportTask, skeleton: Skeleton, runtime: TaskRuntime, *
     adapter = zero_adapter(skeleton.model, skeleton.head, dict.fromkeys(task.ranks, 1))
     if not is_hollow:
         _check_zero_merge(plan, skeleton, adapter)
-    with device.tune_malloc_for_loading():
-        largest_difference(task.objective, skeleton, adapter, plan)  # where the base is hollow, of zeros: that it can be computed
+    largest_difference(task.objective, skeleton, adapter, plan)  # where the base is hollow, of zeros: that it can be computed
     return tuple(_file(folder, name) for name in files_in(folder))
 
 

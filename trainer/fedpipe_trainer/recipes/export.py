@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from fedpipe_trainer import device
 from fedpipe_trainer.adapters import AdapterTensors, read_global_adapter
 from fedpipe_trainer.adapters.comparison import largest_difference
 from fedpipe_trainer.adapters.streaming_merge import plan_merge, write_shard
@@ -33,7 +32,7 @@ def run(task: ExportTask, runtime: TaskRuntime) -> ExportResult:
     merged_artifacts: tuple[Artifact, ...] = ()
     difference = None
     runtime.report(Progress(phase="export"))
-    with runtime.phase("export"), device.tune_malloc_for_loading():
+    with runtime.phase("export"):
         if task.adapter_files:
             folder = _make_folder(runtime, "adapter")
             write_adapter_folder(skeleton, adapter, task, task.provenance, folder)
