@@ -1,9 +1,12 @@
 """Runs on disk for the tests of `fedpipe run`."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from chat_templates import CHATML
 from local_runs import Fleet, a_fleet
+from toys import folders, make_toy
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +20,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Fleet, str]:
 def fleet(tmp_path: Path) -> Fleet:
     """A fleet whose run has not started."""
     return a_fleet(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function that returns the folder of a toy model; of one whose name ends in -chat, with a chat template."""
+
+    def make(name: str, folder: Path) -> None:
+        make_toy(name.removesuffix("-chat"), folder)
+        if name.endswith("-chat"):
+            (folder / "chat_template.jinja").write_text(CHATML)
+
+    return folders(tmp_path_factory.mktemp("models"), make)

@@ -8,10 +8,8 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from chat_templates import CHATML
 from click.testing import Result
 from data_files import FORMATS, as_jsonl, as_table
-from toys import folders, make_toy
 from typer.testing import CliRunner
 
 from fedpipe_operator.cli import app_for
@@ -30,16 +28,6 @@ ALPACA: Final = [{"instruction": f"do number {at}", "input": "", "output": f"don
 
 def ask_here(question: Wire, kind: type[Wire]) -> Wire:
     return kind.model_validate_json(answer(question.to_json(), Settings(cache=Path("cache"))))
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    def make(name: str, folder: Path) -> None:
-        make_toy(name.removesuffix("-chat"), folder)
-        if name.endswith("-chat"):
-            (folder / "chat_template.jinja").write_text(CHATML)
-
-    return folders(tmp_path_factory.mktemp("models"), make)
 
 
 @pytest.fixture(autouse=True)

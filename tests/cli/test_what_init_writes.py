@@ -11,10 +11,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pytest
 import yaml
-from chat_templates import CHATML
 from data_files import FORMATS, as_jsonl
 from pyarrow import ipc, parquet
-from toys import folders, make_toy
 from typer.testing import CliRunner
 
 from fedpipe_operator.cli import app_for, check_data
@@ -73,16 +71,6 @@ CASES: Final[dict[str, tuple[str, Rows]]] = {
     "plain text": ("llama", rows(text=ask)),
 }
 FORMS: Final = ("jsonl", "csv", "saved dataset")
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    def make(name: str, folder: Path) -> None:
-        make_toy(name.removesuffix("-chat"), folder)
-        if name.endswith("-chat"):
-            (folder / "chat_template.jinja").write_text(CHATML)
-
-    return folders(tmp_path_factory.mktemp("models"), make)
 
 
 @pytest.fixture

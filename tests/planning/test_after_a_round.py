@@ -11,7 +11,7 @@ from fedpipe_operator.api import FineTuneSpec
 from fedpipe_operator.planning import History, Plans, plan_round
 from fedpipe_operator.planning.forecast import choice_of, peak_of, training_peak_of
 from fedpipe_operator.planning.request import PlanRequest
-from fedpipe_operator.sites import Correction, Measurement, Resources, SiteProfile, after_a_rest, corrected, doubled, findings
+from fedpipe_operator.sites import Correction, Measurement, Resources, SiteProfile, after_a_rest, corrected, findings, with_lateness
 from fedpipe_trainer.contract import Plan
 
 BASE: Final = MPNET.model_copy(update={"layers": 6, "weights": MPNET.weights[:24], "head": {}})
@@ -32,7 +32,7 @@ def the_spec(**rounds: Any) -> FineTuneSpec:
 
 
 def planned(spec: FineTuneSpec, site: SiteProfile, correction: Correction, round_: int = 2) -> Plans:
-    return plan_round(spec, {"ward": site}, {}, History(round_, corrections={"ward": doubled(correction)})).plans
+    return plan_round(spec, {"ward": site}, {}, History(round_, corrections={"ward": with_lateness(correction)})).plans
 
 
 def after(  # noqa: PLR0913 -- a plan, and what is measured of it as a factor of its forecast

@@ -32,9 +32,9 @@ from fedpipe_operator.sites import (
     basis_of,
     carried_over,
     corrected,
-    doubled,
     findings,
     measurement,
+    with_lateness,
 )
 from fedpipe_operator.store.objects import required_object
 from fedpipe_trainer.contract import (
@@ -629,7 +629,7 @@ def test_an_update_after_a_missed_deadline_is_measured_as_usual() -> None:
     now = corrected(late, PLAN.model_copy(update={"forecast": forecast}), measured(step_seconds=20.0, other_seconds=10.0))
 
     assert late == Correction(late=1, slower=2.0)
-    assert doubled(late) == Correction(step_seconds=2.0, other_seconds=2.0, transfers=2.0, late=1, slower=2.0)
+    assert with_lateness(late) == Correction(step_seconds=2.0, other_seconds=2.0, transfers=2.0, late=1, slower=2.0)
     assert now == Correction()
     assert findings(late, now) == ("it was done in time again",)
 

@@ -13,6 +13,7 @@ from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.cli.cluster_run import Context, Name, Namespace, find_run
 from fedpipe_operator.cli.local_run import exit_on_errors
 from fedpipe_operator.cluster.api import PODS
+from fedpipe_operator.manifests.jobs import TRAINER, WORKER
 
 Body = Mapping[str, Any]
 
@@ -51,7 +52,7 @@ def prefix(pod: Body) -> str:
 
 def container(pod: Body) -> str:
     """The pod's container of FedPipe: a cluster may inject others."""
-    return "worker" if pod["metadata"].get("labels", {}).get(LABEL_TASK) == TaskKind.AGGREGATE else "trainer"
+    return WORKER if pod["metadata"].get("labels", {}).get(LABEL_TASK) == TaskKind.AGGREGATE else TRAINER
 
 
 def shown(log: str) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from fedpipe_operator.admission import clean_message
 from fedpipe_operator.cluster.api import EVENTS, PODS, Api, Plain
 from fedpipe_operator.cluster.objects import KubeJob, unix
+from fedpipe_operator.manifests.jobs import TRAINER, WORKER
 from fedpipe_trainer.contract import FailureReason
 
 Body = Mapping[str, Any]
@@ -24,7 +25,7 @@ _NO_CLAIM: Final = re.compile(r'persistentvolumeclaim "[^"]*" (not found|is bein
 STARTING: Final = "Starting"
 UNSCHEDULABLE: Final = "Unschedulable"
 _QUOTA: Final = "exceeded quota"
-_OUR_CONTAINERS: Final = ("trainer", "worker")
+_OUR_CONTAINERS: Final = (TRAINER, WORKER)
 _OVER: Final = ("Succeeded", "Failed")
 """Phases of a pod that has ended."""
 _OOM: Final = "OOMKilled"

@@ -24,6 +24,9 @@ from fedpipe_trainer.contract import ExitCode
 
 Plain = dict[str, Any]
 
+TRAINER: Final = "trainer"
+WORKER: Final = "worker"
+"""Our containers in the pods of Jobs: a cluster may inject others."""
 DATA_FOLDER: Final = "/data"
 MODEL_FOLDER: Final = "/model"
 CACHE_FOLDER: Final = "/cache"
@@ -55,7 +58,7 @@ def trainer_job(run: Run, job: Job, site: EdgeSite | None, resources: JobResourc
     claims = _claims(run, site)
     cache = [site.spec.cache.persistent_volume_claim.claim_name] if site and site.spec.cache else []
     container = {
-        "name": "trainer",
+        "name": TRAINER,
         "image": settings.trainer_image,
         "args": [task_argument()],
         "env": _environment(site, resources, settings),
@@ -104,7 +107,7 @@ def aggregation_job(run: Run, job: Job, settings: Settings) -> Plain:
     They are in the run's Secret, or, where it names none because the operator's identity opens the store, in that of the task.
     """
     container = {
-        "name": "worker",
+        "name": WORKER,
         "image": settings.operator_image,
         "command": ["python", "-m", "fedpipe_operator.worker"],
         "args": [task_argument()],

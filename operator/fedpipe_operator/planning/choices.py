@@ -139,7 +139,7 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
     bits = sorted(set(request.spec.planning.bits) - set(site.unsupported))
     limit, factor, count = request.memory_budget(site), request.correction(site).memory, len(grid)
     memory = factor * _joined([_memory(request, site, one, without) for one in bits])
-    load = _joined([np.full(count, max(load_peak_bytes(site, one), known_need(site, one))) for one in bits])
+    load = _joined([np.full(count, load_need(site, one)) for one in bits])
     evaluations = [_evaluation_seconds(request, site, one, without.micro_batch) for one in bits]
     fixed, step = [], []
     for one, (evaluation, answers) in zip(bits, evaluations, strict=True):
@@ -251,6 +251,11 @@ def known_need(site: SiteProfile, bits: Bits) -> int:
     Whatever the formula says: so the bits are planned only where the site has got more memory since.
     """
     return site.out_of_memory.get(bits, 0)
+
+
+def load_need(site: SiteProfile, bits: Bits) -> float:
+    """Bytes that loading the base needs, whatever is trained: what was measured, or as many as the profile ran out of."""
+    return max(load_peak_bytes(site, bits), known_need(site, bits))
 
 
 def seconds_per_element(request: PlanRequest, site: SiteProfile) -> float:

@@ -5,8 +5,8 @@ from functools import partial
 
 from fedpipe_operator import conversion
 from fedpipe_operator.formatting import rate_text
-from fedpipe_operator.planning.choices import Choice, found_share_of, known_need, other_seconds_of, seconds_of_steps
-from fedpipe_operator.planning.memory_model import Step, load_peak_bytes, training_peak
+from fedpipe_operator.planning.choices import Choice, found_share_of, load_need, other_seconds_of, seconds_of_steps
+from fedpipe_operator.planning.memory_model import Step, training_peak
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.sizes import update_file_bytes
 from fedpipe_operator.planning.time_model import forward_share, relative_step_seconds, wire_bytes
@@ -35,8 +35,7 @@ def forecast(request: PlanRequest, site: SiteProfile, choice: Choice, *, ranks: 
 
 def peak_of(request: PlanRequest, site: SiteProfile, choice: Choice, ranks: Mapping[str, int]) -> float:
     """Peak bytes of this choice with these ranks: of training, corrected by what earlier rounds showed, or of loading the base."""
-    load = max(load_peak_bytes(site, choice.bits), known_need(site, choice.bits))
-    return max(training_peak_of(request, site, choice, ranks), load)
+    return max(training_peak_of(request, site, choice, ranks), load_need(site, choice.bits))
 
 
 def training_peak_of(request: PlanRequest, site: SiteProfile, choice: Choice, ranks: Mapping[str, int]) -> float:

@@ -83,15 +83,15 @@ class PlanRequest:
 
     def memory_budget(self, site: SiteProfile) -> float:
         """Bytes that the forecast of training may reach at this site: as many as a training has just needed, whatever share that is."""
-        correction, budget = self.correction(site), self.load_budget(site)
-        if correction.peak is not None:
-            budget = max(budget, correction.peak * _ROUNDING)
-        return budget if correction.memory_limit is None else min(budget, float(correction.memory_limit))
+        return self._limited(site, max(self.load_budget(site), (self.correction(site).peak or 0) * _ROUNDING))
 
     def claimed_budget(self, site: SiteProfile) -> float:
         """The part of `memory_budget` that grows with the site's memory: without what a training has just needed."""
+        return self._limited(site, self.load_budget(site))
+
+    def _limited(self, site: SiteProfile, budget: float) -> float:
+        """The budget of training as far as what ran out of memory allows it."""
         limit = self.correction(site).memory_limit
-        budget = self.load_budget(site)
         return budget if limit is None else min(budget, float(limit))
 
     def load_budget(self, site: SiteProfile) -> float:

@@ -24,8 +24,8 @@ from fedpipe_operator.sites import (
     carried_over,
     changes,
     corrected,
-    doubled,
     findings,
+    with_lateness,
 )
 from fedpipe_trainer.contract import Plan
 
@@ -74,7 +74,7 @@ def evidence_for(
         round=round_,
         learned=observed.learned,
         ranks=_mean_ranks(plan),
-        corrections={site: doubled(one) for site, one in corrections.items() if one != _NONE},
+        corrections={site: with_lateness(one) for site, one in corrections.items() if one != _NONE},
         is_stalled=stalled,
         adapter_bytes=adapter_bytes,
         kept={site: kept for site, kept in _kept(plan, measured).items() if site not in moved},

@@ -11,8 +11,8 @@ from fedpipe_operator.sites.corrections import (
     after_a_rest,
     carried_over,
     corrected,
-    doubled,
     measurement,
+    with_lateness,
 )
 from fedpipe_operator.sites.findings import changes, findings
 from fedpipe_operator.sites.profile import (
@@ -39,11 +39,11 @@ __all__ = [
     "claimed_capacity",
     "corrected",
     "discovered_capacity",
-    "doubled",
     "find_pool_problem",
     "findings",
     "granularity",
     "measurement",
     "site_granularity",
     "site_profile",
+    "with_lateness",
 ]

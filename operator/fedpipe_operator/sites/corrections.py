@@ -103,7 +103,7 @@ class Correction(Wire):
     late: Annotated[int, Field(ge=0)] = 0
     """How many times the site was still at work at the deadline since its last update."""
     slower: Annotated[float, Field(ge=1)] | None = None
-    """How many times its seconds count for that (`doubled`). None: an earlier version of the operator counted them twice for each time."""
+    """How many times its seconds count for that (`with_lateness`). None: an earlier version counted them twice for each time."""
     rests: Annotated[int, Field(ge=0)] = 0
     """Rounds from the next one on that it sits out for that."""
 
@@ -213,7 +213,7 @@ def after_a_rest(correction: Correction) -> Correction:
     return rested if correction.rests else _relaxed(rested)
 
 
-def doubled(correction: Correction) -> Correction:
+def with_lateness(correction: Correction) -> Correction:
     """The correction that plans count on: with all seconds longer by as much as the site's misses of the deadline count."""
     factor = correction.lateness
     seconds = {"step_seconds": correction.step_seconds, "other_seconds": correction.other_seconds, "transfers": correction.transfers}

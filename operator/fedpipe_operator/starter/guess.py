@@ -11,7 +11,7 @@ from typing import Final
 from fedpipe_operator.starter.context import CannotTellError, Context, Guess, text_names
 from fedpipe_operator.starter.heads import flags_of, head, named_head, problem_to_predict
 from fedpipe_operator.starter.judged import refuse_compared, refuse_graded
-from fedpipe_operator.starter.roles import SENTENCES, Wanted, common_columns, described, is_text, problem_of, shown, texts_of
+from fedpipe_operator.starter.roles import SENTENCES, Wanted, common_columns, described, is_text, problem_of, shown, texts_of, words_of
 from fedpipe_trainer.contract import FORMAT_COLUMNS
 from fedpipe_trainer.contract.inspection import ColumnFacts, DataFacts, ModelFacts
 
@@ -27,7 +27,6 @@ _INPUTS_AND_OUTPUTS: Final = (
 _ASKING: Final = frozenset({"user", "customer", "client", "human", "patient", "caller", "visitor", "question", "prompt", "query"})
 _ANSWERING: Final = frozenset({"assistant", "agent", "bot", "gpt", "support", "staff", "answer", "reply", "response"})
 """Words in the headers of exported chats: `Customer Message`, `agentReply`."""
-_WORD: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 _IN_TEMPLATES: Final = re.compile(r"[^{}\[\]:!.]+(\.[^{}\[\]:!.]+)*")
 """Names of columns that a template takes."""
 _WRITERS: Final = ("role", "from", "speaker", "sender", "author")
@@ -220,14 +219,10 @@ def _input_and_output(context: Context) -> tuple[str, str] | None:
     for source, target in _INPUTS_AND_OUTPUTS:
         if source in by_name and target in by_name:
             return by_name[source], by_name[target]
-    sentences = {name: _words(name) for name in texts if context.columns[name].share_of_sentences >= SENTENCES}
+    sentences = {name: words_of(name) for name in texts if context.columns[name].share_of_sentences >= SENTENCES}
     asking = [name for name, words in sentences.items() if words & _ASKING and not words & _ANSWERING]
     answering = [name for name, words in sentences.items() if words & _ANSWERING and not words & _ASKING]
     return (asking[0], answering[0]) if len(asking) == len(answering) == 1 else None
-
-
-def _words(name: str) -> set[str]:
-    return {word.lower() for word in _WORD.findall(name)}
 
 
 def _template(context: Context) -> Guess | None:

@@ -7,7 +7,7 @@ import re
 from typing import Final
 
 from fedpipe_operator.starter.context import CannotTellError, Context, Guess
-from fedpipe_operator.starter.roles import is_text, shown
+from fedpipe_operator.starter.roles import is_text, shown, words_of
 from fedpipe_trainer.contract.inspection import ColumnFacts
 
 _PROMPTS_AND_ANSWERS: Final = (("prompt", "completion"), ("prompt", "response"), ("instruction", "output"), ("instruction", "response"))
@@ -20,7 +20,6 @@ _VERDICTS: Final = frozenset({"winner", "preferred", "preference", "better", "ch
 _ANSWERS: Final = frozenset({"response", "answer", "output", "completion", "reply", "conversation", "generation", "model", "assistant"})
 _SIDE: Final = re.compile(r"(?P<stem>.*?)[_ -]?(?P<side>[abAB]|[012])")
 _MOST_VERDICTS: Final = 6
-_WORD: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 
 
 def refuse_graded(context: Context) -> Guess | None:
@@ -49,7 +48,7 @@ def refuse_compared(context: Context) -> Guess | None:
     sides: dict[str, list[str]] = {}
     for name, column in context.columns.items():
         match = _SIDE.fullmatch(name)
-        if match and _words(match["stem"]) & _ANSWERS and (is_text(column) or column.shape in {"messages", "turns"}):
+        if match and words_of(match["stem"]) & _ANSWERS and (is_text(column) or column.shape in {"messages", "turns"}):
             sides.setdefault(match["stem"], []).append(name)
     verdict = next((column.name for column in context.columns.values() if _is_verdict(column)), None)
     two = next((names for names in sides.values() if len(names) == 2), None)  # noqa: PLR2004 - two answers
@@ -62,14 +61,10 @@ def refuse_compared(context: Context) -> Guess | None:
     raise CannotTellError(f"{found}: {advice}; to predict it from a text, give --label {shown(verdict)} and --text")
 
 
-def _words(name: str) -> set[str]:
-    return {word.lower() for word in _WORD.findall(name)}
-
-
 def _is_grade(column: ColumnFacts) -> bool:
     values = {label.casefold() for label in column.labels}
-    return bool(_words(column.name) & _GRADES) and any(values and values <= one for one in _YES_OR_NO)
+    return bool(words_of(column.name) & _GRADES) and any(values and values <= one for one in _YES_OR_NO)
 
 
 def _is_verdict(column: ColumnFacts) -> bool:
-    return bool(_words(column.name) & _VERDICTS) and 0 < column.distinct <= _MOST_VERDICTS and bool(column.labels)
+    return bool(words_of(column.name) & _VERDICTS) and 0 < column.distinct <= _MOST_VERDICTS and bool(column.labels)

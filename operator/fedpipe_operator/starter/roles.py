@@ -33,6 +33,7 @@ _NO_TEXT: Final = re.compile(
     r"^(|id|idx|index|guid|uuid|key|url|uri|date|time|timestamp|file|filename|path|split|source|.*[_ .-]id|id[_ .-].*)$"
 )
 """Names of columns whose texts nobody trains on, and which are labels only where nothing else is."""
+_WORD: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 _MOST_LABELS: Final = 100
 """As `policy.maxLabels`, by default."""
 _MOST_NUMBERS: Final = 20
@@ -130,6 +131,11 @@ def label_rank(column: ColumnFacts) -> int:
     """How usual the name is for a label: 0 is the most usual; `len(LABEL_NAMES)`: it is not; one more: it is that of an id or the like."""
     name = column.name.lower().rpartition(".")[2]
     return LABEL_NAMES.index(name) if name in LABEL_NAMES else len(LABEL_NAMES) + bool(_NO_TEXT.match(name))
+
+
+def words_of(name: str) -> set[str]:
+    """The words in a column's name, in lower case: of `agentReply` agent and reply."""
+    return {word.lower() for word in _WORD.findall(name)}
 
 
 def shown(name: str) -> str:
