@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from site_profiles import LLAMA_7B, MPNET, SMOLLM2, a_site, a_spec, point
 
-from fedpipe_operator.planning import RunOptions, Step, predict_peak
+from fedpipe_operator.planning import RunOptions, Step, training_peak
 from fedpipe_operator.planning.calibration import Calibration, calibrate
 from fedpipe_operator.planning.memory_model import TrainingMemory, base_bytes, calibration_of
 from fedpipe_operator.planning.request import PlanRequest
@@ -38,8 +38,6 @@ def profiled(model: str, bits: Bits, rows: list[dict[str, int]]) -> SiteProfile:
         base=MODELS[model],
         labels=tuple(map(str, range(20))) if MODELS[model].head else (),
         runtime_bytes=rows[0]["runtime_mb"] * 10**6,
-        # The table has peaks of training only, so the forecast must not include the peak of loading.
-        load_peak_bytes={bits: 0},
         points=tuple(point(bits=bits, batch=row["batch"], length=row["length"], peak=row["peak_mb"] * 1e6) for row in points),
     )
 
@@ -51,7 +49,7 @@ def test_forecasts_are_within_15_percent_of_the_measurement(model: str, bits: Bi
     site = profiled(model, bits, rows)
     ranks = uniform_ranks(site.base.weights, 8)
 
-    ratios = [predict_peak(site, bits=bits, step=Step(row["batch"], row["length"]), ranks=ranks) / row["peak_mb"] / 1e6 for row in rows]
+    ratios = [training_peak(site, bits=bits, step=Step(row["batch"], row["length"]), ranks=ranks) / row["peak_mb"] / 1e6 for row in rows]
 
     assert len(ratios) == 7
     assert all(0.85 <= ratio <= 1.15 for ratio in ratios), ratios
@@ -70,19 +68,19 @@ def test_on_a_gpu_forecasts_are_within_15_percent_of_the_measurement(model: str,
         for (batch, length), measured in peaks.items()
         if length == min(peaks)[1] or (batch, length) == max(peaks)
     )
-    site = a_site(device="NVIDIA H100", base=ON_GPU[model], runtime_bytes=0, load_peak_bytes={bits: 0}, points=points)
+    site = a_site(device="NVIDIA H100", base=ON_GPU[model], runtime_bytes=0, points=points)
     ranks = uniform_ranks(site.base.weights, 8)
 
-    forecasts = {(batch, length): predict_peak(site, bits=bits, step=Step(batch, length), ranks=ranks) for batch, length in peaks}
+    forecasts = {(batch, length): training_peak(site, bits=bits, step=Step(batch, length), ranks=ranks) for batch, length in peaks}
 
     assert len(points) < len(peaks) >= 4
     assert all(0.85 <= forecasts[step] / peaks[step] <= 1.15 for step in peaks), forecasts
 
 
-def peak(site: SiteProfile, *, rank: int = 8, bits: Bits = 16, options: RunOptions | None = None, **changes: Any) -> int:
+def peak(site: SiteProfile, *, rank: int = 8, bits: Bits = 16, options: RunOptions | None = None, **changes: Any) -> float:
     """The peak of a step of 4 × 128 tokens, or with the changes to it."""
     step = replace(Step(4, 128), **changes)
-    return predict_peak(site, bits=bits, step=step, ranks=uniform_ranks(site.base.weights, rank), options=options or RunOptions())
+    return training_peak(site, bits=bits, step=step, ranks=uniform_ranks(site.base.weights, rank), options=options or RunOptions())
 
 
 def test_on_a_gpu_more_bits_need_more_memory() -> None:
@@ -111,10 +109,6 @@ def test_measured_bytes_of_the_base_replace_the_formula() -> None:
     assert base_bytes(a_site(base_bytes={4: 123}), 4) == 123
 
 
-def test_a_peak_while_loading_is_the_peak_when_training_needs_less() -> None:
-    assert peak(a_site(load_peak_bytes={16: 10**11})) == 10**11
-
-
 def test_each_parameter_of_an_adapter_costs_16_bytes() -> None:
     site = a_site()
     parameters = sum(weight.d_in + weight.d_out for weight in site.base.weights)
@@ -138,7 +132,7 @@ def test_a_trained_head_has_the_runs_labels() -> None:
 
 
 def test_checkpointing_saves_activations_but_keeps_the_logits() -> None:
-    site = a_site(load_peak_bytes={16: 0})
+    site = a_site()
     saved = peak(site, batch=8) - peak(site, batch=8, checkpointing=True)
     logits = 8 * 128 * 20 * SMOLLM2.vocabulary_size
 
@@ -146,7 +140,7 @@ def test_checkpointing_saves_activations_but_keeps_the_logits() -> None:
 
 
 def test_layers_below_the_lowest_trained_one_keep_no_activations() -> None:
-    site = a_site(load_peak_bytes={16: 0})
+    site = a_site()
     layers = SMOLLM2.layers
     peaks = [peak(site, batch=8, lowest_layer=lowest) for lowest in range(layers + 1)]
     a_layer = peaks[0] - peaks[1]
@@ -156,16 +150,16 @@ def test_layers_below_the_lowest_trained_one_keep_no_activations() -> None:
 
 
 def test_checkpointing_saves_less_the_fewer_layers_are_trained() -> None:
-    site = a_site(load_peak_bytes={16: 0})
+    site = a_site()
     saved = [peak(site, lowest_layer=lowest) - peak(site, lowest_layer=lowest, checkpointing=True) for lowest in (0, 15, 29)]
 
     assert saved[0] > saved[1] > 0 >= saved[2]
 
 
 def test_a_peak_of_the_upper_layers_calibrates_the_activations_of_the_upper_layers() -> None:
-    site = a_site(load_peak_bytes={16: 0})
+    site = a_site()
     ranks = {weight.name: 8 for weight in SMOLLM2.weights if weight.layer >= 15}
-    formula = predict_peak(site, bits=16, step=Step(8, 128, lowest_layer=15), ranks=ranks)
+    formula = training_peak(site, bits=16, step=Step(8, 128, lowest_layer=15), ranks=ranks)
 
     shallow = point(bits=16, batch=8, peak=formula).model_copy(update={"lowest_layer": 15})
 
@@ -184,7 +178,7 @@ def test_the_memory_of_many_steps_is_that_of_each() -> None:
 
 
 def test_attention_that_keeps_its_scores_grows_with_the_square_of_the_length() -> None:
-    eager = a_site(base=MPNET, load_peak_bytes={16: 0})
+    eager = a_site(base=MPNET)
     fused = replace(eager, base=MPNET.model_copy(update={"materialised_attention": False}))
 
     scores = [peak(eager, length=length) - peak(fused, length=length) for length in (128, 256)]
@@ -204,7 +198,7 @@ def test_points_of_another_bit_width_are_not_used_for_calibration() -> None:
 
 
 def test_peaks_that_shrink_with_the_batch_do_not_make_the_forecast_shrink() -> None:
-    site = a_site(load_peak_bytes={16: 0}, points=(point(bits=16, batch=1, peak=4e9), point(bits=16, batch=8, peak=2e9)))
+    site = a_site(points=(point(bits=16, batch=1, peak=4e9), point(bits=16, batch=8, peak=2e9)))
 
     assert peak(site, batch=8) > peak(site, batch=1)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from site_profiles import GIB, MPNET, SMOLLM2, a_site, a_spec, point
 
 from fedpipe_operator.api import FineTuneSpec, PlanningMode, parse_duration
-from fedpipe_operator.planning import Plans, Step, plan_round, predict_peak
+from fedpipe_operator.planning import Plans, Step, plan_round, training_peak
 from fedpipe_operator.planning.passes import largest_step
 from fedpipe_operator.planning.sizes import uniform_ranks
 from fedpipe_operator.sites import SiteProfile
@@ -120,8 +120,8 @@ def test_a_site_with_equal_figures_gets_an_equal_plan(spec: FineTuneSpec, site: 
 @settings(GENERATED, max_examples=50)
 @given(sites, st.sampled_from(BITS), st.integers(1, 16), st.integers(8, 512), st.integers(0, 32))
 def test_more_tokens_and_higher_ranks_never_need_less_memory(site: SiteProfile, bits: Bits, batch: int, length: int, rank: int) -> None:
-    def peak(batch: int, length: int, rank: int) -> int:
-        return predict_peak(site, bits=bits, step=Step(batch, length), ranks=uniform_ranks(site.base.weights, rank))
+    def peak(batch: int, length: int, rank: int) -> float:
+        return training_peak(site, bits=bits, step=Step(batch, length), ranks=uniform_ranks(site.base.weights, rank))
 
     usual = peak(batch, length, rank)
 
@@ -134,6 +134,6 @@ def test_more_tokens_and_higher_ranks_never_need_less_memory(site: SiteProfile, 
 @given(st.sampled_from((SMOLLM2, MPNET)), st.integers(1, 16), st.integers(8, 512), st.integers(0, 32))
 def test_on_a_gpu_without_measured_peaks_more_bits_never_need_less(base: BaseModelFacts, batch: int, length: int, rank: int) -> None:
     site = a_site(device="NVIDIA A10", base=base, labels=("a", "b"))
-    peaks = [predict_peak(site, bits=bits, step=Step(batch, length), ranks=uniform_ranks(base.weights, rank)) for bits in BITS]
+    peaks = [training_peak(site, bits=bits, step=Step(batch, length), ranks=uniform_ranks(base.weights, rank)) for bits in BITS]
 
     assert peaks == sorted(peaks)

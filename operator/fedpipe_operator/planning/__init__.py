@@ -15,7 +15,7 @@ from fedpipe_operator.planning.hyperparameters import (
     rate_of,
 )
 from fedpipe_operator.planning.label_notes import label_notes
-from fedpipe_operator.planning.memory_model import RunOptions, Step, predict_peak
+from fedpipe_operator.planning.memory_model import RunOptions, Step, training_peak
 from fedpipe_operator.planning.modes import Plans
 from fedpipe_operator.planning.out_of_memory import limit_after
 from fedpipe_operator.planning.planner import MODES, FleetPlans, History, plan_round
@@ -57,10 +57,10 @@ __all__ = [
     "plan_round",
     "plan_rows",
     "plan_status",
-    "predict_peak",
     "range_test",
     "rank_lines",
     "rate_of",
     "sites_without_label",
     "too_few_labels",
+    "training_peak",
 ]

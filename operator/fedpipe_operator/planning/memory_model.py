@@ -81,8 +81,8 @@ class Step:
     """Whether the backward pass recomputes the activations."""
 
 
-def predict_peak(profile: SiteProfile, *, bits: Bits, step: Step, ranks: Mapping[str, int], options: RunOptions = RunOptions()) -> int:
-    """Peak bytes of the trainer's process (CPU) or of its device (GPU): the larger of loading's and training's.
+def training_peak(profile: SiteProfile, *, bits: Bits, step: Step, ranks: Mapping[str, int], options: RunOptions = RunOptions()) -> float:
+    """Peak bytes of the trainer's process (CPU) or of its device (GPU) while it trains; loading the base has a peak of its own.
 
     Args:
         profile: the site and its measurements.
@@ -91,11 +91,6 @@ def predict_peak(profile: SiteProfile, *, bits: Bits, step: Step, ranks: Mapping
         ranks: by weight; a weight without an entry has no adapter.
         options: what the run adds.
     """
-    return int(max(load_peak_bytes(profile, bits), training_peak(profile, bits=bits, step=step, ranks=ranks, options=options)))
-
-
-def training_peak(profile: SiteProfile, *, bits: Bits, step: Step, ranks: Mapping[str, int], options: RunOptions = RunOptions()) -> float:
-    """Peak bytes of training without that of loading; the arguments are those of `predict_peak`."""
     adapters = adapter_parameters(profile.base.weights, ranks)
     residual = residual_parameters(profile.base.weights, ranks, options.global_rank)
     peak = float(TrainingMemory.at(profile, bits, options).without_adapters(step))

@@ -7,14 +7,13 @@ from fedpipe_operator.sites.capacity import Node, PoolProblem, claimed_capacity,
 from fedpipe_operator.sites.corrections import (
     Correction,
     KeptActivations,
-    Measurement,
     after_a_rest,
     carried_over,
     corrected,
-    measurement,
     with_lateness,
 )
 from fedpipe_operator.sites.findings import changes, findings
+from fedpipe_operator.sites.measurements import Measurement, measurement
 from fedpipe_operator.sites.profile import (
     Resources,
     SiteProfile,

@@ -187,44 +187,55 @@ class _InputOfAllSamplesError(Exception):
 def _each_computes_its_part(model: nn.Module, values: _Values, models: range, samples: int) -> Iterator[None]:
     """Within this context, a module that the merge changes computes each part of its batch as another of these models does.
 
-    The first of all models adds B·A·x to the output of the base: what an adapter does, and no merge. The others have merged weights,
-    whose product with their part of the input replaces the base's.
-
     Raises:
         _InputOfAllSamplesError: there are several models, and a module's input has no parts for them.
     """
-
-    def hook(path: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-        def compute(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-            if len(models) > 1 and len(inputs[0]) != samples:
-                raise _InputOfAllSamplesError
-            merged = _changed(path, module, values) if models != range(1) else {}
-            found = []
-            for number, x, y in zip(models, inputs[0].chunk(len(models)), output.chunk(len(models)), strict=True):
-                match number:
-                    case 0:
-                        factors = values.factors.get(path)
-                        found.append(y if factors is None else y + (x @ factors.a.T) @ factors.b.T)
-                    case 1:
-                        rounded = {name: value.to(values.stored_as[f"{path}.{name}"]).float() for name, value in merged.items()}
-                        found.append(_forward(module, rounded, x))
-                    case _:
-                        found.append(_forward(module, merged, x))
-            return torch.cat(found)
-
-        return compute
-
     changed = {name.rpartition(".")[0] for name in values.stored_as}
-    hooks = [model.get_submodule(path).register_forward_hook(hook(path)) for path in sorted(changed)]
+    hooks = [model.get_submodule(path).register_forward_hook(_Parts(path, values, models, samples)) for path in sorted(changed)]
     try:
         yield
     finally:
-        for one in hooks:
-            one.remove()
+        for hook in hooks:
+            hook.remove()
 
 
-def _changed(path: str, module: nn.Module, values: _Values) -> dict[str, Tensor]:
-    return {name: values.merged(f"{path}.{name}") for name in module._parameters if f"{path}.{name}" in values.stored_as}  # noqa: SLF001 - as above
+@dataclass(frozen=True)
+class _Parts:
+    """What a module that the merge changes computes instead, as a hook of it: of each part of its batch what one of the models does.
+
+    The first of all models adds B·A·x to the output of the base: what an adapter does, and no merge. The others have merged weights,
+    whose product with their part of the input replaces the base's.
+    """
+
+    path: str
+    """Of the module."""
+    values: _Values
+    models: range
+    """To which the parts belong."""
+    samples: int
+    """Of the whole batch."""
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        if len(self.models) > 1 and len(inputs[0]) != self.samples:
+            raise _InputOfAllSamplesError
+        merged = self._merged(module) if self.models != range(1) else {}
+        parts = zip(self.models, inputs[0].chunk(len(self.models)), output.chunk(len(self.models)), strict=True)
+        return torch.cat([self._part(number, module, merged, x, y) for number, x, y in parts])
+
+    def _part(self, number: int, module: nn.Module, merged: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        match number:
+            case 0:
+                factors = self.values.factors.get(self.path)
+                return y if factors is None else y + (x @ factors.a.T) @ factors.b.T
+            case 1:
+                rounded = {name: value.to(self.values.stored_as[f"{self.path}.{name}"]).float() for name, value in merged.items()}
+                return _forward(module, rounded, x)
+            case _:
+                return _forward(module, merged, x)
+
+    def _merged(self, module: nn.Module) -> dict[str, Tensor]:
+        full = {name: f"{self.path}.{name}" for name in module._parameters}  # noqa: SLF001 - as above
+        return {name: self.values.merged(parameter) for name, parameter in full.items() if parameter in self.values.stored_as}
 
 
 def _forward(module: nn.Module, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
