@@ -1,11 +1,14 @@
 """Which normalization holds where sites take very different numbers of steps: many short trials on a stand-in for a language model.
 
-    python benchmarks/normalization.py [--seeds 2] [--steps 70 70 33 33 13 13 5 5] [--batches 16 16 16 16 16 16 16 16]
+    python benchmarks/normalization.py [--seeds 2] [--steps 70 70 33 33 13 13 5 5] [--batches 16 16 16 16 16 16 16 16] [--cut 2]
 
 The stand-in: MiniLM's frozen features of 20 Newsgroups (mean of the last layer over 48 tokens), two frozen residual layers of width 384
 with LoRA of rank 8 each, and a trained head. Eight sites, classes by Dirichlet 0.5; AdamW anew in each round. The
 increments are averaged by the operator's own coefficients, densely, and factorised again. It is no language model: it tells rules apart in
 seconds, and what it shows has to be confirmed on one (`benchmarks/fleet`). The first call computes the features (some minutes).
+
+With `--cut`, up to so many sites, drawn in each round, are stopped after at most a fifth of their steps, as by a deadline: what the
+operator does, which divides an increment by the steps of the site's plan, beside a division by those that were taken.
 """
 
 import argparse
@@ -26,7 +29,8 @@ from task import CACHE, Task, load_task, partition  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from fedpipe_operator.aggregation.normalization import LocalWork, Normalization, by_data, power_of_steps  # noqa: E402
+from fedpipe_operator.aggregation.normalization import Combination, LocalWork, Normalization, by_data, by_effective_steps, power_of_steps  # noqa: E402
+from fedpipe_operator.shares import max_share  # noqa: E402
 from fedpipe_trainer.data import Example, collate  # noqa: E402
 from fedpipe_trainer.evaluation import evaluation_mode  # noqa: E402
 
@@ -114,10 +118,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, nargs=8, default=STEPS)
     parser.add_argument("--batches", type=int, nargs=8, default=BATCHES)
+    parser.add_argument("--cut", type=int, default=0, choices=range(9))
     parser.add_argument("--rules", nargs="+", choices=sorted(RULES), default=list(RULES))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     train, test = documents()
+    if arguments.cut:
+        compare_cuts(arguments, train, test)
+        return
     print("| classes of slow sites | rule | accuracy | loss | on the six classes |\n|---|---|---|---|---|")
     for owned in (True, False):
         problems = [Problem(seed, slow_sites_own_classes=owned) for seed in range(arguments.seeds)]
@@ -125,6 +133,29 @@ def main() -> None:
             found = [Trial(problem, arguments.steps, arguments.batches, train, test).run(RULES[name]) for problem in problems]
             cells = " | ".join(f"{mean(values):.3f}" for values in zip(*found, strict=True))
             print(f"| {'their own' if owned else 'as at others'} | {name} | {cells} |", flush=True)
+
+
+def compare_cuts(arguments: argparse.Namespace, train: Documents, test: Documents) -> None:
+    """Print a row for each setting and way to count the steps of the sites that were cut short."""
+    print(
+        "| classes of slow sites | sites cut short | divided by steps | accuracy | loss | on the six classes |\n|---|---|---|---|---|---|"
+    )
+    for owned in (True, False):
+        for cut in range(arguments.cut + 1):
+            for taken in (True, False):
+                problems = [Problem(seed, slow_sites_own_classes=owned) for seed in range(arguments.seeds)]
+                trials = [Trial(problem, arguments.steps, arguments.batches, train, test) for problem in problems]
+                found = [trial.run(_as_by_default, Cuts(cut, counts_taken=taken)) for trial in trials]
+                cells = " | ".join(f"{mean(values):.3f}" for values in zip(*found, strict=True))
+                print(
+                    f"| {'their own' if owned else 'as at others'} | {cut} | {'taken' if taken else 'planned'} | {cells} |",
+                    flush=True,
+                )
+
+
+def _as_by_default(work: Sequence[LocalWork]) -> Combination:
+    """The operator's own coefficients: no site has more than half of a round's weight."""
+    return by_effective_steps(work).limited(max_share(len(work), None))
 
 
 def documents() -> tuple[Documents, Documents]:
@@ -154,6 +185,22 @@ def _features(task: Task, model: nn.Module, examples: Sequence[Example]) -> Tens
     return torch.cat(found)
 
 
+@dataclass(frozen=True)
+class Cuts:
+    """Sites that are stopped in the midst of a round."""
+
+    sites: int = 0
+    """In each round, drawn."""
+    counts_taken: bool = False
+    """Whether their increments are divided by the steps that they took, and not by those of the plan."""
+
+    def taken(self, steps: Sequence[int], generator: torch.Generator) -> list[int]:
+        """The steps of each site in a round."""
+        cut = set(torch.randperm(len(steps), generator=generator)[: self.sites].tolist())
+        shares = (torch.rand(len(steps), generator=generator) / 5).tolist()
+        return [max(1, int(share * count)) if site in cut else count for site, (count, share) in enumerate(zip(steps, shares, strict=True))]
+
+
 class Trial:
     """One federation: the sites' data, steps and batches, and the model that they train."""
 
@@ -162,17 +209,18 @@ class Trial:
         self.split = partition(load_task(problem), problem, len(steps))
         self.rows = [torch.tensor(rows) for rows in self.split.rows]
 
-    def run(self, rule: Normalization) -> Quality:
+    def run(self, rule: Normalization, cuts: Cuts = Cuts()) -> Quality:
         """The mean quality of the last quarter of the rounds."""
-        combination = rule([LocalWork(len(rows), count) for rows, count in zip(self.rows, self.steps, strict=True)])
-        coefficients = [combination.server_rate * share for share in combination.shares]
         generator = torch.Generator().manual_seed(self.problem.seed + 5)
         factors = [((torch.rand(RANK, WIDTH, generator=generator) * 2 - 1) / WIDTH**0.5, torch.zeros(WIDTH, RANK)) for _ in range(LAYERS)]
         current = Trained(factors, [torch.randn(CLASSES, WIDTH, generator=generator) * 0.02, torch.zeros(CLASSES)])
         total = residual = [torch.zeros(WIDTH, WIDTH) for _ in range(LAYERS)]
         points = []
         for number in range(ROUNDS):
-            updates = [self._local(index, residual, current, seed=1000 * self.problem.seed + 10 * number + index) for index in range(8)]
+            steps = cuts.taken(self.steps, generator)
+            coefficients = self._coefficients(rule, steps if cuts.counts_taken else self.steps)
+            seed = 1000 * self.problem.seed + 10 * number
+            updates = [self._local(index, residual, current, count, seed=seed + index) for index, count in enumerate(steps)]
             total = _moved(total, current.products(), [update.products() for update in updates], coefficients)
             head = _moved(current.head, current.head, [update.head for update in updates], coefficients)
             current = Trained([_factorised(one) for one in total], head)
@@ -180,9 +228,14 @@ class Trial:
             points.append(self._quality(residual, current))
         return Quality(*(mean(values) for values in zip(*points[-(ROUNDS // 4) :], strict=True)))
 
-    def _local(self, index: int, added: Sequence[Tensor], start: Trained, seed: int) -> Trained:
-        """What a site makes of the global adapter in a round."""
-        mine, rows, steps, size = start.copy(), self.rows[index], self.steps[index], self.batches[index]
+    def _coefficients(self, rule: Normalization, steps: Sequence[int]) -> list[float]:
+        """γ p_k of each site."""
+        combination = rule([LocalWork(len(rows), count) for rows, count in zip(self.rows, steps, strict=True)])
+        return [combination.server_rate * share for share in combination.shares]
+
+    def _local(self, index: int, added: Sequence[Tensor], start: Trained, steps: int, *, seed: int) -> Trained:
+        """What a site makes of the global adapter in so many steps of a round."""
+        mine, rows, size = start.copy(), self.rows[index], self.batches[index]
         optimizer = torch.optim.AdamW(mine.tensors, lr=self.problem.learning_rate, weight_decay=0.0)
         generator = torch.Generator().manual_seed(seed)
         order = torch.cat([torch.randperm(len(rows), generator=generator) for _ in range(steps * size // len(rows) + 1)])

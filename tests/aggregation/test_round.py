@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load
 from toy_rounds import HEAD, Fleet
 
+from fedpipe_operator.admission import AdmittedUpdate
 from fedpipe_operator.aggregation import AggregationConfig, CannotAggregateError, RoundInput, RoundResult, aggregate_round
 from fedpipe_operator.aggregation.factors import SiteWeight, WeightUpdates
 from fedpipe_operator.aggregation.increments import WeightIncrements, learned_by
@@ -107,6 +108,19 @@ def test_a_warm_up_counts_by_its_learning_rate(fleet: Fleet) -> None:
     assert {one.site: one.share for one in result.commit.contributions} == {
         site: pytest.approx(weight / sum(weights.values())) for site, weight in weights.items()
     }
+
+
+def test_a_site_that_was_cut_short_has_the_share_of_its_plan(fleet: Fleet) -> None:
+    uneven = replace(fleet, steps={"alpha": 70, "beta": 33, "gamma": 13})
+    whole = uneven.round_input()
+    one = whole.candidates["beta"]
+    cut = replace(one, result=AdmittedUpdate(one.result.model_copy(update={"steps": 1, "samples": 1})))
+
+    (_, expected), (result, found) = run(whole), run(replace(whole, candidates={**whole.candidates, "beta": cut}))
+
+    assert result.commit is not None
+    assert [one.steps for one in result.commit.contributions] == [70, 1, 13]
+    assert found == expected
 
 
 def test_a_round_that_an_earlier_version_planned_counts_the_samples_trained_on(fleet: Fleet) -> None:

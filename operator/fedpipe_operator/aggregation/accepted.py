@@ -51,7 +51,7 @@ def samples_of(result: AdmittedUpdate, plan: RoundPlan) -> int:
 
 
 def steps_of(result: AdmittedUpdate, config: AggregationConfig) -> float:
-    """The effective steps of the update."""
+    """The effective steps that the site took."""
     return effective_steps(result.steps, config.warmup_steps)
 
 
@@ -62,8 +62,17 @@ def combination_of(accepted: Accepted, context: RoundContext) -> Combination:
     plan, config = context.plan, context.config
     is_equal = RULES[config.rule].reduce is not None
     results = [update.result for update in accepted.values()]
-    work = [LocalWork(1 if is_equal else samples_of(result, plan), steps_of(result, config)) for result in results]
+    work = [LocalWork(1 if is_equal else samples_of(result, plan), _planned_steps(result, context)) for result in results]
     return config.normalization(work).limited(max_share(len(work), config.max_site_weight))
+
+
+def _planned_steps(result: AdmittedUpdate, context: RoundContext) -> float:
+    """The effective steps that the site was to take: what its increment is divided by, also if its deadline came before the last of them.
+
+    By those that it took, the few of a site that was cut short would count as if they were all: with one of eight sites cut short, what the
+    others learned in the round would be lost for the most part (`benchmarks/normalization.py --cut`).
+    """
+    return effective_steps(context.plan.plans[result.site].steps, context.config.warmup_steps)
 
 
 def updates_of(weight: str, accepted: Accepted, context: RoundContext, clips: Mapping[str, float] = NOT_CLIPPED) -> WeightUpdates:
