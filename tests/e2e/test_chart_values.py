@@ -176,7 +176,7 @@ def test_a_monitor_scrapes_the_metrics_as_the_values_say(kind: str, value: str, 
             "interval": "1m",
             "scrapeTimeout": "20s",
             "honorLabels": True,
-            "relabelings": relabelings,
+            "relabelings": [{"targetLabel": "release", "replacement": "fedpipe/fedpipe"}, *relabelings],
             "metricRelabelings": metric_relabelings,
         }
     ]
