@@ -22,7 +22,7 @@ def _draw() -> None:
 
 
 def _snapshot(url: str, namespace: str, run: str, folder: str) -> None:
-    variables = {"namespace": namespace, "run": run, "site": ".*", "job": ".*", "__rate_interval": _RATE_INTERVAL}
+    variables = {"release": ".*", "namespace": namespace, "run": run, "site": ".*", "job": ".*", "__rate_interval": _RATE_INTERVAL}
     Path(folder).mkdir(parents=True, exist_ok=True)
     for uid, content in pictures.snapshot(Source(url, variables, _SECONDS)).items():
         (Path(folder) / f"{uid}.svg").write_text(content, encoding="utf-8")

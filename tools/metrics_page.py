@@ -36,6 +36,9 @@ in their results.
 * **Whose objects**: the runs and sites of the operator's class (`operatorClass`), without the runs whose `spec.managedBy` names another
   controller.
 * Labels hold names of objects, which the API server holds to DNS names, and words of the operator.
+* **Which release**: the scrape gives each target the label `release`, NAMESPACE/NAME, as the chart's monitors and
+  [the example](../examples/kubernetes/monitoring/prometheus.yaml) do. [Alerts](alerts.md) and [dashboards](dashboards.md) keep releases
+  apart by it, and work without it where one release is scraped. A run or a site is of one release, whatever its namespace.
 * Where Prometheus has labels `namespace` of its own (a ServiceMonitor), set `honorLabels: true`: else ours is called
   `exported_namespace`.
 

@@ -24,7 +24,7 @@ from fedpipe_operator.manifests import task_secret
 Right = tuple[str, str, str]
 """Group, resource, verb."""
 
-METHODS = ("serves", "get", "find", "names", "log", "create", "merge", "replace_status", "delete", "delete_all")
+METHODS = ("serves", "get", "find", "names", "log", "log_since", "create", "merge", "replace_status", "delete", "delete_all")
 
 _ARGUMENTS: dict[str, Any] = {
     "namespace": "somewhere",

@@ -88,6 +88,18 @@ def test_a_log_is_read_to_a_limit_whatever_its_lines_hold() -> None:
     assert connection.requests[0][1] == "/api/v1/namespaces/wards/pods/toy-x/log?container=trainer&tailLines=7&limitBytes=1048576"
 
 
+def test_a_log_is_followed_from_a_second_on_and_said_to_be_cut_at_the_limit() -> None:
+    first, cut = Connection(body=b"a line \xff"), Connection(body=b"x" * 2**20)
+
+    assert Api(first).log_since("wards", "toy-x", "trainer", since="", lines=7) == ("a line \ufffd", False)
+    assert first.requests[0][1] == (
+        "/api/v1/namespaces/wards/pods/toy-x/log?container=trainer&timestamps=true&tailLines=7&limitBytes=1048576"
+    )
+    assert Api(cut).log_since("wards", "toy-x", "trainer", since="2026-01-01T02:00:00+02:00", lines=7)[1]
+    assert "timestamps=true&sinceTime=2026-01-01T02%3A00%3A00%2B02%3A00&limitBytes" in cut.requests[0][1]
+    assert Api(Connection(404)).log_since("wards", "toy-x", "trainer", since="", lines=None) == ("", False)
+
+
 def test_what_is_not_there_is_none_and_what_is_there_already_too() -> None:
     assert Api(Connection(404)).get(JOBS, "wards", "one") is None
     assert Api(Connection(404)).replace_status(RUNS, "wards", "triage", {}) is None

@@ -1,5 +1,6 @@
 """promtool checks the alerts and runs their cases; Helm renders them. Needs no cluster."""
 
+import re
 from pathlib import Path
 from typing import Final
 
@@ -16,10 +17,10 @@ ALERTS: Final = CHART / "files" / "alerts.yaml"
 CASES: Final = ROOT / "tests" / "chart" / "alerts.promtool.yaml"
 
 
-def rule(given: Plain) -> Plain:
+def rule(given: Plain, namespace: str = "fedpipe") -> Plain:
     """The PrometheusRule that Helm renders for a cluster that has its kind."""
     options = set_values(API_SERVER | {"prometheusRule.enabled": True} | given)
-    done = helm("template", "fedpipe", CHART, "--api-versions", "monitoring.coreos.com/v1", *options)
+    done = helm("template", "fedpipe", CHART, "--namespace", namespace, "--api-versions", "monitoring.coreos.com/v1", *options)
     assert done.returncode == 0, done.stderr
     (found,) = of_kind([one for one in yaml.safe_load_all(done.stdout) if one], "PrometheusRule")
     return found
@@ -72,7 +73,7 @@ def test_an_alert_may_wait_for_another_time_and_all_others_for_yet_another() -> 
 def test_a_reconcile_counts_as_stuck_after_as_many_seconds_as_the_chart_s_user_says() -> None:
     stuck = alerts_of(rule({"prometheusRule.reconcileStuckSeconds": 900}))["FedPipeReconcileStuck"]
 
-    assert stuck["expr"] == "max by (job, queue) (fedpipe_workqueue_oldest_seconds) > 900"
+    assert stuck["expr"] == "max by (release, job, queue) (fedpipe_workqueue_oldest_seconds) > 900"
 
 
 def test_alerts_lead_to_the_runbook_s_own_address() -> None:
@@ -100,6 +101,75 @@ def test_two_releases_have_dashboards_of_two_names_in_grafana_s_namespace() -> N
 
     assert len(one) == len(DASHBOARDS)
     assert one & two == set()
+
+
+MONITORED: Final[list[Plain]] = [
+    {"metrics.serviceMonitor.enabled": True, "networkPolicy.metricsFrom": [{"podSelector": {}}]},
+    {"metrics.podMonitor.enabled": True, "networkPolicy.metricsFrom": [{"podSelector": {}}]},
+]
+
+
+@pytest.mark.parametrize("monitored", MONITORED, ids=["ServiceMonitor", "PodMonitor"])
+def test_where_the_chart_gives_series_their_release_each_alert_is_about_that_alone(monitored: Plain) -> None:
+    alerts = alerts_of(rule(monitored, namespace="wards"))
+
+    for name, alert in alerts.items():
+        selected = re.findall(r"fedpipe_[a-z_]+(.{0,25})", alert["expr"])
+        assert selected, name
+        assert all(found.startswith('{release="wards/fedpipe"') for found in selected), name
+        assert alert["labels"]["release"] == "wards/fedpipe"
+    assert alerts["FedPipeOperatorAbsent"]["expr"] == 'absent(fedpipe_leader{release="wards/fedpipe"} == 1)'
+    assert alerts["FedPipeOperatorAbsent"]["annotations"]["summary"] == "No FedPipe operator of wards/fedpipe reconciles."
+
+
+TWO_RELEASES: Final = """
+rule_files: [wards.yaml, labs.yaml]
+evaluation_interval: 1m
+tests:
+  - interval: 1m
+    input_series:
+      - {series: 'fedpipe_leader{release="wards/fedpipe", job="fedpipe"}', values: "1x30"}
+      - {series: 'fedpipe_leader{release="labs/fedpipe", job="fedpipe"}', values: "1x5"}
+      - series: 'fedpipe_run_status_condition{release="wards/fedpipe", namespace="n", run="r", condition="Progressing", status="false"}'
+        values: "1x30"
+      - {series: 'fedpipe_updates_refused_total{release="wards/fedpipe", namespace="n", reason="WrongSteps"}', values: "0x18 1x12"}
+    alert_rule_test:
+      - eval_time: 20m
+        alertname: FedPipeOperatorAbsent
+        exp_alerts:
+          - exp_labels: {severity: critical, release: labs/fedpipe}
+            exp_annotations:
+              summary: No FedPipe operator of labs/fedpipe reconciles.
+              description: Prometheus sees no operator that reconciles. No Job is started and no round committed; running trainers go on.
+              runbook_url: docs/alerts.md#fedpipeoperatorabsent
+      - eval_time: 20m
+        alertname: FedPipeRunBlocked
+        exp_alerts:
+          - exp_labels: {severity: warning, release: wards/fedpipe, namespace: n, run: r}
+            exp_annotations:
+              summary: The run n/r is blocked.
+              description: The run makes no progress although it is neither suspended nor ended. Its condition Progressing says why.
+              runbook_url: docs/alerts.md#fedpiperunblocked
+      - eval_time: 20m
+        alertname: FedPipeUpdatesRefused
+        exp_alerts:
+          - exp_labels: {severity: warning, release: wards/fedpipe, namespace: n, reason: WrongSteps}
+            exp_annotations:
+              summary: Updates were refused in n (WrongSteps).
+              description: Updates of sites were refused within the last ten minutes because of WrongSteps, and not aggregated.
+              runbook_url: docs/alerts.md#fedpipeupdatesrefused
+"""
+
+
+def test_two_releases_with_alerts_each_fire_once_and_tell_which_of_them_has_no_operator(tmp_path: Path) -> None:
+    for namespace in ("wards", "labs"):
+        (tmp_path / f"{namespace}.yaml").write_text(yaml.safe_dump(rule(MONITORED[0], namespace)["spec"]))
+    (tmp_path / "two.yaml").write_text(TWO_RELEASES)
+
+    done = promtool("test", "rules", tmp_path / "two.yaml")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert promtool("check", "rules", "--lint-fatal", tmp_path / "wards.yaml").returncode == 0
 
 
 DCGM: Final = """

@@ -10,6 +10,8 @@ from charts import API_SERVER, CHART, ROOT, Plain, granted, helm, of_kind, rende
 from fedpipe_operator import settings as environment
 from fedpipe_operator.api import StoreSpec
 from fedpipe_operator.api.meta import SecretReference
+from fedpipe_operator.cli.followed_log import OPERATOR_LABELS, is_operator
+from fedpipe_operator.cli.logs import OPERATOR
 from fedpipe_operator.pod_settings import REPORTS_TLS, CaBundle, PodDefaults, Proxy, ReportServer, Resources, SecretKey
 from fedpipe_operator.settings import Settings
 from fedpipe_operator.store_policy import StorePolicy, StoreRule
@@ -296,6 +298,15 @@ def test_the_operators_pod_meets_the_restricted_pod_security_profile() -> None:
         "capabilities": {"drop": ["ALL"]},
     }
     assert spec["volumes"] == [{"name": "tmp", "emptyDir": {"sizeLimit": "4Gi"}}]
+
+
+@pytest.mark.parametrize("given", [{}, {"nameOverride": "other"}], ids=str)
+def test_fedpipe_logs_finds_the_operators_pod_and_its_container(given: Plain) -> None:
+    pod = of_kind(rendered(given), "Deployment")[0]["spec"]["template"]
+
+    assert OPERATOR_LABELS.items() <= pod["metadata"]["labels"].items()
+    assert is_operator(pod)
+    assert [container["name"] for container in pod["spec"]["containers"]] == [OPERATOR]
 
 
 def test_a_new_pod_stands_by_before_an_old_one_ends_and_the_selector_matches_both() -> None:

@@ -1,6 +1,7 @@
 """What a platform's administrator expects of a chart: mirrors, labels, private CAs, proxies, monitors. Needs Helm and no cluster."""
 
 import hashlib
+import json
 from typing import Any
 
 import pytest
@@ -175,7 +176,7 @@ def test_a_monitor_scrapes_the_metrics_as_the_values_say(kind: str, value: str, 
             "interval": "1m",
             "scrapeTimeout": "20s",
             "honorLabels": True,
-            "relabelings": relabelings,
+            "relabelings": [{"targetLabel": "release", "replacement": "fedpipe/fedpipe"}, *relabelings],
             "metricRelabelings": metric_relabelings,
         }
     ]
@@ -238,17 +239,52 @@ IDENTITY = {
 }
 
 
-def test_the_operator_has_a_token_for_its_identity_and_no_other_pod_has() -> None:
-    pod, test = operator_pod(IDENTITY), pod_of_test(IDENTITY)
-    token = {"serviceAccountToken": {"path": "token", "audience": "fedpipe", "expirationSeconds": 3600}}
+TOKEN = {"serviceAccountToken": {"path": "token", "audience": "fedpipe", "expirationSeconds": 3600}}
 
-    assert {"name": "store-token", "projected": {"sources": [token]}} in pod["volumes"]
-    assert {"name": "store-token", "mountPath": "/var/run/secrets/fedpipe.io/store", "readOnly": True} in pod["containers"][0][
-        "volumeMounts"
-    ]
-    assert "store-token" not in {one["name"] for one in test["volumes"]}
-    assert variables(test)["FEDPIPE_TEST_STORE"] == "{}", "the test's pod cannot open it, and leaves it out"
-    assert "store-token" not in {one["name"] for one in operator_pod({})["volumes"]}
+
+@PODS
+def test_the_operator_and_helm_test_have_a_token_for_the_identity_of_the_operators_account(pod: Any) -> None:
+    found = pod(IDENTITY)
+    mount = {"name": "store-token", "mountPath": "/var/run/secrets/fedpipe.io/store", "readOnly": True}
+
+    assert found["serviceAccountName"] == "fedpipe"
+    assert {"name": "store-token", "projected": {"sources": [TOKEN]}} in found["volumes"]
+    assert mount in found["containers"][0]["volumeMounts"]
+
+
+@PODS
+@pytest.mark.parametrize("given", [{}, {"defaultStore": {"bucket": "fedpipe", "credentialsSecretRef": {"name": "store"}}}], ids=str)
+def test_without_an_identity_no_pod_has_a_token_for_it(pod: Any, given: Plain) -> None:
+    assert "store-token" not in {one["name"] for one in pod(given)["volumes"]}
+
+
+def test_helm_test_opens_the_default_store_by_the_operators_identity_in_a_folder_of_runs_that_is_no_namespaces() -> None:
+    found = variables(pod_of_test(IDENTITY | {"namespaces": ["wards"]}))
+
+    assert json.loads(found["FEDPIPE_TEST_STORE"]) == IDENTITY["defaultStore"] | {"prefix": "fedpipe/_helm-test"}
+    assert json.loads(found["FEDPIPE_TEST_IDENTITY"])["roleArn"] == ROLE
+    assert "FEDPIPE_TEST_SECRET" not in found
+
+
+@pytest.mark.parametrize(("prefix", "folder"), [("", "_helm-test"), ("team/runs", "team/runs/_helm-test")])
+def test_helm_test_writes_below_the_prefix_of_the_default_store(prefix: str, folder: str) -> None:
+    store = IDENTITY["defaultStore"] | {"prefix": prefix}
+
+    assert json.loads(variables(pod_of_test(IDENTITY | {"defaultStore": store}))["FEDPIPE_TEST_STORE"])["prefix"] == folder
+
+
+def test_only_for_the_identity_does_helm_test_run_as_the_operator_which_may_then_read_its_deployment() -> None:
+    other = {"test.store": {"bucket": "other", "credentialsSecretRef": {"name": "store"}}}
+    with_identity, with_other = rendered_tests(IDENTITY), rendered_tests(IDENTITY | other)
+
+    for objects, account in ((with_identity, "fedpipe"), (with_other, "fedpipe-test")):
+        pod, binding = of_kind(objects, "Pod")[0]["spec"], of_kind(objects, "RoleBinding")[0]
+        assert (pod["serviceAccountName"], binding["subjects"][0]["name"]) == (account, account)
+        assert binding["metadata"]["annotations"]["helm.sh/hook"] == "test", "it goes with the test"
+    assert of_kind(with_identity, "ServiceAccount") == []
+    (pod,) = of_kind(with_other, "Pod")
+    assert "store-token" not in {one["name"] for one in pod["spec"]["volumes"]}
+    assert "FEDPIPE_TEST_IDENTITY" not in variables(pod["spec"])
 
 
 @pytest.mark.parametrize(
@@ -310,5 +346,5 @@ def test_helm_test_has_the_default_store_where_its_secret_must_exist(served: Pla
     store = {"bucket": "fedpipe", "credentialsSecretRef": {"name": "store"}}
     test = pod_of_test({"defaultStore": store} | served)
 
-    assert variables(test)["FEDPIPE_TEST_STORE"] == ('{"bucket":"fedpipe"}' if tested else "{}")
+    assert variables(test)["FEDPIPE_TEST_STORE"] == ('{"bucket":"fedpipe","prefix":"fedpipe/_helm-test"}' if tested else "{}")
     assert ("FEDPIPE_TEST_SECRET" in variables(test)) is tested

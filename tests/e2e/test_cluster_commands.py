@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,24 @@ def fedpipe(*arguments: str, plugin: bool = False) -> str:
     done = subprocess.run([*program, *arguments], env=environ, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_the_logs_of_a_run_are_followed_until_it_ends_or_somebody_has_seen_enough(namespace: FleetNamespace) -> None:
+    command = ("logs", "toy", "-n", namespace.name, "--follow")
+    namespace.start("north", "south", **SHORT)
+
+    with subprocess.Popen([BIN / "fedpipe", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as impatient:
+        assert impatient.stdout
+        assert impatient.stdout.readline().startswith("[")
+        impatient.send_signal(signal.SIGINT)
+        _, said = impatient.communicate(timeout=30)
+    followed = fedpipe(*command)
+
+    assert impatient.returncode == 130
+    assert not re.search("Traceback|Aborted|stopped", said), said
+    sources = set(re.findall(r"^\[(.*?)\] ", followed, re.MULTILINE))
+    assert {"profile north a0", "train r1 north a0", "train r1 south a0", f"operator {namespace.operator.kubectl.namespace}"} <= sources
+    assert len(re.findall(r"^\[operator \S+\] \S+ INFO +complete: ", followed, re.MULTILINE)) == 1
 
 
 def test_a_run_on_a_cluster_is_followed_and_explained_from_a_desk(namespace: FleetNamespace, tmp_path: Path) -> None:

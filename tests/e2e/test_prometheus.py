@@ -109,7 +109,7 @@ def alerts_that_fire_at_once(folder: Path) -> Path:
 
 
 def choices(namespace: FleetNamespace, run: str) -> dict[str, str]:
-    return {"namespace": namespace.name, "run": run, "site": ".*", "job": ".*", "__rate_interval": "30s"}
+    return {"release": ".*", "namespace": namespace.name, "run": run, "site": ".*", "job": ".*", "__rate_interval": "30s"}
 
 
 def answers_of(uid: str, source: Source) -> dict[str, Answers]:

@@ -120,7 +120,7 @@ def follow_the_readme(examples: Path) -> None:
 @pytest.fixture(scope="module")
 def watched(quickstart: FleetNamespace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
     """The dashboards' choices of this run, in a Prometheus that scrapes the operator."""
-    choices = {"namespace": NAMESPACE, "run": "quickstart", "site": ".*", "job": ".*", "__rate_interval": "30s"}
+    choices = {"release": ".*", "namespace": NAMESPACE, "run": "quickstart", "site": ".*", "job": ".*", "__rate_interval": "30s"}
     with prometheus_of_the_operator(tmp_path_factory.mktemp("prometheus"), quickstart.operator.kubectl) as url:
         yield Source(url, choices, SECONDS)
 

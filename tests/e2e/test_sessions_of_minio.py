@@ -20,8 +20,9 @@ from fedpipe_operator.cluster.credentials import StoreConnection, StoreConnectio
 from fedpipe_operator.cluster.identity import Identity
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.rounds import Run
+from fedpipe_operator.selftest.__main__ import session_of, store_is_opened_and_works
 from fedpipe_operator.store import S3Store, model_in_bucket
-from fedpipe_operator.store.address import credentials_for, open_store
+from fedpipe_operator.store.address import BucketAddress, credentials_for, open_store
 from fedpipe_operator.store.sts import Role, assume_role
 from fedpipe_operator.store_identity import AUDIENCE, StoreIdentity
 from fedpipe_operator.store_policy import ANY_STORE
@@ -208,6 +209,22 @@ def test_the_token_of_another_service_account_opens_nothing_although_minio_gives
     for attempt in (lambda: stranger.list("fedpipe/wards"), lambda: stranger.write("fedpipe/wards/theirs/plan.json", b"mine")):
         with pytest.raises(UserError, match="StoreDenied"):
             attempt()
+
+
+def test_helm_test_opens_its_own_folder_by_the_role_and_nothing_of_a_run(world: World) -> None:
+    of_test = BucketAddress(bucket=BUCKET, prefix="fedpipe/_helm-test", endpoint=world.minio.endpoint)
+    identity = StoreIdentity(role_arn=world.minio.role)
+    run = world.open("tested-beside")
+
+    said = store_is_opened_and_works(of_test, {"FEDPIPE_TEST_IDENTITY": identity.to_json()}, world.token)
+    theirs = open_store(run.address, session_of(of_test, identity, world.token))
+
+    assert said == (
+        f"{world.minio.role} gives a session to the operator's service account; objects are written and read, also by presigned URLs; "
+        "uploads are bound to their size; they are deleted"
+    )
+    with pytest.raises(UserError, match="StoreDenied"):
+        theirs.write("plan.json", b"{}")
 
 
 def test_a_role_that_minio_does_not_know_is_told_with_its_name(world: World) -> None:

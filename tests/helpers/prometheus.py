@@ -19,6 +19,7 @@ from typing import Any, Final
 import yaml
 from cluster_user import Kubectl, KubectlError, wait_until
 from crds import ROOT
+from installed_operator import RELEASE
 from observability.answers import ask
 from testcluster.layout import default_layout
 from testcluster.packages import unpacked
@@ -94,13 +95,15 @@ def prometheus_of_the_operator(folder: Path, kubectl: Kubectl, rules: Path | Non
     """A Prometheus that scrapes the operator's pods as the example's configuration says, which may be replaced while it does."""
     example: dict[str, Any] = yaml.safe_load((ROOT / "examples/kubernetes/monitoring/prometheus.yaml").read_text())
     (scrape,) = example["scrape_configs"]
-    (found,), (kept,) = scrape.pop("kubernetes_sd_configs"), scrape.pop("relabel_configs")
+    (found,), (kept, named) = scrape.pop("kubernetes_sd_configs"), scrape.pop("relabel_configs")
     assert (kept["source_labels"], kept["action"]) == (["__meta_kubernetes_pod_container_port_name"], "keep")
+    assert (named["target_label"], named["separator"]) == ("release", "/")
     label = found["selectors"][0]["label"]
     every = {"scrape_interval": "3s", "scrape_timeout": "3s"}  # on a busy machine a scrape may take seconds
+    release = {"relabel_configs": [{"target_label": "release", "replacement": f"{kubectl.namespace}/{RELEASE}"}]}
     with (
         discovery(lambda: _ports(kubectl, label, kept["regex"])) as targets,
-        prometheus(folder, [scrape | every | {"http_sd_configs": [{"url": targets, "refresh_interval": "1s"}]}], rules) as url,
+        prometheus(folder, [scrape | every | release | {"http_sd_configs": [{"url": targets, "refresh_interval": "1s"}]}], rules) as url,
     ):
         yield url
 

@@ -116,7 +116,8 @@ class StandInApi:
                 del self.objects[kind.plural, namespace, one["metadata"]["name"]]
 
     def all(self, kind: Kind, namespace: str = "default") -> list[Plain]:
-        return [copy.deepcopy(one) for (plural, of, _), one in self.objects.items() if (plural, of) == (kind.plural, namespace)]
+        """The objects of the namespace; of every namespace if it is empty."""
+        return [copy.deepcopy(one) for (plural, of, _), one in self.objects.items() if plural == kind.plural and namespace in ("", of)]
 
     def _put(self, kind: Kind, namespace: str, name: str, body: Plain) -> Plain:
         self.version += 1

@@ -9,12 +9,14 @@ from urllib.request import Request
 
 import pytest
 from s3_servers import BUCKET, CREDENTIALS, ENVIRONMENT, Server
+from token_service import TokenService, running_token_service
 
 from fedpipe_operator.cluster.api import Kind
 from fedpipe_operator.errors import TransientError, UserError
 from fedpipe_operator.selftest import __main__ as selftest
 from fedpipe_operator.selftest.checks import crds_are_served, operator_is_ready, store_works, toy_site_is_planned
 from fedpipe_operator.store import DirectoryStore, S3Store
+from fedpipe_operator.store.address import BucketAddress
 
 Plain = dict[str, Any]
 
@@ -190,7 +192,54 @@ def test_a_missing_key_pair_is_told_by_its_secret(secret: Mapping[str, str], wha
     address = selftest.store_address({"FEDPIPE_TEST_STORE": '{"bucket": "fedpipe"}'})
     assert address is not None
 
-    assert failure_of(lambda: selftest.opened(address, secret)).startswith(f"CredentialsMissing: {what} AWS_ACCESS_KEY_ID")
+    assert failure_of(lambda: selftest.key_pair_of(address, secret)).startswith(f"CredentialsMissing: {what} AWS_ACCESS_KEY_ID")
+
+
+ROLE = "arn:aws:iam::123456789012:role/fedpipe"
+
+
+@pytest.fixture
+def service() -> Iterator[TokenService]:
+    with running_token_service() as service:
+        service.expiration = "2099-01-01T00:00:00Z"
+        yield service
+
+
+@pytest.fixture
+def by_identity(moto: Server, service: TokenService, tmp_path: Path) -> Callable[[], str]:
+    """The check of a store that the operator's role opens, with the token in `tmp_path`."""
+    (tmp_path / "token").write_text("a-jwt")
+    address = BucketAddress(bucket=BUCKET, prefix="fedpipe/_helm-test", endpoint=moto.endpoint)
+    identity = {"roleArn": ROLE, "stsEndpoint": service.endpoint, "sessionSeconds": 7200, "models": ["hub/models"]}
+    given = {"FEDPIPE_TEST_IDENTITY": json.dumps(identity)}
+    return lambda: selftest.store_is_opened_and_works(address, given, tmp_path / "token")
+
+
+def test_a_store_that_the_operators_role_opens_is_written_and_read_by_a_session_of_it(by_identity: Callable[[], str]) -> None:
+    session = f"{ROLE} gives a session to the operator's service account"
+
+    assert by_identity().startswith(f"{session}; objects are written and read, also by presigned URLs; ")
+
+
+def test_the_session_lasts_as_long_as_that_of_a_run_and_opens_the_folder_of_the_test_alone(
+    by_identity: Callable[[], str], service: TokenService
+) -> None:
+    by_identity()
+    (asked,) = service.asked
+    resources = [one["Resource"] for one in json.loads(asked["Policy"])["Statement"]]
+
+    assert (asked["RoleArn"], asked["RoleSessionName"], asked["DurationSeconds"]) == (ROLE, "fedpipe-helm-test", "7200")
+    assert resources == [f"arn:aws:s3:::{BUCKET}", f"arn:aws:s3:::{BUCKET}/fedpipe/_helm-test/*", "*"], "the last one is of KMS"
+
+
+def test_a_role_that_is_refused_and_a_token_that_is_missing_are_told(
+    by_identity: Callable[[], str], service: TokenService, tmp_path: Path
+) -> None:
+    service.refusal = (403, "AccessDenied", "Not authorized to perform sts:AssumeRoleWithWebIdentity")
+    assert failure_of(by_identity).startswith(f"IdentityRefused: the role {ROLE} at ")
+
+    (tmp_path / "token").unlink()
+    assert failure_of(by_identity).startswith(f"IdentityTokenMissing: the operator's token for the role {ROLE} cannot be read from ")
 
 
 @pytest.fixture
@@ -203,7 +252,7 @@ def in_a_pod(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
             return deployment(1) if kind.plural == "deployments" else {"resources": NAMES}
 
     monkeypatch.setattr(selftest, "in_cluster", lambda: Both(None))
-    for name in ("FEDPIPE_TEST_STORE", "FEDPIPE_TEST_SECRET", "SSL_CERT_FILE"):
+    for name in ("FEDPIPE_TEST_STORE", "FEDPIPE_TEST_SECRET", "FEDPIPE_TEST_IDENTITY", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
@@ -228,6 +277,18 @@ def test_a_store_at_an_address_that_the_operator_refuses_fails(
 
     assert selftest.main(["ops/fedpipe"]) == 1
     assert "FAILED    store: AddressRefused: " in capsys.readouterr().out
+
+
+def test_the_store_of_an_identity_is_opened_by_its_token_and_by_no_key_pair_that_the_pod_has(
+    in_a_pod: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_a_pod.setenv("FEDPIPE_TEST_STORE", json.dumps({"bucket": BUCKET, "endpoint": "http://192.0.2.1:9000"}))
+    in_a_pod.setenv("FEDPIPE_TEST_IDENTITY", json.dumps({"roleArn": ROLE}))
+    for name, value in ENVIRONMENT.items():
+        in_a_pod.setenv(name, value)
+
+    assert selftest.main(["ops/fedpipe"]) == 1
+    assert "FAILED    store: IdentityTokenMissing: " in capsys.readouterr().out
 
 
 def test_certificates_that_cannot_be_read_fail(in_a_pod: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from fedpipe_operator.metrics.catalogue import CATALOGUE, Type
 _OTHERS: Final = ("up", "process_", "DCGM_FI_")
 """What Prometheus, its client library and NVIDIA's exporter measure."""
 _UNITS: Final = {value for name, value in vars(units).items() if isinstance(value, str) and not name.startswith("_")}
-_KEPT: Final = ("namespace", "run", "site", "job", "__rate_interval")
+_KEPT: Final = ("release", "namespace", "run", "site", "job", "__rate_interval")
 """The variables that a query may use."""
 
 
@@ -33,7 +33,7 @@ def series_of_the_catalogue() -> dict[str, set[str]]:
     """The labels of every series that the catalogue's metrics have."""
     found: dict[str, set[str]] = {}
     for metric in CATALOGUE:
-        labels = {*metric.labels, "job", "instance"}
+        labels = {*metric.labels, "release", "job", "instance"}
         found |= (
             {metric.name + suffix: labels | ({"le"} if suffix == "_bucket" else set()) for suffix in ("_bucket", "_sum", "_count")}
             if metric.type is Type.HISTOGRAM

@@ -4,8 +4,9 @@ from typing import Final
 
 from grafana_foundation_sdk.models import units
 
-from observability.model import Dashboard, Kind, Panel, Query, Row, Threshold, Variable
+from observability.model import OF_RELEASE, RELEASE, Dashboard, Kind, Panel, Query, Row, Threshold, Variable
 
+_NAMESPACE: Final = f'{OF_RELEASE}, namespace=~"$namespace"'
 _NO_FAILURE: Final = "no attempt has failed"
 _NO_GPU: Final = "needs NVIDIA's dcgm-exporter in the same Prometheus, with the names of pods"
 _POD: Final = ".+-(profile|train|evaluate|export)-.*[0-9a-f]{10}.*"
@@ -29,7 +30,7 @@ _RUNS: Final = Row(
             units.Short,
             (
                 Query(
-                    'sum(fedpipe_run_status_condition{namespace=~"$namespace", condition="Progressing", status="true"}) or vector(0)',
+                    f'sum(fedpipe_run_status_condition{{{_NAMESPACE}, condition="Progressing", status="true"}}) or vector(0)',
                     "under way",
                 ),
             ),
@@ -44,7 +45,7 @@ _RUNS: Final = Row(
             units.Short,
             (
                 Query(
-                    'count(fedpipe_run_status_condition{namespace=~"$namespace", condition="Progressing", status="false"} == 1 '
+                    f'count(fedpipe_run_status_condition{{{_NAMESPACE}, condition="Progressing", status="false"}} == 1 '
                     "unless on (namespace, run) "
                     'fedpipe_run_status_condition{condition=~"Suspended|Complete|Failed", status="true"} == 1) or vector(0)',
                     "blocked",
@@ -61,7 +62,7 @@ _RUNS: Final = Row(
             units.Short,
             (
                 Query(
-                    'sum(fedpipe_run_status_condition{namespace=~"$namespace", condition="Failed", status="true"}) or vector(0)',
+                    f'sum(fedpipe_run_status_condition{{{_NAMESPACE}, condition="Failed", status="true"}}) or vector(0)',
                     "failed",
                 ),
             ),
@@ -77,7 +78,7 @@ _RUNS: Final = Row(
             units.Short,
             (
                 Query(
-                    'sum(fedpipe_site_status_condition{namespace=~"$namespace", condition="Ready", status="false"}) or vector(0)',
+                    f'sum(fedpipe_site_status_condition{{{_NAMESPACE}, condition="Ready", status="false"}}) or vector(0)',
                     "not ready",
                 ),
             ),
@@ -93,7 +94,7 @@ _RUNS: Final = Row(
             units.Short,
             (
                 Query(
-                    'sum by (condition) (fedpipe_run_status_condition{namespace=~"$namespace", '
+                    f"sum by (condition) (fedpipe_run_status_condition{{{_NAMESPACE}, "
                     'condition=~"Progressing|Suspended|Complete|Failed|Stalled", status="true"})',
                     "{{condition}}",
                 ),
@@ -103,7 +104,12 @@ _RUNS: Final = Row(
             "Progress of each run",
             "How much of each run is done, by rounds and by the sites of the round under way. The dashboard Run shows one of them.",
             units.PercentUnit,
-            (Query('max by (namespace, run) (fedpipe_run_progress_ratio{namespace=~"$namespace"})', "{{namespace}}/{{run}}"),),
+            (
+                Query(
+                    f"max by (namespace, run) (fedpipe_run_progress_ratio{{{_NAMESPACE}}})",
+                    "{{namespace}}/{{run}}",
+                ),
+            ),
             Kind.BARS,
         ),
         Panel(
@@ -112,7 +118,7 @@ _RUNS: Final = Row(
             units.Short,
             (
                 Query(
-                    'sum by (namespace, result, reason) (fedpipe_runs_finished_total{namespace=~"$namespace"}) > 0',
+                    f"sum by (namespace, result, reason) (fedpipe_runs_finished_total{{{_NAMESPACE}}}) > 0",
                     "{{namespace}}: {{result}}, {{reason}}",
                 ),
             ),
@@ -132,7 +138,7 @@ _SITES: Final = Row(
             units.Short,
             (
                 Query(
-                    'sum by (status) (fedpipe_site_status_condition{namespace=~"$namespace", condition="Ready", site=~"$site"})',
+                    f'sum by (status) (fedpipe_site_status_condition{{{_NAMESPACE}, condition="Ready", site=~"$site"}})',
                     "{{status}}",
                 ),
             ),
@@ -143,7 +149,7 @@ _SITES: Final = Row(
             units.Short,
             (
                 Query(
-                    'sum by (namespace, site, state) (fedpipe_site_jobs{namespace=~"$namespace", site=~"$site"})',
+                    f'sum by (namespace, site, state) (fedpipe_site_jobs{{{_NAMESPACE}, site=~"$site"}})',
                     "{{namespace}}/{{site}} {{state}}",
                 ),
             ),
@@ -154,7 +160,7 @@ _SITES: Final = Row(
             units.Short,
             (
                 Query(
-                    'sum by (reason) (rate(fedpipe_attempts_total{namespace=~"$namespace", site=~"$site", reason!="Completed"}'
+                    f'sum by (reason) (rate(fedpipe_attempts_total{{{_NAMESPACE}, site=~"$site", reason!="Completed"}}'
                     "[$__rate_interval])) * 3600",
                     "{{reason}}",
                 ),
@@ -168,7 +174,7 @@ _SITES: Final = Row(
             (
                 Query(
                     "topk(20, sum by (namespace, site, task, reason) "
-                    '(fedpipe_attempts_total{namespace=~"$namespace", site=~"$site", reason!="Completed"}))',
+                    f'(fedpipe_attempts_total{{{_NAMESPACE}, site=~"$site", reason!="Completed"}}))',
                     "failed attempts",
                 ),
             ),
@@ -182,7 +188,7 @@ _SITES: Final = Row(
             units.Short,
             (
                 Query(
-                    'sum by (namespace, reason) (fedpipe_updates_refused_total{namespace=~"$namespace"}) > 0',
+                    f"sum by (namespace, reason) (fedpipe_updates_refused_total{{{_NAMESPACE}}}) > 0",
                     "{{namespace}}: {{reason}}",
                 ),
             ),
@@ -195,10 +201,12 @@ _SITES: Final = Row(
             units.Short,
             (
                 Query(
-                    'sum by (namespace, reason) (fedpipe_replans_total{namespace=~"$namespace"}) > 0', "{{namespace}}: plans, {{reason}}"
+                    f"sum by (namespace, reason) (fedpipe_replans_total{{{_NAMESPACE}}}) > 0",
+                    "{{namespace}}: plans, {{reason}}",
                 ),
                 Query(
-                    'sum by (namespace, task) (fedpipe_out_of_memory_total{namespace=~"$namespace"}) > 0', "{{namespace}}: OOM, {{task}}"
+                    f"sum by (namespace, task) (fedpipe_out_of_memory_total{{{_NAMESPACE}}}) > 0",
+                    "{{namespace}}: OOM, {{task}}",
                 ),
             ),
             Kind.BARS,
@@ -216,7 +224,7 @@ _HARDWARE: Final = Row(
             units.Short,
             (
                 Query(
-                    'max by (namespace, site) (fedpipe_site_tokens_per_second{namespace=~"$namespace", site=~"$site"})',
+                    f'max by (namespace, site) (fedpipe_site_tokens_per_second{{{_NAMESPACE}, site=~"$site"}})',
                     "{{namespace}}/{{site}}",
                 ),
             ),
@@ -244,8 +252,9 @@ FLEET: Final = Dashboard(
     "FedPipe / Fleet",
     "All runs and sites: what is under way, what is blocked, what fails and why.",
     (
-        Variable("namespace", "Namespace", "label_values(fedpipe_site_status_condition, namespace)"),
-        Variable("site", "Site", 'label_values(fedpipe_site_status_condition{namespace=~"$namespace"}, site)'),
+        RELEASE,
+        Variable("namespace", "Namespace", f"label_values(fedpipe_site_status_condition{{{OF_RELEASE}}}, namespace)"),
+        Variable("site", "Site", f"label_values(fedpipe_site_status_condition{{{_NAMESPACE}}}, site)"),
     ),
     (_RUNS, _SITES, _HARDWARE),
 )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 
 class Kind(StrEnum):
@@ -89,3 +90,8 @@ class Dashboard:
         """All panels, in order."""
         for row in self.rows:
             yield from row.panels
+
+
+OF_RELEASE: Final = 'release=~"$release"'
+"""What every query selects: the scrape gives each target its release. "All" also finds series without this label."""
+RELEASE: Final = Variable("release", "Release", "label_values(fedpipe_build_info, release)")

@@ -4,9 +4,9 @@ from typing import Final
 
 from grafana_foundation_sdk.models import units
 
-from observability.model import Dashboard, Kind, Panel, Query, Row, Threshold, Variable
+from observability.model import OF_RELEASE, RELEASE, Dashboard, Kind, Panel, Query, Row, Threshold, Variable
 
-_JOB: Final = 'job=~"$job"'
+_JOB: Final = f'{OF_RELEASE}, job=~"$job"'
 
 
 def _rate(metric: str, by: str, labels: str = _JOB) -> str:
@@ -22,9 +22,9 @@ _REPLICAS: Final = Row(
     (
         Panel(
             "Operators that reconcile",
-            "1 for each release. None: no Job is started and no round committed. More than one for a release is a fault.",
+            "1 for each release. 0: no Job of its runs is started and no round committed. More than 1 is a fault.",
             units.Short,
-            (Query(f"sum(fedpipe_leader{{{_JOB}}}) or vector(0)", "reconciling"),),
+            (Query(f"sum by (release) (fedpipe_leader{{{_JOB}}}) or on () vector(0)", "reconciling {{release}}"),),
             Kind.VALUES,
             4,
             thresholds=(Threshold(0, "red"), Threshold(1, "green")),
@@ -44,7 +44,8 @@ _REPLICAS: Final = Row(
             units.Short,
             (
                 Query(
-                    f"max by (job, instance) (fedpipe_leader{{{_JOB}}}) * on (job, instance) group_left (version) fedpipe_build_info",
+                    f"max by (release, job, instance) (fedpipe_leader{{{_JOB}}}) "
+                    "* on (release, job, instance) group_left (version) fedpipe_build_info",
                     "leader",
                 ),
             ),
@@ -167,7 +168,7 @@ OPERATOR: Final = Dashboard(
     "fedpipe-operator",
     "FedPipe / Operator",
     "The operator itself: replicas, reconciles, queues, watches, and its calls to the API server and to stores.",
-    (Variable("job", "Scrape job", "label_values(fedpipe_build_info, job)"),),
+    (RELEASE, Variable("job", "Scrape job", f"label_values(fedpipe_build_info{{{OF_RELEASE}}}, job)")),
     (
         _REPLICAS,
         _RECONCILES,

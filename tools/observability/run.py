@@ -4,9 +4,10 @@ from typing import Final
 
 from grafana_foundation_sdk.models import units
 
-from observability.model import Dashboard, Kind, Panel, Query, Row, Threshold, Variable
+from observability.model import OF_RELEASE, RELEASE, Dashboard, Kind, Panel, Query, Row, Threshold, Variable
 
-_RUN: Final = 'namespace="$namespace", run="$run"'
+_NAMESPACE: Final = f'{OF_RELEASE}, namespace="$namespace"'
+_RUN: Final = f'{_NAMESPACE}, run="$run"'
 _SITES: Final = f'{_RUN}, site=~"$site"'
 _TRAINED: Final = "no site has finished a training"
 _FORECAST: Final = (Threshold(0.75, "green"), Threshold(1.25, "orange"))
@@ -204,7 +205,7 @@ _WORK: Final = Row(
             "Refused updates in the run's namespace",
             "Updates that were not aggregated, by reason. docs/reasons.md explains each; the events of the run name the sites.",
             units.Short,
-            (Query('sum by (reason) (fedpipe_updates_refused_total{namespace="$namespace"}) > 0', "{{reason}}"),),
+            (Query(f"sum by (reason) (fedpipe_updates_refused_total{{{_NAMESPACE}}}) > 0", "{{reason}}"),),
             may_be_empty="no update was refused",
         ),
         Panel(
@@ -213,7 +214,7 @@ _WORK: Final = Row(
             units.Short,
             (
                 Query(
-                    'sum by (site, task, reason) (fedpipe_attempts_total{namespace="$namespace", site=~"$site", reason!="Completed"})',
+                    f'sum by (site, task, reason) (fedpipe_attempts_total{{{_NAMESPACE}, site=~"$site", reason!="Completed"}})',
                     "failed attempts",
                 ),
             ),
@@ -229,9 +230,10 @@ RUN: Final = Dashboard(
     "One run: progress, quality, plans, forecasts beside measurements, and what its sites did. "
     "A run whose object was deleted is found by a time range in which it was there.",
     (
-        Variable("namespace", "Namespace", "label_values(fedpipe_run_rounds, namespace)", many=False),
-        Variable("run", "Run", 'label_values(fedpipe_run_rounds{namespace="$namespace"}, run)', many=False),
-        Variable("site", "Site", 'label_values(fedpipe_plan_bits{namespace="$namespace", run="$run"}, site)'),
+        RELEASE,
+        Variable("namespace", "Namespace", f"label_values(fedpipe_run_rounds{{{OF_RELEASE}}}, namespace)", many=False),
+        Variable("run", "Run", f"label_values(fedpipe_run_rounds{{{_NAMESPACE}}}, run)", many=False),
+        Variable("site", "Site", f"label_values(fedpipe_plan_bits{{{_RUN}}}, site)"),
     ),
     (_PROGRESS, _QUALITY, _PLANS, _WORK),
 )

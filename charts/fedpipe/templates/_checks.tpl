@@ -23,7 +23,7 @@
 {{- define "fedpipe.requireOwnModels" -}}
 {{- $identity := .Values.storeIdentity | default dict }}{{ $store := .Values.defaultStore | default dict }}
 {{- if and $identity.roleArn $store.bucket }}
-{{- $runs := printf "%s/%s" $store.bucket (dig "prefix" "fedpipe" $store) | trimSuffix "/" }}
+{{- $runs := printf "%s/%s" $store.bucket (include "fedpipe.runsPrefix" .) | trimSuffix "/" }}
 {{- range $identity.models }}
 {{- $models := trimSuffix "/" . }}
 {{- if or (hasPrefix (printf "%s/" $models) (printf "%s/" $runs)) (hasPrefix (printf "%s/" $runs) (printf "%s/" $models)) }}

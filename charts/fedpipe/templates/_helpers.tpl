@@ -199,6 +199,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{ mergeOverwrite (include "fedpipe.labels" . | fromYaml) (include "fedpipe.testSelector" . | fromYaml) | toYaml }}
 {{- end }}
 
+{{/* Below which folder of the default store's bucket runs are; empty: of all of it. */}}
+{{- define "fedpipe.runsPrefix" -}}
+{{ dig "prefix" "fedpipe" (.Values.defaultStore | default dict) | trimSuffix "/" }}
+{{- end }}
+
 {{/* The subjects of a role binding: the operator's service account. */}}
 {{- define "fedpipe.subjects" -}}
 - kind: ServiceAccount

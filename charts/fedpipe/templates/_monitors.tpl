@@ -1,4 +1,15 @@
-{{/* What a ServiceMonitor and a PodMonitor have in common. */}}
+{{/* What a ServiceMonitor and a PodMonitor have in common, and how the PrometheusRule selects what they scrape. */}}
+
+{{/* The label `release` of everything that is scraped of this release. Names of releases are unique in their namespace alone. */}}
+{{- define "fedpipe.releaseLabel" -}}
+{{ printf "%s/%s" .Release.Namespace .Release.Name }}
+{{- end }}
+
+{{/* An expression about this release's series alone. Arguments: the chart's context, the expression. */}}
+{{- define "fedpipe.ofRelease" -}}
+{{- $braced := regexReplaceAll "(fedpipe_[a-z_]+)([^a-z_{]|$)" (index . 1) "${1}{}${2}" }}
+{{- regexReplaceAll "(fedpipe_[a-z_]+){" $braced (printf "${1}{release=%q, " (include "fedpipe.releaseLabel" (index . 0))) | replace ", }" "}" }}
+{{- end }}
 
 {{/* Fails where a monitor could not be created, or nothing could be scraped. Arguments: the chart's context, the monitor's name in `metrics`. */}}
 {{- define "fedpipe.requireMonitoring" -}}
@@ -16,16 +27,21 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
+{{/* What is scraped, and how. Arguments: the chart's context, the monitor's values. */}}
 {{- define "fedpipe.monitorEndpoint" -}}
+{{- $monitor := index . 1 -}}
 port: metrics
 path: /metrics
-interval: {{ .interval | quote }}
-scrapeTimeout: {{ .scrapeTimeout | quote }}
-honorLabels: {{ .honorLabels }}
-{{- with .relabelings }}
-relabelings: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .metricRelabelings }}
+interval: {{ $monitor.interval | quote }}
+scrapeTimeout: {{ $monitor.scrapeTimeout | quote }}
+honorLabels: {{ $monitor.honorLabels }}
+relabelings:
+  - targetLabel: release
+    replacement: {{ include "fedpipe.releaseLabel" (index . 0) | quote }}
+  {{- with $monitor.relabelings }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with $monitor.metricRelabelings }}
 metricRelabelings: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}

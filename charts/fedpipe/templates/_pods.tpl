@@ -117,6 +117,29 @@ without the proxy: the kubelet gives every container its address. */}}
 {{- end }}{{ end }}
 {{- end }}
 
+{{/* Whether `helm test` opens the default store by the operator's identity; else empty. */}}
+{{- define "fedpipe.testHasIdentity" -}}
+{{- if and (dig "roleArn" "" (.Values.storeIdentity | default dict)) (not (dig "bucket" "" (.Values.test.store | default dict))) }}true{{ end }}
+{{- end }}
+
+{{/* As whom the pod of `helm test` runs. A token is of its pod's own account, and a role trusts the operator's alone: with the identity, as that. */}}
+{{- define "fedpipe.testServiceAccount" -}}
+{{ ternary (include "fedpipe.serviceAccount" .) (include "fedpipe.test" .) (not (empty (include "fedpipe.testHasIdentity" .))) }}
+{{- end }}
+
+{{/* The store that `helm test` tries, as JSON; {}: none. That of the values; else the default one where it is opened without a Secret, or where its
+Secret must exist in this namespace, as it is served by name. There in a folder of the runs' own, since they may be all that is opened, with a name
+that no namespace has. */}}
+{{- define "fedpipe.testStore" -}}
+{{- $store := .Values.test.store | default dict }}
+{{- if not $store.bucket }}
+{{- $opened := or (include "fedpipe.testHasIdentity" .) (has .Release.Namespace (include "fedpipe.namespaces" . | fromJsonArray)) }}
+{{- $store = ternary (.Values.defaultStore | default dict) dict (not (empty $opened)) }}
+{{- if $store.bucket }}{{ $store = merge (dict "prefix" (printf "%s/_helm-test" (include "fedpipe.runsPrefix" .) | trimPrefix "/")) $store }}{{ end }}
+{{- end }}
+{{- toJson $store }}
+{{- end }}
+
 {{/* The certificate of the reports' server. */}}
 {{- define "fedpipe.reportsVolume" -}}
 {{- if and .Values.reports.enabled .Values.reports.tlsSecretName }}

@@ -126,9 +126,25 @@ class Api:
 
     def log(self, namespace: str, pod: str, container: str, *, lines: int) -> str:
         """The last lines of the log of a pod's container, of which at most the first MiB; empty if the pod or its log is gone."""
-        query = {"container": container, "tailLines": str(lines), "limitBytes": str(_MOST_LOG_BYTES)}
-        found = self._request("GET", PODS, namespace, pod, "log", body=None, query=query, headers={"Accept": "*/*"}, absent={404})
-        return (found or b"").decode(errors="replace")
+        return self._log(namespace, pod, {"container": container, "tailLines": str(lines)}).decode(errors="replace")
+
+    def log_since(self, namespace: str, pod: str, container: str, *, since: str, lines: int | None) -> tuple[str, bool]:
+        """The same with the time of each line, and whether there is more than that MiB.
+
+        Args:
+            namespace: the pod's.
+            pod: its name.
+            container: the container's.
+            since: the second from which on, as RFC 3339 writes it; empty: the last `lines`.
+            lines: how many; None: all.
+        """
+        where = {"sinceTime": since} if since else {"tailLines": str(lines)} if lines is not None else {}
+        found = self._log(namespace, pod, {"container": container, "timestamps": "true"} | where)
+        return found.decode(errors="replace"), len(found) >= _MOST_LOG_BYTES
+
+    def _log(self, namespace: str, pod: str, query: Mapping[str, str]) -> bytes:
+        limited = dict(query) | {"limitBytes": str(_MOST_LOG_BYTES)}
+        return self._request("GET", PODS, namespace, pod, "log", body=None, query=limited, headers={"Accept": "*/*"}, absent={404}) or b""
 
     def create(self, kind: Kind, namespace: str, body: Plain) -> Plain | None:
         """The object as it was created; None if one of this name exists."""

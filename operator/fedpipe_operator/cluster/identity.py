@@ -47,10 +47,14 @@ class Identity:
             advice = "name another model, or a store and a key pair of your own (spec.store), or ask the operator's administrator"
             raise UserError("StoreNotAllowed", f"{problem}; {advice}")
         store = run.store
-        endpoint = self.settings.sts_endpoint or store.endpoint
-        return assume_role(
-            Role(self.settings.role_arn, self.token_file, endpoint, store.region, self.guard),
-            session=f"fedpipe-{run.resource.metadata.uid}",
-            policy=self.settings.session_policy(run.spec, store.bucket, folder),
-            seconds=self.settings.session_seconds,
-        )
+        policy = self.settings.session_policy(run.spec, store.bucket, folder)
+        return self.session(f"fedpipe-{run.resource.metadata.uid}", policy, endpoint=store.endpoint, region=store.region)
+
+    def session(self, name: str, policy: str, *, endpoint: str | None, region: str) -> Credentials:
+        """The key pair of a session that may do what this policy says, for the store at this endpoint (None: AWS, in the region).
+
+        Raises:
+            UserError: `IdentityTokenMissing`, `IdentityRefused`; or what calling an endpoint raises.
+        """
+        role = Role(self.settings.role_arn, self.token_file, self.settings.sts_endpoint or endpoint, region, self.guard)
+        return assume_role(role, session=name, policy=policy, seconds=self.settings.session_seconds)

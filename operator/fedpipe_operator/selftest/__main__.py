@@ -6,21 +6,29 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from pathlib import Path
 from typing import Final
 
 from fedpipe_operator.certificates import certificates_problem
 from fedpipe_operator.cluster.api import in_cluster
+from fedpipe_operator.cluster.identity import TOKEN_FILE, Identity
 from fedpipe_operator.errors import FedPipeError, UserError
 from fedpipe_operator.selftest.checks import crds_are_served, operator_is_ready, store_works, toy_site_is_planned
-from fedpipe_operator.store import Store
+from fedpipe_operator.selftest.toy_site import SPEC
+from fedpipe_operator.store import Credentials
 from fedpipe_operator.store.address import BucketAddress, credentials_for, open_store
 from fedpipe_operator.store.addresses import api_server_addresses
 from fedpipe_operator.store.connections import addresses_of
+from fedpipe_operator.store_identity import StoreIdentity
 
 STORE_VARIABLE: Final = "FEDPIPE_TEST_STORE"
 """JSON: bucket, endpoint, region, prefix. Without a bucket, the store is left out."""
 SECRET_VARIABLE: Final = "FEDPIPE_TEST_SECRET"  # noqa: S105 -- a variable's name
 """The name of the Secret that the key pair in the environment is from."""
+IDENTITY_VARIABLE: Final = "FEDPIPE_TEST_IDENTITY"
+"""JSON: the chart's storeIdentity, if the store is opened by the operator's role and not by a key pair."""
+_SESSION: Final = "fedpipe-helm-test"
+"""As the store's audit log shows it."""
 
 Check = Callable[[], str]
 
@@ -39,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         "plan": toy_site_is_planned,
     }
     if (address := store_address(os.environ)) is not None:
-        checks["store"] = lambda: store_works(opened(address, os.environ))
+        checks["store"] = partial(store_is_opened_and_works, address, os.environ)
     failed = list(failures(checks, sys.stdout.write))
     if "store" not in checks:
         sys.stdout.write("left out  store: set the value test.store to a bucket in which it may write\n")
@@ -68,20 +76,52 @@ def store_address(environ: Mapping[str, str]) -> BucketAddress | None:
     return BucketAddress.model_validate({"prefix": ""} | given | {"api_servers": api_server_addresses(environ, addresses_of)})
 
 
-def opened(address: BucketAddress, environ: Mapping[str, str]) -> Store:
-    """The store at this address.
+def store_is_opened_and_works(address: BucketAddress, environ: Mapping[str, str], token_file: Path = TOKEN_FILE) -> str:
+    """Whether the store at this address works, by the operator's role where it has one for it, else by a key pair.
 
     Raises:
-        UserError: `CredentialsMissing`; or what opening the store raises.
+        UserError: what `session_of`, `key_pair_of` or `store_works` raises.
+    """
+    identity = identity_of(environ)
+    if identity is None:
+        return store_works(open_store(address, key_pair_of(address, environ)))
+    said = store_works(open_store(address, session_of(address, identity, token_file)))
+    return f"{identity.role_arn} gives a session to the operator's service account; {said}"
+
+
+def identity_of(environ: Mapping[str, str]) -> StoreIdentity | None:
+    """The operator's role for the store; None: it is opened by a key pair.
+
+    Raises:
+        ValueError: the variable is not what the chart writes.
+    """
+    given = environ.get(IDENTITY_VARIABLE)
+    return StoreIdentity.model_validate_json(given) if given else None
+
+
+def session_of(address: BucketAddress, identity: StoreIdentity, token_file: Path) -> Credentials:
+    """A session as long as that of a run, which opens the folder of the test and nothing else: a run's would open the run's.
+
+    Raises:
+        UserError: `IdentityTokenMissing`, `IdentityRefused`; or what calling an endpoint raises.
+    """
+    policy = identity.session_policy(SPEC, address.bucket, address.prefix)  # whose model is in no bucket
+    return Identity(identity, None, address.guard, token_file).session(_SESSION, policy, endpoint=address.endpoint, region=address.region)
+
+
+def key_pair_of(address: BucketAddress, environ: Mapping[str, str]) -> Credentials | None:
+    """The key pair of the store's Secret.
+
+    Raises:
+        UserError: `CredentialsMissing`.
     """
     try:
-        credentials = credentials_for(address, environ)
+        return credentials_for(address, environ)
     except UserError as error:
         secret = environ.get(SECRET_VARIABLE)
         where = f"the Secret {secret} of this namespace has not both" if secret else "no Secret is named that has both"
         advice = "create it, or correct its name in credentialsSecretRef"
         raise UserError("CredentialsMissing", f"{where} AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: {advice}") from error
-    return open_store(address, credentials)
 
 
 def certificates_are_read(environ: Mapping[str, str]) -> str:
