@@ -40,12 +40,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8, help="of `flower`")
     parser.add_argument("--steps", type=int, help="of each site in a round of `flower`; other than the main table's, nothing is stored")
     arguments = parser.parse_args()
+    if arguments.sweep not in SWEEPS and arguments.command != "table":
+        parser.error(f"{arguments.sweep} is a table of no sweep: it can be printed only, with `table {arguments.sweep}`")
     torch.set_num_threads(arguments.threads)
     if arguments.command == "readme":
         print(in_readme(TABLES), end="")
     elif arguments.command == "flower":
         print(table(compare(arguments.steps, arguments.rounds, arguments.threads)))
-    elif arguments.command == "table" and arguments.sweep not in SWEEPS:
+    elif arguments.sweep not in SWEEPS:
         print(TABLES[arguments.sweep]())
     else:
         configurations = {name: one for name, one in SWEEPS[arguments.sweep]().items() if arguments.only in name}

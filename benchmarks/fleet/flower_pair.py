@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from statistics import mean
@@ -20,6 +21,7 @@ from sweeps import main
 FILE: Final = Path(__file__).with_name("flower.json")
 NAME: Final = "independent, FedIT, seed 0"
 _COMMAND: Final = "python benchmarks/fleet flower"
+_INSTALL: Final = "pip install --no-deps --require-hashes -r requirements-rival.lock"
 _FOLDERS: Final = (Path(__file__).parent, Path(__file__).parents[2] / "examples")
 Pair = dict[str, Any]
 
@@ -33,7 +35,18 @@ def fedit(steps: int | None) -> Run:
 
 
 def compare(steps: int | None, rounds: int, threads: int) -> Pair:
-    """Both curves of so many rounds; stored where the README's table reads them if the steps are the main table's."""
+    """Both curves of so many rounds; stored where the README's table reads them if the steps are the main table's.
+
+    Args:
+        steps: of each site in a round; None: those of the main table.
+        rounds: as many, or as the stored run of the fleet has.
+        threads: of each of the two, which take turns.
+
+    Raises:
+        SystemExit: ray is not installed.
+    """
+    if find_spec("ray") is None:
+        raise SystemExit(f"Flower's simulation needs ray, which is not installed: {_INSTALL}")
     configuration = fedit(steps)
     ours, seconds = _of_fleet(configuration, rounds)
     flower = _of_flower(configuration, len(ours), threads)

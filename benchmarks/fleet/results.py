@@ -28,10 +28,8 @@ def compute(name: str, configuration: Run | Study) -> dict[str, Any]:
     if isinstance(configuration, Run):
         for point in run(configuration):
             curve.append(asdict(point))
-            print(
-                f"{name}: {point.seconds:.0f} s, accuracy {point.accuracy:.3f}, loss {point.loss:.3f}, slow {point.slow_accuracy or 0:.3f}",
-                flush=True,
-            )
+            slow = "" if point.slow_accuracy is None else f", slow {point.slow_accuracy:.3f}"
+            print(f"{name}: {point.seconds:.0f} s, accuracy {point.accuracy:.3f}, loss {point.loss:.3f}{slow}", flush=True)
     else:
         for steps, quality in study(configuration):
             curve.append({"steps": steps, **asdict(quality)})
