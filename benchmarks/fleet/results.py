@@ -34,6 +34,8 @@ def compute(name: str, configuration: Run | Study) -> dict[str, Any]:
         for steps, quality in study(configuration):
             curve.append({"steps": steps, **asdict(quality)})
             print(f"{name}: {steps} steps, accuracy {quality.accuracy:.3f}, loss {quality.loss:.3f}", flush=True)
+    if not curve:
+        raise SystemExit(f"{name}: no round ends in the time of the run, so there is nothing to store: give it more seconds")
     if isinstance(configuration, Run):
         keep_data(configuration.problem, len(configuration.slowdowns))
     result = {"name": name, "configuration": asdict(configuration), "real_seconds": round(time.monotonic() - started, 1), "curve": curve}
