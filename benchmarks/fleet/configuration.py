@@ -6,14 +6,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from fedpipe_trainer.contract import Bits
+
 NEWSGROUPS, E2E = "20 Newsgroups", "E2E"
 _FOLDER: Final = Path(__file__).parent
-PROFILES: Final = {NEWSGROUPS: _FOLDER / "profile.json", E2E: _FOLDER / "profile-e2e.json"}
-"""By data: the measured profile of a site of the fastest tier."""
+PROFILES: Final = {
+    (NEWSGROUPS, 16): _FOLDER / "profile.json",
+    (NEWSGROUPS, 32): _FOLDER / "profile-32.json",
+    (E2E, 16): _FOLDER / "profile-e2e.json",
+}
+"""By data and bits of the base: the measured profile of a site of the fastest tier."""
 VERSION: Final = 2
 """To be raised when the aggregation or a constant of the fleet changes what a run does or how long it takes."""
 PLANNER: Final = 4
 """To be raised when the planner changes what the runs do that leave something to it."""
+_BITS: Final[Bits] = 16
+"""Of the base, but in an ablation."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,8 @@ class Planned:
     """Whether the sites have a cache."""
     batch_sizes: tuple[int, ...] = (2, 4, 8, 16)
     """Those of the spec, the largest being the problem's; with that one only, no site takes a smaller one."""
+    bits: Bits = _BITS
+    """Of the base, at every site: one whose memory cannot carry it has no plan and takes no part."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,9 @@ class Run:
     """Rounds between two evaluations on the test documents."""
     schedule: str = "Constant"
     """`training.learningRateSchedule` of the product, over `seconds`."""
+    starts: int = 1
+    """Of a site in a round: one that evaluates the global adapter and trains, or two, one for each. A start loads the base, takes a first
+    step and receives the global adapter."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +118,14 @@ class Study:
     """How the learning rate falls over the steps, as in a run."""
 
 
+def bits_of(configuration: Run | Study) -> Bits:
+    """The bits of the base that it trains on."""
+    return configuration.work.bits if isinstance(configuration, Run) and isinstance(configuration.work, Planned) else _BITS
+
+
 def key_of(configuration: Run | Study) -> str:
     """The name under which its result is stored. A run's clock depends on the measured profile too."""
-    profile = PROFILES[configuration.problem.data]
+    profile = PROFILES[configuration.problem.data, bits_of(configuration)]
     clock = [hashlib.sha256(profile.read_bytes()).hexdigest(), VERSION] if isinstance(configuration, Run) else []
     planner = [PLANNER] if isinstance(configuration, Run) and isinstance(configuration.work, Planned) else []
     fields = asdict(configuration)
@@ -116,5 +134,9 @@ def key_of(configuration: Run | Study) -> str:
         del fields["schedule"]
     if fields["problem"]["data"] == NEWSGROUPS:
         del fields["problem"]["data"]
+    if fields.get("starts") == 1:
+        del fields["starts"]
+    if planner and bits_of(configuration) == _BITS:
+        del fields["work"]["bits"]
     text = json.dumps([type(configuration).__name__, fields, *clock, *planner], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -11,9 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from configuration import Planned, Run, Study
-from fleet_sites import name_of, plan, profile_seconds, site_profiles
+from configuration import Planned, Run, Study, bits_of
+from fleet_sites import importance_of, name_of, plan, profile_seconds, site_profiles
 from server import Update, adapter_file, aggregate, bytes_down, merged, parse_adapter, start_of
+from site_data import data_of
 from task import Partition, Task, load_task, partition
 from torch import Tensor
 from training import Quality, evaluate, evaluate_global, ranks_of, steps, trainable, validation_loss
@@ -63,9 +64,9 @@ def run(configuration: Run) -> Iterator[Point]:
 
 
 def _run(configuration: Run, runtime: TaskRuntime) -> Iterator[Point]:
-    task = load_task(configuration.problem)
+    task = load_task(configuration.problem, bits_of(configuration))
     split = partition(task, configuration.problem, len(configuration.slowdowns))
-    sites = site_profiles(task, configuration, split)
+    sites = site_profiles(configuration, data_of(task, split), importance_of(task, configuration, split))
     seconds, number, uploaded, downloaded = profile_seconds(configuration), 0, 0, 0
     left = configuration.seconds - seconds
     adapter: bytes | None = None
@@ -73,7 +74,7 @@ def _run(configuration: Run, runtime: TaskRuntime) -> Iterator[Point]:
     history, evaluations = History(), dict[int, EvaluationSummary]()
     while True:
         number += 1
-        plans = plan(task, configuration, sites, replace(history, round=number)).plans.plans
+        plans = plan(configuration, sites, replace(history, round=number)).plans.plans
         length = max(one.forecast.seconds for one in plans.values())
         share = share_at(LearningRateSchedule(configuration.schedule), 1 - (configuration.seconds - seconds - ROUND_OVERHEAD) / left)
         problem = replace(configuration.problem, learning_rate=share * configuration.problem.learning_rate)
@@ -86,7 +87,7 @@ def _run(configuration: Run, runtime: TaskRuntime) -> Iterator[Point]:
                 task, replace(configuration, problem=problem), split, plans=plans, start=start, number=number, runtime=runtime, sent=adapter
             )
         updates = {site: one.update for site, one in trained.items()}
-        downloaded += sum(one.downloaded for one in trained.values())
+        downloaded += configuration.starts * sum(one.downloaded for one in trained.values())
         uploaded += sum(len(update.data) for update in updates.values())
         adapter, learned = aggregate(task, configuration.problem, configuration.server, updates, adapter)
         new = parse_adapter(task, adapter)

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from configuration import E2E, NEWSGROUPS, PROFILES, Problem
+from configuration import E2E, NEWSGROUPS, PROFILES, Run, Study, bits_of
 from fleet_sites import BATCHES
 from ingredients.models import model_folder
 from task import CACHE, MODELS, load_task, rows_of
@@ -20,8 +20,9 @@ _IMPORTANCE: Final = {NEWSGROUPS: ImportanceMethod.NONE, E2E: ImportanceMethod.G
 """Whether the profile's seconds contain the scores, see `fleet_sites`."""
 
 
-def measure_profile(problem: Problem) -> None:
-    """Measure on one thread, and write the profile of the problem's data. Nothing else should run meanwhile."""
+def measure_profile(configuration: Run | Study) -> Path:
+    """Measure on one thread, and write the profile of the run's data and base. Nothing else should run meanwhile."""
+    problem, bits = configuration.problem, bits_of(configuration)
     train, validation = rows_of(problem.data)
     objective = load_task(problem).objective
     if isinstance(objective, SequenceClassification):
@@ -37,7 +38,7 @@ def measure_profile(problem: Problem) -> None:
             model=Model(source=model_folder(MODELS[problem.data], CACHE).as_uri()),
             objective=objective,
             data=Data(train=str(folder / "train.jsonl"), validation=str(folder / "validation.jsonl")),
-            bits=(16,),
+            bits=tuple(sorted({16, bits})),  # the tiers have what 16 bits need
             batch_sizes=tuple(size for size in BATCHES if size <= problem.batch_size),
             importance=_IMPORTANCE[problem.data],
             contributors=2,
@@ -47,4 +48,5 @@ def measure_profile(problem: Problem) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         subprocess.run([sys.executable, "-m", "fedpipe_trainer", str(folder / "task.json")], check=True, env=environment)
         result = parse_result((folder / "result.json").read_text(encoding="utf-8"))
-    PROFILES[problem.data].write_text(json.dumps(json.loads(result.to_json()), indent=1) + "\n", encoding="utf-8")
+    PROFILES[problem.data, bits].write_text(json.dumps(json.loads(result.to_json()), indent=1) + "\n", encoding="utf-8")
+    return PROFILES[problem.data, bits]

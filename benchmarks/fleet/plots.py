@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from configuration import Run, Study
-from results import stored
+from held import curve_of
 
 FOLDER: Final = Path(__file__).parent / "plots"
 _COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
@@ -20,7 +20,7 @@ def write_plots(sweep: str, configurations: Mapping[str, Run | Study]) -> list[P
 
     The curves of a rule's seeds have the same colour.
     """
-    curves = {name: result["curve"] for name, one in configurations.items() if isinstance(one, Run) and (result := stored(one))}
+    curves = {name: curve for name, one in configurations.items() if isinstance(one, Run) and (curve := curve_of(one))}
     FOLDER.mkdir(exist_ok=True)
     paths = []
     for setting in sorted({name.partition(", ")[0] for name in curves}):

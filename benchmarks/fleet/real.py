@@ -28,9 +28,11 @@ sys.path[:0] = [str(ROOT / "examples")]
 
 import yaml  # noqa: E402 -- the path above comes first
 from configuration import Planned, Problem, Run  # noqa: E402
-from fleet_sites import name_of, site_profiles, spec_of  # noqa: E402
+from fleet_sites import importance_of, name_of, site_profiles, spec_of  # noqa: E402
+from ingredients.models import model_folder  # noqa: E402
 from ingredients.newsgroups import newsgroups  # noqa: E402
-from task import CACHE, VALIDATION, Partition, Task, load_task, partition  # noqa: E402
+from site_data import data_of  # noqa: E402
+from task import CACHE, MODELS, VALIDATION, Partition, Task, load_task, partition  # noqa: E402
 
 from fedpipe_operator import names  # noqa: E402
 from fedpipe_operator.planning.choices import Choice  # noqa: E402
@@ -60,14 +62,14 @@ def main() -> None:
     split = Partition(tuple(rows[:DOCUMENTS] for rows in partition(task, problem, len(SLOWDOWNS)).rows), (), frozenset())
     with tempfile.TemporaryDirectory(prefix="fedpipe-real-") as folder:
         example = Path(folder) / "example"
-        write_example(example, task, run, split)
+        write_example(example, run, split)
         command = [sys.executable, "-m", "fedpipe_operator.cli", "run", str(example), "--no-compare"]
         with slowed(dict(zip(_MEMORY, SLOWDOWNS, strict=True))):
             subprocess.run([*command, "--volumes", str(Path(folder) / "volumes"), "--output", str(Path(folder) / "runs")], check=True)
         print_table(task, run, split, Path(folder) / "runs" / "default" / "fleet" / "store")
 
 
-def write_example(folder: Path, task: Task, run: Run, split: Partition) -> None:
+def write_example(folder: Path, run: Run, split: Partition) -> None:
     """The run and its sites as YAML, and the sites' data beside."""
     folder.mkdir()
     rows, _ = newsgroups(CACHE)
@@ -76,7 +78,8 @@ def write_example(folder: Path, task: Task, run: Run, split: Partition) -> None:
         volume.mkdir(parents=True)
         _write_rows(volume / "train.jsonl", [rows[row] for row in mine])
         _write_rows(volume / "validation.jsonl", [rows[row] for row in mine[:VALIDATION]])
-    spec = spec_of(task, run).model_dump(mode="json", by_alias=True, exclude_unset=True)
+    spec = spec_of(run, {}).model_dump(mode="json", by_alias=True, exclude_unset=True)
+    spec["model"]["source"] = model_folder(MODELS[run.problem.data], CACHE).as_uri()
     spec["sites"] = {"selector": {"matchLabels": {"example": "fleet"}}}
     spec["export"] = {"adapter": False, "merged": False}
     kind = {"apiVersion": "fedpipe.io/v1alpha1", "kind": "FederatedFineTune", "metadata": {"name": "fleet"}, "spec": spec}
@@ -152,9 +155,10 @@ def print_table(task: Task, run: Run, split: Partition, store: Path) -> None:
     """Print a row for each round but the last. A round lasts from its plan to the next one's."""
     plans = [RoundPlan.model_validate_json((store / names.round_plan(i)).read_text()) for i in range(1, run.rounds + 1)]
     commits = [RoundCommit.model_validate_json((store / names.round_commit(i)).read_text()) for i in range(1, run.rounds)]
-    sites = {name: replace(site, up=1e12, down=1e12) for name, site in site_profiles(task, run, split).items()}
+    profiles = site_profiles(run, data_of(task, split), importance_of(task, run, split))
+    sites = {name: replace(site, up=1e12, down=1e12) for name, site in profiles.items()}
     head = {name: tuple(task.base.model.get_parameter(name).shape) for name in task.base.head}
-    request = PlanRequest(spec=spec_of(task, run), head=head)
+    request = PlanRequest(spec=spec_of(run, {}), head=head)
     real = [after.started_at - plan.started_at for plan, after in pairwise(plans)]
     forecasts = [{site: _forecast(request, sites[site], plan.plans[site]) for site in plan.selected} for plan in plans[:-1]]
     virtual = [ROUND_OVERHEAD + max(one.seconds for one in by_site.values()) for by_site in forecasts]

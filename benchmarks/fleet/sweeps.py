@@ -103,6 +103,12 @@ def others() -> dict[str, Run | Study]:
     return runs | {f"independent, {name}, seed 0": _run(Problem(), rule) for name, rule in alone.items()}
 
 
+def rivals() -> dict[str, Run | Study]:
+    """The rivals whose plans are given, in one setting: `held.memory_table` needs no more."""
+    runs = {name: run for name, run in (main(range(1)) | others()).items() if name.startswith("independent, ")}
+    return {name.removeprefix("independent, ").removesuffix(", seed 0"): run for name, run in runs.items()}
+
+
 def ablations() -> dict[str, Run | Study]:
     """Ours at a constant learning rate, and with one thing changed at a time: one seed, half the time, in the setting that shows it."""
     ours = Planned()
@@ -128,10 +134,15 @@ def ablations() -> dict[str, Run | Study]:
     rules = {"independent": {name: Rule(work, Server()) for name, work in ({"ours": ours} | of_plans).items()}}
     rules["correlated"] = {name: Rule(work, server) for name, (work, server) in ({"ours": (ours, Server())} | of_servers).items()}
     runs: dict[str, Run | Study] = {"centralised, seed 0": centralised(Problem())}
-    return runs | {
+    runs |= {
         f"{setting}, {name}, seed 0": _run(Problem(slow_sites_own_classes=_SETTINGS[setting]), rule, _SECONDS / 2)
         for setting, changed in rules.items()
         for name, rule in changed.items()
+    }
+    wide = Rule(Planned(bits=32), Server())  # its profile and its rounds take twice as long
+    return runs | {
+        "independent, two starts a round, seed 0": replace(_run(Problem(), Rule(ours, Server()), _SECONDS / 2), starts=2),
+        "independent, 32 bits at every site, seed 0": _run(Problem(), wide),
     }
 
 

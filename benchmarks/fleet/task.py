@@ -16,7 +16,7 @@ from ingredients.packages import cache_folder
 from ingredients.splitting import Shares, balanced_sample, dirichlet_shares, split_rows
 from ingredients.tables import Row
 
-from fedpipe_trainer.contract import CausalLM, Objective, SequenceClassification, WeightShape
+from fedpipe_trainer.contract import Bits, CausalLM, Objective, SequenceClassification, WeightShape
 from fedpipe_trainer.data import Example, encode
 from fedpipe_trainer.model import Base
 from fedpipe_trainer.model.architecture import target_weights
@@ -71,14 +71,21 @@ class Partition:
     """Their numbers, in the order of the classes."""
 
 
-def load_task(problem: Problem) -> Task:
-    """The base model and the data of this problem."""
-    return _load(problem.data, problem.max_length)
+def load_task(problem: Problem, bits: Bits = 16) -> Task:
+    """The base model, at so many bits, and the data of this problem."""
+    return _load(problem.data, problem.max_length, bits)
 
 
 @lru_cache(maxsize=1)
-def _load(data: str, max_length: int) -> Task:
-    return _LOADERS[data](max_length)
+def _load(data: str, max_length: int, bits: Bits) -> Task:
+    return _LOADERS[data](max_length, bits)
+
+
+def objective_of(data: str, max_length: int, labels: tuple[str, ...]) -> Objective:
+    """What is learnt from this data."""
+    if data == E2E:
+        return CausalLM(prompt="{mr}\n", response="{ref}", max_length=max_length)
+    return SequenceClassification(text="text", label="label", labels=labels, max_length=max_length)
 
 
 def rows_of(data: str) -> tuple[list[Row], list[Row]]:
@@ -90,28 +97,27 @@ def rows_of(data: str) -> tuple[list[Row], list[Row]]:
     return newsgroups(CACHE) if data == NEWSGROUPS else (_e2e_rows("devset.csv"), _e2e_rows("testset_w_refs.csv"))
 
 
-def _newsgroups(max_length: int) -> Task:
-    """MiniLM at 16 bits, 20 Newsgroups, a fixed test subset of 1,000 documents."""
+def _newsgroups(max_length: int, bits: Bits) -> Task:
+    """MiniLM, 20 Newsgroups, a fixed test subset of 1,000 documents."""
     train, test = rows_of(NEWSGROUPS)
     labels = tuple(sorted({row["label"] for row in train}))
     test = [test[i] for i in balanced_sample([row["label"] for row in test], TEST_DOCUMENTS // len(labels), seed=0)]
-    objective = SequenceClassification(text="text", label="label", labels=labels, max_length=max_length)
-    return _task(NEWSGROUPS, "bert", objective, (train, test), [row["label"] for row in train])
+    base = load(model_folder(MODELS[NEWSGROUPS], CACHE), bits, objective := objective_of(NEWSGROUPS, max_length, labels))
+    return _task(base, "bert", objective, (train, test), [row["label"] for row in train])
 
 
-def _e2e(max_length: int) -> Task:
-    """SmolLM2 at 16 bits, the development split of E2E for training, and 200 evenly spaced sentences of its test split."""
+def _e2e(max_length: int, bits: Bits) -> Task:
+    """SmolLM2, the development split of E2E for training, and 200 evenly spaced sentences of its test split."""
     train, test = rows_of(E2E)
     test = test[:: len(test) // _TEST_SENTENCES][:_TEST_SENTENCES]
-    objective = CausalLM(prompt="{mr}\n", response="{ref}", max_length=max_length)
-    return _task(E2E, "llama", objective, (train, test), [restaurant(row["mr"]) for row in train])
+    base = load(model_folder(MODELS[E2E], CACHE), bits, objective := objective_of(E2E, max_length, ()))
+    return _task(base, "llama", objective, (train, test), [restaurant(row["mr"]) for row in train])
 
 
-_LOADERS: Final[dict[str, Callable[[int], Task]]] = {NEWSGROUPS: _newsgroups, E2E: _e2e}
+_LOADERS: Final[dict[str, Callable[[int, Bits], Task]]] = {NEWSGROUPS: _newsgroups, E2E: _e2e}
 
 
-def _task(data: str, architecture: str, objective: Objective, rows: tuple[list[Row], list[Row]], classes: list[str]) -> Task:
-    base = load(model_folder(MODELS[data], CACHE), 16, objective)
+def _task(base: Base, architecture: str, objective: Objective, rows: tuple[list[Row], list[Row]], classes: list[str]) -> Task:
     train, test = (tuple(encode(part, objective, base.tokenizer)) for part in rows)
     return Task(base, objective, target_weights(base.model, architecture, ()), train, test, tuple(classes))
 

@@ -1,14 +1,10 @@
 """The tables of benchmarks/fleet/README.md are what its stored results say, and every stored result is of a run that a sweep names."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Final
 
-ROOT: Final = Path(__file__).parents[2]
-FLEET: Final = ROOT / "benchmarks" / "fleet"
+from fleet_benchmark import FLEET, ROOT, output_of
+
 _KEYS: Final = """
 import sys
 sys.path[:0] = [sys.argv[1], sys.argv[2]]
@@ -16,11 +12,6 @@ from configuration import key_of
 from sweeps import SWEEPS
 print(*(key_of(one) for sweep in SWEEPS.values() for one in sweep().values()))
 """
-
-
-def output_of(*command: str) -> str:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *command], check=True, capture_output=True, text=True, env=environment, cwd=ROOT).stdout
 
 
 def test_the_readme_has_the_tables_of_what_is_stored() -> None:
