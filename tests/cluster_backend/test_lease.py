@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from cluster_user import wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -322,8 +323,7 @@ def test_the_thread_leads_and_ends_when_it_is_stopped() -> None:
     elector = Elector(server, "fedpipe", "fedpipe", "one", Leadership())  # type: ignore[arg-type]
     elector.start(lambda: led.append(elector.leadership.is_leader()), on_regained=lambda: None)
     assert elector._thread is not None
-    while not led:
-        elector._thread.join(0.01)
+    wait_until(lambda: led, "it leads", seconds=60)
     assert not elector.has_ended()
 
     elector.stop()

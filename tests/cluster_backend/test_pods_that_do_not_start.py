@@ -74,11 +74,7 @@ def test_a_pod_has_its_whole_grace_however_long_a_queue_held_its_job(tmp_path: P
 
 def test_a_pod_that_the_kernel_killed_for_its_memory_takes_half_as_much_at_once_the_next_time(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
-    while "toy-train-r1-site-a-a0" not in world.active_jobs():
-        world.reconcile()
-        for name in world.active_jobs():
-            if "train" not in name:
-                world.work(name)
+    world.work_until("train-r1")
     killed = {"containerStatuses": [{"state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}]}
     world.pod("toy-train-r1-site-a-a0", killed)
     world.end("toy-train-r1-site-a-a0", "Failed", "BackoffLimitExceeded")

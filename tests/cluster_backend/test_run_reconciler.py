@@ -3,7 +3,6 @@
 import copy
 import json
 import sys
-import threading
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster_user import wait_until
 from health import is_met, kstatus
 from stand_in_cluster import SETTINGS, KubeWorld, renamed, stamp
 from stand_in_runs import a_run, a_site
@@ -850,9 +850,8 @@ def test_a_planning_process_that_is_killed_is_started_again(tmp_path: Path) -> N
     workers, uid = world.runs.cluster.workers, world.run.resource.metadata.uid
     command, workers.command = workers.command, (sys.executable, "-c", "import time; time.sleep(600)")
     world.work_until_started("toy-plan-r1-a0")
+    wait_until(lambda: workers._processes, "the process runs", seconds=60)
     workers.command = command
-    while not workers._processes:
-        threading.Event().wait(0.01)
     next(iter(workers._processes.values())).kill()
     world.settle()
 

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from cluster_user import wait_until
 
 from fedpipe_operator.backend import Job, JobState, JobStatus, TaskKind
 from fedpipe_operator.cluster.workers import Workers
@@ -34,9 +35,11 @@ class Bench:
         assert self.ended.wait(60)
         return self.workers.statuses("uid-1")[JOB.name]
 
-    def until_running(self) -> None:
-        while self.workers.statuses("uid-1")[JOB.name].state is not JobState.RUNNING:
-            threading.Event().wait(0.01)
+    def until_running(self, uid: str = "uid-1") -> None:
+        def is_running() -> bool:
+            return self.workers.statuses(uid)[JOB.name].state is JobState.RUNNING
+
+        wait_until(is_running, f"the process of {uid} runs", seconds=60, explain=lambda: str(self.workers))
 
 
 @pytest.fixture
@@ -115,8 +118,7 @@ def test_a_namespace_that_is_not_alone_has_one_process_of_two(slow: Bench) -> No
 
     slow.workers.discard("uid-1")
 
-    while slow.workers.statuses("uid-3")[JOB.name].state is not JobState.RUNNING:
-        threading.Event().wait(0.01)
+    slow.until_running("uid-3")
     assert [slow.workers.statuses(f"tarpit-{number}")[JOB.name].state for number in (1, 2)] == [JobState.PENDING] * 2
 
 

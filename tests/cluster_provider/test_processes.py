@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from cluster_user import wait_until
 from testcluster.layout import Layout
 from testcluster.processes import _stat, pid_of
 
@@ -23,8 +24,7 @@ ctypes.CDLL(None).pthread_exit(None)
 @pytest.fixture
 def ending() -> Iterator["subprocess.Popen[bytes]"]:
     with subprocess.Popen([sys.executable, "-c", WITHOUT_ITS_FIRST_THREAD], stdin=subprocess.PIPE) as process:
-        while (found := _stat(process.pid)) is not None and found[0] != "Z":
-            os.sched_yield()
+        wait_until(lambda: (found := _stat(process.pid)) is None or found[0] == "Z", "its first thread has ended", seconds=60)
         yield process
         os.kill(process.pid, signal.SIGKILL)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from crds import default_status
 from stand_in_runs import a_run
@@ -35,6 +35,8 @@ from fedpipe_operator.tracking.write import Work
 from fedpipe_trainer.contract import ExitCode, parse_task
 
 SETTINGS = Settings(trainer_image="trainer:1", operator_image="operator:1")
+_RECONCILES: Final = 300
+"""In which a run of the tests comes to everything that it comes to at all."""
 
 
 def stamp(now: float) -> str:
@@ -254,23 +256,29 @@ class KubeWorld:
 
     def work_until(self, word: str) -> None:
         """Reconcile and work until Jobs with this word in their names wait to be done; these are left."""
-        while not any(word in name for name in self.active_jobs()):
+        for _ in range(_RECONCILES):
+            if any(word in name for name in self.active_jobs()):
+                return
             self.reconcile()
             for name in self.active_jobs():
                 if word not in name:
                     self.work(name)
             self.await_workers()
+        raise self._stuck(word)
 
     def work_until_started(self, process: str) -> None:
         """Reconcile and work until this process of the operator is started; it is not waited for."""
-        while process not in self.runs.cluster.workers.statuses(self.run.resource.metadata.uid):
+        for _ in range(_RECONCILES):
+            if process in self.runs.cluster.workers.statuses(self.run.resource.metadata.uid):
+                return
             self.reconcile()
             for name in self.active_jobs():
                 self.work(name)
+        raise self._stuck(process)
 
     def settle(self, run: str = "toy") -> None:
         """Reconcile and work until the run is over."""
-        for _ in range(300):
+        for _ in range(_RECONCILES):
             try:
                 self.reconcile(run)
             except TransientError:
@@ -282,7 +290,12 @@ class KubeWorld:
                 self.work(active_jobs[0])
             else:
                 self.await_workers()
-        raise AssertionError(f"the run does not settle: {json.dumps(self.body(run).get('status'), indent=1)}")
+        raise self._stuck(run)
+
+    def _stuck(self, name: str) -> AssertionError:
+        """What a run that does not come to an end, or to a task, looks like."""
+        statuses = {of: body.get("status") for (kind, _, of), body in self.api.objects.items() if kind == RUNS.plural}
+        return AssertionError(f"it never came to {name}: {json.dumps(statuses, indent=1)}")
 
     def await_workers(self) -> None:
         """Wait for the aggregations that are under way."""
