@@ -45,7 +45,7 @@ def answer(question: str, settings: Settings) -> str:
         case HoldOutQuestion():
             return _hold_out(asked).to_json()
         case CheckQuestion():
-            return Checks(sites=tuple(_check(task, settings) for task in asked.tasks)).to_json()
+            return Checks(sites=tuple(_check(task, settings, first_rows=asked.first_rows) for task in asked.tasks)).to_json()
 
 
 def _attempt(call: Callable[[], T], failed: Callable[[Failure], T]) -> T:
@@ -129,8 +129,10 @@ def _hold_out(question: HoldOutQuestion) -> HeldOut:
     return _attempt(write, lambda failure: HeldOut(failure=failure))
 
 
-def _check(task: ProfileTask, settings: Settings) -> SiteCheck:
+def _check(task: ProfileTask, settings: Settings, *, first_rows: bool) -> SiteCheck:
     from fedpipe_trainer.recipes.check import check_site  # noqa: PLC0415 - as above
 
     with runtime_of(settings) as runtime:
-        return _attempt(lambda: check_site(task, runtime), lambda failure: SiteCheck(site=task.site, failures=(failure,)))
+        return _attempt(
+            lambda: check_site(task, runtime, first_rows=first_rows), lambda failure: SiteCheck(site=task.site, failures=(failure,))
+        )

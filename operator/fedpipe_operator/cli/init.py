@@ -12,7 +12,7 @@ import typer
 from fedpipe_operator.api.finetune import SOURCE_PATTERN
 from fedpipe_operator.api.meta import NAME_MAX, NAME_PATTERN
 from fedpipe_operator.api.parse import read_documents
-from fedpipe_operator.cli.files import volumes_beside
+from fedpipe_operator.cli.files import read, volumes_beside
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.formatting import excerpt
 from fedpipe_operator.local.inspector import ask
@@ -66,7 +66,8 @@ def command(
     """Write a FederatedFineTune and its EdgeSites for these data and this model.
 
     The first rows of the data and the model's configuration are looked at, no weights. Beside the file, volumes/ gets links to the data and
-    to the model, so that `fedpipe validate` and `fedpipe run` work at once.
+    to the model, so that `fedpipe validate` and `fedpipe run` work at once. At the end the first rows are read as a run reads them: the
+    exit status is 2 if it could not, and what was written stays.
     """
     try:
         _require_counts(data, validation or [], site or [])
@@ -159,6 +160,7 @@ def _init(
     links = [link for one in planned for link in one.links] + _model_links(model, folder)
     _write(target, text, links, planned, force=force)
     _tell(target, guess, planned)
+    _check(target)
 
 
 def _require_usable(data: Sequence[DataFacts], facts: ModelFacts, model: _Model) -> None:
@@ -272,5 +274,28 @@ def _tell(target: Path, guess: Guess, planned: Sequence[_PlannedSite]) -> None:
     typer.echo(f"{target}: a {guess.fields['type']} run of {', '.join(one.site.name for one in planned)}: {guess.why}.")
     for one in guess.instead:
         typer.echo(f"  or: {one}")
+
+
+def _check(target: Path) -> None:
+    """Read the first rows by the objects that were written, as a run would, and say what was found and what comes next.
+
+    Raises:
+        typer.Exit: a run could not begin.
+    """
+    from fedpipe_operator.cli.check_data import Where, check_first_rows  # noqa: PLC0415 - what is refused before needs none of its imports
+
+    objects, problems = read([target])
+    if problems:
+        raise CannotTellError("\n".join(map(str, problems)))
     file = shlex.quote(str(target))
-    typer.echo(f"next: fedpipe validate {file} --data, then fedpipe run {file}")
+    next_ = f"fedpipe validate {file} --data, then fedpipe run {file}"
+    _note("reading the first rows as a run does…")
+    try:
+        is_good = check_first_rows(objects, Where(volumes_beside(target)))
+    except UserError as error:
+        _note(f"warning: the data were not read as a run reads them: {error.reason}: {error.message}")
+        is_good = True
+    if not is_good:
+        typer.echo(f"next: correct this; after a change of the data, give the same command with --force. Then {next_}")
+        raise typer.Exit(_INVALID)
+    typer.echo(f"next: {next_}")

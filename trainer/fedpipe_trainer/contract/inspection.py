@@ -13,9 +13,10 @@ from fedpipe_trainer.contract.policy import MAX_POLICY_LABELS
 from fedpipe_trainer.contract.result import Failure
 from fedpipe_trainer.contract.task import ProfileTask
 
-ValueKind = Literal["text", "integer", "number", "boolean", "list", "object", "other"]
-ListShape = Literal["messages", "turns", "labels", "objects"]
-"""What the lists of a column hold: objects with role and content, objects with from and value, labels, or other objects."""
+ValueKind = Literal["text", "text in no UTF-8", "integer", "number", "boolean", "list", "object", "other"]
+ListShape = Literal["messages", "turns", "labels", "objects", "pairs"]
+"""What the lists of a column hold: objects with role and content, objects with from and value, labels, other objects (or the JSON of
+objects), or pairs of texts."""
 ModelKind = Literal["decoder", "encoder", "encoder-decoder", "unknown"]
 
 
@@ -128,6 +129,8 @@ class CheckQuestion(Wire):
 
     kind: Literal["check"] = "check"
     tasks: Annotated[tuple[ProfileTask, ...], Field(min_length=1, max_length=1000)]
+    first_rows: bool = False
+    """Whether the first rows of each file are enough, which takes seconds however large it is."""
 
 
 class FileCheck(Wire):
@@ -139,6 +142,8 @@ class FileCheck(Wire):
     """Rows that cannot be used, or that policy.labels leaves out."""
     dropped: int = 0
     """Rows of a label that the run does not have."""
+    is_whole: bool = True
+    """Whether these are all rows of the file."""
     notes: tuple[str, ...] = ()
     """Why rows are skipped or dropped, each naming the first."""
     labels: Annotated[dict[str, int], Field(max_length=MAX_POLICY_LABELS)] = {}
