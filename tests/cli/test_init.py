@@ -420,6 +420,12 @@ def test_odd_files_are_refused_in_words(models: Callable[[str], Path], content: 
     assert message in refusal(write("notes.jsonl", content), "--model", models("bert"))
 
 
+def test_a_table_in_another_encoding_is_told_as_such(models: Callable[[str], Path]) -> None:
+    data = write("notes.csv", as_table([{"text": f"für {at}", "label": "ab"[at % 2]} for at in range(9)], ",").decode().encode("latin-1"))
+
+    assert "most texts in 'text' are not UTF-8: save the file as UTF-8" in refusal(data, "--model", models("bert"))
+
+
 def test_a_machine_without_the_trainer_s_packages_is_told_what_to_install(
     monkeypatch: pytest.MonkeyPatch, models: Callable[[str], Path]
 ) -> None:

@@ -16,7 +16,7 @@ from fedpipe_operator.cli.files import read, volumes_beside
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.formatting import excerpt
 from fedpipe_operator.local.inspector import ask
-from fedpipe_operator.starter import CannotTellError, Choices, Guess, Site, Wanted, guess_task, write_document
+from fedpipe_operator.starter import CannotTellError, Choices, Guess, Site, Wanted, columns_of_site, guess_task, write_document
 from fedpipe_operator.starter.layout import HELD_OUT, MODELS, Link, link_of, path_in_claim, site_names, slug, title_of
 from fedpipe_trainer.contract import FailureReason
 from fedpipe_trainer.contract.inspection import DataFacts, HeldOut, HoldOutQuestion, Inspection, InspectQuestion, ModelFacts
@@ -197,19 +197,19 @@ def _plan_sites(given: Sequence[Path], data: Sequence[DataFacts], guess: Guess, 
 
 
 def _plan_site(name: str, facts: DataFacts, guess: Guess, volumes: Path) -> _PlannedSite:
-    claim = f"{name}-data"
+    claim, columns = f"{name}-data", columns_of_site(guess, facts)
     folder, train = volumes / claim, Path(facts.train)
     origin = f"From {excerpt(str(train.absolute()), 300)!r}"
     if facts.validation is None:
         paths = f"{HELD_OUT}/train.jsonl", f"{HELD_OUT}/validation.jsonl"
         note = f"{origin}, of which a tenth of the rows (at most 1000) was set aside for validation."
-        question = HoldOutQuestion(data=facts.train, columns=guess.columns, train=str(folder / paths[0]), validation=str(folder / paths[1]))
-        return _PlannedSite(Site(name, claim, paths[0], paths[1], note), (), question)
+        question = HoldOutQuestion(data=facts.train, columns=columns, train=str(folder / paths[0]), validation=str(folder / paths[1]))
+        return _PlannedSite(Site(name, claim, paths[0], paths[1], note, columns), (), question)
     validation = Path(facts.validation)
     paths = _path("train", train), _path("validation", validation)
     links = link_of(folder, paths[0], train.absolute()), link_of(folder, paths[1], validation.absolute())
     note = f"{origin} and {excerpt(str(validation.absolute()), 300)!r}, by links."
-    return _PlannedSite(Site(name, claim, paths[0], paths[1], note), links)
+    return _PlannedSite(Site(name, claim, paths[0], paths[1], note, columns), links)
 
 
 def _path(part: str, source: Path) -> str:
