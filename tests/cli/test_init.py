@@ -121,6 +121,15 @@ def test_data_that_a_run_could_not_use_are_told_with_what_to_do_and_what_was_wri
     assert run("validate", "fedpipe.yaml").exit_code == 0
 
 
+def test_a_few_rows_without_a_text_do_not_fill_the_rows_that_are_set_aside(models: Callable[[str], Path]) -> None:
+    rows = [{"text": f"a note number {at}", "label": ("red", "blue")[at % 2]} for at in range(1000)]
+
+    result = init(write("notes.csv", as_table([*rows, *[{"text": "", "label": "red"}] * 5], ",")), "--model", models("bert"))
+
+    assert result.exit_code == 0, result.output
+    assert "notes: 900 rows for training and 100 rows for validation can be read; 5 of 905 rows of " in result.stdout
+
+
 def test_a_policy_of_the_data_s_owner_that_forbids_the_task_is_told(models: Callable[[str], Path]) -> None:
     data = write("ward/train.jsonl", as_jsonl(LABELLED))
     write("ward/fedpipe-policy.yaml", "columns: [text]")

@@ -23,7 +23,9 @@ from fedpipe_trainer.contract.inspection import (
     SiteCheck,
 )
 from fedpipe_trainer.data.columns import Look, look_at
-from fedpipe_trainer.data.parts import find_parts, hold_out
+from fedpipe_trainer.data.formats import row_check, value_readers
+from fedpipe_trainer.data.parts import anything_in, find_parts, hold_out
+from fedpipe_trainer.data.values import Columns
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.failures import failure_of
 from fedpipe_trainer.policy_file import policy_files
@@ -120,13 +122,19 @@ def _hold_out(question: HoldOutQuestion) -> HeldOut:
             found = f"the policy file {policies[0]} counts for {question.data}, and would not for a copy of its rows"
             raise TaskFailed(FailureReason.POLICY_DENIED, f"{found}: make a validation file beside it, and name it by --validation")
         try:
-            rows = hold_out(Path(question.data), question.columns, Path(question.train), Path(question.validation))
+            rows = hold_out(Path(question.data), _read_columns(question), Path(question.train), Path(question.validation))
         except OSError as error:
             reason = f"{error.filename or question.train} cannot be read or written ({error.strerror}): check its permissions and the disk"
             raise TaskFailed(FailureReason.BAD_DATA, reason) from error
         return HeldOut(train_rows=rows.train, validation_rows=rows.validation, skipped_rows=rows.skipped)
 
     return _attempt(write, lambda failure: HeldOut(failure=failure))
+
+
+def _read_columns(question: HoldOutQuestion) -> Columns:
+    """The columns as the task reads them."""
+    task = question.objective
+    return anything_in(question.columns) if task is None else Columns(question.columns, value_readers(task), row_check(task))
 
 
 def _check(task: ProfileTask, settings: Settings, *, first_rows: bool) -> SiteCheck:

@@ -9,10 +9,12 @@ from typing import Annotated, Final
 
 import typer
 
+from fedpipe_operator.api import FederatedFineTune, TaskSpec
 from fedpipe_operator.api.finetune import SOURCE_PATTERN
 from fedpipe_operator.api.meta import NAME_MAX, NAME_PATTERN
 from fedpipe_operator.api.parse import read_documents
 from fedpipe_operator.cli.files import read, volumes_beside
+from fedpipe_operator.conversion import objective
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.formatting import excerpt
 from fedpipe_operator.local.inspector import ask
@@ -152,13 +154,14 @@ def _init(
         sites=tuple(one.site for one in planned),
     )
     text = write_document(guess, choices)
-    _require_valid(text, target)
+    task = _require_valid(text, target)
     if target is None:
         typer.echo(text, nl=False)
         _note("nothing was written: without `--output -`, volumes/ gets links to the data and the model")
         return
     links = [link for one in planned for link in one.links] + _model_links(model, folder)
-    _write(target, text, links, planned, force=force)
+    questions = [one.hold_out.model_copy(update={"objective": objective(task)}) for one in planned if one.hold_out]
+    _write(target, text, links, questions, force=force)
     _tell(target, guess, planned)
     _check(target)
 
@@ -227,16 +230,16 @@ def _model_links(model: _Model, volumes: Path) -> list[Link]:
     return [Link(volumes / MODELS / model.source.rpartition("/")[2], model.folder.absolute())] if model.folder else []
 
 
-def _require_valid(text: str, target: Path | None) -> None:
-    """What is written passes `fedpipe validate`: names of columns, for example, may be too long for the API."""
-    problems = read_documents(text, str(target or "fedpipe.yaml")).problems
-    if problems:
-        raise CannotTellError("\n".join(map(str, problems)))
+def _require_valid(text: str, target: Path | None) -> TaskSpec:
+    """The task of what is written, which passes `fedpipe validate`: names of columns, for example, may be too long for the API."""
+    found = read_documents(text, str(target or "fedpipe.yaml"))
+    if found.problems:
+        raise CannotTellError("\n".join(map(str, found.problems)))
+    return next(one.value.spec.task for one in found.objects if isinstance(one.value, FederatedFineTune))
 
 
-def _write(target: Path, text: str, links: Sequence[Link], planned: Sequence[_PlannedSite], *, force: bool) -> None:
+def _write(target: Path, text: str, links: Sequence[Link], questions: Sequence[HoldOutQuestion], *, force: bool) -> None:
     """Write what is held out, which may fail, then the links, and the YAML last: where it is, the rest is, too."""
-    questions = [one.hold_out for one in planned if one.hold_out]
     files = [Path(path) for question in questions for path in (question.train, question.validation)]
     wanted = [link for link in links if not _is_made(link)]
     for path in [*(link.path for link in wanted), *files]:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from fedpipe_trainer.contract.base import Wire
+from fedpipe_trainer.contract.objective import Objective
 from fedpipe_trainer.contract.policy import MAX_POLICY_LABELS
 from fedpipe_trainer.contract.result import Failure
 from fedpipe_trainer.contract.task import ProfileTask
@@ -112,6 +113,8 @@ class HoldOutQuestion(Wire):
     train: str
     """The path of the file that is written."""
     validation: str
+    objective: Objective | None = None
+    """Of the task: rows that it cannot use are no part of the validation file. None: any row may be."""
 
 
 class HeldOut(Wire):
