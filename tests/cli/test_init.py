@@ -449,6 +449,18 @@ def test_a_machine_without_the_trainer_s_packages_is_told_what_to_install(
     )
 
 
+def test_one_trainer_answers_all_questions_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its imports take seconds. The stand-in numbers its answers."""
+    count = 'n=0; while read -r question; do n=$((n+1)); printf \'{"data": [{"train": "%s"}]}\\n\' "$n"; done; echo gone >&2'
+    monkeypatch.setattr(inspector, "_COMMAND", ("sh", "-c", count))
+
+    answers = [inspector.ask(module.InspectQuestion(data=("a\nb \u2028 c",)), module.Inspection) for _ in range(3)]
+
+    assert [found.train for one in answers for found in one.data] == ["1", "2", "3"]
+    assert inspector._trainer().end() == (0, ["gone"])
+    inspector._trainer.cache_clear()
+
+
 def test_a_trainer_that_ends_without_an_answer_is_an_error_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspector, "_COMMAND", ("sh", "-c", "echo out of luck >&2; exit 3"))
 

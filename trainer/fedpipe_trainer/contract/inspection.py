@@ -1,7 +1,7 @@
 """Questions about files of this machine that `fedpipe init` and `fedpipe validate --data` ask a trainer's process, and its answers.
 
-They are for who sits at the machine and stay on it: no task, and nothing that a site sends. One question as JSON goes to the standard
-input of `python -m fedpipe_trainer --inspect`, one answer comes from its standard output.
+They are for who sits at the machine and stay on it: no task, and nothing that a site sends. Each question is a line of JSON on the standard
+input of `python -m fedpipe_trainer --inspect`, and its answer a line of its standard output.
 """
 
 from typing import Annotated, Literal
@@ -19,6 +19,11 @@ ListShape = Literal["messages", "turns", "labels", "objects", "pairs"]
 """What the lists of a column hold: objects with role and content, objects with from and value, labels, other objects (or the JSON of
 objects), or pairs of texts."""
 ModelKind = Literal["decoder", "encoder", "encoder-decoder", "unknown"]
+
+
+def one_line(text: str) -> str:
+    """A JSON text as a line: its line ends are between values, for those in a text are escaped."""
+    return text.replace("\n", "")
 
 
 class InspectQuestion(Wire):
